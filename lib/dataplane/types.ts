@@ -1,0 +1,41 @@
+/**
+ * The data plane as the control plane sees it: open a queue (one ring of one device) somewhere in it, and close it
+ * again. It must not know how rings are served.
+ */
+
+import type { AbiName } from "../blkif/abi.ts";
+import type { DomId, EvtchnPort, GrantRef } from "../hypervisor.ts";
+import type { Disk } from "../storage/disk.ts";
+
+/** How guest data reaches the disk: by grant copy, by mapping per request in one call, or page by page. */
+export type GrantMode = "copy" | "map" | "map-each";
+
+/** One ring to be served. */
+export interface QueueSpec {
+  /** For log lines: `vbd3/5/51712 queue 0`. */
+  readonly label: string;
+  readonly guest: DomId;
+  readonly ringRefs: readonly GrantRef[];
+  readonly eventChannel: EvtchnPort;
+  readonly abi: AbiName;
+  readonly disk: Disk;
+  readonly grants: GrantMode;
+  /** Most requests in flight, at most the ring's slots; absent: the ring's slots. */
+  readonly maxRequests?: number;
+  /** Where the queue counts; see stats.ts. */
+  readonly stats: SharedArrayBuffer;
+}
+
+/** A ring that is served. */
+export interface QueueHandle {
+  /** Resolves with the reason if the data plane had to stop the ring (broken or hostile frontend). */
+  readonly stopped: Promise<string>;
+  /** Stops taking requests, finishes those in flight, flushes, unbinds and unmaps. Safe to call twice. */
+  close(): Promise<void>;
+}
+
+/** All reactors of a process. */
+export interface DataPlane extends AsyncDisposable {
+  /** Maps the ring, binds the event channel and serves. Rejects with the reason if it cannot, leaving nothing. */
+  openQueue(spec: QueueSpec): Promise<QueueHandle>;
+}

@@ -1,0 +1,53 @@
+/**
+ * The one error a person may see: what failed, on which node, file or sector, why, and what to do. It also knows the
+ * exit status a command ends with. It must not know who throws it.
+ */
+
+/**
+ * Exit status of the command by kind of error: `failed` 1, `usage` 2, `not-found` 3 (no such domain or device),
+ * `timeout` 4 (the guest did not answer in time), `hypervisor` 5 (Xen missing or not permitted).
+ */
+export const EXIT_STATUS = { "failed": 1, "usage": 2, "not-found": 3, "timeout": 4, "hypervisor": 5 } as const;
+
+/** The kinds of {@linkcode EXIT_STATUS}. */
+export type ErrorKind = keyof typeof EXIT_STATUS;
+
+/** How an {@linkcode XenblkError} is built beyond its message. */
+export interface XenblkErrorOptions extends ErrorOptions {
+  /** Decides the exit status; `failed` if absent. */
+  readonly kind?: ErrorKind;
+  /** What the reader can do about it: an imperative clause without a final period. */
+  readonly remedy?: string;
+}
+
+/**
+ * An expected failure: its message says what failed, on which thing and why, without a final period, for instance
+ * `Cannot open image /a/b.img: it is a directory`.
+ */
+export class XenblkError extends Error {
+  override readonly name: string = "XenblkError";
+  readonly kind: ErrorKind;
+  readonly remedy: string | undefined;
+
+  constructor(message: string, options: XenblkErrorOptions = {}) {
+    super(message, options);
+    this.kind = options.kind ?? "failed";
+    this.remedy = options.remedy;
+  }
+
+  /** The exit status of a command that ends with this error. */
+  get exitStatus(): number {
+    return EXIT_STATUS[this.kind];
+  }
+
+  /** The one line that is shown: message, then the remedy in brackets-free plain words after a semicolon. */
+  get line(): string {
+    return this.remedy === undefined ? this.message : `${this.message}; ${this.remedy}`;
+  }
+}
+
+/** The text of anything thrown, for a log line or an error node. */
+export function errorText(error: unknown): string {
+  if (error instanceof XenblkError) return error.line;
+  return error instanceof Error ? error.message : String(error);
+}

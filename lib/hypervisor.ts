@@ -1,0 +1,219 @@
+/**
+ * THE SEAM. Everything that a real hypervisor and a simulated one both provide, as interfaces: xenstore, grant table,
+ * event channels, guest memory, parking and waking, the clock. The real side is in ffi/, the simulated side in
+ * lib/sim/. This file imports nothing and knows of neither.
+ *
+ * Addresses are Numbers below 2^53. On the real side they are virtual addresses of this process; on the simulated side
+ * they are byte offsets into the simulated machine's one SharedArrayBuffer. Either way an address means the same in
+ * every Worker of the process, and {@linkcode MemorySpace.view} turns it into bytes.
+ */
+
+declare const brand: unique symbol;
+
+/** A domain id, 0 to 0x7FEF (xen.h: DOMID_FIRST_RESERVED is 0x7FF0). */
+export type DomId = number & { readonly [brand]: "DomId" };
+/** A grant reference, a u32 index into the granting domain's grant table. */
+export type GrantRef = number & { readonly [brand]: "GrantRef" };
+/** An event-channel port, a u32 local to one domain. */
+export type EvtchnPort = number & { readonly [brand]: "EvtchnPort" };
+
+/** Bytes of a page, and of a grant: XEN_PAGE_SIZE. */
+export const PAGE_SIZE_BYTES = 4096;
+
+/** Bytes at an address. The view is made once, with the memory; it dies with it. */
+export interface Memory {
+  readonly address: number;
+  readonly view: Uint8Array;
+}
+
+/** Memory that somebody owns: disposing gives it back, and no view of it may be touched afterwards. */
+export interface OwnedMemory extends Memory, Disposable {}
+
+/** Private memory of this process that engines and grant copies may name by address. */
+export interface MemorySpace {
+  /** Zeroed, page-aligned memory. Throws RangeError when there is none left. */
+  allocate(lengthBytes: number): OwnedMemory;
+  /** Bytes of memory that is known by address (in another Worker, say). Costly (about 1 µs): never per request. */
+  view(address: number, lengthBytes: number): Uint8Array;
+}
+
+/** A failed grant operation: `status` is a negative errno, or a GNTST_* value of grant_table.h. */
+export class GrantError extends Error {
+  override readonly name = "GrantError";
+  constructor(message: string, readonly status: number) {
+    super(message);
+  }
+}
+
+/**
+ * The mapping side of the grant table, for the grants of one guest domain (libxengnttab's xengnttab_handle).
+ * Calls are synchronous and belong to one thread.
+ */
+export interface GrantTable extends Disposable {
+  /** Tells the driver how many grants will be mapped at most; before any mapping. A no-op on current kernels. */
+  setMaxGrants(count: number): void;
+  /**
+   * Maps the pages of a ring into one contiguous range; disposing the result unmaps it.
+   * Throws {@linkcode GrantError} when any reference is bad (then none stays mapped).
+   */
+  mapPages(refs: readonly GrantRef[], writable: boolean): OwnedMemory;
+  /**
+   * Maps `count` references, `refs[first]` onwards, in one call, and writes each page's address to
+   * `addresses[first]` onwards. Returns 0, or a negative errno when any reference was bad (then none stays mapped).
+   */
+  map(refs: Uint32Array, first: number, count: number, writable: boolean, addresses: Float64Array): number;
+  /** Undoes one {@linkcode map}: the address it gave first and its count. Returns 0 or a negative errno. */
+  unmap(address: number, count: number): number;
+  /** Room for a batch of grant copies, at most `capacity` segments a call. */
+  createCopyBatch(capacity: number): GrantCopyBatch;
+}
+
+/** Grant copies that go to the hypervisor in one call (GNTTABOP_copy). Made once, used for every batch. */
+export interface GrantCopyBatch extends Disposable {
+  readonly capacity: number;
+  /** Segments added since {@linkcode clear}. */
+  readonly length: number;
+  clear(): void;
+  /** Adds a copy of guest bytes to local memory. `offsetBytes + lengthBytes <= 4096`. */
+  addFromGuest(ref: number, offsetBytes: number, localAddress: number, lengthBytes: number): void;
+  /** Adds a copy of local memory to guest bytes. `offsetBytes + lengthBytes <= 4096`. */
+  addToGuest(ref: number, offsetBytes: number, localAddress: number, lengthBytes: number): void;
+  /**
+   * Copies all segments, in order, in one call. Every status is a failure beforehand, so that a call that touches none
+   * (XSA-318) counts as failed. Returns 0 or the call's negative errno.
+   */
+  run(): number;
+  /** Status of a segment after {@linkcode run}: 0 is done, all else (positive too, XSA-316) is a failure. */
+  status(index: number): number;
+}
+
+/** What {@linkcode EventChannels.take} returns when the event queue overflowed and was reset: look at every ring. */
+export const EVENTS_OVERFLOWED = -1;
+
+/** Event channels between this domain and others (libxenevtchn's xenevtchn_handle). One thread's. */
+export interface EventChannels extends Disposable {
+  /** Binds to a port that the other domain left unbound for us; the local port is raised once by binding. */
+  bindInterdomain(remoteDomain: DomId, remotePort: EvtchnPort): EvtchnPort;
+  /** Makes a port that the other domain may bind to: the frontend's side. */
+  bindUnbound(remoteDomain: DomId): EvtchnPort;
+  /** Raises the other end's event. Several before it looks merge into one. */
+  notify(port: EvtchnPort): void;
+  unbind(port: EvtchnPort): void;
+  /**
+   * Takes (and unmasks) the ports that fired since the last call, into `ports`, without waiting.
+   * Returns how many, or {@linkcode EVENTS_OVERFLOWED}.
+   */
+  take(ports: Uint32Array): number;
+}
+
+/** Pages that this domain grants to another (the frontend's side; libxengnttab's xengntshr_handle). */
+export interface SharedPages extends OwnedMemory {
+  /** One grant reference a page. */
+  readonly refs: readonly GrantRef[];
+}
+
+/** The granting side of the grant table: what a frontend needs. One thread's. */
+export interface GrantShares extends Disposable {
+  /** Grants `count` zeroed contiguous pages to `toDomain`. Disposing the result ends the grants. */
+  share(toDomain: DomId, count: number, writable: boolean): SharedPages;
+}
+
+/**
+ * How any thread ends a park: the shared word says whether the sleeper sleeps, `fd` is the real side's eventfd (-1 on
+ * the simulated side, where the word itself is waited on). Structured-cloneable.
+ */
+export interface WakeToken {
+  readonly word: SharedArrayBuffer;
+  readonly fd: number;
+}
+
+/** Wakes the one thread that parks with a token. */
+export interface Waker {
+  /** Never lost: a wake before the park makes the park return at once. Cheap when the sleeper is awake. */
+  wake(): void;
+}
+
+/** A thread's one place to sleep. */
+export interface Parker extends Disposable {
+  /** Makes events of these channels end a park. */
+  watch(events: EventChannels): void;
+  unwatch(events: EventChannels): void;
+  /** Sleeps until an event, a wake or the timeout; -1 is for ever. Returns at once if woken since the last park. */
+  park(timeoutMs: number): void;
+}
+
+/** Names a platform so that another Worker can open the same one. Structured-cloneable. */
+export type PlatformDescriptor =
+  | { readonly kind: "native" }
+  | { readonly kind: "simulated"; readonly machine: SharedArrayBuffer; readonly domain: number };
+
+/** A hypervisor as one domain's process sees it. Opened once a thread; everything is opened lazily. */
+export interface Platform {
+  readonly descriptor: PlatformDescriptor;
+  readonly memory: MemorySpace;
+  /** A handle for the grants of one guest domain. */
+  openGrantTable(guest: DomId): GrantTable;
+  /** A handle for the event channels with one other domain. */
+  openEventChannels(other: DomId): EventChannels;
+  openGrantShares(): GrantShares;
+  /** Made by the control plane, given to the Worker that parks and to all that wake it. */
+  createWakeToken(): WakeToken & Disposable;
+  openParker(token: WakeToken): Parker;
+  openWaker(token: WakeToken): Waker;
+  /** Milliseconds of a monotonic clock. */
+  now(): number;
+}
+
+/** One entry of a node's permissions: entry 0 is the owner, and its access is everybody else's default. */
+export interface XenstorePermission {
+  readonly domain: DomId;
+  readonly read: boolean;
+  readonly write: boolean;
+}
+
+/** A failed xenstore operation. A missing node is no error on reading: it reads as undefined. */
+export class XenstoreError extends Error {
+  override readonly name = "XenstoreError";
+  constructor(
+    message: string,
+    /** EACCES: not permitted. EINVAL: not a path. ENOSPC, E2BIG: quota. EDISCONNECTED: xenstored is gone. */
+    readonly code: string,
+    readonly path: string,
+  ) {
+    super(message);
+  }
+}
+
+/**
+ * What can be done inside and outside a transaction. Paths are absolute, or relative to the caller's own
+ * `/local/domain/<domid>`. Values are text. Every call may throw {@linkcode XenstoreError}.
+ */
+export interface XenstoreOperations {
+  /** The node's value, or undefined if there is no such node. */
+  read(path: string): string | undefined;
+  /** Names of the children, or undefined if there is no such node. */
+  list(path: string): string[] | undefined;
+  /** Writes, and creates the node and its missing parents. */
+  write(path: string, value: string): void;
+  makeDirectory(path: string): void;
+  /** Removes a node and all below it. False if there was none. */
+  remove(path: string): boolean;
+  permissions(path: string): XenstorePermission[] | undefined;
+  setPermissions(path: string, permissions: readonly XenstorePermission[]): void;
+}
+
+/** Yields the path that changed, first the watched path itself, at once. Ends when disposed or the store is lost. */
+export interface XenstoreWatch extends AsyncIterable<string>, Disposable {}
+
+/** A connection to xenstored. */
+export interface Xenstore extends XenstoreOperations, Disposable {
+  /** Runs `body` and commits; runs it again as long as somebody else's commit came between. */
+  transaction<T>(body: (transaction: XenstoreOperations) => T): T;
+  /** Watches a node and all below it, or `@releaseDomain`, `@introduceDomain`. */
+  watch(path: string): XenstoreWatch;
+  /** `/local/domain/<domid>`. */
+  domainPath(domain: DomId): string;
+  isDomainIntroduced(domain: DomId): boolean;
+  /** Resolves, once, with the reason when the connection is lost. */
+  readonly lost: Promise<string>;
+}

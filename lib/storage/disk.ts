@@ -1,0 +1,91 @@
+/**
+ * What the rest of the backend knows of storage: a Disk that was opened, and the I/O channel through which one ring
+ * uses it. Engines implement these; this file must not know any of them, nor the ring protocol.
+ */
+
+import type { Memory, MemorySpace } from "../hypervisor.ts";
+
+/** Negative errno values that channels complete with; the values are Linux's. */
+export const EIO = -5;
+
+/** Which engine serves a disk. `auto` takes the fastest that this machine allows. */
+export type EngineName = "auto" | "file" | "memory" | "null";
+
+/** How a disk is to be opened. `target` is what follows the format: a path, or a size for memory and null. */
+export interface DiskRequest {
+  readonly format: string;
+  readonly target: string;
+  readonly readOnly: boolean;
+  readonly engine: EngineName;
+}
+
+/** What a disk is, as the frontend will be told. */
+export interface DiskProperties {
+  /** Size in 512-byte sectors, whatever the logical sector size. */
+  readonly sectors: number;
+  readonly logicalSectorBytes: number;
+  readonly physicalSectorBytes: number;
+  readonly readOnly: boolean;
+}
+
+/**
+ * What a Worker needs to open a channel to the disk: structured-cloneable, opaque to all but storage/. `engine` picks
+ * the implementation, the rest is its own.
+ */
+export interface DiskAttachment {
+  readonly engine: string;
+  readonly [detail: string]: unknown;
+}
+
+/** A disk that the control plane opened. Closing waits until no engine thread has the image open. */
+export interface Disk extends AsyncDisposable {
+  readonly properties: DiskProperties;
+  /** For people: `raw:/path (1.0 GiB, read-only, engine file)`. */
+  readonly description: string;
+  /** For a reactor: lane is the number of the reactor that will open the channel (see DataPlane). */
+  attachment(lane: number): DiskAttachment;
+}
+
+/**
+ * Memory that operations name by index: entry i is `lengths[i]` bytes at `addresses[i]`. The arrays belong to whoever
+ * opened the channel and may change between operations; the entries of an operation stay until it completes.
+ */
+export interface IoVectors {
+  readonly addresses: Float64Array;
+  readonly lengths: Uint32Array;
+}
+
+/** What a channel is opened with. */
+export interface ChannelOptions {
+  /** Most operations in flight; tags are 0 to depth - 1. */
+  readonly depth: number;
+  readonly vectors: IoVectors;
+  /** Turns any address in `vectors` into bytes. */
+  readonly memory: MemorySpace;
+  /** Memory that lives as long as the channel: views of it may be kept. Addresses outside it: one use only. */
+  readonly buffers?: Memory;
+}
+
+/**
+ * One ring's way to its disk: queue operations, submit them once a turn, reap completions. A tag is in flight from
+ * its call until {@linkcode reap} yields it; until then its vectors and their memory belong to the channel. Every
+ * operation completes exactly once, whole: short transfers are continued and EINTR is retried inside. A channel never
+ * blocks its caller on the disk unless it says so. Completion wakes the reactor that the channel was opened in.
+ */
+export interface IoChannel extends Disposable {
+  /** Operations accepted and not yet reaped. */
+  readonly inFlight: number;
+  /** Reads into `vectors[first..first+count)` from `offsetBytes` on. */
+  read(tag: number, offsetBytes: number, first: number, count: number): void;
+  write(tag: number, offsetBytes: number, first: number, count: number): void;
+  /** Makes all writes that completed before this call durable (fdatasync). */
+  flush(tag: number): void;
+  /** Starts what was queued since the last call. */
+  submit(): void;
+  /** Collects completions into {@linkcode tags} and {@linkcode results}; returns how many. */
+  reap(): number;
+  /** Valid up to the count of the last {@linkcode reap}. */
+  readonly tags: Uint32Array;
+  /** 0 is done; else a negative errno. */
+  readonly results: Int32Array;
+}
