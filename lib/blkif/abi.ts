@@ -1,0 +1,200 @@
+/**
+ * The blkif wire format as data: operation codes, statuses, limits, and the layouts of the three ABIs as they are in
+ * `xen/io/blkif.h`, `ring.h` and `protocols.h`. All integers on the wire are little-endian. This file must not know who
+ * reads or writes a ring.
+ */
+
+/** The values of the frontend's `protocol` node (protocols.h: XEN_IO_PROTO_ABI_*). */
+export type AbiName = "x86_64-abi" | "x86_32-abi" | "arm-abi";
+
+/** BLKIF_OP_READ: disk to guest. */
+export const OP_READ = 0;
+/** BLKIF_OP_WRITE: guest to disk. */
+export const OP_WRITE = 1;
+/** BLKIF_OP_WRITE_BARRIER: a write with a flush before and after; empty, it is a flush. */
+export const OP_WRITE_BARRIER = 2;
+/** BLKIF_OP_FLUSH_DISKCACHE: makes completed writes durable; with segments, flush and then write. */
+export const OP_FLUSH_DISKCACHE = 3;
+/** BLKIF_OP_RESERVED_1: never supported. */
+export const OP_RESERVED = 4;
+/** BLKIF_OP_DISCARD: a range is no longer in use. */
+export const OP_DISCARD = 5;
+/** BLKIF_OP_INDIRECT: a read or write whose segments are in granted pages. */
+export const OP_INDIRECT = 6;
+
+/** BLKIF_RSP_OKAY. */
+export const STATUS_OKAY = 0;
+/** BLKIF_RSP_ERROR. */
+export const STATUS_ERROR = -1;
+/** BLKIF_RSP_EOPNOTSUPP. */
+export const STATUS_EOPNOTSUPP = -2;
+
+/** BLKIF_MAX_SEGMENTS_PER_REQUEST: segments in a direct request. */
+export const MAX_SEGMENTS_PER_REQUEST = 11;
+/** BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST. */
+export const MAX_INDIRECT_PAGES_PER_REQUEST = 8;
+/** BLKIF_DISCARD_SECURE, bit of a discard request's flag byte. */
+export const DISCARD_SECURE = 1;
+
+/** Bytes of the unit of every sector number on the wire and in xenstore, whatever the disk's logical sector size. */
+export const SECTOR_SIZE_BYTES = 512;
+/** Bytes of a ring page and of a granted page. */
+export const RING_PAGE_BYTES = 4096;
+/** Sectors that a granted page holds: `first_sect` and `last_sect` are below this. */
+export const SECTORS_PER_PAGE = RING_PAGE_BYTES / SECTOR_SIZE_BYTES;
+
+/** VDISK_CDROM, bit of the backend's `info` node. */
+export const VDISK_CDROM = 1;
+/** VDISK_REMOVABLE, bit of the backend's `info` node. */
+export const VDISK_REMOVABLE = 2;
+/** VDISK_READONLY, bit of the backend's `info` node. */
+export const VDISK_READONLY = 4;
+
+/** Bytes before the first slot of a shared ring. */
+export const RING_HEADER_BYTES = 64;
+/** Index, in 32-bit words, of `req_prod` in the shared ring. */
+export const REQ_PROD_WORD = 0;
+/** Index, in 32-bit words, of `req_event` in the shared ring. */
+export const REQ_EVENT_WORD = 1;
+/** Index, in 32-bit words, of `rsp_prod` in the shared ring. */
+export const RSP_PROD_WORD = 2;
+/** Index, in 32-bit words, of `rsp_event` in the shared ring. */
+export const RSP_EVENT_WORD = 3;
+
+/** Bytes of `struct blkif_request_segment`. */
+export const SEGMENT_SIZE_BYTES = 8;
+/** Offset of `gref` (u32) in a segment. */
+export const SEGMENT_GREF_OFFSET = 0;
+/** Offset of `first_sect` (u8) in a segment. */
+export const SEGMENT_FIRST_SECTOR_OFFSET = 4;
+/** Offset of `last_sect` (u8) in a segment. */
+export const SEGMENT_LAST_SECTOR_OFFSET = 5;
+
+/** What ring functions return in place of a count when the other end's producer index is impossible. */
+export const RING_BROKEN = -1;
+
+/** A ring that cannot be used: its memory or its indices make no sense. */
+export class RingError extends Error {
+  override readonly name = "RingError";
+}
+
+/**
+ * Sizes and offsets of one ABI, all in bytes. The discard and indirect requests have operation, id and sector number at
+ * the offsets of the direct request, and discard has its handle there too.
+ */
+export interface AbiLayout {
+  readonly name: AbiName;
+  /** `struct blkif_request`; also the distance from one ring slot to the next. */
+  readonly requestSizeBytes: number;
+  /** `struct blkif_request_discard`. */
+  readonly discardSizeBytes: number;
+  /** `struct blkif_request_indirect`. */
+  readonly indirectSizeBytes: number;
+  /** `struct blkif_response`. */
+  readonly responseSizeBytes: number;
+  /** `operation`, u8. */
+  readonly operationOffset: number;
+  /** `nr_segments` of a direct request, u8. */
+  readonly segmentCountOffset: number;
+  /** `handle` of a direct or discard request, u16. */
+  readonly handleOffset: number;
+  /** `id`, u64. */
+  readonly idOffset: number;
+  /** `sector_number`, u64. */
+  readonly sectorOffset: number;
+  /** `seg[0]`; each is {@linkcode SEGMENT_SIZE_BYTES}. */
+  readonly segmentsOffset: number;
+  /** `flag` of a discard request, u8. */
+  readonly discardFlagOffset: number;
+  /** `nr_sectors` of a discard request, u64. */
+  readonly discardSectorCountOffset: number;
+  /** `indirect_op`, u8. */
+  readonly indirectOperationOffset: number;
+  /** `nr_segments` of an indirect request, u16. */
+  readonly indirectSegmentCountOffset: number;
+  /** `handle` of an indirect request, u16. */
+  readonly indirectHandleOffset: number;
+  /** `indirect_grefs[0]`, u32 each. */
+  readonly indirectGrefsOffset: number;
+  /** `id` of a response, u64. */
+  readonly responseIdOffset: number;
+  /** `operation` of a response, u8. */
+  readonly responseOperationOffset: number;
+  /** `status` of a response, i16. */
+  readonly responseStatusOffset: number;
+}
+
+/** Sizes in which the ABIs differ beyond the place of `id`. */
+interface AbiSizes {
+  readonly request: number;
+  readonly discard: number;
+  readonly indirect: number;
+  readonly response: number;
+}
+
+/**
+ * The ABIs differ in one thing: i386 aligns a u64 at 4 bytes, the others at 8, so `id` follows `handle` at once or after
+ * a gap, and structs are padded less. One function makes all layouts so that they share a hidden class.
+ */
+function layout(name: AbiName, idOffset: number, sizes: AbiSizes): AbiLayout {
+  return Object.freeze({
+    name,
+    requestSizeBytes: sizes.request,
+    discardSizeBytes: sizes.discard,
+    indirectSizeBytes: sizes.indirect,
+    responseSizeBytes: sizes.response,
+    operationOffset: 0,
+    segmentCountOffset: 1,
+    handleOffset: 2,
+    idOffset,
+    sectorOffset: idOffset + 8,
+    segmentsOffset: idOffset + 16,
+    discardFlagOffset: 1,
+    discardSectorCountOffset: idOffset + 16,
+    indirectOperationOffset: 1,
+    indirectSegmentCountOffset: 2,
+    indirectHandleOffset: idOffset + 16,
+    indirectGrefsOffset: idOffset + 20,
+    responseIdOffset: 0,
+    responseOperationOffset: 8,
+    responseStatusOffset: 10,
+  });
+}
+
+const SIZES_64: AbiSizes = { request: 112, discard: 32, indirect: 64, response: 16 };
+const SIZES_32: AbiSizes = { request: 108, discard: 28, indirect: 64, response: 12 };
+
+/** The layouts by the name that a frontend publishes. ARM's is x86_64's. */
+export const ABIS: Readonly<Record<AbiName, AbiLayout>> = Object.freeze({
+  "x86_64-abi": layout("x86_64-abi", 8, SIZES_64),
+  "x86_32-abi": layout("x86_32-abi", 4, SIZES_32),
+  "arm-abi": layout("arm-abi", 8, SIZES_64),
+});
+
+/** Whether the text is the name of an ABI that is served. */
+export function isAbiName(text: string): text is AbiName {
+  return Object.hasOwn(ABIS, text);
+}
+
+/** Slots of a ring of `pages` pages: the largest power of two that fits (ring.h: __RING_SIZE). `pages` is at least 1. */
+export function ringSlots(abi: AbiLayout, pages: number): number {
+  const fitting = Math.floor((pages * RING_PAGE_BYTES - RING_HEADER_BYTES) / abi.requestSizeBytes);
+  return 2 ** (31 - Math.clz32(fitting));
+}
+
+/** Slots of the ring in this memory; throws {@linkcode RingError} unless it is whole, page-aligned pages. */
+export function slotsOfMemory(memory: Uint8Array, abi: AbiLayout): number {
+  const pages = memory.length / RING_PAGE_BYTES;
+  if (!Number.isInteger(pages) || pages === 0) {
+    throw new RingError(`Cannot use ring memory of ${memory.length} bytes: not a whole number of pages`);
+  }
+  if (memory.byteOffset % 4 !== 0) {
+    throw new RingError(`Cannot use ring memory at offset ${memory.byteOffset} of its buffer: not aligned`);
+  }
+  return ringSlots(abi, pages);
+}
+
+/** Difference of two free-running u32 ring indices, as a u32. Either may be given as an i32 or a u32. */
+export function indexDifference(later: number, earlier: number): number {
+  return (later - earlier) >>> 0;
+}

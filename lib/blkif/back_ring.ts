@@ -1,0 +1,146 @@
+/**
+ * The backend's end of a shared ring: takes requests out, puts responses in. It holds the ring rules (free-running u32
+ * indices, one copy per request, the notify and final-check rules) and trusts nothing that the frontend can write.
+ * It must not know what requests mean, where the memory comes from, or how notifications travel.
+ */
+
+import {
+  type AbiLayout,
+  indexDifference,
+  REQ_EVENT_WORD,
+  REQ_PROD_WORD,
+  RING_BROKEN,
+  RING_HEADER_BYTES,
+  RingError,
+  RSP_EVENT_WORD,
+  RSP_PROD_WORD,
+  slotsOfMemory,
+} from "./abi.ts";
+
+/**
+ * The back end of a ring. One thread's. Nothing is allocated after construction. Private indices are kept as i32, which
+ * stays a small integer at every value; all arithmetic wraps at 2^32.
+ */
+export class BackRing {
+  /** Slots of the ring, a power of two. */
+  readonly slots: number;
+
+  readonly #header: Int32Array;
+  readonly #words: Int32Array;
+  readonly #halves: Int16Array;
+  readonly #bytes: Uint8Array;
+  /** One view a slot, so that taking a request makes none. */
+  readonly #slotViews: readonly Uint8Array[];
+  readonly #mask: number;
+  readonly #strideBytes: number;
+  readonly #operationOffset: number;
+  readonly #statusOffset: number;
+  /** req_cons */
+  #requestConsumer: number;
+  /** rsp_prod_pvt */
+  #responseProducer: number;
+  /** The value of rsp_prod that was published last; the shared one can be overwritten by the frontend. */
+  #published: number;
+
+  /**
+   * Attaches to a ring that the frontend initialised, at its `rsp_prod`. `memory` is the whole ring: 1, 2, 4, 8 or 16
+   * pages. Throws {@linkcode RingError} if more requests are outstanding than the ring has slots.
+   */
+  constructor(memory: Uint8Array, abi: AbiLayout) {
+    this.slots = slotsOfMemory(memory, abi);
+    this.#mask = this.slots - 1;
+    this.#strideBytes = abi.requestSizeBytes;
+    this.#operationOffset = abi.responseOperationOffset;
+    this.#statusOffset = abi.responseStatusOffset;
+    const { buffer, byteOffset, length } = memory;
+    this.#header = new Int32Array(buffer, byteOffset, 4);
+    this.#words = new Int32Array(buffer, byteOffset, length / 4);
+    this.#halves = new Int16Array(buffer, byteOffset, length / 2);
+    this.#bytes = memory;
+    this.#slotViews = Array.from({ length: this.slots }, (_, slot) => {
+      const begin = RING_HEADER_BYTES + slot * abi.requestSizeBytes;
+      return memory.subarray(begin, begin + abi.requestSizeBytes);
+    });
+    const responses = Atomics.load(this.#header, RSP_PROD_WORD);
+    const requests = Atomics.load(this.#header, REQ_PROD_WORD);
+    if (indexDifference(requests, responses) > this.slots) {
+      throw new RingError(
+        `Cannot attach to the ring: req_prod ${requests >>> 0} is more than ${this.slots} slots ahead of rsp_prod ${
+          responses >>> 0
+        }`,
+      );
+    }
+    this.#requestConsumer = responses;
+    this.#responseProducer = responses;
+    this.#published = responses;
+  }
+
+  /**
+   * Requests that are there and not yet taken, or {@linkcode RING_BROKEN} when the frontend's index is impossible: more
+   * than a ring ahead, or behind what was taken. A broken ring must be stopped, for good.
+   */
+  unconsumed(): number {
+    const available = indexDifference(Atomics.load(this.#header, REQ_PROD_WORD), this.#requestConsumer);
+    return available > this.slots - this.outstanding() ? RING_BROKEN : available;
+  }
+
+  /** Requests taken whose response was not put yet. */
+  outstanding(): number {
+    return indexDifference(this.#requestConsumer, this.#responseProducer);
+  }
+
+  /**
+   * Copies the next request's slot, once, into private memory: `abi.requestSizeBytes` bytes at `byteOffset`. Everything
+   * is to be decided from the copy (XSA-155). Only after {@linkcode unconsumed} said that there is one.
+   */
+  take(snapshot: Uint8Array, byteOffset: number): void {
+    snapshot.set(this.#slotViews[this.#requestConsumer & this.#mask]!, byteOffset);
+    this.#requestConsumer = (this.#requestConsumer + 1) | 0;
+  }
+
+  /**
+   * Puts the next response: writes id, operation and status, and no other byte of the slot (XSA-216). At most one for
+   * each request taken; it is seen by the frontend after {@linkcode push}.
+   */
+  putResponse(idLow: number, idHigh: number, operation: number, status: number): void {
+    const begin = RING_HEADER_BYTES + (this.#responseProducer & this.#mask) * this.#strideBytes;
+    const word = begin >>> 2;
+    this.#words[word] = idLow;
+    this.#words[word + 1] = idHigh;
+    this.#bytes[begin + this.#operationOffset] = operation;
+    this.#halves[(begin + this.#statusOffset) >>> 1] = status;
+    this.#responseProducer = (this.#responseProducer + 1) | 0;
+  }
+
+  /** Publishes the responses put so far. True: the frontend asked to be notified of one of them. */
+  push(): boolean {
+    const previous = this.#published;
+    const current = this.#responseProducer;
+    if (current === previous) return false;
+    this.#published = current;
+    // A sequentially consistent store and load: responses before the index, the index before the look at rsp_event.
+    Atomics.store(this.#header, RSP_PROD_WORD, current);
+    const event = Atomics.load(this.#header, RSP_EVENT_WORD);
+    return indexDifference(current, event) < indexDifference(current, previous);
+  }
+
+  /**
+   * Before going to sleep: asks the frontend to notify of its next request, and looks again. True: there is work, do not
+   * sleep (a broken ring counts as work, for {@linkcode unconsumed} to tell).
+   */
+  finalCheck(): boolean {
+    if (this.unconsumed() !== 0) return true;
+    Atomics.store(this.#header, REQ_EVENT_WORD, (this.#requestConsumer + 1) | 0);
+    return this.unconsumed() !== 0;
+  }
+
+  /** Index of the next request to take (req_cons), a u32. */
+  get requestConsumer(): number {
+    return this.#requestConsumer >>> 0;
+  }
+
+  /** Index of the next response to put (rsp_prod_pvt), a u32. */
+  get responseProducer(): number {
+    return this.#responseProducer >>> 0;
+  }
+}
