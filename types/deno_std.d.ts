@@ -69,5 +69,4 @@ declare module "@std/cli" {
     args: readonly string[],
     options?: ParseOptions,
   ): { readonly _: (string | number)[]; readonly [name: string]: unknown };
-  export function unicodeWidth(text: string): number;
 }

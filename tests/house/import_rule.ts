@@ -1,0 +1,102 @@
+/**
+ * Who may import whom, as a table: for each room what its files may import, and which uses of Deno belong to ffi
+ * alone. Pure: it judges facts, and reads no file.
+ */
+
+import type { ImportFact, SourceFacts } from "./source.ts";
+
+/** What the files of a room may import: prefixes of paths in the checkout, and bare specifiers. */
+interface Room {
+  readonly name: string;
+  readonly holds: (path: string) => boolean;
+  readonly mayImport: readonly string[];
+  /** Only by `import()`, so that a dry run opens no library. */
+  readonly mayImportDynamically?: readonly string[];
+  readonly packages?: readonly string[];
+}
+
+const PURE = ["lib/hypervisor.ts", "lib/errors.ts"];
+const LIB_ROOMS = ["blkif", "xenbus", "storage", "dataplane", "backend", "toolstack"].map((room) => `lib/${room}/`);
+const LOG = "@logtape/logtape";
+
+/** First match decides. */
+const ROOMS: readonly Room[] = [
+  { name: "the seam and the errors", holds: (path) => PURE.includes(path), mayImport: [] },
+  { name: "blkif", holds: under("lib/blkif/"), mayImport: ["lib/blkif/"] },
+  { name: "xenbus", holds: under("lib/xenbus/"), mayImport: ["lib/xenbus/", ...PURE] },
+  {
+    name: "worker entries",
+    holds: (path) => path.startsWith("lib/") && path.endsWith("worker.ts"),
+    mayImport: ["lib/"],
+    mayImportDynamically: ["platform.ts"],
+    packages: [LOG],
+  },
+  { name: "the verbs", holds: under("lib/cli/"), mayImport: ["lib/"], packages: [LOG, "@std/cli"] },
+  {
+    name: "sim",
+    holds: under("lib/sim/"),
+    mayImport: ["lib/sim/", ...PURE, "lib/*.ts", ...LIB_ROOMS],
+    packages: [LOG],
+  },
+  { name: "lib", holds: under("lib/"), mayImport: [...PURE, "lib/*.ts", ...LIB_ROOMS], packages: [LOG] },
+  {
+    name: "ffi",
+    holds: under("ffi/"),
+    mayImport: ["ffi/", ...PURE, "lib/*.ts", "lib/blkif/", "lib/xenbus/", "lib/storage/disk.ts"],
+  },
+  {
+    name: "composition roots",
+    holds: (path) => !path.includes("/"),
+    mayImport: ["lib/", "*.ts"],
+    mayImportDynamically: ["ffi/"],
+    packages: [LOG],
+  },
+  {
+    name: "tests",
+    holds: under("tests/"),
+    mayImport: ["tests/", "lib/", "ffi/", "*.ts"],
+    packages: [LOG, "@std/assert", "@std/cli", "fast-check", "node:*"],
+  },
+  { name: "types", holds: under("types/"), mayImport: [] },
+];
+
+/** Deno APIs that reach native code: ffi's alone (and of the tests). */
+const NATIVE = /^Deno\.(dlopen|Unsafe\w+)$/;
+
+/** Each breach of the rule, as a line for a person; `path` is relative to the root. */
+export function importFaults(path: string, facts: SourceFacts): string[] {
+  const room = ROOMS.find((candidate) => candidate.holds(path));
+  if (room === undefined) return [`${path}: no room holds it; add it to the import rule`];
+  const faults = facts.imports.filter((fact) => !allows(room, path, fact)).map((fact) =>
+    `${path}: ${room.name} may not ${fact.dynamic ? "dynamically " : ""}import ${fact.specifier}`
+  );
+  if (room.name !== "ffi" && room.name !== "tests") {
+    for (const member of new Set(facts.members)) {
+      if (NATIVE.test(member)) faults.push(`${path}: ${member} belongs to ffi alone`);
+    }
+  }
+  return faults;
+}
+
+function allows(room: Room, path: string, fact: ImportFact): boolean {
+  if (!fact.specifier.startsWith(".")) return (room.packages ?? []).some((name) => matches(name, fact.specifier));
+  const target = new URL(fact.specifier, `file:///${path}`).pathname.slice(1);
+  const patterns = fact.dynamic || fact.typeOnly
+    ? [...room.mayImport, ...(room.mayImportDynamically ?? [])]
+    : room.mayImport;
+  return patterns.some((pattern) => matches(pattern, target));
+}
+
+/** `a/` is all below a folder, `a/*.ts` the files right in it, anything else one exact name. */
+function matches(pattern: string, target: string): boolean {
+  if (pattern.endsWith("/")) return target.startsWith(pattern);
+  const star = pattern.indexOf("*");
+  if (star < 0) return pattern === target;
+  const [head, tail] = [pattern.slice(0, star), pattern.slice(star + 1)];
+  const middle = target.slice(head.length, target.length - tail.length);
+  return target.startsWith(head) && target.endsWith(tail) && middle !== "" && !middle.includes("/");
+}
+
+function under(prefix: string): (path: string) => boolean {
+  return (path) => path.startsWith(prefix);
+}
