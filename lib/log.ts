@@ -1,0 +1,80 @@
+/**
+ * Log lines: the small interface that every room logs through, and its implementation over LogTape. One line is one
+ * record: what a guest wrote into xenstore can forge neither a second line nor a terminal sequence. Who reads the
+ * lines, and how many of them a guest may cause (rate_limit.ts), is not known here.
+ */
+
+import { configure, getLogger, type LogRecord, resetSync } from "@logtape/logtape";
+
+/** How much is logged; each level includes those after it. */
+export type LogLevel = "debug" | "info" | "warning" | "error";
+
+/** Takes log lines. A line is plain text without a final period; `label: what happened` where a device is meant. */
+export interface Logger {
+  debug(line: string): void;
+  info(line: string): void;
+  warning(line: string): void;
+  error(line: string): void;
+}
+
+/** Takes lines and drops them: for library users and tests that want none. */
+export const SILENT: Logger = { debug: () => {}, info: () => {}, warning: () => {}, error: () => {} };
+
+/** Longest line that is logged, in characters; what is beyond is cut off. */
+const MAX_LINE_CHARACTERS = 1000;
+
+/** The text as one printable line: control characters become `\xNN`, and an overlong text is cut with an ellipsis. */
+export function printable(text: string): string {
+  const cut = text.length > MAX_LINE_CHARACTERS ? `${text.slice(0, MAX_LINE_CHARACTERS)}…` : text;
+  // deno-lint-ignore no-control-regex -- control characters are what must not get through
+  return cut.replace(/[\x00-\x1f\x7f-\x9f\u2028\u2029]/g, (character) => {
+    return `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`;
+  });
+}
+
+/** LogTape reads `{name}` in a message as a placeholder; a line has none. */
+function literal(line: string): string {
+  return printable(line).replaceAll("{", "{{").replaceAll("}", "}}");
+}
+
+/** A logger over LogTape's category `xenblk`, below which `room` stands. Silent until LogTape is configured. */
+export function createLogger(room: string): Logger {
+  const logger = getLogger(["xenblk", room]);
+  return {
+    debug: (line) => logger.debug(literal(line)),
+    info: (line) => logger.info(literal(line)),
+    warning: (line) => logger.warn(literal(line)),
+    error: (line) => logger.error(literal(line)),
+  };
+}
+
+/** A logger that puts `label: ` before each line. */
+export function labelled(logger: Logger, label: string): Logger {
+  return {
+    debug: (line) => logger.debug(`${label}: ${line}`),
+    info: (line) => logger.info(`${label}: ${line}`),
+    warning: (line) => logger.warning(`${label}: ${line}`),
+    error: (line) => logger.error(`${label}: ${line}`),
+  };
+}
+
+/**
+ * Sends all lines of `level` and above to `write`, each as `level: line` (an info line bare), without a line end.
+ * Called once by the command; a later call replaces the earlier one. Disposing the result ends all logging.
+ */
+export async function startLogging(level: LogLevel, write: (line: string) => void): Promise<Disposable> {
+  const sink = (record: LogRecord): void => {
+    const text = record.message.join("");
+    write(record.level === "info" ? text : `${record.level}: ${text}`);
+  };
+  await configure({
+    reset: true,
+    sinks: { lines: sink },
+    loggers: [
+      { category: "xenblk", sinks: ["lines"], lowestLevel: level },
+      // LogTape's own diagnostics; its hint about a missing configuration of this category is no news to anybody.
+      { category: ["logtape", "meta"], sinks: ["lines"], lowestLevel: "warning" },
+    ],
+  });
+  return { [Symbol.dispose]: resetSync };
+}
