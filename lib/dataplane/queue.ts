@@ -1,0 +1,383 @@
+/**
+ * One ring's loop: the way of a request from the guest's ring to the disk and back, top to bottom in {@linkcode
+ * Queue.step}. No threads, no clock, no waiting: a reactor (or a test) calls step() as long as it returns true, and
+ * rest() before it sleeps. Nothing is allocated per request. It knows ring, grants and channel only by their interfaces.
+ */
+
+import {
+  type AbiLayout,
+  OP_FLUSH_DISKCACHE,
+  OP_READ,
+  OP_WRITE,
+  OP_WRITE_BARRIER,
+  RING_BROKEN,
+  SECTOR_SIZE_BYTES,
+  STATUS_ERROR,
+  STATUS_OKAY,
+} from "../blkif/abi.ts";
+import type { BackRing } from "../blkif/back_ring.ts";
+import {
+  decodeRequest,
+  type DiskLimits,
+  operationName,
+  refusalReason,
+  type RequestSlots,
+  SnapshotMemory,
+  validateRequest,
+} from "../blkif/request.ts";
+import type { IoChannel } from "../storage/disk.ts";
+import type { GrantStrategy } from "./grants.ts";
+import { STAT } from "./stats.ts";
+
+/** What a slot waits for. A free slot has no phase: it is on the free list. */
+const PHASE_TAKEN = 1; // for transfer() to fetch its data, then for start()
+const PHASE_FLUSH_BEFORE = 2; // for the flush that precedes its data
+const PHASE_DATA = 3; // for its read or write
+const PHASE_FLUSH_AFTER = 4; // for the flush that follows a barrier's data
+const PHASE_FINISHED = 5; // for its response
+
+const NO_SLOT = -1;
+
+/** What a queue is made of; it owns grants and channel and disposes them. */
+export interface QueueParts {
+  /** For messages: `vbd3/5/51712 queue 0`. */
+  readonly label: string;
+  readonly ring: BackRing;
+  readonly abi: AbiLayout;
+  readonly slots: RequestSlots;
+  readonly grants: GrantStrategy;
+  readonly channel: IoChannel;
+  readonly limits: DiskLimits;
+  /** Private memory for one request as it was on the ring: `abi.requestSizeBytes`. */
+  readonly snapshot: Uint8Array;
+  /** The counters' memory; see stats.ts. */
+  readonly stats: SharedArrayBuffer;
+  /** Tells the frontend to look at the ring. */
+  readonly notify: () => void;
+  /** Says what went wrong with a guest's request or its I/O; rate-limited by whoever gave it. */
+  readonly complain: (line: string) => void;
+}
+
+/** Where a queue is in its life. */
+export type QueueState =
+  /** Takes requests. */
+  | "serving"
+  /** Takes no more and finishes what is in flight; then flushes. */
+  | "draining"
+  /** Nothing in flight, all durable: may be disposed. */
+  | "drained";
+
+/** One ring of one device; see the file's first lines. */
+export class Queue implements Disposable {
+  readonly label: string;
+  readonly #parts: QueueParts;
+  readonly #ring: BackRing;
+  readonly #slots: RequestSlots;
+  readonly #grants: GrantStrategy;
+  readonly #channel: IoChannel;
+  readonly #stats: Float64Array;
+  /** The one request that is decoded, private: nothing is ever decoded from the ring itself (XSA-155). */
+  readonly #snapshot: SnapshotMemory;
+  readonly #phase: Uint8Array;
+  readonly #status: Int8Array;
+  readonly #free: Uint16Array;
+  #freeCount: number;
+  /** Slots taken in this pass, and slots to be answered in this pass. */
+  readonly #taken: Uint16Array;
+  #takenCount = 0;
+  readonly #finished: Uint16Array;
+  #finishedCount = 0;
+  /** A barrier that waits for earlier requests, or is carried out. Nothing is taken behind it. */
+  #barrier = NO_SLOT;
+  #state: QueueState = "serving";
+  /** Why the ring was stopped, if it was. */
+  #broken: string | undefined;
+  #finalFlush = false;
+
+  constructor(parts: QueueParts) {
+    this.label = parts.label;
+    this.#parts = parts;
+    this.#ring = parts.ring;
+    this.#slots = parts.slots;
+    this.#grants = parts.grants;
+    this.#channel = parts.channel;
+    this.#stats = new Float64Array(parts.stats);
+    this.#snapshot = new SnapshotMemory(parts.snapshot);
+    const count = parts.slots.slots;
+    this.#phase = new Uint8Array(count);
+    this.#status = new Int8Array(count);
+    this.#free = Uint16Array.from({ length: count }, (_, i) => count - 1 - i);
+    this.#freeCount = count;
+    this.#taken = new Uint16Array(count);
+    this.#finished = new Uint16Array(count);
+  }
+
+  get state(): QueueState {
+    return this.#state;
+  }
+
+  /** The reason if the frontend broke the ring; the queue then answers nothing more. */
+  get broken(): string | undefined {
+    return this.#broken;
+  }
+
+  /** Requests taken and not yet answered. */
+  get inFlight(): number {
+    return this.#slots.slots - this.#freeCount;
+  }
+
+  /** One pass along the way of a request. True: there may be more to do at once. */
+  step(): boolean {
+    this.#stats[STAT.passes]!++;
+    const reaped = this.#reap();
+    const taken = this.#take();
+    this.#grants.transfer();
+    this.#start();
+    this.#channel.submit();
+    this.#respond();
+    this.#stats[STAT.inFlight] = this.inFlight;
+    const flushing = this.#state === "draining" && this.#drain();
+    return reaped > 0 || taken > 0 || flushing;
+  }
+
+  /**
+   * Before sleeping: asks the frontend to notify from the next request on. True: there is one already, step again.
+   * A queue that cannot take (no free slot, a barrier, draining) is woken by its completions instead.
+   */
+  rest(): boolean {
+    if (!this.#mayTake()) return false;
+    return this.#ring.finalCheck();
+  }
+
+  /** Takes no more requests from now on; step() until {@linkcode state} is `drained`. */
+  drain(): void {
+    if (this.#state === "serving") this.#state = "draining";
+  }
+
+  [Symbol.dispose](): void {
+    this.#channel[Symbol.dispose]();
+    this.#grants[Symbol.dispose]();
+  }
+
+  // Engine completions: each slot goes on to its next phase, or is finished.
+  #reap(): number {
+    const count = this.#channel.reap();
+    const { tags, results } = this.#channel;
+    for (let i = 0; i < count; i++) {
+      if (this.#finalFlush) this.#endDrain(results[i]!);
+      else this.#advance(tags[i]!, results[i]!);
+    }
+    return count;
+  }
+
+  #advance(slot: number, result: number): void {
+    const phase = this.#phase[slot]!;
+    if (result < 0) {
+      this.#failed(slot, phase, result);
+    } else if (phase === PHASE_FLUSH_BEFORE && this.#slots.lengthBytes[slot] !== 0) {
+      this.#startData(slot);
+    } else if (phase === PHASE_DATA && this.#slots.operation[slot] === OP_WRITE_BARRIER) {
+      this.#startFlush(slot, PHASE_FLUSH_AFTER);
+    } else {
+      this.#finish(slot, STATUS_OKAY);
+    }
+  }
+
+  #failed(slot: number, phase: number, errno: number): void {
+    if (phase !== PHASE_DATA) this.#stats[STAT.latched] = 1;
+    this.#parts.complain(
+      `${operationName(this.#slots.operation[slot]!)} at sector ${
+        this.#slots.offsetBytes[slot]! / SECTOR_SIZE_BYTES
+      }: ` +
+        (phase === PHASE_DATA ? "I/O" : "flush") + ` failed with errno ${-errno}` +
+        (phase === PHASE_DATA ? "" : "; writes are refused from now on: check the image's storage, then reattach"),
+    );
+    this.#finish(slot, STATUS_ERROR);
+  }
+
+  // Ring to slots: copy, decode, validate, and begin to fetch what the request carries.
+  #take(): number {
+    let available = this.#mayTake() ? this.#ring.unconsumed() : 0;
+    if (available === RING_BROKEN) {
+      this.#break();
+      return 0;
+    }
+    let taken = 0;
+    while (available > 0 && this.#mayTake()) {
+      const slot = this.#free[--this.#freeCount]!;
+      this.#ring.take(this.#snapshot.u8, 0);
+      decodeRequest(this.#snapshot, 0, this.#parts.abi, this.#slots, slot);
+      this.#admit(slot);
+      taken++;
+      available--;
+    }
+    return taken;
+  }
+
+  #mayTake(): boolean {
+    return this.#state === "serving" && this.#freeCount > 0 && this.#barrier === NO_SLOT && this.#broken === undefined;
+  }
+
+  #admit(slot: number): void {
+    const status = validateRequest(this.#slots, slot, this.#parts.limits);
+    this.#phase[slot] = PHASE_TAKEN;
+    this.#count(slot);
+    if (status !== STATUS_OKAY) return this.#refuse(slot, status);
+    const operation = this.#slots.operation[slot]!;
+    if (operation !== OP_READ && this.#stats[STAT.latched] !== 0) return this.#refuseLatched(slot);
+    if (operation === OP_WRITE_BARRIER) this.#barrier = slot;
+    this.#grants.failed[slot] = 0;
+    if (this.#slots.lengthBytes[slot] !== 0) this.#grants.acquire(slot);
+    this.#taken[this.#takenCount++] = slot;
+  }
+
+  #count(slot: number): void {
+    const stats = this.#stats;
+    switch (this.#slots.operation[slot]) {
+      case OP_READ:
+        stats[STAT.reads]!++;
+        break;
+      case OP_WRITE:
+        stats[STAT.writes]!++;
+        break;
+      case OP_WRITE_BARRIER:
+        stats[STAT.barriers]!++;
+        break;
+      case OP_FLUSH_DISKCACHE:
+        stats[STAT.flushes]!++;
+        break;
+      default:
+        stats[STAT.unsupported]!++;
+    }
+  }
+
+  #refuse(slot: number, status: number): void {
+    this.#parts.complain(refusalReason(this.#slots, slot, this.#parts.limits));
+    this.#answer(slot, status);
+  }
+
+  #refuseLatched(slot: number): void {
+    this.#parts.complain(
+      `${operationName(this.#slots.operation[slot]!)} refused: an earlier flush of this disk failed`,
+    );
+    this.#answer(slot, STATUS_ERROR);
+  }
+
+  // Slots to engine. A barrier starts when it is alone.
+  #start(): void {
+    for (let i = 0; i < this.#takenCount; i++) {
+      const slot = this.#taken[i]!;
+      if (this.#grants.failed[slot] === 1) this.#failGrants(slot);
+      else if (slot !== this.#barrier) this.#startFirst(slot);
+    }
+    this.#takenCount = 0;
+    const barrier = this.#barrier;
+    if (barrier !== NO_SLOT && this.#phase[barrier] === PHASE_TAKEN && this.#isAlone()) this.#startFirst(barrier);
+  }
+
+  /** Whether every request but the barrier is finished (those answered later in this pass count as finished). */
+  #isAlone(): boolean {
+    return this.inFlight - this.#finishedCount === 1;
+  }
+
+  #startFirst(slot: number): void {
+    const operation = this.#slots.operation[slot]!;
+    if (operation === OP_READ || operation === OP_WRITE) this.#startData(slot);
+    else this.#startFlush(slot, PHASE_FLUSH_BEFORE);
+  }
+
+  #startData(slot: number): void {
+    this.#phase[slot] = PHASE_DATA;
+    const first = slot * this.#slots.maxSegments;
+    const count = this.#grants.vectorCount[slot]!;
+    const offsetBytes = this.#slots.offsetBytes[slot]!;
+    if (this.#slots.operation[slot] === OP_READ) this.#channel.read(slot, offsetBytes, first, count);
+    else this.#channel.write(slot, offsetBytes, first, count);
+  }
+
+  #startFlush(slot: number, phase: number): void {
+    this.#phase[slot] = phase;
+    this.#channel.flush(slot);
+  }
+
+  #failGrants(slot: number): void {
+    this.#parts.complain(
+      `${operationName(this.#slots.operation[slot]!)}: a grant reference is not usable (revoked, foreign or read-only)`,
+    );
+    if (this.#slots.lengthBytes[slot] !== 0) this.#grants.release(slot, false);
+    this.#answer(slot, STATUS_ERROR);
+  }
+
+  // I/O is over: the data goes back to the guest (with the next transfer), then the response.
+  #finish(slot: number, status: number): void {
+    if (this.#slots.lengthBytes[slot] !== 0) this.#grants.release(slot, status === STATUS_OKAY);
+    this.#answer(slot, status);
+  }
+
+  #answer(slot: number, status: number): void {
+    this.#phase[slot] = PHASE_FINISHED;
+    this.#status[slot] = status;
+    this.#finished[this.#finishedCount++] = slot;
+  }
+
+  // Responses, in one push with at most one notification.
+  #respond(): void {
+    const count = this.#finishedCount;
+    if (count === 0) return;
+    for (let i = 0; i < count; i++) this.#putResponse(this.#finished[i]!);
+    this.#finishedCount = 0;
+    if (this.#broken !== undefined) return;
+    if (this.#ring.push()) {
+      this.#stats[STAT.notificationsSent]!++;
+      this.#parts.notify();
+    } else {
+      this.#stats[STAT.notificationsSaved]!++;
+    }
+  }
+
+  #putResponse(slot: number): void {
+    const slots = this.#slots;
+    let status = this.#status[slot]!;
+    if (status === STATUS_OKAY && this.#grants.failed[slot] === 1) {
+      this.#parts.complain(`${operationName(slots.operation[slot]!)}: the guest's pages could not be given back`);
+      status = STATUS_ERROR;
+    }
+    const operation = slots.responseOperation[slot]!;
+    if (status === STATUS_ERROR) this.#stats[STAT.errors]!++;
+    else if (status === STATUS_OKAY) this.#countSectors(operation, slots.lengthBytes[slot]! / SECTOR_SIZE_BYTES);
+    if (this.#broken === undefined) this.#ring.putResponse(slots.idLow[slot]!, slots.idHigh[slot]!, operation, status);
+    if (slot === this.#barrier) this.#barrier = NO_SLOT;
+    this.#free[this.#freeCount++] = slot;
+  }
+
+  #countSectors(operation: number, sectors: number): void {
+    this.#stats[operation === OP_READ ? STAT.sectorsRead : STAT.sectorsWritten]! += sectors;
+  }
+
+  #break(): void {
+    this.#broken = "the frontend's request producer index is impossible (more requests than the ring has slots)";
+    this.drain();
+  }
+
+  // Draining: once nothing is in flight, one flush makes all that was answered durable.
+  #drain(): boolean {
+    if (this.inFlight > 0 || this.#finalFlush) return false;
+    if (this.#parts.limits.readOnly) {
+      this.#state = "drained";
+      return false;
+    }
+    this.#finalFlush = true;
+    this.#channel.flush(0);
+    this.#channel.submit();
+    return true;
+  }
+
+  #endDrain(result: number): void {
+    if (result < 0) {
+      this.#stats[STAT.latched] = 1;
+      this.#parts.complain(`the last flush failed with errno ${-result}: answered writes may be lost`);
+    }
+    this.#finalFlush = false;
+    this.#state = "drained";
+  }
+}

@@ -1,0 +1,250 @@
+/**
+ * A guest and a queue on one thread, stepped by hand: the guest's end of a ring, its granted pages, and a channel whose
+ * operations complete only when the test says so. What a test asserts is in the tests, not here.
+ */
+
+import { type AbiName, ABIS, OP_READ, STATUS_OKAY } from "../../lib/blkif/abi.ts";
+import { BackRing } from "../../lib/blkif/back_ring.ts";
+import { FrontRing, RequestFields, ResponseFields } from "../../lib/blkif/front_ring.ts";
+import { type DiskLimits, RequestSlots } from "../../lib/blkif/request.ts";
+import { createGrantStrategy } from "../../lib/dataplane/grants.ts";
+import { Queue } from "../../lib/dataplane/queue.ts";
+import { createStats, type QueueStats, readStats } from "../../lib/dataplane/stats.ts";
+import type { GrantMode } from "../../lib/dataplane/types.ts";
+import type { DomId, GrantTable, Platform, SharedPages } from "../../lib/hypervisor.ts";
+import { createMachine, type MachineUsage } from "../../lib/sim/machine.ts";
+import { machineUsage, openSimulatedPlatform } from "../../lib/sim/platform.ts";
+import type { IoChannel, IoVectors } from "../../lib/storage/disk.ts";
+
+export const GUEST = 5 as DomId;
+const BACKEND = 0 as DomId;
+const DATA_PAGES = 32 * 11;
+
+/** An operation that a queue started, in words: `write 1024+512`. */
+export interface StartedOperation {
+  readonly text: string;
+  readonly tag: number;
+}
+
+/** A disk in memory whose operations are recorded, and complete when told. */
+export class ManualChannel implements IoChannel {
+  readonly data: Uint8Array;
+  readonly started: StartedOperation[] = [];
+  readonly history: string[] = [];
+  readonly tags = new Uint32Array(64);
+  readonly results = new Int32Array(64);
+  disposed = false;
+  #done = 0;
+
+  constructor(sectors: number, readonly vectors: IoVectors, readonly platform: Platform) {
+    this.data = new Uint8Array(sectors * 512);
+  }
+
+  get inFlight(): number {
+    return this.started.length + this.#done;
+  }
+
+  read(tag: number, offsetBytes: number, first: number, count: number): void {
+    const length = this.#move(
+      offsetBytes,
+      first,
+      count,
+      (view, at) => view.set(this.data.subarray(at, at + view.length)),
+    );
+    this.#start(tag, `read ${offsetBytes}+${length}`);
+  }
+
+  write(tag: number, offsetBytes: number, first: number, count: number): void {
+    const length = this.#move(offsetBytes, first, count, (view, at) => this.data.set(view, at));
+    this.#start(tag, `write ${offsetBytes}+${length}`);
+  }
+
+  flush(tag: number): void {
+    this.#start(tag, "flush");
+  }
+
+  submit(): void {}
+
+  /** Completes the oldest operation that is under way. */
+  complete(result = 0): void {
+    const operation = this.started.shift();
+    if (operation === undefined) throw new Error("nothing is under way");
+    this.history.push(`${operation.text} done`);
+    this.tags[this.#done] = operation.tag;
+    this.results[this.#done++] = result;
+  }
+
+  reap(): number {
+    const done = this.#done;
+    this.#done = 0;
+    return done;
+  }
+
+  [Symbol.dispose](): void {
+    this.disposed = true;
+  }
+
+  #start(tag: number, text: string): void {
+    this.started.push({ text, tag });
+    this.history.push(text);
+  }
+
+  #move(offsetBytes: number, first: number, count: number, move: (view: Uint8Array, at: number) => void): number {
+    let at = offsetBytes;
+    for (let i = first; i < first + count; i++) {
+      const length = this.vectors.lengths[i]!;
+      move(this.platform.memory.view(this.vectors.addresses[i]!, length), at);
+      at += length;
+    }
+    return at - offsetBytes;
+  }
+}
+
+/** One request in a test's words; `segments` are [page, first sector, last sector] of the guest's data pages. */
+export interface TestRequest {
+  readonly operation: number;
+  readonly id?: number;
+  readonly sector?: number;
+  readonly segments?: readonly (readonly [page: number, first: number, last: number])[];
+  /** Wire count when it shall differ from the segments given. */
+  readonly segmentCount?: number;
+}
+
+/** What a rig is made with. */
+export interface RigOptions {
+  readonly abi?: AbiName;
+  readonly grants?: GrantMode;
+  readonly maxRequests?: number;
+  readonly limits?: Partial<DiskLimits>;
+  readonly wrapGrantTable?: (table: GrantTable) => GrantTable;
+  /** Where the ring's indices begin. */
+  readonly startIndex?: number;
+}
+
+/** See the file's first lines. */
+export class Rig implements Disposable {
+  readonly queue: Queue;
+  readonly channel: ManualChannel;
+  readonly front: FrontRing;
+  readonly ringPage: SharedPages;
+  readonly pages: SharedPages;
+  readonly complaints: string[] = [];
+  notified = 0;
+  readonly #machine = createMachine({ memoryBytes: 32 * 2 ** 20 });
+  readonly #stats = createStats();
+  readonly #resources = new DisposableStack();
+  #nextId = 1;
+
+  constructor(options: RigOptions = {}) {
+    const abi = ABIS[options.abi ?? "x86_64-abi"];
+    const guest = openSimulatedPlatform(this.#machine, GUEST);
+    const backend = openSimulatedPlatform(this.#machine, BACKEND);
+    const shares = this.#resources.use(guest.openGrantShares());
+    this.ringPage = shares.share(BACKEND, 1, true);
+    this.pages = shares.share(BACKEND, DATA_PAGES, true);
+    this.front = FrontRing.initialise(this.ringPage.view, abi);
+    if (options.startIndex !== undefined) this.front = this.#restartAt(options.startIndex);
+    const limits = { sectors: 1024, readOnly: false, logicalSectorBytes: 512, ...options.limits };
+    const realTable = this.#resources.use(backend.openGrantTable(GUEST));
+    const table = options.wrapGrantTable?.(realTable) ?? realTable;
+    const ringMemory = this.#resources.use(realTable.mapPages(this.ringPage.refs, true));
+    const ring = new BackRing(ringMemory.view, abi);
+    const slots = new RequestSlots(Math.min(options.maxRequests ?? ring.slots, ring.slots), 11);
+    const grants = createGrantStrategy(options.grants ?? "copy", slots, table, backend.memory);
+    this.channel = new ManualChannel(limits.sectors, grants.vectors, backend);
+    this.queue = this.#resources.use(
+      new Queue({
+        label: "test",
+        ring,
+        abi,
+        slots,
+        grants,
+        channel: this.channel,
+        limits,
+        snapshot: new Uint8Array(abi.requestSizeBytes),
+        stats: this.#stats,
+        notify: () => this.notified++,
+        complain: (line) => this.complaints.push(line),
+      }),
+    );
+  }
+
+  get stats(): QueueStats {
+    return readStats(this.#stats);
+  }
+
+  get usage(): MachineUsage {
+    return machineUsage(this.#machine);
+  }
+
+  /** Bytes of one of the guest's data pages. */
+  page(index: number): Uint8Array {
+    return this.pages.view.subarray(index * 4096, (index + 1) * 4096);
+  }
+
+  /** Puts requests on the ring and publishes them. Returns whether the backend asked to be notified. */
+  send(...requests: TestRequest[]): boolean {
+    for (const request of requests) this.#put(request);
+    return this.front.push();
+  }
+
+  #put(request: TestRequest): void {
+    const fields = new RequestFields();
+    const segments = request.segments ?? [];
+    fields.operation = request.operation;
+    fields.idLow = request.id ?? this.#nextId++;
+    fields.sectorLow = request.sector ?? 0;
+    fields.segmentCount = request.segmentCount ?? segments.length;
+    segments.forEach(([page, first, last], i) => {
+      fields.grefs[i] = this.pages.refs[page] ?? page; // a page that is none stands for a bad reference
+      fields.firstSectors[i] = first;
+      fields.lastSectors[i] = last;
+    });
+    this.front.putRequest(fields);
+  }
+
+  /** Steps until there is nothing to do without a completion. */
+  settle(): void {
+    for (let steps = 0; this.queue.step() || this.queue.rest(); steps++) {
+      if (steps > 1000) throw new Error("the queue does not come to rest");
+    }
+  }
+
+  /** Completes everything until nothing is under way. */
+  run(): void {
+    this.settle();
+    while (this.channel.started.length > 0) {
+      this.channel.complete();
+      this.settle();
+    }
+  }
+
+  /** Responses since the last call: `[id, operation, status]`. */
+  responses(): [id: number, operation: number, status: number][] {
+    const answers: [number, number, number][] = [];
+    const fields = new ResponseFields();
+    for (let count = this.front.unconsumedResponses(); count > 0; count--) {
+      this.front.takeResponse(fields);
+      answers.push([fields.idLow, fields.operation, fields.status]);
+    }
+    return answers;
+  }
+
+  [Symbol.dispose](): void {
+    this.#resources.dispose();
+  }
+
+  #restartAt(index: number): FrontRing {
+    const header = new Int32Array(this.ringPage.view.buffer, this.ringPage.view.byteOffset, 4);
+    header.set([index | 0, (index + 1) | 0, index | 0, (index + 1) | 0]);
+    return new FrontRing(this.ringPage.view, ABIS["x86_64-abi"]);
+  }
+}
+
+/** A read of one whole page. */
+export const READ_PAGE: TestRequest = { operation: OP_READ, segments: [[0, 0, 7]] };
+
+/** Statuses of responses, for the common assertion that all went well. */
+export function allOkay(responses: readonly (readonly [number, number, number])[]): boolean {
+  return responses.every(([, , status]) => status === STATUS_OKAY);
+}
