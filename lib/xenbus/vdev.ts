@@ -1,0 +1,118 @@
+/**
+ * Virtual device numbers: how `xvda`, `sda1` or `hdc` become the number that names a disk in xenstore, and back
+ * (xen-vbd-interface(7)). Pure; it must not know who attaches what.
+ */
+
+import { XenblkError } from "../errors.ts";
+import { MAX_U32, quoted } from "./decimal.ts";
+
+/** The largest number that the extended scheme can give. */
+export const MAX_VDEV = 0x1FFF_FFFF;
+
+const MAJOR_XVD = 202;
+const MAJOR_SD = 8;
+/** hda and hdb. */
+const MAJOR_IDE0 = 3;
+/** hdc and hdd. */
+const MAJOR_IDE1 = 22;
+/** Marks the extended scheme: 20 bits of disk, 8 bits of partition, for what does not fit 4 bits and 4 bits. */
+const EXTENDED = 2 ** 28;
+const MAX_EXTENDED_DISK = 2 ** 20 - 1;
+const MAX_EXTENDED_PARTITION = 255;
+
+const REMEDY = "name it like xvda, xvda1, sdb, hdc or give its number, as in 51712 or 0xca00";
+
+/**
+ * The number of a virtual device given by name (`xvda`, `xvdba3`, `sda1`, `hdd`) or by number, decimal or 0x
+ * hexadecimal. Partition 0, or none, is the whole disk. Throws {@linkcode XenblkError} (usage) when it is neither.
+ */
+export function parseVdev(text: string): number {
+  if (/^(?:0x[0-9a-f]{1,8}|0|[1-9][0-9]{0,9})$/i.test(text)) return checkedNumber(text);
+  const parts = /^(xvd|sd|hd)([a-z]{1,5})([1-9][0-9]{0,2})?$/.exec(text);
+  if (parts === null) throw wrong(text, "it is no device name and no number");
+  const disk = diskFromLetters(parts[2]!);
+  const partition = Number(parts[3] ?? "0");
+  switch (parts[1]) {
+    case "xvd":
+      return xvdNumber(text, disk, partition);
+    case "sd":
+      limit(text, disk, 15, "sdp", partition, 15);
+      return MAJOR_SD << 8 | disk << 4 | partition;
+    default:
+      limit(text, disk, 3, "hdd", partition, 63);
+      return disk < 2 ? MAJOR_IDE0 << 8 | disk << 6 | partition : MAJOR_IDE1 << 8 | (disk - 2) << 6 | partition;
+  }
+}
+
+/** The name of a virtual device number, or its decimal digits if it follows no known scheme. */
+export function formatVdev(vdev: number): string {
+  if (vdev >= EXTENDED && vdev <= MAX_VDEV) {
+    return deviceName("xvd", (vdev - EXTENDED) >>> 8, vdev & 0xFF);
+  }
+  switch (vdev >>> 8) {
+    case MAJOR_XVD:
+      return deviceName("xvd", vdev >>> 4 & 0xF, vdev & 0xF);
+    case MAJOR_SD:
+      return deviceName("sd", vdev >>> 4 & 0xF, vdev & 0xF);
+    case MAJOR_IDE0:
+    case MAJOR_IDE1:
+      return ideName(vdev) ?? String(vdev);
+    default:
+      return String(vdev);
+  }
+}
+
+function wrong(text: string, why: string): XenblkError {
+  return new XenblkError(`Cannot use virtual device ${quoted(text)}: ${why}`, { kind: "usage", remedy: REMEDY });
+}
+
+function checkedNumber(text: string): number {
+  const value = Number(text);
+  if (value > MAX_U32 || value > MAX_VDEV) throw wrong(text, `the largest number is ${MAX_VDEV}`);
+  return value;
+}
+
+function limit(
+  text: string,
+  disk: number,
+  maxDisk: number,
+  lastDisk: string,
+  partition: number,
+  maxPartition: number,
+): void {
+  if (disk > maxDisk) throw wrong(text, `the last disk of its kind is ${lastDisk}`);
+  if (partition > maxPartition) throw wrong(text, `the last partition of its kind is ${maxPartition}`);
+}
+
+function xvdNumber(text: string, disk: number, partition: number): number {
+  if (disk <= 15 && partition <= 15) return MAJOR_XVD << 8 | disk << 4 | partition;
+  limit(text, disk, MAX_EXTENDED_DISK, lettersFromDisk(MAX_EXTENDED_DISK), partition, MAX_EXTENDED_PARTITION);
+  return EXTENDED + disk * 256 + partition;
+}
+
+/** Minor numbers of an IDE major hold two disks of 64 partitions. */
+function ideName(vdev: number): string | undefined {
+  const minor = vdev & 0xFF;
+  if (minor >= 128) return undefined;
+  const firstDisk = vdev >>> 8 === MAJOR_IDE0 ? 0 : 2;
+  return deviceName("hd", firstDisk + (minor >>> 6), minor & 0x3F);
+}
+
+function deviceName(prefix: string, disk: number, partition: number): string {
+  return prefix + lettersFromDisk(disk) + (partition === 0 ? "" : String(partition));
+}
+
+/** a is 0, z is 25, aa is 26: bijective base 26. */
+function diskFromLetters(letters: string): number {
+  let disk = 0;
+  for (const letter of letters) disk = disk * 26 + (letter.charCodeAt(0) - 96);
+  return disk - 1;
+}
+
+function lettersFromDisk(disk: number): string {
+  let letters = "";
+  for (let rest = disk + 1; rest > 0; rest = Math.floor((rest - 1) / 26)) {
+    letters = String.fromCharCode(97 + (rest - 1) % 26) + letters;
+  }
+  return letters;
+}
