@@ -47,7 +47,7 @@ const ROOMS: readonly Room[] = [
   {
     name: "composition roots",
     holds: (path) => !path.includes("/"),
-    mayImport: ["lib/", "*.ts"],
+    mayImport: ["lib/", "*.ts", "deno.json"],
     mayImportDynamically: ["ffi/"],
     packages: [LOG],
   },

@@ -1,0 +1,57 @@
+/**
+ * The closing line and exit status of .ci/run, shown with a stand-in for `npx` that prints what the test runner prints.
+ */
+
+import { assertEquals } from "@std/assert";
+import { ROOT } from "./source.ts";
+
+/** What the stand-in does for `task house` and `task test`. */
+interface Script {
+  readonly house?: number;
+  readonly test: string;
+  readonly testStatus?: number;
+  readonly ci?: string;
+}
+
+/** Runs .ci/run in a directory of its own and gives its last line and status. */
+async function runCi({ house = 0, test, testStatus = 0, ci = "true" }: Script): Promise<[string, number]> {
+  const root = await Deno.makeTempDir();
+  try {
+    for (const folder of [".ci", "tests/native", "bin"]) await Deno.mkdir(`${root}/${folder}`, { recursive: true });
+    await Deno.copyFile(ROOT + ".ci/run", `${root}/.ci/run`);
+    await Deno.writeTextFile(`${root}/tests/native/install.sh`, "true\n");
+    const npx = `#!/bin/sh\n[ "$4" = house ] && exit ${house}\ncat <<'OUT'\n${test}\nOUT\nexit ${testStatus}\n`;
+    await Deno.writeTextFile(`${root}/bin/npx`, npx, { mode: 0o755 });
+    const { code, stdout } = await new Deno.Command("bash", {
+      args: [`${root}/.ci/run`],
+      env: { PATH: `${root}/bin:${Deno.env.get("PATH")}`, CI: ci },
+      stderr: "null",
+    }).output();
+    return [new TextDecoder().decode(stdout).trimEnd().split("\n").at(-1)!, code];
+  } finally {
+    await Deno.remove(root, { recursive: true });
+  }
+}
+
+Deno.test(".ci/run sums the runner's closing lines and succeeds when all passed", async () => {
+  assertEquals(await runCi({ test: "ok | 12 passed (3 steps) | 0 failed (5s)" }), ["12 passed, 0 failed", 0]);
+  const two = "ok | 12 passed | 0 failed (5s)\nnoise | 99 passed\nok | 3 passed | 0 failed (1s)";
+  assertEquals(await runCi({ test: two }), ["15 passed, 0 failed", 0]);
+});
+
+Deno.test(".ci/run fails when a test failed, and still ends with the line", async () => {
+  const failed = { test: "FAILED | 11 passed | 1 failed (2 steps) | 2 ignored (5s)", testStatus: 1 };
+  assertEquals(await runCi(failed), ["11 passed, 1 failed, 2 skipped", 1]);
+});
+
+Deno.test(".ci/run fails on a skipped test in CI, and only there", async () => {
+  const skipped = "ok | 11 passed | 0 failed | 2 ignored (5s)";
+  assertEquals(await runCi({ test: skipped }), ["11 passed, 0 failed, 2 skipped", 1]);
+  assertEquals(await runCi({ test: skipped, ci: "false" }), ["11 passed, 0 failed, 2 skipped", 0]);
+});
+
+Deno.test(".ci/run fails when the static checks fail or no test ran", async () => {
+  assertEquals(await runCi({ test: "ok | 1 passed | 0 failed (5s)", house: 1 }), ["1 passed, 0 failed", 1]);
+  assertEquals(await runCi({ test: "error: nothing here" }), ["0 passed, 0 failed", 1]);
+  assertEquals(await runCi({ test: "error: it broke", testStatus: 2 }), ["0 passed, 0 failed", 2]);
+});
