@@ -1,0 +1,68 @@
+/**
+ * The real hypervisor as the seam's Platform. Each part opens its library when it is first asked for, so that a process
+ * that only reads xenstore never loads libxengnttab. It must not know who uses it.
+ */
+
+import type {
+  DomId,
+  EventChannels,
+  GrantShares,
+  GrantTable,
+  MemorySpace,
+  Parker,
+  Platform,
+  PlatformDescriptor,
+  Waker,
+  WakeToken,
+  Xenstore,
+} from "../lib/hypervisor.ts";
+import { NativeEventChannels } from "./evtchn.ts";
+import { NativeGrantShares, NativeGrantTable } from "./gnttab.ts";
+import { nativeMemory } from "./memory.ts";
+import { NativeParker, NativeWaker, NativeWakeToken } from "./park.ts";
+import { NativeXenstore } from "./xenstore.ts";
+
+/** The hypervisor that this process runs under. Its openers throw XenblkError of kind `hypervisor`. */
+export class NativePlatform implements Platform {
+  readonly descriptor: PlatformDescriptor = { kind: "native" };
+  readonly memory: MemorySpace = nativeMemory;
+
+  /** A connection of its own to xenstored. */
+  openXenstore(): Xenstore {
+    return new NativeXenstore();
+  }
+
+  openGrantTable(guest: DomId): GrantTable {
+    return new NativeGrantTable(guest);
+  }
+
+  /** The handle is not restricted to `other`: a restricted one could not make unbound ports. */
+  openEventChannels(_other: DomId): EventChannels {
+    return new NativeEventChannels();
+  }
+
+  openGrantShares(): GrantShares {
+    return new NativeGrantShares();
+  }
+
+  createWakeToken(): WakeToken & Disposable {
+    return new NativeWakeToken();
+  }
+
+  openParker(token: WakeToken): Parker {
+    return new NativeParker(token);
+  }
+
+  openWaker(token: WakeToken): Waker {
+    return new NativeWaker(token);
+  }
+
+  now(): number {
+    return performance.now();
+  }
+}
+
+/** The real platform; nothing is opened yet. */
+export function openNativePlatform(): Platform & { openXenstore(): Xenstore } {
+  return new NativePlatform();
+}
