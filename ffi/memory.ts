@@ -1,6 +1,7 @@
 /**
- * Private memory of this process by address: anonymous mmap(2), behind the seam's MemorySpace. Nothing here guards
- * against use after disposal: the pages are gone, and touching a view of them ends the process with SIGSEGV.
+ * Private memory of this process by address: anonymous mmap(2), behind the seam's MemorySpace. Disposal detaches
+ * the memory's own view, which then reads as empty. A view made from the bare address has no such guard: touching it
+ * when the pages are gone ends the process with SIGSEGV.
  */
 
 import type { MemorySpace, OwnedMemory } from "../lib/hypervisor.ts";
@@ -28,8 +29,10 @@ export class NativeMemory implements OwnedMemory {
 
   [Symbol.dispose](): void {
     const release = this.#release;
+    if (release === undefined) return;
     this.#release = undefined;
-    release?.();
+    this.view.buffer.transfer(0);
+    release();
   }
 }
 

@@ -68,7 +68,7 @@ const R_OK_W_OK = 6;
 const REASONS: Readonly<Record<string, string>> = {
   EACCES: "permission denied",
   EINVAL: "not a valid xenstore path or value",
-  ENOENT: "there is no such node",
+  ENOENT: "there is no such node or domain",
   ENOSPC: "xenstored's quota for this domain is used up",
   E2BIG: "too long for xenstore",
 };

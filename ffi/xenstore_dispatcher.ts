@@ -5,7 +5,7 @@
  */
 
 import type { XenstoreWatch } from "../lib/hypervisor.ts";
-import { EAGAIN, errnoName } from "./errno.ts";
+import { EAGAIN } from "./errno.ts";
 import { createEventfd, raiseEventfd } from "./eventfd.ts";
 import { cString, errno, libc } from "./libc.ts";
 import { PollSet } from "./poll.ts";
@@ -104,8 +104,7 @@ export class WatchDispatcher implements Disposable {
       if (!this.#connection.isUsable) return;
       const event = this.#connection.symbols.xs_check_watch(this.#connection.handle("read", "watches"));
       if (event === null) {
-        const reason = errno();
-        if (reason !== EAGAIN) this.#connection.declareLost(`xenstored closed the connection (${errnoName(reason)})`);
+        if (errno() !== EAGAIN) this.#connection.declareLost("xenstored closed the connection");
         return;
       }
       const view = new Deno.UnsafePointerView(event);

@@ -36,6 +36,15 @@ Deno.test("memory that is disposed is given back, and only once", () => {
   assert(mappedPages() - before < large / 4096);
 });
 
+Deno.test("a view that outlives its memory is empty, and harmless", () => {
+  const memory = allocate(4096);
+  const words = new Uint32Array(memory.view.buffer);
+  words[1] = 5;
+  memory[Symbol.dispose]();
+  words[1] = 6;
+  assertEquals([words[1], words.length, memory.view.length, memory.view[0]], [undefined, 0, 0, undefined]);
+});
+
 Deno.test("memory that cannot be had is a RangeError with the reason", () => {
   const error = assertThrows(() => allocate(2 ** 52), RangeError, "Cannot allocate 4503599627370496 bytes");
   assertStringIncludes(error.message, "ENOMEM");
