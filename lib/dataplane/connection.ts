@@ -1,0 +1,98 @@
+/**
+ * One queue together with what ties it to its guest: the mapped ring, the bound event channel and the guest's grant and
+ * event handles. Opening acquires all of it or nothing; disposing gives it back in the opposite order. It does not
+ * decide when a queue is served or drained.
+ */
+
+import { type AbiName, ABIS, MAX_SEGMENTS_PER_REQUEST } from "../blkif/abi.ts";
+import { BackRing } from "../blkif/back_ring.ts";
+import { RequestSlots } from "../blkif/request.ts";
+import { errorText } from "../errors.ts";
+import type { DomId, EventChannels, EvtchnPort, GrantRef, GrantTable, Platform } from "../hypervisor.ts";
+import { openChannel } from "../storage/channel.ts";
+import type { DiskAttachment, DiskProperties } from "../storage/disk.ts";
+import { createGrantStrategy } from "./grants.ts";
+import { Queue } from "./queue.ts";
+import type { GrantMode } from "./types.ts";
+
+/** What a reactor needs to open a queue: a QueueSpec in a form that can be posted to its Worker. */
+export interface OpenRequest {
+  readonly label: string;
+  readonly guest: DomId;
+  readonly ringRefs: readonly GrantRef[];
+  readonly eventChannel: EvtchnPort;
+  readonly abi: AbiName;
+  readonly attachment: DiskAttachment;
+  readonly properties: DiskProperties;
+  readonly grants: GrantMode;
+  readonly maxRequests: number | undefined;
+  readonly stats: SharedArrayBuffer;
+}
+
+/** A reactor's handles for one guest domain, shared by all its queues of that guest. */
+export interface GuestHandles {
+  readonly grants: GrantTable;
+  readonly events: EventChannels;
+}
+
+/** A queue that is tied to its guest. */
+export interface Connection extends Disposable {
+  readonly queue: Queue;
+  readonly guest: DomId;
+  /** Our end of the event channel. */
+  readonly port: EvtchnPort;
+}
+
+/** Maps, binds and opens all that a queue needs. Throws, with nothing left open, if any of it fails. */
+export function openConnection(
+  request: OpenRequest,
+  platform: Platform,
+  handles: GuestHandles,
+  complain: (line: string) => void,
+): Connection {
+  using undo = new DisposableStack();
+  const abi = ABIS[request.abi];
+  const ringMemory = undo.use(handles.grants.mapPages(request.ringRefs, true));
+  const ring = new BackRing(ringMemory.view, abi);
+  const inFlight = Math.min(request.maxRequests ?? ring.slots, ring.slots);
+  const slots = new RequestSlots(inFlight, MAX_SEGMENTS_PER_REQUEST);
+  const grants = undo.use(createGrantStrategy(request.grants, slots, handles.grants, platform.memory));
+  const channel = undo.use(openChannel(request.attachment, {
+    depth: inFlight,
+    vectors: grants.vectors,
+    memory: platform.memory,
+    ...(grants.buffers && { buffers: grants.buffers }),
+  }));
+  const snapshot = undo.use(platform.memory.allocate(abi.requestSizeBytes));
+  const port = handles.events.bindInterdomain(request.guest, request.eventChannel);
+  undo.defer(() => handles.events.unbind(port));
+  const queue = new Queue({
+    label: request.label,
+    ring,
+    abi,
+    slots,
+    grants,
+    channel,
+    limits: request.properties,
+    snapshot: snapshot.view,
+    stats: request.stats,
+    notify: () => notifyFrontend(handles.events, port, complain),
+    complain,
+  });
+  const owned = undo.move();
+  return { queue, guest: request.guest, port, [Symbol.dispose]: () => owned.dispose() };
+}
+
+/** A guest that dies can take its end of the channel away: that is no reason to stop serving the others. */
+function notifyFrontend(events: EventChannels, port: EvtchnPort, complain: (line: string) => void): void {
+  try {
+    events.notify(port);
+  } catch (error) {
+    complain(errorText(error));
+  }
+}
+
+/** Grants a guest may have mapped at a time: two per segment of every request in flight, and the ring. */
+export function grantLimit(requests: number): number {
+  return 2 * requests * MAX_SEGMENTS_PER_REQUEST + 1;
+}

@@ -1,0 +1,37 @@
+/**
+ * What the control plane and a reactor's Worker say to each other. Every message to the Worker is counted in the
+ * shared control word and followed by a wake, since a Worker that sleeps in the data plane sees no messages.
+ */
+
+import type { PlatformDescriptor, WakeToken } from "../hypervisor.ts";
+import type { OpenRequest } from "./connection.ts";
+
+/** Index in the control words: messages posted to the Worker so far, modulo 2^32. */
+export const CONTROL_POSTED = 0;
+/** Bytes of the control words. */
+export const CONTROL_BYTES = Int32Array.BYTES_PER_ELEMENT;
+
+/** The first message: what the Worker is. It is not counted, because the Worker does not sleep before it. */
+export interface StartMessage {
+  readonly type: "start";
+  readonly platform: PlatformDescriptor;
+  readonly token: WakeToken;
+  readonly control: SharedArrayBuffer;
+}
+
+/** To the Worker. */
+export type ReactorCommand =
+  | { readonly type: "open"; readonly id: number; readonly request: OpenRequest }
+  | { readonly type: "close"; readonly id: number }
+  | { readonly type: "exit" };
+
+/** From the Worker. */
+export type ReactorEvent =
+  | { readonly type: "ready" }
+  | { readonly type: "unavailable"; readonly reason: string; readonly remedy: string | undefined }
+  | { readonly type: "opened"; readonly id: number }
+  | { readonly type: "refused"; readonly id: number; readonly reason: string }
+  | { readonly type: "closed"; readonly id: number }
+  | { readonly type: "stopped"; readonly id: number; readonly reason: string }
+  | { readonly type: "warning"; readonly message: string }
+  | { readonly type: "exited" };

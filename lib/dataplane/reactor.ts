@@ -1,0 +1,191 @@
+/**
+ * A reactor: one thread's share of the data plane. It hosts any number of queues of any guests, visits those that have
+ * work, one bounded pass each, so that no guest starves another, and sleeps in one place. It is driven from outside
+ * (turn, sleep) and knows neither Workers nor messages.
+ */
+
+import { type DomId, EVENTS_OVERFLOWED, type EvtchnPort, type Parker, type Platform } from "../hypervisor.ts";
+import { errorText } from "../errors.ts";
+import { LogLimiter } from "../rate_limit.ts";
+import { SILENT } from "../log.ts";
+import { type Connection, grantLimit, type GuestHandles, openConnection, type OpenRequest } from "./connection.ts";
+
+/** Ports taken from one guest's event queue per call. */
+const PORTS_PER_TAKE = 64;
+/** While there is always work, events (of queues at rest) are looked for only every so many turns. */
+const TURNS_PER_EVENT_CHECK = 4;
+/** Grants of a full single-page ring; the limit is set before it is known what the guest will negotiate. */
+const RING_SLOTS = 32;
+
+/** Whoever runs the reactor hears of these. */
+export interface ReactorHost {
+  /** The queue is drained and everything it had is given back. */
+  closed(id: number): void;
+  /** The frontend broke its ring; the queue answers nothing more and waits to be closed. */
+  stopped(id: number, reason: string): void;
+  warn(message: string): void;
+}
+
+/** A guest that has queues here. */
+interface Guest extends GuestHandles, Disposable {
+  readonly domain: DomId;
+  readonly byPort: Map<EvtchnPort, Served>;
+}
+
+/** A queue that is served here, and whether it has to be visited. */
+interface Served {
+  readonly id: number;
+  readonly connection: Connection;
+  readonly guest: Guest;
+  hasWork: boolean;
+  closing: boolean;
+  reportedBroken: boolean;
+}
+
+/** See the file's first lines. */
+export class Reactor implements Disposable {
+  readonly #platform: Platform;
+  readonly #parker: Parker;
+  readonly #host: ReactorHost;
+  readonly #limiter: LogLimiter;
+  readonly #guests = new Map<DomId, Guest>();
+  #guestList: Guest[] = [];
+  readonly #served: Served[] = [];
+  readonly #ports = new Uint32Array(PORTS_PER_TAKE);
+  #turnsSinceEvents = 0;
+
+  constructor(platform: Platform, parker: Parker, host: ReactorHost) {
+    this.#platform = platform;
+    this.#parker = parker;
+    this.#host = host;
+    this.#limiter = new LogLimiter({ ...SILENT, warning: host.warn }, () => platform.now());
+  }
+
+  /** Queues that are served or being drained. */
+  get queues(): number {
+    return this.#served.length;
+  }
+
+  /** Serves a ring from now on; its first pass is made whether an event came or not. Throws if it cannot be opened. */
+  open(id: number, request: OpenRequest): void {
+    const guest = this.#guest(request.guest);
+    const log = this.#limiter.forGuest(request.guest);
+    const complain = (line: string): void => log.warning(`${request.label}: ${line}`);
+    try {
+      const connection = openConnection(request, this.#platform, guest, complain);
+      const served = { id, connection, guest, hasWork: true, closing: false, reportedBroken: false };
+      guest.byPort.set(connection.port, served);
+      this.#served.push(served);
+    } finally {
+      this.#releaseGuest(guest);
+    }
+  }
+
+  /** Drains a queue; {@linkcode ReactorHost.closed} tells when it is gone. */
+  close(id: number): void {
+    const served = this.#served.find((served) => served.id === id);
+    if (served === undefined) return this.#host.closed(id);
+    served.closing = true;
+    served.hasWork = true;
+    served.connection.queue.drain();
+  }
+
+  /** One visit to every queue that has work. True: there may be more at once; false: the reactor may sleep. */
+  turn(): boolean {
+    if (this.#turnsSinceEvents++ % TURNS_PER_EVENT_CHECK === 0) this.#takeEvents();
+    let busy = false;
+    for (let i = 0; i < this.#served.length; i++) {
+      const served = this.#served[i]!;
+      if (!served.hasWork && served.connection.queue.inFlight === 0) continue;
+      if (this.#visit(served)) busy = true;
+      if (served.closing && served.connection.queue.state === "drained") this.#finish(i--);
+    }
+    return busy;
+  }
+
+  /** Sleeps until an event, a completion, a wake or the timeout (-1: none). */
+  sleep(timeoutMs: number): void {
+    this.#parker.park(timeoutMs);
+    this.#turnsSinceEvents = 0;
+  }
+
+  [Symbol.dispose](): void {
+    while (this.#served.length > 0) this.#remove(this.#served.length - 1);
+  }
+
+  #visit(served: Served): boolean {
+    const { queue } = served.connection;
+    const more = queue.step() || queue.rest();
+    if (queue.broken !== undefined && !served.reportedBroken) {
+      served.reportedBroken = true;
+      this.#host.stopped(served.id, queue.broken);
+    }
+    // A drain ends with a flush that no request in flight stands for: look until it is over.
+    served.hasWork = more || queue.state === "draining";
+    return more;
+  }
+
+  #takeEvents(): void {
+    for (const guest of this.#guestList) {
+      let count: number;
+      do {
+        count = guest.events.take(this.#ports);
+        if (count === EVENTS_OVERFLOWED) this.#wakeAll(guest);
+        for (let i = 0; i < count; i++) {
+          const served = guest.byPort.get(this.#ports[i]! as EvtchnPort);
+          if (served !== undefined) served.hasWork = true;
+        }
+      } while (count === PORTS_PER_TAKE);
+    }
+  }
+
+  #wakeAll(guest: Guest): void {
+    for (const served of guest.byPort.values()) served.hasWork = true;
+  }
+
+  #guest(domain: DomId): Guest {
+    let guest = this.#guests.get(domain);
+    if (guest !== undefined) return guest;
+    using undo = new DisposableStack();
+    const grants = undo.use(this.#platform.openGrantTable(domain));
+    grants.setMaxGrants(grantLimit(RING_SLOTS));
+    const events = undo.use(this.#platform.openEventChannels(domain));
+    this.#parker.watch(events);
+    undo.defer(() => this.#parker.unwatch(events));
+    const owned = undo.move();
+    guest = { domain, grants, events, byPort: new Map(), [Symbol.dispose]: () => owned.dispose() };
+    this.#guests.set(domain, guest);
+    this.#guestList = [...this.#guests.values()];
+    return guest;
+  }
+
+  #releaseGuest(guest: Guest): void {
+    if (guest.byPort.size > 0) return;
+    this.#guests.delete(guest.domain);
+    this.#limiter.forget(guest.domain);
+    this.#guestList = [...this.#guests.values()];
+    this.#giveBack(guest);
+  }
+
+  #finish(index: number): void {
+    const { id } = this.#served[index]!;
+    this.#remove(index);
+    this.#host.closed(id);
+  }
+
+  #remove(index: number): void {
+    const [served] = this.#served.splice(index, 1);
+    served!.guest.byPort.delete(served!.connection.port);
+    this.#giveBack(served!.connection);
+    this.#releaseGuest(served!.guest);
+  }
+
+  /** What a hypervisor refuses to take back is lost; the other queues go on. */
+  #giveBack(owned: Disposable): void {
+    try {
+      owned[Symbol.dispose]();
+    } catch (error) {
+      this.#host.warn(errorText(error));
+    }
+  }
+}

@@ -1,0 +1,225 @@
+/**
+ * The data plane over Workers, as the control plane uses it: starts reactors when they are needed, spreads queues over
+ * them, and passes on what they report. It sees no ring and no data.
+ */
+
+import { XenblkError } from "../errors.ts";
+import type { Platform, Waker, WakeToken } from "../hypervisor.ts";
+import type { OpenRequest } from "./connection.ts";
+import { CONTROL_BYTES, CONTROL_POSTED, type ReactorCommand, type ReactorEvent } from "./messages.ts";
+import type { DataPlane, QueueHandle, QueueSpec } from "./types.ts";
+
+/** What a data plane is started with. */
+export interface WorkerDataPlaneOptions {
+  readonly platform: Platform;
+  /** Most reactors, that is Workers; they start as queues come. */
+  readonly workers: number;
+  /** Called before a reactor opens its first queue: engines with threads of their own learn whom to wake. */
+  readonly addLane: (lane: number, token: WakeToken) => Promise<void>;
+  readonly warn: (message: string) => void;
+}
+
+/** A queue as the control plane holds it. */
+class Handle implements QueueHandle {
+  readonly stopped: Promise<string>;
+  readonly #stop: (reason: string) => void;
+  readonly #close: () => Promise<void>;
+  #closing: Promise<void> | undefined;
+
+  constructor(close: () => Promise<void>) {
+    this.#close = close;
+    const { promise, resolve } = Promise.withResolvers<string>();
+    this.stopped = promise;
+    this.#stop = resolve;
+  }
+
+  stop(reason: string): void {
+    this.#stop(reason);
+  }
+
+  close(): Promise<void> {
+    return this.#closing ??= this.#close();
+  }
+}
+
+/** One reactor's Worker, seen from the control plane. */
+class ReactorWorker {
+  readonly handles = new Map<number, Handle>();
+  readonly #worker: Worker;
+  readonly #token: WakeToken & Disposable;
+  readonly #waker: Waker;
+  readonly #control = new Int32Array(new SharedArrayBuffer(CONTROL_BYTES));
+  readonly #opening = new Map<number, PromiseWithResolvers<void>>();
+  readonly #closing = new Map<number, PromiseWithResolvers<void>>();
+  readonly #ready = Promise.withResolvers<void>();
+  readonly #exited = Promise.withResolvers<void>();
+  readonly #warn: (message: string) => void;
+  #failure: string | undefined;
+
+  constructor(platform: Platform, warn: (message: string) => void) {
+    this.#warn = warn;
+    this.#token = platform.createWakeToken();
+    this.#waker = platform.openWaker(this.token);
+    this.#worker = new Worker(new URL("./reactor_worker.ts", import.meta.url), { type: "module", name: "reactor" });
+    this.#worker.onmessage = ({ data }: MessageEvent<ReactorEvent>): void => this.#hear(data);
+    this.#worker.onerror = (event): void => {
+      event.preventDefault();
+      this.#fail(`the reactor's Worker failed: ${event.message}`);
+    };
+    const { token } = this;
+    const control = this.#control.buffer;
+    this.#worker.postMessage({ type: "start", platform: platform.descriptor, token, control });
+  }
+
+  get token(): WakeToken {
+    return { word: this.#token.word, fd: this.#token.fd };
+  }
+
+  get ready(): Promise<void> {
+    return this.#ready.promise;
+  }
+
+  async open(id: number, request: OpenRequest): Promise<QueueHandle> {
+    if (this.#failure !== undefined) throw new XenblkError(this.#failure);
+    const answer = Promise.withResolvers<void>();
+    this.#opening.set(id, answer);
+    const handle = new Handle(() => this.#close(id));
+    this.handles.set(id, handle);
+    this.#say({ type: "open", id, request });
+    try {
+      await answer.promise;
+    } catch (error) {
+      this.handles.delete(id);
+      throw error;
+    }
+    return handle;
+  }
+
+  async #close(id: number): Promise<void> {
+    if (this.#failure !== undefined) return;
+    const answer = Promise.withResolvers<void>();
+    this.#closing.set(id, answer);
+    this.#say({ type: "close", id });
+    await answer.promise;
+    this.handles.delete(id);
+  }
+
+  async exit(): Promise<void> {
+    if (this.#failure === undefined) {
+      this.#say({ type: "exit" });
+      await this.#exited.promise;
+    }
+    this.#worker.terminate();
+    this.#token[Symbol.dispose]();
+  }
+
+  #say(command: ReactorCommand): void {
+    this.#worker.postMessage(command);
+    Atomics.add(this.#control, CONTROL_POSTED, 1);
+    this.#waker.wake();
+  }
+
+  #hear(event: ReactorEvent): void {
+    switch (event.type) {
+      case "ready":
+        return this.#ready.resolve();
+      case "unavailable":
+        return this.#unavailable(
+          new XenblkError(event.reason, {
+            kind: "hypervisor",
+            ...(event.remedy === undefined ? {} : { remedy: event.remedy }),
+          }),
+        );
+      case "opened":
+        return this.#settle(this.#opening, event.id);
+      case "refused":
+        return this.#settle(this.#opening, event.id, event.reason);
+      case "closed":
+        return this.#settle(this.#closing, event.id);
+      case "stopped":
+        return this.handles.get(event.id)?.stop(event.reason);
+      case "warning":
+        return this.#warn(event.message);
+      case "exited":
+        return this.#exited.resolve();
+    }
+  }
+
+  #settle(waiting: Map<number, PromiseWithResolvers<void>>, id: number, refusal?: string): void {
+    const answer = waiting.get(id);
+    waiting.delete(id);
+    if (refusal === undefined) answer?.resolve();
+    else answer?.reject(new XenblkError(refusal));
+  }
+
+  #unavailable(error: XenblkError): void {
+    this.#failure = error.message;
+    this.#ready.reject(error);
+  }
+
+  /** The Worker is gone: nothing it served goes on, and nobody may wait for it. */
+  #fail(reason: string): void {
+    if (this.#failure !== undefined) return;
+    this.#failure = reason;
+    this.#ready.reject(new XenblkError(reason));
+    for (const id of [...this.#opening.keys()]) this.#settle(this.#opening, id, reason);
+    for (const id of [...this.#closing.keys()]) this.#settle(this.#closing, id);
+    for (const handle of this.handles.values()) handle.stop(reason);
+    this.#exited.resolve();
+  }
+}
+
+/** A reactor in the list, with the promise that it can be used. */
+interface Lane {
+  readonly reactor: ReactorWorker;
+  readonly usable: Promise<void>;
+}
+
+/** See the file's first lines. */
+export class WorkerDataPlane implements DataPlane {
+  readonly #options: WorkerDataPlaneOptions;
+  readonly #lanes: Lane[] = [];
+  #lastId = 0;
+
+  constructor(options: WorkerDataPlaneOptions) {
+    this.#options = options;
+  }
+
+  async openQueue(spec: QueueSpec): Promise<QueueHandle> {
+    const lane = this.#choose();
+    await this.#lanes[lane]!.usable;
+    const { label, guest, ringRefs, eventChannel, abi, disk, grants, maxRequests, stats } = spec;
+    const attachment = disk.attachment(lane);
+    const properties = disk.properties;
+    const request = { label, guest, ringRefs, eventChannel, abi, attachment, properties, grants, maxRequests, stats };
+    return await this.#lanes[lane]!.reactor.open(++this.#lastId, request);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(
+      this.#lanes.splice(0).map(async ({ reactor, usable }) => {
+        await usable.catch(() => {});
+        await Promise.all([...reactor.handles.values()].map((handle) => handle.close()));
+        await reactor.exit();
+      }),
+    );
+  }
+
+  /** The reactor with the fewest queues; a new one as long as all have some and there may be more. */
+  #choose(): number {
+    const loads = this.#lanes.map(({ reactor }) => reactor.handles.size);
+    const least = Math.min(...loads);
+    if (this.#lanes.length < this.#options.workers && (this.#lanes.length === 0 || least > 0)) return this.#startLane();
+    return loads.indexOf(least);
+  }
+
+  #startLane(): number {
+    const { platform, addLane, warn } = this.#options;
+    const lane = this.#lanes.length;
+    const reactor = new ReactorWorker(platform, warn);
+    const usable = Promise.all([reactor.ready, addLane(lane, reactor.token)]).then(() => {});
+    usable.catch(() => {}); // whoever opens a queue here hears of it
+    this.#lanes.push({ reactor, usable });
+    return lane;
+  }
+}

@@ -1,0 +1,172 @@
+/**
+ * The data plane in real Workers over a simulated machine: opening and closing queues, spreading them, and what is said
+ * when a ring cannot be opened or breaks.
+ */
+
+import { assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { ABIS, OP_READ, OP_WRITE } from "../../lib/blkif/abi.ts";
+import { FrontRing, RequestFields, ResponseFields } from "../../lib/blkif/front_ring.ts";
+import { createStats, readStats } from "../../lib/dataplane/stats.ts";
+import type { QueueSpec } from "../../lib/dataplane/types.ts";
+import { WorkerDataPlane } from "../../lib/dataplane/worker_dataplane.ts";
+import { XenblkError } from "../../lib/errors.ts";
+import type { DomId, EventChannels, EvtchnPort, GrantRef, SharedPages } from "../../lib/hypervisor.ts";
+import { createMachine } from "../../lib/sim/machine.ts";
+import { machineUsage, openSimulatedPlatform } from "../../lib/sim/platform.ts";
+import { openDisk } from "../../lib/storage/open.ts";
+import type { Disk } from "../../lib/storage/disk.ts";
+
+const BACKEND = 0 as DomId;
+const DEADLINE_MS = 10_000;
+
+/** A guest's end of one ring, driven by hand from the main thread. */
+class Guest implements Disposable {
+  readonly ringPage: SharedPages;
+  readonly data: SharedPages;
+  readonly front: FrontRing;
+  readonly port: EvtchnPort;
+  readonly #events: EventChannels;
+  readonly #resources = new DisposableStack();
+
+  constructor(machine: SharedArrayBuffer, readonly domain: DomId) {
+    const platform = openSimulatedPlatform(machine, domain);
+    const shares = this.#resources.use(platform.openGrantShares());
+    this.ringPage = shares.share(BACKEND, 1, true);
+    this.data = shares.share(BACKEND, 2, true);
+    this.front = FrontRing.initialise(this.ringPage.view, ABIS["x86_64-abi"]);
+    this.#events = this.#resources.use(platform.openEventChannels(BACKEND));
+    this.port = this.#events.bindUnbound(BACKEND);
+  }
+
+  spec(disk: Disk, stats = createStats()): QueueSpec {
+    return {
+      label: `domain ${this.domain}`,
+      guest: this.domain,
+      ringRefs: this.ringPage.refs,
+      eventChannel: this.port,
+      abi: "x86_64-abi",
+      disk,
+      grants: "copy",
+      stats,
+    };
+  }
+
+  /** One page to or from sector 0; resolves with the response's status. */
+  async request(operation: number, page: number): Promise<number> {
+    const fields = new RequestFields();
+    fields.operation = operation;
+    fields.segmentCount = 1;
+    fields.grefs[0] = this.data.refs[page]!;
+    fields.lastSectors[0] = 7;
+    this.front.putRequest(fields);
+    if (this.front.push()) this.#events.notify(this.port);
+    const end = performance.now() + DEADLINE_MS;
+    while (this.front.unconsumedResponses() === 0) {
+      if (performance.now() > end) throw new Error("no response");
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+    const response = new ResponseFields();
+    this.front.takeResponse(response);
+    this.front.finalCheck();
+    return response.status;
+  }
+
+  kick(): void {
+    this.#events.notify(this.port);
+  }
+
+  [Symbol.dispose](): void {
+    this.#resources.dispose();
+  }
+}
+
+/** A machine with a data plane of its own. */
+class Bench implements AsyncDisposable {
+  readonly machine = createMachine({ memoryBytes: 64 * 2 ** 20 });
+  readonly lanes: number[] = [];
+  readonly warnings: string[] = [];
+  readonly plane: WorkerDataPlane;
+
+  constructor(workers = 1) {
+    this.plane = new WorkerDataPlane({
+      platform: openSimulatedPlatform(this.machine, BACKEND),
+      workers,
+      addLane: (lane) => Promise.resolve(void this.lanes.push(lane)),
+      warn: (message) => this.warnings.push(message),
+    });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.plane[Symbol.asyncDispose]();
+  }
+}
+
+const openMemoryDisk = (): Promise<Disk> =>
+  openDisk({ format: "memory", target: "1M", readOnly: false, engine: "auto" });
+
+Deno.test("a queue in a Worker serves, is closed without a trace, and its ring is taken up where it was left", async () => {
+  await using bench = new Bench();
+  await using disk = await openMemoryDisk();
+  using guest = new Guest(bench.machine, 3 as DomId);
+  const stats = createStats();
+  const before = machineUsage(bench.machine);
+  for (let round = 1; round <= 3; round++) {
+    const queue = await bench.plane.openQueue(guest.spec(disk, stats));
+    guest.data.view.fill(round, 0, 4096);
+    assertEquals(await guest.request(OP_WRITE, 0), 0);
+    assertEquals(await guest.request(OP_READ, 1), 0);
+    assertEquals(guest.data.view.subarray(4096).every((byte) => byte === round), true);
+    await queue.close();
+    await queue.close();
+    assertEquals(machineUsage(bench.machine).mappedPages, before.mappedPages);
+  }
+  assertEquals([readStats(stats).reads, readStats(stats).writes, readStats(stats).inFlight], [3, 3, 0]);
+});
+
+Deno.test("requests that were queued before the ring was connected are served at once", async () => {
+  await using bench = new Bench();
+  await using disk = await openMemoryDisk();
+  using guest = new Guest(bench.machine, 3 as DomId);
+  const answered = guest.request(OP_READ, 0);
+  const queue = await bench.plane.openQueue(guest.spec(disk));
+  assertEquals(await answered, 0);
+  await queue.close();
+});
+
+Deno.test("queues are spread over reactors, no more of which start than are needed", async () => {
+  await using bench = new Bench(2);
+  await using disk = await openMemoryDisk();
+  const guests = [1, 2, 3, 4].map((domain) => new Guest(bench.machine, domain as DomId));
+  for (const guest of guests) await bench.plane.openQueue(guest.spec(disk));
+  assertEquals(bench.lanes, [0, 1]);
+  assertEquals(await Promise.all(guests.map((guest) => guest.request(OP_READ, 0))), [0, 0, 0, 0]);
+});
+
+Deno.test("a ring that cannot be mapped or bound is refused with the reason, and nothing stays behind", async () => {
+  await using bench = new Bench();
+  await using disk = await openMemoryDisk();
+  using guest = new Guest(bench.machine, 3 as DomId);
+  const refused = async (change: Partial<QueueSpec>): Promise<string> =>
+    (await assertRejects(() => bench.plane.openQueue({ ...guest.spec(disk), ...change }), XenblkError)).message;
+  assertMatch(await refused({ ringRefs: [999 as GrantRef] }), /999/);
+  assertMatch(await refused({ eventChannel: 77 as EvtchnPort }), /77/);
+  new Int32Array(guest.ringPage.view.buffer, guest.ringPage.view.byteOffset, 1)[0] = 1000;
+  assertMatch(await refused({}), /req_prod 1000/);
+  const { mappedPages, ports, channelSets } = machineUsage(bench.machine);
+  assertEquals({ mappedPages, ports, channelSets }, { mappedPages: 0, ports: 1, channelSets: 1 }, "the guest's own");
+});
+
+Deno.test("a broken ring is reported once and its neighbour goes on", async () => {
+  await using bench = new Bench();
+  await using disk = await openMemoryDisk();
+  using bad = new Guest(bench.machine, 3 as DomId);
+  using good = new Guest(bench.machine, 4 as DomId);
+  const badQueue = await bench.plane.openQueue(bad.spec(disk));
+  await bench.plane.openQueue(good.spec(disk));
+  assertEquals(await bad.request(OP_READ, 0), 0);
+  new Int32Array(bad.ringPage.view.buffer, bad.ringPage.view.byteOffset, 1)[0] = 1000;
+  bad.kick();
+  assertMatch(await badQueue.stopped, /impossible/);
+  assertEquals(await good.request(OP_READ, 0), 0);
+  await badQueue.close();
+});
