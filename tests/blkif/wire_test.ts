@@ -1,0 +1,176 @@
+/**
+ * Shows that what a frontend puts into a ring is what the backend decodes, bit for bit, for each ABI; that a request is
+ * taken by exactly one copy; and that a response changes id, operation and status of its slot and nothing else.
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import fc from "fast-check";
+import {
+  OP_DISCARD,
+  OP_INDIRECT,
+  OP_READ,
+  OP_WRITE,
+  RING_HEADER_BYTES,
+  RSP_PROD_WORD,
+  STATUS_EOPNOTSUPP,
+  STATUS_ERROR,
+  STATUS_OKAY,
+} from "../../lib/blkif/abi.ts";
+import { ResponseFields } from "../../lib/blkif/front_ring.ts";
+import { decodeRequest, type RequestSlots, SnapshotMemory } from "../../lib/blkif/request.ts";
+import {
+  anyDirectRequest,
+  anyU32,
+  anyU64,
+  fieldsOf,
+  LAYOUTS,
+  privateSlots,
+  type RequestValues,
+  ringAt,
+  startIndex,
+} from "./rings.ts";
+
+/** What was decoded, in the form it was put in. */
+function decoded(slots: RequestSlots, slot: number): RequestValues {
+  const count = slots.segmentCount[slot]!;
+  return {
+    operation: slots.operation[slot]!,
+    handle: slots.handle[slot]!,
+    id: BigInt(slots.idHigh[slot]!) << 32n | BigInt(slots.idLow[slot]!),
+    sector: BigInt(slots.sectorHigh[slot]!) << 32n | BigInt(slots.sectorLow[slot]!),
+    count,
+    segments: Array.from({ length: Math.min(count, slots.maxSegments) }, (_, i) => ({
+      gref: slots.grefs[slot * slots.maxSegments + i]!,
+      first: slots.firstSector[slot * slots.maxSegments + i]!,
+      last: slots.lastSector[slot * slots.maxSegments + i]!,
+    })),
+  };
+}
+
+for (const abi of LAYOUTS) {
+  Deno.test(`${abi.name}: any direct request that a frontend puts is what the backend decodes`, () => {
+    fc.assert(fc.property(
+      fc.array(anyDirectRequest, { minLength: 1, maxLength: 40 }),
+      startIndex,
+      (requests, start) => {
+        const { front, back } = ringAt(start, abi);
+        const { snapshot, slots } = privateSlots(32);
+        for (const [i, values] of requests.entries()) {
+          const slot = (i * 7) % 32;
+          front.putRequest(fieldsOf(values));
+          front.push();
+          back.take(snapshot.u8, slot * 112);
+          decodeRequest(snapshot, slot * 112, abi, slots, slot);
+          assertEquals(decoded(slots, slot), { ...values, segments: values.segments.slice(0, values.count) });
+          assertEquals(slots.responseOperation[slot], values.operation);
+          back.putResponse(0, 0, 0, 0);
+          back.push();
+          front.takeResponse(new ResponseFields());
+        }
+      },
+    ));
+  });
+
+  Deno.test(`${abi.name}: a discard request is decoded without its flag being taken for segments`, () => {
+    fc.assert(fc.property(anyU64, anyU64, fc.integer({ min: 0, max: 0xFFFF }), (id, sector, handle) => {
+      const { snapshot, slots } = privateSlots(1);
+      const view = new DataView(snapshot.u8.buffer);
+      view.setUint8(abi.operationOffset, OP_DISCARD);
+      view.setUint8(abi.discardFlagOffset, 1);
+      view.setUint16(abi.handleOffset, handle, true);
+      view.setBigUint64(abi.idOffset, id, true);
+      view.setBigUint64(abi.sectorOffset, sector, true);
+      view.setBigUint64(abi.discardSectorCountOffset, 2n ** 64n - 1n, true);
+      decodeRequest(snapshot, 0, abi, slots, 0);
+      assertEquals(decoded(slots, 0), { operation: OP_DISCARD, handle, id, sector, count: 0, segments: [] });
+      assertEquals(slots.responseOperation[0], OP_DISCARD);
+    }));
+  });
+
+  Deno.test(`${abi.name}: an indirect request is decoded, and is answered with its inner operation or a safe one`, () => {
+    const property = fc.property(
+      fc.record({ id: anyU64, sector: anyU64, handle: fc.integer({ min: 0, max: 0xFFFF }) }),
+      fc.integer({ min: 0, max: 255 }),
+      fc.integer({ min: 0, max: 0xFFFF }),
+      anyU32,
+      ({ id, sector, handle }, inner, count, gref) => {
+        const { snapshot, slots } = privateSlots(1);
+        const view = new DataView(snapshot.u8.buffer);
+        view.setUint8(abi.operationOffset, OP_INDIRECT);
+        view.setUint8(abi.indirectOperationOffset, inner);
+        view.setUint16(abi.indirectSegmentCountOffset, count, true);
+        view.setUint16(abi.indirectHandleOffset, handle, true);
+        view.setBigUint64(abi.idOffset, id, true);
+        view.setBigUint64(abi.sectorOffset, sector, true);
+        view.setUint32(abi.indirectGrefsOffset, gref, true);
+        decodeRequest(snapshot, 0, abi, slots, 0);
+        assertEquals({ ...decoded(slots, 0), segments: [] }, {
+          operation: OP_INDIRECT,
+          handle,
+          id,
+          sector,
+          count,
+          segments: [],
+        });
+        assertEquals(slots.responseOperation[0], inner === OP_WRITE ? OP_WRITE : OP_READ);
+        assert(slots.grefs.every((ref) => ref === 0), "no grant reference is taken for a segment");
+      },
+    );
+    fc.assert(property);
+  });
+
+  Deno.test(`${abi.name}: a response changes id, operation and status of its slot and no other byte`, () => {
+    const status = fc.constantFrom(STATUS_OKAY, STATUS_ERROR, STATUS_EOPNOTSUPP, -32768, 32767);
+    const operation = fc.integer({ min: 0, max: 255 });
+    fc.assert(fc.property(startIndex, anyU32, anyU32, operation, status, (start, idLow, idHigh, operation, status) => {
+      const { memory, front, back } = ringAt(start, abi);
+      for (let i = 0; i < memory.length - RING_HEADER_BYTES; i++) memory[RING_HEADER_BYTES + i] = (i * 37 + 11) & 0xFF;
+      const before = memory.slice();
+      front.putRequest(fieldsOf({}));
+      front.push();
+      memory.set(before.subarray(RING_HEADER_BYTES), RING_HEADER_BYTES);
+      back.take(new Uint8Array(112), 0);
+      back.putResponse(idLow, idHigh, operation, status);
+      const expected = memory.slice();
+      expected.set(before.subarray(RING_HEADER_BYTES), RING_HEADER_BYTES);
+      const view = new DataView(expected.buffer, RING_HEADER_BYTES + (start % 32) * abi.requestSizeBytes);
+      view.setUint32(abi.responseIdOffset, idLow, true);
+      view.setUint32(abi.responseIdOffset + 4, idHigh, true);
+      view.setUint8(abi.responseOperationOffset, operation);
+      view.setInt16(abi.responseStatusOffset, status, true);
+      assertEquals(memory, expected);
+      assertEquals(new Uint32Array(memory.buffer, memory.byteOffset, 4)[RSP_PROD_WORD], start, "not yet published");
+      back.push();
+      const response = new ResponseFields();
+      front.takeResponse(response);
+      assertEquals({ ...response }, { idLow, idHigh, operation, status });
+    }));
+  });
+
+  Deno.test(`${abi.name}: a request is copied once, and what the frontend does to the slot afterwards has no effect`, () => {
+    let copies = 0;
+    class CountingBytes extends Uint8Array<ArrayBuffer> {
+      override set(source: ArrayLike<number>, offset?: number): void {
+        copies++;
+        assertEquals(source.length, abi.requestSizeBytes);
+        super.set(source, offset);
+      }
+    }
+    const { memory, front, back } = ringAt(2 ** 32 - 3, abi);
+    const bytes = new CountingBytes(new ArrayBuffer(3 * 112));
+    bytes.fill(0xEE);
+    const segments = Array.from({ length: 11 }, (_, i) => ({ gref: 1000 + i, first: i % 8, last: 7 }));
+    const values: RequestValues = { operation: OP_WRITE, handle: 51712, id: 77n, sector: 99n, count: 11, segments };
+    front.putRequest(fieldsOf(values));
+    front.push();
+    back.take(bytes, 112);
+    assertEquals(copies, 1);
+    memory.fill(0xFF);
+    const { slots } = privateSlots(1);
+    decodeRequest(new SnapshotMemory(bytes), 112, abi, slots, 0);
+    assertEquals(decoded(slots, 0), values);
+    const after = 112 + abi.requestSizeBytes;
+    assert(bytes.subarray(0, 112).every((byte) => byte === 0xEE), "nothing before the snapshot is written");
+    assert(bytes.subarray(after).every((byte) => byte === 0xEE), "nothing after the snapshot is written");
+  });
+}
