@@ -1,0 +1,268 @@
+/**
+ * An I/O Worker's life: look for jobs in the queues of all disks, carry them out one at a time, wake the reactor they
+ * came from, sleep when there are none. It must not know rings, grants or which platform it runs on.
+ */
+
+import { errorText, XenblkError } from "../errors.ts";
+import type { Platform, PlatformDescriptor, Waker } from "../hypervisor.ts";
+import { Doorbell } from "./doorbell.ts";
+import { errnoOf } from "./errno.ts";
+import { type BlockFile, type Executor, FileExecutor, type Operation } from "./executor.ts";
+import { BUSY_WORKERS, type ImageFile, openSameFile } from "./image_file.ts";
+import type { IoAnswer, IoCommand } from "./io_messages.ts";
+import { JOB_VECTORS, JobQueue, QUEUE_CHANNELS } from "./job_queue.ts";
+import { MemoryViews } from "./views.ts";
+
+/** Jobs done in one queue before the next queue gets its turn. */
+const JOBS_PER_VISIT = 8;
+
+/** The Worker's side of its messages: `self` of a dedicated Worker. */
+export interface IoWorkerScope {
+  onmessage: ((event: MessageEvent<IoCommand>) => void) | null;
+  postMessage(answer: IoAnswer): void;
+}
+
+/** How the Worker reaches what it must not know by itself. */
+export interface IoWorkerParts {
+  readonly openPlatform: (descriptor: PlatformDescriptor) => Promise<Platform>;
+  /** Opens an image's file; a test may give one that stalls or fails. */
+  readonly openFile?: (image: ImageFile) => BlockFile;
+}
+
+/** A disk's file as this Worker has it open. */
+interface ServedFile {
+  readonly executor: Executor;
+  readonly shared: Int32Array;
+  readonly queues: ServedQueue[];
+}
+
+/** Runs an I/O Worker until it is told to stop. To be called before the Worker's first await, lest messages be lost. */
+export async function runIoWorker(scope: IoWorkerScope, parts: IoWorkerParts): Promise<void> {
+  const inbox = new Inbox(scope);
+  const start = await inbox.take();
+  if (start.type !== "start") throw new Error(`Cannot run an I/O Worker: its first message is ${start.type}`);
+  const { request } = start;
+  let platform: Platform;
+  try {
+    platform = await parts.openPlatform(start.platform);
+  } catch (error) {
+    return scope.postMessage({ request, failure: failureOf(error) });
+  }
+  const worker = new IoWorker(platform, start, parts.openFile ?? openSameFile, (answer) => scope.postMessage(answer));
+  scope.postMessage({ request });
+  await worker.run(inbox);
+}
+
+/** Messages that arrived and were not yet obeyed. */
+class Inbox {
+  /** Messages obeyed so far, modulo 2^32: as many as are counted in the Doorbell when none is left. */
+  taken = 0;
+  readonly #messages: IoCommand[] = [];
+  #arrived = Promise.withResolvers<void>();
+
+  constructor(scope: IoWorkerScope) {
+    scope.onmessage = ({ data }): void => {
+      this.#messages.push(data);
+      this.#arrived.resolve();
+    };
+  }
+
+  async take(): Promise<IoCommand> {
+    while (this.#messages.length === 0) {
+      this.#arrived = Promise.withResolvers();
+      await this.#arrived.promise;
+    }
+    this.taken = (this.taken + 1) | 0;
+    return this.#messages.shift()!;
+  }
+}
+
+function failureOf(error: unknown): { message: string; remedy?: string } {
+  if (error instanceof XenblkError && error.remedy !== undefined) {
+    return { message: error.message, remedy: error.remedy };
+  }
+  return { message: errorText(error) };
+}
+
+class IoWorker {
+  readonly #platform: Platform;
+  readonly #start: IoCommand & { type: "start" };
+  readonly #doorbell: Doorbell;
+  readonly #openFile: (image: ImageFile) => BlockFile;
+  readonly #answer: (answer: IoAnswer) => void;
+  readonly #wakers = new Map<number, Waker>();
+  readonly #files = new Map<number, ServedFile>();
+  #queues: ServedQueue[] = [];
+  #nextQueue = 0;
+  #stopping = false;
+
+  constructor(
+    platform: Platform,
+    start: IoCommand & { type: "start" },
+    openFile: (image: ImageFile) => BlockFile,
+    answer: (answer: IoAnswer) => void,
+  ) {
+    this.#platform = platform;
+    this.#start = start;
+    this.#doorbell = new Doorbell(start.doorbell);
+    this.#openFile = openFile;
+    this.#answer = answer;
+  }
+
+  async run(inbox: Inbox): Promise<void> {
+    while (!this.#stopping) {
+      const rung = this.#doorbell.rung;
+      if (this.#doorbell.postedTo(this.#start.worker) !== inbox.taken) this.#obey(await inbox.take());
+      else if (!this.#visitNext()) this.#doorbell.sleep(rung);
+    }
+  }
+
+  /** Does jobs of the next queue that has some. False: none had any (or their disks occupy Workers enough). */
+  #visitNext(): boolean {
+    const count = this.#queues.length;
+    for (let i = 0; i < count; i++) {
+      const at = (this.#nextQueue + i) % count;
+      if (!this.#queues[at]!.visit(this.#doorbell, this.#start.workersPerFile)) continue;
+      this.#nextQueue = (at + 1) % count;
+      return true;
+    }
+    return false;
+  }
+
+  #obey(command: IoCommand): void {
+    switch (command.type) {
+      case "lane":
+        this.#wakers.set(command.lane, this.#platform.openWaker(command.token));
+        break;
+      case "queue":
+        this.#addQueue(command.file, command.lane, command.buffer);
+        break;
+      case "open":
+        this.#report(command.request, () => this.#open(command.file, command.image));
+        break;
+      case "close":
+        this.#report(command.request, () => this.#close(command.file));
+        break;
+      case "stop":
+        this.#stopping = true;
+        this.#report(command.request, () => [...this.#files.keys()].forEach((file) => this.#close(file)));
+        break;
+      case "start":
+        throw new Error("Cannot start an I/O Worker twice");
+    }
+  }
+
+  #report(request: number, action: () => void): void {
+    try {
+      action();
+      this.#answer({ request });
+    } catch (error) {
+      this.#answer({ request, failure: failureOf(error) });
+    }
+  }
+
+  #open(file: number, image: ImageFile): void {
+    const executor = new FileExecutor(this.#openFile(image));
+    this.#files.set(file, { executor, shared: new Int32Array(image.shared), queues: [] });
+  }
+
+  #addQueue(file: number, lane: number, buffer: SharedArrayBuffer): void {
+    const served = this.#files.get(file);
+    const waker = this.#wakers.get(lane);
+    // This Worker could not open the file: the others serve it.
+    if (served === undefined || waker === undefined) return;
+    const queue = new ServedQueue(new JobQueue(buffer), served, waker, this.#platform);
+    served.queues.push(queue);
+    this.#queues.push(queue);
+  }
+
+  #close(file: number): void {
+    const served = this.#files.get(file);
+    if (served === undefined) return;
+    this.#files.delete(file);
+    this.#queues = this.#queues.filter((queue) => !served.queues.includes(queue));
+    this.#nextQueue = 0;
+    served.executor[Symbol.dispose]();
+  }
+}
+
+/** One queue as this Worker serves it. */
+class ServedQueue {
+  readonly #jobs: JobQueue;
+  readonly #file: ServedFile;
+  readonly #waker: Waker;
+  readonly #platform: Platform;
+  /** By channel: views of its buffers, and the generation they belong to. */
+  readonly #views = new Array<MemoryViews | undefined>(QUEUE_CHANNELS).fill(undefined);
+  readonly #generations = new Int32Array(QUEUE_CHANNELS);
+
+  constructor(jobs: JobQueue, file: ServedFile, waker: Waker, platform: Platform) {
+    this.#jobs = jobs;
+    this.#file = file;
+    this.#waker = waker;
+    this.#platform = platform;
+  }
+
+  /** Carries out a few jobs. False: there is none, or the file occupies its share of Workers, which see to the rest. */
+  visit(doorbell: Doorbell, workersPerFile: number): boolean {
+    if (!this.#jobs.hasJobs || !occupy(this.#file.shared, workersPerFile)) return false;
+    try {
+      return this.#work(doorbell);
+    } finally {
+      Atomics.sub(this.#file.shared, BUSY_WORKERS, 1);
+    }
+  }
+
+  #work(doorbell: Doorbell): boolean {
+    const jobs = this.#jobs;
+    let slot = jobs.claim();
+    if (slot < 0) return false;
+    // Whoever takes work and leaves some rouses one more, before it may be held up by the disk itself.
+    for (let done = 1; slot >= 0; slot = done++ < JOBS_PER_VISIT ? jobs.claim() : -1) {
+      if (jobs.hasJobs) doorbell.rouseAnother();
+      jobs.complete(slot, this.#carryOut(slot));
+      this.#waker.wake();
+    }
+    return true;
+  }
+
+  #carryOut(slot: number): number {
+    const { operation, offsetBytes, vectors, vectorCount, channel } = this.#jobs;
+    try {
+      return this.#file.executor.execute(
+        operation[slot] as Operation,
+        offsetBytes[slot]!,
+        vectors,
+        slot * JOB_VECTORS,
+        vectorCount[slot]!,
+        this.#viewsOf(channel[slot]!),
+      );
+    } catch (error) {
+      return errnoOf(error);
+    }
+  }
+
+  #viewsOf(channel: number): MemoryViews {
+    const generation = this.#jobs.generation[channel]!;
+    const known = this.#views[channel];
+    if (known !== undefined && this.#generations[channel] === generation) return known;
+    const address = this.#jobs.buffersAddress[channel]!;
+    const length = this.#jobs.buffersLength[channel]!;
+    const memory = this.#platform.memory;
+    const buffers = length === 0 ? undefined : { address, view: memory.view(address, length) };
+    this.#generations[channel] = generation;
+    return this.#views[channel] = new MemoryViews(memory, buffers);
+  }
+}
+
+/**
+ * Counts this Worker among those busy with a file, unless there are enough. Never counts too many even for a moment:
+ * a Worker that is refused may rely on a busy one to look for jobs again.
+ */
+function occupy(shared: Int32Array, most: number): boolean {
+  while (true) {
+    const busy = Atomics.load(shared, BUSY_WORKERS);
+    if (busy >= most) return false;
+    if (Atomics.compareExchange(shared, BUSY_WORKERS, busy, busy + 1) === busy) return true;
+  }
+}

@@ -1,0 +1,13 @@
+/**
+ * The entry of an I/O Worker, and a composition root: brings the I/O loop together with the platform it is told to
+ * open, which is loaded only then.
+ */
+
+/// <reference lib="deno.worker" />
+
+import { runIoWorker } from "./io_loop.ts";
+
+// Not awaited: a Worker gets no messages before its module is evaluated.
+void runIoWorker(self, {
+  openPlatform: async (descriptor) => (await import("../../platform.ts")).openPlatform(descriptor),
+});

@@ -1,0 +1,147 @@
+/**
+ * Opens disks, on the main thread: looks at the image, refuses what cannot be served with an error a person can act
+ * on, and hands the rest to an engine. It must not know rings or reactors.
+ */
+
+import { XenblkError } from "../errors.ts";
+import type { MemoryAttachment, NullAttachment } from "./channel.ts";
+import type { Disk, DiskAttachment, DiskProperties, DiskRequest } from "./disk.ts";
+import { allocateShared, channelsClosed, identityOf, type ImageFile } from "./image_file.ts";
+import type { InlineFileAttachment } from "./inline_file.ts";
+import type { IoPool } from "./io_pool.ts";
+import { openImage } from "./open_image.ts";
+import { formatSize, parseSize } from "./sizes.ts";
+import { canonicalFormat } from "./spec.ts";
+
+const SECTOR_BYTES = 512;
+/** Published for every disk: what today's media are written in, so that guests align to it. */
+const PHYSICAL_SECTOR_BYTES = 4096;
+
+/** What opening a disk may use. */
+export interface OpenContext {
+  /** The I/O Workers that serve files. Absent: each channel makes the file calls in its own thread, and blocks it. */
+  readonly pool?: IoPool;
+  /** Called with what the operator should know of an image that is served nevertheless. */
+  readonly warn?: (message: string) => void;
+}
+
+/**
+ * Opens a disk. Rejects with {@linkcode XenblkError} when the image is missing, empty, no file or block device, not
+ * permitted, or of a format or with an engine that cannot serve it; nothing then stays open.
+ */
+export async function openDisk(request: DiskRequest, context: OpenContext = {}): Promise<Disk> {
+  const name = `${request.format}:${request.target}`;
+  const format = canonicalFormat(request.format, name);
+  const engine = format === "raw" ? "file" : format;
+  if (request.engine !== "auto" && request.engine !== engine) {
+    throw new XenblkError(`Cannot open image ${name}: engine ${request.engine} does not serve this format`, {
+      kind: "usage",
+      remedy: `use engine auto or ${engine}`,
+    });
+  }
+  return format === "raw" ? await openFileDisk(request, context) : openSizedDisk(format, request, context);
+}
+
+async function openFileDisk(request: DiskRequest, context: OpenContext): Promise<Disk> {
+  const { target: path, readOnly } = request;
+  using undo = new DisposableStack();
+  const { file, sizeBytes } = openImage(path, readOnly, context.warn);
+  // Kept open as long as the disk: it keeps the inode's number from being given to another file.
+  undo.adopt(file, (file) => file.close());
+  const properties = propertiesOf(`image ${path}`, sizeBytes, readOnly, context);
+  const image = { path, readOnly, identity: identityOf(file), shared: allocateShared() };
+  const served = await serveFile(image, context.pool);
+  const owned = undo.move();
+  return new OpenedDisk(properties, describe("raw", path, properties, served.engine), served.attachment, async () => {
+    await served.close();
+    owned.dispose();
+  });
+}
+
+/** How a file is served: by the pool, or in each channel's own thread. */
+interface ServedImage {
+  readonly engine: string;
+  readonly attachment: (lane: number) => DiskAttachment;
+  readonly close: () => Promise<void>;
+}
+
+async function serveFile(image: ImageFile, pool: IoPool | undefined): Promise<ServedImage> {
+  if (pool === undefined) {
+    const inline: InlineFileAttachment = { engine: "file-inline", image };
+    return { engine: inline.engine, attachment: () => inline, close: () => channelsClosed(image) };
+  }
+  const opened = await pool.openFile(image);
+  return { engine: "file", attachment: (lane) => opened.attachment(lane), close: () => opened.close() };
+}
+
+/** Disks without a file: their target is a size. */
+function openSizedDisk(format: string, request: DiskRequest, context: OpenContext): Disk {
+  const { target, readOnly } = request;
+  const properties = propertiesOf(`${format}:${target}`, parseSize(target), readOnly, context);
+  const attachment: MemoryAttachment | NullAttachment = format === "memory"
+    ? { engine: "memory", data: allocateData(properties.sectors * SECTOR_BYTES, target), readOnly }
+    : { engine: "null", readOnly };
+  const description = describe(format, target, properties, format);
+  return new OpenedDisk(properties, description, () => attachment, () => Promise.resolve());
+}
+
+function allocateData(sizeBytes: number, target: string): SharedArrayBuffer {
+  try {
+    return new SharedArrayBuffer(sizeBytes);
+  } catch (error) {
+    throw new XenblkError(`Cannot open memory:${target}: there is not that much memory`, {
+      cause: error,
+      remedy: "use a smaller size or an image file",
+    });
+  }
+}
+
+function propertiesOf(name: string, sizeBytes: number, readOnly: boolean, context: OpenContext): DiskProperties {
+  const sectors = Math.floor(sizeBytes / SECTOR_BYTES);
+  if (sectors === 0) {
+    throw new XenblkError(
+      `Cannot open ${name}: it is ${sizeBytes === 0 ? "empty" : `smaller than one sector of ${SECTOR_BYTES} bytes`}`,
+      { remedy: "give it a size, for instance with `truncate -s 1G`" },
+    );
+  }
+  const rest = sizeBytes % SECTOR_BYTES;
+  if (rest > 0) {
+    context.warn?.(`${name}: its last ${rest} bytes are not served: its size is not a multiple of ${SECTOR_BYTES}`);
+  }
+  return { sectors, logicalSectorBytes: SECTOR_BYTES, physicalSectorBytes: PHYSICAL_SECTOR_BYTES, readOnly };
+}
+
+function describe(format: string, target: string, properties: DiskProperties, engine: string): string {
+  const size = formatSize(properties.sectors * SECTOR_BYTES);
+  return `${format}:${target} (${size}, ${properties.readOnly ? "read-only, " : ""}engine ${engine})`;
+}
+
+/** A disk as its opener left it. */
+class OpenedDisk implements Disk {
+  readonly properties: DiskProperties;
+  readonly description: string;
+  readonly #attachment: (lane: number) => DiskAttachment;
+  readonly #close: () => Promise<void>;
+  #closed: Promise<void> | undefined;
+
+  constructor(
+    properties: DiskProperties,
+    description: string,
+    attachment: (lane: number) => DiskAttachment,
+    close: () => Promise<void>,
+  ) {
+    this.properties = properties;
+    this.description = description;
+    this.#attachment = attachment;
+    this.#close = close;
+  }
+
+  attachment(lane: number): DiskAttachment {
+    if (this.#closed !== undefined) throw new XenblkError(`Cannot attach to ${this.description}: it is closed`);
+    return this.#attachment(lane);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#closed ??= this.#close();
+  }
+}

@@ -1,0 +1,140 @@
+/**
+ * The executor over a stand-in for a file that transfers short, is interrupted and fails as told: what no real file
+ * can be made to do at will. Also how thrown errors become errnos.
+ */
+
+import { assertEquals } from "@std/assert";
+import type { MemorySpace } from "../../lib/hypervisor.ts";
+import { EIO } from "../../lib/storage/disk.ts";
+import { EBADF, EFAULT, EINTR, ENOSPC, errnoOf } from "../../lib/storage/errno.ts";
+import { type BlockFile, FileExecutor, OPERATION, type Operation } from "../../lib/storage/executor.ts";
+import { MemoryViews } from "../../lib/storage/views.ts";
+
+/** What a call of the stand-in does: transfers at most so many bytes, or throws. */
+type Step = number | Error;
+
+/** A file over `data`; each read or write takes the next step, and all it is asked for when there is none left. */
+class FakeFile implements BlockFile {
+  position = 0;
+  readonly calls: string[] = [];
+
+  constructor(readonly data: Uint8Array, readonly steps: Step[]) {}
+
+  seekSync(offset: number | bigint): number {
+    return this.position = Number(offset);
+  }
+
+  readSync(into: Uint8Array): number | null {
+    return this.#transfer("read", into.byteLength, (bytes) => into.set(bytes)) || null;
+  }
+
+  writeSync(from: Uint8Array): number {
+    return this.#transfer("write", from.byteLength, (bytes) => bytes.set(from.subarray(0, bytes.byteLength)));
+  }
+
+  syncDataSync(): void {
+    const step = this.steps.shift();
+    if (step instanceof Error) throw step;
+  }
+
+  close(): void {}
+
+  #transfer(name: string, asked: number, move: (bytes: Uint8Array) => void): number {
+    this.calls.push(`${name} ${this.position}+${asked}`);
+    const step = this.steps.shift() ?? asked;
+    if (step instanceof Error) throw step;
+    const bytes = this.data.subarray(this.position, this.position + Math.min(step, asked));
+    move(bytes);
+    this.position += bytes.byteLength;
+    return bytes.byteLength;
+  }
+}
+
+/** Runs one operation over these vectors (addresses into `memory`) on the stand-in. */
+function run(
+  file: FakeFile,
+  operation: Operation,
+  offsetBytes: number,
+  vectors: readonly (readonly [address: number, length: number])[],
+  memory: Uint8Array = new Uint8Array(4096),
+): number {
+  const space: MemorySpace = {
+    allocate: () => {
+      throw new RangeError("no memory to allocate");
+    },
+    view: (address, length) => new Uint8Array(memory.buffer, address, length),
+  };
+  const addresses = Float64Array.from(vectors, ([address]) => address);
+  const lengths = Uint32Array.from(vectors, ([, length]) => length);
+  using executor = new FileExecutor(file);
+  const views = new MemoryViews(space, undefined);
+  return executor.execute(operation, offsetBytes, { addresses, lengths }, 0, vectors.length, views);
+}
+
+const counting = (length: number): Uint8Array => Uint8Array.from({ length }, (_, i) => i % 251);
+const osError = (code: string): Error => Object.assign(new Error(`something (os error 1)`), { code });
+
+Deno.test("short reads are continued where they stopped", () => {
+  const file = new FakeFile(counting(4096), [100, 1, 411]);
+  const memory = new Uint8Array(4096);
+  assertEquals(run(file, OPERATION.read, 1024, [[512, 1024]], memory), 0);
+  assertEquals(memory.subarray(512, 1536), counting(4096).subarray(1024, 2048));
+  assertEquals(file.calls, ["read 1024+1024", "read 1124+924", "read 1125+923", "read 1536+512"]);
+});
+
+Deno.test("short writes are continued where they stopped", () => {
+  const file = new FakeFile(new Uint8Array(4096), [7, 505]);
+  const memory = counting(4096);
+  assertEquals(run(file, OPERATION.write, 512, [[0, 1024]], memory), 0);
+  assertEquals(file.data.subarray(512, 1536), memory.subarray(0, 1024));
+});
+
+Deno.test("interrupted calls are made again, but not for ever", () => {
+  const interrupted = new Deno.errors.Interrupted("interrupted");
+  const file = new FakeFile(counting(4096), [interrupted, 10, interrupted, osError("EAGAIN")]);
+  assertEquals(run(file, OPERATION.read, 0, [[0, 512]]), 0);
+  assertEquals(file.calls.length, 5);
+  const stubborn = new FakeFile(counting(4096), new Array<Step>(2000).fill(interrupted));
+  assertEquals(run(stubborn, OPERATION.read, 0, [[0, 512]]), EINTR);
+});
+
+Deno.test("the end of the file within a read is an I/O error, not zeroes", () => {
+  const file = new FakeFile(counting(700), []);
+  assertEquals(run(file, OPERATION.read, 512, [[0, 512]]), EIO);
+});
+
+Deno.test("a write that makes no progress is an I/O error", () => {
+  assertEquals(run(new FakeFile(new Uint8Array(512), [0]), OPERATION.write, 0, [[0, 512]]), EIO);
+});
+
+Deno.test("an error in the middle ends the operation with its errno", () => {
+  const file = new FakeFile(new Uint8Array(4096), [512, osError("ENOSPC")]);
+  assertEquals(run(file, OPERATION.write, 0, [[0, 512], [1024, 512], [2048, 512]]), ENOSPC);
+  assertEquals(file.calls.length, 2);
+});
+
+Deno.test("vectors that follow each other in memory share a call, others do not", () => {
+  const file = new FakeFile(counting(8192), []);
+  const memory = new Uint8Array(8192);
+  const vectors = [[0, 512], [512, 1024], [2048, 512], [1536, 512], [2560, 512]] as const;
+  assertEquals(run(file, OPERATION.read, 0, vectors, memory), 0);
+  assertEquals(file.calls, ["read 0+1536", "read 1536+512", "read 2048+512", "read 2560+512"]);
+  assertEquals(memory.subarray(1536, 2048), counting(8192).subarray(2048, 2560));
+});
+
+Deno.test("a failed flush is told", () => {
+  assertEquals(run(new FakeFile(new Uint8Array(0), [osError("EIO")]), OPERATION.flush, 0, []), EIO);
+});
+
+Deno.test("memory that cannot be viewed is EFAULT", () => {
+  assertEquals(run(new FakeFile(counting(512), []), OPERATION.read, 0, [[2 ** 40, 512]]), EFAULT);
+});
+
+Deno.test("errors become errnos by code, by number, by class, and else EIO", () => {
+  const codes: Record<string, number> = { EIO, ENOSPC, EDQUOT: -122, EROFS: -30, EBADF, EFBIG: -27, EINVAL: -22 };
+  for (const [code, errno] of Object.entries(codes)) assertEquals(errnoOf(osError(code)), errno);
+  assertEquals(errnoOf(new Error("Remote I/O error (os error 121): write")), -121);
+  assertEquals(errnoOf(new Deno.errors.BadResource("gone")), EBADF);
+  assertEquals(errnoOf(new Error("odd")), EIO);
+  assertEquals(errnoOf("odd"), EIO);
+});

@@ -1,0 +1,132 @@
+/**
+ * Opening disks: what is refused and in which words, what is served with a warning, and that a refused disk leaves
+ * nothing open.
+ */
+
+import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
+import { XenblkError } from "../../lib/errors.ts";
+import type { DiskRequest } from "../../lib/storage/disk.ts";
+import { openDisk } from "../../lib/storage/open.ts";
+import { cannotOpen } from "../../lib/storage/open_image.ts";
+import { ChannelRig, Folder, openBelow, openFile, PoolRig, simulatedPlatform } from "./rig.ts";
+
+async function refusal(request: Partial<DiskRequest> & { target: string }): Promise<XenblkError> {
+  const whole = { format: "raw", readOnly: false, engine: "auto", ...request } as const;
+  return await assertRejects(() => openDisk(whole), XenblkError);
+}
+
+Deno.test("missing, directory, FIFO, device and empty images are refused by name, and nothing stays open", async () => {
+  using folder = new Folder();
+  const fifo = `${folder.path}/fifo`;
+  assert(new Deno.Command("mkfifo", { args: [fifo] }).outputSync().success);
+  const cases: [string, RegExp][] = [
+    [`${folder.path}/none`, /there is no such file$/],
+    [folder.path, /it is a directory$/],
+    [fifo, /neither a regular file nor a block device$/],
+    ["/dev/null", /neither a regular file nor a block device$/],
+    [folder.file("empty", 0), /it is empty$/],
+    [folder.file("tiny", 511), /smaller than one sector/],
+    [`${folder.file("plain", 512)}/below`, /Not a directory/],
+  ];
+  for (const [target, words] of cases) {
+    const error = await refusal({ target });
+    assertMatch(error.message, words);
+    assert(error.message.startsWith(`Cannot open image ${target}: `), error.message);
+    assertEquals(error.exitStatus, 1);
+  }
+  assertEquals(openBelow(folder.path), 0);
+});
+
+Deno.test({
+  name: "a missing Deno permission is told apart from the file's own permissions",
+  permissions: { read: false, write: false },
+  fn: async () => {
+    const writable = await refusal({ target: "/srv/some.img" });
+    assertEquals(
+      writable.line,
+      "Cannot open image /srv/some.img: Deno was started without the permission; " +
+        "run deno with --allow-read=/srv/some.img --allow-write=/srv/some.img",
+    );
+    assertEquals((await refusal({ target: "/a", readOnly: true })).remedy, "run deno with --allow-read=/a");
+  },
+});
+
+Deno.test("the file's own permissions and file system are told with what to do", () => {
+  const denied = new Deno.errors.PermissionDenied("Permission denied (os error 13): open '/a'");
+  assertEquals(
+    cannotOpen("/a", false, denied).line,
+    "Cannot open image /a: permission denied; let this user write it, or attach it read-only",
+  );
+  assertEquals(cannotOpen("/a", true, denied).remedy, "let this user read it");
+  const readOnly = Object.assign(new Error("Read-only file system (os error 30): open '/a'"), { code: "EROFS" });
+  assertEquals(cannotOpen("/a", false, readOnly).remedy, "attach it read-only");
+  const other = new Error("Text file busy (os error 26): open '/a'");
+  assertEquals(cannotOpen("/a", false, other).message, "Cannot open image /a: Text file busy");
+});
+
+Deno.test("an odd size is rounded down to sectors with a warning", async () => {
+  using folder = new Folder();
+  const path = folder.file("odd", 1024 + 100);
+  const warnings: string[] = [];
+  await using disk = await openFile(path, { warn: (message) => warnings.push(message) });
+  assertEquals(disk.properties.sectors, 2);
+  assertEquals(warnings, [`image ${path}: its last 100 bytes are not served: its size is not a multiple of 512`]);
+});
+
+Deno.test("an image that begins like another format is served raw, with a warning", async () => {
+  using folder = new Folder();
+  const content = new Uint8Array(4096);
+  content.set([0x51, 0x46, 0x49, 0xfb]);
+  const warnings: string[] = [];
+  await using disk = await openFile(folder.file("a.qcow2", content), { warn: (message) => warnings.push(message) });
+  assertEquals(disk.properties.sectors, 8);
+  assertMatch(warnings.join(), /begins like a qcow2 image, but is served as it is \(raw\)/);
+});
+
+Deno.test("a disk says what it is", async () => {
+  using folder = new Folder();
+  const path = folder.file("disk", 1 << 20);
+  await using rig = new PoolRig({ workers: 1 });
+  await using disk = await rig.open(path, true);
+  assertEquals(disk.description, `raw:${path} (1.0 MiB, read-only, engine file)`);
+  const { logicalSectorBytes, physicalSectorBytes, sectors, readOnly } = disk.properties;
+  assertEquals([logicalSectorBytes, physicalSectorBytes, sectors, readOnly], [512, 4096, 2048, true]);
+  await using memory = await openDisk({ format: "memory", target: "64M", readOnly: false, engine: "auto" });
+  assertEquals(memory.description, "memory:64M (64.0 MiB, engine memory)");
+});
+
+Deno.test("a format on an engine that does not serve it, and sizes that cannot be had, are refused", async () => {
+  const wrong = await refusal({ format: "memory", target: "1M", engine: "file" });
+  assertEquals(wrong.message, "Cannot open image memory:1M: engine file does not serve this format");
+  assertEquals(wrong.exitStatus, 2);
+  assertMatch((await refusal({ format: "qcow2", target: "/a" })).message, /not supported yet/);
+  assertMatch((await refusal({ format: "memory", target: "4000T" })).message, /not that much memory/);
+  assertMatch((await refusal({ format: "null", target: "0" })).message, /^Cannot open null:0: it is empty/);
+});
+
+Deno.test("a file that took the image's place is not served inline", async () => {
+  using folder = new Folder();
+  const path = folder.file("disk", 4096);
+  await using disk = await openFile(path, {});
+  folder.file("other", 4096);
+  Deno.renameSync(`${folder.path}/other`, path);
+  const platform = simulatedPlatform();
+  const error = assertThrows(() => new ChannelRig(disk.attachment(0), { platform }), Error);
+  assertMatch(error.message, /another file took its place/);
+});
+
+Deno.test("a closed disk takes no channel, and closing waits for the last one", async () => {
+  using folder = new Folder();
+  const disk = await openFile(folder.file("disk", 4096), {});
+  const attachment = disk.attachment(0);
+  const platform = simulatedPlatform();
+  const rig = new ChannelRig(attachment, { platform });
+  let closed = false;
+  const closing = disk[Symbol.asyncDispose]().then(() => closed = true);
+  await new Promise((resolve) => setTimeout(resolve, 20));
+  assertEquals(closed, false);
+  assertThrows(() => new ChannelRig(attachment, { platform }), XenblkError, "the disk is closed");
+  rig[Symbol.dispose]();
+  await closing;
+  assertThrows(() => disk.attachment(0), XenblkError, "it is closed");
+});

@@ -1,0 +1,180 @@
+/**
+ * The pool of I/O Workers beyond the contract of its channels: a stalled disk holds up no other, operations larger than
+ * a job or a queue, faults of real file systems, swapped images, starting, failing and ending.
+ */
+
+import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
+import { XenblkError } from "../../lib/errors.ts";
+import { openChannel } from "../../lib/storage/channel.ts";
+import { EIO } from "../../lib/storage/disk.ts";
+import { ENOSPC } from "../../lib/storage/errno.ts";
+import { IoPool } from "../../lib/storage/io_pool.ts";
+import { JOB_SLOTS, JOB_VECTORS } from "../../lib/storage/job_queue.ts";
+import { ChannelRig, Folder, openBelow, PoolRig, randomSource } from "./rig.ts";
+
+const STALLING = new URL("./stalling_io_worker.ts", import.meta.url);
+
+Deno.test("a stalled disk holds up no other disk's I/O, nor its opening", async () => {
+  using folder = new Folder();
+  const slowPath = folder.file("slow", 1 << 20);
+  const fastPath = folder.file("fast", 1 << 20);
+  const latePath = folder.file("late", 1 << 20);
+  await using rig = new PoolRig({ workers: 3, entry: STALLING });
+  const { platform, parker } = rig;
+  await using slow = await rig.open(slowPath);
+  await using fast = await rig.open(fastPath);
+  using slowRig = new ChannelRig(slow.attachment(0), { platform, parker });
+  using fastRig = new ChannelRig(fast.attachment(0), { platform, parker });
+  folder.file("slow.stall", 1);
+  for (let tag = 0; tag < 32; tag++) slowRig.read(tag, tag * 4096, [4096]);
+  slowRig.channel.submit();
+  for (let i = 0; i < 200; i++) assertEquals(fastRig.writeNow(i * 512, 512), 0);
+  assertEquals(slowRig.channel.reap(), 0);
+  await using late = await rig.open(latePath);
+  using lateRig = new ChannelRig(late.attachment(0), { platform, parker });
+  assertEquals(lateRig.readNow(0, 4096), 0);
+  assertEquals(slowRig.channel.inFlight, 32);
+  Deno.removeSync(`${slowPath}.stall`);
+  assertEquals([...slowRig.finish().values()], new Array(32).fill(0));
+});
+
+Deno.test("an operation of many vectors, and more operations than a queue holds, complete whole", async () => {
+  using folder = new Folder();
+  const vectorsPerTag = 4 * JOB_VECTORS + 5;
+  const bytesPerTag = vectorsPerTag * 512;
+  const depth = JOB_SLOTS;
+  const path = folder.file("disk", depth * bytesPerTag);
+  await using rig = new PoolRig();
+  await using disk = await rig.open(path);
+  const options = { platform: rig.platform, parker: rig.parker, depth, bufferBytes: 2 * bytesPerTag, vectorsPerTag };
+  using channel = new ChannelRig(disk.attachment(0), options);
+  const lengths = new Array<number>(vectorsPerTag).fill(512);
+  for (let tag = 0; tag < depth; tag++) {
+    for (let i = 0; i < vectorsPerTag; i++) channel.buffer(tag).fill(tag * 7 + i, i * 1024, i * 1024 + 512);
+    channel.write(tag, tag * bytesPerTag, lengths, 512);
+  }
+  assertEquals([...channel.finish().values()], new Array(depth).fill(0));
+  const written = Deno.readFileSync(path);
+  for (let tag = 0; tag < depth; tag++) {
+    for (let i = 0; i < vectorsPerTag; i++) {
+      assertEquals(written[tag * bytesPerTag + i * 512 + 511], (tag * 7 + i) % 256, `operation ${tag}, vector ${i}`);
+    }
+  }
+});
+
+Deno.test("one job's error among an operation's several jobs is the operation's result, told once", async () => {
+  using folder = new Folder();
+  const path = folder.file("disk", 100 * 512);
+  await using rig = new PoolRig();
+  await using disk = await rig.open(path);
+  const options = { platform: rig.platform, parker: rig.parker, vectorsPerTag: 128, bufferBytes: 128 * 1024, depth: 2 };
+  using channel = new ChannelRig(disk.attachment(0), options);
+  channel.read(0, 0, new Array<number>(101).fill(512), 512);
+  assertEquals(channel.reapSome(), new Map([[0, EIO]]));
+  assertEquals(channel.channel.reap(), 0);
+});
+
+Deno.test("two reactors share a disk: each reaps its own", async () => {
+  using folder = new Folder();
+  await using rig = new PoolRig();
+  using token = rig.platform.createWakeToken();
+  using parker = rig.platform.openParker(token);
+  await rig.pool.addLane(1, token);
+  await using disk = await rig.open(folder.file("disk", 1 << 20));
+  using one = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+  using other = new ChannelRig(disk.attachment(1), { platform: rig.platform, parker });
+  const random = randomSource(5);
+  for (let round = 0; round < 50; round++) {
+    for (let tag = 0; tag < 32; tag++) {
+      one.write(tag, Math.floor(random() * 100) * 512, [512]);
+      other.read(tag, Math.floor(random() * 100) * 512, [512]);
+    }
+    one.channel.submit();
+    assertEquals(other.finish().size, 32);
+    assertEquals(one.finish().size, 32);
+  }
+  assertThrows(() => disk.attachment(2), RangeError, "lane 2");
+});
+
+Deno.test("an image truncated under the disk reads as an error, never as zeroes", async () => {
+  using folder = new Folder();
+  const path = folder.file("disk", 1 << 20);
+  await using rig = new PoolRig();
+  await using disk = await rig.open(path);
+  using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+  assertEquals(channel.readNow(1 << 19, 4096), 0);
+  Deno.truncateSync(path, (1 << 19) + 512);
+  assertEquals(channel.readNow(1 << 19, 4096), EIO);
+  assertEquals(channel.readNow(1 << 19, 512), 0);
+});
+
+Deno.test({
+  name: "a full file system is ENOSPC for the write that met it, and only for that (needs root for a tmpfs)",
+  ignore: Deno.uid() !== 0,
+  fn: async () => {
+    using folder = new Folder();
+    using undo = new DisposableStack();
+    const mount = new Deno.Command("mount", { args: ["-t", "tmpfs", "-o", "size=256k", "none", folder.path] });
+    assert(mount.outputSync().success, "a tmpfs is mounted");
+    undo.defer(() => void new Deno.Command("umount", { args: [folder.path] }).outputSync());
+    const path = folder.file("disk", 1 << 20);
+    await using rig = new PoolRig();
+    await using disk = await rig.open(path);
+    using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+    const results = new Set<number>();
+    for (let at = 0; at < 1 << 20; at += 1 << 16) results.add(channel.writeNow(at, 1 << 16));
+    assertEquals([...results], [0, ENOSPC]);
+    assertEquals(channel.writeNow(0, 4096), 0);
+    assertEquals(channel.readNow(0, 1 << 16), 0);
+  },
+});
+
+Deno.test("a file that took the image's place is refused by the I/O Workers, and leaves nothing open", async () => {
+  using folder = new Folder();
+  await using rig = new PoolRig({ workers: 2 });
+  const path = folder.file("disk", 4096);
+  const { dev, ino } = Deno.statSync(path);
+  const image = { path, readOnly: false, shared: new SharedArrayBuffer(12) };
+  const swapped = { ...image, identity: { device: dev, inode: (ino ?? 0) + 1 } };
+  const error = await assertRejects(() => rig.pool.openFile(swapped), XenblkError);
+  assertEquals(error.message, `Cannot open image ${path}: another file took its place at this path`);
+  assertEquals(openBelow(folder.path), 0);
+});
+
+Deno.test("closing a disk closes its file in every I/O Worker", async () => {
+  using folder = new Folder();
+  await using rig = new PoolRig({ workers: 3 });
+  const path = folder.file("disk", 4096);
+  for (let round = 0; round < 10; round++) {
+    await using disk = await rig.open(path);
+    using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+    assertEquals(channel.readNow(0, 512), 0);
+    assertEquals(openBelow(folder.path), 4, "the disk's own handle and one in each I/O Worker");
+  }
+  assertEquals(openBelow(folder.path), 0);
+});
+
+Deno.test("a channel without buffers or work costs nothing to close", async () => {
+  using folder = new Folder();
+  await using rig = new PoolRig({ workers: 1 });
+  await using disk = await rig.open(folder.file("disk", 4096));
+  const vectors = { addresses: new Float64Array(1), lengths: new Uint32Array(1) };
+  using channel = openChannel(disk.attachment(0), { depth: 1, vectors, memory: rig.platform.memory });
+  channel.submit();
+  assertEquals([channel.inFlight, channel.reap()], [0, 0]);
+});
+
+Deno.test("a platform that cannot be opened is told by the first disk, and the pool still ends", async () => {
+  using folder = new Folder();
+  const platform = { kind: "simulated", machine: new SharedArrayBuffer(16), domain: 0 } as const;
+  await using pool = new IoPool({ platform, workers: 2 });
+  const path = folder.file("disk", 4096);
+  const image = { path, readOnly: true, shared: new SharedArrayBuffer(12), identity: { device: 0, inode: 0 } };
+  await assertRejects(() => pool.openFile(image), XenblkError, "not a simulated machine");
+  assertMatch((await assertRejects(() => pool.openFile(image), XenblkError)).message, /^Cannot open image/);
+});
+
+Deno.test("a pool without workers is refused", () => {
+  const platform = { kind: "native" } as const;
+  assertThrows(() => new IoPool({ platform, workers: 0 }), XenblkError, "at least 1");
+});

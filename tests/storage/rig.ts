@@ -1,0 +1,197 @@
+/**
+ * What the storage tests share: an image file in a folder of its own, a channel with page buffers on a simulated
+ * machine or on the real memory of this process, and a way to carry one operation out. No test is in here.
+ */
+
+import type { OwnedMemory, Parker, Platform, WakeToken } from "../../lib/hypervisor.ts";
+import { openChannel } from "../../lib/storage/channel.ts";
+import type { Disk, DiskAttachment, IoChannel, IoVectors } from "../../lib/storage/disk.ts";
+import { IoPool } from "../../lib/storage/io_pool.ts";
+import { type OpenContext, openDisk } from "../../lib/storage/open.ts";
+import { createMachine } from "../../lib/sim/machine.ts";
+import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
+
+/** How long a test waits for a completion before it fails. */
+const PATIENCE_MS = 20_000;
+
+/** A folder that is removed with all its content. */
+export class Folder implements Disposable {
+  readonly path: string = Deno.makeTempDirSync({ prefix: "xenblk-storage-" });
+
+  /** Writes a file and returns its path. */
+  file(name: string, content: Uint8Array | number): string {
+    const path = `${this.path}/${name}`;
+    if (typeof content !== "number") Deno.writeFileSync(path, content);
+    else {
+      using file = Deno.openSync(path, { write: true, create: true });
+      file.truncateSync(content);
+    }
+    return path;
+  }
+
+  [Symbol.dispose](): void {
+    Deno.removeSync(this.path, { recursive: true });
+  }
+}
+
+/** A simulated machine large enough for the tests' buffers. */
+export function simulatedPlatform(): Platform {
+  return openSimulatedPlatform(createMachine({ memoryBytes: 32 << 20, domains: 2 }), 0);
+}
+
+/** A pool with this thread as reactor of lane 0, and the place where it sleeps. */
+export class PoolRig implements AsyncDisposable {
+  readonly platform: Platform;
+  readonly pool: IoPool;
+  readonly parker: Parker;
+  readonly #token: WakeToken & Disposable;
+
+  constructor(options: { platform?: Platform; workers?: number; entry?: URL; warn?: (message: string) => void } = {}) {
+    const { platform = simulatedPlatform(), ...rest } = options;
+    this.platform = platform;
+    this.pool = new IoPool({ platform: platform.descriptor, ...rest });
+    this.#token = platform.createWakeToken();
+    this.parker = platform.openParker(this.#token);
+    this.pool.addLane(0, this.#token);
+  }
+
+  /** Opens a file through the pool. */
+  open(path: string, readOnly = false): Promise<Disk> {
+    return openFile(path, { pool: this.pool }, readOnly);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.pool[Symbol.asyncDispose]();
+    this.parker[Symbol.dispose]();
+    this.#token[Symbol.dispose]();
+  }
+}
+
+/** Opens a raw image file. */
+export function openFile(path: string, context: OpenContext, readOnly = false): Promise<Disk> {
+  return openDisk({ format: "raw", target: path, readOnly, engine: "auto" }, context);
+}
+
+/** A channel with one buffer a tag, cut into vectors by each operation. */
+export class ChannelRig implements Disposable {
+  readonly channel: IoChannel;
+  readonly vectors: IoVectors;
+  readonly #memory: OwnedMemory;
+  readonly #bufferBytes: number;
+  readonly #vectorsPerTag: number;
+  readonly #parker: Parker | undefined;
+
+  constructor(
+    attachment: DiskAttachment,
+    options: {
+      platform: Platform;
+      parker?: Parker | undefined;
+      depth?: number;
+      bufferBytes?: number;
+      vectorsPerTag?: number;
+      /** Whether the engine is told of the buffers, or sees unknown addresses. Default true. */
+      announce?: boolean;
+      wrap?: (channel: IoChannel, vectors: IoVectors) => IoChannel;
+    },
+  ) {
+    const { platform, depth = 32, bufferBytes = 64 << 10, vectorsPerTag = 16 } = options;
+    this.#memory = platform.memory.allocate(depth * bufferBytes);
+    this.#bufferBytes = bufferBytes;
+    this.#vectorsPerTag = vectorsPerTag;
+    this.#parker = options.parker;
+    this.vectors = {
+      addresses: new Float64Array(depth * vectorsPerTag),
+      lengths: new Uint32Array(depth * vectorsPerTag),
+    };
+    const buffers = options.announce === false ? {} : { buffers: this.#memory };
+    const channel = openChannel(attachment, { depth, vectors: this.vectors, memory: platform.memory, ...buffers });
+    this.channel = options.wrap?.(channel, this.vectors) ?? channel;
+  }
+
+  /** The tag's buffer. */
+  buffer(tag: number): Uint8Array {
+    return this.#memory.view.subarray(tag * this.#bufferBytes, (tag + 1) * this.#bufferBytes);
+  }
+
+  /** Vectors of the tag's buffer: pieces of these lengths, each `gapBytes` after the one before; queues a read. */
+  read(tag: number, offsetBytes: number, lengths: readonly number[], gapBytes = 0): void {
+    this.channel.read(tag, offsetBytes, this.#cut(tag, lengths, gapBytes), lengths.length);
+  }
+
+  /** As {@linkcode read}, for a write. */
+  write(tag: number, offsetBytes: number, lengths: readonly number[], gapBytes = 0): void {
+    this.channel.write(tag, offsetBytes, this.#cut(tag, lengths, gapBytes), lengths.length);
+  }
+
+  /** Submits, and waits until something is reaped; returns results by tag. */
+  reapSome(): Map<number, number> {
+    this.channel.submit();
+    const deadline = performance.now() + PATIENCE_MS;
+    while (true) {
+      const count = this.channel.reap();
+      const { tags, results } = this.channel;
+      if (count > 0) return new Map(Array.from({ length: count }, (_, i) => [tags[i]!, results[i]!]));
+      if (performance.now() > deadline) throw new Error("no completion came");
+      this.#parker?.park(PATIENCE_MS);
+    }
+  }
+
+  /** Submits, waits for everything in flight and returns results by tag. */
+  finish(): Map<number, number> {
+    const results = new Map<number, number>();
+    while (this.channel.inFlight > 0) {
+      for (const [tag, result] of this.reapSome()) results.set(tag, result);
+    }
+    return results;
+  }
+
+  /** One read into tag 0's buffer; returns the result. */
+  readNow(offsetBytes: number, lengthBytes: number): number {
+    this.read(0, offsetBytes, [lengthBytes]);
+    return this.finish().get(0)!;
+  }
+
+  /** One write of tag 0's buffer; returns the result. */
+  writeNow(offsetBytes: number, lengthBytes: number): number {
+    this.write(0, offsetBytes, [lengthBytes]);
+    return this.finish().get(0)!;
+  }
+
+  [Symbol.dispose](): void {
+    this.channel[Symbol.dispose]();
+    this.#memory[Symbol.dispose]();
+  }
+
+  #cut(tag: number, lengths: readonly number[], gapBytes: number): number {
+    const first = tag * this.#vectorsPerTag;
+    let address = this.#memory.address + tag * this.#bufferBytes;
+    lengths.forEach((lengthBytes, i) => {
+      this.vectors.addresses[first + i] = address;
+      this.vectors.lengths[first + i] = lengthBytes;
+      address += lengthBytes + gapBytes;
+    });
+    return first;
+  }
+}
+
+/** Descriptors of files below a folder that this process has open, in any thread. */
+export function openBelow(folder: string): number {
+  return [...Deno.readDirSync("/proc/self/fd")].filter(({ name }) => linkOf(name).startsWith(`${folder}/`)).length;
+}
+
+function linkOf(descriptor: string): string {
+  try {
+    return Deno.readLinkSync(`/proc/self/fd/${descriptor}`);
+  } catch {
+    return ""; // closed meanwhile: it was the listing's own
+  }
+}
+
+/** A deterministic source of numbers in [0, 1). */
+export function randomSource(seed: number): () => number {
+  let state = seed >>> 0;
+  return () => {
+    state = (Math.imul(state, 1664525) + 1013904223) >>> 0;
+    return state / 2 ** 32;
+  };
+}
