@@ -1,0 +1,159 @@
+/**
+ * Reads a verb's arguments by its option table, on top of `parseArgs`. Whatever is not in the table or not allowed is
+ * a usage error that names the option and says what is allowed. It must not know any verb.
+ */
+
+import { parseArgs } from "@std/cli";
+import { XenblkError } from "../errors.ts";
+import { flag, type Option, type OptionTable, type OptionValues } from "./options.ts";
+import type { VerbFace } from "./verb.ts";
+
+/** Options that every verb has. */
+export const COMMON_OPTIONS = {
+  help: flag("Show this help and exit", "h"),
+  version: flag("Show the version and exit", "V"),
+  verbose: flag("Say more: log every step, show the stack of an unexpected error", "v"),
+  quiet: flag("Say less: log only errors, show no progress", "q"),
+} as const;
+
+/** A verb's arguments, understood. */
+export interface ParsedArguments<T extends OptionTable> {
+  readonly options: OptionValues<T>;
+  readonly common: OptionValues<typeof COMMON_OPTIONS>;
+  /** By the operand's name in lower case; absent if not given. */
+  readonly operands: Readonly<Record<string, string>>;
+}
+
+/** Parses what follows the verb. Throws a usage XenblkError; with `--help` or `--version` nothing else is demanded. */
+export function parseArguments<T extends OptionTable>(
+  verb: Pick<VerbFace, "name" | "operands"> & { readonly options: T },
+  args: readonly string[],
+): ParsedArguments<T> {
+  const table: OptionTable = { ...verb.options, ...COMMON_OPTIONS };
+  const complain = (message: string): never => {
+    throw usageError(verb.name, message);
+  };
+  refuseMisuse(table, args, complain);
+  const parsed = parseArgs(args, {
+    ...parserTable(table),
+    "--": true,
+    unknown: (argument, key) => {
+      if (key === undefined) return true;
+      return complain(`Cannot use ${optionText(argument)}: ${verb.name} has no such option${hint(table, key)}`);
+    },
+  });
+  const values = optionValues(table, parsed, complain);
+  const given = [...parsed._.map(String), ...(parsed["--"] as string[])];
+  const common = pick(values, COMMON_OPTIONS);
+  const operands = common.help || common.version ? {} : nameOperands(verb, given, complain);
+  return { options: pick(values, verb.options), common, operands };
+}
+
+/** An error about how the command was called; exit status 2. */
+export function usageError(verbName: string | undefined, message: string): XenblkError {
+  const command = verbName === undefined ? "xenblk --help" : `xenblk ${verbName} --help`;
+  return new XenblkError(message, { kind: "usage", remedy: `see ${command}` });
+}
+
+type Complain = (message: string) => never;
+
+function parserTable(table: OptionTable): { boolean: string[]; string: string[]; alias: Record<string, string> } {
+  const names = Object.keys(table);
+  const alias: Record<string, string> = {};
+  for (const [name, option] of Object.entries(table)) if (option.short !== undefined) alias[option.short] = name;
+  return {
+    boolean: names.filter((name) => table[name]!.kind === "flag"),
+    // "_": operands stay text, so that a domain named 007 is not 7.
+    string: [...names.filter((name) => table[name]!.kind === "value"), "_"],
+    alias,
+  };
+}
+
+/** What parseArgs would take in silence: a flag with a value, and an option given twice. */
+function refuseMisuse(table: OptionTable, args: readonly string[], complain: Complain): void {
+  const seen = new Set<string>();
+  const end = args.indexOf("--");
+  for (const argument of end < 0 ? args : args.slice(0, end)) {
+    const match = /^--([^=]+)(=?)/.exec(argument);
+    const option = match === null ? undefined : table[match[1]!];
+    if (match === null || option === undefined) continue;
+    const name = `--${match[1]}`;
+    if (option.kind === "flag" && match[2] === "=") complain(`Cannot use ${argument}: ${name} takes no value`);
+    if (option.kind === "value" && seen.has(name)) complain(`Cannot use ${name} twice`);
+    seen.add(name);
+  }
+}
+
+function optionValues(
+  table: OptionTable,
+  parsed: Readonly<Record<string, unknown>>,
+  complain: Complain,
+): Record<string, unknown> {
+  const values: Record<string, unknown> = {};
+  for (const [name, option] of Object.entries(table)) {
+    const given = parsed[name];
+    if (option.kind === "flag") {
+      values[name] = given === true;
+    } else if (given === undefined) {
+      values[name] = option.fallback;
+    } else if (given === "") {
+      complain(`Cannot use --${name} without a value: it takes ${option.allowed}`);
+    } else {
+      const value = option.parse(String(given));
+      values[name] = value ?? complain(`Cannot use --${name}=${given}: it takes ${option.allowed}`);
+    }
+  }
+  return values;
+}
+
+function nameOperands(
+  verb: Pick<VerbFace, "name" | "operands">,
+  given: readonly string[],
+  complain: Complain,
+): Record<string, string> {
+  const operands: Record<string, string> = {};
+  for (const [index, operand] of verb.operands.entries()) {
+    const value = given[index];
+    if (value !== undefined && value !== "") operands[operand.name.toLowerCase()] = value;
+    else if (operand.required) complain(`Cannot run ${verb.name} without ${operand.name}: ${operand.help}`);
+    else if (value === "") complain(`Cannot use an empty ${operand.name}`);
+  }
+  const extra = given[verb.operands.length];
+  if (extra !== undefined) {
+    const most = verb.operands.length === 0 ? "no operands" : `at most ${verb.operands.map((o) => o.name).join(" ")}`;
+    complain(`Cannot use ${JSON.stringify(extra)}: ${verb.name} takes ${most}`);
+  }
+  return operands;
+}
+
+function pick<T extends OptionTable>(values: Readonly<Record<string, unknown>>, table: T): OptionValues<T> {
+  // The one place where the table's promise becomes a type: each value came from that option's own parser.
+  return Object.fromEntries(Object.keys(table).map((name) => [name, values[name]])) as OptionValues<T>;
+}
+
+/** An option as it was given, without its value. */
+function optionText(argument: string): string {
+  const equals = argument.indexOf("=");
+  return equals < 0 ? argument : argument.slice(0, equals);
+}
+
+/** `; did you mean --depth` for a name one slip away. */
+function hint(table: OptionTable, given: string): string {
+  const near = Object.keys(table).find((name) => isOneSlipAway(name, given) || name.startsWith(given));
+  return near === undefined || given.length < 2 ? "" : `, did you mean --${near}`;
+}
+
+/** True if one letter was dropped, added, changed, or two neighbours were swapped. */
+export function isOneSlipAway(right: string, given: string): boolean {
+  if (Math.abs(right.length - given.length) > 1) return false;
+  let head = 0;
+  while (head < right.length && right[head] === given[head]) head++;
+  const rest = right.slice(head), other = given.slice(head);
+  if (rest.slice(1) === other.slice(1) || rest.slice(1) === other || rest === other.slice(1)) return true;
+  return rest[0] === other[1] && rest[1] === other[0] && rest.slice(2) === other.slice(2);
+}
+
+/** True for the short or long form of an option in a list of arguments, before any `--`. */
+export function optionNames(option: Option, name: string): string[] {
+  return option.short === undefined ? [`--${name}`] : [`-${option.short}`, `--${name}`];
+}

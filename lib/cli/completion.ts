@@ -1,0 +1,101 @@
+/**
+ * `xenblk completion SHELL`: completion scripts for bash, zsh and fish, generated from the tables that the arguments
+ * are read by. It must not know what the verbs do.
+ */
+
+import { COMMON_OPTIONS, optionNames, usageError } from "./args.ts";
+import { CATALOG } from "./catalog.ts";
+import type { Option } from "./options.ts";
+import { defineVerb, type VerbFace } from "./verb.ts";
+
+const SHELLS = ["bash", "zsh", "fish"] as const;
+
+/** The verb. */
+export const completion = defineVerb({
+  name: "completion",
+  summary: "Print a completion script for a shell",
+  description: "The script is for a command named xenblk on the path.",
+  operands: [{ name: "SHELL", help: `one of ${SHELLS.join(", ")}`, required: true }],
+  options: {},
+  permissions: "none.",
+  examples: ["xenblk completion bash > /etc/bash_completion.d/xenblk", "xenblk completion fish | source"],
+  async run({ output }, _options, operands): Promise<number> {
+    const shell = SHELLS.find((candidate) => candidate === operands["shell"]);
+    if (shell === undefined) {
+      throw usageError("completion", `Cannot complete for ${operands["shell"]}: SHELL is one of ${SHELLS.join(", ")}`);
+    }
+    const verbs = await Promise.all(CATALOG.map((entry) => entry.load()));
+    output.data(shell === "fish" ? fishScript(verbs) : bashScript(verbs, shell === "zsh"));
+    return 0;
+  },
+});
+
+/** All options of a verb with the common ones. */
+function optionsOf(verb: VerbFace): [string, Option][] {
+  return Object.entries({ ...verb.options, ...COMMON_OPTIONS });
+}
+
+/** zsh runs bash's script through its own emulation of it. */
+function bashScript(verbs: readonly VerbFace[], forZsh: boolean): string {
+  const prologue = forZsh ? ["#compdef xenblk", "autoload -U +X bashcompinit && bashcompinit"] : [];
+  return [
+    ...prologue,
+    "_xenblk() {",
+    '  local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" verb="${COMP_WORDS[1]}" words=""',
+    "  # The shell makes a word of the = in --option=value.",
+    '  if [ "$cur" = "=" ]; then cur=""; fi',
+    '  if [ "$prev" = "=" ]; then prev="${COMP_WORDS[COMP_CWORD-2]}"; fi',
+    '  if [ "$COMP_CWORD" -eq 1 ]; then',
+    `    words="${[...verbs.map(({ name }) => name), "help", "--help", "--version"].join(" ")}"`,
+    "  else",
+    '    case "$verb $prev" in',
+    ...verbs.flatMap(bashChoices),
+    ...verbs.map((verb) => `      "${verb.name} "*) words="${bashWords(verb)}" ;;`),
+    `      "help "*) words="${verbs.map(({ name }) => name).join(" ")}" ;;`,
+    "    esac",
+    "  fi",
+    '  COMPREPLY=($(compgen -W "$words" -- "$cur"))',
+    "}",
+    "complete -o default -o nosort -F _xenblk xenblk",
+    "",
+  ].join("\n");
+}
+
+/** The values of a choice, after its option. */
+function bashChoices(verb: VerbFace): string[] {
+  return optionsOf(verb).flatMap(([name, option]) =>
+    option.kind === "value" && option.choices !== undefined
+      ? [`      "${verb.name} --${name}") words="${option.choices.join(" ")}" ;;`]
+      : []
+  );
+}
+
+function bashWords(verb: VerbFace): string {
+  const operands = verb.name === "completion" ? [...SHELLS] : [];
+  return [...operands, ...optionsOf(verb).map(([name]) => `--${name}`)].join(" ");
+}
+
+function fishScript(verbs: readonly VerbFace[]): string {
+  const lines = ["complete -c xenblk -f"];
+  for (const verb of verbs) {
+    lines.push(`complete -c xenblk -n __fish_use_subcommand -a ${verb.name} -d ${quote(verb.summary)}`);
+    const when = `-n '__fish_seen_subcommand_from ${verb.name}'`;
+    for (const [name, option] of optionsOf(verb)) {
+      const short = optionNames(option, name).length > 1 ? ` -s ${option.short}` : "";
+      lines.push(`complete -c xenblk ${when} -l ${name}${short}${fishValue(option)} -d ${quote(option.help)}`);
+    }
+    if (verb.operands.some(({ isPath }) => isPath)) lines.push(`complete -c xenblk ${when} -F`);
+    if (verb.name === "completion") lines.push(`complete -c xenblk ${when} -a '${SHELLS.join(" ")}'`);
+  }
+  return lines.join("\n") + "\n";
+}
+
+function fishValue(option: Option): string {
+  if (option.kind === "flag") return "";
+  if (option.choices !== undefined) return ` -x -a '${option.choices.join(" ")}'`;
+  return option.isPath ? " -r -F" : " -x";
+}
+
+function quote(text: string): string {
+  return `'${text.replaceAll("\\", "\\\\").replaceAll("'", "\\'")}'`;
+}

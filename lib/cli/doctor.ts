@@ -1,0 +1,76 @@
+/**
+ * `xenblk doctor`: looks at everything that serving needs and shows each gap with its fix. Looking changes nothing.
+ */
+
+import { EXIT_STATUS } from "../errors.ts";
+import type { DomId } from "../hypervisor.ts";
+import * as checks from "./doctor_checks.ts";
+import type { Host, NativePlatform } from "./host.ts";
+import { flag } from "./options.ts";
+import { renderTable } from "./table.ts";
+import { defineVerb } from "./verb.ts";
+
+/** The verb. */
+export const doctor = defineVerb({
+  name: "doctor",
+  summary: "Check what this machine has for serving disks, each gap with its fix",
+  description:
+    "Ends with status 5 if a row says fail: then serve and attach cannot work here. dry-run needs none of it.",
+  operands: [],
+  options: {
+    "json": flag("Print JSON", "J"),
+    "no-headings": flag("Print the table without its headings"),
+  },
+  permissions: "--allow-read --allow-write --allow-ffi --allow-env; with less, the missing ones show as rows.",
+  examples: ["xenblk doctor", "xenblk doctor --json | jq '.[] | select(.standing != \"ok\")'"],
+  async run({ output, host }, options): Promise<number> {
+    const findings = await examine(host, checks.THIS_MACHINE);
+    if (options.json) output.json(findings);
+    else output.data(renderFindings(findings, !options["no-headings"]));
+    return findings.some(({ standing }) => standing === "fail") ? EXIT_STATUS.hypervisor : 0;
+  },
+});
+
+/** Runs every check. */
+async function examine(host: Host, machine: checks.Machine): Promise<checks.Finding[]> {
+  return [
+    ...checks.checkPermissions(machine),
+    ...checks.checkHypervisor(machine),
+    ...checks.checkDevices(machine),
+    checks.checkSocket(machine),
+    ...tryParts(await host.openNativePlatform()),
+    checks.checkIoUring(machine),
+  ];
+}
+
+/** Opens each part of the hypervisor that serving needs, and closes it again: library, device and daemon in one. */
+function tryParts(platform: NativePlatform): checks.Finding[] {
+  // The domain is only named here, not talked to.
+  const guest = 0 as DomId;
+  const parts: readonly (readonly [string, () => void])[] = [
+    ["libxenstore, xenstored", () => {
+      using store = platform.openXenstore();
+      store.list("/");
+    }],
+    ["libxengnttab", () => platform.openGrantTable(guest)[Symbol.dispose]()],
+    ["libxenevtchn", () => platform.openEventChannels(guest)[Symbol.dispose]()],
+  ];
+  return parts.map(([check, open]) => {
+    try {
+      open();
+      return checks.checkPart(check, undefined);
+    } catch (error) {
+      return checks.checkPart(check, error);
+    }
+  });
+}
+
+/** The findings as a table; a fix stands on a line of its own below what it fixes. */
+export function renderFindings(findings: readonly checks.Finding[], headings: boolean): string {
+  const columns = [{ heading: "CHECK" }, { heading: "STANDING" }, { heading: "DETAIL" }];
+  const rows = findings.flatMap(({ check, standing, detail, fix }) => {
+    const row = [check, standing, detail];
+    return fix === undefined ? [row] : [row, ["", "", `fix: ${fix}`]];
+  });
+  return renderTable(columns, rows, headings);
+}

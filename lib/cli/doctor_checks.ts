@@ -1,0 +1,161 @@
+/**
+ * What `doctor` looks at, as functions from what was found to rows with a fix. They read the machine only through
+ * {@linkcode Machine}, so that a test can show every row. They must not know how rows are printed.
+ */
+
+import { XenblkError } from "../errors.ts";
+
+/** How a thing stands: `warn` is no obstacle to serving, `fail` is. */
+export type Standing = "ok" | "warn" | "fail";
+
+/** One line of the report. */
+export interface Finding {
+  readonly check: string;
+  readonly standing: Standing;
+  readonly detail: string;
+  /** What to do; absent when there is nothing to do. */
+  readonly fix?: string;
+}
+
+/** The machine as far as the checks look at it. */
+export interface Machine {
+  /** The text of a file, or undefined if it is not there or not readable. */
+  readText(path: string): string | undefined;
+  /** Whether a file or device can be opened for reading and writing. */
+  access(path: string): "usable" | "denied" | "absent";
+  environment(name: string): string | undefined;
+  permission(name: "read" | "write" | "ffi" | "env"): "granted" | "partial" | "denied" | "prompt";
+}
+
+/** This machine. */
+export const THIS_MACHINE: Machine = {
+  readText(path): string | undefined {
+    try {
+      return Deno.readTextFileSync(path).trim();
+    } catch {
+      return undefined;
+    }
+  },
+  access(path): "usable" | "denied" | "absent" {
+    try {
+      if (Deno.statSync(path).isSocket) return "usable";
+      Deno.openSync(path, { read: true, write: true }).close();
+      return "usable";
+    } catch (error) {
+      return error instanceof Deno.errors.NotFound ? "absent" : "denied";
+    }
+  },
+  environment(name): string | undefined {
+    try {
+      return Deno.env.get(name);
+    } catch {
+      return undefined;
+    }
+  },
+  permission(name): "granted" | "partial" | "denied" | "prompt" {
+    const status = Deno.permissions.querySync({ name });
+    return status.state === "granted" && status.partial ? "partial" : status.state;
+  },
+};
+
+/** The Deno process may do what serving needs. */
+export function checkPermissions(machine: Machine): Finding[] {
+  return (["read", "write", "ffi", "env"] as const).map((name) => {
+    const state = machine.permission(name);
+    const check = `permission ${name}`;
+    if (state === "granted") return { check, standing: "ok", detail: "granted" };
+    if (state === "partial") {
+      const fix = name === "ffi" ? "run with --allow-ffi: pointers need it unscoped" : undefined;
+      const standing = name === "ffi" ? "fail" : "ok";
+      return { check, standing, detail: "granted for some", ...(fix === undefined ? {} : { fix }) };
+    }
+    const standing = name === "env" ? "warn" : "fail";
+    return { check, standing, detail: "not granted", fix: `run with --allow-${name}` };
+  });
+}
+
+/** The machine runs under Xen, and this domain may be a backend. */
+export function checkHypervisor(machine: Machine): Finding[] {
+  const type = machine.readText("/sys/hypervisor/type");
+  const check = "hypervisor";
+  if (type !== "xen") {
+    return [{
+      check,
+      standing: "fail",
+      detail: type === undefined ? "none seen in /sys/hypervisor" : `/sys/hypervisor/type is ${type}`,
+      fix: "boot this machine under Xen (Debian package xen-system-amd64); dry-run works without",
+    }];
+  }
+  const capabilities = machine.readText("/proc/xen/capabilities");
+  if (capabilities === undefined) {
+    return [
+      { check, standing: "ok", detail: "xen" },
+      { check: "/proc/xen", standing: "warn", detail: "xenfs is not mounted", fix: "mount -t xenfs xenfs /proc/xen" },
+    ];
+  }
+  const role = capabilities.includes("control_d") ? "control domain" : "not the control domain";
+  return [{ check, standing: "ok", detail: `xen, ${role}` }];
+}
+
+/** Devices of the Xen drivers: which module makes each, and whether serving needs it. */
+const DEVICES = [
+  { path: "/dev/xen/gntdev", module: "xen-gntdev", needed: true },
+  { path: "/dev/xen/evtchn", module: "xen-evtchn", needed: true },
+  { path: "/dev/xen/xenbus", module: "xenfs", needed: false },
+  { path: "/dev/xen/privcmd", module: "xen-privcmd", needed: false },
+] as const;
+
+/** The device nodes of the Xen drivers can be opened. */
+export function checkDevices(machine: Machine): Finding[] {
+  return DEVICES.map(({ path, module, needed }) => {
+    const access = machine.access(path);
+    if (access === "usable") return { check: path, standing: "ok", detail: "can be opened" };
+    const standing = needed ? "fail" : "warn";
+    if (access === "absent") return { check: path, standing, detail: "not there", fix: `modprobe ${module}` };
+    return { check: path, standing, detail: "not permitted", fix: "run as root, or with the device's group" };
+  });
+}
+
+/** Where libxenstore looks for xenstored. */
+export function xenstoredSocket(machine: Machine): string {
+  return machine.environment("XENSTORED_PATH") ??
+    `${machine.environment("XENSTORED_RUNDIR") ?? "/run/xenstored"}/socket`;
+}
+
+/** A way to xenstored is there; whether it answers, asking it says. */
+export function checkSocket(machine: Machine): Finding {
+  const path = xenstoredSocket(machine);
+  const check = "xenstored socket";
+  const access = machine.access(path);
+  if (access === "usable") return { check, standing: "ok", detail: path };
+  if (machine.access("/dev/xen/xenbus") === "usable") {
+    return { check, standing: "ok", detail: `none at ${path}, /dev/xen/xenbus serves instead` };
+  }
+  const detail = access === "absent" ? `none at ${path}` : `${path} may not be used`;
+  return { check, standing: "fail", detail, fix: "systemctl start xenstored, or set XENSTORED_PATH to its socket" };
+}
+
+/** What opening a part of the hypervisor led to: undefined, or the error. */
+export function checkPart(check: string, error: unknown): Finding {
+  if (error === undefined) return { check, standing: "ok", detail: "works" };
+  const fix = error instanceof XenblkError ? error.remedy : undefined;
+  const detail = error instanceof Error ? error.message : String(error);
+  return { check, standing: "fail", detail, ...(fix === undefined ? {} : { fix }) };
+}
+
+/** The kernel lets this process use io_uring; nothing that is served needs it. */
+export function checkIoUring(machine: Machine): Finding {
+  const check = "io_uring";
+  const value = machine.readText("/proc/sys/kernel/io_uring_disabled");
+  const fix = "sysctl kernel.io_uring_disabled=0";
+  switch (value) {
+    case undefined:
+      return { check, standing: "ok", detail: "the kernel has no switch against it" };
+    case "0":
+      return { check, standing: "ok", detail: "allowed" };
+    case "1":
+      return { check, standing: "warn", detail: "allowed to privileged processes only", fix };
+    default:
+      return { check, standing: "warn", detail: "forbidden by kernel.io_uring_disabled", fix };
+  }
+}

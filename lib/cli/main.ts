@@ -1,0 +1,75 @@
+/**
+ * The way of one command: find the verb, understand its arguments, run it with output, signals and logging in place,
+ * and turn whatever happens into messages and an exit status. It must not know what any verb does.
+ */
+
+import { XenblkError } from "../errors.ts";
+import { type LogLevel, startLogging } from "../log.ts";
+import { isOneSlipAway, parseArguments, usageError } from "./args.ts";
+import { CATALOG, type CatalogEntry } from "./catalog.ts";
+import { overview, verbHelp } from "./help.ts";
+import type { Host } from "./host.ts";
+import { Output } from "./output.ts";
+import { reportError } from "./report.ts";
+import { DrainSignals } from "./signals.ts";
+
+/** Runs a command line (without the program's name) and returns the exit status. Never throws. */
+export async function main(args: readonly string[], host: Host, version: string): Promise<number> {
+  const output = new Output();
+  try {
+    return await dispatch(args, host, version, output);
+  } catch (error) {
+    const verbose = args.some((argument) => argument === "-v" || argument === "--verbose");
+    return reportError(error, output, verbose);
+  }
+}
+
+async function dispatch(args: readonly string[], host: Host, version: string, output: Output): Promise<number> {
+  const [first, ...rest] = args;
+  if (first === undefined) {
+    output.raw(overview(CATALOG));
+    return new XenblkError("", { kind: "usage" }).exitStatus;
+  }
+  if (first === "-V" || first === "--version") {
+    output.data(`xenblk ${version}\n`);
+    return 0;
+  }
+  if (first === "-h" || first === "--help" || (first === "help" && rest.length === 0)) {
+    output.data(overview(CATALOG));
+    return 0;
+  }
+  if (first === "help") return await runVerb(findVerb(rest[0]!), ["--help"], host, version, output);
+  return await runVerb(findVerb(first), rest, host, version, output);
+}
+
+async function runVerb(
+  entry: CatalogEntry,
+  args: readonly string[],
+  host: Host,
+  version: string,
+  output: Output,
+): Promise<number> {
+  const verb = await entry.load();
+  const { options, common, operands } = parseArguments(verb, args);
+  if (common.help) {
+    output.data(verbHelp(verb));
+    return 0;
+  }
+  if (common.version) {
+    output.data(`xenblk ${version}\n`);
+    return 0;
+  }
+  const logLevel: LogLevel = common.verbose ? "debug" : common.quiet ? "error" : "info";
+  using _logging = await startLogging(logLevel, (line) => output.message(`xenblk: ${line}`));
+  using signals = new DrainSignals();
+  return await verb.run({ output, signals, host, logLevel, quiet: common.quiet }, options, operands);
+}
+
+function findVerb(name: string): CatalogEntry {
+  const entry = CATALOG.find((candidate) => candidate.name === name);
+  if (entry !== undefined) return entry;
+  if (name.startsWith("-")) throw usageError(undefined, `Cannot use ${name} before a verb`);
+  const near = CATALOG.find((candidate) => isOneSlipAway(candidate.name, name));
+  const hint = near === undefined ? "" : `, did you mean ${near.name}`;
+  throw usageError(undefined, `Cannot run ${JSON.stringify(name)}: there is no such verb${hint}`);
+}

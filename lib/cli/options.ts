@@ -1,0 +1,152 @@
+/**
+ * The kinds of options that verbs declare: a flag, or a value with its parser, its default and what is allowed, said
+ * for people. One table per verb drives parsing, help and completion. It must not know any verb.
+ */
+
+import { formatSize, parseSize } from "../storage/sizes.ts";
+
+/** An option that is there or not. */
+export interface Flag {
+  readonly kind: "flag";
+  readonly short?: string;
+  readonly help: string;
+}
+
+/** An option with a value of type `V`; `F` is what holds when it is not given: a `V`, or undefined. */
+export interface Valued<V, F extends V | undefined> {
+  readonly kind: "value";
+  readonly short?: string;
+  readonly help: string;
+  /** Stands for the value in help: `SIZE`. */
+  readonly placeholder: string;
+  /** What is allowed, as the end of a sentence: `a whole number from 1 to 32`. */
+  readonly allowed: string;
+  /** The value, or undefined if the text is none. */
+  readonly parse: (text: string) => V | undefined;
+  readonly fallback: F;
+  /** The default as text, for help. */
+  readonly fallbackText?: string;
+  /** For completion: all values there are. */
+  readonly choices?: readonly string[];
+  /** For completion: the value is a file name. */
+  readonly isPath?: boolean;
+}
+
+/** Any option. The value's type is open, since tables mix them. */
+export type Option = Flag | Valued<unknown, unknown>;
+
+/** Options by long name, without the dashes. */
+export type OptionTable = Readonly<Record<string, Option>>;
+
+/** What parsing yields for a table. */
+export type OptionValues<T extends OptionTable> = {
+  readonly [K in keyof T]: T[K] extends Valued<infer V, infer F> ? V | F : boolean;
+};
+
+/** An option without a value. */
+export function flag(help: string, short?: string): Flag {
+  return { kind: "flag", help, ...(short === undefined ? {} : { short }) };
+}
+
+/** What every kind of value says about itself. */
+interface Description<V> {
+  readonly placeholder: string;
+  readonly help: string;
+  readonly allowed: string;
+  readonly parse: (text: string) => V | undefined;
+  readonly short?: string;
+  readonly choices?: readonly string[];
+  readonly isPath?: boolean;
+}
+
+/** An option with a value, undefined when not given. */
+export function optional<V>(description: Description<V>): Valued<V, undefined> {
+  return { kind: "value", ...description, fallback: undefined };
+}
+
+/** An option with a value and a default, which is written as a user would and must parse. */
+export function defaulting<V>(description: Description<V>, fallbackText: string): Valued<V, V> {
+  const fallback = description.parse(fallbackText);
+  if (fallback === undefined) throw new RangeError(`Cannot use ${fallbackText} as a default: ${description.allowed}`);
+  return { kind: "value", ...description, fallback, fallbackText };
+}
+
+/** A text that is not empty. */
+export function text(placeholder: string, help: string): Description<string> {
+  return { placeholder, help, allowed: "a text that is not empty", parse: (value) => value === "" ? undefined : value };
+}
+
+/** A file name. */
+export function path(placeholder: string, help: string): Description<string> {
+  return { ...text(placeholder, help), allowed: "a path", isPath: true };
+}
+
+/** A whole number in a range, in decimal. */
+export function integer(help: string, least: number, most: number, placeholder = "N"): Description<number> {
+  return {
+    placeholder,
+    help,
+    allowed: `a whole number from ${least} to ${most}`,
+    parse: (value) => within(/^\d{1,15}$/.test(value) ? Number(value) : NaN, least, most),
+  };
+}
+
+/** A number in a range, with or without a fraction. */
+export function decimal(help: string, least: number, most: number, placeholder = "N"): Description<number> {
+  return {
+    placeholder,
+    help,
+    allowed: `a number from ${least} to ${most}`,
+    parse: (value) => within(/^\d{1,15}(\.\d+)?$/.test(value) ? Number(value) : NaN, least, most),
+  };
+}
+
+function within(value: number, least: number, most: number): number | undefined {
+  return value >= least && value <= most ? value : undefined;
+}
+
+/** One of some words. */
+export function choice<const C extends string>(help: string, choices: readonly C[]): Description<C> {
+  return {
+    placeholder: choices.join("|"),
+    help,
+    allowed: `one of ${choices.join(", ")}`,
+    parse: (value) => choices.find((candidate) => candidate === value),
+    choices,
+  };
+}
+
+/** A size in bytes that is a multiple of `unitBytes`. */
+export function size(help: string, unitBytes: number, leastBytes: number, mostBytes: number): Description<number> {
+  return {
+    placeholder: "SIZE",
+    help,
+    allowed: `a size such as 64K, 64M or 1G, from ${formatSize(leastBytes)} to ${formatSize(mostBytes)}, ` +
+      `a multiple of ${unitBytes} bytes`,
+    parse: (value) => {
+      const bytes = within(sizeOf(value), leastBytes, mostBytes);
+      return bytes !== undefined && bytes % unitBytes === 0 ? bytes : undefined;
+    },
+  };
+}
+
+/** Several values between commas, each parsed alike. */
+export function list<V>(element: Description<V>): Description<readonly V[]> {
+  return {
+    placeholder: `${element.placeholder},...`,
+    help: element.help,
+    allowed: `a list between commas, each ${element.allowed}`,
+    parse: (value) => {
+      const values = value.split(",").map((part) => element.parse(part.trim()));
+      return values.every((parsed): parsed is Awaited<V> & NonNullable<V> => parsed !== undefined) ? values : undefined;
+    },
+  };
+}
+
+function sizeOf(value: string): number {
+  try {
+    return parseSize(value);
+  } catch {
+    return NaN;
+  }
+}

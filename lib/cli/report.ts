@@ -1,0 +1,26 @@
+/**
+ * How a command's failure is shown: an expected one as one line with its remedy, an unexpected one as the defect it
+ * is. It also says which exit status it ends with. It must not know what failed.
+ */
+
+import { errorText, XenblkError } from "../errors.ts";
+import { printable } from "../log.ts";
+import type { Output } from "./output.ts";
+
+/** Shows the error and returns the exit status. */
+export function reportError(error: unknown, output: Output, verbose: boolean): number {
+  if (error instanceof XenblkError) {
+    output.message(`xenblk: ${printable(error.line)}`);
+    if (verbose) showStack(error, output);
+    return error.exitStatus;
+  }
+  output.message(`xenblk: ${printable(errorText(error))}; this is a defect, please report it with what -v shows`);
+  if (verbose) showStack(error, output);
+  return 1;
+}
+
+function showStack(error: unknown, output: Output): void {
+  for (let cause = error, depth = 0; cause instanceof Error && depth < 5; cause = cause.cause, depth++) {
+    output.message(cause.stack ?? String(cause));
+  }
+}

@@ -1,0 +1,54 @@
+/**
+ * INT and TERM: the first asks for a drain, the second ends the process at once. It must not know what drains.
+ */
+
+/** The signals that end a command, with the exit status of one that did. */
+const STATUS = { SIGINT: 130, SIGTERM: 143 } as const;
+
+/** A signal that asks for an end. */
+export type EndSignal = keyof typeof STATUS;
+
+/** The listener for INT and TERM; disposing restores what the system does by default. */
+export class DrainSignals implements Disposable {
+  readonly #controller = new AbortController();
+  readonly #force: (status: number) => void;
+  readonly #listeners: readonly (readonly [EndSignal, () => void])[];
+  #received: EndSignal | undefined;
+
+  /** Resolves with the first signal. */
+  readonly drain: Promise<EndSignal>;
+
+  /** `force` ends the process; tests pass their own. */
+  constructor(force: (status: number) => void = (status) => Deno.exit(status)) {
+    this.#force = force;
+    const { promise, resolve } = Promise.withResolvers<EndSignal>();
+    this.drain = promise;
+    this.#listeners = (Object.keys(STATUS) as EndSignal[]).map((signal) => [signal, () => this.#take(signal, resolve)]);
+    for (const [signal, listener] of this.#listeners) Deno.addSignalListener(signal, listener);
+  }
+
+  /** Aborts with the first signal. */
+  get signal(): AbortSignal {
+    return this.#controller.signal;
+  }
+
+  /** The first signal, if one came. */
+  get received(): EndSignal | undefined {
+    return this.#received;
+  }
+
+  /** Lets INT and TERM act as they do by default again. */
+  [Symbol.dispose](): void {
+    for (const [signal, listener] of this.#listeners) Deno.removeSignalListener(signal, listener);
+  }
+
+  #take(signal: EndSignal, resolve: (signal: EndSignal) => void): void {
+    if (this.#received !== undefined) {
+      this.#force(STATUS[signal]);
+      return;
+    }
+    this.#received = signal;
+    this.#controller.abort();
+    resolve(signal);
+  }
+}

@@ -1,0 +1,43 @@
+/**
+ * Tables for people: aligned columns under headings, plain text. Programs get JSON instead. It must not know what the
+ * cells mean.
+ */
+
+import { printable } from "../log.ts";
+
+/** A column: its heading, and how its cells align. */
+export interface Column {
+  readonly heading: string;
+  readonly align?: "left" | "right";
+}
+
+/** The rows under their headings, each line ended; no headings if `headings` is false. */
+export function renderTable(
+  columns: readonly Column[],
+  rows: readonly (readonly string[])[],
+  headings = true,
+): string {
+  // Cells can hold what a guest wrote, so nothing in them may move the cursor.
+  const cells = rows.map((row) => columns.map((_, index) => printable(row[index] ?? "")));
+  const shown = headings ? [columns.map(({ heading }) => heading), ...cells] : cells;
+  const widths = columns.map((_, index) => Math.max(0, ...shown.map((row) => width(row[index]!))));
+  return shown.map((row) => line(columns, row, widths)).join("");
+}
+
+/** Name and value pairs, one a line, the values aligned. */
+export function renderFields(fields: readonly (readonly [name: string, value: string])[]): string {
+  return renderTable([{ heading: "" }, { heading: "" }], fields, false);
+}
+
+function line(columns: readonly Column[], row: readonly string[], widths: readonly number[]): string {
+  const padded = row.map((cell, index) => {
+    const fill = " ".repeat(widths[index]! - width(cell));
+    return columns[index]!.align === "right" ? fill + cell : cell + fill;
+  });
+  return padded.join("  ").trimEnd() + "\n";
+}
+
+/** Characters, not UTF-16 units. */
+function width(text: string): number {
+  return [...text].length;
+}

@@ -1,0 +1,54 @@
+/**
+ * What a verb is: its name, operands, options and work, and what it is given to work with. Verbs know nothing of how
+ * they were found or how their errors are shown.
+ */
+
+import type { LogLevel } from "../log.ts";
+import type { Host } from "./host.ts";
+import type { OptionTable, OptionValues } from "./options.ts";
+import type { Output } from "./output.ts";
+import type { DrainSignals } from "./signals.ts";
+
+/** A positional argument. */
+export interface Operand {
+  /** As in help: `DOMAIN`. */
+  readonly name: string;
+  readonly help: string;
+  readonly required: boolean;
+  /** For completion: it is a file name. */
+  readonly isPath?: boolean;
+}
+
+/** What a verb works with, beside its own arguments. */
+export interface Context {
+  readonly output: Output;
+  readonly signals: DrainSignals;
+  readonly host: Host;
+  readonly logLevel: LogLevel;
+  /** Asked to show no progress. */
+  readonly quiet: boolean;
+}
+
+/** One command of the command line. */
+export interface Verb<T extends OptionTable = OptionTable> {
+  readonly name: string;
+  /** One line, without a final period. */
+  readonly summary: string;
+  /** More for `--help`: whole sentences. */
+  readonly description?: string;
+  readonly operands: readonly Operand[];
+  readonly options: T;
+  /** The narrowest Deno permissions that it runs with. */
+  readonly permissions: string;
+  readonly examples: readonly string[];
+  /** Does the work and returns the exit status; throws XenblkError for what a person should read. */
+  run(context: Context, options: OptionValues<T>, operands: Readonly<Record<string, string>>): Promise<number>;
+}
+
+/** Declares a verb, so that its options' types reach {@linkcode Verb.run}. */
+export function defineVerb<const T extends OptionTable>(verb: Verb<T>): Verb<T> {
+  return verb;
+}
+
+/** The parts of a verb that do not depend on the types of its options: for help, completion and parsing. */
+export type VerbFace = Omit<Verb, "run">;

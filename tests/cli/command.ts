@@ -1,0 +1,42 @@
+/**
+ * Runs the command as a user would, in a process of its own, and gives what it wrote and its exit status. It must not
+ * know any verb.
+ */
+
+import { ROOT } from "../house/source.ts";
+
+/** What a run of the command left behind. */
+export interface Outcome {
+  readonly status: number;
+  readonly stdout: string;
+  readonly stderr: string;
+}
+
+/** How to run it beyond its arguments. */
+export interface RunOptions {
+  /** Deno's permissions; all if absent. */
+  readonly permissions?: readonly string[];
+  readonly env?: Readonly<Record<string, string>>;
+}
+
+/** Runs `xenblk <args>` to its end. */
+export async function xenblk(args: readonly string[], options: RunOptions = {}): Promise<Outcome> {
+  const { code, stdout, stderr } = await command(args, options).output();
+  const decoder = new TextDecoder();
+  return { status: code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
+}
+
+/** Starts `xenblk <args>` with piped output, for tests that signal it or read as it goes. */
+export function startXenblk(args: readonly string[], options: RunOptions = {}): Deno.ChildProcess {
+  return command(args, options).spawn();
+}
+
+function command(args: readonly string[], { permissions = ["-A"], env = {} }: RunOptions): Deno.Command {
+  return new Deno.Command(Deno.execPath(), {
+    args: ["run", "--no-prompt", ...permissions, `${ROOT}cli.ts`, ...args],
+    env: { NO_COLOR: "1", ...env },
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  });
+}

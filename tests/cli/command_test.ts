@@ -1,0 +1,107 @@
+/**
+ * The command in a process of its own: help of every verb, wrong usage, streams and exit statuses.
+ * Verbs with tests of their own are only asked for their help.
+ */
+
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { CATALOG } from "../../lib/cli/catalog.ts";
+import { ROOT } from "../house/source.ts";
+import { startXenblk, xenblk } from "./command.ts";
+
+const VERSION = JSON.parse(Deno.readTextFileSync(ROOT + "deno.json")).version;
+
+Deno.test("--help shows every verb on stdout", async () => {
+  const { status, stdout, stderr } = await xenblk(["--help"]);
+  assertEquals([status, stderr], [0, ""]);
+  for (const { name, summary } of CATALOG) {
+    assertMatch(stdout, new RegExp(`^ {2}${name} +${summary.slice(0, 20)}`, "m"));
+  }
+});
+
+Deno.test("without a verb the overview goes to stderr, and the status is 2", async () => {
+  const { status, stdout, stderr } = await xenblk([]);
+  assertEquals([status, stdout], [2, ""]);
+  assertStringIncludes(stderr, "Usage: xenblk VERB");
+});
+
+Deno.test("-V shows the version of deno.json", async () => {
+  assertEquals(await xenblk(["-V"]), { status: 0, stdout: `xenblk ${VERSION}\n`, stderr: "" });
+});
+
+for (const entry of CATALOG) {
+  Deno.test(`${entry.name} --help tells its operands, options and permissions, and loads no library`, async () => {
+    const { status, stdout, stderr } = await xenblk([entry.name, "--help"], { permissions: ["--allow-read"] });
+    assertEquals([status, stderr], [0, ""]);
+    const verb = await entry.load();
+    assertEquals([verb.name, verb.summary], [entry.name, entry.summary]);
+    assertStringIncludes(stdout, `Usage: xenblk ${entry.name} [OPTIONS]`);
+    for (const name of Object.keys(verb.options)) assertStringIncludes(stdout, `--${name}`);
+    for (const { name } of verb.operands) assertStringIncludes(stdout, name);
+    assertStringIncludes(stdout, "Deno permissions:");
+    assert(stdout.split("\n").every((line) => line.length <= 110), "a line is too wide");
+  });
+
+  Deno.test(`${entry.name} refuses an unknown option with status 2 and says nothing on stdout`, async () => {
+    const { status, stdout, stderr } = await xenblk([entry.name, "--no-such-option"]);
+    assertEquals([status, stdout], [2, ""]);
+    assertEquals(
+      stderr,
+      `xenblk: Cannot use --no-such-option: ${entry.name} has no such option; see xenblk ${entry.name} --help\n`,
+    );
+  });
+}
+
+Deno.test("an unknown verb is named, with the one that was likely meant", async () => {
+  const { status, stdout, stderr } = await xenblk(["doctr"]);
+  assertEquals([status, stdout], [2, ""]);
+  assertEquals(
+    stderr,
+    'xenblk: Cannot run "doctr": there is no such verb, did you mean doctor; see xenblk --help\n',
+  );
+});
+
+Deno.test("doctor gives JSON of the same rows as its table", async () => {
+  const [table, json] = await Promise.all([xenblk(["doctor", "--no-headings"]), xenblk(["doctor", "--json"])]);
+  const rows = JSON.parse(json.stdout) as { check: string; standing: string }[];
+  assertEquals(table.status, json.status);
+  assertEquals(json.status, rows.some(({ standing }) => standing === "fail") ? 5 : 0);
+  assertEquals(
+    table.stdout.trimEnd().split("\n").filter((line) => !line.startsWith(" ")).map((line) => line.split(/ {2,}/)[0]),
+    rows.map(({ check }) => check),
+  );
+});
+
+Deno.test("doctor without permissions shows them as rows, asks nothing and is no defect", async () => {
+  const { status, stdout, stderr } = await xenblk(["doctor", "--json"], { permissions: [] });
+  const rows = JSON.parse(stdout) as { check: string; standing: string; fix?: string }[];
+  assertEquals([status, stderr], [5, ""]);
+  assertEquals(rows.find(({ check }) => check === "permission ffi")?.fix, "run with --allow-ffi");
+});
+
+Deno.test("completion scripts name every verb, and bash can read its own", async () => {
+  for (const shell of ["bash", "zsh", "fish"]) {
+    const { status, stdout } = await xenblk(["completion", shell]);
+    assertEquals(status, 0);
+    for (const { name } of CATALOG) assertStringIncludes(stdout, name);
+  }
+  const { stdout } = await xenblk(["completion", "bash"]);
+  const script = `${stdout}\nCOMP_WORDS=(xenblk doc); COMP_CWORD=1; _xenblk; echo "\${COMPREPLY[@]}"`;
+  const bash = await new Deno.Command("bash", { args: ["-c", script] }).output();
+  assertEquals(new TextDecoder().decode(bash.stdout), "doctor\n");
+});
+
+Deno.test("completion refuses another shell with what is allowed", async () => {
+  const { status, stderr } = await xenblk(["completion", "ksh"]);
+  assertEquals([status, stderr], [
+    2,
+    "xenblk: Cannot complete for ksh: SHELL is one of bash, zsh, fish; see xenblk completion --help\n",
+  ]);
+});
+
+Deno.test("a reader of stdout that goes away is no error", async () => {
+  const child = startXenblk(["completion", "fish"]);
+  await child.stdout.cancel();
+  const { code, stderr } = await child.output().catch(async () => ({ code: (await child.status).code, stderr: null }));
+  assertEquals(code, 0);
+  assert(stderr === null || stderr.length === 0);
+});

@@ -1,0 +1,110 @@
+/**
+ * What a command writes where: streams, a reader that goes away, tables, progress, errors.
+ * It must not know any real verb.
+ */
+
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { XenblkError } from "../../lib/errors.ts";
+import { type ByteSink, Output } from "../../lib/cli/output.ts";
+import { Progress } from "../../lib/cli/progress.ts";
+import { reportError } from "../../lib/cli/report.ts";
+import { renderFields, renderTable } from "../../lib/cli/table.ts";
+
+/** A stream that keeps what is written, a few bytes at a time. */
+class Recorder implements ByteSink {
+  text = "";
+  readonly #terminal: boolean;
+  readonly #faults: Error[];
+  constructor(terminal = false, faults: Error[] = []) {
+    this.#terminal = terminal;
+    this.#faults = faults;
+  }
+  writeSync(bytes: Uint8Array): number {
+    const fault = this.#faults.shift();
+    if (fault !== undefined) throw fault;
+    const taken = bytes.subarray(0, 5);
+    this.text += new TextDecoder().decode(taken);
+    return taken.length;
+  }
+  isTerminal(): boolean {
+    return this.#terminal;
+  }
+}
+
+Deno.test("data goes to stdout, messages to stderr, and short writes are continued", () => {
+  const [stdout, stderr] = [new Recorder(), new Recorder()];
+  const output = new Output(stdout, stderr);
+  output.data("some data\n");
+  output.message("a message");
+  output.json({ a: 1 });
+  assertEquals(stdout.text, 'some data\n{\n  "a": 1\n}\n');
+  assertEquals(stderr.text, "a message\n");
+});
+
+Deno.test("a reader that goes away ends the data quietly", () => {
+  const stdout = new Recorder(false, [new Deno.errors.BrokenPipe("gone")]);
+  const output = new Output(stdout, new Recorder());
+  assertEquals(output.stdoutClosed, false);
+  output.data("x");
+  assertEquals(output.stdoutClosed, true);
+  output.data("y");
+  assertEquals(stdout.text, "");
+});
+
+Deno.test("a full non-blocking pipe is waited for", () => {
+  const stdout = new Recorder(false, [new Deno.errors.WouldBlock("full"), new Deno.errors.WouldBlock("full")]);
+  new Output(stdout, new Recorder()).data("all of it");
+  assertEquals(stdout.text, "all of it");
+});
+
+Deno.test("tables align their columns, count characters and hold no control character", () => {
+  const columns = [{ heading: "NAME" }, { heading: "SIZE", align: "right" }] as const;
+  assertEquals(
+    renderTable(columns, [["xvda", "1"], ["é\x1b[2J", "1024"]]),
+    "NAME      SIZE\nxvda         1\né\\x1b[2J  1024\n",
+  );
+  assertEquals(renderTable(columns, [["a", "1"]], false), "a  1\n");
+  assertEquals(renderTable(columns, []), "NAME  SIZE\n");
+  assertEquals(renderFields([["requests", "7"], ["MB/s", "1.0"]]), "requests  7\nMB/s      1.0\n");
+});
+
+Deno.test("progress is one line on a terminal, rewritten in place and erased", () => {
+  const stderr = new Recorder(true);
+  let now = 0;
+  {
+    using progress = new Progress(new Output(new Recorder(), stderr), false, () => now);
+    progress.update("1 of 2");
+    progress.update("too soon");
+    now = 1000;
+    progress.update("2 of 2");
+  }
+  assertEquals(stderr.text, "\r1 of 2\x1b[K\r2 of 2\x1b[K\r\x1b[K");
+});
+
+Deno.test("progress is nothing without a terminal, or when quiet", () => {
+  for (const [terminal, quiet] of [[false, false], [true, true]] as const) {
+    const stderr = new Recorder(terminal);
+    {
+      using progress = new Progress(new Output(new Recorder(), stderr), quiet);
+      progress.update("1 of 2");
+    }
+    assertEquals(stderr.text, "");
+  }
+});
+
+Deno.test("an expected error is one line with its remedy, and has its status", () => {
+  const stderr = new Recorder();
+  const error = new XenblkError("Cannot find domain web\n1", { kind: "not-found", remedy: "see xl list" });
+  assertEquals(reportError(error, new Output(new Recorder(), stderr), false), 3);
+  assertEquals(stderr.text, "xenblk: Cannot find domain web\\x0a1; see xl list\n");
+});
+
+Deno.test("an unexpected error is called a defect, and shows its stack and causes when asked", () => {
+  const [plain, verbose] = [new Recorder(), new Recorder()];
+  const error = new TypeError("x is undefined", { cause: new Error("deeper") });
+  assertEquals(reportError(error, new Output(new Recorder(), plain), false), 1);
+  assertEquals(plain.text, "xenblk: x is undefined; this is a defect, please report it with what -v shows\n");
+  reportError(error, new Output(new Recorder(), verbose), true);
+  assertStringIncludes(verbose.text, "output_test.ts");
+  assert(verbose.text.includes("Error: deeper"));
+});

@@ -1,0 +1,44 @@
+/**
+ * Writes docs/cli.md from the verbs' own tables, so that the reference cannot say anything but what the command does:
+ * `deno task docs`. A test holds the file to it. It must not know any verb.
+ */
+
+import { CATALOG } from "../../lib/cli/catalog.ts";
+import { overview, verbHelp } from "../../lib/cli/help.ts";
+import { ROOT } from "../house/source.ts";
+
+const HEAD = `# The command line
+
+This page is what \`xenblk --help\` and \`xenblk VERB --help\` print, verb by verb; \`deno task docs\` writes it. \`xenblk\`
+stands for \`deno run -A cli.ts\`; where less than all permissions will do, the verb says which.
+
+stdout carries data, stderr messages and progress; progress only on a terminal. Options go before or after the operands;
+\`--option=value\` and \`--option value\` mean the same; after \`--\` everything is an operand. The first INT or TERM lets
+what is under way end in order, the second ends the process at once.
+
+| exit status | meaning                               |
+| ----------- | ------------------------------------- |
+| 0           | done                                  |
+| 1           | failed                                |
+| 2           | usage: an option or operand is wrong  |
+| 3           | no such domain or device              |
+| 4           | timed out waiting for the guest       |
+| 5           | hypervisor missing or not permitted   |
+| 130, 143    | ended at once by a second INT or TERM |
+`;
+
+/** Path of the reference, in the checkout. */
+export const REFERENCE = "docs/cli.md";
+
+/** The whole page. */
+export async function reference(): Promise<string> {
+  const verbs = await Promise.all(CATALOG.map((entry) => entry.load()));
+  const sections = verbs.map((verb) => `## ${verb.name}\n\n${fenced(verbHelp(verb))}`);
+  return [HEAD, `## Overview\n\n${fenced(overview(CATALOG))}`, ...sections].join("\n");
+}
+
+function fenced(text: string): string {
+  return "```text\n" + text + "```\n";
+}
+
+if (import.meta.main) Deno.writeTextFileSync(ROOT + REFERENCE, await reference());
