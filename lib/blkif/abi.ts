@@ -133,8 +133,8 @@ interface AbiSizes {
 }
 
 /**
- * The ABIs differ in one thing: i386 aligns a u64 at 4 bytes, the others at 8, so `id` follows `handle` at once or after
- * a gap, and structs are padded less. One function makes all layouts so that they share a hidden class.
+ * The ABIs differ in one thing: i386 aligns a u64 at 4 bytes, the others at 8, so `id` follows `handle` at once or
+ * after a gap, and structs are padded less. One function makes all layouts so that they share a hidden class.
  */
 function layout(name: AbiName, idOffset: number, sizes: AbiSizes): AbiLayout {
   return Object.freeze({
@@ -176,7 +176,7 @@ export function isAbiName(text: string): text is AbiName {
   return Object.hasOwn(ABIS, text);
 }
 
-/** Slots of a ring of `pages` pages: the largest power of two that fits (ring.h: __RING_SIZE). `pages` is at least 1. */
+/** Slots of a ring of `pages` pages, at least 1: the largest power of two that fits (ring.h: __RING_SIZE). */
 export function ringSlots(abi: AbiLayout, pages: number): number {
   const fitting = Math.floor((pages * RING_PAGE_BYTES - RING_HEADER_BYTES) / abi.requestSizeBytes);
   return 2 ** (31 - Math.clz32(fitting));

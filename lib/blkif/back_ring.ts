@@ -125,8 +125,8 @@ export class BackRing {
   }
 
   /**
-   * Before going to sleep: asks the frontend to notify of its next request, and looks again. True: there is work, do not
-   * sleep (a broken ring counts as work, for {@linkcode unconsumed} to tell).
+   * Before going to sleep: asks the frontend to notify of its next request, and looks again. True: there is work, do
+   * not sleep (a broken ring counts as work, for {@linkcode unconsumed} to tell).
    */
   finalCheck(): boolean {
     if (this.unconsumed() !== 0) return true;

@@ -81,7 +81,7 @@ export interface DiskLimits {
   /** Size in 512-byte sectors, at most 2^53. */
   readonly sectors: number;
   readonly readOnly: boolean;
-  /** 512 or 4096. */
+  /** A power of two from 512 to 4096. */
   readonly logicalSectorBytes: number;
 }
 

@@ -21,8 +21,8 @@ export interface Situation {
 }
 
 /**
- * What to do. After each action but none, unknown-state and teardown the situation is to be looked at again. State nodes
- * are written only where they exist, and only where the value changes except by `offer`, `reoffer` and `connect`.
+ * What to do. After each action but none, unknown-state and teardown the situation is to be looked at again. State
+ * nodes are written only where they exist, and only where the value changes except by `offer`, `reoffer`, `connect`.
  *
  * - `offer`: open the image, publish features, write InitWait.
  * - `reoffer`: the same after an earlier connection: drain and release its ring first; the image may be open already.
@@ -81,26 +81,26 @@ function phaseOf(state: ObservedState): FrontendPhase {
  * One action for every situation, by the backend's state (rows) and the frontend's (columns). `0 7 8 !` are states that
  * mean nothing to a disk, and text that is no state. "Held" is: this process has the image open or serves the ring.
  *
- * | be \ fe | gone     | 1, 2             | 3                 | 4                     | 5           | 6     | 0 7 8 ! |
- * |---------|----------|------------------|-------------------|-----------------------|-------------|-------|---------|
- * | gone    | teardown | teardown         | teardown          | teardown              | teardown    | teardown | teardown |
- * | 1       | (a)      | offer (b)        | offer (b)         | offer (b)             | close-begin | close | unknown |
- * | 2, 3    | teardown | (c)              | connect           | connect               | close-begin | close | unknown |
- * | 4       | teardown | offer (b)        | connect (d)       | connect (d)           | close-begin | close | unknown |
- * | 5       | teardown | (e)              | none              | (f)                   | (f)         | close | (g)     |
- * | 6       | (h)      | reoffer (i)      | reoffer (i)       | (j)                   | (j)         | (j)   | (k)     |
- * | 0 7 8 ! | teardown | unknown          | unknown           | unknown               | unknown     | unknown | unknown |
+ * | be \ fe | gone     | 1, 2        | 3           | 4           | 5           | 6        | 0 7 8 !  |
+ * |---------|----------|-------------|-------------|-------------|-------------|----------|----------|
+ * | gone    | teardown | teardown    | teardown    | teardown    | teardown    | teardown | teardown |
+ * | 1       | (a)      | offer (b)   | offer (b)   | offer (b)   | close-begin | close    | unknown  |
+ * | 2, 3    | teardown | (c)         | connect     | connect     | close-begin | close    | unknown  |
+ * | 4       | teardown | offer (b)   | connect (d) | connect (d) | close-begin | close    | unknown  |
+ * | 5       | teardown | (e)         | none        | (f)         | (f)         | close    | (g)      |
+ * | 6       | (h)      | reoffer (i) | reoffer (i) | (j)         | (j)         | (j)      | (k)      |
+ * | 0 7 8 ! | teardown | unknown     | unknown     | unknown     | unknown     | unknown  | unknown  |
  *
  * - a: none as long as nothing is held: the toolstack may be about to create the frontend's directory. Else teardown.
  * - b: reoffer if anything is held: the device was created anew, or the frontend started over without closing. With the
  *   backend at 1 and the frontend already at 3 or 4 the next look finds the backend at 2 and connects.
  * - c: none if the image is open and no ring is served: the frontend's turn. offer if not open (this process has
  *   just started), reoffer if a ring is still served.
- * - d: none if this process serves the ring: the frontend's 3 and then 4 are expected. Otherwise another process left the
- *   device Connected, and this one re-attaches.
+ * - d: none if this process serves the ring: the frontend's 3 and then 4 are expected. Otherwise another process left
+ *   the device Connected, and this one re-attaches.
  * - e: reoffer if online; else the toolstack wants the device removed and no frontend is active: close.
- * - f: none while this process serves the ring, until the frontend goes to 6. If it does not and the toolstack wants the
- *   device removed, the process was restarted meanwhile and the guest may still wait for I/O: resume.
+ * - f: none while this process serves the ring, until the frontend goes to 6. If it does not and the toolstack wants
+ *   the device removed, the process was restarted meanwhile and the guest may still wait for I/O: resume.
  * - g: close if the toolstack wants the device removed and no ring is served, so that nonsense does not hold it up.
  * - h: none if nothing is held, else teardown.
  * - i: only if online; else as j. A frontend at 3 here skipped waiting for InitWait.

@@ -4,7 +4,7 @@
  */
 
 import { XenblkError } from "../errors.ts";
-import { MAX_U32, quoted } from "./decimal.ts";
+import { quoted } from "./decimal.ts";
 
 /** The largest number that the extended scheme can give. */
 export const MAX_VDEV = 0x1FFF_FFFF;
@@ -68,7 +68,7 @@ function wrong(text: string, why: string): XenblkError {
 
 function checkedNumber(text: string): number {
   const value = Number(text);
-  if (value > MAX_U32 || value > MAX_VDEV) throw wrong(text, `the largest number is ${MAX_VDEV}`);
+  if (value > MAX_VDEV) throw wrong(text, `the largest number is ${MAX_VDEV}`);
   return value;
 }
 
@@ -86,7 +86,7 @@ function limit(
 
 function xvdNumber(text: string, disk: number, partition: number): number {
   if (disk <= 15 && partition <= 15) return MAJOR_XVD << 8 | disk << 4 | partition;
-  limit(text, disk, MAX_EXTENDED_DISK, lettersFromDisk(MAX_EXTENDED_DISK), partition, MAX_EXTENDED_PARTITION);
+  limit(text, disk, MAX_EXTENDED_DISK, deviceName("xvd", MAX_EXTENDED_DISK, 0), partition, MAX_EXTENDED_PARTITION);
   return EXTENDED + disk * 256 + partition;
 }
 

@@ -1,6 +1,6 @@
 /**
- * Shows that every size, offset and constant of the wire format is what Xen's public headers say, as compiled by gcc for
- * x86_64 and x86_32. What the headers do not have (ARM on an x86 machine) is compared with what they do have.
+ * Shows that every size, offset and constant of the wire format is what Xen's public headers say, as compiled by gcc
+ * for x86_64 and x86_32. What the headers do not have (ARM on an x86 machine) is compared with what they do have.
  */
 
 import { assertEquals } from "@std/assert";

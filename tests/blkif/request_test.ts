@@ -218,7 +218,7 @@ const anyLimits: fc.Arbitrary<DiskLimits> = fc.record({
     fc.constantFrom(2 ** 53 - 1, 2 ** 53),
   ),
   readOnly: fc.oneof({ weight: 3, arbitrary: fc.constant(false) }, { weight: 1, arbitrary: fc.constant(true) }),
-  logicalSectorBytes: fc.constantFrom(512, 4096),
+  logicalSectorBytes: fc.constantFrom(512, 2048, 4096),
 });
 
 /** Mostly whole pages, so that requests for 4096-byte sectors and long ones are often right. */

@@ -1,6 +1,6 @@
 /**
- * Shows the ring rules at every index, around 2^32 above all: how many requests are there, when a ring is broken, who is
- * to be notified, what the final check does, and what can be attached to.
+ * Shows the ring rules at every index, around 2^32 above all: how many requests are there, when a ring is broken, who
+ * is to be notified, what the final check does, and what can be attached to.
  */
 
 import { assertEquals, assertThrows } from "@std/assert";

@@ -1,0 +1,288 @@
+/**
+ * Shows what a backend decides in every situation: the whole table, row by row, and then the stories that it must tell
+ * right, carried out by the simplest device that does as it is told.
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import type { ObservedState } from "../../lib/xenbus/states.ts";
+import { decide, type Situation } from "../../lib/xenbus/transitions.ts";
+
+const STATES: readonly ObservedState[] = ["gone", 0, 1, 2, 3, 4, 5, 6, 7, 8, "invalid"];
+const MEANINGLESS: readonly ObservedState[] = [0, 7, 8, "invalid"];
+
+/** What this process has: nothing, the image, or the image and the ring. */
+const HELD = {
+  nothing: { opened: false, connected: false },
+  image: { opened: true, connected: false },
+  ring: { opened: true, connected: true },
+} as const;
+
+/** Actions with nothing held, with the image open, and with the ring served. */
+type Row = readonly [nothing: string, image: string, ring: string];
+
+const same = (action: string): Row => [action, action, action];
+
+/** Backend states to frontend states to actions, for a device that is online. */
+type Table = readonly (readonly [backend: readonly ObservedState[], frontend: readonly ObservedState[], row: Row])[];
+
+/** The rows that do not depend on `online`. */
+const ALWAYS: Table = [
+  [["gone"], STATES, same("teardown")],
+  [[1], ["gone"], ["none", "teardown", "teardown"]],
+  [[6], ["gone"], ["none", "teardown", "teardown"]],
+  [[2, 3, 4, 5, ...MEANINGLESS], ["gone"], same("teardown")],
+  [[1], [1, 2, 3, 4], ["offer", "reoffer", "reoffer"]],
+  [[2, 3], [1, 2], ["offer", "none", "reoffer"]],
+  [[2, 3], [3, 4], same("connect")],
+  [[4], [1, 2], ["offer", "reoffer", "reoffer"]],
+  [[4], [3, 4], ["connect", "connect", "none"]],
+  [[1, 2, 3, 4], [5], same("close-begin")],
+  [[1, 2, 3, 4, 5], [6], same("close")],
+  [[1, 2, 3, 4], MEANINGLESS, same("unknown-state frontend")],
+  [[5], [3], same("none")],
+  [MEANINGLESS, [1, 2, 3, 4, 5, 6, ...MEANINGLESS], same("unknown-state backend")],
+];
+
+const ONLINE: Table = [
+  [[5], [1, 2], same("reoffer")],
+  [[5], [4, 5], same("none")],
+  [[5], MEANINGLESS, same("unknown-state frontend")],
+  [[6], [1, 2, 3], same("reoffer")],
+  [[6], [4, 5, 6], ["none", "none", "close"]],
+  [[6], MEANINGLESS, ["unknown-state frontend", "unknown-state frontend", "close"]],
+];
+
+/** With `online` 0: the toolstack wants the device removed. */
+const OFFLINE: Table = [
+  [[5], [1, 2], same("close")],
+  [[5], [4, 5], ["resume", "resume", "none"]],
+  [[5], MEANINGLESS, ["close", "close", "unknown-state frontend"]],
+  [[6], [1, 2, 3, 4, 5, 6], ["none", "teardown", "close"]],
+  [[6], MEANINGLESS, ["unknown-state frontend", "teardown", "close"]],
+];
+
+function text(situation: Situation): string {
+  const action = decide(situation);
+  return action.kind === "unknown-state" ? `${action.kind} ${action.side}` : action.kind;
+}
+
+for (const [online, tables] of [[true, [ALWAYS, ONLINE]], [false, [ALWAYS, OFFLINE]]] as const) {
+  const covered = new Set<string>();
+  for (const [backends, frontends, [nothing, image, ring]] of tables.flat()) {
+    Deno.test(`online ${Number(online)}, backend ${backends}, frontend ${frontends}: ${nothing}, ${image}, ${ring}`, () => {
+      for (const backendState of backends) {
+        for (const frontendState of frontends) {
+          const nodes = { backendState, frontendState, online };
+          const actions = [HELD.nothing, HELD.image, HELD.ring].map((held) => text({ ...nodes, ...held }));
+          assertEquals(actions, [nothing, image, ring], `backend ${backendState}, frontend ${frontendState}`);
+          assertEquals(text({ ...nodes, opened: false, connected: true }), ring, "a ring counts without an image too");
+        }
+      }
+    });
+    for (const backend of backends) {
+      for (const frontend of frontends) {
+        assert(!covered.has(`${backend} ${frontend}`), `${backend} ${frontend} is in two rows`);
+        covered.add(`${backend} ${frontend}`);
+      }
+    }
+  }
+  Deno.test(`online ${Number(online)}: the rows above are all pairs of states`, () => {
+    assertEquals(covered.size, STATES.length ** 2);
+  });
+}
+
+/** A device that does as it is told, without a disk or a ring; a process that can be restarted. */
+class Device {
+  backendState: ObservedState = 1;
+  frontendState: ObservedState = 1;
+  online = true;
+  opened = false;
+  connected = false;
+  /** What was done, in order. */
+  readonly done: string[] = [];
+
+  /** Looks and acts until there is nothing to do; returns what it did. */
+  settle(): string[] {
+    const before = this.done.length;
+    for (let turn = 0; turn < 10; turn++) {
+      const action = decide(this);
+      if (action.kind === "none" || action.kind === "unknown-state") return this.done.slice(before);
+      this.done.push(action.kind);
+      this.#act(action.kind);
+    }
+    throw new Error(`does not come to rest: ${this.done.slice(before)}`);
+  }
+
+  #act(kind: string): void {
+    switch (kind) {
+      case "offer":
+      case "reoffer":
+        [this.opened, this.connected, this.backendState] = [true, false, 2];
+        break;
+      case "connect":
+        [this.opened, this.connected, this.backendState] = [true, true, 4];
+        break;
+      case "resume":
+        [this.opened, this.connected] = [true, true];
+        break;
+      case "close-begin":
+        this.backendState = 5;
+        break;
+      default:
+        [this.opened, this.connected] = [false, false];
+        if (this.backendState !== "gone") this.backendState = 6;
+    }
+  }
+
+  /** The process ends and another begins, leaving the nodes as they are. */
+  restart(): void {
+    this.opened = false;
+    this.connected = false;
+  }
+
+  frontend(state: ObservedState): string[] {
+    this.frontendState = state;
+    return this.settle();
+  }
+
+  toolstackRemoves(): string[] {
+    this.online = false;
+    this.backendState = 5;
+    return this.settle();
+  }
+}
+
+function connected(): Device {
+  const device = new Device();
+  device.settle();
+  device.frontend(3);
+  device.frontend(4);
+  return device;
+}
+
+Deno.test("a handshake, step by step", () => {
+  const device = new Device();
+  assertEquals([device.settle(), device.backendState], [["offer"], 2]);
+  assertEquals([device.frontend(3), device.backendState], [["connect"], 4]);
+  assertEquals([device.frontend(4), device.backendState], [[], 4]);
+});
+
+Deno.test("a frontend that is at 3 or 4 before the backend is at 2 is connected all the same", () => {
+  for (const early of [3, 4] as const) {
+    const device = new Device();
+    assertEquals([device.frontend(early), device.backendState], [["offer", "connect"], 4]);
+  }
+});
+
+Deno.test("a frontend that closes and starts again is offered and connected again, as often as it likes", () => {
+  const device = connected();
+  for (let round = 0; round < 3; round++) {
+    assertEquals([device.frontend(5), device.backendState, device.connected], [["close-begin"], 5, true]);
+    assertEquals([device.frontend(6), device.backendState, device.opened], [["close"], 6, false]);
+    assertEquals([device.frontend(1), device.backendState], [["reoffer"], 2]);
+    assertEquals([device.frontend(3), device.backendState], [["connect"], 4]);
+    assertEquals(device.frontend(4), []);
+  }
+});
+
+Deno.test("steps of a closing and restarting frontend that were missed do not matter", () => {
+  for (const found of [1, 3] as const) {
+    const device = connected();
+    device.frontend(6);
+    device.frontend(found);
+    device.frontend(3);
+    assertEquals([device.backendState, device.connected], [4, true]);
+  }
+  const device = connected();
+  assertEquals(device.frontend(1), ["reoffer"], "it started over without closing");
+  assertEquals(device.frontend(3), ["connect"]);
+});
+
+Deno.test("removal by the toolstack waits for an active frontend", () => {
+  const device = connected();
+  assertEquals([device.toolstackRemoves(), device.connected], [[], true], "the guest still has it mounted");
+  assertEquals([device.frontend(5), device.connected], [[], true]);
+  assertEquals([device.frontend(6), device.backendState], [["close"], 6]);
+  device.backendState = "gone";
+  device.frontendState = "gone";
+  assertEquals(decide(device).kind, "teardown");
+});
+
+Deno.test("removal goes to Closed by itself where no frontend is active", () => {
+  const fresh = new Device();
+  fresh.settle();
+  assertEquals([fresh.toolstackRemoves(), fresh.backendState, fresh.opened], [["close"], 6, false]);
+  const closed = connected();
+  closed.frontend(6);
+  assertEquals([closed.toolstackRemoves(), closed.backendState], [["close"], 6]);
+  closed.frontend(1);
+  assertEquals(closed.backendState, 6, "it is not offered again");
+});
+
+Deno.test("removal by force, with the frontend's directory gone, ends in Closed", () => {
+  const device = connected();
+  device.frontendState = "gone";
+  assertEquals([device.toolstackRemoves(), device.backendState, device.connected], [["teardown"], 6, false]);
+});
+
+Deno.test("a restarted process takes a Connected device up again, wherever its frontend is", () => {
+  for (const frontend of [3, 4] as const) {
+    const device = connected();
+    device.restart();
+    assertEquals([device.frontend(frontend), device.backendState], [["connect"], 4]);
+  }
+  const device = connected();
+  device.restart();
+  assertEquals([device.frontend(1), device.backendState], [["offer"], 2]);
+  assertEquals(device.frontend(3), ["connect"]);
+});
+
+Deno.test("a process that was restarted while the frontend was starting, closing or closed goes on from there", () => {
+  const offered = new Device();
+  offered.settle();
+  offered.restart();
+  assertEquals([offered.settle(), offered.backendState], [["offer"], 2]);
+  offered.restart();
+  assertEquals([offered.frontend(3), offered.backendState], [["connect"], 4]);
+  const closing = connected();
+  closing.restart();
+  assertEquals([closing.frontend(5), closing.backendState], [["close-begin"], 5]);
+  closing.restart();
+  assertEquals([closing.frontend(6), closing.backendState], [["close"], 6]);
+  closing.restart();
+  assertEquals([closing.settle(), closing.frontend(1), closing.backendState], [[], ["reoffer"], 2]);
+});
+
+Deno.test("a process that was restarted while a removal waits for a busy guest serves that guest, still in Closing", () => {
+  const device = connected();
+  device.toolstackRemoves();
+  device.restart();
+  assertEquals([device.settle(), device.backendState, device.connected], [["resume"], 5, true]);
+  assertEquals([device.frontend(6), device.backendState, device.connected], [["close"], 6, false]);
+});
+
+Deno.test("a connection that failed is not tried again before the frontend has moved", () => {
+  const device = new Device();
+  device.settle();
+  device.frontendState = 3;
+  assertEquals(decide(device).kind, "connect");
+  device.backendState = 5;
+  assertEquals(device.settle(), []);
+  assertEquals([device.frontend(6), device.frontend(1), device.frontend(3)], [["close"], ["reoffer"], ["connect"]]);
+});
+
+Deno.test("nonsense from the frontend changes nothing", () => {
+  const device = connected();
+  for (const state of MEANINGLESS) assertEquals([device.frontend(state), device.connected], [[], true]);
+  assertEquals([device.frontend(4), device.connected], [[], true]);
+});
+
+Deno.test("a guest's death releases everything in any state", () => {
+  for (const backendState of STATES) {
+    for (const held of [HELD.image, HELD.ring]) {
+      const device = Object.assign(new Device(), { backendState, ...held });
+      device.frontendState = "gone";
+      assertEquals(decide(device).kind, "teardown");
+    }
+  }
+});
