@@ -93,6 +93,7 @@ export class NativeEventChannels implements EventChannels {
     if (this.#library.xenevtchn_notify(this.#open(), port) < 0) throw failure(`notify through event channel ${port}`);
   }
 
+  /** An event of the port that fired before may still be taken. */
   unbind(port: EvtchnPort): void {
     if (this.#library.xenevtchn_unbind(this.#open(), port) < 0) throw failure(`unbind event channel ${port}`);
     this.#bound.delete(port);

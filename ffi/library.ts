@@ -29,7 +29,9 @@ export function openLibrary<const S extends Deno.ForeignLibraryInterface>(
   const reasons: string[] = [];
   for (const file of override === undefined ? source.sonames : [override]) {
     try {
-      return Deno.dlopen(file, symbols);
+      const library = Deno.dlopen(file, symbols);
+      keepLoaded(file);
+      return library;
     } catch (error) {
       if (error instanceof Deno.errors.NotCapable) throw permissionError(source.name, error);
       reasons.push(`${file}: ${reasonOf(error, file)}`);
@@ -42,6 +44,23 @@ export function openLibrary<const S extends Deno.ForeignLibraryInterface>(
         `or name the file in ${source.variable}`
       : `correct ${source.variable}, or unset it to search for ${source.sonames.join(", ")}`,
   });
+}
+
+const RTLD_NOW_NODELETE = 0x1002;
+
+const linker = lazily(() =>
+  Deno.dlopen("libc.so.6", {
+    dlopen: { parameters: ["buffer", /* filename */ "i32" /* flags */], result: "pointer", optional: true },
+  }).symbols
+);
+
+/**
+ * Keeps a library's code for as long as the process lives. Deno unloads a thread's libraries when the thread ends, under
+ * the feet of threads that the library itself started (libxenstore has one); the process would end by SIGSEGV. Where
+ * the C library has no dlopen (glibc before 2.34) handles must be closed before the end.
+ */
+function keepLoaded(file: string): void {
+  linker().dlopen?.(new TextEncoder().encode(file + "\0"), RTLD_NOW_NODELETE);
 }
 
 /** A function that calls `open` at its first call and gives the same result ever after. */

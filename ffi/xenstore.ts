@@ -186,7 +186,10 @@ export class NativeXenstore extends StoreOperations implements Xenstore {
     return false;
   }
 
-  /** Asking for it keeps the process alive until this connection is disposed or lost. */
+  /**
+   * Asking for it keeps the process alive until this connection is disposed or lost. Throws XenstoreError if xenstored
+   * refuses the watch that it takes to notice the loss.
+   */
   get lost(): Promise<string> {
     try {
       this.#dispatcher.watchForLoss();

@@ -1,0 +1,179 @@
+/**
+ * The real libxenstore against an xenstored that refuses, fails and breaks off: what each does to an operation and to
+ * the connection. The daemon is a few lines of its wire protocol (xs_wire.h), since the real one trusts every local
+ * client.
+ */
+
+import { assertEquals } from "@std/assert";
+import { runScript } from "./child.ts";
+
+const HEADER_BYTES = 16;
+const XS_GET_DOMAIN_PATH = 10;
+const XS_ERROR = 16;
+
+/** What the daemon does with every request; an error never to the harmless question for a domain's path. */
+type Behaviour = { readonly error: string } | { readonly hangUp: true };
+
+/** A message: type, request id, transaction id, length, body. */
+function message(type: number, requestId: number, transaction: number, text: string): Uint8Array {
+  const body = new TextEncoder().encode(text + "\0");
+  const bytes = new Uint8Array(HEADER_BYTES + body.length);
+  new Uint32Array(bytes.buffer, 0, 4).set([type, requestId, transaction, body.length]);
+  bytes.set(body, HEADER_BYTES);
+  return bytes;
+}
+
+/** Answers one connection until it ends. */
+async function serve(connection: Deno.Conn, behaviour: Behaviour): Promise<void> {
+  const buffer = new Uint8Array(8192);
+  for (;;) {
+    let have = 0;
+    while (have < HEADER_BYTES || have < HEADER_BYTES + new Uint32Array(buffer.buffer, 0, 4)[3]!) {
+      const count = await connection.read(buffer.subarray(have));
+      if (count === null) return connection.close();
+      have += count;
+    }
+    const [type = 0, requestId = 0, transaction = 0] = new Uint32Array(buffer.buffer, 0, 4);
+    if ("hangUp" in behaviour) return connection.close();
+    const answer = type === XS_GET_DOMAIN_PATH
+      ? message(type, requestId, transaction, "/local/domain/0")
+      : message(XS_ERROR, requestId, transaction, behaviour.error);
+    await connection.write(answer);
+  }
+}
+
+/** What `operation` on `store` printed, with a daemon that behaves so. */
+async function against(behaviour: Behaviour, operation: string): Promise<string> {
+  const directory = await Deno.makeTempDir();
+  const path = `${directory}/socket`;
+  const listener = Deno.listen({ transport: "unix", path });
+  const served: Promise<void>[] = [];
+  const accepting = (async () => {
+    for await (const connection of listener) served.push(serve(connection, behaviour));
+  })();
+  const script = `
+    import { openNativePlatform } from "./ffi/platform.ts";
+    using store = openNativePlatform().openXenstore();
+    try {
+      console.log(JSON.stringify(${operation}));
+    } catch (error) {
+      console.log(error.name, error.code, error.path, error.message);
+    }
+    let lost = "not lost";
+    try {
+      void store.lost.then((reason) => lost = "lost: " + reason);
+    } catch (error) {
+      lost = "not lost, and cannot watch";
+    }
+    await new Promise((resolve) => setTimeout(resolve, 1));
+    console.log(lost);`;
+  const { stdout, stderr } = await runScript(script, ["-A"], { XENSTORED_PATH: path });
+  listener.close();
+  await accepting;
+  await Promise.all(served);
+  await Deno.remove(directory, { recursive: true });
+  assertEquals(stderr, "");
+  return stdout;
+}
+
+/** The reason why libxenstore cannot be used here, or undefined. */
+function missingLibrary(): string | undefined {
+  try {
+    Deno.dlopen("libxenstore.so.4", {}).close();
+    return undefined;
+  } catch {
+    return "libxenstore.so.4 is missing (Debian package libxenstore4)";
+  }
+}
+
+const missing = missingLibrary();
+// deno-lint-ignore no-console -- why a test is ignored is to be seen
+if (missing !== undefined) console.log(`xenstore errors: ignored, ${missing}`);
+
+/** Registers a test with the rows of a table: behaviour, operation, what the child prints. */
+function errorTest(name: string, rows: readonly (readonly [Behaviour, string, string])[]): void {
+  Deno.test({ name, ignore: missing !== undefined }, async () => {
+    for (const [behaviour, operation, printed] of rows) assertEquals(await against(behaviour, operation), printed);
+  });
+}
+
+const CANNOT_WATCH = "not lost, and cannot watch\n";
+
+errorTest("a missing node reads as undefined, is removed as false, and is an error to nobody", [
+  [
+    { error: "ENOENT" },
+    `[store.read("/a"), store.list("/a"), store.permissions("/a")]`,
+    "[null,null,null]\n" + CANNOT_WATCH,
+  ],
+  [{ error: "ENOENT" }, `store.remove("/a")`, "false\n" + CANNOT_WATCH],
+]);
+
+errorTest("a refusal names the node and is told from a missing one", [
+  [
+    { error: "EACCES" },
+    `store.read("/a")`,
+    "XenstoreError EACCES /a Cannot read /a: permission denied\n" + CANNOT_WATCH,
+  ],
+  [
+    { error: "EACCES" },
+    `store.list("/a")`,
+    "XenstoreError EACCES /a Cannot list /a: permission denied\n" + CANNOT_WATCH,
+  ],
+  [
+    { error: "EACCES" },
+    `store.write("/a", "1")`,
+    "XenstoreError EACCES /a Cannot write /a: permission denied\n" + CANNOT_WATCH,
+  ],
+  [
+    { error: "EACCES" },
+    `store.watch("/a")`,
+    "XenstoreError EACCES /a Cannot watch /a: permission denied\n" + CANNOT_WATCH,
+  ],
+  [
+    { error: "EACCES" },
+    `store.isDomainIntroduced(5)`,
+    "XenstoreError EACCES domain 5 Cannot tell whether xenstored knows domain 5: permission denied\n" + CANNOT_WATCH,
+  ],
+]);
+
+errorTest("a full quota, a bad path and xenstored's own I/O error leave the connection usable", [
+  [
+    { error: "ENOSPC" },
+    `store.write("/a", "1")`,
+    "XenstoreError ENOSPC /a Cannot write /a: xenstored's quota for this domain is used up\n" + CANNOT_WATCH,
+  ],
+  [
+    { error: "EINVAL" },
+    `store.makeDirectory("/a b")`,
+    "XenstoreError EINVAL /a b Cannot create /a b: not a valid xenstore path or value\n" + CANNOT_WATCH,
+  ],
+  [
+    { error: "EIO" },
+    `store.read("/a")`,
+    "XenstoreError EIO /a Cannot read /a: Input/output error (EIO)\n" + CANNOT_WATCH,
+  ],
+]);
+
+errorTest("an xenstored that breaks off loses the connection, and says so to the operation and to lost", [
+  [
+    { hangUp: true },
+    `store.read("/a")`,
+    "XenstoreError EDISCONNECTED /a Cannot read /a: the connection to xenstored is lost (EBADF)\n" +
+    "lost: the connection to xenstored is lost (EBADF)\n",
+  ],
+  [
+    { hangUp: true },
+    `store.watch("/a")`,
+    "XenstoreError EDISCONNECTED /a Cannot watch /a: the connection to xenstored is lost (EINVAL)\n" +
+    "lost: the connection to xenstored is lost (EINVAL)\n",
+  ],
+]);
+
+errorTest("a transaction that cannot start says why", [
+  [
+    { error: "EBUSY" },
+    `store.transaction((t) => t.read("/a"))`,
+    "XenstoreError EBUSY xenstored Cannot use a transaction of xenstored: Device or resource busy (EBUSY)\n" +
+    CANNOT_WATCH,
+  ],
+]);
