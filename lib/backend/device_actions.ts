@@ -1,0 +1,237 @@
+/**
+ * Carries out what the transition table decided for a device: offering the disk, connecting, closing, and saying so
+ * when one of them failed. When to look and what to decide is not known here.
+ */
+
+import { errorText } from "../errors.ts";
+import { XenstoreError } from "../hypervisor.ts";
+import type { Logger } from "../log.ts";
+import type { Disk } from "../storage/disk.ts";
+import { BASIC_OFFER, type DiskDescription, diskNodes, featureNodes, type Offer } from "../xenbus/features.ts";
+import type { FrontendParameters } from "../xenbus/negotiate.ts";
+import { stateName, XenbusState } from "../xenbus/states.ts";
+import type { Action } from "../xenbus/transitions.ts";
+import type { DeviceDescription, DeviceNodes, Observation } from "./device_nodes.ts";
+import type { DeviceResources } from "./resources.ts";
+import type { DeviceSettings } from "./settings.ts";
+
+/** What this backend offers to every frontend. */
+const OFFER: Offer = BASIC_OFFER;
+
+/** The deeds of one device, one at a time. */
+export class DeviceActions {
+  readonly #resources: DeviceResources;
+  readonly #settings: DeviceSettings;
+  readonly #log: Logger;
+  #error: string | undefined;
+  /** The nodes with which something was tried in vain; with the same ones it is not tried again. */
+  #refused: string | undefined;
+  /** Why the data plane stopped the ring, until that is dealt with. */
+  #stopReason: string | undefined;
+  /** The frontend's ring is beyond use until it makes a new one. */
+  #ringBroken = false;
+  #unknownLogged: string | undefined;
+
+  constructor(resources: DeviceResources, settings: DeviceSettings, log: Logger) {
+    this.#resources = resources;
+    this.#settings = settings;
+    this.#log = log;
+  }
+
+  /** What went wrong last and has not been put right since. */
+  get error(): string | undefined {
+    return this.#error;
+  }
+
+  /** The data plane had to stop the ring. */
+  ringStopped(reason: string): void {
+    this.#stopReason ??= reason;
+  }
+
+  /** Gives a stopped ring back and tells the guest by Closing. False if no ring was stopped. */
+  async stopBrokenRing(nodes: DeviceNodes, seen: Observation): Promise<boolean> {
+    const reason = this.#stopReason;
+    if (reason === undefined) return false;
+    this.#stopReason = undefined;
+    this.#ringBroken = true;
+    await this.#resources.closeRings();
+    this.#report(nodes, `Cannot go on serving the ring: ${reason}`, false);
+    if (seen.backendState === XenbusState.Connected) nodes.switchState(seen.backendState, XenbusState.Closing);
+    return true;
+  }
+
+  /** Does it. True if the situation has changed by that and is to be looked at again. */
+  async perform(action: Action, nodes: DeviceNodes, seen: Observation): Promise<boolean> {
+    if (action.kind !== "unknown-state") this.#unknownLogged = undefined;
+    switch (action.kind) {
+      case "offer":
+      case "reoffer":
+        await this.#resources.closeRings();
+        return await this.#unlessRefused(nodes, seen, () => this.#offer(nodes, seen));
+      case "connect":
+        return await this.#unlessRefused(nodes, seen, () => this.#connect(nodes, seen));
+      case "resume":
+        return await this.#resume(nodes, seen);
+      case "close-begin":
+        nodes.switchState(seen.backendState, XenbusState.Closing);
+        return true;
+      case "close":
+        return await this.#close(nodes, seen, "closed");
+      case "teardown":
+        return await this.#tearDown(nodes, seen);
+      case "unknown-state":
+        return this.#ignoreState(action.side, seen);
+      case "none":
+        return false;
+    }
+  }
+
+  /** Opens the image and invites the frontend. */
+  async #offer(nodes: DeviceNodes, seen: Observation): Promise<boolean> {
+    const opened = await this.#openImage(nodes);
+    if (typeof opened === "string") return await this.#refuseOffer(nodes, seen, opened);
+    const { disk, description } = opened;
+    nodes.clearError();
+    this.#error = undefined;
+    this.#ringBroken = false;
+    const connected = ["hotplug-status", "connected"] as const;
+    if (nodes.offer(seen.backendState, XenbusState.InitWait, [...featureNodes(OFFER), connected])) {
+      const kind = description.cdrom ? ", cdrom" : "";
+      this.#log.info(`offering ${disk.description} as ${description.name}${kind} (type ${description.type})`);
+    }
+    return true;
+  }
+
+  /** Serves the frontend's rings and tells it what the disk is. */
+  async #connect(nodes: DeviceNodes, seen: Observation): Promise<boolean> {
+    const opened = await this.#openImage(nodes);
+    if (typeof opened === "string") return await this.#refuseConnection(nodes, seen, opened, true);
+    const frontend = await this.#openRings(nodes, seen, opened.disk);
+    if (typeof frontend === "string") return await this.#refuseConnection(nodes, seen, frontend, false);
+    try {
+      const quietly = seen.backendState === XenbusState.Connected && seen.frontendState === XenbusState.Connected;
+      const nodesOfDisk = diskNodes(describeDisk(opened.disk, opened.description));
+      if (!nodes.connect(seen.backendState, XenbusState.Connected, nodesOfDisk, quietly)) {
+        await this.#resources.closeRings();
+        return true;
+      }
+      nodes.clearError();
+    } catch (error) {
+      await this.#resources.closeRings();
+      throw error;
+    }
+    this.#error = undefined;
+    this.#logConnected(frontend);
+    return true;
+  }
+
+  /** The device is to be removed and the guest may still wait for answers: serve it until it lets go. */
+  async #resume(nodes: DeviceNodes, seen: Observation): Promise<boolean> {
+    if (this.#ringBroken) return await this.#close(nodes, seen, "closed with its ring stopped");
+    const opened = await this.#openImage(nodes);
+    const frontend = typeof opened === "string" ? opened : await this.#openRings(nodes, seen, opened.disk);
+    if (typeof frontend === "string") {
+      this.#report(nodes, frontend, false);
+      return await this.#close(nodes, seen, "closed without its ring");
+    }
+    this.#logConnected(frontend);
+    return true;
+  }
+
+  async #close(nodes: DeviceNodes, seen: Observation, what: string): Promise<boolean> {
+    await this.#resources.release();
+    if (nodes.switchState(seen.backendState, XenbusState.Closed)) this.#log.info(what);
+    return true;
+  }
+
+  async #tearDown(nodes: DeviceNodes, seen: Observation): Promise<boolean> {
+    await this.#resources.release();
+    if (seen.backendState === "gone") {
+      nodes.clearError();
+      this.#log.info("removed");
+      return false;
+    }
+    if (nodes.switchState(seen.backendState, XenbusState.Closed)) this.#log.info("closed: its frontend is gone");
+    return true;
+  }
+
+  #ignoreState(side: "backend" | "frontend", seen: Observation): boolean {
+    const state = stateName(side === "backend" ? seen.backendState : seen.frontendState);
+    if (this.#unknownLogged !== side + state) this.#log.warning(`${side} state ${state} means nothing here, ignored`);
+    this.#unknownLogged = side + state;
+    return false;
+  }
+
+  /** The image and what the toolstack said of it, or why there is none. */
+  async #openImage(nodes: DeviceNodes): Promise<{ disk: Disk; description: DeviceDescription } | string> {
+    try {
+      const description = nodes.describe(this.#settings.image);
+      return { disk: await this.#resources.openImage(description), description };
+    } catch (error) {
+      return reasonOf(error);
+    }
+  }
+
+  /** What the frontend asked for, now served, or why it is not. */
+  async #openRings(nodes: DeviceNodes, seen: Observation, disk: Disk): Promise<FrontendParameters | string> {
+    try {
+      const { defaultProtocol } = this.#settings;
+      const frontend = nodes.readFrontend({ frontendPath: seen.frontendPath, defaultProtocol, offer: OFFER });
+      await this.#resources.openRings(disk, frontend);
+      return frontend;
+    } catch (error) {
+      return reasonOf(error);
+    }
+  }
+
+  /** Skips what failed before unless a node has changed since. */
+  async #unlessRefused(nodes: DeviceNodes, seen: Observation, attempt: () => Promise<boolean>): Promise<boolean> {
+    if (this.#refused !== undefined && this.#refused === nodes.fingerprint(seen)) return false;
+    this.#refused = undefined;
+    return await attempt();
+  }
+
+  /** There is no disk to offer: waits until somebody changes something. */
+  async #refuseOffer(nodes: DeviceNodes, seen: Observation, reason: string): Promise<boolean> {
+    await this.#resources.release();
+    this.#report(nodes, reason, true);
+    this.#refused = nodes.fingerprint(seen);
+    return false;
+  }
+
+  /**
+   * Connecting failed. A frontend that is waiting for us learns it by Closing. One that another process left Connected
+   * is left so until somebody changes something: Closing would cost the guest a disk that can still be put right.
+   */
+  async #refuseConnection(nodes: DeviceNodes, seen: Observation, reason: string, opening: boolean): Promise<boolean> {
+    await this.#resources.release();
+    this.#report(nodes, reason, opening);
+    if (seen.backendState !== XenbusState.Connected) return nodes.switchState(seen.backendState, XenbusState.Closing);
+    this.#refused = nodes.fingerprint(seen);
+    return false;
+  }
+
+  #report(nodes: DeviceNodes, message: string, opening: boolean): void {
+    this.#error = message;
+    this.#log.error(message);
+    nodes.reportError(message, opening);
+  }
+
+  #logConnected(frontend: FrontendParameters): void {
+    const ports = frontend.queues.map((queue) => queue.eventChannel).join(", ");
+    const pages = frontend.queues[0]?.ringRefs.length ?? 0;
+    const { grants } = this.#settings;
+    const rings = `${frontend.queues.length} of ${pages} page${pages === 1 ? "" : "s"}`;
+    this.#log.info(`connected: ${frontend.abi}, rings ${rings}, event channels ${ports}, grants ${grants}`);
+  }
+}
+
+function describeDisk(disk: Disk, description: DeviceDescription): DiskDescription {
+  return { ...disk.properties, cdrom: description.cdrom, removable: description.removable };
+}
+
+/** Why an attempt failed, for people. Failures of xenstore itself are not the attempt's: they are thrown on. */
+function reasonOf(error: unknown): string {
+  if (error instanceof XenstoreError) throw error;
+  return errorText(error);
+}

@@ -1,0 +1,227 @@
+/**
+ * One device's xenstore nodes as the backend reads and writes them. State nodes are only ever written in a transaction
+ * that finds in them what the decision was based on, so that a node that was deleted, or that the toolstack changed
+ * meanwhile, stays as it is. What to do about the nodes is not decided here.
+ */
+
+import { XenblkError } from "../errors.ts";
+import type { Xenstore, XenstoreOperations } from "../hypervisor.ts";
+import { printable } from "../log.ts";
+import type { NodeValue } from "../xenbus/features.ts";
+import { type FrontendParameters, type NegotiationOptions, readFrontend } from "../xenbus/negotiate.ts";
+import { backendPath, type DeviceAddress, frontendPath } from "../xenbus/paths.ts";
+import { type ObservedState, parseState, type XenbusState } from "../xenbus/states.ts";
+import { removeWithEmptyParents } from "../xenstore.ts";
+
+/** Nodes of the backend directory that the toolstack writes and that a device heeds; the others it writes itself. */
+export const TOOLSTACK_NODES: ReadonlySet<string> = new Set([
+  "state",
+  "online",
+  "frontend",
+  "params",
+  "mode",
+  "type",
+  "dev",
+  "device-type",
+  "removable",
+]);
+
+/** Nodes of the frontend that decide whether it can be connected to; see {@linkcode DeviceNodes.fingerprint}. */
+const FRONTEND_NODES = [
+  "state",
+  "protocol",
+  "ring-ref",
+  "ring-ref0",
+  "ring-page-order",
+  "num-ring-pages",
+  "event-channel",
+  "multi-queue-num-queues",
+];
+
+/** Features that an earlier backend may have published and that are absent, not 0, where they are not offered. */
+const ABSENT_IF_NOT_OFFERED = [
+  "feature-max-indirect-segments",
+  "multi-queue-max-queues",
+  "discard-granularity",
+  "discard-alignment",
+  "discard-secure",
+];
+
+/** What decides a device's next step, read in one transaction. */
+export interface Observation {
+  readonly backendState: ObservedState;
+  readonly frontendState: ObservedState;
+  readonly online: boolean;
+  /** The directory that the backend's `frontend` node names. */
+  readonly frontendPath: string;
+}
+
+/** What the toolstack says of the disk. */
+export interface DeviceDescription {
+  /** `target` or `format:target`. */
+  readonly params: string;
+  /** `mode` does not allow writing. */
+  readonly readOnly: boolean;
+  /** The backend's type as the toolstack calls it. */
+  readonly type: string;
+  /** The virtual device's name, such as `xvda`. */
+  readonly name: string;
+  readonly cdrom: boolean;
+  readonly removable: boolean;
+}
+
+/** The nodes of one device over one connection to xenstored. */
+export class DeviceNodes {
+  readonly #store: Xenstore;
+  readonly #address: DeviceAddress;
+  readonly #path: string;
+
+  constructor(store: Xenstore, address: DeviceAddress) {
+    this.#store = store;
+    this.#address = address;
+    this.#path = backendPath(address);
+  }
+
+  /** Whether xenstored knows the guest. */
+  get guestExists(): boolean {
+    return this.#store.isDomainIntroduced(this.#address.frontendDomain);
+  }
+
+  observe(): Observation {
+    return this.#store.transaction((transaction) => {
+      const frontend = transaction.read(`${this.#path}/frontend`) ?? frontendPath(this.#address);
+      return {
+        backendState: parseState(transaction.read(`${this.#path}/state`)),
+        frontendState: parseState(transaction.read(`${frontend}/state`)),
+        online: transaction.read(`${this.#path}/online`) === "1",
+        frontendPath: frontend,
+      };
+    });
+  }
+
+  /**
+   * Reads what the disk is to be. `image` stands in for `params`. Throws {@linkcode XenblkError} naming the first node
+   * that is missing.
+   */
+  describe(image: string | undefined): DeviceDescription {
+    return this.#store.transaction((transaction) => {
+      const required = (name: string): string => {
+        const value = transaction.read(`${this.#path}/${name}`);
+        if (value !== undefined && value !== "") return value;
+        throw new XenblkError(`Cannot serve ${this.#path}: its node ${name} is ${value === "" ? "empty" : "missing"}`, {
+          remedy: name === "params" ? "let the toolstack write it, or give --image" : "let the toolstack write it",
+        });
+      };
+      return {
+        params: image ?? required("params"),
+        readOnly: !required("mode").includes("w"),
+        type: required("type"),
+        name: required("dev"),
+        cdrom: required("device-type") === "cdrom",
+        removable: transaction.read(`${this.#path}/removable`) === "1",
+      };
+    });
+  }
+
+  /** What the frontend asks for. Throws {@linkcode XenblkError} naming the node that is wrong. */
+  readFrontend(options: NegotiationOptions): FrontendParameters {
+    return this.#store.transaction((transaction) =>
+      readFrontend((name) => transaction.read(`${options.frontendPath}/${name}`), options)
+    );
+  }
+
+  /** The values of the nodes that others write, as one text: if it is the same as before, nothing has changed. */
+  fingerprint(seen: Observation): string {
+    return this.#store.transaction((transaction) =>
+      JSON.stringify([
+        [...TOOLSTACK_NODES].map((name) => transaction.read(`${this.#path}/${name}`)),
+        FRONTEND_NODES.map((name) => transaction.read(`${seen.frontendPath}/${name}`)),
+      ])
+    );
+  }
+
+  /** Makes these nodes true and goes to InitWait. False, with nothing written, if the state is not `from` any more. */
+  offer(from: ObservedState, to: XenbusState, nodes: readonly NodeValue[]): boolean {
+    return this.#fromState(from, (transaction) => {
+      const offered = new Set(nodes.map(([name]) => name));
+      for (const name of ABSENT_IF_NOT_OFFERED) {
+        if (!offered.has(name)) transaction.remove(`${this.#path}/${name}`);
+      }
+      this.#update(transaction, nodes);
+      transaction.write(`${this.#path}/state`, String(to));
+    });
+  }
+
+  /**
+   * Makes these nodes true and goes to Connected. With `quietly` the state is written only if a node changed: a frontend
+   * that is Connected to us already has nothing to hear. False, with nothing written, if the state is not `from` any more.
+   */
+  connect(from: ObservedState, to: XenbusState, nodes: readonly NodeValue[], quietly: boolean): boolean {
+    return this.#fromState(from, (transaction) => {
+      const changed = this.#update(transaction, nodes);
+      if (changed || !quietly) transaction.write(`${this.#path}/state`, String(to));
+    });
+  }
+
+  /** Goes to another state. False, with nothing written, if the state is not `from` any more. */
+  switchState(from: ObservedState, to: XenbusState): boolean {
+    return this.#fromState(from, (transaction) => {
+      if (from !== to) transaction.write(`${this.#path}/state`, String(to));
+    });
+  }
+
+  /**
+   * Leaves an error where people and tools look for it: the `error` node, the node below `error/` of our own domain,
+   * and, if the image could not be opened, the hotplug nodes that libxl waits for.
+   */
+  reportError(message: string, opening: boolean): void {
+    const text = printable(message);
+    this.#fromState(undefined, (transaction) => {
+      transaction.write(`${this.#path}/error`, text);
+      transaction.write(`${this.#errorDirectory}/error`, text);
+      if (!opening) return;
+      transaction.write(`${this.#path}/hotplug-error`, text);
+      transaction.write(`${this.#path}/hotplug-status`, "error");
+    });
+  }
+
+  /** Takes back {@linkcode reportError}; also when the device's directory is gone. */
+  clearError(): void {
+    this.#store.transaction((transaction) => {
+      transaction.remove(`${this.#path}/error`);
+      if (transaction.remove(`${this.#path}/hotplug-error`)) {
+        transaction.write(`${this.#path}/hotplug-status`, "connected");
+      }
+      removeWithEmptyParents(transaction, this.#errorDirectory, `${this.#ownDomainPath}/error`);
+    });
+  }
+
+  get #ownDomainPath(): string {
+    return this.#store.domainPath(this.#address.backendDomain);
+  }
+
+  get #errorDirectory(): string {
+    return `${this.#ownDomainPath}/error/${this.#path.slice(this.#ownDomainPath.length + 1)}`;
+  }
+
+  /** Runs `body` if there is a state node and it says `from`; undefined stands for any state. */
+  #fromState(from: ObservedState | undefined, body: (transaction: XenstoreOperations) => void): boolean {
+    return this.#store.transaction((transaction) => {
+      const text = transaction.read(`${this.#path}/state`);
+      if (text === undefined || (from !== undefined && parseState(text) !== from)) return false;
+      body(transaction);
+      return true;
+    });
+  }
+
+  #update(transaction: XenstoreOperations, nodes: readonly NodeValue[]): boolean {
+    let changed = false;
+    for (const [name, value] of nodes) {
+      const path = `${this.#path}/${name}`;
+      if (transaction.read(path) === value) continue;
+      transaction.write(path, value);
+      changed = true;
+    }
+    return changed;
+  }
+}

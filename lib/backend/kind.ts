@@ -1,0 +1,221 @@
+/**
+ * The devices of one backend kind in this process: finds them in xenstore as they come and go, tells each when its
+ * nodes change or xenstore is lost and found again, and closes them all together. What a device does is its own affair.
+ */
+
+import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
+import type { DataPlane } from "../dataplane/types.ts";
+import { errorText } from "../errors.ts";
+import type { DomId, Xenstore, XenstoreWatch } from "../hypervisor.ts";
+import type { Logger } from "../log.ts";
+import { LogLimiter } from "../rate_limit.ts";
+import type { Disk, DiskRequest } from "../storage/disk.ts";
+import { backendKindPath, backendPath, type DeviceAddress, parseBackendPath, parseDomId } from "../xenbus/paths.ts";
+import { BackendDevice, type CloseOptions } from "./device.ts";
+import { TOOLSTACK_NODES } from "./device_nodes.ts";
+import type { DeviceSettings } from "./settings.ts";
+import type { DeviceStatus } from "./status.ts";
+import { isDisconnection, StoreLink } from "./store_link.ts";
+
+/** What a set of devices is made of. */
+export interface BackendKindOptions {
+  /** Which directory below `backend/` is served, such as `vbd3`. */
+  readonly kind: string;
+  /** The one device to serve; absent: all of the kind. */
+  readonly only?: DeviceAddress;
+  /** Opens a connection to xenstored, or throws; called again whenever the connection was lost. */
+  readonly openXenstore: () => Xenstore;
+  readonly dataPlane: DataPlane;
+  readonly openDisk: (request: DiskRequest) => Promise<Disk>;
+  readonly settings: DeviceSettings;
+  readonly logger: Logger;
+  readonly clock?: Clock;
+}
+
+/** The domain that this process runs in, as its own node `domid` says; domain 0 has none in old toolstacks. */
+export function ownDomain(store: Xenstore): DomId {
+  return parseDomId(store.read("domid") ?? "0") ?? 0 as DomId;
+}
+
+/** All devices of a kind, or the one that is to be served. */
+export class BackendKind {
+  readonly #options: BackendKindOptions;
+  readonly #clock: Clock;
+  readonly #limiter: LogLimiter;
+  readonly #devices = new Map<string, BackendDevice>();
+  readonly #link: StoreLink;
+  readonly #onlyRetired = Promise.withResolvers<void>();
+  #store: Xenstore | undefined;
+  #watches: XenstoreWatch[] = [];
+  #domain = 0 as DomId;
+  #closing: Promise<boolean> | undefined;
+
+  /** Connects to xenstore and starts serving what is there. Throws what `openXenstore` throws. */
+  constructor(options: BackendKindOptions) {
+    this.#options = options;
+    this.#clock = options.clock ?? SYSTEM_CLOCK;
+    this.#limiter = new LogLimiter(options.logger, () => this.#clock.now());
+    this.#link = new StoreLink({
+      openXenstore: options.openXenstore,
+      connected: (store, again) => this.#connected(store, again),
+      lost: () => this.#lost(),
+      clock: this.#clock,
+      logger: options.logger,
+    });
+  }
+
+  /** Resolves when the one device that is served was removed by the toolstack; never where all of a kind are served. */
+  get retired(): Promise<void> {
+    return this.#onlyRetired.promise;
+  }
+
+  /** What each device looks like now. */
+  status(): DeviceStatus[] {
+    return [...this.#devices.values()].map((device) => device.status());
+  }
+
+  /**
+   * Closes all devices at once and the connection to xenstore. False, with a line in the log for each, if some were not
+   * finished `graceMs` after the guests' time to let go was over; they go on in the background. The first call counts.
+   */
+  close(options: CloseOptions, graceMs: number): Promise<boolean> {
+    return this.#closing ??= this.#close(options, graceMs);
+  }
+
+  async #close(options: CloseOptions, graceMs: number): Promise<boolean> {
+    const open = new Set(this.#devices.values());
+    const closing = Promise.all([...open].map(async (device) => {
+      try {
+        await device.close(options);
+      } catch (error) {
+        this.#options.logger.error(`${device.label}: cannot close cleanly: ${errorText(error)}`);
+      }
+      open.delete(device);
+    }));
+    const deadline = new AbortController();
+    const limitMs = graceMs + (options.leave === "detached" ? options.timeoutMs : 0);
+    await Promise.race([closing, this.#clock.sleep(limitMs, deadline.signal)]);
+    deadline.abort();
+    for (const device of open) this.#options.logger.error(`${device.label}: still busy, given up`);
+    await this.#link[Symbol.asyncDispose]();
+    return open.size === 0;
+  }
+
+  /** The directory under which everything that concerns us changes. */
+  get #root(): string {
+    const { only, kind } = this.#options;
+    return only === undefined ? backendKindPath(this.#domain, kind) : backendPath(only);
+  }
+
+  #connected(store: Xenstore, again: boolean): void {
+    this.#store = store;
+    this.#domain = ownDomain(store);
+    const trusted = !again || this.#keptItsContents(store);
+    if (!trusted) this.#options.logger.warning("xenstore came back without our devices: they are served on");
+    for (const device of this.#devices.values()) device.attachStore(store, trusted);
+    this.#follow(store.watch(this.#root), (path) => this.#changed(path));
+    if (
+      this.#options.only !== undefined && this.#devices.size === 0 && store.read(`${this.#root}/state`) === undefined
+    ) {
+      this.#options.logger.info(`waiting for ${this.#root}: there is no such device yet`);
+    }
+    this.#follow(store.watch("@releaseDomain"), () => {
+      for (const device of this.#devices.values()) device.domainReleased();
+    });
+  }
+
+  #lost(): void {
+    this.#store = undefined;
+    for (const watch of this.#watches.splice(0)) watch[Symbol.dispose]();
+    for (const device of this.#devices.values()) device.detachStore();
+  }
+
+  /** Whether a store that was lost still has any device, or any guest's directory, that we knew. */
+  #keptItsContents(store: Xenstore): boolean {
+    const known = [...this.#devices.values()];
+    if (known.length === 0) return true;
+    return known.some(({ path, address: { frontendDomain } }) =>
+      store.read(`${path}/state`) !== undefined ||
+      // Our own domain's directory is there even in an empty store.
+      (frontendDomain !== this.#domain && store.list(store.domainPath(frontendDomain)) !== undefined)
+    );
+  }
+
+  #follow(watch: XenstoreWatch, changed: (path: string) => void): void {
+    this.#watches.push(watch);
+    const follow = async (): Promise<void> => {
+      for await (const path of watch) {
+        try {
+          changed(path);
+        } catch (error) {
+          if (!isDisconnection(error)) this.#options.logger.error(`cannot follow ${path}: ${errorText(error)}`);
+        }
+      }
+    };
+    follow().catch((error) => this.#options.logger.error(`a watch failed: ${errorText(error)}`));
+  }
+
+  /** A node changed: tells the devices that it is part of, or that are part of it, and looks for new ones. */
+  #changed(path: string): void {
+    for (const device of this.#devices.values()) {
+      if (path === device.path || device.path.startsWith(`${path}/`)) device.poke();
+      else if (path.startsWith(`${device.path}/`)) {
+        if (TOOLSTACK_NODES.has(path.slice(device.path.length + 1))) device.poke();
+        return;
+      }
+    }
+    this.#discover(path);
+  }
+
+  /** Adopts every device at, above or below the path that we have not yet. */
+  #discover(path: string): void {
+    const store = this.#store;
+    if (store === undefined || this.#closing !== undefined) return;
+    const { only } = this.#options;
+    if (only !== undefined) return this.#adopt(store, only);
+    const [domain, vdev] = path.slice(this.#root.length + 1).split("/");
+    const domains = domain === undefined || domain === "" ? store.list(this.#root) ?? [] : [domain];
+    for (const name of domains) {
+      const vdevs = vdev === undefined ? store.list(`${this.#root}/${name}`) ?? [] : [vdev];
+      for (const number of vdevs) {
+        const address = this.#addressOf(`${this.#root}/${name}/${number}`);
+        if (address !== undefined) this.#adopt(store, address);
+      }
+    }
+  }
+
+  /** Undefined for what is no device's directory: somebody else put it there, and it is none of our business. */
+  #addressOf(path: string): DeviceAddress | undefined {
+    try {
+      return parseBackendPath(path, this.#domain);
+    } catch {
+      return undefined;
+    }
+  }
+
+  /** A device is there once it has a state. */
+  #adopt(store: Xenstore, address: DeviceAddress): void {
+    const path = backendPath(address);
+    if (this.#devices.has(path) || store.read(`${path}/state`) === undefined) return;
+    const { dataPlane, openDisk, settings } = this.#options;
+    const logger = this.#limiter.forGuest(address.frontendDomain);
+    const device = new BackendDevice(address, { dataPlane, openDisk, settings, logger, clock: this.#clock });
+    this.#devices.set(path, device);
+    if (this.#options.only !== undefined) device.retired.then(this.#onlyRetired.resolve);
+    device.gone.then(() => this.#drop(device));
+    device.attachStore(store, true);
+  }
+
+  /** The device's directory is gone; a new one may be in its place already. */
+  #drop(device: BackendDevice): void {
+    this.#devices.delete(device.path);
+    const guest = device.address.frontendDomain;
+    const others = [...this.#devices.values()].some((other) => other.address.frontendDomain === guest);
+    if (!others) this.#limiter.forget(guest);
+    try {
+      this.#discover(device.path);
+    } catch (error) {
+      if (!isDisconnection(error)) this.#options.logger.error(`cannot look at ${device.path}: ${errorText(error)}`);
+    }
+  }
+}

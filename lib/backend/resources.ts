@@ -1,0 +1,126 @@
+/**
+ * What this process holds for one device: the open image, the rings that the data plane serves, and the counters,
+ * which outlive both. Opening is all or nothing, and giving back goes from the rings to the image. It must not know
+ * xenstore, nor decide when anything is opened.
+ */
+
+import { createStats, type QueueStats, readStats } from "../dataplane/stats.ts";
+import type { DataPlane, QueueHandle } from "../dataplane/types.ts";
+import type { DomId } from "../hypervisor.ts";
+import type { Disk, DiskRequest } from "../storage/disk.ts";
+import { parseImage } from "../storage/spec.ts";
+import type { FrontendParameters } from "../xenbus/negotiate.ts";
+import type { DeviceDescription } from "./device_nodes.ts";
+import type { DeviceSettings } from "./settings.ts";
+
+/** What the resources of a device are made from. */
+export interface ResourceServices {
+  readonly dataPlane: DataPlane;
+  readonly openDisk: (request: DiskRequest) => Promise<Disk>;
+  readonly settings: DeviceSettings;
+}
+
+/** The open image and what it was opened for. */
+interface OpenImage {
+  readonly disk: Disk;
+  readonly key: string;
+}
+
+/** Image, rings and counters of one device. Its calls must not overlap. */
+export class DeviceResources {
+  readonly #services: ResourceServices;
+  readonly #label: string;
+  readonly #guest: DomId;
+  readonly #stopped: (reason: string) => void;
+  readonly #stats: SharedArrayBuffer[] = [];
+  #image: OpenImage | undefined;
+  #rings: readonly QueueHandle[] | undefined;
+
+  /** `stopped` hears of it when the data plane had to stop a ring that is still held. */
+  constructor(services: ResourceServices, label: string, guest: DomId, stopped: (reason: string) => void) {
+    this.#services = services;
+    this.#label = label;
+    this.#guest = guest;
+    this.#stopped = stopped;
+  }
+
+  /** The open image, or undefined. */
+  get disk(): Disk | undefined {
+    return this.#image?.disk;
+  }
+
+  /** The rings are held. */
+  get connected(): boolean {
+    return this.#rings !== undefined;
+  }
+
+  /** Counters of each ring the device ever had. */
+  readStats(): QueueStats[] {
+    return this.#stats.map(readStats);
+  }
+
+  /** The image that the description asks for; another one that is open is closed first. Rejects with the reason. */
+  async openImage(description: DeviceDescription): Promise<Disk> {
+    const { settings, openDisk } = this.#services;
+    const readOnly = description.readOnly || settings.readOnly;
+    const key = JSON.stringify([description.params, readOnly]);
+    if (this.#image?.key === key) return this.#image.disk;
+    await this.release();
+    const { format, target } = parseImage(description.params);
+    const disk = await openDisk({ format, target, readOnly, engine: settings.engine });
+    this.#image = { disk, key };
+    return disk;
+  }
+
+  /** Opens all rings that the frontend asks for, on the open image. Rejects with the reason, and then holds none. */
+  async openRings(disk: Disk, frontend: FrontendParameters): Promise<void> {
+    const { dataPlane, settings } = this.#services;
+    await this.closeRings();
+    const results = await Promise.allSettled(frontend.queues.map((queue, number) =>
+      dataPlane.openQueue({
+        label: `${this.#label} queue ${number}`,
+        guest: this.#guest,
+        ringRefs: queue.ringRefs,
+        eventChannel: queue.eventChannel,
+        abi: frontend.abi,
+        disk,
+        grants: settings.grants,
+        ...(settings.maxRequests === undefined ? {} : { maxRequests: settings.maxRequests }),
+        stats: this.#stats[number] ??= createStats(),
+      })
+    ));
+    const rings = results.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
+    this.#rings = rings;
+    const failure = results.find((result) => result.status === "rejected");
+    if (failure === undefined) return this.#listen(rings);
+    await this.closeRings();
+    throw failure.reason;
+  }
+
+  /** Finishes what is in flight and gives the rings back. */
+  async closeRings(): Promise<void> {
+    const rings = this.#rings ?? [];
+    this.#rings = undefined;
+    const results = await Promise.allSettled(rings.map((ring) => ring.close()));
+    for (const result of results) if (result.status === "rejected") throw result.reason;
+  }
+
+  /** Gives everything back. */
+  async release(): Promise<void> {
+    try {
+      await this.closeRings();
+    } finally {
+      const image = this.#image;
+      this.#image = undefined;
+      await image?.disk[Symbol.asyncDispose]();
+    }
+  }
+
+  #listen(rings: readonly QueueHandle[]): void {
+    for (const ring of rings) {
+      ring.stopped.then((reason) => {
+        if (this.#rings === rings) this.#stopped(reason);
+      });
+    }
+  }
+}

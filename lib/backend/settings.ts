@@ -1,0 +1,35 @@
+/**
+ * How a device is to be served, beyond what its xenstore nodes say: the choices of the command line, and their
+ * defaults. Nothing here knows how they are carried out.
+ */
+
+import type { AbiName } from "../blkif/abi.ts";
+import type { GrantMode } from "../dataplane/types.ts";
+import type { EngineName } from "../storage/disk.ts";
+
+/** The choices for one device, or for all devices of a backend kind. */
+export interface DeviceSettings {
+  /** How guest data reaches the disk. */
+  readonly grants: GrantMode;
+  /** Which engine serves the image. */
+  readonly engine: EngineName;
+  /** Most requests in flight per ring; absent: the ring's slots. */
+  readonly maxRequests?: number;
+  /** Serve read-only even if the node `mode` allows writing. */
+  readonly readOnly: boolean;
+  /** The image instead of the one that the node `params` names; for a single device only. */
+  readonly image?: string;
+  /** The ABI of a frontend that names none. */
+  readonly defaultProtocol: AbiName;
+}
+
+/**
+ * Grant copy, the fastest engine, the whole ring in flight. A frontend without a `protocol` node is taken for 32-bit
+ * on x86, as Linux's blkback does.
+ */
+export const DEFAULT_SETTINGS: DeviceSettings = {
+  grants: "copy",
+  engine: "auto",
+  readOnly: false,
+  defaultProtocol: Deno.build.arch === "aarch64" ? "arm-abi" : "x86_32-abi",
+};

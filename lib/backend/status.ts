@@ -1,0 +1,32 @@
+/**
+ * What a served device looks like from outside: plain data for tables, JSON and metrics. It must not know how the
+ * device works.
+ */
+
+import type { QueueStats } from "../dataplane/stats.ts";
+import type { DomId } from "../hypervisor.ts";
+
+/** A device at one moment. */
+export interface DeviceStatus {
+  /** `vbd3/5/51712`: kind, domid, virtual device. */
+  readonly label: string;
+  /** The backend's directory in xenstore. */
+  readonly backendPath: string;
+  readonly kind: string;
+  readonly domain: DomId;
+  /** The virtual device number. */
+  readonly vdev: number;
+  /** The virtual device's name, such as `xvda`. */
+  readonly name: string;
+  /** The states as last seen in xenstore, by name; `gone` where there is no node. */
+  readonly backendState: string;
+  readonly frontendState: string;
+  /** This process serves its ring. */
+  readonly connected: boolean;
+  /** The open image, described for people; absent while none is open. */
+  readonly image?: string;
+  /** What went wrong last and has not been put right since. */
+  readonly error?: string;
+  /** Counters of each ring the device has had since it was first seen. */
+  readonly queues: readonly QueueStats[];
+}

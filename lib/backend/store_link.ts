@@ -1,0 +1,94 @@
+/**
+ * A connection to xenstored that outlives xenstored: when it is lost it is opened again, ever more patiently, and
+ * whoever uses it is told. What is watched and read through it is not known here.
+ */
+
+import type { Clock } from "../clock.ts";
+import { errorText } from "../errors.ts";
+import { type Xenstore, XenstoreError } from "../hypervisor.ts";
+import type { Logger } from "../log.ts";
+
+/** Milliseconds before the first and the slowest further attempt to reconnect. */
+const FIRST_RETRY_MS = 100;
+const SLOWEST_RETRY_MS = 5_000;
+
+/** Whether something failed because the connection to xenstored was lost: it will be opened again. */
+export function isDisconnection(error: unknown): boolean {
+  return error instanceof XenstoreError && error.code === "EDISCONNECTED";
+}
+
+/** What a link is made of, and whom it tells. */
+export interface StoreLinkOptions {
+  /** Opens a connection, or throws. */
+  readonly openXenstore: () => Xenstore;
+  /** A connection is there; `again` if there was an earlier one. If it throws, the connection is given up. */
+  readonly connected: (store: Xenstore, again: boolean) => void;
+  /** The connection that was there last is unusable. */
+  readonly lost: () => void;
+  readonly clock: Clock;
+  readonly logger: Logger;
+}
+
+/** Keeps one connection to xenstored open until it is disposed. */
+export class StoreLink implements AsyncDisposable {
+  readonly #options: StoreLinkOptions;
+  readonly #stop = new AbortController();
+  readonly #supervision: Promise<void>;
+
+  /** Opens the first connection; throws what opening it, or `connected`, threw. */
+  constructor(options: StoreLinkOptions) {
+    this.#options = options;
+    const store = this.#open(false);
+    this.#supervision = this.#supervise(store);
+  }
+
+  /** Closes the connection. Whoever still uses it gets errors. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#stop.abort();
+    await this.#supervision;
+  }
+
+  #open(again: boolean): Xenstore {
+    const store = this.#options.openXenstore();
+    try {
+      this.#options.connected(store, again);
+    } catch (error) {
+      this.#options.lost();
+      store[Symbol.dispose]();
+      throw error;
+    }
+    return store;
+  }
+
+  async #supervise(first: Xenstore): Promise<void> {
+    const { logger, lost } = this.#options;
+    const stopped = new Promise<undefined>((resolve) => {
+      this.#stop.signal.addEventListener("abort", () => resolve(undefined), { once: true });
+    });
+    let store: Xenstore | undefined = first;
+    while (store !== undefined) {
+      const reason = await Promise.race([store.lost, stopped]);
+      lost();
+      store[Symbol.dispose]();
+      if (reason === undefined) return;
+      logger.error(`xenstore: connection lost (${reason}); the disks go on, reconnecting`);
+      store = await this.#reopen();
+    }
+  }
+
+  /** The next connection, or undefined if the link was disposed before there was one. */
+  async #reopen(): Promise<Xenstore | undefined> {
+    const { clock, logger } = this.#options;
+    for (let waitMs = FIRST_RETRY_MS;; waitMs = Math.min(2 * waitMs, SLOWEST_RETRY_MS)) {
+      await clock.sleep(waitMs, this.#stop.signal);
+      if (this.#stop.signal.aborted) return undefined;
+      try {
+        const store = this.#open(true);
+        logger.info("xenstore: connected again");
+        return store;
+      } catch (error) {
+        logger.debug(`xenstore: cannot reconnect yet: ${errorText(error)}`);
+      }
+    }
+  }
+}

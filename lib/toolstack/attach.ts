@@ -1,0 +1,188 @@
+/**
+ * Giving a guest a disk: writes the nodes that libxl would write, all in one transaction, takes them back, and waits for
+ * both ends to connect. It must not know who serves the disk.
+ */
+
+import { XenblkError } from "../errors.ts";
+import type { DomId, Xenstore, XenstoreOperations, XenstorePermission } from "../hypervisor.ts";
+import type { Protocol } from "../xenbus/negotiate.ts";
+import { backendKindPath, backendPath, type DeviceAddress, frontendPath, libxlPath } from "../xenbus/paths.ts";
+import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
+import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
+import { removeWithEmptyParents } from "../xenstore.ts";
+import { waitFor, type WaitOptions } from "./wait.ts";
+
+/** A disk for a guest. */
+export interface AttachRequest {
+  readonly domain: DomId;
+  /** The domain whose backend will serve it. */
+  readonly backendDomain: DomId;
+  readonly kind: string;
+  /** The image as the backend's `params` node names it: `format:target`. */
+  readonly params: string;
+  readonly readOnly: boolean;
+  readonly cdrom: boolean;
+  /** Name or number of the virtual device; absent: the first xvd disk whose letters no disk of the guest has. */
+  readonly vdev?: string;
+  /** The ABI that a PV guest's frontend has if it names none; absent: x86_64. */
+  readonly protocol?: Protocol;
+}
+
+/** Letters tried for a free disk: a to z, then aa to zz. */
+const ALPHABET = [..."abcdefghijklmnopqrstuvwxyz"];
+const DISK_LETTERS = [...ALPHABET, ...ALPHABET.flatMap((first) => ALPHABET.map((second) => first + second))];
+
+/**
+ * Writes the nodes of a new disk. Throws {@linkcode XenblkError} when the domain does not exist (`not-found`), or when
+ * the virtual device is no such thing (`usage`) or taken (`failed`); nothing is written then.
+ */
+export function attachDevice(store: Xenstore, request: AttachRequest): DeviceAddress {
+  return store.transaction((transaction) => {
+    const { domain, backendDomain, kind } = request;
+    const home = store.domainPath(domain);
+    if (transaction.list(home) === undefined) {
+      throw new XenblkError(`Cannot attach to domain ${domain}: there is no ${home} in xenstore`, {
+        kind: "not-found",
+        remedy: "give a domain that runs",
+      });
+    }
+    const vdev = request.vdev === undefined ? firstFree(transaction, request) : parseVdev(request.vdev);
+    const device = { backendDomain, kind, frontendDomain: domain, vdev };
+    refuseTaken(transaction, device);
+    writeNodes(transaction, device, request);
+    return device;
+  });
+}
+
+/** Removes all nodes of a disk, and the directories that this leaves empty. What is gone already does not matter. */
+export function removeDevice(store: Xenstore, device: DeviceAddress): void {
+  const { backendDomain, kind, frontendDomain, vdev } = device;
+  const backendHome = store.domainPath(backendDomain);
+  store.transaction((transaction) => {
+    removeWithEmptyParents(transaction, backendPath(device), `${backendHome}/backend`);
+    removeWithEmptyParents(
+      transaction,
+      `${backendHome}/error/backend/${kind}/${frontendDomain}/${vdev}`,
+      `${backendHome}/error`,
+    );
+    // `device/vbd` itself stays: the guest's kernel watches it, and libxl makes it for every guest.
+    transaction.remove(frontendPath(device));
+    removeWithEmptyParents(transaction, libxlPath(device), `/libxl/${frontendDomain}/device`);
+  });
+}
+
+/**
+ * Waits until backend and frontend are both Connected. Rejects with {@linkcode XenblkError}: what the backend left in
+ * its `error` node, `not-found` if the device vanishes, `timeout` if the guest does not connect in time.
+ */
+export async function waitForConnected(store: Xenstore, device: DeviceAddress, options: WaitOptions): Promise<void> {
+  const [backend, frontend] = [backendPath(device), frontendPath(device)];
+  const name = `${formatVdev(device.vdev)} of domain ${device.frontendDomain}`;
+  const states = (): string => {
+    const [ours, theirs] = [backend, frontend].map((path) => stateName(parseState(store.read(`${path}/state`))));
+    return `backend ${ours}, frontend ${theirs}`;
+  };
+  const look = (): true | undefined => {
+    const error = store.read(`${backend}/error`);
+    if (error !== undefined) throw new XenblkError(`Cannot attach ${name}: ${error}`);
+    const state = parseState(store.read(`${backend}/state`));
+    if (state === "gone") {
+      throw new XenblkError(`Cannot attach ${name}: ${backend} was removed meanwhile`, { kind: "not-found" });
+    }
+    const connected = [state, parseState(store.read(`${frontend}/state`))].every((s) => s === XenbusState.Connected);
+    return connected ? true : undefined;
+  };
+  if (await waitFor(store, [backend, frontend], look, options)) return;
+  throw new XenblkError(`Cannot attach ${name}: the guest did not connect in time (${states()})`, {
+    kind: "timeout",
+    remedy: "look whether the guest runs and has a Xen block frontend",
+  });
+}
+
+/** The virtual device numbers that a domain's nodes use, whoever serves them. */
+function usedVdevs(store: XenstoreOperations, request: AttachRequest): number[] {
+  const directories = [
+    `/local/domain/${request.domain}/device/vbd`,
+    `/libxl/${request.domain}/device/vbd`,
+    `${backendKindPath(request.backendDomain, request.kind)}/${request.domain}`,
+  ];
+  return directories.flatMap((directory) => store.list(directory) ?? []).map(Number);
+}
+
+/** sda and hda become xvda in many guests, so the letters alone count. */
+function firstFree(store: XenstoreOperations, request: AttachRequest): number {
+  const letters = usedVdevs(store, request).map((vdev) => formatVdev(vdev).replace(/^(xvd|sd|hd)|[0-9]+$/g, ""));
+  const free = DISK_LETTERS.find((candidate) => !letters.includes(candidate));
+  if (free === undefined) throw new XenblkError(`Cannot attach to domain ${request.domain}: it has too many disks`);
+  return parseVdev(`xvd${free}`);
+}
+
+function refuseTaken(store: XenstoreOperations, device: DeviceAddress): void {
+  const holder = [frontendPath(device), backendPath(device), libxlPath(device)]
+    .find((path) => store.list(path) !== undefined);
+  if (holder === undefined) return;
+  const name = formatVdev(device.vdev);
+  throw new XenblkError(`Cannot attach ${name} to domain ${device.frontendDomain}: it is taken by ${holder}`, {
+    remedy: `choose another device or detach it with \`xenblk detach ${device.frontendDomain} ${name}\``,
+  });
+}
+
+function writeNodes(store: XenstoreOperations, device: DeviceAddress, request: AttachRequest): void {
+  const { backendDomain, frontendDomain } = device;
+  const backend = backendNodes(device, request);
+  const owned = (owner: DomId, ...readers: DomId[]): XenstorePermission[] => [
+    { domain: owner, read: false, write: false },
+    ...readers.map((domain) => ({ domain, read: true, write: false })),
+  ];
+  const protocol = protocolFor(store, request);
+  writeDirectory(store, frontendPath(device), owned(frontendDomain, backendDomain), {
+    "backend": backendPath(device),
+    "backend-id": String(backendDomain),
+    "state": String(XenbusState.Initialising),
+    "virtual-device": String(device.vdev),
+    "device-type": request.cdrom ? "cdrom" : "disk",
+    "trusted": "1",
+    ...(protocol === undefined ? {} : { protocol }),
+  });
+  writeDirectory(store, backendPath(device), owned(backendDomain, frontendDomain), backend);
+  writeDirectory(store, libxlPath(device), owned(0 as DomId), {
+    ...backend,
+    "frontend": frontendPath(device),
+    "backend": backendPath(device),
+  });
+}
+
+function backendNodes(device: DeviceAddress, request: AttachRequest): Record<string, string> {
+  return {
+    "frontend": frontendPath(device),
+    "frontend-id": String(device.frontendDomain),
+    "online": "1",
+    "removable": request.cdrom ? "1" : "0",
+    "bootable": "1",
+    "dev": formatVdev(device.vdev),
+    "type": device.kind,
+    "mode": request.readOnly ? "r" : "w",
+    "device-type": request.cdrom ? "cdrom" : "disk",
+    "params": request.params,
+    "discard-enable": "1",
+    "state": String(XenbusState.Initialising),
+  };
+}
+
+/** Nodes inherit their directory's permissions, so that none can be read by others for a moment. */
+function writeDirectory(
+  store: XenstoreOperations,
+  path: string,
+  permissions: readonly XenstorePermission[],
+  nodes: Readonly<Record<string, string>>,
+): void {
+  store.makeDirectory(path);
+  store.setPermissions(path, permissions);
+  for (const [name, value] of Object.entries(nodes)) store.write(`${path}/${name}`, value);
+}
+
+/** Frontends of old PV kernels do not say which ABI they speak; the toolstack does. libxl knows a domain's type. */
+function protocolFor(store: XenstoreOperations, request: AttachRequest): Protocol | undefined {
+  if (request.protocol !== undefined) return request.protocol;
+  return store.read(`/libxl/${request.domain}/type`) === "pv" ? "x86_64-abi" : undefined;
+}

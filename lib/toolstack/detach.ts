@@ -1,0 +1,76 @@
+/**
+ * Taking a disk away from a guest: finds it, asks both ends to close, waits, and removes its nodes. It must not know who
+ * serves the disk.
+ */
+
+import { XenblkError } from "../errors.ts";
+import type { DomId, Xenstore, XenstoreOperations } from "../hypervisor.ts";
+import { backendPath, type DeviceAddress, frontendPath, parseBackendPath } from "../xenbus/paths.ts";
+import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
+import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
+import { removeDevice } from "./attach.ts";
+import { listAddresses } from "./list.ts";
+import { requestRemoval } from "./removal.ts";
+import { waitFor, type WaitOptions } from "./wait.ts";
+
+/** How a disk is taken away. */
+export interface DetachOptions extends WaitOptions {
+  /** Remove the nodes when the time is up even if the guest did not let go: its I/O then fails. */
+  readonly force: boolean;
+}
+
+/**
+ * The disk that a guest has as `vdev` (a name or number), whatever serves it. Throws {@linkcode XenblkError}: `usage` if
+ * that is no virtual device, `not-found`, with the disks that exist, if the guest has none of that name.
+ */
+export function findDevice(store: XenstoreOperations, domain: DomId, vdev: string): DeviceAddress {
+  const number = parseVdev(vdev);
+  const devices = listAddresses(store).filter((device) => device.frontendDomain === domain);
+  const found = devices.find((device) => device.vdev === number) ?? knownToLibxl(store, domain, number);
+  if (found !== undefined) return found;
+  const names = devices.map((device) => formatVdev(device.vdev)).join(", ");
+  throw new XenblkError(
+    `Cannot find disk ${vdev} of domain ${domain}: it has ${names === "" ? "no disk" : `only ${names}`}`,
+    { kind: "not-found", remedy: "see `xenblk list`" },
+  );
+}
+
+/**
+ * Asks for the device's removal, waits until the backend is Closed and removes the nodes. Rejects with
+ * {@linkcode XenblkError} (`timeout`) if the guest does not let go in time and `force` is not given; the request then
+ * stands, and detaching again finishes it.
+ */
+export async function detachDevice(store: Xenstore, device: DeviceAddress, options: DetachOptions): Promise<void> {
+  const path = backendPath(device);
+  if (requestRemoval(store, path)) {
+    const closed = await waitFor(store, [path], () => isClosed(store, path), options);
+    if (closed === undefined && !options.force) throw notInTime(store, device);
+  }
+  removeDevice(store, device);
+}
+
+function isClosed(store: Xenstore, path: string): true | undefined {
+  const state = parseState(store.read(`${path}/state`));
+  return state === XenbusState.Closed || state === "gone" ? true : undefined;
+}
+
+function notInTime(store: Xenstore, device: DeviceAddress): XenblkError {
+  const [backend, frontend] = [backendPath(device), frontendPath(device)]
+    .map((path) => stateName(parseState(store.read(`${path}/state`))));
+  const name = `${formatVdev(device.vdev)} of domain ${device.frontendDomain}`;
+  return new XenblkError(
+    `Cannot detach ${name}: the guest did not let go in time (backend ${backend}, frontend ${frontend})`,
+    { kind: "timeout", remedy: "unmount it in the guest and try again, or use --force" },
+  );
+}
+
+/** A disk whose backend's directory is gone may still have its other nodes. */
+function knownToLibxl(store: XenstoreOperations, domain: DomId, vdev: number): DeviceAddress | undefined {
+  const path = store.read(`/libxl/${domain}/device/vbd/${vdev}/backend`);
+  if (path === undefined) return undefined;
+  try {
+    return parseBackendPath(path, 0 as DomId);
+  } catch {
+    return undefined; // not written by a toolstack that we know
+  }
+}

@@ -1,0 +1,82 @@
+/**
+ * Which domain a person means: a domid, a UUID or a name, looked up in what the toolstack keeps in xenstore. It must
+ * not know of devices.
+ */
+
+import { XenblkError } from "../errors.ts";
+import type { DomId, XenstoreOperations } from "../hypervisor.ts";
+import { parseDomId } from "../xenbus/paths.ts";
+
+/** A domain as xenstore knows it. */
+export interface DomainInfo {
+  readonly domain: DomId;
+  /** Absent while the toolstack has not named it. */
+  readonly name?: string;
+  /** Lower case, with hyphens. */
+  readonly uuid?: string;
+}
+
+const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
+
+/** Domains that an error message names before it says `and N more`. */
+const MOST_NAMED = 8;
+
+/** All domains in xenstore, by domid. */
+export function listDomains(store: XenstoreOperations): DomainInfo[] {
+  const domains = (store.list("/local/domain") ?? []).map(parseDomId).filter((domain) => domain !== undefined);
+  return domains.sort((a, b) => a - b).map((domain) => describe(store, domain));
+}
+
+/**
+ * The domain that `text` names: a number is a domid, a UUID is a UUID, all else is a name. Throws
+ * {@linkcode XenblkError} of kind `not-found` that lists what exists, or `failed` where a name fits several.
+ */
+export function resolveDomain(store: XenstoreOperations, text: string): DomainInfo {
+  const domains = listDomains(store);
+  const found = domains.filter(matcher(text));
+  if (found.length === 1) return found[0]!;
+  if (found.length > 1) {
+    const domids = found.map((info) => info.domain).join(", ");
+    throw new XenblkError(`Cannot tell which domain ${text} is: domains ${domids} have that name`, {
+      remedy: "give the domid instead",
+    });
+  }
+  throw new XenblkError(`Cannot find domain ${text}: ${summary(domains)}`, {
+    kind: "not-found",
+    remedy: "give a name, UUID or domid that `xl list` shows",
+  });
+}
+
+/** For messages: `guest (domain 5)`, or `domain 5` where it has no name. */
+export function domainLabel(info: DomainInfo): string {
+  return info.name === undefined ? `domain ${info.domain}` : `${info.name} (domain ${info.domain})`;
+}
+
+function matcher(text: string): (info: DomainInfo) => boolean {
+  if (/^[0-9]+$/.test(text)) {
+    const domain = parseDomId(text);
+    return (info) => info.domain === domain;
+  }
+  if (UUID.test(text)) {
+    const uuid = text.toLowerCase();
+    return (info) => info.uuid === uuid;
+  }
+  return (info) => info.name === text;
+}
+
+function describe(store: XenstoreOperations, domain: DomId): DomainInfo {
+  const name = store.read(`/local/domain/${domain}/name`);
+  const uuid = store.read(`/local/domain/${domain}/vm`)?.replace(/^\/vm\//, "").toLowerCase();
+  return {
+    domain,
+    ...(name === undefined || name === "" ? {} : { name }),
+    ...(uuid === undefined || !UUID.test(uuid) ? {} : { uuid }),
+  };
+}
+
+function summary(domains: readonly DomainInfo[]): string {
+  if (domains.length === 0) return "xenstore holds no domain";
+  const named = domains.slice(0, MOST_NAMED).map(domainLabel).join(", ");
+  const more = domains.length - MOST_NAMED;
+  return `there is ${named}${more > 0 ? ` and ${more} more` : ""}`;
+}

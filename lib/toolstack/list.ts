@@ -1,0 +1,92 @@
+/**
+ * Which disks there are, as xenstore shows them: of one guest or of all, whatever backend serves them. It must not
+ * change anything, nor know how the list is shown.
+ */
+
+import type { DomId, XenstoreOperations } from "../hypervisor.ts";
+import { backendPath, type DeviceAddress, frontendPath, parseBackendPath } from "../xenbus/paths.ts";
+import { parseState, stateName } from "../xenbus/states.ts";
+import { formatVdev } from "../xenbus/vdev.ts";
+
+/** A disk as its nodes describe it. */
+export interface DeviceListing extends DeviceAddress {
+  /** The guest's name; absent while the toolstack has not named it. */
+  readonly domainName?: string;
+  /** The virtual device's name, such as `xvda`. */
+  readonly name: string;
+  readonly backendPath: string;
+  readonly frontendPath: string;
+  /** State names as in xenbus.h without their prefix; `gone` where there is no node. */
+  readonly backendState: string;
+  readonly frontendState: string;
+  /** The image as the toolstack named it; absent for a drive without one. */
+  readonly params?: string;
+  readonly readOnly: boolean;
+  readonly cdrom: boolean;
+  /** Size in 512-byte sectors, once the backend has said it. */
+  readonly sectors?: number;
+  /** What the backend left in its `error` node. */
+  readonly error?: string;
+}
+
+/** The disks of a guest, or of all, ordered by guest, then by virtual device. */
+export function listDevices(store: XenstoreOperations, domain?: DomId): DeviceListing[] {
+  return listAddresses(store)
+    .filter((device) => domain === undefined || device.frontendDomain === domain)
+    .sort((a, b) => a.frontendDomain - b.frontendDomain || a.vdev - b.vdev)
+    .map((device) => describeDevice(store, device));
+}
+
+/**
+ * The addresses of all disks in all backend domains. A backend directory is a disk's if the frontend that it names is a
+ * vbd; that also holds for kinds that we have never heard of.
+ */
+export function listAddresses(store: XenstoreOperations): DeviceAddress[] {
+  const children = (path: string): string[] => (store.list(path) ?? []).map((name) => `${path}/${name}`);
+  return children("/local/domain")
+    .flatMap((domain) => children(`${domain}/backend`))
+    .flatMap(children)
+    .flatMap(children)
+    .filter((path) => /\/device\/vbd\/[0-9]+$/.test(store.read(`${path}/frontend`) ?? ""))
+    .flatMap((path) => {
+      try {
+        return [parseBackendPath(path, 0 as DomId)];
+      } catch {
+        return []; // not what we call a device, whoever wrote it
+      }
+    });
+}
+
+/** What the nodes of a disk say now. */
+export function describeDevice(store: XenstoreOperations, device: DeviceAddress): DeviceListing {
+  const backend = backendPath(device);
+  const frontend = frontendPath(device);
+  const read = (name: string): string | undefined => store.read(`${backend}/${name}`);
+  const optional = {
+    domainName: store.read(`/local/domain/${device.frontendDomain}/name`),
+    params: read("params"),
+    sectors: numberOf(read("sectors")),
+    error: read("error"),
+  };
+  return {
+    ...device,
+    name: formatVdev(device.vdev),
+    backendPath: backend,
+    frontendPath: frontend,
+    backendState: stateName(parseState(read("state"))),
+    frontendState: stateName(parseState(store.read(`${frontend}/state`))),
+    readOnly: !(read("mode") ?? "r").includes("w"),
+    cdrom: read("device-type") === "cdrom",
+    ...present(optional),
+  };
+}
+
+function numberOf(text: string | undefined): number | undefined {
+  return text !== undefined && /^[0-9]+$/.test(text) ? Number(text) : undefined;
+}
+
+/** The same without the members that are undefined. */
+function present<T extends object>(members: T): { [Name in keyof T]?: NonNullable<T[Name]> } {
+  const entries = Object.entries(members).filter(([, value]) => value !== undefined);
+  return Object.fromEntries(entries) as { [Name in keyof T]?: NonNullable<T[Name]> };
+}

@@ -1,0 +1,20 @@
+/**
+ * Asking a backend to give a device up, as every toolstack does. It must not know who serves the device, nor wait.
+ */
+
+import type { Xenstore } from "../hypervisor.ts";
+import { parseState, XenbusState } from "../xenbus/states.ts";
+
+/**
+ * Writes `online` 0 and `state` Closing into a backend's directory, in one transaction. A device that is Closed already
+ * stays so. False, with nothing written, if there is no such device.
+ */
+export function requestRemoval(store: Xenstore, backendPath: string): boolean {
+  return store.transaction((transaction) => {
+    const state = parseState(transaction.read(`${backendPath}/state`));
+    if (state === "gone") return false;
+    transaction.write(`${backendPath}/online`, "0");
+    if (state !== XenbusState.Closed) transaction.write(`${backendPath}/state`, String(XenbusState.Closing));
+    return true;
+  });
+}

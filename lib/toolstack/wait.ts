@@ -1,0 +1,45 @@
+/**
+ * Waiting for xenstore nodes to become what somebody waits for, with an end. It must not know what the nodes mean.
+ */
+
+import type { Clock } from "../clock.ts";
+import { XenblkError } from "../errors.ts";
+import type { Xenstore } from "../hypervisor.ts";
+
+/** How long to wait, and what may end it early. */
+export interface WaitOptions {
+  readonly timeoutMs: number;
+  readonly clock: Clock;
+  /** Ends the wait as the timeout does. */
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Looks at once and whenever a node at or below one of the paths changes, until `look` yields something. Undefined when
+ * the time is up. Rejects with what `look` throws, or with {@linkcode XenblkError} when xenstore is lost.
+ */
+export async function waitFor<T>(
+  store: Xenstore,
+  paths: readonly string[],
+  look: () => T | undefined,
+  options: WaitOptions,
+): Promise<T | undefined> {
+  using watches = new DisposableStack();
+  const changes = paths.map((path) => watches.use(store.watch(path))[Symbol.asyncIterator]());
+  const over = new AbortController();
+  const signal = options.signal === undefined ? over.signal : AbortSignal.any([over.signal, options.signal]);
+  const timeout = options.clock.sleep(options.timeoutMs, signal).then(() => "timeout" as const);
+  const next = changes.map((change) => change.next());
+  try {
+    for (;;) {
+      const found = look();
+      if (found !== undefined) return found;
+      const event = await Promise.race([timeout, ...next.map((result, i) => result.then(({ done }) => ({ done, i })))]);
+      if (event === "timeout") return undefined;
+      if (event.done) throw new XenblkError("Cannot wait any longer: the connection to xenstored is lost");
+      next[event.i] = changes[event.i]!.next();
+    }
+  } finally {
+    over.abort();
+  }
+}

@@ -1,0 +1,242 @@
+/**
+ * What the tests of devices stand on: a simulated xenstore whose writes are recorded, a data plane that only records
+ * which rings it was asked to serve (the real one is tested in its own room), real disks whose opening and closing is
+ * counted, and simulated frontends. It asserts nothing.
+ */
+
+import { DEFAULT_SETTINGS, type DeviceSettings } from "../../lib/backend/settings.ts";
+import { BackendKind, type BackendKindOptions } from "../../lib/backend/kind.ts";
+import type { DataPlane, QueueHandle, QueueSpec } from "../../lib/dataplane/types.ts";
+import type { DomId, Xenstore, XenstoreOperations } from "../../lib/hypervisor.ts";
+import type { Logger } from "../../lib/log.ts";
+import { type FrontendOptions, SimulatedFrontend } from "../../lib/sim/frontend.ts";
+import { createMachine } from "../../lib/sim/machine.ts";
+import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
+import { SimulatedStore } from "../../lib/sim/xenstore.ts";
+import type { Disk, DiskRequest } from "../../lib/storage/disk.ts";
+import { openDisk } from "../../lib/storage/open.ts";
+import { attachDevice, type AttachRequest } from "../../lib/toolstack/attach.ts";
+import { backendPath, type DeviceAddress, frontendPath } from "../../lib/xenbus/paths.ts";
+
+export const DOM0 = 0 as DomId;
+export const GUEST = 5 as DomId;
+
+/** Ends a test that waits for something that does not come. */
+const PATIENCE_MS = 5_000;
+
+/** Waits until it is so. */
+export async function until(what: string, isSo: () => boolean): Promise<void> {
+  for (const start = performance.now(); !isSo();) {
+    if (performance.now() - start > PATIENCE_MS) throw new Error(`waited in vain until ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+}
+
+/** Lets everything happen that is about to. */
+export function settle(ms = 30): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** A ring that the data plane was asked for. */
+export class RecordedQueue implements QueueHandle {
+  readonly stopped: Promise<string>;
+  readonly stop: (reason: string) => void;
+  closed = false;
+
+  constructor(readonly spec: QueueSpec) {
+    const { promise, resolve } = Promise.withResolvers<string>();
+    this.stopped = promise;
+    this.stop = resolve;
+  }
+
+  async close(): Promise<void> {
+    await Promise.resolve();
+    this.closed = true;
+  }
+}
+
+/** Records what it is asked for. */
+export class RecordingDataPlane implements DataPlane {
+  readonly queues: RecordedQueue[] = [];
+  /** Makes the next openings fail with this message. */
+  refuse: string | undefined;
+
+  async openQueue(spec: QueueSpec): Promise<QueueHandle> {
+    await Promise.resolve();
+    if (this.refuse !== undefined) throw new Error(this.refuse);
+    const queue = new RecordedQueue(spec);
+    this.queues.push(queue);
+    return queue;
+  }
+
+  get open(): RecordedQueue[] {
+    return this.queues.filter((queue) => !queue.closed);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return Promise.resolve();
+  }
+}
+
+/** A write or removal that the backend made. */
+export interface RecordedWrite {
+  readonly path: string;
+  /** Undefined for a removal. */
+  readonly value: string | undefined;
+}
+
+/** A connection to xenstore that notes every change made through it, once committed. */
+function recording(store: Xenstore, writes: RecordedWrite[]): Xenstore {
+  const noting = (operations: XenstoreOperations, to: RecordedWrite[]): XenstoreOperations => ({
+    read: (path) => operations.read(path),
+    list: (path) => operations.list(path),
+    permissions: (path) => operations.permissions(path),
+    setPermissions: (path, permissions) => operations.setPermissions(path, permissions),
+    makeDirectory: (path) => operations.makeDirectory(path),
+    write: (path, value) => {
+      operations.write(path, value);
+      to.push({ path, value });
+    },
+    remove: (path) => {
+      const removed = operations.remove(path);
+      if (removed) to.push({ path, value: undefined });
+      return removed;
+    },
+  });
+  return {
+    ...noting(store, writes),
+    transaction: (body) => {
+      let noted: RecordedWrite[] = [];
+      const result = store.transaction((transaction) => body(noting(transaction, noted = [])));
+      writes.push(...noted);
+      return result;
+    },
+    watch: (path) => store.watch(path),
+    domainPath: (domain) => store.domainPath(domain),
+    isDomainIntroduced: (domain) => store.isDomainIntroduced(domain),
+    lost: store.lost,
+    [Symbol.dispose]: () => store[Symbol.dispose](),
+  };
+}
+
+/** A host with one guest, domain 5, a toolstack's connection, and as many backends as a test starts. */
+export class Rig implements AsyncDisposable {
+  readonly simulated = new SimulatedStore();
+  readonly machine = createMachine();
+  readonly plane = new RecordingDataPlane();
+  readonly writes: RecordedWrite[] = [];
+  readonly lines: string[] = [];
+  readonly disks: { readonly request: DiskRequest; closed: boolean }[] = [];
+  /** Is awaited before a disk is opened, so that a test can act meanwhile. */
+  beforeOpen: () => Promise<void> = () => Promise.resolve();
+  readonly #kinds: BackendKind[] = [];
+  readonly #frontends: SimulatedFrontend[] = [];
+
+  constructor() {
+    this.simulated.createGuest(GUEST);
+  }
+
+  /** Domain 0's own connection; a new one each time, as the store may have been lost. */
+  get toolstack(): Xenstore {
+    return this.simulated.connect(DOM0);
+  }
+
+  /** The toolstack writes a disk's nodes. */
+  attach(request: Partial<AttachRequest> = {}): DeviceAddress {
+    return attachDevice(this.toolstack, {
+      domain: GUEST,
+      backendDomain: DOM0,
+      kind: "vbd3",
+      params: "null:64M",
+      readOnly: false,
+      cdrom: false,
+      ...request,
+    });
+  }
+
+  /** Starts a backend, as a process would. */
+  serve(settings: Partial<DeviceSettings> = {}, options: Partial<BackendKindOptions> = {}): BackendKind {
+    const kind = new BackendKind({
+      kind: "vbd3",
+      openXenstore: () => recording(this.simulated.connect(DOM0), this.writes),
+      dataPlane: this.plane,
+      openDisk: (request) => this.#openDisk(request),
+      settings: { ...DEFAULT_SETTINGS, ...settings },
+      logger: this.#logger,
+      ...options,
+    });
+    this.#kinds.push(kind);
+    return kind;
+  }
+
+  /** A frontend in the guest; it moves no data. */
+  frontend(device: DeviceAddress, options: Partial<FrontendOptions> = {}): SimulatedFrontend {
+    const frontend = new SimulatedFrontend({
+      platform: openSimulatedPlatform(this.machine, device.frontendDomain),
+      store: this.simulated.connect(device.frontendDomain),
+      path: frontendPath(device),
+      timeoutMs: PATIENCE_MS,
+      requests: 1,
+      ...options,
+    });
+    this.#frontends.push(frontend);
+    return frontend;
+  }
+
+  /** A node of the backend's directory. */
+  backend(device: DeviceAddress, name: string): string | undefined {
+    return this.toolstack.read(`${backendPath(device)}/${name}`);
+  }
+
+  /** Writes nodes of the frontend's directory, as the guest. */
+  guestWrites(device: DeviceAddress, nodes: Readonly<Record<string, string>>): void {
+    using store = this.simulated.connect(device.frontendDomain);
+    store.transaction((transaction) => {
+      for (const [name, value] of Object.entries(nodes)) transaction.write(`${frontendPath(device)}/${name}`, value);
+    });
+  }
+
+  /** Waits for a state of the backend's node. */
+  async backendReaches(device: DeviceAddress, state: number): Promise<void> {
+    await until(`the backend of ${device.vdev} is at ${state}`, () => this.backend(device, "state") === String(state));
+  }
+
+  /** The values that the backend wrote to its state node, in order. */
+  statesWritten(device: DeviceAddress): string[] {
+    const path = `${backendPath(device)}/state`;
+    return this.writes.flatMap((write) => write.path === path ? [write.value ?? "removed"] : []);
+  }
+
+  get openDisks(): number {
+    return this.disks.filter((disk) => !disk.closed).length;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const frontend of this.#frontends) frontend[Symbol.dispose]();
+    for (const kind of this.#kinds) await kind.close({ leave: "connected", timeoutMs: 0 }, PATIENCE_MS);
+  }
+
+  get #logger(): Logger {
+    const at = (level: string) => (line: string): void => void this.lines.push(`${level}: ${line}`);
+    return { debug: () => {}, info: at("info"), warning: at("warning"), error: at("error") };
+  }
+
+  async #openDisk(request: DiskRequest): Promise<Disk> {
+    await this.beforeOpen();
+    const disk = await openDisk(request);
+    const entry = { request, closed: false };
+    this.disks.push(entry);
+    return {
+      properties: disk.properties,
+      description: disk.description,
+      attachment: (lane) => disk.attachment(lane),
+      [Symbol.asyncDispose]: async () => {
+        entry.closed = true;
+        await disk[Symbol.asyncDispose]();
+      },
+    };
+  }
+}
+
+/** The nodes that a frontend publishes with its ring. */
+export const RING_NODES = { "ring-ref": "8", "event-channel": "15", "protocol": "x86_64-abi" } as const;
