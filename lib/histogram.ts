@@ -1,0 +1,117 @@
+/**
+ * A log-linear histogram of durations over shared memory: one thread records, any may read meanwhile. Buckets are at
+ * most 1/32 wide of their value, so percentiles are right to 3 %. Nothing is allocated by recording. It must not know
+ * what was measured.
+ */
+
+/** Buckets per doubling, as a power of two. */
+const SUB_BITS = 5;
+const SUB_BUCKETS = 2 ** SUB_BITS;
+/** Values up to 2^45 ns, almost ten hours, are told apart. */
+const OCTAVES = 41;
+const BUCKETS = SUB_BUCKETS * OCTAVES;
+const HEADER = 4;
+const COUNT = 0;
+const SUM = 1;
+const LEAST = 2;
+const GREATEST = 3;
+
+/** Bytes of shared memory that a histogram takes. */
+export const HISTOGRAM_BYTES = (HEADER + BUCKETS) * Float64Array.BYTES_PER_ELEMENT;
+
+/** Percentiles and the like, in nanoseconds; all 0 if nothing was recorded. */
+export interface LatencySummary {
+  readonly count: number;
+  readonly meanNs: number;
+  readonly minNs: number;
+  readonly p50Ns: number;
+  readonly p90Ns: number;
+  readonly p99Ns: number;
+  readonly p999Ns: number;
+  readonly maxNs: number;
+}
+
+/** See the file's first lines. */
+export class Histogram {
+  readonly #values: Float64Array;
+
+  /** Over memory that is zeroed or another histogram's, at a multiple of 8 bytes. */
+  constructor(buffer: SharedArrayBuffer | ArrayBuffer = new ArrayBuffer(HISTOGRAM_BYTES), byteOffset = 0) {
+    this.#values = new Float64Array(buffer, byteOffset, HEADER + BUCKETS);
+  }
+
+  /** Values recorded. */
+  get count(): number {
+    return this.#values[COUNT]!;
+  }
+
+  /** Records a duration in nanoseconds; a negative one as 0. */
+  record(ns: number): void {
+    const values = this.#values;
+    const value = ns > 0 ? ns : 0;
+    values[HEADER + bucketOf(value)]! += 1;
+    if (values[COUNT] === 0 || value < values[LEAST]!) values[LEAST] = value;
+    if (value > values[GREATEST]!) values[GREATEST] = value;
+    values[SUM]! += value;
+    values[COUNT]! += 1;
+  }
+
+  /** Adds what another one recorded. */
+  add(other: Histogram): void {
+    const [mine, theirs] = [this.#values, other.#values];
+    if (theirs[COUNT] === 0) return;
+    const least = mine[COUNT] === 0 ? theirs[LEAST]! : Math.min(mine[LEAST]!, theirs[LEAST]!);
+    const greatest = Math.max(mine[GREATEST]!, theirs[GREATEST]!);
+    for (let i = 0; i < mine.length; i++) mine[i]! += theirs[i]!;
+    mine[LEAST] = least;
+    mine[GREATEST] = greatest;
+  }
+
+  /** The duration in nanoseconds that a share (0 to 1) of all values does not exceed; 0 if there are none. */
+  percentile(share: number): number {
+    const wanted = Math.max(1, Math.ceil(share * this.count));
+    let seen = 0;
+    for (let bucket = 0; bucket < BUCKETS; bucket++) {
+      seen += this.#values[HEADER + bucket]!;
+      if (seen >= wanted) return Math.max(this.#values[LEAST]!, Math.min(upperEnd(bucket), this.#values[GREATEST]!));
+    }
+    return this.#values[GREATEST]!;
+  }
+
+  /** The usual figures. */
+  summary(): LatencySummary {
+    const count = this.count;
+    return {
+      count,
+      meanNs: count === 0 ? 0 : this.#values[SUM]! / count,
+      minNs: this.#values[LEAST]!,
+      p50Ns: this.percentile(0.5),
+      p90Ns: this.percentile(0.9),
+      p99Ns: this.percentile(0.99),
+      p999Ns: this.percentile(0.999),
+      maxNs: this.#values[GREATEST]!,
+    };
+  }
+}
+
+/** Below 32 a bucket is one nanosecond wide; then each doubling has 32 of equal width. */
+function bucketOf(value: number): number {
+  let scaled = value;
+  let octave = 0;
+  // clz32 sees 32 bits: large values are halved into its range first.
+  while (scaled >= 2 ** 31) {
+    scaled /= 2;
+    octave++;
+  }
+  const shift = Math.max(0, 31 - Math.clz32(scaled) - SUB_BITS);
+  const sub = (scaled | 0) >> shift;
+  const bucket = octave + shift === 0 ? sub : (octave + shift) * SUB_BUCKETS + sub;
+  return Math.min(bucket, BUCKETS - 1);
+}
+
+/** The least value above a bucket. */
+function upperEnd(bucket: number): number {
+  if (bucket < 2 * SUB_BUCKETS) return bucket + 1;
+  const shift = Math.floor(bucket / SUB_BUCKETS) - 1;
+  return (bucket - shift * SUB_BUCKETS + 1) * 2 ** shift;
+}

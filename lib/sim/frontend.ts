@@ -1,0 +1,381 @@
+/**
+ * A frontend that does what Linux's xen-blkfront does, over any Xenstore and Platform, simulated or real: the handshake
+ * up to Connected, following the backend when it closes, closing by itself, and connecting again. Its rings and pages
+ * are there for a load driver to use; it moves no data itself.
+ */
+
+import { type AbiName, ABIS, MAX_SEGMENTS_PER_REQUEST, ringSlots } from "../blkif/abi.ts";
+import { FrontRing } from "../blkif/front_ring.ts";
+import { XenblkError } from "../errors.ts";
+import type { DomId, EventChannels, EvtchnPort, GrantShares, Platform, SharedPages, Xenstore } from "../hypervisor.ts";
+import { MAX_U32, parseDecimal } from "../xenbus/decimal.ts";
+import { INFO_READ_ONLY } from "../xenbus/features.ts";
+import { XenbusState } from "../xenbus/states.ts";
+import { BackendFollower } from "./backend_follower.ts";
+
+/** Who holds the frontend's end of the event channel: the thread that drives the ring. */
+export interface EventEndpoint {
+  /** Makes a port that the backend may bind to. */
+  bind(backend: DomId): EvtchnPort | Promise<EvtchnPort>;
+  unbind(port: EvtchnPort): void | Promise<void>;
+}
+
+/** How a frontend behaves. */
+export interface FrontendOptions {
+  readonly platform: Platform;
+  readonly store: Xenstore;
+  /** The frontend's directory, absolute or relative to the store's domain. */
+  readonly path: string;
+  /** Default `x86_64-abi`. */
+  readonly abi?: AbiName;
+  /** Pages of the ring, a power of two; fewer if the backend offers fewer. Default 1. */
+  readonly ringPages?: number;
+  /** Requests to have pages for, at most the ring's slots; default the ring's slots. */
+  readonly requests?: number;
+  /** What to publish as feature-persistent; Linux publishes 1 whatever the backend offers. Default true. */
+  readonly persistent?: boolean;
+  /** Most time that the backend may take for one step. Default 10 s. */
+  readonly timeoutMs?: number;
+  /** Default: event channels of this thread, see {@linkcode SimulatedFrontend.events}. */
+  readonly endpoint?: EventEndpoint;
+  /** Nodes to publish in place of the right ones, for a frontend that misbehaves. */
+  readonly override?: Readonly<Record<string, string>>;
+  /** Called before a close that either side asked for: resolves once nothing is in flight. */
+  readonly quiesce?: () => Promise<void>;
+}
+
+/** What a backend said of its disk and itself. */
+export interface DiskFacts {
+  /** In 512-byte units. */
+  readonly sectors: number;
+  readonly logicalSectorBytes: number;
+  readonly physicalSectorBytes: number;
+  /** Bits of the `info` node. */
+  readonly info: number;
+  readonly readOnly: boolean;
+  readonly barrier: boolean;
+  readonly flush: boolean;
+  readonly discard: boolean;
+  readonly persistent: boolean;
+}
+
+/** A connected frontend: what a driver of the ring needs. */
+export interface FrontendConnection {
+  readonly backend: DomId;
+  readonly abi: AbiName;
+  /** For this thread. A driver in a Worker attaches a ring of its own to {@linkcode ringPages}, and this one is idle. */
+  readonly ring: FrontRing;
+  readonly ringPages: SharedPages;
+  /** Eleven pages for each request. */
+  readonly dataPages: SharedPages;
+  /** Requests that there are pages for. */
+  readonly requests: number;
+  readonly port: EvtchnPort;
+  readonly disk: DiskFacts;
+}
+
+/** What is granted and bound for one connection. */
+interface Resources {
+  readonly ringPages: SharedPages;
+  readonly dataPages: SharedPages;
+  readonly requests: number;
+  readonly port: EvtchnPort;
+}
+
+const { Initialising, InitWait, Initialised, Connected, Closing, Closed } = XenbusState;
+
+/** See the file's first lines. Disposing it takes everything away at once, as a guest's death does. */
+export class SimulatedFrontend implements Disposable {
+  readonly #options: FrontendOptions;
+  readonly #abi: AbiName;
+  readonly #timeoutMs: number;
+  readonly #endpoint: EventEndpoint;
+  readonly #ownEndpoint: ThreadEndpoint | undefined;
+  #store: Xenstore;
+  #shares: GrantShares | undefined;
+  #follower: BackendFollower | undefined;
+  #resources: Resources | undefined;
+  #connection: FrontendConnection | undefined;
+  #closed: Promise<void> = Promise.resolve();
+  #closing = false;
+
+  constructor(options: FrontendOptions) {
+    this.#options = options;
+    this.#store = options.store;
+    this.#abi = options.abi ?? "x86_64-abi";
+    this.#timeoutMs = options.timeoutMs ?? 10_000;
+    if (options.endpoint === undefined) this.#ownEndpoint = new ThreadEndpoint(options.platform);
+    this.#endpoint = options.endpoint ?? this.#ownEndpoint!;
+  }
+
+  /** This thread's event channels with the backend, once connected without an endpoint of the caller's. */
+  get events(): EventChannels {
+    const events = this.#ownEndpoint?.events;
+    if (events === undefined) {
+      throw new XenblkError(`Cannot use event channels of ${this.#options.path}: none are open`);
+    }
+    return events;
+  }
+
+  /** What is connected now. */
+  get connection(): FrontendConnection | undefined {
+    return this.#connection;
+  }
+
+  /** Resolves when the connection, as it is now, was closed by whichever side; rejects if the close failed. */
+  get closed(): Promise<void> {
+    return this.#closed;
+  }
+
+  /**
+   * Goes through the handshake to Connected. Throws {@linkcode XenblkError}: `timeout` if the backend does not get
+   * there in time; nothing is granted or bound then.
+   */
+  async connect(): Promise<FrontendConnection> {
+    if (this.#resources !== undefined) throw this.#cannot("connect", "it is connected already");
+    const backendPath = this.#required("backend");
+    const backend = this.#number("backend-id", this.#required("backend-id"), 0x7fef) as DomId;
+    this.#closing = false;
+    this.#follower?.[Symbol.dispose]();
+    const follower = this.#follower = new BackendFollower(this.#store, backendPath);
+    if (this.#read("state") !== String(Initialising)) this.#setState(Initialising);
+    const purpose = `connect ${this.#options.path}`;
+    await follower.wait((state) => state === InitWait, { purpose, timeoutMs: this.#timeoutMs });
+    try {
+      const resources = await this.#allocate(backend, backendPath);
+      this.#publish(resources);
+      this.#setState(Initialised);
+      const reached = await follower.wait(
+        (state) => state === Connected || state === Closing || state === Closed || state === "gone",
+        { purpose, timeoutMs: this.#timeoutMs },
+      );
+      if (reached !== Connected) {
+        throw this.#cannot("connect", `the backend closed (${this.#backendError(backendPath)})`);
+      }
+      return this.#connected(backend, backendPath, resources, follower);
+    } catch (error) {
+      this.#setState(Closed);
+      await this.#release();
+      throw error;
+    }
+  }
+
+  /** Closes as a guest does that unloads its driver: Closing, Closed, then waits for the backend to let go. */
+  async disconnect(): Promise<void> {
+    if (this.#connection !== undefined && !this.#closing) {
+      this.#closing = true;
+      this.#setClosed(this.#close());
+    }
+    await this.#closed;
+  }
+
+  /** Connects anew after a close, as pv-grub's successor or a kexec does. */
+  async reconnect(): Promise<FrontendConnection> {
+    await this.#closed;
+    if (!this.#setState(Initialising)) throw this.#cannot("reconnect", "its state node is gone");
+    return await this.connect();
+  }
+
+  /** Goes on with another connection to xenstore, after the first was lost. The device stays connected. */
+  useStore(store: Xenstore): void {
+    this.#store = store;
+    const connection = this.#connection;
+    if (connection === undefined || this.#closing) return;
+    this.#follower?.[Symbol.dispose]();
+    this.#follower = new BackendFollower(store, this.#required("backend"));
+    this.#setClosed(this.#followClose(this.#follower));
+  }
+
+  [Symbol.dispose](): void {
+    this.#closing = true;
+    this.#follower?.[Symbol.dispose]();
+    const port = this.#resources?.port;
+    this.#connection = undefined;
+    this.#resources = undefined;
+    this.#shares?.[Symbol.dispose]();
+    if (port !== undefined && this.#ownEndpoint === undefined) void this.#endpoint.unbind(port);
+    this.#ownEndpoint?.[Symbol.dispose]();
+  }
+
+  async #allocate(backend: DomId, backendPath: string): Promise<Resources> {
+    const offered = this.#store.read(`${backendPath}/max-ring-page-order`);
+    const order = offered === undefined ? 0 : this.#number("max-ring-page-order", offered, 16);
+    const pages = Math.min(this.#options.ringPages ?? 1, 2 ** order);
+    const slots = ringSlots(ABIS[this.#abi], pages);
+    const requests = Math.min(this.#options.requests ?? slots, slots);
+    const shares = this.#shares ??= this.#options.platform.openGrantShares();
+    const ringPages = shares.share(backend, pages, true);
+    const dataPages = shares.share(backend, requests * MAX_SEGMENTS_PER_REQUEST, true);
+    FrontRing.initialise(ringPages.view, ABIS[this.#abi]);
+    const port = await this.#endpoint.bind(backend);
+    this.#resources = { ringPages, dataPages, requests, port };
+    return this.#resources;
+  }
+
+  #publish({ ringPages, port }: Resources): void {
+    const nodes: Record<string, string> = {
+      "event-channel": String(port),
+      "protocol": this.#abi,
+      "feature-persistent": (this.#options.persistent ?? true) ? "1" : "0",
+    };
+    const { refs } = ringPages;
+    if (refs.length === 1) nodes["ring-ref"] = String(refs[0]!);
+    else nodes["ring-page-order"] = String(Math.log2(refs.length));
+    if (refs.length > 1) refs.forEach((ref, page) => nodes[`ring-ref${page}`] = String(ref));
+    this.#store.transaction((transaction) => {
+      for (const name of transaction.list(this.#options.path) ?? []) {
+        if (/^ring-(ref\d*|page-order)$/.test(name)) transaction.remove(`${this.#options.path}/${name}`);
+      }
+      for (const [name, value] of Object.entries({ ...nodes, ...this.#options.override })) {
+        transaction.write(`${this.#options.path}/${name}`, value);
+      }
+    });
+  }
+
+  #connected(
+    backend: DomId,
+    backendPath: string,
+    resources: Resources,
+    follower: BackendFollower,
+  ): FrontendConnection {
+    const disk = readDiskFacts(this.#store, backendPath);
+    const ring = new FrontRing(resources.ringPages.view, ABIS[this.#abi]);
+    this.#connection = { ...resources, backend, abi: this.#abi, ring, disk };
+    this.#setState(Connected);
+    this.#setClosed(this.#followClose(follower));
+    return this.#connection;
+  }
+
+  /** The backend's Closing, or its disappearance, is answered whenever it comes. */
+  async #followClose(follower: BackendFollower): Promise<void> {
+    const accepts = (state: unknown): boolean => state === Closing || state === Closed || state === "gone";
+    const told = await follower.wait(accepts, { purpose: `follow the backend of ${this.#options.path}` })
+      .then(() => true, () => false);
+    // Stopped looking (disposed or the store was lost), or the close is ours and ends there.
+    if (!told || this.#closing || follower !== this.#follower) return;
+    this.#closing = true;
+    await this.#close();
+  }
+
+  async #close(): Promise<void> {
+    try {
+      await this.#options.quiesce?.();
+      this.#setState(Closing);
+      await this.#wait((state) => state === Closing || state === Closed || state === "gone");
+      this.#setState(Closed);
+      await this.#wait((state) => state === Closed || state === "gone");
+    } finally {
+      await this.#release();
+    }
+  }
+
+  /** A failed close is told to whoever awaits it; that nobody does is no error. */
+  #setClosed(closed: Promise<void>): void {
+    closed.catch(() => {});
+    this.#closed = closed;
+  }
+
+  async #wait(accepts: (state: unknown) => boolean): Promise<void> {
+    const purpose = `close ${this.#options.path}`;
+    await this.#follower?.wait(accepts, { purpose, timeoutMs: this.#timeoutMs });
+  }
+
+  async #release(): Promise<void> {
+    const resources = this.#resources;
+    this.#connection = undefined;
+    this.#resources = undefined;
+    this.#shares?.[Symbol.dispose]();
+    this.#shares = undefined;
+    if (resources !== undefined) await this.#endpoint.unbind(resources.port);
+  }
+
+  /** Writes our state unless the node is gone: a directory that was removed must not come back by it. */
+  #setState(state: number): boolean {
+    const path = `${this.#options.path}/state`;
+    return this.#store.transaction((transaction) => {
+      if (transaction.read(path) === undefined) return false;
+      transaction.write(path, String(state));
+      return true;
+    });
+  }
+
+  #read(name: string): string | undefined {
+    return this.#store.read(`${this.#options.path}/${name}`);
+  }
+
+  #required(name: string): string {
+    const value = this.#read(name);
+    if (value === undefined) throw this.#cannot("connect", `it has no node ${name}`);
+    return value;
+  }
+
+  #number(name: string, text: string, maximum: number): number {
+    const value = parseDecimal(text, 0, maximum);
+    if (value === undefined) throw this.#cannot("connect", `node ${name} says ${JSON.stringify(text)}`);
+    return value;
+  }
+
+  #backendError(backendPath: string): string {
+    return this.#store.read(`${backendPath}/error`) ?? "it gives no reason";
+  }
+
+  #cannot(verb: string, why: string): XenblkError {
+    return new XenblkError(`Cannot ${verb} ${this.#options.path}: ${why}`);
+  }
+}
+
+/** Reads what a connected backend published. Throws {@linkcode XenblkError} if a node is missing or no number. */
+export function readDiskFacts(store: Xenstore, backendPath: string): DiskFacts {
+  const number = (name: string, maximum: number, missing?: number): number => {
+    const text = store.read(`${backendPath}/${name}`);
+    const value = text === undefined ? missing : parseDecimal(text, 0, maximum);
+    if (value === undefined) {
+      throw new XenblkError(`Cannot use backend ${backendPath}: node ${name} ${text ? `says ${text}` : "is missing"}`);
+    }
+    return value;
+  };
+  const feature = (name: string): boolean => number(name, MAX_U32, 0) !== 0;
+  const info = number("info", MAX_U32);
+  const logicalSectorBytes = number("sector-size", MAX_U32, 512);
+  return {
+    sectors: number("sectors", Number.MAX_SAFE_INTEGER),
+    logicalSectorBytes,
+    physicalSectorBytes: number("physical-sector-size", MAX_U32, logicalSectorBytes),
+    info,
+    readOnly: (info & INFO_READ_ONLY) !== 0,
+    barrier: feature("feature-barrier"),
+    flush: feature("feature-flush-cache"),
+    discard: feature("feature-discard"),
+    persistent: feature("feature-persistent"),
+  };
+}
+
+/** Event channels of the thread that the frontend itself runs in. */
+class ThreadEndpoint implements EventEndpoint, Disposable {
+  readonly #platform: Platform;
+  #events: EventChannels | undefined;
+
+  constructor(platform: Platform) {
+    this.#platform = platform;
+  }
+
+  get events(): EventChannels | undefined {
+    return this.#events;
+  }
+
+  bind(backend: DomId): EvtchnPort {
+    this.#events ??= this.#platform.openEventChannels(backend);
+    return this.#events.bindUnbound(backend);
+  }
+
+  unbind(port: EvtchnPort): void {
+    this.#events?.unbind(port);
+    this.#events?.[Symbol.dispose]();
+    this.#events = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.#events?.[Symbol.dispose]();
+    this.#events = undefined;
+  }
+}

@@ -1,0 +1,27 @@
+/**
+ * What a load's Worker and its owner say to each other. Plain data only.
+ */
+
+import type { DomId, EvtchnPort, PlatformDescriptor, WakeToken } from "../hypervisor.ts";
+import type { LoadOutcome, LoadSpec, LoadTarget } from "./load_types.ts";
+
+/** To the Worker. Each is answered by one {@linkcode LoadReply}, in order. */
+export type LoadCommand =
+  | { readonly type: "open"; readonly platform: PlatformDescriptor; readonly token: WakeToken }
+  | { readonly type: "bind"; readonly backend: DomId }
+  | { readonly type: "unbind"; readonly port: EvtchnPort }
+  | {
+    readonly type: "run";
+    readonly target: LoadTarget;
+    readonly spec: LoadSpec;
+    readonly model: SharedArrayBuffer | undefined;
+    readonly progress: SharedArrayBuffer;
+  }
+  | { readonly type: "close" };
+
+/** From the Worker. */
+export type LoadReply =
+  | { readonly type: "done" }
+  | { readonly type: "bound"; readonly port: EvtchnPort }
+  | { readonly type: "outcome"; readonly outcome: LoadOutcome }
+  | { readonly type: "failed"; readonly message: string };

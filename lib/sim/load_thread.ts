@@ -1,0 +1,124 @@
+/**
+ * A load in a Worker of its own, as its owner sees it: the event endpoint of a frontend, and loads to run, watch and
+ * stop. It must not know how a load is driven.
+ */
+
+import { XenblkError } from "../errors.ts";
+import type { DomId, EvtchnPort, Platform, Waker, WakeToken } from "../hypervisor.ts";
+import type { DiskModel } from "./disk_model.ts";
+import type { EventEndpoint } from "./frontend.ts";
+import type { LoadCommand, LoadReply } from "./load_messages.ts";
+import { type LoadOutcome, LoadProgress, type LoadSpec, type LoadTarget } from "./load_types.ts";
+
+/** A load under way. */
+export interface LoadRun {
+  /** Counters and latencies while it runs. */
+  readonly progress: LoadProgress;
+  /** What came of it; rejects if it could not be driven. */
+  readonly outcome: Promise<LoadOutcome>;
+  /** Nothing more is asked for; resolves when all is answered. */
+  stop(): Promise<LoadOutcome>;
+  /** Ends although requests are unanswered; the ring must not be used again. */
+  abandon(): Promise<LoadOutcome>;
+}
+
+/** Replies that are awaited, oldest first. */
+interface Awaited {
+  readonly resolve: (reply: LoadReply) => void;
+  readonly reject: (error: XenblkError) => void;
+}
+
+/** See the file's first lines. One load at a time. */
+export class LoadThread implements EventEndpoint, AsyncDisposable {
+  readonly #worker: Worker;
+  readonly #token: WakeToken & Disposable;
+  readonly #waker: Waker;
+  readonly #awaited: Awaited[] = [];
+  #run: LoadRun | undefined;
+
+  private constructor(platform: Platform) {
+    this.#token = platform.createWakeToken();
+    this.#waker = platform.openWaker(this.#token);
+    this.#worker = new Worker(new URL("./load_worker.ts", import.meta.url), { type: "module" });
+    this.#worker.onmessage = ({ data }: MessageEvent<LoadReply>): void => this.#receive(data);
+    this.#worker.onerror = (event): void => {
+      event.preventDefault();
+      for (const { reject } of this.#awaited.splice(0)) {
+        reject(new XenblkError(`Cannot go on with the load: its Worker died: ${event.message}`));
+      }
+    };
+  }
+
+  /** Starts a Worker that opens the same platform. */
+  static async start(platform: Platform): Promise<LoadThread> {
+    const thread = new LoadThread(platform);
+    const { word, fd } = thread.#token;
+    await thread.#ask({ type: "open", platform: platform.descriptor, token: { word, fd } });
+    return thread;
+  }
+
+  async bind(backend: DomId): Promise<EvtchnPort> {
+    const reply = await this.#ask({ type: "bind", backend });
+    if (reply.type !== "bound") throw unexpected(reply);
+    return reply.port;
+  }
+
+  /** Also stops a load that still runs. */
+  async unbind(port: EvtchnPort): Promise<void> {
+    await this.#run?.stop();
+    await this.#ask({ type: "unbind", port });
+  }
+
+  /** Starts a load on a connection whose port this thread bound. With a model it is verified. */
+  run(target: LoadTarget, spec: LoadSpec, model?: DiskModel): LoadRun {
+    if (this.#run !== undefined) throw new XenblkError("Cannot run the load: another one runs in the same Worker");
+    const progress = new LoadProgress();
+    const reply = this.#ask({ type: "run", target, spec, model: model?.buffer, progress: progress.buffer });
+    const outcome = reply.finally(() => this.#run = undefined).then((reply) => {
+      if (reply.type !== "outcome") throw unexpected(reply);
+      return reply.outcome;
+    });
+    outcome.catch(() => {});
+    const end = (request: () => void): Promise<LoadOutcome> => {
+      request();
+      this.#waker.wake();
+      return outcome;
+    };
+    return this.#run = {
+      progress,
+      outcome,
+      stop: () => end(() => progress.requestStop()),
+      abandon: () => end(() => progress.requestAbandon()),
+    };
+  }
+
+  /** Stops what runs; all that is in flight must still be answered for that. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#run?.stop().catch(() => {});
+    await this.#ask({ type: "close" });
+    this.terminate();
+  }
+
+  /** Ends the Worker at once, whatever is in flight: a guest's sudden death. */
+  terminate(): void {
+    this.#worker.terminate();
+    this.#token[Symbol.dispose]();
+  }
+
+  #ask(command: LoadCommand): Promise<LoadReply> {
+    return new Promise((resolve, reject) => {
+      this.#awaited.push({ resolve, reject });
+      this.#worker.postMessage(command);
+    });
+  }
+
+  #receive(reply: LoadReply): void {
+    const awaited = this.#awaited.shift();
+    if (reply.type === "failed") awaited?.reject(new XenblkError(reply.message));
+    else awaited?.resolve(reply);
+  }
+}
+
+function unexpected(reply: LoadReply): XenblkError {
+  return new XenblkError(`Cannot go on with the load: its Worker answered ${reply.type}`);
+}

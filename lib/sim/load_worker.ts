@@ -1,0 +1,75 @@
+/**
+ * The entry of a load's Worker: opens the platform it is told, holds the frontend's end of an event channel, and runs
+ * loads to their end, one after another. A composition root: which platform it is, is the platform's affair.
+ */
+
+/// <reference lib="deno.worker" />
+
+import { errorText } from "../errors.ts";
+import type { EventChannels, Parker, Platform } from "../hypervisor.ts";
+import { DiskModel } from "./disk_model.ts";
+import { LoadDriver, runLoad } from "./load.ts";
+import type { LoadCommand, LoadReply } from "./load_messages.ts";
+import { LoadProgress } from "./load_types.ts";
+
+let platform: Platform | undefined;
+let parker: Parker | undefined;
+let events: EventChannels | undefined;
+
+self.onmessage = async ({ data }: MessageEvent<LoadCommand>): Promise<void> => {
+  let reply: LoadReply;
+  try {
+    reply = await obey(data);
+  } catch (error) {
+    reply = { type: "failed", message: errorText(error) };
+  }
+  self.postMessage(reply);
+};
+
+async function obey(command: LoadCommand): Promise<LoadReply> {
+  switch (command.type) {
+    case "open": {
+      const { openPlatform } = await import("../../platform.ts");
+      platform = await openPlatform(command.platform);
+      parker = platform.openParker(command.token);
+      return { type: "done" };
+    }
+    case "bind":
+      closeEvents();
+      events = platform!.openEventChannels(command.backend);
+      parker!.watch(events);
+      return { type: "bound", port: events.bindUnbound(command.backend) };
+    case "unbind":
+      events?.unbind(command.port);
+      closeEvents();
+      return { type: "done" };
+    case "run":
+      return { type: "outcome", outcome: run(command) };
+    case "close":
+      closeEvents();
+      parker?.[Symbol.dispose]();
+      return { type: "done" };
+  }
+}
+
+function run({ target, spec, model, progress }: Extract<LoadCommand, { type: "run" }>): ReturnType<
+  LoadDriver["outcome"]
+> {
+  const driver = new LoadDriver({
+    target,
+    spec,
+    platform: platform!,
+    events: events!,
+    ...(model === undefined ? {} : { model: new DiskModel(model) }),
+    progress: new LoadProgress(progress),
+  });
+  runLoad(driver, parker!);
+  return driver.outcome();
+}
+
+function closeEvents(): void {
+  if (events === undefined) return;
+  parker!.unwatch(events);
+  events[Symbol.dispose]();
+  events = undefined;
+}
