@@ -1,0 +1,155 @@
+/**
+ * Scenarios of ffi/evtchn.ts and ffi/park.ts with two domains, in one process and in two. See ffi_child.ts.
+ */
+
+import { assert, assertEquals, assertLess, assertThrows } from "@std/assert";
+import { XenblkError } from "../../lib/errors.ts";
+import type { EventChannels } from "../../lib/hypervisor.ts";
+import { actingAs, DOM0, GUEST, platform, portOf, type Scenarios } from "./ffi_scenario.ts";
+
+/** Handles of the guest's and of domain 0's side. */
+function bothSides(): { readonly frontend: EventChannels; readonly backend: EventChannels } {
+  return {
+    frontend: actingAs(GUEST, () => platform.openEventChannels(DOM0)),
+    backend: actingAs(DOM0, () => platform.openEventChannels(GUEST)),
+  };
+}
+
+/** The ports that fired, in one call with room for eight. */
+function fired(events: EventChannels): number[] {
+  const ports = new Uint32Array(8);
+  const count = events.take(ports);
+  assert(count >= 0, `take returned ${count}`);
+  return [...ports.subarray(0, count)];
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** A process of domain 0 that bound to the guest's port and then sleeps; resolves when it has bound. */
+async function bindInOtherProcess(remote: number): Promise<Deno.ChildProcess> {
+  const child = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", new URL("./ffi_child.ts", import.meta.url).pathname, "binds and sleeps", String(remote)],
+    stdout: "piped",
+  }).spawn();
+  const reader = child.stdout.getReader();
+  const { value } = await reader.read();
+  assertEquals(new TextDecoder().decode(value).trim(), "bound");
+  await reader.cancel();
+  return child;
+}
+
+export const EVENT_SCENARIOS: Scenarios = {
+  "binding raises the local port once, and no other": () => {
+    const { frontend, backend } = bothSides();
+    const local = backend.bindInterdomain(GUEST, frontend.bindUnbound(DOM0));
+    assertEquals([fired(backend), fired(backend), fired(frontend)], [[local], [], []]);
+  },
+
+  "events go both ways, and those not yet taken merge": () => {
+    const { frontend, backend } = bothSides();
+    const remote = frontend.bindUnbound(DOM0);
+    const local = backend.bindInterdomain(GUEST, remote);
+    fired(backend);
+    backend.notify(local);
+    assertEquals(fired(frontend), [remote]);
+    for (let count = 0; count < 10; count++) frontend.notify(remote);
+    let events = 0;
+    for (let taken = fired(backend); taken.length > 0; taken = fired(backend)) events += taken.length;
+    // The first masks its port until it is taken; all the others are one more, which unmasking raises.
+    assertEquals(events, 2);
+  },
+
+  "more fired ports than there is room for are taken call by call, none twice": () => {
+    const { frontend, backend } = bothSides();
+    const bound = Array.from({ length: 20 }, () => backend.bindInterdomain(GUEST, frontend.bindUnbound(DOM0)));
+    const taken = [fired(backend), fired(backend), fired(backend), fired(backend)];
+    assertEquals(taken.map((ports) => ports.length), [8, 8, 4, 0]);
+    assertEquals(taken.flat().sort((a, b) => a - b), [...bound].sort((a, b) => a - b));
+  },
+
+  "what cannot be bound, notified or unbound is named": () => {
+    const { frontend, backend } = bothSides();
+    const remote = frontend.bindUnbound(DOM0);
+    backend.bindInterdomain(GUEST, remote);
+    const bind = (port: number): XenblkError =>
+      assertThrows(() => backend.bindInterdomain(GUEST, portOf(port)), XenblkError);
+    assertEquals(
+      bind(3000).message,
+      "Cannot bind to event channel 3000 of domain 1: Invalid argument (EINVAL)",
+    );
+    assertEquals(
+      bind(remote).message,
+      `Cannot bind to event channel ${remote} of domain 1: Invalid argument (EINVAL)`,
+    );
+    assertThrows(() => backend.notify(portOf(3000)), XenblkError, "Cannot notify through event channel 3000: ");
+    assertThrows(() => backend.unbind(portOf(3000)), XenblkError, "Cannot unbind event channel 3000: ");
+  },
+
+  "an unbound port is quiet, and its remote port can be bound anew": () => {
+    const { frontend, backend } = bothSides();
+    const remote = frontend.bindUnbound(DOM0);
+    const first = backend.bindInterdomain(GUEST, remote);
+    assertEquals(fired(backend), [first]);
+    backend.unbind(first);
+    frontend.notify(remote);
+    assertEquals(fired(backend), []);
+    const second = backend.bindInterdomain(GUEST, remote);
+    assertEquals(fired(backend), [second]);
+  },
+
+  "a port whose backend was killed can be bound anew": async () => {
+    const { frontend, backend } = bothSides();
+    const remote = frontend.bindUnbound(DOM0);
+    const child = await bindInOtherProcess(remote);
+    assertThrows(() => backend.bindInterdomain(GUEST, remote), XenblkError, "Invalid argument");
+    child.kill("SIGKILL");
+    await child.status;
+    const local = backend.bindInterdomain(GUEST, remote);
+    fired(backend);
+    frontend.notify(remote);
+    assertEquals(fired(backend), [local]);
+  },
+
+  "binds and sleeps": async (remote = "") => {
+    const backend = platform.openEventChannels(GUEST);
+    backend.bindInterdomain(GUEST, portOf(Number(remote)));
+    // deno-lint-ignore no-console -- tells the parent that it has bound
+    console.log("bound");
+    await sleep(60_000);
+  },
+
+  "a park ends by an event of a watched channel, by a wake, or by its timeout": () => {
+    const { frontend, backend } = bothSides();
+    const remote = frontend.bindUnbound(DOM0);
+    const local = backend.bindInterdomain(GUEST, remote);
+    using token = platform.createWakeToken();
+    using parker = platform.openParker(token);
+    const parkedMs = (timeoutMs: number): number => {
+      const start = platform.now();
+      parker.park(timeoutMs);
+      return platform.now() - start;
+    };
+    parker.watch(backend);
+    assertLess(parkedMs(10_000), 5000);
+    assertEquals(fired(backend), [local]);
+    assert(parkedMs(20) >= 20, "a taken event does not end a park");
+    frontend.notify(remote);
+    assertLess(parkedMs(10_000), 5000);
+    platform.openWaker(token).wake();
+    assertLess(parkedMs(10_000), 5000);
+    parker.unwatch(backend);
+    assert(parkedMs(20) >= 20, "an event of a channel that is not watched does not end a park");
+    assertEquals(fired(backend), [local]);
+  },
+
+  "closed event channels are refused, not passed to C": () => {
+    const { frontend, backend } = bothSides();
+    backend[Symbol.dispose]();
+    backend[Symbol.dispose]();
+    assertThrows(() => backend.take(new Uint32Array(1)), TypeError, "closed");
+    assertThrows(() => backend.notify(portOf(1)), TypeError, "closed");
+    frontend[Symbol.dispose]();
+  },
+};

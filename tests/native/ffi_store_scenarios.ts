@@ -1,0 +1,324 @@
+/**
+ * Scenarios of ffi/xenstore.ts against a real xenstored. See ffi_child.ts.
+ */
+
+import { assert, assertEquals, assertGreater, assertLess, assertThrows } from "@std/assert";
+import { XenblkError } from "../../lib/errors.ts";
+import type { Xenstore, XenstoreWatch } from "../../lib/hypervisor.ts";
+import { XenstoreError } from "../../lib/hypervisor.ts";
+import { DOM0, GUEST, OTHER_GUEST, platform, type Scenarios } from "./ffi_scenario.ts";
+
+/** The code of the XenstoreError that `operation` throws. */
+function codeOf(operation: () => unknown): string {
+  return assertThrows(operation, XenstoreError).code;
+}
+
+/** The watch's next path; fails after five seconds without one. */
+async function nextOf(reader: AsyncIterator<string>): Promise<string> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const timeout = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error("no watch event within 5 s")), 5000);
+  });
+  const { done, value } = await Promise.race([reader.next(), timeout]);
+  clearTimeout(timer);
+  assert(!done, "the watch ended");
+  return value;
+}
+
+function readerOf(watch: XenstoreWatch): AsyncIterator<string> {
+  return watch[Symbol.asyncIterator]();
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
+
+/** Kills xenstored and waits until it is gone. */
+async function killStore(pid: string): Promise<void> {
+  Deno.kill(Number(pid), "SIGKILL");
+  await sleep(50);
+}
+
+function assertLost(store: Xenstore): void {
+  assertEquals(codeOf(() => store.read("/a")), "EDISCONNECTED");
+  assertEquals(codeOf(() => store.write("/a", "1")), "EDISCONNECTED");
+  assertEquals(codeOf(() => store.watch("/a")), "EDISCONNECTED");
+  assertEquals(codeOf(() => store.transaction((t) => t.read("/a"))), "EDISCONNECTED");
+  assertEquals(codeOf(() => store.isDomainIntroduced(GUEST)), "EDISCONNECTED");
+}
+
+export const STORE_SCENARIOS: Scenarios = {
+  "nodes are written, read, listed and removed": () => {
+    using store = platform.openXenstore();
+    assertEquals([store.read("/t/a"), store.list("/t"), store.permissions("/t")], [undefined, undefined, undefined]);
+    store.write("/t/a", "äöü €");
+    store.write("/t/b/c", "");
+    store.makeDirectory("/t/d");
+    store.makeDirectory("/t/d");
+    assertEquals([store.read("/t/a"), store.read("/t/b/c"), store.read("/t/d")], ["äöü €", "", ""]);
+    assertEquals(store.list("/t")?.sort(), ["a", "b", "d"]);
+    assertEquals(store.list("/t/d"), []);
+    assertEquals([store.remove("/t/b"), store.remove("/t/b"), store.remove("/nowhere/x")], [true, false, false]);
+    assertEquals(store.read("/t/b/c"), undefined);
+  },
+
+  "a directory larger than one message is listed whole": () => {
+    using store = platform.openXenstore();
+    const names = Array.from({ length: 600 }, (_, index) => `a-rather-long-name-${String(index).padStart(4, "0")}`);
+    for (const name of names) store.write(`/large/${name}`, "x");
+    assertEquals(store.list("/large")?.sort(), names);
+  },
+
+  "bytes that are no UTF-8 are read with a replacement character": async () => {
+    const command = new Deno.Command("sh", { args: ["-c", `xenstore-write /bytes "$(printf 'a\\377b')"`] });
+    assert((await command.output()).success);
+    using store = platform.openXenstore();
+    assertEquals(store.read("/bytes"), "a\uFFFDb");
+  },
+
+  "permissions are read and set": () => {
+    using store = platform.openXenstore();
+    store.write("/p/a", "1");
+    const permissions = [
+      { domain: GUEST, read: false, write: false },
+      { domain: DOM0, read: true, write: false },
+      { domain: OTHER_GUEST, read: true, write: true },
+    ];
+    store.setPermissions("/p/a", permissions);
+    assertEquals(store.permissions("/p/a"), permissions);
+    assertEquals(codeOf(() => store.setPermissions("/p/none", permissions)), "ENOENT");
+  },
+
+  "bad paths and too long values are refused": () => {
+    using store = platform.openXenstore();
+    assertEquals(codeOf(() => store.read("/a b")), "EINVAL");
+    assertEquals(codeOf(() => store.read("/a\0b")), "EINVAL");
+    assertEquals(codeOf(() => store.watch("/a//b")), "EINVAL");
+    assertEquals(codeOf(() => store.write("/long", "x".repeat(5000))), "E2BIG");
+    store.write("/still/usable", "1");
+  },
+
+  "domains are known by path and by introduction": () => {
+    using store = platform.openXenstore();
+    assertEquals(store.domainPath(GUEST), "/local/domain/1");
+    assertEquals([DOM0, GUEST, 77 as typeof GUEST].map((domain) => store.isDomainIntroduced(domain)), [
+      true,
+      true,
+      false,
+    ]);
+    assertEquals(store.read("domid"), store.read("/local/domain/0/domid"));
+  },
+
+  "a transaction runs again until no other commit came between": () => {
+    using store = platform.openXenstore();
+    using other = platform.openXenstore();
+    store.write("/x/count", "0");
+    let tries = 0;
+    const result = store.transaction((t) => {
+      const count = Number(t.read("/x/count"));
+      if (++tries < 4) other.write("/x/count", String(count + 10));
+      t.write("/x/count", String(count + 1));
+      return count + 1;
+    });
+    assertEquals([tries, result, store.read("/x/count")], [4, 31, "31"]);
+  },
+
+  "a transaction's writes are seen by others only when it is committed, and never when it throws": () => {
+    using store = platform.openXenstore();
+    using other = platform.openXenstore();
+    store.transaction((t) => {
+      t.write("/y/a", "new");
+      assertEquals([t.read("/y/a"), other.read("/y/a")], ["new", undefined]);
+    });
+    assertEquals(other.read("/y/a"), "new");
+    assertThrows(
+      () =>
+        store.transaction((t) => {
+          t.remove("/y");
+          throw new RangeError("stop");
+        }),
+      RangeError,
+      "stop",
+    );
+    assertEquals(other.read("/y/a"), "new");
+  },
+
+  "a transaction that always conflicts is given up with EAGAIN": () => {
+    using store = platform.openXenstore();
+    using other = platform.openXenstore();
+    let tries = 0;
+    const endless = (): void =>
+      store.transaction((t) => {
+        t.read("/z");
+        other.write("/z", String(++tries));
+        t.write("/z", "mine");
+      });
+    assertEquals(codeOf(endless), "EAGAIN");
+    assertGreater(tries, 50);
+    assertEquals(store.read("/z"), String(tries));
+  },
+
+  "a watch fires once when registered, then for the node and all below it": async () => {
+    using store = platform.openXenstore();
+    using other = platform.openXenstore();
+    using watch = store.watch("/w");
+    const reader = readerOf(watch);
+    assertEquals(await nextOf(reader), "/w");
+    other.write("/w/a/b", "1");
+    assertEquals(await nextOf(reader), "/w/a/b");
+    other.write("/wother", "1");
+    other.remove("/w/a");
+    assertEquals(await nextOf(reader), "/w/a");
+    other.write("/w", "1");
+    assertEquals(await nextOf(reader), "/w");
+  },
+
+  "relative and special watches yield the path that was watched": async () => {
+    using store = platform.openXenstore();
+    for (const path of ["domid", "@releaseDomain", "@introduceDomain"]) {
+      using watch = store.watch(path);
+      assertEquals(await nextOf(readerOf(watch)), path);
+    }
+  },
+
+  "two watches of one path both fire, and one goes on when the other ends": async () => {
+    using store = platform.openXenstore();
+    const first = store.watch("/two");
+    using second = store.watch("/two");
+    const [firstReader, secondReader] = [readerOf(first), readerOf(second)];
+    assertEquals([await nextOf(firstReader), await nextOf(secondReader)], ["/two", "/two"]);
+    first[Symbol.dispose]();
+    store.write("/two", "1");
+    assertEquals(await nextOf(secondReader), "/two");
+    assertEquals(await firstReader.next(), { done: true, value: undefined });
+  },
+
+  "unread events of a flood merge and are bounded": async () => {
+    using store = platform.openXenstore();
+    using other = platform.openXenstore();
+    using watch = store.watch("/flood");
+    for (let index = 0; index < 20_000; index++) other.write(`/flood/${index % 3}`, String(index));
+    await sleep(500);
+    const reader = readerOf(watch);
+    const seen = [await nextOf(reader), await nextOf(reader), await nextOf(reader), await nextOf(reader)];
+    assertEquals(seen, ["/flood", "/flood/0", "/flood/1", "/flood/2"]);
+    other.write("/flood/last", "1");
+    assertEquals(await nextOf(reader), "/flood/last");
+  },
+
+  "timers go on while events flood in": async () => {
+    using store = platform.openXenstore();
+    using watch = store.watch("/storm");
+    const writer = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", new URL("./ffi_child.ts", import.meta.url).pathname, "writes a storm"],
+    }).spawn();
+    let longest = 0;
+    let last = performance.now();
+    const timer = setInterval(() => {
+      longest = Math.max(longest, performance.now() - last);
+      last = performance.now();
+    }, 5);
+    const reader = readerOf(watch);
+    while (store.read("/storm/done") === undefined) await nextOf(reader);
+    clearInterval(timer);
+    await writer.status;
+    assertLess(longest, 500);
+  },
+
+  "writes a storm": () => {
+    using store = platform.openXenstore();
+    for (let index = 0; index < 20_000; index++) store.write(`/storm/${index % 7}`, String(index));
+    store.write("/storm/done", "1");
+  },
+
+  "disposal ends watches, and with them the process": async () => {
+    const store = platform.openXenstore();
+    const reader = readerOf(store.watch("/end"));
+    await nextOf(reader);
+    const waiting = reader.next();
+    void store.lost;
+    store[Symbol.dispose]();
+    assertEquals(await waiting, { done: true, value: undefined });
+    assertThrows(() => store.read("/end"), TypeError, "the connection is closed");
+  },
+
+  "a process that ends with a watch open does not crash": () => {
+    platform.openXenstore().watch("/left");
+    Deno.exit(0);
+  },
+
+  "a Worker that ends with a watch open does not take the process along": async () => {
+    const source = `
+      import { openNativePlatform } from "${new URL("../../ffi/platform.ts", import.meta.url)}";
+      openNativePlatform().openXenstore().watch("/left");
+      self.postMessage("watching");`;
+    const url = URL.createObjectURL(new Blob([source], { type: "text/javascript" }));
+    const worker = new Worker(url, { type: "module" });
+    await new Promise((resolve) => worker.onmessage = resolve);
+    worker.terminate();
+    await sleep(200);
+    using store = platform.openXenstore();
+    store.write("/left/a", "1");
+    await sleep(50);
+  },
+
+  "a killed xenstored resolves lost, ends watches and fails operations": async (pid = "") => {
+    using store = platform.openXenstore();
+    const reader = readerOf(store.watch("/a"));
+    await nextOf(reader);
+    const waiting = reader.next();
+    await sleep(20);
+    await killStore(pid);
+    assertEquals(await store.lost, "xenstored closed the connection");
+    assertEquals(await waiting, { done: true, value: undefined });
+    assertLost(store);
+  },
+
+  "a killed xenstored resolves lost though nobody watches": async (pid = "") => {
+    using store = platform.openXenstore();
+    const { lost } = store;
+    await sleep(20);
+    await killStore(pid);
+    assertEquals(await lost, "xenstored closed the connection");
+    assertLost(store);
+  },
+
+  "a killed xenstored fails the operation that finds it, which resolves lost": async (pid = "") => {
+    using store = platform.openXenstore();
+    store.read("/a");
+    await killStore(pid);
+    assertLost(store);
+    assertEquals(await store.lost, "the connection to xenstored is lost (EPIPE)");
+  },
+
+  "a restarted xenstored is reached by a new connection": async () => {
+    using store = platform.openXenstore();
+    const { lost } = store;
+    // deno-lint-ignore no-console -- tells the parent to restart xenstored
+    console.log("ready");
+    await lost;
+    const deadline = performance.now() + 10_000;
+    while (performance.now() < deadline) {
+      try {
+        using again = platform.openXenstore();
+        assertEquals(again.read("/local/domain/0/domid"), "0");
+        return;
+      } catch (error) {
+        assert(error instanceof XenblkError || error instanceof Error);
+        await sleep(20);
+      }
+    }
+    throw new Error("the restarted xenstored was not reached within 10 s");
+  },
+
+  "a user without rights on the socket is told so": () => {
+    const error = assertThrows(() => platform.openXenstore(), XenblkError);
+    const socket = Deno.env.get("XENSTORED_PATH");
+    assertEquals(error.kind, "hypervisor");
+    assertEquals(
+      error.line,
+      `Cannot connect to xenstored: permission denied on ${socket}; ` +
+        `run as root, or give this user read and write access to ${socket}`,
+    );
+  },
+};
