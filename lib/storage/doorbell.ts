@@ -22,14 +22,13 @@ export class Doorbell {
     this.#words = new Int32Array(buffer);
   }
 
-  /** There is work for one sleeper; it rouses others if it leaves some. Cheap when nobody sleeps. */
+  /** There is work: nobody who looked for some before this falls asleep. Cheap; it wakes no sleeper. */
   ring(): void {
     Atomics.add(this.#words, BELL, 1);
-    this.rouseAnother();
   }
 
-  /** Rouses one more sleeper, if there is one, for work that was rung for already. */
-  rouseAnother(): void {
+  /** Wakes one sleeper, if there is one, for work that was rung for. */
+  rouse(): void {
     if (Atomics.load(this.#words, SLEEPERS) > 0) Atomics.notify(this.#words, BELL, 1);
   }
 

@@ -7,7 +7,7 @@ import { XenblkError } from "../errors.ts";
 import type { ChannelOptions, IoChannel } from "./disk.ts";
 import { Doorbell } from "./doorbell.ts";
 import { OPERATION, type Operation } from "./executor.ts";
-import { type ImageFile, joinFile, leaveFile } from "./image_file.ts";
+import { BUSY_WORKERS, type ImageFile, joinFile, leaveFile, SLOW_VISITS } from "./image_file.ts";
 import type { PoolAttachment } from "./io_pool.ts";
 import { JOB_SLOTS, JOB_VECTORS, JobQueue, QUEUE_CHANNELS } from "./job_queue.ts";
 import { OperationTable } from "./operations.ts";
@@ -26,6 +26,7 @@ class JobLane {
   readonly #id: string;
   readonly #doorbell: Doorbell;
   readonly #image: ImageFile;
+  readonly #shared: Int32Array;
   readonly #free = Int32Array.from({ length: JOB_SLOTS }, (_, slot) => slot);
   #freeCount = JOB_SLOTS;
   readonly #tags = new Uint32Array(JOB_SLOTS);
@@ -39,6 +40,7 @@ class JobLane {
     this.jobs = new JobQueue(attachment.queue);
     this.#doorbell = new Doorbell(attachment.doorbell);
     this.#image = attachment.image;
+    this.#shared = new Int32Array(attachment.image.shared);
   }
 
   /** The channel's place in the queue. */
@@ -79,7 +81,14 @@ class JobLane {
         submitted = true;
       }
     }
-    if (submitted) this.#doorbell.ring();
+    if (submitted) this.#ring();
+  }
+
+  /** A file whose calls return at once is best served by the one I/O Worker that is busy with it already. */
+  #ring(): void {
+    this.#doorbell.ring();
+    const busy = Atomics.load(this.#shared, BUSY_WORKERS) > 0;
+    if (!busy || Atomics.load(this.#shared, SLOW_VISITS) > 0) this.#doorbell.rouse();
   }
 
   /** Gives every result that is there to its channel, and the slots to operations that wait for one. */

@@ -23,9 +23,11 @@ export interface ImageFile {
 
 /** Index in the shared words: I/O Workers that carry out jobs of this file. */
 export const BUSY_WORKERS = 0;
-const OPEN_CHANNELS = 1;
-const CLOSED = 2;
-const SHARED_BYTES = 12;
+/** Index in the shared words: visits until the file counts as fast (its calls return at once); see io_loop.ts. */
+export const SLOW_VISITS = 1;
+const OPEN_CHANNELS = 2;
+const CLOSED = 3;
+const SHARED_BYTES = 16;
 
 /** Milliseconds between two looks at the number of open channels; closing a disk is rare. */
 const CHANNEL_POLL_MS = 2;

@@ -8,13 +8,19 @@ import type { Platform, PlatformDescriptor, Waker } from "../hypervisor.ts";
 import { Doorbell } from "./doorbell.ts";
 import { errnoOf } from "./errno.ts";
 import { type BlockFile, type Executor, FileExecutor, type Operation } from "./executor.ts";
-import { BUSY_WORKERS, type ImageFile, openSameFile } from "./image_file.ts";
+import { BUSY_WORKERS, type ImageFile, openSameFile, SLOW_VISITS } from "./image_file.ts";
 import type { IoAnswer, IoCommand } from "./io_messages.ts";
 import { JOB_VECTORS, JobQueue, QUEUE_CHANNELS } from "./job_queue.ts";
 import { MemoryViews } from "./views.ts";
 
 /** Jobs done in one queue before the next queue gets its turn. */
-const JOBS_PER_VISIT = 8;
+const JOBS_PER_VISIT = 16;
+/** A job that takes longer says that its disk makes Workers wait, so that several should wait at a time. */
+const SLOW_JOB_MS = 0.02;
+/** Visits that a file counts as slow after a slow job. */
+const SLOW_FOR_VISITS = 64;
+/** How long a finished job may wait for the next ones to be told together: waking a reactor costs more than a cached read. */
+const WAKE_DELAY_MS = 0.02;
 
 /** The Worker's side of its messages: `self` of a dedicated Worker. */
 export interface IoWorkerScope {
@@ -122,9 +128,21 @@ class IoWorker {
     const count = this.#queues.length;
     for (let i = 0; i < count; i++) {
       const at = (this.#nextQueue + i) % count;
-      if (!this.#queues[at]!.visit(this.#doorbell, this.#start.workersPerFile)) continue;
+      const queue = this.#queues[at]!;
+      if (!queue.enter(this.#start.workersPerFile)) continue;
       this.#nextQueue = (at + 1) % count;
+      // Before this disk can hold this Worker up: it may be the only one awake, and roused for another disk.
+      if (this.#hasWorkBeside(queue)) this.#doorbell.rouse();
+      queue.work();
       return true;
+    }
+    return false;
+  }
+
+  #hasWorkBeside(entered: ServedQueue): boolean {
+    for (let i = 0; i < this.#queues.length; i++) {
+      const queue = this.#queues[i]!;
+      if (queue === entered ? queue.wantsHelp : queue.hasJobs) return true;
     }
     return false;
   }
@@ -195,6 +213,8 @@ class ServedQueue {
   /** By channel: views of its buffers, and the generation they belong to. */
   readonly #views = new Array<MemoryViews | undefined>(QUEUE_CHANNELS).fill(undefined);
   readonly #generations = new Int32Array(QUEUE_CHANNELS);
+  /** The slot that {@linkcode enter} took. */
+  #claimed = -1;
 
   constructor(jobs: JobQueue, file: ServedFile, waker: Waker, platform: Platform) {
     this.#jobs = jobs;
@@ -203,27 +223,53 @@ class ServedQueue {
     this.#platform = platform;
   }
 
-  /** Carries out a few jobs. False: there is none, or the file occupies its share of Workers, which see to the rest. */
-  visit(doorbell: Doorbell, workersPerFile: number): boolean {
-    if (!this.#jobs.hasJobs || !occupy(this.#file.shared, workersPerFile)) return false;
-    try {
-      return this.#work(doorbell);
-    } finally {
-      Atomics.sub(this.#file.shared, BUSY_WORKERS, 1);
-    }
+  get hasJobs(): boolean {
+    return this.#jobs.hasJobs;
   }
 
-  #work(doorbell: Doorbell): boolean {
+  /** Whether a second Worker would do good: not where calls return at once, since waking it costs more than they do. */
+  get wantsHelp(): boolean {
+    return Atomics.load(this.#file.shared, SLOW_VISITS) > 0 && this.#jobs.hasJobs;
+  }
+
+  /**
+   * Takes a job, which {@linkcode work} must carry out. False: there is none, or the file occupies its share of
+   * Workers; they will look for more jobs when they are done.
+   */
+  enter(workersPerFile: number): boolean {
+    if (!this.#jobs.hasJobs || !occupy(this.#file.shared, workersPerFile)) return false;
+    this.#claimed = this.#jobs.claim();
+    if (this.#claimed < 0) Atomics.sub(this.#file.shared, BUSY_WORKERS, 1);
+    return this.#claimed >= 0;
+  }
+
+  /** Carries out the job taken and some more. */
+  work(): void {
     const jobs = this.#jobs;
-    let slot = jobs.claim();
-    if (slot < 0) return false;
-    // Whoever takes work and leaves some rouses one more, before it may be held up by the disk itself.
-    for (let done = 1; slot >= 0; slot = done++ < JOBS_PER_VISIT ? jobs.claim() : -1) {
-      if (jobs.hasJobs) doorbell.rouseAnother();
+    const begun = this.#platform.now();
+    let now = begun;
+    let wokenAt = begun;
+    // Where the next job may take long, none that is done waits for it.
+    const wakeDelayMs = Atomics.load(this.#file.shared, SLOW_VISITS) > 0 ? 0 : WAKE_DELAY_MS;
+    let done = 0;
+    for (let slot = this.#claimed; slot >= 0; slot = done < JOBS_PER_VISIT ? jobs.claim() : -1) {
       jobs.complete(slot, this.#carryOut(slot));
+      done++;
+      now = this.#platform.now();
+      if (now - wokenAt < wakeDelayMs) continue;
       this.#waker.wake();
+      wokenAt = now;
     }
-    return true;
+    this.#waker.wake();
+    this.#judge((now - begun) / done);
+    Atomics.sub(this.#file.shared, BUSY_WORKERS, 1);
+  }
+
+  /** One slow visit makes the file slow for many; racing with other Workers here does no harm. */
+  #judge(jobMs: number): void {
+    const slowVisits = Atomics.load(this.#file.shared, SLOW_VISITS);
+    if (jobMs > SLOW_JOB_MS) Atomics.store(this.#file.shared, SLOW_VISITS, SLOW_FOR_VISITS);
+    else if (slowVisits > 0) Atomics.store(this.#file.shared, SLOW_VISITS, slowVisits - 1);
   }
 
   #carryOut(slot: number): number {

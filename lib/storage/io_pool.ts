@@ -18,6 +18,7 @@ const STRAGGLER_GRACE_MS = 500;
 
 /** What a pool is made with. */
 export interface IoPoolOptions {
+  /** What the Workers open: it turns addresses into bytes, and wakes reactors. */
   readonly platform: PlatformDescriptor;
   /** At least 1; one disk occupies at most all but one of them. */
   readonly workers?: number;
@@ -29,11 +30,15 @@ export interface IoPoolOptions {
 
 /** What a reactor needs to submit jobs for one file; see disk.ts. */
 export interface PoolAttachment extends DiskAttachment {
+  /** Tells openChannel which engine it is for. */
   readonly engine: "file";
   /** Distinguishes queues; the same in every thread. */
   readonly id: string;
+  /** The jobs; see job_queue.ts. */
   readonly queue: SharedArrayBuffer;
+  /** What I/O Workers sleep on; see doorbell.ts. */
   readonly doorbell: SharedArrayBuffer;
+  /** The file whose channels are counted. */
   readonly image: ImageFile;
 }
 
@@ -61,6 +66,7 @@ export class IoPool implements AsyncDisposable {
   #lastRequest = 0;
   #lastFile = 0;
 
+  /** Starts nothing yet. Throws {@linkcode XenblkError} if there is to be no Worker. */
   constructor(options: IoPoolOptions) {
     this.#options = options;
     this.#count = options.workers ?? DEFAULT_IO_WORKERS;

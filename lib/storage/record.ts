@@ -10,6 +10,7 @@ export type OperationName = "read" | "write" | "flush";
 
 /** An operation as it was asked for; a flush has neither offset nor length. */
 export interface RecordedOperation {
+  /** What was asked for. */
   readonly operation: OperationName;
   readonly tag: number;
   readonly offsetBytes: number;
@@ -18,6 +19,7 @@ export interface RecordedOperation {
 
 /** One line of the record: an operation was asked for, or was reaped with this result. */
 export interface RecordedEvent extends RecordedOperation {
+  /** Asked for, or reaped. */
   readonly event: "start" | "end";
   /** 0 for a start. */
   readonly result: number;

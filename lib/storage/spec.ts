@@ -11,9 +11,11 @@ export interface ImageSpec {
   readonly format: string;
   /** A path, or a size for memory and null. */
   readonly target: string;
+  /** From `access=`; a CD-ROM is always read-only. */
   readonly readOnly?: boolean;
   /** The virtual device's name, for instance `xvdb`. */
   readonly vdev?: string;
+  /** From `devtype=cdrom`. */
   readonly cdrom?: boolean;
 }
 

@@ -5,7 +5,7 @@
 
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
-import type { DiskRequest } from "../../lib/storage/disk.ts";
+import { type DiskRequest, EIO } from "../../lib/storage/disk.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import { cannotOpen } from "../../lib/storage/open_image.ts";
 import { ChannelRig, Folder, openBelow, openFile, PoolRig, simulatedPlatform } from "./rig.ts";
@@ -94,6 +94,38 @@ Deno.test("a disk says what it is", async () => {
   await using memory = await openDisk({ format: "memory", target: "64M", readOnly: false, engine: "auto" });
   assertEquals(memory.description, "memory:64M (64.0 MiB, engine memory)");
 });
+
+Deno.test({
+  name: "a block device is as large as its end says (needs root, loop devices and losetup of Debian's package mount)",
+  ignore: Deno.uid() !== 0 || !canLoop(),
+  fn: async () => {
+    using folder = new Folder();
+    const path = folder.file("disk", 3 << 20);
+    const output = new Deno.Command("losetup", { args: ["--find", "--show", path] }).outputSync();
+    const device = new TextDecoder().decode(output.stdout).trim();
+    using undo = new DisposableStack();
+    undo.defer(() => void new Deno.Command("losetup", { args: ["--detach", device] }).outputSync());
+    await using rig = new PoolRig({ workers: 2 });
+    await using disk = await rig.open(device);
+    assertEquals(disk.properties.sectors, (3 << 20) / 512);
+    using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+    channel.buffer(0).fill(0x5a);
+    assertEquals(channel.writeNow((3 << 20) - 4096, 4096), 0);
+    channel.channel.flush(0);
+    assertEquals(channel.finish().get(0), 0);
+    assertEquals(Deno.readFileSync(path).at(-1), 0x5a);
+    assertEquals(channel.readNow(3 << 20, 512), EIO);
+  },
+});
+
+/** Whether loop devices can be made here. */
+function canLoop(): boolean {
+  try {
+    return new Deno.Command("losetup", { args: ["--find"] }).outputSync().success;
+  } catch {
+    return false;
+  }
+}
 
 Deno.test("a format on an engine that does not serve it, and sizes that cannot be had, are refused", async () => {
   const wrong = await refusal({ format: "memory", target: "1M", engine: "file" });
