@@ -8,17 +8,11 @@ import { type AbiName, ABIS, MAX_SEGMENTS_PER_REQUEST, ringSlots } from "../blki
 import { FrontRing } from "../blkif/front_ring.ts";
 import { XenblkError } from "../errors.ts";
 import type { DomId, EventChannels, EvtchnPort, GrantShares, Platform, SharedPages, Xenstore } from "../hypervisor.ts";
-import { MAX_U32, parseDecimal } from "../xenbus/decimal.ts";
-import { INFO_READ_ONLY } from "../xenbus/features.ts";
+import { parseDecimal } from "../xenbus/decimal.ts";
 import { XenbusState } from "../xenbus/states.ts";
 import { BackendFollower } from "./backend_follower.ts";
-
-/** Who holds the frontend's end of the event channel: the thread that drives the ring. */
-export interface EventEndpoint {
-  /** Makes a port that the backend may bind to. */
-  bind(backend: DomId): EvtchnPort | Promise<EvtchnPort>;
-  unbind(port: EvtchnPort): void | Promise<void>;
-}
+import { type DiskFacts, readDiskFacts } from "./disk_facts.ts";
+import { type EventEndpoint, ThreadEndpoint } from "./event_endpoint.ts";
 
 /** How a frontend behaves. */
 export interface FrontendOptions {
@@ -42,21 +36,6 @@ export interface FrontendOptions {
   readonly override?: Readonly<Record<string, string>>;
   /** Called before a close that either side asked for: resolves once nothing is in flight. */
   readonly quiesce?: () => Promise<void>;
-}
-
-/** What a backend said of its disk and itself. */
-export interface DiskFacts {
-  /** In 512-byte units. */
-  readonly sectors: number;
-  readonly logicalSectorBytes: number;
-  readonly physicalSectorBytes: number;
-  /** Bits of the `info` node. */
-  readonly info: number;
-  readonly readOnly: boolean;
-  readonly barrier: boolean;
-  readonly flush: boolean;
-  readonly discard: boolean;
-  readonly persistent: boolean;
 }
 
 /** A connected frontend: what a driver of the ring needs. */
@@ -193,7 +172,10 @@ export class SimulatedFrontend implements Disposable {
     this.#connection = undefined;
     this.#resources = undefined;
     this.#shares?.[Symbol.dispose]();
-    if (port !== undefined && this.#ownEndpoint === undefined) void this.#endpoint.unbind(port);
+    if (port !== undefined && this.#ownEndpoint === undefined) {
+      // An endpoint that is gone already has no port any more.
+      Promise.resolve(this.#endpoint.unbind(port)).catch(() => {});
+    }
     this.#ownEndpoint?.[Symbol.dispose]();
   }
 
@@ -321,61 +303,5 @@ export class SimulatedFrontend implements Disposable {
 
   #cannot(verb: string, why: string): XenblkError {
     return new XenblkError(`Cannot ${verb} ${this.#options.path}: ${why}`);
-  }
-}
-
-/** Reads what a connected backend published. Throws {@linkcode XenblkError} if a node is missing or no number. */
-export function readDiskFacts(store: Xenstore, backendPath: string): DiskFacts {
-  const number = (name: string, maximum: number, missing?: number): number => {
-    const text = store.read(`${backendPath}/${name}`);
-    const value = text === undefined ? missing : parseDecimal(text, 0, maximum);
-    if (value === undefined) {
-      throw new XenblkError(`Cannot use backend ${backendPath}: node ${name} ${text ? `says ${text}` : "is missing"}`);
-    }
-    return value;
-  };
-  const feature = (name: string): boolean => number(name, MAX_U32, 0) !== 0;
-  const info = number("info", MAX_U32);
-  const logicalSectorBytes = number("sector-size", MAX_U32, 512);
-  return {
-    sectors: number("sectors", Number.MAX_SAFE_INTEGER),
-    logicalSectorBytes,
-    physicalSectorBytes: number("physical-sector-size", MAX_U32, logicalSectorBytes),
-    info,
-    readOnly: (info & INFO_READ_ONLY) !== 0,
-    barrier: feature("feature-barrier"),
-    flush: feature("feature-flush-cache"),
-    discard: feature("feature-discard"),
-    persistent: feature("feature-persistent"),
-  };
-}
-
-/** Event channels of the thread that the frontend itself runs in. */
-class ThreadEndpoint implements EventEndpoint, Disposable {
-  readonly #platform: Platform;
-  #events: EventChannels | undefined;
-
-  constructor(platform: Platform) {
-    this.#platform = platform;
-  }
-
-  get events(): EventChannels | undefined {
-    return this.#events;
-  }
-
-  bind(backend: DomId): EvtchnPort {
-    this.#events ??= this.#platform.openEventChannels(backend);
-    return this.#events.bindUnbound(backend);
-  }
-
-  unbind(port: EvtchnPort): void {
-    this.#events?.unbind(port);
-    this.#events?.[Symbol.dispose]();
-    this.#events = undefined;
-  }
-
-  [Symbol.dispose](): void {
-    this.#events?.[Symbol.dispose]();
-    this.#events = undefined;
   }
 }

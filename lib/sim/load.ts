@@ -101,10 +101,10 @@ export class LoadDriver {
     return this.#slots.inFlight === 0 && this.#beganMs >= 0 && !this.#mayIssue(this.#now());
   }
 
-  /** Milliseconds that a sleep may last at most: until the load's duration is over, or -1. */
+  /** Milliseconds that a sleep may last at most: until the load's duration is over; -1 if only answers are awaited. */
   get sleepMs(): number {
-    if (this.#durationMs === Infinity || this.#beganMs < 0) return -1;
-    return Math.max(1, Math.ceil(this.#beganMs + this.#durationMs - this.#now()));
+    const leftMs = this.#beganMs + this.#durationMs - this.#now();
+    return leftMs === Infinity || leftMs <= 0 ? -1 : Math.ceil(leftMs);
   }
 
   /** Takes what was answered and asks for more. True: something was done. */

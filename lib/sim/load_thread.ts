@@ -6,7 +6,7 @@
 import { XenblkError } from "../errors.ts";
 import type { DomId, EvtchnPort, Platform, Waker, WakeToken } from "../hypervisor.ts";
 import type { DiskModel } from "./disk_model.ts";
-import type { EventEndpoint } from "./frontend.ts";
+import type { EventEndpoint } from "./event_endpoint.ts";
 import type { LoadCommand, LoadReply } from "./load_messages.ts";
 import { type LoadOutcome, LoadProgress, type LoadSpec, type LoadTarget } from "./load_types.ts";
 
@@ -35,6 +35,7 @@ export class LoadThread implements EventEndpoint, AsyncDisposable {
   readonly #waker: Waker;
   readonly #awaited: Awaited[] = [];
   #run: LoadRun | undefined;
+  #ended = false;
 
   private constructor(platform: Platform) {
     this.#token = platform.createWakeToken();
@@ -43,9 +44,7 @@ export class LoadThread implements EventEndpoint, AsyncDisposable {
     this.#worker.onmessage = ({ data }: MessageEvent<LoadReply>): void => this.#receive(data);
     this.#worker.onerror = (event): void => {
       event.preventDefault();
-      for (const { reject } of this.#awaited.splice(0)) {
-        reject(new XenblkError(`Cannot go on with the load: its Worker died: ${event.message}`));
-      }
+      this.#rejectAll(`its Worker died: ${event.message}`);
     };
   }
 
@@ -63,9 +62,9 @@ export class LoadThread implements EventEndpoint, AsyncDisposable {
     return reply.port;
   }
 
-  /** Also stops a load that still runs. */
+  /** A load that still runs is abandoned: nobody will answer it. */
   async unbind(port: EvtchnPort): Promise<void> {
-    await this.#run?.stop();
+    await this.#run?.abandon().catch(() => {});
     await this.#ask({ type: "unbind", port });
   }
 
@@ -92,20 +91,36 @@ export class LoadThread implements EventEndpoint, AsyncDisposable {
     };
   }
 
-  /** Stops what runs; all that is in flight must still be answered for that. */
-  async [Symbol.asyncDispose](): Promise<void> {
+  /** Stops the load that runs, if any, and resolves once nothing is in flight: a frontend's `quiesce`. */
+  async quiesce(): Promise<void> {
     await this.#run?.stop().catch(() => {});
+  }
+
+  /** Abandons what runs, and ends the Worker. A Worker that is not disposed keeps the process from ending. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#run?.abandon().catch(() => {});
+    if (this.#ended) return;
     await this.#ask({ type: "close" });
     this.terminate();
   }
 
-  /** Ends the Worker at once, whatever is in flight: a guest's sudden death. */
+  /** Ends the Worker at once, whatever is in flight: a guest's sudden death. What is awaited of it rejects. */
   terminate(): void {
+    if (this.#ended) return;
+    this.#ended = true;
+    // A Worker that sleeps would not end.
+    this.#run?.abandon();
     this.#worker.terminate();
     this.#token[Symbol.dispose]();
+    this.#rejectAll("its Worker was ended");
+  }
+
+  #rejectAll(why: string): void {
+    for (const { reject } of this.#awaited.splice(0)) reject(new XenblkError(`Cannot go on with the load: ${why}`));
   }
 
   #ask(command: LoadCommand): Promise<LoadReply> {
+    if (this.#ended) return Promise.reject(new XenblkError("Cannot go on with the load: its Worker was ended"));
     return new Promise((resolve, reject) => {
       this.#awaited.push({ resolve, reject });
       this.#worker.postMessage(command);

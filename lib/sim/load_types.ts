@@ -6,8 +6,9 @@
 import type { AbiName } from "../blkif/abi.ts";
 import { Histogram, HISTOGRAM_BYTES, type LatencySummary } from "../histogram.ts";
 import type { DomId, EvtchnPort } from "../hypervisor.ts";
-import type { DiskFacts, FrontendConnection } from "./frontend.ts";
+import type { DiskFacts } from "./disk_facts.ts";
 import type { Miscompare } from "./disk_model.ts";
+import type { FrontendConnection } from "./frontend.ts";
 
 /** Which requests to make. */
 export interface LoadSpec {

@@ -5,7 +5,7 @@
 
 import { OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, SECTOR_SIZE_BYTES } from "../blkif/abi.ts";
 import { XenblkError } from "../errors.ts";
-import type { DiskFacts } from "./frontend.ts";
+import type { DiskFacts } from "./disk_facts.ts";
 import { MOST_SECTORS } from "./load_slots.ts";
 import type { LoadSpec } from "./load_types.ts";
 import type { Random } from "./random.ts";

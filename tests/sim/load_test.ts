@@ -3,7 +3,7 @@
  * told to do, and ends.
  */
 
-import { assert, assertEquals, assertGreater, assertMatch, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertGreater, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import type { AbiName } from "../../lib/blkif/abi.ts";
 import { SYSTEM_CLOCK } from "../../lib/clock.ts";
 import { XenblkError } from "../../lib/errors.ts";
@@ -275,6 +275,70 @@ Deno.test("in a Worker: a load verifies, is watched and stopped; the port is the
   }
   await SYSTEM_CLOCK.sleep(20);
   assertEquals(machineUsage(host.machine), before);
+});
+
+Deno.test("a load's Worker can be ended although it sleeps: what is awaited of it rejects", async () => {
+  const host = new Host();
+  const thread = await LoadThread.start(host.front);
+  using front = new SimulatedFrontend({
+    platform: host.front,
+    store: host.guest,
+    path: "device/vbd/51712",
+    endpoint: thread,
+  });
+  const [connection, backend] = await Promise.all([front.connect(), host.serve(new Uint8Array(SECTORS * 512))]);
+  const run = thread.run(loadTarget(connection), MIXED_LOAD);
+  while (!backend.ring.finalCheck()) await SYSTEM_CLOCK.sleep(5);
+  thread.terminate();
+  await assertRejects(() => run.outcome, XenblkError, "its Worker was ended");
+  await assertRejects(() => thread.bind(0 as never), XenblkError, "its Worker was ended");
+  await thread[Symbol.asyncDispose]();
+  backend[Symbol.dispose]();
+});
+
+/** Steps whatever backend there is, until told to end. */
+async function keepServing(current: () => TinyBackend | undefined, ended: () => boolean): Promise<void> {
+  while (!ended()) {
+    const served = current()?.step() ?? false;
+    await SYSTEM_CLOCK.sleep(served ? 0 : 1);
+  }
+}
+
+Deno.test("under load: the backend closes, the guest quiesces without an error, reconnects and finds its data", async () => {
+  const host = new Host();
+  const disk = new Uint8Array(SECTORS * 512);
+  const model = DiskModel.create(SECTORS, 7, "zeroes");
+  await using thread = await LoadThread.start(host.front);
+  using front = new SimulatedFrontend({
+    platform: host.front,
+    store: host.guest,
+    path: "device/vbd/51712",
+    endpoint: thread,
+    quiesce: () => thread.quiesce(),
+  });
+  let backend: TinyBackend | undefined;
+  let ended = false;
+  const server = keepServing(() => backend, () => ended);
+  let connecting = front.connect();
+  for (let round = 0; round < 4; round++) {
+    const [connection, serving] = await Promise.all([connecting, host.serve(disk)]);
+    backend = serving;
+    const run = thread.run(loadTarget(connection), { ...MIXED_LOAD, seed: round }, model);
+    while (run.progress.read().requests < 300) await SYSTEM_CLOCK.sleep(2);
+    host.backState(5);
+    await host.frontState(6);
+    backend = undefined;
+    serving[Symbol.dispose]();
+    host.backState(6);
+    await front.closed;
+    const outcome = await run.outcome;
+    assertEquals([outcome.errors, outcome.miscompares, outcome.unanswered], [0, 0, 0]);
+    if (round < 3) connecting = front.reconnect();
+    if (round < 3) await host.frontState(1);
+  }
+  ended = true;
+  await server;
+  assertEquals(verifyImage(reader(disk), model).verifiedSectors, SECTORS);
 });
 
 Deno.test("a load goes on when the backend is replaced under it", async () => {

@@ -1,0 +1,50 @@
+/**
+ * What a connected backend tells a frontend of its disk and itself, read from its nodes. It must not know what a
+ * frontend does with it.
+ */
+
+import { XenblkError } from "../errors.ts";
+import type { Xenstore } from "../hypervisor.ts";
+import { MAX_U32, parseDecimal } from "../xenbus/decimal.ts";
+import { INFO_READ_ONLY } from "../xenbus/features.ts";
+
+/** What a backend said of its disk and itself. */
+export interface DiskFacts {
+  /** In 512-byte units. */
+  readonly sectors: number;
+  readonly logicalSectorBytes: number;
+  readonly physicalSectorBytes: number;
+  /** Bits of the `info` node. */
+  readonly info: number;
+  readonly readOnly: boolean;
+  readonly barrier: boolean;
+  readonly flush: boolean;
+  readonly discard: boolean;
+  readonly persistent: boolean;
+}
+
+/** Reads what a connected backend published. Throws {@linkcode XenblkError} if a node is missing or no number. */
+export function readDiskFacts(store: Xenstore, backendPath: string): DiskFacts {
+  const number = (name: string, maximum: number, missing?: number): number => {
+    const text = store.read(`${backendPath}/${name}`);
+    const value = text === undefined ? missing : parseDecimal(text, 0, maximum);
+    if (value === undefined) {
+      throw new XenblkError(`Cannot use backend ${backendPath}: node ${name} ${text ? `says ${text}` : "is missing"}`);
+    }
+    return value;
+  };
+  const feature = (name: string): boolean => number(name, MAX_U32, 0) !== 0;
+  const info = number("info", MAX_U32);
+  const logicalSectorBytes = number("sector-size", MAX_U32, 512);
+  return {
+    sectors: number("sectors", Number.MAX_SAFE_INTEGER),
+    logicalSectorBytes,
+    physicalSectorBytes: number("physical-sector-size", MAX_U32, logicalSectorBytes),
+    info,
+    readOnly: (info & INFO_READ_ONLY) !== 0,
+    barrier: feature("feature-barrier"),
+    flush: feature("feature-flush-cache"),
+    discard: feature("feature-discard"),
+    persistent: feature("feature-persistent"),
+  };
+}
