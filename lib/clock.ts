@@ -24,6 +24,8 @@ export const SYSTEM_CLOCK: Clock = {
       };
       const timer = setTimeout(end, ms);
       signal?.addEventListener("abort", end, { once: true });
+      // Deno may run other code while it loads its timers at the first setTimeout.
+      if (signal?.aborted) end();
     });
   },
 };

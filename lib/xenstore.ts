@@ -3,7 +3,12 @@
  * mean.
  */
 
-import type { XenstoreOperations } from "./hypervisor.ts";
+import { XenstoreError, type XenstoreOperations } from "./hypervisor.ts";
+
+/** Whether something failed because the connection to xenstored was lost. */
+export function isDisconnection(error: unknown): boolean {
+  return error instanceof XenstoreError && error.code === "EDISCONNECTED";
+}
 
 /** Removes a node and all below it, then each node above it, below `root`, that has no child left. */
 export function removeWithEmptyParents(store: XenstoreOperations, path: string, root: string): void {

@@ -13,12 +13,12 @@ import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
 import { stateName, XenbusState } from "../xenbus/states.ts";
 import { decide } from "../xenbus/transitions.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
+import { isDisconnection } from "../xenstore.ts";
 import { DeviceActions } from "./device_actions.ts";
 import { DeviceNodes, type Observation } from "./device_nodes.ts";
 import { Pacer } from "./pacer.ts";
 import { DeviceResources, type ResourceServices } from "./resources.ts";
 import type { DeviceStatus } from "./status.ts";
-import { isDisconnection } from "./store_link.ts";
 
 /** What a device uses of the rest of the process. */
 export interface DeviceServices extends ResourceServices {

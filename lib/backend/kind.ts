@@ -11,11 +11,12 @@ import type { Logger } from "../log.ts";
 import { LogLimiter } from "../rate_limit.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
 import { backendKindPath, backendPath, type DeviceAddress, parseBackendPath, parseDomId } from "../xenbus/paths.ts";
+import { isDisconnection } from "../xenstore.ts";
 import { BackendDevice, type CloseOptions } from "./device.ts";
 import { TOOLSTACK_NODES } from "./device_nodes.ts";
 import type { DeviceSettings } from "./settings.ts";
 import type { DeviceStatus } from "./status.ts";
-import { isDisconnection, StoreLink } from "./store_link.ts";
+import { StoreLink } from "./store_link.ts";
 
 /** What a set of devices is made of. */
 export interface BackendKindOptions {

@@ -5,17 +5,12 @@
 
 import type { Clock } from "../clock.ts";
 import { errorText } from "../errors.ts";
-import { type Xenstore, XenstoreError } from "../hypervisor.ts";
+import type { Xenstore } from "../hypervisor.ts";
 import type { Logger } from "../log.ts";
 
 /** Milliseconds before the first and the slowest further attempt to reconnect. */
 const FIRST_RETRY_MS = 100;
 const SLOWEST_RETRY_MS = 5_000;
-
-/** Whether something failed because the connection to xenstored was lost: it will be opened again. */
-export function isDisconnection(error: unknown): boolean {
-  return error instanceof XenstoreError && error.code === "EDISCONNECTED";
-}
 
 /** What a link is made of, and whom it tells. */
 export interface StoreLinkOptions {

@@ -5,6 +5,7 @@
 import type { Clock } from "../clock.ts";
 import { XenblkError } from "../errors.ts";
 import type { Xenstore } from "../hypervisor.ts";
+import { isDisconnection } from "../xenstore.ts";
 
 /** How long to wait, and what may end it early. */
 export interface WaitOptions {
@@ -36,10 +37,16 @@ export async function waitFor<T>(
       if (found !== undefined) return found;
       const event = await Promise.race([timeout, ...next.map((result, i) => result.then(({ done }) => ({ done, i })))]);
       if (event === "timeout") return undefined;
-      if (event.done) throw new XenblkError("Cannot wait any longer: the connection to xenstored is lost");
+      if (event.done) throw lost();
       next[event.i] = changes[event.i]!.next();
     }
+  } catch (error) {
+    throw isDisconnection(error) ? lost(error) : error;
   } finally {
     over.abort();
   }
+}
+
+function lost(cause?: unknown): XenblkError {
+  return new XenblkError("Cannot wait any longer: the connection to xenstored is lost", { cause });
 }

@@ -1,0 +1,270 @@
+/**
+ * The devices of a kind together: found as they come and go, kept over a lost xenstore and over a restart of the
+ * backend, and closed at the end.
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import type { DomId } from "../../lib/hypervisor.ts";
+import { removeDevice } from "../../lib/toolstack/attach.ts";
+import { requestRemoval } from "../../lib/toolstack/removal.ts";
+import { backendPath, frontendPath } from "../../lib/xenbus/paths.ts";
+import { GUEST, Rig, RING_NODES, settle, until } from "./rig.ts";
+
+const STAY = { leave: "connected", timeoutMs: 0 } as const;
+
+Deno.test("devices of several guests are found whether they were there before or come later", async () => {
+  await using rig = new Rig();
+  const guests = [GUEST, 6 as DomId, 7 as DomId];
+  for (const domain of guests.slice(1)) rig.simulated.createGuest(domain);
+  const before = guests.map((domain) => rig.attach({ domain }));
+  const kind = rig.serve();
+  const later = guests.flatMap((domain) => [rig.attach({ domain }), rig.attach({ domain })]);
+  const other = rig.attach({ kind: "qdisk" });
+  for (const device of [...before, ...later]) await rig.frontend(device).connect();
+  assertEquals(kind.status().length, 9);
+  assertEquals(rig.plane.open.length, 9);
+  assertEquals(new Set(rig.plane.open.map((queue) => queue.spec.label)).size, 9);
+  assertEquals(rig.backend(other, "state"), "1");
+
+  rig.simulated.releaseDomain(6 as DomId);
+  await until("the dead guest's disks are closed", () => rig.plane.open.length === 6);
+  rig.toolstack.remove("/local/domain/0/backend/vbd3/6");
+  await until("they are gone", () => kind.status().length === 6);
+  rig.toolstack.remove("/local/domain/0/backend/vbd3");
+  await until("all are gone", () => kind.status().length === 0);
+  assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
+});
+
+Deno.test("directories that are no device are left alone, and one becomes a device when it gets a state", async () => {
+  await using rig = new Rig();
+  const root = "/local/domain/0/backend/vbd3";
+  rig.toolstack.write(`${root}/nonsense/51712/state`, "1");
+  rig.toolstack.write(`${root}/5/xvda/state`, "1");
+  rig.toolstack.write(`${root}/5/51712/params`, "null:1M");
+  const kind = rig.serve();
+  await settle();
+  assertEquals([kind.status().length, rig.lines], [0, []]);
+  rig.toolstack.remove(`${root}/5/51712`);
+  rig.toolstack.remove(`${root}/5/xvda`);
+  const device = rig.attach({ vdev: "51712" });
+  await rig.backendReaches(device, 2);
+});
+
+Deno.test("serving one device leaves the others of its kind alone", async () => {
+  await using rig = new Rig();
+  const [one, other] = [rig.attach(), rig.attach()];
+  const kind = rig.serve({}, { only: one });
+  await rig.frontend(one).connect();
+  await settle();
+  assertEquals([kind.status().length, rig.backend(other, "state")], [1, "1"]);
+});
+
+Deno.test("a backend in a driver domain finds its devices by its own domid", async () => {
+  await using rig = new Rig();
+  const driver = 3 as DomId;
+  rig.simulated.createGuest(driver);
+  rig.toolstack.makeDirectory(`/local/domain/${driver}/backend`);
+  rig.toolstack.setPermissions(`/local/domain/${driver}/backend`, [{ domain: driver, read: false, write: false }]);
+  rig.toolstack.makeDirectory(`/local/domain/${driver}/error`);
+  const device = rig.attach({ backendDomain: driver });
+  rig.serve({}, { openXenstore: () => rig.simulated.connect(driver) });
+  await rig.backendReaches(device, 2);
+});
+
+Deno.test("closing leaves devices Connected, and the next backend attaches without a word to the guest", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  const first = rig.serve();
+  const frontend = rig.frontend(device);
+  const { ringPages, port } = await frontend.connect();
+  assert(await first.close(STAY, 1000));
+  assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
+  assertEquals(rig.backend(device, "state"), "4");
+
+  rig.writes.length = 0;
+  const second = rig.serve();
+  await until("the ring is served again", () => rig.plane.open.length === 1);
+  await settle();
+  const { spec } = rig.plane.open[0]!;
+  assertEquals([spec.ringRefs, spec.eventChannel], [ringPages.refs, port]);
+  assertEquals(rig.writes, []);
+  assertEquals(second.status()[0]!.connected, true);
+  await frontend.disconnect();
+  assertEquals(rig.backend(device, "state"), "6");
+});
+
+Deno.test("a frontend that came to Initialised while no backend ran is connected by the next one", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  rig.toolstack.write(`${backendPath(device)}/state`, "4");
+  rig.guestWrites(device, { ...RING_NODES, state: "3" });
+  rig.serve();
+  await until("the ring is served", () => rig.plane.open.length === 1);
+  await settle();
+  assertEquals(rig.statesWritten(device), ["4"]);
+});
+
+Deno.test("an image that grew over a restart is told to the guest with its new size", async () => {
+  await using rig = new Rig();
+  const device = rig.attach({ params: "null:1M" });
+  const first = rig.serve();
+  await rig.frontend(device).connect();
+  await first.close(STAY, 1000);
+  rig.toolstack.write(`${backendPath(device)}/params`, "null:2M");
+  rig.writes.length = 0;
+  rig.serve();
+  await until("the ring is served again", () => rig.plane.open.length === 1);
+  await settle();
+  assertEquals(rig.writes.map(({ path, value }) => [path.split("/").at(-1), value]), [
+    ["sectors", "4096"],
+    ["state", "4"],
+  ]);
+});
+
+Deno.test("an image that is missing after a restart costs the guest nothing: it is served once it can be", async () => {
+  await using rig = new Rig();
+  const device = rig.attach({ params: "/nonexistent/image" });
+  rig.toolstack.write(`${backendPath(device)}/state`, "4");
+  rig.guestWrites(device, { ...RING_NODES, state: "4" });
+  const first = rig.serve();
+  await until("there is an error", () => rig.backend(device, "error") !== undefined);
+  await settle(100);
+  assertEquals([rig.backend(device, "state"), rig.lines.length], ["4", 1]);
+  await first.close(STAY, 1000);
+  rig.toolstack.write(`${backendPath(device)}/params`, "null:1M");
+  rig.serve();
+  await until("the ring is served", () => rig.plane.open.length === 1);
+  await until("the error is gone", () => rig.backend(device, "error") === undefined);
+  assertEquals(rig.backend(device, "hotplug-status"), "connected");
+});
+
+Deno.test("a device that was asked to go while no backend ran is served until the guest lets go", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  rig.guestWrites(device, { ...RING_NODES, state: "3" });
+  const first = rig.serve();
+  await rig.backendReaches(device, 4);
+  rig.guestWrites(device, { state: "4" });
+  await first.close(STAY, 1000);
+  requestRemoval(rig.toolstack, backendPath(device));
+  rig.serve();
+  await until("the ring is served again", () => rig.plane.open.length === 1);
+  await settle();
+  assertEquals(rig.backend(device, "state"), "5");
+  rig.guestWrites(device, { state: "5" });
+  await settle();
+  assertEquals(rig.plane.open.length, 1);
+  rig.guestWrites(device, { state: "6" });
+  await rig.backendReaches(device, 6);
+  assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
+});
+
+Deno.test("detaching at the end asks the guest, and ends Closed", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  const kind = rig.serve();
+  const frontend = rig.frontend(device);
+  await frontend.connect();
+  assert(await kind.close({ leave: "detached", timeoutMs: 5000 }, 1000));
+  await frontend.closed;
+  assertEquals(rig.statesWritten(device), ["2", "4", "5", "6"]);
+  assertEquals(rig.backend(device, "online"), "0");
+  assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
+});
+
+Deno.test("detaching from a guest that does not let go ends in time nevertheless", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  const kind = rig.serve();
+  rig.guestWrites(device, { ...RING_NODES, state: "3" });
+  await rig.backendReaches(device, 4);
+  rig.guestWrites(device, { state: "4" });
+  const start = performance.now();
+  assert(await kind.close({ leave: "detached", timeoutMs: 100 }, 1000));
+  const tookMs = performance.now() - start;
+  assert(tookMs >= 90 && tookMs < 1000, `${tookMs} ms`);
+  assertEquals(rig.backend(device, "state"), "6");
+  assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
+});
+
+Deno.test("a ring that does not drain keeps closing from lasting for ever, and is named", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  const kind = rig.serve();
+  await rig.frontend(device).connect();
+  const drained = Promise.withResolvers<void>();
+  rig.plane.queues[0]!.close = () => drained.promise;
+  assertEquals(await kind.close(STAY, 50), false);
+  assertEquals(rig.lines.filter((line) => line === `error: vbd3/5/${device.vdev}: still busy, given up`).length, 1);
+  drained.resolve();
+});
+
+for (const empty of [false, true]) {
+  const how = empty ? "comes back empty" : "comes back";
+  Deno.test(`disks go on being served when xenstored ends and ${how}`, async () => {
+    await using rig = new Rig();
+    const device = rig.attach();
+    const kind = rig.serve();
+    await rig.frontend(device).connect();
+    await settle();
+    rig.simulated.stop();
+    await until("the loss is noticed", () => rig.lines.some((line) => line.includes("connection lost")));
+    await settle(150);
+    rig.simulated.start({ empty });
+    await until("it is connected again", () => rig.lines.some((line) => line.includes("connected again")));
+    await settle();
+    assertEquals([rig.plane.queues.length, rig.plane.open.length, rig.openDisks], [1, 1, 1]);
+    assertEquals(kind.status().length, 1);
+    if (empty) {
+      assertEquals(rig.toolstack.list("/local/domain/0/backend"), undefined, "nothing is created in an empty store");
+      rig.simulated.createGuest(6 as DomId);
+      const another = rig.attach({ domain: 6 as DomId });
+      await rig.backendReaches(another, 2);
+      assertEquals(rig.plane.open.length, 1);
+      rig.simulated.createGuest(GUEST);
+      rig.attach();
+      rig.toolstack.write(`${backendPath(device)}/state`, "4");
+      await settle();
+    }
+    rig.guestWrites(device, { state: "6" });
+    await rig.backendReaches(device, 6);
+    assertEquals(rig.plane.open.length, 0);
+  });
+}
+
+Deno.test("a disk that was removed while xenstore was away is given up when it is back with its other nodes", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  const kind = rig.serve();
+  await rig.frontend(device).connect();
+  const toolstack = rig.toolstack;
+  await settle();
+  // Only the backend's connection breaks; the toolstack's goes on.
+  const lost = rig.lines.length;
+  rig.simulated.disconnect(0 as DomId, "broken pipe");
+  toolstack[Symbol.dispose]();
+  removeDevice(rig.toolstack, device);
+  await until("it is connected again", () => rig.lines.slice(lost).some((line) => line.includes("connected again")));
+  await until("the device is gone", () => kind.status().length === 0);
+  assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
+});
+
+Deno.test("a store that breaks at every moment of a handshake leaves no ring, image or node behind in the end", async () => {
+  for (let afterMs = 0; afterMs < 6; afterMs++) {
+    await using rig = new Rig();
+    const device = rig.attach();
+    const kind = rig.serve();
+    rig.guestWrites(device, { ...RING_NODES, state: "3" });
+    await settle(afterMs);
+    rig.simulated.stop();
+    await settle(5);
+    rig.simulated.start();
+    await rig.backendReaches(device, 4);
+    await until("one ring is served", () => rig.plane.open.length === 1 && rig.openDisks === 1);
+    rig.toolstack.remove(frontendPath(device));
+    await rig.backendReaches(device, 6);
+    removeDevice(rig.toolstack, device);
+    await until("the device is gone", () => kind.status().length === 0);
+    assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
+  }
+});

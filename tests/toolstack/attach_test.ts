@@ -1,0 +1,212 @@
+/**
+ * Attaching and detaching: the nodes with their permissions as libxl leaves them, free and taken devices, waiting, and
+ * that nothing stays behind, whatever went wrong.
+ */
+
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { SYSTEM_CLOCK } from "../../lib/clock.ts";
+import { XenblkError } from "../../lib/errors.ts";
+import type { DomId, XenstoreOperations } from "../../lib/hypervisor.ts";
+import { waitForConnected } from "../../lib/toolstack/attach.ts";
+import { detachDevice, findDevice } from "../../lib/toolstack/detach.ts";
+import { listDevices } from "../../lib/toolstack/list.ts";
+import { backendPath, type DeviceAddress, frontendPath, libxlPath } from "../../lib/xenbus/paths.ts";
+import { formatVdev } from "../../lib/xenbus/vdev.ts";
+import { DOM0, GUEST, Rig, RING_NODES, settle } from "../backend/rig.ts";
+
+const SOON = { timeoutMs: 5000, clock: SYSTEM_CLOCK } as const;
+const AT_ONCE = { timeoutMs: 50, clock: SYSTEM_CLOCK } as const;
+
+/** Every node of the store with its value and permissions, as lines. */
+function dump(store: XenstoreOperations, path = "/"): string[] {
+  const permissions = (store.permissions(path) ?? []).map((entry) =>
+    (entry.read ? (entry.write ? "b" : "r") : entry.write ? "w" : "n") + entry.domain
+  );
+  const below = (store.list(path) ?? []).toSorted().flatMap((name) =>
+    dump(store, path === "/" ? `/${name}` : `${path}/${name}`)
+  );
+  return [`${path} = ${JSON.stringify(store.read(path))} (${permissions})`, ...below];
+}
+
+Deno.test("attach writes what libxl writes, with its permissions", async () => {
+  await using rig = new Rig();
+  const device = rig.attach({ params: "aio:/scratch/q.img" });
+  assertEquals(dump(rig.toolstack, frontendPath(device)), [
+    '/local/domain/5/device/vbd/51712 = "" (n5,r0)',
+    '/local/domain/5/device/vbd/51712/backend = "/local/domain/0/backend/vbd3/5/51712" (n5,r0)',
+    '/local/domain/5/device/vbd/51712/backend-id = "0" (n5,r0)',
+    '/local/domain/5/device/vbd/51712/device-type = "disk" (n5,r0)',
+    '/local/domain/5/device/vbd/51712/state = "1" (n5,r0)',
+    '/local/domain/5/device/vbd/51712/trusted = "1" (n5,r0)',
+    '/local/domain/5/device/vbd/51712/virtual-device = "51712" (n5,r0)',
+  ]);
+  assertEquals(dump(rig.toolstack, backendPath(device)), [
+    '/local/domain/0/backend/vbd3/5/51712 = "" (n0,r5)',
+    '/local/domain/0/backend/vbd3/5/51712/bootable = "1" (n0,r5)',
+    '/local/domain/0/backend/vbd3/5/51712/dev = "xvda" (n0,r5)',
+    '/local/domain/0/backend/vbd3/5/51712/device-type = "disk" (n0,r5)',
+    '/local/domain/0/backend/vbd3/5/51712/discard-enable = "1" (n0,r5)',
+    '/local/domain/0/backend/vbd3/5/51712/frontend = "/local/domain/5/device/vbd/51712" (n0,r5)',
+    '/local/domain/0/backend/vbd3/5/51712/frontend-id = "5" (n0,r5)',
+    '/local/domain/0/backend/vbd3/5/51712/mode = "w" (n0,r5)',
+    '/local/domain/0/backend/vbd3/5/51712/online = "1" (n0,r5)',
+    '/local/domain/0/backend/vbd3/5/51712/params = "aio:/scratch/q.img" (n0,r5)',
+    '/local/domain/0/backend/vbd3/5/51712/removable = "0" (n0,r5)',
+    '/local/domain/0/backend/vbd3/5/51712/state = "1" (n0,r5)',
+    '/local/domain/0/backend/vbd3/5/51712/type = "vbd3" (n0,r5)',
+  ]);
+  const libxl = dump(rig.toolstack, libxlPath(device));
+  assertEquals(libxl.length, 14);
+  assert(libxl.every((line) => line.endsWith("(n0)")), libxl.join("\n"));
+  assert(libxl.includes('/libxl/5/device/vbd/51712/backend = "/local/domain/0/backend/vbd3/5/51712" (n0)'));
+});
+
+Deno.test("the protocol is written for a PV guest, as libxl does, or when it is given", async () => {
+  await using rig = new Rig();
+  const protocol = (device: DeviceAddress): string | undefined =>
+    rig.toolstack.read(`${frontendPath(device)}/protocol`);
+  rig.toolstack.write("/libxl/5/type", "pvh");
+  assertEquals(protocol(rig.attach()), undefined);
+  rig.toolstack.write("/libxl/5/type", "pv");
+  assertEquals(protocol(rig.attach()), "x86_64-abi");
+  assertEquals(protocol(rig.attach({ protocol: "x86_32-abi" })), "x86_32-abi");
+});
+
+Deno.test("without a name the first letters are taken that no disk of the guest has, however it is called", async () => {
+  await using rig = new Rig();
+  rig.attach({ vdev: "hda" });
+  rig.attach({ vdev: "sdc1", kind: "qdisk" });
+  rig.toolstack.write("/libxl/5/device/vbd/51760/params", "left behind"); // xvdd
+  const names = Array.from({ length: 26 }, () => formatVdev(rig.attach().vdev));
+  assertEquals(names.slice(0, 3), ["xvdb", "xvde", "xvdf"]);
+  assertEquals(names.slice(-4), ["xvdz", "xvdaa", "xvdab", "xvdac"]);
+});
+
+for (const holder of ["frontend", "backend", "libxl"] as const) {
+  Deno.test(`a device that is taken by its ${holder} node is refused with that node, and nothing is written`, async () => {
+    await using rig = new Rig();
+    const device: DeviceAddress = { backendDomain: DOM0, kind: "vbd3", frontendDomain: GUEST, vdev: 51728 };
+    const path = { frontend: frontendPath, backend: backendPath, libxl: libxlPath }[holder](device);
+    rig.toolstack.makeDirectory(path);
+    const before = dump(rig.toolstack);
+    const error = assertThrows(() => rig.attach({ vdev: "xvdb" }), XenblkError, `it is taken by ${path}`);
+    assertEquals(error.exitStatus, 1);
+    assertEquals(dump(rig.toolstack), before);
+  });
+}
+
+Deno.test("a domain that does not exist and a name that is no device are refused, and nothing is written", async () => {
+  await using rig = new Rig();
+  const before = dump(rig.toolstack);
+  assertEquals(assertThrows(() => rig.attach({ domain: 9 as DomId }), XenblkError, "domain 9").exitStatus, 3);
+  assertEquals(assertThrows(() => rig.attach({ vdev: "disk1" }), XenblkError, "disk1").exitStatus, 2);
+  assertEquals(dump(rig.toolstack), before);
+});
+
+Deno.test("attach, connect and detach leave the store as it was", async () => {
+  await using rig = new Rig();
+  rig.toolstack.makeDirectory("/local/domain/0/backend");
+  rig.toolstack.makeDirectory("/libxl/5/device");
+  const before = dump(rig.toolstack);
+  rig.serve();
+  const device = rig.attach({ vdev: "xvdb" });
+  const frontend = rig.frontend(device);
+  const [connection] = await Promise.all([frontend.connect(), waitForConnected(rig.toolstack, device, SOON)]);
+  assertEquals(connection.disk.sectors, 131072);
+  await detachDevice(rig.toolstack, findDevice(rig.toolstack, GUEST, "xvdb"), { ...SOON, force: false });
+  await frontend.closed;
+  await settle();
+  assertEquals(dump(rig.toolstack), before);
+  assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
+});
+
+Deno.test("waiting for a device ends with the backend's own error", async () => {
+  await using rig = new Rig();
+  rig.serve();
+  const device = rig.attach({ params: "/nonexistent/image" });
+  const error = await assertRejects(() => waitForConnected(rig.toolstack, device, SOON), XenblkError, "/nonexistent");
+  assertEquals(error.exitStatus, 1);
+});
+
+Deno.test("waiting for a guest that does not connect ends in time, with both states", async () => {
+  await using rig = new Rig();
+  rig.serve();
+  const device = rig.attach();
+  await rig.backendReaches(device, 2);
+  const wait = (): Promise<void> => waitForConnected(rig.toolstack, device, AT_ONCE);
+  const error = await assertRejects(wait, XenblkError, "backend InitWait, frontend Initialising");
+  assertEquals([error.kind, error.exitStatus], ["timeout", 4]);
+});
+
+Deno.test("waiting for a device that is removed meanwhile, or for a store that is lost, ends at once", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  const removed = waitForConnected(rig.toolstack, device, SOON);
+  rig.toolstack.remove(backendPath(device));
+  assertEquals((await assertRejects(() => removed, XenblkError, "was removed")).exitStatus, 3);
+  const other = rig.attach({ vdev: "xvdb" });
+  const lost = waitForConnected(rig.toolstack, other, SOON);
+  rig.simulated.stop();
+  await assertRejects(() => lost, XenblkError, "lost");
+});
+
+Deno.test("a guest that does not let go keeps its disk unless detaching is forced", async () => {
+  await using rig = new Rig();
+  rig.serve();
+  const device = rig.attach();
+  rig.guestWrites(device, { ...RING_NODES, state: "3" });
+  await rig.backendReaches(device, 4);
+  rig.guestWrites(device, { state: "4" });
+  const detach = (force: boolean): Promise<void> => detachDevice(rig.toolstack, device, { ...AT_ONCE, force });
+  const error = await assertRejects(() => detach(false), XenblkError, "backend Closing, frontend Connected");
+  assertEquals([error.kind, error.exitStatus], ["timeout", 4]);
+  assertEquals(rig.plane.open.length, 1);
+  await detach(true);
+  await settle();
+  assertEquals(listDevices(rig.toolstack), []);
+  assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
+});
+
+Deno.test("detaching finishes what another left half done, and needs no backend for a device that is Closed", async () => {
+  await using rig = new Rig();
+  const closed = rig.attach();
+  rig.toolstack.write(`${backendPath(closed)}/state`, "6");
+  await detachDevice(rig.toolstack, closed, { ...AT_ONCE, force: false });
+  const half = rig.attach();
+  rig.toolstack.remove(backendPath(half));
+  await detachDevice(rig.toolstack, findDevice(rig.toolstack, GUEST, "xvda"), { ...AT_ONCE, force: false });
+  assertEquals(rig.toolstack.list("/local/domain/5/device/vbd"), []);
+  assertEquals(rig.toolstack.list("/libxl/5/device/vbd"), undefined);
+});
+
+Deno.test("a disk that the guest does not have is not found, and the error names those it has", async () => {
+  await using rig = new Rig();
+  const find = (): unknown => findDevice(rig.toolstack, GUEST, "xvdz");
+  assertEquals(assertThrows(find, XenblkError, "it has no disk").exitStatus, 3);
+  rig.attach();
+  rig.attach({ kind: "qdisk" });
+  assertThrows(find, XenblkError, "only xvda, xvdb");
+});
+
+Deno.test("the list shows the disks of all backends with states, image and error, and no other devices", async () => {
+  await using rig = new Rig();
+  rig.simulated.createGuest(6 as DomId, "web");
+  rig.serve();
+  const served = rig.attach({ domain: 6 as DomId, readOnly: true, cdrom: true });
+  const failing = rig.attach({ params: "/nonexistent/image" });
+  const foreign = rig.attach({ kind: "vbd", params: "/dev/loop0" });
+  rig.toolstack.write("/local/domain/0/backend/vif/5/0/frontend", "/local/domain/5/device/vif/0");
+  rig.toolstack.write("/local/domain/0/backend/console/5/0/frontend", "/local/domain/5/console");
+  await rig.frontend(served).connect();
+  await settle();
+  const list = listDevices(rig.toolstack);
+  assertEquals(list.map((device) => device.backendPath), [failing, foreign, served].map(backendPath));
+  const shown = list[2]!;
+  assertEquals([shown.domainName, shown.name, shown.kind], ["web", "xvda", "vbd3"]);
+  assertEquals([shown.backendState, shown.frontendState], ["Connected", "Connected"]);
+  assertEquals([shown.params, shown.readOnly, shown.cdrom, shown.sectors], ["null:64M", true, true, 131072]);
+  assertEquals("error" in shown, false);
+  assert(list[0]!.error?.includes("/nonexistent/image"));
+  assertEquals([list[1]!.params, list[1]!.backendState], ["/dev/loop0", "Initialising"]);
+  assertEquals(listDevices(rig.toolstack, 6 as DomId).length, 1);
+});
