@@ -19,7 +19,14 @@ const TARGETS: Readonly<Record<string, readonly string[]>> = {
   "libxenforeignmemory.so.1": [...library("libxenforeignmemory"), "foreignmemory.c"],
   "xsd_shim.so": ["-shared", "xsd_shim.c"],
   "fakectl": ["fakectl.c", "fakectl_store.c", "fakectl_copy.c", ...MACHINE, "-lxenstore"],
-  "fake_test": ["fake_test.c", "fake_test_grants.c", "fake_test_events.c", "-lxengnttab", "-lxenevtchn"],
+  "fake_test": [
+    "fake_test.c",
+    "fake_test_grants.c",
+    "fake_test_events.c",
+    "fake_test_churn.c",
+    "-lxengnttab",
+    "-lxenevtchn",
+  ],
 };
 
 function library(name: string): string[] {

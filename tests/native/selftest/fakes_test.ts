@@ -56,6 +56,31 @@ nativeTest("a killed process holds nothing any more", async () => {
   assertEquals((await xen.stats()).domains, idle.domains);
 });
 
+nativeTest("the machine stays whole when processes are killed at any instruction", async () => {
+  await using xen = await startWithGuests();
+  const idle = await xen.stats();
+  /** Runs one churning process for a while and kills it; what it complained of, if anything. */
+  const killOne = async (domid: number, afterMs: number): Promise<string> => {
+    const options: Deno.CommandOptions = { args: ["--churn"], env: xen.env(domid), stdout: "piped", stderr: "piped" };
+    const child = new Deno.Command(`${xen.libraries}/fake_test`, options).spawn();
+    const reader = child.stdout.getReader();
+    await reader.read();
+    await new Promise((resolve) => setTimeout(resolve, afterMs));
+    child.kill("SIGKILL");
+    await reader.cancel();
+    const words = await new Response(child.stderr).text();
+    await child.status;
+    return words;
+  };
+  for (let round = 0; round < 40; round++) {
+    const words = await Promise.all([killOne(0, 1 + round % 7), killOne(1, 2 + round % 5), killOne(1, 3 + round % 3)]);
+    assertEquals(words, ["", "", ""], `round ${round}`);
+  }
+  const after = await xen.stats();
+  assertEquals([after.framesUsed, after.domains], [idle.framesUsed, idle.domains]);
+  await xen.run("xenstore-read", ["/local/domain/1/name"]);
+});
+
 nativeTest("the stand-ins export what the real libraries export, under the same versions", async () => {
   await using xen = await NativeXen.start();
   const real = realLibraryDirectory();

@@ -141,15 +141,18 @@ void port_close(struct machine *m, uint32_t domain, uint32_t number)
     uint64_t link = p->link;
     uint32_t owner = p->handle;
     struct handle *h = owner == 0 ? NULL : &m->handles[owner - 1];
+    if (link_state(link) == PORT_INTERDOMAIN) {
+        /* First, and only if it points back: a process may have died between any two of these lines. */
+        struct port *peer = &m->domains[link_domain(link)].ports[link_number(link)];
+        if (peer->link == port_link(PORT_INTERDOMAIN, domain, number))
+            peer->link = port_link(PORT_UNBOUND, m->domains[domain].domid, 0);
+    }
     if (h != NULL) handle_lock(m, h);
     if (h != NULL && p->masked && p->pending) atomic_fetch_sub(&h->owed, 1);
     p->link = 0;
     p->handle = 0;
     p->masked = p->pending = 0;
     if (h != NULL) handle_unlock(h);
-    if (link_state(link) == PORT_INTERDOMAIN)
-        m->domains[link_domain(link)].ports[link_number(link)].link =
-            port_link(PORT_UNBOUND, m->domains[domain].domid, 0);
 }
 
 void handle_release(struct machine *m, uint32_t index)

@@ -66,7 +66,7 @@ uint32_t hear(int channel)
     return value;
 }
 
-static const struct test_case *const tables[] = { grant_cases, event_cases };
+static const struct test_case *const tables[] = { grant_cases, event_cases, churn_cases };
 
 int main(int argc, char **argv)
 {

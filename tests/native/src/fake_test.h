@@ -34,6 +34,6 @@ struct test_case {
     void (*run)(void);
 };
 
-extern const struct test_case grant_cases[], event_cases[]; /* end with a NULL name */
+extern const struct test_case grant_cases[], event_cases[], churn_cases[]; /* end with a NULL name */
 
 #endif
