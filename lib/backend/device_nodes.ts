@@ -5,7 +5,7 @@
  */
 
 import { XenblkError } from "../errors.ts";
-import type { Xenstore, XenstoreOperations } from "../hypervisor.ts";
+import { type Xenstore, XenstoreError, type XenstoreOperations } from "../hypervisor.ts";
 import { printable } from "../log.ts";
 import type { NodeValue } from "../xenbus/features.ts";
 import { type FrontendParameters, type NegotiationOptions, readFrontend } from "../xenbus/negotiate.ts";
@@ -92,7 +92,7 @@ export class DeviceNodes {
       const frontend = transaction.read(`${this.#path}/frontend`) ?? frontendPath(this.#address);
       return {
         backendState: parseState(transaction.read(`${this.#path}/state`)),
-        frontendState: parseState(transaction.read(`${frontend}/state`)),
+        frontendState: readGuestState(transaction, `${frontend}/state`),
         online: transaction.read(`${this.#path}/online`) === "1",
         frontendPath: frontend,
       };
@@ -223,5 +223,15 @@ export class DeviceNodes {
       changed = true;
     }
     return changed;
+  }
+}
+
+/** The guest owns its node and can keep a driver domain from reading it; that must not keep us from the others. */
+function readGuestState(transaction: XenstoreOperations, path: string): ObservedState {
+  try {
+    return parseState(transaction.read(path));
+  } catch (error) {
+    if (error instanceof XenstoreError && error.code === "EACCES") return "invalid";
+    throw error;
   }
 }

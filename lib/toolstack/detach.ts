@@ -56,11 +56,20 @@ function isClosed(store: Xenstore, path: string): true | undefined {
 
 function notInTime(store: Xenstore, device: DeviceAddress): XenblkError {
   const [backend, frontend] = [backendPath(device), frontendPath(device)]
-    .map((path) => stateName(parseState(store.read(`${path}/state`))));
+    .map((path) => parseState(store.read(`${path}/state`)));
   const name = `${formatVdev(device.vdev)} of domain ${device.frontendDomain}`;
+  const states = `backend ${stateName(backend!)}, frontend ${stateName(frontend!)}`;
+  const guestHolds = frontend === XenbusState.Connected || frontend === XenbusState.Closing;
   return new XenblkError(
-    `Cannot detach ${name}: the guest did not let go in time (backend ${backend}, frontend ${frontend})`,
-    { kind: "timeout", remedy: "unmount it in the guest and try again, or use --force" },
+    `Cannot detach ${name}: ${
+      guestHolds ? "the guest did not let go" : "its backend did not answer"
+    } in time (${states})`,
+    {
+      kind: "timeout",
+      remedy: guestHolds
+        ? "unmount it in the guest and try again, or use --force"
+        : `start \`xenblk serve --kind ${device.kind}\` and try again, or use --force`,
+    },
   );
 }
 

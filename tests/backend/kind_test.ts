@@ -69,6 +69,12 @@ Deno.test("a backend in a driver domain finds its devices by its own domid", asy
   const device = rig.attach({ backendDomain: driver });
   rig.serve({}, { openXenstore: () => rig.simulated.connect(driver) });
   await rig.backendReaches(device, 2);
+
+  // The guest owns its nodes: hiding its state from the driver domain must not keep the disk from being removed.
+  using guest = rig.simulated.connect(GUEST);
+  guest.setPermissions(`${frontendPath(device)}/state`, [{ domain: GUEST, read: false, write: false }]);
+  requestRemoval(rig.toolstack, backendPath(device));
+  await rig.backendReaches(device, 6);
 });
 
 Deno.test("closing leaves devices Connected, and the next backend attaches without a word to the guest", async () => {

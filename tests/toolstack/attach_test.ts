@@ -167,6 +167,14 @@ Deno.test("a guest that does not let go keeps its disk unless detaching is force
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 });
 
+Deno.test("detaching a device that nobody serves says so", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  const detach = (): Promise<void> => detachDevice(rig.toolstack, device, { ...AT_ONCE, force: false });
+  const error = await assertRejects(detach, XenblkError, "its backend did not answer in time");
+  assertEquals([error.exitStatus, error.remedy?.includes("xenblk serve --kind vbd3")], [4, true]);
+});
+
 Deno.test("detaching finishes what another left half done, and needs no backend for a device that is Closed", async () => {
   await using rig = new Rig();
   const closed = rig.attach();
