@@ -14,6 +14,31 @@ export interface CatalogEntry extends VerbSummary {
 /** All verbs, in the order of the overview. */
 export const CATALOG: readonly CatalogEntry[] = [
   {
+    name: "dry-run",
+    summary: "Serve an image to a simulated guest and verify every byte; no Xen needed",
+    load: async () => (await import("./dry_run.ts")).dryRun,
+  },
+  {
+    name: "serve",
+    summary: "Serve devices that a toolstack wrote: all of a kind, or one",
+    load: async () => (await import("./serve.ts")).serve,
+  },
+  {
+    name: "attach",
+    summary: "Give a running guest a disk and serve it until told to end",
+    load: async () => (await import("./attach.ts")).attach,
+  },
+  {
+    name: "detach",
+    summary: "Take a disk away from a guest",
+    load: async () => (await import("./detach.ts")).detach,
+  },
+  {
+    name: "list",
+    summary: "Show the disks of a guest, or of all guests",
+    load: async () => (await import("./list.ts")).list,
+  },
+  {
     name: "doctor",
     summary: "Check what this machine has for serving disks, each gap with its fix",
     load: async () => (await import("./doctor.ts")).doctor,

@@ -1,0 +1,30 @@
+/**
+ * Request sizes as a user writes them: `4K,16K` or a range `512-44K`. It must not know who makes the requests.
+ */
+
+import type { LoadSpec } from "../sim/load_types.ts";
+import { parseSize } from "../storage/sizes.ts";
+
+const SECTOR_BYTES = 512;
+/** What a direct request can hold: eleven pages. */
+const MOST_BYTES = 11 * 4096;
+
+/** The sizes, or undefined if the text does not name any that a request can have. */
+export function parseBlockSizes(text: string): LoadSpec["blockBytes"] | undefined {
+  const range = /^([^-,]+)-([^-,]+)$/.exec(text);
+  if (range === null) {
+    const sizes = text.split(",").map(blockSize);
+    return sizes.every((size) => size !== undefined) ? sizes : undefined;
+  }
+  const [min, max] = [blockSize(range[1]!), blockSize(range[2]!)];
+  return min !== undefined && max !== undefined && min <= max ? { min, max } : undefined;
+}
+
+function blockSize(text: string): number | undefined {
+  try {
+    const bytes = parseSize(text);
+    return bytes % SECTOR_BYTES === 0 && bytes >= SECTOR_BYTES && bytes <= MOST_BYTES ? bytes : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -1,0 +1,69 @@
+/**
+ * The options that say how a device is served, shared by the verbs that serve, and how they become settings. It must
+ * not know what serving does with them.
+ */
+
+import { DEFAULT_SETTINGS, type DeviceSettings } from "../backend/settings.ts";
+import { isBackendKind } from "../xenbus/paths.ts";
+import { choice, defaulting, flag, integer, optional, type OptionValues, text } from "./options.ts";
+
+/** Most time that `--timeout` allows. */
+const MOST_TIMEOUT_S = 86_400;
+
+/** How guest data reaches the disk. */
+export const GRANTS = defaulting(
+  choice("How guest data is reached: copied, mapped in one call a request, or page by page", [
+    "copy",
+    "map",
+    "map-each",
+  ]),
+  "copy",
+);
+
+/** How many Workers serve rings. */
+export const WORKERS = defaulting(
+  integer("Most Workers that serve rings; they start as rings come", 1, 64),
+  String(navigator.hardwareConcurrency),
+);
+
+/** Options of verbs that serve devices. */
+export const DEVICE_OPTIONS = {
+  "read-only": flag("Serve read-only, whatever the device's nodes say", "r"),
+  "engine": defaulting(choice("Storage engine", ["auto", "file", "memory", "null"]), "auto"),
+  "grants": GRANTS,
+  "max-requests": optional(integer("Most requests in flight per ring, at most the ring's slots", 1, 512)),
+  "workers": WORKERS,
+  "default-protocol": defaulting(
+    choice("ABI of a frontend that names none", ["x86_32-abi", "x86_64-abi", "arm-abi"]),
+    DEFAULT_SETTINGS.defaultProtocol,
+  ),
+} as const;
+
+/** How long the guest may take. */
+export const TIMEOUT = defaulting(
+  integer("Time that the guest has to connect or let go", 1, MOST_TIMEOUT_S, "SECONDS"),
+  "60",
+);
+
+/** The kind that is served and attached where nothing else is said. */
+export const DEFAULT_KIND = "vbd3";
+
+/** Which directory of `backend/` is served. */
+export const KIND = {
+  ...text("KIND", "Backend kind: the directory below backend/ in xenstore"),
+  allowed: "a word of letters, digits, _ and -",
+  parse: (value: string): string | undefined => isBackendKind(value) ? value : undefined,
+};
+
+/** The settings that the options stand for. */
+export function settingsOf(options: OptionValues<typeof DEVICE_OPTIONS>, image?: string): DeviceSettings {
+  const maxRequests = options["max-requests"];
+  return {
+    grants: options.grants,
+    engine: options.engine,
+    ...(maxRequests === undefined ? {} : { maxRequests }),
+    readOnly: options["read-only"],
+    ...(image === undefined ? {} : { image }),
+    defaultProtocol: options["default-protocol"],
+  };
+}

@@ -1,0 +1,195 @@
+/**
+ * `xenblk dry-run [IMAGE]`: the real control plane and data plane serve an image to simulated guests on a simulated
+ * machine, and every byte that can be verified is. It must not know how the simulation works inside.
+ */
+
+import { DEFAULT_SETTINGS } from "../backend/settings.ts";
+import type { AbiName } from "../blkif/abi.ts";
+import { XenblkError } from "../errors.ts";
+import type { DomId } from "../hypervisor.ts";
+import { createLogger } from "../log.ts";
+import { createMachine } from "../sim/machine.ts";
+import { openSimulatedPlatform } from "../sim/platform.ts";
+import type { LoadSpec } from "../sim/load_types.ts";
+import { SimulatedStore } from "../sim/xenstore.ts";
+import { attachDevice } from "../toolstack/attach.ts";
+import { usageError } from "./args.ts";
+import { GRANTS, WORKERS } from "./device_options.ts";
+import { DryRunGuest, type GuestImage } from "./dry_run_guest.ts";
+import { type DryRunImages, givenImage, newImages } from "./dry_run_image.ts";
+import { faultOf, type PhaseResult, renderResult } from "./dry_run_report.ts";
+import { PhaseRunner } from "./dry_run_phases.ts";
+import { choice, decimal, defaulting, flag, integer, optional, type OptionValues, size } from "./options.ts";
+import { parseBlockSizes } from "./block_sizes.ts";
+import { Progress } from "./progress.ts";
+import { type Service, startService } from "./service.ts";
+import { type Context, defineVerb } from "./verb.ts";
+
+const KIND = "vbd3";
+const BACKEND = 0 as DomId;
+/** Requests of a run that is given no other end. */
+const DEFAULT_REQUESTS = 20_000;
+/** How often the random load flushes, and makes a write a barrier. */
+const FLUSH_EVERY = 200;
+const BARRIER_EVERY = 500;
+const CLOSE_TIMEOUT_MS = 10_000;
+const ABI_NAMES: Readonly<Record<string, AbiName>> = {
+  "x86_64": "x86_64-abi",
+  "x86_32": "x86_32-abi",
+  "arm": "arm-abi",
+};
+
+const OPTIONS = {
+  "size": defaulting(size("Size of each new image", 512, 64 * 1024, 2 ** 40), "64M"),
+  "write": flag("Write to IMAGE: DESTROYS what it holds"),
+  "engine": defaulting(choice("What new images are: a file, memory, or nothing", ["file", "memory", "null"]), "file"),
+  "guests": defaulting(integer("Guests, each with a disk of its own", 1, 16), "1"),
+  "requests": optional(integer(`Requests of each guest (${DEFAULT_REQUESTS} if --seconds is absent)`, 1, 1e9)),
+  "seconds": optional(decimal("Time that the guests make requests", 0.01, 86_400, "S")),
+  "depth": defaulting(integer("Requests in flight per guest", 1, 32), "32"),
+  "block-sizes": defaulting({
+    placeholder: "SIZES",
+    help: "Sizes of requests",
+    allowed: "sizes between commas, or a range such as 512-44K; each a multiple of 512, at most 44K",
+    parse: parseBlockSizes,
+  }, "512-44K"),
+  "mix": defaulting(decimal("Share of reads", 0, 1, "SHARE"), "0.5"),
+  "abi": defaulting(choice("The guests' ABI", ["x86_64", "x86_32", "arm"]), "x86_64"),
+  "grants": GRANTS,
+  "workers": WORKERS,
+  "seed": defaulting(integer("What the choice of requests follows from", 0, 2 ** 31 - 1), "1"),
+  "json": flag("Print JSON", "J"),
+} as const;
+
+type Options = OptionValues<typeof OPTIONS>;
+
+/** The verb. */
+export const dryRun = defineVerb({
+  name: "dry-run",
+  summary: "Serve an image to a simulated guest and verify every byte; no Xen needed",
+  description:
+    "Without IMAGE a new one is made, and removed at the end. A given IMAGE is only read, unless --write is " +
+    "given. After a load of random requests, with flushes and barriers among them, the guest reads everything back; " +
+    "then the image file is compared with what must be in it. Of an image beyond 4 GiB only the first 4 GiB are used.",
+  operands: [{ name: "IMAGE", help: "a path or format:target", required: false, isPath: true }],
+  options: OPTIONS,
+  permissions: "--allow-read --allow-write, limited to the checkout, IMAGE and the temporary directory.",
+  examples: ["xenblk dry-run", "xenblk dry-run --seconds 10 --guests 4 --grants map", "xenblk dry-run disk.img"],
+  async run(context, options, operands): Promise<number> {
+    using images = await prepareImages(options, operands["image"]);
+    const { phases, fault, imageSectorsVerified } = await serveAndLoad(context, options, images);
+    const result = {
+      image: images.description,
+      sizeBytes: images.sizeBytes,
+      guests: images.images.length,
+      abi: ABI_NAMES[options.abi]!,
+      grants: options.grants,
+      seed: options.seed,
+      interrupted: context.signals.received !== undefined,
+      phases,
+      imageSectorsVerified,
+      fault,
+    };
+    if (options.json) context.output.json(result);
+    else context.output.data(renderResult(result));
+    if (fault !== undefined) throw new XenblkError(`Cannot verify ${images.description}: ${fault}`);
+    return 0;
+  },
+});
+
+async function prepareImages(options: Options, name: string | undefined): Promise<DryRunImages> {
+  if (name === undefined) {
+    if (options.write) throw usageError("dry-run", "Cannot use --write without IMAGE: a new image is always written");
+    return newImages(options.engine, options.size, options.guests);
+  }
+  if (options.guests !== 1) throw usageError("dry-run", "Cannot use --guests with IMAGE: it is for one guest");
+  return await givenImage(name, options.write);
+}
+
+/** What a run found. */
+interface Findings {
+  readonly phases: readonly PhaseResult[];
+  readonly imageSectorsVerified: number;
+  readonly fault: string | undefined;
+}
+
+/** Builds the machine, runs the phases, takes all down again and compares the images. */
+async function serveAndLoad(context: Context, options: Options, { images }: DryRunImages): Promise<Findings> {
+  const machine = createMachine({ domains: images.length + 1 });
+  const store = new SimulatedStore();
+  await using stack = new AsyncDisposableStack();
+  const logger = createLogger("backend");
+  const service = startService({
+    platform: openSimulatedPlatform(machine, BACKEND),
+    openXenstore: () => store.connect(BACKEND),
+    kind: KIND,
+    settings: { ...DEFAULT_SETTINGS, grants: options.grants },
+    workers: options.workers,
+    // What devices do is no news here unless it goes wrong.
+    logger: { ...logger, info: (line) => logger.debug(line) },
+  });
+  stack.defer(() => closeService(service));
+  const guests: DryRunGuest[] = [];
+  for (const [index, image] of images.entries()) {
+    const domain = index + 1 as DomId;
+    const guest = stack.use(await startGuest(machine, store, domain, image, options));
+    await guest.connect();
+    guests.push(guest);
+  }
+  using progress = new Progress(context.output, context.quiet);
+  const runner = new PhaseRunner(guests, progress, context.signals.signal);
+  const random = await runner.run("random", (guest) => guest.load(randomLoad(options)).then((load) => [load]));
+  const phases = [random];
+  if (images[0]!.baseline !== undefined && !context.signals.signal.aborted) {
+    phases.push(await runner.run("read back", (guest) => guest.readBack(options.depth)));
+  }
+  for (const guest of guests) await guest.disconnect();
+  const verdicts = guests.map((guest) => guest.verifyImage());
+  const fault = faultOf(runner.outcomes, verdicts);
+  const imageSectorsVerified = verdicts.reduce((total, verdict) => total + (verdict?.verifiedSectors ?? 0), 0);
+  return { phases, imageSectorsVerified, fault };
+}
+
+async function closeService(service: Service): Promise<void> {
+  if (await service.close({ leave: "detached", timeoutMs: CLOSE_TIMEOUT_MS })) return;
+  throw new XenblkError("Cannot end the dry run in order: some requests are still in flight");
+}
+
+/** Gives the guest its domain, its disk's nodes and its Worker. */
+async function startGuest(
+  machine: SharedArrayBuffer,
+  store: SimulatedStore,
+  domain: DomId,
+  image: GuestImage,
+  options: Options,
+): Promise<DryRunGuest> {
+  store.createGuest(domain);
+  using toolstack = store.connect(BACKEND);
+  const { params, readOnly } = image;
+  const request = { domain, backendDomain: BACKEND, kind: KIND, params, readOnly, cdrom: false };
+  const { vdev } = attachDevice(toolstack, request);
+  return await DryRunGuest.start({
+    domain,
+    vdev,
+    platform: openSimulatedPlatform(machine, domain),
+    store: store.connect(domain),
+    abi: ABI_NAMES[options.abi]!,
+    image,
+    seed: options.seed,
+  });
+}
+
+function randomLoad(options: Options): LoadSpec {
+  const { requests, seconds } = options;
+  return {
+    seed: options.seed,
+    pattern: "random",
+    readShare: options.mix,
+    blockBytes: options["block-sizes"],
+    depth: options.depth,
+    flushEvery: FLUSH_EVERY,
+    barrierEvery: BARRIER_EVERY,
+    ...(requests === undefined && seconds !== undefined ? {} : { requests: requests ?? DEFAULT_REQUESTS }),
+    ...(seconds === undefined ? {} : { durationMs: seconds * 1000 }),
+  };
+}

@@ -1,0 +1,64 @@
+/**
+ * `xenblk list [DOMAIN]`: the disks that xenstore shows, whatever serves them.
+ */
+
+import { formatSize } from "../storage/sizes.ts";
+import { resolveDomain } from "../toolstack/domains.ts";
+import { type DeviceListing, listDevices } from "../toolstack/list.ts";
+import { flag } from "./options.ts";
+import { renderTable } from "./table.ts";
+import { defineVerb } from "./verb.ts";
+
+const SECTOR_BYTES = 512;
+
+/** The verb. */
+export const list = defineVerb({
+  name: "list",
+  summary: "Show the disks of a guest, or of all guests",
+  description: "Shows every disk in xenstore, those of other backends too.",
+  operands: [{ name: "DOMAIN", help: "the guest: a name, UUID or domid; absent: all", required: false }],
+  options: {
+    "json": flag("Print JSON", "J"),
+    "no-headings": flag("Print the table without its headings"),
+  },
+  permissions: "--allow-ffi --allow-env.",
+  examples: ["xenblk list", "xenblk list web --json"],
+  async run({ host, output }, options, operands): Promise<number> {
+    using store = (await host.openNativePlatform()).openXenstore();
+    const domain = operands["domain"];
+    const devices = listDevices(store, domain === undefined ? undefined : resolveDomain(store, domain).domain);
+    if (options.json) output.json(devices);
+    else output.data(renderDevices(devices, !options["no-headings"]));
+    return 0;
+  },
+});
+
+/** The disks as a table; an error stands on a line of its own below its disk. */
+export function renderDevices(devices: readonly DeviceListing[], headings: boolean): string {
+  const columns = [
+    { heading: "DOMAIN", align: "right" },
+    { heading: "NAME" },
+    { heading: "VDEV" },
+    { heading: "KIND" },
+    { heading: "MODE" },
+    { heading: "SIZE", align: "right" },
+    { heading: "BACKEND" },
+    { heading: "FRONTEND" },
+    { heading: "IMAGE" },
+  ] as const;
+  const rows = devices.flatMap((device) => {
+    const row = [
+      String(device.frontendDomain),
+      device.domainName ?? "-",
+      device.name,
+      device.kind,
+      device.readOnly ? "r" : "w",
+      device.sectors === undefined ? "-" : formatSize(device.sectors * SECTOR_BYTES),
+      device.backendState,
+      device.frontendState,
+      device.params ?? "-",
+    ];
+    return device.error === undefined ? [row] : [row, [...Array(8).fill(""), `error: ${device.error}`]];
+  });
+  return renderTable(columns, rows, headings);
+}

@@ -1,0 +1,100 @@
+/**
+ * `xenblk serve [BACKEND-PATH]`: serves devices that a toolstack wrote into xenstore, all of a kind or one, until it is
+ * told to end. Ending leaves the devices Connected, so that the next serve goes on with them.
+ */
+
+import { ownDomain } from "../backend/kind.ts";
+import type { DomId } from "../hypervisor.ts";
+import { createLogger } from "../log.ts";
+import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
+import { usageError } from "./args.ts";
+import { DEFAULT_KIND, DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
+import type { NativePlatform } from "./host.ts";
+import { flag, optional, type OptionValues, path } from "./options.ts";
+import { type Service, startService } from "./service.ts";
+import { type Context, defineVerb } from "./verb.ts";
+
+const OPTIONS = {
+  ...DEVICE_OPTIONS,
+  "kind": optional({ ...KIND, help: `${KIND.help}; absent: ${DEFAULT_KIND}, or that of BACKEND-PATH` }),
+  "image": optional(path("IMAGE", "Image of the one device BACKEND-PATH, in place of its node params")),
+  "detach-on-exit": flag("At the end close the devices instead of leaving them Connected"),
+  "timeout": TIMEOUT,
+} as const;
+
+/** The verb. */
+export const serve = defineVerb({
+  name: "serve",
+  summary: "Serve devices that a toolstack wrote: all of a kind, or one",
+  description:
+    "Follows xenstore: devices are served as they appear and let go as they are removed. INT or TERM finishes " +
+    "what is in flight, flushes, and leaves the devices Connected: their guests wait, and the next serve goes on where " +
+    "this one ended. A restarted xenstored is found again; the disks go on meanwhile.",
+  operands: [{
+    name: "BACKEND-PATH",
+    help: "the one device to serve: /local/domain/B/backend/KIND/D/VDEV, or backend/KIND/D/VDEV",
+    required: false,
+  }],
+  options: OPTIONS,
+  permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout and the " +
+    "images if they are regular files; --allow-ffi is as good as all permissions.",
+  examples: [
+    "xenblk serve",
+    "xenblk serve --kind qdisk --grants map",
+    "xenblk serve backend/vbd3/5/51728 --image a.img",
+  ],
+  async run(context, options, operands): Promise<number> {
+    const platform = await context.host.openNativePlatform();
+    const only = onlyDevice(platform, options, operands["backend-path"]);
+    checkDataPath(platform);
+    const logger = createLogger("backend");
+    const kind = only?.kind ?? options.kind ?? DEFAULT_KIND;
+    const service = startService({
+      platform,
+      openXenstore: () => platform.openXenstore(),
+      kind,
+      ...(only === undefined ? {} : { only }),
+      settings: settingsOf(options, options.image),
+      workers: options.workers,
+      logger,
+    });
+    logger.info(only === undefined ? `serving all of kind ${kind}` : `serving ${operands["backend-path"]}`);
+    const ending = await Promise.race([context.signals.drain, service.devices.retired.then(() => "removal" as const)]);
+    logger.info(`ending: ${ending}`);
+    return await end(context, service, options);
+  },
+});
+
+/** Takes BACKEND-PATH apart, and refuses options that contradict it. */
+function onlyDevice(
+  platform: NativePlatform,
+  options: OptionValues<typeof OPTIONS>,
+  path: string | undefined,
+): DeviceAddress | undefined {
+  if (path === undefined) {
+    if (options.image === undefined) return undefined;
+    throw usageError("serve", "Cannot use --image without BACKEND-PATH: it is the image of one device");
+  }
+  using store = platform.openXenstore();
+  const device = parseBackendPath(path, ownDomain(store));
+  if (options.kind === undefined || options.kind === device.kind) return device;
+  throw usageError("serve", `Cannot use --kind=${options.kind} with ${path}: it is of kind ${device.kind}`);
+}
+
+async function end(context: Context, service: Service, options: OptionValues<typeof OPTIONS>): Promise<number> {
+  const leave = options["detach-on-exit"] ? "detached" : "connected";
+  if (await service.close({ leave, timeoutMs: options.timeout * 1000 })) return 0;
+  context.output.message("xenblk: Some devices were still busy at the end");
+  return 1;
+}
+
+/**
+ * Opens and closes a grant table and event channels, before anything is promised to a guest. Throws XenblkError
+ * (hypervisor) that says which library or device is missing.
+ */
+export function checkDataPath(platform: NativePlatform): void {
+  // The domain is only named, not talked to.
+  const guest = 0 as DomId;
+  platform.openGrantTable(guest)[Symbol.dispose]();
+  platform.openEventChannels(guest)[Symbol.dispose]();
+}

@@ -1,0 +1,69 @@
+/**
+ * A backend kind with everything that serves it: the I/O Workers, the data plane and the devices, started together and
+ * ended in order. It must not know options, nor whether the hypervisor is real.
+ */
+
+import { BackendKind } from "../backend/kind.ts";
+import type { CloseOptions } from "../backend/device.ts";
+import type { DeviceSettings } from "../backend/settings.ts";
+import { WorkerDataPlane } from "../dataplane/worker_dataplane.ts";
+import type { Platform, Xenstore } from "../hypervisor.ts";
+import type { Logger } from "../log.ts";
+import { IoPool } from "../storage/io_pool.ts";
+import { openDisk } from "../storage/open.ts";
+import type { DeviceAddress } from "../xenbus/paths.ts";
+
+/** How long devices may take to finish what is in flight once they are closed. */
+const GRACE_MS = 10_000;
+
+/** What a service is made of. */
+export interface ServiceOptions {
+  readonly platform: Platform;
+  readonly openXenstore: () => Xenstore;
+  readonly kind: string;
+  /** The one device to serve; absent: all of the kind. */
+  readonly only?: DeviceAddress;
+  readonly settings: DeviceSettings;
+  /** Most reactors. */
+  readonly workers: number;
+  readonly logger: Logger;
+}
+
+/** Devices that are being served. */
+export interface Service {
+  readonly devices: BackendKind;
+  /**
+   * Finishes what is in flight and ends all threads. False if some device did not finish in time: its threads then
+   * still run, and only the end of the process ends them.
+   */
+  close(options: CloseOptions): Promise<boolean>;
+}
+
+/** Connects to xenstore and begins to serve. Throws what `openXenstore` throws, leaving nothing. */
+export function startService(options: ServiceOptions): Service {
+  const { platform, openXenstore, kind, only, settings, workers, logger } = options;
+  const warn = (message: string): void => logger.warning(message);
+  const pool = new IoPool({ platform: platform.descriptor, warn });
+  const dataPlane = new WorkerDataPlane({
+    platform,
+    workers,
+    addLane: (lane, token) => pool.addLane(lane, token),
+    warn,
+  });
+  const devices = new BackendKind({
+    kind,
+    ...(only === undefined ? {} : { only }),
+    openXenstore,
+    dataPlane,
+    openDisk: (request) => openDisk(request, { pool, warn }),
+    settings,
+    logger,
+  });
+  const close = async (how: CloseOptions): Promise<boolean> => {
+    if (!await devices.close(how, GRACE_MS)) return false;
+    await dataPlane[Symbol.asyncDispose]();
+    await pool[Symbol.asyncDispose]();
+    return true;
+  };
+  return { devices, close };
+}
