@@ -1,0 +1,103 @@
+/**
+ * The backend under test in a process of its own, `deno run cli.ts serve`, and the toolstack's part beside it. What the
+ * process holds is read from /proc and from the machine it runs on.
+ */
+
+import type { AttachRequest } from "../../../lib/toolstack/attach.ts";
+import type { DeviceAddress } from "../../../lib/xenbus/paths.ts";
+import type { NativeXen } from "../harness.ts";
+
+const ROOT = new URL("../../../", import.meta.url).pathname;
+
+/** What a process holds, to be compared before and after. */
+export interface Holdings {
+  readonly descriptors: number;
+  readonly mappings: number;
+  readonly residentKiB: number;
+  readonly mappedPages: number;
+  readonly ports: number;
+}
+
+/** A running `serve`, or another verb that stays. */
+export class BackendProcess implements AsyncDisposable {
+  readonly pid: number;
+  readonly #xen: NativeXen;
+  readonly #child: Deno.ChildProcess;
+  readonly #errors: Promise<void>;
+  /** What it wrote to standard error so far. */
+  messages = "";
+
+  constructor(xen: NativeXen, args: readonly string[]) {
+    this.#xen = xen;
+    this.#child = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-check", `${ROOT}cli.ts`, ...args],
+      env: xen.env(0),
+      stdin: "null",
+      stdout: "null",
+      stderr: "piped",
+    }).spawn();
+    this.pid = this.#child.pid;
+    this.#errors = this.#collect();
+  }
+
+  /** Sends a signal and returns the exit status. */
+  async stop(signal: Deno.Signal = "SIGTERM"): Promise<number> {
+    this.#child.kill(signal);
+    return await this.exited();
+  }
+
+  async exited(): Promise<number> {
+    const { code } = await this.#child.status;
+    await this.#errors;
+    return code;
+  }
+
+  /** Of the process, and of the hypervisor for it. */
+  async holdings(): Promise<Holdings> {
+    const stats = await this.#xen.processStats(this.pid);
+    const status = await Deno.readTextFile(`/proc/${this.pid}/status`);
+    return {
+      descriptors: [...Deno.readDirSync(`/proc/${this.pid}/fd`)].length,
+      mappings: (await Deno.readTextFile(`/proc/${this.pid}/maps`)).split("\n").length,
+      residentKiB: Number(/VmRSS:\s+(\d+)/.exec(status)![1]),
+      mappedPages: stats?.mappedPages ?? 0,
+      ports: stats?.ports ?? 0,
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    try {
+      this.#child.kill("SIGKILL");
+    } catch { /* it has ended */ }
+    await this.exited();
+  }
+
+  async #collect(): Promise<void> {
+    for await (const text of this.#child.stderr.pipeThrough(new TextDecoderStream())) this.messages += text;
+  }
+}
+
+/** Runs a toolstack's act in a process of domain 0. */
+async function toolstack(xen: NativeXen, act: string, argument: unknown): Promise<string> {
+  const program = new URL("./toolstack_process.ts", import.meta.url).pathname;
+  return await xen.run(Deno.execPath(), ["run", "-A", "--no-check", program, act, JSON.stringify(argument)]);
+}
+
+/** Writes the nodes of a disk, as libxl does. */
+export async function attach(xen: NativeXen, request: Partial<AttachRequest>): Promise<DeviceAddress> {
+  const defaults = { backendDomain: 0, kind: "vbd3", readOnly: false, cdrom: false };
+  return JSON.parse(await toolstack(xen, "attach", { ...defaults, ...request }));
+}
+
+/** Asks for a disk's removal, waits until both ends closed, and removes the nodes. */
+export async function detach(xen: NativeXen, device: DeviceAddress): Promise<void> {
+  await toolstack(xen, "detach", device);
+}
+
+/** A file of zeroes that takes no space until it is written. */
+export function sparseImage(directory: string, name: string, sizeBytes: number): string {
+  const path = `${directory}/${name}`;
+  using file = Deno.openSync(path, { write: true, create: true, truncate: true });
+  file.truncateSync(sizeBytes);
+  return path;
+}

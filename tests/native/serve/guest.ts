@@ -1,0 +1,126 @@
+/**
+ * A guest domain's process, as a test uses it: its disks connect, load and verify. What it runs is guest_process.ts.
+ */
+
+import type { AbiName } from "../../../lib/blkif/abi.ts";
+import type { DiskFacts } from "../../../lib/sim/disk_facts.ts";
+import type { LoadOutcome, LoadSpec } from "../../../lib/sim/load_types.ts";
+import type { ImageVerdict } from "../../../lib/sim/verify_image.ts";
+import type { NativeXen } from "../harness.ts";
+
+/** One disk of a guest. All methods reject with what the guest says went wrong. */
+export class GuestDisk {
+  constructor(readonly guest: GuestProcess, readonly path: string) {}
+
+  connect(seed = 1): Promise<DiskFacts> {
+    return this.guest.order({ verb: "connect", disk: this.path, seed });
+  }
+
+  reconnect(): Promise<void> {
+    return this.guest.order({ verb: "reconnect", disk: this.path });
+  }
+
+  /** `defiant`: writes even if the backend said that the disk is read-only. */
+  startLoad(spec: LoadSpec, defiant = false): Promise<void> {
+    return this.guest.order({ verb: "start-load", disk: this.path, spec, defiant });
+  }
+
+  finishLoad(): Promise<LoadOutcome> {
+    return this.guest.order({ verb: "finish-load", disk: this.path });
+  }
+
+  stopLoad(): Promise<LoadOutcome> {
+    return this.guest.order({ verb: "stop-load", disk: this.path });
+  }
+
+  async load(spec: LoadSpec, defiant = false): Promise<LoadOutcome> {
+    await this.startLoad(spec, defiant);
+    return await this.finishLoad();
+  }
+
+  disconnect(): Promise<void> {
+    return this.guest.order({ verb: "disconnect", disk: this.path });
+  }
+
+  verify(image: string): Promise<ImageVerdict> {
+    return this.guest.order({ verb: "verify", disk: this.path, image });
+  }
+}
+
+interface Awaited {
+  readonly resolve: (result: never) => void;
+  readonly reject: (error: Error) => void;
+}
+
+/** See the file's first lines. */
+export class GuestProcess implements AsyncDisposable {
+  readonly #child: Deno.ChildProcess;
+  readonly #input: WritableStreamDefaultWriter<Uint8Array>;
+  readonly #awaited = new Map<number, Awaited>();
+  readonly #reading: Promise<void>;
+  #lastId = 0;
+
+  constructor(xen: NativeXen, readonly domid: number) {
+    const program = new URL("./guest_process.ts", import.meta.url).pathname;
+    this.#child = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-check", program],
+      env: xen.env(domid),
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "inherit",
+    }).spawn();
+    this.#input = this.#child.stdin.getWriter();
+    this.#reading = this.#read();
+  }
+
+  /** A disk whose frontend nodes the toolstack wrote. */
+  async disk(path: string, abi: AbiName = "x86_64-abi", override: Record<string, string> = {}): Promise<GuestDisk> {
+    await this.order({ verb: "open", disk: path, abi, override });
+    return new GuestDisk(this, path);
+  }
+
+  /** After xenstored was restarted. */
+  reopenStore(): Promise<void> {
+    return this.order({ verb: "reopen-store" });
+  }
+
+  order<T>(order: Record<string, unknown>): Promise<T> {
+    const id = ++this.#lastId;
+    const reply = new Promise<T>((resolve, reject) => this.#awaited.set(id, { resolve, reject }));
+    void this.#input.write(new TextEncoder().encode(`${JSON.stringify({ id, ...order })}\n`)).catch(() => {});
+    return reply;
+  }
+
+  /** The process's sudden death. */
+  async kill(): Promise<void> {
+    this.#child.kill("SIGKILL");
+    await this.#child.status;
+    await this.#reading;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#input.close().catch(() => {});
+    const timer = setTimeout(() => this.#child.kill("SIGKILL"), 5000);
+    await this.#child.status;
+    clearTimeout(timer);
+    await this.#reading;
+  }
+
+  async #read(): Promise<void> {
+    let rest = "";
+    for await (const text of this.#child.stdout.pipeThrough(new TextDecoderStream())) {
+      const lines = (rest + text).split("\n");
+      rest = lines.pop()!;
+      for (const line of lines) this.#settle(JSON.parse(line));
+    }
+    for (const { reject } of this.#awaited.values()) reject(new Error(`the process of domain ${this.domid} ended`));
+    this.#awaited.clear();
+  }
+
+  #settle({ id, result, error }: { id: number; result: never; error?: string }): void {
+    const awaited = this.#awaited.get(id);
+    this.#awaited.delete(id);
+    if (error === undefined) awaited?.resolve(result);
+    else awaited?.reject(new Error(error));
+  }
+}

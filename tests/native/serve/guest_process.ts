@@ -1,0 +1,136 @@
+/**
+ * A process of a guest domain with any number of disks, told what to do by JSON lines on standard input: it connects
+ * as blkfront does, drives loads in Workers and verifies. It goes through the same FFI as the backend does, over the
+ * libraries that its environment names. Its other end is guest.ts.
+ */
+
+import type { AbiName } from "../../../lib/blkif/abi.ts";
+import { errorText } from "../../../lib/errors.ts";
+import type { Xenstore } from "../../../lib/hypervisor.ts";
+import { DiskModel } from "../../../lib/sim/disk_model.ts";
+import { SimulatedFrontend } from "../../../lib/sim/frontend.ts";
+import { LoadThread } from "../../../lib/sim/load_thread.ts";
+import { type LoadOutcome, type LoadSpec, loadTarget } from "../../../lib/sim/load_types.ts";
+import { verifyImageFile } from "../../../lib/sim/verify_image.ts";
+import { openNativePlatform } from "../../../ffi/platform.ts";
+
+const platform = openNativePlatform();
+let store: Xenstore = platform.openXenstore();
+
+class GuestDisk {
+  readonly #thread: LoadThread;
+  readonly #frontend: SimulatedFrontend;
+  #model: DiskModel | undefined;
+  #loading: Promise<LoadOutcome> | undefined;
+
+  private constructor(thread: LoadThread, path: string, abi: AbiName, override: Record<string, string>) {
+    this.#thread = thread;
+    const quiesce = (): Promise<void> => thread.quiesce();
+    this.#frontend = new SimulatedFrontend({ platform, store, path, abi, override, endpoint: thread, quiesce });
+  }
+
+  static async open(path: string, abi: AbiName, override: Record<string, string>): Promise<GuestDisk> {
+    return new GuestDisk(await LoadThread.start(platform), path, abi, override);
+  }
+
+  async connect(seed: number): Promise<unknown> {
+    const { disk } = await this.#frontend.connect();
+    this.#model ??= DiskModel.create(disk.sectors, seed, "zeroes");
+    return disk;
+  }
+
+  async reconnect(): Promise<void> {
+    await this.#frontend.reconnect();
+  }
+
+  /** A defiant load writes even if the backend said that the disk is read-only. */
+  startLoad(spec: LoadSpec, defiant: boolean): void {
+    const target = loadTarget(this.#frontend.connection!);
+    const disk = defiant ? { ...target.disk, readOnly: false } : target.disk;
+    this.#loading = this.#thread.run({ ...target, disk }, spec, this.#model).outcome;
+    this.#loading.catch(() => {});
+  }
+
+  finishLoad(): Promise<LoadOutcome> {
+    return this.#loading!;
+  }
+
+  async stopLoad(): Promise<LoadOutcome> {
+    await this.#thread.quiesce();
+    return await this.#loading!;
+  }
+
+  useStore(): void {
+    this.#frontend.useStore(store);
+  }
+
+  async disconnect(): Promise<void> {
+    await this.#frontend.disconnect();
+  }
+
+  verify(image: string): unknown {
+    return verifyImageFile(image, this.#model!);
+  }
+}
+
+const disks = new Map<string, GuestDisk>();
+
+/** What a line asks for. */
+interface Order {
+  readonly id: number;
+  readonly verb: string;
+  readonly disk: string;
+  readonly abi: AbiName;
+  readonly seed: number;
+  readonly spec: LoadSpec;
+  readonly defiant: boolean;
+  readonly image: string;
+  readonly override: Record<string, string>;
+}
+
+async function obey(order: Order): Promise<unknown> {
+  if (order.verb === "reopen-store") {
+    store = platform.openXenstore();
+    return disks.forEach((disk) => disk.useStore());
+  }
+  if (order.verb === "open") {
+    disks.set(order.disk, await GuestDisk.open(order.disk, order.abi, order.override));
+    return undefined;
+  }
+  const disk = disks.get(order.disk)!;
+  switch (order.verb) {
+    case "connect":
+      return await disk.connect(order.seed);
+    case "reconnect":
+      return await disk.reconnect();
+    case "start-load":
+      return disk.startLoad(order.spec, order.defiant);
+    case "finish-load":
+      return await disk.finishLoad();
+    case "stop-load":
+      return await disk.stopLoad();
+    case "disconnect":
+      return await disk.disconnect();
+    case "verify":
+      return disk.verify(order.image);
+    default:
+      throw new Error(`unknown order ${order.verb}`);
+  }
+}
+
+async function answer(order: Order): Promise<void> {
+  const say = (reply: unknown): number => Deno.stdout.writeSync(new TextEncoder().encode(`${JSON.stringify(reply)}\n`));
+  try {
+    say({ id: order.id, result: await obey(order) ?? null });
+  } catch (error) {
+    say({ id: order.id, error: errorText(error) });
+  }
+}
+
+let rest = "";
+for await (const text of Deno.stdin.readable.pipeThrough(new TextDecoderStream())) {
+  const lines = (rest + text).split("\n");
+  rest = lines.pop()!;
+  for (const line of lines) void answer(JSON.parse(line) as Order);
+}
+Deno.exit(0);

@@ -1,0 +1,203 @@
+/**
+ * `xenblk serve` in a process of its own, over Debian's libxenstore and xenstored and the stand-in grant and event
+ * libraries, driven by guests in processes of theirs: data, reconnects, restarts, leaks. The short form runs in the
+ * gate; XENBLK_NATIVE=full runs the whole matrix.
+ */
+
+import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
+import type { AbiName } from "../../../lib/blkif/abi.ts";
+import type { GrantMode } from "../../../lib/dataplane/types.ts";
+import type { DomId } from "../../../lib/hypervisor.ts";
+import { type LoadOutcome, type LoadSpec, MIXED_LOAD } from "../../../lib/sim/load_types.ts";
+import { type DeviceAddress, frontendPath } from "../../../lib/xenbus/paths.ts";
+import { nativeTest, NativeXen } from "../harness.ts";
+import { attach, BackendProcess, detach, type Holdings, sparseImage } from "./backend.ts";
+import { type GuestDisk, GuestProcess } from "./guest.ts";
+
+const FULL = Deno.env.get("XENBLK_NATIVE") === "full";
+const IMAGE_BYTES = 2 ** 30;
+const REQUESTS = FULL ? 100_000 : 3000;
+const CYCLES = FULL ? 50 : 24;
+const WARM_CYCLES = FULL ? 30 : 16;
+const RESTARTS = FULL ? 10 : 3;
+const ABI_NAMES: readonly AbiName[] = ["x86_64-abi", "x86_32-abi", "arm-abi"];
+const GRANT_MODES: readonly GrantMode[] = ["copy", "map", "map-each"];
+const GUEST = 7;
+
+const LOAD: LoadSpec = { ...MIXED_LOAD, flushEvery: 100, barrierEvery: 150 };
+const UNTIL_STOPPED: LoadSpec = { ...LOAD, blockBytes: { min: 512, max: 16384 } };
+
+/** A load that went as it must: everything answered OKAY, and every byte right. */
+function assertClean(outcome: LoadOutcome, what: string): void {
+  const { errors, errorsByKind, miscompares, firstMiscompare, protocolErrors, firstProtocolError, unanswered } =
+    outcome;
+  assertEquals(
+    { errors, errorsByKind, miscompares, firstMiscompare, protocolErrors, firstProtocolError, unanswered },
+    {
+      errors: 0,
+      errorsByKind: {},
+      miscompares: 0,
+      firstMiscompare: undefined,
+      protocolErrors: 0,
+      firstProtocolError: undefined,
+      unanswered: 0,
+    },
+    what,
+  );
+}
+
+/** JSON has no undefined: what came over a pipe lacks those members. */
+function received(outcome: LoadOutcome): LoadOutcome {
+  return { ...outcome, firstMiscompare: outcome.firstMiscompare, firstProtocolError: outcome.firstProtocolError };
+}
+
+/** A new disk for a guest, its image on disk-backed storage. */
+async function newDisk(
+  xen: NativeXen,
+  guest: GuestProcess,
+  name: string,
+  options: { readOnly?: boolean; abi?: AbiName; sizeBytes?: number } = {},
+): Promise<{ disk: GuestDisk; device: DeviceAddress; image: string }> {
+  const image = sparseImage(xen.directory, name, options.sizeBytes ?? IMAGE_BYTES);
+  const domain = guest.domid as DomId;
+  const device = await attach(xen, { domain, params: `aio:${image}`, readOnly: options.readOnly ?? false });
+  return { disk: await guest.disk(frontendPath(device), options.abi), device, image };
+}
+
+for (const grants of GRANT_MODES) {
+  for (const abi of ABI_NAMES) {
+    if (!FULL && (grants === "copy") !== (abi === "x86_64-abi") && abi !== "x86_32-abi") continue;
+    nativeTest(`${REQUESTS} requests of mixed sizes at depth 32 verify, ${grants}, ${abi}`, async () => {
+      await using xen = await NativeXen.start();
+      await xen.createDomain(GUEST);
+      await using backend = new BackendProcess(xen, ["serve", "--grants", grants]);
+      await using guest = new GuestProcess(xen, GUEST);
+      const { disk, device, image } = await newDisk(xen, guest, "disk.img", { abi });
+      await disk.connect();
+      const outcome = await disk.load({ ...LOAD, requests: REQUESTS });
+      assertClean(received(outcome), backend.messages);
+      assertEquals(outcome.reads + outcome.writes + outcome.barriers + outcome.flushes, REQUESTS);
+      assert(outcome.flushes > 0 && outcome.barriers > 0);
+      await detach(xen, device);
+      const verdict = await disk.verify(image);
+      assertEquals(verdict.miscompares, 0);
+      assertEquals(await backend.stop(), 0, backend.messages);
+    });
+  }
+
+  nativeTest(`a read-only disk reads as its image does, and refuses writes, ${grants}`, async () => {
+    await using xen = await NativeXen.start();
+    await xen.createDomain(GUEST);
+    await using backend = new BackendProcess(xen, ["serve", "--grants", grants]);
+    await using guest = new GuestProcess(xen, GUEST);
+    const { disk, image } = await newDisk(xen, guest, "disk.img", { readOnly: true });
+    const facts = await disk.connect();
+    assertEquals([facts.readOnly, facts.sectors], [true, IMAGE_BYTES / 512]);
+    assertClean(received(await disk.load({ ...MIXED_LOAD, readShare: 1, requests: REQUESTS })), backend.messages);
+    const refused = await disk.load({ ...MIXED_LOAD, readShare: 0, requests: 20 }, true);
+    assertEquals(refused.errorsByKind, { "write -1": 20 });
+    assertEquals((await Deno.stat(image)).blocks, 0, "nothing was ever written");
+    assertEquals(await backend.stop(), 0);
+  });
+}
+
+nativeTest(`${CYCLES} cycles of connecting and disconnecting leave nothing behind`, async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  await using backend = new BackendProcess(xen, ["serve"]);
+  await using guest = new GuestProcess(xen, GUEST);
+  const { disk } = await newDisk(xen, guest, "disk.img");
+  await disk.connect();
+  const held: Holdings[] = [];
+  for (let cycle = 0; cycle < CYCLES; cycle++) {
+    assertClean(received(await disk.load({ ...LOAD, seed: cycle + 1, requests: 200 })), `cycle ${cycle}`);
+    await disk.disconnect();
+    held.push(await backend.holdings());
+    await disk.reconnect();
+  }
+  // The first cycles compile code and grow the heap; a leak would go on.
+  const [early, late] = [held[WARM_CYCLES]!, held.at(-1)!];
+  assertEquals([late.descriptors, late.mappedPages, late.ports], [early.descriptors, 0, 0]);
+  const leakedMappings = CYCLES - 1 - WARM_CYCLES;
+  assertLess(late.mappings - early.mappings, leakedMappings - 1, "less than one mapping a cycle");
+  assertLess(late.residentKiB - early.residentKiB, 8 * 1024);
+});
+
+nativeTest("eight disks of three domains on one Worker: some come and go while the others verify", async () => {
+  await using xen = await NativeXen.start();
+  await using backend = new BackendProcess(xen, ["serve", "--workers", "1"]);
+  const steady: GuestDisk[] = [];
+  const moving: { guest: GuestProcess; disk: GuestDisk; device: DeviceAddress }[] = [];
+  await using guests = new AsyncDisposableStack();
+  for (const [domid, count] of [[3, 3], [4, 3], [5, 2]] as const) {
+    await xen.createDomain(domid);
+    const guest = guests.use(new GuestProcess(xen, domid));
+    for (let i = 0; i < count; i++) {
+      const { disk, device } = await newDisk(xen, guest, `${domid}-${i}.img`, { sizeBytes: 2 ** 26 });
+      await disk.connect(domid * 10 + i);
+      if (i === 0) moving.push({ guest, disk, device });
+      else steady.push(disk);
+    }
+  }
+  assertEquals(steady.length + moving.length, 8);
+  for (const disk of steady) await disk.startLoad(UNTIL_STOPPED);
+  for (const { disk } of moving) {
+    assertClean(received(await disk.load({ ...LOAD, requests: 100 })), "before it reconnects");
+    await disk.disconnect();
+    await disk.reconnect();
+    assertClean(received(await disk.load({ ...LOAD, seed: 2, requests: 100 })), "after it reconnected");
+  }
+  for (const { device } of moving) await detach(xen, device);
+  const late = await newDisk(xen, moving[0]!.guest, "late.img", { sizeBytes: 2 ** 26 });
+  await late.disk.connect();
+  assertClean(received(await late.disk.load({ ...LOAD, requests: 100 })), "the disk attached last");
+  for (const disk of steady) assertClean(received(await disk.stopLoad()), backend.messages);
+  assertEquals(await backend.stop(), 0, backend.messages);
+});
+
+nativeTest(`serve restarted ${RESTARTS} times by SIGTERM under load: the guest sees a pause and no error`, async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  await using guest = new GuestProcess(xen, GUEST);
+  const { disk, device, image } = await newDisk(xen, guest, "disk.img", { sizeBytes: 2 ** 26 });
+  await using stack = new AsyncDisposableStack();
+  let backend = stack.use(new BackendProcess(xen, ["serve"]));
+  await disk.connect();
+  await disk.startLoad(UNTIL_STOPPED);
+  for (let restart = 0; restart < RESTARTS; restart++) {
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    assertEquals(await backend.stop(), 0, backend.messages);
+    const state = await xen.run("xenstore-read", [`/local/domain/0/backend/vbd3/${GUEST}/${device.vdev}/state`]);
+    assertEquals(state.trim(), "4", "the device is left Connected");
+    backend = stack.use(new BackendProcess(xen, ["serve"]));
+  }
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  const outcome = received(await disk.stopLoad());
+  assertClean(outcome, backend.messages);
+  assert(outcome.writes > 100 * RESTARTS, `only ${outcome.writes} writes`);
+  await detach(xen, device);
+  assertEquals((await disk.verify(image)).miscompares, 0);
+  assertEquals(await backend.stop(), 0, backend.messages);
+});
+
+for (const keepStore of [true, false]) {
+  nativeTest(`xenstored restarted, its store ${keepStore ? "kept" : "lost"}: disks go on`, async () => {
+    await using xen = await NativeXen.start();
+    await xen.createDomain(GUEST);
+    await using backend = new BackendProcess(xen, ["serve"]);
+    await using guest = new GuestProcess(xen, GUEST);
+    const { disk, device } = await newDisk(xen, guest, "disk.img", { sizeBytes: 2 ** 26 });
+    await disk.connect();
+    await disk.startLoad(UNTIL_STOPPED);
+    await xen.restartXenstored({ keepStore });
+    await new Promise((resolve) => setTimeout(resolve, 3000));
+    const outcome = received(await disk.stopLoad());
+    assertClean(outcome, backend.messages);
+    assertMatch(backend.messages, /xenstore/, "the operator is told");
+    if (keepStore) {
+      await guest.reopenStore();
+      await detach(xen, device);
+    }
+    assertEquals(await backend.stop(), 0, backend.messages);
+  });
+}

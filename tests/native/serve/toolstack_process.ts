@@ -1,0 +1,20 @@
+/**
+ * The toolstack's acts in a process of domain 0 over the real libxenstore: `attach` and `detach`, each with one JSON
+ * argument. Prints the device as JSON. Called by backend.ts.
+ */
+
+import { openNativePlatform } from "../../../ffi/platform.ts";
+import { SYSTEM_CLOCK } from "../../../lib/clock.ts";
+import { attachDevice } from "../../../lib/toolstack/attach.ts";
+import { detachDevice } from "../../../lib/toolstack/detach.ts";
+
+const [act, argument] = Deno.args;
+using store = openNativePlatform().openXenstore();
+const parsed = JSON.parse(argument!);
+if (act === "attach") {
+  // deno-lint-ignore no-console
+  console.log(JSON.stringify(attachDevice(store, parsed)));
+} else {
+  await detachDevice(store, parsed, { timeoutMs: 10_000, force: false, clock: SYSTEM_CLOCK });
+}
+Deno.exit(0);
