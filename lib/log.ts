@@ -11,9 +11,13 @@ export type LogLevel = "debug" | "info" | "warning" | "error";
 
 /** Takes log lines. A line is plain text without a final period; `label: what happened` where a device is meant. */
 export interface Logger {
+  /** What only helps to find a fault. */
   debug(line: string): void;
+  /** What an operator likes to know: a disk was connected, closed. */
   info(line: string): void;
+  /** What is wrong but handled. */
   warning(line: string): void;
+  /** What somebody has to put right. */
   error(line: string): void;
 }
 

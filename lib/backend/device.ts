@@ -22,6 +22,7 @@ import type { DeviceStatus } from "./status.ts";
 
 /** What a device uses of the rest of the process. */
 export interface DeviceServices extends ResourceServices {
+  /** Paces the device's looks and bounds its waits. */
   readonly clock: Clock;
   /** For lines that the guest can cause: limited per guest. */
   readonly logger: Logger;
@@ -44,6 +45,7 @@ const LOOK_INTERVAL_MS = 50;
 
 /** One device of one guest. */
 export class BackendDevice {
+  /** Which disk of which guest, in which backend. */
   readonly address: DeviceAddress;
   /** The backend's directory. */
   readonly path: string;
@@ -74,6 +76,7 @@ export class BackendDevice {
   #seen: Observation | undefined;
   #closing: Promise<void> | undefined;
 
+  /** Does nothing until it gets a store. */
   constructor(address: DeviceAddress, services: DeviceServices) {
     this.address = address;
     this.path = backendPath(address);

@@ -32,6 +32,7 @@ export class DeviceActions {
   #ringBroken = false;
   #unknownLogged: string | undefined;
 
+  /** `log` puts the device's label before each line. */
   constructor(resources: DeviceResources, settings: DeviceSettings, log: Logger) {
     this.#resources = resources;
     this.#settings = settings;

@@ -49,8 +49,11 @@ const ABSENT_IF_NOT_OFFERED = [
 
 /** What decides a device's next step, read in one transaction. */
 export interface Observation {
+  /** Our own node, which the toolstack writes too. */
   readonly backendState: ObservedState;
+  /** The guest's node. */
   readonly frontendState: ObservedState;
+  /** The toolstack wants the device kept for a reconnect. */
   readonly online: boolean;
   /** The directory that the backend's `frontend` node names. */
   readonly frontendPath: string;
@@ -66,7 +69,9 @@ export interface DeviceDescription {
   readonly type: string;
   /** The virtual device's name, such as `xvda`. */
   readonly name: string;
+  /** `device-type` says so. */
   readonly cdrom: boolean;
+  /** The node `removable` says 1. */
   readonly removable: boolean;
 }
 
@@ -76,6 +81,7 @@ export class DeviceNodes {
   readonly #address: DeviceAddress;
   readonly #path: string;
 
+  /** Reads nothing yet. */
   constructor(store: Xenstore, address: DeviceAddress) {
     this.#store = store;
     this.#address = address;
@@ -87,6 +93,7 @@ export class DeviceNodes {
     return this.#store.isDomainIntroduced(this.#address.frontendDomain);
   }
 
+  /** What the nodes say now, as of one moment. */
   observe(): Observation {
     return this.#store.transaction((transaction) => {
       const frontend = transaction.read(`${this.#path}/frontend`) ?? frontendPath(this.#address);

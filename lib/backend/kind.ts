@@ -26,10 +26,15 @@ export interface BackendKindOptions {
   readonly only?: DeviceAddress;
   /** Opens a connection to xenstored, or throws; called again whenever the connection was lost. */
   readonly openXenstore: () => Xenstore;
+  /** Serves the rings; outlives this. */
   readonly dataPlane: DataPlane;
+  /** Opens a device's image, or rejects with what its error node shall say. */
   readonly openDisk: (request: DiskRequest) => Promise<Disk>;
+  /** For all devices alike. */
   readonly settings: DeviceSettings;
+  /** Gets all lines; those that a guest causes are limited per guest. */
   readonly logger: Logger;
+  /** Absent: this process's. */
   readonly clock?: Clock;
 }
 

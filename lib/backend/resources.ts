@@ -15,8 +15,11 @@ import type { DeviceSettings } from "./settings.ts";
 
 /** What the resources of a device are made from. */
 export interface ResourceServices {
+  /** Serves the rings. */
   readonly dataPlane: DataPlane;
+  /** Opens an image, or rejects with the reason. */
   readonly openDisk: (request: DiskRequest) => Promise<Disk>;
+  /** How images are opened and rings are served. */
   readonly settings: DeviceSettings;
 }
 

@@ -12,14 +12,17 @@ export interface DeviceStatus {
   readonly label: string;
   /** The backend's directory in xenstore. */
   readonly backendPath: string;
+  /** The directory below `backend/`. */
   readonly kind: string;
+  /** The guest. */
   readonly domain: DomId;
   /** The virtual device number. */
   readonly vdev: number;
   /** The virtual device's name, such as `xvda`. */
   readonly name: string;
-  /** The states as last seen in xenstore, by name; `gone` where there is no node. */
+  /** Our state as last seen in xenstore, by name; `gone` where there is no node. */
   readonly backendState: string;
+  /** The guest's, likewise. */
   readonly frontendState: string;
   /** This process serves its ring. */
   readonly connected: boolean;

@@ -20,7 +20,9 @@ export interface StoreLinkOptions {
   readonly connected: (store: Xenstore, again: boolean) => void;
   /** The connection that was there last is unusable. */
   readonly lost: () => void;
+  /** Paces the attempts to reconnect. */
   readonly clock: Clock;
+  /** Hears of losses and reconnections. */
   readonly logger: Logger;
 }
 

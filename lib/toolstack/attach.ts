@@ -14,13 +14,17 @@ import { waitFor, type WaitOptions } from "./wait.ts";
 
 /** A disk for a guest. */
 export interface AttachRequest {
+  /** The guest. */
   readonly domain: DomId;
   /** The domain whose backend will serve it. */
   readonly backendDomain: DomId;
+  /** The backend's kind, such as `vbd3`. */
   readonly kind: string;
   /** The image as the backend's `params` node names it: `format:target`. */
   readonly params: string;
+  /** The guest must not write. */
   readonly readOnly: boolean;
+  /** The guest sees a removable CD-ROM. */
   readonly cdrom: boolean;
   /** Name or number of the virtual device; absent: the first xvd disk whose letters no disk of the guest has. */
   readonly vdev?: string;

@@ -9,6 +9,7 @@ import { parseDomId } from "../xenbus/paths.ts";
 
 /** A domain as xenstore knows it. */
 export interface DomainInfo {
+  /** Its number while it runs. */
   readonly domain: DomId;
   /** Absent while the toolstack has not named it. */
   readonly name?: string;

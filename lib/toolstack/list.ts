@@ -14,14 +14,19 @@ export interface DeviceListing extends DeviceAddress {
   readonly domainName?: string;
   /** The virtual device's name, such as `xvda`. */
   readonly name: string;
+  /** The backend's directory. */
   readonly backendPath: string;
+  /** The frontend's directory. */
   readonly frontendPath: string;
-  /** State names as in xenbus.h without their prefix; `gone` where there is no node. */
+  /** The backend's state by its name in xenbus.h without prefix; `gone` where there is no node. */
   readonly backendState: string;
+  /** The frontend's, likewise. */
   readonly frontendState: string;
   /** The image as the toolstack named it; absent for a drive without one. */
   readonly params?: string;
+  /** The guest must not write. */
   readonly readOnly: boolean;
+  /** The guest sees a CD-ROM. */
   readonly cdrom: boolean;
   /** Size in 512-byte sectors, once the backend has said it. */
   readonly sectors?: number;

@@ -9,7 +9,9 @@ import { isDisconnection } from "../xenstore.ts";
 
 /** How long to wait, and what may end it early. */
 export interface WaitOptions {
+  /** Milliseconds after which to give up. */
   readonly timeoutMs: number;
+  /** Whose milliseconds. */
   readonly clock: Clock;
   /** Ends the wait as the timeout does. */
   readonly signal?: AbortSignal;
