@@ -64,12 +64,14 @@ export class BackendFollower implements Disposable {
         forget();
         reject(this.#timedOut(purpose, timeoutMs!));
       };
-      const timer = timeoutMs === undefined ? undefined : setTimeout(late, timeoutMs);
+      let timer: ReturnType<typeof setTimeout> | undefined;
       const forget = (): void => {
         clearTimeout(timer);
         this.#waiters.delete(waiter);
       };
+      // Before the timer: under `deno test` the first setTimeout of a process may let other tasks run.
       this.#waiters.add(waiter);
+      if (timeoutMs !== undefined) timer = setTimeout(late, timeoutMs);
     });
   }
 
