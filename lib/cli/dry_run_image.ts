@@ -3,6 +3,7 @@
  * must not know guests.
  */
 
+import { errorText, XenblkError } from "../errors.ts";
 import { openDisk } from "../storage/open.ts";
 import { parseImage } from "../storage/spec.ts";
 import type { GuestImage } from "./dry_run_guest.ts";
@@ -37,18 +38,50 @@ export async function givenImage(name: string, write: boolean): Promise<DryRunIm
   };
 }
 
-/** New images of zeroes: files in the system's temporary directory, memory, or nothing at all. */
+/**
+ * New images of zeroes: files in the system's temporary directory, memory, or nothing at all. The files are removed
+ * even if the process is ended at once by a second signal.
+ */
 export function newImages(engine: "file" | "memory" | "null", sizeBytes: number, count: number): DryRunImages {
-  using undo = new DisposableStack();
+  const files = new TemporaryFiles();
   const images = Array.from({ length: count }, (): GuestImage => {
     const common = { readOnly: false, baseline: baselineOf(engine) } as const;
     if (engine !== "file") return { ...common, params: `${engine}:${sizeBytes}`, path: undefined };
-    const path = undo.adopt(Deno.makeTempFileSync({ prefix: "xenblk-dry-run-", suffix: ".img" }), Deno.removeSync);
-    Deno.truncateSync(path, sizeBytes);
+    const path = files.create(sizeBytes);
     return { ...common, params: `raw:${path}`, path };
   });
-  const owned = undo.move();
-  return { images, description: `new ${images[0]!.params}`, sizeBytes, [Symbol.dispose]: () => owned.dispose() };
+  const description = `new ${images[0]!.params}`;
+  return { images, description, sizeBytes, [Symbol.dispose]: () => files[Symbol.dispose]() };
+}
+
+/** Files that vanish when they are disposed, or with the process. */
+class TemporaryFiles implements Disposable {
+  readonly #paths: string[] = [];
+  readonly #unload = (): void => this[Symbol.dispose]();
+
+  constructor() {
+    addEventListener("unload", this.#unload);
+  }
+
+  create(sizeBytes: number): string {
+    try {
+      const path = Deno.makeTempFileSync({ prefix: "xenblk-dry-run-", suffix: ".img" });
+      this.#paths.push(path);
+      Deno.truncateSync(path, sizeBytes);
+      return path;
+    } catch (error) {
+      this[Symbol.dispose]();
+      throw new XenblkError(`Cannot make an image in the temporary directory: ${errorText(error)}`, {
+        cause: error,
+        remedy: "name another directory in TMPDIR, or use --engine memory",
+      });
+    }
+  }
+
+  [Symbol.dispose](): void {
+    removeEventListener("unload", this.#unload);
+    for (const path of this.#paths.splice(0)) Deno.removeSync(path);
+  }
 }
 
 /** The null disk keeps nothing. */

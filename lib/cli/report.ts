@@ -14,6 +14,10 @@ export function reportError(error: unknown, output: Output, verbose: boolean): n
     if (verbose) showStack(error, output);
     return error.exitStatus;
   }
+  if (error instanceof Deno.errors.NotCapable) {
+    output.message(`xenblk: Cannot go on: Deno was started without a permission: ${printable(error.message)}`);
+    return 1;
+  }
   output.message(`xenblk: ${printable(errorText(error))}; this is a defect, please report it with what -v shows`);
   if (verbose) showStack(error, output);
   return 1;

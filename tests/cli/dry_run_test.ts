@@ -1,0 +1,210 @@
+/**
+ * `dry-run` as a user runs it: what it shows, what it verifies, what it leaves behind, and that it finds a disk that
+ * does not hold what was written.
+ */
+
+import { assert, assertEquals, assertGreater, assertMatch, assertStringIncludes } from "@std/assert";
+import { parseBlockSizes } from "../../lib/cli/block_sizes.ts";
+import { faultOf, phaseOf, renderResult } from "../../lib/cli/dry_run_report.ts";
+import { Histogram } from "../../lib/histogram.ts";
+import type { LoadOutcome } from "../../lib/sim/load_types.ts";
+import { startXenblk, xenblk } from "./command.ts";
+
+/** A temporary directory that the command's own temporary files go to as well. */
+async function inDirectory(body: (path: string, env: Record<string, string>) => Promise<void>): Promise<void> {
+  const path = await Deno.makeTempDir();
+  try {
+    await body(path, { TMPDIR: path });
+  } finally {
+    await Deno.remove(path, { recursive: true });
+  }
+}
+
+function entries(path: string): string[] {
+  return [...Deno.readDirSync(path)].map(({ name }) => name);
+}
+
+function randomImage(path: string, sizeBytes: number): Uint8Array {
+  const bytes = new Uint8Array(sizeBytes);
+  for (let at = 0; at < sizeBytes; at += 65536) crypto.getRandomValues(bytes.subarray(at, at + 65536));
+  // Without truncating it first: an image that is being read must not become shorter for a moment.
+  using file = Deno.openSync(path, { write: true, create: true });
+  assertEquals(file.writeSync(bytes), sizeBytes);
+  return bytes;
+}
+
+Deno.test("dry-run makes an image, verifies it, shows a table and leaves nothing behind", () =>
+  inDirectory(async (path, env) => {
+    const { status, stdout, stderr } = await xenblk(["dry-run", "--size=4M", "--requests=2000"], { env });
+    assertEquals([status, stderr], [0, ""]);
+    assertMatch(stdout, /^new raw:.*\.img \(4\.0 MiB\), one guest, x86_64-abi, grants copy, seed 1\n/);
+    assertMatch(stdout, /^PHASE +REQUESTS +MB\/s +IOPS +p50 µs +p90 µs +p99 µs +p99\.9 µs +VERIFIED SECTORS +ERRORS$/m);
+    assertMatch(stdout, /^random +2000 .* 0$/m);
+    assertMatch(stdout, /^read back +94 .* 8192 +0$/m);
+    assertMatch(stdout, /\nVerified: \d+ sectors read as they must be, 8192 sectors of the image file compared\.\n$/);
+    assertEquals(entries(path), []);
+  }));
+
+for (const abi of ["x86_64", "x86_32", "arm"]) {
+  for (const grants of ["copy", "map", "map-each"]) {
+    Deno.test(`dry-run verifies ${abi} with grants ${grants}, two guests on one Worker`, async () => {
+      const args = ["dry-run", "--json", "--engine=memory", "--size=1M", "--requests=500", "--guests=2", "--workers=1"];
+      const { status, stdout, stderr } = await xenblk([...args, `--abi=${abi}`, `--grants=${grants}`]);
+      assertEquals([status, stderr], [0, ""]);
+      const result = JSON.parse(stdout);
+      assertEquals([result.guests, result.grants, result.abi], [2, grants, `${abi}-abi`]);
+      assertEquals(result.phases.map(({ requests }: { requests: number }) => requests), [1000, 48]);
+      assertEquals(result.phases[1].verifiedSectors, 2 * 2048);
+    });
+  }
+}
+
+Deno.test("dry-run only reads a given image, with no more than the permissions it documents", () =>
+  inDirectory(async (path) => {
+    const image = `${path}/a.img`;
+    const before = randomImage(image, 1 << 20);
+    const root = new URL("../../", import.meta.url).pathname;
+    const permissions = [`--allow-read=${root},${path}`, `--allow-write=${path}`];
+    const { status, stdout, stderr } = await xenblk(["dry-run", image, "--requests=500", "--json"], { permissions });
+    assertEquals([status, stderr], [0, ""]);
+    assertEquals(JSON.parse(stdout).imageSectorsVerified, 2048);
+    assertEquals(Deno.readFileSync(image), before);
+  }));
+
+Deno.test("dry-run --write writes a given image and checks the rest of it too", () =>
+  inDirectory(async (path) => {
+    const image = `${path}/a.img`;
+    const before = randomImage(image, 1 << 20);
+    const args = ["dry-run", image, "--write", "--requests=8", "--mix=0", "--block-sizes=4K", "--json"];
+    const { status, stdout } = await xenblk(args);
+    assertEquals([status, JSON.parse(stdout).imageSectorsVerified], [0, 2048]);
+    const after = Deno.readFileSync(image);
+    let changed = 0;
+    for (let at = 0; at < after.length; at += 512) if (after[at + 9] !== before[at + 9]) changed += 512;
+    assertGreater(changed, 0);
+    assert(changed <= 8 * 4096, "more was written than was asked for");
+  }));
+
+Deno.test("dry-run ends with 1 and the first miscompare when the image changes under it", () =>
+  inDirectory(async (path) => {
+    const image = `${path}/a.img`;
+    randomImage(image, 64 * 1024);
+    const child = startXenblk(["dry-run", image, "--seconds=1.5"]);
+    await new Promise((resolve) => setTimeout(resolve, 700));
+    randomImage(image, 64 * 1024);
+    const { code, stdout, stderr } = await child.output();
+    assertEquals(code, 1);
+    assertMatch(new TextDecoder().decode(stdout), /\nFailed\.\n$/);
+    assertMatch(new TextDecoder().decode(stderr), /^xenblk: Cannot verify raw:.*: sector \d+ read back as .*expected /);
+  }));
+
+Deno.test("dry-run ends early by INT, verified as far as it went, and removes its image", () =>
+  inDirectory(async (path, env) => {
+    const child = startXenblk(["dry-run", "--seconds=60", "--size=1M"], { env });
+    while (entries(path).length === 0) await new Promise((resolve) => setTimeout(resolve, 20));
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    child.kill("SIGINT");
+    const { code, stdout } = await child.output();
+    assertEquals(code, 0);
+    assertMatch(new TextDecoder().decode(stdout), /\nStopped early\. Verified: \d+ sectors/);
+    assertEquals(entries(path), []);
+  }));
+
+Deno.test("dry-run refuses what makes no sense, with 2, and what cannot be served, with 1", async (context) => {
+  const cases: readonly (readonly [readonly string[], number, string])[] = [
+    [["--write"], 2, "Cannot use --write without IMAGE"],
+    [["--guests=2", "a.img"], 2, "Cannot use --guests with IMAGE"],
+    [["--block-sizes=1000"], 2, "Cannot use --block-sizes=1000: it takes sizes between commas"],
+    [["--depth=33"], 2, "Cannot use --depth=33: it takes a whole number from 1 to 32"],
+    [["--size=100"], 2, "Cannot use --size=100: it takes a size"],
+    [["--abi=ia64"], 2, "Cannot use --abi=ia64: it takes one of x86_64, x86_32, arm"],
+    [["/"], 1, "Cannot open image /: it is a directory"],
+    [["/no/such.img"], 1, "Cannot open image /no/such.img: there is no such file"],
+  ];
+  for (const [args, status, message] of cases) {
+    await context.step(args.join(" "), async () => {
+      const outcome = await xenblk(["dry-run", ...args]);
+      assertEquals([outcome.status, outcome.stdout], [status, ""]);
+      assertStringIncludes(outcome.stderr, message);
+      assertEquals(outcome.stderr.trimEnd().split("\n").length, 1);
+    });
+  }
+});
+
+Deno.test("block sizes are a list or a range of sectors up to eleven pages", () => {
+  assertEquals(parseBlockSizes("4K"), [4096]);
+  assertEquals(parseBlockSizes("512,44K"), [512, 45056]);
+  assertEquals(parseBlockSizes("512-44K"), { min: 512, max: 45056 });
+  for (const bad of ["", "0", "44.5K", "45K", "8K-4K", "512-", "4K-8K-16K", "4K,,8K", "x"]) {
+    assertEquals(parseBlockSizes(bad), undefined, bad);
+  }
+});
+
+/** A load of ten reads in which nothing went wrong. */
+function outcome(parts: Partial<LoadOutcome> = {}): LoadOutcome {
+  return {
+    reads: 10,
+    writes: 0,
+    barriers: 0,
+    flushes: 0,
+    bytesRead: 40960,
+    bytesWritten: 0,
+    errors: 0,
+    errorsByKind: {},
+    verifiedSectors: 80,
+    uncheckedSectors: 0,
+    miscompares: 0,
+    firstMiscompare: undefined,
+    protocolErrors: 0,
+    firstProtocolError: undefined,
+    unanswered: 0,
+    notificationsSent: 1,
+    notificationsSaved: 0,
+    elapsedMs: 10,
+    latency: new Histogram().summary(),
+    ...parts,
+  };
+}
+
+Deno.test("whatever is wrong with a load or an image is a fault, and the first is told", () => {
+  const miscompare = { sector: 7, expected: "write 3", got: "zeroes" };
+  const verdict = { verifiedSectors: 1, uncheckedSectors: 0, miscompares: 2, firstMiscompare: miscompare };
+  assertEquals(faultOf([outcome()], [undefined]), undefined);
+  assertEquals(
+    faultOf([outcome(), outcome({ miscompares: 4, firstMiscompare: miscompare })], []),
+    "sector 7 read back as zeroes, expected write 3 (4 sectors differ)",
+  );
+  assertEquals(
+    faultOf([outcome({ errors: 2, errorsByKind: { "write -1": 2 } })], []),
+    "requests failed: 2 of write -1",
+  );
+  assertEquals(faultOf([outcome({ unanswered: 3 })], []), "3 requests were never answered");
+  const broken = outcome({ protocolErrors: 1, firstProtocolError: "an unknown id" });
+  assertEquals(faultOf([broken], []), "the backend broke the protocol: an unknown id");
+  assertEquals(
+    faultOf([outcome()], [undefined, verdict]),
+    "sector 7 of the image file holds zeroes, expected write 3 (2 sectors differ)",
+  );
+});
+
+Deno.test("a phase sums its loads over the time it took", () => {
+  const histogram = new Histogram();
+  for (const us of [100, 200, 300, 400]) histogram.record(us * 1000);
+  const phase = phaseOf("random", [{ outcome: outcome(), histogram }, { outcome: outcome(), histogram }], 1000);
+  assertEquals([phase.requests, phase.bytes, phase.iops, phase.mbPerSecond], [20, 81920, 20, 0.08192]);
+  assert(Math.abs(phase.latencyUs.p50 - 200) <= 7, `p50 is ${phase.latencyUs.p50}`);
+  const result = {
+    image: "null:1M",
+    sizeBytes: 1 << 20,
+    guests: 2,
+    abi: "arm-abi",
+    grants: "map",
+    seed: 3,
+    interrupted: true,
+    phases: [{ ...phase, verifiedSectors: 0 }],
+    imageSectorsVerified: 0,
+    fault: undefined,
+  };
+  assertStringIncludes(renderResult(result), "null:1M (1.0 MiB), 2 guests, arm-abi, grants map, seed 3\n");
+  assertMatch(renderResult(result), /\nStopped early\. Done; nothing was verified\.\n$/);
+});
