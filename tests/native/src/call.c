@@ -75,8 +75,9 @@ static int domctl(struct machine *m, struct xen_domctl *op)
         return -1;
     }
     machine_lock(m);
-    /* Up to 4.17 the hypercall finds the next domain, later only the one that is asked for. */
     int slot = next_domain(m, op->domain);
+    /* Up to Xen 4.17 the hypercall finds the next domain, later only the one that is asked for. */
+    if (XEN_DOMCTL_INTERFACE_VERSION > 0x15 && slot >= 0 && m->domains[slot].domid != op->domain) slot = -1;
     if (slot >= 0) {
         describe(&m->domains[slot], &op->u.getdomaininfo);
         op->domain = m->domains[slot].domid;

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
  * Preloaded into xenstored (LD_PRELOAD): /proc/xen/xsd_port and /proc/xen/xsd_kva become the files of those names in
- * XENBLK_FAKE_DIR, which hold domain 0's event-channel port and its ring page. All else opens as asked.
+ * XENBLK_FAKE_DIR, which hold domain 0's event-channel port and its ring page, and so does its directory under
+ * /var/lib/xen, whose place is fixed from Xen 4.20 on. All else opens as asked.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -12,6 +13,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 
 /* A test that is killed takes its xenstored along. */
@@ -19,10 +21,14 @@ __attribute__((constructor)) static void die_with_parent(void) { prctl(PR_SET_PD
 
 static const char *redirect(const char *path, char *buffer, size_t size)
 {
+    static const char *const prefixes[] = { "/proc/xen/xsd_", "/var/lib/xen/xenstore" };
     const char *directory = getenv("XENBLK_FAKE_DIR");
-    if (directory == NULL || strncmp(path, "/proc/xen/xsd_", 14) != 0) return path;
-    snprintf(buffer, size, "%s/%s", directory, path + strlen("/proc/xen/"));
-    return buffer;
+    for (size_t i = 0; directory != NULL && i < sizeof prefixes / sizeof prefixes[0]; i++) {
+        if (strncmp(path, prefixes[i], strlen(prefixes[i])) != 0) continue;
+        snprintf(buffer, size, "%s/%s", directory, path + (strrchr(prefixes[i], '/') + 1 - prefixes[i]));
+        return buffer;
+    }
+    return path;
 }
 
 /* The next definition of a function, as a function of the same type. */
@@ -68,3 +74,9 @@ OPENAT(openat)
 OPENAT(openat64)
 FOPEN(fopen)
 FOPEN(fopen64)
+
+int mkdir(const char *path, mode_t mode)
+{
+    char buffer[4096];
+    return REAL(mkdir)(redirect(path, buffer, sizeof buffer), mode);
+}
