@@ -1,9 +1,42 @@
 /**
- * The library's public face: re-exports only. What a program needs that embeds the backend, or that brings its own
- * hypervisor, disk or storage engine.
+ * The library's public face, re-exports only: what a program needs that embeds the backend, attaches disks, or brings
+ * its own hypervisor, data plane or disks. The command is cli.ts.
+ *
+ * A backend is made of four parts: a {@linkcode Platform} ({@linkcode openPlatform}), an {@linkcode IoPool} that makes
+ * file calls, a {@linkcode WorkerDataPlane} that serves rings, and a {@linkcode BackendKind} that follows xenstore and
+ * connects devices.
  *
  * @module
  */
 
 export * from "./lib/errors.ts";
 export * from "./lib/hypervisor.ts";
+export { openPlatform } from "./platform.ts";
+
+export type { AbiName } from "./lib/blkif/abi.ts";
+export { type Clock, SYSTEM_CLOCK } from "./lib/clock.ts";
+export { createLogger, type Logger, type LogLevel, SILENT, startLogging } from "./lib/log.ts";
+
+export * from "./lib/storage/disk.ts";
+export { IoPool, type IoPoolOptions, type PoolAttachment, type PoolFile } from "./lib/storage/io_pool.ts";
+export type { FileIdentity, ImageFile } from "./lib/storage/image_file.ts";
+export { type OpenContext, openDisk } from "./lib/storage/open.ts";
+export { type ImageSpec, parseImage } from "./lib/storage/spec.ts";
+
+export * from "./lib/dataplane/types.ts";
+export { type QueueStats, STAT } from "./lib/dataplane/stats.ts";
+export { WorkerDataPlane, type WorkerDataPlaneOptions } from "./lib/dataplane/worker_dataplane.ts";
+
+export { BackendKind, type BackendKindOptions, ownDomain } from "./lib/backend/kind.ts";
+export type { CloseOptions } from "./lib/backend/device.ts";
+export { DEFAULT_SETTINGS, type DeviceSettings } from "./lib/backend/settings.ts";
+export type { DeviceStatus } from "./lib/backend/status.ts";
+
+export { attachDevice, type AttachRequest, removeDevice, waitForConnected } from "./lib/toolstack/attach.ts";
+export { detachDevice, type DetachOptions, findDevice } from "./lib/toolstack/detach.ts";
+export { type DomainInfo, listDomains, resolveDomain } from "./lib/toolstack/domains.ts";
+export { type DeviceListing, listDevices } from "./lib/toolstack/list.ts";
+export type { WaitOptions } from "./lib/toolstack/wait.ts";
+export { type DeviceAddress, parseBackendPath } from "./lib/xenbus/paths.ts";
+export type { Protocol } from "./lib/xenbus/negotiate.ts";
+export { formatVdev, parseVdev } from "./lib/xenbus/vdev.ts";

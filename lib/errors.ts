@@ -25,10 +25,14 @@ export interface XenblkErrorOptions extends ErrorOptions {
  * `Cannot open image /a/b.img: it is a directory`.
  */
 export class XenblkError extends Error {
+  /** Tells it from other errors. */
   override readonly name: string = "XenblkError";
+  /** Decides the exit status. */
   readonly kind: ErrorKind;
+  /** What the reader can do about it, if anything. */
   readonly remedy: string | undefined;
 
+  /** Without options it is of kind `failed` and has no remedy. */
   constructor(message: string, options: XenblkErrorOptions = {}) {
     super(message, options);
     this.kind = options.kind ?? "failed";

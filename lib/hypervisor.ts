@@ -8,7 +8,8 @@
  * every Worker of the process, and {@linkcode MemorySpace.view} turns it into bytes.
  */
 
-declare const brand: unique symbol;
+/** Makes the number types below different from each other and from plain numbers; there is no such value. */
+export declare const brand: unique symbol;
 
 /** A domain id, 0 to 0x7FEF (xen.h: DOMID_FIRST_RESERVED is 0x7FF0). */
 export type DomId = number & { readonly [brand]: "DomId" };
@@ -18,11 +19,13 @@ export type GrantRef = number & { readonly [brand]: "GrantRef" };
 export type EvtchnPort = number & { readonly [brand]: "EvtchnPort" };
 
 /** Bytes of a page, and of a grant: XEN_PAGE_SIZE. */
-export const PAGE_SIZE_BYTES = 4096;
+export const PAGE_SIZE_BYTES: number = 4096;
 
 /** Bytes at an address. The view is made once, with the memory; it dies with it. */
 export interface Memory {
+  /** See the head of this file; only whoever made the memory may compute with it. */
   readonly address: number;
+  /** The bytes themselves. */
   readonly view: Uint8Array;
 }
 
@@ -39,7 +42,9 @@ export interface MemorySpace {
 
 /** A failed grant operation: `status` is a negative errno, or a GNTST_* value of grant_table.h. */
 export class GrantError extends Error {
+  /** Tells it from other errors. */
   override readonly name = "GrantError";
+  /** `status` is kept as it is. */
   constructor(message: string, readonly status: number) {
     super(message);
   }
@@ -70,9 +75,11 @@ export interface GrantTable extends Disposable {
 
 /** Grant copies that go to the hypervisor in one call (GNTTABOP_copy). Made once, used for every batch. */
 export interface GrantCopyBatch extends Disposable {
+  /** Segments that fit. */
   readonly capacity: number;
   /** Segments added since {@linkcode clear}. */
   readonly length: number;
+  /** Forgets all segments. */
   clear(): void;
   /** Adds a copy of guest bytes to local memory. `offsetBytes + lengthBytes <= 4096`. */
   addFromGuest(ref: number, offsetBytes: number, localAddress: number, lengthBytes: number): void;
@@ -88,7 +95,7 @@ export interface GrantCopyBatch extends Disposable {
 }
 
 /** What {@linkcode EventChannels.take} returns when the event queue overflowed and was reset: look at every ring. */
-export const EVENTS_OVERFLOWED = -1;
+export const EVENTS_OVERFLOWED: number = -1;
 
 /** Event channels between this domain and others (libxenevtchn's xenevtchn_handle). One thread's. */
 export interface EventChannels extends Disposable {
@@ -98,6 +105,7 @@ export interface EventChannels extends Disposable {
   bindUnbound(remoteDomain: DomId): EvtchnPort;
   /** Raises the other end's event. Several before it looks merge into one. */
   notify(port: EvtchnPort): void;
+  /** Gives the port back; the other end is left unbound for us again. */
   unbind(port: EvtchnPort): void;
   /**
    * Takes (and unmasks) the ports that fired since the last call, into `ports`, without waiting.
@@ -123,7 +131,9 @@ export interface GrantShares extends Disposable {
  * the simulated side, where the word itself is waited on). Structured-cloneable.
  */
 export interface WakeToken {
+  /** Says whether the sleeper sleeps; see park_word.ts. */
   readonly word: SharedArrayBuffer;
+  /** The eventfd to write when it sleeps, or -1. */
   readonly fd: number;
 }
 
@@ -137,6 +147,7 @@ export interface Waker {
 export interface Parker extends Disposable {
   /** Makes events of these channels end a park. */
   watch(events: EventChannels): void;
+  /** Undoes {@linkcode watch}; before the channels are disposed. */
   unwatch(events: EventChannels): void;
   /** Sleeps until an event, a wake or the timeout; -1 is for ever. Returns at once if woken since the last park. */
   park(timeoutMs: number): void;
@@ -149,16 +160,21 @@ export type PlatformDescriptor =
 
 /** A hypervisor as one domain's process sees it. Opened once a thread; everything is opened lazily. */
 export interface Platform {
+  /** Opens the same platform in another Worker. */
   readonly descriptor: PlatformDescriptor;
+  /** Private memory of this process. */
   readonly memory: MemorySpace;
   /** A handle for the grants of one guest domain. */
   openGrantTable(guest: DomId): GrantTable;
   /** A handle for the event channels with one other domain. */
   openEventChannels(other: DomId): EventChannels;
+  /** The frontend's side: for simulated guests and tests. */
   openGrantShares(): GrantShares;
   /** Made by the control plane, given to the Worker that parks and to all that wake it. */
   createWakeToken(): WakeToken & Disposable;
+  /** Belongs to the thread that will sleep. */
   openParker(token: WakeToken): Parker;
+  /** For any thread that knows the token. */
   openWaker(token: WakeToken): Waker;
   /** Milliseconds of a monotonic clock. */
   now(): number;
@@ -166,14 +182,19 @@ export interface Platform {
 
 /** One entry of a node's permissions: entry 0 is the owner, and its access is everybody else's default. */
 export interface XenstorePermission {
+  /** Whom the entry is about. */
   readonly domain: DomId;
+  /** May read the value and list the children. */
   readonly read: boolean;
+  /** May write the value and make children. */
   readonly write: boolean;
 }
 
 /** A failed xenstore operation. A missing node is no error on reading: it reads as undefined. */
 export class XenstoreError extends Error {
+  /** Tells it from other errors. */
   override readonly name = "XenstoreError";
+  /** `code` is a symbolic errno. */
   constructor(
     message: string,
     /** EACCES: not permitted. EINVAL: not a path. ENOSPC, E2BIG: quota. EDISCONNECTED: xenstored is gone. */
@@ -195,10 +216,13 @@ export interface XenstoreOperations {
   list(path: string): string[] | undefined;
   /** Writes, and creates the node and its missing parents. */
   write(path: string, value: string): void;
+  /** Makes an empty node and its missing parents; a node that is there stays as it is. */
   makeDirectory(path: string): void;
   /** Removes a node and all below it. False if there was none. */
   remove(path: string): boolean;
+  /** The node's permissions, the owner's first, or undefined if there is no such node. */
   permissions(path: string): XenstorePermission[] | undefined;
+  /** Replaces the node's permissions; those of nodes below stay. */
   setPermissions(path: string, permissions: readonly XenstorePermission[]): void;
 }
 
@@ -213,6 +237,7 @@ export interface Xenstore extends XenstoreOperations, Disposable {
   watch(path: string): XenstoreWatch;
   /** `/local/domain/<domid>`. */
   domainPath(domain: DomId): string;
+  /** Whether xenstored knows the domain: it has been made and has not ended. */
   isDomainIntroduced(domain: DomId): boolean;
   /** Resolves, once, with the reason when the connection is lost. */
   readonly lost: Promise<string>;

@@ -14,11 +14,17 @@ export type GrantMode = "copy" | "map" | "map-each";
 export interface QueueSpec {
   /** For log lines: `vbd3/5/51712 queue 0`. */
   readonly label: string;
+  /** Whose ring it is. */
   readonly guest: DomId;
+  /** The ring's pages, in order. */
   readonly ringRefs: readonly GrantRef[];
+  /** The port that the guest left unbound for us. */
   readonly eventChannel: EvtchnPort;
+  /** Layout of requests and responses. */
   readonly abi: AbiName;
+  /** Stays open until the queue is closed. */
   readonly disk: Disk;
+  /** How guest data is reached. */
   readonly grants: GrantMode;
   /** Most requests in flight, at most the ring's slots; absent: the ring's slots. */
   readonly maxRequests?: number;

@@ -11,11 +11,13 @@ import type { DataPlane, QueueHandle, QueueSpec } from "./types.ts";
 
 /** What a data plane is started with. */
 export interface WorkerDataPlaneOptions {
+  /** Opened anew in each Worker, by its descriptor. */
   readonly platform: Platform;
   /** Most reactors, that is Workers; they start as queues come. */
   readonly workers: number;
   /** Called before a reactor opens its first queue: engines with threads of their own learn whom to wake. */
   readonly addLane: (lane: number, token: WakeToken) => Promise<void>;
+  /** Hears what an operator should know and nobody waits to hear. */
   readonly warn: (message: string) => void;
 }
 
@@ -181,6 +183,7 @@ export class WorkerDataPlane implements DataPlane {
   readonly #lanes: Lane[] = [];
   #lastId = 0;
 
+  /** Starts nothing yet. */
   constructor(options: WorkerDataPlaneOptions) {
     this.#options = options;
   }
@@ -195,6 +198,7 @@ export class WorkerDataPlane implements DataPlane {
     return await this.#lanes[lane]!.reactor.open(++this.#lastId, request);
   }
 
+  /** Closes all queues and ends the Workers. */
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(
       this.#lanes.splice(0).map(async ({ reactor, usable }) => {

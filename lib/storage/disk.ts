@@ -6,16 +6,20 @@
 import type { Memory, MemorySpace } from "../hypervisor.ts";
 
 /** Negative errno values that channels complete with; the values are Linux's. */
-export const EIO = -5;
+export const EIO: number = -5;
 
 /** Which engine serves a disk. `auto` takes the fastest that this machine allows. */
 export type EngineName = "auto" | "file" | "memory" | "null";
 
 /** How a disk is to be opened. `target` is what follows the format: a path, or a size for memory and null. */
 export interface DiskRequest {
+  /** `raw`, `memory` or `null`, or another spelling that spec.ts knows. */
   readonly format: string;
+  /** A path, or a size. */
   readonly target: string;
+  /** Opened without the right to write. */
   readonly readOnly: boolean;
+  /** Must fit the format, unless it is `auto`. */
   readonly engine: EngineName;
 }
 
@@ -23,8 +27,11 @@ export interface DiskRequest {
 export interface DiskProperties {
   /** Size in 512-byte sectors, whatever the logical sector size. */
   readonly sectors: number;
+  /** Smallest unit of I/O; 512 unless asked otherwise. */
   readonly logicalSectorBytes: number;
+  /** Smallest unit that is cheap to write. */
   readonly physicalSectorBytes: number;
+  /** Writes are refused before they reach a channel. */
   readonly readOnly: boolean;
 }
 
@@ -33,12 +40,15 @@ export interface DiskProperties {
  * the implementation, the rest is its own.
  */
 export interface DiskAttachment {
+  /** Picks the implementation. */
   readonly engine: string;
+  /** The implementation's own. */
   readonly [detail: string]: unknown;
 }
 
 /** A disk that the control plane opened. Closing waits until no engine thread has the image open. */
 export interface Disk extends AsyncDisposable {
+  /** Fixed as long as the disk is open. */
   readonly properties: DiskProperties;
   /** For people: `raw:/path (1.0 GiB, read-only, engine file)`. */
   readonly description: string;
@@ -51,7 +61,9 @@ export interface Disk extends AsyncDisposable {
  * opened the channel and may change between operations; the entries of an operation stay until it completes.
  */
 export interface IoVectors {
+  /** Where each entry begins. */
   readonly addresses: Float64Array;
+  /** Bytes of each entry. */
   readonly lengths: Uint32Array;
 }
 
@@ -59,6 +71,7 @@ export interface IoVectors {
 export interface ChannelOptions {
   /** Most operations in flight; tags are 0 to depth - 1. */
   readonly depth: number;
+  /** Named by index in {@linkcode IoChannel.read} and write. */
   readonly vectors: IoVectors;
   /** Turns any address in `vectors` into bytes. */
   readonly memory: MemorySpace;
@@ -77,6 +90,7 @@ export interface IoChannel extends Disposable {
   readonly inFlight: number;
   /** Reads into `vectors[first..first+count)` from `offsetBytes` on. */
   read(tag: number, offsetBytes: number, first: number, count: number): void;
+  /** Writes `vectors[first..first+count)` from `offsetBytes` on. */
   write(tag: number, offsetBytes: number, first: number, count: number): void;
   /** Makes all writes that completed before this call durable (fdatasync). */
   flush(tag: number): void;

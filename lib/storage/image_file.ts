@@ -8,14 +8,19 @@ import { XenblkError } from "../errors.ts";
 
 /** What tells one file from another as long as somebody has it open. */
 export interface FileIdentity {
+  /** The device that holds it. */
   readonly device: number;
+  /** Its number there. */
   readonly inode: number;
 }
 
 /** A file that was looked at. Structured-cloneable. */
 export interface ImageFile {
+  /** Where it was opened; absolute or relative to the process. */
   readonly path: string;
+  /** Opened without the right to write. */
   readonly readOnly: boolean;
+  /** What was opened there: a path can come to name another file. */
   readonly identity: FileIdentity;
   /** See {@linkcode allocateShared}. */
   readonly shared: SharedArrayBuffer;

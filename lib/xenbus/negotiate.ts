@@ -9,11 +9,11 @@ import type { EvtchnPort, GrantRef } from "../hypervisor.ts";
 import { MAX_U32, parseDecimal, quoted } from "./decimal.ts";
 import type { Offer } from "./features.ts";
 
-/** The ABIs that a frontend can name in `protocol` (protocols.h). */
-export const PROTOCOLS = ["x86_64-abi", "x86_32-abi", "arm-abi"] as const;
+/** An ABI as a frontend names it in `protocol` (protocols.h). */
+export type Protocol = "x86_64-abi" | "x86_32-abi" | "arm-abi";
 
-/** One of {@linkcode PROTOCOLS}. */
-export type Protocol = typeof PROTOCOLS[number];
+/** All of them. */
+export const PROTOCOLS = ["x86_64-abi", "x86_32-abi", "arm-abi"] as const satisfies readonly Protocol[];
 
 /** One ring that the frontend granted. */
 export interface QueueParameters {

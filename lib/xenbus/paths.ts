@@ -17,6 +17,7 @@ export interface DeviceAddress {
   readonly backendDomain: DomId;
   /** The backend's kind: `vbd3`, `qdisk`, `vbd`, or one of ours. */
   readonly kind: string;
+  /** The guest. */
   readonly frontendDomain: DomId;
   /** The virtual device number; see vdev.ts. */
   readonly vdev: number;
