@@ -78,6 +78,7 @@ for (const grants of GRANT_MODES) {
       assertClean(received(outcome), backend.messages);
       assertEquals(outcome.reads + outcome.writes + outcome.barriers + outcome.flushes, REQUESTS);
       assert(outcome.flushes > 0 && outcome.barriers > 0);
+      assert(outcome.verifiedSectors > REQUESTS / 4, `only ${outcome.verifiedSectors} sectors verified`);
       await detach(xen, device);
       const verdict = await disk.verify(image);
       assertEquals(verdict.miscompares, 0);
