@@ -25,6 +25,12 @@ export class GuestDisk {
     return this.guest.order({ verb: "start-load", disk: this.path, spec, defiant });
   }
 
+  /** A load that fills in and verifies nothing: the guest costs as little as it can, for measuring. */
+  async measure(spec: LoadSpec): Promise<LoadOutcome> {
+    await this.guest.order({ verb: "start-load", disk: this.path, spec, defiant: false, unverified: true });
+    return await this.finishLoad();
+  }
+
   finishLoad(): Promise<LoadOutcome> {
     return this.guest.order({ verb: "finish-load", disk: this.path });
   }
@@ -45,6 +51,11 @@ export class GuestDisk {
   verify(image: string): Promise<ImageVerdict> {
     return this.guest.order({ verb: "verify", disk: this.path, image });
   }
+}
+
+/** How large a guest's rings are; see FrontendOptions. */
+export interface RingShape {
+  readonly ringPages?: number;
 }
 
 interface Awaited {
@@ -73,9 +84,18 @@ export class GuestProcess implements AsyncDisposable {
     this.#reading = this.#read();
   }
 
+  get pid(): number {
+    return this.#child.pid;
+  }
+
   /** A disk whose frontend nodes the toolstack wrote. */
-  async disk(path: string, abi: AbiName = "x86_64-abi", override: Record<string, string> = {}): Promise<GuestDisk> {
-    await this.order({ verb: "open", disk: path, abi, override });
+  async disk(
+    path: string,
+    abi: AbiName = "x86_64-abi",
+    override: Record<string, string> = {},
+    shape: RingShape = {},
+  ): Promise<GuestDisk> {
+    await this.order({ verb: "open", disk: path, abi, override, shape });
     return new GuestDisk(this, path);
   }
 

@@ -13,6 +13,7 @@ import { LoadThread } from "../../../lib/sim/load_thread.ts";
 import { type LoadOutcome, type LoadSpec, loadTarget } from "../../../lib/sim/load_types.ts";
 import { verifyImageFile } from "../../../lib/sim/verify_image.ts";
 import { openNativePlatform } from "../../../ffi/platform.ts";
+import type { RingShape } from "./guest.ts";
 
 const platform = openNativePlatform();
 let store: Xenstore = platform.openXenstore();
@@ -23,14 +24,24 @@ class GuestDisk {
   #model: DiskModel | undefined;
   #loading: Promise<LoadOutcome> | undefined;
 
-  private constructor(thread: LoadThread, path: string, abi: AbiName, override: Record<string, string>) {
+  private constructor(thread: LoadThread, { disk, abi, override, shape }: Order) {
     this.#thread = thread;
     const quiesce = (): Promise<void> => thread.quiesce();
-    this.#frontend = new SimulatedFrontend({ platform, store, path, abi, override, endpoint: thread, quiesce });
+    const path = disk;
+    this.#frontend = new SimulatedFrontend({
+      ...shape,
+      platform,
+      store,
+      path,
+      abi,
+      override,
+      endpoint: thread,
+      quiesce,
+    });
   }
 
-  static async open(path: string, abi: AbiName, override: Record<string, string>): Promise<GuestDisk> {
-    return new GuestDisk(await LoadThread.start(platform), path, abi, override);
+  static async open(order: Order): Promise<GuestDisk> {
+    return new GuestDisk(await LoadThread.start(platform), order);
   }
 
   async connect(seed: number): Promise<unknown> {
@@ -43,11 +54,12 @@ class GuestDisk {
     await this.#frontend.reconnect();
   }
 
-  /** A defiant load writes even if the backend said that the disk is read-only. */
-  startLoad(spec: LoadSpec, defiant: boolean): void {
+  /** A defiant load writes even if the backend said that the disk is read-only; an unverified one only moves data. */
+  startLoad({ spec, defiant, unverified }: Order): void {
     const target = loadTarget(this.#frontend.connection!);
     const disk = defiant ? { ...target.disk, readOnly: false } : target.disk;
-    this.#loading = this.#thread.run({ ...target, disk }, spec, this.#model).outcome;
+    const model = unverified === true ? undefined : this.#model;
+    this.#loading = this.#thread.run({ ...target, disk }, spec, model).outcome;
     this.#loading.catch(() => {});
   }
 
@@ -84,8 +96,10 @@ interface Order {
   readonly seed: number;
   readonly spec: LoadSpec;
   readonly defiant: boolean;
+  readonly unverified?: boolean;
   readonly image: string;
   readonly override: Record<string, string>;
+  readonly shape: RingShape;
 }
 
 async function obey(order: Order): Promise<unknown> {
@@ -94,7 +108,7 @@ async function obey(order: Order): Promise<unknown> {
     return disks.forEach((disk) => disk.useStore());
   }
   if (order.verb === "open") {
-    disks.set(order.disk, await GuestDisk.open(order.disk, order.abi, order.override));
+    disks.set(order.disk, await GuestDisk.open(order));
     return undefined;
   }
   const disk = disks.get(order.disk)!;
@@ -104,7 +118,7 @@ async function obey(order: Order): Promise<unknown> {
     case "reconnect":
       return await disk.reconnect();
     case "start-load":
-      return disk.startLoad(order.spec, order.defiant);
+      return disk.startLoad(order);
     case "finish-load":
       return await disk.finishLoad();
     case "stop-load":
