@@ -1,0 +1,84 @@
+/**
+ * What is built when: each thing in the cache carries the digest of what it was made from (scripts, package versions,
+ * the things below it) and is made anew only when that changes. It must not know how anything is made.
+ */
+
+import { digest, shell } from "./shell.ts";
+
+/** Something in the cache. */
+interface Built {
+  readonly path: string;
+  readonly key: string;
+}
+
+/** Makes what a boot needs, in a cache. */
+export class Builder {
+  readonly #cache: string;
+  #fio: Promise<Built> | undefined;
+  #deno: Promise<Built> | undefined;
+
+  constructor(cache: string) {
+    this.#cache = cache;
+  }
+
+  /** Installs what the machine lacks. */
+  async hostPackages(): Promise<void> {
+    await shell("build/host_packages.sh", [], 600);
+  }
+
+  /** The folder with a suite's images. */
+  async images(suite: string): Promise<string> {
+    this.#fio ??= this.#makeFio();
+    this.#deno ??= this.#make("deno", [], [Deno.version.deno], "build/deno.sh", (out) => [Deno.version.deno, out]);
+    const [base, fio, deno] = await Promise.all([this.#base(suite), this.#fio, this.#deno]);
+    const scripts = ["build/common.sh", "build/images.sh", "build/kernel.sh", "dom0/initramfs-init", "guest/init"];
+    const below = [base.key, fio.key, deno.key];
+    const args = (out: string): string[] => [base.path, fio.path, deno.path, out];
+    return (await this.#make(suite, scripts, below, "build/images.sh", args)).path;
+  }
+
+  async #makeFio(): Promise<Built> {
+    const args = (out: string): string[] => [this.#cache, out];
+    return await this.#make("fio", ["build/common.sh", "build/fio.sh"], [], "build/fio.sh", args);
+  }
+
+  async #base(suite: string): Promise<Built> {
+    const versions = await shell("build/versions.sh", [suite, this.#cache], 120);
+    const scripts = ["build/common.sh", "build/suite.sh", "build/base.sh"];
+    return await this.#make(`base-${suite}`, scripts, [versions], "build/base.sh", (out) => [suite, this.#cache, out]);
+  }
+
+  /** Makes a thing unless the cache has it with the same key. */
+  async #make(
+    name: string,
+    scripts: readonly string[],
+    inputs: readonly string[],
+    script: string,
+    args: (out: string) => string[],
+  ): Promise<Built> {
+    const path = `${this.#cache}/${name}`;
+    const key = await digest(scripts, inputs);
+    if (await readText(`${path}.key`) === key) return { path, key };
+    await remove(`${path}.key`);
+    await shell(script, args(path), 900);
+    await Deno.writeTextFile(`${path}.key`, key);
+    return { path, key };
+  }
+}
+
+async function readText(path: string): Promise<string | undefined> {
+  try {
+    return await Deno.readTextFile(path);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
+async function remove(path: string): Promise<void> {
+  try {
+    await Deno.remove(path, { recursive: true });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+}

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# Cuts a suite's images from its base: the hypervisor, the kernel as an ELF file, dom0's initramfs and root image, and
+# the guest's initramfs. Usage: images.sh BASE FIO DENO OUT
+here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+source "$here/common.sh"
+source "$here/kernel.sh"
+
+base="$1" fio="$2" deno="$3" out="$4"
+version="$(cat "$base/kernel-version")"
+work="$out.new"
+rm -rf "$out" "$work"
+mkdir -p "$work/tree"
+
+# What the scenarios expect in the root beside Debian's packages. The rest of dom0's init travels with the checkout.
+furnish_root() {
+  local root="$1"
+  install -m 755 "$deno" "$root/usr/local/bin/deno"
+  install -m 755 "$fio" "$root/usr/local/bin/fio"
+  mkdir -p "$root"/{payload,out,scratch,boot} "$root/usr/lib/modules"
+  copy_modules "$base/unpacked" "$version" "$root" crc32c_generic xen-gntdev xen-gntalloc xen-evtchn xen-privcmd xenfs \
+    xen-blkback xen-blkfront loop ext4 dm-flakey dm-delay dm-log-writes virtio_blk virtio_pci
+  cp "$work/vmlinux" "$work/guest.cpio" "$root/boot/"
+  rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/*
+}
+
+say "making the images of Linux $version"
+gunzip -c "$base"/unpacked/boot/xen-*.gz >"$work/xen"
+kernel_elf "$base"/unpacked/boot/vmlinuz-* "$work/vmlinux"
+dom0_initramfs "$base" "$version" "$here/../dom0/initramfs-init" "$work/tree/dom0" "$work/dom0.cpio"
+guest_initramfs "$base" "$version" "$here/../guest/init" "$fio" "$work/tree/guest" "$work/guest.cpio"
+cp -a "$base/root" "$work/tree/root"
+furnish_root "$work/tree/root"
+mke2fs -q -t ext4 -O ^has_journal -E root_owner=0:0 -d "$work/tree/root" "$work/root.ext4" 1400M >/dev/null
+rm -rf "$work/tree"
+mv "$work" "$out"

@@ -1,0 +1,20 @@
+#!/usr/bin/env bash
+# Packs what a run takes into dom0: the checkout as it stands, Deno's cache of its npm dependencies, the job's settings.
+# Usage: payload.sh CACHE OUT JOB-CONF
+source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+cache="$1" out="$2" conf="$3"
+top="$(cd "$(dirname "${BASH_SOURCE[0]}")/../../.." && pwd)"
+tree="$(mktemp -d "$cache/payload.XXXXXX")"
+trap 'rm -rf "$tree"' EXIT
+
+mkdir "$tree/project"
+(cd "$top" && git ls-files -z --cached --others --exclude-standard |
+  { while IFS= read -r -d '' file; do if [ -e "$file" ]; then printf '%s\0' "$file"; fi; done; } |
+  cpio --quiet --null -pdm "$tree/project")
+# The cache is filled by the same program that dom0 runs, so that it finds all it needs without a network.
+(cd "$tree/project" && DENO_DIR="$tree/deno-dir" DENO_NO_UPDATE_CHECK=1 "$cache/deno" install --quiet --frozen) ||
+  die "the npm dependencies of deno.json do not install"
+cp "$conf" "$tree/job.conf"
+rm -f "$out"
+mke2fs -q -t ext4 -O ^has_journal -E root_owner=0:0 -d "$tree" "$out" 200M

@@ -1,0 +1,20 @@
+# What differs between the two dom0 roots: the Xen version of a Debian suite, and the packages that make its root.
+# Sourced, never run.
+
+xen_version_of() {
+  case "$1" in
+    bookworm) echo 4.17 ;;
+    trixie) echo 4.20 ;;
+    *) echo "no Xen version is known for Debian suite $1" >&2; return 1 ;;
+  esac
+}
+
+# Packages that are installed into the dom0 root. qemu-system-xen is there as a peer (qdisk).
+root_packages() {
+  local xen
+  xen="$(xen_version_of "$1")"
+  echo "xen-utils-$xen xenstore-utils qemu-system-xen busybox-static e2fsprogs kmod procps strace"
+}
+
+# Packages that are only unpacked: their maintainer scripts would make an initramfs and a boot loader's menu.
+unpacked_packages() { echo "xen-hypervisor-$(xen_version_of "$1")-amd64"; }
