@@ -8,6 +8,9 @@ import type { Memory, MemorySpace } from "../hypervisor.ts";
 /** Negative errno values that channels complete with; the values are Linux's. */
 export const EIO: number = -5;
 
+/** What a channel without discard answers to one: Linux's EOPNOTSUPP. */
+export const EOPNOTSUPP = -95;
+
 /** Which engine serves a disk. `auto` takes the fastest that this machine allows. */
 export type EngineName = "auto" | "file" | "memory" | "null";
 
@@ -23,6 +26,16 @@ export interface DiskRequest {
   readonly engine: EngineName;
 }
 
+/** How a disk takes discards: bytes given back to what is below, which read as anything (mostly zeroes) afterwards. */
+export interface DiscardProperties {
+  /** What is given back at once; smaller discards may do nothing. A multiple of 512. */
+  readonly granularityBytes: number;
+  /** Where the first granule begins. */
+  readonly alignmentBytes: number;
+  /** Discarded data can be made unrecoverable on request. */
+  readonly secure: boolean;
+}
+
 /** What a disk is, as the frontend will be told. */
 export interface DiskProperties {
   /** Size in 512-byte sectors, whatever the logical sector size. */
@@ -33,6 +46,8 @@ export interface DiskProperties {
   readonly physicalSectorBytes: number;
   /** Writes are refused before they reach a channel. */
   readonly readOnly: boolean;
+  /** Absent: the disk takes no discards. */
+  readonly discard?: DiscardProperties;
 }
 
 /**
@@ -94,6 +109,11 @@ export interface IoChannel extends Disposable {
   write(tag: number, offsetBytes: number, first: number, count: number): void;
   /** Makes all writes that completed before this call durable (fdatasync). */
   flush(tag: number): void;
+  /**
+   * Gives bytes back, `secure` making them unrecoverable; without vectors. Completes with {@linkcode EOPNOTSUPP} where
+   * the disk's properties have no discard, or none that is secure.
+   */
+  discard(tag: number, offsetBytes: number, lengthBytes: number, secure: boolean): void;
   /** Starts what was queued since the last call. */
   submit(): void;
   /** Collects completions into {@linkcode tags} and {@linkcode results}; returns how many. */

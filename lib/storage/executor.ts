@@ -8,7 +8,7 @@ import { errnoOf, isTransient } from "./errno.ts";
 import type { MemoryViews } from "./views.ts";
 
 /** Kinds of operations, as they stand in a job. */
-export const OPERATION = { read: 0, write: 1, flush: 2 } as const;
+export const OPERATION = { read: 0, write: 1, flush: 2, discard: 3 } as const;
 /** One of {@linkcode OPERATION}. */
 export type Operation = (typeof OPERATION)[keyof typeof OPERATION];
 
@@ -29,6 +29,8 @@ export interface Executor extends Disposable {
     count: number,
     views: MemoryViews,
   ): number;
+  /** Gives bytes back; absent where that is not possible. As {@linkcode execute}, it returns and never throws. */
+  discard?(offsetBytes: number, lengthBytes: number, secure: boolean): number;
 }
 
 /** What an executor needs of a file: a `Deno.FsFile`, or a test's stand-in that fails as told. */

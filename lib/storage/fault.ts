@@ -50,15 +50,25 @@ export class FaultChannel implements IoChannel {
   }
 
   read(tag: number, offsetBytes: number, first: number, count: number): void {
-    if (this.#passes("read", tag, offsetBytes, first, count)) this.#inner.read(tag, offsetBytes, first, count);
+    if (this.#passes("read", tag, offsetBytes, this.#length(first, count))) {
+      this.#inner.read(tag, offsetBytes, first, count);
+    }
   }
 
   write(tag: number, offsetBytes: number, first: number, count: number): void {
-    if (this.#passes("write", tag, offsetBytes, first, count)) this.#inner.write(tag, offsetBytes, first, count);
+    if (this.#passes("write", tag, offsetBytes, this.#length(first, count))) {
+      this.#inner.write(tag, offsetBytes, first, count);
+    }
   }
 
   flush(tag: number): void {
-    if (this.#passes("flush", tag, 0, 0, 0)) this.#inner.flush(tag);
+    if (this.#passes("flush", tag, 0, 0)) this.#inner.flush(tag);
+  }
+
+  discard(tag: number, offsetBytes: number, lengthBytes: number, secure: boolean): void {
+    if (this.#passes("discard", tag, offsetBytes, lengthBytes)) {
+      this.#inner.discard(tag, offsetBytes, lengthBytes, secure);
+    }
   }
 
   submit(): void {
@@ -86,8 +96,11 @@ export class FaultChannel implements IoChannel {
     this.#inner[Symbol.dispose]();
   }
 
-  #passes(operation: OperationName, tag: number, offsetBytes: number, first: number, count: number): boolean {
-    const lengthBytes = vectorsLength(this.#vectors, first, count);
+  #length(first: number, count: number): number {
+    return vectorsLength(this.#vectors, first, count);
+  }
+
+  #passes(operation: OperationName, tag: number, offsetBytes: number, lengthBytes: number): boolean {
     const fault = this.#plan({ operation, tag, offsetBytes, lengthBytes });
     const heldReaps = fault?.heldReaps ?? 0;
     this.#heldReaps.set(tag, heldReaps);

@@ -4,7 +4,7 @@
  */
 
 import { XenblkError } from "../errors.ts";
-import type { ChannelOptions, IoChannel } from "./disk.ts";
+import { type ChannelOptions, EOPNOTSUPP, type IoChannel } from "./disk.ts";
 import { Doorbell } from "./doorbell.ts";
 import { OPERATION, type Operation } from "./executor.ts";
 import { BUSY_WORKERS, type ImageFile, joinFile, leaveFile, SLOW_VISITS } from "./image_file.ts";
@@ -141,6 +141,11 @@ class FileChannel implements IoChannel {
 
   flush(tag: number): void {
     this.#queue(tag, OPERATION.flush, 0, 0, 0);
+  }
+
+  /** Deno has no call for it. */
+  discard(tag: number): void {
+    this.#table.addCompleted(tag, EOPNOTSUPP);
   }
 
   submit(): void {

@@ -3,7 +3,7 @@
  * files where a test or a simulation is single-stepped. Results can be reaped right after submit(); nobody is woken.
  */
 
-import type { ChannelOptions, IoChannel, IoVectors } from "./disk.ts";
+import { type ChannelOptions, EOPNOTSUPP, type IoChannel, type IoVectors } from "./disk.ts";
 import { type Executor, OPERATION, type Operation } from "./executor.ts";
 import { OperationTable } from "./operations.ts";
 import { MemoryViews } from "./views.ts";
@@ -42,24 +42,32 @@ export class ImmediateChannel implements IoChannel {
     this.#table.add(tag, OPERATION.flush, 0, 0, 0);
   }
 
+  discard(tag: number, offsetBytes: number, lengthBytes: number, secure: boolean): void {
+    this.#table.addDiscard(tag, offsetBytes, lengthBytes, secure);
+  }
+
   submit(): void {
     const table = this.#table;
     for (let tag = table.next; tag !== -1; tag = table.next) {
       table.shift();
-      const operation = table.operation[tag] as Operation;
-      const offsetBytes = table.offsetBytes[tag]!;
-      table.complete(
-        tag,
-        this.#executor.execute(
-          operation,
-          offsetBytes,
-          this.#vectors,
-          table.first[tag]!,
-          table.count[tag]!,
-          this.#views,
-        ),
-      );
+      table.complete(tag, this.#carryOut(tag, table.operation[tag] as Operation, table.offsetBytes[tag]!));
     }
+  }
+
+  #carryOut(tag: number, operation: Operation, offsetBytes: number): number {
+    const table = this.#table;
+    const executor = this.#executor;
+    if (operation === OPERATION.discard) {
+      return executor.discard?.(offsetBytes, table.lengthBytes[tag]!, table.secure[tag] === 1) ?? EOPNOTSUPP;
+    }
+    return executor.execute(
+      operation,
+      offsetBytes,
+      this.#vectors,
+      table.first[tag]!,
+      table.count[tag]!,
+      this.#views,
+    );
   }
 
   reap(): number {

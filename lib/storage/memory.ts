@@ -3,7 +3,7 @@
  * measurements. It must not know channels or threads.
  */
 
-import { EIO, type IoVectors } from "./disk.ts";
+import { EIO, EOPNOTSUPP, type IoVectors } from "./disk.ts";
 import { EBADF, ENOSPC, errnoOf } from "./errno.ts";
 import { type Executor, OPERATION, type Operation } from "./executor.ts";
 import type { MemoryViews } from "./views.ts";
@@ -44,6 +44,15 @@ export class MemoryExecutor implements Executor {
     } catch (error) {
       return errnoOf(error);
     }
+  }
+
+  /** Discarded sectors read as zeroes. */
+  discard(offsetBytes: number, lengthBytes: number, secure: boolean): number {
+    if (this.#readOnly) return EBADF;
+    if (secure) return EOPNOTSUPP;
+    if (offsetBytes + lengthBytes > this.#data.byteLength) return ENOSPC;
+    this.#data.fill(0, offsetBytes, offsetBytes + lengthBytes);
+    return 0;
   }
 
   [Symbol.dispose](): void {}

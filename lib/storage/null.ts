@@ -3,6 +3,7 @@
  * delivers is whatever the buffer held. It must not know channels or threads.
  */
 
+import { EOPNOTSUPP } from "./disk.ts";
 import { EBADF } from "./errno.ts";
 import { type Executor, OPERATION, type Operation } from "./executor.ts";
 
@@ -16,6 +17,11 @@ export class NullExecutor implements Executor {
 
   execute(operation: Operation): number {
     return operation === OPERATION.write && this.#readOnly ? EBADF : 0;
+  }
+
+  discard(_offsetBytes: number, _lengthBytes: number, secure: boolean): number {
+    if (this.#readOnly) return EBADF;
+    return secure ? EOPNOTSUPP : 0;
   }
 
   [Symbol.dispose](): void {}

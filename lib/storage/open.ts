@@ -77,7 +77,9 @@ async function serveFile(image: ImageFile, pool: IoPool | undefined): Promise<Se
 /** Disks without a file: their target is a size. */
 function openSizedDisk(format: string, request: DiskRequest, context: OpenContext): Disk {
   const { target, readOnly } = request;
-  const properties = propertiesOf(`${format}:${target}`, parseSize(target), readOnly, context);
+  const sized = propertiesOf(`${format}:${target}`, parseSize(target), readOnly, context);
+  const discard = { granularityBytes: SECTOR_BYTES, alignmentBytes: 0, secure: false };
+  const properties = readOnly ? sized : { ...sized, discard };
   const attachment: MemoryAttachment | NullAttachment = format === "memory"
     ? { engine: "memory", data: allocateData(properties.sectors * SECTOR_BYTES, target), readOnly }
     : { engine: "null", readOnly };

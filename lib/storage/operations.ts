@@ -3,7 +3,7 @@
  * arrays are made with the channel. It must not know who carries operations out.
  */
 
-import type { Operation } from "./executor.ts";
+import { OPERATION, type Operation } from "./executor.ts";
 
 /** Bookkeeping by tag; a channel's owner never sees it, only its `tags` and `results`. */
 export class OperationTable {
@@ -12,6 +12,9 @@ export class OperationTable {
   /** First vector that is not yet started, and how many follow it. */
   readonly first: Uint32Array;
   readonly count: Uint32Array;
+  /** Of a discard, which has no vectors; and whether it is a secure one (1). */
+  readonly lengthBytes: Float64Array;
+  readonly secure: Uint8Array;
   /** See IoChannel. */
   readonly tags: Uint32Array;
   readonly results: Int32Array;
@@ -31,6 +34,8 @@ export class OperationTable {
     this.offsetBytes = new Float64Array(depth);
     this.first = new Uint32Array(depth);
     this.count = new Uint32Array(depth);
+    this.lengthBytes = new Float64Array(depth);
+    this.secure = new Uint8Array(depth);
     this.tags = new Uint32Array(depth);
     this.results = new Int32Array(depth);
     this.#accepted = new Uint8Array(depth);
@@ -56,15 +61,32 @@ export class OperationTable {
 
   /** Queues an operation. Throws RangeError for a tag that is too large or in flight: a bug of the caller. */
   add(tag: number, operation: Operation, offsetBytes: number, first: number, count: number): void {
-    if (!(tag < this.#depth)) throw new RangeError(`Cannot queue tag ${tag}: the depth is ${this.#depth}`);
-    if (this.#accepted[tag] === 1) throw new RangeError(`Cannot queue tag ${tag}: it is in flight`);
-    this.#accepted[tag] = 1;
-    this.#inFlight++;
+    this.#accept(tag);
     this.operation[tag] = operation;
     this.offsetBytes[tag] = offsetBytes;
     this.first[tag] = first;
     this.count[tag] = count;
     this.#waiting[(this.#waitingHead + this.#waitingCount++) % this.#depth] = tag;
+  }
+
+  /** As {@linkcode add}, for a discard. */
+  addDiscard(tag: number, offsetBytes: number, lengthBytes: number, secure: boolean): void {
+    this.add(tag, OPERATION.discard, offsetBytes, 0, 0);
+    this.lengthBytes[tag] = lengthBytes;
+    this.secure[tag] = secure ? 1 : 0;
+  }
+
+  /** An operation that needs no starting: it is complete as soon as it is queued. Throws as {@linkcode add} does. */
+  addCompleted(tag: number, result: number): void {
+    this.#accept(tag);
+    this.complete(tag, result);
+  }
+
+  #accept(tag: number): void {
+    if (!(tag < this.#depth)) throw new RangeError(`Cannot queue tag ${tag}: the depth is ${this.#depth}`);
+    if (this.#accepted[tag] === 1) throw new RangeError(`Cannot queue tag ${tag}: it is in flight`);
+    this.#accepted[tag] = 1;
+    this.#inFlight++;
   }
 
   /** The operation {@linkcode next} is started. */

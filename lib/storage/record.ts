@@ -6,7 +6,7 @@
 import type { IoChannel, IoVectors } from "./disk.ts";
 
 /** What a channel can be asked to do. */
-export type OperationName = "read" | "write" | "flush";
+export type OperationName = "read" | "write" | "flush" | "discard";
 
 /** An operation as it was asked for; a flush has neither offset nor length. */
 export interface RecordedOperation {
@@ -71,6 +71,11 @@ export class RecordingChannel implements IoChannel {
   flush(tag: number): void {
     this.#start({ operation: "flush", tag, offsetBytes: 0, lengthBytes: 0 });
     this.#inner.flush(tag);
+  }
+
+  discard(tag: number, offsetBytes: number, lengthBytes: number, secure: boolean): void {
+    this.#start({ operation: "discard", tag, offsetBytes, lengthBytes });
+    this.#inner.discard(tag, offsetBytes, lengthBytes, secure);
   }
 
   submit(): void {

@@ -63,6 +63,10 @@ export class ManualChannel implements IoChannel {
     this.#start(tag, "flush");
   }
 
+  discard(tag: number, offsetBytes: number, lengthBytes: number, secure: boolean): void {
+    this.#start(tag, `discard ${offsetBytes}+${lengthBytes}${secure ? " secure" : ""}`);
+  }
+
   submit(): void {}
 
   /** Completes the oldest operation that is under way. */

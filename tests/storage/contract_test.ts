@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { openNativePlatform } from "../../ffi/platform.ts";
 import type { Parker, Platform } from "../../lib/hypervisor.ts";
-import { type Disk, EIO } from "../../lib/storage/disk.ts";
+import { type Disk, EIO, EOPNOTSUPP } from "../../lib/storage/disk.ts";
 import { EBADF } from "../../lib/storage/errno.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import { ChannelRig, Folder, openBelow, openFile, PoolRig, randomSource, simulatedPlatform } from "./rig.ts";
@@ -194,6 +194,25 @@ for (const [name, engine] of Object.entries(ENGINES)) {
     assertEquals(rig.readNow(0, 512), 0);
     rig.channel.flush(1);
     assertEquals(rig.finish().get(1), 0);
+  });
+
+  Deno.test(`${name}: a discard gives bytes back where the properties say so, and is refused elsewhere`, async () => {
+    await using made = await stage(engine);
+    using rig = rigOn(made);
+    rig.buffer(0).fill(0x5a);
+    assertEquals(rig.writeNow(0, 64 << 10), 0);
+    const { discard } = made.disk.properties;
+    rig.channel.discard(1, 16 << 10, 32 << 10, false);
+    assertEquals(rig.finish().get(1), discard === undefined ? EOPNOTSUPP : 0);
+    if (discard?.secure !== true) {
+      rig.channel.discard(1, 16 << 10, 4096, true);
+      assertEquals(rig.finish().get(1), EOPNOTSUPP);
+    }
+    if (!movesData) return;
+    assertEquals(rig.readNow(0, 64 << 10), 0);
+    const expected = new Uint8Array(64 << 10).fill(0x5a);
+    if (discard !== undefined) expected.fill(0, 16 << 10, 48 << 10);
+    assertEquals(rig.buffer(0), expected);
   });
 
   if (movesData) {
