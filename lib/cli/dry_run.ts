@@ -3,36 +3,26 @@
  * machine, and every byte that can be verified is. It must not know how the simulation works inside.
  */
 
-import { DEFAULT_SETTINGS } from "../backend/settings.ts";
 import type { AbiName } from "../blkif/abi.ts";
 import { XenblkError } from "../errors.ts";
-import type { DomId } from "../hypervisor.ts";
-import { createLogger } from "../log.ts";
-import { createMachine } from "../sim/machine.ts";
-import { openSimulatedPlatform } from "../sim/platform.ts";
 import type { LoadSpec } from "../sim/load_types.ts";
-import { SimulatedStore } from "../sim/xenstore.ts";
-import { attachDevice } from "../toolstack/attach.ts";
 import { usageError } from "./args.ts";
 import { GRANTS, WORKERS } from "./device_options.ts";
-import { DryRunGuest, type GuestImage } from "./dry_run_guest.ts";
+import type { DryRunGuest } from "./dry_run_guest.ts";
 import { type DryRunImages, givenImage, newImages } from "./dry_run_image.ts";
 import { faultOf, type PhaseResult, renderResult } from "./dry_run_report.ts";
+import { DryRunMachine } from "./dry_run_machine.ts";
 import { PhaseRunner } from "./dry_run_phases.ts";
 import { choice, decimal, defaulting, flag, integer, optional, type OptionValues, size } from "./options.ts";
 import { parseBlockSizes } from "./block_sizes.ts";
 import { Progress } from "./progress.ts";
-import { type Service, startService } from "./service.ts";
 import { type Context, defineVerb } from "./verb.ts";
 
-const KIND = "vbd3";
-const BACKEND = 0 as DomId;
 /** Requests of a run that is given no other end. */
 const DEFAULT_REQUESTS = 20_000;
 /** How often the random load flushes, and makes a write a barrier. */
 const FLUSH_EVERY = 200;
 const BARRIER_EVERY = 500;
-const CLOSE_TIMEOUT_MS = 10_000;
 const ABI_NAMES: Readonly<Record<string, AbiName>> = {
   "x86_64": "x86_64-abi",
   "x86_32": "x86_32-abi",
@@ -115,31 +105,13 @@ interface Findings {
 
 /** Builds the machine, runs the phases, takes all down again and compares the images. */
 async function serveAndLoad(context: Context, options: Options, { images }: DryRunImages): Promise<Findings> {
-  const machine = createMachine({ domains: images.length + 1 });
-  const store = new SimulatedStore();
-  await using stack = new AsyncDisposableStack();
-  const logger = createLogger("backend");
-  const service = startService({
-    platform: openSimulatedPlatform(machine, BACKEND),
-    openXenstore: () => store.connect(BACKEND),
-    kind: KIND,
-    settings: { ...DEFAULT_SETTINGS, grants: options.grants },
-    workers: options.workers,
-    // What devices do is no news here unless it goes wrong.
-    logger: { ...logger, info: (line) => logger.debug(line) },
-  });
-  stack.defer(() => closeService(service));
+  const { grants, workers } = options;
+  await using machine = new DryRunMachine({ guests: images.length, grants, workers });
   const guests: DryRunGuest[] = [];
-  for (const [index, image] of images.entries()) {
-    const domain = index + 1 as DomId;
-    const guest = stack.use(await startGuest(machine, store, domain, image, options));
-    await guest.connect();
-    guests.push(guest);
-  }
+  for (const image of images) guests.push(await machine.addGuest(image, ABI_NAMES[options.abi]!, options.seed));
   using progress = new Progress(context.output, context.quiet);
   const runner = new PhaseRunner(guests, progress, context.signals.signal);
-  const random = await runner.run("random", (guest) => guest.load(randomLoad(options)).then((load) => [load]));
-  const phases = [random];
+  const phases = [await runner.run("random", async (guest) => [await guest.load(randomLoad(options))])];
   if (images[0]!.baseline !== undefined && !context.signals.signal.aborted) {
     phases.push(await runner.run("read back", (guest) => guest.readBack(options.depth)));
   }
@@ -148,35 +120,6 @@ async function serveAndLoad(context: Context, options: Options, { images }: DryR
   const fault = faultOf(runner.outcomes, verdicts);
   const imageSectorsVerified = verdicts.reduce((total, verdict) => total + (verdict?.verifiedSectors ?? 0), 0);
   return { phases, imageSectorsVerified, fault };
-}
-
-async function closeService(service: Service): Promise<void> {
-  if (await service.close({ leave: "detached", timeoutMs: CLOSE_TIMEOUT_MS })) return;
-  throw new XenblkError("Cannot end the dry run in order: some requests are still in flight");
-}
-
-/** Gives the guest its domain, its disk's nodes and its Worker. */
-async function startGuest(
-  machine: SharedArrayBuffer,
-  store: SimulatedStore,
-  domain: DomId,
-  image: GuestImage,
-  options: Options,
-): Promise<DryRunGuest> {
-  store.createGuest(domain);
-  using toolstack = store.connect(BACKEND);
-  const { params, readOnly } = image;
-  const request = { domain, backendDomain: BACKEND, kind: KIND, params, readOnly, cdrom: false };
-  const { vdev } = attachDevice(toolstack, request);
-  return await DryRunGuest.start({
-    domain,
-    vdev,
-    platform: openSimulatedPlatform(machine, domain),
-    store: store.connect(domain),
-    abi: ABI_NAMES[options.abi]!,
-    image,
-    seed: options.seed,
-  });
 }
 
 function randomLoad(options: Options): LoadSpec {

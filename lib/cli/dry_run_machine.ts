@@ -1,0 +1,74 @@
+/**
+ * A simulated machine on which the real backend serves: memory, xenstore, the service in domain 0 and guests beside it,
+ * in one owner. It must not know what the guests do.
+ */
+
+import { DEFAULT_SETTINGS } from "../backend/settings.ts";
+import type { AbiName } from "../blkif/abi.ts";
+import type { GrantMode } from "../dataplane/types.ts";
+import { XenblkError } from "../errors.ts";
+import type { DomId } from "../hypervisor.ts";
+import { createLogger } from "../log.ts";
+import { createMachine } from "../sim/machine.ts";
+import { openSimulatedPlatform } from "../sim/platform.ts";
+import { SimulatedStore } from "../sim/xenstore.ts";
+import { attachDevice } from "../toolstack/attach.ts";
+import { DryRunGuest, type GuestImage } from "./dry_run_guest.ts";
+import { type Service, startService } from "./service.ts";
+
+const KIND = "vbd3";
+const BACKEND = 0 as DomId;
+const CLOSE_TIMEOUT_MS = 10_000;
+
+/** How a machine is built. */
+export interface MachineSettings {
+  /** Most guests. */
+  readonly guests: number;
+  readonly grants: GrantMode;
+  /** Most reactors. */
+  readonly workers: number;
+}
+
+/** See the file's first lines. Disposing it ends the guests, then the service. */
+export class DryRunMachine implements AsyncDisposable {
+  readonly #memory: SharedArrayBuffer;
+  readonly #store = new SimulatedStore();
+  readonly #service: Service;
+  readonly #guests = new AsyncDisposableStack();
+  #lastDomain: number = BACKEND;
+
+  constructor({ guests, grants, workers }: MachineSettings) {
+    this.#memory = createMachine({ domains: guests + 1 });
+    const logger = createLogger("backend");
+    this.#service = startService({
+      platform: openSimulatedPlatform(this.#memory, BACKEND),
+      openXenstore: () => this.#store.connect(BACKEND),
+      kind: KIND,
+      settings: { ...DEFAULT_SETTINGS, grants },
+      workers,
+      // What devices do is no news here unless it goes wrong.
+      logger: { ...logger, info: (line) => logger.debug(line) },
+    });
+  }
+
+  /** Makes a guest with a disk, connected. */
+  async addGuest(image: GuestImage, abi: AbiName, seed: number): Promise<DryRunGuest> {
+    const domain = ++this.#lastDomain as DomId;
+    this.#store.createGuest(domain);
+    using toolstack = this.#store.connect(BACKEND);
+    const { params, readOnly } = image;
+    const request = { domain, backendDomain: BACKEND, kind: KIND, params, readOnly, cdrom: false };
+    const { vdev } = attachDevice(toolstack, request);
+    const platform = openSimulatedPlatform(this.#memory, domain);
+    const store = this.#store.connect(domain);
+    const guest = this.#guests.use(await DryRunGuest.start({ domain, vdev, platform, store, abi, image, seed }));
+    await guest.connect();
+    return guest;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#guests.disposeAsync();
+    if (await this.#service.close({ leave: "detached", timeoutMs: CLOSE_TIMEOUT_MS })) return;
+    throw new XenblkError("Cannot end the dry run in order: some requests are still in flight");
+  }
+}
