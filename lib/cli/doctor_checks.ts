@@ -132,7 +132,12 @@ export function checkSocket(machine: Machine): Finding {
     return { check, standing: "ok", detail: `none at ${path}, /dev/xen/xenbus serves instead` };
   }
   const detail = access === "absent" ? `none at ${path}` : `${path} may not be used`;
-  return { check, standing: "fail", detail, fix: "systemctl start xenstored, or set XENSTORED_PATH to its socket" };
+  return {
+    check,
+    standing: "fail",
+    detail,
+    fix: "start xenstored (on Debian: systemctl start xen), or set XENSTORED_PATH to its socket",
+  };
 }
 
 /** What opening a part of the hypervisor led to: undefined, or the error. */

@@ -5,23 +5,33 @@
 import { assertEquals } from "@std/assert";
 import { ROOT } from "./source.ts";
 
-/** What the stand-in does for `task house` and `task test`. */
+/** What the stand-in does for each task: an exit status, and the output of the tests. */
 interface Script {
   readonly house?: number;
   readonly test: string;
   readonly testStatus?: number;
+  readonly native?: string;
   readonly ci?: string;
 }
 
 /** Runs .ci/run in a directory of its own and gives its last line and status. */
-async function runCi({ house = 0, test, testStatus = 0, ci = "true" }: Script): Promise<[string, number]> {
+async function runCi({ house = 0, test, testStatus = 0, native = "", ci = "true" }: Script): Promise<[string, number]> {
   const root = await Deno.makeTempDir();
   try {
     for (const folder of [".ci", "tests/native", "bin"]) await Deno.mkdir(`${root}/${folder}`, { recursive: true });
     await Deno.copyFile(ROOT + ".ci/run", `${root}/.ci/run`);
     await Deno.writeTextFile(`${root}/tests/native/install.sh`, "true\n");
-    const npx = `#!/bin/sh\n[ "$4" = house ] && exit ${house}\ncat <<'OUT'\n${test}\nOUT\nexit ${testStatus}\n`;
+    const npx = [
+      "#!/bin/sh",
+      'case "$4" in',
+      `house) exit ${house} ;;`,
+      `test) cat <<'OUT'\n${test}\nOUT\nexit ${testStatus} ;;`,
+      `test:native) cat <<'OUT'\n${native}\nOUT\nexit 0 ;;`,
+      "*) exit 99 ;;",
+      "esac\n",
+    ].join("\n");
     await Deno.writeTextFile(`${root}/bin/npx`, npx, { mode: 0o755 });
+    await Deno.writeTextFile(`${root}/bin/apt-get`, "#!/bin/sh\nexit 1\n", { mode: 0o755 });
     const { code, stdout } = await new Deno.Command("bash", {
       args: [`${root}/.ci/run`],
       env: { PATH: `${root}/bin:${Deno.env.get("PATH")}`, CI: ci },
@@ -35,8 +45,8 @@ async function runCi({ house = 0, test, testStatus = 0, ci = "true" }: Script): 
 
 Deno.test(".ci/run sums the runner's closing lines and succeeds when all passed", async () => {
   assertEquals(await runCi({ test: "ok | 12 passed (3 steps) | 0 failed (5s)" }), ["12 passed, 0 failed", 0]);
-  const two = "ok | 12 passed | 0 failed (5s)\nnoise | 99 passed\nok | 3 passed | 0 failed (1s)";
-  assertEquals(await runCi({ test: two }), ["15 passed, 0 failed", 0]);
+  const test = "ok | 12 passed | 0 failed (5s)\nnoise | 99 passed";
+  assertEquals(await runCi({ test, native: "ok | 3 passed | 0 failed (1s)" }), ["15 passed, 0 failed", 0]);
 });
 
 Deno.test(".ci/run fails when a test failed, and still ends with the line", async () => {

@@ -1,0 +1,57 @@
+/**
+ * The documents speak of things that exist: links, files, tasks and verbs.
+ * What they say of them is not judged.
+ */
+
+import { assertEquals, assertGreater } from "@std/assert";
+import { CATALOG } from "../../lib/cli/catalog.ts";
+import { ROOT, sourceFiles } from "./source.ts";
+
+const DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/"];
+
+/** Paths that a document names: targets of its links, and files of the checkout in backticks. */
+function namedPaths(path: string, text: string): string[] {
+  const links = [...text.matchAll(/\]\(([^)#]+)\)/g)].map((match) => match[1]!).filter((target) =>
+    !/^\w+:/.test(target)
+  );
+  const quoted = [...text.matchAll(/`((?:lib|ffi|tests|docs|\.ci)\/[\w./-]+|[\w-]+\.ts)`/g)].map((match) => match[1]!);
+  const folder = new URL(path, "file:///");
+  const paths = [...links.map((link) => new URL(link, folder).pathname.slice(1)), ...quoted];
+  return paths.map((named) => named.replace(/\/$/, ""));
+}
+
+/** Whether the checkout has the file or folder; a bare file name may be in any folder. */
+function exists(files: readonly string[], path: string): boolean {
+  return files.some((file) => file === path || file.startsWith(`${path}/`) || file.endsWith(`/${path}`));
+}
+
+Deno.test("every file and link that the documents name exists", () => {
+  const files = sourceFiles();
+  const documents = files.filter((file) => file.endsWith(".md") && DOCUMENTS.some((start) => file.startsWith(start)));
+  assertGreater(documents.length, 5);
+  const lacking = documents.flatMap((document) =>
+    namedPaths(document, Deno.readTextFileSync(ROOT + document)).filter((path) => !exists(files, path))
+      .map((path) => `${document} names ${path}`)
+  );
+  assertEquals(lacking, []);
+});
+
+Deno.test("every task that the documents name exists", () => {
+  const tasks = Object.keys(JSON.parse(Deno.readTextFileSync(ROOT + "deno.json")).tasks);
+  const texts = sourceFiles().filter((file) => file.endsWith(".md")).map((file) => Deno.readTextFileSync(ROOT + file));
+  const named = texts.flatMap((text) => [...text.matchAll(/(?:deno@2\.9\.6|deno) task ([\w:-]+)/g)].map((m) => m[1]!));
+  assertGreater(named.length, 2);
+  assertEquals(named.filter((task) => !tasks.includes(task)), []);
+});
+
+Deno.test("the README's table has every verb", () => {
+  const readme = Deno.readTextFileSync(ROOT + "README.md");
+  assertEquals(CATALOG.filter(({ name }) => !new RegExp(`^\\| \`${name}[ \`]`, "m").test(readme)), []);
+});
+
+Deno.test("a document that names a missing file is found", () => {
+  const text = "see [x](cli.md), [y](https://example.org/z), `lib/none.ts`, `mod.ts`";
+  assertEquals(namedPaths("docs/testing.md", text), ["docs/cli.md", "lib/none.ts", "mod.ts"]);
+  assertEquals(exists(["docs/cli.md", "mod.ts"], "lib/none.ts"), false);
+  assertEquals(exists(["lib/sim/load.ts"], "lib/sim"), true);
+});
