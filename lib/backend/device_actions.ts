@@ -3,20 +3,30 @@
  * when one of them failed. When to look and what to decide is not known here.
  */
 
+import type { GrantMode } from "../dataplane/types.ts";
 import { errorText } from "../errors.ts";
 import { XenstoreError } from "../hypervisor.ts";
 import type { Logger } from "../log.ts";
 import type { Disk } from "../storage/disk.ts";
-import { BASIC_OFFER, type DiskDescription, diskNodes, featureNodes, type Offer } from "../xenbus/features.ts";
+import { type DiskDescription, diskNodes, featureNodes } from "../xenbus/features.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import { stateName, XenbusState } from "../xenbus/states.ts";
 import type { Action } from "../xenbus/transitions.ts";
 import type { DeviceDescription, DeviceNodes, Observation } from "./device_nodes.ts";
-import type { DeviceResources } from "./resources.ts";
-import type { DeviceSettings } from "./settings.ts";
+import { grantModeOf } from "./grant_choice.ts";
+import type { DeviceResources, RingOptions } from "./resources.ts";
+import { type DeviceSettings, offerOf } from "./settings.ts";
 
-/** What this backend offers to every frontend. */
-const OFFER: Offer = BASIC_OFFER;
+/** An image that is open and what the toolstack says of it. */
+interface OpenedImage {
+  readonly disk: Disk;
+  readonly description: DeviceDescription;
+}
+
+/** Rings that are served. */
+interface ConnectedRings extends RingOptions {
+  readonly frontend: FrontendParameters;
+}
 
 /** The deeds of one device, one at a time. */
 export class DeviceActions {
@@ -96,7 +106,7 @@ export class DeviceActions {
     this.#error = undefined;
     this.#ringBroken = false;
     const connected = ["hotplug-status", "connected"] as const;
-    if (nodes.offer(seen.backendState, XenbusState.InitWait, [...featureNodes(OFFER), connected])) {
+    if (nodes.offer(seen.backendState, XenbusState.InitWait, [...featureNodes(offerOf(this.#settings)), connected])) {
       const kind = description.cdrom ? ", cdrom" : "";
       this.#log.info(`offering ${disk.description} as ${description.name}${kind} (type ${description.type})`);
     }
@@ -107,8 +117,8 @@ export class DeviceActions {
   async #connect(nodes: DeviceNodes, seen: Observation): Promise<boolean> {
     const opened = await this.#openImage(nodes);
     if (typeof opened === "string") return await this.#refuseConnection(nodes, seen, opened, true);
-    const frontend = await this.#openRings(nodes, seen, opened.disk);
-    if (typeof frontend === "string") return await this.#refuseConnection(nodes, seen, frontend, false);
+    const rings = await this.#openRings(nodes, seen, opened);
+    if (typeof rings === "string") return await this.#refuseConnection(nodes, seen, rings, false);
     try {
       const quietly = seen.backendState === XenbusState.Connected && seen.frontendState === XenbusState.Connected;
       const nodesOfDisk = diskNodes(describeDisk(opened.disk, opened.description));
@@ -122,7 +132,7 @@ export class DeviceActions {
       throw error;
     }
     this.#error = undefined;
-    this.#logConnected(frontend);
+    this.#logConnected(rings);
     return true;
   }
 
@@ -130,12 +140,12 @@ export class DeviceActions {
   async #resume(nodes: DeviceNodes, seen: Observation): Promise<boolean> {
     if (this.#ringBroken) return await this.#close(nodes, seen, "closed with its ring stopped");
     const opened = await this.#openImage(nodes);
-    const frontend = typeof opened === "string" ? opened : await this.#openRings(nodes, seen, opened.disk);
-    if (typeof frontend === "string") {
-      this.#report(nodes, frontend, false);
+    const rings = typeof opened === "string" ? opened : await this.#openRings(nodes, seen, opened);
+    if (typeof rings === "string") {
+      this.#report(nodes, rings, false);
       return await this.#close(nodes, seen, "closed without its ring");
     }
-    this.#logConnected(frontend);
+    this.#logConnected(rings);
     return true;
   }
 
@@ -164,7 +174,7 @@ export class DeviceActions {
   }
 
   /** The image and what the toolstack said of it, or why there is none. */
-  async #openImage(nodes: DeviceNodes): Promise<{ disk: Disk; description: DeviceDescription } | string> {
+  async #openImage(nodes: DeviceNodes): Promise<OpenedImage | string> {
     try {
       const description = nodes.describe(this.#settings.image);
       return { disk: await this.#resources.openImage(description), description };
@@ -174,15 +184,27 @@ export class DeviceActions {
   }
 
   /** What the frontend asked for, now served, or why it is not. */
-  async #openRings(nodes: DeviceNodes, seen: Observation, disk: Disk): Promise<FrontendParameters | string> {
+  async #openRings(nodes: DeviceNodes, seen: Observation, opened: OpenedImage): Promise<ConnectedRings | string> {
     try {
       const { defaultProtocol } = this.#settings;
-      const frontend = nodes.readFrontend({ frontendPath: seen.frontendPath, defaultProtocol, offer: OFFER });
-      await this.#resources.openRings(disk, frontend);
-      return frontend;
+      const offer = offerOf(this.#settings);
+      const frontend = nodes.readFrontend({ frontendPath: seen.frontendPath, defaultProtocol, offer });
+      const grants = this.#grantMode(nodes, frontend);
+      const { directIoSafe } = opened.description;
+      await this.#resources.openRings(opened.disk, frontend, { grants, directIoSafe });
+      return { frontend, grants, directIoSafe };
     } catch (error) {
       return reasonOf(error);
     }
+  }
+
+  /** How this frontend's data is reached, which need not be as the settings would have it. */
+  #grantMode(nodes: DeviceNodes, frontend: FrontendParameters): GrantMode {
+    const { grants } = this.#settings;
+    const backend = nodes.offers("feature-persistent");
+    const { mode, reason } = grantModeOf(grants, { backend, frontend: frontend.persistent });
+    if (reason !== undefined) this.#log.info(`grants ${mode} in place of ${grants}: ${reason}`);
+    return mode;
   }
 
   /** Skips what failed before unless a node has changed since. */
@@ -218,10 +240,9 @@ export class DeviceActions {
     nodes.reportError(message, opening);
   }
 
-  #logConnected(frontend: FrontendParameters): void {
+  #logConnected({ frontend, grants }: ConnectedRings): void {
     const ports = frontend.queues.map((queue) => queue.eventChannel).join(", ");
     const pages = frontend.queues[0]?.ringRefs.length ?? 0;
-    const { grants } = this.#settings;
     const rings = `${frontend.queues.length} of ${pages} page${pages === 1 ? "" : "s"}`;
     this.#log.info(`connected: ${frontend.abi}, rings ${rings}, event channels ${ports}, grants ${grants}`);
   }

@@ -24,6 +24,7 @@ export const TOOLSTACK_NODES: ReadonlySet<string> = new Set([
   "dev",
   "device-type",
   "removable",
+  "direct-io-safe",
 ]);
 
 /** Nodes of the frontend that decide whether it can be connected to; see {@linkcode DeviceNodes.fingerprint}. */
@@ -36,6 +37,7 @@ const FRONTEND_NODES = [
   "num-ring-pages",
   "event-channel",
   "multi-queue-num-queues",
+  "feature-persistent",
 ];
 
 /** Features that an earlier backend may have published and that are absent, not 0, where they are not offered. */
@@ -73,6 +75,8 @@ export interface DeviceDescription {
   readonly cdrom: boolean;
   /** The node `removable` says 1. */
   readonly removable: boolean;
+  /** The node `direct-io-safe` says 1: the device itself may read and write the guest's pages. */
+  readonly directIoSafe: boolean;
 }
 
 /** The nodes of one device over one connection to xenstored. */
@@ -126,6 +130,7 @@ export class DeviceNodes {
         name: required("dev"),
         cdrom: required("device-type") === "cdrom",
         removable: transaction.read(`${this.#path}/removable`) === "1",
+        directIoSafe: transaction.read(`${this.#path}/direct-io-safe`) === "1",
       };
     });
   }
@@ -135,6 +140,11 @@ export class DeviceNodes {
     return this.#store.transaction((transaction) =>
       readFrontend((name) => transaction.read(`${options.frontendPath}/${name}`), options)
     );
+  }
+
+  /** Whether a feature is published as 1, by this process or by the one before. */
+  offers(feature: string): boolean {
+    return this.#store.read(`${this.#path}/${feature}`) === "1";
   }
 
   /** The values of the nodes that others write, as one text: if it is the same as before, nothing has changed. */

@@ -5,7 +5,7 @@
  */
 
 import { createStats, type QueueStats, readStats } from "../dataplane/stats.ts";
-import type { DataPlane, QueueHandle } from "../dataplane/types.ts";
+import type { DataPlane, GrantMode, QueueHandle } from "../dataplane/types.ts";
 import type { DomId } from "../hypervisor.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
 import { parseImage } from "../storage/spec.ts";
@@ -21,6 +21,14 @@ export interface ResourceServices {
   readonly openDisk: (request: DiskRequest) => Promise<Disk>;
   /** How images are opened and rings are served. */
   readonly settings: DeviceSettings;
+}
+
+/** How the rings of a connection are served, as far as it is not the same for all connections. */
+export interface RingOptions {
+  /** The mode that both sides agreed to. */
+  readonly grants: GrantMode;
+  /** The device itself may read and write the guest's pages. */
+  readonly directIoSafe: boolean;
 }
 
 /** The open image and what it was opened for. */
@@ -76,7 +84,7 @@ export class DeviceResources {
   }
 
   /** Opens all rings that the frontend asks for, on the open image. Rejects with the reason, and then holds none. */
-  async openRings(disk: Disk, frontend: FrontendParameters): Promise<void> {
+  async openRings(disk: Disk, frontend: FrontendParameters, options: RingOptions): Promise<void> {
     const { dataPlane, settings } = this.#services;
     await this.closeRings();
     const results = await Promise.allSettled(frontend.queues.map((queue, number) =>
@@ -87,7 +95,8 @@ export class DeviceResources {
         eventChannel: queue.eventChannel,
         abi: frontend.abi,
         disk,
-        grants: settings.grants,
+        ...options,
+        ...(settings.maxPersistentGrants === undefined ? {} : { maxPersistentGrants: settings.maxPersistentGrants }),
         ...(settings.maxRequests === undefined ? {} : { maxRequests: settings.maxRequests }),
         stats: this.#stats[number] ??= createStats(),
       })

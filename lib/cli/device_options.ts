@@ -4,6 +4,7 @@
  */
 
 import { DEFAULT_SETTINGS, type DeviceSettings } from "../backend/settings.ts";
+import { DEFAULT_PERSISTENT_GRANTS } from "../dataplane/types.ts";
 import { isBackendKind } from "../xenbus/paths.ts";
 import { choice, defaulting, flag, integer, optional, type OptionValues, text } from "./options.ts";
 
@@ -12,12 +13,18 @@ const MOST_TIMEOUT_S = 86_400;
 
 /** How guest data reaches the disk. */
 export const GRANTS = defaulting(
-  choice("How guest data is reached: copied, mapped in one call a request, or page by page", [
-    "copy",
-    "map",
-    "map-each",
-  ]),
-  "copy",
+  choice(
+    "How guest data is reached: copied, through pages that stay mapped where the frontend reuses its grants, mapped " +
+      "in one call a request, or page by page; auto is copy",
+    ["auto", "copy", "persistent", "map", "map-each"],
+  ),
+  "auto",
+);
+
+/** How many mappings are kept. */
+export const MAX_PERSISTENT_GRANTS = defaulting(
+  integer("Most pages per ring that stay mapped with --grants=persistent", 1, 65_536),
+  String(DEFAULT_PERSISTENT_GRANTS),
 );
 
 /** How many Workers serve rings. */
@@ -31,6 +38,7 @@ export const DEVICE_OPTIONS = {
   "read-only": flag("Serve read-only, whatever the device's nodes say", "r"),
   "engine": defaulting(choice("Storage engine", ["auto", "file", "memory", "null"]), "auto"),
   "grants": GRANTS,
+  "max-persistent-grants": MAX_PERSISTENT_GRANTS,
   "max-requests": optional(integer("Most requests in flight per ring, at most the ring's slots", 1, 512)),
   "workers": WORKERS,
   "default-protocol": defaulting(
@@ -60,6 +68,7 @@ export function settingsOf(options: OptionValues<typeof DEVICE_OPTIONS>, image?:
   const maxRequests = options["max-requests"];
   return {
     grants: options.grants,
+    maxPersistentGrants: options["max-persistent-grants"],
     engine: options.engine,
     ...(maxRequests === undefined ? {} : { maxRequests }),
     readOnly: options["read-only"],

@@ -3,6 +3,7 @@
  * machine, and every byte that can be verified is. It must not know how the simulation works inside.
  */
 
+import { grantModeOf } from "../backend/grant_choice.ts";
 import type { AbiName } from "../blkif/abi.ts";
 import { XenblkError } from "../errors.ts";
 import type { LoadSpec } from "../sim/load_types.ts";
@@ -73,7 +74,7 @@ export const dryRun = defineVerb({
       sizeBytes: images.sizeBytes,
       guests: images.images.length,
       abi: ABI_NAMES[options.abi]!,
-      grants: options.grants,
+      grants: grantModeOf(options.grants, { backend: true, frontend: true }).mode,
       seed: options.seed,
       interrupted: context.signals.received !== undefined,
       phases,

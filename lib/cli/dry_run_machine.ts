@@ -3,9 +3,9 @@
  * in one owner. It must not know what the guests do.
  */
 
+import type { GrantChoice } from "../backend/grant_choice.ts";
 import { DEFAULT_SETTINGS } from "../backend/settings.ts";
 import type { AbiName } from "../blkif/abi.ts";
-import type { GrantMode } from "../dataplane/types.ts";
 import { XenblkError } from "../errors.ts";
 import type { DomId } from "../hypervisor.ts";
 import { createLogger } from "../log.ts";
@@ -24,7 +24,7 @@ const CLOSE_TIMEOUT_MS = 10_000;
 export interface MachineSettings {
   /** Most guests. */
   readonly guests: number;
-  readonly grants: GrantMode;
+  readonly grants: GrantChoice;
   /** Most reactors. */
   readonly workers: number;
 }

@@ -12,8 +12,9 @@ import type { DomId, EventChannels, EvtchnPort, GrantRef, GrantTable, Platform }
 import { openChannel } from "../storage/channel.ts";
 import type { DiskAttachment, DiskProperties } from "../storage/disk.ts";
 import { createGrantStrategy } from "./grants.ts";
+import { memoryRule } from "./memory_rule.ts";
 import { Queue } from "./queue.ts";
-import type { GrantMode } from "./types.ts";
+import { DEFAULT_PERSISTENT_GRANTS, type GrantMode } from "./types.ts";
 
 /** What a reactor needs to open a queue: a QueueSpec in a form that can be posted to its Worker. */
 export interface OpenRequest {
@@ -25,6 +26,8 @@ export interface OpenRequest {
   readonly attachment: DiskAttachment;
   readonly properties: DiskProperties;
   readonly grants: GrantMode;
+  readonly maxPersistentGrants: number | undefined;
+  readonly directIoSafe: boolean | undefined;
   readonly maxRequests: number | undefined;
   readonly stats: SharedArrayBuffer;
 }
@@ -56,12 +59,21 @@ export function openConnection(
   const ring = new BackRing(ringMemory.view, abi);
   const inFlight = Math.min(request.maxRequests ?? ring.slots, ring.slots);
   const slots = new RequestSlots(inFlight, MAX_SEGMENTS_PER_REQUEST);
-  const grants = undo.use(createGrantStrategy(request.grants, slots, handles.grants, platform.memory));
+  const grants = undo.use(
+    createGrantStrategy(request.grants, {
+      slots,
+      grants: handles.grants,
+      memory: platform.memory,
+      maxPersistentGrants: request.maxPersistentGrants ?? DEFAULT_PERSISTENT_GRANTS,
+      stats: request.stats,
+    }),
+  );
   const channel = undo.use(openChannel(request.attachment, {
     depth: inFlight,
     vectors: grants.vectors,
     memory: platform.memory,
     ...(grants.buffers && { buffers: grants.buffers }),
+    rule: memoryRule(request.grants, request.directIoSafe ?? false),
   }));
   const snapshot = undo.use(platform.memory.allocate(abi.requestSizeBytes));
   const port = handles.events.bindInterdomain(request.guest, request.eventChannel);

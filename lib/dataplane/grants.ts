@@ -1,13 +1,15 @@
 /**
  * How guest data reaches the disk: the grant strategies. `copy` moves the bytes through private buffers with one grant
  * copy call per pass, for all requests together; `map` maps a request's pages (in one call, or one by one) and lets
- * the engine work on them in place. Which request needs what is the queue's business; the ring is unknown here.
+ * the engine work on them in place; `persistent` (persistent.ts) keeps them mapped. Which request needs what is the
+ * queue's business; the ring is unknown here.
  */
 
 import { OP_READ, SECTOR_SIZE_BYTES } from "../blkif/abi.ts";
 import type { RequestSlots } from "../blkif/request.ts";
 import { type GrantTable, type Memory, type MemorySpace, PAGE_SIZE_BYTES } from "../hypervisor.ts";
 import type { IoVectors } from "../storage/disk.ts";
+import { PersistentStrategy } from "./persistent.ts";
 import type { GrantMode } from "./types.ts";
 
 /**
@@ -29,18 +31,46 @@ export interface GrantStrategy extends Disposable {
   release(slot: number, deliver: boolean): void;
   /** Carries out all that was deferred, in one call. */
   transfer(): void;
+  /** Mappings that outlive their requests; absent if there never are any. */
+  readonly kept?: KeptGrants;
 }
 
-/** Makes the strategy of a mode for the given slots. */
-export function createGrantStrategy(
-  mode: GrantMode,
-  slots: RequestSlots,
-  grants: GrantTable,
-  memory: MemorySpace,
-): GrantStrategy {
+/** Mappings that are kept for requests to come. */
+export interface KeptGrants {
+  /** Mappings there are. */
+  readonly count: number;
+  /**
+   * Gives back what was not used between the last two rounds of calls, a bounded number a call. True: there is more,
+   * call again; false: the round is over. It costs next to nothing if there is nothing to give back.
+   */
+  releaseIdle(): boolean;
+}
+
+/** What a strategy is made of. */
+export interface GrantParts {
+  readonly slots: RequestSlots;
+  readonly grants: GrantTable;
+  readonly memory: MemorySpace;
+  /** Most mappings that `persistent` keeps. */
+  readonly maxPersistentGrants: number;
+  /** The queue's counters' memory; see stats.ts. */
+  readonly stats: SharedArrayBuffer;
+}
+
+/** Makes the strategy of a mode. */
+export function createGrantStrategy(mode: GrantMode, parts: GrantParts): GrantStrategy {
+  const { slots, grants, memory, maxPersistentGrants, stats } = parts;
   switch (mode) {
     case "copy":
       return new CopyStrategy(slots, grants, memory);
+    case "persistent":
+      return new PersistentStrategy({
+        slots,
+        grants,
+        fallback: new CopyStrategy(slots, grants, memory),
+        maxGrants: maxPersistentGrants,
+        stats: new Float64Array(stats),
+      });
     case "map":
       return new MapStrategy(slots, grants);
     case "map-each":

@@ -26,7 +26,7 @@ import {
   validateRequest,
 } from "../blkif/request.ts";
 import type { IoChannel } from "../storage/disk.ts";
-import type { GrantStrategy } from "./grants.ts";
+import type { GrantStrategy, KeptGrants } from "./grants.ts";
 import { STAT } from "./stats.ts";
 
 /** What a slot waits for. A free slot has no phase: it is on the free list. */
@@ -124,6 +124,11 @@ export class Queue implements Disposable {
   /** Requests taken and not yet answered. */
   get inFlight(): number {
     return this.#slots.slots - this.#freeCount;
+  }
+
+  /** Mappings that the queue keeps while it has nothing to do, if its grant mode has any. */
+  get keptGrants(): KeptGrants | undefined {
+    return this.#grants.kept;
   }
 
   /** One pass along the way of a request. True: there may be more to do at once. */

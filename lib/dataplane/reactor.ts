@@ -14,6 +14,10 @@ import { type Connection, grantLimit, type GuestHandles, openConnection, type Op
 const PORTS_PER_TAKE = 64;
 /** While there is always work, events (of queues at rest) are looked for only every so many turns. */
 const TURNS_PER_EVENT_CHECK = 4;
+/** Kept mappings are given back when they were not used for one to two of these. */
+const IDLE_ROUND_MS = 30_000;
+/** A reactor that never sleeps looks at the clock for that only every so many turns. */
+const TURNS_PER_CLOCK_CHECK = 1024;
 /** Grants of a full single-page ring; the limit is set before it is known what the guest will negotiate. */
 const RING_SLOTS = 32;
 
@@ -53,6 +57,11 @@ export class Reactor implements Disposable {
   readonly #served: Served[] = [];
   readonly #ports = new Uint32Array(PORTS_PER_TAKE);
   #turnsSinceEvents = 0;
+  #turns = 0;
+  /** When the next round of giving idle mappings back is due; Infinity: no queue keeps any. */
+  #idleRoundMs = Infinity;
+  /** The queue that a round under way has come to. */
+  #idleRoundAt = 0;
 
   constructor(platform: Platform, parker: Parker, host: ReactorHost) {
     this.#platform = platform;
@@ -93,6 +102,7 @@ export class Reactor implements Disposable {
   /** One visit to every queue that has work. True: there may be more at once; false: the reactor may sleep. */
   turn(): boolean {
     if (this.#turnsSinceEvents++ % TURNS_PER_EVENT_CHECK === 0) this.#takeEvents();
+    if (++this.#turns % TURNS_PER_CLOCK_CHECK === 0) this.#releaseIdle();
     let busy = false;
     for (let i = 0; i < this.#served.length; i++) {
       const served = this.#served[i]!;
@@ -103,9 +113,13 @@ export class Reactor implements Disposable {
     return busy;
   }
 
-  /** Sleeps until an event, a completion, a wake or the timeout (-1: none). */
+  /**
+   * Sleeps until an event, a completion, a wake or the timeout (-1: none). Two sleeps after the last use of mappings
+   * that are kept end early, to give them back; from then on nothing disturbs an idle reactor.
+   */
   sleep(timeoutMs: number): void {
-    this.#parker.park(timeoutMs);
+    const idleMs = this.#releaseIdle();
+    if (idleMs !== 0) this.#parker.park(idleMs < 0 || (timeoutMs >= 0 && timeoutMs < idleMs) ? timeoutMs : idleMs);
     this.#turnsSinceEvents = 0;
   }
 
@@ -116,6 +130,9 @@ export class Reactor implements Disposable {
   #visit(served: Served): boolean {
     const { queue } = served.connection;
     const more = queue.step() || queue.rest();
+    if (this.#idleRoundMs === Infinity && queue.keptGrants !== undefined && queue.keptGrants.count > 0) {
+      this.#idleRoundMs = this.#platform.now() + IDLE_ROUND_MS;
+    }
     if (queue.broken !== undefined && !served.reportedBroken) {
       served.reportedBroken = true;
       this.#host.stopped(served.id, queue.broken);
@@ -123,6 +140,20 @@ export class Reactor implements Disposable {
     // A drain ends with a flush that no request in flight stands for: look until it is over.
     served.hasWork = more || queue.state === "draining";
     return more;
+  }
+
+  /** Goes on with a round that is due. Milliseconds until there is more to do; -1: nothing to wait for. */
+  #releaseIdle(): number {
+    if (this.#idleRoundMs === Infinity) return -1;
+    const now = this.#platform.now();
+    if (now < this.#idleRoundMs) return Math.ceil(this.#idleRoundMs - now);
+    for (; this.#idleRoundAt < this.#served.length; this.#idleRoundAt++) {
+      if (this.#served[this.#idleRoundAt]!.connection.queue.keptGrants?.releaseIdle()) return 0;
+    }
+    this.#idleRoundAt = 0;
+    const kept = this.#served.some(({ connection }) => (connection.queue.keptGrants?.count ?? 0) > 0);
+    this.#idleRoundMs = kept ? now + IDLE_ROUND_MS : Infinity;
+    return kept ? IDLE_ROUND_MS : -1;
   }
 
   #takeEvents(): void {

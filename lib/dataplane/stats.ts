@@ -24,6 +24,12 @@ export const STAT = {
   passes: 11,
   /** 1 after a failed flush: writes are refused until the operator reconnects the disk. */
   latched: 12,
+  /** Grants kept mapped now (mode persistent); pages that were found among them, and that were not. */
+  persistentGrants: 13,
+  persistentHits: 14,
+  persistentMisses: 15,
+  /** Requests that were copied in that mode, because too many were in use or one could not be mapped writable. */
+  persistentCopied: 16,
 } as const;
 
 const COUNTERS = Object.keys(STAT).length;

@@ -7,8 +7,14 @@ import type { AbiName } from "../blkif/abi.ts";
 import type { DomId, EvtchnPort, GrantRef } from "../hypervisor.ts";
 import type { Disk } from "../storage/disk.ts";
 
-/** How guest data reaches the disk: by grant copy, by mapping per request in one call, or page by page. */
-export type GrantMode = "copy" | "map" | "map-each";
+/**
+ * How guest data reaches the disk: by grant copy, through pages that stay mapped because the frontend reuses its grants
+ * (which it must have promised), by mapping per request in one call, or page by page.
+ */
+export type GrantMode = "copy" | "persistent" | "map" | "map-each";
+
+/** Mappings that mode `persistent` keeps per ring unless told otherwise: what Linux's blkfront needs for one page of ring. */
+export const DEFAULT_PERSISTENT_GRANTS = 1056;
 
 /** One ring to be served. */
 export interface QueueSpec {
@@ -26,6 +32,10 @@ export interface QueueSpec {
   readonly disk: Disk;
   /** How guest data is reached. */
   readonly grants: GrantMode;
+  /** Most mappings that mode `persistent` keeps; absent: {@linkcode DEFAULT_PERSISTENT_GRANTS}. */
+  readonly maxPersistentGrants?: number;
+  /** The toolstack allows direct I/O on the guest's pages (node `direct-io-safe`). Absent: it does not. */
+  readonly directIoSafe?: boolean;
   /** Most requests in flight, at most the ring's slots; absent: the ring's slots. */
   readonly maxRequests?: number;
   /** Where the queue counts; see stats.ts. */

@@ -191,11 +191,20 @@ export class WorkerDataPlane implements DataPlane {
   async openQueue(spec: QueueSpec): Promise<QueueHandle> {
     const lane = this.#choose();
     await this.#lanes[lane]!.usable;
-    const { label, guest, ringRefs, eventChannel, abi, disk, grants, maxRequests, stats } = spec;
-    const attachment = disk.attachment(lane);
-    const properties = disk.properties;
-    const request = { label, guest, ringRefs, eventChannel, abi, attachment, properties, grants, maxRequests, stats };
-    return await this.#lanes[lane]!.reactor.open(++this.#lastId, request);
+    return await this.#lanes[lane]!.reactor.open(++this.#lastId, {
+      label: spec.label,
+      guest: spec.guest,
+      ringRefs: spec.ringRefs,
+      eventChannel: spec.eventChannel,
+      abi: spec.abi,
+      attachment: spec.disk.attachment(lane),
+      properties: spec.disk.properties,
+      grants: spec.grants,
+      maxPersistentGrants: spec.maxPersistentGrants,
+      directIoSafe: spec.directIoSafe,
+      maxRequests: spec.maxRequests,
+      stats: spec.stats,
+    });
   }
 
   /** Closes all queues and ends the Workers. */

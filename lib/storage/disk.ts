@@ -82,6 +82,17 @@ export interface IoVectors {
   readonly lengths: Uint32Array;
 }
 
+/** What an engine may do with the memory that a channel's operations name. */
+export interface MemoryRule {
+  /** Direct I/O (O_DIRECT): the device itself reads and writes it. False: only through the page cache. */
+  readonly direct: boolean;
+  /**
+   * I/O during whose completion the kernel may still refer to the memory (io_uring). False: it is unmapped right after
+   * the completion, so each operation must be a call that returns when it is over (preadv, pwritev).
+   */
+  readonly asynchronous: boolean;
+}
+
 /** What a channel is opened with. */
 export interface ChannelOptions {
   /** Most operations in flight; tags are 0 to depth - 1. */
@@ -92,6 +103,8 @@ export interface ChannelOptions {
   readonly memory: MemorySpace;
   /** Memory that lives as long as the channel: views of it may be kept. Addresses outside it: one use only. */
   readonly buffers?: Memory;
+  /** Absent: the memory is private and stays, so everything is allowed. */
+  readonly rule?: MemoryRule;
 }
 
 /**

@@ -12,6 +12,8 @@ export interface Offer {
   readonly barrier: boolean;
   /** FLUSH_DISKCACHE is carried out. */
   readonly flushCache: boolean;
+  /** Pages that the frontend grants again and again stay mapped. */
+  readonly persistent: boolean;
   /** Log2 of the most pages a ring may have, 0 to 4. */
   readonly maxRingPageOrder: number;
   /** Most rings a device may have; at least 1. */
@@ -19,7 +21,13 @@ export interface Offer {
 }
 
 /** One ring of one page; barriers and flushes. */
-export const BASIC_OFFER: Offer = { barrier: true, flushCache: true, maxRingPageOrder: 0, maxQueues: 1 };
+export const BASIC_OFFER: Offer = {
+  barrier: true,
+  flushCache: true,
+  persistent: false,
+  maxRingPageOrder: 0,
+  maxQueues: 1,
+};
 
 /** Bits of the `info` node (blkif.h: VDISK_CDROM, VDISK_REMOVABLE, VDISK_READONLY). */
 export const INFO_CDROM = 1;
@@ -50,7 +58,7 @@ export function featureNodes(offer: Offer): NodeValue[] {
     ["feature-barrier", flag(offer.barrier)],
     ["feature-flush-cache", flag(offer.flushCache)],
     ["feature-discard", "0"],
-    ["feature-persistent", "0"],
+    ["feature-persistent", flag(offer.persistent)],
     ["max-ring-page-order", String(offer.maxRingPageOrder)],
     // The deprecated spelling that some frontends still look for.
     ["max-ring-pages", String(2 ** offer.maxRingPageOrder)],

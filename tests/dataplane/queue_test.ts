@@ -9,7 +9,7 @@ import { RING_HEADER_BYTES } from "../../lib/blkif/abi.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
 import { allOkay, READ_PAGE, Rig, type TestRequest } from "./rig.ts";
 
-const MODES: readonly GrantMode[] = ["copy", "map", "map-each"];
+const MODES: readonly GrantMode[] = ["copy", "persistent", "map", "map-each"];
 const write = (sector: number, page = 0): TestRequest => ({ operation: OP_WRITE, sector, segments: [[page, 0, 0]] });
 const BARRIER: TestRequest = { operation: OP_WRITE_BARRIER, sector: 9, segments: [[1, 0, 0]] };
 const EMPTY_BARRIER: TestRequest = { operation: OP_WRITE_BARRIER };
@@ -31,7 +31,9 @@ for (const grants of MODES) {
       assertEquals(rig.page(8).subarray(0, 6 * 512).every((byte) => byte === 0), true);
       assertEquals(rig.page(9).subarray(0, 512).every((byte) => byte === 1), true);
       assertEquals(rig.responses(), [[1, OP_WRITE, 0], [2, OP_READ, 0]]);
-      assertEquals(rig.usage.mappedPages, 1, "only the ring stays mapped");
+      const kept = rig.stats.persistentGrants;
+      assertEquals(kept, grants === "persistent" ? 4 : 0);
+      assertEquals(rig.usage.mappedPages, 1 + kept, "only the ring stays mapped, and what is kept");
       const { reads, writes, sectorsRead, sectorsWritten, errors } = rig.stats;
       assertEquals({ reads, writes, sectorsRead, sectorsWritten, errors }, {
         reads: 1,
@@ -51,7 +53,7 @@ for (const grants of MODES) {
       rig.run();
       const statuses = rig.responses().sort(([a], [b]) => a - b).map(([, , status]) => status);
       assertEquals(statuses, [-1, -1, 0]);
-      assertEquals(rig.usage.mappedPages, 1);
+      assertEquals(rig.usage.mappedPages, 1 + rig.stats.persistentGrants);
       assertEquals(rig.channel.history.some((line) => line.startsWith("write")), false);
       assertMatch(rig.complaints[0]!, /grant/);
     }

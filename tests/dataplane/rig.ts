@@ -11,7 +11,7 @@ import { createGrantStrategy } from "../../lib/dataplane/grants.ts";
 import { Queue } from "../../lib/dataplane/queue.ts";
 import { createStats, type QueueStats, readStats } from "../../lib/dataplane/stats.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
-import type { DomId, GrantTable, Platform, SharedPages } from "../../lib/hypervisor.ts";
+import type { DomId, GrantShares, GrantTable, Platform, SharedPages } from "../../lib/hypervisor.ts";
 import { createMachine, type MachineUsage } from "../../lib/sim/machine.ts";
 import { machineUsage, openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import type { IoChannel, IoVectors } from "../../lib/storage/disk.ts";
@@ -118,6 +118,7 @@ export interface TestRequest {
 export interface RigOptions {
   readonly abi?: AbiName;
   readonly grants?: GrantMode;
+  readonly maxPersistentGrants?: number;
   readonly maxRequests?: number;
   readonly limits?: Partial<DiskLimits>;
   readonly wrapGrantTable?: (table: GrantTable) => GrantTable;
@@ -137,15 +138,16 @@ export class Rig implements Disposable {
   readonly #machine = createMachine({ memoryBytes: 32 * 2 ** 20 });
   readonly #stats = createStats();
   readonly #resources = new DisposableStack();
+  readonly #shares: GrantShares;
   #nextId = 1;
 
   constructor(options: RigOptions = {}) {
     const abi = ABIS[options.abi ?? "x86_64-abi"];
     const guest = openSimulatedPlatform(this.#machine, GUEST);
     const backend = openSimulatedPlatform(this.#machine, BACKEND);
-    const shares = this.#resources.use(guest.openGrantShares());
-    this.ringPage = shares.share(BACKEND, 1, true);
-    this.pages = shares.share(BACKEND, DATA_PAGES, true);
+    this.#shares = this.#resources.use(guest.openGrantShares());
+    this.ringPage = this.#shares.share(BACKEND, 1, true);
+    this.pages = this.#shares.share(BACKEND, DATA_PAGES, true);
     this.front = FrontRing.initialise(this.ringPage.view, abi);
     if (options.startIndex !== undefined) this.front = this.#restartAt(options.startIndex);
     const limits = { sectors: 1024, readOnly: false, logicalSectorBytes: 512, ...options.limits };
@@ -154,7 +156,13 @@ export class Rig implements Disposable {
     const ringMemory = this.#resources.use(realTable.mapPages(this.ringPage.refs, true));
     const ring = new BackRing(ringMemory.view, abi);
     const slots = new RequestSlots(Math.min(options.maxRequests ?? ring.slots, ring.slots), 11);
-    const grants = createGrantStrategy(options.grants ?? "copy", slots, table, backend.memory);
+    const grants = createGrantStrategy(options.grants ?? "copy", {
+      slots,
+      grants: table,
+      memory: backend.memory,
+      maxPersistentGrants: options.maxPersistentGrants ?? 1056,
+      stats: this.#stats,
+    });
     this.channel = new ManualChannel(limits.sectors, grants.vectors, backend);
     this.queue = this.#resources.use(
       new Queue({
@@ -179,6 +187,11 @@ export class Rig implements Disposable {
 
   get usage(): MachineUsage {
     return machineUsage(this.#machine);
+  }
+
+  /** Another page, which the backend may only read. Its reference does for a page in a request's segments. */
+  grantReadOnly(): SharedPages {
+    return this.#shares.share(BACKEND, 1, false);
   }
 
   /** Bytes of one of the guest's data pages. */

@@ -211,15 +211,18 @@ Deno.test("the features published say what is there and promise nothing else", (
     ["max-ring-page-order", "0"],
     ["max-ring-pages", "1"],
   ]);
-  assertEquals(featureNodes({ barrier: false, flushCache: false, maxRingPageOrder: 4, maxQueues: 3 }), [
-    ["feature-barrier", "0"],
-    ["feature-flush-cache", "0"],
-    ["feature-discard", "0"],
-    ["feature-persistent", "0"],
-    ["max-ring-page-order", "4"],
-    ["max-ring-pages", "16"],
-    ["multi-queue-max-queues", "3"],
-  ]);
+  assertEquals(
+    featureNodes({ barrier: false, flushCache: false, persistent: true, maxRingPageOrder: 4, maxQueues: 3 }),
+    [
+      ["feature-barrier", "0"],
+      ["feature-flush-cache", "0"],
+      ["feature-discard", "0"],
+      ["feature-persistent", "1"],
+      ["max-ring-page-order", "4"],
+      ["max-ring-pages", "16"],
+      ["multi-queue-max-queues", "3"],
+    ],
+  );
 });
 
 Deno.test("a disk is published in 512-byte sectors, with its sector sizes and its kind", () => {

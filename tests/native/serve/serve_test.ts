@@ -21,7 +21,7 @@ const CYCLES = FULL ? 50 : 24;
 const WARM_CYCLES = FULL ? 30 : 16;
 const RESTARTS = FULL ? 10 : 3;
 const ABI_NAMES: readonly AbiName[] = ["x86_64-abi", "x86_32-abi", "arm-abi"];
-const GRANT_MODES: readonly GrantMode[] = ["copy", "map", "map-each"];
+const GRANT_MODES: readonly GrantMode[] = ["copy", "persistent", "map", "map-each"];
 const GUEST = 7;
 
 const LOAD: LoadSpec = { ...MIXED_LOAD, flushEvery: 100, barrierEvery: 150 };
@@ -79,7 +79,12 @@ for (const grants of GRANT_MODES) {
       assertEquals(outcome.reads + outcome.writes + outcome.barriers + outcome.flushes, REQUESTS);
       assert(outcome.flushes > 0 && outcome.barriers > 0);
       assert(outcome.verifiedSectors > REQUESTS / 4, `only ${outcome.verifiedSectors} sectors verified`);
+      assertMatch(backend.messages, new RegExp(`connected: .*grants ${grants}\n`));
+      const { mappedPages } = await backend.holdings();
+      if (grants === "persistent") assert(mappedPages > 32 * 8, `only ${mappedPages} pages are kept mapped`);
+      else assertEquals(mappedPages, 1, "the ring");
       await detach(xen, device);
+      assertEquals((await backend.holdings()).mappedPages, 0);
       const verdict = await disk.verify(image);
       assertEquals(verdict.miscompares, 0);
       assertEquals(await backend.stop(), 0, backend.messages);
@@ -102,27 +107,29 @@ for (const grants of GRANT_MODES) {
   });
 }
 
-nativeTest(`${CYCLES} cycles of connecting and disconnecting leave nothing behind`, async () => {
-  await using xen = await NativeXen.start();
-  await xen.createDomain(GUEST);
-  await using backend = new BackendProcess(xen, ["serve"]);
-  await using guest = new GuestProcess(xen, GUEST);
-  const { disk } = await newDisk(xen, guest, "disk.img");
-  await disk.connect();
-  const held: Holdings[] = [];
-  for (let cycle = 0; cycle < CYCLES; cycle++) {
-    assertClean(received(await disk.load({ ...LOAD, seed: cycle + 1, requests: 200 })), `cycle ${cycle}`);
-    await disk.disconnect();
-    held.push(await backend.holdings());
-    await disk.reconnect();
-  }
-  // The first cycles compile code and grow the heap; a leak would go on.
-  const [early, late] = [held[WARM_CYCLES]!, held.at(-1)!];
-  assertEquals([late.descriptors, late.mappedPages, late.ports], [early.descriptors, 0, 0]);
-  const leakedMappings = CYCLES - 1 - WARM_CYCLES;
-  assertLess(late.mappings - early.mappings, leakedMappings - 1, "less than one mapping a cycle");
-  assertLess(late.residentKiB - early.residentKiB, 8 * 1024);
-});
+for (const grants of ["copy", "persistent"]) {
+  nativeTest(`${CYCLES} cycles of connecting and disconnecting leave nothing behind, ${grants}`, async () => {
+    await using xen = await NativeXen.start();
+    await xen.createDomain(GUEST);
+    await using backend = new BackendProcess(xen, ["serve", "--grants", grants]);
+    await using guest = new GuestProcess(xen, GUEST);
+    const { disk } = await newDisk(xen, guest, "disk.img");
+    await disk.connect();
+    const held: Holdings[] = [];
+    for (let cycle = 0; cycle < CYCLES; cycle++) {
+      assertClean(received(await disk.load({ ...LOAD, seed: cycle + 1, requests: 200 })), `cycle ${cycle}`);
+      await disk.disconnect();
+      held.push(await backend.holdings());
+      await disk.reconnect();
+    }
+    // The first cycles compile code and grow the heap; a leak would go on.
+    const [early, late] = [held[WARM_CYCLES]!, held.at(-1)!];
+    assertEquals([late.descriptors, late.mappedPages, late.ports], [early.descriptors, 0, 0]);
+    const leakedMappings = CYCLES - 1 - WARM_CYCLES;
+    assertLess(late.mappings - early.mappings, leakedMappings - 1, "less than one mapping a cycle");
+    assertLess(late.residentKiB - early.residentKiB, 8 * 1024);
+  });
+}
 
 nativeTest("eight disks of three domains on one Worker: some come and go while the others verify", async () => {
   await using xen = await NativeXen.start();
