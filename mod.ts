@@ -29,6 +29,7 @@ export { WorkerDataPlane, type WorkerDataPlaneOptions } from "./lib/dataplane/wo
 
 export { BackendKind, type BackendKindOptions, ownDomain } from "./lib/backend/kind.ts";
 export type { CloseOptions } from "./lib/backend/device.ts";
+export type { GrantChoice } from "./lib/backend/grant_choice.ts";
 export { DEFAULT_SETTINGS, type DeviceSettings } from "./lib/backend/settings.ts";
 export type { DeviceStatus } from "./lib/backend/status.ts";
 

@@ -9,7 +9,7 @@ import type { Memory, MemorySpace } from "../hypervisor.ts";
 export const EIO: number = -5;
 
 /** What a channel without discard answers to one: Linux's EOPNOTSUPP. */
-export const EOPNOTSUPP = -95;
+export const EOPNOTSUPP: number = -95;
 
 /** Which engine serves a disk. `auto` takes the fastest that this machine allows. */
 export type EngineName = "auto" | "file" | "memory" | "null";
