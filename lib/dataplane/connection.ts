@@ -9,8 +9,7 @@ import { BackRing } from "../blkif/back_ring.ts";
 import { RequestSlots } from "../blkif/request.ts";
 import { errorText } from "../errors.ts";
 import type { DomId, EventChannels, EvtchnPort, GrantRef, GrantTable, Platform } from "../hypervisor.ts";
-import { openChannel } from "../storage/channel.ts";
-import type { DiskAttachment, DiskProperties } from "../storage/disk.ts";
+import type { ChannelOptions, DiskAttachment, DiskProperties, IoChannel } from "../storage/disk.ts";
 import { createGrantStrategy } from "./grants.ts";
 import { memoryRule } from "./memory_rule.ts";
 import { Queue } from "./queue.ts";
@@ -38,6 +37,9 @@ export interface GuestHandles {
   readonly events: EventChannels;
 }
 
+/** Opens a channel to the disk that an attachment names; storage's openChannel, or one that knows more engines. */
+export type ChannelOpener = (attachment: DiskAttachment, options: ChannelOptions) => IoChannel;
+
 /** A queue that is tied to its guest. */
 export interface Connection extends Disposable {
   readonly queue: Queue;
@@ -51,6 +53,7 @@ export function openConnection(
   request: OpenRequest,
   platform: Platform,
   handles: GuestHandles,
+  openChannel: ChannelOpener,
   complain: (line: string) => void,
 ): Connection {
   using undo = new DisposableStack();

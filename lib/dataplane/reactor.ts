@@ -8,7 +8,15 @@ import { type DomId, EVENTS_OVERFLOWED, type EvtchnPort, type Parker, type Platf
 import { errorText } from "../errors.ts";
 import { LogLimiter } from "../rate_limit.ts";
 import { SILENT } from "../log.ts";
-import { type Connection, grantLimit, type GuestHandles, openConnection, type OpenRequest } from "./connection.ts";
+import { openChannel } from "../storage/channel.ts";
+import {
+  type ChannelOpener,
+  type Connection,
+  grantLimit,
+  type GuestHandles,
+  openConnection,
+  type OpenRequest,
+} from "./connection.ts";
 
 /** Ports taken from one guest's event queue per call. */
 const PORTS_PER_TAKE = 64;
@@ -51,6 +59,7 @@ export class Reactor implements Disposable {
   readonly #platform: Platform;
   readonly #parker: Parker;
   readonly #host: ReactorHost;
+  readonly #openChannel: ChannelOpener;
   readonly #limiter: LogLimiter;
   readonly #guests = new Map<DomId, Guest>();
   #guestList: Guest[] = [];
@@ -63,10 +72,12 @@ export class Reactor implements Disposable {
   /** The queue that a round under way has come to. */
   #idleRoundAt = 0;
 
-  constructor(platform: Platform, parker: Parker, host: ReactorHost) {
+  /** `opener` stands in for storage's own engines. */
+  constructor(platform: Platform, parker: Parker, host: ReactorHost, opener: ChannelOpener = openChannel) {
     this.#platform = platform;
     this.#parker = parker;
     this.#host = host;
+    this.#openChannel = opener;
     this.#limiter = new LogLimiter({ ...SILENT, warning: host.warn }, () => platform.now());
   }
 
@@ -81,7 +92,7 @@ export class Reactor implements Disposable {
     const log = this.#limiter.forGuest(request.guest);
     const complain = (line: string): void => log.warning(`${request.label}: ${line}`);
     try {
-      const connection = openConnection(request, this.#platform, guest, complain);
+      const connection = openConnection(request, this.#platform, guest, this.#openChannel, complain);
       const served = { id, connection, guest, hasWork: true, closing: false, reportedBroken: false };
       guest.byPort.set(connection.port, served);
       this.#served.push(served);

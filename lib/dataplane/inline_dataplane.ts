@@ -1,0 +1,109 @@
+/**
+ * The data plane without Workers: one reactor in the caller's own thread, which the caller drives. For simulations that
+ * are single-stepped, and for programs that have a loop of their own. What a turn does is the reactor's affair, and when
+ * there is one the caller's.
+ */
+
+import { errorText, XenblkError } from "../errors.ts";
+import type { Parker, Platform, Waker, WakeToken } from "../hypervisor.ts";
+import type { ChannelOpener } from "./connection.ts";
+import { Reactor } from "./reactor.ts";
+import type { DataPlane, QueueHandle, QueueSpec } from "./types.ts";
+
+/** What the data plane is made of. */
+export interface InlineDataPlaneOptions {
+  /** Used in this thread only. */
+  readonly platform: Platform;
+  /** Stands in for storage's own engines; absent: those. */
+  readonly openChannel?: ChannelOpener;
+  /** Hears what an operator should know and nobody waits to hear. */
+  readonly warn: (message: string) => void;
+}
+
+/** What is remembered of an open queue. */
+interface OpenQueue {
+  readonly stop: (reason: string) => void;
+  readonly closed: PromiseWithResolvers<void>;
+  readonly handle: QueueHandle;
+}
+
+/** See the file's first lines. Queues are served, and closed, only in {@linkcode InlineDataPlane.turn}. */
+export class InlineDataPlane implements DataPlane {
+  readonly #token: WakeToken & Disposable;
+  readonly #parker: Parker;
+  readonly #waker: Waker;
+  readonly #reactor: Reactor;
+  readonly #queues = new Map<number, OpenQueue>();
+  #lastId = 0;
+
+  /** Takes a place to sleep on the platform, and nothing else yet. */
+  constructor(options: InlineDataPlaneOptions) {
+    const { platform, openChannel, warn } = options;
+    this.#token = platform.createWakeToken();
+    this.#parker = platform.openParker(this.#token);
+    this.#waker = platform.openWaker(this.#token);
+    this.#reactor = new Reactor(
+      platform,
+      this.#parker,
+      {
+        closed: (id) => this.#closed(id),
+        stopped: (id, reason) => this.#queues.get(id)?.stop(reason),
+        warn,
+      },
+      openChannel,
+    );
+  }
+
+  /** For whoever wakes the thread that sleeps in {@linkcode sleep}: engines with threads of their own. */
+  get token(): WakeToken {
+    return this.#token;
+  }
+
+  /** One visit to every queue that has work. True: there may be more at once; false: the caller may sleep. */
+  turn(): boolean {
+    return this.#reactor.turn();
+  }
+
+  /** Sleeps until an event, a completion, a wake, a queue that is opened or closed, or the timeout (-1: none). */
+  sleep(timeoutMs: number): void {
+    this.#reactor.sleep(timeoutMs);
+  }
+
+  openQueue(spec: QueueSpec): Promise<QueueHandle> {
+    const { disk, ...rest } = spec;
+    const id = ++this.#lastId;
+    try {
+      const attachment = disk.attachment(0);
+      this.#reactor.open(id, { ...rest, maxRequests: spec.maxRequests, attachment, properties: disk.properties });
+    } catch (error) {
+      return Promise.reject(new XenblkError(errorText(error), { cause: error }));
+    }
+    const stopped = Promise.withResolvers<string>();
+    const closed = Promise.withResolvers<void>();
+    const handle = { stopped: stopped.promise, close: () => this.#close(id, closed.promise) };
+    this.#queues.set(id, { stop: stopped.resolve, closed, handle });
+    this.#waker.wake();
+    return Promise.resolve(handle);
+  }
+
+  /** Closes all queues, for which somebody must go on calling {@linkcode turn}, and then gives its place back. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all([...this.#queues.values()].map(({ handle }) => handle.close()));
+    this.#reactor[Symbol.dispose]();
+    this.#parker[Symbol.dispose]();
+    this.#token[Symbol.dispose]();
+  }
+
+  #close(id: number, closed: Promise<void>): Promise<void> {
+    if (this.#queues.has(id)) {
+      this.#reactor.close(id);
+      this.#waker.wake();
+    }
+    return closed;
+  }
+
+  #closed(id: number): void {
+    this.#queues.get(id)?.closed.resolve();
+    this.#queues.delete(id);
+  }
+}
