@@ -1,0 +1,126 @@
+/**
+ * A guest that rewrites memory while it is read (XSA-155). Deterministically: every byte that the queue could look at
+ * again is overwritten right after it was copied. And with a second thread that scribbles all the time while the queue
+ * serves: whatever it hits, the canaries stand.
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import type { MemorySpace } from "../../lib/hypervisor.ts";
+import { answerTo, direct, FLUSH, OKAY, READ, segment, WRITE } from "./rows.ts";
+import type { ScribbleOrder } from "./scribble_worker.ts";
+import { withMemory } from "./wrap.ts";
+import { ABI_NAMES, GRANT_MODES, World } from "./world.ts";
+
+const SCRIBBLE_MS = 700;
+
+/** Memory whose views call back after each copy into them. */
+function watchCopies(memory: MemorySpace, copied: () => void): MemorySpace {
+  return {
+    view: (address, lengthBytes) => memory.view(address, lengthBytes),
+    allocate: (lengthBytes) => {
+      const owned = memory.allocate(lengthBytes);
+      Object.defineProperty(owned.view, "set", {
+        value: (source: Uint8Array, offset?: number): void => {
+          Uint8Array.prototype.set.call(owned.view, source, offset);
+          copied();
+        },
+      });
+      return owned;
+    },
+  };
+}
+
+for (const grants of GRANT_MODES) {
+  Deno.test(`a slot that changes right after it was copied is served as it was copied, ${grants}`, () => {
+    for (const abi of ABI_NAMES) {
+      for (const fill of [0, 1, 5, 6, 0x7f, 0xff]) {
+        const worlds: World[] = [];
+        let copies = 0;
+        const rewrite = (): void => {
+          copies++;
+          worlds[0]?.ring.view.fill(fill, 64);
+        };
+        using world = new World({
+          abi,
+          grants,
+          wrap: (platform) => withMemory(platform, (memory) => watchCopies(memory, rewrite)),
+        });
+        worlds.push(world);
+        world.page(1).fill(0xab);
+        const request = direct(world, WRITE, { sector: 40n, segments: [segment(world, 1, 1, 2)] });
+        world.send(request);
+        while (world.step());
+        assertEquals(copies, 1, "a request is copied once");
+        assertEquals(world.takeAnswers(), [answerTo(request, OKAY)]);
+        assert(world.disk.subarray(40 * 512, 42 * 512).every((byte) => byte === 0xab));
+        world.checkCanaries();
+      }
+    }
+  });
+}
+
+/** Lets another thread write over the ring until it is told to stop. */
+class Scribbler implements AsyncDisposable {
+  readonly #worker = new Worker(new URL("./scribble_worker.ts", import.meta.url), { type: "module" });
+  readonly #stop = new Int32Array(new SharedArrayBuffer(8));
+  readonly #ended = Promise.withResolvers<void>();
+
+  async start(order: Omit<ScribbleOrder, "control">): Promise<void> {
+    const started = Promise.withResolvers<void>();
+    this.#worker.onmessage = ({ data }: MessageEvent<string>): void => {
+      if (data === "started") started.resolve();
+      else this.#ended.resolve();
+    };
+    this.#worker.postMessage({ ...order, control: this.#stop.buffer });
+    await started.promise;
+  }
+
+  /** Times it went over the ring. */
+  get rounds(): number {
+    return Atomics.load(this.#stop, 1);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    Atomics.store(this.#stop, 0, 1);
+    await this.#ended.promise;
+    this.#worker.terminate();
+  }
+}
+
+for (const grants of GRANT_MODES) {
+  Deno.test(`requests that another thread rewrites all the time touch nothing but the disk, ${grants}`, async () => {
+    using world = new World({ grants, abi: grants === "map" ? "x86_32-abi" : "x86_64-abi" });
+    await using scribbler = new Scribbler();
+    await scribbler.start({
+      ring: world.ring.view,
+      grefs: [...world.grants.data.refs, world.grants.readOnly.refs[0]!, world.grants.revoked, 2 ** 32 - 1],
+      seed: 7,
+      strideBytes: world.abi === "x86_32-abi" ? 108 : 112,
+      idBytes: world.abi === "x86_32-abi" ? 4 : 8,
+    });
+    let answered = 0;
+    for (const end = performance.now() + SCRIBBLE_MS; performance.now() < end;) {
+      const count = Math.min(16, world.free);
+      for (let i = 0; i < count; i++) world.publish(world.produced + 1);
+      let steps = 0;
+      while (world.step()) assert(steps++ < 1000);
+      answered += world.takeAnswers().length;
+      world.checkCanaries();
+    }
+    assertEquals(world.connection.queue.broken, undefined);
+    assert(answered > 500, `only ${answered} requests were served`);
+    assert(scribbler.rounds > 100, `only ${scribbler.rounds} rounds of scribbling`);
+  });
+}
+
+Deno.test("flushes between rewritten requests are answered, and the queue drains when it is told to", () => {
+  using world = new World();
+  const requests = [direct(world, FLUSH, { segments: [] }), direct(world, READ)];
+  world.send(...requests);
+  world.connection.queue.step();
+  world.ring.view.fill(0xff, 64);
+  world.connection.queue.drain();
+  while (world.step());
+  assertEquals(world.connection.queue.state, "drained");
+  assertEquals(world.takeAnswers().length, 2);
+});

@@ -1,0 +1,108 @@
+/**
+ * Grant calls that lie or fail half-way (XSA-316, XSA-318, XSA-361, XSA-365, XSA-371), and guests that take their pages
+ * away while a request is under way: ERROR for that request alone, and everything else is released.
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import type { GrantTable, Platform } from "../../lib/hypervisor.ts";
+import { answerTo, direct, ERROR, FLUSH, OKAY, READ, segment, WRITE } from "./rows.ts";
+import { overlay, withCopyBatch, withGrantTable } from "./wrap.ts";
+import { ABI_NAMES, GRANT_MODES, World } from "./world.ts";
+
+/** What a copy call and its statuses say instead of the truth. */
+const COPY_LIES = [
+  ["a call that succeeds and touches no status", 0, -32768],
+  ["a call that succeeds with a positive status", 0, 1],
+  ["a call that succeeds with the status of a bad address", 0, -9],
+  ["a call that fails as a whole", -14, -32768],
+] as const;
+
+for (const [what, result, status] of COPY_LIES) {
+  Deno.test(`grant copy: ${what} is ERROR, and the disk unchanged`, () => {
+    for (const abi of ABI_NAMES) {
+      let lying = true;
+      const lie = (table: GrantTable): GrantTable =>
+        withCopyBatch(table, (batch) =>
+          overlay(batch, {
+            run: () => lying ? result : batch.run(),
+            status: (index) => lying ? status : batch.status(index),
+          }));
+      using world = new World({ abi, grants: "copy", wrap: (platform) => withGrantTable(platform, lie) });
+      const disk = world.disk.slice();
+      const requests = [READ, WRITE, FLUSH].map((operation) => direct(world, operation));
+      world.send(...requests);
+      assertEquals(new Set(world.answers()), new Set(requests.map((request) => answerTo(request, ERROR))));
+      assertEquals(world.disk, disk);
+      assert(world.page(0).every((byte) => byte === 0), "the guest got data");
+      lying = false;
+      assertServed(world);
+    }
+  });
+}
+
+for (const grants of ["map", "map-each"] as const) {
+  for (const result of [1, 3, -12, -22]) {
+    Deno.test(`${grants}: a map call that answers ${result} maps nothing and is ERROR`, () => {
+      let lying = true;
+      const lie = (table: GrantTable): GrantTable =>
+        overlay(table, { map: (...args) => lying ? result : table.map(...args) });
+      using world = new World({ grants, wrap: (platform) => withGrantTable(platform, lie) });
+      const disk = world.disk.slice();
+      const requests = [READ, WRITE, FLUSH].map((operation) => direct(world, operation));
+      world.send(...requests);
+      assertEquals(new Set(world.answers()), new Set(requests.map((request) => answerTo(request, ERROR))));
+      assertEquals(world.disk, disk);
+      lying = false;
+      assertServed(world);
+    });
+  }
+}
+
+Deno.test("map-each: when the last of eleven pages cannot be mapped, the ten before it are unmapped", () => {
+  let calls = 0;
+  const failEleventh = (table: GrantTable): GrantTable =>
+    overlay(table, { map: (...args) => ++calls === 11 ? -12 : table.map(...args) });
+  using world = new World({ grants: "map-each", wrap: (platform) => withGrantTable(platform, failEleventh) });
+  const segments = Array.from({ length: 11 }, (_, page) => segment(world, page));
+  const request = direct(world, WRITE, { segments });
+  world.send(request);
+  assertEquals(world.answers(), [answerTo(request, ERROR)]); // answers() checks what stays mapped
+  assertServed(world);
+});
+
+for (const grants of GRANT_MODES) {
+  Deno.test(`${grants}: a read whose pages are revoked while it is under way ends, and the others are served`, () => {
+    using world = new World({ grants });
+    const [read, flush] = [direct(world, READ), direct(world, FLUSH, { segments: [] })];
+    world.send(read, flush);
+    world.connection.queue.step();
+    world.grants.data[Symbol.dispose]();
+    const answers = new Map(world.answers().map((answer) => [answer.id, answer.status]));
+    // A page that is mapped stays until it is unmapped; a copy to a revoked page fails.
+    assertEquals(answers, new Map([[read.id, grants === "copy" ? ERROR : OKAY], [flush.id, OKAY]]));
+  });
+}
+
+Deno.test("a guest that ends its event channel is served on, with a line of complaint", () => {
+  const noNotify = (platform: Platform): Platform =>
+    overlay(platform, {
+      openEventChannels: (guest) =>
+        overlay(platform.openEventChannels(guest), {
+          notify: () => {
+            throw new Error("Cannot notify: no such port");
+          },
+        }),
+    });
+  using world = new World({ wrap: noNotify });
+  const request = direct(world, READ);
+  world.send(request);
+  assertEquals(world.answers(), [answerTo(request, OKAY)]);
+  assertEquals(world.complaints, ["Cannot notify: no such port"]);
+});
+
+function assertServed(world: World): void {
+  const request = direct(world, READ);
+  world.send(request);
+  assertEquals(world.answers(), [answerTo(request, OKAY)]);
+  assertEquals(world.page(0), world.disk.slice(8 * 512, 16 * 512));
+}

@@ -1,0 +1,73 @@
+/**
+ * The hardening contract's table of requests against the real queue: every row with every ABI, logical sector size and
+ * grant mode. After each the disk is as it was if nothing was to be done, no canary has changed, nothing stays mapped,
+ * and the queue serves the next request.
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import type { AbiName } from "../../lib/blkif/abi.ts";
+import type { GrantMode } from "../../lib/dataplane/types.ts";
+import { answerTo, direct, OKAY, READ, type Row, ROWS } from "./rows.ts";
+import type { WireAnswer, WireRequest } from "./wire.ts";
+import { ABI_NAMES, diskByte, GRANT_MODES, SECTOR_SIZES, type SectorBytes, World } from "./world.ts";
+
+/** One way of serving. */
+interface Combination {
+  readonly abi: AbiName;
+  readonly sectorBytes: SectorBytes;
+  readonly grants: GrantMode;
+}
+
+const COMBINATIONS: readonly Combination[] = ABI_NAMES.flatMap((abi) =>
+  SECTOR_SIZES.flatMap((sectorBytes) => GRANT_MODES.map((grants) => ({ abi, sectorBytes, grants })))
+);
+
+for (const row of ROWS) {
+  Deno.test(row.shows, () => {
+    for (const combination of COMBINATIONS) {
+      if (row.only !== undefined && row.only !== combination.sectorBytes) continue;
+      try {
+        runRow(row, combination);
+      } catch (error) {
+        throw new Error(`with ${JSON.stringify(combination)}: ${(error as Error).message}`, { cause: error });
+      }
+    }
+  });
+}
+
+function runRow(row: Row, combination: Combination): void {
+  using world = new World({ ...combination, readOnly: row.readOnly ?? false });
+  const disk = world.disk.slice();
+  const data = world.grants.data.view.slice();
+  const requests = row.requests(world);
+  assert(requests.length > 0);
+  const answers: WireAnswer[] = [];
+  for (let at = 0; at < requests.length; at += 16) {
+    world.send(...requests.slice(at, at + 16));
+    answers.push(...world.answers());
+  }
+  assertEquals(sorted(answers), sorted(requests.map((request) => answerTo(request, row.status))));
+  const unchanged = row.unchanged ?? row.status !== OKAY;
+  if (unchanged) assertEquals(world.disk, disk, "the disk changed");
+  // Where some page was bad the guest's other pages of that read may have been filled, or not.
+  if (unchanged && !requests.some(isRead)) assertEquals(world.grants.data.view, data, "the guest's pages changed");
+  assertEquals(world.complaints.length > 0, !(row.silent ?? row.status === OKAY), world.complaints[0]);
+  assertServes(world);
+}
+
+function isRead(request: WireRequest): boolean {
+  return request.form === "direct" && request.operation === READ;
+}
+
+/** The queue goes on: a page is read as the disk has it. */
+function assertServes(world: World): void {
+  const request = direct(world, READ, { sector: 248n });
+  world.disk.forEach((_, i) => world.disk[i] = diskByte(i));
+  world.send(request);
+  assertEquals(world.answers(), [answerTo(request, OKAY)]);
+  assert(world.page(0).every((byte, i) => byte === diskByte(248 * 512 + i)), "a page was read wrong");
+}
+
+function sorted(answers: readonly WireAnswer[]): string[] {
+  return answers.map(({ id, operation, status }) => `${id}: operation ${operation}, status ${status}`).sort();
+}

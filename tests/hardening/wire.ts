@@ -1,0 +1,117 @@
+/**
+ * Requests as bytes on a ring, sensible or not: every field of every form can be given any value that fits it. Written
+ * against the table of the wire layout and not with the product's encoder, so that the two cannot agree on a mistake.
+ */
+
+import type { AbiName } from "../../lib/blkif/abi.ts";
+
+/** A segment as it is on the wire. */
+export interface WireSegment {
+  readonly gref: number;
+  readonly first: number;
+  readonly last: number;
+}
+
+/** What every form of request has. */
+interface WireCommon {
+  readonly id: bigint;
+  /** u64, in units of 512 bytes. */
+  readonly sector: bigint;
+  readonly handle?: number;
+}
+
+/** READ, WRITE, WRITE_BARRIER, FLUSH_DISKCACHE, and whatever is no operation. */
+export interface DirectRequest extends WireCommon {
+  readonly form: "direct";
+  readonly operation: number;
+  readonly segments: readonly WireSegment[];
+  /** The wire's count where it differs from the segments given. */
+  readonly count?: number;
+}
+
+/** DISCARD. */
+export interface DiscardRequest extends WireCommon {
+  readonly form: "discard";
+  readonly flag: number;
+  /** u64. */
+  readonly sectorCount: bigint;
+}
+
+/** INDIRECT: the segments themselves are in granted pages. */
+export interface IndirectRequest extends WireCommon {
+  readonly form: "indirect";
+  /** READ or WRITE, if it is sensible. */
+  readonly inner: number;
+  readonly count: number;
+  /** Grants of the pages that hold the segments, at most 8. */
+  readonly pages: readonly number[];
+}
+
+/** Any request. */
+export type WireRequest = DirectRequest | DiscardRequest | IndirectRequest;
+
+/** An answer as it is on the wire. */
+export interface WireAnswer {
+  readonly id: bigint;
+  readonly operation: number;
+  readonly status: number;
+}
+
+/** Bytes from one slot to the next. */
+export function slotBytes(abi: AbiName): number {
+  return abi === "x86_32-abi" ? 108 : 112;
+}
+
+/** Where `id` is in a request; all that follows it moves with it. */
+function idOffset(abi: AbiName): number {
+  return abi === "x86_32-abi" ? 4 : 8;
+}
+
+/** Writes a request over a slot whose bytes were zeroed by nobody: what it does not mention stays. */
+export function writeRequest(slot: DataView, abi: AbiName, request: WireRequest): void {
+  const id = idOffset(abi);
+  slot.setBigUint64(id, request.id, true);
+  slot.setBigUint64(id + 8, request.sector, true);
+  switch (request.form) {
+    case "direct":
+      slot.setUint8(0, request.operation);
+      slot.setUint8(1, request.count ?? request.segments.length);
+      slot.setUint16(2, request.handle ?? 0, true);
+      return request.segments.slice(0, 11).forEach((segment, i) => writeSegment(slot, id + 16 + 8 * i, segment));
+    case "discard":
+      slot.setUint8(0, 5);
+      slot.setUint8(1, request.flag);
+      slot.setUint16(2, request.handle ?? 0, true);
+      return slot.setBigUint64(id + 16, request.sectorCount, true);
+    case "indirect":
+      slot.setUint8(0, 6);
+      slot.setUint8(1, request.inner);
+      slot.setUint16(2, request.count, true);
+      slot.setUint16(id + 16, request.handle ?? 0, true);
+      return request.pages.slice(0, 8).forEach((gref, i) => slot.setUint32(id + 20 + 4 * i, gref, true));
+  }
+}
+
+/** Writes one segment, into a slot or into an indirect page. */
+export function writeSegment(view: DataView, offset: number, segment: WireSegment): void {
+  view.setUint32(offset, segment.gref, true);
+  view.setUint8(offset + 4, segment.first);
+  view.setUint8(offset + 5, segment.last);
+}
+
+/** The id and the operation that an answer to the request in this slot has to carry. */
+export function expectedEcho(slot: DataView, abi: AbiName): { id: bigint; operation: number } {
+  const operation = slot.getUint8(0);
+  const inner = slot.getUint8(1);
+  return { id: slot.getBigUint64(idOffset(abi), true), operation: operation === 6 ? (inner === 1 ? 1 : 0) : operation };
+}
+
+/** Reads the answer in a slot. */
+export function readAnswer(slot: DataView): WireAnswer {
+  return { id: slot.getBigUint64(0, true), operation: slot.getUint8(8), status: slot.getInt16(10, true) };
+}
+
+/** Whether an answer owns this byte of its slot; every other byte has to stay as it was. */
+export function belongsToAnswer(offset: number): boolean {
+  return offset <= 8 || offset === 10 || offset === 11;
+}

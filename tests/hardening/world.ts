@@ -1,0 +1,282 @@
+/**
+ * A hostile guest and the real data path on one thread: a ring that the guest fills with any bytes, grants of every
+ * kind, and a queue opened as a reactor opens it, on a disk in memory, stepped by hand. Whatever nobody may touch is a
+ * canary and is looked at after every run. What the guest does, and what it should get, is in the tests.
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import type { AbiName } from "../../lib/blkif/abi.ts";
+import { type Connection, openConnection } from "../../lib/dataplane/connection.ts";
+import { createStats, type QueueStats, readStats } from "../../lib/dataplane/stats.ts";
+import type { GrantMode } from "../../lib/dataplane/types.ts";
+import type { DomId, EventChannels, EvtchnPort, Platform, SharedPages } from "../../lib/hypervisor.ts";
+import { createMachine } from "../../lib/sim/machine.ts";
+import { machineUsage, openSimulatedPlatform } from "../../lib/sim/platform.ts";
+import type { MemoryAttachment } from "../../lib/storage/channel.ts";
+import type { DiskProperties } from "../../lib/storage/disk.ts";
+import { belongsToAnswer, readAnswer, slotBytes, type WireAnswer, type WireRequest, writeRequest } from "./wire.ts";
+
+export const ABI_NAMES: readonly AbiName[] = ["x86_64-abi", "x86_32-abi", "arm-abi"];
+export const GRANT_MODES: readonly GrantMode[] = ["copy", "map", "map-each"];
+export const SECTOR_SIZES: readonly SectorBytes[] = [512, 4096];
+
+export const BACKEND = 0 as DomId;
+export const GUEST = 1 as DomId;
+const NEIGHBOUR = 2 as DomId;
+export const PAGE = 4096;
+export const SECTOR = 512;
+/** Bytes after the disk's end that nothing may reach. */
+const TAIL_BYTES = 64 * SECTOR;
+const TAIL_FILL = 0xc5;
+const STEPS = 100_000;
+
+/** Sizes of a logical sector that are served. */
+export type SectorBytes = 512 | 4096;
+
+/** What a world is made with. */
+export interface WorldOptions {
+  readonly abi?: AbiName;
+  readonly grants?: GrantMode;
+  readonly sectorBytes?: SectorBytes;
+  readonly readOnly?: boolean;
+  readonly sectors?: number;
+  readonly maxRequests?: number;
+  /** Where the ring's indices begin. */
+  readonly startIndex?: number;
+  /** Stands between the queue and the hypervisor. */
+  readonly wrap?: (platform: Platform) => Platform;
+  /** Pages that the guest grants for reading and writing. */
+  readonly dataPages?: number;
+}
+
+/** Grants of every kind that a guest can name. */
+export interface Grants {
+  /** Granted to the backend for reading and writing. */
+  readonly data: SharedPages;
+  /** Granted to the backend for reading. */
+  readonly readOnly: SharedPages;
+  /** Granted to the backend, never named. */
+  readonly unnamed: SharedPages;
+  /** Granted to somebody else. */
+  readonly foreign: SharedPages;
+  /** Granted once. */
+  readonly revoked: number;
+}
+
+/** See the file's first lines. */
+export class World implements Disposable {
+  readonly abi: AbiName;
+  readonly machine: SharedArrayBuffer;
+  readonly ring: SharedPages;
+  readonly grants: Grants;
+  /** The disk, and the canary behind its end. */
+  readonly bytes: Uint8Array;
+  readonly disk: Uint8Array;
+  readonly properties: DiskProperties;
+  readonly connection: Connection;
+  readonly complaints: string[] = [];
+  readonly port: EvtchnPort;
+  readonly #header: Int32Array;
+  readonly #slots: readonly DataView[];
+  readonly #events: EventChannels;
+  readonly #fired = new Uint32Array(8);
+  readonly #stats = createStats();
+  readonly #resources = new DisposableStack();
+  /** Pages mapped while nothing is under way. */
+  readonly #restingPages: number;
+  #produced: number;
+  #consumed: number;
+  #nextId = 1n;
+
+  constructor(options: WorldOptions = {}) {
+    this.abi = options.abi ?? "x86_64-abi";
+    this.machine = createMachine({ memoryBytes: 16 * 2 ** 20, domains: 4, grantsPerDomain: 1024, portsPerDomain: 16 });
+    const guest = openSimulatedPlatform(this.machine, GUEST);
+    const shares = this.#resources.use(guest.openGrantShares());
+    this.ring = shares.share(BACKEND, 1, true);
+    const revoked = shares.share(BACKEND, 1, true);
+    this.grants = {
+      data: shares.share(BACKEND, options.dataPages ?? 24, true),
+      readOnly: shares.share(BACKEND, 4, false),
+      unnamed: shares.share(BACKEND, 2, true),
+      foreign: shares.share(NEIGHBOUR, 1, true),
+      revoked: revoked.refs[0]!,
+    };
+    revoked[Symbol.dispose]();
+    this.#header = new Int32Array(this.ring.view.buffer, this.ring.view.byteOffset, 4);
+    this.#slots = Array.from({ length: 32 }, (_, slot) => {
+      const size = slotBytes(this.abi);
+      return new DataView(this.ring.view.buffer, this.ring.view.byteOffset + 64 + slot * size, size);
+    });
+    const start = (options.startIndex ?? 0) | 0;
+    this.#produced = this.#consumed = start;
+    this.#header.set([start, start + 1, start, start + 1]);
+    this.#events = this.#resources.use(guest.openEventChannels(BACKEND));
+    this.port = this.#events.bindUnbound(BACKEND);
+    const sectors = options.sectors ?? 256;
+    const shared = new SharedArrayBuffer(sectors * SECTOR + TAIL_BYTES);
+    this.bytes = new Uint8Array(shared);
+    this.disk = this.bytes.subarray(0, sectors * SECTOR);
+    this.properties = {
+      sectors,
+      logicalSectorBytes: options.sectorBytes ?? 512,
+      physicalSectorBytes: 4096,
+      readOnly: options.readOnly ?? false,
+    };
+    this.#paint();
+    this.connection = this.#connect(options, shared);
+    this.#restingPages = this.usage.mappedPages;
+  }
+
+  /** What the queue counts. */
+  get stats(): QueueStats {
+    return readStats(this.#stats);
+  }
+
+  get usage(): ReturnType<typeof machineUsage> {
+    return machineUsage(this.machine);
+  }
+
+  /** Bytes of one of the guest's data pages. */
+  page(index: number): Uint8Array {
+    return this.grants.data.view.subarray(index * PAGE, (index + 1) * PAGE);
+  }
+
+  /** An id that was not used yet. */
+  nextId(): bigint {
+    return this.#nextId++;
+  }
+
+  /** Requests that the guest may put before it takes answers. */
+  get free(): number {
+    return 32 - ((this.#produced - this.#consumed) >>> 0);
+  }
+
+  /** The slot that a ring index stands for. */
+  slot(index: number): DataView {
+    return this.#slots[index & 31]!;
+  }
+
+  /** Index of the next request, a u32. */
+  get produced(): number {
+    return this.#produced >>> 0;
+  }
+
+  /** Writes requests and publishes them. */
+  send(...requests: WireRequest[]): void {
+    for (const request of requests) writeRequest(this.slot(this.#produced++), this.abi, request);
+    this.publish(this.#produced);
+  }
+
+  /** Stores any index as the producer's. */
+  publish(index: number): void {
+    this.#produced = index | 0;
+    Atomics.store(this.#header, 0, this.#produced);
+  }
+
+  /** One pass; true if there may be more to do. */
+  step(): boolean {
+    return this.connection.queue.step() || this.connection.queue.rest();
+  }
+
+  /** Lets the queue work until it rests, and checks what no request may change. */
+  run(): void {
+    const before = this.ring.view.slice();
+    const answered = this.#header[2]!;
+    for (let steps = 0; this.step(); steps++) assert(steps < STEPS, "the queue does not come to rest");
+    this.#checkRing(before, answered);
+    this.checkCanaries();
+  }
+
+  /** {@linkcode run}, and the answers since the last call. */
+  answers(): WireAnswer[] {
+    this.run();
+    return this.takeAnswers();
+  }
+
+  takeAnswers(): WireAnswer[] {
+    const answers: WireAnswer[] = [];
+    const end = this.#header[2]!;
+    assert(((end - this.#consumed) >>> 0) <= 32, "more answers than a ring holds");
+    while (this.#consumed !== end) {
+      answers.push(readAnswer(this.slot(this.#consumed)));
+      this.#consumed = (this.#consumed + 1) | 0;
+    }
+    this.#header[3] = this.#consumed + 1;
+    return answers;
+  }
+
+  /** How often the guest's event channel fired since the last call. */
+  takeEvents(): number {
+    return this.#events.take(this.#fired);
+  }
+
+  /** Nothing outside the disk, no page that was not named or not writable, and no mapping is left over. */
+  checkCanaries(): void {
+    const { readOnly, unnamed, foreign } = this.grants;
+    assert(this.bytes.subarray(this.disk.length).every((byte) => byte === TAIL_FILL), "bytes behind the disk changed");
+    for (const [name, pages] of Object.entries({ readOnly, unnamed, foreign })) {
+      assert(pages.view.every((byte, i) => byte === canary(i)), `a page changed: ${name}`);
+    }
+    assertEquals(this.usage.mappedPages, this.#restingPages, "pages stay mapped");
+  }
+
+  [Symbol.dispose](): void {
+    this.#resources.dispose();
+  }
+
+  #paint(): void {
+    this.bytes.fill(TAIL_FILL);
+    this.disk.forEach((_, i) => this.disk[i] = diskByte(i));
+    const { readOnly, unnamed, foreign } = this.grants;
+    for (const { view } of [readOnly, unnamed, foreign]) view.forEach((_, i) => view[i] = canary(i));
+  }
+
+  #connect(options: WorldOptions, data: SharedArrayBuffer): Connection {
+    const real = openSimulatedPlatform(this.machine, BACKEND);
+    const platform = options.wrap?.(real) ?? real;
+    const handles = {
+      grants: this.#resources.use(platform.openGrantTable(GUEST)),
+      events: this.#resources.use(platform.openEventChannels(GUEST)),
+    };
+    const attachment: MemoryAttachment = { engine: "memory", data, readOnly: false };
+    const request = {
+      label: "hostile",
+      guest: GUEST,
+      ringRefs: this.ring.refs,
+      eventChannel: this.port,
+      abi: this.abi,
+      attachment,
+      properties: this.properties,
+      grants: options.grants ?? "copy",
+      maxRequests: options.maxRequests ?? 32,
+      stats: this.#stats,
+    };
+    return this.#resources.use(
+      openConnection(request, platform, handles, (line) => this.complaints.push(line)),
+    );
+  }
+
+  /** Of the ring only answers, the producer index of answers and the wish for events may have changed. */
+  #checkRing(before: Uint8Array, answered: number): void {
+    const view = this.ring.view;
+    const allowed = new Set([4, 5, 6, 7, 8, 9, 10, 11]);
+    for (let index = answered; index !== this.#header[2]!; index = (index + 1) | 0) {
+      const slot = this.slot(index);
+      const begin = slot.byteOffset - view.byteOffset;
+      for (let i = 0; i < 12; i++) if (belongsToAnswer(i)) allowed.add(begin + i);
+    }
+    for (let i = 0; i < PAGE; i++) {
+      if (view[i] !== before[i]) assert(allowed.has(i), `byte ${i} of the ring changed`);
+    }
+  }
+}
+
+/** What the disk holds at first. */
+export function diskByte(offset: number): number {
+  return (offset >>> 9) * 7 + offset & 0xff;
+}
+
+function canary(offset: number): number {
+  return offset * 13 + 5 & 0xff;
+}
