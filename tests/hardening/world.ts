@@ -12,7 +12,7 @@ import type { GrantMode } from "../../lib/dataplane/types.ts";
 import type { DomId, EventChannels, EvtchnPort, Platform, SharedPages } from "../../lib/hypervisor.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { machineUsage, openSimulatedPlatform } from "../../lib/sim/platform.ts";
-import type { MemoryAttachment } from "../../lib/storage/channel.ts";
+import { type MemoryAttachment, openChannel } from "../../lib/storage/channel.ts";
 import type { DiskProperties } from "../../lib/storage/disk.ts";
 import { belongsToAnswer, readAnswer, slotBytes, type WireAnswer, type WireRequest, writeRequest } from "./wire.ts";
 
@@ -253,7 +253,7 @@ export class World implements Disposable {
       stats: this.#stats,
     };
     return this.#resources.use(
-      openConnection(request, platform, handles, (line) => this.complaints.push(line)),
+      openConnection(request, platform, handles, openChannel, (line) => this.complaints.push(line)),
     );
   }
 
