@@ -4,31 +4,21 @@
  * decide when a queue is served or drained.
  */
 
-import { type AbiName, ABIS, MAX_SEGMENTS_PER_REQUEST } from "../blkif/abi.ts";
+import { ABIS, MAX_SEGMENTS_PER_REQUEST } from "../blkif/abi.ts";
 import { BackRing } from "../blkif/back_ring.ts";
 import { RequestSlots } from "../blkif/request.ts";
 import { errorText } from "../errors.ts";
-import type { DomId, EventChannels, EvtchnPort, GrantRef, GrantTable, Platform } from "../hypervisor.ts";
+import type { DomId, EventChannels, EvtchnPort, GrantTable, Platform } from "../hypervisor.ts";
 import type { ChannelOptions, DiskAttachment, DiskProperties, IoChannel } from "../storage/disk.ts";
 import { createGrantStrategy } from "./grants.ts";
 import { memoryRule } from "./memory_rule.ts";
 import { Queue } from "./queue.ts";
-import { DEFAULT_PERSISTENT_GRANTS, type GrantMode } from "./types.ts";
+import { DEFAULT_PERSISTENT_GRANTS, type QueueSpec } from "./types.ts";
 
 /** What a reactor needs to open a queue: a QueueSpec in a form that can be posted to its Worker. */
-export interface OpenRequest {
-  readonly label: string;
-  readonly guest: DomId;
-  readonly ringRefs: readonly GrantRef[];
-  readonly eventChannel: EvtchnPort;
-  readonly abi: AbiName;
+export interface OpenRequest extends Omit<QueueSpec, "disk"> {
   readonly attachment: DiskAttachment;
   readonly properties: DiskProperties;
-  readonly grants: GrantMode;
-  readonly maxPersistentGrants: number | undefined;
-  readonly directIoSafe: boolean | undefined;
-  readonly maxRequests: number | undefined;
-  readonly stats: SharedArrayBuffer;
 }
 
 /** A reactor's handles for one guest domain, shared by all its queues of that guest. */

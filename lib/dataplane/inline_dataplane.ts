@@ -74,7 +74,7 @@ export class InlineDataPlane implements DataPlane {
     const id = ++this.#lastId;
     try {
       const attachment = disk.attachment(0);
-      this.#reactor.open(id, { ...rest, maxRequests: spec.maxRequests, attachment, properties: disk.properties });
+      this.#reactor.open(id, { ...rest, attachment, properties: disk.properties });
     } catch (error) {
       return Promise.reject(new XenblkError(errorText(error), { cause: error }));
     }

@@ -191,20 +191,9 @@ export class WorkerDataPlane implements DataPlane {
   async openQueue(spec: QueueSpec): Promise<QueueHandle> {
     const lane = this.#choose();
     await this.#lanes[lane]!.usable;
-    return await this.#lanes[lane]!.reactor.open(++this.#lastId, {
-      label: spec.label,
-      guest: spec.guest,
-      ringRefs: spec.ringRefs,
-      eventChannel: spec.eventChannel,
-      abi: spec.abi,
-      attachment: spec.disk.attachment(lane),
-      properties: spec.disk.properties,
-      grants: spec.grants,
-      maxPersistentGrants: spec.maxPersistentGrants,
-      directIoSafe: spec.directIoSafe,
-      maxRequests: spec.maxRequests,
-      stats: spec.stats,
-    });
+    const { disk, ...rest } = spec;
+    const request = { ...rest, attachment: disk.attachment(lane), properties: disk.properties };
+    return await this.#lanes[lane]!.reactor.open(++this.#lastId, request);
   }
 
   /** Closes all queues and ends the Workers. */

@@ -59,9 +59,6 @@ class Rig implements Disposable {
       attachment: { engine: "null", readOnly: false },
       properties: { sectors: 1024, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly: false },
       grants,
-      maxPersistentGrants: undefined,
-      directIoSafe: undefined,
-      maxRequests: undefined,
       stats: this.stats,
     });
   }
