@@ -17,7 +17,7 @@ import type { DiskProperties } from "../../lib/storage/disk.ts";
 import { belongsToAnswer, readAnswer, slotBytes, type WireAnswer, type WireRequest, writeRequest } from "./wire.ts";
 
 export const ABI_NAMES: readonly AbiName[] = ["x86_64-abi", "x86_32-abi", "arm-abi"];
-export const GRANT_MODES: readonly GrantMode[] = ["copy", "map", "map-each"];
+export const GRANT_MODES: readonly GrantMode[] = ["copy", "persistent", "map", "map-each"];
 export const SECTOR_SIZES: readonly SectorBytes[] = [512, 4096];
 
 export const BACKEND = 0 as DomId;
@@ -41,6 +41,7 @@ export interface WorldOptions {
   readonly readOnly?: boolean;
   readonly sectors?: number;
   readonly maxRequests?: number;
+  readonly maxPersistentGrants?: number;
   /** Where the ring's indices begin. */
   readonly startIndex?: number;
   /** Stands between the queue and the hypervisor. */
@@ -218,7 +219,7 @@ export class World implements Disposable {
     for (const [name, pages] of Object.entries({ readOnly, unnamed, foreign })) {
       assert(pages.view.every((byte, i) => byte === canary(i)), `a page changed: ${name}`);
     }
-    assertEquals(this.usage.mappedPages, this.#restingPages, "pages stay mapped");
+    assertEquals(this.usage.mappedPages, this.#restingPages + this.stats.persistentGrants, "pages stay mapped");
   }
 
   [Symbol.dispose](): void {
@@ -249,6 +250,7 @@ export class World implements Disposable {
       attachment,
       properties: this.properties,
       grants: options.grants ?? "copy",
+      ...(options.maxPersistentGrants === undefined ? {} : { maxPersistentGrants: options.maxPersistentGrants }),
       maxRequests: options.maxRequests ?? 32,
       stats: this.#stats,
     };
