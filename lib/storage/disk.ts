@@ -101,7 +101,7 @@ export interface ChannelOptions {
   readonly vectors: IoVectors;
   /** Turns any address in `vectors` into bytes. */
   readonly memory: MemorySpace;
-  /** Memory that lives as long as the channel: views of it may be kept. Addresses outside it: one use only. */
+  /** Memory that lives as long as the channel. Pages outside it may come and go between operations (see views.ts). */
   readonly buffers?: Memory;
   /** Absent: the memory is private and stays, so everything is allowed. */
   readonly rule?: MemoryRule;

@@ -1,13 +1,18 @@
 /**
- * Turns the addresses of an operation into bytes. Views of a channel's own buffers are made once and kept, because
- * making one costs more than a short transfer; any other address gets a view for one use, since what is mapped there
- * may change. It must not know what the bytes are for.
+ * Turns the addresses of an operation into bytes. Views are kept, because making one from an address costs more than a
+ * short transfer (about 1 µs, and work for the garbage collector). It must not know what the bytes are for.
+ *
+ * A view is no more than its address: it owns nothing, and shows whatever is mapped there when it is used. So the view
+ * of a page may be kept across the page's unmapping, and is right again when another page is mapped there, as long as
+ * nobody touches it in between; and it is only touched for an operation that names the address, which then is mapped.
  */
 
-import type { Memory, MemorySpace } from "../hypervisor.ts";
+import { type Memory, type MemorySpace, PAGE_SIZE_BYTES } from "../hypervisor.ts";
 
 /** Views that are kept; a power of two. Each address and length has one place, where the latest wins. */
 const KEPT_VIEWS = 512;
+/** Pages outside the channel's buffers whose views are kept; a power of two. Each page number has one place. */
+const KEPT_PAGES = 2048;
 /** Buffers are cut at sectors, so the low bits of an offset say nothing. */
 const SECTOR_SHIFT = 9;
 
@@ -18,6 +23,9 @@ export class MemoryViews {
   readonly #end: number;
   readonly #base: Uint8Array;
   readonly #kept: (Uint8Array | undefined)[] = new Array<Uint8Array | undefined>(KEPT_VIEWS).fill(undefined);
+  /** Views of whole pages and the numbers of the pages; empty until there is one. */
+  #pages: (Uint8Array | undefined)[] = [];
+  #pageNumbers = new Float64Array(0);
 
   /** `buffers` must live as long as this object is used. */
   constructor(memory: MemorySpace, buffers: Memory | undefined) {
@@ -29,11 +37,30 @@ export class MemoryViews {
 
   /** The bytes at an address; to be used at once and not kept. Throws what {@linkcode MemorySpace.view} throws. */
   view(address: number, lengthBytes: number): Uint8Array {
-    if (address < this.#address || address + lengthBytes > this.#end) return this.#memory.view(address, lengthBytes);
+    if (address < this.#address || address + lengthBytes > this.#end) return this.#viewElsewhere(address, lengthBytes);
     const offset = address - this.#address;
     const place = ((offset >>> SECTOR_SHIFT) + 31 * (lengthBytes >>> SECTOR_SHIFT)) & (KEPT_VIEWS - 1);
     const kept = this.#kept[place];
     if (kept?.byteLength === lengthBytes && kept.byteOffset - this.#base.byteOffset === offset) return kept;
     return this.#kept[place] = this.#base.subarray(offset, offset + lengthBytes);
+  }
+  /** Bytes of one page; what spans several gets a view for one use. */
+  #viewElsewhere(address: number, lengthBytes: number): Uint8Array {
+    const offset = address % PAGE_SIZE_BYTES;
+    if (offset + lengthBytes > PAGE_SIZE_BYTES) return this.#memory.view(address, lengthBytes);
+    const page = this.#viewPage((address - offset) / PAGE_SIZE_BYTES);
+    return lengthBytes === PAGE_SIZE_BYTES ? page : page.subarray(offset, offset + lengthBytes);
+  }
+
+  #viewPage(number: number): Uint8Array {
+    if (this.#pages.length === 0) {
+      this.#pages = new Array<Uint8Array | undefined>(KEPT_PAGES).fill(undefined);
+      this.#pageNumbers = new Float64Array(KEPT_PAGES);
+    }
+    const place = number % KEPT_PAGES;
+    const kept = this.#pages[place];
+    if (kept !== undefined && this.#pageNumbers[place] === number) return kept;
+    this.#pageNumbers[place] = number;
+    return this.#pages[place] = this.#memory.view(number * PAGE_SIZE_BYTES, PAGE_SIZE_BYTES);
   }
 }
