@@ -85,19 +85,13 @@ Deno.test("dry-run --write writes a given image and checks the rest of it too", 
     assert(changed <= 8 * 4096, "more was written than was asked for");
   }));
 
-/** Other bytes in the same place, without a moment in which the file is shorter. */
-function overwrite(path: string): void {
-  using file = Deno.openSync(path, { write: true });
-  file.writeSync(crypto.getRandomValues(new Uint8Array(64 * 1024)));
-}
-
 Deno.test("dry-run ends with 1 and the first miscompare when the image changes under it", () =>
   inDirectory(async (path) => {
     const image = `${path}/a.img`;
     randomImage(image, 64 * 1024);
     const child = startXenblk(["dry-run", image, "--seconds=1"]);
     // Again and again, since nobody knows when the run has taken note of what the image holds.
-    const changing = setInterval(() => overwrite(image), 20);
+    const changing = setInterval(() => randomImage(image, 64 * 1024), 20);
     const { code, stdout, stderr } = await child.output();
     clearInterval(changing);
     assertEquals(code, 1);
