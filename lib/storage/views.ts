@@ -16,6 +16,34 @@ const KEPT_PAGES = 2048;
 /** Buffers are cut at sectors, so the low bits of an offset say nothing. */
 const SECTOR_SHIFT = 9;
 
+/** The pages of a thread's memory; all channels share them, since the guests' pages often take each other's places. */
+const pageViews = new WeakMap<MemorySpace, PageViews>();
+
+/** Views of whole pages by the numbers of the pages. */
+class PageViews {
+  readonly #memory: MemorySpace;
+  readonly #views = new Array<Uint8Array | undefined>(KEPT_PAGES).fill(undefined);
+  readonly #numbers = new Float64Array(KEPT_PAGES);
+
+  private constructor(memory: MemorySpace) {
+    this.#memory = memory;
+  }
+
+  static of(memory: MemorySpace): PageViews {
+    let views = pageViews.get(memory);
+    if (views === undefined) pageViews.set(memory, views = new PageViews(memory));
+    return views;
+  }
+
+  view(number: number): Uint8Array {
+    const place = number % KEPT_PAGES;
+    const kept = this.#views[place];
+    if (kept !== undefined && this.#numbers[place] === number) return kept;
+    this.#numbers[place] = number;
+    return this.#views[place] = this.#memory.view(number * PAGE_SIZE_BYTES, PAGE_SIZE_BYTES);
+  }
+}
+
 /** The views of one channel, in one thread. */
 export class MemoryViews {
   readonly #memory: MemorySpace;
@@ -23,13 +51,12 @@ export class MemoryViews {
   readonly #end: number;
   readonly #base: Uint8Array;
   readonly #kept: (Uint8Array | undefined)[] = new Array<Uint8Array | undefined>(KEPT_VIEWS).fill(undefined);
-  /** Views of whole pages and the numbers of the pages; empty until there is one. */
-  #pages: (Uint8Array | undefined)[] = [];
-  #pageNumbers = new Float64Array(0);
+  readonly #pages: PageViews;
 
   /** `buffers` must live as long as this object is used. */
   constructor(memory: MemorySpace, buffers: Memory | undefined) {
     this.#memory = memory;
+    this.#pages = PageViews.of(memory);
     this.#address = buffers?.address ?? 0;
     this.#base = buffers?.view ?? new Uint8Array(0);
     this.#end = this.#address + this.#base.byteLength;
@@ -44,23 +71,12 @@ export class MemoryViews {
     if (kept?.byteLength === lengthBytes && kept.byteOffset - this.#base.byteOffset === offset) return kept;
     return this.#kept[place] = this.#base.subarray(offset, offset + lengthBytes);
   }
+
   /** Bytes of one page; what spans several gets a view for one use. */
   #viewElsewhere(address: number, lengthBytes: number): Uint8Array {
     const offset = address % PAGE_SIZE_BYTES;
     if (offset + lengthBytes > PAGE_SIZE_BYTES) return this.#memory.view(address, lengthBytes);
-    const page = this.#viewPage((address - offset) / PAGE_SIZE_BYTES);
+    const page = this.#pages.view((address - offset) / PAGE_SIZE_BYTES);
     return lengthBytes === PAGE_SIZE_BYTES ? page : page.subarray(offset, offset + lengthBytes);
-  }
-
-  #viewPage(number: number): Uint8Array {
-    if (this.#pages.length === 0) {
-      this.#pages = new Array<Uint8Array | undefined>(KEPT_PAGES).fill(undefined);
-      this.#pageNumbers = new Float64Array(KEPT_PAGES);
-    }
-    const place = number % KEPT_PAGES;
-    const kept = this.#pages[place];
-    if (kept !== undefined && this.#pageNumbers[place] === number) return kept;
-    this.#pageNumbers[place] = number;
-    return this.#pages[place] = this.#memory.view(number * PAGE_SIZE_BYTES, PAGE_SIZE_BYTES);
   }
 }
