@@ -54,8 +54,20 @@ const ROOMS: readonly Room[] = [
   {
     name: "tests",
     holds: under("tests/"),
-    mayImport: ["tests/", "lib/", "ffi/", "*.ts"],
+    mayImport: ["tests/", "lib/", "ffi/", "bench/", "*.ts"],
     packages: [LOG, "@std/assert", "@std/cli", "fast-check", "node:*"],
+  },
+  {
+    name: "the picture's drawing",
+    holds: under("bench/plot/"),
+    mayImport: ["bench/plot.ts"],
+    packages: ["echarts"],
+  },
+  {
+    name: "bench",
+    holds: under("bench/"),
+    mayImport: ["bench/", "lib/", "ffi/", "tests/native/"],
+    packages: ["node:*"],
   },
   { name: "types", holds: under("types/"), mayImport: [] },
 ];

@@ -37,6 +37,8 @@ const BAD: readonly (readonly [why: string, path: string, text: string, faults: 
   ["lib opens a library", "lib/storage/file.ts", `Deno.dlopen("libc.so.6", {});`, 1],
   ["lib makes a pointer", "lib/storage/file.ts", `const p = Deno.UnsafePointer.create(1n);`, 1],
   ["a root opens a library", "cli.ts", `Deno.dlopen("libc.so.6", {});`, 1],
+  ["the bench draws in its own process", "bench/main.ts", `import * as echarts from "echarts";`, 1],
+  ["the product imports the bench", "lib/cli/serve.ts", `import { median } from "../../bench/statistics.ts";`, 1],
   ["a folder that no room holds", "src/x.ts", ``, 1],
 ];
 

@@ -1,0 +1,89 @@
+/**
+ * What this project wants to reach, held against what was measured. Pure. It must not know how anything was measured.
+ */
+
+import { ringRates, type RingResult } from "./ring.ts";
+import { counterpart, type Measurement, medianSample, type Sample } from "./samples.ts";
+import { ratio } from "./statistics.ts";
+
+/** One goal that something was measured for. */
+export interface Verdict {
+  readonly goal: string;
+  /** The figure, as text. */
+  readonly measured: string;
+  readonly met: boolean;
+}
+
+/** A ring without I/O does so many requests a second, or such a share of what C does. */
+const RING_PER_SECOND = 3e6;
+const RING_TO_C = 0.85;
+/** Live heap that requests by the million may leave: what a compiler keeps of its own. */
+const FLAT_BYTES = 256 * 1024;
+
+/** Every goal whose figures there are. */
+export function judge(ring: readonly RingResult[], disk: readonly Measurement[]): Verdict[] {
+  return [...ring.flatMap(judgeRing), ...disk.filter(({ subject }) => subject === "xenblk").flatMap(judgeIn(disk))];
+}
+
+function judgeRing(result: RingResult): Verdict[] {
+  const { typescript, ratio: toC } = ringRates(result);
+  const { collections, heapGrowthBytes, requests } = result.steady;
+  const ring = `null-I/O ring, ${result.segments} ${result.segments === 1 ? "segment" : "segments"}`;
+  const rate = `${(typescript / 1e6).toFixed(1)} million/s` + (toC === undefined ? "" : `, ${toC.toFixed(2)} of C`);
+  return [
+    {
+      goal: `${ring}: 3 million requests/s, or 0.85 of C`,
+      measured: rate,
+      met: typescript >= RING_PER_SECOND || (toC ?? 0) >= RING_TO_C,
+    },
+    {
+      goal: `${ring}: no garbage collection, flat heap over ${requests / 1e6} million requests`,
+      measured: `${collections} collections, ${(heapGrowthBytes / 1024).toFixed(1)} KiB`,
+      met: collections === 0 && heapGrowthBytes < FLAT_BYTES,
+    },
+  ];
+}
+
+function judgeIn(all: readonly Measurement[]): (own: Measurement) => Verdict[] {
+  return (own) => {
+    const of = (subject: "qemu" | "fio"): Sample | undefined => {
+      const other = counterpart(all, own, subject);
+      return other === undefined ? undefined : medianSample(other);
+    };
+    return judgeCase(own, medianSample(own), of("qemu"), of("fio"));
+  };
+}
+
+function judgeCase(own: Measurement, mine: Sample, qemu: Sample | undefined, fio: Sample | undefined): Verdict[] {
+  const { name } = own.case;
+  const storage = own.storage!;
+  const what = `${name} on ${storage}`;
+  const toQemu = ratio(mine.iops, qemu?.iops);
+  const toFio = ratio(mine.iops, fio?.iops);
+  switch (name) {
+    case "randread-4k-32":
+      return [
+        ...atLeast(`${what}: IOPS of QEMU's`, toQemu, storage === "direct" ? 2.5 : 3),
+        ...(storage === "direct"
+          ? atLeast(`${what}: IOPS of fio's`, toFio, 0.7)
+          : atMost(`${what}: CPU of QEMU's`, ratio(mine.cpuUs, qemu?.cpuUs), 1 / 3)),
+      ];
+    case "randread-4k-1":
+      return atMost(`${what}: p50 latency of QEMU's`, ratio(mine.latencyUs?.p50, qemu?.latencyUs?.p50), 1);
+    case "seqread-128k-8":
+      return storage === "direct" ? atLeast(`${what}: throughput of fio's`, toFio, 0.8) : [];
+    default:
+      return [];
+  }
+}
+
+function atLeast(goal: string, measured: number | undefined, least: number): Verdict[] {
+  if (measured === undefined) return [];
+  return [{ goal: `${goal}, at least ${least}`, measured: measured.toFixed(2), met: measured >= least }];
+}
+
+function atMost(goal: string, measured: number | undefined, most: number): Verdict[] {
+  if (measured === undefined) return [];
+  const bound = most === 1 ? "1" : most.toFixed(2);
+  return [{ goal: `${goal}, at most ${bound}`, measured: measured.toFixed(2), met: measured <= most }];
+}

@@ -1,0 +1,79 @@
+/**
+ * A guest's disk as a load generator: asks a backend for a case's blocks without looking at the data, and tells what
+ * that took of the backend's and the frontend's processes. It must not know which backend it is.
+ */
+
+import { XenblkError } from "../lib/errors.ts";
+import type { LoadOutcome, LoadSpec } from "../lib/sim/load_types.ts";
+import type { GuestDisk } from "../tests/native/serve/guest.ts";
+import { type DiskCase, requestShape } from "./cases.ts";
+import { processorSeconds } from "./machine.ts";
+import type { Sample } from "./samples.ts";
+
+/** A backend that never answers would hold everything up: so long it gets after a load should have ended. */
+const PATIENCE_MS = 20_000;
+
+/** Both ends of a disk. */
+export interface LoadedDisk {
+  readonly disk: GuestDisk;
+  /** Segments that the backend takes in one request. */
+  readonly mostSegments: number;
+  readonly backendPid: number;
+}
+
+/** One round of a case. Throws {@linkcode XenblkError} if a request fails or is not answered in time. */
+export async function runGuest(
+  { disk, mostSegments, backendPid }: LoadedDisk,
+  diskCase: DiskCase,
+  durationMs: number,
+  seed: number,
+): Promise<Sample> {
+  const shape = requestShape(diskCase, mostSegments);
+  const spec: LoadSpec = {
+    seed,
+    pattern: diskCase.pattern,
+    readShare: diskCase.operation === "read" ? 1 : 0,
+    blockBytes: [shape.blockBytes],
+    depth: shape.depth,
+    flushEvery: 0,
+    barrierEvery: 0,
+    durationMs,
+  };
+  const frontendPid = disk.guest.pid;
+  const [backendBefore, frontendBefore] = [processorSeconds(backendPid), processorSeconds(frontendPid)];
+  const outcome = await within(durationMs + PATIENCE_MS, disk.measure(spec), diskCase);
+  const [backendAfter, frontendAfter] = [processorSeconds(backendPid), processorSeconds(frontendPid)];
+  refuseFailures(outcome, diskCase);
+  const seconds = outcome.elapsedMs / 1000;
+  const blocks = (outcome.bytesRead + outcome.bytesWritten) / diskCase.blockBytes;
+  const { p50Ns, p99Ns, p999Ns } = outcome.latency;
+  return {
+    iops: blocks / seconds,
+    cpuUs: (backendAfter - backendBefore) * 1e6 / blocks,
+    latencyUs: shape.blockBytes === diskCase.blockBytes
+      ? { p50: p50Ns / 1000, p99: p99Ns / 1000, p999: p999Ns / 1000 }
+      : undefined,
+    frontendShare: (frontendAfter - frontendBefore) / seconds,
+  };
+}
+
+async function within<T>(timeoutMs: number, work: Promise<T>, { name }: DiskCase): Promise<T> {
+  const timeout = Promise.withResolvers<never>();
+  const timer = setTimeout(
+    () => timeout.reject(new XenblkError(`Cannot measure ${name}: requests are not answered`)),
+    timeoutMs,
+  );
+  try {
+    return await Promise.race([work, timeout.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function refuseFailures(outcome: LoadOutcome, { name }: DiskCase): void {
+  const { errors, errorsByKind, protocolErrors, firstProtocolError, reads, writes } = outcome;
+  const kinds = JSON.stringify(errorsByKind);
+  if (errors > 0) throw new XenblkError(`Cannot measure ${name}: ${errors} requests failed (${kinds})`);
+  if (protocolErrors > 0) throw new XenblkError(`Cannot measure ${name}: ${firstProtocolError}`);
+  if (reads + writes === 0) throw new XenblkError(`Cannot measure ${name}: no request was answered`);
+}

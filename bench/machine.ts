@@ -1,0 +1,89 @@
+/**
+ * The machine that figures were measured on, in the words that must stand beside every one of them. Read from /proc
+ * and from the programs themselves. It must not know what is measured.
+ */
+
+import { statfsSync } from "node:fs";
+
+/** What a reader must know to judge a figure. */
+export interface Machine {
+  readonly processor: string;
+  readonly cpus: number;
+  readonly memoryBytes: number;
+  readonly kernel: string;
+  /** Versions of the programs that were measured or measured with, by name. */
+  readonly programs: Readonly<Record<string, string>>;
+}
+
+/** File systems by the magic number of statfs(2). */
+const FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
+  [0xEF53, "ext4"],
+  [0x01021994, "tmpfs"],
+  [0x58465342, "xfs"],
+  [0x9123683E, "btrfs"],
+  [0x794C7630, "overlayfs"],
+]);
+
+/** This machine, and the versions that `commands` print first when they are run. */
+export async function describeMachine(commands: Readonly<Record<string, readonly string[]>>): Promise<Machine> {
+  const [cpuinfo, meminfo, release] = await Promise.all(
+    ["/proc/cpuinfo", "/proc/meminfo", "/proc/sys/kernel/osrelease"].map((path) => Deno.readTextFile(path)),
+  );
+  const programs: Record<string, string> = { Deno: Deno.version.deno };
+  for (const [name, command] of Object.entries(commands)) programs[name] = await versionOf(command);
+  return {
+    processor: /^model name\s*:\s*(.*)$/m.exec(cpuinfo!)?.[1] ?? Deno.build.arch,
+    cpus: navigator.hardwareConcurrency,
+    memoryBytes: Number(/^MemTotal:\s*(\d+)/m.exec(meminfo!)?.[1] ?? 0) * 1024,
+    kernel: release!.trim(),
+    programs,
+  };
+}
+
+/** One line: `AMD EPYC, 2 CPUs, 23.5 GiB, Linux 6.18.5, Deno 2.9.6, QEMU 7.2.22, fio 3.33`. */
+export function machineLine(machine: Machine): string {
+  const { processor, cpus, memoryBytes, kernel, programs } = machine;
+  const size = `${cpus} ${cpus === 1 ? "CPU" : "CPUs"}, ${(memoryBytes / 2 ** 30).toFixed(1)} GiB`;
+  const versions = Object.entries(programs).map(([name, version]) => `${name} ${version}`);
+  return [processor, size, `Linux ${kernel}`, ...versions].join(", ");
+}
+
+/** The kind of file system that a directory is on, or its number in hexadecimal. */
+export function fileSystemOf(directory: string): string {
+  const { type } = statfsSync(directory);
+  return FILE_SYSTEMS.get(type) ?? `file system ${type.toString(16)}`;
+}
+
+/** Processor time that a process has used, all its threads together, in seconds (10 ms are told apart). */
+export function processorSeconds(pid: number): number {
+  return parseProcessorSeconds(Deno.readTextFileSync(`/proc/${pid}/stat`));
+}
+
+/** utime and stime of a /proc/PID/stat. The name, in parentheses, may hold anything. */
+export function parseProcessorSeconds(stat: string): number {
+  const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
+  return (Number(fields[11]) + Number(fields[12])) / 100;
+}
+
+/** Whether a process has a file open past the page cache (O_DIRECT), the flags being those of /proc/PID/fdinfo. */
+export function opensDirectly(pid: number, path: string): boolean {
+  const O_DIRECT = Deno.build.arch === "aarch64" ? 0o200000 : 0o40000;
+  return [...Deno.readDirSync(`/proc/${pid}/fd`)].some(({ name }) => {
+    try {
+      if (Deno.readLinkSync(`/proc/${pid}/fd/${name}`) !== path) return false;
+      const info = Deno.readTextFileSync(`/proc/${pid}/fdinfo/${name}`);
+      return (parseInt(/^flags:\s*(\d+)/m.exec(info)![1]!, 8) & O_DIRECT) !== 0;
+    } catch {
+      return false; // closed in between
+    }
+  });
+}
+
+async function versionOf([program, ...args]: readonly string[]): Promise<string> {
+  try {
+    const { stdout } = await new Deno.Command(program!, { args, stdin: "null", stderr: "null" }).output();
+    return /\d+(\.\d+)+/.exec(new TextDecoder().decode(stdout))?.[0] ?? "of unknown version";
+  } catch {
+    return "missing";
+  }
+}

@@ -1,0 +1,50 @@
+/**
+ * `deno task bench`: measures what --help says and prints it, figures to stdout and progress to stderr. Exit status 0
+ * if all that was asked for and is possible here was measured. A composition root: it judges and draws nothing.
+ */
+
+import { Output } from "../lib/cli/output.ts";
+import { Progress } from "../lib/cli/progress.ts";
+import { reportError } from "../lib/cli/report.ts";
+import { qemuPath } from "./backends.ts";
+import { runDisk } from "./disk.ts";
+import { describeMachine } from "./machine.ts";
+import { benchHelp, type BenchOptions, parseBenchOptions } from "./options.ts";
+import { writePlot } from "./plot.ts";
+import { type BenchReport, failuresOf, jsonReport, renderReport } from "./report.ts";
+import { runRing } from "./ring.ts";
+
+const output = new Output();
+try {
+  const options = parseBenchOptions(Deno.args);
+  Deno.exit(options.help ? help() : await bench(options));
+} catch (error) {
+  Deno.exit(reportError(error, output, false));
+}
+
+function help(): number {
+  output.data(benchHelp());
+  return 0;
+}
+
+async function bench(options: BenchOptions): Promise<number> {
+  const interrupt = new AbortController();
+  // The children of a terminal's process group hear of ^C themselves; what they were doing then ends as a failure.
+  Deno.addSignalListener("SIGINT", () => interrupt.abort());
+  Deno.addSignalListener("SIGTERM", () => interrupt.abort());
+  const report = await measure(options, interrupt.signal);
+  if (options.plot !== undefined) await writePlot(options.plot, { machine: report.machine, ...report.disk! });
+  if (options.json) output.json(jsonReport(report));
+  else output.data(renderReport(report));
+  return failuresOf(report).length > 0 || interrupt.signal.aborted ? 1 : 0;
+}
+
+async function measure(options: BenchOptions, signal: AbortSignal): Promise<BenchReport> {
+  using progress = new Progress(output, options.quiet);
+  const say = (text: string): void => progress.update(`bench: ${text}`);
+  const programs = { QEMU: [qemuPath() ?? "", "--version"], fio: ["fio", "--version"], gcc: ["gcc", "--version"] };
+  const machine = await describeMachine(programs);
+  const ring = options.ring === undefined ? undefined : await runRing(options.ring, say);
+  const disk = options.disk === undefined ? undefined : await runDisk({ ...options.disk, signal }, say);
+  return { machine, ring, disk };
+}

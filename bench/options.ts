@@ -1,0 +1,135 @@
+/**
+ * The command line of the bench: what can be chosen, and the plan that follows from it. Pure. It must not measure.
+ */
+
+import { parseArguments, type ParsedArguments } from "../lib/cli/args.ts";
+import { verbHelp } from "../lib/cli/help.ts";
+import { choice, decimal, defaulting, flag, integer, list, optional, path, size, text } from "../lib/cli/options.ts";
+import { XenblkError } from "../lib/errors.ts";
+import { CASES, type DiskCase, diskCase, PLOT_CASES, STORAGES, SUBJECTS } from "./cases.ts";
+import type { DiskPlan } from "./disk.ts";
+import type { RingPlan } from "./ring.ts";
+
+const COMMAND = "deno task bench";
+const CASE_NAMES = CASES.map(({ name }) => name);
+const CASE_NAME = /^(rand|seq)(read|write)-(\d{1,4})k-(\d{1,3})$/;
+/** Requests that the largest ring, of 16 pages, holds. */
+const MOST_DEPTH = 512;
+
+const FACE = {
+  name: "bench",
+  summary: "Measure this backend on this machine, beside C, QEMU and fio",
+  description:
+    "The ring alone with null I/O beside a C loop; then whole backends on a host without a hypervisor under " +
+    "one frontend, and fio on the same file, in alternating rounds. What the machine lacks is named and left out. " +
+    "bench/README.md tells how to read the figures.",
+  operands: [],
+  permissions: "all.",
+  examples: [
+    `${COMMAND} --quick`,
+    `${COMMAND} --plot bench/plot.svg`,
+    `${COMMAND} --parts disk --storage tmpfs --cases randread-4k-32,randread-4k-1 --subjects xenblk,fio`,
+    `${COMMAND} --parts disk --serve='--grants map --workers 1'`,
+  ],
+  options: {
+    "quick": flag("A short run: less time, fewer rounds, a smaller image"),
+    "parts": defaulting(list(choice("What to run", ["ring", "disk"])), "ring,disk"),
+    "storage": defaulting(list(choice("Where the image is", STORAGES)), STORAGES.join(",")),
+    "cases": defaulting(
+      list({
+        placeholder: "CASE",
+        help: "Loads, such as randread-4k-32: pattern, operation, block size, depth",
+        allowed: `rand or seq, read or write, -, KiB from 4 to 1024, k-, a depth from 1 to ${MOST_DEPTH}`,
+        parse: parseCase,
+      }),
+      CASE_NAMES.join(","),
+    ),
+    "subjects": defaulting(list(choice("Who is measured", SUBJECTS)), SUBJECTS.join(",")),
+    "rounds": optional(integer("Rounds whose median counts; 5, or 1 with --quick", 1, 99)),
+    "seconds": optional(decimal("Time of a round; 1, or 0.3 with --quick", 0.05, 600, "S")),
+    "size": optional(size("Size of the image; 512M, or 128M with --quick", 4096, 2 ** 20, 2 ** 36)),
+    "directory": defaulting(path("DIR", "Where images go that are not in memory"), Deno.env.get("TMPDIR") ?? "/tmp"),
+    "serve": optional(text("ARGS", "Further arguments of serve, between spaces")),
+    "plot": optional(path("FILE", "Write an SVG plot of IOPS against depth; measures more depths for it")),
+    "json": flag("Print JSON", "J"),
+  },
+} as const;
+
+/** What is to be done. */
+export interface BenchOptions {
+  readonly ring: RingPlan | undefined;
+  readonly disk: Omit<DiskPlan, "signal"> | undefined;
+  readonly plot: string | undefined;
+  readonly json: boolean;
+  readonly quiet: boolean;
+  readonly help: boolean;
+}
+
+/** Text of --help. */
+export function benchHelp(): string {
+  return verbHelp(FACE).replaceAll("xenblk bench", COMMAND);
+}
+
+/** Reads the command line. Throws {@linkcode XenblkError} (usage) that names the option and what it takes. */
+export function parseBenchOptions(args: readonly string[]): BenchOptions {
+  const { options, common } = parsed(args);
+  const { quick, parts, plot } = options;
+  if (plot !== undefined && !parts.includes("disk")) {
+    throw usage("Cannot use --plot without the part disk: it is what a plot shows");
+  }
+  return {
+    ring: parts.includes("ring") ? ringPlan(quick) : undefined,
+    disk: parts.includes("disk") ? diskPlan(options) : undefined,
+    plot,
+    json: options.json,
+    quiet: common.quiet,
+    help: common.help,
+  };
+}
+
+type Options = ParsedArguments<typeof FACE.options>["options"];
+
+function parsed(args: readonly string[]): ParsedArguments<typeof FACE.options> {
+  try {
+    return parseArguments(FACE, args);
+  } catch (error) {
+    throw error instanceof XenblkError ? usage(error.message) : error;
+  }
+}
+
+function usage(message: string): XenblkError {
+  return new XenblkError(message, { kind: "usage", remedy: `see ${COMMAND} --help` });
+}
+
+function ringPlan(quick: boolean): RingPlan {
+  return {
+    segments: [1, 11],
+    rounds: quick ? 3 : 7,
+    requestsPerRound: quick ? 500_000 : 2_000_000,
+    steadyRequests: quick ? 1_000_000 : 10_000_000,
+  };
+}
+
+function diskPlan(options: Options): Omit<DiskPlan, "signal"> {
+  const { quick } = options;
+  const cases = new Map(options.cases.map((one) => [one.name, one]));
+  if (options.plot !== undefined) { for (const one of PLOT_CASES) cases.set(one.name, one); }
+  return {
+    storages: STORAGES.filter((storage) => options.storage.includes(storage)),
+    cases: [...cases.values()],
+    subjects: SUBJECTS.filter((subject) => options.subjects.includes(subject)),
+    rounds: options.rounds ?? (quick ? 1 : 5),
+    roundMs: (options.seconds ?? (quick ? 0.3 : 1)) * 1000,
+    imageBytes: options.size ?? (quick ? 2 ** 27 : 2 ** 29),
+    directory: options.directory,
+    serveArguments: (options.serve ?? "").split(/\s+/).filter((word) => word !== ""),
+  };
+}
+
+function parseCase(value: string): DiskCase | undefined {
+  const match = CASE_NAME.exec(value);
+  if (match === null) return undefined;
+  const [kib, depth] = [Number(match[3]), Number(match[4])];
+  if (kib < 4 || kib > 1024 || depth < 1 || depth > MOST_DEPTH) return undefined;
+  return diskCase(match[1] === "rand" ? "random" : "sequential", match[2] as DiskCase["operation"], kib, depth);
+}

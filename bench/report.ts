@@ -1,0 +1,170 @@
+/**
+ * A run of the bench as text for people and as JSON for programs. Pure. Every figure stands beside the machine that it
+ * was measured on. It must not know how anything was measured.
+ */
+
+import { renderTable } from "../lib/cli/table.ts";
+import type { StorageName } from "./cases.ts";
+import type { DiskReport } from "./disk.ts";
+import { judge } from "./goals.ts";
+import { type Machine, machineLine } from "./machine.ts";
+import { ringRates, type RingReport } from "./ring.ts";
+import { counterpart, type Latency, type Measurement, medianSample } from "./samples.ts";
+import { ratio, spread } from "./statistics.ts";
+
+/** All that a run found. Parts that were not asked for are undefined. */
+export interface BenchReport {
+  readonly machine: Machine;
+  readonly ring: RingReport | undefined;
+  readonly disk: DiskReport | undefined;
+}
+
+const UNKNOWN = "-";
+/** From here on the frontend's one busy thread may be what limits a case. */
+const BUSY_SHARE = 0.95;
+const SUBJECT_TITLES = { xenblk: "xenblk", qemu: "QEMU qdisk", fio: "fio io_uring", null: "xenblk, no disk" } as const;
+
+/** What went wrong; empty if nothing did. */
+export function failuresOf({ disk }: BenchReport): readonly string[] {
+  return disk?.failures ?? [];
+}
+
+/** For people. */
+export function renderReport(report: BenchReport): string {
+  const { machine, ring, disk } = report;
+  const verdicts = judge(ring?.results ?? [], disk?.measurements ?? []);
+  const goals = renderTable(
+    [{ heading: "GOAL" }, right("MEASURED"), { heading: "MET" }],
+    verdicts.map(({ goal, measured, met }) => [goal, measured, met ? "yes" : "no"]),
+  );
+  const sections = [
+    machineLine(machine) + "\n",
+    ...(ring === undefined ? [] : [renderRing(ring)]),
+    ...(disk === undefined || disk.measurements.length === 0 ? [] : [renderDisk(disk)]),
+    ...(verdicts.length === 0 ? [] : [goals]),
+    renderLines("Left out: ", [...ring?.leftOut ?? [], ...disk?.leftOut ?? []]),
+    renderLines("Failed: ", failuresOf(report)),
+  ];
+  return sections.filter((section) => section !== "").join("\n");
+}
+
+/** For programs: the medians beside the rounds that they come from. */
+export function jsonReport(report: BenchReport): unknown {
+  const { machine, ring, disk } = report;
+  return {
+    machine: { ...machine, line: machineLine(machine) },
+    ring: ring?.results.map((result) => ({ ...result, ...named(ringRates(result)) })),
+    disk: disk?.measurements.map((measurement) => ({ ...measurement, median: medianSample(measurement) })),
+    storages: disk?.storages,
+    goals: judge(ring?.results ?? [], disk?.measurements ?? []),
+    leftOut: [...ring?.leftOut ?? [], ...disk?.leftOut ?? []],
+    failures: failuresOf(report),
+  };
+}
+
+function named({ typescript, c, ratio }: ReturnType<typeof ringRates>): Record<string, number | undefined> {
+  return { typescriptPerSecond: typescript, cPerSecond: c, ratioToC: ratio };
+}
+
+function renderRing({ results }: RingReport): string {
+  const columns = [
+    { heading: "NULL-I/O RING" },
+    ...["REQUESTS/s", "ns/REQUEST", "C ns/REQUEST", "RATE OF C's", "COLLECTIONS", "HEAP GROWTH", "OVER REQUESTS"]
+      .map(right),
+  ];
+  const rows = results.map((result) => {
+    const { typescript, c, ratio } = ringRates(result);
+    const { collections, heapGrowthBytes, requests } = result.steady;
+    return [
+      `${result.segments} ${result.segments === 1 ? "segment" : "segments"}`,
+      typescript.toFixed(0),
+      (1e9 / typescript).toFixed(0),
+      c === undefined ? UNKNOWN : (1e9 / c).toFixed(0),
+      decimals(ratio, 2),
+      String(collections),
+      `${(heapGrowthBytes / 1024).toFixed(1)} KiB`,
+      String(requests),
+    ];
+  });
+  return renderTable(columns, rows);
+}
+
+function renderDisk({ measurements, storages }: DiskReport): string {
+  const columns = [
+    ...["STORAGE", "CASE", "SUBJECT"].map((heading) => ({ heading })),
+    ...["IOPS", "±%", "MB/s", "OF QEMU", "OF fio", "CPU µs", "p50 µs", "p99 µs", "p99.9 µs", "FRONTEND %"].map(right),
+  ];
+  const rows = measurements.map((measurement) => diskRow(measurements, measurement, storages));
+  return renderTable(columns, rows) + "\n" + renderLines("", diskNotes(measurements));
+}
+
+function diskRow(
+  all: readonly Measurement[],
+  measurement: Measurement,
+  storages: Readonly<Partial<Record<StorageName, string>>>,
+): string[] {
+  const { storage, case: { name, blockBytes }, subject, samples } = measurement;
+  const sample = medianSample(measurement);
+  const of = (other: "qemu" | "fio"): string => {
+    const base = subject === "null" ? undefined : counterpart(all, measurement, other);
+    return subject === other || base === undefined ? UNKNOWN : decimals(ratio(sample.iops, medianSample(base).iops), 2);
+  };
+  const latency = (value: (latency: Latency) => number): string =>
+    sample.latencyUs === undefined ? UNKNOWN : value(sample.latencyUs).toFixed(0);
+  const { frontendShare } = sample;
+  return [
+    storage === undefined ? "none" : storages[storage] ?? storage,
+    name,
+    SUBJECT_TITLES[subject],
+    sample.iops.toFixed(0),
+    decimals(spread(samples.map(({ iops }) => iops * 100))! * 100, 0),
+    (sample.iops * blockBytes / 1e6).toFixed(0),
+    of("qemu"),
+    of("fio"),
+    sample.cpuUs.toFixed(2),
+    latency(({ p50 }) => p50),
+    latency(({ p99 }) => p99),
+    latency(({ p999 }) => p999),
+    frontendShare === undefined ? UNKNOWN : (frontendShare * 100).toFixed(0) + (frontendShare >= BUSY_SHARE ? "!" : ""),
+  ];
+}
+
+/** What a reader has to know of single rows, and whether the frontend limited any. */
+function diskNotes(measurements: readonly Measurement[]): string[] {
+  const remarks = measurements.flatMap(({ subject, case: { name }, remark }) =>
+    remark === undefined ? [] : [`${SUBJECT_TITLES[subject]}, ${name}: ${remark}`]
+  );
+  return [
+    "Medians of rounds; ±% is half the distance of the quartiles. CPU is user and system time of the backend's",
+    "process (fio's own) for a block. FRONTEND is the frontend's processor time in per cent of one CPU.",
+    ...frontendNotes(measurements),
+    ...new Set(remarks),
+  ];
+}
+
+function frontendNotes(measurements: readonly Measurement[]): string[] {
+  return measurements.filter(({ subject }) => subject === "null").flatMap((ceiling) => {
+    const others = measurements.filter(({ subject, case: { name } }) =>
+      (subject === "xenblk" || subject === "qemu") && name === ceiling.case.name
+    );
+    if (others.length === 0) return [];
+    const fastest = Math.max(...others.map((other) => medianSample(other).iops));
+    const times = ratio(medianSample(ceiling).iops, fastest)!;
+    return [
+      `The frontend drives a backend without a disk ${times.toFixed(2)} times as fast as the fastest at ` +
+      `${ceiling.case.name}.`,
+    ];
+  });
+}
+
+function renderLines(prefix: string, lines: readonly string[]): string {
+  return lines.map((line) => `${prefix}${line}\n`).join("");
+}
+
+function right(heading: string): { heading: string; align: "right" } {
+  return { heading, align: "right" };
+}
+
+function decimals(value: number | undefined, digits: number): string {
+  return value === undefined ? UNKNOWN : value.toFixed(digits);
+}

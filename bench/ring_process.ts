@@ -1,0 +1,196 @@
+/**
+ * The data plane alone, in a process of its own: a frontend's ring and the product's queue on one thread over mmapped
+ * memory, with a disk that does nothing and grant copies that move nothing. Told what to do by JSON lines on standard
+ * input, it answers on standard error; standard output belongs to V8's --trace-gc. Its other end is ring.ts.
+ */
+
+import { NativeGrantCopyBatch } from "../ffi/grant_copy.ts";
+import { viewOf } from "../ffi/memory.ts";
+import { openNativePlatform } from "../ffi/platform.ts";
+import { ABIS, OP_READ, STATUS_OKAY } from "../lib/blkif/abi.ts";
+import { FrontRing, RequestFields, ResponseFields } from "../lib/blkif/front_ring.ts";
+import { openConnection } from "../lib/dataplane/connection.ts";
+import type { Queue } from "../lib/dataplane/queue.ts";
+import { createStats } from "../lib/dataplane/stats.ts";
+import type {
+  DomId,
+  EventChannels,
+  EvtchnPort,
+  GrantCopyBatch,
+  GrantRef,
+  GrantTable,
+  OwnedMemory,
+} from "../lib/hypervisor.ts";
+import { PAGE_SIZE_BYTES } from "../lib/hypervisor.ts";
+import { openChannel } from "../lib/storage/channel.ts";
+import type { RingAnswer, RingOrder } from "./ring.ts";
+
+const GUEST = 5 as DomId;
+const DISK_SECTORS = 2 ** 21;
+/** Sectors from one request to the next: those of the largest. */
+const STRIDE_SECTORS = 88;
+const COPY_STATUS_HALFWORD = 10;
+const COPY_HALFWORDS = 12;
+
+const platform = openNativePlatform();
+
+/** A guest whose ring is at hand, and whose pages nobody looks into. */
+class NullGuest implements GrantTable {
+  constructor(readonly ring: OwnedMemory) {}
+
+  setMaxGrants(): void {}
+
+  mapPages(): OwnedMemory {
+    return { address: this.ring.address, view: this.ring.view, [Symbol.dispose]: () => {} };
+  }
+
+  map(): number {
+    return 0;
+  }
+
+  unmap(): number {
+    return 0;
+  }
+
+  /** Builds the batch as for the hypervisor; every copy succeeds and moves nothing. */
+  createCopyBatch(capacity: number): GrantCopyBatch {
+    return new NativeGrantCopyBatch(GUEST, capacity, (address) => {
+      const { buffer } = viewOf(address, capacity * COPY_HALFWORDS * 2);
+      const halfwords = new Int16Array(buffer);
+      return (count) => {
+        for (let i = 0; i < count; i++) halfwords[i * COPY_HALFWORDS + COPY_STATUS_HALFWORD] = STATUS_OKAY;
+        return 0;
+      };
+    });
+  }
+
+  [Symbol.dispose](): void {}
+}
+
+/** Event channels of one thread with itself: there is nobody to be woken. */
+class NullEvents implements EventChannels {
+  notifications = 0;
+
+  bindInterdomain(): EvtchnPort {
+    return 1 as EvtchnPort;
+  }
+
+  bindUnbound(): EvtchnPort {
+    return 1 as EvtchnPort;
+  }
+
+  notify(): void {
+    this.notifications++;
+  }
+
+  unbind(): void {}
+
+  take(): number {
+    return 0;
+  }
+
+  [Symbol.dispose](): void {}
+}
+
+/** Both ends of one ring. */
+class Loop {
+  readonly #front: FrontRing;
+  readonly #queue: Queue;
+  readonly #fields = new RequestFields();
+  readonly #response = new ResponseFields();
+  #id = 0;
+  #sector = 0;
+
+  constructor(segments: number) {
+    const abi = ABIS["x86_64-abi"];
+    const ring = platform.memory.allocate(PAGE_SIZE_BYTES);
+    this.#front = FrontRing.initialise(ring.view, abi);
+    const request = {
+      label: "bench",
+      guest: GUEST,
+      ringRefs: [1 as GrantRef],
+      eventChannel: 1 as EvtchnPort,
+      abi: abi.name,
+      attachment: { engine: "null", readOnly: false },
+      properties: { sectors: DISK_SECTORS, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly: false },
+      grants: "copy",
+      stats: createStats(),
+    } as const;
+    const complain = (line: string): never => {
+      throw new Error(line);
+    };
+    const handles = { grants: new NullGuest(ring), events: new NullEvents() };
+    this.#queue = openConnection(request, platform, handles, openChannel, complain).queue;
+    this.#fields.operation = OP_READ;
+    this.#fields.segmentCount = segments;
+    for (let i = 0; i < segments; i++) {
+      this.#fields.grefs[i] = 8 + i;
+      this.#fields.lastSectors[i] = 7;
+    }
+  }
+
+  run(requests: number): void {
+    for (let done = 0; done < requests;) {
+      this.#put(Math.min(this.#front.free(), requests - done));
+      this.#front.push();
+      while (this.#queue.step() || this.#queue.rest());
+      done += this.#takeResponses();
+    }
+  }
+
+  #put(count: number): void {
+    const fields = this.#fields;
+    for (let n = 0; n < count; n++) {
+      fields.idLow = this.#id;
+      fields.sectorLow = this.#sector;
+      this.#id = (this.#id + 1) >>> 0;
+      this.#sector = (this.#sector + STRIDE_SECTORS) & 0xF_FFFF;
+      this.#front.putRequest(fields);
+    }
+  }
+
+  #takeResponses(): number {
+    const count = this.#front.unconsumedResponses();
+    const response = this.#response;
+    for (let n = 0; n < count; n++) {
+      this.#front.takeResponse(response);
+      if (response.status !== STATUS_OKAY || response.operation !== OP_READ) throw new Error("a read failed");
+    }
+    this.#front.finalCheck();
+    return count;
+  }
+}
+
+const loops = new Map<number, Loop>();
+
+/** Collects all garbage, which also leaves a line in the trace: what lies between two such lines is the loop's. */
+function collectGarbage(): void {
+  (globalThis as unknown as { gc(): void }).gc();
+}
+
+function obey({ segments, requests, watchMemory }: RingOrder): RingAnswer {
+  const loop = loops.get(segments) ?? new Loop(segments);
+  loops.set(segments, loop);
+  if (watchMemory) collectGarbage();
+  const before = Deno.memoryUsage();
+  const begin = performance.now();
+  loop.run(requests);
+  const ns = (performance.now() - begin) * 1e6;
+
+  if (watchMemory) collectGarbage();
+  const after = Deno.memoryUsage();
+  return {
+    ns,
+    heapGrowthBytes: after.heapUsed - before.heapUsed,
+    residentGrowthBytes: after.rss - before.rss,
+  };
+}
+
+let rest = "";
+for await (const text of Deno.stdin.readable.pipeThrough(new TextDecoderStream())) {
+  const lines = (rest + text).split("\n");
+  rest = lines.pop()!;
+  for (const line of lines) {
+    Deno.stderr.writeSync(new TextEncoder().encode(`${JSON.stringify(obey(JSON.parse(line)))}\n`));
+  }
+}

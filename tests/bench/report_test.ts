@@ -1,0 +1,141 @@
+/**
+ * The bench's report: the table, the goals and the curve that follow from samples, with gaps where nothing was measured.
+ */
+
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { type DiskCase, diskCase, type StorageName, type SubjectName } from "../../bench/cases.ts";
+import { judge } from "../../bench/goals.ts";
+import { machineLine } from "../../bench/machine.ts";
+import { curve, pictureOf, wrapAtCommas } from "../../bench/plot.ts";
+import { type BenchReport, failuresOf, jsonReport, renderReport } from "../../bench/report.ts";
+import type { RingResult } from "../../bench/ring.ts";
+import { type Measurement, medianSample, type Sample } from "../../bench/samples.ts";
+
+const MACHINE = {
+  processor: "Sample CPU",
+  cpus: 2,
+  memoryBytes: 24 * 2 ** 30,
+  kernel: "6.1.0",
+  programs: { Deno: "2.9.6", QEMU: "missing" },
+};
+const READ_32 = diskCase("random", "read", 4, 32);
+const READ_1 = diskCase("random", "read", 4, 1);
+
+function sample(iops: number, more: Partial<Sample> = {}): Sample {
+  return { iops, cpuUs: 2, latencyUs: { p50: 10, p99: 20, p999: 30 }, frontendShare: 0.4, ...more };
+}
+
+function measured(
+  storage: StorageName | undefined,
+  subject: SubjectName,
+  one: DiskCase,
+  ...samples: Sample[]
+): Measurement {
+  return { storage, subject, case: one, remark: undefined, samples };
+}
+
+const RING: RingResult = {
+  segments: 1,
+  requestsPerRound: 1000,
+  typescriptNs: [250, 200, 9000],
+  cNs: [100, 100, 100],
+  steady: { requests: 1_000_000, collections: 0, heapGrowthBytes: 1024, residentGrowthBytes: 0 },
+};
+
+const REPORT: BenchReport = {
+  machine: MACHINE,
+  ring: { results: [RING], leftOut: [] },
+  disk: {
+    measurements: [
+      measured("tmpfs", "xenblk", READ_32, sample(90_000), sample(300_000), sample(310_000)),
+      measured("tmpfs", "qemu", READ_32, sample(100_000, { cpuUs: 8 })),
+      measured("tmpfs", "fio", READ_32, sample(600_000, { frontendShare: undefined })),
+      measured(undefined, "null", READ_32, sample(1_500_000, { frontendShare: 0.97 })),
+    ],
+    storages: { tmpfs: "tmpfs" },
+    leftOut: ["direct: there is no disk"],
+    failures: [],
+  },
+};
+
+Deno.test("the medians of a measurement ignore the round that was disturbed", () => {
+  const disturbed = measured("tmpfs", "xenblk", READ_32, sample(1), sample(100), sample(110, { cpuUs: 50 }));
+  assertEquals([medianSample(disturbed).iops, medianSample(disturbed).cpuUs], [100, 2]);
+});
+
+Deno.test("the report names the machine's size and gives each subject's ratios", () => {
+  const text = renderReport(REPORT);
+  assertStringIncludes(text, "Sample CPU, 2 CPUs, 24.0 GiB, Linux 6.1.0, Deno 2.9.6, QEMU missing");
+  assertMatch(text, /tmpfs +randread-4k-32 +xenblk +300000 .* 3\.00 +0\.50 +2\.00 +10 +20 +30 +40\n/);
+  assertMatch(text, /tmpfs +randread-4k-32 +QEMU qdisk +100000 .* - +0\.17 +8\.00/);
+  assertMatch(text, /none +randread-4k-32 +xenblk, no disk +1500000 .* - +- .* 97!\n/);
+  assertStringIncludes(text, "without a disk 5.00 times as fast as the fastest at randread-4k-32");
+  assertStringIncludes(text, "Left out: direct: there is no disk");
+  assertMatch(text, /1 segment +4000000 +250 +100 +0\.40 +0 +1\.0 KiB +1000000/);
+});
+
+Deno.test("the report says what went wrong, and does without what was not measured", () => {
+  const disk = { measurements: [], storages: {}, leftOut: [], failures: ["tmpfs: it broke"] };
+  const report = { machine: MACHINE, ring: undefined, disk };
+  assertEquals(failuresOf(report), ["tmpfs: it broke"]);
+  assertEquals(renderReport(report), `${machineLine(MACHINE)}\n\nFailed: tmpfs: it broke\n`);
+});
+
+Deno.test("JSON holds the rounds, the medians and the goals", () => {
+  const json = JSON.parse(JSON.stringify(jsonReport(REPORT)));
+  assertEquals(json.disk[0].median.iops, 300_000);
+  assertEquals(json.disk[0].samples.length, 3);
+  assertEquals(json.ring[0].ratioToC, 0.4);
+  assertEquals(json.leftOut, ["direct: there is no disk"]);
+  assert(json.goals.length > 0 && json.machine.line.startsWith("Sample CPU"));
+});
+
+Deno.test("goals are judged against the figures of the same case and storage", () => {
+  const met = (verdicts: ReturnType<typeof judge>): [string, boolean][] =>
+    verdicts.map(({ goal, met }) => [goal.split(":")[1]!.trim(), met]);
+  assertEquals(met(judge([], REPORT.disk!.measurements)), [
+    ["IOPS of QEMU's, at least 3", true],
+    ["CPU of QEMU's, at most 0.33", true],
+  ]);
+  const slow = [
+    measured("direct", "xenblk", READ_32, sample(60)),
+    measured("direct", "qemu", READ_32, sample(30)),
+    measured("direct", "fio", READ_32, sample(100)),
+    measured("direct", "xenblk", READ_1, sample(1, { latencyUs: { p50: 11, p99: 1, p999: 1 } })),
+    measured("direct", "qemu", READ_1, sample(1)),
+  ];
+  assertEquals(met(judge([], slow)), [
+    ["IOPS of QEMU's, at least 2.5", false],
+    ["IOPS of fio's, at least 0.7", false],
+    ["p50 latency of QEMU's, at most 1", false],
+  ]);
+});
+
+Deno.test("the ring's goals are a rate or a ratio, and no collection at all", () => {
+  assertEquals(judge([RING], []).map(({ met }) => met), [true, true]);
+  const bad = { ...RING, typescriptNs: [500], steady: { ...RING.steady, collections: 1 } };
+  assertEquals(judge([bad], []).map(({ met }) => met), [false, false]);
+});
+
+Deno.test("nothing is judged that has nothing to be compared with", () => {
+  assertEquals(judge([], [measured("tmpfs", "xenblk", READ_32, sample(1))]), []);
+});
+
+Deno.test("a curve has one point for each depth of 4 KiB random reads, in order", () => {
+  const measurements = [
+    measured("tmpfs", "xenblk", READ_32, sample(320.4)),
+    measured("tmpfs", "xenblk", READ_1, sample(10)),
+    measured("tmpfs", "xenblk", diskCase("random", "write", 4, 32), sample(5)),
+    measured("cached", "xenblk", READ_1, sample(7)),
+  ];
+  assertEquals(curve(measurements, "tmpfs", "xenblk"), [[1, 10], [32, 320]]);
+  const picture = pictureOf({ machine: MACHINE, measurements, storages: { cached: "ext4, cached" } })!;
+  assertEquals(picture.panels.map(({ title, lines }) => [title, lines.length]), [["tmpfs", 1], ["ext4, cached", 1]]);
+  assertStringIncludes(picture.subtitle, "2 CPUs");
+  assertEquals(pictureOf({ machine: MACHINE, measurements: [], storages: {} }), undefined);
+});
+
+Deno.test("small print is broken at commas", () => {
+  assertEquals(wrapAtCommas("one, two, three, four", 10), "one, two,\nthree,\nfour");
+  assertEquals(wrapAtCommas("alone", 2), "alone");
+});

@@ -1,0 +1,37 @@
+/**
+ * A short run of the bench's ring part as a user starts it: what it reports and how it ends, not how fast it is.
+ */
+
+import { assert, assertEquals, assertGreater, assertStringIncludes } from "@std/assert";
+
+const MAIN = new URL("../../bench/main.ts", import.meta.url).pathname;
+
+async function bench(...args: string[]): Promise<{ code: number; stdout: string; stderr: string }> {
+  const command = new Deno.Command(Deno.execPath(), { args: ["run", "-A", "--no-check", MAIN, ...args] });
+  const { code, stdout, stderr } = await command.output();
+  const [out, err] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+  return { code, stdout: out!, stderr: err! };
+}
+
+Deno.test("the ring is measured for 1 and 11 segments, beside C where there is a compiler, without collections", async () => {
+  const { code, stdout, stderr } = await bench("--quick", "--parts=ring", "--json");
+  assertEquals([code, stderr], [0, ""]);
+  const { ring, disk, machine, leftOut } = JSON.parse(stdout);
+  assertEquals(ring.map(({ segments }: { segments: number }) => segments), [1, 11]);
+  for (const { typescriptPerSecond, cPerSecond, ratioToC, steady } of ring) {
+    assertGreater(typescriptPerSecond, 0);
+    if (cPerSecond === undefined) assertStringIncludes(leftOut.join(), "gcc is missing (Debian package gcc)");
+    else assert(cPerSecond > 0 && ratioToC > 0);
+    assertEquals(steady.collections, 0);
+    assertEquals(steady.requests, 1_000_000);
+  }
+  assertEquals(disk, undefined);
+  assertGreater(machine.cpus, 0);
+});
+
+Deno.test("a wrong argument is a one-line error with exit status 2", async () => {
+  const { code, stdout, stderr } = await bench("--storage=nfs");
+  assertEquals([code, stdout], [2, ""]);
+  assertEquals(stderr.trimEnd().split("\n").length, 1);
+  assertStringIncludes(stderr, "--storage=nfs");
+});
