@@ -16,7 +16,8 @@ export function parseDecimal(text: string, minimum: number, maximum: number): nu
   return value >= minimum && value <= maximum ? value : undefined;
 }
 
-/** Text of unknown origin and length for a message: quoted, control characters escaped, cut after 40 characters. */
+/** Text of unknown origin and length for a message: quoted, in printable ASCII alone, cut after 40 characters. */
 export function quoted(text: string): string {
-  return JSON.stringify(text.length > 40 ? `${text.slice(0, 40)}...` : text);
+  const cut = JSON.stringify(text.length > 40 ? `${text.slice(0, 40)}...` : text);
+  return cut.replace(/[^ -~]/g, (character) => `\\u${character.charCodeAt(0).toString(16).padStart(4, "0")}`);
 }

@@ -110,8 +110,3 @@ export function expectedEcho(slot: DataView, abi: AbiName): { id: bigint; operat
 export function readAnswer(slot: DataView): WireAnswer {
   return { id: slot.getBigUint64(0, true), operation: slot.getUint8(8), status: slot.getInt16(10, true) };
 }
-
-/** Whether an answer owns this byte of its slot; every other byte has to stay as it was. */
-export function belongsToAnswer(offset: number): boolean {
-  return offset <= 8 || offset === 10 || offset === 11;
-}

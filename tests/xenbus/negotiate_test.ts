@@ -244,3 +244,9 @@ Deno.test("a disk is published in 512-byte sectors, with its sector sizes and it
   assertEquals([info({ cdrom: true }), info({ removable: true }), info({ readOnly: true })], ["1", "2", "4"]);
   assertEquals(info({ cdrom: true, removable: true, readOnly: true }), "7");
 });
+
+Deno.test("what a guest wrote appears in messages in printable ASCII alone", () => {
+  const error = assertThrows(() => read({ ...LINUX, "ring-ref": "\x1b[2J\x9b\u2028\u202e٣\ud83d" }), XenblkError);
+  assertStringIncludes(error.message, String.raw`"\u001b[2J\u009b\u2028\u202e\u0663\ud83d"`);
+  assertEquals(/^[ -~]*$/.test(error.message), true);
+});

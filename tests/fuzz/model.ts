@@ -1,0 +1,121 @@
+/**
+ * What disk and guest pages must hold after a batch of requests: an exact copy of both that requests are carried out
+ * on, and for places where the order of answers is open, all contents that are allowed. It must not know rings.
+ */
+
+import { words } from "../hardening/world.ts";
+import { type Facts, judge, READ } from "./requests.ts";
+import type { DirectRequest, WireRequest, WireSegment } from "../hardening/wire.ts";
+
+const SECTOR = 512;
+const SECTOR_WORDS = SECTOR / 4;
+const SECTORS_PER_PAGE = 8;
+
+/** The real bytes that are compared with. */
+export interface RealBytes {
+  readonly disk: Uint8Array;
+  /** By grant reference. */
+  readonly pages: ReadonlyMap<number, Uint8Array>;
+}
+
+/** See the file's first lines. */
+export class Model {
+  readonly #facts: Facts;
+  readonly #disk: Int32Array;
+  readonly #realDisk: Int32Array;
+  readonly #pages = new Map<number, Int32Array>();
+  readonly #realPages = new Map<number, Int32Array>();
+  /** Reads may be answered in another order than they were asked. */
+  readonly #unordered: boolean;
+  /** Contents that a page's sector may have instead, by page and sector. */
+  #allowed = new Map<string, Int32Array[]>();
+
+  constructor(facts: Facts, real: RealBytes, unordered: boolean) {
+    this.#facts = facts;
+    this.#unordered = unordered;
+    this.#realDisk = words(real.disk);
+    this.#disk = this.#realDisk.slice();
+    for (const [gref, bytes] of real.pages) {
+      this.#realPages.set(gref, words(bytes));
+      this.#pages.set(gref, words(bytes).slice());
+    }
+  }
+
+  /** The guest wrote to a page. */
+  refresh(gref: number): void {
+    this.#pages.get(gref)!.set(this.#realPages.get(gref)!);
+  }
+
+  /** Carries out a batch, in order. */
+  apply(requests: readonly WireRequest[]): void {
+    for (const request of requests) {
+      if (request.form !== "direct") continue;
+      const { status, grantFailed } = judge(request, this.#facts);
+      if (request.operation === READ && (status === 0 || grantFailed)) this.#read(request, grantFailed);
+      else if (request.operation !== READ && status === 0) this.#write(request);
+    }
+  }
+
+  /** Compares with the real bytes. Throws Error at the first difference. */
+  compare(): void {
+    const difference = firstDifference(this.#disk, this.#realDisk);
+    if (difference >= 0) throw new Error(`disk sector ${Math.floor(difference / SECTOR_WORDS)} has wrong data`);
+    for (const [gref, page] of this.#pages) {
+      const real = this.#realPages.get(gref)!;
+      if (firstDifference(page, real) >= 0) this.#compareSectors(gref, page, real);
+    }
+    this.#allowed.clear();
+  }
+
+  #read(request: DirectRequest, grantFailed: boolean): void {
+    let sector = Number(request.sector);
+    for (const { gref, first, last } of carried(request)) {
+      const page = this.#pages.get(gref);
+      for (let at = first; at <= last; at++, sector++) {
+        if (page === undefined || !this.#facts.targets.includes(gref)) continue;
+        const data = sectorOf(this.#disk, sector);
+        if (grantFailed || this.#unordered) this.#allow(gref, at, page, data);
+        if (!grantFailed) page.set(data, at * SECTOR_WORDS);
+      }
+    }
+  }
+
+  #write(request: DirectRequest): void {
+    let sector = Number(request.sector);
+    for (const { gref, first, last } of carried(request)) {
+      const page = this.#pages.get(gref)!;
+      for (let at = first; at <= last; at++, sector++) this.#disk.set(sectorOf(page, at), sector * SECTOR_WORDS);
+    }
+  }
+
+  #allow(gref: number, at: number, page: Int32Array, data: Int32Array): void {
+    const key = `${gref}/${at}`;
+    const contents = this.#allowed.get(key) ?? [sectorOf(page, at).slice()];
+    contents.push(data.slice());
+    this.#allowed.set(key, contents);
+  }
+
+  #compareSectors(gref: number, page: Int32Array, real: Int32Array): void {
+    for (let at = 0; at < SECTORS_PER_PAGE; at++) {
+      const now = sectorOf(real, at);
+      const allowed = this.#allowed.get(`${gref}/${at}`) ?? [];
+      const known = [sectorOf(page, at), ...allowed].some((content) => firstDifference(content, now) < 0);
+      if (!known) throw new Error(`sector ${at} of the page with grant ${gref} has wrong data`);
+      page.set(now, at * SECTOR_WORDS);
+    }
+  }
+}
+
+/** The segments that the wire's count makes part of the request. */
+function carried({ segments, count }: DirectRequest): readonly WireSegment[] {
+  return segments.slice(0, count);
+}
+
+function sectorOf(bytes: Int32Array, sector: number): Int32Array {
+  return bytes.subarray(sector * SECTOR_WORDS, (sector + 1) * SECTOR_WORDS);
+}
+
+function firstDifference(a: Int32Array, b: Int32Array): number {
+  for (let i = 0; i < a.length; i++) if (a[i] !== b[i]) return i;
+  return -1;
+}

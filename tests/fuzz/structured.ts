@@ -1,0 +1,209 @@
+/**
+ * Fuzzing with structured requests: batches of random requests, mostly valid, on the real queue. After each batch every
+ * request has exactly one answer, the right one, disk and pages hold what they must, and no canary has changed. A seed
+ * replays a run; the batch that failed can be made smaller.
+ */
+
+import type { AbiName } from "../../lib/blkif/abi.ts";
+import type { GrantMode } from "../../lib/dataplane/types.ts";
+import { Random } from "../../lib/sim/random.ts";
+import { openChannel } from "../../lib/storage/channel.ts";
+import { FaultChannel } from "../../lib/storage/fault.ts";
+import { ABI_NAMES, GRANT_MODES, PAGE, SECTOR_SIZES, type SectorBytes, World } from "../hardening/world.ts";
+import type { WireAnswer, WireRequest } from "../hardening/wire.ts";
+import { Model } from "./model.ts";
+import { type Facts, FLUSH, judge, RequestGenerator } from "./requests.ts";
+
+const SOURCES = 8;
+const TARGETS = 8;
+
+/** How the queue is set up; with a seed it determines everything. */
+export interface Setting {
+  readonly abi: AbiName;
+  readonly grants: GrantMode;
+  readonly sectorBytes: SectorBytes;
+  readonly readOnly: boolean;
+  readonly maxRequests: number;
+  readonly maxPersistentGrants: number;
+  readonly startIndex: number;
+  /** Results come late and out of order. */
+  readonly delayed: boolean;
+  /** For data, delays and the guest's pace. */
+  readonly seed: number;
+}
+
+/** A setting that a random source chooses. */
+export function randomSetting(random: Random): Setting {
+  return {
+    abi: random.pick(ABI_NAMES),
+    grants: random.pick(GRANT_MODES),
+    sectorBytes: random.chance(0.7) ? 512 : random.pick(SECTOR_SIZES),
+    readOnly: random.chance(0.15),
+    maxRequests: random.chance(0.5) ? 32 : random.between(1, 32),
+    maxPersistentGrants: random.chance(0.5) ? 1056 : random.between(1, 16),
+    startIndex: random.chance(0.5) ? 0 : random.pick([2 ** 31 - 20, 2 ** 32 - 20, random.next()]),
+    delayed: random.chance(0.3),
+    seed: random.next(),
+  };
+}
+
+/** A queue under fire. */
+export class StructuredRun implements Disposable {
+  readonly world: World;
+  readonly #random: Random;
+  readonly #facts: Facts;
+  readonly #model: Model;
+  readonly #generator: RequestGenerator;
+  readonly #sourcePages: readonly Uint8Array[];
+  /** A request that may only be alone in its batch, until its turn comes. */
+  #kept: WireRequest | undefined;
+
+  constructor(setting: Setting) {
+    const random = new Random(setting.seed);
+    this.#random = random;
+    this.world = new World({
+      ...setting,
+      dataPages: SOURCES + TARGETS,
+      ...(setting.delayed ? { openChannel: delayingChannel(random) } : {}),
+    });
+    const { data, readOnly, revoked, foreign } = this.world.grants;
+    this.#facts = {
+      sectors: BigInt(this.world.properties.sectors),
+      readOnly: setting.readOnly,
+      alignment: setting.sectorBytes / 512,
+      sources: data.refs.slice(0, SOURCES),
+      targets: data.refs.slice(SOURCES),
+      readOnlyPages: readOnly.refs,
+      bad: [0, 7, 1023, 2 ** 31, 2 ** 32 - 1, revoked, foreign.refs[0]!],
+    };
+    const pages = new Map<number, Uint8Array>();
+    data.refs.forEach((ref, i) => pages.set(ref, this.world.page(i)));
+    readOnly.refs.forEach((ref, i) => pages.set(ref, readOnly.view.subarray(i * PAGE, (i + 1) * PAGE)));
+    this.#sourcePages = this.#facts.sources.map((ref) => pages.get(ref)!);
+    // Persistent grants deliver some reads at once and leave others to be copied later.
+    const unordered = setting.delayed || setting.grants === "persistent";
+    this.#model = new Model(this.#facts, { disk: this.world.disk, pages }, unordered);
+    this.#generator = new RequestGenerator(random, this.#facts);
+  }
+
+  /** The next batch. What flushes and then writes goes alone: its place among others is not determined. */
+  nextBatch(): WireRequest[] {
+    const batch: WireRequest[] = [];
+    const most = this.#random.chance(0.1) ? 32 : this.#random.between(1, 16);
+    while (batch.length < most) {
+      const request = this.#kept ?? this.#generator.next();
+      this.#kept = undefined;
+      if (!flushesData(request)) batch.push(request);
+      else if (batch.length === 0) return [request];
+      else {
+        this.#kept = request;
+        return batch;
+      }
+    }
+    return batch;
+  }
+
+  /** Serves a batch and judges what came of it. Throws Error if it is not what it must be. */
+  serve(batch: readonly WireRequest[]): void {
+    this.#writePages();
+    const world = this.world;
+    world.send(...batch);
+    const answers = world.answers();
+    if (world.connection.queue.broken !== undefined) throw new Error("the ring was stopped");
+    compareAnswers(batch.map((request) => expected(request, this.#facts)), answers);
+    this.#model.apply(batch);
+    this.#model.compare();
+    if (this.#random.chance(0.05)) world.connection.queue.keptGrants?.releaseIdle();
+  }
+
+  [Symbol.dispose](): void {
+    this.world[Symbol.dispose]();
+  }
+
+  #writePages(): void {
+    const page = this.#random.below(SOURCES);
+    const words = new Int32Array(this.#sourcePages[page]!.buffer, this.#sourcePages[page]!.byteOffset, PAGE / 4);
+    const first = this.#random.next();
+    for (let i = 0; i < words.length; i++) words[i] = Math.imul(first + i, 0x9E3779B1);
+    this.#model.refresh(this.#facts.sources[page]!);
+  }
+}
+
+/** A channel whose results come up to three reaps late. */
+function delayingChannel(random: Random): typeof openChannel {
+  return (attachment, options) =>
+    new FaultChannel(openChannel(attachment, options), options.vectors, () => ({ heldReaps: random.below(4) }));
+}
+
+function flushesData(request: WireRequest): boolean {
+  return request.form === "direct" && request.operation === FLUSH && request.count !== 0 &&
+    request.segments.length > 0;
+}
+
+function expected(request: WireRequest, facts: Facts): WireAnswer {
+  const echo = request.form === "direct" ? request.operation : request.form === "discard" ? 5 : +(request.inner === 1);
+  return { id: request.id, operation: echo, status: judge(request, facts).status };
+}
+
+/** Each request has one answer, in whatever order. */
+function compareAnswers(wanted: readonly WireAnswer[], got: readonly WireAnswer[]): void {
+  const key = ({ id, operation, status }: WireAnswer): string => `id ${id}, operation ${operation}, status ${status}`;
+  const [left, right] = [wanted.map(key).sort(), got.map(key).sort()];
+  for (let i = 0; i < Math.max(left.length, right.length); i++) {
+    if (left[i] !== right[i]) throw new Error(`expected answer ${left[i] ?? "none"}, got ${right[i] ?? "none"}`);
+  }
+}
+
+/** A failure, as it goes into the corpus. */
+export interface StructuredFind {
+  readonly kind: "structured";
+  readonly setting: Setting;
+  readonly error: string;
+  /** With ids, sectors and the like as decimal strings. */
+  readonly batches: readonly (readonly WireRequest[])[];
+}
+
+/** Serves given batches from the beginning. Returns what went wrong, or undefined. */
+export function replay(setting: Setting, batches: readonly (readonly WireRequest[])[]): string | undefined {
+  using run = new StructuredRun(setting);
+  try {
+    for (const batch of batches) run.serve(batch);
+    return undefined;
+  } catch (error) {
+    return (error as Error).message;
+  }
+}
+
+/** Serves about `requests` requests. Returns the first failure, made as small as leaving things out can make it. */
+export function fuzzStructured(setting: Setting, requests: number): StructuredFind | undefined {
+  const batches: WireRequest[][] = [];
+  using run = new StructuredRun(setting);
+  for (let served = 0; served < requests;) {
+    const batch = run.nextBatch();
+    batches.push(batch);
+    served += batch.length;
+    try {
+      run.serve(batch);
+    } catch (error) {
+      return shrink(setting, batches, (error as Error).message);
+    }
+  }
+  return undefined;
+}
+
+function shrink(setting: Setting, batches: WireRequest[][], error: string): StructuredFind {
+  let best: WireRequest[][] = batches;
+  const fails = (candidate: WireRequest[][]): boolean => {
+    const failed = replay(setting, candidate) !== undefined;
+    if (failed) best = candidate;
+    return failed;
+  };
+  for (let length = 1; length < batches.length && !fails(batches.slice(-length)); length *= 2);
+  for (let i = best.length - 1; i >= 0; i--) fails(best.filter((_, at) => at !== i));
+  for (let i = best.length - 1; i >= 0; i--) {
+    for (let j = best[i]!.length - 1; j >= 0; j--) {
+      fails(best.map((batch, at) => at === i ? batch.filter((_, place) => place !== j) : batch));
+    }
+  }
+  return { kind: "structured", setting, error: replay(setting, best) ?? error, batches: best };
+}
