@@ -3,8 +3,10 @@
  * `serve`, with a real image or with none, and QEMU's qdisk. It must not know what is asked of them.
  */
 
+import { SECTORS_PER_PAGE } from "../lib/blkif/abi.ts";
 import { XenblkError } from "../lib/errors.ts";
 import type { DomId } from "../lib/hypervisor.ts";
+import { MOST_SECTORS } from "../lib/sim/load_slots.ts";
 import { frontendPath } from "../lib/xenbus/paths.ts";
 import { parseVdev } from "../lib/xenbus/vdev.ts";
 import type { NativeXen } from "../tests/native/harness.ts";
@@ -15,6 +17,8 @@ import { opensDirectly } from "./machine.ts";
 
 /** Segments of a direct request. */
 const DIRECT_SEGMENTS = 11;
+/** Segments that the frontend can put into one request. */
+const FRONTEND_SEGMENTS = MOST_SECTORS / SECTORS_PER_PAGE;
 /** Where distributions put the QEMU that is built for Xen. */
 const QEMU_PATHS = [
   "/usr/libexec/xen-qemu-system-i386",
@@ -160,7 +164,8 @@ async function connectAll(host: BackendHost, planned: readonly PlannedDisk[], ba
     const disk = await host.guest.disk(path, "x86_64-abi", {}, { ringPages: pages });
     await disk.connect();
     const offered = 2 ** await offer(host, path, "max-ring-page-order", 0);
-    const mostSegments = await offer(host, path, "feature-max-indirect-segments", DIRECT_SEGMENTS);
+    const offeredSegments = await offer(host, path, "feature-max-indirect-segments", DIRECT_SEGMENTS);
+    const mostSegments = Math.min(offeredSegments, FRONTEND_SEGMENTS);
     if (offered >= pages) connected.disks.set(pages, { disk, mostSegments, backendPid });
     else connected.lacks.set(pages, `it takes a ring of ${pages} pages, and the backend offers ${offered}`);
   }

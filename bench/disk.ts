@@ -57,6 +57,14 @@ interface Runner {
   run(durationMs: number, seed: number): Promise<Sample>;
 }
 
+/** A subject that takes part in a case, and how that went so far. */
+interface Entrant {
+  readonly name: SubjectName;
+  readonly runner: Runner;
+  readonly samples: Sample[];
+  failed: boolean;
+}
+
 /** Runs part two. `progress` hears what is being measured. */
 export async function runDisk(plan: DiskPlan, progress: (text: string) => void): Promise<DiskReport> {
   const bench = new DiskBench(plan, progress);
@@ -171,31 +179,47 @@ class DiskBench {
     diskCase: DiskCase,
     subjects: readonly Subject[],
   ): Promise<void> {
-    const entrants = subjects.flatMap(({ name, prepare }) => {
+    const entrants = subjects.flatMap(({ name, prepare }): Entrant[] => {
       const runner = prepare(diskCase);
-      return runner === undefined ? [] : [{ name, runner, samples: [] as Sample[] }];
+      return runner === undefined ? [] : [{ name, runner, samples: [], failed: false }];
     });
-    const run = async (entrant: typeof entrants[number], durationMs: number, seed: number): Promise<Sample> => {
-      const sample = await entrant.runner.run(durationMs, seed);
-      if (diskCase.operation === "write") await writeBack(image.path);
-      return sample;
-    };
-    for (const entrant of entrants) {
-      if (entrant.runner.warmUp && !this.#plan.signal.aborted) await run(entrant, WARM_UP_MS, 1);
-    }
+    const run = (entrant: Entrant, durationMs: number, seed: number): Promise<Sample | undefined> =>
+      this.#runOnce(`${storage}, ${entrant.name}`, image, diskCase, entrant, durationMs, seed);
+    for (const entrant of entrants) if (entrant.runner.warmUp) await run(entrant, WARM_UP_MS, 1);
     for (let round = 0; round < this.#plan.rounds; round++) {
       // Whoever goes first in one round goes last in the next.
       for (let i = 0; i < entrants.length; i++) {
-        if (this.#plan.signal.aborted) break;
         const entrant = entrants[(i + round) % entrants.length]!;
         this.#progress(`${storage}, ${diskCase.name}, round ${round + 1} of ${this.#plan.rounds}, ${entrant.name}`);
-        entrant.samples.push(await run(entrant, this.#plan.roundMs, round + 2));
+        const sample = await run(entrant, this.#plan.roundMs, round + 2);
+        if (sample !== undefined) entrant.samples.push(sample);
       }
     }
     for (const { name: subject, runner: { remark }, samples } of entrants) {
       if (samples.length === 0) continue;
       const at = subject === "null" ? undefined : storage;
       this.#measurements.push({ storage: at, case: diskCase, subject, remark, samples });
+    }
+  }
+
+  /** Undefined after an interrupt and for an entrant that failed, now or before: the others go on. */
+  async #runOnce(
+    what: string,
+    image: Image,
+    diskCase: DiskCase,
+    entrant: Entrant,
+    durationMs: number,
+    seed: number,
+  ): Promise<Sample | undefined> {
+    if (entrant.failed || this.#plan.signal.aborted) return undefined;
+    try {
+      const sample = await entrant.runner.run(durationMs, seed);
+      if (diskCase.operation === "write") await writeBack(image.path);
+      return sample;
+    } catch (error) {
+      entrant.failed = true;
+      this.#failures.push(`${what}: ${errorText(error)}`);
+      return undefined;
     }
   }
 }

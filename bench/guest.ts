@@ -16,7 +16,7 @@ const PATIENCE_MS = 20_000;
 /** Both ends of a disk. */
 export interface LoadedDisk {
   readonly disk: GuestDisk;
-  /** Segments that the backend takes in one request. */
+  /** Segments that both ends can have in one request. */
   readonly mostSegments: number;
   readonly backendPid: number;
 }

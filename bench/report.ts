@@ -117,7 +117,7 @@ function diskRow(
     name,
     SUBJECT_TITLES[subject],
     sample.iops.toFixed(0),
-    decimals(spread(samples.map(({ iops }) => iops * 100))! * 100, 0),
+    samples.length < 3 ? UNKNOWN : decimals(spread(samples.map(({ iops }) => iops))! * 100, 0),
     (sample.iops * blockBytes / 1e6).toFixed(0),
     of("qemu"),
     of("fio"),
