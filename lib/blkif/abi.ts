@@ -33,11 +33,15 @@ export const STATUS_EOPNOTSUPP = -2;
 export const MAX_SEGMENTS_PER_REQUEST = 11;
 /** BLKIF_MAX_INDIRECT_PAGES_PER_REQUEST. */
 export const MAX_INDIRECT_PAGES_PER_REQUEST = 8;
+/** Segments that one indirect page holds. */
+export const SEGMENTS_PER_INDIRECT_PAGE = 512;
 /** BLKIF_DISCARD_SECURE, bit of a discard request's flag byte. */
 export const DISCARD_SECURE = 1;
 
 /** Bytes of the unit of every sector number on the wire and in xenstore, whatever the disk's logical sector size. */
 export const SECTOR_SIZE_BYTES = 512;
+/** Pages of the largest ring: the protocol's bound is max-ring-page-order, and 4 is what everybody stops at. */
+export const MAX_RING_PAGES = 16;
 /** Bytes of a ring page and of a granted page. */
 export const RING_PAGE_BYTES = 4096;
 /** Sectors that a granted page holds: `first_sect` and `last_sect` are below this. */

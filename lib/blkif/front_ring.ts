@@ -7,32 +7,58 @@
 import {
   type AbiLayout,
   indexDifference,
+  MAX_INDIRECT_PAGES_PER_REQUEST,
   MAX_SEGMENTS_PER_REQUEST,
+  OP_DISCARD,
+  OP_INDIRECT,
   REQ_EVENT_WORD,
   REQ_PROD_WORD,
   RING_BROKEN,
   RING_HEADER_BYTES,
   RSP_EVENT_WORD,
   RSP_PROD_WORD,
-  SEGMENT_FIRST_SECTOR_OFFSET,
-  SEGMENT_LAST_SECTOR_OFFSET,
   SEGMENT_SIZE_BYTES,
   slotsOfMemory,
 } from "./abi.ts";
 
-/** A direct request to be put into a ring. One object is filled and put again and again. */
-export class RequestFields {
-  operation = 0;
+/** What every request has. One object is filled and put again and again. */
+class CommonFields {
   handle = 0;
   idLow = 0;
   idHigh = 0;
   sectorLow = 0;
   sectorHigh = 0;
+}
+
+/** A direct request to be put into a ring. */
+export class RequestFields extends CommonFields {
+  operation = 0;
   /** Goes to the wire as it is, 0 to 255; at most 11 segments are written. */
   segmentCount = 0;
   readonly grefs: Uint32Array<ArrayBuffer> = new Uint32Array(MAX_SEGMENTS_PER_REQUEST);
   readonly firstSectors: Uint8Array<ArrayBuffer> = new Uint8Array(MAX_SEGMENTS_PER_REQUEST);
   readonly lastSectors: Uint8Array<ArrayBuffer> = new Uint8Array(MAX_SEGMENTS_PER_REQUEST);
+}
+
+/** An indirect request to be put into a ring; see {@linkcode writeSegment} for its segments. */
+export class IndirectFields extends CommonFields {
+  innerOperation = 0;
+  /** Goes to the wire as it is, 0 to 65535. */
+  segmentCount = 0;
+  readonly grefs: Uint32Array<ArrayBuffer> = new Uint32Array(MAX_INDIRECT_PAGES_PER_REQUEST);
+}
+
+/** A discard to be put into a ring. */
+export class DiscardFields extends CommonFields {
+  flag = 0;
+  sectorCountLow = 0;
+  sectorCountHigh = 0;
+}
+
+/** Writes a segment into a ring slot or an indirect page, seen as words, at `word`. */
+export function writeSegment(words: Uint32Array, word: number, gref: number, first: number, last: number): void {
+  words[word] = gref;
+  words[word + 1] = first | (last << 8);
 }
 
 /** A response taken out of a ring. */
@@ -96,24 +122,52 @@ export class FrontRing {
   /** Puts the next request, in the layout of a direct one. Only if {@linkcode free}; seen after {@linkcode push}. */
   putRequest(fields: RequestFields): void {
     const abi = this.#abi;
-    const begin = RING_HEADER_BYTES + (this.#requestProducer & this.#mask) * abi.requestSizeBytes;
-    this.#bytes[begin + abi.operationOffset] = fields.operation;
+    const begin = this.#begin(fields.operation, fields);
     this.#bytes[begin + abi.segmentCountOffset] = fields.segmentCount;
     this.#halves[(begin + abi.handleOffset) >>> 1] = fields.handle;
+    const count = Math.min(fields.segmentCount, MAX_SEGMENTS_PER_REQUEST);
+    let word = (begin + abi.segmentsOffset) >>> 2;
+    for (let i = 0; i < count; i++, word += SEGMENT_SIZE_BYTES / 4) {
+      writeSegment(this.#words, word, fields.grefs[i]!, fields.firstSectors[i]!, fields.lastSectors[i]!);
+    }
+    this.#requestProducer = (this.#requestProducer + 1) | 0;
+  }
+
+  /** As {@linkcode putRequest}, for an indirect request. */
+  putIndirect(fields: IndirectFields): void {
+    const abi = this.#abi;
+    const begin = this.#begin(OP_INDIRECT, fields);
+    this.#bytes[begin + abi.indirectOperationOffset] = fields.innerOperation;
+    this.#halves[(begin + abi.indirectSegmentCountOffset) >>> 1] = fields.segmentCount;
+    this.#halves[(begin + abi.indirectHandleOffset) >>> 1] = fields.handle;
+    this.#words.set(fields.grefs, (begin + abi.indirectGrefsOffset) >>> 2);
+    this.#requestProducer = (this.#requestProducer + 1) | 0;
+  }
+
+  /** As {@linkcode putRequest}, for a discard. */
+  putDiscard(fields: DiscardFields): void {
+    const abi = this.#abi;
+    const begin = this.#begin(OP_DISCARD, fields);
+    this.#bytes[begin + abi.discardFlagOffset] = fields.flag;
+    this.#halves[(begin + abi.handleOffset) >>> 1] = fields.handle;
+    const count = (begin + abi.discardSectorCountOffset) >>> 2;
+    this.#words[count] = fields.sectorCountLow;
+    this.#words[count + 1] = fields.sectorCountHigh;
+    this.#requestProducer = (this.#requestProducer + 1) | 0;
+  }
+
+  /** Writes what all requests have in the same place, but for the handle; returns where the slot begins. */
+  #begin(operation: number, fields: CommonFields): number {
+    const abi = this.#abi;
+    const begin = RING_HEADER_BYTES + (this.#requestProducer & this.#mask) * abi.requestSizeBytes;
+    this.#bytes[begin + abi.operationOffset] = operation;
     const id = (begin + abi.idOffset) >>> 2;
     this.#words[id] = fields.idLow;
     this.#words[id + 1] = fields.idHigh;
     const sector = (begin + abi.sectorOffset) >>> 2;
     this.#words[sector] = fields.sectorLow;
     this.#words[sector + 1] = fields.sectorHigh;
-    const count = Math.min(fields.segmentCount, MAX_SEGMENTS_PER_REQUEST);
-    let segment = begin + abi.segmentsOffset;
-    for (let i = 0; i < count; i++, segment += SEGMENT_SIZE_BYTES) {
-      this.#words[segment >>> 2] = fields.grefs[i]!;
-      this.#bytes[segment + SEGMENT_FIRST_SECTOR_OFFSET] = fields.firstSectors[i]!;
-      this.#bytes[segment + SEGMENT_LAST_SECTOR_OFFSET] = fields.lastSectors[i]!;
-    }
-    this.#requestProducer = (this.#requestProducer + 1) | 0;
+    return begin;
   }
 
   /** Publishes the requests put so far. True: the backend asked to be notified of one of them. */

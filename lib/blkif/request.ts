@@ -1,26 +1,21 @@
 /**
- * Requests after they left the ring: raw decoding of a private snapshot into preallocated arrays, and the check that
- * says whether a request may be carried out. Nothing here allocates per request or loses a bit of a 64-bit value.
- * It must not know rings, grants or disks beyond a disk's limits.
+ * Requests after they left the ring: raw decoding of private snapshots into preallocated arrays, whatever they hold.
+ * Nothing here allocates per request, loses a bit of a 64-bit value or refuses anything: that is validate.ts's part.
+ * It must not know rings, grants or disks.
  */
 
 import {
   type AbiLayout,
+  MAX_INDIRECT_PAGES_PER_REQUEST,
   MAX_SEGMENTS_PER_REQUEST,
   OP_DISCARD,
-  OP_FLUSH_DISKCACHE,
   OP_INDIRECT,
   OP_READ,
   OP_WRITE,
-  OP_WRITE_BARRIER,
-  SECTOR_SIZE_BYTES,
-  SECTORS_PER_PAGE,
   SEGMENT_FIRST_SECTOR_OFFSET,
   SEGMENT_LAST_SECTOR_OFFSET,
   SEGMENT_SIZE_BYTES,
-  STATUS_EOPNOTSUPP,
-  STATUS_ERROR,
-  STATUS_OKAY,
+  SEGMENTS_PER_INDIRECT_PAGE,
 } from "./abi.ts";
 
 /** Private memory that request snapshots are copied into, seen as bytes, halves and words. */
@@ -39,7 +34,7 @@ export class SnapshotMemory {
 
 /** The requests of one ring that are in flight, as arrays indexed by slot (a number the owner chooses, not the id). */
 export class RequestSlots {
-  /** BLKIF_OP_* as it was on the wire. */
+  /** BLKIF_OP_* as it was on the wire; of an indirect request, once its segments are decoded, the inner operation. */
   readonly operation: Uint8Array<ArrayBuffer>;
   /** What the response must carry: the operation, but for an indirect request its inner one. */
   readonly responseOperation: Uint8Array<ArrayBuffer>;
@@ -50,16 +45,38 @@ export class RequestSlots {
   readonly sectorHigh: Uint32Array<ArrayBuffer>;
   /** As it was on the wire: may exceed `maxSegments`, beyond which no segment was decoded. */
   readonly segmentCount: Uint16Array<ArrayBuffer>;
-  /** Place on the disk, exact; set by {@linkcode validateRequest} when it returns STATUS_OKAY. */
+  /** Place on the disk, exact; set by `validateRequest` when it returns STATUS_OKAY. */
   readonly offsetBytes: Float64Array<ArrayBuffer>;
-  /** Data of all segments together; set by {@linkcode validateRequest} when it returns STATUS_OKAY. 0: a mere flush. */
+  /** Data of all segments together; set by `validateRequest` when it returns STATUS_OKAY. 0: no data. */
   readonly lengthBytes: Uint32Array<ArrayBuffer>;
   /** Segment i of a slot is at `slot * maxSegments + i`, here and in the next two. */
   readonly grefs: Uint32Array<ArrayBuffer>;
   readonly firstSector: Uint8Array<ArrayBuffer>;
   readonly lastSector: Uint8Array<ArrayBuffer>;
 
-  constructor(readonly slots: number, readonly maxSegments: number) {
+  /** Of an indirect request: what it asks for, as it was on the wire. */
+  readonly innerOperation: Uint8Array<ArrayBuffer>;
+  /** Of an indirect request: its pages; those of a slot begin at `slot * MAX_INDIRECT_PAGES_PER_REQUEST`. */
+  readonly indirectGrefs: Uint32Array<ArrayBuffer>;
+  /** 1 for an indirect request whose segments are decoded. */
+  readonly hasIndirectSegments: Uint8Array<ArrayBuffer>;
+
+  /** Of a discard: its flag, as it was on the wire. */
+  readonly discardFlag: Uint8Array<ArrayBuffer>;
+  readonly discardSectorsLow: Uint32Array<ArrayBuffer>;
+  readonly discardSectorsHigh: Uint32Array<ArrayBuffer>;
+  /** Whole granules to be discarded from `offsetBytes` on; set by `validateRequest` when it returns STATUS_OKAY. */
+  readonly discardBytes: Float64Array<ArrayBuffer>;
+
+  /**
+   * `maxSegments` is the room per request, and `maxIndirectSegments` what an indirect one may use of it; 0: indirect
+   * requests are not supported. Throws RangeError if the room does not suffice.
+   */
+  constructor(readonly slots: number, readonly maxSegments: number, readonly maxIndirectSegments: number = 0) {
+    const most = Math.min(maxSegments, MAX_INDIRECT_PAGES_PER_REQUEST * SEGMENTS_PER_INDIRECT_PAGE);
+    if (maxIndirectSegments > most) {
+      throw new RangeError(`Cannot hold ${maxIndirectSegments} segments: at most ${most}`);
+    }
     this.operation = new Uint8Array(slots);
     this.responseOperation = new Uint8Array(slots);
     this.handle = new Uint16Array(slots);
@@ -73,21 +90,24 @@ export class RequestSlots {
     this.grefs = new Uint32Array(slots * maxSegments);
     this.firstSector = new Uint8Array(slots * maxSegments);
     this.lastSector = new Uint8Array(slots * maxSegments);
+    this.innerOperation = new Uint8Array(slots);
+    this.indirectGrefs = new Uint32Array(slots * MAX_INDIRECT_PAGES_PER_REQUEST);
+    this.hasIndirectSegments = new Uint8Array(slots);
+    this.discardFlag = new Uint8Array(slots);
+    this.discardSectorsLow = new Uint32Array(slots);
+    this.discardSectorsHigh = new Uint32Array(slots);
+    this.discardBytes = new Float64Array(slots);
   }
 }
 
-/** What a request is checked against. A disk's properties will do. */
-export interface DiskLimits {
-  /** Size in 512-byte sectors, at most 2^53. */
-  readonly sectors: number;
-  readonly readOnly: boolean;
-  /** A power of two from 512 to 4096. */
-  readonly logicalSectorBytes: number;
+/** Indirect pages that hold so many segments. */
+export function indirectPages(segments: number): number {
+  return Math.ceil(segments / SEGMENTS_PER_INDIRECT_PAGE);
 }
 
 /**
- * Decodes the snapshot at `byteOffset` (a multiple of 4) into a slot, whatever it holds: no value is refused here.
- * Segments are decoded for requests that carry them directly, so not for DISCARD and INDIRECT.
+ * Decodes the snapshot at `byteOffset` (a multiple of 4) into a slot, whatever it holds: no value is refused here. The
+ * segments of an indirect request are elsewhere: see {@linkcode decodeIndirectSegments}.
  */
 export function decodeRequest(
   snapshot: SnapshotMemory,
@@ -100,28 +120,43 @@ export function decodeRequest(
   const u32 = snapshot.u32;
   const operation = u8[byteOffset + abi.operationOffset]!;
   slots.operation[slot] = operation;
+  slots.hasIndirectSegments[slot] = 0;
   const id = (byteOffset + abi.idOffset) >>> 2;
   slots.idLow[slot] = u32[id]!;
   slots.idHigh[slot] = u32[id + 1]!;
   const sector = (byteOffset + abi.sectorOffset) >>> 2;
   slots.sectorLow[slot] = u32[sector]!;
   slots.sectorHigh[slot] = u32[sector + 1]!;
-  if (operation === OP_INDIRECT) {
-    decodeIndirect(snapshot, byteOffset, abi, slots, slot);
-    return;
-  }
+  if (operation === OP_INDIRECT) return decodeIndirect(snapshot, byteOffset, abi, slots, slot);
   slots.responseOperation[slot] = operation;
   slots.handle[slot] = snapshot.u16[(byteOffset + abi.handleOffset) >>> 1]!;
-  const wireCount = operation === OP_DISCARD ? 0 : u8[byteOffset + abi.segmentCountOffset]!;
+  if (operation === OP_DISCARD) return decodeDiscard(snapshot, byteOffset, abi, slots, slot);
+  const wireCount = u8[byteOffset + abi.segmentCountOffset]!;
   slots.segmentCount[slot] = wireCount;
   const fitting = slots.maxSegments < MAX_SEGMENTS_PER_REQUEST ? slots.maxSegments : MAX_SEGMENTS_PER_REQUEST;
-  const count = wireCount < fitting ? wireCount : fitting;
-  let segment = byteOffset + abi.segmentsOffset;
-  let entry = slot * slots.maxSegments;
-  for (let i = 0; i < count; i++, entry++, segment += SEGMENT_SIZE_BYTES) {
-    slots.grefs[entry] = u32[segment >>> 2]!;
-    slots.firstSector[entry] = u8[segment + SEGMENT_FIRST_SECTOR_OFFSET]!;
-    slots.lastSector[entry] = u8[segment + SEGMENT_LAST_SECTOR_OFFSET]!;
+  decodeSegments(
+    snapshot,
+    byteOffset + abi.segmentsOffset,
+    slots,
+    slot * slots.maxSegments,
+    Math.min(wireCount, fitting),
+  );
+}
+
+function decodeSegments(
+  snapshot: SnapshotMemory,
+  byteOffset: number,
+  slots: RequestSlots,
+  firstEntry: number,
+  count: number,
+): void {
+  const { u8, u32 } = snapshot;
+  const { grefs, firstSector, lastSector } = slots;
+  let segment = byteOffset;
+  for (let entry = firstEntry; entry < firstEntry + count; entry++, segment += SEGMENT_SIZE_BYTES) {
+    grefs[entry] = u32[segment >>> 2]!;
+    firstSector[entry] = u8[segment + SEGMENT_FIRST_SECTOR_OFFSET]!;
+    lastSector[entry] = u8[segment + SEGMENT_LAST_SECTOR_OFFSET]!;
   }
 }
 
@@ -134,118 +169,43 @@ function decodeIndirect(
   slot: number,
 ): void {
   const inner = snapshot.u8[byteOffset + abi.indirectOperationOffset]!;
+  slots.innerOperation[slot] = inner;
   // A frontend disables its disk on a response with an operation it cannot have asked for.
   slots.responseOperation[slot] = inner === OP_WRITE ? OP_WRITE : OP_READ;
   slots.handle[slot] = snapshot.u16[(byteOffset + abi.indirectHandleOffset) >>> 1]!;
   slots.segmentCount[slot] = snapshot.u16[(byteOffset + abi.indirectSegmentCountOffset) >>> 1]!;
+  const grefs = (byteOffset + abi.indirectGrefsOffset) >>> 2;
+  const entry = slot * MAX_INDIRECT_PAGES_PER_REQUEST;
+  for (let i = 0; i < MAX_INDIRECT_PAGES_PER_REQUEST; i++) slots.indirectGrefs[entry + i] = snapshot.u32[grefs + i]!;
 }
 
-const ACCEPTED = 0;
-const REFUSED_OPERATION = 1;
-const REFUSED_READ_ONLY = 2;
-const REFUSED_NO_SEGMENTS = 3;
-const REFUSED_SEGMENT_COUNT = 4;
-const REFUSED_SEGMENT = 5;
-const REFUSED_ALIGNMENT = 6;
-const REFUSED_BEYOND_END = 7;
-
-/** At this value of a sector number's upper word it is 2^53, which no disk has. */
-const SECTOR_HIGH_LIMIT = 2 ** 21;
+/** The part of a discard that lies elsewhere than in a direct request. */
+function decodeDiscard(
+  snapshot: SnapshotMemory,
+  byteOffset: number,
+  abi: AbiLayout,
+  slots: RequestSlots,
+  slot: number,
+): void {
+  slots.segmentCount[slot] = 0;
+  slots.discardFlag[slot] = snapshot.u8[byteOffset + abi.discardFlagOffset]!;
+  const count = (byteOffset + abi.discardSectorCountOffset) >>> 2;
+  slots.discardSectorsLow[slot] = snapshot.u32[count]!;
+  slots.discardSectorsHigh[slot] = snapshot.u32[count + 1]!;
+}
 
 /**
- * Checks a decoded request against the disk. STATUS_OKAY: it may be carried out, and `offsetBytes` and `lengthBytes` of
- * the slot are set; else the status to answer. An empty WRITE_BARRIER or FLUSH_DISKCACHE is a flush: its sector number
- * means nothing, its length is 0, and a read-only disk allows it.
+ * Decodes the segments of an indirect request that was found valid so far, from a private copy of its pages, one after
+ * another at `byteOffset` (a multiple of 4). From then on it is a read or write with more segments than a direct one
+ * can have, still to be validated as such.
  */
-export function validateRequest(slots: RequestSlots, slot: number, limits: DiskLimits): number {
-  const verdict = check(slots, slot, limits);
-  if (verdict === ACCEPTED) return STATUS_OKAY;
-  return verdict === REFUSED_OPERATION ? STATUS_EOPNOTSUPP : STATUS_ERROR;
-}
-
-/** One of the constants above; sets the slot's place and length when it accepts. */
-function check(slots: RequestSlots, slot: number, limits: DiskLimits): number {
-  const operation = slots.operation[slot]!;
-  if (operation > OP_FLUSH_DISKCACHE) return REFUSED_OPERATION;
-  const count = slots.segmentCount[slot]!;
-  if (count === 0) {
-    if (operation < OP_WRITE_BARRIER) return REFUSED_NO_SEGMENTS;
-    slots.offsetBytes[slot] = 0;
-    slots.lengthBytes[slot] = 0;
-    return ACCEPTED;
-  }
-  if (operation !== OP_READ && limits.readOnly) return REFUSED_READ_ONLY;
-  if (count > MAX_SEGMENTS_PER_REQUEST || count > slots.maxSegments) return REFUSED_SEGMENT_COUNT;
-  return checkRange(slots, slot, count, limits);
-}
-
-/** The part of {@linkcode check} for requests with data: segments, alignment, end of the disk. */
-function checkRange(slots: RequestSlots, slot: number, count: number, limits: DiskLimits): number {
-  const alignMask = limits.logicalSectorBytes / SECTOR_SIZE_BYTES - 1;
-  let misaligned = slots.sectorLow[slot]! & alignMask;
-  let total = 0;
-  const end = slot * slots.maxSegments + count;
-  for (let entry = end - count; entry < end; entry++) {
-    const first = slots.firstSector[entry]!;
-    const last = slots.lastSector[entry]!;
-    if (first > last || last >= SECTORS_PER_PAGE) return REFUSED_SEGMENT;
-    const sectors = last - first + 1;
-    misaligned |= (first | sectors) & alignMask;
-    total += sectors;
-  }
-  if (misaligned !== 0) return REFUSED_ALIGNMENT;
-  const high = slots.sectorHigh[slot]!;
-  if (high >= SECTOR_HIGH_LIMIT) return REFUSED_BEYOND_END;
-  // Below 2^53, so exact; and the subtraction cannot wrap as the addition could.
-  const sector = high * 2 ** 32 + slots.sectorLow[slot]!;
-  if (sector > limits.sectors - total) return REFUSED_BEYOND_END;
-  slots.offsetBytes[slot] = sector * SECTOR_SIZE_BYTES;
-  slots.lengthBytes[slot] = total * SECTOR_SIZE_BYTES;
-  return ACCEPTED;
-}
-
-/** Why {@linkcode validateRequest} refused a request, for a log line; empty if it did not. */
-export function refusalReason(slots: RequestSlots, slot: number, limits: DiskLimits): string {
-  const operation = slots.operation[slot]!;
-  const count = slots.segmentCount[slot]!;
-  switch (check(slots, slot, limits)) {
-    case REFUSED_OPERATION:
-      return `operation ${operationName(operation)} is not supported`;
-    case REFUSED_READ_ONLY:
-      return `${operationName(operation)} to a read-only disk`;
-    case REFUSED_NO_SEGMENTS:
-      return `${operationName(operation)} without segments`;
-    case REFUSED_SEGMENT_COUNT:
-      return `${count} segments, at most ${Math.min(MAX_SEGMENTS_PER_REQUEST, slots.maxSegments)} are allowed`;
-    case REFUSED_SEGMENT:
-      return describeBadSegment(slots, slot, count);
-    case REFUSED_ALIGNMENT:
-      return `not aligned to the disk's ${limits.logicalSectorBytes}-byte sectors`;
-    case REFUSED_BEYOND_END:
-      return `sector ${sectorText(slots, slot)} and its data are beyond the disk's ${limits.sectors} sectors`;
-    default:
-      return "";
-  }
-}
-
-function describeBadSegment(slots: RequestSlots, slot: number, count: number): string {
-  for (let i = 0; i < count; i++) {
-    const first = slots.firstSector[slot * slots.maxSegments + i]!;
-    const last = slots.lastSector[slot * slots.maxSegments + i]!;
-    if (first > last || last >= SECTORS_PER_PAGE) {
-      return `segment ${i} has sectors ${first} to ${last} of a page that holds 0 to ${SECTORS_PER_PAGE - 1}`;
-    }
-  }
-  return "";
-}
-
-function sectorText(slots: RequestSlots, slot: number): string {
-  return ((BigInt(slots.sectorHigh[slot]!) << 32n) | BigInt(slots.sectorLow[slot]!)).toString();
-}
-
-const OPERATION_NAMES = ["READ", "WRITE", "WRITE_BARRIER", "FLUSH_DISKCACHE", "RESERVED_1", "DISCARD", "INDIRECT"];
-
-/** The name of an operation as in blkif.h without its prefix, or its number if it has none. */
-export function operationName(operation: number): string {
-  return OPERATION_NAMES[operation] ?? String(operation);
+export function decodeIndirectSegments(
+  pages: SnapshotMemory,
+  byteOffset: number,
+  slots: RequestSlots,
+  slot: number,
+): void {
+  decodeSegments(pages, byteOffset, slots, slot * slots.maxSegments, slots.segmentCount[slot]!);
+  slots.operation[slot] = slots.innerOperation[slot]!;
+  slots.hasIndirectSegments[slot] = 1;
 }

@@ -4,14 +4,17 @@
  * decide when a queue is served or drained.
  */
 
-import { ABIS, MAX_SEGMENTS_PER_REQUEST } from "../blkif/abi.ts";
+import { ABIS, MAX_RING_PAGES, MAX_SEGMENTS_PER_REQUEST } from "../blkif/abi.ts";
 import { BackRing } from "../blkif/back_ring.ts";
 import { RequestSlots } from "../blkif/request.ts";
 import { errorText } from "../errors.ts";
 import type { DomId, EventChannels, EvtchnPort, GrantTable, Platform } from "../hypervisor.ts";
 import type { ChannelOptions, DiskAttachment, DiskProperties, IoChannel } from "../storage/disk.ts";
 import { createGrantStrategy } from "./grants.ts";
+import { IndirectPages } from "./indirect_pages.ts";
+import { createLatch, Latch } from "./latch.ts";
 import { memoryRule } from "./memory_rule.ts";
+import { MOST_PAGES_PER_RING } from "./page_pool.ts";
 import { Queue } from "./queue.ts";
 import { DEFAULT_PERSISTENT_GRANTS, type QueueSpec } from "./types.ts";
 
@@ -51,7 +54,9 @@ export function openConnection(
   const ringMemory = undo.use(handles.grants.mapPages(request.ringRefs, true));
   const ring = new BackRing(ringMemory.view, abi);
   const inFlight = Math.min(request.maxRequests ?? ring.slots, ring.slots);
-  const slots = new RequestSlots(inFlight, MAX_SEGMENTS_PER_REQUEST);
+  const maxIndirectSegments = request.maxIndirectSegments ?? 0;
+  const maxSegments = Math.max(MAX_SEGMENTS_PER_REQUEST, maxIndirectSegments);
+  const slots = new RequestSlots(inFlight, maxSegments, maxIndirectSegments);
   const grants = undo.use(
     createGrantStrategy(request.grants, {
       slots,
@@ -61,6 +66,9 @@ export function openConnection(
       stats: request.stats,
     }),
   );
+  const indirect = maxIndirectSegments === 0
+    ? undefined
+    : undo.use(new IndirectPages(slots, handles.grants, platform.memory));
   const channel = undo.use(openChannel(request.attachment, {
     depth: inFlight,
     vectors: grants.vectors,
@@ -77,15 +85,21 @@ export function openConnection(
     abi,
     slots,
     grants,
+    ...(indirect && { indirect }),
     channel,
-    limits: request.properties,
+    limits: request.discard === true ? request.properties : withoutDiscard(request.properties),
     snapshot: snapshot.view,
     stats: request.stats,
+    latch: new Latch(request.latch ?? createLatch()),
     notify: () => notifyFrontend(handles.events, port, complain),
     complain,
   });
   const owned = undo.move();
   return { queue, guest: request.guest, port, [Symbol.dispose]: () => owned.dispose() };
+}
+
+function withoutDiscard({ discard: _, ...properties }: DiskProperties): DiskProperties {
+  return properties;
 }
 
 /** A guest that dies can take its end of the channel away: that is no reason to stop serving the others. */
@@ -97,7 +111,5 @@ function notifyFrontend(events: EventChannels, port: EvtchnPort, complain: (line
   }
 }
 
-/** Grants a guest may have mapped at a time: two per segment of every request in flight, and the ring. */
-export function grantLimit(requests: number): number {
-  return 2 * requests * MAX_SEGMENTS_PER_REQUEST + 1;
-}
+/** Grants that a ring may have mapped at a time: its own pages and, twice over, those of all requests in flight. */
+export const GRANTS_PER_RING: number = MAX_RING_PAGES + 2 * MOST_PAGES_PER_RING;

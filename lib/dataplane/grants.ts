@@ -7,9 +7,12 @@
 
 import { OP_READ, SECTOR_SIZE_BYTES } from "../blkif/abi.ts";
 import type { RequestSlots } from "../blkif/request.ts";
-import { type GrantTable, type Memory, type MemorySpace, PAGE_SIZE_BYTES } from "../hypervisor.ts";
+import type { GrantTable, Memory, MemorySpace } from "../hypervisor.ts";
 import type { IoVectors } from "../storage/disk.ts";
+import { CopyStrategy } from "./copy_strategy.ts";
+import { MOST_PAGES_PER_RING } from "./page_pool.ts";
 import { PersistentStrategy } from "./persistent.ts";
+import { SlotVectors } from "./slot_vectors.ts";
 import type { GrantMode } from "./types.ts";
 
 /**
@@ -25,8 +28,11 @@ export interface GrantStrategy extends Disposable {
   readonly failed: Uint8Array;
   /** Buffers that live as long as the strategy, for engines that keep views; undefined when pages come and go. */
   readonly buffers: Memory | undefined;
-  /** Makes the slot's vectors valid, and (after transfer) its data readable for a write. */
-  acquire(slot: number): void;
+  /**
+   * Makes the slot's vectors valid, and (after transfer) its data readable for a write. False: there is no room now, and
+   * nothing happened; there will be when slots that were acquired are released. With none acquired there is room.
+   */
+  acquire(slot: number): boolean;
   /** Gives the slot's data back to the guest; `deliver` is false where a read failed and there is nothing to give. */
   release(slot: number, deliver: boolean): void;
   /** Carries out all that was deferred, in one call. */
@@ -78,125 +84,43 @@ export function createGrantStrategy(mode: GrantMode, parts: GrantParts): GrantSt
   }
 }
 
-/** What all strategies keep per slot. */
-class SlotVectors {
-  readonly vectors: IoVectors;
-  readonly vectorCount: Uint16Array;
-  readonly failed: Uint8Array;
-
-  constructor(protected readonly slots: RequestSlots) {
-    const entries = slots.slots * slots.maxSegments;
-    this.vectors = { addresses: new Float64Array(entries), lengths: new Uint32Array(entries) };
-    this.vectorCount = new Uint16Array(slots.slots);
-    this.failed = new Uint8Array(slots.slots);
-  }
-}
-
-/** `copy`: every slot owns page-aligned buffers; a request's segments are packed in them without gaps. */
-class CopyStrategy extends SlotVectors implements GrantStrategy {
-  readonly #memory;
-  readonly #batch;
-  readonly #slotBytes: number;
-  /** The batch entries of a slot, and the slots that have any. */
-  readonly #batchFirst: Uint32Array;
-  readonly #batchCount: Uint16Array;
-  readonly #batchSlots: Uint16Array;
-  #batchLength = 0;
-
-  constructor(slots: RequestSlots, grants: GrantTable, memory: MemorySpace) {
-    super(slots);
-    this.#slotBytes = slots.maxSegments * PAGE_SIZE_BYTES;
-    this.#memory = memory.allocate(slots.slots * this.#slotBytes);
-    this.#batch = grants.createCopyBatch(slots.slots * slots.maxSegments);
-    this.#batchFirst = new Uint32Array(slots.slots);
-    this.#batchCount = new Uint16Array(slots.slots);
-    this.#batchSlots = new Uint16Array(slots.slots);
-  }
-
-  get buffers(): Memory {
-    return this.#memory;
-  }
-
-  acquire(slot: number): void {
-    const entry = slot * this.slots.maxSegments;
-    this.vectors.addresses[entry] = this.#memory.address + slot * this.#slotBytes;
-    this.vectors.lengths[entry] = this.slots.lengthBytes[slot]!;
-    this.vectorCount[slot] = 1;
-    this.failed[slot] = 0;
-    if (this.slots.operation[slot] !== OP_READ) this.#copy(slot, false);
-  }
-
-  release(slot: number, deliver: boolean): void {
-    if (deliver && this.slots.operation[slot] === OP_READ) this.#copy(slot, true);
-  }
-
-  #copy(slot: number, toGuest: boolean): void {
-    const { slots } = this;
-    const batch = this.#batch;
-    const first = slot * slots.maxSegments;
-    const end = first + slots.segmentCount[slot]!;
-    let address = this.#memory.address + slot * this.#slotBytes;
-    this.#batchFirst[slot] = batch.length;
-    for (let i = first; i < end; i++) {
-      const offset = slots.firstSector[i]! * SECTOR_SIZE_BYTES;
-      const length = (slots.lastSector[i]! - slots.firstSector[i]! + 1) * SECTOR_SIZE_BYTES;
-      if (toGuest) batch.addToGuest(slots.grefs[i]!, offset, address, length);
-      else batch.addFromGuest(slots.grefs[i]!, offset, address, length);
-      address += length;
-    }
-    this.#batchCount[slot] = end - first;
-    this.#batchSlots[this.#batchLength++] = slot;
-  }
-
-  transfer(): void {
-    if (this.#batchLength === 0) return;
-    const batch = this.#batch;
-    batch.run(); // a call that failed as a whole leaves every status a failure
-    for (let n = 0; n < this.#batchLength; n++) {
-      const slot = this.#batchSlots[n]!;
-      const end = this.#batchFirst[slot]! + this.#batchCount[slot]!;
-      for (let i = this.#batchFirst[slot]!; i < end; i++) if (batch.status(i) !== 0) this.failed[slot] = 1;
-    }
-    batch.clear();
-    this.#batchLength = 0;
-  }
-
-  [Symbol.dispose](): void {
-    this.#batch[Symbol.dispose]();
-    this.#memory[Symbol.dispose]();
-  }
-}
-
 /** `map`: one map call and one unmap call per request; engines touch guest pages in place. */
 class MapStrategy extends SlotVectors implements GrantStrategy {
   /** Address of each mapped page. */
   protected readonly pages: Float64Array;
   readonly buffers = undefined;
+  /** Pages that may still be mapped. */
+  #room: number;
 
   constructor(slots: RequestSlots, protected readonly grants: GrantTable) {
     super(slots);
     this.pages = new Float64Array(slots.slots * slots.maxSegments);
+    this.#room = Math.max(MOST_PAGES_PER_RING, slots.maxSegments);
   }
 
-  acquire(slot: number): void {
+  acquire(slot: number): boolean {
     const { slots } = this;
     const first = slot * slots.maxSegments;
     const count = slots.segmentCount[slot]!;
+    if (count > this.#room) return false;
     this.vectorCount[slot] = 0; // nothing mapped, until it is
     // Reading from the disk writes to the guest's page.
     this.failed[slot] = this.mapSegments(first, count, slots.operation[slot] === OP_READ) ? 0 : 1;
-    if (this.failed[slot] === 1) return;
+    if (this.failed[slot] === 1) return true;
+    this.#room -= count;
     this.vectorCount[slot] = count;
     for (let i = first; i < first + count; i++) {
       this.vectors.addresses[i] = this.pages[i]! + slots.firstSector[i]! * SECTOR_SIZE_BYTES;
       this.vectors.lengths[i] = (slots.lastSector[i]! - slots.firstSector[i]! + 1) * SECTOR_SIZE_BYTES;
     }
+    return true;
   }
 
   release(slot: number, _deliver: boolean): void {
     const count = this.vectorCount[slot]!;
     if (count === 0) return;
     this.vectorCount[slot] = 0;
+    this.#room += count;
     if (!this.unmapSegments(slot * this.slots.maxSegments, count)) this.failed[slot] = 1;
   }
 

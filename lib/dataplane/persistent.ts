@@ -78,14 +78,15 @@ export class PersistentStrategy implements GrantStrategy, KeptGrants {
     return this.#cache.size;
   }
 
-  acquire(slot: number): void {
+  acquire(slot: number): boolean {
     const first = slot * this.#slots.maxSegments;
     const count = this.#slots.segmentCount[slot]!;
     const whole = this.#pinAll(first, count);
     this.#left[slot] = whole ? 0 : 1;
     if (!whole) {
+      if (!this.#fallback.acquire(slot)) return false;
       this.#stats[STAT.persistentCopied]!++;
-      return this.#fallback.acquire(slot);
+      return true;
     }
     this.failed[slot] = 0;
     this.vectorCount[slot] = count;
@@ -95,6 +96,7 @@ export class PersistentStrategy implements GrantStrategy, KeptGrants {
       this.vectors.addresses[i] = address + firstSector[i]! * SECTOR_SIZE_BYTES;
       this.vectors.lengths[i] = (lastSector[i]! - firstSector[i]! + 1) * SECTOR_SIZE_BYTES;
     }
+    return true;
   }
 
   release(slot: number, deliver: boolean): void {

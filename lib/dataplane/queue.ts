@@ -6,39 +6,36 @@
 
 import {
   type AbiLayout,
-  OP_FLUSH_DISKCACHE,
+  OP_DISCARD,
+  OP_INDIRECT,
   OP_READ,
   OP_WRITE,
   OP_WRITE_BARRIER,
   RING_BROKEN,
   SECTOR_SIZE_BYTES,
+  STATUS_EOPNOTSUPP,
   STATUS_ERROR,
   STATUS_OKAY,
 } from "../blkif/abi.ts";
 import type { BackRing } from "../blkif/back_ring.ts";
-import {
-  decodeRequest,
-  type DiskLimits,
-  operationName,
-  refusalReason,
-  type RequestSlots,
-  SnapshotMemory,
-  validateRequest,
-} from "../blkif/request.ts";
-import type { IoChannel } from "../storage/disk.ts";
+import { decodeRequest, type RequestSlots, SnapshotMemory } from "../blkif/request.ts";
+import { type DiskLimits, isSecureDiscard, operationName, refusalReason, validateRequest } from "../blkif/validate.ts";
+import { EOPNOTSUPP, type IoChannel } from "../storage/disk.ts";
 import type { GrantStrategy, KeptGrants } from "./grants.ts";
-import { STAT } from "./stats.ts";
+import type { IndirectPages } from "./indirect_pages.ts";
+import type { Latch } from "./latch.ts";
+import { countRequest, countSectors, STAT } from "./stats.ts";
 
 /** What a slot waits for. A free slot has no phase: it is on the free list. */
-const PHASE_TAKEN = 1; // for transfer() to fetch its data, then for start()
+const PHASE_TAKEN = 1; // for room, for transfer() to fetch its data, then for start()
 const PHASE_FLUSH_BEFORE = 2; // for the flush that precedes its data
-const PHASE_DATA = 3; // for its read or write
+const PHASE_DATA = 3; // for its read, write or discard
 const PHASE_FLUSH_AFTER = 4; // for the flush that follows a barrier's data
 const PHASE_FINISHED = 5; // for its response
 
 const NO_SLOT = -1;
 
-/** What a queue is made of; it owns grants and channel and disposes them. */
+/** What a queue is made of; it owns grants, indirect and channel and disposes them. */
 export interface QueueParts {
   /** For messages: `vbd3/5/51712 queue 0`. */
   readonly label: string;
@@ -46,12 +43,16 @@ export interface QueueParts {
   readonly abi: AbiLayout;
   readonly slots: RequestSlots;
   readonly grants: GrantStrategy;
+  /** Absent: the slots have no indirect segments. */
+  readonly indirect?: IndirectPages;
   readonly channel: IoChannel;
   readonly limits: DiskLimits;
   /** Private memory for one request as it was on the ring: `abi.requestSizeBytes`. */
   readonly snapshot: Uint8Array;
   /** The counters' memory; see stats.ts. */
   readonly stats: SharedArrayBuffer;
+  /** The device's, for all of its queues. */
+  readonly latch: Latch;
   /** Tells the frontend to look at the ring. */
   readonly notify: () => void;
   /** Says what went wrong with a guest's request or its I/O; rate-limited by whoever gave it. */
@@ -74,6 +75,7 @@ export class Queue implements Disposable {
   readonly #ring: BackRing;
   readonly #slots: RequestSlots;
   readonly #grants: GrantStrategy;
+  readonly #indirect: IndirectPages | undefined;
   readonly #channel: IoChannel;
   readonly #stats: Float64Array;
   /** The one request that is decoded, private: nothing is ever decoded from the ring itself (XSA-155). */
@@ -82,13 +84,21 @@ export class Queue implements Disposable {
   readonly #status: Int8Array;
   readonly #free: Uint16Array;
   #freeCount: number;
-  /** Slots taken in this pass, and slots to be answered in this pass. */
+  /**
+   * Slots taken, in the order of the ring; how many of them, from the first on, have room for their data; and how many
+   * of those are started. All are 0 once every one is started, and no more are taken before.
+   */
   readonly #taken: Uint16Array;
   #takenCount = 0;
+  #acquiredCount = 0;
+  #startedCount = 0;
+  /** Slots to be answered in this pass. */
   readonly #finished: Uint16Array;
   #finishedCount = 0;
   /** A barrier that waits for earlier requests, or is carried out. Nothing is taken behind it. */
   #barrier = NO_SLOT;
+  /** The device's latch as it was when the pass began to take requests. */
+  #latched = false;
   #state: QueueState = "serving";
   /** Why the ring was stopped, if it was. */
   #broken: string | undefined;
@@ -100,6 +110,7 @@ export class Queue implements Disposable {
     this.#ring = parts.ring;
     this.#slots = parts.slots;
     this.#grants = parts.grants;
+    this.#indirect = parts.indirect;
     this.#channel = parts.channel;
     this.#stats = new Float64Array(parts.stats);
     this.#snapshot = new SnapshotMemory(parts.snapshot);
@@ -136,21 +147,24 @@ export class Queue implements Disposable {
     this.#stats[STAT.passes]!++;
     const reaped = this.#reap();
     const taken = this.#take();
+    this.#fetchSegments();
+    const acquired = this.#acquire();
     this.#grants.transfer();
     this.#start();
     this.#channel.submit();
     this.#respond();
     this.#stats[STAT.inFlight] = this.inFlight;
     const flushing = this.#state === "draining" && this.#drain();
-    return reaped > 0 || taken > 0 || flushing;
+    // Behind a request that found room and failed at once there is room that no completion will tell of.
+    return reaped > 0 || taken > 0 || (acquired > 0 && this.#takenCount > 0) || flushing;
   }
 
   /**
    * Before sleeping: asks the frontend to notify from the next request on. True: there is one already, step again.
-   * A queue that cannot take (no free slot, a barrier, draining) is woken by its completions instead.
+   * A queue that cannot take (no free slot, no room, a barrier, draining) is woken by its completions instead.
    */
   rest(): boolean {
-    if (!this.#mayTake()) return false;
+    if (!this.#mayTake() || this.#takenCount > 0) return false;
     return this.#ring.finalCheck();
   }
 
@@ -161,6 +175,7 @@ export class Queue implements Disposable {
 
   [Symbol.dispose](): void {
     this.#channel[Symbol.dispose]();
+    this.#indirect?.[Symbol.dispose]();
     this.#grants[Symbol.dispose]();
   }
 
@@ -189,7 +204,7 @@ export class Queue implements Disposable {
   }
 
   #failed(slot: number, phase: number, errno: number): void {
-    if (phase !== PHASE_DATA) this.#stats[STAT.latched] = 1;
+    if (phase !== PHASE_DATA) this.#parts.latch.trip();
     this.#parts.complain(
       `${operationName(this.#slots.operation[slot]!)} at sector ${
         this.#slots.offsetBytes[slot]! / SECTOR_SIZE_BYTES
@@ -197,21 +212,25 @@ export class Queue implements Disposable {
         (phase === PHASE_DATA ? "I/O" : "flush") + ` failed with errno ${-errno}` +
         (phase === PHASE_DATA ? "" : "; writes are refused from now on: check the image's storage, then reattach"),
     );
-    this.#finish(slot, STATUS_ERROR);
+    this.#finish(slot, errno === EOPNOTSUPP ? STATUS_EOPNOTSUPP : STATUS_ERROR);
   }
 
-  // Ring to slots: copy, decode, validate, and begin to fetch what the request carries.
+  // Ring to slots: copy, decode, validate.
   #take(): number {
+    if (this.#takenCount > 0) return 0; // they wait for room, and come first
     let available = this.#mayTake() ? this.#ring.unconsumed() : 0;
     if (available === RING_BROKEN) {
       this.#break();
       return 0;
     }
+    this.#latched = this.#parts.latch.tripped;
     let taken = 0;
     while (available > 0 && this.#mayTake()) {
       const slot = this.#free[--this.#freeCount]!;
       this.#ring.take(this.#snapshot.u8, 0);
       decodeRequest(this.#snapshot, 0, this.#parts.abi, this.#slots, slot);
+      this.#phase[slot] = PHASE_TAKEN;
+      this.#taken[this.#takenCount++] = slot;
       this.#admit(slot);
       taken++;
       available--;
@@ -220,43 +239,23 @@ export class Queue implements Disposable {
   }
 
   #mayTake(): boolean {
-    return this.#state === "serving" && this.#freeCount > 0 && this.#barrier === NO_SLOT && this.#broken === undefined;
+    return this.#state === "serving" && this.#freeCount > 0 && this.#barrier === NO_SLOT &&
+      this.#broken === undefined && this.#indirect?.full !== true;
   }
 
   #admit(slot: number): void {
     const status = validateRequest(this.#slots, slot, this.#parts.limits);
-    this.#phase[slot] = PHASE_TAKEN;
-    this.#count(slot);
     if (status !== STATUS_OKAY) return this.#refuse(slot, status);
     const operation = this.#slots.operation[slot]!;
-    if (operation !== OP_READ && this.#stats[STAT.latched] !== 0) return this.#refuseLatched(slot);
+    if (operation === OP_INDIRECT) return this.#indirect!.add(slot);
+    countRequest(this.#stats, operation, status);
+    if (operation !== OP_READ && this.#latched) return this.#refuseLatched(slot);
     if (operation === OP_WRITE_BARRIER) this.#barrier = slot;
     this.#grants.failed[slot] = 0;
-    if (this.#slots.lengthBytes[slot] !== 0) this.#grants.acquire(slot);
-    this.#taken[this.#takenCount++] = slot;
-  }
-
-  #count(slot: number): void {
-    const stats = this.#stats;
-    switch (this.#slots.operation[slot]) {
-      case OP_READ:
-        stats[STAT.reads]!++;
-        break;
-      case OP_WRITE:
-        stats[STAT.writes]!++;
-        break;
-      case OP_WRITE_BARRIER:
-        stats[STAT.barriers]!++;
-        break;
-      case OP_FLUSH_DISKCACHE:
-        stats[STAT.flushes]!++;
-        break;
-      default:
-        stats[STAT.unsupported]!++;
-    }
   }
 
   #refuse(slot: number, status: number): void {
+    countRequest(this.#stats, this.#slots.responseOperation[slot]!, status);
     this.#parts.complain(refusalReason(this.#slots, slot, this.#parts.limits));
     this.#answer(slot, status);
   }
@@ -268,14 +267,45 @@ export class Queue implements Disposable {
     this.#answer(slot, STATUS_ERROR);
   }
 
+  // Indirect requests become reads and writes: their segments are fetched in one call, and then judged.
+  #fetchSegments(): void {
+    const indirect = this.#indirect;
+    if (indirect === undefined || indirect.count === 0) return;
+    indirect.fetch();
+    for (let i = 0; i < indirect.count; i++) {
+      const slot = indirect.slot(i);
+      if (indirect.decode(i)) this.#admit(slot);
+      else this.#refuseIndirect(slot);
+    }
+    indirect.clear();
+  }
+
+  #refuseIndirect(slot: number): void {
+    countRequest(this.#stats, this.#slots.responseOperation[slot]!, STATUS_ERROR);
+    this.#failGrants(slot);
+  }
+
+  // Room for what the requests carry, in the order of the ring: one that finds none keeps those behind it waiting.
+  #acquire(): number {
+    const before = this.#acquiredCount;
+    for (; this.#acquiredCount < this.#takenCount; this.#acquiredCount++) {
+      const slot = this.#taken[this.#acquiredCount]!;
+      if (this.#phase[slot] !== PHASE_TAKEN || this.#slots.lengthBytes[slot] === 0) continue;
+      if (!this.#grants.acquire(slot)) break;
+    }
+    return this.#acquiredCount - before;
+  }
+
   // Slots to engine. A barrier starts when it is alone.
   #start(): void {
-    for (let i = 0; i < this.#takenCount; i++) {
-      const slot = this.#taken[i]!;
+    for (; this.#startedCount < this.#acquiredCount; this.#startedCount++) {
+      const slot = this.#taken[this.#startedCount]!;
+      if (this.#phase[slot] !== PHASE_TAKEN) continue; // it was refused
       if (this.#grants.failed[slot] === 1) this.#failGrants(slot);
       else if (slot !== this.#barrier) this.#startFirst(slot);
     }
-    this.#takenCount = 0;
+    if (this.#startedCount < this.#takenCount) return;
+    this.#takenCount = this.#acquiredCount = this.#startedCount = 0;
     const barrier = this.#barrier;
     if (barrier !== NO_SLOT && this.#phase[barrier] === PHASE_TAKEN && this.#isAlone()) this.#startFirst(barrier);
   }
@@ -288,6 +318,7 @@ export class Queue implements Disposable {
   #startFirst(slot: number): void {
     const operation = this.#slots.operation[slot]!;
     if (operation === OP_READ || operation === OP_WRITE) this.#startData(slot);
+    else if (operation === OP_DISCARD) this.#startDiscard(slot);
     else this.#startFlush(slot, PHASE_FLUSH_BEFORE);
   }
 
@@ -298,6 +329,14 @@ export class Queue implements Disposable {
     const offsetBytes = this.#slots.offsetBytes[slot]!;
     if (this.#slots.operation[slot] === OP_READ) this.#channel.read(slot, offsetBytes, first, count);
     else this.#channel.write(slot, offsetBytes, first, count);
+  }
+
+  #startDiscard(slot: number): void {
+    const lengthBytes = this.#slots.discardBytes[slot]!;
+    if (lengthBytes === 0) return this.#finish(slot, STATUS_OKAY); // less than a granule
+    this.#phase[slot] = PHASE_DATA;
+    const secure = isSecureDiscard(this.#slots, slot, this.#parts.limits);
+    this.#channel.discard(slot, this.#slots.offsetBytes[slot]!, lengthBytes, secure);
   }
 
   #startFlush(slot: number, phase: number): void {
@@ -349,14 +388,15 @@ export class Queue implements Disposable {
     }
     const operation = slots.responseOperation[slot]!;
     if (status === STATUS_ERROR) this.#stats[STAT.errors]!++;
-    else if (status === STATUS_OKAY) this.#countSectors(operation, slots.lengthBytes[slot]! / SECTOR_SIZE_BYTES);
+    else if (status === STATUS_OKAY) this.#countSectors(slot, operation);
     if (this.#broken === undefined) this.#ring.putResponse(slots.idLow[slot]!, slots.idHigh[slot]!, operation, status);
     if (slot === this.#barrier) this.#barrier = NO_SLOT;
     this.#free[this.#freeCount++] = slot;
   }
 
-  #countSectors(operation: number, sectors: number): void {
-    this.#stats[operation === OP_READ ? STAT.sectorsRead : STAT.sectorsWritten]! += sectors;
+  #countSectors(slot: number, operation: number): void {
+    const bytes = operation === OP_DISCARD ? this.#slots.discardBytes[slot]! : this.#slots.lengthBytes[slot]!;
+    countSectors(this.#stats, operation, bytes / SECTOR_SIZE_BYTES);
   }
 
   #break(): void {
@@ -379,7 +419,7 @@ export class Queue implements Disposable {
 
   #endDrain(result: number): void {
     if (result < 0) {
-      this.#stats[STAT.latched] = 1;
+      this.#parts.latch.trip();
       this.#parts.complain(`the last flush failed with errno ${-result}: answered writes may be lost`);
     }
     this.#finalFlush = false;

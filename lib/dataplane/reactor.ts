@@ -12,7 +12,7 @@ import { openChannel } from "../storage/channel.ts";
 import {
   type ChannelOpener,
   type Connection,
-  grantLimit,
+  GRANTS_PER_RING,
   type GuestHandles,
   openConnection,
   type OpenRequest,
@@ -26,8 +26,8 @@ const TURNS_PER_EVENT_CHECK = 4;
 const IDLE_ROUND_MS = 30_000;
 /** A reactor that never sleeps looks at the clock for that only every so many turns. */
 const TURNS_PER_CLOCK_CHECK = 1024;
-/** Grants of a full single-page ring; the limit is set before it is known what the guest will negotiate. */
-const RING_SLOTS = 32;
+/** Rings of one guest that its limit of mapped grants allows for; it is set before it is known what there will be. */
+const RINGS_PER_GUEST = 16;
 
 /** Whoever runs the reactor hears of these. */
 export interface ReactorHost {
@@ -190,7 +190,7 @@ export class Reactor implements Disposable {
     if (guest !== undefined) return guest;
     using undo = new DisposableStack();
     const grants = undo.use(this.#platform.openGrantTable(domain));
-    grants.setMaxGrants(grantLimit(RING_SLOTS));
+    grants.setMaxGrants(RINGS_PER_GUEST * GRANTS_PER_RING);
     const events = undo.use(this.#platform.openEventChannels(domain));
     this.#parker.watch(events);
     undo.defer(() => this.#parker.unwatch(events));

@@ -3,8 +3,11 @@
  * reads at any time. Plain doubles: each is written whole, and a reader may lag behind by a moment.
  */
 
+import { OP_DISCARD, OP_READ, STATUS_EOPNOTSUPP } from "../blkif/abi.ts";
+
 /** Index of each counter in the Float64Array over the shared memory. */
 export const STAT = {
+  // The first four are at the number of their operation.
   reads: 0,
   writes: 1,
   barriers: 2,
@@ -22,8 +25,9 @@ export const STAT = {
   notificationsSaved: 10,
   /** Times the reactor visited the queue. */
   passes: 11,
-  /** 1 after a failed flush: writes are refused until the operator reconnects the disk. */
-  latched: 12,
+  discards: 12,
+  /** 512-byte sectors that were discarded. */
+  sectorsDiscarded: 17,
   /** Grants kept mapped now (mode persistent); pages that were found among them, and that were not. */
   persistentGrants: 13,
   persistentHits: 14,
@@ -36,6 +40,25 @@ const COUNTERS = Object.keys(STAT).length;
 
 /** The counters by name, as a plain object for tables and JSON. */
 export type QueueStats = { readonly [Name in keyof typeof STAT]: number };
+
+/** Counts a request that was admitted or refused with this status, by what it asks for. */
+export function countRequest(stats: Float64Array, operation: number, status: number): void {
+  if (status === STATUS_EOPNOTSUPP) stats[STAT.unsupported]!++;
+  else stats[operation === OP_DISCARD ? STAT.discards : operation]!++;
+}
+
+/** Counts the sectors of a request that was carried out. */
+export function countSectors(stats: Float64Array, operation: number, sectors: number): void {
+  if (operation === OP_READ) stats[STAT.sectorsRead]! += sectors;
+  else stats[operation === OP_DISCARD ? STAT.sectorsDiscarded : STAT.sectorsWritten]! += sectors;
+}
+
+/** The counters of several queues, added up. */
+export function sumStats(queues: readonly QueueStats[]): QueueStats {
+  const names = Object.keys(STAT) as (keyof typeof STAT)[];
+  const sums = names.map((name) => [name, queues.reduce((total, queue) => total + queue[name], 0)]);
+  return Object.fromEntries(sums) as QueueStats;
+}
 
 /** Zeroed counters for one queue; they outlive the queue's connection, so that a reconnect goes on counting. */
 export function createStats(): SharedArrayBuffer {

@@ -38,8 +38,14 @@ export interface QueueSpec {
   readonly directIoSafe?: boolean;
   /** Most requests in flight, at most the ring's slots; absent: the ring's slots. */
   readonly maxRequests?: number;
+  /** Segments that an indirect request may have, at most 256: what was offered. Absent or 0: there are none. */
+  readonly maxIndirectSegments?: number;
+  /** Discards were offered. Absent: they were not. */
+  readonly discard?: boolean;
   /** Where the queue counts; see stats.ts. */
   readonly stats: SharedArrayBuffer;
+  /** The device's latch, for all of its queues; see latch.ts. Absent: the queue's own. */
+  readonly latch?: SharedArrayBuffer;
 }
 
 /** A ring that is served. */

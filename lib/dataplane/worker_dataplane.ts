@@ -5,6 +5,7 @@
 
 import { XenblkError } from "../errors.ts";
 import type { Platform, Waker, WakeToken } from "../hypervisor.ts";
+import type { Disk } from "../storage/disk.ts";
 import type { OpenRequest } from "./connection.ts";
 import { CONTROL_BYTES, CONTROL_POSTED, type ReactorCommand, type ReactorEvent } from "./messages.ts";
 import type { DataPlane, QueueHandle, QueueSpec } from "./types.ts";
@@ -81,11 +82,12 @@ class ReactorWorker {
     return this.#ready.promise;
   }
 
-  async open(id: number, request: OpenRequest): Promise<QueueHandle> {
+  /** `closed` is called once the queue that was opened is closed again. */
+  async open(id: number, request: OpenRequest, closed: () => void): Promise<QueueHandle> {
     if (this.#failure !== undefined) throw new XenblkError(this.#failure);
     const answer = Promise.withResolvers<void>();
     this.#opening.set(id, answer);
-    const handle = new Handle(() => this.#close(id));
+    const handle = new Handle(() => this.#close(id).finally(closed));
     this.handles.set(id, handle);
     this.#say({ type: "open", id, request });
     try {
@@ -175,6 +177,8 @@ class ReactorWorker {
 interface Lane {
   readonly reactor: ReactorWorker;
   readonly usable: Promise<void>;
+  /** Of each queue that is served here, or about to be: its disk. */
+  readonly disks: Disk[];
 }
 
 /** See the file's first lines. */
@@ -189,11 +193,20 @@ export class WorkerDataPlane implements DataPlane {
   }
 
   async openQueue(spec: QueueSpec): Promise<QueueHandle> {
-    const lane = this.#choose();
-    await this.#lanes[lane]!.usable;
     const { disk, ...rest } = spec;
-    const request = { ...rest, attachment: disk.attachment(lane), properties: disk.properties };
-    return await this.#lanes[lane]!.reactor.open(++this.#lastId, request);
+    const number = this.#choose(disk);
+    const lane = this.#lanes[number]!;
+    // At once, so that queues that are opened at the same time are spread.
+    lane.disks.push(disk);
+    const leave = (): void => void lane.disks.splice(lane.disks.indexOf(disk), 1);
+    try {
+      await lane.usable;
+      const request = { ...rest, attachment: disk.attachment(number), properties: disk.properties };
+      return await lane.reactor.open(++this.#lastId, request, leave);
+    } catch (error) {
+      leave();
+      throw error;
+    }
   }
 
   /** Closes all queues and ends the Workers. */
@@ -207,12 +220,17 @@ export class WorkerDataPlane implements DataPlane {
     );
   }
 
-  /** The reactor with the fewest queues; a new one as long as all have some and there may be more. */
-  #choose(): number {
-    const loads = this.#lanes.map(({ reactor }) => reactor.handles.size);
-    const least = Math.min(...loads);
-    if (this.#lanes.length < this.#options.workers && (this.#lanes.length === 0 || least > 0)) return this.#startLane();
-    return loads.indexOf(least);
+  /**
+   * The reactor with the fewest queues of the disk, and of those the one with the fewest queues; a new one as long as all
+   * have some and there may be more.
+   */
+  #choose(disk: Disk): number {
+    const lanes = this.#lanes;
+    if (lanes.length < this.#options.workers && lanes.every(({ disks }) => disks.length > 0)) return this.#startLane();
+    const ofDisk = lanes.map(({ disks }) => disks.filter((each) => each === disk).length);
+    const fewest = Math.min(...ofDisk);
+    const loads = lanes.map(({ disks }, lane) => ofDisk[lane] === fewest ? disks.length : Infinity);
+    return loads.indexOf(Math.min(...loads));
   }
 
   #startLane(): number {
@@ -221,7 +239,7 @@ export class WorkerDataPlane implements DataPlane {
     const reactor = new ReactorWorker(platform, warn);
     const usable = Promise.all([reactor.ready, addLane(lane, reactor.token)]).then(() => {});
     usable.catch(() => {}); // whoever opens a queue here hears of it
-    this.#lanes.push({ reactor, usable });
+    this.#lanes.push({ reactor, usable, disks: [] });
     return lane;
   }
 }

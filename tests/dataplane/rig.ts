@@ -3,11 +3,21 @@
  * operations complete only when the test says so. What a test asserts is in the tests, not here.
  */
 
-import { type AbiName, ABIS, OP_READ, STATUS_OKAY } from "../../lib/blkif/abi.ts";
+import { type AbiName, ABIS, OP_DISCARD, OP_READ, STATUS_OKAY } from "../../lib/blkif/abi.ts";
 import { BackRing } from "../../lib/blkif/back_ring.ts";
-import { FrontRing, RequestFields, ResponseFields } from "../../lib/blkif/front_ring.ts";
-import { type DiskLimits, RequestSlots } from "../../lib/blkif/request.ts";
+import {
+  DiscardFields,
+  FrontRing,
+  IndirectFields,
+  RequestFields,
+  ResponseFields,
+  writeSegment,
+} from "../../lib/blkif/front_ring.ts";
+import { RequestSlots } from "../../lib/blkif/request.ts";
+import type { DiskLimits } from "../../lib/blkif/validate.ts";
 import { createGrantStrategy } from "../../lib/dataplane/grants.ts";
+import { IndirectPages } from "../../lib/dataplane/indirect_pages.ts";
+import { createLatch, Latch } from "../../lib/dataplane/latch.ts";
 import { Queue } from "../../lib/dataplane/queue.ts";
 import { createStats, type QueueStats, readStats } from "../../lib/dataplane/stats.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
@@ -31,8 +41,8 @@ export class ManualChannel implements IoChannel {
   readonly data: Uint8Array;
   readonly started: StartedOperation[] = [];
   readonly history: string[] = [];
-  readonly tags = new Uint32Array(64);
-  readonly results = new Int32Array(64);
+  readonly tags = new Uint32Array(512);
+  readonly results = new Int32Array(512);
   disposed = false;
   #done = 0;
 
@@ -106,9 +116,15 @@ export class ManualChannel implements IoChannel {
 
 /** One request in a test's words; `segments` are [page, first sector, last sector] of the guest's data pages. */
 export interface TestRequest {
+  /** Of an indirect request the inner one. */
   readonly operation: number;
   readonly id?: number;
   readonly sector?: number;
+  /** Of a discard. */
+  readonly sectors?: number;
+  readonly flag?: number;
+  /** Makes it indirect: the data page that its segments are written into and read from. */
+  readonly indirectPage?: number;
   readonly segments?: readonly (readonly [page: number, first: number, last: number])[];
   /** Wire count when it shall differ from the segments given. */
   readonly segmentCount?: number;
@@ -120,8 +136,12 @@ export interface RigOptions {
   readonly grants?: GrantMode;
   readonly maxPersistentGrants?: number;
   readonly maxRequests?: number;
+  readonly ringPages?: number;
+  readonly maxIndirectSegments?: number;
   readonly limits?: Partial<DiskLimits>;
   readonly wrapGrantTable?: (table: GrantTable) => GrantTable;
+  /** Shared with another rig: queues of one device. */
+  readonly latch?: Latch;
   /** Where the ring's indices begin. */
   readonly startIndex?: number;
 }
@@ -134,6 +154,7 @@ export class Rig implements Disposable {
   readonly ringPage: SharedPages;
   readonly pages: SharedPages;
   readonly complaints: string[] = [];
+  readonly latch: Latch;
   notified = 0;
   readonly #machine = createMachine({ memoryBytes: 32 * 2 ** 20 });
   readonly #stats = createStats();
@@ -146,16 +167,20 @@ export class Rig implements Disposable {
     const guest = openSimulatedPlatform(this.#machine, GUEST);
     const backend = openSimulatedPlatform(this.#machine, BACKEND);
     this.#shares = this.#resources.use(guest.openGrantShares());
-    this.ringPage = this.#shares.share(BACKEND, 1, true);
+    this.ringPage = this.#shares.share(BACKEND, options.ringPages ?? 1, true);
     this.pages = this.#shares.share(BACKEND, DATA_PAGES, true);
     this.front = FrontRing.initialise(this.ringPage.view, abi);
     if (options.startIndex !== undefined) this.front = this.#restartAt(options.startIndex);
+    this.latch = options.latch ?? new Latch(createLatch());
     const limits = { sectors: 1024, readOnly: false, logicalSectorBytes: 512, ...options.limits };
     const realTable = this.#resources.use(backend.openGrantTable(GUEST));
     const table = options.wrapGrantTable?.(realTable) ?? realTable;
     const ringMemory = this.#resources.use(realTable.mapPages(this.ringPage.refs, true));
     const ring = new BackRing(ringMemory.view, abi);
-    const slots = new RequestSlots(Math.min(options.maxRequests ?? ring.slots, ring.slots), 11);
+    const inFlight = Math.min(options.maxRequests ?? ring.slots, ring.slots);
+    const maxIndirectSegments = options.maxIndirectSegments ?? 0;
+    const slots = new RequestSlots(inFlight, Math.max(11, maxIndirectSegments), maxIndirectSegments);
+    const indirect = maxIndirectSegments > 0 ? new IndirectPages(slots, table, backend.memory) : undefined;
     const grants = createGrantStrategy(options.grants ?? "copy", {
       slots,
       grants: table,
@@ -171,10 +196,12 @@ export class Rig implements Disposable {
         abi,
         slots,
         grants,
+        ...(indirect && { indirect }),
         channel: this.channel,
         limits,
         snapshot: new Uint8Array(abi.requestSizeBytes),
         stats: this.#stats,
+        latch: this.latch,
         notify: () => this.notified++,
         complain: (line) => this.complaints.push(line),
       }),
@@ -206,18 +233,45 @@ export class Rig implements Disposable {
   }
 
   #put(request: TestRequest): void {
-    const fields = new RequestFields();
+    const id = request.id ?? this.#nextId++;
+    const sector = request.sector ?? 0;
+    const common = { idLow: id, sectorLow: sector >>> 0, sectorHigh: Math.floor(sector / 2 ** 32) };
+    if (request.indirectPage !== undefined) return this.#putIndirect(request, request.indirectPage, common);
+    if (request.operation === OP_DISCARD) {
+      const sectors = request.sectors ?? 0;
+      const count = { sectorCountLow: sectors >>> 0, sectorCountHigh: Math.floor(sectors / 2 ** 32) };
+      return this.front.putDiscard(Object.assign(new DiscardFields(), common, count, { flag: request.flag ?? 0 }));
+    }
+    const fields = Object.assign(new RequestFields(), common, { operation: request.operation });
     const segments = request.segments ?? [];
-    fields.operation = request.operation;
-    fields.idLow = request.id ?? this.#nextId++;
-    fields.sectorLow = request.sector ?? 0;
     fields.segmentCount = request.segmentCount ?? segments.length;
     segments.forEach(([page, first, last], i) => {
-      fields.grefs[i] = this.pages.refs[page] ?? page; // a page that is none stands for a bad reference
+      fields.grefs[i] = this.#ref(page);
       fields.firstSectors[i] = first;
       fields.lastSectors[i] = last;
     });
     this.front.putRequest(fields);
+  }
+
+  #putIndirect(request: TestRequest, indirectPage: number, common: Partial<IndirectFields>): void {
+    const fields = Object.assign(new IndirectFields(), common, { innerOperation: request.operation });
+    const segments = request.segments ?? [];
+    fields.segmentCount = request.segmentCount ?? segments.length;
+    fields.grefs[0] = this.#ref(indirectPage);
+    if (indirectPage < this.pages.refs.length) this.writeSegments(indirectPage, segments);
+    this.front.putIndirect(fields);
+  }
+
+  /** Writes segments into one of the guest's pages, as an indirect request has them. */
+  writeSegments(indirectPage: number, segments: NonNullable<TestRequest["segments"]>): void {
+    const page = this.page(indirectPage);
+    const words = new Uint32Array(page.buffer, page.byteOffset, page.length / 4);
+    segments.forEach(([page, first, last], i) => writeSegment(words, 2 * i, this.#ref(page), first, last));
+  }
+
+  /** A page that is none stands for a bad reference. */
+  #ref(page: number): number {
+    return this.pages.refs[page] ?? page;
   }
 
   /** Steps until there is nothing to do without a completion. */

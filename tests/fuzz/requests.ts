@@ -38,6 +38,7 @@ const ERROR: Verdict = { status: -1, grantFailed: false };
 
 /** What the contract says of a request. */
 export function judge(request: WireRequest, facts: Facts): Verdict {
+  if (request.form === "discard" && facts.readOnly) return ERROR;
   if (request.form !== "direct" || request.operation > FLUSH) return { status: -2, grantFailed: false };
   const { operation, segments, sector } = request;
   const count = request.count ?? segments.length;

@@ -1,0 +1,97 @@
+/**
+ * Fetches the segments of indirect requests: their pages are copied, once, into private memory by one grant copy call
+ * for all requests of a pass, whatever the grant mode, and are decoded from there. A mapped page could be rewritten
+ * while it is being checked (XSA-155). Whether the segments make sense is not judged here.
+ */
+
+import { MAX_INDIRECT_PAGES_PER_REQUEST, SEGMENT_SIZE_BYTES, SEGMENTS_PER_INDIRECT_PAGE } from "../blkif/abi.ts";
+import { decodeIndirectSegments, indirectPages, type RequestSlots, SnapshotMemory } from "../blkif/request.ts";
+import type { GrantCopyBatch, GrantTable, MemorySpace, OwnedMemory } from "../hypervisor.ts";
+
+/** Most requests whose segments are fetched by one call. */
+const MOST_REQUESTS = 64;
+
+/** See the file's first lines. One ring's. Nothing is allocated after construction. */
+export class IndirectPages implements Disposable {
+  readonly #slots: RequestSlots;
+  readonly #memory: OwnedMemory;
+  readonly #snapshot: SnapshotMemory;
+  readonly #batch: GrantCopyBatch;
+  /** Bytes of private memory for each request. */
+  readonly #strideBytes: number;
+  readonly #capacity: number;
+  /** The slots that were added, and where each one's copies begin in the batch. */
+  readonly #added: Uint16Array;
+  readonly #firstCopy: Uint16Array;
+  #count = 0;
+
+  /** For slots that have indirect segments. Throws RangeError when there is no memory left. */
+  constructor(slots: RequestSlots, grants: GrantTable, memory: MemorySpace) {
+    using undo = new DisposableStack();
+    this.#slots = slots;
+    this.#capacity = Math.min(slots.slots, MOST_REQUESTS);
+    this.#strideBytes = slots.maxIndirectSegments * SEGMENT_SIZE_BYTES;
+    this.#memory = undo.use(memory.allocate(this.#capacity * this.#strideBytes));
+    this.#snapshot = new SnapshotMemory(this.#memory.view);
+    this.#batch = undo.use(grants.createCopyBatch(this.#capacity * indirectPages(slots.maxIndirectSegments)));
+    this.#added = new Uint16Array(this.#capacity);
+    this.#firstCopy = new Uint16Array(this.#capacity + 1);
+    undo.move();
+  }
+
+  /** Requests added since the last {@linkcode clear}. */
+  get count(): number {
+    return this.#count;
+  }
+
+  /** No more can be added. */
+  get full(): boolean {
+    return this.#count === this.#capacity;
+  }
+
+  /** The slot that was added as number `index`. */
+  slot(index: number): number {
+    return this.#added[index]!;
+  }
+
+  /** Adds an indirect request that was found valid so far: its segments fit what was offered. */
+  add(slot: number): void {
+    const index = this.#count++;
+    this.#added[index] = slot;
+    this.#firstCopy[index] = this.#batch.length;
+    const gref = slot * MAX_INDIRECT_PAGES_PER_REQUEST;
+    let address = this.#memory.address + index * this.#strideBytes;
+    let left = this.#slots.segmentCount[slot]!;
+    for (let page = 0; left > 0; page++, left -= SEGMENTS_PER_INDIRECT_PAGE) {
+      const lengthBytes = Math.min(left, SEGMENTS_PER_INDIRECT_PAGE) * SEGMENT_SIZE_BYTES;
+      this.#batch.addFromGuest(this.#slots.indirectGrefs[gref + page]!, 0, address, lengthBytes);
+      address += lengthBytes;
+    }
+    this.#firstCopy[index + 1] = this.#batch.length;
+  }
+
+  /** Copies all pages that were added, in one call. */
+  fetch(): void {
+    this.#batch.run(); // a call that failed as a whole leaves every status a failure
+  }
+
+  /** Decodes the segments of the request that was added as number `index`. False: a page could not be copied. */
+  decode(index: number): boolean {
+    for (let copy = this.#firstCopy[index]!; copy < this.#firstCopy[index + 1]!; copy++) {
+      if (this.#batch.status(copy) !== 0) return false;
+    }
+    decodeIndirectSegments(this.#snapshot, index * this.#strideBytes, this.#slots, this.#added[index]!);
+    return true;
+  }
+
+  /** Forgets the requests that were added. */
+  clear(): void {
+    this.#count = 0;
+    this.#batch.clear();
+  }
+
+  [Symbol.dispose](): void {
+    this.#batch[Symbol.dispose]();
+    this.#memory[Symbol.dispose]();
+  }
+}

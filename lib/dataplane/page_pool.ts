@@ -1,0 +1,108 @@
+/**
+ * Private pages that the requests of one ring share, so that memory is bounded by what may be in flight and not by the
+ * largest request times the ring's slots. Ranges are taken from the lowest address on: what no load ever needs is never
+ * touched. It must not know what the pages are for, nor who shares them.
+ */
+
+import { type Memory, type MemorySpace, type OwnedMemory, PAGE_SIZE_BYTES } from "../hypervisor.ts";
+import type { IoVectors } from "../storage/disk.ts";
+
+/** Most pages that the requests of one ring may occupy at a time: 8 MiB. */
+export const MOST_PAGES_PER_RING = 2048;
+
+const PAGE_SHIFT = 12;
+const FREE = 0;
+const TAKEN = 1;
+
+/** Pages that so many bytes occupy. */
+export function pagesOf(lengthBytes: number): number {
+  return (lengthBytes + PAGE_SIZE_BYTES - 1) >>> PAGE_SHIFT;
+}
+
+/** See the file's first lines. Nothing is allocated after construction. */
+export class PagePool implements Disposable {
+  readonly #memory: OwnedMemory;
+  readonly #state: Uint8Array;
+  #freePages: number;
+  /** No page below this one is free. */
+  #lowest = 0;
+
+  /** Throws RangeError when there is no memory left. */
+  constructor(memory: MemorySpace, pages: number) {
+    this.#memory = memory.allocate(pages * PAGE_SIZE_BYTES);
+    this.#state = new Uint8Array(pages);
+    this.#freePages = pages;
+  }
+
+  /** All pages. */
+  get memory(): Memory {
+    return this.#memory;
+  }
+
+  get freePages(): number {
+    return this.#freePages;
+  }
+
+  /** Takes adjacent pages, the lowest there are, and returns the address; -1 if there are not so many in one range. */
+  take(pages: number): number {
+    if (pages > this.#freePages) return -1;
+    const page = this.#findRange(pages);
+    if (page < 0) return -1;
+    this.#mark(page, pages, TAKEN);
+    if (page === this.#lowest) this.#lowest = page + pages;
+    return this.#memory.address + page * PAGE_SIZE_BYTES;
+  }
+
+  /**
+   * Takes pages for `lengthBytes` in several ranges and describes them in `vectors`, from entry `first` on: at most one
+   * entry a page. Returns how many entries, 0 if there are not enough pages.
+   */
+  takeScattered(lengthBytes: number, vectors: IoVectors, first: number): number {
+    if (pagesOf(lengthBytes) > this.#freePages) return 0;
+    const state = this.#state;
+    let entries = 0;
+    let page = this.#lowest;
+    for (let leftBytes = lengthBytes; leftBytes > 0; entries++) {
+      while (state[page] !== FREE) page++;
+      const begin = page;
+      const wanted = begin + pagesOf(leftBytes);
+      while (page < wanted && state[page] === FREE) page++;
+      this.#mark(begin, page - begin, TAKEN);
+      vectors.addresses[first + entries] = this.#memory.address + begin * PAGE_SIZE_BYTES;
+      vectors.lengths[first + entries] = Math.min(leftBytes, (page - begin) * PAGE_SIZE_BYTES);
+      leftBytes -= vectors.lengths[first + entries]!;
+    }
+    this.#lowest = page;
+    return entries;
+  }
+
+  /** Gives adjacent pages back. */
+  give(address: number, pages: number): void {
+    const page = (address - this.#memory.address) >>> PAGE_SHIFT;
+    this.#mark(page, pages, FREE);
+    if (page < this.#lowest) this.#lowest = page;
+  }
+
+  [Symbol.dispose](): void {
+    this.#memory[Symbol.dispose]();
+  }
+
+  /** The first of so many adjacent free pages, or -1. */
+  #findRange(count: number): number {
+    const state = this.#state;
+    const pages = state.length;
+    let page = this.#lowest;
+    while (page < pages && state[page] !== FREE) page++;
+    this.#lowest = page;
+    for (let run = 0; page < pages; page++) {
+      run = state[page] === FREE ? run + 1 : 0;
+      if (run === count) return page - count + 1;
+    }
+    return -1;
+  }
+
+  #mark(page: number, count: number, state: number): void {
+    this.#state.fill(state, page, page + count);
+    this.#freePages += state === FREE ? count : -count;
+  }
+}
