@@ -15,6 +15,8 @@ interface Allowance {
   windowStartMs: number;
   used: number;
   suppressed: number;
+  /** The guest has no device now; the allowance goes when its minute is over. */
+  forgotten: boolean;
 }
 
 /** Counts the lines of each guest and lets through what it may cause. */
@@ -46,24 +48,34 @@ export class LogLimiter {
     };
   }
 
-  /** Says what was kept back of a guest's lines, and forgets the guest: it has no device any more. */
+  /**
+   * The guest has no device any more: says what was kept back, once a minute. Its allowance lasts until its minute is
+   * over, or else a guest that comes and goes would get a new one each time.
+   */
   forget(guest: DomId): void {
+    const now = this.#now();
     const allowance = this.#allowances.get(guest);
-    if (allowance !== undefined) this.#report(guest, allowance);
-    this.#allowances.delete(guest);
-    this.#debugAllowances.delete(guest);
+    if (allowance !== undefined && !allowance.forgotten) this.#report(guest, allowance);
+    for (const allowances of [this.#allowances, this.#debugAllowances]) {
+      const one = allowances.get(guest);
+      if (one !== undefined) one.forgotten = true;
+      for (const [other, { forgotten, windowStartMs }] of allowances) {
+        if (forgotten && now - windowStartMs >= MINUTE_MS) allowances.delete(other);
+      }
+    }
   }
 
   #admit(guest: DomId, allowances: Map<DomId, Allowance>): boolean {
     const now = this.#now();
     let allowance = allowances.get(guest);
     if (allowance === undefined) {
-      allowance = { windowStartMs: now, used: 0, suppressed: 0 };
+      allowance = { windowStartMs: now, used: 0, suppressed: 0, forgotten: false };
       allowances.set(guest, allowance);
     } else if (now - allowance.windowStartMs >= MINUTE_MS) {
       this.#report(guest, allowance);
       allowance.windowStartMs = now;
       allowance.used = 0;
+      allowance.forgotten = false;
     }
     if (allowance.used < this.#linesPerMinute) {
       allowance.used++;

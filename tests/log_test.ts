@@ -51,16 +51,33 @@ Deno.test("a guest gets so many lines a minute, then one that counts what was ke
   assertEquals(lines.slice(4), ["warning domain 5: suppressed 999997 log lines", "error again"]);
 });
 
-Deno.test("forgetting a guest says what was kept back once and gives a later guest of that number a fresh start", () => {
+Deno.test("forgetting a guest says what was kept back once; a later guest of that number starts afresh in a minute", () => {
+  let now = 0;
   const { logger, lines } = recorder();
-  const limiter = new LogLimiter(logger, () => 0, 1);
+  const limiter = new LogLimiter(logger, () => now, 1);
   const guest = limiter.forGuest(GUEST);
   guest.info("a");
   guest.info("b");
   limiter.forget(GUEST);
   limiter.forget(GUEST);
+  assertEquals(lines, ["info a", "warning domain 5: suppressed 1 log lines"]);
+  now = 60_000;
+  limiter.forget(OTHER);
   guest.info("c");
-  assertEquals(lines, ["info a", "warning domain 5: suppressed 1 log lines", "info c"]);
+  assertEquals(lines.slice(2), ["info c"]);
+});
+
+Deno.test("a guest that comes and goes causes no more lines than one that stays", () => {
+  let now = 0;
+  const { logger, lines } = recorder();
+  const limiter = new LogLimiter(logger, () => now, 3);
+  for (let visit = 0; visit < 1000; visit++) {
+    const guest = limiter.forGuest(GUEST);
+    for (let i = 0; i < 10; i++) guest.warning("bad");
+    limiter.forget(GUEST);
+    now += 50; // 50 seconds altogether
+  }
+  assertEquals(lines.length, 4);
 });
 
 Deno.test("debug lines use up nothing of what warnings may use", () => {

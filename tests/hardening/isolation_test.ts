@@ -1,0 +1,93 @@
+/**
+ * What a hostile guest can do to its neighbours on the same Worker: nothing. Rings that break, requests that are wrong
+ * by the ten thousand, kicks without work, and guests that die in the middle.
+ */
+
+import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
+import { ERROR, OKAY, READ, WRITE } from "./rows.ts";
+import { ABI_NAMES, GRANT_MODES } from "./world.ts";
+import { type Guest, Host } from "./neighbours.ts";
+
+const BAD_REQUESTS = 30_000;
+const KICKS = 20_000;
+
+async function assertServed(guest: Guest): Promise<void> {
+  const statuses = (await guest.ask(guest.request(WRITE), guest.request(READ))).map(({ status }) => status);
+  assertEquals(statuses, [OKAY, OKAY]);
+}
+
+for (const abi of ABI_NAMES) {
+  Deno.test(`rings with impossible indices stop, one line each, and the neighbour goes on, ${abi}`, async () => {
+    await using host = new Host();
+    const good = await host.guest(1);
+    for (const [domain, leap] of [[2, 33], [3, -1], [4, 2 ** 31]] as const) {
+      const bad = await host.guest(domain, "copy", abi);
+      await assertServed(bad);
+      bad.publish(2 + leap);
+      assertMatch(await bad.queue.stopped, /impossible/);
+      for (let again = 0; again < 100; again++) bad.publish(2 + leap + again);
+      await assertServed(good);
+      await bad.queue.close();
+    }
+    assertEquals(host.warnings, [], "the reason is told once, by the ring's handle");
+    await good.queue.close();
+    assertEquals(host.usage.mappedPages, 0);
+  });
+}
+
+Deno.test(`${BAD_REQUESTS} bad requests cost a bounded number of lines, and the neighbour is served meanwhile`, async () => {
+  await using host = new Host();
+  const good = await host.guest(1);
+  const bad = await host.guest(2);
+  let served = 0;
+  let flooding = true;
+  const neighbour = (async () => {
+    for (; flooding; served++) await assertServed(good);
+  })();
+  const wrong = (n: number) => {
+    const change = n % 3 === 0 ? { sector: 1n << 60n } : n % 3 === 1 ? { segments: [] } : { count: 255 };
+    return bad.request(n % 2 === 0 ? READ : WRITE, change);
+  };
+  for (let n = 0; n < BAD_REQUESTS; n += 32) {
+    const answers = await bad.ask(...Array.from({ length: 32 }, (_, i) => wrong(n + i)));
+    assert(answers.every(({ status }) => status === ERROR));
+  }
+  flooding = false;
+  await neighbour;
+  assert(served > 20, `the neighbour was served ${served} times`);
+  assertLess(host.warnings.length, 65, "30 lines a minute, and one that counts the others");
+  assertLess(host.warnings.join("\n").length, 16_384);
+});
+
+Deno.test(`${KICKS} kicks without work cost no more than a look each, no line, and the neighbour is served`, async () => {
+  await using host = new Host();
+  const good = await host.guest(1);
+  const idle = await host.guest(2);
+  for (let kick = 0; kick < KICKS; kick++) {
+    idle.kick();
+    if (kick % 1000 === 0) await assertServed(good);
+  }
+  await assertServed(good);
+  const { passes, notificationsSent } = idle.stats;
+  assert(passes <= KICKS + 10, `${passes} passes`);
+  assertEquals([notificationsSent, host.warnings.length], [0, 0]);
+});
+
+for (const grants of GRANT_MODES) {
+  Deno.test(`guests that die in the middle leave nothing behind, and the neighbour goes on, ${grants}`, async () => {
+    await using host = new Host();
+    const good = await host.guest(1, grants);
+    await assertServed(good); // from now on its own pages may stay mapped
+    const before = host.usage.mappedPages;
+    for (let domain = 2; domain < 8; domain++) {
+      const dying = await host.guest(domain, grants);
+      const unanswered = dying.ask(...Array.from({ length: 32 }, () => dying.request(domain % 2 ? READ : WRITE)));
+      unanswered.catch(() => {});
+      if (domain % 3 > 0) await new Promise((resolve) => setTimeout(resolve, domain % 3));
+      dying.die();
+      await dying.queue.close();
+      assertEquals(host.usage.mappedPages, before, `domain ${domain}`);
+      await assertServed(good);
+    }
+  });
+}

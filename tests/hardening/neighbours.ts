@@ -1,0 +1,137 @@
+/**
+ * Guests on a data plane with one real Worker, each with a ring and a disk of its own, driven by hand from the main
+ * thread: to see what one of them can do to the others. It asserts nothing.
+ */
+
+import { type AbiName, ABIS } from "../../lib/blkif/abi.ts";
+import { createStats, type QueueStats, readStats } from "../../lib/dataplane/stats.ts";
+import type { GrantMode, QueueHandle } from "../../lib/dataplane/types.ts";
+import { WorkerDataPlane } from "../../lib/dataplane/worker_dataplane.ts";
+import type { DomId, EventChannels, EvtchnPort, SharedPages } from "../../lib/hypervisor.ts";
+import { createMachine } from "../../lib/sim/machine.ts";
+import { destroyDomain, machineUsage, openSimulatedPlatform } from "../../lib/sim/platform.ts";
+import type { Disk } from "../../lib/storage/disk.ts";
+import { openDisk } from "../../lib/storage/open.ts";
+import { readAnswer, type WireAnswer, type WireRequest, writeRequest } from "./wire.ts";
+
+const BACKEND = 0 as DomId;
+const DEADLINE_MS = 20_000;
+
+/** A host with a data plane of one Worker. */
+export class Host implements AsyncDisposable {
+  readonly machine = createMachine({ memoryBytes: 64 * 2 ** 20 });
+  readonly warnings: string[] = [];
+  readonly plane: WorkerDataPlane;
+  readonly #owned = new AsyncDisposableStack();
+
+  constructor() {
+    this.plane = this.#owned.use(
+      new WorkerDataPlane({
+        platform: openSimulatedPlatform(this.machine, BACKEND),
+        workers: 1,
+        addLane: () => Promise.resolve(),
+        warn: (message) => this.warnings.push(message),
+      }),
+    );
+  }
+
+  get usage(): ReturnType<typeof machineUsage> {
+    return machineUsage(this.machine);
+  }
+
+  /** A guest that is connected. */
+  async guest(domain: number, grants: GrantMode = "copy", abi: AbiName = "x86_64-abi"): Promise<Guest> {
+    const disk = await openDisk({ format: "memory", target: "1M", readOnly: false, engine: "auto" });
+    const guest = new Guest(this.machine, domain as DomId, abi, disk);
+    guest.queue = await this.plane.openQueue({
+      label: `domain ${domain}`,
+      guest: guest.domain,
+      ringRefs: guest.ring.refs,
+      eventChannel: guest.port,
+      abi,
+      disk,
+      grants,
+      stats: guest.statsMemory,
+    });
+    return guest;
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#owned.disposeAsync();
+  }
+}
+
+/** A guest's end of one ring. */
+export class Guest {
+  readonly ring: SharedPages;
+  readonly data: SharedPages;
+  readonly port: EvtchnPort;
+  readonly statsMemory = createStats();
+  queue!: QueueHandle;
+  readonly #header: Int32Array;
+  readonly #slots: readonly DataView[];
+  readonly #events: EventChannels;
+  #produced = 0;
+  #consumed = 0;
+  #nextId = 1n;
+
+  constructor(
+    readonly machine: SharedArrayBuffer,
+    readonly domain: DomId,
+    readonly abi: AbiName,
+    readonly disk: Disk,
+  ) {
+    const platform = openSimulatedPlatform(machine, domain);
+    const shares = platform.openGrantShares();
+    this.ring = shares.share(BACKEND, 1, true);
+    this.data = shares.share(BACKEND, 4, true);
+    const stride = ABIS[abi].requestSizeBytes;
+    const { buffer, byteOffset } = this.ring.view;
+    this.#header = new Int32Array(buffer, byteOffset, 4);
+    this.#header.set([0, 1, 0, 1]);
+    this.#slots = Array.from({ length: 32 }, (_, i) => new DataView(buffer, byteOffset + 64 + i * stride, stride));
+    this.#events = platform.openEventChannels(BACKEND);
+    this.port = this.#events.bindUnbound(BACKEND);
+  }
+
+  get stats(): QueueStats {
+    return readStats(this.statsMemory);
+  }
+
+  /** A page to or from sector 8, without fault unless it is changed. */
+  request(operation: number, change: Partial<WireRequest> = {}): WireRequest {
+    const segments = [{ gref: this.data.refs[0]!, first: 0, last: 7 }];
+    return { form: "direct", operation, id: this.#nextId++, sector: 8n, segments, ...change } as WireRequest;
+  }
+
+  /** Writes requests, publishes them, notifies, and waits for as many answers. */
+  async ask(...requests: WireRequest[]): Promise<WireAnswer[]> {
+    for (const request of requests) writeRequest(this.#slots[this.#produced++ & 31]!, this.abi, request);
+    Atomics.store(this.#header, 0, this.#produced);
+    this.kick();
+    const answers: WireAnswer[] = [];
+    for (const end = performance.now() + DEADLINE_MS; answers.length < requests.length;) {
+      while (this.#consumed !== Atomics.load(this.#header, 2)) {
+        answers.push(readAnswer(this.#slots[this.#consumed++ & 31]!));
+      }
+      if (performance.now() > end) throw new Error(`domain ${this.domain}: no answer`);
+      if (answers.length < requests.length) await new Promise((resolve) => setTimeout(resolve, 0));
+    }
+    return answers;
+  }
+
+  /** Publishes any producer index, and notifies. */
+  publish(index: number): void {
+    Atomics.store(this.#header, 0, index | 0);
+    this.kick();
+  }
+
+  kick(): void {
+    this.#events.notify(this.port);
+  }
+
+  /** The domain is destroyed, whatever it was doing. */
+  die(): void {
+    destroyDomain(this.machine, this.domain);
+  }
+}
