@@ -116,6 +116,15 @@ guest_stop() {
 }
 domain_gone() { ! xl list "$1"; }
 
+# new_domain NAME DOMID: the guest is there under another number.
+new_domain() {
+  local id
+  id="$(domid "$1")" && [ "$id" != "$2" ]
+}
+
+# After a restore the guest's own directory is a new one: its agent watches the old command node again once it is there.
+guest_adopt() { xenstore-write "/local/domain/$(domid "$1")/data/e2e/cmd" ""; }
+
 # ---- the backend under test
 
 XENBLK=(deno run --quiet -A --cached-only "$project/cli.ts")
@@ -132,10 +141,13 @@ background() {
   local name="$1"
   shift
   say "in the background: ${*/#"${XENBLK[0]}"/deno}"
-  "$@" >"$E2E_OUT/$name.log" 2>"$E2E_OUT/$name.err" </dev/null &
+  "$@" >"$E2E_OUT/$name.log" 2> >(with_time >"$E2E_OUT/$name.err") </dev/null &
   background_pid=$!
   echo "$background_pid" >>/run/e2e/pids
 }
+
+# Puts the time in front of each line.
+with_time() { while IFS= read -r line; do printf '%(%T)T %s\n' -1 "$line"; done; }
 
 process_ended() { ! kill -0 "$1" 2>/dev/null || grep -q '^State:.Z' "/proc/$1/status"; }
 
@@ -194,11 +206,28 @@ nodes_write() {
   xenstore-chmod -r "$fe" "n$id" r0
 }
 
+# frontend_anew GUEST VDEV: what a guest that starts another kernel does to its end (Closed, then Initialising, while the
+# backend stays online). Linux takes a frontend device for new only when its own node has vanished and come back; so the
+# node is hidden from the guest for a moment, which the backend does not see.
+frontend_anew() {
+  local id vdev fe
+  id="$(domid "$1")" vdev="$(vdev_number "$2")"
+  fe="/local/domain/$id/device/vbd/$vdev"
+  guest_run "$1" "echo vbd-$vdev >/sys/bus/xen/drivers/vbd/unbind"
+  wait_for 30 "both ends to be Closed" both_closed "$id" "$2"
+  xenstore-chmod "$fe" n0
+  guest_run "$1" "for i in \$(seq 100); do test -e /sys/bus/xen/devices/vbd-$vdev || exit 0; sleep 0.1; done; exit 1"
+  xenstore-write "$fe/state" 1
+  xenstore-chmod "$fe" "n$id" r0
+  wait_for 60 "both ends to connect again" both_connected "$id" "$2"
+}
+both_closed() { backend_state_is "$1" "$2" 6 && frontend_state_is "$1" "$2" 6; }
+
 # nodes_remove DOMID VDEV [KIND]: what the toolstack does once both are Closed.
 nodes_remove() {
   local vdev
   vdev="$(vdev_number "$2")"
-  xenstore-rm "/local/domain/0/backend/${3:-vbd3}/$1/$vdev"
+  xenstore-rm -t "/local/domain/0/backend/${3:-vbd3}/$1/$vdev"
   xenstore-rm "/local/domain/$1/device/vbd/$vdev" 2>/dev/null || true
 }
 
@@ -208,8 +237,10 @@ frontend_state() { store "/local/domain/$1/device/vbd/$(vdev_number "$2")/state"
 frontend_state_is() { [ "$(frontend_state "$1" "$2")" = "$3" ]; }
 both_connected() { backend_state_is "$1" "$2" 4 && frontend_state_is "$1" "$2" 4; }
 
-# Grant mappings that a process holds, and dom0's event channels to a domain.
+# Grant mappings that a process holds, or all processes, and dom0's event channels to a domain.
 mappings() { grep -c /dev/xen/gntdev "/proc/$1/maps" || true; }
+mappings_of_all() { cat /proc/[0-9]*/maps 2>/dev/null | grep -c /dev/xen/gntdev || true; }
+mappings_below() { [ "$(mappings "$1")" -lt "$2" ]; }
 ports_to() { /usr/lib/xen-*/bin/lsevtchn 0 | grep -c "Remote Domain $1\b" || true; }
 no_ports_to() { [ "$(ports_to "$1")" = 0 ]; }
 
@@ -217,6 +248,9 @@ vdev_number() {
   local letter="${1#xvd}"
   echo $(((202 << 8) | (($(printf '%d' "'$letter") - 97) << 4)))
 }
+
+# What xl is told for a disk of ours: tap_disk IMAGE VDEV [ACCESS]
+tap_disk() { echo "format=raw,backendtype=tap,script=block-xenblk,vdev=$2,access=${3:-rw},target=$1"; }
 
 # ---- disks and load
 
@@ -235,3 +269,6 @@ fio_verify() {
     "--bsrange=4k-64k --size=12M --fsync=64 --verify=crc32c --verify_fatal=1 --do_verify=1 --randrepeat=0" \
     "--output-format=terse --terse-version=3 $* >/tmp/fio.$disk.txt 2>&1 || { tail -c 1500 /tmp/fio.$disk.txt; false; }"
 }
+
+# CPU time that dom0 has had, in ms.
+dom0_cpu_ms() { xl list 0 | awk 'NR == 2 { printf "%d", $NF * 1000 }'; }

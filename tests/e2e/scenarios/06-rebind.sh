@@ -1,0 +1,26 @@
+# The guest's driver is unbound with reads in flight, and its device begins anew (Closed, then Initialising with
+# online=1), ten times: each time the disk comes back, its data is right, and nothing piles up in the backend.
+# timeout: 360 s
+image disk 16M
+guest_start alpha
+id="$(domid alpha)"
+attach_start attach alpha "$image" xvdb
+attach_pid="$background_pid"
+guest_run alpha 'dd if=/dev/urandom of=/tmp/pattern bs=64k count=64 2>/dev/null && dd if=/tmp/pattern of=/dev/xvdb bs=64k conv=fsync 2>/dev/null'
+# A reader whose disk is taken away is meant to see errors.
+allow_words 'xvdb'
+held() { echo "$(mappings "$attach_pid") mappings, $(ls "/proc/$attach_pid/fd" | wc -l) descriptors"; }
+before="$(held)"
+for round in 1 2 3 4 5 6 7 8 9 10; do
+  guest_spawn alpha 'while dd if=/dev/xvdb of=/dev/null bs=128k iflag=direct 2>/dev/null; do :; done'
+  load="$spawned"
+  sleep 0.5
+  frontend_anew alpha xvdb
+  guest_wait alpha "$load" 30
+  guest_run alpha 'for i in $(seq 100); do test "$(cat /sys/block/xvdb/size)" = 32768 && break; sleep 0.1; done; dd if=/dev/xvdb bs=64k count=64 2>/dev/null | cmp - /tmp/pattern'
+done
+equal "$(held)" "$before" "what the backend holds after $round rounds"
+guest_run alpha "$(fio_verify xvdb --size=4M)"
+kill -TERM "$attach_pid"
+process_ends "$attach_pid" 30 0
+guest_stop alpha

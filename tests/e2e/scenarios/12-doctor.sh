@@ -1,0 +1,19 @@
+# What `doctor` and `attach` say in dom0: all is well here; without gntdev's node, and for a domain that does not exist,
+# the thing is named with its remedy, the status is right, and no node is left behind.
+image disk 8M
+xenblk doctor
+status=0
+xenblk attach 77 "$image" xvdb >"$E2E_OUT/no-domain.txt" 2>&1 || status=$?
+cat "$E2E_OUT/no-domain.txt"
+equal "$status" 3 "status for a domain that does not exist"
+mv /dev/xen/gntdev /dev/xen/gntdev.away
+for verb in doctor "attach 0 $image xvdb"; do
+  status=0
+  # shellcheck disable=SC2086 # words
+  xenblk $verb >"$E2E_OUT/no-gntdev.txt" 2>&1 || status=$?
+  cat "$E2E_OUT/no-gntdev.txt"
+  [ "$status" -ne 0 ] || fail "$verb succeeded without /dev/xen/gntdev"
+  grep -qi 'gntdev' "$E2E_OUT/no-gntdev.txt" || fail "$verb does not name gntdev"
+done
+mv /dev/xen/gntdev.away /dev/xen/gntdev
+store_gone /local/domain/0/backend/vbd3 || fail "nodes are left"
