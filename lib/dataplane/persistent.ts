@@ -46,6 +46,9 @@ export class PersistentStrategy implements GrantStrategy, KeptGrants {
   readonly #pages: Float64Array;
   /** By slot: 1 if the fallback serves it. */
   readonly #left: Uint8Array;
+  /** Of the request that is being acquired: pages that were found, and that were not. */
+  #hits = 0;
+  #misses = 0;
   /** Mappings that the hypervisor would not undo, and the last reason. */
   #lost = 0;
   #lostStatus = 0;
@@ -83,8 +86,10 @@ export class PersistentStrategy implements GrantStrategy, KeptGrants {
     const count = this.#slots.segmentCount[slot]!;
     const whole = this.#pinAll(first, count);
     this.#left[slot] = whole ? 0 : 1;
+    if (!whole && !this.#fallback.acquire(slot)) return false;
+    this.#stats[STAT.persistentHits]! += this.#hits;
+    this.#stats[STAT.persistentMisses]! += this.#misses;
     if (!whole) {
-      if (!this.#fallback.acquire(slot)) return false;
       this.#stats[STAT.persistentCopied]!++;
       return true;
     }
@@ -129,6 +134,7 @@ export class PersistentStrategy implements GrantStrategy, KeptGrants {
 
   /** Pins the pages of segments, mapping those that are not. All or none; false: none. */
   #pinAll(first: number, count: number): boolean {
+    this.#hits = this.#misses = 0;
     for (let i = first; i < first + count; i++) {
       const entry = this.#pin(i);
       if (entry === NO_ENTRY) {
@@ -144,11 +150,11 @@ export class PersistentStrategy implements GrantStrategy, KeptGrants {
     const gref = this.#slots.grefs[segment]!;
     const known = this.#cache.find(gref);
     if (known !== NO_ENTRY) {
-      this.#stats[STAT.persistentHits]!++;
+      this.#hits++;
       this.#cache.pin(known);
       return known;
     }
-    this.#stats[STAT.persistentMisses]!++;
+    this.#misses++;
     if (this.#cache.size === this.#cache.capacity && !this.#dropStale()) return NO_ENTRY;
     if (this.#grants.map(this.#slots.grefs, segment, 1, true, this.#pages) !== 0) return NO_ENTRY;
     this.#stats[STAT.persistentGrants]!++;
