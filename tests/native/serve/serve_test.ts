@@ -163,30 +163,35 @@ nativeTest("eight disks of three domains on one Worker: some come and go while t
   assertEquals(await backend.stop(), 0, backend.messages);
 });
 
-nativeTest(`serve restarted ${RESTARTS} times by SIGTERM under load: the guest sees a pause and no error`, async () => {
-  await using xen = await NativeXen.start();
-  await xen.createDomain(GUEST);
-  await using guest = new GuestProcess(xen, GUEST);
-  const { disk, device, image } = await newDisk(xen, guest, "disk.img", { sizeBytes: 2 ** 26 });
-  await using stack = new AsyncDisposableStack();
-  let backend = stack.use(new BackendProcess(xen, ["serve"]));
-  await disk.connect();
-  await disk.startLoad(UNTIL_STOPPED);
-  for (let restart = 0; restart < RESTARTS; restart++) {
-    await new Promise((resolve) => setTimeout(resolve, 300));
-    assertEquals(await backend.stop(), 0, backend.messages);
-    const state = await xen.run("xenstore-read", [`/local/domain/0/backend/vbd3/${GUEST}/${device.vdev}/state`]);
-    assertEquals(state.trim(), "4", "the device is left Connected");
-    backend = stack.use(new BackendProcess(xen, ["serve"]));
-  }
-  await new Promise((resolve) => setTimeout(resolve, 1000));
-  const outcome = received(await disk.stopLoad());
-  assertClean(outcome, backend.messages);
-  assert(outcome.writes > 100 * RESTARTS, `only ${outcome.writes} writes`);
-  await detach(xen, device);
-  assertEquals((await disk.verify(image)).miscompares, 0);
-  assertEquals(await backend.stop(), 0, backend.messages);
-});
+for (const grants of ["copy", "persistent"]) {
+  nativeTest(
+    `serve restarted ${RESTARTS} times by SIGTERM under load: the guest sees a pause and no error, ${grants}`,
+    async () => {
+      await using xen = await NativeXen.start();
+      await xen.createDomain(GUEST);
+      await using guest = new GuestProcess(xen, GUEST);
+      const { disk, device, image } = await newDisk(xen, guest, "disk.img", { sizeBytes: 2 ** 26 });
+      await using stack = new AsyncDisposableStack();
+      let backend = stack.use(new BackendProcess(xen, ["serve", "--grants", grants]));
+      await disk.connect();
+      await disk.startLoad(UNTIL_STOPPED);
+      for (let restart = 0; restart < RESTARTS; restart++) {
+        await new Promise((resolve) => setTimeout(resolve, 300));
+        assertEquals(await backend.stop(), 0, backend.messages);
+        const state = await xen.run("xenstore-read", [`/local/domain/0/backend/vbd3/${GUEST}/${device.vdev}/state`]);
+        assertEquals(state.trim(), "4", "the device is left Connected");
+        backend = stack.use(new BackendProcess(xen, ["serve", "--grants", grants]));
+      }
+      await new Promise((resolve) => setTimeout(resolve, 1000));
+      const outcome = received(await disk.stopLoad());
+      assertClean(outcome, backend.messages);
+      assert(outcome.writes > 100 * RESTARTS, `only ${outcome.writes} writes`);
+      await detach(xen, device);
+      assertEquals((await disk.verify(image)).miscompares, 0);
+      assertEquals(await backend.stop(), 0, backend.messages);
+    },
+  );
+}
 
 for (const keepStore of [true, false]) {
   nativeTest(`xenstored restarted, its store ${keepStore ? "kept" : "lost"}: disks go on`, async () => {
