@@ -18,6 +18,9 @@ const PLAIN: Setting = {
   maxRequests: 32,
   maxPersistentGrants: 16,
   startIndex: 0,
+  sectors: 256,
+  indirectSegments: 32,
+  discard: true,
   delayed: false,
   seed: 1,
 };

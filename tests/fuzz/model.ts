@@ -4,8 +4,8 @@
  */
 
 import { words } from "../hardening/world.ts";
-import { type Facts, judge, READ } from "./requests.ts";
-import type { DirectRequest, WireRequest, WireSegment } from "../hardening/wire.ts";
+import { type Facts, GRANULE, judge, READ } from "./requests.ts";
+import type { DirectRequest, DiscardRequest, IndirectRequest, WireRequest, WireSegment } from "../hardening/wire.ts";
 
 const SECTOR = 512;
 const SECTOR_WORDS = SECTOR / 4;
@@ -49,10 +49,15 @@ export class Model {
   /** Carries out a batch, in order. */
   apply(requests: readonly WireRequest[]): void {
     for (const request of requests) {
-      if (request.form !== "direct") continue;
       const { status, grantFailed } = judge(request, this.#facts);
-      if (request.operation === READ && (status === 0 || grantFailed)) this.#read(request, grantFailed);
-      else if (request.operation !== READ && status === 0) this.#write(request);
+      if (request.form === "discard") {
+        if (status === 0) this.#discard(request);
+        continue;
+      }
+      const reads = (request.form === "direct" ? request.operation : request.inner) === READ;
+      const sector = Number(request.sector);
+      if (reads && (status === 0 || grantFailed)) this.#read(sector, carried(request), grantFailed);
+      else if (!reads && status === 0) this.#write(sector, carried(request));
     }
   }
 
@@ -67,9 +72,9 @@ export class Model {
     this.#allowed.clear();
   }
 
-  #read(request: DirectRequest, grantFailed: boolean): void {
-    let sector = Number(request.sector);
-    for (const { gref, first, last } of carried(request)) {
+  #read(firstSector: number, segments: readonly WireSegment[], grantFailed: boolean): void {
+    let sector = firstSector;
+    for (const { gref, first, last } of segments) {
       const page = this.#pages.get(gref);
       for (let at = first; at <= last; at++, sector++) {
         if (page === undefined || !this.#facts.targets.includes(gref)) continue;
@@ -80,12 +85,19 @@ export class Model {
     }
   }
 
-  #write(request: DirectRequest): void {
-    let sector = Number(request.sector);
-    for (const { gref, first, last } of carried(request)) {
+  #write(firstSector: number, segments: readonly WireSegment[]): void {
+    let sector = firstSector;
+    for (const { gref, first, last } of segments) {
       const page = this.#pages.get(gref)!;
       for (let at = first; at <= last; at++, sector++) this.#disk.set(sectorOf(page, at), sector * SECTOR_WORDS);
     }
+  }
+
+  /** Whole granules read as zeroes from now on. */
+  #discard({ sector, sectorCount }: DiscardRequest): void {
+    const begin = Number((sector + GRANULE - 1n) / GRANULE * GRANULE);
+    const end = Number((sector + sectorCount) / GRANULE * GRANULE);
+    if (begin < end) this.#disk.fill(0, begin * SECTOR_WORDS, end * SECTOR_WORDS);
   }
 
   #allow(gref: number, at: number, page: Int32Array, data: Int32Array): void {
@@ -107,7 +119,7 @@ export class Model {
 }
 
 /** The segments that the wire's count makes part of the request. */
-function carried({ segments, count }: DirectRequest): readonly WireSegment[] {
+function carried({ segments, count }: DirectRequest | IndirectRequest): readonly WireSegment[] {
   return segments.slice(0, count);
 }
 

@@ -4,7 +4,7 @@
  */
 
 import type { Random } from "../../lib/sim/random.ts";
-import type { DirectRequest, WireRequest, WireSegment } from "../hardening/wire.ts";
+import type { DirectRequest, DiscardRequest, IndirectRequest, WireRequest, WireSegment } from "../hardening/wire.ts";
 
 /** What a judge knows of the disk and the grants. */
 export interface Facts {
@@ -19,7 +19,16 @@ export interface Facts {
   readonly readOnlyPages: readonly number[];
   /** References that are not usable. */
   readonly bad: readonly number[];
+  /** Pages for the segments of indirect requests. */
+  readonly lists: readonly number[];
+  /** Segments offered for them; 0: they are not offered. */
+  readonly indirectSegments: number;
+  /** Discards are offered. */
+  readonly discard: boolean;
 }
+
+/** Sectors of 512 bytes that are discarded together. */
+export const GRANULE = 8n;
 
 export const READ = 0;
 export const WRITE = 1;
@@ -36,14 +45,23 @@ export interface Verdict {
 const OKAY: Verdict = { status: 0, grantFailed: false };
 const ERROR: Verdict = { status: -1, grantFailed: false };
 
+const UNSUPPORTED: Verdict = { status: -2, grantFailed: false };
+const NO_GRANT: Verdict = { status: -1, grantFailed: true };
+
 /** What the contract says of a request. */
 export function judge(request: WireRequest, facts: Facts): Verdict {
-  if (request.form === "discard" && facts.readOnly) return ERROR;
-  if (request.form !== "direct" || request.operation > FLUSH) return { status: -2, grantFailed: false };
-  const { operation, segments, sector } = request;
+  if (request.form === "discard") return judgeDiscard(request, facts);
+  if (request.form === "indirect") return judgeIndirect(request, facts);
+  const { operation, segments } = request;
+  if (operation > FLUSH) return UNSUPPORTED;
   const count = request.count ?? segments.length;
   if (count === 0) return operation === READ || operation === WRITE ? ERROR : OKAY;
-  if (count > 11 || (facts.readOnly && operation !== READ)) return ERROR;
+  if (count > 11) return ERROR;
+  return judgeData(operation, request.sector, segments, facts);
+}
+
+function judgeData(operation: number, sector: bigint, segments: readonly WireSegment[], facts: Facts): Verdict {
+  if (facts.readOnly && operation !== READ) return ERROR;
   if (segments.some(({ first, last }) => first > last || last > 7)) return ERROR;
   const aligned = (value: number): boolean => value % facts.alignment === 0;
   if (!segments.every(({ first, last }) => aligned(first) && aligned(last + 1))) return ERROR;
@@ -53,7 +71,21 @@ export function judge(request: WireRequest, facts: Facts): Verdict {
   const usable = (gref: number): boolean =>
     facts.sources.includes(gref) || facts.targets.includes(gref) ||
     (operation !== READ && facts.readOnlyPages.includes(gref));
-  return segments.every(({ gref }) => usable(gref)) ? OKAY : { status: -1, grantFailed: true };
+  return segments.every(({ gref }) => usable(gref)) ? OKAY : NO_GRANT;
+}
+
+function judgeIndirect(request: IndirectRequest, facts: Facts): Verdict {
+  const { inner, count, segments, sector, pages } = request;
+  if (facts.indirectSegments === 0) return UNSUPPORTED;
+  if ((inner !== READ && inner !== WRITE) || count === 0 || count > facts.indirectSegments) return ERROR;
+  if (!facts.lists.includes(pages[0]!)) return ERROR;
+  return judgeData(inner, sector, segments, facts);
+}
+
+function judgeDiscard({ sector, sectorCount }: DiscardRequest, facts: Facts): Verdict {
+  if (facts.readOnly) return ERROR;
+  if (!facts.discard) return UNSUPPORTED;
+  return sector + sectorCount > facts.sectors ? ERROR : OKAY;
 }
 
 const ODD_SECTORS = [53n, 54n, 55n, 63n].map((power) => 1n << power)
@@ -66,6 +98,8 @@ export class RequestGenerator {
   readonly #random: Random;
   readonly #facts: Facts;
   #lastId = 0n;
+  /** The page that the last indirect request used. */
+  #list = 0;
 
   constructor(random: Random, facts: Facts) {
     this.#random = random;
@@ -76,8 +110,9 @@ export class RequestGenerator {
   next(): WireRequest {
     const random = this.#random;
     const request = this.#valid();
-    if (random.chance(0.84)) return request;
-    if (random.chance(0.12)) return this.#otherForm(request);
+    if (random.chance(0.12)) return this.#indirect(request);
+    if (random.chance(0.04)) return this.#discard(request);
+    if (random.chance(0.82)) return request;
     const once = this.#spoil(request);
     return random.chance(0.2) ? this.#spoil(once) : once;
   }
@@ -116,14 +151,40 @@ export class RequestGenerator {
     return ++this.#lastId;
   }
 
-  #otherForm(request: DirectRequest): WireRequest {
+  /** The same in the other form, mostly with more segments, and as often spoilt as a direct one. */
+  #indirect({ id, sector, operation }: DirectRequest): IndirectRequest {
     const random = this.#random;
-    const { id, sector } = request;
-    if (random.chance(0.5)) {
-      return { form: "discard", id, sector, flag: random.below(256), sectorCount: BigInt(random.below(300)) };
+    const inner = operation === READ ? READ : WRITE;
+    const most = Math.max(1, this.#facts.indirectSegments);
+    const count = random.chance(0.2) ? most : random.between(1, Math.min(most, 30));
+    const segments = Array.from({ length: count }, () => this.#segments(inner)[0]!);
+    this.#list = (this.#list + 1) % this.#facts.lists.length;
+    const pages = [this.#facts.lists[this.#list]!];
+    const request: IndirectRequest = { form: "indirect", id, sector, inner, count, pages, segments };
+    if (random.chance(0.8)) return request;
+    switch (random.below(4)) {
+      case 0:
+        return { ...request, inner: random.between(2, 255) };
+      case 1:
+        return { ...request, count: random.pick([0, most + 1, 512, 513, 4097, 65535]) };
+      case 2:
+        return { ...request, pages: [random.pick(this.#facts.bad)] };
+      default: {
+        const at = random.below(count);
+        const odd = random.chance(0.5)
+          ? { gref: random.pick(this.#facts.bad) }
+          : { first: random.pick(ODD_BYTES), last: random.pick(ODD_BYTES) };
+        return { ...request, segments: segments.map((segment, i) => i === at ? { ...segment, ...odd } : segment) };
+      }
     }
-    const pages = Array.from({ length: 8 }, () => random.pick(this.#facts.sources));
-    return { form: "indirect", id, sector, inner: random.below(8), count: random.below(600), pages };
+  }
+
+  #discard({ id }: DirectRequest): DiscardRequest {
+    const random = this.#random;
+    const sectors = Number(this.#facts.sectors);
+    const odd = (usual: number): bigint => random.chance(0.9) ? BigInt(usual) : random.pick(ODD_SECTORS);
+    const [sector, sectorCount] = [odd(random.below(sectors + 2)), odd(random.below(40))];
+    return { form: "discard", id, sector, sectorCount, flag: random.chance(0.8) ? 0 : random.below(256) };
   }
 
   #spoil(request: DirectRequest): DirectRequest {

@@ -31,6 +31,8 @@ export function fuzzRingPages(seed: number, pages: number): PagesOutcome {
       readOnly: random.chance(0.2),
       startIndex: random.next(),
       maxRequests: random.between(1, 32),
+      indirectSegments: random.pick([0, 11, 256]),
+      discard: random.chance(0.5),
     });
     for (let page = 0; page < PAGES_PER_QUEUE && outcome.pages < pages; page++) {
       try {
@@ -84,17 +86,43 @@ function fill(world: World, random: Random): void {
   for (let i = 16; i < words.length; i++) words[i] = random.next();
   const plausibility = random.pick([0, 0.5, 0.9, 0.99, 1]);
   const grants = [...world.grants.data.refs, ...world.grants.readOnly.refs];
+  fillLists(world, random, plausibility, grants);
   for (let index = 0; index < 32; index++) {
     const slot = world.slot(index);
     const plausible = (): boolean => random.chance(plausibility);
     if (plausible()) slot.setUint8(0, random.below(7));
-    if (plausible()) slot.setUint8(1, random.below(12));
+    const indirect = slot.getUint8(0) === 6;
+    if (plausible()) slot.setUint8(1, random.below(indirect ? 2 : 12));
+    if (indirect && plausible()) slot.setUint16(2, random.between(1, 40), true);
     const sector = slotBytes(world.abi) === 108 ? 12 : 16;
     if (plausible()) slot.setBigUint64(sector, BigInt(random.below(256)), true);
+    if (indirect) {
+      for (let i = 0; i < 8; i++) {
+        if (plausible()) slot.setUint32(sector + 12 + 4 * i, random.pick(world.grants.lists.refs), true);
+      }
+      continue;
+    }
+    if (slot.getUint8(0) === 5) {
+      if (plausible()) slot.setBigUint64(sector + 8, BigInt(random.below(64)), true);
+      continue;
+    }
     for (let segment = sector + 8; segment < sector + 96; segment += 8) {
       if (plausible()) slot.setUint32(segment, random.pick(grants), true);
       if (plausible()) slot.setUint8(segment + 4, random.below(4));
       if (plausible()) slot.setUint8(segment + 5, random.between(3, 7));
+    }
+  }
+}
+
+/** Pages of segments of indirect requests: two of them anew each time. */
+function fillLists(world: World, random: Random, plausibility: number, grants: readonly number[]): void {
+  for (let n = 0; n < 2; n++) {
+    const page = world.listPage(random.pick(world.grants.lists.refs))!;
+    const view = new DataView(page.buffer, page.byteOffset, page.byteLength);
+    for (let at = 0; at < 4096; at += 8) {
+      view.setUint32(at, random.chance(plausibility) ? random.pick(grants) : random.next(), true);
+      view.setUint8(at + 4, random.chance(plausibility) ? random.below(4) : random.below(256));
+      view.setUint8(at + 5, random.chance(plausibility) ? random.between(3, 7) : random.below(256));
     }
   }
 }

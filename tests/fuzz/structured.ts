@@ -26,6 +26,11 @@ export interface Setting {
   readonly maxRequests: number;
   readonly maxPersistentGrants: number;
   readonly startIndex: number;
+  readonly sectors: number;
+  /** Offered for indirect requests; 0: they are not. */
+  readonly indirectSegments: number;
+  /** Discards are offered. */
+  readonly discard: boolean;
   /** Results come late and out of order. */
   readonly delayed: boolean;
   /** For data, delays and the guest's pace. */
@@ -34,7 +39,11 @@ export interface Setting {
 
 /** A setting that a random source chooses. */
 export function randomSetting(random: Random): Setting {
+  const large = random.chance(0.1);
   return {
+    sectors: large ? 2304 : 256,
+    indirectSegments: large ? 256 : random.pick([0, 1, 12, 32, 100, 256]),
+    discard: random.chance(0.7),
     abi: random.pick(ABI_NAMES),
     grants: random.pick(GRANT_MODES),
     sectorBytes: random.chance(0.7) ? 512 : random.pick(SECTOR_SIZES),
@@ -66,7 +75,7 @@ export class StructuredRun implements Disposable {
       dataPages: SOURCES + TARGETS,
       ...(setting.delayed ? { openChannel: delayingChannel(random) } : {}),
     });
-    const { data, readOnly, revoked, foreign } = this.world.grants;
+    const { data, readOnly, lists, revoked, foreign } = this.world.grants;
     this.#facts = {
       sectors: BigInt(this.world.properties.sectors),
       readOnly: setting.readOnly,
@@ -74,6 +83,9 @@ export class StructuredRun implements Disposable {
       sources: data.refs.slice(0, SOURCES),
       targets: data.refs.slice(SOURCES),
       readOnlyPages: readOnly.refs,
+      lists: lists.refs,
+      indirectSegments: setting.indirectSegments,
+      discard: setting.discard,
       bad: [0, 7, 1023, 2 ** 31, 2 ** 32 - 1, revoked, foreign.refs[0]!],
     };
     const pages = new Map<number, Uint8Array>();

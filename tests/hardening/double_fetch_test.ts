@@ -5,10 +5,10 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
-import type { MemorySpace } from "../../lib/hypervisor.ts";
-import { answerTo, direct, FLUSH, OKAY, READ, segment, WRITE } from "./rows.ts";
+import type { GrantTable, MemorySpace } from "../../lib/hypervisor.ts";
+import { answerTo, direct, FLUSH, indirect, OKAY, READ, segment, WRITE } from "./rows.ts";
 import type { ScribbleOrder } from "./scribble_worker.ts";
-import { withMemory } from "./wrap.ts";
+import { overlay, withCopyBatch, withGrantTable, withMemory } from "./wrap.ts";
 import { ABI_NAMES, GRANT_MODES, World } from "./world.ts";
 
 const SCRIBBLE_MS = 700;
@@ -59,6 +59,33 @@ for (const grants of GRANT_MODES) {
   });
 }
 
+for (const grants of GRANT_MODES) {
+  Deno.test(`a page of segments that changes right after it was copied is served as it was copied, ${grants}`, () => {
+    for (const fill of [0, 7, 0xff]) {
+      const worlds: World[] = [];
+      const rewrite = (table: GrantTable): GrantTable =>
+        withCopyBatch(table, (batch) =>
+          overlay(batch, {
+            run: () => {
+              const result = batch.run();
+              worlds[0]?.grants.lists.view.fill(fill);
+              return result;
+            },
+          }));
+      using world = new World({ grants, wrap: (platform) => withGrantTable(platform, rewrite) });
+      worlds.push(world);
+      world.page(1).fill(0xab);
+      const request = indirect(world, WRITE, 12, {
+        sector: 40n,
+        segments: Array.from({ length: 12 }, () => segment(world, 1)),
+      });
+      world.send(request);
+      assertEquals(world.answers(), [answerTo(request, OKAY)]);
+      assert(world.disk.subarray(40 * 512, 136 * 512).every((byte) => byte === 0xab));
+    }
+  });
+}
+
 /** Lets another thread write over the ring until it is told to stop. */
 class Scribbler implements AsyncDisposable {
   readonly #worker = new Worker(new URL("./scribble_worker.ts", import.meta.url), { type: "module" });
@@ -93,6 +120,8 @@ for (const grants of GRANT_MODES) {
     await using scribbler = new Scribbler();
     await scribbler.start({
       ring: world.ring.view,
+      lists: world.grants.lists.view,
+      listRefs: world.grants.lists.refs,
       grefs: [...world.grants.data.refs, world.grants.readOnly.refs[0]!, world.grants.revoked, 2 ** 32 - 1],
       seed: 7,
       strideBytes: world.abi === "x86_32-abi" ? 108 : 112,

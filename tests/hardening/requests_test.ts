@@ -36,7 +36,12 @@ for (const row of ROWS) {
 }
 
 function runRow(row: Row, combination: Combination): void {
-  using world = new World({ ...combination, readOnly: row.readOnly ?? false });
+  using world = new World({
+    ...combination,
+    readOnly: row.readOnly ?? false,
+    ...(row.plain ? { indirectSegments: 0, discard: false } : {}),
+    ...(row.sectors === undefined ? {} : { sectors: row.sectors }),
+  });
   const disk = world.disk.slice();
   const data = world.grants.data.view.slice();
   const requests = row.requests(world);
@@ -56,7 +61,7 @@ function runRow(row: Row, combination: Combination): void {
 }
 
 function isRead(request: WireRequest): boolean {
-  return request.form === "direct" && request.operation === READ;
+  return request.form === "indirect" || (request.form === "direct" && request.operation === READ);
 }
 
 /** The queue goes on: a page is read as the disk has it. */

@@ -4,7 +4,7 @@
  * known here.
  */
 
-import type { DirectRequest, WireAnswer, WireRequest, WireSegment } from "./wire.ts";
+import type { DirectRequest, DiscardRequest, IndirectRequest, WireAnswer, WireRequest, WireSegment } from "./wire.ts";
 import type { SectorBytes, World } from "./world.ts";
 
 export const READ = 0;
@@ -24,6 +24,9 @@ export interface Row {
   /** Only disks with logical sectors of this size. */
   readonly only?: SectorBytes;
   readonly readOnly?: boolean;
+  /** Neither indirect requests nor discards are offered. */
+  readonly plain?: boolean;
+  readonly sectors?: number;
   /** Fresh requests for the world. */
   readonly requests: (world: World) => readonly WireRequest[];
   /** The status of every request. */
@@ -42,6 +45,24 @@ export function segment(world: World, page = 0, first = 0, last = 7): WireSegmen
 /** A request without fault: one page to or from sector 8. */
 export function direct(world: World, operation: number, change: Partial<DirectRequest> = {}): DirectRequest {
   return { form: "direct", operation, id: world.nextId(), sector: 8n, segments: [segment(world)], ...change };
+}
+
+/** An indirect request without fault: `count` whole pages to or from sector 8. */
+export function indirect(
+  world: World,
+  inner: number,
+  count = 20,
+  change: Partial<IndirectRequest> = {},
+): IndirectRequest {
+  const id = world.nextId();
+  const segments = Array.from({ length: count }, (_, i) => segment(world, i % 24));
+  const pages = [world.grants.lists.refs[Number(id % 32n)]!];
+  return { form: "indirect", inner, id, sector: 8n, count, pages, segments, ...change };
+}
+
+/** A discard of one page, from sector 8 on. */
+export function discard(world: World, change: Partial<DiscardRequest> = {}): DiscardRequest {
+  return { form: "discard", id: world.nextId(), sector: 8n, sectorCount: 8n, flag: 0, ...change };
 }
 
 /** Eleven whole pages, one of them replaced. */
@@ -296,6 +317,140 @@ function withSector(world: World, operation: number, sector: bigint): DirectRequ
   return direct(world, operation, { sector });
 }
 
+/** 20 segments, one of them replaced. */
+function twentyWith(world: World, inner: number, at: number, odd: Partial<WireSegment>): IndirectRequest {
+  const request = indirect(world, inner);
+  return { ...request, segments: request.segments.map((one, i) => i === at ? { ...one, ...odd } : one) };
+}
+
+const INNER = [READ, WRITE];
+const BAD_SEGMENTS: readonly Partial<WireSegment>[] = [
+  { first: 5, last: 4 },
+  { last: 8 },
+  { first: 255, last: 255 },
+];
+
+const INDIRECT_ROWS: readonly Row[] = [
+  {
+    shows: "INDIRECT of an operation that is neither READ nor WRITE is ERROR, and the answer carries READ",
+    requests: (world) => [2, 3, 4, 5, 6, 7, 128, 255].map((inner) => indirect(world, inner)),
+    status: ERROR,
+  },
+  {
+    shows: "INDIRECT with no segments, or more than were offered or its pages can hold, is ERROR",
+    requests: (world) =>
+      INNER.flatMap((inner) =>
+        [0, 257, 511, 512, 513, 4096, 4097, 65535].map((count) => indirect(world, inner, 20, { count }))
+      ),
+    status: ERROR,
+  },
+  {
+    shows: "INDIRECT with a page of segments that cannot be had is ERROR",
+    requests: (world) =>
+      INNER.flatMap((inner) =>
+        [0, 7, 999, 2 ** 32 - 1, world.grants.revoked, world.grants.foreign.refs[0]!].map((gref) =>
+          indirect(world, inner, 20, { pages: [gref] })
+        )
+      ),
+    status: ERROR,
+  },
+  {
+    shows: "INDIRECT with one bad segment or grant, in any position, is ERROR",
+    requests: (world) =>
+      INNER.flatMap((inner) =>
+        [0, 11, 19].flatMap((at) =>
+          [...BAD_SEGMENTS, { gref: world.grants.revoked }, { gref: 2 ** 31 }]
+            .map((odd) => twentyWith(world, inner, at, odd))
+        )
+      ),
+    status: ERROR,
+  },
+  {
+    shows: "INDIRECT that reads into a page that is granted read-only is ERROR, and the page unchanged",
+    requests: (world) => [0, 19].map((at) => twentyWith(world, READ, at, { gref: world.grants.readOnly.refs[0]! })),
+    status: ERROR,
+  },
+  {
+    shows: "INDIRECT beyond the end, also where 64 bits wrap around, is ERROR",
+    requests: (world) =>
+      INNER.flatMap((inner) =>
+        [...beyond(world.properties.sectors), BigInt(world.properties.sectors - 152)]
+          .map((sector) => indirect(world, inner, 20, { sector }))
+      ),
+    status: ERROR,
+  },
+  {
+    shows: "INDIRECT that is not aligned to logical sectors of 4096 bytes is ERROR",
+    only: 4096,
+    requests: (world) =>
+      INNER.flatMap((inner) => [
+        indirect(world, inner, 20, { sector: 9n }),
+        twentyWith(world, inner, 19, { first: 1 }),
+        twentyWith(world, inner, 7, { last: 6 }),
+      ]),
+    status: ERROR,
+  },
+  {
+    shows: "INDIRECT that writes to a read-only disk is ERROR and the image unchanged",
+    readOnly: true,
+    requests: (world) => [1, 11, 20, 256].map((count) => indirect(world, WRITE, count)),
+    status: ERROR,
+  },
+  {
+    shows: "INDIRECT with 1 to 256 segments is carried out, whatever is in the rest of its page",
+    sectors: 2304,
+    requests: (world) => INNER.flatMap((inner) => [1, 11, 12, 255, 256].map((count) => indirect(world, inner, count))),
+    status: OKAY,
+  },
+  {
+    shows: "INDIRECT that was not offered is EOPNOTSUPP, whatever it asks for",
+    plain: true,
+    requests: (world) => [0, 1, 2, 255].flatMap((inner) => [indirect(world, inner), indirect(world, inner, 0)]),
+    status: EOPNOTSUPP,
+  },
+];
+
+const DISCARD_ROWS: readonly Row[] = [
+  {
+    shows: "DISCARD beyond the end, 2^54 sectors long, or wrapping around 64 bits is ERROR, in constant time",
+    requests: (world) => {
+      const end = BigInt(world.properties.sectors);
+      const places = beyond(world.properties.sectors).map((sector) => discard(world, { sector }));
+      const lengths = [end, end + 8n, ...[32n, 41n, 53n, 54n, 55n, 63n].map((power) => 1n << power)]
+        .map((sectorCount) => discard(world, { sectorCount }));
+      const most = (1n << 64n) - 1n;
+      const wraps = [[most, 1n], [most, most], [8n, most - 7n], [end, most]] as const;
+      return [...places, ...lengths, ...wraps.map(([sector, sectorCount]) => discard(world, { sector, sectorCount }))];
+    },
+    status: ERROR,
+  },
+  {
+    shows: "DISCARD on a read-only disk is ERROR and the image unchanged",
+    readOnly: true,
+    requests: (world) => [discard(world), discard(world, { sectorCount: 0n })],
+    status: ERROR,
+  },
+  {
+    shows: "DISCARD of less than a granule is OKAY and leaves the disk as it was",
+    requests: (world) =>
+      ([[8n, 0n], [8n, 7n], [9n, 7n], [9n, 14n], [255n, 1n]] as const)
+        .map(([sector, sectorCount]) => discard(world, { sector, sectorCount })),
+    status: OKAY,
+    unchanged: true,
+  },
+  {
+    shows: "DISCARD asked to be secure where that is not supported, and with any other flag, is carried out",
+    requests: (world) => [1, 2, 0xff].map((flag) => discard(world, { flag })),
+    status: OKAY,
+  },
+  {
+    shows: "DISCARD that was not offered is EOPNOTSUPP",
+    plain: true,
+    requests: (world) => [discard(world), discard(world, { sectorCount: 1n << 63n })],
+    status: EOPNOTSUPP,
+  },
+];
+
 /** Every row. */
 export const ROWS: readonly Row[] = [
   ...OPERATION_ROWS,
@@ -304,6 +459,8 @@ export const ROWS: readonly Row[] = [
   ...READ_ONLY_ROWS,
   ...GRANT_ROWS,
   ...NUMBER_ROWS,
+  ...INDIRECT_ROWS,
+  ...DISCARD_ROWS,
 ];
 
 /** The answer that a request must get with this status. */

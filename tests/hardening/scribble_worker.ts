@@ -10,6 +10,9 @@ import { Random } from "../../lib/sim/random.ts";
 /** What to write over. */
 export interface ScribbleOrder {
   readonly ring: Uint8Array;
+  /** Pages for the segments of indirect requests. */
+  readonly lists: Uint8Array;
+  readonly listRefs: readonly number[];
   readonly grefs: readonly number[];
   readonly seed: number;
   readonly strideBytes: number;
@@ -24,10 +27,14 @@ const SLOTS = 32;
 self.onmessage = ({ data }: MessageEvent<ScribbleOrder>): void => {
   const control = new Int32Array(data.control);
   const view = new DataView(data.ring.buffer, data.ring.byteOffset, data.ring.byteLength);
+  const lists = new DataView(data.lists.buffer, data.lists.byteOffset, data.lists.byteLength);
   const random = new Random(data.seed);
   self.postMessage("started");
   while (Atomics.load(control, 0) === 0) {
-    for (let slot = 0; slot < SLOTS; slot++) scribble(view, 64 + slot * data.strideBytes, data, random);
+    for (let slot = 0; slot < SLOTS; slot++) {
+      scribble(view, 64 + slot * data.strideBytes, data, random);
+      for (let i = 0; i < 16; i++) scribbleSegment(lists, random.below(lists.byteLength / 8) * 8, data, random);
+    }
     Atomics.add(control, 1, 1);
   }
   self.postMessage("ended");
@@ -35,15 +42,22 @@ self.onmessage = ({ data }: MessageEvent<ScribbleOrder>): void => {
 
 /** Each field flips between a value that is fine and one that must not get through. */
 function scribble(view: DataView, begin: number, order: ScribbleOrder, random: Random): void {
-  view.setUint8(begin, random.chance(0.9) ? random.below(4) : random.below(256));
-  view.setUint8(begin + 1, random.chance(0.8) ? random.between(0, 11) : random.below(256));
+  const indirect = random.chance(0.2);
+  view.setUint8(begin, indirect ? 6 : random.chance(0.9) ? random.below(6) : random.below(256));
+  view.setUint8(begin + 1, random.chance(0.8) ? random.between(0, indirect ? 1 : 11) : random.below(256));
+  if (indirect) view.setUint16(begin + 2, random.chance(0.8) ? random.between(1, 40) : random.below(65536), true);
   const sector = begin + order.idBytes + 8;
   view.setUint32(sector, random.chance(0.8) ? random.below(250) : random.next(), true);
   view.setUint32(sector + 4, random.chance(0.9) ? 0 : random.next(), true);
-  for (let i = 0; i < 11; i++) {
-    const segment = sector + 8 + 8 * i;
-    view.setUint32(segment, random.pick(order.grefs), true);
-    view.setUint8(segment + 4, random.chance(0.8) ? 0 : random.below(256));
-    view.setUint8(segment + 5, random.chance(0.8) ? 7 : random.below(256));
+  if (indirect) {
+    for (let i = 0; i < 8; i++) view.setUint32(sector + 12 + 4 * i, random.pick(order.listRefs), true);
+    return;
   }
+  for (let i = 0; i < 11; i++) scribbleSegment(view, sector + 8 + 8 * i, order, random);
+}
+
+function scribbleSegment(view: DataView, at: number, order: ScribbleOrder, random: Random): void {
+  view.setUint32(at, random.pick(order.grefs), true);
+  view.setUint8(at + 4, random.chance(0.8) ? 0 : random.below(256));
+  view.setUint8(at + 5, random.chance(0.8) ? 7 : random.below(256));
 }

@@ -45,6 +45,8 @@ export interface IndirectRequest extends WireCommon {
   readonly count: number;
   /** Grants of the pages that hold the segments, at most 8. */
   readonly pages: readonly number[];
+  /** What the guest writes into those pages that are its own. */
+  readonly segments: readonly WireSegment[];
 }
 
 /** Any request. */
@@ -90,6 +92,16 @@ export function writeRequest(slot: DataView, abi: AbiName, request: WireRequest)
       slot.setUint16(id + 16, request.handle ?? 0, true);
       return request.pages.slice(0, 8).forEach((gref, i) => slot.setUint32(id + 20 + 4 * i, gref, true));
   }
+}
+
+/** Writes an indirect request's segments into its pages; `bytesOf` gives those of the guest's own. */
+export function writeLists(request: IndirectRequest, bytesOf: (gref: number) => Uint8Array | undefined): void {
+  request.pages.forEach((gref, i) => {
+    const bytes = bytesOf(gref);
+    if (bytes === undefined) return;
+    const view = new DataView(bytes.buffer, bytes.byteOffset, bytes.byteLength);
+    request.segments.slice(512 * i, 512 * (i + 1)).forEach((segment, at) => writeSegment(view, 8 * at, segment));
+  });
 }
 
 /** Writes one segment, into a slot or into an indirect page. */

@@ -14,7 +14,7 @@ import { createMachine } from "../../lib/sim/machine.ts";
 import { machineUsage, openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import { type MemoryAttachment, openChannel } from "../../lib/storage/channel.ts";
 import type { DiskProperties } from "../../lib/storage/disk.ts";
-import { readAnswer, slotBytes, type WireAnswer, type WireRequest, writeRequest } from "./wire.ts";
+import { readAnswer, slotBytes, type WireAnswer, type WireRequest, writeLists, writeRequest } from "./wire.ts";
 
 export const ABI_NAMES: readonly AbiName[] = ["x86_64-abi", "x86_32-abi", "arm-abi"];
 export const GRANT_MODES: readonly GrantMode[] = ["copy", "persistent", "map", "map-each"];
@@ -29,6 +29,10 @@ export const SECTOR = 512;
 const TAIL_BYTES = 64 * SECTOR;
 const TAIL_FILL = 0xc5;
 const STEPS = 100_000;
+/** One for each slot of the ring. */
+const LIST_PAGES = 32;
+
+const DISCARD = { granularityBytes: 4096, alignmentBytes: 0, secure: false };
 
 /** Sizes of a logical sector that are served. */
 export type SectorBytes = 512 | 4096;
@@ -48,6 +52,10 @@ export interface WorldOptions {
   readonly wrap?: (platform: Platform) => Platform;
   /** Pages that the guest grants for reading and writing. */
   readonly dataPages?: number;
+  /** Offered for indirect requests; 0: they are not. Default 256. */
+  readonly indirectSegments?: number;
+  /** Discards are offered, in granules of 4096 bytes. Default true. */
+  readonly discard?: boolean;
   /** Opens the queue's channel to the disk in another way. */
   readonly openChannel?: ChannelOpener;
 }
@@ -58,6 +66,8 @@ export interface Grants {
   readonly data: SharedPages;
   /** Granted to the backend for reading. */
   readonly readOnly: SharedPages;
+  /** Granted to the backend for reading: for the segments of indirect requests. */
+  readonly lists: SharedPages;
   /** Granted to the backend, never named. */
   readonly unnamed: SharedPages;
   /** Granted to somebody else. */
@@ -94,7 +104,7 @@ export class World implements Disposable {
 
   constructor(options: WorldOptions = {}) {
     this.abi = options.abi ?? "x86_64-abi";
-    this.machine = createMachine({ memoryBytes: 16 * 2 ** 20, domains: 4, grantsPerDomain: 1024, portsPerDomain: 16 });
+    this.machine = createMachine({ memoryBytes: 32 * 2 ** 20, domains: 4, grantsPerDomain: 1024, portsPerDomain: 16 });
     const guest = openSimulatedPlatform(this.machine, GUEST);
     const shares = this.#resources.use(guest.openGrantShares());
     this.ring = shares.share(BACKEND, 1, true);
@@ -102,6 +112,7 @@ export class World implements Disposable {
     this.grants = {
       data: shares.share(BACKEND, options.dataPages ?? 24, true),
       readOnly: shares.share(BACKEND, 4, false),
+      lists: shares.share(BACKEND, LIST_PAGES, false),
       unnamed: shares.share(BACKEND, 2, true),
       foreign: shares.share(NEIGHBOUR, 1, true),
       revoked: revoked.refs[0]!,
@@ -126,6 +137,7 @@ export class World implements Disposable {
       logicalSectorBytes: options.sectorBytes ?? 512,
       physicalSectorBytes: 4096,
       readOnly: options.readOnly ?? false,
+      ...(options.discard === false ? {} : { discard: DISCARD }),
     };
     this.#paint();
     this.connection = this.#connect(options, shared);
@@ -144,6 +156,13 @@ export class World implements Disposable {
   /** Bytes of one of the guest's data pages. */
   page(index: number): Uint8Array {
     return this.grants.data.view.subarray(index * PAGE, (index + 1) * PAGE);
+  }
+
+  /** The page for segments with this grant. */
+  listPage(gref: number): Uint8Array | undefined {
+    const { refs, view } = this.grants.lists;
+    const index = refs.findIndex((ref) => ref === gref);
+    return index < 0 ? undefined : view.subarray(index * PAGE, (index + 1) * PAGE);
   }
 
   /** An id that was not used yet. */
@@ -168,7 +187,10 @@ export class World implements Disposable {
 
   /** Writes requests and publishes them. */
   send(...requests: WireRequest[]): void {
-    for (const request of requests) writeRequest(this.slot(this.#produced++), this.abi, request);
+    for (const request of requests) {
+      if (request.form === "indirect") writeLists(request, (gref) => this.listPage(gref));
+      writeRequest(this.slot(this.#produced++), this.abi, request);
+    }
     this.publish(this.#produced);
   }
 
@@ -262,6 +284,8 @@ export class World implements Disposable {
       grants: options.grants ?? "copy",
       ...(options.maxPersistentGrants === undefined ? {} : { maxPersistentGrants: options.maxPersistentGrants }),
       maxRequests: options.maxRequests ?? 32,
+      maxIndirectSegments: options.indirectSegments ?? 256,
+      discard: options.discard ?? true,
       stats: this.#stats,
     };
     return this.#resources.use(
