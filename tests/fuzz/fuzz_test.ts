@@ -15,6 +15,7 @@ const PLAIN: Setting = {
   grants: "copy",
   sectorBytes: 512,
   readOnly: false,
+  ringPages: 1,
   maxRequests: 32,
   maxPersistentGrants: 16,
   startIndex: 0,

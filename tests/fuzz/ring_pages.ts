@@ -30,7 +30,8 @@ export function fuzzRingPages(seed: number, pages: number): PagesOutcome {
       sectorBytes: random.pick(SECTOR_SIZES),
       readOnly: random.chance(0.2),
       startIndex: random.next(),
-      maxRequests: random.between(1, 32),
+      maxRequests: random.between(1, 64),
+      ringPages: random.pick([1, 1, 1, 2, 8]),
       indirectSegments: random.pick([0, 11, 256]),
       discard: random.chance(0.5),
     });
@@ -54,13 +55,13 @@ function servePage(
 ): boolean {
   fill(world, random);
   const wanted: string[] = [];
-  const count = random.between(1, 32);
+  const count = random.between(1, world.slots);
   for (let i = 0; i < count; i++) {
     const { id, operation } = expectedEcho(world.slot(world.produced + i), world.abi);
     wanted.push(`${id}/${operation}`);
   }
   const honest = random.chance(0.997);
-  world.publish(world.produced + (honest ? count : random.between(33, 2 ** 32 - 1)));
+  world.publish(world.produced + (honest ? count : random.between(world.slots + 1, 2 ** 32 - 1)));
   const answers = world.answers();
   if (!honest) return stopped(world, answers, outcome);
   const got = answers.map(({ id, operation }) => `${id}/${operation}`);
@@ -82,12 +83,12 @@ function stopped(world: World, answers: readonly WireAnswer[], outcome: { stoppe
 
 /** Random bytes, over which some fields of some slots are made plausible. */
 function fill(world: World, random: Random): void {
-  const words = new Uint32Array(world.ring.view.buffer, world.ring.view.byteOffset, 1024);
+  const words = new Uint32Array(world.ring.view.buffer, world.ring.view.byteOffset, world.ring.view.length / 4);
   for (let i = 16; i < words.length; i++) words[i] = random.next();
   const plausibility = random.pick([0, 0.5, 0.9, 0.99, 1]);
   const grants = [...world.grants.data.refs, ...world.grants.readOnly.refs];
   fillLists(world, random, plausibility, grants);
-  for (let index = 0; index < 32; index++) {
+  for (let index = 0; index < world.slots; index++) {
     const slot = world.slot(index);
     const plausible = (): boolean => random.chance(plausibility);
     if (plausible()) slot.setUint8(0, random.below(7));

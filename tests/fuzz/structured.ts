@@ -23,6 +23,7 @@ export interface Setting {
   readonly grants: GrantMode;
   readonly sectorBytes: SectorBytes;
   readonly readOnly: boolean;
+  readonly ringPages: number;
   readonly maxRequests: number;
   readonly maxPersistentGrants: number;
   readonly startIndex: number;
@@ -48,7 +49,8 @@ export function randomSetting(random: Random): Setting {
     grants: random.pick(GRANT_MODES),
     sectorBytes: random.chance(0.7) ? 512 : random.pick(SECTOR_SIZES),
     readOnly: random.chance(0.15),
-    maxRequests: random.chance(0.5) ? 32 : random.between(1, 32),
+    ringPages: random.pick([1, 1, 1, 2, 4, 16]),
+    maxRequests: random.chance(0.5) ? 512 : random.between(1, 40),
     maxPersistentGrants: random.chance(0.5) ? 1056 : random.between(1, 16),
     startIndex: random.chance(0.5) ? 0 : random.pick([2 ** 31 - 20, 2 ** 32 - 20, random.next()]),
     delayed: random.chance(0.3),

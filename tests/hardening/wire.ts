@@ -64,6 +64,11 @@ export function slotBytes(abi: AbiName): number {
   return abi === "x86_32-abi" ? 108 : 112;
 }
 
+/** Slots of a ring: the largest power of two that fits behind the header. */
+export function slotCount(abi: AbiName, pages: number): number {
+  return 2 ** Math.floor(Math.log2((4096 * pages - 64) / slotBytes(abi)));
+}
+
 /** Where `id` is in a request; all that follows it moves with it. */
 function idOffset(abi: AbiName): number {
   return abi === "x86_32-abi" ? 4 : 8;

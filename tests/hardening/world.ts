@@ -14,7 +14,15 @@ import { createMachine } from "../../lib/sim/machine.ts";
 import { machineUsage, openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import { type MemoryAttachment, openChannel } from "../../lib/storage/channel.ts";
 import type { DiskProperties } from "../../lib/storage/disk.ts";
-import { readAnswer, slotBytes, type WireAnswer, type WireRequest, writeLists, writeRequest } from "./wire.ts";
+import {
+  readAnswer,
+  slotBytes,
+  slotCount,
+  type WireAnswer,
+  type WireRequest,
+  writeLists,
+  writeRequest,
+} from "./wire.ts";
 
 export const ABI_NAMES: readonly AbiName[] = ["x86_64-abi", "x86_32-abi", "arm-abi"];
 export const GRANT_MODES: readonly GrantMode[] = ["copy", "persistent", "map", "map-each"];
@@ -29,7 +37,7 @@ export const SECTOR = 512;
 const TAIL_BYTES = 64 * SECTOR;
 const TAIL_FILL = 0xc5;
 const STEPS = 100_000;
-/** One for each slot of the ring. */
+/** As many as there are slots in a ring of one page. */
 const LIST_PAGES = 32;
 
 const DISCARD = { granularityBytes: 4096, alignmentBytes: 0, secure: false };
@@ -45,6 +53,8 @@ export interface WorldOptions {
   readonly readOnly?: boolean;
   readonly sectors?: number;
   readonly maxRequests?: number;
+  /** A power of two; default 1. */
+  readonly ringPages?: number;
   readonly maxPersistentGrants?: number;
   /** Where the ring's indices begin. */
   readonly startIndex?: number;
@@ -107,7 +117,8 @@ export class World implements Disposable {
     this.machine = createMachine({ memoryBytes: 32 * 2 ** 20, domains: 4, grantsPerDomain: 1024, portsPerDomain: 16 });
     const guest = openSimulatedPlatform(this.machine, GUEST);
     const shares = this.#resources.use(guest.openGrantShares());
-    this.ring = shares.share(BACKEND, 1, true);
+    const pages = options.ringPages ?? 1;
+    this.ring = shares.share(BACKEND, pages, true);
     const revoked = shares.share(BACKEND, 1, true);
     this.grants = {
       data: shares.share(BACKEND, options.dataPages ?? 24, true),
@@ -119,7 +130,7 @@ export class World implements Disposable {
     };
     revoked[Symbol.dispose]();
     this.#header = new Int32Array(this.ring.view.buffer, this.ring.view.byteOffset, 4);
-    this.#slots = Array.from({ length: 32 }, (_, slot) => {
+    this.#slots = Array.from({ length: slotCount(this.abi, pages) }, (_, slot) => {
       const size = slotBytes(this.abi);
       return new DataView(this.ring.view.buffer, this.ring.view.byteOffset + 64 + slot * size, size);
     });
@@ -170,14 +181,19 @@ export class World implements Disposable {
     return this.#nextId++;
   }
 
+  /** Slots of the ring, a power of two. */
+  get slots(): number {
+    return this.#slots.length;
+  }
+
   /** Requests that the guest may put before it takes answers. */
   get free(): number {
-    return 32 - ((this.#produced - this.#consumed) >>> 0);
+    return this.slots - ((this.#produced - this.#consumed) >>> 0);
   }
 
   /** The slot that a ring index stands for. */
   slot(index: number): DataView {
-    return this.#slots[index & 31]!;
+    return this.#slots[index & (this.slots - 1)]!;
   }
 
   /** Index of the next request, a u32. */
@@ -226,7 +242,7 @@ export class World implements Disposable {
   takeAnswers(): WireAnswer[] {
     const answers: WireAnswer[] = [];
     const end = this.#header[2]!;
-    assert(((end - this.#consumed) >>> 0) <= 32, "more answers than a ring holds");
+    assert(((end - this.#consumed) >>> 0) <= this.slots, "more answers than a ring holds");
     while (this.#consumed !== end) {
       answers.push(readAnswer(this.slot(this.#consumed)));
       this.#consumed = (this.#consumed + 1) | 0;
@@ -283,7 +299,7 @@ export class World implements Disposable {
       properties: this.properties,
       grants: options.grants ?? "copy",
       ...(options.maxPersistentGrants === undefined ? {} : { maxPersistentGrants: options.maxPersistentGrants }),
-      maxRequests: options.maxRequests ?? 32,
+      maxRequests: options.maxRequests ?? this.slots,
       maxIndirectSegments: options.indirectSegments ?? 256,
       discard: options.discard ?? true,
       stats: this.#stats,
