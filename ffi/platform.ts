@@ -8,6 +8,7 @@ import type {
   EventChannels,
   GrantShares,
   GrantTable,
+  JournalStore,
   MemorySpace,
   Parker,
   Platform,
@@ -18,6 +19,7 @@ import type {
 } from "../lib/hypervisor.ts";
 import { NativeEventChannels } from "./evtchn.ts";
 import { NativeGrantShares, NativeGrantTable } from "./gnttab.ts";
+import { JournalFiles } from "./journal_files.ts";
 import { nativeMemory } from "./memory.ts";
 import { NativeParker, NativeWaker, NativeWakeToken } from "./park.ts";
 import { NativeXenstore } from "./xenstore.ts";
@@ -26,6 +28,7 @@ import { NativeXenstore } from "./xenstore.ts";
 export class NativePlatform implements Platform {
   readonly descriptor: PlatformDescriptor = { kind: "native" };
   readonly memory: MemorySpace = nativeMemory;
+  readonly journals: JournalStore = new JournalFiles();
 
   /** A connection of its own to xenstored. */
   openXenstore(): Xenstore {

@@ -153,6 +153,14 @@ export interface Parker extends Disposable {
   park(timeoutMs: number): void;
 }
 
+/** Memory that outlives the process, by name: where the journals of rings are kept. */
+export interface JournalStore {
+  /** The memory of that name: as it was left if it exists in that size, else zeroed. Throws if it cannot be had. */
+  open(name: string, lengthBytes: number): OwnedMemory;
+  /** Forgets it. No error if there is none. */
+  remove(name: string): void;
+}
+
 /** Names a platform so that another Worker can open the same one. Structured-cloneable. */
 export type PlatformDescriptor =
   | { readonly kind: "native" }
@@ -164,6 +172,7 @@ export interface Platform {
   readonly descriptor: PlatformDescriptor;
   /** Private memory of this process. */
   readonly memory: MemorySpace;
+  readonly journals: JournalStore;
   /** A handle for the grants of one guest domain. */
   openGrantTable(guest: DomId): GrantTable;
   /** A handle for the event channels with one other domain. */

@@ -37,6 +37,7 @@ export function withFaults(platform: Platform, plan: FaultPlan): Platform {
   return {
     descriptor: platform.descriptor,
     memory: platform.memory,
+    journals: platform.journals,
     openGrantTable: (guest) => new FaultyGrantTable(platform.openGrantTable(guest), plan),
     openEventChannels: (other) => {
       const events = platform.openEventChannels(other);

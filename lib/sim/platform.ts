@@ -8,6 +8,7 @@ import {
   type EventChannels,
   type GrantShares,
   type GrantTable,
+  type JournalStore,
   type MemorySpace,
   type OwnedMemory,
   PAGE_SIZE_BYTES,
@@ -19,6 +20,7 @@ import {
 } from "../hypervisor.ts";
 import { closeDomainPorts, SimulatedEventChannels } from "./events.ts";
 import { endDomainGrants, SimulatedGrantShares, SimulatedGrantTable } from "./grants.ts";
+import { journalsOf } from "./journals.ts";
 import { Machine, type MachineUsage } from "./machine.ts";
 import { createWakeToken, SimulatedParker, SimulatedWaker } from "./park.ts";
 
@@ -47,12 +49,14 @@ export function destroyDomain(machine: SharedArrayBuffer, domain: DomId): void {
 class SimulatedPlatform implements Platform {
   readonly descriptor: PlatformDescriptor;
   readonly memory: MemorySpace;
+  readonly journals: JournalStore;
   readonly #machine: Machine;
   readonly #domain: DomId;
 
   constructor(machine: Machine, domain: DomId) {
     this.descriptor = { kind: "simulated", machine: machine.buffer, domain };
     this.memory = new SimulatedMemory(machine);
+    this.journals = journalsOf(machine.buffer, this.memory);
     this.#machine = machine;
     this.#domain = domain;
   }

@@ -141,6 +141,7 @@ export class NativeXen implements AsyncDisposable {
       LD_LIBRARY_PATH: this.libraries,
       XENSTORED_RUNDIR: this.directory,
       XENSTORED_PATH: this.socketPath,
+      XENBLK_JOURNAL_DIR: `${this.directory}/journals`,
       XENBLK_FAKE_DIR: this.directory,
       XENBLK_FAKE_DOMID: String(domid),
     };

@@ -1,0 +1,82 @@
+/**
+ * Journals as files below /run, mapped shared: what was stored in them is there for the next process, however this one
+ * ends, and gone when the machine reboots, as guests are. What is written into them is not known here.
+ */
+
+import { XenblkError } from "../lib/errors.ts";
+import { type JournalStore, type OwnedMemory, PAGE_SIZE_BYTES } from "../lib/hypervisor.ts";
+import { cString, errno, errnoText, libc } from "./libc.ts";
+import { NativeMemory } from "./memory.ts";
+
+/** Where journals are kept, unless XENBLK_JOURNAL_DIR names another directory. */
+export const JOURNAL_DIRECTORY = "/run/xenblk";
+
+const PROT_READ_WRITE = 3;
+const MAP_SHARED = 1;
+const MAP_FAILED = 0xFFFF_FFFF_FFFF_FFFFn;
+const O_RDWR_CLOEXEC = 0x80002;
+
+/** See the file's first lines. */
+export class JournalFiles implements JournalStore {
+  readonly #directory: string;
+
+  constructor(directory: string = configuredDirectory()) {
+    this.#directory = directory;
+  }
+
+  /** Throws {@linkcode XenblkError} if the file cannot be made or mapped. */
+  open(name: string, lengthBytes: number): OwnedMemory {
+    const path = `${this.#directory}/${name}`;
+    try {
+      this.#prepare(path, lengthBytes);
+    } catch (error) {
+      throw cannotKeep(path, error instanceof Error ? error.message : String(error));
+    }
+    return mapFile(path, lengthBytes);
+  }
+
+  remove(name: string): void {
+    try {
+      Deno.removeSync(`${this.#directory}/${name}`);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
+  }
+
+  /** A file of that size whose blocks are all there: a full /run must fail now and not by SIGBUS later. */
+  #prepare(path: string, lengthBytes: number): void {
+    Deno.mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
+    using file = Deno.openSync(path, { read: true, write: true, create: true, mode: 0o600 });
+    if (file.statSync().size === lengthBytes) return;
+    file.truncateSync(0);
+    const zeroes = new Uint8Array(lengthBytes);
+    for (let written = 0; written < lengthBytes;) written += file.writeSync(zeroes.subarray(written));
+  }
+}
+
+function configuredDirectory(): string {
+  try {
+    return Deno.env.get("XENBLK_JOURNAL_DIR") ?? JOURNAL_DIRECTORY;
+  } catch {
+    return JOURNAL_DIRECTORY; // not permitted to look
+  }
+}
+
+function mapFile(path: string, lengthBytes: number): OwnedMemory {
+  const fd = libc().open(cString(path), O_RDWR_CLOEXEC, 0);
+  if (fd < 0) throw cannotKeep(path, errnoText(errno()));
+  const mapped = BigInt(Math.ceil(lengthBytes / PAGE_SIZE_BYTES) * PAGE_SIZE_BYTES);
+  const address = libc().mmap(null, mapped, PROT_READ_WRITE, MAP_SHARED, fd, 0n);
+  const reason = errno();
+  libc().close(fd);
+  if (address === MAP_FAILED) throw cannotKeep(path, errnoText(reason));
+  return new NativeMemory(Number(address), lengthBytes, () => {
+    libc().munmap(address, mapped);
+  });
+}
+
+function cannotKeep(path: string, why: string): XenblkError {
+  return new XenblkError(`Cannot keep the journal ${path}: ${why}`, {
+    remedy: "make the directory writable, name another with XENBLK_JOURNAL_DIR, or use --no-journal",
+  });
+}

@@ -1,0 +1,40 @@
+/**
+ * Journals of a simulated machine: memory of the machine that stays when a simulated process ends. Names are known to
+ * the thread that opened them, which is the control plane's; other threads are given addresses.
+ */
+
+import type { JournalStore, MemorySpace, OwnedMemory } from "../hypervisor.ts";
+
+const stores = new WeakMap<SharedArrayBuffer, JournalStore>();
+
+/** The journals of a machine, the same whenever this thread asks. */
+export function journalsOf(machine: SharedArrayBuffer, memory: MemorySpace): JournalStore {
+  let store = stores.get(machine);
+  if (store === undefined) stores.set(machine, store = new SimulatedJournals(memory));
+  return store;
+}
+
+class SimulatedJournals implements JournalStore {
+  readonly #memory: MemorySpace;
+  readonly #kept = new Map<string, OwnedMemory>();
+
+  constructor(memory: MemorySpace) {
+    this.#memory = memory;
+  }
+
+  open(name: string, lengthBytes: number): OwnedMemory {
+    let kept = this.#kept.get(name);
+    if (kept?.view.byteLength !== lengthBytes) {
+      this.remove(name);
+      kept = this.#memory.allocate(lengthBytes);
+      kept.view.fill(0);
+      this.#kept.set(name, kept);
+    }
+    return { address: kept.address, view: kept.view, [Symbol.dispose]: () => {} };
+  }
+
+  remove(name: string): void {
+    this.#kept.get(name)?.[Symbol.dispose]();
+    this.#kept.delete(name);
+  }
+}

@@ -1,0 +1,114 @@
+/**
+ * The journal against a model of a ring, cut short after every store: whatever the moment of the crash, recovery names
+ * each request that was taken and not answered exactly once, and nothing else.
+ */
+
+import { assertEquals } from "@std/assert";
+import fc from "fast-check";
+import { Journal, journalBytes, type Nonce } from "../../lib/dataplane/journal.ts";
+
+const SLOTS = 8;
+const NONCE: Nonce = Uint32Array.of(1, 2 ** 32 - 1, 3, 4);
+
+/** A ring's life as the journal sees it, with the shared rsp_prod beside it. */
+class Life {
+  readonly memory = new Uint8Array(journalBytes(SLOTS));
+  readonly journal = new Journal(this.memory, SLOTS);
+  readonly free = Array.from({ length: SLOTS }, (_, i) => i);
+  /** By entry: the index of the request it holds. */
+  readonly taken = new Map<number, number>();
+  consumed: number;
+  published: number;
+  /** Stores left until the crash. */
+  stores = Infinity;
+
+  constructor(start: number) {
+    this.consumed = this.published = start;
+    this.journal.begin(NONCE, SLOTS, start);
+  }
+
+  /** One store, unless the crash came before it. */
+  store(act: () => void): void {
+    if (this.stores-- > 0) act();
+  }
+
+  take(count: number): void {
+    const first = this.consumed;
+    const indices: [number, number][] = [];
+    for (let i = 0; i < count && this.free.length > 0; i++) {
+      const entry = this.free.pop()!;
+      const index = (first + i) >>> 0;
+      this.store(() => this.journal.taken(entry, index));
+      indices.push([entry, index]);
+    }
+    this.store(() => {
+      this.consumed = (first + indices.length) >>> 0;
+      this.journal.consumed(this.consumed);
+      indices.forEach(([entry, index]) => this.taken.set(entry, index));
+    });
+  }
+
+  answer(entries: number[]): void {
+    const end = (this.published + entries.length) >>> 0;
+    this.store(() => this.journal.committing(end));
+    entries.forEach((entry, i) => this.store(() => this.journal.answering(entry, (this.published + i) >>> 0)));
+    this.store(() => {
+      this.published = end; // rsp_prod: the commit point
+      entries.forEach((entry) => this.taken.delete(entry));
+    });
+    this.store(() => this.journal.committed(end));
+    this.free.push(...entries);
+  }
+}
+
+Deno.test("at whatever store the process dies, recovery names the requests that are open, oldest first", () => {
+  const steps = fc.array(
+    fc.record({ take: fc.nat(SLOTS), answer: fc.array(fc.nat(SLOTS - 1), { maxLength: SLOTS }) }),
+    {
+      maxLength: 12,
+    },
+  );
+  const starts = fc.constantFrom(0, 5, 2 ** 31 - 3, 2 ** 32 - 3);
+  fc.assert(
+    fc.property(starts, steps, fc.nat(120), (start, steps, stores) => {
+      const life = new Life(start);
+      life.stores = stores;
+      for (const { take, answer } of steps) {
+        life.take(take);
+        if (life.stores <= 0) break;
+        life.answer([...new Set(answer)].filter((entry) => life.taken.has(entry)));
+        if (life.stores <= 0) break;
+      }
+      const expected = [...life.taken].sort(([, a], [, b]) => ((a - b) | 0)).map(([entry]) => entry);
+      const next = new Journal(life.memory.slice(), SLOTS);
+      const found = next.recover(NONCE, SLOTS, life.published);
+      assertEquals(found, { requestConsumer: life.consumed, slots: expected });
+      assertEquals(next.recover(NONCE, SLOTS, life.published), found, "a second crash before anything was done");
+    }),
+    { numRuns: 3000 },
+  );
+});
+
+Deno.test("a journal of another connection, ring or version, or an impossible rsp_prod, is not recovered from", () => {
+  const life = new Life(100);
+  life.take(3);
+  assertEquals(life.journal.recover(Uint32Array.of(1, 2, 3, 4), SLOTS, 100), undefined);
+  assertEquals(life.journal.recover(NONCE, 2 * SLOTS, 100), undefined);
+  assertEquals(new Journal(life.memory.slice(), SLOTS - 1).recover(NONCE, SLOTS, 100), undefined);
+  assertEquals(life.journal.recover(NONCE, SLOTS, 99), undefined);
+  assertEquals(life.journal.recover(NONCE, SLOTS, 101), undefined);
+  assertEquals(new Journal(new Uint8Array(journalBytes(SLOTS)), SLOTS).recover(NONCE, SLOTS, 0), undefined);
+  assertEquals(life.journal.recover(NONCE, SLOTS, 100)?.slots.length, 3);
+});
+
+Deno.test("an entry that was last used 2^31 requests ago does not come back", () => {
+  const life = new Life(0);
+  life.take(2);
+  life.answer([...life.taken.keys()]);
+  life.consumed = life.published = 2 ** 31 + 1;
+  life.journal.committing(life.published);
+  life.journal.committed(life.published);
+  life.journal.consumed(life.consumed);
+  life.take(1);
+  assertEquals(life.journal.recover(NONCE, SLOTS, life.published)?.slots, [...life.taken.keys()]);
+});

@@ -1,0 +1,39 @@
+/**
+ * Journals as mapped files: what was stored is there for the next mapping, and faults are told with the remedy.
+ */
+
+import { assertEquals, assertThrows } from "@std/assert";
+import { JournalFiles } from "../../ffi/journal_files.ts";
+import { libc } from "../../ffi/libc.ts";
+import { XenblkError } from "../../lib/errors.ts";
+
+libc(); // opened outside the tests: a library stays loaded
+
+Deno.test("what was stored in a journal is there when it is opened again, and gone once it is removed", () => {
+  const directory = Deno.makeTempDirSync();
+  const files = new JournalFiles(`${directory}/journals`);
+  {
+    using journal = files.open("a", 5000);
+    assertEquals(journal.view.every((byte) => byte === 0), true);
+    journal.view[4999] = 7;
+  }
+  {
+    using journal = files.open("a", 5000);
+    assertEquals(journal.view[4999], 7);
+  }
+  {
+    using journal = files.open("a", 6000);
+    assertEquals(journal.view.every((byte) => byte === 0), true, "another size is another journal");
+  }
+  files.remove("a");
+  files.remove("a");
+  assertEquals([...Deno.readDirSync(`${directory}/journals`)], []);
+  Deno.removeSync(directory, { recursive: true });
+});
+
+Deno.test("a journal that cannot be made says where and what to do", () => {
+  const file = Deno.makeTempFileSync();
+  const error = assertThrows(() => new JournalFiles(file).open("a", 4096), XenblkError, `${file}/a`);
+  assertEquals(/--no-journal/.test(error.line), true);
+  Deno.removeSync(file);
+});
