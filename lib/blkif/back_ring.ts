@@ -75,6 +75,11 @@ export class BackRing {
     this.#published = responses;
   }
 
+  /** Goes on taking requests at `requestConsumer`: those before it were taken by a process that is no more. */
+  resume(requestConsumer: number): void {
+    this.#requestConsumer = requestConsumer | 0;
+  }
+
   /**
    * Requests that are there and not yet taken, or {@linkcode RING_BROKEN} when the frontend's index is impossible: more
    * than a ring ahead, or behind what was taken. A broken ring must be stopped, for good.

@@ -13,6 +13,7 @@ import type { ChannelOptions, DiskAttachment, DiskProperties, IoChannel } from "
 import { createGrantStrategy } from "./grants.ts";
 import { IndirectPages } from "./indirect_pages.ts";
 import { createLatch, Latch } from "./latch.ts";
+import { Journal, journalBytes } from "./journal.ts";
 import { memoryRule } from "./memory_rule.ts";
 import { MOST_PAGES_PER_RING } from "./page_pool.ts";
 import { Queue } from "./queue.ts";
@@ -53,7 +54,9 @@ export function openConnection(
   const abi = ABIS[request.abi];
   const ringMemory = undo.use(handles.grants.mapPages(request.ringRefs, true));
   const ring = new BackRing(ringMemory.view, abi);
-  const inFlight = Math.min(request.maxRequests ?? ring.slots, ring.slots);
+  const { journal, replay } = undo.use(openJournal(request, platform, ring, complain));
+  // After a crash there may be more in flight than is allowed from now on.
+  const inFlight = Math.max(Math.min(request.maxRequests ?? ring.slots, ring.slots), ...replay.map((slot) => slot + 1));
   const maxIndirectSegments = request.maxIndirectSegments ?? 0;
   const maxSegments = Math.max(MAX_SEGMENTS_PER_REQUEST, maxIndirectSegments);
   const slots = new RequestSlots(inFlight, maxSegments, maxIndirectSegments);
@@ -76,7 +79,6 @@ export function openConnection(
     ...(grants.buffers && { buffers: grants.buffers }),
     rule: memoryRule(request.grants, request.directIoSafe ?? false),
   }));
-  const snapshot = undo.use(platform.memory.allocate(abi.requestSizeBytes));
   const port = handles.events.bindInterdomain(request.guest, request.eventChannel);
   undo.defer(() => handles.events.unbind(port));
   const queue = new Queue({
@@ -88,14 +90,45 @@ export function openConnection(
     ...(indirect && { indirect }),
     channel,
     limits: request.discard === true ? request.properties : withoutDiscard(request.properties),
-    snapshot: snapshot.view,
+    journal,
+    replay,
     stats: request.stats,
     latch: new Latch(request.latch ?? createLatch()),
     notify: () => notifyFrontend(handles.events, port, complain),
     complain,
   });
+  // The last process may have died between answering and telling.
+  if (request.journal !== undefined) notifyFrontend(handles.events, port, complain);
   const owned = undo.move();
   return { queue, guest: request.guest, port, [Symbol.dispose]: () => owned.dispose() };
+}
+
+/**
+ * The journal that the request names, with what is in it to be answered; or a private one, which no crash survives.
+ */
+function openJournal(
+  request: OpenRequest,
+  platform: Platform,
+  ring: BackRing,
+  complain: (line: string) => void,
+): Disposable & { readonly journal: Journal; readonly replay: readonly number[] } {
+  const { journal: kept } = request;
+  const lengthBytes = journalBytes(ring.slots);
+  if (kept === undefined) {
+    const memory = platform.memory.allocate(lengthBytes);
+    const journal = new Journal(memory.view, ring.slots);
+    return { journal, replay: [], [Symbol.dispose]: () => memory[Symbol.dispose]() };
+  }
+  const journal = new Journal(platform.memory.view(kept.address, lengthBytes), ring.slots);
+  const open = kept.resume ? journal.recover(kept.nonce, ring.slots, ring.responseProducer) : undefined;
+  if (open === undefined) journal.begin(kept.nonce, ring.slots, ring.responseProducer);
+  else ring.resume(open.requestConsumer);
+  if (kept.resume && open === undefined) {
+    complain("there is no journal of this connection: if the last process crashed, what it had taken is lost");
+  } else if (open !== undefined && open.slots.length > 0) {
+    complain(`recovered after a crash: ${open.slots.length} requests are carried out again`);
+  }
+  return { journal, replay: open?.slots ?? [], [Symbol.dispose]: () => {} };
 }
 
 function withoutDiscard({ discard: _, ...properties }: DiskProperties): DiskProperties {

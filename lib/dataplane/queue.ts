@@ -18,11 +18,12 @@ import {
   STATUS_OKAY,
 } from "../blkif/abi.ts";
 import type { BackRing } from "../blkif/back_ring.ts";
-import { decodeRequest, type RequestSlots, SnapshotMemory } from "../blkif/request.ts";
+import { decodeRequest, type RequestSlots } from "../blkif/request.ts";
 import { type DiskLimits, isSecureDiscard, operationName, refusalReason, validateRequest } from "../blkif/validate.ts";
 import { EOPNOTSUPP, type IoChannel } from "../storage/disk.ts";
 import type { GrantStrategy, KeptGrants } from "./grants.ts";
 import type { IndirectPages } from "./indirect_pages.ts";
+import type { Journal } from "./journal.ts";
 import type { Latch } from "./latch.ts";
 import { countRequest, countSectors, STAT } from "./stats.ts";
 
@@ -47,8 +48,10 @@ export interface QueueParts {
   readonly indirect?: IndirectPages;
   readonly channel: IoChannel;
   readonly limits: DiskLimits;
-  /** Private memory for one request as it was on the ring: `abi.requestSizeBytes`. */
-  readonly snapshot: Uint8Array;
+  /** Holds each request as it was on the ring until it is answered: nothing is ever decoded from the ring (XSA-155). */
+  readonly journal: Journal;
+  /** Slots with requests that a crashed process took and did not answer, oldest first. */
+  readonly replay?: readonly number[];
   /** The counters' memory; see stats.ts. */
   readonly stats: SharedArrayBuffer;
   /** The device's, for all of its queues. */
@@ -78,8 +81,9 @@ export class Queue implements Disposable {
   readonly #indirect: IndirectPages | undefined;
   readonly #channel: IoChannel;
   readonly #stats: Float64Array;
-  /** The one request that is decoded, private: nothing is ever decoded from the ring itself (XSA-155). */
-  readonly #snapshot: SnapshotMemory;
+  readonly #journal: Journal;
+  /** What is still to be taken again after a crash, the next one last. */
+  readonly #replay: number[];
   readonly #phase: Uint8Array;
   readonly #status: Int8Array;
   readonly #free: Uint16Array;
@@ -113,12 +117,16 @@ export class Queue implements Disposable {
     this.#indirect = parts.indirect;
     this.#channel = parts.channel;
     this.#stats = new Float64Array(parts.stats);
-    this.#snapshot = new SnapshotMemory(parts.snapshot);
+    this.#journal = parts.journal;
+    this.#replay = [...parts.replay ?? []].reverse();
     const count = parts.slots.slots;
     this.#phase = new Uint8Array(count);
     this.#status = new Int8Array(count);
-    this.#free = Uint16Array.from({ length: count }, (_, i) => count - 1 - i);
-    this.#freeCount = count;
+    this.#free = new Uint16Array(count);
+    this.#freeCount = 0;
+    for (let slot = count - 1; slot >= 0; slot--) {
+      if (!this.#replay.includes(slot)) this.#free[this.#freeCount++] = slot;
+    }
     this.#taken = new Uint16Array(count);
     this.#finished = new Uint16Array(count);
   }
@@ -218,6 +226,7 @@ export class Queue implements Disposable {
   // Ring to slots: copy, decode, validate.
   #take(): number {
     if (this.#takenCount > 0) return 0; // they wait for room, and come first
+    if (this.#replay.length > 0) return this.#takeAgain();
     let available = this.#mayTake() ? this.#ring.unconsumed() : 0;
     if (available === RING_BROKEN) {
       this.#break();
@@ -227,15 +236,32 @@ export class Queue implements Disposable {
     let taken = 0;
     while (available > 0 && this.#mayTake()) {
       const slot = this.#free[--this.#freeCount]!;
-      this.#ring.take(this.#snapshot.u8, 0);
-      decodeRequest(this.#snapshot, 0, this.#parts.abi, this.#slots, slot);
-      this.#phase[slot] = PHASE_TAKEN;
-      this.#taken[this.#takenCount++] = slot;
-      this.#admit(slot);
+      const index = this.#ring.requestConsumer;
+      this.#ring.take(this.#journal.snapshot.u8, this.#journal.requestAt(slot));
+      this.#journal.taken(slot, index);
+      this.#decode(slot);
       taken++;
       available--;
     }
+    if (taken > 0) this.#journal.consumed(this.#ring.requestConsumer);
     return taken;
+  }
+
+  // After a crash: what the last process had taken, from the journal in place of the ring.
+  #takeAgain(): number {
+    let taken = 0;
+    while (this.#replay.length > 0 && this.#barrier === NO_SLOT && this.#indirect?.full !== true) {
+      this.#decode(this.#replay.pop()!);
+      taken++;
+    }
+    return taken;
+  }
+
+  #decode(slot: number): void {
+    decodeRequest(this.#journal.snapshot, this.#journal.requestAt(slot), this.#parts.abi, this.#slots, slot);
+    this.#phase[slot] = PHASE_TAKEN;
+    this.#taken[this.#takenCount++] = slot;
+    this.#admit(slot);
   }
 
   #mayTake(): boolean {
@@ -364,14 +390,18 @@ export class Queue implements Disposable {
     this.#finished[this.#finishedCount++] = slot;
   }
 
-  // Responses, in one push with at most one notification.
+  // Responses, in one push with at most one notification. Storing rsp_prod commits them: a crash before it takes them
+  // all back, for the next process to answer.
   #respond(): void {
     const count = this.#finishedCount;
     if (count === 0) return;
+    this.#journal.committing(this.#ring.responseProducer + count);
     for (let i = 0; i < count; i++) this.#putResponse(this.#finished[i]!);
     this.#finishedCount = 0;
     if (this.#broken !== undefined) return;
-    if (this.#ring.push()) {
+    const wanted = this.#ring.push();
+    this.#journal.committed(this.#ring.responseProducer);
+    if (wanted) {
       this.#stats[STAT.notificationsSent]!++;
       this.#parts.notify();
     } else {
@@ -389,7 +419,10 @@ export class Queue implements Disposable {
     const operation = slots.responseOperation[slot]!;
     if (status === STATUS_ERROR) this.#stats[STAT.errors]!++;
     else if (status === STATUS_OKAY) this.#countSectors(slot, operation);
-    if (this.#broken === undefined) this.#ring.putResponse(slots.idLow[slot]!, slots.idHigh[slot]!, operation, status);
+    if (this.#broken === undefined) {
+      this.#journal.answering(slot, this.#ring.responseProducer);
+      this.#ring.putResponse(slots.idLow[slot]!, slots.idHigh[slot]!, operation, status);
+    }
     if (slot === this.#barrier) this.#barrier = NO_SLOT;
     this.#free[this.#freeCount++] = slot;
   }

@@ -16,6 +16,16 @@ export type GrantMode = "copy" | "persistent" | "map" | "map-each";
 /** Mappings that mode `persistent` keeps per ring unless told otherwise: what Linux's blkfront needs for one page of ring. */
 export const DEFAULT_PERSISTENT_GRANTS = 1056;
 
+/** Where a ring's journal is kept: memory of journalBytes(slots of the ring) bytes that outlives the process. */
+export interface JournalSpec {
+  /** Of the memory; it stays mapped until the queue is closed. */
+  readonly address: number;
+  /** Four random words that tell this connection of the ring from every other. */
+  readonly nonce: Uint32Array;
+  /** Go on where the journal ends, if it is this connection's: the frontend is connected already. */
+  readonly resume: boolean;
+}
+
 /** One ring to be served. */
 export interface QueueSpec {
   /** For log lines: `vbd3/5/51712 queue 0`. */
@@ -42,6 +52,8 @@ export interface QueueSpec {
   readonly maxIndirectSegments?: number;
   /** Discards were offered. Absent: they were not. */
   readonly discard?: boolean;
+  /** Absent: a crash of the process loses the requests in flight. */
+  readonly journal?: JournalSpec;
   /** Where the queue counts; see stats.ts. */
   readonly stats: SharedArrayBuffer;
   /** The device's latch, for all of its queues; see latch.ts. Absent: the queue's own. */

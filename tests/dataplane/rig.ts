@@ -18,6 +18,7 @@ import type { DiskLimits } from "../../lib/blkif/validate.ts";
 import { createGrantStrategy } from "../../lib/dataplane/grants.ts";
 import { IndirectPages } from "../../lib/dataplane/indirect_pages.ts";
 import { createLatch, Latch } from "../../lib/dataplane/latch.ts";
+import { Journal, journalBytes } from "../../lib/dataplane/journal.ts";
 import { Queue } from "../../lib/dataplane/queue.ts";
 import { createStats, type QueueStats, readStats } from "../../lib/dataplane/stats.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
@@ -144,12 +145,39 @@ export interface RigOptions {
   readonly latch?: Latch;
   /** Where the ring's indices begin. */
   readonly startIndex?: number;
+  /** Called before each store that matters to a crash: what it throws is the crash. */
+  readonly beforeStore?: () => void;
+}
+
+const NONCE = Uint32Array.of(1, 2, 3, 4);
+
+/** Calls `before` ahead of every store by which a process says what it has taken and answered. */
+function watchStores(journal: Journal, ring: BackRing, before: () => void): void {
+  const { taken, consumed, committing, answering, committed } = journal;
+  const watched = { taken, consumed, committing, answering, committed };
+  for (const [name, method] of Object.entries(watched)) {
+    Object.defineProperty(journal, name, {
+      value: (...args: [number, number]) => {
+        before();
+        method.apply(journal, args);
+      },
+    });
+  }
+  const { putResponse, push } = ring;
+  ring.putResponse = (...args): void => {
+    before();
+    putResponse.apply(ring, args);
+  };
+  ring.push = (): boolean => {
+    before();
+    return push.apply(ring);
+  };
 }
 
 /** See the file's first lines. */
 export class Rig implements Disposable {
-  readonly queue: Queue;
-  readonly channel: ManualChannel;
+  queue!: Queue;
+  channel!: ManualChannel;
   readonly front: FrontRing;
   readonly ringPage: SharedPages;
   readonly pages: SharedPages;
@@ -160,6 +188,9 @@ export class Rig implements Disposable {
   readonly #stats = createStats();
   readonly #resources = new DisposableStack();
   readonly #shares: GrantShares;
+  readonly #options: RigOptions;
+  readonly #backend: Platform;
+  readonly #journal = new Uint8Array(journalBytes(512));
   #nextId = 1;
 
   constructor(options: RigOptions = {}) {
@@ -172,11 +203,33 @@ export class Rig implements Disposable {
     this.front = FrontRing.initialise(this.ringPage.view, abi);
     if (options.startIndex !== undefined) this.front = this.#restartAt(options.startIndex);
     this.latch = options.latch ?? new Latch(createLatch());
+    this.#options = options;
+    this.#backend = backend;
+    this.#serve(false);
+  }
+
+  /** The process is gone, at whatever it was, and another one takes its place; the disk holds what reached it. */
+  crash(): void {
+    const { data } = this.channel;
+    this.queue[Symbol.dispose](); // the kernel gives back the memory of the dead
+    this.#serve(true);
+    this.channel.data.set(data);
+  }
+
+  #serve(resume: boolean): void {
+    const options = this.#options;
+    const backend = this.#backend;
+    const abi = ABIS[options.abi ?? "x86_64-abi"];
     const limits = { sectors: 1024, readOnly: false, logicalSectorBytes: 512, ...options.limits };
     const realTable = this.#resources.use(backend.openGrantTable(GUEST));
     const table = options.wrapGrantTable?.(realTable) ?? realTable;
     const ringMemory = this.#resources.use(realTable.mapPages(this.ringPage.refs, true));
     const ring = new BackRing(ringMemory.view, abi);
+    const journal = new Journal(this.#journal, ring.slots);
+    const open = resume ? journal.recover(NONCE, ring.slots, ring.responseProducer) : undefined;
+    if (open === undefined) journal.begin(NONCE, ring.slots, ring.responseProducer);
+    else ring.resume(open.requestConsumer);
+    if (options.beforeStore !== undefined) watchStores(journal, ring, options.beforeStore);
     const inFlight = Math.min(options.maxRequests ?? ring.slots, ring.slots);
     const maxIndirectSegments = options.maxIndirectSegments ?? 0;
     const slots = new RequestSlots(inFlight, Math.max(11, maxIndirectSegments), maxIndirectSegments);
@@ -199,10 +252,14 @@ export class Rig implements Disposable {
         ...(indirect && { indirect }),
         channel: this.channel,
         limits,
-        snapshot: new Uint8Array(abi.requestSizeBytes),
+        journal,
+        replay: open?.slots ?? [],
         stats: this.#stats,
         latch: this.latch,
-        notify: () => this.notified++,
+        notify: () => {
+          options.beforeStore?.();
+          this.notified++;
+        },
         complain: (line) => this.complaints.push(line),
       }),
     );

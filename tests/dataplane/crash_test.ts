@@ -1,0 +1,117 @@
+/**
+ * A process that dies before any of the stores by which it says what it has taken and answered, again and again: the
+ * next one answers every open request exactly once, and the disk holds what was acknowledged.
+ */
+
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER } from "../../lib/blkif/abi.ts";
+import type { GrantMode } from "../../lib/dataplane/types.ts";
+import { Random } from "../../lib/sim/random.ts";
+import { Rig, type TestRequest } from "./rig.ts";
+
+class Crash extends Error {}
+
+/** Some requests of all kinds, each write with a page of its own. */
+function requests(random: Random, count: number): TestRequest[] {
+  return Array.from({ length: count }, (_, i) => {
+    const sector = 8 * i;
+    const segments = [[i, 0, 7]] as const;
+    const kind = random.below(10);
+    if (kind < 5) return { operation: OP_WRITE, sector, segments };
+    if (kind < 7) return { operation: OP_WRITE, sector, segments, indirectPage: 200 + i };
+    if (kind === 7) return { operation: OP_WRITE_BARRIER, sector, segments };
+    if (kind === 8) return { operation: OP_FLUSH_DISKCACHE };
+    return { operation: OP_READ, sector, segments: [[100 + i, 0, 7]] };
+  });
+}
+
+/** Serves until all is answered, with crashes at stores that the seed chooses. Returns how many there were. */
+function serveWithCrashes(rig: Rig, random: Random, until: () => boolean, arm: (stores: number) => void): number {
+  let crashes = 0;
+  for (let turns = 0; !until(); turns++) {
+    assert(turns < 5000, "it never ends");
+    arm(crashes < 40 ? random.below(60) : Infinity);
+    try {
+      rig.settle();
+      // In any order: what is under way is not answered in the order of the ring.
+      if (rig.channel.started.length > 0) {
+        rig.channel.started.push(...rig.channel.started.splice(0, random.below(rig.channel.started.length)));
+        rig.channel.complete();
+      }
+    } catch (error) {
+      if (!(error instanceof Crash)) throw error;
+      crashes++;
+      arm(Infinity);
+      rig.crash();
+    }
+  }
+  return crashes;
+}
+
+for (const grants of ["copy", "map", "persistent"] satisfies GrantMode[]) {
+  Deno.test(`whatever the store before which it dies, each request is answered once, ${grants}`, () => {
+    let crashes = 0;
+    for (let seed = 1; seed <= 60; seed++) {
+      const random = new Random(seed);
+      let stores = Infinity;
+      const beforeStore = (): void => {
+        if (stores-- <= 0) throw new Crash();
+      };
+      using rig = new Rig({ grants, maxIndirectSegments: 32, startIndex: 2 ** 32 - 20, beforeStore });
+      for (let i = 0; i < 100; i++) rig.page(i).fill(i + 1);
+      const sent = requests(random, 24).map((request, i) => ({ ...request, id: i + 1 }));
+      rig.send(...sent);
+      const answers: number[] = [];
+      const wrong: number[][] = [];
+      crashes += serveWithCrashes(rig, random, () => {
+        for (const [id, operation, status] of rig.responses()) {
+          answers.push(id);
+          if (status !== 0 || operation !== sent[id - 1]!.operation) wrong.push([id, operation, status]);
+        }
+        return answers.length >= sent.length;
+      }, (value) => stores = value);
+      rig.run();
+      assertEquals(rig.responses(), [], `seed ${seed}: nothing is answered twice`);
+      assertEquals(answers.toSorted((a, b) => a - b), sent.map(({ id }) => id), `seed ${seed}`);
+      assertEquals(wrong, [], `seed ${seed}`);
+      for (const { id, operation } of sent) {
+        if (operation !== OP_WRITE && operation !== OP_WRITE_BARRIER) continue;
+        const at = (id - 1) * 4096;
+        assertEquals(rig.channel.data.subarray(at, at + 4096).every((byte) => byte === id), true, `write ${id}`);
+      }
+    }
+    assert(crashes > 100, `only ${crashes} crashes`);
+  });
+}
+
+Deno.test("a request that is overtaken by a whole ring of others survives a crash", () => {
+  using rig = new Rig();
+  rig.send({ operation: OP_WRITE, id: 1, sector: 0, segments: [[0, 0, 7]] });
+  rig.settle();
+  for (let i = 2; i < 100; i++) {
+    rig.send({ operation: OP_WRITE, id: i, sector: 8, segments: [[1, 0, 7]] });
+    rig.settle();
+    rig.channel.started.reverse();
+    rig.channel.complete();
+    rig.settle();
+    assertEquals(rig.responses().map(([id]) => id), [i]);
+  }
+  rig.crash();
+  rig.run();
+  assertEquals(rig.responses().map(([id]) => id), [1]);
+});
+
+Deno.test("a drained queue leaves nothing to recover", () => {
+  using rig = new Rig();
+  rig.send({ operation: OP_WRITE, sector: 0, segments: [[0, 0, 7]] });
+  rig.queue.step();
+  rig.queue.drain();
+  rig.run();
+  assertEquals(rig.queue.state, "drained");
+  rig.crash();
+  rig.settle();
+  assertEquals([rig.queue.inFlight, rig.channel.history.length], [0, 0]);
+  rig.send({ operation: OP_READ, id: 9, segments: [[0, 0, 7]] });
+  rig.run();
+  assertMatch(JSON.stringify(rig.responses()), /\[9,0,0\]/);
+});
