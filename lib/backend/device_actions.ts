@@ -14,6 +14,7 @@ import { stateName, XenbusState } from "../xenbus/states.ts";
 import type { Action } from "../xenbus/transitions.ts";
 import type { DeviceDescription, DeviceNodes, Observation } from "./device_nodes.ts";
 import { grantModeOf } from "./grant_choice.ts";
+import { type ConnectionIdentity, newConnection, resumedConnection } from "./journals.ts";
 import type { DeviceResources, RingOptions } from "./resources.ts";
 import { type DeviceSettings, offerOf } from "./settings.ts";
 
@@ -117,12 +118,14 @@ export class DeviceActions {
   async #connect(nodes: DeviceNodes, seen: Observation): Promise<boolean> {
     const opened = await this.#openImage(nodes);
     if (typeof opened === "string") return await this.#refuseConnection(nodes, seen, opened, true);
-    const rings = await this.#openRings(nodes, seen, opened);
+    const quietly = seen.backendState === XenbusState.Connected && seen.frontendState === XenbusState.Connected;
+    const connection = quietly ? resumedConnection(nodes.connectionNonce()) : newConnection();
+    const rings = await this.#openRings(nodes, seen, opened, connection);
     if (typeof rings === "string") return await this.#refuseConnection(nodes, seen, rings, false);
     try {
-      const quietly = seen.backendState === XenbusState.Connected && seen.frontendState === XenbusState.Connected;
       const nodesOfDisk = diskNodes(describeDisk(opened.disk, opened.description));
-      if (!nodes.connect(seen.backendState, XenbusState.Connected, nodesOfDisk, quietly)) {
+      const all = [...nodesOfDisk, ...this.#resources.identityNodes(connection)];
+      if (!nodes.connect(seen.backendState, XenbusState.Connected, all, quietly)) {
         await this.#resources.closeRings();
         return true;
       }
@@ -140,7 +143,9 @@ export class DeviceActions {
   async #resume(nodes: DeviceNodes, seen: Observation): Promise<boolean> {
     if (this.#ringBroken) return await this.#close(nodes, seen, "closed with its ring stopped");
     const opened = await this.#openImage(nodes);
-    const rings = typeof opened === "string" ? opened : await this.#openRings(nodes, seen, opened);
+    const rings = typeof opened === "string"
+      ? opened
+      : await this.#openRings(nodes, seen, opened, resumedConnection(nodes.connectionNonce()));
     if (typeof rings === "string") {
       this.#report(nodes, rings, false);
       return await this.#close(nodes, seen, "closed without its ring");
@@ -150,13 +155,13 @@ export class DeviceActions {
   }
 
   async #close(nodes: DeviceNodes, seen: Observation, what: string): Promise<boolean> {
-    await this.#resources.release();
+    await this.#resources.end();
     if (nodes.switchState(seen.backendState, XenbusState.Closed)) this.#log.info(what);
     return true;
   }
 
   async #tearDown(nodes: DeviceNodes, seen: Observation): Promise<boolean> {
-    await this.#resources.release();
+    await this.#resources.end();
     if (seen.backendState === "gone") {
       nodes.clearError();
       this.#log.info("removed");
@@ -184,15 +189,20 @@ export class DeviceActions {
   }
 
   /** What the frontend asked for, now served, or why it is not. */
-  async #openRings(nodes: DeviceNodes, seen: Observation, opened: OpenedImage): Promise<ConnectedRings | string> {
+  async #openRings(
+    nodes: DeviceNodes,
+    seen: Observation,
+    opened: OpenedImage,
+    connection: ConnectionIdentity,
+  ): Promise<ConnectedRings | string> {
     try {
       const { defaultProtocol } = this.#settings;
       const offer = offerOf(this.#settings);
       const frontend = nodes.readFrontend({ frontendPath: seen.frontendPath, defaultProtocol, offer });
       const grants = this.#grantMode(nodes, frontend);
       const { directIoSafe } = opened.description;
-      await this.#resources.openRings(opened.disk, frontend, { grants, directIoSafe });
-      return { frontend, grants, directIoSafe };
+      await this.#resources.openRings(opened.disk, frontend, { grants, directIoSafe, connection });
+      return { frontend, grants, directIoSafe, connection };
     } catch (error) {
       return reasonOf(error);
     }

@@ -12,6 +12,7 @@ import { type FrontendParameters, type NegotiationOptions, readFrontend } from "
 import { backendPath, type DeviceAddress, frontendPath } from "../xenbus/paths.ts";
 import { type ObservedState, parseState, type XenbusState } from "../xenbus/states.ts";
 import { removeWithEmptyParents } from "../xenstore.ts";
+import { NONCE_NODE } from "./journals.ts";
 
 /** Nodes of the backend directory that the toolstack writes and that a device heeds; the others it writes itself. */
 export const TOOLSTACK_NODES: ReadonlySet<string> = new Set([
@@ -95,6 +96,11 @@ export class DeviceNodes {
   /** Whether xenstored knows the guest. */
   get guestExists(): boolean {
     return this.#store.isDomainIntroduced(this.#address.frontendDomain);
+  }
+
+  /** What tells the connection that a process served last, if one did. */
+  connectionNonce(): string | undefined {
+    return this.#store.read(`${this.#path}/${NONCE_NODE}`);
   }
 
   /** What the nodes say now, as of one moment. */

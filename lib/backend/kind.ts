@@ -6,7 +6,7 @@
 import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
 import type { DataPlane } from "../dataplane/types.ts";
 import { errorText } from "../errors.ts";
-import type { DomId, Xenstore, XenstoreWatch } from "../hypervisor.ts";
+import type { DomId, JournalStore, Xenstore, XenstoreWatch } from "../hypervisor.ts";
 import type { Logger } from "../log.ts";
 import { LogLimiter } from "../rate_limit.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
@@ -30,6 +30,8 @@ export interface BackendKindOptions {
   readonly dataPlane: DataPlane;
   /** Opens a device's image, or rejects with what its error node shall say. */
   readonly openDisk: (request: DiskRequest) => Promise<Disk>;
+  /** Where rings keep what they have taken; absent: a crash of this process loses it. */
+  readonly journals?: JournalStore;
   /** For all devices alike. */
   readonly settings: DeviceSettings;
   /** Gets all lines; those that a guest causes are limited per guest. */
@@ -203,9 +205,16 @@ export class BackendKind {
   #adopt(store: Xenstore, address: DeviceAddress): void {
     const path = backendPath(address);
     if (this.#devices.has(path) || store.read(`${path}/state`) === undefined) return;
-    const { dataPlane, openDisk, settings } = this.#options;
+    const { dataPlane, openDisk, journals, settings } = this.#options;
     const logger = this.#limiter.forGuest(address.frontendDomain);
-    const device = new BackendDevice(address, { dataPlane, openDisk, settings, logger, clock: this.#clock });
+    const device = new BackendDevice(address, {
+      dataPlane,
+      openDisk,
+      ...(journals && { journals }),
+      settings,
+      logger,
+      clock: this.#clock,
+    });
     this.#devices.set(path, device);
     if (this.#options.only !== undefined) device.retired.then(this.#onlyRetired.resolve);
     device.gone.then(() => this.#drop(device));

@@ -4,13 +4,16 @@
  * xenstore, nor decide when anything is opened.
  */
 
+import { ABIS, ringSlots } from "../blkif/abi.ts";
 import { createStats, type QueueStats, readStats } from "../dataplane/stats.ts";
 import type { DataPlane, GrantMode, QueueHandle } from "../dataplane/types.ts";
-import type { DomId } from "../hypervisor.ts";
+import type { DomId, JournalStore } from "../hypervisor.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
 import { parseImage } from "../storage/spec.ts";
+import type { NodeValue } from "../xenbus/features.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { DeviceDescription } from "./device_nodes.ts";
+import { type ConnectionIdentity, DeviceJournals, NONCE_NODE, nonceText } from "./journals.ts";
 import type { DeviceSettings } from "./settings.ts";
 
 /** What the resources of a device are made from. */
@@ -19,6 +22,8 @@ export interface ResourceServices {
   readonly dataPlane: DataPlane;
   /** Opens an image, or rejects with the reason. */
   readonly openDisk: (request: DiskRequest) => Promise<Disk>;
+  /** Where rings keep what they have taken; absent: a crash loses it. */
+  readonly journals?: JournalStore;
   /** How images are opened and rings are served. */
   readonly settings: DeviceSettings;
 }
@@ -29,6 +34,8 @@ export interface RingOptions {
   readonly grants: GrantMode;
   /** The device itself may read and write the guest's pages. */
   readonly directIoSafe: boolean;
+  /** Tells this connection from those before it. */
+  readonly connection: ConnectionIdentity;
 }
 
 /** The open image and what it was opened for. */
@@ -44,6 +51,7 @@ export class DeviceResources {
   readonly #guest: DomId;
   readonly #stopped: (reason: string) => void;
   readonly #stats: SharedArrayBuffer[] = [];
+  readonly #journals: DeviceJournals;
   #image: OpenImage | undefined;
   #rings: readonly QueueHandle[] | undefined;
 
@@ -53,6 +61,7 @@ export class DeviceResources {
     this.#label = label;
     this.#guest = guest;
     this.#stopped = stopped;
+    this.#journals = new DeviceJournals(services.journals, label);
   }
 
   /** The open image, or undefined. */
@@ -87,6 +96,10 @@ export class DeviceResources {
   async openRings(disk: Disk, frontend: FrontendParameters, options: RingOptions): Promise<void> {
     const { dataPlane, settings } = this.#services;
     await this.closeRings();
+    const { connection, ...rest } = options;
+    const journals = frontend.queues.map(({ ringRefs }, number) =>
+      this.#journals.open(number, ringSlots(ABIS[frontend.abi], ringRefs.length), connection)
+    );
     const results = await Promise.allSettled(frontend.queues.map((queue, number) =>
       dataPlane.openQueue({
         label: `${this.#label} queue ${number}`,
@@ -95,7 +108,8 @@ export class DeviceResources {
         eventChannel: queue.eventChannel,
         abi: frontend.abi,
         disk,
-        ...options,
+        ...rest,
+        ...(journals[number] && { journal: journals[number] }),
         ...(settings.maxPersistentGrants === undefined ? {} : { maxPersistentGrants: settings.maxPersistentGrants }),
         ...(settings.maxRequests === undefined ? {} : { maxRequests: settings.maxRequests }),
         stats: this.#stats[number] ??= createStats(),
@@ -109,12 +123,24 @@ export class DeviceResources {
     throw failure.reason;
   }
 
+  /** The nodes by which the next process knows the connection again; none where no journals are kept. */
+  identityNodes({ nonce }: ConnectionIdentity): NodeValue[] {
+    return this.#services.journals === undefined ? [] : [[NONCE_NODE, nonceText(nonce)]];
+  }
+
   /** Finishes what is in flight and gives the rings back. */
   async closeRings(): Promise<void> {
     const rings = this.#rings ?? [];
     this.#rings = undefined;
     const results = await Promise.allSettled(rings.map((ring) => ring.close()));
+    this.#journals.unmap();
     for (const result of results) if (result.status === "rejected") throw result.reason;
+  }
+
+  /** Gives everything back, and forgets what the connection's rings had taken: its frontend is done with it. */
+  async end(): Promise<void> {
+    await this.release();
+    this.#journals.forget();
   }
 
   /** Gives everything back. */

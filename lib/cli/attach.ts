@@ -103,6 +103,7 @@ async function serveUntilConnected(
       kind: device.kind,
       only: device,
       settings: settingsOf(options),
+      journal: !options["no-journal"],
       workers: options.workers,
       logger: createLogger("backend"),
     });

@@ -41,6 +41,7 @@ export const DEVICE_OPTIONS = {
   "max-persistent-grants": MAX_PERSISTENT_GRANTS,
   "max-requests": optional(integer("Most requests in flight per ring, at most the ring's slots", 1, 512)),
   "workers": WORKERS,
+  "no-journal": flag("Keep no journals: requests that are in flight when the process crashes are then lost"),
   "default-protocol": defaulting(
     choice("ABI of a frontend that names none", ["x86_32-abi", "x86_64-abi", "arm-abi"]),
     DEFAULT_SETTINGS.defaultProtocol,

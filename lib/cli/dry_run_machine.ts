@@ -45,6 +45,7 @@ export class DryRunMachine implements AsyncDisposable {
       openXenstore: () => this.#store.connect(BACKEND),
       kind: KIND,
       settings: { ...DEFAULT_SETTINGS, grants },
+      journal: true,
       workers,
       // What devices do is no news here unless it goes wrong.
       logger: { ...logger, info: (line) => logger.debug(line) },

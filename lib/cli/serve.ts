@@ -55,6 +55,7 @@ export const serve = defineVerb({
       kind,
       ...(only === undefined ? {} : { only }),
       settings: settingsOf(options, options.image),
+      journal: !options["no-journal"],
       workers: options.workers,
       logger,
     });

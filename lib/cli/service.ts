@@ -24,6 +24,8 @@ export interface ServiceOptions {
   /** The one device to serve; absent: all of the kind. */
   readonly only?: DeviceAddress;
   readonly settings: DeviceSettings;
+  /** Keep journals, so that a crash loses nothing. */
+  readonly journal: boolean;
   /** Most reactors. */
   readonly workers: number;
   readonly logger: Logger;
@@ -41,7 +43,7 @@ export interface Service {
 
 /** Connects to xenstore and begins to serve. Throws what `openXenstore` throws, leaving nothing. */
 export function startService(options: ServiceOptions): Service {
-  const { platform, openXenstore, kind, only, settings, workers, logger } = options;
+  const { platform, openXenstore, kind, only, settings, journal, workers, logger } = options;
   const warn = (message: string): void => logger.warning(message);
   const pool = new IoPool({ platform: platform.descriptor, warn });
   const dataPlane = new WorkerDataPlane({
@@ -56,6 +58,7 @@ export function startService(options: ServiceOptions): Service {
     openXenstore,
     dataPlane,
     openDisk: (request) => openDisk(request, { pool, warn }),
+    ...(journal ? { journals: platform.journals } : {}),
     settings,
     logger,
   });

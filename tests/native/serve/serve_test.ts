@@ -20,6 +20,7 @@ const REQUESTS = FULL ? 100_000 : 3000;
 const CYCLES = FULL ? 50 : 24;
 const WARM_CYCLES = FULL ? 30 : 16;
 const RESTARTS = FULL ? 10 : 3;
+const KILLS = FULL ? 50 : 5;
 const ABI_NAMES: readonly AbiName[] = ["x86_64-abi", "x86_32-abi", "arm-abi"];
 const GRANT_MODES: readonly GrantMode[] = ["copy", "persistent", "map", "map-each"];
 const GUEST = 7;
@@ -192,6 +193,34 @@ for (const grants of ["copy", "persistent"]) {
     },
   );
 }
+
+nativeTest(`serve killed ${KILLS} times under load: every request is answered once, and nothing is lost`, async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  await using guest = new GuestProcess(xen, GUEST);
+  const { disk, device, image } = await newDisk(xen, guest, "disk.img", { sizeBytes: 2 ** 26 });
+  await using stack = new AsyncDisposableStack();
+  let backend = stack.use(new BackendProcess(xen, ["serve"]));
+  await disk.connect();
+  await disk.startLoad(UNTIL_STOPPED);
+  let recovered = 0;
+  for (let kill = 0; kill < KILLS; kill++) {
+    // Long enough to connect again, and then at any moment.
+    await new Promise((resolve) => setTimeout(resolve, 350 + Math.random() * 200));
+    await backend.stop("SIGKILL");
+    recovered += Number(/recovered after a crash: (\d+) requests/.exec(backend.messages)?.[1] ?? 0);
+    backend = stack.use(new BackendProcess(xen, ["serve"]));
+  }
+  await new Promise((resolve) => setTimeout(resolve, 1000));
+  const outcome = received(await disk.stopLoad());
+  assertClean(outcome, backend.messages);
+  assert(outcome.writes > 100 * KILLS, `only ${outcome.writes} writes`);
+  assert(recovered > KILLS, `only ${recovered} requests were in flight when it was killed`);
+  await detach(xen, device);
+  assertEquals((await disk.verify(image)).miscompares, 0);
+  assertEquals([...Deno.readDirSync(`${xen.directory}/journals`)], [], "the journals go with the connection");
+  assertEquals(await backend.stop(), 0, backend.messages);
+});
 
 for (const keepStore of [true, false]) {
   nativeTest(`xenstored restarted, its store ${keepStore ? "kept" : "lost"}: disks go on`, async () => {
