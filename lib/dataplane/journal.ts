@@ -66,12 +66,12 @@ export class Journal {
     this.#entries = entries;
     this.#header = new Int32Array(memory.buffer, memory.byteOffset, HEADER_BYTES / 4);
     this.#words = new Int32Array(memory.buffer, memory.byteOffset + HEADER_BYTES, entries * ENTRY_WORDS);
-    this.snapshot = new SnapshotMemory(memory.subarray(HEADER_BYTES, HEADER_BYTES + entries * ENTRY_BYTES));
+    this.snapshot = new SnapshotMemory(memory);
   }
 
   /** Where in {@linkcode snapshot} the entry's request is, in bytes. */
   requestAt(entry: number): number {
-    return entry * ENTRY_BYTES + REQUEST_AT_BYTES;
+    return HEADER_BYTES + entry * ENTRY_BYTES + REQUEST_AT_BYTES;
   }
 
   /** Starts anew for a connection whose ring has nothing outstanding at `index`. */

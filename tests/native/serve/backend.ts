@@ -40,6 +40,15 @@ export class BackendProcess implements AsyncDisposable {
     this.#errors = this.#collect();
   }
 
+  /** Waits until it has written something to standard error. */
+  async says(what: RegExp, timeoutMs = 20_000): Promise<void> {
+    const end = performance.now() + timeoutMs;
+    while (!what.test(this.messages)) {
+      if (performance.now() > end) throw new Error(`it did not say ${what} in time, but: ${this.messages}`);
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+  }
+
   /** Sends a signal and returns the exit status. */
   async stop(signal: Deno.Signal = "SIGTERM"): Promise<number> {
     this.#child.kill(signal);
