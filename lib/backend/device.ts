@@ -5,6 +5,7 @@
  */
 
 import type { Clock } from "../clock.ts";
+import { sumStats } from "../dataplane/stats.ts";
 import { errorText } from "../errors.ts";
 import type { Xenstore, XenstoreWatch } from "../hypervisor.ts";
 import { labelled, type Logger } from "../log.ts";
@@ -132,8 +133,9 @@ export class BackendDevice {
   /** What the device looks like now. */
   status(): DeviceStatus {
     const { kind, frontendDomain, vdev } = this.address;
-    const { disk, connected } = this.#resources;
+    const { disk, connected, latched } = this.#resources;
     const { error } = this.#actions;
+    const queues = this.#resources.readStats();
     return {
       label: this.label,
       backendPath: this.path,
@@ -146,7 +148,9 @@ export class BackendDevice {
       connected,
       ...(disk === undefined ? {} : { image: disk.description }),
       ...(error === undefined ? {} : { error }),
-      queues: this.#resources.readStats(),
+      latched,
+      totals: sumStats(queues),
+      queues,
     };
   }
 

@@ -8,7 +8,7 @@ import { errorText } from "../errors.ts";
 import { XenstoreError } from "../hypervisor.ts";
 import type { Logger } from "../log.ts";
 import type { Disk } from "../storage/disk.ts";
-import { type DiskDescription, diskNodes, featureNodes } from "../xenbus/features.ts";
+import { type DiskDescription, diskNodes, featureNodes, type Offer } from "../xenbus/features.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import { stateName, XenbusState } from "../xenbus/states.ts";
 import type { Action } from "../xenbus/transitions.ts";
@@ -107,7 +107,8 @@ export class DeviceActions {
     this.#error = undefined;
     this.#ringBroken = false;
     const connected = ["hotplug-status", "connected"] as const;
-    if (nodes.offer(seen.backendState, XenbusState.InitWait, [...featureNodes(offerOf(this.#settings)), connected])) {
+    const offer = offerOf(this.#settings, disk.properties, description.discardEnable);
+    if (nodes.offer(seen.backendState, XenbusState.InitWait, [...featureNodes(offer), connected])) {
       const kind = description.cdrom ? ", cdrom" : "";
       this.#log.info(`offering ${disk.description} as ${description.name}${kind} (type ${description.type})`);
     }
@@ -197,22 +198,25 @@ export class DeviceActions {
   ): Promise<ConnectedRings | string> {
     try {
       const { defaultProtocol } = this.#settings;
-      const offer = offerOf(this.#settings);
+      // What the frontend was told, be it by an earlier process: that is what it relies on.
+      const offer = nodes.publishedOffer();
       const frontend = nodes.readFrontend({ frontendPath: seen.frontendPath, defaultProtocol, offer });
-      const grants = this.#grantMode(nodes, frontend);
-      const { directIoSafe } = opened.description;
-      await this.#resources.openRings(opened.disk, frontend, { grants, directIoSafe, connection });
-      return { frontend, grants, directIoSafe, connection };
+      const grants = this.#grantMode(offer, frontend);
+      const { directIoSafe, discardEnable } = opened.description;
+      const discard = offerOf(this.#settings, opened.disk.properties, discardEnable).discard !== undefined;
+      const { maxIndirectSegments } = offer;
+      const options = { grants, directIoSafe, discard, maxIndirectSegments, connection };
+      await this.#resources.openRings(opened.disk, frontend, options);
+      return { frontend, ...options };
     } catch (error) {
       return reasonOf(error);
     }
   }
 
   /** How this frontend's data is reached, which need not be as the settings would have it. */
-  #grantMode(nodes: DeviceNodes, frontend: FrontendParameters): GrantMode {
+  #grantMode(offer: Offer, frontend: FrontendParameters): GrantMode {
     const { grants } = this.#settings;
-    const backend = nodes.offers("feature-persistent");
-    const { mode, reason } = grantModeOf(grants, { backend, frontend: frontend.persistent });
+    const { mode, reason } = grantModeOf(grants, { backend: offer.persistent, frontend: frontend.persistent });
     if (reason !== undefined) this.#log.info(`grants ${mode} in place of ${grants}: ${reason}`);
     return mode;
   }

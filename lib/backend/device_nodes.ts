@@ -7,7 +7,7 @@
 import { XenblkError } from "../errors.ts";
 import { type Xenstore, XenstoreError, type XenstoreOperations } from "../hypervisor.ts";
 import { printable } from "../log.ts";
-import type { NodeValue } from "../xenbus/features.ts";
+import { MOST_RING_PAGE_ORDER, type NodeValue, type Offer, readOffer } from "../xenbus/features.ts";
 import { type FrontendParameters, type NegotiationOptions, readFrontend } from "../xenbus/negotiate.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../xenbus/paths.ts";
 import { type ObservedState, parseState, type XenbusState } from "../xenbus/states.ts";
@@ -26,19 +26,25 @@ export const TOOLSTACK_NODES: ReadonlySet<string> = new Set([
   "device-type",
   "removable",
   "direct-io-safe",
+  "discard-enable",
 ]);
+
+/** Nodes of one ring, in the frontend's directory or in its queue's. */
+const RING_NODES = [
+  "event-channel",
+  "ring-ref",
+  ...Array.from({ length: 2 ** MOST_RING_PAGE_ORDER }, (_, page) => `ring-ref${page}`),
+];
 
 /** Nodes of the frontend that decide whether it can be connected to; see {@linkcode DeviceNodes.fingerprint}. */
 const FRONTEND_NODES = [
   "state",
   "protocol",
-  "ring-ref",
-  "ring-ref0",
   "ring-page-order",
   "num-ring-pages",
-  "event-channel",
   "multi-queue-num-queues",
   "feature-persistent",
+  ...RING_NODES,
 ];
 
 /** Features that an earlier backend may have published and that are absent, not 0, where they are not offered. */
@@ -78,6 +84,8 @@ export interface DeviceDescription {
   readonly removable: boolean;
   /** The node `direct-io-safe` says 1: the device itself may read and write the guest's pages. */
   readonly directIoSafe: boolean;
+  /** The node `discard-enable` does not say 0. */
+  readonly discardEnable: boolean;
 }
 
 /** The nodes of one device over one connection to xenstored. */
@@ -137,6 +145,7 @@ export class DeviceNodes {
         cdrom: required("device-type") === "cdrom",
         removable: transaction.read(`${this.#path}/removable`) === "1",
         directIoSafe: transaction.read(`${this.#path}/direct-io-safe`) === "1",
+        discardEnable: transaction.read(`${this.#path}/discard-enable`) !== "0",
       };
     });
   }
@@ -148,19 +157,23 @@ export class DeviceNodes {
     );
   }
 
-  /** Whether a feature is published as 1, by this process or by the one before. */
-  offers(feature: string): boolean {
-    return this.#store.read(`${this.#path}/${feature}`) === "1";
+  /** What is published, by this process or by the one before. */
+  publishedOffer(): Offer {
+    return this.#store.transaction((transaction) => this.#readOffer(transaction));
   }
 
   /** The values of the nodes that others write, as one text: if it is the same as before, nothing has changed. */
   fingerprint(seen: Observation): string {
-    return this.#store.transaction((transaction) =>
-      JSON.stringify([
+    return this.#store.transaction((transaction) => {
+      const { maxQueues } = this.#readOffer(transaction);
+      const ofQueues = maxQueues === 1
+        ? []
+        : Array.from({ length: maxQueues }, (_, queue) => RING_NODES.map((name) => `queue-${queue}/${name}`)).flat();
+      return JSON.stringify([
         [...TOOLSTACK_NODES].map((name) => transaction.read(`${this.#path}/${name}`)),
-        FRONTEND_NODES.map((name) => transaction.read(`${seen.frontendPath}/${name}`)),
-      ])
-    );
+        [...FRONTEND_NODES, ...ofQueues].map((name) => transaction.read(`${seen.frontendPath}/${name}`)),
+      ]);
+    });
   }
 
   /** Makes these nodes true and goes to InitWait. False, with nothing written, if the state is not `from` any more. */
@@ -217,6 +230,10 @@ export class DeviceNodes {
       }
       removeWithEmptyParents(transaction, this.#errorDirectory, `${this.#ownDomainPath}/error`);
     });
+  }
+
+  #readOffer(transaction: XenstoreOperations): Offer {
+    return readOffer((name) => transaction.read(`${this.#path}/${name}`));
   }
 
   get #ownDomainPath(): string {

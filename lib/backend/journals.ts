@@ -7,12 +7,11 @@
 import { journalBytes } from "../dataplane/journal.ts";
 import type { JournalSpec } from "../dataplane/types.ts";
 import type { JournalStore, OwnedMemory } from "../hypervisor.ts";
+import { MOST_QUEUES } from "../xenbus/features.ts";
 
 /** The backend's node that holds the nonce of the connection that it serves. */
 export const NONCE_NODE = "connection-nonce";
 
-/** Rings that any device can have had. */
-const MOST_QUEUES = 64;
 const NONCE_WORDS = 4;
 const NONCE_TEXT = /^[0-9a-f]{32}$/;
 

@@ -5,6 +5,7 @@
  */
 
 import { ABIS, ringSlots } from "../blkif/abi.ts";
+import { createLatch, Latch } from "../dataplane/latch.ts";
 import { createStats, type QueueStats, readStats } from "../dataplane/stats.ts";
 import type { DataPlane, GrantMode, QueueHandle } from "../dataplane/types.ts";
 import type { DomId, JournalStore } from "../hypervisor.ts";
@@ -36,6 +37,10 @@ export interface RingOptions {
   readonly directIoSafe: boolean;
   /** Tells this connection from those before it. */
   readonly connection: ConnectionIdentity;
+  /** Discards are carried out. */
+  readonly discard: boolean;
+  /** Most segments of an indirect request; 0: none are carried out. */
+  readonly maxIndirectSegments: number;
 }
 
 /** The open image and what it was opened for. */
@@ -52,6 +57,7 @@ export class DeviceResources {
   readonly #stopped: (reason: string) => void;
   readonly #stats: SharedArrayBuffer[] = [];
   readonly #journals: DeviceJournals;
+  readonly #latch = createLatch();
   #image: OpenImage | undefined;
   #rings: readonly QueueHandle[] | undefined;
 
@@ -77,6 +83,11 @@ export class DeviceResources {
   /** Counters of each ring the device ever had. */
   readStats(): QueueStats[] {
     return this.#stats.map(readStats);
+  }
+
+  /** A flush failed: writes are refused until the operator attaches the disk anew. */
+  get latched(): boolean {
+    return new Latch(this.#latch).tripped;
   }
 
   /** The image that the description asks for; another one that is open is closed first. Rejects with the reason. */
@@ -113,6 +124,7 @@ export class DeviceResources {
         ...(settings.maxPersistentGrants === undefined ? {} : { maxPersistentGrants: settings.maxPersistentGrants }),
         ...(settings.maxRequests === undefined ? {} : { maxRequests: settings.maxRequests }),
         stats: this.#stats[number] ??= createStats(),
+        latch: this.#latch,
       })
     ));
     const rings = results.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);

@@ -4,8 +4,8 @@
  */
 
 import type { AbiName } from "../blkif/abi.ts";
-import type { EngineName } from "../storage/disk.ts";
-import { BASIC_OFFER, type Offer } from "../xenbus/features.ts";
+import type { DiskProperties, EngineName } from "../storage/disk.ts";
+import { BASIC_OFFER, MOST_INDIRECT_SEGMENTS, MOST_RING_PAGE_ORDER, type Offer } from "../xenbus/features.ts";
 import { type GrantChoice, offersPersistent } from "./grant_choice.ts";
 
 /** The choices for one device, or for all devices of a backend kind. */
@@ -18,6 +18,14 @@ export interface DeviceSettings {
   readonly engine: EngineName;
   /** Most requests in flight per ring; absent: the ring's slots. */
   readonly maxRequests?: number;
+  /** Log2 of the most pages that a ring may have, 0 to 4. */
+  readonly maxRingPageOrder: number;
+  /** Most segments of an indirect request, up to 256; 0: indirect requests are not offered. */
+  readonly maxIndirectSegments: number;
+  /** Most rings of a device, 1 to 64. */
+  readonly maxQueues: number;
+  /** Whether discards are offered where the disk takes them; absent: as the device's node discard-enable says. */
+  readonly discard?: boolean;
   /** Serve read-only even if the node `mode` allows writing. */
   readonly readOnly: boolean;
   /** The image instead of the one that the node `params` names; for a single device only. */
@@ -26,6 +34,9 @@ export interface DeviceSettings {
   readonly defaultProtocol: AbiName;
 }
 
+/** Rings of a device beyond this bring little: what then limits it is the disk. */
+const DEFAULT_MOST_QUEUES = 4;
+
 /**
  * The best grant mode, the fastest engine, the whole ring in flight. A frontend without a `protocol` node is taken for 32-bit
  * on x86, as Linux's blkback does.
@@ -33,11 +44,18 @@ export interface DeviceSettings {
 export const DEFAULT_SETTINGS: DeviceSettings = {
   grants: "auto",
   engine: "auto",
+  maxRingPageOrder: MOST_RING_PAGE_ORDER,
+  maxIndirectSegments: MOST_INDIRECT_SEGMENTS,
+  maxQueues: Math.min(DEFAULT_MOST_QUEUES, navigator.hardwareConcurrency),
   readOnly: false,
   defaultProtocol: Deno.build.arch === "aarch64" ? "arm-abi" : "x86_32-abi",
 };
 
-/** What is offered to frontends under these settings. */
-export function offerOf(settings: DeviceSettings): Offer {
-  return { ...BASIC_OFFER, persistent: offersPersistent(settings.grants) };
+/** What is offered to frontends of a disk under these settings; `discardEnable` is what the device's node says. */
+export function offerOf(settings: DeviceSettings, disk: DiskProperties, discardEnable: boolean): Offer {
+  const { maxRingPageOrder, maxIndirectSegments, maxQueues } = settings;
+  const persistent = offersPersistent(settings.grants);
+  const offer = { ...BASIC_OFFER, persistent, maxRingPageOrder, maxIndirectSegments, maxQueues };
+  if (disk.discard === undefined || disk.readOnly || !(settings.discard ?? discardEnable)) return offer;
+  return { ...offer, discard: disk.discard };
 }

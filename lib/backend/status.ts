@@ -30,6 +30,10 @@ export interface DeviceStatus {
   readonly image?: string;
   /** What went wrong last and has not been put right since. */
   readonly error?: string;
+  /** A flush failed: writes are refused until the operator attaches the disk anew. */
+  readonly latched: boolean;
+  /** Counters of all rings together. */
+  readonly totals: QueueStats;
   /** Counters of each ring the device has had since it was first seen. */
   readonly queues: readonly QueueStats[];
 }

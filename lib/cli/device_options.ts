@@ -5,6 +5,7 @@
 
 import { DEFAULT_SETTINGS, type DeviceSettings } from "../backend/settings.ts";
 import { DEFAULT_PERSISTENT_GRANTS } from "../dataplane/types.ts";
+import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
 import { isBackendKind } from "../xenbus/paths.ts";
 import { choice, defaulting, flag, integer, optional, type OptionValues, text } from "./options.ts";
 
@@ -40,6 +41,18 @@ export const DEVICE_OPTIONS = {
   "grants": GRANTS,
   "max-persistent-grants": MAX_PERSISTENT_GRANTS,
   "max-requests": optional(integer("Most requests in flight per ring, at most the ring's slots", 1, 512)),
+  "max-ring-page-order": defaulting(
+    integer("Log2 of the most pages that a ring may have", 0, MOST_RING_PAGE_ORDER),
+    String(DEFAULT_SETTINGS.maxRingPageOrder),
+  ),
+  "max-indirect-segments": defaulting(
+    integer("Most segments, of a page each, that one request may have; 0 leaves it at 11", 0, MOST_INDIRECT_SEGMENTS),
+    String(DEFAULT_SETTINGS.maxIndirectSegments),
+  ),
+  "queues": defaulting(integer("Most rings of a disk", 1, MOST_QUEUES), String(DEFAULT_SETTINGS.maxQueues)),
+  "discard": optional(
+    choice("Whether discards are offered where the image takes them; absent: as the disk's nodes say", ["on", "off"]),
+  ),
   "workers": WORKERS,
   "no-journal": flag("Keep no journals: requests that are in flight when the process crashes are then lost"),
   "default-protocol": defaulting(
@@ -72,6 +85,10 @@ export function settingsOf(options: OptionValues<typeof DEVICE_OPTIONS>, image?:
     maxPersistentGrants: options["max-persistent-grants"],
     engine: options.engine,
     ...(maxRequests === undefined ? {} : { maxRequests }),
+    maxRingPageOrder: options["max-ring-page-order"],
+    maxIndirectSegments: options["max-indirect-segments"],
+    maxQueues: options.queues,
+    ...(options.discard === undefined ? {} : { discard: options.discard === "on" }),
     readOnly: options["read-only"],
     ...(image === undefined ? {} : { image }),
     defaultProtocol: options["default-protocol"],

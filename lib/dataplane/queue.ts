@@ -226,13 +226,13 @@ export class Queue implements Disposable {
   // Ring to slots: copy, decode, validate.
   #take(): number {
     if (this.#takenCount > 0) return 0; // they wait for room, and come first
+    this.#latched = this.#parts.latch.tripped;
     if (this.#replay.length > 0) return this.#takeAgain();
     let available = this.#mayTake() ? this.#ring.unconsumed() : 0;
     if (available === RING_BROKEN) {
       this.#break();
       return 0;
     }
-    this.#latched = this.#parts.latch.tripped;
     let taken = 0;
     while (available > 0 && this.#mayTake()) {
       const slot = this.#free[--this.#freeCount]!;

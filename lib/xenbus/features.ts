@@ -3,8 +3,27 @@
  * what a frontend may ask for, and the disk's properties. Pure; it must not know how nodes are written.
  */
 
+import { parseDecimal } from "./decimal.ts";
+
 /** A node below the backend's directory and its value. */
 export type NodeValue = readonly [name: string, value: string];
+
+/** The most that can be offered: log2 of ring pages, rings of a device, segments of an indirect request. */
+export const MOST_RING_PAGE_ORDER = 4;
+/** See {@linkcode MOST_RING_PAGE_ORDER}. */
+export const MOST_QUEUES = 64;
+/** See {@linkcode MOST_RING_PAGE_ORDER}. */
+export const MOST_INDIRECT_SEGMENTS = 256;
+
+/** How discards are carried out. */
+export interface DiscardOffer {
+  /** What is smaller is left as it is. */
+  readonly granularityBytes: number;
+  /** Where the first granule begins. */
+  readonly alignmentBytes: number;
+  /** The secure flag is honoured. */
+  readonly secure: boolean;
+}
 
 /** What this backend can do for a frontend. What is not there is published as 0 or not at all, never promised. */
 export interface Offer {
@@ -14,10 +33,14 @@ export interface Offer {
   readonly flushCache: boolean;
   /** Pages that the frontend grants again and again stay mapped. */
   readonly persistent: boolean;
-  /** Log2 of the most pages a ring may have, 0 to 4. */
+  /** Log2 of the most pages a ring may have, 0 to {@linkcode MOST_RING_PAGE_ORDER}. */
   readonly maxRingPageOrder: number;
-  /** Most rings a device may have; at least 1. */
+  /** Most rings a device may have, 1 to {@linkcode MOST_QUEUES}. */
   readonly maxQueues: number;
+  /** Most segments of an indirect request, up to {@linkcode MOST_INDIRECT_SEGMENTS}; 0: there are no such requests. */
+  readonly maxIndirectSegments: number;
+  /** DISCARD is carried out. */
+  readonly discard?: DiscardOffer;
 }
 
 /** One ring of one page; barriers and flushes. */
@@ -27,6 +50,7 @@ export const BASIC_OFFER: Offer = {
   persistent: false,
   maxRingPageOrder: 0,
   maxQueues: 1,
+  maxIndirectSegments: 0,
 };
 
 /** Bits of the `info` node (blkif.h: VDISK_CDROM, VDISK_REMOVABLE, VDISK_READONLY). */
@@ -51,20 +75,52 @@ const flag = (value: boolean): string => value ? "1" : "0";
 
 /**
  * The nodes to be there before the backend goes to InitWait. Features that are absent by the protocol when there is no
- * support (indirect segments, several queues) are left out; the others are said to be 0.
+ * support (indirect segments, several queues, how discards are done) are left out; the others are said to be 0.
  */
 export function featureNodes(offer: Offer): NodeValue[] {
   const nodes: NodeValue[] = [
     ["feature-barrier", flag(offer.barrier)],
     ["feature-flush-cache", flag(offer.flushCache)],
-    ["feature-discard", "0"],
+    ["feature-discard", flag(offer.discard !== undefined)],
     ["feature-persistent", flag(offer.persistent)],
     ["max-ring-page-order", String(offer.maxRingPageOrder)],
     // The deprecated spelling that some frontends still look for.
     ["max-ring-pages", String(2 ** offer.maxRingPageOrder)],
   ];
   if (offer.maxQueues > 1) nodes.push(["multi-queue-max-queues", String(offer.maxQueues)]);
-  return nodes;
+  if (offer.maxIndirectSegments > 0) nodes.push(["feature-max-indirect-segments", String(offer.maxIndirectSegments)]);
+  if (offer.discard === undefined) return nodes;
+  const { granularityBytes, alignmentBytes, secure } = offer.discard;
+  return [
+    ...nodes,
+    ["discard-granularity", String(granularityBytes)],
+    ["discard-alignment", String(alignmentBytes)],
+    ["discard-secure", flag(secure)],
+  ];
+}
+
+/**
+ * What a backend published, this one or one before it: a frontend that connected then relies on it. Nodes that are
+ * missing or make no sense offer nothing. The value of a node below the backend's directory comes from `read`.
+ */
+export function readOffer(read: (name: string) => string | undefined): Offer {
+  const number = (name: string, most: number, missing: number): number =>
+    Math.min(parseDecimal(read(name) ?? "", 0, Number.MAX_SAFE_INTEGER) ?? missing, most);
+  const offers = (name: string): boolean => read(name) === "1";
+  const discard = {
+    granularityBytes: number("discard-granularity", Number.MAX_SAFE_INTEGER, 512),
+    alignmentBytes: number("discard-alignment", Number.MAX_SAFE_INTEGER, 0),
+    secure: offers("discard-secure"),
+  };
+  return {
+    barrier: offers("feature-barrier"),
+    flushCache: offers("feature-flush-cache"),
+    persistent: offers("feature-persistent"),
+    maxRingPageOrder: number("max-ring-page-order", MOST_RING_PAGE_ORDER, 0),
+    maxQueues: Math.max(1, number("multi-queue-max-queues", MOST_QUEUES, 1)),
+    maxIndirectSegments: number("feature-max-indirect-segments", MOST_INDIRECT_SEGMENTS, 0),
+    ...(offers("feature-discard") ? { discard } : {}),
+  };
 }
 
 /** The nodes to be written, in one transaction, before the backend goes to Connected, and again when the disk grows. */

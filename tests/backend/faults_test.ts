@@ -97,8 +97,8 @@ for (
     ["a ring-ref that is no number", { "ring-ref": "8 " }, "ring-ref"],
     ["a ring-ref beyond u32", { "ring-ref": "4294967296" }, "ring-ref"],
     ["an event channel of 0", { "event-channel": "0" }, "event-channel"],
-    ["more ring pages than offered", { "ring-page-order": "1" }, "ring-page-order"],
-    ["more queues than offered", { "multi-queue-num-queues": "2" }, "multi-queue-num-queues"],
+    ["more ring pages than offered", { "ring-page-order": "5" }, "ring-page-order"],
+    ["more queues than offered", { "multi-queue-num-queues": "65" }, "multi-queue-num-queues"],
     ["a flood of text instead of a number", { "ring-ref": "\x1b[2J" + "9".repeat(1900) }, "ring-ref"],
   ] as const
 ) {
@@ -217,7 +217,7 @@ Deno.test("features that an earlier backend offered and this one does not are ta
   const stale = ["feature-max-indirect-segments", "multi-queue-max-queues", "discard-secure"];
   for (const name of stale) rig.toolstack.write(`${backendPath(device)}/${name}`, "1");
   rig.toolstack.write(`${backendPath(device)}/feature-persistent`, "1");
-  rig.serve();
+  rig.serve({ maxIndirectSegments: 0, maxQueues: 1, discard: false });
   await rig.backendReaches(device, 2);
   assertEquals(stale.map((name) => rig.backend(device, name)), [undefined, undefined, undefined]);
   assertEquals(rig.backend(device, "feature-persistent"), "0");

@@ -6,7 +6,7 @@
 import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { XenblkError } from "../../lib/errors.ts";
-import { BASIC_OFFER, diskNodes, featureNodes, type Offer } from "../../lib/xenbus/features.ts";
+import { BASIC_OFFER, diskNodes, featureNodes, type Offer, readOffer } from "../../lib/xenbus/features.ts";
 import { type FrontendParameters, PROTOCOLS, readFrontend } from "../../lib/xenbus/negotiate.ts";
 
 const LARGE: Offer = { ...BASIC_OFFER, maxRingPageOrder: 4, maxQueues: 8 };
@@ -212,17 +212,54 @@ Deno.test("the features published say what is there and promise nothing else", (
     ["max-ring-pages", "1"],
   ]);
   assertEquals(
-    featureNodes({ barrier: false, flushCache: false, persistent: true, maxRingPageOrder: 4, maxQueues: 3 }),
+    featureNodes({
+      barrier: false,
+      flushCache: false,
+      persistent: true,
+      maxRingPageOrder: 4,
+      maxQueues: 3,
+      maxIndirectSegments: 256,
+      discard: { granularityBytes: 4096, alignmentBytes: 512, secure: false },
+    }),
     [
       ["feature-barrier", "0"],
       ["feature-flush-cache", "0"],
-      ["feature-discard", "0"],
+      ["feature-discard", "1"],
       ["feature-persistent", "1"],
       ["max-ring-page-order", "4"],
       ["max-ring-pages", "16"],
       ["multi-queue-max-queues", "3"],
+      ["feature-max-indirect-segments", "256"],
+      ["discard-granularity", "4096"],
+      ["discard-alignment", "512"],
+      ["discard-secure", "0"],
     ],
   );
+});
+
+const anyOffer: fc.Arbitrary<Offer> = fc.record({
+  barrier: fc.boolean(),
+  flushCache: fc.boolean(),
+  persistent: fc.boolean(),
+  maxRingPageOrder: fc.nat({ max: 4 }),
+  maxQueues: fc.integer({ min: 1, max: 64 }),
+  maxIndirectSegments: fc.nat({ max: 256 }),
+  discard: fc.record({ granularityBytes: fc.nat(), alignmentBytes: fc.nat(), secure: fc.boolean() }),
+}, { requiredKeys: ["barrier", "flushCache", "persistent", "maxRingPageOrder", "maxQueues", "maxIndirectSegments"] });
+
+Deno.test("what was published is read back as what was offered", () => {
+  fc.assert(fc.property(anyOffer, (offer) => {
+    const nodes = new Map(featureNodes(offer));
+    assertEquals(readOffer((name) => nodes.get(name)), { ...offer });
+  }));
+});
+
+Deno.test("nodes of a backend that are missing or make no sense offer nothing, and none offers more than there is", () => {
+  const nothing = { ...BASIC_OFFER, barrier: false, flushCache: false };
+  assertEquals(readOffer(() => undefined), nothing);
+  for (const text of ["", "-1", "x", "01", "1e3"]) assertEquals(readOffer(() => text), nothing);
+  const most = readOffer(() => "99999");
+  assertEquals([most.maxRingPageOrder, most.maxQueues, most.maxIndirectSegments], [4, 64, 256]);
 });
 
 Deno.test("a disk is published in 512-byte sectors, with its sector sizes and its kind", () => {
