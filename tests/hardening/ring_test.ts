@@ -49,6 +49,20 @@ Deno.test("an index that goes backwards while requests are under way stops the r
   assertEquals(world.takeAnswers(), []);
 });
 
+Deno.test("more requests than the slots that unanswered ones leave free stop the ring", () => {
+  for (const startIndex of STARTS) {
+    for (const [more, broken] of [[30, false], [31, true], [32, true]] as const) {
+      using world = new World({ startIndex });
+      world.send(direct(world, WRITE), direct(world, WRITE));
+      world.connection.queue.step();
+      assertEquals(world.connection.queue.inFlight, 2);
+      world.publish(world.produced + more);
+      world.connection.queue.step();
+      assertEquals(world.connection.queue.broken !== undefined, broken, `${more} more`);
+    }
+  }
+});
+
 Deno.test("a full ring is served at every place of the indices", () => {
   for (const startIndex of STARTS) {
     using world = new World({ startIndex });
