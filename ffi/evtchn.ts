@@ -23,6 +23,8 @@ const SYMBOLS = {
   xenevtchn_bind_unbound_port: { parameters: ["pointer", /* xce */ "u32" /* domid */], result: "i32" },
   xenevtchn_notify: { parameters: ["pointer", /* xce */ "u32" /* port */], result: "i32" },
   xenevtchn_unbind: { parameters: ["pointer", /* xce */ "u32" /* port */], result: "i32" },
+  /* Since Xen 4.9. */
+  xenevtchn_restrict: { parameters: ["pointer", /* xce */ "u16" /* domid */], result: "i32", optional: true },
 } as const satisfies Deno.ForeignLibraryInterface;
 
 const libxenevtchn = lazily(() =>
@@ -56,12 +58,16 @@ export class NativeEventChannels implements EventChannels {
   readonly #buffer: NativeMemory;
   readonly #ports: Uint32Array;
   readonly #pointer: Deno.PointerObject;
+  /** The domain that the handle is for; restricted to it by the first binding, if the kernel can. */
+  readonly #other: DomId;
+  #unrestricted: string | undefined = "nothing is bound yet";
   /** Ports that the last caller had room for, and their bytes as read(2) takes them. */
   #room = 0;
   #roomBytes = 0n;
 
   /** Throws {@linkcode XenblkError} of kind `hypervisor` if the library or /dev/xen/evtchn is missing or forbidden. */
-  constructor() {
+  constructor(other: DomId) {
+    this.#other = other;
     const handle = this.#library.xenevtchn_open(null, 0);
     if (handle === null) throw deviceError(EVTCHN, errno());
     this.#handle = handle;
@@ -77,7 +83,12 @@ export class NativeEventChannels implements EventChannels {
     this.#pointer = pointerTo(this.#buffer.address);
   }
 
+  get unrestricted(): string | undefined {
+    return this.#unrestricted;
+  }
+
   bindInterdomain(remoteDomain: DomId, remotePort: EvtchnPort): EvtchnPort {
+    if (this.#bound.size === 0 && this.#unrestricted !== undefined) this.#restrict();
     const port = this.#library.xenevtchn_bind_interdomain(this.#open(), remoteDomain, remotePort);
     if (port < 0) throw failure(`bind to event channel ${remotePort} of domain ${remoteDomain}`);
     return this.#remember(port);
@@ -133,6 +144,16 @@ export class NativeEventChannels implements EventChannels {
   #open(): Deno.PointerObject {
     if (this.#handle === undefined) throw new TypeError("Cannot use event channels: closed");
     return this.#handle;
+  }
+
+  /**
+   * Whatever comes to use this handle later can bind to no other domain. Not before the first binding to another
+   * domain's port: a frontend's handle makes ports, which a restricted one may not.
+   */
+  #restrict(): void {
+    const restrict = this.#library.xenevtchn_restrict;
+    if (restrict === null) this.#unrestricted = "libxenevtchn is too old";
+    else this.#unrestricted = restrict(this.#open(), this.#other) < 0 ? errnoText(errno()) : undefined;
   }
 
   #remember(port: number): EvtchnPort {

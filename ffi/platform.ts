@@ -39,9 +39,8 @@ export class NativePlatform implements Platform {
     return new NativeGrantTable(guest);
   }
 
-  /** The handle is not restricted to `other`: a restricted one could not make unbound ports. */
-  openEventChannels(_other: DomId): EventChannels {
-    return new NativeEventChannels();
+  openEventChannels(other: DomId): EventChannels {
+    return new NativeEventChannels(other);
   }
 
   openGrantShares(): GrantShares {

@@ -99,6 +99,8 @@ export const EVENTS_OVERFLOWED: number = -1;
 
 /** Event channels between this domain and others (libxenevtchn's xenevtchn_handle). One thread's. */
 export interface EventChannels extends Disposable {
+  /** Why they can reach other domains than the one they were opened for; undefined once they cannot. */
+  readonly unrestricted?: string | undefined;
   /** Binds to a port that the other domain left unbound for us; the local port is raised once by binding. */
   bindInterdomain(remoteDomain: DomId, remotePort: EvtchnPort): EvtchnPort;
   /** Makes a port that the other domain may bind to: the frontend's side. */

@@ -51,6 +51,7 @@ export function startService(options: ServiceOptions): Service {
     workers,
     addLane: (lane, token) => pool.addLane(lane, token),
     warn,
+    debug: (message) => logger.debug(message),
   });
   const devices = new BackendKind({
     kind,

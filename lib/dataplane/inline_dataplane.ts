@@ -49,6 +49,7 @@ export class InlineDataPlane implements DataPlane {
         closed: (id) => this.#closed(id),
         stopped: (id, reason) => this.#queues.get(id)?.stop(reason),
         warn,
+        debug: () => {},
       },
       openChannel,
     );

@@ -34,4 +34,5 @@ export type ReactorEvent =
   | { readonly type: "closed"; readonly id: number }
   | { readonly type: "stopped"; readonly id: number; readonly reason: string }
   | { readonly type: "warning"; readonly message: string }
+  | { readonly type: "debug"; readonly message: string }
   | { readonly type: "exited" };

@@ -36,6 +36,8 @@ export interface ReactorHost {
   /** The frontend broke its ring; the queue answers nothing more and waits to be closed. */
   stopped(id: number, reason: string): void;
   warn(message: string): void;
+  /** For lines that only help to find a fault. */
+  debug(message: string): void;
 }
 
 /** A guest that has queues here. */
@@ -66,6 +68,7 @@ export class Reactor implements Disposable {
   readonly #served: Served[] = [];
   readonly #ports = new Uint32Array(PORTS_PER_TAKE);
   #turnsSinceEvents = 0;
+  #notedUnrestricted = false;
   #turns = 0;
   /** When the next round of giving idle mappings back is due; Infinity: no queue keeps any. */
   #idleRoundMs = Infinity;
@@ -95,6 +98,7 @@ export class Reactor implements Disposable {
       const connection = openConnection(request, this.#platform, guest, this.#openChannel, complain);
       const served = { id, connection, guest, hasWork: true, closing: false, reportedBroken: false };
       guest.byPort.set(connection.port, served);
+      this.#noteUnrestricted(guest);
       this.#served.push(served);
     } finally {
       this.#releaseGuest(guest);
@@ -165,6 +169,13 @@ export class Reactor implements Disposable {
     const kept = this.#served.some(({ connection }) => (connection.queue.keptGrants?.count ?? 0) > 0);
     this.#idleRoundMs = kept ? now + IDLE_ROUND_MS : Infinity;
     return kept ? IDLE_ROUND_MS : -1;
+  }
+
+  /** Said once: it is the same for all guests, and nothing that an operator could change. */
+  #noteUnrestricted({ domain, events }: Guest): void {
+    if (events.unrestricted === undefined || this.#notedUnrestricted) return;
+    this.#notedUnrestricted = true;
+    this.#host.debug(`event channels of domain ${domain} are not restricted to it: ${events.unrestricted}`);
   }
 
   #takeEvents(): void {

@@ -34,6 +34,7 @@ async function run(platform: Platform, start: StartMessage): Promise<void> {
     closed: (id) => post({ type: "closed", id }),
     stopped: (id, reason) => post({ type: "stopped", id, reason }),
     warn: (message) => post({ type: "warning", message }),
+    debug: (message) => post({ type: "debug", message }),
   });
   let handled = 0;
   let exiting = false;

@@ -20,6 +20,8 @@ export interface WorkerDataPlaneOptions {
   readonly addLane: (lane: number, token: WakeToken) => Promise<void>;
   /** Hears what an operator should know and nobody waits to hear. */
   readonly warn: (message: string) => void;
+  /** Hears what only helps to find a fault; absent: nobody does. */
+  readonly debug?: (message: string) => void;
 }
 
 /** A queue as the control plane holds it. */
@@ -57,10 +59,12 @@ class ReactorWorker {
   readonly #ready = Promise.withResolvers<void>();
   readonly #exited = Promise.withResolvers<void>();
   readonly #warn: (message: string) => void;
+  readonly #debug: ((message: string) => void) | undefined;
   #failure: string | undefined;
 
-  constructor(platform: Platform, warn: (message: string) => void) {
+  constructor({ platform, warn, debug }: WorkerDataPlaneOptions) {
     this.#warn = warn;
+    this.#debug = debug;
     this.#token = platform.createWakeToken();
     this.#waker = platform.openWaker(this.token);
     this.#worker = new Worker(new URL("./reactor_worker.ts", import.meta.url), { type: "module", name: "reactor" });
@@ -144,6 +148,8 @@ class ReactorWorker {
         return this.handles.get(event.id)?.stop(event.reason);
       case "warning":
         return this.#warn(event.message);
+      case "debug":
+        return this.#debug?.(event.message);
       case "exited":
         return this.#exited.resolve();
     }
@@ -234,9 +240,9 @@ export class WorkerDataPlane implements DataPlane {
   }
 
   #startLane(): number {
-    const { platform, addLane, warn } = this.#options;
+    const { addLane } = this.#options;
     const lane = this.#lanes.length;
-    const reactor = new ReactorWorker(platform, warn);
+    const reactor = new ReactorWorker(this.#options);
     const usable = Promise.all([reactor.ready, addLane(lane, reactor.token)]).then(() => {});
     usable.catch(() => {}); // whoever opens a queue here hears of it
     this.#lanes.push({ reactor, usable, disks: [] });

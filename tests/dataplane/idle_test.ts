@@ -47,7 +47,7 @@ class Rig implements Disposable {
     const fail = (text: unknown): never => {
       throw new Error(String(text));
     };
-    this.reactor = new Reactor(platform, parker, { closed: () => {}, stopped: fail, warn: fail });
+    this.reactor = new Reactor(platform, parker, { closed: () => {}, stopped: fail, warn: fail, debug: fail });
     const eventChannel = events.bindUnbound(0 as DomId);
     this.#notify = () => events.notify(eventChannel);
     this.reactor.open(1, {

@@ -47,6 +47,25 @@ export const EVENT_SCENARIOS: Scenarios = {
     assertEquals([fired(backend), fired(backend), fired(frontend)], [[local], [], []]);
   },
 
+  "a handle that has bound reaches no other domain; one that makes ports stays as it is": () => {
+    const { frontend, backend } = bothSides();
+    const remote = frontend.bindUnbound(DOM0);
+    assert(backend.unrestricted !== undefined && frontend.unrestricted !== undefined);
+    backend.bindInterdomain(GUEST, remote);
+    assertEquals(backend.unrestricted, undefined);
+    const elsewhere = actingAs(DOM0, () => platform.openEventChannels(DOM0)).bindUnbound(DOM0);
+    const error = assertThrows(() => backend.bindInterdomain(DOM0, elsewhere), XenblkError);
+    assertEquals(error.message, `Cannot bind to event channel ${elsewhere} of domain 0: Permission denied (EACCES)`);
+    assert(frontend.bindUnbound(DOM0) > 0);
+  },
+
+  "a handle for domain 0 itself cannot be restricted, and says why": () => {
+    const own = actingAs(DOM0, () => platform.openEventChannels(DOM0));
+    const backend = actingAs(DOM0, () => platform.openEventChannels(DOM0));
+    backend.bindInterdomain(DOM0, own.bindUnbound(DOM0));
+    assertEquals(backend.unrestricted, "Invalid argument (EINVAL)");
+  },
+
   "events go both ways, and those not yet taken merge": () => {
     const { frontend, backend } = bothSides();
     const remote = frontend.bindUnbound(DOM0);
