@@ -174,6 +174,7 @@ export interface Platform {
   readonly descriptor: PlatformDescriptor;
   /** Private memory of this process. */
   readonly memory: MemorySpace;
+  /** Where rings keep what they have taken, so that a crash loses nothing. */
   readonly journals: JournalStore;
   /** A handle for the grants of one guest domain. */
   openGrantTable(guest: DomId): GrantTable;
