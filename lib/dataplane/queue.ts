@@ -202,6 +202,10 @@ export class Queue implements Disposable {
     const phase = this.#phase[slot]!;
     if (result < 0) {
       this.#failed(slot, phase, result);
+    } else if (phase !== PHASE_DATA && this.#parts.latch.tripped) {
+      // The kernel tells one flush of a failure: that another one succeeds since says nothing of the same data.
+      this.#complainLatched(slot);
+      this.#finish(slot, STATUS_ERROR);
     } else if (phase === PHASE_FLUSH_BEFORE && this.#slots.lengthBytes[slot] !== 0) {
       this.#startData(slot);
     } else if (phase === PHASE_DATA && this.#slots.operation[slot] === OP_WRITE_BARRIER) {
@@ -287,10 +291,14 @@ export class Queue implements Disposable {
   }
 
   #refuseLatched(slot: number): void {
+    this.#complainLatched(slot);
+    this.#answer(slot, STATUS_ERROR);
+  }
+
+  #complainLatched(slot: number): void {
     this.#parts.complain(
       `${operationName(this.#slots.operation[slot]!)} refused: an earlier flush of this disk failed`,
     );
-    this.#answer(slot, STATUS_ERROR);
   }
 
   // Indirect requests become reads and writes: their segments are fetched in one call, and then judged.

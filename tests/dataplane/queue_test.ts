@@ -185,6 +185,18 @@ Deno.test("after a failed flush every write and flush fails, while reads go on",
   assertEquals(rig.latch.tripped, true);
 });
 
+Deno.test("a flush that succeeds after another one failed is ERROR, and starts no data", () => {
+  using rig = new Rig();
+  rig.send(FLUSH, { ...write(0), operation: OP_FLUSH_DISKCACHE }, FLUSH);
+  rig.settle();
+  rig.channel.complete(-5); // the kernel tells one of them that data was lost, and the others nothing
+  rig.channel.complete();
+  rig.channel.complete();
+  rig.run();
+  assertEquals(rig.responses().map(([, , status]) => status), [-1, -1, -1]);
+  assertEquals(rig.channel.history.filter((line) => line.startsWith("write")), []);
+});
+
 Deno.test("a failed flush before a barrier's data keeps the data from the disk", () => {
   using rig = new Rig();
   rig.send(BARRIER);
