@@ -35,8 +35,10 @@ export class DeviceActions {
   readonly #settings: DeviceSettings;
   readonly #log: Logger;
   #error: string | undefined;
-  /** The nodes with which something was tried in vain; with the same ones it is not tried again. */
+  /** The situation in which something was tried in vain; in the same one it is not tried again. */
   #refused: string | undefined;
+  /** The situation in which something is being tried. */
+  #trying = "";
   /** Why the data plane stopped the ring, until that is dealt with. */
   #stopReason: string | undefined;
   /** The frontend's ring is beyond use until it makes a new one. */
@@ -101,7 +103,7 @@ export class DeviceActions {
   /** Opens the image and invites the frontend. */
   async #offer(nodes: DeviceNodes, seen: Observation): Promise<boolean> {
     const opened = await this.#openImage(nodes);
-    if (typeof opened === "string") return await this.#refuseOffer(nodes, seen, opened);
+    if (typeof opened === "string") return await this.#refuseOffer(nodes, opened);
     const { disk, description } = opened;
     nodes.clearError();
     this.#error = undefined;
@@ -223,16 +225,18 @@ export class DeviceActions {
 
   /** Skips what failed before unless a node has changed since. */
   async #unlessRefused(nodes: DeviceNodes, seen: Observation, attempt: () => Promise<boolean>): Promise<boolean> {
-    if (this.#refused !== undefined && this.#refused === nodes.fingerprint(seen)) return false;
+    // From before the attempt: the nodes may be others by the time it has failed.
+    this.#trying = JSON.stringify(seen) + nodes.fingerprint(seen);
+    if (this.#refused === this.#trying) return false;
     this.#refused = undefined;
     return await attempt();
   }
 
   /** There is no disk to offer: waits until somebody changes something. */
-  async #refuseOffer(nodes: DeviceNodes, seen: Observation, reason: string): Promise<boolean> {
+  async #refuseOffer(nodes: DeviceNodes, reason: string): Promise<boolean> {
     await this.#resources.release();
     this.#report(nodes, reason, true);
-    this.#refused = nodes.fingerprint(seen);
+    this.#refused = this.#trying;
     return false;
   }
 
@@ -244,7 +248,7 @@ export class DeviceActions {
     await this.#resources.release();
     this.#report(nodes, reason, opening);
     if (seen.backendState !== XenbusState.Connected) return nodes.switchState(seen.backendState, XenbusState.Closing);
-    this.#refused = nodes.fingerprint(seen);
+    this.#refused = this.#trying;
     return false;
   }
 

@@ -110,6 +110,21 @@ Deno.test("a frontend that came to Initialised while no backend ran is connected
   assertEquals(rig.statesWritten(device), ["4"]);
 });
 
+Deno.test("a disk that is attached anew while its old ring is being taken over is offered to its new frontend", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  rig.toolstack.write(`${backendPath(device)}/state`, "4");
+  rig.guestWrites(device, { ...RING_NODES, state: "4" });
+  rig.beforeOpen = () => {
+    rig.beforeOpen = () => Promise.resolve();
+    removeDevice(rig.toolstack, device);
+    rig.attach();
+    return Promise.resolve();
+  };
+  rig.serve();
+  await rig.backendReaches(device, 2); // the old ring's failure is not the new frontend's
+});
+
 Deno.test("an image that grew over a restart is told to the guest with its new size", async () => {
   await using rig = new Rig();
   const device = rig.attach({ params: "null:1M" });
