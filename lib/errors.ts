@@ -53,5 +53,7 @@ export class XenblkError extends Error {
 /** The text of anything thrown, for a log line or an error node. */
 export function errorText(error: unknown): string {
   if (error instanceof XenblkError) return error.line;
+  // What failed first, and then what failed when it was cleaned up after.
+  if (error instanceof SuppressedError) return `${errorText(error.suppressed)} (and then: ${errorText(error.error)})`;
   return error instanceof Error ? error.message : String(error);
 }
