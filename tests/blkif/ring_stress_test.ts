@@ -9,6 +9,8 @@ import { type AbiName, RING_PAGE_BYTES } from "../../lib/blkif/abi.ts";
 import { CONTROL, type StressReport, type StressStart } from "./ring_stress_worker.ts";
 
 const REQUESTS = 500_000;
+/** However long they take: the indices must wrap, and each end sleep and be woken often. */
+const FEWEST_REQUESTS = 10_000;
 const DURATION_MS = 1000;
 /** Far more than a busy machine makes a Worker wait. */
 const PATIENCE_MS = 15_000;
@@ -31,7 +33,7 @@ async function stress(abi: AbiName, pages: number, seed: number): Promise<Record
       worker.onmessage = ({ data }: MessageEvent<StressReport>): void => resolve(data);
       worker.onerror = (event): void => reject(new Error(event.message));
     });
-    const load = { requests: REQUESTS, durationMs: DURATION_MS, patienceMs: PATIENCE_MS };
+    const load = { requests: REQUESTS, fewest: FEWEST_REQUESTS, durationMs: DURATION_MS, patienceMs: PATIENCE_MS };
     worker.postMessage({ role, abi, ring, control, seed: seed + role.length, ...load } satisfies StressStart);
     return { worker, report };
   };

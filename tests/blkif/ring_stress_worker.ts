@@ -20,8 +20,9 @@ export interface StressStart {
   /** See {@linkcode CONTROL}. */
   readonly control: SharedArrayBuffer;
   readonly seed: number;
-  /** The frontend's load: it ends after so many requests, or so long. */
+  /** The frontend's load: it ends after so many requests, or so long, but not before the fewest. */
   readonly requests: number;
+  readonly fewest: number;
   readonly durationMs: number;
   /** A sleep that lasts longer was never ended by whom it waits for: a wake-up was lost. */
   readonly patienceMs: number;
@@ -142,11 +143,11 @@ class Frontend {
   }
 
   run(): void {
-    const { requests, durationMs } = this.#end.start;
+    const { requests, fewest, durationMs } = this.#end.start;
     const endMs = performance.now() + durationMs;
     let mayIssue = true;
     while (mayIssue || this.#inFlight > 0) {
-      mayIssue &&= this.requests < requests && performance.now() < endMs;
+      mayIssue &&= this.requests < requests && (this.requests < fewest || performance.now() < endMs);
       if (this.#end.over) throw new Error("the backend gave up");
       const events = this.#end.events;
       const answered = this.#takeAll();
