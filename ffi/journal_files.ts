@@ -35,11 +35,35 @@ export class JournalFiles implements JournalStore {
     return mapFile(path, lengthBytes);
   }
 
+  /** One that may not be removed was not made here, and its nonce keeps it from ever being used: no error either. */
   remove(name: string): void {
+    const { NotFound, NotCapable, PermissionDenied } = Deno.errors;
     try {
       Deno.removeSync(`${this.#directory}/${name}`);
     } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
+      if (![NotFound, NotCapable, PermissionDenied].some((kind) => error instanceof kind)) throw error;
+    }
+  }
+
+  /** A lock file: the kernel takes the lock back when the process ends. Throws {@linkcode XenblkError}. */
+  lock(name: string): Disposable | undefined {
+    const path = `${this.#directory}/${name}`;
+    try {
+      Deno.mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
+      // Another one may remove the file just before it is locked here: then it is made anew.
+      for (;;) {
+        using undo = new DisposableStack();
+        const file = undo.adopt(
+          Deno.openSync(path, { write: true, create: true, mode: 0o600 }),
+          (file) => file.close(),
+        );
+        if (!file.tryLockSync(true)) return undefined;
+        if (!isAt(path, file)) continue;
+        undo.defer(() => this.remove(name));
+        return undo.move();
+      }
+    } catch (error) {
+      throw cannotKeep(path, error instanceof Error ? error.message : String(error));
     }
   }
 
@@ -51,6 +75,16 @@ export class JournalFiles implements JournalStore {
     file.truncateSync(0);
     const zeroes = new Uint8Array(lengthBytes);
     for (let written = 0; written < lengthBytes;) written += file.writeSync(zeroes.subarray(written));
+  }
+}
+
+/** Whether the path still names the open file. */
+function isAt(path: string, file: Deno.FsFile): boolean {
+  try {
+    return Deno.statSync(path).ino === file.statSync().ino;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
   }
 }
 

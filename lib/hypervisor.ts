@@ -161,6 +161,11 @@ export interface JournalStore {
   open(name: string, lengthBytes: number): OwnedMemory;
   /** Forgets it. No error if there is none. */
   remove(name: string): void;
+  /**
+   * Takes the lock of that name, until it is disposed or the process ends, however it ends. Undefined: somebody has it.
+   * Throws if locks cannot be had here.
+   */
+  lock(name: string): Disposable | undefined;
 }
 
 /** Names a platform so that another Worker can open the same one. Structured-cloneable. */

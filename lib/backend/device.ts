@@ -43,6 +43,8 @@ export interface CloseOptions {
 /** Looks that may follow one another at once, and the time between further ones. */
 const LOOKS_AT_ONCE = 30;
 const LOOK_INTERVAL_MS = 50;
+/** How often a device that another process serves is looked at: nobody tells when that one ends. */
+const OTHERS_INTERVAL_MS = 1000;
 
 /** One device of one guest. */
 export class BackendDevice {
@@ -76,6 +78,7 @@ export class BackendDevice {
   #working: Promise<void> | undefined;
   #seen: Observation | undefined;
   #closing: Promise<void> | undefined;
+  #waitsForOthers = false;
 
   /** Does nothing until it gets a store. */
   constructor(address: DeviceAddress, services: DeviceServices) {
@@ -164,7 +167,8 @@ export class BackendDevice {
     this.#stop.abort();
     await this.#working;
     await this.#resources.release();
-    if (options.leave === "detached") this.#leaveClosed();
+    if (options.leave === "detached" && !this.#actions.isOthers) this.#leaveClosed();
+    this.#resources.disown();
     this.#unwatch();
   }
 
@@ -228,7 +232,17 @@ export class BackendDevice {
     );
     if (await this.#actions.perform(action, nodes, seen)) this.#dirty = true;
     else if (seen.backendState === XenbusState.Closed && !seen.online) this.#resolveRetired();
+    if (this.#actions.isOthers) this.#lookAgainLater();
     if (seen.backendState === "gone") this.#end();
+  }
+
+  #lookAgainLater(): void {
+    if (this.#waitsForOthers) return;
+    this.#waitsForOthers = true;
+    void this.#clock.sleep(OTHERS_INTERVAL_MS, this.#stop.signal).then(() => {
+      this.#waitsForOthers = false;
+      this.poke();
+    });
   }
 
   #observe(nodes: DeviceNodes): Observation {
@@ -243,6 +257,7 @@ export class BackendDevice {
 
   #end(): void {
     this.#stop.abort();
+    this.#resources.disown();
     this.#unwatch();
     this.#resolveRetired();
     this.#resolveGone();

@@ -44,6 +44,7 @@ export class DeviceActions {
   /** The frontend's ring is beyond use until it makes a new one. */
   #ringBroken = false;
   #unknownLogged: string | undefined;
+  #isOthers = false;
 
   /** `log` puts the device's label before each line. */
   constructor(resources: DeviceResources, settings: DeviceSettings, log: Logger) {
@@ -55,6 +56,11 @@ export class DeviceActions {
   /** What went wrong last and has not been put right since. */
   get error(): string | undefined {
     return this.#error;
+  }
+
+  /** What was to be done last was not, because another process serves the device. */
+  get isOthers(): boolean {
+    return this.#isOthers;
   }
 
   /** The data plane had to stop the ring. */
@@ -77,6 +83,7 @@ export class DeviceActions {
   /** Does it. True if the situation has changed by that and is to be looked at again. */
   async perform(action: Action, nodes: DeviceNodes, seen: Observation): Promise<boolean> {
     if (action.kind !== "unknown-state") this.#unknownLogged = undefined;
+    if (action.kind !== "none" && this.#leaveToOthers()) return false;
     switch (action.kind) {
       case "offer":
       case "reoffer":
@@ -98,6 +105,18 @@ export class DeviceActions {
       case "none":
         return false;
     }
+  }
+
+  /** True if another process serves the device: it answers the guest, and writes the nodes. */
+  #leaveToOthers(): boolean {
+    const before = this.#isOthers;
+    try {
+      this.#isOthers = !this.#resources.own();
+    } catch {
+      this.#isOthers = false; // why it cannot be found out is told when the image is to be opened
+    }
+    if (this.#isOthers && !before) this.#log.warning("another process serves it: left alone until that one ends");
+    return this.#isOthers;
   }
 
   /** Opens the image and invites the frontend. */
@@ -184,6 +203,7 @@ export class DeviceActions {
   /** The image and what the toolstack said of it, or why there is none. */
   async #openImage(nodes: DeviceNodes): Promise<OpenedImage | string> {
     try {
+      this.#resources.own();
       const description = nodes.describe(this.#settings.image);
       return { disk: await this.#resources.openImage(description), description };
     } catch (error) {

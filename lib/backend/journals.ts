@@ -1,7 +1,7 @@
 /**
- * The journals of one device's rings, and the nonce that ties them to one connection: it is in the backend's directory
- * and in the journals, so that a journal of an earlier connection, or of another guest, is never taken for this one's.
- * What is in a journal is not known here.
+ * The journals of one device's rings, the lock that keeps two processes from serving them at once, and the nonce that
+ * ties them to one connection: it is in the backend's directory and in the journals, so that a journal of an earlier
+ * connection, or of another guest, is never taken for this one's. What is in a journal is not known here.
  */
 
 import { journalBytes } from "../dataplane/journal.ts";
@@ -43,11 +43,28 @@ export class DeviceJournals {
   readonly #store: JournalStore | undefined;
   readonly #name: string;
   readonly #mapped: OwnedMemory[] = [];
+  #lock: Disposable | undefined;
 
   /** `label` is the device's, such as `vbd3/5/51712`. */
   constructor(store: JournalStore | undefined, label: string) {
     this.#store = store;
     this.#name = label.replaceAll("/", "-");
+  }
+
+  /**
+   * Makes the device this process's own, until {@linkcode disown} or the end of the process. False: it is another
+   * one's. Without a store nobody is kept out. Throws if it cannot be found out.
+   */
+  own(): boolean {
+    if (this.#store === undefined) return true;
+    this.#lock ??= this.#store.lock(`${this.#name}.lock`);
+    return this.#lock !== undefined;
+  }
+
+  /** Another process may serve the device from now on. */
+  disown(): void {
+    this.#lock?.[Symbol.dispose]();
+    this.#lock = undefined;
   }
 
   /** The journal of a ring with so many slots. Throws if it cannot be had. */

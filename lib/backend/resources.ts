@@ -90,6 +90,16 @@ export class DeviceResources {
     return new Latch(this.#latch).tripped;
   }
 
+  /** Makes the device this process's own. False: another process serves it. Throws if it cannot be found out. */
+  own(): boolean {
+    return this.#journals.own();
+  }
+
+  /** The opposite of {@linkcode own}, once everything is given back. */
+  disown(): void {
+    this.#journals.disown();
+  }
+
   /** The image that the description asks for; another one that is open is closed first. Rejects with the reason. */
   async openImage(description: DeviceDescription): Promise<Disk> {
     const { settings, openDisk } = this.#services;

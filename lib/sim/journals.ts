@@ -17,6 +17,7 @@ export function journalsOf(machine: SharedArrayBuffer, memory: MemorySpace): Jou
 class SimulatedJournals implements JournalStore {
   readonly #memory: MemorySpace;
   readonly #kept = new Map<string, OwnedMemory>();
+  readonly #locked = new Set<string>();
 
   constructor(memory: MemorySpace) {
     this.#memory = memory;
@@ -36,5 +37,11 @@ class SimulatedJournals implements JournalStore {
   remove(name: string): void {
     this.#kept.get(name)?.[Symbol.dispose]();
     this.#kept.delete(name);
+  }
+
+  lock(name: string): Disposable | undefined {
+    if (this.#locked.has(name)) return undefined;
+    this.#locked.add(name);
+    return { [Symbol.dispose]: () => void this.#locked.delete(name) };
   }
 }

@@ -37,3 +37,27 @@ Deno.test("a journal that cannot be made says where and what to do", () => {
   assertEquals(/--no-journal/.test(error.line), true);
   Deno.removeSync(file);
 });
+
+Deno.test("a lock is one process's until it is given back, and leaves no file", () => {
+  const directory = Deno.makeTempDirSync();
+  const [ours, theirs] = [new JournalFiles(directory), new JournalFiles(directory)];
+  {
+    using lock = ours.lock("a.lock");
+    assertEquals([lock === undefined, theirs.lock("a.lock")], [false, undefined]);
+    using another = theirs.lock("b.lock");
+    assertEquals(another === undefined, false);
+  }
+  {
+    using lock = theirs.lock("a.lock");
+    assertEquals(lock === undefined, false);
+  }
+  assertEquals([...Deno.readDirSync(directory)], []);
+  Deno.removeSync(directory);
+});
+
+Deno.test("a lock that cannot be had says where and what to do", () => {
+  const file = Deno.makeTempFileSync();
+  const error = assertThrows(() => new JournalFiles(file).lock("a.lock"), XenblkError, `${file}/a.lock`);
+  assertEquals(/--no-journal/.test(error.line), true);
+  Deno.removeSync(file);
+});

@@ -164,6 +164,25 @@ nativeTest("eight disks of three domains on one Worker: some come and go while t
   assertEquals(await backend.stop(), 0, backend.messages);
 });
 
+nativeTest("a second serve leaves the devices of the first alone, and takes them over when it is killed", async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  await using guest = new GuestProcess(xen, GUEST);
+  const { disk, device, image } = await newDisk(xen, guest, "disk.img", { sizeBytes: 2 ** 26 });
+  await using first = new BackendProcess(xen, ["serve"]);
+  await disk.connect();
+  await disk.startLoad(UNTIL_STOPPED);
+  await using second = new BackendProcess(xen, ["serve"]);
+  await second.says(/another process serves it/);
+  await first.stop("SIGKILL");
+  await second.says(/connected:/);
+  assertClean(received(await disk.stopLoad()), second.messages);
+  assert(!/error/.test(first.messages + second.messages), first.messages + second.messages);
+  await detach(xen, device);
+  assertEquals((await disk.verify(image)).miscompares, 0);
+  assertEquals(await second.stop(), 0, second.messages);
+});
+
 /** Ends one `serve` after another by the signal while the guest's load goes on; returns what the last ones said. */
 async function endAgainAndAgain(grants: string, signal: Deno.Signal, times: number): Promise<string> {
   await using xen = await NativeXen.start();
@@ -192,8 +211,8 @@ async function endAgainAndAgain(grants: string, signal: Deno.Signal, times: numb
   assert(outcome.writes > times, `only ${outcome.writes} writes`);
   await detach(xen, device);
   assertEquals((await disk.verify(image)).miscompares, 0);
-  assertEquals([...Deno.readDirSync(`${xen.directory}/journals`)], [], "the journals go with the connection");
   assertEquals(await backend.stop(), 0, backend.messages);
+  assertEquals([...Deno.readDirSync(`${xen.directory}/journals`)], [], "the journals go with the connection");
   return said;
 }
 

@@ -1,0 +1,50 @@
+/**
+ * Two processes that serve the same kind: each device is one's own, the other leaves ring, journal and nodes alone, and
+ * takes over when the first one ends.
+ */
+
+import { assertEquals } from "@std/assert";
+import { BackendKind } from "../../lib/backend/kind.ts";
+import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
+import { DOM0, Rig, RING_NODES, settle, until } from "./rig.ts";
+
+const STAY = { leave: "connected", timeoutMs: 0 } as const;
+
+/** Serves with the machine's journals, as a process of its own would. */
+function serve(rig: Rig): BackendKind {
+  return rig.serve({}, { journals: openSimulatedPlatform(rig.machine, DOM0).journals });
+}
+
+Deno.test("a device that another process serves is left alone until that one ends, and then taken over", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  const first = serve(rig);
+  const frontend = rig.frontend(device);
+  await frontend.connect();
+  await settle();
+  const before = rig.writes.length;
+  const second = serve(rig);
+  await until("the second one says so", () => rig.lines.some((line) => /another process serves it/.test(line)));
+  await settle();
+  assertEquals([rig.plane.queues.length, rig.openDisks, rig.writes.length], [1, 1, before]);
+  assertEquals(rig.backend(device, "error"), undefined);
+  assertEquals(await first.close(STAY, 1000), true);
+  await until("the second one serves it", () => rig.plane.open.length === 1 && rig.plane.queues.length === 2);
+  assertEquals(rig.backend(device, "state"), "4");
+  await frontend.disconnect();
+  assertEquals([rig.plane.open.length, second.status()[0]?.backendState], [0, "Closed"]);
+});
+
+Deno.test("of two processes that find a new device one serves it, and the other leaves it open for a guest that clings to it", async () => {
+  await using rig = new Rig();
+  const kinds = [serve(rig), serve(rig)];
+  const device = rig.attach();
+  rig.guestWrites(device, { ...RING_NODES, state: "3" }); // and it does not mind what becomes of the backend
+  await rig.backendReaches(device, 4);
+  await settle();
+  assertEquals([rig.plane.queues.length, rig.openDisks], [1, 1]);
+  assertEquals(rig.lines.filter((line) => line.startsWith("error")), []);
+  const idle = kinds.find((kind) => !kind.status()[0]!.connected)!;
+  assertEquals(await idle.close({ leave: "detached", timeoutMs: 20 }, 1000), true);
+  assertEquals([rig.plane.open.length, rig.statesWritten(device).includes("6")], [1, false]);
+});
