@@ -46,8 +46,9 @@ export const attach = defineVerb({
     { name: "VDEV", help: "the virtual device, such as xvdb; absent: the first free one", required: false },
   ],
   options: OPTIONS,
-  permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout and IMAGE " +
-    "if it is a regular file; --allow-ffi is as good as all permissions.",
+  permissions:
+    "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, /run/xenblk " +
+    "(unless --no-journal) and IMAGE if it is a regular file; --allow-ffi is as good as all permissions.",
   examples: ["xenblk attach web disk.img", "xenblk attach 5 raw:/dev/vg/lv xvdc --read-only"],
   async run(context, options, operands): Promise<number> {
     const image = parseImage(operands["image"]!);

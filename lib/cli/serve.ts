@@ -36,8 +36,8 @@ export const serve = defineVerb({
     required: false,
   }],
   options: OPTIONS,
-  permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout and the " +
-    "images if they are regular files; --allow-ffi is as good as all permissions.",
+  permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, " +
+    "/run/xenblk (unless --no-journal) and the images if they are regular files; --allow-ffi is as good as all permissions.",
   examples: [
     "xenblk serve",
     "xenblk serve --kind qdisk --grants map",
