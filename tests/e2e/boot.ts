@@ -11,6 +11,8 @@ import { print, shell } from "./shell.ts";
 /** Time for firmware, Xen and dom0 to come up and to power off, beside the job. */
 const BOOT_SECONDS = 150;
 
+const SIGNALS = ["SIGINT", "SIGTERM"] as const;
+
 /** What a boot is given. */
 export interface BootOptions {
   readonly cache: string;
@@ -52,7 +54,14 @@ export async function bootSuite(options: BootOptions): Promise<SuiteReport> {
 async function boot(args: readonly string[], timeoutSeconds: number, suite: string): Promise<string[]> {
   const script = new URL("./boot.sh", import.meta.url).pathname;
   const child = new Deno.Command("bash", { args: [script, ...args], stdin: "null", stdout: "piped" }).spawn();
-  const timer = setTimeout(() => child.kill("SIGKILL"), timeoutSeconds * 1000);
+  const kill = (): void => child.kill("SIGKILL");
+  const timer = setTimeout(kill, timeoutSeconds * 1000);
+  // QEMU must not outlive a run that is interrupted.
+  const interrupted = (): void => {
+    kill();
+    Deno.exit(130);
+  };
+  for (const signal of SIGNALS) Deno.addSignalListener(signal, interrupted);
   const lines: string[] = [];
   let rest = "";
   for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
@@ -66,6 +75,7 @@ async function boot(args: readonly string[], timeoutSeconds: number, suite: stri
   }
   const { code } = await child.status;
   clearTimeout(timer);
+  for (const signal of SIGNALS) Deno.removeSignalListener(signal, interrupted);
   if (code !== 0) lines.push(`e2e host: QEMU ended with status ${code}`);
   return lines;
 }

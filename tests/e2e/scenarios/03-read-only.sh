@@ -1,4 +1,5 @@
 # A read-only disk and a CD-ROM: the guest sees them as read-only, its writes fail, and the images stay as they were.
+# suites: trixie
 # timeout: 200 s
 image disk 16M
 disk="$image"

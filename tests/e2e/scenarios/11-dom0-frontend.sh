@@ -1,4 +1,5 @@
 # dom0 as its own frontend: the quickest cycle, with no guest to boot. Attached, used and detached three times.
+# suites: trixie
 image disk 32M
 modprobe xen-blkfront
 for round in 1 2 3; do
