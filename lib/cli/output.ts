@@ -14,11 +14,13 @@ export class Output {
   readonly #stdout: ByteSink;
   readonly #stderr: ByteSink;
   readonly #encoder = new TextEncoder();
+  readonly #columns: () => number;
   #stdoutClosed = false;
 
-  constructor(stdout: ByteSink = Deno.stdout, stderr: ByteSink = Deno.stderr) {
+  constructor(stdout: ByteSink = Deno.stdout, stderr: ByteSink = Deno.stderr, columns = terminalColumns) {
     this.#stdout = stdout;
     this.#stderr = stderr;
+    this.#columns = columns;
   }
 
   /** True once the reader of stdout has gone: an endless writer should stop. */
@@ -29,6 +31,11 @@ export class Output {
   /** True if a person watches stderr: only then is progress shown. */
   get messagesOnTerminal(): boolean {
     return this.#stderr.isTerminal();
+  }
+
+  /** Characters in a line of the terminal as wide as it is now; Infinity where none is. */
+  get columns(): number {
+    return this.#columns();
   }
 
   /** Data, as it is. */
@@ -66,6 +73,14 @@ function writeAll(sink: ByteSink, bytes: Uint8Array): boolean {
     }
   }
   return true;
+}
+
+function terminalColumns(): number {
+  try {
+    return Deno.consoleSize().columns;
+  } catch {
+    return Infinity;
+  }
 }
 
 function pause(ms: number): void {

@@ -28,7 +28,8 @@ export class Progress implements Disposable {
     if (!this.#shown || this.#now() - this.#drawnAt < REDRAW_MS) return;
     this.#drawnAt = this.#now();
     this.#drawn = true;
-    this.#output.raw(`\r${line}\x1b[K`);
+    // A line that went on in the next one could not be rewritten.
+    this.#output.raw(`\r${line.slice(0, this.#output.columns - 1)}\x1b[K`);
   }
 
   /** Erases the line, so that something else can be written. */

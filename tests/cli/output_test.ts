@@ -81,6 +81,15 @@ Deno.test("progress is one line on a terminal, rewritten in place and erased", (
   assertEquals(stderr.text, "\r1 of 2\x1b[K\r2 of 2\x1b[K\r\x1b[K");
 });
 
+Deno.test("progress never goes beyond the terminal's line, or it could not be rewritten", () => {
+  const stderr = new Recorder(true);
+  {
+    using progress = new Progress(new Output(new Recorder(), stderr, () => 8), false);
+    progress.update("1234567890");
+  }
+  assertEquals(stderr.text, "\r1234567\x1b[K\r\x1b[K");
+});
+
 Deno.test("progress is nothing without a terminal, or when quiet", () => {
   for (const [terminal, quiet] of [[false, false], [true, true]] as const) {
     const stderr = new Recorder(terminal);
