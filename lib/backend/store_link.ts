@@ -64,7 +64,7 @@ export class StoreLink implements AsyncDisposable {
     });
     let store: Xenstore | undefined = first;
     while (store !== undefined) {
-      const reason = await Promise.race([store.lost, stopped]);
+      const reason = await Promise.race([lossOf(store), stopped]);
       lost();
       store[Symbol.dispose]();
       if (reason === undefined) return;
@@ -87,5 +87,14 @@ export class StoreLink implements AsyncDisposable {
         logger.debug(`xenstore: cannot reconnect yet: ${errorText(error)}`);
       }
     }
+  }
+}
+
+/** The reason when the connection is lost; at once if xenstored refuses what it takes to notice that. */
+function lossOf(store: Xenstore): Promise<string> {
+  try {
+    return store.lost;
+  } catch (error) {
+    return Promise.resolve(errorText(error));
   }
 }
