@@ -3,10 +3,8 @@
  * `serve`, with a real image or with none, and QEMU's qdisk. It must not know what is asked of them.
  */
 
-import { SECTORS_PER_PAGE } from "../lib/blkif/abi.ts";
 import { XenblkError } from "../lib/errors.ts";
 import type { DomId } from "../lib/hypervisor.ts";
-import { MOST_SECTORS } from "../lib/sim/load_slots.ts";
 import { frontendPath } from "../lib/xenbus/paths.ts";
 import { parseVdev } from "../lib/xenbus/vdev.ts";
 import type { NativeXen } from "../tests/native/harness.ts";
@@ -17,8 +15,8 @@ import { opensDirectly } from "./machine.ts";
 
 /** Segments of a direct request. */
 const DIRECT_SEGMENTS = 11;
-/** Segments that the frontend can put into one request. */
-const FRONTEND_SEGMENTS = MOST_SECTORS / SECTORS_PER_PAGE;
+/** Segments that the frontend puts into one request at most: as many as Linux's, unless it is told otherwise. */
+const FRONTEND_SEGMENTS = 32;
 /** Where distributions put the QEMU that is built for Xen. */
 const QEMU_PATHS = [
   "/usr/libexec/xen-qemu-system-i386",
@@ -161,7 +159,7 @@ interface Connected {
 async function connectAll(host: BackendHost, planned: readonly PlannedDisk[], backendPid: number): Promise<Connected> {
   const connected: Connected = { disks: new Map(), lacks: new Map() };
   for (const { pages, path } of planned) {
-    const disk = await host.guest.disk(path, "x86_64-abi", {}, { ringPages: pages });
+    const disk = await host.guest.disk(path, "x86_64-abi", {}, { ringPages: pages, segments: FRONTEND_SEGMENTS });
     await disk.connect();
     const offered = 2 ** await offer(host, path, "max-ring-page-order", 0);
     const offeredSegments = await offer(host, path, "feature-max-indirect-segments", DIRECT_SEGMENTS);

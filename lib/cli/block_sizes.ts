@@ -4,10 +4,13 @@
 
 import type { LoadSpec } from "../sim/load_types.ts";
 import { parseSize } from "../storage/sizes.ts";
+import { MOST_INDIRECT_SEGMENTS } from "../xenbus/features.ts";
 
 const SECTOR_BYTES = 512;
 /** What a direct request can hold: eleven pages. */
-const MOST_BYTES = 11 * 4096;
+const MOST_DIRECT_BYTES = 11 * 4096;
+/** What an indirect request can hold, as far as backends offer it. */
+const MOST_BYTES = MOST_INDIRECT_SEGMENTS * 4096;
 
 /** The sizes, or undefined if the text does not name any that a request can have. */
 export function parseBlockSizes(text: string): LoadSpec["blockBytes"] | undefined {
@@ -27,4 +30,11 @@ function blockSize(text: string): number | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** Segments that a request of any of these sizes may need, wherever its data begins in a page. */
+export function segmentsFor(blockBytes: LoadSpec["blockBytes"]): number {
+  const most = "max" in blockBytes ? blockBytes.max : Math.max(...blockBytes);
+  if (most <= MOST_DIRECT_BYTES) return MOST_DIRECT_BYTES / 4096;
+  return Math.min(Math.ceil(most / 4096) + 1, MOST_INDIRECT_SEGMENTS);
 }

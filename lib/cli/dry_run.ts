@@ -7,23 +7,27 @@ import { grantModeOf } from "../backend/grant_choice.ts";
 import type { AbiName } from "../blkif/abi.ts";
 import { XenblkError } from "../errors.ts";
 import type { LoadSpec } from "../sim/load_types.ts";
+import { MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
 import { usageError } from "./args.ts";
 import { GRANTS, WORKERS } from "./device_options.ts";
-import type { DryRunGuest } from "./dry_run_guest.ts";
+import type { DryRunGuest, GuestRings } from "./dry_run_guest.ts";
 import { type DryRunImages, givenImage, newImages } from "./dry_run_image.ts";
 import { faultOf, type PhaseResult, renderResult } from "./dry_run_report.ts";
 import { DryRunMachine } from "./dry_run_machine.ts";
 import { PhaseRunner } from "./dry_run_phases.ts";
 import { choice, decimal, defaulting, flag, integer, optional, type OptionValues, size } from "./options.ts";
-import { parseBlockSizes } from "./block_sizes.ts";
+import { parseBlockSizes, segmentsFor } from "./block_sizes.ts";
 import { Progress } from "./progress.ts";
 import { type Context, defineVerb } from "./verb.ts";
 
 /** Requests of a run that is given no other end. */
 const DEFAULT_REQUESTS = 20_000;
-/** How often the random load flushes, and makes a write a barrier. */
+/** How often the random load flushes, makes a write a barrier, and discards (where the disk takes that). */
 const FLUSH_EVERY = 200;
 const BARRIER_EVERY = 500;
+const DISCARD_EVERY = 400;
+/** Slots of a ring for each of its pages, whose number is a power of two. */
+const SLOTS_PER_PAGE = 32;
 const ABI_NAMES: Readonly<Record<string, AbiName>> = {
   "x86_64": "x86_64-abi",
   "x86_32": "x86_32-abi",
@@ -37,11 +41,17 @@ const OPTIONS = {
   "guests": defaulting(integer("Guests, each with a disk of its own", 1, 16), "1"),
   "requests": optional(integer(`Requests of each guest (${DEFAULT_REQUESTS} if --seconds is absent)`, 1, 1e9)),
   "seconds": optional(decimal("Time that the guests make requests", 0.01, 86_400, "S")),
-  "depth": defaulting(integer("Requests in flight per guest", 1, 32), "32"),
+  "depth": defaulting(integer("Requests in flight per guest, at most the slots of its rings", 1, 2048), "32"),
+  "ring-page-order": defaulting(
+    integer("Log2 of the pages of a ring, which has 32 slots a page", 0, MOST_RING_PAGE_ORDER),
+    "0",
+  ),
+  "queues": defaulting(integer("Rings of each disk", 1, 16), "1"),
   "block-sizes": defaulting({
     placeholder: "SIZES",
     help: "Sizes of requests",
-    allowed: "sizes between commas, or a range such as 512-44K; each a multiple of 512, at most 44K",
+    allowed: "sizes between commas, or a range such as 512-44K; each a multiple of 512, at most 1M, beyond 44K as " +
+      "indirect requests",
     parse: parseBlockSizes,
   }, "512-44K"),
   "mix": defaulting(decimal("Share of reads", 0, 1, "SHARE"), "0.5"),
@@ -60,7 +70,7 @@ export const dryRun = defineVerb({
   summary: "Serve an image to a simulated guest and verify every byte; no Xen needed",
   description:
     "Without IMAGE a new one is made, and removed at the end. A given IMAGE is only read, unless --write is " +
-    "given. After a load of random requests, with flushes and barriers among them, the guest reads everything back; " +
+    "given. After a load of random requests, with flushes, barriers and discards among them, the guest reads all back; " +
     "then the image file is compared with what must be in it. Of an image beyond 4 GiB only the first 4 GiB are used.",
   operands: [{ name: "IMAGE", help: "a path or format:target", required: false, isPath: true }],
   options: OPTIONS,
@@ -107,7 +117,7 @@ interface Findings {
 /** Builds the machine, runs the phases, takes all down again and compares the images. */
 async function serveAndLoad(context: Context, options: Options, { images }: DryRunImages): Promise<Findings> {
   const { grants, workers } = options;
-  await using machine = new DryRunMachine({ guests: images.length, grants, workers });
+  await using machine = new DryRunMachine({ guests: images.length, frontend: frontendOf(options), grants, workers });
   const guests: DryRunGuest[] = [];
   for (const image of images) guests.push(await machine.addGuest(image, ABI_NAMES[options.abi]!, options.seed));
   using progress = new Progress(context.output, context.quiet);
@@ -123,6 +133,20 @@ async function serveAndLoad(context: Context, options: Options, { images }: DryR
   return { phases, imageSectorsVerified, fault };
 }
 
+/** What the guests' frontends ask for. */
+function frontendOf(options: Options): GuestRings {
+  const { depth, queues } = options;
+  const ringPages = 2 ** options["ring-page-order"];
+  const slots = SLOTS_PER_PAGE * ringPages * queues;
+  if (depth > slots) {
+    const rings = `${queues === 1 ? "a ring" : `${queues} rings`} of ${
+      ringPages === 1 ? "one page" : `${ringPages} pages`
+    }`;
+    throw usageError("dry-run", `Cannot use --depth=${depth} with ${rings}: the most is ${slots}`);
+  }
+  return { ringPages, queues, segments: segmentsFor(options["block-sizes"]), requests: depth };
+}
+
 function randomLoad(options: Options): LoadSpec {
   const { requests, seconds } = options;
   return {
@@ -133,6 +157,7 @@ function randomLoad(options: Options): LoadSpec {
     depth: options.depth,
     flushEvery: FLUSH_EVERY,
     barrierEvery: BARRIER_EVERY,
+    discardEvery: DISCARD_EVERY,
     ...(requests === undefined && seconds !== undefined ? {} : { requests: requests ?? DEFAULT_REQUESTS }),
     ...(seconds === undefined ? {} : { durationMs: seconds * 1000 }),
   };

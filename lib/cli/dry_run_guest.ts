@@ -8,7 +8,7 @@ import { XenblkError } from "../errors.ts";
 import type { Histogram } from "../histogram.ts";
 import type { DomId, Platform, Xenstore } from "../hypervisor.ts";
 import { DiskModel } from "../sim/disk_model.ts";
-import { type FrontendConnection, SimulatedFrontend } from "../sim/frontend.ts";
+import { type FrontendConnection, type FrontendOptions, SimulatedFrontend } from "../sim/frontend.ts";
 import { type LoadRun, LoadThread } from "../sim/load_thread.ts";
 import { type LoadOutcome, type LoadSpec, loadTarget } from "../sim/load_types.ts";
 import { type ImageVerdict, rememberImageFile, verifyImageFile } from "../sim/verify_image.ts";
@@ -31,6 +31,9 @@ export interface GuestImage {
   readonly baseline: "zeroes" | "anything" | undefined;
 }
 
+/** What a guest's frontend asks for; see FrontendOptions. */
+export type GuestRings = Required<Pick<FrontendOptions, "ringPages" | "queues" | "segments" | "requests">>;
+
 /** What a guest is made of. */
 export interface GuestOptions {
   readonly domain: DomId;
@@ -38,6 +41,7 @@ export interface GuestOptions {
   readonly platform: Platform;
   readonly store: Xenstore;
   readonly abi: AbiName;
+  readonly rings: GuestRings;
   readonly image: GuestImage;
   readonly seed: number;
 }
@@ -60,11 +64,11 @@ export class DryRunGuest implements AsyncDisposable {
   #dead = false;
 
   private constructor(options: GuestOptions, thread: LoadThread) {
-    const { domain, vdev, platform, store, abi } = options;
+    const { domain, vdev, platform, store, abi, rings } = options;
     this.#options = options;
     this.#thread = thread;
     const path = frontendPath({ frontendDomain: domain, vdev });
-    this.#frontend = new SimulatedFrontend({ platform, store, path, abi, endpoint: thread });
+    this.#frontend = new SimulatedFrontend({ ...rings, platform, store, path, abi, endpoint: thread });
   }
 
   /** Starts the guest's Worker. */

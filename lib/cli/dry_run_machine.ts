@@ -12,18 +12,28 @@ import { createLogger } from "../log.ts";
 import { createMachine } from "../sim/machine.ts";
 import { openSimulatedPlatform } from "../sim/platform.ts";
 import { SimulatedStore } from "../sim/xenstore.ts";
+import { formatSize } from "../storage/sizes.ts";
 import { attachDevice } from "../toolstack/attach.ts";
-import { DryRunGuest, type GuestImage } from "./dry_run_guest.ts";
+import { DryRunGuest, type GuestImage, type GuestRings } from "./dry_run_guest.ts";
 import { type Service, startService } from "./service.ts";
 
 const KIND = "vbd3";
 const BACKEND = 0 as DomId;
 const CLOSE_TIMEOUT_MS = 10_000;
 
+/** Memory that the backend may need for one ring, and for everything beside rings and data. */
+const RING_BYTES = 10 * 2 ** 20;
+const OTHER_BYTES = 64 * 2 ** 20;
+/** Grant references of a guest beside those for data. */
+const OTHER_GRANTS = 1024;
+const PAGE_BYTES = 4096;
+
 /** How a machine is built. */
 export interface MachineSettings {
   /** Most guests. */
   readonly guests: number;
+  /** What each guest's frontend asks for. */
+  readonly frontend: GuestRings;
   readonly grants: GrantChoice;
   /** Most reactors. */
   readonly workers: number;
@@ -32,19 +42,22 @@ export interface MachineSettings {
 /** See the file's first lines. Disposing it ends the guests, then the service. */
 export class DryRunMachine implements AsyncDisposable {
   readonly #memory: SharedArrayBuffer;
+  readonly #frontend: GuestRings;
   readonly #store = new SimulatedStore();
   readonly #service: Service;
   readonly #guests = new AsyncDisposableStack();
   #lastDomain: number = BACKEND;
 
-  constructor({ guests, grants, workers }: MachineSettings) {
-    this.#memory = createMachine({ domains: guests + 1 });
+  /** Throws {@linkcode XenblkError} if there is not that much memory. */
+  constructor({ guests, frontend, grants, workers }: MachineSettings) {
+    this.#frontend = frontend;
+    this.#memory = makeMachine(guests, frontend);
     const logger = createLogger("backend");
     this.#service = startService({
       platform: openSimulatedPlatform(this.#memory, BACKEND),
       openXenstore: () => this.#store.connect(BACKEND),
       kind: KIND,
-      settings: { ...DEFAULT_SETTINGS, grants },
+      settings: { ...DEFAULT_SETTINGS, grants, maxQueues: frontend.queues },
       journal: true,
       workers,
       // What devices do is no news here unless it goes wrong.
@@ -62,7 +75,8 @@ export class DryRunMachine implements AsyncDisposable {
     const { vdev } = attachDevice(toolstack, request);
     const platform = openSimulatedPlatform(this.#memory, domain);
     const store = this.#store.connect(domain);
-    const guest = this.#guests.use(await DryRunGuest.start({ domain, vdev, platform, store, abi, image, seed }));
+    const rings = this.#frontend;
+    const guest = this.#guests.use(await DryRunGuest.start({ domain, vdev, platform, store, abi, rings, image, seed }));
     await guest.connect();
     return guest;
   }
@@ -71,5 +85,19 @@ export class DryRunMachine implements AsyncDisposable {
     await this.#guests.disposeAsync();
     if (await this.#service.close({ leave: "detached", timeoutMs: CLOSE_TIMEOUT_MS })) return;
     throw new XenblkError("Cannot end the dry run in order: some requests are still in flight");
+  }
+}
+
+/** A machine with the memory and the grants that such guests, and a backend for them, may need. */
+function makeMachine(guests: number, { queues, segments, requests }: GuestRings): SharedArrayBuffer {
+  const dataPages = requests * (segments + 1);
+  const memoryBytes = OTHER_BYTES + guests * (dataPages * PAGE_BYTES + queues * RING_BYTES);
+  try {
+    return createMachine({ domains: guests + 1, memoryBytes, grantsPerDomain: dataPages + OTHER_GRANTS });
+  } catch (error) {
+    throw new XenblkError(`Cannot simulate a machine with ${formatSize(memoryBytes)} of memory`, {
+      cause: error,
+      remedy: "use fewer guests, a smaller depth or smaller blocks",
+    });
   }
 }

@@ -48,7 +48,9 @@ export function phaseOf(
     loads.reduce((total, { outcome }) => total + value(outcome), 0);
   const latency = new Histogram();
   for (const { histogram } of loads) latency.add(histogram);
-  const requests = sum(({ reads, writes, barriers, flushes, errors }) => reads + writes + barriers + flushes + errors);
+  const requests = sum(({ reads, writes, barriers, flushes, discards, errors }) =>
+    reads + writes + barriers + flushes + discards + errors
+  );
   const bytes = sum(({ bytesRead, bytesWritten }) => bytesRead + bytesWritten);
   const seconds = Math.max(elapsedMs, 0.001) / 1000;
   const us = (share: number): number => latency.percentile(share) / 1000;

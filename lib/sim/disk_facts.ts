@@ -21,6 +21,8 @@ export interface DiskFacts {
   readonly flush: boolean;
   readonly discard: boolean;
   readonly persistent: boolean;
+  /** Most segments of an indirect request; 0: there are no such requests. */
+  readonly maxIndirectSegments: number;
 }
 
 /** Reads what a connected backend published. Throws {@linkcode XenblkError} if a node is missing or no number. */
@@ -46,5 +48,6 @@ export function readDiskFacts(store: Xenstore, backendPath: string): DiskFacts {
     flush: feature("feature-flush-cache"),
     discard: feature("feature-discard"),
     persistent: feature("feature-persistent"),
+    maxIndirectSegments: number("feature-max-indirect-segments", MAX_U32, 0),
   };
 }

@@ -16,6 +16,8 @@ export const SECTOR_WORDS = SECTOR_SIZE_BYTES / 4;
 const UNKNOWN = 0xFFFFFFFF;
 /** Never written by a load. */
 const NEVER = 0;
+/** Added to the number of a write, or to NEVER: the sector was discarded since, and may hold zeroes as well. */
+const DISCARDED = 0x80000000;
 
 /** Header of the buffer: words 0 to 2, then the number of sectors as a float64. */
 const SEED_WORD = 0;
@@ -71,7 +73,7 @@ export class DiskModel {
     return new DiskModel(buffer);
   }
 
-  /** A number for the next write; unique in the life of the model, from whichever thread. */
+  /** A number for the next write, below 2^31; unique in the life of the model, from whichever thread. */
   takeWrite(): number {
     return (Atomics.add(this.#header, WRITES_WORD, 1) + 1) >>> 0;
   }
@@ -84,6 +86,11 @@ export class DiskModel {
   /** The sectors hold what this write put there. */
   written(sector: number, count: number, write: number): void {
     for (let i = sector; i < sector + count; i++) this.#writes[i] = write;
+  }
+
+  /** From now on, whether the discard succeeds or fails, each sector holds zeroes or what it held before. */
+  discarding(sector: number, count: number): void {
+    for (let i = sector; i < sector + count; i++) this.#writes[i]! |= DISCARDED;
   }
 
   /** Puts the contents of a sector as a write makes them, at `words[at]` onwards. */
@@ -99,9 +106,13 @@ export class DiskModel {
 
   /** Compares the bytes at `words[at]` onwards with what the sector must hold. */
   check(words: Uint32Array, at: number, sector: number): number {
-    const write = this.#writes[sector]!;
-    if (write === NEVER) return this.#checkBaseline(words, at, sector);
+    let write = this.#writes[sector]!;
     if (write === UNKNOWN) return UNCHECKED;
+    if (write >= DISCARDED) {
+      if (isZero(words, at)) return MATCHES;
+      write -= DISCARDED;
+    }
+    if (write === NEVER) return this.#checkBaseline(words, at, sector);
     return this.#isWrite(words, at, sector, write) ? MATCHES : DIFFERS;
   }
 
@@ -116,13 +127,15 @@ export class DiskModel {
 
   /** What a sector that differs should hold and what it does, for a person. */
   describe(words: Uint32Array, at: number, sector: number): Miscompare {
-    const write = this.#writes[sector]!;
+    const noted = this.#writes[sector]!;
+    const write = noted >= DISCARDED ? noted - DISCARDED : noted;
+    const discarded = noted === write ? "" : "zeroes by a discard, or ";
     const expected = write !== NEVER
       ? `write ${write}`
       : this.#hashes === undefined
       ? "zeroes"
       : "the same bytes as when it was first read";
-    return { sector, expected, got: this.#recognise(words, at, sector, write) };
+    return { sector, expected: discarded + expected, got: this.#recognise(words, at, sector, write) };
   }
 
   #recognise(words: Uint32Array, at: number, sector: number, write: number): string {
@@ -151,11 +164,7 @@ export class DiskModel {
   }
 
   #checkBaseline(words: Uint32Array, at: number, sector: number): number {
-    if (this.#hashes === undefined) {
-      let bits = 0;
-      for (let i = at; i < at + SECTOR_WORDS; i++) bits |= words[i]!;
-      return bits === 0 ? MATCHES : DIFFERS;
-    }
+    if (this.#hashes === undefined) return isZero(words, at) ? MATCHES : DIFFERS;
     const hash = hashOf(words, at);
     if (this.#hashes[sector] === 0) {
       this.#hashes[sector] = hash;
@@ -170,6 +179,12 @@ export class DiskModel {
     x = Math.imul(x ^ (x >>> 15) ^ write, 0xC2B2AE35);
     return x ^ (x >>> 13);
   }
+}
+
+function isZero(words: Uint32Array, at: number): boolean {
+  let bits = 0;
+  for (let i = at; i < at + SECTOR_WORDS; i++) bits |= words[i]!;
+  return bits === 0;
 }
 
 /** A hash of a sector's bytes, never 0. */

@@ -5,9 +5,9 @@
 
 import type { DomId, EventChannels, EvtchnPort, Platform } from "../hypervisor.ts";
 
-/** Who holds the frontend's end of the event channel: the thread that drives the ring. */
+/** Who holds the frontend's end of the event channels: the thread that drives the rings. */
 export interface EventEndpoint {
-  /** Makes a port that the backend may bind to. */
+  /** Makes a port that the backend may bind to; one for each ring. */
   bind(backend: DomId): EvtchnPort | Promise<EvtchnPort>;
   unbind(port: EvtchnPort): void | Promise<void>;
 }
@@ -16,29 +16,32 @@ export interface EventEndpoint {
 export class ThreadEndpoint implements EventEndpoint, Disposable {
   readonly #platform: Platform;
   #events: EventChannels | undefined;
+  #ports = 0;
 
   constructor(platform: Platform) {
     this.#platform = platform;
   }
 
-  /** The handle, while a port is bound. */
+  /** The handle, while any port is bound. */
   get events(): EventChannels | undefined {
     return this.#events;
   }
 
   bind(backend: DomId): EvtchnPort {
     this.#events ??= this.#platform.openEventChannels(backend);
-    return this.#events.bindUnbound(backend);
+    const port = this.#events.bindUnbound(backend);
+    this.#ports++;
+    return port;
   }
 
   unbind(port: EvtchnPort): void {
     this.#events?.unbind(port);
-    this.#events?.[Symbol.dispose]();
-    this.#events = undefined;
+    if (--this.#ports === 0) this[Symbol.dispose]();
   }
 
   [Symbol.dispose](): void {
     this.#events?.[Symbol.dispose]();
     this.#events = undefined;
+    this.#ports = 0;
   }
 }

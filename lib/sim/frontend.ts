@@ -22,9 +22,13 @@ export interface FrontendOptions {
   readonly path: string;
   /** Default `x86_64-abi`. */
   readonly abi?: AbiName;
-  /** Pages of the ring, a power of two; fewer if the backend offers fewer. Default 1. */
+  /** Pages of a ring, a power of two; fewer if the backend offers fewer. Default 1. */
   readonly ringPages?: number;
-  /** Requests to have pages for, at most the ring's slots; default the ring's slots. */
+  /** Rings, each with its event channel; fewer if the backend offers fewer. Default 1. */
+  readonly queues?: number;
+  /** Segments of a request, up to 512; beyond 11 as many as the backend offers for indirect ones. Default 11. */
+  readonly segments?: number;
+  /** Requests to have pages for, at most the slots of all rings; default those. */
   readonly requests?: number;
   /** What to publish as feature-persistent; Linux publishes 1 whatever the backend offers. Default true. */
   readonly persistent?: boolean;
@@ -38,28 +42,40 @@ export interface FrontendOptions {
   readonly quiesce?: () => Promise<void>;
 }
 
-/** A connected frontend: what a driver of the ring needs. */
-export interface FrontendConnection {
-  readonly backend: DomId;
-  readonly abi: AbiName;
-  /** For this thread. A driver in a Worker attaches a ring of its own to {@linkcode ringPages}, and this one is idle. */
-  readonly ring: FrontRing;
-  readonly ringPages: SharedPages;
-  /** Eleven pages for each request. */
-  readonly dataPages: SharedPages;
-  /** Requests that there are pages for. */
-  readonly requests: number;
+/** One ring of a frontend, with its event channel. */
+export interface FrontendRing {
+  readonly pages: SharedPages;
   readonly port: EvtchnPort;
-  readonly disk: DiskFacts;
 }
 
 /** What is granted and bound for one connection. */
 interface Resources {
-  readonly ringPages: SharedPages;
+  /** At least one. */
+  readonly rings: readonly FrontendRing[];
+  /** As many for each request as it may have segments. */
   readonly dataPages: SharedPages;
+  readonly segments: number;
+  /** One for each request, to hold its segments, if there may be more than eleven. */
+  readonly indirectPages?: SharedPages;
+  /** Requests that there are pages for, on all rings together. */
   readonly requests: number;
-  readonly port: EvtchnPort;
 }
+
+/** A connected frontend: what a driver of its rings needs. */
+export interface FrontendConnection extends Resources {
+  readonly backend: DomId;
+  readonly abi: AbiName;
+  /** Of the first ring, and for this thread: a driver in a Worker attaches one of its own, and this one is idle. */
+  readonly ring: FrontRing;
+  /** Of the first ring. */
+  readonly ringPages: SharedPages;
+  /** Of the first ring. */
+  readonly port: EvtchnPort;
+  readonly disk: DiskFacts;
+}
+
+/** Nodes of an earlier connection's rings. */
+const RING_NODE = /^(ring-(ref\d*|page-order)|event-channel|multi-queue-num-queues|queue-\d+)$/;
 
 const { Initialising, InitWait, Initialised, Connected, Closing, Closed } = XenbusState;
 
@@ -168,45 +184,73 @@ export class SimulatedFrontend implements Disposable {
   [Symbol.dispose](): void {
     this.#closing = true;
     this.#follower?.[Symbol.dispose]();
-    const port = this.#resources?.port;
+    const rings = this.#resources?.rings ?? [];
     this.#connection = undefined;
     this.#resources = undefined;
     this.#shares?.[Symbol.dispose]();
-    if (port !== undefined && this.#ownEndpoint === undefined) {
+    if (this.#ownEndpoint === undefined) {
       // An endpoint that is gone already has no port any more.
-      Promise.resolve(this.#endpoint.unbind(port)).catch(() => {});
+      for (const { port } of rings) Promise.resolve(this.#endpoint.unbind(port)).catch(() => {});
     }
     this.#ownEndpoint?.[Symbol.dispose]();
   }
 
+  /** How many pages, rings and segments there are to be: what is wished for, as far as the backend offers it. */
+  #shape(backendPath: string): { pages: number; queues: number; segments: number } {
+    const { ringPages = 1, queues = 1, segments = MAX_SEGMENTS_PER_REQUEST } = this.#options;
+    const offered = (name: string, missing: number, most: number): number => {
+      const text = this.#store.read(`${backendPath}/${name}`);
+      return text === undefined ? missing : this.#number(name, text, most);
+    };
+    const indirect = Math.min(segments, offered("feature-max-indirect-segments", 0, 4096));
+    return {
+      pages: Math.min(ringPages, 2 ** offered("max-ring-page-order", 0, 16)),
+      queues: Math.min(queues, offered("multi-queue-max-queues", 1, 4096)),
+      // As blkfront: what is no more than a direct request has is no use.
+      segments: Math.max(indirect, MAX_SEGMENTS_PER_REQUEST),
+    };
+  }
+
   async #allocate(backend: DomId, backendPath: string): Promise<Resources> {
-    const offered = this.#store.read(`${backendPath}/max-ring-page-order`);
-    const order = offered === undefined ? 0 : this.#number("max-ring-page-order", offered, 16);
-    const pages = Math.min(this.#options.ringPages ?? 1, 2 ** order);
-    const slots = ringSlots(ABIS[this.#abi], pages);
+    const { pages, queues, segments } = this.#shape(backendPath);
+    const slots = ringSlots(ABIS[this.#abi], pages) * queues;
     const requests = Math.min(this.#options.requests ?? slots, slots);
     const shares = this.#shares ??= this.#options.platform.openGrantShares();
-    const ringPages = shares.share(backend, pages, true);
-    const dataPages = shares.share(backend, requests * MAX_SEGMENTS_PER_REQUEST, true);
-    FrontRing.initialise(ringPages.view, ABIS[this.#abi]);
-    const port = await this.#endpoint.bind(backend);
-    this.#resources = { ringPages, dataPages, requests, port };
+    const rings: FrontendRing[] = [];
+    const dataPages = shares.share(backend, requests * segments, true);
+    const indirect = segments > MAX_SEGMENTS_PER_REQUEST;
+    this.#resources = {
+      rings,
+      dataPages,
+      segments,
+      ...(indirect ? { indirectPages: shares.share(backend, requests, false) } : {}),
+      requests,
+    };
+    for (let queue = 0; queue < queues; queue++) {
+      const ringPages = shares.share(backend, pages, true);
+      FrontRing.initialise(ringPages.view, ABIS[this.#abi]);
+      rings.push({ pages: ringPages, port: await this.#endpoint.bind(backend) });
+    }
     return this.#resources;
   }
 
-  #publish({ ringPages, port }: Resources): void {
+  #publish({ rings }: Resources): void {
     const nodes: Record<string, string> = {
-      "event-channel": String(port),
       "protocol": this.#abi,
       "feature-persistent": (this.#options.persistent ?? true) ? "1" : "0",
     };
-    const { refs } = ringPages;
-    if (refs.length === 1) nodes["ring-ref"] = String(refs[0]!);
-    else nodes["ring-page-order"] = String(Math.log2(refs.length));
-    if (refs.length > 1) refs.forEach((ref, page) => nodes[`ring-ref${page}`] = String(ref));
+    const pages = rings[0]!.pages.refs.length;
+    if (pages > 1) nodes["ring-page-order"] = String(Math.log2(pages));
+    if (rings.length > 1) nodes["multi-queue-num-queues"] = String(rings.length);
+    rings.forEach(({ pages: { refs }, port }, queue) => {
+      const prefix = rings.length > 1 ? `queue-${queue}/` : "";
+      nodes[`${prefix}event-channel`] = String(port);
+      if (refs.length === 1) nodes[`${prefix}ring-ref`] = String(refs[0]!);
+      else refs.forEach((ref, page) => nodes[`${prefix}ring-ref${page}`] = String(ref));
+    });
     this.#store.transaction((transaction) => {
       for (const name of transaction.list(this.#options.path) ?? []) {
-        if (/^ring-(ref\d*|page-order)$/.test(name)) transaction.remove(`${this.#options.path}/${name}`);
+        if (RING_NODE.test(name)) transaction.remove(`${this.#options.path}/${name}`);
       }
       for (const [name, value] of Object.entries({ ...nodes, ...this.#options.override })) {
         transaction.write(`${this.#options.path}/${name}`, value);
@@ -221,8 +265,9 @@ export class SimulatedFrontend implements Disposable {
     follower: BackendFollower,
   ): FrontendConnection {
     const disk = readDiskFacts(this.#store, backendPath);
-    const ring = new FrontRing(resources.ringPages.view, ABIS[this.#abi]);
-    this.#connection = { ...resources, backend, abi: this.#abi, ring, disk };
+    const { pages: ringPages, port } = resources.rings[0]!;
+    const ring = new FrontRing(ringPages.view, ABIS[this.#abi]);
+    this.#connection = { ...resources, backend, abi: this.#abi, ring, ringPages, port, disk };
     this.#setState(Connected);
     this.#setClosed(this.#followClose(follower));
     return this.#connection;
@@ -268,7 +313,7 @@ export class SimulatedFrontend implements Disposable {
     this.#resources = undefined;
     this.#shares?.[Symbol.dispose]();
     this.#shares = undefined;
-    if (resources !== undefined) await this.#endpoint.unbind(resources.port);
+    for (const { port } of resources?.rings ?? []) await this.#endpoint.unbind(port);
   }
 
   /** Writes our state unless the node is gone: a directory that was removed must not come back by it. */

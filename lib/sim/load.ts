@@ -1,23 +1,26 @@
 /**
- * The load driver: one guest's I/O on one ring, as Linux's blkfront would do it, that checks every byte it reads
+ * The load driver: one guest's I/O on the rings of one disk, as Linux's blkfront would do it, that checks every byte it reads
  * against what it wrote. One thread drives it, turn by turn; nothing is allocated per request, so that it can measure
- * as well. It must not know who backs the ring, nor that Workers exist.
+ * as well. It must not know who backs the rings, nor that Workers exist.
  */
 
 import {
-  ABIS,
   MAX_SEGMENTS_PER_REQUEST,
+  OP_DISCARD,
   OP_READ,
+  OP_WRITE,
   RING_BROKEN,
   RING_PAGE_BYTES,
   SECTOR_SIZE_BYTES,
+  SECTORS_PER_PAGE,
   STATUS_OKAY,
 } from "../blkif/abi.ts";
-import { FrontRing, RequestFields, ResponseFields } from "../blkif/front_ring.ts";
+import { ResponseFields } from "../blkif/front_ring.ts";
 import type { Clock } from "../clock.ts";
 import type { EventChannels, Parker, Platform } from "../hypervisor.ts";
 import { DIFFERS, type DiskModel, MATCHES, type Miscompare, SECTOR_WORDS } from "./disk_model.ts";
-import { FREE_SLOT, LoadSlots, MOST_SECTORS } from "./load_slots.ts";
+import { LoadRings, wordsAt } from "./load_rings.ts";
+import { FREE_SLOT, LoadSlots, MOST_DIRECT_SECTORS } from "./load_slots.ts";
 import type { LoadOutcome, LoadProgress, LoadSpec, LoadTarget } from "./load_types.ts";
 import { Random } from "./random.ts";
 import { RequestSource } from "./request_source.ts";
@@ -27,14 +30,14 @@ const PAGE_WORDS = RING_PAGE_BYTES / 4;
 const PLACES_TRIED = 8;
 /** Share of verified requests whose segments are as irregular as the protocol allows. */
 const IRREGULAR_SHARE = 0.25;
-const OPERATION_NAMES: readonly string[] = ["read", "write", "barrier", "flush"];
+const OPERATION_NAMES: readonly string[] = ["read", "write", "barrier", "flush", "reserved", "discard"];
 
 /** What a driver drives. */
 export interface LoadEnvironment {
   readonly target: LoadTarget;
   readonly spec: LoadSpec;
   readonly platform: Platform;
-  /** The handle that holds the target's port. */
+  /** The handle that holds the target's ports. */
   readonly events: EventChannels;
   /** What the disk holds; absent: nothing is filled in or verified, for measuring. */
   readonly model?: DiskModel;
@@ -44,16 +47,15 @@ export interface LoadEnvironment {
 /** See the file's first lines. */
 export class LoadDriver {
   readonly #environment: LoadEnvironment;
-  readonly #ring: FrontRing;
+  readonly #rings: LoadRings;
   readonly #slots: LoadSlots;
   readonly #source: RequestSource;
   readonly #random: Random;
   readonly #model: DiskModel | undefined;
-  /** All data pages: those of slot s begin at page 11 * s. */
+  readonly #segments: number;
+  /** All data pages: those of slot s begin at page `segments * s`. */
   readonly #words: Uint32Array;
-  readonly #fields = new RequestFields();
   readonly #response = new ResponseFields();
-  readonly #ports = new Uint32Array(16);
   readonly #limit: number;
   readonly #durationMs: number;
 
@@ -72,8 +74,6 @@ export class LoadDriver {
   #protocolErrors = 0;
   #firstProtocolError: string | undefined;
   #broken = false;
-  #notificationsSent = 0;
-  #notificationsSaved = 0;
   #beganMs = -1;
   #lastMs = 0;
   /** A request was chosen that waits for others to be answered. */
@@ -83,16 +83,16 @@ export class LoadDriver {
   constructor(environment: LoadEnvironment) {
     const { target, spec, platform, model } = environment;
     this.#environment = environment;
-    this.#ring = new FrontRing(platform.memory.view(target.ringAddress, target.ringBytes), ABIS[target.abi]);
-    this.#slots = new LoadSlots(Math.max(1, Math.min(spec.depth, target.requests, this.#ring.slots)));
+    this.#rings = new LoadRings(target, platform, environment.events);
+    this.#segments = target.segments;
+    this.#slots = new LoadSlots(Math.max(1, Math.min(spec.depth, target.requests, this.#rings.slots)), target.segments);
     this.#random = new Random(spec.seed);
-    this.#source = new RequestSource(spec, target.disk, this.#random, model === undefined);
+    const limits = { mostSectors: target.segments * SECTORS_PER_PAGE, alignToSize: model === undefined };
+    this.#source = new RequestSource(spec, target.disk, this.#random, limits);
     this.#model = model;
-    const data = platform.memory.view(target.dataAddress, target.dataRefs.length * RING_PAGE_BYTES);
-    this.#words = new Uint32Array(data.buffer, data.byteOffset, data.length / 4);
+    this.#words = wordsAt(platform, target.dataAddress, target.dataRefs.length);
     this.#limit = spec.requests ?? Infinity;
     this.#durationMs = spec.durationMs ?? Infinity;
-    this.#fields.handle = 0;
   }
 
   /** All is issued and answered, or nothing more will be: the ring is broken, or the load abandoned. */
@@ -111,9 +111,10 @@ export class LoadDriver {
   step(): boolean {
     const now = this.#now();
     if (this.#beganMs < 0) this.#beganMs = now;
-    const answered = this.#takeResponses(now);
+    let answered = 0;
+    for (let ring = 0; ring < this.#rings.rings.length; ring++) answered += this.#takeResponses(ring, now);
     const issued = this.#mayIssue(now) ? this.#issueAll(now) : 0;
-    if (issued > 0) this.#push();
+    if (issued > 0) this.#rings.push();
     if (answered + issued === 0) return false;
     this.#lastMs = now;
     const bytes = this.#bytesRead + this.#bytesWritten;
@@ -125,18 +126,18 @@ export class LoadDriver {
   /** Before sleeping: asks to be notified, and looks again. True: there is something to do, or nothing left to do. */
   rest(): boolean {
     if (this.finished) return true;
-    while (this.#environment.events.take(this.#ports) === this.#ports.length);
-    return this.#ring.finalCheck();
+    return this.#rings.rest();
   }
 
   /** What came of it so far. */
   outcome(): LoadOutcome {
-    const [reads, writes, barriers, flushes] = this.#okay;
+    const [reads, writes, barriers, flushes, , discards] = this.#okay;
     return {
       reads: reads!,
       writes: writes!,
       barriers: barriers!,
       flushes: flushes!,
+      discards: discards!,
       bytesRead: this.#bytesRead,
       bytesWritten: this.#bytesWritten,
       errors: this.#errors,
@@ -148,8 +149,8 @@ export class LoadDriver {
       protocolErrors: this.#protocolErrors,
       firstProtocolError: this.#firstProtocolError,
       unanswered: this.#slots.inFlight,
-      notificationsSent: this.#notificationsSent,
-      notificationsSaved: this.#notificationsSaved,
+      notificationsSent: this.#rings.notificationsSent,
+      notificationsSaved: this.#rings.notificationsSaved,
       elapsedMs: Math.max(0, this.#lastMs - this.#beganMs),
       latency: this.#environment.progress.histogram.summary(),
     };
@@ -164,24 +165,26 @@ export class LoadDriver {
       !this.#environment.progress.stopRequested;
   }
 
-  #takeResponses(now: number): number {
-    const count = this.#ring.unconsumedResponses();
+  #takeResponses(number: number, now: number): number {
+    const ring = this.#rings.rings[number]!;
+    const count = ring.unconsumedResponses();
     if (count === RING_BROKEN) {
       this.#broken = true;
       this.#protocolError("rsp_prod is ahead of all requests");
       return 0;
     }
     for (let i = 0; i < count; i++) {
-      this.#ring.takeResponse(this.#response);
-      this.#answer(now);
+      ring.takeResponse(this.#response);
+      this.#answer(number, now);
     }
     return count;
   }
 
-  #answer(now: number): void {
+  #answer(ring: number, now: number): void {
     const { idLow: slot, idHigh: serial, operation, status } = this.#response;
     const slots = this.#slots;
-    if (slot >= slots.count || slots.operation[slot] === FREE_SLOT || slots.serial[slot] !== serial) {
+    const known = slot < slots.count && slots.operation[slot] !== FREE_SLOT && slots.serial[slot] === serial;
+    if (!known || slots.ring[slot] !== ring) {
       return this.#protocolError(`a response has id ${serial}:${slot}, which is not in flight`);
     }
     const asked = slots.operation[slot]!;
@@ -199,7 +202,7 @@ export class LoadDriver {
     if (operation === OP_READ) {
       this.#bytesRead += count * SECTOR_SIZE_BYTES;
       if (this.#model !== undefined) this.#verify(this.#model, slot);
-    } else if (count > 0) {
+    } else if (operation !== OP_DISCARD && count > 0) {
       this.#bytesWritten += count * SECTOR_SIZE_BYTES;
       this.#model?.written(this.#slots.sector[slot]!, count, this.#slots.write[slot]!);
     }
@@ -215,7 +218,7 @@ export class LoadDriver {
   #verify(model: DiskModel, slot: number): void {
     const slots = this.#slots;
     let sector = slots.sector[slot]!;
-    const base = slot * MAX_SEGMENTS_PER_REQUEST;
+    const base = slot * this.#segments;
     for (let i = base; i < base + slots.segmentCount[slot]!; i++) {
       const end = i * PAGE_WORDS + (slots.lastSector[i]! + 1) * SECTOR_WORDS;
       for (let at = i * PAGE_WORDS + slots.firstSector[i]! * SECTOR_WORDS; at < end; at += SECTOR_WORDS) {
@@ -233,17 +236,18 @@ export class LoadDriver {
     this.#firstMiscompare ??= model.describe(this.#words, at, sector);
   }
 
-  /** Fills the ring up to the load's depth. Returns how many requests were put. */
+  /** Fills the rings up to the load's depth. Returns how many requests were put. */
   #issueAll(now: number): number {
     let count = 0;
-    while (this.#issued < this.#limit && this.#ring.free() > 0) {
-      const slot = this.#slots.take();
+    while (this.#issued < this.#limit) {
+      const ring = this.#rings.takeTurn();
+      const slot = ring < 0 ? -1 : this.#slots.take();
       if (slot < 0) break;
       if (!this.#choose()) {
         this.#slots.give(slot);
         break;
       }
-      this.#issue(slot, now);
+      this.#issue(slot, ring, now);
       count++;
     }
     return count;
@@ -264,27 +268,43 @@ export class LoadDriver {
     return false;
   }
 
-  #issue(slot: number, now: number): void {
+  #issue(slot: number, ring: number, now: number): void {
     const { operation, sector, sectorCount } = this.#source;
     const slots = this.#slots;
     slots.operation[slot] = operation;
+    slots.ring[slot] = ring;
     slots.sector[slot] = sector;
     slots.sectorCount[slot] = sectorCount;
     slots.startedMs[slot] = now;
     slots.serial[slot] = this.#issued;
     this.#issued++;
-    this.#layOut(slot, sectorCount);
+    if (operation === OP_DISCARD) {
+      this.#model?.discarding(sector, sectorCount);
+      return this.#rings.put(slots, slot, false);
+    }
+    const irregular = this.#layOut(slot, operation, sectorCount);
     if (this.#model !== undefined && operation !== OP_READ && sectorCount > 0) this.#fill(this.#model, slot);
-    this.#put(slot);
+    const mayBeIndirect = operation <= OP_WRITE && this.#rings.canBeIndirect;
+    this.#rings.put(
+      slots,
+      slot,
+      slots.segmentCount[slot]! > MAX_SEGMENTS_PER_REQUEST || (irregular && mayBeIndirect),
+    );
   }
 
-  #layOut(slot: number, sectorCount: number): void {
+  /** Decides where in its pages the request's data is. True: as few guests would have it. */
+  #layOut(slot: number, operation: number, sectorCount: number): boolean {
+    const direct = operation > OP_WRITE;
     const varied = this.#model !== undefined && this.#environment.target.disk.logicalSectorBytes === SECTOR_SIZE_BYTES;
     if (varied && this.#random.chance(IRREGULAR_SHARE)) {
-      return this.#slots.layOutIrregular(slot, sectorCount, this.#random);
+      const most = direct ? MAX_SEGMENTS_PER_REQUEST : this.#segments;
+      this.#slots.layOutIrregular(slot, sectorCount, most, this.#random);
+      return true;
     }
-    const offset = varied ? this.#random.below(Math.min(8, MOST_SECTORS - sectorCount + 1)) : 0;
+    const mostSectors = direct ? MOST_DIRECT_SECTORS : this.#segments * SECTORS_PER_PAGE;
+    const offset = varied ? this.#random.below(Math.min(8, mostSectors - sectorCount + 1)) : 0;
     this.#slots.layOutRegular(slot, sectorCount, offset);
+    return false;
   }
 
   #fill(model: DiskModel, slot: number): void {
@@ -293,40 +313,12 @@ export class LoadDriver {
     let sector = slots.sector[slot]!;
     slots.write[slot] = write;
     model.writing(sector, slots.sectorCount[slot]!);
-    const base = slot * MAX_SEGMENTS_PER_REQUEST;
+    const base = slot * this.#segments;
     for (let i = base; i < base + slots.segmentCount[slot]!; i++) {
       const end = i * PAGE_WORDS + (slots.lastSector[i]! + 1) * SECTOR_WORDS;
       for (let at = i * PAGE_WORDS + slots.firstSector[i]! * SECTOR_WORDS; at < end; at += SECTOR_WORDS) {
         model.fill(this.#words, at, sector++, write);
       }
-    }
-  }
-
-  #put(slot: number): void {
-    const slots = this.#slots;
-    const fields = this.#fields;
-    const sector = slots.sector[slot]!;
-    fields.operation = slots.operation[slot]!;
-    fields.idLow = slot;
-    fields.idHigh = slots.serial[slot]!;
-    fields.sectorLow = sector >>> 0;
-    fields.sectorHigh = Math.floor(sector / 0x100000000);
-    fields.segmentCount = slots.segmentCount[slot]!;
-    const base = slot * MAX_SEGMENTS_PER_REQUEST;
-    for (let i = 0; i < fields.segmentCount; i++) {
-      fields.grefs[i] = this.#environment.target.dataRefs[base + i]!;
-      fields.firstSectors[i] = slots.firstSector[base + i]!;
-      fields.lastSectors[i] = slots.lastSector[base + i]!;
-    }
-    this.#ring.putRequest(fields);
-  }
-
-  #push(): void {
-    if (this.#ring.push()) {
-      this.#notificationsSent++;
-      this.#environment.events.notify(this.#environment.target.port);
-    } else {
-      this.#notificationsSaved++;
     }
   }
 

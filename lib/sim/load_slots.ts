@@ -10,11 +10,13 @@ import type { Random } from "./random.ts";
 export const FREE_SLOT = 255;
 
 /** Sectors that a direct request can move. */
-export const MOST_SECTORS = MAX_SEGMENTS_PER_REQUEST * SECTORS_PER_PAGE;
+export const MOST_DIRECT_SECTORS: number = MAX_SEGMENTS_PER_REQUEST * SECTORS_PER_PAGE;
 
-/** See the file's first lines. Arrays are indexed by slot, segments by `slot * 11 + segment`. */
+/** See the file's first lines. Arrays are indexed by slot, segments by `slot * segments + segment`. */
 export class LoadSlots {
   readonly operation: Uint8Array;
+  /** The ring that it is on. */
+  readonly ring: Uint8Array;
   readonly sector: Float64Array;
   readonly sectorCount: Uint32Array;
   /** Number of the write (DiskModel), for those that write. */
@@ -23,23 +25,25 @@ export class LoadSlots {
   readonly serial: Uint32Array;
   /** Milliseconds of the platform's clock. */
   readonly startedMs: Float64Array;
-  readonly segmentCount: Uint8Array;
+  readonly segmentCount: Uint16Array;
   readonly firstSector: Uint8Array;
   readonly lastSector: Uint8Array;
 
   readonly #free: Int32Array;
   #freeCount: number;
 
-  constructor(readonly count: number) {
+  /** `segments` is the room for each request. */
+  constructor(readonly count: number, readonly segments: number) {
     this.operation = new Uint8Array(count).fill(FREE_SLOT);
+    this.ring = new Uint8Array(count);
     this.sector = new Float64Array(count);
     this.sectorCount = new Uint32Array(count);
     this.write = new Uint32Array(count);
     this.serial = new Uint32Array(count);
     this.startedMs = new Float64Array(count);
-    this.segmentCount = new Uint8Array(count);
-    this.firstSector = new Uint8Array(count * MAX_SEGMENTS_PER_REQUEST);
-    this.lastSector = new Uint8Array(count * MAX_SEGMENTS_PER_REQUEST);
+    this.segmentCount = new Uint16Array(count);
+    this.firstSector = new Uint8Array(count * segments);
+    this.lastSector = new Uint8Array(count * segments);
     this.#free = Int32Array.from({ length: count }, (_, slot) => count - 1 - slot);
     this.#freeCount = count;
   }
@@ -71,7 +75,7 @@ export class LoadSlots {
 
   /** Segments that fill page after page, the first from sector `offset` of its page on. */
   layOutRegular(slot: number, sectors: number, offset: number): void {
-    const base = slot * MAX_SEGMENTS_PER_REQUEST;
+    const base = slot * this.segments;
     let segment = 0;
     let first = offset;
     for (let left = sectors; left > 0; segment++) {
@@ -84,12 +88,12 @@ export class LoadSlots {
     this.segmentCount[slot] = segment;
   }
 
-  /** Segments of any length at any place of their pages, as the protocol allows and few guests make. */
-  layOutIrregular(slot: number, sectors: number, random: Random): void {
-    const base = slot * MAX_SEGMENTS_PER_REQUEST;
+  /** At most `most` segments of any length at any place of their pages, as the protocol allows and few guests make. */
+  layOutIrregular(slot: number, sectors: number, most: number, random: Random): void {
+    const base = slot * this.segments;
     let segment = 0;
     for (let left = sectors; left > 0; segment++) {
-      const room = (MAX_SEGMENTS_PER_REQUEST - segment - 1) * SECTORS_PER_PAGE;
+      const room = (most - segment - 1) * SECTORS_PER_PAGE;
       const length = random.between(Math.max(1, left - room), Math.min(SECTORS_PER_PAGE, left));
       const first = random.below(SECTORS_PER_PAGE - length + 1);
       this.firstSector[base + segment] = first;

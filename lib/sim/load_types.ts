@@ -16,7 +16,7 @@ export interface LoadSpec {
   readonly pattern: "random" | "sequential";
   /** Share of reads among reads and writes, 0 to 1. */
   readonly readShare: number;
-  /** Sizes to choose from, or a range; multiples of 512 up to 45056. */
+  /** Sizes to choose from, or a range; multiples of 512, up to what the frontend has segments for. */
   readonly blockBytes: readonly number[] | { readonly min: number; readonly max: number };
   /** Requests in flight, at most. */
   readonly depth: number;
@@ -24,6 +24,8 @@ export interface LoadSpec {
   readonly flushEvery: number;
   /** Every so many writes one is a barrier; 0: none. */
   readonly barrierEvery: number;
+  /** A discard comes after so many reads and writes, where the disk takes any. Default none. */
+  readonly discardEvery?: number;
   /** Where: `sectors` 512-byte sectors from `firstSector` on. Default the whole disk. */
   readonly area?: { readonly firstSector: number; readonly sectors: number };
   /** Ends after so many requests. Default never. */
@@ -43,32 +45,44 @@ export const MIXED_LOAD: LoadSpec = {
   barrierEvery: 0,
 };
 
-/** The ring, pages and event channel to drive. */
+/** One ring and its event channel. */
+export interface LoadRing {
+  readonly address: number;
+  readonly bytes: number;
+  readonly port: EvtchnPort;
+}
+
+/** The rings, pages and event channels to drive. */
 export interface LoadTarget {
   readonly backend: DomId;
   readonly abi: AbiName;
-  readonly ringAddress: number;
-  readonly ringBytes: number;
+  readonly rings: readonly LoadRing[];
   readonly dataAddress: number;
+  /** {@linkcode segments} for each request. */
   readonly dataRefs: Uint32Array;
-  /** Requests that there are pages for. */
+  /** Most segments of a request; beyond 11 it is an indirect one. */
+  readonly segments: number;
+  /** One page for each request, if there are indirect ones. */
+  readonly indirectAddress: number;
+  readonly indirectRefs: Uint32Array;
+  /** Requests that there are pages for, on all rings together. */
   readonly requests: number;
-  readonly port: EvtchnPort;
   readonly disk: DiskFacts;
 }
 
 /** A connection in the form that can be posted. */
 export function loadTarget(connection: FrontendConnection): LoadTarget {
-  const { backend, abi, ringPages, dataPages, requests, port, disk } = connection;
+  const { backend, abi, rings, dataPages, segments, indirectPages, requests, disk } = connection;
   return {
     backend,
     abi,
-    ringAddress: ringPages.address,
-    ringBytes: ringPages.view.length,
+    rings: rings.map(({ pages, port }) => ({ address: pages.address, bytes: pages.view.length, port })),
     dataAddress: dataPages.address,
     dataRefs: Uint32Array.from(dataPages.refs),
+    segments,
+    indirectAddress: indirectPages?.address ?? 0,
+    indirectRefs: Uint32Array.from(indirectPages?.refs ?? []),
     requests,
-    port,
     disk,
   };
 }
@@ -80,6 +94,7 @@ export interface LoadOutcome {
   readonly writes: number;
   readonly barriers: number;
   readonly flushes: number;
+  readonly discards: number;
   readonly bytesRead: number;
   readonly bytesWritten: number;
   /** Requests answered otherwise: all, and by `<operation> <status>`, such as `write -1`. */

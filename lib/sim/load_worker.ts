@@ -1,12 +1,12 @@
 /**
- * The entry of a load's Worker: opens the platform it is told, holds the frontend's end of an event channel, and runs
+ * The entry of a load's Worker: opens the platform it is told, holds the frontend's end of its event channels, and runs
  * loads to their end, one after another. A composition root: which platform it is, is the platform's affair.
  */
 
 /// <reference lib="deno.worker" />
 
 import { errorText } from "../errors.ts";
-import type { EventChannels, Parker, Platform } from "../hypervisor.ts";
+import type { DomId, EventChannels, EvtchnPort, Parker, Platform } from "../hypervisor.ts";
 import { DiskModel } from "./disk_model.ts";
 import { LoadDriver, runLoad } from "./load.ts";
 import type { LoadCommand, LoadReply } from "./load_messages.ts";
@@ -15,6 +15,8 @@ import { LoadProgress } from "./load_types.ts";
 let platform: Platform | undefined;
 let parker: Parker | undefined;
 let events: EventChannels | undefined;
+/** Ports bound by {@linkcode events}. */
+let ports = 0;
 
 self.onmessage = async ({ data }: MessageEvent<LoadCommand>): Promise<void> => {
   let reply: LoadReply;
@@ -35,13 +37,10 @@ async function obey(command: LoadCommand): Promise<LoadReply> {
       return { type: "done" };
     }
     case "bind":
-      closeEvents();
-      events = platform!.openEventChannels(command.backend);
-      parker!.watch(events);
-      return { type: "bound", port: events.bindUnbound(command.backend) };
+      return { type: "bound", port: bind(command.backend) };
     case "unbind":
       events?.unbind(command.port);
-      closeEvents();
+      if (--ports === 0) closeEvents();
       return { type: "done" };
     case "run":
       return { type: "outcome", outcome: run(command) };
@@ -50,6 +49,16 @@ async function obey(command: LoadCommand): Promise<LoadReply> {
       parker?.[Symbol.dispose]();
       return { type: "done" };
   }
+}
+
+function bind(backend: DomId): EvtchnPort {
+  if (events === undefined) {
+    events = platform!.openEventChannels(backend);
+    parker!.watch(events);
+  }
+  const port = events.bindUnbound(backend);
+  ports++;
+  return port;
 }
 
 function run({ target, spec, model, progress }: Extract<LoadCommand, { type: "run" }>): ReturnType<
@@ -72,4 +81,5 @@ function closeEvents(): void {
   parker!.unwatch(events);
   events[Symbol.dispose]();
   events = undefined;
+  ports = 0;
 }

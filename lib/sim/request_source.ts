@@ -3,12 +3,30 @@
  * is in flight.
  */
 
-import { OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER, SECTOR_SIZE_BYTES } from "../blkif/abi.ts";
+import {
+  OP_DISCARD,
+  OP_FLUSH_DISKCACHE,
+  OP_READ,
+  OP_WRITE,
+  OP_WRITE_BARRIER,
+  SECTOR_SIZE_BYTES,
+} from "../blkif/abi.ts";
 import { XenblkError } from "../errors.ts";
 import type { DiskFacts } from "./disk_facts.ts";
-import { MOST_SECTORS } from "./load_slots.ts";
+import { MOST_DIRECT_SECTORS } from "./load_slots.ts";
 import type { LoadSpec } from "./load_types.ts";
 import type { Random } from "./random.ts";
+
+/** Most sectors of a discard. */
+const MOST_DISCARDED_SECTORS = 2048;
+
+/** What requests can be. */
+export interface SourceOptions {
+  /** Most sectors of a read or write; barriers and flushes have no more than a direct request. */
+  readonly mostSectors: number;
+  /** Every request begins at a multiple of its size. */
+  readonly alignToSize: boolean;
+}
 
 /** Yields one request after another in its fields. */
 export class RequestSource {
@@ -29,23 +47,26 @@ export class RequestSource {
   readonly #end: number;
   readonly #flushEvery: number;
   readonly #barrierEvery: number;
+  readonly #discardEvery: number;
   #cursor: number;
   #sinceFlush = 0;
+  #sinceDiscard = 0;
   #sinceBarrier = 0;
 
-  /** `alignToSize`: every request begins at a multiple of its size. Throws {@linkcode XenblkError} (usage). */
-  constructor(spec: LoadSpec, disk: DiskFacts, random: Random, alignToSize: boolean) {
+  /** Throws {@linkcode XenblkError} (usage) if the disk has no room for such requests. */
+  constructor(spec: LoadSpec, disk: DiskFacts, random: Random, options: SourceOptions) {
     this.#random = random;
     this.#readShare = disk.readOnly ? 1 : spec.readShare;
     this.#unit = disk.logicalSectorBytes / SECTOR_SIZE_BYTES;
-    this.#sizes = Uint32Array.from(sizesInSectors(spec.blockBytes, this.#unit));
+    this.#sizes = Uint32Array.from(sizesInSectors(spec.blockBytes, this.#unit, options.mostSectors));
     this.#sequential = spec.pattern === "sequential";
-    this.#alignToSize = alignToSize;
+    this.#alignToSize = options.alignToSize;
     this.#first = spec.area?.firstSector ?? 0;
     this.#end = Math.min(disk.sectors, this.#first + (spec.area?.sectors ?? disk.sectors));
     this.#cursor = this.#first;
     this.#flushEvery = disk.flush ? spec.flushEvery : 0;
     this.#barrierEvery = disk.barrier ? spec.barrierEvery : 0;
+    this.#discardEvery = disk.discard && !disk.readOnly ? spec.discardEvery ?? 0 : 0;
     const greatest = this.#sizes.reduce((a, b) => Math.max(a, b));
     if (this.#end - this.#first < greatest) {
       throw new XenblkError(
@@ -64,16 +85,24 @@ export class RequestSource {
       this.sectorCount = 0;
       return;
     }
+    if (this.#discardEvery > 0 && ++this.#sinceDiscard > this.#discardEvery) {
+      this.#sinceDiscard = 0;
+      this.operation = OP_DISCARD;
+      const most = Math.min(MOST_DISCARDED_SECTORS, this.#end - this.#first);
+      this.sectorCount = this.#random.between(1, Math.floor(most / this.#unit)) * this.#unit;
+      this.#placeAtRandom();
+      return;
+    }
     const size = this.#sizes[this.#sizes.length === 1 ? 0 : this.#random.below(this.#sizes.length)]!;
-    this.operation = this.#random.chance(this.#readShare) ? OP_READ : this.#writeOperation();
     this.sectorCount = size;
+    this.operation = this.#random.chance(this.#readShare) ? OP_READ : this.#writeOperation();
     if (this.#sequential) this.#placeNext();
     else this.#placeAtRandom();
   }
 
   /** Chooses another place for the same request. False: its place is fixed. */
   replace(): boolean {
-    if (this.#sequential) return false;
+    if (this.#sequential && this.operation !== OP_DISCARD) return false;
     this.#placeAtRandom();
     return true;
   }
@@ -93,13 +122,14 @@ export class RequestSource {
 
   #writeOperation(): number {
     if (this.#barrierEvery === 0 || ++this.#sinceBarrier < this.#barrierEvery) return OP_WRITE;
+    if (this.sectorCount > MOST_DIRECT_SECTORS) return OP_WRITE; // the next smaller one will be it
     this.#sinceBarrier = 0;
     return OP_WRITE_BARRIER;
   }
 }
 
 /** Sizes to choose from with equal weight, in 512-byte sectors, as multiples of the logical sector. */
-function sizesInSectors(blockBytes: LoadSpec["blockBytes"], unit: number): number[] {
+function sizesInSectors(blockBytes: LoadSpec["blockBytes"], unit: number, most: number): number[] {
   const sectors = (bytes: number): number => Math.ceil(bytes / SECTOR_SIZE_BYTES / unit) * unit;
   let sizes: number[];
   if ("min" in blockBytes) {
@@ -108,10 +138,11 @@ function sizesInSectors(blockBytes: LoadSpec["blockBytes"], unit: number): numbe
   } else {
     sizes = blockBytes.map(sectors);
   }
-  const bad = sizes.find((size) => !(size >= 1 && size <= MOST_SECTORS));
+  const bad = sizes.find((size) => !(size >= 1 && size <= most));
   if (sizes.length === 0 || bad !== undefined) {
     throw new XenblkError(
-      `Cannot load with blocks of ${(bad ?? 0) * SECTOR_SIZE_BYTES} bytes: a request holds 512 to 45056`,
+      `Cannot load with blocks of ${(bad ?? 0) * SECTOR_SIZE_BYTES} bytes: ` +
+        `a request holds 512 to ${most * SECTOR_SIZE_BYTES}`,
       { kind: "usage" },
     );
   }

@@ -4,7 +4,7 @@
  */
 
 import { assert, assertEquals, assertGreater, assertMatch, assertStringIncludes } from "@std/assert";
-import { parseBlockSizes } from "../../lib/cli/block_sizes.ts";
+import { parseBlockSizes, segmentsFor } from "../../lib/cli/block_sizes.ts";
 import { faultOf, phaseOf, renderResult } from "../../lib/cli/dry_run_report.ts";
 import { Histogram } from "../../lib/histogram.ts";
 import type { LoadOutcome } from "../../lib/sim/load_types.ts";
@@ -116,7 +116,8 @@ Deno.test("dry-run refuses what makes no sense, with 2, and what cannot be serve
     [["--write"], 2, "Cannot use --write without IMAGE"],
     [["--guests=2", "a.img"], 2, "Cannot use --guests with IMAGE"],
     [["--block-sizes=1000"], 2, "Cannot use --block-sizes=1000: it takes sizes between commas"],
-    [["--depth=33"], 2, "Cannot use --depth=33: it takes a whole number from 1 to 32"],
+    [["--depth=33"], 2, "Cannot use --depth=33 with a ring of one page: the most is 32"],
+    [["--depth=300", "--queues=2", "--ring-page-order=2"], 2, "with 2 rings of 4 pages: the most is 256"],
     [["--size=100"], 2, "Cannot use --size=100: it takes a size"],
     [["--abi=ia64"], 2, "Cannot use --abi=ia64: it takes one of x86_64, x86_32, arm"],
     [["/"], 1, "Cannot open image /: it is a directory"],
@@ -132,11 +133,35 @@ Deno.test("dry-run refuses what makes no sense, with 2, and what cannot be serve
   }
 });
 
-Deno.test("block sizes are a list or a range of sectors up to eleven pages", () => {
+Deno.test("dry-run drives rings of several pages, several queues and indirect requests, and verifies them", () =>
+  inDirectory(async (path, env) => {
+    for (const engine of ["file", "memory"]) {
+      const args = ["--engine", engine, "--size=16M", "--requests=400", "--block-sizes=512-1M", "--json"];
+      const rings = ["--queues=4", "--ring-page-order=4", "--depth=96", "--guests=2"];
+      const { status, stdout, stderr } = await xenblk(["dry-run", ...args, ...rings], { env });
+      assertEquals([status, stderr], [0, ""]);
+      const { phases, fault } = JSON.parse(stdout);
+      assertEquals([fault ?? null, phases[0].requests, phases[0].errors], [null, 800, 0]);
+      assert(phases[0].bytes > 200 * 2 ** 20, "most requests are large");
+    }
+    assertEquals(entries(path), []);
+  }));
+
+Deno.test("block sizes are a list or a range of sectors up to 256 pages", () => {
+  assertEquals(parseBlockSizes("1M"), [2 ** 20]);
+  assertEquals(parseBlockSizes("45K"), [46080]);
+  assertEquals(["4K", "44K", "45K", "128K", "1M"].map((size) => segmentsFor(parseBlockSizes(size)!)), [
+    11,
+    11,
+    13,
+    33,
+    256,
+  ]);
+  assertEquals(segmentsFor({ min: 512, max: 65536 }), 17);
   assertEquals(parseBlockSizes("4K"), [4096]);
   assertEquals(parseBlockSizes("512,44K"), [512, 45056]);
   assertEquals(parseBlockSizes("512-44K"), { min: 512, max: 45056 });
-  for (const bad of ["", "0", "44.5K", "45K", "8K-4K", "512-", "4K-8K-16K", "4K,,8K", "x"]) {
+  for (const bad of ["", "0", "44.7K", "1025K", "8K-4K", "512-", "4K-8K-16K", "4K,,8K", "x"]) {
     assertEquals(parseBlockSizes(bad), undefined, bad);
   }
 });
@@ -148,6 +173,7 @@ function outcome(parts: Partial<LoadOutcome> = {}): LoadOutcome {
     writes: 0,
     barriers: 0,
     flushes: 0,
+    discards: 0,
     bytesRead: 40960,
     bytesWritten: 0,
     errors: 0,

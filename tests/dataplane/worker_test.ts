@@ -142,6 +142,28 @@ Deno.test("queues are spread over reactors, no more of which start than are need
   assertEquals(await Promise.all(guests.map((guest) => guest.request(OP_READ, 0))), [0, 0, 0, 0]);
 });
 
+Deno.test("queues of one disk that are opened at once are spread over the reactors, whatever these serve already", async () => {
+  await using bench = new Bench(2);
+  const lanes = new Map<number, number>();
+  await using others = await openMemoryDisk();
+  await using real = await openMemoryDisk();
+  const disk: Disk = {
+    properties: real.properties,
+    description: real.description,
+    attachment: (lane) => (lanes.set(lane, (lanes.get(lane) ?? 0) + 1), real.attachment(lane)),
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+  };
+  using other = new Guest(bench.machine, 1 as DomId);
+  const before = await bench.plane.openQueue(other.spec(others));
+  const guests = [2, 3, 4, 5].map((domain) => new Guest(bench.machine, domain as DomId));
+  const queues = await Promise.all(guests.map((guest) => bench.plane.openQueue(guest.spec(disk))));
+  assertEquals([...lanes.values()], [2, 2]);
+  await Promise.all([before, ...queues].map((queue) => queue.close()));
+  lanes.clear();
+  await Promise.all(guests.slice(0, 2).map((guest) => bench.plane.openQueue(guest.spec(disk))));
+  assertEquals([...lanes.values()], [1, 1], "queues that were closed count no more");
+});
+
 Deno.test("a ring that cannot be mapped or bound is refused with the reason, and nothing stays behind", async () => {
   await using bench = new Bench();
   await using disk = await openMemoryDisk();

@@ -44,6 +44,7 @@ Deno.test("the handshake: nothing is published before InitWait, state 4 comes af
     flush: true,
     discard: false,
     persistent: true,
+    maxIndirectSegments: 0,
   });
   assertEquals([connection.requests, connection.dataPages.refs.length, connection.ring.free()], [32, 352, 32]);
 });

@@ -4,6 +4,7 @@
 
 import type { AbiName } from "../../../lib/blkif/abi.ts";
 import type { DiskFacts } from "../../../lib/sim/disk_facts.ts";
+import type { FrontendOptions } from "../../../lib/sim/frontend.ts";
 import type { LoadOutcome, LoadSpec } from "../../../lib/sim/load_types.ts";
 import type { ImageVerdict } from "../../../lib/sim/verify_image.ts";
 import type { NativeXen } from "../harness.ts";
@@ -53,10 +54,8 @@ export class GuestDisk {
   }
 }
 
-/** How large a guest's rings are; see FrontendOptions. */
-export interface RingShape {
-  readonly ringPages?: number;
-}
+/** How large a guest's rings and requests are. */
+export type RingShape = Pick<FrontendOptions, "ringPages" | "queues" | "segments" | "requests">;
 
 interface Awaited {
   readonly resolve: (result: never) => void;

@@ -7,15 +7,14 @@
 import { assert, assertEquals, assertLess, assertMatch, assertNotMatch } from "@std/assert";
 import type { AbiName } from "../../../lib/blkif/abi.ts";
 import type { GrantMode } from "../../../lib/dataplane/types.ts";
-import type { DomId } from "../../../lib/hypervisor.ts";
-import { type LoadOutcome, type LoadSpec, MIXED_LOAD } from "../../../lib/sim/load_types.ts";
-import { type DeviceAddress, frontendPath } from "../../../lib/xenbus/paths.ts";
+import { MIXED_LOAD } from "../../../lib/sim/load_types.ts";
+import type { DeviceAddress } from "../../../lib/xenbus/paths.ts";
 import { nativeTest, NativeXen } from "../harness.ts";
-import { attach, BackendProcess, detach, type Holdings, sparseImage } from "./backend.ts";
+import { BackendProcess, detach, type Holdings } from "./backend.ts";
 import { type GuestDisk, GuestProcess } from "./guest.ts";
+import { assertClean, endAgainAndAgain, GUEST, IMAGE_BYTES, LOAD, newDisk, received, UNTIL_STOPPED } from "./scenes.ts";
 
 const FULL = Deno.env.get("XENBLK_NATIVE") === "full";
-const IMAGE_BYTES = 2 ** 30;
 const REQUESTS = FULL ? 100_000 : 3000;
 const CYCLES = FULL ? 50 : 24;
 const WARM_CYCLES = FULL ? 30 : 16;
@@ -23,47 +22,6 @@ const RESTARTS = FULL ? 10 : 3;
 const KILLS = FULL ? 50 : 5;
 const ABI_NAMES: readonly AbiName[] = ["x86_64-abi", "x86_32-abi", "arm-abi"];
 const GRANT_MODES: readonly GrantMode[] = ["copy", "persistent", "map", "map-each"];
-const GUEST = 7;
-
-const LOAD: LoadSpec = { ...MIXED_LOAD, flushEvery: 100, barrierEvery: 150 };
-const UNTIL_STOPPED: LoadSpec = { ...LOAD, blockBytes: { min: 512, max: 16384 } };
-
-/** A load that went as it must: everything answered OKAY, and every byte right. */
-function assertClean(outcome: LoadOutcome, what: string): void {
-  const { errors, errorsByKind, miscompares, firstMiscompare, protocolErrors, firstProtocolError, unanswered } =
-    outcome;
-  assertEquals(
-    { errors, errorsByKind, miscompares, firstMiscompare, protocolErrors, firstProtocolError, unanswered },
-    {
-      errors: 0,
-      errorsByKind: {},
-      miscompares: 0,
-      firstMiscompare: undefined,
-      protocolErrors: 0,
-      firstProtocolError: undefined,
-      unanswered: 0,
-    },
-    what,
-  );
-}
-
-/** JSON has no undefined: what came over a pipe lacks those members. */
-function received(outcome: LoadOutcome): LoadOutcome {
-  return { ...outcome, firstMiscompare: outcome.firstMiscompare, firstProtocolError: outcome.firstProtocolError };
-}
-
-/** A new disk for a guest, its image on disk-backed storage. */
-async function newDisk(
-  xen: NativeXen,
-  guest: GuestProcess,
-  name: string,
-  options: { readOnly?: boolean; abi?: AbiName; sizeBytes?: number } = {},
-): Promise<{ disk: GuestDisk; device: DeviceAddress; image: string }> {
-  const image = sparseImage(xen.directory, name, options.sizeBytes ?? IMAGE_BYTES);
-  const domain = guest.domid as DomId;
-  const device = await attach(xen, { domain, params: `aio:${image}`, readOnly: options.readOnly ?? false });
-  return { disk: await guest.disk(frontendPath(device), options.abi), device, image };
-}
 
 for (const grants of GRANT_MODES) {
   for (const abi of ABI_NAMES) {
@@ -182,39 +140,6 @@ nativeTest("a second serve leaves the devices of the first alone, and takes them
   assertEquals((await disk.verify(image)).miscompares, 0);
   assertEquals(await second.stop(), 0, second.messages);
 });
-
-/** Ends one `serve` after another by the signal while the guest's load goes on; returns what the last ones said. */
-async function endAgainAndAgain(grants: string, signal: Deno.Signal, times: number): Promise<string> {
-  await using xen = await NativeXen.start();
-  await xen.createDomain(GUEST);
-  await using guest = new GuestProcess(xen, GUEST);
-  const { disk, device, image } = await newDisk(xen, guest, "disk.img", { sizeBytes: 2 ** 26 });
-  await using stack = new AsyncDisposableStack();
-  const serve = (): BackendProcess => stack.use(new BackendProcess(xen, ["serve", "--grants", grants]));
-  let backend = serve();
-  await disk.connect();
-  await disk.startLoad(UNTIL_STOPPED);
-  let said = "";
-  for (let time = 0; time < times; time++) {
-    await backend.says(/connected:/);
-    await new Promise((resolve) => setTimeout(resolve, Math.random() * 300));
-    const status = await backend.stop(signal);
-    if (signal === "SIGTERM") assertEquals(status, 0, backend.messages);
-    said += backend.messages;
-    const state = await xen.run("xenstore-read", [`/local/domain/0/backend/vbd3/${GUEST}/${device.vdev}/state`]);
-    assertEquals(state.trim(), "4", "the device is left Connected");
-    backend = serve();
-  }
-  await backend.says(/connected:/);
-  const outcome = received(await disk.stopLoad());
-  assertClean(outcome, backend.messages);
-  assert(outcome.writes > times, `only ${outcome.writes} writes`);
-  await detach(xen, device);
-  assertEquals((await disk.verify(image)).miscompares, 0);
-  assertEquals(await backend.stop(), 0, backend.messages);
-  assertEquals([...Deno.readDirSync(`${xen.directory}/journals`)], [], "the journals go with the connection");
-  return said;
-}
 
 for (const grants of ["copy", "persistent"]) {
   nativeTest(

@@ -1,0 +1,112 @@
+/**
+ * What the tests of `serve` in a process of its own have in common: disks for a guest, loads, what a load must have come
+ * to, and a backend that is ended and started again under one. What a test shows is in the tests.
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import type { AbiName } from "../../../lib/blkif/abi.ts";
+import type { DomId } from "../../../lib/hypervisor.ts";
+import { type LoadOutcome, type LoadSpec, MIXED_LOAD } from "../../../lib/sim/load_types.ts";
+import { type DeviceAddress, frontendPath } from "../../../lib/xenbus/paths.ts";
+import { NativeXen } from "../harness.ts";
+import { attach, BackendProcess, detach, sparseImage } from "./backend.ts";
+import { type GuestDisk, GuestProcess, type RingShape } from "./guest.ts";
+
+/** The guest of a test that needs but one. */
+export const GUEST = 7;
+export const IMAGE_BYTES = 2 ** 30;
+
+export const LOAD: LoadSpec = { ...MIXED_LOAD, flushEvery: 100, barrierEvery: 150 };
+export const UNTIL_STOPPED: LoadSpec = { ...LOAD, blockBytes: { min: 512, max: 16384 } };
+
+/** A load that went as it must: everything answered OKAY, and every byte right. */
+export function assertClean(outcome: LoadOutcome, what: string): void {
+  const { errors, errorsByKind, miscompares, firstMiscompare, protocolErrors, firstProtocolError, unanswered } =
+    outcome;
+  assertEquals(
+    { errors, errorsByKind, miscompares, firstMiscompare, protocolErrors, firstProtocolError, unanswered },
+    {
+      errors: 0,
+      errorsByKind: {},
+      miscompares: 0,
+      firstMiscompare: undefined,
+      protocolErrors: 0,
+      firstProtocolError: undefined,
+      unanswered: 0,
+    },
+    what,
+  );
+}
+
+/** JSON has no undefined: what came over a pipe lacks those members. */
+export function received(outcome: LoadOutcome): LoadOutcome {
+  return { ...outcome, firstMiscompare: outcome.firstMiscompare, firstProtocolError: outcome.firstProtocolError };
+}
+
+/** A new disk for a guest, its image on disk-backed storage. */
+export async function newDisk(
+  xen: NativeXen,
+  guest: GuestProcess,
+  name: string,
+  options: { readOnly?: boolean; abi?: AbiName; sizeBytes?: number; shape?: RingShape } = {},
+): Promise<{ disk: GuestDisk; device: DeviceAddress; image: string }> {
+  const image = sparseImage(xen.directory, name, options.sizeBytes ?? IMAGE_BYTES);
+  const domain = guest.domid as DomId;
+  const device = await attach(xen, { domain, params: `aio:${image}`, readOnly: options.readOnly ?? false });
+  return { disk: await guest.disk(frontendPath(device), options.abi, {}, options.shape), device, image };
+}
+
+/** A guest's rings and requests, the load that suits them, and how serve is started for them. */
+export interface Loading {
+  readonly shape: RingShape;
+  readonly load: LoadSpec;
+  readonly args: readonly string[];
+}
+
+/** One ring of one page, and direct requests. */
+export const NARROW: Loading = { shape: {}, load: UNTIL_STOPPED, args: [] };
+
+/** Four rings of 16 pages, and requests of up to 1 MiB. */
+export const WIDE: Loading = {
+  shape: { ringPages: 16, queues: 4, segments: 256, requests: 64 },
+  load: { ...LOAD, blockBytes: { min: 512, max: 2 ** 20 }, depth: 64, flushEvery: 50, discardEvery: 40 },
+  args: ["--queues", "4"],
+};
+
+/** Ends one `serve` after another by the signal while the guest's load goes on; returns what the last ones said. */
+export async function endAgainAndAgain(
+  grants: string,
+  signal: Deno.Signal,
+  times: number,
+  { shape, load, args }: Loading = NARROW,
+): Promise<string> {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  await using guest = new GuestProcess(xen, GUEST);
+  const { disk, device, image } = await newDisk(xen, guest, "disk.img", { sizeBytes: 2 ** 26, shape });
+  await using stack = new AsyncDisposableStack();
+  const serve = (): BackendProcess => stack.use(new BackendProcess(xen, ["serve", "--grants", grants, ...args]));
+  let backend = serve();
+  await disk.connect();
+  await disk.startLoad(load);
+  let said = "";
+  for (let time = 0; time < times; time++) {
+    await backend.says(/connected:/);
+    await new Promise((resolve) => setTimeout(resolve, Math.random() * 300));
+    const status = await backend.stop(signal);
+    if (signal === "SIGTERM") assertEquals(status, 0, backend.messages);
+    said += backend.messages;
+    const state = await xen.run("xenstore-read", [`/local/domain/0/backend/vbd3/${GUEST}/${device.vdev}/state`]);
+    assertEquals(state.trim(), "4", "the device is left Connected");
+    backend = serve();
+  }
+  await backend.says(/connected:/);
+  const outcome = received(await disk.stopLoad());
+  assertClean(outcome, backend.messages);
+  assert(outcome.writes > times, `only ${outcome.writes} writes`);
+  await detach(xen, device);
+  assertEquals((await disk.verify(image)).miscompares, 0);
+  assertEquals(await backend.stop(), 0, backend.messages);
+  assertEquals([...Deno.readDirSync(`${xen.directory}/journals`)], [], "the journals go with the connection");
+  return said;
+}
