@@ -20,6 +20,7 @@ export { createLogger, type Logger, type LogLevel, SILENT, startLogging } from "
 export * from "./lib/storage/disk.ts";
 export { IoPool, type IoPoolOptions, type PoolAttachment, type PoolFile } from "./lib/storage/io_pool.ts";
 export type { FileIdentity, ImageFile } from "./lib/storage/image_file.ts";
+export { ImageBusyError, type ImageLocks, type ImageUse, ProcessImageLocks } from "./lib/storage/image_lock.ts";
 export { type OpenContext, openDisk } from "./lib/storage/open.ts";
 export { type ImageSpec, parseImage } from "./lib/storage/spec.ts";
 

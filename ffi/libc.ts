@@ -38,6 +38,16 @@ const SYMBOLS = {
   write: { parameters: ["i32", /* fd */ "pointer", /* buf */ "usize" /* count */], result: "i32" },
   /* Variadic in C, as fcntl below. */
   open: { parameters: ["buffer", /* pathname */ "i32", /* flags */ "u32" /* mode */], result: "i32" },
+  statx: {
+    parameters: [
+      "i32",
+      /* dirfd */ "buffer",
+      /* pathname */ "i32",
+      /* flags */ "u32",
+      /* mask */ "pointer", /* statxbuf */
+    ],
+    result: "i32",
+  },
   close: { parameters: ["i32" /* fd */], result: "i32" },
   access: { parameters: ["buffer", /* pathname */ "i32" /* mode */], result: "i32" },
   /* Variadic in C; the ABIs of x86-64 and aarch64 Linux pass these like fixed parameters. */

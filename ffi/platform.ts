@@ -17,8 +17,10 @@ import type {
   WakeToken,
   Xenstore,
 } from "../lib/hypervisor.ts";
+import type { ImageLocks } from "../lib/storage/image_lock.ts";
 import { NativeEventChannels } from "./evtchn.ts";
 import { NativeGrantShares, NativeGrantTable } from "./gnttab.ts";
+import { NativeImageLocks } from "./image_lock.ts";
 import { JournalFiles } from "./journal_files.ts";
 import { nativeMemory } from "./memory.ts";
 import { NativeParker, NativeWaker, NativeWakeToken } from "./park.ts";
@@ -29,6 +31,8 @@ export class NativePlatform implements Platform {
   readonly descriptor: PlatformDescriptor = { kind: "native" };
   readonly memory: MemorySpace = nativeMemory;
   readonly journals: JournalStore = new JournalFiles();
+  /** Keep other processes from images. */
+  readonly imageLocks: ImageLocks = new NativeImageLocks();
 
   /** A connection of its own to xenstored. */
   openXenstore(): Xenstore {
@@ -65,6 +69,6 @@ export class NativePlatform implements Platform {
 }
 
 /** The real platform; nothing is opened yet. */
-export function openNativePlatform(): Platform & { openXenstore(): Xenstore } {
+export function openNativePlatform(): NativePlatform {
   return new NativePlatform();
 }

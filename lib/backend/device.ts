@@ -23,8 +23,6 @@ import type { DeviceStatus } from "./status.ts";
 
 /** What a device uses of the rest of the process. */
 export interface DeviceServices extends ResourceServices {
-  /** Paces the device's looks and bounds its waits. */
-  readonly clock: Clock;
   /** For lines that the guest can cause: limited per guest. */
   readonly logger: Logger;
 }
@@ -43,7 +41,7 @@ export interface CloseOptions {
 /** Looks that may follow one another at once, and the time between further ones. */
 const LOOKS_AT_ONCE = 30;
 const LOOK_INTERVAL_MS = 50;
-/** How often a device that another process serves is looked at: nobody tells when that one ends. */
+/** How often a device, or an image, that another process has is looked at: nobody tells when that one ends. */
 const OTHERS_INTERVAL_MS = 1000;
 
 /** One device of one guest. */
@@ -232,7 +230,7 @@ export class BackendDevice {
     );
     if (await this.#actions.perform(action, nodes, seen)) this.#dirty = true;
     else if (seen.backendState === XenbusState.Closed && !seen.online) this.#resolveRetired();
-    if (this.#actions.isOthers) this.#lookAgainLater();
+    if (this.#actions.isOthers || this.#actions.isBusy) this.#lookAgainLater();
     if (seen.backendState === "gone") this.#end();
   }
 

@@ -8,6 +8,7 @@ import { errorText } from "../errors.ts";
 import { XenstoreError } from "../hypervisor.ts";
 import type { Logger } from "../log.ts";
 import type { Disk } from "../storage/disk.ts";
+import { ImageBusyError } from "../storage/image_lock.ts";
 import { type DiskDescription, diskNodes, featureNodes, type Offer } from "../xenbus/features.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import { stateName, XenbusState } from "../xenbus/states.ts";
@@ -34,6 +35,9 @@ export class DeviceActions {
   readonly #resources: DeviceResources;
   readonly #settings: DeviceSettings;
   readonly #log: Logger;
+  /** The last rings could not be opened only because somebody else has the image. */
+  #imageIsBusy = false;
+  #isBusy = false;
   #error: string | undefined;
   /** The situation in which something was tried in vain; in the same one it is not tried again. */
   #refused: string | undefined;
@@ -63,6 +67,11 @@ export class DeviceActions {
     return this.#isOthers;
   }
 
+  /** A guest that an earlier process served waits for an image that somebody else has. */
+  get isBusy(): boolean {
+    return this.#isBusy;
+  }
+
   /** The data plane had to stop the ring. */
   ringStopped(reason: string): void {
     this.#stopReason ??= reason;
@@ -83,6 +92,7 @@ export class DeviceActions {
   /** Does it. True if the situation has changed by that and is to be looked at again. */
   async perform(action: Action, nodes: DeviceNodes, seen: Observation): Promise<boolean> {
     if (action.kind !== "unknown-state") this.#unknownLogged = undefined;
+    this.#isBusy = this.#imageIsBusy = false;
     if (action.kind !== "none" && this.#leaveToOthers()) return false;
     switch (action.kind) {
       case "offer":
@@ -231,6 +241,7 @@ export class DeviceActions {
       await this.#resources.openRings(opened.disk, frontend, options);
       return { frontend, ...options };
     } catch (error) {
+      this.#imageIsBusy = error instanceof ImageBusyError;
       return reasonOf(error);
     }
   }
@@ -268,13 +279,15 @@ export class DeviceActions {
     await this.#resources.release();
     this.#report(nodes, reason, opening);
     if (seen.backendState !== XenbusState.Connected) return nodes.switchState(seen.backendState, XenbusState.Closing);
-    this.#refused = this.#trying;
+    // Whoever has the image, a process that was killed perhaps, may be about to end.
+    this.#isBusy = this.#imageIsBusy;
+    if (!this.#isBusy) this.#refused = this.#trying;
     return false;
   }
 
   #report(nodes: DeviceNodes, message: string, opening: boolean): void {
+    if (message !== this.#error) this.#log.error(message);
     this.#error = message;
-    this.#log.error(message);
     nodes.reportError(message, opening);
   }
 

@@ -74,6 +74,8 @@ export interface DeviceDescription {
   readonly params: string;
   /** `mode` does not allow writing. */
   readonly readOnly: boolean;
+  /** `mode` is `w!`: others may write to the image too. */
+  readonly shared: boolean;
   /** The backend's type as the toolstack calls it. */
   readonly type: string;
   /** The virtual device's name, such as `xvda`. */
@@ -140,6 +142,7 @@ export class DeviceNodes {
       return {
         params: image ?? required("params"),
         readOnly: !required("mode").includes("w"),
+        shared: required("mode").includes("!"),
         type: required("type"),
         name: required("dev"),
         cdrom: required("device-type") === "cdrom",

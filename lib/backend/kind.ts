@@ -10,6 +10,7 @@ import type { DomId, JournalStore, Xenstore, XenstoreWatch } from "../hypervisor
 import type { Logger } from "../log.ts";
 import { LogLimiter } from "../rate_limit.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
+import type { ImageLocks } from "../storage/image_lock.ts";
 import { backendKindPath, backendPath, type DeviceAddress, parseBackendPath, parseDomId } from "../xenbus/paths.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { BackendDevice, type CloseOptions } from "./device.ts";
@@ -30,6 +31,8 @@ export interface BackendKindOptions {
   readonly dataPlane: DataPlane;
   /** Opens a device's image, or rejects with what its error node shall say. */
   readonly openDisk: (request: DiskRequest) => Promise<Disk>;
+  /** Keep others from an image while a guest uses it; absent: nobody is kept from anything. */
+  readonly imageLocks?: ImageLocks;
   /** Where rings keep what they have taken; absent: a crash of this process loses it. */
   readonly journals?: JournalStore;
   /** For all devices alike. */
@@ -205,11 +208,12 @@ export class BackendKind {
   #adopt(store: Xenstore, address: DeviceAddress): void {
     const path = backendPath(address);
     if (this.#devices.has(path) || store.read(`${path}/state`) === undefined) return;
-    const { dataPlane, openDisk, journals, settings } = this.#options;
+    const { dataPlane, openDisk, imageLocks, journals, settings } = this.#options;
     const logger = this.#limiter.forGuest(address.frontendDomain);
     const device = new BackendDevice(address, {
       dataPlane,
       openDisk,
+      ...(imageLocks && { imageLocks }),
       ...(journals && { journals }),
       settings,
       logger,

@@ -9,7 +9,9 @@ import { createLatch, Latch } from "../dataplane/latch.ts";
 import { createStats, type QueueStats, readStats } from "../dataplane/stats.ts";
 import type { DataPlane, GrantMode, QueueHandle } from "../dataplane/types.ts";
 import type { DomId, JournalStore } from "../hypervisor.ts";
+import type { Clock } from "../clock.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
+import { type ImageLocks, lockImage } from "../storage/image_lock.ts";
 import { parseImage } from "../storage/spec.ts";
 import type { NodeValue } from "../xenbus/features.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
@@ -23,6 +25,10 @@ export interface ResourceServices {
   readonly dataPlane: DataPlane;
   /** Opens an image, or rejects with the reason. */
   readonly openDisk: (request: DiskRequest) => Promise<Disk>;
+  /** Keep others from an image while a guest uses it; absent: nobody is kept from anything. */
+  readonly imageLocks?: ImageLocks;
+  /** Bounds the wait for an image's lock. */
+  readonly clock: Clock;
   /** Where rings keep what they have taken; absent: a crash loses it. */
   readonly journals?: JournalStore;
   /** How images are opened and rings are served. */
@@ -47,6 +53,7 @@ export interface RingOptions {
 interface OpenImage {
   readonly disk: Disk;
   readonly key: string;
+  readonly shared: boolean;
 }
 
 /** Image, rings and counters of one device. Its calls must not overlap. */
@@ -59,6 +66,8 @@ export class DeviceResources {
   readonly #journals: DeviceJournals;
   readonly #latch = createLatch();
   #image: OpenImage | undefined;
+  /** Held as long as there are rings: a guest that migrates opens its image at both ends, and uses it at one. */
+  #lock: Disposable | undefined;
   #rings: readonly QueueHandle[] | undefined;
 
   /** `stopped` hears of it when the data plane had to stop a ring that is still held. */
@@ -104,12 +113,13 @@ export class DeviceResources {
   async openImage(description: DeviceDescription): Promise<Disk> {
     const { settings, openDisk } = this.#services;
     const readOnly = description.readOnly || settings.readOnly;
-    const key = JSON.stringify([description.params, readOnly]);
+    const { shared } = description;
+    const key = JSON.stringify([description.params, readOnly, shared]);
     if (this.#image?.key === key) return this.#image.disk;
     await this.release();
     const { format, target } = parseImage(description.params);
     const disk = await openDisk({ format, target, readOnly, engine: settings.engine });
-    this.#image = { disk, key };
+    this.#image = { disk, key, shared };
     return disk;
   }
 
@@ -117,6 +127,7 @@ export class DeviceResources {
   async openRings(disk: Disk, frontend: FrontendParameters, options: RingOptions): Promise<void> {
     const { dataPlane, settings } = this.#services;
     await this.closeRings();
+    await this.#lockImage(disk);
     const { connection, ...rest } = options;
     const journals = frontend.queues.map(({ ringRefs }, number) =>
       this.#journals.open(number, ringSlots(ABIS[frontend.abi], ringRefs.length), connection)
@@ -156,6 +167,8 @@ export class DeviceResources {
     this.#rings = undefined;
     const results = await Promise.allSettled(rings.map((ring) => ring.close()));
     this.#journals.unmap();
+    this.#lock?.[Symbol.dispose]();
+    this.#lock = undefined;
     for (const result of results) if (result.status === "rejected") throw result.reason;
   }
 
@@ -174,6 +187,14 @@ export class DeviceResources {
       this.#image = undefined;
       await image?.disk[Symbol.asyncDispose]();
     }
+  }
+
+  /** Before anything is read or written, and before what a killed process left is carried out. */
+  async #lockImage({ image, properties }: Disk): Promise<void> {
+    const { imageLocks, clock } = this.#services;
+    if (imageLocks === undefined || image === undefined) return;
+    const use = { writes: !properties.readOnly, shared: this.#image?.shared ?? false, by: this.#label };
+    this.#lock = await lockImage(imageLocks, image, use, clock);
   }
 
   #listen(rings: readonly QueueHandle[]): void {

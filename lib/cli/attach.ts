@@ -9,6 +9,7 @@ import { SYSTEM_CLOCK } from "../clock.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { DomId, Xenstore } from "../hypervisor.ts";
 import { createLogger } from "../log.ts";
+import { busy, ProcessImageLocks } from "../storage/image_lock.ts";
 import { openDisk } from "../storage/open.ts";
 import { type ImageSpec, parseImage } from "../storage/spec.ts";
 import { attachDevice, type AttachRequest, removeDevice, waitForConnected } from "../toolstack/attach.ts";
@@ -57,7 +58,7 @@ export const attach = defineVerb({
     using store = platform.openXenstore();
     checkDataPath(platform);
     const guest = resolveDomain(store, operands["domain"]!);
-    const params = await checkImage(image, readOnly, options);
+    const params = await checkImage(platform, image, readOnly, options);
     const vdev = operands["vdev"] ?? image.vdev;
     const device = attachDevice(
       store,
@@ -82,8 +83,19 @@ export const attach = defineVerb({
 });
 
 /** Opens the image as the backend will, before the guest hears of it; returns what goes into the node `params`. */
-async function checkImage({ format, target }: ImageSpec, readOnly: boolean, options: Options): Promise<string> {
-  await using _disk = await openDisk({ format, target, readOnly, engine: options.engine });
+async function checkImage(
+  platform: NativePlatform,
+  { format, target }: ImageSpec,
+  readOnly: boolean,
+  options: Options,
+): Promise<string> {
+  await using disk = await openDisk({ format, target, readOnly, engine: options.engine });
+  if (disk.image !== undefined) {
+    const use = { writes: !readOnly, shared: false, by: "attach" };
+    const lock = new ProcessImageLocks(platform.imageLocks, () => {}).tryLock(disk.image, use);
+    if (typeof lock === "string") throw busy(disk.image, use, lock);
+    lock[Symbol.dispose]();
+  }
   return `${format}:${format === "raw" ? Deno.realPathSync(target) : target}`;
 }
 
@@ -101,6 +113,7 @@ async function serveUntilConnected(
     service = startService({
       platform,
       openXenstore: () => platform.openXenstore(),
+      imageLocks: platform.imageLocks,
       kind: device.kind,
       only: device,
       settings: settingsOf(options),

@@ -4,11 +4,14 @@
  */
 
 import type { Platform, Xenstore } from "../hypervisor.ts";
+import type { ImageLocks } from "../storage/image_lock.ts";
 
 /** The hypervisor that this process runs under. */
 export interface NativePlatform extends Platform {
   /** Connects to xenstored. Throws XenblkError (hypervisor) if it cannot be reached. */
   openXenstore(): Xenstore;
+  /** Keep other processes from images. */
+  readonly imageLocks: ImageLocks;
 }
 
 /** The outside world of a command. */

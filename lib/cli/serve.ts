@@ -52,6 +52,7 @@ export const serve = defineVerb({
     const service = startService({
       platform,
       openXenstore: () => platform.openXenstore(),
+      imageLocks: platform.imageLocks,
       kind,
       ...(only === undefined ? {} : { only }),
       settings: settingsOf(options, options.image),

@@ -9,6 +9,7 @@ import type { DeviceSettings } from "../backend/settings.ts";
 import { WorkerDataPlane } from "../dataplane/worker_dataplane.ts";
 import type { Platform, Xenstore } from "../hypervisor.ts";
 import type { Logger } from "../log.ts";
+import { type ImageLocks, ProcessImageLocks } from "../storage/image_lock.ts";
 import { IoPool } from "../storage/io_pool.ts";
 import { openDisk } from "../storage/open.ts";
 import type { DeviceAddress } from "../xenbus/paths.ts";
@@ -26,6 +27,8 @@ export interface ServiceOptions {
   readonly settings: DeviceSettings;
   /** Keep journals, so that a crash loses nothing. */
   readonly journal: boolean;
+  /** Keep other processes from images; absent: only this process's devices are kept from each other's. */
+  readonly imageLocks?: ImageLocks;
   /** Most reactors. */
   readonly workers: number;
   readonly logger: Logger;
@@ -59,6 +62,7 @@ export function startService(options: ServiceOptions): Service {
     openXenstore,
     dataPlane,
     openDisk: (request) => openDisk(request, { pool, warn }),
+    imageLocks: new ProcessImageLocks(options.imageLocks, warn),
     ...(journal ? { journals: platform.journals } : {}),
     settings,
     logger,

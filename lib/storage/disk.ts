@@ -4,6 +4,7 @@
  */
 
 import type { Memory, MemorySpace } from "../hypervisor.ts";
+import type { ImageFile } from "./image_file.ts";
 
 /** Negative errno values that channels complete with; the values are Linux's. */
 export const EIO: number = -5;
@@ -67,6 +68,8 @@ export interface Disk extends AsyncDisposable {
   readonly properties: DiskProperties;
   /** For people: `raw:/path (1.0 GiB, read-only, engine file)`. */
   readonly description: string;
+  /** The file behind it, to be locked while the disk is used; absent where there is none. */
+  readonly image?: ImageFile;
   /** For a reactor: lane is the number of the reactor that will open the channel (see DataPlane). */
   attachment(lane: number): DiskAttachment;
 }

@@ -55,7 +55,7 @@ async function openFileDisk(request: DiskRequest, context: OpenContext): Promise
   return new OpenedDisk(properties, describe("raw", path, properties, served.engine), served.attachment, async () => {
     await served.close();
     owned.dispose();
-  });
+  }, image);
 }
 
 /** How a file is served: by the pool, or in each channel's own thread. */
@@ -122,6 +122,7 @@ function describe(format: string, target: string, properties: DiskProperties, en
 class OpenedDisk implements Disk {
   readonly properties: DiskProperties;
   readonly description: string;
+  readonly image?: ImageFile;
   readonly #attachment: (lane: number) => DiskAttachment;
   readonly #close: () => Promise<void>;
   #closed: Promise<void> | undefined;
@@ -131,7 +132,9 @@ class OpenedDisk implements Disk {
     description: string,
     attachment: (lane: number) => DiskAttachment,
     close: () => Promise<void>,
+    image?: ImageFile,
   ) {
+    if (image !== undefined) this.image = image;
     this.properties = properties;
     this.description = description;
     this.#attachment = attachment;

@@ -11,8 +11,7 @@ import { BASIC_OFFER } from "../../lib/xenbus/features.ts";
 import { type FrontendParameters, PROTOCOLS, readFrontend } from "../../lib/xenbus/negotiate.ts";
 import type { DeviceAddress } from "../../lib/xenbus/paths.ts";
 import { parseState } from "../../lib/xenbus/states.ts";
-import { Rig, RING_NODES, settle, until } from "../backend/rig.ts";
-import type { Clock } from "../../lib/clock.ts";
+import { FAST_CLOCK, Rig, RING_NODES, settle, until } from "../backend/rig.ts";
 
 const NODES = [
   "protocol",
@@ -125,20 +124,6 @@ function checkParameters(
     if (eventChannel === 0) throw new Error("event channel 0");
   }
 }
-
-/** Time that goes fifty times as fast, so that a device may look that often. */
-const FAST_CLOCK: Clock = {
-  now: () => performance.now() * 50,
-  sleep: (ms, signal) =>
-    new Promise((resolve) => {
-      const end = (): void => {
-        clearTimeout(timer);
-        resolve();
-      };
-      const timer = setTimeout(end, ms / 50);
-      signal?.addEventListener("abort", end, { once: true });
-    }),
-};
 
 /** What a device's run came to. */
 export interface DeviceOutcome {

@@ -48,12 +48,17 @@ export function missingParts(): string | undefined {
   if (findXenstored() === undefined) {
     return "xenstored is missing (Debian package xen-utils-4.17 or later; tests/native/install.sh unpacks it)";
   }
+  return missingProgram("xenstore-read", "xenstore-utils");
+}
+
+/** That a program is missing, and the Debian package that has it; undefined if it is there. */
+export function missingProgram(name: string, debianPackage: string): string | undefined {
   try {
-    new Deno.Command("xenstore-read", { stdout: "null", stderr: "null" }).outputSync();
+    new Deno.Command(name, { args: ["--version"], stdout: "null", stderr: "null" }).outputSync();
+    return undefined;
   } catch {
-    return "xenstore-read is missing (Debian package xenstore-utils)";
+    return `${name} is missing (Debian package ${debianPackage})`;
   }
-  return undefined;
 }
 
 /** True where nothing may be skipped. */
@@ -64,8 +69,12 @@ let printedMissing = false;
  * Registers a test that needs this host. Where parts are missing it is ignored and the reason printed once, but with
  * CI=true in the environment it fails with the reason.
  */
-export function nativeTest(name: string, body: (context: Deno.TestContext) => Promise<void> | void): void {
-  const missing = missingParts();
+export function nativeTest(
+  name: string,
+  body: (context: Deno.TestContext) => Promise<void> | void,
+  alsoMissing?: string,
+): void {
+  const missing = missingParts() ?? alsoMissing;
   if (missing !== undefined && !printedMissing && !IN_CI) {
     printedMissing = true;
     // deno-lint-ignore no-console

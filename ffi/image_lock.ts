@@ -1,0 +1,175 @@
+/**
+ * Locks that keep other processes from an image, as QEMU takes them: open file description locks, one byte for each
+ * right that is used and one for each that others shall not have. The descriptors that do the I/O are locked too, so
+ * that what the kernel still writes for a process that was killed keeps the lock. Who excludes whom within the process
+ * is not known here.
+ */
+
+import type { ImageFile } from "../lib/storage/image_file.ts";
+import type { ImageLocks, ImageUse } from "../lib/storage/image_lock.ts";
+import { EACCES, EAGAIN } from "./errno.ts";
+import { cString, errno, errnoText, libc, pointerTo } from "./libc.ts";
+import { lazily } from "./library.ts";
+import { allocate, type NativeMemory } from "./memory.ts";
+
+/** QEMU's numbers of the rights to a disk that matter here (block.h: BLK_PERM_*), as bits. */
+const CONSISTENT_READ = 0;
+const WRITE = 1;
+const RESIZE = 3;
+/** Where in the file the bytes are (block/file-posix.c: RAW_LOCK_*_BASE): for rights used, and for rights denied. */
+const USED_BASE = 100;
+const DENIED_BASE = 200;
+
+/** fcntl.h */
+const F_OFD_GETLK = 36;
+const F_OFD_SETLK = 37;
+const F_RDLCK = 0;
+const F_WRLCK = 1;
+const F_UNLCK = 2;
+const O_CLOEXEC = 0x80000;
+const AT_EMPTY_PATH = 0x1000;
+const STATX_INO = 0x100;
+
+/** struct flock of 64-bit Linux: type and whence as 16-bit words, start and length in bytes, and who has the lock. */
+const FLOCK = { type: 0, start: 8, length: 16, pid: 24, bytes: 32 };
+/** struct statx: inode at 32, the major and minor number of its device at 136 and 140. */
+const STATX = { inode: 32, major: 136, minor: 140, bytes: 256 };
+
+/** The rights that a use needs, and those that it denies others. */
+function rightsOf({ writes, shared }: ImageUse): { used: readonly number[]; denied: readonly number[] } {
+  return { used: writes ? [CONSISTENT_READ, WRITE] : [CONSISTENT_READ], denied: shared ? [] : [WRITE, RESIZE] };
+}
+
+/** One thread's. */
+export class NativeImageLocks implements ImageLocks {
+  readonly #memory: () => NativeMemory = lazily(() => allocate(STATX.bytes));
+
+  tryLock(image: ImageFile, use: ImageUse): Disposable | string {
+    using undo = new DisposableStack();
+    const fd = this.#open(image);
+    undo.defer(() => libc().close(fd)); // which gives its locks back
+    const { used, denied } = rightsOf(use);
+    const bytes = [...used.map((right) => USED_BASE + right), ...denied.map((right) => DENIED_BASE + right)];
+    if (!this.#lockAll(fd, bytes)) return usedBy(image, 0);
+    // Locked first and looked around then: of two that come at the same time none gets by unseen.
+    const opposed = [...used.map((right) => DENIED_BASE + right), ...denied.map((right) => USED_BASE + right)];
+    for (const byte of opposed) {
+      const holder = this.#holder(fd, byte);
+      if (holder !== undefined) return usedBy(image, holder);
+    }
+    // Nobody else has the image now, so the other descriptors of it in this process are its own.
+    const others = use.writes && !use.shared ? this.#lockOthers(image, fd, bytes) : [];
+    const owned = undo.move();
+    return {
+      [Symbol.dispose]: (): void => {
+        for (const other of others) if (this.#isOpenAt(other, image)) this.#unlockAll(other, bytes);
+        owned.dispose();
+      },
+    };
+  }
+
+  /** Opens the image for reading, which is enough. Throws Error if it cannot be, or another is at its path now. */
+  #open(image: ImageFile): number {
+    const fd = libc().open(cString(image.path), O_CLOEXEC, 0);
+    if (fd < 0) throw new Error(errnoText(errno()));
+    if (this.#isOpenAt(fd, image)) return fd;
+    libc().close(fd);
+    throw new Error("another file took its place at this path");
+  }
+
+  /** Whether a descriptor is one of the image. */
+  #isOpenAt(fd: number, image: ImageFile): boolean {
+    const { address, view } = this.#memory();
+    if (libc().statx(fd, cString(""), AT_EMPTY_PATH, STATX_INO, pointerTo(address)) < 0) return false;
+    const data = new DataView(view.buffer);
+    const device = makeDevice(data.getUint32(STATX.major, true), data.getUint32(STATX.minor, true));
+    return device === image.identity.device && Number(data.getBigUint64(STATX.inode, true)) === image.identity.inode;
+  }
+
+  /** False if another process has one of the bytes. Throws Error if the file system has no such locks. */
+  #lockAll(fd: number, bytes: readonly number[]): boolean {
+    for (const byte of bytes) {
+      if (this.#fcntl(fd, F_OFD_SETLK, F_RDLCK, byte) >= 0) continue;
+      const reason = errno();
+      if (reason === EAGAIN || reason === EACCES) return false;
+      throw new Error(errnoText(reason));
+    }
+    return true;
+  }
+
+  #unlockAll(fd: number, bytes: readonly number[]): void {
+    for (const byte of bytes) this.#fcntl(fd, F_OFD_SETLK, F_UNLCK, byte);
+  }
+
+  /** The process that has a byte (-1: not known which), or undefined. */
+  #holder(fd: number, byte: number): number | undefined {
+    if (this.#fcntl(fd, F_OFD_GETLK, F_WRLCK, byte) < 0) throw new Error(errnoText(errno()));
+    const data = new DataView(this.#memory().view.buffer);
+    return data.getInt16(FLOCK.type, true) === F_UNLCK ? undefined : data.getInt32(FLOCK.pid, true);
+  }
+
+  #fcntl(fd: number, operation: number, type: number, byte: number): number {
+    const { address, view } = this.#memory();
+    view.fill(0, 0, FLOCK.bytes);
+    const data = new DataView(view.buffer);
+    data.setInt16(FLOCK.type, type, true);
+    data.setBigInt64(FLOCK.start, BigInt(byte), true);
+    data.setBigInt64(FLOCK.length, 1n, true);
+    return libc().fcntl(fd, operation, BigInt(address));
+  }
+
+  /** Locks every other descriptor of the image that this process has open; returns them. */
+  #lockOthers(image: ImageFile, mine: number, bytes: readonly number[]): number[] {
+    return numericNames("/proc/self/fd").filter((fd) => fd !== mine && this.#isOpenAt(fd, image)).filter((fd) => {
+      try {
+        return this.#lockAll(fd, bytes);
+      } catch {
+        return false; // one that is not open for reading cannot be locked, nor does it serve anything
+      }
+    });
+  }
+}
+
+/** Who has the image, as the end of a sentence. The kernel does not tell whose an open file description is. */
+function usedBy(image: ImageFile, pid: number): string {
+  const found = pid > 0
+    ? pid
+    : numericNames("/proc").find((process) => process !== Deno.pid && holdsLock(process, image));
+  return found === undefined ? "another process uses it" : `process ${found}${nameOf(found)} uses it`;
+}
+
+/** Whether a process has the image open and locked. */
+function holdsLock(pid: number, { identity }: ImageFile): boolean {
+  return numericNames(`/proc/${pid}/fd`).some((fd) => {
+    try {
+      const { dev, ino } = Deno.statSync(`/proc/${pid}/fd/${fd}`);
+      if (dev !== identity.device || ino !== identity.inode) return false;
+      return Deno.readTextFileSync(`/proc/${pid}/fdinfo/${fd}`).includes("OFDLCK");
+    } catch {
+      return false; // it was closed meanwhile
+    }
+  });
+}
+
+function nameOf(pid: number): string {
+  try {
+    return ` (${Deno.readTextFileSync(`/proc/${pid}/comm`).trim()})`;
+  } catch {
+    return "";
+  }
+}
+
+/** The names in a directory of /proc that are numbers; none where it cannot be read. */
+function numericNames(directory: string): number[] {
+  try {
+    return [...Deno.readDirSync(directory)].map(({ name }) => Number(name)).filter(Number.isInteger);
+  } catch {
+    return [];
+  }
+}
+
+/** sys/sysmacros.h's makedev: what stat(2), and so Deno, calls a device. */
+function makeDevice(major: number, minor: number): number {
+  const low = ((major & 0xFFF) << 8) | (minor & 0xFF);
+  return low + ((minor & 0xFFFFFF00) >>> 0) * 2 ** 12 + ((major & 0xFFFFF000) >>> 0) * 2 ** 32;
+}

@@ -1,0 +1,180 @@
+/**
+ * Image locks on real files: against ourselves, against another process, and both ways against QEMU's own tools, which
+ * take the same ones; and that the descriptors which do the I/O are locked too.
+ */
+
+import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
+import { NativeImageLocks } from "../../ffi/image_lock.ts";
+import { allocateShared, identityOf, type ImageFile } from "../../lib/storage/image_file.ts";
+import type { ImageUse } from "../../lib/storage/image_lock.ts";
+
+const WRITES: ImageUse = { writes: true, shared: false, by: "writer" };
+const READS: ImageUse = { writes: false, shared: false, by: "reader" };
+const SHARES: ImageUse = { writes: true, shared: true, by: "sharer" };
+
+/** An image of 1 MiB that is gone at the end. */
+class TestImage implements Disposable {
+  readonly path = Deno.makeTempFileSync({ suffix: ".img" });
+  readonly image: ImageFile;
+
+  constructor() {
+    Deno.truncateSync(this.path, 1 << 20);
+    using file = Deno.openSync(this.path);
+    this.image = { path: this.path, readOnly: false, identity: identityOf(file), shared: allocateShared() };
+  }
+
+  /** Takes the lock as another disk would. */
+  lock(use: ImageUse): Disposable | string {
+    return new NativeImageLocks().tryLock(this.image, use);
+  }
+
+  [Symbol.dispose](): void {
+    Deno.removeSync(this.path);
+  }
+}
+
+function assertLocked(lock: Disposable | string): asserts lock is Disposable {
+  assert(typeof lock === "object", String(lock));
+}
+
+/** The bytes that the descriptors of a file in this process have locked, one text for each that has any. */
+function lockedBytes(path: string): string[] {
+  return [...Deno.readDirSync("/proc/self/fd")].flatMap(({ name }) => {
+    try {
+      if (Deno.readLinkSync(`/proc/self/fd/${name}`) !== path) return [];
+      const lines = Deno.readTextFileSync(`/proc/self/fdinfo/${name}`).matchAll(
+        /OFDLCK ADVISORY +READ .* (\d+) (\d+)$/gm,
+      );
+      return [[...lines].map(([, first, last]) => `${first}-${last}`).sort().join(" ")];
+    } catch {
+      return []; // the descriptor that listed the others
+    }
+  });
+}
+
+Deno.test("two writers, or a writer and a reader, exclude each other in either order; readers and sharers do not", () => {
+  using test = new TestImage();
+  for (
+    const [first, second, excluded] of [
+      [WRITES, WRITES, true],
+      [WRITES, READS, true],
+      [READS, WRITES, true],
+      [WRITES, SHARES, true],
+      [READS, SHARES, true],
+      [READS, READS, false],
+      [SHARES, SHARES, false],
+    ] as const
+  ) {
+    const held = test.lock(first);
+    assertLocked(held);
+    const other = test.lock(second);
+    assertEquals(typeof other === "string", excluded, `${first.by}, then ${second.by}`);
+    held[Symbol.dispose]();
+    if (typeof other === "object") other[Symbol.dispose]();
+    const again = test.lock(WRITES);
+    assertLocked(again); // a refusal left nothing behind
+    again[Symbol.dispose]();
+  }
+});
+
+Deno.test("the bytes are QEMU's, on every descriptor of a writer's image, until the lock is given back", () => {
+  using test = new TestImage();
+  using _io = Deno.openSync(test.path, { read: true, write: true });
+  using _more = Deno.openSync(test.path, { read: true });
+  using _writeOnly = Deno.openSync(test.path, { write: true });
+  const lock = test.lock(WRITES);
+  assertLocked(lock);
+  const bytes = "100-101 201-201 203-203";
+  assertEquals(lockedBytes(test.path).sort(), ["", bytes, bytes, bytes]);
+  lock[Symbol.dispose]();
+  assertEquals(lockedBytes(test.path), ["", "", ""]);
+  const reader = test.lock(READS);
+  assertLocked(reader);
+  assertEquals(lockedBytes(test.path).filter((text) => text !== ""), ["100-100 201-201 203-203"]);
+  reader[Symbol.dispose]();
+});
+
+Deno.test("a lock ends with the process that has it, and until then the refusal names that process", async () => {
+  using test = new TestImage();
+  const program = new URL("./lock_child.ts", import.meta.url).pathname;
+  const args = ["run", "-A", "--no-check", program, test.path];
+  const child = new Deno.Command(Deno.execPath(), { args, stdout: "piped" }).spawn();
+  try {
+    const reader = child.stdout.getReader();
+    assertEquals(new TextDecoder().decode((await reader.read()).value), "locked\n");
+    await reader.cancel();
+    assertEquals(test.lock(READS), `process ${child.pid} (deno) uses it`);
+  } finally {
+    child.kill("SIGKILL");
+    await child.status;
+  }
+  const lock = test.lock(WRITES);
+  assertLocked(lock);
+  lock[Symbol.dispose]();
+});
+
+Deno.test("an image that is gone, or another one at its path, is not locked", () => {
+  const test = new TestImage();
+  const other = Deno.makeTempFileSync();
+  Deno.renameSync(other, test.path);
+  assertThrows(() => test.lock(WRITES), Error, "another file took its place");
+  test[Symbol.dispose]();
+  assertThrows(() => test.lock(WRITES), Error, "No such file or directory (ENOENT)");
+});
+
+const hasQemu = await new Deno.Command("sh", {
+  args: ["-c", "command -v qemu-io && command -v qemu-img"],
+  stdout: "null",
+})
+  .output().then(({ success }) => success);
+// deno-lint-ignore no-console -- why a test is ignored is to be seen
+if (!hasQemu) console.log("image locks beside QEMU's: ignored, qemu-io is missing (Debian package qemu-utils)");
+
+async function qemu(program: string, ...args: string[]): Promise<{ success: boolean; words: string }> {
+  const { success, stdout, stderr } = await new Deno.Command(program, { args }).output();
+  return { success, words: new TextDecoder().decode(stderr) + new TextDecoder().decode(stdout) };
+}
+
+Deno.test({ name: "QEMU's tools respect our lock", ignore: !hasQemu }, async () => {
+  using test = new TestImage();
+  const writer = test.lock(WRITES);
+  assertLocked(writer);
+  const write = await qemu("qemu-io", "-f", "raw", "-c", "write 0 512", test.path);
+  assertEquals(write.success, false);
+  assertMatch(write.words, /Failed to get "write" lock/);
+  const read = await qemu("qemu-img", "convert", "-f", "raw", "-O", "raw", test.path, `${test.path}.copy`);
+  assertEquals(read.success, false);
+  assertMatch(read.words, /Failed to get shared "write" lock/);
+  assert((await qemu("qemu-img", "info", "-U", "-f", "raw", test.path)).success, "-U asks for no lock");
+  writer[Symbol.dispose]();
+  const reader = test.lock(READS);
+  assertLocked(reader);
+  assertEquals((await qemu("qemu-io", "-f", "raw", "-c", "write 0 512", test.path)).success, false);
+  assert((await qemu("qemu-io", "-r", "-f", "raw", "-c", "read 0 512", test.path)).success);
+  reader[Symbol.dispose]();
+  assert((await qemu("qemu-io", "-f", "raw", "-c", "write 0 512", test.path)).success);
+});
+
+Deno.test({ name: "we respect QEMU's lock, and say which process has it", ignore: !hasQemu }, async () => {
+  using test = new TestImage();
+  const holder = new Deno.Command("qemu-io", { args: ["-f", "raw", test.path], stdin: "piped", stdout: "null" })
+    .spawn();
+  try {
+    // It opens the image more than once, so its first lock may not be the one it keeps.
+    const patience = performance.now() + 5000;
+    for (let lock = test.lock(READS); performance.now() < patience; lock = test.lock(READS)) {
+      if (typeof lock === "object") lock[Symbol.dispose]();
+      else if (lock.includes("qemu-io")) break;
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
+    for (const use of [WRITES, READS]) {
+      assertStringIncludes(String(test.lock(use)), `process ${holder.pid} (qemu-io) uses it`);
+    }
+    const shared = test.lock(SHARES); // qemu-io lets others write
+    assertLocked(shared);
+    shared[Symbol.dispose]();
+  } finally {
+    await holder.stdin.close();
+    await holder.status;
+  }
+});

@@ -1,0 +1,81 @@
+/**
+ * Image locks between processes: two `xenblk serve` with one image, and QEMU's tools beside one of them.
+ */
+
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import type { DomId } from "../../../lib/hypervisor.ts";
+import { MIXED_LOAD } from "../../../lib/sim/load_types.ts";
+import { backendPath, type DeviceAddress, frontendPath } from "../../../lib/xenbus/paths.ts";
+import { missingProgram, nativeTest, NativeXen } from "../harness.ts";
+import { attach, BackendProcess, detach, sparseImage } from "./backend.ts";
+import { GuestProcess } from "./guest.ts";
+
+const IMAGE_BYTES = 2 ** 26;
+const GUESTS = [7, 8] as const;
+
+/** The node of a device that people look at. */
+async function errorOf(xen: NativeXen, device: DeviceAddress): Promise<string> {
+  return (await xen.run("xenstore-read", [`${backendPath(device)}/error`])).trim();
+}
+
+/** The descriptors of a process that have a file open, and how many of those have it locked. */
+function descriptors(pid: number, path: string): { open: number; locked: number } {
+  let [open, locked] = [0, 0];
+  for (const { name } of Deno.readDirSync(`/proc/${pid}/fd`)) {
+    if (Deno.readLinkSync(`/proc/${pid}/fd/${name}`) !== path) continue;
+    open++;
+    if (Deno.readTextFileSync(`/proc/${pid}/fdinfo/${name}`).includes("OFDLCK")) locked++;
+  }
+  return { open, locked };
+}
+
+nativeTest(
+  "a second process is kept from an image that is written to, and gets it when the first has ended",
+  async () => {
+    await using xen = await NativeXen.start();
+    for (const domid of GUESTS) await xen.createDomain(domid);
+    const image = sparseImage(xen.directory, "disk.img", IMAGE_BYTES);
+    await using first = new BackendProcess(xen, ["serve", "--kind", "vbd3"]);
+    await using second = new BackendProcess(xen, ["serve", "--kind", "other"]);
+    await using guest = new GuestProcess(xen, GUESTS[0]);
+    await using otherGuest = new GuestProcess(xen, GUESTS[1]);
+    const device = await attach(xen, { domain: GUESTS[0] as DomId, params: `aio:${image}` });
+    const other = await attach(xen, { domain: GUESTS[1] as DomId, params: `aio:${image}`, kind: "other" });
+    const disk = await guest.disk(frontendPath(device));
+    await disk.connect();
+    await disk.load({ ...MIXED_LOAD, requests: 200 });
+    const { open, locked } = descriptors(first.pid, image);
+    assert(open >= 2 && locked === open, `${locked} of ${open} descriptors are locked`);
+
+    const otherDisk = await otherGuest.disk(frontendPath(other));
+    await assertRejects(() => otherDisk.connect(), Error);
+    assertEquals(
+      await errorOf(xen, other),
+      `Cannot write to image ${image}: process ${first.pid} (deno) uses it; ` +
+        "end that use first: two at a time would damage what is on the image",
+    );
+
+    assertEquals(await first.stop("SIGKILL") === 0, false);
+    await otherDisk.reconnect();
+    const outcome = await otherDisk.load({ ...MIXED_LOAD, readShare: 0, requests: 200 });
+    assertEquals(outcome.errors, 0, second.messages);
+    assertEquals(await second.stop(), 0, second.messages);
+  },
+);
+
+nativeTest("QEMU's tools are kept from an image that a guest uses, and only as long", async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUESTS[0]);
+  const image = sparseImage(xen.directory, "disk.img", IMAGE_BYTES);
+  await using backend = new BackendProcess(xen, ["serve"]);
+  await using guest = new GuestProcess(xen, GUESTS[0]);
+  const device = await attach(xen, { domain: GUESTS[0] as DomId, params: `aio:${image}` });
+  const disk = await guest.disk(frontendPath(device));
+  const write = (): Promise<string> => xen.run("qemu-io", ["-f", "raw", "-c", "write 0 512", image]);
+  await write();
+  await disk.connect();
+  assertMatch((await assertRejects(write, Error)).message, /Failed to get "write" lock/);
+  await detach(xen, device);
+  await write();
+  assertEquals(await backend.stop(), 0, backend.messages);
+}, missingProgram("qemu-io", "qemu-utils"));

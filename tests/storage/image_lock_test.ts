@@ -1,0 +1,108 @@
+/**
+ * Who may use an image beside whom in one process, and how long a lock is waited for.
+ */
+
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import type { Clock } from "../../lib/clock.ts";
+import type { ImageFile } from "../../lib/storage/image_file.ts";
+import {
+  excludes,
+  ImageBusyError,
+  type ImageLocks,
+  type ImageUse,
+  lockImage,
+  ProcessImageLocks,
+} from "../../lib/storage/image_lock.ts";
+
+const image = (inode = 7, path = "/images/a.img"): ImageFile => ({
+  path,
+  readOnly: false,
+  identity: { device: 1, inode },
+  shared: new SharedArrayBuffer(16),
+});
+const WRITES: ImageUse = { writes: true, shared: false, by: "vbd3/5/51712" };
+const READS: ImageUse = { writes: false, shared: false, by: "vbd3/6/51712" };
+const WRITES_SHARED: ImageUse = { writes: true, shared: true, by: "vbd3/7/51712" };
+const READS_SHARED: ImageUse = { writes: false, shared: true, by: "vbd3/8/51712" };
+
+const silent = (): void => {};
+
+Deno.test("a use excludes those that write unless it shares", () => {
+  const uses = [WRITES, READS, WRITES_SHARED, READS_SHARED];
+  assertEquals(uses.map((one) => uses.map((other) => +excludes(one, other))), [
+    [1, 1, 1, 0],
+    [1, 0, 1, 0],
+    [1, 1, 0, 0],
+    [0, 0, 0, 0],
+  ]);
+});
+
+Deno.test("an image is one by its file and not by its path, and is free when its user is done with it", () => {
+  const locks = new ProcessImageLocks(undefined, silent);
+  const lock = locks.tryLock(image(), WRITES);
+  assert(typeof lock === "object");
+  assertEquals(locks.tryLock(image(7, "/other/name"), READS), "this process serves it to vbd3/5/51712");
+  assert(typeof locks.tryLock(image(8), WRITES) === "object", "another file");
+  lock[Symbol.dispose]();
+  const readers = [locks.tryLock(image(), READS), locks.tryLock(image(), READS_SHARED)];
+  assert(readers.every((reader) => typeof reader === "object"));
+  assertEquals(locks.tryLock(image(), WRITES), "this process serves it to vbd3/6/51712");
+  lock[Symbol.dispose](); // a second time, which frees nobody else's
+  assert(typeof locks.tryLock(image(), WRITES) === "string");
+});
+
+Deno.test("what other processes hold counts, and is taken and given back together with our own", () => {
+  const taken: string[] = [];
+  const beyond: ImageLocks = {
+    tryLock: ({ path }) => {
+      if (path === "/theirs") return "process 12 (qemu) uses it";
+      taken.push(path);
+      return { [Symbol.dispose]: () => void taken.pop() };
+    },
+  };
+  const locks = new ProcessImageLocks(beyond, silent);
+  assertEquals(locks.tryLock(image(7, "/theirs"), READS), "process 12 (qemu) uses it");
+  const lock = locks.tryLock(image(7, "/ours"), WRITES);
+  assert(typeof lock === "object", "a refusal leaves nothing behind");
+  assertEquals(taken, ["/ours"]);
+  lock[Symbol.dispose]();
+  assertEquals(taken, []);
+});
+
+Deno.test("an image that cannot be locked against others is used, with a warning, and locked among our own", () => {
+  const warnings: string[] = [];
+  const beyond: ImageLocks = {
+    tryLock: () => {
+      throw new Error("No locks available (ENOLCK)");
+    },
+  };
+  const locks = new ProcessImageLocks(beyond, (line) => warnings.push(line));
+  assert(typeof locks.tryLock(image(), WRITES) === "object");
+  assertEquals(warnings, ["image /images/a.img: other processes are not kept from it: No locks available (ENOLCK)"]);
+  assertEquals(locks.tryLock(image(), WRITES), "this process serves it to vbd3/5/51712");
+});
+
+Deno.test("a lock is waited for a little, and then refused with the image's name, the holder and what to do", async () => {
+  let nowMs = 0;
+  const clock: Clock = { now: () => nowMs, sleep: (ms) => Promise.resolve(void (nowMs += ms)) };
+  const locks = new ProcessImageLocks(undefined, silent);
+  const first = locks.tryLock(image(), WRITES) as Disposable;
+  const error = await assertRejects(() => lockImage(locks, image(), READS, clock), ImageBusyError);
+  assertEquals(
+    error.line,
+    "Cannot read image /images/a.img: this process serves it to vbd3/5/51712; " +
+      "end that use first: two at a time would damage what is on the image",
+  );
+  assert(nowMs >= 3000 && nowMs < 3300, `${nowMs} ms`);
+  const releaseAt = nowMs + 1000;
+  const freeing: Clock = {
+    now: () => nowMs,
+    sleep: (ms) => {
+      nowMs += ms;
+      if (nowMs >= releaseAt) first[Symbol.dispose]();
+      return Promise.resolve();
+    },
+  };
+  (await lockImage(locks, image(), READS, freeing))[Symbol.dispose]();
+  assert(nowMs >= releaseAt && nowMs < releaseAt + 300);
+});
