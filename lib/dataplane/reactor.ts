@@ -29,6 +29,12 @@ const TURNS_PER_CLOCK_CHECK = 1024;
 /** Rings of one guest that its limit of mapped grants allows for; it is set before it is known what there will be. */
 const RINGS_PER_GUEST = 16;
 
+/**
+ * Turns for which a queue is passed over after a visit that met a bad request or a failure, while there is other work:
+ * a guest that sends nothing but nonsense shall cost its neighbours little.
+ */
+const TURNS_AFTER_FAULT = 16;
+
 /** Whoever runs the reactor hears of these. */
 export interface ReactorHost {
   /** The queue is drained and everything it had is given back. */
@@ -54,6 +60,10 @@ interface Served {
   hasWork: boolean;
   closing: boolean;
   reportedBroken: boolean;
+  /** What there was to complain of so far. */
+  readonly faults: { count: number };
+  /** Turns for which it is still passed over. */
+  skipTurns: number;
 }
 
 /** See the file's first lines. */
@@ -93,10 +103,23 @@ export class Reactor implements Disposable {
   open(id: number, request: OpenRequest): void {
     const guest = this.#guest(request.guest);
     const log = this.#limiter.forGuest(request.guest);
-    const complain = (line: string): void => log.warning(`${request.label}: ${line}`);
+    const faults = { count: 0 };
+    const complain = (line: string): void => {
+      faults.count++;
+      log.warning(`${request.label}: ${line}`);
+    };
     try {
       const connection = openConnection(request, this.#platform, guest, this.#openChannel, complain);
-      const served = { id, connection, guest, hasWork: true, closing: false, reportedBroken: false };
+      const served = {
+        id,
+        connection,
+        guest,
+        hasWork: true,
+        closing: false,
+        reportedBroken: false,
+        faults,
+        skipTurns: 0,
+      };
       guest.byPort.set(connection.port, served);
       this.#noteUnrestricted(guest);
       this.#served.push(served);
@@ -122,7 +145,10 @@ export class Reactor implements Disposable {
     for (let i = 0; i < this.#served.length; i++) {
       const served = this.#served[i]!;
       if (!served.hasWork && served.connection.queue.inFlight === 0) continue;
-      if (this.#visit(served)) busy = true;
+      if (served.skipTurns > 0 && !served.closing) {
+        served.skipTurns--;
+        busy = true;
+      } else if (this.#visit(served)) busy = true;
       if (served.closing && served.connection.queue.state === "drained") this.#finish(i--);
     }
     return busy;
@@ -144,7 +170,9 @@ export class Reactor implements Disposable {
 
   #visit(served: Served): boolean {
     const { queue } = served.connection;
+    const faults = served.faults.count;
     const more = queue.step() || queue.rest();
+    if (served.faults.count !== faults) served.skipTurns = TURNS_AFTER_FAULT;
     if (this.#idleRoundMs === Infinity && queue.keptGrants !== undefined && queue.keptGrants.count > 0) {
       this.#idleRoundMs = this.#platform.now() + IDLE_ROUND_MS;
     }

@@ -5,7 +5,7 @@
 
 import { type AbiName, ABIS } from "../../lib/blkif/abi.ts";
 import { createStats, type QueueStats, readStats } from "../../lib/dataplane/stats.ts";
-import type { GrantMode, QueueHandle } from "../../lib/dataplane/types.ts";
+import type { DataPlane, GrantMode, QueueHandle } from "../../lib/dataplane/types.ts";
 import { WorkerDataPlane } from "../../lib/dataplane/worker_dataplane.ts";
 import type { DomId, EventChannels, EvtchnPort, SharedPages } from "../../lib/hypervisor.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
@@ -43,16 +43,7 @@ export class Host implements AsyncDisposable {
   async guest(domain: number, grants: GrantMode = "copy", abi: AbiName = "x86_64-abi"): Promise<Guest> {
     const disk = await openDisk({ format: "memory", target: "1M", readOnly: false, engine: "auto" });
     const guest = new Guest(this.machine, domain as DomId, abi, disk);
-    guest.queue = await this.plane.openQueue({
-      label: `domain ${domain}`,
-      guest: guest.domain,
-      ringRefs: guest.ring.refs,
-      eventChannel: guest.port,
-      abi,
-      disk,
-      grants,
-      stats: guest.statsMemory,
-    });
+    await guest.connect(this.plane, grants);
     return guest;
   }
 
@@ -94,6 +85,30 @@ export class Guest {
     this.port = this.#events.bindUnbound(BACKEND);
   }
 
+  /** Gives the ring to a data plane. */
+  async connect(plane: DataPlane, grants: GrantMode): Promise<void> {
+    this.queue = await plane.openQueue({
+      label: `domain ${this.domain}`,
+      guest: this.domain,
+      ringRefs: this.ring.refs,
+      eventChannel: this.port,
+      abi: this.abi,
+      disk: this.disk,
+      grants,
+      stats: this.statsMemory,
+    });
+  }
+
+  /** Requests that may be put before answers must be taken. */
+  get free(): number {
+    return 32 - (this.#produced - this.#consumed);
+  }
+
+  /** Answers taken so far. */
+  get answered(): number {
+    return this.#consumed;
+  }
+
   get stats(): QueueStats {
     return readStats(this.statsMemory);
   }
@@ -106,16 +121,28 @@ export class Guest {
 
   /** Writes requests, publishes them, notifies, and waits for as many answers. */
   async ask(...requests: WireRequest[]): Promise<WireAnswer[]> {
+    this.put(...requests);
+    const answers: WireAnswer[] = [];
+    for (const end = performance.now() + DEADLINE_MS; answers.length < requests.length;) {
+      answers.push(...this.takeAnswers());
+      if (performance.now() > end) throw new Error(`domain ${this.domain}: no answer`);
+      if (answers.length < requests.length) await new Promise((resolve) => setTimeout(resolve, 0));
+    }
+    return answers;
+  }
+
+  /** Writes requests, publishes them and notifies. */
+  put(...requests: WireRequest[]): void {
     for (const request of requests) writeRequest(this.#slots[this.#produced++ & 31]!, this.abi, request);
     Atomics.store(this.#header, 0, this.#produced);
     this.kick();
+  }
+
+  /** The answers that are there. */
+  takeAnswers(): WireAnswer[] {
     const answers: WireAnswer[] = [];
-    for (const end = performance.now() + DEADLINE_MS; answers.length < requests.length;) {
-      while (this.#consumed !== Atomics.load(this.#header, 2)) {
-        answers.push(readAnswer(this.#slots[this.#consumed++ & 31]!));
-      }
-      if (performance.now() > end) throw new Error(`domain ${this.domain}: no answer`);
-      if (answers.length < requests.length) await new Promise((resolve) => setTimeout(resolve, 0));
+    while (this.#consumed !== Atomics.load(this.#header, 2)) {
+      answers.push(readAnswer(this.#slots[this.#consumed++ & 31]!));
     }
     return answers;
   }
