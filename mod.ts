@@ -21,7 +21,16 @@ export * from "./lib/storage/disk.ts";
 export { IoPool, type IoPoolOptions, type PoolAttachment, type PoolFile } from "./lib/storage/io_pool.ts";
 export type { FileIdentity, ImageFile } from "./lib/storage/image_file.ts";
 export { ImageBusyError, type ImageLocks, type ImageUse, ProcessImageLocks } from "./lib/storage/image_lock.ts";
+export type {
+  DiscardRoute,
+  FileMedium,
+  NativeFiles,
+  TransferRoute,
+  UringAttachment,
+  UringRoutes,
+} from "./lib/storage/native_files.ts";
 export { type OpenContext, openDisk } from "./lib/storage/open.ts";
+export type { ServingContext } from "./lib/storage/serving.ts";
 export { type ImageSpec, parseImage } from "./lib/storage/spec.ts";
 
 export * from "./lib/dataplane/types.ts";

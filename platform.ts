@@ -1,9 +1,14 @@
 /**
- * Opens the platform that a descriptor names, in this thread: the composition root that brings the two sides of the
- * hypervisor's seam in by dynamic imports, so that a simulated run never loads FFI, nor a real one the simulation.
+ * Opens the platform that a descriptor names, in this thread, and what a reactor needs on it: the composition root that
+ * brings the two sides of the hypervisor's seam in by dynamic imports, so that a simulated run never loads FFI, nor a
+ * real one the simulation.
  */
 
-import type { Platform, PlatformDescriptor } from "./lib/hypervisor.ts";
+import type { ReactorIo } from "./lib/dataplane/reactor_io.ts";
+import { errorText } from "./lib/errors.ts";
+import type { Platform, PlatformDescriptor, WakeToken } from "./lib/hypervisor.ts";
+import { openChannel } from "./lib/storage/channel.ts";
+import type { UringAttachment } from "./lib/storage/native_files.ts";
 
 /** Opens the platform; its Xen libraries are opened only when they are first needed. */
 export async function openPlatform(descriptor: PlatformDescriptor): Promise<Platform> {
@@ -13,4 +18,38 @@ export async function openPlatform(descriptor: PlatformDescriptor): Promise<Plat
   }
   const { openSimulatedPlatform } = await import("./lib/sim/platform.ts");
   return openSimulatedPlatform(descriptor.machine, descriptor.domain);
+}
+
+/**
+ * A reactor's place to sleep, by the token that others wake it with, and its ways to disks: an io_uring for both where
+ * it is wanted and can be had, else the platform's own and storage's engines.
+ */
+export async function openReactorIo(
+  platform: Platform,
+  token: WakeToken,
+  uring: boolean,
+  warn: (message: string) => void,
+): Promise<ReactorIo> {
+  if (uring && platform.descriptor.kind === "native") {
+    const { UringEngine } = await import("./ffi/uring_engine.ts");
+    try {
+      return uringIo(new UringEngine(token));
+    } catch (error) {
+      warn(`a reactor goes without io_uring: ${errorText(error)}`);
+    }
+  }
+  return { parker: platform.openParker(token), options: { openChannel } };
+}
+
+function uringIo(engine: import("./ffi/uring_engine.ts").UringEngine): ReactorIo {
+  return {
+    parker: engine,
+    options: {
+      submit: () => engine.submit(),
+      openChannel: (attachment, options) =>
+        attachment.engine === "uring"
+          ? engine.openChannel(attachment as UringAttachment, options)
+          : openChannel(attachment, options),
+    },
+  };
 }

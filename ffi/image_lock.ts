@@ -5,10 +5,11 @@
  * is not known here.
  */
 
-import type { ImageFile } from "../lib/storage/image_file.ts";
+import { type ImageFile, isLocked, setLocked } from "../lib/storage/image_file.ts";
 import type { ImageLocks, ImageUse } from "../lib/storage/image_lock.ts";
 import { EACCES, EAGAIN } from "./errno.ts";
-import { cString, errno, errnoText, libc, pointerTo } from "./libc.ts";
+import { isDescriptorOf } from "./image_descriptor.ts";
+import { cString, errno, errnoText, libc } from "./libc.ts";
 import { lazily } from "./library.ts";
 import { allocate, type NativeMemory } from "./memory.ts";
 
@@ -27,13 +28,9 @@ const F_RDLCK = 0;
 const F_WRLCK = 1;
 const F_UNLCK = 2;
 const O_CLOEXEC = 0x80000;
-const AT_EMPTY_PATH = 0x1000;
-const STATX_INO = 0x100;
 
 /** struct flock of 64-bit Linux: type and whence as 16-bit words, start and length in bytes, and who has the lock. */
 const FLOCK = { type: 0, start: 8, length: 16, pid: 24, bytes: 32 };
-/** struct statx: inode at 32, the major and minor number of its device at 136 and 140. */
-const STATX = { inode: 32, major: 136, minor: 140, bytes: 256 };
 
 /** The rights that a use needs, and those that it denies others. */
 function rightsOf({ writes, shared }: ImageUse): { used: readonly number[]; denied: readonly number[] } {
@@ -42,7 +39,7 @@ function rightsOf({ writes, shared }: ImageUse): { used: readonly number[]; deni
 
 /** One thread's. */
 export class NativeImageLocks implements ImageLocks {
-  readonly #memory: () => NativeMemory = lazily(() => allocate(STATX.bytes));
+  readonly #memory: () => NativeMemory = lazily(() => allocate(FLOCK.bytes));
 
   tryLock(image: ImageFile, use: ImageUse): Disposable | string {
     using undo = new DisposableStack();
@@ -58,32 +55,36 @@ export class NativeImageLocks implements ImageLocks {
       if (holder !== undefined) return usedBy(image, holder);
     }
     // Nobody else has the image now, so the other descriptors of it in this process are its own.
-    const others = use.writes && !use.shared ? this.#lockOthers(image, fd, bytes) : [];
+    const exclusive = use.writes && !use.shared;
+    const others = exclusive ? this.#lockOthers(image, fd, bytes) : [];
+    setLocked(image, exclusive);
     const owned = undo.move();
     return {
       [Symbol.dispose]: (): void => {
-        for (const other of others) if (this.#isOpenAt(other, image)) this.#unlockAll(other, bytes);
+        setLocked(image, false);
+        for (const other of others) if (isDescriptorOf(other, image)) this.#unlockAll(other, bytes);
         owned.dispose();
       },
     };
+  }
+
+  /**
+   * Locks a descriptor that was opened for I/O while this process has the image to itself; closing it ends that, once
+   * the kernel has finished its I/O. Does nothing for an image that is not locked or shared.
+   */
+  join(fd: number, image: ImageFile): void {
+    if (!isLocked(image)) return;
+    const { used, denied } = rightsOf({ writes: true, shared: false, by: "" });
+    this.#lockAll(fd, [...used.map((right) => USED_BASE + right), ...denied.map((right) => DENIED_BASE + right)]);
   }
 
   /** Opens the image for reading, which is enough. Throws Error if it cannot be, or another is at its path now. */
   #open(image: ImageFile): number {
     const fd = libc().open(cString(image.path), O_CLOEXEC, 0);
     if (fd < 0) throw new Error(errnoText(errno()));
-    if (this.#isOpenAt(fd, image)) return fd;
+    if (isDescriptorOf(fd, image)) return fd;
     libc().close(fd);
     throw new Error("another file took its place at this path");
-  }
-
-  /** Whether a descriptor is one of the image. */
-  #isOpenAt(fd: number, image: ImageFile): boolean {
-    const { address, view } = this.#memory();
-    if (libc().statx(fd, cString(""), AT_EMPTY_PATH, STATX_INO, pointerTo(address)) < 0) return false;
-    const data = new DataView(view.buffer);
-    const device = makeDevice(data.getUint32(STATX.major, true), data.getUint32(STATX.minor, true));
-    return device === image.identity.device && Number(data.getBigUint64(STATX.inode, true)) === image.identity.inode;
   }
 
   /** False if another process has one of the bytes. Throws Error if the file system has no such locks. */
@@ -120,7 +121,7 @@ export class NativeImageLocks implements ImageLocks {
 
   /** Locks every other descriptor of the image that this process has open; returns them. */
   #lockOthers(image: ImageFile, mine: number, bytes: readonly number[]): number[] {
-    return numericNames("/proc/self/fd").filter((fd) => fd !== mine && this.#isOpenAt(fd, image)).filter((fd) => {
+    return numericNames("/proc/self/fd").filter((fd) => fd !== mine && isDescriptorOf(fd, image)).filter((fd) => {
       try {
         return this.#lockAll(fd, bytes);
       } catch {
@@ -166,10 +167,4 @@ function numericNames(directory: string): number[] {
   } catch {
     return [];
   }
-}
-
-/** sys/sysmacros.h's makedev: what stat(2), and so Deno, calls a device. */
-function makeDevice(major: number, minor: number): number {
-  const low = ((major & 0xFFF) << 8) | (minor & 0xFF);
-  return low + ((minor & 0xFFFFFF00) >>> 0) * 2 ** 12 + ((major & 0xFFFFF000) >>> 0) * 2 ** 32;
 }

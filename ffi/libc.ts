@@ -38,6 +38,18 @@ const SYMBOLS = {
   write: { parameters: ["i32", /* fd */ "pointer", /* buf */ "usize" /* count */], result: "i32" },
   /* Variadic in C, as fcntl below. */
   open: { parameters: ["buffer", /* pathname */ "i32", /* flags */ "u32" /* mode */], result: "i32" },
+  preadv: {
+    parameters: ["i32", /* fd */ "usize", /* iov */ "i32", /* iovcnt */ "i64" /* offset */],
+    result: "i32",
+  },
+  pwritev: {
+    parameters: ["i32", /* fd */ "usize", /* iov */ "i32", /* iovcnt */ "i64" /* offset */],
+    result: "i32",
+  },
+  fallocate: {
+    parameters: ["i32", /* fd */ "i32", /* mode */ "i64", /* offset */ "i64" /* len */],
+    result: "i32",
+  },
   statx: {
     parameters: [
       "i32",
@@ -48,6 +60,7 @@ const SYMBOLS = {
     ],
     result: "i32",
   },
+  fstatfs: { parameters: ["i32", /* fd */ "pointer" /* buf */], result: "i32" },
   close: { parameters: ["i32" /* fd */], result: "i32" },
   access: { parameters: ["buffer", /* pathname */ "i32" /* mode */], result: "i32" },
   /* Variadic in C; the ABIs of x86-64 and aarch64 Linux pass these like fixed parameters. */

@@ -18,13 +18,21 @@ import type {
   Xenstore,
 } from "../lib/hypervisor.ts";
 import type { ImageLocks } from "../lib/storage/image_lock.ts";
+import type { NativeFiles } from "../lib/storage/native_files.ts";
 import { NativeEventChannels } from "./evtchn.ts";
+import { lazily } from "./library.ts";
 import { NativeGrantShares, NativeGrantTable } from "./gnttab.ts";
 import { NativeImageLocks } from "./image_lock.ts";
+import { ringRefusal } from "./io_uring_setup.ts";
 import { JournalFiles } from "./journal_files.ts";
+import { examine } from "./medium.ts";
 import { nativeMemory } from "./memory.ts";
 import { NativeParker, NativeWaker, NativeWakeToken } from "./park.ts";
 import { NativeXenstore } from "./xenstore.ts";
+
+/** The system calls on files. Whether io_uring is allowed is found out once. */
+const refusal = lazily(() => ({ reason: ringRefusal() }));
+const nativeFiles: NativeFiles = { uringRefusal: () => refusal().reason, examine };
 
 /** The hypervisor that this process runs under. Its openers throw XenblkError of kind `hypervisor`. */
 export class NativePlatform implements Platform {
@@ -33,6 +41,8 @@ export class NativePlatform implements Platform {
   readonly journals: JournalStore = new JournalFiles();
   /** Keep other processes from images. */
   readonly imageLocks: ImageLocks = new NativeImageLocks();
+  /** Looks at files, and says whether io_uring can be used. */
+  readonly files: NativeFiles = nativeFiles;
 
   /** A connection of its own to xenstored. */
   openXenstore(): Xenstore {

@@ -233,7 +233,7 @@ export class DeviceActions {
       // What the frontend was told, be it by an earlier process: that is what it relies on.
       const offer = nodes.publishedOffer();
       const frontend = nodes.readFrontend({ frontendPath: seen.frontendPath, defaultProtocol, offer });
-      const grants = this.#grantMode(offer, frontend);
+      const grants = this.#grantMode(offer, frontend, opened);
       const { directIoSafe, discardEnable } = opened.description;
       const discard = offerOf(this.#settings, opened.disk.properties, discardEnable).discard !== undefined;
       const { maxIndirectSegments } = offer;
@@ -247,9 +247,11 @@ export class DeviceActions {
   }
 
   /** How this frontend's data is reached, which need not be as the settings would have it. */
-  #grantMode(offer: Offer, frontend: FrontendParameters): GrantMode {
+  #grantMode(offer: Offer, frontend: FrontendParameters, { disk, description }: OpenedImage): GrantMode {
     const { grants } = this.#settings;
-    const { mode, reason } = grantModeOf(grants, { backend: offer.persistent, frontend: frontend.persistent });
+    const persistent = { backend: offer.persistent, frontend: frontend.persistent };
+    const guestPages = disk.properties.cache !== "none" || description.directIoSafe;
+    const { mode, reason } = grantModeOf(grants, persistent, guestPages);
     if (reason !== undefined) this.#log.info(`grants ${mode} in place of ${grants}: ${reason}`);
     return mode;
   }

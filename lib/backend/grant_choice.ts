@@ -26,9 +26,19 @@ export interface PersistentNodes {
   readonly frontend: boolean;
 }
 
-/** The mode for a connection, and why it is not the one that was chosen, if so. */
-export function grantModeOf(choice: GrantChoice, nodes: PersistentNodes): { mode: GrantMode; reason?: string } {
+/**
+ * The mode for a connection, and why it is not the one that was chosen, if so. `guestPages`: the engine may work on the
+ * guest's own pages, since they go through the page cache or the toolstack vouches for it.
+ */
+export function grantModeOf(
+  choice: GrantChoice,
+  nodes: PersistentNodes,
+  guestPages = true,
+): { mode: GrantMode; reason?: string } {
   const mode = modeOf(choice);
+  if (mode !== "copy" && !guestPages) {
+    return { mode: "copy", reason: "cache none reaches guest pages only with the node direct-io-safe=1" };
+  }
   if (mode !== "persistent" || (nodes.backend && nodes.frontend)) return { mode };
   const reason = nodes.backend
     ? "the frontend did not publish feature-persistent=1"

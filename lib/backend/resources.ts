@@ -113,12 +113,14 @@ export class DeviceResources {
   async openImage(description: DeviceDescription): Promise<Disk> {
     const { settings, openDisk } = this.#services;
     const readOnly = description.readOnly || settings.readOnly;
-    const { shared } = description;
-    const key = JSON.stringify([description.params, readOnly, shared]);
+    const { shared, directIoSafe } = description;
+    const key = JSON.stringify([description.params, readOnly, shared, directIoSafe]);
     if (this.#image?.key === key) return this.#image.disk;
     await this.release();
     const { format, target } = parseImage(description.params);
-    const disk = await openDisk({ format, target, readOnly, engine: settings.engine });
+    const { engine, cache } = settings;
+    const request = { format, target, readOnly, engine, directIoSafe };
+    const disk = await openDisk(cache === undefined ? request : { ...request, cache });
     this.#image = { disk, key, shared };
     return disk;
   }

@@ -4,7 +4,7 @@
  */
 
 import type { AbiName } from "../blkif/abi.ts";
-import type { DiskProperties, EngineName } from "../storage/disk.ts";
+import type { CacheMode, DiskProperties, EngineName } from "../storage/disk.ts";
 import { BASIC_OFFER, MOST_INDIRECT_SEGMENTS, MOST_RING_PAGE_ORDER, type Offer } from "../xenbus/features.ts";
 import { type GrantChoice, offersPersistent } from "./grant_choice.ts";
 
@@ -16,6 +16,8 @@ export interface DeviceSettings {
   readonly maxPersistentGrants?: number;
   /** Which engine serves the image. */
   readonly engine: EngineName;
+  /** What stands between a completed write and the medium; absent: as the disk's nodes say. */
+  readonly cache?: CacheMode;
   /** Most requests in flight per ring; absent: the ring's slots. */
   readonly maxRequests?: number;
   /** Log2 of the most pages that a ring may have, 0 to 4. */
@@ -51,11 +53,24 @@ export const DEFAULT_SETTINGS: DeviceSettings = {
   defaultProtocol: Deno.build.arch === "aarch64" ? "arm-abi" : "x86_32-abi",
 };
 
-/** What is offered to frontends of a disk under these settings; `discardEnable` is what the device's node says. */
+/**
+ * What is offered to frontends of a disk under these settings; `discardEnable` is what the device's node says. Where a
+ * completed write is durable there is nothing to flush, and offering it would let a frontend take a failed flush for the
+ * only word on its data.
+ */
 export function offerOf(settings: DeviceSettings, disk: DiskProperties, discardEnable: boolean): Offer {
   const { maxRingPageOrder, maxIndirectSegments, maxQueues } = settings;
   const persistent = offersPersistent(settings.grants);
-  const offer = { ...BASIC_OFFER, persistent, maxRingPageOrder, maxIndirectSegments, maxQueues };
+  const flushes = disk.cache !== "writethrough";
+  const offer = {
+    ...BASIC_OFFER,
+    barrier: flushes,
+    flushCache: flushes,
+    persistent,
+    maxRingPageOrder,
+    maxIndirectSegments,
+    maxQueues,
+  };
   if (disk.discard === undefined || disk.readOnly || !(settings.discard ?? discardEnable)) return offer;
   return { ...offer, discard: disk.discard };
 }

@@ -87,9 +87,11 @@ async function checkImage(
   platform: NativePlatform,
   { format, target }: ImageSpec,
   readOnly: boolean,
-  options: Options,
+  { engine, cache }: Options,
 ): Promise<string> {
-  await using disk = await openDisk({ format, target, readOnly, engine: options.engine });
+  const request = { format, target, readOnly, engine };
+  const context = { native: platform.files };
+  await using disk = await openDisk(cache === undefined ? request : { ...request, cache }, context);
   if (disk.image !== undefined) {
     const use = { writes: !readOnly, shared: false, by: "attach" };
     const lock = new ProcessImageLocks(platform.imageLocks, () => {}).tryLock(disk.image, use);
@@ -112,6 +114,7 @@ async function serveUntilConnected(
   try {
     service = startService({
       platform,
+      native: platform.files,
       openXenstore: () => platform.openXenstore(),
       imageLocks: platform.imageLocks,
       kind: device.kind,

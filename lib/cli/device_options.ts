@@ -28,6 +28,27 @@ export const MAX_PERSISTENT_GRANTS = defaulting(
   String(DEFAULT_PERSISTENT_GRANTS),
 );
 
+/** What serves the image. */
+export const ENGINE = defaulting(
+  choice("Storage engine: auto is uring where the kernel allows io_uring, else file", [
+    "auto",
+    "uring",
+    "file",
+    "memory",
+    "null",
+  ]),
+  "auto",
+);
+
+/** What stands between a completed write and the medium. */
+export const CACHE = optional(
+  choice(
+    "Past the page cache (none); through it, made durable by the guest's flushes (writeback), with each write " +
+      "(writethrough), or never (unsafe). Without it: none where the toolstack wrote direct-io-safe=1, else writeback",
+    ["none", "writeback", "writethrough", "unsafe"],
+  ),
+);
+
 /** How many Workers serve rings. */
 export const WORKERS = defaulting(
   integer("Most Workers that serve rings; they start as rings come", 1, 64),
@@ -37,7 +58,8 @@ export const WORKERS = defaulting(
 /** Options of verbs that serve devices. */
 export const DEVICE_OPTIONS = {
   "read-only": flag("Serve read-only, whatever the device's nodes say", "r"),
-  "engine": defaulting(choice("Storage engine", ["auto", "file", "memory", "null"]), "auto"),
+  "engine": ENGINE,
+  "cache": CACHE,
   "grants": GRANTS,
   "max-persistent-grants": MAX_PERSISTENT_GRANTS,
   "max-requests": optional(integer("Most requests in flight per ring, at most the ring's slots", 1, 512)),
@@ -84,6 +106,7 @@ export function settingsOf(options: OptionValues<typeof DEVICE_OPTIONS>, image?:
     grants: options.grants,
     maxPersistentGrants: options["max-persistent-grants"],
     engine: options.engine,
+    ...(options.cache === undefined ? {} : { cache: options.cache }),
     ...(maxRequests === undefined ? {} : { maxRequests }),
     maxRingPageOrder: options["max-ring-page-order"],
     maxIndirectSegments: options["max-indirect-segments"],

@@ -2,7 +2,7 @@
  * `xenblk doctor`: looks at everything that serving needs and shows each gap with its fix. Looking changes nothing.
  */
 
-import { EXIT_STATUS } from "../errors.ts";
+import { errorText, EXIT_STATUS } from "../errors.ts";
 import type { DomId } from "../hypervisor.ts";
 import * as checks from "./doctor_checks.ts";
 import type { Host, NativePlatform } from "./host.ts";
@@ -33,14 +33,24 @@ export const doctor = defineVerb({
 
 /** Runs every check. */
 async function examine(host: Host, machine: checks.Machine): Promise<checks.Finding[]> {
+  const platform = await host.openNativePlatform();
   return [
     ...checks.checkPermissions(machine),
     ...checks.checkHypervisor(machine),
     ...checks.checkDevices(machine),
     checks.checkSocket(machine),
-    ...tryParts(await host.openNativePlatform()),
-    checks.checkIoUring(machine),
+    ...tryParts(platform),
+    checks.checkIoUring(machine, uringRefusal(platform)),
   ];
+}
+
+/** Without the permission for FFI there is no way to ask: that counts as a refusal. */
+function uringRefusal(platform: NativePlatform): string | undefined {
+  try {
+    return platform.files.uringRefusal();
+  } catch (error) {
+    return errorText(error);
+  }
 }
 
 /** Opens each part of the hypervisor that serving needs, and closes it again: library, device and daemon in one. */

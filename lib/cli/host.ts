@@ -5,6 +5,7 @@
 
 import type { Platform, Xenstore } from "../hypervisor.ts";
 import type { ImageLocks } from "../storage/image_lock.ts";
+import type { NativeFiles } from "../storage/native_files.ts";
 
 /** The hypervisor that this process runs under. */
 export interface NativePlatform extends Platform {
@@ -12,6 +13,8 @@ export interface NativePlatform extends Platform {
   openXenstore(): Xenstore;
   /** Keep other processes from images. */
   readonly imageLocks: ImageLocks;
+  /** Looks at files, and says whether io_uring can be used. */
+  readonly files: NativeFiles;
 }
 
 /** The outside world of a command. */

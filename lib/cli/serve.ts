@@ -51,6 +51,7 @@ export const serve = defineVerb({
     const kind = only?.kind ?? options.kind ?? DEFAULT_KIND;
     const service = startService({
       platform,
+      native: platform.files,
       openXenstore: () => platform.openXenstore(),
       imageLocks: platform.imageLocks,
       kind,

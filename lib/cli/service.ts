@@ -11,6 +11,7 @@ import type { Platform, Xenstore } from "../hypervisor.ts";
 import type { Logger } from "../log.ts";
 import { type ImageLocks, ProcessImageLocks } from "../storage/image_lock.ts";
 import { IoPool } from "../storage/io_pool.ts";
+import type { NativeFiles } from "../storage/native_files.ts";
 import { openDisk } from "../storage/open.ts";
 import type { DeviceAddress } from "../xenbus/paths.ts";
 
@@ -29,6 +30,8 @@ export interface ServiceOptions {
   readonly journal: boolean;
   /** Keep other processes from images; absent: only this process's devices are kept from each other's. */
   readonly imageLocks?: ImageLocks;
+  /** System calls on files that Deno has not; absent in a simulation. */
+  readonly native?: NativeFiles;
   /** Most reactors. */
   readonly workers: number;
   readonly logger: Logger;
@@ -46,13 +49,14 @@ export interface Service {
 
 /** Connects to xenstore and begins to serve. Throws what `openXenstore` throws, leaving nothing. */
 export function startService(options: ServiceOptions): Service {
-  const { platform, openXenstore, kind, only, settings, journal, workers, logger } = options;
+  const { platform, openXenstore, kind, only, settings, journal, native, workers, logger } = options;
   const warn = (message: string): void => logger.warning(message);
   const pool = new IoPool({ platform: platform.descriptor, warn });
   const dataPlane = new WorkerDataPlane({
     platform,
     workers,
     addLane: (lane, token) => pool.addLane(lane, token),
+    uring: settings.engine !== "file" && native !== undefined && native.uringRefusal() === undefined,
     warn,
     debug: (message) => logger.debug(message),
   });
@@ -61,7 +65,7 @@ export function startService(options: ServiceOptions): Service {
     ...(only === undefined ? {} : { only }),
     openXenstore,
     dataPlane,
-    openDisk: (request) => openDisk(request, { pool, warn }),
+    openDisk: (request) => openDisk(request, { pool, warn, ...(native === undefined ? {} : { native }) }),
     imageLocks: new ProcessImageLocks(options.imageLocks, warn),
     ...(journal ? { journals: platform.journals } : {}),
     settings,

@@ -51,7 +51,7 @@ export class InlineDataPlane implements DataPlane {
         warn,
         debug: () => {},
       },
-      openChannel,
+      openChannel === undefined ? {} : { openChannel },
     );
   }
 

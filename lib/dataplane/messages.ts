@@ -17,6 +17,8 @@ export interface StartMessage {
   readonly platform: PlatformDescriptor;
   readonly token: WakeToken;
   readonly control: SharedArrayBuffer;
+  /** It may use io_uring. */
+  readonly uring: boolean;
 }
 
 /** To the Worker. */

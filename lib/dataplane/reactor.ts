@@ -17,6 +17,7 @@ import {
   openConnection,
   type OpenRequest,
 } from "./connection.ts";
+import { PollTime } from "./poll_time.ts";
 
 /** Ports taken from one guest's event queue per call. */
 const PORTS_PER_TAKE = 64;
@@ -34,6 +35,19 @@ const RINGS_PER_GUEST = 16;
  * a guest that sends nothing but nonsense shall cost its neighbours little.
  */
 const TURNS_AFTER_FAULT = 16;
+
+/** How a reactor reaches disks, and how it waits. */
+export interface ReactorOptions {
+  /** Stands in for storage's own engines. */
+  readonly openChannel?: ChannelOpener;
+  /** Starts, in one call a turn, what channels queued; a park must do so, too. Absent: they start it themselves. */
+  readonly submit?: () => void;
+  /**
+   * Longest time that an idle reactor looks for requests before it sleeps. It does so only while the guests' requests
+   * come about as fast, so that a disk at rest costs nothing. Absent: it sleeps at once.
+   */
+  readonly mostPollMs?: number;
+}
 
 /** Whoever runs the reactor hears of these. */
 export interface ReactorHost {
@@ -72,6 +86,8 @@ export class Reactor implements Disposable {
   readonly #parker: Parker;
   readonly #host: ReactorHost;
   readonly #openChannel: ChannelOpener;
+  readonly #submit: () => void;
+  readonly #poll: PollTime;
   readonly #limiter: LogLimiter;
   readonly #guests = new Map<DomId, Guest>();
   #guestList: Guest[] = [];
@@ -80,17 +96,20 @@ export class Reactor implements Disposable {
   #turnsSinceEvents = 0;
   #notedUnrestricted = false;
   #turns = 0;
+  /** Requests in flight in the queues that the last round visited. */
+  #inFlight = 0;
   /** When the next round of giving idle mappings back is due; Infinity: no queue keeps any. */
   #idleRoundMs = Infinity;
   /** The queue that a round under way has come to. */
   #idleRoundAt = 0;
 
-  /** `opener` stands in for storage's own engines. */
-  constructor(platform: Platform, parker: Parker, host: ReactorHost, opener: ChannelOpener = openChannel) {
+  constructor(platform: Platform, parker: Parker, host: ReactorHost, options: ReactorOptions = {}) {
     this.#platform = platform;
     this.#parker = parker;
     this.#host = host;
-    this.#openChannel = opener;
+    this.#openChannel = options.openChannel ?? openChannel;
+    this.#submit = options.submit ?? ((): void => {});
+    this.#poll = new PollTime(options.mostPollMs ?? 0);
     this.#limiter = new LogLimiter({ ...SILENT, warning: host.warn }, () => platform.now());
   }
 
@@ -141,7 +160,12 @@ export class Reactor implements Disposable {
   turn(): boolean {
     if (this.#turnsSinceEvents++ % TURNS_PER_EVENT_CHECK === 0) this.#takeEvents();
     if (++this.#turns % TURNS_PER_CLOCK_CHECK === 0) this.#releaseIdle();
+    return this.#visitAll();
+  }
+
+  #visitAll(): boolean {
     let busy = false;
+    this.#inFlight = 0;
     for (let i = 0; i < this.#served.length; i++) {
       const served = this.#served[i]!;
       if (!served.hasWork && served.connection.queue.inFlight === 0) continue;
@@ -149,8 +173,10 @@ export class Reactor implements Disposable {
         served.skipTurns--;
         busy = true;
       } else if (this.#visit(served)) busy = true;
+      this.#inFlight += served.connection.queue.inFlight;
       if (served.closing && served.connection.queue.state === "drained") this.#finish(i--);
     }
+    if (busy) this.#submit();
     return busy;
   }
 
@@ -160,8 +186,35 @@ export class Reactor implements Disposable {
    */
   sleep(timeoutMs: number): void {
     const idleMs = this.#releaseIdle();
-    if (idleMs !== 0) this.#parker.park(idleMs < 0 || (timeoutMs >= 0 && timeoutMs < idleMs) ? timeoutMs : idleMs);
     this.#turnsSinceEvents = 0;
+    if (idleMs === 0) return;
+    const beganMs = this.#poll.mostMs > 0 ? this.#platform.now() : 0;
+    if (this.#poll.nowMs > 0 && (this.#pollRings(beganMs) || this.#restAll())) return;
+    this.#parker.park(idleMs < 0 || (timeoutMs >= 0 && timeoutMs < idleMs) ? timeoutMs : idleMs);
+    if (this.#poll.mostMs > 0 && this.#inFlight === 0) this.#poll.idled(this.#platform.now() - beganMs);
+  }
+
+  /** Looks for requests for a while. Not while I/O is in flight: its completion ends a park, and takes its time. */
+  #pollRings(beganMs: number): boolean {
+    if (this.#inFlight > 0) return false;
+    const endMs = beganMs + this.#poll.nowMs;
+    do {
+      if (this.#visitAll()) return true;
+    } while (this.#platform.now() < endMs);
+    return false;
+  }
+
+  /** Asks the frontends that were polled to notify again. True: one of them has sent a request already. */
+  #restAll(): boolean {
+    let more = false;
+    for (const served of this.#served) {
+      if (!served.hasWork) continue;
+      const { queue } = served.connection;
+      served.hasWork = queue.rest();
+      if (served.hasWork) more = true;
+      else served.hasWork = queue.state === "draining";
+    }
+    return more;
   }
 
   [Symbol.dispose](): void {
@@ -171,7 +224,8 @@ export class Reactor implements Disposable {
   #visit(served: Served): boolean {
     const { queue } = served.connection;
     const faults = served.faults.count;
-    const more = queue.step() || queue.rest();
+    const polled = this.#poll.nowMs > 0;
+    const more = queue.step() || (!polled && queue.rest());
     if (served.faults.count !== faults) served.skipTurns = TURNS_AFTER_FAULT;
     if (this.#idleRoundMs === Infinity && queue.keptGrants !== undefined && queue.keptGrants.count > 0) {
       this.#idleRoundMs = this.#platform.now() + IDLE_ROUND_MS;
@@ -181,7 +235,7 @@ export class Reactor implements Disposable {
       this.#host.stopped(served.id, queue.broken);
     }
     // A drain ends with a flush that no request in flight stands for: look until it is over.
-    served.hasWork = more || queue.state === "draining";
+    served.hasWork = more || polled || queue.state === "draining";
     return more;
   }
 

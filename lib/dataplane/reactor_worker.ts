@@ -8,34 +8,41 @@
 
 import { errorText, XenblkError } from "../errors.ts";
 import type { Platform } from "../hypervisor.ts";
+import type { ReactorIo } from "./reactor_io.ts";
 import { CONTROL_POSTED, type ReactorCommand, type ReactorEvent, type StartMessage } from "./messages.ts";
 import { Reactor } from "./reactor.ts";
 
 const post = (event: ReactorEvent): void => self.postMessage(event);
 
+/** Looking for requests longer than it takes to be woken does not pay. */
+const MOST_POLL_MS = 0.05;
+
 self.onmessage = async ({ data }: MessageEvent<StartMessage>): Promise<void> => {
   let platform: Platform;
+  let io: ReactorIo;
   try {
-    const { openPlatform } = await import("../../platform.ts");
+    const { openPlatform, openReactorIo } = await import("../../platform.ts");
     platform = await openPlatform(data.platform);
+    io = await openReactorIo(platform, data.token, data.uring, (message) => post({ type: "warning", message }));
   } catch (error) {
     const remedy = error instanceof XenblkError ? error.remedy : undefined;
     post({ type: "unavailable", reason: error instanceof Error ? error.message : String(error), remedy });
     return;
   }
-  await run(platform, data);
+  await run(platform, io, data);
   post({ type: "exited" });
 };
 
-async function run(platform: Platform, start: StartMessage): Promise<void> {
+async function run(platform: Platform, io: ReactorIo, start: StartMessage): Promise<void> {
   const control = new Int32Array(start.control);
-  using parker = platform.openParker(start.token);
-  using reactor = new Reactor(platform, parker, {
-    closed: (id) => post({ type: "closed", id }),
-    stopped: (id, reason) => post({ type: "stopped", id, reason }),
-    warn: (message) => post({ type: "warning", message }),
-    debug: (message) => post({ type: "debug", message }),
-  });
+  using parker = io.parker;
+  const host = {
+    closed: (id: number): void => post({ type: "closed", id }),
+    stopped: (id: number, reason: string): void => post({ type: "stopped", id, reason }),
+    warn: (message: string): void => post({ type: "warning", message }),
+    debug: (message: string): void => post({ type: "debug", message }),
+  };
+  using reactor = new Reactor(platform, parker, host, { ...io.options, mostPollMs: MOST_POLL_MS });
   let handled = 0;
   let exiting = false;
   self.onmessage = ({ data }: MessageEvent<ReactorCommand>): void => {

@@ -7,7 +7,13 @@ import { XenblkError } from "../errors.ts";
 import type { Platform, Waker, WakeToken } from "../hypervisor.ts";
 import type { Disk } from "../storage/disk.ts";
 import type { OpenRequest } from "./connection.ts";
-import { CONTROL_BYTES, CONTROL_POSTED, type ReactorCommand, type ReactorEvent } from "./messages.ts";
+import {
+  CONTROL_BYTES,
+  CONTROL_POSTED,
+  type ReactorCommand,
+  type ReactorEvent,
+  type StartMessage,
+} from "./messages.ts";
 import type { DataPlane, QueueHandle, QueueSpec } from "./types.ts";
 
 /** What a data plane is started with. */
@@ -18,6 +24,8 @@ export interface WorkerDataPlaneOptions {
   readonly workers: number;
   /** Called before a reactor opens its first queue: engines with threads of their own learn whom to wake. */
   readonly addLane: (lane: number, token: WakeToken) => Promise<void>;
+  /** Reactors use io_uring where the platform has it, for disks that ask for it and to sleep. Absent: they do not. */
+  readonly uring?: boolean;
   /** Hears what an operator should know and nobody waits to hear. */
   readonly warn: (message: string) => void;
   /** Hears what only helps to find a fault; absent: nobody does. */
@@ -62,7 +70,7 @@ class ReactorWorker {
   readonly #debug: ((message: string) => void) | undefined;
   #failure: string | undefined;
 
-  constructor({ platform, warn, debug }: WorkerDataPlaneOptions) {
+  constructor({ platform, warn, debug, uring = false }: WorkerDataPlaneOptions) {
     this.#warn = warn;
     this.#debug = debug;
     this.#token = platform.createWakeToken();
@@ -75,7 +83,9 @@ class ReactorWorker {
     };
     const { token } = this;
     const control = this.#control.buffer;
-    this.#worker.postMessage({ type: "start", platform: platform.descriptor, token, control });
+    this.#worker.postMessage(
+      { type: "start", platform: platform.descriptor, token, control, uring } satisfies StartMessage,
+    );
   }
 
   get token(): WakeToken {

@@ -13,7 +13,14 @@ export const EIO: number = -5;
 export const EOPNOTSUPP: number = -95;
 
 /** Which engine serves a disk. `auto` takes the fastest that this machine allows. */
-export type EngineName = "auto" | "file" | "memory" | "null";
+export type EngineName = "auto" | "uring" | "file" | "memory" | "null";
+
+/**
+ * What stands between a completed write and the medium, as QEMU names it. `none`: past the page cache, flushes make
+ * durable. `writeback`: through the page cache, flushes make durable. `writethrough`: a completed write is durable.
+ * `unsafe`: through the page cache, flushes are ignored.
+ */
+export type CacheMode = "none" | "writeback" | "writethrough" | "unsafe";
 
 /** How a disk is to be opened. `target` is what follows the format: a path, or a size for memory and null. */
 export interface DiskRequest {
@@ -25,6 +32,10 @@ export interface DiskRequest {
   readonly readOnly: boolean;
   /** Must fit the format, unless it is `auto`. */
   readonly engine: EngineName;
+  /** Absent: `none` where the toolstack vouches for it (below) and the engine can, else `writeback`. */
+  readonly cache?: CacheMode;
+  /** The toolstack vouches that I/O past the page cache, right into the guest's pages, is safe on this storage. */
+  readonly directIoSafe?: boolean;
 }
 
 /** How a disk takes discards: bytes given back to what is below, which read as anything (mostly zeroes) afterwards. */
@@ -49,6 +60,8 @@ export interface DiskProperties {
   readonly readOnly: boolean;
   /** Absent: the disk takes no discards. */
   readonly discard?: DiscardProperties;
+  /** How the file is served; absent where there is no file. */
+  readonly cache?: CacheMode;
 }
 
 /**
@@ -66,7 +79,7 @@ export interface DiskAttachment {
 export interface Disk extends AsyncDisposable {
   /** Fixed as long as the disk is open. */
   readonly properties: DiskProperties;
-  /** For people: `raw:/path (1.0 GiB, read-only, engine file)`. */
+  /** For people: `raw:/path (1.0 GiB, read-only, engine file, cache writeback)`. */
   readonly description: string;
   /** The file behind it, to be locked while the disk is used; absent where there is none. */
   readonly image?: ImageFile;
@@ -76,7 +89,7 @@ export interface Disk extends AsyncDisposable {
 
 /**
  * Memory that operations name by index: entry i is `lengths[i]` bytes at `addresses[i]`. The arrays belong to whoever
- * opened the channel and may change between operations; the entries of an operation stay until it completes.
+ * opened the channel and may change between operations; the entries of an operation are its own until it completes.
  */
 export interface IoVectors {
   /** Where each entry begins. */

@@ -3,7 +3,7 @@
  * thread, have in common. It must not know tags, queues or threads.
  */
 
-import { EIO, type IoVectors } from "./disk.ts";
+import { type CacheMode, EIO, type IoVectors } from "./disk.ts";
 import { errnoOf, isTransient } from "./errno.ts";
 import type { MemoryViews } from "./views.ts";
 
@@ -13,7 +13,7 @@ export const OPERATION = { read: 0, write: 1, flush: 2, discard: 3 } as const;
 export type Operation = (typeof OPERATION)[keyof typeof OPERATION];
 
 /** A call that is interrupted again and again fails after so many times, so that nothing spins for ever. */
-const MOST_RETRIES = 1000;
+export const MOST_RETRIES = 1000;
 
 /** Carries out operations on one disk, in one thread. Disposing closes what it holds. */
 export interface Executor extends Disposable {
@@ -39,9 +39,12 @@ export type BlockFile = Pick<Deno.FsFile, "seekSync" | "readSync" | "writeSync" 
 /** Serves from a file or block device through Deno's file calls. It owns the file. */
 export class FileExecutor implements Executor {
   readonly #file: BlockFile;
+  readonly #cache: CacheMode;
 
-  constructor(file: BlockFile) {
+  /** `cache` is not `none`, which the file would have to be opened for as Deno cannot. */
+  constructor(file: BlockFile, cache: CacheMode = "writeback") {
     this.#file = file;
+    this.#cache = cache;
   }
 
   execute(
@@ -54,10 +57,12 @@ export class FileExecutor implements Executor {
   ): number {
     try {
       if (operation === OPERATION.flush) {
-        this.#file.syncDataSync();
+        if (this.#cache !== "unsafe") this.#file.syncDataSync();
         return 0;
       }
-      return this.#transfer(operation === OPERATION.read, offsetBytes, vectors, first, count, views);
+      const status = this.#transfer(operation === OPERATION.read, offsetBytes, vectors, first, count, views);
+      if (this.#cache === "writethrough" && operation === OPERATION.write && status === 0) this.#file.syncDataSync();
+      return status;
     } catch (error) {
       return errnoOf(error);
     }

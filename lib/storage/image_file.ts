@@ -5,6 +5,7 @@
  */
 
 import { XenblkError } from "../errors.ts";
+import type { CacheMode } from "./disk.ts";
 
 /** What tells one file from another as long as somebody has it open. */
 export interface FileIdentity {
@@ -20,6 +21,8 @@ export interface ImageFile {
   readonly path: string;
   /** Opened without the right to write. */
   readonly readOnly: boolean;
+  /** What stands between a completed write and the medium. */
+  readonly cache: CacheMode;
   /** What was opened there: a path can come to name another file. */
   readonly identity: FileIdentity;
   /** See {@linkcode allocateShared}. */
@@ -32,7 +35,8 @@ export const BUSY_WORKERS = 0;
 export const SLOW_VISITS = 1;
 const OPEN_CHANNELS = 2;
 const CLOSED = 3;
-const SHARED_BYTES = 16;
+const LOCKED = 4;
+const SHARED_BYTES = 20;
 
 /** Milliseconds between two looks at the number of open channels; closing a disk is rare. */
 const CHANNEL_POLL_MS = 2;
@@ -55,6 +59,16 @@ export function openSameFile(image: ImageFile): Deno.FsFile {
   if (device === image.identity.device && inode === image.identity.inode) return file;
   file.close();
   throw new Error("another file took its place at this path");
+}
+
+/** Says that this process keeps others from the file: whoever opens it for I/O from now on locks his descriptor, too. */
+export function setLocked(image: ImageFile, locked: boolean): void {
+  Atomics.store(new Int32Array(image.shared), LOCKED, locked ? 1 : 0);
+}
+
+/** What {@linkcode setLocked} said last. */
+export function isLocked(image: ImageFile): boolean {
+  return Atomics.load(new Int32Array(image.shared), LOCKED) === 1;
 }
 
 /** Counts a channel to the file. Throws {@linkcode XenblkError} if the disk is closed. */

@@ -18,7 +18,7 @@ export class InlineFileExecutor extends FileExecutor {
   readonly #image: ImageFile;
 
   constructor(image: ImageFile) {
-    super(openSameFile(image));
+    super(openSameFile(image), image.cache);
     this.#image = image;
     try {
       joinFile(image);

@@ -180,7 +180,7 @@ class IoWorker {
   }
 
   #open(file: number, image: ImageFile): void {
-    const executor = new FileExecutor(this.#openFile(image));
+    const executor = new FileExecutor(this.#openFile(image), image.cache);
     this.#files.set(file, { executor, shared: new Int32Array(image.shared), queues: [] });
   }
 

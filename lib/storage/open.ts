@@ -9,20 +9,20 @@ import type { Disk, DiskAttachment, DiskProperties, DiskRequest } from "./disk.t
 import { allocateShared, channelsClosed, identityOf, type ImageFile } from "./image_file.ts";
 import type { InlineFileAttachment } from "./inline_file.ts";
 import type { IoPool } from "./io_pool.ts";
+import type { FileMedium, UringAttachment } from "./native_files.ts";
 import { openImage } from "./open_image.ts";
+import { decideServing, type Serving, type ServingContext } from "./serving.ts";
 import { formatSize, parseSize } from "./sizes.ts";
 import { canonicalFormat } from "./spec.ts";
 
 const SECTOR_BYTES = 512;
-/** Published for every disk: what today's media are written in, so that guests align to it. */
+/** Published where the medium is not known: what today's are written in, so that guests align to it. */
 const PHYSICAL_SECTOR_BYTES = 4096;
 
 /** What opening a disk may use. */
-export interface OpenContext {
+export interface OpenContext extends ServingContext {
   /** The I/O Workers that serve files. Absent: each channel makes the file calls in its own thread, and blocks it. */
   readonly pool?: IoPool;
-  /** Called with what the operator should know of an image that is served nevertheless. */
-  readonly warn?: (message: string) => void;
 }
 
 /**
@@ -32,11 +32,11 @@ export interface OpenContext {
 export async function openDisk(request: DiskRequest, context: OpenContext = {}): Promise<Disk> {
   const name = `${request.format}:${request.target}`;
   const format = canonicalFormat(request.format, name);
-  const engine = format === "raw" ? "file" : format;
-  if (request.engine !== "auto" && request.engine !== engine) {
+  const engines = format === "raw" ? ["auto", "uring", "file"] : ["auto", format];
+  if (!engines.includes(request.engine)) {
     throw new XenblkError(`Cannot open image ${name}: engine ${request.engine} does not serve this format`, {
       kind: "usage",
-      remedy: `use engine auto or ${engine}`,
+      remedy: `use engine ${engines.join(" or ")}`,
     });
   }
   return format === "raw" ? await openFileDisk(request, context) : openSizedDisk(format, request, context);
@@ -48,21 +48,40 @@ async function openFileDisk(request: DiskRequest, context: OpenContext): Promise
   const { file, sizeBytes } = openImage(path, readOnly, context.warn);
   // Kept open as long as the disk: it keeps the inode's number from being given to another file.
   undo.adopt(file, (file) => file.close());
-  const properties = propertiesOf(`image ${path}`, sizeBytes, readOnly, context);
-  const image = { path, readOnly, identity: identityOf(file), shared: allocateShared() };
-  const served = await serveFile(image, context.pool);
+  const serving = decideServing(request, context);
+  const properties = filePropertiesOf(serving, propertiesOf(`image ${path}`, sizeBytes, readOnly, context));
+  const image = { path, readOnly, cache: serving.cache, identity: identityOf(file), shared: allocateShared() };
+  const served = serving.engine === "uring"
+    ? serveByRing(image, serving.medium!)
+    : await serveFile(image, context.pool);
   const owned = undo.move();
-  return new OpenedDisk(properties, describe("raw", path, properties, served.engine), served.attachment, async () => {
+  const description = describe("raw", path, properties, served.engine);
+  return new OpenedDisk(properties, description, served.attachment, async () => {
     await served.close();
     owned.dispose();
   }, image);
 }
 
-/** How a file is served: by the pool, or in each channel's own thread. */
+/** What the medium and the way it is used add to a file's size. */
+function filePropertiesOf({ engine, cache, medium }: Serving, sized: DiskProperties): DiskProperties {
+  if (medium === undefined) return { ...sized, cache };
+  const { logicalSectorBytes, physicalSectorBytes, discard } = medium;
+  const properties = { ...sized, logicalSectorBytes, physicalSectorBytes, cache };
+  return engine === "uring" && discard !== undefined ? { ...properties, discard } : properties;
+}
+
+/** How a file is served: by the reactors' rings, by the pool, or in each channel's own thread. */
 interface ServedImage {
   readonly engine: string;
   readonly attachment: (lane: number) => DiskAttachment;
   readonly close: () => Promise<void>;
+}
+
+function serveByRing(image: ImageFile, medium: FileMedium): ServedImage {
+  const { routes } = medium;
+  const attachment: UringAttachment = { engine: "uring", image, routes };
+  const ways = routes.direct ? "" : `, reads by ${routes.reads}, writes by ${routes.writes}`;
+  return { engine: `uring${ways}`, attachment: () => attachment, close: () => channelsClosed(image) };
 }
 
 async function serveFile(image: ImageFile, pool: IoPool | undefined): Promise<ServedImage> {
@@ -115,7 +134,9 @@ function propertiesOf(name: string, sizeBytes: number, readOnly: boolean, contex
 
 function describe(format: string, target: string, properties: DiskProperties, engine: string): string {
   const size = formatSize(properties.sectors * SECTOR_BYTES);
-  return `${format}:${target} (${size}, ${properties.readOnly ? "read-only, " : ""}engine ${engine})`;
+  const { readOnly, cache } = properties;
+  const access = readOnly ? "read-only, " : "";
+  return `${format}:${target} (${size}, ${access}engine ${engine}${cache === undefined ? "" : `, cache ${cache}`})`;
 }
 
 /** A disk as its opener left it. */

@@ -60,7 +60,7 @@ Deno.test("a control domain with its devices is all ok", () => {
     ...checks.checkHypervisor(dom0),
     ...checks.checkDevices(dom0),
     checks.checkSocket(dom0),
-    checks.checkIoUring(dom0),
+    checks.checkIoUring(dom0, undefined),
   ];
   assertEquals(new Set(standings(findings)), new Set(["ok"]));
   assertEquals(checks.checkHypervisor(dom0)[0]!.detail, "xen, control domain");
@@ -90,15 +90,18 @@ Deno.test("missing permissions fail, and env is only missed", () => {
   assertEquals(checks.checkPermissions(machine({ permissions: { ffi: "partial" } }))[2]!.standing, "fail");
 });
 
-Deno.test("io_uring is judged by the kernel's switch", () => {
+Deno.test("io_uring that cannot be used is no obstacle, and the fix is the kernel's switch or the system-call filter", () => {
+  assertEquals(checks.checkIoUring(machine({}), undefined).standing, "ok");
   const at = (value: string): checks.Finding =>
-    checks.checkIoUring(machine({ texts: { "/proc/sys/kernel/io_uring_disabled": value } }));
-  assertEquals([at("0"), at("1"), at("2"), checks.checkIoUring(machine({}))].map(({ standing }) => standing), [
-    "ok",
-    "warn",
-    "warn",
-    "ok",
-  ]);
+    checks.checkIoUring(machine({ texts: { "/proc/sys/kernel/io_uring_disabled": value } }), "it is forbidden");
+  const findings = [at("0"), at("1"), at("2"), checks.checkIoUring(machine({}), "it is forbidden")];
+  assertEquals(new Set(standings(findings)), new Set(["warn"]));
+  assertEquals(findings.map(({ fix }) => fix!.startsWith("sysctl")), [false, true, true, false]);
+  assertEquals(findings[0]!.detail, "engine file serves: it is forbidden");
+  assertEquals(
+    findings[1]!.detail,
+    "engine file serves: it is forbidden (kernel.io_uring_disabled=1: privileged processes only)",
+  );
 });
 
 Deno.test("a part that opens is ok; one that does not shows why, and the remedy as its fix", () => {

@@ -20,7 +20,8 @@ class TestImage implements Disposable {
   constructor() {
     Deno.truncateSync(this.path, 1 << 20);
     using file = Deno.openSync(this.path);
-    this.image = { path: this.path, readOnly: false, identity: identityOf(file), shared: allocateShared() };
+    const shared = allocateShared();
+    this.image = { path: this.path, readOnly: false, cache: "writeback", identity: identityOf(file), shared };
   }
 
   /** Takes the lock as another disk would. */

@@ -8,7 +8,13 @@ import { allocateShared, identityOf } from "../../lib/storage/image_file.ts";
 
 const [path] = Deno.args;
 using file = Deno.openSync(path!, { read: true, write: true });
-const image = { path: path!, readOnly: false, identity: identityOf(file), shared: allocateShared() };
+const image = {
+  path: path!,
+  readOnly: false,
+  cache: "writeback" as const,
+  identity: identityOf(file),
+  shared: allocateShared(),
+};
 const lock = new NativeImageLocks().tryLock(image, { writes: true, shared: false, by: "child" });
 Deno.stdout.writeSync(new TextEncoder().encode(typeof lock === "string" ? `refused: ${lock}\n` : "locked\n"));
 setInterval(() => {}, 1000);

@@ -4,21 +4,32 @@
  */
 
 import { assert, assertEquals, assertThrows } from "@std/assert";
+import { EINVAL } from "../../ffi/errno.ts";
+import { kernelSetup, type SetupCall } from "../../ffi/io_uring_setup.ts";
 import { openNativePlatform } from "../../ffi/platform.ts";
 import type { Parker, Platform } from "../../lib/hypervisor.ts";
-import { type Disk, EIO, EOPNOTSUPP } from "../../lib/storage/disk.ts";
+import type { ChannelOpener } from "../../lib/dataplane/connection.ts";
+import { type CacheMode, type Disk, EIO, EOPNOTSUPP } from "../../lib/storage/disk.ts";
 import { EBADF } from "../../lib/storage/errno.ts";
 import { openDisk } from "../../lib/storage/open.ts";
-import { ChannelRig, Folder, openBelow, openFile, PoolRig, randomSource, simulatedPlatform } from "./rig.ts";
+import { ChannelRig, Folder, openBelow, openFile, PoolRig, randomSource, simulatedPlatform, UringRig } from "./rig.ts";
 
 const DISK_BYTES = 4 << 20;
 const SECTOR_BYTES = 512;
+
+/** Knows none of the setup flags that came after Linux 5.13. */
+const oldKernel: SetupCall = (entries, params) => {
+  const flags = new Uint32Array(params.view.buffer)[2]!;
+  return (flags & ~0x18) !== 0 ? -EINVAL : kernelSetup(entries, params);
+};
 
 /** A disk of zeroes on some engine, and what its channels need. */
 interface Stage extends AsyncDisposable {
   readonly disk: Disk;
   readonly platform: Platform;
   readonly parker: Parker | undefined;
+  /** Opens channels to it; absent: storage's own engines do. */
+  readonly open?: ChannelOpener;
   /** Where its file is, if it has one. */
   readonly folder: string;
 }
@@ -43,6 +54,18 @@ function pooled(makePlatform: () => Platform): Engine {
   };
 }
 
+/** Through a ring of this thread's own; `under` is where the file is made. */
+function ring(cache: CacheMode, options: { setup?: SetupCall; under?: string } = {}): Engine {
+  return async (undo, readOnly) => {
+    const folder = undo.use(new Folder(options.under));
+    const path = folder.file("disk.img", DISK_BYTES);
+    const rig = undo.use(new UringRig(options.setup === undefined ? {} : { setup: options.setup }));
+    const disk = undo.use(await rig.open(path, { readOnly, cache }));
+    const { platform, parker, channels } = rig;
+    return { disk, platform, parker, open: channels, folder: folder.path };
+  };
+}
+
 const inline: Engine = async (undo, readOnly) => {
   const folder = undo.use(new Folder());
   const disk = undo.use(await openFile(folder.file("disk.img", DISK_BYTES), {}, readOnly));
@@ -55,6 +78,11 @@ const ENGINES: Readonly<Record<string, Engine>> = {
   "file-inline": inline,
   file: pooled(simulatedPlatform),
   "file, real memory": pooled(openNativePlatform),
+  uring: ring("writeback"),
+  "uring, past the page cache": ring("none"),
+  "uring, written through": ring("writethrough"),
+  "uring, on a file system in memory": ring("writeback", { under: "/dev/shm" }),
+  "uring, as on an old kernel": ring("writeback", { setup: oldKernel }),
 };
 
 async function stage(engine: Engine, readOnly = false): Promise<Stage> {
@@ -63,8 +91,11 @@ async function stage(engine: Engine, readOnly = false): Promise<Stage> {
   return { ...made, [Symbol.asyncDispose]: () => undo.disposeAsync() };
 }
 
-function rigOn({ disk, platform, parker }: Stage, options: { depth?: number; announce?: boolean } = {}): ChannelRig {
-  return new ChannelRig(disk.attachment(0), { platform, parker, ...options });
+function rigOn(
+  { disk, platform, parker, open }: Stage,
+  options: { depth?: number; announce?: boolean } = {},
+): ChannelRig {
+  return new ChannelRig(disk.attachment(0), { platform, parker, open, ...options });
 }
 
 function fillRandomly(bytes: Uint8Array, random: () => number): void {

@@ -17,6 +17,7 @@ import {
 const image = (inode = 7, path = "/images/a.img"): ImageFile => ({
   path,
   readOnly: false,
+  cache: "writeback",
   identity: { device: 1, inode },
   shared: new SharedArrayBuffer(16),
 });

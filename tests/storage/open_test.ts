@@ -88,7 +88,7 @@ Deno.test("a disk says what it is", async () => {
   const path = folder.file("disk", 1 << 20);
   await using rig = new PoolRig({ workers: 1 });
   await using disk = await rig.open(path, true);
-  assertEquals(disk.description, `raw:${path} (1.0 MiB, read-only, engine file)`);
+  assertEquals(disk.description, `raw:${path} (1.0 MiB, read-only, engine file, cache writeback)`);
   const { logicalSectorBytes, physicalSectorBytes, sectors, readOnly } = disk.properties;
   assertEquals([logicalSectorBytes, physicalSectorBytes, sectors, readOnly], [512, 4096, 2048, true]);
   await using memory = await openDisk({ format: "memory", target: "64M", readOnly: false, engine: "auto" });

@@ -135,7 +135,7 @@ Deno.test("a file that took the image's place is refused by the I/O Workers, and
   await using rig = new PoolRig({ workers: 2 });
   const path = folder.file("disk", 4096);
   const { dev, ino } = Deno.statSync(path);
-  const image = { path, readOnly: false, shared: allocateShared() };
+  const image = { path, readOnly: false, cache: "writeback", shared: allocateShared() } as const;
   const swapped = { ...image, identity: { device: dev, inode: (ino ?? 0) + 1 } };
   const error = await assertRejects(() => rig.pool.openFile(swapped), XenblkError);
   assertEquals(error.message, `Cannot open image ${path}: another file took its place at this path`);
@@ -170,7 +170,8 @@ Deno.test("a platform that cannot be opened is told by the first disk, and the p
   const platform = { kind: "simulated", machine: new SharedArrayBuffer(16), domain: 0 } as const;
   await using pool = new IoPool({ platform, workers: 2 });
   const path = folder.file("disk", 4096);
-  const image = { path, readOnly: true, shared: allocateShared(), identity: { device: 0, inode: 0 } };
+  const identity = { device: 0, inode: 0 };
+  const image = { path, readOnly: true, cache: "writeback", shared: allocateShared(), identity } as const;
   await assertRejects(() => pool.openFile(image), XenblkError, "not a simulated machine");
   assertMatch((await assertRejects(() => pool.openFile(image), XenblkError)).message, /^Cannot open image/);
 });

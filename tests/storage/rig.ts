@@ -3,9 +3,13 @@
  * machine or on the real memory of this process, and a way to carry one operation out. No test is in here.
  */
 
+import { openNativePlatform } from "../../ffi/platform.ts";
+import { UringEngine, type UringEngineOptions } from "../../ffi/uring_engine.ts";
+import type { UringAttachment } from "../../lib/storage/native_files.ts";
 import type { OwnedMemory, Parker, Platform, WakeToken } from "../../lib/hypervisor.ts";
 import { openChannel } from "../../lib/storage/channel.ts";
-import type { Disk, DiskAttachment, IoChannel, IoVectors } from "../../lib/storage/disk.ts";
+import type { ChannelOpener } from "../../lib/dataplane/connection.ts";
+import type { CacheMode, Disk, DiskAttachment, IoChannel, IoVectors, MemoryRule } from "../../lib/storage/disk.ts";
 import { IoPool } from "../../lib/storage/io_pool.ts";
 import { type OpenContext, openDisk } from "../../lib/storage/open.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
@@ -16,7 +20,12 @@ const PATIENCE_MS = 20_000;
 
 /** A folder that is removed with all its content. */
 export class Folder implements Disposable {
-  readonly path: string = Deno.makeTempDirSync({ prefix: "xenblk-storage-" });
+  readonly path: string;
+
+  /** In the folder for temporary files unless another is given. */
+  constructor(under?: string) {
+    this.path = Deno.makeTempDirSync({ prefix: "xenblk-storage-", ...(under === undefined ? {} : { dir: under }) });
+  }
 
   /** Writes a file and returns its path. */
   file(name: string, content: Uint8Array | number): string {
@@ -67,6 +76,36 @@ export class PoolRig implements AsyncDisposable {
   }
 }
 
+/** This thread as a reactor whose ring serves files and is where it sleeps. */
+export class UringRig implements Disposable {
+  readonly platform = openNativePlatform();
+  readonly parker: UringEngine;
+  readonly #token = this.platform.createWakeToken();
+
+  constructor(options: UringEngineOptions = {}) {
+    this.parker = new UringEngine(this.#token, options);
+  }
+
+  /** Opens a file for the ring. */
+  open(
+    path: string,
+    options: { readOnly?: boolean; cache?: CacheMode; warn?: (message: string) => void } = {},
+  ): Promise<Disk> {
+    const { readOnly = false, cache = "writeback", warn = (): void => {} } = options;
+    const request = { format: "raw", target: path, readOnly, engine: "uring", cache } as const;
+    return openDisk(request, { native: this.platform.files, warn });
+  }
+
+  /** Opens channels of disks that {@linkcode open} opened. */
+  readonly channels: ChannelOpener = (attachment, options) =>
+    this.parker.openChannel(attachment as UringAttachment, options);
+
+  [Symbol.dispose](): void {
+    this.parker[Symbol.dispose]();
+    this.#token[Symbol.dispose]();
+  }
+}
+
 /** Opens a raw image file. */
 export function openFile(path: string, context: OpenContext, readOnly = false): Promise<Disk> {
   return openDisk({ format: "raw", target: path, readOnly, engine: "auto" }, context);
@@ -91,6 +130,9 @@ export class ChannelRig implements Disposable {
       vectorsPerTag?: number;
       /** Whether the engine is told of the buffers, or sees unknown addresses. Default true. */
       announce?: boolean;
+      rule?: MemoryRule;
+      /** Stands in for storage's own engines. */
+      open?: ChannelOpener | undefined;
       wrap?: (channel: IoChannel, vectors: IoVectors) => IoChannel;
     },
   ) {
@@ -104,7 +146,10 @@ export class ChannelRig implements Disposable {
       lengths: new Uint32Array(depth * vectorsPerTag),
     };
     const buffers = options.announce === false ? {} : { buffers: this.#memory };
-    const channel = openChannel(attachment, { depth, vectors: this.vectors, memory: platform.memory, ...buffers });
+    const open = options.open ?? openChannel;
+    const rule = options.rule === undefined ? {} : { rule: options.rule };
+    const { vectors } = this;
+    const channel = open(attachment, { depth, vectors, memory: platform.memory, ...buffers, ...rule });
     this.channel = options.wrap?.(channel, this.vectors) ?? channel;
   }
 

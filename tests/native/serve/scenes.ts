@@ -43,17 +43,26 @@ export function received(outcome: LoadOutcome): LoadOutcome {
   return { ...outcome, firstMiscompare: outcome.firstMiscompare, firstProtocolError: outcome.firstProtocolError };
 }
 
-/** A new disk for a guest, its image on disk-backed storage. */
+/** A new disk for a guest, its image in the folder given, or in memory. */
 export async function newDisk(
   xen: NativeXen,
   guest: GuestProcess,
   name: string,
-  options: { readOnly?: boolean; abi?: AbiName; sizeBytes?: number; shape?: RingShape } = {},
+  options: { readOnly?: boolean; abi?: AbiName; sizeBytes?: number; shape?: RingShape; folder?: string } = {},
 ): Promise<{ disk: GuestDisk; device: DeviceAddress; image: string }> {
-  const image = sparseImage(xen.directory, name, options.sizeBytes ?? IMAGE_BYTES);
+  const image = sparseImage(options.folder ?? xen.directory, name, options.sizeBytes ?? IMAGE_BYTES);
   const domain = guest.domid as DomId;
   const device = await attach(xen, { domain, params: `aio:${image}`, readOnly: options.readOnly ?? false });
   return { disk: await guest.disk(frontendPath(device), options.abi, {}, options.shape), device, image };
+}
+
+/** A folder on a real file system, which goes with all that is in it. */
+export class DiskFolder implements Disposable {
+  readonly path = Deno.makeTempDirSync({ prefix: "xenblk-disks-" });
+
+  [Symbol.dispose](): void {
+    Deno.removeSync(this.path, { recursive: true });
+  }
 }
 
 /** A guest's rings and requests, the load that suits them, and how serve is started for them. */
@@ -65,6 +74,11 @@ export interface Loading {
 
 /** One ring of one page, and direct requests. */
 export const NARROW: Loading = { shape: {}, load: UNTIL_STOPPED, args: [] };
+
+/** {@linkcode NARROW} through I/O Workers, and through a ring past the page cache: either leaves requests in flight. */
+export const POOLED: Loading = { ...NARROW, args: ["--engine", "file"] };
+/** See {@linkcode POOLED}. */
+export const DIRECT: Loading = { ...NARROW, args: ["--engine", "uring", "--cache", "none"] };
 
 /** Four rings of 16 pages, and requests of up to 1 MiB. */
 export const WIDE: Loading = {
@@ -83,7 +97,12 @@ export async function endAgainAndAgain(
   await using xen = await NativeXen.start();
   await xen.createDomain(GUEST);
   await using guest = new GuestProcess(xen, GUEST);
-  const { disk, device, image } = await newDisk(xen, guest, "disk.img", { sizeBytes: 2 ** 26, shape });
+  using folder = new DiskFolder();
+  const { disk, device, image } = await newDisk(xen, guest, "disk.img", {
+    sizeBytes: 2 ** 26,
+    shape,
+    folder: folder.path,
+  });
   await using stack = new AsyncDisposableStack();
   const serve = (): BackendProcess => stack.use(new BackendProcess(xen, ["serve", "--grants", grants, ...args]));
   let backend = serve();

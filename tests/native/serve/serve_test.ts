@@ -12,7 +12,18 @@ import type { DeviceAddress } from "../../../lib/xenbus/paths.ts";
 import { nativeTest, NativeXen } from "../harness.ts";
 import { BackendProcess, detach, type Holdings } from "./backend.ts";
 import { type GuestDisk, GuestProcess } from "./guest.ts";
-import { assertClean, endAgainAndAgain, GUEST, IMAGE_BYTES, LOAD, newDisk, received, UNTIL_STOPPED } from "./scenes.ts";
+import {
+  assertClean,
+  DIRECT,
+  endAgainAndAgain,
+  GUEST,
+  IMAGE_BYTES,
+  LOAD,
+  newDisk,
+  POOLED,
+  received,
+  UNTIL_STOPPED,
+} from "./scenes.ts";
 
 const FULL = Deno.env.get("XENBLK_NATIVE") === "full";
 const REQUESTS = FULL ? 100_000 : 3000;
@@ -150,14 +161,17 @@ for (const grants of ["copy", "persistent"]) {
     },
   );
 
-  nativeTest(
-    `serve killed ${KILLS} times under load: each request is answered once, nothing is lost, ${grants}`,
-    async () => {
-      const said = await endAgainAndAgain(grants, "SIGKILL", KILLS);
-      const recovered = [...said.matchAll(/recovered after a crash: (\d+) requests/g)];
-      assert(recovered.length > KILLS / 3, `only ${recovered.length} times anything was in flight`);
-    },
-  );
+  for (const loading of grants === "copy" ? [POOLED, DIRECT] : [POOLED]) {
+    const how = `${grants}, ${loading.args.join(" ")}`;
+    nativeTest(
+      `serve killed ${KILLS} times under load: each request is answered once, nothing is lost, ${how}`,
+      async () => {
+        const said = await endAgainAndAgain(grants, "SIGKILL", KILLS, loading);
+        const recovered = [...said.matchAll(/recovered after a crash: (\d+) requests/g)];
+        assert(recovered.length > KILLS / 3, `only ${recovered.length} times anything was in flight`);
+      },
+    );
+  }
 }
 
 for (const keepStore of [true, false]) {

@@ -1,0 +1,190 @@
+/**
+ * One ring per reactor: it carries out the operations of all channels and is the reactor's one place to sleep, where
+ * event channels and the wake token's eventfd are polled by the same ring. Whatever the channels queued in a turn
+ * reaches the kernel in one call. It must not know guests, rings of theirs, or Workers.
+ */
+
+import type { EventChannels, Parker, WakeToken } from "../lib/hypervisor.ts";
+import { enterPark, leavePark } from "../lib/park_word.ts";
+import type { ChannelOptions, IoChannel } from "../lib/storage/disk.ts";
+import type { UringAttachment } from "../lib/storage/native_files.ts";
+import { lowerEventfd } from "./eventfd.ts";
+import { NativeEventChannels } from "./evtchn.ts";
+import { CQE_MORE, IORING_OP, IoUring } from "./io_uring.ts";
+import { CQE_WORDS, type SetupCall } from "./io_uring_setup.ts";
+import { UringChannel, type UringHost } from "./uring_channel.ts";
+
+/** Submissions between two calls of the kernel; with more in one turn there are more calls. */
+const ENTRIES = 512;
+/** Completions that fit into the ring; the kernel keeps more. */
+const COMPLETIONS = 4096;
+/** Images of one reactor that are registered; more are served, a little slower. */
+const REGISTERED_FILES = 512;
+/** Calls of the kernel until the lack of room in the ring is taken for an error. */
+const MOST_ATTEMPTS = 10_000;
+/** How long one look for a cancelled poll may take, and how many there are. */
+const CANCEL_TIMEOUT_MS = 10;
+const CANCEL_ATTEMPTS = 500;
+
+/** High words of user data: what a completion is for. Low words: nothing, a watch's number, a channel's tag. */
+const FOR_NOBODY = 0;
+const FOR_WATCH = 1;
+const FOR_CHANNEL = 2;
+const TWO_32 = 2 ** 32;
+
+const WAKE_WATCH = 0;
+const POLLIN = 1;
+const POLL_MULTISHOT = 1;
+
+/** How an engine is made. */
+export interface UringEngineOptions {
+  /** io_uring_setup(2), or a test's stand-in. */
+  readonly setup?: SetupCall;
+}
+
+/** See the file's first lines. */
+export class UringEngine implements Parker, UringHost {
+  readonly ring: IoUring;
+  readonly #word: Int32Array;
+  readonly #wakeFd: number;
+  /** By number: a channel, or undefined for a free one. */
+  readonly #channels: (UringChannel | undefined)[] = [];
+  /** Descriptors that are polled, by their watch's number. */
+  readonly #watched = new Map<number, number>();
+  readonly #expired: number[] = [];
+  #lastWatch = WAKE_WATCH;
+  /** A watched descriptor was readable since the last park. */
+  #alarmed = false;
+  /** Completed operations that their channels' owners have not reaped. */
+  #unreaped = 0;
+
+  /** Throws RingUnavailable. To be made in the thread that will use it. */
+  constructor(token: WakeToken, options: UringEngineOptions = {}) {
+    this.ring = new IoUring({ entries: ENTRIES, completions: COMPLETIONS, ...options });
+    this.ring.reserveFiles(REGISTERED_FILES);
+    this.#word = new Int32Array(token.word);
+    this.#wakeFd = token.fd;
+    this.#watch(WAKE_WATCH, token.fd);
+  }
+
+  /** Opens a channel to a file. Throws Error if it cannot be opened, or another file took its place. */
+  openChannel(attachment: UringAttachment, options: ChannelOptions): IoChannel {
+    const free = this.#channels.indexOf(undefined);
+    const number = free < 0 ? this.#channels.length : free;
+    const channel = new UringChannel(attachment, options, this, FOR_CHANNEL + number, () => {
+      this.#channels[number] = undefined;
+    });
+    this.#channels[number] = channel;
+    return channel;
+  }
+
+  /** Hands over what was prepared and collects what is done, without waiting; no call if there is neither. */
+  submit(): void {
+    if (this.ring.prepared > 0 || this.ring.workWaits) this.ring.enter(0, -1);
+    this.#collect();
+  }
+
+  watch(events: EventChannels): void {
+    this.#watch(++this.#lastWatch, descriptorOf(events));
+  }
+
+  /** To be called before the channels are closed; afterwards the kernel holds on to them no more. */
+  unwatch(events: EventChannels): void {
+    const fd = descriptorOf(events);
+    for (const [watch, watched] of this.#watched) {
+      if (watched !== fd) continue;
+      this.#watched.delete(watch);
+      this.#cancel(watch);
+      return;
+    }
+  }
+
+  /** Sleeps, and hands over what was prepared with the same call. Returns at once if a channel has completions. */
+  park(timeoutMs: number): void {
+    if (!enterPark(this.#word)) return this.submit();
+    this.#collect();
+    const mayWait = !this.#alarmed && this.#unreaped === 0;
+    this.ring.enter(mayWait ? 1 : 0, timeoutMs);
+    leavePark(this.#word);
+    this.#collect();
+    this.#alarmed = false;
+  }
+
+  /** All channels must be closed. */
+  [Symbol.dispose](): void {
+    this.ring[Symbol.dispose]();
+  }
+
+  /** For channels: makes sure that there is room for one submission. */
+  makeRoom(): void {
+    for (let attempt = 0; !this.ring.hasRoom; attempt++) {
+      if (attempt === MOST_ATTEMPTS) throw new Error("Cannot submit I/O: the kernel takes nothing from the ring");
+      // A kernel without memory for one more completion wants to be relieved of some first.
+      if (this.ring.enter(0, -1) < 0) this.#consume();
+    }
+  }
+
+  /** For channels: so many operations were completed, or (negative) reaped. */
+  countUnreaped(count: number): void {
+    this.#unreaped += count;
+  }
+
+  /** Gives all completions to whom they concern, and prepares what follows from them. */
+  #collect(): void {
+    this.#consume();
+    while (this.#expired.length > 0) {
+      const watch = this.#expired.pop()!;
+      const fd = this.#watched.get(watch);
+      if (fd !== undefined) this.#watch(watch, fd);
+    }
+    const channels = this.#channels;
+    for (let i = 0; i < channels.length; i++) channels[i]?.goOn();
+  }
+
+  #consume(): void {
+    const { ring } = this;
+    const { completions, completionMask } = ring;
+    let head = ring.completionHead;
+    for (let tail = ring.completionTail; head !== tail; tail = ring.completionTail) {
+      while (head !== tail) {
+        const at = (head & completionMask) * CQE_WORDS;
+        const high = completions[at + 1]!;
+        if (high >= FOR_CHANNEL) this.#channels[high - FOR_CHANNEL]!.arrived(completions[at]!, completions[at + 2]!);
+        else if (high === FOR_WATCH) this.#fired(completions[at]!, completions[at + 3]!);
+        head = (head + 1) | 0;
+      }
+      ring.consume(head);
+    }
+  }
+
+  #fired(watch: number, flags: number): void {
+    if (watch === WAKE_WATCH) lowerEventfd(this.#wakeFd);
+    else this.#alarmed = true;
+    if ((flags & CQE_MORE) === 0) this.#expired.push(watch);
+  }
+
+  #watch(watch: number, fd: number): void {
+    this.#watched.set(watch, fd);
+    this.makeRoom();
+    this.ring.prepare(IORING_OP.pollAdd, fd, 0, 0, POLL_MULTISHOT, POLLIN, watch, FOR_WATCH);
+  }
+
+  /** Ends a poll, which holds its file open until then. */
+  #cancel(watch: number): void {
+    this.makeRoom();
+    this.ring.prepare(IORING_OP.pollRemove, -1, 0, watch + FOR_WATCH * TWO_32, 0, 0, watch, FOR_NOBODY);
+    for (let attempt = 0; attempt < CANCEL_ATTEMPTS; attempt++) {
+      this.ring.enter(1, CANCEL_TIMEOUT_MS);
+      this.#consume();
+      const expired = this.#expired.indexOf(watch);
+      if (expired < 0) continue;
+      this.#expired.splice(expired, 1);
+      return;
+    }
+  }
+}
+
+function descriptorOf(events: EventChannels): number {
+  if (events instanceof NativeEventChannels) return events.fd;
+  throw new TypeError("Cannot park on event channels: they are not this platform's");
+}

@@ -1,0 +1,70 @@
+/**
+ * Decides how a file is served: by which engine, and with what between a completed write and the medium; refuses what
+ * cannot be had, and says what is served otherwise than was asked for. It opens nothing.
+ */
+
+import { XenblkError } from "../errors.ts";
+import type { CacheMode, DiskRequest } from "./disk.ts";
+import type { FileMedium, NativeFiles } from "./native_files.ts";
+
+/** What the decision is based on. */
+export interface ServingContext {
+  /** Absent: Deno's file calls are all there is. */
+  readonly native?: NativeFiles;
+  /** Called with what the operator should know. */
+  readonly warn?: (message: string) => void;
+}
+
+/** How a file is served. */
+export interface Serving {
+  readonly engine: "uring" | "file";
+  readonly cache: CacheMode;
+  /** Absent where Deno's file calls are all there is. */
+  readonly medium?: FileMedium;
+}
+
+/** Throws {@linkcode XenblkError} if what the request asks for cannot be had. */
+export function decideServing(request: DiskRequest, context: ServingContext): Serving {
+  const { target: path, readOnly } = request;
+  const name = `image ${path}`;
+  const engine = decideEngine(request, name, context);
+  const wanted = request.cache ?? (request.directIoSafe === true && engine === "uring" ? "none" : "writeback");
+  if (wanted === "none" && engine === "file") throw noDirectIo(name, request, context.native);
+  const medium = context.native === undefined ? undefined : examine(name, context.native, path, readOnly, wanted);
+  const cache = wanted === "none" && medium?.notDirect !== undefined ? "writeback" : wanted;
+  if (cache !== wanted && request.cache !== undefined) {
+    context.warn?.(`${name}: cache writeback in place of none: ${medium!.notDirect}`);
+  }
+  if (cache === "unsafe") context.warn?.(`${name}: cache unsafe: a crash of this machine loses or damages its data`);
+  return { engine, cache, ...(medium === undefined ? {} : { medium }) };
+}
+
+function decideEngine(request: DiskRequest, name: string, { native, warn }: ServingContext): "uring" | "file" {
+  if (request.engine === "file") return "file";
+  const refusal = native === undefined ? "it works on real memory only, not in a simulation" : native.uringRefusal();
+  if (refusal === undefined) return "uring";
+  if (request.engine === "uring") {
+    throw new XenblkError(`Cannot open ${name}: engine uring cannot be used: ${refusal}`, {
+      remedy: "use engine auto or file; xenblk doctor says more",
+    });
+  }
+  if (native !== undefined) warn?.(`${name}: engine file in place of uring: ${refusal}`);
+  return "file";
+}
+
+function noDirectIo(name: string, request: DiskRequest, native: NativeFiles | undefined): XenblkError {
+  const refusal = request.engine === "file" ? undefined : native?.uringRefusal();
+  return new XenblkError(
+    `Cannot open ${name}: cache none needs engine uring${refusal === undefined ? "" : `, and ${refusal}`}`,
+    { kind: "usage", remedy: "use another cache mode, or engine uring" },
+  );
+}
+
+function examine(name: string, native: NativeFiles, path: string, readOnly: boolean, cache: CacheMode): FileMedium {
+  try {
+    return native.examine(path, readOnly, cache);
+  } catch (error) {
+    const reason = error instanceof Error ? error.message : String(error);
+    throw new XenblkError(`Cannot open ${name}: ${reason}`, { cause: error });
+  }
+}
