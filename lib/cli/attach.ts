@@ -77,7 +77,8 @@ export const attach = defineVerb({
     context.output.message(`xenblk: ${params} is ${name} of ${domainLabel(guest)}`);
     if (options.json) context.output.json(describeDevice(store, device));
     else context.output.data(`${name}\n`);
-    await Promise.race([context.signals.drain, service.devices.retired, guestGone(store, guest.domain)]);
+    const { devices, failed } = service;
+    await Promise.race([context.signals.drain, devices.retired, guestGone(store, guest.domain), failed]);
     return await end(context, platform, service, device, options);
   },
 });

@@ -62,7 +62,8 @@ export const serve = defineVerb({
       logger,
     });
     logger.info(only === undefined ? `serving all of kind ${kind}` : `serving ${operands["backend-path"]}`);
-    const ending = await Promise.race([context.signals.drain, service.devices.retired.then(() => "removal" as const)]);
+    const removal = service.devices.retired.then(() => "removal" as const);
+    const ending = await Promise.race([context.signals.drain, removal, service.failed]);
     logger.info(`ending: ${ending}`);
     return await end(context, service, options);
   },

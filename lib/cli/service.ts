@@ -7,6 +7,7 @@ import { BackendKind } from "../backend/kind.ts";
 import type { CloseOptions } from "../backend/device.ts";
 import type { DeviceSettings } from "../backend/settings.ts";
 import { WorkerDataPlane } from "../dataplane/worker_dataplane.ts";
+import { XenblkError } from "../errors.ts";
 import type { Platform, Xenstore } from "../hypervisor.ts";
 import type { Logger } from "../log.ts";
 import { type ImageLocks, ProcessImageLocks } from "../storage/image_lock.ts";
@@ -41,6 +42,11 @@ export interface ServiceOptions {
 export interface Service {
   readonly devices: BackendKind;
   /**
+   * Rejects with {@linkcode XenblkError} when a part of this process died. It must then end at once, without closing
+   * anything: the devices stay Connected, and the next process goes on with them.
+   */
+  readonly failed: Promise<never>;
+  /**
    * Finishes what is in flight and ends all threads. False if some device did not finish in time: its threads then
    * still run, and only the end of the process ends them.
    */
@@ -51,13 +57,17 @@ export interface Service {
 export function startService(options: ServiceOptions): Service {
   const { platform, openXenstore, kind, only, settings, journal, native, workers, logger } = options;
   const warn = (message: string): void => logger.warning(message);
-  const pool = new IoPool({ platform: platform.descriptor, warn });
+  const failure = Promise.withResolvers<never>();
+  failure.promise.catch(() => {}); // whoever serves hears of it
+  const failed = (reason: string): void => failure.reject(deathOf(reason));
+  const pool = new IoPool({ platform: platform.descriptor, warn, failed });
   const dataPlane = new WorkerDataPlane({
     platform,
     workers,
     addLane: (lane, token) => pool.addLane(lane, token),
     uring: settings.engine !== "file" && native !== undefined && native.uringRefusal() === undefined,
     warn,
+    failed,
     debug: (message) => logger.debug(message),
   });
   const devices = new BackendKind({
@@ -77,5 +87,11 @@ export function startService(options: ServiceOptions): Service {
     await pool[Symbol.asyncDispose]();
     return true;
   };
-  return { devices, close };
+  return { devices, failed: failure.promise, close };
+}
+
+function deathOf(reason: string): XenblkError {
+  return new XenblkError(`Cannot go on serving: ${reason}`, {
+    remedy: "start it again, it goes on where it ended; and report this defect",
+  });
 }

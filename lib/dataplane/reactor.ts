@@ -262,16 +262,26 @@ export class Reactor implements Disposable {
 
   #takeEvents(): void {
     for (const guest of this.#guestList) {
-      let count: number;
-      do {
-        count = guest.events.take(this.#ports);
-        if (count === EVENTS_OVERFLOWED) this.#wakeAll(guest);
-        for (let i = 0; i < count; i++) {
-          const served = guest.byPort.get(this.#ports[i]! as EvtchnPort);
-          if (served !== undefined) served.hasWork = true;
-        }
-      } while (count === PORTS_PER_TAKE);
+      try {
+        this.#takeEventsOf(guest);
+      } catch (error) {
+        // Its rings are looked at nevertheless; the other guests have nothing to do with it.
+        this.#limiter.forGuest(guest.domain).warning(errorText(error));
+        this.#wakeAll(guest);
+      }
     }
+  }
+
+  #takeEventsOf(guest: Guest): void {
+    let count: number;
+    do {
+      count = guest.events.take(this.#ports);
+      if (count === EVENTS_OVERFLOWED) this.#wakeAll(guest);
+      for (let i = 0; i < count; i++) {
+        const served = guest.byPort.get(this.#ports[i]! as EvtchnPort);
+        if (served !== undefined) served.hasWork = true;
+      }
+    } while (count === PORTS_PER_TAKE);
   }
 
   #wakeAll(guest: Guest): void {

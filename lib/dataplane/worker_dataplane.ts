@@ -28,6 +28,13 @@ export interface WorkerDataPlaneOptions {
   readonly uring?: boolean;
   /** Hears what an operator should know and nobody waits to hear. */
   readonly warn: (message: string) => void;
+  /**
+   * A reactor died of a defect. What it served is left as it is, for a process that starts anew and goes on from the
+   * journals: this one cannot. Absent: its rings are reported as stopped.
+   */
+  readonly failed?: (reason: string) => void;
+  /** The Workers' module; only tests give another than reactor_worker.ts. */
+  readonly entry?: URL;
   /** Hears what only helps to find a fault; absent: nobody does. */
   readonly debug?: (message: string) => void;
 }
@@ -67,15 +74,21 @@ class ReactorWorker {
   readonly #ready = Promise.withResolvers<void>();
   readonly #exited = Promise.withResolvers<void>();
   readonly #warn: (message: string) => void;
+  readonly #failed: ((reason: string) => void) | undefined;
   readonly #debug: ((message: string) => void) | undefined;
   #failure: string | undefined;
 
-  constructor({ platform, warn, debug, uring = false }: WorkerDataPlaneOptions) {
+  constructor(options: WorkerDataPlaneOptions) {
+    const { platform, warn, debug, uring = false } = options;
     this.#warn = warn;
+    this.#failed = options.failed;
     this.#debug = debug;
     this.#token = platform.createWakeToken();
     this.#waker = platform.openWaker(this.token);
-    this.#worker = new Worker(new URL("./reactor_worker.ts", import.meta.url), { type: "module", name: "reactor" });
+    this.#worker = new Worker(options.entry ?? new URL("./reactor_worker.ts", import.meta.url), {
+      type: "module",
+      name: "reactor",
+    });
     this.#worker.onmessage = ({ data }: MessageEvent<ReactorEvent>): void => this.#hear(data);
     this.#worker.onerror = (event): void => {
       event.preventDefault();
@@ -184,7 +197,8 @@ class ReactorWorker {
     this.#ready.reject(new XenblkError(reason));
     for (const id of [...this.#opening.keys()]) this.#settle(this.#opening, id, reason);
     for (const id of [...this.#closing.keys()]) this.#settle(this.#closing, id);
-    for (const handle of this.handles.values()) handle.stop(reason);
+    if (this.#failed !== undefined) this.#failed(reason);
+    else for (const handle of this.handles.values()) handle.stop(reason);
     this.#exited.resolve();
   }
 }

@@ -24,6 +24,8 @@ export interface IoPoolOptions {
   readonly workers?: number;
   /** Called with what an operator should know and nobody waits to hear. */
   readonly warn?: (message: string) => void;
+  /** An I/O Worker died of a defect: what it was carrying out will never be done. Absent: `warn` is told. */
+  readonly failed?: (reason: string) => void;
   /** The Workers' module; only tests give another than io_worker.ts. */
   readonly entry?: URL;
 }
@@ -204,7 +206,7 @@ export class IoPool implements AsyncDisposable {
   /** An I/O Worker died of a bug: nobody may wait for its answers. */
   #lost(reason: string): void {
     this.#failure = `an I/O Worker failed: ${reason}`;
-    this.#options.warn?.(this.#failure);
+    (this.#options.failed ?? this.#options.warn)?.(this.#failure);
     for (const answer of this.#answers.values()) answer.reject(new XenblkError(this.#failure));
     this.#answers.clear();
   }

@@ -192,3 +192,29 @@ Deno.test("a broken ring is reported once and its neighbour goes on", async () =
   assertEquals(await good.request(OP_READ, 0), 0);
   await badQueue.close();
 });
+
+Deno.test("the death of a reactor is told once, and its rings are not reported as stopped", async () => {
+  const machine = createMachine({ memoryBytes: 64 * 2 ** 20 });
+  const failures: string[] = [];
+  const died = Promise.withResolvers<void>();
+  const plane = new WorkerDataPlane({
+    platform: openSimulatedPlatform(machine, BACKEND),
+    workers: 1,
+    addLane: () => Promise.resolve(),
+    warn: () => {},
+    failed: (reason) => {
+      failures.push(reason);
+      died.resolve();
+    },
+    entry: new URL("./dying_worker.ts", import.meta.url),
+  });
+  await using disk = await openMemoryDisk();
+  using guest = new Guest(machine, 3 as DomId);
+  const queue = await plane.openQueue(guest.spec(disk));
+  await died.promise;
+  assertMatch(failures.join(), /^the reactor's Worker failed: .*a defect$/);
+  const stopped = queue.stopped.then(() => "stopped");
+  assertEquals(await Promise.race([stopped, new Promise((resolve) => setTimeout(resolve, 20, "silent"))]), "silent");
+  await assertRejects(() => plane.openQueue(guest.spec(disk)), XenblkError, "a defect");
+  await plane[Symbol.asyncDispose]();
+});
