@@ -344,9 +344,12 @@ export class Queue implements Disposable {
     if (barrier !== NO_SLOT && this.#phase[barrier] === PHASE_TAKEN && this.#isAlone()) this.#startFirst(barrier);
   }
 
-  /** Whether every request but the barrier is finished (those answered later in this pass count as finished). */
+  /**
+   * Whether every request before the barrier is finished. Those answered later in this pass count as finished; those
+   * still to be taken again after a crash come behind it.
+   */
   #isAlone(): boolean {
-    return this.inFlight - this.#finishedCount === 1;
+    return this.inFlight - this.#replay.length - this.#finishedCount === 1;
   }
 
   #startFirst(slot: number): void {

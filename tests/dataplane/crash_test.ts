@@ -3,8 +3,9 @@
  * next one answers every open request exactly once, and the disk holds what was acknowledged.
  */
 
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER } from "../../lib/blkif/abi.ts";
+import { createLatch, Latch } from "../../lib/dataplane/latch.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
 import { Random } from "../../lib/sim/random.ts";
 import { Rig, type TestRequest } from "./rig.ts";
@@ -99,6 +100,27 @@ Deno.test("a request that is overtaken by a whole ring of others survives a cras
   rig.crash();
   rig.run();
   assertEquals(rig.responses().map(([id]) => id), [1]);
+});
+
+Deno.test("a barrier that is carried out again does not wait for what was taken behind it", () => {
+  const memory = createLatch();
+  const latch = new Latch(memory);
+  let stores = 4; // two requests taken and consumed, and their answers announced
+  using rig = new Rig({
+    latch,
+    beforeStore: () => {
+      if (stores-- <= 0) throw new Crash();
+    },
+  });
+  latch.trip(); // refused requests hold nothing back, so more are taken behind a barrier
+  rig.send({ operation: OP_WRITE_BARRIER, id: 1, sector: 0, segments: [[0, 0, 7]] });
+  rig.send({ operation: OP_WRITE, id: 2, sector: 0, segments: [[1, 0, 7]] });
+  assertThrows(() => rig.settle(), Crash);
+  stores = Infinity;
+  new Int32Array(memory)[0] = 0;
+  rig.crash();
+  rig.run();
+  assertEquals(rig.responses().map(([id, , status]) => [id, status]), [[1, 0], [2, 0]]);
 });
 
 Deno.test("a drained queue leaves nothing to recover", () => {
