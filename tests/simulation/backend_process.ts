@@ -1,0 +1,284 @@
+/**
+ * One process of the backend: the real devices and the real data plane over the simulated hypervisor, store, disks and
+ * clock, single-stepped. It can be stopped as by SIGTERM, and killed, between two steps or two stores: then nothing of
+ * it has any effect any more, and the kernel takes back what it held. It must not know guests.
+ */
+
+import { BackendKind } from "../../lib/backend/kind.ts";
+import type { DeviceSettings } from "../../lib/backend/settings.ts";
+import { InlineDataPlane } from "../../lib/dataplane/inline_dataplane.ts";
+import type { DataPlane, QueueHandle, QueueSpec } from "../../lib/dataplane/types.ts";
+import type { DomId, Platform, Xenstore } from "../../lib/hypervisor.ts";
+import type { Logger } from "../../lib/log.ts";
+import { withFaults } from "../../lib/sim/faults.ts";
+import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
+import type { ChannelOptions, Disk, DiskRequest, IoChannel } from "../../lib/storage/disk.ts";
+import type { BlockFile } from "../../lib/storage/executor.ts";
+import { Crasher } from "./crash_points.ts";
+import type { DiskWatch } from "./disk_watch.ts";
+import { GatedStore, type GatedWatch } from "./gated_store.ts";
+import { type JournalAccount, ProcessPlatform } from "./process_platform.ts";
+import type { Run } from "./run.ts";
+import { SimulatedClock } from "./simulated_clock.ts";
+import { SimulatedFile } from "./simulated_file.ts";
+import { SteppedChannel } from "./stepped_channel.ts";
+
+/** Parts that a test may break, to show that it is noticed. */
+export interface Breakage {
+  /** What the process takes for the hypervisor. */
+  readonly platform?: (platform: Platform) => Platform;
+  /** What its channels take for the image. */
+  readonly file?: (file: SimulatedFile) => BlockFile;
+  /** What its devices take for xenstore. */
+  readonly store?: (store: Xenstore) => Xenstore;
+  /** What the data plane is asked. */
+  readonly spec?: (spec: QueueSpec) => QueueSpec;
+}
+
+/** What a process is started with, and whom it tells. */
+export interface ProcessOptions {
+  readonly run: Run;
+  readonly machine: SharedArrayBuffer;
+  readonly journalAccount: JournalAccount;
+  readonly connect: () => Xenstore;
+  readonly settings: DeviceSettings;
+  /** What it takes is answered by the next process if it is killed. */
+  readonly journals: boolean;
+  readonly disks: ReadonlyMap<string, DiskWatch>;
+  readonly breakage: Breakage;
+  /** The process writes a node that held `before`. */
+  readonly wrote: (path: string, before: string | undefined, value: string) => void;
+  /** No ring of the domain is served any more. */
+  readonly released: (domain: DomId) => void;
+}
+
+/** An image that is being opened. */
+interface Opening {
+  readonly watch: DiskWatch;
+  readonly answer: PromiseWithResolvers<Disk>;
+}
+
+/** A process that waits this long for its devices waits for ever, as far as the simulation is concerned. */
+const GRACE_MS = 1e12;
+
+/** See the file's first lines. */
+export class BackendProcess {
+  readonly clock = new SimulatedClock();
+  readonly log: string[] = [];
+  readonly #options: ProcessOptions;
+  readonly #platform: ProcessPlatform;
+  readonly #plane: InlineDataPlane;
+  readonly #stores: GatedStore[] = [];
+  readonly #openings: Opening[] = [];
+  /** Rings that are served, by domain. */
+  readonly #rings = new Map<DomId, number>();
+  readonly #unmapFaults: number;
+  readonly #crasher: Crasher;
+  #kind: BackendKind | undefined;
+  #state: "running" | "stopping" | "ended" = "running";
+  #busy = false;
+
+  /** Throws what connecting to xenstore throws; then nothing is left of it. */
+  constructor(options: ProcessOptions) {
+    const { run, machine, settings, breakage } = options;
+    this.#options = options;
+    this.#crasher = new Crasher(() => options.journals && run.faults.strikes("killed at a store"));
+    this.#unmapFaults = run.faults.countOf("grant unmap");
+    this.#platform = new ProcessPlatform(
+      openSimulatedPlatform(machine, 0),
+      options.journalAccount,
+      () => this.clock.now(),
+    );
+    const { platform } = this.#platform;
+    const seen = withFaults(breakage.platform?.(platform) ?? platform, run.faults.plan);
+    this.#plane = new InlineDataPlane({
+      platform: seen,
+      openChannel: ({ disk }, channelOptions) => this.#openChannel(options.disks.get(String(disk))!, channelOptions),
+      warn: (line) => this.#say(line),
+    });
+    try {
+      this.#kind = new BackendKind({
+        kind: "vbd3",
+        openXenstore: () => this.#connect(),
+        dataPlane: this.#observed,
+        openDisk: (request) => this.#openDisk(request),
+        ...(options.journals ? { journals: seen.journals } : {}),
+        settings,
+        logger: this.#logger,
+        clock: this.clock,
+      });
+    } catch (error) {
+      this.#end();
+      throw error;
+    }
+  }
+
+  /** It is asked to stop, or has. */
+  get state(): "running" | "stopping" | "ended" {
+    return this.#state;
+  }
+
+  /** Whether a ring of the domain is served. */
+  serves(domain: DomId): boolean {
+    return (this.#rings.get(domain) ?? 0) > 0;
+  }
+
+  /** Watches that could deliver something. */
+  get deliverable(): GatedWatch[] {
+    return this.#stores.flatMap((store) => store.deliverable);
+  }
+
+  /** Images that are being opened. */
+  get openings(): number {
+    return this.#openings.length;
+  }
+
+  /** A turn of the data plane, unless it sleeps and has no reason not to. False: it sleeps, or is no more. */
+  turn(): boolean {
+    if (this.#gone || (!this.#busy && !this.#platform.roused)) return false;
+    const { run } = this.#options;
+    try {
+      this.#crasher.run(() => {
+        if (!this.#busy) this.#plane.sleep(-1);
+        this.#busy = this.#plane.turn();
+      });
+    } catch (error) {
+      if (!this.#crasher.dead) run.fail(`the data plane threw ${error instanceof Error ? error.stack : error}`);
+    }
+    if (this.#crasher.dead) this.kill();
+    return true;
+  }
+
+  /** A completion wakes whoever sleeps. */
+  rouse(): void {
+    this.#busy = true;
+  }
+
+  /** The oldest image that is being opened is open, or cannot be. */
+  finishOpening(): void {
+    const opening = this.#openings.shift();
+    if (opening === undefined) return;
+    if (this.#options.run.faults.strikes("image not opened")) opening.answer.reject(new Error("simulated failure"));
+    else opening.answer.resolve(this.#diskOf(opening.watch));
+  }
+
+  /** SIGTERM: drain, leave the devices Connected, end. */
+  async stop(): Promise<void> {
+    if (this.#state !== "running") return;
+    this.#state = "stopping";
+    await this.#kind?.close({ leave: "connected", timeoutMs: 0 }, GRACE_MS);
+    await this.#plane[Symbol.asyncDispose]();
+    if (this.#gone || this.#options.run.violation !== undefined) return;
+    this.#checkLeaks();
+    this.#end();
+  }
+
+  /** SIGKILL: see the file's first lines. */
+  kill(): void {
+    for (const { channels } of this.#options.disks.values()) {
+      for (const channel of channels.splice(0)) channel.abandon();
+    }
+    this.#end();
+  }
+
+  /** As a method, so that the compiler does not take what it knew before an await for true after it. */
+  get #gone(): boolean {
+    return this.#state === "ended";
+  }
+
+  #end(): void {
+    this.#state = "ended";
+    this.clock.forgetSleepers();
+    this.#openings.length = 0;
+    for (const store of this.#stores) store[Symbol.dispose]();
+    this.#platform.takeBack();
+    const domains = [...this.#rings.keys()];
+    this.#rings.clear();
+    for (const watch of this.#options.disks.values()) watch.processEnded();
+    for (const domain of domains) this.#options.released(domain);
+  }
+
+  /** What a process that ends by itself must have given back. */
+  #checkLeaks(): void {
+    const { run, disks } = this.#options;
+    const { held, careless } = this.#platform;
+    run.require(held.length === 0, `the process ended and left ${held.join(", ")}`);
+    const excused = run.faults.countOf("grant unmap") > this.#unmapFaults;
+    run.require(excused || careless.length === 0, `the process gave back ${careless.join(", ")}`);
+    const channels = [...disks.values()].reduce((sum, watch) => sum + watch.channels.length, 0);
+    run.require(channels === 0, `the process ended with ${channels} channels open`);
+  }
+
+  #connect(): Xenstore {
+    const { run, connect, wrote, breakage } = this.#options;
+    const store = new GatedStore(connect(), connect, {
+      disturbs: () => run.faults.strikes("transaction conflict"),
+      wrote,
+    });
+    this.#stores.push(store);
+    return breakage.store?.(store) ?? store;
+  }
+
+  #openDisk(request: DiskRequest): Promise<Disk> {
+    const watch = this.#options.disks.get(request.target);
+    if (watch === undefined) return Promise.reject(new Error(`there is no ${request.target}`));
+    const answer = Promise.withResolvers<Disk>();
+    this.#openings.push({ watch, answer });
+    return answer.promise;
+  }
+
+  #diskOf({ disk, channels }: DiskWatch): Disk {
+    const { run } = this.#options;
+    return {
+      properties: disk.properties,
+      description: disk.name,
+      attachment: () => ({ engine: "simulated", disk: disk.name }),
+      [Symbol.asyncDispose]: () => {
+        run.require(channels.length === 0, `${disk.name} was closed with ${channels.length} channels open`);
+        return Promise.resolve();
+      },
+    };
+  }
+
+  #openChannel(watch: DiskWatch, options: ChannelOptions): IoChannel {
+    const { run, breakage } = this.#options;
+    const file = new SimulatedFile(watch.disk, run);
+    const channel = new SteppedChannel({ file, calls: breakage.file?.(file) ?? file, observer: watch, run }, options);
+    watch.channels.push(channel);
+    return channel;
+  }
+
+  /** The data plane as the devices see it: counts the rings of each domain. */
+  get #observed(): DataPlane {
+    const { breakage, released } = this.#options;
+    return {
+      openQueue: async (spec) => {
+        const { guest } = spec;
+        this.#rings.set(guest, (this.#rings.get(guest) ?? 0) + 1);
+        const closed = (): void => {
+          if (this.#gone) return;
+          this.#rings.set(guest, (this.#rings.get(guest) ?? 0) - 1);
+          if (!this.serves(guest)) released(guest);
+        };
+        const handle = await this.#plane.openQueue(breakage.spec?.(spec) ?? spec).catch((error) => {
+          closed();
+          throw error;
+        });
+        let closing: Promise<void> | undefined;
+        const close = (): Promise<void> => handle.close().then(closed);
+        return { stopped: handle.stopped, close: () => closing ??= close() } satisfies QueueHandle;
+      },
+      [Symbol.asyncDispose]: () => Promise.resolve(),
+    };
+  }
+
+  get #logger(): Logger {
+    const at = (level: string) => (line: string): void => this.#say(`${level}: ${line}`);
+    return { debug: () => {}, info: at("info"), warning: at("warning"), error: at("error") };
+  }
+
+  #say(line: string): void {
+    this.log.push(line);
+    this.#options.run.note(`log ${line}`);
+  }
+}

@@ -1,0 +1,206 @@
+/**
+ * Ways to break the backend, each of which a simulation must notice. They go through the seams where there is one, and
+ * else replace a method for as long as they are wanted. They must not know how they are noticed.
+ */
+
+import { OP_FLUSH_DISKCACHE, OP_WRITE_BARRIER } from "../../lib/blkif/abi.ts";
+import { BackRing } from "../../lib/blkif/back_ring.ts";
+import { Journal } from "../../lib/dataplane/journal.ts";
+import { Latch } from "../../lib/dataplane/latch.ts";
+import type { EventChannels, GrantTable, Platform, Xenstore, XenstoreOperations } from "../../lib/hypervisor.ts";
+import type { BlockFile } from "../../lib/storage/executor.ts";
+import type { Breakage } from "./backend_process.ts";
+
+/** A way to break something. */
+export interface NamedBreakage {
+  readonly name: string;
+  readonly breakage?: Breakage;
+  /** Puts another method in the place of one; disposing undoes it. */
+  readonly replace?: () => Disposable;
+}
+
+/** All ways. */
+export const BREAKAGES: readonly NamedBreakage[] = [
+  { name: "a flush that does not flush", breakage: { file: (file) => fileWith(file, { syncDataSync: () => {} }) } },
+  { name: "a barrier that holds nothing back", replace: () => weakBarriers() },
+  { name: "a bounds check that is off by one", breakage: { spec: (spec) => largerDisk(spec) } },
+  { name: "an answer with a wrong id", replace: () => wrongIds() },
+  { name: "an answer that is given twice", replace: () => twoAnswers() },
+  { name: "a mapping that is never undone", breakage: { platform: (platform) => withGrants(platform, leakyTable) } },
+  { name: "data that goes into the wrong sector of a page", breakage: { platform: (p) => withGrants(p, shiftedCopy) } },
+  { name: "notifications that are lost", breakage: { platform: (platform) => withoutNotifications(platform) } },
+  { name: "a latch that does not hold", replace: () => replaceGetter(Latch.prototype, "tripped", () => false) },
+  { name: "a journal that forgets answers", replace: () => replace(Journal.prototype, "answering", () => () => {}) },
+  { name: "a state that is skipped", breakage: { store: (store) => skippingStore(store) } },
+  {
+    name: "a short write that is taken for a whole one",
+    breakage: { file: (file) => fileWith(file, wholeWrites(file)) },
+  },
+];
+
+/** What happens every so many times. */
+function every(count: number): () => boolean {
+  let calls = 0;
+  return () => ++calls % count === 0;
+}
+
+function fileWith(file: BlockFile, changed: Partial<BlockFile>): BlockFile {
+  return {
+    seekSync: (offset, whence) => file.seekSync(offset, whence),
+    readSync: (into) => file.readSync(into),
+    writeSync: (from) => file.writeSync(from),
+    syncDataSync: () => file.syncDataSync(),
+    close: () => file.close(),
+    ...changed,
+  };
+}
+
+function wholeWrites(file: BlockFile): Partial<BlockFile> {
+  return {
+    writeSync: (from) => {
+      file.writeSync(from);
+      return from.length;
+    },
+  };
+}
+
+function largerDisk(spec: Parameters<NonNullable<Breakage["spec"]>>[0]): typeof spec {
+  const { properties } = spec.disk;
+  return { ...spec, disk: { ...spec.disk, properties: { ...properties, sectors: properties.sectors + 1 } } };
+}
+
+/** The method of every instance, until it is disposed; `make` is given the one that it stands in for. */
+function replace<T extends object, K extends keyof T>(prototype: T, name: K, make: (method: T[K]) => T[K]): Disposable {
+  const method = prototype[name];
+  prototype[name] = make(method);
+  return { [Symbol.dispose]: () => prototype[name] = method };
+}
+
+function replaceGetter<T extends object>(prototype: T, name: keyof T, get: () => unknown): Disposable {
+  const before = Object.getOwnPropertyDescriptor(prototype, name)!;
+  Object.defineProperty(prototype, name, { ...before, get });
+  return { [Symbol.dispose]: () => Object.defineProperty(prototype, name, before) };
+}
+
+/** Barriers are taken for flushes with data, which wait for nobody, and answered as barriers. */
+function weakBarriers(): Disposable {
+  const weakened = new Set<number>();
+  const undo = new DisposableStack();
+  undo.use(replace(BackRing.prototype, "take", (take) =>
+    function (this: BackRing, snapshot, at): void {
+      take.call(this, snapshot, at);
+      if (snapshot[at] !== OP_WRITE_BARRIER) return;
+      snapshot[at] = OP_FLUSH_DISKCACHE;
+      const words = new DataView(snapshot.buffer, snapshot.byteOffset + at);
+      for (const offset of [4, 8]) weakened.add(words.getUint32(offset, true));
+    }));
+  undo.use(
+    replace(
+      BackRing.prototype,
+      "putResponse",
+      (putResponse) =>
+        function (this: BackRing, idLow, idHigh, operation, status): void {
+          const barrier = operation === OP_FLUSH_DISKCACHE && weakened.has(idLow);
+          putResponse.call(this, idLow, idHigh, barrier ? OP_WRITE_BARRIER : operation, status);
+        },
+    ),
+  );
+  return undo;
+}
+
+function wrongIds(): Disposable {
+  const now = every(50);
+  return replace(
+    BackRing.prototype,
+    "putResponse",
+    (putResponse) =>
+      function (this: BackRing, idLow, idHigh, operation, status): void {
+        putResponse.call(this, now() ? idLow ^ 1 : idLow, idHigh, operation, status);
+      },
+  );
+}
+
+function twoAnswers(): Disposable {
+  const now = every(50);
+  return replace(BackRing.prototype, "putResponse", (putResponse) =>
+    function (this: BackRing, ...answer): void {
+      putResponse.apply(this, answer);
+      if (now() && this.outstanding() > 0) putResponse.apply(this, answer);
+    });
+}
+
+function withGrants(platform: Platform, change: (table: GrantTable) => GrantTable): Platform {
+  return { ...platform, openGrantTable: (guest) => change(platform.openGrantTable(guest)) };
+}
+
+function leakyTable(table: GrantTable): GrantTable {
+  const now = every(20);
+  return {
+    ...table,
+    unmap: (address, count) => now() ? 0 : table.unmap(address, count),
+    [Symbol.dispose]: () => table[Symbol.dispose](),
+  };
+}
+
+function shiftedCopy(table: GrantTable): GrantTable {
+  const now = every(20);
+  return {
+    ...table,
+    createCopyBatch: (capacity) => {
+      const batch = table.createCopyBatch(capacity);
+      const addToGuest = batch.addToGuest.bind(batch);
+      batch.addToGuest = (ref, offset, address, length) =>
+        addToGuest(ref, now() && offset + length < 4096 ? offset + 512 : offset, address, length);
+      return batch;
+    },
+  };
+}
+
+function withoutNotifications(platform: Platform): Platform {
+  const now = every(5);
+  const deaf = new WeakMap<EventChannels, EventChannels>();
+  return {
+    ...platform,
+    openEventChannels: (other) => {
+      const events = platform.openEventChannels(other);
+      const changed = {
+        ...events,
+        notify: (port: Parameters<EventChannels["notify"]>[0]) => now() || events.notify(port),
+      };
+      deaf.set(changed as EventChannels, events);
+      return changed as EventChannels;
+    },
+    openParker: (token) => {
+      const parker = platform.openParker(token);
+      return {
+        watch: (events) => parker.watch(deaf.get(events) ?? events),
+        unwatch: (events) => parker.unwatch(deaf.get(events) ?? events),
+        park: (timeoutMs) => parker.park(timeoutMs),
+        [Symbol.dispose]: () => parker[Symbol.dispose](),
+      };
+    },
+  };
+}
+
+/** Invites the frontend and is Connected at once. */
+function skippingStore(store: Xenstore): Xenstore {
+  const skip = (operations: XenstoreOperations): XenstoreOperations => ({
+    ...operations,
+    write: (path, value) => operations.write(path, path.endsWith("/state") && value === "2" ? "4" : value),
+  });
+  return {
+    read: (path) => store.read(path),
+    list: (path) => store.list(path),
+    write: (path, value) => store.write(path, value),
+    makeDirectory: (path) => store.makeDirectory(path),
+    remove: (path) => store.remove(path),
+    permissions: (path) => store.permissions(path),
+    setPermissions: (path, permissions) => store.setPermissions(path, permissions),
+    transaction: (body) => store.transaction((transaction) => body(skip(transaction))),
+    watch: (path) => store.watch(path),
+    domainPath: (domain) => store.domainPath(domain),
+    isDomainIntroduced: (domain) => store.isDomainIntroduced(domain),
+    lost: store.lost,
+    [Symbol.dispose]: () => store[Symbol.dispose](),
+  };
+}

@@ -1,0 +1,38 @@
+/**
+ * The simulation can fail: each deliberate break of the backend is noticed within as many seeds as the gate runs, and
+ * by the check that is meant for it.
+ */
+
+import { assert, assertMatch } from "@std/assert";
+import { BREAKAGES } from "./breakages.ts";
+import { simulate } from "./simulation.ts";
+
+const SEEDS = 300;
+
+/** What is said of each break. */
+const NOTICED: Readonly<Record<string, RegExp>> = {
+  "a flush that does not flush": /was answered and flushed/,
+  "a barrier that holds nothing back": /barrier|before what precedes it was flushed/,
+  "a bounds check that is off by one": /of disk-\d, which has \d+|no request asks for|must be refused/,
+  "an answer with a wrong id": /not in flight|upper half/,
+  "an answer that is given twice": /not in flight|more answers than/,
+  "a mapping that is never undone": /pages mapped/,
+  "data that goes into the wrong sector of a page": /was changed|read sector/,
+  "notifications that are lost": /no rest/,
+  "a latch that does not hold": /after a flush of this disk had failed/,
+  "a journal that forgets answers": /not in flight|no rest|no request asks for/,
+  "a state that is skipped": /went from Initialising to Connected/,
+  "a short write that is taken for a whole one": /read sector|is wrong|holds write/,
+};
+
+for (const { name, breakage, replace } of BREAKAGES) {
+  Deno.test(`noticed: ${name}`, async () => {
+    using _undo = replace?.();
+    let failure: string | undefined;
+    for (let seed = 1; seed <= SEEDS && failure === undefined; seed++) {
+      ({ failure } = await simulate(seed, breakage === undefined ? {} : { breakage }));
+    }
+    assert(failure !== undefined, `not noticed in ${SEEDS} seeds`);
+    assertMatch(failure, NOTICED[name]!);
+  });
+}

@@ -1,0 +1,48 @@
+/**
+ * What sectors hold: bytes that tell which write put them there, and where. So whoever sees a sector knows whose it is,
+ * or that it is nobody's. It must not know who writes or reads.
+ */
+
+import { SECTOR_SIZE_BYTES } from "../../lib/blkif/abi.ts";
+
+const WORDS = SECTOR_SIZE_BYTES / 4;
+const MAGIC = 0x51EC7043;
+const STEP = 0x9E3779B1;
+
+/** The sector is not as any one write makes it. */
+export const NOBODYS = -1;
+
+/** Fills a sector of `words`, from `at` on, as write `id` makes sector `sector` of the disk. */
+export function fillSector(words: Int32Array, at: number, sector: number, id: number): void {
+  let x = start(sector, id);
+  words[at] = MAGIC;
+  words[at + 1] = id;
+  words[at + 2] = sector;
+  for (let i = at + 3; i < at + WORDS; i++) words[i] = x = (x + STEP) | 0;
+}
+
+/** Which write made this the content of that sector, or {@linkcode NOBODYS}. */
+export function idOfSector(words: Int32Array, at: number, sector: number): number {
+  const id = words[at + 1]!;
+  let difference = (words[at]! ^ MAGIC) | (words[at + 2]! ^ sector);
+  let x = start(sector, id);
+  for (let i = at + 3; i < at + WORDS; i++) {
+    x = (x + STEP) | 0;
+    difference |= words[i]! ^ x;
+  }
+  return difference === 0 ? id : NOBODYS;
+}
+
+/** In words for a person. */
+export function describeSector(words: Int32Array, at: number): string {
+  if (words[at] !== MAGIC) return "bytes of no write";
+  const [id, sector] = [words[at + 1]!, words[at + 2]!];
+  const whole = idOfSector(words, at, sector) === id ? "" : " (torn)";
+  return `write ${id} of sector ${sector}${whole}`;
+}
+
+function start(sector: number, id: number): number {
+  let x = Math.imul(sector ^ 0x5bd1e995, 0x85EBCA6B);
+  x = Math.imul(x ^ (x >>> 15) ^ id, 0xC2B2AE35);
+  return x ^ (x >>> 13);
+}

@@ -1,0 +1,133 @@
+/**
+ * The faults of a run: which kinds it has and how often, chosen once, and how often each kind has struck. What a fault
+ * does is written where it strikes.
+ */
+
+import type { FaultPlan } from "../../lib/sim/faults.ts";
+import type { Decisions } from "./decisions.ts";
+
+/** Faults that strike by themselves, wherever there is an occasion. */
+const SPONTANEOUS = [
+  "grant map",
+  "grant unmap",
+  "grant copy call",
+  "grant copy segment",
+  "event overflow",
+  "read error",
+  "write error",
+  "flush error",
+  "short read",
+  "short write",
+  "interrupted call",
+  "image not opened",
+  "transaction conflict",
+  "killed at a store",
+] as const;
+
+/** What somebody does to the system. */
+const DEEDS = [
+  "hostile request",
+  "bad handshake",
+  "ring overrun",
+  "rude close",
+  "guest death",
+  "state nonsense",
+  "device detached",
+  "process stopped",
+  "process killed",
+  "store disconnected",
+  "store restarted",
+  "power failure",
+] as const;
+
+/** Kinds of faults, as they are counted. */
+export const FAULT_KINDS = [...SPONTANEOUS, ...DEEDS] as const;
+/** One of {@linkcode FAULT_KINDS}. */
+export type FaultKind = typeof FAULT_KINDS[number];
+
+/** How often each kind struck. */
+export type FaultCounts = { readonly [Kind in FaultKind]: number };
+
+/** Faults after which nobody promises that a request succeeds. */
+const DISTURBING: ReadonlySet<FaultKind> = new Set([
+  "grant map",
+  "grant unmap",
+  "grant copy call",
+  "grant copy segment",
+  "read error",
+  "write error",
+  "flush error",
+]);
+
+/** Of a thousand occasions, how many a kind takes, by how hard the run is. */
+const RATES = [0, 8, 60] as const;
+/** There are so many occasions, and it is such an end, that only one of this many counts. */
+const RARITY: Partial<Record<FaultKind, number>> = { "killed at a store": 12 };
+/** Of a thousand runs with faults, how many have a given kind. */
+const KIND_SHARE = 450;
+/** A status as of XSA-316: no failure that a sign would tell. */
+const POSITIVE_STATUS = 1;
+const EINVAL = -22;
+const GNTST_GENERAL_ERROR = -1;
+
+/** See the file's first lines. */
+export class Faults {
+  readonly #decisions: Decisions;
+  readonly #rates = new Map<FaultKind, number>();
+  readonly #counts = new Map<FaultKind, number>();
+  /** How many times a request may have failed for a fault so far. */
+  disturbances = 0;
+  /** Off: nothing strikes by itself any more. */
+  enabled = true;
+
+  constructor(decisions: Decisions) {
+    this.#decisions = decisions;
+  }
+
+  /** Chooses what this run has. */
+  choose(): void {
+    const rate = RATES[this.#decisions.below(RATES.length)]!;
+    if (rate === 0) return;
+    for (const kind of SPONTANEOUS) {
+      if (this.#decisions.chance(KIND_SHARE)) this.#rates.set(kind, Math.ceil(rate / (RARITY[kind] ?? 1)));
+    }
+  }
+
+  /** Whether it strikes now; counted if so. */
+  strikes(kind: typeof SPONTANEOUS[number]): boolean {
+    const rate = this.enabled ? this.#rates.get(kind) ?? 0 : 0;
+    if (rate === 0 || !this.#decisions.chance(rate)) return false;
+    this.count(kind);
+    return true;
+  }
+
+  /** It was done. */
+  count(kind: FaultKind): void {
+    this.#counts.set(kind, this.countOf(kind) + 1);
+    if (DISTURBING.has(kind)) this.disturbances++;
+  }
+
+  /** How often it struck. */
+  countOf(kind: FaultKind): number {
+    return this.#counts.get(kind) ?? 0;
+  }
+
+  /** How often each kind struck. */
+  get counts(): FaultCounts {
+    return Object.fromEntries(FAULT_KINDS.map((kind) => [kind, this.countOf(kind)])) as FaultCounts;
+  }
+
+  /** The faults of the hypervisor. */
+  get plan(): FaultPlan {
+    return {
+      map: () => this.strikes("grant map") ? EINVAL : 0,
+      unmap: () => this.strikes("grant unmap") ? EINVAL : 0,
+      copyCall: () => this.strikes("grant copy call") ? EINVAL : 0,
+      copySegment: () => {
+        if (!this.strikes("grant copy segment")) return 0;
+        return this.#decisions.pick([GNTST_GENERAL_ERROR, POSITIVE_STATUS]);
+      },
+      overflow: () => this.strikes("event overflow"),
+    };
+  }
+}

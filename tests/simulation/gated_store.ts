@@ -1,0 +1,181 @@
+/**
+ * A connection to the simulated xenstore whose watches deliver one event at a time, when the simulation says so, whose
+ * transactions can be disturbed, and whose writes are told. It must not know what nodes mean.
+ */
+
+import type { DomId, Xenstore, XenstoreOperations, XenstorePermission, XenstoreWatch } from "../../lib/hypervisor.ts";
+
+/** Who runs the connection. */
+export interface StoreHost {
+  /** Asked once for each transaction: shall its first attempt fail? */
+  disturbs(): boolean;
+  /** The process has written a node that held `before`; once its transaction, if any, is committed. */
+  wrote(path: string, before: string | undefined, value: string): void;
+}
+
+/** See the file's first lines. */
+export class GatedStore implements Xenstore {
+  readonly lost: Promise<string>;
+  readonly #inner: Xenstore;
+  readonly #disturber: () => Xenstore;
+  readonly #host: StoreHost;
+  readonly #gates: GatedWatch[] = [];
+
+  /** `disturber` opens a connection of somebody else's. */
+  constructor(inner: Xenstore, disturber: () => Xenstore, host: StoreHost) {
+    this.#inner = inner;
+    this.#disturber = disturber;
+    this.#host = host;
+    this.lost = inner.lost;
+  }
+
+  /** Watches that somebody waits for and that have something to tell. */
+  get deliverable(): GatedWatch[] {
+    return this.#gates.filter((gate) => gate.deliverable);
+  }
+
+  read(path: string): string | undefined {
+    return this.#inner.read(path);
+  }
+
+  list(path: string): string[] | undefined {
+    return this.#inner.list(path);
+  }
+
+  write(path: string, value: string): void {
+    const before = this.#inner.read(path);
+    this.#inner.write(path, value);
+    this.#host.wrote(path, before, value);
+  }
+
+  makeDirectory(path: string): void {
+    this.#inner.makeDirectory(path);
+  }
+
+  remove(path: string): boolean {
+    return this.#inner.remove(path);
+  }
+
+  permissions(path: string): XenstorePermission[] | undefined {
+    return this.#inner.permissions(path);
+  }
+
+  setPermissions(path: string, permissions: readonly XenstorePermission[]): void {
+    this.#inner.setPermissions(path, permissions);
+  }
+
+  transaction<T>(body: (transaction: XenstoreOperations) => T): T {
+    let disturb = this.#host.disturbs();
+    let writes: Write[] = [];
+    const result = this.#inner.transaction((transaction) => {
+      let looked: string | undefined;
+      writes = [];
+      const result = body(noting(transaction, (path) => looked ??= path, writes));
+      if (disturb && looked !== undefined) this.#touch(looked);
+      disturb = false;
+      return result;
+    });
+    for (const [path, before, value] of writes) this.#host.wrote(path, before, value);
+    return result;
+  }
+
+  watch(path: string): XenstoreWatch {
+    const gate = new GatedWatch(this.#inner.watch(path));
+    this.#gates.push(gate);
+    return gate;
+  }
+
+  domainPath(domain: DomId): string {
+    return this.#inner.domainPath(domain);
+  }
+
+  isDomainIntroduced(domain: DomId): boolean {
+    return this.#inner.isDomainIntroduced(domain);
+  }
+
+  [Symbol.dispose](): void {
+    this.#inner[Symbol.dispose]();
+  }
+
+  /** Somebody else writes a node as it is: whoever read it in a transaction has to begin again. */
+  #touch(path: string): void {
+    using store = this.#disturber();
+    const value = store.read(path);
+    if (value !== undefined) store.write(path, value);
+  }
+}
+
+/** A node that was written, what it held before, and its value. */
+type Write = readonly [path: string, before: string | undefined, value: string];
+
+/** The same operations, told of. */
+function noting(operations: XenstoreOperations, looked: (path: string) => void, writes: Write[]): XenstoreOperations {
+  return {
+    read: (path) => {
+      looked(path);
+      return operations.read(path);
+    },
+    list: (path) => operations.list(path),
+    permissions: (path) => operations.permissions(path),
+    setPermissions: (path, permissions) => operations.setPermissions(path, permissions),
+    makeDirectory: (path) => operations.makeDirectory(path),
+    write: (path, value) => {
+      writes.push([path, operations.read(path), value]);
+      operations.write(path, value);
+    },
+    remove: (path) => operations.remove(path),
+  };
+}
+
+/** A watch that tells what it is allowed to. */
+export class GatedWatch implements XenstoreWatch {
+  readonly #inner: XenstoreWatch;
+  readonly #ready: string[] = [];
+  #waiting: ((result: IteratorResult<string>) => void) | undefined;
+  #ended = false;
+
+  constructor(inner: XenstoreWatch) {
+    this.#inner = inner;
+    this.#pump();
+  }
+
+  /** Whether {@linkcode deliver} would do something. */
+  get deliverable(): boolean {
+    return this.#waiting !== undefined && this.#ready.length > 0;
+  }
+
+  /** Tells the next change. */
+  deliver(): void {
+    const waiting = this.#waiting;
+    const path = waiting === undefined ? undefined : this.#ready.shift();
+    if (path === undefined) return;
+    this.#waiting = undefined;
+    waiting!({ done: false, value: path });
+  }
+
+  [Symbol.asyncIterator](): AsyncIterator<string> {
+    return { next: () => this.#next() };
+  }
+
+  [Symbol.dispose](): void {
+    this.#ready.length = 0;
+    this.#inner[Symbol.dispose]();
+    this.#end();
+  }
+
+  #next(): Promise<IteratorResult<string>> {
+    if (this.#ended) return Promise.resolve({ done: true, value: undefined });
+    return new Promise((resolve) => this.#waiting = resolve);
+  }
+
+  async #pump(): Promise<void> {
+    for await (const path of this.#inner) if (!this.#ready.includes(path)) this.#ready.push(path);
+    this.#end();
+  }
+
+  #end(): void {
+    this.#ended = true;
+    this.#waiting?.({ done: true, value: undefined });
+    this.#waiting = undefined;
+  }
+}

@@ -1,0 +1,344 @@
+/**
+ * One guest with one disk, single-stepped: introduces its ring, sends requests and takes answers, closes politely or
+ * rudely, comes again, misbehaves, dies. It follows its backend by looking at xenstore whenever it is stepped, so a
+ * change may reach it late. It must not know the backend's process, nor check anything but its own ring and pages.
+ */
+
+import { type AbiName, ABIS } from "../../lib/blkif/abi.ts";
+import {
+  type DomId,
+  type EventChannels,
+  type EvtchnPort,
+  type GrantShares,
+  type Platform,
+  type SharedPages,
+  type Xenstore,
+  XenstoreError,
+} from "../../lib/hypervisor.ts";
+import { backendPath, type DeviceAddress, frontendPath } from "../../lib/xenbus/paths.ts";
+import { type ObservedState, parseState, XenbusState } from "../../lib/xenbus/states.ts";
+import type { DiskWatch } from "./disk_watch.ts";
+import { GuestPages } from "./guest_pages.ts";
+import { GuestRing } from "./guest_ring.ts";
+import { chooseHandshake, type Handshake, publish } from "./handshake.ts";
+import { planRequest } from "./requests.ts";
+import type { Run } from "./run.ts";
+
+/** Where a guest's driver stands. */
+export type GuestPhase =
+  /** Waits for the backend, then introduces its ring. */
+  | "starting"
+  /** Has introduced its ring. */
+  | "waiting"
+  | "connected"
+  /** Sends nothing any more; then says Closing, Closed, and waits for the backend. */
+  | "quiescing"
+  | "closing"
+  | "closed"
+  /** Its driver has no device. */
+  | "gone";
+
+/** What a guest is made of. */
+export interface GuestOptions {
+  readonly run: Run;
+  readonly platform: Platform;
+  readonly connect: () => Xenstore;
+  readonly address: DeviceAddress;
+  readonly watch: DiskWatch;
+  /** The ABI that the backend takes it for if it names none. */
+  readonly defaultAbi: AbiName;
+  /** Of a thousand requests, or introductions, how many are bad. */
+  readonly hostility: number;
+  /** Has it any ring that the backend serves? */
+  readonly served: () => boolean;
+  /** It will not use this ring any more; `giveBack` is to be called when the backend does not either. */
+  readonly dropped: (ring: GuestRing, giveBack: () => void) => void;
+}
+
+/** What one connection consists of. */
+interface Connection {
+  readonly ring: GuestRing;
+  readonly pages: GuestPages;
+  readonly memory: SharedPages;
+  readonly shares: GrantShares;
+  readonly events: EventChannels;
+  readonly port: EvtchnPort;
+}
+
+const { Initialising, InitWait, Connected, Closing, Closed } = XenbusState;
+const STRANGER = 7 as DomId;
+const PAGES = { writable: 20, readOnly: 2 } as const;
+/** Requests put in one go, at most. */
+const BATCH = 6;
+
+/** See the file's first lines. */
+export class Guest {
+  readonly address: DeviceAddress;
+  /** Nothing but what leads to an end: no new requests, no misbehaviour. */
+  calm = false;
+  readonly #options: GuestOptions;
+  readonly #run: Run;
+  readonly #path: string;
+  readonly #backend: string;
+  readonly #events = new Uint32Array(4);
+  #store: Xenstore | undefined;
+  #phase: GuestPhase = "starting";
+  /** The state that it means to be in. */
+  #said: number | undefined;
+  #handshake: Handshake;
+  #connection: Connection | undefined;
+
+  constructor(options: GuestOptions) {
+    this.#options = options;
+    this.#run = options.run;
+    this.address = options.address;
+    this.#path = frontendPath(options.address);
+    this.#backend = backendPath(options.address);
+    this.#handshake = this.#chooseHandshake();
+  }
+
+  get phase(): GuestPhase {
+    return this.#phase;
+  }
+
+  /** The ring in use. */
+  get ring(): GuestRing | undefined {
+    return this.#connection?.ring;
+  }
+
+  /** One thing that the guest does. Throws XenstoreError if it needs a store and there is none. */
+  step(): void {
+    switch (this.#phase) {
+      case "starting":
+        return this.#start();
+      case "waiting":
+        return this.#await();
+      case "connected":
+        return this.#work();
+      case "quiescing":
+        return this.#quiesce();
+      case "closing":
+        return this.#close();
+      case "closed":
+        return this.#reopen();
+      case "gone":
+        return;
+    }
+  }
+
+  /** Looks at its ring, if an event says so. */
+  answerEvents(): void {
+    if (this.#connection !== undefined && this.#connection.events.take(this.#events) > 0) {
+      this.#connection.ring.takeAnswers(true);
+    }
+  }
+
+  /** Its pages and ring are as they must be. */
+  check(): void {
+    this.#connection?.pages.checkUnused();
+    this.#connection?.ring.checkMemory();
+  }
+
+  /** Writes some state into its node, whatever it means. */
+  talkNonsense(): void {
+    this.#run.faults.count("state nonsense");
+    // To say that it begins anew while its ring is in use is its own undoing: it loses what is in flight.
+    const idle = (this.ring?.inFlight ?? 0) === 0;
+    this.#write(this.#run.decisions.pick(["0", "7", "8", "x", "", "5", ...(idle ? ["1", "3"] : [])]));
+  }
+
+  /** Corrects what {@linkcode talkNonsense} may have left. */
+  stopNonsense(): void {
+    if (this.#said !== undefined && this.#state(this.#path) !== this.#said) this.#say(this.#said);
+  }
+
+  /** Sends an impossible index. */
+  overrun(): void {
+    const { ring } = this;
+    if (this.#phase !== "connected" || ring === undefined || ring.overrun) return;
+    this.#run.faults.count("ring overrun");
+    ring.runOver(this.#run.decisions.between(1, 1000));
+  }
+
+  /** Begins to close. */
+  beginClose(rudely: boolean): void {
+    if (this.#phase !== "connected" && this.#phase !== "waiting") return;
+    this.#phase = "quiescing";
+    if (!rudely) return;
+    this.#run.faults.count("rude close");
+    this.#say(Closed);
+    this.#release();
+    this.#phase = "closing";
+  }
+
+  /** Its memory and ports are gone, with everything else. */
+  die(): void {
+    this.#phase = "gone";
+    this.#release();
+  }
+
+  /** The device was taken away under the driver: it keeps its pages until the backend has let them go. */
+  vanish(): void {
+    const connection = this.#connection;
+    this.#phase = "gone";
+    this.#connection = undefined;
+    if (connection !== undefined) this.#options.dropped(connection.ring, () => giveBack(connection));
+  }
+
+  #start(): void {
+    const state = this.#state(this.#backend);
+    if (state === "gone") return this.vanish();
+    if (this.#state(this.#path) !== Initialising) this.#say(Initialising);
+    if (this.#handshake.waits && state !== InitWait) return;
+    // At Connected it would look like one that has not yet seen the backend close.
+    if (state === Closed && this.#handshake.readyState === Connected) return;
+    this.#connection ??= this.#allocate();
+    const { ring, pages, port, memory } = this.#connection;
+    if (this.#handshake.early) this.#send(ring, pages);
+    publish(this.#xenstore, this.#path, this.#handshake, { ref: memory.refs[0]!, port });
+    if (this.#handshake.wrong !== undefined) this.#run.faults.count("bad handshake");
+    this.#say(this.#handshake.readyState);
+    this.#phase = "waiting";
+  }
+
+  #await(): void {
+    const state = this.#state(this.#backend);
+    if (state === "gone") return this.vanish();
+    if (state === Closing || (state === Closed && this.#handshake.waits)) return this.beginClose(false);
+    if (state !== Connected) return;
+    this.#run.require(this.#handshake.wrong === undefined, `the backend accepted ${this.#handshake.wrong?.join("=")}`);
+    this.#say(Connected);
+    this.#phase = "connected";
+  }
+
+  #work(): void {
+    const { decisions } = this.#run;
+    const connection = this.#connection!;
+    // A guest that only looks when it is told finds out if it is not.
+    if (!this.calm && decisions.chance(150)) connection.ring.takeAnswers(false);
+    else this.answerEvents();
+    if (!this.calm && !connection.ring.overrun && decisions.chance(600)) this.#send(connection.ring, connection.pages);
+    if (this.calm || decisions.chance(400)) this.#heed();
+  }
+
+  /** What the backend says counts. */
+  #heed(): void {
+    const state = this.#state(this.#backend);
+    if (state === "gone") return this.vanish();
+    const useless = this.calm && this.#connection!.ring.overrun;
+    if (state === Closing || state === Closed || useless) this.beginClose(false);
+  }
+
+  #quiesce(): void {
+    this.answerEvents();
+    const backend = this.#state(this.#backend);
+    if (backend === "gone") return this.vanish();
+    const { ring } = this;
+    const idle = ring === undefined || ring.inFlight === 0 || ring.overrun || backend === Closed;
+    if (!idle && this.#options.served()) return;
+    this.#say(Closing);
+    this.#phase = "closing";
+  }
+
+  #close(): void {
+    const backend = this.#state(this.#backend);
+    if (backend === "gone") return this.vanish();
+    const heard = backend === Closing || backend === Closed;
+    if (heard && this.#state(this.#path) !== Closed) this.#say(Closed);
+    if (backend !== Closed) return;
+    this.#release();
+    this.#phase = "closed";
+  }
+
+  #reopen(): void {
+    if (this.#read(`${this.#backend}/online`) !== "1") {
+      if (this.#state(this.#backend) === "gone") this.vanish();
+      return;
+    }
+    this.#handshake = this.#chooseHandshake();
+    this.#say(Initialising);
+    this.#phase = "starting";
+  }
+
+  #send(ring: GuestRing, pages: GuestPages): void {
+    const { run, watch, hostility } = this.#options;
+    const { decisions } = run;
+    const context = { decisions, disk: watch.disk.properties, pages, hostility };
+    for (let count = decisions.between(1, BATCH); count > 0 && ring.free > 0; count--) {
+      const plan = planRequest(context);
+      if (plan === undefined) break;
+      if (plan.refused) run.faults.count("hostile request");
+      ring.put(plan);
+    }
+    ring.publish();
+  }
+
+  #allocate(): Connection {
+    const { platform, watch, address } = this.#options;
+    const shares = platform.openGrantShares();
+    const memory = shares.share(address.backendDomain, 1, true);
+    const pages = new GuestPages(shares, address.backendDomain, STRANGER, PAGES, this.#run);
+    const events = platform.openEventChannels(address.backendDomain);
+    const port = events.bindUnbound(address.backendDomain);
+    const notify = (): void => events.notify(port);
+    const ring = new GuestRing({ run: this.#run, watch, pages, abi: ABIS[this.#handshake.abi], memory, notify });
+    return { ring, pages, memory, shares, events, port };
+  }
+
+  #release(): void {
+    const connection = this.#connection;
+    if (connection === undefined) return;
+    this.#connection = undefined;
+    connection.pages.checkUnused();
+    giveBack(connection);
+    this.#options.dropped(connection.ring, () => {});
+  }
+
+  #chooseHandshake(): Handshake {
+    const { defaultAbi, hostility } = this.#options;
+    return chooseHandshake(this.#run.decisions, defaultAbi, this.calm ? 0 : hostility);
+  }
+
+  get #xenstore(): Xenstore {
+    return this.#store ??= this.#options.connect();
+  }
+
+  /** After the store was lost: the next use opens another connection. */
+  forgetStore(): void {
+    this.#store = undefined;
+  }
+
+  #state(path: string): ObservedState {
+    return parseState(this.#read(`${path}/state`));
+  }
+
+  /** Of a directory that was removed a guest may not even know that it is gone. */
+  #read(path: string): string | undefined {
+    try {
+      return this.#xenstore.read(path);
+    } catch (error) {
+      if (error instanceof XenstoreError && error.code === "EACCES") return undefined;
+      throw error;
+    }
+  }
+
+  #say(state: number): void {
+    this.#said = state;
+    this.#write(String(state));
+  }
+
+  /** A node that was removed must not come back by our writing it. */
+  #write(state: string): void {
+    this.#run.note(`guest ${this.address.frontendDomain} state ${state}`);
+    this.#xenstore.transaction((transaction) => {
+      if (transaction.read(`${this.#path}/state`) !== undefined) transaction.write(`${this.#path}/state`, state);
+    });
+  }
+}
+
+/** Ends the grants and frees the port. */
+function giveBack({ pages, shares, events }: Connection): void {
+  pages[Symbol.dispose]();
+  shares[Symbol.dispose]();
+  events[Symbol.dispose]();
+}

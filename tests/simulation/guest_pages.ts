@@ -1,0 +1,103 @@
+/**
+ * The pages that a guest grants for its data, each with a shadow of what it must hold, so that a byte that somebody
+ * else changed is found. It must not know requests.
+ */
+
+import { SECTOR_SIZE_BYTES } from "../../lib/blkif/abi.ts";
+import {
+  type DomId,
+  type GrantRef,
+  type GrantShares,
+  PAGE_SIZE_BYTES,
+  type SharedPages,
+} from "../../lib/hypervisor.ts";
+import { describeSector, fillSector } from "./content.ts";
+import type { Run } from "./run.ts";
+
+const SECTOR_WORDS = SECTOR_SIZE_BYTES / 4;
+const PAGE_WORDS = PAGE_SIZE_BYTES / 4;
+
+/** A page that the guest granted. */
+export interface GuestPage {
+  readonly ref: GrantRef;
+  /** The backend may write it. */
+  readonly writable: boolean;
+  readonly words: Int32Array;
+  readonly shadow: Int32Array;
+  inUse: boolean;
+}
+
+/** How many pages of which kind. */
+export interface PageCounts {
+  readonly writable: number;
+  readonly readOnly: number;
+}
+
+/** See the file's first lines. Disposing ends the grants. */
+export class GuestPages implements Disposable {
+  readonly pages: readonly GuestPage[];
+  /** Granted to somebody else than the backend. */
+  readonly foreignRef: GrantRef;
+  readonly #run: Run;
+  readonly #shared: readonly SharedPages[];
+
+  constructor(shares: GrantShares, backend: DomId, stranger: DomId, counts: PageCounts, run: Run) {
+    this.#run = run;
+    const foreign = shares.share(stranger, 1, true);
+    this.foreignRef = foreign.refs[0]!;
+    const groups = [shares.share(backend, counts.writable, true), shares.share(backend, counts.readOnly, false)];
+    this.#shared = [...groups, foreign];
+    this.pages = groups.flatMap((group, n) => group.refs.map((ref, i) => pageOf(group, ref, i, n === 0)));
+    for (const page of this.pages) {
+      for (let at = 0; at < PAGE_WORDS; at++) page.words[at] = Math.imul(at + page.ref, 0x9E3779B1);
+      page.shadow.set(page.words);
+    }
+  }
+
+  /** A page that no request uses, or undefined. The caller marks it as in use. */
+  free(writable: boolean, start: number): GuestPage | undefined {
+    const count = this.pages.length;
+    for (let i = 0; i < count; i++) {
+      const page = this.pages[(start + i) % count]!;
+      if (!page.inUse && (page.writable || !writable)) return page;
+    }
+    return undefined;
+  }
+
+  /** The guest itself puts what write `id` makes of a disk's sector into a sector of the page. */
+  fill(page: GuestPage, pageSector: number, sector: number, id: number): void {
+    fillSector(page.words, pageSector * SECTOR_WORDS, sector, id);
+    fillSector(page.shadow, pageSector * SECTOR_WORDS, sector, id);
+  }
+
+  /** What a sector of the page holds now is right. */
+  accept(page: GuestPage, pageSector: number): void {
+    const at = pageSector * SECTOR_WORDS;
+    for (let i = at; i < at + SECTOR_WORDS; i++) page.shadow[i] = page.words[i]!;
+  }
+
+  /** Fails if a byte of the page is other than the shadow has it. */
+  check(page: GuestPage): void {
+    for (let at = 0; at < PAGE_WORDS; at++) {
+      if (page.words[at] === page.shadow[at]) continue;
+      const sector = Math.floor(at / SECTOR_WORDS);
+      const holds = describeSector(page.words, sector * SECTOR_WORDS);
+      this.#run.fail(`sector ${sector} of the page with grant ${page.ref} was changed: it holds ${holds}`);
+    }
+  }
+
+  /** {@linkcode check} for all pages that no request uses. */
+  checkUnused(): void {
+    for (const page of this.pages) if (!page.inUse) this.check(page);
+  }
+
+  [Symbol.dispose](): void {
+    for (const pages of this.#shared) pages[Symbol.dispose]();
+  }
+}
+
+function pageOf(group: SharedPages, ref: GrantRef, index: number, writable: boolean): GuestPage {
+  const { buffer, byteOffset } = group.view;
+  const words = new Int32Array(buffer, byteOffset + index * PAGE_SIZE_BYTES, PAGE_WORDS);
+  return { ref, writable, words, shadow: new Int32Array(PAGE_WORDS), inUse: false };
+}

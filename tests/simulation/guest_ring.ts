@@ -1,0 +1,278 @@
+/**
+ * A guest's end of one ring and its requests in flight: sends them, takes the answers, and checks each: one for every
+ * request, with its id and operation, of the right status, with data that the disk may hold, and no other byte of the
+ * ring or of the guest's pages changed. It must not know when the guest sends or looks.
+ */
+
+import {
+  type AbiLayout,
+  indexDifference,
+  OP_READ,
+  OP_WRITE_BARRIER,
+  REQ_PROD_WORD,
+  RING_BROKEN,
+  RING_HEADER_BYTES,
+  RSP_PROD_WORD,
+  SECTOR_SIZE_BYTES,
+  STATUS_OKAY,
+} from "../../lib/blkif/abi.ts";
+import { FrontRing, RequestFields, ResponseFields } from "../../lib/blkif/front_ring.ts";
+import type { SharedPages } from "../../lib/hypervisor.ts";
+import { describeSector, idOfSector } from "./content.ts";
+import type { DiskWatch, RingOrder, SentRequest } from "./disk_watch.ts";
+import type { GuestPages } from "./guest_pages.ts";
+import { type RequestPlan, sectorsOf } from "./requests.ts";
+import type { Run } from "./run.ts";
+
+/** A request in flight. */
+interface InFlight extends SentRequest {
+  readonly plan: RequestPlan;
+  /** Faults that had struck when it was sent. */
+  readonly disturbances: number;
+}
+
+/** What a ring is made of. */
+export interface GuestRingParts {
+  readonly run: Run;
+  readonly watch: DiskWatch;
+  readonly pages: GuestPages;
+  readonly abi: AbiLayout;
+  readonly memory: SharedPages;
+  readonly notify: () => void;
+}
+
+const SECTOR_WORDS = SECTOR_SIZE_BYTES / 4;
+/** Where the shared indices end. */
+const PRIVATE_HEADER_BYTE = 16;
+/** Bytes of a slot that an answer fills: id, operation and status, with a gap. */
+const ANSWER_GAP_BYTE = 9;
+const ANSWER_BYTES = 12;
+/** So that ids are no small numbers. */
+const ID_STEP = 0x9E3779B1;
+
+/** See the file's first lines. */
+export class GuestRing implements RingOrder {
+  lastExecuted = 0;
+  /** The guest has destroyed its indices: no answer is to be expected any more. */
+  overrun = false;
+  readonly #parts: GuestRingParts;
+  readonly #front: FrontRing;
+  readonly #header: Int32Array;
+  /** By id, in the order they were sent. */
+  readonly #inFlight = new Map<number, InFlight>();
+  readonly #fields = new RequestFields();
+  readonly #answer = new ResponseFields();
+  /** What the guest wrote into each slot last. */
+  readonly #slotShadow: Uint8Array;
+  #sent = 0;
+
+  constructor(parts: GuestRingParts) {
+    this.#parts = parts;
+    this.#front = FrontRing.initialise(parts.memory.view, parts.abi);
+    this.#header = new Int32Array(parts.memory.view.buffer, parts.memory.view.byteOffset, 4);
+    this.#slotShadow = parts.memory.view.slice();
+  }
+
+  get unanswered(): Iterable<SentRequest> {
+    return this.#inFlight.values();
+  }
+
+  /** Requests without an answer. */
+  get inFlight(): number {
+    return this.#inFlight.size;
+  }
+
+  /** Requests that fit. */
+  get free(): number {
+    return this.#front.free();
+  }
+
+  isAnswered(request: SentRequest): boolean {
+    if (!this.#inFlight.has(request.id)) return true;
+    const { abi, memory } = this.#parts;
+    const words = new Int32Array(memory.view.buffer, memory.view.byteOffset, memory.view.length / 4);
+    const end = Atomics.load(this.#header, RSP_PROD_WORD);
+    for (let index = this.#front.responseConsumer; indexDifference(end, index) > 0; index++) {
+      const begin = RING_HEADER_BYTES + (index & (this.#front.slots - 1)) * abi.requestSizeBytes;
+      if (words[begin / 4] === request.id) return true;
+    }
+    return false;
+  }
+
+  /** Puts a request into the ring; the backend sees it after {@linkcode publish}. */
+  put(plan: RequestPlan): void {
+    const { run, watch, pages } = this.#parts;
+    const id = Math.imul(++this.#sent, ID_STEP);
+    const published = run.tick();
+    const sectors = sectorsOf(plan.segments);
+    const first = Number(plan.sector);
+    const carries = !plan.refused && sectors > 0;
+    const request: InFlight = {
+      plan,
+      operation: plan.operation,
+      id,
+      sequence: this.#sent,
+      published,
+      refused: plan.refused,
+      ring: this,
+      write: carries && plan.operation !== OP_READ ? watch.history.beginWrite(first, sectors, published) : undefined,
+      read: carries && plan.operation === OP_READ ? watch.history.beginRead(published) : undefined,
+      started: 0,
+      executed: 0,
+      underWay: false,
+      disturbances: run.faults.disturbances,
+    };
+    this.#inFlight.set(id, request);
+    watch.sending(request);
+    const content = request.write?.id ?? watch.history.foreignId();
+    let sector = first;
+    for (const { page, first, last } of plan.segments) {
+      page.inUse = true;
+      for (let at = first; at <= last && at < 8; at++) pages.fill(page, at, sector++, content);
+    }
+    this.#putFields(request);
+    run.note("put", plan.operation, id, first, sectors, plan.refused ? 1 : 0);
+  }
+
+  /** Shows the backend what was put, and tells it if it asked for that. */
+  publish(): void {
+    this.#parts.run.tick();
+    if (this.#front.push()) this.#parts.notify();
+  }
+
+  /** Takes all answers that are there; then, if `rest`, asks to be notified of the next one and looks again. */
+  takeAnswers(rest: boolean): void {
+    do {
+      const count = this.#front.unconsumedResponses();
+      if (this.overrun) return;
+      this.#parts.run.require(count !== RING_BROKEN, "the ring has more answers than there are requests");
+      for (let i = 0; i < count; i++) this.#takeAnswer();
+    } while (rest && this.#front.finalCheck());
+  }
+
+  /** What a broken or hostile guest does: requests that cannot be. */
+  runOver(by: number): void {
+    this.overrun = true;
+    Atomics.add(this.#header, REQ_PROD_WORD, this.#front.slots + by);
+    this.#parts.notify();
+  }
+
+  /** Nobody serves the ring any more, nor will: what has no answer will have no effect from now on. */
+  abandon(): void {
+    const now = this.#parts.run.tick();
+    for (const request of this.#inFlight.values()) this.#end(request, false, now);
+    this.#inFlight.clear();
+  }
+
+  /** Fails if the ring's page was changed where no answer is. */
+  checkMemory(): void {
+    const { memory, run, abi } = this.#parts;
+    const end = RING_HEADER_BYTES + this.#front.slots * abi.requestSizeBytes;
+    for (let at = PRIVATE_HEADER_BYTE; at < memory.view.length; at++) {
+      if (at === RING_HEADER_BYTES) at = end;
+      if (memory.view[at] !== this.#slotShadow[at]) run.fail(`byte ${at} of the ring, where no slot is, was changed`);
+    }
+  }
+
+  #putFields({ plan, id, sequence }: InFlight): void {
+    const fields = this.#fields;
+    const { abi, memory } = this.#parts;
+    const begin = RING_HEADER_BYTES + (this.#front.requestProducer & (this.#front.slots - 1)) * abi.requestSizeBytes;
+    fields.operation = plan.operation;
+    fields.handle = sequence & 0xFFFF;
+    fields.idLow = id;
+    fields.idHigh = ~id;
+    fields.sectorLow = Number(plan.sector & 0xFFFFFFFFn);
+    fields.sectorHigh = Number(plan.sector >> 32n);
+    fields.segmentCount = plan.segmentCount;
+    plan.segments.forEach(({ ref, first, last }, i) => {
+      fields.grefs[i] = ref;
+      fields.firstSectors[i] = first;
+      fields.lastSectors[i] = last;
+    });
+    this.#front.putRequest(fields);
+    this.#slotShadow.set(memory.view.subarray(begin, begin + abi.requestSizeBytes), begin);
+  }
+
+  #takeAnswer(): void {
+    const { run } = this.#parts;
+    const slot = this.#front.responseConsumer & (this.#front.slots - 1);
+    this.#front.takeResponse(this.#answer);
+    const { idLow, idHigh, operation, status } = this.#answer;
+    const id = idLow | 0;
+    const request = this.#inFlight.get(id);
+    run.note("answer", operation, id, status);
+    if (request === undefined) return run.fail(`an answer to request ${id}, which is not in flight`);
+    run.require((idHigh | 0) === ~id, `an answer to request ${id} with another upper half of its id`);
+    run.require(operation === request.plan.answerOperation, `request ${id} was answered as operation ${operation}`);
+    this.#checkSlot(slot, id);
+    this.#checkStatus(request, status);
+    const now = run.tick();
+    if (status === STATUS_OKAY) this.#parts.watch.answeredOkay(request);
+    if (status === STATUS_OKAY) this.#checkOrder(request);
+    this.#checkPages(request, status === STATUS_OKAY, now);
+    this.#inFlight.delete(id);
+    this.#end(request, status === STATUS_OKAY, now);
+  }
+
+  #end(request: InFlight, okay: boolean, now: number): void {
+    const { watch } = this.#parts;
+    if (request.write !== undefined) watch.history.endWrite(request.write, okay, now);
+    if (request.read !== undefined) watch.history.endRead(request.read);
+    watch.forget(request);
+    for (const { page } of request.plan.segments) page.inUse = false;
+  }
+
+  /** An answer changes the id, operation and status of a slot, and nothing else. */
+  #checkSlot(slot: number, id: number): void {
+    const { abi, memory, run } = this.#parts;
+    const begin = RING_HEADER_BYTES + slot * abi.requestSizeBytes;
+    for (let at = ANSWER_GAP_BYTE; at < abi.requestSizeBytes; at++) {
+      if (at > ANSWER_GAP_BYTE && at < ANSWER_BYTES) continue;
+      if (memory.view[begin + at] === this.#slotShadow[begin + at]) continue;
+      run.fail(`the answer to request ${id} changed byte ${at} of its slot`);
+    }
+  }
+
+  #checkStatus({ refused, id, disturbances, published }: InFlight, status: number): void {
+    const { run, watch } = this.#parts;
+    if (refused) return run.require(status < STATUS_OKAY, `request ${id} must be refused and was answered ${status}`);
+    run.require(status === STATUS_OKAY || status === -1 || status === -2, `request ${id} was answered ${status}`);
+    const excused = run.faults.disturbances > disturbances || watch.flushFailed ||
+      published < watch.forgotten;
+    run.require(status === STATUS_OKAY || excused, `request ${id} failed with ${status} though nothing was wrong`);
+  }
+
+  /** Whatever follows a barrier is answered after it, if it writes. */
+  #checkOrder(request: InFlight): void {
+    if (request.write === undefined) return;
+    for (const earlier of this.#inFlight.values()) {
+      if (earlier.sequence >= request.sequence) return;
+      if (earlier.operation !== OP_WRITE_BARRIER || earlier.refused) continue;
+      this.#parts.run.fail(`request ${request.id} was answered before the barrier ${earlier.id} ahead of it`);
+    }
+  }
+
+  #checkPages(request: InFlight, okay: boolean, now: number): void {
+    const { pages } = this.#parts;
+    const { plan, operation } = request;
+    let sector = Number(plan.sector);
+    for (const { page, ref, first, last } of plan.segments) {
+      for (let at = first; at <= last && at < 8 && operation === OP_READ; at++, sector++) {
+        if (request.read !== undefined && okay) this.#checkData(request, page.words, at, sector, now);
+        // What a failed read leaves in its pages is nobody's business.
+        if ((request.read !== undefined || plan.badGrant) && page.ref === ref) pages.accept(page, at);
+      }
+    }
+    for (const { page } of plan.segments) pages.check(page);
+  }
+
+  #checkData(request: InFlight, words: Int32Array, at: number, sector: number, now: number): void {
+    const { run, watch } = this.#parts;
+    const id = idOfSector(words, at * SECTOR_WORDS, sector);
+    const why = id < 0
+      ? `it holds ${describeSector(words, at * SECTOR_WORDS)}`
+      : watch.history.observe(sector, id, request.published, now);
+    if (why !== undefined) run.fail(`request ${request.id} read sector ${sector}: ${why}`);
+  }
+}

@@ -1,0 +1,248 @@
+/**
+ * The simulated hypervisor as one process of it sees it: keeps account of all that the process holds, so that what it
+ * leaves behind when it ends can be told, and taken back as the kernel would. Parking never blocks; whether a park would
+ * return at once can be asked. It must not know what the process does.
+ */
+
+import {
+  type DomId,
+  type EventChannels,
+  type EvtchnPort,
+  type GrantTable,
+  type OwnedMemory,
+  PAGE_SIZE_BYTES,
+  type Parker,
+  type Platform,
+  type WakeToken,
+} from "../../lib/hypervisor.ts";
+import { enterPark, leavePark, NOTIFIED } from "../../lib/park_word.ts";
+import { SimulatedEventChannels } from "../../lib/sim/events.ts";
+import { SimulatedGrantTable } from "../../lib/sim/grants.ts";
+import { Machine } from "../../lib/sim/machine.ts";
+import { reachCrashPoint } from "./crash_points.ts";
+
+/** Journals that outlive processes, by name, and how many pages each takes. */
+export type JournalAccount = Map<string, number>;
+
+/** See the file's first lines. */
+export class ProcessPlatform {
+  /** What the process is given. */
+  readonly platform: Platform;
+  /** What it gave back while something of it was still in use, in words. */
+  readonly careless: string[] = [];
+  readonly #inner: Platform;
+  readonly #held = new Map<Disposable, string>();
+  readonly #parkers = new Set<SteppedParker>();
+  #ended = false;
+  readonly #events = new WeakMap<EventChannels, SimulatedEventChannels>();
+
+  /** `now` is what the process takes for a clock. */
+  constructor(inner: Platform, journals: JournalAccount, now: () => number) {
+    this.#inner = inner;
+    this.platform = {
+      descriptor: inner.descriptor,
+      memory: {
+        allocate: (lengthBytes) => this.#allocate(lengthBytes),
+        view: (address, lengthBytes) => inner.memory.view(address, lengthBytes),
+      },
+      journals: {
+        open: (name, lengthBytes) => {
+          this.#assertAlive();
+          journals.set(name, Math.ceil(lengthBytes / PAGE_SIZE_BYTES));
+          return inner.journals.open(name, lengthBytes);
+        },
+        remove: (name) => {
+          this.#assertAlive();
+          journals.delete(name);
+          inner.journals.remove(name);
+        },
+        lock: (name) => this.#lock(name),
+      },
+      openGrantTable: (guest) => this.#openGrantTable(guest),
+      openEventChannels: (other) => this.#openEventChannels(other),
+      openGrantShares: () => inner.openGrantShares(),
+      createWakeToken: () => this.#createWakeToken(),
+      openParker: (token) => this.#openParker(token),
+      openWaker: (token) => inner.openWaker(token),
+      now,
+    };
+  }
+
+  /** What the process still holds, in words. */
+  get held(): string[] {
+    return [...this.#held.values()];
+  }
+
+  /** Whether whoever parks would wake at once. */
+  get roused(): boolean {
+    return [...this.#parkers].some((parker) => parker.roused);
+  }
+
+  /** Takes everything back, as the kernel does when a process ends; from then on it gets nothing more. */
+  takeBack(): void {
+    this.#ended = true;
+    for (const thing of [...this.#held.keys()].reverse()) thing[Symbol.dispose]();
+    this.#held.clear();
+  }
+
+  /** What is left of a process in unsettled promises cannot do anything. */
+  #assertAlive(): void {
+    if (this.#ended) throw new Error("the process has ended");
+  }
+
+  #hold<T extends Disposable>(thing: T, what: string): T {
+    this.#held.set(thing, what);
+    return thing;
+  }
+
+  #release(thing: Disposable): void {
+    this.#held.delete(thing);
+    thing[Symbol.dispose]();
+  }
+
+  #allocate(lengthBytes: number): OwnedMemory {
+    this.#assertAlive();
+    const memory = this.#hold(this.#inner.memory.allocate(lengthBytes), `${lengthBytes} bytes of memory`);
+    return { address: memory.address, view: memory.view, [Symbol.dispose]: () => this.#release(memory) };
+  }
+
+  #lock(name: string): Disposable | undefined {
+    this.#assertAlive();
+    const lock = this.#inner.journals.lock(name);
+    if (lock === undefined) return undefined;
+    this.#hold(lock, `the lock ${name}`);
+    return { [Symbol.dispose]: () => this.#release(lock) };
+  }
+
+  #openGrantTable(guest: DomId): GrantTable {
+    this.#assertAlive();
+    const table = this.#hold(this.#inner.openGrantTable(guest), `the grant table of domain ${guest}`);
+    const mapped = (): number => table instanceof SimulatedGrantTable ? table.mappedPages : 0;
+    return {
+      setMaxGrants: (count) => table.setMaxGrants(count),
+      mapPages: (refs, writable) => {
+        this.#assertAlive();
+        return table.mapPages(refs, writable);
+      },
+      map: (refs, first, count, writable, addresses) => {
+        this.#assertAlive();
+        return table.map(refs, first, count, writable, addresses);
+      },
+      unmap: (address, count) => table.unmap(address, count),
+      createCopyBatch: (capacity) => table.createCopyBatch(capacity),
+      [Symbol.dispose]: () => {
+        if (mapped() > 0) this.careless.push(`the grants of domain ${guest} with ${mapped()} pages mapped`);
+        this.#release(table);
+      },
+    };
+  }
+
+  #openEventChannels(other: DomId): EventChannels {
+    this.#assertAlive();
+    const channels = this.#hold(this.#inner.openEventChannels(other), `the event channels of domain ${other}`);
+    const bound = new Set<EvtchnPort>();
+    const remember = (port: EvtchnPort): EvtchnPort => {
+      bound.add(port);
+      return port;
+    };
+    const tracked: EventChannels = {
+      bindInterdomain: (domain, port) => {
+        this.#assertAlive();
+        return remember(channels.bindInterdomain(domain, port));
+      },
+      bindUnbound: (domain) => remember(channels.bindUnbound(domain)),
+      notify: (port) => {
+        reachCrashPoint();
+        channels.notify(port);
+      },
+      unbind: (port) => {
+        channels.unbind(port);
+        bound.delete(port);
+      },
+      take: (ports) => channels.take(ports),
+      [Symbol.dispose]: () => {
+        if (bound.size > 0) this.careless.push(`the event channels of domain ${other} with ${bound.size} bound`);
+        this.#release(channels);
+      },
+    };
+    if (channels instanceof SimulatedEventChannels) this.#events.set(tracked, channels);
+    return tracked;
+  }
+
+  #createWakeToken(): WakeToken & Disposable {
+    this.#assertAlive();
+    const token = this.#hold(this.#inner.createWakeToken(), "a wake token");
+    return { word: token.word, fd: token.fd, [Symbol.dispose]: () => this.#release(token) };
+  }
+
+  #openParker(token: WakeToken): Parker {
+    this.#assertAlive();
+    const parker = this.#hold(this.#inner.openParker(token), "a parker");
+    const stepped = new SteppedParker(parker, this.#wordOf(token), this.#events, () => {
+      this.#parkers.delete(stepped);
+      this.#release(parker);
+    });
+    this.#parkers.add(stepped);
+    return stepped;
+  }
+
+  /** The word of the machine that the token stands for. */
+  #wordOf(token: WakeToken): Int32Array {
+    const { descriptor } = this.#inner;
+    if (descriptor.kind !== "simulated") throw new TypeError("not a simulated machine");
+    return new Machine(descriptor.machine).wakeWord(new Int32Array(token.word)[0]!);
+  }
+}
+
+/** Parks by returning at once. */
+class SteppedParker implements Parker {
+  readonly #inner: Parker;
+  readonly #word: Int32Array;
+  readonly #known: WeakMap<EventChannels, SimulatedEventChannels>;
+  readonly #watched = new Set<SimulatedEventChannels>();
+  readonly #dispose: () => void;
+
+  constructor(
+    inner: Parker,
+    word: Int32Array,
+    known: WeakMap<EventChannels, SimulatedEventChannels>,
+    dispose: () => void,
+  ) {
+    this.#inner = inner;
+    this.#word = word;
+    this.#known = known;
+    this.#dispose = dispose;
+  }
+
+  get roused(): boolean {
+    if (Atomics.load(this.#word, 0) === NOTIFIED) return true;
+    for (const channels of this.#watched) if (channels.fired) return true;
+    return false;
+  }
+
+  watch(events: EventChannels): void {
+    const channels = this.#simulated(events);
+    this.#inner.watch(channels);
+    this.#watched.add(channels);
+  }
+
+  unwatch(events: EventChannels): void {
+    const channels = this.#simulated(events);
+    this.#inner.unwatch(channels);
+    this.#watched.delete(channels);
+  }
+
+  park(_timeoutMs: number): void {
+    if (enterPark(this.#word)) leavePark(this.#word);
+  }
+
+  [Symbol.dispose](): void {
+    this.#dispose();
+  }
+
+  #simulated(events: EventChannels): SimulatedEventChannels {
+    const channels = this.#known.get(events);
+    if (channels === undefined) throw new TypeError("event channels of another process");
+    return channels;
+  }
+}

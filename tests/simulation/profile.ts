@@ -1,0 +1,57 @@
+/**
+ * Chooses once, at the beginning, what kind of run it is: how many disks of which kind, how they are served, how hostile
+ * the guests are, which faults strike. It must not know what happens then.
+ */
+
+import { DEFAULT_SETTINGS, type DeviceSettings } from "../../lib/backend/settings.ts";
+import { DiskWatch } from "./disk_watch.ts";
+import type { Run } from "./run.ts";
+import { SimulatedDisk } from "./simulated_disk.ts";
+
+/** The kind of a run. */
+export interface Profile {
+  readonly disks: readonly DiskWatch[];
+  readonly settings: DeviceSettings;
+  /** The backend keeps journals. */
+  readonly journals: boolean;
+  /** Of a thousand things that guests do, how many are bad. */
+  readonly hostility: number;
+  /** Of a thousand steps, how many are such as somebody takes something away. */
+  readonly unrest: number;
+  /** The control plane gets its promises settled before anything else happens. */
+  readonly patient: boolean;
+}
+
+/** Chooses a profile, and the faults of the run. */
+export function chooseProfile(run: Run): Profile {
+  const { decisions } = run;
+  const disks = Array.from({ length: decisions.between(1, 2) }, (_, index) => chooseDisk(run, index));
+  const maxRequests = decisions.pick([7, undefined, 16, 1, 2]);
+  const settings: DeviceSettings = {
+    ...DEFAULT_SETTINGS,
+    grants: decisions.pick(["copy", "persistent", "map", "map-each"]),
+    maxPersistentGrants: decisions.pick([1056, 4]),
+    ...(maxRequests === undefined ? {} : { maxRequests }),
+    maxIndirectSegments: 0,
+    maxRingPageOrder: 0,
+    maxQueues: 1,
+    defaultProtocol: decisions.pick(["x86_64-abi", "x86_32-abi"]),
+  };
+  run.faults.choose();
+  return {
+    disks,
+    settings,
+    journals: !decisions.chance(200),
+    hostility: decisions.pick([0, 30, 200]),
+    unrest: decisions.pick([0, 3, 10, 40]),
+    patient: !decisions.chance(300),
+  };
+}
+
+function chooseDisk(run: Run, index: number): DiskWatch {
+  const { decisions } = run;
+  const logicalSectorBytes = decisions.chance(150) ? 4096 : 512;
+  const sectors = decisions.pick([64, 24, 160]);
+  const properties = { sectors, logicalSectorBytes, physicalSectorBytes: 4096, readOnly: decisions.chance(100) };
+  return new DiskWatch(new SimulatedDisk(`disk-${index}`, properties, run), run);
+}

@@ -1,0 +1,20 @@
+/**
+ * The gate's share of the simulation: three hundred seeds, in which every kind of fault strikes and nothing is wrong.
+ * More of them, and a failing one in full: `deno task sim`.
+ */
+
+import { assertEquals } from "@std/assert";
+import { FAULT_KINDS, type FaultKind } from "./faults.ts";
+import { simulate } from "./simulation.ts";
+
+const SEEDS = 300;
+
+Deno.test(`${SEEDS} seeds run without a fault being lost on anybody`, async () => {
+  const struck = new Set<FaultKind>();
+  for (let seed = 1; seed <= SEEDS; seed++) {
+    const { failure, faults } = await simulate(seed);
+    assertEquals(failure, undefined, `seed ${seed}; see it with: deno task sim ${seed}`);
+    for (const kind of FAULT_KINDS) if (faults[kind] > 0) struck.add(kind);
+  }
+  assertEquals(FAULT_KINDS.filter((kind) => !struck.has(kind)), []);
+});

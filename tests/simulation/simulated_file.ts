@@ -1,0 +1,85 @@
+/**
+ * A simulated disk as the file calls see it, for the backend's own code that carries out operations on files: calls
+ * that are short, interrupted, or fail. It must not know operations, nor who makes the calls.
+ */
+
+import { SECTOR_SIZE_BYTES } from "../../lib/blkif/abi.ts";
+import { EIO } from "../../lib/storage/disk.ts";
+import type { BlockFile } from "../../lib/storage/executor.ts";
+import type { Run } from "./run.ts";
+import type { SimulatedDisk } from "./simulated_disk.ts";
+
+/** An open image. */
+export class SimulatedFile implements BlockFile {
+  readonly #disk: SimulatedDisk;
+  readonly #run: Run;
+  #position = 0;
+
+  constructor(disk: SimulatedDisk, run: Run) {
+    this.#disk = disk;
+    this.#run = run;
+  }
+
+  /** The disk's. */
+  get name(): string {
+    return this.#disk.name;
+  }
+
+  seekSync(offsetBytes: number | bigint): number {
+    return this.#position = Number(offsetBytes);
+  }
+
+  readSync(into: Uint8Array): number {
+    const { faults } = this.#run;
+    if (faults.strikes("interrupted call")) throw systemError("EINTR");
+    if (faults.strikes("read error")) throw systemError("EIO");
+    this.#checkRange("read", into.length);
+    const part = faults.strikes("short read") ? into.subarray(0, this.#run.decisions.between(1, into.length)) : into;
+    this.#disk.read(this.#position, part);
+    this.#position += part.length;
+    return part.length;
+  }
+
+  writeSync(from: Uint8Array): number {
+    const { faults, decisions } = this.#run;
+    if (faults.strikes("interrupted call")) throw systemError("EINTR");
+    if (faults.strikes("write error")) throw systemError(decisions.pick(["EIO", "ENOSPC"]));
+    this.#checkRange("write", from.length);
+    // Whole sectors, so that an error that follows leaves none half written.
+    const part = faults.strikes("short write")
+      ? from.subarray(0, decisions.between(1, from.length / SECTOR_SIZE_BYTES) * SECTOR_SIZE_BYTES)
+      : from;
+    this.#disk.write(this.#position, part);
+    this.#position += part.length;
+    return part.length;
+  }
+
+  syncDataSync(): void {
+    if (!this.#run.faults.strikes("flush error")) return this.#disk.flush();
+    this.#disk.failFlush();
+    throw systemError("EIO");
+  }
+
+  /** As an engine does it that can. Returns 0 or a negative errno. */
+  discard(offsetBytes: number, lengthBytes: number): number {
+    this.#position = offsetBytes;
+    this.#checkRange("discard", lengthBytes);
+    if (this.#run.faults.strikes("write error")) return EIO;
+    this.#disk.write(offsetBytes, new Uint8Array(lengthBytes));
+    return 0;
+  }
+
+  close(): void {}
+
+  #checkRange(what: string, lengthBytes: number): void {
+    const end = this.#disk.properties.sectors * SECTOR_SIZE_BYTES;
+    if (this.#position < 0 || this.#position + lengthBytes > end) {
+      this.#run.fail(`a ${what} of ${lengthBytes} bytes at ${this.#position} of ${this.#disk.name}, which has ${end}`);
+    }
+  }
+}
+
+/** As Deno throws it. */
+function systemError(code: string): Error {
+  return Object.assign(new Error(`simulated ${code}`), { code });
+}

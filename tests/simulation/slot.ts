@@ -1,0 +1,188 @@
+/**
+ * A place for one guest with one disk in the simulated host, as its toolstack runs it: makes the guest and attaches the
+ * disk, asks for its removal, cleans up after guests that died, and makes another guest in its place. It must not know
+ * the backend's process, nor what the guest does.
+ */
+
+import type { DomId, Xenstore } from "../../lib/hypervisor.ts";
+import { destroyDomain, openSimulatedPlatform } from "../../lib/sim/platform.ts";
+import type { SimulatedStore } from "../../lib/sim/xenstore.ts";
+import { attachDevice, removeDevice } from "../../lib/toolstack/attach.ts";
+import { requestRemoval } from "../../lib/toolstack/removal.ts";
+import { backendPath, type DeviceAddress } from "../../lib/xenbus/paths.ts";
+import { parseState, XenbusState } from "../../lib/xenbus/states.ts";
+import type { DiskWatch } from "./disk_watch.ts";
+import { Guest, type GuestOptions } from "./guest.ts";
+import type { GuestRing } from "./guest_ring.ts";
+import type { JournalAccount } from "./process_platform.ts";
+
+/** The host, which a power failure replaces. */
+export interface Host {
+  readonly machine: SharedArrayBuffer;
+  readonly store: SimulatedStore;
+  /** What stays of the backend's processes. */
+  readonly journals: JournalAccount;
+}
+
+/** What a slot is made of. */
+export interface SlotOptions extends Pick<GuestOptions, "run" | "defaultAbi" | "hostility"> {
+  /** Numbers that its guests may have. */
+  readonly domains: readonly DomId[];
+  readonly watch: DiskWatch;
+  readonly host: () => Host;
+  /** Whether the backend serves a ring of the domain. */
+  readonly serves: (domain: DomId) => boolean;
+}
+
+/** A ring that its guest does not use any more. */
+interface Dropped {
+  readonly domain: DomId;
+  readonly ring: GuestRing;
+  readonly giveBack: () => void;
+}
+
+const DOMAIN_0 = 0 as DomId;
+
+/** See the file's first lines. */
+export class Slot {
+  readonly watch: DiskWatch;
+  readonly #options: SlotOptions;
+  #guest: Guest | undefined;
+  #address: DeviceAddress | undefined;
+  #alive = false;
+  #retired = false;
+  #domain: DomId;
+  /** Rings that their guest dropped and the backend may still serve, with their domain. */
+  #dropped: Dropped[] = [];
+
+  constructor(options: SlotOptions) {
+    this.#options = options;
+    this.watch = options.watch;
+    this.#domain = options.domains[0]!;
+  }
+
+  get guest(): Guest | undefined {
+    return this.#guest;
+  }
+
+  /** Where its disk is in xenstore, while it is attached. */
+  get address(): DeviceAddress | undefined {
+    return this.#address;
+  }
+
+  /** The number of its guest, or of the last one it had. */
+  get domain(): DomId {
+    return this.#domain;
+  }
+
+  /** Whether the backend serves a ring of its guest. */
+  get isServed(): boolean {
+    return this.#options.serves(this.#domain);
+  }
+
+  /** The guest dies, and none comes in its place. */
+  retire(): void {
+    this.#retired = true;
+    this.kill();
+  }
+
+  /** What the toolstack does next, if there is anything. Throws XenstoreError without a store. */
+  toolstackStep(): void {
+    if (this.#address === undefined) return this.#retired ? undefined : this.#attach();
+    using store = this.#connect();
+    const path = backendPath(this.#address);
+    const state = parseState(store.read(`${path}/state`));
+    const removing = !this.#alive || store.read(`${path}/online`) === "0";
+    if (!this.#alive && state !== "gone" && store.read(`${path}/online`) === "1") requestRemoval(store, path);
+    else if (state === "gone" || (removing && state === XenbusState.Closed)) this.remove();
+  }
+
+  /** Asks the backend to let the disk go. */
+  requestRemoval(): void {
+    if (this.#address === undefined) return;
+    using store = this.#connect();
+    this.#options.run.faults.count("device detached");
+    requestRemoval(store, backendPath(this.#address));
+  }
+
+  /** Removes the disk's nodes, whether the backend agreed or not. */
+  remove(): void {
+    if (this.#address === undefined) return;
+    using store = this.#connect();
+    removeDevice(store, this.#address);
+    this.#address = undefined;
+    if (this.#guest?.phase !== "gone") this.#guest?.vanish();
+    this.#guest = undefined;
+  }
+
+  /** The guest ends, whatever it is doing. Throws XenstoreError without a store. */
+  kill(): void {
+    if (!this.#alive) return;
+    const { machine, store } = this.#options.host();
+    this.#connect()[Symbol.dispose]();
+    this.#options.run.faults.count("guest death");
+    this.#options.run.note("guest dies", this.#domain);
+    this.#guest?.die();
+    destroyDomain(machine, this.#domain);
+    store.releaseDomain(this.#domain);
+    this.#alive = false;
+  }
+
+  /** The backend serves no ring of the domain any more. */
+  released(domain: DomId): void {
+    const over = this.#dropped.filter((dropped) => dropped.domain === domain);
+    this.#dropped = this.#dropped.filter((dropped) => dropped.domain !== domain);
+    for (const { ring, giveBack } of over) {
+      ring.abandon();
+      giveBack();
+    }
+  }
+
+  /** The host is gone with everything but the disks. */
+  powerFailed(): void {
+    const ring = this.#guest?.ring;
+    for (const { ring } of this.#dropped.splice(0)) ring.abandon();
+    ring?.abandon();
+    this.#guest = undefined;
+    this.#address = undefined;
+    this.#alive = false;
+  }
+
+  #connect(): Xenstore {
+    return this.#options.host().store.connect(DOMAIN_0);
+  }
+
+  #attach(): void {
+    const { run, host, domains, watch, defaultAbi, hostility, serves } = this.#options;
+    const { machine, store } = host();
+    using connection = this.#connect();
+    if (!this.#alive) {
+      // A number comes back, but not while there is still something of the domain that had it.
+      this.#domain = run.decisions.pick(domains.filter((domain) => !serves(domain)));
+      store.createGuest(this.#domain);
+      this.#alive = true;
+    }
+    const domain = this.#domain;
+    const { name, properties: { readOnly } } = watch.disk;
+    const request = { domain, backendDomain: DOMAIN_0, kind: "vbd3", params: name, readOnly, cdrom: false };
+    const address = this.#address = attachDevice(connection, { ...request, vdev: "xvda" });
+    watch.attachedAnew();
+    run.note("attach", domain);
+    this.#guest = new Guest({
+      run,
+      platform: openSimulatedPlatform(machine, domain),
+      connect: () => store.connect(domain),
+      address,
+      watch,
+      defaultAbi,
+      hostility,
+      served: () => serves(domain),
+      dropped: (ring, giveBack) => this.#drop({ domain, ring, giveBack }),
+    });
+  }
+
+  #drop(dropped: Dropped): void {
+    this.#dropped.push(dropped);
+    if (!this.#options.serves(dropped.domain)) this.released(dropped.domain);
+  }
+}

@@ -1,0 +1,177 @@
+/**
+ * A channel to a simulated disk whose operations stay under way until the simulation carries one of them out, in
+ * whatever order. Each is carried out by the backend's own code for files. Holds its user to the channel's contract. It
+ * must not know the simulation's actors.
+ */
+
+import type { ChannelOptions, IoChannel } from "../../lib/storage/disk.ts";
+import { type BlockFile, FileExecutor, OPERATION, type Operation } from "../../lib/storage/executor.ts";
+import { MemoryViews } from "../../lib/storage/views.ts";
+import type { Run } from "./run.ts";
+import type { SimulatedFile } from "./simulated_file.ts";
+
+/** An operation that was submitted. */
+export interface UnderWay {
+  readonly tag: number;
+  readonly operation: Operation;
+  readonly offsetBytes: number;
+  readonly first: number;
+  readonly count: number;
+  /** Of a discard. */
+  readonly lengthBytes: number;
+  /** When it was submitted; a run's event number. */
+  started: number;
+}
+
+/** Who watches a channel. */
+export interface ChannelObserver {
+  /** An operation was submitted; `data` is the beginning of what it writes, empty for others. */
+  started(operation: UnderWay, data: Uint8Array): void;
+  /** It was carried out. */
+  executed(operation: UnderWay, result: number): void;
+  /** The backend was told that an operation failed. */
+  toldFailure(operation: UnderWay): void;
+  /** The channel was given back. */
+  closed(channel: SteppedChannel): void;
+}
+
+/** What a channel is made of. */
+export interface ChannelParts {
+  readonly file: SimulatedFile;
+  /** The file as the backend's code for files sees it. */
+  readonly calls: BlockFile;
+  readonly observer: ChannelObserver;
+  readonly run: Run;
+}
+
+const EMPTY = new Uint8Array(0);
+
+/** See the file's first lines. */
+export class SteppedChannel implements IoChannel {
+  readonly tags: Uint32Array;
+  readonly results: Int32Array;
+  readonly #run: Run;
+  readonly #observer: ChannelObserver;
+  readonly #options: ChannelOptions;
+  readonly #views: MemoryViews;
+  readonly #file: SimulatedFile;
+  readonly #executor: FileExecutor;
+  readonly #busy: Uint8Array;
+  #queued: UnderWay[] = [];
+  readonly #underWay: UnderWay[] = [];
+  #done: { readonly operation: UnderWay; readonly result: number }[] = [];
+  #closed = false;
+
+  constructor({ file, calls, observer, run }: ChannelParts, options: ChannelOptions) {
+    this.#run = run;
+    this.#observer = observer;
+    this.#options = options;
+    this.#views = new MemoryViews(options.memory, options.buffers);
+    this.#file = file;
+    this.#executor = new FileExecutor(calls);
+    this.tags = new Uint32Array(options.depth);
+    this.results = new Int32Array(options.depth);
+    this.#busy = new Uint8Array(options.depth);
+  }
+
+  get inFlight(): number {
+    return this.#queued.length + this.#underWay.length + this.#done.length;
+  }
+
+  /** Operations that can be carried out. */
+  get underWay(): number {
+    return this.#underWay.length;
+  }
+
+  read(tag: number, offsetBytes: number, first: number, count: number): void {
+    this.#add({ tag, operation: OPERATION.read, offsetBytes, first, count, lengthBytes: 0, started: 0 });
+  }
+
+  write(tag: number, offsetBytes: number, first: number, count: number): void {
+    this.#add({ tag, operation: OPERATION.write, offsetBytes, first, count, lengthBytes: 0, started: 0 });
+  }
+
+  flush(tag: number): void {
+    this.#add({ tag, operation: OPERATION.flush, offsetBytes: 0, first: 0, count: 0, lengthBytes: 0, started: 0 });
+  }
+
+  discard(tag: number, offsetBytes: number, lengthBytes: number, _secure: boolean): void {
+    this.#add({ tag, operation: OPERATION.discard, offsetBytes, first: 0, count: 0, lengthBytes, started: 0 });
+  }
+
+  submit(): void {
+    const queued = this.#queued;
+    if (queued.length === 0) return;
+    this.#queued = [];
+    for (const operation of queued) {
+      operation.started = this.#run.tick();
+      this.#run.note("start", operation.operation, operation.tag, operation.offsetBytes);
+      this.#underWay.push(operation);
+      this.#observer.started(operation, operation.operation === OPERATION.write ? this.#beginning(operation) : EMPTY);
+    }
+  }
+
+  /** Carries out one of the operations under way. */
+  carryOut(index: number): void {
+    const [operation] = this.#underWay.splice(index, 1);
+    const { operation: kind, tag } = operation!;
+    const result = this.#execute(operation!);
+    this.#run.tick();
+    this.#run.note("done", kind, tag, result);
+    this.#done.push({ operation: operation!, result });
+    this.#observer.executed(operation!, result);
+  }
+
+  /** The process is gone: the kernel finishes some of what it had begun, and drops the rest. */
+  abandon(): void {
+    this.#queued = [];
+    this.#done = [];
+    while (this.#underWay.length > 0) {
+      if (this.#run.decisions.below(2) === 0) this.#underWay.pop();
+      else this.carryOut(this.#underWay.length - 1);
+    }
+    this.#closed = true;
+  }
+
+  reap(): number {
+    const done = this.#done;
+    if (done.length === 0) return 0;
+    this.#done = [];
+    done.forEach(({ operation, result }, i) => {
+      this.#busy[operation.tag] = 0;
+      this.tags[i] = operation.tag;
+      this.results[i] = result;
+      if (result < 0) this.#observer.toldFailure(operation);
+    });
+    return done.length;
+  }
+
+  [Symbol.dispose](): void {
+    this.#run.require(
+      this.inFlight === 0,
+      `a channel to ${this.#file.name} was closed with ${this.inFlight} in flight`,
+    );
+    this.#run.require(!this.#closed, `a channel to ${this.#file.name} was closed twice`);
+    this.#closed = true;
+    this.#observer.closed(this);
+  }
+
+  #execute({ operation, offsetBytes, first, count, lengthBytes }: UnderWay): number {
+    if (operation === OPERATION.discard) return this.#file.discard(offsetBytes, lengthBytes);
+    return this.#executor.execute(operation, offsetBytes, this.#options.vectors, first, count, this.#views);
+  }
+
+  #add(operation: UnderWay): void {
+    const { tag } = operation;
+    this.#run.require(!this.#closed, `an operation on a closed channel to ${this.#file.name}`);
+    this.#run.require(tag < this.#options.depth, `tag ${tag} of a channel that is ${this.#options.depth} deep`);
+    this.#run.require(this.#busy[tag] === 0, `tag ${tag} was used while it is in flight`);
+    this.#busy[tag] = 1;
+    this.#queued.push(operation);
+  }
+
+  #beginning({ first }: UnderWay): Uint8Array {
+    const { addresses, lengths } = this.#options.vectors;
+    return this.#views.view(addresses[first]!, lengths[first]!);
+  }
+}
