@@ -215,12 +215,12 @@ frontend_anew() {
   fe="/local/domain/$id/device/vbd/$vdev"
   guest_run "$1" "echo vbd-$vdev >/sys/bus/xen/drivers/vbd/unbind"
   wait_for 30 "both ends to be Closed" both_closed "$id" "$2"
-  xenstore-chmod "$fe" n0
+  xenstore-chmod -r "$fe" n0
   guest_run "$1" "for i in \$(seq 100); do test -e /sys/bus/xen/devices/vbd-$vdev || exit 0; sleep 0.1; done; exit 1"
   # Linux gives up a new device whose backend is still Closed; a kernel that is being started finds it further on.
   xenstore-write "$fe/state" 1
   wait_for 30 "the backend to offer the disk again" backend_state_is "$id" "$2" 2
-  xenstore-chmod "$fe" "n$id" r0
+  xenstore-chmod -r "$fe" "n$id" r0
   wait_for 60 "both ends to connect again" both_connected "$id" "$2"
 }
 both_closed() { backend_state_is "$1" "$2" 6 && frontend_state_is "$1" "$2" 6; }

@@ -16,6 +16,7 @@ restart() {
   both_connected "$id" xvdb || fail "the states did not stay Connected"
   serve_start "serve-$1"
   serve_pid="$background_pid"
+  wait_for 60 "serve to take the ring up again" grep -q 'connected:' "$E2E_OUT/serve-$1.err"
 }
 
 guest_run alpha 'dd if=/dev/urandom of=/tmp/pattern bs=64k count=32 2>/dev/null && dd if=/tmp/pattern of=/dev/xvdb bs=64k conv=fsync 2>/dev/null'
