@@ -103,6 +103,18 @@ export async function detach(xen: NativeXen, device: DeviceAddress): Promise<voi
   await toolstack(xen, "detach", device);
 }
 
+/** The value of a node that somebody is about to write. */
+export async function nodeValue(xen: NativeXen, path: string, timeoutMs = 10_000): Promise<string> {
+  for (const end = performance.now() + timeoutMs;;) {
+    try {
+      return (await xen.run("xenstore-read", [path])).trim();
+    } catch (error) {
+      if (performance.now() > end) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+}
+
 /** A file of zeroes that takes no space until it is written. */
 export function sparseImage(directory: string, name: string, sizeBytes: number): string {
   const path = `${directory}/${name}`;

@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { backendPath } from "../../../lib/xenbus/paths.ts";
 import { nativeTest, NativeXen } from "../harness.ts";
-import { BackendProcess, detach } from "./backend.ts";
+import { BackendProcess, detach, nodeValue } from "./backend.ts";
 import { GuestProcess } from "./guest.ts";
 import { assertClean, DiskFolder, GUEST, LOAD, newDisk, received } from "./scenes.ts";
 
@@ -77,7 +77,7 @@ nativeTest("what an engine cannot do is refused in the disk's error node", async
   await using guest = new GuestProcess(xen, GUEST);
   const { device } = await newDisk(xen, guest, "disk.img", { sizeBytes: IMAGE_BYTES });
   await backend.says(/cache none needs engine uring/);
-  const error = await xen.run("xenstore-read", [`${backendPath(device)}/error`]);
+  const error = await nodeValue(xen, `${backendPath(device)}/error`);
   assertMatch(error, /cache none needs engine uring/);
   assertEquals(await backend.stop(), 0, backend.messages);
 });

@@ -7,15 +7,15 @@ import type { DomId } from "../../../lib/hypervisor.ts";
 import { MIXED_LOAD } from "../../../lib/sim/load_types.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../../../lib/xenbus/paths.ts";
 import { missingProgram, nativeTest, NativeXen } from "../harness.ts";
-import { attach, BackendProcess, detach, sparseImage } from "./backend.ts";
+import { attach, BackendProcess, detach, nodeValue, sparseImage } from "./backend.ts";
 import { GuestProcess } from "./guest.ts";
 
 const IMAGE_BYTES = 2 ** 26;
 const GUESTS = [7, 8] as const;
 
 /** The node of a device that people look at. */
-async function errorOf(xen: NativeXen, device: DeviceAddress): Promise<string> {
-  return (await xen.run("xenstore-read", [`${backendPath(device)}/error`])).trim();
+function errorOf(xen: NativeXen, device: DeviceAddress): Promise<string> {
+  return nodeValue(xen, `${backendPath(device)}/error`);
 }
 
 /** The descriptors of a process that have a file open, and how many of those have it locked. */
