@@ -1,0 +1,24 @@
+/**
+ * A process of a guest that floods xenstore below its own frontend directory: `flood_process.ts flaps|events PATH COUNT`.
+ * Flaps write states at random, now and then with nodes of a ring that cannot be mapped; events write some other node.
+ * What that does to the backend is looked at from outside.
+ */
+
+import { openNativePlatform } from "../../../ffi/platform.ts";
+import { Random } from "../../../lib/sim/random.ts";
+
+const [kind, path, count] = Deno.args;
+using store = openNativePlatform().openXenstore();
+const random = new Random(Number(count));
+for (let n = 0; n < Number(count); n++) {
+  if (kind === "events") {
+    store.write(`${path}/flood-${n % 16}`, String(n));
+    continue;
+  }
+  if (random.chance(0.1)) {
+    store.write(`${path}/ring-ref`, String(random.next()));
+    store.write(`${path}/event-channel`, String(random.between(1, 500)));
+  }
+  store.write(`${path}/state`, String(random.between(1, 6)));
+}
+Deno.exit(0);

@@ -1,0 +1,82 @@
+/**
+ * Guests that flood the real xenstored below their own directories: the backend's memory and descriptors stay where
+ * they are, it logs little, a neighbour's disk goes on, and the guest can connect once it comes to reason. The short
+ * form runs in the gate; XENBLK_NATIVE=full floods by the million.
+ */
+
+import { assert, assertEquals, assertLess } from "@std/assert";
+import type { DomId } from "../../../lib/hypervisor.ts";
+import { type LoadOutcome, MIXED_LOAD } from "../../../lib/sim/load_types.ts";
+import { frontendPath } from "../../../lib/xenbus/paths.ts";
+import { nativeTest, NativeXen } from "../harness.ts";
+import { attach, BackendProcess, detach, type Holdings, sparseImage } from "./backend.ts";
+import { type GuestDisk, GuestProcess } from "./guest.ts";
+
+const FULL = Deno.env.get("XENBLK_NATIVE") === "full";
+const COUNTS = { flaps: FULL ? 10_000 : 1_000, events: FULL ? 1_000_000 : 10_000 };
+/** The flood comes in so many parts; what the process holds is looked at after each. */
+const PARTS = 5;
+const HOSTILE = 7;
+const NEIGHBOUR = 8;
+const IMAGE_BYTES = 2 ** 26;
+/** The collector's whims; a leak of only 64 bytes an event would be as much. */
+const MOST_GROWTH_KIB = 48 * 1024;
+const LOAD = { ...MIXED_LOAD, blockBytes: { min: 512, max: 16384 } };
+
+/** Runs a part of a flood in a process of the hostile guest. */
+async function flood(xen: NativeXen, kind: string, path: string, count: number): Promise<void> {
+  const program = new URL("./flood_process.ts", import.meta.url).pathname;
+  await xen.run(Deno.execPath(), ["run", "-A", "--no-check", program, kind, path, String(count)], HOSTILE);
+}
+
+function assertNoError({ errors, miscompares, protocolErrors, unanswered }: LoadOutcome, what: string): void {
+  assertEquals([errors, miscompares, protocolErrors, unanswered], [0, 0, 0, 0], what);
+}
+
+/** From an early look to the last: by then everything was compiled and every cache is full. */
+function assertFlat(held: readonly Holdings[]): void {
+  const [early, late] = [held[1]!, held.at(-1)!];
+  const growth = late.residentKiB - early.residentKiB;
+  assertLess(growth, MOST_GROWTH_KIB, `resident memory: ${held.map(({ residentKiB }) => residentKiB)} KiB`);
+  assert(late.descriptors <= early.descriptors + 2, `descriptors: ${held.map(({ descriptors }) => descriptors)}`);
+  if (!FULL) return;
+  // deno-lint-ignore no-console -- a measurement is to be seen
+  console.log(`resident memory after each part: ${held.map(({ residentKiB }) => residentKiB).join(", ")} KiB`);
+}
+
+async function connectAndLoad(disk: GuestDisk, what: string): Promise<void> {
+  await disk.connect();
+  assertNoError(await disk.load({ ...LOAD, requests: 300 }), what);
+}
+
+for (const kind of ["flaps", "events"] as const) {
+  nativeTest(`${COUNTS[kind]} ${kind} of a guest: nothing grows, little is logged, its neighbour goes on`, async () => {
+    await using xen = await NativeXen.start();
+    for (const domid of [HOSTILE, NEIGHBOUR]) await xen.createDomain(domid);
+    await using backend = new BackendProcess(xen, ["serve"]);
+    await using neighbour = new GuestProcess(xen, NEIGHBOUR);
+    await using hostile = new GuestProcess(xen, HOSTILE);
+    const image = (name: string): string => `aio:${sparseImage(xen.directory, name, IMAGE_BYTES)}`;
+    const device = await attach(xen, { domain: NEIGHBOUR as DomId, params: image("neighbour.img") });
+    const bad = await attach(xen, { domain: HOSTILE as DomId, params: image("hostile.img") });
+    const disk = await neighbour.disk(frontendPath(device));
+    await disk.connect();
+    await disk.startLoad(LOAD);
+    const held: Holdings[] = [];
+    for (let part = 0; part < PARTS; part++) {
+      await flood(xen, kind, frontendPath(bad), COUNTS[kind] / PARTS);
+      held.push(await backend.holdings());
+    }
+    assertNoError(await disk.stopLoad(), backend.messages);
+    assertFlat(held);
+    assertLess(backend.messages.length, 65_536);
+
+    const store = (...args: string[]): Promise<string> => xen.run(args[0]!, args.slice(1), HOSTILE);
+    await store("xenstore-write", `${frontendPath(bad)}/state`, "6");
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    await store("xenstore-write", `${frontendPath(bad)}/state`, "1");
+    await connectAndLoad(await hostile.disk(frontendPath(bad)), backend.messages);
+    for (const each of [bad, device]) await detach(xen, each);
+    assertEquals(await backend.stop(), 0, backend.messages);
+  });
+}
