@@ -27,10 +27,12 @@ export class BackendProcess implements AsyncDisposable {
   /** What it wrote to standard error so far. */
   messages = "";
 
-  constructor(xen: NativeXen, args: readonly string[]) {
+  /** `confinement` is a program, with arguments, that becomes the process in the end. */
+  constructor(xen: NativeXen, args: readonly string[], confinement: readonly string[] = []) {
     this.#xen = xen;
-    this.#child = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--no-check", `${ROOT}cli.ts`, ...args],
+    const [program, ...rest] = [...confinement, Deno.execPath(), "run", "-A", "--no-check", `${ROOT}cli.ts`, ...args];
+    this.#child = new Deno.Command(program!, {
+      args: rest,
       env: xen.env(0),
       stdin: "null",
       stdout: "null",

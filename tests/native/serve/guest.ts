@@ -70,10 +70,12 @@ export class GuestProcess implements AsyncDisposable {
   readonly #reading: Promise<void>;
   #lastId = 0;
 
-  constructor(xen: NativeXen, readonly domid: number) {
+  /** `confinement` is a program, with arguments, that becomes the process in the end. */
+  constructor(xen: NativeXen, readonly domid: number, confinement: readonly string[] = []) {
     const program = new URL("./guest_process.ts", import.meta.url).pathname;
-    this.#child = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--no-check", program],
+    const [command, ...args] = [...confinement, Deno.execPath(), "run", "-A", "--no-check", program];
+    this.#child = new Deno.Command(command!, {
+      args,
       env: xen.env(domid),
       stdin: "piped",
       stdout: "piped",

@@ -1,0 +1,36 @@
+/**
+ * What docs/security.md says of confinement, as far as it can be shown without a service manager: serving needs no
+ * capability and no way to get one.
+ */
+
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import type { DomId } from "../../../lib/hypervisor.ts";
+import { MIXED_LOAD } from "../../../lib/sim/load_types.ts";
+import { frontendPath } from "../../../lib/xenbus/paths.ts";
+import { missingProgram, nativeTest, NativeXen } from "../harness.ts";
+import { attach, BackendProcess, detach, sparseImage } from "./backend.ts";
+import { GuestProcess } from "./guest.ts";
+
+const GUEST = 7;
+const NO_CAPABILITIES = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", "--no-new-privs"];
+
+nativeTest("serve needs no capability: a disk is served, its image locked, its ring journalled", async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  const image = sparseImage(xen.directory, "disk.img", 2 ** 26);
+  await using backend = new BackendProcess(xen, ["serve"], NO_CAPABILITIES);
+  // A process without capabilities may not signal one with more through the stand-in event channels.
+  await using guest = new GuestProcess(xen, GUEST, NO_CAPABILITIES);
+  const device = await attach(xen, { domain: GUEST as DomId, params: `aio:${image}` });
+  const disk = await guest.disk(frontendPath(device));
+  await disk.connect();
+  const outcome = await disk.load({ ...MIXED_LOAD, requests: 300 });
+  assertEquals([outcome.errors, outcome.miscompares, outcome.unanswered], [0, 0, 0], backend.messages);
+  const status = await Deno.readTextFile(`/proc/${backend.pid}/status`);
+  assertMatch(status, /^CapPrm:\s0+$/m);
+  assertMatch(status, /^NoNewPrivs:\s1$/m);
+  assert(!/warning|error/.test(backend.messages), backend.messages);
+  await detach(xen, device);
+  assertEquals((await disk.verify(image)).miscompares, 0);
+  assertEquals(await backend.stop(), 0, backend.messages);
+}, missingProgram("setpriv", "util-linux"));
