@@ -3,10 +3,10 @@
  * queue with a fault is found out.
  */
 
-import { assert, assertEquals, assertGreater, assertMatch, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertGreater, assertLess, assertMatch, assertThrows } from "@std/assert";
 import { Random } from "../../lib/sim/random.ts";
 import { corpus, formatFind, parseFind } from "./corpus.ts";
-import { fuzzRingPages } from "./ring_pages.ts";
+import { fuzzRingPages, fuzzRingsInThemselves } from "./ring_pages.ts";
 import { fuzzDevice, fuzzNegotiation } from "./store_values.ts";
 import { fuzzStructured, randomSetting, replay, type Setting, StructuredRun } from "./structured.ts";
 
@@ -34,11 +34,17 @@ Deno.test("30 000 structured requests over 60 settings: one right answer each, a
   }
 });
 
-Deno.test("8000 random ring pages: each request is answered once, or the ring stops", () => {
-  const { requests, okay, stopped } = fuzzRingPages(20_261, 8000);
-  assertGreater(requests, 100_000);
-  assertGreater(okay, 1000);
-  assertGreater(stopped, 5);
+Deno.test("3000 random ring pages: each request is answered once, or the ring stops", () => {
+  const { requests, okay, stopped } = fuzzRingPages(20_261, 3000);
+  assertGreater(requests, 50_000);
+  assertGreater(okay, 500);
+  assertGreater(stopped, 2);
+});
+
+Deno.test("200 rings whose requests name the ring's own pages as data harm nobody but themselves", () => {
+  const stopped = fuzzRingsInThemselves(20_264, 200);
+  assertGreater(stopped, 10);
+  assertLess(stopped, 200);
 });
 
 Deno.test("20 000 random frontends: parameters in range, or an error that names the node", () => {

@@ -6,7 +6,7 @@
 import { parseArgs } from "@std/cli";
 import { Random } from "../../lib/sim/random.ts";
 import { countRequests, formatFind } from "./corpus.ts";
-import { fuzzRingPages } from "./ring_pages.ts";
+import { fuzzRingPages, fuzzRingsInThemselves } from "./ring_pages.ts";
 import { fuzzDevice, fuzzNegotiation } from "./store_values.ts";
 import { fuzzStructured, randomSetting } from "./structured.ts";
 
@@ -25,6 +25,8 @@ say(`seed ${seed}: ${runs} structured requests, and a tenth of that in ring page
 try {
   structured(new Random(seed), runs);
   ringPages(new Random(seed + 1), Math.ceil(runs / 10));
+  const rings = Math.ceil(runs / 100);
+  say(`${rings} rings that are their own data: ${fuzzRingsInThemselves(seed + 4, rings)} stopped`);
   say(`${fuzzNegotiation(seed + 2, Math.ceil(runs / 10))} of ${Math.ceil(runs / 10)} random frontends were accepted`);
   await devices(new Random(seed + 3), Math.ceil(runs / 100));
 } catch (error) {

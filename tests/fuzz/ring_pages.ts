@@ -47,13 +47,33 @@ export function fuzzRingPages(seed: number, pages: number): PagesOutcome {
   return outcome;
 }
 
+/**
+ * Rings whose requests name the ring's own pages as data: the disk's bytes become requests, answers and indices. Serves
+ * `rounds` of them, and returns how many stopped their ring. Throws Error at the first that does more than that.
+ */
+export function fuzzRingsInThemselves(seed: number, rounds: number): number {
+  const random = new Random(seed);
+  let stopped = 0;
+  for (let round = 0; round < rounds; round++) {
+    const ringPages = random.pick([1, 2]);
+    using world = new World({ abi: random.pick(ABI_NAMES), grants: random.pick(GRANT_MODES), ringPages });
+    const words = new Uint32Array(world.disk.buffer, 0, world.disk.length / 4);
+    for (let i = 0; i < words.length; i++) words[i] = random.chance(0.7) ? random.next() & 0x07070707 : random.next();
+    fill(world, random, [...world.ring.refs, ...world.grants.data.refs.slice(0, 2)]);
+    world.publish(random.between(1, world.slots));
+    world.survive();
+    if (world.connection.queue.broken !== undefined) stopped++;
+  }
+  return stopped;
+}
+
 /** True if the queue goes on. */
 function servePage(
   world: World,
   random: Random,
   outcome: { requests: number; okay: number; stopped: number },
 ): boolean {
-  fill(world, random);
+  fill(world, random, [...world.grants.data.refs, ...world.grants.readOnly.refs]);
   const wanted: string[] = [];
   const count = random.between(1, world.slots);
   for (let i = 0; i < count; i++) {
@@ -82,11 +102,10 @@ function stopped(world: World, answers: readonly WireAnswer[], outcome: { stoppe
 }
 
 /** Random bytes, over which some fields of some slots are made plausible. */
-function fill(world: World, random: Random): void {
+function fill(world: World, random: Random, grants: readonly number[]): void {
   const words = new Uint32Array(world.ring.view.buffer, world.ring.view.byteOffset, world.ring.view.length / 4);
   for (let i = 16; i < words.length; i++) words[i] = random.next();
   const plausibility = random.pick([0, 0.5, 0.9, 0.99, 1]);
-  const grants = [...world.grants.data.refs, ...world.grants.readOnly.refs];
   fillLists(world, random, plausibility, grants);
   for (let index = 0; index < world.slots; index++) {
     const slot = world.slot(index);
