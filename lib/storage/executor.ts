@@ -40,6 +40,8 @@ export type BlockFile = Pick<Deno.FsFile, "seekSync" | "readSync" | "writeSync" 
 export class FileExecutor implements Executor {
   readonly #file: BlockFile;
   readonly #cache: CacheMode;
+  /** What the first flush that failed came to; 0: none has. */
+  #flushFailure = 0;
 
   /** `cache` is not `none`, which the file would have to be opened for as Deno cannot. */
   constructor(file: BlockFile, cache: CacheMode = "writeback") {
@@ -56,10 +58,7 @@ export class FileExecutor implements Executor {
     views: MemoryViews,
   ): number {
     try {
-      if (operation === OPERATION.flush) {
-        if (this.#cache !== "unsafe") this.#file.syncDataSync();
-        return 0;
-      }
+      if (operation === OPERATION.flush) return this.#flush();
       const status = this.#transfer(operation === OPERATION.read, offsetBytes, vectors, first, count, views);
       if (this.#cache === "writethrough" && operation === OPERATION.write && status === 0) this.#file.syncDataSync();
       return status;
@@ -70,6 +69,20 @@ export class FileExecutor implements Executor {
 
   [Symbol.dispose](): void {
     this.#file.close();
+  }
+
+  /** The kernel tells a descriptor of a failed write-back once; whoever shares this one may be the next to ask. */
+  #flush(): number {
+    if (this.#flushFailure !== 0 || this.#cache === "unsafe") return this.#flushFailure;
+    for (let retries = 0;; retries++) {
+      try {
+        this.#file.syncDataSync();
+        return 0;
+      } catch (error) {
+        const errno = errnoOf(error);
+        if (!isTransient(errno) || retries === MOST_RETRIES) return this.#flushFailure = errno;
+      }
+    }
   }
 
   #transfer(

@@ -71,6 +71,10 @@ function run(
   return executor.execute(operation, offsetBytes, { addresses, lengths }, 0, vectors.length, views);
 }
 
+function assertNever(): never {
+  throw new Error("a flush needs no memory");
+}
+
 const counting = (length: number): Uint8Array => Uint8Array.from({ length }, (_, i) => i % 251);
 const osError = (code: string): Error => Object.assign(new Error(`something (os error 1)`), { code });
 
@@ -124,6 +128,16 @@ Deno.test("vectors that follow each other in memory share a call, others do not"
 
 Deno.test("a failed flush is told", () => {
   assertEquals(run(new FakeFile(new Uint8Array(0), [osError("EIO")]), OPERATION.flush, 0, []), EIO);
+});
+
+Deno.test("a flush that is interrupted is made again; after one that failed, all fail that use the same file", () => {
+  const file = new FakeFile(new Uint8Array(0), [osError("EINTR"), osError("EIO")]);
+  using executor = new FileExecutor(file);
+  const none = { addresses: new Float64Array(0), lengths: new Uint32Array(0) };
+  const views = new MemoryViews({ allocate: () => assertNever(), view: () => assertNever() }, undefined);
+  const flush = (): number => executor.execute(OPERATION.flush, 0, none, 0, 0, views);
+  assertEquals([flush(), flush()], [EIO, EIO]); // the kernel would let the second one pass
+  assertEquals(file.steps, []);
 });
 
 Deno.test("memory that cannot be viewed is EFAULT", () => {
