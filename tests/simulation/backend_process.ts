@@ -13,6 +13,7 @@ import type { Logger } from "../../lib/log.ts";
 import { withFaults } from "../../lib/sim/faults.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import type { ChannelOptions, Disk, DiskRequest, IoChannel } from "../../lib/storage/disk.ts";
+import type { ImageLocks } from "../../lib/storage/image_lock.ts";
 import type { BlockFile } from "../../lib/storage/executor.ts";
 import { Crasher } from "./crash_points.ts";
 import type { DiskWatch } from "./disk_watch.ts";
@@ -31,6 +32,8 @@ export interface Breakage {
   readonly file?: (file: SimulatedFile) => BlockFile;
   /** What its devices take for xenstore. */
   readonly store?: (store: Xenstore) => Xenstore;
+  /** Images are not locked. */
+  readonly unlocked?: boolean;
   /** What the data plane is asked. */
   readonly spec?: (spec: QueueSpec) => QueueSpec;
 }
@@ -58,6 +61,7 @@ interface Opening {
   readonly answer: PromiseWithResolvers<Disk>;
 }
 
+const NOTHING = new SharedArrayBuffer(4);
 /** A process that waits this long for its devices waits for ever, as far as the simulation is concerned. */
 const GRACE_MS = 1e12;
 
@@ -102,6 +106,7 @@ export class BackendProcess {
         openXenstore: () => this.#connect(),
         dataPlane: this.#observed,
         openDisk: (request) => this.#openDisk(request),
+        imageLocks: this.#imageLocks,
         ...(options.journals ? { journals: seen.journals } : {}),
         settings,
         logger: this.#logger,
@@ -175,9 +180,7 @@ export class BackendProcess {
 
   /** SIGKILL: see the file's first lines. */
   kill(): void {
-    for (const { channels } of this.#options.disks.values()) {
-      for (const channel of channels.splice(0)) channel.abandon();
-    }
+    for (const watch of this.#options.disks.values()) watch.orphanChannels();
     this.#end();
   }
 
@@ -231,6 +234,13 @@ export class BackendProcess {
     const { run } = this.#options;
     return {
       properties: disk.properties,
+      image: {
+        path: disk.name,
+        readOnly: disk.properties.readOnly,
+        cache: "writeback",
+        identity: { device: 1, inode: 1 },
+        shared: NOTHING,
+      },
       description: disk.name,
       attachment: () => ({ engine: "simulated", disk: disk.name }),
       [Symbol.asyncDispose]: () => {
@@ -246,6 +256,20 @@ export class BackendProcess {
     const channel = new SteppedChannel({ file, calls: breakage.file?.(file) ?? file, observer: watch, run }, options);
     watch.channels.push(channel);
     return channel;
+  }
+
+  /** As the kernel has it: a lock is not free while anything of whoever had it is under way. */
+  get #imageLocks(): ImageLocks {
+    const { disks, breakage } = this.#options;
+    if (breakage.unlocked) return { tryLock: () => ({ [Symbol.dispose]: () => {} }) };
+    return {
+      tryLock: ({ path }) => {
+        const watch = disks.get(path)!;
+        if (watch.locked || watch.orphans.length > 0) return "a process that was killed has it";
+        watch.locked = true;
+        return { [Symbol.dispose]: () => watch.locked = false };
+      },
+    };
   }
 
   /** The data plane as the devices see it: counts the rings of each domain. */

@@ -31,6 +31,7 @@ export const BREAKAGES: readonly NamedBreakage[] = [
   { name: "notifications that are lost", breakage: { platform: (platform) => withoutNotifications(platform) } },
   { name: "a latch that does not hold", replace: () => replaceGetter(Latch.prototype, "tripped", () => false) },
   { name: "a journal that forgets answers", replace: () => replace(Journal.prototype, "answering", () => () => {}) },
+  { name: "an image that is not locked", breakage: { unlocked: true } },
   { name: "a state that is skipped", breakage: { store: (store) => skippingStore(store) } },
   {
     name: "a short write that is taken for a whole one",

@@ -12,6 +12,9 @@ const STEP = 0x9E3779B1;
 /** The sector is not as any one write makes it. */
 export const NOBODYS = -1;
 
+/** The sector is all zeroes, as a discard leaves it. */
+export const ZEROES = -2;
+
 /** Fills a sector of `words`, from `at` on, as write `id` makes sector `sector` of the disk. */
 export function fillSector(words: Int32Array, at: number, sector: number, id: number): void {
   let x = start(sector, id);
@@ -21,7 +24,7 @@ export function fillSector(words: Int32Array, at: number, sector: number, id: nu
   for (let i = at + 3; i < at + WORDS; i++) words[i] = x = (x + STEP) | 0;
 }
 
-/** Which write made this the content of that sector, or {@linkcode NOBODYS}. */
+/** Which write made this the content of that sector, {@linkcode ZEROES} or {@linkcode NOBODYS}. */
 export function idOfSector(words: Int32Array, at: number, sector: number): number {
   const id = words[at + 1]!;
   let difference = (words[at]! ^ MAGIC) | (words[at + 2]! ^ sector);
@@ -30,11 +33,14 @@ export function idOfSector(words: Int32Array, at: number, sector: number): numbe
     x = (x + STEP) | 0;
     difference |= words[i]! ^ x;
   }
-  return difference === 0 ? id : NOBODYS;
+  if (difference === 0) return id;
+  for (let i = at; i < at + WORDS; i++) if (words[i] !== 0) return NOBODYS;
+  return ZEROES;
 }
 
 /** In words for a person. */
 export function describeSector(words: Int32Array, at: number): string {
+  if (idOfSector(words, at, 0) === ZEROES) return "zeroes";
   if (words[at] !== MAGIC) return "bytes of no write";
   const [id, sector] = [words[at + 1]!, words[at + 2]!];
   const whole = idOfSector(words, at, sector) === id ? "" : " (torn)";

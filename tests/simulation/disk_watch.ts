@@ -4,12 +4,12 @@
  * precedes it, and a refused or answered request starts nothing. It must not know rings, nor how requests travel.
  */
 
-import { OP_FLUSH_DISKCACHE, OP_WRITE, OP_WRITE_BARRIER } from "../../lib/blkif/abi.ts";
+import { OP_FLUSH_DISKCACHE, OP_WRITE, OP_WRITE_BARRIER, SECTOR_SIZE_BYTES } from "../../lib/blkif/abi.ts";
 import { OPERATION } from "../../lib/storage/executor.ts";
 import { History, type ReadRecord, type WriteRecord } from "./history.ts";
 import type { Run } from "./run.ts";
 import type { SimulatedDisk } from "./simulated_disk.ts";
-import type { ChannelObserver, SteppedChannel, UnderWay } from "./stepped_channel.ts";
+import type { ChannelObserver, OrphanedWrite, SteppedChannel, UnderWay } from "./stepped_channel.ts";
 
 /** A request that was sent, as the disk's checks need it. */
 export interface SentRequest {
@@ -34,6 +34,8 @@ export interface RingOrder {
   readonly unanswered: Iterable<SentRequest>;
   /** An answer is in the ring, whether the guest took it or not. */
   isAnswered(request: SentRequest): boolean;
+  /** Writes that were sent before that one and answered OKAY; each is told once. */
+  takeAnsweredWrites(sequence: number): WriteRecord[];
   /** When the last write of this ring was carried out with success. */
   lastExecuted: number;
 }
@@ -45,6 +47,10 @@ const ID_WORD_OFFSET = 4;
 export class DiskWatch implements ChannelObserver {
   readonly history: History;
   readonly channels: SteppedChannel[] = [];
+  /** What processes that were killed had under way: the image is locked until it is over. */
+  orphans: OrphanedWrite[] = [];
+  /** A process has the image. */
+  locked = false;
   /** When the backend was told of a failed flush; Infinity: not since its process began. */
   latched = Infinity;
   /** A flush failed, whether the backend knows or not, since its process began. */
@@ -54,7 +60,10 @@ export class DiskWatch implements ChannelObserver {
   /** When the flush was started that was the last to succeed. */
   flushStarted = 0;
   readonly #run: Run;
-  #lastExecuted = 0;
+  /** When the last discard that begins at a byte was carried out. */
+  readonly #discarded = new Map<number, number>();
+  /** When the last write of a channel was carried out. */
+  readonly #lastExecuted = new WeakMap<SteppedChannel, number>();
   readonly #requests = new Map<number, SentRequest>();
 
   constructor(readonly disk: SimulatedDisk, run: Run) {
@@ -68,34 +77,60 @@ export class DiskWatch implements ChannelObserver {
   }
 
   started(operation: UnderWay, data: Uint8Array): void {
-    if (operation.operation !== OPERATION.write) return;
-    const id = new DataView(data.buffer, data.byteOffset, data.byteLength).getInt32(ID_WORD_OFFSET, true);
-    const request = this.#requests.get(id);
-    const what = `${this.disk.name}: write ${id} at byte ${operation.offsetBytes}`;
-    if (request === undefined) return this.#run.fail(`${what} was started, which no request asks for`);
-    const { ring, refused } = request;
-    this.#run.require(!refused, `${what} was started, whose request must be refused`);
-    this.#run.require(request.started === 0, `${what} was started twice`);
-    this.#run.require(!ring.isAnswered(request), `${what} was started after its request was answered`);
-    request.started = operation.started;
-    request.underWay = true;
-    for (const earlier of ring.unanswered) {
-      if (earlier.sequence >= request.sequence) break;
-      this.#checkOrder(earlier, request, what);
-    }
-    if (request.operation !== OP_WRITE) this.#checkFlushBefore(request, what);
+    const { operation: kind, offsetBytes, started } = operation;
+    if (kind !== OPERATION.write && kind !== OPERATION.discard) return;
+    const what = kind === OPERATION.write ? `write ${idOf(data)}` : "a discard";
+    const matching = kind === OPERATION.write ? [this.#requests.get(idOf(data))] : this.#discardsOf(operation);
+    if (matching.length > 1) return; // several discards of the same sectors: nobody can tell which one this is
+    const [request] = matching;
+    // Of a request that must be refused nothing is known here.
+    const fault = request === undefined ? "which no request asks for" : this.#orderFault(request);
+    if (fault !== undefined) this.#run.fail(`${this.disk.name}: ${what} at byte ${offsetBytes} was started, ${fault}`);
+    request!.started = started;
+    request!.underWay = true;
   }
 
-  executed(operation: UnderWay, result: number): void {
+  /** The requests that discard this and have not begun. */
+  #discardsOf({ offsetBytes, lengthBytes }: UnderWay): SentRequest[] {
+    return [...this.#requests.values()].filter(({ write, started }) =>
+      write?.zeroes === true && started === 0 && write.first * SECTOR_SIZE_BYTES === offsetBytes &&
+      write.count * SECTOR_SIZE_BYTES === lengthBytes
+    );
+  }
+
+  /** Why the request must not begin to write now, or undefined. */
+  #orderFault(request: SentRequest): string | undefined {
+    const { ring, operation, sequence, published } = request;
+    if (request.started > 0) return "for the second time";
+    if (ring.isAnswered(request)) return "though its request is answered";
+    for (const earlier of ring.unanswered) {
+      if (earlier.sequence >= sequence) break;
+      const barrier = earlier.operation === OP_WRITE_BARRIER && !earlier.refused;
+      if (barrier && !ring.isAnswered(earlier)) return `before barrier ${earlier.id} was over`;
+      if (operation === OP_WRITE_BARRIER && earlier.underWay) {
+        return `which is a barrier's, while ${earlier.id} ahead of it was being written`;
+      }
+    }
+    if (operation !== OP_WRITE_BARRIER && operation !== OP_FLUSH_DISKCACHE) return undefined;
+    const since = operation === OP_WRITE_BARRIER ? ring.lastExecuted : published;
+    return this.flushStarted > since || since === 0 ? undefined : "before what precedes it was flushed";
+  }
+
+  executed(operation: UnderWay, result: number, channel: SteppedChannel): void {
     if (operation.operation === OPERATION.flush) {
       if (result === 0) this.flushStarted = Math.max(this.flushStarted, operation.started);
       else this.flushFailed = true;
     }
-    if (operation.operation !== OPERATION.write) return;
+    if (operation.operation !== OPERATION.write && operation.operation !== OPERATION.discard) return;
+    if (operation.operation === OPERATION.discard && result === 0) {
+      this.#discarded.set(operation.offsetBytes, this.#run.now);
+    }
     for (const request of this.#requests.values()) {
       if (request.started !== operation.started) continue;
       request.underWay = false;
-      if (result === 0) request.executed = request.ring.lastExecuted = this.#lastExecuted = this.#run.now;
+      if (result !== 0) continue;
+      request.executed = request.ring.lastExecuted = this.#run.now;
+      this.#lastExecuted.set(channel, this.#run.now);
     }
   }
 
@@ -106,22 +141,24 @@ export class DiskWatch implements ChannelObserver {
   closed(channel: SteppedChannel): void {
     this.channels.splice(this.channels.indexOf(channel), 1);
     if (this.flushFailed || this.disk.properties.readOnly) return;
-    const safe = this.flushStarted > this.#lastExecuted || this.#lastExecuted === 0;
+    const safe = this.flushStarted > (this.#lastExecuted.get(channel) ?? -1);
     this.#run.require(safe, `a channel to ${this.disk.name} was closed before what was written was flushed`);
-    this.history.flushed(this.#run.tick());
+    this.history.flushed(this.flushStarted);
   }
 
   /** An answer OKAY was seen: what it promises must be true. */
   answeredOkay(request: SentRequest): void {
-    const { operation, published, write, executed } = request;
+    const { operation, published, write, executed, ring, sequence } = request;
     const what = `${this.disk.name}: request ${request.id}`;
     if (operation >= OP_WRITE && published > this.latched) {
       this.#run.fail(`${what} writes or flushes and was answered OKAY, after a flush of this disk had failed`);
     }
-    if (write !== undefined) this.#run.require(executed > 0, `${what} was answered OKAY, but never written`);
+    const done = write?.zeroes === true ? this.#discarded.get(write.first * SECTOR_SIZE_BYTES) ?? 0 : executed;
+    if (write !== undefined && done < published) this.#run.fail(`${what} was answered OKAY, but never written`);
     if (operation === OP_WRITE_BARRIER && write !== undefined) {
       this.#run.require(this.flushStarted > executed, `${what} is a barrier and was not flushed after it was written`);
       this.history.promise(write);
+      for (const earlier of ring.takeAnsweredWrites(sequence)) this.history.promise(earlier);
     }
     if (operation !== OP_WRITE_BARRIER && operation !== OP_FLUSH_DISKCACHE) return;
     this.#run.require(this.flushStarted > published, `${what} is a flush and nothing was flushed since it was sent`);
@@ -142,6 +179,21 @@ export class DiskWatch implements ChannelObserver {
     this.latched = Infinity;
   }
 
+  /** The process is killed. */
+  orphanChannels(): void {
+    for (const channel of this.channels.splice(0)) this.orphans.push(...channel.orphan());
+  }
+
+  /** The kernel ends one of the writes of a process that is gone: all of it, or what came first, or nothing. */
+  endOrphan(): void {
+    const { decisions } = this.#run;
+    const [orphan] = this.orphans.splice(decisions.below(this.orphans.length), 1);
+    const { offsetBytes, data } = orphan!;
+    const sectors = decisions.between(0, data.length / SECTOR_SIZE_BYTES);
+    this.#run.note("orphan", offsetBytes, sectors);
+    if (sectors > 0) this.disk.write(offsetBytes, data.subarray(0, sectors * SECTOR_SIZE_BYTES));
+  }
+
   /** The process that served the disk is gone, and with it what it knew. */
   processEnded(): void {
     if (this.flushFailed) {
@@ -152,7 +204,7 @@ export class DiskWatch implements ChannelObserver {
     }
     this.flushFailed = false;
     this.latched = Infinity;
-    this.#lastExecuted = 0;
+    this.locked = false;
     for (const request of this.#requests.values()) {
       if (request.ring.isAnswered(request)) continue;
       request.started = 0;
@@ -160,22 +212,9 @@ export class DiskWatch implements ChannelObserver {
       request.underWay = false;
     }
   }
+}
 
-  #checkOrder(earlier: SentRequest, request: SentRequest, what: string): void {
-    if (earlier.operation === OP_WRITE_BARRIER && !earlier.refused) {
-      this.#run.require(earlier.ring.isAnswered(earlier), `${what} was started before barrier ${earlier.id} was over`);
-    }
-    if (request.operation === OP_WRITE_BARRIER && earlier.underWay) {
-      this.#run.fail(`${what} is a barrier's and was started while ${earlier.id} ahead of it was being written`);
-    }
-  }
-
-  /** Between what is to be flushed before this write and the write there was a flush. */
-  #checkFlushBefore(request: SentRequest, what: string): void {
-    const since = request.operation === OP_WRITE_BARRIER ? request.ring.lastExecuted : request.published;
-    this.#run.require(
-      this.flushStarted > since || since === 0,
-      `${what} was started before what precedes it was flushed`,
-    );
-  }
+/** What the first words of a sector say. */
+function idOf(data: Uint8Array): number {
+  return new DataView(data.buffer, data.byteOffset, data.byteLength).getInt32(ID_WORD_OFFSET, true);
 }

@@ -77,12 +77,12 @@ async function goOn(world: World): Promise<void> {
 }
 
 function isContent({ guest }: Slot): boolean {
-  return guest?.phase === "connected" && guest.ring?.inFlight === 0;
+  return guest?.phase === "connected" && guest.connection?.inFlight === 0;
 }
 
 function fail(world: World): never {
   const states = world.slots.map(({ guest, address }) => {
-    const inFlight = guest?.ring?.inFlight ?? 0;
+    const inFlight = guest?.connection?.inFlight ?? 0;
     return `domain ${address?.frontendDomain} is ${guest?.phase} with ${inFlight} requests in flight`;
   });
   return world.run.fail(`no rest: the process is ${world.process?.state}; ${states.join("; ")}`);
@@ -90,7 +90,7 @@ function fail(world: World): never {
 
 function check(world: World): void {
   for (const { guest, watch: { disk, history } } of world.slots) {
-    guest?.check();
+    guest?.connection?.check();
     disk.checkGuard();
     const fault = history.inspect((sector) => disk.idOf(sector), world.run.tick());
     if (fault !== undefined) world.run.fail(`${disk.name} is wrong: ${fault}`);

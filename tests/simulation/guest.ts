@@ -4,24 +4,14 @@
  * change may reach it late. It must not know the backend's process, nor check anything but its own ring and pages.
  */
 
-import { type AbiName, ABIS } from "../../lib/blkif/abi.ts";
-import {
-  type DomId,
-  type EventChannels,
-  type EvtchnPort,
-  type GrantShares,
-  type Platform,
-  type SharedPages,
-  type Xenstore,
-  XenstoreError,
-} from "../../lib/hypervisor.ts";
+import type { AbiName } from "../../lib/blkif/abi.ts";
+import { type Platform, type Xenstore, XenstoreError } from "../../lib/hypervisor.ts";
+import { BASIC_OFFER, type Offer, readOffer } from "../../lib/xenbus/features.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../../lib/xenbus/paths.ts";
 import { type ObservedState, parseState, XenbusState } from "../../lib/xenbus/states.ts";
 import type { DiskWatch } from "./disk_watch.ts";
-import { GuestPages } from "./guest_pages.ts";
-import { GuestRing } from "./guest_ring.ts";
-import { chooseHandshake, type Handshake, publish } from "./handshake.ts";
-import { planRequest } from "./requests.ts";
+import { GuestConnection } from "./guest_connection.ts";
+import { chooseHandshake, type Handshake, publish, shapeOf } from "./handshake.ts";
 import type { Run } from "./run.ts";
 
 /** Where a guest's driver stands. */
@@ -51,26 +41,11 @@ export interface GuestOptions {
   readonly hostility: number;
   /** Has it any ring that the backend serves? */
   readonly served: () => boolean;
-  /** It will not use this ring any more; `giveBack` is to be called when the backend does not either. */
-  readonly dropped: (ring: GuestRing, giveBack: () => void) => void;
-}
-
-/** What one connection consists of. */
-interface Connection {
-  readonly ring: GuestRing;
-  readonly pages: GuestPages;
-  readonly memory: SharedPages;
-  readonly shares: GrantShares;
-  readonly events: EventChannels;
-  readonly port: EvtchnPort;
+  /** It will not use the connection any more; `giveBack` is to be called when the backend does not either. */
+  readonly dropped: (connection: GuestConnection, giveBack: () => void) => void;
 }
 
 const { Initialising, InitWait, Connected, Closing, Closed } = XenbusState;
-const STRANGER = 7 as DomId;
-const PAGES = { writable: 20, readOnly: 2 } as const;
-/** Requests put in one go, at most. */
-const BATCH = 6;
-
 /** See the file's first lines. */
 export class Guest {
   readonly address: DeviceAddress;
@@ -80,13 +55,14 @@ export class Guest {
   readonly #run: Run;
   readonly #path: string;
   readonly #backend: string;
-  readonly #events = new Uint32Array(4);
   #store: Xenstore | undefined;
   #phase: GuestPhase = "starting";
   /** The state that it means to be in. */
   #said: number | undefined;
   #handshake: Handshake;
-  #connection: Connection | undefined;
+  #connection: GuestConnection | undefined;
+  /** What the backend offered when the connection was made; undefined until that is known. */
+  #offer: Offer | undefined;
 
   constructor(options: GuestOptions) {
     this.#options = options;
@@ -101,9 +77,9 @@ export class Guest {
     return this.#phase;
   }
 
-  /** The ring in use. */
-  get ring(): GuestRing | undefined {
-    return this.#connection?.ring;
+  /** The connection in use. */
+  get connection(): GuestConnection | undefined {
+    return this.#connection;
   }
 
   /** One thing that the guest does. Throws XenstoreError if it needs a store and there is none. */
@@ -126,24 +102,11 @@ export class Guest {
     }
   }
 
-  /** Looks at its ring, if an event says so. */
-  answerEvents(): void {
-    if (this.#connection !== undefined && this.#connection.events.take(this.#events) > 0) {
-      this.#connection.ring.takeAnswers(true);
-    }
-  }
-
-  /** Its pages and ring are as they must be. */
-  check(): void {
-    this.#connection?.pages.checkUnused();
-    this.#connection?.ring.checkMemory();
-  }
-
   /** Writes some state into its node, whatever it means. */
   talkNonsense(): void {
     this.#run.faults.count("state nonsense");
     // To say that it begins anew while its ring is in use is its own undoing: it loses what is in flight.
-    const idle = (this.ring?.inFlight ?? 0) === 0;
+    const idle = (this.#connection?.inFlight ?? 0) === 0;
     this.#write(this.#run.decisions.pick(["0", "7", "8", "x", "", "5", ...(idle ? ["1", "3"] : [])]));
   }
 
@@ -154,10 +117,10 @@ export class Guest {
 
   /** Sends an impossible index. */
   overrun(): void {
-    const { ring } = this;
-    if (this.#phase !== "connected" || ring === undefined || ring.overrun) return;
+    const connection = this.#connection;
+    if (this.#phase !== "connected" || connection === undefined || connection.isOverrun) return;
     this.#run.faults.count("ring overrun");
-    ring.runOver(this.#run.decisions.between(1, 1000));
+    this.#run.decisions.pick(connection.rings).ring.runOver(this.#run.decisions.between(1, 1000));
   }
 
   /** Begins to close. */
@@ -182,7 +145,7 @@ export class Guest {
     const connection = this.#connection;
     this.#phase = "gone";
     this.#connection = undefined;
-    if (connection !== undefined) this.#options.dropped(connection.ring, () => giveBack(connection));
+    if (connection !== undefined) this.#options.dropped(connection, () => connection.giveBack());
   }
 
   #start(): void {
@@ -192,10 +155,9 @@ export class Guest {
     if (this.#handshake.waits && state !== InitWait) return;
     // At Connected it would look like one that has not yet seen the backend close.
     if (state === Closed && this.#handshake.readyState === Connected) return;
-    this.#connection ??= this.#allocate();
-    const { ring, pages, port, memory } = this.#connection;
-    if (this.#handshake.early) this.#send(ring, pages);
-    publish(this.#xenstore, this.#path, this.#handshake, { ref: memory.refs[0]!, port });
+    const connection = this.#connection ??= this.#connect(state);
+    if (this.#handshake.early) connection.send(undefined, this.#options.hostility);
+    publish(this.#xenstore, this.#path, this.#handshake, connection.rings);
     if (this.#handshake.wrong !== undefined) this.#run.faults.count("bad handshake");
     this.#say(this.#handshake.readyState);
     this.#phase = "waiting";
@@ -207,6 +169,7 @@ export class Guest {
     if (state === Closing || (state === Closed && this.#handshake.waits)) return this.beginClose(false);
     if (state !== Connected) return;
     this.#run.require(this.#handshake.wrong === undefined, `the backend accepted ${this.#handshake.wrong?.join("=")}`);
+    this.#offer = this.#readOffer();
     this.#say(Connected);
     this.#phase = "connected";
   }
@@ -215,9 +178,9 @@ export class Guest {
     const { decisions } = this.#run;
     const connection = this.#connection!;
     // A guest that only looks when it is told finds out if it is not.
-    if (!this.calm && decisions.chance(150)) connection.ring.takeAnswers(false);
-    else this.answerEvents();
-    if (!this.calm && !connection.ring.overrun && decisions.chance(600)) this.#send(connection.ring, connection.pages);
+    if (!this.calm && decisions.chance(150)) connection.peek();
+    else connection.answerEvents();
+    if (!this.calm && decisions.chance(600)) connection.send(this.#offer, this.#options.hostility);
     if (this.calm || decisions.chance(400)) this.#heed();
   }
 
@@ -225,16 +188,16 @@ export class Guest {
   #heed(): void {
     const state = this.#state(this.#backend);
     if (state === "gone") return this.vanish();
-    const useless = this.calm && this.#connection!.ring.overrun;
+    const useless = this.calm && this.#connection!.isOverrun;
     if (state === Closing || state === Closed || useless) this.beginClose(false);
   }
 
   #quiesce(): void {
-    this.answerEvents();
+    const connection = this.#connection;
+    connection?.answerEvents();
     const backend = this.#state(this.#backend);
     if (backend === "gone") return this.vanish();
-    const { ring } = this;
-    const idle = ring === undefined || ring.inFlight === 0 || ring.overrun || backend === Closed;
+    const idle = connection === undefined || connection.inFlight === 0 || connection.isOverrun || backend === Closed;
     if (!idle && this.#options.served()) return;
     this.#say(Closing);
     this.#phase = "closing";
@@ -260,38 +223,25 @@ export class Guest {
     this.#phase = "starting";
   }
 
-  #send(ring: GuestRing, pages: GuestPages): void {
-    const { run, watch, hostility } = this.#options;
-    const { decisions } = run;
-    const context = { decisions, disk: watch.disk.properties, pages, hostility };
-    for (let count = decisions.between(1, BATCH); count > 0 && ring.free > 0; count--) {
-      const plan = planRequest(context);
-      if (plan === undefined) break;
-      if (plan.refused) run.faults.count("hostile request");
-      ring.put(plan);
-    }
-    ring.publish();
+  /** Makes what is to be introduced. What is offered is known only to one that waited for it. */
+  #connect(backend: ObservedState): GuestConnection {
+    const { run, platform, watch, address: { backendDomain } } = this.#options;
+    this.#offer = undefined;
+    const shape = shapeOf(this.#handshake, backend === InitWait ? this.#readOffer() : BASIC_OFFER);
+    return new GuestConnection({ run, platform, backend: backendDomain, watch, shape });
   }
 
-  #allocate(): Connection {
-    const { platform, watch, address } = this.#options;
-    const shares = platform.openGrantShares();
-    const memory = shares.share(address.backendDomain, 1, true);
-    const pages = new GuestPages(shares, address.backendDomain, STRANGER, PAGES, this.#run);
-    const events = platform.openEventChannels(address.backendDomain);
-    const port = events.bindUnbound(address.backendDomain);
-    const notify = (): void => events.notify(port);
-    const ring = new GuestRing({ run: this.#run, watch, pages, abi: ABIS[this.#handshake.abi], memory, notify });
-    return { ring, pages, memory, shares, events, port };
+  #readOffer(): Offer {
+    return readOffer((name) => this.#read(`${this.#backend}/${name}`));
   }
 
   #release(): void {
     const connection = this.#connection;
     if (connection === undefined) return;
     this.#connection = undefined;
-    connection.pages.checkUnused();
-    giveBack(connection);
-    this.#options.dropped(connection.ring, () => {});
+    connection.check();
+    connection.giveBack();
+    this.#options.dropped(connection, () => {});
   }
 
   #chooseHandshake(): Handshake {
@@ -334,11 +284,4 @@ export class Guest {
       if (transaction.read(`${this.#path}/state`) !== undefined) transaction.write(`${this.#path}/state`, state);
     });
   }
-}
-
-/** Ends the grants and frees the port. */
-function giveBack({ pages, shares, events }: Connection): void {
-  pages[Symbol.dispose]();
-  shares[Symbol.dispose]();
-  events[Symbol.dispose]();
 }

@@ -7,6 +7,7 @@
 import {
   type AbiLayout,
   indexDifference,
+  OP_DISCARD,
   OP_READ,
   OP_WRITE_BARRIER,
   REQ_PROD_WORD,
@@ -16,12 +17,20 @@ import {
   SECTOR_SIZE_BYTES,
   STATUS_OKAY,
 } from "../../lib/blkif/abi.ts";
-import { FrontRing, RequestFields, ResponseFields } from "../../lib/blkif/front_ring.ts";
+import {
+  DiscardFields,
+  FrontRing,
+  IndirectFields,
+  RequestFields,
+  ResponseFields,
+  writeSegment,
+} from "../../lib/blkif/front_ring.ts";
 import type { SharedPages } from "../../lib/hypervisor.ts";
-import { describeSector, idOfSector } from "./content.ts";
+import { describeSector, idOfSector, NOBODYS } from "./content.ts";
 import type { DiskWatch, RingOrder, SentRequest } from "./disk_watch.ts";
 import type { GuestPages } from "./guest_pages.ts";
-import { type RequestPlan, sectorsOf } from "./requests.ts";
+import type { WriteRecord } from "./history.ts";
+import { type Descriptors, discardedSectors, type RequestPlan, sectorsOf } from "./requests.ts";
 import type { Run } from "./run.ts";
 
 /** A request in flight. */
@@ -60,10 +69,13 @@ export class GuestRing implements RingOrder {
   readonly #header: Int32Array;
   /** By id, in the order they were sent. */
   readonly #inFlight = new Map<number, InFlight>();
-  readonly #fields = new RequestFields();
+  readonly #direct = new RequestFields();
+  readonly #indirect = new IndirectFields();
+  readonly #discard = new DiscardFields();
   readonly #answer = new ResponseFields();
   /** What the guest wrote into each slot last. */
   readonly #slotShadow: Uint8Array;
+  #answeredWrites: { readonly sequence: number; readonly write: WriteRecord }[] = [];
   #sent = 0;
 
   constructor(parts: GuestRingParts) {
@@ -99,6 +111,12 @@ export class GuestRing implements RingOrder {
     return false;
   }
 
+  takeAnsweredWrites(sequence: number): WriteRecord[] {
+    const earlier = this.#answeredWrites.filter((request) => request.sequence < sequence);
+    this.#answeredWrites = this.#answeredWrites.filter((request) => request.sequence >= sequence);
+    return earlier.map(({ write }) => write);
+  }
+
   /** Puts a request into the ring; the backend sees it after {@linkcode publish}. */
   put(plan: RequestPlan): void {
     const { run, watch, pages } = this.#parts;
@@ -107,6 +125,12 @@ export class GuestRing implements RingOrder {
     const sectors = sectorsOf(plan.segments);
     const first = Number(plan.sector);
     const carries = !plan.refused && sectors > 0;
+    const discarded = plan.operation === OP_DISCARD && !plan.refused
+      ? discardedSectors(plan, watch.disk.properties)
+      : undefined;
+    const discard = discarded !== undefined && discarded.count > 0
+      ? watch.history.beginWrite(discarded.first, discarded.count, published, true)
+      : undefined;
     const request: InFlight = {
       plan,
       operation: plan.operation,
@@ -115,7 +139,7 @@ export class GuestRing implements RingOrder {
       published,
       refused: plan.refused,
       ring: this,
-      write: carries && plan.operation !== OP_READ ? watch.history.beginWrite(first, sectors, published) : undefined,
+      write: carries && plan.operation !== OP_READ ? watch.history.beginWrite(first, sectors, published) : discard,
       read: carries && plan.operation === OP_READ ? watch.history.beginRead(published) : undefined,
       started: 0,
       executed: 0,
@@ -130,7 +154,9 @@ export class GuestRing implements RingOrder {
       page.inUse = true;
       for (let at = first; at <= last && at < 8; at++) pages.fill(page, at, sector++, content);
     }
-    this.#putFields(request);
+    if (plan.indirect !== undefined) this.#putIndirect(request, plan.indirect);
+    else if (plan.operation === OP_DISCARD && plan.segments.length === 0) this.#putDiscard(request);
+    else this.#putDirect(request);
     run.note("put", plan.operation, id, first, sectors, plan.refused ? 1 : 0);
   }
 
@@ -174,23 +200,58 @@ export class GuestRing implements RingOrder {
     }
   }
 
-  #putFields({ plan, id, sequence }: InFlight): void {
-    const fields = this.#fields;
-    const { abi, memory } = this.#parts;
-    const begin = RING_HEADER_BYTES + (this.#front.requestProducer & (this.#front.slots - 1)) * abi.requestSizeBytes;
+  #putDirect(request: InFlight): void {
+    const fields = this.#direct;
+    const { plan } = request;
+    this.#fill(fields, request);
     fields.operation = plan.operation;
-    fields.handle = sequence & 0xFFFF;
-    fields.idLow = id;
-    fields.idHigh = ~id;
-    fields.sectorLow = Number(plan.sector & 0xFFFFFFFFn);
-    fields.sectorHigh = Number(plan.sector >> 32n);
     fields.segmentCount = plan.segmentCount;
     plan.segments.forEach(({ ref, first, last }, i) => {
       fields.grefs[i] = ref;
       fields.firstSectors[i] = first;
       fields.lastSectors[i] = last;
     });
-    this.#front.putRequest(fields);
+    this.#remember(() => this.#front.putRequest(fields));
+  }
+
+  #putIndirect(request: InFlight, { page, ref }: Descriptors): void {
+    const fields = this.#indirect;
+    const { plan } = request;
+    this.#fill(fields, request);
+    fields.innerOperation = plan.operation;
+    fields.segmentCount = plan.segmentCount;
+    fields.grefs.fill(request.sequence); // what is behind the pages that are needed counts for nothing
+    fields.grefs[0] = ref;
+    page.inUse = true;
+    const words = new Uint32Array(page.words.buffer, page.words.byteOffset, page.words.length);
+    plan.segments.forEach(({ ref, first, last }, i) => writeSegment(words, 2 * i, ref, first, last));
+    page.shadow.set(page.words);
+    this.#remember(() => this.#front.putIndirect(fields));
+  }
+
+  #putDiscard(request: InFlight): void {
+    const fields = this.#discard;
+    this.#fill(fields, request);
+    fields.flag = request.sequence & 1;
+    fields.sectorCountLow = Number(request.plan.discardSectors & 0xFFFFFFFFn);
+    fields.sectorCountHigh = Number(request.plan.discardSectors >> 32n);
+    this.#remember(() => this.#front.putDiscard(fields));
+  }
+
+  /** What all requests have. */
+  #fill(fields: RequestFields | IndirectFields | DiscardFields, { id, sequence, plan }: InFlight): void {
+    fields.handle = sequence & 0xFFFF;
+    fields.idLow = id;
+    fields.idHigh = ~id;
+    fields.sectorLow = Number(plan.sector & 0xFFFFFFFFn);
+    fields.sectorHigh = Number(plan.sector >> 32n);
+  }
+
+  /** Puts a request, and keeps what the slot holds then. */
+  #remember(put: () => void): void {
+    const { abi, memory } = this.#parts;
+    const begin = RING_HEADER_BYTES + (this.#front.requestProducer & (this.#front.slots - 1)) * abi.requestSizeBytes;
+    put();
     this.#slotShadow.set(memory.view.subarray(begin, begin + abi.requestSizeBytes), begin);
   }
 
@@ -213,6 +274,8 @@ export class GuestRing implements RingOrder {
     this.#checkPages(request, status === STATUS_OKAY, now);
     this.#inFlight.delete(id);
     this.#end(request, status === STATUS_OKAY, now);
+    const { sequence, write } = request;
+    if (status === STATUS_OKAY && write !== undefined) this.#answeredWrites.push({ sequence, write });
   }
 
   #end(request: InFlight, okay: boolean, now: number): void {
@@ -221,6 +284,7 @@ export class GuestRing implements RingOrder {
     if (request.read !== undefined) watch.history.endRead(request.read);
     watch.forget(request);
     for (const { page } of request.plan.segments) page.inUse = false;
+    if (request.plan.indirect !== undefined) request.plan.indirect.page.inUse = false;
   }
 
   /** An answer changes the id, operation and status of a slot, and nothing else. */
@@ -265,12 +329,13 @@ export class GuestRing implements RingOrder {
       }
     }
     for (const { page } of plan.segments) pages.check(page);
+    if (plan.indirect !== undefined) pages.check(plan.indirect.page);
   }
 
   #checkData(request: InFlight, words: Int32Array, at: number, sector: number, now: number): void {
     const { run, watch } = this.#parts;
     const id = idOfSector(words, at * SECTOR_WORDS, sector);
-    const why = id < 0
+    const why = id === NOBODYS
       ? `it holds ${describeSector(words, at * SECTOR_WORDS)}`
       : watch.history.observe(sector, id, request.published, now);
     if (why !== undefined) run.fail(`request ${request.id} read sector ${sector}: ${why}`);

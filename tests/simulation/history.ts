@@ -4,11 +4,15 @@
  * must not know how anything is carried out.
  */
 
+import { ZEROES } from "./content.ts";
+
 /** A write as its guest sees it. Times are a run's event numbers. */
 export interface WriteRecord {
   readonly id: number;
   readonly first: number;
   readonly count: number;
+  /** It is a discard: what it leaves tells nobody which one it was. */
+  readonly zeroes: boolean;
   readonly published: number;
   /** When it was answered, or could no longer take effect; Infinity until then. */
   ended: number;
@@ -52,9 +56,10 @@ export class History {
   }
 
   /** A write of these sectors is being published. */
-  beginWrite(first: number, count: number, now: number): WriteRecord {
+  beginWrite(first: number, count: number, now: number, zeroes = false): WriteRecord {
     const id = ++this.#lastId;
-    const write = { id, first, count, published: now, ended: Infinity, okay: false, durable: false, forgiven: false };
+    const write: WriteRecord = { ...settled(id, Infinity), first, count, zeroes, published: now };
+    write.okay = write.durable = false;
     this.#writes.set(id, write);
     for (let sector = first; sector < first + count; sector++) this.#add(sector, { write, seen: Infinity });
     return write;
@@ -96,11 +101,18 @@ export class History {
    */
   observe(sector: number, id: number, from: number, to: number): string | undefined {
     const versions = this.#sectors[sector]!;
-    const version = versions.find(({ write }) => write.id === id);
-    if (version === undefined || version.write.published > to) return `write ${id} was never asked for`;
-    const newer = overwriting(versions, version, (other) => doneBy(other) <= from);
-    if (newer !== undefined) return `write ${id} was overwritten by write ${newer.write.id} before`;
-    version.seen = Math.min(version.seen, to);
+    const matching = versions.filter(({ write }) => isContent(write, id) && write.published <= to);
+    const gone = (version: Version): Version | undefined =>
+      overwriting(versions, version, (other) => doneBy(other) <= from);
+    const possible = matching.filter((version) => gone(version) === undefined);
+    const [version] = possible;
+    if (version === undefined) {
+      const newer = matching.map(gone).at(-1);
+      return newer === undefined
+        ? `${contentName(id)} was never asked for`
+        : `${contentName(id)} was overwritten by write ${newer.write.id} before`;
+    }
+    if (possible.length === 1) version.seen = Math.min(version.seen, to);
     return undefined;
   }
 
@@ -129,11 +141,11 @@ export class History {
     for (let sector = 0; sector < this.#sectors.length; sector++) {
       const versions = this.#sectors[sector]!;
       const id = idOf(sector);
-      const version = versions.find(({ write }) => write.id === id);
-      if (version === undefined) return `sector ${sector} holds write ${id}, which was never asked for`;
-      const lost = overwriting(versions, version, (other) => other.write.durable);
-      if (lost !== undefined) {
-        return `sector ${sector} holds write ${id}, but write ${lost.write.id} was answered and flushed`;
+      const matching = versions.filter(({ write }) => isContent(write, id));
+      if (matching.length === 0) return `sector ${sector} holds ${contentName(id)}, which was never asked for`;
+      const lost = matching.map((version) => overwriting(versions, version, (other) => other.write.durable));
+      if (lost.every((other) => other !== undefined)) {
+        return `sector ${sector} holds ${contentName(id)}, but write ${lost[0]!.write.id} was answered and flushed`;
       }
       this.#sectors[sector] = [{ write: settled(id, now), seen: now }];
     }
@@ -183,5 +195,15 @@ function doneBy({ write, seen }: Version): number {
 
 /** A write that everybody knows of. */
 function settled(id: number, now: number): WriteRecord {
-  return { id, first: 0, count: 0, published: -1, ended: now, okay: true, durable: true, forgiven: false };
+  const zeroes = id === ZEROES;
+  return { id, first: 0, count: 0, zeroes, published: -1, ended: now, okay: true, durable: true, forgiven: false };
+}
+
+/** Whether a sector with that content may have got it from the write. */
+function isContent(write: WriteRecord, id: number): boolean {
+  return id === ZEROES ? write.zeroes : !write.zeroes && write.id === id;
+}
+
+function contentName(id: number): string {
+  return id === ZEROES ? "zeroes" : `write ${id}`;
 }

@@ -26,15 +26,16 @@ export interface Profile {
 export function chooseProfile(run: Run): Profile {
   const { decisions } = run;
   const disks = Array.from({ length: decisions.between(1, 2) }, (_, index) => chooseDisk(run, index));
-  const maxRequests = decisions.pick([7, undefined, 16, 1, 2]);
+  const maxRequests = decisions.pick([7, 16, 32, 1, 2]);
   const settings: DeviceSettings = {
     ...DEFAULT_SETTINGS,
     grants: decisions.pick(["copy", "persistent", "map", "map-each"]),
     maxPersistentGrants: decisions.pick([1056, 4]),
-    ...(maxRequests === undefined ? {} : { maxRequests }),
-    maxIndirectSegments: 0,
-    maxRingPageOrder: 0,
-    maxQueues: 1,
+    maxRequests,
+    // Their product is the memory of a ring.
+    maxIndirectSegments: maxRequests > 16 ? 0 : decisions.pick([0, 16, 40]),
+    maxRingPageOrder: decisions.pick([0, 1, 3]),
+    maxQueues: decisions.pick([1, 2, 3]),
     defaultProtocol: decisions.pick(["x86_64-abi", "x86_32-abi"]),
   };
   run.faults.choose();
@@ -52,6 +53,10 @@ function chooseDisk(run: Run, index: number): DiskWatch {
   const { decisions } = run;
   const logicalSectorBytes = decisions.chance(150) ? 4096 : 512;
   const sectors = decisions.pick([64, 24, 160]);
-  const properties = { sectors, logicalSectorBytes, physicalSectorBytes: 4096, readOnly: decisions.chance(100) };
+  const readOnly = decisions.chance(100);
+  const sized = { sectors, logicalSectorBytes, physicalSectorBytes: 4096, readOnly };
+  const granularityBytes = decisions.pick([0, 512, 4096]);
+  const discard = { granularityBytes, alignmentBytes: granularityBytes === 4096 ? 1024 : 0, secure: false };
+  const properties = granularityBytes === 0 || readOnly ? sized : { ...sized, discard };
   return new DiskWatch(new SimulatedDisk(`disk-${index}`, properties, run), run);
 }

@@ -16,6 +16,7 @@ import {
   SECTORS_PER_PAGE,
 } from "../../lib/blkif/abi.ts";
 import type { DiskProperties } from "../../lib/storage/disk.ts";
+import type { Offer } from "../../lib/xenbus/features.ts";
 import type { Decisions } from "./decisions.ts";
 import type { GuestPage, GuestPages } from "./guest_pages.ts";
 
@@ -30,6 +31,7 @@ export interface Segment {
 
 /** A request before it is sent. */
 export interface RequestPlan {
+  /** As it goes to the wire; of an indirect request, its inner one. */
   operation: number;
   /** What the answer must say. */
   answerOperation: number;
@@ -37,10 +39,21 @@ export interface RequestPlan {
   readonly segments: Segment[];
   /** As it goes to the wire. */
   segmentCount: number;
+  /** Where the segments are written, if the request is an indirect one. */
+  readonly indirect?: Descriptors;
+  /** Of a discard: how many sectors are named. */
+  discardSectors: bigint;
   /** It must not be carried out, and not be answered OKAY. */
   refused: boolean;
   /** Only a grant of it is unusable: its other pages may be touched nevertheless. */
   badGrant: boolean;
+}
+
+/** The page of an indirect request's segments. */
+export interface Descriptors {
+  readonly page: GuestPage;
+  /** The page's, but in a hostile request. */
+  ref: number;
 }
 
 /** What requests are made for. */
@@ -48,12 +61,16 @@ export interface RequestContext {
   readonly decisions: Decisions;
   readonly disk: DiskProperties;
   readonly pages: GuestPages;
+  /** What the backend offers; undefined: the guest does not know yet. */
+  readonly offer: Offer | undefined;
   /** Of a thousand requests, how many are hostile. */
   readonly hostility: number;
 }
 
-const OPERATIONS = [OP_READ, OP_WRITE, OP_FLUSH_DISKCACHE, OP_WRITE_BARRIER] as const;
-const WEIGHTS = [40, 40, 10, 8];
+const OPERATIONS = [OP_READ, OP_WRITE, OP_FLUSH_DISKCACHE, OP_WRITE_BARRIER, OP_DISCARD] as const;
+const WEIGHTS = [40, 40, 10, 8, 6];
+/** Of a thousand reads and writes, how many are indirect where that is offered. */
+const INDIRECT_SHARE = 250;
 /** Sector numbers near which arithmetic goes wrong. */
 const EDGES = [2n ** 32n, 2n ** 53n, 2n ** 55n, 2n ** 63n, 2n ** 64n];
 const MAX_U64 = 2n ** 64n - 1n;
@@ -65,23 +82,59 @@ export function sectorsOf(segments: readonly Segment[]): number {
 
 /** The next request, or undefined if the guest has not enough pages at the moment. */
 export function planRequest(context: RequestContext): RequestPlan | undefined {
-  const { decisions, hostility } = context;
+  const { decisions, hostility, offer } = context;
   const operation = OPERATIONS[decisions.weighted(WEIGHTS)]!;
+  if (operation === OP_DISCARD) return offer?.discard === undefined ? undefined : planDiscard(context);
+  const most = operation <= OP_WRITE && decisions.chance(INDIRECT_SHARE) ? offer?.maxIndirectSegments ?? 0 : 0;
   const empty = operation >= OP_WRITE_BARRIER && decisions.chance(500);
-  const segments = empty ? [] : planSegments(context, operation === OP_READ);
-  if (segments === undefined) return undefined;
+  const segments = empty ? [] : planSegments(context, operation === OP_READ, most);
+  const descriptors = most > 0 ? context.pages.free(false, decisions.below(context.pages.pages.length)) : undefined;
+  for (const { page } of segments ?? []) page.inUse = false;
+  if (segments === undefined || (most > 0 && descriptors === undefined)) return undefined;
   const plan: RequestPlan = {
     operation,
     answerOperation: operation,
     sector: 0n,
     segments,
     segmentCount: segments.length,
+    ...(descriptors === undefined ? {} : { indirect: { page: descriptors, ref: descriptors.ref } }),
+    discardSectors: 0n,
     refused: !empty && operation !== OP_READ && context.disk.readOnly,
     badGrant: false,
   };
   if (!place(plan, context)) return undefined;
   if (decisions.chance(hostility)) spoil(plan, context);
   return plan;
+}
+
+/** A range of any length, aligned or not; what is beyond the end is refused. */
+function planDiscard({ decisions, disk, hostility }: RequestContext): RequestPlan {
+  const sector = decisions.below(disk.sectors);
+  const plan: RequestPlan = {
+    operation: OP_DISCARD,
+    answerOperation: OP_DISCARD,
+    sector: BigInt(sector),
+    segments: [],
+    segmentCount: 0,
+    discardSectors: BigInt(decisions.between(0, Math.min(40, disk.sectors - sector))),
+    refused: disk.readOnly,
+    badGrant: false,
+  };
+  if (!decisions.chance(hostility)) return plan;
+  plan.refused = true;
+  if (decisions.chance(500)) plan.sector = decisions.pick(EDGES) - 1n;
+  else plan.discardSectors = decisions.pick([BigInt(disk.sectors - sector + 1), ...EDGES.map((edge) => edge - 1n)]);
+  return plan;
+}
+
+/** The whole granules in the range of a discard: which sectors it makes zeroes. */
+export function discardedSectors(plan: RequestPlan, disk: DiskProperties): { first: number; count: number } {
+  const granule = Math.max(disk.discard!.granularityBytes, disk.logicalSectorBytes) / SECTOR_SIZE_BYTES;
+  const offset = (disk.discard!.alignmentBytes / SECTOR_SIZE_BYTES) % granule;
+  const end = Number(plan.sector + plan.discardSectors);
+  const first = Math.ceil((Number(plan.sector) - offset) / granule) * granule + offset;
+  const last = Math.floor((end - offset) / granule) * granule + offset;
+  return { first, count: Math.max(0, last - first) };
 }
 
 /** Where on the disk; false if it has not so many sectors. */
@@ -93,10 +146,12 @@ function place(plan: RequestPlan, { decisions, disk }: RequestContext): boolean 
   return true;
 }
 
-function planSegments(context: RequestContext, reading: boolean): Segment[] | undefined {
+/** Segments with pages of their own, which are marked as in use. More than `most` only if that is 0: then it is 11. */
+function planSegments(context: RequestContext, reading: boolean, most: number): Segment[] | undefined {
   const { decisions, disk, pages } = context;
   const unit = disk.logicalSectorBytes / SECTOR_SIZE_BYTES;
-  const count = decisions.chance(50) ? MAX_SEGMENTS_PER_REQUEST : decisions.between(1, 3);
+  const limit = most === 0 ? MAX_SEGMENTS_PER_REQUEST : most;
+  const count = decisions.chance(50) ? limit : decisions.between(1, Math.min(limit, most === 0 ? 3 : 14));
   const segments: Segment[] = [];
   const start = decisions.below(pages.pages.length);
   for (let i = 0; i < count; i++) {
@@ -107,19 +162,22 @@ function planSegments(context: RequestContext, reading: boolean): Segment[] | un
     const first = decisions.below((SECTORS_PER_PAGE - length) / unit + 1) * unit;
     segments.push({ page, ref: page.ref, first, last: first + length - 1 });
   }
+  if (segments.length === count) return segments;
   for (const { page } of segments) page.inUse = false;
-  return segments.length === count ? segments : undefined;
+  return undefined;
 }
 
 /** What a hostile guest does to a request; all of it has to be refused. */
 const SPOILERS: readonly ((plan: RequestPlan, context: RequestContext) => boolean)[] = [
-  (plan, { decisions }) => setOperation(plan, decisions.pick([OP_RESERVED, OP_DISCARD, OP_INDIRECT, 7, 255])),
+  (plan, context) => spoilOperation(plan, context),
   (plan) => {
     plan.segmentCount = 0;
     return plan.operation <= OP_WRITE;
   },
-  (plan, { decisions }) => {
-    plan.segmentCount = decisions.between(MAX_SEGMENTS_PER_REQUEST + 1, 255);
+  (plan, { decisions, offer }) => {
+    plan.segmentCount = plan.indirect === undefined
+      ? decisions.between(MAX_SEGMENTS_PER_REQUEST + 1, 255)
+      : decisions.pick([offer!.maxIndirectSegments + 1, 4096, 65535]);
     return true;
   },
   (plan, { decisions }) =>
@@ -147,24 +205,38 @@ const SPOILERS: readonly ((plan: RequestPlan, context: RequestContext) => boolea
     if (plan.operation !== OP_READ || readOnly === undefined) return false;
     return spoilGrant(plan, decisions, readOnly.ref);
   },
+  (plan, { decisions, pages }) => {
+    if (plan.indirect === undefined) return false;
+    plan.indirect.ref = decisions.pick([0, pages.foreignRef, 1023, 2 ** 32 - 1]);
+    return true;
+  },
   (plan, { disk }) => {
     plan.sector += 1n;
     return plan.segments.length > 0 && disk.logicalSectorBytes > SECTOR_SIZE_BYTES;
   },
 ];
 
-/** One after another until one fits. */
 function spoil(plan: RequestPlan, context: RequestContext): void {
   const chosen = context.decisions.below(SPOILERS.length);
-  const before = { ...plan, segments: plan.segments.map((segment) => ({ ...segment })) };
+  const before = copyOf(plan);
   if (SPOILERS[chosen]!(plan, context)) plan.refused = true;
   else Object.assign(plan, before);
 }
 
-function setOperation(plan: RequestPlan, operation: number): boolean {
-  plan.operation = operation;
+function copyOf(plan: RequestPlan): RequestPlan {
+  return { ...plan, segments: plan.segments.map((segment) => ({ ...segment })) };
+}
+
+/** An operation that nobody may ask for, or that was not offered. */
+function spoilOperation(plan: RequestPlan, { decisions, offer }: RequestContext): boolean {
+  const operations = [OP_RESERVED, 7, 255];
+  if (offer !== undefined && offer.discard === undefined) operations.push(OP_DISCARD);
+  if (offer?.maxIndirectSegments === 0) operations.push(OP_INDIRECT);
+  plan.operation = decisions.pick(operations);
+  plan.answerOperation = plan.operation;
+  if (plan.indirect !== undefined) plan.answerOperation = OP_READ; // the inner one makes no sense
   // The inner operation is where the number of segments of a direct request is.
-  plan.answerOperation = operation !== OP_INDIRECT ? operation : plan.segmentCount === OP_WRITE ? OP_WRITE : OP_READ;
+  else if (plan.operation === OP_INDIRECT) plan.answerOperation = plan.segmentCount === OP_WRITE ? OP_WRITE : OP_READ;
   return true;
 }
 

@@ -30,6 +30,7 @@ export class SimulatedDisk {
   readonly #durable: Uint8Array;
   /** By sector: contents since the last flush, oldest first. */
   #unflushed = new Map<number, Uint8Array[]>();
+  #failures = 0;
   /** By sector: contents that a failed flush gave up; they may have got to the medium nevertheless. */
   readonly #givenUp = new Map<number, Uint8Array[]>();
 
@@ -70,8 +71,14 @@ export class SimulatedDisk {
     this.#unflushed.clear();
   }
 
-  /** A flush that fails: what it was for is forgotten. */
+  /** How many write-backs have failed: each descriptor is told of them at its next flush, once. */
+  get failures(): number {
+    return this.#failures;
+  }
+
+  /** A write-back that fails: what it was for is forgotten. */
   failFlush(): void {
+    this.#failures++;
     for (const [sector, contents] of this.#unflushed) {
       this.#givenUp.set(sector, [...this.#givenUp.get(sector) ?? [], ...contents]);
     }

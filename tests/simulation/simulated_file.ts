@@ -14,10 +14,12 @@ export class SimulatedFile implements BlockFile {
   readonly #disk: SimulatedDisk;
   readonly #run: Run;
   #position = 0;
+  #failuresTold: number;
 
   constructor(disk: SimulatedDisk, run: Run) {
     this.#disk = disk;
     this.#run = run;
+    this.#failuresTold = disk.failures;
   }
 
   /** The disk's. */
@@ -55,8 +57,10 @@ export class SimulatedFile implements BlockFile {
   }
 
   syncDataSync(): void {
-    if (!this.#run.faults.strikes("flush error")) return this.#disk.flush();
-    this.#disk.failFlush();
+    if (this.#run.faults.strikes("flush error")) this.#disk.failFlush();
+    else this.#disk.flush();
+    if (this.#disk.failures === this.#failuresTold) return;
+    this.#failuresTold = this.#disk.failures;
     throw systemError("EIO");
   }
 

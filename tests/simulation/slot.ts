@@ -13,7 +13,7 @@ import { backendPath, type DeviceAddress } from "../../lib/xenbus/paths.ts";
 import { parseState, XenbusState } from "../../lib/xenbus/states.ts";
 import type { DiskWatch } from "./disk_watch.ts";
 import { Guest, type GuestOptions } from "./guest.ts";
-import type { GuestRing } from "./guest_ring.ts";
+import type { GuestConnection } from "./guest_connection.ts";
 import type { JournalAccount } from "./process_platform.ts";
 
 /** The host, which a power failure replaces. */
@@ -34,10 +34,10 @@ export interface SlotOptions extends Pick<GuestOptions, "run" | "defaultAbi" | "
   readonly serves: (domain: DomId) => boolean;
 }
 
-/** A ring that its guest does not use any more. */
+/** A connection that its guest does not use any more. */
 interface Dropped {
   readonly domain: DomId;
-  readonly ring: GuestRing;
+  readonly connection: GuestConnection;
   readonly giveBack: () => void;
 }
 
@@ -52,7 +52,7 @@ export class Slot {
   #alive = false;
   #retired = false;
   #domain: DomId;
-  /** Rings that their guest dropped and the backend may still serve, with their domain. */
+  /** Connections that their guest dropped and the backend may still serve, with their domain. */
   #dropped: Dropped[] = [];
 
   constructor(options: SlotOptions) {
@@ -132,17 +132,16 @@ export class Slot {
   released(domain: DomId): void {
     const over = this.#dropped.filter((dropped) => dropped.domain === domain);
     this.#dropped = this.#dropped.filter((dropped) => dropped.domain !== domain);
-    for (const { ring, giveBack } of over) {
-      ring.abandon();
+    for (const { connection, giveBack } of over) {
+      connection.abandon();
       giveBack();
     }
   }
 
   /** The host is gone with everything but the disks. */
   powerFailed(): void {
-    const ring = this.#guest?.ring;
-    for (const { ring } of this.#dropped.splice(0)) ring.abandon();
-    ring?.abandon();
+    for (const { connection } of this.#dropped.splice(0)) connection.abandon();
+    this.#guest?.connection?.abandon();
     this.#guest = undefined;
     this.#address = undefined;
     this.#alive = false;
@@ -177,7 +176,7 @@ export class Slot {
       defaultAbi,
       hostility,
       served: () => serves(domain),
-      dropped: (ring, giveBack) => this.#drop({ domain, ring, giveBack }),
+      dropped: (connection, giveBack) => this.#drop({ domain, connection, giveBack }),
     });
   }
 

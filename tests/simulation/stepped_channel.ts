@@ -28,11 +28,17 @@ export interface ChannelObserver {
   /** An operation was submitted; `data` is the beginning of what it writes, empty for others. */
   started(operation: UnderWay, data: Uint8Array): void;
   /** It was carried out. */
-  executed(operation: UnderWay, result: number): void;
+  executed(operation: UnderWay, result: number, channel: SteppedChannel): void;
   /** The backend was told that an operation failed. */
   toldFailure(operation: UnderWay): void;
   /** The channel was given back. */
   closed(channel: SteppedChannel): void;
+}
+
+/** A write that goes on though its process is gone. */
+export interface OrphanedWrite {
+  readonly offsetBytes: number;
+  readonly data: Uint8Array;
 }
 
 /** What a channel is made of. */
@@ -119,18 +125,25 @@ export class SteppedChannel implements IoChannel {
     this.#run.tick();
     this.#run.note("done", kind, tag, result);
     this.#done.push({ operation: operation!, result });
-    this.#observer.executed(operation!, result);
+    this.#observer.executed(operation!, result, this);
   }
 
-  /** The process is gone: the kernel finishes some of what it had begun, and drops the rest. */
-  abandon(): void {
+  /**
+   * The process is gone. What the kernel had begun to write goes on by itself, with the data as it is now, whatever its
+   * memory is used for next; it is returned. Reads reach nobody.
+   */
+  orphan(): OrphanedWrite[] {
     this.#queued = [];
     this.#done = [];
-    while (this.#underWay.length > 0) {
-      if (this.#run.decisions.below(2) === 0) this.#underWay.pop();
-      else this.carryOut(this.#underWay.length - 1);
-    }
     this.#closed = true;
+    return this.#underWay.splice(0).flatMap(({ operation, offsetBytes, first, count, lengthBytes }) => {
+      if (operation === OPERATION.discard) return [{ offsetBytes, data: new Uint8Array(lengthBytes) }];
+      if (operation !== OPERATION.write) return [];
+      const { addresses, lengths } = this.#options.vectors;
+      const parts: Uint8Array[] = [];
+      for (let i = first; i < first + count; i++) parts.push(this.#views.view(addresses[i]!, lengths[i]!));
+      return [{ offsetBytes, data: joined(parts) }];
+    });
   }
 
   reap(): number {
@@ -174,4 +187,14 @@ export class SteppedChannel implements IoChannel {
     const { addresses, lengths } = this.#options.vectors;
     return this.#views.view(addresses[first]!, lengths[first]!);
   }
+}
+
+function joined(parts: readonly Uint8Array[]): Uint8Array {
+  const whole = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let at = 0;
+  for (const part of parts) {
+    whole.set(part, at);
+    at += part.length;
+  }
+  return whole;
 }

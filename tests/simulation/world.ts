@@ -19,7 +19,9 @@ import { type Host, Slot } from "./slot.ts";
 import { stateFault } from "./state_rule.ts";
 
 const DOMAIN_0 = 0 as DomId;
-const MACHINE = { memoryBytes: 6 * 2 ** 20, domains: 8, grantsPerDomain: 128, portsPerDomain: 32 } as const;
+const MACHINE = { memoryBytes: 32 * 2 ** 20, domains: 8, grantsPerDomain: 128, portsPerDomain: 32 } as const;
+/** Of a thousand times that a disk does something, how often it is for a process that is gone. */
+const ORPHAN_PACE = 15;
 /** Promises that wait for one another settle within so many turns of the microtask queue. */
 const SETTLING_TICKS = 80;
 
@@ -48,7 +50,7 @@ const DISTURBANCES: readonly (readonly [weight: number, act: Act])[] = [
   [3, (world) => world.pick().requestRemoval()],
   [1, (world) => world.pick().remove()],
   [4, (world) => world.stopProcess()],
-  [2, (world) => world.killProcess()],
+  [4, (world) => world.killProcess()],
   [3, (world) => world.loseStore()],
   [2, (world) => world.restartStore()],
   [1, (world) => world.failPower()],
@@ -141,6 +143,7 @@ export class World {
 
   /** The disk carries out one operation, in any order. */
   carryOut(): void {
+    this.#endOrphan();
     const channels = [...this.#disks.values()].flatMap((watch) => watch.channels).filter((each) => each.underWay > 0);
     if (channels.length === 0) return;
     const channel = this.run.decisions.pick(channels);
@@ -204,7 +207,7 @@ export class World {
     this.run.note("process is killed");
     process.kill();
     if (this.#journals) return;
-    for (const slot of this.slots) if ((slot.guest?.ring?.inFlight ?? 0) > 0) this.#killOrphan(slot);
+    for (const slot of this.slots) if ((slot.guest?.connection?.inFlight ?? 0) > 0) this.#killUnserved(slot);
   }
 
   /** The backend's connection breaks. */
@@ -239,7 +242,9 @@ export class World {
     if (this.process?.state !== "ended") this.process?.kill();
     this.process = undefined;
     for (const slot of this.slots) slot.powerFailed();
-    for (const { disk, history } of this.#disks.values()) {
+    for (const watch of this.#disks.values()) {
+      const { disk, history } = watch;
+      while (watch.orphans.length > 0) watch.endOrphan();
       disk.crash(run.decisions);
       const fault = history.crashed((sector) => disk.idOf(sector), run.tick());
       if (fault !== undefined) run.fail(`after a power failure ${disk.name} is wrong: ${fault}`);
@@ -253,7 +258,15 @@ export class World {
     return this.#host ??= { machine: createMachine(MACHINE), store: new SimulatedStore(), journals: new Map() };
   }
 
-  #killOrphan(slot: Slot): void {
+  /** What killed processes had under way takes its time, as long as anything may go wrong. */
+  #endOrphan(): void {
+    const { decisions, faults } = this.run;
+    const orphaned = [...this.#disks.values()].filter((watch) => watch.orphans.length > 0);
+    if (orphaned.length === 0 || (faults.enabled && !decisions.chance(ORPHAN_PACE))) return;
+    decisions.pick(orphaned).endOrphan();
+  }
+
+  #killUnserved(slot: Slot): void {
     this.ensureStore();
     slot.kill();
   }
