@@ -159,7 +159,7 @@ export class UringEngine implements Parker, UringHost {
 
   #fired(watch: number, flags: number): void {
     if (watch === WAKE_WATCH) lowerEventfd(this.#wakeFd);
-    else this.#alarmed = true;
+    else if (this.#watched.has(watch)) this.#alarmed = true;
     if ((flags & CQE_MORE) === 0) this.#expired.push(watch);
   }
 

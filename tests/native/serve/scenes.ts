@@ -116,7 +116,7 @@ export async function endAgainAndAgain(
     if (signal === "SIGTERM") assertEquals(status, 0, backend.messages);
     said += backend.messages;
     const state = await xen.run("xenstore-read", [`/local/domain/0/backend/vbd3/${GUEST}/${device.vdev}/state`]);
-    assertEquals(state.trim(), "4", "the device is left Connected");
+    assertEquals(state.trim(), "4", `the device is left Connected; ${said}`);
     backend = serve();
   }
   await backend.says(/connected:/);

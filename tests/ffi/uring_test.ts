@@ -1,0 +1,332 @@
+/**
+ * Engine `uring` beneath the contract that tests/storage shows: setup on older kernels and where io_uring is forbidden,
+ * short and put-off I/O, sleeping and waking, more operations than the ring holds, and a heap that stays as it is.
+ */
+
+import { assert, assertEquals, assertGreater, assertLess, assertMatch, assertThrows } from "@std/assert";
+import { EINVAL } from "../../ffi/errno.ts";
+import { createEventfd, lowerEventfd, raiseEventfd } from "../../ffi/eventfd.ts";
+import { NativeEventChannels } from "../../ffi/evtchn.ts";
+import type { IoUring } from "../../ffi/io_uring.ts";
+import { kernelSetup, openRing, ringRefusal, RingUnavailable, type SetupCall } from "../../ffi/io_uring_setup.ts";
+import { libc } from "../../ffi/libc.ts";
+import { nativeMemory } from "../../ffi/memory.ts";
+import { NativeWaker, NativeWakeToken } from "../../ffi/park.ts";
+import { UringChannel } from "../../ffi/uring_channel.ts";
+import { UringEngine } from "../../ffi/uring_engine.ts";
+import type { EventChannels } from "../../lib/hypervisor.ts";
+import { EIO, type IoVectors } from "../../lib/storage/disk.ts";
+import type { UringAttachment } from "../../lib/storage/native_files.ts";
+import { openReactorIo } from "../../platform.ts";
+import { openNativePlatform } from "../../ffi/platform.ts";
+import { ChannelRig, Folder, UringRig } from "../storage/rig.ts";
+
+const FLAGS = { cqSize: 1 << 3, clamp: 1 << 4, coop: 1 << 8, taskrun: 1 << 9, single: 1 << 12, defer: 1 << 13 };
+const [EPERM, ENOSYS, ENOMEM, EAGAIN] = [1, 38, 12, 11];
+const MIB = 2 ** 20;
+
+/** A kernel that knows these setup flags and no other; `asked` hears what it was asked for. */
+function kernelThatKnows(known: number, asked: number[] = []): SetupCall {
+  return (entries, params) => {
+    const flags = new Uint32Array(params.view.buffer)[2]!;
+    asked.push(flags);
+    return (flags & ~known) === 0 ? kernelSetup(entries, params) : -EINVAL;
+  };
+}
+
+Deno.test("setup: the newest flags first, then those of ever older kernels", () => {
+  const always = FLAGS.cqSize | FLAGS.clamp;
+  const kernels = [
+    { known: always | FLAGS.single | FLAGS.defer | FLAGS.taskrun, attempts: 2 },
+    { known: always | FLAGS.coop | FLAGS.taskrun, attempts: 3 },
+    { known: always, attempts: 4 },
+  ];
+  for (const { known, attempts } of kernels) {
+    const asked: number[] = [];
+    using ring = openRing({ entries: 8, completions: 16, setup: kernelThatKnows(known, asked) });
+    assertEquals([asked.length, ring.flags], [attempts, known & ~always]);
+    assertEquals([ring.entries, ring.completionCount], [8, 16]);
+  }
+});
+
+Deno.test("setup: where io_uring is forbidden, missing or too old, the reason is told", () => {
+  const refusing = (errno: number): string | undefined => ringRefusal(() => -errno);
+  assertMatch(refusing(EPERM)!, /system-call filter|kernel\.io_uring_disabled/);
+  assertMatch(refusing(ENOSYS)!, /^this kernel has no io_uring/);
+  assertMatch(refusing(ENOMEM)!, /^the kernel refuses it: .*ENOMEM/);
+  const old = ringRefusal((entries, params) => {
+    const fd = kernelSetup(entries, params);
+    new Uint32Array(params.view.buffer)[5] = 1;
+    return fd;
+  });
+  assertMatch(old!, /too old/);
+  assertEquals(ringRefusal(), undefined);
+  assertThrows(() => openRing({ entries: 1, completions: 2, setup: () => -EPERM }), RingUnavailable);
+});
+
+Deno.test("a refused setup leaves no descriptor open", () => {
+  const count = (): number => [...Deno.readDirSync("/proc/self/fd")].length;
+  const before = count();
+  for (let i = 0; i < 5; i++) {
+    ringRefusal();
+    ringRefusal(() => -EPERM);
+    ringRefusal((entries, params) => {
+      const fd = kernelSetup(entries, params);
+      new Uint32Array(params.view.buffer)[5] = 0;
+      return fd;
+    });
+  }
+  assertEquals(count(), before);
+});
+
+Deno.test("a reactor that is not to use io_uring, or runs on a simulation, sleeps as its platform does", async () => {
+  using token = new NativeWakeToken();
+  const platform = openNativePlatform();
+  const without = await openReactorIo(platform, token, false, () => {});
+  using parker = without.parker;
+  assert(!(parker instanceof UringEngine));
+  assertEquals(without.options.submit, undefined);
+  const withRing = await openReactorIo(platform, token, true, () => {});
+  using ring = withRing.parker;
+  assert(ring instanceof UringEngine);
+});
+
+/** A prepared submission, in words that matter. */
+interface Prepared {
+  readonly offset: number;
+  readonly length: number;
+  readonly tag: number;
+}
+
+/** A channel whose submissions go nowhere: the test answers them. */
+class Detached implements Disposable {
+  readonly prepared: Prepared[] = [];
+  readonly channel: UringChannel;
+  readonly vectors: IoVectors = { addresses: new Float64Array(16), lengths: new Uint32Array(16) };
+  readonly #undo = new DisposableStack();
+
+  constructor(attachment: UringAttachment) {
+    const memory = this.#undo.use(nativeMemory.allocate(MIB));
+    for (let i = 0; i < 16; i++) {
+      this.vectors.addresses[i] = memory.address + i * 8192; // with gaps, so that none is merged
+      this.vectors.lengths[i] = 4096;
+    }
+    const ring = {
+      registerFile: () => undefined,
+      prepare: (_code: number, _fd: number, offset: number, _at: number, length: number, _flags: number, tag: number) =>
+        void this.prepared.push({ offset, length, tag }),
+    } as unknown as IoUring;
+    const host = { ring, makeRoom: (): void => {}, countUnreaped: (): void => {} };
+    const options = { depth: 4, vectors: this.vectors, memory: nativeMemory };
+    this.channel = this.#undo.use(new UringChannel(attachment, options, host, 2, () => {}));
+  }
+
+  /** What the channel prepared since the last call. */
+  take(): Prepared[] {
+    return this.prepared.splice(0);
+  }
+
+  /** The kernel's answer to an operation, and what the channel makes of it. */
+  answer(tag: number, result: number): Prepared[] {
+    this.channel.arrived(tag, result);
+    this.channel.goOn();
+    return this.take();
+  }
+
+  /** Results by tag. */
+  reap(): Record<number, number> {
+    const count = this.channel.reap();
+    return Object.fromEntries(
+      Array.from({ length: count }, (_, i) => [this.channel.tags[i]!, this.channel.results[i]!]),
+    );
+  }
+
+  [Symbol.dispose](): void {
+    this.#undo.dispose();
+  }
+}
+
+async function withDetached(body: (rig: Detached) => void): Promise<void> {
+  using folder = new Folder();
+  using rig = new UringRig();
+  await using disk = await rig.open(folder.file("disk.img", MIB), { cache: "none" });
+  using detached = new Detached(disk.attachment(0) as UringAttachment);
+  body(detached);
+}
+
+Deno.test("a short transfer goes on where it ended, within a vector and at its end, until it is whole", async () => {
+  await withDetached((rig) => {
+    rig.channel.read(1, 8192, 0, 3);
+    rig.channel.submit();
+    assertEquals(rig.take(), [{ offset: 8192, length: 3, tag: 1 }]);
+    // 1024 bytes into the second vector: two are left, the first of them shorter.
+    assertEquals(rig.answer(1, 4096 + 1024), [{ offset: 8192 + 5120, length: 2, tag: 1 }]);
+    // To the end of the second: the last one goes without an array of vectors, by its length.
+    assertEquals(rig.answer(1, 3072), [{ offset: 8192 + 8192, length: 4096, tag: 1 }]);
+    assertEquals(rig.answer(1, 4000), [{ offset: 8192 + 12_192, length: 96, tag: 1 }]);
+    assertEquals(rig.reap(), {});
+    assertEquals(rig.answer(1, 96), []);
+    assertEquals(rig.reap(), { 1: 0 });
+  });
+});
+
+Deno.test("a transfer that makes no progress fails, errors are told, and what is put off is tried again", async () => {
+  await withDetached((rig) => {
+    for (const [tag, result] of [[0, 0], [1, -5], [2, -28]] as const) {
+      rig.channel.write(tag, 0, 4 * tag, 1);
+      rig.channel.submit();
+      rig.take();
+      assertEquals(rig.answer(tag, result), []);
+    }
+    assertEquals(rig.reap(), { 0: EIO, 1: EIO, 2: -28 });
+    rig.channel.flush(0);
+    rig.channel.read(1, 512, 0, 1);
+    rig.channel.submit();
+    assertEquals(rig.take().length, 2);
+    for (const errno of [EAGAIN, 4, EAGAIN]) {
+      assertEquals(rig.answer(1, -errno), [{ offset: 512, length: 4096, tag: 1 }]);
+      assertEquals(rig.answer(0, -errno).length, 1);
+    }
+    assertEquals([...rig.answer(1, 4096), ...rig.answer(0, 0)], []);
+    assertEquals(rig.reap(), { 0: 0, 1: 0 });
+    rig.channel.read(3, 0, 0, 1);
+    rig.channel.submit();
+    let attempts = 1;
+    while (rig.answer(3, -EAGAIN).length > 0) attempts++;
+    assertGreater(attempts, 100);
+    assertEquals(rig.reap(), { 3: -EAGAIN });
+  });
+});
+
+Deno.test("what is put off for ever ends in its error", async () => {
+  await withDetached((rig) => {
+    rig.channel.read(0, 0, 0, 1);
+    rig.channel.submit();
+    for (let i = 0; i < 2000 && rig.channel.reap() === 0; i++) rig.answer(0, -4);
+    assertEquals(rig.channel.results[0], -4);
+  });
+});
+
+Deno.test("more operations in a turn than the ring holds all complete", async () => {
+  using folder = new Folder();
+  using rig = new UringRig();
+  await using disk = await rig.open(folder.file("disk.img", 8 * MIB), { cache: "none" });
+  const { platform, parker, channels: open } = rig;
+  const depth = 2000;
+  using channel = new ChannelRig(disk.attachment(0), {
+    platform,
+    parker,
+    open,
+    depth,
+    bufferBytes: 512,
+    vectorsPerTag: 1,
+  });
+  for (let tag = 0; tag < depth; tag++) channel.read(tag, tag * 4096, [512]);
+  const results = channel.finish();
+  assertEquals([results.size, [...results.values()].every((result) => result === 0)], [depth, true]);
+});
+
+Deno.test("100 000 operations leave the heap as it was", async () => {
+  using folder = new Folder();
+  using rig = new UringRig();
+  await using disk = await rig.open(folder.file("disk.img", MIB));
+  const memory = nativeMemory.allocate(32 * 4096);
+  const vectors = {
+    addresses: Float64Array.from({ length: 32 }, (_, tag) => memory.address + tag * 4096),
+    lengths: new Uint32Array(32).fill(4096),
+  };
+  using channel = rig.channels(disk.attachment(0), { depth: 32, vectors, memory: nativeMemory, buffers: memory });
+  const carryOut = (operations: number): void => {
+    for (let done = 0; done < operations;) {
+      for (let tag = 0; tag < 32; tag++) {
+        if (tag % 2 === 0) channel.read(tag, tag * 4096, tag, 1);
+        else channel.write(tag, tag * 4096, tag, 1);
+      }
+      channel.submit();
+      while (channel.inFlight > 0) {
+        done += channel.reap();
+        if (channel.inFlight > 0) rig.parker.park(-1);
+      }
+    }
+  };
+  carryOut(50_000);
+  const early = Deno.memoryUsage().heapUsed;
+  carryOut(100_000);
+  const late = Deno.memoryUsage().heapUsed;
+  assertLess(late - early, 4 * MIB); // an object for each would be more than twice that
+});
+
+/** Milliseconds that a park took. */
+function parkedMs(engine: UringEngine, timeoutMs: number): number {
+  const start = performance.now();
+  engine.park(timeoutMs);
+  return performance.now() - start;
+}
+
+Deno.test("park: ends by its timeout, by a wake before it, by one from another thread, and only once each", async () => {
+  using token = new NativeWakeToken();
+  using engine = new UringEngine(token);
+  assert(parkedMs(engine, 20) >= 20);
+  const waker = new NativeWaker(token);
+  waker.wake();
+  waker.wake();
+  assertLess(parkedMs(engine, 10_000), 5000);
+  assert(parkedMs(engine, 20) >= 20);
+  const program = `self.onmessage = ({ data: { word, fd, waker } }) => import(waker).then(({ NativeWaker }) => {
+    const words = new Int32Array(word);
+    while (Atomics.load(words, 0) !== 1);
+    new NativeWaker({ word, fd }).wake();
+    self.close();
+  });`;
+  const url = URL.createObjectURL(new Blob([program], { type: "application/javascript" }));
+  const worker = new Worker(url, { type: "module" });
+  worker.postMessage({ word: token.word, fd: token.fd, waker: new URL("../../ffi/park.ts", import.meta.url).href });
+  await new Promise((resolve) => setTimeout(resolve, 0));
+  assertLess(parkedMs(engine, 20_000), 15_000);
+  worker.terminate();
+  URL.revokeObjectURL(url);
+});
+
+/** Event channels that are an eventfd: what the engine polls is a descriptor. */
+function pretendedChannels(fd: number): EventChannels {
+  return Object.create(NativeEventChannels.prototype, { fd: { value: fd } });
+}
+
+Deno.test("park: a watched descriptor ends it, also if it became readable before, until it is watched no more", () => {
+  using token = new NativeWakeToken();
+  using engine = new UringEngine(token);
+  const fd = createEventfd();
+  const events = pretendedChannels(fd);
+  engine.watch(events);
+  engine.submit();
+  assert(parkedMs(engine, 20) >= 20);
+  for (let round = 0; round < 3; round++) {
+    raiseEventfd(fd);
+    assertLess(parkedMs(engine, 10_000), 5000, `round ${round}`);
+    lowerEventfd(fd); // as whoever takes the events does
+  }
+  raiseEventfd(fd);
+  engine.submit(); // which takes the completion in, before anybody slept
+  assertLess(parkedMs(engine, 10_000), 5000);
+  lowerEventfd(fd);
+  assert(parkedMs(engine, 20) >= 20);
+  engine.unwatch(events);
+  raiseEventfd(fd);
+  assert(parkedMs(engine, 20) >= 20);
+  libc().close(fd);
+  assertThrows(() => engine.watch({} as EventChannels), TypeError, "not this platform's");
+});
+
+Deno.test("park: returns at once while a channel has results that nobody reaped", async () => {
+  using folder = new Folder();
+  using rig = new UringRig();
+  await using disk = await rig.open(folder.file("disk.img", MIB));
+  const { platform, parker, channels: open } = rig;
+  using channel = new ChannelRig(disk.attachment(0), { platform, parker, open });
+  channel.read(0, 0, [4096]);
+  channel.channel.submit();
+  parker.park(5000);
+  assertLess(parkedMs(parker, 10_000), 5000);
+  assertEquals(channel.channel.reap(), 1);
+  assert(parkedMs(parker, 20) >= 20);
+});
