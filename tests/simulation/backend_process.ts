@@ -4,6 +4,7 @@
  * it has any effect any more, and the kernel takes back what it held. It must not know guests.
  */
 
+import type { CloseOptions } from "../../lib/backend/device.ts";
 import { BackendKind } from "../../lib/backend/kind.ts";
 import type { DeviceSettings } from "../../lib/backend/settings.ts";
 import { InlineDataPlane } from "../../lib/dataplane/inline_dataplane.ts";
@@ -62,6 +63,8 @@ interface Opening {
 }
 
 const NOTHING = new SharedArrayBuffer(4);
+/** How long guests may take to let their disks go. */
+const DETACH_MS = 10_000;
 /** A process that waits this long for its devices waits for ever, as far as the simulation is concerned. */
 const GRACE_MS = 1e12;
 
@@ -167,11 +170,11 @@ export class BackendProcess {
     else opening.answer.resolve(this.#diskOf(opening.watch));
   }
 
-  /** SIGTERM: drain, leave the devices Connected, end. */
-  async stop(): Promise<void> {
+  /** SIGTERM: drain, leave the devices Connected (or ask the guests to let them go), end. */
+  async stop(leave: CloseOptions["leave"]): Promise<void> {
     if (this.#state !== "running") return;
     this.#state = "stopping";
-    await this.#kind?.close({ leave: "connected", timeoutMs: 0 }, GRACE_MS);
+    await this.#kind?.close({ leave, timeoutMs: DETACH_MS }, GRACE_MS);
     await this.#plane[Symbol.asyncDispose]();
     if (this.#gone || this.#options.run.violation !== undefined) return;
     this.#checkLeaks();

@@ -60,6 +60,8 @@ export class DiskWatch implements ChannelObserver {
   /** When the flush was started that was the last to succeed. */
   flushStarted = 0;
   readonly #run: Run;
+  /** When the disk was attached. What is still served from before that has a latch of its own. */
+  #attached = 0;
   /** When the last discard that begins at a byte was carried out. */
   readonly #discarded = new Map<number, number>();
   /** When the last write of a channel was carried out. */
@@ -134,8 +136,9 @@ export class DiskWatch implements ChannelObserver {
     }
   }
 
-  toldFailure({ operation }: UnderWay): void {
-    if (operation === OPERATION.flush) this.latched = Math.min(this.latched, this.#run.tick());
+  toldFailure({ operation }: UnderWay, { opened }: SteppedChannel): void {
+    if (operation !== OPERATION.flush || opened < this.#attached) return;
+    this.latched = Math.min(this.latched, this.#run.tick());
   }
 
   closed(channel: SteppedChannel): void {
@@ -177,6 +180,7 @@ export class DiskWatch implements ChannelObserver {
   attachedAnew(): void {
     if (this.flushFailed) this.history.forgive();
     this.latched = Infinity;
+    this.#attached = this.#run.tick();
   }
 
   /** The process is killed. */

@@ -34,6 +34,7 @@ const DEEDS = [
   "state nonsense",
   "device detached",
   "process stopped",
+  "process detached",
   "process killed",
   "store disconnected",
   "store restarted",

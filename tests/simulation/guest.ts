@@ -41,8 +41,8 @@ export interface GuestOptions {
   readonly hostility: number;
   /** Has it any ring that the backend serves? */
   readonly served: () => boolean;
-  /** It will not use the connection any more; `giveBack` is to be called when the backend does not either. */
-  readonly dropped: (connection: GuestConnection, giveBack: () => void) => void;
+  /** It will not use the connection any more; `giveBack` is to be called when the backend does not either; undefined: that is done. */
+  readonly dropped: (connection: GuestConnection, giveBack: (() => void) | undefined) => void;
 }
 
 const { Initialising, InitWait, Connected, Closing, Closed } = XenbusState;
@@ -241,7 +241,7 @@ export class Guest {
     this.#connection = undefined;
     connection.check();
     connection.giveBack();
-    this.#options.dropped(connection, () => {});
+    this.#options.dropped(connection, undefined);
   }
 
   #chooseHandshake(): Handshake {

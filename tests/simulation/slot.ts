@@ -38,7 +38,8 @@ export interface SlotOptions extends Pick<GuestOptions, "run" | "defaultAbi" | "
 interface Dropped {
   readonly domain: DomId;
   readonly connection: GuestConnection;
-  readonly giveBack: () => void;
+  /** To be called when the backend does not use it any more either; undefined: its grants are ended already. */
+  readonly giveBack: (() => void) | undefined;
 }
 
 const DOMAIN_0 = 0 as DomId;
@@ -88,13 +89,22 @@ export class Slot {
 
   /** What the toolstack does next, if there is anything. Throws XenstoreError without a store. */
   toolstackStep(): void {
-    if (this.#address === undefined) return this.#retired ? undefined : this.#attach();
+    if (this.#address === undefined) return this.#retired || this.#isRevoked ? undefined : this.#attach();
     using store = this.#connect();
     const path = backendPath(this.#address);
     const state = parseState(store.read(`${path}/state`));
     const removing = !this.#alive || store.read(`${path}/online`) === "0";
     if (!this.#alive && state !== "gone" && store.read(`${path}/online`) === "1") requestRemoval(store, path);
     else if (state === "gone" || (removing && state === XenbusState.Closed)) this.remove();
+  }
+
+  /**
+   * The guest took grants back that the backend still uses. Their numbers must not come to mean other pages before it
+   * has stopped: what would be read or overwritten then is the guest's own undoing.
+   */
+  get #isRevoked(): boolean {
+    return this.#alive &&
+      this.#dropped.some(({ domain, giveBack }) => giveBack === undefined && domain === this.#domain);
   }
 
   /** Asks the backend to let the disk go. */
@@ -134,7 +144,7 @@ export class Slot {
     this.#dropped = this.#dropped.filter((dropped) => dropped.domain !== domain);
     for (const { connection, giveBack } of over) {
       connection.abandon();
-      giveBack();
+      giveBack?.();
     }
   }
 

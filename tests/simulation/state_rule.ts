@@ -14,7 +14,8 @@ const MAY_FOLLOW: ReadonlyMap<unknown, readonly number[]> = new Map([
   [Initialised, [InitWait, Connected, Closing, Closed]],
   // Connected again: the disk's properties have changed, or another process took over.
   [Connected, [InitWait, Connected, Closing, Closed]],
-  [Closing, [InitWait, Closed]],
+  // Closing again: asking for its removal itself, as a toolstack would.
+  [Closing, [InitWait, Closing, Closed]],
   [Closed, [InitWait]],
 ]);
 

@@ -30,7 +30,7 @@ export interface ChannelObserver {
   /** It was carried out. */
   executed(operation: UnderWay, result: number, channel: SteppedChannel): void;
   /** The backend was told that an operation failed. */
-  toldFailure(operation: UnderWay): void;
+  toldFailure(operation: UnderWay, channel: SteppedChannel): void;
   /** The channel was given back. */
   closed(channel: SteppedChannel): void;
 }
@@ -54,6 +54,8 @@ const EMPTY = new Uint8Array(0);
 
 /** See the file's first lines. */
 export class SteppedChannel implements IoChannel {
+  /** When it was opened; a run's event number. */
+  readonly opened: number;
   readonly tags: Uint32Array;
   readonly results: Int32Array;
   readonly #run: Run;
@@ -70,6 +72,7 @@ export class SteppedChannel implements IoChannel {
 
   constructor({ file, calls, observer, run }: ChannelParts, options: ChannelOptions) {
     this.#run = run;
+    this.opened = run.tick();
     this.#observer = observer;
     this.#options = options;
     this.#views = new MemoryViews(options.memory, options.buffers);
@@ -124,7 +127,9 @@ export class SteppedChannel implements IoChannel {
     const result = this.#execute(operation!);
     this.#run.tick();
     this.#run.note("done", kind, tag, result);
-    this.#done.push({ operation: operation!, result });
+    // Completions are told in any order; only flushes one after the other, as they were carried out.
+    const ahead = kind === OPERATION.flush ? this.#done.length : this.#run.decisions.below(this.#done.length + 1);
+    this.#done.splice(ahead, 0, { operation: operation!, result });
     this.#observer.executed(operation!, result, this);
   }
 
@@ -154,7 +159,7 @@ export class SteppedChannel implements IoChannel {
       this.#busy[operation.tag] = 0;
       this.tags[i] = operation.tag;
       this.results[i] = result;
-      if (result < 0) this.#observer.toldFailure(operation);
+      if (result < 0) this.#observer.toldFailure(operation, this);
     });
     return done.length;
   }

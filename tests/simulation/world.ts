@@ -50,6 +50,7 @@ const DISTURBANCES: readonly (readonly [weight: number, act: Act])[] = [
   [3, (world) => world.pick().requestRemoval()],
   [1, (world) => world.pick().remove()],
   [4, (world) => world.stopProcess()],
+  [1, (world) => world.stopProcess("detached")],
   [4, (world) => world.killProcess()],
   [3, (world) => world.loseStore()],
   [2, (world) => world.restartStore()],
@@ -166,7 +167,7 @@ export class World {
   }
 
   passTime(): void {
-    this.process?.clock.advance(this.run.decisions.pick([10, 50, 200, 5_000]));
+    this.process?.clock.advance(this.run.decisions.pick([10, 50, 200, 5_000, 60_000]));
   }
 
   /** A process is started, unless there is one. */
@@ -188,11 +189,11 @@ export class World {
   }
 
   /** SIGTERM. */
-  stopProcess(): void {
+  stopProcess(leave: "connected" | "detached" = "connected"): void {
     if (this.process?.state !== "running") return;
-    this.run.faults.count("process stopped");
-    this.run.note("process stops");
-    this.#stopping = this.process.stop();
+    this.run.faults.count(leave === "connected" ? "process stopped" : "process detached");
+    this.run.note(`process stops, leaves its devices ${leave}`);
+    this.#stopping = this.process.stop(leave);
     this.#stopping.catch((error) => this.#stopFailure = error);
   }
 
