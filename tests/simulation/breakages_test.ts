@@ -21,7 +21,7 @@ const NOTICED: Readonly<Record<string, RegExp>> = {
   "notifications that are lost": /no rest/,
   "a latch that does not hold": /after a flush of this disk had failed/,
   "a journal that forgets answers": /not in flight|no rest|no request asks for/,
-  "an image that is not locked": /read sector|is wrong/,
+  "an image that is not locked": /of a process that was killed/,
   "a state that is skipped": /went from Initialising to Connected/,
   "a short write that is taken for a whole one": /read sector|is wrong|holds write/,
 };

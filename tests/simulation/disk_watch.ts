@@ -80,6 +80,9 @@ export class DiskWatch implements ChannelObserver {
 
   started(operation: UnderWay, data: Uint8Array): void {
     const { operation: kind, offsetBytes, started } = operation;
+    if (this.orphans.length > 0) {
+      this.#run.fail(`${this.disk.name}: I/O was started while writes of a process that was killed are under way`);
+    }
     if (kind !== OPERATION.write && kind !== OPERATION.discard) return;
     const what = kind === OPERATION.write ? `write ${idOf(data)}` : "a discard";
     const matching = kind === OPERATION.write ? [this.#requests.get(idOf(data))] : this.#discardsOf(operation);
@@ -193,7 +196,8 @@ export class DiskWatch implements ChannelObserver {
     const { decisions } = this.#run;
     const [orphan] = this.orphans.splice(decisions.below(this.orphans.length), 1);
     const { offsetBytes, data } = orphan!;
-    const sectors = decisions.between(0, data.length / SECTOR_SIZE_BYTES);
+    const whole = data.length / SECTOR_SIZE_BYTES;
+    const sectors = decisions.chance(200) ? decisions.below(whole) : whole;
     this.#run.note("orphan", offsetBytes, sectors);
     if (sectors > 0) this.disk.write(offsetBytes, data.subarray(0, sectors * SECTOR_SIZE_BYTES));
   }

@@ -63,7 +63,7 @@ const DISTURBING: ReadonlySet<FaultKind> = new Set([
 /** Of a thousand occasions, how many a kind takes, by how hard the run is. */
 const RATES = [0, 8, 60] as const;
 /** There are so many occasions, and it is such an end, that only one of this many counts. */
-const RARITY: Partial<Record<FaultKind, number>> = { "killed at a store": 12 };
+const RARITY: Partial<Record<FaultKind, number>> = { "killed at a store": 6 };
 /** Of a thousand runs with faults, how many have a given kind. */
 const KIND_SHARE = 450;
 /** A status as of XSA-316: no failure that a sign would tell. */

@@ -52,7 +52,7 @@ export function chooseProfile(run: Run): Profile {
 function chooseDisk(run: Run, index: number): DiskWatch {
   const { decisions } = run;
   const logicalSectorBytes = decisions.chance(150) ? 4096 : 512;
-  const sectors = decisions.pick([64, 24, 160]);
+  const sectors = decisions.pick([24, 24, 64, 160]);
   const readOnly = decisions.chance(100);
   const sized = { sectors, logicalSectorBytes, physicalSectorBytes: 4096, readOnly };
   const granularityBytes = decisions.pick([0, 512, 4096]);

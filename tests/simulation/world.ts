@@ -21,7 +21,7 @@ import { stateFault } from "./state_rule.ts";
 const DOMAIN_0 = 0 as DomId;
 const MACHINE = { memoryBytes: 32 * 2 ** 20, domains: 8, grantsPerDomain: 128, portsPerDomain: 32 } as const;
 /** Of a thousand times that a disk does something, how often it is for a process that is gone. */
-const ORPHAN_PACE = 15;
+const ORPHAN_PACE = 8;
 /** Promises that wait for one another settle within so many turns of the microtask queue. */
 const SETTLING_TICKS = 80;
 
@@ -51,7 +51,7 @@ const DISTURBANCES: readonly (readonly [weight: number, act: Act])[] = [
   [1, (world) => world.pick().remove()],
   [4, (world) => world.stopProcess()],
   [1, (world) => world.stopProcess("detached")],
-  [4, (world) => world.killProcess()],
+  [8, (world) => world.killProcess()],
   [3, (world) => world.loseStore()],
   [2, (world) => world.restartStore()],
   [1, (world) => world.failPower()],
@@ -207,7 +207,7 @@ export class World {
     this.run.faults.count("process killed");
     this.run.note("process is killed");
     process.kill();
-    if (this.#journals) return;
+    if (this.#journals) return this.#startAgain();
     for (const slot of this.slots) if ((slot.guest?.connection?.inFlight ?? 0) > 0) this.#killUnserved(slot);
   }
 
@@ -257,6 +257,11 @@ export class World {
   /** The host; after a power failure another one. */
   get host(): Host {
     return this.#host ??= { machine: createMachine(MACHINE), store: new SimulatedStore(), journals: new Map() };
+  }
+
+  /** A service manager is quick, mostly. */
+  #startAgain(): void {
+    if (!this.#storeStopped && !this.run.decisions.chance(300)) this.startProcess();
   }
 
   /** What killed processes had under way takes its time, as long as anything may go wrong. */
