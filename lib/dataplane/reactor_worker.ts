@@ -15,7 +15,7 @@ import { Reactor } from "./reactor.ts";
 const post = (event: ReactorEvent): void => self.postMessage(event);
 
 /** Looking for requests longer than it takes to be woken does not pay. */
-const MOST_POLL_MS = 0.05;
+const MOST_POLL_MS = 0.02;
 
 self.onmessage = async ({ data }: MessageEvent<StartMessage>): Promise<void> => {
   let platform: Platform;
