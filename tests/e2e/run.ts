@@ -15,7 +15,7 @@ import { print } from "./shell.ts";
 
 const SUITES = (Deno.env.get("XENBLK_E2E_SUITES") ?? "trixie,bookworm").split(",").filter((suite) => suite !== "");
 const CACHE = Deno.env.get("XENBLK_E2E_CACHE") ?? `${Deno.env.get("TMPDIR") ?? "/tmp"}/xenblk-e2e`;
-const JOB_MINUTES = Number(Deno.env.get("XENBLK_E2E_MINUTES") ?? "14");
+const JOB_MINUTES = Number(Deno.env.get("XENBLK_E2E_MINUTES") ?? "20");
 
 /** The scenarios that were asked for by name, or all. */
 function chosen(names: readonly string[]): readonly Scenario[] {

@@ -1,21 +1,24 @@
 # Random writes at depth 32 with fsyncs, read back and verified by fio in the guest: each grant strategy with each
-# storage engine that the command offers.
-# timeout: 420 s
+# storage engine that the command offers; on the second suite only the pairs that its older kernel might treat otherwise
+# (pages of the guest that Linux 6.1's io_uring holds for longer than the I/O).
+# timeout: 600 s
 guest_start alpha
-engines=file
-if xenblk attach --help | grep -q uring; then engines="$engines uring"; fi
-strategies="copy map map-each"
-if xenblk attach --help | grep -q 'persistent'; then strategies="$strategies persistent"; fi
-for engine in $engines; do
-  for grants in $strategies; do
-    image "$engine-$grants" 16M
-    attach_start "$engine-$grants" alpha "$image" xvdb --engine "$engine" --grants "$grants"
-    attach_pid="$background_pid"
-    guest_run alpha "$(fio_verify xvdb)" 120
-    kill -TERM "$attach_pid"
-    process_ends "$attach_pid" 30 0
-    guest_run alpha 'test ! -e /dev/xvdb'
+xenblk attach --help >"$E2E_OUT/help.txt"
+pairs=""
+for engine in file uring; do
+  for grants in copy map map-each persistent; do
+    if grep -q "$engine" "$E2E_OUT/help.txt" && grep -q "$grants" "$E2E_OUT/help.txt"; then pairs="$pairs $engine,$grants"; fi
   done
 done
-note "engines $engines, grants $strategies"
+if [ "$E2E_SUITE" = bookworm ]; then pairs="file,persistent uring,copy uring,map uring,persistent"; fi
+for pair in $pairs; do
+  image "${pair/,/-}" 16M
+  attach_start "${pair/,/-}" alpha "$image" xvdb --engine "${pair%,*}" --grants "${pair#*,}"
+  attach_pid="$background_pid"
+  guest_run alpha "$(fio_verify xvdb)" 120
+  kill -TERM "$attach_pid"
+  process_ends "$attach_pid" 30 0
+  guest_run alpha 'test ! -e /dev/xvdb'
+done
+note "engine,grants: $(echo $pairs)"
 guest_stop alpha

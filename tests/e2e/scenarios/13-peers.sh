@@ -1,7 +1,7 @@
 # The peers in the same boot: the kernel's blkback on a loop device, QEMU's qdisk, and this backend, on images alike; the
 # same fio jobs on each, as ratios to blkback: requests a second, and dom0's CPU time per request.
 # suites: trixie
-# timeout: 480 s
+# timeout: 600 s
 for name in blkback qdisk ours; do
   image "$name" 64M
   head -c 64M /dev/zero >"$image"
