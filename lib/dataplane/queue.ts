@@ -4,63 +4,19 @@
  * rest() before it sleeps. Nothing is allocated per request. It knows ring, grants and channel only by their interfaces.
  */
 
-import {
-  type AbiLayout,
-  OP_DISCARD,
-  OP_INDIRECT,
-  OP_READ,
-  OP_WRITE,
-  OP_WRITE_BARRIER,
-  RING_BROKEN,
-  SECTOR_SIZE_BYTES,
-  STATUS_EOPNOTSUPP,
-  STATUS_ERROR,
-  STATUS_OKAY,
-} from "../blkif/abi.ts";
+import { OP_INDIRECT, OP_READ, OP_WRITE_BARRIER, RING_BROKEN, STATUS_ERROR, STATUS_OKAY } from "../blkif/abi.ts";
 import type { BackRing } from "../blkif/back_ring.ts";
 import { decodeRequest, type RequestSlots } from "../blkif/request.ts";
-import { type DiskLimits, isSecureDiscard, operationName, refusalReason, validateRequest } from "../blkif/validate.ts";
-import { EOPNOTSUPP, type IoChannel } from "../storage/disk.ts";
+import { refusalReason, validateRequest } from "../blkif/validate.ts";
+import type { IoChannel } from "../storage/disk.ts";
+import { Answers } from "./answers.ts";
 import type { GrantStrategy, KeptGrants } from "./grants.ts";
 import type { IndirectPages } from "./indirect_pages.ts";
 import type { Journal } from "./journal.ts";
-import type { Latch } from "./latch.ts";
-import { countRequest, countSectors, STAT } from "./stats.ts";
-
-/** What a slot waits for. A free slot has no phase: it is on the free list. */
-const PHASE_TAKEN = 1; // for room, for transfer() to fetch its data, then for start()
-const PHASE_FLUSH_BEFORE = 2; // for the flush that precedes its data
-const PHASE_DATA = 3; // for its read, write or discard
-const PHASE_FLUSH_AFTER = 4; // for the flush that follows a barrier's data
-const PHASE_FINISHED = 5; // for its response
-
-const NO_SLOT = -1;
-
-/** What a queue is made of; it owns grants, indirect and channel and disposes them. */
-export interface QueueParts {
-  /** For messages: `vbd3/5/51712 queue 0`. */
-  readonly label: string;
-  readonly ring: BackRing;
-  readonly abi: AbiLayout;
-  readonly slots: RequestSlots;
-  readonly grants: GrantStrategy;
-  /** Absent: the slots have no indirect segments. */
-  readonly indirect?: IndirectPages;
-  readonly channel: IoChannel;
-  readonly limits: DiskLimits;
-  /** Holds each request as it was on the ring until it is answered: nothing is ever decoded from the ring (XSA-155). */
-  readonly journal: Journal;
-  /** Slots with requests that a crashed process took and did not answer, oldest first. */
-  readonly replay?: readonly number[];
-  /** The counters' memory; see stats.ts. */
-  readonly stats: SharedArrayBuffer;
-  /** The device's, for all of its queues. */
-  readonly latch: Latch;
-  /** Tells the frontend to look at the ring. */
-  readonly notify: () => void;
-  /** Says what went wrong with a guest's request or its I/O; rate-limited by whoever gave it. */
-  readonly complain: (line: string) => void;
-}
+import type { QueueParts } from "./queue_parts.ts";
+import { RequestIo } from "./request_io.ts";
+import { NO_SLOT, PHASE_TAKEN, SlotStates } from "./slot_states.ts";
+import { countRequest, STAT } from "./stats.ts";
 
 /** Where a queue is in its life. */
 export type QueueState =
@@ -84,10 +40,9 @@ export class Queue implements Disposable {
   readonly #journal: Journal;
   /** What is still to be taken again after a crash, the next one last. */
   readonly #replay: number[];
-  readonly #phase: Uint8Array;
-  readonly #status: Int8Array;
-  readonly #free: Uint16Array;
-  #freeCount: number;
+  readonly #states: SlotStates;
+  readonly #answers: Answers;
+  readonly #io: RequestIo;
   /**
    * Slots taken, in the order of the ring; how many of them, from the first on, have room for their data; and how many
    * of those are started. All are 0 once every one is started, and no more are taken before.
@@ -96,11 +51,6 @@ export class Queue implements Disposable {
   #takenCount = 0;
   #acquiredCount = 0;
   #startedCount = 0;
-  /** Slots to be answered in this pass. */
-  readonly #finished: Uint16Array;
-  #finishedCount = 0;
-  /** A barrier that waits for earlier requests, or is carried out. Nothing is taken behind it. */
-  #barrier = NO_SLOT;
   /** The device's latch as it was when the pass began to take requests. */
   #latched = false;
   #state: QueueState = "serving";
@@ -119,16 +69,10 @@ export class Queue implements Disposable {
     this.#stats = new Float64Array(parts.stats);
     this.#journal = parts.journal;
     this.#replay = [...parts.replay ?? []].reverse();
-    const count = parts.slots.slots;
-    this.#phase = new Uint8Array(count);
-    this.#status = new Int8Array(count);
-    this.#free = new Uint16Array(count);
-    this.#freeCount = 0;
-    for (let slot = count - 1; slot >= 0; slot--) {
-      if (!this.#replay.includes(slot)) this.#free[this.#freeCount++] = slot;
-    }
-    this.#taken = new Uint16Array(count);
-    this.#finished = new Uint16Array(count);
+    this.#states = new SlotStates(parts.slots.slots, this.#replay);
+    this.#answers = new Answers(parts, this.#states, this.#stats);
+    this.#io = new RequestIo(parts, this.#states, this.#answers);
+    this.#taken = new Uint16Array(parts.slots.slots);
   }
 
   get state(): QueueState {
@@ -142,7 +86,7 @@ export class Queue implements Disposable {
 
   /** Requests taken and not yet answered. */
   get inFlight(): number {
-    return this.#slots.slots - this.#freeCount;
+    return this.#states.inUse;
   }
 
   /** Mappings that the queue keeps while it has nothing to do, if its grant mode has any. */
@@ -160,7 +104,7 @@ export class Queue implements Disposable {
     this.#grants.transfer();
     this.#start();
     this.#channel.submit();
-    this.#respond();
+    this.#answers.send(this.#broken !== undefined);
     this.#stats[STAT.inFlight] = this.inFlight;
     const flushing = this.#state === "draining" && this.#drain();
     // Behind a request that found room and failed at once there is room that no completion will tell of.
@@ -193,38 +137,9 @@ export class Queue implements Disposable {
     const { tags, results } = this.#channel;
     for (let i = 0; i < count; i++) {
       if (this.#finalFlush) this.#endDrain(results[i]!);
-      else this.#advance(tags[i]!, results[i]!);
+      else this.#io.advance(tags[i]!, results[i]!);
     }
     return count;
-  }
-
-  #advance(slot: number, result: number): void {
-    const phase = this.#phase[slot]!;
-    if (result < 0) {
-      this.#failed(slot, phase, result);
-    } else if (phase !== PHASE_DATA && this.#parts.latch.tripped) {
-      // The kernel tells one flush of a failure: that another one succeeds since says nothing of the same data.
-      this.#complainLatched(slot);
-      this.#finish(slot, STATUS_ERROR);
-    } else if (phase === PHASE_FLUSH_BEFORE && this.#slots.lengthBytes[slot] !== 0) {
-      this.#startData(slot);
-    } else if (phase === PHASE_DATA && this.#slots.operation[slot] === OP_WRITE_BARRIER) {
-      this.#startFlush(slot, PHASE_FLUSH_AFTER);
-    } else {
-      this.#finish(slot, STATUS_OKAY);
-    }
-  }
-
-  #failed(slot: number, phase: number, errno: number): void {
-    if (phase !== PHASE_DATA) this.#parts.latch.trip();
-    this.#parts.complain(
-      `${operationName(this.#slots.operation[slot]!)} at sector ${
-        this.#slots.offsetBytes[slot]! / SECTOR_SIZE_BYTES
-      }: ` +
-        (phase === PHASE_DATA ? "I/O" : "flush") + ` failed with errno ${-errno}` +
-        (phase === PHASE_DATA ? "" : "; writes are refused from now on: check the image's storage, then reattach"),
-    );
-    this.#finish(slot, errno === EOPNOTSUPP ? STATUS_EOPNOTSUPP : STATUS_ERROR);
   }
 
   // Ring to slots: copy, decode, validate.
@@ -239,7 +154,7 @@ export class Queue implements Disposable {
     }
     let taken = 0;
     while (available > 0 && this.#mayTake()) {
-      const slot = this.#free[--this.#freeCount]!;
+      const slot = this.#states.take();
       const index = this.#ring.requestConsumer;
       this.#ring.take(this.#journal.snapshot.u8, this.#journal.requestAt(slot));
       this.#journal.taken(slot, index);
@@ -254,7 +169,7 @@ export class Queue implements Disposable {
   // After a crash: what the last process had taken, from the journal in place of the ring.
   #takeAgain(): number {
     let taken = 0;
-    while (this.#replay.length > 0 && this.#barrier === NO_SLOT && this.#indirect?.full !== true) {
+    while (this.#replay.length > 0 && this.#states.barrier === NO_SLOT && this.#indirect?.full !== true) {
       this.#decode(this.#replay.pop()!);
       taken++;
     }
@@ -263,13 +178,13 @@ export class Queue implements Disposable {
 
   #decode(slot: number): void {
     decodeRequest(this.#journal.snapshot, this.#journal.requestAt(slot), this.#parts.abi, this.#slots, slot);
-    this.#phase[slot] = PHASE_TAKEN;
+    this.#states.phase[slot] = PHASE_TAKEN;
     this.#taken[this.#takenCount++] = slot;
     this.#admit(slot);
   }
 
   #mayTake(): boolean {
-    return this.#state === "serving" && this.#freeCount > 0 && this.#barrier === NO_SLOT &&
+    return this.#state === "serving" && this.#states.anyFree && this.#states.barrier === NO_SLOT &&
       this.#broken === undefined && this.#indirect?.full !== true;
   }
 
@@ -279,26 +194,15 @@ export class Queue implements Disposable {
     const operation = this.#slots.operation[slot]!;
     if (operation === OP_INDIRECT) return this.#indirect!.add(slot);
     countRequest(this.#stats, operation, status);
-    if (operation !== OP_READ && this.#latched) return this.#refuseLatched(slot);
-    if (operation === OP_WRITE_BARRIER) this.#barrier = slot;
+    if (operation !== OP_READ && this.#latched) return this.#io.refuseLatched(slot);
+    if (operation === OP_WRITE_BARRIER) this.#states.barrier = slot;
     this.#grants.failed[slot] = 0;
   }
 
   #refuse(slot: number, status: number): void {
     countRequest(this.#stats, this.#slots.responseOperation[slot]!, status);
     this.#parts.complain(refusalReason(this.#slots, slot, this.#parts.limits));
-    this.#answer(slot, status);
-  }
-
-  #refuseLatched(slot: number): void {
-    this.#complainLatched(slot);
-    this.#answer(slot, STATUS_ERROR);
-  }
-
-  #complainLatched(slot: number): void {
-    this.#parts.complain(
-      `${operationName(this.#slots.operation[slot]!)} refused: an earlier flush of this disk failed`,
-    );
+    this.#answers.add(slot, status);
   }
 
   // Indirect requests become reads and writes: their segments are fetched in one call, and then judged.
@@ -316,7 +220,7 @@ export class Queue implements Disposable {
 
   #refuseIndirect(slot: number): void {
     countRequest(this.#stats, this.#slots.responseOperation[slot]!, STATUS_ERROR);
-    this.#failGrants(slot);
+    this.#io.failGrants(slot);
   }
 
   // Room for what the requests carry, in the order of the ring: one that finds none keeps those behind it waiting.
@@ -324,7 +228,7 @@ export class Queue implements Disposable {
     const before = this.#acquiredCount;
     for (; this.#acquiredCount < this.#takenCount; this.#acquiredCount++) {
       const slot = this.#taken[this.#acquiredCount]!;
-      if (this.#phase[slot] !== PHASE_TAKEN || this.#slots.lengthBytes[slot] === 0) continue;
+      if (this.#states.phase[slot] !== PHASE_TAKEN || this.#slots.lengthBytes[slot] === 0) continue;
       if (!this.#grants.acquire(slot)) break;
     }
     return this.#acquiredCount - before;
@@ -334,14 +238,14 @@ export class Queue implements Disposable {
   #start(): void {
     for (; this.#startedCount < this.#acquiredCount; this.#startedCount++) {
       const slot = this.#taken[this.#startedCount]!;
-      if (this.#phase[slot] !== PHASE_TAKEN) continue; // it was refused
-      if (this.#grants.failed[slot] === 1) this.#failGrants(slot);
-      else if (slot !== this.#barrier) this.#startFirst(slot);
+      if (this.#states.phase[slot] !== PHASE_TAKEN) continue; // it was refused
+      if (this.#grants.failed[slot] === 1) this.#io.failGrants(slot);
+      else if (slot !== this.#states.barrier) this.#io.start(slot);
     }
     if (this.#startedCount < this.#takenCount) return;
     this.#takenCount = this.#acquiredCount = this.#startedCount = 0;
-    const barrier = this.#barrier;
-    if (barrier !== NO_SLOT && this.#phase[barrier] === PHASE_TAKEN && this.#isAlone()) this.#startFirst(barrier);
+    const barrier = this.#states.barrier;
+    if (barrier !== NO_SLOT && this.#states.phase[barrier] === PHASE_TAKEN && this.#isAlone()) this.#io.start(barrier);
   }
 
   /**
@@ -349,98 +253,7 @@ export class Queue implements Disposable {
    * still to be taken again after a crash come behind it.
    */
   #isAlone(): boolean {
-    return this.inFlight - this.#replay.length - this.#finishedCount === 1;
-  }
-
-  #startFirst(slot: number): void {
-    const operation = this.#slots.operation[slot]!;
-    if (operation === OP_READ || operation === OP_WRITE) this.#startData(slot);
-    else if (operation === OP_DISCARD) this.#startDiscard(slot);
-    else this.#startFlush(slot, PHASE_FLUSH_BEFORE);
-  }
-
-  #startData(slot: number): void {
-    this.#phase[slot] = PHASE_DATA;
-    const first = slot * this.#slots.maxSegments;
-    const count = this.#grants.vectorCount[slot]!;
-    const offsetBytes = this.#slots.offsetBytes[slot]!;
-    if (this.#slots.operation[slot] === OP_READ) this.#channel.read(slot, offsetBytes, first, count);
-    else this.#channel.write(slot, offsetBytes, first, count);
-  }
-
-  #startDiscard(slot: number): void {
-    const lengthBytes = this.#slots.discardBytes[slot]!;
-    if (lengthBytes === 0) return this.#finish(slot, STATUS_OKAY); // less than a granule
-    this.#phase[slot] = PHASE_DATA;
-    const secure = isSecureDiscard(this.#slots, slot, this.#parts.limits);
-    this.#channel.discard(slot, this.#slots.offsetBytes[slot]!, lengthBytes, secure);
-  }
-
-  #startFlush(slot: number, phase: number): void {
-    this.#phase[slot] = phase;
-    this.#channel.flush(slot);
-  }
-
-  #failGrants(slot: number): void {
-    this.#parts.complain(
-      `${operationName(this.#slots.operation[slot]!)}: a grant reference is not usable (revoked, foreign or read-only)`,
-    );
-    if (this.#slots.lengthBytes[slot] !== 0) this.#grants.release(slot, false);
-    this.#answer(slot, STATUS_ERROR);
-  }
-
-  // I/O is over: the data goes back to the guest (with the next transfer), then the response.
-  #finish(slot: number, status: number): void {
-    if (this.#slots.lengthBytes[slot] !== 0) this.#grants.release(slot, status === STATUS_OKAY);
-    this.#answer(slot, status);
-  }
-
-  #answer(slot: number, status: number): void {
-    this.#phase[slot] = PHASE_FINISHED;
-    this.#status[slot] = status;
-    this.#finished[this.#finishedCount++] = slot;
-  }
-
-  // Responses, in one push with at most one notification. Storing rsp_prod commits them: a crash before it takes them
-  // all back, for the next process to answer.
-  #respond(): void {
-    const count = this.#finishedCount;
-    if (count === 0) return;
-    this.#journal.committing(this.#ring.responseProducer + count);
-    for (let i = 0; i < count; i++) this.#putResponse(this.#finished[i]!);
-    this.#finishedCount = 0;
-    if (this.#broken !== undefined) return;
-    const wanted = this.#ring.push();
-    this.#journal.committed(this.#ring.responseProducer);
-    if (wanted) {
-      this.#stats[STAT.notificationsSent]!++;
-      this.#parts.notify();
-    } else {
-      this.#stats[STAT.notificationsSaved]!++;
-    }
-  }
-
-  #putResponse(slot: number): void {
-    const slots = this.#slots;
-    let status = this.#status[slot]!;
-    if (status === STATUS_OKAY && this.#grants.failed[slot] === 1) {
-      this.#parts.complain(`${operationName(slots.operation[slot]!)}: the guest's pages could not be given back`);
-      status = STATUS_ERROR;
-    }
-    const operation = slots.responseOperation[slot]!;
-    if (status === STATUS_ERROR) this.#stats[STAT.errors]!++;
-    else if (status === STATUS_OKAY) this.#countSectors(slot, operation);
-    if (this.#broken === undefined) {
-      this.#journal.answering(slot, this.#ring.responseProducer);
-      this.#ring.putResponse(slots.idLow[slot]!, slots.idHigh[slot]!, operation, status);
-    }
-    if (slot === this.#barrier) this.#barrier = NO_SLOT;
-    this.#free[this.#freeCount++] = slot;
-  }
-
-  #countSectors(slot: number, operation: number): void {
-    const bytes = operation === OP_DISCARD ? this.#slots.discardBytes[slot]! : this.#slots.lengthBytes[slot]!;
-    countSectors(this.#stats, operation, bytes / SECTOR_SIZE_BYTES);
+    return this.inFlight - this.#replay.length - this.#answers.count === 1;
   }
 
   #break(): void {
