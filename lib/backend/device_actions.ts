@@ -13,6 +13,7 @@ import { type DiskDescription, diskNodes, featureNodes, type Offer } from "../xe
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import { stateName, XenbusState } from "../xenbus/states.ts";
 import type { Action } from "../xenbus/transitions.ts";
+import { isDisconnection } from "../xenstore.ts";
 import type { DeviceDescription, DeviceNodes, Observation } from "./device_nodes.ts";
 import { grantModeOf } from "./grant_choice.ts";
 import { type ConnectionIdentity, newConnection, resumedConnection } from "./journals.ts";
@@ -154,16 +155,16 @@ export class DeviceActions {
     const connection = quietly ? resumedConnection(nodes.connectionNonce()) : newConnection();
     const rings = await this.#openRings(nodes, seen, opened, connection);
     if (typeof rings === "string") return await this.#refuseConnection(nodes, seen, rings, false);
+    const nodesOfDisk = diskNodes(describeDisk(opened.disk, opened.description));
+    const all = [...nodesOfDisk, ...this.#resources.identityNodes(connection)];
     try {
-      const nodesOfDisk = diskNodes(describeDisk(opened.disk, opened.description));
-      const all = [...nodesOfDisk, ...this.#resources.identityNodes(connection)];
       if (!nodes.connect(seen.backendState, XenbusState.Connected, all, quietly)) {
         await this.#resources.closeRings();
         return true;
       }
-      nodes.clearError();
     } catch (error) {
-      await this.#resources.closeRings();
+      // Nobody knows whether the frontend was told before xenstore was lost. If it was, it uses the rings.
+      if (!isDisconnection(error)) await this.#resources.closeRings();
       throw error;
     }
     this.#error = undefined;

@@ -192,12 +192,13 @@ export class DeviceNodes {
   }
 
   /**
-   * Makes these nodes true and goes to Connected. With `quietly` the state is written only if a node changed: a frontend
+   * Makes these nodes true, takes an error back and goes to Connected. With `quietly` the state is written only if a node changed: a frontend
    * that is Connected to us already has nothing to hear. False, with nothing written, if the state is not `from` any more.
    */
   connect(from: ObservedState, to: XenbusState, nodes: readonly NodeValue[], quietly: boolean): boolean {
     return this.#fromState(from, (transaction) => {
       const changed = this.#update(transaction, nodes);
+      this.#clearError(transaction);
       if (changed || !quietly) transaction.write(`${this.#path}/state`, String(to));
     });
   }
@@ -226,13 +227,15 @@ export class DeviceNodes {
 
   /** Takes back {@linkcode reportError}; also when the device's directory is gone. */
   clearError(): void {
-    this.#store.transaction((transaction) => {
-      transaction.remove(`${this.#path}/error`);
-      if (transaction.remove(`${this.#path}/hotplug-error`)) {
-        transaction.write(`${this.#path}/hotplug-status`, "connected");
-      }
-      removeWithEmptyParents(transaction, this.#errorDirectory, `${this.#ownDomainPath}/error`);
-    });
+    this.#store.transaction((transaction) => this.#clearError(transaction));
+  }
+
+  #clearError(transaction: XenstoreOperations): void {
+    transaction.remove(`${this.#path}/error`);
+    if (transaction.remove(`${this.#path}/hotplug-error`)) {
+      transaction.write(`${this.#path}/hotplug-status`, "connected");
+    }
+    removeWithEmptyParents(transaction, this.#errorDirectory, `${this.#ownDomainPath}/error`);
   }
 
   #readOffer(transaction: XenstoreOperations): Offer {

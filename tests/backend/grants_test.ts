@@ -58,7 +58,7 @@ Deno.test("a frontend that an earlier process told 0 is never given persistent g
   const device = rig.attach();
   const first = rig.serve({ grants: "copy" });
   await rig.frontend(device).connect();
-  await first.close({ leave: "connected", timeoutMs: 0 }, 1000);
+  await first.close({ leave: "connected", timeoutMs: 0 }, 30_000);
   rig.serve({ grants: "persistent" });
   await until("the next process serves the ring", () => rig.plane.queues.length === 2);
   assertEquals(rig.plane.queues[1]!.spec.grants, "copy");
@@ -72,7 +72,7 @@ Deno.test("a frontend that an earlier process told 1 is served on with persisten
     const device = rig.attach();
     const first = rig.serve({ grants: "persistent" });
     await rig.frontend(device).connect();
-    await first.close({ leave: "connected", timeoutMs: 0 }, 1000);
+    await first.close({ leave: "connected", timeoutMs: 0 }, 30_000);
     rig.serve({ grants });
     await until("the next process serves the ring", () => rig.plane.queues.length === 2);
     assertEquals(rig.plane.queues.map(({ spec }) => spec.grants), ["persistent", grants]);
@@ -85,7 +85,7 @@ Deno.test("a reconnecting frontend gets what is published anew", async () => {
   const first = rig.serve({ grants: "copy" });
   const frontend = rig.frontend(device);
   await frontend.connect();
-  await first.close({ leave: "connected", timeoutMs: 0 }, 1000);
+  await first.close({ leave: "connected", timeoutMs: 0 }, 30_000);
   rig.serve({ grants: "persistent" });
   await until("the next process serves the ring", () => rig.plane.queues.length === 2);
   await frontend.disconnect();

@@ -76,7 +76,7 @@ Deno.test("a device that another process left Connected waits for the image as l
   rig.guestWrites(device, { ...RING_NODES, state: "3" });
   await rig.backendReaches(device, 4);
   rig.guestWrites(device, { state: "4" });
-  await before.close({ leave: "connected", timeoutMs: 0 }, 1000);
+  await before.close({ leave: "connected", timeoutMs: 0 }, 30_000);
 
   let held = true;
   let tries = 0;
