@@ -100,7 +100,7 @@ Deno.test("poll waits as long as told, and rounds a fraction of a millisecond up
   polled.wait(19.5);
   const waitedMs = performance.now() - start;
   assert(waitedMs >= 19.5, `waited ${waitedMs} ms`);
-  assertLess(waitedMs, 2000);
+  assertLess(waitedMs, 30_000);
 });
 
 Deno.test("poll on a pool thread leaves this thread free, and an eventfd ends it", async () => {

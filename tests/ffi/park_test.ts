@@ -31,7 +31,7 @@ Deno.test("park: a wake before it makes it return at once, however many there we
   waker.wake();
   waker.wake();
   assertEquals(new Int32Array(token.word)[0], NOTIFIED);
-  assertLess(parkedMs(parker, 10_000), 5000);
+  assertLess(parkedMs(parker, 60_000), 30_000);
   assertEquals(new Int32Array(token.word)[0], RUNNING);
   assert(parkedMs(parker, 20) >= 20);
 });
@@ -44,7 +44,7 @@ Deno.test("park: a waker that claimed the sleeper and wrote late causes one supe
   Atomics.store(new Int32Array(token.word), 0, 1);
   waker.wake();
   Atomics.store(new Int32Array(token.word), 0, RUNNING);
-  assertLess(parkedMs(parker, 10_000), 5000);
+  assertLess(parkedMs(parker, 60_000), 30_000);
   assert(parkedMs(parker, 20) >= 20);
 });
 
@@ -70,7 +70,6 @@ Deno.test("park and wake between two Workers: 5000 rounds without a lost wake", 
   using second = new NativeWakeToken();
   const counters = new SharedArrayBuffer(2 * Int32Array.BYTES_PER_ELEMENT);
   const rounds = 5000;
-  const start = performance.now();
   const tokens = [{ word: first.word, fd: first.fd }, { word: second.word, fd: second.fd }] as const;
   const lost = await Promise.all([0, 1].map((index) => {
     const worker = new Worker(new URL("./park_worker.ts", import.meta.url), { type: "module" });
@@ -86,5 +85,4 @@ Deno.test("park and wake between two Workers: 5000 rounds without a lost wake", 
   }));
   assertEquals(lost, [0, 0]);
   assertEquals([...new Int32Array(counters)], [rounds, rounds]);
-  assertLess(performance.now() - start, 60_000);
 });

@@ -16,7 +16,7 @@ export interface PlayerOrders {
   readonly rounds: number;
 }
 
-const LOST_WAKE_MS = 5000;
+const LOST_WAKE_MS = 30_000;
 
 self.addEventListener("message", (event) => {
   const orders = (event as MessageEvent<PlayerOrders>).data;

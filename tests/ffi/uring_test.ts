@@ -270,7 +270,7 @@ Deno.test("park: ends by its timeout, by a wake before it, by one from another t
   const waker = new NativeWaker(token);
   waker.wake();
   waker.wake();
-  assertLess(parkedMs(engine, 10_000), 5000);
+  assertLess(parkedMs(engine, 60_000), 30_000);
   assert(parkedMs(engine, 20) >= 20);
   const program = `self.onmessage = ({ data: { word, fd, waker } }) => import(waker).then(({ NativeWaker }) => {
     const words = new Int32Array(word);
@@ -282,7 +282,7 @@ Deno.test("park: ends by its timeout, by a wake before it, by one from another t
   const worker = new Worker(url, { type: "module" });
   worker.postMessage({ word: token.word, fd: token.fd, waker: new URL("../../ffi/park.ts", import.meta.url).href });
   await new Promise((resolve) => setTimeout(resolve, 0));
-  assertLess(parkedMs(engine, 20_000), 15_000);
+  assertLess(parkedMs(engine, 60_000), 30_000);
   worker.terminate();
   URL.revokeObjectURL(url);
 });
@@ -302,12 +302,12 @@ Deno.test("park: a watched descriptor ends it, also if it became readable before
   assert(parkedMs(engine, 20) >= 20);
   for (let round = 0; round < 3; round++) {
     raiseEventfd(fd);
-    assertLess(parkedMs(engine, 10_000), 5000, `round ${round}`);
+    assertLess(parkedMs(engine, 60_000), 30_000, `round ${round}`);
     lowerEventfd(fd); // as whoever takes the events does
   }
   raiseEventfd(fd);
   engine.submit(); // which takes the completion in, before anybody slept
-  assertLess(parkedMs(engine, 10_000), 5000);
+  assertLess(parkedMs(engine, 60_000), 30_000);
   lowerEventfd(fd);
   assert(parkedMs(engine, 20) >= 20);
   engine.unwatch(events);

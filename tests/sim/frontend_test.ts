@@ -14,7 +14,7 @@ function frontend(host: Host, options: Partial<FrontendOptions> = {}): Simulated
     platform: host.front,
     store: host.guest,
     path: "device/vbd/51712",
-    timeoutMs: 1000,
+    timeoutMs: 30_000,
     ...options,
   });
 }

@@ -43,7 +43,7 @@ export class BackendProcess implements AsyncDisposable {
   }
 
   /** Waits until it has written something to standard error. */
-  async says(what: RegExp, timeoutMs = 20_000): Promise<void> {
+  async says(what: RegExp, timeoutMs = 60_000): Promise<void> {
     const end = performance.now() + timeoutMs;
     while (!what.test(this.messages)) {
       if (performance.now() > end) throw new Error(`it did not say ${what} in time, but: ${this.messages}`);
@@ -106,7 +106,7 @@ export async function detach(xen: NativeXen, device: DeviceAddress): Promise<voi
 }
 
 /** The value of a node that somebody is about to write. */
-export async function nodeValue(xen: NativeXen, path: string, timeoutMs = 10_000): Promise<string> {
+export async function nodeValue(xen: NativeXen, path: string, timeoutMs = 60_000): Promise<string> {
   for (const end = performance.now() + timeoutMs;;) {
     try {
       return (await xen.run("xenstore-read", [path])).trim();
