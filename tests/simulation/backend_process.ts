@@ -45,6 +45,8 @@ export interface ProcessOptions {
   readonly machine: SharedArrayBuffer;
   readonly journalAccount: JournalAccount;
   readonly connect: () => Xenstore;
+  /** Breaks every connection of domain 0. */
+  readonly disconnect: () => void;
   readonly settings: DeviceSettings;
   /** What it takes is answered by the next process if it is killed. */
   readonly journals: boolean;
@@ -220,6 +222,11 @@ export class BackendProcess {
     const store = new GatedStore(connect(), connect, {
       disturbs: () => run.faults.strikes("transaction conflict"),
       wrote,
+      losesAnswer: () => {
+        if (!run.faults.strikes("store answer lost")) return false;
+        this.#options.disconnect();
+        return true;
+      },
     });
     this.#stores.push(store);
     return breakage.store?.(store) ?? store;

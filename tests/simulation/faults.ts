@@ -21,6 +21,7 @@ const SPONTANEOUS = [
   "interrupted call",
   "image not opened",
   "transaction conflict",
+  "store answer lost",
   "killed at a store",
 ] as const;
 

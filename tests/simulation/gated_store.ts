@@ -3,7 +3,14 @@
  * transactions can be disturbed, and whose writes are told. It must not know what nodes mean.
  */
 
-import type { DomId, Xenstore, XenstoreOperations, XenstorePermission, XenstoreWatch } from "../../lib/hypervisor.ts";
+import {
+  type DomId,
+  type Xenstore,
+  XenstoreError,
+  type XenstoreOperations,
+  type XenstorePermission,
+  type XenstoreWatch,
+} from "../../lib/hypervisor.ts";
 
 /** Who runs the connection. */
 export interface StoreHost {
@@ -11,6 +18,8 @@ export interface StoreHost {
   disturbs(): boolean;
   /** The process has written a node that held `before`; once its transaction, if any, is committed. */
   wrote(path: string, before: string | undefined, value: string): void;
+  /** Asked when something was committed: is the connection lost before the answer came? */
+  losesAnswer(): boolean;
 }
 
 /** See the file's first lines. */
@@ -76,6 +85,7 @@ export class GatedStore implements Xenstore {
       return result;
     });
     for (const [path, before, value] of writes) this.#host.wrote(path, before, value);
+    if (writes.length > 0 && this.#host.losesAnswer()) throw new XenstoreError("no answer came", "EDISCONNECTED", "");
     return result;
   }
 

@@ -179,6 +179,7 @@ export class World {
       machine: this.host.machine,
       journalAccount: this.host.journals,
       connect: () => this.host.store.connect(DOMAIN_0),
+      disconnect: () => this.host.store.disconnect(DOMAIN_0, "simulated loss"),
       settings: this.settings,
       journals: this.#journals,
       disks: this.#disks,
