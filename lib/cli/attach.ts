@@ -113,7 +113,7 @@ async function serveUntilConnected(
   const timeoutMs = options.timeout * 1000;
   let service: Service | undefined;
   try {
-    service = startService({
+    service = await startService({
       platform,
       native: platform.files,
       openXenstore: () => platform.openXenstore(),

@@ -117,7 +117,12 @@ interface Findings {
 /** Builds the machine, runs the phases, takes all down again and compares the images. */
 async function serveAndLoad(context: Context, options: Options, { images }: DryRunImages): Promise<Findings> {
   const { grants, workers } = options;
-  await using machine = new DryRunMachine({ guests: images.length, frontend: frontendOf(options), grants, workers });
+  await using machine = await DryRunMachine.start({
+    guests: images.length,
+    frontend: frontendOf(options),
+    grants,
+    workers,
+  });
   const guests: DryRunGuest[] = [];
   for (const image of images) guests.push(await machine.addGuest(image, ABI_NAMES[options.abi]!, options.seed));
   using progress = new Progress(context.output, context.quiet);

@@ -43,19 +43,26 @@ export interface MachineSettings {
 export class DryRunMachine implements AsyncDisposable {
   readonly #memory: SharedArrayBuffer;
   readonly #frontend: GuestRings;
-  readonly #store = new SimulatedStore();
+  readonly #store: SimulatedStore;
   readonly #service: Service;
   readonly #guests = new AsyncDisposableStack();
   #lastDomain: number = BACKEND;
 
-  /** Throws {@linkcode XenblkError} if there is not that much memory. */
-  constructor({ guests, frontend, grants, workers }: MachineSettings) {
+  private constructor(memory: SharedArrayBuffer, store: SimulatedStore, service: Service, frontend: GuestRings) {
+    this.#memory = memory;
+    this.#store = store;
+    this.#service = service;
     this.#frontend = frontend;
-    this.#memory = makeMachine(guests, frontend);
+  }
+
+  /** Rejects with {@linkcode XenblkError} if there is not that much memory. */
+  static async start({ guests, frontend, grants, workers }: MachineSettings): Promise<DryRunMachine> {
+    const memory = makeMachine(guests, frontend);
+    const store = new SimulatedStore();
     const logger = createLogger("backend");
-    this.#service = startService({
-      platform: openSimulatedPlatform(this.#memory, BACKEND),
-      openXenstore: () => this.#store.connect(BACKEND),
+    const service = await startService({
+      platform: openSimulatedPlatform(memory, BACKEND),
+      openXenstore: () => store.connect(BACKEND),
       kind: KIND,
       settings: { ...DEFAULT_SETTINGS, grants, maxQueues: frontend.queues },
       journal: true,
@@ -63,6 +70,7 @@ export class DryRunMachine implements AsyncDisposable {
       // What devices do is no news here unless it goes wrong.
       logger: { ...logger, info: (line) => logger.debug(line) },
     });
+    return new DryRunMachine(memory, store, service, frontend);
   }
 
   /** Makes a guest with a disk, connected. */

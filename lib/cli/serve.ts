@@ -49,7 +49,7 @@ export const serve = defineVerb({
     checkDataPath(platform);
     const logger = createLogger("backend");
     const kind = only?.kind ?? options.kind ?? DEFAULT_KIND;
-    const service = startService({
+    const service = await startService({
       platform,
       native: platform.files,
       openXenstore: () => platform.openXenstore(),

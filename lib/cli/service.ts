@@ -53,23 +53,32 @@ export interface Service {
   close(options: CloseOptions): Promise<boolean>;
 }
 
-/** Connects to xenstore and begins to serve. Throws what `openXenstore` throws, leaving nothing. */
-export function startService(options: ServiceOptions): Service {
+/**
+ * Starts the threads that the first disk needs, connects to xenstore and begins to serve. Rejects with what
+ * `openXenstore` throws, or with {@linkcode XenblkError} if a thread cannot be started, leaving nothing.
+ */
+export async function startService(options: ServiceOptions): Promise<Service> {
   const { platform, openXenstore, kind, only, settings, journal, native, workers, logger } = options;
   const warn = (message: string): void => logger.warning(message);
   const failure = Promise.withResolvers<never>();
   failure.promise.catch(() => {}); // whoever serves hears of it
   const failed = (reason: string): void => failure.reject(deathOf(reason));
-  const pool = new IoPool({ platform: platform.descriptor, warn, failed });
-  const dataPlane = new WorkerDataPlane({
-    platform,
-    workers,
-    addLane: (lane, token) => pool.addLane(lane, token),
-    uring: settings.engine !== "file" && native !== undefined && native.uringRefusal() === undefined,
-    warn,
-    failed,
-    debug: (message) => logger.debug(message),
-  });
+  const uring = settings.engine !== "file" && native !== undefined && native.uringRefusal() === undefined;
+  await using undo = new AsyncDisposableStack();
+  const pool = undo.use(new IoPool({ platform: platform.descriptor, warn, failed }));
+  const dataPlane = undo.use(
+    new WorkerDataPlane({
+      platform,
+      workers,
+      addLane: (lane, token) => pool.addLane(lane, token),
+      uring,
+      warn,
+      failed,
+      debug: (message) => logger.debug(message),
+    }),
+  );
+  // A toolstack waits ten seconds for its device, and threads can take several to start; simulated guests have time.
+  await Promise.all([dataPlane.start(), native === undefined || uring ? undefined : pool.start()]);
   const devices = new BackendKind({
     kind,
     ...(only === undefined ? {} : { only }),
@@ -81,10 +90,10 @@ export function startService(options: ServiceOptions): Service {
     settings,
     logger,
   });
+  const threads = undo.move();
   const close = async (how: CloseOptions): Promise<boolean> => {
     if (!await devices.close(how, GRACE_MS)) return false;
-    await dataPlane[Symbol.asyncDispose]();
-    await pool[Symbol.asyncDispose]();
+    await threads.disposeAsync();
     return true;
   };
   return { devices, failed: failure.promise, close };

@@ -20,7 +20,7 @@ import type { DataPlane, QueueHandle, QueueSpec } from "./types.ts";
 export interface WorkerDataPlaneOptions {
   /** Opened anew in each Worker, by its descriptor. */
   readonly platform: Platform;
-  /** Most reactors, that is Workers; they start as queues come. */
+  /** Most reactors, that is Workers; they start as queues come, or the first one with {@linkcode WorkerDataPlane.start}. */
   readonly workers: number;
   /** Called before a reactor opens its first queue: engines with threads of their own learn whom to wake. */
   readonly addLane: (lane: number, token: WakeToken) => Promise<void>;
@@ -220,6 +220,15 @@ export class WorkerDataPlane implements DataPlane {
   /** Starts nothing yet. */
   constructor(options: WorkerDataPlaneOptions) {
     this.#options = options;
+  }
+
+  /**
+   * Starts the first reactor, if none is, so that the first queue need not wait for it: that takes seconds on a slow
+   * machine. Rejects with {@linkcode XenblkError} if it cannot serve.
+   */
+  async start(): Promise<void> {
+    if (this.#lanes.length === 0) this.#startLane();
+    await this.#lanes[0]!.usable;
   }
 
   async openQueue(spec: QueueSpec): Promise<QueueHandle> {

@@ -1,6 +1,6 @@
 /**
- * The I/O Workers as the control plane sees them: started when the first file is opened, told which reactors to wake
- * and which files to open and close. It sees no job and no data.
+ * The I/O Workers as the control plane sees them: started when the first file is opened, or before, told which reactors
+ * to wake and which files to open and close. It sees no job and no data.
  */
 
 import { errorText, XenblkError } from "../errors.ts";
@@ -88,12 +88,20 @@ export class IoPool implements AsyncDisposable {
   }
 
   /**
+   * Starts the I/O Workers, if they are not, so that the first file need not wait for them. Rejects with
+   * {@linkcode XenblkError} if they cannot be started.
+   */
+  start(): Promise<void> {
+    return this.#started ??= this.#startWorkers();
+  }
+
+  /**
    * Opens an image in the I/O Workers. Rejects with {@linkcode XenblkError} if one of them cannot open it, or if they
    * cannot be started.
    */
   async openFile(image: ImageFile): Promise<PoolFile> {
     if (this.#failure !== undefined) throw new XenblkError(`Cannot open image ${image.path}: ${this.#failure}`);
-    await (this.#started ??= this.#start());
+    await this.start();
     const file = ++this.#lastFile;
     const opened = this.#ask((request) => ({ type: "open", request, file, image }));
     try {
@@ -117,7 +125,7 @@ export class IoPool implements AsyncDisposable {
     this.#terminate("the I/O Workers were stopped");
   }
 
-  async #start(): Promise<void> {
+  async #startWorkers(): Promise<void> {
     const entry = this.#options.entry ?? new URL("./io_worker.ts", import.meta.url);
     this.#workers = Array.from({ length: this.#count }, (_, index) => this.#startWorker(entry, index));
     const common = {

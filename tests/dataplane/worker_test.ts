@@ -142,6 +142,17 @@ Deno.test("queues are spread over reactors, no more of which start than are need
   assertEquals(await Promise.all(guests.map((guest) => guest.request(OP_READ, 0))), [0, 0, 0, 0]);
 });
 
+Deno.test("a reactor that was started before there was any queue is the one that serves the first", async () => {
+  await using bench = new Bench(2);
+  await bench.plane.start();
+  assertEquals(bench.lanes, [0]);
+  await using disk = await openMemoryDisk();
+  using guest = new Guest(bench.machine, 1 as DomId);
+  await bench.plane.openQueue(guest.spec(disk));
+  assertEquals(await guest.request(OP_READ, 0), 0);
+  assertEquals(bench.lanes, [0]);
+});
+
 Deno.test("queues of one disk that are opened at once are spread over the reactors, whatever these serve already", async () => {
   await using bench = new Bench(2);
   const lanes = new Map<number, number>();

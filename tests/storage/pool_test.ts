@@ -176,6 +176,18 @@ Deno.test("a platform that cannot be opened is told by the first disk, and the p
   assertMatch((await assertRejects(() => pool.openFile(image), XenblkError)).message, /^Cannot open image/);
 });
 
+Deno.test("a pool that is started before there are files serves them; one that cannot start says so at once", async () => {
+  using folder = new Folder();
+  await using rig = new PoolRig({ workers: 2 });
+  await rig.pool.start();
+  await using disk = await rig.open(folder.file("disk", 4096));
+  using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+  assertEquals(channel.readNow(0, 4096), 0);
+  const platform = { kind: "simulated", machine: new SharedArrayBuffer(16), domain: 0 } as const;
+  await using pool = new IoPool({ platform, workers: 2 });
+  await assertRejects(() => pool.start(), XenblkError, "not a simulated machine");
+});
+
 Deno.test("a pool without workers is refused", () => {
   const platform = { kind: "native" } as const;
   assertThrows(() => new IoPool({ platform, workers: 0 }), XenblkError, "at least 1");
