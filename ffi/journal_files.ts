@@ -1,6 +1,7 @@
 /**
- * Journals as files below /run, mapped shared: what was stored in them is there for the next process, however this one
- * ends, and gone when the machine reboots, as guests are. What is written into them is not known here.
+ * Journals and latches as files below /run, mapped shared: what was stored in them is there for the next process,
+ * however this one ends, and gone when the machine reboots, as guests are. And the locks of devices, beside them. What
+ * is written into the files is not known here.
  */
 
 import { XenblkError } from "../lib/errors.ts";
@@ -8,7 +9,7 @@ import { type JournalStore, type OwnedMemory, PAGE_SIZE_BYTES } from "../lib/hyp
 import { cString, errno, errnoText, libc } from "./libc.ts";
 import { NativeMemory } from "./memory.ts";
 
-/** Where journals are kept, unless XENBLK_JOURNAL_DIR names another directory. */
+/** Where they are kept, unless XENBLK_JOURNAL_DIR names another directory. */
 export const JOURNAL_DIRECTORY = "/run/xenblk";
 
 const PROT_READ_WRITE = 3;
@@ -33,6 +34,16 @@ export class JournalFiles implements JournalStore {
       throw cannotKeep(path, error instanceof Error ? error.message : String(error));
     }
     return mapFile(path, lengthBytes);
+  }
+
+  /** None where there is no directory. */
+  names(): string[] {
+    try {
+      return [...Deno.readDirSync(this.#directory)].filter(({ isFile }) => isFile).map(({ name }) => name);
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return [];
+      throw error;
+    }
   }
 
   /** One that may not be removed was not made here, and its nonce keeps it from ever being used: no error either. */
@@ -110,7 +121,7 @@ function mapFile(path: string, lengthBytes: number): OwnedMemory {
 }
 
 function cannotKeep(path: string, why: string): XenblkError {
-  return new XenblkError(`Cannot keep the journal ${path}: ${why}`, {
-    remedy: "make the directory writable, name another with XENBLK_JOURNAL_DIR, or use --no-journal",
+  return new XenblkError(`Cannot keep ${path}: ${why}`, {
+    remedy: "make the directory writable, or name another with XENBLK_JOURNAL_DIR",
   });
 }

@@ -155,10 +155,12 @@ export interface Parker extends Disposable {
   park(timeoutMs: number): void;
 }
 
-/** Memory that outlives the process, by name: where the journals of rings are kept. */
+/** What outlives the process, by name: the memory of journals and latches, and the locks of devices. */
 export interface JournalStore {
   /** The memory of that name: as it was left if it exists in that size, else zeroed. Throws if it cannot be had. */
   open(name: string, lengthBytes: number): OwnedMemory;
+  /** Names of what there is: memory, and locks that somebody has or had. Throws if that cannot be found out. */
+  names(): string[];
   /** Forgets it. No error if there is none. */
   remove(name: string): void;
   /**
@@ -179,7 +181,7 @@ export interface Platform {
   readonly descriptor: PlatformDescriptor;
   /** Private memory of this process. */
   readonly memory: MemorySpace;
-  /** Where rings keep what they have taken, so that a crash loses nothing. */
+  /** What outlives this process, so that a crash loses nothing. */
   readonly journals: JournalStore;
   /** A handle for the grants of one guest domain. */
   openGrantTable(guest: DomId): GrantTable;

@@ -166,6 +166,7 @@ export class BackendDevice {
     await this.#working;
     await this.#resources.release();
     if (options.leave === "detached" && !this.#actions.isOthers) this.#leaveClosed();
+    if (!this.#actions.isOthers && this.#isDetached()) this.#resources.forgetLatch();
     this.#resources.disown();
     this.#unwatch();
   }
@@ -191,6 +192,17 @@ export class BackendDevice {
       if (state !== "gone") this.#nodes?.switchState(state, XenbusState.Closed);
     } catch (error) {
       this.#log.warning(`cannot leave it Closed: ${errorText(error)}`);
+    }
+  }
+
+  /** The attachment is over: nobody will serve this directory again. */
+  #isDetached(): boolean {
+    try {
+      const seen = this.#nodes?.observe();
+      return seen !== undefined &&
+        (seen.backendState === "gone" || (seen.backendState === XenbusState.Closed && !seen.online));
+    } catch {
+      return false; // whoever cannot ask leaves it to the next process
     }
   }
 
@@ -255,6 +267,7 @@ export class BackendDevice {
 
   #end(): void {
     this.#stop.abort();
+    if (!this.#actions.isOthers) this.#resources.forgetLatch();
     this.#resources.disown();
     this.#unwatch();
     this.#resolveRetired();

@@ -237,6 +237,7 @@ export class DeviceActions {
       const grants = this.#grantMode(offer, frontend, opened);
       const { directIoSafe, discardEnable } = opened.description;
       const discard = offerOf(this.#settings, opened.disk.properties, discardEnable).discard !== undefined;
+      this.#openLatch(nodes);
       const { maxIndirectSegments } = offer;
       const options = { grants, directIoSafe, discard, maxIndirectSegments, connection };
       await this.#resources.openRings(opened.disk, frontend, options);
@@ -244,6 +245,15 @@ export class DeviceActions {
     } catch (error) {
       this.#imageIsBusy = error instanceof ImageBusyError;
       return reasonOf(error);
+    }
+  }
+
+  /** What an earlier process left of a failed flush counts as its own would. */
+  #openLatch(nodes: DeviceNodes): void {
+    const nonce = this.#resources.openLatch(nodes.attachmentNonce());
+    if (nonce !== undefined) nodes.keepAttachmentNonce(nonce);
+    if (this.#resources.latched) {
+      this.#log.warning("a flush failed since it was attached: writes are refused until it is attached anew");
     }
   }
 

@@ -12,6 +12,7 @@ import { type FrontendParameters, type NegotiationOptions, readFrontend } from "
 import { backendPath, type DeviceAddress, frontendPath } from "../xenbus/paths.ts";
 import { type ObservedState, parseState, type XenbusState } from "../xenbus/states.ts";
 import { removeWithEmptyParents } from "../xenstore.ts";
+import { ATTACHMENT_NODE } from "./device_latch.ts";
 import { NONCE_NODE } from "./journals.ts";
 
 /** Nodes of the backend directory that the toolstack writes and that a device heeds; the others it writes itself. */
@@ -111,6 +112,16 @@ export class DeviceNodes {
   /** What tells the connection that a process served last, if one did. */
   connectionNonce(): string | undefined {
     return this.#store.read(`${this.#path}/${NONCE_NODE}`);
+  }
+
+  /** What tells this attachment of the disk from earlier ones; undefined until it was served. */
+  attachmentNonce(): string | undefined {
+    return this.#store.read(`${this.#path}/${ATTACHMENT_NODE}`);
+  }
+
+  /** Writes it, unless the device is gone. */
+  keepAttachmentNonce(nonce: string): void {
+    this.#fromState(undefined, (transaction) => transaction.write(`${this.#path}/${ATTACHMENT_NODE}`, nonce));
   }
 
   /** What the nodes say now, as of one moment. */

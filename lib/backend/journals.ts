@@ -1,63 +1,67 @@
 /**
- * The journals of one device's rings, the lock that keeps two processes from serving them at once, and the nonce that
- * ties them to one connection: it is in the backend's directory and in the journals, so that a journal of an earlier
- * connection, or of another guest, is never taken for this one's. What is in a journal is not known here.
+ * What of one device outlives its process: the journals of its rings, the lock that keeps two processes from serving
+ * it at once, and the nonce that ties the journals to one connection: it is in the backend's directory and in the
+ * journals, so that a journal of an earlier connection, or of another guest, is never taken for this one's. What is in
+ * a journal is not known here.
  */
 
-import { journalBytes } from "../dataplane/journal.ts";
+import { journalBytes, type Nonce } from "../dataplane/journal.ts";
 import type { JournalSpec } from "../dataplane/types.ts";
 import type { JournalStore, OwnedMemory } from "../hypervisor.ts";
 import { MOST_QUEUES } from "../xenbus/features.ts";
+import { newNonce, parseNonce } from "./nonce.ts";
 
 /** The backend's node that holds the nonce of the connection that it serves. */
 export const NONCE_NODE = "connection-nonce";
 
-const NONCE_WORDS = 4;
-const NONCE_TEXT = /^[0-9a-f]{32}$/;
-
 /** A connection, and whether it is one that another process served before. */
 export interface ConnectionIdentity {
-  readonly nonce: Uint32Array;
+  readonly nonce: Nonce;
   readonly resume: boolean;
 }
 
 /** A connection that begins. */
 export function newConnection(): ConnectionIdentity {
-  return { nonce: crypto.getRandomValues(new Uint32Array(NONCE_WORDS)), resume: false };
+  return { nonce: newNonce(), resume: false };
 }
 
 /** The connection that goes on, as its node says; one that begins if it says nothing of use. */
 export function resumedConnection(node: string | undefined): ConnectionIdentity {
-  if (node === undefined || !NONCE_TEXT.test(node)) return newConnection();
-  const nonce = Uint32Array.from({ length: NONCE_WORDS }, (_, i) => parseInt(node.slice(8 * i, 8 * i + 8), 16));
-  return { nonce, resume: true };
+  const nonce = parseNonce(node);
+  return nonce === undefined ? newConnection() : { nonce, resume: true };
 }
 
-/** The node's value for a nonce. */
-export function nonceText(nonce: Uint32Array): string {
-  return Array.from(nonce, (word) => word.toString(16).padStart(8, "0")).join("");
+/** How a device's lock, latch and journals are called; `label` is its own, such as `vbd3/5/51712`. */
+export function keptNames(label: string): {
+  readonly lock: string;
+  readonly latch: string;
+  readonly journal: (queue: number) => string;
+} {
+  const name = label.replaceAll("/", "-");
+  return { lock: `${name}.lock`, latch: `${name}-latch`, journal: (queue) => `${name}-${queue}` };
 }
 
-/** The journals of one device; without a store there are none. */
+/** The journals of one device, unless none are kept, and its lock. */
 export class DeviceJournals {
-  readonly #store: JournalStore | undefined;
-  readonly #name: string;
+  readonly #store: JournalStore;
+  readonly #kept: boolean;
+  readonly #names: ReturnType<typeof keptNames>;
   readonly #mapped: OwnedMemory[] = [];
   #lock: Disposable | undefined;
 
-  /** `label` is the device's, such as `vbd3/5/51712`. */
-  constructor(store: JournalStore | undefined, label: string) {
+  /** `label` is the device's; without `kept` there are no journals, and the lock all the same. */
+  constructor(store: JournalStore, label: string, kept: boolean) {
     this.#store = store;
-    this.#name = label.replaceAll("/", "-");
+    this.#kept = kept;
+    this.#names = keptNames(label);
   }
 
   /**
    * Makes the device this process's own, until {@linkcode disown} or the end of the process. False: it is another
-   * one's. Without a store nobody is kept out. Throws if it cannot be found out.
+   * one's. Throws if it cannot be found out.
    */
   own(): boolean {
-    if (this.#store === undefined) return true;
-    this.#lock ??= this.#store.lock(`${this.#name}.lock`);
+    this.#lock ??= this.#store.lock(this.#names.lock);
     return this.#lock !== undefined;
   }
 
@@ -67,12 +71,15 @@ export class DeviceJournals {
     this.#lock = undefined;
   }
 
-  /** The journal of a ring with so many slots. Throws if it cannot be had. */
-  open(queue: number, ringSlots: number, connection: ConnectionIdentity): JournalSpec | undefined {
-    if (this.#store === undefined) return undefined;
-    const memory = this.#store.open(this.#nameOf(queue), journalBytes(ringSlots));
-    this.#mapped.push(memory);
-    return { address: memory.address, ...connection };
+  /** The journals of rings with so many slots, or undefined if none are kept. Throws if they cannot be had. */
+  open(ringSlots: readonly number[], connection: ConnectionIdentity): JournalSpec[] | undefined {
+    // What an earlier process kept of this connection is not true any more once somebody serves it without journals.
+    if (!this.#kept) return void this.forget();
+    return ringSlots.map((slots, queue) => {
+      const memory = this.#store.open(this.#names.journal(queue), journalBytes(slots));
+      this.#mapped.push(memory);
+      return { address: memory.address, ...connection };
+    });
   }
 
   /** The rings are closed; what the journals hold stays for the next process. */
@@ -83,10 +90,6 @@ export class DeviceJournals {
   /** The connection is over for good, in whichever process, and with however many rings, it was served. */
   forget(): void {
     this.unmap();
-    for (let queue = 0; queue < MOST_QUEUES; queue++) this.#store?.remove(this.#nameOf(queue));
-  }
-
-  #nameOf(queue: number): string {
-    return `${this.#name}-${queue}`;
+    for (let queue = 0; queue < MOST_QUEUES; queue++) this.#store.remove(this.#names.journal(queue));
   }
 }

@@ -15,6 +15,7 @@ import { backendKindPath, backendPath, type DeviceAddress, parseBackendPath, par
 import { isDisconnection } from "../xenstore.ts";
 import { BackendDevice, type CloseOptions } from "./device.ts";
 import { TOOLSTACK_NODES } from "./device_nodes.ts";
+import { sweepLeftovers } from "./leftovers.ts";
 import type { DeviceSettings } from "./settings.ts";
 import type { DeviceStatus } from "./status.ts";
 import { StoreLink } from "./store_link.ts";
@@ -33,8 +34,10 @@ export interface BackendKindOptions {
   readonly openDisk: (request: DiskRequest) => Promise<Disk>;
   /** Keep others from an image while a guest uses it; absent: nobody is kept from anything. */
   readonly imageLocks?: ImageLocks;
-  /** Where rings keep what they have taken; absent: a crash of this process loses it. */
-  readonly journals?: JournalStore;
+  /** What outlives this process: locks and latches of devices, and journals of rings. */
+  readonly journals: JournalStore;
+  /** Rings keep what they have taken. Absent: they do; false: a crash of this process loses it. */
+  readonly keepJournals?: boolean;
   /** For all devices alike. */
   readonly settings: DeviceSettings;
   /** Gets all lines; those that a guest causes are limited per guest. */
@@ -42,6 +45,9 @@ export interface BackendKindOptions {
   /** Absent: this process's. */
   readonly clock?: Clock;
 }
+
+/** Devices that are named in one line of the log. */
+const NAMED_LEFTOVERS = 8;
 
 /** The domain that this process runs in, as its own node `domid` says; domain 0 has none in old toolstacks. */
 export function ownDomain(store: Xenstore): DomId {
@@ -121,6 +127,7 @@ export class BackendKind {
   #connected(store: Xenstore, again: boolean): void {
     this.#store = store;
     this.#domain = ownDomain(store);
+    if (!again) this.#sweep(store);
     const trusted = !again || this.#keptItsContents(store);
     if (!trusted) this.#options.logger.warning("xenstore came back without our devices: they are served on");
     for (const device of this.#devices.values()) device.attachStore(store, trusted);
@@ -133,6 +140,20 @@ export class BackendKind {
     this.#follow(store.watch("@releaseDomain"), () => {
       for (const device of this.#devices.values()) device.domainReleased();
     });
+  }
+
+  /** What is left of devices that were removed while nobody served them. That it cannot be removed harms nobody. */
+  #sweep(store: Xenstore): void {
+    const { logger, journals } = this.#options;
+    try {
+      const swept = sweepLeftovers(journals, store, this.#domain);
+      if (swept.length === 0) return;
+      const named = swept.slice(0, NAMED_LEFTOVERS).join(", ") + (swept.length > NAMED_LEFTOVERS ? " and others" : "");
+      logger.info(`removed what earlier processes left of ${swept.length} devices that are gone: ${named}`);
+    } catch (error) {
+      if (isDisconnection(error)) throw error;
+      logger.warning(`cannot remove what earlier processes left of devices that are gone: ${errorText(error)}`);
+    }
   }
 
   #lost(): void {
@@ -208,13 +229,14 @@ export class BackendKind {
   #adopt(store: Xenstore, address: DeviceAddress): void {
     const path = backendPath(address);
     if (this.#devices.has(path) || store.read(`${path}/state`) === undefined) return;
-    const { dataPlane, openDisk, imageLocks, journals, settings } = this.#options;
+    const { dataPlane, openDisk, imageLocks, journals, keepJournals, settings } = this.#options;
     const logger = this.#limiter.forGuest(address.frontendDomain);
     const device = new BackendDevice(address, {
       dataPlane,
       openDisk,
       ...(imageLocks && { imageLocks }),
-      ...(journals && { journals }),
+      journals,
+      keepJournals: keepJournals ?? true,
       settings,
       logger,
       clock: this.#clock,

@@ -5,7 +5,6 @@
  */
 
 import { ABIS, ringSlots } from "../blkif/abi.ts";
-import { createLatch, Latch } from "../dataplane/latch.ts";
 import { createStats, type QueueStats, readStats } from "../dataplane/stats.ts";
 import type { DataPlane, GrantMode, QueueHandle } from "../dataplane/types.ts";
 import type { DomId, JournalStore } from "../hypervisor.ts";
@@ -16,7 +15,9 @@ import { parseImage } from "../storage/spec.ts";
 import type { NodeValue } from "../xenbus/features.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { DeviceDescription } from "./device_nodes.ts";
-import { type ConnectionIdentity, DeviceJournals, NONCE_NODE, nonceText } from "./journals.ts";
+import { DeviceLatch } from "./device_latch.ts";
+import { type ConnectionIdentity, DeviceJournals, keptNames, NONCE_NODE } from "./journals.ts";
+import { nonceText } from "./nonce.ts";
 import type { DeviceSettings } from "./settings.ts";
 
 /** What the resources of a device are made from. */
@@ -29,8 +30,10 @@ export interface ResourceServices {
   readonly imageLocks?: ImageLocks;
   /** Bounds the wait for an image's lock. */
   readonly clock: Clock;
-  /** Where rings keep what they have taken; absent: a crash loses it. */
-  readonly journals?: JournalStore;
+  /** Where the device's lock and latch are kept, and the journals of its rings. */
+  readonly journals: JournalStore;
+  /** Rings keep what they have taken. False: a crash loses it. */
+  readonly keepJournals: boolean;
   /** How images are opened and rings are served. */
   readonly settings: DeviceSettings;
 }
@@ -64,7 +67,7 @@ export class DeviceResources {
   readonly #stopped: (reason: string) => void;
   readonly #stats: SharedArrayBuffer[] = [];
   readonly #journals: DeviceJournals;
-  readonly #latch = createLatch();
+  readonly #latch: DeviceLatch;
   #image: OpenImage | undefined;
   /** Held as long as there are rings: a guest that migrates opens its image at both ends, and uses it at one. */
   #lock: Disposable | undefined;
@@ -76,7 +79,8 @@ export class DeviceResources {
     this.#label = label;
     this.#guest = guest;
     this.#stopped = stopped;
-    this.#journals = new DeviceJournals(services.journals, label);
+    this.#journals = new DeviceJournals(services.journals, label, services.keepJournals);
+    this.#latch = new DeviceLatch(services.journals, keptNames(label).latch);
   }
 
   /** The open image, or undefined. */
@@ -94,9 +98,22 @@ export class DeviceResources {
     return this.#stats.map(readStats);
   }
 
-  /** A flush failed: writes are refused until the operator attaches the disk anew. */
+  /** A flush failed, under whichever process: writes are refused until the operator attaches the disk anew. */
   get latched(): boolean {
-    return new Latch(this.#latch).tripped;
+    return this.#latch.tripped;
+  }
+
+  /**
+   * To be called before rings are opened, with what the node of the attachment's nonce says. Returns what it must say
+   * before that, if it does not. Throws if no latch can be had.
+   */
+  openLatch(node: string | undefined): string | undefined {
+    return this.#latch.open(node);
+  }
+
+  /** The attachment is over, and whatever was lost of it with it. */
+  forgetLatch(): void {
+    this.#latch.forget();
   }
 
   /** Makes the device this process's own. False: another process serves it. Throws if it cannot be found out. */
@@ -106,6 +123,7 @@ export class DeviceResources {
 
   /** The opposite of {@linkcode own}, once everything is given back. */
   disown(): void {
+    this.#latch[Symbol.dispose]();
     this.#journals.disown();
   }
 
@@ -125,15 +143,17 @@ export class DeviceResources {
     return disk;
   }
 
-  /** Opens all rings that the frontend asks for, on the open image. Rejects with the reason, and then holds none. */
+  /**
+   * Opens all rings that the frontend asks for, on the open image and with the open latch. Rejects with the reason, and
+   * then holds none.
+   */
   async openRings(disk: Disk, frontend: FrontendParameters, options: RingOptions): Promise<void> {
     const { dataPlane, settings } = this.#services;
     await this.closeRings();
     await this.#lockImage(disk);
     const { connection, ...rest } = options;
-    const journals = frontend.queues.map(({ ringRefs }, number) =>
-      this.#journals.open(number, ringSlots(ABIS[frontend.abi], ringRefs.length), connection)
-    );
+    const slots = frontend.queues.map(({ ringRefs }) => ringSlots(ABIS[frontend.abi], ringRefs.length));
+    const journals = this.#journals.open(slots, connection);
     const results = await Promise.allSettled(frontend.queues.map((queue, number) =>
       dataPlane.openQueue({
         label: `${this.#label} queue ${number}`,
@@ -143,11 +163,11 @@ export class DeviceResources {
         abi: frontend.abi,
         disk,
         ...rest,
-        ...(journals[number] && { journal: journals[number] }),
+        ...(journals === undefined ? {} : { journal: journals[number]! }),
         ...(settings.maxPersistentGrants === undefined ? {} : { maxPersistentGrants: settings.maxPersistentGrants }),
         ...(settings.maxRequests === undefined ? {} : { maxRequests: settings.maxRequests }),
         stats: this.#stats[number] ??= createStats(),
-        latch: this.#latch,
+        latch: this.#latch.address,
       })
     ));
     const rings = results.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
@@ -160,7 +180,7 @@ export class DeviceResources {
 
   /** The nodes by which the next process knows the connection again; none where no journals are kept. */
   identityNodes({ nonce }: ConnectionIdentity): NodeValue[] {
-    return this.#services.journals === undefined ? [] : [[NONCE_NODE, nonceText(nonce)]];
+    return this.#services.keepJournals ? [[NONCE_NODE, nonceText(nonce)]] : [];
   }
 
   /** Finishes what is in flight and gives the rings back. */

@@ -49,7 +49,7 @@ export const attach = defineVerb({
   options: OPTIONS,
   permissions:
     "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, /run/xenblk " +
-    "(unless --no-journal) and IMAGE if it is a regular file; --allow-ffi is as good as all permissions.",
+    "and IMAGE if it is a regular file; --allow-ffi is as good as all permissions.",
   examples: ["xenblk attach web disk.img", "xenblk attach 5 raw:/dev/vg/lv xvdc --read-only"],
   async run(context, options, operands): Promise<number> {
     const image = parseImage(operands["image"]!);

@@ -37,7 +37,7 @@ export const serve = defineVerb({
   }],
   options: OPTIONS,
   permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, " +
-    "/run/xenblk (unless --no-journal) and the images if they are regular files; --allow-ffi is as good as all permissions.",
+    "/run/xenblk and the images if they are regular files; --allow-ffi is as good as all permissions.",
   examples: [
     "xenblk serve",
     "xenblk serve --kind qdisk --grants map",

@@ -86,7 +86,8 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     dataPlane,
     openDisk: (request) => openDisk(request, { pool, warn, ...(native === undefined ? {} : { native }) }),
     imageLocks: new ProcessImageLocks(options.imageLocks, warn),
-    ...(journal ? { journals: platform.journals } : {}),
+    journals: platform.journals,
+    keepJournals: journal,
     settings,
     logger,
   });

@@ -8,11 +8,11 @@ import { ABIS, MAX_RING_PAGES, MAX_SEGMENTS_PER_REQUEST } from "../blkif/abi.ts"
 import { BackRing } from "../blkif/back_ring.ts";
 import { RequestSlots } from "../blkif/request.ts";
 import { errorText } from "../errors.ts";
-import type { DomId, EventChannels, EvtchnPort, GrantTable, Platform } from "../hypervisor.ts";
+import type { DomId, EventChannels, EvtchnPort, GrantTable, OwnedMemory, Platform } from "../hypervisor.ts";
 import type { ChannelOptions, DiskAttachment, DiskProperties, IoChannel } from "../storage/disk.ts";
 import { createGrantStrategy } from "./grants.ts";
 import { IndirectPages } from "./indirect_pages.ts";
-import { createLatch, Latch } from "./latch.ts";
+import { Latch, LATCH_BYTES } from "./latch.ts";
 import { Journal, journalBytes } from "./journal.ts";
 import { memoryRule } from "./memory_rule.ts";
 import { MOST_PAGES_PER_RING } from "./page_pool.ts";
@@ -79,6 +79,7 @@ export function openConnection(
     ...(grants.buffers && { buffers: grants.buffers }),
     rule: memoryRule(request.grants, request.directIoSafe ?? false),
   }));
+  const latch = undo.use(openLatch(request.latch, platform));
   const port = handles.events.bindInterdomain(request.guest, request.eventChannel);
   undo.defer(() => handles.events.unbind(port));
   const queue = new Queue({
@@ -93,7 +94,7 @@ export function openConnection(
     journal,
     replay,
     stats: request.stats,
-    latch: new Latch(request.latch ?? createLatch()),
+    latch: new Latch(latch.view),
     notify: () => notifyFrontend(handles.events, port, complain),
     complain,
   });
@@ -101,6 +102,12 @@ export function openConnection(
   if (request.journal !== undefined) notifyFrontend(handles.events, port, complain);
   const owned = undo.move();
   return { queue, guest: request.guest, port, [Symbol.dispose]: () => owned.dispose() };
+}
+
+/** The memory of the device's latch, or of one for this queue alone. */
+function openLatch(address: number | undefined, { memory }: Platform): OwnedMemory {
+  if (address === undefined) return memory.allocate(LATCH_BYTES);
+  return { address, view: memory.view(address, LATCH_BYTES), [Symbol.dispose]: () => {} };
 }
 
 /**

@@ -1,27 +1,56 @@
 /**
  * A device's latch: once a flush failed, the kernel will not tell of it again, so every later write of the device must
- * fail, whichever of its queues it comes by. One word of shared memory, which outlives the queues' connections.
+ * fail, whichever of its queues it comes by, and whichever process serves it. It is given its memory, which outlives
+ * the queues' connections and, where the control plane keeps it, the process too.
+ *
+ * As u32 words: 0 magic, 1 version, 2 tripped, 3 unused, 4..7 the nonce of the attachment that it is for.
  */
 
-/** See the file's first lines. Any thread may look and trip; nothing in here resets it. */
-export class Latch {
-  readonly #word: Int32Array;
+import type { Nonce } from "./journal.ts";
 
-  constructor(memory: SharedArrayBuffer) {
-    this.#word = new Int32Array(memory);
+const MAGIC = 0x6c6b6278; // "xbkl"
+const VERSION = 1;
+
+const MAGIC_WORD = 0;
+const VERSION_WORD = 1;
+const TRIPPED_WORD = 2;
+const NONCE_WORD = 4;
+const NONCE_WORDS = 4;
+
+/** Bytes of a latch. */
+export const LATCH_BYTES = 4 * (NONCE_WORD + NONCE_WORDS);
+
+/** See the file's first lines. Any thread may look and trip; only {@linkcode Latch.begin} resets it. */
+export class Latch {
+  readonly #words: Int32Array;
+
+  /** Over memory of {@linkcode LATCH_BYTES} bytes; zeroes are a latch that is not tripped and belongs to nobody. */
+  constructor(memory: Uint8Array) {
+    this.#words = new Int32Array(memory.buffer, memory.byteOffset, LATCH_BYTES / 4);
   }
 
   /** A flush of the device failed. */
   get tripped(): boolean {
-    return Atomics.load(this.#word, 0) !== 0;
+    return Atomics.load(this.#words, TRIPPED_WORD) !== 0;
   }
 
   trip(): void {
-    Atomics.store(this.#word, 0, 1);
+    Atomics.store(this.#words, TRIPPED_WORD, 1);
   }
-}
 
-/** The memory of a latch that is not tripped. */
-export function createLatch(): SharedArrayBuffer {
-  return new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT);
+  /** Starts anew, not tripped, for an attachment whose writes nobody has lost yet. */
+  begin(nonce: Nonce): void {
+    Atomics.store(this.#words, MAGIC_WORD, 0); // not valid until all is written
+    this.#words[VERSION_WORD] = VERSION;
+    for (let i = 0; i < NONCE_WORDS; i++) this.#words[NONCE_WORD + i] = nonce[i]!;
+    Atomics.store(this.#words, TRIPPED_WORD, 0);
+    Atomics.store(this.#words, MAGIC_WORD, MAGIC);
+  }
+
+  /** Whether it was begun for that attachment. */
+  belongsTo(nonce: Nonce): boolean {
+    if (Atomics.load(this.#words, MAGIC_WORD) !== MAGIC || this.#words[VERSION_WORD] !== VERSION) return false;
+    for (let i = 0; i < NONCE_WORDS; i++) if (this.#words[NONCE_WORD + i]! >>> 0 !== nonce[i]!) return false;
+    return true;
+  }
 }

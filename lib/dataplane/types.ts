@@ -56,8 +56,11 @@ export interface QueueSpec {
   readonly journal?: JournalSpec;
   /** Where the queue counts; see stats.ts. */
   readonly stats: SharedArrayBuffer;
-  /** The device's latch, for all of its queues; see latch.ts. Absent: the queue's own. */
-  readonly latch?: SharedArrayBuffer;
+  /**
+   * Address of the device's latch, for all of its queues; see latch.ts. It stays mapped until the queue is closed.
+   * Absent: the queue has its own.
+   */
+  readonly latch?: number;
 }
 
 /** A ring that is served. */

@@ -34,6 +34,10 @@ class SimulatedJournals implements JournalStore {
     return { address: kept.address, view: kept.view, [Symbol.dispose]: () => {} };
   }
 
+  names(): string[] {
+    return [...this.#kept.keys(), ...this.#locked];
+  }
+
   remove(name: string): void {
     this.#kept.get(name)?.[Symbol.dispose]();
     this.#kept.delete(name);

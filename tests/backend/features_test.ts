@@ -5,6 +5,7 @@
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import type { DeviceSettings } from "../../lib/backend/settings.ts";
+import { Latch, LATCH_BYTES } from "../../lib/dataplane/latch.ts";
 import { backendPath, frontendPath } from "../../lib/xenbus/paths.ts";
 import { Rig, RING_NODES, until } from "./rig.ts";
 
@@ -86,7 +87,7 @@ Deno.test("each queue of the frontend becomes a ring of the data plane, with its
   new Float64Array(specs[2]!.stats)[0] = 7;
   await until("the device knows that it is connected", () => kind.status()[0]!.connected);
   assertEquals([kind.status()[0]!.totals.reads, kind.status()[0]!.latched], [12, false]);
-  new Int32Array(specs[1]!.latch!)[0] = 1;
+  new Latch(rig.platform.memory.view(specs[1]!.latch!, LATCH_BYTES)).trip();
   assertEquals(kind.status()[0]!.latched, true);
   await frontend.disconnect();
   assertEquals(rig.plane.open.length, 0, "closing drains all of them");

@@ -3,7 +3,7 @@
  * each from either side.
  */
 
-import { assert, assertEquals, assertNotEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert";
 import { removeDevice } from "../../lib/toolstack/attach.ts";
 import { requestRemoval } from "../../lib/toolstack/removal.ts";
 import { backendPath, frontendPath } from "../../lib/xenbus/paths.ts";
@@ -33,6 +33,7 @@ Deno.test("features are published before InitWait, the disk before Connected, an
   const connection = await rig.frontend(device).connect();
   await settle();
   const written = rig.writes.map(({ path, value }) => [path.slice(backendPath(device).length + 1), value]);
+  assertMatch(written.shift()!.join(), /^attachment-nonce,[0-9a-f]{32}$/, "before the rings are opened");
   assertEquals(written, [
     ["sectors", "131072"],
     ["info", "0"],

@@ -5,25 +5,31 @@
 
 import { assertEquals } from "@std/assert";
 import { BackendKind } from "../../lib/backend/kind.ts";
-import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
-import { DOM0, Rig, RING_NODES, settle, until } from "./rig.ts";
+import { Rig, RING_NODES, settle, until } from "./rig.ts";
 
 const STAY = { leave: "connected", timeoutMs: 0 } as const;
 
-/** Serves with the machine's journals, as a process of its own would. */
-function serve(rig: Rig): BackendKind {
-  return rig.serve({}, { journals: openSimulatedPlatform(rig.machine, DOM0).journals });
+/** Serves as a process of its own would. */
+function serve(rig: Rig, keepJournals = true): BackendKind {
+  return rig.serve({}, { keepJournals });
 }
 
-Deno.test("a device that another process serves is left alone until that one ends, and then taken over", async () => {
+for (const keepJournals of [true, false]) {
+  const how = keepJournals ? "with journals" : "without journals";
+  Deno.test(`a device that another process serves is left alone until that one ends, and then taken over, ${how}`, async () => {
+    await takeOver(keepJournals);
+  });
+}
+
+async function takeOver(keepJournals: boolean): Promise<void> {
   await using rig = new Rig();
   const device = rig.attach();
-  const first = serve(rig);
+  const first = serve(rig, keepJournals);
   const frontend = rig.frontend(device);
   await frontend.connect();
   await settle();
   const before = rig.writes.length;
-  const second = serve(rig);
+  const second = serve(rig, keepJournals);
   await until("the second one says so", () => rig.lines.some((line) => /another process serves it/.test(line)));
   await settle();
   assertEquals([rig.plane.queues.length, rig.openDisks, rig.writes.length], [1, 1, before]);
@@ -33,7 +39,7 @@ Deno.test("a device that another process serves is left alone until that one end
   assertEquals(rig.backend(device, "state"), "4");
   await frontend.disconnect();
   assertEquals([rig.plane.open.length, second.status()[0]?.backendState], [0, "Closed"]);
-});
+}
 
 Deno.test("of two processes that find a new device one serves it, and the other leaves it open for a guest that clings to it", async () => {
   await using rig = new Rig();

@@ -133,6 +133,8 @@ function recording(store: Xenstore, writes: RecordedWrite[]): Xenstore {
 export class Rig implements AsyncDisposable {
   readonly simulated = new SimulatedStore();
   readonly machine = createMachine();
+  /** As the backend has it. */
+  readonly platform = openSimulatedPlatform(this.machine, DOM0);
   readonly plane = new RecordingDataPlane();
   readonly writes: RecordedWrite[] = [];
   readonly lines: string[] = [];
@@ -171,6 +173,8 @@ export class Rig implements AsyncDisposable {
       openXenstore: () => recording(this.simulated.connect(DOM0), this.writes),
       dataPlane: this.plane,
       openDisk: (request) => this.#openDisk(request),
+      journals: this.platform.journals,
+      keepJournals: false,
       settings: { ...DEFAULT_SETTINGS, ...settings },
       logger: this.#logger,
       ...options,

@@ -5,7 +5,7 @@
 
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER } from "../../lib/blkif/abi.ts";
-import { createLatch, Latch } from "../../lib/dataplane/latch.ts";
+import { Latch, LATCH_BYTES } from "../../lib/dataplane/latch.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
 import { Random } from "../../lib/sim/random.ts";
 import { Rig, type TestRequest } from "./rig.ts";
@@ -103,8 +103,7 @@ Deno.test("a request that is overtaken by a whole ring of others survives a cras
 });
 
 Deno.test("a barrier that is carried out again does not wait for what was taken behind it", () => {
-  const memory = createLatch();
-  const latch = new Latch(memory);
+  const latch = new Latch(new Uint8Array(LATCH_BYTES));
   let stores = 4; // two requests taken and consumed, and their answers announced
   using rig = new Rig({
     latch,
@@ -117,7 +116,7 @@ Deno.test("a barrier that is carried out again does not wait for what was taken 
   rig.send({ operation: OP_WRITE, id: 2, sector: 0, segments: [[1, 0, 7]] });
   assertThrows(() => rig.settle(), Crash);
   stores = Infinity;
-  new Int32Array(memory)[0] = 0;
+  latch.begin(new Uint32Array(4));
   rig.crash();
   rig.run();
   assertEquals(rig.responses().map(([id, , status]) => [id, status]), [[1, 0], [2, 0]]);

@@ -17,7 +17,7 @@ import { RequestSlots } from "../../lib/blkif/request.ts";
 import type { DiskLimits } from "../../lib/blkif/validate.ts";
 import { createGrantStrategy } from "../../lib/dataplane/grants.ts";
 import { IndirectPages } from "../../lib/dataplane/indirect_pages.ts";
-import { createLatch, Latch } from "../../lib/dataplane/latch.ts";
+import { Latch, LATCH_BYTES } from "../../lib/dataplane/latch.ts";
 import { Journal, journalBytes } from "../../lib/dataplane/journal.ts";
 import { Queue } from "../../lib/dataplane/queue.ts";
 import { createStats, type QueueStats, readStats } from "../../lib/dataplane/stats.ts";
@@ -202,7 +202,7 @@ export class Rig implements Disposable {
     this.pages = this.#shares.share(BACKEND, DATA_PAGES, true);
     this.front = FrontRing.initialise(this.ringPage.view, abi);
     if (options.startIndex !== undefined) this.front = this.#restartAt(options.startIndex);
-    this.latch = options.latch ?? new Latch(createLatch());
+    this.latch = options.latch ?? new Latch(new Uint8Array(LATCH_BYTES));
     this.#options = options;
     this.#backend = backend;
     this.#serve(false);

@@ -34,7 +34,7 @@ Deno.test("what was stored in a journal is there when it is opened again, and go
 Deno.test("a journal that cannot be made says where and what to do", () => {
   const file = Deno.makeTempFileSync();
   const error = assertThrows(() => new JournalFiles(file).open("a", 4096), XenblkError, `${file}/a`);
-  assertEquals(/--no-journal/.test(error.line), true);
+  assertEquals(/XENBLK_JOURNAL_DIR/.test(error.line), true);
   Deno.removeSync(file);
 });
 
@@ -58,6 +58,6 @@ Deno.test("a lock is one process's until it is given back, and leaves no file", 
 Deno.test("a lock that cannot be had says where and what to do", () => {
   const file = Deno.makeTempFileSync();
   const error = assertThrows(() => new JournalFiles(file).lock("a.lock"), XenblkError, `${file}/a.lock`);
-  assertEquals(/--no-journal/.test(error.line), true);
+  assertEquals(/XENBLK_JOURNAL_DIR/.test(error.line), true);
   Deno.removeSync(file);
 });

@@ -18,6 +18,7 @@ const TARGETS: Readonly<Record<string, readonly string[]>> = {
   "libxencall.so.1": [...library("libxencall"), "call.c", ...MACHINE],
   "libxenforeignmemory.so.1": [...library("libxenforeignmemory"), "foreignmemory.c"],
   "xsd_shim.so": ["-shared", "xsd_shim.c"],
+  "flush_shim.so": ["-shared", "flush_shim.c"],
   "fakectl": ["fakectl.c", "fakectl_store.c", "fakectl_copy.c", ...MACHINE, "-lxenstore"],
   "fake_test": [
     "fake_test.c",

@@ -45,6 +45,7 @@ class Host implements AsyncDisposable {
       openXenstore: () => this.store.connect(BACKEND),
       dataPlane: this.#plane,
       openDisk: (request) => openDisk(request),
+      journals: platform.journals,
       settings: { ...DEFAULT_SETTINGS, maxQueues: 4, ...settings },
       logger: SILENT,
     });

@@ -30,6 +30,10 @@ export const BREAKAGES: readonly NamedBreakage[] = [
   { name: "data that goes into the wrong sector of a page", breakage: { platform: (p) => withGrants(p, shiftedCopy) } },
   { name: "notifications that are lost", breakage: { platform: (platform) => withoutNotifications(platform) } },
   { name: "a latch that does not hold", replace: () => replaceGetter(Latch.prototype, "tripped", () => false) },
+  {
+    name: "a latch that the next process forgets",
+    replace: () => replace(Latch.prototype, "belongsTo", () => () => false),
+  },
   { name: "a journal that forgets answers", replace: () => replace(Journal.prototype, "answering", () => () => {}) },
   { name: "an image that is not locked", breakage: { unlocked: true } },
   { name: "a state that is skipped", breakage: { store: (store) => skippingStore(store) } },

@@ -20,6 +20,7 @@ const NOTICED: Readonly<Record<string, RegExp>> = {
   "data that goes into the wrong sector of a page": /was changed|read sector/,
   "notifications that are lost": /no rest/,
   "a latch that does not hold": /after a flush of this disk had failed/,
+  "a latch that the next process forgets": /after a flush of this disk had failed/,
   "a journal that forgets answers": /not in flight|no rest|no request asks for/,
   "an image that is not locked": /of a process that was killed/,
   "a state that is skipped": /went from Initialising to Connected/,

@@ -51,17 +51,17 @@ export class DiskWatch implements ChannelObserver {
   orphans: OrphanedWrite[] = [];
   /** A process has the image. */
   locked = false;
-  /** When the backend was told of a failed flush; Infinity: not since its process began. */
+  /** When the backend was told of a failed flush, whichever process it was; Infinity: not since the disk was attached. */
   latched = Infinity;
-  /** A flush failed, whether the backend knows or not, since its process began. */
+  /** A flush failed since the disk was attached, whether the backend knows or not. */
   flushFailed = false;
-  /** When {@linkcode flushFailed} was reset last: what was sent before may have been refused for it. */
-  forgotten = 0;
   /** When the flush was started that was the last to succeed. */
   flushStarted = 0;
   readonly #run: Run;
-  /** When the disk was attached. What is still served from before that has a latch of its own. */
+  /** When the disk was attached. What is still served from before that is of no account for its latch. */
   #attached = 0;
+  /** Channels that were open when a flush failed: what they wrote may be lost. */
+  readonly #unreliable = new WeakSet<SteppedChannel>();
   /** When the last discard that begins at a byte was carried out. */
   readonly #discarded = new Map<number, number>();
   /** When the last write of a channel was carried out. */
@@ -124,7 +124,7 @@ export class DiskWatch implements ChannelObserver {
   executed(operation: UnderWay, result: number, channel: SteppedChannel): void {
     if (operation.operation === OPERATION.flush) {
       if (result === 0) this.flushStarted = Math.max(this.flushStarted, operation.started);
-      else this.flushFailed = true;
+      else this.#distrust(channel);
     }
     if (operation.operation !== OPERATION.write && operation.operation !== OPERATION.discard) return;
     if (operation.operation === OPERATION.discard && result === 0) {
@@ -139,6 +139,13 @@ export class DiskWatch implements ChannelObserver {
     }
   }
 
+  /** One of a channel from before the disk was attached anew says nothing of what follows. */
+  #distrust({ opened }: SteppedChannel): void {
+    for (const each of this.channels) this.#unreliable.add(each);
+    if (opened >= this.#attached) this.flushFailed = true;
+    else this.history.forgive();
+  }
+
   toldFailure({ operation }: UnderWay, { opened }: SteppedChannel): void {
     if (operation !== OPERATION.flush || opened < this.#attached) return;
     this.latched = Math.min(this.latched, this.#run.tick());
@@ -146,7 +153,7 @@ export class DiskWatch implements ChannelObserver {
 
   closed(channel: SteppedChannel): void {
     this.channels.splice(this.channels.indexOf(channel), 1);
-    if (this.flushFailed || this.disk.properties.readOnly) return;
+    if (this.flushFailed || this.#unreliable.has(channel) || this.disk.properties.readOnly) return;
     const safe = this.flushStarted > (this.#lastExecuted.get(channel) ?? -1);
     this.#run.require(safe, `a channel to ${this.disk.name} was closed before what was written was flushed`);
     this.history.flushed(this.flushStarted);
@@ -176,12 +183,10 @@ export class DiskWatch implements ChannelObserver {
     if (request.write !== undefined) this.#requests.delete(request.write.id);
   }
 
-  /**
-   * The disk was attached anew, which is how an operator says that it is to be trusted again. A device that survived
-   * that, because it never saw its removal, may go on refusing.
-   */
+  /** The disk was attached anew, which is how an operator says that it is to be trusted again. */
   attachedAnew(): void {
     if (this.flushFailed) this.history.forgive();
+    this.flushFailed = false;
     this.latched = Infinity;
     this.#attached = this.#run.tick();
   }
@@ -202,16 +207,9 @@ export class DiskWatch implements ChannelObserver {
     if (sectors > 0) this.disk.write(offsetBytes, data.subarray(0, sectors * SECTOR_SIZE_BYTES));
   }
 
-  /** The process that served the disk is gone, and with it what it knew. */
+  /** The process that served the disk is gone. What it was told of failed flushes, the next one knows. */
   processEnded(): void {
-    if (this.flushFailed) {
-      this.history.forgive();
-      // Answered, perhaps, but not so that its guest has seen it.
-      for (const { write } of this.#requests.values()) if (write !== undefined) write.forgiven = true;
-      this.forgotten = this.#run.tick();
-    }
-    this.flushFailed = false;
-    this.latched = Infinity;
+    if (this.flushFailed && this.latched === Infinity) this.#forgetUntold();
     this.locked = false;
     for (const request of this.#requests.values()) {
       if (request.ring.isAnswered(request)) continue;
@@ -219,6 +217,18 @@ export class DiskWatch implements ChannelObserver {
       request.executed = 0;
       request.underWay = false;
     }
+  }
+
+  /**
+   * The kernel had an answer for the process, that a flush failed, and the process died before it looked: nobody will
+   * ever hear of it. That is the one failure that no backend can know of.
+   */
+  #forgetUntold(): void {
+    this.#run.note("a failed flush was never told");
+    this.history.forgive();
+    // Answered, perhaps, but not so that its guest has seen it.
+    for (const { write } of this.#requests.values()) if (write !== undefined) write.forgiven = true;
+    this.flushFailed = false;
   }
 }
 

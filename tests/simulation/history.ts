@@ -127,7 +127,7 @@ export class History {
     if (!write.forgiven) write.durable = true;
   }
 
-  /** A flush failed and those who know are gone: nobody can promise anything of what was answered before. */
+  /** A flush failed and nobody is left to say so: nothing can be promised of what was answered before. */
   forgive(): void {
     for (const write of this.#unpromised) write.forgiven = true;
     this.#unpromised.clear();

@@ -56,6 +56,7 @@ export class ProcessPlatform {
           journals.delete(name);
           inner.journals.remove(name);
         },
+        names: () => inner.journals.names(),
         lock: (name) => this.#lock(name),
       },
       openGrantTable: (guest) => this.#openGrantTable(guest),

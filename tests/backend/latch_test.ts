@@ -1,0 +1,78 @@
+/**
+ * The latch after a failed flush belongs to the attachment of a disk, not to a connection nor to a process: who ends it
+ * is the operator, by attaching the disk anew.
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import { BackendKind } from "../../lib/backend/kind.ts";
+import { Latch, LATCH_BYTES } from "../../lib/dataplane/latch.ts";
+import { removeDevice } from "../../lib/toolstack/attach.ts";
+import { DOM0, Rig, until } from "./rig.ts";
+import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
+
+const STAY = { leave: "connected", timeoutMs: 0 } as const;
+
+/** The latch that the last ring was given. */
+function latchOf(rig: Rig): Latch {
+  return new Latch(rig.platform.memory.view(rig.plane.queues.at(-1)!.spec.latch!, LATCH_BYTES));
+}
+
+function latched(kind: BackendKind): boolean | undefined {
+  return kind.status()[0]?.latched;
+}
+
+for (const keepJournals of [true, false]) {
+  const how = keepJournals ? "with journals" : "without journals";
+  Deno.test(`a latch is there for the next connection and for the next process, ${how}`, async () => {
+    await using rig = new Rig();
+    const device = rig.attach();
+    const first = rig.serve({}, { keepJournals });
+    const frontend = rig.frontend(device);
+    await frontend.connect();
+    assertEquals([latched(first), latchOf(rig).tripped], [false, false]);
+    latchOf(rig).trip();
+    assertEquals(latched(first), true);
+    await frontend.disconnect();
+    await frontend.reconnect();
+    assertEquals(latchOf(rig).tripped, true, "the guest cannot clear it");
+    assertEquals(await first.close(STAY, 5000), true);
+    const second = rig.serve({}, { keepJournals });
+    await until("the second one serves it", () => rig.plane.open.length === 1 && rig.plane.queues.length === 3);
+    assertEquals([latched(second), latchOf(rig).tripped], [true, true]);
+    assert(
+      rig.lines.some((line) => /warning: .*a flush failed since it was attached/.test(line)),
+      rig.lines.join("\n"),
+    );
+  });
+}
+
+Deno.test("attaching the disk anew clears the latch, whether a process saw its removal or not", async () => {
+  await using rig = new Rig();
+  let kind = rig.serve();
+  for (const seen of [true, false]) {
+    const device = rig.attach();
+    const frontend = rig.frontend(device);
+    await frontend.connect();
+    assertEquals(latchOf(rig).tripped, false, `another one was removed, ${seen ? "at first" : "seen"}`);
+    latchOf(rig).trip();
+    if (!seen) assertEquals(await kind.close(STAY, 5000), true);
+    removeDevice(rig.toolstack, device);
+    if (seen) await until("it is given up", () => kind.status().length === 0);
+  }
+  kind = rig.serve();
+  const device = rig.attach();
+  await rig.frontend(device).connect();
+  assertEquals([latched(kind), latchOf(rig).tripped], [false, false]);
+});
+
+Deno.test("a device that is gone when its process ends leaves no latch behind", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  const kind = rig.serve();
+  await rig.frontend(device).connect();
+  const { journals } = openSimulatedPlatform(rig.machine, DOM0);
+  assert(journals.names().some((name) => name.endsWith("-latch")));
+  removeDevice(rig.toolstack, device);
+  assertEquals(await kind.close(STAY, 5000), true);
+  assertEquals(journals.names(), []);
+});

@@ -1,0 +1,66 @@
+/**
+ * A flush that fails once, as the kernel tells it: from then on nothing of the disk is written and no flush succeeds,
+ * whichever process serves it and however the last one ended, until the disk is attached anew.
+ */
+
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { nativeTest, NativeXen } from "../harness.ts";
+import { BackendProcess, detach } from "./backend.ts";
+import { type GuestDisk, GuestProcess } from "./guest.ts";
+import { assertClean, GUEST, LOAD, newDisk, received } from "./scenes.ts";
+
+const IMAGE_BYTES = 2 ** 24;
+const PATIENCE_MS = 60_000;
+const READS = { ...LOAD, readShare: 1, flushEvery: 0, barrierEvery: 0, requests: 50 };
+const WRITES = { ...LOAD, readShare: 0, flushEvery: 5, barrierEvery: 7, requests: 50 };
+
+/** Serves with a stand-in for fdatasync that fails as told. */
+function serve(xen: NativeXen, args: readonly string[]): BackendProcess {
+  const preload = ["env", `LD_PRELOAD=${xen.libraries}/flush_shim.so`];
+  return new BackendProcess(xen, ["serve", "--engine", "file", ...args], preload);
+}
+
+/** All of its reads succeed, and nothing else. */
+async function assertLatched(disk: GuestDisk, backend: BackendProcess): Promise<void> {
+  assertClean(received(await disk.load(READS)), backend.messages);
+  const { errors, miscompares, protocolErrors, unanswered } = await disk.load(WRITES);
+  assert(errors >= WRITES.requests, `only ${errors} errors; ${backend.messages}`);
+  assertEquals([miscompares, protocolErrors, unanswered], [0, 0, 0]);
+  assertMatch(backend.messages, /a flush failed since it was attached/);
+}
+
+for (const args of [[], ["--no-journal"]]) {
+  nativeTest(
+    `a failed flush outlives kill -9 and SIGTERM, until the disk is attached anew ${args.join(" ")}`,
+    async () => {
+      await using xen = await NativeXen.start();
+      await xen.createDomain(GUEST);
+      await using guest = new GuestProcess(xen, GUEST);
+      const { disk, device } = await newDisk(xen, guest, "disk.img", { sizeBytes: IMAGE_BYTES });
+      await using stack = new AsyncDisposableStack();
+      const start = (): BackendProcess => stack.use(serve(xen, args));
+      let backend = start();
+      await disk.connect();
+      assertClean(received(await disk.load({ ...LOAD, requests: 200 })), backend.messages);
+      Deno.writeTextFileSync(`${xen.directory}/fail-flush`, "");
+      const failed = await disk.load({ ...WRITES, seed: 2 });
+      assert(failed.errors > 0, "the flush that failed, and what came after it");
+      await backend.says(/writes are refused from now on/, PATIENCE_MS);
+      for (const signal of ["SIGKILL", "SIGTERM", "SIGKILL"] as const) {
+        const status = await backend.stop(signal);
+        if (signal === "SIGTERM") assertEquals(status, 0, backend.messages);
+        backend = start();
+        await backend.says(/connected:/, PATIENCE_MS);
+        await assertLatched(disk, backend);
+      }
+      await detach(xen, device);
+      const anew = await newDisk(xen, guest, "disk.img", { sizeBytes: IMAGE_BYTES });
+      assertEquals(anew.device.vdev, device.vdev, "the same name");
+      await anew.disk.connect();
+      assertClean(received(await anew.disk.load({ ...LOAD, requests: 200 })), backend.messages);
+      await detach(xen, anew.device);
+      assertEquals(await backend.stop(), 0, backend.messages);
+      assertEquals([...Deno.readDirSync(`${xen.directory}/journals`)], []);
+    },
+  );
+}

@@ -1,0 +1,23 @@
+/* SPDX-License-Identifier: GPL-2.0-or-later
+ *
+ * Preloaded into a backend (LD_PRELOAD): fdatasync fails once for each time that the file fail-flush is put into
+ * XENBLK_FAKE_DIR, and then no more, as the kernel tells a failed write-back once.
+ */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+int fdatasync(int fd)
+{
+    static int (*real)(int);
+    char path[4096];
+    const char *directory = getenv("XENBLK_FAKE_DIR");
+    if (real == NULL) real = (int (*)(int))dlsym(RTLD_NEXT, "fdatasync");
+    snprintf(path, sizeof path, "%s/fail-flush", directory == NULL ? "" : directory);
+    if (unlink(path) != 0) return real(fd);
+    errno = EIO;
+    return -1;
+}
