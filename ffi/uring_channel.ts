@@ -15,15 +15,14 @@ import {
 } from "../lib/storage/disk.ts";
 import { isTransient } from "../lib/storage/errno.ts";
 import { MOST_RETRIES, OPERATION } from "../lib/storage/executor.ts";
-import { joinFile, leaveFile } from "../lib/storage/image_file.ts";
 import { OperationTable } from "../lib/storage/operations.ts";
 import type { TransferRoute, UringAttachment, UringRoutes } from "../lib/storage/native_files.ts";
-import { openSameDescriptor } from "./image_descriptor.ts";
-import { NativeImageLocks } from "./image_lock.ts";
-import { FIXED_FILE, IORING_OP, type IoUring } from "./io_uring.ts";
+import { IORING_OP, type IoUring } from "./io_uring.ts";
 import { errno, libc } from "./libc.ts";
 import { BLKDISCARD, BLKSECDISCARD, PUNCH_HOLE } from "./medium.ts";
 import { allocate, type NativeMemory } from "./memory.ts";
+import { TagLine } from "./tag_line.ts";
+import { FileSlot, ImageDescriptor } from "./uring_file.ts";
 import { BLOCK_URING_CMD_DISCARD } from "./uring_probe.ts";
 
 const FSYNC_DATASYNC = 1;
@@ -78,6 +77,12 @@ export class UringChannel implements IoChannel {
   /** Tags whose operations go on: short transfers and such as the kernel put off. */
   readonly #unfinished: Uint32Array;
   #unfinishedCount = 0;
+  /**
+   * Operations in whose end the kernel looks whether a write-back of this descriptor's file has failed. It tells that
+   * once, to whoever looks first, whosever data it was: with two at a time, one could succeed by the other's failure,
+   * and be answered before it. One after the other, the failure comes first.
+   */
+  readonly #checks: TagLine;
   #callsPaused = 0;
   /** Arguments of calls, as 64-bit values and as words. */
   readonly #arguments: NativeMemory;
@@ -115,6 +120,7 @@ export class UringChannel implements IoChannel {
     this.#count = new Uint32Array(options.depth);
     this.#retries = new Uint16Array(options.depth);
     this.#unfinished = new Uint32Array(options.depth);
+    this.#checks = new TagLine(options.depth);
     this.#arguments = undo.use(allocate(16));
     this.#argumentWords = new Uint32Array(this.#arguments.view.buffer);
     this.#argumentValues = new BigInt64Array(this.#arguments.view.buffer, 0, 2);
@@ -151,11 +157,10 @@ export class UringChannel implements IoChannel {
     for (let tag = table.next; tag !== -1; tag = table.next) {
       table.shift();
       this.#retries[tag] = 0;
-      const operation = table.operation[tag]!;
-      if (operation === OPERATION.flush) this.#prepareFlush(tag);
-      else if (operation === OPERATION.discard) this.#startDiscard(tag);
-      else this.#startTransfer(tag);
+      if (this.#isCheck(tag)) this.#checks.add(tag);
+      else this.#start(tag);
     }
+    this.#startCheck();
   }
 
   reap(): number {
@@ -184,6 +189,26 @@ export class UringChannel implements IoChannel {
       else if (operation === OPERATION.discard) this.#startDiscard(tag);
       else this.#prepareTransfer(tag);
     }
+    this.#startCheck();
+  }
+
+  #start(tag: number): void {
+    const operation = this.#table.operation[tag]!;
+    if (operation === OPERATION.flush) this.#prepareFlush(tag);
+    else if (operation === OPERATION.discard) this.#startDiscard(tag);
+    else this.#startTransfer(tag);
+  }
+
+  /** A flush, or a write that is durable when it is done (O_DSYNC). */
+  #isCheck(tag: number): boolean {
+    const operation = this.#table.operation[tag]!;
+    return operation === OPERATION.flush ||
+      (operation === OPERATION.write && this.#attachment.image.cache === "writethrough");
+  }
+
+  /** The next one, unless one is under way; those that are done by calls are over at once. */
+  #startCheck(): void {
+    for (let tag = this.#checks.next(); tag !== -1; tag = this.#checks.next()) this.#start(tag);
   }
 
   /** Takes a result in. True: the operation is to go on. */
@@ -211,6 +236,7 @@ export class UringChannel implements IoChannel {
   }
 
   #complete(tag: number, result: number): void {
+    if (this.#isCheck(tag)) this.#checks.over();
     this.#table.complete(tag, result);
     this.#host.countUnreaped(1);
   }
@@ -350,45 +376,4 @@ export class UringChannel implements IoChannel {
 function routeOf(kind: "reads" | "writes", routes: UringRoutes, rule: MemoryRule): TransferRoute {
   if (!rule.asynchronous) return "call";
   return routes.direct && rule.direct ? "ring" : routes[kind];
-}
-
-/** The image's file, counted among its open channels. */
-class ImageDescriptor implements Disposable {
-  readonly fd: number;
-  readonly #attachment: UringAttachment;
-
-  constructor(attachment: UringAttachment, mayBeDirect: boolean) {
-    this.#attachment = attachment;
-    joinFile(attachment.image);
-    try {
-      this.fd = openSameDescriptor(attachment.image, attachment.routes.direct && mayBeDirect);
-      new NativeImageLocks().join(this.fd, attachment.image);
-    } catch (error) {
-      leaveFile(attachment.image);
-      throw error;
-    }
-  }
-
-  [Symbol.dispose](): void {
-    libc().close(this.fd);
-    leaveFile(this.#attachment.image);
-  }
-}
-
-/** A registered file, which the kernel finds without looking it up and counting it each time; or just the descriptor. */
-class FileSlot implements Disposable {
-  readonly index: number;
-  readonly flag: number;
-  readonly #ring: IoUring;
-
-  constructor(ring: IoUring, fd: number) {
-    this.#ring = ring;
-    const index = ring.registerFile(fd);
-    this.index = index ?? fd;
-    this.flag = index === undefined ? 0 : FIXED_FILE;
-  }
-
-  [Symbol.dispose](): void {
-    if (this.flag === FIXED_FILE) this.#ring.unregisterFile(this.index);
-  }
 }

@@ -15,7 +15,7 @@ import { NativeWaker, NativeWakeToken } from "../../ffi/park.ts";
 import { UringChannel } from "../../ffi/uring_channel.ts";
 import { UringEngine } from "../../ffi/uring_engine.ts";
 import type { EventChannels } from "../../lib/hypervisor.ts";
-import { EIO, type IoVectors } from "../../lib/storage/disk.ts";
+import { type CacheMode, EIO, type IoVectors } from "../../lib/storage/disk.ts";
 import type { UringAttachment } from "../../lib/storage/native_files.ts";
 import { openReactorIo } from "../../platform.ts";
 import { openNativePlatform } from "../../ffi/platform.ts";
@@ -146,10 +146,10 @@ class Detached implements Disposable {
   }
 }
 
-async function withDetached(body: (rig: Detached) => void): Promise<void> {
+async function withDetached(body: (rig: Detached) => void, cache: CacheMode = "none"): Promise<void> {
   using folder = new Folder();
   using rig = new UringRig();
-  await using disk = await rig.open(folder.file("disk.img", MIB), { cache: "none" });
+  await using disk = await rig.open(folder.file("disk.img", MIB), { cache });
   using detached = new Detached(disk.attachment(0) as UringAttachment);
   body(detached);
 }
@@ -205,6 +205,45 @@ Deno.test("what is put off for ever ends in its error", async () => {
     for (let i = 0; i < 2000 && rig.channel.reap() === 0; i++) rig.answer(0, -4);
     assertEquals(rig.channel.results[0], -4);
   });
+});
+
+Deno.test("of several flushes one is with the kernel at a time, so that a failure is told before a later success", async () => {
+  await withDetached((rig) => {
+    rig.channel.flush(0);
+    rig.channel.write(1, 512, 0, 1);
+    rig.channel.flush(2);
+    rig.channel.submit();
+    assertEquals(rig.take().map(({ tag }) => tag), [1, 0], "a write waits for no flush");
+    rig.channel.flush(3);
+    rig.channel.submit();
+    assertEquals(rig.answer(0, -EAGAIN).map(({ tag }) => tag), [0], "put off, it is still its turn");
+    assertEquals(rig.answer(0, EIO).map(({ tag }) => tag), [2]);
+    assertEquals(rig.answer(2, 0).map(({ tag }) => tag), [3]);
+    assertEquals(rig.answer(1, 4096), []);
+    rig.channel.reap();
+    assertEquals([...rig.channel.tags.subarray(0, 3)], [0, 2, 1], "in the order of their ends");
+    assertEquals([...rig.channel.results.subarray(0, 3)], [EIO, 0, 0]);
+    assertEquals(rig.answer(3, 0), []);
+    assertEquals(rig.reap(), { 3: 0 });
+  });
+});
+
+Deno.test("writes that are durable when they are done go one at a time, beside reads; others do not wait", async () => {
+  for (const [cache, at] of [["writethrough", [1, 0]], ["none", [0, 1, 2]]] as const) {
+    await withDetached((rig) => {
+      rig.channel.write(0, 0, 0, 1);
+      rig.channel.read(1, 4096, 1, 1);
+      rig.channel.write(2, 8192, 2, 1);
+      rig.channel.submit();
+      assertEquals(rig.take().map(({ tag }) => tag), [...at], cache);
+      const [first, last] = [rig.answer(0, 1024), rig.answer(0, 3072)];
+      assertEquals(first, [{ offset: 1024, length: 3072, tag: 0 }], "the rest of a short one is not another one");
+      assertEquals(last.map(({ tag }) => tag), cache === "none" ? [] : [2]);
+      rig.answer(1, 4096);
+      rig.answer(2, 4096);
+      assertEquals(rig.reap(), { 0: 0, 1: 0, 2: 0 });
+    }, cache);
+  }
 });
 
 Deno.test("more operations in a turn than the ring holds all complete", async () => {
