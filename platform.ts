@@ -8,6 +8,7 @@ import type { ReactorIo } from "./lib/dataplane/reactor_io.ts";
 import { errorText } from "./lib/errors.ts";
 import type { Platform, PlatformDescriptor, WakeToken } from "./lib/hypervisor.ts";
 import { openChannel } from "./lib/storage/channel.ts";
+import type { ImageFile } from "./lib/storage/image_file.ts";
 import type { UringAttachment } from "./lib/storage/native_files.ts";
 
 /** Opens the platform; its Xen libraries are opened only when they are first needed. */
@@ -18,6 +19,17 @@ export async function openPlatform(descriptor: PlatformDescriptor): Promise<Plat
   }
   const { openSimulatedPlatform } = await import("./lib/sim/platform.ts");
   return openSimulatedPlatform(descriptor.machine, descriptor.domain);
+}
+
+/**
+ * What covers a file, which this thread has just opened, by the lock that this process has on its image; see
+ * ffi/image_lock.ts. A simulation locks no files.
+ */
+export async function openCover(descriptor: PlatformDescriptor): Promise<(image: ImageFile) => void> {
+  if (descriptor.kind !== "native") return () => {};
+  const { NativeImageLocks } = await import("./ffi/image_lock.ts");
+  const locks = new NativeImageLocks();
+  return (image) => locks.cover(image);
 }
 
 /**

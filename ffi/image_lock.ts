@@ -37,6 +37,14 @@ function rightsOf({ writes, shared }: ImageUse): { used: readonly number[]; deni
   return { used: writes ? [CONSISTENT_READ, WRITE] : [CONSISTENT_READ], denied: shared ? [] : [WRITE, RESIZE] };
 }
 
+/** The bytes that a use locks. */
+function bytesOf(use: ImageUse): number[] {
+  const { used, denied } = rightsOf(use);
+  return [...used.map((right) => USED_BASE + right), ...denied.map((right) => DENIED_BASE + right)];
+}
+
+const WRITER: ImageUse = { writes: true, shared: false, by: "" };
+
 /** One thread's. */
 export class NativeImageLocks implements ImageLocks {
   readonly #memory: () => NativeMemory = lazily(() => allocate(FLOCK.bytes));
@@ -46,36 +54,45 @@ export class NativeImageLocks implements ImageLocks {
     const fd = this.#open(image);
     undo.defer(() => libc().close(fd)); // which gives its locks back
     const { used, denied } = rightsOf(use);
-    const bytes = [...used.map((right) => USED_BASE + right), ...denied.map((right) => DENIED_BASE + right)];
-    if (!this.#lockAll(fd, bytes)) return usedBy(image, 0);
+    if (!this.#lockAll(fd, bytesOf(use))) return usedBy(image, 0);
     // Locked first and looked around then: of two that come at the same time none gets by unseen.
     const opposed = [...used.map((right) => DENIED_BASE + right), ...denied.map((right) => USED_BASE + right)];
     for (const byte of opposed) {
       const holder = this.#holder(fd, byte);
       if (holder !== undefined) return usedBy(image, holder);
     }
-    // Nobody else has the image now, so the other descriptors of it in this process are its own.
-    const exclusive = use.writes && !use.shared;
-    const others = exclusive ? this.#lockOthers(image, fd, bytes) : [];
-    setLocked(image, exclusive);
-    const owned = undo.move();
-    return {
-      [Symbol.dispose]: (): void => {
+    if (use.writes && !use.shared) {
+      // Said first and looked around then: another thread that opens the image meanwhile locks it itself, or is seen.
+      setLocked(image, true);
+      undo.defer(() => {
         setLocked(image, false);
-        for (const other of others) if (isDescriptorOf(other, image)) this.#unlockAll(other, bytes);
-        owned.dispose();
-      },
-    };
+        for (const other of descriptorsOf(image)) this.#unlockAll(other);
+      });
+      this.cover(image);
+    }
+    const owned = undo.move();
+    return { [Symbol.dispose]: () => owned.dispose() };
   }
 
   /**
-   * Locks a descriptor that was opened for I/O while this process has the image to itself; closing it ends that, once
-   * the kernel has finished its I/O. Does nothing for an image that is not locked or shared.
+   * Locks every descriptor of the image in this process, if it has the image to itself (so all of them are its own):
+   * to be called when one was opened for I/O since. Closing a descriptor ends its lock, once the kernel has finished its
+   * I/O.
    */
+  cover(image: ImageFile): void {
+    if (!isLocked(image)) return;
+    for (const fd of descriptorsOf(image)) this.join(fd, image);
+  }
+
+  /** As {@linkcode NativeImageLocks.cover}, for one descriptor. */
   join(fd: number, image: ImageFile): void {
     if (!isLocked(image)) return;
-    const { used, denied } = rightsOf({ writes: true, shared: false, by: "" });
-    this.#lockAll(fd, [...used.map((right) => USED_BASE + right), ...denied.map((right) => DENIED_BASE + right)]);
+    try {
+      this.#lockAll(fd, bytesOf(WRITER));
+    } catch {
+      return; // one that is not open for reading cannot be locked, nor does it serve anything
+    }
+    if (!isLocked(image)) this.#unlockAll(fd); // it was given back meanwhile
   }
 
   /** Opens the image for reading, which is enough. Throws Error if it cannot be, or another is at its path now. */
@@ -98,8 +115,9 @@ export class NativeImageLocks implements ImageLocks {
     return true;
   }
 
-  #unlockAll(fd: number, bytes: readonly number[]): void {
-    for (const byte of bytes) this.#fcntl(fd, F_OFD_SETLK, F_UNLCK, byte);
+  /** Of a writer's bytes. */
+  #unlockAll(fd: number): void {
+    for (const byte of bytesOf(WRITER)) this.#fcntl(fd, F_OFD_SETLK, F_UNLCK, byte);
   }
 
   /** The process that has a byte (-1: not known which), or undefined. */
@@ -118,17 +136,11 @@ export class NativeImageLocks implements ImageLocks {
     data.setBigInt64(FLOCK.length, 1n, true);
     return libc().fcntl(fd, operation, BigInt(address));
   }
+}
 
-  /** Locks every other descriptor of the image that this process has open; returns them. */
-  #lockOthers(image: ImageFile, mine: number, bytes: readonly number[]): number[] {
-    return numericNames("/proc/self/fd").filter((fd) => fd !== mine && isDescriptorOf(fd, image)).filter((fd) => {
-      try {
-        return this.#lockAll(fd, bytes);
-      } catch {
-        return false; // one that is not open for reading cannot be locked, nor does it serve anything
-      }
-    });
-  }
+/** Descriptors of the image that this process has open. */
+function descriptorsOf(image: ImageFile): number[] {
+  return numericNames("/proc/self/fd").filter((fd) => isDescriptorOf(fd, image));
 }
 
 /** Who has the image, as the end of a sentence. The kernel does not tell whose an open file description is. */

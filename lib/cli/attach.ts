@@ -9,7 +9,7 @@ import { SYSTEM_CLOCK } from "../clock.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { DomId, Xenstore } from "../hypervisor.ts";
 import { createLogger } from "../log.ts";
-import { busy, ProcessImageLocks } from "../storage/image_lock.ts";
+import { checkFree } from "../storage/image_lock.ts";
 import { openDisk } from "../storage/open.ts";
 import { type ImageSpec, parseImage } from "../storage/spec.ts";
 import { attachDevice, type AttachRequest, removeDevice, waitForConnected } from "../toolstack/attach.ts";
@@ -94,10 +94,7 @@ async function checkImage(
   const context = { native: platform.files };
   await using disk = await openDisk(cache === undefined ? request : { ...request, cache }, context);
   if (disk.image !== undefined) {
-    const use = { writes: !readOnly, shared: false, by: "attach" };
-    const lock = new ProcessImageLocks(platform.imageLocks, () => {}).tryLock(disk.image, use);
-    if (typeof lock === "string") throw busy(disk.image, use, lock);
-    lock[Symbol.dispose]();
+    checkFree(platform.imageLocks, disk.image, { writes: !readOnly, shared: false, by: "attach" });
   }
   return `${format}:${format === "raw" ? Deno.realPathSync(target) : target}`;
 }

@@ -15,6 +15,7 @@ import { type DryRunImages, givenImage, newImages } from "./dry_run_image.ts";
 import { faultOf, type PhaseResult, renderResult } from "./dry_run_report.ts";
 import { DryRunMachine } from "./dry_run_machine.ts";
 import { PhaseRunner } from "./dry_run_phases.ts";
+import type { ImageLocks } from "../storage/image_lock.ts";
 import { choice, decimal, defaulting, flag, integer, optional, type OptionValues, size } from "./options.ts";
 import { parseBlockSizes, segmentsFor } from "./block_sizes.ts";
 import { Progress } from "./progress.ts";
@@ -74,11 +75,13 @@ export const dryRun = defineVerb({
     "then the image file is compared with what must be in it. Of an image beyond 4 GiB only the first 4 GiB are used.",
   operands: [{ name: "IMAGE", help: "a path or format:target", required: false, isPath: true }],
   options: OPTIONS,
-  permissions: "--allow-read --allow-write, limited to the checkout, IMAGE and the temporary directory.",
+  permissions: "--allow-read --allow-write, limited to the checkout, IMAGE and the temporary directory. " +
+    "With --write also --allow-ffi, which is as good as all permissions, and --allow-read of /proc.",
   examples: ["xenblk dry-run", "xenblk dry-run --seconds 10 --guests 4 --grants map", "xenblk dry-run disk.img"],
   async run(context, options, operands): Promise<number> {
-    using images = await prepareImages(options, operands["image"]);
-    const { phases, fault, imageSectorsVerified } = await serveAndLoad(context, options, images);
+    const locks = options.write ? await openImageLocks(context) : undefined;
+    using images = await prepareImages(options, operands["image"], locks);
+    const { phases, fault, imageSectorsVerified } = await serveAndLoad(context, options, images, locks);
     const result = {
       image: images.description,
       sizeBytes: images.sizeBytes,
@@ -98,13 +101,27 @@ export const dryRun = defineVerb({
   },
 });
 
-async function prepareImages(options: Options, name: string | undefined): Promise<DryRunImages> {
+/** What keeps other processes from an image that is written to. Rejects with {@linkcode XenblkError}. */
+async function openImageLocks({ host }: Context): Promise<ImageLocks> {
+  if (Deno.permissions.querySync({ name: "ffi" }).state === "granted") {
+    return (await host.openNativePlatform()).imageLocks;
+  }
+  throw new XenblkError("Cannot write to IMAGE: Deno was started without the permission to lock it", {
+    remedy: "run deno with --allow-ffi too, since locks that QEMU knows are taken by a C function",
+  });
+}
+
+async function prepareImages(
+  options: Options,
+  name: string | undefined,
+  locks: ImageLocks | undefined,
+): Promise<DryRunImages> {
   if (name === undefined) {
     if (options.write) throw usageError("dry-run", "Cannot use --write without IMAGE: a new image is always written");
     return newImages(options.engine, options.size, options.guests);
   }
   if (options.guests !== 1) throw usageError("dry-run", "Cannot use --guests with IMAGE: it is for one guest");
-  return await givenImage(name, options.write);
+  return await givenImage(name, locks);
 }
 
 /** What a run found. */
@@ -115,13 +132,19 @@ interface Findings {
 }
 
 /** Builds the machine, runs the phases, takes all down again and compares the images. */
-async function serveAndLoad(context: Context, options: Options, { images }: DryRunImages): Promise<Findings> {
+async function serveAndLoad(
+  context: Context,
+  options: Options,
+  { images }: DryRunImages,
+  imageLocks: ImageLocks | undefined,
+): Promise<Findings> {
   const { grants, workers } = options;
   await using machine = await DryRunMachine.start({
     guests: images.length,
     frontend: frontendOf(options),
     grants,
     workers,
+    ...(imageLocks && { imageLocks }),
   });
   const guests: DryRunGuest[] = [];
   for (const image of images) guests.push(await machine.addGuest(image, ABI_NAMES[options.abi]!, options.seed));

@@ -4,6 +4,7 @@
  */
 
 import { errorText, XenblkError } from "../errors.ts";
+import { checkFree, type ImageLocks } from "../storage/image_lock.ts";
 import { openDisk } from "../storage/open.ts";
 import { parseImage } from "../storage/spec.ts";
 import type { GuestImage } from "./dry_run_guest.ts";
@@ -19,15 +20,19 @@ export interface DryRunImages extends Disposable {
 
 const SECTOR_BYTES = 512;
 
-/** The image that the user named. Rejects with XenblkError if it cannot be served. */
-export async function givenImage(name: string, write: boolean): Promise<DryRunImages> {
+/** The image that the user named, to be written if there are locks. Rejects with XenblkError if it cannot be served. */
+export async function givenImage(name: string, locks: ImageLocks | undefined): Promise<DryRunImages> {
   const { format, target } = parseImage(name);
-  await using disk = await openDisk({ format, target, readOnly: !write, engine: "auto" });
+  const readOnly = locks === undefined;
+  await using disk = await openDisk({ format, target, readOnly, engine: "auto" });
+  if (disk.image !== undefined && locks !== undefined) {
+    checkFree(locks, disk.image, { writes: true, shared: false, by: "dry-run" });
+  }
   const isFile = format === "raw";
   const image: GuestImage = {
     params: `${format}:${isFile ? Deno.realPathSync(target) : target}`,
     path: isFile ? target : undefined,
-    readOnly: !write,
+    readOnly,
     baseline: isFile ? "anything" : baselineOf(format),
   };
   return {

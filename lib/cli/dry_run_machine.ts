@@ -12,6 +12,7 @@ import { createLogger } from "../log.ts";
 import { createMachine } from "../sim/machine.ts";
 import { openSimulatedPlatform } from "../sim/platform.ts";
 import { SimulatedStore } from "../sim/xenstore.ts";
+import type { ImageLocks } from "../storage/image_lock.ts";
 import { formatSize } from "../storage/sizes.ts";
 import { attachDevice } from "../toolstack/attach.ts";
 import { DryRunGuest, type GuestImage, type GuestRings } from "./dry_run_guest.ts";
@@ -37,6 +38,8 @@ export interface MachineSettings {
   readonly grants: GrantChoice;
   /** Most reactors. */
   readonly workers: number;
+  /** Keep other processes from images; absent: nobody is kept from anything. */
+  readonly imageLocks?: ImageLocks;
 }
 
 /** See the file's first lines. Disposing it ends the guests, then the service. */
@@ -56,7 +59,7 @@ export class DryRunMachine implements AsyncDisposable {
   }
 
   /** Rejects with {@linkcode XenblkError} if there is not that much memory. */
-  static async start({ guests, frontend, grants, workers }: MachineSettings): Promise<DryRunMachine> {
+  static async start({ guests, frontend, grants, workers, imageLocks }: MachineSettings): Promise<DryRunMachine> {
     const memory = makeMachine(guests, frontend);
     const store = new SimulatedStore();
     const logger = createLogger("backend");
@@ -66,6 +69,7 @@ export class DryRunMachine implements AsyncDisposable {
       kind: KIND,
       settings: { ...DEFAULT_SETTINGS, grants, maxQueues: frontend.queues },
       journal: true,
+      ...(imageLocks && { imageLocks }),
       workers,
       // What devices do is no news here unless it goes wrong.
       logger: { ...logger, info: (line) => logger.debug(line) },

@@ -27,6 +27,13 @@ export interface ImageLocks {
   tryLock(image: ImageFile, use: ImageUse): Disposable | string;
 }
 
+/** Says nothing if a use could begin now. Throws {@linkcode ImageBusyError}. */
+export function checkFree(locks: ImageLocks, image: ImageFile, use: ImageUse): void {
+  const lock = new ProcessImageLocks(locks, () => {}).tryLock(image, use);
+  if (typeof lock === "string") throw busy(image, use, lock);
+  lock[Symbol.dispose]();
+}
+
 /** Whether two uses exclude each other. */
 export function excludes(one: Omit<ImageUse, "by">, other: Omit<ImageUse, "by">): boolean {
   return (one.writes && !other.shared) || (other.writes && !one.shared);
@@ -95,7 +102,7 @@ export async function lockImage(
 }
 
 /** The error that a person sees. */
-export function busy(image: ImageFile, use: ImageUse, who: string): ImageBusyError {
+function busy(image: ImageFile, use: ImageUse, who: string): ImageBusyError {
   return new ImageBusyError(`Cannot ${use.writes ? "write to" : "read"} image ${image.path}: ${who}`, {
     remedy: "end that use first: two at a time would damage what is on the image",
   });

@@ -31,6 +31,8 @@ export interface IoWorkerScope {
 /** How the Worker reaches what it must not know by itself. */
 export interface IoWorkerParts {
   readonly openPlatform: (descriptor: PlatformDescriptor) => Promise<Platform>;
+  /** Gives what covers a file that was just opened by the lock that this process has on its image, if it has one. */
+  readonly openCover?: (descriptor: PlatformDescriptor) => Promise<(image: ImageFile) => void>;
   /** Opens an image's file; a test may give one that stalls or fails. */
   readonly openFile?: (image: ImageFile) => BlockFile;
 }
@@ -49,12 +51,19 @@ export async function runIoWorker(scope: IoWorkerScope, parts: IoWorkerParts): P
   if (start.type !== "start") throw new Error(`Cannot run an I/O Worker: its first message is ${start.type}`);
   const { request } = start;
   let platform: Platform;
+  let cover: ((image: ImageFile) => void) | undefined;
   try {
     platform = await parts.openPlatform(start.platform);
+    cover = await parts.openCover?.(start.platform);
   } catch (error) {
     return scope.postMessage({ request, failure: failureOf(error) });
   }
-  const worker = new IoWorker(platform, start, parts.openFile ?? openSameFile, (answer) => scope.postMessage(answer));
+  const open = (image: ImageFile): BlockFile => {
+    const file = (parts.openFile ?? openSameFile)(image);
+    cover?.(image);
+    return file;
+  };
+  const worker = new IoWorker(platform, start, open, (answer) => scope.postMessage(answer));
   scope.postMessage({ request });
   await worker.run(inbox);
 }

@@ -10,4 +10,5 @@ import { runIoWorker } from "./io_loop.ts";
 // Not awaited: a Worker gets no messages before its module is evaluated.
 void runIoWorker(self, {
   openPlatform: async (descriptor) => (await import("../../platform.ts")).openPlatform(descriptor),
+  openCover: async (descriptor) => (await import("../../platform.ts")).openCover(descriptor),
 });

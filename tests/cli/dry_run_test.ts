@@ -85,6 +85,34 @@ Deno.test("dry-run --write writes a given image and checks the rest of it too", 
     assert(changed <= 8 * 4096, "more was written than was asked for");
   }));
 
+Deno.test("dry-run --write leaves an image alone that another process uses, and needs the permission to find that out", () =>
+  inDirectory(async (path) => {
+    const image = `${path}/a.img`;
+    const before = randomImage(image, 1 << 20);
+    const root = new URL("../../", import.meta.url).pathname;
+    const permissions = [`--allow-read=${root},${path}`, `--allow-write=${path}`];
+    const write = ["dry-run", image, "--write", "--requests=8"];
+    const { status, stderr } = await xenblk(write, { permissions });
+    assertEquals(status, 1);
+    assertMatch(stderr, /Cannot write to IMAGE: .*permission.*--allow-ffi/s);
+    const holder = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-check", `${root}tests/ffi/lock_child.ts`, image],
+      stdout: "piped",
+    }).spawn();
+    try {
+      const reader = holder.stdout.getReader();
+      assertEquals(new TextDecoder().decode((await reader.read()).value), "locked\n");
+      await reader.cancel();
+      const refused = await xenblk(write);
+      assertEquals(refused.status, 1);
+      assertMatch(refused.stderr, new RegExp(`Cannot write to image .*: process ${holder.pid} .* uses it`));
+    } finally {
+      holder.kill("SIGKILL");
+      await holder.status;
+    }
+    assertEquals(Deno.readFileSync(image), before);
+  }));
+
 Deno.test("dry-run ends with 1 and the first miscompare when the image changes under it", () =>
   inDirectory(async (path) => {
     const image = `${path}/a.img`;

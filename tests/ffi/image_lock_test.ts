@@ -6,6 +6,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { NativeImageLocks } from "../../ffi/image_lock.ts";
 import { allocateShared, identityOf, type ImageFile } from "../../lib/storage/image_file.ts";
+import { IoPool } from "../../lib/storage/io_pool.ts";
 import type { ImageUse } from "../../lib/storage/image_lock.ts";
 
 const WRITES: ImageUse = { writes: true, shared: false, by: "writer" };
@@ -93,6 +94,41 @@ Deno.test("the bytes are QEMU's, on every descriptor of a writer's image, until 
   assertLocked(reader);
   assertEquals(lockedBytes(test.path).filter((text) => text !== ""), ["100-100 201-201 203-203"]);
   reader[Symbol.dispose]();
+});
+
+Deno.test("what is opened while the lock is held is locked too, as soon as it is said, and given back with it", () => {
+  using test = new TestImage();
+  const locks = new NativeImageLocks();
+  const lock = test.lock(WRITES);
+  assertLocked(lock);
+  using late = Deno.openSync(test.path, { read: true, write: true });
+  const bytes = "100-101 201-201 203-203";
+  assertEquals(lockedBytes(test.path).sort(), ["", bytes]);
+  locks.cover(test.image);
+  assertEquals(lockedBytes(test.path), [bytes, bytes]);
+  lock[Symbol.dispose]();
+  assertEquals(lockedBytes(test.path), [""]);
+  locks.cover(test.image);
+  assertEquals(lockedBytes(test.path), [""], "without a lock there is nothing to be covered");
+  assertEquals(late.statSync().size, 1 << 20);
+});
+
+Deno.test("I/O Workers that open an image which is locked already lock what they opened", async () => {
+  using test = new TestImage();
+  await using pool = new IoPool({ platform: { kind: "native" }, workers: 3 });
+  const lock = test.lock(WRITES);
+  assertLocked(lock);
+  const opened = await pool.openFile(test.image);
+  const bytes = "100-101 201-201 203-203";
+  // One of them may be late, and its opening no reason for the others to wait.
+  const all = [bytes, bytes, bytes, bytes].join();
+  for (const patience = performance.now() + 60_000; lockedBytes(test.path).join() !== all;) {
+    assert(performance.now() < patience, `only ${lockedBytes(test.path)}`);
+    await new Promise((resolve) => setTimeout(resolve, 10));
+  }
+  lock[Symbol.dispose]();
+  assertEquals(lockedBytes(test.path), ["", "", ""], "open, and locked no more");
+  await opened.close();
 });
 
 Deno.test("a lock ends with the process that has it, and until then the refusal names that process", async () => {
