@@ -17,6 +17,7 @@ import { formatVdev } from "../xenbus/vdev.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { DeviceActions } from "./device_actions.ts";
 import { DeviceNodes, type Observation } from "./device_nodes.ts";
+import { deviceLabel } from "./journals.ts";
 import { Pacer } from "./pacer.ts";
 import { DeviceResources, type ResourceServices } from "./resources.ts";
 import type { DeviceStatus } from "./status.ts";
@@ -54,6 +55,8 @@ export class BackendDevice {
   readonly label: string;
   /** Resolves when the toolstack's removal is carried out: Closed and not online, or the directory is gone. */
   readonly retired: Promise<void>;
+  /** Resolves when the guest is found to have ended, while there is a store that knows. */
+  readonly guestGone: Promise<void>;
   /** Resolves when the directory is gone and everything is given back. */
   readonly gone: Promise<void>;
 
@@ -64,6 +67,7 @@ export class BackendDevice {
   readonly #actions: DeviceActions;
   readonly #stop = new AbortController();
   readonly #resolveRetired: () => void;
+  readonly #resolveGuestGone: () => void;
   readonly #resolveGone: () => void;
 
   #store: Xenstore | undefined;
@@ -82,7 +86,7 @@ export class BackendDevice {
   constructor(address: DeviceAddress, services: DeviceServices) {
     this.address = address;
     this.path = backendPath(address);
-    this.label = `${address.kind}/${address.frontendDomain}/${address.vdev}`;
+    this.label = deviceLabel(address);
     this.#clock = services.clock;
     this.#log = labelled(services.logger, this.label);
     this.#pacer = new Pacer(services.clock, LOOKS_AT_ONCE, LOOK_INTERVAL_MS);
@@ -92,10 +96,13 @@ export class BackendDevice {
     });
     this.#actions = new DeviceActions(this.#resources, services.settings, this.#log);
     const retired = Promise.withResolvers<void>();
+    const guestGone = Promise.withResolvers<void>();
     const gone = Promise.withResolvers<void>();
     this.retired = retired.promise;
+    this.guestGone = guestGone.promise;
     this.gone = gone.promise;
     this.#resolveRetired = retired.resolve;
+    this.#resolveGuestGone = guestGone.resolve;
     this.#resolveGone = gone.resolve;
   }
 
@@ -233,6 +240,7 @@ export class BackendDevice {
     const seen = this.#observe(nodes);
     if (this.#unproven && (seen.backendState === "gone" || seen.frontendState === "gone")) return;
     this.#unproven = false;
+    if (this.#guestReleased) this.#resolveGuestGone();
     if (seen.backendState !== "gone") this.#watchFrontend(seen.frontendPath);
     if (await this.#actions.stopBrokenRing(nodes, seen)) return this.poke();
     const { connected, disk } = this.#resources;

@@ -9,6 +9,7 @@ import { journalBytes, type Nonce } from "../dataplane/journal.ts";
 import type { JournalSpec } from "../dataplane/types.ts";
 import type { JournalStore, OwnedMemory } from "../hypervisor.ts";
 import { MOST_QUEUES } from "../xenbus/features.ts";
+import type { DeviceAddress } from "../xenbus/paths.ts";
 import { newNonce, parseNonce } from "./nonce.ts";
 
 /** The backend's node that holds the nonce of the connection that it serves. */
@@ -29,6 +30,11 @@ export function newConnection(): ConnectionIdentity {
 export function resumedConnection(node: string | undefined): ConnectionIdentity {
   const nonce = parseNonce(node);
   return nonce === undefined ? newConnection() : { nonce, resume: true };
+}
+
+/** What a device is called in lines, statistics and names of files: `vbd3/5/51712`, that is kind, domid, vdev. */
+export function deviceLabel({ kind, frontendDomain, vdev }: DeviceAddress): string {
+  return `${kind}/${frontendDomain}/${vdev}`;
 }
 
 /** How a device's lock, latch and journals are called; `label` is its own, such as `vbd3/5/51712`. */

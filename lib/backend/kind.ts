@@ -62,6 +62,7 @@ export class BackendKind {
   readonly #devices = new Map<string, BackendDevice>();
   readonly #link: StoreLink;
   readonly #onlyRetired = Promise.withResolvers<void>();
+  readonly #onlyBereft = Promise.withResolvers<void>();
   #store: Xenstore | undefined;
   #watches: XenstoreWatch[] = [];
   #domain = 0 as DomId;
@@ -84,6 +85,14 @@ export class BackendKind {
   /** Resolves when the one device that is served was removed by the toolstack; never where all of a kind are served. */
   get retired(): Promise<void> {
     return this.#onlyRetired.promise;
+  }
+
+  /**
+   * Resolves when the guest of the one device that is served has ended, also if it did while xenstored was away; never
+   * where all of a kind are served.
+   */
+  get guestGone(): Promise<void> {
+    return this.#onlyBereft.promise;
   }
 
   /** What each device looks like now. */
@@ -137,9 +146,24 @@ export class BackendKind {
     ) {
       this.#options.logger.info(`waiting for ${this.#root}: there is no such device yet`);
     }
-    this.#follow(store.watch("@releaseDomain"), () => {
-      for (const device of this.#devices.values()) device.domainReleased();
-    });
+    this.#follow(store.watch("@releaseDomain"), () => this.#domainReleased());
+  }
+
+  /** Some domain has ended. That one device cannot be looked at is no reason not to look at the others. */
+  #domainReleased(): void {
+    for (const device of this.#devices.values()) {
+      this.#each(`${device.label}: cannot tell whether its guest is there`, () => device.domainReleased());
+    }
+  }
+
+  /** Does what concerns one device; what it fails with is logged. A lost connection is everybody's and told by itself. */
+  #each(cannot: string, act: () => void): void {
+    try {
+      act();
+    } catch (error) {
+      if (isDisconnection(error)) throw error;
+      this.#options.logger.error(`${cannot}: ${errorText(error)}`);
+    }
   }
 
   /** What is left of devices that were removed while nobody served them. That it cannot be removed harms nobody. */
@@ -210,8 +234,9 @@ export class BackendKind {
     for (const name of domains) {
       const vdevs = vdev === undefined ? store.list(`${this.#root}/${name}`) ?? [] : [vdev];
       for (const number of vdevs) {
-        const address = this.#addressOf(`${this.#root}/${name}/${number}`);
-        if (address !== undefined) this.#adopt(store, address);
+        const path = `${this.#root}/${name}/${number}`;
+        const address = this.#addressOf(path);
+        if (address !== undefined) this.#each(`cannot look at ${path}`, () => this.#adopt(store, address));
       }
     }
   }
@@ -242,7 +267,10 @@ export class BackendKind {
       clock: this.#clock,
     });
     this.#devices.set(path, device);
-    if (this.#options.only !== undefined) device.retired.then(this.#onlyRetired.resolve);
+    if (this.#options.only !== undefined) {
+      device.retired.then(this.#onlyRetired.resolve);
+      device.guestGone.then(this.#onlyBereft.resolve);
+    }
     device.gone.then(() => this.#drop(device));
     device.attachStore(store, true);
   }

@@ -3,11 +3,12 @@
  * fails before the guest has the disk leaves nothing behind.
  */
 
+import { DeviceClaim, DeviceClaimedError } from "../backend/claim.ts";
 import { ownDomain } from "../backend/kind.ts";
-import { isDisconnection } from "../xenstore.ts";
+import type { DeviceStatus } from "../backend/status.ts";
 import { SYSTEM_CLOCK } from "../clock.ts";
 import { errorText, XenblkError } from "../errors.ts";
-import type { DomId, Xenstore } from "../hypervisor.ts";
+import type { Xenstore } from "../hypervisor.ts";
 import { createLogger } from "../log.ts";
 import { checkFree } from "../storage/image_lock.ts";
 import { openDisk } from "../storage/open.ts";
@@ -33,6 +34,10 @@ const OPTIONS = {
   "json": flag("Print the connected disk as JSON", "J"),
 } as const;
 
+/** How often, and how many times, a device is asked for that another process has. */
+const CLAIM_INTERVAL_MS = 200;
+const MOST_CLAIMS = 50;
+
 type Options = OptionValues<typeof OPTIONS>;
 
 /** The verb. */
@@ -40,7 +45,8 @@ export const attach = defineVerb({
   name: "attach",
   summary: "Give a running guest a disk and serve it until told to end",
   description: "Writes the nodes that xl would write, serves the disk, prints the device's name once the guest has " +
-    "connected, and stays. INT or TERM, or detach, takes the disk away from the guest and removes the nodes.",
+    "connected, and stays. INT or TERM, or detach, takes the disk away from the guest and removes the nodes. A serve of " +
+    "the same kind leaves the disk alone meanwhile.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "IMAGE", help: "a path, format:target, or xl's format=raw,...,target=...", required: true, isPath: true },
@@ -60,25 +66,25 @@ export const attach = defineVerb({
     const guest = resolveDomain(store, operands["domain"]!);
     const params = await checkImage(platform, image, readOnly, options);
     const vdev = operands["vdev"] ?? image.vdev;
-    const device = attachDevice(
-      store,
-      {
-        domain: guest.domain,
-        backendDomain: ownDomain(store),
-        kind: options.kind,
-        params,
-        readOnly,
-        cdrom: options.cdrom || (image.cdrom ?? false),
-        ...(vdev === undefined ? {} : { vdev }),
-      } satisfies AttachRequest,
-    );
-    const service = await serveUntilConnected(context, platform, store, device, options);
+    using claim = new DeviceClaim(platform.journals);
+    const device = await attachClaimed(context, store, claim, {
+      domain: guest.domain,
+      backendDomain: ownDomain(store),
+      kind: options.kind,
+      params,
+      readOnly,
+      cdrom: options.cdrom || (image.cdrom ?? false),
+      ...(vdev === undefined ? {} : { vdev }),
+    });
+    const service = await serveUntilConnected(context, platform, store, device, options, claim);
     const name = formatVdev(device.vdev);
     context.output.message(`xenblk: ${params} is ${name} of ${domainLabel(guest)}`);
+    const elsewhere = servedElsewhere(options.kind, service.devices.status());
+    if (elsewhere !== undefined) context.output.message(`xenblk: ${elsewhere}`);
     if (options.json) context.output.json(describeDevice(store, device));
     else context.output.data(`${name}\n`);
     const { devices, failed } = service;
-    await Promise.race([context.signals.drain, devices.retired, guestGone(store, guest.domain), failed]);
+    await Promise.race([context.signals.drain, devices.retired, devices.guestGone, failed]);
     return await end(context, platform, service, device, options);
   },
 });
@@ -99,6 +105,27 @@ async function checkImage(
   return `${format}:${format === "raw" ? Deno.realPathSync(target) : target}`;
 }
 
+/**
+ * Writes the nodes of a device that this process has taken: a `serve` of the kind leaves it alone. One that served a
+ * device of that number before may not have let go yet.
+ */
+async function attachClaimed(
+  context: Context,
+  store: Xenstore,
+  claim: DeviceClaim,
+  request: AttachRequest,
+): Promise<DeviceAddress> {
+  for (let tries = 1;; tries++) {
+    try {
+      return attachDevice(store, request, (device) => claim.take(device));
+    } catch (error) {
+      const { signal } = context.signals;
+      if (!(error instanceof DeviceClaimedError) || tries === MOST_CLAIMS || signal.aborted) throw error;
+      await SYSTEM_CLOCK.sleep(CLAIM_INTERVAL_MS, signal);
+    }
+  }
+}
+
 /** Serves the device and waits for the guest; if that fails, takes back all that was written. */
 async function serveUntilConnected(
   context: Context,
@@ -106,6 +133,7 @@ async function serveUntilConnected(
   store: Xenstore,
   device: DeviceAddress,
   options: Options,
+  claim: DeviceClaim,
 ): Promise<Service> {
   const timeoutMs = options.timeout * 1000;
   let service: Service | undefined;
@@ -119,6 +147,7 @@ async function serveUntilConnected(
       only: device,
       settings: settingsOf(options),
       journal: !options["no-journal"],
+      journals: claim.journals,
       workers: options.workers,
       logger: createLogger("backend"),
     });
@@ -134,14 +163,14 @@ async function serveUntilConnected(
   }
 }
 
-/** Resolves when the domain is gone; never if xenstored is lost first. */
-async function guestGone(store: Xenstore, domain: DomId): Promise<void> {
-  try {
-    for await (const _path of store.watch("@releaseDomain")) if (!store.isDomainIntroduced(domain)) return;
-  } catch (error) {
-    if (!isDisconnection(error)) throw error;
-  }
-  await new Promise<never>(() => {});
+/**
+ * What to tell an operator whose guest is connected, but not to this process; undefined if it is. Then the disk is served
+ * by a process that keeps its journals elsewhere, or by another program.
+ */
+export function servedElsewhere(kind: string, devices: readonly Pick<DeviceStatus, "connected">[]): string | undefined {
+  if (devices.some(({ connected }) => connected)) return undefined;
+  return `Another backend of kind ${kind} serves the disk, so the options given here have no effect; ` +
+    "end that one, or attach with another --kind";
 }
 
 /** Takes the disk away and removes its nodes, unless they are to be kept or somebody else has removed them. */

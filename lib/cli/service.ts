@@ -8,7 +8,7 @@ import type { CloseOptions } from "../backend/device.ts";
 import type { DeviceSettings } from "../backend/settings.ts";
 import { WorkerDataPlane } from "../dataplane/worker_dataplane.ts";
 import { XenblkError } from "../errors.ts";
-import type { Platform, Xenstore } from "../hypervisor.ts";
+import type { JournalStore, Platform, Xenstore } from "../hypervisor.ts";
 import type { Logger } from "../log.ts";
 import { type ImageLocks, ProcessImageLocks } from "../storage/image_lock.ts";
 import { IoPool } from "../storage/io_pool.ts";
@@ -29,6 +29,8 @@ export interface ServiceOptions {
   readonly settings: DeviceSettings;
   /** Keep journals, so that a crash loses nothing. */
   readonly journal: boolean;
+  /** Where they, and the devices' locks, are kept; absent: where the platform keeps them. */
+  readonly journals?: JournalStore;
   /** Keep other processes from images; absent: only this process's devices are kept from each other's. */
   readonly imageLocks?: ImageLocks;
   /** System calls on files that Deno has not; absent in a simulation. */
@@ -86,7 +88,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     dataPlane,
     openDisk: (request) => openDisk(request, { pool, warn, ...(native === undefined ? {} : { native }) }),
     imageLocks: new ProcessImageLocks(options.imageLocks, warn),
-    journals: platform.journals,
+    journals: options.journals ?? platform.journals,
     keepJournals: journal,
     settings,
     logger,

@@ -38,9 +38,14 @@ const DISK_LETTERS = [...ALPHABET, ...ALPHABET.flatMap((first) => ALPHABET.map((
 
 /**
  * Writes the nodes of a new disk. Throws {@linkcode XenblkError} when the domain does not exist (`not-found`), or when
- * the virtual device is no such thing (`usage`) or taken (`failed`); nothing is written then.
+ * the virtual device is no such thing (`usage`) or taken (`failed`); nothing is written then. `claim` hears which device
+ * it will be before anybody else can, several times perhaps; nothing is written if it throws.
  */
-export function attachDevice(store: Xenstore, request: AttachRequest): DeviceAddress {
+export function attachDevice(
+  store: Xenstore,
+  request: AttachRequest,
+  claim?: (device: DeviceAddress) => void,
+): DeviceAddress {
   return store.transaction((transaction) => {
     const { domain, backendDomain, kind } = request;
     const home = store.domainPath(domain);
@@ -53,6 +58,7 @@ export function attachDevice(store: Xenstore, request: AttachRequest): DeviceAdd
     const vdev = request.vdev === undefined ? firstFree(transaction, request) : parseVdev(request.vdev);
     const device = { backendDomain, kind, frontendDomain: domain, vdev };
     refuseTaken(transaction, device);
+    claim?.(device);
     writeNodes(transaction, device, request);
     return device;
   });

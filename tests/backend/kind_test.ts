@@ -35,6 +35,45 @@ Deno.test("devices of several guests are found whether they were there before or
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 });
 
+Deno.test("a device that cannot be looked at does not keep the others of its kind from being looked at", async () => {
+  await using rig = new Rig();
+  const guests = [GUEST, 6 as DomId, 7 as DomId];
+  for (const domain of guests.slice(1)) rig.simulated.createGuest(domain);
+  const devices = guests.map((domain) => rig.attach({ domain }));
+  const unreadable = `${backendPath(devices[0]!)}/state`;
+  let broken = true;
+  const refuse = (path: string): void => {
+    if (broken) throw new XenstoreError(`Cannot look at ${path}: Input/output error`, "EIO", path);
+  };
+  const openXenstore = (): Xenstore => {
+    const store = rig.simulated.connect(DOM0);
+    const { read, isDomainIntroduced } = store;
+    store.read = (path): string | undefined => {
+      if (path === unreadable) refuse(path);
+      return read.call(store, path);
+    };
+    store.isDomainIntroduced = (domain): boolean => {
+      if (domain === GUEST) refuse("domain 5");
+      return isDomainIntroduced.call(store, domain);
+    };
+    return store;
+  };
+  const kind = rig.serve({}, { openXenstore });
+  for (const device of devices.slice(1)) await rig.frontend(device).connect();
+  assertEquals(kind.status().map(({ domain }) => domain), guests.slice(1));
+  assertEquals(rig.lines.filter((line) => line.includes(`cannot look at ${backendPath(devices[0]!)}: `)).length, 1);
+
+  broken = false;
+  rig.toolstack.write(unreadable, "1");
+  await rig.frontend(devices[0]!).connect();
+  broken = true;
+  rig.simulated.releaseDomain(7 as DomId);
+  await until("the dead guest's disk is closed", () => rig.plane.open.length === 2);
+  const complaint = `error: vbd3/5/${devices[0]!.vdev}: cannot tell whether its guest is there: `;
+  assert(rig.lines.some((line) => line.startsWith(complaint)), rig.lines.join("\n"));
+  broken = false;
+});
+
 Deno.test("directories that are no device are left alone, and one becomes a device when it gets a state", async () => {
   await using rig = new Rig();
   const root = "/local/domain/0/backend/vbd3";
@@ -250,6 +289,27 @@ for (const empty of [false, true]) {
     rig.guestWrites(device, { state: "6" });
     await rig.backendReaches(device, 6);
     assertEquals(rig.plane.open.length, 0);
+  });
+}
+
+for (const empty of [false, true]) {
+  const how = empty ? "is not given up for a store that came back empty" : "is noticed when the store is back";
+  Deno.test(`a guest that ended while xenstored was away ${how}`, async () => {
+    await using rig = new Rig();
+    const device = rig.attach();
+    const kind = rig.serve({}, { only: device });
+    let noticed = false;
+    void kind.guestGone.then(() => noticed = true);
+    await rig.frontend(device).connect();
+    await settle();
+    rig.simulated.stop();
+    await until("the loss is noticed", () => rig.lines.some((line) => line.includes("connection lost")));
+    if (!empty) rig.simulated.releaseDomain(GUEST);
+    rig.simulated.start({ empty });
+    await until("it is connected again", () => rig.lines.some((line) => line.includes("connected again")));
+    if (!empty) await kind.guestGone;
+    else await settle(100);
+    assertEquals([noticed, rig.plane.open.length], empty ? [false, 1] : [true, 0]);
   });
 }
 

@@ -22,8 +22,8 @@ class Bench implements AsyncDisposable {
   static async start(): Promise<Bench> {
     const xen = await NativeXen.start();
     await xen.createDomain(GUEST, "web");
-    // libxl makes these, and they outlive the disks.
-    for (const path of [FRONTENDS, `/libxl/${GUEST}/device`, "/local/domain/0/backend"]) {
+    // These outlive the disks.
+    for (const path of [FRONTENDS, "/local/domain/0/backend"]) {
       await xen.run("xenstore-write", [path, ""]);
     }
     return new Bench(xen);

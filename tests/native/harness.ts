@@ -174,12 +174,14 @@ export class NativeXen implements AsyncDisposable {
 
   /**
    * Kills xenstored and starts it again. As with the real one the new store is empty, but for domain 0's nodes;
-   * with `keepStore` every node and its permissions are written back before this returns.
+   * with `keepStore` every node and its permissions are written back before this returns. `meanwhile` happens while there
+   * is no xenstored.
    */
-  async restartXenstored(options: { keepStore?: boolean } = {}): Promise<void> {
+  async restartXenstored(options: { keepStore?: boolean; meanwhile?: () => Promise<void> } = {}): Promise<void> {
     const copy = `${this.directory}/store.copy`;
     if (options.keepStore) await this.control("save", copy);
     await this.stopXenstored("SIGKILL");
+    await options.meanwhile?.();
     await this.startXenstored();
     if (options.keepStore) await this.control("load", copy);
   }

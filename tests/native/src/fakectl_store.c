@@ -116,6 +116,7 @@ static void put_guest(struct session *s, const void *argument)
     put(s, AT("/local/domain/%u/store/port", g->domid), text, NULL, 0);
     put(s, AT("/local/domain/%u/store/ring-ref", g->domid), "1", NULL, 0);
     put(s, AT("/libxl/%u/type", g->domid), "pv", NULL, 0);
+    put(s, AT("/libxl/%u/device", g->domid), NULL, NULL, 0);
 }
 
 int store_create(uint32_t domid, const char *name, const char *uuid, uint32_t port)
