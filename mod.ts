@@ -27,6 +27,7 @@ export type {
   NativeFiles,
   TransferRoute,
   UringAttachment,
+  UringRefusal,
   UringRoutes,
 } from "./lib/storage/native_files.ts";
 export { type OpenContext, openDisk } from "./lib/storage/open.ts";

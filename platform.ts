@@ -4,12 +4,12 @@
  * real one the simulation.
  */
 
-import type { ReactorIo } from "./lib/dataplane/reactor_io.ts";
 import { errorText } from "./lib/errors.ts";
+import type { ReactorIo } from "./lib/dataplane/reactor_io.ts";
 import type { Platform, PlatformDescriptor, WakeToken } from "./lib/hypervisor.ts";
 import { openChannel } from "./lib/storage/channel.ts";
 import type { ImageFile } from "./lib/storage/image_file.ts";
-import type { UringAttachment } from "./lib/storage/native_files.ts";
+import type { UringAttachment, UringRefusal } from "./lib/storage/native_files.ts";
 
 /** Opens the platform; its Xen libraries are opened only when they are first needed. */
 export async function openPlatform(descriptor: PlatformDescriptor): Promise<Platform> {
@@ -34,23 +34,26 @@ export async function openCover(descriptor: PlatformDescriptor): Promise<(image:
 
 /**
  * A reactor's place to sleep, by the token that others wake it with, and its ways to disks: an io_uring for both where
- * it is wanted and can be had, else the platform's own and storage's engines.
+ * it is wanted and can be had, else the platform's own and storage's engines. `setup` stands in for the kernel's call.
  */
 export async function openReactorIo(
   platform: Platform,
   token: WakeToken,
   uring: boolean,
-  warn: (message: string) => void,
+  setup?: import("./ffi/io_uring_setup.ts").SetupCall,
 ): Promise<ReactorIo> {
+  let uringRefusal: UringRefusal = { reason: "its reactors go without", remedy: "see `xenblk doctor`" };
   if (uring && platform.descriptor.kind === "native") {
     const { UringEngine } = await import("./ffi/uring_engine.ts");
+    const { RingUnavailable } = await import("./ffi/io_uring_setup.ts");
     try {
-      return uringIo(new UringEngine(token));
+      return uringIo(new UringEngine(token, setup === undefined ? {} : { setup }));
     } catch (error) {
-      warn(`a reactor goes without io_uring: ${errorText(error)}`);
+      const remedy = error instanceof RingUnavailable ? error.remedy : "report this defect";
+      uringRefusal = { reason: errorText(error), remedy };
     }
   }
-  return { parker: platform.openParker(token), options: { openChannel } };
+  return { parker: platform.openParker(token), options: { openChannel }, uringRefusal };
 }
 
 function uringIo(engine: import("./ffi/uring_engine.ts").UringEngine): ReactorIo {

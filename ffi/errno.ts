@@ -7,8 +7,11 @@ export const ENOENT = 2;
 export const EINTR = 4;
 export const EIO = 5;
 export const EAGAIN = 11;
+export const ENOMEM = 12;
 export const EACCES = 13;
 export const EINVAL = 22;
+export const ENFILE = 23;
+export const EMFILE = 24;
 export const EFBIG = 27;
 
 /** Index is the value; the order is asm-generic's, which x86 and ARM share. */

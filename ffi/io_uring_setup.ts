@@ -3,7 +3,8 @@
  * refused where it is. It must not know how the rings are used.
  */
 
-import { EINVAL } from "./errno.ts";
+import type { UringRefusal } from "../lib/storage/native_files.ts";
+import { EAGAIN, EINVAL, EMFILE, ENFILE, ENOMEM } from "./errno.ts";
 import { errno, errnoText, libc, LIBC_SOURCE, pointerTo } from "./libc.ts";
 import { lazily, openLibrary } from "./library.ts";
 import { allocate, NativeMemory } from "./memory.ts";
@@ -73,7 +74,16 @@ export const kernelSetup: SetupCall = (entries, params) => {
 /** io_uring cannot be used; the message says why, as the end of a sentence. */
 export class RingUnavailable extends Error {
   override readonly name = "RingUnavailable";
+  readonly remedy: string;
+
+  constructor({ reason, remedy }: UringRefusal) {
+    super(reason);
+    this.remedy = remedy;
+  }
 }
+
+/** The size of a reactor's ring: submissions between two calls of the kernel, and completions; the kernel keeps more. */
+export const REACTOR_RING = { entries: 512, completions: 4096 } as const;
 
 /** What a ring is made with. */
 export interface RingOptions {
@@ -112,7 +122,7 @@ export function openRing(options: RingOptions): MappedRing {
   undo.defer(() => void libc().close(fd));
   const words = new Uint32Array(params.view.buffer);
   if ((words[5]! & FEATURES_NEEDED) !== FEATURES_NEEDED) {
-    throw new RingUnavailable("this kernel's io_uring is too old; it must be Linux 5.13 or newer");
+    throw new RingUnavailable({ reason: "this kernel's io_uring is too old", remedy: NEWER });
   }
   const [entries, completionCount] = [words[0]!, words[1]!];
   const [sq, cq] = [words.subarray(PARAMS_SQ), words.subarray(PARAMS_CQ)];
@@ -140,13 +150,13 @@ export function openRing(options: RingOptions): MappedRing {
   };
 }
 
-/** Why this process cannot make a ring, as the end of a sentence; undefined: it can. */
-export function ringRefusal(setup: SetupCall = kernelSetup): string | undefined {
+/** Why this process cannot make a reactor's ring; undefined: it can. */
+export function ringRefusal(setup: SetupCall = kernelSetup): UringRefusal | undefined {
   try {
-    openRing({ entries: 1, completions: 2, setup })[Symbol.dispose]();
+    openRing({ ...REACTOR_RING, setup })[Symbol.dispose]();
     return undefined;
   } catch (error) {
-    if (error instanceof RingUnavailable) return error.message;
+    if (error instanceof RingUnavailable) return { reason: error.message, remedy: error.remedy };
     throw error;
   }
 }
@@ -168,26 +178,62 @@ function setUp({ entries, completions, setup = kernelSetup }: RingOptions, param
   throw new RingUnavailable(explain(-result));
 }
 
-function explain(reason: number): string {
-  if (reason === ENOSYS) return "this kernel has no io_uring, or a system-call filter hides it";
-  if (reason !== EPERM) return `the kernel refuses it: ${errnoText(reason)}`;
-  return isSwitchedOff()
-    ? "kernel.io_uring_disabled forbids it"
-    : "it is not permitted: a system-call filter (seccomp) forbids it";
+const NEWER = "use Linux 5.13 or newer";
+const FILTER = "let the service's system-call filter pass io_uring_setup, io_uring_enter and io_uring_register";
+
+/** What an errno of the setup, or of mapping its rings, means to an operator. */
+function explain(errnoValue: number): UringRefusal {
+  switch (errnoValue) {
+    case ENOSYS:
+      return {
+        reason: "this kernel has no io_uring, or a system-call filter hides it",
+        remedy: `${NEWER}, and ${FILTER}`,
+      };
+    case EPERM:
+      return forbidden();
+    case ENOMEM:
+    case EAGAIN:
+      return {
+        reason: "there is not enough memory for its rings, or not as much may be locked",
+        remedy: "raise the limit of locked memory (LimitMEMLOCK=, ulimit -l), or the control group's of memory",
+      };
+    case EMFILE:
+      return {
+        reason: "this process has as many files open as it may",
+        remedy: "raise the limit of open files (LimitNOFILE=, ulimit -n)",
+      };
+    case ENFILE:
+      return { reason: "this machine has as many files open as it may", remedy: "raise it (sysctl fs.file-max)" };
+  }
+  return { reason: `the kernel refuses it: ${errnoText(errnoValue)}`, remedy: NEWER };
 }
 
-function isSwitchedOff(): boolean {
+/** The kernel's own switch, or else somebody's filter. */
+function forbidden(): UringRefusal {
+  const value = disabledSwitch();
+  if (value === undefined || value === "0") {
+    return { reason: "it is not permitted: a system-call filter (seccomp) forbids it", remedy: FILTER };
+  }
+  const remedy = "sysctl kernel.io_uring_disabled=0";
+  if (value !== "1") return { reason: `kernel.io_uring_disabled=${value} forbids it`, remedy };
+  return {
+    reason: "kernel.io_uring_disabled=1 allows it to privileged processes only",
+    remedy: `${remedy}, or run with CAP_SYS_ADMIN or in the group that kernel.io_uring_group names`,
+  };
+}
+
+function disabledSwitch(): string | undefined {
   try {
-    return Deno.readTextFileSync("/proc/sys/kernel/io_uring_disabled").trim() !== "0";
+    return Deno.readTextFileSync("/proc/sys/kernel/io_uring_disabled").trim();
   } catch {
-    return false; // older kernels have no such switch
+    return undefined; // older kernels have no such switch
   }
 }
 
 function mapRing(fd: number, lengthBytes: number, offset: bigint): NativeMemory {
   const length = BigInt(lengthBytes);
   const address = libc().mmap(null, length, PROT_READ_WRITE, MAP_SHARED_POPULATE, fd, offset);
-  if (address === MAP_FAILED) throw new RingUnavailable(`its rings cannot be mapped: ${errnoText(errno())}`);
+  if (address === MAP_FAILED) throw new RingUnavailable(explain(errno()));
   return new NativeMemory(Number(address), lengthBytes, () => {
     libc().munmap(address, length);
   });

@@ -6,11 +6,9 @@
 
 import { XenblkError } from "../lib/errors.ts";
 import { type JournalStore, type OwnedMemory, PAGE_SIZE_BYTES } from "../lib/hypervisor.ts";
+import { JOURNAL_DIRECTORY, journalDirectory } from "../lib/journal_directory.ts";
 import { cString, errno, errnoText, libc } from "./libc.ts";
 import { NativeMemory } from "./memory.ts";
-
-/** Where they are kept, unless XENBLK_JOURNAL_DIR names another directory. */
-export const JOURNAL_DIRECTORY = "/run/xenblk";
 
 const PROT_READ_WRITE = 3;
 const MAP_SHARED = 1;
@@ -101,7 +99,7 @@ function isAt(path: string, file: Deno.FsFile): boolean {
 
 function configuredDirectory(): string {
   try {
-    return Deno.env.get("XENBLK_JOURNAL_DIR") ?? JOURNAL_DIRECTORY;
+    return journalDirectory((name) => Deno.env.get(name));
   } catch {
     return JOURNAL_DIRECTORY; // not permitted to look
   }

@@ -31,8 +31,8 @@ import { NativeParker, NativeWaker, NativeWakeToken } from "./park.ts";
 import { NativeXenstore } from "./xenstore.ts";
 
 /** The system calls on files. Whether io_uring is allowed is found out once. */
-const refusal = lazily(() => ({ reason: ringRefusal() }));
-const nativeFiles: NativeFiles = { uringRefusal: () => refusal().reason, examine };
+const refusal = lazily(() => ({ found: ringRefusal() }));
+const nativeFiles: NativeFiles = { uringRefusal: () => refusal().found, examine };
 
 /** The hypervisor that this process runs under. Its openers throw XenblkError of kind `hypervisor`. */
 export class NativePlatform implements Platform {

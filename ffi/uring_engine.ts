@@ -11,13 +11,9 @@ import type { UringAttachment } from "../lib/storage/native_files.ts";
 import { lowerEventfd } from "./eventfd.ts";
 import { NativeEventChannels } from "./evtchn.ts";
 import { CQE_MORE, IORING_OP, IoUring } from "./io_uring.ts";
-import { CQE_WORDS, type SetupCall } from "./io_uring_setup.ts";
+import { CQE_WORDS, REACTOR_RING, type SetupCall } from "./io_uring_setup.ts";
 import { UringChannel, type UringHost } from "./uring_channel.ts";
 
-/** Submissions between two calls of the kernel; with more in one turn there are more calls. */
-const ENTRIES = 512;
-/** Completions that fit into the ring; the kernel keeps more. */
-const COMPLETIONS = 4096;
 /** Images of one reactor that are registered; more are served, a little slower. */
 const REGISTERED_FILES = 512;
 /** Calls of the kernel until the lack of room in the ring is taken for an error. */
@@ -60,7 +56,7 @@ export class UringEngine implements Parker, UringHost {
 
   /** Throws RingUnavailable. To be made in the thread that will use it. */
   constructor(token: WakeToken, options: UringEngineOptions = {}) {
-    this.ring = new IoUring({ entries: ENTRIES, completions: COMPLETIONS, ...options });
+    this.ring = new IoUring({ ...REACTOR_RING, ...options });
     this.ring.reserveFiles(REGISTERED_FILES);
     this.#word = new Int32Array(token.word);
     this.#wakeFd = token.fd;

@@ -2,10 +2,15 @@
  * `xenblk doctor`: looks at everything that serving needs and shows each gap with its fix. Looking changes nothing.
  */
 
+import { ownDomain } from "../backend/kind.ts";
 import { errorText, EXIT_STATUS } from "../errors.ts";
 import type { DomId } from "../hypervisor.ts";
+import type { UringRefusal } from "../storage/native_files.ts";
 import * as checks from "./doctor_checks.ts";
+import { checkJournals, checkLimits, type JournalOwner } from "./doctor_journals.ts";
 import type { Host, NativePlatform } from "./host.ts";
+import { listAddresses } from "../toolstack/list.ts";
+import { backendPath } from "../xenbus/paths.ts";
 import { flag } from "./options.ts";
 import { renderTable } from "./table.ts";
 import { defineVerb } from "./verb.ts";
@@ -40,16 +45,30 @@ async function examine(host: Host, machine: checks.Machine): Promise<checks.Find
     ...checks.checkDevices(machine),
     checks.checkSocket(machine),
     ...tryParts(platform),
-    checks.checkIoUring(machine, uringRefusal(platform)),
+    ...checkJournals(machine, goneDevices(platform)),
+    checks.checkIoUring(uringRefusal(platform)),
+    ...checkLimits(machine),
   ];
 }
 
+/** Tells whether a device has no nodes any more; undefined if xenstored cannot be asked. */
+function goneDevices(platform: NativePlatform): ((device: JournalOwner) => boolean) | undefined {
+  try {
+    using store = platform.openXenstore();
+    const backends = `${store.domainPath(ownDomain(store))}/backend`;
+    const known = new Set(listAddresses(store).map((device) => backendPath(device)));
+    return ({ kind, domain, vdev }) => !known.has(`${backends}/${kind}/${domain}/${vdev}`);
+  } catch {
+    return undefined; // the rows about xenstored say why
+  }
+}
+
 /** Without the permission for FFI there is no way to ask: that counts as a refusal. */
-function uringRefusal(platform: NativePlatform): string | undefined {
+function uringRefusal(platform: NativePlatform): UringRefusal | undefined {
   try {
     return platform.files.uringRefusal();
   } catch (error) {
-    return errorText(error);
+    return { reason: errorText(error), remedy: "run with --allow-ffi" };
   }
 }
 

@@ -4,6 +4,7 @@
  */
 
 import { XenblkError } from "../errors.ts";
+import type { UringRefusal } from "../storage/native_files.ts";
 
 /** How a thing stands: `warn` is no obstacle to serving, `fail` is. */
 export type Standing = "ok" | "warn" | "fail";
@@ -17,12 +18,26 @@ export interface Finding {
   readonly fix?: string;
 }
 
+/** A directory as the checks look at it. */
+export interface Directory {
+  /** Names in it. */
+  readonly entries: readonly string[];
+  /** Its permission bits. */
+  readonly mode: number;
+  /** The user that owns it. */
+  readonly owner: number;
+}
+
 /** The machine as far as the checks look at it. */
 export interface Machine {
   /** The text of a file, or undefined if it is not there or not readable. */
   readText(path: string): string | undefined;
   /** Whether a file or device can be opened for reading and writing. */
   access(path: string): "usable" | "denied" | "absent";
+  /** What is at a path where a directory is to be. */
+  directory(path: string): Directory | "absent" | "denied" | "other";
+  /** The user that this process acts as; undefined if that cannot be told. */
+  user(): number | undefined;
   environment(name: string): string | undefined;
   permission(name: "read" | "write" | "ffi" | "env"): "granted" | "partial" | "denied" | "prompt";
 }
@@ -43,6 +58,22 @@ export const THIS_MACHINE: Machine = {
       return "usable";
     } catch (error) {
       return error instanceof Deno.errors.NotFound ? "absent" : "denied";
+    }
+  },
+  directory(path): Directory | "absent" | "denied" | "other" {
+    try {
+      const { isDirectory, mode, uid } = Deno.statSync(path);
+      if (!isDirectory) return "other";
+      return { entries: [...Deno.readDirSync(path)].map(({ name }) => name), mode: mode ?? 0, owner: uid ?? 0 };
+    } catch (error) {
+      return error instanceof Deno.errors.NotFound ? "absent" : "denied";
+    }
+  },
+  user(): number | undefined {
+    try {
+      return Deno.statSync("/proc/self").uid ?? undefined;
+    } catch {
+      return undefined;
     }
   },
   environment(name): string | undefined {
@@ -97,22 +128,20 @@ export function checkHypervisor(machine: Machine): Finding[] {
   return [{ check, standing: "ok", detail: `xen, ${role}` }];
 }
 
-/** Devices of the Xen drivers: which module makes each, and whether serving needs it. */
+/** Devices of the Xen drivers that serving needs, and the kernel module that makes each. */
 const DEVICES = [
-  { path: "/dev/xen/gntdev", module: "xen-gntdev", needed: true },
-  { path: "/dev/xen/evtchn", module: "xen-evtchn", needed: true },
-  { path: "/dev/xen/xenbus", module: "xenfs", needed: false },
-  { path: "/dev/xen/privcmd", module: "xen-privcmd", needed: false },
+  { path: "/dev/xen/gntdev", module: "xen-gntdev" },
+  { path: "/dev/xen/evtchn", module: "xen-evtchn" },
 ] as const;
 
 /** The device nodes of the Xen drivers can be opened. */
 export function checkDevices(machine: Machine): Finding[] {
-  return DEVICES.map(({ path, module, needed }) => {
+  return DEVICES.map(({ path, module }) => {
     const access = machine.access(path);
     if (access === "usable") return { check: path, standing: "ok", detail: "can be opened" };
-    const standing = needed ? "fail" : "warn";
-    if (access === "absent") return { check: path, standing, detail: "not there", fix: `modprobe ${module}` };
-    return { check: path, standing, detail: "not permitted", fix: "run as root, or with the device's group" };
+    if (access === "absent") return { check: path, standing: "fail", detail: "not there", fix: `modprobe ${module}` };
+    const fix = `run as root, or give this user read and write access to ${path}`;
+    return { check: path, standing: "fail", detail: "not permitted", fix };
   });
 }
 
@@ -149,13 +178,8 @@ export function checkPart(check: string, error: unknown): Finding {
 }
 
 /** Engine uring can be used; without it engine file serves. `refusal` is why a ring could not be made, or undefined. */
-export function checkIoUring(machine: Machine, refusal: string | undefined): Finding {
+export function checkIoUring(refusal: UringRefusal | undefined): Finding {
   const check = "io_uring";
   if (refusal === undefined) return { check, standing: "ok", detail: "works: engine uring serves" };
-  const value = machine.readText("/proc/sys/kernel/io_uring_disabled");
-  const fix = value === undefined || value === "0"
-    ? "let the service's system-call filter pass io_uring_setup, io_uring_enter and io_uring_register; Linux 5.13 has them"
-    : "sysctl kernel.io_uring_disabled=0";
-  const who = value === "1" ? " (kernel.io_uring_disabled=1: privileged processes only)" : "";
-  return { check, standing: "warn", detail: `engine file serves: ${refusal}${who}`, fix };
+  return { check, standing: "warn", detail: `engine file serves: ${refusal.reason}`, fix: refusal.remedy };
 }

@@ -4,6 +4,7 @@
  */
 
 import type { PlatformDescriptor, WakeToken } from "../hypervisor.ts";
+import type { UringRefusal } from "../storage/native_files.ts";
 import type { OpenRequest } from "./connection.ts";
 
 /** Index in the control words: messages posted to the Worker so far, modulo 2^32. */
@@ -29,7 +30,8 @@ export type ReactorCommand =
 
 /** From the Worker. */
 export type ReactorEvent =
-  | { readonly type: "ready" }
+  /** `uringRefusal`: it goes without io_uring, for that reason. */
+  | { readonly type: "ready"; readonly uringRefusal: UringRefusal | undefined }
   | { readonly type: "unavailable"; readonly reason: string; readonly remedy: string | undefined }
   | { readonly type: "opened"; readonly id: number }
   | { readonly type: "refused"; readonly id: number; readonly reason: string }

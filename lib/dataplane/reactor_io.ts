@@ -4,6 +4,7 @@
  */
 
 import type { Parker } from "../hypervisor.ts";
+import type { UringRefusal } from "../storage/native_files.ts";
 import type { ReactorOptions } from "./reactor.ts";
 
 /** A thread's place to sleep together with the engines that complete there. */
@@ -12,4 +13,6 @@ export interface ReactorIo {
   readonly parker: Parker;
   /** For the reactor. */
   readonly options: ReactorOptions;
+  /** Why there is no io_uring; undefined: there is. */
+  readonly uringRefusal?: UringRefusal;
 }

@@ -23,7 +23,7 @@ self.onmessage = async ({ data }: MessageEvent<StartMessage>): Promise<void> => 
   try {
     const { openPlatform, openReactorIo } = await import("../../platform.ts");
     platform = await openPlatform(data.platform);
-    io = await openReactorIo(platform, data.token, data.uring, (message) => post({ type: "warning", message }));
+    io = await openReactorIo(platform, data.token, data.uring);
   } catch (error) {
     const remedy = error instanceof XenblkError ? error.remedy : undefined;
     post({ type: "unavailable", reason: error instanceof Error ? error.message : String(error), remedy });
@@ -50,7 +50,7 @@ async function run(platform: Platform, io: ReactorIo, start: StartMessage): Prom
     if (data.type === "exit") exiting = true;
     else obey(reactor, data);
   };
-  post({ type: "ready" });
+  post({ type: "ready", uringRefusal: io.uringRefusal });
   while (!exiting) {
     const busy = reactor.turn();
     if (Atomics.load(control, CONTROL_POSTED) !== handled) await eventLoopTurn();

@@ -5,7 +5,8 @@
 
 import { XenblkError } from "../errors.ts";
 import type { Platform, Waker, WakeToken } from "../hypervisor.ts";
-import type { Disk } from "../storage/disk.ts";
+import type { Disk, DiskAttachment } from "../storage/disk.ts";
+import type { UringRefusal } from "../storage/native_files.ts";
 import type { OpenRequest } from "./connection.ts";
 import {
   CONTROL_BYTES,
@@ -77,6 +78,7 @@ class ReactorWorker {
   readonly #failed: ((reason: string) => void) | undefined;
   readonly #debug: ((message: string) => void) | undefined;
   #failure: string | undefined;
+  #uringRefusal: UringRefusal | undefined;
 
   constructor(options: WorkerDataPlaneOptions) {
     const { platform, warn, debug, uring = false } = options;
@@ -107,6 +109,12 @@ class ReactorWorker {
 
   get ready(): Promise<void> {
     return this.#ready.promise;
+  }
+
+  /** How it will reach the disk; once it is ready. */
+  async attachmentTo(disk: Disk, lane: number): Promise<DiskAttachment> {
+    const refusal = this.#uringRefusal;
+    return await (refusal === undefined ? undefined : disk.withoutUring?.(lane, refusal)) ?? disk.attachment(lane);
   }
 
   /** `closed` is called once the queue that was opened is closed again. */
@@ -153,6 +161,7 @@ class ReactorWorker {
   #hear(event: ReactorEvent): void {
     switch (event.type) {
       case "ready":
+        this.#uringRefusal = event.uringRefusal;
         return this.#ready.resolve();
       case "unavailable":
         return this.#unavailable(
@@ -240,7 +249,8 @@ export class WorkerDataPlane implements DataPlane {
     const leave = (): void => void lane.disks.splice(lane.disks.indexOf(disk), 1);
     try {
       await lane.usable;
-      const request = { ...rest, attachment: disk.attachment(number), properties: disk.properties };
+      const attachment = await lane.reactor.attachmentTo(disk, number);
+      const request = { ...rest, attachment, properties: disk.properties };
       return await lane.reactor.open(++this.#lastId, request, leave);
     } catch (error) {
       leave();

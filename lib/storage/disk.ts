@@ -5,6 +5,7 @@
 
 import type { Memory, MemorySpace } from "../hypervisor.ts";
 import type { ImageFile } from "./image_file.ts";
+import type { UringRefusal } from "./native_files.ts";
 
 /** Negative errno values that channels complete with; the values are Linux's. */
 export const EIO: number = -5;
@@ -85,6 +86,11 @@ export interface Disk extends AsyncDisposable {
   readonly image?: ImageFile;
   /** For a reactor: lane is the number of the reactor that will open the channel (see DataPlane). */
   attachment(lane: number): DiskAttachment;
+  /**
+   * The same for a reactor that has no io_uring, for that reason; absent: the disk needs none. Rejects if it cannot be
+   * served without.
+   */
+  withoutUring?(lane: number, refusal: UringRefusal): Promise<DiskAttachment>;
 }
 
 /**

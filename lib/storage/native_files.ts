@@ -48,10 +48,18 @@ export interface FileMedium {
   readonly notDirect?: string;
 }
 
+/** Why io_uring cannot be used. */
+export interface UringRefusal {
+  /** As the end of a sentence. */
+  readonly reason: string;
+  /** What to do about it. */
+  readonly remedy: string;
+}
+
 /** The system calls as storage uses them. */
 export interface NativeFiles {
-  /** Why this process cannot use io_uring, as the end of a sentence; undefined: it can. */
-  uringRefusal(): string | undefined;
+  /** Why this process cannot use io_uring; undefined: it can. */
+  uringRefusal(): UringRefusal | undefined;
   /** Looks at a file or block device as it is to be served; changes nothing. Throws Error with the reason. */
   examine(path: string, readOnly: boolean, cache: CacheMode): FileMedium;
 }

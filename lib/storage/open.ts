@@ -9,9 +9,9 @@ import type { Disk, DiskAttachment, DiskProperties, DiskRequest } from "./disk.t
 import { allocateShared, channelsClosed, identityOf, type ImageFile } from "./image_file.ts";
 import type { InlineFileAttachment } from "./inline_file.ts";
 import type { IoPool } from "./io_pool.ts";
-import type { FileMedium, UringAttachment } from "./native_files.ts";
+import type { FileMedium, UringAttachment, UringRefusal } from "./native_files.ts";
 import { openImage } from "./open_image.ts";
-import { decideServing, type Serving, type ServingContext } from "./serving.ts";
+import { decideServing, inPlaceOfUring, noUring, type Serving, type ServingContext } from "./serving.ts";
 import { formatSize, parseSize } from "./sizes.ts";
 import { canonicalFormat } from "./spec.ts";
 
@@ -52,11 +52,11 @@ async function openFileDisk(request: DiskRequest, context: OpenContext): Promise
   const properties = filePropertiesOf(serving, propertiesOf(`image ${path}`, sizeBytes, readOnly, context));
   const image = { path, readOnly, cache: serving.cache, identity: identityOf(file), shared: allocateShared() };
   const served = serving.engine === "uring"
-    ? serveByRing(image, serving.medium!)
+    ? serveByRing(image, serving.medium!, (refusal) => withoutRing(image, request, context, refusal))
     : await serveFile(image, context.pool);
   const owned = undo.move();
   const description = describe("raw", path, properties, served.engine);
-  return new OpenedDisk(properties, description, served.attachment, async () => {
+  return new OpenedDisk(properties, description, served, async () => {
     await served.close();
     owned.dispose();
   }, image);
@@ -74,14 +74,45 @@ function filePropertiesOf({ engine, cache, medium }: Serving, sized: DiskPropert
 interface ServedImage {
   readonly engine: string;
   readonly attachment: (lane: number) => DiskAttachment;
+  readonly withoutUring?: (lane: number, refusal: UringRefusal) => Promise<DiskAttachment>;
   readonly close: () => Promise<void>;
 }
 
-function serveByRing(image: ImageFile, medium: FileMedium): ServedImage {
+/** `other` serves the image to reactors that could not make their ring, if any. */
+function serveByRing(
+  image: ImageFile,
+  medium: FileMedium,
+  other: (refusal: UringRefusal) => Promise<ServedImage>,
+): ServedImage {
   const { routes } = medium;
   const attachment: UringAttachment = { engine: "uring", image, routes };
   const ways = routes.direct ? "" : `, reads by ${routes.reads}, writes by ${routes.writes}`;
-  return { engine: `uring${ways}`, attachment: () => attachment, close: () => channelsClosed(image) };
+  let fallback: Promise<ServedImage> | undefined;
+  return {
+    engine: `uring${ways}`,
+    attachment: () => attachment,
+    withoutUring: async (lane, refusal) => (await (fallback ??= other(refusal))).attachment(lane),
+    close: async () => {
+      await channelsClosed(image);
+      await (await fallback?.catch(() => undefined))?.close();
+    },
+  };
+}
+
+/**
+ * Serves by engine file what was opened for io_uring, which was there then. Not what the operator asked to have served
+ * by it, or past the page cache.
+ */
+async function withoutRing(
+  image: ImageFile,
+  { engine, cache }: DiskRequest,
+  { pool, warn }: OpenContext,
+  refusal: UringRefusal,
+): Promise<ServedImage> {
+  const name = `image ${image.path}`;
+  if (engine === "uring" || cache === "none") throw noUring(name, refusal);
+  warn?.(`${name}: ${inPlaceOfUring(refusal)}`);
+  return await serveFile({ ...image, cache: image.cache === "none" ? "writeback" : image.cache }, pool);
 }
 
 async function serveFile(image: ImageFile, pool: IoPool | undefined): Promise<ServedImage> {
@@ -103,7 +134,7 @@ function openSizedDisk(format: string, request: DiskRequest, context: OpenContex
     ? { engine: "memory", data: allocateData(properties.sectors * SECTOR_BYTES, target), readOnly }
     : { engine: "null", readOnly };
   const description = describe(format, target, properties, format);
-  return new OpenedDisk(properties, description, () => attachment, () => Promise.resolve());
+  return new OpenedDisk(properties, description, { attachment: () => attachment }, () => Promise.resolve());
 }
 
 function allocateData(sizeBytes: number, target: string): SharedArrayBuffer {
@@ -144,30 +175,40 @@ class OpenedDisk implements Disk {
   readonly properties: DiskProperties;
   readonly description: string;
   readonly image?: ImageFile;
-  readonly #attachment: (lane: number) => DiskAttachment;
+  readonly #served: Pick<ServedImage, "attachment" | "withoutUring">;
   readonly #close: () => Promise<void>;
   #closed: Promise<void> | undefined;
 
   constructor(
     properties: DiskProperties,
     description: string,
-    attachment: (lane: number) => DiskAttachment,
+    served: Pick<ServedImage, "attachment" | "withoutUring">,
     close: () => Promise<void>,
     image?: ImageFile,
   ) {
     if (image !== undefined) this.image = image;
     this.properties = properties;
     this.description = description;
-    this.#attachment = attachment;
+    this.#served = served;
     this.#close = close;
   }
 
   attachment(lane: number): DiskAttachment {
-    if (this.#closed !== undefined) throw new XenblkError(`Cannot attach to ${this.description}: it is closed`);
-    return this.#attachment(lane);
+    this.#mustBeOpen();
+    return this.#served.attachment(lane);
+  }
+
+  async withoutUring(lane: number, refusal: UringRefusal): Promise<DiskAttachment> {
+    this.#mustBeOpen();
+    const { attachment, withoutUring } = this.#served;
+    return withoutUring === undefined ? attachment(lane) : await withoutUring(lane, refusal);
   }
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.#closed ??= this.#close();
+  }
+
+  #mustBeOpen(): void {
+    if (this.#closed !== undefined) throw new XenblkError(`Cannot attach to ${this.description}: it is closed`);
   }
 }

@@ -5,7 +5,7 @@
 
 import { XenblkError } from "../errors.ts";
 import type { CacheMode, DiskRequest } from "./disk.ts";
-import type { FileMedium, NativeFiles } from "./native_files.ts";
+import type { FileMedium, NativeFiles, UringRefusal } from "./native_files.ts";
 
 /** What the decision is based on. */
 export interface ServingContext {
@@ -41,22 +41,35 @@ export function decideServing(request: DiskRequest, context: ServingContext): Se
 
 function decideEngine(request: DiskRequest, name: string, { native, warn }: ServingContext): "uring" | "file" {
   if (request.engine === "file") return "file";
-  const refusal = native === undefined ? "it works on real memory only, not in a simulation" : native.uringRefusal();
+  const refusal = native === undefined ? NO_RING_IN_SIMULATION : native.uringRefusal();
   if (refusal === undefined) return "uring";
-  if (request.engine === "uring") {
-    throw new XenblkError(`Cannot open ${name}: engine uring cannot be used: ${refusal}`, {
-      remedy: "use engine auto or file; xenblk doctor says more",
-    });
-  }
-  if (native !== undefined) warn?.(`${name}: engine file in place of uring: ${refusal}`);
+  if (request.engine === "uring") throw noUring(name, refusal);
+  if (native !== undefined) warn?.(`${name}: ${inPlaceOfUring(refusal)}`);
   return "file";
+}
+
+const NO_RING_IN_SIMULATION: UringRefusal = {
+  reason: "it works on real memory only, not in a simulation",
+  remedy: "leave it at auto",
+};
+
+/** Engine uring was asked for by its name and cannot be had. `name` is the image's, as it stands in messages. */
+export function noUring(name: string, { reason, remedy }: UringRefusal): XenblkError {
+  return new XenblkError(`Cannot open ${name}: engine uring cannot be used: ${reason}`, {
+    remedy: `${remedy}; or use engine auto or file`,
+  });
+}
+
+/** What is said of an image that engine file serves because of that. */
+export function inPlaceOfUring({ reason, remedy }: UringRefusal): string {
+  return `engine file in place of uring: ${reason}; ${remedy}`;
 }
 
 function noDirectIo(name: string, request: DiskRequest, native: NativeFiles | undefined): XenblkError {
   const refusal = request.engine === "file" ? undefined : native?.uringRefusal();
   return new XenblkError(
-    `Cannot open ${name}: cache none needs engine uring${refusal === undefined ? "" : `, and ${refusal}`}`,
-    { kind: "usage", remedy: "use another cache mode, or engine uring" },
+    `Cannot open ${name}: cache none needs engine uring${refusal === undefined ? "" : `, and ${refusal.reason}`}`,
+    { kind: "usage", remedy: `use another cache mode, or ${refusal === undefined ? "engine uring" : refusal.remedy}` },
   );
 }
 

@@ -3,15 +3,18 @@
  * Nothing of the real machine is looked at.
  */
 
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import * as checks from "../../lib/cli/doctor_checks.ts";
+import { checkJournals, checkLimits } from "../../lib/cli/doctor_journals.ts";
 import { renderFindings } from "../../lib/cli/doctor.ts";
 
 /** A machine with these files; all permitted unless said otherwise. */
 function machine(parts: {
   texts?: Record<string, string>;
   denied?: readonly string[];
+  directories?: Record<string, checks.Directory | "denied" | "other">;
+  user?: number;
   environment?: Record<string, string>;
   permissions?: Partial<Record<"read" | "write" | "ffi" | "env", "granted" | "partial" | "prompt">>;
 }): checks.Machine {
@@ -19,6 +22,8 @@ function machine(parts: {
   return {
     readText: (path) => texts[path],
     access: (path) => parts.denied?.includes(path) ? "denied" : path in texts ? "usable" : "absent",
+    directory: (path) => parts.directories?.[path] ?? "absent",
+    user: () => parts.user ?? 0,
     environment: (name) => parts.environment?.[name],
     permission: (name) => parts.permissions?.[name] ?? "granted",
   };
@@ -31,7 +36,7 @@ function standings(findings: readonly checks.Finding[]): string[] {
 Deno.test("a machine that is no Xen fails with what to do", () => {
   const bare = machine({});
   assertEquals(standings(checks.checkHypervisor(bare)), ["fail"]);
-  assertEquals(standings(checks.checkDevices(bare)), ["fail", "fail", "warn", "warn"]);
+  assertEquals(standings(checks.checkDevices(bare)), ["fail", "fail"]);
   assertEquals(checks.checkDevices(bare)[0]!.fix, "modprobe xen-gntdev");
   assertEquals(checks.checkSocket(bare).standing, "fail");
   assertEquals(checks.checkSocket(bare).detail, "none at /run/xenstored/socket");
@@ -49,10 +54,8 @@ Deno.test("a control domain with its devices is all ok", () => {
       "/proc/xen/capabilities": "control_d",
       "/dev/xen/gntdev": "",
       "/dev/xen/evtchn": "",
-      "/dev/xen/xenbus": "",
-      "/dev/xen/privcmd": "",
       "/run/xenstored/socket": "",
-      "/proc/sys/kernel/io_uring_disabled": "0",
+      "/proc/self/limits": limits("524288"),
     },
   });
   const findings = [
@@ -60,7 +63,9 @@ Deno.test("a control domain with its devices is all ok", () => {
     ...checks.checkHypervisor(dom0),
     ...checks.checkDevices(dom0),
     checks.checkSocket(dom0),
-    checks.checkIoUring(dom0, undefined),
+    ...checkJournals(dom0),
+    checks.checkIoUring(undefined),
+    ...checkLimits(dom0),
   ];
   assertEquals(new Set(standings(findings)), new Set(["ok"]));
   assertEquals(checks.checkHypervisor(dom0)[0]!.detail, "xen, control domain");
@@ -76,6 +81,7 @@ Deno.test("devices without permission say so", () => {
   const user = machine({ texts: { "/dev/xen/evtchn": "" }, denied: ["/dev/xen/gntdev"] });
   const [gntdev, evtchn] = checks.checkDevices(user);
   assertEquals([gntdev!.detail, evtchn!.detail], ["not permitted", "can be opened"]);
+  assertEquals(gntdev!.fix, "run as root, or give this user read and write access to /dev/xen/gntdev");
 });
 
 Deno.test("the socket is looked for where libxenstore looks", () => {
@@ -90,18 +96,95 @@ Deno.test("missing permissions fail, and env is only missed", () => {
   assertEquals(checks.checkPermissions(machine({ permissions: { ffi: "partial" } }))[2]!.standing, "fail");
 });
 
-Deno.test("io_uring that cannot be used is no obstacle, and the fix is the kernel's switch or the system-call filter", () => {
-  assertEquals(checks.checkIoUring(machine({}), undefined).standing, "ok");
-  const at = (value: string): checks.Finding =>
-    checks.checkIoUring(machine({ texts: { "/proc/sys/kernel/io_uring_disabled": value } }), "it is forbidden");
-  const findings = [at("0"), at("1"), at("2"), checks.checkIoUring(machine({}), "it is forbidden")];
-  assertEquals(new Set(standings(findings)), new Set(["warn"]));
-  assertEquals(findings.map(({ fix }) => fix!.startsWith("sysctl")), [false, true, true, false]);
-  assertEquals(findings[0]!.detail, "engine file serves: it is forbidden");
+Deno.test("io_uring that cannot be used is no obstacle; why, and what to do, is told", () => {
+  assertEquals(checks.checkIoUring(undefined).standing, "ok");
+  assertEquals(checks.checkIoUring({ reason: "it is forbidden", remedy: "allow it" }), {
+    check: "io_uring",
+    standing: "warn",
+    detail: "engine file serves: it is forbidden",
+    fix: "allow it",
+  });
+});
+
+/** /proc/self/limits, as far as it matters. */
+function limits(openFiles: string): string {
+  return `Limit  Soft Limit  Hard Limit  Units\nMax processes  96365  96365  processes\nMax open files  ${openFiles}  524288  files`;
+}
+
+Deno.test("a limit of open files that is low is warned of with the disks that it is enough for", () => {
+  const at = (value: string): checks.Finding[] =>
+    checkLimits(machine({ texts: { "/proc/self/limits": limits(value) } }));
+  assertEquals(standings(["1024", "65536", "unlimited"].flatMap(at)), ["warn", "ok", "ok"]);
+  assertEquals(at("1024")[0]!.detail, "at most 1024, enough for about 60 disks");
+  assertEquals(checkLimits(machine({})), []);
+});
+
+const RUN = "/run/xenblk";
+const OWN = { entries: [], mode: 0o40700, owner: 0 };
+const MOUNTS = "22 1 0:21 / / rw,relatime shared:1 - ext4 /dev/vda rw\n24 22 0:23 / /run rw,nosuid - tmpfs tmpfs rw\n" +
+  "25 22 0:24 / /media ro - iso9660 /dev/sr0 ro";
+
+Deno.test("the directory of journals: absent, in memory, on a disk, read-only, somebody else's, open to all, no directory", () => {
+  const look = (parts: Parameters<typeof machine>[0]): checks.Finding[] =>
+    checkJournals(machine({ texts: { "/proc/self/mountinfo": MOUNTS }, ...parts }));
+  const elsewhere = (path: string): Record<string, string> => ({ XENBLK_JOURNAL_DIR: path });
+  assertEquals(look({}), [{ check: "journals", standing: "ok", detail: `${RUN} is made when first needed` }]);
+  const inMemory = look({ directories: { [RUN]: OWN } });
+  assertEquals(inMemory, [{ check: "journals", standing: "ok", detail: `${RUN}, on tmpfs` }]);
+  assertEquals(look({ directories: { [RUN]: OWN }, texts: {} })[0]!.detail, RUN);
+  const bad: [Parameters<typeof machine>[0], string, string, RegExp][] = [
+    [
+      { directories: { "/var/x": OWN }, environment: elsewhere("/var/x") },
+      "warn",
+      "/var/x is on ext4: journals are written to its disk, and outlive the guests at a reboot",
+      /^name another directory with XENBLK_JOURNAL_DIR on a tmpfs$/,
+    ],
+    [
+      { environment: elsewhere("/media/x") },
+      "fail",
+      "/media/x is on a file system that is read-only",
+      /^name another directory with XENBLK_JOURNAL_DIR$/,
+    ],
+    [
+      { directories: { [RUN]: OWN }, user: 7 },
+      "fail",
+      `${RUN} may not be written by user 7`,
+      /^run as user 0, or name/,
+    ],
+    [{ directories: { [RUN]: "denied" } }, "fail", `${RUN} may not be looked at`, /^run as root/],
+    [{ directories: { [RUN]: "other" } }, "fail", `${RUN} is not a directory`, /^move it away/],
+    [
+      { directories: { [RUN]: { ...OWN, mode: 0o41777 } } },
+      "warn",
+      `${RUN} may be written by others, who could damage disks with it`,
+      /^chmod 700 \/run\/xenblk$/,
+    ],
+  ];
+  for (const [parts, standing, detail, fix] of bad) {
+    const [finding] = look(parts);
+    assertEquals([finding!.standing, finding!.detail], [standing, detail]);
+    assertMatch(finding!.fix!, fix);
+  }
+});
+
+Deno.test("journals of disks that are gone are counted, with the command that removes them", () => {
+  const entries = [
+    "vbd3-5-51712-0",
+    "vbd3-5-51712-latch",
+    "my-kind-6-51728-0",
+    "vbd3-7-51712-0",
+    "vbd3-7-51712.lock",
+    "x",
+  ];
+  const host = machine({ directories: { [RUN]: { ...OWN, entries } } });
+  const findings = checkJournals(host, ({ domain }) => domain !== 7);
+  assertEquals(standings(findings), ["ok", "warn"]);
+  assertEquals(findings[1]!.detail, `3 of disks that are gone take room in ${RUN}`);
   assertEquals(
-    findings[1]!.detail,
-    "engine file serves: it is forbidden (kernel.io_uring_disabled=1: privileged processes only)",
+    findings[1]!.fix,
+    `xenblk serve removes them when it starts, or rm ${RUN}/vbd3-5-51712-* ${RUN}/my-kind-6-51728-*`,
   );
+  assertEquals(standings(checkJournals(host)), ["ok"]);
 });
 
 Deno.test("a part that opens is ok; one that does not shows why, and the remedy as its fix", () => {

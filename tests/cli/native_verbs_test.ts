@@ -184,4 +184,9 @@ nativeTest("doctor finds the libraries and xenstored that are there", async () =
   for (const check of ["libxenstore, xenstored", "libxengnttab", "libxenevtchn", "xenstored socket"]) {
     assert(ok.includes(check), `${check} is not ok`);
   }
+  const journals = `${bench.xen.directory}/journals`;
+  Deno.mkdirSync(journals, { recursive: true });
+  Deno.writeFileSync(`${journals}/vbd3-5-51728-0`, new Uint8Array(1));
+  const text = (await bench.run(["doctor"])).stdout;
+  assertStringIncludes(text, `or rm ${journals}/vbd3-5-51728-*`);
 });

@@ -9,7 +9,7 @@ import type { ReactorCommand, ReactorEvent, StartMessage } from "../../lib/datap
 const post = (event: ReactorEvent): void => self.postMessage(event);
 
 self.onmessage = ({ data }: MessageEvent<StartMessage | ReactorCommand>): void => {
-  if (data.type === "start") return post({ type: "ready" });
+  if (data.type === "start") return post({ type: "ready", uringRefusal: undefined });
   if (data.type === "open") post({ type: "opened", id: data.id });
   setTimeout(() => {
     throw new Error("a defect");

@@ -23,6 +23,7 @@ import { ChannelRig, Folder, UringRig } from "../storage/rig.ts";
 
 const FLAGS = { cqSize: 1 << 3, clamp: 1 << 4, coop: 1 << 8, taskrun: 1 << 9, single: 1 << 12, defer: 1 << 13 };
 const [EPERM, ENOSYS, ENOMEM, EAGAIN] = [1, 38, 12, 11];
+const [EXDEV, ENFILE, EMFILE] = [18, 23, 24];
 const MIB = 2 ** 20;
 
 /** A kernel that knows these setup flags and no other; `asked` hears what it was asked for. */
@@ -50,16 +51,25 @@ Deno.test("setup: the newest flags first, then those of ever older kernels", () 
 });
 
 Deno.test("setup: where io_uring is forbidden, missing or too old, the reason is told", () => {
-  const refusing = (errno: number): string | undefined => ringRefusal(() => -errno);
-  assertMatch(refusing(EPERM)!, /system-call filter|kernel\.io_uring_disabled/);
-  assertMatch(refusing(ENOSYS)!, /^this kernel has no io_uring/);
-  assertMatch(refusing(ENOMEM)!, /^the kernel refuses it: .*ENOMEM/);
+  const cases: [number, RegExp, RegExp][] = [
+    [EPERM, /system-call filter|kernel\.io_uring_disabled/, /filter pass io_uring_setup|sysctl/],
+    [ENOSYS, /^this kernel has no io_uring/, /^use Linux 5\.13/],
+    [ENOMEM, /^there is not enough memory/, /LimitMEMLOCK=, ulimit -l/],
+    [EMFILE, /^this process has as many files open as it may$/, /LimitNOFILE=, ulimit -n/],
+    [ENFILE, /^this machine has as many files/, /sysctl fs\.file-max/],
+    [EXDEV, /^the kernel refuses it: .*EXDEV/, /./],
+  ];
+  for (const [errno, reason, remedy] of cases) {
+    const refusal = ringRefusal(() => -errno)!;
+    assertMatch(refusal.reason, reason);
+    assertMatch(refusal.remedy, remedy);
+  }
   const old = ringRefusal((entries, params) => {
     const fd = kernelSetup(entries, params);
     new Uint32Array(params.view.buffer)[5] = 1;
     return fd;
   });
-  assertMatch(old!, /too old/);
+  assertMatch(old!.reason, /too old/);
   assertEquals(ringRefusal(), undefined);
   assertThrows(() => openRing({ entries: 1, completions: 2, setup: () => -EPERM }), RingUnavailable);
 });
@@ -82,13 +92,23 @@ Deno.test("a refused setup leaves no descriptor open", () => {
 Deno.test("a reactor that is not to use io_uring, or runs on a simulation, sleeps as its platform does", async () => {
   using token = new NativeWakeToken();
   const platform = openNativePlatform();
-  const without = await openReactorIo(platform, token, false, () => {});
+  const without = await openReactorIo(platform, token, false);
   using parker = without.parker;
   assert(!(parker instanceof UringEngine));
   assertEquals(without.options.submit, undefined);
-  const withRing = await openReactorIo(platform, token, true, () => {});
+  const withRing = await openReactorIo(platform, token, true);
   using ring = withRing.parker;
   assert(ring instanceof UringEngine);
+  assertEquals([without.uringRefusal === undefined, withRing.uringRefusal], [false, undefined]);
+});
+
+Deno.test("a reactor whose ring cannot be made goes without, and says why", async () => {
+  using token = new NativeWakeToken();
+  const io = await openReactorIo(openNativePlatform(), token, true, () => -EMFILE);
+  using parker = io.parker;
+  assert(!(parker instanceof UringEngine));
+  assertMatch(io.uringRefusal!.reason, /as many files open as it may/);
+  assertMatch(io.uringRefusal!.remedy, /LimitNOFILE/);
 });
 
 /** A prepared submission, in words that matter. */

@@ -11,7 +11,7 @@ import { decideServing } from "../../lib/storage/serving.ts";
 
 function pretend(options: { refusal?: string; notDirect?: string } = {}): NativeFiles {
   return {
-    uringRefusal: () => options.refusal,
+    uringRefusal: () => options.refusal === undefined ? undefined : { reason: options.refusal, remedy: "allow it" },
     examine: (_path, _readOnly, cache) => ({
       routes: { direct: cache === "none" && options.notDirect === undefined, reads: "ring", writes: "call" },
       logicalSectorBytes: 512,
@@ -35,13 +35,14 @@ Deno.test("auto takes the ring where it can be had, else the file engine, and sa
   assertEquals(decide({ engine: "file" }, pretend()), ["file", "writeback", []]);
   const [engine, cache, warnings] = decide({}, pretend({ refusal: "it is forbidden" }));
   assertEquals([engine, cache], ["file", "writeback"]);
-  assertEquals(warnings, ["image /a: engine file in place of uring: it is forbidden"]);
+  assertEquals(warnings, ["image /a: engine file in place of uring: it is forbidden; allow it"]);
   assertEquals(decide({}), ["file", "writeback", []], "a simulation has no other, which goes without saying");
 });
 
 Deno.test("a ring that is asked for and cannot be had is refused with the reason", () => {
   const error = assertThrows(() => decide({ engine: "uring" }, pretend({ refusal: "it is forbidden" })), XenblkError);
   assertEquals(error.message, "Cannot open image /a: engine uring cannot be used: it is forbidden");
+  assertEquals(error.remedy, "allow it; or use engine auto or file");
   assertMatch(assertThrows(() => decide({ engine: "uring" }), XenblkError).message, /not in a simulation$/);
 });
 
