@@ -36,6 +36,11 @@ export class GuestDisk {
     return this.guest.order({ verb: "finish-load", disk: this.path });
   }
 
+  /** Of the load that runs: requests answered, and the longest time without an answer since this was asked last. */
+  pauses(): Promise<{ readonly answered: number; readonly longestMs: number }> {
+    return this.guest.order({ verb: "pauses", disk: this.path });
+  }
+
   stopLoad(): Promise<LoadOutcome> {
     return this.guest.order({ verb: "stop-load", disk: this.path });
   }

@@ -10,10 +10,11 @@ import type { Xenstore } from "../../../lib/hypervisor.ts";
 import { DiskModel } from "../../../lib/sim/disk_model.ts";
 import { SimulatedFrontend } from "../../../lib/sim/frontend.ts";
 import { LoadThread } from "../../../lib/sim/load_thread.ts";
-import { type LoadOutcome, type LoadSpec, loadTarget } from "../../../lib/sim/load_types.ts";
+import { type LoadOutcome, type LoadProgress, type LoadSpec, loadTarget } from "../../../lib/sim/load_types.ts";
 import { verifyImageFile } from "../../../lib/sim/verify_image.ts";
 import { openNativePlatform } from "../../../ffi/platform.ts";
 import type { RingShape } from "./guest.ts";
+import { PauseMeter } from "./pause_meter.ts";
 
 const platform = openNativePlatform();
 let store: Xenstore = platform.openXenstore();
@@ -23,6 +24,8 @@ class GuestDisk {
   readonly #frontend: SimulatedFrontend;
   #model: DiskModel | undefined;
   #loading: Promise<LoadOutcome> | undefined;
+  #progress: LoadProgress | undefined;
+  #pauses: PauseMeter | undefined;
 
   private constructor(thread: LoadThread, { disk, abi, override, shape }: Order) {
     this.#thread = thread;
@@ -59,8 +62,15 @@ class GuestDisk {
     const target = loadTarget(this.#frontend.connection!);
     const disk = defiant ? { ...target.disk, readOnly: false } : target.disk;
     const model = unverified === true ? undefined : this.#model;
-    this.#loading = this.#thread.run({ ...target, disk }, spec, model).outcome;
+    const { outcome, progress } = this.#thread.run({ ...target, disk }, spec, model);
+    this.#progress = progress;
+    this.#loading = outcome.finally(() => this.#pauses = void this.#pauses?.[Symbol.dispose]());
     this.#loading.catch(() => {});
+  }
+
+  /** From the first time on that it is asked for: a load costs as little as it can. */
+  pauses(): unknown {
+    return (this.#pauses ??= new PauseMeter(this.#progress!)).take();
   }
 
   finishLoad(): Promise<LoadOutcome> {
@@ -121,6 +131,8 @@ async function obey(order: Order): Promise<unknown> {
       return disk.startLoad(order);
     case "finish-load":
       return await disk.finishLoad();
+    case "pauses":
+      return disk.pauses();
     case "stop-load":
       return await disk.stopLoad();
     case "disconnect":

@@ -1,0 +1,128 @@
+/**
+ * Ends one `serve` after another under a guest's verified load, by kill -9 at random points or by SIGTERM, and counts
+ * what the guest saw: answers that were lost or given twice, errors, wrong bytes, and how long it went without an
+ * answer. What is right is known here only as far as a loop cannot go on without it; see kills.ts.
+ */
+
+import type { LoadOutcome } from "../../../lib/sim/load_types.ts";
+import { NativeXen } from "../harness.ts";
+import { BackendProcess, detach } from "./backend.ts";
+import { type GuestDisk, GuestProcess } from "./guest.ts";
+import { DiskFolder, GUEST, type Loading, newDisk, received } from "./scenes.ts";
+
+/** How a loop is run. */
+export interface KillLoop {
+  readonly signal: "SIGKILL" | "SIGTERM";
+  readonly times: number;
+  readonly loading: Loading;
+  /** Arguments of `serve` beyond the loading's. */
+  readonly args: readonly string[];
+}
+
+/** What came of it. */
+export interface KillLoopResult {
+  /** Processes that were ended. */
+  readonly ended: number;
+  /** Of these, by kill -9 before they had connected again. */
+  readonly beforeConnected: number;
+  /** Requests in flight at the end of some process, carried out again by the next. */
+  readonly recovered: number;
+  /** The longest time that the guest had no answer, for each process that was ended and the next one served. */
+  readonly pausesMs: readonly number[];
+  /** The same where the next one was killed while it started, and perhaps more of them. */
+  readonly longerPausesMs: readonly number[];
+  readonly outcome: LoadOutcome;
+  /** What the image was found to hold at the end, beside the load's own reads. */
+  readonly imageMiscompares: number;
+}
+
+const IMAGE_BYTES = 2 ** 26;
+const PATIENCE_MS = 120_000;
+/** A process is killed so long after it serves again, at most; and one in five so long after it was started. */
+const SERVES_MS = 300;
+const STARTS_MS = 300;
+const STARTS_SHARE = 0.2;
+
+/** Runs it. Rejects if a process does not serve, or the guest gets no answer, in two minutes. */
+export async function killAgainAndAgain({ signal, times, loading, args }: KillLoop): Promise<KillLoopResult> {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  await using guest = new GuestProcess(xen, GUEST);
+  using folder = new DiskFolder();
+  const options = { sizeBytes: IMAGE_BYTES, shape: loading.shape, folder: folder.path };
+  const { disk, device, image } = await newDisk(xen, guest, "disk.img", options);
+  let backend = serve(xen, loading, args);
+  try {
+    await disk.connect();
+    await disk.startLoad(loading.load);
+    await served(disk, backend);
+    const counts = { beforeConnected: 0, recovered: 0 };
+    const pauses = { pausesMs: [] as number[], longerPausesMs: [] as number[] };
+    let since = 0; // processes ended since the guest had answers
+    for (let time = 0; time < times; time++) {
+      if (signal === "SIGKILL" && Math.random() < STARTS_SHARE) {
+        await sleep(Math.random() * STARTS_MS);
+        if (!/connected:/.test(backend.messages)) counts.beforeConnected++;
+      } else {
+        const pauseMs = await served(disk, backend);
+        if (since > 0) pauses[since === 1 ? "pausesMs" : "longerPausesMs"].push(pauseMs);
+        since = 0;
+        await sleep(Math.random() * SERVES_MS);
+      }
+      since++;
+      const status = await backend.stop(signal);
+      if (signal === "SIGTERM" && status !== 0) throw new Error(`serve ended with ${status}: ${backend.messages}`);
+      counts.recovered += recoveredBy(backend);
+      backend = serve(xen, loading, args);
+    }
+    pauses[since === 1 ? "pausesMs" : "longerPausesMs"].push(await served(disk, backend));
+    counts.recovered += recoveredBy(backend);
+    const outcome = received(await within(disk.stopLoad(), `the load's end: ${backend.messages}`));
+    await detach(xen, device);
+    const { miscompares } = await disk.verify(image);
+    await backend.stop("SIGTERM");
+    return { ended: times, ...counts, ...pauses, outcome, imageMiscompares: miscompares };
+  } finally {
+    await backend[Symbol.asyncDispose]();
+  }
+}
+
+function serve(xen: NativeXen, { args }: Loading, more: readonly string[]): BackendProcess {
+  return new BackendProcess(xen, ["serve", ...args, ...more]);
+}
+
+/** Waits until the guest gets answers by this process; returns the longest time that it had none, since it was asked last. */
+async function served(disk: GuestDisk, backend: BackendProcess): Promise<number> {
+  await backend.says(/connected:/, PATIENCE_MS);
+  let { answered, longestMs } = await disk.pauses();
+  for (const patience = performance.now() + PATIENCE_MS;;) {
+    await sleep(5);
+    const now = await disk.pauses();
+    longestMs = Math.max(longestMs, now.longestMs);
+    if (now.answered > answered) return longestMs;
+    if (performance.now() > patience) throw new Error(`the guest gets no answers: ${backend.messages}`);
+    answered = now.answered;
+  }
+}
+
+function recoveredBy({ messages }: BackendProcess): number {
+  let count = 0;
+  for (const [, requests] of messages.matchAll(/recovered after a crash: (\d+) requests/g)) count += Number(requests);
+  return count;
+}
+
+async function within<T>(promise: Promise<T>, what: string): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    timer = setTimeout(() => reject(new Error(`waited in vain for ${what}`)), PATIENCE_MS);
+  });
+  try {
+    return await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+function sleep(ms: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
+}
