@@ -224,6 +224,7 @@ export class DiskWatch implements ChannelObserver {
    * ever hear of it. That is the one failure that no backend can know of.
    */
   #forgetUntold(): void {
+    this.#run.faults.count("flush error untold");
     this.#run.note("a failed flush was never told");
     this.history.forgive();
     // Answered, perhaps, but not so that its guest has seen it.

@@ -42,8 +42,11 @@ const DEEDS = [
   "power failure",
 ] as const;
 
+/** What becomes of failed flushes: the process dies before it looks at the failure, or the next one inherits the latch. */
+const CONSEQUENCES = ["flush error untold", "latch inherited"] as const;
+
 /** Kinds of faults, as they are counted. */
-export const FAULT_KINDS = [...SPONTANEOUS, ...DEEDS] as const;
+export const FAULT_KINDS = [...SPONTANEOUS, ...DEEDS, ...CONSEQUENCES] as const;
 /** One of {@linkcode FAULT_KINDS}. */
 export type FaultKind = typeof FAULT_KINDS[number];
 

@@ -174,6 +174,7 @@ export class World {
   startProcess(): void {
     if (this.process !== undefined && this.process.state !== "ended") return;
     this.run.note("process starts");
+    for (const { latched } of this.#disks.values()) if (latched !== Infinity) this.run.faults.count("latch inherited");
     this.process = new BackendProcess({
       run: this.run,
       machine: this.host.machine,
