@@ -73,7 +73,12 @@ export async function startServe(
   await using undo = new AsyncDisposableStack();
   const backend = undo.use(new BackendProcess(host.xen, ["serve", "--kind", kind, ...args]));
   const devices = [];
-  for (const pages of host.ringPages) devices.push({ pages, path: await attachDisk(host, kind, image) });
+  for (const pages of host.ringPages) {
+    const path = await attachDisk(host, kind, image);
+    // Disks with rings of several sizes share the image, which is for the toolstack to allow.
+    await host.xen.run("xenstore-write", [`${await backendOf(host, path)}/mode`, "w!"]);
+    devices.push({ pages, path });
+  }
   const explain = (error: unknown): Error =>
     new XenblkError(`Cannot measure serve: ${error instanceof Error ? error.message : error}; ${backend.messages}`);
   const connected = await connectAll(host, devices, backend.pid).catch((error) => Promise.reject(explain(error)));
@@ -114,7 +119,8 @@ export async function startQemu(host: BackendHost, image: ImagePlan): Promise<Ru
 
 /** QEMU's arguments for a disk past the page cache, with a thread of its own as disks from xenstore have. */
 function directDisk(name: string, domid: number, path: string): string[] {
-  const file = `file.driver=file,file.filename=${path},file.cache.direct=on,file.locking=off`;
+  const driver = Deno.statSync(path).isBlockDevice ? "host_device" : "file";
+  const file = `file.driver=${driver},file.filename=${path},file.cache.direct=on,file.locking=off`;
   return ["-blockdev", `driver=raw,node-name=${name}-image,cache.direct=on,${file}`]
     .concat(["-object", `iothread,id=${name}-thread`])
     .concat(["-device", `xen-disk,vdev=${name},drive=${name}-image,iothread=${name}-thread,frontend-id=${domid}`]);

@@ -15,10 +15,15 @@ export interface DiskCase {
 }
 
 /** Where the image is and how it is opened. */
-export type StorageName = "tmpfs" | "cached" | "direct";
+export type StorageName = "tmpfs" | "cached" | "direct" | "loop";
 
 /** All kinds of storage, in the order of the report. */
-export const STORAGES: readonly StorageName[] = ["tmpfs", "cached", "direct"];
+export const STORAGES: readonly StorageName[] = ["tmpfs", "cached", "direct", "loop"];
+
+/** Whether a storage is used past the page cache. */
+export function isDirect(storage: StorageName): boolean {
+  return storage === "direct" || storage === "loop";
+}
 
 /** Who is measured: this backend, QEMU's, fio on the same file, and this backend without a disk. */
 export type SubjectName = "xenblk" | "qemu" | "fio" | "null";

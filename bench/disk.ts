@@ -3,7 +3,6 @@
  * frontend, and fio on the same file, taking turns round by round. It must not know options or tables.
  */
 
-import { DEVICE_OPTIONS } from "../lib/cli/device_options.ts";
 import { errorText } from "../lib/errors.ts";
 import { missingParts, NativeXen } from "../tests/native/harness.ts";
 import { GuestProcess } from "../tests/native/serve/guest.ts";
@@ -141,7 +140,7 @@ class DiskBench {
     for (const name of subjects) {
       const start = starters[name];
       if (start === undefined || (name === "null" && this.#nullMeasured)) continue;
-      const missing = missingFor(name, image);
+      const missing = name === "qemu" ? missingQemu() : undefined;
       if (missing !== undefined) this.#leftOut.add(`${storage}, ${name}: ${missing}`);
       if (missing !== undefined) continue;
       const backend = await this.#startBackend(`${storage}, ${name}`, start);
@@ -222,13 +221,6 @@ class DiskBench {
       return undefined;
     }
   }
-}
-
-/** Why a backend cannot serve an image here; undefined if it can. */
-function missingFor(name: SubjectName, { direct }: Image): string | undefined {
-  if (name === "qemu") return missingQemu();
-  if (name === "xenblk" && direct && !("cache" in DEVICE_OPTIONS)) return "serve has no --cache yet";
-  return undefined;
 }
 
 function guestRunner(disk: LoadedDisk, diskCase: DiskCase): Runner {

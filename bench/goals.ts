@@ -2,6 +2,7 @@
  * What this project wants to reach, held against what was measured. Pure. It must not know how anything was measured.
  */
 
+import { isDirect } from "./cases.ts";
 import { ringRates, type RingResult } from "./ring.ts";
 import { counterpart, type Measurement, medianSample, type Sample } from "./samples.ts";
 import { ratio } from "./statistics.ts";
@@ -63,15 +64,15 @@ function judgeCase(own: Measurement, mine: Sample, qemu: Sample | undefined, fio
   switch (name) {
     case "randread-4k-32":
       return [
-        ...atLeast(`${what}: IOPS of QEMU's`, toQemu, storage === "direct" ? 2.5 : 3),
-        ...(storage === "direct"
+        ...atLeast(`${what}: IOPS of QEMU's`, toQemu, isDirect(storage) ? 2.5 : 3),
+        ...(isDirect(storage)
           ? atLeast(`${what}: IOPS of fio's`, toFio, 0.7)
           : atMost(`${what}: CPU of QEMU's`, ratio(mine.cpuUs, qemu?.cpuUs), 1 / 3)),
       ];
     case "randread-4k-1":
       return atMost(`${what}: p50 latency of QEMU's`, ratio(mine.latencyUs?.p50, qemu?.latencyUs?.p50), 1);
     case "seqread-128k-8":
-      return storage === "direct" ? atLeast(`${what}: throughput of fio's`, toFio, 0.8) : [];
+      return isDirect(storage) ? atLeast(`${what}: throughput of fio's`, toFio, 0.8) : [];
     default:
       return [];
   }

@@ -1,13 +1,16 @@
 /**
- * Where the images of the bench lie: a file in memory and files on a disk, written through once so that nothing is a
- * hole. It must not know who reads them.
+ * Where the images of the bench lie: a file in memory, files on a disk, and a block device in memory (zram), which
+ * is the fastest that there is past the page cache. All are written through once so that nothing is a hole.
+ * It must not know who reads them.
  */
 
-import type { StorageName } from "./cases.ts";
+import { errorText } from "../lib/errors.ts";
+import { isDirect, type StorageName } from "./cases.ts";
 import { fileSystemOf } from "./machine.ts";
 
 /** A place for an image. */
 export interface Storage {
+  readonly name: StorageName;
   readonly directory: string;
   /** The image is to be used past the page cache. */
   readonly direct: boolean;
@@ -15,7 +18,7 @@ export interface Storage {
   readonly description: string;
 }
 
-/** A file that is there until it is disposed. */
+/** A file or block device that is there until it is disposed. */
 export interface Image extends Disposable {
   readonly path: string;
   readonly direct: boolean;
@@ -25,31 +28,60 @@ const MEMORY = "/dev/shm";
 const CHUNK_BYTES = 2 ** 20;
 
 /** The place for a storage's image, or why this machine has none; `directory` is where disk-backed images go. */
-export function findStorage(storage: StorageName, directory: string): Storage | string {
-  const place = storage === "tmpfs" ? MEMORY : directory;
+export function findStorage(name: StorageName, directory: string): Storage | string {
+  const inMemory = name === "tmpfs" || name === "loop";
+  const place = inMemory ? MEMORY : directory;
   let fileSystem: string;
   try {
     fileSystem = fileSystemOf(place);
   } catch {
     return `there is no directory ${place}`;
   }
-  if (storage === "tmpfs" && fileSystem !== "tmpfs") return `${place} is on ${fileSystem}, not on tmpfs`;
-  if (storage !== "tmpfs" && fileSystem === "tmpfs") {
+  if (inMemory && fileSystem !== "tmpfs") return `${place} is on ${fileSystem}, not on tmpfs`;
+  if (!inMemory && fileSystem === "tmpfs") {
     return `${place} is on tmpfs; name a directory on a disk with --directory`;
   }
-  const description =
-    { tmpfs: fileSystem, cached: `${fileSystem}, cached`, direct: `${fileSystem}, O_DIRECT` }[storage];
-  return { directory: place, direct: storage === "direct", description };
+  const missing = name === "loop" ? missingLoopDevice() : undefined;
+  if (missing !== undefined) return missing;
+  const description = {
+    tmpfs: fileSystem,
+    cached: `${fileSystem}, cached`,
+    direct: `${fileSystem}, O_DIRECT`,
+    loop: `loop on ${fileSystem}, O_DIRECT`,
+  }[name];
+  return { name, directory: place, direct: isDirect(name), description };
 }
 
 /** Makes an image of random bytes, all of them on the disk. */
-export async function makeImage({ directory, direct }: Storage, sizeBytes: number): Promise<Image> {
+export async function makeImage({ name, directory, direct }: Storage, sizeBytes: number): Promise<Image> {
   const path = await Deno.makeTempFile({ dir: directory, prefix: "xenblk-bench-" });
   using undo = new DisposableStack();
-  const image = undo.use({ path, direct, [Symbol.dispose]: () => Deno.removeSync(path) });
+  undo.defer(() => Deno.removeSync(path));
   await fill(path, sizeBytes);
-  undo.move();
-  return image;
+  const device = name === "loop" ? undo.adopt(losetup("--find", "--show", "--direct-io=on", path), detach) : undefined;
+  const owned = undo.move();
+  return { path: device ?? path, direct, [Symbol.dispose]: () => owned.dispose() };
+}
+
+function missingLoopDevice(): string | undefined {
+  try {
+    losetup("--find");
+    return undefined;
+  } catch (error) {
+    return `there is no loop device to be had: ${errorText(error)}`;
+  }
+}
+
+function detach(device: string): void {
+  losetup("--detach", device);
+}
+
+/** What losetup(8) prints. Throws Error with its words if it fails. */
+function losetup(...args: string[]): string {
+  const { success, stdout, stderr } = new Deno.Command("losetup", { args, stdin: "null" }).outputSync();
+  const [out, words] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes).trim());
+  if (!success) throw new Error(words);
+  return out!;
 }
 
 /** Writes to the disk what is only in the page cache, so that no later round pays for it. */

@@ -9,7 +9,7 @@ import { XenblkError } from "../../lib/errors.ts";
 Deno.test("without arguments everything is measured; --quick takes less of it", () => {
   const full = parseBenchOptions([]);
   const quick = parseBenchOptions(["--quick"]);
-  assertEquals(full.disk!.storages, ["tmpfs", "cached", "direct"]);
+  assertEquals(full.disk!.storages, ["tmpfs", "cached", "direct", "loop"]);
   assertEquals(full.disk!.cases.length, 6);
   assertEquals(full.ring!.steadyRequests, 10_000_000);
   assert(quick.disk!.roundMs * quick.disk!.rounds < full.disk!.roundMs * full.disk!.rounds / 5);
@@ -40,7 +40,7 @@ const REFUSED: readonly (readonly [args: string[], words: string])[] = [
   [["--cases=randread-4k-0"], "--cases=randread-4k-0"],
   [["--cases=randread-4k-513"], "a depth from 1 to 512"],
   [["--cases=randtrim-4k-1"], "--cases=randtrim-4k-1"],
-  [["--storage=nfs"], "one of tmpfs, cached, direct"],
+  [["--storage=nfs"], "one of tmpfs, cached, direct, loop"],
   [["--subjects=blkback"], "one of xenblk, qemu, fio, null"],
   [["--rounds=0"], "a whole number from 1 to 99"],
   [["--seconds=never"], "--seconds=never"],

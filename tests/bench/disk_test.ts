@@ -1,0 +1,30 @@
+/**
+ * A very short run of the bench's disk part as a user starts it: that every kind of load is measured on whole backends,
+ * and how large requests are asked for; not how fast it is.
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import { nativeTest } from "../native/harness.ts";
+
+const MAIN = new URL("../../bench/main.ts", import.meta.url).pathname;
+const CASES = ["randread-4k-1", "randread-4k-128", "randwrite-4k-32", "seqread-128k-8"];
+
+nativeTest("loads of every kind are measured on this backend, large ones in one request each", async () => {
+  const choice = ["--parts=disk", "--storage=tmpfs", `--cases=${CASES}`, "--subjects=xenblk,null"];
+  const size = ["--rounds=1", "--seconds=0.2", "--size=16M", "--json", "--quiet"];
+  const command = new Deno.Command(Deno.execPath(), { args: ["run", "-A", "--no-check", MAIN, ...choice, ...size] });
+  const { code, stdout, stderr } = await command.output();
+  assertEquals(code, 0, new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr));
+  const { disk, failures, leftOut } = JSON.parse(new TextDecoder().decode(stdout));
+  assertEquals([failures, leftOut], [[], []]);
+  const measured = disk.map(({ case: { name }, subject, remark }: Measured) => [name, subject, remark]);
+  // JSON has no undefined: no remark is none on how requests were split.
+  assertEquals(measured, CASES.flatMap((name) => [[name, "xenblk", undefined], [name, "null", undefined]]));
+  for (const { median: { iops, latencyUs } } of disk) assert(iops > 0 && latencyUs.p50 <= latencyUs.p999);
+});
+
+interface Measured {
+  readonly case: { readonly name: string };
+  readonly subject: string;
+  readonly remark?: string;
+}
