@@ -10,7 +10,7 @@ xen="console=com1 com1=115200,8n1 dom0_mem=2048M,max:2048M dom0_max_vcpus=2 spec
 xen="$xen smep=0 smap=0 watchdog=0 loglvl=all guest_loglvl=all conring_size=1M"
 dom0="console=hvc0 mitigations=off nokaslr no_timer_check panic=5"
 
-exec nice -n 10 qemu-system-x86_64 -accel tcg,thread=multi -cpu max,-smap,-smep,-svm -smp 2 -m 4096 \
+exec qemu-system-x86_64 -accel tcg,thread=multi -cpu max,-smap,-smep,-svm -smp 2 -m 4096 \
   -display none -monitor none -serial stdio -nodefaults -no-reboot -nic none \
   -kernel "$images/xen" -append "$xen" -initrd "$images/vmlinux $dom0,$images/dom0.cpio" \
   -drive "file=$images/root.ext4,format=raw,if=virtio,snapshot=on" \

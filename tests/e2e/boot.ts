@@ -1,67 +1,85 @@
 /**
  * One boot of a suite: packs the checkout and the job, starts QEMU through boot.sh, shows the progress that dom0 reports
- * on the serial line, ends QEMU when its time is up, and reads the results off the output disk. It must not know what a
- * scenario does.
+ * on the serial line, ends QEMU when its time is up or it says nothing any more, and reads the results off the output
+ * disk. It must not know what a scenario does.
  */
 
-import type { ScenarioResult, SuiteReport } from "./report.ts";
+import type { BootRequest } from "./plan.ts";
+import type { BootReport, ScenarioResult } from "./report.ts";
 import type { Scenario } from "./scenarios.ts";
 import { print, shell } from "./shell.ts";
 
-/** Time for firmware, Xen and dom0 to come up and to power off, beside the job. */
-const BOOT_SECONDS = 150;
+/** Most time for firmware, Xen and dom0 to come up and to power off, beside the job. */
+export const BOOT_SECONDS = 240;
+/** After a scenario's own timeout dom0 collects, cleans up and judges; so long may that take. */
+const JUDGE_SECONDS = 180;
 
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 
-/** What a boot is given. */
-export interface BootOptions {
-  readonly cache: string;
-  readonly suite: string;
-  /** The folder with the suite's images. */
-  readonly images: string;
-  readonly scenarios: readonly Scenario[];
-  readonly jobSeconds: number;
-}
-
 /** Boots, runs the scenarios and returns how each went; one that never ended counts as failed. */
-export async function bootSuite(options: BootOptions): Promise<SuiteReport> {
-  const { cache, suite, images, scenarios, jobSeconds } = options;
-  const disk = (name: string): string => `${cache}/run-${name}.ext4`;
-  const conf = `${cache}/job.conf`;
+export async function bootSuite(cache: string, request: BootRequest): Promise<BootReport> {
+  const { suite, images, scenarios, jobSeconds, attempt } = request;
+  const disk = (name: string): string => `${cache}/run-${suite}-${name}.ext4`;
+  const results = `${cache}/results-${suite}${attempt === 1 ? "" : `-${attempt}`}`;
   const names = scenarios.map((scenario) => scenario.name);
-  await Deno.writeTextFile(
-    conf,
-    `E2E_JOB_SECONDS=${jobSeconds}\nE2E_SUITE=${suite}\nE2E_SCENARIOS="${names.join(" ")}"\n`,
-  );
-  await shell("build/payload.sh", [cache, disk("payload"), conf], 120);
-  await shell("build/disks.sh", [disk("output"), disk("scratch")], 60);
-  const results = `${cache}/results-${suite}`;
+  await writeJob(`${cache}/job-${suite}.conf`, request);
+  await shell("build/payload.sh", [cache, disk("payload"), `${cache}/job-${suite}.conf`], 300);
+  await shell("build/disks.sh", [disk("output"), disk("scratch")], 120);
   const started = performance.now();
+  const secondsSince = (): number => Math.round((performance.now() - started) / 1000);
   print(`e2e: booting Xen with a dom0 of Debian ${suite}, ${names.length} scenarios`);
-  const lines = await boot(
+  let bootSeconds: number | undefined;
+  const watch = new Watch(scenarios);
+  const lines = await runQemu(
     [images, disk("payload"), disk("output"), disk("scratch")],
     jobSeconds + BOOT_SECONDS,
-    suite,
+    watch,
+    (said) => {
+      bootSeconds ??= secondsSince();
+      print(`e2e: ${suite} ${said}`);
+    },
   );
-  await shell("build/results.sh", [disk("output"), results], 60);
+  await shell("build/results.sh", [disk("output"), results], 120);
   await Deno.remove(disk("scratch"));
   await Deno.writeTextFile(`${results}/serial.txt`, lines.join("\n"));
-  const seconds = Math.round((performance.now() - started) / 1000);
-  return { suite, folder: results, seconds, results: names.map((name) => resultOf(name, lines, results)) };
+  const report = names.map((name) => resultOf(name, lines, results));
+  return { suite, folder: results, seconds: secondsSince(), bootSeconds, results: report };
+}
+
+async function writeJob(path: string, { suite, scenarios, jobSeconds }: BootRequest): Promise<void> {
+  const names = scenarios.map(({ name }) => name).join(" ");
+  const full = Deno.env.get("XENBLK_E2E_FULL") === "1" ? 1 : 0;
+  const settings = { E2E_JOB_SECONDS: jobSeconds, E2E_SUITE: suite, E2E_FULL: full, E2E_SCENARIOS: `"${names}"` };
+  await Deno.writeTextFile(path, Object.entries(settings).map(([name, value]) => `${name}=${value}\n`).join(""));
+}
+
+/** How long dom0 may say nothing, by what it said last. */
+class Watch {
+  readonly #scenarios: readonly Scenario[];
+  seconds = BOOT_SECONDS;
+
+  constructor(scenarios: readonly Scenario[]) {
+    this.#scenarios = scenarios;
+  }
+
+  /** `BEGIN NAME` or `END NAME ...`. */
+  said(line: string): void {
+    const [word, name] = line.split(" ");
+    const scenario = word === "BEGIN" ? this.#scenarios.find((one) => one.name === name) : undefined;
+    this.seconds = JUDGE_SECONDS + (scenario?.timeoutSeconds ?? 0);
+  }
 }
 
 /** Runs QEMU until it ends or must end; returns the lines of its serial console. */
-async function boot(args: readonly string[], timeoutSeconds: number, suite: string): Promise<string[]> {
+async function runQemu(
+  args: readonly string[],
+  timeoutSeconds: number,
+  watch: Watch,
+  said: (line: string) => void,
+): Promise<string[]> {
   const script = new URL("./boot.sh", import.meta.url).pathname;
   const child = new Deno.Command("bash", { args: [script, ...args], stdin: "null", stdout: "piped" }).spawn();
-  const kill = (): void => child.kill("SIGKILL");
-  const timer = setTimeout(kill, timeoutSeconds * 1000);
-  // QEMU must not outlive a run that is interrupted.
-  const interrupted = (): void => {
-    kill();
-    Deno.exit(130);
-  };
-  for (const signal of SIGNALS) Deno.addSignalListener(signal, interrupted);
+  using guard = new Guard(child, timeoutSeconds, watch);
   const lines: string[] = [];
   let rest = "";
   for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
@@ -69,15 +87,66 @@ async function boot(args: readonly string[], timeoutSeconds: number, suite: stri
     rest = parts.pop()!;
     for (const line of parts) {
       lines.push(line);
-      const said = /e2e: ((BEGIN|END) .*)/.exec(line)?.[1];
-      if (said !== undefined) print(`e2e: ${suite} ${said}`);
+      const progress = /e2e: ((BEGIN|END) .*)/.exec(line)?.[1];
+      if (progress === undefined) continue;
+      watch.said(progress);
+      guard.progress();
+      said(progress);
     }
   }
   const { code } = await child.status;
-  clearTimeout(timer);
-  for (const signal of SIGNALS) Deno.removeSignalListener(signal, interrupted);
-  if (code !== 0) lines.push(`e2e host: QEMU ended with status ${code}`);
+  const why = guard.reason ?? (code === 0 ? undefined : `QEMU ended with status ${code}`);
+  if (why !== undefined) {
+    lines.push(`e2e host: ${why}`);
+    print(`e2e: ${why}`);
+  }
   return lines;
+}
+
+/** Ends QEMU when it takes too long, when dom0 says nothing any more, and when the run is interrupted. */
+class Guard implements Disposable {
+  /** Why it was ended; undefined: it was not. */
+  reason: string | undefined;
+  readonly #child: Deno.ChildProcess;
+  readonly #watch: Watch;
+  readonly #timer: ReturnType<typeof setTimeout>;
+  #silence: ReturnType<typeof setTimeout>;
+
+  constructor(child: Deno.ChildProcess, timeoutSeconds: number, watch: Watch) {
+    this.#child = child;
+    this.#watch = watch;
+    this.#timer = setTimeout(() => this.#kill(`the boot took longer than ${timeoutSeconds} s`), timeoutSeconds * 1000);
+    this.#silence = this.#startSilence();
+    for (const signal of SIGNALS) Deno.addSignalListener(signal, this.#interrupted);
+  }
+
+  /** dom0 said something. */
+  progress(): void {
+    clearTimeout(this.#silence);
+    this.#silence = this.#startSilence();
+  }
+
+  #startSilence(): ReturnType<typeof setTimeout> {
+    const { seconds } = this.#watch;
+    return setTimeout(() => this.#kill(`dom0 said nothing for ${seconds} s`), seconds * 1000);
+  }
+
+  #kill(reason: string): void {
+    this.reason ??= reason;
+    this.#child.kill("SIGKILL");
+  }
+
+  // QEMU must not outlive a run that is interrupted.
+  readonly #interrupted = (): void => {
+    this.#child.kill("SIGKILL");
+    Deno.exit(130);
+  };
+
+  [Symbol.dispose](): void {
+    clearTimeout(this.#timer);
+    clearTimeout(this.#silence);
+    for (const signal of SIGNALS) Deno.removeSignalListener(signal, this.#interrupted);
+  }
 }
 
 function resultOf(name: string, lines: readonly string[], folder: string): ScenarioResult {

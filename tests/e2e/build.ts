@@ -3,6 +3,7 @@
  * the things below it) and is made anew only when that changes. It must not know how anything is made.
  */
 
+import type { Stage } from "./report.ts";
 import { digest, shell } from "./shell.ts";
 
 /** Something in the cache. */
@@ -14,16 +15,24 @@ interface Built {
 /** Makes what a boot needs, in a cache. */
 export class Builder {
   readonly #cache: string;
+  readonly #left: () => number;
+  /** What took its time so far. */
+  readonly stages: Stage[] = [];
   #fio: Promise<Built> | undefined;
   #deno: Promise<Built> | undefined;
 
-  constructor(cache: string) {
+  /** `left`: seconds that the whole run still has. */
+  constructor(cache: string, left: () => number) {
     this.#cache = cache;
+    this.#left = left;
   }
 
   /** Installs what the machine lacks. */
   async hostPackages(): Promise<void> {
-    await shell("build/host_packages.sh", [], 600);
+    await this.#timed(
+      "the machine's own packages",
+      () => shell("build/host_packages.sh", [this.#cache], this.#atMost(600)),
+    );
   }
 
   /** The folder with a suite's images. */
@@ -43,7 +52,7 @@ export class Builder {
   }
 
   async #base(suite: string): Promise<Built> {
-    const versions = await shell("build/versions.sh", [suite, this.#cache], 120);
+    const versions = await shell("build/versions.sh", [suite, this.#cache], this.#atMost(300));
     const scripts = ["build/common.sh", "build/suite.sh", "build/base.sh"];
     return await this.#make(`base-${suite}`, scripts, [versions], "build/base.sh", (out) => [suite, this.#cache, out]);
   }
@@ -60,9 +69,19 @@ export class Builder {
     const key = await digest(scripts, inputs);
     if (await readText(`${path}.key`) === key) return { path, key };
     await remove(`${path}.key`);
-    await shell(script, args(path), 900);
+    await this.#timed(`build of ${name}`, () => shell(script, args(path), this.#atMost(900)));
     await Deno.writeTextFile(`${path}.key`, key);
     return { path, key };
+  }
+
+  #atMost(seconds: number): number {
+    return Math.max(1, Math.min(seconds, this.#left()));
+  }
+
+  async #timed(name: string, work: () => Promise<unknown>): Promise<void> {
+    const began = performance.now();
+    await work();
+    this.stages.push({ name, seconds: (performance.now() - began) / 1000 });
   }
 }
 

@@ -1,11 +1,9 @@
 /**
- * What a run of the scenarios comes to, for a person: a table, the logs of what failed, the measurements that scenarios
- * left. It must not know how scenarios are run.
+ * What a run of the scenarios comes to, for a person: the logs of what failed, the measurements that scenarios left,
+ * how long each stage took, a table, and a closing line like the test runner's. It must not know how scenarios are run.
  */
 
-import { print } from "./shell.ts";
-
-/** How one scenario went. */
+/** How one scenario went in one boot. */
 export interface ScenarioResult {
   readonly name: string;
   readonly outcome: "passed" | "failed" | "skipped";
@@ -18,42 +16,123 @@ export interface ScenarioResult {
 }
 
 /** How one boot went. */
-export interface SuiteReport {
+export interface BootReport {
   readonly suite: string;
-  /** Where its logs are. */
-  readonly folder: string;
+  /** Where its logs are; undefined: it came to no boot. */
+  readonly folder: string | undefined;
   readonly seconds: number;
+  /** From QEMU's start until dom0 took up the job; undefined if it never did. */
+  readonly bootSeconds: number | undefined;
   readonly results: readonly ScenarioResult[];
+}
+
+/** Something that took its time beside the scenarios. */
+export interface Stage {
+  readonly name: string;
+  readonly seconds: number;
+}
+
+/** A whole run: all boots in their order. A scenario that failed may be there twice; the later boot counts. */
+export interface RunReport {
+  readonly boots: readonly BootReport[];
+  readonly stages: readonly Stage[];
+  readonly seconds: number;
+}
+
+/** A scenario with all of its attempts; the last one counts. */
+interface Verdict {
+  readonly suite: string;
+  readonly attempts: readonly Attempt[];
+}
+
+interface Attempt {
+  readonly result: ScenarioResult;
+  readonly folder: string | undefined;
 }
 
 /** Lines of a failed scenario's log that are shown. */
 const LOG_LINES = 40;
 
-/** Prints the summary; true if nothing failed and something passed. */
-export function printReport(reports: readonly SuiteReport[]): boolean {
-  for (const { suite, results } of reports) {
-    for (const { name, outcome, log } of results) {
-      if (outcome !== "failed") continue;
-      print(`\n---- ${suite} ${name}: the end of its log`);
-      print(log.trimEnd().split("\n").slice(-LOG_LINES).join("\n"));
-    }
-    for (const { name, report } of results) {
-      if (report !== "") print(`\n---- ${suite} ${name}\n${report.trimEnd()}`);
-    }
-  }
-  print("");
-  for (const report of reports) printTable(report);
-  const all = reports.flatMap((report) => report.results);
-  const count = (outcome: string): number => all.filter((result) => result.outcome === outcome).length;
-  print(`e2e: ${count("passed")} passed, ${count("failed")} failed, ${count("skipped")} skipped`);
-  return count("failed") === 0 && count("passed") > 0;
+/** Whether nothing failed in the end and something passed. */
+export function succeeded(run: RunReport): boolean {
+  return count(run, "failed") === 0 && count(run, "passed") > 0;
 }
 
-function printTable({ suite, folder, seconds, results }: SuiteReport): void {
-  print(`Debian ${suite}, ${seconds} s, logs in ${folder}`);
-  const width = Math.max(...results.map((result) => result.name.length));
-  for (const { name, outcome, seconds, remark } of results) {
-    print(`  ${name.padEnd(width)}  ${outcome.padEnd(7)}  ${String(seconds).padStart(4)} s  ${remark}`.trimEnd());
+/** The summary; its last line is what .ci/run sums. */
+export function reportText(run: RunReport): string {
+  const parts = [...failures(run), ...measurements(run), stagesText(run), ...tables(run), closingLine(run)];
+  return parts.filter((part) => part !== "").join("\n\n");
+}
+
+function verdicts({ boots }: RunReport): Verdict[] {
+  const all = new Map<string, Verdict>();
+  for (const { suite, folder, results } of boots) {
+    for (const result of results) {
+      const key = `${suite} ${result.name}`;
+      all.set(key, { suite, attempts: [...all.get(key)?.attempts ?? [], { result, folder }] });
+    }
   }
-  print("");
+  return [...all.values()];
+}
+
+function count(run: RunReport, outcome: ScenarioResult["outcome"]): number {
+  return verdicts(run).filter(({ attempts }) => attempts.at(-1)!.result.outcome === outcome).length;
+}
+
+/** The end of each log of an attempt that failed, of those that did better later, too. */
+function failures(run: RunReport): string[] {
+  return verdicts(run).flatMap(({ suite, attempts }) =>
+    attempts.filter(({ result }) => result.outcome === "failed" && result.log !== "").map(({ result, folder }) =>
+      `---- ${suite} ${result.name} failed; the end of ${folder}/${result.name}/log.txt\n` +
+      result.log.trimEnd().split("\n").slice(-LOG_LINES).join("\n")
+    )
+  );
+}
+
+function measurements(run: RunReport): string[] {
+  return verdicts(run).map(({ suite, attempts }) => ({ suite, result: attempts.at(-1)!.result }))
+    .filter(({ result }) => result.report !== "")
+    .map(({ suite, result }) => `---- ${suite} ${result.name}\n${result.report.trimEnd()}`);
+}
+
+function stagesText({ boots, stages, seconds }: RunReport): string {
+  const rows = stages.map((stage) => [stage.name, stage.seconds] as const);
+  for (const boot of boots.filter(({ folder }) => folder !== undefined)) {
+    rows.push([`${boot.suite}: QEMU's start to the first scenario`, boot.bootSeconds ?? boot.seconds]);
+    rows.push([
+      `${boot.suite}: ${boot.results.length} scenarios, and power off`,
+      boot.seconds - (boot.bootSeconds ?? 0),
+    ]);
+  }
+  rows.push(["all, some of it at the same time", seconds]);
+  return ["Minutes per stage", ...rows.map(([name, s]) => `  ${(s / 60).toFixed(1).padStart(5)}  ${name}`)].join("\n");
+}
+
+function tables(run: RunReport): string[] {
+  const suites = [...new Set(run.boots.map(({ suite }) => suite))];
+  const width = Math.max(0, ...run.boots.flatMap(({ results }) => results.map(({ name }) => name.length)));
+  return suites.map((suite) => {
+    const folders = run.boots.flatMap(({ suite: booted, folder }) =>
+      booted === suite && folder !== undefined ? [folder] : []
+    );
+    const rows = verdicts(run).filter((verdict) => verdict.suite === suite).map(({ attempts }) => row(attempts, width));
+    return [`Debian ${suite}, logs in ${folders.join(" and ") || "no folder"}`, ...rows].join("\n");
+  });
+}
+
+function row(attempts: readonly Attempt[], width: number): string {
+  const { name, outcome, seconds, remark } = attempts.at(-1)!.result;
+  const start = `  ${name.padEnd(width)}  ${outcome.padEnd(7)}  ${String(seconds).padStart(4)} s  `;
+  const first = attempts[0]!;
+  if (attempts.length === 1) return (start + remark).trimEnd();
+  const again = outcome === "failed" ? "failed at the second boot too" : `${outcome} at the second boot`;
+  return `${start}${again}${remark === "" ? "" : `: ${remark}`}; at the first: ${first.result.remark}, ` +
+    `logs in ${first.folder}/${name}`;
+}
+
+/** In the words of the test runner. */
+function closingLine(run: RunReport): string {
+  const skipped = count(run, "skipped");
+  return `${succeeded(run) ? "ok" : "FAILED"} | ${count(run, "passed")} passed | ${count(run, "failed")} failed` +
+    `${skipped === 0 ? "" : ` | ${skipped} ignored`} (${Math.round(run.seconds)}s)`;
 }

@@ -1,21 +1,25 @@
 /**
  * `deno task e2e [NAME...]`: real guests on a real Xen. Builds what a boot needs into a cache, boots Debian's Xen in
- * QEMU once for each dom0 root, lets dom0 run the scenarios, and reports. It must not know what a scenario does, nor
- * how an image is made: those are shell scripts beside it.
+ * QEMU for each dom0 root, lets dom0 run the scenarios, and reports. It must not know what a scenario does, nor how an
+ * image is made: those are shell scripts beside it; nor in which order things are done: plan.ts does.
  *
  * XENBLK_E2E_CACHE is the cache's folder (default xenblk-e2e below the temporary folder), XENBLK_E2E_SUITES the dom0
- * roots, XENBLK_E2E_MINUTES the time that the job of one boot may take.
+ * roots, XENBLK_E2E_MINUTES the time that the whole run may take.
  */
 
-import { bootSuite } from "./boot.ts";
+import { BOOT_SECONDS, bootSuite } from "./boot.ts";
 import { Builder } from "./build.ts";
-import { printReport, type SuiteReport } from "./report.ts";
+import { type Rig, runAll } from "./plan.ts";
+import { reportText, succeeded } from "./report.ts";
 import { listScenarios, type Scenario } from "./scenarios.ts";
 import { print } from "./shell.ts";
 
 const SUITES = (Deno.env.get("XENBLK_E2E_SUITES") ?? "trixie,bookworm").split(",").filter((suite) => suite !== "");
 const CACHE = Deno.env.get("XENBLK_E2E_CACHE") ?? `${Deno.env.get("TMPDIR") ?? "/tmp"}/xenblk-e2e`;
-const JOB_MINUTES = Number(Deno.env.get("XENBLK_E2E_MINUTES") ?? "20");
+const MINUTES = Number(Deno.env.get("XENBLK_E2E_MINUTES") ?? "35");
+
+/** What an emulated machine takes of this one's memory. */
+const BOOT_BYTES = 4.5 * 2 ** 30;
 
 /** The scenarios that were asked for by name, or all. */
 function chosen(names: readonly string[]): readonly Scenario[] {
@@ -33,23 +37,22 @@ async function run(names: readonly string[]): Promise<boolean> {
   // Two runs would fight over the cache, and over the machine's cores.
   using lock = await Deno.open(`${CACHE}/lock`, { create: true, write: true });
   await lock.lock(true);
-  const builder = new Builder(CACHE);
-  await builder.hostPackages();
-  const reports: SuiteReport[] = [];
-  // While one suite's Xen runs, the next one's images are made.
-  let next = builder.images(SUITES[0]!);
-  for (const [index, suite] of SUITES.entries()) {
-    const images = await next;
-    const following = SUITES[index + 1];
-    if (following !== undefined) {
-      next = builder.images(following);
-      next.catch(() => {});
-    }
-    const wanted = scenarios.filter((scenario) => scenario.suites.includes(suite));
-    if (wanted.length === 0) continue;
-    reports.push(await bootSuite({ cache: CACHE, suite, images, scenarios: wanted, jobSeconds: JOB_MINUTES * 60 }));
-  }
-  return printReport(reports);
+  const now = (): number => performance.now() / 1000;
+  const endSeconds = now() + MINUTES * 60;
+  const builder = new Builder(CACHE, () => endSeconds - now());
+  const rig: Rig = {
+    prepare: () => builder.hostPackages(),
+    images: (suite) => builder.images(suite),
+    boot: (request) => bootSuite(CACHE, request),
+    now,
+    stages: () => builder.stages,
+    print,
+  };
+  const boots = Math.max(1, Math.min(2, Math.floor(Deno.systemMemoryInfo().available / BOOT_BYTES)));
+  const limits = { seconds: endSeconds - now(), bootSeconds: BOOT_SECONDS, boots };
+  const report = await runAll(rig, SUITES, scenarios, limits);
+  print(`\n${reportText(report)}`);
+  return succeeded(report);
 }
 
 if (import.meta.main) {

@@ -2,7 +2,7 @@
  * Which scenarios there are: the files of the folder scenarios, with what their first lines say about them. It must not
  * know how they are run.
  *
- * A scenario's comment may hold `# suites: trixie` (default: all) and `# timeout: 120 s` (read in dom0).
+ * A scenario's comment may hold `# suites: trixie` (default: all) and `# timeout: 120 s` (default 240).
  */
 
 /** One scenario. */
@@ -11,10 +11,14 @@ export interface Scenario {
   readonly name: string;
   /** The dom0 roots that it can run on. */
   readonly suites: readonly string[];
+  /** After which dom0 ends it. */
+  readonly timeoutSeconds: number;
 }
 
 const FOLDER = new URL("./scenarios/", import.meta.url);
 const ALL_SUITES = ["trixie", "bookworm"];
+/** As in dom0/job.sh. */
+const DEFAULT_TIMEOUT_SECONDS = 240;
 
 /** All scenarios, in the order in which they run: that of their names. */
 export function listScenarios(): readonly Scenario[] {
@@ -22,10 +26,11 @@ export function listScenarios(): readonly Scenario[] {
     .filter((entry) => entry.isFile && entry.name.endsWith(".sh"))
     .map((entry) => entry.name.slice(0, -".sh".length))
     .sort()
-    .map((name) => ({ name, suites: suitesOf(Deno.readTextFileSync(new URL(`${name}.sh`, FOLDER))) }));
+    .map((name) => describe(name, Deno.readTextFileSync(new URL(`${name}.sh`, FOLDER))));
 }
 
-function suitesOf(text: string): readonly string[] {
-  const words = /^# suites: (.+)$/m.exec(text)?.[1];
-  return words === undefined ? ALL_SUITES : words.split(" ");
+function describe(name: string, text: string): Scenario {
+  const suites = /^# suites: (.+)$/m.exec(text)?.[1]?.split(" ") ?? ALL_SUITES;
+  const timeoutSeconds = Number(/^# timeout: (\d+) s$/m.exec(text)?.[1] ?? DEFAULT_TIMEOUT_SECONDS);
+  return { name, suites, timeoutSeconds };
 }

@@ -13,7 +13,7 @@ xen_version_of() {
 root_packages() {
   local xen
   xen="$(xen_version_of "$1")"
-  echo "xen-utils-$xen xenstore-utils qemu-system-xen busybox-static e2fsprogs kmod procps strace"
+  echo "xen-utils-$xen xenstore-utils qemu-system-xen busybox-static e2fsprogs kmod procps strace dmsetup"
 }
 
 # Packages that are only unpacked: their maintainer scripts would make an initramfs and a boot loader's menu.

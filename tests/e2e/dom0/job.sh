@@ -4,7 +4,7 @@
 . /payload/job.conf
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/judge.sh"
-export E2E_HERE="$here" E2E_SUITE
+export E2E_HERE="$here" E2E_SUITE E2E_FULL
 export DENO_DIR=/scratch/deno-dir DENO_NO_UPDATE_CHECK=1 NO_COLOR=1
 cp -r /payload/deno-dir /scratch/deno-dir
 

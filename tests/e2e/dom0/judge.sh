@@ -41,6 +41,8 @@ clean_up() {
   sleep 0.5
   for pid in $(cat /run/e2e/pids 2>/dev/null); do kill -9 "$pid" 2>/dev/null; done
   rm -f /run/e2e/pids
+  umount /run/e2e/* 2>/dev/null
+  dmsetup remove_all --noudevsync >/dev/null 2>&1
   losetup -D 2>/dev/null
 }
 

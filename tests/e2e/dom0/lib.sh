@@ -274,3 +274,5 @@ fio_verify() {
 
 # CPU time that dom0 has had, in ms.
 dom0_cpu_ms() { xl list 0 | awk 'NR == 2 { printf "%d", $NF * 1000 }'; }
+
+. "$E2E_HERE/restarts.sh"

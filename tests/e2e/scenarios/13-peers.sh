@@ -1,48 +1,97 @@
-# The peers in the same boot: the kernel's blkback on a loop device, QEMU's qdisk, and this backend, on images alike; the
-# same fio jobs on each, as ratios to blkback: requests a second, and dom0's CPU time per request.
+# The peers in the same boot, on images alike: the kernel's blkback on a loop device, QEMU's qdisk, and this backend in
+# its grant modes; the same fio jobs on each, in alternating rounds after one to warm up. Shown are medians as ratios to
+# blkback: requests a second, and dom0's CPU time per request. With XENBLK_E2E_FULL=1 more modes, jobs and rounds.
 # suites: trixie
-# timeout: 600 s
-for name in blkback qdisk ours; do
-  image "$name" 64M
+# timeout: 1500 s
+rounds=2 seconds=3
+ours="uring,copy uring,persistent"
+jobs="randread,4k,32 randwrite,4k,32"
+if [ "${E2E_FULL:-}" = 1 ]; then
+  rounds=5 seconds=5
+  ours="uring,copy uring,map uring,persistent file,copy file,map file,persistent"
+  jobs="randread,4k,32 randwrite,4k,32 randread,4k,1 read,128k,8"
+fi
+
+# full_image NAME: an image without holes, so that no engine can do without the work.
+full_image() {
+  image "$1" 64M
   head -c 64M /dev/zero >"$image"
-done
+}
+full_image blkback
+full_image qdisk
 guest_start alpha "disk = ['format=raw,vdev=xvdb,access=rw,backendtype=qdisk,target=$images/$E2E_NAME-qdisk']"
+id="$(domid alpha)"
 loop="$(losetup -f --show "$images/$E2E_NAME-blkback")"
 xl block-attach alpha "phy:$loop,xvdc,w"
-attach_start attach alpha "$images/$E2E_NAME-ours" xvdd
-attach_pid="$background_pid"
+disks="xvdc xvdb"
+declare -A names=([xvdc]=blkback [xvdb]=qdisk)
+letters=defghi
+pids=""
+for pair in $ours; do
+  full_image "${pair/,/-}"
+  disk="xvd${letters:0:1}" letters="${letters:1}"
+  attach_start "${pair/,/-}" alpha "$image" "$disk" --engine "${pair%,*}" --grants "${pair#*,}"
+  pids="$pids $background_pid"
+  disks="$disks $disk"
+  names[$disk]="$pair"
+done
 
-# CPU time of dom0 and fio's count, for one job on one disk: measure DISK RW BS DEPTH
+# measure ROUND DISK RW BS DEPTH: one job; its figures become a line of figures.txt. The guest says in xenstore when the
+# job begins and ends, so that dom0 need not ask while it measures.
 measure() {
-  local before after answer
-  before="$(dom0_cpu_ms)"
-  guest_run alpha "fio --name=m --filename=/dev/$1 --ioengine=io_uring --direct=1 --rw=$2 --bs=$3 --iodepth=$4 --size=64M --time_based --runtime=6 --randrepeat=1 --norandommap --output-format=terse --terse-version=3 2>/dev/null | awk -F';' '{ print \$8 + \$49, \$6 / 4 + \$47 / 4 }'" 60
-  after="$(dom0_cpu_ms)"
-  answer="${guest_answer%% *}"
-  echo "$answer $(((after - before) * 1000 / (answer * 6 + 1)))" >"$E2E_OUT/$1.$2.$3.$4"
+  local node="/local/domain/$id/data/e2e/job" began="" ended="" watcher events answer word
+  xenstore-rm "$node" 2>/dev/null || true
+  exec {events}< <(exec xenstore-watch "$node")
+  watcher=$!
+  guest_spawn alpha "fio --name=m --filename=/dev/$2 --ioengine=io_uring --direct=1 --rw=$3 --bs=$4 --iodepth=$5 --size=64M --time_based --runtime=$seconds --randrepeat=1 --norandommap --exec_prerun='xenstore-write data/e2e/job began' --exec_postrun='xenstore-write data/e2e/job ended' --output-format=terse --terse-version=3 2>/dev/null | awk -F';' 'NF > 50 { print \$8 + \$49 }'"
+  while [ -z "$ended" ]; do
+    read -r -t 120 -u "$events" || fail "the guest does not say when its job ends"
+    word="$(store "$node")"
+    if [ "$word" = began ] && [ -z "$began" ]; then began="$(dom0_cpu_ms)"; fi
+    if [ "$word" = ended ]; then ended="$(dom0_cpu_ms)"; fi
+  done
+  kill "$watcher"
+  exec {events}<&-
+  guest_wait alpha "$spawned" 60
+  answer="${guest_answer%%.*}"
+  [ -n "$began" ] || fail "the job began and ended at once"
+  echo "$1 $2 $3,$4,$5 $answer $(((ended - began) * 1000 / (answer * seconds + 1)))" >>"$E2E_OUT/figures.txt"
 }
 
-# The compilers of JavaScript and of the emulator both need some time before they do their best.
-for disk in xvdc xvdb xvdd; do for rw in randread randwrite; do measure "$disk" "$rw" 4k 32; done; done
-jobs="randread,4k,32 randwrite,4k,32 randread,4k,1 read,128k,8"
-for job in $jobs; do
-  IFS=, read -r rw bs depth <<<"$job"
-  for disk in xvdc xvdb xvdd; do measure "$disk" "$rw" "$bs" "$depth"; done
-done
-{
-  printf '%-22s %22s %22s %22s\n' 'IOPS (ratio)' 'kernel blkback, loop' 'QEMU qdisk' xenblk
-  for column in 1 2; do
-    [ "$column" = 2 ] && printf '%-22s\n' 'dom0 CPU, us a request (ratio)'
-    for job in $jobs; do
-      IFS=, read -r rw bs depth <<<"$job"
-      paste -d' ' "$E2E_OUT"/{xvdc,xvdb,xvdd}."$rw.$bs.$depth" | awk -v c="$column" -v name="$rw $bs depth $depth" '
-        { b = $c; q = $(c + 2); o = $(c + 4); if (b < 1) b = 1
-          printf "%-22s %15d (1.00) %15d (%.2f) %15d (%.2f)\n", name, b, q, q / b, o, o / b }'
-    done
+for round in $(seq 0 "$rounds"); do
+  for job in $jobs; do
+    for disk in $disks; do measure "$round" "$disk" ${job//,/ }; done
   done
+done
+
+# median JOB DISK COLUMN: over the rounds but the one to warm up.
+median() {
+  awk -v job="$1" -v disk="$2" -v column="$3" '$1 > 0 && $2 == disk && $3 == job { print $column }' "$E2E_OUT/figures.txt" |
+    sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'
+}
+
+# table TITLE COLUMN: the medians, each with its ratio to blkback's.
+table() {
+  local disk job base value
+  printf '%-24s' "$1"
+  for disk in $disks; do printf '%23s' "${names[$disk]}"; done
+  echo
+  for job in $jobs; do
+    base="$(median "$job" xvdc "$2")"
+    printf '%-24s' "${job//,/ } deep"
+    for disk in $disks; do
+      value="$(median "$job" "$disk" "$2")"
+      awk -v v="$value" -v b="$base" 'BEGIN { printf "%14d (%6.2f)", v, b > 0 ? v / b : 0 }'
+    done
+    echo
+  done
+}
+{
+  table 'requests a second' 4
+  table 'dom0 CPU us a request' 5
 } | tee "$E2E_OUT/report.txt"
-guest_run alpha "$(fio_verify xvdd --size=4M)"
-kill -TERM "$attach_pid"
-process_ends "$attach_pid" 30 0
+
+for pid in $pids; do kill -TERM "$pid"; done
+for pid in $pids; do process_ends "$pid" 60 0; done
 xl block-detach alpha xvdc
 guest_stop alpha

@@ -1,0 +1,149 @@
+/**
+ * The order of a run of the scenarios, its limits and what it reports, shown with a rig that boots nothing.
+ */
+
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { type BootRequest, type Limits, type Rig, runAll } from "./plan.ts";
+import { type BootReport, reportText, type RunReport, type ScenarioResult, succeeded } from "./report.ts";
+import { shell } from "./shell.ts";
+import { listScenarios, type Scenario } from "./scenarios.ts";
+
+const LIMITS: Limits = { seconds: 2100, bootSeconds: 100, boots: 1 };
+
+/** What becomes of a scenario at each attempt; `passed` beyond the last. */
+type Course = Readonly<Record<string, readonly ScenarioResult["outcome"][]>>;
+
+/** A rig whose boots take `bootSeconds` and end as `course` says. */
+class FakeRig implements Rig {
+  readonly done: string[] = [];
+  seconds = 1000;
+
+  constructor(readonly course: Course, readonly bootSeconds = 300, readonly broken: Partial<Rig> = {}) {}
+
+  async prepare(): Promise<void> {
+    await this.broken.prepare?.();
+  }
+
+  async images(suite: string): Promise<string> {
+    await this.broken.images?.(suite);
+    return `/images/${suite}`;
+  }
+
+  boot({ suite, scenarios, attempt, jobSeconds }: BootRequest): Promise<BootReport> {
+    this.done.push(`${suite} ${scenarios.map(({ name }) => name).join(" ")}, at most ${jobSeconds} s`);
+    this.seconds += this.bootSeconds;
+    const results = scenarios.map(({ name }) => {
+      const outcome = this.course[`${suite} ${name}`]?.[attempt - 1] ?? "passed";
+      const remark = outcome === "failed" ? "FAIL: why" : "";
+      return { name, outcome, seconds: 7, remark, log: `log of ${name}`, report: "" };
+    });
+    const folder = `/results-${suite}-${attempt}`;
+    return Promise.resolve({ suite, folder, seconds: this.bootSeconds, bootSeconds: 20, results });
+  }
+
+  now(): number {
+    return this.seconds;
+  }
+
+  stages(): [] {
+    return [];
+  }
+
+  print(): void {}
+}
+
+const SCENARIOS: readonly Scenario[] = [
+  { name: "one", suites: ["new", "old"], timeoutSeconds: 10 },
+  { name: "two", suites: ["new"], timeoutSeconds: 10 },
+];
+
+async function run(rig: Rig, limits = LIMITS): Promise<{ run: RunReport; text: string; last: string }> {
+  const run = await runAll(rig, ["new", "old"], SCENARIOS, limits);
+  const text = reportText(run);
+  return { run, text, last: text.split("\n").at(-1)! };
+}
+
+Deno.test("each suite is booted once when all pass, with the scenarios that are for it", async () => {
+  const rig = new FakeRig({});
+  const { run: report, last } = await run(rig);
+  assertEquals(rig.done, ["new one two, at most 2000 s", "old one, at most 1700 s"]);
+  assertEquals(last, "ok | 3 passed | 0 failed (600s)");
+  assert(succeeded(report));
+});
+
+Deno.test("suites are booted beside each other where the machine can, scenarios that failed alone", async () => {
+  const running = new Set<string>();
+  const together: string[] = [];
+  const rig = new FakeRig({ "new one": ["failed"], "old one": ["failed"] });
+  const boot = rig.boot.bind(rig);
+  rig.boot = async (request): Promise<BootReport> => {
+    running.add(request.suite);
+    await new Promise((resolve) => setTimeout(resolve, 0));
+    together.push([...running].join(" and "));
+    running.delete(request.suite);
+    return await boot(request);
+  };
+  const { last } = await run(rig, { ...LIMITS, boots: 2 });
+  assertEquals(together, ["new and old", "old", "new", "old"]);
+  assertEquals(last, "ok | 3 passed | 0 failed (1200s)");
+});
+
+Deno.test("a scenario that failed is run again alone, and the report says at which boot it passed", async () => {
+  const rig = new FakeRig({ "new two": ["failed"] });
+  const { run: report, text, last } = await run(rig);
+  assertEquals(rig.done, ["new one two, at most 2000 s", "old one, at most 1700 s", "new two, at most 1400 s"]);
+  assertStringIncludes(text, "passed at the second boot; at the first: FAIL: why, logs in /results-new-1/two");
+  assertStringIncludes(text, "---- new two failed; the end of /results-new-1/two/log.txt\nlog of two");
+  assertEquals(last, "ok | 3 passed | 0 failed (900s)");
+  assert(succeeded(report));
+});
+
+Deno.test("a scenario that fails twice has failed", async () => {
+  const { run: report, text, last } = await run(new FakeRig({ "old one": ["failed", "failed"] }));
+  assertStringIncludes(text, "failed at the second boot too: FAIL: why");
+  assertEquals(last, "FAILED | 2 passed | 1 failed (900s)");
+  assert(!succeeded(report));
+});
+
+Deno.test("beyond the limit nothing is booted; what did not run has failed and is listed", async () => {
+  const rig = new FakeRig({ "new two": ["failed"] }, 1960);
+  const { text, last } = await run(rig);
+  assertEquals(rig.done, ["new one two, at most 2000 s"]);
+  assertStringIncludes(text, "not run: no time is left of 35 minutes");
+  assertEquals(last, "FAILED | 1 passed | 2 failed (1960s)");
+});
+
+Deno.test("a machine that cannot run the scenarios fails all of them, with the reason", async () => {
+  const prepare = (): Promise<void> => Promise.reject(new Error("run as root"));
+  const { text, last } = await run(new FakeRig({}, 300, { prepare }));
+  assertStringIncludes(text, "not run: run as root");
+  assertEquals(last, "FAILED | 0 passed | 3 failed (0s)");
+});
+
+Deno.test("a suite whose images cannot be made takes nothing from the next", async () => {
+  const images = (suite: string): Promise<string> =>
+    suite === "new" ? Promise.reject(new Error("no such package")) : Promise.resolve("");
+  const { text, last } = await run(new FakeRig({}, 300, { images }));
+  assertStringIncludes(text, "not run: no such package");
+  assertEquals(last, "FAILED | 1 passed | 2 failed (300s)");
+});
+
+Deno.test("a skipped scenario is counted as such", async () => {
+  const { last } = await run(new FakeRig({ "new two": ["skipped"] }));
+  assertEquals(last, "ok | 2 passed | 0 failed | 1 ignored (600s)");
+});
+
+Deno.test("every scenario says for which suites it is and in what time dom0 ends it", () => {
+  const scenarios = listScenarios();
+  assert(scenarios.length >= 14);
+  for (const { name, suites, timeoutSeconds } of scenarios) {
+    assert(suites.every((suite) => ["trixie", "bookworm"].includes(suite)), `${name}: ${suites}`);
+    assert(timeoutSeconds >= 60, name);
+  }
+});
+
+Deno.test("a part of the rig that fails gives its last words as the reason", async () => {
+  const error = await assertRejects(() => shell("build/fio.sh", ["/nowhere", "/nowhere/fio"], 60), Error);
+  assertStringIncludes(error.message, "build/fio.sh ended with status 1: ");
+  assertStringIncludes(error.message, "/nowhere");
+});
