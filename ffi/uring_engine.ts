@@ -49,7 +49,7 @@ export class UringEngine implements Parker, UringHost {
   readonly #watched = new Map<number, number>();
   readonly #expired: number[] = [];
   #lastWatch = WAKE_WATCH;
-  /** A watched descriptor was readable since the last park. */
+  /** A watched descriptor, or the wake token's, was readable since the last park. */
   #alarmed = false;
   /** Completed operations that their channels' owners have not reaped. */
   #unreaped = 0;
@@ -154,8 +154,9 @@ export class UringEngine implements Parker, UringHost {
   }
 
   #fired(watch: number, flags: number): void {
+    // A wake, too, can come to light between a park's beginning and its wait, which nothing else would end then.
+    if (this.#watched.has(watch)) this.#alarmed = true;
     if (watch === WAKE_WATCH) lowerEventfd(this.#wakeFd);
-    else if (this.#watched.has(watch)) this.#alarmed = true;
     if ((flags & CQE_MORE) === 0) this.#expired.push(watch);
   }
 

@@ -346,6 +346,18 @@ Deno.test("park: ends by its timeout, by a wake before it, by one from another t
   URL.revokeObjectURL(url);
 });
 
+Deno.test("park: a wake that comes to light when the sleeper has just said that it sleeps ends it", () => {
+  using token = new NativeWakeToken();
+  // An older kernel's ring shows completions before it is entered.
+  using engine = new UringEngine(token, { setup: kernelThatKnows(FLAGS.cqSize | FLAGS.clamp) });
+  engine.submit();
+  for (let round = 0; round < 3; round++) {
+    raiseEventfd(token.fd); // what a waker does that finds the word PARKED
+    assertLess(parkedMs(engine, 60_000), 30_000, `round ${round}`);
+  }
+  assert(parkedMs(engine, 20) >= 20);
+});
+
 /** Event channels that are an eventfd: what the engine polls is a descriptor. */
 function pretendedChannels(fd: number): EventChannels {
   return Object.create(NativeEventChannels.prototype, { fd: { value: fd } });
