@@ -6,77 +6,117 @@
 import { assertEquals } from "@std/assert";
 import { ABIS, OP_READ } from "../../lib/blkif/abi.ts";
 import { FrontRing, RequestFields } from "../../lib/blkif/front_ring.ts";
+import type { OpenRequest } from "../../lib/dataplane/connection.ts";
 import { Reactor } from "../../lib/dataplane/reactor.ts";
 import { createStats } from "../../lib/dataplane/stats.ts";
-import type { DomId, EvtchnPort, Parker } from "../../lib/hypervisor.ts";
+import type { DomId, EventChannels, EvtchnPort, Parker, Platform } from "../../lib/hypervisor.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
 
 const GUEST = 5 as DomId;
 const DOM0 = 0 as DomId;
 
-Deno.test("an event that comes while another ring's is taken is taken with it: nothing will tell of it", () => {
-  const machine = createMachine({ memoryBytes: 4 * 2 ** 20 });
-  const guest = openSimulatedPlatform(machine, GUEST);
-  using shares = guest.openGrantShares();
-  using events = guest.openEventChannels(DOM0);
-  const platform = openSimulatedPlatform(machine, 0);
-  const open = platform.openEventChannels.bind(platform);
-  /** Ports that fired, one of which each read of the driver finds. */
-  const fired: EvtchnPort[] = [];
-  platform.openEventChannels = (domain) => {
-    const channels = open(domain);
-    channels.take = (ports): number => {
-      const port = fired.shift();
-      if (port === undefined) return 0;
-      ports[0] = port;
-      return 1;
+/** A guest with two rings, and a driver of event channels that hands out one port at each read. */
+class Rig implements Disposable {
+  readonly reactor: Reactor;
+  parks = 0;
+  readonly #bound: EvtchnPort[] = [];
+  /** Ports that fired. */
+  readonly #fired: EvtchnPort[] = [];
+  readonly #fronts: FrontRing[];
+  readonly #page: number;
+  readonly #resources = new DisposableStack();
+
+  constructor() {
+    const machine = createMachine({ memoryBytes: 4 * 2 ** 20 });
+    const guest = openSimulatedPlatform(machine, GUEST);
+    const shares = this.#resources.use(guest.openGrantShares());
+    const events = this.#resources.use(guest.openEventChannels(DOM0));
+    this.#page = shares.share(DOM0, 1, true).refs[0]!;
+    const fail = (text: unknown): never => {
+      throw new Error(String(text));
     };
-    const bind = channels.bindInterdomain.bind(channels);
-    channels.bindInterdomain = (remote, port): EvtchnPort => {
-      bound.push(bind(remote, port));
-      return bound.at(-1)!;
+    const parker: Parker = {
+      watch: () => {},
+      unwatch: () => {},
+      park: () => void this.parks++,
+      [Symbol.dispose]: () => {},
     };
-    return channels;
-  };
-  const bound: EvtchnPort[] = [];
-  const fail = (text: unknown): never => {
-    throw new Error(String(text));
-  };
-  let parks = 0;
-  const parker: Parker = { watch() {}, unwatch() {}, park: () => void parks++, [Symbol.dispose]() {} };
-  using reactor = new Reactor(platform, parker, { closed: fail, stopped: fail, warn: fail, debug: fail });
-  const page = shares.share(DOM0, 1, true).refs[0]!;
-  const fronts = [1, 2].map((id) => {
-    const ring = shares.share(DOM0, 1, true);
-    const front = FrontRing.initialise(ring.view, ABIS["x86_64-abi"]);
-    reactor.open(id, {
-      label: `ring ${id}`,
-      guest: GUEST,
-      ringRefs: ring.refs,
-      eventChannel: events.bindUnbound(DOM0),
-      abi: "x86_64-abi",
-      attachment: { engine: "null", readOnly: false },
-      properties: { sectors: 1024, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly: false },
-      grants: "copy",
-      stats: createStats(),
+    const host = { closed: fail, stopped: fail, warn: fail, debug: fail };
+    this.reactor = new Reactor(this.#platform(openSimulatedPlatform(machine, 0)), parker, host);
+    this.#fronts = [1, 2].map((id) => {
+      const ring = shares.share(DOM0, 1, true);
+      const front = FrontRing.initialise(ring.view, ABIS["x86_64-abi"]);
+      this.reactor.open(id, requestOf(id, ring.refs, events.bindUnbound(DOM0)));
+      return front;
     });
-    return front;
-  });
-  while (reactor.turn()) { /* until there is nothing to do */ }
-  for (const front of fronts) {
+    while (this.reactor.turn()) { /* until there is nothing to do */ }
+  }
+
+  /** Each ring gets a request, and its event fires. */
+  request(): void {
     const fields = new RequestFields();
     fields.operation = OP_READ;
     fields.segmentCount = 1;
-    fields.grefs[0] = page;
+    fields.grefs[0] = this.#page;
     fields.lastSectors[0] = 7;
-    front.putRequest(fields);
-    front.push();
+    for (const front of this.#fronts) {
+      front.putRequest(fields);
+      front.push();
+    }
+    this.#fired.push(...this.#bound);
   }
-  reactor.sleep(-1);
-  assertEquals(parks, 1);
-  fired.push(...bound);
+
+  get responses(): number[] {
+    return this.#fronts.map((front) => front.unconsumedResponses());
+  }
+
+  #platform(platform: Platform): Platform {
+    const open = platform.openEventChannels.bind(platform);
+    platform.openEventChannels = (domain): EventChannels => {
+      const channels = open(domain);
+      const bind = channels.bindInterdomain.bind(channels);
+      channels.bindInterdomain = (remote, port): EvtchnPort => {
+        this.#bound.push(bind(remote, port));
+        return this.#bound.at(-1)!;
+      };
+      channels.take = (ports): number => {
+        const port = this.#fired.shift();
+        if (port === undefined) return 0;
+        ports[0] = port;
+        return 1;
+      };
+      return channels;
+    };
+    return platform;
+  }
+
+  [Symbol.dispose](): void {
+    this.reactor[Symbol.dispose]();
+    this.#resources.dispose();
+  }
+}
+
+function requestOf(id: number, ringRefs: OpenRequest["ringRefs"], eventChannel: EvtchnPort): OpenRequest {
+  return {
+    label: `ring ${id}`,
+    guest: GUEST,
+    ringRefs,
+    eventChannel,
+    abi: "x86_64-abi",
+    attachment: { engine: "null", readOnly: false },
+    properties: { sectors: 1024, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly: false },
+    grants: "copy",
+    stats: createStats(),
+  };
+}
+
+Deno.test("an event that comes while another ring's is taken is taken with it: nothing will tell of it", () => {
+  using rig = new Rig();
+  rig.reactor.sleep(-1);
+  assertEquals(rig.parks, 1);
+  rig.request();
   // The one look at events that a wake is followed by.
-  for (let turns = 0; reactor.turn() && turns < 3; turns++) { /* its rings have work */ }
-  assertEquals(fronts.map((front) => front.unconsumedResponses()), [1, 1]);
+  for (let turns = 0; rig.reactor.turn() && turns < 3; turns++) { /* its rings have work */ }
+  assertEquals(rig.responses, [1, 1]);
 });
