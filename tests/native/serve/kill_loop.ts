@@ -37,7 +37,7 @@ export interface KillLoopResult {
 }
 
 const IMAGE_BYTES = 2 ** 26;
-const PATIENCE_MS = 120_000;
+const PATIENCE_MS = 60_000;
 /** A process is killed so long after it serves again, at most; and one in five so long after it was started. */
 const SERVES_MS = 300;
 const STARTS_MS = 300;
@@ -100,9 +100,16 @@ async function served(disk: GuestDisk, backend: BackendProcess): Promise<number>
     const now = await disk.pauses();
     longestMs = Math.max(longestMs, now.longestMs);
     if (now.answered > answered) return longestMs;
-    if (performance.now() > patience) throw new Error(`the guest gets no answers: ${backend.messages}`);
+    if (performance.now() > patience) throw new Error(await noAnswers(disk, backend));
     answered = now.answered;
   }
+}
+
+/** Why that may be: a load that ended by itself has seen something that no frontend goes on with. */
+async function noAnswers(disk: GuestDisk, { messages }: BackendProcess): Promise<string> {
+  const ended = await Promise.race([disk.finishLoad(), sleep(1000)]);
+  const load = ended === undefined ? "its load goes on" : `its load ended: ${JSON.stringify(ended)}`;
+  return `the guest gets no answers; ${load}; ${messages}`;
 }
 
 function recoveredBy({ messages }: BackendProcess): number {

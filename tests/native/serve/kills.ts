@@ -1,8 +1,8 @@
 /**
- * `deno task kills [--kills N] [--terms N] [--part I/N]`: ends `serve` so many times by kill -9 at random points and by
+ * `deno task kills [--kills N] [--terms N] [--only TEXT]`: ends `serve` so many times by kill -9 at random points and by
  * SIGTERM, over all pairings of engine, grants and transport, and prints what the guest saw of it, with the median and
- * worst pause. Ends with 1 if an answer was lost or given twice, a request failed or a byte was wrong. A part runs every
- * N-th pairing, for machines that are shared.
+ * worst pause. Ends with 1 if an answer was lost or given twice, a request failed or a byte was wrong. With TEXT it runs
+ * the pairings that have it in their names, each as often as in the whole.
  */
 
 import { parseArgs } from "@std/cli";
@@ -44,9 +44,8 @@ const CASES: readonly Case[] = ENGINES.flatMap(([engine, engineArgs]) =>
 if (import.meta.main) Deno.exit(await main(Deno.args));
 
 async function main(args: string[]): Promise<number> {
-  const options = parseArgs(args, { string: ["kills", "terms", "part"] });
-  const [part, parts] = String(options.part ?? "1/1").split("/").map(Number);
-  const cases = CASES.filter((_, index) => index % parts! === part! - 1);
+  const options = parseArgs(args, { string: ["kills", "terms", "only"] });
+  const cases = CASES.filter(({ name }) => name.includes(String(options.only ?? "")));
   const each = (total: unknown, usual: number): number => Math.ceil(Number(total ?? usual) / CASES.length);
   const loops = [["SIGKILL", each(options.kills, DEFAULT_KILLS)], [
     "SIGTERM",
