@@ -21,6 +21,14 @@ static void owe(struct handle *h)
     if (atomic_fetch_add(&h->owed, 1) == 0) syscall(SYS_futex, &h->owed, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
+/* Puts an event into the owner's queue. 0 if it did not get there. */
+static int queue_event(struct handle *h, uint32_t number, int fd)
+{
+    if (send(fd, &number, sizeof number, MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof number) return 0;
+    h->undrained++;
+    return 1;
+}
+
 /* Queues a port's event unless the port is masked. -1: the owner is gone. The handle's lock is held. */
 static int deliver(struct machine *m, struct handle *h, uint32_t number, int fd)
 {
@@ -33,10 +41,8 @@ static int deliver(struct machine *m, struct handle *h, uint32_t number, int fd)
         }
         return 0;
     }
-    if (send(fd, &number, sizeof number, MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof number)
-        return errno == EPIPE || errno == ECONNRESET ? -1 : 0;
+    if (!queue_event(h, number, fd)) return errno == EPIPE || errno == ECONNRESET ? -1 : 0;
     p->masked = 1; /* after the send: a sender that dies in between leaves a spare event, never a lost one */
-    h->undrained++;
     return 0;
 }
 
@@ -44,11 +50,14 @@ void events_unmask(struct machine *m, struct handle *h, uint32_t number, int fd)
 {
     struct port *p = &m->domains[h->domain].ports[number];
     if (!p->masked) return;
-    p->masked = 0;
-    if (!p->pending) return;
+    if (!p->pending) {
+        p->masked = 0;
+        return;
+    }
+    /* Delivered at once, it stays masked; and is pending until then, as whoever does this may die in between. */
+    if (!queue_event(h, number, fd)) p->masked = 0;
     p->pending = 0;
     atomic_fetch_sub(&h->owed, 1);
-    deliver(m, h, number, fd);
 }
 
 void events_drain(struct machine *m, struct handle *h, int fd)
@@ -58,10 +67,12 @@ void events_drain(struct machine *m, struct handle *h, int fd)
     uint32_t self = h - m->handles + 1;
     h->undrained = 0;
     do {
-        length = recv(fd, numbers, sizeof numbers, MSG_DONTWAIT);
+        /* Taken out only when they are obeyed: whoever dies in between leaves them to the next one. */
+        length = recv(fd, numbers, sizeof numbers, MSG_DONTWAIT | MSG_PEEK);
         for (ssize_t i = 0; i < length / (ssize_t)sizeof numbers[0]; i++)
             if (numbers[i] < MAX_PORTS && m->domains[h->domain].ports[numbers[i]].handle == self)
                 events_unmask(m, h, numbers[i], fd);
+        if (length > 0) recv(fd, numbers, length - length % sizeof numbers[0], MSG_DONTWAIT);
     } while (length == sizeof numbers);
 }
 
