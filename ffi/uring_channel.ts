@@ -5,17 +5,10 @@
  * entered.
  */
 
-import {
-  type ChannelOptions,
-  EIO,
-  EOPNOTSUPP,
-  type IoChannel,
-  type IoVectors,
-  type MemoryRule,
-} from "../lib/storage/disk.ts";
+import { type ChannelOptions, EIO, EOPNOTSUPP, type IoVectors, type MemoryRule } from "../lib/storage/disk.ts";
 import { isTransient } from "../lib/storage/errno.ts";
 import { MOST_RETRIES, OPERATION } from "../lib/storage/executor.ts";
-import { OperationTable } from "../lib/storage/operations.ts";
+import { TableChannel } from "../lib/storage/table_channel.ts";
 import type { TransferRoute, UringAttachment, UringRoutes } from "../lib/storage/native_files.ts";
 import { IORING_OP, type IoUring } from "./io_uring.ts";
 import { errno, libc } from "./libc.ts";
@@ -48,15 +41,12 @@ export interface UringHost {
 }
 
 /** See the file's first lines. */
-export class UringChannel implements IoChannel {
-  readonly tags: Uint32Array;
-  readonly results: Int32Array;
+export class UringChannel extends TableChannel {
   readonly #attachment: UringAttachment;
   readonly #host: UringHost;
   /** High word of this channel's user data; the tag is the low one. */
   readonly #number: number;
   readonly #vectors: IoVectors;
-  readonly #table: OperationTable;
   readonly #owned: DisposableStack;
   readonly #reads: TransferRoute;
   readonly #writes: TransferRoute;
@@ -96,14 +86,12 @@ export class UringChannel implements IoChannel {
     number: number,
     closed: () => void,
   ) {
+    super(options.depth);
     using undo = new DisposableStack();
     this.#attachment = attachment;
     this.#host = host;
     this.#number = number;
     this.#vectors = options.vectors;
-    this.#table = new OperationTable(options.depth);
-    this.tags = this.#table.tags;
-    this.results = this.#table.results;
     const rule = options.rule ?? ANYTHING_GOES;
     this.#reads = routeOf("reads", attachment.routes, rule);
     this.#writes = routeOf("writes", attachment.routes, rule);
@@ -128,32 +116,20 @@ export class UringChannel implements IoChannel {
     this.#owned = undo.move();
   }
 
-  get inFlight(): number {
-    return this.#table.inFlight;
-  }
-
-  read(tag: number, offsetBytes: number, first: number, count: number): void {
-    this.#table.add(tag, OPERATION.read, offsetBytes, first, count);
-  }
-
-  write(tag: number, offsetBytes: number, first: number, count: number): void {
-    this.#table.add(tag, OPERATION.write, offsetBytes, first, count);
-  }
-
-  flush(tag: number): void {
+  override flush(tag: number): void {
     if (this.#attachment.image.cache === "unsafe") this.#refuse(tag, 0);
-    else this.#table.add(tag, OPERATION.flush, 0, 0, 0);
+    else super.flush(tag);
   }
 
-  discard(tag: number, offsetBytes: number, lengthBytes: number, secure: boolean): void {
+  override discard(tag: number, offsetBytes: number, lengthBytes: number, secure: boolean): void {
     const route = this.#attachment.routes.discards;
     if (route === undefined || (secure && route === "punch")) this.#refuse(tag, EOPNOTSUPP);
-    else this.#table.addDiscard(tag, offsetBytes, lengthBytes, secure);
+    else super.discard(tag, offsetBytes, lengthBytes, secure);
   }
 
   /** What it prepares reaches the kernel with the engine's next submit or park. */
   submit(): void {
-    const table = this.#table;
+    const { table } = this;
     for (let tag = table.next; tag !== -1; tag = table.next) {
       table.shift();
       this.#retries[tag] = 0;
@@ -163,15 +139,15 @@ export class UringChannel implements IoChannel {
     this.#startCheck();
   }
 
-  reap(): number {
-    const count = this.#table.reap();
+  override reap(): number {
+    const count = super.reap();
     if (count > 0) this.#host.countUnreaped(-count);
     return count;
   }
 
   /** Throws if operations are in flight. */
-  [Symbol.dispose](): void {
-    this.#table.checkIdle();
+  override [Symbol.dispose](): void {
+    super[Symbol.dispose]();
     this.#owned.dispose();
   }
 
@@ -184,7 +160,7 @@ export class UringChannel implements IoChannel {
   goOn(): void {
     while (this.#unfinishedCount > 0) {
       const tag = this.#unfinished[--this.#unfinishedCount]!;
-      const operation = this.#table.operation[tag]!;
+      const operation = this.table.operation[tag]!;
       if (operation === OPERATION.flush) this.#prepareFlush(tag);
       else if (operation === OPERATION.discard) this.#startDiscard(tag);
       else this.#prepareTransfer(tag);
@@ -193,7 +169,7 @@ export class UringChannel implements IoChannel {
   }
 
   #start(tag: number): void {
-    const operation = this.#table.operation[tag]!;
+    const operation = this.table.operation[tag]!;
     if (operation === OPERATION.flush) this.#prepareFlush(tag);
     else if (operation === OPERATION.discard) this.#startDiscard(tag);
     else this.#startTransfer(tag);
@@ -201,7 +177,7 @@ export class UringChannel implements IoChannel {
 
   /** A flush, or a write that is durable when it is done (O_DSYNC). */
   #isCheck(tag: number): boolean {
-    const operation = this.#table.operation[tag]!;
+    const operation = this.table.operation[tag]!;
     return operation === OPERATION.flush ||
       (operation === OPERATION.write && this.#attachment.image.cache === "writethrough");
   }
@@ -213,7 +189,7 @@ export class UringChannel implements IoChannel {
 
   /** Takes a result in. True: the operation is to go on. */
   #advance(tag: number, result: number): boolean {
-    const operation = this.#table.operation[tag]!;
+    const operation = this.table.operation[tag]!;
     if (result < 0) {
       if (isTransient(result) && this.#retries[tag]!++ < MOST_RETRIES) return true;
       this.#complete(tag, result);
@@ -230,26 +206,26 @@ export class UringChannel implements IoChannel {
       return false;
     }
     this.#restBytes[tag] = restBytes;
-    this.#table.offsetBytes[tag]! += result;
+    this.table.offsetBytes[tag]! += result;
     this.#skip(tag, result);
     return true;
   }
 
   #complete(tag: number, result: number): void {
     if (this.#isCheck(tag)) this.#checks.over();
-    this.#table.complete(tag, result);
+    this.table.complete(tag, result);
     this.#host.countUnreaped(1);
   }
 
   /** Answers what needs no carrying out. */
   #refuse(tag: number, result: number): void {
-    this.#table.addCompleted(tag, result);
+    this.table.addCompleted(tag, result);
     this.#host.countUnreaped(1);
   }
 
   #startTransfer(tag: number): void {
     this.#gather(tag);
-    const route = this.#table.operation[tag] === OPERATION.read ? this.#reads : this.#writes;
+    const route = this.table.operation[tag] === OPERATION.read ? this.#reads : this.#writes;
     if (route === "ring") this.#prepareTransfer(tag);
     else if (this.#callsPaused > 0) {
       this.#callsPaused--;
@@ -260,8 +236,8 @@ export class UringChannel implements IoChannel {
   /** The operation's vectors as the kernel wants them; those that meet in memory become one. */
   #gather(tag: number): void {
     const { addresses, lengths } = this.#vectors;
-    const first = this.#table.first[tag]!;
-    const end = first + this.#table.count[tag]!;
+    const first = this.table.first[tag]!;
+    const end = first + this.table.count[tag]!;
     const iovecs = this.#iovecs;
     let restBytes = 0;
     let to = first;
@@ -300,8 +276,8 @@ export class UringChannel implements IoChannel {
     const { ring } = this.#host;
     const first = this.#first[tag]!;
     const count = Math.min(this.#count[tag]!, MOST_VECTORS);
-    const reading = this.#table.operation[tag] === OPERATION.read;
-    const offset = this.#table.offsetBytes[tag]!;
+    const reading = this.table.operation[tag] === OPERATION.read;
+    const offset = this.table.offsetBytes[tag]!;
     this.#host.makeRoom();
     if (count === 1) {
       const at = first * IOVEC_WORDS;
@@ -326,9 +302,9 @@ export class UringChannel implements IoChannel {
     const count = Math.min(this.#count[tag]!, MOST_VECTORS);
     // 64-bit values read from memory reach the call without becoming objects, once this code is compiled.
     this.#setArgument(0, this.#iovecsAddress + this.#first[tag]! * IOVEC_BYTES);
-    this.#setArgument(1, this.#table.offsetBytes[tag]!);
+    this.#setArgument(1, this.table.offsetBytes[tag]!);
     const values = this.#argumentValues;
-    const transferred = this.#table.operation[tag] === OPERATION.read
+    const transferred = this.table.operation[tag] === OPERATION.read
       ? libc().preadv(this.#fd, values[0]!, count, values[1]!)
       : libc().pwritev(this.#fd, values[0]!, count, values[1]!);
     return transferred < 0 ? -errno() : transferred;
@@ -347,7 +323,7 @@ export class UringChannel implements IoChannel {
 
   #startDiscard(tag: number): void {
     const { ring } = this.#host;
-    const table = this.#table;
+    const { table } = this;
     const [offset, lengthBytes] = [table.offsetBytes[tag]!, table.lengthBytes[tag]!];
     const secure = table.secure[tag] === 1;
     if (this.#attachment.routes.discards === "call" || secure) return this.#callDiscard(tag, secure);
@@ -364,8 +340,8 @@ export class UringChannel implements IoChannel {
 
   /** Blocks this thread: the kernel offers no other way for a secure discard, nor before Linux 6.12 for any. */
   #callDiscard(tag: number, secure: boolean): void {
-    this.#setArgument(0, this.#table.offsetBytes[tag]!);
-    this.#setArgument(1, this.#table.lengthBytes[tag]!);
+    this.#setArgument(0, this.table.offsetBytes[tag]!);
+    this.#setArgument(1, this.table.lengthBytes[tag]!);
     const request = secure ? BLKSECDISCARD : BLKDISCARD;
     const failed = libc().ioctl(this.#fd, request, BigInt(this.#arguments.address)) < 0;
     this.#complete(tag, failed ? -errno() : 0);

@@ -3,51 +3,26 @@
  * files where a test or a simulation is single-stepped. Results can be reaped right after submit(); nobody is woken.
  */
 
-import { type ChannelOptions, EOPNOTSUPP, type IoChannel, type IoVectors } from "./disk.ts";
+import { type ChannelOptions, EOPNOTSUPP, type IoVectors } from "./disk.ts";
 import { type Executor, OPERATION, type Operation } from "./executor.ts";
-import { OperationTable } from "./operations.ts";
+import { TableChannel } from "./table_channel.ts";
 import { MemoryViews } from "./views.ts";
 
 /** Runs an executor, which it owns. */
-export class ImmediateChannel implements IoChannel {
-  readonly tags: Uint32Array;
-  readonly results: Int32Array;
+export class ImmediateChannel extends TableChannel {
   readonly #executor: Executor;
-  readonly #table: OperationTable;
   readonly #vectors: IoVectors;
   readonly #views: MemoryViews;
 
   constructor(executor: Executor, options: ChannelOptions) {
+    super(options.depth);
     this.#executor = executor;
-    this.#table = new OperationTable(options.depth);
-    this.tags = this.#table.tags;
-    this.results = this.#table.results;
     this.#vectors = options.vectors;
     this.#views = new MemoryViews(options.memory, options.buffers);
   }
 
-  get inFlight(): number {
-    return this.#table.inFlight;
-  }
-
-  read(tag: number, offsetBytes: number, first: number, count: number): void {
-    this.#table.add(tag, OPERATION.read, offsetBytes, first, count);
-  }
-
-  write(tag: number, offsetBytes: number, first: number, count: number): void {
-    this.#table.add(tag, OPERATION.write, offsetBytes, first, count);
-  }
-
-  flush(tag: number): void {
-    this.#table.add(tag, OPERATION.flush, 0, 0, 0);
-  }
-
-  discard(tag: number, offsetBytes: number, lengthBytes: number, secure: boolean): void {
-    this.#table.addDiscard(tag, offsetBytes, lengthBytes, secure);
-  }
-
   submit(): void {
-    const table = this.#table;
+    const { table } = this;
     for (let tag = table.next; tag !== -1; tag = table.next) {
       table.shift();
       table.complete(tag, this.#carryOut(tag, table.operation[tag] as Operation, table.offsetBytes[tag]!));
@@ -55,7 +30,7 @@ export class ImmediateChannel implements IoChannel {
   }
 
   #carryOut(tag: number, operation: Operation, offsetBytes: number): number {
-    const table = this.#table;
+    const { table } = this;
     const executor = this.#executor;
     if (operation === OPERATION.discard) {
       return executor.discard?.(offsetBytes, table.lengthBytes[tag]!, table.secure[tag] === 1) ?? EOPNOTSUPP;
@@ -70,13 +45,9 @@ export class ImmediateChannel implements IoChannel {
     );
   }
 
-  reap(): number {
-    return this.#table.reap();
-  }
-
   /** Throws if operations are in flight. */
-  [Symbol.dispose](): void {
-    this.#table.checkIdle();
+  override [Symbol.dispose](): void {
+    super[Symbol.dispose]();
     this.#executor[Symbol.dispose]();
   }
 }

@@ -18,7 +18,7 @@ interface Room {
 const PURE = ["lib/hypervisor.ts", "lib/errors.ts"];
 const LIB_ROOMS = ["blkif", "xenbus", "storage", "dataplane", "backend", "toolstack"].map((room) => `lib/${room}/`);
 /** What an engine outside lib is built from. */
-const ENGINE_PARTS = ["disk", "errno", "executor", "image_file", "image_lock", "native_files", "operations"]
+const ENGINE_PARTS = ["disk", "errno", "executor", "image_file", "image_lock", "native_files", "table_channel"]
   .map((name) => `lib/storage/${name}.ts`);
 const LOG = "@logtape/logtape";
 
