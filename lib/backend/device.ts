@@ -4,6 +4,7 @@
  * looks per second, and acts on what it then finds. How rings are served and disks are read is not known here.
  */
 
+import { isAbort } from "../abort.ts";
 import type { Clock } from "../clock.ts";
 import { sumStats } from "../dataplane/stats.ts";
 import { errorText } from "../errors.ts";
@@ -93,7 +94,7 @@ export class BackendDevice {
     this.#resources = new DeviceResources(services, this.label, address.frontendDomain, (reason) => {
       this.#actions.ringStopped(reason);
       this.poke();
-    });
+    }, this.#stop.signal);
     this.#actions = new DeviceActions(this.#resources, services.settings, this.#log);
     const retired = Promise.withResolvers<void>();
     const guestGone = Promise.withResolvers<void>();
@@ -230,6 +231,7 @@ export class BackendDevice {
 
   /** Xenstore itself failed. A lost connection will be opened again; all else is tried again at the next change. */
   #lookFailed(nodes: DeviceNodes, error: unknown): void {
+    if (isAbort(error)) return; // it is being closed
     if (!isDisconnection(error)) return this.#log.error(errorText(error));
     this.#dirty = true;
     if (this.#nodes === nodes) this.#nodes = undefined;

@@ -3,6 +3,7 @@
  * when one of them failed. When to look and what to decide is not known here.
  */
 
+import { isAbort } from "../abort.ts";
 import type { GrantMode } from "../dataplane/types.ts";
 import { errorText } from "../errors.ts";
 import { XenstoreError } from "../hypervisor.ts";
@@ -316,8 +317,8 @@ function describeDisk(disk: Disk, description: DeviceDescription): DiskDescripti
   return { ...disk.properties, cdrom: description.cdrom, removable: description.removable };
 }
 
-/** Why an attempt failed, for people. Failures of xenstore itself are not the attempt's: they are thrown on. */
+/** Why an attempt failed, for people. Failures of xenstore, and the process's end, are not the attempt's: thrown on. */
 function reasonOf(error: unknown): string {
-  if (error instanceof XenstoreError) throw error;
+  if (error instanceof XenstoreError || isAbort(error)) throw error;
   return errorText(error);
 }

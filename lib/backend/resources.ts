@@ -4,6 +4,7 @@
  * xenstore, nor decide when anything is opened.
  */
 
+import { isAbort, unlessAborted } from "../abort.ts";
 import { ABIS, ringSlots } from "../blkif/abi.ts";
 import { createStats, type QueueStats, readStats } from "../dataplane/stats.ts";
 import type { DataPlane, GrantMode, QueueHandle } from "../dataplane/types.ts";
@@ -65,6 +66,7 @@ export class DeviceResources {
   readonly #label: string;
   readonly #guest: DomId;
   readonly #stopped: (reason: string) => void;
+  readonly #signal: AbortSignal;
   readonly #stats: SharedArrayBuffer[] = [];
   readonly #journals: DeviceJournals;
   readonly #latch: DeviceLatch;
@@ -73,8 +75,18 @@ export class DeviceResources {
   #lock: Disposable | undefined;
   #rings: readonly QueueHandle[] | undefined;
 
-  /** `stopped` hears of it when the data plane had to stop a ring that is still held. */
-  constructor(services: ResourceServices, label: string, guest: DomId, stopped: (reason: string) => void) {
+  /**
+   * `stopped` hears of it when the data plane had to stop a ring that is still held. With the signal whatever is only
+   * waited for while opening is given up, and rejects with the signal's reason.
+   */
+  constructor(
+    services: ResourceServices,
+    label: string,
+    guest: DomId,
+    stopped: (reason: string) => void,
+    signal: AbortSignal,
+  ) {
+    this.#signal = signal;
     this.#services = services;
     this.#label = label;
     this.#guest = guest;
@@ -138,9 +150,16 @@ export class DeviceResources {
     const { format, target } = parseImage(description.params);
     const { engine, cache } = settings;
     const request = { format, target, readOnly, engine, directIoSafe };
-    const disk = await openDisk(cache === undefined ? request : { ...request, cache });
-    this.#image = { disk, key, shared };
-    return disk;
+    const opening = openDisk(cache === undefined ? request : { ...request, cache });
+    try {
+      const disk = await unlessAborted(opening, this.#signal);
+      this.#image = { disk, key, shared };
+      return disk;
+    } catch (error) {
+      // One that is opened after all is nobody's; one that is not rejected with this very error, or is of no interest.
+      if (isAbort(error)) opening.then((disk) => disk[Symbol.asyncDispose](), () => {});
+      throw error;
+    }
   }
 
   /**
@@ -168,7 +187,7 @@ export class DeviceResources {
         ...(settings.maxRequests === undefined ? {} : { maxRequests: settings.maxRequests }),
         stats: this.#stats[number] ??= createStats(),
         latch: this.#latch.address,
-      })
+      }, this.#signal)
     ));
     const rings = results.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
     this.#rings = rings;
@@ -216,7 +235,7 @@ export class DeviceResources {
     const { imageLocks, clock } = this.#services;
     if (imageLocks === undefined || image === undefined) return;
     const use = { writes: !properties.readOnly, shared: this.#image?.shared ?? false, by: this.#label };
-    this.#lock = await lockImage(imageLocks, image, use, clock);
+    this.#lock = await lockImage(imageLocks, image, use, clock, this.#signal);
   }
 
   #listen(rings: readonly QueueHandle[]): void {

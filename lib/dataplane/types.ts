@@ -73,6 +73,9 @@ export interface QueueHandle {
 
 /** All reactors of a process. */
 export interface DataPlane extends AsyncDisposable {
-  /** Maps the ring, binds the event channel and serves. Rejects with the reason if it cannot, leaving nothing. */
-  openQueue(spec: QueueSpec): Promise<QueueHandle>;
+  /**
+   * Maps the ring, binds the event channel and serves. Rejects with the reason if it cannot, leaving nothing. Aborting
+   * ends it as long as the ring is not about to be mapped; what is under way by then is waited for.
+   */
+  openQueue(spec: QueueSpec, signal?: AbortSignal): Promise<QueueHandle>;
 }

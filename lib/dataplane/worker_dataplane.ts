@@ -3,6 +3,7 @@
  * them, and passes on what they report. It sees no ring and no data.
  */
 
+import { unlessAborted } from "../abort.ts";
 import { XenblkError } from "../errors.ts";
 import type { Platform, Waker, WakeToken } from "../hypervisor.ts";
 import type { Disk, DiskAttachment } from "../storage/disk.ts";
@@ -77,6 +78,7 @@ class ReactorWorker {
   readonly #warn: (message: string) => void;
   readonly #failed: ((reason: string) => void) | undefined;
   readonly #debug: ((message: string) => void) | undefined;
+  #isReady = false;
   #failure: string | undefined;
   #uringRefusal: UringRefusal | undefined;
 
@@ -144,7 +146,8 @@ class ReactorWorker {
   }
 
   async exit(): Promise<void> {
-    if (this.#failure === undefined) {
+    if (!this.#isReady) this.#unavailable(new XenblkError("Cannot open a queue: the data plane is closed"));
+    else if (this.#failure === undefined) {
       this.#say({ type: "exit" });
       await this.#exited.promise;
     }
@@ -162,6 +165,7 @@ class ReactorWorker {
     switch (event.type) {
       case "ready":
         this.#uringRefusal = event.uringRefusal;
+        this.#isReady = true;
         return this.#ready.resolve();
       case "unavailable":
         return this.#unavailable(
@@ -195,7 +199,7 @@ class ReactorWorker {
   }
 
   #unavailable(error: XenblkError): void {
-    this.#failure = error.message;
+    this.#failure ??= error.message;
     this.#ready.reject(error);
   }
 
@@ -240,7 +244,7 @@ export class WorkerDataPlane implements DataPlane {
     await this.#lanes[0]!.usable;
   }
 
-  async openQueue(spec: QueueSpec): Promise<QueueHandle> {
+  async openQueue(spec: QueueSpec, signal?: AbortSignal): Promise<QueueHandle> {
     const { disk, ...rest } = spec;
     const number = this.#choose(disk);
     const lane = this.#lanes[number]!;
@@ -248,8 +252,8 @@ export class WorkerDataPlane implements DataPlane {
     lane.disks.push(disk);
     const leave = (): void => void lane.disks.splice(lane.disks.indexOf(disk), 1);
     try {
-      await lane.usable;
-      const attachment = await lane.reactor.attachmentTo(disk, number);
+      await unlessAborted(lane.usable, signal);
+      const attachment = await unlessAborted(lane.reactor.attachmentTo(disk, number), signal);
       const request = { ...rest, attachment, properties: disk.properties };
       return await lane.reactor.open(++this.#lastId, request, leave);
     } catch (error) {
@@ -258,11 +262,10 @@ export class WorkerDataPlane implements DataPlane {
     }
   }
 
-  /** Closes all queues and ends the Workers. */
+  /** Closes all queues and ends the Workers; one that has not started yet serves nothing and is not waited for. */
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all(
-      this.#lanes.splice(0).map(async ({ reactor, usable }) => {
-        await usable.catch(() => {});
+      this.#lanes.splice(0).map(async ({ reactor }) => {
         await Promise.all([...reactor.handles.values()].map((handle) => handle.close()));
         await reactor.exit();
       }),

@@ -86,18 +86,23 @@ const RETRY_MS = 100;
 /** Somebody else uses the image. */
 export class ImageBusyError extends XenblkError {}
 
-/** Waits for a lock, for a little. Rejects with {@linkcode ImageBusyError} naming the image and who has it. */
+/**
+ * Waits for a lock, for a little. Rejects with {@linkcode ImageBusyError} naming the image and who has it, or with the
+ * signal's reason.
+ */
 export async function lockImage(
   locks: ImageLocks,
   image: ImageFile,
   use: ImageUse,
   clock: Clock,
+  signal?: AbortSignal,
 ): Promise<Disposable> {
   for (const start = clock.now();;) {
     const lock = locks.tryLock(image, use);
     if (typeof lock !== "string") return lock;
     if (clock.now() - start >= PATIENCE_MS) throw busy(image, use, lock);
-    await clock.sleep(RETRY_MS);
+    await clock.sleep(RETRY_MS, signal);
+    signal?.throwIfAborted();
   }
 }
 

@@ -65,6 +65,7 @@ export class IoPool implements AsyncDisposable {
   #workers: Worker[] = [];
   #failure: string | undefined;
   #started: Promise<void> | undefined;
+  #hasStarted = false;
   #lastRequest = 0;
   #lastFile = 0;
 
@@ -92,7 +93,11 @@ export class IoPool implements AsyncDisposable {
    * {@linkcode XenblkError} if they cannot be started.
    */
   start(): Promise<void> {
-    return this.#started ??= this.#startWorkers();
+    if (this.#started === undefined) {
+      this.#started = this.#startWorkers();
+      this.#started.catch(() => {}); // whoever opens a file hears of it
+    }
+    return this.#started;
   }
 
   /**
@@ -118,10 +123,11 @@ export class IoPool implements AsyncDisposable {
     });
   }
 
-  /** Ends the I/O Workers, each when it has finished what it does. */
+  /** Ends the I/O Workers, each when it has finished what it does; as long as they have not all started, at once. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await this.#started?.catch(() => {});
-    if (this.#failure === undefined) await Promise.all(this.#ask((request) => ({ type: "stop", request })));
+    if (this.#failure === undefined && this.#hasStarted) {
+      await Promise.all(this.#ask((request) => ({ type: "stop", request })));
+    }
     this.#terminate("the I/O Workers were stopped");
   }
 
@@ -138,15 +144,18 @@ export class IoPool implements AsyncDisposable {
     for (const [lane, token] of this.#lanes) this.#tell({ type: "lane", lane, token });
     try {
       await Promise.all(started);
+      this.#hasStarted = true;
     } catch (error) {
       this.#terminate(errorText(error));
       throw error;
     }
   }
 
+  /** Nobody may wait for their answers any more. */
   #terminate(reason: string): void {
     this.#failure = reason;
     this.#workers.splice(0).forEach((worker) => worker.terminate());
+    this.#rejectAnswers(reason);
   }
 
   #startWorker(entry: URL, index: number): Worker {
@@ -215,7 +224,11 @@ export class IoPool implements AsyncDisposable {
   #lost(reason: string): void {
     this.#failure = `an I/O Worker failed: ${reason}`;
     (this.#options.failed ?? this.#options.warn)?.(this.#failure);
-    for (const answer of this.#answers.values()) answer.reject(new XenblkError(this.#failure));
+    this.#rejectAnswers(this.#failure);
+  }
+
+  #rejectAnswers(reason: string): void {
+    for (const answer of this.#answers.values()) answer.reject(new XenblkError(reason));
     this.#answers.clear();
   }
 }

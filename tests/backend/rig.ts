@@ -71,7 +71,7 @@ export class RecordingDataPlane implements DataPlane {
   /** Makes the next openings fail with this message. */
   refuse: string | undefined;
 
-  async openQueue(spec: QueueSpec): Promise<QueueHandle> {
+  async openQueue(spec: QueueSpec, _signal?: AbortSignal): Promise<QueueHandle> {
     await Promise.resolve();
     if (this.refuse !== undefined) throw new Error(this.refuse);
     const queue = new RecordedQueue(spec);

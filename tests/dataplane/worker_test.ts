@@ -229,3 +229,23 @@ Deno.test("the death of a reactor is told once, and its rings are not reported a
   await assertRejects(() => plane.openQueue(guest.spec(disk)), XenblkError, "a defect");
   await plane[Symbol.asyncDispose]();
 });
+
+Deno.test("a data plane whose reactor has not started ends at once, and whoever waits for it can give up", async () => {
+  const plane = new WorkerDataPlane({
+    platform: openSimulatedPlatform(createMachine({ memoryBytes: 64 * 2 ** 20 }), BACKEND),
+    workers: 1,
+    addLane: () => Promise.resolve(),
+    warn: () => {},
+    entry: new URL("./silent_worker.ts", import.meta.url),
+  });
+  await using disk = await openMemoryDisk();
+  using guest = new Guest(createMachine({ memoryBytes: 64 * 2 ** 20 }), 3 as DomId);
+  const end = new AbortController();
+  const impatient = plane.openQueue(guest.spec(disk), end.signal);
+  const patient = plane.openQueue(guest.spec(disk));
+  end.abort();
+  await assertRejects(() => impatient, DOMException);
+  const refused = assertRejects(() => patient, XenblkError, "the data plane is closed");
+  await plane[Symbol.asyncDispose]();
+  await refused;
+});

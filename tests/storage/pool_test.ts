@@ -6,12 +6,13 @@
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import { openChannel } from "../../lib/storage/channel.ts";
-import { EIO } from "../../lib/storage/disk.ts";
+import { type DiskRequest, EIO } from "../../lib/storage/disk.ts";
 import { ENOSPC } from "../../lib/storage/errno.ts";
 import { allocateShared } from "../../lib/storage/image_file.ts";
 import { IoPool } from "../../lib/storage/io_pool.ts";
+import { openDisk } from "../../lib/storage/open.ts";
 import { JOB_SLOTS, JOB_VECTORS } from "../../lib/storage/job_queue.ts";
-import { ChannelRig, Folder, openBelow, PoolRig, randomSource } from "./rig.ts";
+import { ChannelRig, Folder, openBelow, PoolRig, randomSource, simulatedPlatform } from "./rig.ts";
 
 const STALLING = new URL("./stalling_io_worker.ts", import.meta.url);
 
@@ -192,3 +193,21 @@ Deno.test("a pool without workers is refused", () => {
   const platform = { kind: "native" } as const;
   assertThrows(() => new IoPool({ platform, workers: 0 }), XenblkError, "at least 1");
 });
+
+Deno.test("a pool whose I/O Workers have not started ends at once, and what waits for them is refused", async () => {
+  using folder = new Folder();
+  const path = folder.file("disk", 1 << 20);
+  const pool = new IoPool({
+    platform: simulatedPlatform().descriptor,
+    entry: new URL("../dataplane/silent_worker.ts", import.meta.url),
+  });
+  const opening = assertRejects(() => openDisk(request(path), { pool }), XenblkError, "the I/O Workers were stopped");
+  await pool[Symbol.asyncDispose]();
+  await opening;
+  await assertRejects(() => openDisk(request(path), { pool }), XenblkError, "the I/O Workers were stopped");
+  assertEquals(openBelow(folder.path), 0);
+});
+
+function request(target: string): DiskRequest {
+  return { format: "raw", target, readOnly: false, engine: "file" };
+}
