@@ -23,6 +23,8 @@ import { DEFAULT_PERSISTENT_GRANTS, type QueueSpec } from "./types.ts";
 export interface OpenRequest extends Omit<QueueSpec, "disk"> {
   readonly attachment: DiskAttachment;
   readonly properties: DiskProperties;
+  /** The image's path, for messages; absent where there is none. */
+  readonly image?: string;
 }
 
 /** A reactor's handles for one guest domain, shared by all its queues of that guest. */
@@ -84,6 +86,7 @@ export function openConnection(
   undo.defer(() => handles.events.unbind(port));
   const queue = new Queue({
     label: request.label,
+    ...(request.image === undefined ? {} : { image: request.image }),
     ring,
     abi,
     slots,

@@ -75,7 +75,9 @@ export class InlineDataPlane implements DataPlane {
     const id = ++this.#lastId;
     try {
       const attachment = disk.attachment(0);
-      this.#reactor.open(id, { ...rest, attachment, properties: disk.properties });
+      const image = disk.image?.path;
+      const request = { ...rest, attachment, properties: disk.properties, ...(image === undefined ? {} : { image }) };
+      this.#reactor.open(id, request);
     } catch (error) {
       return Promise.reject(new XenblkError(errorText(error), { cause: error }));
     }

@@ -9,6 +9,7 @@ import type { BackRing } from "../blkif/back_ring.ts";
 import { decodeRequest, type RequestSlots } from "../blkif/request.ts";
 import { refusalReason, validateRequest } from "../blkif/validate.ts";
 import type { IoChannel } from "../storage/disk.ts";
+import { errnoText } from "../storage/errno.ts";
 import { Answers } from "./answers.ts";
 import type { GrantStrategy, KeptGrants } from "./grants.ts";
 import type { IndirectPages } from "./indirect_pages.ts";
@@ -277,7 +278,7 @@ export class Queue implements Disposable {
   #endDrain(result: number): void {
     if (result < 0) {
       this.#parts.latch.trip();
-      this.#parts.complain(`the last flush failed with errno ${-result}: answered writes may be lost`);
+      this.#parts.complain(`the last flush failed: ${errnoText(result)}: answered writes may be lost`);
     }
     this.#finalFlush = false;
     this.#state = "drained";

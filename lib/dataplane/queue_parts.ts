@@ -16,6 +16,8 @@ import type { Latch } from "./latch.ts";
 export interface QueueParts {
   /** For messages: `vbd3/5/51712 queue 0`. */
   readonly label: string;
+  /** The image's path, for messages; absent where there is none. */
+  readonly image?: string;
   readonly ring: BackRing;
   readonly abi: AbiLayout;
   readonly slots: RequestSlots;

@@ -17,6 +17,7 @@ import {
 import type { RequestSlots } from "../blkif/request.ts";
 import { isSecureDiscard, operationName } from "../blkif/validate.ts";
 import { EOPNOTSUPP, type IoChannel } from "../storage/disk.ts";
+import { errnoText } from "../storage/errno.ts";
 import type { Answers } from "./answers.ts";
 import type { GrantStrategy } from "./grants.ts";
 import type { QueueParts } from "./queue_parts.ts";
@@ -105,11 +106,12 @@ export class RequestIo {
 
   #failed(slot: number, phase: number, errno: number): void {
     if (phase !== PHASE_DATA) this.#parts.latch.trip();
+    const sector = this.#slots.offsetBytes[slot]! / SECTOR_SIZE_BYTES;
+    const { image } = this.#parts;
     this.#parts.complain(
-      `${operationName(this.#slots.operation[slot]!)} at sector ${
-        this.#slots.offsetBytes[slot]! / SECTOR_SIZE_BYTES
-      }: ` +
-        (phase === PHASE_DATA ? "I/O" : "flush") + ` failed with errno ${-errno}` +
+      `${operationName(this.#slots.operation[slot]!)} at sector ${sector}` +
+        (image === undefined ? "" : ` of ${image}`) +
+        `: ${phase === PHASE_DATA ? "I/O" : "flush"} failed: ${errnoText(errno)}` +
         (phase === PHASE_DATA ? "" : "; writes are refused from now on: check the image's storage, then reattach"),
     );
     this.#finish(slot, errno === EOPNOTSUPP ? STATUS_EOPNOTSUPP : STATUS_ERROR);

@@ -254,7 +254,8 @@ export class WorkerDataPlane implements DataPlane {
     try {
       await unlessAborted(lane.usable, signal);
       const attachment = await unlessAborted(lane.reactor.attachmentTo(disk, number), signal);
-      const request = { ...rest, attachment, properties: disk.properties };
+      const image = disk.image?.path;
+      const request = { ...rest, attachment, properties: disk.properties, ...(image === undefined ? {} : { image }) };
       return await lane.reactor.open(++this.#lastId, request, leave);
     } catch (error) {
       leave();

@@ -64,6 +64,23 @@ export function errnoOf(error: unknown): number {
   return BY_CLASS.find(([errorClass]) => error instanceof errorClass)?.[1] ?? EIO;
 }
 
+/** What those that media give mean to an operator. */
+const MEANINGS: ReadonlyMap<number, string> = new Map([
+  [EIO, "the medium failed, or the image ends before it"],
+  [ENOSPC, "the file system below the image is full"],
+  [-122, "the quota below the image is used up"],
+  [-30, "the file system below the image is read-only"],
+  [-27, "the file system below the image takes no file that large"],
+  [-12, "there is no memory for it"],
+]);
+
+/** A negative errno in words: `ENOSPC, the file system below the image is full`. */
+export function errnoText(errno: number): string {
+  const name = Object.entries(BY_CODE).find(([, value]) => value === errno)?.[0] ?? `errno ${-errno}`;
+  const meaning = MEANINGS.get(errno);
+  return meaning === undefined ? name : `${name}, ${meaning}`;
+}
+
 /** Whether the same call may simply be made again. */
 export function isTransient(errno: number): boolean {
   return errno === EINTR || errno === EAGAIN;

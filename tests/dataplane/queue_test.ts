@@ -165,7 +165,7 @@ Deno.test("a failed read or write is answered ERROR with the sector in the log, 
   rig.settle();
   assertEquals(rig.responses(), [[1, OP_READ, -1]]);
   assertEquals(rig.page(0)[0], 0x55, "a failed read gives the guest nothing");
-  assertMatch(rig.complaints[0]!, /READ at sector 77: I\/O failed with errno 5/);
+  assertMatch(rig.complaints[0]!, /READ at sector 77: I\/O failed: EIO, the medium failed/);
   rig.send(READ_PAGE);
   rig.run();
   assertEquals(rig.responses(), [[2, OP_READ, 0]]);

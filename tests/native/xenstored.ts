@@ -61,7 +61,7 @@ export class Xenstored {
       stderr: "piped",
     });
     const daemon = new Xenstored(command.spawn());
-    const deadline = performance.now() + 10_000;
+    const deadline = performance.now() + 60_000;
     while (!daemon.#ended && performance.now() < deadline) {
       if (await connects(socketPath)) return daemon;
       await new Promise((resolve) => setTimeout(resolve, 2));

@@ -19,6 +19,9 @@ import { PauseMeter } from "./pause_meter.ts";
 const platform = openNativePlatform();
 let store: Xenstore = platform.openXenstore();
 
+/** A backend that is just starting, on a machine that is busy, is waited for so long. */
+const PATIENCE_MS = 60_000;
+
 class GuestDisk {
   readonly #thread: LoadThread;
   readonly #frontend: SimulatedFrontend;
@@ -40,6 +43,7 @@ class GuestDisk {
       override,
       endpoint: thread,
       quiesce,
+      timeoutMs: PATIENCE_MS,
     });
   }
 

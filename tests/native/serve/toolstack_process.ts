@@ -15,6 +15,6 @@ if (act === "attach") {
   // deno-lint-ignore no-console
   console.log(JSON.stringify(attachDevice(store, parsed)));
 } else {
-  await detachDevice(store, parsed, { timeoutMs: 10_000, force: false, clock: SYSTEM_CLOCK });
+  await detachDevice(store, parsed, { timeoutMs: 60_000, force: false, clock: SYSTEM_CLOCK });
 }
 Deno.exit(0);
