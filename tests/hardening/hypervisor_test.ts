@@ -5,9 +5,10 @@
 
 import { assert, assertEquals } from "@std/assert";
 import type { GrantTable, Platform } from "../../lib/hypervisor.ts";
-import { answerTo, direct, ERROR, FLUSH, OKAY, READ, segment, WRITE } from "./rows.ts";
+import { answerTo, direct, ERROR, FLUSH, indirect, OKAY, READ, segment, WRITE } from "./rows.ts";
+import type { WireRequest } from "./wire.ts";
 import { overlay, withCopyBatch, withGrantTable } from "./wrap.ts";
-import { ABI_NAMES, GRANT_MODES, World } from "./world.ts";
+import { GRANT_MODES, SHAPES, World } from "./world.ts";
 
 /** What a copy call and its statuses say instead of the truth. */
 const COPY_LIES = [
@@ -19,7 +20,7 @@ const COPY_LIES = [
 
 for (const [what, result, status] of COPY_LIES) {
   Deno.test(`grant copy: ${what} is ERROR, and the disk unchanged`, () => {
-    for (const abi of ABI_NAMES) {
+    for (const shape of SHAPES) {
       let lying = true;
       const lie = (table: GrantTable): GrantTable =>
         withCopyBatch(table, (batch) =>
@@ -27,12 +28,8 @@ for (const [what, result, status] of COPY_LIES) {
             run: () => lying ? result : batch.run(),
             status: (index) => lying ? status : batch.status(index),
           }));
-      using world = new World({ abi, grants: "copy", wrap: (platform) => withGrantTable(platform, lie) });
-      const disk = world.disk.slice();
-      const requests = [READ, WRITE, FLUSH].map((operation) => direct(world, operation));
-      world.send(...requests);
-      assertEquals(new Set(world.answers()), new Set(requests.map((request) => answerTo(request, ERROR))));
-      assertEquals(world.disk, disk);
+      using world = new World({ ...shape, grants: "copy", wrap: (platform) => withGrantTable(platform, lie) });
+      assertRefused(world);
       assert(world.page(0).every((byte) => byte === 0), "the guest got data");
       lying = false;
       assertServed(world);
@@ -43,43 +40,83 @@ for (const [what, result, status] of COPY_LIES) {
 for (const grants of ["map", "map-each"] as const) {
   for (const result of [1, 3, -12, -22]) {
     Deno.test(`${grants}: a map call that answers ${result} maps nothing and is ERROR`, () => {
-      let lying = true;
-      const lie = (table: GrantTable): GrantTable =>
-        overlay(table, { map: (...args) => lying ? result : table.map(...args) });
-      using world = new World({ grants, wrap: (platform) => withGrantTable(platform, lie) });
-      const disk = world.disk.slice();
-      const requests = [READ, WRITE, FLUSH].map((operation) => direct(world, operation));
-      world.send(...requests);
-      assertEquals(new Set(world.answers()), new Set(requests.map((request) => answerTo(request, ERROR))));
-      assertEquals(world.disk, disk);
-      lying = false;
-      assertServed(world);
+      for (const shape of SHAPES) {
+        let lying = true;
+        const lie = (table: GrantTable): GrantTable =>
+          overlay(table, { map: (...args) => lying ? result : table.map(...args) });
+        using world = new World({ ...shape, grants, wrap: (platform) => withGrantTable(platform, lie) });
+        assertRefused(world);
+        lying = false;
+        assertServed(world);
+      }
     });
   }
 }
 
+for (const result of [1, -12]) {
+  Deno.test(`persistent: a map call that answers ${result} keeps nothing, and the request is copied`, () => {
+    for (const shape of SHAPES) {
+      const lie = (table: GrantTable): GrantTable => overlay(table, { map: () => result });
+      const wrap = (platform: Platform): Platform => withGrantTable(platform, lie);
+      using world = new World({ ...shape, grants: "persistent", wrap });
+      assertServed(world);
+      const write = direct(world, WRITE);
+      world.page(0).fill(0xab);
+      world.send(write);
+      assertEquals(world.answers(), [answerTo(write, OKAY)]);
+      assert(world.disk.subarray(8 * 512, 16 * 512).every((byte) => byte === 0xab));
+      assertEquals(world.stats.persistentGrants, 0);
+    }
+  });
+}
+
+for (const [what, result, status] of COPY_LIES) {
+  Deno.test(`indirect requests in every mode: ${what}, for their lists of segments, is ERROR`, () => {
+    for (const shape of SHAPES) {
+      for (const grants of GRANT_MODES) {
+        let lying = true;
+        const lie = (table: GrantTable): GrantTable =>
+          withCopyBatch(table, (batch) =>
+            overlay(batch, {
+              run: () => lying ? result : batch.run(),
+              status: (index) => lying ? status : batch.status(index),
+            }));
+        using world = new World({ ...shape, grants, wrap: (platform) => withGrantTable(platform, lie) });
+        assertRefused(world, [READ, WRITE].map((inner) => indirect(world, inner)));
+        lying = false;
+        assertServed(world);
+      }
+    }
+  });
+}
+
 Deno.test("map-each: when the last of eleven pages cannot be mapped, the ten before it are unmapped", () => {
-  let calls = 0;
-  const failEleventh = (table: GrantTable): GrantTable =>
-    overlay(table, { map: (...args) => ++calls === 11 ? -12 : table.map(...args) });
-  using world = new World({ grants: "map-each", wrap: (platform) => withGrantTable(platform, failEleventh) });
-  const segments = Array.from({ length: 11 }, (_, page) => segment(world, page));
-  const request = direct(world, WRITE, { segments });
-  world.send(request);
-  assertEquals(world.answers(), [answerTo(request, ERROR)]); // answers() checks what stays mapped
-  assertServed(world);
+  for (const shape of SHAPES) {
+    let calls = 0;
+    const failEleventh = (table: GrantTable): GrantTable =>
+      overlay(table, { map: (...args) => ++calls === 11 ? -12 : table.map(...args) });
+    const wrap = (platform: Platform): Platform => withGrantTable(platform, failEleventh);
+    using world = new World({ ...shape, grants: "map-each", wrap });
+    const segments = Array.from({ length: 11 }, (_, page) => segment(world, page));
+    const request = direct(world, WRITE, { segments });
+    world.send(request);
+    assertEquals(world.answers(), [answerTo(request, ERROR)]); // answers() checks what stays mapped
+    assertServed(world);
+  }
 });
 
 for (const grants of GRANT_MODES) {
   Deno.test(`${grants}: a read whose pages are revoked while it is under way ends, and the others are served`, () => {
-    using world = new World({ grants });
-    const [read, flush] = [direct(world, READ), direct(world, FLUSH, { segments: [] })];
-    world.send(read, flush);
-    world.connection.queue.step();
-    world.grants.data[Symbol.dispose]();
-    const answers = new Map(world.answers().map((answer) => [answer.id, answer.status]));
-    // A page that is mapped stays until it is unmapped; a copy to a revoked page fails.
-    assertEquals(answers, new Map([[read.id, grants === "copy" ? ERROR : OKAY], [flush.id, OKAY]]));
+    for (const shape of SHAPES) {
+      using world = new World({ ...shape, grants });
+      const [read, flush] = [direct(world, READ), direct(world, FLUSH, { segments: [] })];
+      world.send(read, flush);
+      world.connection.queue.step();
+      world.grants.data[Symbol.dispose]();
+      const answers = new Map(world.answers().map((answer) => [answer.id, answer.status]));
+      // A page that is mapped stays until it is unmapped; a copy to a revoked page fails.
+      assertEquals(answers, new Map([[read.id, grants === "copy" ? ERROR : OKAY], [flush.id, OKAY]]));
+    }
   });
 }
 
@@ -99,6 +136,17 @@ Deno.test("a guest that ends its event channel is served on, with a line of comp
   assertEquals(world.answers(), [answerTo(request, OKAY)]);
   assertEquals(world.complaints, ["Cannot notify: no such port"]);
 });
+
+/** Each is answered ERROR, and the disk is as it was. */
+function assertRefused(
+  world: World,
+  requests: readonly WireRequest[] = [READ, WRITE, FLUSH].map((operation) => direct(world, operation)),
+): void {
+  const disk = world.disk.slice();
+  world.send(...requests);
+  assertEquals(new Set(world.answers()), new Set(requests.map((request) => answerTo(request, ERROR))));
+  assertEquals(world.disk, disk);
+}
 
 function assertServed(world: World): void {
   const request = direct(world, READ);

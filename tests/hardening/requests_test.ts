@@ -7,7 +7,7 @@
 import { assert, assertEquals } from "@std/assert";
 import type { AbiName } from "../../lib/blkif/abi.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
-import { answerTo, direct, OKAY, READ, type Row, ROWS } from "./rows.ts";
+import { answerTo, direct, discard, OKAY, READ, type Row, ROWS } from "./rows.ts";
 import type { WireAnswer, WireRequest } from "./wire.ts";
 import { ABI_NAMES, diskByte, GRANT_MODES, SECTOR_SIZES, type SectorBytes, World } from "./world.ts";
 
@@ -63,6 +63,20 @@ function runRow(row: Row, combination: Combination): void {
 function isRead(request: WireRequest): boolean {
   return request.form === "indirect" || (request.form === "direct" && request.operation === READ);
 }
+
+Deno.test("DISCARD that is not aligned is shrunk to the whole granules within it, and nothing else changes", () => {
+  for (const combination of COMBINATIONS) {
+    for (const [sector, sectorCount, first, end] of [[9n, 15n, 16, 24], [1n, 30n, 8, 24], [8n, 9n, 8, 16]] as const) {
+      using world = new World(combination);
+      const expected = world.disk.slice().fill(0, first * 512, end * 512);
+      const request = discard(world, { sector, sectorCount });
+      world.send(request);
+      assertEquals(world.answers(), [answerTo(request, OKAY)]);
+      assertEquals(world.disk, expected);
+      assertServes(world);
+    }
+  }
+});
 
 /** The queue goes on: a page is read as the disk has it. */
 function assertServes(world: World): void {

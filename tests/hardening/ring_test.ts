@@ -12,6 +12,9 @@ const STARTS = [0, 2 ** 31 - 3, 2 ** 32 - 5];
 /** How far a producer index is from the last honest one. */
 const LEAPS = [33, 34, 64, 2 ** 16, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 33, 2 ** 32 - 2, 2 ** 32 - 1];
 
+/** Every ABI at every one of those places. */
+const PLACES = ABI_NAMES.flatMap((abi) => STARTS.map((startIndex) => [abi, startIndex] as const));
+
 for (const abi of ABI_NAMES) {
   Deno.test(`an impossible producer index stops the ring, whatever it is, ${abi}`, () => {
     for (const startIndex of STARTS) {
@@ -38,21 +41,23 @@ for (const abi of ABI_NAMES) {
 }
 
 Deno.test("an index that goes backwards while requests are under way stops the ring; those are finished unanswered", () => {
-  using world = new World();
-  world.send(direct(world, WRITE), direct(world, WRITE, { sector: 16n }));
-  world.connection.queue.step();
-  assertEquals(world.connection.queue.inFlight, 2);
-  world.publish(world.produced - 1);
-  world.run();
-  assertMatch(world.connection.queue.broken ?? "", /impossible/);
-  assertEquals([world.connection.queue.inFlight, world.connection.queue.state], [0, "drained"]);
-  assertEquals(world.takeAnswers(), []);
+  for (const abi of ABI_NAMES) {
+    using world = new World({ abi });
+    world.send(direct(world, WRITE), direct(world, WRITE, { sector: 16n }));
+    world.connection.queue.step();
+    assertEquals(world.connection.queue.inFlight, 2);
+    world.publish(world.produced - 1);
+    world.run();
+    assertMatch(world.connection.queue.broken ?? "", /impossible/);
+    assertEquals([world.connection.queue.inFlight, world.connection.queue.state], [0, "drained"]);
+    assertEquals(world.takeAnswers(), []);
+  }
 });
 
 Deno.test("more requests than the slots that unanswered ones leave free stop the ring", () => {
-  for (const startIndex of STARTS) {
+  for (const [abi, startIndex] of PLACES) {
     for (const [more, broken] of [[30, false], [31, true], [32, true]] as const) {
-      using world = new World({ startIndex });
+      using world = new World({ abi, startIndex });
       world.send(direct(world, WRITE), direct(world, WRITE));
       world.connection.queue.step();
       assertEquals(world.connection.queue.inFlight, 2);
@@ -65,8 +70,8 @@ Deno.test("more requests than the slots that unanswered ones leave free stop the
 });
 
 Deno.test("a full ring is served at every place of the indices", () => {
-  for (const startIndex of STARTS) {
-    using world = new World({ startIndex });
+  for (const [abi, startIndex] of PLACES) {
+    using world = new World({ abi, startIndex });
     for (let round = 0; round < 3; round++) {
       const requests = Array.from({ length: 32 }, () => direct(world, READ));
       world.send(...requests);
@@ -76,21 +81,24 @@ Deno.test("a full ring is served at every place of the indices", () => {
 });
 
 Deno.test("what a guest writes into its ring's other header words changes nothing", () => {
-  using world = new World();
-  const header = new Int32Array(world.ring.view.buffer, world.ring.view.byteOffset, 16);
-  const request = direct(world, READ);
-  world.send(request);
-  header[1] = -1; // req_event, ours
-  header[2] = 12345; // rsp_prod, ours
-  world.connection.queue.step();
-  world.connection.queue.step();
-  assertEquals(header[2], 1, "the next answer goes where it belongs");
-  assertEquals(world.takeAnswers(), [answerTo(request, OKAY)]);
+  for (const abi of ABI_NAMES) {
+    using world = new World({ abi });
+    const header = new Int32Array(world.ring.view.buffer, world.ring.view.byteOffset, 16);
+    const request = direct(world, READ);
+    world.send(request);
+    header[1] = -1; // req_event, ours
+    header[2] = 12345; // rsp_prod, ours
+    world.connection.queue.step();
+    world.connection.queue.step();
+    assertEquals(header[2], 1, "the next answer goes where it belongs");
+    assertEquals(world.takeAnswers(), [answerTo(request, OKAY)]);
+  }
 });
 
 Deno.test("a guest is notified at most once a batch, however it sets its wish for events (XSA-391)", () => {
-  for (const wish of [0, 1, 7, 2 ** 31, 2 ** 32 - 1]) {
-    using world = new World();
+  const wishes = [0, 1, 7, 2 ** 31, 2 ** 32 - 1];
+  for (const [abi, wish] of ABI_NAMES.flatMap((abi) => wishes.map((wish) => [abi, wish] as const))) {
+    using world = new World({ abi });
     const header = new Int32Array(world.ring.view.buffer, world.ring.view.byteOffset, 4);
     for (let batch = 1; batch <= 50; batch++) {
       world.send(...Array.from({ length: 8 }, () => direct(world, READ)));

@@ -45,6 +45,11 @@ const DISCARD = { granularityBytes: 4096, alignmentBytes: 0, secure: false };
 /** Sizes of a logical sector that are served. */
 export type SectorBytes = 512 | 4096;
 
+/** Every ABI with every size of logical sectors. */
+export const SHAPES: readonly { readonly abi: AbiName; readonly sectorBytes: SectorBytes }[] = ABI_NAMES.flatMap((
+  abi,
+) => SECTOR_SIZES.map((sectorBytes) => ({ abi, sectorBytes })));
+
 /** What a world is made with. */
 export interface WorldOptions {
   readonly abi?: AbiName;
