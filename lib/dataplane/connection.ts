@@ -57,8 +57,7 @@ export function openConnection(
   const ringMemory = undo.use(handles.grants.mapPages(request.ringRefs, true));
   const ring = new BackRing(ringMemory.view, abi);
   const { journal, replay } = undo.use(openJournal(request, platform, ring, complain));
-  // After a crash there may be more in flight than is allowed from now on.
-  const inFlight = Math.max(Math.min(request.maxRequests ?? ring.slots, ring.slots), ...replay.map((slot) => slot + 1));
+  const inFlight = mostInFlight(request, ring, replay);
   const maxIndirectSegments = request.maxIndirectSegments ?? 0;
   const maxSegments = Math.max(MAX_SEGMENTS_PER_REQUEST, maxIndirectSegments);
   const slots = new RequestSlots(inFlight, maxSegments, maxIndirectSegments);
@@ -105,6 +104,11 @@ export function openConnection(
   if (request.journal !== undefined) notifyFrontend(handles.events, port, complain);
   const owned = undo.move();
   return { queue, guest: request.guest, port, [Symbol.dispose]: () => owned.dispose() };
+}
+
+/** After a crash there may be more in flight than is allowed from now on. */
+function mostInFlight({ maxRequests }: OpenRequest, { slots }: BackRing, replay: readonly number[]): number {
+  return Math.max(Math.min(maxRequests ?? slots, slots), ...replay.map((slot) => slot + 1));
 }
 
 /** The memory of the device's latch, or of one for this queue alone. */
