@@ -21,6 +21,9 @@ import { type ConnectionIdentity, newConnection, resumedConnection } from "./jou
 import type { DeviceResources, RingOptions } from "./resources.ts";
 import { type DeviceSettings, offerOf } from "./settings.ts";
 
+/** What is told of a disk that is served although a flush of it failed, be it under an earlier process. */
+const LATCHED = "Cannot write to it: a flush failed since it was attached; check its storage, then attach it anew";
+
 /** An image that is open and what the toolstack says of it. */
 interface OpenedImage {
   readonly disk: Disk;
@@ -169,7 +172,7 @@ export class DeviceActions {
       throw error;
     }
     this.#error = undefined;
-    this.#logConnected(rings);
+    this.#tellConnected(nodes, rings);
     return true;
   }
 
@@ -184,7 +187,7 @@ export class DeviceActions {
       this.#report(nodes, rings, false);
       return await this.#close(nodes, seen, "closed without its ring");
     }
-    this.#logConnected(rings);
+    this.#tellConnected(nodes, rings);
     return true;
   }
 
@@ -249,13 +252,10 @@ export class DeviceActions {
     }
   }
 
-  /** What an earlier process left of a failed flush counts as its own would. */
+  /** What an earlier process left of a failed flush counts as if it had been this one's. */
   #openLatch(nodes: DeviceNodes): void {
     const nonce = this.#resources.openLatch(nodes.attachmentNonce());
     if (nonce !== undefined) nodes.keepAttachmentNonce(nonce);
-    if (this.#resources.latched) {
-      this.#log.warning("a flush failed since it was attached: writes are refused until it is attached anew");
-    }
   }
 
   /** How this frontend's data is reached, which need not be as the settings would have it. */
@@ -305,11 +305,12 @@ export class DeviceActions {
     nodes.reportError(message, opening);
   }
 
-  #logConnected({ frontend, grants }: ConnectedRings): void {
+  #tellConnected(nodes: DeviceNodes, { frontend, grants }: ConnectedRings): void {
     const ports = frontend.queues.map((queue) => queue.eventChannel).join(", ");
     const pages = frontend.queues[0]?.ringRefs.length ?? 0;
     const rings = `${frontend.queues.length} of ${pages} page${pages === 1 ? "" : "s"}`;
     this.#log.info(`connected: ${frontend.abi}, rings ${rings}, event channels ${ports}, grants ${grants}`);
+    if (this.#resources.latched) this.#report(nodes, LATCHED, false);
   }
 }
 

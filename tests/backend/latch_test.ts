@@ -39,8 +39,9 @@ for (const keepJournals of [true, false]) {
     const second = rig.serve({}, { keepJournals });
     await until("the second one serves it", () => rig.plane.open.length === 1 && rig.plane.queues.length === 3);
     assertEquals([latched(second), latchOf(rig).tripped], [true, true]);
+    await until("the operator is told", () => /a flush failed/.test(rig.backend(device, "error") ?? ""));
     assert(
-      rig.lines.some((line) => /warning: .*a flush failed since it was attached/.test(line)),
+      rig.lines.some((line) => /error: .*a flush failed since it was attached/.test(line)),
       rig.lines.join("\n"),
     );
   });
