@@ -20,6 +20,7 @@ import { DeviceActions } from "./device_actions.ts";
 import { DeviceNodes, type Observation } from "./device_nodes.ts";
 import { deviceLabel } from "./journals.ts";
 import { Pacer } from "./pacer.ts";
+import { growDisk } from "./resize.ts";
 import { DeviceResources, type ResourceServices } from "./resources.ts";
 import type { DeviceStatus } from "./status.ts";
 
@@ -246,6 +247,8 @@ export class BackendDevice {
     if (seen.backendState !== "gone") this.#watchFrontend(seen.frontendPath);
     if (await this.#actions.stopBrokenRing(nodes, seen)) return this.poke();
     const { connected, disk } = this.#resources;
+    // Whoever serves the rings answers; before there are any the next connection will tell the size.
+    if (seen.resize && connected) await growDisk(nodes, this.#resources, this.#log);
     const action = decide({ ...seen, connected, opened: disk !== undefined });
     this.#log.debug(
       `frontend ${stateName(seen.frontendState)}, backend ${stateName(seen.backendState)}: ${action.kind}`,

@@ -10,7 +10,8 @@ import { printable } from "../log.ts";
 import { MOST_RING_PAGE_ORDER, type NodeValue, type Offer, readOffer } from "../xenbus/features.ts";
 import { type FrontendParameters, type NegotiationOptions, readFrontend } from "../xenbus/negotiate.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../xenbus/paths.ts";
-import { type ObservedState, parseState, type XenbusState } from "../xenbus/states.ts";
+import { RESIZE_NODE, RESIZE_REQUEST } from "../xenbus/resize.ts";
+import { type ObservedState, parseState, XenbusState } from "../xenbus/states.ts";
 import { removeWithEmptyParents } from "../xenstore.ts";
 import { ATTACHMENT_NODE } from "./device_latch.ts";
 import { NONCE_NODE } from "./journals.ts";
@@ -28,6 +29,7 @@ export const TOOLSTACK_NODES: ReadonlySet<string> = new Set([
   "removable",
   "direct-io-safe",
   "discard-enable",
+  RESIZE_NODE,
 ]);
 
 /** Nodes of one ring, in the frontend's directory or in its queue's. */
@@ -67,6 +69,8 @@ export interface Observation {
   readonly online: boolean;
   /** The directory that the backend's `frontend` node names. */
   readonly frontendPath: string;
+  /** The toolstack asks to look at the image's size. */
+  readonly resize: boolean;
 }
 
 /** What the toolstack says of the disk. */
@@ -133,6 +137,7 @@ export class DeviceNodes {
         frontendState: readGuestState(transaction, `${frontend}/state`),
         online: transaction.read(`${this.#path}/online`) === "1",
         frontendPath: frontend,
+        resize: transaction.read(`${this.#path}/${RESIZE_NODE}`) === RESIZE_REQUEST,
       };
     });
   }
@@ -211,6 +216,23 @@ export class DeviceNodes {
       const changed = this.#update(transaction, nodes);
       this.#clearError(transaction);
       if (changed || !quietly) transaction.write(`${this.#path}/state`, String(to));
+    });
+  }
+
+  /**
+   * Answers a request to look at the image's size. If it is another one now the guest is told: by the node, and by the
+   * state, which is Connected still, written again.
+   */
+  answerResize(answer: string, sectors: number | undefined): void {
+    this.#fromState(undefined, (transaction) => {
+      const state = transaction.read(`${this.#path}/state`);
+      if (sectors !== undefined && parseState(state) === XenbusState.Connected) {
+        transaction.write(`${this.#path}/sectors`, String(sectors));
+        transaction.write(`${this.#path}/state`, state!);
+      }
+      // Whoever asked may not wait any more.
+      const node = `${this.#path}/${RESIZE_NODE}`;
+      if (transaction.read(node) !== undefined) transaction.write(node, printable(answer));
     });
   }
 

@@ -8,6 +8,7 @@ import { isAbort, unlessAborted } from "../abort.ts";
 import { ABIS, ringSlots } from "../blkif/abi.ts";
 import { createStats, type QueueStats, readStats } from "../dataplane/stats.ts";
 import type { DataPlane, GrantMode, QueueHandle } from "../dataplane/types.ts";
+import { XenblkError } from "../errors.ts";
 import type { DomId, JournalStore } from "../hypervisor.ts";
 import type { Clock } from "../clock.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
@@ -195,6 +196,22 @@ export class DeviceResources {
     if (failure === undefined) return this.#listen(rings);
     await this.closeRings();
     throw failure.reason;
+  }
+
+  /**
+   * Looks at the image's size again; rings take requests up to its new end then. Rejects with {@linkcode XenblkError} if
+   * no image is open, or it cannot change or became smaller. Sizes are in 512-byte sectors.
+   */
+  async grow(): Promise<{ readonly before: number; readonly now: number }> {
+    const disk = this.#image?.disk;
+    if (disk?.grow === undefined) {
+      throw new XenblkError(`Cannot resize ${disk?.description ?? this.#label}: only files and block devices change`);
+    }
+    const before = disk.properties.sectors;
+    disk.grow();
+    const { sectors: now } = disk.properties;
+    if (now !== before) await Promise.all((this.#rings ?? []).map((ring) => ring.grow(now)));
+    return { before, now };
   }
 
   /** The nodes by which the next process knows the connection again; none where no journals are kept. */

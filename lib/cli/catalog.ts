@@ -34,6 +34,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./detach.ts")).detach,
   },
   {
+    name: "resize",
+    summary: "Tell a guest that its disk's image has grown",
+    load: async () => (await import("./resize.ts")).resize,
+  },
+  {
     name: "list",
     summary: "Show the disks of a guest, or of all guests",
     load: async () => (await import("./list.ts")).list,

@@ -83,7 +83,11 @@ export class InlineDataPlane implements DataPlane {
     }
     const stopped = Promise.withResolvers<string>();
     const closed = Promise.withResolvers<void>();
-    const handle = { stopped: stopped.promise, close: () => this.#close(id, closed.promise) };
+    const handle = {
+      stopped: stopped.promise,
+      grow: (sectors: number) => Promise.resolve(this.#reactor.grow(id, sectors)),
+      close: () => this.#close(id, closed.promise),
+    };
     this.#queues.set(id, { stop: stopped.resolve, closed, handle });
     this.#waker.wake();
     return Promise.resolve(handle);

@@ -25,6 +25,7 @@ export interface StartMessage {
 /** To the Worker. */
 export type ReactorCommand =
   | { readonly type: "open"; readonly id: number; readonly request: OpenRequest }
+  | { readonly type: "grow"; readonly id: number; readonly sectors: number }
   | { readonly type: "close"; readonly id: number }
   | { readonly type: "exit" };
 
@@ -35,6 +36,7 @@ export type ReactorEvent =
   | { readonly type: "unavailable"; readonly reason: string; readonly remedy: string | undefined }
   | { readonly type: "opened"; readonly id: number }
   | { readonly type: "refused"; readonly id: number; readonly reason: string }
+  | { readonly type: "grown"; readonly id: number }
   | { readonly type: "closed"; readonly id: number }
   | { readonly type: "stopped"; readonly id: number; readonly reason: string }
   | { readonly type: "warning"; readonly message: string }

@@ -7,7 +7,7 @@
 import { OP_INDIRECT, OP_READ, OP_WRITE_BARRIER, RING_BROKEN, STATUS_ERROR, STATUS_OKAY } from "../blkif/abi.ts";
 import type { BackRing } from "../blkif/back_ring.ts";
 import { decodeRequest, type RequestSlots } from "../blkif/request.ts";
-import { refusalReason, validateRequest } from "../blkif/validate.ts";
+import { type DiskLimits, refusalReason, validateRequest } from "../blkif/validate.ts";
 import type { IoChannel } from "../storage/disk.ts";
 import { errnoText } from "../storage/errno.ts";
 import { Answers } from "./answers.ts";
@@ -58,10 +58,12 @@ export class Queue implements Disposable {
   /** Why the ring was stopped, if it was. */
   #broken: string | undefined;
   #finalFlush = false;
+  #limits: DiskLimits;
 
   constructor(parts: QueueParts) {
     this.label = parts.label;
     this.#parts = parts;
+    this.#limits = parts.limits;
     this.#ring = parts.ring;
     this.#slots = parts.slots;
     this.#grants = parts.grants;
@@ -93,6 +95,11 @@ export class Queue implements Disposable {
   /** Mappings that the queue keeps while it has nothing to do, if its grant mode has any. */
   get keptGrants(): KeptGrants | undefined {
     return this.#grants.kept;
+  }
+
+  /** The disk has become larger. Requests that were judged before stay judged. */
+  grow(sectors: number): void {
+    this.#limits = { ...this.#limits, sectors };
   }
 
   /** One pass along the way of a request. True: there may be more to do at once. */
@@ -190,7 +197,7 @@ export class Queue implements Disposable {
   }
 
   #admit(slot: number): void {
-    const status = validateRequest(this.#slots, slot, this.#parts.limits);
+    const status = validateRequest(this.#slots, slot, this.#limits);
     if (status !== STATUS_OKAY) return this.#refuse(slot, status);
     const operation = this.#slots.operation[slot]!;
     if (operation === OP_INDIRECT) return this.#indirect!.add(slot);
@@ -202,7 +209,7 @@ export class Queue implements Disposable {
 
   #refuse(slot: number, status: number): void {
     countRequest(this.#stats, this.#slots.responseOperation[slot]!, status);
-    this.#parts.complain(refusalReason(this.#slots, slot, this.#parts.limits));
+    this.#parts.complain(refusalReason(this.#slots, slot, this.#limits));
     this.#answers.add(slot, status);
   }
 

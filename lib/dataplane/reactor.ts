@@ -147,6 +147,11 @@ export class Reactor implements Disposable {
     }
   }
 
+  /** The disk of a queue has become larger. */
+  grow(id: number, sectors: number): void {
+    this.#served.find((served) => served.id === id)?.connection.queue.grow(sectors);
+  }
+
   /** Drains a queue; {@linkcode ReactorHost.closed} tells when it is gone. */
   close(id: number): void {
     const served = this.#served.find((served) => served.id === id);

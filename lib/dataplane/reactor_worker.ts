@@ -60,6 +60,10 @@ async function run(platform: Platform, io: ReactorIo, start: StartMessage): Prom
 
 function obey(reactor: Reactor, command: Exclude<ReactorCommand, { type: "exit" }>): void {
   if (command.type === "close") return reactor.close(command.id);
+  if (command.type === "grow") {
+    reactor.grow(command.id, command.sectors);
+    return post({ type: "grown", id: command.id });
+  }
   try {
     reactor.open(command.id, command.request);
     post({ type: "opened", id: command.id });

@@ -46,10 +46,12 @@ class Handle implements QueueHandle {
   readonly stopped: Promise<string>;
   readonly #stop: (reason: string) => void;
   readonly #close: () => Promise<void>;
+  readonly #grow: (sectors: number) => Promise<void>;
   #closing: Promise<void> | undefined;
 
-  constructor(close: () => Promise<void>) {
+  constructor(close: () => Promise<void>, grow: (sectors: number) => Promise<void>) {
     this.#close = close;
+    this.#grow = grow;
     const { promise, resolve } = Promise.withResolvers<string>();
     this.stopped = promise;
     this.#stop = resolve;
@@ -57,6 +59,10 @@ class Handle implements QueueHandle {
 
   stop(reason: string): void {
     this.#stop(reason);
+  }
+
+  grow(sectors: number): Promise<void> {
+    return this.#grow(sectors);
   }
 
   close(): Promise<void> {
@@ -72,6 +78,7 @@ class ReactorWorker {
   readonly #waker: Waker;
   readonly #control = new Int32Array(new SharedArrayBuffer(CONTROL_BYTES));
   readonly #opening = new Map<number, PromiseWithResolvers<void>>();
+  readonly #growing = new Map<number, PromiseWithResolvers<void>>();
   readonly #closing = new Map<number, PromiseWithResolvers<void>>();
   readonly #ready = Promise.withResolvers<void>();
   readonly #exited = Promise.withResolvers<void>();
@@ -124,7 +131,7 @@ class ReactorWorker {
     if (this.#failure !== undefined) throw new XenblkError(this.#failure);
     const answer = Promise.withResolvers<void>();
     this.#opening.set(id, answer);
-    const handle = new Handle(() => this.#close(id).finally(closed));
+    const handle = new Handle(() => this.#close(id).finally(closed), (sectors) => this.#grow(id, sectors));
     this.handles.set(id, handle);
     this.#say({ type: "open", id, request });
     try {
@@ -134,6 +141,15 @@ class ReactorWorker {
       throw error;
     }
     return handle;
+  }
+
+  /** One after the other, as the device asks. */
+  async #grow(id: number, sectors: number): Promise<void> {
+    if (this.#failure !== undefined) return;
+    const answer = Promise.withResolvers<void>();
+    this.#growing.set(id, answer);
+    this.#say({ type: "grow", id, sectors });
+    await answer.promise;
   }
 
   async #close(id: number): Promise<void> {
@@ -178,6 +194,8 @@ class ReactorWorker {
         return this.#settle(this.#opening, event.id);
       case "refused":
         return this.#settle(this.#opening, event.id, event.reason);
+      case "grown":
+        return this.#settle(this.#growing, event.id);
       case "closed":
         return this.#settle(this.#closing, event.id);
       case "stopped":
@@ -209,6 +227,7 @@ class ReactorWorker {
     this.#failure = reason;
     this.#ready.reject(new XenblkError(reason));
     for (const id of [...this.#opening.keys()]) this.#settle(this.#opening, id, reason);
+    for (const id of [...this.#growing.keys()]) this.#settle(this.#growing, id);
     for (const id of [...this.#closing.keys()]) this.#settle(this.#closing, id);
     if (this.#failed !== undefined) this.#failed(reason);
     else for (const handle of this.handles.values()) handle.stop(reason);

@@ -78,12 +78,17 @@ export interface DiskAttachment {
 
 /** A disk that the control plane opened. Closing waits until no engine thread has the image open. */
 export interface Disk extends AsyncDisposable {
-  /** Fixed as long as the disk is open. */
+  /** Fixed as long as the disk is open, but for what {@linkcode grow} finds. */
   readonly properties: DiskProperties;
   /** For people: `raw:/path (1.0 GiB, read-only, engine file, cache writeback)`. */
   readonly description: string;
   /** The file behind it, to be locked while the disk is used; absent where there is none. */
   readonly image?: ImageFile;
+  /**
+   * Looks at the image's size again: from then on `properties` has it. Throws {@linkcode XenblkError} if it became
+   * smaller; then everything stays as it was. Absent: the size cannot change.
+   */
+  grow?(): void;
   /** For a reactor: lane is the number of the reactor that will open the channel (see DataPlane). */
   attachment(lane: number): DiskAttachment;
   /**

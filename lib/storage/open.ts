@@ -10,7 +10,7 @@ import { allocateShared, channelsClosed, identityOf, type ImageFile } from "./im
 import type { InlineFileAttachment } from "./inline_file.ts";
 import type { IoPool } from "./io_pool.ts";
 import type { FileMedium, UringAttachment, UringRefusal } from "./native_files.ts";
-import { openImage } from "./open_image.ts";
+import { openImage, sizeOf } from "./open_image.ts";
 import { decideServing, inPlaceOfUring, noUring, type Serving, type ServingContext } from "./serving.ts";
 import { formatSize, parseSize } from "./sizes.ts";
 import { canonicalFormat } from "./spec.ts";
@@ -55,11 +55,12 @@ async function openFileDisk(request: DiskRequest, context: OpenContext): Promise
     ? serveByRing(image, serving.medium!, (refusal) => withoutRing(image, request, context, refusal))
     : await serveFile(image, context.pool);
   const owned = undo.move();
-  const description = describe("raw", path, properties, served.engine);
-  return new OpenedDisk(properties, description, served, async () => {
+  const closing = async (): Promise<void> => {
     await served.close();
     owned.dispose();
-  }, image);
+  };
+  const describing = (properties: DiskProperties): string => describe("raw", path, properties, served.engine);
+  return new OpenedDisk(properties, describing, served, closing, { image, size: () => sizeOf(file) });
 }
 
 /** What the medium and the way it is used add to a file's size. */
@@ -133,8 +134,8 @@ function openSizedDisk(format: string, request: DiskRequest, context: OpenContex
   const attachment: MemoryAttachment | NullAttachment = format === "memory"
     ? { engine: "memory", data: allocateData(properties.sectors * SECTOR_BYTES, target), readOnly }
     : { engine: "null", readOnly };
-  const description = describe(format, target, properties, format);
-  return new OpenedDisk(properties, description, { attachment: () => attachment }, () => Promise.resolve());
+  const describing = (properties: DiskProperties): string => describe(format, target, properties, format);
+  return new OpenedDisk(properties, describing, { attachment: () => attachment }, () => Promise.resolve());
 }
 
 function allocateData(sizeBytes: number, target: string): SharedArrayBuffer {
@@ -172,25 +173,38 @@ function describe(format: string, target: string, properties: DiskProperties, en
 
 /** A disk as its opener left it. */
 class OpenedDisk implements Disk {
-  readonly properties: DiskProperties;
-  readonly description: string;
   readonly image?: ImageFile;
+  /** Where there is a file. */
+  readonly grow?: () => void;
+  #properties: DiskProperties;
+  readonly #describe: (properties: DiskProperties) => string;
   readonly #served: Pick<ServedImage, "attachment" | "withoutUring">;
   readonly #close: () => Promise<void>;
   #closed: Promise<void> | undefined;
 
   constructor(
     properties: DiskProperties,
-    description: string,
+    describe: (properties: DiskProperties) => string,
     served: Pick<ServedImage, "attachment" | "withoutUring">,
     close: () => Promise<void>,
-    image?: ImageFile,
+    file?: { readonly image: ImageFile; readonly size: () => number },
   ) {
-    if (image !== undefined) this.image = image;
-    this.properties = properties;
-    this.description = description;
+    if (file !== undefined) {
+      this.image = file.image;
+      this.grow = (): void => this.#grow(file.image.path, file.size());
+    }
+    this.#properties = properties;
+    this.#describe = describe;
     this.#served = served;
     this.#close = close;
+  }
+
+  get properties(): DiskProperties {
+    return this.#properties;
+  }
+
+  get description(): string {
+    return this.#describe(this.#properties);
   }
 
   attachment(lane: number): DiskAttachment {
@@ -206,6 +220,18 @@ class OpenedDisk implements Disk {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.#closed ??= this.#close();
+  }
+
+  #grow(path: string, sizeBytes: number): void {
+    this.#mustBeOpen();
+    const sectors = Math.floor(sizeBytes / SECTOR_BYTES);
+    if (sectors < this.#properties.sectors) {
+      const sizes = `${formatSize(sizeBytes)}, the disk ${formatSize(this.#properties.sectors * SECTOR_BYTES)}`;
+      throw new XenblkError(`Cannot shrink image ${path} under its guest: it has ${sizes}`, {
+        remedy: "make the image as large as before, or detach the disk and attach it anew",
+      });
+    }
+    this.#properties = { ...this.#properties, sectors };
   }
 
   #mustBeOpen(): void {

@@ -28,7 +28,7 @@ export function openImage(path: string, readOnly: boolean, warn?: (message: stri
     undo.adopt(file, (file) => file.close());
     const info = file.statSync();
     checkKind(path, info);
-    const sizeBytes = info.isBlockDevice ? file.seekSync(0, Deno.SeekMode.End) : info.size;
+    const sizeBytes = sizeOf(file);
     const format = formatByContent(file);
     if (format !== undefined) {
       warn?.(`image ${path}: it begins like a ${format} image, but is served as it is (raw)`);
@@ -38,6 +38,12 @@ export function openImage(path: string, readOnly: boolean, warn?: (message: stri
   } catch (error) {
     throw error instanceof XenblkError ? error : cannotOpen(path, readOnly, error);
   }
+}
+
+/** Bytes of an open file or block device, as it is now; moves the file's position. */
+export function sizeOf(file: Deno.FsFile): number {
+  const info = file.statSync();
+  return info.isBlockDevice ? file.seekSync(0, Deno.SeekMode.End) : info.size;
 }
 
 function checkKind(path: string, info: Deno.FileInfo): void {

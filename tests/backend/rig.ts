@@ -52,11 +52,19 @@ export class RecordedQueue implements QueueHandle {
   readonly stopped: Promise<string>;
   readonly stop: (reason: string) => void;
   closed = false;
+  /** Of its disk. */
+  sectors: number;
 
   constructor(readonly spec: QueueSpec) {
     const { promise, resolve } = Promise.withResolvers<string>();
     this.stopped = promise;
     this.stop = resolve;
+    this.sectors = spec.disk.properties.sectors;
+  }
+
+  grow(sectors: number): Promise<void> {
+    this.sectors = sectors;
+    return Promise.resolve();
   }
 
   async close(): Promise<void> {
@@ -241,8 +249,13 @@ export class Rig implements AsyncDisposable {
     const entry = { request, closed: false };
     this.disks.push(entry);
     return {
-      properties: disk.properties,
-      description: disk.description,
+      get properties() {
+        return disk.properties;
+      },
+      get description() {
+        return disk.description;
+      },
+      ...(disk.grow === undefined ? {} : { grow: () => disk.grow!() }),
       ...(disk.image === undefined ? {} : { image: disk.image }),
       attachment: (lane) => disk.attachment(lane),
       [Symbol.asyncDispose]: async () => {

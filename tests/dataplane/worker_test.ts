@@ -51,11 +51,12 @@ class Guest implements Disposable {
     };
   }
 
-  /** One page to or from sector 0; resolves with the response's status. */
-  async request(operation: number, page: number): Promise<number> {
+  /** One page to or from a sector; resolves with the response's status. */
+  async request(operation: number, page: number, sector = 0): Promise<number> {
     const fields = new RequestFields();
     fields.operation = operation;
     fields.segmentCount = 1;
+    fields.sectorLow = sector;
     fields.grefs[0] = this.data.refs[page]!;
     fields.lastSectors[0] = 7;
     this.front.putRequest(fields);
@@ -121,6 +122,17 @@ Deno.test("a queue in a Worker serves, is closed without a trace, and its ring i
     assertEquals(machineUsage(bench.machine).mappedPages, before.mappedPages);
   }
   assertEquals([readStats(stats).reads, readStats(stats).writes, readStats(stats).inFlight], [3, 3, 0]);
+});
+
+Deno.test("a disk that has grown takes requests up to its new end", async () => {
+  await using bench = new Bench();
+  await using disk = await openDisk({ format: "null", target: "1M", readOnly: false, engine: "auto" });
+  using guest = new Guest(bench.machine, 3 as DomId);
+  const queue = await bench.plane.openQueue(guest.spec(disk));
+  assertEquals([await guest.request(OP_READ, 0, 2040), await guest.request(OP_READ, 0, 2048)], [0, -1]);
+  await queue.grow(2056);
+  assertEquals([await guest.request(OP_READ, 0, 2048), await guest.request(OP_READ, 0, 2056)], [0, -1]);
+  await queue.close();
 });
 
 Deno.test("requests that were queued before the ring was connected are served at once", async () => {

@@ -301,7 +301,11 @@ export class BackendProcess {
         });
         let closing: Promise<void> | undefined;
         const close = (): Promise<void> => handle.close().then(closed);
-        return { stopped: handle.stopped, close: () => closing ??= close() } satisfies QueueHandle;
+        return {
+          stopped: handle.stopped,
+          grow: (sectors) => handle.grow(sectors),
+          close: () => closing ??= close(),
+        } satisfies QueueHandle;
       },
       [Symbol.asyncDispose]: () => Promise.resolve(),
     };

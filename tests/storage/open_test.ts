@@ -83,6 +83,23 @@ Deno.test("an image that begins like another format is served raw, with a warnin
   assertMatch(warnings.join(), /begins like a qcow2 image, but is served as it is \(raw\)/);
 });
 
+Deno.test("a file that grows is as large when it is looked at again; one that shrinks is not given up", async () => {
+  using folder = new Folder();
+  const path = folder.file("disk", 1 << 20);
+  await using disk = await openFile(path, {});
+  Deno.truncateSync(path, (2 << 20) + 100);
+  assertEquals(disk.properties.sectors, 2048);
+  disk.grow!();
+  assertEquals(disk.properties.sectors, 4096);
+  assertMatch(disk.description, /2\.0 MiB/);
+  Deno.truncateSync(path, 1 << 20);
+  const error = assertThrows(() => disk.grow!(), XenblkError);
+  assertMatch(error.message, /^Cannot shrink image .* under its guest: it has 1\.0 MiB, the disk 2\.0 MiB$/);
+  assertEquals(disk.properties.sectors, 4096);
+  await using memory = await openDisk({ format: "memory", target: "1M", readOnly: false, engine: "auto" });
+  assertEquals(memory.grow, undefined);
+});
+
 Deno.test("a disk says what it is", async () => {
   using folder = new Folder();
   const path = folder.file("disk", 1 << 20);

@@ -26,6 +26,12 @@ export class GuestDisk {
     return this.guest.order({ verb: "start-load", disk: this.path, spec, defiant });
   }
 
+  /** A load of a guest that takes the disk to have so many sectors. */
+  async loadAs(sectors: number, spec: LoadSpec): Promise<LoadOutcome> {
+    await this.guest.order({ verb: "start-load", disk: this.path, spec, defiant: false, sectors });
+    return await this.finishLoad();
+  }
+
   /** A load that fills in and verifies nothing: the guest costs as little as it can, for measuring. */
   async measure(spec: LoadSpec): Promise<LoadOutcome> {
     await this.guest.order({ verb: "start-load", disk: this.path, spec, defiant: false, unverified: true });

@@ -62,10 +62,13 @@ class GuestDisk {
   }
 
   /** A defiant load writes even if the backend said that the disk is read-only; an unverified one only moves data. */
-  startLoad({ spec, defiant, unverified }: Order): void {
+  startLoad({ spec, defiant, unverified, sectors }: Order): void {
     const target = loadTarget(this.#frontend.connection!);
-    const disk = defiant ? { ...target.disk, readOnly: false } : target.disk;
-    const model = unverified === true ? undefined : this.#model;
+    const facts = defiant ? { ...target.disk, readOnly: false } : target.disk;
+    const disk = sectors === undefined ? facts : { ...facts, sectors };
+    // Of what has been added to the disk nothing is known but that it holds zeroes; what was there is not to be loaded.
+    const known = sectors === undefined ? this.#model : DiskModel.create(sectors, spec.seed, "zeroes");
+    const model = unverified === true ? undefined : known;
     const { outcome, progress } = this.#thread.run({ ...target, disk }, spec, model);
     this.#progress = progress;
     this.#loading = outcome.finally(() => this.#pauses = void this.#pauses?.[Symbol.dispose]());
@@ -111,6 +114,8 @@ interface Order {
   readonly spec: LoadSpec;
   readonly defiant: boolean;
   readonly unverified?: boolean;
+  /** How large the guest takes the disk to be, if not as it was told when it connected. */
+  readonly sectors?: number;
   readonly image: string;
   readonly override: Record<string, string>;
   readonly shape: RingShape;

@@ -1,0 +1,47 @@
+/**
+ * `xenblk resize DOMAIN VDEV`: tells a guest that its disk's image has grown, while it uses the disk.
+ */
+
+import { SYSTEM_CLOCK } from "../clock.ts";
+import { formatSize } from "../storage/sizes.ts";
+import { findDevice } from "../toolstack/detach.ts";
+import { domainLabel, resolveDomain } from "../toolstack/domains.ts";
+import { resizeDevice } from "../toolstack/resize.ts";
+import { formatVdev } from "../xenbus/vdev.ts";
+import { TIMEOUT } from "./device_options.ts";
+import { defineVerb } from "./verb.ts";
+
+const SECTOR_BYTES = 512;
+
+/** The verb. */
+export const resize = defineVerb({
+  name: "resize",
+  summary: "Tell a guest that its disk's image has grown",
+  description:
+    "Grow the image first (truncate -s, lvextend). The process that serves the disk looks at its size, takes " +
+    "requests up to the new end, and tells the guest, which goes on using the disk meanwhile. A disk does not shrink.",
+  operands: [
+    { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
+    { name: "VDEV", help: "the virtual device, such as xvdb", required: true },
+  ],
+  options: { timeout: TIMEOUT },
+  permissions: "--allow-ffi --allow-env.",
+  examples: ["truncate -s 20G disk.img && xenblk resize web xvdb"],
+  async run({ host, signals, output }, options, operands): Promise<number> {
+    using store = (await host.openNativePlatform()).openXenstore();
+    const guest = resolveDomain(store, operands["domain"]!);
+    const device = findDevice(store, guest.domain, operands["vdev"]!);
+    const timeoutMs = options.timeout * 1000;
+    const { before, now } = await resizeDevice(store, device, {
+      timeoutMs,
+      clock: SYSTEM_CLOCK,
+      signal: signals.signal,
+    });
+    const size = formatSize(now * SECTOR_BYTES);
+    const news = now === before
+      ? `has ${size} as before, as its image has`
+      : `has grown from ${formatSize(before * SECTOR_BYTES)} to ${size}`;
+    output.message(`xenblk: ${formatVdev(device.vdev)} of ${domainLabel(guest)} ${news}`);
+    return 0;
+  },
+});

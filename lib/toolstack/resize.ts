@@ -1,0 +1,60 @@
+/**
+ * Telling the backend of a disk that its image has grown, and waiting until the guest was told. It must not know who
+ * serves the disk.
+ */
+
+import { XenblkError } from "../errors.ts";
+import type { Xenstore } from "../hypervisor.ts";
+import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
+import { RESIZE_DONE, RESIZE_NODE, RESIZE_REQUEST } from "../xenbus/resize.ts";
+import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
+import { formatVdev } from "../xenbus/vdev.ts";
+import { describeDevice } from "./list.ts";
+import { waitFor, type WaitOptions } from "./wait.ts";
+
+/** Sizes in 512-byte sectors. */
+export interface Resized {
+  readonly before: number;
+  readonly now: number;
+}
+
+/**
+ * Asks the backend to look at the image's size. Rejects with {@linkcode XenblkError}: `failed` with the backend's reason,
+ * or if the disk is not Connected, `timeout` if no backend that knows the request answers, `not-found` if the disk goes.
+ */
+export async function resizeDevice(store: Xenstore, device: DeviceAddress, options: WaitOptions): Promise<Resized> {
+  const path = backendPath(device);
+  const node = `${path}/${RESIZE_NODE}`;
+  const name = `${formatVdev(device.vdev)} of domain ${device.frontendDomain}`;
+  const before = askToResize(store, path, name);
+  let answer: string | undefined;
+  try {
+    answer = await waitFor(store, [path], () => {
+      const value = store.read(node);
+      return value === undefined ? "its nodes were removed meanwhile" : value === RESIZE_REQUEST ? undefined : value;
+    }, options);
+  } finally {
+    store.remove(node);
+  }
+  if (answer === RESIZE_DONE) return { before, now: describeDevice(store, device).sectors ?? before };
+  if (answer !== undefined) throw new XenblkError(`Cannot resize ${name}: ${answer}`);
+  throw new XenblkError(`Cannot resize ${name}: its backend did not answer in time`, {
+    kind: "timeout",
+    remedy: `look whether \`xenblk\` serves kind ${device.kind}; other backends see to it by themselves, or not at all`,
+  });
+}
+
+/** Writes the request; returns the sectors that the guest was told of. */
+function askToResize(store: Xenstore, path: string, name: string): number {
+  return store.transaction((transaction) => {
+    const state = parseState(transaction.read(`${path}/state`));
+    const sectors = transaction.read(`${path}/sectors`);
+    if (state !== XenbusState.Connected || sectors === undefined) {
+      throw new XenblkError(`Cannot resize ${name}: it is not Connected but ${stateName(state)}`, {
+        remedy: "there is no need: it has its image's size once it connects",
+      });
+    }
+    transaction.write(`${path}/${RESIZE_NODE}`, RESIZE_REQUEST);
+    return Number(sectors);
+  });
+}
