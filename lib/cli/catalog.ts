@@ -44,6 +44,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./list.ts")).list,
   },
   {
+    name: "show",
+    summary: "Show one disk in detail",
+    load: async () => (await import("./show.ts")).show,
+  },
+  {
     name: "doctor",
     summary: "Check what this machine has for serving disks, each gap with its fix",
     load: async () => (await import("./doctor.ts")).doctor,

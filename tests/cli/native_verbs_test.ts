@@ -134,7 +134,7 @@ nativeTest("attach to a device that is taken names who has it", async () => {
   assertEquals(await bench.store(), before);
 });
 
-nativeTest("list shows what the store holds, as a table and as the same in JSON", async () => {
+nativeTest("list and show say what the store holds, as text and as the same in JSON", async () => {
   await using bench = await Bench.start();
   assertEquals((await bench.run(["list", "--json"])).stdout, "[]\n");
   const backend = `/local/domain/0/backend/vbd3/${GUEST}/51728`;
@@ -146,6 +146,12 @@ nativeTest("list shows what the store holds, as a table and as the same in JSON"
   assertMatch(table.stdout, /^ *5 +web +xvdb +vbd3 +w +1\.0 MiB +Connected +gone +raw:\/a b\.img\n$/);
   const [device] = JSON.parse((await bench.run(["list", "--json"])).stdout);
   assertEquals([device.domainName, device.name, device.sectors], ["web", "xvdb", 2048]);
+  const shown = await bench.run(["show", "web", "xvdb"]);
+  assertMatch(shown.stdout, /^image +raw:\/a b\.img$/m);
+  assertMatch(shown.stdout, /^backend +Connected, to be removed: /m);
+  assertEquals(JSON.parse((await bench.run(["show", "5", "51728", "--json"])).stdout).frontendState, "gone");
+  const missing = await bench.run(["show", "web", "xvdc"]);
+  assertEquals([missing.status, missing.stdout], [3, ""]);
 });
 
 nativeTest("detach of a disk that nobody serves waits, and --force removes it", async () => {

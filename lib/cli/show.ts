@@ -1,0 +1,89 @@
+/**
+ * `xenblk show DOMAIN VDEV`: one disk in detail, whatever serves it.
+ */
+
+import { formatSize } from "../storage/sizes.ts";
+import { findDevice } from "../toolstack/detach.ts";
+import { resolveDomain } from "../toolstack/domains.ts";
+import { type DeviceDetails, showDevice } from "../toolstack/show.ts";
+import { flag } from "./options.ts";
+import { renderFields } from "./table.ts";
+import { defineVerb } from "./verb.ts";
+
+const SECTOR_BYTES = 512;
+
+/** The verb. */
+export const show = defineVerb({
+  name: "show",
+  summary: "Show one disk in detail",
+  description:
+    "Shows what xenstore has of the disk: what the toolstack asked for, what the backend offers, whichever " +
+    "it is, and which rings the guest made of that.",
+  operands: [
+    { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
+    { name: "VDEV", help: "the virtual device, such as xvdb", required: true },
+  ],
+  options: { "json": flag("Print JSON", "J") },
+  permissions: "--allow-ffi --allow-env.",
+  examples: ["xenblk show web xvda", "xenblk show 5 51712 --json"],
+  async run({ host, output }, options, operands): Promise<number> {
+    using store = (await host.openNativePlatform()).openXenstore();
+    const guest = resolveDomain(store, operands["domain"]!);
+    const details = showDevice(store, findDevice(store, guest.domain, operands["vdev"]!));
+    if (options.json) output.json(details);
+    else output.data(renderDetails(details));
+    return 0;
+  },
+});
+
+/** The disk as lines of names and values; what is not known has no line. */
+export function renderDetails(disk: DeviceDetails): string {
+  const { error, frontendError, offer } = disk;
+  const fields: [string, string | undefined][] = [
+    ["disk", `${disk.name} (${disk.vdev})`],
+    ["guest", `${disk.domainName === undefined ? "" : `${disk.domainName}, `}domain ${disk.frontendDomain}`],
+    ["image", disk.params],
+    ["access", `${disk.readOnly ? "read-only" : "read and write"}${disk.cdrom ? ", CD-ROM" : ""}`],
+    ["size", sizeText(disk)],
+    ["backend", `${disk.backendState}${disk.online ? "" : ", to be removed"}: ${disk.backendPath}`],
+    ["error", error],
+    ["frontend", `${disk.frontendState}: ${disk.frontendPath}`],
+    ["protocol", disk.protocol],
+    ["rings", ringsText(disk)],
+    ["ring error", frontendError],
+    ["offered", offer === undefined ? undefined : offerText(disk, offer)],
+  ];
+  return renderFields(fields.flatMap(([name, value]) => value === undefined ? [] : [[name, value] as const]));
+}
+
+function sizeText({ sectors, logicalSectorBytes, physicalSectorBytes }: DeviceDetails): string | undefined {
+  if (sectors === undefined) return undefined;
+  const size = `${formatSize(sectors * SECTOR_BYTES)}, ${sectors} sectors`;
+  if (logicalSectorBytes === undefined) return size;
+  const physical = physicalSectorBytes === undefined ? "" : ` (physical ${physicalSectorBytes})`;
+  return `${size}; logical sectors of ${logicalSectorBytes} bytes${physical}`;
+}
+
+function ringsText({ rings, offer, frontendPersistent }: DeviceDetails): string | undefined {
+  if (rings === undefined) return undefined;
+  const pages = rings[0]?.ringRefs.length ?? 0;
+  const ports = rings.map(({ eventChannel }) => eventChannel).join(", ");
+  const grants = offer?.persistent && frontendPersistent ? ", grants reused" : "";
+  return `${rings.length} of ${pages} page${pages === 1 ? "" : "s"}, event channel ${ports}${grants}`;
+}
+
+function offerText({ directIoSafe }: DeviceDetails, offer: Offer): string {
+  const { maxQueues, maxRingPageOrder, maxIndirectSegments, discard } = offer;
+  const features = [
+    `${maxQueues} ring${maxQueues === 1 ? "" : "s"} of up to ${2 ** maxRingPageOrder} pages`,
+    maxIndirectSegments > 0 ? `indirect requests of ${maxIndirectSegments} segments` : "",
+    offer.flushCache ? "flushes" : "",
+    offer.barrier ? "barriers" : "",
+    discard === undefined ? "" : `discards of ${discard.granularityBytes} bytes${discard.secure ? ", secure" : ""}`,
+    offer.persistent ? "persistent grants" : "",
+    directIoSafe ? "direct I/O safe" : "",
+  ];
+  return features.filter((feature) => feature !== "").join(", ");
+}
+
+type Offer = NonNullable<DeviceDetails["offer"]>;

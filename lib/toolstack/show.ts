@@ -1,0 +1,79 @@
+/**
+ * One disk in detail, as xenstore shows it: what the toolstack asked for, what its backend offers and says of the disk,
+ * and what its guest made of that. It must not change anything, nor know how it is shown.
+ */
+
+import { errorText } from "../errors.ts";
+import type { Xenstore, XenstoreOperations } from "../hypervisor.ts";
+import { type Offer, readOffer } from "../xenbus/features.ts";
+import { type FrontendParameters, readFrontend } from "../xenbus/negotiate.ts";
+import { backendPath, type DeviceAddress, frontendPath } from "../xenbus/paths.ts";
+import { describeDevice, type DeviceListing } from "./list.ts";
+
+/** A disk as its nodes describe it, in detail. What is absent was not written, or is not there any more. */
+export interface DeviceDetails extends DeviceListing {
+  /** The toolstack wants it kept when its guest closes it. */
+  readonly online: boolean;
+  /** What libxl waits for: `connected`, or `error`. */
+  readonly hotplugStatus?: string;
+  /** Smallest unit of I/O, as the guest was told. */
+  readonly logicalSectorBytes?: number;
+  /** Smallest unit that is cheap to write, likewise. */
+  readonly physicalSectorBytes?: number;
+  /** The toolstack's word that the device itself may read and write the guest's pages. */
+  readonly directIoSafe: boolean;
+  /** What the backend offers; absent before it has. */
+  readonly offer?: Offer;
+  /** The ABI that the frontend named. */
+  readonly protocol?: string;
+  /** The rings that the frontend asked for. */
+  readonly rings?: FrontendParameters["queues"];
+  /** The frontend reuses its grants. */
+  readonly frontendPersistent?: boolean;
+  /** Why what the frontend wrote makes no sense. */
+  readonly frontendError?: string;
+}
+
+/** Reads everything as of one moment. */
+export function showDevice(store: Xenstore, device: DeviceAddress): DeviceDetails {
+  return store.transaction((transaction) => {
+    const read = (name: string): string | undefined => transaction.read(`${backendPath(device)}/${name}`);
+    const bytes = (name: string): number | undefined => {
+      const text = read(name);
+      return text !== undefined && /^[0-9]{1,9}$/.test(text) ? Number(text) : undefined;
+    };
+    const offer = read("feature-flush-cache") === undefined ? undefined : readOffer(read);
+    const optional = {
+      hotplugStatus: read("hotplug-status"),
+      logicalSectorBytes: bytes("sector-size"),
+      physicalSectorBytes: bytes("physical-sector-size"),
+      offer,
+      ...(offer === undefined ? {} : frontendOf(transaction, device, offer)),
+    };
+    return {
+      ...describeDevice(transaction, device),
+      online: read("online") === "1",
+      directIoSafe: read("direct-io-safe") === "1",
+      ...Object.fromEntries(Object.entries(optional).filter(([, value]) => value !== undefined)),
+    };
+  });
+}
+
+/** What the frontend wrote, once it has named its rings. */
+function frontendOf(store: XenstoreOperations, device: DeviceAddress, offer: Offer): Partial<DeviceDetails> {
+  const path = frontendPath(device);
+  const read = (name: string): string | undefined => store.read(`${path}/${name}`);
+  const named = ["ring-ref", "ring-ref0", "queue-0/ring-ref", "queue-0/ring-ref0"].some((name) => read(name));
+  const protocol = read("protocol");
+  if (!named) return protocol === undefined ? {} : { protocol };
+  try {
+    const { abi, queues, persistent } = readFrontend(read, {
+      frontendPath: path,
+      defaultProtocol: "x86_32-abi",
+      offer,
+    });
+    return { ...(protocol === undefined ? {} : { protocol: abi }), rings: queues, frontendPersistent: persistent };
+  } catch (error) {
+    return { frontendError: errorText(error) };
+  }
+}
