@@ -61,6 +61,9 @@ export class NativeEventChannels implements EventChannels {
   /** The domain that the handle is for; restricted to it by the first binding, if the kernel can. */
   readonly #other: DomId;
   #unrestricted: string | undefined = "nothing is bound yet";
+  /** Somebody tells, by {@linkcode markFired}, when there may be something to take; and has told. */
+  #watched = false;
+  #fired = true;
   /** Ports that the last caller had room for, and their bytes as read(2) takes them. */
   #room = 0;
   #roomBytes = 0n;
@@ -104,6 +107,20 @@ export class NativeEventChannels implements EventChannels {
     if (this.#library.xenevtchn_notify(this.#open(), port) < 0) throw failure(`notify through event channel ${port}`);
   }
 
+  /**
+   * Whether somebody watches the descriptor and calls {@linkcode markFired} whenever it became readable: until then
+   * {@linkcode take} need not ask the kernel.
+   */
+  setWatched(watched: boolean): void {
+    this.#watched = watched;
+    this.#fired = true;
+  }
+
+  /** See {@linkcode setWatched}. */
+  markFired(): void {
+    this.#fired = true;
+  }
+
   /** An event of the port that fired before may still be taken. */
   unbind(port: EvtchnPort): void {
     if (this.#library.xenevtchn_unbind(this.#open(), port) < 0) throw failure(`unbind event channel ${port}`);
@@ -116,16 +133,22 @@ export class NativeEventChannels implements EventChannels {
    */
   take(ports: Uint32Array): number {
     this.#open();
+    if (this.#watched && !this.#fired) return 0;
     this.#setRoom(Math.min(ports.length, MAX_PORTS));
     let readBytes = this.#libc.read(this.fd, this.#pointer, this.#roomBytes);
     while (readBytes < 0) {
       const reason = errno();
-      if (reason === EAGAIN) return 0;
+      if (reason === EAGAIN) {
+        this.#fired = false;
+        return 0;
+      }
       if (reason === EFBIG) return this.#reset();
       if (reason !== EINTR) throw failure("read event channels", reason);
       readBytes = this.#libc.read(this.fd, this.#pointer, this.#roomBytes);
     }
     const count = readBytes / PORT_BYTES;
+    // The driver wakes nobody for a port that fires while others are being read: but an only one, masked, cannot.
+    if (this.#bound.size === 1) this.#fired = false;
     for (let index = 0; index < count; index++) ports[index] = this.#ports[index]!;
     this.#unmask(count);
     return count;

@@ -32,6 +32,13 @@ const WAKE_WATCH = 0;
 const POLLIN = 1;
 const POLL_MULTISHOT = 1;
 
+/** A descriptor that is polled. */
+interface Watched {
+  readonly fd: number;
+  /** Whose it is; absent: the wake token's. */
+  readonly events?: NativeEventChannels;
+}
+
 /** How an engine is made. */
 export interface UringEngineOptions {
   /** io_uring_setup(2), or a test's stand-in. */
@@ -45,8 +52,8 @@ export class UringEngine implements Parker, UringHost {
   readonly #wakeFd: number;
   /** By number: a channel, or undefined for a free one. */
   readonly #channels: (UringChannel | undefined)[] = [];
-  /** Descriptors that are polled, by their watch's number. */
-  readonly #watched = new Map<number, number>();
+  /** By their watch's number. */
+  readonly #watched = new Map<number, Watched>();
   readonly #expired: number[] = [];
   #lastWatch = WAKE_WATCH;
   /** A watched descriptor, or the wake token's, was readable since the last park. */
@@ -60,7 +67,7 @@ export class UringEngine implements Parker, UringHost {
     this.ring.reserveFiles(REGISTERED_FILES);
     this.#word = new Int32Array(token.word);
     this.#wakeFd = token.fd;
-    this.#watch(WAKE_WATCH, token.fd);
+    this.#watch(WAKE_WATCH, { fd: token.fd });
   }
 
   /** Opens a channel to a file. Throws Error if it cannot be opened, or another file took its place. */
@@ -81,14 +88,16 @@ export class UringEngine implements Parker, UringHost {
   }
 
   watch(events: EventChannels): void {
-    this.#watch(++this.#lastWatch, descriptorOf(events));
+    const channels = native(events);
+    channels.setWatched(true);
+    this.#watch(++this.#lastWatch, { fd: channels.fd, events: channels });
   }
 
   /** To be called before the channels are closed; afterwards the kernel holds on to them no more. */
   unwatch(events: EventChannels): void {
-    const fd = descriptorOf(events);
     for (const [watch, watched] of this.#watched) {
-      if (watched !== fd) continue;
+      if (watched.events !== events) continue;
+      watched.events.setWatched(false);
       this.#watched.delete(watch);
       this.#cancel(watch);
       return;
@@ -99,10 +108,14 @@ export class UringEngine implements Parker, UringHost {
   park(timeoutMs: number): void {
     if (!enterPark(this.#word)) return this.submit();
     this.#collect();
-    const mayWait = !this.#alarmed && this.#unreaped === 0;
-    this.ring.enter(mayWait ? 1 : 0, timeoutMs);
-    leavePark(this.#word);
-    this.#collect();
+    if (this.#alarmed || this.#unreaped > 0) {
+      leavePark(this.#word);
+      this.submit();
+    } else {
+      this.ring.enter(1, timeoutMs);
+      leavePark(this.#word);
+      this.#collect();
+    }
     this.#alarmed = false;
   }
 
@@ -130,8 +143,8 @@ export class UringEngine implements Parker, UringHost {
     this.#consume();
     while (this.#expired.length > 0) {
       const watch = this.#expired.pop()!;
-      const fd = this.#watched.get(watch);
-      if (fd !== undefined) this.#watch(watch, fd);
+      const watched = this.#watched.get(watch);
+      if (watched !== undefined) this.#watch(watch, watched);
     }
     const channels = this.#channels;
     for (let i = 0; i < channels.length; i++) channels[i]?.goOn();
@@ -154,16 +167,18 @@ export class UringEngine implements Parker, UringHost {
   }
 
   #fired(watch: number, flags: number): void {
+    const watched = this.#watched.get(watch);
     // A wake, too, can come to light between a park's beginning and its wait, which nothing else would end then.
-    if (this.#watched.has(watch)) this.#alarmed = true;
+    if (watched !== undefined) this.#alarmed = true;
+    watched?.events?.markFired();
     if (watch === WAKE_WATCH) lowerEventfd(this.#wakeFd);
     if ((flags & CQE_MORE) === 0) this.#expired.push(watch);
   }
 
-  #watch(watch: number, fd: number): void {
-    this.#watched.set(watch, fd);
+  #watch(watch: number, watched: Watched): void {
+    this.#watched.set(watch, watched);
     this.makeRoom();
-    this.ring.prepare(IORING_OP.pollAdd, fd, 0, 0, POLL_MULTISHOT, POLLIN, watch, FOR_WATCH);
+    this.ring.prepare(IORING_OP.pollAdd, watched.fd, 0, 0, POLL_MULTISHOT, POLLIN, watch, FOR_WATCH);
   }
 
   /** Ends a poll, which holds its file open until then. */
@@ -181,7 +196,7 @@ export class UringEngine implements Parker, UringHost {
   }
 }
 
-function descriptorOf(events: EventChannels): number {
-  if (events instanceof NativeEventChannels) return events.fd;
+function native(events: EventChannels): NativeEventChannels {
+  if (events instanceof NativeEventChannels) return events;
   throw new TypeError("Cannot park on event channels: they are not this platform's");
 }

@@ -19,6 +19,12 @@ import { RequestIo } from "./request_io.ts";
 import { NO_SLOT, PHASE_TAKEN, SlotStates } from "./slot_states.ts";
 import { countRequest, STAT } from "./stats.ts";
 
+/**
+ * Bytes of finished reads after which a pass goes on to answer: a guest that has its first answers works, and asks for
+ * more, while the other reads are still being copied to it.
+ */
+const READ_BYTES_PER_PASS = 128 * 1024;
+
 /** Where a queue is in its life. */
 export type QueueState =
   /** Takes requests. */
@@ -52,6 +58,9 @@ export class Queue implements Disposable {
   #takenCount = 0;
   #acquiredCount = 0;
   #startedCount = 0;
+  /** Completions that the channel handed over, and how many of them are dealt with. */
+  #reapedCount = 0;
+  #reapedDone = 0;
   /** The device's latch as it was when the pass began to take requests. */
   #latched = false;
   #state: QueueState = "serving";
@@ -141,13 +150,20 @@ export class Queue implements Disposable {
 
   // Engine completions: each slot goes on to its next phase, or is finished.
   #reap(): number {
-    const count = this.#channel.reap();
-    const { tags, results } = this.#channel;
-    for (let i = 0; i < count; i++) {
-      if (this.#finalFlush) this.#endDrain(results[i]!);
-      else this.#io.advance(tags[i]!, results[i]!);
+    if (this.#reapedDone === this.#reapedCount) {
+      this.#reapedDone = 0;
+      this.#reapedCount = this.#channel.reap();
     }
-    return count;
+    const before = this.#reapedDone;
+    const { tags, results } = this.#channel;
+    for (let bytes = 0; this.#reapedDone < this.#reapedCount && bytes < READ_BYTES_PER_PASS; this.#reapedDone++) {
+      const tag = tags[this.#reapedDone]!;
+      const result = results[this.#reapedDone]!;
+      if (this.#slots.operation[tag] === OP_READ) bytes += this.#slots.lengthBytes[tag]!;
+      if (this.#finalFlush) this.#endDrain(result);
+      else this.#io.advance(tag, result);
+    }
+    return this.#reapedDone - before;
   }
 
   // Ring to slots: copy, decode, validate.

@@ -27,6 +27,10 @@ const TURNS_PER_EVENT_CHECK = 4;
 const IDLE_ROUND_MS = 30_000;
 /** A reactor that never sleeps looks at the clock for that only every so many turns. */
 const TURNS_PER_CLOCK_CHECK = 1024;
+/** A reactor that looks for requests in rings looks at the clock only after so many rings. */
+const LOOKS_PER_CLOCK_CHECK = 8;
+/** Requests in flight in a queue from which on more of them come, or are answered, while the engine is told of some. */
+const SEVERAL_IN_FLIGHT = 4;
 /** Rings of one guest that its limit of mapped grants allows for; it is set before it is known what there will be. */
 const RINGS_PER_GUEST = 16;
 
@@ -34,7 +38,7 @@ const RINGS_PER_GUEST = 16;
  * Turns for which a queue is passed over after a visit that met a bad request or a failure, while there is other work:
  * a guest that sends nothing but nonsense shall cost its neighbours little.
  */
-const TURNS_AFTER_FAULT = 16;
+const TURNS_AFTER_FAULT = 32;
 
 /** How a reactor reaches disks, and how it waits. */
 export interface ReactorOptions {
@@ -193,18 +197,21 @@ export class Reactor implements Disposable {
     const idleMs = this.#releaseIdle();
     this.#turnsSinceEvents = 0;
     if (idleMs === 0) return;
-    const beganMs = this.#poll.mostMs > 0 ? this.#platform.now() : 0;
-    if (this.#poll.nowMs > 0 && (this.#pollRings(beganMs) || this.#restAll())) return;
+    const idle = this.#poll.mostMs > 0 && this.#inFlight === 0;
+    const beganMs = idle ? this.#platform.now() : 0;
+    if (this.#poll.nowMs > 0 && ((idle && this.#pollRings(beganMs)) || this.#restAll())) return this.#poll.found();
     this.#parker.park(idleMs < 0 || (timeoutMs >= 0 && timeoutMs < idleMs) ? timeoutMs : idleMs);
-    if (this.#poll.mostMs > 0 && this.#inFlight === 0) this.#poll.idled(this.#platform.now() - beganMs);
+    if (idle) this.#poll.idled(this.#platform.now() - beganMs);
   }
 
   /** Looks for requests for a while. Not while I/O is in flight: its completion ends a park, and takes its time. */
   #pollRings(beganMs: number): boolean {
-    if (this.#inFlight > 0) return false;
     const endMs = beganMs + this.#poll.nowMs;
     do {
-      if (this.#visitAll()) return true;
+      // Looking at the clock costs more than looking at a ring.
+      for (let looks = 0; looks <= LOOKS_PER_CLOCK_CHECK; looks += 1 + this.#served.length) {
+        if (this.#visitAll()) return true;
+      }
     } while (this.#platform.now() < endMs);
     return false;
   }
@@ -230,7 +237,11 @@ export class Reactor implements Disposable {
     const { queue } = served.connection;
     const faults = served.faults.count;
     const polled = this.#poll.nowMs > 0;
-    const more = queue.step() || (!polled && queue.rest());
+    let more = queue.step();
+    // With little in flight another pass mostly finds nothing: then parking tells the engine, too, by the same call.
+    const faulty = served.faults.count !== faults;
+    if (more && !faulty && queue.inFlight < SEVERAL_IN_FLIGHT) more = queue.step();
+    more ||= !polled && queue.rest();
     if (served.faults.count !== faults) served.skipTurns = TURNS_AFTER_FAULT;
     if (this.#idleRoundMs === Infinity && queue.keptGrants !== undefined && queue.keptGrants.count > 0) {
       this.#idleRoundMs = this.#platform.now() + IDLE_ROUND_MS;

@@ -1,28 +1,41 @@
 /**
- * How long an idle reactor looks for requests: what makes that longer, and what ends it.
+ * How long an idle reactor looks for requests: what makes it look, and what ends that.
  * Pure arithmetic; that it costs an idle disk nothing is shown by idle_test.ts.
  */
 
-import { assertEquals, assertLessOrEqual } from "@std/assert";
+import { assertEquals } from "@std/assert";
 import { PollTime } from "../../lib/dataplane/poll_time.ts";
 
-Deno.test("it does not look until work came soon after falling asleep, then ever longer up to the limit", () => {
+Deno.test("it looks once work came soon after falling asleep, and goes on as long as it finds some", () => {
   const poll = new PollTime(0.05);
   assertEquals(poll.nowMs, 0);
-  const times = Array.from({ length: 6 }, () => {
-    poll.idled(0.03);
-    return poll.nowMs;
-  });
-  assertEquals(times.map((ms) => Math.round(ms * 1000)), [10, 20, 40, 50, 50, 50]);
+  poll.idled(3);
+  assertEquals(poll.nowMs, 0, "a long sleep is none to be cut short");
+  poll.idled(0.03);
+  assertEquals(poll.nowMs, 0.05);
+  for (let i = 0; i < 5; i++) poll.found();
+  assertEquals(poll.nowMs, 0.05);
 });
 
-Deno.test("one long sleep ends it, and it begins small again", () => {
+Deno.test("a look in vain ends it, and the more there are the longer", () => {
   const poll = new PollTime(0.05);
-  for (let i = 0; i < 5; i++) poll.idled(0.02);
-  poll.idled(3);
+  poll.idled(0.03);
+  const sleeps: number[] = [];
+  for (let look = 0; look < 8; look++) {
+    poll.idled(0.06); // after a look that found nothing
+    let count = 1;
+    while (poll.nowMs === 0) {
+      poll.idled(0.03);
+      count++;
+    }
+    sleeps.push(count);
+  }
+  assertEquals(sleeps, [2, 4, 8, 16, 32, 64, 64, 64]);
+  poll.found();
+  poll.idled(0.06);
   assertEquals(poll.nowMs, 0);
-  poll.idled(0.02);
-  assertLessOrEqual(poll.nowMs, 0.01);
+  poll.idled(0.03);
+  assertEquals(poll.nowMs, 0.05, "it begins anew after one that found something");
 });
 
 Deno.test("a reactor that is not to look never does", () => {

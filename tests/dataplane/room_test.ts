@@ -67,6 +67,21 @@ for (const grants of ["copy", "persistent", "map", "map-each"] as const) {
   });
 }
 
+Deno.test("large reads that finish together are answered one after the other, small ones together", () => {
+  using rig = rigOf("copy");
+  rig.send(...Array.from({ length: 3 }, (_, i) => large(OP_READ, 2048 * i)));
+  rig.settle();
+  for (let i = 0; i < 3; i++) rig.channel.complete();
+  const answered: number[] = [];
+  while (rig.queue.step()) answered.push(rig.responses().length);
+  assertEquals(answered, [1, 1, 1]);
+  rig.send(...Array.from({ length: 3 }, (_, i) => ({ ...small(8 * i), operation: OP_READ })));
+  rig.settle();
+  for (let i = 0; i < 3; i++) rig.channel.complete();
+  rig.queue.step();
+  assertEquals(rig.responses().length, 3);
+});
+
 Deno.test("a large barrier that waits for memory is carried out once all before it are done", () => {
   using rig = new Rig({ grants: "copy", ringPages: 16 });
   const eleven = (operation: number, sector: number): TestRequest => ({

@@ -360,7 +360,8 @@ Deno.test("park: a wake that comes to light when the sleeper has just said that 
 
 /** Event channels that are an eventfd: what the engine polls is a descriptor. */
 function pretendedChannels(fd: number): EventChannels {
-  return Object.create(NativeEventChannels.prototype, { fd: { value: fd } });
+  const properties = { fd: { value: fd }, setWatched: { value: () => {} }, markFired: { value: () => {} } };
+  return Object.create(NativeEventChannels.prototype, properties);
 }
 
 Deno.test("park: a watched descriptor ends it, also if it became readable before, until it is watched no more", () => {

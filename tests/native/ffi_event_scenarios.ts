@@ -1,8 +1,9 @@
 /**
- * Scenarios of ffi/evtchn.ts and ffi/park.ts with two domains, in one process and in two. See ffi_child.ts.
+ * Scenarios of ffi/evtchn.ts, ffi/park.ts and parking on an io_uring with two domains, in one process and in two. See ffi_child.ts.
  */
 
 import { assert, assertEquals, assertLess, assertThrows } from "@std/assert";
+import { UringEngine } from "../../ffi/uring_engine.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import type { EventChannels } from "../../lib/hypervisor.ts";
 import { actingAs, DOM0, GUEST, platform, portOf, type Scenarios } from "./ffi_scenario.ts";
@@ -167,6 +168,35 @@ export const EVENT_SCENARIOS: Scenarios = {
     parker.unwatch(backend);
     assert(parkedMs(20) >= 20, "an event of a channel that is not watched does not end a park");
     assertEquals(fired(backend), [local]);
+  },
+
+  "events of channels that an io_uring watches are taken once it noticed them, and none is missed": () => {
+    const { frontend, backend } = bothSides();
+    const remotes = Array.from({ length: 20 }, () => frontend.bindUnbound(DOM0));
+    const locals = remotes.map((remote) => backend.bindInterdomain(GUEST, remote));
+    while (fired(backend).length > 0);
+    using token = platform.createWakeToken();
+    using engine = new UringEngine(token);
+    engine.watch(backend);
+    engine.submit();
+    assertEquals(fired(backend), []);
+    frontend.notify(remotes[0]!);
+    assertEquals(fired(backend), [], "nobody has noticed it");
+    engine.park(10_000);
+    assertEquals([fired(backend), fired(backend)], [[locals[0]], []]);
+    frontend.notify(remotes[1]!);
+    for (const end = platform.now() + 10_000; fired(backend).length === 0;) {
+      engine.submit();
+      assertLess(platform.now(), end, "a submit notices events, too");
+    }
+    for (const remote of remotes) frontend.notify(remote);
+    engine.park(10_000);
+    const taken: number[] = [];
+    for (let ports = fired(backend); ports.length > 0; ports = fired(backend)) taken.push(...ports);
+    assertEquals(taken.sort((a, b) => a - b), locals.sort((a, b) => a - b), "more than one call has room for");
+    frontend.notify(remotes[2]!);
+    engine.unwatch(backend);
+    assertEquals(fired(backend).length, 1, "who is not watched looks for itself");
   },
 
   "closed event channels are refused, not passed to C": () => {
