@@ -3,6 +3,7 @@
  */
 
 import { isDirect } from "./cases.ts";
+import type { ManyResult } from "./many.ts";
 import { ringRates, type RingResult } from "./ring.ts";
 import { counterpart, type Measurement, medianSample, type Sample } from "./samples.ts";
 import { ratio } from "./statistics.ts";
@@ -20,10 +21,27 @@ const RING_PER_SECOND = 3e6;
 const RING_TO_C = 0.85;
 /** Live heap that requests by the million may leave: what a compiler keeps of its own. */
 const FLAT_BYTES = 256 * 1024;
+/** Processor time that the process may take while no disk is asked for anything. */
+const IDLE_SHARE = 0.01;
 
 /** Every goal whose figures there are. */
 export function judge(ring: readonly RingResult[], disk: readonly Measurement[]): Verdict[] {
   return [...ring.flatMap(judgeRing), ...disk.filter(({ subject }) => subject === "xenblk").flatMap(judgeIn(disk))];
+}
+
+/** Every goal of many disks in one process. */
+export function judgeMany(result: ManyResult | undefined): Verdict[] {
+  if (result === undefined) return [];
+  const { disks, idle, iops } = result;
+  const busy = idle.cpuMs / idle.ms;
+  return [
+    {
+      goal: `${disks} disks at rest: less than ${IDLE_SHARE * 100} % of a processor`,
+      measured: `${(busy * 100).toFixed(1)} %`,
+      met: busy < IDLE_SHARE,
+    },
+    ...atLeast(`${disks} loaded disks: the slowest, of the fastest's IOPS`, Math.min(...iops) / Math.max(...iops), 0.5),
+  ];
 }
 
 function judgeRing(result: RingResult): Verdict[] {

@@ -59,6 +59,11 @@ export function processorSeconds(pid: number): number {
   return parseProcessorSeconds(Deno.readTextFileSync(`/proc/${pid}/stat`));
 }
 
+/** Memory of a process that is in use now. */
+export function residentBytes(pid: number): number {
+  return Number(/^VmRSS:\s+(\d+)/m.exec(Deno.readTextFileSync(`/proc/${pid}/status`))![1]) * 1024;
+}
+
 /** utime and stime of a /proc/PID/stat. The name, in parentheses, may hold anything. */
 export function parseProcessorSeconds(stat: string): number {
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");

@@ -12,6 +12,7 @@ import { describeMachine } from "./machine.ts";
 import { benchHelp, type BenchOptions, parseBenchOptions } from "./options.ts";
 import { writePlot } from "./plot.ts";
 import { type BenchReport, failuresOf, jsonReport, renderReport } from "./report.ts";
+import { runMany } from "./many.ts";
 import { runRing } from "./ring.ts";
 
 const output = new Output();
@@ -46,5 +47,6 @@ async function measure(options: BenchOptions, signal: AbortSignal): Promise<Benc
   const machine = await describeMachine(programs);
   const ring = options.ring === undefined ? undefined : await runRing(options.ring, say);
   const disk = options.disk === undefined ? undefined : await runDisk({ ...options.disk, signal }, say);
-  return { machine, ring, disk };
+  const many = options.many === undefined || signal.aborted ? undefined : await runMany(options.many, say);
+  return { machine, ring, disk, many };
 }

@@ -8,6 +8,7 @@ import { choice, decimal, defaulting, flag, integer, list, optional, path, size,
 import { XenblkError } from "../lib/errors.ts";
 import { CASES, type DiskCase, diskCase, PLOT_CASES, STORAGES, SUBJECTS } from "./cases.ts";
 import type { DiskPlan } from "./disk.ts";
+import type { ManyPlan } from "./many.ts";
 import type { RingPlan } from "./ring.ts";
 
 const COMMAND = "deno task bench";
@@ -21,7 +22,7 @@ const FACE = {
   summary: "Measure this backend on this machine, beside C, QEMU and fio",
   description:
     "The ring alone with null I/O beside a C loop; then whole backends on a host without a hypervisor under " +
-    "one frontend, and fio on the same file, in alternating rounds. What the machine lacks is named and left out. " +
+    "one frontend, and fio on the same file, in alternating rounds; then 64 disks of 16 guests at once. What the machine lacks is named and left out. " +
     "bench/README.md tells how to read the figures.",
   operands: [],
   permissions: "all.",
@@ -33,7 +34,7 @@ const FACE = {
   ],
   options: {
     "quick": flag("A short run: less time, fewer rounds, a smaller image"),
-    "parts": defaulting(list(choice("What to run", ["ring", "disk"])), "ring,disk"),
+    "parts": defaulting(list(choice("What to run", ["ring", "disk", "many"])), "ring,disk,many"),
     "storage": defaulting(list(choice("Where the image is", STORAGES)), STORAGES.join(",")),
     "cases": defaulting(
       list({
@@ -59,6 +60,7 @@ const FACE = {
 export interface BenchOptions {
   readonly ring: RingPlan | undefined;
   readonly disk: Omit<DiskPlan, "signal"> | undefined;
+  readonly many: ManyPlan | undefined;
   readonly plot: string | undefined;
   readonly json: boolean;
   readonly quiet: boolean;
@@ -80,6 +82,7 @@ export function parseBenchOptions(args: readonly string[]): BenchOptions {
   return {
     ring: parts.includes("ring") ? ringPlan(quick) : undefined,
     disk: parts.includes("disk") ? diskPlan(options) : undefined,
+    many: parts.includes("many") ? manyPlan(options) : undefined,
     plot,
     json: options.json,
     quiet: common.quiet,
@@ -122,8 +125,22 @@ function diskPlan(options: Options): Omit<DiskPlan, "signal"> {
     roundMs: (options.seconds ?? (quick ? 0.3 : 1)) * 1000,
     imageBytes: options.size ?? (quick ? 2 ** 27 : 2 ** 29),
     directory: options.directory,
-    serveArguments: (options.serve ?? "").split(/\s+/).filter((word) => word !== ""),
+    serveArguments: wordsOf(options.serve),
   };
+}
+
+function manyPlan({ quick, serve }: Options): ManyPlan {
+  return {
+    domains: quick ? 4 : 16,
+    disksPerDomain: 4,
+    idleMs: quick ? 1000 : 10_000,
+    loadMs: quick ? 1000 : 10_000,
+    serveArguments: wordsOf(serve),
+  };
+}
+
+function wordsOf(text = ""): string[] {
+  return text.split(/\s+/).filter((word) => word !== "");
 }
 
 function parseCase(value: string): DiskCase | undefined {

@@ -6,8 +6,9 @@
 import { renderTable } from "../lib/cli/table.ts";
 import type { StorageName } from "./cases.ts";
 import type { DiskReport } from "./disk.ts";
-import { judge } from "./goals.ts";
+import { judge, judgeMany, type Verdict } from "./goals.ts";
 import { type Machine, machineLine } from "./machine.ts";
+import type { ManyReport, ManyResult } from "./many.ts";
 import { ringRates, type RingReport } from "./ring.ts";
 import { counterpart, type Latency, type Measurement, medianSample } from "./samples.ts";
 import { ratio, spread } from "./statistics.ts";
@@ -17,6 +18,7 @@ export interface BenchReport {
   readonly machine: Machine;
   readonly ring: RingReport | undefined;
   readonly disk: DiskReport | undefined;
+  readonly many: ManyReport | undefined;
 }
 
 const UNKNOWN = "-";
@@ -31,8 +33,8 @@ export function failuresOf({ disk }: BenchReport): readonly string[] {
 
 /** For people. */
 export function renderReport(report: BenchReport): string {
-  const { machine, ring, disk } = report;
-  const verdicts = judge(ring?.results ?? [], disk?.measurements ?? []);
+  const { machine, ring, disk, many } = report;
+  const verdicts = verdictsOf(report);
   const goals = renderTable(
     [{ heading: "GOAL" }, right("MEASURED"), { heading: "MET" }],
     verdicts.map(({ goal, measured, met }) => [goal, measured, met ? "yes" : "no"]),
@@ -41,8 +43,9 @@ export function renderReport(report: BenchReport): string {
     machineLine(machine) + "\n",
     ...(ring === undefined ? [] : [renderRing(ring)]),
     ...(disk === undefined || disk.measurements.length === 0 ? [] : [renderDisk(disk)]),
+    ...(many?.result === undefined ? [] : [renderMany(many.result)]),
     ...(verdicts.length === 0 ? [] : [goals]),
-    renderLines("Left out: ", [...ring?.leftOut ?? [], ...disk?.leftOut ?? []]),
+    renderLines("Left out: ", leftOutOf(report)),
     renderLines("Failed: ", failuresOf(report)),
   ];
   return sections.filter((section) => section !== "").join("\n");
@@ -50,16 +53,25 @@ export function renderReport(report: BenchReport): string {
 
 /** For programs: the medians beside the rounds that they come from. */
 export function jsonReport(report: BenchReport): unknown {
-  const { machine, ring, disk } = report;
+  const { machine, ring, disk, many } = report;
   return {
     machine: { ...machine, line: machineLine(machine) },
     ring: ring?.results.map((result) => ({ ...result, ...named(ringRates(result)) })),
     disk: disk?.measurements.map((measurement) => ({ ...measurement, median: medianSample(measurement) })),
     storages: disk?.storages,
-    goals: judge(ring?.results ?? [], disk?.measurements ?? []),
-    leftOut: [...ring?.leftOut ?? [], ...disk?.leftOut ?? []],
+    many: many?.result,
+    goals: verdictsOf(report),
+    leftOut: leftOutOf(report),
     failures: failuresOf(report),
   };
+}
+
+function verdictsOf({ ring, disk, many }: BenchReport): Verdict[] {
+  return [...judge(ring?.results ?? [], disk?.measurements ?? []), ...judgeMany(many?.result)];
+}
+
+function leftOutOf({ ring, disk, many }: BenchReport): string[] {
+  return [ring, disk, many].flatMap((part) => part?.leftOut ?? []);
 }
 
 function named({ typescript, c, ratio }: ReturnType<typeof ringRates>): Record<string, number | undefined> {
@@ -96,6 +108,24 @@ function renderDisk({ measurements, storages }: DiskReport): string {
   ];
   const rows = measurements.map((measurement) => diskRow(measurements, measurement, storages));
   return renderTable(columns, rows) + "\n" + renderLines("", diskNotes(measurements));
+}
+
+function renderMany({ domains, disks, workers, residentBytes, idle, iops, cpuUs }: ManyResult): string {
+  const { before, connected, loaded } = residentBytes;
+  const mib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+  const total = iops.reduce((sum, one) => sum + one, 0);
+  const rows: [string, string][] = [
+    ["disks, of guests, on Workers", `${disks}, ${domains}, ${workers}`],
+    ["memory of the process without disks", mib(before)],
+    ["memory a disk, connected and used once", mib((connected - before) / disks)],
+    ["memory a disk, after the load", mib((loaded - before) / disks)],
+    [`processor time while all are idle, ${idle.ms / 1000} s`, `${idle.cpuMs.toFixed(0)} ms`],
+    ["Workers woken meanwhile, times", String(idle.wakeUps)],
+    ["4 KiB random reads, 32 in flight on each, IOPS of all", total.toFixed(0)],
+    ["IOPS of the slowest and of the fastest disk", `${Math.min(...iops).toFixed(0)}, ${Math.max(...iops).toFixed(0)}`],
+    ["processor time a read", `${cpuUs.toFixed(2)} µs`],
+  ];
+  return renderTable([{ heading: "MANY DISKS" }, right("MEASURED")], rows);
 }
 
 function diskRow(

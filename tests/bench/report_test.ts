@@ -56,6 +56,18 @@ const REPORT: BenchReport = {
     leftOut: ["direct: there is no disk"],
     failures: [],
   },
+  many: {
+    result: {
+      domains: 2,
+      disks: 4,
+      workers: 1,
+      residentBytes: { before: 80 * 2 ** 20, connected: 84 * 2 ** 20, loaded: 86 * 2 ** 20 },
+      idle: { ms: 10_000, cpuMs: 20, wakeUps: 3 },
+      iops: [1000, 2000, 1500, 1200],
+      cpuUs: 1.5,
+    },
+    leftOut: [],
+  },
 };
 
 Deno.test("the medians of a measurement ignore the round that was disturbed", () => {
@@ -71,12 +83,16 @@ Deno.test("the report names the machine's size and gives each subject's ratios",
   assertMatch(text, /none +randread-4k-32 +xenblk, no disk +1500000 .* - +- .* 97!\n/);
   assertStringIncludes(text, "without a disk 5.00 times as fast as the fastest at randread-4k-32");
   assertStringIncludes(text, "Left out: direct: there is no disk");
+  assertMatch(text, /memory a disk, after the load +1\.5 MiB/);
+  assertMatch(text, /slowest and of the fastest disk +1000, 2000/);
+  assertMatch(text, /4 disks at rest: less than 1 % of a processor +0\.2 % +yes/);
+  assertMatch(text, /4 loaded disks: the slowest, of the fastest's IOPS, at least 0\.5 +0\.50 +yes/);
   assertMatch(text, /1 segment +4000000 +250 +100 +0\.40 +0 +1\.0 KiB +1000000/);
 });
 
 Deno.test("the report says what went wrong, and does without what was not measured", () => {
   const disk = { measurements: [], storages: {}, leftOut: [], failures: ["tmpfs: it broke"] };
-  const report = { machine: MACHINE, ring: undefined, disk };
+  const report = { machine: MACHINE, ring: undefined, disk, many: undefined };
   assertEquals(failuresOf(report), ["tmpfs: it broke"]);
   assertEquals(renderReport(report), `${machineLine(MACHINE)}\n\nFailed: tmpfs: it broke\n`);
 });

@@ -1,0 +1,128 @@
+/**
+ * Part three of the bench: many disks of many guests in one `serve`. What they cost while nobody asks for anything, in
+ * memory, processor time and wake-ups, and how evenly they share it when all of them ask for all that they can get. It
+ * must not know options or tables.
+ */
+
+import { XenblkError } from "../lib/errors.ts";
+import type { DomId } from "../lib/hypervisor.ts";
+import type { LoadSpec } from "../lib/sim/load_types.ts";
+import { frontendPath } from "../lib/xenbus/paths.ts";
+import { missingParts, NativeXen } from "../tests/native/harness.ts";
+import { attach, BackendProcess, sparseImage } from "../tests/native/serve/backend.ts";
+import { type GuestDisk, GuestProcess } from "../tests/native/serve/guest.ts";
+import { type WorkerUsage, workerUsage } from "../tests/native/serve/threads.ts";
+import { processorSeconds, residentBytes } from "./machine.ts";
+
+/** How much is measured. */
+export interface ManyPlan {
+  readonly domains: number;
+  readonly disksPerDomain: number;
+  /** How long all disks are idle, and how long all are loaded. */
+  readonly idleMs: number;
+  readonly loadMs: number;
+  /** Further arguments of `serve`. */
+  readonly serveArguments: readonly string[];
+}
+
+/** What came out. */
+export interface ManyResult {
+  readonly domains: number;
+  readonly disks: number;
+  /** Workers of the process that serves them. */
+  readonly workers: number;
+  /** Memory of that process without disks, with all of them connected, and after the load. */
+  readonly residentBytes: { readonly before: number; readonly connected: number; readonly loaded: number };
+  /** While no disk was asked for anything: time, processor time of the process, and times that a Worker was woken. */
+  readonly idle: { readonly ms: number; readonly cpuMs: number; readonly wakeUps: number };
+  /** Under load: operations a second of each disk, and the process's time for one operation. */
+  readonly iops: readonly number[];
+  readonly cpuUs: number;
+}
+
+/** The result, or why there is none. */
+export interface ManyReport {
+  readonly result: ManyResult | undefined;
+  readonly leftOut: readonly string[];
+}
+
+const IMAGE_BYTES = 16 * 2 ** 20;
+/** 4 KiB random reads, 32 in flight on each disk. */
+const LOAD: LoadSpec = {
+  seed: 1,
+  pattern: "random",
+  readShare: 1,
+  blockBytes: [4096],
+  depth: 32,
+  flushEvery: 0,
+  barrierEvery: 0,
+};
+/** Before the idle time is measured, compilers and collectors end what they do. */
+const SETTLE_MS = 3000;
+
+/** Runs part three. `progress` hears what is being measured. */
+export async function runMany(plan: ManyPlan, progress: (text: string) => void): Promise<ManyReport> {
+  const missing = missingParts();
+  if (missing !== undefined) return { result: undefined, leftOut: [`many disks: ${missing}`] };
+  progress(`many disks: connecting ${plan.domains * plan.disksPerDomain}`);
+  await using xen = await NativeXen.start();
+  await using backend = new BackendProcess(xen, ["serve", ...plan.serveArguments]);
+  await backend.says(/serving/);
+  const before = residentBytes(backend.pid);
+  await using guests = new AsyncDisposableStack();
+  const disks: GuestDisk[] = [];
+  for (let domain = 1; domain <= plan.domains; domain++) {
+    await xen.createDomain(domain);
+    const guest = guests.use(new GuestProcess(xen, domain));
+    for (let i = 0; i < plan.disksPerDomain; i++) disks.push(await connect(xen, guest, `${domain}-${i}.img`));
+  }
+  await Promise.all(disks.map((disk) => disk.measure({ ...LOAD, requests: 10_000 }))); // compiles both ends
+  const connected = residentBytes(backend.pid);
+  progress("many disks: idle");
+  const idle = await watchIdle(backend.pid, plan.idleMs);
+  progress("many disks: loaded");
+  const { iops, cpuUs } = await load(disks, backend.pid, plan.loadMs);
+  const loaded = residentBytes(backend.pid);
+  const { domains } = plan;
+  const workers = workerUsage(backend.pid).size;
+  const memory = { before, connected, loaded };
+  return {
+    result: { domains, disks: disks.length, workers, residentBytes: memory, idle, iops, cpuUs },
+    leftOut: [],
+  };
+}
+
+async function connect(xen: NativeXen, guest: GuestProcess, name: string): Promise<GuestDisk> {
+  const params = `aio:${sparseImage(xen.directory, name, IMAGE_BYTES)}`;
+  const device = await attach(xen, { domain: guest.domid as DomId, params });
+  const disk = await guest.disk(frontendPath(device));
+  await disk.connect();
+  return disk;
+}
+
+async function watchIdle(pid: number, ms: number): Promise<ManyResult["idle"]> {
+  await new Promise((resolve) => setTimeout(resolve, SETTLE_MS));
+  const sleeps = (usage: ReadonlyMap<number, WorkerUsage>): number =>
+    [...usage.values()].reduce((sum, worker) => sum + worker.sleeps, 0);
+  const [cpu, slept] = [processorSeconds(pid), sleeps(workerUsage(pid))];
+  await new Promise((resolve) => setTimeout(resolve, ms));
+  return { ms, cpuMs: (processorSeconds(pid) - cpu) * 1000, wakeUps: sleeps(workerUsage(pid)) - slept };
+}
+
+/** All disks at once. Throws {@linkcode XenblkError} if a request fails. */
+async function load(
+  disks: readonly GuestDisk[],
+  pid: number,
+  durationMs: number,
+): Promise<Pick<ManyResult, "iops" | "cpuUs">> {
+  const before = processorSeconds(pid);
+  const outcomes = await Promise.all(disks.map((disk, seed) => disk.measure({ ...LOAD, seed, durationMs })));
+  const cpuSeconds = processorSeconds(pid) - before;
+  const failed = outcomes.find(({ errors, protocolErrors }) => errors + protocolErrors > 0);
+  if (failed !== undefined) throw new XenblkError("Cannot measure many disks: a request failed");
+  const operations = outcomes.reduce((sum, { reads }) => sum + reads, 0);
+  return {
+    iops: outcomes.map(({ reads, elapsedMs }) => reads / elapsedMs * 1000),
+    cpuUs: cpuSeconds * 1e6 / operations,
+  };
+}
