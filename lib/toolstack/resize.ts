@@ -9,6 +9,7 @@ import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
 import { RESIZE_DONE, RESIZE_NODE, RESIZE_REQUEST } from "../xenbus/resize.ts";
 import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
+import { isDisconnection } from "../xenstore.ts";
 import { describeDevice } from "./list.ts";
 import { waitFor, type WaitOptions } from "./wait.ts";
 
@@ -34,7 +35,7 @@ export async function resizeDevice(store: Xenstore, device: DeviceAddress, optio
       return value === undefined ? "its nodes were removed meanwhile" : value === RESIZE_REQUEST ? undefined : value;
     }, options);
   } finally {
-    store.remove(node);
+    forgetRequest(store, node);
   }
   if (answer === RESIZE_DONE) return { before, now: describeDevice(store, device).sectors ?? before };
   if (answer !== undefined) throw new XenblkError(`Cannot resize ${name}: ${answer}`);
@@ -42,6 +43,15 @@ export async function resizeDevice(store: Xenstore, device: DeviceAddress, optio
     kind: "timeout",
     remedy: `look whether \`xenblk\` serves kind ${device.kind}; other backends see to it by themselves, or not at all`,
   });
+}
+
+/** A store that was lost meanwhile keeps the node: the next request is written over it. */
+function forgetRequest(store: Xenstore, node: string): void {
+  try {
+    store.remove(node);
+  } catch (error) {
+    if (!isDisconnection(error)) throw error;
+  }
 }
 
 /** Writes the request; returns the sectors that the guest was told of. */

@@ -92,6 +92,18 @@ Deno.test("a disk that is not connected need not be resized, and one that nobody
   assertEquals([late.exitStatus, rig.backend(device, "resize")], [4, undefined]);
 });
 
+Deno.test("xenstore that is lost while a resize is waited for is told as that", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  rig.toolstack.write(`${backendPath(device)}/state`, "4");
+  rig.toolstack.write(`${backendPath(device)}/sectors`, "2048");
+  const resized = resizeDevice(rig.toolstack, device, PATIENT);
+  const lost = assertRejects(() => resized, XenblkError, "the connection to xenstored is lost");
+  await settle();
+  rig.simulated.stop();
+  await lost;
+});
+
 Deno.test("a guest that writes a request of its own into its directory asks for nothing", async () => {
   await using rig = new Rig();
   using image = new Image(MIB);
