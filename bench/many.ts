@@ -35,9 +35,12 @@ export interface ManyResult {
   readonly residentBytes: { readonly before: number; readonly connected: number; readonly loaded: number };
   /** While no disk was asked for anything: time, processor time of the process, and times that a Worker was woken. */
   readonly idle: { readonly ms: number; readonly cpuMs: number; readonly wakeUps: number };
-  /** Under load: operations a second of each disk, and the process's time for one operation. */
+  /** Under load: operations, how many a second of each disk, and the process's time for one. */
+  readonly operations: number;
   readonly iops: readonly number[];
   readonly cpuUs: number;
+  /** Garbage collections meanwhile, in all threads of the process. */
+  readonly collections: number;
 }
 
 /** The result, or why there is none. */
@@ -66,7 +69,8 @@ export async function runMany(plan: ManyPlan, progress: (text: string) => void):
   if (missing !== undefined) return { result: undefined, leftOut: [`many disks: ${missing}`] };
   progress(`many disks: connecting ${plan.domains * plan.disksPerDomain}`);
   await using xen = await NativeXen.start();
-  await using backend = new BackendProcess(xen, ["serve", ...plan.serveArguments]);
+  const trace = `${xen.directory}/gc.log`;
+  await using backend = new BackendProcess(xen, ["serve", ...plan.serveArguments], tracedTo(trace));
   await backend.says(/serving/);
   const before = residentBytes(backend.pid);
   await using guests = new AsyncDisposableStack();
@@ -81,15 +85,27 @@ export async function runMany(plan: ManyPlan, progress: (text: string) => void):
   progress("many disks: idle");
   const idle = await watchIdle(backend.pid, plan.idleMs);
   progress("many disks: loaded");
-  const { iops, cpuUs } = await load(disks, backend.pid, plan.loadMs);
+  const collectedBefore = await collectionsIn(trace);
+  const underLoad = await load(disks, backend.pid, plan.loadMs);
+  const collections = await collectionsIn(trace) - collectedBefore;
   const loaded = residentBytes(backend.pid);
   const { domains } = plan;
   const workers = workerUsage(backend.pid).size;
   const memory = { before, connected, loaded };
   return {
-    result: { domains, disks: disks.length, workers, residentBytes: memory, idle, iops, cpuUs },
+    result: { domains, disks: disks.length, workers, residentBytes: memory, idle, ...underLoad, collections },
     leftOut: [],
   };
+}
+
+/** A program that becomes the process, with V8's trace of its garbage collections written line by line. */
+function tracedTo(path: string): string[] {
+  return ["env", "DENO_V8_FLAGS=--trace-gc", "stdbuf", "-oL", "sh", "-c", `exec "$@" > ${path}`, "sh"];
+}
+
+async function collectionsIn(trace: string): Promise<number> {
+  return (await Deno.readTextFile(trace)).split("\n").filter((line) => /(Scavenge|Mark-Compact|Minor)/.test(line))
+    .length;
 }
 
 async function connect(xen: NativeXen, guest: GuestProcess, name: string): Promise<GuestDisk> {
@@ -114,7 +130,7 @@ async function load(
   disks: readonly GuestDisk[],
   pid: number,
   durationMs: number,
-): Promise<Pick<ManyResult, "iops" | "cpuUs">> {
+): Promise<Pick<ManyResult, "operations" | "iops" | "cpuUs">> {
   const before = processorSeconds(pid);
   const outcomes = await Promise.all(disks.map((disk, seed) => disk.measure({ ...LOAD, seed, durationMs })));
   const cpuSeconds = processorSeconds(pid) - before;
@@ -122,6 +138,7 @@ async function load(
   if (failed !== undefined) throw new XenblkError("Cannot measure many disks: a request failed");
   const operations = outcomes.reduce((sum, { reads }) => sum + reads, 0);
   return {
+    operations,
     iops: outcomes.map(({ reads, elapsedMs }) => reads / elapsedMs * 1000),
     cpuUs: cpuSeconds * 1e6 / operations,
   };

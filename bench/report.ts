@@ -110,7 +110,9 @@ function renderDisk({ measurements, storages }: DiskReport): string {
   return renderTable(columns, rows) + "\n" + renderLines("", diskNotes(measurements));
 }
 
-function renderMany({ domains, disks, workers, residentBytes, idle, iops, cpuUs }: ManyResult): string {
+function renderMany(
+  { domains, disks, workers, residentBytes, idle, operations, iops, cpuUs, collections }: ManyResult,
+): string {
   const { before, connected, loaded } = residentBytes;
   const mib = (bytes: number): string => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
   const total = iops.reduce((sum, one) => sum + one, 0);
@@ -123,6 +125,10 @@ function renderMany({ domains, disks, workers, residentBytes, idle, iops, cpuUs 
     ["Workers woken meanwhile, times", String(idle.wakeUps)],
     ["4 KiB random reads, 32 in flight on each, IOPS of all", total.toFixed(0)],
     ["IOPS of the slowest and of the fastest disk", `${Math.min(...iops).toFixed(0)}, ${Math.max(...iops).toFixed(0)}`],
+    [
+      `garbage collections in all threads, over ${(operations / 1e6).toFixed(1)} million reads`,
+      String(collections),
+    ],
     ["processor time a read", `${cpuUs.toFixed(2)} µs`],
   ];
   return renderTable([{ heading: "MANY DISKS" }, right("MEASURED")], rows);

@@ -1,0 +1,49 @@
+/**
+ * Many disks of many guests in one `xenblk serve` on the default number of Workers, all loaded at once. The short form
+ * runs in the gate; XENBLK_NATIVE=full has 64 disks of 16 guests. How they share a machine is a figure of the bench.
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import { nativeTest, NativeXen } from "../harness.ts";
+import { BackendProcess, detach } from "./backend.ts";
+import { GuestProcess } from "./guest.ts";
+import { assertClean, LOAD, newDisk, received } from "./scenes.ts";
+import { workersRest, workerUsage } from "./threads.ts";
+
+const FULL = Deno.env.get("XENBLK_NATIVE") === "full";
+const GUESTS = FULL ? 16 : 3;
+const DISKS = FULL ? 4 : 2;
+const REQUESTS = FULL ? 2000 : 500;
+const IMAGE_BYTES = 2 ** 24;
+
+nativeTest(
+  `${GUESTS * DISKS} disks of ${GUESTS} guests that are loaded at once all verify, and rest together`,
+  async () => {
+    await using xen = await NativeXen.start();
+    await using backend = new BackendProcess(xen, ["serve", "--engine", "uring"]);
+    await using guests = new AsyncDisposableStack();
+    const disks: Awaited<ReturnType<typeof newDisk>>[] = [];
+    for (let domain = 1; domain <= GUESTS; domain++) {
+      await xen.createDomain(domain);
+      const guest = guests.use(new GuestProcess(xen, domain));
+      for (let i = 0; i < DISKS; i++) {
+        disks.push(await newDisk(xen, guest, `${domain}-${i}.img`, { sizeBytes: IMAGE_BYTES }));
+      }
+    }
+    await Promise.all(disks.map(({ disk }, seed) => disk.connect(seed + 1)));
+    const outcomes = await Promise.all(
+      disks.map(({ disk }, seed) => disk.load({ ...LOAD, seed: seed + 1, requests: REQUESTS })),
+    );
+    for (const [index, outcome] of outcomes.entries()) {
+      assertClean(received(outcome), `disk ${index}; ${backend.messages}`);
+      assertEquals(outcome.reads + outcome.writes + outcome.barriers + outcome.flushes, REQUESTS);
+    }
+    assert(workerUsage(backend.pid).size <= navigator.hardwareConcurrency, "a Worker may serve any number of disks");
+    await workersRest(backend.pid);
+    for (const { disk, device, image } of disks) {
+      await detach(xen, device);
+      assertEquals((await disk.verify(image)).miscompares, 0);
+    }
+    assertEquals(await backend.stop(), 0, backend.messages);
+  },
+);
