@@ -16,8 +16,11 @@ import type { NativeFiles } from "../storage/native_files.ts";
 import { openDisk } from "../storage/open.ts";
 import type { DeviceAddress } from "../xenbus/paths.ts";
 
-/** How long devices may take to finish what is in flight once they are closed. */
-const GRACE_MS = 10_000;
+/**
+ * How long devices may take to finish what is in flight once they are closed: on a host whose CPUs are all wanted that
+ * can be many seconds. Whoever ends the process should wait for longer (TimeoutStopSec= in docs/deploy.md).
+ */
+const GRACE_MS = 20_000;
 
 /** What a service is made of. */
 export interface ServiceOptions {

@@ -23,9 +23,12 @@ skip() { trap - ERR; echo "SKIP: $*"; exit 77; }
 # Words in the logs that this scenario provokes on purpose: allow_words REGEX
 allow_words() { echo "$1" >>/run/e2e/allowed; }
 
+# What a wait for something may take, as a multiple of what it takes on a machine with nothing else to do.
+patience=4
+
 # wait_for SECONDS WHAT COMMAND...: until the command succeeds.
 wait_for() {
-  local deadline=$((SECONDS + $1)) what="$2"
+  local deadline=$((SECONDS + patience * $1)) what="$2"
   shift 2
   until "$@" >/dev/null 2>&1; do
     [ "$SECONDS" -lt "$deadline" ] || fail "waited too long for $what"
@@ -171,7 +174,7 @@ said_or_ended() { grep -q "$2" "$1" || process_ended "$3"; }
 attach_start() {
   local name="$1" guest="$2" image="$3" vdev="$4"
   shift 4
-  background "$name" "${XENBLK[@]}" attach "$guest" "$image" "$vdev" --timeout 90 "$@"
+  background "$name" "${XENBLK[@]}" attach "$guest" "$image" "$vdev" --timeout 300 "$@"
   wait_for 100 "$vdev of $guest to connect" said_or_ended "$E2E_OUT/$name.log" "$vdev" "$background_pid"
   if ! grep -q "$vdev" "$E2E_OUT/$name.log"; then
     cat "$E2E_OUT/$name.err"

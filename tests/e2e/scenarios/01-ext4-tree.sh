@@ -1,5 +1,6 @@
 # A disk is attached to a running guest, which makes a file system on it and copies a tree; after the detach nothing is
 # left, and the image mounted in dom0 has every file as it was.
+# timeout: 300 s
 image disk 96M
 guest_start alpha
 id="$(domid alpha)"

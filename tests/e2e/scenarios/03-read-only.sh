@@ -1,6 +1,6 @@
 # A read-only disk and a CD-ROM: the guest sees them as read-only, its writes fail, and the images stay as they were.
 # suites: trixie
-# timeout: 300 s
+# timeout: 500 s
 image disk 16M
 disk="$image"
 head -c 16M /dev/urandom >"$disk"

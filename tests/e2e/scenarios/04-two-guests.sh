@@ -1,7 +1,7 @@
 # One process serves disks of two guests under load. One guest is destroyed in the middle of its I/O: the other goes on
 # without an error, and no mapping, port or node of the dead one is left.
 # suites: trixie
-# timeout: 300 s
+# timeout: 500 s
 image a 16M
 a="$image"
 image b 16M

@@ -1,7 +1,7 @@
 # Disks are detached from a guest that does not give them up of its own: one that it has mounted and writes to, and one
 # while the guest is paused. The request is visible to the guest, a detach that times out says so and its request
 # stands, --force ends it, and nothing hangs.
-# timeout: 400 s
+# timeout: 600 s
 image mounted 64M
 mounted="$image"
 image paused 16M

@@ -1,6 +1,6 @@
 # The guest's driver is unbound with reads in flight, and its device begins anew (Closed, then Initialising with
 # online=1), ten times: each time the disk comes back, its data is right, and nothing piles up in the backend.
-# timeout: 600 s
+# timeout: 900 s
 image disk 16M
 guest_start alpha
 id="$(domid alpha)"

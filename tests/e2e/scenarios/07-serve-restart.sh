@@ -1,6 +1,6 @@
 # SIGTERM to `serve`, which is started again as systemd would: with the guest idle, and ten times under fio with
 # verification (three times on the second suite). The guest sees pauses and no error, the states stay Connected all along.
-# timeout: 600 s
+# timeout: 900 s
 rounds=10
 [ "$E2E_SUITE" = trixie ] || rounds=3
 image disk 16M

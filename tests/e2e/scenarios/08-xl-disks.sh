@@ -1,7 +1,7 @@
 # xl's own way: a disk in the guest's configuration and one by `xl block-attach`, both backendtype=tap with our script;
 # `xl block-list`, `xl block-detach`, and `xl destroy`, which leaves no node behind.
 # suites: trixie
-# timeout: 300 s
+# timeout: 500 s
 image first 16M
 first="$image"
 image second 16M

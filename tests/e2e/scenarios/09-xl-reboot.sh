@@ -1,7 +1,7 @@
 # A guest with a disk of ours reboots through xl (a new domain each time), and is saved and restored: the disk is there
 # again with its data.
 # suites: trixie
-# timeout: 300 s
+# timeout: 500 s
 image disk 16M
 serve_start serve
 serve_pid="$background_pid"

@@ -1,7 +1,7 @@
 # A guest with two virtual CPUs whose blkfront would use 16-page rings, several queues and long requests: it gets what
 # the backend offers, and the data is right.
 # suites: trixie
-# timeout: 300 s
+# timeout: 500 s
 image disk 32M
 GUEST_ARGUMENTS="xen_blkfront.max_ring_page_order=4 xen_blkfront.max_queues=4 xen_blkfront.max_indirect_segments=256"
 guest_start alpha "vcpus = 2"

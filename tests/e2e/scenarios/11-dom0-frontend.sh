@@ -1,5 +1,6 @@
 # dom0 as its own frontend: the quickest cycle, with no guest to boot. Attached, used and detached three times.
 # suites: trixie
+# timeout: 300 s
 image disk 32M
 modprobe xen-blkfront
 for round in 1 2 3; do

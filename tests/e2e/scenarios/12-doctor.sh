@@ -1,6 +1,7 @@
 # What `doctor` and `attach` say in dom0: all is well here; without gntdev's node, and for a domain that does not exist,
 # the thing is named with its remedy, the status is right, and no node is left behind.
 # suites: trixie
+# timeout: 300 s
 image disk 8M
 xenblk doctor
 status=0

@@ -1,6 +1,6 @@
 # Our attach and detach beside disks that xl manages (blkback and qdisk) in the same guest: each goes on when another
 # comes or goes, and our list shows them all.
-# timeout: 300 s
+# timeout: 500 s
 image qdisk 16M
 image blkback 16M
 image ours 16M

@@ -1,7 +1,7 @@
 # kill -9 of `serve`, twenty times under fio with verification, started again each time as systemd would: fio finds every
 # byte as it wrote it, the guest sees pauses and no error. Every fourth process is killed while it still starts.
 # suites: trixie
-# timeout: 900 s
+# timeout: 1200 s
 rounds=20
 image disk 16M
 image probed 4M

@@ -2,7 +2,7 @@
 # read or written, through the page cache or past it; its other blocks and its neighbour, served by the same process,
 # never do. Once the device is whole again, so is the guest's disk.
 # suites: trixie
-# timeout: 400 s
+# timeout: 500 s
 modprobe dm-mod
 export DM_DISABLE_UDEV=1
 image backing 16M

@@ -1,7 +1,7 @@
 # A sparse image on a file system that fills up: the guest's writes that find no room end in an error, what it wrote
 # before is there, reads go on; once there is room again, so do writes, without a reattach.
 # suites: trixie
-# timeout: 300 s
+# timeout: 500 s
 image small 48M
 small="$image"
 mkfs.ext4 -q -O ^has_journal -m 0 "$small"
