@@ -18,8 +18,9 @@ const SUITES = (Deno.env.get("XENBLK_E2E_SUITES") ?? "trixie,bookworm").split(",
 const CACHE = Deno.env.get("XENBLK_E2E_CACHE") ?? `${Deno.env.get("TMPDIR") ?? "/tmp"}/xenblk-e2e`;
 const MINUTES = Number(Deno.env.get("XENBLK_E2E_MINUTES") ?? "35");
 
-/** What an emulated machine takes of this one's memory. */
+/** What an emulated machine takes of this one's memory, and of its CPUs: with fewer its own wait for each other. */
 const BOOT_BYTES = 4.5 * 2 ** 30;
+const BOOT_CPUS = 2;
 
 /** The scenarios that were asked for by name, or all. */
 function chosen(names: readonly string[]): readonly Scenario[] {
@@ -29,6 +30,13 @@ function chosen(names: readonly string[]): readonly Scenario[] {
     throw new Error(`no scenario ${unknown.join(", ")}; there are ${all.map((scenario) => scenario.name).join(", ")}`);
   }
   return names.length === 0 ? all : all.filter((scenario) => names.includes(scenario.name));
+}
+
+/** How many machines this one can emulate at the same time. */
+function mostBoots(): number {
+  const byMemory = Math.floor(Deno.systemMemoryInfo().available / BOOT_BYTES);
+  const byCpus = Math.floor(navigator.hardwareConcurrency / BOOT_CPUS);
+  return Math.max(1, Math.min(byMemory, byCpus));
 }
 
 async function run(names: readonly string[]): Promise<boolean> {
@@ -48,8 +56,7 @@ async function run(names: readonly string[]): Promise<boolean> {
     stages: () => builder.stages,
     print,
   };
-  const boots = Math.max(1, Math.min(2, Math.floor(Deno.systemMemoryInfo().available / BOOT_BYTES)));
-  const limits = { seconds: endSeconds - now(), bootSeconds: BOOT_SECONDS, boots };
+  const limits = { seconds: endSeconds - now(), bootSeconds: BOOT_SECONDS, boots: mostBoots() };
   const report = await runAll(rig, SUITES, scenarios, limits);
   print(`\n${reportText(report)}`);
   return succeeded(report);
