@@ -12,7 +12,7 @@ guest_start alpha
 id="$(domid alpha)"
 
 # Linux since 5.17 lets go of a disk at once, whoever uses it; what its file system then says is its own affair.
-allow_words 'I/O error,? (on )?dev(ice)? xvdb\b|EXT4-fs [a-z]+ \(device xvdb\): .*I/O error|JBD2: I/O error .*xvdb-8'
+allow_words 'I/O error,? (on )?dev(ice)? xvdb\b|EXT4-fs( [a-z]+)? \((device )?xvdb\): .*I/O error|JBD2: I/O error .*xvdb-8'
 attach_start mounted alpha "$mounted" xvdb
 mounted_pid="$background_pid"
 guest_run alpha 'mkfs.ext4 -q /dev/xvdb && mount /dev/xvdb /mnt'
