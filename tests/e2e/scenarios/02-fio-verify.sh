@@ -10,7 +10,7 @@ for engine in file uring; do
     if grep -q "$engine" "$E2E_OUT/help.txt" && grep -q "$grants" "$E2E_OUT/help.txt"; then pairs="$pairs $engine,$grants"; fi
   done
 done
-if [ "$E2E_SUITE" = bookworm ]; then pairs="file,persistent uring,copy uring,map uring,persistent"; fi
+if [ "$E2E_SUITE" = bookworm ]; then pairs="file,persistent uring,map uring,persistent"; fi
 for pair in $pairs; do
   image "${pair/,/-}" 16M
   attach_start "${pair/,/-}" alpha "$image" xvdb --engine "${pair%,*}" --grants "${pair#*,}"
