@@ -83,7 +83,7 @@ table() {
     printf '%-24s' "${job//,/ } deep"
     for disk in $disks; do
       value="$(median "$job" "$disk" "$2")"
-      awk -v v="$value" -v b="$base" 'BEGIN { printf "%14d (%6.2f)", v, b > 0 ? v / b : 0 }'
+      awk -v v="$value" -v b="$base" 'BEGIN { printf "%14d (%6.2f)", v, (b > 0 ? v / b : 0) }'
     done
     echo
   done
