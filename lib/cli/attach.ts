@@ -150,6 +150,7 @@ async function serveUntilConnected(
       journals: claim.journals,
       workers: options.workers,
       logger: createLogger("backend"),
+      signal: context.signals.signal,
     });
     await waitForConnected(store, device, { timeoutMs, clock: SYSTEM_CLOCK, signal: context.signals.signal });
     return service;

@@ -3,6 +3,7 @@
  * told to end. Ending leaves the devices Connected, so that the next serve goes on with them.
  */
 
+import { isAbort } from "../abort.ts";
 import { ownDomain } from "../backend/kind.ts";
 import type { DomId } from "../hypervisor.ts";
 import { createLogger } from "../log.ts";
@@ -49,7 +50,7 @@ export const serve = defineVerb({
     checkDataPath(platform);
     const logger = createLogger("backend");
     const kind = only?.kind ?? options.kind ?? DEFAULT_KIND;
-    const service = await startService({
+    const service = await unlessEnded(startService({
       platform,
       native: platform.files,
       openXenstore: () => platform.openXenstore(),
@@ -60,7 +61,13 @@ export const serve = defineVerb({
       journal: !options["no-journal"],
       workers: options.workers,
       logger,
-    });
+      // What is to be detached must be served first, at least for a moment.
+      ...(options["detach-on-exit"] ? {} : { signal: context.signals.signal }),
+    }));
+    if (service === undefined) {
+      logger.info(`ending: ${context.signals.received}, before anything was served`);
+      return 0;
+    }
     logger.info(only === undefined ? `serving all of kind ${kind}` : `serving ${operands["backend-path"]}`);
     const removal = service.devices.retired.then(() => "removal" as const);
     const ending = await Promise.race([context.signals.drain, removal, service.failed]);
@@ -68,6 +75,16 @@ export const serve = defineVerb({
     return await end(context, service, options);
   },
 });
+
+/** Undefined if the command was told to end before it served. */
+async function unlessEnded(starting: Promise<Service>): Promise<Service | undefined> {
+  try {
+    return await starting;
+  } catch (error) {
+    if (isAbort(error)) return undefined;
+    throw error;
+  }
+}
 
 /** Takes BACKEND-PATH apart, and refuses options that contradict it. */
 function onlyDevice(

@@ -3,6 +3,7 @@
  * ended in order. It must not know options, nor whether the hypervisor is real.
  */
 
+import { unlessAborted } from "../abort.ts";
 import { BackendKind } from "../backend/kind.ts";
 import type { CloseOptions } from "../backend/device.ts";
 import type { DeviceSettings } from "../backend/settings.ts";
@@ -41,6 +42,8 @@ export interface ServiceOptions {
   /** Most reactors. */
   readonly workers: number;
   readonly logger: Logger;
+  /** Ends the wait for threads to start: nothing is served then. */
+  readonly signal?: AbortSignal;
 }
 
 /** Devices that are being served. */
@@ -60,7 +63,8 @@ export interface Service {
 
 /**
  * Starts the threads that the first disk needs, connects to xenstore and begins to serve. Rejects with what
- * `openXenstore` throws, or with {@linkcode XenblkError} if a thread cannot be started, leaving nothing.
+ * `openXenstore` throws, with {@linkcode XenblkError} if a thread cannot be started, or with the signal's reason, leaving
+ * nothing.
  */
 export async function startService(options: ServiceOptions): Promise<Service> {
   const { platform, openXenstore, kind, only, settings, journal, native, workers, logger } = options;
@@ -83,7 +87,8 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     }),
   );
   // A toolstack waits ten seconds for its device, and threads can take several to start; simulated guests have time.
-  await Promise.all([dataPlane.start(), native === undefined || uring ? undefined : pool.start()]);
+  const starting = Promise.all([dataPlane.start(), native === undefined || uring ? undefined : pool.start()]);
+  await unlessAborted(starting, options.signal);
   const devices = new BackendKind({
     kind,
     ...(only === undefined ? {} : { only }),
