@@ -71,7 +71,10 @@ export class FileExecutor implements Executor {
     this.#file.close();
   }
 
-  /** The kernel tells a descriptor of a failed write-back once; whoever shares this one may be the next to ask. */
+  /**
+   * The kernel tells a descriptor of a failed write-back once, and whoever shares this one may be the next to ask. Other
+   * threads have descriptors of their own, which are told of it too, so that flushes may go on in several at a time.
+   */
   #flush(): number {
     if (this.#flushFailure !== 0 || this.#cache === "unsafe") return this.#flushFailure;
     for (let retries = 0;; retries++) {
