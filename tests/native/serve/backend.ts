@@ -51,6 +51,16 @@ export class BackendProcess implements AsyncDisposable {
     }
   }
 
+  /** Sends SIGTERM and, so much later, SIGKILL, unless it has ended by then. */
+  async killAsItEnds(afterMs: number): Promise<void> {
+    this.#child.kill("SIGTERM");
+    await new Promise((resolve) => setTimeout(resolve, afterMs));
+    try {
+      this.#child.kill("SIGKILL");
+    } catch { /* it has ended */ }
+    await this.exited();
+  }
+
   /** Sends a signal and returns the exit status. */
   async stop(signal: Deno.Signal = "SIGTERM"): Promise<number> {
     this.#child.kill(signal);

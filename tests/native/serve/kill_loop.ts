@@ -42,6 +42,9 @@ const PATIENCE_MS = 60_000;
 const SERVES_MS = 300;
 const STARTS_MS = 300;
 const STARTS_SHARE = 0.2;
+/** One in ten is killed so long after it was asked to end. */
+const ENDS_SHARE = 0.1;
+const ENDS_MS = 60;
 
 /** Runs it. Rejects if a process does not serve, or the guest gets no answer, in two minutes. */
 export async function killAgainAndAgain({ signal, times, loading, args }: KillLoop): Promise<KillLoopResult> {
@@ -70,7 +73,8 @@ export async function killAgainAndAgain({ signal, times, loading, args }: KillLo
         await sleep(Math.random() * SERVES_MS);
       }
       since++;
-      const status = await backend.stop(signal);
+      const whileEnding = signal === "SIGKILL" && Math.random() < ENDS_SHARE;
+      const status = await (whileEnding ? backend.killAsItEnds(Math.random() * ENDS_MS) : backend.stop(signal));
       if (signal === "SIGTERM" && status !== 0) throw new Error(`serve ended with ${status}: ${backend.messages}`);
       counts.recovered += recoveredBy(backend);
       backend = serve(xen, loading, args);
