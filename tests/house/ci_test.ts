@@ -11,11 +11,14 @@ interface Script {
   readonly test: string;
   readonly testStatus?: number;
   readonly native?: string;
+  readonly e2e?: string;
+  readonly e2eStatus?: number;
   readonly ci?: string;
 }
 
 /** Runs .ci/run in a directory of its own and gives its last line and status. */
-async function runCi({ house = 0, test, testStatus = 0, native = "", ci = "true" }: Script): Promise<[string, number]> {
+async function runCi(script: Script): Promise<[string, number]> {
+  const { house = 0, test, testStatus = 0, native = "", e2e = "", e2eStatus = 0, ci = "true" } = script;
   const root = await Deno.makeTempDir();
   try {
     for (const folder of [".ci", "tests/native", "bin"]) await Deno.mkdir(`${root}/${folder}`, { recursive: true });
@@ -27,6 +30,7 @@ async function runCi({ house = 0, test, testStatus = 0, native = "", ci = "true"
       `house) exit ${house} ;;`,
       `test) cat <<'OUT'\n${test}\nOUT\nexit ${testStatus} ;;`,
       `test:native) cat <<'OUT'\n${native}\nOUT\nexit 0 ;;`,
+      `e2e) cat <<'OUT'\n${e2e}\nOUT\nexit ${e2eStatus} ;;`,
       "*) exit 99 ;;",
       "esac\n",
     ].join("\n");
@@ -64,4 +68,19 @@ Deno.test(".ci/run fails when the static checks fail or no test ran", async () =
   assertEquals(await runCi({ test: "ok | 1 passed | 0 failed (5s)", house: 1 }), ["1 passed, 0 failed", 1]);
   assertEquals(await runCi({ test: "error: nothing here" }), ["0 passed, 0 failed", 1]);
   assertEquals(await runCi({ test: "error: it broke", testStatus: 2 }), ["0 passed, 0 failed", 2]);
+});
+
+Deno.test(".ci/run sums the scenarios with real guests, and fails when one of them failed", async () => {
+  const test = "ok | 12 passed | 0 failed (5s)";
+  const table = "Debian trixie, logs in /tmp/x\n  01-a  passed  9 s  passed at the second boot\n\n";
+  assertEquals(await runCi({ test, e2e: `${table}ok | 21 passed | 0 failed (900s)` }), ["33 passed, 0 failed", 0]);
+  const failed = { test, e2e: `${table}FAILED | 19 passed | 2 failed (2100s)`, e2eStatus: 1 };
+  assertEquals(await runCi(failed), ["31 passed, 2 failed", 1]);
+});
+
+Deno.test(".ci/run fails when the scenarios cannot be run at all", async () => {
+  const test = "ok | 12 passed | 0 failed (5s)";
+  const refused = "e2e: trixie: 2 scenarios do not run: run as root\n\nFAILED | 0 passed | 2 failed (1s)";
+  assertEquals(await runCi({ test, e2e: refused, e2eStatus: 1 }), ["12 passed, 2 failed", 1]);
+  assertEquals(await runCi({ test, e2e: "e2e: it broke", e2eStatus: 1 }), ["12 passed, 0 failed", 1]);
 });
