@@ -10,7 +10,7 @@ import { RequestSlots } from "../blkif/request.ts";
 import { errorText } from "../errors.ts";
 import type { DomId, EventChannels, EvtchnPort, GrantTable, OwnedMemory, Platform } from "../hypervisor.ts";
 import type { ChannelOptions, DiskAttachment, DiskProperties, IoChannel } from "../storage/disk.ts";
-import { createGrantStrategy } from "./grants.ts";
+import { createGrantStrategy } from "./grant_strategies.ts";
 import { IndirectPages } from "./indirect_pages.ts";
 import { Latch, LATCH_BYTES } from "./latch.ts";
 import { Journal, journalBytes } from "./journal.ts";

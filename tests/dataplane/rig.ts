@@ -15,7 +15,7 @@ import {
 } from "../../lib/blkif/front_ring.ts";
 import { RequestSlots } from "../../lib/blkif/request.ts";
 import type { DiskLimits } from "../../lib/blkif/validate.ts";
-import { createGrantStrategy } from "../../lib/dataplane/grants.ts";
+import { createGrantStrategy } from "../../lib/dataplane/grant_strategies.ts";
 import { IndirectPages } from "../../lib/dataplane/indirect_pages.ts";
 import { Latch, LATCH_BYTES } from "../../lib/dataplane/latch.ts";
 import { Journal, journalBytes } from "../../lib/dataplane/journal.ts";
