@@ -1,6 +1,5 @@
 # A device-mapper device that fails in its middle, as an image: the guest gets an error for exactly the blocks that fail,
-# read or written, through the page cache or past it; its other blocks and its neighbour, served by the same process,
-# never do. Once the device is whole again, so is the guest's disk.
+# read or written past dom0's page cache; its other blocks and its neighbour, served by the same process, never do. Once the device is whole again, so is the guest's disk.
 # suites: trixie
 # timeout: 500 s
 modprobe dm-mod
