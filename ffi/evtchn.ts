@@ -64,6 +64,8 @@ export class NativeEventChannels implements EventChannels {
   /** Somebody tells, by {@linkcode markFired}, when there may be something to take; and has told. */
   #watched = false;
   #fired = true;
+  /** The driver's queue may hold an event of a port that is bound no more. */
+  #stale = false;
   /** Ports that the last caller had room for, and their bytes as read(2) takes them. */
   #room = 0;
   #roomBytes = 0n;
@@ -125,6 +127,7 @@ export class NativeEventChannels implements EventChannels {
   unbind(port: EvtchnPort): void {
     if (this.#library.xenevtchn_unbind(this.#open(), port) < 0) throw failure(`unbind event channel ${port}`);
     this.#bound.delete(port);
+    this.#stale = this.#fired = true;
   }
 
   /**
@@ -139,7 +142,7 @@ export class NativeEventChannels implements EventChannels {
     while (readBytes < 0) {
       const reason = errno();
       if (reason === EAGAIN) {
-        this.#fired = false;
+        this.#fired = this.#stale = false;
         return 0;
       }
       if (reason === EFBIG) return this.#reset();
@@ -148,7 +151,7 @@ export class NativeEventChannels implements EventChannels {
     }
     const count = readBytes / PORT_BYTES;
     // The driver wakes nobody for a port that fires while others are being read: but an only one, masked, cannot.
-    if (this.#bound.size === 1) this.#fired = false;
+    if (this.#bound.size === 1 && !this.#stale) this.#fired = false;
     for (let index = 0; index < count; index++) ports[index] = this.#ports[index]!;
     this.#unmask(count);
     return count;

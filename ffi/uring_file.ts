@@ -10,6 +10,9 @@ import { NativeImageLocks } from "./image_lock.ts";
 import { FIXED_FILE, type IoUring } from "./io_uring.ts";
 import { libc } from "./libc.ts";
 
+/** This thread's. */
+const locks = new NativeImageLocks();
+
 /** The image's file, counted among its open channels. */
 export class ImageDescriptor implements Disposable {
   readonly fd: number;
@@ -20,7 +23,7 @@ export class ImageDescriptor implements Disposable {
     joinFile(attachment.image);
     try {
       this.fd = openSameDescriptor(attachment.image, attachment.routes.direct && mayBeDirect);
-      new NativeImageLocks().join(this.fd, attachment.image);
+      locks.join(this.fd, attachment.image);
     } catch (error) {
       leaveFile(attachment.image);
       throw error;

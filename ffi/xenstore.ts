@@ -129,6 +129,11 @@ class StoreOperations implements XenstoreOperations {
   }
 }
 
+/** What one try of a transaction came to. */
+type Attempt<T> =
+  | { readonly committed: true; readonly value: T }
+  | { readonly committed: false; readonly conflict: XenstoreError | undefined };
+
 /** A connection to xenstored through libxenstore. */
 export class NativeXenstore extends StoreOperations implements Xenstore {
   readonly #connection: XenstoreConnection;
@@ -147,14 +152,16 @@ export class NativeXenstore extends StoreOperations implements Xenstore {
    * (about two seconds) throws XenstoreError EAGAIN. `body` must do nothing but store operations.
    */
   transaction<T>(body: (transaction: XenstoreOperations) => T): T {
+    let conflict: XenstoreError | undefined;
     for (let tries = 1; tries <= MAX_TRANSACTION_TRIES; tries++) {
       const outcome = this.#attempt(body);
       if (outcome.committed) return outcome.value;
+      conflict = outcome.conflict;
       if (tries > TRIES_WITHOUT_PAUSE) {
         libc().poll(null, 0n, Math.min(tries - TRIES_WITHOUT_PAUSE, LONGEST_PAUSE_MS));
       }
     }
-    throw new XenstoreError(
+    throw conflict ?? new XenstoreError(
       `Cannot commit a transaction: other writers came between ${MAX_TRANSACTION_TRIES} times`,
       "EAGAIN",
       "",
@@ -205,8 +212,11 @@ export class NativeXenstore extends StoreOperations implements Xenstore {
     this.#connection[Symbol.dispose]();
   }
 
-  /** Runs and commits once; not committed means that somebody else's commit came between. */
-  #attempt<T>(body: (transaction: XenstoreOperations) => T): { committed: true; value: T } | { committed: false } {
+  /**
+   * Runs and commits once; not committed means that somebody else's commit came between. xenstored shows a transaction
+   * its own changes beside others' newer ones, and says EIO where the two do not fit: `conflict`, if it was that.
+   */
+  #attempt<T>(body: (transaction: XenstoreOperations) => T): Attempt<T> {
     const action = "use a transaction of";
     const { symbols } = this.#connection;
     const handle = this.#connection.handle(action, "xenstored");
@@ -217,11 +227,12 @@ export class NativeXenstore extends StoreOperations implements Xenstore {
       value = body(new StoreOperations(this.#connection, transaction));
     } catch (error) {
       if (this.#connection.isUsable) symbols.xs_transaction_end(handle, transaction, true);
+      if (error instanceof XenstoreError && error.code === "EIO") return { committed: false, conflict: error };
       throw error;
     }
     if (symbols.xs_transaction_end(handle, transaction, false)) return { committed: true, value };
     const reason = errno();
-    if (reason === EAGAIN) return { committed: false };
+    if (reason === EAGAIN) return { committed: false, conflict: undefined };
     throw this.#connection.error(action, "xenstored", reason);
   }
 }

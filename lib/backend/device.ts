@@ -115,7 +115,7 @@ export class BackendDevice {
   attachStore(store: Xenstore, trusted: boolean): void {
     this.#store = store;
     this.#nodes = new DeviceNodes(store, this.address);
-    this.#unproven = !trusted && this.#resources.connected;
+    this.#unproven = !trusted;
     this.poke();
   }
 
@@ -241,13 +241,16 @@ export class BackendDevice {
   /** One look: the situation as it is, the table's verdict, the act. */
   async #look(nodes: DeviceNodes): Promise<void> {
     const seen = this.#observe(nodes);
-    if (this.#unproven && (seen.backendState === "gone" || seen.frontendState === "gone")) return;
+    if (
+      this.#unproven && this.#resources.connected && (seen.backendState === "gone" || seen.frontendState === "gone")
+    ) return;
     this.#unproven = false;
     if (this.#guestReleased) this.#resolveGuestGone();
     if (seen.backendState !== "gone") this.#watchFrontend(seen.frontendPath);
     if (await this.#actions.stopBrokenRing(nodes, seen)) return this.poke();
+    this.#actions.completeConnection(nodes, seen);
     const { connected, disk } = this.#resources;
-    // Whoever serves the rings answers; before there are any the next connection will tell the size.
+    // Whoever serves the rings answers.
     if (seen.resize && connected) await growDisk(nodes, this.#resources, this.#log);
     const action = decide({ ...seen, connected, opened: disk !== undefined });
     this.#log.debug(

@@ -10,7 +10,7 @@ import { XenstoreError } from "../hypervisor.ts";
 import type { Logger } from "../log.ts";
 import type { Disk } from "../storage/disk.ts";
 import { ImageBusyError } from "../storage/image_lock.ts";
-import { type DiskDescription, diskNodes, featureNodes, type Offer } from "../xenbus/features.ts";
+import { type DiskDescription, diskNodes, featureNodes, type NodeValue, type Offer } from "../xenbus/features.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import { stateName, XenbusState } from "../xenbus/states.ts";
 import type { Action } from "../xenbus/transitions.ts";
@@ -48,6 +48,8 @@ export class DeviceActions {
   #refused: string | undefined;
   /** The situation in which something is being tried. */
   #trying = "";
+  /** A connection whose nodes may not be written. */
+  #untold: { readonly all: readonly NodeValue[]; readonly rings: ConnectedRings } | undefined;
   /** Why the data plane stopped the ring, until that is dealt with. */
   #stopReason: string | undefined;
   /** The frontend's ring is beyond use until it makes a new one. */
@@ -168,12 +170,25 @@ export class DeviceActions {
       }
     } catch (error) {
       // Nobody knows whether the frontend was told before xenstore was lost. If it was, it uses the rings.
-      if (!isDisconnection(error)) await this.#resources.closeRings();
+      if (isDisconnection(error)) this.#untold = { all, rings };
+      else await this.#resources.closeRings();
       throw error;
     }
     this.#error = undefined;
     this.#tellConnected(nodes, rings);
     return true;
+  }
+
+  /** Tells what was to be told when xenstore was lost in the middle of connecting, if it has kept its contents. */
+  completeConnection(nodes: DeviceNodes, seen: Observation): void {
+    const untold = this.#untold;
+    if (untold === undefined) return;
+    if (this.#resources.connected && seen.backendState === XenbusState.Connected) {
+      nodes.connect(seen.backendState, XenbusState.Connected, untold.all, true);
+      this.#error = undefined;
+      this.#tellConnected(nodes, untold.rings);
+    }
+    this.#untold = undefined;
   }
 
   /** The device is to be removed and the guest may still wait for answers: serve it until it lets go. */

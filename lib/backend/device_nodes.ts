@@ -220,19 +220,21 @@ export class DeviceNodes {
   }
 
   /**
-   * Answers a request to look at the image's size. If it is another one now the guest is told: by the node, and by the
+   * Answers a request to look at the image's size. If the guest knows another one it is told: by the node, and by the
    * state, which is Connected still, written again.
    */
   answerResize(answer: string, sectors: number | undefined): void {
     this.#fromState(undefined, (transaction) => {
       const state = transaction.read(`${this.#path}/state`);
-      if (sectors !== undefined && parseState(state) === XenbusState.Connected) {
-        transaction.write(`${this.#path}/sectors`, String(sectors));
+      const node = `${this.#path}/sectors`;
+      const told = sectors === undefined || transaction.read(node) === String(sectors);
+      if (!told && parseState(state) === XenbusState.Connected) {
+        transaction.write(node, String(sectors));
         transaction.write(`${this.#path}/state`, state!);
       }
       // Whoever asked may not wait any more.
-      const node = `${this.#path}/${RESIZE_NODE}`;
-      if (transaction.read(node) !== undefined) transaction.write(node, printable(answer));
+      const request = `${this.#path}/${RESIZE_NODE}`;
+      if (transaction.read(request) !== undefined) transaction.write(request, printable(answer));
     });
   }
 

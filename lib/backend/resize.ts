@@ -18,7 +18,7 @@ const SECTOR_BYTES = 512;
 export async function growDisk(nodes: DeviceNodes, resources: DeviceResources, log: Logger): Promise<void> {
   try {
     const { before, now } = await resources.grow();
-    nodes.answerResize(RESIZE_DONE, now === before ? undefined : now);
+    nodes.answerResize(RESIZE_DONE, now);
     if (now > before) log.info(`grown from ${formatSize(before * SECTOR_BYTES)} to ${formatSize(now * SECTOR_BYTES)}`);
   } catch (error) {
     if (isDisconnection(error)) throw error;

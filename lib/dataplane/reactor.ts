@@ -297,9 +297,9 @@ export class Reactor implements Disposable {
         const served = guest.byPort.get(this.#ports[i]! as EvtchnPort);
         if (served !== undefined) served.hasWork = true;
       }
-      // With several ports, one can fire while the others are taken: a driver that tells only of a queue that was empty
-      // has then told all it will, so the queue must be seen empty.
-    } while (count === PORTS_PER_TAKE || (count > 0 && guest.byPort.size > 1));
+      // A port can fire while others are taken: a driver that tells only of a queue that was empty has then told all it
+      // will, so the queue must be seen empty.
+    } while (count > 0);
   }
 
   #wakeAll(guest: Guest): void {

@@ -92,7 +92,12 @@ function serveByRing(
   return {
     engine: `uring${ways}`,
     attachment: () => attachment,
-    withoutUring: async (lane, refusal) => (await (fallback ??= other(refusal))).attachment(lane),
+    withoutUring: async (lane, refusal) => {
+      const served = fallback ??= other(refusal);
+      // What failed may succeed the next time.
+      served.catch(() => fallback = fallback === served ? undefined : fallback);
+      return (await served).attachment(lane);
+    },
     close: async () => {
       await channelsClosed(image);
       await (await fallback?.catch(() => undefined))?.close();
@@ -102,18 +107,18 @@ function serveByRing(
 
 /**
  * Serves by engine file what was opened for io_uring, which was there then. Not what the operator asked to have served
- * by it, or past the page cache.
+ * by it; nor what other reactors serve past the page cache, which such writes would not agree with.
  */
 async function withoutRing(
   image: ImageFile,
-  { engine, cache }: DiskRequest,
+  { engine }: DiskRequest,
   { pool, warn }: OpenContext,
   refusal: UringRefusal,
 ): Promise<ServedImage> {
   const name = `image ${image.path}`;
-  if (engine === "uring" || cache === "none") throw noUring(name, refusal);
+  if (engine === "uring" || image.cache === "none") throw noUring(name, refusal);
   warn?.(`${name}: ${inPlaceOfUring(refusal)}`);
-  return await serveFile({ ...image, cache: image.cache === "none" ? "writeback" : image.cache }, pool);
+  return await serveFile(image, pool);
 }
 
 async function serveFile(image: ImageFile, pool: IoPool | undefined): Promise<ServedImage> {

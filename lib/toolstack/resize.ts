@@ -32,7 +32,8 @@ export async function resizeDevice(store: Xenstore, device: DeviceAddress, optio
   try {
     answer = await waitFor(store, [path], () => {
       const value = store.read(node);
-      return value === undefined ? "its nodes were removed meanwhile" : value === RESIZE_REQUEST ? undefined : value;
+      if (value !== undefined) return value === RESIZE_REQUEST ? undefined : value;
+      throw new XenblkError(`Cannot resize ${name}: its nodes were removed meanwhile`, { kind: "not-found" });
     }, options);
   } finally {
     forgetRequest(store, node);
@@ -61,7 +62,7 @@ function askToResize(store: Xenstore, path: string, name: string): number {
     const sectors = transaction.read(`${path}/sectors`);
     if (state !== XenbusState.Connected || sectors === undefined) {
       throw new XenblkError(`Cannot resize ${name}: it is not Connected but ${stateName(state)}`, {
-        remedy: "there is no need: it has its image's size once it connects",
+        remedy: "resize it once the guest is connected to it",
       });
     }
     transaction.write(`${path}/${RESIZE_NODE}`, RESIZE_REQUEST);

@@ -4,6 +4,7 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
+import type { QueueHandle } from "../../lib/dataplane/types.ts";
 import { type DomId, type Xenstore, XenstoreError } from "../../lib/hypervisor.ts";
 import { removeDevice } from "../../lib/toolstack/attach.ts";
 import { requestRemoval } from "../../lib/toolstack/removal.ts";
@@ -405,3 +406,43 @@ for (const answered of [true, false]) {
     });
   }
 }
+
+/** A backend that takes a connected device over, and whose new rings are not open before `proceed` is called. */
+async function takeOver(rig: Rig, empty: boolean): Promise<void> {
+  const device = rig.attach();
+  const first = rig.serve();
+  await rig.frontend(device).connect();
+  assert(await first.close(STAY, 30_000));
+  const proceed = Promise.withResolvers<void>();
+  const open = rig.plane.openQueue.bind(rig.plane);
+  rig.plane.openQueue = async (spec): Promise<QueueHandle> => {
+    await proceed.promise;
+    return await open(spec);
+  };
+  rig.serve({}, { keepJournals: true });
+  await settle();
+  const lost = rig.lines.length;
+  const since = (words: string): boolean => rig.lines.slice(lost).some((line) => line.includes(words));
+  rig.simulated.stop();
+  await until("the store is lost", () => since("connection lost"));
+  rig.simulated.start({ empty });
+  await until("it is connected again", () => since("connected again"));
+  proceed.resolve();
+  await until("the ring is served", () => rig.plane.open.length === 1);
+  await settle();
+  assertEquals([rig.plane.open.length, rig.openDisks], [1, 1]);
+}
+
+Deno.test("a store that comes back empty while a device is taken over costs no ring", async () => {
+  await using rig = new Rig();
+  await takeOver(rig, true);
+});
+
+Deno.test("a store that is lost while a device is taken over gets the connection's nodes when it is back", async () => {
+  await using rig = new Rig();
+  await takeOver(rig, false);
+  const [device] = rig.plane.open;
+  const path = `/local/domain/0/backend/vbd3/${GUEST}/51712`;
+  await until("the nonce is there", () => rig.toolstack.read(`${path}/connection-nonce`) !== undefined);
+  assert(device !== undefined && rig.lines.some((line) => line.includes("connected: ")));
+});

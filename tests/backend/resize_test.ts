@@ -80,16 +80,48 @@ Deno.test("an image that became smaller, and a disk that has no file, stay as th
   assertEquals(rig.plane.open.map(({ sectors }) => sectors), [4096, 2048]);
 });
 
-Deno.test("a disk that is not connected need not be resized, and one that nobody of ours serves is not in time", async () => {
+Deno.test("a disk that is not connected is not resized, and one that nobody of ours serves is not in time", async () => {
   await using rig = new Rig();
   using image = new Image(MIB);
   const device = rig.attach({ params: image.path });
   const early = await assertRejects(() => resizeDevice(rig.toolstack, device, AT_ONCE), XenblkError);
-  assertMatch(early.line, /it is not Connected but Initialising; there is no need/);
+  assertMatch(early.line, /it is not Connected but Initialising; resize it once the guest is connected to it$/);
   rig.toolstack.write(`${backendPath(device)}/state`, "4");
   rig.toolstack.write(`${backendPath(device)}/sectors`, "2048");
   const late = await assertRejects(() => resizeDevice(rig.toolstack, device, AT_ONCE), XenblkError);
   assertEquals([late.exitStatus, rig.backend(device, "resize")], [4, undefined]);
+});
+
+Deno.test("a size that the guest could not be told of is told with the next request", async () => {
+  await using rig = new Rig();
+  using image = new Image(MIB);
+  const device = rig.attach({ params: image.path });
+  rig.serve();
+  await rig.frontend(device).connect();
+  await settle();
+  Deno.truncateSync(image.path, 2 * MIB);
+  // Xenstore ends when the rings have grown and the guest has not heard of it.
+  rig.plane.open[0]!.grow = (): Promise<void> => {
+    rig.simulated.stop();
+    return Promise.resolve();
+  };
+  await assertRejects(() => resizeDevice(rig.toolstack, device, PATIENT), XenblkError);
+  rig.simulated.start();
+  await until("it is connected again", () => rig.lines.some((line) => line.includes("connected again")));
+  assertEquals((await resizeDevice(rig.toolstack, device, PATIENT)).now, 4096);
+  assertEquals(rig.backend(device, "sectors"), "4096");
+});
+
+Deno.test("a disk that goes while a resize is waited for is told as that", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  rig.toolstack.write(`${backendPath(device)}/state`, "4");
+  rig.toolstack.write(`${backendPath(device)}/sectors`, "2048");
+  const resized = resizeDevice(rig.toolstack, device, PATIENT);
+  const gone = assertRejects(() => resized, XenblkError, "its nodes were removed meanwhile");
+  await settle();
+  rig.toolstack.remove(backendPath(device));
+  assertEquals((await gone).exitStatus, 3);
 });
 
 Deno.test("xenstore that is lost while a resize is waited for is told as that", async () => {

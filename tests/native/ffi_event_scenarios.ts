@@ -199,6 +199,24 @@ export const EVENT_SCENARIOS: Scenarios = {
     assertEquals(fired(backend).length, 1, "who is not watched looks for itself");
   },
 
+  "an event of a port that is bound no more hides none of those that are": () => {
+    const { frontend, backend } = bothSides();
+    const remotes = [frontend.bindUnbound(DOM0), frontend.bindUnbound(DOM0)];
+    const locals = remotes.map((remote) => backend.bindInterdomain(GUEST, remote));
+    while (fired(backend).length > 0);
+    using token = platform.createWakeToken();
+    using engine = new UringEngine(token);
+    engine.watch(backend);
+    frontend.notify(remotes[0]!);
+    engine.park(10_000);
+    backend.unbind(locals[0]!);
+    assertEquals(fired(backend), [locals[0]!]);
+    frontend.notify(remotes[1]!); // which the driver may tell nobody of, for its queue was not seen empty
+    assertEquals(fired(backend), [locals[1]!]);
+    assertEquals(fired(backend), []);
+    engine.unwatch(backend);
+  },
+
   "closed event channels are refused, not passed to C": () => {
     const { frontend, backend } = bothSides();
     backend[Symbol.dispose]();

@@ -123,6 +123,21 @@ export const STORE_SCENARIOS: Scenarios = {
     assertEquals([tries, result, store.read("/x/count")], [4, 31, "31"]);
   },
 
+  "a transaction that removes what somebody else removes meanwhile runs again": () => {
+    using store = platform.openXenstore();
+    using other = platform.openXenstore();
+    for (const path of ["/gone/a", "/gone/b"]) store.write(path, "1");
+    let tries = 0;
+    const removed = store.transaction((t) => {
+      // The parent is the transaction's own from now on; what another connection does below it is not seen in it.
+      const first = t.remove("/gone/a");
+      if (++tries === 1) other.transaction((o) => [o.remove("/gone/a"), o.remove("/gone/b"), o.remove("/gone")]);
+      return [first, t.remove("/gone/b"), t.remove("/gone")];
+    });
+    assertEquals([tries, removed], [2, [false, false, false]]);
+    assertEquals(store.list("/gone"), undefined);
+  },
+
   "a transaction's writes are seen by others only when it is committed, and never when it throws": () => {
     using store = platform.openXenstore();
     using other = platform.openXenstore();
