@@ -68,6 +68,8 @@ export interface ReactorHost {
 interface Guest extends GuestHandles, Disposable {
   readonly domain: DomId;
   readonly byPort: Map<EvtchnPort, Served>;
+  /** A ring of it was closed, whose events may still wait to be taken. */
+  hasClosed: boolean;
 }
 
 /** A queue that is served here, and whether it has to be visited. */
@@ -297,9 +299,10 @@ export class Reactor implements Disposable {
         const served = guest.byPort.get(this.#ports[i]! as EvtchnPort);
         if (served !== undefined) served.hasWork = true;
       }
-      // A port can fire while others are taken: a driver that tells only of a queue that was empty has then told all it
-      // will, so the queue must be seen empty.
-    } while (count > 0);
+      // With several ports, bound or just closed, one can fire while the others are taken: a driver that tells only of a
+      // queue that was empty has then told all it will, so the queue must be seen empty.
+    } while (count === PORTS_PER_TAKE || (count > 0 && (guest.byPort.size > 1 || guest.hasClosed)));
+    if (count === 0) guest.hasClosed = false;
   }
 
   #wakeAll(guest: Guest): void {
@@ -316,7 +319,7 @@ export class Reactor implements Disposable {
     this.#parker.watch(events);
     undo.defer(() => this.#parker.unwatch(events));
     const owned = undo.move();
-    guest = { domain, grants, events, byPort: new Map(), [Symbol.dispose]: () => owned.dispose() };
+    guest = { domain, grants, events, byPort: new Map(), hasClosed: false, [Symbol.dispose]: () => owned.dispose() };
     this.#guests.set(domain, guest);
     this.#guestList = [...this.#guests.values()];
     return guest;
@@ -339,6 +342,7 @@ export class Reactor implements Disposable {
   #remove(index: number): void {
     const [served] = this.#served.splice(index, 1);
     served!.guest.byPort.delete(served!.connection.port);
+    served!.guest.hasClosed = true;
     this.#giveBack(served!.connection);
     this.#releaseGuest(served!.guest);
   }
