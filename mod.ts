@@ -11,6 +11,8 @@
 
 export * from "./lib/errors.ts";
 export * from "./lib/hypervisor.ts";
+export * from "./lib/units.ts";
+export * from "./lib/errno.ts";
 export { openPlatform } from "./platform.ts";
 
 export type { AbiName } from "./lib/blkif/abi.ts";
@@ -18,9 +20,9 @@ export { type Clock, SYSTEM_CLOCK } from "./lib/clock.ts";
 export { createLogger, type Logger, type LogLevel, SILENT, startLogging } from "./lib/log.ts";
 
 export * from "./lib/storage/disk.ts";
-export { IoPool, type IoPoolOptions, type PoolAttachment, type PoolFile } from "./lib/storage/io_pool.ts";
-export type { FileIdentity, ImageFile } from "./lib/storage/image_file.ts";
-export { ImageBusyError, type ImageLocks, type ImageUse, ProcessImageLocks } from "./lib/storage/image_lock.ts";
+export { IoPool, type IoPoolOptions, type PoolAttachment, type PoolFile } from "./lib/storage/pool/pool.ts";
+export type { FileIdentity, ImageFile } from "./lib/storage/image/file.ts";
+export { ImageBusyError, type ImageLocks, type ImageUse, ProcessImageLocks } from "./lib/storage/image/lock.ts";
 export type {
   DiscardRoute,
   FileMedium,
@@ -29,10 +31,10 @@ export type {
   UringAttachment,
   UringRefusal,
   UringRoutes,
-} from "./lib/storage/native_files.ts";
+} from "./lib/storage/image/medium.ts";
 export { type OpenContext, openDisk } from "./lib/storage/open.ts";
 export type { ServingContext } from "./lib/storage/serving.ts";
-export { type ImageSpec, parseImage } from "./lib/storage/spec.ts";
+export { type ImageSpec, parseImage } from "./lib/storage/image/spec.ts";
 
 export * from "./lib/dataplane/types.ts";
 export { type QueueStats, STAT } from "./lib/dataplane/stats.ts";
@@ -50,5 +52,4 @@ export { type DomainInfo, listDomains, resolveDomain } from "./lib/toolstack/dom
 export { type DeviceListing, listDevices } from "./lib/toolstack/list.ts";
 export type { WaitOptions } from "./lib/toolstack/wait.ts";
 export { type DeviceAddress, parseBackendPath } from "./lib/xenbus/paths.ts";
-export type { Protocol } from "./lib/xenbus/negotiate.ts";
 export { formatVdev, parseVdev } from "./lib/xenbus/vdev.ts";

@@ -8,8 +8,8 @@ import { errorText } from "./lib/errors.ts";
 import type { ReactorIo } from "./lib/dataplane/reactor_io.ts";
 import type { Platform, PlatformDescriptor, WakeToken } from "./lib/hypervisor.ts";
 import { openChannel } from "./lib/storage/channel.ts";
-import type { ImageFile } from "./lib/storage/image_file.ts";
-import type { UringAttachment, UringRefusal } from "./lib/storage/native_files.ts";
+import type { ImageFile } from "./lib/storage/image/file.ts";
+import type { UringAttachment, UringRefusal } from "./lib/storage/image/medium.ts";
 
 /** Opens the platform; its Xen libraries are opened only when they are first needed. */
 export async function openPlatform(descriptor: PlatformDescriptor): Promise<Platform> {
@@ -23,11 +23,11 @@ export async function openPlatform(descriptor: PlatformDescriptor): Promise<Plat
 
 /**
  * What covers a file, which this thread has just opened, by the lock that this process has on its image; see
- * ffi/image_lock.ts. A simulation locks no files.
+ * ffi/linux/image_lock.ts. A simulation locks no files.
  */
 export async function openCover(descriptor: PlatformDescriptor): Promise<(image: ImageFile) => void> {
   if (descriptor.kind !== "native") return () => {};
-  const { NativeImageLocks } = await import("./ffi/image_lock.ts");
+  const { NativeImageLocks } = await import("./ffi/linux/image_lock.ts");
   const locks = new NativeImageLocks();
   return (image) => locks.cover(image);
 }
@@ -40,12 +40,12 @@ export async function openReactorIo(
   platform: Platform,
   token: WakeToken,
   uring: boolean,
-  setup?: import("./ffi/io_uring_setup.ts").SetupCall,
+  setup?: import("./ffi/uring/setup.ts").SetupCall,
 ): Promise<ReactorIo> {
   let uringRefusal: UringRefusal = { reason: "its reactors go without", remedy: "see `xenblk doctor`" };
   if (uring && platform.descriptor.kind === "native") {
-    const { UringEngine } = await import("./ffi/uring_engine.ts");
-    const { RingUnavailable } = await import("./ffi/io_uring_setup.ts");
+    const { UringEngine } = await import("./ffi/uring/engine.ts");
+    const { RingUnavailable } = await import("./ffi/uring/setup.ts");
     try {
       return uringIo(new UringEngine(token, setup === undefined ? {} : { setup }));
     } catch (error) {
@@ -56,7 +56,7 @@ export async function openReactorIo(
   return { parker: platform.openParker(token), options: { openChannel }, uringRefusal };
 }
 
-function uringIo(engine: import("./ffi/uring_engine.ts").UringEngine): ReactorIo {
+function uringIo(engine: import("./ffi/uring/engine.ts").UringEngine): ReactorIo {
   return {
     parker: engine,
     options: {

@@ -4,7 +4,7 @@
  */
 
 import { XenblkError } from "../lib/errors.ts";
-import type { LoadOutcome, LoadSpec } from "../lib/sim/load_types.ts";
+import type { LoadOutcome, LoadSpec } from "../lib/guest/load_types.ts";
 import type { GuestDisk } from "../tests/native/serve/guest.ts";
 import { type DiskCase, requestShape } from "./cases.ts";
 import { processorSeconds } from "./machine.ts";

@@ -6,7 +6,7 @@
 
 import { XenblkError } from "../lib/errors.ts";
 import type { DomId } from "../lib/hypervisor.ts";
-import type { LoadSpec } from "../lib/sim/load_types.ts";
+import type { LoadSpec } from "../lib/guest/load_types.ts";
 import { frontendPath } from "../lib/xenbus/paths.ts";
 import { missingParts, NativeXen } from "../tests/native/harness.ts";
 import { attach, BackendProcess, sparseImage } from "../tests/native/serve/backend.ts";

@@ -4,8 +4,9 @@
  * input, it answers on standard error; standard output belongs to V8's --trace-gc. Its other end is ring.ts.
  */
 
-import { NativeGrantCopyBatch } from "../ffi/grant_copy.ts";
-import { viewOf } from "../ffi/memory.ts";
+import { PAGE_BYTES } from "../lib/units.ts";
+import { NativeGrantCopyBatch } from "../ffi/xen/grant_copy.ts";
+import { viewOf } from "../ffi/linux/memory.ts";
 import { openNativePlatform } from "../ffi/platform.ts";
 import { ABIS, OP_READ, STATUS_OKAY } from "../lib/blkif/abi.ts";
 import { FrontRing, RequestFields, ResponseFields } from "../lib/blkif/front_ring.ts";
@@ -21,7 +22,6 @@ import type {
   GrantTable,
   OwnedMemory,
 } from "../lib/hypervisor.ts";
-import { PAGE_SIZE_BYTES } from "../lib/hypervisor.ts";
 import { openChannel } from "../lib/storage/channel.ts";
 import type { RingAnswer, RingOrder } from "./ring.ts";
 
@@ -103,7 +103,7 @@ class Loop {
 
   constructor(segments: number) {
     const abi = ABIS["x86_64-abi"];
-    const ring = platform.memory.allocate(PAGE_SIZE_BYTES);
+    const ring = platform.memory.allocate(PAGE_BYTES);
     this.#front = FrontRing.initialise(ring.view, abi);
     const request = {
       label: "bench",

@@ -17,18 +17,18 @@ import type {
   WakeToken,
   Xenstore,
 } from "../lib/hypervisor.ts";
-import type { ImageLocks } from "../lib/storage/image_lock.ts";
-import type { NativeFiles } from "../lib/storage/native_files.ts";
-import { NativeEventChannels } from "./evtchn.ts";
-import { lazily } from "./library.ts";
-import { NativeGrantShares, NativeGrantTable } from "./gnttab.ts";
-import { NativeImageLocks } from "./image_lock.ts";
-import { ringRefusal } from "./io_uring_setup.ts";
-import { JournalFiles } from "./journal_files.ts";
-import { examine } from "./medium.ts";
-import { nativeMemory } from "./memory.ts";
-import { NativeParker, NativeWaker, NativeWakeToken } from "./park.ts";
-import { NativeXenstore } from "./xenstore.ts";
+import type { ImageLocks } from "../lib/storage/image/lock.ts";
+import type { NativeFiles } from "../lib/storage/image/medium.ts";
+import { NativeEventChannels } from "./xen/evtchn.ts";
+import { lazily } from "./linux/library.ts";
+import { NativeGrantShares, NativeGrantTable } from "./xen/gnttab.ts";
+import { NativeImageLocks } from "./linux/image_lock.ts";
+import { ringRefusal } from "./uring/setup.ts";
+import { JournalFiles } from "./linux/journal_files.ts";
+import { examine } from "./linux/medium.ts";
+import { nativeMemory } from "./linux/memory.ts";
+import { NativeParker, NativeWaker, NativeWakeToken } from "./linux/park.ts";
+import { NativeXenstore } from "./xen/xenstore.ts";
 
 /** The system calls on files. Whether io_uring is allowed is found out once. */
 const refusal = lazily(() => ({ found: ringRefusal() }));

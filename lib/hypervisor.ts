@@ -18,9 +18,6 @@ export type GrantRef = number & { readonly [brand]: "GrantRef" };
 /** An event-channel port, a u32 local to one domain. */
 export type EvtchnPort = number & { readonly [brand]: "EvtchnPort" };
 
-/** Bytes of a page, and of a grant: XEN_PAGE_SIZE. */
-export const PAGE_SIZE_BYTES: number = 4096;
-
 /** Bytes at an address. The view is made once, with the memory; it dies with it. */
 export interface Memory {
   /** See the head of this file; only whoever made the memory may compute with it. */

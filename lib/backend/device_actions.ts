@@ -9,7 +9,7 @@ import { errorText } from "../errors.ts";
 import { XenstoreError } from "../hypervisor.ts";
 import type { Logger } from "../log.ts";
 import type { Disk } from "../storage/disk.ts";
-import { ImageBusyError } from "../storage/image_lock.ts";
+import { ImageBusyError } from "../storage/image/lock.ts";
 import { type DiskDescription, diskNodes, featureNodes, type NodeValue, type Offer } from "../xenbus/features.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import { stateName, XenbusState } from "../xenbus/states.ts";

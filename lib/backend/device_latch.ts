@@ -4,9 +4,9 @@
  * operator clears it by attaching the disk anew, which makes another directory. What trips it is not known here.
  */
 
+import { newNonce, nonceText, parseNonce } from "../nonce.ts";
 import { Latch, LATCH_BYTES } from "../dataplane/latch.ts";
 import type { JournalStore, OwnedMemory } from "../hypervisor.ts";
-import { newNonce, nonceText, parseNonce } from "./nonce.ts";
 
 /** The backend's node that tells this attachment of the disk from those before it. */
 export const ATTACHMENT_NODE = "attachment-nonce";

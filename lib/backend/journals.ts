@@ -5,12 +5,12 @@
  * a journal is not known here.
  */
 
-import { journalBytes, type Nonce } from "../dataplane/journal.ts";
+import { newNonce, type Nonce, parseNonce } from "../nonce.ts";
+import { journalBytes } from "../dataplane/journal.ts";
 import type { JournalSpec } from "../dataplane/types.ts";
 import type { JournalStore, OwnedMemory } from "../hypervisor.ts";
 import { MOST_QUEUES } from "../xenbus/features.ts";
 import type { DeviceAddress } from "../xenbus/paths.ts";
-import { newNonce, parseNonce } from "./nonce.ts";
 
 /** The backend's node that holds the nonce of the connection that it serves. */
 export const NONCE_NODE = "connection-nonce";

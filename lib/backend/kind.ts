@@ -10,7 +10,7 @@ import type { DomId, JournalStore, Xenstore, XenstoreWatch } from "../hypervisor
 import type { Logger } from "../log.ts";
 import { LogLimiter } from "../rate_limit.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
-import type { ImageLocks } from "../storage/image_lock.ts";
+import type { ImageLocks } from "../storage/image/lock.ts";
 import { backendKindPath, backendPath, type DeviceAddress, parseBackendPath, parseDomId } from "../xenbus/paths.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { BackendDevice, type CloseOptions } from "./device.ts";

@@ -4,15 +4,14 @@
  * When that is asked for is not known here.
  */
 
+import { SECTOR_BYTES } from "../units.ts";
 import { errorText } from "../errors.ts";
 import type { Logger } from "../log.ts";
-import { formatSize } from "../storage/sizes.ts";
+import { formatSize } from "../sizes.ts";
 import { RESIZE_DONE } from "../xenbus/resize.ts";
 import { isDisconnection } from "../xenstore.ts";
 import type { DeviceNodes } from "./device_nodes.ts";
 import type { DeviceResources } from "./resources.ts";
-
-const SECTOR_BYTES = 512;
 
 /** Carries a request out and answers it in its node. Rejects only if xenstore is lost. */
 export async function growDisk(nodes: DeviceNodes, resources: DeviceResources, log: Logger): Promise<void> {

@@ -4,6 +4,7 @@
  * xenstore, nor decide when anything is opened.
  */
 
+import { nonceText } from "../nonce.ts";
 import { isAbort, unlessAborted } from "../abort.ts";
 import { ABIS, ringSlots } from "../blkif/abi.ts";
 import { createStats, type QueueStats, readStats } from "../dataplane/stats.ts";
@@ -12,14 +13,13 @@ import { XenblkError } from "../errors.ts";
 import type { DomId, JournalStore } from "../hypervisor.ts";
 import type { Clock } from "../clock.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
-import { type ImageLocks, lockImage } from "../storage/image_lock.ts";
-import { parseImage } from "../storage/spec.ts";
+import { type ImageLocks, lockImage } from "../storage/image/lock.ts";
+import { parseImage } from "../storage/image/spec.ts";
 import type { NodeValue } from "../xenbus/features.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { DeviceDescription } from "./device_nodes.ts";
 import { DeviceLatch } from "./device_latch.ts";
 import { type ConnectionIdentity, DeviceJournals, keptNames, NONCE_NODE } from "./journals.ts";
-import { nonceText } from "./nonce.ts";
 import type { DeviceSettings } from "./settings.ts";
 
 /** What the resources of a device are made from. */

@@ -4,8 +4,12 @@
  * reads or writes a ring.
  */
 
+import { PAGE_BYTES, SECTOR_BYTES } from "../units.ts";
+
 /** The values of the frontend's `protocol` node (protocols.h: XEN_IO_PROTO_ABI_*). */
-export type AbiName = "x86_64-abi" | "x86_32-abi" | "arm-abi";
+export const ABI_NAMES = ["x86_64-abi", "x86_32-abi", "arm-abi"] as const;
+/** One of {@linkcode ABI_NAMES}. */
+export type AbiName = (typeof ABI_NAMES)[number];
 
 /** BLKIF_OP_READ: disk to guest. */
 export const OP_READ = 0;
@@ -38,21 +42,10 @@ export const SEGMENTS_PER_INDIRECT_PAGE = 512;
 /** BLKIF_DISCARD_SECURE, bit of a discard request's flag byte. */
 export const DISCARD_SECURE = 1;
 
-/** Bytes of the unit of every sector number on the wire and in xenstore, whatever the disk's logical sector size. */
-export const SECTOR_SIZE_BYTES = 512;
 /** Pages of the largest ring: the protocol's bound is max-ring-page-order, and 4 is what everybody stops at. */
 export const MAX_RING_PAGES = 16;
-/** Bytes of a ring page and of a granted page. */
-export const RING_PAGE_BYTES = 4096;
 /** Sectors that a granted page holds: `first_sect` and `last_sect` are below this. */
-export const SECTORS_PER_PAGE = RING_PAGE_BYTES / SECTOR_SIZE_BYTES;
-
-/** VDISK_CDROM, bit of the backend's `info` node. */
-export const VDISK_CDROM = 1;
-/** VDISK_REMOVABLE, bit of the backend's `info` node. */
-export const VDISK_REMOVABLE = 2;
-/** VDISK_READONLY, bit of the backend's `info` node. */
-export const VDISK_READONLY = 4;
+export const SECTORS_PER_PAGE = PAGE_BYTES / SECTOR_BYTES;
 
 /** Bytes before the first slot of a shared ring. */
 export const RING_HEADER_BYTES = 64;
@@ -67,8 +60,6 @@ export const RSP_EVENT_WORD = 3;
 
 /** Bytes of `struct blkif_request_segment`. */
 export const SEGMENT_SIZE_BYTES = 8;
-/** Offset of `gref` (u32) in a segment. */
-export const SEGMENT_GREF_OFFSET = 0;
 /** Offset of `first_sect` (u8) in a segment. */
 export const SEGMENT_FIRST_SECTOR_OFFSET = 4;
 /** Offset of `last_sect` (u8) in a segment. */
@@ -175,20 +166,15 @@ export const ABIS: Readonly<Record<AbiName, AbiLayout>> = Object.freeze({
   "arm-abi": layout("arm-abi", 8, SIZES_64),
 });
 
-/** Whether the text is the name of an ABI that is served. */
-export function isAbiName(text: string): text is AbiName {
-  return Object.hasOwn(ABIS, text);
-}
-
 /** Slots of a ring of `pages` pages, at least 1: the largest power of two that fits (ring.h: __RING_SIZE). */
 export function ringSlots(abi: AbiLayout, pages: number): number {
-  const fitting = Math.floor((pages * RING_PAGE_BYTES - RING_HEADER_BYTES) / abi.requestSizeBytes);
+  const fitting = Math.floor((pages * PAGE_BYTES - RING_HEADER_BYTES) / abi.requestSizeBytes);
   return 2 ** (31 - Math.clz32(fitting));
 }
 
 /** Slots of the ring in this memory; throws {@linkcode RingError} unless it is whole, page-aligned pages. */
 export function slotsOfMemory(memory: Uint8Array, abi: AbiLayout): number {
-  const pages = memory.length / RING_PAGE_BYTES;
+  const pages = memory.length / PAGE_BYTES;
   if (!Number.isInteger(pages) || pages === 0) {
     throw new RingError(`Cannot use ring memory of ${memory.length} bytes: not a whole number of pages`);
   }

@@ -4,6 +4,7 @@
  * not know rings, grants or disks beyond a disk's limits.
  */
 
+import { SECTOR_BYTES } from "../units.ts";
 import {
   DISCARD_SECURE,
   MAX_SEGMENTS_PER_REQUEST,
@@ -13,7 +14,6 @@ import {
   OP_READ,
   OP_WRITE,
   OP_WRITE_BARRIER,
-  SECTOR_SIZE_BYTES,
   SECTORS_PER_PAGE,
   STATUS_EOPNOTSUPP,
   STATUS_ERROR,
@@ -98,7 +98,7 @@ function acceptWithoutData(slots: RequestSlots, slot: number): number {
 
 /** The part of {@linkcode check} for requests with data: segments, alignment, end of the disk. */
 function checkSegments(slots: RequestSlots, slot: number, count: number, limits: DiskLimits): number {
-  const alignMask = limits.logicalSectorBytes / SECTOR_SIZE_BYTES - 1;
+  const alignMask = limits.logicalSectorBytes / SECTOR_BYTES - 1;
   let misaligned = slots.sectorLow[slot]! & alignMask;
   let total = 0;
   const end = slot * slots.maxSegments + count;
@@ -116,8 +116,8 @@ function checkSegments(slots: RequestSlots, slot: number, count: number, limits:
   // Below 2^53, so exact; and the subtraction cannot wrap as the addition could.
   const sector = high * 2 ** 32 + slots.sectorLow[slot]!;
   if (sector > limits.sectors - total) return REFUSED_BEYOND_END;
-  slots.offsetBytes[slot] = sector * SECTOR_SIZE_BYTES;
-  slots.lengthBytes[slot] = total * SECTOR_SIZE_BYTES;
+  slots.offsetBytes[slot] = sector * SECTOR_BYTES;
+  slots.lengthBytes[slot] = total * SECTOR_BYTES;
   return ACCEPTED;
 }
 
@@ -145,13 +145,13 @@ function checkDiscard(slots: RequestSlots, slot: number, limits: DiskLimits): nu
   const count = countHigh * 2 ** 32 + slots.discardSectorsLow[slot]!;
   if (sector > limits.sectors - count) return REFUSED_BEYOND_END;
   const { granularityBytes, alignmentBytes } = limits.discard;
-  const granule = Math.max(granularityBytes, limits.logicalSectorBytes) / SECTOR_SIZE_BYTES;
-  const alignment = (alignmentBytes / SECTOR_SIZE_BYTES) % granule;
+  const granule = Math.max(granularityBytes, limits.logicalSectorBytes) / SECTOR_BYTES;
+  const alignment = (alignmentBytes / SECTOR_BYTES) % granule;
   const begin = sector + modulo(alignment - sector, granule);
   const end = sector + count - modulo(sector + count - alignment, granule);
-  slots.offsetBytes[slot] = begin * SECTOR_SIZE_BYTES;
+  slots.offsetBytes[slot] = begin * SECTOR_BYTES;
   slots.lengthBytes[slot] = 0;
-  slots.discardBytes[slot] = Math.max(0, end - begin) * SECTOR_SIZE_BYTES;
+  slots.discardBytes[slot] = Math.max(0, end - begin) * SECTOR_BYTES;
   return ACCEPTED;
 }
 

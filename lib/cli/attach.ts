@@ -10,9 +10,9 @@ import { SYSTEM_CLOCK } from "../clock.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { Xenstore } from "../hypervisor.ts";
 import { createLogger } from "../log.ts";
-import { checkFree } from "../storage/image_lock.ts";
+import { checkFree } from "../storage/image/lock.ts";
 import { openDisk } from "../storage/open.ts";
-import { type ImageSpec, parseImage } from "../storage/spec.ts";
+import { type ImageSpec, parseImage } from "../storage/image/spec.ts";
 import { attachDevice, type AttachRequest, removeDevice, waitForConnected } from "../toolstack/attach.ts";
 import { domainLabel, resolveDomain } from "../toolstack/domains.ts";
 import { describeDevice } from "../toolstack/list.ts";
@@ -22,7 +22,7 @@ import { DEFAULT_KIND, DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./devic
 import type { NativePlatform } from "./host.ts";
 import { defaulting, flag, type OptionValues } from "./options.ts";
 import { checkDataPath } from "./serve.ts";
-import { type Service, startService } from "./service.ts";
+import { type Service, startService } from "../service.ts";
 import { type Context, defineVerb } from "./verb.ts";
 
 const OPTIONS = {

@@ -16,7 +16,7 @@ export const CATALOG: readonly CatalogEntry[] = [
   {
     name: "dry-run",
     summary: "Serve an image to a simulated guest and verify every byte; no Xen needed",
-    load: async () => (await import("./dry_run.ts")).dryRun,
+    load: async () => (await import("./dry_run/verb.ts")).dryRun,
   },
   {
     name: "serve",
@@ -51,7 +51,7 @@ export const CATALOG: readonly CatalogEntry[] = [
   {
     name: "doctor",
     summary: "Check what this machine has for serving disks, each gap with its fix",
-    load: async () => (await import("./doctor.ts")).doctor,
+    load: async () => (await import("./doctor/verb.ts")).doctor,
   },
   {
     name: "completion",

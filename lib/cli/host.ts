@@ -4,8 +4,8 @@
  */
 
 import type { Platform, Xenstore } from "../hypervisor.ts";
-import type { ImageLocks } from "../storage/image_lock.ts";
-import type { NativeFiles } from "../storage/native_files.ts";
+import type { ImageLocks } from "../storage/image/lock.ts";
+import type { NativeFiles } from "../storage/image/medium.ts";
 
 /** The hypervisor that this process runs under. */
 export interface NativePlatform extends Platform {

@@ -2,14 +2,13 @@
  * `xenblk list [DOMAIN]`: the disks that xenstore shows, whatever serves them.
  */
 
-import { formatSize } from "../storage/sizes.ts";
+import { SECTOR_BYTES } from "../units.ts";
+import { formatSize } from "../sizes.ts";
 import { resolveDomain } from "../toolstack/domains.ts";
 import { type DeviceListing, listDevices } from "../toolstack/list.ts";
 import { flag } from "./options.ts";
 import { renderTable } from "./table.ts";
 import { defineVerb } from "./verb.ts";
-
-const SECTOR_BYTES = 512;
 
 /** The verb. */
 export const list = defineVerb({

@@ -3,7 +3,7 @@
  * for people. One table per verb drives parsing, help and completion. It must not know any verb.
  */
 
-import { formatSize, parseSize } from "../storage/sizes.ts";
+import { formatSize, parseSize } from "../sizes.ts";
 
 /** An option that is there or not. */
 export interface Flag {

@@ -2,16 +2,15 @@
  * `xenblk resize DOMAIN VDEV`: tells a guest that its disk's image has grown, while it uses the disk.
  */
 
+import { SECTOR_BYTES } from "../units.ts";
 import { SYSTEM_CLOCK } from "../clock.ts";
-import { formatSize } from "../storage/sizes.ts";
+import { formatSize } from "../sizes.ts";
 import { findDevice } from "../toolstack/detach.ts";
 import { domainLabel, resolveDomain } from "../toolstack/domains.ts";
 import { resizeDevice } from "../toolstack/resize.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import { TIMEOUT } from "./device_options.ts";
 import { defineVerb } from "./verb.ts";
-
-const SECTOR_BYTES = 512;
 
 /** The verb. */
 export const resize = defineVerb({

@@ -12,7 +12,7 @@ import { usageError } from "./args.ts";
 import { DEFAULT_KIND, DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
 import type { NativePlatform } from "./host.ts";
 import { flag, optional, type OptionValues, path } from "./options.ts";
-import { type Service, startService } from "./service.ts";
+import { type Service, startService } from "../service.ts";
 import { type Context, defineVerb } from "./verb.ts";
 
 const OPTIONS = {

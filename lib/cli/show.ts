@@ -2,15 +2,14 @@
  * `xenblk show DOMAIN VDEV`: one disk in detail, whatever serves it.
  */
 
-import { formatSize } from "../storage/sizes.ts";
+import { SECTOR_BYTES } from "../units.ts";
+import { formatSize } from "../sizes.ts";
 import { findDevice } from "../toolstack/detach.ts";
 import { resolveDomain } from "../toolstack/domains.ts";
 import { type DeviceDetails, showDevice } from "../toolstack/show.ts";
 import { flag } from "./options.ts";
 import { renderFields } from "./table.ts";
 import { defineVerb } from "./verb.ts";
-
-const SECTOR_BYTES = 512;
 
 /** The verb. */
 export const show = defineVerb({

@@ -3,7 +3,8 @@
  * status a request gets is decided elsewhere, but for data that could not be given back to the guest.
  */
 
-import { OP_DISCARD, SECTOR_SIZE_BYTES, STATUS_ERROR, STATUS_OKAY } from "../blkif/abi.ts";
+import { SECTOR_BYTES } from "../units.ts";
+import { OP_DISCARD, STATUS_ERROR, STATUS_OKAY } from "../blkif/abi.ts";
 import type { BackRing } from "../blkif/back_ring.ts";
 import type { RequestSlots } from "../blkif/request.ts";
 import { operationName } from "../blkif/validate.ts";
@@ -91,6 +92,6 @@ export class Answers {
 
   #countSectors(slot: number, operation: number): void {
     const bytes = operation === OP_DISCARD ? this.#slots.discardBytes[slot]! : this.#slots.lengthBytes[slot]!;
-    countSectors(this.#stats, operation, bytes / SECTOR_SIZE_BYTES);
+    countSectors(this.#stats, operation, bytes / SECTOR_BYTES);
   }
 }

@@ -3,7 +3,8 @@
  * request's segments are packed in its pages without gaps. Which request needs what is the queue's business.
  */
 
-import { OP_READ, SECTOR_SIZE_BYTES } from "../blkif/abi.ts";
+import { SECTOR_BYTES } from "../units.ts";
+import { OP_READ } from "../blkif/abi.ts";
 import type { RequestSlots } from "../blkif/request.ts";
 import type { GrantCopyBatch, GrantTable, Memory, MemorySpace } from "../hypervisor.ts";
 import type { GrantStrategy } from "./grants.ts";
@@ -156,8 +157,8 @@ export class CopyStrategy extends SlotVectors implements GrantStrategy {
     const batch = this.#batch;
     let address = this.vectors.addresses[first]!;
     for (let i = first; i < end; i++) {
-      const offset = slots.firstSector[i]! * SECTOR_SIZE_BYTES;
-      const length = (slots.lastSector[i]! - slots.firstSector[i]! + 1) * SECTOR_SIZE_BYTES;
+      const offset = slots.firstSector[i]! * SECTOR_BYTES;
+      const length = (slots.lastSector[i]! - slots.firstSector[i]! + 1) * SECTOR_BYTES;
       if (toGuest) batch.addToGuest(slots.grefs[i]!, offset, address, length);
       else batch.addFromGuest(slots.grefs[i]!, offset, address, length);
       address += length;
@@ -172,8 +173,8 @@ export class CopyStrategy extends SlotVectors implements GrantStrategy {
     let address = vectors.addresses[vector]!;
     let room = vectors.lengths[vector]!;
     for (let i = first; i < end; i++) {
-      let offset = slots.firstSector[i]! * SECTOR_SIZE_BYTES;
-      for (let left = (slots.lastSector[i]! + 1) * SECTOR_SIZE_BYTES - offset; left > 0;) {
+      let offset = slots.firstSector[i]! * SECTOR_BYTES;
+      for (let left = (slots.lastSector[i]! + 1) * SECTOR_BYTES - offset; left > 0;) {
         if (room === 0) {
           address = vectors.addresses[++vector]!;
           room = vectors.lengths[vector]!;

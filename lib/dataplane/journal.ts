@@ -15,6 +15,7 @@
 
 import { indexDifference } from "../blkif/abi.ts";
 import { SnapshotMemory } from "../blkif/request.ts";
+import { holdsNonce, type Nonce, storeNonce } from "../nonce.ts";
 
 const MAGIC = 0x4a6b6278; // "xbkJ"
 const VERSION = 1;
@@ -28,7 +29,6 @@ const VERSION_WORD = 1;
 const RING_SLOTS_WORD = 2;
 const ENTRIES_WORD = 3;
 const NONCE_WORD = 4;
-const NONCE_WORDS = 4;
 const CONSUMED_WORD = 8;
 const PUBLISHED_WORD = 9;
 const PUT_WORD = 10;
@@ -36,9 +36,6 @@ const PUT_WORD = 10;
 const PHASE_FREE = 0;
 const PHASE_TAKEN = 1;
 const PHASE_ANSWERED = 2;
-
-/** What tells one connection of a ring from every other: 16 random bytes, kept in the backend's directory too. */
-export type Nonce = Uint32Array;
 
 /** Where a crashed process left a ring. */
 export interface Outstanding {
@@ -82,7 +79,7 @@ export class Journal {
     header[VERSION_WORD] = VERSION;
     header[RING_SLOTS_WORD] = ringSlots;
     header[ENTRIES_WORD] = this.#entries;
-    for (let i = 0; i < NONCE_WORDS; i++) header[NONCE_WORD + i] = nonce[i]!;
+    storeNonce(header, NONCE_WORD, nonce);
     for (const word of [CONSUMED_WORD, PUBLISHED_WORD, PUT_WORD]) Atomics.store(header, word, index | 0);
     Atomics.store(header, MAGIC_WORD, MAGIC);
   }
@@ -148,8 +145,7 @@ export class Journal {
     const header = this.#header;
     if (Atomics.load(header, MAGIC_WORD) !== MAGIC || header[VERSION_WORD] !== VERSION) return false;
     if (header[RING_SLOTS_WORD] !== ringSlots || header[ENTRIES_WORD] !== this.#entries) return false;
-    for (let i = 0; i < NONCE_WORDS; i++) if (header[NONCE_WORD + i]! >>> 0 !== nonce[i]!) return false;
-    return true;
+    return holdsNonce(header, NONCE_WORD, nonce);
   }
 
   /**

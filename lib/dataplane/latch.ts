@@ -6,7 +6,7 @@
  * As u32 words: 0 magic, 1 version, 2 tripped, 3 unused, 4..7 the nonce of the attachment that it is for.
  */
 
-import type { Nonce } from "./journal.ts";
+import { holdsNonce, type Nonce, NONCE_WORDS, storeNonce } from "../nonce.ts";
 
 const MAGIC = 0x6c6b6278; // "xbkl"
 const VERSION = 1;
@@ -15,7 +15,6 @@ const MAGIC_WORD = 0;
 const VERSION_WORD = 1;
 const TRIPPED_WORD = 2;
 const NONCE_WORD = 4;
-const NONCE_WORDS = 4;
 
 /** Bytes of a latch. */
 export const LATCH_BYTES = 4 * (NONCE_WORD + NONCE_WORDS);
@@ -42,7 +41,7 @@ export class Latch {
   begin(nonce: Nonce): void {
     Atomics.store(this.#words, MAGIC_WORD, 0); // not valid until all is written
     this.#words[VERSION_WORD] = VERSION;
-    for (let i = 0; i < NONCE_WORDS; i++) this.#words[NONCE_WORD + i] = nonce[i]!;
+    storeNonce(this.#words, NONCE_WORD, nonce);
     Atomics.store(this.#words, TRIPPED_WORD, 0);
     Atomics.store(this.#words, MAGIC_WORD, MAGIC);
   }
@@ -50,7 +49,6 @@ export class Latch {
   /** Whether it was begun for that attachment. */
   belongsTo(nonce: Nonce): boolean {
     if (Atomics.load(this.#words, MAGIC_WORD) !== MAGIC || this.#words[VERSION_WORD] !== VERSION) return false;
-    for (let i = 0; i < NONCE_WORDS; i++) if (this.#words[NONCE_WORD + i]! >>> 0 !== nonce[i]!) return false;
-    return true;
+    return holdsNonce(this.#words, NONCE_WORD, nonce);
   }
 }

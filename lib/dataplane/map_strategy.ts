@@ -3,7 +3,8 @@
  * taken and unmapped when its I/O is over. The ring is unknown here.
  */
 
-import { OP_READ, SECTOR_SIZE_BYTES } from "../blkif/abi.ts";
+import { SECTOR_BYTES } from "../units.ts";
+import { OP_READ } from "../blkif/abi.ts";
 import type { RequestSlots } from "../blkif/request.ts";
 import type { GrantTable } from "../hypervisor.ts";
 import type { GrantStrategy } from "./grants.ts";
@@ -36,8 +37,8 @@ export class MapStrategy extends SlotVectors implements GrantStrategy {
     this.#room -= count;
     this.vectorCount[slot] = count;
     for (let i = first; i < first + count; i++) {
-      this.vectors.addresses[i] = this.pages[i]! + slots.firstSector[i]! * SECTOR_SIZE_BYTES;
-      this.vectors.lengths[i] = (slots.lastSector[i]! - slots.firstSector[i]! + 1) * SECTOR_SIZE_BYTES;
+      this.vectors.addresses[i] = this.pages[i]! + slots.firstSector[i]! * SECTOR_BYTES;
+      this.vectors.lengths[i] = (slots.lastSector[i]! - slots.firstSector[i]! + 1) * SECTOR_BYTES;
     }
     return true;
   }

@@ -4,7 +4,7 @@
  */
 
 import type { PlatformDescriptor, WakeToken } from "../hypervisor.ts";
-import type { UringRefusal } from "../storage/native_files.ts";
+import type { UringRefusal } from "../storage/image/medium.ts";
 import type { OpenRequest } from "./connection.ts";
 
 /** Index in the control words: messages posted to the Worker so far, modulo 2^32. */

@@ -4,7 +4,8 @@
  * touched. It must not know what the pages are for, nor who shares them.
  */
 
-import { type Memory, type MemorySpace, type OwnedMemory, PAGE_SIZE_BYTES } from "../hypervisor.ts";
+import { PAGE_BYTES } from "../units.ts";
+import { type Memory, type MemorySpace, type OwnedMemory } from "../hypervisor.ts";
 import type { IoVectors } from "../storage/disk.ts";
 
 /** Most pages that the requests of one ring may occupy at a time: 8 MiB. */
@@ -16,7 +17,7 @@ const TAKEN = 1;
 
 /** Pages that so many bytes occupy. */
 export function pagesOf(lengthBytes: number): number {
-  return (lengthBytes + PAGE_SIZE_BYTES - 1) >>> PAGE_SHIFT;
+  return (lengthBytes + PAGE_BYTES - 1) >>> PAGE_SHIFT;
 }
 
 /** See the file's first lines. Nothing is allocated after construction. */
@@ -29,7 +30,7 @@ export class PagePool implements Disposable {
 
   /** Throws RangeError when there is no memory left. */
   constructor(memory: MemorySpace, pages: number) {
-    this.#memory = memory.allocate(pages * PAGE_SIZE_BYTES);
+    this.#memory = memory.allocate(pages * PAGE_BYTES);
     this.#state = new Uint8Array(pages);
     this.#freePages = pages;
   }
@@ -50,7 +51,7 @@ export class PagePool implements Disposable {
     if (page < 0) return -1;
     this.#mark(page, pages, TAKEN);
     if (page === this.#lowest) this.#lowest = page + pages;
-    return this.#memory.address + page * PAGE_SIZE_BYTES;
+    return this.#memory.address + page * PAGE_BYTES;
   }
 
   /**
@@ -68,8 +69,8 @@ export class PagePool implements Disposable {
       const wanted = begin + pagesOf(leftBytes);
       while (page < wanted && state[page] === FREE) page++;
       this.#mark(begin, page - begin, TAKEN);
-      vectors.addresses[first + entries] = this.#memory.address + begin * PAGE_SIZE_BYTES;
-      vectors.lengths[first + entries] = Math.min(leftBytes, (page - begin) * PAGE_SIZE_BYTES);
+      vectors.addresses[first + entries] = this.#memory.address + begin * PAGE_BYTES;
+      vectors.lengths[first + entries] = Math.min(leftBytes, (page - begin) * PAGE_BYTES);
       leftBytes -= vectors.lengths[first + entries]!;
     }
     this.#lowest = page;

@@ -7,7 +7,7 @@
  * They are mapped writable: the next request may use the same page in the other direction.
  */
 
-import { SECTOR_SIZE_BYTES } from "../blkif/abi.ts";
+import { SECTOR_BYTES } from "../units.ts";
 import type { RequestSlots } from "../blkif/request.ts";
 import { GrantError, type GrantTable, type Memory } from "../hypervisor.ts";
 import type { IoVectors } from "../storage/disk.ts";
@@ -98,8 +98,8 @@ export class PersistentStrategy implements GrantStrategy, KeptGrants {
     const { firstSector, lastSector } = this.#slots;
     for (let i = first; i < first + count; i++) {
       const address = this.#cache.address(this.#entries[i]!);
-      this.vectors.addresses[i] = address + firstSector[i]! * SECTOR_SIZE_BYTES;
-      this.vectors.lengths[i] = (lastSector[i]! - firstSector[i]! + 1) * SECTOR_SIZE_BYTES;
+      this.vectors.addresses[i] = address + firstSector[i]! * SECTOR_BYTES;
+      this.vectors.lengths[i] = (lastSector[i]! - firstSector[i]! + 1) * SECTOR_BYTES;
     }
     return true;
   }

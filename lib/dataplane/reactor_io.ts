@@ -4,7 +4,7 @@
  */
 
 import type { Parker } from "../hypervisor.ts";
-import type { UringRefusal } from "../storage/native_files.ts";
+import type { UringRefusal } from "../storage/image/medium.ts";
 import type { ReactorOptions } from "./reactor.ts";
 
 /** A thread's place to sleep together with the engines that complete there. */

@@ -4,19 +4,20 @@
  * are unknown here.
  */
 
+import { SECTOR_BYTES } from "../units.ts";
+import { EOPNOTSUPP } from "../errno.ts";
 import {
   OP_DISCARD,
   OP_READ,
   OP_WRITE,
   OP_WRITE_BARRIER,
-  SECTOR_SIZE_BYTES,
   STATUS_EOPNOTSUPP,
   STATUS_ERROR,
   STATUS_OKAY,
 } from "../blkif/abi.ts";
 import type { RequestSlots } from "../blkif/request.ts";
 import { isSecureDiscard, operationName } from "../blkif/validate.ts";
-import { EOPNOTSUPP, type IoChannel } from "../storage/disk.ts";
+import { type IoChannel } from "../storage/disk.ts";
 import { errnoText } from "../storage/errno.ts";
 import type { Answers } from "./answers.ts";
 import type { GrantStrategy } from "./grants.ts";
@@ -106,7 +107,7 @@ export class RequestIo {
 
   #failed(slot: number, phase: number, errno: number): void {
     if (phase !== PHASE_DATA) this.#parts.latch.trip();
-    const sector = this.#slots.offsetBytes[slot]! / SECTOR_SIZE_BYTES;
+    const sector = this.#slots.offsetBytes[slot]! / SECTOR_BYTES;
     const { image } = this.#parts;
     this.#parts.complain(
       `${operationName(this.#slots.operation[slot]!)} at sector ${sector}` +
@@ -114,7 +115,7 @@ export class RequestIo {
         `: ${phase === PHASE_DATA ? "I/O" : "flush"} failed: ${errnoText(errno)}` +
         (phase === PHASE_DATA ? "" : "; writes are refused from now on: check the image's storage, then reattach"),
     );
-    this.#finish(slot, errno === EOPNOTSUPP ? STATUS_EOPNOTSUPP : STATUS_ERROR);
+    this.#finish(slot, errno === -EOPNOTSUPP ? STATUS_EOPNOTSUPP : STATUS_ERROR);
   }
 
   #complainLatched(slot: number): void {

@@ -7,7 +7,7 @@ import { unlessAborted } from "../abort.ts";
 import { XenblkError } from "../errors.ts";
 import type { Platform, Waker, WakeToken } from "../hypervisor.ts";
 import type { Disk, DiskAttachment } from "../storage/disk.ts";
-import type { UringRefusal } from "../storage/native_files.ts";
+import type { UringRefusal } from "../storage/image/medium.ts";
 import type { OpenRequest } from "./connection.ts";
 import {
   CONTROL_BYTES,

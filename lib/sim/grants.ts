@@ -5,6 +5,7 @@
  * It must not know what the pages hold.
  */
 
+import { PAGE_BYTES } from "../units.ts";
 import {
   type DomId,
   type GrantCopyBatch,
@@ -13,7 +14,6 @@ import {
   type GrantShares,
   type GrantTable,
   type OwnedMemory,
-  PAGE_SIZE_BYTES,
   type SharedPages,
 } from "../hypervisor.ts";
 import { FIRST_GRANT, type Machine } from "./machine.ts";
@@ -68,11 +68,11 @@ export class SimulatedGrantShares implements GrantShares {
       machine.freeFrames(frame, count);
       throw error;
     }
-    const address = frame * PAGE_SIZE_BYTES;
+    const address = frame * PAGE_BYTES;
     const pages: SharedPages = {
       address,
       refs,
-      view: machine.bytes.subarray(address, address + count * PAGE_SIZE_BYTES),
+      view: machine.bytes.subarray(address, address + count * PAGE_BYTES),
       [Symbol.dispose]: () => {
         if (this.#live.delete(pages)) endGrants(machine, this.#domain, refs);
       },
@@ -166,11 +166,11 @@ export class SimulatedGrantTable implements GrantTable {
     if (status !== 0) throw this.#mapError(refs, writable, status);
     const address = addresses[0]!;
     const unmap = (): void => void this.unmap(address, refs.length);
-    if (addresses.some((each, i) => each !== address + i * PAGE_SIZE_BYTES)) {
+    if (addresses.some((each, i) => each !== address + i * PAGE_BYTES)) {
       unmap();
       throw new GrantError(`Cannot map grants ${refs.join(", ")}: their simulated pages are not adjacent`, EINVAL);
     }
-    const view = this.#machine.bytes.subarray(address, address + refs.length * PAGE_SIZE_BYTES);
+    const view = this.#machine.bytes.subarray(address, address + refs.length * PAGE_BYTES);
     let mapped = true;
     return {
       address,
@@ -190,7 +190,7 @@ export class SimulatedGrantTable implements GrantTable {
         while (--i >= first) this.#unpin(refs[i]!);
         return EINVAL;
       }
-      addresses[i] = frame * PAGE_SIZE_BYTES;
+      addresses[i] = frame * PAGE_BYTES;
     }
     this.#mappings.add(addresses[first]!, refs, first, count);
     this.#machine.countMapped(count);
@@ -310,7 +310,7 @@ class SimulatedCopyBatch implements GrantCopyBatch {
     for (let i = 0; i < this.#length; i++) {
       const local = this.#locals[i]!;
       // The driver looks the buffers up before it asks the hypervisor: one bad address fails the call.
-      if (local < PAGE_SIZE_BYTES || local + this.#lengths[i]! > end) return EFAULT;
+      if (local < PAGE_BYTES || local + this.#lengths[i]! > end) return EFAULT;
     }
     for (let i = 0; i < this.#length; i++) this.#statuses[i] = this.#copy(i);
     return 0;
@@ -329,14 +329,14 @@ class SimulatedCopyBatch implements GrantCopyBatch {
     const ref = this.#refs[i]!;
     const offset = this.#offsets[i]!;
     const length = this.#lengths[i]!;
-    if (offset + length > PAGE_SIZE_BYTES) return GNTST_BAD_COPY_ARG;
+    if (offset + length > PAGE_BYTES) return GNTST_BAD_COPY_ARG;
     if (ref >= grantsPerDomain) return GNTST_BAD_GNTREF;
     const entry = this.#machine.grantEntry(this.#guest, ref);
     const state = Atomics.load(words, entry + STATE);
     const toGuest = this.#toGuest[i] !== 0;
     if ((state & GRANTED) === 0 || words[entry + TO_DOMAIN] !== this.#domain) return GNTST_GENERAL_ERROR;
     if (toGuest && (state & READ_ONLY) !== 0) return GNTST_GENERAL_ERROR;
-    const guest = words[entry + FRAME]! * PAGE_SIZE_BYTES + offset;
+    const guest = words[entry + FRAME]! * PAGE_BYTES + offset;
     const local = this.#locals[i]!;
     if (toGuest) bytes.copyWithin(guest, local, local + length);
     else bytes.copyWithin(local, guest, guest + length);

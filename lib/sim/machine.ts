@@ -4,7 +4,7 @@
  * with one lock; what the tables mean is written in grants.ts, events.ts and park.ts. It must not know who uses it.
  */
 
-import { PAGE_SIZE_BYTES } from "../hypervisor.ts";
+import { PAGE_BYTES } from "../units.ts";
 
 /** How large a simulated machine is. */
 export interface MachineOptions {
@@ -37,7 +37,7 @@ const enum Header {
   MappedPages,
 }
 
-const HEADER_WORDS = PAGE_SIZE_BYTES / 4;
+const HEADER_WORDS = PAGE_BYTES / 4;
 /** A cache line, so that two threads' words do not share one. */
 const LINE_WORDS = 16;
 /** Sets of event channels (open handles) and sleeping threads that one machine can have. */
@@ -71,10 +71,10 @@ export function createMachine(options: MachineOptions = {}): SharedArrayBuffer {
   const domains = options.domains ?? 8;
   const grants = options.grantsPerDomain ?? 16384;
   const ports = options.portsPerDomain ?? 1024;
-  const frames = Math.ceil((options.memoryBytes ?? 256 * 2 ** 20) / PAGE_SIZE_BYTES);
+  const frames = Math.ceil((options.memoryBytes ?? 256 * 2 ** 20) / PAGE_BYTES);
   const { frameMap } = tableLayout(domains, grants, ports);
-  const firstFrame = Math.ceil((frameMap * 4 + frames) / PAGE_SIZE_BYTES);
-  const machine = new SharedArrayBuffer((firstFrame + frames) * PAGE_SIZE_BYTES);
+  const firstFrame = Math.ceil((frameMap * 4 + frames) / PAGE_BYTES);
+  const machine = new SharedArrayBuffer((firstFrame + frames) * PAGE_BYTES);
   const words = new Int32Array(machine, 0, HEADER_WORDS);
   words[Header.Domains] = domains;
   words[Header.Grants] = grants;
@@ -116,7 +116,7 @@ export class Machine {
 
   /** Throws TypeError if the buffer is no machine. */
   constructor(readonly buffer: SharedArrayBuffer) {
-    const header = buffer.byteLength < PAGE_SIZE_BYTES ? undefined : new Int32Array(buffer, 0, HEADER_WORDS);
+    const header = buffer.byteLength < PAGE_BYTES ? undefined : new Int32Array(buffer, 0, HEADER_WORDS);
     if (header === undefined || header[Header.Magic] !== MAGIC) throw new TypeError("not a simulated machine");
     this.bytes = new Uint8Array(buffer);
     this.words = new Int32Array(buffer);
@@ -213,7 +213,7 @@ export class Machine {
       const untouched = this.words[Header.UntouchedFrame]!;
       if (first < untouched) {
         const end = Math.min(first + count, untouched);
-        this.bytes.fill(0, first * PAGE_SIZE_BYTES, end * PAGE_SIZE_BYTES);
+        this.bytes.fill(0, first * PAGE_BYTES, end * PAGE_BYTES);
       }
       this.words[Header.UntouchedFrame] = Math.max(untouched, first + count);
       this.words[Header.NextFrame] = first + count;

@@ -3,6 +3,7 @@
  * Platform over one machine. Any number of threads may open it. It must not know what runs on it.
  */
 
+import { PAGE_BYTES } from "../units.ts";
 import {
   type DomId,
   type EventChannels,
@@ -11,7 +12,6 @@ import {
   type JournalStore,
   type MemorySpace,
   type OwnedMemory,
-  PAGE_SIZE_BYTES,
   type Parker,
   type Platform,
   type PlatformDescriptor,
@@ -100,9 +100,9 @@ class SimulatedMemory implements MemorySpace {
 
   allocate(lengthBytes: number): OwnedMemory {
     const machine = this.#machine;
-    const count = Math.ceil(lengthBytes / PAGE_SIZE_BYTES);
+    const count = Math.ceil(lengthBytes / PAGE_BYTES);
     const frame = machine.takeFrames(count);
-    const address = frame * PAGE_SIZE_BYTES;
+    const address = frame * PAGE_BYTES;
     let taken = true;
     return {
       address,

@@ -4,12 +4,12 @@
  */
 
 import type { ChannelOptions, DiskAttachment, IoChannel } from "./disk.ts";
-import { openFileChannel } from "./file_channel.ts";
-import { ImmediateChannel } from "./immediate.ts";
-import { type InlineFileAttachment, InlineFileExecutor } from "./inline_file.ts";
-import type { PoolAttachment } from "./io_pool.ts";
-import { MemoryExecutor } from "./memory.ts";
-import { NullExecutor } from "./null.ts";
+import { openFileChannel } from "./pool/channel.ts";
+import { ImmediateChannel } from "./engine/immediate.ts";
+import { type InlineFileAttachment, InlineFileExecutor } from "./engine/inline_file.ts";
+import type { PoolAttachment } from "./pool/pool.ts";
+import { MemoryExecutor } from "./engine/memory.ts";
+import { NullExecutor } from "./engine/null.ts";
 
 /** What the memory engine needs. */
 export interface MemoryAttachment extends DiskAttachment {

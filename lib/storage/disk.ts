@@ -4,14 +4,8 @@
  */
 
 import type { Memory, MemorySpace } from "../hypervisor.ts";
-import type { ImageFile } from "./image_file.ts";
-import type { UringRefusal } from "./native_files.ts";
-
-/** Negative errno values that channels complete with; the values are Linux's. */
-export const EIO: number = -5;
-
-/** What a channel without discard answers to one: Linux's EOPNOTSUPP. */
-export const EOPNOTSUPP: number = -95;
+import type { ImageFile } from "./image/file.ts";
+import type { UringRefusal } from "./image/medium.ts";
 
 /** Which engine serves a disk. `auto` takes the fastest that this machine allows. */
 export type EngineName = "auto" | "uring" | "file" | "memory" | "null";
@@ -150,7 +144,7 @@ export interface IoChannel extends Disposable {
   /** Makes all writes that completed before this call durable (fdatasync). */
   flush(tag: number): void;
   /**
-   * Gives bytes back, `secure` making them unrecoverable; without vectors. Completes with {@linkcode EOPNOTSUPP} where
+   * Gives bytes back, `secure` making them unrecoverable; without vectors. Completes with -EOPNOTSUPP where
    * the disk's properties have no discard, or none that is secure.
    */
   discard(tag: number, offsetBytes: number, lengthBytes: number, secure: boolean): void;

@@ -3,19 +3,19 @@
  * on, and hands the rest to an engine. It must not know rings or reactors.
  */
 
+import { SECTOR_BYTES } from "../units.ts";
 import { XenblkError } from "../errors.ts";
 import type { MemoryAttachment, NullAttachment } from "./channel.ts";
 import type { Disk, DiskAttachment, DiskProperties, DiskRequest } from "./disk.ts";
-import { allocateShared, channelsClosed, identityOf, type ImageFile } from "./image_file.ts";
-import type { InlineFileAttachment } from "./inline_file.ts";
-import type { IoPool } from "./io_pool.ts";
-import type { FileMedium, UringAttachment, UringRefusal } from "./native_files.ts";
-import { openImage, sizeOf } from "./open_image.ts";
+import { allocateShared, channelsClosed, identityOf, type ImageFile } from "./image/file.ts";
+import type { InlineFileAttachment } from "./engine/inline_file.ts";
+import type { IoPool } from "./pool/pool.ts";
+import type { FileMedium, UringAttachment, UringRefusal } from "./image/medium.ts";
+import { openImage, sizeOf } from "./image/inspect.ts";
 import { decideServing, inPlaceOfUring, noUring, type Serving, type ServingContext } from "./serving.ts";
-import { formatSize, parseSize } from "./sizes.ts";
-import { canonicalFormat } from "./spec.ts";
+import { formatSize, parseSize } from "../sizes.ts";
+import { canonicalFormat } from "./image/spec.ts";
 
-const SECTOR_BYTES = 512;
 /** Published where the medium is not known: what today's are written in, so that guests align to it. */
 const PHYSICAL_SECTOR_BYTES = 4096;
 

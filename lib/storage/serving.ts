@@ -5,7 +5,7 @@
 
 import { XenblkError } from "../errors.ts";
 import type { CacheMode, DiskRequest } from "./disk.ts";
-import type { FileMedium, NativeFiles, UringRefusal } from "./native_files.ts";
+import type { FileMedium, NativeFiles, UringRefusal } from "./image/medium.ts";
 
 /** What the decision is based on. */
 export interface ServingContext {

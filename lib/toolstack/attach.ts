@@ -3,9 +3,9 @@
  * both ends to connect. It must not know who serves the disk.
  */
 
+import type { AbiName } from "../blkif/abi.ts";
 import { XenblkError } from "../errors.ts";
 import type { DomId, Xenstore, XenstoreOperations, XenstorePermission } from "../hypervisor.ts";
-import type { Protocol } from "../xenbus/negotiate.ts";
 import { backendKindPath, backendPath, type DeviceAddress, frontendPath, libxlPath } from "../xenbus/paths.ts";
 import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
 import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
@@ -29,7 +29,7 @@ export interface AttachRequest {
   /** Name or number of the virtual device; absent: the first xvd disk whose letters no disk of the guest has. */
   readonly vdev?: string;
   /** The ABI that a PV guest's frontend has if it names none; absent: x86_64. */
-  readonly protocol?: Protocol;
+  readonly protocol?: AbiName;
 }
 
 /** Letters tried for a free disk: a to z, then aa to zz. */
@@ -192,7 +192,7 @@ function writeDirectory(
 }
 
 /** Frontends of old PV kernels do not say which ABI they speak; the toolstack does. libxl knows a domain's type. */
-function protocolFor(store: XenstoreOperations, request: AttachRequest): Protocol | undefined {
+function protocolFor(store: XenstoreOperations, request: AttachRequest): AbiName | undefined {
   if (request.protocol !== undefined) return request.protocol;
   return store.read(`/libxl/${request.domain}/type`) === "pv" ? "x86_64-abi" : undefined;
 }

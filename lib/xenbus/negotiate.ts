@@ -4,16 +4,11 @@
  * not know how nodes are read, nor what a ring is.
  */
 
+import { ABI_NAMES, type AbiName } from "../blkif/abi.ts";
 import { XenblkError } from "../errors.ts";
 import type { EvtchnPort, GrantRef } from "../hypervisor.ts";
 import { MAX_U32, parseDecimal, quoted } from "./decimal.ts";
 import type { Offer } from "./features.ts";
-
-/** An ABI as a frontend names it in `protocol` (protocols.h). */
-export type Protocol = "x86_64-abi" | "x86_32-abi" | "arm-abi";
-
-/** All of them. */
-export const PROTOCOLS = ["x86_64-abi", "x86_32-abi", "arm-abi"] as const satisfies readonly Protocol[];
 
 /** One ring that the frontend granted. */
 export interface QueueParameters {
@@ -24,7 +19,7 @@ export interface QueueParameters {
 
 /** What a frontend asks for. */
 export interface FrontendParameters {
-  readonly abi: Protocol;
+  readonly abi: AbiName;
   /** The frontend reuses its grants; in use only if the backend offered it too. */
   readonly persistent: boolean;
   /** At least one. */
@@ -36,7 +31,7 @@ export interface NegotiationOptions {
   /** The frontend's directory, for messages. */
   readonly frontendPath: string;
   /** Taken when the frontend names no protocol. */
-  readonly defaultProtocol: Protocol;
+  readonly defaultProtocol: AbiName;
   /** What the backend published. */
   readonly offer: Offer;
 }
@@ -88,11 +83,11 @@ class FrontendNodes {
   }
 }
 
-function readProtocol(nodes: FrontendNodes, defaultProtocol: Protocol): Protocol {
+function readProtocol(nodes: FrontendNodes, defaultProtocol: AbiName): AbiName {
   const text = nodes.read("protocol");
   if (text === undefined) return defaultProtocol;
-  const protocol = PROTOCOLS.find((name) => name === text);
-  if (protocol === undefined) throw nodes.wrong("protocol", `is ${quoted(text)}, not one of ${PROTOCOLS.join(", ")}`);
+  const protocol = ABI_NAMES.find((name) => name === text);
+  if (protocol === undefined) throw nodes.wrong("protocol", `is ${quoted(text)}, not one of ${ABI_NAMES.join(", ")}`);
   return protocol;
 }
 

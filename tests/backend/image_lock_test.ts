@@ -4,7 +4,7 @@
  */
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { type ImageLocks, ProcessImageLocks } from "../../lib/storage/image_lock.ts";
+import { type ImageLocks, ProcessImageLocks } from "../../lib/storage/image/lock.ts";
 import { backendPath } from "../../lib/xenbus/paths.ts";
 import { FAST_CLOCK, Rig, RING_NODES, settle, until } from "./rig.ts";
 

@@ -10,7 +10,7 @@ import { type Clock, SYSTEM_CLOCK } from "../../lib/clock.ts";
 import type { DataPlane, QueueHandle, QueueSpec } from "../../lib/dataplane/types.ts";
 import type { DomId, Xenstore, XenstoreOperations } from "../../lib/hypervisor.ts";
 import type { Logger } from "../../lib/log.ts";
-import { type FrontendOptions, SimulatedFrontend } from "../../lib/sim/frontend.ts";
+import { type FrontendOptions, SimulatedFrontend } from "../../lib/guest/frontend.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import { SimulatedStore } from "../../lib/sim/xenstore.ts";

@@ -4,8 +4,9 @@
  * the ring asks for it, so that a lost wake-up ends the test; every field of every request and response is checked.
  */
 
+import { PAGE_BYTES } from "../../lib/units.ts";
 import { assertEquals, assertGreater } from "@std/assert";
-import { type AbiName, RING_PAGE_BYTES } from "../../lib/blkif/abi.ts";
+import { type AbiName } from "../../lib/blkif/abi.ts";
 import { CONTROL, type StressReport, type StressStart } from "./ring_stress_worker.ts";
 
 const REQUESTS = 500_000;
@@ -17,7 +18,7 @@ const PATIENCE_MS = 15_000;
 
 /** A fresh ring of shared memory whose indices are about to wrap. */
 function freshRing(pages: number): SharedArrayBuffer {
-  const ring = new SharedArrayBuffer(pages * RING_PAGE_BYTES);
+  const ring = new SharedArrayBuffer(pages * PAGE_BYTES);
   const start = -1000;
   new Int32Array(ring, 0, 4).set([start, start + 1, start, start + 1]);
   return ring;

@@ -10,7 +10,7 @@ import { type AbiName, ABIS, RING_BROKEN } from "../../lib/blkif/abi.ts";
 import { BackRing } from "../../lib/blkif/back_ring.ts";
 import { FrontRing, RequestFields, ResponseFields } from "../../lib/blkif/front_ring.ts";
 import { decodeRequest, RequestSlots, SnapshotMemory } from "../../lib/blkif/request.ts";
-import { Random } from "../../lib/sim/random.ts";
+import { Random } from "../../lib/guest/random.ts";
 
 /** What a Worker is told. */
 export interface StressStart {

@@ -3,6 +3,7 @@
  * is to be notified, what the final check does, and what can be attached to.
  */
 
+import { PAGE_BYTES } from "../../lib/units.ts";
 import { assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import {
@@ -11,7 +12,6 @@ import {
   REQ_EVENT_WORD,
   REQ_PROD_WORD,
   RING_BROKEN,
-  RING_PAGE_BYTES,
   RingError,
   RSP_EVENT_WORD,
   RSP_PROD_WORD,
@@ -216,12 +216,12 @@ Deno.test("a ring needs whole, aligned pages, and may be shared memory", () => {
   for (const bytes of [0, 100, 4095, 6000]) {
     assertThrows(() => new BackRing(new Uint8Array(bytes), X86_64), RingError, "not a whole number of pages");
   }
-  const odd = new Uint8Array(new ArrayBuffer(2 * RING_PAGE_BYTES), 2, RING_PAGE_BYTES);
+  const odd = new Uint8Array(new ArrayBuffer(2 * PAGE_BYTES), 2, PAGE_BYTES);
   assertThrows(() => new FrontRing(odd, X86_64), RingError, "not aligned");
-  const shared = new Uint8Array(new SharedArrayBuffer(2 * RING_PAGE_BYTES), RING_PAGE_BYTES).fill(0xFF);
+  const shared = new Uint8Array(new SharedArrayBuffer(2 * PAGE_BYTES), PAGE_BYTES).fill(0xFF);
   const front = FrontRing.initialise(shared, X86_64);
   const back = new BackRing(shared, X86_64);
-  assertEquals([...new Uint32Array(shared.buffer, RING_PAGE_BYTES, 4)], [0, 1, 0, 1]);
+  assertEquals([...new Uint32Array(shared.buffer, PAGE_BYTES, 4)], [0, 1, 0, 1]);
   front.putRequest(REQUEST);
   assertEquals(front.push(), true);
   assertEquals(back.unconsumed(), 1);

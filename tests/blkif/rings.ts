@@ -3,8 +3,9 @@
  * test shows.
  */
 
+import { PAGE_BYTES } from "../../lib/units.ts";
 import fc from "fast-check";
-import { type AbiLayout, ABIS, RING_PAGE_BYTES } from "../../lib/blkif/abi.ts";
+import { type AbiLayout, ABIS } from "../../lib/blkif/abi.ts";
 import { BackRing } from "../../lib/blkif/back_ring.ts";
 import { FrontRing, RequestFields } from "../../lib/blkif/front_ring.ts";
 import { RequestSlots, SnapshotMemory } from "../../lib/blkif/request.ts";
@@ -27,8 +28,8 @@ export interface RingPair {
 /** A ring whose indices all stand at `start`, with both events at the next index. */
 export function ringAt(start: number, abi: AbiLayout = ABIS["x86_64-abi"], pages = 1): RingPair {
   // The memory does not begin where its buffer does, as a mapping among others would not.
-  const memory = new Uint8Array(new ArrayBuffer((pages + 1) * RING_PAGE_BYTES), RING_PAGE_BYTES);
-  const header = new Uint32Array(memory.buffer, RING_PAGE_BYTES, 4);
+  const memory = new Uint8Array(new ArrayBuffer((pages + 1) * PAGE_BYTES), PAGE_BYTES);
+  const header = new Uint32Array(memory.buffer, PAGE_BYTES, 4);
   header.set([start, start + 1, start, start + 1]);
   return { memory, header, front: new FrontRing(memory, abi), back: new BackRing(memory, abi) };
 }

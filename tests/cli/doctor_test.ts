@@ -5,9 +5,9 @@
 
 import { assertEquals, assertMatch } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
-import * as checks from "../../lib/cli/doctor_checks.ts";
-import { checkJournals, checkLimits } from "../../lib/cli/doctor_journals.ts";
-import { renderFindings } from "../../lib/cli/doctor.ts";
+import * as checks from "../../lib/cli/doctor/checks.ts";
+import { checkJournals, checkLimits } from "../../lib/cli/doctor/journals.ts";
+import { renderFindings } from "../../lib/cli/doctor/verb.ts";
 
 /** A machine with these files; all permitted unless said otherwise. */
 function machine(parts: {

@@ -4,10 +4,10 @@
  */
 
 import { assert, assertEquals, assertGreater, assertMatch, assertStringIncludes } from "@std/assert";
-import { parseBlockSizes, segmentsFor } from "../../lib/cli/block_sizes.ts";
-import { faultOf, phaseOf, renderResult } from "../../lib/cli/dry_run_report.ts";
+import { parseBlockSizes, segmentsFor } from "../../lib/cli/dry_run/block_sizes.ts";
+import { faultOf, phaseOf, renderResult } from "../../lib/cli/dry_run/report.ts";
 import { Histogram } from "../../lib/histogram.ts";
-import type { LoadOutcome } from "../../lib/sim/load_types.ts";
+import type { LoadOutcome } from "../../lib/guest/load_types.ts";
 import { startXenblk, xenblk } from "./command.ts";
 
 /** A temporary directory that the command's own temporary files go to as well. */

@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import { type ByteSink, Output } from "../../lib/cli/output.ts";
-import { Progress } from "../../lib/cli/progress.ts";
+import { Progress } from "../../lib/cli/dry_run/progress.ts";
 import { reportError } from "../../lib/cli/report.ts";
 import { renderFields, renderTable } from "../../lib/cli/table.ts";
 

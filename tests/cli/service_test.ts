@@ -4,7 +4,7 @@
 
 import { assertEquals, assertRejects } from "@std/assert";
 import { DEFAULT_SETTINGS } from "../../lib/backend/settings.ts";
-import { startService } from "../../lib/cli/service.ts";
+import { startService } from "../../lib/service.ts";
 import { SILENT } from "../../lib/log.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";

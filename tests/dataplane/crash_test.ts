@@ -7,7 +7,7 @@ import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER } from "../../lib/blkif/abi.ts";
 import { Latch, LATCH_BYTES } from "../../lib/dataplane/latch.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
-import { Random } from "../../lib/sim/random.ts";
+import { Random } from "../../lib/guest/random.ts";
 import { Rig, type TestRequest } from "./rig.ts";
 
 class Crash extends Error {}

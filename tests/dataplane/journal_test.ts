@@ -3,9 +3,10 @@
  * each request that was taken and not answered exactly once, and nothing else.
  */
 
+import type { Nonce } from "../../lib/nonce.ts";
 import { assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { Journal, journalBytes, type Nonce } from "../../lib/dataplane/journal.ts";
+import { Journal, journalBytes } from "../../lib/dataplane/journal.ts";
 
 const SLOTS = 8;
 const NONCE: Nonce = Uint32Array.of(1, 2 ** 32 - 1, 3, 4);

@@ -14,8 +14,8 @@ import type { DomId } from "../../lib/hypervisor.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import type { Disk, DiskRequest } from "../../lib/storage/disk.ts";
-import { IoPool } from "../../lib/storage/io_pool.ts";
-import type { NativeFiles } from "../../lib/storage/native_files.ts";
+import { IoPool } from "../../lib/storage/pool/pool.ts";
+import type { NativeFiles } from "../../lib/storage/image/medium.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import { Folder } from "../storage/rig.ts";
 

@@ -3,9 +3,9 @@
  */
 
 import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
-import { COPY_SEGMENT_BYTES, NativeGrantCopyBatch } from "../../ffi/grant_copy.ts";
-import { libc } from "../../ffi/libc.ts";
-import { viewOf } from "../../ffi/memory.ts";
+import { COPY_SEGMENT_BYTES, NativeGrantCopyBatch } from "../../ffi/xen/grant_copy.ts";
+import { libc } from "../../ffi/linux/libc.ts";
+import { viewOf } from "../../ffi/linux/memory.ts";
 
 libc();
 

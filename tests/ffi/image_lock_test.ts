@@ -4,10 +4,10 @@
  */
 
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
-import { NativeImageLocks } from "../../ffi/image_lock.ts";
-import { allocateShared, identityOf, type ImageFile } from "../../lib/storage/image_file.ts";
-import { IoPool } from "../../lib/storage/io_pool.ts";
-import type { ImageUse } from "../../lib/storage/image_lock.ts";
+import { NativeImageLocks } from "../../ffi/linux/image_lock.ts";
+import { allocateShared, identityOf, type ImageFile } from "../../lib/storage/image/file.ts";
+import { IoPool } from "../../lib/storage/pool/pool.ts";
+import type { ImageUse } from "../../lib/storage/image/lock.ts";
 
 const WRITES: ImageUse = { writes: true, shared: false, by: "writer" };
 const READS: ImageUse = { writes: false, shared: false, by: "reader" };

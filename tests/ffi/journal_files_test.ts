@@ -3,8 +3,8 @@
  */
 
 import { assertEquals, assertThrows } from "@std/assert";
-import { JournalFiles } from "../../ffi/journal_files.ts";
-import { libc } from "../../ffi/libc.ts";
+import { JournalFiles } from "../../ffi/linux/journal_files.ts";
+import { libc } from "../../ffi/linux/libc.ts";
 import { XenblkError } from "../../lib/errors.ts";
 
 libc(); // opened outside the tests: a library stays loaded

@@ -2,12 +2,12 @@
  * The C library through FFI: memory, eventfds, poll and errno of this very process. Must know nothing of Xen.
  */
 
+import { EAGAIN, EINVAL, ENOENT, errnoName } from "../../lib/errno.ts";
 import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
-import { EAGAIN, EINVAL, ENOENT, errnoName } from "../../ffi/errno.ts";
-import { createEventfd, lowerEventfd, raiseEventfd } from "../../ffi/eventfd.ts";
-import { clearErrno, cString, errno, errnoText, libc, pointerTo } from "../../ffi/libc.ts";
-import { allocate, nativeMemory } from "../../ffi/memory.ts";
-import { PollSet } from "../../ffi/poll.ts";
+import { createEventfd, lowerEventfd, raiseEventfd } from "../../ffi/linux/eventfd.ts";
+import { clearErrno, cString, errno, errnoText, libc, pointerTo } from "../../ffi/linux/libc.ts";
+import { allocate, nativeMemory } from "../../ffi/linux/memory.ts";
+import { PollSet } from "../../ffi/linux/poll.ts";
 
 // Opened outside the tests, for good: the leak check of Deno.test would take it for a forgotten library.
 libc();

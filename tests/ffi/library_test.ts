@@ -3,7 +3,7 @@
  */
 
 import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
-import { lazily, type LibrarySource, openLibrary } from "../../ffi/library.ts";
+import { lazily, type LibrarySource, openLibrary } from "../../ffi/linux/library.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import { runScript } from "./child.ts";
 

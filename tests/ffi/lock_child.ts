@@ -3,8 +3,8 @@
  * What its lock does to others is looked at from outside.
  */
 
-import { NativeImageLocks } from "../../ffi/image_lock.ts";
-import { allocateShared, identityOf } from "../../lib/storage/image_file.ts";
+import { NativeImageLocks } from "../../ffi/linux/image_lock.ts";
+import { allocateShared, identityOf } from "../../lib/storage/image/file.ts";
 
 const [path] = Deno.args;
 using file = Deno.openSync(path!, { read: true, write: true });

@@ -4,7 +4,7 @@
  */
 
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
-import { examine } from "../../ffi/medium.ts";
+import { examine } from "../../ffi/linux/medium.ts";
 import type { CacheMode } from "../../lib/storage/disk.ts";
 import { ChannelRig, Folder, UringRig } from "../storage/rig.ts";
 

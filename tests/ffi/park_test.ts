@@ -3,8 +3,8 @@
  */
 
 import { assert, assertEquals, assertLess, assertThrows } from "@std/assert";
-import { libc } from "../../ffi/libc.ts";
-import { NativeParker, NativeWaker, NativeWakeToken } from "../../ffi/park.ts";
+import { libc } from "../../ffi/linux/libc.ts";
+import { NativeParker, NativeWaker, NativeWakeToken } from "../../ffi/linux/park.ts";
 import type { EventChannels } from "../../lib/hypervisor.ts";
 import { NOTIFIED, RUNNING } from "../../lib/park_word.ts";
 import type { PlayerOrders } from "./park_worker.ts";

@@ -3,7 +3,7 @@
  * the other. Every park has a timeout far beyond any delay, so that a lost wake shows as one.
  */
 
-import { NativeParker, NativeWaker } from "../../ffi/park.ts";
+import { NativeParker, NativeWaker } from "../../ffi/linux/park.ts";
 import type { WakeToken } from "../../lib/hypervisor.ts";
 
 /** What a player is told. */

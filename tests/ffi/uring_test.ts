@@ -3,20 +3,20 @@
  * short and put-off I/O, sleeping and waking, more operations than the ring holds, and a heap that stays as it is.
  */
 
+import { EINVAL, EIO } from "../../lib/errno.ts";
 import { assert, assertEquals, assertGreater, assertLess, assertMatch, assertThrows } from "@std/assert";
-import { EINVAL } from "../../ffi/errno.ts";
-import { createEventfd, lowerEventfd, raiseEventfd } from "../../ffi/eventfd.ts";
-import { NativeEventChannels } from "../../ffi/evtchn.ts";
-import type { IoUring } from "../../ffi/io_uring.ts";
-import { kernelSetup, openRing, ringRefusal, RingUnavailable, type SetupCall } from "../../ffi/io_uring_setup.ts";
-import { libc } from "../../ffi/libc.ts";
-import { nativeMemory } from "../../ffi/memory.ts";
-import { NativeWaker, NativeWakeToken } from "../../ffi/park.ts";
-import { UringChannel } from "../../ffi/uring_channel.ts";
-import { UringEngine } from "../../ffi/uring_engine.ts";
+import { createEventfd, lowerEventfd, raiseEventfd } from "../../ffi/linux/eventfd.ts";
+import { NativeEventChannels } from "../../ffi/xen/evtchn.ts";
+import type { IoUring } from "../../ffi/uring/ring.ts";
+import { kernelSetup, openRing, ringRefusal, RingUnavailable, type SetupCall } from "../../ffi/uring/setup.ts";
+import { libc } from "../../ffi/linux/libc.ts";
+import { nativeMemory } from "../../ffi/linux/memory.ts";
+import { NativeWaker, NativeWakeToken } from "../../ffi/linux/park.ts";
+import { UringChannel } from "../../ffi/uring/channel.ts";
+import { UringEngine } from "../../ffi/uring/engine.ts";
 import type { EventChannels } from "../../lib/hypervisor.ts";
-import { type CacheMode, EIO, type IoVectors } from "../../lib/storage/disk.ts";
-import type { UringAttachment } from "../../lib/storage/native_files.ts";
+import { type CacheMode, type IoVectors } from "../../lib/storage/disk.ts";
+import type { UringAttachment } from "../../lib/storage/image/medium.ts";
 import { openReactorIo } from "../../platform.ts";
 import { openNativePlatform } from "../../ffi/platform.ts";
 import { ChannelRig, Folder, UringRig } from "../storage/rig.ts";
@@ -198,7 +198,7 @@ Deno.test("a transfer that makes no progress fails, errors are told, and what is
       rig.take();
       assertEquals(rig.answer(tag, result), []);
     }
-    assertEquals(rig.reap(), { 0: EIO, 1: EIO, 2: -28 });
+    assertEquals(rig.reap(), { 0: -EIO, 1: -EIO, 2: -28 });
     rig.channel.flush(0);
     rig.channel.read(1, 512, 0, 1);
     rig.channel.submit();
@@ -237,12 +237,12 @@ Deno.test("of several flushes one is with the kernel at a time, so that a failur
     rig.channel.flush(3);
     rig.channel.submit();
     assertEquals(rig.answer(0, -EAGAIN).map(({ tag }) => tag), [0], "put off, it is still its turn");
-    assertEquals(rig.answer(0, EIO).map(({ tag }) => tag), [2]);
+    assertEquals(rig.answer(0, -EIO).map(({ tag }) => tag), [2]);
     assertEquals(rig.answer(2, 0).map(({ tag }) => tag), [3]);
     assertEquals(rig.answer(1, 4096), []);
     rig.channel.reap();
     assertEquals([...rig.channel.tags.subarray(0, 3)], [0, 2, 1], "in the order of their ends");
-    assertEquals([...rig.channel.results.subarray(0, 3)], [EIO, 0, 0]);
+    assertEquals([...rig.channel.results.subarray(0, 3)], [-EIO, 0, 0]);
     assertEquals(rig.answer(3, 0), []);
     assertEquals(rig.reap(), { 3: 0 });
   });
@@ -339,7 +339,11 @@ Deno.test("park: ends by its timeout, by a wake before it, by one from another t
   });`;
   const url = URL.createObjectURL(new Blob([program], { type: "application/javascript" }));
   const worker = new Worker(url, { type: "module" });
-  worker.postMessage({ word: token.word, fd: token.fd, waker: new URL("../../ffi/park.ts", import.meta.url).href });
+  worker.postMessage({
+    word: token.word,
+    fd: token.fd,
+    waker: new URL("../../ffi/linux/park.ts", import.meta.url).href,
+  });
   await new Promise((resolve) => setTimeout(resolve, 0));
   assertLess(parkedMs(engine, 60_000), 30_000);
   worker.terminate();

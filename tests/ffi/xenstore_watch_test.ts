@@ -3,7 +3,7 @@
  */
 
 import { assertEquals } from "@std/assert";
-import { MAX_UNREAD_PATHS, WatchQueue } from "../../ffi/xenstore_watch.ts";
+import { MAX_UNREAD_PATHS, WatchQueue } from "../../ffi/xen/xenstore_watch.ts";
 
 /** Everything that the queue yields until it ends. */
 async function drain(queue: WatchQueue): Promise<string[]> {

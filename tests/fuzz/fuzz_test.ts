@@ -4,7 +4,7 @@
  */
 
 import { assert, assertEquals, assertGreater, assertLess, assertMatch, assertThrows } from "@std/assert";
-import { Random } from "../../lib/sim/random.ts";
+import { Random } from "../../lib/guest/random.ts";
 import { corpus, formatFind, parseFind } from "./corpus.ts";
 import { fuzzRingPages, fuzzRingsInThemselves } from "./ring_pages.ts";
 import { fuzzDevice, fuzzNegotiation } from "./store_values.ts";

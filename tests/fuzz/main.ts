@@ -4,7 +4,7 @@
  */
 
 import { parseArgs } from "@std/cli";
-import { Random } from "../../lib/sim/random.ts";
+import { Random } from "../../lib/guest/random.ts";
 import { countRequests, formatFind } from "./corpus.ts";
 import { fuzzRingPages, fuzzRingsInThemselves } from "./ring_pages.ts";
 import { fuzzDevice, fuzzNegotiation } from "./store_values.ts";

@@ -3,7 +3,7 @@
  * written from the contract's table alone, with whole 64-bit numbers, so that it shares no mistake with the product.
  */
 
-import type { Random } from "../../lib/sim/random.ts";
+import type { Random } from "../../lib/guest/random.ts";
 import type { DirectRequest, DiscardRequest, IndirectRequest, WireRequest, WireSegment } from "../hardening/wire.ts";
 
 /** What a judge knows of the disk and the grants. */

@@ -4,7 +4,7 @@
  * indices promise once, with its id, or stops for good; and no canary changes.
  */
 
-import { Random } from "../../lib/sim/random.ts";
+import { Random } from "../../lib/guest/random.ts";
 import { expectedEcho, slotBytes, type WireAnswer } from "../hardening/wire.ts";
 import { ABI_NAMES, GRANT_MODES, SECTOR_SIZES, World } from "../hardening/world.ts";
 

@@ -5,10 +5,11 @@
  */
 
 import { XenblkError } from "../../lib/errors.ts";
-import { Random } from "../../lib/sim/random.ts";
+import { Random } from "../../lib/guest/random.ts";
 import { printable } from "../../lib/log.ts";
 import { BASIC_OFFER } from "../../lib/xenbus/features.ts";
-import { type FrontendParameters, PROTOCOLS, readFrontend } from "../../lib/xenbus/negotiate.ts";
+import { ABI_NAMES } from "../../lib/blkif/abi.ts";
+import { type FrontendParameters, readFrontend } from "../../lib/xenbus/negotiate.ts";
 import type { DeviceAddress } from "../../lib/xenbus/paths.ts";
 import { parseState } from "../../lib/xenbus/states.ts";
 import { FAST_CLOCK, Rig, RING_NODES, settle, until } from "../backend/rig.ts";
@@ -74,7 +75,7 @@ const ODD_VALUES = [
 
 function value(random: Random): string {
   if (random.chance(0.45)) return random.pick(ODD_VALUES);
-  if (random.chance(0.2)) return random.pick(PROTOCOLS);
+  if (random.chance(0.2)) return random.pick(ABI_NAMES);
   if (random.chance(0.1)) {
     return Array.from({ length: random.below(20) }, () => String.fromCharCode(random.between(1, 0x2fff))).join("");
   }
@@ -92,7 +93,7 @@ export function fuzzNegotiation(seed: number, runs: number): number {
     for (let n = random.below(valid ? 3 : NODES.length); n > 0; n--) nodes.set(random.pick(NODES), value(random));
     const offer = { ...BASIC_OFFER, maxRingPageOrder: random.below(5), maxQueues: random.between(1, 8) };
     try {
-      const options = { frontendPath: "/local/domain/5/device/vbd/51712", defaultProtocol: PROTOCOLS[0], offer };
+      const options = { frontendPath: "/local/domain/5/device/vbd/51712", defaultProtocol: ABI_NAMES[0], offer };
       checkParameters(readFrontend((name) => nodes.get(name), options), offer);
       accepted++;
     } catch (error) {
@@ -112,7 +113,7 @@ function checkParameters(
   { abi, queues }: FrontendParameters,
   offer: { maxRingPageOrder: number; maxQueues: number },
 ): void {
-  if (!PROTOCOLS.includes(abi)) throw new Error(`unknown ABI ${abi}`);
+  if (!ABI_NAMES.includes(abi)) throw new Error(`unknown ABI ${abi}`);
   if (queues.length < 1 || queues.length > offer.maxQueues) throw new Error(`${queues.length} queues`);
   for (const { ringRefs, eventChannel } of queues) {
     if (!Number.isInteger(Math.log2(ringRefs.length)) || ringRefs.length > 2 ** offer.maxRingPageOrder) {

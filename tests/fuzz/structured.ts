@@ -6,9 +6,9 @@
 
 import type { AbiName } from "../../lib/blkif/abi.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
-import { Random } from "../../lib/sim/random.ts";
+import { Random } from "../../lib/guest/random.ts";
 import { openChannel } from "../../lib/storage/channel.ts";
-import { FaultChannel } from "../../lib/storage/fault.ts";
+import { FaultChannel } from "../../lib/storage/engine/fault.ts";
 import { ABI_NAMES, GRANT_MODES, PAGE, SECTOR_SIZES, type SectorBytes, World } from "../hardening/world.ts";
 import type { WireAnswer, WireRequest } from "../hardening/wire.ts";
 import { Model } from "./model.ts";

@@ -5,7 +5,7 @@
 
 /// <reference lib="deno.worker" />
 
-import { Random } from "../../lib/sim/random.ts";
+import { Random } from "../../lib/guest/random.ts";
 
 /** What to write over. */
 export interface ScribbleOrder {

@@ -53,5 +53,5 @@ Deno.test("a document that names a missing file is found", () => {
   const text = "see [x](cli.md), [y](https://example.org/z), `lib/none.ts`, `mod.ts`";
   assertEquals(namedPaths("docs/testing.md", text), ["docs/cli.md", "lib/none.ts", "mod.ts"]);
   assertEquals(exists(["docs/cli.md", "mod.ts"], "lib/none.ts"), false);
-  assertEquals(exists(["lib/sim/load.ts"], "lib/sim"), true);
+  assertEquals(exists(["lib/guest/load.ts"], "lib/guest"), true);
 });

@@ -15,18 +15,25 @@ interface Room {
   readonly packages?: readonly string[];
 }
 
-const PURE = ["lib/hypervisor.ts", "lib/errors.ts"];
+const PURE = ["lib/hypervisor.ts", "lib/errors.ts", "lib/units.ts", "lib/errno.ts"];
 const LIB_ROOMS = ["blkif", "xenbus", "storage", "dataplane", "backend", "toolstack"].map((room) => `lib/${room}/`);
 /** What an engine outside lib is built from. */
-const ENGINE_PARTS = ["disk", "errno", "executor", "image_file", "image_lock", "native_files", "table_channel"]
-  .map((name) => `lib/storage/${name}.ts`);
+const ENGINE_PARTS = [
+  "disk",
+  "errno",
+  "engine/executor",
+  "engine/table_channel",
+  "image/file",
+  "image/lock",
+  "image/medium",
+].map((name) => `lib/storage/${name}.ts`);
 const LOG = "@logtape/logtape";
 
 /** First match decides. */
 const ROOMS: readonly Room[] = [
   { name: "the seam and the errors", holds: (path) => PURE.includes(path), mayImport: [] },
-  { name: "blkif", holds: under("lib/blkif/"), mayImport: ["lib/blkif/"] },
-  { name: "xenbus", holds: under("lib/xenbus/"), mayImport: ["lib/xenbus/", ...PURE] },
+  { name: "blkif", holds: under("lib/blkif/"), mayImport: ["lib/blkif/", "lib/units.ts"] },
+  { name: "xenbus", holds: under("lib/xenbus/"), mayImport: ["lib/xenbus/", "lib/blkif/", ...PURE] },
   {
     name: "worker entries",
     holds: (path) => path.startsWith("lib/") && path.endsWith("worker.ts"),
@@ -35,6 +42,17 @@ const ROOMS: readonly Room[] = [
     packages: [LOG],
   },
   { name: "the verbs", holds: under("lib/cli/"), mayImport: ["lib/"], packages: [LOG, "@std/cli"] },
+  {
+    name: "guest",
+    holds: under("lib/guest/"),
+    mayImport: ["lib/guest/", ...PURE, "lib/*.ts", "lib/blkif/", "lib/xenbus/"],
+    packages: [LOG],
+  },
+  {
+    name: "the service",
+    holds: (path) => path === "lib/service.ts",
+    mayImport: ["lib/*.ts", ...LIB_ROOMS],
+  },
   {
     name: "sim",
     holds: under("lib/sim/"),

@@ -20,14 +20,14 @@ const BAD: readonly (readonly [why: string, path: string, text: string, faults: 
   ["blkif imports another room", "lib/blkif/abi.ts", `import type { DomId } from "../hypervisor.ts";`, 1],
   ["xenbus imports storage", "lib/xenbus/paths.ts", `export * from "../storage/disk.ts";`, 1],
   ["the data plane imports the simulation", "lib/dataplane/queue.ts", `import { x } from "../sim/machine.ts";`, 1],
-  ["lib imports ffi", "lib/backend/device.ts", `import { mmap } from "../../ffi/libc.ts";`, 1],
-  ["lib imports ffi dynamically", "lib/backend/device.ts", `await import("../../ffi/libc.ts");`, 1],
-  ["lib imports ffi as a type", "lib/backend/device.ts", `type M = import("../../ffi/libc.ts").M;`, 1],
+  ["lib imports ffi", "lib/backend/device.ts", `import { mmap } from "../../ffi/linux/libc.ts";`, 1],
+  ["lib imports ffi dynamically", "lib/backend/device.ts", `await import("../../ffi/linux/libc.ts");`, 1],
+  ["lib imports ffi as a type", "lib/backend/device.ts", `type M = import("../../ffi/linux/libc.ts").M;`, 1],
   ["lib imports a root", "lib/storage/open.ts", `import { openPlatform } from "../../platform.ts";`, 1],
   ["a worker entry imports a root statically", "lib/dataplane/worker.ts", `import { o } from "../../platform.ts";`, 1],
-  ["a verb imports ffi", "lib/cli/doctor.ts", `await import("../../ffi/library.ts");`, 1],
+  ["a verb imports ffi", "lib/cli/doctor/verb.ts", `await import("../../../ffi/linux/library.ts");`, 1],
   ["lib outside the verbs parses arguments", "lib/backend/device.ts", `import { parseArgs } from "@std/cli";`, 1],
-  ["ffi imports policy", "ffi/gnttab.ts", `import { Device } from "../lib/backend/device.ts";`, 1],
+  ["ffi imports policy", "ffi/xen/gnttab.ts", `import { Device } from "../../lib/backend/device.ts";`, 1],
   ["a root imports ffi statically", "platform.ts", `import { open } from "./ffi/platform.ts";`, 1],
   ["the library imports a test tool", "lib/storage/open.ts", `import { assert } from "@std/assert";`, 1],
   ["a JSR specifier", "tests/x_test.ts", `import { assert } from "jsr:@std/assert";`, 1],
@@ -52,7 +52,7 @@ Deno.test("the import rule admits what it should, and isn't misled by comments a
   const samples = [
     ["lib/dataplane/worker.ts", `const { openPlatform } = await import("../../platform.ts");`],
     ["platform.ts", `const { open } = await import("./ffi/platform.ts"); import type { Platform } from "./lib/x.ts";`],
-    ["ffi/gnttab.ts", `import { GrantError } from "../lib/hypervisor.ts"; Deno.dlopen("x", {});`],
+    ["ffi/xen/gnttab.ts", `import { GrantError } from "../../lib/hypervisor.ts"; Deno.dlopen("x", {});`],
     ["lib/blkif/ring.ts", `// import "../storage/disk.ts"\nconst text = 'import "../sim/x.ts"; Deno.dlopen';`],
   ] as const;
   for (const [path, text] of samples) assertEquals(importFaults(path, analyse(path, text)), []);

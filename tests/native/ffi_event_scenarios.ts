@@ -1,9 +1,9 @@
 /**
- * Scenarios of ffi/evtchn.ts, ffi/park.ts and parking on an io_uring with two domains, in one process and in two. See ffi_child.ts.
+ * Scenarios of ffi/xen/evtchn.ts, ffi/linux/park.ts and parking on an io_uring with two domains, in one process and in two. See ffi_child.ts.
  */
 
 import { assert, assertEquals, assertLess, assertThrows } from "@std/assert";
-import { UringEngine } from "../../ffi/uring_engine.ts";
+import { UringEngine } from "../../ffi/uring/engine.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import type { EventChannels } from "../../lib/hypervisor.ts";
 import { actingAs, DOM0, GUEST, platform, portOf, type Scenarios } from "./ffi_scenario.ts";

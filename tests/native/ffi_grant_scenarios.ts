@@ -1,5 +1,5 @@
 /**
- * Scenarios of ffi/gnttab.ts with two domains in one process. See ffi_child.ts.
+ * Scenarios of ffi/xen/gnttab.ts with two domains in one process. See ffi_child.ts.
  */
 
 import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";

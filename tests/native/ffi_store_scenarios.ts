@@ -1,5 +1,5 @@
 /**
- * Scenarios of ffi/xenstore.ts against a real xenstored. See ffi_child.ts.
+ * Scenarios of ffi/xen/xenstore.ts against a real xenstored. See ffi_child.ts.
  */
 
 import { assert, assertEquals, assertGreater, assertThrows } from "@std/assert";

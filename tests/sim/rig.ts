@@ -3,15 +3,8 @@
  * backend that follows the handshake as scripted, and one that serves a ring from an array and can do it wrongly.
  */
 
-import {
-  type AbiName,
-  ABIS,
-  OP_FLUSH_DISKCACHE,
-  OP_READ,
-  SECTOR_SIZE_BYTES,
-  STATUS_ERROR,
-  STATUS_OKAY,
-} from "../../lib/blkif/abi.ts";
+import { SECTOR_BYTES } from "../../lib/units.ts";
+import { type AbiName, ABIS, OP_FLUSH_DISKCACHE, OP_READ, STATUS_ERROR, STATUS_OKAY } from "../../lib/blkif/abi.ts";
 import { BackRing } from "../../lib/blkif/back_ring.ts";
 import type {
   DomId,
@@ -109,7 +102,7 @@ export class Host {
     this.offer(nodes);
     await this.frontState(3);
     const backend = this.attach(disk);
-    this.present({ "sectors": String(disk.length / SECTOR_SIZE_BYTES), "sector-size": "512", ...nodes });
+    this.present({ "sectors": String(disk.length / SECTOR_BYTES), "sector-size": "512", ...nodes });
     return backend;
   }
 }
@@ -190,13 +183,13 @@ export class TinyBackend implements Disposable {
 
   #move(view: DataView, operation: number, number: number): number {
     const abi = ABIS[this.#abi];
-    let at = Number(view.getBigUint64(abi.sectorOffset, true)) * SECTOR_SIZE_BYTES;
+    let at = Number(view.getBigUint64(abi.sectorOffset, true)) * SECTOR_BYTES;
     const segments = view.getUint8(abi.segmentCountOffset);
     const address = new Float64Array(1);
     for (let i = 0; i < segments; i++) {
       const segment = abi.segmentsOffset + 8 * i;
-      const first = view.getUint8(segment + 4) * SECTOR_SIZE_BYTES;
-      const length = (view.getUint8(segment + 5) + 1) * SECTOR_SIZE_BYTES - first;
+      const first = view.getUint8(segment + 4) * SECTOR_BYTES;
+      const length = (view.getUint8(segment + 5) + 1) * SECTOR_BYTES - first;
       if (at + length > this.#disk.length || length <= 0) return STATUS_ERROR;
       const writable = operation === OP_READ;
       const ref = Uint32Array.of(view.getUint32(segment, true));

@@ -8,7 +8,7 @@ import { BackRing } from "../../lib/blkif/back_ring.ts";
 import { Journal } from "../../lib/dataplane/journal.ts";
 import { Latch } from "../../lib/dataplane/latch.ts";
 import type { EventChannels, GrantTable, Platform, Xenstore, XenstoreOperations } from "../../lib/hypervisor.ts";
-import type { BlockFile } from "../../lib/storage/executor.ts";
+import type { BlockFile } from "../../lib/storage/engine/executor.ts";
 import type { Breakage } from "./backend_process.ts";
 
 /** A way to break something. */

@@ -3,9 +3,9 @@
  * or that it is nobody's. It must not know who writes or reads.
  */
 
-import { SECTOR_SIZE_BYTES } from "../../lib/blkif/abi.ts";
+import { SECTOR_BYTES } from "../../lib/units.ts";
 
-const WORDS = SECTOR_SIZE_BYTES / 4;
+const WORDS = SECTOR_BYTES / 4;
 const MAGIC = 0x51EC7043;
 const STEP = 0x9E3779B1;
 

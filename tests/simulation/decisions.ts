@@ -4,7 +4,7 @@
  * must not know what is decided.
  */
 
-import type { Random } from "../../lib/sim/random.ts";
+import type { Random } from "../../lib/guest/random.ts";
 
 /** What was decided: before the first step, in each step, and after the last. */
 export interface Script {

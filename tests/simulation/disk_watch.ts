@@ -4,8 +4,9 @@
  * precedes it, and a refused or answered request starts nothing. It must not know rings, nor how requests travel.
  */
 
-import { OP_FLUSH_DISKCACHE, OP_WRITE, OP_WRITE_BARRIER, SECTOR_SIZE_BYTES } from "../../lib/blkif/abi.ts";
-import { OPERATION } from "../../lib/storage/executor.ts";
+import { SECTOR_BYTES } from "../../lib/units.ts";
+import { OP_FLUSH_DISKCACHE, OP_WRITE, OP_WRITE_BARRIER } from "../../lib/blkif/abi.ts";
+import { OPERATION } from "../../lib/storage/engine/executor.ts";
 import { History, type ReadRecord, type WriteRecord } from "./history.ts";
 import type { Run } from "./run.ts";
 import type { SimulatedDisk } from "./simulated_disk.ts";
@@ -98,8 +99,8 @@ export class DiskWatch implements ChannelObserver {
   /** The requests that discard this and have not begun. */
   #discardsOf({ offsetBytes, lengthBytes }: UnderWay): SentRequest[] {
     return [...this.#requests.values()].filter(({ write, started }) =>
-      write?.zeroes === true && started === 0 && write.first * SECTOR_SIZE_BYTES === offsetBytes &&
-      write.count * SECTOR_SIZE_BYTES === lengthBytes
+      write?.zeroes === true && started === 0 && write.first * SECTOR_BYTES === offsetBytes &&
+      write.count * SECTOR_BYTES === lengthBytes
     );
   }
 
@@ -166,7 +167,7 @@ export class DiskWatch implements ChannelObserver {
     if (operation >= OP_WRITE && published > this.latched) {
       this.#run.fail(`${what} writes or flushes and was answered OKAY, after a flush of this disk had failed`);
     }
-    const done = write?.zeroes === true ? this.#discarded.get(write.first * SECTOR_SIZE_BYTES) ?? 0 : executed;
+    const done = write?.zeroes === true ? this.#discarded.get(write.first * SECTOR_BYTES) ?? 0 : executed;
     if (write !== undefined && done < published) this.#run.fail(`${what} was answered OKAY, but never written`);
     if (operation === OP_WRITE_BARRIER && write !== undefined) {
       this.#run.require(this.flushStarted > executed, `${what} is a barrier and was not flushed after it was written`);
@@ -201,10 +202,10 @@ export class DiskWatch implements ChannelObserver {
     const { decisions } = this.#run;
     const [orphan] = this.orphans.splice(decisions.below(this.orphans.length), 1);
     const { offsetBytes, data } = orphan!;
-    const whole = data.length / SECTOR_SIZE_BYTES;
+    const whole = data.length / SECTOR_BYTES;
     const sectors = decisions.chance(200) ? decisions.below(whole) : whole;
     this.#run.note("orphan", offsetBytes, sectors);
-    if (sectors > 0) this.disk.write(offsetBytes, data.subarray(0, sectors * SECTOR_SIZE_BYTES));
+    if (sectors > 0) this.disk.write(offsetBytes, data.subarray(0, sectors * SECTOR_BYTES));
   }
 
   /** The process that served the disk is gone. What it was told of failed flushes, the next one knows. */

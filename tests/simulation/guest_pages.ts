@@ -3,19 +3,13 @@
  * else changed is found. It must not know requests.
  */
 
-import { SECTOR_SIZE_BYTES } from "../../lib/blkif/abi.ts";
-import {
-  type DomId,
-  type GrantRef,
-  type GrantShares,
-  PAGE_SIZE_BYTES,
-  type SharedPages,
-} from "../../lib/hypervisor.ts";
+import { PAGE_BYTES, SECTOR_BYTES } from "../../lib/units.ts";
+import { type DomId, type GrantRef, type GrantShares, type SharedPages } from "../../lib/hypervisor.ts";
 import { describeSector, fillSector } from "./content.ts";
 import type { Run } from "./run.ts";
 
-const SECTOR_WORDS = SECTOR_SIZE_BYTES / 4;
-const PAGE_WORDS = PAGE_SIZE_BYTES / 4;
+const SECTOR_WORDS = SECTOR_BYTES / 4;
+const PAGE_WORDS = PAGE_BYTES / 4;
 
 /** A page that the guest granted. */
 export interface GuestPage {
@@ -98,6 +92,6 @@ export class GuestPages implements Disposable {
 
 function pageOf(group: SharedPages, ref: GrantRef, index: number, writable: boolean): GuestPage {
   const { buffer, byteOffset } = group.view;
-  const words = new Int32Array(buffer, byteOffset + index * PAGE_SIZE_BYTES, PAGE_WORDS);
+  const words = new Int32Array(buffer, byteOffset + index * PAGE_BYTES, PAGE_WORDS);
   return { ref, writable, words, shadow: new Int32Array(PAGE_WORDS), inUse: false };
 }

@@ -4,6 +4,7 @@
  * ring or of the guest's pages changed. It must not know when the guest sends or looks.
  */
 
+import { SECTOR_BYTES } from "../../lib/units.ts";
 import {
   type AbiLayout,
   indexDifference,
@@ -14,7 +15,6 @@ import {
   RING_BROKEN,
   RING_HEADER_BYTES,
   RSP_PROD_WORD,
-  SECTOR_SIZE_BYTES,
   STATUS_OKAY,
 } from "../../lib/blkif/abi.ts";
 import {
@@ -50,7 +50,7 @@ export interface GuestRingParts {
   readonly notify: () => void;
 }
 
-const SECTOR_WORDS = SECTOR_SIZE_BYTES / 4;
+const SECTOR_WORDS = SECTOR_BYTES / 4;
 /** Where the shared indices end. */
 const PRIVATE_HEADER_BYTE = 16;
 /** Bytes of a slot that an answer fills: id, operation and status, with a gap. */

@@ -4,13 +4,13 @@
  * return at once can be asked. It must not know what the process does.
  */
 
+import { PAGE_BYTES } from "../../lib/units.ts";
 import {
   type DomId,
   type EventChannels,
   type EvtchnPort,
   type GrantTable,
   type OwnedMemory,
-  PAGE_SIZE_BYTES,
   type Parker,
   type Platform,
   type WakeToken,
@@ -48,7 +48,7 @@ export class ProcessPlatform {
       journals: {
         open: (name, lengthBytes) => {
           this.#assertAlive();
-          journals.set(name, Math.ceil(lengthBytes / PAGE_SIZE_BYTES));
+          journals.set(name, Math.ceil(lengthBytes / PAGE_BYTES));
           return inner.journals.open(name, lengthBytes);
         },
         remove: (name) => {

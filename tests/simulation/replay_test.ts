@@ -4,7 +4,7 @@
  */
 
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
-import { Random } from "../../lib/sim/random.ts";
+import { Random } from "../../lib/guest/random.ts";
 import type { Breakage } from "./backend_process.ts";
 import { Decisions } from "./decisions.ts";
 import { kindOfFailure, shrink } from "./shrink.ts";

@@ -3,6 +3,7 @@
  * guest would send, each with what must be answered. It must not know rings, nor when a request is sent.
  */
 
+import { SECTOR_BYTES } from "../../lib/units.ts";
 import {
   MAX_SEGMENTS_PER_REQUEST,
   OP_DISCARD,
@@ -12,7 +13,6 @@ import {
   OP_RESERVED,
   OP_WRITE,
   OP_WRITE_BARRIER,
-  SECTOR_SIZE_BYTES,
   SECTORS_PER_PAGE,
 } from "../../lib/blkif/abi.ts";
 import type { DiskProperties } from "../../lib/storage/disk.ts";
@@ -129,8 +129,8 @@ function planDiscard({ decisions, disk, hostility }: RequestContext): RequestPla
 
 /** The whole granules in the range of a discard: which sectors it makes zeroes. */
 export function discardedSectors(plan: RequestPlan, disk: DiskProperties): { first: number; count: number } {
-  const granule = Math.max(disk.discard!.granularityBytes, disk.logicalSectorBytes) / SECTOR_SIZE_BYTES;
-  const offset = (disk.discard!.alignmentBytes / SECTOR_SIZE_BYTES) % granule;
+  const granule = Math.max(disk.discard!.granularityBytes, disk.logicalSectorBytes) / SECTOR_BYTES;
+  const offset = (disk.discard!.alignmentBytes / SECTOR_BYTES) % granule;
   const end = Number(plan.sector + plan.discardSectors);
   const first = Math.ceil((Number(plan.sector) - offset) / granule) * granule + offset;
   const last = Math.floor((end - offset) / granule) * granule + offset;
@@ -140,7 +140,7 @@ export function discardedSectors(plan: RequestPlan, disk: DiskProperties): { fir
 /** Where on the disk; false if it has not so many sectors. */
 function place(plan: RequestPlan, { decisions, disk }: RequestContext): boolean {
   const room = disk.sectors - sectorsOf(plan.segments);
-  const unit = disk.logicalSectorBytes / SECTOR_SIZE_BYTES;
+  const unit = disk.logicalSectorBytes / SECTOR_BYTES;
   if (room < 0) return false;
   plan.sector = BigInt(decisions.below(Math.floor(room / unit) + 1) * unit);
   return true;
@@ -149,7 +149,7 @@ function place(plan: RequestPlan, { decisions, disk }: RequestContext): boolean 
 /** Segments with pages of their own, which are marked as in use. More than `most` only if that is 0: then it is 11. */
 function planSegments(context: RequestContext, reading: boolean, most: number): Segment[] | undefined {
   const { decisions, disk, pages } = context;
-  const unit = disk.logicalSectorBytes / SECTOR_SIZE_BYTES;
+  const unit = disk.logicalSectorBytes / SECTOR_BYTES;
   const limit = most === 0 ? MAX_SEGMENTS_PER_REQUEST : most;
   const count = decisions.chance(50) ? limit : decisions.between(1, Math.min(limit, most === 0 ? 3 : 14));
   const segments: Segment[] = [];
@@ -212,7 +212,7 @@ const SPOILERS: readonly ((plan: RequestPlan, context: RequestContext) => boolea
   },
   (plan, { disk }) => {
     plan.sector += 1n;
-    return plan.segments.length > 0 && disk.logicalSectorBytes > SECTOR_SIZE_BYTES;
+    return plan.segments.length > 0 && disk.logicalSectorBytes > SECTOR_BYTES;
   },
 ];
 

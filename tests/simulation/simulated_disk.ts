@@ -4,7 +4,7 @@
  * gives up what it should have saved, as Linux does: a later one says nothing of it. It must not know who does I/O.
  */
 
-import { SECTOR_SIZE_BYTES } from "../../lib/blkif/abi.ts";
+import { SECTOR_BYTES } from "../../lib/units.ts";
 import type { DiskProperties } from "../../lib/storage/disk.ts";
 import { describeSector, fillSector, idOfSector, NOBODYS } from "./content.ts";
 import type { Decisions } from "./decisions.ts";
@@ -13,7 +13,7 @@ import type { Run } from "./run.ts";
 
 /** Sectors behind the end, that nobody may touch. */
 const GUARD_SECTORS = 32;
-const WORDS = SECTOR_SIZE_BYTES / 4;
+const WORDS = SECTOR_BYTES / 4;
 
 /** What a crash may do with the unflushed contents of the sectors. */
 const LOSE_ALL = 0;
@@ -38,7 +38,7 @@ export class SimulatedDisk {
     this.properties = properties;
     this.#run = run;
     const sectors = properties.sectors + GUARD_SECTORS;
-    this.#bytes = new Uint8Array(sectors * SECTOR_SIZE_BYTES);
+    this.#bytes = new Uint8Array(sectors * SECTOR_BYTES);
     this.#words = new Int32Array(this.#bytes.buffer);
     for (let sector = 0; sector < sectors; sector++) fillSector(this.#words, sector * WORDS, sector, PRISTINE);
     this.#durable = this.#bytes.slice();
@@ -51,13 +51,13 @@ export class SimulatedDisk {
 
   /** Writes whole sectors. */
   write(offsetBytes: number, from: Uint8Array): void {
-    this.#run.require(offsetBytes % SECTOR_SIZE_BYTES === 0, `a write to byte ${offsetBytes} of ${this.name}`);
-    this.#run.require(from.length % SECTOR_SIZE_BYTES === 0, `a write of ${from.length} bytes to ${this.name}`);
+    this.#run.require(offsetBytes % SECTOR_BYTES === 0, `a write to byte ${offsetBytes} of ${this.name}`);
+    this.#run.require(from.length % SECTOR_BYTES === 0, `a write of ${from.length} bytes to ${this.name}`);
     this.#bytes.set(from, offsetBytes);
-    for (let at = 0; at < from.length; at += SECTOR_SIZE_BYTES) {
-      const sector = (offsetBytes + at) / SECTOR_SIZE_BYTES;
+    for (let at = 0; at < from.length; at += SECTOR_BYTES) {
+      const sector = (offsetBytes + at) / SECTOR_BYTES;
       const contents = this.#unflushed.get(sector) ?? [];
-      contents.push(from.slice(at, at + SECTOR_SIZE_BYTES));
+      contents.push(from.slice(at, at + SECTOR_BYTES));
       this.#unflushed.set(sector, contents);
     }
   }
@@ -65,7 +65,7 @@ export class SimulatedDisk {
   /** Makes all that was written durable, but for what a failed flush gave up. */
   flush(): void {
     for (const [sector, contents] of this.#unflushed) {
-      this.#durable.set(contents.at(-1)!, sector * SECTOR_SIZE_BYTES);
+      this.#durable.set(contents.at(-1)!, sector * SECTOR_BYTES);
       this.#givenUp.delete(sector);
     }
     this.#unflushed.clear();
@@ -95,7 +95,7 @@ export class SimulatedDisk {
           : how === KEEP_ALL
           ? contents.length
           : decisions.below(contents.length + 1);
-        if (survivor > 0) this.#durable.set(contents[survivor - 1]!, sector * SECTOR_SIZE_BYTES);
+        if (survivor > 0) this.#durable.set(contents[survivor - 1]!, sector * SECTOR_BYTES);
       }
       lost.clear();
     }

@@ -3,9 +3,9 @@
  * that are short, interrupted, or fail. It must not know operations, nor who makes the calls.
  */
 
-import { SECTOR_SIZE_BYTES } from "../../lib/blkif/abi.ts";
-import { EIO } from "../../lib/storage/disk.ts";
-import type { BlockFile } from "../../lib/storage/executor.ts";
+import { SECTOR_BYTES } from "../../lib/units.ts";
+import { EIO } from "../../lib/errno.ts";
+import type { BlockFile } from "../../lib/storage/engine/executor.ts";
 import type { Run } from "./run.ts";
 import type { SimulatedDisk } from "./simulated_disk.ts";
 
@@ -49,7 +49,7 @@ export class SimulatedFile implements BlockFile {
     this.#checkRange("write", from.length);
     // Whole sectors, so that an error that follows leaves none half written.
     const part = faults.strikes("short write")
-      ? from.subarray(0, decisions.between(1, from.length / SECTOR_SIZE_BYTES) * SECTOR_SIZE_BYTES)
+      ? from.subarray(0, decisions.between(1, from.length / SECTOR_BYTES) * SECTOR_BYTES)
       : from;
     this.#disk.write(this.#position, part);
     this.#position += part.length;
@@ -68,7 +68,7 @@ export class SimulatedFile implements BlockFile {
   discard(offsetBytes: number, lengthBytes: number): number {
     this.#position = offsetBytes;
     this.#checkRange("discard", lengthBytes);
-    if (this.#run.faults.strikes("write error")) return EIO;
+    if (this.#run.faults.strikes("write error")) return -EIO;
     this.#disk.write(offsetBytes, new Uint8Array(lengthBytes));
     return 0;
   }
@@ -76,7 +76,7 @@ export class SimulatedFile implements BlockFile {
   close(): void {}
 
   #checkRange(what: string, lengthBytes: number): void {
-    const end = this.#disk.properties.sectors * SECTOR_SIZE_BYTES;
+    const end = this.#disk.properties.sectors * SECTOR_BYTES;
     if (this.#position < 0 || this.#position + lengthBytes > end) {
       this.#run.fail(`a ${what} of ${lengthBytes} bytes at ${this.#position} of ${this.#disk.name}, which has ${end}`);
     }

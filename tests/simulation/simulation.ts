@@ -3,7 +3,7 @@
  * down to the hash over all that happened.
  */
 
-import { Random } from "../../lib/sim/random.ts";
+import { Random } from "../../lib/guest/random.ts";
 import type { Breakage } from "./backend_process.ts";
 import { Decisions, type Script } from "./decisions.ts";
 import { end } from "./ending.ts";

@@ -5,8 +5,8 @@
  */
 
 import type { ChannelOptions, IoChannel } from "../../lib/storage/disk.ts";
-import { type BlockFile, FileExecutor, OPERATION, type Operation } from "../../lib/storage/executor.ts";
-import { MemoryViews } from "../../lib/storage/views.ts";
+import { type BlockFile, FileExecutor, OPERATION, type Operation } from "../../lib/storage/engine/executor.ts";
+import { MemoryViews } from "../../lib/storage/engine/views.ts";
 import type { Run } from "./run.ts";
 import type { SimulatedFile } from "./simulated_file.ts";
 

@@ -3,19 +3,18 @@
  * once, errors are told, and nothing is left behind. Engines that need no file and move no data are told apart.
  */
 
+import { EBADF, EINVAL, EIO, EOPNOTSUPP } from "../../lib/errno.ts";
+import { SECTOR_BYTES } from "../../lib/units.ts";
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { EINVAL } from "../../ffi/errno.ts";
-import { kernelSetup, type SetupCall } from "../../ffi/io_uring_setup.ts";
+import { kernelSetup, type SetupCall } from "../../ffi/uring/setup.ts";
 import { openNativePlatform } from "../../ffi/platform.ts";
 import type { Parker, Platform } from "../../lib/hypervisor.ts";
 import type { ChannelOpener } from "../../lib/dataplane/connection.ts";
-import { type CacheMode, type Disk, EIO, EOPNOTSUPP } from "../../lib/storage/disk.ts";
-import { EBADF } from "../../lib/storage/errno.ts";
+import { type CacheMode, type Disk } from "../../lib/storage/disk.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import { ChannelRig, Folder, openBelow, openFile, PoolRig, randomSource, simulatedPlatform, UringRig } from "./rig.ts";
 
 const DISK_BYTES = 4 << 20;
-const SECTOR_BYTES = 512;
 
 /** Knows none of the setup flags that came after Linux 5.13. */
 const oldKernel: SetupCall = (entries, params) => {
@@ -221,7 +220,7 @@ for (const [name, engine] of Object.entries(ENGINES)) {
     await using made = await stage(engine, true);
     assert(made.disk.properties.readOnly);
     using rig = rigOn(made);
-    assertEquals(rig.writeNow(0, 512), EBADF);
+    assertEquals(rig.writeNow(0, 512), -EBADF);
     assertEquals(rig.readNow(0, 512), 0);
     rig.channel.flush(1);
     assertEquals(rig.finish().get(1), 0);
@@ -234,10 +233,10 @@ for (const [name, engine] of Object.entries(ENGINES)) {
     assertEquals(rig.writeNow(0, 64 << 10), 0);
     const { discard } = made.disk.properties;
     rig.channel.discard(1, 16 << 10, 32 << 10, false);
-    assertEquals(rig.finish().get(1), discard === undefined ? EOPNOTSUPP : 0);
+    assertEquals(rig.finish().get(1), discard === undefined ? -EOPNOTSUPP : 0);
     if (discard?.secure !== true) {
       rig.channel.discard(1, 16 << 10, 4096, true);
-      assertEquals(rig.finish().get(1), EOPNOTSUPP);
+      assertEquals(rig.finish().get(1), -EOPNOTSUPP);
     }
     if (!movesData) return;
     assertEquals(rig.readNow(0, 64 << 10), 0);
@@ -250,8 +249,8 @@ for (const [name, engine] of Object.entries(ENGINES)) {
     Deno.test(`${name}: a read beyond the end is an I/O error, and the next one is not`, async () => {
       await using made = await stage(engine);
       using rig = rigOn(made);
-      assertEquals(rig.readNow(DISK_BYTES - 512, 1024), EIO);
-      assertEquals(rig.readNow(DISK_BYTES, 512), EIO);
+      assertEquals(rig.readNow(DISK_BYTES - 512, 1024), -EIO);
+      assertEquals(rig.readNow(DISK_BYTES, 512), -EIO);
       assertEquals(rig.readNow(DISK_BYTES - 512, 512), 0);
     });
   }

@@ -3,12 +3,12 @@
  * can be made to do at will. Also how thrown errors become errnos.
  */
 
+import { EBADF, EFAULT, EINTR, EIO, ENOSPC } from "../../lib/errno.ts";
 import { assertEquals } from "@std/assert";
 import type { MemorySpace } from "../../lib/hypervisor.ts";
-import { EIO } from "../../lib/storage/disk.ts";
-import { EBADF, EFAULT, EINTR, ENOSPC, errnoOf } from "../../lib/storage/errno.ts";
-import { type BlockFile, FileExecutor, OPERATION, type Operation } from "../../lib/storage/executor.ts";
-import { MemoryViews } from "../../lib/storage/views.ts";
+import { errnoOf } from "../../lib/storage/errno.ts";
+import { type BlockFile, FileExecutor, OPERATION, type Operation } from "../../lib/storage/engine/executor.ts";
+import { MemoryViews } from "../../lib/storage/engine/views.ts";
 
 /** What a call of the stand-in does: transfers at most so many bytes, or throws. */
 type Step = number | Error;
@@ -99,21 +99,21 @@ Deno.test("interrupted calls are made again, but not for ever", () => {
   assertEquals(run(file, OPERATION.read, 0, [[0, 512]]), 0);
   assertEquals(file.calls.length, 5);
   const stubborn = new FakeFile(counting(4096), new Array<Step>(2000).fill(interrupted));
-  assertEquals(run(stubborn, OPERATION.read, 0, [[0, 512]]), EINTR);
+  assertEquals(run(stubborn, OPERATION.read, 0, [[0, 512]]), -EINTR);
 });
 
 Deno.test("the end of the file within a read is an I/O error, not zeroes", () => {
   const file = new FakeFile(counting(700), []);
-  assertEquals(run(file, OPERATION.read, 512, [[0, 512]]), EIO);
+  assertEquals(run(file, OPERATION.read, 512, [[0, 512]]), -EIO);
 });
 
 Deno.test("a write that makes no progress is an I/O error", () => {
-  assertEquals(run(new FakeFile(new Uint8Array(512), [0]), OPERATION.write, 0, [[0, 512]]), EIO);
+  assertEquals(run(new FakeFile(new Uint8Array(512), [0]), OPERATION.write, 0, [[0, 512]]), -EIO);
 });
 
 Deno.test("an error in the middle ends the operation with its errno", () => {
   const file = new FakeFile(new Uint8Array(4096), [512, osError("ENOSPC")]);
-  assertEquals(run(file, OPERATION.write, 0, [[0, 512], [1024, 512], [2048, 512]]), ENOSPC);
+  assertEquals(run(file, OPERATION.write, 0, [[0, 512], [1024, 512], [2048, 512]]), -ENOSPC);
   assertEquals(file.calls.length, 2);
 });
 
@@ -127,7 +127,7 @@ Deno.test("vectors that follow each other in memory share a call, others do not"
 });
 
 Deno.test("a failed flush is told", () => {
-  assertEquals(run(new FakeFile(new Uint8Array(0), [osError("EIO")]), OPERATION.flush, 0, []), EIO);
+  assertEquals(run(new FakeFile(new Uint8Array(0), [osError("EIO")]), OPERATION.flush, 0, []), -EIO);
 });
 
 Deno.test("a flush that is interrupted is made again; after one that failed, all fail that use the same file", () => {
@@ -136,19 +136,27 @@ Deno.test("a flush that is interrupted is made again; after one that failed, all
   const none = { addresses: new Float64Array(0), lengths: new Uint32Array(0) };
   const views = new MemoryViews({ allocate: () => assertNever(), view: () => assertNever() }, undefined);
   const flush = (): number => executor.execute(OPERATION.flush, 0, none, 0, 0, views);
-  assertEquals([flush(), flush()], [EIO, EIO]); // the kernel would let the second one pass
+  assertEquals([flush(), flush()], [-EIO, -EIO]); // the kernel would let the second one pass
   assertEquals(file.steps, []);
 });
 
 Deno.test("memory that cannot be viewed is EFAULT", () => {
-  assertEquals(run(new FakeFile(counting(512), []), OPERATION.read, 0, [[2 ** 40, 512]]), EFAULT);
+  assertEquals(run(new FakeFile(counting(512), []), OPERATION.read, 0, [[2 ** 40, 512]]), -EFAULT);
 });
 
 Deno.test("errors become errnos by code, by number, by class, and else EIO", () => {
-  const codes: Record<string, number> = { EIO, ENOSPC, EDQUOT: -122, EROFS: -30, EBADF, EFBIG: -27, EINVAL: -22 };
+  const codes: Record<string, number> = {
+    EIO: -5,
+    ENOSPC: -28,
+    EDQUOT: -122,
+    EROFS: -30,
+    EBADF: -9,
+    EFBIG: -27,
+    EINVAL: -22,
+  };
   for (const [code, errno] of Object.entries(codes)) assertEquals(errnoOf(osError(code)), errno);
   assertEquals(errnoOf(new Error("Remote I/O error (os error 121): write")), -121);
-  assertEquals(errnoOf(new Deno.errors.BadResource("gone")), EBADF);
-  assertEquals(errnoOf(new Error("odd")), EIO);
-  assertEquals(errnoOf("odd"), EIO);
+  assertEquals(errnoOf(new Deno.errors.BadResource("gone")), -EBADF);
+  assertEquals(errnoOf(new Error("odd")), -EIO);
+  assertEquals(errnoOf("odd"), -EIO);
 });

@@ -3,11 +3,12 @@
  * fail and hold back exactly what the plan says.
  */
 
+import { EIO } from "../../lib/errno.ts";
 import { assertEquals } from "@std/assert";
 import { openDisk } from "../../lib/storage/open.ts";
-import { FaultChannel, type FaultPlan } from "../../lib/storage/fault.ts";
-import { type RecordedEvent, RecordingChannel } from "../../lib/storage/record.ts";
-import { EIO, type IoChannel, type IoVectors } from "../../lib/storage/disk.ts";
+import { FaultChannel, type FaultPlan } from "../../lib/storage/engine/fault.ts";
+import { type RecordedEvent, RecordingChannel } from "../../lib/storage/engine/record.ts";
+import { type IoChannel, type IoVectors } from "../../lib/storage/disk.ts";
 import { ChannelRig, simulatedPlatform } from "./rig.ts";
 
 async function rigWith(wrap: (channel: IoChannel, vectors: IoVectors) => IoChannel): Promise<ChannelRig> {
@@ -38,21 +39,21 @@ Deno.test("the recorder writes down what is asked for and what is reaped, in ord
 
 Deno.test("a planned error keeps the operation from the engine and leaves others alone", async () => {
   const plan: FaultPlan = ({ operation, offsetBytes }) =>
-    operation === "write" && offsetBytes === 4096 ? { errno: EIO } : undefined;
+    operation === "write" && offsetBytes === 4096 ? { errno: -EIO } : undefined;
   using rig = await rigWith((channel, vectors) => new FaultChannel(channel, vectors, plan));
   rig.buffer(0).fill(9);
   rig.write(0, 4096, [512]);
   rig.write(1, 8192, [512]);
   assertEquals(rig.channel.inFlight, 2);
   assertEquals(rig.channel.reap(), 0);
-  assertEquals(rig.finish(), new Map([[0, EIO], [1, 0]]));
+  assertEquals(rig.finish(), new Map([[0, -EIO], [1, 0]]));
   assertEquals(rig.readNow(4096, 512), 0);
   assertEquals(rig.buffer(0)[0], 0);
 });
 
 Deno.test("a held result comes so many reaps later, after what overtook it", async () => {
   const plan: FaultPlan = ({ tag }) =>
-    tag === 0 ? { heldReaps: 2 } : tag === 1 ? { errno: EIO, heldReaps: 1 } : undefined;
+    tag === 0 ? { heldReaps: 2 } : tag === 1 ? { errno: -EIO, heldReaps: 1 } : undefined;
   using rig = await rigWith((channel, vectors) => new FaultChannel(channel, vectors, plan));
   for (const tag of [0, 1, 2]) rig.write(tag, 0, [512]);
   rig.channel.submit();

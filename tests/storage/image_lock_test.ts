@@ -4,7 +4,7 @@
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import type { Clock } from "../../lib/clock.ts";
-import type { ImageFile } from "../../lib/storage/image_file.ts";
+import type { ImageFile } from "../../lib/storage/image/file.ts";
 import {
   excludes,
   ImageBusyError,
@@ -12,7 +12,7 @@ import {
   type ImageUse,
   lockImage,
   ProcessImageLocks,
-} from "../../lib/storage/image_lock.ts";
+} from "../../lib/storage/image/lock.ts";
 
 const image = (inode = 7, path = "/images/a.img"): ImageFile => ({
   path,

@@ -3,11 +3,12 @@
  * nothing open.
  */
 
+import { EIO } from "../../lib/errno.ts";
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
-import { type DiskRequest, EIO } from "../../lib/storage/disk.ts";
+import { type DiskRequest } from "../../lib/storage/disk.ts";
 import { openDisk } from "../../lib/storage/open.ts";
-import { cannotOpen } from "../../lib/storage/open_image.ts";
+import { cannotOpen } from "../../lib/storage/image/inspect.ts";
 import { ChannelRig, Folder, openBelow, openFile, PoolRig, simulatedPlatform } from "./rig.ts";
 
 async function refusal(request: Partial<DiskRequest> & { target: string }): Promise<XenblkError> {
@@ -131,7 +132,7 @@ Deno.test({
     channel.channel.flush(0);
     assertEquals(channel.finish().get(0), 0);
     assertEquals(Deno.readFileSync(path).at(-1), 0x5a);
-    assertEquals(channel.readNow(3 << 20, 512), EIO);
+    assertEquals(channel.readNow(3 << 20, 512), -EIO);
   },
 });
 

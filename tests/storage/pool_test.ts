@@ -3,15 +3,15 @@
  * a job or a queue, faults of real file systems, swapped images, starting, failing and ending.
  */
 
+import { EIO, ENOSPC } from "../../lib/errno.ts";
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import { openChannel } from "../../lib/storage/channel.ts";
-import { type DiskRequest, EIO } from "../../lib/storage/disk.ts";
-import { ENOSPC } from "../../lib/storage/errno.ts";
-import { allocateShared } from "../../lib/storage/image_file.ts";
-import { IoPool } from "../../lib/storage/io_pool.ts";
+import { type DiskRequest } from "../../lib/storage/disk.ts";
+import { allocateShared } from "../../lib/storage/image/file.ts";
+import { IoPool } from "../../lib/storage/pool/pool.ts";
 import { openDisk } from "../../lib/storage/open.ts";
-import { JOB_SLOTS, JOB_VECTORS } from "../../lib/storage/job_queue.ts";
+import { JOB_SLOTS, JOB_VECTORS } from "../../lib/storage/pool/job_queue.ts";
 import { ChannelRig, Folder, openBelow, PoolRig, randomSource, simulatedPlatform } from "./rig.ts";
 
 const STALLING = new URL("./stalling_io_worker.ts", import.meta.url);
@@ -72,7 +72,7 @@ Deno.test("one job's error among an operation's several jobs is the operation's 
   const options = { platform: rig.platform, parker: rig.parker, vectorsPerTag: 128, bufferBytes: 128 * 1024, depth: 2 };
   using channel = new ChannelRig(disk.attachment(0), options);
   channel.read(0, 0, new Array<number>(101).fill(512), 512);
-  assertEquals(channel.reapSome(), new Map([[0, EIO]]));
+  assertEquals(channel.reapSome(), new Map([[0, -EIO]]));
   assertEquals(channel.channel.reap(), 0);
 });
 
@@ -106,12 +106,12 @@ Deno.test("an image truncated under the disk reads as an error, never as zeroes"
   using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
   assertEquals(channel.readNow(1 << 19, 4096), 0);
   Deno.truncateSync(path, (1 << 19) + 512);
-  assertEquals(channel.readNow(1 << 19, 4096), EIO);
+  assertEquals(channel.readNow(1 << 19, 4096), -EIO);
   assertEquals(channel.readNow(1 << 19, 512), 0);
 });
 
 Deno.test({
-  name: "a full file system is ENOSPC for the write that met it, and only for that (needs root for a tmpfs)",
+  name: "a full file system is -ENOSPC for the write that met it, and only for that (needs root for a tmpfs)",
   ignore: Deno.uid() !== 0,
   fn: async () => {
     using folder = new Folder();
@@ -125,7 +125,7 @@ Deno.test({
     using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
     const results = new Set<number>();
     for (let at = 0; at < 1 << 20; at += 1 << 16) results.add(channel.writeNow(at, 1 << 16));
-    assertEquals([...results], [0, ENOSPC]);
+    assertEquals([...results], [0, -ENOSPC]);
     assertEquals(channel.writeNow(0, 4096), 0);
     assertEquals(channel.readNow(0, 1 << 16), 0);
   },

@@ -4,13 +4,13 @@
  */
 
 import { openNativePlatform } from "../../ffi/platform.ts";
-import { UringEngine, type UringEngineOptions } from "../../ffi/uring_engine.ts";
-import type { UringAttachment } from "../../lib/storage/native_files.ts";
+import { UringEngine, type UringEngineOptions } from "../../ffi/uring/engine.ts";
+import type { UringAttachment } from "../../lib/storage/image/medium.ts";
 import type { OwnedMemory, Parker, Platform, WakeToken } from "../../lib/hypervisor.ts";
 import { openChannel } from "../../lib/storage/channel.ts";
 import type { ChannelOpener } from "../../lib/dataplane/connection.ts";
 import type { CacheMode, Disk, DiskAttachment, IoChannel, IoVectors, MemoryRule } from "../../lib/storage/disk.ts";
-import { IoPool } from "../../lib/storage/io_pool.ts";
+import { IoPool } from "../../lib/storage/pool/pool.ts";
 import { type OpenContext, openDisk } from "../../lib/storage/open.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";

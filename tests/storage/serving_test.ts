@@ -6,7 +6,7 @@
 import { assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import type { CacheMode, DiskRequest } from "../../lib/storage/disk.ts";
-import type { NativeFiles } from "../../lib/storage/native_files.ts";
+import type { NativeFiles } from "../../lib/storage/image/medium.ts";
 import { decideServing } from "../../lib/storage/serving.ts";
 
 function pretend(options: { refusal?: string; notDirect?: string } = {}): NativeFiles {

@@ -5,8 +5,8 @@
 
 import { assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
-import { formatSize, parseSize } from "../../lib/storage/sizes.ts";
-import { parseImage } from "../../lib/storage/spec.ts";
+import { formatSize, parseSize } from "../../lib/sizes.ts";
+import { parseImage } from "../../lib/storage/image/spec.ts";
 import { Folder } from "./rig.ts";
 
 const nothing = (): boolean => false;

@@ -5,9 +5,9 @@
 
 /// <reference lib="deno.worker" />
 
-import type { BlockFile } from "../../lib/storage/executor.ts";
-import { type ImageFile, openSameFile } from "../../lib/storage/image_file.ts";
-import { runIoWorker } from "../../lib/storage/io_loop.ts";
+import type { BlockFile } from "../../lib/storage/engine/executor.ts";
+import { type ImageFile, openSameFile } from "../../lib/storage/image/file.ts";
+import { runIoWorker } from "../../lib/storage/pool/loop.ts";
 import { openPlatform } from "../../platform.ts";
 
 const clock = new Int32Array(new SharedArrayBuffer(4));

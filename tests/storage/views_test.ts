@@ -4,7 +4,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import type { MemorySpace } from "../../lib/hypervisor.ts";
-import { MemoryViews } from "../../lib/storage/views.ts";
+import { MemoryViews } from "../../lib/storage/engine/views.ts";
 
 const PAGE = 4096;
 

@@ -7,14 +7,15 @@ import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { XenblkError } from "../../lib/errors.ts";
 import { BASIC_OFFER, diskNodes, featureNodes, type Offer, readOffer } from "../../lib/xenbus/features.ts";
-import { type FrontendParameters, PROTOCOLS, readFrontend } from "../../lib/xenbus/negotiate.ts";
+import { ABI_NAMES } from "../../lib/blkif/abi.ts";
+import { type FrontendParameters, readFrontend } from "../../lib/xenbus/negotiate.ts";
 
 const LARGE: Offer = { ...BASIC_OFFER, maxRingPageOrder: 4, maxQueues: 8 };
 const PATH = "/local/domain/5/device/vbd/51712";
 
 type Nodes = Readonly<Record<string, string>>;
 
-function read(nodes: Nodes, offer = BASIC_OFFER, defaultProtocol = PROTOCOLS[1]): FrontendParameters {
+function read(nodes: Nodes, offer = BASIC_OFFER, defaultProtocol = ABI_NAMES[1]): FrontendParameters {
   const lookup = (name: string): string | undefined => Object.hasOwn(nodes, name) ? nodes[name] : undefined;
   return readFrontend(lookup, { frontendPath: PATH, defaultProtocol, offer });
 }
@@ -46,7 +47,7 @@ Deno.test("what Linux publishes with one queue of one page", () => {
 
 Deno.test("a frontend that names no protocol has the one that the caller takes for the default", () => {
   const nodes = { "ring-ref": "8", "event-channel": "17" };
-  for (const protocol of PROTOCOLS) {
+  for (const protocol of ABI_NAMES) {
     const options = { frontendPath: PATH, defaultProtocol: protocol, offer: BASIC_OFFER };
     assertEquals(readFrontend((name) => nodes[name as keyof typeof nodes], options).abi, protocol);
   }
@@ -55,7 +56,7 @@ Deno.test("a frontend that names no protocol has the one that the caller takes f
     persistent: false,
     queues: [{ ringRefs: [8], eventChannel: 17 }],
   });
-  for (const protocol of PROTOCOLS) assertEquals(read({ ...nodes, protocol }).abi, protocol);
+  for (const protocol of ABI_NAMES) assertEquals(read({ ...nodes, protocol }).abi, protocol);
 });
 
 Deno.test("an unknown protocol is an error that lists the known ones", () => {

@@ -7,7 +7,7 @@ import { MAX_DOMID } from "../../lib/xenbus/paths.ts";
 import { type ObservedState, parseState, stateName, XenbusState } from "../../lib/xenbus/states.ts";
 import { INFO_CDROM, INFO_READ_ONLY, INFO_REMOVABLE } from "../../lib/xenbus/features.ts";
 import { evaluate, evaluateStrings, reportMissingPart } from "../blkif/c_facts.ts";
-import { PROTOCOLS } from "../../lib/xenbus/negotiate.ts";
+import { ABI_NAMES } from "../../lib/blkif/abi.ts";
 import { ABIS } from "../../lib/blkif/abi.ts";
 
 const ignore = await reportMissingPart("xenbus states against Xen's headers");
@@ -26,12 +26,12 @@ Deno.test({
     ] as const;
     assertEquals(await evaluate(rows.map(([expression]) => expression), "x86_64"), rows.map(([, ours]) => ours));
     const names = await evaluateStrings(["X86_64", "X86_32", "ARM"].map((arch) => `XEN_IO_PROTO_ABI_${arch}`));
-    assertEquals<string[]>([...PROTOCOLS], names);
+    assertEquals<string[]>([...ABI_NAMES], names);
   },
 });
 
 Deno.test("every protocol that is negotiated has a layout, and every layout can be negotiated", () => {
-  assertEquals<string[]>([...PROTOCOLS].sort(), Object.keys(ABIS).sort());
+  assertEquals<string[]>([...ABI_NAMES].sort(), Object.keys(ABIS).sort());
 });
 
 Deno.test("the digits 0 to 8 are states, a missing node is gone, and nothing else is a state", () => {

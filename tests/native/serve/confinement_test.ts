@@ -5,7 +5,7 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import type { DomId } from "../../../lib/hypervisor.ts";
-import { MIXED_LOAD } from "../../../lib/sim/load_types.ts";
+import { MIXED_LOAD } from "../../../lib/guest/load_types.ts";
 import { frontendPath } from "../../../lib/xenbus/paths.ts";
 import { missingProgram, nativeTest, NativeXen } from "../harness.ts";
 import { attach, BackendProcess, detach, sparseImage } from "./backend.ts";

@@ -5,7 +5,7 @@
  */
 
 import { openNativePlatform } from "../../../ffi/platform.ts";
-import { Random } from "../../../lib/sim/random.ts";
+import { Random } from "../../../lib/guest/random.ts";
 
 const [kind, path, count] = Deno.args;
 using store = openNativePlatform().openXenstore();

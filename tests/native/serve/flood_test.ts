@@ -6,7 +6,7 @@
 
 import { assertEquals, assertLess } from "@std/assert";
 import type { DomId } from "../../../lib/hypervisor.ts";
-import { type LoadOutcome, MIXED_LOAD } from "../../../lib/sim/load_types.ts";
+import { type LoadOutcome, MIXED_LOAD } from "../../../lib/guest/load_types.ts";
 import { frontendPath } from "../../../lib/xenbus/paths.ts";
 import { nativeTest, NativeXen } from "../harness.ts";
 import { attach, BackendProcess, detach, sparseImage } from "./backend.ts";

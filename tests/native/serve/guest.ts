@@ -3,10 +3,10 @@
  */
 
 import type { AbiName } from "../../../lib/blkif/abi.ts";
-import type { DiskFacts } from "../../../lib/sim/disk_facts.ts";
-import type { FrontendOptions } from "../../../lib/sim/frontend.ts";
-import type { LoadOutcome, LoadSpec } from "../../../lib/sim/load_types.ts";
-import type { ImageVerdict } from "../../../lib/sim/verify_image.ts";
+import type { DiskFacts } from "../../../lib/guest/disk_facts.ts";
+import type { FrontendOptions } from "../../../lib/guest/frontend.ts";
+import type { LoadOutcome, LoadSpec } from "../../../lib/guest/load_types.ts";
+import type { ImageVerdict } from "../../../lib/guest/verify_image.ts";
 import type { NativeXen } from "../harness.ts";
 
 /** One disk of a guest. All methods reject with what the guest says went wrong. */

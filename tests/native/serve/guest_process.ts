@@ -7,11 +7,11 @@
 import type { AbiName } from "../../../lib/blkif/abi.ts";
 import { errorText } from "../../../lib/errors.ts";
 import type { Xenstore } from "../../../lib/hypervisor.ts";
-import { DiskModel } from "../../../lib/sim/disk_model.ts";
-import { SimulatedFrontend } from "../../../lib/sim/frontend.ts";
-import { LoadThread } from "../../../lib/sim/load_thread.ts";
-import { type LoadOutcome, type LoadProgress, type LoadSpec, loadTarget } from "../../../lib/sim/load_types.ts";
-import { verifyImageFile } from "../../../lib/sim/verify_image.ts";
+import { DiskModel } from "../../../lib/guest/disk_model.ts";
+import { SimulatedFrontend } from "../../../lib/guest/frontend.ts";
+import { LoadThread } from "../../../lib/guest/load_thread.ts";
+import { type LoadOutcome, type LoadProgress, type LoadSpec, loadTarget } from "../../../lib/guest/load_types.ts";
+import { verifyImageFile } from "../../../lib/guest/verify_image.ts";
 import { openNativePlatform } from "../../../ffi/platform.ts";
 import type { RingShape } from "./guest.ts";
 import { PauseMeter } from "./pause_meter.ts";

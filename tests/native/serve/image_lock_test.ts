@@ -4,7 +4,7 @@
 
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import type { DomId } from "../../../lib/hypervisor.ts";
-import { MIXED_LOAD } from "../../../lib/sim/load_types.ts";
+import { MIXED_LOAD } from "../../../lib/guest/load_types.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../../../lib/xenbus/paths.ts";
 import { missingProgram, nativeTest, NativeXen } from "../harness.ts";
 import { attach, BackendProcess, detach, nodeValue, sparseImage } from "./backend.ts";

@@ -6,7 +6,7 @@
 
 import { parseArgs } from "@std/cli";
 import type { DomId } from "../../../lib/hypervisor.ts";
-import { type LoadSpec, MIXED_LOAD } from "../../../lib/sim/load_types.ts";
+import { type LoadSpec, MIXED_LOAD } from "../../../lib/guest/load_types.ts";
 import { frontendPath } from "../../../lib/xenbus/paths.ts";
 import { NativeXen } from "../harness.ts";
 import { attach, BackendProcess, sparseImage } from "./backend.ts";

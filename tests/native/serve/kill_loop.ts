@@ -4,7 +4,7 @@
  * answer. What is right is known here only as far as a loop cannot go on without it; see kills.ts.
  */
 
-import type { LoadOutcome } from "../../../lib/sim/load_types.ts";
+import type { LoadOutcome } from "../../../lib/guest/load_types.ts";
 import { NativeXen } from "../harness.ts";
 import { BackendProcess, detach } from "./backend.ts";
 import { type GuestDisk, GuestProcess } from "./guest.ts";

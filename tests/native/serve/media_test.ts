@@ -6,7 +6,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import type { DomId } from "../../../lib/hypervisor.ts";
-import type { LoadSpec } from "../../../lib/sim/load_types.ts";
+import type { LoadSpec } from "../../../lib/guest/load_types.ts";
 import { frontendPath } from "../../../lib/xenbus/paths.ts";
 import { missingProgram, nativeTest, NativeXen } from "../harness.ts";
 import { attach, BackendProcess, detach, sparseImage } from "./backend.ts";

@@ -3,7 +3,7 @@
  * longest time in which that number stayed the same. It runs in the guest's process, beside the load's Worker.
  */
 
-import type { LoadProgress } from "../../../lib/sim/load_types.ts";
+import type { LoadProgress } from "../../../lib/guest/load_types.ts";
 
 const LOOK_INTERVAL_MS = 1;
 

@@ -6,7 +6,7 @@
 import { assert, assertEquals } from "@std/assert";
 import type { AbiName } from "../../../lib/blkif/abi.ts";
 import type { DomId } from "../../../lib/hypervisor.ts";
-import { type LoadOutcome, type LoadSpec, MIXED_LOAD } from "../../../lib/sim/load_types.ts";
+import { type LoadOutcome, type LoadSpec, MIXED_LOAD } from "../../../lib/guest/load_types.ts";
 import { type DeviceAddress, frontendPath } from "../../../lib/xenbus/paths.ts";
 import { NativeXen } from "../harness.ts";
 import { attach, BackendProcess, detach, sparseImage } from "./backend.ts";

@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertMatch, assertNotMatch } from "@std/assert";
 import type { AbiName } from "../../../lib/blkif/abi.ts";
 import type { GrantMode } from "../../../lib/dataplane/types.ts";
-import { MIXED_LOAD } from "../../../lib/sim/load_types.ts";
+import { MIXED_LOAD } from "../../../lib/guest/load_types.ts";
 import type { DeviceAddress } from "../../../lib/xenbus/paths.ts";
 import { nativeTest, NativeXen } from "../harness.ts";
 import { BackendProcess, detach } from "./backend.ts";

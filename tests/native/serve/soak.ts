@@ -5,7 +5,7 @@
  */
 
 import { parseArgs } from "@std/cli";
-import { type LoadSpec, MIXED_LOAD } from "../../../lib/sim/load_types.ts";
+import { type LoadSpec, MIXED_LOAD } from "../../../lib/guest/load_types.ts";
 import { NativeXen } from "../harness.ts";
 import { BackendProcess, type Holdings } from "./backend.ts";
 import { GuestProcess } from "./guest.ts";

@@ -1,0 +1,124 @@
+/**
+ * Journals and latches as files below /run, mapped shared: what was stored in them is there for the next process,
+ * however this one ends, and gone when the machine reboots, as guests are. And the locks of devices, beside them. What
+ * is written into the files is not known here.
+ */
+
+import { PAGE_BYTES } from "../../lib/units.ts";
+import { XenblkError } from "../../lib/errors.ts";
+import { type JournalStore, type OwnedMemory } from "../../lib/hypervisor.ts";
+import { JOURNAL_DIRECTORY, journalDirectory } from "../../lib/journal_directory.ts";
+import { cString, errno, errnoText, libc, MAP_SHARED, PROT_READ, PROT_WRITE } from "./libc.ts";
+import { NativeMemory } from "./memory.ts";
+
+const MAP_FAILED = 0xFFFF_FFFF_FFFF_FFFFn;
+const O_RDWR_CLOEXEC = 0x80002;
+
+/** See the file's first lines. */
+export class JournalFiles implements JournalStore {
+  readonly #directory: string;
+
+  constructor(directory: string = configuredDirectory()) {
+    this.#directory = directory;
+  }
+
+  /** Throws {@linkcode XenblkError} if the file cannot be made or mapped. */
+  open(name: string, lengthBytes: number): OwnedMemory {
+    const path = `${this.#directory}/${name}`;
+    try {
+      this.#prepare(path, lengthBytes);
+    } catch (error) {
+      throw cannotKeep(path, error instanceof Error ? error.message : String(error));
+    }
+    return mapFile(path, lengthBytes);
+  }
+
+  /** None where there is no directory. */
+  names(): string[] {
+    try {
+      return [...Deno.readDirSync(this.#directory)].filter(({ isFile }) => isFile).map(({ name }) => name);
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound) return [];
+      throw error;
+    }
+  }
+
+  /** One that may not be removed was not made here, and its nonce keeps it from ever being used: no error either. */
+  remove(name: string): void {
+    const { NotFound, NotCapable, PermissionDenied } = Deno.errors;
+    try {
+      Deno.removeSync(`${this.#directory}/${name}`);
+    } catch (error) {
+      if (![NotFound, NotCapable, PermissionDenied].some((kind) => error instanceof kind)) throw error;
+    }
+  }
+
+  /** A lock file: the kernel takes the lock back when the process ends. Throws {@linkcode XenblkError}. */
+  lock(name: string): Disposable | undefined {
+    const path = `${this.#directory}/${name}`;
+    try {
+      Deno.mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
+      // Another one may remove the file just before it is locked here: then it is made anew.
+      for (;;) {
+        using undo = new DisposableStack();
+        const file = undo.adopt(
+          Deno.openSync(path, { write: true, create: true, mode: 0o600 }),
+          (file) => file.close(),
+        );
+        if (!file.tryLockSync(true)) return undefined;
+        if (!isAt(path, file)) continue;
+        undo.defer(() => this.remove(name));
+        return undo.move();
+      }
+    } catch (error) {
+      throw cannotKeep(path, error instanceof Error ? error.message : String(error));
+    }
+  }
+
+  /** A file of that size whose blocks are all there: a full /run must fail now and not by SIGBUS later. */
+  #prepare(path: string, lengthBytes: number): void {
+    Deno.mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
+    using file = Deno.openSync(path, { read: true, write: true, create: true, mode: 0o600 });
+    if (file.statSync().size === lengthBytes) return;
+    file.truncateSync(0);
+    const zeroes = new Uint8Array(lengthBytes);
+    for (let written = 0; written < lengthBytes;) written += file.writeSync(zeroes.subarray(written));
+  }
+}
+
+/** Whether the path still names the open file. */
+function isAt(path: string, file: Deno.FsFile): boolean {
+  try {
+    return Deno.statSync(path).ino === file.statSync().ino;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
+
+function configuredDirectory(): string {
+  try {
+    return journalDirectory((name) => Deno.env.get(name));
+  } catch {
+    return JOURNAL_DIRECTORY; // not permitted to look
+  }
+}
+
+function mapFile(path: string, lengthBytes: number): OwnedMemory {
+  const fd = libc().open(cString(path), O_RDWR_CLOEXEC, 0);
+  if (fd < 0) throw cannotKeep(path, errnoText(errno()));
+  const mapped = BigInt(Math.ceil(lengthBytes / PAGE_BYTES) * PAGE_BYTES);
+  const address = libc().mmap(null, mapped, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0n);
+  const reason = errno();
+  libc().close(fd);
+  if (address === MAP_FAILED) throw cannotKeep(path, errnoText(reason));
+  return new NativeMemory(Number(address), lengthBytes, () => {
+    libc().munmap(address, mapped);
+  });
+}
+
+function cannotKeep(path: string, why: string): XenblkError {
+  return new XenblkError(`Cannot keep ${path}: ${why}`, {
+    remedy: "make the directory writable, or name another with XENBLK_JOURNAL_DIR",
+  });
+}

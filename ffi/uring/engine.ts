@@ -1,0 +1,202 @@
+/**
+ * One ring per reactor: it carries out the operations of all channels and is the reactor's one place to sleep, where
+ * event channels and the wake token's eventfd are polled by the same ring. Whatever the channels queued in a turn
+ * reaches the kernel in one call. It must not know guests, rings of theirs, or Workers.
+ */
+
+import type { EventChannels, Parker, WakeToken } from "../../lib/hypervisor.ts";
+import { enterPark, leavePark } from "../../lib/park_word.ts";
+import type { ChannelOptions, IoChannel } from "../../lib/storage/disk.ts";
+import type { UringAttachment } from "../../lib/storage/image/medium.ts";
+import { lowerEventfd } from "../linux/eventfd.ts";
+import { NativeEventChannels } from "../xen/evtchn.ts";
+import { CQE_MORE, IORING_OP, IoUring } from "./ring.ts";
+import { CQE_WORDS, REACTOR_RING, type SetupCall } from "./setup.ts";
+import { UringChannel, type UringHost } from "./channel.ts";
+
+/** Images of one reactor that are registered; more are served, a little slower. */
+const REGISTERED_FILES = 512;
+/** Calls of the kernel until the lack of room in the ring is taken for an error. */
+const MOST_ATTEMPTS = 10_000;
+/** How long one look for a cancelled poll may take, and how many there are. */
+const CANCEL_TIMEOUT_MS = 10;
+const CANCEL_ATTEMPTS = 500;
+
+/** High words of user data: what a completion is for. Low words: nothing, a watch's number, a channel's tag. */
+const FOR_NOBODY = 0;
+const FOR_WATCH = 1;
+const FOR_CHANNEL = 2;
+const TWO_32 = 2 ** 32;
+
+const WAKE_WATCH = 0;
+const POLLIN = 1;
+const POLL_MULTISHOT = 1;
+
+/** A descriptor that is polled. */
+interface Watched {
+  readonly fd: number;
+  /** Whose it is; absent: the wake token's. */
+  readonly events?: NativeEventChannels;
+}
+
+/** How an engine is made. */
+export interface UringEngineOptions {
+  /** io_uring_setup(2), or a test's stand-in. */
+  readonly setup?: SetupCall;
+}
+
+/** See the file's first lines. */
+export class UringEngine implements Parker, UringHost {
+  readonly ring: IoUring;
+  readonly #word: Int32Array;
+  readonly #wakeFd: number;
+  /** By number: a channel, or undefined for a free one. */
+  readonly #channels: (UringChannel | undefined)[] = [];
+  /** By their watch's number. */
+  readonly #watched = new Map<number, Watched>();
+  readonly #expired: number[] = [];
+  #lastWatch = WAKE_WATCH;
+  /** A watched descriptor, or the wake token's, was readable since the last park. */
+  #alarmed = false;
+  /** Completed operations that their channels' owners have not reaped. */
+  #unreaped = 0;
+
+  /** Throws RingUnavailable. To be made in the thread that will use it. */
+  constructor(token: WakeToken, options: UringEngineOptions = {}) {
+    this.ring = new IoUring({ ...REACTOR_RING, ...options });
+    this.ring.reserveFiles(REGISTERED_FILES);
+    this.#word = new Int32Array(token.word);
+    this.#wakeFd = token.fd;
+    this.#watch(WAKE_WATCH, { fd: token.fd });
+  }
+
+  /** Opens a channel to a file. Throws Error if it cannot be opened, or another file took its place. */
+  openChannel(attachment: UringAttachment, options: ChannelOptions): IoChannel {
+    const free = this.#channels.indexOf(undefined);
+    const number = free < 0 ? this.#channels.length : free;
+    const channel = new UringChannel(attachment, options, this, FOR_CHANNEL + number, () => {
+      this.#channels[number] = undefined;
+    });
+    this.#channels[number] = channel;
+    return channel;
+  }
+
+  /** Hands over what was prepared and collects what is done, without waiting; no call if there is neither. */
+  submit(): void {
+    if (this.ring.prepared > 0 || this.ring.workWaits) this.ring.enter(0, -1);
+    this.#collect();
+  }
+
+  watch(events: EventChannels): void {
+    const channels = native(events);
+    channels.setWatched(true);
+    this.#watch(++this.#lastWatch, { fd: channels.fd, events: channels });
+  }
+
+  /** To be called before the channels are closed; afterwards the kernel holds on to them no more. */
+  unwatch(events: EventChannels): void {
+    for (const [watch, watched] of this.#watched) {
+      if (watched.events !== events) continue;
+      watched.events.setWatched(false);
+      this.#watched.delete(watch);
+      this.#cancel(watch);
+      return;
+    }
+  }
+
+  /** Sleeps, and hands over what was prepared with the same call. Returns at once if a channel has completions. */
+  park(timeoutMs: number): void {
+    if (!enterPark(this.#word)) return this.submit();
+    this.#collect();
+    if (this.#alarmed || this.#unreaped > 0) {
+      leavePark(this.#word);
+      this.submit();
+    } else {
+      this.ring.enter(1, timeoutMs);
+      leavePark(this.#word);
+      this.#collect();
+    }
+    this.#alarmed = false;
+  }
+
+  /** All channels must be closed. */
+  [Symbol.dispose](): void {
+    this.ring[Symbol.dispose]();
+  }
+
+  /** For channels: makes sure that there is room for one submission. */
+  makeRoom(): void {
+    for (let attempt = 0; !this.ring.hasRoom; attempt++) {
+      if (attempt === MOST_ATTEMPTS) throw new Error("Cannot submit I/O: the kernel takes nothing from the ring");
+      // A kernel without memory for one more completion wants to be relieved of some first.
+      if (this.ring.enter(0, -1) < 0) this.#consume();
+    }
+  }
+
+  /** For channels: so many operations were completed, or (negative) reaped. */
+  countUnreaped(count: number): void {
+    this.#unreaped += count;
+  }
+
+  /** Gives all completions to whom they concern, and prepares what follows from them. */
+  #collect(): void {
+    this.#consume();
+    while (this.#expired.length > 0) {
+      const watch = this.#expired.pop()!;
+      const watched = this.#watched.get(watch);
+      if (watched !== undefined) this.#watch(watch, watched);
+    }
+    const channels = this.#channels;
+    for (let i = 0; i < channels.length; i++) channels[i]?.goOn();
+  }
+
+  #consume(): void {
+    const { ring } = this;
+    const { completions, completionMask } = ring;
+    let head = ring.completionHead;
+    for (let tail = ring.completionTail; head !== tail; tail = ring.completionTail) {
+      while (head !== tail) {
+        const at = (head & completionMask) * CQE_WORDS;
+        const high = completions[at + 1]!;
+        if (high >= FOR_CHANNEL) this.#channels[high - FOR_CHANNEL]!.arrived(completions[at]!, completions[at + 2]!);
+        else if (high === FOR_WATCH) this.#fired(completions[at]!, completions[at + 3]!);
+        head = (head + 1) | 0;
+      }
+      ring.consume(head);
+    }
+  }
+
+  #fired(watch: number, flags: number): void {
+    const watched = this.#watched.get(watch);
+    // A wake, too, can come to light between a park's beginning and its wait, which nothing else would end then.
+    if (watched !== undefined) this.#alarmed = true;
+    watched?.events?.markFired();
+    if (watch === WAKE_WATCH) lowerEventfd(this.#wakeFd);
+    if ((flags & CQE_MORE) === 0) this.#expired.push(watch);
+  }
+
+  #watch(watch: number, watched: Watched): void {
+    this.#watched.set(watch, watched);
+    this.makeRoom();
+    this.ring.prepare(IORING_OP.pollAdd, watched.fd, 0, 0, POLL_MULTISHOT, POLLIN, watch, FOR_WATCH);
+  }
+
+  /** Ends a poll, which holds its file open until then. */
+  #cancel(watch: number): void {
+    this.makeRoom();
+    this.ring.prepare(IORING_OP.pollRemove, -1, 0, watch + FOR_WATCH * TWO_32, 0, 0, watch, FOR_NOBODY);
+    for (let attempt = 0; attempt < CANCEL_ATTEMPTS; attempt++) {
+      this.ring.enter(1, CANCEL_TIMEOUT_MS);
+      this.#consume();
+      const expired = this.#expired.indexOf(watch);
+      if (expired < 0) continue;
+      this.#expired.splice(expired, 1);
+      return;
+    }
+  }
+}
+
+function native(events: EventChannels): NativeEventChannels {
+  if (events instanceof NativeEventChannels) return events;
+  throw new TypeError("Cannot park on event channels: they are not this platform's");
+}

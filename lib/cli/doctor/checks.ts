@@ -1,0 +1,185 @@
+/**
+ * What `doctor` looks at, as functions from what was found to rows with a fix. They read the machine only through
+ * {@linkcode Machine}, so that a test can show every row. They must not know how rows are printed.
+ */
+
+import { XenblkError } from "../../errors.ts";
+import type { UringRefusal } from "../../storage/image/medium.ts";
+
+/** How a thing stands: `warn` is no obstacle to serving, `fail` is. */
+export type Standing = "ok" | "warn" | "fail";
+
+/** One line of the report. */
+export interface Finding {
+  readonly check: string;
+  readonly standing: Standing;
+  readonly detail: string;
+  /** What to do; absent when there is nothing to do. */
+  readonly fix?: string;
+}
+
+/** A directory as the checks look at it. */
+export interface Directory {
+  /** Names in it. */
+  readonly entries: readonly string[];
+  /** Its permission bits. */
+  readonly mode: number;
+  /** The user that owns it. */
+  readonly owner: number;
+}
+
+/** The machine as far as the checks look at it. */
+export interface Machine {
+  /** The text of a file, or undefined if it is not there or not readable. */
+  readText(path: string): string | undefined;
+  /** Whether a file or device can be opened for reading and writing. */
+  access(path: string): "usable" | "denied" | "absent";
+  /** What is at a path where a directory is to be. */
+  directory(path: string): Directory | "absent" | "denied" | "other";
+  /** The user that this process acts as; undefined if that cannot be told. */
+  user(): number | undefined;
+  environment(name: string): string | undefined;
+  permission(name: "read" | "write" | "ffi" | "env"): "granted" | "partial" | "denied" | "prompt";
+}
+
+/** This machine. */
+export const THIS_MACHINE: Machine = {
+  readText(path): string | undefined {
+    try {
+      return Deno.readTextFileSync(path).trim();
+    } catch {
+      return undefined;
+    }
+  },
+  access(path): "usable" | "denied" | "absent" {
+    try {
+      if (Deno.statSync(path).isSocket) return "usable";
+      Deno.openSync(path, { read: true, write: true }).close();
+      return "usable";
+    } catch (error) {
+      return error instanceof Deno.errors.NotFound ? "absent" : "denied";
+    }
+  },
+  directory(path): Directory | "absent" | "denied" | "other" {
+    try {
+      const { isDirectory, mode, uid } = Deno.statSync(path);
+      if (!isDirectory) return "other";
+      return { entries: [...Deno.readDirSync(path)].map(({ name }) => name), mode: mode ?? 0, owner: uid ?? 0 };
+    } catch (error) {
+      return error instanceof Deno.errors.NotFound ? "absent" : "denied";
+    }
+  },
+  user(): number | undefined {
+    try {
+      return Deno.statSync("/proc/self").uid ?? undefined;
+    } catch {
+      return undefined;
+    }
+  },
+  environment(name): string | undefined {
+    try {
+      return Deno.env.get(name);
+    } catch {
+      return undefined;
+    }
+  },
+  permission(name): "granted" | "partial" | "denied" | "prompt" {
+    const status = Deno.permissions.querySync({ name });
+    return status.state === "granted" && status.partial ? "partial" : status.state;
+  },
+};
+
+/** The Deno process may do what serving needs. */
+export function checkPermissions(machine: Machine): Finding[] {
+  return (["read", "write", "ffi", "env"] as const).map((name) => {
+    const state = machine.permission(name);
+    const check = `permission ${name}`;
+    if (state === "granted") return { check, standing: "ok", detail: "granted" };
+    if (state === "partial") {
+      const fix = name === "ffi" ? "run with --allow-ffi: pointers need it unscoped" : undefined;
+      const standing = name === "ffi" ? "fail" : "ok";
+      return { check, standing, detail: "granted for some", ...(fix === undefined ? {} : { fix }) };
+    }
+    const standing = name === "env" ? "warn" : "fail";
+    return { check, standing, detail: "not granted", fix: `run with --allow-${name}` };
+  });
+}
+
+/** The machine runs under Xen, and this domain may be a backend. */
+export function checkHypervisor(machine: Machine): Finding[] {
+  const type = machine.readText("/sys/hypervisor/type");
+  const check = "hypervisor";
+  if (type !== "xen") {
+    return [{
+      check,
+      standing: "fail",
+      detail: type === undefined ? "none seen in /sys/hypervisor" : `/sys/hypervisor/type is ${type}`,
+      fix: "boot this machine under Xen (Debian package xen-system-amd64); dry-run works without",
+    }];
+  }
+  const capabilities = machine.readText("/proc/xen/capabilities");
+  if (capabilities === undefined) {
+    return [
+      { check, standing: "ok", detail: "xen" },
+      { check: "/proc/xen", standing: "warn", detail: "xenfs is not mounted", fix: "mount -t xenfs xenfs /proc/xen" },
+    ];
+  }
+  const role = capabilities.includes("control_d") ? "control domain" : "not the control domain";
+  return [{ check, standing: "ok", detail: `xen, ${role}` }];
+}
+
+/** Devices of the Xen drivers that serving needs, and the kernel module that makes each. */
+const DEVICES = [
+  { path: "/dev/xen/gntdev", module: "xen-gntdev" },
+  { path: "/dev/xen/evtchn", module: "xen-evtchn" },
+] as const;
+
+/** The device nodes of the Xen drivers can be opened. */
+export function checkDevices(machine: Machine): Finding[] {
+  return DEVICES.map(({ path, module }) => {
+    const access = machine.access(path);
+    if (access === "usable") return { check: path, standing: "ok", detail: "can be opened" };
+    if (access === "absent") return { check: path, standing: "fail", detail: "not there", fix: `modprobe ${module}` };
+    const fix = `run as root, or give this user read and write access to ${path}`;
+    return { check: path, standing: "fail", detail: "not permitted", fix };
+  });
+}
+
+/** Where libxenstore looks for xenstored. */
+export function xenstoredSocket(machine: Machine): string {
+  return machine.environment("XENSTORED_PATH") ??
+    `${machine.environment("XENSTORED_RUNDIR") ?? "/run/xenstored"}/socket`;
+}
+
+/** A way to xenstored is there; whether it answers, asking it says. */
+export function checkSocket(machine: Machine): Finding {
+  const path = xenstoredSocket(machine);
+  const check = "xenstored socket";
+  const access = machine.access(path);
+  if (access === "usable") return { check, standing: "ok", detail: path };
+  if (machine.access("/dev/xen/xenbus") === "usable") {
+    return { check, standing: "ok", detail: `none at ${path}, /dev/xen/xenbus serves instead` };
+  }
+  const detail = access === "absent" ? `none at ${path}` : `${path} may not be used`;
+  return {
+    check,
+    standing: "fail",
+    detail,
+    fix: "start xenstored (on Debian: systemctl start xen), or set XENSTORED_PATH to its socket",
+  };
+}
+
+/** What opening a part of the hypervisor led to: undefined, or the error. */
+export function checkPart(check: string, error: unknown): Finding {
+  if (error === undefined) return { check, standing: "ok", detail: "works" };
+  const fix = error instanceof XenblkError ? error.remedy : undefined;
+  const detail = error instanceof Error ? error.message : String(error);
+  return { check, standing: "fail", detail, ...(fix === undefined ? {} : { fix }) };
+}
+
+/** Engine uring can be used; without it engine file serves. `refusal` is why a ring could not be made, or undefined. */
+export function checkIoUring(refusal: UringRefusal | undefined): Finding {
+  const check = "io_uring";
+  if (refusal === undefined) return { check, standing: "ok", detail: "works: engine uring serves" };
+  return { check, standing: "warn", detail: `engine file serves: ${refusal.reason}`, fix: refusal.remedy };
+}

@@ -1,0 +1,97 @@
+/**
+ * What `doctor` says of the directory of journals, and of the limits of this process: functions from what was found to
+ * rows with a fix, as in doctor_checks.ts. They must not know how rows are printed.
+ */
+
+import { JOURNAL_DIRECTORY_VARIABLE, journalDirectory } from "../../journal_directory.ts";
+import type { Finding, Machine } from "./checks.ts";
+
+/** A device as the name of its journal tells it. */
+export interface JournalOwner {
+  readonly kind: string;
+  readonly domain: number;
+  readonly vdev: number;
+}
+
+/** kind-domid-vdev-queue, or -latch; locks have another end. */
+const JOURNAL_NAME = /^([A-Za-z0-9_-]+)-([0-9]+)-([0-9]+)-(?:[0-9]+|latch)$/;
+/** File systems that are empty after a reboot. */
+const IN_MEMORY = new Set(["tmpfs", "ramfs"]);
+const OWNER_MAY_WRITE = 0o200;
+const OTHERS_MAY_WRITE = 0o022;
+
+/** Journals can be kept, and none lies about. `isGone` says whether a device is no more; absent: that is not known. */
+export function checkJournals(machine: Machine, isGone?: (device: JournalOwner) => boolean): Finding[] {
+  const path = journalDirectory((name) => machine.environment(name));
+  const check = "journals";
+  const elsewhere = `name another directory with ${JOURNAL_DIRECTORY_VARIABLE}`;
+  const fail = (detail: string, fix: string): Finding[] => [{ check, standing: "fail", detail, fix }];
+  const directory = machine.directory(path);
+  if (directory === "other") return fail(`${path} is not a directory`, `move it away, or ${elsewhere}`);
+  const mount = mountOf(machine, path);
+  if (mount?.readOnly) return fail(`${path} is on a file system that is read-only`, elsewhere);
+  if (directory === "denied") return fail(`${path} may not be looked at`, `run as root, or ${elsewhere}`);
+  if (directory === "absent") return [{ check, standing: "ok", detail: `${path} is made when first needed` }];
+  const { mode, owner, entries } = directory;
+  const user = machine.user();
+  if (user !== 0 && user !== undefined && (user !== owner || (mode & OWNER_MAY_WRITE) === 0)) {
+    return fail(`${path} may not be written by user ${user}`, `run as user ${owner}, or ${elsewhere}`);
+  }
+  const stale = isGone === undefined ? [] : staleRow(path, entries, isGone);
+  if ((mode & OTHERS_MAY_WRITE) !== 0) {
+    const detail = `${path} may be written by others, who could damage disks with it`;
+    return [{ check, standing: "warn", detail, fix: `chmod 700 ${path}` }, ...stale];
+  }
+  if (mount !== undefined && !IN_MEMORY.has(mount.type)) {
+    const detail = `${path} is on ${mount.type}: journals are written to its disk, and outlive the guests at a reboot`;
+    return [{ check, standing: "warn", detail, fix: `${elsewhere} on a tmpfs` }, ...stale];
+  }
+  return [{ check, standing: "ok", detail: `${path}${mount === undefined ? "" : `, on ${mount.type}`}` }, ...stale];
+}
+
+/** They do no harm: the connection that they belong to is over. */
+function staleRow(path: string, entries: readonly string[], isGone: (device: JournalOwner) => boolean): Finding[] {
+  const stale = entries.filter((name) => {
+    const parts = JOURNAL_NAME.exec(name);
+    return parts !== null && isGone({ kind: parts[1]!, domain: Number(parts[2]), vdev: Number(parts[3]) });
+  });
+  if (stale.length === 0) return [];
+  const prefixes = new Set(stale.map((name) => `${path}/${name.slice(0, name.lastIndexOf("-"))}-*`));
+  const detail = `${stale.length} of disks that are gone take room in ${path}`;
+  const fix = `xenblk serve removes them when it starts, or rm ${[...prefixes].join(" ")}`;
+  return [{ check: "stale journals", standing: "warn", detail, fix }];
+}
+
+/** Where the path is mounted, as /proc/self/mountinfo says; undefined if that cannot be read. */
+function mountOf(machine: Machine, path: string): { readonly type: string; readonly readOnly: boolean } | undefined {
+  let found: { readonly at: string; readonly type: string; readonly readOnly: boolean } | undefined;
+  for (const line of machine.readText("/proc/self/mountinfo")?.split("\n") ?? []) {
+    // ID, parent, major:minor, root, mount point, options, ... - type, source, super options
+    const [fields, others] = line.split(" - ");
+    const [, , , , at, options] = fields!.split(" ");
+    const type = others?.split(" ")[0];
+    if (at === undefined || options === undefined || type === undefined) continue;
+    const holds = at === "/" || path === at || path.startsWith(`${at}/`);
+    // Of two at one place the later one hides the earlier.
+    if (holds && at.length >= (found?.at.length ?? 0)) found = { at, type, readOnly: options.split(",")[0] === "ro" };
+  }
+  return found;
+}
+
+/** Descriptors that a process has before it serves anything, and that each disk adds at most, as a rule. */
+const FILES_OF_PROCESS = 64;
+const FILES_PER_DISK = 16;
+/** With less a host of some guests may run out. */
+const FEW_DISKS = 100;
+
+/** As many files can be open as some disks take. What cannot be told is no row. */
+export function checkLimits(machine: Machine): Finding[] {
+  const limit = /^Max open files\s+(\S+)/m.exec(machine.readText("/proc/self/limits") ?? "")?.[1];
+  if (limit === undefined) return [];
+  const check = "open files";
+  if (limit === "unlimited") return [{ check, standing: "ok", detail: "not limited" }];
+  const disks = Math.max(0, Math.floor((Number(limit) - FILES_OF_PROCESS) / FILES_PER_DISK));
+  const detail = `at most ${limit}, enough for about ${disks} disks`;
+  if (disks >= FEW_DISKS) return [{ check, standing: "ok", detail }];
+  return [{ check, standing: "warn", detail, fix: "LimitNOFILE=65536 in the service's unit, or ulimit -n 65536" }];
+}

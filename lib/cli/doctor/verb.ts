@@ -1,0 +1,105 @@
+/**
+ * `xenblk doctor`: looks at everything that serving needs and shows each gap with its fix. Looking changes nothing.
+ */
+
+import { ownDomain } from "../../backend/kind.ts";
+import { errorText, EXIT_STATUS } from "../../errors.ts";
+import type { DomId } from "../../hypervisor.ts";
+import type { UringRefusal } from "../../storage/image/medium.ts";
+import * as checks from "./checks.ts";
+import { checkJournals, checkLimits, type JournalOwner } from "./journals.ts";
+import type { Host, NativePlatform } from "../host.ts";
+import { listAddresses } from "../../toolstack/list.ts";
+import { backendPath } from "../../xenbus/paths.ts";
+import { flag } from "../options.ts";
+import { renderTable } from "../table.ts";
+import { defineVerb } from "../verb.ts";
+
+/** The verb. */
+export const doctor = defineVerb({
+  name: "doctor",
+  summary: "Check what this machine has for serving disks, each gap with its fix",
+  description:
+    "Ends with status 5 if a row says fail: then serve and attach cannot work here. dry-run needs none of it.",
+  operands: [],
+  options: {
+    "json": flag("Print JSON", "J"),
+    "no-headings": flag("Print the table without its headings"),
+  },
+  permissions: "--allow-read --allow-write --allow-ffi --allow-env; with less, the missing ones show as rows.",
+  examples: ["xenblk doctor", "xenblk doctor --json | jq '.[] | select(.standing != \"ok\")'"],
+  async run({ output, host }, options): Promise<number> {
+    const findings = await examine(host, checks.THIS_MACHINE);
+    if (options.json) output.json(findings);
+    else output.data(renderFindings(findings, !options["no-headings"]));
+    return findings.some(({ standing }) => standing === "fail") ? EXIT_STATUS.hypervisor : 0;
+  },
+});
+
+/** Runs every check. */
+async function examine(host: Host, machine: checks.Machine): Promise<checks.Finding[]> {
+  const platform = await host.openNativePlatform();
+  return [
+    ...checks.checkPermissions(machine),
+    ...checks.checkHypervisor(machine),
+    ...checks.checkDevices(machine),
+    checks.checkSocket(machine),
+    ...tryParts(platform),
+    ...checkJournals(machine, goneDevices(platform)),
+    checks.checkIoUring(uringRefusal(platform)),
+    ...checkLimits(machine),
+  ];
+}
+
+/** Tells whether a device has no nodes any more; undefined if xenstored cannot be asked. */
+function goneDevices(platform: NativePlatform): ((device: JournalOwner) => boolean) | undefined {
+  try {
+    using store = platform.openXenstore();
+    const backends = `${store.domainPath(ownDomain(store))}/backend`;
+    const known = new Set(listAddresses(store).map((device) => backendPath(device)));
+    return ({ kind, domain, vdev }) => !known.has(`${backends}/${kind}/${domain}/${vdev}`);
+  } catch {
+    return undefined; // the rows about xenstored say why
+  }
+}
+
+/** Without the permission for FFI there is no way to ask: that counts as a refusal. */
+function uringRefusal(platform: NativePlatform): UringRefusal | undefined {
+  try {
+    return platform.files.uringRefusal();
+  } catch (error) {
+    return { reason: errorText(error), remedy: "run with --allow-ffi" };
+  }
+}
+
+/** Opens each part of the hypervisor that serving needs, and closes it again: library, device and daemon in one. */
+function tryParts(platform: NativePlatform): checks.Finding[] {
+  // The domain is only named here, not talked to.
+  const guest = 0 as DomId;
+  const parts: readonly (readonly [string, () => void])[] = [
+    ["libxenstore, xenstored", () => {
+      using store = platform.openXenstore();
+      store.list("/");
+    }],
+    ["libxengnttab", () => platform.openGrantTable(guest)[Symbol.dispose]()],
+    ["libxenevtchn", () => platform.openEventChannels(guest)[Symbol.dispose]()],
+  ];
+  return parts.map(([check, open]) => {
+    try {
+      open();
+      return checks.checkPart(check, undefined);
+    } catch (error) {
+      return checks.checkPart(check, error);
+    }
+  });
+}
+
+/** The findings as a table; a fix stands on a line of its own below what it fixes. */
+export function renderFindings(findings: readonly checks.Finding[], headings: boolean): string {
+  const columns = [{ heading: "CHECK" }, { heading: "STANDING" }, { heading: "DETAIL" }];
+  const rows = findings.flatMap(({ check, standing, detail, fix }) => {
+    const row = [check, standing, detail];
+    return fix === undefined ? [row] : [row, ["", "", `fix: ${fix}`]];
+  });
+  return renderTable(columns, rows, headings);
+}

@@ -1,0 +1,40 @@
+/**
+ * Request sizes as a user writes them: `4K,16K` or a range `512-44K`. It must not know who makes the requests.
+ */
+
+import { SECTOR_BYTES } from "../../units.ts";
+import type { LoadSpec } from "../../guest/load_types.ts";
+import { parseSize } from "../../sizes.ts";
+import { MOST_INDIRECT_SEGMENTS } from "../../xenbus/features.ts";
+
+/** What a direct request can hold: eleven pages. */
+const MOST_DIRECT_BYTES = 11 * 4096;
+/** What an indirect request can hold, as far as backends offer it. */
+const MOST_BYTES = MOST_INDIRECT_SEGMENTS * 4096;
+
+/** The sizes, or undefined if the text does not name any that a request can have. */
+export function parseBlockSizes(text: string): LoadSpec["blockBytes"] | undefined {
+  const range = /^([^-,]+)-([^-,]+)$/.exec(text);
+  if (range === null) {
+    const sizes = text.split(",").map(blockSize);
+    return sizes.every((size) => size !== undefined) ? sizes : undefined;
+  }
+  const [min, max] = [blockSize(range[1]!), blockSize(range[2]!)];
+  return min !== undefined && max !== undefined && min <= max ? { min, max } : undefined;
+}
+
+function blockSize(text: string): number | undefined {
+  try {
+    const bytes = parseSize(text);
+    return bytes % SECTOR_BYTES === 0 && bytes >= SECTOR_BYTES && bytes <= MOST_BYTES ? bytes : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** Segments that a request of any of these sizes may need, wherever its data begins in a page. */
+export function segmentsFor(blockBytes: LoadSpec["blockBytes"]): number {
+  const most = "max" in blockBytes ? blockBytes.max : Math.max(...blockBytes);
+  if (most <= MOST_DIRECT_BYTES) return MOST_DIRECT_BYTES / 4096;
+  return Math.min(Math.ceil(most / 4096) + 1, MOST_INDIRECT_SEGMENTS);
+}

@@ -1,0 +1,169 @@
+/**
+ * One simulated guest of a dry run: its image, what the image must hold, its frontend in this thread and its load in a
+ * Worker. It must not know how results are shown, nor what else runs on the machine.
+ */
+
+import { SECTOR_BYTES } from "../../units.ts";
+import type { AbiName } from "../../blkif/abi.ts";
+import { XenblkError } from "../../errors.ts";
+import type { Histogram } from "../../histogram.ts";
+import type { DomId, Platform, Xenstore } from "../../hypervisor.ts";
+import { DiskModel } from "../../guest/disk_model.ts";
+import { type FrontendConnection, type FrontendOptions, SimulatedFrontend } from "../../guest/frontend.ts";
+import { type LoadRun, LoadThread } from "../../guest/load_thread.ts";
+import { type LoadOutcome, type LoadSpec, loadTarget } from "../../guest/load_types.ts";
+import { type ImageVerdict, rememberImageFile, verifyImageFile } from "../../guest/verify_image.ts";
+import { frontendPath } from "../../xenbus/paths.ts";
+
+/** Largest part of a disk that a dry run looks at: what is remembered takes 8 bytes a sector. */
+const MOST_SECTORS = 2 ** 23;
+/** Sectors of the largest direct request. */
+const READ_BACK_SECTORS = 88;
+
+/** The image that a guest gets. */
+export interface GuestImage {
+  /** As the backend's `params` node names it. */
+  readonly params: string;
+  /** The file, if it is one: only that is verified after the run. */
+  readonly path: string | undefined;
+  readonly readOnly: boolean;
+  /** What sectors hold that nothing wrote; undefined: nothing is kept, so nothing can be verified. */
+  readonly baseline: "zeroes" | "anything" | undefined;
+}
+
+/** What a guest's frontend asks for; see FrontendOptions. */
+export type GuestRings = Required<Pick<FrontendOptions, "ringPages" | "queues" | "segments" | "requests">>;
+
+/** What a guest is made of. */
+export interface GuestOptions {
+  readonly domain: DomId;
+  readonly vdev: number;
+  readonly platform: Platform;
+  readonly store: Xenstore;
+  readonly abi: AbiName;
+  readonly rings: GuestRings;
+  readonly image: GuestImage;
+  readonly seed: number;
+}
+
+/** What came of one load, and how long its requests took. */
+export interface LoadResult {
+  readonly outcome: LoadOutcome;
+  readonly histogram: Histogram;
+}
+
+/** See the file's first lines. */
+export class DryRunGuest implements AsyncDisposable {
+  readonly #options: GuestOptions;
+  readonly #thread: LoadThread;
+  readonly #frontend: SimulatedFrontend;
+  #connection: FrontendConnection | undefined;
+  #model: DiskModel | undefined;
+  #run: LoadRun | undefined;
+  #stopped = false;
+  #dead = false;
+
+  private constructor(options: GuestOptions, thread: LoadThread) {
+    const { domain, vdev, platform, store, abi, rings } = options;
+    this.#options = options;
+    this.#thread = thread;
+    const path = frontendPath({ frontendDomain: domain, vdev });
+    this.#frontend = new SimulatedFrontend({ ...rings, platform, store, path, abi, endpoint: thread });
+  }
+
+  /** Starts the guest's Worker. */
+  static async start(options: GuestOptions): Promise<DryRunGuest> {
+    return new DryRunGuest(options, await LoadThread.start(options.platform));
+  }
+
+  /** Connects, and takes note of what the image holds before anything is written. */
+  async connect(): Promise<void> {
+    const connection = await this.#frontend.connect();
+    this.#connection = connection;
+    const { image, seed } = this.#options;
+    if (image.baseline === undefined) return;
+    this.#model = DiskModel.create(Math.min(connection.disk.sectors, MOST_SECTORS), seed, image.baseline);
+    if (image.baseline === "anything" && !image.readOnly) rememberImageFile(image.path!, this.#model);
+  }
+
+  /** 512-byte sectors that loads use, and that the disk has. */
+  get sectors(): { readonly used: number; readonly all: number } {
+    const all = this.#connection!.disk.sectors;
+    return { used: Math.min(all, MOST_SECTORS), all };
+  }
+
+  /** The load that runs now. */
+  get run(): LoadRun | undefined {
+    return this.#run;
+  }
+
+  /** Requests that a read-back of everything takes. */
+  get readBackRequests(): number {
+    return Math.ceil(this.sectors.used / READ_BACK_SECTORS);
+  }
+
+  /** Runs one load to its end. */
+  async load(spec: LoadSpec): Promise<LoadResult> {
+    const area = { firstSector: 0, sectors: this.sectors.used };
+    const run = this.#thread.run(loadTarget(this.#connection!), { area, ...spec }, this.#model);
+    this.#run = run;
+    if (this.#stopped) this.stop();
+    try {
+      return { outcome: await run.outcome, histogram: run.progress.histogram };
+    } finally {
+      this.#run = undefined;
+    }
+  }
+
+  /** Reads everything once, from the first sector to the last. */
+  async readBack(depth: number): Promise<LoadResult[]> {
+    const { used } = this.sectors;
+    const whole = Math.floor(used / READ_BACK_SECTORS);
+    const rest = used % READ_BACK_SECTORS;
+    const spec = { seed: 1, pattern: "sequential", readShare: 1, flushEvery: 0, barrierEvery: 0, depth } as const;
+    const results: LoadResult[] = [];
+    if (whole > 0) {
+      results.push(await this.load({ ...spec, blockBytes: [READ_BACK_SECTORS * SECTOR_BYTES], requests: whole }));
+    }
+    if (rest > 0 && !this.#stopped) {
+      const area = { firstSector: used - rest, sectors: rest };
+      results.push(await this.load({ ...spec, blockBytes: [rest * SECTOR_BYTES], requests: 1, area }));
+    }
+    return results;
+  }
+
+  /** Ends the load, now and in future, as soon as what is in flight is answered. */
+  stop(): void {
+    this.#stopped = true;
+    this.#run?.stop().catch(() => {}); // whoever awaits the load hears of it
+  }
+
+  /** The guest's sudden death: for a backend that does not answer. */
+  kill(): void {
+    this.#dead = true;
+    this.#thread.terminate();
+  }
+
+  /** Closes as a guest does that unloads its driver. */
+  async disconnect(): Promise<void> {
+    await this.#frontend.disconnect();
+  }
+
+  /** Compares the image file with what must be in it, without the backend. Undefined where that cannot be done. */
+  verifyImage(): ImageVerdict | undefined {
+    const { path } = this.#options.image;
+    if (path === undefined || this.#model === undefined) return undefined;
+    try {
+      return verifyImageFile(path, this.#model);
+    } catch (error) {
+      throw error instanceof XenblkError ? error : new XenblkError(`Cannot verify image ${path}`, { cause: error });
+    }
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#dead) return;
+    this.stop();
+    await this.#thread[Symbol.asyncDispose]();
+    this.#frontend[Symbol.dispose]();
+  }
+}

@@ -1,0 +1,115 @@
+/**
+ * A simulated machine on which the real backend serves: memory, xenstore, the service in domain 0 and guests beside it,
+ * in one owner. It must not know what the guests do.
+ */
+
+import { PAGE_BYTES } from "../../units.ts";
+import type { GrantChoice } from "../../backend/grant_choice.ts";
+import { DEFAULT_SETTINGS } from "../../backend/settings.ts";
+import type { AbiName } from "../../blkif/abi.ts";
+import { XenblkError } from "../../errors.ts";
+import type { DomId } from "../../hypervisor.ts";
+import { createLogger } from "../../log.ts";
+import { createMachine } from "../../sim/machine.ts";
+import { openSimulatedPlatform } from "../../sim/platform.ts";
+import { SimulatedStore } from "../../sim/xenstore.ts";
+import type { ImageLocks } from "../../storage/image/lock.ts";
+import { formatSize } from "../../sizes.ts";
+import { attachDevice } from "../../toolstack/attach.ts";
+import { DryRunGuest, type GuestImage, type GuestRings } from "./guest.ts";
+import { type Service, startService } from "../../service.ts";
+
+const KIND = "vbd3";
+const BACKEND = 0 as DomId;
+const CLOSE_TIMEOUT_MS = 10_000;
+
+/** Memory that the backend may need for one ring, and for everything beside rings and data. */
+const RING_BYTES = 10 * 2 ** 20;
+const OTHER_BYTES = 64 * 2 ** 20;
+/** Grant references of a guest beside those for data. */
+const OTHER_GRANTS = 1024;
+
+/** How a machine is built. */
+export interface MachineSettings {
+  /** Most guests. */
+  readonly guests: number;
+  /** What each guest's frontend asks for. */
+  readonly frontend: GuestRings;
+  readonly grants: GrantChoice;
+  /** Most reactors. */
+  readonly workers: number;
+  /** Keep other processes from images; absent: nobody is kept from anything. */
+  readonly imageLocks?: ImageLocks;
+}
+
+/** See the file's first lines. Disposing it ends the guests, then the service. */
+export class DryRunMachine implements AsyncDisposable {
+  readonly #memory: SharedArrayBuffer;
+  readonly #frontend: GuestRings;
+  readonly #store: SimulatedStore;
+  readonly #service: Service;
+  readonly #guests = new AsyncDisposableStack();
+  #lastDomain: number = BACKEND;
+
+  private constructor(memory: SharedArrayBuffer, store: SimulatedStore, service: Service, frontend: GuestRings) {
+    this.#memory = memory;
+    this.#store = store;
+    this.#service = service;
+    this.#frontend = frontend;
+  }
+
+  /** Rejects with {@linkcode XenblkError} if there is not that much memory. */
+  static async start({ guests, frontend, grants, workers, imageLocks }: MachineSettings): Promise<DryRunMachine> {
+    const memory = makeMachine(guests, frontend);
+    const store = new SimulatedStore();
+    const logger = createLogger("backend");
+    const service = await startService({
+      platform: openSimulatedPlatform(memory, BACKEND),
+      openXenstore: () => store.connect(BACKEND),
+      kind: KIND,
+      settings: { ...DEFAULT_SETTINGS, grants, maxQueues: frontend.queues },
+      journal: true,
+      ...(imageLocks && { imageLocks }),
+      workers,
+      // What devices do is no news here unless it goes wrong.
+      logger: { ...logger, info: (line) => logger.debug(line) },
+    });
+    return new DryRunMachine(memory, store, service, frontend);
+  }
+
+  /** Makes a guest with a disk, connected. */
+  async addGuest(image: GuestImage, abi: AbiName, seed: number): Promise<DryRunGuest> {
+    const domain = ++this.#lastDomain as DomId;
+    this.#store.createGuest(domain);
+    using toolstack = this.#store.connect(BACKEND);
+    const { params, readOnly } = image;
+    const request = { domain, backendDomain: BACKEND, kind: KIND, params, readOnly, cdrom: false };
+    const { vdev } = attachDevice(toolstack, request);
+    const platform = openSimulatedPlatform(this.#memory, domain);
+    const store = this.#store.connect(domain);
+    const rings = this.#frontend;
+    const guest = this.#guests.use(await DryRunGuest.start({ domain, vdev, platform, store, abi, rings, image, seed }));
+    await guest.connect();
+    return guest;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#guests.disposeAsync();
+    if (await this.#service.close({ leave: "detached", timeoutMs: CLOSE_TIMEOUT_MS })) return;
+    throw new XenblkError("Cannot end the dry run in order: some requests are still in flight");
+  }
+}
+
+/** A machine with the memory and the grants that such guests, and a backend for them, may need. */
+function makeMachine(guests: number, { queues, segments, requests }: GuestRings): SharedArrayBuffer {
+  const dataPages = requests * (segments + 1);
+  const memoryBytes = OTHER_BYTES + guests * (dataPages * PAGE_BYTES + queues * RING_BYTES);
+  try {
+    return createMachine({ domains: guests + 1, memoryBytes, grantsPerDomain: dataPages + OTHER_GRANTS });
+  } catch (error) {
+    throw new XenblkError(`Cannot simulate a machine with ${formatSize(memoryBytes)} of memory`, {
+      cause: error,
+      remedy: "use fewer guests, a smaller depth or smaller blocks",
+    });
+  }
+}

@@ -1,0 +1,90 @@
+/**
+ * Runs the phases of a dry run over all guests at once: shows how far they are, ends them early when asked, and gives
+ * up on a backend that has stopped answering. It must not know what a phase does.
+ */
+
+import { XenblkError } from "../../errors.ts";
+import type { LoadOutcome } from "../../guest/load_types.ts";
+import type { DryRunGuest, LoadResult } from "./guest.ts";
+import { phaseOf, type PhaseResult } from "./report.ts";
+import type { Progress } from "./progress.ts";
+
+const TICK_MS = 100;
+/** A load in which nothing is answered for so long counts as stalled. */
+const STALL_MS = 60_000;
+
+/** See the file's first lines. */
+export class PhaseRunner {
+  readonly #guests: readonly DryRunGuest[];
+  readonly #progress: Progress;
+  readonly #outcomes: LoadOutcome[] = [];
+
+  /** When `signal` aborts, the loads stop as soon as what is in flight is answered. */
+  constructor(guests: readonly DryRunGuest[], progress: Progress, signal: AbortSignal) {
+    this.#guests = guests;
+    this.#progress = progress;
+    const stop = (): void => guests.forEach((guest) => guest.stop());
+    if (signal.aborted) stop();
+    else signal.addEventListener("abort", stop, { once: true });
+  }
+
+  /** What came of all loads so far. */
+  get outcomes(): readonly LoadOutcome[] {
+    return this.#outcomes;
+  }
+
+  /** Does the phase's work with every guest at once. */
+  async run(name: string, work: (guest: DryRunGuest) => Promise<LoadResult[]>): Promise<PhaseResult> {
+    const beganMs = performance.now();
+    const stalled = Promise.withResolvers<never>();
+    const watch = new Watch(this.#guests, name, beganMs);
+    const timer = setInterval(() => {
+      this.#progress.update(watch.look(performance.now()));
+      if (watch.quietMs > STALL_MS) stalled.reject(this.#stall(name));
+    }, TICK_MS);
+    try {
+      const all = Promise.all(this.#guests.map(work));
+      const loads = (await Promise.race([all, stalled.promise])).flat();
+      this.#outcomes.push(...loads.map(({ outcome }) => outcome));
+      return phaseOf(name, loads, performance.now() - beganMs);
+    } finally {
+      clearInterval(timer);
+    }
+  }
+
+  #stall(name: string): XenblkError {
+    for (const guest of this.#guests) guest.kill();
+    return new XenblkError(`Cannot finish the phase ${name}: no request was answered for ${STALL_MS / 1000} s`);
+  }
+}
+
+/** Reads the loads' counters and says how far they are. */
+class Watch {
+  readonly #guests: readonly DryRunGuest[];
+  readonly #name: string;
+  readonly #beganMs: number;
+  #requests = -1;
+  #changedMs: number;
+  /** Since when nothing was answered. */
+  quietMs = 0;
+
+  constructor(guests: readonly DryRunGuest[], name: string, nowMs: number) {
+    this.#guests = guests;
+    this.#name = name;
+    this.#beganMs = this.#changedMs = nowMs;
+  }
+
+  look(nowMs: number): string {
+    const counters = this.#guests.map((guest) => guest.run?.progress.read());
+    const sum = (name: "requests" | "bytes" | "verifiedSectors"): number =>
+      counters.reduce((total, one) => total + (one?.[name] ?? 0), 0);
+    const requests = sum("requests");
+    if (requests !== this.#requests) this.#changedMs = nowMs;
+    this.#requests = requests;
+    this.quietMs = nowMs - this.#changedMs;
+    const seconds = (nowMs - this.#beganMs) / 1000;
+    const mbPerSecond = sum("bytes") / seconds / 1e6;
+    return `${this.#name}: ${requests} requests, ${mbPerSecond.toFixed(0)} MB/s, ` +
+      `${sum("verifiedSectors")} sectors verified, ${seconds.toFixed(1)} s`;
+  }
+}

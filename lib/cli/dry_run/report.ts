@@ -1,0 +1,136 @@
+/**
+ * What a dry run found, as numbers, as a table for people and as a verdict. It must not know how it was run.
+ */
+
+import { Histogram } from "../../histogram.ts";
+import type { LoadOutcome } from "../../guest/load_types.ts";
+import type { ImageVerdict } from "../../guest/verify_image.ts";
+import { formatSize } from "../../sizes.ts";
+import type { LoadResult } from "./guest.ts";
+import { renderTable } from "../table.ts";
+
+/** One part of a run: some loads, of one or several guests. */
+export interface PhaseResult {
+  readonly name: string;
+  readonly requests: number;
+  readonly bytes: number;
+  readonly elapsedMs: number;
+  readonly mbPerSecond: number;
+  readonly iops: number;
+  readonly latencyUs: { readonly p50: number; readonly p90: number; readonly p99: number; readonly p999: number };
+  readonly verifiedSectors: number;
+  readonly errors: number;
+}
+
+/** All of a run. */
+export interface DryRunResult {
+  readonly image: string;
+  readonly sizeBytes: number;
+  readonly guests: number;
+  readonly abi: string;
+  readonly grants: string;
+  readonly seed: number;
+  readonly interrupted: boolean;
+  readonly phases: readonly PhaseResult[];
+  /** Sectors of the image files that were compared after the run. */
+  readonly imageSectorsVerified: number;
+  /** The first thing that was wrong. */
+  readonly fault: string | undefined;
+}
+
+/** Sums the loads of a phase, `elapsedMs` being the time from its beginning to its end. */
+export function phaseOf(
+  name: string,
+  loads: readonly LoadResult[],
+  elapsedMs: number,
+): PhaseResult {
+  const sum = (value: (outcome: LoadOutcome) => number): number =>
+    loads.reduce((total, { outcome }) => total + value(outcome), 0);
+  const latency = new Histogram();
+  for (const { histogram } of loads) latency.add(histogram);
+  const requests = sum(({ reads, writes, barriers, flushes, discards, errors }) =>
+    reads + writes + barriers + flushes + discards + errors
+  );
+  const bytes = sum(({ bytesRead, bytesWritten }) => bytesRead + bytesWritten);
+  const seconds = Math.max(elapsedMs, 0.001) / 1000;
+  const us = (share: number): number => latency.percentile(share) / 1000;
+  return {
+    name,
+    requests,
+    bytes,
+    elapsedMs,
+    mbPerSecond: bytes / seconds / 1e6,
+    iops: requests / seconds,
+    latencyUs: { p50: us(0.5), p90: us(0.9), p99: us(0.99), p999: us(0.999) },
+    verifiedSectors: sum(({ verifiedSectors }) => verifiedSectors),
+    errors: sum(({ errors }) => errors),
+  };
+}
+
+/** The first thing that is wrong with the loads and the images, in words, or undefined. */
+export function faultOf(
+  outcomes: readonly LoadOutcome[],
+  verdicts: readonly (ImageVerdict | undefined)[],
+): string | undefined {
+  return outcomes.map(faultOfLoad).find((fault) => fault !== undefined) ??
+    verdicts.map(faultOfImage).find((fault) => fault !== undefined);
+}
+
+function faultOfLoad(outcome: LoadOutcome): string | undefined {
+  const { firstMiscompare, firstProtocolError, errors, errorsByKind, unanswered } = outcome;
+  if (firstMiscompare !== undefined) {
+    const { sector, expected, got } = firstMiscompare;
+    return `sector ${sector} read back as ${got}, expected ${expected} (${outcome.miscompares} sectors differ)`;
+  }
+  if (firstProtocolError !== undefined) return `the backend broke the protocol: ${firstProtocolError}`;
+  if (errors > 0) {
+    const kinds = Object.entries(errorsByKind).map(([kind, count]) => `${count} of ${kind}`);
+    return `requests failed: ${kinds.join(", ")}`;
+  }
+  return unanswered > 0 ? `${unanswered} requests were never answered` : undefined;
+}
+
+function faultOfImage(verdict: ImageVerdict | undefined): string | undefined {
+  if (verdict?.firstMiscompare === undefined) return undefined;
+  const { sector, expected, got } = verdict.firstMiscompare;
+  return `sector ${sector} of the image file holds ${got}, expected ${expected} (${verdict.miscompares} sectors differ)`;
+}
+
+/** The result as a table, and a line that says what was verified. */
+export function renderResult(result: DryRunResult): string {
+  const right = { align: "right" } as const;
+  const columns = [
+    { heading: "PHASE" },
+    ...["REQUESTS", "MB/s", "IOPS", "p50 µs", "p90 µs", "p99 µs", "p99.9 µs", "VERIFIED SECTORS", "ERRORS"]
+      .map((heading) => ({ heading, ...right })),
+  ];
+  const rows = result.phases.map((phase) => {
+    const { p50, p90, p99, p999 } = phase.latencyUs;
+    return [
+      phase.name,
+      String(phase.requests),
+      phase.mbPerSecond.toFixed(1),
+      phase.iops.toFixed(0),
+      ...[p50, p90, p99, p999].map((us) => us.toFixed(0)),
+      String(phase.verifiedSectors),
+      String(phase.errors),
+    ];
+  });
+  return `${headline(result)}\n\n${renderTable(columns, rows)}\n${verdictLine(result)}`;
+}
+
+/** What ran, in one line. */
+function headline({ image, sizeBytes, guests, abi, grants, seed }: DryRunResult): string {
+  const who = guests === 1 ? "one guest" : `${guests} guests`;
+  return `${image} (${formatSize(sizeBytes)}), ${who}, ${abi}, grants ${grants}, seed ${seed}`;
+}
+
+function verdictLine(result: DryRunResult): string {
+  const { fault, interrupted, imageSectorsVerified, phases } = result;
+  const early = interrupted ? "Stopped early. " : "";
+  if (fault !== undefined) return `${early}Failed.\n`;
+  const read = phases.reduce((total, { verifiedSectors }) => total + verifiedSectors, 0);
+  if (read === 0 && imageSectorsVerified === 0) return `${early}Done; nothing was verified.\n`;
+  const image = imageSectorsVerified === 0 ? "" : `, ${imageSectorsVerified} sectors of the image file compared`;
+  return `${early}Verified: ${read} sectors read as they must be${image}.\n`;
+}

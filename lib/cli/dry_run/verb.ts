@@ -1,0 +1,192 @@
+/**
+ * `xenblk dry-run [IMAGE]`: the real control plane and data plane serve an image to simulated guests on a simulated
+ * machine, and every byte that can be verified is. It must not know how the simulation works inside.
+ */
+
+import { grantModeOf } from "../../backend/grant_choice.ts";
+import type { AbiName } from "../../blkif/abi.ts";
+import { XenblkError } from "../../errors.ts";
+import type { LoadSpec } from "../../guest/load_types.ts";
+import { MOST_RING_PAGE_ORDER } from "../../xenbus/features.ts";
+import { usageError } from "../args.ts";
+import { GRANTS, WORKERS } from "../device_options.ts";
+import type { DryRunGuest, GuestRings } from "./guest.ts";
+import { type DryRunImages, givenImage, newImages } from "./image.ts";
+import { faultOf, type PhaseResult, renderResult } from "./report.ts";
+import { DryRunMachine } from "./machine.ts";
+import { PhaseRunner } from "./phases.ts";
+import type { ImageLocks } from "../../storage/image/lock.ts";
+import { choice, decimal, defaulting, flag, integer, optional, type OptionValues, size } from "../options.ts";
+import { parseBlockSizes, segmentsFor } from "./block_sizes.ts";
+import { Progress } from "./progress.ts";
+import { type Context, defineVerb } from "../verb.ts";
+
+/** Requests of a run that is given no other end. */
+const DEFAULT_REQUESTS = 20_000;
+/** How often the random load flushes, makes a write a barrier, and discards (where the disk takes that). */
+const FLUSH_EVERY = 200;
+const BARRIER_EVERY = 500;
+const DISCARD_EVERY = 400;
+/** Slots of a ring for each of its pages, whose number is a power of two. */
+const SLOTS_PER_PAGE = 32;
+const ABI_NAMES: Readonly<Record<string, AbiName>> = {
+  "x86_64": "x86_64-abi",
+  "x86_32": "x86_32-abi",
+  "arm": "arm-abi",
+};
+
+const OPTIONS = {
+  "size": defaulting(size("Size of each new image", 512, 64 * 1024, 2 ** 40), "64M"),
+  "write": flag("Write to IMAGE: DESTROYS what it holds"),
+  "engine": defaulting(choice("What new images are: a file, memory, or nothing", ["file", "memory", "null"]), "file"),
+  "guests": defaulting(integer("Guests, each with a disk of its own", 1, 16), "1"),
+  "requests": optional(integer(`Requests of each guest (${DEFAULT_REQUESTS} if --seconds is absent)`, 1, 1e9)),
+  "seconds": optional(decimal("Time that the guests make requests", 0.01, 86_400, "S")),
+  "depth": defaulting(integer("Requests in flight per guest, at most the slots of its rings", 1, 2048), "32"),
+  "ring-page-order": defaulting(
+    integer("Log2 of the pages of a ring, which has 32 slots a page", 0, MOST_RING_PAGE_ORDER),
+    "0",
+  ),
+  "queues": defaulting(integer("Rings of each disk", 1, 16), "1"),
+  "block-sizes": defaulting({
+    placeholder: "SIZES",
+    help: "Sizes of requests",
+    allowed: "sizes between commas, or a range such as 512-44K; each a multiple of 512, at most 1M, beyond 44K as " +
+      "indirect requests",
+    parse: parseBlockSizes,
+  }, "512-44K"),
+  "mix": defaulting(decimal("Share of reads", 0, 1, "SHARE"), "0.5"),
+  "abi": defaulting(choice("The guests' ABI", ["x86_64", "x86_32", "arm"]), "x86_64"),
+  "grants": GRANTS,
+  "workers": WORKERS,
+  "seed": defaulting(integer("What the choice of requests follows from", 0, 2 ** 31 - 1), "1"),
+  "json": flag("Print JSON", "J"),
+} as const;
+
+type Options = OptionValues<typeof OPTIONS>;
+
+/** The verb. */
+export const dryRun = defineVerb({
+  name: "dry-run",
+  summary: "Serve an image to a simulated guest and verify every byte; no Xen needed",
+  description:
+    "Without IMAGE a new one is made, and removed at the end. A given IMAGE is only read, unless --write is " +
+    "given. After a load of random requests, with flushes, barriers and discards among them, the guest reads all back; " +
+    "then the image file is compared with what must be in it. Of an image beyond 4 GiB only the first 4 GiB are used.",
+  operands: [{ name: "IMAGE", help: "a path or format:target", required: false, isPath: true }],
+  options: OPTIONS,
+  permissions: "--allow-read --allow-write, limited to the checkout, IMAGE and the temporary directory. " +
+    "With --write also --allow-ffi, which is as good as all permissions, and --allow-read of /proc.",
+  examples: ["xenblk dry-run", "xenblk dry-run --seconds 10 --guests 4 --grants map", "xenblk dry-run disk.img"],
+  async run(context, options, operands): Promise<number> {
+    const locks = options.write ? await openImageLocks(context) : undefined;
+    using images = await prepareImages(options, operands["image"], locks);
+    const { phases, fault, imageSectorsVerified } = await serveAndLoad(context, options, images, locks);
+    const result = {
+      image: images.description,
+      sizeBytes: images.sizeBytes,
+      guests: images.images.length,
+      abi: ABI_NAMES[options.abi]!,
+      grants: grantModeOf(options.grants, { backend: true, frontend: true }).mode,
+      seed: options.seed,
+      interrupted: context.signals.received !== undefined,
+      phases,
+      imageSectorsVerified,
+      fault,
+    };
+    if (options.json) context.output.json(result);
+    else context.output.data(renderResult(result));
+    if (fault !== undefined) throw new XenblkError(`Cannot verify ${images.description}: ${fault}`);
+    return 0;
+  },
+});
+
+/** What keeps other processes from an image that is written to. Rejects with {@linkcode XenblkError}. */
+async function openImageLocks({ host }: Context): Promise<ImageLocks> {
+  if (Deno.permissions.querySync({ name: "ffi" }).state === "granted") {
+    return (await host.openNativePlatform()).imageLocks;
+  }
+  throw new XenblkError("Cannot write to IMAGE: Deno was started without the permission to lock it", {
+    remedy: "run deno with --allow-ffi too, since locks that QEMU knows are taken by a C function",
+  });
+}
+
+async function prepareImages(
+  options: Options,
+  name: string | undefined,
+  locks: ImageLocks | undefined,
+): Promise<DryRunImages> {
+  if (name === undefined) {
+    if (options.write) throw usageError("dry-run", "Cannot use --write without IMAGE: a new image is always written");
+    return newImages(options.engine, options.size, options.guests);
+  }
+  if (options.guests !== 1) throw usageError("dry-run", "Cannot use --guests with IMAGE: it is for one guest");
+  return await givenImage(name, locks);
+}
+
+/** What a run found. */
+interface Findings {
+  readonly phases: readonly PhaseResult[];
+  readonly imageSectorsVerified: number;
+  readonly fault: string | undefined;
+}
+
+/** Builds the machine, runs the phases, takes all down again and compares the images. */
+async function serveAndLoad(
+  context: Context,
+  options: Options,
+  { images }: DryRunImages,
+  imageLocks: ImageLocks | undefined,
+): Promise<Findings> {
+  const { grants, workers } = options;
+  await using machine = await DryRunMachine.start({
+    guests: images.length,
+    frontend: frontendOf(options),
+    grants,
+    workers,
+    ...(imageLocks && { imageLocks }),
+  });
+  const guests: DryRunGuest[] = [];
+  for (const image of images) guests.push(await machine.addGuest(image, ABI_NAMES[options.abi]!, options.seed));
+  using progress = new Progress(context.output, context.quiet);
+  const runner = new PhaseRunner(guests, progress, context.signals.signal);
+  const phases = [await runner.run("random", async (guest) => [await guest.load(randomLoad(options))])];
+  if (images[0]!.baseline !== undefined && !context.signals.signal.aborted) {
+    phases.push(await runner.run("read back", (guest) => guest.readBack(options.depth)));
+  }
+  for (const guest of guests) await guest.disconnect();
+  const verdicts = guests.map((guest) => guest.verifyImage());
+  const fault = faultOf(runner.outcomes, verdicts);
+  const imageSectorsVerified = verdicts.reduce((total, verdict) => total + (verdict?.verifiedSectors ?? 0), 0);
+  return { phases, imageSectorsVerified, fault };
+}
+
+/** What the guests' frontends ask for. */
+function frontendOf(options: Options): GuestRings {
+  const { depth, queues } = options;
+  const ringPages = 2 ** options["ring-page-order"];
+  const slots = SLOTS_PER_PAGE * ringPages * queues;
+  if (depth > slots) {
+    const rings = `${queues === 1 ? "a ring" : `${queues} rings`} of ${
+      ringPages === 1 ? "one page" : `${ringPages} pages`
+    }`;
+    throw usageError("dry-run", `Cannot use --depth=${depth} with ${rings}: the most is ${slots}`);
+  }
+  return { ringPages, queues, segments: segmentsFor(options["block-sizes"]), requests: depth };
+}
+
+function randomLoad(options: Options): LoadSpec {
+  const { requests, seconds } = options;
+  return {
+    seed: options.seed,
+    pattern: "random",
+    readShare: options.mix,
+    blockBytes: options["block-sizes"],
+    depth: options.depth,
+    flushEvery: FLUSH_EVERY,
+    barrierEvery: BARRIER_EVERY,
+    discardEvery: DISCARD_EVERY,
+    ...(requests === undefined && seconds !== undefined ? {} : { requests: requests ?? DEFAULT_REQUESTS }),
+    ...(seconds === undefined ? {} : { durationMs: seconds * 1000 }),
+  };
+}

@@ -1,0 +1,198 @@
+/**
+ * What a disk must hold: for each 512-byte sector the number of the write that filled it last, from which its bytes
+ * follow. Lives in shared memory, so that it outlasts a load and can be looked at by whoever checks the image
+ * afterwards. It must not know how sectors are read or written.
+ */
+
+import { SECTOR_BYTES } from "../units.ts";
+
+/** What sectors hold that no load wrote: zeroes, or anything (remembered by a hash when first seen, then stable). */
+export type Baseline = "zeroes" | "anything";
+
+/** Words of a sector. */
+export const SECTOR_WORDS = SECTOR_BYTES / 4;
+
+/** The sector is being written, or a write of it failed: it may hold anything. */
+const UNKNOWN = 0xFFFFFFFF;
+/** Never written by a load. */
+const NEVER = 0;
+/** Added to the number of a write, or to NEVER: the sector was discarded since, and may hold zeroes as well. */
+const DISCARDED = 0x80000000;
+
+/** Header of the buffer: words 0 to 2, then the number of sectors as a float64. */
+const SEED_WORD = 0;
+const WRITES_WORD = 1;
+const BASELINE_WORD = 2;
+const SECTORS_FLOAT = 2;
+const HEADER_BYTES = 64;
+
+const STEP = 0x9E3779B1;
+
+/** How a sector compares with the model. */
+export const MATCHES = 0;
+/** See {@linkcode MATCHES}. */
+export const DIFFERS = 1;
+/** Nothing is known of the sector (its first sight has been remembered): see {@linkcode MATCHES}. */
+export const UNCHECKED = 2;
+
+/** A sector that holds what it must not. */
+export interface Miscompare {
+  readonly sector: number;
+  /** In words, for a person. */
+  readonly expected: string;
+  readonly got: string;
+}
+
+/** One thread's view of a model. */
+export class DiskModel {
+  readonly sectors: number;
+  readonly #seed: number;
+  readonly #header: Int32Array;
+  readonly #writes: Uint32Array;
+  /** Of the first sight of sectors that no load wrote; 0 is none yet. Absent: they are zeroes. */
+  readonly #hashes: Uint32Array | undefined;
+
+  constructor(readonly buffer: SharedArrayBuffer) {
+    this.#header = new Int32Array(buffer, 0, HEADER_BYTES / 4);
+    this.sectors = new Float64Array(buffer, 0, HEADER_BYTES / 8)[SECTORS_FLOAT]!;
+    this.#seed = this.#header[SEED_WORD]!;
+    this.#writes = new Uint32Array(buffer, HEADER_BYTES, this.sectors);
+    if (this.#header[BASELINE_WORD] !== 0) {
+      this.#hashes = new Uint32Array(buffer, HEADER_BYTES + 4 * this.sectors, this.sectors);
+    }
+  }
+
+  /** A model of a disk that no load has written yet: 4 bytes a sector, 8 if it may hold anything. */
+  static create(sectors: number, seed: number, baseline: Baseline): DiskModel {
+    const wordsPerSector = baseline === "anything" ? 2 : 1;
+    const buffer = new SharedArrayBuffer(HEADER_BYTES + 4 * wordsPerSector * sectors);
+    const header = new Int32Array(buffer, 0, HEADER_BYTES / 4);
+    header[SEED_WORD] = seed;
+    header[BASELINE_WORD] = baseline === "anything" ? 1 : 0;
+    new Float64Array(buffer, 0, HEADER_BYTES / 8)[SECTORS_FLOAT] = sectors;
+    return new DiskModel(buffer);
+  }
+
+  /** A number for the next write, below 2^31; unique in the life of the model, from whichever thread. */
+  takeWrite(): number {
+    return (Atomics.add(this.#header, WRITES_WORD, 1) + 1) >>> 0;
+  }
+
+  /** From now until {@linkcode written} the sectors may hold anything. */
+  writing(sector: number, count: number): void {
+    for (let i = sector; i < sector + count; i++) this.#writes[i] = UNKNOWN;
+  }
+
+  /** The sectors hold what this write put there. */
+  written(sector: number, count: number, write: number): void {
+    for (let i = sector; i < sector + count; i++) this.#writes[i] = write;
+  }
+
+  /** From now on, whether the discard succeeds or fails, each sector holds zeroes or what it held before. */
+  discarding(sector: number, count: number): void {
+    for (let i = sector; i < sector + count; i++) this.#writes[i]! |= DISCARDED;
+  }
+
+  /** Puts the contents of a sector as a write makes them, at `words[at]` onwards. */
+  fill(words: Uint32Array, at: number, sector: number, write: number): void {
+    let x = this.#start(sector, write);
+    words[at] = sector;
+    words[at + 1] = write;
+    for (let i = at + 2; i < at + SECTOR_WORDS; i++) {
+      x = (x + STEP) | 0;
+      words[i] = x;
+    }
+  }
+
+  /** Compares the bytes at `words[at]` onwards with what the sector must hold. */
+  check(words: Uint32Array, at: number, sector: number): number {
+    let write = this.#writes[sector]!;
+    if (write === UNKNOWN) return UNCHECKED;
+    if (write >= DISCARDED) {
+      if (isZero(words, at)) return MATCHES;
+      write -= DISCARDED;
+    }
+    if (write === NEVER) return this.#checkBaseline(words, at, sector);
+    return this.#isWrite(words, at, sector, write) ? MATCHES : DIFFERS;
+  }
+
+  /**
+   * Takes the sector's present bytes for its baseline: for an image that is looked at before it is served. Throws
+   * TypeError if the baseline is zeroes.
+   */
+  remember(words: Uint32Array, at: number, sector: number): void {
+    if (this.#hashes === undefined) throw new TypeError("the model expects zeroes and remembers nothing");
+    this.#hashes[sector] = hashOf(words, at);
+  }
+
+  /** What a sector that differs should hold and what it does, for a person. */
+  describe(words: Uint32Array, at: number, sector: number): Miscompare {
+    const noted = this.#writes[sector]!;
+    const write = noted >= DISCARDED ? noted - DISCARDED : noted;
+    const discarded = noted === write ? "" : "zeroes by a discard, or ";
+    const expected = write !== NEVER
+      ? `write ${write}`
+      : this.#hashes === undefined
+      ? "zeroes"
+      : "the same bytes as when it was first read";
+    return { sector, expected: discarded + expected, got: this.#recognise(words, at, sector, write) };
+  }
+
+  #recognise(words: Uint32Array, at: number, sector: number, write: number): string {
+    const [saysSector, saysWrite] = [words[at]!, words[at + 1]!];
+    if (words.subarray(at, at + SECTOR_WORDS).every((word) => word === 0)) return "zeroes";
+    if (this.#isWrite(words, at, saysSector, saysWrite)) {
+      const place = saysSector === sector >>> 0 ? "" : ` of sector ${saysSector}`;
+      return `write ${saysWrite}${place}`;
+    }
+    if (write === NEVER) return "other bytes";
+    const expected = new Uint32Array(SECTOR_WORDS);
+    this.fill(expected, 0, sector, write);
+    const wrong = expected.findIndex((word, i) => word !== words[at + i]);
+    const hex = (word: number): string => word.toString(16).padStart(8, "0");
+    return `${hex(words[at + wrong]!)} in place of ${hex(expected[wrong]!)} at byte ${4 * wrong}`;
+  }
+
+  #isWrite(words: Uint32Array, at: number, sector: number, write: number): boolean {
+    let x = this.#start(sector, write);
+    let difference = (words[at]! ^ sector) | (words[at + 1]! ^ write);
+    for (let i = at + 2; i < at + SECTOR_WORDS; i++) {
+      x = (x + STEP) | 0;
+      difference |= words[i]! ^ x;
+    }
+    return difference === 0;
+  }
+
+  #checkBaseline(words: Uint32Array, at: number, sector: number): number {
+    if (this.#hashes === undefined) return isZero(words, at) ? MATCHES : DIFFERS;
+    const hash = hashOf(words, at);
+    if (this.#hashes[sector] === 0) {
+      this.#hashes[sector] = hash;
+      return UNCHECKED;
+    }
+    return this.#hashes[sector] === hash ? MATCHES : DIFFERS;
+  }
+
+  /** Where the arithmetic series of a sector's words starts. */
+  #start(sector: number, write: number): number {
+    let x = Math.imul(sector ^ this.#seed, 0x85EBCA6B);
+    x = Math.imul(x ^ (x >>> 15) ^ write, 0xC2B2AE35);
+    return x ^ (x >>> 13);
+  }
+}
+
+function isZero(words: Uint32Array, at: number): boolean {
+  let bits = 0;
+  for (let i = at; i < at + SECTOR_WORDS; i++) bits |= words[i]!;
+  return bits === 0;
+}
+
+/** A hash of a sector's bytes, never 0. */
+function hashOf(words: Uint32Array, at: number): number {
+  let hash = 0x811C9DC5;
+  for (let i = at; i < at + SECTOR_WORDS; i++) {
+    hash = Math.imul(hash ^ words[i]!, 0x01000193);
+    hash ^= hash >>> 15;
+  }
+  return (hash >>> 0) || 1;
+}

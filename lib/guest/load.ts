@@ -1,0 +1,343 @@
+/**
+ * The load driver: one guest's I/O on the rings of one disk, as Linux's blkfront would do it, that checks every byte it reads
+ * against what it wrote. One thread drives it, turn by turn; nothing is allocated per request, so that it can measure
+ * as well. It must not know who backs the rings, nor that Workers exist.
+ */
+
+import { PAGE_BYTES, SECTOR_BYTES } from "../units.ts";
+import {
+  MAX_SEGMENTS_PER_REQUEST,
+  OP_DISCARD,
+  OP_READ,
+  OP_WRITE,
+  RING_BROKEN,
+  SECTORS_PER_PAGE,
+  STATUS_OKAY,
+} from "../blkif/abi.ts";
+import { ResponseFields } from "../blkif/front_ring.ts";
+import type { Clock } from "../clock.ts";
+import type { EventChannels, Parker, Platform } from "../hypervisor.ts";
+import { DIFFERS, type DiskModel, MATCHES, type Miscompare, SECTOR_WORDS } from "./disk_model.ts";
+import { LoadRings, wordsAt } from "./load_rings.ts";
+import { FREE_SLOT, LoadSlots, MOST_DIRECT_SECTORS } from "./load_slots.ts";
+import type { LoadOutcome, LoadProgress, LoadSpec, LoadTarget } from "./load_types.ts";
+import { Random } from "./random.ts";
+import { RequestSource } from "./request_source.ts";
+
+const PAGE_WORDS = PAGE_BYTES / 4;
+/** Places tried for a request that would overlap one in flight, before it waits for answers. */
+const PLACES_TRIED = 8;
+/** Share of verified requests whose segments are as irregular as the protocol allows. */
+const IRREGULAR_SHARE = 0.25;
+const OPERATION_NAMES: readonly string[] = ["read", "write", "barrier", "flush", "reserved", "discard"];
+
+/** What a driver drives. */
+export interface LoadEnvironment {
+  readonly target: LoadTarget;
+  readonly spec: LoadSpec;
+  readonly platform: Platform;
+  /** The handle that holds the target's ports. */
+  readonly events: EventChannels;
+  /** What the disk holds; absent: nothing is filled in or verified, for measuring. */
+  readonly model?: DiskModel;
+  readonly progress: LoadProgress;
+}
+
+/** See the file's first lines. */
+export class LoadDriver {
+  readonly #environment: LoadEnvironment;
+  readonly #rings: LoadRings;
+  readonly #slots: LoadSlots;
+  readonly #source: RequestSource;
+  readonly #random: Random;
+  readonly #model: DiskModel | undefined;
+  readonly #segments: number;
+  /** All data pages: those of slot s begin at page `segments * s`. */
+  readonly #words: Uint32Array;
+  readonly #response = new ResponseFields();
+  readonly #limit: number;
+  readonly #durationMs: number;
+
+  /** Requests answered OKAY, by operation. */
+  readonly #okay = new Float64Array(OPERATION_NAMES.length);
+  readonly #errorsByKind = new Map<string, number>();
+  #issued = 0;
+  #answered = 0;
+  #errors = 0;
+  #bytesRead = 0;
+  #bytesWritten = 0;
+  #verified = 0;
+  #unchecked = 0;
+  #miscompares = 0;
+  #firstMiscompare: Miscompare | undefined;
+  #protocolErrors = 0;
+  #firstProtocolError: string | undefined;
+  #broken = false;
+  #beganMs = -1;
+  #lastMs = 0;
+  /** A request was chosen that waits for others to be answered. */
+  #pending = false;
+
+  /** Throws XenblkError (usage) for a load that cannot be. */
+  constructor(environment: LoadEnvironment) {
+    const { target, spec, platform, model } = environment;
+    this.#environment = environment;
+    this.#rings = new LoadRings(target, platform, environment.events);
+    this.#segments = target.segments;
+    this.#slots = new LoadSlots(Math.max(1, Math.min(spec.depth, target.requests, this.#rings.slots)), target.segments);
+    this.#random = new Random(spec.seed);
+    const limits = { mostSectors: target.segments * SECTORS_PER_PAGE, alignToSize: model === undefined };
+    this.#source = new RequestSource(spec, target.disk, this.#random, limits);
+    this.#model = model;
+    this.#words = wordsAt(platform, target.dataAddress, target.dataRefs.length);
+    this.#limit = spec.requests ?? Infinity;
+    this.#durationMs = spec.durationMs ?? Infinity;
+  }
+
+  /** All is issued and answered, or nothing more will be: the ring is broken, or the load abandoned. */
+  get finished(): boolean {
+    if (this.#broken || this.#environment.progress.abandonRequested) return true;
+    return this.#slots.inFlight === 0 && this.#beganMs >= 0 && !this.#mayIssue(this.#now());
+  }
+
+  /** Milliseconds that a sleep may last at most: until the load's duration is over; -1 if only answers are awaited. */
+  get sleepMs(): number {
+    const leftMs = this.#beganMs + this.#durationMs - this.#now();
+    return leftMs === Infinity || leftMs <= 0 ? -1 : Math.ceil(leftMs);
+  }
+
+  /** Takes what was answered and asks for more. True: something was done. */
+  step(): boolean {
+    const now = this.#now();
+    if (this.#beganMs < 0) this.#beganMs = now;
+    let answered = 0;
+    for (let ring = 0; ring < this.#rings.rings.length; ring++) answered += this.#takeResponses(ring, now);
+    const issued = this.#mayIssue(now) ? this.#issueAll(now) : 0;
+    if (issued > 0) this.#rings.push();
+    if (answered + issued === 0) return false;
+    this.#lastMs = now;
+    const bytes = this.#bytesRead + this.#bytesWritten;
+    const { progress } = this.#environment;
+    progress.report(this.#answered, bytes, this.#errors, this.#miscompares, this.#slots.inFlight, this.#verified);
+    return true;
+  }
+
+  /** Before sleeping: asks to be notified, and looks again. True: there is something to do, or nothing left to do. */
+  rest(): boolean {
+    if (this.finished) return true;
+    return this.#rings.rest();
+  }
+
+  /** What came of it so far. */
+  outcome(): LoadOutcome {
+    const [reads, writes, barriers, flushes, , discards] = this.#okay;
+    return {
+      reads: reads!,
+      writes: writes!,
+      barriers: barriers!,
+      flushes: flushes!,
+      discards: discards!,
+      bytesRead: this.#bytesRead,
+      bytesWritten: this.#bytesWritten,
+      errors: this.#errors,
+      errorsByKind: Object.fromEntries(this.#errorsByKind),
+      verifiedSectors: this.#verified,
+      uncheckedSectors: this.#unchecked,
+      miscompares: this.#miscompares,
+      firstMiscompare: this.#firstMiscompare,
+      protocolErrors: this.#protocolErrors,
+      firstProtocolError: this.#firstProtocolError,
+      unanswered: this.#slots.inFlight,
+      notificationsSent: this.#rings.notificationsSent,
+      notificationsSaved: this.#rings.notificationsSaved,
+      elapsedMs: Math.max(0, this.#lastMs - this.#beganMs),
+      latency: this.#environment.progress.histogram.summary(),
+    };
+  }
+
+  #now(): number {
+    return this.#environment.platform.now();
+  }
+
+  #mayIssue(now: number): boolean {
+    return this.#issued < this.#limit && now - this.#beganMs < this.#durationMs &&
+      !this.#environment.progress.stopRequested;
+  }
+
+  #takeResponses(number: number, now: number): number {
+    const ring = this.#rings.rings[number]!;
+    const count = ring.unconsumedResponses();
+    if (count === RING_BROKEN) {
+      this.#broken = true;
+      this.#protocolError("rsp_prod is ahead of all requests");
+      return 0;
+    }
+    for (let i = 0; i < count; i++) {
+      ring.takeResponse(this.#response);
+      this.#answer(number, now);
+    }
+    return count;
+  }
+
+  #answer(ring: number, now: number): void {
+    const { idLow: slot, idHigh: serial, operation, status } = this.#response;
+    const slots = this.#slots;
+    const known = slot < slots.count && slots.operation[slot] !== FREE_SLOT && slots.serial[slot] === serial;
+    if (!known || slots.ring[slot] !== ring) {
+      return this.#protocolError(`a response has id ${serial}:${slot}, which is not in flight`);
+    }
+    const asked = slots.operation[slot]!;
+    if (operation !== asked) this.#protocolError(`a ${OPERATION_NAMES[asked]} was answered as operation ${operation}`);
+    this.#answered++;
+    this.#environment.progress.histogram.record((now - slots.startedMs[slot]!) * 1e6);
+    if (status === STATUS_OKAY) this.#succeed(slot, asked);
+    else this.#fail(asked, status);
+    slots.give(slot);
+  }
+
+  #succeed(slot: number, operation: number): void {
+    this.#okay[operation]! += 1;
+    const count = this.#slots.sectorCount[slot]!;
+    if (operation === OP_READ) {
+      this.#bytesRead += count * SECTOR_BYTES;
+      if (this.#model !== undefined) this.#verify(this.#model, slot);
+    } else if (operation !== OP_DISCARD && count > 0) {
+      this.#bytesWritten += count * SECTOR_BYTES;
+      this.#model?.written(this.#slots.sector[slot]!, count, this.#slots.write[slot]!);
+    }
+  }
+
+  /** The sectors of a write that failed stay unknown to the model: it may have been carried out in part. */
+  #fail(operation: number, status: number): void {
+    this.#errors++;
+    const kind = `${OPERATION_NAMES[operation]} ${status}`;
+    this.#errorsByKind.set(kind, (this.#errorsByKind.get(kind) ?? 0) + 1);
+  }
+
+  #verify(model: DiskModel, slot: number): void {
+    const slots = this.#slots;
+    let sector = slots.sector[slot]!;
+    const base = slot * this.#segments;
+    for (let i = base; i < base + slots.segmentCount[slot]!; i++) {
+      const end = i * PAGE_WORDS + (slots.lastSector[i]! + 1) * SECTOR_WORDS;
+      for (let at = i * PAGE_WORDS + slots.firstSector[i]! * SECTOR_WORDS; at < end; at += SECTOR_WORDS) {
+        const result = model.check(this.#words, at, sector);
+        if (result === MATCHES) this.#verified++;
+        else if (result === DIFFERS) this.#miscompare(model, at, sector);
+        else this.#unchecked++;
+        sector++;
+      }
+    }
+  }
+
+  #miscompare(model: DiskModel, at: number, sector: number): void {
+    this.#miscompares++;
+    this.#firstMiscompare ??= model.describe(this.#words, at, sector);
+  }
+
+  /** Fills the rings up to the load's depth. Returns how many requests were put. */
+  #issueAll(now: number): number {
+    let count = 0;
+    while (this.#issued < this.#limit) {
+      const ring = this.#rings.takeTurn();
+      const slot = ring < 0 ? -1 : this.#slots.take();
+      if (slot < 0) break;
+      if (!this.#choose()) {
+        this.#slots.give(slot);
+        break;
+      }
+      this.#issue(slot, ring, now);
+      count++;
+    }
+    return count;
+  }
+
+  /** Chooses a request that nothing in flight stands in the way of. False: wait for answers. */
+  #choose(): boolean {
+    const source = this.#source;
+    if (!this.#pending) source.next();
+    this.#pending = false;
+    if (this.#model === undefined || source.sectorCount === 0) return true;
+    const writes = source.operation !== OP_READ;
+    for (let tried = 0; tried < PLACES_TRIED; tried++) {
+      if (!this.#slots.conflicts(source.sector, source.sectorCount, writes, OP_READ)) return true;
+      if (!source.replace()) break;
+    }
+    this.#pending = true;
+    return false;
+  }
+
+  #issue(slot: number, ring: number, now: number): void {
+    const { operation, sector, sectorCount } = this.#source;
+    const slots = this.#slots;
+    slots.operation[slot] = operation;
+    slots.ring[slot] = ring;
+    slots.sector[slot] = sector;
+    slots.sectorCount[slot] = sectorCount;
+    slots.startedMs[slot] = now;
+    slots.serial[slot] = this.#issued;
+    this.#issued++;
+    if (operation === OP_DISCARD) {
+      this.#model?.discarding(sector, sectorCount);
+      return this.#rings.put(slots, slot, false);
+    }
+    const irregular = this.#layOut(slot, operation, sectorCount);
+    if (this.#model !== undefined && operation !== OP_READ && sectorCount > 0) this.#fill(this.#model, slot);
+    const mayBeIndirect = operation <= OP_WRITE && this.#rings.canBeIndirect;
+    this.#rings.put(
+      slots,
+      slot,
+      slots.segmentCount[slot]! > MAX_SEGMENTS_PER_REQUEST || (irregular && mayBeIndirect),
+    );
+  }
+
+  /** Decides where in its pages the request's data is. True: as few guests would have it. */
+  #layOut(slot: number, operation: number, sectorCount: number): boolean {
+    const direct = operation > OP_WRITE;
+    const varied = this.#model !== undefined && this.#environment.target.disk.logicalSectorBytes === SECTOR_BYTES;
+    if (varied && this.#random.chance(IRREGULAR_SHARE)) {
+      const most = direct ? MAX_SEGMENTS_PER_REQUEST : this.#segments;
+      this.#slots.layOutIrregular(slot, sectorCount, most, this.#random);
+      return true;
+    }
+    const mostSectors = direct ? MOST_DIRECT_SECTORS : this.#segments * SECTORS_PER_PAGE;
+    const offset = varied ? this.#random.below(Math.min(8, mostSectors - sectorCount + 1)) : 0;
+    this.#slots.layOutRegular(slot, sectorCount, offset);
+    return false;
+  }
+
+  #fill(model: DiskModel, slot: number): void {
+    const slots = this.#slots;
+    const write = model.takeWrite();
+    let sector = slots.sector[slot]!;
+    slots.write[slot] = write;
+    model.writing(sector, slots.sectorCount[slot]!);
+    const base = slot * this.#segments;
+    for (let i = base; i < base + slots.segmentCount[slot]!; i++) {
+      const end = i * PAGE_WORDS + (slots.lastSector[i]! + 1) * SECTOR_WORDS;
+      for (let at = i * PAGE_WORDS + slots.firstSector[i]! * SECTOR_WORDS; at < end; at += SECTOR_WORDS) {
+        model.fill(this.#words, at, sector++, write);
+      }
+    }
+  }
+
+  #protocolError(text: string): void {
+    this.#protocolErrors++;
+    this.#firstProtocolError ??= text;
+  }
+}
+
+/** Drives a load to its end and sleeps in between: for a thread of its own. */
+export function runLoad(driver: LoadDriver, parker: Parker): void {
+  while (!driver.finished) {
+    if (!driver.step() && !driver.rest()) parker.park(driver.sleepMs);
+  }
+}
+
+/** Drives a load to its end on a thread that others need too: it sleeps by the clock, so it is slow at small depths. */
+export async function runLoadBeside(driver: LoadDriver, clock: Clock): Promise<void> {
+  while (!driver.finished) {
+    for (let turn = 0; turn < 64 && driver.step(); turn++);
+    await clock.sleep(driver.rest() ? 0 : 1);
+  }
+}

@@ -1,0 +1,54 @@
+/**
+ * A channel that carries operations out in its caller's thread, in submit(): for engines that need no waiting, and for
+ * files where a test or a simulation is single-stepped. Results can be reaped right after submit(); nobody is woken.
+ */
+
+import { EOPNOTSUPP } from "../../errno.ts";
+import { type ChannelOptions, type IoVectors } from "../disk.ts";
+import { type Executor, OPERATION, type Operation } from "./executor.ts";
+import { TableChannel } from "./table_channel.ts";
+import { MemoryViews } from "./views.ts";
+
+/** Runs an executor, which it owns. */
+export class ImmediateChannel extends TableChannel {
+  readonly #executor: Executor;
+  readonly #vectors: IoVectors;
+  readonly #views: MemoryViews;
+
+  constructor(executor: Executor, options: ChannelOptions) {
+    super(options.depth);
+    this.#executor = executor;
+    this.#vectors = options.vectors;
+    this.#views = new MemoryViews(options.memory, options.buffers);
+  }
+
+  submit(): void {
+    const { table } = this;
+    for (let tag = table.next; tag !== -1; tag = table.next) {
+      table.shift();
+      table.complete(tag, this.#carryOut(tag, table.operation[tag] as Operation, table.offsetBytes[tag]!));
+    }
+  }
+
+  #carryOut(tag: number, operation: Operation, offsetBytes: number): number {
+    const { table } = this;
+    const executor = this.#executor;
+    if (operation === OPERATION.discard) {
+      return executor.discard?.(offsetBytes, table.lengthBytes[tag]!, table.secure[tag] === 1) ?? -EOPNOTSUPP;
+    }
+    return executor.execute(
+      operation,
+      offsetBytes,
+      this.#vectors,
+      table.first[tag]!,
+      table.count[tag]!,
+      this.#views,
+    );
+  }
+
+  /** Throws if operations are in flight. */
+  override [Symbol.dispose](): void {
+    super[Symbol.dispose]();
+    this.#executor[Symbol.dispose]();
+  }
+}

@@ -1,0 +1,65 @@
+/**
+ * What storage can do to files through system calls that Deno has not: look at the medium below them, and serve them
+ * through io_uring. It is behind the seam; this file has the interfaces, and must not know how they are carried out.
+ */
+
+import type { CacheMode, DiscardProperties, DiskAttachment } from "../disk.ts";
+import type { ImageFile } from "./file.ts";
+
+/** By the ring, asynchronously; or by a call that returns when it is done, which is faster where it never waits. */
+export type TransferRoute = "ring" | "call";
+
+/** How discards reach the medium: a hole in a file, a command in the ring, or a call that blocks. */
+export type DiscardRoute = "punch" | "command" | "call";
+
+/** How engine `uring` is to use a file. Structured-cloneable. */
+export interface UringRoutes {
+  /** Past the page cache (O_DIRECT), where the memory's rule allows it. */
+  readonly direct: boolean;
+  /** Of transfers through the page cache. */
+  readonly reads: TransferRoute;
+  /** See {@linkcode UringRoutes.reads}. */
+  readonly writes: TransferRoute;
+  /** Absent: discards are refused. */
+  readonly discards?: DiscardRoute;
+}
+
+/** What a reactor needs to serve a file through its ring. */
+export interface UringAttachment extends DiskAttachment {
+  /** Tells the opener which engine it is for. */
+  readonly engine: "uring";
+  /** The file, and how completed writes are kept. */
+  readonly image: ImageFile;
+  /** Found out when the disk was opened. */
+  readonly routes: UringRoutes;
+}
+
+/** What a file or block device turned out to be. */
+export interface FileMedium {
+  /** For engine `uring`. */
+  readonly routes: UringRoutes;
+  /** Of a block device; 512 for a file. */
+  readonly logicalSectorBytes: number;
+  /** What is written at once without reading first. */
+  readonly physicalSectorBytes: number;
+  /** For engine `uring`; absent: no discards. */
+  readonly discard?: DiscardProperties;
+  /** Why it cannot be reached past the page cache though that was asked for, as the end of a sentence. */
+  readonly notDirect?: string;
+}
+
+/** Why io_uring cannot be used. */
+export interface UringRefusal {
+  /** As the end of a sentence. */
+  readonly reason: string;
+  /** What to do about it. */
+  readonly remedy: string;
+}
+
+/** The system calls as storage uses them. */
+export interface NativeFiles {
+  /** Why this process cannot use io_uring; undefined: it can. */
+  uringRefusal(): UringRefusal | undefined;
+  /** Looks at a file or block device as it is to be served; changes nothing. Throws Error with the reason. */
+  examine(path: string, readOnly: boolean, cache: CacheMode): FileMedium;
+}

@@ -1,0 +1,30 @@
+/**
+ * What the control plane and an I/O Worker say to each other. Every message to the Worker is also counted in the
+ * Doorbell, because a Worker that sleeps or works sees no messages: the count tells it to let them in.
+ */
+
+import type { PlatformDescriptor, WakeToken } from "../../hypervisor.ts";
+import type { ImageFile } from "../image/file.ts";
+
+/** To an I/O Worker, in this order: `start`; a lane before its queues; a file before its queues. */
+export type IoCommand =
+  | {
+    readonly type: "start";
+    readonly request: number;
+    readonly platform: PlatformDescriptor;
+    readonly doorbell: SharedArrayBuffer;
+    readonly worker: number;
+    /** Most I/O Workers that one file may occupy. */
+    readonly workersPerFile: number;
+  }
+  | { readonly type: "lane"; readonly lane: number; readonly token: WakeToken }
+  | { readonly type: "open"; readonly request: number; readonly file: number; readonly image: ImageFile }
+  | { readonly type: "queue"; readonly file: number; readonly lane: number; readonly buffer: SharedArrayBuffer }
+  | { readonly type: "close"; readonly request: number; readonly file: number }
+  | { readonly type: "stop"; readonly request: number };
+
+/** From an I/O Worker: the request of that number is done, or failed with this reason. */
+export interface IoAnswer {
+  readonly request: number;
+  readonly failure?: { readonly message: string; readonly remedy?: string };
+}
