@@ -33,9 +33,9 @@ const CONSUMED_WORD = 8;
 const PUBLISHED_WORD = 9;
 const PUT_WORD = 10;
 
-const PHASE_FREE = 0;
-const PHASE_TAKEN = 1;
-const PHASE_ANSWERED = 2;
+const ENTRY_FREE = 0;
+const ENTRY_TAKEN = 1;
+const ENTRY_ANSWERED = 2;
 
 /** Where a crashed process left a ring. */
 export interface Outstanding {
@@ -75,7 +75,7 @@ export class Journal {
   begin(nonce: Nonce, ringSlots: number, index: number): void {
     const header = this.#header;
     Atomics.store(header, MAGIC_WORD, 0); // not valid until all is written
-    for (let entry = 0; entry < this.#entries; entry++) Atomics.store(this.#words, entry * ENTRY_WORDS, PHASE_FREE);
+    for (let entry = 0; entry < this.#entries; entry++) Atomics.store(this.#words, entry * ENTRY_WORDS, ENTRY_FREE);
     header[VERSION_WORD] = VERSION;
     header[RING_SLOTS_WORD] = ringSlots;
     header[ENTRIES_WORD] = this.#entries;
@@ -88,7 +88,7 @@ export class Journal {
   taken(entry: number, requestIndex: number): void {
     const word = entry * ENTRY_WORDS;
     this.#words[word + 1] = requestIndex;
-    Atomics.store(this.#words, word, PHASE_TAKEN);
+    Atomics.store(this.#words, word, ENTRY_TAKEN);
   }
 
   /** Requests before this index are taken, each in an entry. */
@@ -100,7 +100,7 @@ export class Journal {
   answering(entry: number, responseIndex: number): void {
     const word = entry * ENTRY_WORDS;
     this.#words[word + 2] = responseIndex;
-    Atomics.store(this.#words, word, PHASE_ANSWERED);
+    Atomics.store(this.#words, word, ENTRY_ANSWERED);
   }
 
   /** Before any response of a batch is put: what rsp_prod will be. Storing it in the ring then commits them. */
@@ -132,8 +132,8 @@ export class Journal {
     if (slots.length !== open) return undefined;
     const ageOf = (entry: number): number => indexDifference(requestConsumer, this.#words[entry * ENTRY_WORDS + 1]!);
     for (let entry = 0; entry < this.#entries; entry++) {
-      if (!slots.includes(entry)) Atomics.store(this.#words, entry * ENTRY_WORDS, PHASE_FREE);
-      else Atomics.store(this.#words, entry * ENTRY_WORDS, PHASE_TAKEN);
+      if (!slots.includes(entry)) Atomics.store(this.#words, entry * ENTRY_WORDS, ENTRY_FREE);
+      else Atomics.store(this.#words, entry * ENTRY_WORDS, ENTRY_TAKEN);
     }
     Atomics.store(this.#header, PUBLISHED_WORD, responseProducer | 0);
     Atomics.store(this.#header, PUT_WORD, responseProducer | 0);
@@ -156,8 +156,8 @@ export class Journal {
     const word = entry * ENTRY_WORDS;
     const phase = Atomics.load(this.#words, word);
     // Others can overtake a request any number of times: all that is known of its index is that it was consumed.
-    if (phase === PHASE_TAKEN) return ((this.#words[word + 1]! - requestConsumer) | 0) < 0;
-    if (phase !== PHASE_ANSWERED) return false;
+    if (phase === ENTRY_TAKEN) return ((this.#words[word + 1]! - requestConsumer) | 0) < 0;
+    if (phase !== ENTRY_ANSWERED) return false;
     return indexDifference(this.#words[word + 2]!, responseProducer) < indexDifference(put, responseProducer);
   }
 }

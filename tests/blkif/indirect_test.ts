@@ -10,11 +10,14 @@ import { DiscardFields, IndirectFields, writeSegment } from "../../lib/blkif/fro
 import {
   decodeIndirectSegments,
   decodeRequest,
+  type DiskLimits,
   indirectPages,
+  isSecureDiscard,
   RequestSlots,
   SnapshotMemory,
+  validateRequest,
 } from "../../lib/blkif/request.ts";
-import { type DiskLimits, isSecureDiscard, refusalReason, validateRequest } from "../../lib/blkif/validate.ts";
+import { refusalReason } from "../../lib/blkif/refusal.ts";
 import { anyU32, anyU64, LAYOUTS, ringAt, type SegmentValues } from "./rings.ts";
 
 const SLOT = 1;

@@ -18,8 +18,8 @@ import {
   STATUS_ERROR,
   STATUS_OKAY,
 } from "../../lib/blkif/abi.ts";
-import { decodeRequest, RequestSlots } from "../../lib/blkif/request.ts";
-import { type DiskLimits, refusalReason, validateRequest } from "../../lib/blkif/validate.ts";
+import { decodeRequest, type DiskLimits, RequestSlots, validateRequest } from "../../lib/blkif/request.ts";
+import { refusalReason } from "../../lib/blkif/refusal.ts";
 import { fieldsOf, privateSlots, type RequestValues, ringAt, type SegmentValues } from "./rings.ts";
 
 const DISK: DiskLimits = { sectors: 1000, readOnly: false, logicalSectorBytes: 512 };

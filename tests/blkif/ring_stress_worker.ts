@@ -246,7 +246,8 @@ class Backend {
   #take(): void {
     const slot = this.#taken[this.#takenCount++]!;
     this.#ring.take(this.#snapshot.u8, 0);
-    decodeRequest(this.#snapshot, 0, ABIS[this.#end.start.abi], this.#slots, slot);
+    const abi = ABIS[this.#end.start.abi];
+    decodeRequest(this.#snapshot, 0, abi, this.#slots, slot);
     this.requests++;
     const slots = this.#slots;
     const { check } = this.#end;
@@ -256,7 +257,7 @@ class Backend {
     check("its upper id", slots.idHigh[slot]!, mixed(id, 2), id);
     check("its sector", slots.sectorLow[slot]!, mixed(id, 3), id);
     check("its upper sector", slots.sectorHigh[slot]!, mixed(id, 4), id);
-    check("its handle", slots.handle[slot]!, mixed(id, 5) & 0xffff, id);
+    check("its handle", this.#snapshot.u16[abi.handleOffset >>> 1]!, mixed(id, 5) & 0xffff, id);
     for (let i = 0; i < SEGMENTS; i++) {
       check("a grant reference", slots.grefs[slot * SEGMENTS + i]!, mixed(id, 16 + i), id);
       check("a last sector", slots.lastSector[slot * SEGMENTS + i]!, mixed(id, 32 + i) & 0xff, id);

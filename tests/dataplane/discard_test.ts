@@ -5,7 +5,7 @@
 
 import { assertEquals, assertMatch } from "@std/assert";
 import { OP_DISCARD, OP_WRITE, OP_WRITE_BARRIER } from "../../lib/blkif/abi.ts";
-import type { DiskLimits } from "../../lib/blkif/validate.ts";
+import type { DiskLimits } from "../../lib/blkif/request.ts";
 import { Rig, type TestRequest } from "./rig.ts";
 
 const DISCARDS: Partial<DiskLimits> = { discard: { granularityBytes: 4096, alignmentBytes: 0, secure: false } };

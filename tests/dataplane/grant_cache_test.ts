@@ -5,7 +5,7 @@
 
 import { assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
-import { GrantCache, NO_ENTRY } from "../../lib/dataplane/grant_cache.ts";
+import { GrantCache, NO_ENTRY } from "../../lib/dataplane/grants/cache.ts";
 
 /** What the model knows of a reference that is in the cache. */
 interface Kept {

@@ -6,7 +6,7 @@ import { assertEquals, assertThrows } from "@std/assert";
 import { ABIS } from "../../lib/blkif/abi.ts";
 import { FrontRing } from "../../lib/blkif/front_ring.ts";
 import { openConnection } from "../../lib/dataplane/connection.ts";
-import { memoryRule } from "../../lib/dataplane/memory_rule.ts";
+import { memoryRule } from "../../lib/dataplane/grants/memory_rule.ts";
 import { createStats } from "../../lib/dataplane/stats.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
 import type { DomId, EvtchnPort } from "../../lib/hypervisor.ts";

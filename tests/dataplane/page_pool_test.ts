@@ -5,7 +5,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { PagePool, pagesOf } from "../../lib/dataplane/page_pool.ts";
+import { PagePool, pagesOf } from "../../lib/dataplane/grants/page_pool.ts";
 import type { MemorySpace } from "../../lib/hypervisor.ts";
 
 const PAGES = 40;

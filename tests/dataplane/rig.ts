@@ -13,13 +13,13 @@ import {
   ResponseFields,
   writeSegment,
 } from "../../lib/blkif/front_ring.ts";
-import { RequestSlots } from "../../lib/blkif/request.ts";
-import type { DiskLimits } from "../../lib/blkif/validate.ts";
-import { createGrantStrategy } from "../../lib/dataplane/grant_strategies.ts";
+import type { DiskLimits } from "../../lib/blkif/request.ts";
+import { createGrantStrategy } from "../../lib/dataplane/grants/create.ts";
 import { IndirectPages } from "../../lib/dataplane/indirect_pages.ts";
 import { Latch, LATCH_BYTES } from "../../lib/dataplane/latch.ts";
 import { Journal, journalBytes } from "../../lib/dataplane/journal.ts";
 import { Queue } from "../../lib/dataplane/queue.ts";
+import { SlotTable } from "../../lib/dataplane/slot_table.ts";
 import { createStats, type QueueStats, readStats } from "../../lib/dataplane/stats.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
 import type { DomId, GrantShares, GrantTable, Platform, SharedPages } from "../../lib/hypervisor.ts";
@@ -232,7 +232,7 @@ export class Rig implements Disposable {
     if (options.beforeStore !== undefined) watchStores(journal, ring, options.beforeStore);
     const inFlight = Math.min(options.maxRequests ?? ring.slots, ring.slots);
     const maxIndirectSegments = options.maxIndirectSegments ?? 0;
-    const slots = new RequestSlots(inFlight, Math.max(11, maxIndirectSegments), maxIndirectSegments);
+    const slots = new SlotTable(inFlight, Math.max(11, maxIndirectSegments), maxIndirectSegments, open?.slots);
     const indirect = maxIndirectSegments > 0 ? new IndirectPages(slots, table, backend.memory) : undefined;
     const grants = createGrantStrategy(options.grants ?? "copy", {
       slots,
@@ -241,10 +241,9 @@ export class Rig implements Disposable {
       maxPersistentGrants: options.maxPersistentGrants ?? 1056,
       stats: this.#stats,
     });
-    this.channel = new ManualChannel(limits.sectors, grants.vectors, backend);
+    this.channel = new ManualChannel(limits.sectors, slots.vectors, backend);
     this.queue = this.#resources.use(
       new Queue({
-        label: "test",
         ring,
         abi,
         slots,
@@ -253,7 +252,6 @@ export class Rig implements Disposable {
         channel: this.channel,
         limits,
         journal,
-        replay: open?.slots ?? [],
         stats: this.#stats,
         latch: this.latch,
         notify: () => {

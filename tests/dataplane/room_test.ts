@@ -5,7 +5,7 @@
 
 import { assert, assertEquals, assertLess } from "@std/assert";
 import { OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER } from "../../lib/blkif/abi.ts";
-import { MOST_PAGES_PER_RING } from "../../lib/dataplane/page_pool.ts";
+import { MOST_PAGES_PER_RING } from "../../lib/dataplane/grants/page_pool.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
 import { allOkay, Rig, type TestRequest } from "./rig.ts";
 
