@@ -188,7 +188,7 @@ export class Queue implements Disposable {
     for (let i = slots.acquiredCount - acquired; i < slots.acquiredCount; i++) {
       const slot = slots.taken[i]!;
       if (slots.phase[slot] !== PHASE_TAKEN) continue; // it was refused
-      if (slot !== slots.barrier || slots.grantFailed[slot] === 1) this.#steps.start(slot);
+      if (slot !== slots.barrier) this.#steps.start(slot);
     }
     if (slots.acquiredCount < slots.takenCount) return;
     slots.takenCount = slots.acquiredCount = 0;

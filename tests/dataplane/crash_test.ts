@@ -33,7 +33,7 @@ function serveWithCrashes(rig: Rig, random: Random, until: () => boolean, arm: (
     assert(turns < 5000, "it never ends");
     arm(crashes < 40 ? random.below(60) : Infinity);
     try {
-      rig.settle();
+      rig.stepUntilIdle();
       // In any order: what is under way is not answered in the order of the ring.
       if (rig.channel.started.length > 0) {
         rig.channel.started.push(...rig.channel.started.splice(0, random.below(rig.channel.started.length)));
@@ -88,18 +88,49 @@ for (const grants of ["copy", "map", "persistent"] satisfies GrantMode[]) {
 Deno.test("a request that is overtaken by a whole ring of others survives a crash", () => {
   using rig = new Rig();
   rig.send({ operation: OP_WRITE, id: 1, sector: 0, segments: [[0, 0, 7]] });
-  rig.settle();
+  rig.stepUntilIdle();
   for (let i = 2; i < 100; i++) {
     rig.send({ operation: OP_WRITE, id: i, sector: 8, segments: [[1, 0, 7]] });
-    rig.settle();
+    rig.stepUntilIdle();
     rig.channel.started.reverse();
     rig.channel.complete();
-    rig.settle();
+    rig.stepUntilIdle();
     assertEquals(rig.responses().map(([id]) => id), [i]);
   }
   rig.crash();
   rig.run();
   assertEquals(rig.responses().map(([id]) => id), [1]);
+});
+
+Deno.test("more indirect requests than one call fetches are all carried out again after a crash", () => {
+  using rig = new Rig({ ringPages: 16, maxIndirectSegments: 32, limits: { sectors: 8192 } });
+  const requests = Array.from({ length: 200 }, (_, i): TestRequest => ({
+    operation: OP_WRITE,
+    id: i + 1,
+    sector: 8 * i,
+    segments: [[0, 0, 7]],
+    indirectPage: 300,
+  }));
+  rig.send(...requests);
+  rig.stepUntilIdle();
+  rig.crash();
+  rig.run();
+  assertEquals(rig.responses().map(([id, , status]) => [id, status]), requests.map(({ id }) => [id!, 0]));
+});
+
+Deno.test("a response index that was never published is not taken for the last process's", () => {
+  using rig = new Rig({ startIndex: 2 ** 32 - 2 });
+  const write: TestRequest = { operation: OP_WRITE, segments: [[0, 0, 7]] };
+  rig.send(write, write, write);
+  rig.run();
+  rig.send(write);
+  rig.queue.step();
+  assertEquals(rig.outstanding(1)?.slots.length, 1);
+  assertEquals([rig.outstanding(0), rig.outstanding(2), rig.outstanding(2 ** 32 - 2)], [
+    undefined,
+    undefined,
+    undefined,
+  ]);
 });
 
 Deno.test("a barrier that is carried out again does not wait for what was taken behind it", () => {
@@ -114,7 +145,7 @@ Deno.test("a barrier that is carried out again does not wait for what was taken 
   latch.trip(); // refused requests hold nothing back, so more are taken behind a barrier
   rig.send({ operation: OP_WRITE_BARRIER, id: 1, sector: 0, segments: [[0, 0, 7]] });
   rig.send({ operation: OP_WRITE, id: 2, sector: 0, segments: [[1, 0, 7]] });
-  assertThrows(() => rig.settle(), Crash);
+  assertThrows(() => rig.stepUntilIdle(), Crash);
   stores = Infinity;
   latch.begin(new Uint32Array(4));
   rig.crash();
@@ -130,7 +161,7 @@ Deno.test("a drained queue leaves nothing to recover", () => {
   rig.run();
   assertEquals(rig.queue.state, "drained");
   rig.crash();
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals([rig.queue.inFlight, rig.channel.history.length], [0, 0]);
   rig.send({ operation: OP_READ, id: 9, segments: [[0, 0, 7]] });
   rig.run();

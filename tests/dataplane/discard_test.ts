@@ -66,9 +66,9 @@ Deno.test("an engine that cannot discard after all is answered EOPNOTSUPP, any o
   for (const [errno, status, name] of [[-95, -2, "EOPNOTSUPP"], [-5, -1, "EIO"], [-28, -1, "ENOSPC"]] as const) {
     using rig = new Rig({ limits: DISCARDS });
     rig.send(discard(0, 8));
-    rig.settle();
+    rig.stepUntilIdle();
     rig.channel.complete(errno);
-    rig.settle();
+    rig.stepUntilIdle();
     assertEquals(rig.responses(), [[1, OP_DISCARD, status]]);
     assertMatch(rig.complaints[0]!, new RegExp(`DISCARD at sector 0: I/O failed: ${name}`));
     assertEquals(rig.latch.tripped, false);
@@ -98,9 +98,9 @@ Deno.test("a failed flush on one queue of a device refuses the writes of all of 
   using second = new Rig({ latch: first.latch });
   const write: TestRequest = { operation: OP_WRITE, segments: [[0, 0, 0]] };
   first.send({ operation: OP_WRITE_BARRIER });
-  first.settle();
+  first.stepUntilIdle();
   first.channel.complete(-5);
-  first.settle();
+  first.stepUntilIdle();
   second.send(write);
   second.run();
   using later = new Rig({ latch: first.latch });

@@ -121,7 +121,7 @@ Deno.test("more indirect requests than one call fetches are all served, and in t
         : request(OP_WRITE, whole(2), { sector: 8 * i }),
   );
   rig.send(...requests);
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(
     rig.channel.history,
     requests.map(({ sector, segments }) => `write ${sector! * 512}+${segments!.length * 4096}`),

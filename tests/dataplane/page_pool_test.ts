@@ -5,8 +5,9 @@
 
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { PagePool, pagesOf } from "../../lib/dataplane/grants/page_pool.ts";
+import { PagePool } from "../../lib/dataplane/grants/page_pool.ts";
 import type { MemorySpace } from "../../lib/hypervisor.ts";
+import { pagesOf } from "../../lib/units.ts";
 
 const PAGES = 40;
 const BASE = 1 << 20;

@@ -80,12 +80,12 @@ Deno.test("a page that one request names twice, or two requests at a time, is ma
   const { rig, table } = noted();
   using _ = rig;
   rig.send(write(3, 3), write(3));
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(table.take(), ["+3"]);
   rig.channel.complete();
   idleRound(rig);
   idleRound(rig);
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(table.take(), [], "the second request still uses it");
   rig.run();
   idleRound(rig);
@@ -119,7 +119,7 @@ Deno.test("requests beyond the pages that may be kept are copied while the other
   rig.page(0).fill(1);
   rig.page(5).fill(2);
   rig.send({ ...write(0, 1, 2), sector: 0 }, { ...write(4, 5), sector: 100 }, { ...read(0, 7), sector: 0 });
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(table.take(), ["+0", "+1", "+2", "+4"], "page 4 is kept for later, though its request is copied");
   rig.run();
   assertEquals(counters(rig), [4, 1, 6, 2]);
@@ -186,7 +186,7 @@ Deno.test("everything is unmapped at the end, also what requests still use", () 
   rig.send(write(0), write(1, 2));
   rig.run();
   rig.send(write(2, 3));
-  rig.settle();
+  rig.stepUntilIdle();
   table.take();
   rig.queue[Symbol.dispose]();
   assertEquals(table.take().sort(), ["-0", "-1", "-2", "-3"]);

@@ -63,7 +63,7 @@ for (const grants of MODES) {
 Deno.test("a grant that is revoked while its read is under way fails that read alone", () => {
   using rig = new Rig({ grants: "copy" });
   rig.send(READ_PAGE, FLUSH);
-  rig.settle();
+  rig.stepUntilIdle();
   rig.pages[Symbol.dispose]();
   rig.run();
   assertEquals(rig.responses().sort(([a], [b]) => a - b), [[1, OP_READ, -1], [2, OP_FLUSH_DISKCACHE, 0]]);
@@ -73,11 +73,11 @@ Deno.test("a grant that is revoked while its read is under way fails that read a
 Deno.test("requests behind a full house wait, and are taken as others finish", () => {
   using rig = new Rig({ maxRequests: 2 });
   rig.send(write(0), write(1), write(2), write(3));
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.channel.started.length, 2);
   assertEquals(rig.stats.inFlight, 2);
   rig.channel.complete();
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.channel.started.map(({ text }) => text), ["write 512+512", "write 1024+512"]);
   rig.run();
   assertEquals(rig.responses().length, 4);
@@ -86,7 +86,7 @@ Deno.test("requests behind a full house wait, and are taken as others finish", (
 Deno.test("a barrier starts after all earlier requests, flushes before and after, and holds back later ones", () => {
   using rig = new Rig();
   rig.send(write(0), write(1), BARRIER, write(2));
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.channel.history, ["write 0+512", "write 512+512"]);
   rig.run();
   assertEquals(rig.channel.history.slice(2), [
@@ -107,7 +107,7 @@ Deno.test("a barrier starts after all earlier requests, flushes before and after
 Deno.test("a barrier behind refused requests alone starts at once", () => {
   using rig = new Rig();
   rig.send({ operation: OP_READ }, EMPTY_BARRIER);
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.channel.history, ["flush"]);
   rig.run();
   assertEquals(rig.responses(), [[1, OP_READ, -1], [2, OP_WRITE_BARRIER, 0]]);
@@ -134,7 +134,7 @@ Deno.test("empty barriers and flushes are one flush; a flush with data is flush,
 Deno.test("other requests go on beside a flush", () => {
   using rig = new Rig();
   rig.send(FLUSH, write(1), READ_PAGE);
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.channel.history, ["flush", "write 512+512", "read 0+4096"]);
 });
 
@@ -160,9 +160,9 @@ Deno.test("a failed read or write is answered ERROR with the sector in the log, 
   using rig = new Rig();
   rig.page(0).fill(0x55);
   rig.send({ ...READ_PAGE, sector: 77 });
-  rig.settle();
+  rig.stepUntilIdle();
   rig.channel.complete(-5);
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.responses(), [[1, OP_READ, -1]]);
   assertEquals(rig.page(0)[0], 0x55, "a failed read gives the guest nothing");
   assertMatch(rig.complaints[0]!, /READ at sector 77: I\/O failed: EIO, the medium failed/);
@@ -175,9 +175,9 @@ Deno.test("a failed read or write is answered ERROR with the sector in the log, 
 Deno.test("after a failed flush every write and flush fails, while reads go on", () => {
   using rig = new Rig();
   rig.send(FLUSH);
-  rig.settle();
+  rig.stepUntilIdle();
   rig.channel.complete(-5);
-  rig.settle();
+  rig.stepUntilIdle();
   rig.send(write(0), FLUSH, BARRIER, READ_PAGE);
   rig.run();
   assertEquals(rig.responses().sort(([a], [b]) => a - b).map(([, , status]) => status), [-1, -1, -1, -1, 0]);
@@ -188,7 +188,7 @@ Deno.test("after a failed flush every write and flush fails, while reads go on",
 Deno.test("a flush that succeeds after another one failed is ERROR, and starts no data", () => {
   using rig = new Rig();
   rig.send(FLUSH, { ...write(0), operation: OP_FLUSH_DISKCACHE }, FLUSH);
-  rig.settle();
+  rig.stepUntilIdle();
   rig.channel.complete(-5); // the kernel tells one of them that data was lost, and the others nothing
   rig.channel.complete();
   rig.channel.complete();
@@ -200,7 +200,7 @@ Deno.test("a flush that succeeds after another one failed is ERROR, and starts n
 Deno.test("a failed flush before a barrier's data keeps the data from the disk", () => {
   using rig = new Rig();
   rig.send(BARRIER);
-  rig.settle();
+  rig.stepUntilIdle();
   rig.channel.complete(-28);
   rig.run();
   assertEquals(rig.responses(), [[1, OP_WRITE_BARRIER, -1]]);
@@ -210,9 +210,9 @@ Deno.test("a failed flush before a barrier's data keeps the data from the disk",
 Deno.test("one notification at most for a batch, and none that the frontend did not ask for", () => {
   using rig = new Rig();
   rig.send(write(0), write(1), write(2));
-  rig.settle();
+  rig.stepUntilIdle();
   for (let i = 0; i < 3; i++) rig.channel.complete();
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.notified, 1);
   rig.send(write(3));
   rig.run(); // the frontend did not look since: its rsp_event lies behind
@@ -222,7 +222,7 @@ Deno.test("one notification at most for a batch, and none that the frontend did 
 
 Deno.test("at rest the queue asks for a notification; requests that came before it rests need none", () => {
   using rig = new Rig();
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.send(write(0)), true);
   rig.queue.step();
   assertEquals(rig.send(write(1)), false);
@@ -232,47 +232,60 @@ Deno.test("at rest the queue asks for a notification; requests that came before 
 Deno.test("an impossible producer index stops the ring: nothing is taken or answered any more", () => {
   using rig = new Rig();
   rig.send(write(0));
-  rig.settle();
+  rig.stepUntilIdle();
   const before = rig.ringPage.view.slice();
   new Int32Array(rig.ringPage.view.buffer, rig.ringPage.view.byteOffset, 1)[0] = 1 + 33;
   before.set(rig.ringPage.view.subarray(0, 4));
   rig.run();
   assertMatch(rig.queue.broken!, /impossible/);
   assertEquals(rig.ringPage.view, before, "no byte of the ring changed");
+  assertEquals([rig.notified, rig.stats.notificationsSent, rig.stats.notificationsSaved], [0, 0, 0]);
   assertEquals(rig.queue.state, "drained");
 });
 
 Deno.test("draining takes nothing more, finishes what is in flight, flushes, and is drained", () => {
   using rig = new Rig();
   rig.send(write(0), write(1));
-  rig.settle();
+  rig.stepUntilIdle();
   rig.queue.drain();
   rig.send(write(2));
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.queue.state, "draining");
   rig.channel.complete();
   rig.channel.complete();
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.responses().map(([id]) => id), [1, 2]);
   assertEquals(rig.channel.started.map(({ text }) => text), ["flush"]);
   assertEquals(rig.queue.state, "draining");
   rig.channel.complete();
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.queue.state, "drained");
   assertEquals(rig.channel.history.includes("write 1024+512"), false);
+});
+
+Deno.test("if the flush that ends a drain fails, the device's later writes are refused", () => {
+  using rig = new Rig();
+  rig.send(write(0));
+  rig.run();
+  rig.queue.drain();
+  rig.stepUntilIdle();
+  rig.channel.complete(-5);
+  rig.stepUntilIdle();
+  assertEquals([rig.queue.state, rig.latch.tripped], ["drained", true]);
+  assertMatch(rig.complaints[0]!, /the last flush failed: EIO/);
 });
 
 Deno.test("draining a read-only disk needs no flush", () => {
   using rig = new Rig({ limits: { readOnly: true } });
   rig.queue.drain();
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals([rig.queue.state, rig.channel.history.length], ["drained", 0]);
 });
 
 Deno.test("the guest's change of a published slot after it was taken changes nothing", () => {
   using rig = new Rig();
   rig.send(write(5));
-  rig.settle();
+  rig.stepUntilIdle();
   rig.ringPage.view.fill(0xff, RING_HEADER_BYTES);
   rig.run();
   assertEquals(rig.channel.history[0], "write 2560+512");

@@ -5,9 +5,9 @@
 
 import { OP_READ } from "../../blkif/abi.ts";
 import type { GrantCopyBatch, GrantTable, Memory, MemorySpace } from "../../hypervisor.ts";
-import { SECTOR_BYTES } from "../../units.ts";
+import { pagesOf, SECTOR_BYTES } from "../../units.ts";
 import type { SlotTable } from "../slot_table.ts";
-import { MOST_PAGES_PER_RING, PagePool, pagesOf } from "./page_pool.ts";
+import { MOST_PAGES_PER_RING, PagePool } from "./page_pool.ts";
 import type { GrantStrategy } from "./strategy.ts";
 
 /** The most copies of one call, unless a single request needs more. */

@@ -6,19 +6,13 @@
 
 import type { Memory, MemorySpace, OwnedMemory } from "../../hypervisor.ts";
 import type { IoVectors } from "../../storage/disk.ts";
-import { PAGE_BYTES } from "../../units.ts";
+import { PAGE_BYTES, pagesOf } from "../../units.ts";
 
 /** The most pages that the requests of one ring may occupy at a time: 8 MiB. */
 export const MOST_PAGES_PER_RING = 2048;
 
-const PAGE_SHIFT = 12;
 const FREE = 0;
 const TAKEN = 1;
-
-/** How many pages `lengthBytes` bytes occupy. */
-export function pagesOf(lengthBytes: number): number {
-  return (lengthBytes + PAGE_BYTES - 1) >>> PAGE_SHIFT;
-}
 
 /** A pool of pages. Nothing is allocated after construction. */
 export class PagePool implements Disposable {
@@ -79,7 +73,7 @@ export class PagePool implements Disposable {
 
   /** Returns adjacent pages to the pool. */
   give(address: number, pages: number): void {
-    const page = (address - this.#memory.address) >>> PAGE_SHIFT;
+    const page = (address - this.#memory.address) / PAGE_BYTES;
     this.#mark(page, pages, FREE);
     if (page < this.#lowest) this.#lowest = page;
   }
