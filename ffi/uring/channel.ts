@@ -1,7 +1,7 @@
 /**
  * A guest ring's channel to its file through the reactor's io_uring: operations become submissions, completions become
- * results, and short transfers continue where they ended. If the routes say that synchronous calls serve the file better,
- * it makes calls instead, and uses the ring for a while after a call took long.
+ * results, and short transfers continue where they ended. If the routes say that synchronous calls serve the file
+ * better, it makes calls instead, and uses the ring for a while after a call took long.
  */
 
 import { EIO, EOPNOTSUPP } from "../../lib/errno.ts";
@@ -65,9 +65,9 @@ export class UringChannel extends TableChannel {
   readonly #unfinished: Uint32Array;
   #unfinishedCount = 0;
   /**
-   * Operations at whose end the kernel checks whether a write-back of this descriptor's file has failed. It reports such
-   * a failure once, to the first of them that ends. With two under way, one of them could report success before the
-   * failure of the other is seen; so they run one after the other.
+   * Operations at whose end the kernel checks whether a write-back of this descriptor's file has failed. It reports
+   * such a failure once, to the first of them that ends. With two under way, one of them could report success before
+   * the failure of the other is seen; so they run one after the other.
    */
   readonly #checks: CheckLine;
   #callsPaused = 0;
@@ -196,7 +196,7 @@ export class UringChannel extends TableChannel {
     }
     const restBytes = this.#restBytes[tag]! - result;
     if (restBytes === 0 || result === 0) {
-      // 0 bytes: the end of a truncated image, or a write without progress. That is an error, and never reads as zeroes.
+      // 0 bytes: the end of a truncated image, or a write without progress. An error, never zeroes.
       this.#complete(tag, restBytes === 0 ? 0 : -EIO);
       return false;
     }
@@ -344,7 +344,9 @@ export class UringChannel extends TableChannel {
   }
 }
 
-/** How transfers are made. If memory is unmapped after each operation, the kernel must not refer to it any longer then. */
+/**
+ * How transfers are made. If memory is unmapped after each operation, the kernel must not refer to it any longer then.
+ */
 function routeOf(kind: "reads" | "writes", routes: UringRoutes, rule: MemoryRule): TransferRoute {
   if (!rule.asynchronous) return "call";
   return routes.direct && rule.direct ? "ring" : routes[kind];

@@ -1,6 +1,6 @@
 /**
- * What a channel holds of its file: a descriptor of its own, which is counted among the image's open channels and covered
- * by the image's lock; and an index among the ring's registered files.
+ * What a channel holds of its file: a descriptor of its own, which is counted among the image's open channels and
+ * covered by the image's lock; and an index among the ring's registered files.
  */
 
 import { joinFile, leaveFile } from "../../lib/storage/image/file.ts";
@@ -36,7 +36,9 @@ export class ImageDescriptor implements Disposable {
   }
 }
 
-/** A file registered with the ring, which saves the kernel a look-up per operation; or, without room, the descriptor. */
+/**
+ * A file registered with the ring, which saves the kernel a look-up per operation; or, without room, the descriptor.
+ */
 export class FileSlot implements Disposable {
   readonly index: number;
   readonly flag: number;

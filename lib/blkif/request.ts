@@ -1,7 +1,8 @@
 /**
  * A request after it left the ring: decoded from a private copy into preallocated arrays, and validated against the
- * disk's limits. Decoding refuses nothing; validation decides, and sets where on the disk the request's data is. Nothing
- * is allocated per request, and no 64-bit value loses a bit or wraps. What a log line says of a refusal is in refusal.ts.
+ * disk's limits. Decoding refuses nothing; validation decides, and sets where on the disk the request's data is.
+ * Nothing is allocated per request, and no 64-bit value loses a bit or wraps. What a log line says of a refusal is in
+ * refusal.ts.
  */
 
 import { SECTOR_BYTES } from "../units.ts";
@@ -40,7 +41,9 @@ export class SnapshotMemory {
   }
 }
 
-/** The decoded requests of one ring, as arrays indexed by slot (a number that the owner chooses, not the request's id). */
+/**
+ * The decoded requests of one ring, as arrays indexed by slot (a number that the owner chooses, not the request's id).
+ */
 export class RequestSlots {
   /** BLKIF_OP_* from the wire; for an indirect request, once its segments are decoded, the inner operation. */
   readonly operation: Uint8Array<ArrayBuffer>;
@@ -63,7 +66,9 @@ export class RequestSlots {
 
   /** Indirect requests: the inner operation from the wire. */
   readonly innerOperation: Uint8Array<ArrayBuffer>;
-  /** Indirect requests: the pages with the segments; those of a slot begin at `slot * MAX_INDIRECT_PAGES_PER_REQUEST`. */
+  /**
+   * Indirect requests: the pages with the segments; those of a slot begin at `slot * MAX_INDIRECT_PAGES_PER_REQUEST`.
+   */
   readonly indirectGrefs: Uint32Array<ArrayBuffer>;
   /** 1 for an indirect request whose segments are decoded. */
   readonly hasIndirectSegments: Uint8Array<ArrayBuffer>;
@@ -112,8 +117,8 @@ export function indirectPages(segments: number): number {
 }
 
 /**
- * Decodes the snapshot at `byteOffset` (a multiple of 4) into a slot, whatever the bytes are. The segments of an indirect
- * request come later: see {@linkcode decodeIndirectSegments}.
+ * Decodes the snapshot at `byteOffset` (a multiple of 4) into a slot, whatever the bytes are. The segments of an
+ * indirect request come later: see {@linkcode decodeIndirectSegments}.
  */
 export function decodeRequest(
   snapshot: SnapshotMemory,
@@ -253,12 +258,13 @@ export const VERDICT = {
 const SECTOR_HIGH_LIMIT = 2 ** 21;
 
 /**
- * Validates a decoded request. Returns STATUS_OKAY if it may be carried out, else the status to answer. When it accepts,
- * it sets the slot's `offsetBytes`, `lengthBytes` and, for a discard, `discardBytes`.
+ * Validates a decoded request. Returns STATUS_OKAY if it may be carried out, else the status to answer. When it
+ * accepts, it sets the slot's `offsetBytes`, `lengthBytes` and, for a discard, `discardBytes`.
  *
- * An empty WRITE_BARRIER or FLUSH_DISKCACHE is a flush: its sector number means nothing, its length is 0, and a read-only
- * disk allows it. A discard of less than a granule has 0 `discardBytes`. An indirect request is validated twice: before
- * its segments are decoded STATUS_OKAY means that they may be fetched; afterwards it is validated as a read or write.
+ * An empty WRITE_BARRIER or FLUSH_DISKCACHE is a flush: its sector number means nothing, its length is 0, and a
+ * read-only disk allows it. A discard of less than a granule has 0 `discardBytes`. An indirect request is validated
+ * twice: before its segments are decoded STATUS_OKAY means that they may be fetched; afterwards it is validated as a
+ * read or write.
  */
 export function validateRequest(slots: RequestSlots, slot: number, limits: DiskLimits): number {
   const verdict = verdictOf(slots, slot, limits);

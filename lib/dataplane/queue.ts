@@ -1,6 +1,6 @@
 /**
- * One ring's loop: {@linkcode Queue.step} makes one pass over all requests in flight. It decides when a request makes its
- * next step, and in which order; the steps themselves are in request_steps.ts. It has no thread, no clock and never
+ * One ring's loop: {@linkcode Queue.step} makes one pass over all requests in flight. It decides when a request makes
+ * its next step, and in which order; the steps themselves are in request_steps.ts. It has no thread, no clock and never
  * waits: a reactor (or a test) calls step() until it returns false, and rest() before it sleeps.
  */
 

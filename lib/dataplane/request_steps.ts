@@ -159,8 +159,8 @@ export class RequestSteps {
   }
 
   /**
-   * Puts the responses of all finished requests and pushes them, with at most one notification; on a broken ring nothing
-   * is put. Storing rsp_prod commits them: after a crash before that store, the next process answers them all.
+   * Puts the responses of all finished requests and pushes them, with at most one notification; on a broken ring
+   * nothing is put. Storing rsp_prod commits them: after a crash before that store, the next process answers them all.
    */
   answer(broken: boolean): void {
     const count = this.#slots.finishedCount;

@@ -1,7 +1,7 @@
 /**
- * The slots of one queue: everything that is known of a request in flight, by slot. A slot is free, or holds one request
- * from the moment it is taken off the ring until its response is put. The queue and its steps move slots from phase to
- * phase; grant strategies fill in the vectors. Nothing is allocated after construction.
+ * The slots of one queue: everything that is known of a request in flight, by slot. A slot is free, or holds one
+ * request from the moment it is taken off the ring until its response is put. The queue and its steps move slots from
+ * phase to phase; grant strategies fill in the vectors. Nothing is allocated after construction.
  */
 
 import { RequestSlots } from "../blkif/request.ts";

@@ -1,6 +1,6 @@
 /**
- * The counters of one queue, in shared memory: the reactor that serves the queue writes them, and the control plane reads
- * them at any time. They are plain doubles: each is written as a whole, and a reader may be a moment behind.
+ * The counters of one queue, in shared memory: the reactor that serves the queue writes them, and the control plane
+ * reads them at any time. They are plain doubles: each is written as a whole, and a reader may be a moment behind.
  */
 
 /** Index of each counter in the Float64Array over the shared memory. */

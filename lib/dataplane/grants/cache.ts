@@ -1,7 +1,7 @@
 /**
- * Which grants of one ring are mapped, and where. A grant is found by its reference, is pinned while requests use it, and
- * is in a list by last use while none does. Everything is in typed arrays of a fixed size: nothing is allocated after
- * construction. Mapping and unmapping is up to persistent.ts.
+ * Which grants of one ring are mapped, and where. A grant is found by its reference, is pinned while requests use it,
+ * and is in a list by last use while none does. Everything is in typed arrays of a fixed size: nothing is allocated
+ * after construction. Mapping and unmapping is up to persistent.ts.
  */
 
 /** In place of an entry: there is none. */
@@ -11,8 +11,8 @@ export const NO_ENTRY = -1;
 const SPREAD = 0x9E3779B1;
 
 /**
- * A cache of mapped grants. Entries are numbers below the capacity, valid from {@linkcode insert} to {@linkcode remove}.
- * An entry that is pinned is in use; the others are idle.
+ * A cache of mapped grants. Entries are numbers below the capacity, valid from {@linkcode insert} to {@linkcode
+ * remove}. An entry that is pinned is in use; the others are idle.
  */
 export class GrantCache {
   readonly #grefs: Uint32Array;

@@ -15,8 +15,8 @@ const MOST_COPIES = 4096;
 
 /**
  * Copies between private pages and the guest. A read holds its pages until its data was copied to the guest. Afterwards
- * the slot keeps them for its next request: if that has the same size, it needs no search for pages and finds them in the
- * processor's cache. Slots that hold no data release their pages when the pool has no others.
+ * the slot keeps them for its next request: if that has the same size, it needs no search for pages and finds them in
+ * the processor's cache. Slots that hold no data release their pages when the pool has no others.
  */
 export class CopyStrategy implements GrantStrategy {
   readonly #slots: SlotTable;

@@ -1,6 +1,6 @@
 /**
- * Grant modes `map` and `map-each`: the engine works on the guest's pages in place. A request's pages are mapped when it
- * is acquired and unmapped when its I/O is over.
+ * Grant modes `map` and `map-each`: the engine works on the guest's pages in place. A request's pages are mapped when
+ * it is acquired and unmapped when its I/O is over.
  */
 
 import { OP_READ } from "../../blkif/abi.ts";

@@ -3,8 +3,8 @@
  * requests need no hypercall at all. The number of mappings is bounded. A request is copied instead if one of its pages
  * cannot be mapped: too many are in use, or it is granted read-only or not at all.
  *
- * Pages are mapped one by one, because a mapping can only be undone as it was made, and each is unmapped at its own time.
- * They are mapped writable, because the next request may use the same page in the other direction.
+ * Pages are mapped one by one, because a mapping can only be undone as it was made, and each is unmapped at its own
+ * time. They are mapped writable, because the next request may use the same page in the other direction.
  */
 
 import { GrantError, type GrantTable, type Memory } from "../../hypervisor.ts";
@@ -14,7 +14,9 @@ import { STAT } from "../stats.ts";
 import { GrantCache, NO_ENTRY } from "./cache.ts";
 import type { GrantStrategy, KeptGrants } from "./strategy.ts";
 
-/** Mappings that one call of {@linkcode KeptGrants.releaseIdle} undoes at most: each costs one to three system calls. */
+/**
+ * Mappings that one call of {@linkcode KeptGrants.releaseIdle} undoes at most: each costs one to three system calls.
+ */
 export const RELEASES_PER_CALL = 64;
 
 /** What the strategy is made of; it owns `fallback`. */

@@ -14,8 +14,8 @@ export interface GrantStrategy extends Disposable {
   readonly buffers: Memory | undefined;
   /**
    * Makes the slot's vectors valid and, after transfer, its data readable if it is a write. A grant that cannot be used
-   * sets the slot's `grantFailed`; that slot must be released, too. False: there is no room now, and nothing was changed;
-   * there will be room when other slots are released. If no slot is acquired there is room.
+   * sets the slot's `grantFailed`; that slot must be released, too. False: there is no room now, and nothing was
+   * changed; there will be room when other slots are released. If no slot is acquired there is room.
    */
   acquire(slot: number): boolean;
   /** Releases the slot's pages. `deliver`: first gives the guest the data of a read; false if the read failed. */

@@ -1,7 +1,7 @@
 /**
- * What channels of all engines share: the operations in flight by tag, the order in which they are to be started, and the
- * results that wait to be reaped. All arrays are made with the channel. An engine decides how an operation is carried
- * out.
+ * What channels of all engines share: the operations in flight by tag, the order in which they are to be started, and
+ * the results that wait to be reaped. All arrays are made with the channel. An engine decides how an operation is
+ * carried out.
  */
 
 import type { IoChannel } from "../disk.ts";
