@@ -1,6 +1,6 @@
 /**
- * Indirect requests and discards against references written over again without limits of precision: which are carried
- * out, where and how much, for every ABI and with numbers up to 2^64.
+ * Indirect requests and discards against a reference in BigInt arithmetic: which are carried out, where and with what
+ * length, for every ABI and with numbers up to 2^64.
  */
 
 import { assert, assertEquals, assertThrows } from "@std/assert";
@@ -21,7 +21,7 @@ import { refusalReason } from "../../lib/blkif/refusal.ts";
 import { anyU32, anyU64, LAYOUTS, ringAt, type SegmentValues } from "./rings.ts";
 
 const SLOT = 1;
-/** Beyond what is offered by default: more than one indirect page. */
+/** More segments than one indirect page holds. */
 const MOST = 1100;
 
 interface Verdict {

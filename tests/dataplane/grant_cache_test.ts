@@ -15,7 +15,7 @@ interface Kept {
   idleSince: number;
 }
 
-/** See the file's first lines. */
+/** The cache as a Map, with the idle entries in a list. */
 class Model {
   readonly byGref = new Map<number, Kept>();
   /** References of idle entries, the one that was used longest ago first. */

@@ -17,7 +17,7 @@ import type { GrantStrategy, KeptGrants } from "./strategy.ts";
 /**
  * Mappings that one call of {@linkcode KeptGrants.releaseIdle} undoes at most: each costs one to three system calls.
  */
-export const RELEASES_PER_CALL = 64;
+const RELEASES_PER_CALL = 64;
 
 /** What the strategy is made of; it owns `fallback`. */
 export interface PersistentParts {
