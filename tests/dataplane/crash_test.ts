@@ -1,6 +1,6 @@
 /**
- * A process that dies before any of the stores by which it says what it has taken and answered, again and again: the
- * next one answers every open request exactly once, and the disk holds what was acknowledged.
+ * A process dies again and again, before any of the stores that record what it has taken and answered. The next process
+ * answers every open request exactly once, and the disk holds all data that was acknowledged.
  */
 
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
@@ -12,7 +12,7 @@ import { Rig, type TestRequest } from "./rig.ts";
 
 class Crash extends Error {}
 
-/** Some requests of all kinds, each write with a page of its own. */
+/** Requests of all kinds; each write has a page of its own. */
 function requests(random: Random, count: number): TestRequest[] {
   return Array.from({ length: count }, (_, i) => {
     const sector = 8 * i;
@@ -26,7 +26,7 @@ function requests(random: Random, count: number): TestRequest[] {
   });
 }
 
-/** Serves until all is answered, with crashes at stores that the seed chooses. Returns how many there were. */
+/** Serves until everything is answered, with crashes at random stores. Returns the number of crashes. */
 function serveWithCrashes(rig: Rig, random: Random, until: () => boolean, arm: (stores: number) => void): number {
   let crashes = 0;
   for (let turns = 0; !until(); turns++) {
@@ -34,7 +34,7 @@ function serveWithCrashes(rig: Rig, random: Random, until: () => boolean, arm: (
     arm(crashes < 40 ? random.below(60) : Infinity);
     try {
       rig.stepUntilIdle();
-      // In any order: what is under way is not answered in the order of the ring.
+      // In random order: operations do not complete in the order of the ring.
       if (rig.channel.started.length > 0) {
         rig.channel.started.push(...rig.channel.started.splice(0, random.below(rig.channel.started.length)));
         rig.channel.complete();
@@ -50,7 +50,7 @@ function serveWithCrashes(rig: Rig, random: Random, until: () => boolean, arm: (
 }
 
 for (const grants of ["copy", "map", "persistent"] satisfies GrantMode[]) {
-  Deno.test(`whatever the store before which it dies, each request is answered once, ${grants}`, () => {
+  Deno.test(`whichever store the process dies before, each request is answered once, ${grants}`, () => {
     let crashes = 0;
     for (let seed = 1; seed <= 60; seed++) {
       const random = new Random(seed);
@@ -85,7 +85,7 @@ for (const grants of ["copy", "map", "persistent"] satisfies GrantMode[]) {
   });
 }
 
-Deno.test("a request that is overtaken by a whole ring of others survives a crash", () => {
+Deno.test("a request that a whole ring of others has overtaken survives a crash", () => {
   using rig = new Rig();
   rig.send({ operation: OP_WRITE, id: 1, sector: 0, segments: [[0, 0, 7]] });
   rig.stepUntilIdle();
@@ -102,7 +102,7 @@ Deno.test("a request that is overtaken by a whole ring of others survives a cras
   assertEquals(rig.responses().map(([id]) => id), [1]);
 });
 
-Deno.test("more indirect requests than one call fetches are all carried out again after a crash", () => {
+Deno.test("more indirect requests than one call fetches are all carried out after a crash", () => {
   using rig = new Rig({ ringPages: 16, maxIndirectSegments: 32, limits: { sectors: 8192 } });
   const requests = Array.from({ length: 200 }, (_, i): TestRequest => ({
     operation: OP_WRITE,
@@ -131,7 +131,7 @@ Deno.test("only the response index that was published last is accepted after a c
   ]);
 });
 
-Deno.test("a barrier that is carried out again does not wait for what was taken behind it", () => {
+Deno.test("a replayed barrier does not wait for requests that were taken after it", () => {
   const latch = new Latch(new Uint8Array(LATCH_BYTES));
   let stores = 4; // two requests taken and consumed, and their answers announced
   using rig = new Rig({
@@ -140,7 +140,7 @@ Deno.test("a barrier that is carried out again does not wait for what was taken 
       if (stores-- <= 0) throw new Crash();
     },
   });
-  latch.trip(); // refused requests hold nothing back, so more are taken behind a barrier
+  latch.trip(); // a refused barrier holds nothing back, so the write behind it is taken
   rig.send({ operation: OP_WRITE_BARRIER, id: 1, sector: 0, segments: [[0, 0, 7]] });
   rig.send({ operation: OP_WRITE, id: 2, sector: 0, segments: [[1, 0, 7]] });
   assertThrows(() => rig.stepUntilIdle(), Crash);

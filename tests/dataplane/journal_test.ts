@@ -1,6 +1,6 @@
 /**
- * The journal against a model of a ring, cut short after every store: whatever the moment of the crash, recovery names
- * each request that was taken and not answered exactly once, and nothing else.
+ * The journal against a model of a ring that crashes after any store: recovery returns each request that was taken and
+ * not answered exactly once, and nothing else.
  */
 
 import type { Nonce } from "../../lib/nonce.ts";
@@ -17,7 +17,7 @@ interface Step {
   readonly answer: readonly number[];
 }
 
-/** A ring's life as the journal sees it, with the shared rsp_prod beside it. */
+/** The stores of a process: into its journal, and into the rsp_prod of the ring. */
 class Life {
   readonly memory = new Uint8Array(journalBytes(SLOTS));
   readonly journal = new Journal(this.memory, SLOTS);
@@ -94,7 +94,7 @@ class Life {
   }
 }
 
-Deno.test("at whatever store the process dies, recovery names the requests that are open, oldest first", () => {
+Deno.test("whichever store the process dies before, recovery returns the open requests, the oldest first", () => {
   const step = fc.record({ take: fc.nat(SLOTS), answer: fc.array(fc.nat(SLOTS - 1), { maxLength: SLOTS }) });
   const steps = fc.array(step, { maxLength: 12 });
   const starts = fc.constantFrom(0, 5, 2 ** 31 - 3, 2 ** 32 - 3);
@@ -115,7 +115,7 @@ Deno.test("at whatever store the process dies, recovery names the requests that 
   );
 });
 
-Deno.test("a journal of another connection, ring or version, or an impossible rsp_prod, is not recovered from", () => {
+Deno.test("nothing is recovered from a journal of another connection, ring or version, or with an impossible rsp_prod", () => {
   const life = new Life(100);
   life.take(3);
   assertEquals(life.journal.recover(Uint32Array.of(1, 2, 3, 4), SLOTS, 100), undefined);
@@ -127,7 +127,7 @@ Deno.test("a journal of another connection, ring or version, or an impossible rs
   assertEquals(life.journal.recover(NONCE, SLOTS, 100)?.slots.length, 3);
 });
 
-Deno.test("an entry that was last used 2^31 requests ago does not come back", () => {
+Deno.test("an entry that was last used 2^31 requests ago is not recovered", () => {
   const life = new Life(0);
   life.take(2);
   life.answer([...life.taken.keys()]);

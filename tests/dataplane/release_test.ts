@@ -117,7 +117,7 @@ Deno.test("a mapping that the hypervisor does not undo is tried once, and others
 Deno.test("copies of all sizes, in one range of pages or in several, leave all pages free", () => {
   using rig = rigOf({ maxRequests: 3 });
   for (let round = 0; round < 20; round++) {
-    // The first keeps pages 0 to 99, the others the 512 behind it. Then it needs 224 of the 100 before and 156 behind.
+    // The first keeps pages 0 to 99, the others the 512 after it. Then it needs 224 of the 100 before and 156 after.
     rig.send(large(100, 7, TABLE + 1), large(), large());
     rig.stepUntilIdle();
     assertEquals(rig.channel.started.length, 3);

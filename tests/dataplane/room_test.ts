@@ -1,6 +1,6 @@
 /**
- * Requests that together need more memory than a ring may have: they wait, in the order of the ring, and every one is
- * served; nothing is started out of turn and nothing is left over.
+ * Requests that together need more memory than a ring may use: they wait in the order of the ring, every one is served,
+ * and none overtakes another.
  */
 
 import { assert, assertEquals, assertLess } from "@std/assert";
@@ -10,7 +10,7 @@ import type { GrantMode } from "../../lib/dataplane/types.ts";
 import { allOkay, Rig, type TestRequest } from "./rig.ts";
 
 const TABLE = 300;
-/** Requests of 256 pages that fit at a time. */
+/** Requests of 256 pages that fit at the same time. */
 const FITTING = MOST_PAGES_PER_RING / 256;
 
 const large = (operation: number, sector: number): TestRequest => ({
@@ -24,7 +24,7 @@ const rigOf = (grants: GrantMode): Rig =>
   new Rig({ grants, maxIndirectSegments: 256, maxPersistentGrants: 16, limits: { sectors: 2 ** 17 } });
 
 for (const grants of ["copy", "persistent", "map", "map-each"] as const) {
-  Deno.test(`requests beyond the ring's memory wait in the order of the ring, and go on as others finish, ${grants}`, () => {
+  Deno.test(`requests without room wait in the order of the ring, and start as others finish, ${grants}`, () => {
     using rig = rigOf(grants);
     const requests = Array.from({ length: 20 }, (_, i) => large(i % 2, 2048 * i));
     rig.send(...requests, small(50_000));
@@ -50,7 +50,7 @@ for (const grants of ["copy", "persistent", "map", "map-each"] as const) {
     assertEquals(rig.usage.mappedPages, 1 + rig.stats.persistentGrants);
   });
 
-  Deno.test(`a barrier among requests that wait keeps its place, ${grants}`, () => {
+  Deno.test(`a barrier among waiting requests keeps its place, ${grants}`, () => {
     using rig = rigOf(grants);
     const before = Array.from({ length: 10 }, (_, i) => large(OP_WRITE, 2048 * i));
     rig.send(...before, { ...small(60_000), operation: OP_WRITE_BARRIER }, large(OP_WRITE, 2048 * 20), small(50_000));
@@ -84,7 +84,7 @@ Deno.test("large reads that finish together are answered one after the other, sm
   assertEquals(rig.responses().length, 3);
 });
 
-Deno.test("a large barrier that waits for memory is carried out once all before it are done", () => {
+Deno.test("a large barrier that waits for memory starts once all before it are done", () => {
   using rig = new Rig({ grants: "copy", ringPages: 16 });
   const eleven = (operation: number, sector: number): TestRequest => ({
     operation,
@@ -107,7 +107,7 @@ Deno.test("a large barrier that waits for memory is carried out once all before 
   assertEquals(rig.responses().length, fitting + 7);
 });
 
-Deno.test("those behind a request whose grants are bad get its memory although nothing completes", () => {
+Deno.test("requests get the memory of earlier ones with bad grants, although no I/O completes", () => {
   using rig = rigOf("copy");
   const bad: TestRequest = { ...large(OP_WRITE, 0), segments: [[9999, 0, 7], ...large(0, 0).segments!.slice(1)] };
   const count = 3 * FITTING;
@@ -121,7 +121,7 @@ Deno.test("those behind a request whose grants are bad get its memory although n
   assertEquals(rig.responses().map(([, , status]) => status), [...Array(count).fill(-1), 0]);
 });
 
-Deno.test("a barrier starts although the last request before it fails without any completion", () => {
+Deno.test("a barrier starts although the last request before it failed without any I/O", () => {
   using rig = rigOf("copy");
   const bad: TestRequest = { ...large(OP_WRITE, 0), segments: [[9999, 0, 7], ...large(0, 0).segments!.slice(1)] };
   rig.send(
@@ -134,7 +134,7 @@ Deno.test("a barrier starts although the last request before it fails without an
   assertEquals(rig.responses().map(([, , status]) => status), [...Array(2 * FITTING).fill(-1), 0]);
 });
 
-Deno.test("memory in pieces serves a large request: its data is cut where the pieces end, and arrives in order", () => {
+Deno.test("several ranges of memory serve a large request, and its data arrives in order", () => {
   using rig = new Rig({ maxRequests: 3, maxIndirectSegments: 256, limits: { sectors: 2 ** 15 } });
   const many = (operation: number, sector: number, pages: number, last: number): TestRequest => ({
     operation,
@@ -149,13 +149,13 @@ Deno.test("memory in pieces serves a large request: its data is cut where the pi
   rig.stepUntilIdle();
   rig.send(...others);
   rig.stepUntilIdle();
-  // Of 768 pages the middle is in use: 100 before and 156 behind it are left for 224 that no segment divides.
+  // The middle of 768 pages is in use: 100 pages before it and 156 after it serve a request of 224.
   rig.channel.complete(-5);
   rig.stepUntilIdle();
   rig.send(many(OP_WRITE, 0, 256, 6));
   rig.stepUntilIdle();
   const [tag] = rig.channel.started.filter(({ text }) => text.startsWith("write")).map(({ tag }) => tag);
-  assert(rig.channel.vectors.lengths[tag! * 256 + 1]! > 0, "in two pieces");
+  assert(rig.channel.vectors.lengths[tag! * 256 + 1]! > 0, "in two ranges");
   for (let page = 0; page < 256; page++) {
     const written = rig.channel.data.slice(page * 3584, (page + 1) * 3584);
     assertEquals(written, sent.slice(page * 4096, page * 4096 + 3584), `segment ${page}`);
@@ -180,7 +180,7 @@ Deno.test("memory in pieces serves a large request: its data is cut where the pi
   }
 });
 
-Deno.test("draining finishes the requests that wait for memory", () => {
+Deno.test("a draining queue finishes the requests that wait for memory", () => {
   using rig = rigOf("copy");
   rig.send(...Array.from({ length: 12 }, (_, i) => large(OP_WRITE, 2048 * i)));
   rig.stepUntilIdle();
