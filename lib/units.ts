@@ -11,3 +11,10 @@ export const SECTOR_BYTES = 512;
 
 /** Bytes of a page, of a grant and of one page of a ring: XEN_PAGE_SIZE. */
 export const PAGE_BYTES = 4096;
+
+const PAGE_SHIFT = 12;
+
+/** How many pages `lengthBytes` bytes occupy, below 2^32. */
+export function pagesOf(lengthBytes: number): number {
+  return (lengthBytes + PAGE_BYTES - 1) >>> PAGE_SHIFT;
+}

@@ -1,21 +1,19 @@
 /**
- * One guest ring's way to its file through the reactor's io_uring: operations become submissions, completions become
- * results, short transfers go on where they ended. Where the file is better served by synchronous calls, as its routes
- * say, it makes those, and falls back to the ring for a while when one took long. It must not know how the kernel is
- * entered.
+ * A guest ring's channel to its file through the reactor's io_uring: operations become submissions, completions become
+ * results, and short transfers continue where they ended. If the routes say that synchronous calls serve the file
+ * better, it makes calls instead, and uses the ring for a while after a call took long.
  */
 
 import { EIO, EOPNOTSUPP } from "../../lib/errno.ts";
 import { type ChannelOptions, type IoVectors, type MemoryRule } from "../../lib/storage/disk.ts";
 import { isTransient } from "../../lib/storage/errno.ts";
 import { MOST_RETRIES, OPERATION } from "../../lib/storage/engine/executor.ts";
-import { TableChannel } from "../../lib/storage/engine/table_channel.ts";
+import { TableChannel } from "../../lib/storage/engine/operations.ts";
 import type { TransferRoute, UringAttachment, UringRoutes } from "../../lib/storage/image/medium.ts";
 import { IORING_OP, type IoUring } from "./ring.ts";
 import { errno, libc } from "../linux/libc.ts";
 import { BLKDISCARD, BLKSECDISCARD, PUNCH_HOLE } from "../linux/medium.ts";
 import { allocate, type NativeMemory } from "../linux/memory.ts";
-import { TagLine } from "./tag_line.ts";
 import { FileSlot, ImageDescriptor } from "./file.ts";
 import { BLOCK_URING_CMD_DISCARD } from "./probe.ts";
 
@@ -23,13 +21,13 @@ const FSYNC_DATASYNC = 1;
 /** Words of a struct iovec: address and length, 64 bits each. */
 const IOVEC_WORDS = 4;
 const IOVEC_BYTES = 16;
-/** UIO_MAXIOV: the kernel takes no more vectors a call. */
+/** UIO_MAXIOV: the most vectors per call. */
 const MOST_VECTORS = 1024;
 const TWO_32 = 2 ** 32;
 
-/** A synchronous call that took longer waited for something; other disks must not wait with it again soon. */
+/** A synchronous call that took longer has waited for the device, and every disk of this reactor with it. */
 const SLOW_CALL_MS = 0.5;
-/** Operations that go to the ring after a slow call. */
+/** How many operations go to the ring after a slow call. */
 const OPERATIONS_AFTER_SLOW_CALL = 512;
 
 const ANYTHING_GOES: MemoryRule = { direct: true, asynchronous: true };
@@ -41,7 +39,7 @@ export interface UringHost {
   countUnreaped(count: number): void;
 }
 
-/** See the file's first lines. */
+/** A channel of a {@linkcode UringHost}. */
 export class UringChannel extends TableChannel {
   readonly #attachment: UringAttachment;
   readonly #host: UringHost;
@@ -51,29 +49,27 @@ export class UringChannel extends TableChannel {
   readonly #owned: DisposableStack;
   readonly #reads: TransferRoute;
   readonly #writes: TransferRoute;
-  /** A slow call makes the next operations go to the ring. */
+  /** After a slow call the next operations may go to the ring. */
   readonly #mayFallBack: boolean;
   readonly #fd: number;
-  /** The registered file's index, or the descriptor, and the flag that tells which. */
+  /** The index of the registered file, and FIXED_FILE; or the descriptor, and 0. */
   readonly #file: number;
   readonly #fileFlag: number;
-  /** Entry i belongs to the operation that has entry i of the channel's vectors. */
+  /** struct iovec. Entry i belongs to the operation that owns entry i of the channel's vectors. */
   readonly #iovecs: Uint32Array;
   readonly #iovecsAddress: number;
-  /** By tag: bytes to go, the first vector that is not done, how many there are, attempts that the kernel put off. */
+  /** By tag: bytes that are not transferred yet; and how often the kernel asked to try again. */
   readonly #restBytes: Float64Array;
-  readonly #first: Uint32Array;
-  readonly #count: Uint32Array;
   readonly #retries: Uint16Array;
-  /** Tags whose operations go on: short transfers and such as the kernel put off. */
+  /** Tags whose operations must be submitted again: short transfers, and those that the kernel asked to retry. */
   readonly #unfinished: Uint32Array;
   #unfinishedCount = 0;
   /**
-   * Operations in whose end the kernel looks whether a write-back of this descriptor's file has failed. It tells that
-   * once, to whoever looks first, whosever data it was: with two at a time, one could succeed by the other's failure,
-   * and be answered before it. One after the other, the failure comes first.
+   * Operations at whose end the kernel checks whether a write-back of this descriptor's file has failed. It reports
+   * such a failure once, to the first of them that ends. With two under way, one of them could report success before
+   * the failure of the other is seen; so they run one after the other.
    */
-  readonly #checks: TagLine;
+  readonly #checks: CheckLine;
   #callsPaused = 0;
   /** Arguments of calls, as 64-bit values and as words. */
   readonly #arguments: NativeMemory;
@@ -105,11 +101,9 @@ export class UringChannel extends TableChannel {
     this.#iovecs = new Uint32Array(iovecs.view.buffer);
     this.#iovecsAddress = iovecs.address;
     this.#restBytes = new Float64Array(options.depth);
-    this.#first = new Uint32Array(options.depth);
-    this.#count = new Uint32Array(options.depth);
     this.#retries = new Uint16Array(options.depth);
     this.#unfinished = new Uint32Array(options.depth);
-    this.#checks = new TagLine(options.depth);
+    this.#checks = new CheckLine(options.depth);
     this.#arguments = undo.use(allocate(16));
     this.#argumentWords = new Uint32Array(this.#arguments.view.buffer);
     this.#argumentValues = new BigInt64Array(this.#arguments.view.buffer, 0, 2);
@@ -128,7 +122,7 @@ export class UringChannel extends TableChannel {
     else super.discard(tag, offsetBytes, lengthBytes, secure);
   }
 
-  /** What it prepares reaches the kernel with the engine's next submit or park. */
+  /** What this prepares reaches the kernel with the engine's next submit or park. */
   submit(): void {
     const { table } = this;
     for (let tag = table.next; tag !== -1; tag = table.next) {
@@ -152,12 +146,12 @@ export class UringChannel extends TableChannel {
     this.#owned.dispose();
   }
 
-  /** For the engine: an operation of this channel came back from the kernel. */
+  /** For the engine: the kernel has completed a submission of this channel. */
   arrived(tag: number, result: number): void {
     if (this.#advance(tag, result)) this.#unfinished[this.#unfinishedCount++] = tag;
   }
 
-  /** For the engine: prepares again what came back unfinished. */
+  /** For the engine: prepares operations that came back unfinished again. */
   goOn(): void {
     while (this.#unfinishedCount > 0) {
       const tag = this.#unfinished[--this.#unfinishedCount]!;
@@ -176,19 +170,19 @@ export class UringChannel extends TableChannel {
     else this.#startTransfer(tag);
   }
 
-  /** A flush, or a write that is durable when it is done (O_DSYNC). */
+  /** Whether the operation is a flush, or a write that is durable when it completes (O_DSYNC). */
   #isCheck(tag: number): boolean {
     const operation = this.table.operation[tag]!;
     return operation === OPERATION.flush ||
       (operation === OPERATION.write && this.#attachment.image.cache === "writethrough");
   }
 
-  /** The next one, unless one is under way; those that are done by calls are over at once. */
+  /** Starts the next check unless one is under way. A check by a synchronous call is over at once. */
   #startCheck(): void {
     for (let tag = this.#checks.next(); tag !== -1; tag = this.#checks.next()) this.#start(tag);
   }
 
-  /** Takes a result in. True: the operation is to go on. */
+  /** Handles a result. True: the operation must be submitted again. */
   #advance(tag: number, result: number): boolean {
     const operation = this.table.operation[tag]!;
     if (result < 0) {
@@ -202,7 +196,7 @@ export class UringChannel extends TableChannel {
     }
     const restBytes = this.#restBytes[tag]! - result;
     if (restBytes === 0 || result === 0) {
-      // Nothing more to be had: the end of a truncated image, or a write that makes no progress. Never zeroes.
+      // 0 bytes: the end of a truncated image, or a write without progress. An error, never zeroes.
       this.#complete(tag, restBytes === 0 ? 0 : -EIO);
       return false;
     }
@@ -218,7 +212,7 @@ export class UringChannel extends TableChannel {
     this.#host.countUnreaped(1);
   }
 
-  /** Answers what needs no carrying out. */
+  /** Completes an operation without the kernel. */
   #refuse(tag: number, result: number): void {
     this.table.addCompleted(tag, result);
     this.#host.countUnreaped(1);
@@ -234,11 +228,12 @@ export class UringChannel extends TableChannel {
     } else this.#callTransfer(tag);
   }
 
-  /** The operation's vectors as the kernel wants them; those that meet in memory become one. */
+  /** Writes the operation's vectors as iovecs, and joins those that are adjacent in memory. */
   #gather(tag: number): void {
+    const { table } = this;
     const { addresses, lengths } = this.#vectors;
-    const first = this.table.first[tag]!;
-    const end = first + this.table.count[tag]!;
+    const first = table.first[tag]!;
+    const end = first + table.count[tag]!;
     const iovecs = this.#iovecs;
     let restBytes = 0;
     let to = first;
@@ -254,14 +249,14 @@ export class UringChannel extends TableChannel {
       restBytes += lengthBytes;
     }
     this.#restBytes[tag] = restBytes;
-    this.#first[tag] = first;
-    this.#count[tag] = to - first;
+    table.count[tag] = to - first;
   }
 
-  /** Leaves the bytes that were transferred out of the vectors; some are left. */
+  /** Removes the bytes that were transferred from the iovecs; some are left. */
   #skip(tag: number, doneBytes: number): void {
+    const { table } = this;
     const iovecs = this.#iovecs;
-    let first = this.#first[tag]!;
+    let first = table.first[tag]!;
     let left = doneBytes;
     while (left >= iovecs[first * IOVEC_WORDS + 2]!) left -= iovecs[first++ * IOVEC_WORDS + 2]!;
     const at = first * IOVEC_WORDS;
@@ -269,14 +264,14 @@ export class UringChannel extends TableChannel {
     iovecs[at] = address;
     iovecs[at + 1] = address / TWO_32;
     iovecs[at + 2]! -= left;
-    this.#count[tag]! -= first - this.#first[tag]!;
-    this.#first[tag] = first;
+    table.count[tag]! -= first - table.first[tag]!;
+    table.first[tag] = first;
   }
 
   #prepareTransfer(tag: number): void {
     const { ring } = this.#host;
-    const first = this.#first[tag]!;
-    const count = Math.min(this.#count[tag]!, MOST_VECTORS);
+    const first = this.table.first[tag]!;
+    const count = Math.min(this.table.count[tag]!, MOST_VECTORS);
     const reading = this.table.operation[tag] === OPERATION.read;
     const offset = this.table.offsetBytes[tag]!;
     this.#host.makeRoom();
@@ -292,17 +287,17 @@ export class UringChannel extends TableChannel {
     }
   }
 
-  /** Transfers at once, in this thread. */
+  /** Transfers synchronously, in this thread. */
   #callTransfer(tag: number): void {
     const begun = performance.now();
-    while (this.#advance(tag, this.#callOnce(tag))) { /* short, or put off: again */ }
+    while (this.#advance(tag, this.#callOnce(tag))) { /* short, or to be retried */ }
     if (this.#mayFallBack && performance.now() - begun > SLOW_CALL_MS) this.#callsPaused = OPERATIONS_AFTER_SLOW_CALL;
   }
 
   #callOnce(tag: number): number {
-    const count = Math.min(this.#count[tag]!, MOST_VECTORS);
-    // 64-bit values read from memory reach the call without becoming objects, once this code is compiled.
-    this.#setArgument(0, this.#iovecsAddress + this.#first[tag]! * IOVEC_BYTES);
+    const count = Math.min(this.table.count[tag]!, MOST_VECTORS);
+    // Compiled code passes 64-bit values that it reads from memory without making objects of them.
+    this.#setArgument(0, this.#iovecsAddress + this.table.first[tag]! * IOVEC_BYTES);
     this.#setArgument(1, this.table.offsetBytes[tag]!);
     const values = this.#argumentValues;
     const transferred = this.table.operation[tag] === OPERATION.read
@@ -339,7 +334,7 @@ export class UringChannel extends TableChannel {
     ring.setThirdAddress(lengthBytes);
   }
 
-  /** Blocks this thread: the kernel offers no other way for a secure discard, nor before Linux 6.12 for any. */
+  /** Blocks this thread: Linux has no other way for secure discards, and before 6.12 none for any discard. */
   #callDiscard(tag: number, secure: boolean): void {
     this.#setArgument(0, this.table.offsetBytes[tag]!);
     this.#setArgument(1, this.table.lengthBytes[tag]!);
@@ -349,8 +344,43 @@ export class UringChannel extends TableChannel {
   }
 }
 
-/** Where transfers go: memory that is unmapped after each operation must not be with the kernel any longer. */
+/**
+ * How transfers are made. If memory is unmapped after each operation, the kernel must not refer to it any longer then.
+ */
 function routeOf(kind: "reads" | "writes", routes: UringRoutes, rule: MemoryRule): TransferRoute {
   if (!rule.asynchronous) return "call";
   return routes.direct && rule.direct ? "ring" : routes[kind];
+}
+
+/** Operations that must not overlap: one is under way at a time, the others wait in line. */
+class CheckLine {
+  readonly #tags: Uint32Array;
+  #head = 0;
+  #count = 0;
+  #underWay = false;
+
+  /** For tags below `depth`, each in the line at most once. */
+  constructor(depth: number) {
+    this.#tags = new Uint32Array(depth);
+  }
+
+  /** Appends an operation. */
+  add(tag: number): void {
+    this.#tags[(this.#head + this.#count++) % this.#tags.length] = tag;
+  }
+
+  /** The next operation, which is under way from now on; -1 if none waits, or one is under way. */
+  next(): number {
+    if (this.#underWay || this.#count === 0) return -1;
+    const tag = this.#tags[this.#head]!;
+    this.#head = (this.#head + 1) % this.#tags.length;
+    this.#count--;
+    this.#underWay = true;
+    return tag;
+  }
+
+  /** The operation that was under way has ended. */
+  over(): void {
+    this.#underWay = false;
+  }
 }

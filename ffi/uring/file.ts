@@ -1,6 +1,6 @@
 /**
- * A channel's hold on its file: its own descriptor, counted among the image's open channels and covered by the image's
- * lock, and its place among the ring's registered files. It must not know operations.
+ * What a channel holds of its file: a descriptor of its own, which is counted among the image's open channels and
+ * covered by the image's lock; and an index among the ring's registered files.
  */
 
 import { joinFile, leaveFile } from "../../lib/storage/image/file.ts";
@@ -10,10 +10,10 @@ import { NativeImageLocks } from "../linux/image_lock.ts";
 import { FIXED_FILE, type IoUring } from "./ring.ts";
 import { libc } from "../linux/libc.ts";
 
-/** This thread's. */
+/** The image locks that this thread holds. */
 const locks = new NativeImageLocks();
 
-/** The image's file, counted among its open channels. */
+/** A descriptor of the image's file. Throws if the file cannot be opened, or another file has taken its place. */
 export class ImageDescriptor implements Disposable {
   readonly fd: number;
   readonly #attachment: UringAttachment;
@@ -36,7 +36,9 @@ export class ImageDescriptor implements Disposable {
   }
 }
 
-/** A registered file, which the kernel finds without looking it up and counting it each time; or just the descriptor. */
+/**
+ * A file registered with the ring, which saves the kernel a look-up per operation; or, without room, the descriptor.
+ */
 export class FileSlot implements Disposable {
   readonly index: number;
   readonly flag: number;

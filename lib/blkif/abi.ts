@@ -1,7 +1,6 @@
 /**
- * The blkif wire format as data: operation codes, statuses, limits, and the layouts of the three ABIs as they are in
- * `xen/io/blkif.h`, `ring.h` and `protocols.h`. All integers on the wire are little-endian. This file must not know who
- * reads or writes a ring.
+ * The blkif wire format as data: operation codes, statuses, limits, and the layouts of the three ABIs, after Xen's
+ * `xen/io/blkif.h`, `ring.h` and `protocols.h`. All integers on the wire are little-endian.
  */
 
 import { PAGE_BYTES, SECTOR_BYTES } from "../units.ts";
@@ -15,13 +14,13 @@ export type AbiName = (typeof ABI_NAMES)[number];
 export const OP_READ = 0;
 /** BLKIF_OP_WRITE: guest to disk. */
 export const OP_WRITE = 1;
-/** BLKIF_OP_WRITE_BARRIER: a write with a flush before and after; empty, it is a flush. */
+/** BLKIF_OP_WRITE_BARRIER: a write with a flush before and after; without segments, a flush. */
 export const OP_WRITE_BARRIER = 2;
-/** BLKIF_OP_FLUSH_DISKCACHE: makes completed writes durable; with segments, flush and then write. */
+/** BLKIF_OP_FLUSH_DISKCACHE: makes completed writes durable; with segments, a flush followed by a write. */
 export const OP_FLUSH_DISKCACHE = 3;
 /** BLKIF_OP_RESERVED_1: never supported. */
 export const OP_RESERVED = 4;
-/** BLKIF_OP_DISCARD: a range is no longer in use. */
+/** BLKIF_OP_DISCARD: the guest no longer uses a range. */
 export const OP_DISCARD = 5;
 /** BLKIF_OP_INDIRECT: a read or write whose segments are in granted pages. */
 export const OP_INDIRECT = 6;
@@ -42,9 +41,9 @@ export const SEGMENTS_PER_INDIRECT_PAGE = 512;
 /** BLKIF_DISCARD_SECURE, bit of a discard request's flag byte. */
 export const DISCARD_SECURE = 1;
 
-/** Pages of the largest ring: the protocol's bound is max-ring-page-order, and 4 is what everybody stops at. */
+/** Pages of the largest ring. The protocol has no limit of its own; frontends use at most max-ring-page-order 4. */
 export const MAX_RING_PAGES = 16;
-/** Sectors that a granted page holds: `first_sect` and `last_sect` are below this. */
+/** Sectors of a granted page: `first_sect` and `last_sect` are below this. */
 export const SECTORS_PER_PAGE = PAGE_BYTES / SECTOR_BYTES;
 
 /** Bytes before the first slot of a shared ring. */
@@ -65,17 +64,17 @@ export const SEGMENT_FIRST_SECTOR_OFFSET = 4;
 /** Offset of `last_sect` (u8) in a segment. */
 export const SEGMENT_LAST_SECTOR_OFFSET = 5;
 
-/** What ring functions return in place of a count when the other end's producer index is impossible. */
+/** Returned instead of a count if the other end's producer index is impossible. */
 export const RING_BROKEN = -1;
 
-/** A ring that cannot be used: its memory or its indices make no sense. */
+/** A ring cannot be used: its memory has a wrong size, or its indices are impossible. */
 export class RingError extends Error {
   override readonly name = "RingError";
 }
 
 /**
- * Sizes and offsets of one ABI, all in bytes. The discard and indirect requests have operation, id and sector number at
- * the offsets of the direct request, and discard has its handle there too.
+ * Sizes and offsets of one ABI, in bytes. Operation, id and sector number are at the same offsets in direct, discard
+ * and indirect requests; the handle in direct and discard requests.
  */
 export interface AbiLayout {
   readonly name: AbiName;
@@ -119,7 +118,7 @@ export interface AbiLayout {
   readonly responseStatusOffset: number;
 }
 
-/** Sizes in which the ABIs differ beyond the place of `id`. */
+/** Sizes in bytes that differ between the ABIs. */
 interface AbiSizes {
   readonly request: number;
   readonly discard: number;
@@ -128,8 +127,9 @@ interface AbiSizes {
 }
 
 /**
- * The ABIs differ in one thing: i386 aligns a u64 at 4 bytes, the others at 8, so `id` follows `handle` at once or
- * after a gap, and structs are padded less. One function makes all layouts so that they share a hidden class.
+ * Makes a layout. The ABIs differ only in the alignment of a u64, which is 4 bytes on i386 and 8 on the others: it
+ * decides whether there is a gap between `handle` and `id`, and how structs are padded. One function makes all layouts
+ * so that V8 gives them the same hidden class.
  */
 function layout(name: AbiName, idOffset: number, sizes: AbiSizes): AbiLayout {
   return Object.freeze({
@@ -159,7 +159,7 @@ function layout(name: AbiName, idOffset: number, sizes: AbiSizes): AbiLayout {
 const SIZES_64: AbiSizes = { request: 112, discard: 32, indirect: 64, response: 16 };
 const SIZES_32: AbiSizes = { request: 108, discard: 28, indirect: 64, response: 12 };
 
-/** The layouts by the name that a frontend publishes. ARM's is x86_64's. */
+/** The layouts by the name that a frontend publishes. ARM has the layout of x86_64. */
 export const ABIS: Readonly<Record<AbiName, AbiLayout>> = Object.freeze({
   "x86_64-abi": layout("x86_64-abi", 8, SIZES_64),
   "x86_32-abi": layout("x86_32-abi", 4, SIZES_32),

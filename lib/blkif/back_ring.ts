@@ -1,7 +1,6 @@
 /**
- * The backend's end of a shared ring: takes requests out, puts responses in. It holds the ring rules (free-running u32
- * indices, one copy per request, the notify and final-check rules) and trusts nothing that the frontend can write.
- * It must not know what requests mean, where the memory comes from, or how notifications travel.
+ * The backend's end of a shared ring: takes requests, puts responses. It follows the rules of ring.h (free-running u32
+ * indices, one copy per request, when to notify, the final check) and trusts nothing that the frontend can write.
  */
 
 import {
@@ -18,8 +17,8 @@ import {
 } from "./abi.ts";
 
 /**
- * The back end of a ring. One thread's. Nothing is allocated after construction. Private indices are kept as i32, which
- * stays a small integer at every value; all arithmetic wraps at 2^32.
+ * The backend's end of a ring, for one thread. Nothing is allocated after construction. Private indices are i32,
+ * because V8 keeps those as small integers; all arithmetic wraps at 2^32.
  */
 export class BackRing {
   /** Slots of the ring, a power of two. */
@@ -29,7 +28,7 @@ export class BackRing {
   readonly #words: Int32Array;
   readonly #halves: Int16Array;
   readonly #bytes: Uint8Array;
-  /** One view a slot, so that taking a request makes none. */
+  /** A view of each slot, so that taking a request creates none. */
   readonly #slotViews: readonly Uint8Array[];
   readonly #mask: number;
   readonly #strideBytes: number;
@@ -39,12 +38,12 @@ export class BackRing {
   #requestConsumer: number;
   /** rsp_prod_pvt */
   #responseProducer: number;
-  /** The value of rsp_prod that was published last; the shared one can be overwritten by the frontend. */
+  /** The rsp_prod that was published last. The frontend can overwrite the shared one. */
   #published: number;
 
   /**
-   * Attaches to a ring that the frontend initialised, at its `rsp_prod`. `memory` is the whole ring: 1, 2, 4, 8 or 16
-   * pages. Throws {@linkcode RingError} if more requests are outstanding than the ring has slots.
+   * Attaches to a ring that the frontend has initialised, at its `rsp_prod`. `memory` is the whole ring: 1, 2, 4, 8 or
+   * 16 pages. Throws {@linkcode RingError} if more requests are outstanding than the ring has slots.
    */
   constructor(memory: Uint8Array, abi: AbiLayout) {
     this.slots = slotsOfMemory(memory, abi);
@@ -75,28 +74,28 @@ export class BackRing {
     this.#published = responses;
   }
 
-  /** Goes on taking requests at `requestConsumer`: those before it were taken by a process that is no more. */
+  /** Continues at `requestConsumer` after a crash: the last process took the requests before it. */
   resume(requestConsumer: number): void {
     this.#requestConsumer = requestConsumer | 0;
   }
 
   /**
-   * Requests that are there and not yet taken, or {@linkcode RING_BROKEN} when the frontend's index is impossible: more
-   * than a ring ahead, or behind what was taken. A broken ring must be stopped, for good.
+   * Requests that can be taken, or {@linkcode RING_BROKEN} if the frontend's index is impossible: more than a ring
+   * ahead, or behind what was taken. A broken ring must not be used any more.
    */
   unconsumed(): number {
     const available = indexDifference(Atomics.load(this.#header, REQ_PROD_WORD), this.#requestConsumer);
     return available > this.slots - this.outstanding() ? RING_BROKEN : available;
   }
 
-  /** Requests taken whose response was not put yet. */
+  /** Requests taken and not yet answered. */
   outstanding(): number {
     return indexDifference(this.#requestConsumer, this.#responseProducer);
   }
 
   /**
-   * Copies the next request's slot, once, into private memory: `abi.requestSizeBytes` bytes at `byteOffset`. Everything
-   * is to be decided from the copy (XSA-155). Only after {@linkcode unconsumed} said that there is one.
+   * Copies the next request, once, into private memory: `abi.requestSizeBytes` bytes at `byteOffset`. Decode only the
+   * copy (XSA-155). Call it only if {@linkcode unconsumed} is positive.
    */
   take(snapshot: Uint8Array, byteOffset: number): void {
     snapshot.set(this.#slotViews[this.#requestConsumer & this.#mask]!, byteOffset);
@@ -104,8 +103,8 @@ export class BackRing {
   }
 
   /**
-   * Puts the next response: writes id, operation and status, and no other byte of the slot (XSA-216). At most one for
-   * each request taken; it is seen by the frontend after {@linkcode push}.
+   * Puts the next response: writes id, operation and status, and no other byte of the slot (XSA-216). Call it at most
+   * once for each request taken; the frontend sees it after {@linkcode push}.
    */
   putResponse(idLow: number, idHigh: number, operation: number, status: number): void {
     const begin = RING_HEADER_BYTES + (this.#responseProducer & this.#mask) * this.#strideBytes;
@@ -117,21 +116,21 @@ export class BackRing {
     this.#responseProducer = (this.#responseProducer + 1) | 0;
   }
 
-  /** Publishes the responses put so far. True: the frontend asked to be notified of one of them. */
+  /** Publishes the responses put so far. True: notify the frontend, it asked for that. */
   push(): boolean {
     const previous = this.#published;
     const current = this.#responseProducer;
     if (current === previous) return false;
     this.#published = current;
-    // A sequentially consistent store and load: responses before the index, the index before the look at rsp_event.
+    // Sequentially consistent: responses are visible before rsp_prod, and rsp_prod before rsp_event is read.
     Atomics.store(this.#header, RSP_PROD_WORD, current);
     const event = Atomics.load(this.#header, RSP_EVENT_WORD);
     return indexDifference(current, event) < indexDifference(current, previous);
   }
 
   /**
-   * Before going to sleep: asks the frontend to notify of its next request, and looks again. True: there is work, do
-   * not sleep (a broken ring counts as work, for {@linkcode unconsumed} to tell).
+   * Before sleeping: asks the frontend to notify us of its next request, and checks again. True: do not sleep, there
+   * are requests (or the ring is broken).
    */
   finalCheck(): boolean {
     if (this.unconsumed() !== 0) return true;

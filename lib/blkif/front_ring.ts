@@ -1,7 +1,6 @@
 /**
- * The frontend's end of a shared ring: puts requests in, takes responses out. It is what drives a BackRing in the
- * simulation and in tests, and can write any request a guest could, sensible or not. It must not know what backs the
- * memory or how notifications travel.
+ * The frontend's end of a shared ring: puts requests, takes responses. It drives a BackRing in the simulation and in
+ * tests, and can put any request that a guest could, valid or not.
  */
 
 import {
@@ -21,7 +20,7 @@ import {
   slotsOfMemory,
 } from "./abi.ts";
 
-/** What every request has. One object is filled and put again and again. */
+/** Fields of every request. Callers reuse one object for many requests. */
 class CommonFields {
   handle = 0;
   idLow = 0;
@@ -33,17 +32,17 @@ class CommonFields {
 /** A direct request to be put into a ring. */
 export class RequestFields extends CommonFields {
   operation = 0;
-  /** Goes to the wire as it is, 0 to 255; at most 11 segments are written. */
+  /** Written as it is, 0 to 255; at most 11 segments are written. */
   segmentCount = 0;
   readonly grefs: Uint32Array<ArrayBuffer> = new Uint32Array(MAX_SEGMENTS_PER_REQUEST);
   readonly firstSectors: Uint8Array<ArrayBuffer> = new Uint8Array(MAX_SEGMENTS_PER_REQUEST);
   readonly lastSectors: Uint8Array<ArrayBuffer> = new Uint8Array(MAX_SEGMENTS_PER_REQUEST);
 }
 
-/** An indirect request to be put into a ring; see {@linkcode writeSegment} for its segments. */
+/** An indirect request to be put into a ring. {@linkcode writeSegment} writes its segments. */
 export class IndirectFields extends CommonFields {
   innerOperation = 0;
-  /** Goes to the wire as it is, 0 to 65535. */
+  /** Written as it is, 0 to 65535. */
   segmentCount = 0;
   readonly grefs: Uint32Array<ArrayBuffer> = new Uint32Array(MAX_INDIRECT_PAGES_PER_REQUEST);
 }
@@ -55,7 +54,7 @@ export class DiscardFields extends CommonFields {
   sectorCountHigh = 0;
 }
 
-/** Writes a segment into a ring slot or an indirect page, seen as words, at `word`. */
+/** Writes a segment at index `word` of a ring or an indirect page, seen as 32-bit words. */
 export function writeSegment(words: Uint32Array, word: number, gref: number, first: number, last: number): void {
   words[word] = gref;
   words[word + 1] = first | (last << 8);
@@ -70,7 +69,7 @@ export class ResponseFields {
   status = 0;
 }
 
-/** The front end of a ring. One thread's. Nothing is allocated after construction. */
+/** The frontend's end of a ring, for one thread. Nothing is allocated after construction. */
 export class FrontRing {
   /** Slots of the ring, a power of two. */
   readonly slots: number;
@@ -86,10 +85,10 @@ export class FrontRing {
   #requestProducer: number;
   /** rsp_cons, as an i32 */
   #responseConsumer: number;
-  /** The value of req_prod that was published last. */
+  /** The req_prod that was published last. */
   #published: number;
 
-  /** Attaches to an initialised ring with nothing outstanding of ours: at its `req_prod` and `rsp_prod`. */
+  /** Attaches to an initialised ring at its `req_prod` and `rsp_prod`; we must have no request outstanding. */
   constructor(memory: Uint8Array, abi: AbiLayout) {
     this.slots = slotsOfMemory(memory, abi);
     this.#mask = this.slots - 1;
@@ -105,7 +104,7 @@ export class FrontRing {
     this.#responseConsumer = Atomics.load(this.#header, RSP_PROD_WORD);
   }
 
-  /** Makes an empty ring of the memory (ring.h: SHARED_RING_INIT) and attaches to it. */
+  /** Initialises the memory as an empty ring (ring.h: SHARED_RING_INIT) and attaches to it. */
   static initialise(memory: Uint8Array, abi: AbiLayout): FrontRing {
     memory.fill(0, 0, RING_HEADER_BYTES);
     const header = new Int32Array(memory.buffer, memory.byteOffset, 4);
@@ -114,12 +113,12 @@ export class FrontRing {
     return new FrontRing(memory, abi);
   }
 
-  /** Requests that can be put before responses must be taken. */
+  /** How many requests can be put before responses must be taken. */
   free(): number {
     return this.slots - indexDifference(this.#requestProducer, this.#responseConsumer);
   }
 
-  /** Puts the next request, in the layout of a direct one. Only if {@linkcode free}; seen after {@linkcode push}. */
+  /** Puts a direct request. Call it only if {@linkcode free} is not 0; the backend sees it after {@linkcode push}. */
   putRequest(fields: RequestFields): void {
     const abi = this.#abi;
     const begin = this.#begin(fields.operation, fields);
@@ -133,7 +132,7 @@ export class FrontRing {
     this.#requestProducer = (this.#requestProducer + 1) | 0;
   }
 
-  /** As {@linkcode putRequest}, for an indirect request. */
+  /** Like {@linkcode putRequest}, for an indirect request. */
   putIndirect(fields: IndirectFields): void {
     const abi = this.#abi;
     const begin = this.#begin(OP_INDIRECT, fields);
@@ -144,7 +143,7 @@ export class FrontRing {
     this.#requestProducer = (this.#requestProducer + 1) | 0;
   }
 
-  /** As {@linkcode putRequest}, for a discard. */
+  /** Like {@linkcode putRequest}, for a discard. */
   putDiscard(fields: DiscardFields): void {
     const abi = this.#abi;
     const begin = this.#begin(OP_DISCARD, fields);
@@ -156,7 +155,7 @@ export class FrontRing {
     this.#requestProducer = (this.#requestProducer + 1) | 0;
   }
 
-  /** Writes what all requests have in the same place, but for the handle; returns where the slot begins. */
+  /** Writes the fields that all requests have at the same place; returns the offset of the slot. */
   #begin(operation: number, fields: CommonFields): number {
     const abi = this.#abi;
     const begin = RING_HEADER_BYTES + (this.#requestProducer & this.#mask) * abi.requestSizeBytes;
@@ -181,13 +180,13 @@ export class FrontRing {
     return indexDifference(current, event) < indexDifference(current, previous);
   }
 
-  /** Responses that are there and not yet taken, or {@linkcode RING_BROKEN} if there are more than requests pushed. */
+  /** Responses that can be taken, or {@linkcode RING_BROKEN} if there are more than requests were pushed. */
   unconsumedResponses(): number {
     const available = indexDifference(Atomics.load(this.#header, RSP_PROD_WORD), this.#responseConsumer);
     return available > indexDifference(this.#published, this.#responseConsumer) ? RING_BROKEN : available;
   }
 
-  /** Takes the next response. Only after {@linkcode unconsumedResponses} said that there is one. */
+  /** Takes the next response. Call it only if {@linkcode unconsumedResponses} is positive. */
   takeResponse(out: ResponseFields): void {
     const abi = this.#abi;
     const begin = RING_HEADER_BYTES + (this.#responseConsumer & this.#mask) * abi.requestSizeBytes;
@@ -200,8 +199,8 @@ export class FrontRing {
   }
 
   /**
-   * Before going to sleep: asks the backend to notify of its next response, and looks again. True: there are responses
-   * (or the ring is broken), do not sleep.
+   * Before sleeping: asks the backend to notify us of its next response, and checks again. True: do not sleep, there
+   * are responses (or the ring is broken).
    */
   finalCheck(): boolean {
     if (this.unconsumedResponses() !== 0) return true;

@@ -1,24 +1,33 @@
 /**
- * Requests after they left the ring: raw decoding of private snapshots into preallocated arrays, whatever they hold.
- * Nothing here allocates per request, loses a bit of a 64-bit value or refuses anything: that is validate.ts's part.
- * It must not know rings, grants or disks.
+ * A request after it left the ring: decoded from a private copy into preallocated arrays, and validated against the
+ * disk's limits. Decoding refuses nothing; validation decides, and sets where on the disk the request's data is.
+ * Nothing is allocated per request, and no 64-bit value loses a bit or wraps. What a log line says of a refusal is in
+ * refusal.ts.
  */
 
+import { SECTOR_BYTES } from "../units.ts";
 import {
   type AbiLayout,
+  DISCARD_SECURE,
   MAX_INDIRECT_PAGES_PER_REQUEST,
   MAX_SEGMENTS_PER_REQUEST,
   OP_DISCARD,
+  OP_FLUSH_DISKCACHE,
   OP_INDIRECT,
   OP_READ,
   OP_WRITE,
+  OP_WRITE_BARRIER,
+  SECTORS_PER_PAGE,
   SEGMENT_FIRST_SECTOR_OFFSET,
   SEGMENT_LAST_SECTOR_OFFSET,
   SEGMENT_SIZE_BYTES,
   SEGMENTS_PER_INDIRECT_PAGE,
+  STATUS_EOPNOTSUPP,
+  STATUS_ERROR,
+  STATUS_OKAY,
 } from "./abi.ts";
 
-/** Private memory that request snapshots are copied into, seen as bytes, halves and words. */
+/** Private memory that requests are copied into, seen as bytes, 16-bit halves and 32-bit words. */
 export class SnapshotMemory {
   readonly u8: Uint8Array;
   readonly u16: Uint16Array;
@@ -32,45 +41,48 @@ export class SnapshotMemory {
   }
 }
 
-/** The requests of one ring that are in flight, as arrays indexed by slot (a number the owner chooses, not the id). */
+/**
+ * The decoded requests of one ring, as arrays indexed by slot (a number that the owner chooses, not the request's id).
+ */
 export class RequestSlots {
-  /** BLKIF_OP_* as it was on the wire; of an indirect request, once its segments are decoded, the inner operation. */
+  /** BLKIF_OP_* from the wire; for an indirect request, once its segments are decoded, the inner operation. */
   readonly operation: Uint8Array<ArrayBuffer>;
-  /** What the response must carry: the operation, but for an indirect request its inner one. */
+  /** The operation of the response: that of the request, or the inner one of an indirect request. */
   readonly responseOperation: Uint8Array<ArrayBuffer>;
-  readonly handle: Uint16Array<ArrayBuffer>;
   readonly idLow: Uint32Array<ArrayBuffer>;
   readonly idHigh: Uint32Array<ArrayBuffer>;
   readonly sectorLow: Uint32Array<ArrayBuffer>;
   readonly sectorHigh: Uint32Array<ArrayBuffer>;
-  /** As it was on the wire: may exceed `maxSegments`, beyond which no segment was decoded. */
+  /** From the wire, so it may exceed `maxSegments`; at most `maxSegments` segments are decoded. */
   readonly segmentCount: Uint16Array<ArrayBuffer>;
-  /** Place on the disk, exact; set by `validateRequest` when it returns STATUS_OKAY. */
+  /** Place on the disk, exact; set by `validateRequest`. */
   readonly offsetBytes: Float64Array<ArrayBuffer>;
-  /** Data of all segments together; set by `validateRequest` when it returns STATUS_OKAY. 0: no data. */
+  /** Length of all segments together, 0 without data; set by `validateRequest`. */
   readonly lengthBytes: Uint32Array<ArrayBuffer>;
   /** Segment i of a slot is at `slot * maxSegments + i`, here and in the next two. */
   readonly grefs: Uint32Array<ArrayBuffer>;
   readonly firstSector: Uint8Array<ArrayBuffer>;
   readonly lastSector: Uint8Array<ArrayBuffer>;
 
-  /** Of an indirect request: what it asks for, as it was on the wire. */
+  /** Indirect requests: the inner operation from the wire. */
   readonly innerOperation: Uint8Array<ArrayBuffer>;
-  /** Of an indirect request: its pages; those of a slot begin at `slot * MAX_INDIRECT_PAGES_PER_REQUEST`. */
+  /**
+   * Indirect requests: the pages with the segments; those of a slot begin at `slot * MAX_INDIRECT_PAGES_PER_REQUEST`.
+   */
   readonly indirectGrefs: Uint32Array<ArrayBuffer>;
   /** 1 for an indirect request whose segments are decoded. */
   readonly hasIndirectSegments: Uint8Array<ArrayBuffer>;
 
-  /** Of a discard: its flag, as it was on the wire. */
+  /** Discards: the flag byte from the wire. */
   readonly discardFlag: Uint8Array<ArrayBuffer>;
   readonly discardSectorsLow: Uint32Array<ArrayBuffer>;
   readonly discardSectorsHigh: Uint32Array<ArrayBuffer>;
-  /** Whole granules to be discarded from `offsetBytes` on; set by `validateRequest` when it returns STATUS_OKAY. */
+  /** Discards: length of the whole granules from `offsetBytes` on; set by `validateRequest`. */
   readonly discardBytes: Float64Array<ArrayBuffer>;
 
   /**
-   * `maxSegments` is the room per request, and `maxIndirectSegments` what an indirect one may use of it; 0: indirect
-   * requests are not supported. Throws RangeError if the room does not suffice.
+   * `maxSegments` is the room per request, `maxIndirectSegments` how many segments an indirect request may have (0:
+   * indirect requests are not supported). Throws RangeError if the latter do not fit.
    */
   constructor(readonly slots: number, readonly maxSegments: number, readonly maxIndirectSegments: number = 0) {
     const most = Math.min(maxSegments, MAX_INDIRECT_PAGES_PER_REQUEST * SEGMENTS_PER_INDIRECT_PAGE);
@@ -79,7 +91,6 @@ export class RequestSlots {
     }
     this.operation = new Uint8Array(slots);
     this.responseOperation = new Uint8Array(slots);
-    this.handle = new Uint16Array(slots);
     this.idLow = new Uint32Array(slots);
     this.idHigh = new Uint32Array(slots);
     this.sectorLow = new Uint32Array(slots);
@@ -100,14 +111,14 @@ export class RequestSlots {
   }
 }
 
-/** Indirect pages that hold so many segments. */
+/** How many indirect pages `segments` segments need. */
 export function indirectPages(segments: number): number {
   return Math.ceil(segments / SEGMENTS_PER_INDIRECT_PAGE);
 }
 
 /**
- * Decodes the snapshot at `byteOffset` (a multiple of 4) into a slot, whatever it holds: no value is refused here. The
- * segments of an indirect request are elsewhere: see {@linkcode decodeIndirectSegments}.
+ * Decodes the snapshot at `byteOffset` (a multiple of 4) into a slot, whatever the bytes are. The segments of an
+ * indirect request come later: see {@linkcode decodeIndirectSegments}.
  */
 export function decodeRequest(
   snapshot: SnapshotMemory,
@@ -129,7 +140,6 @@ export function decodeRequest(
   slots.sectorHigh[slot] = u32[sector + 1]!;
   if (operation === OP_INDIRECT) return decodeIndirect(snapshot, byteOffset, abi, slots, slot);
   slots.responseOperation[slot] = operation;
-  slots.handle[slot] = snapshot.u16[(byteOffset + abi.handleOffset) >>> 1]!;
   if (operation === OP_DISCARD) return decodeDiscard(snapshot, byteOffset, abi, slots, slot);
   const wireCount = u8[byteOffset + abi.segmentCountOffset]!;
   slots.segmentCount[slot] = wireCount;
@@ -160,7 +170,7 @@ function decodeSegments(
   }
 }
 
-/** The part of an indirect request that lies elsewhere than in a direct one. */
+/** The fields that an indirect request has at other places than a direct one. */
 function decodeIndirect(
   snapshot: SnapshotMemory,
   byteOffset: number,
@@ -170,16 +180,15 @@ function decodeIndirect(
 ): void {
   const inner = snapshot.u8[byteOffset + abi.indirectOperationOffset]!;
   slots.innerOperation[slot] = inner;
-  // A frontend disables its disk on a response with an operation it cannot have asked for.
+  // A frontend disables its disk if a response has an operation that it did not ask for.
   slots.responseOperation[slot] = inner === OP_WRITE ? OP_WRITE : OP_READ;
-  slots.handle[slot] = snapshot.u16[(byteOffset + abi.indirectHandleOffset) >>> 1]!;
   slots.segmentCount[slot] = snapshot.u16[(byteOffset + abi.indirectSegmentCountOffset) >>> 1]!;
   const grefs = (byteOffset + abi.indirectGrefsOffset) >>> 2;
   const entry = slot * MAX_INDIRECT_PAGES_PER_REQUEST;
   for (let i = 0; i < MAX_INDIRECT_PAGES_PER_REQUEST; i++) slots.indirectGrefs[entry + i] = snapshot.u32[grefs + i]!;
 }
 
-/** The part of a discard that lies elsewhere than in a direct request. */
+/** The fields that a discard has at other places than a direct request. */
 function decodeDiscard(
   snapshot: SnapshotMemory,
   byteOffset: number,
@@ -195,9 +204,9 @@ function decodeDiscard(
 }
 
 /**
- * Decodes the segments of an indirect request that was found valid so far, from a private copy of its pages, one after
- * another at `byteOffset` (a multiple of 4). From then on it is a read or write with more segments than a direct one
- * can have, still to be validated as such.
+ * Decodes the segments of an indirect request from private copies of its pages, which follow each other at `byteOffset`
+ * (a multiple of 4). The request must have been validated once. From then on it is a read or write, possibly with more
+ * segments than a direct one can have, and must be validated again.
  */
 export function decodeIndirectSegments(
   pages: SnapshotMemory,
@@ -208,4 +217,156 @@ export function decodeIndirectSegments(
   decodeSegments(pages, byteOffset, slots, slot * slots.maxSegments, slots.segmentCount[slot]!);
   slots.operation[slot] = slots.innerOperation[slot]!;
   slots.hasIndirectSegments[slot] = 1;
+}
+
+/** What a request is validated against: a subset of a disk's properties. */
+export interface DiskLimits {
+  /** Size in 512-byte sectors, at most 2^53. */
+  readonly sectors: number;
+  readonly readOnly: boolean;
+  /** A power of two from 512 to 4096. */
+  readonly logicalSectorBytes: number;
+  /** Absent: discards are not supported. */
+  readonly discard?: DiscardLimits;
+}
+
+/** How a disk discards. */
+export interface DiscardLimits {
+  /** A multiple of 512. Only whole granules are discarded. */
+  readonly granularityBytes: number;
+  /** Where the first granule begins: a multiple of 512. */
+  readonly alignmentBytes: number;
+  /** True: the secure flag is honoured; false: it is ignored. */
+  readonly secure: boolean;
+}
+
+/** What validation says of a request: accepted, or what is wrong with it. refusal.ts has the words. */
+export const VERDICT = {
+  accepted: 0,
+  /** The operation is unknown, or not offered. */
+  operation: 1,
+  readOnly: 2,
+  noSegments: 3,
+  segmentCount: 4,
+  segment: 5,
+  alignment: 6,
+  beyondEnd: 7,
+  innerOperation: 8,
+} as const;
+
+/** A sector number with this upper word is 2^53 or more, beyond the end of every disk. */
+const SECTOR_HIGH_LIMIT = 2 ** 21;
+
+/**
+ * Validates a decoded request. Returns STATUS_OKAY if it may be carried out, else the status to answer. When it
+ * accepts, it sets the slot's `offsetBytes`, `lengthBytes` and, for a discard, `discardBytes`.
+ *
+ * An empty WRITE_BARRIER or FLUSH_DISKCACHE is a flush: its sector number means nothing, its length is 0, and a
+ * read-only disk allows it. A discard of less than a granule has 0 `discardBytes`. An indirect request is validated
+ * twice: before its segments are decoded STATUS_OKAY means that they may be fetched; afterwards it is validated as a
+ * read or write.
+ */
+export function validateRequest(slots: RequestSlots, slot: number, limits: DiskLimits): number {
+  const verdict = verdictOf(slots, slot, limits);
+  if (verdict === VERDICT.accepted) return STATUS_OKAY;
+  return verdict === VERDICT.operation ? STATUS_EOPNOTSUPP : STATUS_ERROR;
+}
+
+/** As {@linkcode validateRequest}, but returns a {@linkcode VERDICT}, which tells what is wrong with the request. */
+export function verdictOf(slots: RequestSlots, slot: number, limits: DiskLimits): number {
+  const operation = slots.operation[slot]!;
+  if (operation > OP_FLUSH_DISKCACHE) {
+    if (operation === OP_INDIRECT) return checkIndirect(slots, slot, limits);
+    return operation === OP_DISCARD ? checkDiscard(slots, slot, limits) : VERDICT.operation;
+  }
+  const count = slots.segmentCount[slot]!;
+  if (count === 0) {
+    if (operation < OP_WRITE_BARRIER) return VERDICT.noSegments;
+    return acceptWithoutData(slots, slot);
+  }
+  if (operation !== OP_READ && limits.readOnly) return VERDICT.readOnly;
+  if (count > mostSegments(slots, slot)) return VERDICT.segmentCount;
+  return checkSegments(slots, slot, count, limits);
+}
+
+/** Segments that the request may have, by its kind. */
+export function mostSegments(slots: RequestSlots, slot: number): number {
+  if (slots.hasIndirectSegments[slot] === 1 || slots.operation[slot] === OP_INDIRECT) return slots.maxIndirectSegments;
+  return slots.maxSegments < MAX_SEGMENTS_PER_REQUEST ? slots.maxSegments : MAX_SEGMENTS_PER_REQUEST;
+}
+
+function acceptWithoutData(slots: RequestSlots, slot: number): number {
+  slots.offsetBytes[slot] = 0;
+  slots.lengthBytes[slot] = 0;
+  return VERDICT.accepted;
+}
+
+/** Requests with data: segments, alignment, end of the disk. */
+function checkSegments(slots: RequestSlots, slot: number, count: number, limits: DiskLimits): number {
+  const alignMask = limits.logicalSectorBytes / SECTOR_BYTES - 1;
+  let misaligned = slots.sectorLow[slot]! & alignMask;
+  let total = 0;
+  const end = slot * slots.maxSegments + count;
+  for (let entry = end - count; entry < end; entry++) {
+    const first = slots.firstSector[entry]!;
+    const last = slots.lastSector[entry]!;
+    if (first > last || last >= SECTORS_PER_PAGE) return VERDICT.segment;
+    const sectors = last - first + 1;
+    misaligned |= (first | sectors) & alignMask;
+    total += sectors;
+  }
+  if (misaligned !== 0) return VERDICT.alignment;
+  const high = slots.sectorHigh[slot]!;
+  if (high >= SECTOR_HIGH_LIMIT) return VERDICT.beyondEnd;
+  // Below 2^53, so exact; and the subtraction cannot wrap as the addition could.
+  const sector = high * 2 ** 32 + slots.sectorLow[slot]!;
+  if (sector > limits.sectors - total) return VERDICT.beyondEnd;
+  slots.offsetBytes[slot] = sector * SECTOR_BYTES;
+  slots.lengthBytes[slot] = total * SECTOR_BYTES;
+  return VERDICT.accepted;
+}
+
+/** An indirect request before its segments are fetched. */
+function checkIndirect(slots: RequestSlots, slot: number, limits: DiskLimits): number {
+  if (slots.maxIndirectSegments === 0) return VERDICT.operation;
+  const inner = slots.innerOperation[slot]!;
+  if (inner !== OP_READ && inner !== OP_WRITE) return VERDICT.innerOperation;
+  const count = slots.segmentCount[slot]!;
+  if (count === 0) return VERDICT.noSegments;
+  if (inner === OP_WRITE && limits.readOnly) return VERDICT.readOnly;
+  // The segments that we offer fit into the pages that a request can name, so this also bounds the pages.
+  if (count > slots.maxIndirectSegments) return VERDICT.segmentCount;
+  return acceptWithoutData(slots, slot);
+}
+
+/** Shrinks the range of a discard to whole granules. Takes constant time, whatever its length. */
+function checkDiscard(slots: RequestSlots, slot: number, limits: DiskLimits): number {
+  if (limits.readOnly) return VERDICT.readOnly;
+  if (limits.discard === undefined) return VERDICT.operation;
+  const sectorHigh = slots.sectorHigh[slot]!;
+  const countHigh = slots.discardSectorsHigh[slot]!;
+  if (sectorHigh >= SECTOR_HIGH_LIMIT || countHigh >= SECTOR_HIGH_LIMIT) return VERDICT.beyondEnd;
+  const sector = sectorHigh * 2 ** 32 + slots.sectorLow[slot]!;
+  const count = countHigh * 2 ** 32 + slots.discardSectorsLow[slot]!;
+  if (sector > limits.sectors - count) return VERDICT.beyondEnd;
+  const { granularityBytes, alignmentBytes } = limits.discard;
+  const granule = Math.max(granularityBytes, limits.logicalSectorBytes) / SECTOR_BYTES;
+  const alignment = (alignmentBytes / SECTOR_BYTES) % granule;
+  const begin = sector + modulo(alignment - sector, granule);
+  const end = sector + count - modulo(sector + count - alignment, granule);
+  slots.offsetBytes[slot] = begin * SECTOR_BYTES;
+  slots.lengthBytes[slot] = 0;
+  slots.discardBytes[slot] = Math.max(0, end - begin) * SECTOR_BYTES;
+  return VERDICT.accepted;
+}
+
+/** The remainder, never negative. */
+function modulo(value: number, divisor: number): number {
+  const rest = value % divisor;
+  return rest < 0 ? rest + divisor : rest;
+}
+
+/** Whether an accepted discard must make its data unrecoverable: the guest asked for it, and the disk supports it. */
+export function isSecureDiscard(slots: RequestSlots, slot: number, limits: DiskLimits): boolean {
+  return (slots.discardFlag[slot]! & DISCARD_SECURE) !== 0 && limits.discard?.secure === true;
 }

@@ -6,17 +6,17 @@
 
 import { ABIS, MAX_RING_PAGES, MAX_SEGMENTS_PER_REQUEST } from "../blkif/abi.ts";
 import { BackRing } from "../blkif/back_ring.ts";
-import { RequestSlots } from "../blkif/request.ts";
 import { errorText } from "../errors.ts";
 import type { DomId, EventChannels, EvtchnPort, GrantTable, OwnedMemory, Platform } from "../hypervisor.ts";
 import type { ChannelOptions, DiskAttachment, DiskProperties, IoChannel } from "../storage/disk.ts";
-import { createGrantStrategy } from "./grant_strategies.ts";
+import { createGrantStrategy } from "./grants/create.ts";
+import { memoryRule } from "./grants/memory_rule.ts";
+import { MOST_PAGES_PER_RING } from "./grants/page_pool.ts";
 import { IndirectPages } from "./indirect_pages.ts";
 import { Latch, LATCH_BYTES } from "./latch.ts";
 import { Journal, journalBytes } from "./journal.ts";
-import { memoryRule } from "./memory_rule.ts";
-import { MOST_PAGES_PER_RING } from "./page_pool.ts";
 import { Queue } from "./queue.ts";
+import { SlotTable } from "./slot_table.ts";
 import { DEFAULT_PERSISTENT_GRANTS, type QueueSpec } from "./types.ts";
 
 /** What a reactor needs to open a queue: a QueueSpec in a form that can be posted to its Worker. */
@@ -60,7 +60,7 @@ export function openConnection(
   const inFlight = mostInFlight(request, ring, replay);
   const maxIndirectSegments = request.maxIndirectSegments ?? 0;
   const maxSegments = Math.max(MAX_SEGMENTS_PER_REQUEST, maxIndirectSegments);
-  const slots = new RequestSlots(inFlight, maxSegments, maxIndirectSegments);
+  const slots = new SlotTable(inFlight, maxSegments, maxIndirectSegments, replay);
   const grants = undo.use(
     createGrantStrategy(request.grants, {
       slots,
@@ -75,7 +75,7 @@ export function openConnection(
     : undo.use(new IndirectPages(slots, handles.grants, platform.memory));
   const channel = undo.use(openChannel(request.attachment, {
     depth: inFlight,
-    vectors: grants.vectors,
+    vectors: slots.vectors,
     memory: platform.memory,
     ...(grants.buffers && { buffers: grants.buffers }),
     rule: memoryRule(request.grants, request.directIoSafe ?? false),
@@ -84,7 +84,6 @@ export function openConnection(
   const port = handles.events.bindInterdomain(request.guest, request.eventChannel);
   undo.defer(() => handles.events.unbind(port));
   const queue = new Queue({
-    label: request.label,
     ...(request.image === undefined ? {} : { image: request.image }),
     ring,
     abi,
@@ -94,7 +93,6 @@ export function openConnection(
     channel,
     limits: request.discard === true ? request.properties : withoutDiscard(request.properties),
     journal,
-    replay,
     stats: request.stats,
     latch: new Latch(latch.view),
     notify: () => notifyFrontend(handles.events, port, complain),

@@ -1,17 +1,17 @@
 /**
- * Fetches the segments of indirect requests: their pages are copied, once, into private memory by one grant copy call
- * for all requests of a pass, whatever the grant mode, and are decoded from there. A mapped page could be rewritten
- * while it is being checked (XSA-155). Whether the segments make sense is not judged here.
+ * Fetches the segments of indirect requests. In every grant mode, one grant copy call per pass copies their pages into
+ * private memory, once, and the segments are decoded there: a guest could rewrite a mapped page while it is being
+ * validated (XSA-155).
  */
 
 import { MAX_INDIRECT_PAGES_PER_REQUEST, SEGMENT_SIZE_BYTES, SEGMENTS_PER_INDIRECT_PAGE } from "../blkif/abi.ts";
 import { decodeIndirectSegments, indirectPages, type RequestSlots, SnapshotMemory } from "../blkif/request.ts";
 import type { GrantCopyBatch, GrantTable, MemorySpace, OwnedMemory } from "../hypervisor.ts";
 
-/** Most requests whose segments are fetched by one call. */
+/** The most requests per call. */
 const MOST_REQUESTS = 64;
 
-/** See the file's first lines. One ring's. Nothing is allocated after construction. */
+/** The indirect pages of one ring's requests. Nothing is allocated after construction. */
 export class IndirectPages implements Disposable {
   readonly #slots: RequestSlots;
   readonly #memory: OwnedMemory;
@@ -20,7 +20,7 @@ export class IndirectPages implements Disposable {
   /** Bytes of private memory for each request. */
   readonly #strideBytes: number;
   readonly #capacity: number;
-  /** The slots that were added, and where each one's copies begin in the batch. */
+  /** The slots that were added; and by their number, where their copies begin in the batch. */
   readonly #added: Uint16Array;
   readonly #firstCopy: Uint16Array;
   #count = 0;
@@ -54,7 +54,7 @@ export class IndirectPages implements Disposable {
     return this.#added[index]!;
   }
 
-  /** Adds an indirect request that was found valid so far: its segments fit what was offered. */
+  /** Adds an indirect request that was validated, so that its number of segments is no more than we offer. */
   add(slot: number): void {
     const index = this.#count++;
     this.#added[index] = slot;
@@ -72,7 +72,7 @@ export class IndirectPages implements Disposable {
 
   /** Copies all pages that were added, in one call. */
   fetch(): void {
-    this.#batch.run(); // a call that failed as a whole leaves every status a failure
+    this.#batch.run(); // if the call itself fails, every status is a failure
   }
 
   /** Decodes the segments of the request that was added as number `index`. False: a page could not be copied. */
@@ -84,7 +84,7 @@ export class IndirectPages implements Disposable {
     return true;
   }
 
-  /** Forgets the requests that were added. */
+  /** Removes all requests that were added. */
   clear(): void {
     this.#count = 0;
     this.#batch.clear();

@@ -1,16 +1,16 @@
 /**
- * The journal of one ring: the requests that were taken and not yet answered, in memory that outlives the process, so
- * that after a crash the next process answers each of them exactly once. It holds the layout and the rules, and is
- * given its memory: a mapped file, or private memory where nothing is to survive. It must not know requests' meaning.
+ * The journal of one ring: the requests that were taken and not yet answered, in memory that outlives the process.
+ * After a crash the next process answers each of them exactly once. The memory is a mapped file, or private memory if
+ * nothing needs to survive.
  *
- * A request is copied from the ring straight into its entry, and decoded from there: the journal costs a few stores per
- * request. Only the process is assumed to die, not the machine: what was stored is there, in program order, because
- * every word that decides goes through Atomics.
+ * A request is copied from the ring straight into its entry, and decoded from there: so the journal costs only a few
+ * stores per request. It survives the death of the process, not of the machine. All words that recovery depends on are
+ * stored through Atomics, so they are stored in program order.
  *
- * Header, as u32 words: 0 magic, 1 version, 2 ring slots, 3 entries, 4..7 the connection's nonce, 8 consumed: index of
- * the next request to take; 9 published: the rsp_prod that was stored last; 10 put: the rsp_prod that is stored next.
- * Entry, 128 bytes: 0 phase, 1 the request's index on the ring, 2 the index of its response, 3 unused, from 16 on the
- * request as it was on the ring.
+ * Header, in u32 words: 0 magic; 1 version; 2 slots of the ring; 3 entries; 4 to 7 nonce of the connection; 8 consumed:
+ * index of the next request to take; 9 published: the rsp_prod that was stored last; 10 put: the rsp_prod that will be
+ * stored next. Entry, 128 bytes: word 0 state; word 1 the request's index on the ring; word 2 the index of its
+ * response; word 3 unused; from byte 16 on, the request as it was on the ring.
  */
 
 import { indexDifference } from "../blkif/abi.ts";
@@ -33,32 +33,38 @@ const CONSUMED_WORD = 8;
 const PUBLISHED_WORD = 9;
 const PUT_WORD = 10;
 
-const PHASE_FREE = 0;
-const PHASE_TAKEN = 1;
-const PHASE_ANSWERED = 2;
+/** Words of an entry. */
+const STATE_WORD = 0;
+const REQUEST_INDEX_WORD = 1;
+const RESPONSE_INDEX_WORD = 2;
 
-/** Where a crashed process left a ring. */
+/** States of an entry. */
+const ENTRY_FREE = 0;
+const ENTRY_TAKEN = 1;
+const ENTRY_ANSWERED = 2;
+
+/** What a crashed process left to do. */
 export interface Outstanding {
   /** Index of the next request to take. */
   readonly requestConsumer: number;
-  /** Entries that were taken and not answered, in the order of their requests. */
+  /** Entries whose requests were taken and not answered, the oldest first. */
   readonly slots: readonly number[];
 }
 
-/** Bytes of a journal with so many entries. */
+/** Bytes of a journal with `entries` entries. */
 export function journalBytes(entries: number): number {
   return HEADER_BYTES + entries * ENTRY_BYTES;
 }
 
-/** See the file's first lines. */
+/** A journal in memory of {@linkcode journalBytes} bytes. One thread's. */
 export class Journal {
-  /** Requests as they were on the ring; the one of an entry is at {@linkcode requestAt}. */
+  /** The copies of the requests; that of an entry is at {@linkcode requestAt}. */
   readonly snapshot: SnapshotMemory;
   readonly #header: Int32Array;
   readonly #words: Int32Array;
   readonly #entries: number;
 
-  /** Over memory of {@linkcode journalBytes} bytes, whatever it holds: see {@linkcode begin} and {@linkcode recover}. */
+  /** The memory may hold anything: call {@linkcode begin} or {@linkcode recover} next. */
   constructor(memory: Uint8Array, entries: number) {
     this.#entries = entries;
     this.#header = new Int32Array(memory.buffer, memory.byteOffset, HEADER_BYTES / 4);
@@ -66,16 +72,18 @@ export class Journal {
     this.snapshot = new SnapshotMemory(memory);
   }
 
-  /** Where in {@linkcode snapshot} the entry's request is, in bytes. */
+  /** Offset of the entry's request in {@linkcode snapshot}, in bytes. */
   requestAt(entry: number): number {
     return HEADER_BYTES + entry * ENTRY_BYTES + REQUEST_AT_BYTES;
   }
 
-  /** Starts anew for a connection whose ring has nothing outstanding at `index`. */
+  /** Starts an empty journal for a new connection. Both indices of its ring are at `index`. */
   begin(nonce: Nonce, ringSlots: number, index: number): void {
     const header = this.#header;
-    Atomics.store(header, MAGIC_WORD, 0); // not valid until all is written
-    for (let entry = 0; entry < this.#entries; entry++) Atomics.store(this.#words, entry * ENTRY_WORDS, PHASE_FREE);
+    Atomics.store(header, MAGIC_WORD, 0); // invalid until everything is written
+    for (let entry = 0; entry < this.#entries; entry++) {
+      Atomics.store(this.#words, entry * ENTRY_WORDS + STATE_WORD, ENTRY_FREE);
+    }
     header[VERSION_WORD] = VERSION;
     header[RING_SLOTS_WORD] = ringSlots;
     header[ENTRIES_WORD] = this.#entries;
@@ -84,38 +92,40 @@ export class Journal {
     Atomics.store(header, MAGIC_WORD, MAGIC);
   }
 
-  /** The entry's request is copied; it was the ring's request of that index. Counts once {@linkcode consumed} says so. */
+  /**
+   * The entry holds the ring's request of that index. It becomes valid when {@linkcode consumed} includes the index.
+   */
   taken(entry: number, requestIndex: number): void {
     const word = entry * ENTRY_WORDS;
-    this.#words[word + 1] = requestIndex;
-    Atomics.store(this.#words, word, PHASE_TAKEN);
+    this.#words[word + REQUEST_INDEX_WORD] = requestIndex;
+    Atomics.store(this.#words, word + STATE_WORD, ENTRY_TAKEN);
   }
 
-  /** Requests before this index are taken, each in an entry. */
+  /** All requests before this index are in entries. */
   consumed(requestConsumer: number): void {
     Atomics.store(this.#header, CONSUMED_WORD, requestConsumer | 0);
   }
 
-  /** The entry's response has that index, which {@linkcode committing} has announced. */
+  /** The entry's response is about to be put at that index, which {@linkcode committing} has announced. */
   answering(entry: number, responseIndex: number): void {
     const word = entry * ENTRY_WORDS;
-    this.#words[word + 2] = responseIndex;
-    Atomics.store(this.#words, word, PHASE_ANSWERED);
+    this.#words[word + RESPONSE_INDEX_WORD] = responseIndex;
+    Atomics.store(this.#words, word + STATE_WORD, ENTRY_ANSWERED);
   }
 
-  /** Before any response of a batch is put: what rsp_prod will be. Storing it in the ring then commits them. */
+  /** Before the first response of a batch is put: announces the rsp_prod that will commit the batch. */
   committing(responseProducer: number): void {
     Atomics.store(this.#header, PUT_WORD, responseProducer | 0);
   }
 
-  /** After rsp_prod was stored. */
+  /** After rsp_prod was stored, which committed the batch. */
   committed(responseProducer: number): void {
     Atomics.store(this.#header, PUBLISHED_WORD, responseProducer | 0);
   }
 
   /**
-   * What the process that kept this journal left to do, given the ring's rsp_prod. Undefined if the journal is not that
-   * connection's, or rsp_prod (which the guest can overwrite) is none that the process can have stored.
+   * What the last process left to do, given the ring's rsp_prod. Undefined if the journal is of another connection, or
+   * if that process cannot have stored this rsp_prod, which the guest is able to overwrite.
    */
   recover(nonce: Nonce, ringSlots: number, responseProducer: number): Outstanding | undefined {
     if (!this.#belongsTo(nonce, ringSlots)) return undefined;
@@ -130,10 +140,11 @@ export class Journal {
       if (this.#isOutstanding(entry, requestConsumer, responseProducer, put)) slots.push(entry);
     }
     if (slots.length !== open) return undefined;
-    const ageOf = (entry: number): number => indexDifference(requestConsumer, this.#words[entry * ENTRY_WORDS + 1]!);
+    const ageOf = (entry: number): number =>
+      indexDifference(requestConsumer, this.#words[entry * ENTRY_WORDS + REQUEST_INDEX_WORD]!);
     for (let entry = 0; entry < this.#entries; entry++) {
-      if (!slots.includes(entry)) Atomics.store(this.#words, entry * ENTRY_WORDS, PHASE_FREE);
-      else Atomics.store(this.#words, entry * ENTRY_WORDS, PHASE_TAKEN);
+      const state = slots.includes(entry) ? ENTRY_TAKEN : ENTRY_FREE;
+      Atomics.store(this.#words, entry * ENTRY_WORDS + STATE_WORD, state);
     }
     Atomics.store(this.#header, PUBLISHED_WORD, responseProducer | 0);
     Atomics.store(this.#header, PUT_WORD, responseProducer | 0);
@@ -149,15 +160,16 @@ export class Journal {
   }
 
   /**
-   * Taken (and counted as consumed) with no response, or with one that is put and not committed. An entry that was not
-   * used for long may hold an old response's index, so only the few that can be meant now count.
+   * Whether the entry's request was taken and has no committed response. An entry that was not used for long may hold
+   * the index of an old response, so only indices of the batch that was about to be committed count.
    */
   #isOutstanding(entry: number, requestConsumer: number, responseProducer: number, put: number): boolean {
     const word = entry * ENTRY_WORDS;
-    const phase = Atomics.load(this.#words, word);
-    // Others can overtake a request any number of times: all that is known of its index is that it was consumed.
-    if (phase === PHASE_TAKEN) return ((this.#words[word + 1]! - requestConsumer) | 0) < 0;
-    if (phase !== PHASE_ANSWERED) return false;
-    return indexDifference(this.#words[word + 2]!, responseProducer) < indexDifference(put, responseProducer);
+    const state = Atomics.load(this.#words, word + STATE_WORD);
+    // Any number of later requests may have overtaken this one, so its index may be far behind.
+    if (state === ENTRY_TAKEN) return ((this.#words[word + REQUEST_INDEX_WORD]! - requestConsumer) | 0) < 0;
+    if (state !== ENTRY_ANSWERED) return false;
+    return indexDifference(this.#words[word + RESPONSE_INDEX_WORD]!, responseProducer) <
+      indexDifference(put, responseProducer);
   }
 }

@@ -1,9 +1,9 @@
 /**
- * A device's latch: once a flush failed, the kernel will not tell of it again, so every later write of the device must
- * fail, whichever of its queues it comes by, and whichever process serves it. It is given its memory, which outlives
- * the queues' connections and, where the control plane keeps it, the process too.
+ * A device's latch. The kernel reports a failed flush only once, so after one every later write of the device must
+ * fail, on all of its queues and in whichever process serves it. The latch's memory outlives the connections of the
+ * queues and, if the control plane keeps it in a file, the process.
  *
- * As u32 words: 0 magic, 1 version, 2 tripped, 3 unused, 4..7 the nonce of the attachment that it is for.
+ * In u32 words: 0 magic; 1 version; 2 tripped; 3 unused; 4 to 7 nonce of the attachment that it belongs to.
  */
 
 import { holdsNonce, type Nonce, NONCE_WORDS, storeNonce } from "../nonce.ts";
@@ -19,11 +19,11 @@ const NONCE_WORD = 4;
 /** Bytes of a latch. */
 export const LATCH_BYTES = 4 * (NONCE_WORD + NONCE_WORDS);
 
-/** See the file's first lines. Any thread may look and trip; only {@linkcode Latch.begin} resets it. */
+/** A latch in shared memory. Any thread may read and trip it; only {@linkcode Latch.begin} resets it. */
 export class Latch {
   readonly #words: Int32Array;
 
-  /** Over memory of {@linkcode LATCH_BYTES} bytes; zeroes are a latch that is not tripped and belongs to nobody. */
+  /** In memory of {@linkcode LATCH_BYTES} bytes. All zeroes: not tripped, and it belongs to no attachment. */
   constructor(memory: Uint8Array) {
     this.#words = new Int32Array(memory.buffer, memory.byteOffset, LATCH_BYTES / 4);
   }
@@ -37,16 +37,16 @@ export class Latch {
     Atomics.store(this.#words, TRIPPED_WORD, 1);
   }
 
-  /** Starts anew, not tripped, for an attachment whose writes nobody has lost yet. */
+  /** Resets the latch for a new attachment of the disk. */
   begin(nonce: Nonce): void {
-    Atomics.store(this.#words, MAGIC_WORD, 0); // not valid until all is written
+    Atomics.store(this.#words, MAGIC_WORD, 0); // invalid until everything is written
     this.#words[VERSION_WORD] = VERSION;
     storeNonce(this.#words, NONCE_WORD, nonce);
     Atomics.store(this.#words, TRIPPED_WORD, 0);
     Atomics.store(this.#words, MAGIC_WORD, MAGIC);
   }
 
-  /** Whether it was begun for that attachment. */
+  /** Whether it was last reset for that attachment. */
   belongsTo(nonce: Nonce): boolean {
     if (Atomics.load(this.#words, MAGIC_WORD) !== MAGIC || this.#words[VERSION_WORD] !== VERSION) return false;
     return holdsNonce(this.#words, NONCE_WORD, nonce);

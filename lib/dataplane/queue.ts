@@ -1,27 +1,21 @@
 /**
- * One ring's loop: the way of a request from the guest's ring to the disk and back, top to bottom in {@linkcode
- * Queue.step}. No threads, no clock, no waiting: a reactor (or a test) calls step() as long as it returns true, and
- * rest() before it sleeps. Nothing is allocated per request. It knows ring, grants and channel only by their interfaces.
+ * One ring's loop: {@linkcode Queue.step} makes one pass over all requests in flight. It decides when a request makes
+ * its next step, and in which order; the steps themselves are in request_steps.ts. It has no thread, no clock and never
+ * waits: a reactor (or a test) calls step() until it returns false, and rest() before it sleeps.
  */
 
-import { OP_INDIRECT, OP_READ, OP_WRITE_BARRIER, RING_BROKEN, STATUS_ERROR, STATUS_OKAY } from "../blkif/abi.ts";
+import { OP_READ, RING_BROKEN } from "../blkif/abi.ts";
 import type { BackRing } from "../blkif/back_ring.ts";
-import { decodeRequest, type RequestSlots } from "../blkif/request.ts";
-import { type DiskLimits, refusalReason, validateRequest } from "../blkif/validate.ts";
 import type { IoChannel } from "../storage/disk.ts";
 import { errnoText } from "../storage/errno.ts";
-import { Answers } from "./answers.ts";
-import type { GrantStrategy, KeptGrants } from "./grants.ts";
-import type { IndirectPages } from "./indirect_pages.ts";
-import type { Journal } from "./journal.ts";
-import type { QueueParts } from "./queue_parts.ts";
-import { RequestIo } from "./request_io.ts";
-import { NO_SLOT, PHASE_TAKEN, SlotStates } from "./slot_states.ts";
-import { countRequest, STAT } from "./stats.ts";
+import type { GrantStrategy, KeptGrants } from "./grants/strategy.ts";
+import { type QueueParts, RequestSteps } from "./request_steps.ts";
+import { NO_SLOT, PHASE_TAKEN, type SlotTable } from "./slot_table.ts";
+import { STAT } from "./stats.ts";
 
 /**
- * Bytes of finished reads after which a pass goes on to answer: a guest that has its first answers works, and asks for
- * more, while the other reads are still being copied to it.
+ * After so many bytes of finished reads a pass goes on to answer: the guest gets its first answers, and sends more
+ * requests, while other reads are still being copied to it.
  */
 const READ_BYTES_PER_PASS = 128 * 1024;
 
@@ -29,62 +23,36 @@ const READ_BYTES_PER_PASS = 128 * 1024;
 export type QueueState =
   /** Takes requests. */
   | "serving"
-  /** Takes no more and finishes what is in flight; then flushes. */
+  /** Takes no more, finishes what is in flight, then flushes. */
   | "draining"
-  /** Nothing in flight, all durable: may be disposed. */
+  /** Nothing is in flight and everything is durable: the queue may be disposed. */
   | "drained";
 
-/** One ring of one device; see the file's first lines. */
+/** Serves one ring of one device. */
 export class Queue implements Disposable {
-  readonly label: string;
   readonly #parts: QueueParts;
   readonly #ring: BackRing;
-  readonly #slots: RequestSlots;
+  readonly #slots: SlotTable;
   readonly #grants: GrantStrategy;
-  readonly #indirect: IndirectPages | undefined;
   readonly #channel: IoChannel;
   readonly #stats: Float64Array;
-  readonly #journal: Journal;
-  /** What is still to be taken again after a crash, the next one last. */
-  readonly #replay: number[];
-  readonly #states: SlotStates;
-  readonly #answers: Answers;
-  readonly #io: RequestIo;
-  /**
-   * Slots taken, in the order of the ring; how many of them, from the first on, have room for their data; and how many
-   * of those are started. All are 0 once every one is started, and no more are taken before.
-   */
-  readonly #taken: Uint16Array;
-  #takenCount = 0;
-  #acquiredCount = 0;
-  #startedCount = 0;
+  readonly #steps: RequestSteps;
   /** Completions that the channel handed over, and how many of them are dealt with. */
   #reapedCount = 0;
   #reapedDone = 0;
-  /** The device's latch as it was when the pass began to take requests. */
-  #latched = false;
   #state: QueueState = "serving";
   /** Why the ring was stopped, if it was. */
   #broken: string | undefined;
   #finalFlush = false;
-  #limits: DiskLimits;
 
   constructor(parts: QueueParts) {
-    this.label = parts.label;
     this.#parts = parts;
-    this.#limits = parts.limits;
     this.#ring = parts.ring;
     this.#slots = parts.slots;
     this.#grants = parts.grants;
-    this.#indirect = parts.indirect;
     this.#channel = parts.channel;
     this.#stats = new Float64Array(parts.stats);
-    this.#journal = parts.journal;
-    this.#replay = [...parts.replay ?? []].reverse();
-    this.#states = new SlotStates(parts.slots.slots, this.#replay);
-    this.#answers = new Answers(parts, this.#states, this.#stats);
-    this.#io = new RequestIo(parts, this.#states, this.#answers);
-    this.#taken = new Uint16Array(parts.slots.slots);
+    this.#steps = new RequestSteps(parts);
   }
 
   get state(): QueueState {
@@ -98,57 +66,58 @@ export class Queue implements Disposable {
 
   /** Requests taken and not yet answered. */
   get inFlight(): number {
-    return this.#states.inUse;
+    return this.#slots.inUse;
   }
 
-  /** Mappings that the queue keeps while it has nothing to do, if its grant mode has any. */
+  /** Mappings that the queue keeps between requests, if its grant mode keeps any. */
   get keptGrants(): KeptGrants | undefined {
     return this.#grants.kept;
   }
 
-  /** The disk has become larger. Requests that were judged before stay judged. */
+  /** The disk has become larger. Requests that were validated before keep their verdict. */
   grow(sectors: number): void {
-    this.#limits = { ...this.#limits, sectors };
+    this.#steps.grow(sectors);
   }
 
-  /** One pass along the way of a request. True: there may be more to do at once. */
+  /** One pass: every request that can makes its next step. True: call again, there may be more to do at once. */
   step(): boolean {
     this.#stats[STAT.passes]!++;
     const reaped = this.#reap();
     const taken = this.#take();
-    this.#fetchSegments();
+    this.#steps.fetchSegments();
     const acquired = this.#acquire();
     this.#grants.transfer();
-    this.#start();
+    this.#start(acquired);
     this.#channel.submit();
-    this.#answers.send(this.#broken !== undefined);
+    this.#steps.answer(this.#broken !== undefined);
     this.#stats[STAT.inFlight] = this.inFlight;
     const flushing = this.#state === "draining" && this.#drain();
-    // Behind a request that found room and failed at once there is room that no completion will tell of.
-    return reaped > 0 || taken > 0 || (acquired > 0 && this.#takenCount > 0) || flushing;
+    // A request that got room and failed at once has left room behind, which no completion will announce.
+    return reaped > 0 || taken > 0 || (acquired > 0 && this.#slots.takenCount > 0) || flushing;
   }
 
   /**
-   * Before sleeping: asks the frontend to notify from the next request on. True: there is one already, step again.
-   * A queue that cannot take (no free slot, no room, a barrier, draining) is woken by its completions instead.
+   * Before sleeping: asks the frontend to notify us of its next request. True: there is one already, step again.
+   * A queue that cannot take requests (no free slot, no room, a barrier, draining) needs no notification: a completion
+   * of its own wakes it.
    */
   rest(): boolean {
-    if (!this.#mayTake() || this.#takenCount > 0) return false;
+    if (!this.#mayTake() || this.#slots.takenCount > 0) return false;
     return this.#ring.finalCheck();
   }
 
-  /** Takes no more requests from now on; step() until {@linkcode state} is `drained`. */
+  /** Takes no more requests from now on; call step() until {@linkcode state} is `drained`. */
   drain(): void {
     if (this.#state === "serving") this.#state = "draining";
   }
 
   [Symbol.dispose](): void {
     this.#channel[Symbol.dispose]();
-    this.#indirect?.[Symbol.dispose]();
+    this.#parts.indirect?.[Symbol.dispose]();
     this.#grants[Symbol.dispose]();
   }
 
-  // Engine completions: each slot goes on to its next phase, or is finished.
+  /** Advances the requests that the engine has completed something for. */
   #reap(): number {
     if (this.#reapedDone === this.#reapedCount) {
       this.#reapedDone = 0;
@@ -156,21 +125,21 @@ export class Queue implements Disposable {
     }
     const before = this.#reapedDone;
     const { tags, results } = this.#channel;
+    const { operation, lengthBytes } = this.#slots;
     for (let bytes = 0; this.#reapedDone < this.#reapedCount && bytes < READ_BYTES_PER_PASS; this.#reapedDone++) {
-      const tag = tags[this.#reapedDone]!;
+      const slot = tags[this.#reapedDone]!;
       const result = results[this.#reapedDone]!;
-      if (this.#slots.operation[tag] === OP_READ) bytes += this.#slots.lengthBytes[tag]!;
+      if (operation[slot] === OP_READ) bytes += lengthBytes[slot]!;
       if (this.#finalFlush) this.#endDrain(result);
-      else this.#io.advance(tag, result);
+      else this.#steps.advance(slot, result);
     }
     return this.#reapedDone - before;
   }
 
-  // Ring to slots: copy, decode, validate.
+  /** Takes requests off the ring, as many as there are slots for. */
   #take(): number {
-    if (this.#takenCount > 0) return 0; // they wait for room, and come first
-    this.#latched = this.#parts.latch.tripped;
-    if (this.#replay.length > 0) return this.#takeAgain();
+    if (this.#slots.takenCount > 0) return 0; // those that wait for room come first
+    if (this.#slots.replay.length > 0) return this.#takeAgain();
     let available = this.#mayTake() ? this.#ring.unconsumed() : 0;
     if (available === RING_BROKEN) {
       this.#break();
@@ -178,106 +147,61 @@ export class Queue implements Disposable {
     }
     let taken = 0;
     while (available > 0 && this.#mayTake()) {
-      const slot = this.#states.take();
-      const index = this.#ring.requestConsumer;
-      this.#ring.take(this.#journal.snapshot.u8, this.#journal.requestAt(slot));
-      this.#journal.taken(slot, index);
-      this.#decode(slot);
+      this.#steps.take();
       taken++;
       available--;
     }
-    if (taken > 0) this.#journal.consumed(this.#ring.requestConsumer);
+    if (taken > 0) this.#parts.journal.consumed(this.#ring.requestConsumer);
     return taken;
   }
 
-  // After a crash: what the last process had taken, from the journal in place of the ring.
+  /** After a crash: takes what the last process left unanswered, from the journal instead of the ring. */
   #takeAgain(): number {
+    const { replay } = this.#slots;
     let taken = 0;
-    while (this.#replay.length > 0 && this.#states.barrier === NO_SLOT && this.#indirect?.full !== true) {
-      this.#decode(this.#replay.pop()!);
+    while (replay.length > 0 && this.#slots.barrier === NO_SLOT && this.#parts.indirect?.full !== true) {
+      this.#steps.admit(replay.pop()!);
       taken++;
     }
     return taken;
   }
 
-  #decode(slot: number): void {
-    decodeRequest(this.#journal.snapshot, this.#journal.requestAt(slot), this.#parts.abi, this.#slots, slot);
-    this.#states.phase[slot] = PHASE_TAKEN;
-    this.#taken[this.#takenCount++] = slot;
-    this.#admit(slot);
-  }
-
   #mayTake(): boolean {
-    return this.#state === "serving" && this.#states.anyFree && this.#states.barrier === NO_SLOT &&
-      this.#broken === undefined && this.#indirect?.full !== true;
+    return this.#state === "serving" && this.#slots.anyFree && this.#slots.barrier === NO_SLOT &&
+      this.#broken === undefined && this.#parts.indirect?.full !== true;
   }
 
-  #admit(slot: number): void {
-    const status = validateRequest(this.#slots, slot, this.#limits);
-    if (status !== STATUS_OKAY) return this.#refuse(slot, status);
-    const operation = this.#slots.operation[slot]!;
-    if (operation === OP_INDIRECT) return this.#indirect!.add(slot);
-    countRequest(this.#stats, operation, status);
-    if (operation !== OP_READ && this.#latched) return this.#io.refuseLatched(slot);
-    if (operation === OP_WRITE_BARRIER) this.#states.barrier = slot;
-    this.#grants.failed[slot] = 0;
-  }
-
-  #refuse(slot: number, status: number): void {
-    countRequest(this.#stats, this.#slots.responseOperation[slot]!, status);
-    this.#parts.complain(refusalReason(this.#slots, slot, this.#limits));
-    this.#answers.add(slot, status);
-  }
-
-  // Indirect requests become reads and writes: their segments are fetched in one call, and then judged.
-  #fetchSegments(): void {
-    const indirect = this.#indirect;
-    if (indirect === undefined || indirect.count === 0) return;
-    indirect.fetch();
-    for (let i = 0; i < indirect.count; i++) {
-      const slot = indirect.slot(i);
-      if (indirect.decode(i)) this.#admit(slot);
-      else this.#refuseIndirect(slot);
-    }
-    indirect.clear();
-  }
-
-  #refuseIndirect(slot: number): void {
-    countRequest(this.#stats, this.#slots.responseOperation[slot]!, STATUS_ERROR);
-    this.#io.failGrants(slot);
-  }
-
-  // Room for what the requests carry, in the order of the ring: one that finds none keeps those behind it waiting.
+  /** Gets room for the requests' data, in the order of the ring: one that finds none keeps those behind it waiting. */
   #acquire(): number {
-    const before = this.#acquiredCount;
-    for (; this.#acquiredCount < this.#takenCount; this.#acquiredCount++) {
-      const slot = this.#taken[this.#acquiredCount]!;
-      if (this.#states.phase[slot] !== PHASE_TAKEN || this.#slots.lengthBytes[slot] === 0) continue;
-      if (!this.#grants.acquire(slot)) break;
+    const slots = this.#slots;
+    const before = slots.acquiredCount;
+    for (; slots.acquiredCount < slots.takenCount; slots.acquiredCount++) {
+      const slot = slots.taken[slots.acquiredCount]!;
+      if (slots.phase[slot] === PHASE_TAKEN && !this.#steps.acquire(slot)) break;
     }
-    return this.#acquiredCount - before;
+    return slots.acquiredCount - before;
   }
 
-  // Slots to engine. A barrier starts when it is alone.
-  #start(): void {
-    for (; this.#startedCount < this.#acquiredCount; this.#startedCount++) {
-      const slot = this.#taken[this.#startedCount]!;
-      if (this.#states.phase[slot] !== PHASE_TAKEN) continue; // it was refused
-      if (this.#grants.failed[slot] === 1) this.#io.failGrants(slot);
-      else if (slot !== this.#states.barrier) this.#io.start(slot);
+  /** Starts the requests that got room in this pass. A barrier starts once it is alone. */
+  #start(acquired: number): void {
+    const slots = this.#slots;
+    for (let i = slots.acquiredCount - acquired; i < slots.acquiredCount; i++) {
+      const slot = slots.taken[i]!;
+      if (slots.phase[slot] !== PHASE_TAKEN) continue; // it was refused
+      if (slot !== slots.barrier) this.#steps.start(slot);
     }
-    if (this.#startedCount < this.#takenCount) return;
-    this.#takenCount = this.#acquiredCount = this.#startedCount = 0;
-    const barrier = this.#states.barrier;
-    if (barrier !== NO_SLOT && this.#states.phase[barrier] === PHASE_TAKEN && this.#isAlone()) this.#io.start(barrier);
+    if (slots.acquiredCount < slots.takenCount) return;
+    slots.takenCount = slots.acquiredCount = 0;
+    const { barrier } = slots;
+    if (barrier !== NO_SLOT && slots.phase[barrier] === PHASE_TAKEN && this.#isAlone()) this.#steps.start(barrier);
   }
 
   /**
-   * Whether every request before the barrier is finished. Those answered later in this pass count as finished; those
-   * still to be taken again after a crash come behind it.
+   * Whether every request before the barrier is finished. Those that are answered later in this pass count as finished;
+   * those that are still to be replayed come after it.
    */
   #isAlone(): boolean {
-    return this.inFlight - this.#replay.length - this.#answers.count === 1;
+    return this.inFlight - this.#slots.replay.length - this.#slots.finishedCount === 1;
   }
 
   #break(): void {
@@ -285,7 +209,7 @@ export class Queue implements Disposable {
     this.drain();
   }
 
-  // Draining: once nothing is in flight, one flush makes all that was answered durable.
+  /** Once nothing is in flight, one flush makes everything that was answered durable. */
   #drain(): boolean {
     if (this.inFlight > 0 || this.#finalFlush) return false;
     if (this.#parts.limits.readOnly) {

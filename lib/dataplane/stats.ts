@@ -1,13 +1,11 @@
 /**
- * The counters of one queue, in shared memory: the reactor that serves the queue is the only writer, the control plane
- * reads at any time. Plain doubles: each is written whole, and a reader may lag behind by a moment.
+ * The counters of one queue, in shared memory: the reactor that serves the queue writes them, and the control plane
+ * reads them at any time. They are plain doubles: each is written as a whole, and a reader may be a moment behind.
  */
-
-import { OP_DISCARD, OP_READ, STATUS_EOPNOTSUPP } from "../blkif/abi.ts";
 
 /** Index of each counter in the Float64Array over the shared memory. */
 export const STAT = {
-  // The first four are at the number of their operation.
+  // The index of the first four is the number of their operation.
   reads: 0,
   writes: 1,
   barriers: 2,
@@ -20,7 +18,7 @@ export const STAT = {
   /** Requests answered ERROR. */
   errors: 7,
   inFlight: 8,
-  /** Batches of responses that the frontend asked to be told of, and those it did not. */
+  /** Batches of responses that the frontend asked to be notified of, and those that it did not. */
   notificationsSent: 9,
   notificationsSaved: 10,
   /** Times the reactor visited the queue. */
@@ -28,11 +26,11 @@ export const STAT = {
   discards: 12,
   /** 512-byte sectors that were discarded. */
   sectorsDiscarded: 17,
-  /** Grants kept mapped now (mode persistent); pages that were found among them, and that were not. */
+  /** Mode persistent: grants that are mapped now; pages of requests that were mapped already, and that were not. */
   persistentGrants: 13,
   persistentHits: 14,
   persistentMisses: 15,
-  /** Requests that were copied in that mode, because too many were in use or one could not be mapped writable. */
+  /** Mode persistent: requests that were copied, because too many grants were in use or one could not be mapped. */
   persistentCopied: 16,
 } as const;
 
@@ -41,18 +39,6 @@ const COUNTERS = Object.keys(STAT).length;
 /** The counters by name, as a plain object for tables and JSON. */
 export type QueueStats = { readonly [Name in keyof typeof STAT]: number };
 
-/** Counts a request that was admitted or refused with this status, by what it asks for. */
-export function countRequest(stats: Float64Array, operation: number, status: number): void {
-  if (status === STATUS_EOPNOTSUPP) stats[STAT.unsupported]!++;
-  else stats[operation === OP_DISCARD ? STAT.discards : operation]!++;
-}
-
-/** Counts the sectors of a request that was carried out. */
-export function countSectors(stats: Float64Array, operation: number, sectors: number): void {
-  if (operation === OP_READ) stats[STAT.sectorsRead]! += sectors;
-  else stats[operation === OP_DISCARD ? STAT.sectorsDiscarded : STAT.sectorsWritten]! += sectors;
-}
-
 /** The counters of several queues, added up. */
 export function sumStats(queues: readonly QueueStats[]): QueueStats {
   const names = Object.keys(STAT) as (keyof typeof STAT)[];
@@ -60,12 +46,12 @@ export function sumStats(queues: readonly QueueStats[]): QueueStats {
   return Object.fromEntries(sums) as QueueStats;
 }
 
-/** Zeroed counters for one queue; they outlive the queue's connection, so that a reconnect goes on counting. */
+/** Zeroed counters for one queue. They outlive its connection, so that counting continues after a reconnect. */
 export function createStats(): SharedArrayBuffer {
   return new SharedArrayBuffer(COUNTERS * Float64Array.BYTES_PER_ELEMENT);
 }
 
-/** What the counters say now. */
+/** The counters' present values. */
 export function readStats(stats: SharedArrayBuffer): QueueStats {
   const values = new Float64Array(stats);
   const entries = Object.entries(STAT).map(([name, index]) => [name, values[index]!]);

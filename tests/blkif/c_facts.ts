@@ -1,15 +1,14 @@
 /**
- * Asks the C compiler what Xen's public headers say: values of C expressions, for x86_64 by running a program and for
- * x86_32 by reading the assembly of a constant array, so that no 32-bit libc is needed. It must not know which
- * expressions are asked for.
+ * Evaluates C expressions over Xen's public headers with gcc: for x86_64 by running a program, for x86_32 by reading
+ * the assembly of a constant array, so that no 32-bit libc is needed.
  */
 
-/** What a C expression is evaluated for: `run` compiles and runs, the others compile only. */
+/** The target of a C expression. `run` compiles and runs; the others only compile. */
 export type Target = "x86_64 run" | "x86_64" | "x86_32";
 
 const HEADER = "/usr/include/xen/io/blkif.h";
 
-/** Why the headers cannot be asked on this machine, naming the Debian package; undefined if they can. */
+/** What is missing on this machine, with its Debian package; undefined if expressions can be evaluated. */
 export async function missingPart(): Promise<string | undefined> {
   if (Deno.build.arch !== "x86_64" || Deno.build.os !== "linux") return "the headers are compared on x86_64 Linux only";
   try {
@@ -25,7 +24,7 @@ export async function missingPart(): Promise<string | undefined> {
   return undefined;
 }
 
-/** {@linkcode missingPart}, said on standard error so that nothing is skipped in silence. */
+/** Whether something is missing; if so, it reports on standard error that the test is ignored. */
 export async function reportMissingPart(test: string): Promise<boolean> {
   const missing = await missingPart();
   if (missing === undefined) return false;
@@ -33,7 +32,7 @@ export async function reportMissingPart(test: string): Promise<boolean> {
   return true;
 }
 
-/** Added to each value in the assembly, since gcc writes runs of zeroes as something else than numbers. */
+/** Added to each value, because gcc does not write runs of zeroes as numbers. */
 const BIAS = 1_000_000;
 
 const PREAMBLE = `

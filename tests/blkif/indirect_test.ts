@@ -1,6 +1,6 @@
 /**
- * Indirect requests and discards against references written over again without limits of precision: which are carried
- * out, where and how much, for every ABI and with numbers up to 2^64.
+ * Indirect requests and discards against a reference in BigInt arithmetic: which are carried out, where and with what
+ * length, for every ABI and with numbers up to 2^64.
  */
 
 import { assert, assertEquals, assertThrows } from "@std/assert";
@@ -10,15 +10,18 @@ import { DiscardFields, IndirectFields, writeSegment } from "../../lib/blkif/fro
 import {
   decodeIndirectSegments,
   decodeRequest,
+  type DiskLimits,
   indirectPages,
+  isSecureDiscard,
   RequestSlots,
   SnapshotMemory,
+  validateRequest,
 } from "../../lib/blkif/request.ts";
-import { type DiskLimits, isSecureDiscard, refusalReason, validateRequest } from "../../lib/blkif/validate.ts";
+import { refusalReason } from "../../lib/blkif/refusal.ts";
 import { anyU32, anyU64, LAYOUTS, ringAt, type SegmentValues } from "./rings.ts";
 
 const SLOT = 1;
-/** Beyond what is offered by default: more than one indirect page. */
+/** More segments than one indirect page holds. */
 const MOST = 1100;
 
 interface Verdict {

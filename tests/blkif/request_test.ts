@@ -1,6 +1,6 @@
 /**
- * Shows which requests are carried out and which are refused, with what status and why: each rule by itself, and all of
- * them together against a reference in BigInt arithmetic, with sector numbers up to 2^64.
+ * Which requests are accepted and which are refused, with the status and the reason: each rule by itself, and all rules
+ * together against a reference in BigInt arithmetic, with sector numbers up to 2^64.
  */
 
 import { assertEquals } from "@std/assert";
@@ -18,8 +18,8 @@ import {
   STATUS_ERROR,
   STATUS_OKAY,
 } from "../../lib/blkif/abi.ts";
-import { decodeRequest, RequestSlots } from "../../lib/blkif/request.ts";
-import { type DiskLimits, refusalReason, validateRequest } from "../../lib/blkif/validate.ts";
+import { decodeRequest, type DiskLimits, RequestSlots, validateRequest } from "../../lib/blkif/request.ts";
+import { refusalReason } from "../../lib/blkif/refusal.ts";
 import { fieldsOf, privateSlots, type RequestValues, ringAt, type SegmentValues } from "./rings.ts";
 
 const DISK: DiskLimits = { sectors: 1000, readOnly: false, logicalSectorBytes: 512 };
@@ -179,7 +179,7 @@ Deno.test("the handle and the id of a request decide nothing", () => {
   }));
 });
 
-/** The rules over again, without limits of precision. Undefined: refused. */
+/** The same rules in BigInt arithmetic. */
 function reference(request: RequestValues, limits: DiskLimits): { status: number; offset: bigint; length: bigint } {
   const refuse = (status: number): { status: number; offset: bigint; length: bigint } => ({
     status,
@@ -216,7 +216,7 @@ const anyLimits: fc.Arbitrary<DiskLimits> = fc.record({
   logicalSectorBytes: fc.constantFrom(512, 2048, 4096),
 });
 
-/** Mostly whole pages, so that requests for 4096-byte sectors and long ones are often right. */
+/** Mostly whole pages, so that many requests are valid on disks with 4096-byte sectors. */
 const anySegment: fc.Arbitrary<SegmentValues> = fc.oneof(
   { weight: 20, arbitrary: fc.constant(PAGE) },
   {
@@ -226,7 +226,7 @@ const anySegment: fc.Arbitrary<SegmentValues> = fc.oneof(
   { weight: 1, arbitrary: fc.record({ gref: fc.constant(1), first: fc.nat({ max: 9 }), last: fc.nat({ max: 255 }) }) },
 );
 
-/** A disk, and a request whose sector is near the disk's end, an edge of the number space, or the disk's beginning. */
+/** A disk, and a request near the disk's beginning, its end, or a power of two. */
 const anyCase = anyLimits.chain((limits) =>
   fc.record({
     limits: fc.constant(limits),
@@ -247,7 +247,7 @@ const anyCase = anyLimits.chain((limits) =>
   })
 );
 
-Deno.test("every verdict, place and length is that of a reference without limits of precision", () => {
+Deno.test("every verdict, place and length is that of a reference in BigInt arithmetic", () => {
   const seen = { accepted: 0, error: 0, unsupported: 0 };
   fc.assert(
     fc.property(anyCase, ({ limits, request }) => {

@@ -10,17 +10,17 @@ import { ResponseFields } from "../../lib/blkif/front_ring.ts";
 import { decodeRequest } from "../../lib/blkif/request.ts";
 import { fieldsOf, LAYOUTS, privateSlots, ringAt, type RingPair, WRAP } from "./rings.ts";
 
-/** A step: what is done, how often at most, and a number to choose with. */
+/** A step: the method, how often it is called, and a number for its choices. */
 type Step = readonly [name: keyof Model, times: number, choice: number];
 
-/** One end's indices, never wrapping: produced in private, published, and where the other wants to be told. */
+/** One end's indices, without wrapping: the private producer, the published one, and the event index. */
 interface Producer {
   produced: number;
   published: number;
   event: number;
 }
 
-/** Both ends as they should be, with the real rings beside them. Methods are the steps. */
+/** A model of both ends, next to the real rings. Its methods are the steps. */
 class Model {
   readonly #ring: RingPair;
   readonly #abi: AbiLayout;
@@ -28,7 +28,7 @@ class Model {
   readonly #responses: Producer;
   readonly #private = privateSlots(1);
   readonly #response = new ResponseFields();
-  /** Ids in the ring, not taken yet; taken, not answered yet; answered, not seen yet. */
+  /** Ids that are in the ring; that were taken; and whose responses the frontend has not seen yet. */
   readonly #waiting: number[] = [];
   readonly #taken: number[] = [];
   readonly #answered: { readonly id: number; readonly status: number }[] = [];
@@ -119,8 +119,8 @@ class Model {
     assertEquals(this.#ring.front.finalCheck(), work);
   }
 
-  /** Whatever happened, all that was put can be taken, answered and seen. */
-  settle(): void {
+  /** Takes and answers everything that was put. */
+  answerAll(): void {
     this.pushRequests();
     while (this.#waiting.length > 0) this.take();
     while (this.#taken.length > 0) this.answer(1);
@@ -157,7 +157,7 @@ for (const abi of LAYOUTS) {
           for (const [name, times, choice] of steps) {
             for (let i = 0; i < times; i++) model[name](choice);
           }
-          model.settle();
+          model.answerAll();
         },
       ));
     });

@@ -1,7 +1,7 @@
 /**
- * The two ends of a ring in two Workers over shared memory, as in real life: what stepping through cannot show, the
- * order in which one processor sees what another wrote. Each end sleeps whenever the ring lets it and is woken only when
- * the ring asks for it, so that a lost wake-up ends the test; every field of every request and response is checked.
+ * The two ends of a ring in two Workers over shared memory. This tests what a single thread cannot show: the order in
+ * which one processor sees the writes of another. Each end sleeps whenever the ring's rules allow it, and is woken only
+ * when the rules demand it, so a lost wake-up fails the test. Every field of every request and response is checked.
  */
 
 import { PAGE_BYTES } from "../../lib/units.ts";
@@ -10,10 +10,10 @@ import { type AbiName } from "../../lib/blkif/abi.ts";
 import { CONTROL, type StressReport, type StressStart } from "./ring_stress_worker.ts";
 
 const REQUESTS = 500_000;
-/** However long they take: the indices must wrap, and each end sleep and be woken often. */
+/** Run at least, however long it takes: the indices must wrap, and each end must sleep often. */
 const FEWEST_REQUESTS = 10_000;
 const DURATION_MS = 1000;
-/** Far more than a busy machine makes a Worker wait. */
+/** Longer than a Worker ever waits on a busy machine. */
 const PATIENCE_MS = 15_000;
 
 /** A fresh ring of shared memory whose indices are about to wrap. */
@@ -24,7 +24,7 @@ function freshRing(pages: number): SharedArrayBuffer {
   return ring;
 }
 
-/** Runs both ends to their end and returns what they found. */
+/** Runs both ends and returns their reports. */
 async function stress(abi: AbiName, pages: number, seed: number): Promise<Record<StressStart["role"], StressReport>> {
   const ring = freshRing(pages);
   const control = new SharedArrayBuffer(CONTROL.words * 4);

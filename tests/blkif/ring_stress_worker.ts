@@ -1,7 +1,7 @@
 /**
- * One end of ring_stress_test.ts: a Worker that is the frontend or the backend of a ring, in random portions, and
- * sleeps whenever the ring's rules allow it to. Every request's content follows from its number, so each end knows what
- * the other must have written. It wakes the other end only where the ring says that it asked for it.
+ * One end of ring_stress_test.ts: a Worker that is the frontend or the backend of a ring. It puts, takes and answers in
+ * random portions, sleeps whenever the ring's rules allow it, and wakes the other end only when they demand it. The
+ * content of a request follows from its number, so each end knows what the other must have written.
  */
 
 /// <reference lib="deno.worker" />
@@ -12,7 +12,7 @@ import { FrontRing, RequestFields, ResponseFields } from "../../lib/blkif/front_
 import { decodeRequest, RequestSlots, SnapshotMemory } from "../../lib/blkif/request.ts";
 import { Random } from "../../lib/guest/random.ts";
 
-/** What a Worker is told. */
+/** The Worker's first message. */
 export interface StressStart {
   readonly role: "frontend" | "backend";
   readonly abi: AbiName;
@@ -20,15 +20,15 @@ export interface StressStart {
   /** See {@linkcode CONTROL}. */
   readonly control: SharedArrayBuffer;
   readonly seed: number;
-  /** The frontend's load: it ends after so many requests, or so long, but not before the fewest. */
+  /** The frontend ends after so many requests or `durationMs`, but not before `fewest` requests. */
   readonly requests: number;
   readonly fewest: number;
   readonly durationMs: number;
-  /** A sleep that lasts longer was never ended by whom it waits for: a wake-up was lost. */
+  /** If a sleep lasts longer, a wake-up was lost. */
   readonly patienceMs: number;
 }
 
-/** What a Worker found. */
+/** The Worker's report. */
 export interface StressReport {
   readonly role: StressStart["role"];
   /** Requests issued and answered, or taken. */
@@ -39,23 +39,23 @@ export interface StressReport {
   readonly failure: string | undefined;
 }
 
-/** Int32 words between the two: events raised for each end so far, and whether all is over. */
+/** Int32 words that both ends share: the events raised for each end so far, and 1 when the test is over. */
 export const CONTROL = { backendEvents: 0, frontendEvents: 1, over: 2, words: 3 } as const;
 
 const SEGMENTS = 11;
-/** Looks for an event before a doze turns to sleep. */
+/** How often an end checks for an event before it really sleeps. */
 const DOZE_LOOKS = 20_000;
-/** Binary orders of how long an end dawdles: up to some microseconds. */
+/** The longest random delay is 2 to the power of this many steps: some microseconds. */
 const MOST_DAWDLE_BITS = 13;
-/** Requests between changes of the pace. */
+/** Requests between changes of the delays. */
 const PACE_LENGTH = 2000;
 
-/** A number that looks like nothing else, from a request's number and a field's. */
+/** A hash of a request's number and a field's number. */
 function mixed(id: number, field: number): number {
   return Math.imul(Math.imul(id ^ (field << 24), 0x9E3779B1) ^ (id >>> 15), 0x85EBCA77) >>> 0;
 }
 
-/** What both ends share: sleeping, waking, and failing with words. */
+/** What both ends share: sleeping, waking and checking. */
 class End {
   readonly random: Random;
   sleeps = 0;
@@ -82,7 +82,7 @@ class End {
     this.#raise();
   }
 
-  /** To be called with what push() said. */
+  /** Wakes the other end if push() returned true. */
   pushed(notify: boolean): void {
     if (!notify) this.saved++;
     else {
@@ -91,14 +91,14 @@ class End {
     }
   }
 
-  /** Events so far: to be read before the look that decides to sleep. */
+  /** Events so far. Read them before the final check that precedes a sleep. */
   get events(): number {
     return Atomics.load(this.#control, this.#own);
   }
 
   /**
-   * Sleeps unless there was an event since. It often begins with a doze, which only an event ends as well: falling
-   * asleep and waking up take so long that the other end would rarely write just when this one decides to sleep.
+   * Sleeps unless there was an event since. It often polls first: a real sleep takes so long that the other end would
+   * rarely write at the moment when this end decides to sleep.
    */
   sleep(seenEvents: number): void {
     this.sleeps++;
@@ -246,7 +246,8 @@ class Backend {
   #take(): void {
     const slot = this.#taken[this.#takenCount++]!;
     this.#ring.take(this.#snapshot.u8, 0);
-    decodeRequest(this.#snapshot, 0, ABIS[this.#end.start.abi], this.#slots, slot);
+    const abi = ABIS[this.#end.start.abi];
+    decodeRequest(this.#snapshot, 0, abi, this.#slots, slot);
     this.requests++;
     const slots = this.#slots;
     const { check } = this.#end;
@@ -256,7 +257,7 @@ class Backend {
     check("its upper id", slots.idHigh[slot]!, mixed(id, 2), id);
     check("its sector", slots.sectorLow[slot]!, mixed(id, 3), id);
     check("its upper sector", slots.sectorHigh[slot]!, mixed(id, 4), id);
-    check("its handle", slots.handle[slot]!, mixed(id, 5) & 0xffff, id);
+    check("its handle", this.#snapshot.u16[abi.handleOffset >>> 1]!, mixed(id, 5) & 0xffff, id);
     for (let i = 0; i < SEGMENTS; i++) {
       check("a grant reference", slots.grefs[slot * SEGMENTS + i]!, mixed(id, 16 + i), id);
       check("a last sector", slots.lastSector[slot * SEGMENTS + i]!, mixed(id, 32 + i) & 0xff, id);

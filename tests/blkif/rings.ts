@@ -1,6 +1,5 @@
 /**
- * What the ring tests share: rings that start at any index, and the values of random requests. It must not know what a
- * test shows.
+ * What the ring tests share: rings that start at any index, and random requests.
  */
 
 import { PAGE_BYTES } from "../../lib/units.ts";
@@ -16,7 +15,7 @@ export const LAYOUTS: readonly AbiLayout[] = Object.values(ABIS);
 /** 2^32, where ring indices wrap. */
 export const WRAP = 2 ** 32;
 
-/** Both ends of a ring, and the memory between them. */
+/** Both ends of a ring, and its memory. */
 export interface RingPair {
   readonly memory: Uint8Array<ArrayBuffer>;
   /** The indices in the ring's header, by REQ_PROD_WORD and so on. */
@@ -25,9 +24,9 @@ export interface RingPair {
   readonly back: BackRing;
 }
 
-/** A ring whose indices all stand at `start`, with both events at the next index. */
+/** An empty ring with all indices at `start`, and both event indices at the next one. */
 export function ringAt(start: number, abi: AbiLayout = ABIS["x86_64-abi"], pages = 1): RingPair {
-  // The memory does not begin where its buffer does, as a mapping among others would not.
+  // The memory does not begin where its buffer begins, like one mapping among others.
   const memory = new Uint8Array(new ArrayBuffer((pages + 1) * PAGE_BYTES), PAGE_BYTES);
   const header = new Uint32Array(memory.buffer, PAGE_BYTES, 4);
   header.set([start, start + 1, start, start + 1]);
@@ -46,7 +45,7 @@ export interface SegmentValues {
   readonly last: number;
 }
 
-/** A request to be put into a ring; `count` goes to the wire whatever the number of segments. */
+/** A request to be put into a ring. `count` is written as it is, whatever the number of segments. */
 export interface RequestValues {
   readonly operation: number;
   readonly handle: number;
@@ -56,7 +55,7 @@ export interface RequestValues {
   readonly segments: readonly SegmentValues[];
 }
 
-/** Fills the fields of a request, all 11 segments: those that are not given are zero. */
+/** Fills the fields of a request; segments that are not given are zero. */
 export function fill(fields: RequestFields, values: RequestValues): void {
   fields.operation = values.operation;
   fields.handle = values.handle;
@@ -80,13 +79,13 @@ export function fieldsOf(values: Partial<RequestValues>): RequestFields {
   return fields;
 }
 
-/** Any u32 with its ends made likely. */
+/** Any u32; its extremes are likely. */
 export const anyU32: fc.Arbitrary<number> = fc.oneof(
   fc.integer({ min: 0, max: WRAP - 1 }),
   fc.constantFrom(0, 1, 2 ** 31 - 1, 2 ** 31, WRAP - 2, WRAP - 1),
 );
 
-/** Any u64 with its ends made likely. */
+/** Any u64; its extremes are likely. */
 export const anyU64: fc.Arbitrary<bigint> = fc.oneof(
   fc.bigInt({ min: 0n, max: 2n ** 64n - 1n }),
   fc.constantFrom(0n, 2n ** 32n - 1n, 2n ** 32n, 2n ** 63n, 2n ** 64n - 1n),
@@ -101,7 +100,7 @@ export const startIndex: fc.Arbitrary<number> = fc.oneof(
 
 const u8 = fc.integer({ min: 0, max: 255 });
 
-/** Any request that carries its segments directly: sensible or not, but with an operation other than 5 and 6. */
+/** Any request in the layout of a direct one, valid or not: all operations but 5 and 6. */
 export const anyDirectRequest: fc.Arbitrary<RequestValues> = fc.record({
   operation: fc.oneof(fc.integer({ min: 0, max: 4 }), fc.integer({ min: 7, max: 255 })),
   handle: fc.integer({ min: 0, max: 0xFFFF }),

@@ -1,6 +1,6 @@
 /**
- * A process that dies before any of the stores by which it says what it has taken and answered, again and again: the
- * next one answers every open request exactly once, and the disk holds what was acknowledged.
+ * A process dies again and again, before any of the stores that record what it has taken and answered. The next process
+ * answers every open request exactly once, and the disk holds all data that was acknowledged.
  */
 
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
@@ -12,7 +12,7 @@ import { Rig, type TestRequest } from "./rig.ts";
 
 class Crash extends Error {}
 
-/** Some requests of all kinds, each write with a page of its own. */
+/** Requests of all kinds; each write has a page of its own. */
 function requests(random: Random, count: number): TestRequest[] {
   return Array.from({ length: count }, (_, i) => {
     const sector = 8 * i;
@@ -26,15 +26,15 @@ function requests(random: Random, count: number): TestRequest[] {
   });
 }
 
-/** Serves until all is answered, with crashes at stores that the seed chooses. Returns how many there were. */
+/** Serves until everything is answered, with crashes at random stores. Returns the number of crashes. */
 function serveWithCrashes(rig: Rig, random: Random, until: () => boolean, arm: (stores: number) => void): number {
   let crashes = 0;
   for (let turns = 0; !until(); turns++) {
     assert(turns < 5000, "it never ends");
     arm(crashes < 40 ? random.below(60) : Infinity);
     try {
-      rig.settle();
-      // In any order: what is under way is not answered in the order of the ring.
+      rig.stepUntilIdle();
+      // In random order: operations do not complete in the order of the ring.
       if (rig.channel.started.length > 0) {
         rig.channel.started.push(...rig.channel.started.splice(0, random.below(rig.channel.started.length)));
         rig.channel.complete();
@@ -50,7 +50,7 @@ function serveWithCrashes(rig: Rig, random: Random, until: () => boolean, arm: (
 }
 
 for (const grants of ["copy", "map", "persistent"] satisfies GrantMode[]) {
-  Deno.test(`whatever the store before which it dies, each request is answered once, ${grants}`, () => {
+  Deno.test(`whichever store the process dies before, each request is answered once, ${grants}`, () => {
     let crashes = 0;
     for (let seed = 1; seed <= 60; seed++) {
       const random = new Random(seed);
@@ -85,16 +85,16 @@ for (const grants of ["copy", "map", "persistent"] satisfies GrantMode[]) {
   });
 }
 
-Deno.test("a request that is overtaken by a whole ring of others survives a crash", () => {
+Deno.test("a request that a whole ring of others has overtaken survives a crash", () => {
   using rig = new Rig();
   rig.send({ operation: OP_WRITE, id: 1, sector: 0, segments: [[0, 0, 7]] });
-  rig.settle();
+  rig.stepUntilIdle();
   for (let i = 2; i < 100; i++) {
     rig.send({ operation: OP_WRITE, id: i, sector: 8, segments: [[1, 0, 7]] });
-    rig.settle();
+    rig.stepUntilIdle();
     rig.channel.started.reverse();
     rig.channel.complete();
-    rig.settle();
+    rig.stepUntilIdle();
     assertEquals(rig.responses().map(([id]) => id), [i]);
   }
   rig.crash();
@@ -102,7 +102,36 @@ Deno.test("a request that is overtaken by a whole ring of others survives a cras
   assertEquals(rig.responses().map(([id]) => id), [1]);
 });
 
-Deno.test("a barrier that is carried out again does not wait for what was taken behind it", () => {
+Deno.test("more indirect requests than one call fetches are all carried out after a crash", () => {
+  using rig = new Rig({ ringPages: 16, maxIndirectSegments: 32, limits: { sectors: 8192 } });
+  const requests = Array.from({ length: 200 }, (_, i): TestRequest => ({
+    operation: OP_WRITE,
+    id: i + 1,
+    sector: 8 * i,
+    segments: [[0, 0, 7]],
+    indirectPage: 300,
+  }));
+  rig.send(...requests);
+  rig.stepUntilIdle();
+  rig.crash();
+  rig.run();
+  assertEquals(rig.responses().map(([id, , status]) => [id, status]), requests.map(({ id }) => [id!, 0]));
+});
+
+Deno.test("only the response index that was published last is accepted after a crash", () => {
+  using rig = new Rig({ startIndex: 2 ** 32 - 2 });
+  const write: TestRequest = { operation: OP_WRITE, segments: [[0, 0, 7]] };
+  rig.send(write, write, write);
+  rig.run();
+  assertEquals(rig.outstanding(1), { requestConsumer: 1, slots: [] });
+  assertEquals([rig.outstanding(0), rig.outstanding(2), rig.outstanding(2 ** 32 - 2)], [
+    undefined,
+    undefined,
+    undefined,
+  ]);
+});
+
+Deno.test("a replayed barrier does not wait for requests that were taken after it", () => {
   const latch = new Latch(new Uint8Array(LATCH_BYTES));
   let stores = 4; // two requests taken and consumed, and their answers announced
   using rig = new Rig({
@@ -111,10 +140,10 @@ Deno.test("a barrier that is carried out again does not wait for what was taken 
       if (stores-- <= 0) throw new Crash();
     },
   });
-  latch.trip(); // refused requests hold nothing back, so more are taken behind a barrier
+  latch.trip(); // a refused barrier holds nothing back, so the write behind it is taken
   rig.send({ operation: OP_WRITE_BARRIER, id: 1, sector: 0, segments: [[0, 0, 7]] });
   rig.send({ operation: OP_WRITE, id: 2, sector: 0, segments: [[1, 0, 7]] });
-  assertThrows(() => rig.settle(), Crash);
+  assertThrows(() => rig.stepUntilIdle(), Crash);
   stores = Infinity;
   latch.begin(new Uint32Array(4));
   rig.crash();
@@ -130,7 +159,7 @@ Deno.test("a drained queue leaves nothing to recover", () => {
   rig.run();
   assertEquals(rig.queue.state, "drained");
   rig.crash();
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals([rig.queue.inFlight, rig.channel.history.length], [0, 0]);
   rig.send({ operation: OP_READ, id: 9, segments: [[0, 0, 7]] });
   rig.run();

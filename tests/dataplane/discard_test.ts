@@ -1,11 +1,11 @@
 /**
- * Discards on the queue, stepped by hand: which bytes the engine is told of, what is refused, and their order among
- * barriers. The arithmetic is tested in its own room.
+ * Discards on the queue, stepped by hand: which bytes reach the engine, which are refused, and their order among
+ * barriers. tests/blkif/indirect_test.ts tests the arithmetic.
  */
 
 import { assertEquals, assertMatch } from "@std/assert";
 import { OP_DISCARD, OP_WRITE, OP_WRITE_BARRIER } from "../../lib/blkif/abi.ts";
-import type { DiskLimits } from "../../lib/blkif/validate.ts";
+import type { DiskLimits } from "../../lib/blkif/request.ts";
 import { Rig, type TestRequest } from "./rig.ts";
 
 const DISCARDS: Partial<DiskLimits> = { discard: { granularityBytes: 4096, alignmentBytes: 0, secure: false } };
@@ -17,7 +17,7 @@ const discard = (sector: number, sectors: number, flag = 0): TestRequest => ({
 });
 
 for (const abi of ["x86_64-abi", "x86_32-abi", "arm-abi"] as const) {
-  Deno.test(`a discard is shrunk to whole granules, and less than one is done without the engine, ${abi}`, () => {
+  Deno.test(`a discard is shrunk to whole granules; one of less than a granule does not reach the engine, ${abi}`, () => {
     using rig = new Rig({ abi, limits: DISCARDS });
     rig.send(discard(8, 16), discard(9, 16), discard(1, 14), discard(0, 0), discard(1024, 0), discard(0, 1024));
     rig.run();
@@ -30,7 +30,7 @@ for (const abi of ["x86_64-abi", "x86_32-abi", "arm-abi"] as const) {
     assertEquals([rig.stats.discards, rig.stats.sectorsDiscarded, rig.stats.unsupported], [6, 16 + 8 + 1024, 0]);
   });
 
-  Deno.test(`a discard beyond the end, or of 2^54 sectors, is ERROR without a look at the disk, ${abi}`, () => {
+  Deno.test(`a discard beyond the end, or of 2^54 sectors, is answered ERROR and does not reach the engine, ${abi}`, () => {
     using rig = new Rig({ abi, limits: DISCARDS });
     const bad = [discard(1024, 1), discard(1020, 5), discard(0, 2 ** 54), discard(8, 2 ** 52), discard(2 ** 52, 8)];
     rig.send(...bad);
@@ -62,13 +62,13 @@ Deno.test("the secure flag is passed on where the disk honours it, and ignored e
   }
 });
 
-Deno.test("an engine that cannot discard after all is answered EOPNOTSUPP, any other failure ERROR", () => {
+Deno.test("an engine's EOPNOTSUPP is answered EOPNOTSUPP, any other failure of a discard ERROR", () => {
   for (const [errno, status, name] of [[-95, -2, "EOPNOTSUPP"], [-5, -1, "EIO"], [-28, -1, "ENOSPC"]] as const) {
     using rig = new Rig({ limits: DISCARDS });
     rig.send(discard(0, 8));
-    rig.settle();
+    rig.stepUntilIdle();
     rig.channel.complete(errno);
-    rig.settle();
+    rig.stepUntilIdle();
     assertEquals(rig.responses(), [[1, OP_DISCARD, status]]);
     assertMatch(rig.complaints[0]!, new RegExp(`DISCARD at sector 0: I/O failed: ${name}`));
     assertEquals(rig.latch.tripped, false);
@@ -93,14 +93,14 @@ Deno.test("discards keep their order with barriers and are refused after a faile
   assertEquals(rig.responses(), [[4, OP_DISCARD, -1]]);
 });
 
-Deno.test("a failed flush on one queue of a device refuses the writes of all of them, now and after a reconnect", () => {
+Deno.test("after a failed flush on one queue, all queues of the device refuse writes, even after a reconnect", () => {
   using first = new Rig();
   using second = new Rig({ latch: first.latch });
   const write: TestRequest = { operation: OP_WRITE, segments: [[0, 0, 0]] };
   first.send({ operation: OP_WRITE_BARRIER });
-  first.settle();
+  first.stepUntilIdle();
   first.channel.complete(-5);
-  first.settle();
+  first.stepUntilIdle();
   second.send(write);
   second.run();
   using later = new Rig({ latch: first.latch });

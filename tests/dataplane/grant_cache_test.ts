@@ -1,13 +1,13 @@
 /**
- * The cache of kept grants against a model that is plainly right (a Map, and a list in order of use), under random
- * operations with few and colliding references.
+ * The cache of mapped grants against a simple model (a Map, and a list in order of use), under random operations with
+ * few and colliding references.
  */
 
 import { assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
-import { GrantCache, NO_ENTRY } from "../../lib/dataplane/grant_cache.ts";
+import { GrantCache, NO_ENTRY } from "../../lib/dataplane/grants/cache.ts";
 
-/** What the model knows of a reference that is in the cache. */
+/** A reference in the model. */
 interface Kept {
   readonly entry: number;
   readonly address: number;
@@ -15,7 +15,7 @@ interface Kept {
   idleSince: number;
 }
 
-/** See the file's first lines. */
+/** The cache as a Map, with the idle entries in a list. */
 class Model {
   readonly byGref = new Map<number, Kept>();
   /** References of idle entries, the one that was used longest ago first. */
@@ -84,12 +84,12 @@ function assertSame(cache: GrantCache, model: Model, grefs: readonly number[]): 
   assertEquals(cache.oldest, model.idle.length === 0 ? NO_ENTRY : model.byGref.get(model.idle[0]!)!.entry);
 }
 
-/** The hash's inverse, so that references can be made that are to be found at the table's first or last place. */
+/** The inverse of the hash's factor: it makes references that belong at the first or last place of the table. */
 const UNSPREAD = 0xE8B2F51;
 const COLLIDING = [0, 1, 2, 3, 4, 5, -1, -2, -3, -4].map((hash) => Math.imul(hash, UNSPREAD) >>> 0);
 const GREFS = [...COLLIDING, 1, 2, 3, 8, 9, 10, 0xFFFFFFFF, 0x80000000];
 
-Deno.test("the cache of grants is what a map and a list in order of use are, whatever is done with it", () => {
+Deno.test("the cache behaves like a Map and a list in order of use", () => {
   const step = fc.tuple(
     fc.constantFrom("use", "use", "use", "done", "done", "remove", "drop-oldest", "tick"),
     fc.constantFrom(...GREFS),
@@ -107,7 +107,7 @@ Deno.test("the cache of grants is what a map and a list in order of use are, wha
   );
 });
 
-Deno.test("a full cache of any size finds every grant, and all can be removed in any order", () => {
+Deno.test("a full cache of any size finds every grant, and grants can be removed in any order", () => {
   for (const capacity of [1, 2, 3, 64, 1056, 4096]) {
     const cache = new GrantCache(capacity);
     const grefs = Array.from({ length: capacity }, (_, i) => Math.imul(i, 2654435761) >>> 0);

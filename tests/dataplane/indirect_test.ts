@@ -1,6 +1,6 @@
 /**
  * Indirect requests on the queue, stepped by hand: data of up to 256 segments in every grant mode and ABI, bad grants,
- * pages that the guest rewrites, and the order in which requests are carried out beside direct ones.
+ * segments that the guest rewrites, and their order among direct requests.
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
@@ -10,7 +10,7 @@ import type { GrantCopyBatch, GrantTable } from "../../lib/hypervisor.ts";
 import { allOkay, READ_PAGE, Rig, type RigOptions, type TestRequest } from "./rig.ts";
 
 const MODES: readonly GrantMode[] = ["copy", "persistent", "map", "map-each"];
-/** The page that holds segments; data pages are below it. */
+/** The first page that holds segments; data pages are below it. */
 const TABLE = 300;
 const INDIRECT: RigOptions = { maxIndirectSegments: 256, limits: { sectors: 8192 } };
 
@@ -22,7 +22,7 @@ const request = (operation: number, segments: TestRequest["segments"], change: P
   ...change,
 });
 
-/** Calls back right after each call of a grant table's batches. */
+/** A grant table that calls `ran` right after each batch of copies. */
 function watched(table: GrantTable, ran: () => void): GrantTable {
   const wrap = (batch: GrantCopyBatch): GrantCopyBatch => {
     const real = batch.run.bind(batch);
@@ -64,7 +64,7 @@ for (const grants of MODES) {
     });
   }
 
-  Deno.test(`a bad grant, of a page of data or of the segments, fails its request alone, ${grants}`, () => {
+  Deno.test(`a bad grant of a data page or of the segments' page fails only its request, ${grants}`, () => {
     for (const bad of [0, 1, 127, 254, 255]) {
       using rig = new Rig({ ...INDIRECT, grants });
       const segments = whole(256).map((segment, i) => i === bad ? [9999, 0, 7] as const : segment);
@@ -80,7 +80,7 @@ for (const grants of MODES) {
     }
   });
 
-  Deno.test(`a guest that rewrites its segments right after they were copied changes nothing, ${grants}`, () => {
+  Deno.test(`rewriting the segments right after they were copied has no effect, ${grants}`, () => {
     let rewrite = (): void => {};
     using rig = new Rig({ ...INDIRECT, grants, wrapGrantTable: (table) => watched(table, () => rewrite()) });
     let rewritten = 0;
@@ -100,7 +100,7 @@ for (const grants of MODES) {
   });
 }
 
-Deno.test("the segments of all indirect requests of a pass are fetched by one call, in map mode too", () => {
+Deno.test("one call fetches the segments of all indirect requests of a pass, in map mode too", () => {
   let calls = 0;
   using rig = new Rig({ ...INDIRECT, grants: "map", wrapGrantTable: (table) => watched(table, () => calls++) });
   rig.send(...[0, 1, 2, 3].map((i) => request(OP_READ, whole(12, 12 * i), { indirectPage: TABLE + i })));
@@ -111,7 +111,7 @@ Deno.test("the segments of all indirect requests of a pass are fetched by one ca
   assert(allOkay(rig.responses()));
 });
 
-Deno.test("more indirect requests than one call fetches are all served, and in the order of the ring", () => {
+Deno.test("more indirect requests than one call fetches are served in the order of the ring", () => {
   using rig = new Rig({ ...INDIRECT, ringPages: 16, grants: "map" });
   const requests = Array.from(
     { length: 200 },
@@ -121,7 +121,7 @@ Deno.test("more indirect requests than one call fetches are all served, and in t
         : request(OP_WRITE, whole(2), { sector: 8 * i }),
   );
   rig.send(...requests);
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(
     rig.channel.history,
     requests.map(({ sector, segments }) => `write ${sector! * 512}+${segments!.length * 4096}`),
@@ -148,7 +148,7 @@ Deno.test("a barrier waits for indirect requests before it, and those after it w
   assertEquals(rig.responses().map(([id]) => id), [1, 2, 3]);
 });
 
-Deno.test("what is wrong with an indirect request is answered ERROR with a safe operation, and counted as that", () => {
+Deno.test("an invalid indirect request is answered ERROR with a safe operation, and counted as that", () => {
   using rig = new Rig({ ...INDIRECT, maxIndirectSegments: 32 });
   const bad: TestRequest[] = [
     request(OP_FLUSH_DISKCACHE, whole(1)),

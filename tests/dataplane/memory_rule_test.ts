@@ -1,12 +1,12 @@
 /**
- * What engines may do with the memory of each grant mode, all combinations, and that they are told so.
+ * What engines may do with the memory of each grant mode, and that the channel is opened with this rule.
  */
 
 import { assertEquals, assertThrows } from "@std/assert";
 import { ABIS } from "../../lib/blkif/abi.ts";
 import { FrontRing } from "../../lib/blkif/front_ring.ts";
 import { openConnection } from "../../lib/dataplane/connection.ts";
-import { memoryRule } from "../../lib/dataplane/memory_rule.ts";
+import { memoryRule } from "../../lib/dataplane/grants/memory_rule.ts";
 import { createStats } from "../../lib/dataplane/stats.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
 import type { DomId, EvtchnPort } from "../../lib/hypervisor.ts";
@@ -14,13 +14,13 @@ import { createMachine } from "../../lib/sim/machine.ts";
 import { machineUsage, openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import type { MemoryRule } from "../../lib/storage/disk.ts";
 
-Deno.test("direct I/O on a guest's pages needs the toolstack's word; on our own it never does", () => {
+Deno.test("direct I/O on a guest's pages needs the node direct-io-safe; on our own pages it does not", () => {
   const direct = (mode: GrantMode): boolean[] => [false, true].map((safe) => memoryRule(mode, safe).direct);
   assertEquals(direct("copy"), [true, true]);
   for (const mode of ["persistent", "map", "map-each"] as const) assertEquals(direct(mode), [false, true]);
 });
 
-Deno.test("pages that are unmapped with the answer are only for I/O that is over when its call returns", () => {
+Deno.test("pages that are mapped per request forbid asynchronous I/O", () => {
   for (const safe of [false, true]) {
     const asynchronous = (["copy", "persistent", "map", "map-each"] as const).map((mode) =>
       memoryRule(mode, safe).asynchronous
@@ -29,7 +29,7 @@ Deno.test("pages that are unmapped with the answer are only for I/O that is over
   }
 });
 
-/** The rule that an engine is opened with. It refuses then, and nothing may stay mapped. */
+/** The rule that a channel is opened with. The opener then throws, after which nothing may stay mapped. */
 function ruleTold(grants: GrantMode, directIoSafe: boolean | undefined): MemoryRule | undefined {
   const machine = createMachine({ memoryBytes: 16 * 2 ** 20 });
   using shares = openSimulatedPlatform(machine, 5).openGrantShares();
@@ -61,7 +61,7 @@ function ruleTold(grants: GrantMode, directIoSafe: boolean | undefined): MemoryR
   return rule;
 }
 
-Deno.test("every engine is told the rule of its queue's mode; without the toolstack's word direct I/O is not safe", () => {
+Deno.test("every channel is opened with the rule of its queue's mode; by default direct I/O is not safe", () => {
   for (const mode of ["copy", "persistent", "map", "map-each"] as const) {
     for (const safe of [undefined, false, true]) assertEquals(ruleTold(mode, safe), memoryRule(mode, safe ?? false));
   }

@@ -1,12 +1,13 @@
 /**
- * The pages that a ring's requests share: no page is ever had twice, all of them can be had, and what is given back can
- * be had again, in whatever order and sizes.
+ * The pool of pages: no page is taken twice, all pages can be taken, and returned pages can be taken again, in any
+ * order and of any size.
  */
 
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { PagePool, pagesOf } from "../../lib/dataplane/page_pool.ts";
+import { PagePool } from "../../lib/dataplane/grants/page_pool.ts";
 import type { MemorySpace } from "../../lib/hypervisor.ts";
+import { pagesOf } from "../../lib/units.ts";
 
 const PAGES = 40;
 const BASE = 1 << 20;
@@ -17,7 +18,7 @@ const NOWHERE: MemorySpace = {
   view: () => new Uint8Array(0),
 };
 
-/** What was taken: pages by number, and how to give them back. */
+/** What was taken: the numbers of the pages, and the ranges to return. */
 interface Taken {
   readonly pages: readonly number[];
   readonly ranges: readonly (readonly [address: number, pages: number])[];
@@ -40,7 +41,7 @@ function takeScattered(pool: PagePool, lengthBytes: number): Taken | undefined {
   };
 }
 
-Deno.test("whatever is taken and given back, no page is had twice and none is lost", () => {
+Deno.test("whatever is taken and returned, no page is taken twice and none is lost", () => {
   const step = fc.record({
     act: fc.constantFrom("take", "scatter", "give"),
     bytes: fc.integer({ min: 1, max: 16 * 4096 }),
@@ -67,14 +68,14 @@ Deno.test("whatever is taken and given back, no page is had twice and none is lo
         if (taken !== undefined) held.push(taken);
       }
       const pages = held.flatMap(({ pages }) => pages);
-      assertEquals(new Set(pages).size, pages.length, "a page was had twice");
+      assertEquals(new Set(pages).size, pages.length, "a page was taken twice");
       assert(pages.every((page) => page >= 0 && page < PAGES));
       assertEquals(pool.freePages, PAGES - pages.length);
     }
   }));
 });
 
-Deno.test("the lowest pages are used first, so that what no load needs is never touched", () => {
+Deno.test("the lowest free pages are taken first", () => {
   using pool = new PagePool(NOWHERE, PAGES);
   const first = pool.take(3);
   const second = pool.take(2);

@@ -1,6 +1,6 @@
 /**
- * Persistent grants, stepped by hand: what is mapped once and found again, what is given back and in which order, what
- * goes by copy instead, and that nothing stays mapped in the end.
+ * Persistent grants, stepped by hand: which pages are mapped once and reused, which are unmapped and in what order,
+ * which requests are copied instead, and that nothing stays mapped in the end.
  */
 
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
@@ -11,7 +11,7 @@ import { allOkay, Rig, type RigOptions, type TestRequest } from "./rig.ts";
 const read = (...pages: number[]): TestRequest => ({ operation: OP_READ, segments: pages.map((page) => [page, 0, 7]) });
 const write = (...pages: number[]): TestRequest => ({ ...read(...pages), operation: OP_WRITE });
 
-/** A grant table that notes what is mapped (+page) and unmapped (-page), and can be told to refuse. */
+/** A grant table that records which pages are mapped (+page), unmapped (-page) and refused (!page). */
 class NotingTable {
   readonly notes: string[] = [];
   refuseUnmap = false;
@@ -49,7 +49,7 @@ function noted(options: RigOptions = {}): { rig: Rig; table: NotingTable } {
   return { rig, table };
 }
 
-/** A whole round of giving idle mappings back. */
+/** A whole round of unmapping idle pages. */
 function idleRound(rig: Rig): void {
   while (rig.queue.keptGrants!.releaseIdle());
 }
@@ -61,7 +61,7 @@ const counters = ({ stats }: Rig): number[] => [
   stats.persistentCopied,
 ];
 
-Deno.test("a page is mapped when it is first used and found from then on, in either direction", () => {
+Deno.test("a page is mapped when it is first used, and reused from then on, in either direction", () => {
   const { rig, table } = noted();
   using _ = rig;
   rig.page(1).fill(7);
@@ -80,12 +80,12 @@ Deno.test("a page that one request names twice, or two requests at a time, is ma
   const { rig, table } = noted();
   using _ = rig;
   rig.send(write(3, 3), write(3));
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(table.take(), ["+3"]);
   rig.channel.complete();
   idleRound(rig);
   idleRound(rig);
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(table.take(), [], "the second request still uses it");
   rig.run();
   idleRound(rig);
@@ -93,7 +93,7 @@ Deno.test("a page that one request names twice, or two requests at a time, is ma
   assertEquals(table.take(), ["-3"]);
 });
 
-Deno.test("where as many are kept as may be, the one unused for longest makes room, but none of this round", () => {
+Deno.test("at the limit, the page that was idle for longest is unmapped, unless it was used in this round", () => {
   const { rig, table } = noted({ maxPersistentGrants: 3 });
   using _ = rig;
   for (const page of [0, 1, 2, 0]) {
@@ -103,23 +103,27 @@ Deno.test("where as many are kept as may be, the one unused for longest makes ro
   assertEquals(table.take(), ["+0", "+1", "+2"]);
   rig.send(write(5));
   rig.run();
-  assertEquals(table.take(), [], "all are fresh: the request was copied");
+  assertEquals(table.take(), [], "all were used in this round: the request was copied");
   assertEquals(counters(rig), [3, 1, 4, 1]);
   idleRound(rig);
   rig.send(write(5), write(6), write(7), write(8));
   rig.run();
-  assertEquals(table.take(), ["-1", "+5", "-2", "+6", "-0", "+7"], "in order of use; then the fresh ones are all");
+  assertEquals(
+    table.take(),
+    ["-1", "+5", "-2", "+6", "-0", "+7"],
+    "in order of use, until only pages of this round are left",
+  );
   assertEquals(counters(rig), [3, 1, 8, 2]);
   assert(allOkay(rig.responses()));
 });
 
-Deno.test("requests beyond the pages that may be kept are copied while the others hold them, and carry right data", () => {
+Deno.test("requests are copied while others hold all pages that may be kept, and carry the right data", () => {
   const { rig, table } = noted({ maxPersistentGrants: 4 });
   using _ = rig;
   rig.page(0).fill(1);
   rig.page(5).fill(2);
   rig.send({ ...write(0, 1, 2), sector: 0 }, { ...write(4, 5), sector: 100 }, { ...read(0, 7), sector: 0 });
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(table.take(), ["+0", "+1", "+2", "+4"], "page 4 is kept for later, though its request is copied");
   rig.run();
   assertEquals(counters(rig), [4, 1, 6, 2]);
@@ -130,7 +134,7 @@ Deno.test("requests beyond the pages that may be kept are copied while the other
   assertEquals(rig.page(10).every((byte) => byte === 2), true, "more pages than may be kept at all");
 });
 
-Deno.test("pages granted read-only are written to the disk by copy; reading into them fails that request alone", () => {
+Deno.test("a write from pages granted read-only is copied; a read into them fails only that request", () => {
   const { rig } = noted();
   using _ = rig;
   const page = rig.grantReadOnly();
@@ -144,7 +148,7 @@ Deno.test("pages granted read-only are written to the disk by copy; reading into
   assertEquals(counters(rig), [2, 1, 4, 2]);
 });
 
-Deno.test("a grant that was never given or is revoked fails its request; one that is mapped already goes on", () => {
+Deno.test("a revoked grant fails its request, but a page that is mapped already stays usable", () => {
   const { rig } = noted();
   using _ = rig;
   rig.send(write(0));
@@ -157,7 +161,7 @@ Deno.test("a grant that was never given or is revoked fails its request; one tha
   assertEquals(rig.usage.mappedPages, 2);
 });
 
-Deno.test("what was not used for a whole round is unmapped, a bounded number a call, and mapped again when used", () => {
+Deno.test("pages unused for a whole round are unmapped, a bounded number per call, and mapped again when used", () => {
   const { rig, table } = noted();
   using _ = rig;
   for (let first = 0; first < 110; first += 11) rig.send(write(...Array.from({ length: 11 }, (_, i) => first + i)));
@@ -181,19 +185,19 @@ Deno.test("what was not used for a whole round is unmapped, a bounded number a c
   assert(allOkay(rig.responses()));
 });
 
-Deno.test("everything is unmapped at the end, also what requests still use", () => {
+Deno.test("disposing unmaps everything, even pages that requests still use", () => {
   const { rig, table } = noted();
   rig.send(write(0), write(1, 2));
   rig.run();
   rig.send(write(2, 3));
-  rig.settle();
+  rig.stepUntilIdle();
   table.take();
   rig.queue[Symbol.dispose]();
   assertEquals(table.take().sort(), ["-0", "-1", "-2", "-3"]);
   assertEquals([rig.usage.mappedPages, rig.stats.persistentGrants], [1, 0]);
 });
 
-Deno.test("mappings that the hypervisor does not take back are told at the end, and all are tried", () => {
+Deno.test("disposing tries to undo all mappings, and reports those that the hypervisor refuses to undo", () => {
   const { rig, table } = noted();
   rig.send(write(0), write(1));
   rig.run();
@@ -203,7 +207,7 @@ Deno.test("mappings that the hypervisor does not take back are told at the end, 
   assertEquals(rig.usage.mappedPages, 1);
 });
 
-Deno.test("thousands of requests over more pages than are kept carry right data and never map too many", () => {
+Deno.test("thousands of requests over more pages than are kept carry the right data and never map too many", () => {
   const { rig } = noted({ maxPersistentGrants: 40, limits: { sectors: 8192 } });
   using _ = rig;
   for (let round = 0; round < 300; round++) {

@@ -1,6 +1,6 @@
 /**
- * The queue, stepped by hand against a simulated guest: the seed's behaviours (seed-parity rows 1 to 9 and 15), the
- * order of flushes and barriers, and what a hostile ring, a bad grant or a failing disk gets.
+ * The queue, stepped by hand against a simulated guest: data in both directions, the order of flushes and barriers, and
+ * how it answers a hostile ring, a bad grant or a failing disk.
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
@@ -60,33 +60,33 @@ for (const grants of MODES) {
   });
 }
 
-Deno.test("a grant that is revoked while its read is under way fails that read alone", () => {
+Deno.test("revoking a grant while its read is in flight fails only that read", () => {
   using rig = new Rig({ grants: "copy" });
   rig.send(READ_PAGE, FLUSH);
-  rig.settle();
+  rig.stepUntilIdle();
   rig.pages[Symbol.dispose]();
   rig.run();
   assertEquals(rig.responses().sort(([a], [b]) => a - b), [[1, OP_READ, -1], [2, OP_FLUSH_DISKCACHE, 0]]);
   assertMatch(rig.complaints[0]!, /could not be given back/);
 });
 
-Deno.test("requests behind a full house wait, and are taken as others finish", () => {
+Deno.test("requests wait while all slots are in use, and are taken as others finish", () => {
   using rig = new Rig({ maxRequests: 2 });
   rig.send(write(0), write(1), write(2), write(3));
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.channel.started.length, 2);
   assertEquals(rig.stats.inFlight, 2);
   rig.channel.complete();
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.channel.started.map(({ text }) => text), ["write 512+512", "write 1024+512"]);
   rig.run();
   assertEquals(rig.responses().length, 4);
 });
 
-Deno.test("a barrier starts after all earlier requests, flushes before and after, and holds back later ones", () => {
+Deno.test("a barrier waits for all earlier requests, flushes, writes, flushes, and holds back later ones", () => {
   using rig = new Rig();
   rig.send(write(0), write(1), BARRIER, write(2));
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.channel.history, ["write 0+512", "write 512+512"]);
   rig.run();
   assertEquals(rig.channel.history.slice(2), [
@@ -104,16 +104,16 @@ Deno.test("a barrier starts after all earlier requests, flushes before and after
   assertEquals(rig.responses().map(([id]) => id), [1, 2, 3, 4]);
 });
 
-Deno.test("a barrier behind refused requests alone starts at once", () => {
+Deno.test("a barrier starts at once if all requests before it were refused", () => {
   using rig = new Rig();
   rig.send({ operation: OP_READ }, EMPTY_BARRIER);
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.channel.history, ["flush"]);
   rig.run();
   assertEquals(rig.responses(), [[1, OP_READ, -1], [2, OP_WRITE_BARRIER, 0]]);
 });
 
-Deno.test("empty barriers and flushes are one flush; a flush with data is flush, then write", () => {
+Deno.test("empty barriers and flushes are one flush; a flush with data is a flush, then a write", () => {
   using rig = new Rig();
   rig.send(EMPTY_BARRIER);
   rig.run();
@@ -131,14 +131,14 @@ Deno.test("empty barriers and flushes are one flush; a flush with data is flush,
   assertEquals([rig.stats.barriers, rig.stats.flushes], [1, 2]);
 });
 
-Deno.test("other requests go on beside a flush", () => {
+Deno.test("other requests start while a flush is in flight", () => {
   using rig = new Rig();
   rig.send(FLUSH, write(1), READ_PAGE);
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.channel.history, ["flush", "write 512+512", "read 0+4096"]);
 });
 
-Deno.test("unsupported operations answer EOPNOTSUPP, indirect ones with their inner operation", () => {
+Deno.test("unsupported operations are answered EOPNOTSUPP, indirect ones with their inner operation", () => {
   using rig = new Rig();
   rig.send({ operation: 4 }, { operation: 5 }, { operation: OP_INDIRECT, segmentCount: OP_WRITE }, { operation: 200 });
   rig.run();
@@ -146,7 +146,7 @@ Deno.test("unsupported operations answer EOPNOTSUPP, indirect ones with their in
   assertEquals(rig.stats.unsupported, 4);
 });
 
-Deno.test("a read-only disk refuses data, allows empty flushes and stays as it was", () => {
+Deno.test("a read-only disk refuses writes, allows empty flushes and is not changed", () => {
   using rig = new Rig({ limits: { readOnly: true } });
   rig.page(0).fill(7);
   rig.page(1).fill(7);
@@ -156,13 +156,13 @@ Deno.test("a read-only disk refuses data, allows empty flushes and stays as it w
   assertEquals(rig.channel.data.every((byte) => byte === 0), true);
 });
 
-Deno.test("a failed read or write is answered ERROR with the sector in the log, and the next one works", () => {
+Deno.test("a failed read is answered ERROR with the sector in the log, and the next one works", () => {
   using rig = new Rig();
   rig.page(0).fill(0x55);
   rig.send({ ...READ_PAGE, sector: 77 });
-  rig.settle();
+  rig.stepUntilIdle();
   rig.channel.complete(-5);
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.responses(), [[1, OP_READ, -1]]);
   assertEquals(rig.page(0)[0], 0x55, "a failed read gives the guest nothing");
   assertMatch(rig.complaints[0]!, /READ at sector 77: I\/O failed: EIO, the medium failed/);
@@ -172,12 +172,12 @@ Deno.test("a failed read or write is answered ERROR with the sector in the log, 
   assertEquals(rig.stats.errors, 1);
 });
 
-Deno.test("after a failed flush every write and flush fails, while reads go on", () => {
+Deno.test("after a failed flush all writes and flushes fail, and reads succeed", () => {
   using rig = new Rig();
   rig.send(FLUSH);
-  rig.settle();
+  rig.stepUntilIdle();
   rig.channel.complete(-5);
-  rig.settle();
+  rig.stepUntilIdle();
   rig.send(write(0), FLUSH, BARRIER, READ_PAGE);
   rig.run();
   assertEquals(rig.responses().sort(([a], [b]) => a - b).map(([, , status]) => status), [-1, -1, -1, -1, 0]);
@@ -185,11 +185,11 @@ Deno.test("after a failed flush every write and flush fails, while reads go on",
   assertEquals(rig.latch.tripped, true);
 });
 
-Deno.test("a flush that succeeds after another one failed is ERROR, and starts no data", () => {
+Deno.test("a flush that succeeds after another one failed is answered ERROR, and starts no data", () => {
   using rig = new Rig();
   rig.send(FLUSH, { ...write(0), operation: OP_FLUSH_DISKCACHE }, FLUSH);
-  rig.settle();
-  rig.channel.complete(-5); // the kernel tells one of them that data was lost, and the others nothing
+  rig.stepUntilIdle();
+  rig.channel.complete(-5); // the kernel reports the loss to one of them only
   rig.channel.complete();
   rig.channel.complete();
   rig.run();
@@ -197,89 +197,102 @@ Deno.test("a flush that succeeds after another one failed is ERROR, and starts n
   assertEquals(rig.channel.history.filter((line) => line.startsWith("write")), []);
 });
 
-Deno.test("a failed flush before a barrier's data keeps the data from the disk", () => {
+Deno.test("if the flush before a barrier's data fails, the data is not written", () => {
   using rig = new Rig();
   rig.send(BARRIER);
-  rig.settle();
+  rig.stepUntilIdle();
   rig.channel.complete(-28);
   rig.run();
   assertEquals(rig.responses(), [[1, OP_WRITE_BARRIER, -1]]);
   assertEquals(rig.channel.history, ["flush", "flush done"]);
 });
 
-Deno.test("one notification at most for a batch, and none that the frontend did not ask for", () => {
+Deno.test("at most one notification per batch, and none that the frontend did not ask for", () => {
   using rig = new Rig();
   rig.send(write(0), write(1), write(2));
-  rig.settle();
+  rig.stepUntilIdle();
   for (let i = 0; i < 3; i++) rig.channel.complete();
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.notified, 1);
   rig.send(write(3));
-  rig.run(); // the frontend did not look since: its rsp_event lies behind
+  rig.run(); // the frontend has not looked since: its rsp_event is behind
   assertEquals(rig.notified, 1);
   assertEquals([rig.stats.notificationsSent, rig.stats.notificationsSaved], [1, 1]);
 });
 
-Deno.test("at rest the queue asks for a notification; requests that came before it rests need none", () => {
+Deno.test("an idle queue asks for a notification; requests that come before it is idle need none", () => {
   using rig = new Rig();
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.send(write(0)), true);
   rig.queue.step();
   assertEquals(rig.send(write(1)), false);
   assertEquals(rig.queue.rest(), true);
 });
 
-Deno.test("an impossible producer index stops the ring: nothing is taken or answered any more", () => {
+Deno.test("an impossible producer index stops the ring: nothing more is taken or answered", () => {
   using rig = new Rig();
   rig.send(write(0));
-  rig.settle();
+  rig.stepUntilIdle();
   const before = rig.ringPage.view.slice();
   new Int32Array(rig.ringPage.view.buffer, rig.ringPage.view.byteOffset, 1)[0] = 1 + 33;
   before.set(rig.ringPage.view.subarray(0, 4));
   rig.run();
   assertMatch(rig.queue.broken!, /impossible/);
   assertEquals(rig.ringPage.view, before, "no byte of the ring changed");
+  assertEquals([rig.notified, rig.stats.notificationsSent, rig.stats.notificationsSaved], [0, 0, 0]);
   assertEquals(rig.queue.state, "drained");
 });
 
-Deno.test("draining takes nothing more, finishes what is in flight, flushes, and is drained", () => {
+Deno.test("a draining queue takes nothing more, finishes what is in flight, flushes, and is drained", () => {
   using rig = new Rig();
   rig.send(write(0), write(1));
-  rig.settle();
+  rig.stepUntilIdle();
   rig.queue.drain();
   rig.send(write(2));
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.queue.state, "draining");
   rig.channel.complete();
   rig.channel.complete();
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.responses().map(([id]) => id), [1, 2]);
   assertEquals(rig.channel.started.map(({ text }) => text), ["flush"]);
   assertEquals(rig.queue.state, "draining");
   rig.channel.complete();
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals(rig.queue.state, "drained");
   assertEquals(rig.channel.history.includes("write 1024+512"), false);
+});
+
+Deno.test("if the flush that ends a drain fails, the device's later writes are refused", () => {
+  using rig = new Rig();
+  rig.send(write(0));
+  rig.run();
+  rig.queue.drain();
+  rig.stepUntilIdle();
+  rig.channel.complete(-5);
+  rig.stepUntilIdle();
+  assertEquals([rig.queue.state, rig.latch.tripped], ["drained", true]);
+  assertMatch(rig.complaints[0]!, /the last flush failed: EIO/);
 });
 
 Deno.test("draining a read-only disk needs no flush", () => {
   using rig = new Rig({ limits: { readOnly: true } });
   rig.queue.drain();
-  rig.settle();
+  rig.stepUntilIdle();
   assertEquals([rig.queue.state, rig.channel.history.length], ["drained", 0]);
 });
 
-Deno.test("the guest's change of a published slot after it was taken changes nothing", () => {
+Deno.test("what the guest writes into a slot of the ring after it was taken has no effect", () => {
   using rig = new Rig();
   rig.send(write(5));
-  rig.settle();
+  rig.stepUntilIdle();
   rig.ringPage.view.fill(0xff, RING_HEADER_BYTES);
   rig.run();
   assertEquals(rig.channel.history[0], "write 2560+512");
   assertEquals(rig.responses(), [[1, OP_WRITE, 0]]);
 });
 
-Deno.test("thousands of requests across the wrap of the indices are each answered once", () => {
+Deno.test("thousands of requests across the wrap of the indices are answered once each", () => {
   using rig = new Rig({ startIndex: 2 ** 32 - 100 });
   let id = 1;
   for (let round = 0; round < 100; round++) {

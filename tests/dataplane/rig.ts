@@ -1,6 +1,6 @@
 /**
  * A guest and a queue on one thread, stepped by hand: the guest's end of a ring, its granted pages, and a channel whose
- * operations complete only when the test says so. What a test asserts is in the tests, not here.
+ * operations complete when the test says so.
  */
 
 import { type AbiName, ABIS, OP_DISCARD, OP_READ, STATUS_OKAY } from "../../lib/blkif/abi.ts";
@@ -13,13 +13,13 @@ import {
   ResponseFields,
   writeSegment,
 } from "../../lib/blkif/front_ring.ts";
-import { RequestSlots } from "../../lib/blkif/request.ts";
-import type { DiskLimits } from "../../lib/blkif/validate.ts";
-import { createGrantStrategy } from "../../lib/dataplane/grant_strategies.ts";
+import type { DiskLimits } from "../../lib/blkif/request.ts";
+import { createGrantStrategy } from "../../lib/dataplane/grants/create.ts";
 import { IndirectPages } from "../../lib/dataplane/indirect_pages.ts";
 import { Latch, LATCH_BYTES } from "../../lib/dataplane/latch.ts";
-import { Journal, journalBytes } from "../../lib/dataplane/journal.ts";
+import { Journal, journalBytes, type Outstanding } from "../../lib/dataplane/journal.ts";
 import { Queue } from "../../lib/dataplane/queue.ts";
+import { SlotTable } from "../../lib/dataplane/slot_table.ts";
 import { createStats, type QueueStats, readStats } from "../../lib/dataplane/stats.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
 import type { DomId, GrantShares, GrantTable, Platform, SharedPages } from "../../lib/hypervisor.ts";
@@ -151,7 +151,7 @@ export interface RigOptions {
 
 const NONCE = Uint32Array.of(1, 2, 3, 4);
 
-/** Calls `before` ahead of every store by which a process says what it has taken and answered. */
+/** Calls `before` ahead of every store that records what the process has taken or answered. */
 function watchStores(journal: Journal, ring: BackRing, before: () => void): void {
   const { taken, consumed, committing, answering, committed } = journal;
   const watched = { taken, consumed, committing, answering, committed };
@@ -174,7 +174,7 @@ function watchStores(journal: Journal, ring: BackRing, before: () => void): void
   };
 }
 
-/** See the file's first lines. */
+/** A guest with one ring, and the queue that serves it. */
 export class Rig implements Disposable {
   queue!: Queue;
   channel!: ManualChannel;
@@ -208,10 +208,10 @@ export class Rig implements Disposable {
     this.#serve(false);
   }
 
-  /** The process is gone, at whatever it was, and another one takes its place; the disk holds what reached it. */
+  /** The process dies, and another one takes its place; the disk keeps what reached it. */
   crash(): void {
     const { data } = this.channel;
-    this.queue[Symbol.dispose](); // the kernel gives back the memory of the dead
+    this.queue[Symbol.dispose](); // the kernel frees the memory of the dead process
     this.#serve(true);
     this.channel.data.set(data);
   }
@@ -232,7 +232,7 @@ export class Rig implements Disposable {
     if (options.beforeStore !== undefined) watchStores(journal, ring, options.beforeStore);
     const inFlight = Math.min(options.maxRequests ?? ring.slots, ring.slots);
     const maxIndirectSegments = options.maxIndirectSegments ?? 0;
-    const slots = new RequestSlots(inFlight, Math.max(11, maxIndirectSegments), maxIndirectSegments);
+    const slots = new SlotTable(inFlight, Math.max(11, maxIndirectSegments), maxIndirectSegments, open?.slots);
     const indirect = maxIndirectSegments > 0 ? new IndirectPages(slots, table, backend.memory) : undefined;
     const grants = createGrantStrategy(options.grants ?? "copy", {
       slots,
@@ -241,10 +241,9 @@ export class Rig implements Disposable {
       maxPersistentGrants: options.maxPersistentGrants ?? 1056,
       stats: this.#stats,
     });
-    this.channel = new ManualChannel(limits.sectors, grants.vectors, backend);
+    this.channel = new ManualChannel(limits.sectors, slots.vectors, backend);
     this.queue = this.#resources.use(
       new Queue({
-        label: "test",
         ring,
         abi,
         slots,
@@ -253,7 +252,6 @@ export class Rig implements Disposable {
         channel: this.channel,
         limits,
         journal,
-        replay: open?.slots ?? [],
         stats: this.#stats,
         latch: this.latch,
         notify: () => {
@@ -263,6 +261,11 @@ export class Rig implements Disposable {
         complain: (line) => this.complaints.push(line),
       }),
     );
+  }
+
+  /** What a next process would find in the journal if rsp_prod were so; undefined if that cannot be. */
+  outstanding(responseProducer: number): Outstanding | undefined {
+    return new Journal(this.#journal.slice(), this.front.slots).recover(NONCE, this.front.slots, responseProducer);
   }
 
   get stats(): QueueStats {
@@ -332,18 +335,18 @@ export class Rig implements Disposable {
   }
 
   /** Steps until there is nothing to do without a completion. */
-  settle(): void {
+  stepUntilIdle(): void {
     for (let steps = 0; this.queue.step() || this.queue.rest(); steps++) {
-      if (steps > 1000) throw new Error("the queue does not come to rest");
+      if (steps > 1000) throw new Error("the queue does not become idle");
     }
   }
 
   /** Completes everything until nothing is under way. */
   run(): void {
-    this.settle();
+    this.stepUntilIdle();
     while (this.channel.started.length > 0) {
       this.channel.complete();
-      this.settle();
+      this.stepUntilIdle();
     }
   }
 

@@ -22,7 +22,7 @@ const ENGINE_PARTS = [
   "disk",
   "errno",
   "engine/executor",
-  "engine/table_channel",
+  "engine/operations",
   "image/file",
   "image/lock",
   "image/medium",

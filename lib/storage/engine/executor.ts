@@ -1,6 +1,6 @@
 /**
- * Carries out one operation synchronously and whole: what an I/O Worker, and a channel that serves in its caller's
- * thread, have in common. It must not know tags, queues or threads.
+ * Executors carry out one operation at a time, synchronously and completely. An I/O Worker uses one, and so does a
+ * channel that works in its caller's thread (immediate.ts). FileExecutor serves a file through Deno's file calls.
  */
 
 import { EIO } from "../../errno.ts";
@@ -8,18 +8,18 @@ import { type CacheMode, type IoVectors } from "../disk.ts";
 import { errnoOf, isTransient } from "../errno.ts";
 import type { MemoryViews } from "./views.ts";
 
-/** Kinds of operations, as they stand in a job. */
+/** The codes of operations, in tables and jobs. */
 export const OPERATION = { read: 0, write: 1, flush: 2, discard: 3 } as const;
 /** One of {@linkcode OPERATION}. */
 export type Operation = (typeof OPERATION)[keyof typeof OPERATION];
 
-/** A call that is interrupted again and again fails after so many times, so that nothing spins for ever. */
+/** After so many interrupted calls an operation fails, so that no thread retries for ever. */
 export const MOST_RETRIES = 1000;
 
-/** Carries out operations on one disk, in one thread. Disposing closes what it holds. */
+/** Carries out operations on one disk, in one thread. Disposing closes the disk's file, if there is one. */
 export interface Executor extends Disposable {
   /**
-   * Transfers `vectors[first..first+count)` from `offsetBytes` on, or flushes (offset and vectors then do not count).
+   * Transfers `vectors[first..first+count)` from `offsetBytes` on, or flushes, which ignores offset and vectors.
    * Returns 0 or a negative errno; never throws.
    */
   execute(
@@ -30,21 +30,21 @@ export interface Executor extends Disposable {
     count: number,
     views: MemoryViews,
   ): number;
-  /** Gives bytes back; absent where that is not possible. As {@linkcode execute}, it returns and never throws. */
+  /** Discards bytes; absent if the disk cannot. Returns 0 or a negative errno; never throws. */
   discard?(offsetBytes: number, lengthBytes: number, secure: boolean): number;
 }
 
-/** What an executor needs of a file: a `Deno.FsFile`, or a test's stand-in that fails as told. */
+/** What an executor needs of a file: a `Deno.FsFile`, or a stand-in of a test. */
 export type BlockFile = Pick<Deno.FsFile, "seekSync" | "readSync" | "writeSync" | "syncDataSync" | "close">;
 
-/** Serves from a file or block device through Deno's file calls. It owns the file. */
+/** Serves a file or block device through Deno's file calls, and owns the file. */
 export class FileExecutor implements Executor {
   readonly #file: BlockFile;
   readonly #cache: CacheMode;
-  /** What the first flush that failed came to; 0: none has. */
+  /** The errno of the first flush that failed; 0: none has. */
   #flushFailure = 0;
 
-  /** `cache` is not `none`, which the file would have to be opened for as Deno cannot. */
+  /** `cache` cannot be `none`: Deno cannot open files with O_DIRECT. */
   constructor(file: BlockFile, cache: CacheMode = "writeback") {
     this.#file = file;
     this.#cache = cache;
@@ -73,8 +73,9 @@ export class FileExecutor implements Executor {
   }
 
   /**
-   * The kernel tells a descriptor of a failed write-back once, and whoever shares this one may be the next to ask. Other
-   * threads have descriptors of their own, which are told of it too, so that flushes may go on in several at a time.
+   * The kernel reports a failed write-back once per descriptor, so the failure is remembered for everyone who flushes
+   * this descriptor later. Other threads have descriptors of their own, which get their own report; so threads may
+   * flush at the same time.
    */
   #flush(): number {
     if (this.#flushFailure !== 0 || this.#cache === "unsafe") return this.#flushFailure;
@@ -103,7 +104,7 @@ export class FileExecutor implements Executor {
     for (let i = first; i < end;) {
       const address = addresses[i]!;
       let lengthBytes = lengths[i++]!;
-      // What follows in memory goes into the same call.
+      // Vectors that are adjacent in memory go into one call.
       while (i < end && addresses[i] === address + lengthBytes) lengthBytes += lengths[i++]!;
       const view = views.view(address, lengthBytes);
       const status = this.#transferWhole(reading, view);
@@ -112,7 +113,7 @@ export class FileExecutor implements Executor {
     return 0;
   }
 
-  /** From or to the file's position, continuing short transfers. Throws what the file throws. */
+  /** Transfers at the file's position, and continues short transfers. Throws what the file throws. */
   #transferWhole(reading: boolean, view: Uint8Array): number {
     let doneBytes = 0;
     let retries = 0;
@@ -120,7 +121,7 @@ export class FileExecutor implements Executor {
       const rest = doneBytes === 0 ? view : view.subarray(doneBytes);
       try {
         const transferred = reading ? this.#file.readSync(rest) : this.#file.writeSync(rest);
-        // The end of a truncated image, or a write that makes no progress: never zeroes, never an endless loop.
+        // The end of a truncated image, or a write without progress: an error, and neither zeroes nor an endless loop.
         if (transferred === null || transferred === 0) return -EIO;
         doneBytes += transferred;
       } catch (error) {

@@ -1,15 +1,15 @@
 /**
- * A channel that carries operations out in its caller's thread, in submit(): for engines that need no waiting, and for
- * files where a test or a simulation is single-stepped. Results can be reaped right after submit(); nobody is woken.
+ * A channel that carries out operations in its caller's thread, in submit(): for engines that never wait, and for files
+ * in single-stepped tests and simulations. Results can be reaped right after submit(); nobody is woken.
  */
 
 import { EOPNOTSUPP } from "../../errno.ts";
 import { type ChannelOptions, type IoVectors } from "../disk.ts";
 import { type Executor, OPERATION, type Operation } from "./executor.ts";
-import { TableChannel } from "./table_channel.ts";
+import { TableChannel } from "./operations.ts";
 import { MemoryViews } from "./views.ts";
 
-/** Runs an executor, which it owns. */
+/** Runs an executor, and owns it. */
 export class ImmediateChannel extends TableChannel {
   readonly #executor: Executor;
   readonly #vectors: IoVectors;

@@ -1,23 +1,25 @@
 /**
- * Turns the addresses of an operation into bytes. Views are kept, because making one from an address costs more than a
- * short transfer (about 1 µs, and work for the garbage collector). It must not know what the bytes are for.
+ * Turns the addresses of an operation into byte views. Views are cached, because making one from an address costs about
+ * 1 µs, more than a short transfer, and work for the garbage collector.
  *
- * A view is no more than its address: it owns nothing, and shows whatever is mapped there when it is used. So the view
- * of a page may be kept across the page's unmapping, and is right again when another page is mapped there, as long as
- * nobody touches it in between; and it is only touched for an operation that names the address, which then is mapped.
+ * A view owns no memory: it shows whatever is mapped at its address when it is used. So a cached view stays valid when
+ * its page is unmapped and another page is mapped at the same address. It is used only for operations that name the
+ * address, and while such an operation is in flight something is mapped there.
  */
 
 import { PAGE_BYTES } from "../../units.ts";
 import { type Memory, type MemorySpace } from "../../hypervisor.ts";
 
-/** Views that are kept; a power of two. Each address and length has one place, where the latest wins. */
+/** Cached views of a channel's buffers; a power of two. Each address and length has one place in the cache. */
 const KEPT_VIEWS = 512;
-/** Pages outside the channel's buffers whose views are kept; a power of two. Each page number has one place. */
+/** Cached views of other pages; a power of two. Each page number has one place in the cache. */
 const KEPT_PAGES = 2048;
-/** Buffers are cut at sectors, so the low bits of an offset say nothing. */
+/** Buffers are divided at sectors, so the low bits of an offset are always 0. */
 const SECTOR_SHIFT = 9;
 
-/** The pages of a thread's memory; all channels share them, since the guests' pages often take each other's places. */
+/**
+ * The thread's views of pages. All channels share them, because pages of many guests are mapped at the same addresses.
+ */
 const pageViews = new WeakMap<MemorySpace, PageViews>();
 
 /** Views of whole pages by the numbers of the pages. */
@@ -45,7 +47,7 @@ class PageViews {
   }
 }
 
-/** The views of one channel, in one thread. */
+/** The views of one channel. */
 export class MemoryViews {
   readonly #memory: MemorySpace;
   readonly #address: number;
@@ -54,7 +56,7 @@ export class MemoryViews {
   readonly #kept: (Uint8Array | undefined)[] = new Array<Uint8Array | undefined>(KEPT_VIEWS).fill(undefined);
   readonly #pages: PageViews;
 
-  /** `buffers` must live as long as this object is used. */
+  /** `buffers` must live as long as this object. */
   constructor(memory: MemorySpace, buffers: Memory | undefined) {
     this.#memory = memory;
     this.#pages = PageViews.of(memory);
@@ -63,7 +65,9 @@ export class MemoryViews {
     this.#end = this.#address + this.#base.byteLength;
   }
 
-  /** The bytes at an address; to be used at once and not kept. Throws what {@linkcode MemorySpace.view} throws. */
+  /**
+   * The bytes at an address. Use the view at once, and do not keep it. Throws what {@linkcode MemorySpace.view} throws.
+   */
   view(address: number, lengthBytes: number): Uint8Array {
     if (address < this.#address || address + lengthBytes > this.#end) return this.#viewElsewhere(address, lengthBytes);
     const offset = address - this.#address;
@@ -73,7 +77,7 @@ export class MemoryViews {
     return this.#kept[place] = this.#base.subarray(offset, offset + lengthBytes);
   }
 
-  /** Bytes of one page; what spans several gets a view for one use. */
+  /** Bytes outside the buffers. Only views of single pages are cached. */
   #viewElsewhere(address: number, lengthBytes: number): Uint8Array {
     const offset = address % PAGE_BYTES;
     if (offset + lengthBytes > PAGE_BYTES) return this.#memory.view(address, lengthBytes);

@@ -1,29 +1,29 @@
 /**
- * Makes the grant strategy of a mode. `copy` moves the bytes through private buffers with one grant copy call per pass,
+ * Makes the grant strategy of a mode. `copy` moves the bytes through private buffers, with one grant copy call per pass
  * for all requests together; `map` maps a request's pages (in one call, or one by one) and lets the engine work on them
- * in place; `persistent` keeps them mapped. What a strategy does is grants.ts.
+ * in place; `persistent` keeps them mapped.
  */
 
-import type { RequestSlots } from "../blkif/request.ts";
-import type { GrantTable, MemorySpace } from "../hypervisor.ts";
-import { CopyStrategy } from "./copy_strategy.ts";
-import type { GrantStrategy } from "./grants.ts";
-import { MapEachStrategy, MapStrategy } from "./map_strategy.ts";
+import type { GrantTable, MemorySpace } from "../../hypervisor.ts";
+import type { SlotTable } from "../slot_table.ts";
+import type { GrantMode } from "../types.ts";
+import { CopyStrategy } from "./copy.ts";
+import { MapEachStrategy, MapStrategy } from "./map.ts";
 import { PersistentStrategy } from "./persistent.ts";
-import type { GrantMode } from "./types.ts";
+import type { GrantStrategy } from "./strategy.ts";
 
 /** What a strategy is made of. */
 export interface GrantParts {
-  readonly slots: RequestSlots;
+  readonly slots: SlotTable;
   readonly grants: GrantTable;
   readonly memory: MemorySpace;
-  /** Most mappings that `persistent` keeps. */
+  /** The most mappings that `persistent` keeps. */
   readonly maxPersistentGrants: number;
-  /** The queue's counters' memory; see stats.ts. */
+  /** The memory of the queue's counters; see stats.ts. */
   readonly stats: SharedArrayBuffer;
 }
 
-/** Makes the strategy of a mode. */
+/** Makes the strategy of a mode. Throws RangeError when there is no memory left. */
 export function createGrantStrategy(mode: GrantMode, parts: GrantParts): GrantStrategy {
   const { slots, grants, memory, maxPersistentGrants, stats } = parts;
   switch (mode) {

@@ -1,26 +1,20 @@
 /**
- * Private pages that the requests of one ring share, so that memory is bounded by what may be in flight and not by the
- * largest request times the ring's slots. Ranges are taken from the lowest address on: what no load ever needs is never
- * touched. It must not know what the pages are for, nor who shares them.
+ * Private pages that the requests of one ring share, so that memory is bounded by what is in flight and not by the
+ * largest request times the ring's slots. The lowest free pages are taken first, so that pages which no load ever needs
+ * are never touched.
  */
 
-import { PAGE_BYTES } from "../units.ts";
-import { type Memory, type MemorySpace, type OwnedMemory } from "../hypervisor.ts";
-import type { IoVectors } from "../storage/disk.ts";
+import type { Memory, MemorySpace, OwnedMemory } from "../../hypervisor.ts";
+import type { IoVectors } from "../../storage/disk.ts";
+import { PAGE_BYTES, pagesOf } from "../../units.ts";
 
-/** Most pages that the requests of one ring may occupy at a time: 8 MiB. */
+/** The most pages that the requests of one ring may occupy at a time: 8 MiB. */
 export const MOST_PAGES_PER_RING = 2048;
 
-const PAGE_SHIFT = 12;
 const FREE = 0;
 const TAKEN = 1;
 
-/** Pages that so many bytes occupy. */
-export function pagesOf(lengthBytes: number): number {
-  return (lengthBytes + PAGE_BYTES - 1) >>> PAGE_SHIFT;
-}
-
-/** See the file's first lines. Nothing is allocated after construction. */
+/** A pool of pages. Nothing is allocated after construction. */
 export class PagePool implements Disposable {
   readonly #memory: OwnedMemory;
   readonly #state: Uint8Array;
@@ -44,7 +38,7 @@ export class PagePool implements Disposable {
     return this.#freePages;
   }
 
-  /** Takes adjacent pages, the lowest there are, and returns the address; -1 if there are not so many in one range. */
+  /** Takes adjacent pages, at the lowest place where they fit, and returns their address; -1 if no free range fits. */
   take(pages: number): number {
     if (pages > this.#freePages) return -1;
     const page = this.#findRange(pages);
@@ -55,8 +49,8 @@ export class PagePool implements Disposable {
   }
 
   /**
-   * Takes pages for `lengthBytes` in several ranges and describes them in `vectors`, from entry `first` on: at most one
-   * entry a page. Returns how many entries, 0 if there are not enough pages.
+   * Takes pages for `lengthBytes` in as many ranges as necessary, and describes each range in `vectors`, from entry
+   * `first` on. Returns how many entries it used, at most one per page; 0 if there are not enough pages.
    */
   takeScattered(lengthBytes: number, vectors: IoVectors, first: number): number {
     if (pagesOf(lengthBytes) > this.#freePages) return 0;
@@ -77,9 +71,9 @@ export class PagePool implements Disposable {
     return entries;
   }
 
-  /** Gives adjacent pages back. */
+  /** Returns adjacent pages to the pool. */
   give(address: number, pages: number): void {
-    const page = (address - this.#memory.address) >>> PAGE_SHIFT;
+    const page = (address - this.#memory.address) / PAGE_BYTES;
     this.#mark(page, pages, FREE);
     if (page < this.#lowest) this.#lowest = page;
   }
@@ -88,7 +82,7 @@ export class PagePool implements Disposable {
     this.#memory[Symbol.dispose]();
   }
 
-  /** The first of so many adjacent free pages, or -1. */
+  /** The first of `count` adjacent free pages, or -1. */
   #findRange(count: number): number {
     const state = this.#state;
     const pages = state.length;

@@ -1,55 +1,53 @@
 /**
- * The grant mode `persistent`: a frontend that reuses its grants leaves them granted, so their pages stay mapped and
- * most requests need no hypercall at all. A bounded number is kept; a request whose pages cannot all be had that way
- * (too many in use, granted read-only, no grants at all) is left to another strategy. The ring is unknown here.
+ * Grant mode `persistent`: a frontend that reuses its grants does not revoke them, so their pages stay mapped and most
+ * requests need no hypercall at all. The number of mappings is bounded. A request is copied instead if one of its pages
+ * cannot be mapped: too many are in use, or it is granted read-only or not at all.
  *
- * Pages are mapped one by one, because a mapping can only be undone as it was made, and each has a life of its own.
- * They are mapped writable: the next request may use the same page in the other direction.
+ * Pages are mapped one by one, because a mapping can only be undone as it was made, and each is unmapped at its own
+ * time. They are mapped writable, because the next request may use the same page in the other direction.
  */
 
-import { SECTOR_BYTES } from "../units.ts";
-import type { RequestSlots } from "../blkif/request.ts";
-import { GrantError, type GrantTable, type Memory } from "../hypervisor.ts";
-import type { IoVectors } from "../storage/disk.ts";
-import { GrantCache, NO_ENTRY } from "./grant_cache.ts";
-import type { GrantStrategy, KeptGrants } from "./grants.ts";
-import { STAT } from "./stats.ts";
+import { GrantError, type GrantTable, type Memory } from "../../hypervisor.ts";
+import { SECTOR_BYTES } from "../../units.ts";
+import type { SlotTable } from "../slot_table.ts";
+import { STAT } from "../stats.ts";
+import { GrantCache, NO_ENTRY } from "./cache.ts";
+import type { GrantStrategy, KeptGrants } from "./strategy.ts";
 
-/** Mappings given back by one call of {@linkcode KeptGrants.releaseIdle}: each is a system call or three. */
-export const RELEASES_PER_CALL = 64;
+/**
+ * Mappings that one call of {@linkcode KeptGrants.releaseIdle} undoes at most: each costs one to three system calls.
+ */
+const RELEASES_PER_CALL = 64;
 
 /** What the strategy is made of; it owns `fallback`. */
 export interface PersistentParts {
-  readonly slots: RequestSlots;
+  readonly slots: SlotTable;
   readonly grants: GrantTable;
-  /** Serves the requests that this strategy cannot; their vectors are shared. */
+  /** Serves the requests that this strategy cannot. */
   readonly fallback: GrantStrategy;
-  /** Most mappings kept. */
+  /** The most mappings that are kept. */
   readonly maxGrants: number;
   /** The queue's counters; see stats.ts. */
   readonly stats: Float64Array;
 }
 
-/** See the file's first lines. */
+/** Serves requests from pages that stay mapped. Disposing unmaps them and disposes the fallback. */
 export class PersistentStrategy implements GrantStrategy, KeptGrants {
-  readonly vectors: IoVectors;
-  readonly vectorCount: Uint16Array;
-  readonly failed: Uint8Array;
-  readonly #slots: RequestSlots;
+  readonly #slots: SlotTable;
   readonly #grants: GrantTable;
   readonly #fallback: GrantStrategy;
   readonly #stats: Float64Array;
   readonly #cache: GrantCache;
-  /** By segment: the cache's entry, as long as its request is in flight. */
+  /** By segment: its page's entry in the cache, while its request is in flight. */
   readonly #entries: Int32Array;
   /** By segment: where the map call writes the page's address. */
   readonly #pages: Float64Array;
-  /** By slot: 1 if the fallback serves it. */
-  readonly #left: Uint8Array;
-  /** Of the request that is being acquired: pages that were found, and that were not. */
+  /** By slot: 1 if the fallback serves its request. */
+  readonly #copied: Uint8Array;
+  /** Pages of the request being acquired that were mapped already, and that were not. */
   #hits = 0;
   #misses = 0;
-  /** Mappings that the hypervisor would not undo, and the last reason. */
+  /** Mappings that the hypervisor refused to undo, and its last reason. */
   #lost = 0;
   #lostStatus = 0;
 
@@ -58,14 +56,11 @@ export class PersistentStrategy implements GrantStrategy, KeptGrants {
     this.#grants = parts.grants;
     this.#fallback = parts.fallback;
     this.#stats = parts.stats;
-    this.vectors = parts.fallback.vectors;
-    this.vectorCount = parts.fallback.vectorCount;
-    this.failed = parts.fallback.failed;
     this.#cache = new GrantCache(parts.maxGrants);
     const segments = parts.slots.slots * parts.slots.maxSegments;
     this.#entries = new Int32Array(segments);
     this.#pages = new Float64Array(segments);
-    this.#left = new Uint8Array(parts.slots.slots);
+    this.#copied = new Uint8Array(parts.slots.slots);
     this.#stats[STAT.persistentGrants] = 0;
   }
 
@@ -84,29 +79,30 @@ export class PersistentStrategy implements GrantStrategy, KeptGrants {
   acquire(slot: number): boolean {
     const first = slot * this.#slots.maxSegments;
     const count = this.#slots.segmentCount[slot]!;
-    const whole = this.#pinAll(first, count);
-    this.#left[slot] = whole ? 0 : 1;
-    if (!whole && !this.#fallback.acquire(slot)) return false;
+    const pinned = this.#pinAll(first, count);
+    if (!pinned && !this.#fallback.acquire(slot)) return false;
+    this.#copied[slot] = pinned ? 0 : 1;
     this.#stats[STAT.persistentHits]! += this.#hits;
     this.#stats[STAT.persistentMisses]! += this.#misses;
-    if (!whole) {
+    if (!pinned) {
       this.#stats[STAT.persistentCopied]!++;
       return true;
     }
-    this.failed[slot] = 0;
-    this.vectorCount[slot] = count;
-    const { firstSector, lastSector } = this.#slots;
+    const { firstSector, lastSector, vectors, vectorCount } = this.#slots;
+    vectorCount[slot] = count;
     for (let i = first; i < first + count; i++) {
       const address = this.#cache.address(this.#entries[i]!);
-      this.vectors.addresses[i] = address + firstSector[i]! * SECTOR_BYTES;
-      this.vectors.lengths[i] = (lastSector[i]! - firstSector[i]! + 1) * SECTOR_BYTES;
+      vectors.addresses[i] = address + firstSector[i]! * SECTOR_BYTES;
+      vectors.lengths[i] = (lastSector[i]! - firstSector[i]! + 1) * SECTOR_BYTES;
     }
     return true;
   }
 
   release(slot: number, deliver: boolean): void {
-    if (this.#left[slot] === 1) return this.#fallback.release(slot, deliver);
-    this.#unpin(slot * this.#slots.maxSegments, this.#slots.segmentCount[slot]!);
+    if (this.#copied[slot] === 1) return this.#fallback.release(slot, deliver);
+    const { maxSegments, segmentCount, vectorCount } = this.#slots;
+    vectorCount[slot] = 0;
+    this.#unpin(slot * maxSegments, segmentCount[slot]!);
   }
 
   transfer(): void {
@@ -123,7 +119,7 @@ export class PersistentStrategy implements GrantStrategy, KeptGrants {
     return true;
   }
 
-  /** Unmaps everything. Throws {@linkcode GrantError} if the hypervisor did not take some mapping back. */
+  /** Unmaps everything. Throws {@linkcode GrantError} if the hypervisor refused to undo a mapping. */
   [Symbol.dispose](): void {
     for (let entry = 0; entry < this.#cache.capacity; entry++) if (this.#cache.address(entry) !== 0) this.#drop(entry);
     this.#fallback[Symbol.dispose]();
@@ -132,7 +128,7 @@ export class PersistentStrategy implements GrantStrategy, KeptGrants {
     throw new GrantError(message, this.#lostStatus);
   }
 
-  /** Pins the pages of segments, mapping those that are not. All or none; false: none. */
+  /** Pins the pages of all segments, and maps those that are not mapped yet. False: one failed, and none is pinned. */
   #pinAll(first: number, count: number): boolean {
     this.#hits = this.#misses = 0;
     for (let i = first; i < first + count; i++) {
@@ -166,8 +162,8 @@ export class PersistentStrategy implements GrantStrategy, KeptGrants {
   }
 
   /**
-   * Gives back the mapping that was used longest ago, unless it was used since the last tick: a guest that uses more
-   * pages in turn than are kept would else have one unmapped and one mapped for every page, at many times a copy's cost.
+   * Unmaps the page that has been idle for longest, unless it was used since the last tick. A guest that cycles through
+   * more pages than are kept would otherwise cause an unmap and a map for every page, at many times the cost of a copy.
    */
   #dropStale(): boolean {
     const oldest = this.#cache.oldest;

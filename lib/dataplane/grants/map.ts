@@ -1,26 +1,24 @@
 /**
- * The grant strategies that let the engine work on the guest's pages in place: a request's pages are mapped when it is
- * taken and unmapped when its I/O is over. The ring is unknown here.
+ * Grant modes `map` and `map-each`: the engine works on the guest's pages in place. A request's pages are mapped when
+ * it is acquired and unmapped when its I/O is over.
  */
 
-import { SECTOR_BYTES } from "../units.ts";
-import { OP_READ } from "../blkif/abi.ts";
-import type { RequestSlots } from "../blkif/request.ts";
-import type { GrantTable } from "../hypervisor.ts";
-import type { GrantStrategy } from "./grants.ts";
+import { OP_READ } from "../../blkif/abi.ts";
+import type { GrantTable } from "../../hypervisor.ts";
+import { SECTOR_BYTES } from "../../units.ts";
+import type { SlotTable } from "../slot_table.ts";
 import { MOST_PAGES_PER_RING } from "./page_pool.ts";
-import { SlotVectors } from "./slot_vectors.ts";
+import type { GrantStrategy } from "./strategy.ts";
 
-/** `map`: one map call and one unmap call per request; engines touch guest pages in place. */
-export class MapStrategy extends SlotVectors implements GrantStrategy {
+/** `map`: one map call and one unmap call per request. */
+export class MapStrategy implements GrantStrategy {
   /** Address of each mapped page. */
   protected readonly pages: Float64Array;
   readonly buffers = undefined;
   /** Pages that may still be mapped. */
   #room: number;
 
-  constructor(slots: RequestSlots, protected readonly grants: GrantTable) {
-    super(slots);
+  constructor(protected readonly slots: SlotTable, protected readonly grants: GrantTable) {
     this.pages = new Float64Array(slots.slots * slots.maxSegments);
     this.#room = Math.max(MOST_PAGES_PER_RING, slots.maxSegments);
   }
@@ -30,25 +28,27 @@ export class MapStrategy extends SlotVectors implements GrantStrategy {
     const first = slot * slots.maxSegments;
     const count = slots.segmentCount[slot]!;
     if (count > this.#room) return false;
-    this.vectorCount[slot] = 0; // nothing mapped, until it is
     // Reading from the disk writes to the guest's page.
-    this.failed[slot] = this.mapSegments(first, count, slots.operation[slot] === OP_READ) ? 0 : 1;
-    if (this.failed[slot] === 1) return true;
+    if (!this.mapSegments(first, count, slots.operation[slot] === OP_READ)) {
+      slots.grantFailed[slot] = 1;
+      return true;
+    }
     this.#room -= count;
-    this.vectorCount[slot] = count;
+    slots.vectorCount[slot] = count;
     for (let i = first; i < first + count; i++) {
-      this.vectors.addresses[i] = this.pages[i]! + slots.firstSector[i]! * SECTOR_BYTES;
-      this.vectors.lengths[i] = (slots.lastSector[i]! - slots.firstSector[i]! + 1) * SECTOR_BYTES;
+      slots.vectors.addresses[i] = this.pages[i]! + slots.firstSector[i]! * SECTOR_BYTES;
+      slots.vectors.lengths[i] = (slots.lastSector[i]! - slots.firstSector[i]! + 1) * SECTOR_BYTES;
     }
     return true;
   }
 
   release(slot: number, _deliver: boolean): void {
-    const count = this.vectorCount[slot]!;
-    if (count === 0) return;
-    this.vectorCount[slot] = 0;
+    const { slots } = this;
+    const count = slots.vectorCount[slot]!;
+    if (count === 0) return; // mapping them failed
+    slots.vectorCount[slot] = 0;
     this.#room += count;
-    if (!this.unmapSegments(slot * this.slots.maxSegments, count)) this.failed[slot] = 1;
+    if (!this.unmapSegments(slot * slots.maxSegments, count)) slots.grantFailed[slot] = 1;
   }
 
   protected mapSegments(first: number, count: number, writable: boolean): boolean {
@@ -64,7 +64,7 @@ export class MapStrategy extends SlotVectors implements GrantStrategy {
   [Symbol.dispose](): void {}
 }
 
-/** `map-each`: as `map`, with one call per page, for drivers that cannot map a batch contiguously. */
+/** `map-each`: like `map`, with one call per page, for drivers that cannot map several pages contiguously. */
 export class MapEachStrategy extends MapStrategy {
   protected override mapSegments(first: number, count: number, writable: boolean): boolean {
     for (let i = first; i < first + count; i++) {

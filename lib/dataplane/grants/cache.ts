@@ -1,7 +1,7 @@
 /**
- * Which grants of one ring are kept mapped, and where: found by grant reference, pinned while requests use them, and
- * in order of last use while none does. All in typed arrays of a fixed size, so that nothing is allocated after
- * construction. It maps and unmaps nothing itself and must not know who does.
+ * Which grants of one ring are mapped, and where. A grant is found by its reference, is pinned while requests use it,
+ * and is in a list by last use while none does. Everything is in typed arrays of a fixed size: nothing is allocated
+ * after construction. Mapping and unmapping is up to persistent.ts.
  */
 
 /** In place of an entry: there is none. */
@@ -11,16 +11,16 @@ export const NO_ENTRY = -1;
 const SPREAD = 0x9E3779B1;
 
 /**
- * Entries are numbers below the capacity, valid from {@linkcode insert} to {@linkcode remove}. An entry that is pinned
- * is in use; one that is not is idle, and has a place in the order of use.
+ * A cache of mapped grants. Entries are numbers below the capacity, valid from {@linkcode insert} to {@linkcode
+ * remove}. An entry that is pinned is in use; the others are idle.
  */
 export class GrantCache {
   readonly #grefs: Uint32Array;
   readonly #addresses: Float64Array;
   readonly #pins: Uint32Array;
-  /** By entry: the time at which it became idle. */
+  /** By entry: the time when it became idle. */
   readonly #idleSince: Uint32Array;
-  /** The idle entries as a list from the one that was used longest ago; `#newer` also links the free entries. */
+  /** The idle entries as a list, beginning with the one that was used longest ago. `#newer` also links free entries. */
   readonly #older: Int32Array;
   readonly #newer: Int32Array;
   #oldest = NO_ENTRY;
@@ -47,7 +47,7 @@ export class GrantCache {
     this.#hashShift = 32 - bits;
   }
 
-  /** Entries there are. */
+  /** How many entries there are. */
   get size(): number {
     return this.#size;
   }
@@ -62,12 +62,12 @@ export class GrantCache {
     return this.#idleSince[entry] !== this.#time;
   }
 
-  /** Entries that are idle now become stale; those that become idle from now on are not, until the next tick. */
+  /** All entries that are idle now become stale. */
   tick(): void {
     this.#time = (this.#time + 1) >>> 0;
   }
 
-  /** Where the page of an entry is mapped; 0 for a number that is no entry now. */
+  /** Where the page of an entry is mapped; 0 for a number that is not an entry now. */
   address(entry: number): number {
     return this.#addresses[entry]!;
   }
@@ -80,7 +80,7 @@ export class GrantCache {
     }
   }
 
-  /** A new entry, pinned once. The reference must have none, and there must be fewer entries than the capacity. */
+  /** Makes an entry, pinned once. The reference must not have one. Throws RangeError if all entries are taken. */
   insert(gref: number, address: number): number {
     const entry = this.#free;
     if (entry === NO_ENTRY) throw new RangeError(`Cannot keep another grant: all ${this.capacity} entries are taken`);
@@ -95,12 +95,12 @@ export class GrantCache {
     return entry;
   }
 
-  /** Another request uses the entry. */
+  /** One more request uses the entry. */
   pin(entry: number): void {
     if (this.#pins[entry]!++ === 0) this.#unlink(entry);
   }
 
-  /** One of the requests that use the entry does so no longer. */
+  /** One request fewer uses the entry. The last one makes it idle. */
   unpin(entry: number): void {
     if (--this.#pins[entry]! !== 0) return;
     this.#idleSince[entry] = this.#time;
@@ -111,7 +111,7 @@ export class GrantCache {
     this.#newest = entry;
   }
 
-  /** Forgets an entry, pinned or not. */
+  /** Removes an entry, pinned or not. */
   remove(entry: number): void {
     if (this.#pins[entry] === 0) this.#unlink(entry);
     this.#vacate(this.#placeOf(entry));
@@ -135,7 +135,7 @@ export class GrantCache {
     else this.#older[newer] = older;
   }
 
-  /** Where a reference's entry is looked for first. */
+  /** The place in the table where the search for a reference begins. */
   #home(gref: number): number {
     return Math.imul(gref, SPREAD) >>> this.#hashShift;
   }
@@ -146,7 +146,7 @@ export class GrantCache {
     return place;
   }
 
-  /** Empties a place, and closes the gap for those behind it that were to be found across it. */
+  /** Empties a place, and moves entries behind it forward if a search for them would now stop at the gap. */
   #vacate(gap: number): void {
     const mask = this.#tableMask;
     for (let place = (gap + 1) & mask; this.#table[place] !== 0; place = (place + 1) & mask) {

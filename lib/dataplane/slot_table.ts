@@ -1,0 +1,106 @@
+/**
+ * The slots of one queue: everything that is known of a request in flight, by slot. A slot is free, or holds one
+ * request from the moment it is taken off the ring until its response is put. The queue and its steps move slots from
+ * phase to phase; grant strategies fill in the vectors. Nothing is allocated after construction.
+ */
+
+import { RequestSlots } from "../blkif/request.ts";
+import type { IoVectors } from "../storage/disk.ts";
+
+/** Phases: what a slot waits for. */
+const PHASE_FREE = 0; // for a request
+const PHASE_REPLAY = 1; // to be taken again, from the journal of a crashed process
+export const PHASE_TAKEN = 2; // for room, for its data to be copied in, then to be started
+export const PHASE_FLUSH_BEFORE = 3; // for the flush before its data
+export const PHASE_DATA = 4; // for its read, write or discard
+export const PHASE_FLUSH_AFTER = 5; // for the flush after a barrier's data
+export const PHASE_FINISHED = 6; // for its response to be put
+
+/** In place of a slot's number: there is none. */
+export const NO_SLOT = -1;
+
+/** The decoded requests of a queue together with their state. */
+export class SlotTable extends RequestSlots {
+  /** One of the phases above. */
+  readonly phase: Uint8Array;
+  /** STATUS_* of the response, in {@linkcode PHASE_FINISHED}. */
+  readonly status: Int8Array;
+  /** 1 if a grant of the request could not be copied, mapped or unmapped. Cleared when the slot is taken. */
+  readonly grantFailed: Uint8Array;
+  /** Where the request's data is. The entries from `slot * maxSegments` on belong to the slot. */
+  readonly vectors: IoVectors;
+  /** How many of the slot's vectors are valid; 0 as long as the slot holds no pages. */
+  readonly vectorCount: Uint16Array;
+
+  /** Slots in the order of the ring, as long as one of them waits for room. No others are taken in that time. */
+  readonly taken: Uint16Array;
+  takenCount = 0;
+  /** How many of {@linkcode taken}, from the first on, have room for their data. */
+  acquiredCount = 0;
+  /** Finished slots in the order of their responses, which are put together at the end of a pass. */
+  readonly finished: Uint16Array;
+  finishedCount = 0;
+  /** The barrier that waits for earlier requests, or is carried out. Nothing is taken behind it. */
+  barrier: number = NO_SLOT;
+  /** The slots in phase replay, the oldest request last. */
+  readonly replay: number[];
+
+  readonly #free: Uint16Array;
+  #freeCount = 0;
+
+  /**
+   * Like {@linkcode RequestSlots}; `replay`: slots whose requests a crashed process did not answer, the oldest first.
+   */
+  constructor(count: number, maxSegments: number, maxIndirectSegments = 0, replay: readonly number[] = []) {
+    super(count, maxSegments, maxIndirectSegments);
+    const entries = count * maxSegments;
+    this.phase = new Uint8Array(count);
+    this.status = new Int8Array(count);
+    this.grantFailed = new Uint8Array(count);
+    this.vectors = { addresses: new Float64Array(entries), lengths: new Uint32Array(entries) };
+    this.vectorCount = new Uint16Array(count);
+    this.taken = new Uint16Array(count);
+    this.finished = new Uint16Array(count);
+    this.replay = [...replay].reverse();
+    this.#free = new Uint16Array(count);
+    for (let slot = count - 1; slot >= 0; slot--) {
+      if (replay.includes(slot)) this.phase[slot] = PHASE_REPLAY;
+      else this.#free[this.#freeCount++] = slot;
+    }
+  }
+
+  /** Slots that are not free. */
+  get inUse(): number {
+    return this.slots - this.#freeCount;
+  }
+
+  get anyFree(): boolean {
+    return this.#freeCount > 0;
+  }
+
+  /** Reserves a free slot for a request that will be taken. Call it only if there is {@linkcode anyFree}. */
+  claim(): number {
+    return this.#free[--this.#freeCount]!;
+  }
+
+  /** The slot holds a request now, which waits for room behind those that were taken before. */
+  take(slot: number): void {
+    this.phase[slot] = PHASE_TAKEN;
+    this.grantFailed[slot] = 0;
+    this.taken[this.takenCount++] = slot;
+  }
+
+  /** The request is over. Its response is put at the end of the pass. */
+  finish(slot: number, status: number): void {
+    this.phase[slot] = PHASE_FINISHED;
+    this.status[slot] = status;
+    this.finished[this.finishedCount++] = slot;
+  }
+
+  /** The slot's response was put. */
+  release(slot: number): void {
+    this.phase[slot] = PHASE_FREE;
+    if (slot === this.barrier) this.barrier = NO_SLOT;
+    this.#free[this.#freeCount++] = slot;
+  }
+}
