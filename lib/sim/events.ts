@@ -1,7 +1,7 @@
 /**
  * Event channels of the simulated machine. Raising, looking and taking take no lock and work across Workers; binding
  * and unbinding hold the machine's lock. A port is pending from its raise until it is taken, so raises merge, and
- * taking unmasks at once. It must not know what an event stands for.
+ * taking unmasks at once.
  */
 
 import { XenblkError } from "../errors.ts";
@@ -44,6 +44,16 @@ export function rouse(word: Int32Array): void {
   if (claimWake(word)) Atomics.notify(word, 0);
 }
 
+/** Whether a set of channels has ports that nobody took yet (or one that was unbound since). */
+export function hasFired(machine: Machine, set: number): boolean {
+  return Atomics.load(machine.words, machine.setEntry(set) + SET_FIRED) !== 0;
+}
+
+/** Makes events of a set wake the thread with this wake word (an index); -1 for none. */
+export function setWatcher(machine: Machine, set: number, wakeWord: number): void {
+  Atomics.store(machine.words, machine.setEntry(set) + SET_WATCHER, wakeWord + 1);
+}
+
 /** Frees a port; the other end falls back to "unbound, for this domain", and can be bound again. */
 function closeLocked(machine: Machine, domain: number, port: number): void {
   const { words } = machine;
@@ -72,7 +82,8 @@ export class SimulatedEventChannels implements EventChannels {
   readonly #machine: Machine;
   readonly #domain: DomId;
   readonly #other: DomId;
-  readonly #set: number;
+  /** The number of the set of channels, which a parker of the machine takes for a descriptor. */
+  readonly fd: number;
   readonly #setEntry: number;
   /** Our ports, and which of the table's entries they are; both hold `#count`. */
   #ports = new Uint32Array(8);
@@ -84,9 +95,12 @@ export class SimulatedEventChannels implements EventChannels {
     this.#machine = machine;
     this.#domain = domain;
     this.#other = other;
-    this.#set = machine.takeSet();
-    this.#setEntry = machine.setEntry(this.#set);
+    this.fd = machine.takeSet();
+    this.#setEntry = machine.setEntry(this.fd);
   }
+
+  /** {@linkcode take} looks at the machine itself. */
+  fired(): void {}
 
   /** Throws {@linkcode XenblkError} unless the remote port waits for this domain. */
   bindInterdomain(remoteDomain: DomId, remotePort: EvtchnPort): EvtchnPort {
@@ -150,21 +164,11 @@ export class SimulatedEventChannels implements EventChannels {
     return taken;
   }
 
-  /** Whether {@linkcode take} would find a port (or one that was unbound since). */
-  get fired(): boolean {
-    return Atomics.load(this.#machine.words, this.#setEntry + SET_FIRED) !== 0;
-  }
-
-  /** Makes events of this handle wake the thread with this wake word (an index); -1 for none. */
-  setWatcher(wakeWord: number): void {
-    Atomics.store(this.#machine.words, this.#setEntry + SET_WATCHER, wakeWord + 1);
-  }
-
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;
     while (this.#count > 0) this.unbind(this.#ports[0]! as EvtchnPort);
-    this.#machine.freeSet(this.#set);
+    this.#machine.freeSet(this.fd);
   }
 
   #takePortLocked(remoteDomain: DomId, remotePort: number, state: number): EvtchnPort {
@@ -175,7 +179,7 @@ export class SimulatedEventChannels implements EventChannels {
       words[entry + REMOTE_DOMAIN] = remoteDomain;
       words[entry + REMOTE_PORT] = remotePort;
       Atomics.store(words, entry + PENDING, 0);
-      Atomics.store(words, entry + SET, this.#set + 1);
+      Atomics.store(words, entry + SET, this.fd + 1);
       Atomics.store(words, entry + STATE, state);
       this.#remember(port, entry);
       return port as EvtchnPort;

@@ -6,22 +6,25 @@
 import { EIO, ENOSPC } from "../../lib/errno.ts";
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
-import { openChannel } from "../../lib/storage/channel.ts";
 import { type DiskRequest } from "../../lib/storage/disk.ts";
-import { allocateShared } from "../../lib/storage/image/file.ts";
+import { fileDescriptor } from "../../lib/storage/engine/file.ts";
+import { lockWord } from "../../lib/storage/image/lock.ts";
 import { IoPool } from "../../lib/storage/pool/pool.ts";
+import { simulatedDescriptor } from "../../lib/sim/platform.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import { JOB_SLOTS, JOB_VECTORS } from "../../lib/storage/pool/job_queue.ts";
-import { ChannelRig, Folder, openBelow, PoolRig, randomSource, simulatedPlatform } from "./rig.ts";
+import { ChannelRig, Folder, openBelow, openChannel, PoolRig, randomSource, simulatedPlatform } from "./rig.ts";
 
-const STALLING = new URL("./stalling_io_worker.ts", import.meta.url);
+const STALLING = new URL("./stalling_executor.ts", import.meta.url);
+/** Names no machine. */
+const NO_PLATFORM = simulatedDescriptor(new SharedArrayBuffer(16), 0);
 
 Deno.test("a stalled disk holds up no other disk's I/O, nor its opening", async () => {
   using folder = new Folder();
   const slowPath = folder.file("slow", 1 << 20);
   const fastPath = folder.file("fast", 1 << 20);
   const latePath = folder.file("late", 1 << 20);
-  await using rig = new PoolRig({ workers: 3, entry: STALLING });
+  await using rig = new PoolRig({ workers: 3, module: STALLING });
   const { platform, parker } = rig;
   await using slow = await rig.open(slowPath);
   await using fast = await rig.open(fastPath);
@@ -136,11 +139,12 @@ Deno.test("a file that took the image's place is refused by the I/O Workers, and
   await using rig = new PoolRig({ workers: 2 });
   const path = folder.file("disk", 4096);
   const { dev, ino } = Deno.statSync(path);
-  const image = { path, readOnly: false, cache: "writeback", shared: allocateShared() } as const;
-  const swapped = { ...image, identity: { device: dev, inode: (ino ?? 0) + 1 } };
-  const error = await assertRejects(() => rig.pool.openFile(swapped), XenblkError);
+  const image = { path, readOnly: false, cache: "writeback", locked: lockWord() } as const;
+  const swapped = fileDescriptor({ ...image, identity: { device: dev, inode: (ino ?? 0) + 1 } });
+  const error = await assertRejects(() => rig.pool.open(`image ${path}`, swapped), XenblkError);
   assertEquals(error.message, `Cannot open image ${path}: another file took its place at this path`);
-  assertEquals(openBelow(folder.path), 0);
+  // The first refusal is enough; another Worker may be looking at the file still.
+  await eventually(() => openBelow(folder.path) === 0, "no descriptor is left");
 });
 
 Deno.test("closing a disk closes its file in every I/O Worker", async () => {
@@ -151,7 +155,7 @@ Deno.test("closing a disk closes its file in every I/O Worker", async () => {
     await using disk = await rig.open(path);
     using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
     assertEquals(channel.readNow(0, 512), 0);
-    assertEquals(openBelow(folder.path), 4, "the disk's own handle and one in each I/O Worker");
+    await eventually(() => openBelow(folder.path) === 4, "the disk's own handle and one in each I/O Worker");
   }
   assertEquals(openBelow(folder.path), 0);
 });
@@ -168,13 +172,11 @@ Deno.test("a channel without buffers or work costs nothing to close", async () =
 
 Deno.test("a platform that cannot be opened is told by the first disk, and the pool still ends", async () => {
   using folder = new Folder();
-  const platform = { kind: "simulated", machine: new SharedArrayBuffer(16), domain: 0 } as const;
-  await using pool = new IoPool({ platform, workers: 2 });
+  await using pool = new IoPool({ platform: NO_PLATFORM, workers: 2 });
   const path = folder.file("disk", 4096);
-  const identity = { device: 0, inode: 0 };
-  const image = { path, readOnly: true, cache: "writeback", shared: allocateShared(), identity } as const;
-  await assertRejects(() => pool.openFile(image), XenblkError, "not a simulated machine");
-  assertMatch((await assertRejects(() => pool.openFile(image), XenblkError)).message, /^Cannot open image/);
+  await assertRejects(() => openDisk(request(path), { pool }), XenblkError, "not a simulated machine");
+  const again = await assertRejects(() => openDisk(request(path), { pool }), XenblkError);
+  assertMatch(again.message, /^Cannot open image/);
 });
 
 Deno.test("a pool that is started before there are files serves them; one that cannot start says so at once", async () => {
@@ -184,14 +186,12 @@ Deno.test("a pool that is started before there are files serves them; one that c
   await using disk = await rig.open(folder.file("disk", 4096));
   using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
   assertEquals(channel.readNow(0, 4096), 0);
-  const platform = { kind: "simulated", machine: new SharedArrayBuffer(16), domain: 0 } as const;
-  await using pool = new IoPool({ platform, workers: 2 });
+  await using pool = new IoPool({ platform: NO_PLATFORM, workers: 2 });
   await assertRejects(() => pool.start(), XenblkError, "not a simulated machine");
 });
 
 Deno.test("a pool without workers is refused", () => {
-  const platform = { kind: "native" } as const;
-  assertThrows(() => new IoPool({ platform, workers: 0 }), XenblkError, "at least 1");
+  assertThrows(() => new IoPool({ platform: NO_PLATFORM, workers: 0 }), XenblkError, "at least 1");
 });
 
 Deno.test("a pool whose I/O Workers have not started ends at once, and what waits for them is refused", async () => {
@@ -210,4 +210,12 @@ Deno.test("a pool whose I/O Workers have not started ends at once, and what wait
 
 function request(target: string): DiskRequest {
   return { format: "raw", target, readOnly: false, engine: "file" };
+}
+
+/** Resolves once the condition holds. */
+async function eventually(holds: () => boolean, what: string): Promise<void> {
+  for (const end = performance.now() + 20_000; !holds();) {
+    assert(performance.now() < end, what);
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
 }
