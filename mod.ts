@@ -21,6 +21,8 @@ export { createLogger, type Logger, type LogLevel, SILENT, startLogging } from "
 
 export * from "./lib/storage/disk.ts";
 export { IoPool, type IoPoolOptions, type PoolAttachment, type PoolDisk } from "./lib/storage/pool/pool.ts";
+export { type Executor, OPERATION, type Operation } from "./lib/storage/engine/executor.ts";
+export type { MemoryViews } from "./lib/storage/engine/views.ts";
 export type { ExecutorDescriptor, ExecutorModule } from "./lib/storage/pool/executor_module.ts";
 export type { ImageFile } from "./lib/storage/image/file.ts";
 export { ImageBusyError, type ImageLocks, type ImageUse, ProcessImageLocks } from "./lib/storage/image/lock.ts";

@@ -12,10 +12,12 @@ export const LONGEST_IMPORT_MS = 10_000;
 /** The modules of one kind that this thread has loaded: those whose function `name` opens what a descriptor names. */
 export class Modules<M extends object> {
   readonly #name: keyof M & string;
+  readonly #timeoutMs: number;
   readonly #loaded = new Map<string, M>();
 
-  constructor(name: keyof M & string) {
+  constructor(name: keyof M & string, timeoutMs: number = LONGEST_IMPORT_MS) {
     this.#name = name;
+    this.#timeoutMs = timeoutMs;
   }
 
   /** The module, or undefined if {@linkcode load} has not been called for it, or not succeeded yet. */
@@ -24,13 +26,13 @@ export class Modules<M extends object> {
   }
 
   /**
-   * Loads a module, once. Rejects with {@linkcode XenblkError} that names it if it cannot be imported, takes longer than
-   * {@linkcode LONGEST_IMPORT_MS}, or exports no such function; a later call tries again.
+   * Loads a module, once. Rejects with {@linkcode XenblkError} that names it if it cannot be imported, takes too long, or
+   * exports no such function.
    */
   async load(module: string): Promise<M> {
     const known = this.#loaded.get(module);
     if (known !== undefined) return known;
-    const exported = await importWithin(module, LONGEST_IMPORT_MS);
+    const exported = await importWithin(module, this.#timeoutMs);
     if (typeof exported[this.#name] !== "function") {
       throw cannotLoad(module, `it exports no function ${this.#name}`);
     }
