@@ -255,15 +255,18 @@ export class Reactor implements Disposable {
 
   /** Makes the queues that are due be visited. Milliseconds until the next one is; 0: one is now, -1: none will be. */
   #findDue(): number {
-    let waitMs = Infinity;
+    let dueMs = Infinity;
+    for (let i = 0; i < this.#timed.length; i++) {
+      dueMs = Math.min(dueMs, this.#timed[i]!.connection.channel.dueMs ?? Infinity);
+    }
+    if (dueMs === Infinity) return -1; // the clock need not be read
     const now = this.#platform.now();
+    if (dueMs > now) return dueMs - now;
     for (let i = 0; i < this.#timed.length; i++) {
       const served = this.#timed[i]!;
-      const leftMs = (served.connection.channel.dueMs ?? Infinity) - now;
-      if (leftMs <= 0) served.hasWork = true;
-      waitMs = Math.min(waitMs, Math.max(0, leftMs));
+      if ((served.connection.channel.dueMs ?? Infinity) <= now) served.hasWork = true;
     }
-    return waitMs === Infinity ? -1 : waitMs;
+    return 0;
   }
 
   /** Continues a round that is due. Milliseconds until there is more to do; -1: nothing to wait for. */

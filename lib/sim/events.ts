@@ -82,8 +82,7 @@ export class SimulatedEventChannels implements EventChannels {
   readonly #machine: Machine;
   readonly #domain: DomId;
   readonly #other: DomId;
-  /** The number of the set of channels, which a parker of the machine takes for a descriptor. */
-  readonly fd: number;
+  readonly #set: number;
   readonly #setEntry: number;
   /** Our ports, and which of the table's entries they are; both hold `#count`. */
   #ports = new Uint32Array(8);
@@ -95,8 +94,13 @@ export class SimulatedEventChannels implements EventChannels {
     this.#machine = machine;
     this.#domain = domain;
     this.#other = other;
-    this.fd = machine.takeSet();
-    this.#setEntry = machine.setEntry(this.fd);
+    this.#set = machine.takeSet();
+    this.#setEntry = machine.setEntry(this.#set);
+  }
+
+  /** The number of the set of channels, which a parker of the machine takes for a descriptor. */
+  get fd(): number {
+    return this.#set;
   }
 
   /** {@linkcode take} looks at the machine itself. */
@@ -168,7 +172,7 @@ export class SimulatedEventChannels implements EventChannels {
     if (this.#disposed) return;
     this.#disposed = true;
     while (this.#count > 0) this.unbind(this.#ports[0]! as EvtchnPort);
-    this.#machine.freeSet(this.fd);
+    this.#machine.freeSet(this.#set);
   }
 
   #takePortLocked(remoteDomain: DomId, remotePort: number, state: number): EvtchnPort {
@@ -179,7 +183,7 @@ export class SimulatedEventChannels implements EventChannels {
       words[entry + REMOTE_DOMAIN] = remoteDomain;
       words[entry + REMOTE_PORT] = remotePort;
       Atomics.store(words, entry + PENDING, 0);
-      Atomics.store(words, entry + SET, this.fd + 1);
+      Atomics.store(words, entry + SET, this.#set + 1);
       Atomics.store(words, entry + STATE, state);
       this.#remember(port, entry);
       return port as EvtchnPort;
