@@ -3,16 +3,18 @@
  * a job or a queue, faults of real file systems, swapped images, starting, failing and ending.
  */
 
-import { EIO, ENOSPC } from "../../lib/errno.ts";
+import { EIO, ENOSPC, EOPNOTSUPP } from "../../lib/errno.ts";
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import { type DiskRequest } from "../../lib/storage/disk.ts";
 import { fileDescriptor } from "../../lib/storage/engine/file.ts";
+import { memoryAttachment } from "../../lib/storage/engine/memory.ts";
 import { lockWord } from "../../lib/storage/image/lock.ts";
 import { IoPool } from "../../lib/storage/pool/pool.ts";
 import { simulatedDescriptor } from "../../lib/sim/platform.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import { JOB_SLOTS, JOB_VECTORS } from "../../lib/storage/pool/job_queue.ts";
+import { reversed } from "./reversed_executor.ts";
 import { ChannelRig, Folder, openBelow, openChannel, PoolRig, randomSource, simulatedPlatform } from "./rig.ts";
 
 const STALLING = new URL("./stalling_executor.ts", import.meta.url);
@@ -168,6 +170,78 @@ Deno.test("a channel without buffers or work costs nothing to close", async () =
   using channel = openChannel(disk.attachment(0), { depth: 1, vectors, memory: rig.platform.memory });
   channel.submit();
   assertEquals([channel.inFlight, channel.reap()], [0, 0]);
+});
+
+Deno.test("an executor of somebody else is served by the I/O Workers, discards too", async () => {
+  await using rig = new PoolRig({ workers: 3 });
+  const data = new SharedArrayBuffer(1 << 20);
+  const lastDiscard = new SharedArrayBuffer(24);
+  const disk = await rig.pool.open("somebody else's disk", reversed(data, lastDiscard));
+  {
+    using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+    for (let tag = 0; tag < 32; tag++) {
+      channel.buffer(tag).fill(tag + 1);
+      channel.write(tag, tag * 4096, [512, 3072, 512]);
+    }
+    assertEquals([...channel.finish().values()], new Array(32).fill(0));
+    assertEquals(new Uint8Array(data).at(-1), 1, "in its own way");
+    channel.buffer(0).fill(0);
+    assertEquals([channel.readNow(31 * 4096, 4096), channel.buffer(0)[4095]], [0, 32]);
+    channel.channel.discard(5, 2 ** 40 + 512, 2 ** 33, true);
+    assertEquals(channel.finish(), new Map([[5, 0]]));
+    assertEquals([...new Float64Array(lastDiscard)], [2 ** 40 + 512, 2 ** 33, 1]);
+  }
+  await disk.close();
+});
+
+Deno.test("a memory disk behind the I/O Workers gives back what is discarded, and refuses what it cannot do", async () => {
+  await using rig = new PoolRig({ workers: 2 });
+  const disk = await rig.pool.open("memory", memoryAttachment(new SharedArrayBuffer(1 << 20), false));
+  {
+    using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+    channel.buffer(0).fill(9);
+    assertEquals(channel.writeNow(0, 8192), 0);
+    channel.channel.discard(1, 4096, 4096, false);
+    channel.channel.discard(2, 0, 4096, true);
+    channel.channel.discard(3, 1 << 20, 512, false);
+    assertEquals(channel.finish(), new Map([[1, 0], [2, -EOPNOTSUPP], [3, -ENOSPC]]));
+    assertEquals(channel.readNow(0, 8192), 0);
+    assertEquals([channel.buffer(0)[4095], channel.buffer(0)[4096]], [9, 0]);
+  }
+  await disk.close();
+});
+
+Deno.test("a module that opens no executor is refused by name; the others' disks go on", async () => {
+  using folder = new Folder();
+  await using rig = new PoolRig({ workers: 2 });
+  await using disk = await rig.open(folder.file("disk", 4096));
+  using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+  const refusal = async (name: string): Promise<string> => {
+    const module = new URL(`../dataplane/modules/${name}.ts`, import.meta.url).href;
+    const error = await assertRejects(() => rig.pool.open("the disk", { module }), XenblkError);
+    assertEquals(channel.readNow(0, 4096), 0);
+    return error.message;
+  };
+  assertMatch(await refusal("missing"), /^Cannot open the disk: Cannot load module .*missing\.ts: Module not found/);
+  assertMatch(await refusal("throwing"), /throwing\.ts: .*a defect of its own/);
+  assertMatch(await refusal("masked_disk"), /masked_disk\.ts: it exports no function openExecutor$/);
+  assertMatch(await refusal("refusing"), /^Cannot open the disk: no such executor$/);
+});
+
+Deno.test("a module that never finishes loading holds up no other disk, nor the end of the pool", async () => {
+  using folder = new Folder();
+  const rig = new PoolRig({ workers: 2 });
+  const path = folder.file("disk", 4096);
+  const module = new URL("../dataplane/modules/hanging.ts", import.meta.url).href;
+  await rig.pool.start();
+  const refused = assertRejects(() => rig.pool.open("the disk", { module }), XenblkError, "stopped");
+  {
+    await using disk = await rig.open(path);
+    using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+    for (let i = 0; i < 50; i++) assertEquals(channel.readNow(0, 4096), 0);
+  }
+  await rig[Symbol.asyncDispose]();
+  await refused;
 });
 
 Deno.test("a platform that cannot be opened is told by the first disk, and the pool still ends", async () => {

@@ -1,5 +1,5 @@
 /**
- * A module that loads and then opens nothing: neither a platform nor a disk.
+ * A module that loads and then opens nothing: neither a platform nor a disk nor an executor.
  */
 
 export function openPlatform(): never {
@@ -8,4 +8,8 @@ export function openPlatform(): never {
 
 export function openChannel(): never {
   throw new Error("no such disk");
+}
+
+export function openExecutor(): never {
+  throw new Error("no such executor");
 }
