@@ -13,15 +13,18 @@ export * from "./lib/errors.ts";
 export * from "./lib/hypervisor.ts";
 export * from "./lib/units.ts";
 export * from "./lib/errno.ts";
-export { openPlatform } from "./platform.ts";
+export { NATIVE_PLATFORM, openPlatform } from "./platform.ts";
 
 export type { AbiName } from "./lib/blkif/abi.ts";
 export { type Clock, SYSTEM_CLOCK } from "./lib/clock.ts";
 export { createLogger, type Logger, type LogLevel, SILENT, startLogging } from "./lib/log.ts";
 
 export * from "./lib/storage/disk.ts";
-export { IoPool, type IoPoolOptions, type PoolAttachment, type PoolFile } from "./lib/storage/pool/pool.ts";
-export type { FileIdentity, ImageFile } from "./lib/storage/image/file.ts";
+export { IoPool, type IoPoolOptions, type PoolAttachment, type PoolDisk } from "./lib/storage/pool/pool.ts";
+export { type Executor, OPERATION, type Operation } from "./lib/storage/engine/executor.ts";
+export type { MemoryViews } from "./lib/storage/engine/views.ts";
+export type { ExecutorDescriptor, ExecutorModule } from "./lib/storage/pool/executor_module.ts";
+export type { ImageFile } from "./lib/storage/image/file.ts";
 export { ImageBusyError, type ImageLocks, type ImageUse, ProcessImageLocks } from "./lib/storage/image/lock.ts";
 export type {
   DiscardRoute,
@@ -29,7 +32,6 @@ export type {
   NativeFiles,
   TransferRoute,
   UringAttachment,
-  UringRefusal,
   UringRoutes,
 } from "./lib/storage/image/medium.ts";
 export { type OpenContext, openDisk } from "./lib/storage/open.ts";

@@ -22,7 +22,7 @@ import type {
   GrantTable,
   OwnedMemory,
 } from "../lib/hypervisor.ts";
-import { openChannel } from "../lib/storage/channel.ts";
+import { nullAttachment, openChannel } from "../lib/storage/engine/null.ts";
 import type { RingAnswer, RingOrder } from "./ring.ts";
 
 const GUEST = 5 as DomId;
@@ -69,7 +69,10 @@ class NullGuest implements GrantTable {
 
 /** Event channels of one thread with itself: there is nobody to be woken. */
 class NullEvents implements EventChannels {
+  readonly fd = 0;
   notifications = 0;
+
+  fired(): void {}
 
   bindInterdomain(): EvtchnPort {
     return 1 as EvtchnPort;
@@ -111,7 +114,7 @@ class Loop {
       ringRefs: [1 as GrantRef],
       eventChannel: 1 as EvtchnPort,
       abi: abi.name,
-      attachment: { engine: "null", readOnly: false },
+      attachment: nullAttachment(),
       properties: { sectors: DISK_SECTORS, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly: false },
       grants: "copy",
       stats: createStats(),
@@ -120,7 +123,13 @@ class Loop {
       throw new Error(line);
     };
     const handles = { grants: new NullGuest(ring), events: new NullEvents() };
-    this.#queue = openConnection(request, platform, handles, openChannel, complain).queue;
+    this.#queue = openConnection(
+      request,
+      platform,
+      handles,
+      (_, options) => openChannel(nullAttachment(), options),
+      complain,
+    ).queue;
     this.#fields.operation = OP_READ;
     this.#fields.segmentCount = segments;
     for (let i = 0; i < segments; i++) {

@@ -1,6 +1,6 @@
 /**
  * The real hypervisor as the seam's Platform. Each part opens its library when it is first asked for, so that a process
- * that only reads xenstore never loads libxengnttab. It must not know who uses it.
+ * that only reads xenstore never loads libxengnttab.
  */
 
 import type {
@@ -9,38 +9,44 @@ import type {
   GrantShares,
   GrantTable,
   JournalStore,
+  LockableImage,
   MemorySpace,
   Parker,
+  ParkerOptions,
   Platform,
   PlatformDescriptor,
   Waker,
   WakeToken,
   Xenstore,
 } from "../lib/hypervisor.ts";
-import type { ImageLocks } from "../lib/storage/image/lock.ts";
 import type { NativeFiles } from "../lib/storage/image/medium.ts";
-import { NativeEventChannels } from "./xen/evtchn.ts";
-import { lazily } from "./linux/library.ts";
-import { NativeGrantShares, NativeGrantTable } from "./xen/gnttab.ts";
 import { NativeImageLocks } from "./linux/image_lock.ts";
-import { ringRefusal } from "./uring/setup.ts";
 import { JournalFiles } from "./linux/journal_files.ts";
+import { lazily } from "./linux/library.ts";
 import { examine } from "./linux/medium.ts";
 import { nativeMemory } from "./linux/memory.ts";
 import { NativeParker, NativeWaker, NativeWakeToken } from "./linux/park.ts";
+import { openUringParker } from "./uring/engine.ts";
+import { ringRefusal } from "./uring/setup.ts";
+import { NativeEventChannels } from "./xen/evtchn.ts";
+import { NativeGrantShares, NativeGrantTable } from "./xen/gnttab.ts";
 import { NativeXenstore } from "./xen/xenstore.ts";
 
 /** The system calls on files. Whether io_uring is allowed is found out once. */
 const refusal = lazily(() => ({ found: ringRefusal() }));
-const nativeFiles: NativeFiles = { uringRefusal: () => refusal().found, examine };
+const nativeFiles: NativeFiles = {
+  uringRefusal: () => refusal().found,
+  uringModule: new URL("./uring/disk.ts", import.meta.url).href,
+  examine,
+};
 
 /** The hypervisor that this process runs under. Its openers throw XenblkError of kind `hypervisor`. */
 export class NativePlatform implements Platform {
-  readonly descriptor: PlatformDescriptor = { kind: "native" };
+  readonly descriptor: PlatformDescriptor = { module: import.meta.url };
   readonly memory: MemorySpace = nativeMemory;
   readonly journals: JournalStore = new JournalFiles();
   /** Keep other processes from images. */
-  readonly imageLocks: ImageLocks = new NativeImageLocks();
+  readonly imageLocks: NativeImageLocks = new NativeImageLocks();
   /** Looks at files, and says whether io_uring can be used. */
   readonly files: NativeFiles = nativeFiles;
 
@@ -65,8 +71,9 @@ export class NativePlatform implements Platform {
     return new NativeWakeToken();
   }
 
-  openParker(token: WakeToken): Parker {
-    return new NativeParker(token);
+  /** With I/O: an io_uring, or a parker without one that says why there is none. */
+  openParker(token: WakeToken, { withIo = false }: ParkerOptions = {}): Parker {
+    return withIo ? openUringParker(token) : new NativeParker(token);
   }
 
   openWaker(token: WakeToken): Waker {
@@ -76,9 +83,18 @@ export class NativePlatform implements Platform {
   now(): number {
     return performance.now();
   }
+
+  coverImage(image: LockableImage): void {
+    this.imageLocks.cover(image);
+  }
 }
 
 /** The real platform; nothing is opened yet. */
 export function openNativePlatform(): NativePlatform {
   return new NativePlatform();
+}
+
+/** See PlatformModule. */
+export function openPlatform(): NativePlatform {
+  return openNativePlatform();
 }

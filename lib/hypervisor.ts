@@ -1,7 +1,7 @@
 /**
  * THE SEAM. Everything that a real hypervisor and a simulated one both provide, as interfaces: xenstore, grant table,
  * event channels, guest memory, parking and waking, the clock. The real side is in ffi/, the simulated side in
- * lib/sim/. This file imports nothing and knows of neither.
+ * lib/sim/; any module can bring another one (see {@linkcode PlatformDescriptor}). This file imports nothing.
  *
  * Addresses are Numbers below 2^53. On the real side they are virtual addresses of this process; on the simulated side
  * they are byte offsets into the simulated machine's one SharedArrayBuffer. Either way an address means the same in
@@ -94,8 +94,30 @@ export interface GrantCopyBatch extends Disposable {
 /** What {@linkcode EventChannels.take} returns when the event queue overflowed and was reset: look at every ring. */
 export const EVENTS_OVERFLOWED: number = -1;
 
+/**
+ * What a thread can sleep for besides its own {@linkcode Waker}s: an event queue, a socket, an eventfd. Whoever made it
+ * gives it to the parker of the thread that uses it; see {@linkcode Parker.watch}.
+ */
+export interface Wakeable {
+  /**
+   * A file descriptor that poll(2) finds readable (POLLIN) when there is something to do; it must not block when read.
+   * On a simulated machine, which has no descriptors: the number of a set of event channels.
+   */
+  readonly fd: number;
+  /**
+   * The thread's parker calls this when it has found `fd` readable, from inside `park` or `submit`. A parker need not
+   * call it again before the descriptor was read until it would block. It must neither throw nor wait.
+   */
+  fired(): void;
+  /**
+   * Absent: the source does not need to know. True: from now on every readiness is reported by {@linkcode fired}, at the
+   * latest in the next `submit`, so that there is nothing to be had until then. False: that has ended.
+   */
+  setWatched?(watched: boolean): void;
+}
+
 /** Event channels between this domain and others (libxenevtchn's xenevtchn_handle). One thread's. */
-export interface EventChannels extends Disposable {
+export interface EventChannels extends Wakeable, Disposable {
   /** Why they can reach other domains than the one they were opened for; undefined once they cannot. */
   readonly unrestricted?: string | undefined;
   /** Binds to a port that the other domain left unbound for us; the local port is raised once by binding. */
@@ -142,14 +164,50 @@ export interface Waker {
   wake(): void;
 }
 
+/** Why something cannot be used on this machine. Structured-cloneable. */
+export interface Refusal {
+  /** As the end of a sentence. */
+  readonly reason: string;
+  /** What to do about it. */
+  readonly remedy: string;
+}
+
+/** How a thread's place to sleep is opened. */
+export interface ParkerOptions {
+  /** It shall also carry out the I/O of disks, if the platform can do both in one call (io_uring). Absent: it need not. */
+  readonly withIo?: boolean;
+}
+
 /** A thread's one place to sleep. */
 export interface Parker extends Disposable {
-  /** Makes events of these channels end a park. */
-  watch(events: EventChannels): void;
-  /** Undoes {@linkcode watch}; before the channels are disposed. */
-  unwatch(events: EventChannels): void;
-  /** Sleeps until an event, a wake or the timeout; -1 is for ever. Returns at once if woken since the last park. */
+  /** Ends a park whenever the source becomes ready. Throws TypeError if it has nothing that can be polled here. */
+  watch(source: Wakeable): void;
+  /** Undoes {@linkcode watch}; before the source's descriptor is closed. */
+  unwatch(source: Wakeable): void;
+  /** Sleeps until a source is ready, a wake or the timeout; -1 is for ever. Returns at once if woken since the last park. */
   park(timeoutMs: number): void;
+  /** Starts, in one call, the I/O that channels prepared here; a park does so, too. Absent: it carries out no I/O. */
+  submit?(): void;
+  /** Why it carries out no I/O although that was asked for. */
+  readonly refusal?: Refusal;
+}
+
+/** What tells one file from another as long as somebody has it open. */
+export interface FileIdentity {
+  /** The device that holds it. */
+  readonly device: number;
+  /** Its number there. */
+  readonly inode: number;
+}
+
+/** An image file as its locks see it. Structured-cloneable. */
+export interface LockableImage {
+  /** Where it was opened; absolute or relative to the process. */
+  readonly path: string;
+  /** What was opened there: a path can come to name another file. */
+  readonly identity: FileIdentity;
+  /** One 32-bit word that all threads share: 1 while this process keeps others from the file. */
+  readonly locked: SharedArrayBuffer;
 }
 
 /** What outlives the process, by name: the memory of journals and latches, and the locks of devices. */
@@ -167,10 +225,22 @@ export interface JournalStore {
   lock(name: string): Disposable | undefined;
 }
 
-/** Names a platform so that another Worker can open the same one. Structured-cloneable. */
-export type PlatformDescriptor =
-  | { readonly kind: "native" }
-  | { readonly kind: "simulated"; readonly machine: SharedArrayBuffer; readonly domain: number };
+/**
+ * Names a platform so that another Worker can open the same one: the module that opens it (see {@linkcode
+ * PlatformModule}), and whatever that module needs. Structured-cloneable.
+ */
+export interface PlatformDescriptor {
+  /** The module's absolute URL, for instance by `import.meta.url`. */
+  readonly module: string;
+  /** The module's own. */
+  readonly [detail: string]: unknown;
+}
+
+/** What a module that a {@linkcode PlatformDescriptor} names exports. */
+export interface PlatformModule {
+  /** Opens the platform in the calling thread. What it throws is the reason why that thread cannot serve. */
+  openPlatform(descriptor: PlatformDescriptor): Platform | Promise<Platform>;
+}
 
 /** A hypervisor as one domain's process sees it. Opened once a thread; everything is opened lazily. */
 export interface Platform {
@@ -189,11 +259,16 @@ export interface Platform {
   /** Made by the control plane, given to the Worker that parks and to all that wake it. */
   createWakeToken(): WakeToken & Disposable;
   /** Belongs to the thread that will sleep. */
-  openParker(token: WakeToken): Parker;
+  openParker(token: WakeToken, options?: ParkerOptions): Parker;
   /** For any thread that knows the token. */
   openWaker(token: WakeToken): Waker;
   /** Milliseconds of a monotonic clock. */
   now(): number;
+  /**
+   * To be called when this thread has opened an image's file for I/O: if this process keeps others from the image, the
+   * new descriptor is locked too, so that the lock lasts as long as its I/O. Absent: the platform locks no files.
+   */
+  coverImage?(image: LockableImage): void;
 }
 
 /** One entry of a node's permissions: entry 0 is the owner, and its access is everybody else's default. */

@@ -1,9 +1,10 @@
 /**
  * Opening an image's file by its descriptor, as Deno cannot: past the page cache, synchronously written, and sure to be
- * the very file that the control plane looked at. It must not know what is done with it.
+ * the very file that the control plane looked at.
  */
 
-import type { FileIdentity, ImageFile } from "../../lib/storage/image/file.ts";
+import type { FileIdentity, LockableImage } from "../../lib/hypervisor.ts";
+import type { ImageFile } from "../../lib/storage/image/file.ts";
 import { cString, errno, errnoText, libc, pointerTo } from "./libc.ts";
 import { lazily } from "./library.ts";
 import { allocate } from "./memory.ts";
@@ -73,7 +74,7 @@ export function openSameDescriptor(image: ImageFile, direct: boolean): number {
 }
 
 /** Whether a descriptor is open at the file that the control plane looked at. */
-export function isDescriptorOf(fd: number, image: ImageFile): boolean {
+export function isDescriptorOf(fd: number, image: LockableImage): boolean {
   using buffer = allocate(STATX.bytes);
   if (libc().statx(fd, EMPTY_PATH(), AT_EMPTY_PATH, STATX_BASIC_STATS, pointerTo(buffer.address)) < 0) return false;
   const { device, inode } = identityIn(new Uint32Array(buffer.view.buffer));

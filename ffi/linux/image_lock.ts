@@ -1,13 +1,12 @@
 /**
  * Locks that keep other processes from an image, as QEMU takes them: open file description locks, one byte for each
  * right that is used and one for each that others shall not have. The descriptors that do the I/O are locked too, so
- * that what the kernel still writes for a process that was killed keeps the lock. Who excludes whom within the process
- * is not known here.
+ * that what the kernel still writes for a process that was killed keeps the lock.
  */
 
 import { EACCES, EAGAIN } from "../../lib/errno.ts";
-import { type ImageFile, isLocked, setLocked } from "../../lib/storage/image/file.ts";
-import type { ImageLocks, ImageUse } from "../../lib/storage/image/lock.ts";
+import type { LockableImage } from "../../lib/hypervisor.ts";
+import { type ImageLocks, type ImageUse, isLocked, setLocked } from "../../lib/storage/image/lock.ts";
 import { isDescriptorOf } from "./image_descriptor.ts";
 import { cString, errno, errnoText, libc } from "./libc.ts";
 import { lazily } from "./library.ts";
@@ -49,7 +48,7 @@ const WRITER: ImageUse = { writes: true, shared: false, by: "" };
 export class NativeImageLocks implements ImageLocks {
   readonly #memory: () => NativeMemory = lazily(() => allocate(FLOCK.bytes));
 
-  tryLock(image: ImageFile, use: ImageUse): Disposable | string {
+  tryLock(image: LockableImage, use: ImageUse): Disposable | string {
     using undo = new DisposableStack();
     const fd = this.#open(image);
     undo.defer(() => libc().close(fd)); // which gives its locks back
@@ -79,13 +78,13 @@ export class NativeImageLocks implements ImageLocks {
    * to be called when one was opened for I/O since. Closing a descriptor ends its lock, once the kernel has finished its
    * I/O.
    */
-  cover(image: ImageFile): void {
+  cover(image: LockableImage): void {
     if (!isLocked(image)) return;
     for (const fd of descriptorsOf(image)) this.join(fd, image);
   }
 
   /** As {@linkcode NativeImageLocks.cover}, for one descriptor. */
-  join(fd: number, image: ImageFile): void {
+  join(fd: number, image: LockableImage): void {
     if (!isLocked(image)) return;
     try {
       this.#lockAll(fd, bytesOf(WRITER));
@@ -96,7 +95,7 @@ export class NativeImageLocks implements ImageLocks {
   }
 
   /** Opens the image for reading, which is enough. Throws Error if it cannot be, or another is at its path now. */
-  #open(image: ImageFile): number {
+  #open(image: LockableImage): number {
     const fd = libc().open(cString(image.path), O_CLOEXEC, 0);
     if (fd < 0) throw new Error(errnoText(errno()));
     if (isDescriptorOf(fd, image)) return fd;
@@ -139,12 +138,12 @@ export class NativeImageLocks implements ImageLocks {
 }
 
 /** Descriptors of the image that this process has open. */
-function descriptorsOf(image: ImageFile): number[] {
+function descriptorsOf(image: LockableImage): number[] {
   return numericNames("/proc/self/fd").filter((fd) => isDescriptorOf(fd, image));
 }
 
 /** Who has the image, as the end of a sentence. The kernel does not tell whose an open file description is. */
-function usedBy(image: ImageFile, pid: number): string {
+function usedBy(image: LockableImage, pid: number): string {
   const found = pid > 0
     ? pid
     : numericNames("/proc").find((process) => process !== Deno.pid && holdsLock(process, image));
@@ -152,7 +151,7 @@ function usedBy(image: ImageFile, pid: number): string {
 }
 
 /** Whether a process has the image open and locked. */
-function holdsLock(pid: number, { identity }: ImageFile): boolean {
+function holdsLock(pid: number, { identity }: LockableImage): boolean {
   return numericNames(`/proc/${pid}/fd`).some((fd) => {
     try {
       const { dev, ino } = Deno.statSync(`/proc/${pid}/fd/${fd}`);

@@ -1,12 +1,11 @@
 /**
- * Parking a thread in poll(2) on its eventfd and the event channels it watches, and waking it from any thread. The
- * word's protocol is lib/park_word.ts; this file must not know what a woken thread does.
+ * Parking a thread in poll(2) on its eventfd and the descriptors it watches, and waking it from any thread. The protocol
+ * of the shared word is lib/park_word.ts's.
  */
 
-import type { EventChannels, Parker, Waker, WakeToken } from "../../lib/hypervisor.ts";
+import type { Parker, Refusal, Wakeable, Waker, WakeToken } from "../../lib/hypervisor.ts";
 import { claimWake, enterPark, leavePark, PARK_WORD_BYTES } from "../../lib/park_word.ts";
 import { createEventfd, lowerEventfd, raiseEventfd } from "./eventfd.ts";
-import { NativeEventChannels } from "../xen/evtchn.ts";
 import { libc } from "./libc.ts";
 import { PollSet } from "./poll.ts";
 
@@ -41,23 +40,32 @@ export class NativeWaker implements Waker {
 
 /** Parks in poll(2). */
 export class NativeParker implements Parker {
+  readonly refusal?: Refusal;
   readonly #word: Int32Array;
   readonly #fd: number;
+  /** The token's eventfd, then the descriptors of the sources, in their order. */
   readonly #polled = new PollSet();
+  readonly #sources: Wakeable[] = [];
 
-  constructor(token: WakeToken) {
+  /** `refusal`: why it carries out no I/O although that was asked for. */
+  constructor(token: WakeToken, refusal?: Refusal) {
+    if (refusal !== undefined) this.refusal = refusal;
     this.#word = new Int32Array(token.word);
     this.#fd = token.fd;
     this.#polled.add(token.fd);
   }
 
-  watch(events: EventChannels): void {
-    this.#polled.add(descriptorOf(events));
+  watch(source: Wakeable): void {
+    checkDescriptor(source);
+    this.#polled.add(source.fd);
+    this.#sources.push(source);
   }
 
-  /** To be called before the channels are closed. */
-  unwatch(events: EventChannels): void {
-    this.#polled.remove(descriptorOf(events));
+  unwatch(source: Wakeable): void {
+    const index = this.#sources.indexOf(source);
+    if (index < 0) return;
+    this.#sources.splice(index, 1);
+    this.#polled.remove(source.fd);
   }
 
   park(timeoutMs: number): void {
@@ -65,6 +73,7 @@ export class NativeParker implements Parker {
     this.#polled.wait(timeoutMs);
     leavePark(this.#word);
     if (this.#polled.isReady(0)) lowerEventfd(this.#fd);
+    for (let i = 0; i < this.#sources.length; i++) if (this.#polled.isReady(i + 1)) this.#sources[i]!.fired();
   }
 
   [Symbol.dispose](): void {
@@ -72,7 +81,7 @@ export class NativeParker implements Parker {
   }
 }
 
-function descriptorOf(events: EventChannels): number {
-  if (events instanceof NativeEventChannels) return events.fd;
-  throw new TypeError("Cannot park on event channels: they are not this platform's");
+/** Throws TypeError if the source has no descriptor. */
+export function checkDescriptor({ fd }: Wakeable): void {
+  if (!Number.isInteger(fd) || fd < 0) throw new TypeError(`Cannot wait for something without a descriptor: fd ${fd}`);
 }

@@ -1,6 +1,6 @@
 /**
- * A set of file descriptors for poll(2), in memory that the call takes as it is. It must not know what the descriptors
- * stand for.
+ * A set of file descriptors for poll(2), in memory that the call takes as it is: what a thread without io_uring sleeps
+ * on.
  */
 
 import { PAGE_BYTES } from "../../lib/units.ts";

@@ -1,18 +1,19 @@
 /**
- * One ring per reactor: it carries out the operations of all channels and is the reactor's one place to sleep, where
- * event channels and the wake token's eventfd are polled by the same ring. Whatever the channels queued in a turn
- * reaches the kernel in one call. It must not know guests, rings of theirs, or Workers.
+ * One ring per reactor: it carries out the operations of all channels and is the reactor's one place to sleep, where the
+ * descriptors it watches and the wake token's eventfd are polled by the same ring. Whatever the channels queued in a turn
+ * reaches the kernel in one call.
  */
 
-import type { EventChannels, Parker, WakeToken } from "../../lib/hypervisor.ts";
+import { errorText } from "../../lib/errors.ts";
+import type { Parker, Wakeable, WakeToken } from "../../lib/hypervisor.ts";
 import { enterPark, leavePark } from "../../lib/park_word.ts";
 import type { ChannelOptions, IoChannel } from "../../lib/storage/disk.ts";
 import type { UringAttachment } from "../../lib/storage/image/medium.ts";
 import { lowerEventfd } from "../linux/eventfd.ts";
-import { NativeEventChannels } from "../xen/evtchn.ts";
-import { CQE_MORE, IORING_OP, IoUring } from "./ring.ts";
-import { CQE_WORDS, REACTOR_RING, type SetupCall } from "./setup.ts";
+import { checkDescriptor, NativeParker } from "../linux/park.ts";
 import { UringChannel, type UringHost } from "./channel.ts";
+import { CQE_MORE, IORING_OP, IoUring } from "./ring.ts";
+import { CQE_WORDS, REACTOR_RING, RingUnavailable, type SetupCall } from "./setup.ts";
 
 /** Images of one reactor that are registered; more are served, a little slower. */
 const REGISTERED_FILES = 512;
@@ -32,28 +33,30 @@ const WAKE_WATCH = 0;
 const POLLIN = 1;
 const POLL_MULTISHOT = 1;
 
-/** A descriptor that is polled. */
-interface Watched {
-  readonly fd: number;
-  /** Whose it is; absent: the wake token's. */
-  readonly events?: NativeEventChannels;
-}
-
 /** How an engine is made. */
 export interface UringEngineOptions {
   /** io_uring_setup(2), or a test's stand-in. */
   readonly setup?: SetupCall;
 }
 
-/** See the file's first lines. */
+/** A place to sleep that also carries out I/O; or, where no ring can be made, one that does not and says why. */
+export function openUringParker(token: WakeToken, options: UringEngineOptions = {}): Parker {
+  try {
+    return new UringEngine(token, options);
+  } catch (error) {
+    const remedy = error instanceof RingUnavailable ? error.remedy : "report this defect";
+    return new NativeParker(token, { reason: errorText(error), remedy });
+  }
+}
+
+/** A thread's io_uring: its place to sleep, and what carries out the operations of its channels. */
 export class UringEngine implements Parker, UringHost {
   readonly ring: IoUring;
   readonly #word: Int32Array;
-  readonly #wakeFd: number;
   /** By number: a channel, or undefined for a free one. */
   readonly #channels: (UringChannel | undefined)[] = [];
   /** By their watch's number. */
-  readonly #watched = new Map<number, Watched>();
+  readonly #watched = new Map<number, Wakeable>();
   readonly #expired: number[] = [];
   #lastWatch = WAKE_WATCH;
   /** A watched descriptor, or the wake token's, was readable since the last park. */
@@ -66,8 +69,7 @@ export class UringEngine implements Parker, UringHost {
     this.ring = new IoUring({ ...REACTOR_RING, ...options });
     this.ring.reserveFiles(REGISTERED_FILES);
     this.#word = new Int32Array(token.word);
-    this.#wakeFd = token.fd;
-    this.#watch(WAKE_WATCH, { fd: token.fd });
+    this.#watch(WAKE_WATCH, { fd: token.fd, fired: () => lowerEventfd(token.fd) });
   }
 
   /** Opens a channel to a file. Throws Error if it cannot be opened, or another file took its place. */
@@ -87,17 +89,17 @@ export class UringEngine implements Parker, UringHost {
     this.#collect();
   }
 
-  watch(events: EventChannels): void {
-    const channels = native(events);
-    channels.setWatched(true);
-    this.#watch(++this.#lastWatch, { fd: channels.fd, events: channels });
+  watch(source: Wakeable): void {
+    checkDescriptor(source);
+    source.setWatched?.(true);
+    this.#watch(++this.#lastWatch, source);
   }
 
-  /** To be called before the channels are closed; afterwards the kernel holds on to them no more. */
-  unwatch(events: EventChannels): void {
+  /** Afterwards the kernel does not hold the descriptor's file any more. */
+  unwatch(source: Wakeable): void {
     for (const [watch, watched] of this.#watched) {
-      if (watched.events !== events) continue;
-      watched.events.setWatched(false);
+      if (watched !== source) continue;
+      source.setWatched?.(false);
       this.#watched.delete(watch);
       this.#cancel(watch);
       return;
@@ -170,15 +172,14 @@ export class UringEngine implements Parker, UringHost {
     const watched = this.#watched.get(watch);
     // A wake, too, can come to light between a park's beginning and its wait, which nothing else would end then.
     if (watched !== undefined) this.#alarmed = true;
-    watched?.events?.markFired();
-    if (watch === WAKE_WATCH) lowerEventfd(this.#wakeFd);
+    watched?.fired();
     if ((flags & CQE_MORE) === 0) this.#expired.push(watch);
   }
 
-  #watch(watch: number, watched: Watched): void {
-    this.#watched.set(watch, watched);
+  #watch(watch: number, source: Wakeable): void {
+    this.#watched.set(watch, source);
     this.makeRoom();
-    this.ring.prepare(IORING_OP.pollAdd, watched.fd, 0, 0, POLL_MULTISHOT, POLLIN, watch, FOR_WATCH);
+    this.ring.prepare(IORING_OP.pollAdd, source.fd, 0, 0, POLL_MULTISHOT, POLLIN, watch, FOR_WATCH);
   }
 
   /** Ends a poll, which holds its file open until then. */
@@ -194,9 +195,4 @@ export class UringEngine implements Parker, UringHost {
       return;
     }
   }
-}
-
-function native(events: EventChannels): NativeEventChannels {
-  if (events instanceof NativeEventChannels) return events;
-  throw new TypeError("Cannot park on event channels: they are not this platform's");
 }

@@ -3,8 +3,8 @@
  * covered by the image's lock; and an index among the ring's registered files.
  */
 
-import { joinFile, leaveFile } from "../../lib/storage/image/file.ts";
 import type { UringAttachment } from "../../lib/storage/image/medium.ts";
+import { joinChannels } from "../../lib/storage/open_channels.ts";
 import { openSameDescriptor } from "../linux/image_descriptor.ts";
 import { NativeImageLocks } from "../linux/image_lock.ts";
 import { FIXED_FILE, type IoUring } from "./ring.ts";
@@ -16,23 +16,19 @@ const locks = new NativeImageLocks();
 /** A descriptor of the image's file. Throws if the file cannot be opened, or another file has taken its place. */
 export class ImageDescriptor implements Disposable {
   readonly fd: number;
-  readonly #attachment: UringAttachment;
+  readonly #counted: Disposable;
 
-  constructor(attachment: UringAttachment, mayBeDirect: boolean) {
-    this.#attachment = attachment;
-    joinFile(attachment.image);
-    try {
-      this.fd = openSameDescriptor(attachment.image, attachment.routes.direct && mayBeDirect);
-      locks.join(this.fd, attachment.image);
-    } catch (error) {
-      leaveFile(attachment.image);
-      throw error;
-    }
+  constructor({ image, routes, channels }: UringAttachment, mayBeDirect: boolean) {
+    using undo = new DisposableStack();
+    this.#counted = undo.use(joinChannels(channels, `image ${image.path}`));
+    this.fd = openSameDescriptor(image, routes.direct && mayBeDirect);
+    locks.join(this.fd, image);
+    undo.move();
   }
 
   [Symbol.dispose](): void {
     libc().close(this.fd);
-    leaveFile(this.#attachment.image);
+    this.#counted[Symbol.dispose]();
   }
 }
 

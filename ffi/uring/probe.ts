@@ -1,5 +1,5 @@
 /**
- * What the kernel's io_uring can do beyond being there, tried out on a short-lived ring. It must not know who asks.
+ * What this kernel's io_uring can do, tried out on a short-lived ring: discards of block devices.
  */
 
 import { EINVAL } from "../../lib/errno.ts";

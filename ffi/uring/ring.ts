@@ -1,6 +1,6 @@
 /**
  * An io_uring as its one thread uses it: preparing submissions, entering the kernel, looking at completions, registered
- * files. It must not know what the operations are for.
+ * files.
  */
 
 import { errno, LIBC_SOURCE, pointerTo } from "../linux/libc.ts";
@@ -41,7 +41,9 @@ const NO_ARGUMENT_BYTES = 0n;
 /** Bytes of struct io_uring_getevents_arg; a struct timespec follows it here. */
 const ARGUMENT_BYTES = 24n;
 const NS_PER_MS = 1e6;
-const MS_PER_S = 1000;
+const NS_PER_S = 1e9;
+/** As poll(2) has it. */
+const LONGEST_TIMEOUT_MS = 0x7FFF_FFFF;
 
 /* syscall(2) is variadic in C; the ABIs of x86-64 and aarch64 Linux pass these like fixed parameters. */
 const SYMBOLS = {
@@ -80,7 +82,8 @@ export class IoUring implements Disposable {
   /** Index behind the last submission that was prepared; published when the kernel is entered. */
   #tail: number;
   readonly #scratch: NativeMemory;
-  readonly #timeout: BigInt64Array;
+  /** Low and high words of a struct timespec's seconds and nanoseconds. */
+  readonly #timeout: Uint32Array;
   readonly #scratchPointer: Deno.PointerObject;
   #freeFiles: number[] = [];
 
@@ -96,7 +99,7 @@ export class IoUring implements Disposable {
     this.completionMask = ring.completionCount - 1;
     this.#scratch = allocate(3 * Number(ARGUMENT_BYTES));
     this.#scratchPointer = pointerTo(this.#scratch.address);
-    this.#timeout = new BigInt64Array(this.#scratch.view.buffer, Number(ARGUMENT_BYTES), 2);
+    this.#timeout = new Uint32Array(this.#scratch.view.buffer, Number(ARGUMENT_BYTES), 4);
     // struct io_uring_getevents_arg: no signal mask; the address of the timeout behind it.
     new BigUint64Array(this.#scratch.view.buffer)[2] = BigInt(this.#scratch.address) + ARGUMENT_BYTES;
   }
@@ -255,8 +258,8 @@ export class IoUring implements Disposable {
   }
 
   #setTimeout(timeoutMs: number): void {
-    const seconds = Math.floor(timeoutMs / MS_PER_S);
-    this.#timeout[0] = BigInt(seconds);
-    this.#timeout[1] = BigInt(Math.ceil((timeoutMs - seconds * MS_PER_S) * NS_PER_MS));
+    const timeoutNs = Math.ceil(Math.min(timeoutMs, LONGEST_TIMEOUT_MS) * NS_PER_MS);
+    this.#timeout[0] = timeoutNs / NS_PER_S;
+    this.#timeout[2] = timeoutNs % NS_PER_S;
   }
 }

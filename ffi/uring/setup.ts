@@ -1,10 +1,10 @@
 /**
  * Making an io_uring: the setup call with fallbacks for older kernels, mapping what the kernel shares, and why it is
- * refused where it is. It must not know how the rings are used.
+ * refused where it is.
  */
 
 import { EAGAIN, EINVAL, EMFILE, ENFILE, ENOMEM } from "../../lib/errno.ts";
-import type { UringRefusal } from "../../lib/storage/image/medium.ts";
+import type { Refusal } from "../../lib/hypervisor.ts";
 import {
   errno,
   errnoText,
@@ -84,7 +84,7 @@ export class RingUnavailable extends Error {
   override readonly name = "RingUnavailable";
   readonly remedy: string;
 
-  constructor({ reason, remedy }: UringRefusal) {
+  constructor({ reason, remedy }: Refusal) {
     super(reason);
     this.remedy = remedy;
   }
@@ -159,7 +159,7 @@ export function openRing(options: RingOptions): MappedRing {
 }
 
 /** Why this process cannot make a reactor's ring; undefined: it can. */
-export function ringRefusal(setup: SetupCall = kernelSetup): UringRefusal | undefined {
+export function ringRefusal(setup: SetupCall = kernelSetup): Refusal | undefined {
   try {
     openRing({ ...REACTOR_RING, setup })[Symbol.dispose]();
     return undefined;
@@ -190,7 +190,7 @@ const NEWER = "use Linux 5.13 or newer";
 const FILTER = "let the service's system-call filter pass io_uring_setup, io_uring_enter and io_uring_register";
 
 /** What an errno of the setup, or of mapping its rings, means to an operator. */
-function explain(errnoValue: number): UringRefusal {
+function explain(errnoValue: number): Refusal {
   switch (errnoValue) {
     case ENOSYS:
       return {
@@ -217,7 +217,7 @@ function explain(errnoValue: number): UringRefusal {
 }
 
 /** The kernel's own switch, or else somebody's filter. */
-function forbidden(): UringRefusal {
+function forbidden(): Refusal {
   const value = disabledSwitch();
   if (value === undefined || value === "0") {
     return { reason: "it is not permitted: a system-call filter (seccomp) forbids it", remedy: FILTER };

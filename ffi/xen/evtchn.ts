@@ -1,6 +1,6 @@
 /**
  * The real event channels: libxenevtchn for binding and notifying, read(2) and write(2) of its file descriptor for
- * taking and unmasking many ports at once. It must not know what a port stands for.
+ * taking and unmasking many ports at once.
  */
 
 import { PAGE_BYTES } from "../../lib/units.ts";
@@ -50,7 +50,7 @@ const MAX_PORTS = PAGE_BYTES / PORT_BYTES;
 
 /** Event channels through one handle of libxenevtchn. */
 export class NativeEventChannels implements EventChannels {
-  /** Becomes readable when a port fires: what a {@linkcode Parker} polls. */
+  /** Becomes readable when a port fires. */
   readonly fd: number;
   readonly #library = libxenevtchn();
   readonly #libc = libc();
@@ -62,9 +62,10 @@ export class NativeEventChannels implements EventChannels {
   /** The domain that the handle is for; restricted to it by the first binding, if the kernel can. */
   readonly #other: DomId;
   #unrestricted: string | undefined = "nothing is bound yet";
-  /** Somebody tells, by {@linkcode markFired}, when there may be something to take; and has told. */
+  /** {@linkcode fired} is called when there may be something to take. */
   #watched = false;
-  #fired = true;
+  /** There may be something to take. */
+  #mayHaveFired = true;
   /** The driver's queue may hold an event of a port that is bound no more. */
   #stale = false;
   /** Ports that the last caller had room for, and their bytes as read(2) takes them. */
@@ -110,25 +111,21 @@ export class NativeEventChannels implements EventChannels {
     if (this.#library.xenevtchn_notify(this.#open(), port) < 0) throw failure(`notify through event channel ${port}`);
   }
 
-  /**
-   * Whether somebody watches the descriptor and calls {@linkcode markFired} whenever it became readable: until then
-   * {@linkcode take} need not ask the kernel.
-   */
+  /** While it is watched, {@linkcode take} asks the kernel only after {@linkcode fired}. */
   setWatched(watched: boolean): void {
     this.#watched = watched;
-    this.#fired = true;
+    this.#mayHaveFired = true;
   }
 
-  /** See {@linkcode setWatched}. */
-  markFired(): void {
-    this.#fired = true;
+  fired(): void {
+    this.#mayHaveFired = true;
   }
 
   /** An event of the port that fired before may still be taken. */
   unbind(port: EvtchnPort): void {
     if (this.#library.xenevtchn_unbind(this.#open(), port) < 0) throw failure(`unbind event channel ${port}`);
     this.#bound.delete(port);
-    this.#stale = this.#fired = true;
+    this.#stale = this.#mayHaveFired = true;
   }
 
   /**
@@ -137,13 +134,13 @@ export class NativeEventChannels implements EventChannels {
    */
   take(ports: Uint32Array): number {
     this.#open();
-    if (this.#watched && !this.#fired) return 0;
+    if (this.#watched && !this.#mayHaveFired) return 0;
     this.#setRoom(Math.min(ports.length, MAX_PORTS));
     let readBytes = this.#libc.read(this.fd, this.#pointer, this.#roomBytes);
     while (readBytes < 0) {
       const reason = errno();
       if (reason === EAGAIN) {
-        this.#fired = this.#stale = false;
+        this.#mayHaveFired = this.#stale = false;
         return 0;
       }
       if (reason === EFBIG) return this.#reset();
@@ -152,7 +149,7 @@ export class NativeEventChannels implements EventChannels {
     }
     const count = readBytes / PORT_BYTES;
     // The driver wakes nobody for a port that fires while others are being read: but an only one, masked, cannot.
-    if (this.#bound.size === 1 && !this.#stale) this.#fired = false;
+    if (this.#bound.size === 1 && !this.#stale) this.#mayHaveFired = false;
     for (let index = 0; index < count; index++) ports[index] = this.#ports[index]!;
     this.#unmask(count);
     return count;

@@ -1,14 +1,13 @@
 /**
  * One queue together with what ties it to its guest: the mapped ring, the bound event channel and the guest's grant and
- * event handles. Opening acquires all of it or nothing; disposing gives it back in the opposite order. It does not
- * decide when a queue is served or drained.
+ * event handles. Opening acquires all of it or nothing; disposing releases it in the opposite order.
  */
 
 import { ABIS, MAX_RING_PAGES, MAX_SEGMENTS_PER_REQUEST } from "../blkif/abi.ts";
 import { BackRing } from "../blkif/back_ring.ts";
 import { errorText } from "../errors.ts";
 import type { DomId, EventChannels, EvtchnPort, GrantTable, OwnedMemory, Platform } from "../hypervisor.ts";
-import type { ChannelOptions, DiskAttachment, DiskProperties, IoChannel } from "../storage/disk.ts";
+import type { ChannelOpener, DiskAttachment, DiskProperties, IoChannel } from "../storage/disk.ts";
 import { createGrantStrategy } from "./grants/create.ts";
 import { memoryRule } from "./grants/memory_rule.ts";
 import { MOST_PAGES_PER_RING } from "./grants/page_pool.ts";
@@ -33,12 +32,11 @@ export interface GuestHandles {
   readonly events: EventChannels;
 }
 
-/** Opens a channel to the disk that an attachment names; storage's openChannel, or one that knows more engines. */
-export type ChannelOpener = (attachment: DiskAttachment, options: ChannelOptions) => IoChannel;
-
 /** A queue that is tied to its guest. */
 export interface Connection extends Disposable {
   readonly queue: Queue;
+  /** The queue's way to the disk, which it owns. */
+  readonly channel: IoChannel;
   readonly guest: DomId;
   /** Our end of the event channel. */
   readonly port: EvtchnPort;
@@ -98,13 +96,13 @@ export function openConnection(
     notify: () => notifyFrontend(handles.events, port, complain),
     complain,
   });
-  // The last process may have died between answering and telling.
+  // The last process may have died after pushing responses, before notifying.
   if (request.journal !== undefined) notifyFrontend(handles.events, port, complain);
   const owned = undo.move();
-  return { queue, guest: request.guest, port, [Symbol.dispose]: () => owned.dispose() };
+  return { queue, channel, guest: request.guest, port, [Symbol.dispose]: () => owned.dispose() };
 }
 
-/** After a crash there may be more in flight than is allowed from now on. */
+/** After a crash more may be in flight than the limit allows from now on. */
 function mostInFlight({ maxRequests }: OpenRequest, { slots }: BackRing, replay: readonly number[]): number {
   return Math.max(Math.min(maxRequests ?? slots, slots), ...replay.map((slot) => slot + 1));
 }
@@ -115,9 +113,7 @@ function openLatch(address: number | undefined, { memory }: Platform): OwnedMemo
   return { address, view: memory.view(address, LATCH_BYTES), [Symbol.dispose]: () => {} };
 }
 
-/**
- * The journal that the request names, with what is in it to be answered; or a private one, which no crash survives.
- */
+/** The journal that the request names, with the requests in it that are not answered; or a private one, lost in a crash. */
 function openJournal(
   request: OpenRequest,
   platform: Platform,

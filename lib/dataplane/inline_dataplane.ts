@@ -1,12 +1,12 @@
 /**
  * The data plane without Workers: one reactor in the caller's own thread, which the caller drives. For simulations that
- * are single-stepped, and for programs that have a loop of their own. What a turn does is the reactor's affair, and when
- * there is one the caller's.
+ * are single-stepped, and for programs that have a loop of their own.
  */
 
 import { errorText, XenblkError } from "../errors.ts";
 import type { Parker, Platform, Waker, WakeToken } from "../hypervisor.ts";
-import type { ChannelOpener } from "./connection.ts";
+import { DiskModules } from "../storage/channel.ts";
+import type { ChannelOpener } from "../storage/disk.ts";
 import { Reactor } from "./reactor.ts";
 import type { DataPlane, QueueHandle, QueueSpec } from "./types.ts";
 
@@ -14,9 +14,9 @@ import type { DataPlane, QueueHandle, QueueSpec } from "./types.ts";
 export interface InlineDataPlaneOptions {
   /** Used in this thread only. */
   readonly platform: Platform;
-  /** Stands in for storage's own engines; absent: those. */
+  /** Opens channels in place of the modules that attachments name; absent: those do. */
   readonly openChannel?: ChannelOpener;
-  /** Hears what an operator should know and nobody waits to hear. */
+  /** Gets messages for the operator. */
   readonly warn: (message: string) => void;
 }
 
@@ -27,12 +27,14 @@ interface OpenQueue {
   readonly handle: QueueHandle;
 }
 
-/** See the file's first lines. Queues are served, and closed, only in {@linkcode InlineDataPlane.turn}. */
+/** One reactor, driven by its owner. Queues are served, and closed, only in {@linkcode InlineDataPlane.turn}. */
 export class InlineDataPlane implements DataPlane {
   readonly #token: WakeToken & Disposable;
   readonly #parker: Parker;
   readonly #waker: Waker;
   readonly #reactor: Reactor;
+  /** Absent: channels are opened without them. */
+  readonly #modules: DiskModules | undefined;
   readonly #queues = new Map<number, OpenQueue>();
   #lastId = 0;
 
@@ -42,6 +44,9 @@ export class InlineDataPlane implements DataPlane {
     this.#token = platform.createWakeToken();
     this.#parker = platform.openParker(this.#token);
     this.#waker = platform.openWaker(this.#token);
+    const { word, fd } = this.#token;
+    const modules = new DiskModules({ platform, parker: this.#parker, token: { word, fd } });
+    this.#modules = openChannel === undefined ? modules : undefined;
     this.#reactor = new Reactor(
       platform,
       this.#parker,
@@ -51,7 +56,7 @@ export class InlineDataPlane implements DataPlane {
         warn,
         debug: () => {},
       },
-      openChannel === undefined ? {} : { openChannel },
+      { openChannel: openChannel ?? modules.openChannel.bind(modules) },
     );
   }
 
@@ -70,16 +75,18 @@ export class InlineDataPlane implements DataPlane {
     this.#reactor.sleep(timeoutMs);
   }
 
-  openQueue(spec: QueueSpec): Promise<QueueHandle> {
+  /** Its disk's modules are loaded first, if they are not; what follows needs no waiting. */
+  async openQueue(spec: QueueSpec): Promise<QueueHandle> {
     const { disk, ...rest } = spec;
     const id = ++this.#lastId;
     try {
       const attachment = disk.attachment(0);
+      if (this.#modules?.has(attachment) === false) await this.#modules.load(attachment);
       const image = disk.image?.path;
       const request = { ...rest, attachment, properties: disk.properties, ...(image === undefined ? {} : { image }) };
       this.#reactor.open(id, request);
     } catch (error) {
-      return Promise.reject(new XenblkError(errorText(error), { cause: error }));
+      throw new XenblkError(errorText(error), { cause: error });
     }
     const stopped = Promise.withResolvers<string>();
     const closed = Promise.withResolvers<void>();
@@ -90,10 +97,10 @@ export class InlineDataPlane implements DataPlane {
     };
     this.#queues.set(id, { stop: stopped.resolve, closed, handle });
     this.#waker.wake();
-    return Promise.resolve(handle);
+    return handle;
   }
 
-  /** Closes all queues, for which somebody must go on calling {@linkcode turn}, and then gives its place back. */
+  /** Closes all queues, for which somebody must go on calling {@linkcode turn}, and then releases its place to sleep. */
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#queues.values()].map(({ handle }) => handle.close()));
     this.#reactor[Symbol.dispose]();

@@ -1,10 +1,9 @@
 /**
- * What the control plane and a reactor's Worker say to each other. Every message to the Worker is counted in the
- * shared control word and followed by a wake, since a Worker that sleeps in the data plane sees no messages.
+ * The messages between the control plane and a reactor's Worker. Every message to the Worker is counted in the shared
+ * control word and followed by a wake, since a Worker that sleeps in the data plane sees no messages.
  */
 
-import type { PlatformDescriptor, WakeToken } from "../hypervisor.ts";
-import type { UringRefusal } from "../storage/image/medium.ts";
+import type { PlatformDescriptor, Refusal, WakeToken } from "../hypervisor.ts";
 import type { OpenRequest } from "./connection.ts";
 
 /** Index in the control words: messages posted to the Worker so far, modulo 2^32. */
@@ -31,8 +30,8 @@ export type ReactorCommand =
 
 /** From the Worker. */
 export type ReactorEvent =
-  /** `uringRefusal`: it goes without io_uring, for that reason. */
-  | { readonly type: "ready"; readonly uringRefusal: UringRefusal | undefined }
+  /** `uringRefusal`: it has no io_uring, for that reason. */
+  | { readonly type: "ready"; readonly uringRefusal: Refusal | undefined }
   | { readonly type: "unavailable"; readonly reason: string; readonly remedy: string | undefined }
   | { readonly type: "opened"; readonly id: number }
   | { readonly type: "refused"; readonly id: number; readonly reason: string }

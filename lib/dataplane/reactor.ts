@@ -1,51 +1,42 @@
 /**
  * A reactor: one thread's share of the data plane. It hosts any number of queues of any guests, visits those that have
- * work, one bounded pass each, so that no guest starves another, and sleeps in one place. It is driven from outside
- * (turn, sleep) and knows neither Workers nor messages.
+ * work, one bounded pass each, so that no guest starves another, and sleeps in one place. It is driven from outside:
+ * turn, sleep.
  */
 
 import { type DomId, EVENTS_OVERFLOWED, type EvtchnPort, type Parker, type Platform } from "../hypervisor.ts";
 import { errorText } from "../errors.ts";
 import { LogLimiter } from "../rate_limit.ts";
 import { SILENT } from "../log.ts";
-import { openChannel } from "../storage/channel.ts";
-import {
-  type ChannelOpener,
-  type Connection,
-  GRANTS_PER_RING,
-  type GuestHandles,
-  openConnection,
-  type OpenRequest,
-} from "./connection.ts";
+import type { ChannelOpener } from "../storage/disk.ts";
+import { type Connection, GRANTS_PER_RING, type GuestHandles, openConnection, type OpenRequest } from "./connection.ts";
 import { PollTime } from "./poll_time.ts";
 
 /** Ports taken from one guest's event queue per call. */
 const PORTS_PER_TAKE = 64;
-/** While there is always work, events (of queues at rest) are looked for only every so many turns. */
+/** While there is always work, events of idle queues, and the times at which queues are due, are only looked at so often. */
 const TURNS_PER_EVENT_CHECK = 4;
-/** Kept mappings are given back when they were not used for one to two of these. */
+/** Kept mappings are released when they were not used for one to two of these. */
 const IDLE_ROUND_MS = 30_000;
 /** A reactor that never sleeps looks at the clock for that only every so many turns. */
 const TURNS_PER_CLOCK_CHECK = 1024;
 /** A reactor that looks for requests in rings looks at the clock only after so many rings. */
 const LOOKS_PER_CLOCK_CHECK = 8;
-/** Requests in flight in a queue from which on more of them come, or are answered, while the engine is told of some. */
+/** Below this depth a second pass is made at once; above it more work arrives while we submit. */
 const SEVERAL_IN_FLIGHT = 4;
-/** Rings of one guest that its limit of mapped grants allows for; it is set before it is known what there will be. */
+/** Rings of one guest that its limit of mapped grants allows for; it is set before the first ring is opened. */
 const RINGS_PER_GUEST = 16;
 
 /**
- * Turns for which a queue is passed over after a visit that met a bad request or a failure, while there is other work:
- * a guest that sends nothing but nonsense shall cost its neighbours little.
+ * Turns for which a queue is skipped after a visit that met a bad request or a failure, while there is other work: a
+ * guest that sends only bad requests must cost its neighbours little.
  */
 const TURNS_AFTER_FAULT = 32;
 
 /** How a reactor reaches disks, and how it waits. */
 export interface ReactorOptions {
-  /** Stands in for storage's own engines. */
-  readonly openChannel?: ChannelOpener;
-  /** Starts, in one call a turn, what channels queued; a park must do so, too. Absent: they start it themselves. */
-  readonly submit?: () => void;
+  /** Opens the channels of its queues. */
+  readonly openChannel: ChannelOpener;
   /**
    * Longest time that an idle reactor looks for requests before it sleeps. It does so only while the guests' requests
    * come about as fast, so that a disk at rest costs nothing. Absent: it sleeps at once.
@@ -53,9 +44,9 @@ export interface ReactorOptions {
   readonly mostPollMs?: number;
 }
 
-/** Whoever runs the reactor hears of these. */
+/** What a reactor reports to whoever runs it. */
 export interface ReactorHost {
-  /** The queue is drained and everything it had is given back. */
+  /** The queue is drained and everything it had is released. */
   closed(id: number): void;
   /** The frontend broke its ring; the queue answers nothing more and waits to be closed. */
   stopped(id: number, reason: string): void;
@@ -68,7 +59,7 @@ export interface ReactorHost {
 interface Guest extends GuestHandles, Disposable {
   readonly domain: DomId;
   readonly byPort: Map<EvtchnPort, Served>;
-  /** A ring of it was closed, whose events may still wait to be taken. */
+  /** One of its rings was closed, and that ring's events may still wait to be taken. */
   hasClosed: boolean;
 }
 
@@ -80,41 +71,41 @@ interface Served {
   hasWork: boolean;
   closing: boolean;
   reportedBroken: boolean;
-  /** What there was to complain of so far. */
+  /** Bad requests and failures so far. */
   readonly faults: { count: number };
-  /** Turns for which it is still passed over. */
+  /** Turns for which it is still skipped. */
   skipTurns: number;
 }
 
-/** See the file's first lines. */
+/** One thread's queues, and how they are served in turns. */
 export class Reactor implements Disposable {
   readonly #platform: Platform;
   readonly #parker: Parker;
   readonly #host: ReactorHost;
   readonly #openChannel: ChannelOpener;
-  readonly #submit: () => void;
   readonly #poll: PollTime;
   readonly #limiter: LogLimiter;
   readonly #guests = new Map<DomId, Guest>();
   #guestList: Guest[] = [];
   readonly #served: Served[] = [];
+  /** Those of them whose channels name a time at which they are due. */
+  #timed: Served[] = [];
   readonly #ports = new Uint32Array(PORTS_PER_TAKE);
   #turnsSinceEvents = 0;
   #notedUnrestricted = false;
   #turns = 0;
   /** Requests in flight in the queues that the last round visited. */
   #inFlight = 0;
-  /** When the next round of giving idle mappings back is due; Infinity: no queue keeps any. */
+  /** When the next round of releasing idle mappings is due; Infinity: no queue keeps any. */
   #idleRoundMs = Infinity;
-  /** The queue that a round under way has come to. */
+  /** The queue that the current round has come to. */
   #idleRoundAt = 0;
 
-  constructor(platform: Platform, parker: Parker, host: ReactorHost, options: ReactorOptions = {}) {
+  constructor(platform: Platform, parker: Parker, host: ReactorHost, options: ReactorOptions) {
     this.#platform = platform;
     this.#parker = parker;
     this.#host = host;
-    this.#openChannel = options.openChannel ?? openChannel;
-    this.#submit = options.submit ?? ((): void => {});
+    this.#openChannel = options.openChannel;
     this.#poll = new PollTime(options.mostPollMs ?? 0);
     this.#limiter = new LogLimiter({ ...SILENT, warning: host.warn }, () => platform.now());
   }
@@ -124,7 +115,7 @@ export class Reactor implements Disposable {
     return this.#served.length;
   }
 
-  /** Serves a ring from now on; its first pass is made whether an event came or not. Throws if it cannot be opened. */
+  /** Serves a ring from now on; its first pass does not wait for an event. Throws if it cannot be opened. */
   open(id: number, request: OpenRequest): void {
     const guest = this.#guest(request.guest);
     const log = this.#limiter.forGuest(request.guest);
@@ -148,6 +139,7 @@ export class Reactor implements Disposable {
       guest.byPort.set(connection.port, served);
       this.#noteUnrestricted(guest);
       this.#served.push(served);
+      if (connection.channel.dueMs !== undefined) this.#timed.push(served);
     } finally {
       this.#releaseGuest(guest);
     }
@@ -158,7 +150,7 @@ export class Reactor implements Disposable {
     this.#served.find((served) => served.id === id)?.connection.queue.grow(sectors);
   }
 
-  /** Drains a queue; {@linkcode ReactorHost.closed} tells when it is gone. */
+  /** Drains a queue; {@linkcode ReactorHost.closed} reports its end. */
   close(id: number): void {
     const served = this.#served.find((served) => served.id === id);
     if (served === undefined) return this.#host.closed(id);
@@ -169,7 +161,10 @@ export class Reactor implements Disposable {
 
   /** One visit to every queue that has work. True: there may be more at once; false: the reactor may sleep. */
   turn(): boolean {
-    if (this.#turnsSinceEvents++ % TURNS_PER_EVENT_CHECK === 0) this.#takeEvents();
+    if (this.#turnsSinceEvents++ % TURNS_PER_EVENT_CHECK === 0) {
+      this.#takeEvents();
+      if (this.#timed.length > 0) this.#findDue();
+    }
     if (++this.#turns % TURNS_PER_CLOCK_CHECK === 0) this.#releaseIdle();
     return this.#visitAll();
   }
@@ -187,26 +182,27 @@ export class Reactor implements Disposable {
       this.#inFlight += served.connection.queue.inFlight;
       if (served.closing && served.connection.queue.state === "drained") this.#finish(i--);
     }
-    if (busy) this.#submit();
+    if (busy) this.#parker.submit?.();
     return busy;
   }
 
   /**
-   * Sleeps until an event, a completion, a wake or the timeout (-1: none). Two sleeps after the last use of mappings
-   * that are kept end early, to give them back; from then on nothing disturbs an idle reactor.
+   * Sleeps until an event, a completion, a wake, the time at which a queue is due, or the timeout (-1: none). The two
+   * sleeps after the last use of kept mappings end early, to release them; from then on nothing disturbs an idle reactor.
    */
   sleep(timeoutMs: number): void {
-    const idleMs = this.#releaseIdle();
+    const dueMs = this.#timed.length > 0 ? this.#findDue() : -1;
+    const idleMs = sooner(this.#releaseIdle(), dueMs);
     this.#turnsSinceEvents = 0;
     if (idleMs === 0) return;
     const idle = this.#poll.mostMs > 0 && this.#inFlight === 0;
     const beganMs = idle ? this.#platform.now() : 0;
     if (this.#poll.nowMs > 0 && ((idle && this.#pollRings(beganMs)) || this.#restAll())) return this.#poll.found();
-    this.#parker.park(idleMs < 0 || (timeoutMs >= 0 && timeoutMs < idleMs) ? timeoutMs : idleMs);
+    this.#parker.park(sooner(timeoutMs, idleMs));
     if (idle) this.#poll.idled(this.#platform.now() - beganMs);
   }
 
-  /** Looks for requests for a while. Not while I/O is in flight: its completion ends a park, and takes its time. */
+  /** Looks for requests for a while. Not called while I/O is in flight: that takes longer, and its end wakes us. */
   #pollRings(beganMs: number): boolean {
     const endMs = beganMs + this.#poll.nowMs;
     do {
@@ -218,7 +214,7 @@ export class Reactor implements Disposable {
     return false;
   }
 
-  /** Asks the frontends that were polled to notify again. True: one of them has sent a request already. */
+  /** Asks the frontends that were polled to notify again. True: one of them has already sent a request. */
   #restAll(): boolean {
     let more = false;
     for (const served of this.#served) {
@@ -240,7 +236,7 @@ export class Reactor implements Disposable {
     const faults = served.faults.count;
     const polled = this.#poll.nowMs > 0;
     let more = queue.step();
-    // With little in flight another pass mostly finds nothing: then parking tells the engine, too, by the same call.
+    // With little in flight another pass mostly finds nothing; then parking submits, with the same call.
     const faulty = served.faults.count !== faults;
     if (more && !faulty && queue.inFlight < SEVERAL_IN_FLIGHT) more = queue.step();
     more ||= !polled && queue.rest();
@@ -252,12 +248,28 @@ export class Reactor implements Disposable {
       served.reportedBroken = true;
       this.#host.stopped(served.id, queue.broken);
     }
-    // A drain ends with a flush that no request in flight stands for: look until it is over.
+    // A drain ends with a flush that does not count as a request in flight: look until it is over.
     served.hasWork = more || polled || queue.state === "draining";
     return more;
   }
 
-  /** Goes on with a round that is due. Milliseconds until there is more to do; -1: nothing to wait for. */
+  /** Makes the queues that are due be visited. Milliseconds until the next one is; 0: one is now, -1: none will be. */
+  #findDue(): number {
+    let dueMs = Infinity;
+    for (let i = 0; i < this.#timed.length; i++) {
+      dueMs = Math.min(dueMs, this.#timed[i]!.connection.channel.dueMs ?? Infinity);
+    }
+    if (dueMs === Infinity) return -1; // the clock need not be read
+    const now = this.#platform.now();
+    if (dueMs > now) return dueMs - now;
+    for (let i = 0; i < this.#timed.length; i++) {
+      const served = this.#timed[i]!;
+      if ((served.connection.channel.dueMs ?? Infinity) <= now) served.hasWork = true;
+    }
+    return 0;
+  }
+
+  /** Continues a round that is due. Milliseconds until there is more to do; -1: nothing to wait for. */
   #releaseIdle(): number {
     if (this.#idleRoundMs === Infinity) return -1;
     const now = this.#platform.now();
@@ -271,7 +283,7 @@ export class Reactor implements Disposable {
     return kept ? IDLE_ROUND_MS : -1;
   }
 
-  /** Said once: it is the same for all guests, and nothing that an operator could change. */
+  /** Reported once: it is the same for all guests, and an operator cannot change it. */
   #noteUnrestricted({ domain, events }: Guest): void {
     if (events.unrestricted === undefined || this.#notedUnrestricted) return;
     this.#notedUnrestricted = true;
@@ -283,7 +295,7 @@ export class Reactor implements Disposable {
       try {
         this.#takeEventsOf(guest);
       } catch (error) {
-        // Its rings are looked at nevertheless; the other guests have nothing to do with it.
+        // Its rings are visited nevertheless; the other guests are not concerned.
         this.#limiter.forGuest(guest.domain).warning(errorText(error));
         this.#wakeAll(guest);
       }
@@ -299,8 +311,8 @@ export class Reactor implements Disposable {
         const served = guest.byPort.get(this.#ports[i]! as EvtchnPort);
         if (served !== undefined) served.hasWork = true;
       }
-      // With several ports, bound or just closed, one can fire while the others are taken: a driver that tells only of a
-      // queue that was empty has then told all it will, so the queue must be seen empty.
+      // With several ports, bound or just closed, one can fire while the others are taken. A driver that wakes us only
+      // when its queue was empty will not do so again until we have seen the queue empty.
     } while (count === PORTS_PER_TAKE || (count > 0 && (guest.byPort.size > 1 || guest.hasClosed)));
     if (count === 0) guest.hasClosed = false;
   }
@@ -330,7 +342,7 @@ export class Reactor implements Disposable {
     this.#guests.delete(guest.domain);
     this.#limiter.forget(guest.domain);
     this.#guestList = [...this.#guests.values()];
-    this.#giveBack(guest);
+    this.#release(guest);
   }
 
   #finish(index: number): void {
@@ -341,18 +353,24 @@ export class Reactor implements Disposable {
 
   #remove(index: number): void {
     const [served] = this.#served.splice(index, 1);
+    this.#timed = this.#timed.filter((timed) => timed !== served);
     served!.guest.byPort.delete(served!.connection.port);
     served!.guest.hasClosed = true;
-    this.#giveBack(served!.connection);
+    this.#release(served!.connection);
     this.#releaseGuest(served!.guest);
   }
 
-  /** What a hypervisor refuses to take back is lost; the other queues go on. */
-  #giveBack(owned: Disposable): void {
+  /** What a hypervisor refuses to release is lost; the other queues go on. */
+  #release(owned: Disposable): void {
     try {
       owned[Symbol.dispose]();
     } catch (error) {
       this.#host.warn(errorText(error));
     }
   }
+}
+
+/** The sooner of two times to wait, of which -1 is for ever. */
+function sooner(oneMs: number, otherMs: number): number {
+  return oneMs < 0 || (otherMs >= 0 && otherMs < oneMs) ? otherMs : oneMs;
 }

@@ -5,9 +5,8 @@
 
 import { unlessAborted } from "../abort.ts";
 import { XenblkError } from "../errors.ts";
-import type { Platform, Waker, WakeToken } from "../hypervisor.ts";
+import type { Platform, Refusal, Waker, WakeToken } from "../hypervisor.ts";
 import type { Disk, DiskAttachment } from "../storage/disk.ts";
-import type { UringRefusal } from "../storage/image/medium.ts";
 import type { OpenRequest } from "./connection.ts";
 import {
   CONTROL_BYTES,
@@ -87,7 +86,7 @@ class ReactorWorker {
   readonly #debug: ((message: string) => void) | undefined;
   #isReady = false;
   #failure: string | undefined;
-  #uringRefusal: UringRefusal | undefined;
+  #uringRefusal: Refusal | undefined;
 
   constructor(options: WorkerDataPlaneOptions) {
     const { platform, warn, debug, uring = false } = options;

@@ -1,12 +1,13 @@
 /**
- * The entry of a load's Worker: opens the platform it is told, holds the frontend's end of its event channels, and runs
- * loads to their end, one after another. A composition root: which platform it is, is the platform's affair.
+ * The entry of a load's Worker: opens the platform that its first message names, holds the frontend's end of its event
+ * channels, and runs loads to their end, one after another.
  */
 
 /// <reference lib="deno.worker" />
 
 import { errorText } from "../errors.ts";
 import type { DomId, EventChannels, EvtchnPort, Parker, Platform } from "../hypervisor.ts";
+import { openPlatform } from "../modules.ts";
 import { DiskModel } from "./disk_model.ts";
 import { LoadDriver, runLoad } from "./load.ts";
 import type { LoadCommand, LoadReply } from "./load_messages.ts";
@@ -30,12 +31,10 @@ self.onmessage = async ({ data }: MessageEvent<LoadCommand>): Promise<void> => {
 
 async function obey(command: LoadCommand): Promise<LoadReply> {
   switch (command.type) {
-    case "open": {
-      const { openPlatform } = await import("../../platform.ts");
+    case "open":
       platform = await openPlatform(command.platform);
       parker = platform.openParker(command.token);
       return { type: "done" };
-    }
     case "bind":
       return { type: "bound", port: bind(command.backend) };
     case "unbind":

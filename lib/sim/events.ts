@@ -1,7 +1,7 @@
 /**
  * Event channels of the simulated machine. Raising, looking and taking take no lock and work across Workers; binding
  * and unbinding hold the machine's lock. A port is pending from its raise until it is taken, so raises merge, and
- * taking unmasks at once. It must not know what an event stands for.
+ * taking unmasks at once.
  */
 
 import { XenblkError } from "../errors.ts";
@@ -42,6 +42,16 @@ function raise(machine: Machine, entry: number): void {
 /** Wakes the thread that parks with this word. */
 export function rouse(word: Int32Array): void {
   if (claimWake(word)) Atomics.notify(word, 0);
+}
+
+/** Whether a set of channels has ports that nobody took yet (or one that was unbound since). */
+export function hasFired(machine: Machine, set: number): boolean {
+  return Atomics.load(machine.words, machine.setEntry(set) + SET_FIRED) !== 0;
+}
+
+/** Makes events of a set wake the thread with this wake word (an index); -1 for none. */
+export function setWatcher(machine: Machine, set: number, wakeWord: number): void {
+  Atomics.store(machine.words, machine.setEntry(set) + SET_WATCHER, wakeWord + 1);
 }
 
 /** Frees a port; the other end falls back to "unbound, for this domain", and can be bound again. */
@@ -87,6 +97,14 @@ export class SimulatedEventChannels implements EventChannels {
     this.#set = machine.takeSet();
     this.#setEntry = machine.setEntry(this.#set);
   }
+
+  /** The number of the set of channels, which a parker of the machine takes for a descriptor. */
+  get fd(): number {
+    return this.#set;
+  }
+
+  /** {@linkcode take} looks at the machine itself. */
+  fired(): void {}
 
   /** Throws {@linkcode XenblkError} unless the remote port waits for this domain. */
   bindInterdomain(remoteDomain: DomId, remotePort: EvtchnPort): EvtchnPort {
@@ -148,16 +166,6 @@ export class SimulatedEventChannels implements EventChannels {
       ports[taken++] = this.#ports[i]!;
     }
     return taken;
-  }
-
-  /** Whether {@linkcode take} would find a port (or one that was unbound since). */
-  get fired(): boolean {
-    return Atomics.load(this.#machine.words, this.#setEntry + SET_FIRED) !== 0;
-  }
-
-  /** Makes events of this handle wake the thread with this wake word (an index); -1 for none. */
-  setWatcher(wakeWord: number): void {
-    Atomics.store(this.#machine.words, this.#setEntry + SET_WATCHER, wakeWord + 1);
   }
 
   [Symbol.dispose](): void {

@@ -1,6 +1,6 @@
 /**
  * Fault injection on the seam: a platform that fails chosen grant maps and copies, and reports event overflows, by a
- * plan. Wraps any platform, of this thread. What a fault leads to is not known here.
+ * plan. Wraps any platform, of this thread.
  */
 
 import type {
@@ -11,7 +11,6 @@ import type {
   GrantRef,
   GrantTable,
   OwnedMemory,
-  Parker,
   Platform,
 } from "../hypervisor.ts";
 import { EVENTS_OVERFLOWED, GrantError } from "../hypervisor.ts";
@@ -32,30 +31,15 @@ export interface FaultPlan {
 
 /** The same platform with the plan's faults. A handle counts its own calls. */
 export function withFaults(platform: Platform, plan: FaultPlan): Platform {
-  // Parking needs the very handle: it is remembered by its wrapper.
-  const channels = new WeakMap<EventChannels, EventChannels>();
   return {
     descriptor: platform.descriptor,
     memory: platform.memory,
     journals: platform.journals,
     openGrantTable: (guest) => new FaultyGrantTable(platform.openGrantTable(guest), plan),
-    openEventChannels: (other) => {
-      const events = platform.openEventChannels(other);
-      const faulty = new FaultyEventChannels(events, plan);
-      channels.set(faulty, events);
-      return faulty;
-    },
+    openEventChannels: (other) => new FaultyEventChannels(platform.openEventChannels(other), plan),
     openGrantShares: () => platform.openGrantShares(),
     createWakeToken: () => platform.createWakeToken(),
-    openParker: (token): Parker => {
-      const parker = platform.openParker(token);
-      return {
-        watch: (events) => parker.watch(channels.get(events) ?? events),
-        unwatch: (events) => parker.unwatch(channels.get(events) ?? events),
-        park: (timeoutMs) => parker.park(timeoutMs),
-        [Symbol.dispose]: () => parker[Symbol.dispose](),
-      };
-    },
+    openParker: (token, options) => platform.openParker(token, options),
     openWaker: (token) => platform.openWaker(token),
     now: () => platform.now(),
   };
@@ -180,6 +164,14 @@ class FaultyEventChannels implements EventChannels {
   constructor(events: EventChannels, plan: FaultPlan) {
     this.#events = events;
     this.#plan = plan;
+  }
+
+  get fd(): number {
+    return this.#events.fd;
+  }
+
+  fired(): void {
+    this.#events.fired();
   }
 
   bindInterdomain(remoteDomain: DomId, remotePort: EvtchnPort): EvtchnPort {

@@ -1,7 +1,7 @@
 /**
  * A simulated machine: one SharedArrayBuffer that holds page frames, the grant tables and event channels of all its
  * domains, and the words that threads sleep on. This file lays the buffer out, hands out frames and guards the tables
- * with one lock; what the tables mean is written in grants.ts, events.ts and park.ts. It must not know who uses it.
+ * with one lock; what the tables mean is written in grants.ts, events.ts and park.ts.
  */
 
 import { PAGE_BYTES } from "../units.ts";
@@ -41,7 +41,7 @@ const HEADER_WORDS = PAGE_BYTES / 4;
 /** A cache line, so that two threads' words do not share one. */
 const LINE_WORDS = 16;
 /** Sets of event channels (open handles) and sleeping threads that one machine can have. */
-const SETS = 1024;
+export const SETS = 1024;
 const WAKE_WORDS = 1024;
 
 /** Words of a grant table entry. */

@@ -1,13 +1,13 @@
 /**
  * Sleeping and waking on the simulated machine: Atomics.wait on a word of the machine, so that an event raised in any
  * Worker can find and wake the thread that watches it. The token's own buffer only says which word that is. The
- * protocol of the word is park_word.ts; what a thread wakes for is not known here.
+ * protocol of the word is park_word.ts's.
  */
 
-import type { EventChannels, Parker, Waker, WakeToken } from "../hypervisor.ts";
+import type { Parker, Wakeable, Waker, WakeToken } from "../hypervisor.ts";
 import { enterPark, leavePark, PARKED } from "../park_word.ts";
-import { rouse, SimulatedEventChannels } from "./events.ts";
-import type { Machine } from "./machine.ts";
+import { hasFired, rouse, setWatcher } from "./events.ts";
+import { type Machine, SETS } from "./machine.ts";
 
 /** Reserves a word to sleep on. Disposing gives it back: not before its Parker is gone. */
 export function createWakeToken(machine: Machine): WakeToken & Disposable {
@@ -44,26 +44,29 @@ export class SimulatedWaker implements Waker {
 
 /** A thread's place to sleep: see {@linkcode Parker}. */
 export class SimulatedParker implements Parker {
+  readonly #machine: Machine;
   readonly #index: number;
   readonly #word: Int32Array;
-  readonly #watched: SimulatedEventChannels[] = [];
+  /** Sets of event channels, by their numbers. */
+  readonly #watched: Wakeable[] = [];
 
   constructor(machine: Machine, token: WakeToken) {
+    this.#machine = machine;
     this.#index = wakeWordIndex(token);
     this.#word = machine.wakeWord(this.#index);
   }
 
-  watch(events: EventChannels): void {
-    const channels = simulated(events);
-    channels.setWatcher(this.#index);
-    this.#watched.push(channels);
+  watch(source: Wakeable): void {
+    if (!(source.fd >= 0 && source.fd < SETS)) throw new TypeError("not event channels of a simulated machine");
+    setWatcher(this.#machine, source.fd, this.#index);
+    this.#watched.push(source);
   }
 
-  unwatch(events: EventChannels): void {
-    const index = this.#watched.indexOf(simulated(events));
+  unwatch(source: Wakeable): void {
+    const index = this.#watched.indexOf(source);
     if (index < 0) return;
-    this.#watched[index]!.setWatcher(-1);
     this.#watched.splice(index, 1);
+    setWatcher(this.#machine, source.fd, -1);
   }
 
   park(timeoutMs: number): void {
@@ -71,19 +74,22 @@ export class SimulatedParker implements Parker {
     // Events that nobody took yet end the park, as a readable file descriptor would.
     if (!this.#anyFired()) Atomics.wait(this.#word, 0, PARKED, timeoutMs < 0 ? Infinity : timeoutMs);
     leavePark(this.#word);
+    this.#anyFired();
   }
 
   [Symbol.dispose](): void {
-    for (const channels of this.#watched.splice(0)) channels.setWatcher(-1);
+    for (const { fd } of this.#watched.splice(0)) setWatcher(this.#machine, fd, -1);
   }
 
+  /** Reports to all that are ready. */
   #anyFired(): boolean {
-    for (let i = 0; i < this.#watched.length; i++) if (this.#watched[i]!.fired) return true;
-    return false;
+    let any = false;
+    for (let i = 0; i < this.#watched.length; i++) {
+      const source = this.#watched[i]!;
+      if (!hasFired(this.#machine, source.fd)) continue;
+      source.fired();
+      any = true;
+    }
+    return any;
   }
-}
-
-function simulated(events: EventChannels): SimulatedEventChannels {
-  if (!(events instanceof SimulatedEventChannels)) throw new TypeError("not event channels of a simulated machine");
-  return events;
 }

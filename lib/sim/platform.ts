@@ -1,6 +1,6 @@
 /**
  * The simulated hypervisor as one domain sees it: puts memory, grants, event channels and parking together into a
- * Platform over one machine. Any number of threads may open it. It must not know what runs on it.
+ * Platform over one machine. Any number of threads may open it.
  */
 
 import { PAGE_BYTES } from "../units.ts";
@@ -23,6 +23,22 @@ import { endDomainGrants, SimulatedGrantShares, SimulatedGrantTable } from "./gr
 import { journalsOf } from "./journals.ts";
 import { Machine, type MachineUsage } from "./machine.ts";
 import { createWakeToken, SimulatedParker, SimulatedWaker } from "./park.ts";
+
+/** Names a machine as one of its domains sees it. */
+export interface SimulatedDescriptor extends PlatformDescriptor {
+  readonly machine: SharedArrayBuffer;
+  readonly domain: number;
+}
+
+/** See PlatformModule. Throws as {@linkcode openSimulatedPlatform} does. */
+export function openPlatform({ machine, domain }: SimulatedDescriptor): Platform {
+  return openSimulatedPlatform(machine, domain);
+}
+
+/** The descriptor of a machine as one of its domains sees it. */
+export function simulatedDescriptor(machine: SharedArrayBuffer, domain: number): SimulatedDescriptor {
+  return { module: import.meta.url, machine, domain };
+}
 
 /** Opens a machine as one of its domains. Throws TypeError for no machine, RangeError for no such domain. */
 export function openSimulatedPlatform(machine: SharedArrayBuffer, domain: number): Platform {
@@ -47,14 +63,14 @@ export function destroyDomain(machine: SharedArrayBuffer, domain: DomId): void {
 }
 
 class SimulatedPlatform implements Platform {
-  readonly descriptor: PlatformDescriptor;
+  readonly descriptor: SimulatedDescriptor;
   readonly memory: MemorySpace;
   readonly journals: JournalStore;
   readonly #machine: Machine;
   readonly #domain: DomId;
 
   constructor(machine: Machine, domain: DomId) {
-    this.descriptor = { kind: "simulated", machine: machine.buffer, domain };
+    this.descriptor = simulatedDescriptor(machine.buffer, domain);
     this.memory = new SimulatedMemory(machine);
     this.journals = journalsOf(machine.buffer, this.memory);
     this.#machine = machine;

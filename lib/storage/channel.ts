@@ -1,47 +1,44 @@
 /**
- * Opens the way from a ring to its disk, in the thread that serves the ring: picks the engine that an attachment names.
- * The only place of this room that a reactor knows.
+ * The modules of disks in one thread: loads those that an attachment names, filters and what is behind them, and opens
+ * channels by them without waiting.
  */
 
-import type { ChannelOptions, DiskAttachment, IoChannel } from "./disk.ts";
-import { openFileChannel } from "./pool/channel.ts";
-import { ImmediateChannel } from "./engine/immediate.ts";
-import { type InlineFileAttachment, InlineFileExecutor } from "./engine/inline_file.ts";
-import type { PoolAttachment } from "./pool/pool.ts";
-import { MemoryExecutor } from "./engine/memory.ts";
-import { NullExecutor } from "./engine/null.ts";
+import { XenblkError } from "../errors.ts";
+import { Modules } from "../modules.ts";
+import type { ChannelContext, ChannelOptions, DiskAttachment, DiskModule, IoChannel } from "./disk.ts";
 
-/** What the memory engine needs. */
-export interface MemoryAttachment extends DiskAttachment {
-  readonly engine: "memory";
-  readonly data: SharedArrayBuffer;
-  readonly readOnly: boolean;
-}
+/** What the thread has of a {@linkcode ChannelContext}. */
+export type ChannelPlace = Omit<ChannelContext, "openChannel">;
 
-/** What the null engine needs. */
-export interface NullAttachment extends DiskAttachment {
-  readonly engine: "null";
-  readonly readOnly: boolean;
-}
+/** Opens the channels of one thread. */
+export class DiskModules {
+  readonly #modules = new Modules<DiskModule>("openChannel");
+  readonly #context: ChannelContext;
 
-/** The attachments that {@linkcode openChannel} knows, told apart by `engine`. */
-export type KnownAttachment = PoolAttachment | InlineFileAttachment | MemoryAttachment | NullAttachment;
-
-/**
- * Opens a channel in this thread; it must be used and disposed here, when nothing is in flight. Throws if the image
- * cannot be opened (`file-inline`), the disk is closed, or no engine is called so.
- */
-export function openChannel(attachment: DiskAttachment, options: ChannelOptions): IoChannel {
-  const known = attachment as KnownAttachment;
-  switch (known.engine) {
-    case "file":
-      return openFileChannel(known, options);
-    case "file-inline":
-      return new ImmediateChannel(new InlineFileExecutor(known.image), options);
-    case "memory":
-      return new ImmediateChannel(new MemoryExecutor(known.data, known.readOnly), options);
-    case "null":
-      return new ImmediateChannel(new NullExecutor(known.readOnly), options);
+  constructor(place: ChannelPlace) {
+    this.#context = { ...place, openChannel: (attachment, options) => this.openChannel(attachment, options) };
   }
-  throw new Error(`Cannot open I/O channel: no engine is called ${attachment.engine}`);
+
+  /** Whether every module that the attachment names is there, so that {@linkcode openChannel} can be called. */
+  has(attachment: DiskAttachment): boolean {
+    return modulesOf(attachment).every((module) => this.#modules.get(module) !== undefined);
+  }
+
+  /** Loads every module that the attachment names. Rejects with {@linkcode XenblkError} naming the one that cannot be. */
+  async load(attachment: DiskAttachment): Promise<void> {
+    await Promise.all(modulesOf(attachment).map((module) => this.#modules.load(module)));
+  }
+
+  /** Opens a channel, to be used and disposed in this thread when nothing is in flight. Throws what its module throws. */
+  openChannel(attachment: DiskAttachment, options: ChannelOptions): IoChannel {
+    const module = this.#modules.get(attachment.module);
+    if (module === undefined) throw new XenblkError(`Cannot open I/O channel: ${attachment.module} is not loaded`);
+    return module.openChannel(attachment, options, this.#context);
+  }
+}
+
+/** The modules of an attachment and of all that are behind it. */
+function modulesOf({ module, inner }: DiskAttachment): string[] {
+  const behind = inner === undefined ? [] : "module" in inner ? [inner] : inner;
+  return [module, ...behind.flatMap(modulesOf)];
 }

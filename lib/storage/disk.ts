@@ -1,13 +1,11 @@
 /**
- * What the rest of the backend knows of storage: a Disk that was opened, and the I/O channel through which one ring
- * uses it. Engines implement these; this file must not know any of them, nor the ring protocol.
+ * What the rest of the backend uses of storage: a Disk that was opened, the I/O channel through which one ring uses it,
+ * and the module that opens the channel in the ring's thread. Engines and filters implement these; anybody can bring one.
  */
 
-import type { Memory, MemorySpace } from "../hypervisor.ts";
-import type { ImageFile } from "./image/file.ts";
-import type { UringRefusal } from "./image/medium.ts";
+import type { LockableImage, Memory, MemorySpace, Parker, Platform, Refusal, WakeToken } from "../hypervisor.ts";
 
-/** Which engine serves a disk. `auto` takes the fastest that this machine allows. */
+/** Which engine a {@linkcode DiskRequest} asks for. `auto` takes the fastest that this machine allows. */
 export type EngineName = "auto" | "uring" | "file" | "memory" | "null";
 
 /**
@@ -60,14 +58,25 @@ export interface DiskProperties {
 }
 
 /**
- * What a Worker needs to open a channel to the disk: structured-cloneable, opaque to all but storage/. `engine` picks
- * the implementation, the rest is its own.
+ * What a thread needs to open a channel to the disk: the module that does so (see {@linkcode DiskModule}), and whatever
+ * that module needs. Structured-cloneable. A filter names what is behind it: `{ module, options, inner }`.
  */
 export interface DiskAttachment {
-  /** Picks the implementation. */
-  readonly engine: string;
-  /** The implementation's own. */
+  /** The module's absolute URL, for instance by `import.meta.url`. */
+  readonly module: string;
+  /** The disk, or the disks, behind a filter: their modules are loaded too. */
+  readonly inner?: DiskAttachment | readonly DiskAttachment[];
+  /** The module's own. */
   readonly [detail: string]: unknown;
+}
+
+/** What a module that a {@linkcode DiskAttachment} names exports. */
+export interface DiskModule {
+  /**
+   * Opens a channel in the calling thread, which alone uses and disposes it. It must not wait: it runs in the thread
+   * that serves the rings. What it throws is the reason why the ring cannot be connected.
+   */
+  openChannel(attachment: DiskAttachment, options: ChannelOptions, context: ChannelContext): IoChannel;
 }
 
 /** A disk that the control plane opened. Closing waits until no engine thread has the image open. */
@@ -77,7 +86,7 @@ export interface Disk extends AsyncDisposable {
   /** For people: `raw:/path (1.0 GiB, read-only, engine file, cache writeback)`. */
   readonly description: string;
   /** The file behind it, to be locked while the disk is used; absent where there is none. */
-  readonly image?: ImageFile;
+  readonly image?: LockableImage;
   /**
    * Looks at the image's size again: from then on `properties` has it. Throws {@linkcode XenblkError} if it became
    * smaller; then everything stays as it was. Absent: the size cannot change.
@@ -89,7 +98,7 @@ export interface Disk extends AsyncDisposable {
    * The same for a reactor that has no io_uring, for that reason; absent: the disk needs none. Rejects if it cannot be
    * served without.
    */
-  withoutUring?(lane: number, refusal: UringRefusal): Promise<DiskAttachment>;
+  withoutUring?(lane: number, refusal: Refusal): Promise<DiskAttachment>;
 }
 
 /**
@@ -128,6 +137,24 @@ export interface ChannelOptions {
   readonly rule?: MemoryRule;
 }
 
+/** Opens a channel to the disk that an attachment names, in the calling thread. */
+export type ChannelOpener = (attachment: DiskAttachment, options: ChannelOptions) => IoChannel;
+
+/** The thread that a channel is opened in, as its module sees it. */
+export interface ChannelContext {
+  /** Its memory holds what the channel's vectors name; its clock is that of {@linkcode IoChannel.dueMs}. */
+  readonly platform: Platform;
+  /**
+   * Where the thread sleeps. A channel whose I/O ends with a descriptor that becomes readable watches that, until it is
+   * disposed; engine `uring` has its ring here.
+   */
+  readonly parker: Parker;
+  /** For threads that a channel starts: {@linkcode Platform.openWaker} with this wakes the channel's thread. */
+  readonly token: WakeToken;
+  /** For filters: opens a channel to the attachment's `inner`, with the same options or others; the filter owns it. */
+  readonly openChannel: ChannelOpener;
+}
+
 /**
  * One ring's way to its disk: queue operations, submit them once a turn, reap completions. A tag is in flight from
  * its call until {@linkcode reap} yields it; until then its vectors and their memory belong to the channel. Every
@@ -150,6 +177,12 @@ export interface IoChannel extends Disposable {
   discard(tag: number, offsetBytes: number, lengthBytes: number, secure: boolean): void;
   /** Starts what was queued since the last call. */
   submit(): void;
+  /**
+   * When the channel wants to be reaped although nothing wakes its thread, on the platform's clock in milliseconds;
+   * Infinity: never. Looked at before the thread sleeps, and every few turns; a ring without requests is visited, too.
+   * Absent, also later: completions wake the thread.
+   */
+  readonly dueMs?: number;
   /** Collects completions into {@linkcode tags} and {@linkcode results}; returns how many. */
   reap(): number;
   /** Valid up to the count of the last {@linkcode reap}. */

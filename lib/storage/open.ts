@@ -1,17 +1,21 @@
 /**
  * Opens disks, on the main thread: looks at the image, refuses what cannot be served with an error a person can act
- * on, and hands the rest to an engine. It must not know rings or reactors.
+ * on, and hands the rest to an engine.
  */
 
 import { SECTOR_BYTES } from "../units.ts";
 import { XenblkError } from "../errors.ts";
-import type { MemoryAttachment, NullAttachment } from "./channel.ts";
+import type { Refusal } from "../hypervisor.ts";
 import type { Disk, DiskAttachment, DiskProperties, DiskRequest } from "./disk.ts";
-import { allocateShared, channelsClosed, identityOf, type ImageFile } from "./image/file.ts";
-import type { InlineFileAttachment } from "./engine/inline_file.ts";
-import type { IoPool } from "./pool/pool.ts";
-import type { FileMedium, UringAttachment, UringRefusal } from "./image/medium.ts";
+import { fileDescriptor, inlineFileAttachment } from "./engine/file.ts";
+import { memoryAttachment } from "./engine/memory.ts";
+import { nullAttachment } from "./engine/null.ts";
+import { identityOf, type ImageFile } from "./image/file.ts";
 import { openImage, sizeOf } from "./image/inspect.ts";
+import { lockWord } from "./image/lock.ts";
+import type { FileMedium, UringAttachment } from "./image/medium.ts";
+import { channelsClosed, countChannels } from "./open_channels.ts";
+import type { IoPool } from "./pool/pool.ts";
 import { decideServing, inPlaceOfUring, noUring, type Serving, type ServingContext } from "./serving.ts";
 import { formatSize, parseSize } from "../sizes.ts";
 import { canonicalFormat } from "./image/spec.ts";
@@ -22,7 +26,7 @@ const PHYSICAL_SECTOR_BYTES = 4096;
 /** What opening a disk may use. */
 export interface OpenContext extends ServingContext {
   /** The I/O Workers that serve files. Absent: each channel makes the file calls in its own thread, and blocks it. */
-  readonly pool?: IoPool;
+  readonly pool?: Pick<IoPool, "open">;
 }
 
 /**
@@ -50,9 +54,14 @@ async function openFileDisk(request: DiskRequest, context: OpenContext): Promise
   undo.adopt(file, (file) => file.close());
   const serving = decideServing(request, context);
   const properties = filePropertiesOf(serving, propertiesOf(`image ${path}`, sizeBytes, readOnly, context));
-  const image = { path, readOnly, cache: serving.cache, identity: identityOf(file), shared: allocateShared() };
+  const image = { path, readOnly, cache: serving.cache, identity: identityOf(file), locked: lockWord() };
   const served = serving.engine === "uring"
-    ? serveByRing(image, serving.medium!, (refusal) => withoutRing(image, request, context, refusal))
+    ? serveByRing(
+      image,
+      serving.medium!,
+      context.native!.uringModule,
+      (refusal) => withoutRing(image, request, context, refusal),
+    )
     : await serveFile(image, context.pool);
   const owned = undo.move();
   const closing = async (): Promise<void> => {
@@ -75,18 +84,19 @@ function filePropertiesOf({ engine, cache, medium }: Serving, sized: DiskPropert
 interface ServedImage {
   readonly engine: string;
   readonly attachment: (lane: number) => DiskAttachment;
-  readonly withoutUring?: (lane: number, refusal: UringRefusal) => Promise<DiskAttachment>;
+  readonly withoutUring?: (lane: number, refusal: Refusal) => Promise<DiskAttachment>;
   readonly close: () => Promise<void>;
 }
 
 /** `other` serves the image to reactors that could not make their ring, if any. */
 function serveByRing(
   image: ImageFile,
-  medium: FileMedium,
-  other: (refusal: UringRefusal) => Promise<ServedImage>,
+  { routes }: FileMedium,
+  module: string,
+  other: (refusal: Refusal) => Promise<ServedImage>,
 ): ServedImage {
-  const { routes } = medium;
-  const attachment: UringAttachment = { engine: "uring", image, routes };
+  const channels = countChannels();
+  const attachment: UringAttachment = { module, image, routes, channels };
   const ways = routes.direct ? "" : `, reads by ${routes.reads}, writes by ${routes.writes}`;
   let fallback: Promise<ServedImage> | undefined;
   return {
@@ -99,7 +109,7 @@ function serveByRing(
       return (await served).attachment(lane);
     },
     close: async () => {
-      await channelsClosed(image);
+      await channelsClosed(channels);
       await (await fallback?.catch(() => undefined))?.close();
     },
   };
@@ -113,7 +123,7 @@ async function withoutRing(
   image: ImageFile,
   { engine }: DiskRequest,
   { pool, warn }: OpenContext,
-  refusal: UringRefusal,
+  refusal: Refusal,
 ): Promise<ServedImage> {
   const name = `image ${image.path}`;
   if (engine === "uring" || image.cache === "none") throw noUring(name, refusal);
@@ -121,12 +131,13 @@ async function withoutRing(
   return await serveFile(image, pool);
 }
 
-async function serveFile(image: ImageFile, pool: IoPool | undefined): Promise<ServedImage> {
+async function serveFile(image: ImageFile, pool: OpenContext["pool"]): Promise<ServedImage> {
   if (pool === undefined) {
-    const inline: InlineFileAttachment = { engine: "file-inline", image };
-    return { engine: inline.engine, attachment: () => inline, close: () => channelsClosed(image) };
+    const channels = countChannels();
+    const attachment = inlineFileAttachment(image, channels);
+    return { engine: "file-inline", attachment: () => attachment, close: () => channelsClosed(channels) };
   }
-  const opened = await pool.openFile(image);
+  const opened = await pool.open(`image ${image.path}`, fileDescriptor(image));
   return { engine: "file", attachment: (lane) => opened.attachment(lane), close: () => opened.close() };
 }
 
@@ -136,9 +147,9 @@ function openSizedDisk(format: string, request: DiskRequest, context: OpenContex
   const sized = propertiesOf(`${format}:${target}`, parseSize(target), readOnly, context);
   const discard = { granularityBytes: SECTOR_BYTES, alignmentBytes: 0, secure: false };
   const properties = readOnly ? sized : { ...sized, discard };
-  const attachment: MemoryAttachment | NullAttachment = format === "memory"
-    ? { engine: "memory", data: allocateData(properties.sectors * SECTOR_BYTES, target), readOnly }
-    : { engine: "null", readOnly };
+  const attachment = format === "memory"
+    ? memoryAttachment(allocateData(properties.sectors * SECTOR_BYTES, target), readOnly)
+    : nullAttachment(readOnly);
   const describing = (properties: DiskProperties): string => describe(format, target, properties, format);
   return new OpenedDisk(properties, describing, { attachment: () => attachment }, () => Promise.resolve());
 }
@@ -217,7 +228,7 @@ class OpenedDisk implements Disk {
     return this.#served.attachment(lane);
   }
 
-  async withoutUring(lane: number, refusal: UringRefusal): Promise<DiskAttachment> {
+  async withoutUring(lane: number, refusal: Refusal): Promise<DiskAttachment> {
     this.#mustBeOpen();
     const { attachment, withoutUring } = this.#served;
     return withoutUring === undefined ? attachment(lane) : await withoutUring(lane, refusal);

@@ -4,8 +4,9 @@
  */
 
 import { XenblkError } from "../errors.ts";
+import type { Refusal } from "../hypervisor.ts";
 import type { CacheMode, DiskRequest } from "./disk.ts";
-import type { FileMedium, NativeFiles, UringRefusal } from "./image/medium.ts";
+import type { FileMedium, NativeFiles } from "./image/medium.ts";
 
 /** What the decision is based on. */
 export interface ServingContext {
@@ -48,20 +49,20 @@ function decideEngine(request: DiskRequest, name: string, { native, warn }: Serv
   return "file";
 }
 
-const NO_RING_IN_SIMULATION: UringRefusal = {
+const NO_RING_IN_SIMULATION: Refusal = {
   reason: "it works on real memory only, not in a simulation",
   remedy: "leave it at auto",
 };
 
 /** Engine uring was asked for by its name and cannot be had. `name` is the image's, as it stands in messages. */
-export function noUring(name: string, { reason, remedy }: UringRefusal): XenblkError {
+export function noUring(name: string, { reason, remedy }: Refusal): XenblkError {
   return new XenblkError(`Cannot open ${name}: engine uring cannot be used: ${reason}`, {
     remedy: `${remedy}; or use engine auto or file`,
   });
 }
 
 /** What is said of an image that engine file serves because of that. */
-export function inPlaceOfUring({ reason, remedy }: UringRefusal): string {
+export function inPlaceOfUring({ reason, remedy }: Refusal): string {
   return `engine file in place of uring: ${reason}; ${remedy}`;
 }
 

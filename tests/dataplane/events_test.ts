@@ -12,6 +12,10 @@ import { createStats } from "../../lib/dataplane/stats.ts";
 import type { DomId, EventChannels, EvtchnPort, Parker, Platform } from "../../lib/hypervisor.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
+import type { ChannelOpener } from "../../lib/storage/disk.ts";
+import { nullAttachment, openChannel as openNull } from "../../lib/storage/engine/null.ts";
+
+const openChannel: ChannelOpener = (_, options) => openNull(nullAttachment(), options);
 
 const GUEST = 5 as DomId;
 const DOM0 = 0 as DomId;
@@ -43,7 +47,7 @@ class Rig implements Disposable {
       [Symbol.dispose]: () => {},
     };
     const host = { closed: fail, stopped: fail, warn: fail, debug: fail };
-    this.reactor = new Reactor(this.#platform(openSimulatedPlatform(machine, 0)), parker, host);
+    this.reactor = new Reactor(this.#platform(openSimulatedPlatform(machine, 0)), parker, host, { openChannel });
     this.#fronts = [1, 2].map((id) => {
       const ring = shares.share(DOM0, 1, true);
       const front = FrontRing.initialise(ring.view, ABIS["x86_64-abi"]);
@@ -104,7 +108,7 @@ function requestOf(id: number, ringRefs: OpenRequest["ringRefs"], eventChannel: 
     ringRefs,
     eventChannel,
     abi: "x86_64-abi",
-    attachment: { engine: "null", readOnly: false },
+    attachment: nullAttachment(),
     properties: { sectors: 1024, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly: false },
     grants: "copy",
     stats: createStats(),

@@ -12,6 +12,10 @@ import { createStats, readStats } from "../../lib/dataplane/stats.ts";
 import type { DomId, Parker } from "../../lib/hypervisor.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
+import type { ChannelOpener } from "../../lib/storage/disk.ts";
+import { nullAttachment, openChannel as openNull } from "../../lib/storage/engine/null.ts";
+
+const openChannel: ChannelOpener = (_, options) => openNull(nullAttachment(), options);
 
 const GUEST = 5 as DomId;
 const PAGES = 300;
@@ -47,7 +51,8 @@ class Rig implements Disposable {
     const fail = (text: unknown): never => {
       throw new Error(String(text));
     };
-    this.reactor = new Reactor(platform, parker, { closed: () => {}, stopped: fail, warn: fail, debug: fail });
+    const host = { closed: (): void => {}, stopped: fail, warn: fail, debug: fail };
+    this.reactor = new Reactor(platform, parker, host, { openChannel });
     const eventChannel = events.bindUnbound(0 as DomId);
     this.#notify = () => events.notify(eventChannel);
     this.reactor.open(1, {
@@ -56,7 +61,7 @@ class Rig implements Disposable {
       ringRefs: ring.refs,
       eventChannel,
       abi: "x86_64-abi",
-      attachment: { engine: "null", readOnly: false },
+      attachment: nullAttachment(),
       properties: { sectors: 1024, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly: false },
       grants,
       stats: this.stats,

@@ -13,7 +13,7 @@ import { XenblkError } from "../../lib/errors.ts";
 import type { DomId, GrantRef } from "../../lib/hypervisor.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { machineUsage, openSimulatedPlatform } from "../../lib/sim/platform.ts";
-import { openChannel } from "../../lib/storage/channel.ts";
+import { type MemoryAttachment, openChannel } from "../../lib/storage/engine/memory.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 
 const GUEST = 5 as DomId;
@@ -34,7 +34,7 @@ Deno.test("a queue is opened, served and closed by turns alone, and nothing is l
       platform: openSimulatedPlatform(machine, BACKEND),
       openChannel: (attachment, options) => {
         opened++;
-        return openChannel(attachment, options);
+        return openChannel(attachment as MemoryAttachment, options);
       },
       warn: (line) => assert(false, line),
     });

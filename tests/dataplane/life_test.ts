@@ -13,7 +13,7 @@ import { createStats } from "../../lib/dataplane/stats.ts";
 import type { DomId } from "../../lib/hypervisor.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
-import { openChannel } from "../../lib/storage/channel.ts";
+import { nullAttachment, openChannel } from "../../lib/storage/engine/null.ts";
 
 const GUEST = 5 as DomId;
 const BACKEND = 0 as DomId;
@@ -92,12 +92,18 @@ Deno.test("a request passes about ten files from the guest's ring to its answer"
     ringRefs: ring.refs,
     eventChannel: guestEvents.bindUnbound(BACKEND),
     abi: "x86_64-abi" as const,
-    attachment: { engine: "null", readOnly: false },
+    attachment: nullAttachment(),
     properties: { sectors: 8, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly: false },
     grants: "copy" as const,
     stats: createStats(),
   };
-  using connection = openConnection(request, backend, { grants, events }, openChannel, () => {});
+  using connection = openConnection(
+    request,
+    backend,
+    { grants, events },
+    (_, options) => openChannel(nullAttachment(), options),
+    () => {},
+  );
   const files = await filesCalled(REQUESTS, () => read(front, page.refs[0]!, connection.queue));
   assertEquals(files.sort(), FILES.toSorted());
 });

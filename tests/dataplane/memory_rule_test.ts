@@ -44,7 +44,7 @@ function ruleTold(grants: GrantMode, directIoSafe: boolean | undefined): MemoryR
     ringRefs: ring.refs,
     eventChannel: 1 as EvtchnPort,
     abi: "x86_64-abi" as const,
-    attachment: { engine: "none" },
+    attachment: { module: "none" },
     properties: { sectors: 8, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly: false },
     grants,
     ...(directIoSafe === undefined ? {} : { directIoSafe }),

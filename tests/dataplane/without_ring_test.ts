@@ -26,6 +26,7 @@ const PATIENCE_MS = 30_000;
 /** Says that io_uring is there, as it was when the process began. */
 const RING_WAS_THERE: NativeFiles = {
   uringRefusal: () => undefined,
+  uringModule: "file:///never/loaded.ts",
   examine: (_path, _readOnly, cache) => ({
     routes: { direct: cache === "none", reads: "call", writes: "call" },
     logicalSectorBytes: 512,

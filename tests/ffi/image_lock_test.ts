@@ -5,9 +5,11 @@
 
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { NativeImageLocks } from "../../ffi/linux/image_lock.ts";
-import { allocateShared, identityOf, type ImageFile } from "../../lib/storage/image/file.ts";
+import { fileDescriptor } from "../../lib/storage/engine/file.ts";
+import { identityOf, type ImageFile } from "../../lib/storage/image/file.ts";
+import { type ImageUse, lockWord } from "../../lib/storage/image/lock.ts";
 import { IoPool } from "../../lib/storage/pool/pool.ts";
-import type { ImageUse } from "../../lib/storage/image/lock.ts";
+import { NATIVE_PLATFORM } from "../../platform.ts";
 
 const WRITES: ImageUse = { writes: true, shared: false, by: "writer" };
 const READS: ImageUse = { writes: false, shared: false, by: "reader" };
@@ -21,8 +23,8 @@ class TestImage implements Disposable {
   constructor() {
     Deno.truncateSync(this.path, 1 << 20);
     using file = Deno.openSync(this.path);
-    const shared = allocateShared();
-    this.image = { path: this.path, readOnly: false, cache: "writeback", identity: identityOf(file), shared };
+    const locked = lockWord();
+    this.image = { path: this.path, readOnly: false, cache: "writeback", identity: identityOf(file), locked };
   }
 
   /** Takes the lock as another disk would. */
@@ -115,10 +117,10 @@ Deno.test("what is opened while the lock is held is locked too, as soon as it is
 
 Deno.test("I/O Workers that open an image which is locked already lock what they opened", async () => {
   using test = new TestImage();
-  await using pool = new IoPool({ platform: { kind: "native" }, workers: 3 });
+  await using pool = new IoPool({ platform: NATIVE_PLATFORM, workers: 3 });
   const lock = test.lock(WRITES);
   assertLocked(lock);
-  const opened = await pool.openFile(test.image);
+  const opened = await pool.open("image", fileDescriptor(test.image));
   const bytes = "100-101 201-201 203-203";
   // One of them may be late, and its opening no reason for the others to wait.
   const all = [bytes, bytes, bytes, bytes].join();

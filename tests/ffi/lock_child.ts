@@ -4,17 +4,12 @@
  */
 
 import { NativeImageLocks } from "../../ffi/linux/image_lock.ts";
-import { allocateShared, identityOf } from "../../lib/storage/image/file.ts";
+import { identityOf } from "../../lib/storage/image/file.ts";
+import { lockWord } from "../../lib/storage/image/lock.ts";
 
 const [path] = Deno.args;
 using file = Deno.openSync(path!, { read: true, write: true });
-const image = {
-  path: path!,
-  readOnly: false,
-  cache: "writeback" as const,
-  identity: identityOf(file),
-  shared: allocateShared(),
-};
+const image = { path: path!, identity: identityOf(file), locked: lockWord() };
 const lock = new NativeImageLocks().tryLock(image, { writes: true, shared: false, by: "child" });
 Deno.stdout.writeSync(new TextEncoder().encode(typeof lock === "string" ? `refused: ${lock}\n` : "locked\n"));
 setInterval(() => {}, 1000);

@@ -3,9 +3,9 @@
  */
 
 import { assert, assertEquals, assertLess, assertThrows } from "@std/assert";
+import { createEventfd, raiseEventfd } from "../../ffi/linux/eventfd.ts";
 import { libc } from "../../ffi/linux/libc.ts";
 import { NativeParker, NativeWaker, NativeWakeToken } from "../../ffi/linux/park.ts";
-import type { EventChannels } from "../../lib/hypervisor.ts";
 import { NOTIFIED, RUNNING } from "../../lib/park_word.ts";
 import type { PlayerOrders } from "./park_worker.ts";
 
@@ -48,10 +48,24 @@ Deno.test("park: a waker that claimed the sleeper and wrote late causes one supe
   assert(parkedMs(parker, 20) >= 20);
 });
 
-Deno.test("park: event channels of another platform are refused", () => {
+Deno.test("park: a watched descriptor ends it and is reported, until it is watched no more", () => {
   using token = new NativeWakeToken();
   using parker = new NativeParker(token);
-  assertThrows(() => parker.watch({} as EventChannels), TypeError, "not this platform's");
+  using undo = new DisposableStack();
+  const [one, other] = [0, 1].map(() => undo.adopt(createEventfd(), (fd) => void libc().close(fd)));
+  const fired: string[] = [];
+  const sources = [{ fd: one!, fired: () => fired.push("one") }, { fd: other!, fired: () => fired.push("other") }];
+  for (const source of sources) parker.watch(source);
+  raiseEventfd(other!);
+  assertLess(parkedMs(parker, 60_000), 30_000);
+  assertLess(parkedMs(parker, 60_000), 30_000, "until it is read");
+  assertEquals(fired, ["other", "other"]);
+  parker.unwatch(sources[0]!);
+  assertLess(parkedMs(parker, 60_000), 30_000, "the ones behind it stay in their places");
+  parker.unwatch(sources[1]!);
+  assert(parkedMs(parker, 20) >= 20);
+  assertEquals(fired, ["other", "other", "other"]);
+  assertThrows(() => parker.watch({ fd: -1, fired: () => {} }), TypeError, "without a descriptor");
 });
 
 Deno.test("wake token: survives posting as word and descriptor, and closes its descriptor once", () => {

@@ -6,20 +6,17 @@
 import { EINVAL, EIO } from "../../lib/errno.ts";
 import { assert, assertEquals, assertGreater, assertLess, assertMatch, assertThrows } from "@std/assert";
 import { createEventfd, lowerEventfd, raiseEventfd } from "../../ffi/linux/eventfd.ts";
-import { NativeEventChannels } from "../../ffi/xen/evtchn.ts";
 import type { IoUring } from "../../ffi/uring/ring.ts";
 import { kernelSetup, openRing, ringRefusal, RingUnavailable, type SetupCall } from "../../ffi/uring/setup.ts";
 import { libc } from "../../ffi/linux/libc.ts";
 import { nativeMemory } from "../../ffi/linux/memory.ts";
 import { NativeWaker, NativeWakeToken } from "../../ffi/linux/park.ts";
 import { UringChannel } from "../../ffi/uring/channel.ts";
-import { UringEngine } from "../../ffi/uring/engine.ts";
-import type { EventChannels } from "../../lib/hypervisor.ts";
+import { openUringParker, UringEngine } from "../../ffi/uring/engine.ts";
 import { type CacheMode, type IoVectors } from "../../lib/storage/disk.ts";
 import type { UringAttachment } from "../../lib/storage/image/medium.ts";
-import { openReactorIo } from "../../platform.ts";
 import { openNativePlatform } from "../../ffi/platform.ts";
-import { ChannelRig, Folder, UringRig } from "../storage/rig.ts";
+import { ChannelRig, Folder, simulatedPlatform, UringRig } from "../storage/rig.ts";
 
 const FLAGS = { cqSize: 1 << 3, clamp: 1 << 4, coop: 1 << 8, taskrun: 1 << 9, single: 1 << 12, defer: 1 << 13 };
 const [EPERM, ENOSYS, ENOMEM, EAGAIN] = [1, 38, 12, 11];
@@ -89,26 +86,25 @@ Deno.test("a refused setup leaves no descriptor open", () => {
   assertEquals(count(), before);
 });
 
-Deno.test("a reactor that is not to use io_uring, or runs on a simulation, sleeps as its platform does", async () => {
+Deno.test("a reactor that is not to use io_uring, or runs on a simulation, sleeps as its platform does", () => {
   using token = new NativeWakeToken();
   const platform = openNativePlatform();
-  const without = await openReactorIo(platform, token, false);
-  using parker = without.parker;
+  using parker = platform.openParker(token);
   assert(!(parker instanceof UringEngine));
-  assertEquals(without.options.submit, undefined);
-  const withRing = await openReactorIo(platform, token, true);
-  using ring = withRing.parker;
+  using ring = platform.openParker(token, { withIo: true });
   assert(ring instanceof UringEngine);
-  assertEquals([without.uringRefusal === undefined, withRing.uringRefusal], [false, undefined]);
+  const simulated = simulatedPlatform();
+  using simulatedToken = simulated.createWakeToken();
+  using other = simulated.openParker(simulatedToken, { withIo: true });
+  assertEquals([parker.submit, typeof ring.submit, other.submit], [undefined, "function", undefined]);
 });
 
-Deno.test("a reactor whose ring cannot be made goes without, and says why", async () => {
+Deno.test("a reactor whose ring cannot be made goes without, and says why", () => {
   using token = new NativeWakeToken();
-  const io = await openReactorIo(openNativePlatform(), token, true, () => -EMFILE);
-  using parker = io.parker;
+  using parker = openUringParker(token, { setup: () => -EMFILE });
   assert(!(parker instanceof UringEngine));
-  assertMatch(io.uringRefusal!.reason, /as many files open as it may/);
-  assertMatch(io.uringRefusal!.remedy, /LimitNOFILE/);
+  assertMatch(parker.refusal!.reason, /as many files open as it may/);
+  assertMatch(parker.refusal!.remedy, /LimitNOFILE/);
 });
 
 /** A prepared submission, in words that matter. */
@@ -362,18 +358,13 @@ Deno.test("park: a wake that comes to light when the sleeper has just said that 
   assert(parkedMs(engine, 20) >= 20);
 });
 
-/** Event channels that are an eventfd: what the engine polls is a descriptor. */
-function pretendedChannels(fd: number): EventChannels {
-  const properties = { fd: { value: fd }, setWatched: { value: () => {} }, markFired: { value: () => {} } };
-  return Object.create(NativeEventChannels.prototype, properties);
-}
-
 Deno.test("park: a watched descriptor ends it, also if it became readable before, until it is watched no more", () => {
   using token = new NativeWakeToken();
   using engine = new UringEngine(token);
   const fd = createEventfd();
-  const events = pretendedChannels(fd);
-  engine.watch(events);
+  let fired = 0;
+  const source = { fd, fired: () => void fired++ };
+  engine.watch(source);
   engine.submit();
   assert(parkedMs(engine, 20) >= 20);
   for (let round = 0; round < 3; round++) {
@@ -385,12 +376,13 @@ Deno.test("park: a watched descriptor ends it, also if it became readable before
   engine.submit(); // which takes the completion in, before anybody slept
   assertLess(parkedMs(engine, 60_000), 30_000);
   lowerEventfd(fd);
+  assertEquals(fired, 4);
   assert(parkedMs(engine, 20) >= 20);
-  engine.unwatch(events);
+  engine.unwatch(source);
   raiseEventfd(fd);
   assert(parkedMs(engine, 20) >= 20);
   libc().close(fd);
-  assertThrows(() => engine.watch({} as EventChannels), TypeError, "not this platform's");
+  assertThrows(() => engine.watch({ fd: -1, fired: () => {} }), TypeError, "without a descriptor");
 });
 
 Deno.test("park: returns at once while a channel has results that nobody reaped", async () => {

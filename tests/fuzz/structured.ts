@@ -7,9 +7,9 @@
 import type { AbiName } from "../../lib/blkif/abi.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
 import { Random } from "../../lib/guest/random.ts";
-import { openChannel } from "../../lib/storage/channel.ts";
+import type { ChannelOpener } from "../../lib/storage/disk.ts";
 import { FaultChannel } from "../../lib/storage/engine/fault.ts";
-import { ABI_NAMES, GRANT_MODES, PAGE, SECTOR_SIZES, type SectorBytes, World } from "../hardening/world.ts";
+import { ABI_NAMES, GRANT_MODES, openMemory, PAGE, SECTOR_SIZES, type SectorBytes, World } from "../hardening/world.ts";
 import type { WireAnswer, WireRequest } from "../hardening/wire.ts";
 import { Model } from "./model.ts";
 import { type Facts, FLUSH, judge, RequestGenerator } from "./requests.ts";
@@ -144,9 +144,9 @@ export class StructuredRun implements Disposable {
 }
 
 /** A channel whose results come up to three reaps late. */
-function delayingChannel(random: Random): typeof openChannel {
+function delayingChannel(random: Random): ChannelOpener {
   return (attachment, options) =>
-    new FaultChannel(openChannel(attachment, options), options.vectors, () => ({ heldReaps: random.below(4) }));
+    new FaultChannel(openMemory(attachment, options), options.vectors, () => ({ heldReaps: random.below(4) }));
 }
 
 function flushesData(request: WireRequest): boolean {

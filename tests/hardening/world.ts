@@ -6,14 +6,14 @@
 
 import { assert, assertEquals } from "@std/assert";
 import type { AbiName } from "../../lib/blkif/abi.ts";
-import { type ChannelOpener, type Connection, openConnection } from "../../lib/dataplane/connection.ts";
+import { type Connection, openConnection } from "../../lib/dataplane/connection.ts";
 import { createStats, type QueueStats, readStats } from "../../lib/dataplane/stats.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
 import type { DomId, EventChannels, EvtchnPort, Platform, SharedPages } from "../../lib/hypervisor.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { machineUsage, openSimulatedPlatform } from "../../lib/sim/platform.ts";
-import { type MemoryAttachment, openChannel } from "../../lib/storage/channel.ts";
-import type { DiskProperties } from "../../lib/storage/disk.ts";
+import type { ChannelOpener, DiskProperties } from "../../lib/storage/disk.ts";
+import { type MemoryAttachment, memoryAttachment, openChannel } from "../../lib/storage/engine/memory.ts";
 import {
   readAnswer,
   slotBytes,
@@ -27,6 +27,9 @@ import {
 export const ABI_NAMES: readonly AbiName[] = ["x86_64-abi", "x86_32-abi", "arm-abi"];
 export const GRANT_MODES: readonly GrantMode[] = ["copy", "persistent", "map", "map-each"];
 export const SECTOR_SIZES: readonly SectorBytes[] = [512, 4096];
+
+/** Opens the channels of memory disks. */
+export const openMemory: ChannelOpener = (attachment, options) => openChannel(attachment as MemoryAttachment, options);
 
 export const BACKEND = 0 as DomId;
 export const GUEST = 1 as DomId;
@@ -302,14 +305,13 @@ export class World implements Disposable {
       grants: this.#resources.use(platform.openGrantTable(GUEST)),
       events: this.#resources.use(platform.openEventChannels(GUEST)),
     };
-    const attachment: MemoryAttachment = { engine: "memory", data, readOnly: false };
     const request = {
       label: "hostile",
       guest: GUEST,
       ringRefs: this.ring.refs,
       eventChannel: this.port,
       abi: this.abi,
-      attachment,
+      attachment: memoryAttachment(data, false),
       properties: this.properties,
       grants: options.grants ?? "copy",
       ...(options.maxPersistentGrants === undefined ? {} : { maxPersistentGrants: options.maxPersistentGrants }),
@@ -323,7 +325,7 @@ export class World implements Disposable {
         request,
         platform,
         handles,
-        options.openChannel ?? openChannel,
+        options.openChannel ?? openMemory,
         (line) => this.complaints.push(line),
       ),
     );

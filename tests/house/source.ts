@@ -8,6 +8,8 @@
 export interface ImportFact {
   readonly specifier: string;
   readonly dynamic: boolean;
+  /** A dynamic import of what is only known at run time; `specifier` is its source text. */
+  readonly computed: boolean;
   readonly typeOnly: boolean;
 }
 
@@ -61,8 +63,8 @@ export function analyse(path: string, text: string): SourceFacts {
     const line = lineOf(node.range[0]);
     functions.push({ name, line, lineCount: lineOf(node.range[1]) - line + 1 });
   };
-  const note = (source: string, kind: string, dynamic = false): void => {
-    imports.push({ specifier: source, dynamic, typeOnly: kind === "type" });
+  const note = (source: string, kind: string): void => {
+    imports.push({ specifier: source, dynamic: false, computed: false, typeOnly: kind === "type" });
   };
   const visitor: Deno.lint.LintVisitor = {
     ImportDeclaration: (node) => note(node.source.value, node.importKind),
@@ -70,7 +72,12 @@ export function analyse(path: string, text: string): SourceFacts {
     ExportNamedDeclaration: (node) => {
       if (node.source !== null && node.source !== undefined) note(node.source.value, node.exportKind);
     },
-    ImportExpression: (node) => note(literal(text, node.source.range), "value", true),
+    ImportExpression: (node) => {
+      const source = text.slice(...node.source.range);
+      const literal = /^(["'])(.*)\1$/s.exec(source)?.[2];
+      const computed = literal === undefined;
+      imports.push({ specifier: literal ?? source, dynamic: true, computed, typeOnly: false });
+    },
     TSImportType: (node) => note(/import\(\s*["']([^"']*)/.exec(text.slice(...node.range))?.[1] ?? "?", "type"),
     FunctionDeclaration: (node) => measure(node, node.id?.name ?? "(unnamed)"),
     FunctionExpression: (node) => measure(node, "(method or function expression)"),
@@ -84,12 +91,6 @@ export function analyse(path: string, text: string): SourceFacts {
 
 interface Node {
   readonly range: [number, number];
-}
-
-/** The text of a string literal; a computed specifier yields its source text, which no rule allows. */
-function literal(text: string, range: [number, number]): string {
-  const source = text.slice(...range);
-  return /^(["'])(.*)\1$/s.exec(source)?.[2] ?? source;
 }
 
 /** Deno's linter offers its syntax tree to plugins, and to tests by way of `runPlugin`. */

@@ -245,15 +245,9 @@ export class BackendProcess {
     const { run } = this.#options;
     return {
       properties: disk.properties,
-      image: {
-        path: disk.name,
-        readOnly: disk.properties.readOnly,
-        cache: "writeback",
-        identity: { device: 1, inode: 1 },
-        shared: NOTHING,
-      },
+      image: { path: disk.name, identity: { device: 1, inode: 1 }, locked: NOTHING },
       description: disk.name,
-      attachment: () => ({ engine: "simulated", disk: disk.name }),
+      attachment: () => ({ module: "simulated", disk: disk.name }),
       [Symbol.asyncDispose]: () => {
         run.require(channels.length === 0, `${disk.name} was closed with ${channels.length} channels open`);
         return Promise.resolve();

@@ -163,26 +163,14 @@ function shiftedCopy(table: GrantTable): GrantTable {
 
 function withoutNotifications(platform: Platform): Platform {
   const now = every(5);
-  const deaf = new WeakMap<EventChannels, EventChannels>();
   return {
     ...platform,
     openEventChannels: (other) => {
       const events = platform.openEventChannels(other);
-      const changed = {
+      return {
         ...events,
         notify: (port: Parameters<EventChannels["notify"]>[0]) => now() || events.notify(port),
-      };
-      deaf.set(changed as EventChannels, events);
-      return changed as EventChannels;
-    },
-    openParker: (token) => {
-      const parker = platform.openParker(token);
-      return {
-        watch: (events) => parker.watch(deaf.get(events) ?? events),
-        unwatch: (events) => parker.unwatch(deaf.get(events) ?? events),
-        park: (timeoutMs) => parker.park(timeoutMs),
-        [Symbol.dispose]: () => parker[Symbol.dispose](),
-      };
+      } as EventChannels;
     },
   };
 }

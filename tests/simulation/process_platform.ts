@@ -13,12 +13,14 @@ import {
   type OwnedMemory,
   type Parker,
   type Platform,
+  type Wakeable,
   type WakeToken,
 } from "../../lib/hypervisor.ts";
 import { enterPark, leavePark, NOTIFIED } from "../../lib/park_word.ts";
-import { SimulatedEventChannels } from "../../lib/sim/events.ts";
+import { hasFired } from "../../lib/sim/events.ts";
 import { SimulatedGrantTable } from "../../lib/sim/grants.ts";
 import { Machine } from "../../lib/sim/machine.ts";
+import type { SimulatedDescriptor } from "../../lib/sim/platform.ts";
 import { reachCrashPoint } from "./crash_points.ts";
 
 /** Journals that outlive processes, by name, and how many pages each takes. */
@@ -34,7 +36,6 @@ export class ProcessPlatform {
   readonly #held = new Map<Disposable, string>();
   readonly #parkers = new Set<SteppedParker>();
   #ended = false;
-  readonly #events = new WeakMap<EventChannels, SimulatedEventChannels>();
 
   /** `now` is what the process takes for a clock. */
   constructor(inner: Platform, journals: JournalAccount, now: () => number) {
@@ -146,7 +147,9 @@ export class ProcessPlatform {
       bound.add(port);
       return port;
     };
-    const tracked: EventChannels = {
+    return {
+      fd: channels.fd,
+      fired: () => channels.fired(),
       bindInterdomain: (domain, port) => {
         this.#assertAlive();
         return remember(channels.bindInterdomain(domain, port));
@@ -166,8 +169,6 @@ export class ProcessPlatform {
         this.#release(channels);
       },
     };
-    if (channels instanceof SimulatedEventChannels) this.#events.set(tracked, channels);
-    return tracked;
   }
 
   #createWakeToken(): WakeToken & Disposable {
@@ -179,58 +180,46 @@ export class ProcessPlatform {
   #openParker(token: WakeToken): Parker {
     this.#assertAlive();
     const parker = this.#hold(this.#inner.openParker(token), "a parker");
-    const stepped = new SteppedParker(parker, this.#wordOf(token), this.#events, () => {
+    const { machine } = this.#inner.descriptor as SimulatedDescriptor;
+    const stepped = new SteppedParker(parker, new Machine(machine), token, () => {
       this.#parkers.delete(stepped);
       this.#release(parker);
     });
     this.#parkers.add(stepped);
     return stepped;
   }
-
-  /** The word of the machine that the token stands for. */
-  #wordOf(token: WakeToken): Int32Array {
-    const { descriptor } = this.#inner;
-    if (descriptor.kind !== "simulated") throw new TypeError("not a simulated machine");
-    return new Machine(descriptor.machine).wakeWord(new Int32Array(token.word)[0]!);
-  }
 }
 
 /** Parks by returning at once. */
 class SteppedParker implements Parker {
   readonly #inner: Parker;
+  readonly #machine: Machine;
+  /** The word of the machine that the token stands for. */
   readonly #word: Int32Array;
-  readonly #known: WeakMap<EventChannels, SimulatedEventChannels>;
-  readonly #watched = new Set<SimulatedEventChannels>();
+  readonly #watched = new Set<Wakeable>();
   readonly #dispose: () => void;
 
-  constructor(
-    inner: Parker,
-    word: Int32Array,
-    known: WeakMap<EventChannels, SimulatedEventChannels>,
-    dispose: () => void,
-  ) {
+  constructor(inner: Parker, machine: Machine, token: WakeToken, dispose: () => void) {
     this.#inner = inner;
-    this.#word = word;
-    this.#known = known;
+    this.#machine = machine;
+    this.#word = machine.wakeWord(new Int32Array(token.word)[0]!);
     this.#dispose = dispose;
   }
 
   get roused(): boolean {
     if (Atomics.load(this.#word, 0) === NOTIFIED) return true;
-    for (const channels of this.#watched) if (channels.fired) return true;
+    for (const { fd } of this.#watched) if (hasFired(this.#machine, fd)) return true;
     return false;
   }
 
-  watch(events: EventChannels): void {
-    const channels = this.#simulated(events);
-    this.#inner.watch(channels);
-    this.#watched.add(channels);
+  watch(source: Wakeable): void {
+    this.#inner.watch(source);
+    this.#watched.add(source);
   }
 
-  unwatch(events: EventChannels): void {
-    const channels = this.#simulated(events);
-    this.#inner.unwatch(channels);
-    this.#watched.delete(channels);
+  unwatch(source: Wakeable): void {
+    this.#inner.unwatch(source);
+    this.#watched.delete(source);
   }
 
   park(_timeoutMs: number): void {
@@ -239,11 +228,5 @@ class SteppedParker implements Parker {
 
   [Symbol.dispose](): void {
     this.#dispose();
-  }
-
-  #simulated(events: EventChannels): SimulatedEventChannels {
-    const channels = this.#known.get(events);
-    if (channels === undefined) throw new TypeError("event channels of another process");
-    return channels;
   }
 }

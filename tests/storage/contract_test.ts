@@ -9,8 +9,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { kernelSetup, type SetupCall } from "../../ffi/uring/setup.ts";
 import { openNativePlatform } from "../../ffi/platform.ts";
 import type { Parker, Platform } from "../../lib/hypervisor.ts";
-import type { ChannelOpener } from "../../lib/dataplane/connection.ts";
-import { type CacheMode, type Disk } from "../../lib/storage/disk.ts";
+import type { CacheMode, ChannelOpener, Disk } from "../../lib/storage/disk.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import { ChannelRig, Folder, openBelow, openFile, PoolRig, randomSource, simulatedPlatform, UringRig } from "./rig.ts";
 

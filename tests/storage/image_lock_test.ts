@@ -4,7 +4,7 @@
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import type { Clock } from "../../lib/clock.ts";
-import type { ImageFile } from "../../lib/storage/image/file.ts";
+import type { LockableImage } from "../../lib/hypervisor.ts";
 import {
   excludes,
   ImageBusyError,
@@ -14,12 +14,10 @@ import {
   ProcessImageLocks,
 } from "../../lib/storage/image/lock.ts";
 
-const image = (inode = 7, path = "/images/a.img"): ImageFile => ({
+const image = (inode = 7, path = "/images/a.img"): LockableImage => ({
   path,
-  readOnly: false,
-  cache: "writeback",
   identity: { device: 1, inode },
-  shared: new SharedArrayBuffer(16),
+  locked: new SharedArrayBuffer(4),
 });
 const WRITES: ImageUse = { writes: true, shared: false, by: "vbd3/5/51712" };
 const READS: ImageUse = { writes: false, shared: false, by: "vbd3/6/51712" };

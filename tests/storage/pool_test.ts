@@ -3,25 +3,30 @@
  * a job or a queue, faults of real file systems, swapped images, starting, failing and ending.
  */
 
-import { EIO, ENOSPC } from "../../lib/errno.ts";
+import { EIO, ENOSPC, EOPNOTSUPP } from "../../lib/errno.ts";
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
-import { openChannel } from "../../lib/storage/channel.ts";
 import { type DiskRequest } from "../../lib/storage/disk.ts";
-import { allocateShared } from "../../lib/storage/image/file.ts";
+import { fileDescriptor } from "../../lib/storage/engine/file.ts";
+import { memoryAttachment } from "../../lib/storage/engine/memory.ts";
+import { lockWord } from "../../lib/storage/image/lock.ts";
 import { IoPool } from "../../lib/storage/pool/pool.ts";
+import { simulatedDescriptor } from "../../lib/sim/platform.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import { JOB_SLOTS, JOB_VECTORS } from "../../lib/storage/pool/job_queue.ts";
-import { ChannelRig, Folder, openBelow, PoolRig, randomSource, simulatedPlatform } from "./rig.ts";
+import { reversed } from "./reversed_executor.ts";
+import { ChannelRig, Folder, openBelow, openChannel, PoolRig, randomSource, simulatedPlatform } from "./rig.ts";
 
-const STALLING = new URL("./stalling_io_worker.ts", import.meta.url);
+const STALLING = new URL("./stalling_executor.ts", import.meta.url);
+/** Names no machine. */
+const NO_PLATFORM = simulatedDescriptor(new SharedArrayBuffer(16), 0);
 
 Deno.test("a stalled disk holds up no other disk's I/O, nor its opening", async () => {
   using folder = new Folder();
   const slowPath = folder.file("slow", 1 << 20);
   const fastPath = folder.file("fast", 1 << 20);
   const latePath = folder.file("late", 1 << 20);
-  await using rig = new PoolRig({ workers: 3, entry: STALLING });
+  await using rig = new PoolRig({ workers: 3, module: STALLING });
   const { platform, parker } = rig;
   await using slow = await rig.open(slowPath);
   await using fast = await rig.open(fastPath);
@@ -136,11 +141,12 @@ Deno.test("a file that took the image's place is refused by the I/O Workers, and
   await using rig = new PoolRig({ workers: 2 });
   const path = folder.file("disk", 4096);
   const { dev, ino } = Deno.statSync(path);
-  const image = { path, readOnly: false, cache: "writeback", shared: allocateShared() } as const;
-  const swapped = { ...image, identity: { device: dev, inode: (ino ?? 0) + 1 } };
-  const error = await assertRejects(() => rig.pool.openFile(swapped), XenblkError);
+  const image = { path, readOnly: false, cache: "writeback", locked: lockWord() } as const;
+  const swapped = fileDescriptor({ ...image, identity: { device: dev, inode: (ino ?? 0) + 1 } });
+  const error = await assertRejects(() => rig.pool.open(`image ${path}`, swapped), XenblkError);
   assertEquals(error.message, `Cannot open image ${path}: another file took its place at this path`);
-  assertEquals(openBelow(folder.path), 0);
+  // The first refusal is enough; another Worker may be looking at the file still.
+  await eventually(() => openBelow(folder.path) === 0, "no descriptor is left");
 });
 
 Deno.test("closing a disk closes its file in every I/O Worker", async () => {
@@ -151,7 +157,7 @@ Deno.test("closing a disk closes its file in every I/O Worker", async () => {
     await using disk = await rig.open(path);
     using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
     assertEquals(channel.readNow(0, 512), 0);
-    assertEquals(openBelow(folder.path), 4, "the disk's own handle and one in each I/O Worker");
+    await eventually(() => openBelow(folder.path) === 4, "the disk's own handle and one in each I/O Worker");
   }
   assertEquals(openBelow(folder.path), 0);
 });
@@ -166,15 +172,85 @@ Deno.test("a channel without buffers or work costs nothing to close", async () =
   assertEquals([channel.inFlight, channel.reap()], [0, 0]);
 });
 
+Deno.test("an executor of somebody else is served by the I/O Workers, discards too", async () => {
+  await using rig = new PoolRig({ workers: 3 });
+  const data = new SharedArrayBuffer(1 << 20);
+  const lastDiscard = new SharedArrayBuffer(24);
+  const disk = await rig.pool.open("somebody else's disk", reversed(data, lastDiscard));
+  {
+    using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+    for (let tag = 0; tag < 32; tag++) {
+      channel.buffer(tag).fill(tag + 1);
+      channel.write(tag, tag * 4096, [512, 3072, 512]);
+    }
+    assertEquals([...channel.finish().values()], new Array(32).fill(0));
+    assertEquals(new Uint8Array(data).at(-1), 1, "in its own way");
+    channel.buffer(0).fill(0);
+    assertEquals([channel.readNow(31 * 4096, 4096), channel.buffer(0)[4095]], [0, 32]);
+    channel.channel.discard(5, 2 ** 40 + 512, 2 ** 33, true);
+    assertEquals(channel.finish(), new Map([[5, 0]]));
+    assertEquals([...new Float64Array(lastDiscard)], [2 ** 40 + 512, 2 ** 33, 1]);
+  }
+  await disk.close();
+});
+
+Deno.test("a memory disk behind the I/O Workers gives back what is discarded, and refuses what it cannot do", async () => {
+  await using rig = new PoolRig({ workers: 2 });
+  const disk = await rig.pool.open("memory", memoryAttachment(new SharedArrayBuffer(1 << 20), false));
+  {
+    using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+    channel.buffer(0).fill(9);
+    assertEquals(channel.writeNow(0, 8192), 0);
+    channel.channel.discard(1, 4096, 4096, false);
+    channel.channel.discard(2, 0, 4096, true);
+    channel.channel.discard(3, 1 << 20, 512, false);
+    assertEquals(channel.finish(), new Map([[1, 0], [2, -EOPNOTSUPP], [3, -ENOSPC]]));
+    assertEquals(channel.readNow(0, 8192), 0);
+    assertEquals([channel.buffer(0)[4095], channel.buffer(0)[4096]], [9, 0]);
+  }
+  await disk.close();
+});
+
+Deno.test("a module that opens no executor is refused by name; the others' disks go on", async () => {
+  using folder = new Folder();
+  await using rig = new PoolRig({ workers: 2 });
+  await using disk = await rig.open(folder.file("disk", 4096));
+  using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+  const refusal = async (name: string): Promise<string> => {
+    const module = new URL(`../dataplane/modules/${name}.ts`, import.meta.url).href;
+    const error = await assertRejects(() => rig.pool.open("the disk", { module }), XenblkError);
+    assertEquals(channel.readNow(0, 4096), 0);
+    return error.message;
+  };
+  assertMatch(await refusal("missing"), /^Cannot open the disk: Cannot load module .*missing\.ts: Module not found/);
+  assertMatch(await refusal("throwing"), /throwing\.ts: .*a defect of its own/);
+  assertMatch(await refusal("masked_disk"), /masked_disk\.ts: it exports no function openExecutor$/);
+  assertMatch(await refusal("refusing"), /^Cannot open the disk: no such executor$/);
+});
+
+Deno.test("a module that never finishes loading holds up no other disk, nor the end of the pool", async () => {
+  using folder = new Folder();
+  const rig = new PoolRig({ workers: 2 });
+  const path = folder.file("disk", 4096);
+  const module = new URL("../dataplane/modules/hanging.ts", import.meta.url).href;
+  await rig.pool.start();
+  const refused = assertRejects(() => rig.pool.open("the disk", { module }), XenblkError, "stopped");
+  {
+    await using disk = await rig.open(path);
+    using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+    for (let i = 0; i < 50; i++) assertEquals(channel.readNow(0, 4096), 0);
+  }
+  await rig[Symbol.asyncDispose]();
+  await refused;
+});
+
 Deno.test("a platform that cannot be opened is told by the first disk, and the pool still ends", async () => {
   using folder = new Folder();
-  const platform = { kind: "simulated", machine: new SharedArrayBuffer(16), domain: 0 } as const;
-  await using pool = new IoPool({ platform, workers: 2 });
+  await using pool = new IoPool({ platform: NO_PLATFORM, workers: 2 });
   const path = folder.file("disk", 4096);
-  const identity = { device: 0, inode: 0 };
-  const image = { path, readOnly: true, cache: "writeback", shared: allocateShared(), identity } as const;
-  await assertRejects(() => pool.openFile(image), XenblkError, "not a simulated machine");
-  assertMatch((await assertRejects(() => pool.openFile(image), XenblkError)).message, /^Cannot open image/);
+  await assertRejects(() => openDisk(request(path), { pool }), XenblkError, "not a simulated machine");
+  const again = await assertRejects(() => openDisk(request(path), { pool }), XenblkError);
+  assertMatch(again.message, /^Cannot open image/);
 });
 
 Deno.test("a pool that is started before there are files serves them; one that cannot start says so at once", async () => {
@@ -184,14 +260,12 @@ Deno.test("a pool that is started before there are files serves them; one that c
   await using disk = await rig.open(folder.file("disk", 4096));
   using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
   assertEquals(channel.readNow(0, 4096), 0);
-  const platform = { kind: "simulated", machine: new SharedArrayBuffer(16), domain: 0 } as const;
-  await using pool = new IoPool({ platform, workers: 2 });
+  await using pool = new IoPool({ platform: NO_PLATFORM, workers: 2 });
   await assertRejects(() => pool.start(), XenblkError, "not a simulated machine");
 });
 
 Deno.test("a pool without workers is refused", () => {
-  const platform = { kind: "native" } as const;
-  assertThrows(() => new IoPool({ platform, workers: 0 }), XenblkError, "at least 1");
+  assertThrows(() => new IoPool({ platform: NO_PLATFORM, workers: 0 }), XenblkError, "at least 1");
 });
 
 Deno.test("a pool whose I/O Workers have not started ends at once, and what waits for them is refused", async () => {
@@ -210,4 +284,12 @@ Deno.test("a pool whose I/O Workers have not started ends at once, and what wait
 
 function request(target: string): DiskRequest {
   return { format: "raw", target, readOnly: false, engine: "file" };
+}
+
+/** Resolves once the condition holds. */
+async function eventually(holds: () => boolean, what: string): Promise<void> {
+  for (const end = performance.now() + 20_000; !holds();) {
+    assert(performance.now() < end, what);
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
 }

@@ -7,13 +7,35 @@ import { openNativePlatform } from "../../ffi/platform.ts";
 import { UringEngine, type UringEngineOptions } from "../../ffi/uring/engine.ts";
 import type { UringAttachment } from "../../lib/storage/image/medium.ts";
 import type { OwnedMemory, Parker, Platform, WakeToken } from "../../lib/hypervisor.ts";
-import { openChannel } from "../../lib/storage/channel.ts";
-import type { ChannelOpener } from "../../lib/dataplane/connection.ts";
-import type { CacheMode, Disk, DiskAttachment, IoChannel, IoVectors, MemoryRule } from "../../lib/storage/disk.ts";
+import type {
+  CacheMode,
+  ChannelOpener,
+  Disk,
+  DiskAttachment,
+  DiskModule,
+  IoChannel,
+  IoVectors,
+  MemoryRule,
+} from "../../lib/storage/disk.ts";
+import * as file from "../../lib/storage/engine/file.ts";
+import * as memory from "../../lib/storage/engine/memory.ts";
+import * as none from "../../lib/storage/engine/null.ts";
+import * as pool from "../../lib/storage/pool/channel.ts";
+import type { ExecutorDescriptor } from "../../lib/storage/pool/executor_module.ts";
 import { IoPool } from "../../lib/storage/pool/pool.ts";
 import { type OpenContext, openDisk } from "../../lib/storage/open.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
+
+/** The engines whose channels need nothing of their thread, by their modules. */
+const ENGINES: ReadonlyMap<string, Pick<DiskModule, "openChannel">> = new Map(
+  Object.entries({ "engine/file": file, "engine/memory": memory, "engine/null": none, "pool/channel": pool })
+    .map(([name, module]) => [new URL(`../../lib/storage/${name}.ts`, import.meta.url).href, module]),
+);
+
+/** Opens channels of these engines. */
+export const openChannel: ChannelOpener = (attachment, options) =>
+  ENGINES.get(attachment.module)!.openChannel(attachment, options, undefined as never);
 
 /** How long a test waits for a completion before it fails. */
 const PATIENCE_MS = 20_000;
@@ -54,11 +76,16 @@ export class PoolRig implements AsyncDisposable {
   readonly pool: IoPool;
   readonly parker: Parker;
   readonly #token: WakeToken & Disposable;
+  readonly #module: URL | undefined;
 
-  constructor(options: { platform?: Platform; workers?: number; entry?: URL; warn?: (message: string) => void } = {}) {
-    const { platform = simulatedPlatform(), ...rest } = options;
+  /** `module` opens the executors in place of engine file's. */
+  constructor(
+    options: { platform?: Platform; workers?: number; module?: URL; warn?: (message: string) => void } = {},
+  ) {
+    const { platform = simulatedPlatform(), module, ...rest } = options;
     this.platform = platform;
     this.pool = new IoPool({ platform: platform.descriptor, ...rest });
+    this.#module = module;
     this.#token = platform.createWakeToken();
     this.parker = platform.openParker(this.#token);
     this.pool.addLane(0, this.#token);
@@ -66,7 +93,11 @@ export class PoolRig implements AsyncDisposable {
 
   /** Opens a file through the pool. */
   open(path: string, readOnly = false): Promise<Disk> {
-    return openFile(path, { pool: this.pool }, readOnly);
+    const module = this.#module?.href;
+    const pool = module === undefined ? this.pool : {
+      open: (name: string, executor: ExecutorDescriptor) => this.pool.open(name, { ...executor, module }),
+    };
+    return openFile(path, { pool }, readOnly);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -131,7 +162,7 @@ export class ChannelRig implements Disposable {
       /** Whether the engine is told of the buffers, or sees unknown addresses. Default true. */
       announce?: boolean;
       rule?: MemoryRule;
-      /** Stands in for storage's own engines. */
+      /** Absent: {@linkcode openChannel}. */
       open?: ChannelOpener | undefined;
       wrap?: (channel: IoChannel, vectors: IoVectors) => IoChannel;
     },

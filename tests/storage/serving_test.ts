@@ -12,6 +12,7 @@ import { decideServing } from "../../lib/storage/serving.ts";
 function pretend(options: { refusal?: string; notDirect?: string } = {}): NativeFiles {
   return {
     uringRefusal: () => options.refusal === undefined ? undefined : { reason: options.refusal, remedy: "allow it" },
+    uringModule: "file:///never/loaded.ts",
     examine: (_path, _readOnly, cache) => ({
       routes: { direct: cache === "none" && options.notDirect === undefined, reads: "ring", writes: "call" },
       logicalSectorBytes: 512,

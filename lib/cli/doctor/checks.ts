@@ -4,7 +4,7 @@
  */
 
 import { XenblkError } from "../../errors.ts";
-import type { UringRefusal } from "../../storage/image/medium.ts";
+import type { Refusal } from "../../hypervisor.ts";
 
 /** How a thing stands: `warn` is no obstacle to serving, `fail` is. */
 export type Standing = "ok" | "warn" | "fail";
@@ -178,7 +178,7 @@ export function checkPart(check: string, error: unknown): Finding {
 }
 
 /** Engine uring can be used; without it engine file serves. `refusal` is why a ring could not be made, or undefined. */
-export function checkIoUring(refusal: UringRefusal | undefined): Finding {
+export function checkIoUring(refusal: Refusal | undefined): Finding {
   const check = "io_uring";
   if (refusal === undefined) return { check, standing: "ok", detail: "works: engine uring serves" };
   return { check, standing: "warn", detail: `engine file serves: ${refusal.reason}`, fix: refusal.remedy };

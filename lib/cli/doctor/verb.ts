@@ -4,8 +4,7 @@
 
 import { ownDomain } from "../../backend/kind.ts";
 import { errorText, EXIT_STATUS } from "../../errors.ts";
-import type { DomId } from "../../hypervisor.ts";
-import type { UringRefusal } from "../../storage/image/medium.ts";
+import type { DomId, Refusal } from "../../hypervisor.ts";
 import * as checks from "./checks.ts";
 import { checkJournals, checkLimits, type JournalOwner } from "./journals.ts";
 import type { Host, NativePlatform } from "../host.ts";
@@ -64,7 +63,7 @@ function goneDevices(platform: NativePlatform): ((device: JournalOwner) => boole
 }
 
 /** Without the permission for FFI there is no way to ask: that counts as a refusal. */
-function uringRefusal(platform: NativePlatform): UringRefusal | undefined {
+function uringRefusal(platform: NativePlatform): Refusal | undefined {
   try {
     return platform.files.uringRefusal();
   } catch (error) {

@@ -1,13 +1,36 @@
 /**
  * The `memory` engine: a disk whose sectors are a SharedArrayBuffer, gone with the process. For tests, the dry run and
- * measurements. It must not know channels or threads.
+ * measurements.
  */
 
 import { EBADF, EIO, ENOSPC, EOPNOTSUPP } from "../../errno.ts";
-import { type IoVectors } from "../disk.ts";
+import type { ChannelOptions, DiskAttachment, IoChannel, IoVectors } from "../disk.ts";
 import { errnoOf } from "../errno.ts";
 import { type Executor, OPERATION, type Operation } from "./executor.ts";
+import { ImmediateChannel } from "./immediate.ts";
 import type { MemoryViews } from "./views.ts";
+
+/** Names a memory disk. */
+export interface MemoryAttachment extends DiskAttachment {
+  /** Its sectors. */
+  readonly data: SharedArrayBuffer;
+  readonly readOnly: boolean;
+}
+
+/** Names the disk with these sectors. */
+export function memoryAttachment(data: SharedArrayBuffer, readOnly: boolean): MemoryAttachment {
+  return { module: import.meta.url, data, readOnly };
+}
+
+/** See DiskModule. */
+export function openChannel(attachment: MemoryAttachment, options: ChannelOptions): IoChannel {
+  return new ImmediateChannel(openExecutor(attachment), options);
+}
+
+/** See ExecutorModule. */
+export function openExecutor({ data, readOnly }: MemoryAttachment): Executor {
+  return new MemoryExecutor(data, readOnly);
+}
 
 /** Copies between the disk's bytes and the operation's. Past the end, reads fail with -EIO and writes with -ENOSPC. */
 export class MemoryExecutor implements Executor {

@@ -1,10 +1,27 @@
 /**
  * The `null` engine: completes everything and moves nothing, to measure what surrounds an engine. What a read
- * delivers is whatever the buffer held. It must not know channels or threads.
+ * delivers is whatever the buffer held.
  */
 
 import { EBADF, EOPNOTSUPP } from "../../errno.ts";
+import type { ChannelOptions, DiskAttachment, IoChannel } from "../disk.ts";
 import { type Executor, OPERATION, type Operation } from "./executor.ts";
+import { ImmediateChannel } from "./immediate.ts";
+
+/** Names a null disk. */
+export interface NullAttachment extends DiskAttachment {
+  readonly readOnly: boolean;
+}
+
+/** Names a disk that completes everything. */
+export function nullAttachment(readOnly = false): NullAttachment {
+  return { module: import.meta.url, readOnly };
+}
+
+/** See DiskModule. */
+export function openChannel({ readOnly }: NullAttachment, options: ChannelOptions): IoChannel {
+  return new ImmediateChannel(new NullExecutor(readOnly), options);
+}
 
 /** Succeeds at once, save for a write to a read-only disk. */
 export class NullExecutor implements Executor {

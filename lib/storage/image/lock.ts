@@ -1,12 +1,26 @@
 /**
  * Who may use an image beside whom: the interface of locks, those that hold within this process, and waiting for one
- * that another process is about to give up. A user that writes and does not share excludes everybody else. How other
- * processes are locked out is not known here.
+ * that another process is about to release. A user that writes and does not share excludes everybody else.
  */
 
 import type { Clock } from "../../clock.ts";
 import { errorText, XenblkError } from "../../errors.ts";
-import type { ImageFile } from "./file.ts";
+import type { LockableImage } from "../../hypervisor.ts";
+
+/** The shared word of a {@linkcode LockableImage}, which nobody has locked. */
+export function lockWord(): SharedArrayBuffer {
+  return new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT);
+}
+
+/** Says whether this process keeps others from the file: whoever opens it for I/O meanwhile locks that descriptor, too. */
+export function setLocked({ locked }: LockableImage, value: boolean): void {
+  Atomics.store(new Int32Array(locked), 0, value ? 1 : 0);
+}
+
+/** What {@linkcode setLocked} said last. */
+export function isLocked({ locked }: LockableImage): boolean {
+  return Atomics.load(new Int32Array(locked), 0) === 1;
+}
 
 /** How an image is about to be used. */
 export interface ImageUse {
@@ -24,11 +38,11 @@ export interface ImageLocks {
    * Takes the lock, to be disposed, or says who excludes this use: the end of a sentence such as `process 12 (qemu) has
    * it`. Throws Error with the reason if the image cannot be locked at all.
    */
-  tryLock(image: ImageFile, use: ImageUse): Disposable | string;
+  tryLock(image: LockableImage, use: ImageUse): Disposable | string;
 }
 
-/** Says nothing if a use could begin now. Throws {@linkcode ImageBusyError}. */
-export function checkFree(locks: ImageLocks, image: ImageFile, use: ImageUse): void {
+/** Returns if the image could be locked now for this use. Throws {@linkcode ImageBusyError}. */
+export function checkFree(locks: ImageLocks, image: LockableImage, use: ImageUse): void {
   const lock = new ProcessImageLocks(locks, () => {}).tryLock(image, use);
   if (typeof lock === "string") throw busy(image, use, lock);
   lock[Symbol.dispose]();
@@ -39,19 +53,19 @@ export function excludes(one: Omit<ImageUse, "by">, other: Omit<ImageUse, "by">)
   return (one.writes && !other.shared) || (other.writes && !one.shared);
 }
 
-/** Locks among the disks of this process, by what the image is and not how it is called; and beyond, if it can be. */
+/** Locks among the disks of this process, by the file's identity and not its path; and against other processes. */
 export class ProcessImageLocks implements ImageLocks {
   readonly #held = new Map<string, Set<ImageUse>>();
   readonly #beyond: ImageLocks | undefined;
   readonly #warn: (message: string) => void;
 
-  /** `beyond` locks out other processes; `warn` hears of images that it cannot lock and that are used nevertheless. */
+  /** `beyond` locks out other processes; `warn` gets each image that it cannot lock and that is used nevertheless. */
   constructor(beyond: ImageLocks | undefined, warn: (message: string) => void) {
     this.#beyond = beyond;
     this.#warn = warn;
   }
 
-  tryLock(image: ImageFile, use: ImageUse): Disposable | string {
+  tryLock(image: LockableImage, use: ImageUse): Disposable | string {
     const { device, inode } = image.identity;
     const key = `${device}:${inode}`;
     const held = this.#held.get(key) ?? new Set();
@@ -69,7 +83,7 @@ export class ProcessImageLocks implements ImageLocks {
     };
   }
 
-  #lockBeyond(image: ImageFile, use: ImageUse): Disposable | string | undefined {
+  #lockBeyond(image: LockableImage, use: ImageUse): Disposable | string | undefined {
     try {
       return this.#beyond?.tryLock(image, use);
     } catch (error) {
@@ -92,7 +106,7 @@ export class ImageBusyError extends XenblkError {}
  */
 export async function lockImage(
   locks: ImageLocks,
-  image: ImageFile,
+  image: LockableImage,
   use: ImageUse,
   clock: Clock,
   signal?: AbortSignal,
@@ -107,7 +121,7 @@ export async function lockImage(
 }
 
 /** The error that a person sees. */
-function busy(image: ImageFile, use: ImageUse, who: string): ImageBusyError {
+function busy(image: LockableImage, use: ImageUse, who: string): ImageBusyError {
   return new ImageBusyError(`Cannot ${use.writes ? "write to" : "read"} image ${image.path}: ${who}`, {
     remedy: "end that use first: two at a time would damage what is on the image",
   });

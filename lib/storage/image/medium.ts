@@ -1,8 +1,9 @@
 /**
  * What storage can do to files through system calls that Deno has not: look at the medium below them, and serve them
- * through io_uring. It is behind the seam; this file has the interfaces, and must not know how they are carried out.
+ * through io_uring. Interfaces only; ffi implements them.
  */
 
+import type { Refusal } from "../../hypervisor.ts";
 import type { CacheMode, DiscardProperties, DiskAttachment } from "../disk.ts";
 import type { ImageFile } from "./file.ts";
 
@@ -26,12 +27,12 @@ export interface UringRoutes {
 
 /** What a reactor needs to serve a file through its ring. */
 export interface UringAttachment extends DiskAttachment {
-  /** Tells the opener which engine it is for. */
-  readonly engine: "uring";
   /** The file, and how completed writes are kept. */
   readonly image: ImageFile;
   /** Found out when the disk was opened. */
   readonly routes: UringRoutes;
+  /** The disk's open channels; see open_channels.ts. */
+  readonly channels: SharedArrayBuffer;
 }
 
 /** What a file or block device turned out to be. */
@@ -48,18 +49,12 @@ export interface FileMedium {
   readonly notDirect?: string;
 }
 
-/** Why io_uring cannot be used. */
-export interface UringRefusal {
-  /** As the end of a sentence. */
-  readonly reason: string;
-  /** What to do about it. */
-  readonly remedy: string;
-}
-
 /** The system calls as storage uses them. */
 export interface NativeFiles {
   /** Why this process cannot use io_uring; undefined: it can. */
-  uringRefusal(): UringRefusal | undefined;
+  uringRefusal(): Refusal | undefined;
+  /** The module that opens channels through the io_uring of a reactor: that of a {@linkcode UringAttachment}. */
+  readonly uringModule: string;
   /** Looks at a file or block device as it is to be served; changes nothing. Throws Error with the reason. */
   examine(path: string, readOnly: boolean, cache: CacheMode): FileMedium;
 }

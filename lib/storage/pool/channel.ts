@@ -1,59 +1,56 @@
 /**
- * The reactor's side of the file engine: hands operations to the I/O Workers as jobs and gathers their results. All
- * channels of one disk in one reactor share a queue. It must not know files; it never waits.
+ * The reactor's side of the pool: hands operations to the I/O Workers as jobs and gathers their results. All channels of
+ * one disk in one reactor share a queue. It never waits.
  */
 
-import { EOPNOTSUPP } from "../../errno.ts";
 import { XenblkError } from "../../errors.ts";
-import { type ChannelOptions, type IoChannel } from "../disk.ts";
-import { Doorbell } from "./doorbell.ts";
+import type { ChannelOptions, IoChannel } from "../disk.ts";
 import { OPERATION, type Operation } from "../engine/executor.ts";
-import { BUSY_WORKERS, type ImageFile, joinFile, leaveFile, SLOW_VISITS } from "../image/file.ts";
-import type { PoolAttachment } from "./pool.ts";
-import { JOB_SLOTS, JOB_VECTORS, JobQueue, QUEUE_CHANNELS } from "./job_queue.ts";
 import { OperationTable } from "../engine/operations.ts";
+import { joinChannels } from "../open_channels.ts";
+import { DiskLoad } from "./disk_load.ts";
+import { Doorbell } from "./doorbell.ts";
+import { JOB_SLOTS, JOB_VECTORS, JobQueue, QUEUE_CHANNELS } from "./job_queue.ts";
+import type { PoolAttachment } from "./pool.ts";
 
 /** The queues that this thread has channels to, by their id. */
 const lanes = new Map<string, JobLane>();
 
-/** Opens a channel to a file that the I/O Workers have open. Throws if the reactor has too many to it. */
-export function openFileChannel(attachment: PoolAttachment, options: ChannelOptions): IoChannel {
-  return new FileChannel(lanes.get(attachment.id) ?? new JobLane(attachment), options);
+/** See DiskModule. Throws if the disk is closed, or the reactor has too many channels to it. */
+export function openChannel(attachment: PoolAttachment, options: ChannelOptions): IoChannel {
+  return new PoolChannel(lanes.get(attachment.id) ?? new JobLane(attachment), options);
 }
 
 /** This thread's end of one queue: free slots, and whose operation a slot carries. */
 class JobLane {
   readonly jobs: JobQueue;
-  readonly #id: string;
+  readonly #attachment: PoolAttachment;
   readonly #doorbell: Doorbell;
-  readonly #image: ImageFile;
-  readonly #shared: Int32Array;
+  readonly #load: DiskLoad;
   readonly #free = Int32Array.from({ length: JOB_SLOTS }, (_, slot) => slot);
   #freeCount = JOB_SLOTS;
   readonly #tags = new Uint32Array(JOB_SLOTS);
-  readonly #channels = new Array<FileChannel | undefined>(QUEUE_CHANNELS).fill(undefined);
-  #channelCount = 0;
+  readonly #channels = new Array<PoolChannel | undefined>(QUEUE_CHANNELS).fill(undefined);
+  readonly #counted = new Map<number, Disposable>();
   /** The channel that is served first by the next {@linkcode pump}, so that none takes all slots. */
   #turn = 0;
 
   constructor(attachment: PoolAttachment) {
-    this.#id = attachment.id;
+    this.#attachment = attachment;
     this.jobs = new JobQueue(attachment.queue);
     this.#doorbell = new Doorbell(attachment.doorbell);
-    this.#image = attachment.image;
-    this.#shared = new Int32Array(attachment.image.shared);
+    this.#load = new DiskLoad(attachment.load);
   }
 
   /** The channel's place in the queue. */
-  join(channel: FileChannel, options: ChannelOptions): number {
+  join(channel: PoolChannel, options: ChannelOptions): number {
     const place = this.#channels.indexOf(undefined);
     if (place < 0) {
       throw new XenblkError(`Cannot open I/O channel: the disk has ${QUEUE_CHANNELS} channels on this reactor already`);
     }
-    joinFile(this.#image);
+    this.#counted.set(place, joinChannels(this.#attachment.channels, this.#attachment.name));
     this.#channels[place] = channel;
-    this.#channelCount++;
-    lanes.set(this.#id, this);
+    lanes.set(this.#attachment.id, this);
     this.jobs.buffersAddress[place] = options.buffers?.address ?? 0;
     this.jobs.buffersLength[place] = options.buffers?.view.byteLength ?? 0;
     this.jobs.generation[place]!++;
@@ -62,9 +59,9 @@ class JobLane {
 
   leave(place: number): void {
     this.#channels[place] = undefined;
-    this.#channelCount--;
-    if (this.#channelCount === 0) lanes.delete(this.#id);
-    leaveFile(this.#image);
+    this.#counted.get(place)![Symbol.dispose]();
+    this.#counted.delete(place);
+    if (this.#counted.size === 0) lanes.delete(this.#attachment.id);
   }
 
   /** Turns waiting operations into jobs as far as there are slots, fairly among the channels. */
@@ -85,11 +82,10 @@ class JobLane {
     if (submitted) this.#ring();
   }
 
-  /** A file whose calls return at once is best served by the one I/O Worker that is busy with it already. */
+  /** A disk whose calls return at once is best served by the one I/O Worker that is busy with it already. */
   #ring(): void {
     this.#doorbell.ring();
-    const busy = Atomics.load(this.#shared, BUSY_WORKERS) > 0;
-    if (!busy || Atomics.load(this.#shared, SLOW_VISITS) > 0) this.#doorbell.rouse();
+    if (!this.#load.busy || this.#load.slow) this.#doorbell.rouse();
   }
 
   /** Gives every result that is there to its channel, and the slots to operations that wait for one. */
@@ -104,7 +100,7 @@ class JobLane {
   }
 }
 
-class FileChannel implements IoChannel {
+class PoolChannel implements IoChannel {
   readonly tags: Uint32Array;
   readonly results: Int32Array;
   readonly #lane: JobLane;
@@ -144,9 +140,10 @@ class FileChannel implements IoChannel {
     this.#queue(tag, OPERATION.flush, 0, 0, 0);
   }
 
-  /** Deno has no call for it. */
-  discard(tag: number): void {
-    this.#table.addCompleted(tag, -EOPNOTSUPP);
+  discard(tag: number, offsetBytes: number, lengthBytes: number, secure: boolean): void {
+    this.#table.addDiscard(tag, offsetBytes, lengthBytes, secure);
+    this.#parts[tag] = 0;
+    this.#status[tag] = 0;
   }
 
   submit(): void {
@@ -188,6 +185,8 @@ class FileChannel implements IoChannel {
     }
     jobs.operation[slot] = table.operation[tag]!;
     jobs.offsetBytes[slot] = table.offsetBytes[tag]!;
+    jobs.lengthBytes[slot] = table.lengthBytes[tag]!;
+    jobs.secure[slot] = table.secure[tag]!;
     jobs.vectorCount[slot] = count;
     table.first[tag] = first;
     table.offsetBytes[tag]! += lengthBytes;

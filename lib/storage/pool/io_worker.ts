@@ -1,6 +1,5 @@
 /**
- * The entry of an I/O Worker, and a composition root: brings the I/O loop together with the platform it is told to
- * open, which is loaded only then.
+ * The entry of an I/O Worker. The platform, and each disk's executor, come from the modules that its messages name.
  */
 
 /// <reference lib="deno.worker" />
@@ -8,7 +7,4 @@
 import { runIoWorker } from "./loop.ts";
 
 // Not awaited: a Worker gets no messages before its module is evaluated.
-void runIoWorker(self, {
-  openPlatform: async (descriptor) => (await import("../../../platform.ts")).openPlatform(descriptor),
-  openCover: async (descriptor) => (await import("../../../platform.ts")).openCover(descriptor),
-});
+void runIoWorker(self);

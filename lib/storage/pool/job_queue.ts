@@ -1,7 +1,7 @@
 /**
  * The shared memory between one reactor and the I/O Workers for one disk: jobs one way, results the other. One producer
  * (the reactor), many consumers (the I/O Workers). Every index goes through Atomics; all else is written before the
- * index that publishes it. It must not know what a job does, nor how anybody sleeps.
+ * index that publishes it.
  */
 
 import type { IoVectors } from "../disk.ts";
@@ -22,8 +22,8 @@ const COMPLETED = 32; // results published
 const REAPED = 48; // results that the reactor took
 const HEADER_WORDS = 64;
 
-const WORDS = HEADER_WORDS + 6 * JOB_SLOTS + QUEUE_CHANNELS;
-const DOUBLES = JOB_SLOTS + 2 * QUEUE_CHANNELS + JOB_SLOTS * JOB_VECTORS;
+const WORDS = HEADER_WORDS + 7 * JOB_SLOTS + QUEUE_CHANNELS;
+const DOUBLES = 2 * JOB_SLOTS + 2 * QUEUE_CHANNELS + JOB_SLOTS * JOB_VECTORS;
 const DOUBLES_AT = Math.ceil(WORDS / 2) * 8;
 const LENGTHS_AT = DOUBLES_AT + DOUBLES * 8;
 const QUEUE_BYTES = LENGTHS_AT + JOB_SLOTS * JOB_VECTORS * 4;
@@ -36,6 +36,9 @@ export class JobQueue {
   readonly offsetBytes: Float64Array;
   readonly vectorCount: Int32Array;
   readonly vectors: IoVectors;
+  /** By slot, of a discard, which has no vectors: its bytes, and whether it is a secure one (1). */
+  readonly lengthBytes: Float64Array;
+  readonly secure: Int32Array;
   /** By channel: its buffers, and a number that tells one channel in this place from the next. */
   readonly buffersAddress: Float64Array;
   readonly buffersLength: Float64Array;
@@ -62,9 +65,11 @@ export class JobQueue {
     this.operation = words(JOB_SLOTS);
     this.channel = words(JOB_SLOTS);
     this.vectorCount = words(JOB_SLOTS);
+    this.secure = words(JOB_SLOTS);
     this.generation = words(QUEUE_CHANNELS);
     at = DOUBLES_AT;
     this.offsetBytes = doubles(JOB_SLOTS);
+    this.lengthBytes = doubles(JOB_SLOTS);
     this.buffersAddress = doubles(QUEUE_CHANNELS);
     this.buffersLength = doubles(QUEUE_CHANNELS);
     this.vectors = {

@@ -1,25 +1,24 @@
 /**
  * An I/O Worker's life: look for jobs in the queues of all disks, carry them out one at a time, wake the reactor they
- * came from, sleep when there are none. It must not know rings, grants or which platform it runs on.
+ * came from, sleep when there are none. What a job does is up to the disk's executor.
  */
 
+import { EOPNOTSUPP } from "../../errno.ts";
 import { errorText, XenblkError } from "../../errors.ts";
-import type { Platform, PlatformDescriptor, Waker } from "../../hypervisor.ts";
-import { Doorbell } from "./doorbell.ts";
-import { errnoOf } from "../errno.ts";
-import { type BlockFile, type Executor, FileExecutor, type Operation } from "../engine/executor.ts";
-import { BUSY_WORKERS, type ImageFile, openSameFile, SLOW_VISITS } from "../image/file.ts";
-import type { IoAnswer, IoCommand } from "./messages.ts";
-import { JOB_VECTORS, JobQueue, QUEUE_CHANNELS } from "./job_queue.ts";
+import type { Platform, Waker } from "../../hypervisor.ts";
+import { eventLoopTurn, Modules, openPlatform } from "../../modules.ts";
+import { type Executor, OPERATION, type Operation } from "../engine/executor.ts";
 import { MemoryViews } from "../engine/views.ts";
+import { errnoOf } from "../errno.ts";
+import { DiskLoad } from "./disk_load.ts";
+import { Doorbell } from "./doorbell.ts";
+import type { ExecutorModule } from "./executor_module.ts";
+import { JOB_VECTORS, JobQueue, QUEUE_CHANNELS } from "./job_queue.ts";
+import type { IoAnswer, IoCommand } from "./messages.ts";
 
 /** Jobs done in one queue before the next queue gets its turn. */
 const JOBS_PER_VISIT = 16;
-/** A job that takes longer says that its disk makes Workers wait, so that several should wait at a time. */
-const SLOW_JOB_MS = 0.02;
-/** Visits that a file counts as slow after a slow job. */
-const SLOW_FOR_VISITS = 64;
-/** How long a finished job may wait for the next ones to be told together: waking a reactor costs more than a cached read. */
+/** How long a finished job may wait so that one wake reports several: waking a reactor costs more than a cached read. */
 const WAKE_DELAY_MS = 0.02;
 
 /** The Worker's side of its messages: `self` of a dedicated Worker. */
@@ -28,42 +27,26 @@ export interface IoWorkerScope {
   postMessage(answer: IoAnswer): void;
 }
 
-/** How the Worker reaches what it must not know by itself. */
-export interface IoWorkerParts {
-  readonly openPlatform: (descriptor: PlatformDescriptor) => Promise<Platform>;
-  /** Gives what covers a file that was just opened by the lock that this process has on its image, if it has one. */
-  readonly openCover?: (descriptor: PlatformDescriptor) => Promise<(image: ImageFile) => void>;
-  /** Opens an image's file; a test may give one that stalls or fails. */
-  readonly openFile?: (image: ImageFile) => BlockFile;
-}
-
-/** A disk's file as this Worker has it open. */
-interface ServedFile {
+/** A disk as this Worker has it open. */
+interface ServedDisk {
   readonly executor: Executor;
-  readonly shared: Int32Array;
+  readonly load: DiskLoad;
   readonly queues: ServedQueue[];
 }
 
 /** Runs an I/O Worker until it is told to stop. To be called before the Worker's first await, lest messages be lost. */
-export async function runIoWorker(scope: IoWorkerScope, parts: IoWorkerParts): Promise<void> {
+export async function runIoWorker(scope: IoWorkerScope): Promise<void> {
   const inbox = new Inbox(scope);
   const start = await inbox.take();
   if (start.type !== "start") throw new Error(`Cannot run an I/O Worker: its first message is ${start.type}`);
   const { request } = start;
   let platform: Platform;
-  let cover: ((image: ImageFile) => void) | undefined;
   try {
-    platform = await parts.openPlatform(start.platform);
-    cover = await parts.openCover?.(start.platform);
+    platform = await openPlatform(start.platform);
   } catch (error) {
     return scope.postMessage({ request, failure: failureOf(error) });
   }
-  const open = (image: ImageFile): BlockFile => {
-    const file = (parts.openFile ?? openSameFile)(image);
-    cover?.(image);
-    return file;
-  };
-  const worker = new IoWorker(platform, start, open, (answer) => scope.postMessage(answer));
+  const worker = new IoWorker(platform, start, (answer) => scope.postMessage(answer));
   scope.postMessage({ request });
   await worker.run(inbox);
 }
@@ -103,32 +86,34 @@ class IoWorker {
   readonly #platform: Platform;
   readonly #start: IoCommand & { type: "start" };
   readonly #doorbell: Doorbell;
-  readonly #openFile: (image: ImageFile) => BlockFile;
   readonly #answer: (answer: IoAnswer) => void;
+  readonly #modules = new Modules<ExecutorModule>("openExecutor");
   readonly #wakers = new Map<number, Waker>();
-  readonly #files = new Map<number, ServedFile>();
+  readonly #disks = new Map<number, ServedDisk>();
+  /** Disks whose module is being loaded: what is asked for them next waits until that has ended. */
+  readonly #opening = new Map<number, Promise<void>>();
   #queues: ServedQueue[] = [];
   #nextQueue = 0;
   #stopping = false;
 
-  constructor(
-    platform: Platform,
-    start: IoCommand & { type: "start" },
-    openFile: (image: ImageFile) => BlockFile,
-    answer: (answer: IoAnswer) => void,
-  ) {
+  constructor(platform: Platform, start: IoCommand & { type: "start" }, answer: (answer: IoAnswer) => void) {
     this.#platform = platform;
     this.#start = start;
     this.#doorbell = new Doorbell(start.doorbell);
-    this.#openFile = openFile;
     this.#answer = answer;
   }
 
   async run(inbox: Inbox): Promise<void> {
     while (!this.#stopping) {
       const rung = this.#doorbell.rung;
-      if (this.#doorbell.postedTo(this.#start.worker) !== inbox.taken) this.#obey(await inbox.take());
-      else if (!this.#visitNext()) this.#doorbell.sleep(rung);
+      if (this.#doorbell.postedTo(this.#start.worker) !== inbox.taken) {
+        this.#obey(await inbox.take());
+        continue;
+      }
+      const worked = this.#visitNext();
+      // A module loads only while the event loop runs; the other disks are served meanwhile.
+      if (this.#opening.size > 0) await eventLoopTurn();
+      else if (!worked) this.#doorbell.sleep(rung);
     }
   }
 
@@ -138,7 +123,7 @@ class IoWorker {
     for (let i = 0; i < count; i++) {
       const at = (this.#nextQueue + i) % count;
       const queue = this.#queues[at]!;
-      if (!queue.enter(this.#start.workersPerFile)) continue;
+      if (!queue.enter(this.#start.workersPerDisk)) continue;
       this.#nextQueue = (at + 1) % count;
       // Before this disk can hold this Worker up: it may be the only one awake, and roused for another disk.
       if (this.#hasWorkBeside(queue)) this.#doorbell.rouse();
@@ -161,18 +146,18 @@ class IoWorker {
       case "lane":
         this.#wakers.set(command.lane, this.#platform.openWaker(command.token));
         break;
-      case "queue":
-        this.#addQueue(command.file, command.lane, command.buffer);
-        break;
       case "open":
-        this.#report(command.request, () => this.#open(command.file, command.image));
+        this.#open(command);
+        break;
+      case "queue":
+        this.#whenOpen(command.disk, () => this.#addQueue(command.disk, command.lane, command.buffer));
         break;
       case "close":
-        this.#report(command.request, () => this.#close(command.file));
+        this.#whenOpen(command.disk, () => this.#report(command.request, () => this.#close(command.disk)));
         break;
       case "stop":
         this.#stopping = true;
-        this.#report(command.request, () => [...this.#files.keys()].forEach((file) => this.#close(file)));
+        this.#report(command.request, () => [...this.#disks.keys()].forEach((disk) => this.#close(disk)));
         break;
       case "start":
         throw new Error("Cannot start an I/O Worker twice");
@@ -188,25 +173,42 @@ class IoWorker {
     }
   }
 
-  #open(file: number, image: ImageFile): void {
-    const executor = new FileExecutor(this.#openFile(image), image.cache);
-    this.#files.set(file, { executor, shared: new Int32Array(image.shared), queues: [] });
+  #whenOpen(disk: number, action: () => void): void {
+    const opening = this.#opening.get(disk);
+    if (opening === undefined) action();
+    else void opening.then(action);
   }
 
-  #addQueue(file: number, lane: number, buffer: SharedArrayBuffer): void {
-    const served = this.#files.get(file);
+  #open({ request, disk, executor: descriptor, load }: IoCommand & { type: "open" }): void {
+    const openWith = (module: ExecutorModule): void =>
+      this.#report(request, () => {
+        if (this.#stopping) throw new XenblkError("Cannot open the disk: the I/O Worker is ending");
+        const executor = module.openExecutor(descriptor, this.#platform);
+        this.#disks.set(disk, { executor, load: new DiskLoad(load), queues: [] });
+      });
+    const loaded = this.#modules.get(descriptor.module);
+    if (loaded !== undefined) return openWith(loaded);
+    const opening = this.#modules.load(descriptor.module).then(
+      openWith,
+      (error) => this.#answer({ request, failure: failureOf(error) }),
+    ).finally(() => this.#opening.delete(disk));
+    this.#opening.set(disk, opening);
+  }
+
+  #addQueue(disk: number, lane: number, buffer: SharedArrayBuffer): void {
+    const served = this.#disks.get(disk);
     const waker = this.#wakers.get(lane);
-    // This Worker could not open the file: the others serve it.
+    // This Worker could not open the disk: the others serve it.
     if (served === undefined || waker === undefined) return;
     const queue = new ServedQueue(new JobQueue(buffer), served, waker, this.#platform);
     served.queues.push(queue);
     this.#queues.push(queue);
   }
 
-  #close(file: number): void {
-    const served = this.#files.get(file);
+  #close(disk: number): void {
+    const served = this.#disks.get(disk);
     if (served === undefined) return;
-    this.#files.delete(file);
+    this.#disks.delete(disk);
     this.#queues = this.#queues.filter((queue) => !served.queues.includes(queue));
     this.#nextQueue = 0;
     served.executor[Symbol.dispose]();
@@ -216,7 +218,7 @@ class IoWorker {
 /** One queue as this Worker serves it. */
 class ServedQueue {
   readonly #jobs: JobQueue;
-  readonly #file: ServedFile;
+  readonly #disk: ServedDisk;
   readonly #waker: Waker;
   readonly #platform: Platform;
   /** By channel: views of its buffers, and the generation they belong to. */
@@ -225,9 +227,9 @@ class ServedQueue {
   /** The slot that {@linkcode enter} took. */
   #claimed = -1;
 
-  constructor(jobs: JobQueue, file: ServedFile, waker: Waker, platform: Platform) {
+  constructor(jobs: JobQueue, disk: ServedDisk, waker: Waker, platform: Platform) {
     this.#jobs = jobs;
-    this.#file = file;
+    this.#disk = disk;
     this.#waker = waker;
     this.#platform = platform;
   }
@@ -238,17 +240,17 @@ class ServedQueue {
 
   /** Whether a second Worker would do good: not where calls return at once, since waking it costs more than they do. */
   get wantsHelp(): boolean {
-    return Atomics.load(this.#file.shared, SLOW_VISITS) > 0 && this.#jobs.hasJobs;
+    return this.#disk.load.slow && this.#jobs.hasJobs;
   }
 
   /**
-   * Takes a job, which {@linkcode work} must carry out. False: there is none, or the file occupies its share of
+   * Takes a job, which {@linkcode work} must carry out. False: there is none, or the disk occupies its share of
    * Workers; they will look for more jobs when they are done.
    */
-  enter(workersPerFile: number): boolean {
-    if (!this.#jobs.hasJobs || !occupy(this.#file.shared, workersPerFile)) return false;
+  enter(workersPerDisk: number): boolean {
+    if (!this.#jobs.hasJobs || !this.#disk.load.enter(workersPerDisk)) return false;
     this.#claimed = this.#jobs.claim();
-    if (this.#claimed < 0) Atomics.sub(this.#file.shared, BUSY_WORKERS, 1);
+    if (this.#claimed < 0) this.#disk.load.leave();
     return this.#claimed >= 0;
   }
 
@@ -259,7 +261,7 @@ class ServedQueue {
     let now = begun;
     let wokenAt = begun;
     // Where the next job may take long, none that is done waits for it.
-    const wakeDelayMs = Atomics.load(this.#file.shared, SLOW_VISITS) > 0 ? 0 : WAKE_DELAY_MS;
+    const wakeDelayMs = this.#disk.load.slow ? 0 : WAKE_DELAY_MS;
     let done = 0;
     for (let slot = this.#claimed; slot >= 0; slot = done < JOBS_PER_VISIT ? jobs.claim() : -1) {
       jobs.complete(slot, this.#carryOut(slot));
@@ -270,21 +272,18 @@ class ServedQueue {
       wokenAt = now;
     }
     this.#waker.wake();
-    this.#judge((now - begun) / done);
-    Atomics.sub(this.#file.shared, BUSY_WORKERS, 1);
-  }
-
-  /** One slow visit makes the file slow for many; racing with other Workers here does no harm. */
-  #judge(jobMs: number): void {
-    const slowVisits = Atomics.load(this.#file.shared, SLOW_VISITS);
-    if (jobMs > SLOW_JOB_MS) Atomics.store(this.#file.shared, SLOW_VISITS, SLOW_FOR_VISITS);
-    else if (slowVisits > 0) Atomics.store(this.#file.shared, SLOW_VISITS, slowVisits - 1);
+    this.#disk.load.judge((now - begun) / done);
+    this.#disk.load.leave();
   }
 
   #carryOut(slot: number): number {
-    const { operation, offsetBytes, vectors, vectorCount, channel } = this.#jobs;
+    const { operation, offsetBytes, lengthBytes, secure, vectors, vectorCount, channel } = this.#jobs;
+    const { executor } = this.#disk;
     try {
-      return this.#file.executor.execute(
+      if (operation[slot] === OPERATION.discard) {
+        return executor.discard?.(offsetBytes[slot]!, lengthBytes[slot]!, secure[slot] === 1) ?? -EOPNOTSUPP;
+      }
+      return executor.execute(
         operation[slot] as Operation,
         offsetBytes[slot]!,
         vectors,
@@ -307,17 +306,5 @@ class ServedQueue {
     const buffers = length === 0 ? undefined : { address, view: memory.view(address, length) };
     this.#generations[channel] = generation;
     return this.#views[channel] = new MemoryViews(memory, buffers);
-  }
-}
-
-/**
- * Counts this Worker among those busy with a file, unless there are enough. Never counts too many even for a moment:
- * a Worker that is refused may rely on a busy one to look for jobs again.
- */
-function occupy(shared: Int32Array, most: number): boolean {
-  while (true) {
-    const busy = Atomics.load(shared, BUSY_WORKERS);
-    if (busy >= most) return false;
-    if (Atomics.compareExchange(shared, BUSY_WORKERS, busy, busy + 1) === busy) return true;
   }
 }

@@ -4,9 +4,9 @@
  */
 
 import type { PlatformDescriptor, WakeToken } from "../../hypervisor.ts";
-import type { ImageFile } from "../image/file.ts";
+import type { ExecutorDescriptor } from "./executor_module.ts";
 
-/** To an I/O Worker, in this order: `start`; a lane before its queues; a file before its queues. */
+/** To an I/O Worker, in this order: `start`; a lane before its queues; a disk before its queues. */
 export type IoCommand =
   | {
     readonly type: "start";
@@ -14,13 +14,20 @@ export type IoCommand =
     readonly platform: PlatformDescriptor;
     readonly doorbell: SharedArrayBuffer;
     readonly worker: number;
-    /** Most I/O Workers that one file may occupy. */
-    readonly workersPerFile: number;
+    /** Most I/O Workers that one disk may occupy. */
+    readonly workersPerDisk: number;
   }
   | { readonly type: "lane"; readonly lane: number; readonly token: WakeToken }
-  | { readonly type: "open"; readonly request: number; readonly file: number; readonly image: ImageFile }
-  | { readonly type: "queue"; readonly file: number; readonly lane: number; readonly buffer: SharedArrayBuffer }
-  | { readonly type: "close"; readonly request: number; readonly file: number }
+  | {
+    readonly type: "open";
+    readonly request: number;
+    readonly disk: number;
+    readonly executor: ExecutorDescriptor;
+    /** See disk_load.ts. */
+    readonly load: SharedArrayBuffer;
+  }
+  | { readonly type: "queue"; readonly disk: number; readonly lane: number; readonly buffer: SharedArrayBuffer }
+  | { readonly type: "close"; readonly request: number; readonly disk: number }
   | { readonly type: "stop"; readonly request: number };
 
 /** From an I/O Worker: the request of that number is done, or failed with this reason. */

@@ -1,19 +1,21 @@
 /**
- * The I/O Workers as the control plane sees them: started when the first file is opened, or before, told which reactors
- * to wake and which files to open and close. It sees no job and no data.
+ * The I/O Workers as the control plane sees them: started when the first disk is opened, or before, told which reactors
+ * to wake and which disks to open and close. It sees no job and no data.
  */
 
 import { errorText, XenblkError } from "../../errors.ts";
 import type { PlatformDescriptor, WakeToken } from "../../hypervisor.ts";
 import type { DiskAttachment } from "../disk.ts";
+import { channelsClosed, countChannels } from "../open_channels.ts";
+import { DiskLoad } from "./disk_load.ts";
 import { Doorbell } from "./doorbell.ts";
-import { channelsClosed, type ImageFile } from "../image/file.ts";
-import type { IoAnswer, IoCommand } from "./messages.ts";
+import type { ExecutorDescriptor } from "./executor_module.ts";
 import { JobQueue } from "./job_queue.ts";
+import type { IoAnswer, IoCommand } from "./messages.ts";
 
 /** I/O Workers of a pool that is not told how many. */
 export const DEFAULT_IO_WORKERS = 4;
-/** How long an image's opening waits for I/O Workers that another, stalled disk holds up, once one has opened it. */
+/** How long a disk's opening waits for I/O Workers that another, stalled disk holds up, once one has opened it. */
 const STRAGGLER_GRACE_MS = 500;
 
 /** What a pool is made with. */
@@ -30,31 +32,36 @@ export interface IoPoolOptions {
   readonly entry?: URL;
 }
 
-/** What a reactor needs to submit jobs for one file; see disk.ts. */
+/** What a reactor needs to submit jobs for one disk; see disk.ts. */
 export interface PoolAttachment extends DiskAttachment {
-  /** Tells openChannel which engine it is for. */
-  readonly engine: "file";
+  /** The disk's, for messages. */
+  readonly name: string;
   /** Distinguishes queues; the same in every thread. */
   readonly id: string;
   /** The jobs; see job_queue.ts. */
   readonly queue: SharedArrayBuffer;
   /** What I/O Workers sleep on; see doorbell.ts. */
   readonly doorbell: SharedArrayBuffer;
-  /** The file whose channels are counted. */
-  readonly image: ImageFile;
+  /** How busy the I/O Workers are with the disk; see disk_load.ts. */
+  readonly load: SharedArrayBuffer;
+  /** The disk's open channels; see open_channels.ts. */
+  readonly channels: SharedArrayBuffer;
 }
 
-/** A file that the I/O Workers have open. */
-export interface PoolFile {
+/** A disk that the I/O Workers have open. */
+export interface PoolDisk {
   /** For the reactor of that lane. Throws RangeError for a lane that was not added. */
   attachment(lane: number): PoolAttachment;
-  /** Resolves when all channels are closed and no I/O Worker has the file open. */
+  /** Resolves when all channels are closed and no I/O Worker has the disk open. */
   close(): Promise<void>;
 }
 
+/** The module of {@linkcode PoolAttachment}s. */
+const CHANNEL_MODULE = new URL("./channel.ts", import.meta.url).href;
+
 type Request = IoCommand & { readonly request: number };
 
-/** A bounded number of Workers that make blocking file calls for all disks. Dispose it after its disks. */
+/** A bounded number of Workers that make blocking calls for all disks. Dispose it after its disks. */
 export class IoPool implements AsyncDisposable {
   readonly #options: IoPoolOptions;
   readonly #count: number;
@@ -67,7 +74,7 @@ export class IoPool implements AsyncDisposable {
   #started: Promise<void> | undefined;
   #hasStarted = false;
   #lastRequest = 0;
-  #lastFile = 0;
+  #lastDisk = 0;
 
   /** Starts nothing yet. Throws {@linkcode XenblkError} if there is to be no Worker. */
   constructor(options: IoPoolOptions) {
@@ -89,36 +96,38 @@ export class IoPool implements AsyncDisposable {
   }
 
   /**
-   * Starts the I/O Workers, if they are not, so that the first file need not wait for them. Rejects with
+   * Starts the I/O Workers, if they are not, so that the first disk need not wait for them. Rejects with
    * {@linkcode XenblkError} if they cannot be started.
    */
   start(): Promise<void> {
     if (this.#started === undefined) {
       this.#started = this.#startWorkers();
-      this.#started.catch(() => {}); // whoever opens a file hears of it
+      this.#started.catch(() => {}); // whoever opens a disk hears of it
     }
     return this.#started;
   }
 
   /**
-   * Opens an image in the I/O Workers. Rejects with {@linkcode XenblkError} if one of them cannot open it, or if they
-   * cannot be started.
+   * Opens a disk in the I/O Workers; `name` is for messages, for instance `image /a/b.img`. Rejects with
+   * {@linkcode XenblkError} if one of them cannot open it, or if they cannot be started.
    */
-  async openFile(image: ImageFile): Promise<PoolFile> {
-    if (this.#failure !== undefined) throw new XenblkError(`Cannot open image ${image.path}: ${this.#failure}`);
+  async open(name: string, executor: ExecutorDescriptor): Promise<PoolDisk> {
+    if (this.#failure !== undefined) throw new XenblkError(`Cannot open ${name}: ${this.#failure}`);
     await this.start();
-    const file = ++this.#lastFile;
-    const opened = this.#ask((request) => ({ type: "open", request, file, image }));
+    const disk = ++this.#lastDisk;
+    const load = DiskLoad.allocate();
+    const opened = this.#ask((request) => ({ type: "open", request, disk, executor, load }));
     try {
-      await this.#firstOpened(image, opened);
+      await this.#firstOpened(name, opened);
     } catch (error) {
-      this.#ask((request) => ({ type: "close", request, file })).forEach((closed) => closed.catch(() => {}));
-      throw new XenblkError(`Cannot open image ${image.path}: ${errorText(error)}`, { cause: error });
+      this.#ask((request) => ({ type: "close", request, disk })).forEach((closed) => closed.catch(() => {}));
+      throw new XenblkError(`Cannot open ${name}: ${errorText(error)}`, { cause: error });
     }
-    return new OpenedFile(image, this.#doorbellMemory, {
-      shareQueue: (lane, buffer) => this.#shareQueue(file, lane, buffer),
+    const doorbell = this.#doorbellMemory;
+    return new OpenedDisk({ module: CHANNEL_MODULE, name, doorbell, load, channels: countChannels() }, {
+      shareQueue: (lane, buffer) => this.#shareQueue(disk, lane, buffer),
       close: async () => {
-        await Promise.all(this.#ask((request) => ({ type: "close", request, file })));
+        await Promise.all(this.#ask((request) => ({ type: "close", request, disk })));
       },
     });
   }
@@ -138,7 +147,7 @@ export class IoPool implements AsyncDisposable {
       type: "start",
       platform: this.#options.platform,
       doorbell: this.#doorbellMemory,
-      workersPerFile: Math.max(1, this.#count - 1),
+      workersPerDisk: Math.max(1, this.#count - 1),
     } as const;
     const started = this.#ask((request, worker) => ({ ...common, request, worker }));
     for (const [lane, token] of this.#lanes) this.#tell({ type: "lane", lane, token });
@@ -168,12 +177,12 @@ export class IoPool implements AsyncDisposable {
     return worker;
   }
 
-  /** Whether the image is served: every I/O Worker opened it, or one did and the others are held up. */
-  async #firstOpened(image: ImageFile, opened: readonly Promise<void>[]): Promise<void> {
+  /** Resolves once the disk is served: every I/O Worker opened it, or one did and the others are held up. */
+  async #firstOpened(name: string, opened: readonly Promise<void>[]): Promise<void> {
     let waiting = true;
     for (const one of opened) {
       one.catch((error) => {
-        if (!waiting) this.#options.warn?.(`image ${image.path}: one I/O Worker less serves it: ${errorText(error)}`);
+        if (!waiting) this.#options.warn?.(`${name}: one I/O Worker less serves it: ${errorText(error)}`);
       });
     }
     const all = Promise.all(opened);
@@ -188,9 +197,9 @@ export class IoPool implements AsyncDisposable {
     }
   }
 
-  #shareQueue(file: number, lane: number, buffer: SharedArrayBuffer): void {
+  #shareQueue(disk: number, lane: number, buffer: SharedArrayBuffer): void {
     if (!this.#lanes.has(lane)) throw new RangeError(`Cannot attach to lane ${lane}: it was not added to the I/O pool`);
-    this.#tell({ type: "queue", file, lane, buffer });
+    this.#tell({ type: "queue", disk, lane, buffer });
   }
 
   #tell(command: IoCommand): void {
@@ -233,22 +242,23 @@ export class IoPool implements AsyncDisposable {
   }
 }
 
-/** What an opened file asks of its pool. */
+/** What an opened disk asks of its pool. */
 interface PoolLink {
   readonly shareQueue: (lane: number, buffer: SharedArrayBuffer) => void;
   readonly close: () => Promise<void>;
 }
 
-/** One queue a lane, made when a reactor first needs it and used by all its channels to the file. */
-class OpenedFile implements PoolFile {
-  readonly #image: ImageFile;
-  readonly #doorbell: SharedArrayBuffer;
+/** What the attachments of all lanes have in common. */
+type CommonToLanes = Pick<PoolAttachment, "module" | "name" | "doorbell" | "load" | "channels">;
+
+/** One queue per lane, made when a reactor first needs it and used by all its channels to the disk. */
+class OpenedDisk implements PoolDisk {
+  readonly #common: CommonToLanes;
   readonly #pool: PoolLink;
   readonly #attachments = new Map<number, PoolAttachment>();
 
-  constructor(image: ImageFile, doorbell: SharedArrayBuffer, pool: PoolLink) {
-    this.#image = image;
-    this.#doorbell = doorbell;
+  constructor(common: CommonToLanes, pool: PoolLink) {
+    this.#common = common;
     this.#pool = pool;
   }
 
@@ -257,14 +267,13 @@ class OpenedFile implements PoolFile {
     if (known !== undefined) return known;
     const queue = JobQueue.allocate();
     this.#pool.shareQueue(lane, queue);
-    const id = crypto.randomUUID();
-    const made = { engine: "file", id, queue, doorbell: this.#doorbell, image: this.#image } as const;
+    const made = { ...this.#common, id: crypto.randomUUID(), queue };
     this.#attachments.set(lane, made);
     return made;
   }
 
   async close(): Promise<void> {
-    await channelsClosed(this.#image);
+    await channelsClosed(this.#common.channels);
     await this.#pool.close();
   }
 }

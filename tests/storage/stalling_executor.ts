@@ -1,16 +1,18 @@
 /**
- * An I/O Worker whose files can be made to stall or to be swapped: while `<path>.stall` exists, their calls do not
- * return. Stands in for a disk that hangs; otherwise it is the real one.
+ * An executor of a file that can be made to stall: while `<path>.stall` exists, its calls do not return. Stands in for a
+ * disk that hangs; otherwise it is engine file's.
  */
 
-/// <reference lib="deno.worker" />
-
-import type { BlockFile } from "../../lib/storage/engine/executor.ts";
+import { type BlockFile, type Executor, FileExecutor } from "../../lib/storage/engine/executor.ts";
+import type { FileDescriptor } from "../../lib/storage/engine/file.ts";
 import { type ImageFile, openSameFile } from "../../lib/storage/image/file.ts";
-import { runIoWorker } from "../../lib/storage/pool/loop.ts";
-import { openPlatform } from "../../platform.ts";
 
 const clock = new Int32Array(new SharedArrayBuffer(4));
+
+/** See ExecutorModule. */
+export function openExecutor({ image }: FileDescriptor): Executor {
+  return new FileExecutor(stallable(image), image.cache);
+}
 
 function stallable(image: ImageFile): BlockFile {
   const file = openSameFile(image);
@@ -40,5 +42,3 @@ function exists(path: string): boolean {
     return false;
   }
 }
-
-void runIoWorker(self, { openPlatform, openFile: stallable });

@@ -1,0 +1,5 @@
+/**
+ * A module that never finishes loading.
+ */
+
+await new Promise(() => {});
