@@ -4,7 +4,6 @@
  */
 
 import { COMMON_OPTIONS, optionNames, usageError } from "./args.ts";
-import { CATALOG } from "./catalog.ts";
 import type { Option } from "./options.ts";
 import { defineVerb, type VerbFace } from "./verb.ts";
 
@@ -19,12 +18,12 @@ export const completion = defineVerb({
   options: {},
   permissions: "none.",
   examples: ["xenblk completion bash > /etc/bash_completion.d/xenblk", "xenblk completion fish | source"],
-  async run({ output }, _options, operands): Promise<number> {
+  async run({ output, loadVerbs }, _options, operands): Promise<number> {
     const shell = SHELLS.find((candidate) => candidate === operands["shell"]);
     if (shell === undefined) {
       throw usageError("completion", `Cannot complete for ${operands["shell"]}: SHELL is one of ${SHELLS.join(", ")}`);
     }
-    const verbs = await Promise.all(CATALOG.map((entry) => entry.load()));
+    const verbs = await loadVerbs();
     output.data(shell === "fish" ? fishScript(verbs) : bashScript(verbs, shell === "zsh"));
     return 0;
   },

@@ -2,7 +2,6 @@
  * `xenblk detach DOMAIN VDEV`: takes a disk away from a guest, whatever serves it, and removes its nodes.
  */
 
-import { SYSTEM_CLOCK } from "../clock.ts";
 import { detachDevice, findDevice } from "../toolstack/detach.ts";
 import { domainLabel, resolveDomain } from "../toolstack/domains.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
@@ -32,7 +31,7 @@ export const detach = defineVerb({
     const device = findDevice(store, guest.domain, operands["vdev"]!);
     const timeoutMs = options.timeout * 1000;
     const { force } = options;
-    await detachDevice(store, device, { timeoutMs, force, clock: SYSTEM_CLOCK, signal: signals.signal });
+    await detachDevice(store, device, { timeoutMs, force, signal: signals.signal });
     output.message(`xenblk: ${formatVdev(device.vdev)} of ${domainLabel(guest)} is detached`);
     return 0;
   },

@@ -92,9 +92,6 @@ export const TIMEOUT = defaulting(
   "60",
 );
 
-/** The kind that is served and attached where nothing else is said. */
-export const DEFAULT_KIND = "vbd3";
-
 /** Which directory of `backend/` is served. */
 export const KIND = {
   ...text("KIND", "Backend kind: the directory below backend/ in xenstore"),

@@ -3,7 +3,6 @@
  */
 
 import { SECTOR_BYTES } from "../units.ts";
-import { SYSTEM_CLOCK } from "../clock.ts";
 import { formatSize } from "../sizes.ts";
 import { findDevice } from "../toolstack/detach.ts";
 import { domainLabel, resolveDomain } from "../toolstack/domains.ts";
@@ -31,11 +30,7 @@ export const resize = defineVerb({
     const guest = resolveDomain(store, operands["domain"]!);
     const device = findDevice(store, guest.domain, operands["vdev"]!);
     const timeoutMs = options.timeout * 1000;
-    const { before, now } = await resizeDevice(store, device, {
-      timeoutMs,
-      clock: SYSTEM_CLOCK,
-      signal: signals.signal,
-    });
+    const { before, now } = await resizeDevice(store, device, { timeoutMs, signal: signals.signal });
     const size = formatSize(now * SECTOR_BYTES);
     const news = now === before
       ? `has ${size} as before, as its image has`

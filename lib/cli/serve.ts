@@ -4,15 +4,15 @@
  */
 
 import { isAbort } from "../abort.ts";
+import { DEFAULT_KIND } from "../attach.ts";
 import { ownDomain } from "../backend/kind.ts";
-import type { DomId } from "../hypervisor.ts";
+import { checkDataPath, type NativePlatform } from "../host_platform.ts";
 import { createLogger } from "../log.ts";
+import { type Service, startService } from "../service.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import { usageError } from "./args.ts";
-import { DEFAULT_KIND, DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
-import type { NativePlatform } from "./host.ts";
+import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
 import { flag, optional, type OptionValues, path } from "./options.ts";
-import { type Service, startService } from "../service.ts";
 import { type Context, defineVerb } from "./verb.ts";
 
 const OPTIONS = {
@@ -52,9 +52,6 @@ export const serve = defineVerb({
     const kind = only?.kind ?? options.kind ?? DEFAULT_KIND;
     const service = await unlessEnded(startService({
       platform,
-      native: platform.files,
-      openXenstore: () => platform.openXenstore(),
-      imageLocks: platform.imageLocks,
       kind,
       ...(only === undefined ? {} : { only }),
       settings: settingsOf(options, options.image),
@@ -107,15 +104,4 @@ async function end(context: Context, service: Service, options: OptionValues<typ
   if (await service.close({ leave, timeoutMs: options.timeout * 1000 })) return 0;
   context.output.message("xenblk: Some devices were still busy at the end");
   return 1;
-}
-
-/**
- * Opens and closes a grant table and event channels, before anything is promised to a guest. Throws XenblkError
- * (hypervisor) that says which library or device is missing.
- */
-export function checkDataPath(platform: NativePlatform): void {
-  // The domain is only named, not talked to.
-  const guest = 0 as DomId;
-  platform.openGrantTable(guest)[Symbol.dispose]();
-  platform.openEventChannels(guest)[Symbol.dispose]();
 }

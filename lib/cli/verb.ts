@@ -1,10 +1,9 @@
 /**
- * What a verb is: its name, operands, options and work, and what it is given to work with. Verbs know nothing of how
- * they were found or how their errors are shown.
+ * What a verb is: its name, operands, options and work, and what it is given to work with.
  */
 
+import type { NativePlatform } from "../host_platform.ts";
 import type { LogLevel } from "../log.ts";
-import type { Host } from "./host.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import type { Output } from "./output.ts";
 import type { DrainSignals } from "./signals.ts";
@@ -19,12 +18,20 @@ export interface Operand {
   readonly isPath?: boolean;
 }
 
+/** The real hypervisor, which the composition root brings in. */
+export interface Host {
+  /** Its parts open their libraries when they are first asked for. */
+  openNativePlatform(): Promise<NativePlatform>;
+}
+
 /** What a verb works with, beside its own arguments. */
 export interface Context {
   readonly output: Output;
   readonly signals: DrainSignals;
   readonly host: Host;
   readonly logLevel: LogLevel;
+  /** All verbs there are, loaded. */
+  readonly loadVerbs: () => Promise<readonly VerbFace[]>;
   /** Asked to show no progress. */
   readonly quiet: boolean;
 }

@@ -12,7 +12,7 @@ import type { GrantStrategy } from "./grants.ts";
 import type { Journal } from "./journal.ts";
 import type { QueueParts } from "./queue_parts.ts";
 import { PHASE_FINISHED, type SlotStates } from "./slot_states.ts";
-import { countSectors, STAT } from "./stats.ts";
+import { countError, countSectors, STAT } from "./stats.ts";
 
 /** See the file's first lines. One queue's. */
 export class Answers {
@@ -81,7 +81,7 @@ export class Answers {
       status = STATUS_ERROR;
     }
     const operation = slots.responseOperation[slot]!;
-    if (status === STATUS_ERROR) this.#stats[STAT.errors]!++;
+    if (status === STATUS_ERROR) countError(this.#stats, operation);
     else if (status === STATUS_OKAY) this.#countSectors(slot, operation);
     if (!broken) {
       this.#journal.answering(slot, this.#ring.responseProducer);

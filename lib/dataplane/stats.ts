@@ -17,7 +17,7 @@ export const STAT = {
   /** 512-byte sectors read from and written to the disk for the guest. */
   sectorsRead: 5,
   sectorsWritten: 6,
-  /** Requests answered ERROR. */
+  /** Requests answered ERROR: all, and below by their operation. */
   errors: 7,
   inFlight: 8,
   /** Batches of responses that the frontend asked to be told of, and those it did not. */
@@ -34,6 +34,12 @@ export const STAT = {
   persistentMisses: 15,
   /** Requests that were copied in that mode, because too many were in use or one could not be mapped writable. */
   persistentCopied: 16,
+  // Errors: the first four are at this index and the number of their operation.
+  readErrors: 18,
+  writeErrors: 19,
+  barrierErrors: 20,
+  flushErrors: 21,
+  discardErrors: 22,
 } as const;
 
 const COUNTERS = Object.keys(STAT).length;
@@ -45,6 +51,12 @@ export type QueueStats = { readonly [Name in keyof typeof STAT]: number };
 export function countRequest(stats: Float64Array, operation: number, status: number): void {
   if (status === STATUS_EOPNOTSUPP) stats[STAT.unsupported]!++;
   else stats[operation === OP_DISCARD ? STAT.discards : operation]!++;
+}
+
+/** Counts a request that was answered ERROR. */
+export function countError(stats: Float64Array, operation: number): void {
+  stats[STAT.errors]!++;
+  stats[operation === OP_DISCARD ? STAT.discardErrors : STAT.readErrors + operation]!++;
 }
 
 /** Counts the sectors of a request that was carried out. */

@@ -4,7 +4,6 @@
  */
 
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { SYSTEM_CLOCK } from "../../lib/clock.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import type { DomId, XenstoreOperations } from "../../lib/hypervisor.ts";
 import { waitForConnected } from "../../lib/toolstack/attach.ts";
@@ -14,8 +13,8 @@ import { backendPath, type DeviceAddress, frontendPath, libxlPath } from "../../
 import { formatVdev } from "../../lib/xenbus/vdev.ts";
 import { DOM0, GUEST, Rig, RING_NODES, settle } from "../backend/rig.ts";
 
-const SOON = { timeoutMs: 5000, clock: SYSTEM_CLOCK } as const;
-const AT_ONCE = { timeoutMs: 50, clock: SYSTEM_CLOCK } as const;
+const SOON = { timeoutMs: 5000 } as const;
+const AT_ONCE = { timeoutMs: 50 } as const;
 
 /** Every node of the store with its value and permissions, as lines. */
 function dump(store: XenstoreOperations, path = "/"): string[] {
@@ -113,7 +112,7 @@ Deno.test("attach, connect and detach leave the store as it was", async () => {
   const frontend = rig.frontend(device);
   const [connection] = await Promise.all([frontend.connect(), waitForConnected(rig.toolstack, device, SOON)]);
   assertEquals(connection.disk.sectors, 131072);
-  await detachDevice(rig.toolstack, findDevice(rig.toolstack, GUEST, "xvdb"), { ...SOON, force: false });
+  await detachDevice(rig.toolstack, findDevice(rig.toolstack, GUEST, "xvdb"), SOON);
   await frontend.closed;
   await settle();
   assertEquals(dump(rig.toolstack), before);
@@ -170,7 +169,7 @@ Deno.test("a guest that does not let go keeps its disk unless detaching is force
 Deno.test("detaching a device that nobody serves says so", async () => {
   await using rig = new Rig();
   const device = rig.attach();
-  const detach = (): Promise<void> => detachDevice(rig.toolstack, device, { ...AT_ONCE, force: false });
+  const detach = (): Promise<void> => detachDevice(rig.toolstack, device, AT_ONCE);
   const error = await assertRejects(detach, XenblkError, "its backend did not answer in time");
   assertEquals([error.exitStatus, error.remedy?.includes("xenblk serve --kind vbd3")], [4, true]);
 });
@@ -179,10 +178,10 @@ Deno.test("detaching finishes what another left half done, and needs no backend 
   await using rig = new Rig();
   const closed = rig.attach();
   rig.toolstack.write(`${backendPath(closed)}/state`, "6");
-  await detachDevice(rig.toolstack, closed, { ...AT_ONCE, force: false });
+  await detachDevice(rig.toolstack, closed, AT_ONCE);
   const half = rig.attach();
   rig.toolstack.remove(backendPath(half));
-  await detachDevice(rig.toolstack, findDevice(rig.toolstack, GUEST, "xvda"), { ...AT_ONCE, force: false });
+  await detachDevice(rig.toolstack, findDevice(rig.toolstack, GUEST, "xvda"), AT_ONCE);
   assertEquals(rig.toolstack.list("/local/domain/5/device/vbd"), []);
   assertEquals(rig.toolstack.list("/libxl/5/device/vbd"), undefined);
 });

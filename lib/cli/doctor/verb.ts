@@ -4,16 +4,16 @@
 
 import { ownDomain } from "../../backend/kind.ts";
 import { errorText, EXIT_STATUS } from "../../errors.ts";
+import type { NativePlatform } from "../../host_platform.ts";
 import type { DomId } from "../../hypervisor.ts";
 import type { UringRefusal } from "../../storage/image/medium.ts";
 import * as checks from "./checks.ts";
 import { checkJournals, checkLimits, type JournalOwner } from "./journals.ts";
-import type { Host, NativePlatform } from "../host.ts";
 import { listAddresses } from "../../toolstack/list.ts";
 import { backendPath } from "../../xenbus/paths.ts";
 import { flag } from "../options.ts";
 import { renderTable } from "../table.ts";
-import { defineVerb } from "../verb.ts";
+import { defineVerb, type Host } from "../verb.ts";
 
 /** The verb. */
 export const doctor = defineVerb({

@@ -63,13 +63,12 @@ export class DryRunMachine implements AsyncDisposable {
     const memory = makeMachine(guests, frontend);
     const store = new SimulatedStore();
     const logger = createLogger("backend");
+    const host = { openXenstore: () => store.connect(BACKEND), ...(imageLocks && { imageLocks }) };
+    const platform = Object.assign(openSimulatedPlatform(memory, BACKEND), host);
     const service = await startService({
-      platform: openSimulatedPlatform(memory, BACKEND),
-      openXenstore: () => store.connect(BACKEND),
+      platform,
       kind: KIND,
       settings: { ...DEFAULT_SETTINGS, grants, maxQueues: frontend.queues },
-      journal: true,
-      ...(imageLocks && { imageLocks }),
       workers,
       // What devices do is no news here unless it goes wrong.
       logger: { ...logger, info: (line) => logger.debug(line) },
