@@ -154,7 +154,8 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
       ...(signal === undefined ? {} : { signal }),
     });
     undo.defer(async () => void await service.close({ leave: "connected", timeoutMs }));
-    await waitForConnected(store, device, { timeoutMs, ...(signal === undefined ? {} : { signal }) });
+    const connected = waitForConnected(store, device, { timeoutMs, ...(signal === undefined ? {} : { signal }) });
+    await Promise.race([connected, service.failed]);
     undo.move();
     return new ServedDisk({ platform, service, claim, address: device, guest, params, timeoutMs });
   } catch (error) {

@@ -90,6 +90,13 @@ export interface ServedDiskParts {
   readonly timeoutMs: number;
 }
 
+const OPEN = new Set<AttachedDisk>();
+
+/** The disks that were attached and not closed or disposed since. */
+export function openDisks(): ReadonlySet<AttachedDisk> {
+  return OPEN;
+}
+
 /** The one implementation of {@linkcode AttachedDisk}. */
 export class ServedDisk implements AttachedDisk {
   readonly address: DeviceAddress;
@@ -114,6 +121,7 @@ export class ServedDisk implements AttachedDisk {
     this.vdev = formatVdev(parts.address.vdev);
     this.#status = parts.service.devices.status()[0]!;
     this.ended = this.#watch();
+    OPEN.add(this);
   }
 
   status(): DeviceStatus {
@@ -171,6 +179,7 @@ export class ServedDisk implements AttachedDisk {
     const keep = leave === "connected" || this.#failed;
     const finished = await service.close({ leave: keep ? "connected" : "detached", timeoutMs });
     this.status();
+    OPEN.delete(this);
     this.#closed.resolve();
     const faults = finished || this.#failed ? [] : ["The disk was still busy at the end"];
     if (!keep) faults.push(...this.#removeNodes());

@@ -115,6 +115,21 @@ nativeTest(
   },
 );
 
+nativeTest("a program that ends without disposing its disk is told, and the disk stays Connected", async () => {
+  const { xen, image } = await host();
+  await using _xen = xen;
+  const text = `import { attach } from "${ROOT}mod.ts";
+    await attach({ domain: "web", image: ${JSON.stringify(image)} });
+    Deno.exit(0);`;
+  using folder = new Folder({ "program.ts": text });
+  await using guest = new GuestProcess(xen, GUEST);
+  await using program = new RunningProgram(xen, "program.ts", [], folder.path);
+  await (await guestDisk(xen, guest, "xvda")).connect();
+  const { stderr } = await program.ended();
+  assertMatch(stderr, /xenblk: xvda of domain 7 was not disposed: it stays Connected; .*`xenblk detach 7 xvda`\n$/);
+  assertEquals(await nodeValue(xen, `/local/domain/0/backend/vbd3/${GUEST}/51712/state`), "4");
+});
+
 Deno.test("a project with an import map of its own finds the library and what it imports", async () => {
   const config = JSON.stringify({ imports: { xenblk: `${ROOT}mod.ts` } });
   using folder = new Folder({ "deno.json": config, "program.ts": PROGRAM("xenblk") });
