@@ -14,7 +14,7 @@ const OPTIONS = {
   ...DEVICE_OPTIONS,
   "kind": defaulting(KIND, DEFAULT_KIND),
   "cdrom": flag("Attach as a CD-ROM, read-only"),
-  "keep": flag("At the end leave the disk Connected, for serve to go on with"),
+  "keep": flag("At the end leave the disk Connected; serve goes on with it"),
   "timeout": TIMEOUT,
   "json": flag("Print the connected disk as JSON", "J"),
 } as const;
@@ -23,13 +23,14 @@ const OPTIONS = {
 export const attach = defineVerb({
   name: "attach",
   summary: "Give a running guest a disk and serve it until told to end",
-  description: "Writes the nodes that xl would write, serves the disk, prints the device's name once the guest has " +
-    "connected, and stays. INT or TERM, or detach, takes the disk away from the guest and removes the nodes. A serve of " +
-    "the same kind leaves the disk alone meanwhile.",
+  description:
+    "Writes the nodes that xl would write, serves the disk, and prints the device's name once the guest has " +
+    "connected. On INT or TERM, or when the disk is detached, it takes the disk away from the guest and removes the " +
+    "nodes. A serve of the same kind leaves the disk alone meanwhile.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "IMAGE", help: "a path, format:target, or xl's format=raw,...,target=...", required: true, isPath: true },
-    { name: "VDEV", help: "the virtual device, such as xvdb; absent: the first free one", required: false },
+    { name: "VDEV", help: "the virtual device, such as xvdb; default: the first free one", required: false },
   ],
   options: OPTIONS,
   permissions:

@@ -13,14 +13,14 @@ import { defineVerb } from "./verb.ts";
 export const detach = defineVerb({
   name: "detach",
   summary: "Take a disk away from a guest",
-  description: "Asks for the disk's removal, waits until the guest has let go of it, and removes its nodes. If the " +
-    "guest does not let go in time the status is 4 and the request stands; detaching again finishes it.",
+  description: "Asks for the disk's removal, waits until the guest has closed it, and removes its nodes. If the " +
+    "guest does not close it in time, the exit status is 4 and the request stands; detaching again finishes it.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "VDEV", help: "the virtual device, such as xvdb", required: true },
   ],
   options: {
-    force: flag("When the time is up remove the nodes all the same: the guest's I/O then fails", "f"),
+    force: flag("When the time is up, remove the nodes even if the guest still uses the disk: its I/O then fails", "f"),
     timeout: TIMEOUT,
   },
   permissions: "--allow-ffi --allow-env.",

@@ -1,6 +1,6 @@
 /**
- * The way of one command: find the verb, understand its arguments, run it with output, signals and logging in place,
- * and turn whatever happens into messages and an exit status. It must not know what any verb does.
+ * One command from start to end: finds the verb, parses its arguments, runs it with output, signals and logging, and
+ * turns the outcome into messages and an exit status.
  */
 
 import { XenblkError } from "../errors.ts";

@@ -1,6 +1,6 @@
 /**
- * `xenblk serve [BACKEND-PATH]`: serves devices that a toolstack wrote into xenstore, all of a kind or one, until it is
- * told to end. Ending leaves the devices Connected, so that the next serve goes on with them.
+ * `xenblk serve [BACKEND-PATH]`: serves devices that a toolstack wrote into xenstore, all of a kind or one, until INT or
+ * TERM. The devices are left Connected, so that the next serve goes on with them.
  */
 
 import { isAbort } from "../abort.ts";
@@ -17,9 +17,9 @@ import { type Context, defineVerb } from "./verb.ts";
 
 const OPTIONS = {
   ...DEVICE_OPTIONS,
-  "kind": optional({ ...KIND, help: `${KIND.help}; absent: ${DEFAULT_KIND}, or that of BACKEND-PATH` }),
-  "image": optional(path("IMAGE", "Image of the one device BACKEND-PATH, in place of its node params")),
-  "detach-on-exit": flag("At the end close the devices instead of leaving them Connected"),
+  "kind": optional({ ...KIND, help: `${KIND.help}; default: that of BACKEND-PATH, or ${DEFAULT_KIND}` }),
+  "image": optional(path("IMAGE", "Image of the device BACKEND-PATH, instead of the one in its node params")),
+  "detach-on-exit": flag("At the end detach the devices instead of leaving them Connected"),
   "timeout": TIMEOUT,
 } as const;
 
@@ -28,9 +28,9 @@ export const serve = defineVerb({
   name: "serve",
   summary: "Serve devices that a toolstack wrote: all of a kind, or one",
   description:
-    "Follows xenstore: devices are served as they appear and let go as they are removed. INT or TERM finishes " +
+    "Follows xenstore: devices are served when they appear and released when they are removed. INT or TERM finishes " +
     "what is in flight, flushes, and leaves the devices Connected: their guests wait, and the next serve goes on where " +
-    "this one ended. A restarted xenstored is found again; the disks go on meanwhile.",
+    "this one ended. If xenstored is restarted, serve connects to it again; the disks are served meanwhile.",
   operands: [{
     name: "BACKEND-PATH",
     help: "the one device to serve: /local/domain/B/backend/KIND/D/VDEV, or backend/KIND/D/VDEV",
@@ -58,7 +58,7 @@ export const serve = defineVerb({
       journal: !options["no-journal"],
       workers: options.workers,
       logger,
-      // What is to be detached must be served first, at least for a moment.
+      // A device has to be served before it can be detached.
       ...(options["detach-on-exit"] ? {} : { signal: context.signals.signal }),
     }));
     if (service === undefined) {
@@ -73,7 +73,7 @@ export const serve = defineVerb({
   },
 });
 
-/** Undefined if the command was told to end before it served. */
+/** Undefined if the command was told to end before it served anything. */
 async function unlessEnded(starting: Promise<Service>): Promise<Service | undefined> {
   try {
     return await starting;
@@ -83,7 +83,7 @@ async function unlessEnded(starting: Promise<Service>): Promise<Service | undefi
   }
 }
 
-/** Takes BACKEND-PATH apart, and refuses options that contradict it. */
+/** Parses BACKEND-PATH, and refuses options that contradict it. */
 function onlyDevice(
   platform: NativePlatform,
   options: OptionValues<typeof OPTIONS>,

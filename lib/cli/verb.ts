@@ -14,7 +14,7 @@ export interface Operand {
   readonly name: string;
   readonly help: string;
   readonly required: boolean;
-  /** For completion: it is a file name. */
+  /** For completion: the operand is a file name. */
   readonly isPath?: boolean;
 }
 
@@ -24,7 +24,7 @@ export interface Host {
   openNativePlatform(): Promise<NativePlatform>;
 }
 
-/** What a verb works with, beside its own arguments. */
+/** What a verb is given beside its arguments. */
 export interface Context {
   readonly output: Output;
   readonly signals: DrainSignals;
@@ -32,7 +32,7 @@ export interface Context {
   readonly logLevel: LogLevel;
   /** All verbs there are, loaded. */
   readonly loadVerbs: () => Promise<readonly VerbFace[]>;
-  /** Asked to show no progress. */
+  /** Progress is not to be shown. */
   readonly quiet: boolean;
 }
 
@@ -45,10 +45,10 @@ export interface Verb<T extends OptionTable = OptionTable> {
   readonly description?: string;
   readonly operands: readonly Operand[];
   readonly options: T;
-  /** The narrowest Deno permissions that it runs with. */
+  /** The least Deno permissions that it runs with. */
   readonly permissions: string;
   readonly examples: readonly string[];
-  /** Does the work and returns the exit status; throws XenblkError for what a person should read. */
+  /** Does the work and returns the exit status. Rejects with XenblkError for what a person should read. */
   run(context: Context, options: OptionValues<T>, operands: Readonly<Record<string, string>>): Promise<number>;
 }
 
@@ -57,5 +57,5 @@ export function defineVerb<const T extends OptionTable>(verb: Verb<T>): Verb<T> 
   return verb;
 }
 
-/** The parts of a verb that do not depend on the types of its options: for help, completion and parsing. */
+/** A verb without its work: for help, completion and parsing. */
 export type VerbFace = Omit<Verb, "run">;

@@ -128,7 +128,7 @@ Deno.test("the directory of journals: absent, in memory, on a disk, read-only, s
   const look = (parts: Parameters<typeof machine>[0]): checks.Finding[] =>
     checkJournals(machine({ texts: { "/proc/self/mountinfo": MOUNTS }, ...parts }));
   const elsewhere = (path: string): Record<string, string> => ({ XENBLK_JOURNAL_DIR: path });
-  assertEquals(look({}), [{ check: "journals", standing: "ok", detail: `${RUN} is made when first needed` }]);
+  assertEquals(look({}), [{ check: "journals", standing: "ok", detail: `${RUN} is created when it is first needed` }]);
   const inMemory = look({ directories: { [RUN]: OWN } });
   assertEquals(inMemory, [{ check: "journals", standing: "ok", detail: `${RUN}, on tmpfs` }]);
   assertEquals(look({ directories: { [RUN]: OWN }, texts: {} })[0]!.detail, RUN);
@@ -151,12 +151,12 @@ Deno.test("the directory of journals: absent, in memory, on a disk, read-only, s
       `${RUN} may not be written by user 7`,
       /^run as user 0, or name/,
     ],
-    [{ directories: { [RUN]: "denied" } }, "fail", `${RUN} may not be looked at`, /^run as root/],
+    [{ directories: { [RUN]: "denied" } }, "fail", `${RUN} may not be read`, /^run as root/],
     [{ directories: { [RUN]: "other" } }, "fail", `${RUN} is not a directory`, /^move it away/],
     [
       { directories: { [RUN]: { ...OWN, mode: 0o41777 } } },
       "warn",
-      `${RUN} may be written by others, who could damage disks with it`,
+      `${RUN} may be written by other users, who could damage disks with it`,
       /^chmod 700 \/run\/xenblk$/,
     ],
   ];
@@ -167,7 +167,7 @@ Deno.test("the directory of journals: absent, in memory, on a disk, read-only, s
   }
 });
 
-Deno.test("journals of disks that are gone are counted, with the command that removes them", () => {
+Deno.test("journals of removed disks are counted, with the command that removes them", () => {
   const entries = [
     "vbd3-5-51712-0",
     "vbd3-5-51712-latch",
@@ -179,7 +179,7 @@ Deno.test("journals of disks that are gone are counted, with the command that re
   const host = machine({ directories: { [RUN]: { ...OWN, entries } } });
   const findings = checkJournals(host, ({ domain }) => domain !== 7);
   assertEquals(standings(findings), ["ok", "warn"]);
-  assertEquals(findings[1]!.detail, `3 of disks that are gone take room in ${RUN}`);
+  assertEquals(findings[1]!.detail, `3 files of disks that were removed take up space in ${RUN}`);
   assertEquals(
     findings[1]!.fix,
     `xenblk serve removes them when it starts, or rm ${RUN}/vbd3-5-51712-* ${RUN}/my-kind-6-51728-*`,

@@ -143,7 +143,7 @@ Deno.test("dry-run refuses what makes no sense, with 2, and what cannot be serve
   const cases: readonly (readonly [readonly string[], number, string])[] = [
     [["--write"], 2, "Cannot use --write without IMAGE"],
     [["--guests=2", "a.img"], 2, "Cannot use --guests with IMAGE"],
-    [["--block-sizes=1000"], 2, "Cannot use --block-sizes=1000: it takes sizes between commas"],
+    [["--block-sizes=1000"], 2, "Cannot use --block-sizes=1000: it takes sizes separated by commas"],
     [["--depth=33"], 2, "Cannot use --depth=33 with a ring of one page: the most is 32"],
     [["--depth=300", "--queues=2", "--ring-page-order=2"], 2, "with 2 rings of 4 pages: the most is 256"],
     [["--size=100"], 2, "Cannot use --size=100: it takes a size"],

@@ -1,5 +1,6 @@
 /**
- * `xenblk doctor`: looks at everything that serving needs and shows each gap with its fix. Looking changes nothing.
+ * `xenblk doctor`: checks everything that serving needs and shows each gap with its fix.
+ * It changes nothing.
  */
 
 import { ownDomain } from "../../backend/kind.ts";
@@ -20,7 +21,7 @@ export const doctor = defineVerb({
   name: "doctor",
   summary: "Check what this machine has for serving disks, each gap with its fix",
   description:
-    "Ends with status 5 if a row says fail: then serve and attach cannot work here. dry-run needs none of it.",
+    "The exit status is 5 if a row says fail: then serve and attach cannot work here. dry-run needs none of this.",
   operands: [],
   options: {
     "json": flag("Print JSON", "J"),
@@ -51,7 +52,7 @@ async function examine(host: Host, machine: checks.Machine): Promise<checks.Find
   ];
 }
 
-/** Tells whether a device has no nodes any more; undefined if xenstored cannot be asked. */
+/** Whether a device's nodes have been removed; undefined if xenstored does not answer. */
 function goneDevices(platform: NativePlatform): ((device: JournalOwner) => boolean) | undefined {
   try {
     using store = platform.openXenstore();
@@ -63,7 +64,7 @@ function goneDevices(platform: NativePlatform): ((device: JournalOwner) => boole
   }
 }
 
-/** Without the permission for FFI there is no way to ask: that counts as a refusal. */
+/** Without the permission for FFI io_uring counts as refused. */
 function uringRefusal(platform: NativePlatform): UringRefusal | undefined {
   try {
     return platform.files.uringRefusal();
@@ -72,7 +73,7 @@ function uringRefusal(platform: NativePlatform): UringRefusal | undefined {
   }
 }
 
-/** Opens each part of the hypervisor that serving needs, and closes it again: library, device and daemon in one. */
+/** Opens each part of the hypervisor that serving needs, and closes it again. */
 function tryParts(platform: NativePlatform): checks.Finding[] {
   // The domain is only named here, not talked to.
   const guest = 0 as DomId;
@@ -94,7 +95,7 @@ function tryParts(platform: NativePlatform): checks.Finding[] {
   });
 }
 
-/** The findings as a table; a fix stands on a line of its own below what it fixes. */
+/** The findings as a table; a fix is on a line of its own below its row. */
 export function renderFindings(findings: readonly checks.Finding[], headings: boolean): string {
   const columns = [{ heading: "CHECK" }, { heading: "STANDING" }, { heading: "DETAIL" }];
   const rows = findings.flatMap(({ check, standing, detail, fix }) => {
