@@ -43,9 +43,10 @@ export const ENGINE = defaulting(
 export const CACHE = optional(
   choice(
     "Bypass the page cache (none), or use it and make data durable on the guest's flushes (writeback), with each " +
-      "write (writethrough), or never (unsafe); default: none where the toolstack wrote direct-io-safe=1, else writeback",
+      "write (writethrough), or never (unsafe)",
     ["none", "writeback", "writethrough", "unsafe"],
   ),
+  "none if the toolstack wrote direct-io-safe=1, else writeback",
 );
 
 /** How many Workers serve rings. */
@@ -76,7 +77,8 @@ export const DEVICE_OPTIONS = {
   ),
   "queues": defaulting(integer("Most rings of a disk", 1, MOST_QUEUES), String(DEFAULT_SETTINGS.maxQueues)),
   "discard": optional(
-    choice("Offer discards if the image supports them; default: as the disk's nodes say", ["on", "off"]),
+    choice("Offer discards if the image supports them", ["on", "off"]),
+    "as the disk's nodes say",
   ),
   "workers": WORKERS,
   "no-journal": flag(

@@ -68,7 +68,7 @@ function optionColumn(name: string, option: Option): string {
 function optionText(option: Option): string {
   if (option.kind === "flag") return option.help;
   const range = option.choices !== undefined || option.isPath ? "" : `: ${option.allowed}`;
-  const fallback = option.fallbackText === undefined ? "" : ` (default ${option.fallbackText})`;
+  const fallback = option.fallbackText === undefined ? "" : ` (default: ${option.fallbackText})`;
   return option.help + range + fallback;
 }
 

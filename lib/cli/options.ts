@@ -24,7 +24,7 @@ export interface Valued<V, F extends V | undefined> {
   /** The value, or undefined if the text is not allowed. */
   readonly parse: (text: string) => V | undefined;
   readonly fallback: F;
-  /** The default as text, for help. */
+  /** The default in words, for help texts. */
   readonly fallbackText?: string;
   /** For completion: all allowed values. */
   readonly choices?: readonly string[];
@@ -59,9 +59,10 @@ interface Description<V> {
   readonly isPath?: boolean;
 }
 
-/** An option with a value, undefined when not given. */
-export function optional<V>(description: Description<V>): Valued<V, undefined> {
-  return { kind: "value", ...description, fallback: undefined };
+/** An option with a value, undefined when not given; `fallbackText` says in words what holds then. */
+export function optional<V>(description: Description<V>, fallbackText?: string): Valued<V, undefined> {
+  const common = { kind: "value", ...description, fallback: undefined } as const;
+  return fallbackText === undefined ? common : { ...common, fallbackText };
 }
 
 /** An option with a value and a default, given as a user would write it. Throws RangeError if it does not parse. */

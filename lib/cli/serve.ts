@@ -17,7 +17,7 @@ import { type Context, defineVerb } from "./verb.ts";
 
 const OPTIONS = {
   ...DEVICE_OPTIONS,
-  "kind": optional({ ...KIND, help: `${KIND.help}; default: that of BACKEND-PATH, or ${DEFAULT_KIND}` }),
+  "kind": optional(KIND, `that of BACKEND-PATH, or ${DEFAULT_KIND}`),
   "image": optional(path("IMAGE", "Image of the device BACKEND-PATH, instead of the one in its node params")),
   "detach-on-exit": flag("At the end detach the devices instead of leaving them Connected"),
   "timeout": TIMEOUT,

@@ -1,6 +1,6 @@
 /**
- * Attaching and detaching: the nodes with their permissions as libxl leaves them, free and taken devices, waiting, and
- * that nothing stays behind, whatever went wrong.
+ * Attaching and detaching: the nodes and their permissions as libxl writes them, free and taken devices, waiting, and
+ * that nothing is left behind after any failure.
  */
 
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
@@ -71,7 +71,7 @@ Deno.test("the protocol is written for a PV guest, as libxl does, or when it is 
   assertEquals(protocol(rig.attach({ protocol: "x86_32-abi" })), "x86_32-abi");
 });
 
-Deno.test("without a name the first letters are taken that no disk of the guest has, however it is called", async () => {
+Deno.test("without a name the disk gets the first letters that no disk of the guest has, under any prefix", async () => {
   await using rig = new Rig();
   rig.attach({ vdev: "hda" });
   rig.attach({ vdev: "sdc1", kind: "qdisk" });
@@ -94,7 +94,7 @@ for (const holder of ["frontend", "backend", "libxl"] as const) {
   });
 }
 
-Deno.test("a domain that does not exist and a name that is no device are refused, and nothing is written", async () => {
+Deno.test("a domain that does not exist and a name that is not a device are refused, and nothing is written", async () => {
   await using rig = new Rig();
   const before = dump(rig.toolstack);
   assertEquals(assertThrows(() => rig.attach({ domain: 9 as DomId }), XenblkError, "domain 9").exitStatus, 3);
@@ -149,7 +149,7 @@ Deno.test("waiting for a device that is removed meanwhile, or for a store that i
   await assertRejects(() => lost, XenblkError, "lost");
 });
 
-Deno.test("a guest that does not let go keeps its disk unless detaching is forced", async () => {
+Deno.test("a guest that does not close its disk keeps it unless detaching is forced", async () => {
   await using rig = new Rig();
   rig.serve();
   const device = rig.attach();
@@ -174,7 +174,7 @@ Deno.test("detaching a device that nobody serves says so", async () => {
   assertEquals([error.exitStatus, error.remedy?.includes("xenblk serve --kind vbd3")], [4, true]);
 });
 
-Deno.test("detaching finishes what another left half done, and needs no backend for a device that is Closed", async () => {
+Deno.test("detaching removes what is left of a device, and needs no backend if it is Closed", async () => {
   await using rig = new Rig();
   const closed = rig.attach();
   rig.toolstack.write(`${backendPath(closed)}/state`, "6");
@@ -195,7 +195,7 @@ Deno.test("a disk that the guest does not have is not found, and the error names
   assertThrows(find, XenblkError, "only xvda, xvdb");
 });
 
-Deno.test("the list shows the disks of all backends with states, image and error, and no other devices", async () => {
+Deno.test("the list shows the disks of all backends, with states, image and error, and no other devices", async () => {
   await using rig = new Rig();
   rig.simulated.createGuest(6 as DomId, "web");
   rig.serve();

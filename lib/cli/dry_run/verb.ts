@@ -43,9 +43,7 @@ const OPTIONS = {
     "file",
   ),
   "guests": defaulting(integer("Guests, each with a disk of its own", 1, 16), "1"),
-  "requests": optional(
-    integer(`Requests of each guest; default: ${DEFAULT_REQUESTS}, if --seconds is not given`, 1, 1e9),
-  ),
+  "requests": optional(integer("Requests of each guest", 1, 1e9), `${DEFAULT_REQUESTS} if --seconds is not given`),
   "seconds": optional(decimal("How long the guests make requests", 0.01, 86_400, "S")),
   "depth": defaulting(integer("Requests in flight per guest, at most the slots of its rings", 1, 2048), "32"),
   "ring-page-order": defaulting(
