@@ -22,13 +22,13 @@ export const GRANTS = defaulting(
 );
 
 /** How many pages stay mapped. */
-export const MAX_PERSISTENT_GRANTS = defaulting(
+const MAX_PERSISTENT_GRANTS = defaulting(
   integer("Most pages per ring that stay mapped with --grants=persistent", 1, 65_536),
   String(DEFAULT_PERSISTENT_GRANTS),
 );
 
 /** The storage engine. */
-export const ENGINE = defaulting(
+const ENGINE = defaulting(
   choice("Storage engine: auto is uring where the kernel allows io_uring, else file", [
     "auto",
     "uring",
@@ -40,7 +40,7 @@ export const ENGINE = defaulting(
 );
 
 /** When a completed write is durable. */
-export const CACHE = optional(
+const CACHE = optional(
   choice(
     "Bypass the page cache (none), or use it and make data durable on the guest's flushes (writeback), with each " +
       "write (writethrough), or never (unsafe)",
