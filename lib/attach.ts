@@ -9,7 +9,7 @@ import { ownDomain } from "./backend/kind.ts";
 import type { DeviceSettings } from "./backend/settings.ts";
 import { SYSTEM_CLOCK } from "./clock.ts";
 import { errorText, XenblkError } from "./errors.ts";
-import { checkDataPath, type HostPlatform } from "./host_platform.ts";
+import { checkDataPath, type HostPlatform, imageLocksOf } from "./host_platform.ts";
 import type { Xenstore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { startService } from "./service.ts";
@@ -93,11 +93,11 @@ async function checkImage(
   readOnly: boolean,
   { engine = "auto", cache }: AttachOptions,
 ): Promise<string> {
-  const { files, imageLocks } = platform;
+  const { files } = platform;
   const request = { format, target, readOnly, engine, ...(cache === undefined ? {} : { cache }) };
   await using disk = await openDisk(request, files === undefined ? {} : { native: files });
-  if (disk.image !== undefined && imageLocks !== undefined) {
-    checkFree(imageLocks, disk.image, { writes: !readOnly, shared: false, by: "attach" });
+  if (disk.image !== undefined) {
+    checkFree(imageLocksOf(platform, () => {}), disk.image, { writes: !readOnly, shared: false, by: "attach" });
   }
   return `${format}:${format === "raw" ? Deno.realPathSync(target) : target}`;
 }

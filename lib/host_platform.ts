@@ -4,7 +4,7 @@
  */
 
 import type { DomId, Platform, Xenstore } from "./hypervisor.ts";
-import type { ImageLocks } from "./storage/image/lock.ts";
+import { type ImageLocks, ProcessImageLocks } from "./storage/image/lock.ts";
 import type { NativeFiles } from "./storage/image/medium.ts";
 
 /** A hypervisor with its xenstore. */
@@ -23,6 +23,31 @@ export interface NativePlatform extends HostPlatform {
   readonly imageLocks: ImageLocks;
   /** Linux's system calls. */
   readonly files: NativeFiles;
+}
+
+/** The locks among the disks of this process, by the platform that they are on. */
+const PROCESS_LOCKS = new WeakMap<HostPlatform, ImageLocks>();
+
+/**
+ * Locks on images, shared by all services of this process on a platform, that hold beyond the process where the platform
+ * has such locks. `warn` receives the images that other processes cannot be kept from.
+ */
+export function imageLocksOf(platform: HostPlatform, warn: (message: string) => void): ImageLocks {
+  const within = PROCESS_LOCKS.get(platform) ?? new ProcessImageLocks(undefined, warn);
+  PROCESS_LOCKS.set(platform, within);
+  const beyond = new ProcessImageLocks(platform.imageLocks, warn);
+  return {
+    tryLock(image, use): Disposable | string {
+      const lock = within.tryLock(image, use);
+      if (typeof lock === "string") return lock;
+      using undo = new DisposableStack();
+      undo.use(lock);
+      const outer = beyond.tryLock(image, use);
+      if (typeof outer === "string") return outer;
+      undo.use(outer);
+      return undo.move();
+    },
+  };
 }
 
 /**

@@ -9,10 +9,9 @@ import type { CloseOptions } from "./backend/device.ts";
 import { DEFAULT_SETTINGS, type DeviceSettings } from "./backend/settings.ts";
 import { WorkerDataPlane } from "./dataplane/worker_dataplane.ts";
 import { XenblkError } from "./errors.ts";
-import type { HostPlatform } from "./host_platform.ts";
+import { type HostPlatform, imageLocksOf } from "./host_platform.ts";
 import type { JournalStore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
-import { ProcessImageLocks } from "./storage/image/lock.ts";
 import { IoPool } from "./storage/pool/pool.ts";
 import { openDisk } from "./storage/open.ts";
 import type { DeviceAddress } from "./xenbus/paths.ts";
@@ -71,7 +70,7 @@ export interface Service {
  */
 export async function startService(options: ServiceOptions): Promise<Service> {
   const { platform, kind, only, journal, logger = createLogger("backend") } = options;
-  const { files, imageLocks } = platform;
+  const { files } = platform;
   const settings = { ...DEFAULT_SETTINGS, ...options.settings };
   const warn = (message: string): void => logger.warning(message);
   const failure = Promise.withResolvers<never>();
@@ -101,7 +100,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     openXenstore: () => platform.openXenstore(),
     dataPlane,
     openDisk: (request) => openDisk(request, { pool, warn, ...(files === undefined ? {} : { native: files }) }),
-    imageLocks: new ProcessImageLocks(imageLocks, warn),
+    imageLocks: imageLocksOf(platform, warn),
     journals: options.journals ?? platform.journals,
     keepJournals: journal ?? true,
     settings,

@@ -44,6 +44,22 @@ Deno.test("a guest uses an attached disk, its statistics count that, and disposi
   assertEquals(host.holdings(), before);
 });
 
+Deno.test("one process attaches several disks, but no image twice", async () => {
+  using host = new SimulatedHost();
+  const before = host.holdings();
+  const path = await Deno.makeTempFile();
+  using _image = { [Symbol.dispose]: () => Deno.removeSync(path) };
+  Deno.truncateSync(path, MIB);
+  const one = await attached(host, path);
+  const other = await attached(host, "memory:1M", { vdev: "xvdb" });
+  const again = (): Promise<unknown> => attach({ ...host.options(path), vdev: "xvdc" });
+  await assertRejects(again, XenblkError, "this process serves it to vbd3/5/51712");
+  await one.disk.detach();
+  assertEquals((await other.guest.load({})).errors, 0);
+  await other.disk[Symbol.asyncDispose]();
+  assertEquals(host.holdings(), before);
+});
+
 Deno.test("the statistics count failed requests by their operation", async () => {
   using host = new SimulatedHost();
   const { disk, guest } = await attached(host, "memory:1M");

@@ -110,7 +110,10 @@ nativeTest(
     assertEquals([status, stderr.replaceAll(/^(Check|Download) .*\n/gm, "")], [0, ""]);
     const { busy, ...said } = JSON.parse(stdout);
     assertEquals(said, { vdev: "xvdb", before: 16 * 2048, now: 24 * 2048, reads: 0 });
-    assertMatch(busy, /^Cannot write to image .*disk\.img: .*; end that use first/);
+    assertMatch(
+      busy,
+      /^Cannot write to image .*disk\.img: this process serves it to vbd3\/7\/51728; end that use first/,
+    );
     assertEquals(await store(), before);
   },
 );
@@ -135,6 +138,13 @@ Deno.test("a project with an import map of its own finds the library and what it
   using folder = new Folder({ "deno.json": config, "program.ts": PROGRAM("xenblk") });
   const { status, stderr } = await folder.deno("check", "program.ts");
   assertEquals([status, stderr.includes("ERROR")], [0, false], stderr);
+  const example = /```ts ignore\n(.*?)```/s.exec(Deno.readTextFileSync(`${ROOT}native.ts`))![1]!.replaceAll(
+    /^ \* ?/gm,
+    "",
+  );
+  Deno.writeTextFileSync(`${folder.path}/example.ts`, example);
+  const documented = await folder.deno("check", "example.ts");
+  assertEquals(documented.status, 0, documented.stderr);
   Deno.writeTextFileSync(`${folder.path}/wrong.ts`, PROGRAM("xenblk").replace('vdev: "xvdb"', "vdev: 51728"));
   const wrong = await folder.deno("check", "wrong.ts");
   assertEquals(wrong.status, 1, "types are complete: a wrong one is found");
