@@ -43,7 +43,7 @@ export async function attach(options: AttachOptions & { readonly platform?: Host
 /** A program that ends with a disk attached leaves it Connected: its guest waits. */
 function nameForgotten(): void {
   for (const { vdev, address: { frontendDomain: domain } } of openDisks()) {
-    // deno-lint-ignore no-console -- nobody else hears of it any more
+    // deno-lint-ignore no-console -- the process ends, and no logger is left
     console.warn(
       `xenblk: ${vdev} of domain ${domain} was not disposed: it stays Connected; serve it with \`xenblk serve\`, or ` +
         `remove it with \`xenblk detach ${domain} ${vdev}\``,

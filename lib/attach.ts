@@ -86,7 +86,7 @@ export async function attachOn(platform: HostPlatform, options: AttachOptions): 
   return disk;
 }
 
-/** Opens the image as the backend will, before the guest hears of it; returns the value of the node `params`. */
+/** Opens the image as the backend will, before any node is written; returns the value of the node `params`. */
 async function checkImage(
   platform: HostPlatform,
   { format, target }: ImageSpec,

@@ -26,7 +26,7 @@ const GRACE_AFTER_FAILURE_MS = 2_000;
 
 /** What a service is made of. */
 export interface ServiceOptions {
-  /** The host whose guests are served. */
+  /** The host, with its guests. */
   readonly platform: HostPlatform;
   /** The backend kind, such as `vbd3`: the directory below `backend/` in xenstore. */
   readonly kind: string;
@@ -56,9 +56,9 @@ export interface Service {
    */
   readonly failed: Promise<never>;
   /**
-   * Finishes what is in flight and ends all threads. False if some device did not finish within 20 s (beyond the time
-   * that the guests get to let go): then its threads still run, until the process ends. After {@linkcode failed}
-   * threads are ended in any case, 2 s later at most.
+   * Finishes what is in flight and ends all threads. False if a device did not finish within 20 s (if the devices are
+   * detached, in addition to `timeoutMs`): then the threads run on until the process ends. After {@linkcode failed} the
+   * wait is 2 s, and the threads are ended in any case.
    */
   close(options: CloseOptions): Promise<boolean>;
 }
@@ -75,7 +75,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
   const warn = (message: string): void => logger.warning(message);
   const failure = Promise.withResolvers<never>();
   let hasFailed = false;
-  failure.promise.catch(() => hasFailed = true); // also: nobody has to listen
+  failure.promise.catch(() => hasFailed = true);
   const failed = (reason: string): void => failure.reject(deathOf(reason));
   const uring = settings.engine !== "file" && files !== undefined && files.uringRefusal() === undefined;
   await using undo = new AsyncDisposableStack();

@@ -9,7 +9,7 @@ import { isOneSlipAway, parseArguments, usageError } from "./args.ts";
 import { CATALOG, type CatalogEntry } from "./catalog.ts";
 import { overview, verbHelp } from "./help.ts";
 import { Output } from "./output.ts";
-import { reportError } from "./report.ts";
+import { reportError } from "./error_report.ts";
 import { DrainSignals } from "./signals.ts";
 import type { Context, Host, VerbFace } from "./verb.ts";
 

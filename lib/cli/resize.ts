@@ -1,5 +1,6 @@
 /**
- * `xenblk resize DOMAIN VDEV`: tells a guest that its disk's image has grown, while it uses the disk.
+ * `xenblk resize DOMAIN VDEV`: tells a guest that uses a disk
+ * that the disk's image has grown.
  */
 
 import { SECTOR_BYTES } from "../units.ts";

@@ -24,7 +24,7 @@ export function renderTable(
   return shown.map((row) => line(columns, row, widths)).join("");
 }
 
-/** Name and value pairs, one a line, the values aligned. */
+/** One name and value per line, the values aligned. */
 export function renderFields(fields: readonly (readonly [name: string, value: string])[]): string {
   return renderTable([{ heading: "" }, { heading: "" }], fields, false);
 }

@@ -26,7 +26,7 @@ export interface AttachRequest {
   readonly readOnly: boolean;
   /** The guest sees a removable CD-ROM. */
   readonly cdrom: boolean;
-  /** Name or number of the virtual device; absent: the first xvd disk whose letters no disk of the guest has. */
+  /** Name or number of the virtual device. Default: the first xvd name with letters that no disk of the guest has. */
   readonly vdev?: string;
   /** The ABI that a PV guest's frontend has if it names none; absent: x86_64. */
   readonly protocol?: AbiName;

@@ -17,9 +17,9 @@ export interface DeviceListing extends DeviceAddress {
   readonly backendPath: string;
   /** The frontend's directory. */
   readonly frontendPath: string;
-  /** The backend's state by its name in xenbus.h without prefix; `gone` where there is no node. */
+  /** The backend's state: its name in xenbus.h without the prefix, or `gone` if there is no node. */
   readonly backendState: string;
-  /** The frontend's state, likewise. */
+  /** The frontend's state, in the same form. */
   readonly frontendState: string;
   /** The image as the toolstack named it; absent for a drive without one. */
   readonly params?: string;

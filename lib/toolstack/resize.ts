@@ -1,6 +1,6 @@
 /**
- * Asking the backend of a disk, whatever it is, to take over the new size of its image, and waiting until it has told
- * the guest.
+ * Asking the backend of a disk to adopt the new size of its image, and waiting until it has published that size for the
+ * guest.
  */
 
 import { XenblkError } from "../errors.ts";

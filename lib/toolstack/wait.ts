@@ -1,5 +1,6 @@
 /**
- * Waiting until xenstore nodes say what somebody waits for, with a time limit and a signal that ends the wait.
+ * Waiting for a condition on xenstore nodes, with a time limit and a signal that ends the wait.
+ * Watches wake it.
  */
 
 import { type Clock, SYSTEM_CLOCK } from "../clock.ts";

@@ -1,6 +1,6 @@
 /**
- * What `attach` says of a disk that somebody else serves. The verb as a whole is in native_verbs_test.ts and
- * tests/native/serve/attach_test.ts.
+ * What `attach` reports about a disk that another program serves. The verb as a whole is tested in native_verbs_test.ts
+ * and in tests/native/serve/attach_test.ts.
  */
 
 import { assertEquals } from "@std/assert";

@@ -7,7 +7,7 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import { type ByteSink, Output } from "../../lib/cli/output.ts";
 import { Progress } from "../../lib/cli/dry_run/progress.ts";
-import { reportError } from "../../lib/cli/report.ts";
+import { reportError } from "../../lib/cli/error_report.ts";
 import { renderFields, renderTable } from "../../lib/cli/table.ts";
 
 /** A stream that keeps what is written, and takes only a few bytes at a time. */

@@ -1,6 +1,6 @@
 /**
- * A thread of the serving process dies: the attached disk says so, and is left for the next process to go on with. The
- * death is feigned; what a data plane makes of a real one is tested in its room.
+ * A thread of the serving process dies: the attached disk reports it, and is left Connected for the next process. The
+ * death is simulated; tests/dataplane/worker_test.ts has a Worker that really dies.
  */
 
 import { assertEquals, assertThrows } from "@std/assert";

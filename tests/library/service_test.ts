@@ -1,6 +1,6 @@
 /**
- * A service as a program of somebody else's uses it: it serves what a toolstack attaches, and leaves nothing behind when
- * it is closed, or ended before its threads have started.
+ * A service, as a program that imports the library uses it: it serves what a toolstack attaches, and leaves nothing
+ * behind when it is closed, or ended before its threads have started.
  */
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
