@@ -1,16 +1,12 @@
 #!/usr/bin/env -S deno run -A
 /**
- * The command: brings the verbs of lib/cli together with the real hypervisor of ffi, which is imported only when a
- * verb asks for it, so that a dry run opens no library. Arguments, messages and exit status are lib/cli's.
+ * The command: gives the verbs of lib/cli the real hypervisor, which is loaded only when a verb asks for it, so that a
+ * dry run opens no library.
  */
 
 import denoJson from "./deno.json" with { type: "json" };
-import type { Host } from "./lib/cli/host.ts";
 import { main } from "./lib/cli/main.ts";
-
-const host: Host = {
-  openNativePlatform: async () => (await import("./ffi/platform.ts")).openNativePlatform(),
-};
+import { openNativePlatform } from "./native.ts";
 
 // Exits even if a thread is still blocked in the kernel: by now every verb has released what it owned.
-if (import.meta.main) Deno.exit(await main(Deno.args, host, denoJson.version));
+if (import.meta.main) Deno.exit(await main(Deno.args, { openNativePlatform }, denoJson.version));

@@ -1,21 +1,31 @@
 /**
- * The library's public face, re-exports only: what a program needs that embeds the backend, attaches disks, or brings
- * its own hypervisor, data plane or disks. The command is cli.ts.
+ * The library's public face, re-exports only. It serves three uses: a program that attaches disks to guests
+ * ({@linkcode attach}), one that serves what a toolstack attaches ({@linkcode startService}), and one that puts the
+ * parts together itself, or brings a hypervisor, a data plane or disks of its own. The command is cli.ts.
  *
- * A backend is made of four parts: a {@linkcode Platform} ({@linkcode openPlatform}), an {@linkcode IoPool} that makes
- * file calls, a {@linkcode WorkerDataPlane} that serves rings, and a {@linkcode BackendKind} that follows xenstore and
- * connects devices.
+ * A service is made of four parts: a {@linkcode Platform} ({@linkcode openNativePlatform}, {@linkcode openPlatform}), an
+ * {@linkcode IoPool} that makes file calls, a {@linkcode WorkerDataPlane} that serves rings, and a
+ * {@linkcode BackendKind} that follows xenstore and connects devices.
+ *
+ * Importing this opens nothing and needs no permission.
  *
  * @module
  */
 
+export { attach, openNativePlatform } from "./native.ts";
+export type { AttachOptions } from "./lib/attach.ts";
+export type { AttachedDisk, DiskEnd } from "./lib/attached_disk.ts";
+export type { DiskStats, LatencyUs, OperationStats } from "./lib/disk_stats.ts";
+export type { HostPlatform, NativePlatform } from "./lib/host_platform.ts";
+export { type Service, type ServiceOptions, startService } from "./lib/service.ts";
+
 export * from "./lib/errors.ts";
 export * from "./lib/hypervisor.ts";
 export * from "./lib/units.ts";
-export * from "./lib/errno.ts";
+export { errnoName, errnoValue } from "./lib/errno.ts";
 export { NATIVE_PLATFORM, openPlatform } from "./platform.ts";
 
-export type { AbiName } from "./lib/blkif/abi.ts";
+export { ABI_NAMES, type AbiName } from "./lib/blkif/abi.ts";
 export { type Clock, SYSTEM_CLOCK } from "./lib/clock.ts";
 export { createLogger, type Logger, type LogLevel, SILENT, startLogging } from "./lib/log.ts";
 
@@ -52,6 +62,7 @@ export { attachDevice, type AttachRequest, removeDevice, waitForConnected } from
 export { detachDevice, type DetachOptions, findDevice } from "./lib/toolstack/detach.ts";
 export { type DomainInfo, listDomains, resolveDomain } from "./lib/toolstack/domains.ts";
 export { type DeviceListing, listDevices } from "./lib/toolstack/list.ts";
+export { type Resized, resizeDevice } from "./lib/toolstack/resize.ts";
 export type { WaitOptions } from "./lib/toolstack/wait.ts";
 export { type DeviceAddress, parseBackendPath } from "./lib/xenbus/paths.ts";
 export { formatVdev, parseVdev } from "./lib/xenbus/vdev.ts";

@@ -1,8 +1,9 @@
 /**
- * Waiting that an abort signal ends though what is waited for does not heed it. It must not know what that is.
+ * Abort signals: a wait that a signal ends although the promise itself ignores the signal, and telling an abort from
+ * other failures.
  */
 
-/** The promise's outcome; as soon as the signal aborts it rejects with the signal's reason instead. */
+/** The promise's outcome, or, as soon as the signal aborts, a rejection with the signal's reason. */
 export async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal | undefined): Promise<T> {
   if (signal === undefined) return await promise;
   const { promise: aborted, reject } = Promise.withResolvers<never>();
@@ -16,7 +17,7 @@ export async function unlessAborted<T>(promise: Promise<T>, signal: AbortSignal 
   }
 }
 
-/** Whether something failed only because a signal ended it. */
+/** Whether an error only says that a signal ended something. */
 export function isAbort(error: unknown): boolean {
   return error instanceof DOMException && error.name === "AbortError";
 }

@@ -1,9 +1,9 @@
 /**
- * The control plane's time: a monotonic clock and a sleep that can be cut short. Injected, so that a test or a
- * simulation owns time. The data plane parks instead (hypervisor.ts); wall-clock time is nowhere needed.
+ * The control plane's time: a monotonic clock and a sleep that a signal can end early. Tests and the simulation bring a
+ * clock of their own. The data plane parks instead (hypervisor.ts).
  */
 
-/** Milliseconds that only go forward, and waiting for them. */
+/** A monotonic clock, in milliseconds. */
 export interface Clock {
   /** Milliseconds since some fixed moment. */
   now(): number;

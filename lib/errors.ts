@@ -1,6 +1,6 @@
 /**
- * The one error a person may see: what failed, on which node, file or sector, why, and what to do. It also knows the
- * exit status a command ends with. It must not know who throws it.
+ * The one error that a person sees: what failed, on which node, file or sector, why, and what to do. It also has the
+ * exit status that a command ends with.
  */
 
 /**
@@ -12,7 +12,7 @@ export const EXIT_STATUS = { "failed": 1, "usage": 2, "not-found": 3, "timeout":
 /** The kinds of {@linkcode EXIT_STATUS}. */
 export type ErrorKind = keyof typeof EXIT_STATUS;
 
-/** How an {@linkcode XenblkError} is built beyond its message. */
+/** What an {@linkcode XenblkError} has beside its message. */
 export interface XenblkErrorOptions extends ErrorOptions {
   /** Decides the exit status; `failed` if absent. */
   readonly kind?: ErrorKind;
@@ -44,7 +44,7 @@ export class XenblkError extends Error {
     return EXIT_STATUS[this.kind];
   }
 
-  /** The one line that is shown: message, then the remedy in brackets-free plain words after a semicolon. */
+  /** The one line that is shown: the message, and the remedy after a semicolon. */
   get line(): string {
     return this.remedy === undefined ? this.message : `${this.message}; ${this.remedy}`;
   }
@@ -53,7 +53,7 @@ export class XenblkError extends Error {
 /** The text of anything thrown, for a log line or an error node. */
 export function errorText(error: unknown): string {
   if (error instanceof XenblkError) return error.line;
-  // What failed first, and then what failed when it was cleaned up after.
+  // What failed first, and what failed during the clean-up.
   if (error instanceof SuppressedError) return `${errorText(error.suppressed)} (and then: ${errorText(error.error)})`;
   return error instanceof Error ? error.message : String(error);
 }

@@ -1,13 +1,12 @@
 /**
- * A log-linear histogram of durations over shared memory: one thread records, any may read meanwhile. Buckets are at
- * most 1/32 wide of their value, so percentiles are right to 3 %. Nothing is allocated by recording. It must not know
- * what was measured.
+ * A log-linear histogram of durations over shared memory: one thread records, any thread may read meanwhile. A bucket is
+ * at most 1/32 of its value wide, so percentiles are right to 3 %. Recording allocates nothing.
  */
 
 /** Buckets per doubling, as a power of two. */
 const SUB_BITS = 5;
 const SUB_BUCKETS = 2 ** SUB_BITS;
-/** Values up to 2^45 ns, almost ten hours, are told apart. */
+/** Doublings: values up to 2^45 ns, almost ten hours, have buckets of their own. */
 const OCTAVES = 41;
 const BUCKETS = SUB_BUCKETS * OCTAVES;
 const HEADER = 4;
@@ -31,11 +30,11 @@ export interface LatencySummary {
   readonly maxNs: number;
 }
 
-/** See the file's first lines. */
+/** A histogram of durations in nanoseconds. */
 export class Histogram {
   readonly #values: Float64Array;
 
-  /** Over memory that is zeroed or another histogram's, at a multiple of 8 bytes. */
+  /** Over memory at a multiple of 8 bytes that is zeroed, or is that of another view of the same histogram. */
   constructor(buffer: SharedArrayBuffer | ArrayBuffer = new ArrayBuffer(HISTOGRAM_BYTES), byteOffset = 0) {
     this.#values = new Float64Array(buffer, byteOffset, HEADER + BUCKETS);
   }
@@ -45,7 +44,7 @@ export class Histogram {
     return this.#values[COUNT]!;
   }
 
-  /** Records a duration in nanoseconds; a negative one as 0. */
+  /** Records a duration in nanoseconds; a negative one counts as 0. */
   record(ns: number): void {
     const values = this.#values;
     const value = ns > 0 ? ns : 0;
@@ -56,7 +55,7 @@ export class Histogram {
     values[COUNT]! += 1;
   }
 
-  /** Adds what another one recorded. */
+  /** Adds the durations of another histogram. */
   add(other: Histogram): void {
     const [mine, theirs] = [this.#values, other.#values];
     if (theirs[COUNT] === 0) return;
@@ -67,7 +66,7 @@ export class Histogram {
     mine[GREATEST] = greatest;
   }
 
-  /** The duration in nanoseconds that a share (0 to 1) of all values does not exceed; 0 if there are none. */
+  /** The percentile of a share from 0 to 1, in nanoseconds; 0 if nothing was recorded. */
   percentile(share: number): number {
     const wanted = Math.max(1, Math.ceil(share * this.count));
     let seen = 0;
@@ -78,7 +77,7 @@ export class Histogram {
     return this.#values[GREATEST]!;
   }
 
-  /** The usual figures. */
+  /** Count, mean, extremes and percentiles. */
   summary(): LatencySummary {
     const count = this.count;
     return {

@@ -1,8 +1,9 @@
 /**
- * Where the journals of rings are kept on a real machine. Nothing is opened here.
+ * The directory in which a real machine keeps the journals of rings, the latches and the devices' locks:
+ * its name only.
  */
 
-/** Where journals are kept, unless {@linkcode JOURNAL_DIRECTORY_VARIABLE} names another directory. */
+/** The directory, unless {@linkcode JOURNAL_DIRECTORY_VARIABLE} names another one. */
 export const JOURNAL_DIRECTORY = "/run/xenblk";
 
 /** The environment variable that names another directory. */

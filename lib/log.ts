@@ -1,30 +1,30 @@
 /**
  * Log lines: the small interface that every room logs through, and its implementation over LogTape. One line is one
- * record: what a guest wrote into xenstore can forge neither a second line nor a terminal sequence. Who reads the
- * lines, and how many of them a guest may cause (rate_limit.ts), is not known here.
+ * record: what a guest wrote into xenstore can forge neither a second line nor a terminal sequence.
  */
 
-import { configure, getLogger, type LogRecord, resetSync } from "@logtape/logtape";
+// In full, and here alone: a program outside the checkout imports this file without our import map.
+import { configure, getLogger, type LogRecord, resetSync } from "npm:@logtape/logtape@2.4.2";
 
 /** How much is logged; each level includes those after it. */
 export type LogLevel = "debug" | "info" | "warning" | "error";
 
 /** Takes log lines. A line is plain text without a final period; `label: what happened` where a device is meant. */
 export interface Logger {
-  /** What only helps to find a fault. */
+  /** Details that only help to find a fault. */
   debug(line: string): void;
-  /** What an operator likes to know: a disk was connected, closed. */
+  /** News for an operator: a disk was connected, closed. */
   info(line: string): void;
-  /** What is wrong but handled. */
+  /** A fault that was handled. */
   warning(line: string): void;
-  /** What somebody has to put right. */
+  /** A fault that somebody has to put right. */
   error(line: string): void;
 }
 
-/** Takes lines and drops them: for library users and tests that want none. */
+/** Drops all lines. */
 export const SILENT: Logger = { debug: () => {}, info: () => {}, warning: () => {}, error: () => {} };
 
-/** Longest line that is logged, in characters; what is beyond is cut off. */
+/** Longest line that is logged, in characters; the rest is cut off. */
 const MAX_LINE_CHARACTERS = 1000;
 
 /** The text as one printable line: control characters become `\xNN`, and an overlong text is cut with an ellipsis. */
@@ -36,12 +36,12 @@ export function printable(text: string): string {
   });
 }
 
-/** LogTape reads `{name}` in a message as a placeholder; a line has none. */
+/** Escapes braces: LogTape reads `{name}` in a message as a placeholder. */
 function literal(line: string): string {
   return printable(line).replaceAll("{", "{{").replaceAll("}", "}}");
 }
 
-/** A logger over LogTape's category `xenblk`, below which `room` stands. Silent until LogTape is configured. */
+/** A logger over LogTape's category `xenblk.<room>`. Silent until LogTape is configured. */
 export function createLogger(room: string): Logger {
   const logger = getLogger(["xenblk", room]);
   return {
@@ -76,7 +76,7 @@ export async function startLogging(level: LogLevel, write: (line: string) => voi
     sinks: { lines: sink },
     loggers: [
       { category: "xenblk", sinks: ["lines"], lowestLevel: level },
-      // LogTape's own diagnostics; its hint about a missing configuration of this category is no news to anybody.
+      // LogTape's own diagnostics; this leaves out its hint that the category is not configured.
       { category: ["logtape", "meta"], sinks: ["lines"], lowestLevel: "warning" },
     ],
   });

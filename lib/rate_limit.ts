@@ -1,13 +1,13 @@
 /**
- * A bound on how many log lines a guest can cause: so many a minute, then one line that says how many were kept back.
- * All devices of a guest share one allowance. It must not know what the lines say.
+ * Limits how many log lines a guest can cause per minute; one more line then says how many were suppressed. All devices
+ * of a guest share one allowance.
  */
 
 import type { DomId } from "./hypervisor.ts";
 import type { Logger } from "./log.ts";
 
-/** Lines a guest may cause per minute where nothing else is said. */
-export const DEFAULT_LINES_PER_MINUTE = 30;
+/** Default number of lines that a guest may cause per minute. */
+const DEFAULT_LINES_PER_MINUTE = 30;
 
 const MINUTE_MS = 60_000;
 
@@ -15,17 +15,17 @@ interface Allowance {
   windowStartMs: number;
   used: number;
   suppressed: number;
-  /** The guest has no device now; the allowance goes when its minute is over. */
+  /** The guest has no device now: the allowance is dropped once its minute is over. */
   forgotten: boolean;
 }
 
-/** Counts the lines of each guest and lets through what it may cause. */
+/** Counts the lines of each guest and passes on those within its allowance. */
 export class LogLimiter {
   readonly #logger: Logger;
   readonly #now: () => number;
   readonly #linesPerMinute: number;
   readonly #allowances = new Map<DomId, Allowance>();
-  /** Debug lines have an allowance of their own, so that unread ones use up nothing. */
+  /** Debug lines have an allowance of their own, so that they do not use up that of the others. */
   readonly #debugAllowances = new Map<DomId, Allowance>();
 
   /** `now` yields milliseconds of a monotonic clock. */
@@ -49,8 +49,8 @@ export class LogLimiter {
   }
 
   /**
-   * The guest has no device any more: says what was kept back, once a minute. Its allowance lasts until its minute is
-   * over, or else a guest that comes and goes would get a new one each time.
+   * The guest has no device any more: reports the suppressed lines, once a minute. Its allowance is kept until its
+   * minute is over: a guest that comes and goes must not get a new one each time.
    */
   forget(guest: DomId): void {
     const now = this.#now();

@@ -1,5 +1,6 @@
 /**
- * Sizes as people write and read them: `64M`, `1.0 GiB`. Units are powers of 1024. It must not know what is measured.
+ * Sizes as people write and read them: `64M`, `1.0 GiB`.
+ * Units are powers of 1024.
  */
 
 import { XenblkError } from "./errors.ts";
@@ -8,7 +9,7 @@ const UNITS = ["", "K", "M", "G", "T", "P"];
 
 /**
  * Bytes of a size such as `4096`, `64M`, `1G` or `1GiB` (K, M, G, T and P are powers of 1024).
- * Throws {@linkcode XenblkError} (usage) if it is no such number, or not below 2^53 bytes.
+ * Throws {@linkcode XenblkError} (usage) for any other text, and for 2^53 bytes and above.
  */
 export function parseSize(text: string): number {
   const match = /^(\d+)([KMGTP]?)(?:i?B)?$/i.exec(text.trim());

@@ -1,16 +1,16 @@
 /**
- * Small things that both the backend and the toolstack side do with xenstore nodes. It must not know what the nodes
- * mean.
+ * What the backend and the toolstack side both do with xenstore: telling a lost connection from other errors, and
+ * removing nodes with the directories that become empty.
  */
 
 import { XenstoreError, type XenstoreOperations } from "./hypervisor.ts";
 
-/** Whether something failed because the connection to xenstored was lost. */
+/** Whether an error says that the connection to xenstored is lost. */
 export function isDisconnection(error: unknown): boolean {
   return error instanceof XenstoreError && error.code === "EDISCONNECTED";
 }
 
-/** Removes a node and all below it, then each node above it, below `root`, that has no child left. */
+/** Removes a node and all below it, then each of its parents below `root` that has no child left. */
 export function removeWithEmptyParents(store: XenstoreOperations, path: string, root: string): void {
   store.remove(path);
   for (let parent = parentOf(path); parent.length > root.length; parent = parentOf(parent)) {

@@ -80,7 +80,7 @@ Deno.test("a guest that comes and goes causes no more lines than one that stays"
   assertEquals(lines.length, 4);
 });
 
-Deno.test("debug lines use up nothing of what warnings may use", () => {
+Deno.test("debug lines do not use up the allowance of warnings", () => {
   const { logger, lines } = recorder();
   const guest = new LogLimiter(logger, () => 0, 2).forGuest(GUEST);
   for (let i = 0; i < 10; i++) guest.debug("state");

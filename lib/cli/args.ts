@@ -1,6 +1,6 @@
 /**
- * Reads a verb's arguments by its option table, on top of `parseArgs`. Whatever is not in the table or not allowed is
- * a usage error that names the option and says what is allowed. It must not know any verb.
+ * Parses a verb's arguments by its option table, on top of `parseArgs`. An option that is not in the table, or a value
+ * that is not allowed, is a usage error with the option's name and what is allowed.
  */
 
 import { parseArgs } from "@std/cli";
@@ -16,7 +16,7 @@ export const COMMON_OPTIONS = {
   quiet: flag("Say less: log only errors, show no progress", "q"),
 } as const;
 
-/** A verb's arguments, understood. */
+/** A verb's arguments, parsed. */
 export interface ParsedArguments<T extends OptionTable> {
   readonly options: OptionValues<T>;
   readonly common: OptionValues<typeof COMMON_OPTIONS>;
@@ -24,7 +24,7 @@ export interface ParsedArguments<T extends OptionTable> {
   readonly operands: Readonly<Record<string, string>>;
 }
 
-/** Parses what follows the verb. Throws a usage XenblkError; with `--help` or `--version` nothing else is demanded. */
+/** Parses what follows the verb. Throws XenblkError (usage). With `--help` or `--version` operands may be missing. */
 export function parseArguments<T extends OptionTable>(
   verb: Pick<VerbFace, "name" | "operands"> & { readonly options: T },
   args: readonly string[],
@@ -69,7 +69,7 @@ function parserTable(table: OptionTable): { boolean: string[]; string: string[];
   };
 }
 
-/** What parseArgs would take in silence: a flag with a value, and an option given twice. */
+/** Refuses what parseArgs would accept: a flag with a value, and an option that is given twice. */
 function refuseMisuse(table: OptionTable, args: readonly string[], complain: Complain): void {
   const seen = new Set<string>();
   const end = args.indexOf("--");
@@ -127,17 +127,17 @@ function nameOperands(
 }
 
 function pick<T extends OptionTable>(values: Readonly<Record<string, unknown>>, table: T): OptionValues<T> {
-  // The one place where the table's promise becomes a type: each value came from that option's own parser.
+  // The cast is right because each value came from that option's own parser.
   return Object.fromEntries(Object.keys(table).map((name) => [name, values[name]])) as OptionValues<T>;
 }
 
-/** An option as it was given, without its value. */
+/** The option as it was given, without its value. */
 function optionText(argument: string): string {
   const equals = argument.indexOf("=");
   return equals < 0 ? argument : argument.slice(0, equals);
 }
 
-/** `; did you mean --depth` for a name one slip away. */
+/** `, did you mean --depth` for a name that is one slip away. */
 function hint(table: OptionTable, given: string): string {
   const near = Object.keys(table).find((name) => isOneSlipAway(name, given) || name.startsWith(given));
   return near === undefined || given.length < 2 ? "" : `, did you mean --${near}`;
@@ -153,7 +153,7 @@ export function isOneSlipAway(right: string, given: string): boolean {
   return rest[0] === other[1] && rest[1] === other[0] && rest.slice(2) === other.slice(2);
 }
 
-/** True for the short or long form of an option in a list of arguments, before any `--`. */
+/** The short form of an option, if it has one, and the long form. */
 export function optionNames(option: Option, name: string): string[] {
   return option.short === undefined ? [`--${name}`] : [`-${option.short}`, `--${name}`];
 }

@@ -1,6 +1,5 @@
 /**
- * Which verbs there are, each loaded only when it is asked for, so that `--help` loads none of the backend. It must
- * not know how they are run.
+ * The verbs that there are. Each is loaded only when it is asked for, so that `--help` loads nothing of the backend.
  */
 
 import type { VerbSummary } from "./help.ts";

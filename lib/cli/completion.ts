@@ -1,10 +1,8 @@
 /**
- * `xenblk completion SHELL`: completion scripts for bash, zsh and fish, generated from the tables that the arguments
- * are read by. It must not know what the verbs do.
+ * `xenblk completion SHELL`: completion scripts for bash, zsh and fish, generated from the verbs' option tables.
  */
 
 import { COMMON_OPTIONS, optionNames, usageError } from "./args.ts";
-import { CATALOG } from "./catalog.ts";
 import type { Option } from "./options.ts";
 import { defineVerb, type VerbFace } from "./verb.ts";
 
@@ -14,35 +12,35 @@ const SHELLS = ["bash", "zsh", "fish"] as const;
 export const completion = defineVerb({
   name: "completion",
   summary: "Print a completion script for a shell",
-  description: "The script is for a command named xenblk on the path.",
+  description: "The script completes a command named xenblk on the path.",
   operands: [{ name: "SHELL", help: `one of ${SHELLS.join(", ")}`, required: true }],
   options: {},
   permissions: "none.",
   examples: ["xenblk completion bash > /etc/bash_completion.d/xenblk", "xenblk completion fish | source"],
-  async run({ output }, _options, operands): Promise<number> {
+  async run({ output, loadVerbs }, _options, operands): Promise<number> {
     const shell = SHELLS.find((candidate) => candidate === operands["shell"]);
     if (shell === undefined) {
       throw usageError("completion", `Cannot complete for ${operands["shell"]}: SHELL is one of ${SHELLS.join(", ")}`);
     }
-    const verbs = await Promise.all(CATALOG.map((entry) => entry.load()));
+    const verbs = await loadVerbs();
     output.data(shell === "fish" ? fishScript(verbs) : bashScript(verbs, shell === "zsh"));
     return 0;
   },
 });
 
-/** All options of a verb with the common ones. */
+/** All options of a verb, the common ones too. */
 function optionsOf(verb: VerbFace): [string, Option][] {
   return Object.entries({ ...verb.options, ...COMMON_OPTIONS });
 }
 
-/** zsh runs bash's script through its own emulation of it. */
+/** For bash; zsh runs the same script through its emulation of bash. */
 function bashScript(verbs: readonly VerbFace[], forZsh: boolean): string {
   const prologue = forZsh ? ["#compdef xenblk", "autoload -U +X bashcompinit && bashcompinit"] : [];
   return [
     ...prologue,
     "_xenblk() {",
     '  local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" verb="${COMP_WORDS[1]}" words=""',
-    "  # The shell makes a word of the = in --option=value.",
+    "  # The shell splits --option=value at the =, which becomes a word.",
     '  if [ "$cur" = "=" ]; then cur=""; fi',
     '  if [ "$prev" = "=" ]; then prev="${COMP_WORDS[COMP_CWORD-2]}"; fi',
     '  if [ "$COMP_CWORD" -eq 1 ]; then',

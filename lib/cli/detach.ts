@@ -2,7 +2,6 @@
  * `xenblk detach DOMAIN VDEV`: takes a disk away from a guest, whatever serves it, and removes its nodes.
  */
 
-import { SYSTEM_CLOCK } from "../clock.ts";
 import { detachDevice, findDevice } from "../toolstack/detach.ts";
 import { domainLabel, resolveDomain } from "../toolstack/domains.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
@@ -14,14 +13,14 @@ import { defineVerb } from "./verb.ts";
 export const detach = defineVerb({
   name: "detach",
   summary: "Take a disk away from a guest",
-  description: "Asks for the disk's removal, waits until the guest has let go of it, and removes its nodes. If the " +
-    "guest does not let go in time the status is 4 and the request stands; detaching again finishes it.",
+  description: "Asks for the disk's removal, waits until the guest has closed it, and removes its nodes. If the " +
+    "guest does not close it in time, the exit status is 4 and the request stands; detaching again finishes it.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "VDEV", help: "the virtual device, such as xvdb", required: true },
   ],
   options: {
-    force: flag("When the time is up remove the nodes all the same: the guest's I/O then fails", "f"),
+    force: flag("When the time is up, remove the nodes even if the guest still uses the disk: its I/O then fails", "f"),
     timeout: TIMEOUT,
   },
   permissions: "--allow-ffi --allow-env.",
@@ -32,7 +31,7 @@ export const detach = defineVerb({
     const device = findDevice(store, guest.domain, operands["vdev"]!);
     const timeoutMs = options.timeout * 1000;
     const { force } = options;
-    await detachDevice(store, device, { timeoutMs, force, clock: SYSTEM_CLOCK, signal: signals.signal });
+    await detachDevice(store, device, { timeoutMs, force, signal: signals.signal });
     output.message(`xenblk: ${formatVdev(device.vdev)} of ${domainLabel(guest)} is detached`);
     return 0;
   },

@@ -1,6 +1,5 @@
 /**
- * The options that say how a device is served, shared by the verbs that serve, and how they become settings. It must
- * not know what serving does with them.
+ * The options that say how a device is served, shared by the verbs that serve, and the settings that they stand for.
  */
 
 import { DEFAULT_SETTINGS, type DeviceSettings } from "../backend/settings.ts";
@@ -12,24 +11,24 @@ import { choice, defaulting, flag, integer, optional, type OptionValues, text } 
 /** Most time that `--timeout` allows. */
 const MOST_TIMEOUT_S = 86_400;
 
-/** How guest data reaches the disk. */
+/** How guest data is reached. */
 export const GRANTS = defaulting(
   choice(
-    "How guest data is reached: copied, through pages that stay mapped where the frontend reuses its grants, mapped " +
-      "in one call a request, or page by page; auto is copy",
+    "How guest data is reached: by grant copy (copy), through pages that stay mapped where the frontend reuses its " +
+      "grants (persistent), by mapping in one call per request (map), or page by page (map-each); auto is copy",
     ["auto", "copy", "persistent", "map", "map-each"],
   ),
   "auto",
 );
 
-/** How many mappings are kept. */
-export const MAX_PERSISTENT_GRANTS = defaulting(
+/** How many pages stay mapped. */
+const MAX_PERSISTENT_GRANTS = defaulting(
   integer("Most pages per ring that stay mapped with --grants=persistent", 1, 65_536),
   String(DEFAULT_PERSISTENT_GRANTS),
 );
 
-/** What serves the image. */
-export const ENGINE = defaulting(
+/** The storage engine. */
+const ENGINE = defaulting(
   choice("Storage engine: auto is uring where the kernel allows io_uring, else file", [
     "auto",
     "uring",
@@ -40,18 +39,19 @@ export const ENGINE = defaulting(
   "auto",
 );
 
-/** What stands between a completed write and the medium. */
-export const CACHE = optional(
+/** When a completed write is durable. */
+const CACHE = optional(
   choice(
-    "Past the page cache (none); through it, made durable by the guest's flushes (writeback), with each write " +
-      "(writethrough), or never (unsafe). Without it: none where the toolstack wrote direct-io-safe=1, else writeback",
+    "Bypass the page cache (none), or use it and make data durable on the guest's flushes (writeback), with each " +
+      "write (writethrough), or never (unsafe)",
     ["none", "writeback", "writethrough", "unsafe"],
   ),
+  "none if the toolstack wrote direct-io-safe=1, else writeback",
 );
 
 /** How many Workers serve rings. */
 export const WORKERS = defaulting(
-  integer("Most Workers that serve rings; they start as rings come", 1, 64),
+  integer("Most Workers that serve rings; each starts when it is needed", 1, 64),
   String(navigator.hardwareConcurrency),
 );
 
@@ -64,21 +64,26 @@ export const DEVICE_OPTIONS = {
   "max-persistent-grants": MAX_PERSISTENT_GRANTS,
   "max-requests": optional(integer("Most requests in flight per ring, at most the ring's slots", 1, 512)),
   "max-ring-page-order": defaulting(
-    integer("Log2 of the most pages that a ring may have", 0, MOST_RING_PAGE_ORDER),
+    integer("Log2 of the most pages of a ring", 0, MOST_RING_PAGE_ORDER),
     String(DEFAULT_SETTINGS.maxRingPageOrder),
   ),
   "max-indirect-segments": defaulting(
-    integer("Most segments, of a page each, that one request may have; 0 leaves it at 11", 0, MOST_INDIRECT_SEGMENTS),
+    integer(
+      "Most segments, of a page each, of an indirect request; 0: no indirect requests, so at most 11",
+      0,
+      MOST_INDIRECT_SEGMENTS,
+    ),
     String(DEFAULT_SETTINGS.maxIndirectSegments),
   ),
   "queues": defaulting(integer("Most rings of a disk", 1, MOST_QUEUES), String(DEFAULT_SETTINGS.maxQueues)),
   "discard": optional(
-    choice("Whether discards are offered where the image takes them; absent: as the disk's nodes say", ["on", "off"]),
+    choice("Offer discards if the image supports them", ["on", "off"]),
+    "as the disk's nodes say",
   ),
   "workers": WORKERS,
   "no-journal": flag(
-    "Keep no journals: requests that are in flight when the process crashes are then lost; it saves a few percent of a " +
-      "request's processor time at most",
+    "Keep no journals: requests in flight are lost if the process crashes; this saves at most a few percent of CPU " +
+      "time per request",
   ),
   "default-protocol": defaulting(
     choice("ABI of a frontend that names none", ["x86_32-abi", "x86_64-abi", "arm-abi"]),
@@ -86,16 +91,13 @@ export const DEVICE_OPTIONS = {
   ),
 } as const;
 
-/** How long the guest may take. */
+/** The time limit of the verbs that wait for a guest. */
 export const TIMEOUT = defaulting(
-  integer("Time that the guest has to connect or let go", 1, MOST_TIMEOUT_S, "SECONDS"),
+  integer("How long the guest may take to connect or to close the disk", 1, MOST_TIMEOUT_S, "SECONDS"),
   "60",
 );
 
-/** The kind that is served and attached where nothing else is said. */
-export const DEFAULT_KIND = "vbd3";
-
-/** Which directory of `backend/` is served. */
+/** The backend kind. */
 export const KIND = {
   ...text("KIND", "Backend kind: the directory below backend/ in xenstore"),
   allowed: "a word of letters, digits, _ and -",

@@ -1,12 +1,12 @@
 /**
- * The text of `--help`, generated from the same tables that the arguments are read by. It must not know any verb.
+ * The text of `--help`, generated from the verbs' tables of operands and options.
  */
 
 import { COMMON_OPTIONS, optionNames } from "./args.ts";
 import type { Option, OptionTable } from "./options.ts";
 import type { VerbFace } from "./verb.ts";
 
-/** Columns that help is wrapped to. */
+/** Width of a line in characters. */
 const WIDTH = 100;
 
 /** A verb as the overview shows it. */
@@ -28,7 +28,7 @@ export function overview(verbs: readonly VerbSummary[]): string {
     "Options:",
     ...optionLines({ help: COMMON_OPTIONS.help, version: COMMON_OPTIONS.version }),
     "",
-    "xenblk VERB --help tells more of a verb.",
+    "xenblk VERB --help tells more about a verb.",
     "Exit status: 0 done, 1 failed, 2 usage, 3 no such domain or device, 4 timed out waiting for the guest,",
     "5 hypervisor missing or not permitted.",
   ];
@@ -50,7 +50,7 @@ export function verbHelp(verb: VerbFace): string {
 }
 
 /** `xenblk attach [OPTIONS] DOMAIN IMAGE [VDEV]`. */
-export function usageLine(verb: VerbFace): string {
+function usageLine(verb: VerbFace): string {
   const operands = verb.operands.map(({ name, required }) => required ? name : `[${name}]`);
   return ["xenblk", verb.name, "[OPTIONS]", ...operands].join(" ");
 }
@@ -68,11 +68,11 @@ function optionColumn(name: string, option: Option): string {
 function optionText(option: Option): string {
   if (option.kind === "flag") return option.help;
   const range = option.choices !== undefined || option.isPath ? "" : `: ${option.allowed}`;
-  const fallback = option.fallbackText === undefined ? "" : ` (default ${option.fallbackText})`;
+  const fallback = option.fallbackText === undefined ? "" : ` (default: ${option.fallbackText})`;
   return option.help + range + fallback;
 }
 
-/** Two columns; an entry too wide for the first has the second on its next line. */
+/** Two columns. If the first one's text is too wide, the second one's begins on the next line. */
 function columns(entries: readonly (readonly [string, string])[]): string[] {
   const first = Math.min(30, Math.max(...entries.map(([name]) => name.length)));
   return entries.flatMap(([name, text]) => {
@@ -83,7 +83,7 @@ function columns(entries: readonly (readonly [string, string])[]): string[] {
   });
 }
 
-/** Breaks a text at spaces so that each line, with its indent, fits the width. */
+/** Breaks a text at spaces into indented lines that fit the width. */
 function wrap(text: string, indent: number): string[] {
   const lines: string[] = [];
   let line = "";

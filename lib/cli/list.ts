@@ -1,5 +1,5 @@
 /**
- * `xenblk list [DOMAIN]`: the disks that xenstore shows, whatever serves them.
+ * `xenblk list [DOMAIN]`: shows the disks in xenstore, whatever serves them.
  */
 
 import { SECTOR_BYTES } from "../units.ts";
@@ -14,8 +14,8 @@ import { defineVerb } from "./verb.ts";
 export const list = defineVerb({
   name: "list",
   summary: "Show the disks of a guest, or of all guests",
-  description: "Shows every disk in xenstore, those of other backends too.",
-  operands: [{ name: "DOMAIN", help: "the guest: a name, UUID or domid; absent: all", required: false }],
+  description: "Shows every disk in xenstore, also those that other backends serve.",
+  operands: [{ name: "DOMAIN", help: "the guest: a name, UUID or domid; default: all guests", required: false }],
   options: {
     "json": flag("Print JSON", "J"),
     "no-headings": flag("Print the table without its headings"),
@@ -32,8 +32,8 @@ export const list = defineVerb({
   },
 });
 
-/** The disks as a table; an error stands on a line of its own below its disk. */
-export function renderDevices(devices: readonly DeviceListing[], headings: boolean): string {
+/** The disks as a table; a disk's error is on a line of its own below the disk. */
+function renderDevices(devices: readonly DeviceListing[], headings: boolean): string {
   const columns = [
     { heading: "DOMAIN", align: "right" },
     { heading: "NAME" },

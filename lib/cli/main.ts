@@ -1,6 +1,6 @@
 /**
- * The way of one command: find the verb, understand its arguments, run it with output, signals and logging in place,
- * and turn whatever happens into messages and an exit status. It must not know what any verb does.
+ * One command from start to end: finds the verb, parses its arguments, runs it with output, signals and logging, and
+ * turns the outcome into messages and an exit status.
  */
 
 import { XenblkError } from "../errors.ts";
@@ -8,10 +8,10 @@ import { type LogLevel, startLogging } from "../log.ts";
 import { isOneSlipAway, parseArguments, usageError } from "./args.ts";
 import { CATALOG, type CatalogEntry } from "./catalog.ts";
 import { overview, verbHelp } from "./help.ts";
-import type { Host } from "./host.ts";
 import { Output } from "./output.ts";
-import { reportError } from "./report.ts";
+import { reportError } from "./error_report.ts";
 import { DrainSignals } from "./signals.ts";
+import type { Context, Host, VerbFace } from "./verb.ts";
 
 /** Runs a command line (without the program's name) and returns the exit status. Never throws. */
 export async function main(args: readonly string[], host: Host, version: string): Promise<number> {
@@ -62,7 +62,12 @@ async function runVerb(
   const logLevel: LogLevel = common.verbose ? "debug" : common.quiet ? "error" : "info";
   using _logging = await startLogging(logLevel, (line) => output.message(`xenblk: ${line}`));
   using signals = new DrainSignals();
-  return await verb.run({ output, signals, host, logLevel, quiet: common.quiet }, options, operands);
+  const context: Context = { output, signals, host, logLevel, loadVerbs, quiet: common.quiet };
+  return await verb.run(context, options, operands);
+}
+
+function loadVerbs(): Promise<readonly VerbFace[]> {
+  return Promise.all(CATALOG.map((entry) => entry.load()));
 }
 
 function findVerb(name: string): CatalogEntry {

@@ -1,38 +1,38 @@
 /**
- * The kinds of options that verbs declare: a flag, or a value with its parser, its default and what is allowed, said
- * for people. One table per verb drives parsing, help and completion. It must not know any verb.
+ * The kinds of options that verbs declare: a flag, or a value with its parser, its default, and what is allowed in
+ * words. One table per verb drives parsing, help and completion.
  */
 
 import { formatSize, parseSize } from "../sizes.ts";
 
-/** An option that is there or not. */
+/** An option without a value. */
 export interface Flag {
   readonly kind: "flag";
   readonly short?: string;
   readonly help: string;
 }
 
-/** An option with a value of type `V`; `F` is what holds when it is not given: a `V`, or undefined. */
+/** An option with a value of type `V`; `F` is its type when it is not given: `V` if it has a default, or undefined. */
 export interface Valued<V, F extends V | undefined> {
   readonly kind: "value";
   readonly short?: string;
   readonly help: string;
-  /** Stands for the value in help: `SIZE`. */
+  /** Stands for the value in help texts: `SIZE`. */
   readonly placeholder: string;
   /** What is allowed, as the end of a sentence: `a whole number from 1 to 32`. */
   readonly allowed: string;
-  /** The value, or undefined if the text is none. */
+  /** The value, or undefined if the text is not allowed. */
   readonly parse: (text: string) => V | undefined;
   readonly fallback: F;
-  /** The default as text, for help. */
+  /** The default in words, for help texts. */
   readonly fallbackText?: string;
-  /** For completion: all values there are. */
+  /** For completion: all allowed values. */
   readonly choices?: readonly string[];
   /** For completion: the value is a file name. */
   readonly isPath?: boolean;
 }
 
-/** Any option. The value's type is open, since tables mix them. */
+/** Any option. */
 export type Option = Flag | Valued<unknown, unknown>;
 
 /** Options by long name, without the dashes. */
@@ -48,7 +48,7 @@ export function flag(help: string, short?: string): Flag {
   return { kind: "flag", help, ...(short === undefined ? {} : { short }) };
 }
 
-/** What every kind of value says about itself. */
+/** What the kinds of values have in common. */
 interface Description<V> {
   readonly placeholder: string;
   readonly help: string;
@@ -59,12 +59,13 @@ interface Description<V> {
   readonly isPath?: boolean;
 }
 
-/** An option with a value, undefined when not given. */
-export function optional<V>(description: Description<V>): Valued<V, undefined> {
-  return { kind: "value", ...description, fallback: undefined };
+/** An option with a value, undefined when not given; `fallbackText` says in words what holds then. */
+export function optional<V>(description: Description<V>, fallbackText?: string): Valued<V, undefined> {
+  const common = { kind: "value", ...description, fallback: undefined } as const;
+  return fallbackText === undefined ? common : { ...common, fallbackText };
 }
 
-/** An option with a value and a default, which is written as a user would and must parse. */
+/** An option with a value and a default, given as a user would write it. Throws RangeError if it does not parse. */
 export function defaulting<V>(description: Description<V>, fallbackText: string): Valued<V, V> {
   const fallback = description.parse(fallbackText);
   if (fallback === undefined) throw new RangeError(`Cannot use ${fallbackText} as a default: ${description.allowed}`);
@@ -116,7 +117,7 @@ export function choice<const C extends string>(help: string, choices: readonly C
   };
 }
 
-/** A size in bytes that is a multiple of `unitBytes`. */
+/** A size in bytes: a multiple of `unitBytes`. */
 export function size(help: string, unitBytes: number, leastBytes: number, mostBytes: number): Description<number> {
   return {
     placeholder: "SIZE",
@@ -130,12 +131,12 @@ export function size(help: string, unitBytes: number, leastBytes: number, mostBy
   };
 }
 
-/** Several values between commas, each parsed alike. */
+/** Several values of one kind, separated by commas. */
 export function list<V>(element: Description<V>): Description<readonly V[]> {
   return {
     placeholder: `${element.placeholder},...`,
     help: element.help,
-    allowed: `a list between commas, each ${element.allowed}`,
+    allowed: `a list separated by commas, each ${element.allowed}`,
     parse: (value) => {
       const values = value.split(",").map((part) => element.parse(part.trim()));
       return values.every((parsed): parsed is Awaited<V> & NonNullable<V> => parsed !== undefined) ? values : undefined;

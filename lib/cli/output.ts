@@ -1,9 +1,9 @@
 /**
- * Where a command writes: data to stdout, messages and progress to stderr. Texts are plain: colour is nowhere used.
- * A reader that goes away (`| head`) ends the output quietly, not the work. It must not know what is written.
+ * A command's output: data to stdout, messages and progress to stderr, without colours. If the reader of stdout goes
+ * away (`| head`), data is dropped and the command goes on.
  */
 
-/** A stream that takes bytes at once, as Deno.stdout does. */
+/** A stream that writes synchronously, as Deno.stdout does. */
 export interface ByteSink {
   writeSync(bytes: Uint8Array): number;
   isTerminal(): boolean;
@@ -23,51 +23,51 @@ export class Output {
     this.#columns = columns;
   }
 
-  /** True once the reader of stdout has gone: an endless writer should stop. */
+  /** True once the reader of stdout has gone away. */
   get stdoutClosed(): boolean {
     return this.#stdoutClosed;
   }
 
-  /** True if a person watches stderr: only then is progress shown. */
+  /** True if stderr is a terminal: only then progress is shown. */
   get messagesOnTerminal(): boolean {
     return this.#stderr.isTerminal();
   }
 
-  /** Characters in a line of the terminal as wide as it is now; Infinity where none is. */
+  /** The present width of the terminal in characters; Infinity if there is none. */
   get columns(): number {
     return this.#columns();
   }
 
-  /** Data, as it is. */
+  /** Writes data as it is. */
   data(text: string): void {
     if (this.#stdoutClosed) return;
     this.#stdoutClosed = !writeAll(this.#stdout, this.#encoder.encode(text));
   }
 
-  /** One JSON value, on lines of its own. */
+  /** Writes one JSON value, on lines of its own. */
   json(value: unknown): void {
     this.data(JSON.stringify(value, undefined, 2) + "\n");
   }
 
-  /** One message line for a person. */
+  /** Writes one line for a person to stderr. */
   message(line: string): void {
     this.raw(line + "\n");
   }
 
-  /** Text to stderr as it is, for progress. */
+  /** Writes text to stderr as it is. */
   raw(text: string): void {
     writeAll(this.#stderr, this.#encoder.encode(text));
   }
 }
 
-/** Writes everything; false if the reader has gone. */
+/** Writes everything; false if the reader has gone away. */
 function writeAll(sink: ByteSink, bytes: Uint8Array): boolean {
   for (let done = 0; done < bytes.length;) {
     try {
       done += sink.writeSync(bytes.subarray(done));
     } catch (error) {
       if (error instanceof Deno.errors.BrokenPipe) return false;
-      // A pipe that another process (npx, say) made non-blocking, and that is full for the moment.
+      // The pipe is full, and another process, such as npx, made it non-blocking.
       if (!(error instanceof Deno.errors.WouldBlock)) throw error;
       pause(1);
     }

@@ -1,9 +1,9 @@
 /**
- * `xenblk resize DOMAIN VDEV`: tells a guest that its disk's image has grown, while it uses the disk.
+ * `xenblk resize DOMAIN VDEV`: tells a guest that uses a disk
+ * that the disk's image has grown.
  */
 
 import { SECTOR_BYTES } from "../units.ts";
-import { SYSTEM_CLOCK } from "../clock.ts";
 import { formatSize } from "../sizes.ts";
 import { findDevice } from "../toolstack/detach.ts";
 import { domainLabel, resolveDomain } from "../toolstack/domains.ts";
@@ -17,8 +17,8 @@ export const resize = defineVerb({
   name: "resize",
   summary: "Tell a guest that its disk's image has grown",
   description:
-    "Grow the image first (truncate -s, lvextend). The process that serves the disk looks at its size, takes " +
-    "requests up to the new end, and tells the guest, which goes on using the disk meanwhile. A disk does not shrink.",
+    "Grow the image first (truncate -s, lvextend). The process that serves the disk then reads the image's size, " +
+    "accepts requests up to the new end, and tells the guest, which uses the disk meanwhile. A disk cannot shrink.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "VDEV", help: "the virtual device, such as xvdb", required: true },
@@ -31,14 +31,10 @@ export const resize = defineVerb({
     const guest = resolveDomain(store, operands["domain"]!);
     const device = findDevice(store, guest.domain, operands["vdev"]!);
     const timeoutMs = options.timeout * 1000;
-    const { before, now } = await resizeDevice(store, device, {
-      timeoutMs,
-      clock: SYSTEM_CLOCK,
-      signal: signals.signal,
-    });
+    const { before, now } = await resizeDevice(store, device, { timeoutMs, signal: signals.signal });
     const size = formatSize(now * SECTOR_BYTES);
     const news = now === before
-      ? `has ${size} as before, as its image has`
+      ? `still has ${size}, the size of its image`
       : `has grown from ${formatSize(before * SECTOR_BYTES)} to ${size}`;
     output.message(`xenblk: ${formatVdev(device.vdev)} of ${domainLabel(guest)} ${news}`);
     return 0;

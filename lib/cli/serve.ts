@@ -1,25 +1,25 @@
 /**
- * `xenblk serve [BACKEND-PATH]`: serves devices that a toolstack wrote into xenstore, all of a kind or one, until it is
- * told to end. Ending leaves the devices Connected, so that the next serve goes on with them.
+ * `xenblk serve [BACKEND-PATH]`: serves devices that a toolstack wrote into xenstore, all of a kind or one, until INT or
+ * TERM. The devices are left Connected, so that the next serve goes on with them.
  */
 
 import { isAbort } from "../abort.ts";
+import { DEFAULT_KIND } from "../attach.ts";
 import { ownDomain } from "../backend/kind.ts";
-import type { DomId } from "../hypervisor.ts";
+import { checkDataPath, type NativePlatform } from "../host_platform.ts";
 import { createLogger } from "../log.ts";
+import { type Service, startService } from "../service.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import { usageError } from "./args.ts";
-import { DEFAULT_KIND, DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
-import type { NativePlatform } from "./host.ts";
+import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
 import { flag, optional, type OptionValues, path } from "./options.ts";
-import { type Service, startService } from "../service.ts";
 import { type Context, defineVerb } from "./verb.ts";
 
 const OPTIONS = {
   ...DEVICE_OPTIONS,
-  "kind": optional({ ...KIND, help: `${KIND.help}; absent: ${DEFAULT_KIND}, or that of BACKEND-PATH` }),
-  "image": optional(path("IMAGE", "Image of the one device BACKEND-PATH, in place of its node params")),
-  "detach-on-exit": flag("At the end close the devices instead of leaving them Connected"),
+  "kind": optional(KIND, `that of BACKEND-PATH, or ${DEFAULT_KIND}`),
+  "image": optional(path("IMAGE", "Image of the device BACKEND-PATH, instead of the one in its node params")),
+  "detach-on-exit": flag("At the end detach the devices instead of leaving them Connected"),
   "timeout": TIMEOUT,
 } as const;
 
@@ -28,9 +28,9 @@ export const serve = defineVerb({
   name: "serve",
   summary: "Serve devices that a toolstack wrote: all of a kind, or one",
   description:
-    "Follows xenstore: devices are served as they appear and let go as they are removed. INT or TERM finishes " +
+    "Follows xenstore: devices are served when they appear and released when they are removed. INT or TERM finishes " +
     "what is in flight, flushes, and leaves the devices Connected: their guests wait, and the next serve goes on where " +
-    "this one ended. A restarted xenstored is found again; the disks go on meanwhile.",
+    "this one ended. If xenstored is restarted, serve connects to it again; the disks are served meanwhile.",
   operands: [{
     name: "BACKEND-PATH",
     help: "the one device to serve: /local/domain/B/backend/KIND/D/VDEV, or backend/KIND/D/VDEV",
@@ -52,16 +52,13 @@ export const serve = defineVerb({
     const kind = only?.kind ?? options.kind ?? DEFAULT_KIND;
     const service = await unlessEnded(startService({
       platform,
-      native: platform.files,
-      openXenstore: () => platform.openXenstore(),
-      imageLocks: platform.imageLocks,
       kind,
       ...(only === undefined ? {} : { only }),
       settings: settingsOf(options, options.image),
       journal: !options["no-journal"],
       workers: options.workers,
       logger,
-      // What is to be detached must be served first, at least for a moment.
+      // A device has to be served before it can be detached.
       ...(options["detach-on-exit"] ? {} : { signal: context.signals.signal }),
     }));
     if (service === undefined) {
@@ -76,7 +73,7 @@ export const serve = defineVerb({
   },
 });
 
-/** Undefined if the command was told to end before it served. */
+/** Undefined if the command was told to end before it served anything. */
 async function unlessEnded(starting: Promise<Service>): Promise<Service | undefined> {
   try {
     return await starting;
@@ -86,7 +83,7 @@ async function unlessEnded(starting: Promise<Service>): Promise<Service | undefi
   }
 }
 
-/** Takes BACKEND-PATH apart, and refuses options that contradict it. */
+/** Parses BACKEND-PATH, and refuses options that contradict it. */
 function onlyDevice(
   platform: NativePlatform,
   options: OptionValues<typeof OPTIONS>,
@@ -107,15 +104,4 @@ async function end(context: Context, service: Service, options: OptionValues<typ
   if (await service.close({ leave, timeoutMs: options.timeout * 1000 })) return 0;
   context.output.message("xenblk: Some devices were still busy at the end");
   return 1;
-}
-
-/**
- * Opens and closes a grant table and event channels, before anything is promised to a guest. Throws XenblkError
- * (hypervisor) that says which library or device is missing.
- */
-export function checkDataPath(platform: NativePlatform): void {
-  // The domain is only named, not talked to.
-  const guest = 0 as DomId;
-  platform.openGrantTable(guest)[Symbol.dispose]();
-  platform.openEventChannels(guest)[Symbol.dispose]();
 }

@@ -1,5 +1,5 @@
 /**
- * INT and TERM: the first asks for a drain, the second ends the process at once. It must not know what drains.
+ * INT and TERM: the first asks the command to finish what is in flight and end, the second ends the process at once.
  */
 
 /** The signals that end a command, with the exit status of one that did. */
@@ -27,7 +27,7 @@ export class DrainSignals implements Disposable {
     for (const [signal, listener] of this.#listeners) Deno.addSignalListener(signal, listener);
   }
 
-  /** Aborts with the first signal. */
+  /** Aborts with the first signal; the reason is an AbortError that names it. */
   get signal(): AbortSignal {
     return this.#controller.signal;
   }
@@ -48,7 +48,7 @@ export class DrainSignals implements Disposable {
       return;
     }
     this.#received = signal;
-    this.#controller.abort();
+    this.#controller.abort(new DOMException(`ended by ${signal}`, "AbortError"));
     resolve(signal);
   }
 }

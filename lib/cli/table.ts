@@ -1,11 +1,11 @@
 /**
- * Tables for people: aligned columns under headings, plain text. Programs get JSON instead. It must not know what the
- * cells mean.
+ * Tables for people: plain text in aligned columns under headings.
+ * Programs get JSON instead.
  */
 
 import { printable } from "../log.ts";
 
-/** A column: its heading, and how its cells align. */
+/** A column's heading and alignment. */
 export interface Column {
   readonly heading: string;
   readonly align?: "left" | "right";
@@ -17,14 +17,14 @@ export function renderTable(
   rows: readonly (readonly string[])[],
   headings = true,
 ): string {
-  // Cells can hold what a guest wrote, so nothing in them may move the cursor.
+  // A cell can hold a guest's text, which must not move the cursor.
   const cells = rows.map((row) => columns.map((_, index) => printable(row[index] ?? "")));
   const shown = headings ? [columns.map(({ heading }) => heading), ...cells] : cells;
   const widths = columns.map((_, index) => Math.max(0, ...shown.map((row) => width(row[index]!))));
   return shown.map((row) => line(columns, row, widths)).join("");
 }
 
-/** Name and value pairs, one a line, the values aligned. */
+/** One name and value per line, the values aligned. */
 export function renderFields(fields: readonly (readonly [name: string, value: string])[]): string {
   return renderTable([{ heading: "" }, { heading: "" }], fields, false);
 }

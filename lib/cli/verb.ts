@@ -1,10 +1,9 @@
 /**
- * What a verb is: its name, operands, options and work, and what it is given to work with. Verbs know nothing of how
- * they were found or how their errors are shown.
+ * What a verb is: its name, operands, options and work, and what it is given to work with.
  */
 
+import type { NativePlatform } from "../host_platform.ts";
 import type { LogLevel } from "../log.ts";
-import type { Host } from "./host.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import type { Output } from "./output.ts";
 import type { DrainSignals } from "./signals.ts";
@@ -15,17 +14,25 @@ export interface Operand {
   readonly name: string;
   readonly help: string;
   readonly required: boolean;
-  /** For completion: it is a file name. */
+  /** For completion: the operand is a file name. */
   readonly isPath?: boolean;
 }
 
-/** What a verb works with, beside its own arguments. */
+/** The real hypervisor, which the composition root brings in. */
+export interface Host {
+  /** Its parts open their libraries when they are first asked for. */
+  openNativePlatform(): Promise<NativePlatform>;
+}
+
+/** What a verb is given beside its arguments. */
 export interface Context {
   readonly output: Output;
   readonly signals: DrainSignals;
   readonly host: Host;
   readonly logLevel: LogLevel;
-  /** Asked to show no progress. */
+  /** All verbs there are, loaded. */
+  readonly loadVerbs: () => Promise<readonly VerbFace[]>;
+  /** Progress is not to be shown. */
   readonly quiet: boolean;
 }
 
@@ -38,10 +45,10 @@ export interface Verb<T extends OptionTable = OptionTable> {
   readonly description?: string;
   readonly operands: readonly Operand[];
   readonly options: T;
-  /** The narrowest Deno permissions that it runs with. */
+  /** The least Deno permissions that it runs with. */
   readonly permissions: string;
   readonly examples: readonly string[];
-  /** Does the work and returns the exit status; throws XenblkError for what a person should read. */
+  /** Does the work and returns the exit status. Rejects with XenblkError for what a person should read. */
   run(context: Context, options: OptionValues<T>, operands: Readonly<Record<string, string>>): Promise<number>;
 }
 
@@ -50,5 +57,5 @@ export function defineVerb<const T extends OptionTable>(verb: Verb<T>): Verb<T> 
   return verb;
 }
 
-/** The parts of a verb that do not depend on the types of its options: for help, completion and parsing. */
+/** A verb without its work: for help, completion and parsing. */
 export type VerbFace = Omit<Verb, "run">;

@@ -216,7 +216,7 @@ export class RequestSteps {
       status = STATUS_ERROR;
     }
     const operation = slots.responseOperation[slot]!;
-    if (status === STATUS_ERROR) this.#stats[STAT.errors]!++;
+    if (status === STATUS_ERROR) this.#countError(operation);
     else if (status === STATUS_OKAY) this.#countSectors(slot, operation);
     if (!broken) {
       this.#journal.answering(slot, this.#ring.responseProducer);
@@ -275,6 +275,12 @@ export class RequestSteps {
   #count(operation: number, status: number): void {
     if (status === STATUS_EOPNOTSUPP) this.#stats[STAT.unsupported]!++;
     else this.#stats[operation === OP_DISCARD ? STAT.discards : operation]!++;
+  }
+
+  /** Counts a request that is answered ERROR. */
+  #countError(operation: number): void {
+    this.#stats[STAT.errors]!++;
+    this.#stats[operation === OP_DISCARD ? STAT.discardErrors : STAT.readErrors + operation]!++;
   }
 
   /** Counts the sectors of a request that was carried out. */

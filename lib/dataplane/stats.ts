@@ -15,7 +15,7 @@ export const STAT = {
   /** 512-byte sectors read from and written to the disk for the guest. */
   sectorsRead: 5,
   sectorsWritten: 6,
-  /** Requests answered ERROR. */
+  /** Requests answered ERROR: all, and below by their operation. */
   errors: 7,
   inFlight: 8,
   /** Batches of responses that the frontend asked to be notified of, and those that it did not. */
@@ -32,6 +32,12 @@ export const STAT = {
   persistentMisses: 15,
   /** Mode persistent: requests that were copied, because too many grants were in use or one could not be mapped. */
   persistentCopied: 16,
+  // Errors: the first four are at this index and the number of their operation.
+  readErrors: 18,
+  writeErrors: 19,
+  barrierErrors: 20,
+  flushErrors: 21,
+  discardErrors: 22,
 } as const;
 
 const COUNTERS = Object.keys(STAT).length;

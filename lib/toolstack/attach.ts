@@ -1,6 +1,6 @@
 /**
- * Giving a guest a disk: writes the nodes that libxl would write, all in one transaction, takes them back, and waits for
- * both ends to connect. It must not know who serves the disk.
+ * Giving a guest a disk, whatever will serve it: writes the nodes that libxl would write, all in one transaction,
+ * removes them again, and waits for both ends to connect.
  */
 
 import type { AbiName } from "../blkif/abi.ts";
@@ -26,7 +26,7 @@ export interface AttachRequest {
   readonly readOnly: boolean;
   /** The guest sees a removable CD-ROM. */
   readonly cdrom: boolean;
-  /** Name or number of the virtual device; absent: the first xvd disk whose letters no disk of the guest has. */
+  /** Name or number of the virtual device. Default: the first xvd name with letters that no disk of the guest has. */
   readonly vdev?: string;
   /** The ABI that a PV guest's frontend has if it names none; absent: x86_64. */
   readonly protocol?: AbiName;
@@ -38,8 +38,9 @@ const DISK_LETTERS = [...ALPHABET, ...ALPHABET.flatMap((first) => ALPHABET.map((
 
 /**
  * Writes the nodes of a new disk. Throws {@linkcode XenblkError} when the domain does not exist (`not-found`), or when
- * the virtual device is no such thing (`usage`) or taken (`failed`); nothing is written then. `claim` hears which device
- * it will be before anybody else can, several times perhaps; nothing is written if it throws.
+ * `vdev` is not a virtual device (`usage`) or is taken (`failed`); then nothing is written. `claim` is called with the
+ * device before its nodes are visible to others, once for each attempt at the transaction; if it throws, nothing is
+ * written.
  */
 export function attachDevice(
   store: Xenstore,
@@ -52,7 +53,7 @@ export function attachDevice(
     if (transaction.list(home) === undefined) {
       throw new XenblkError(`Cannot attach to domain ${domain}: there is no ${home} in xenstore`, {
         kind: "not-found",
-        remedy: "give a domain that runs",
+        remedy: "name a running domain",
       });
     }
     const vdev = request.vdev === undefined ? firstFree(transaction, request) : parseVdev(request.vdev);
@@ -64,7 +65,7 @@ export function attachDevice(
   });
 }
 
-/** Removes all nodes of a disk, and the directories that this leaves empty. What is gone already does not matter. */
+/** Removes all nodes of a disk, and the directories that this leaves empty. Nodes may be missing already. */
 export function removeDevice(store: Xenstore, device: DeviceAddress): void {
   const { backendDomain, kind, frontendDomain, vdev } = device;
   const backendHome = store.domainPath(backendDomain);
@@ -75,7 +76,7 @@ export function removeDevice(store: Xenstore, device: DeviceAddress): void {
       `${backendHome}/error/backend/${kind}/${frontendDomain}/${vdev}`,
       `${backendHome}/error`,
     );
-    // `device/vbd` itself stays: the guest's kernel watches it, and libxl makes it for every guest.
+    // `device/vbd` itself stays: the guest's kernel watches it, and libxl creates it for every guest.
     transaction.remove(frontendPath(device));
     removeWithEmptyParents(transaction, libxlPath(device), `/libxl/${frontendDomain}/device`);
   });
@@ -105,7 +106,7 @@ export async function waitForConnected(store: Xenstore, device: DeviceAddress, o
   if (await waitFor(store, [backend, frontend], look, options)) return;
   throw new XenblkError(`Cannot attach ${name}: the guest did not connect in time (${states()})`, {
     kind: "timeout",
-    remedy: "look whether the guest runs and has a Xen block frontend",
+    remedy: "check that the guest is running and has a Xen block frontend",
   });
 }
 
@@ -119,7 +120,7 @@ function usedVdevs(store: XenstoreOperations, request: AttachRequest): number[] 
   return directories.flatMap((directory) => store.list(directory) ?? []).map(Number);
 }
 
-/** sda and hda become xvda in many guests, so the letters alone count. */
+/** Many guests show sda and hda as xvda, so only the letters count. */
 function firstFree(store: XenstoreOperations, request: AttachRequest): number {
   const letters = usedVdevs(store, request).map((vdev) => formatVdev(vdev).replace(/^(xvd|sd|hd)|[0-9]+$/g, ""));
   const free = DISK_LETTERS.find((candidate) => !letters.includes(candidate));
@@ -179,7 +180,7 @@ function backendNodes(device: DeviceAddress, request: AttachRequest): Record<str
   };
 }
 
-/** Nodes inherit their directory's permissions, so that none can be read by others for a moment. */
+/** Sets the directory's permissions first: the nodes inherit them, so that no other domain can read one meanwhile. */
 function writeDirectory(
   store: XenstoreOperations,
   path: string,
@@ -191,7 +192,7 @@ function writeDirectory(
   for (const [name, value] of Object.entries(nodes)) store.write(`${path}/${name}`, value);
 }
 
-/** Frontends of old PV kernels do not say which ABI they speak; the toolstack does. libxl knows a domain's type. */
+/** Frontends of old PV kernels do not name their ABI, so libxl does it for PV guests. */
 function protocolFor(store: XenstoreOperations, request: AttachRequest): AbiName | undefined {
   if (request.protocol !== undefined) return request.protocol;
   return store.read(`/libxl/${request.domain}/type`) === "pv" ? "x86_64-abi" : undefined;

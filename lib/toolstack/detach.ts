@@ -1,6 +1,6 @@
 /**
- * Taking a disk away from a guest: finds it, asks both ends to close, waits, and removes its nodes. It must not know who
- * serves the disk.
+ * Taking a disk away from a guest, whatever serves it: finds the disk, asks both ends to close, waits, and removes its
+ * nodes.
  */
 
 import { XenblkError } from "../errors.ts";
@@ -15,13 +15,13 @@ import { waitFor, type WaitOptions } from "./wait.ts";
 
 /** How a disk is taken away. */
 export interface DetachOptions extends WaitOptions {
-  /** Remove the nodes when the time is up even if the guest did not let go: its I/O then fails. */
-  readonly force: boolean;
+  /** Remove the nodes when the time is up even if the guest still uses the disk: its I/O then fails. Default false. */
+  readonly force?: boolean;
 }
 
 /**
  * The disk that a guest has as `vdev` (a name or number), whatever serves it. Throws {@linkcode XenblkError}: `usage` if
- * that is no virtual device, `not-found`, with the disks that exist, if the guest has none of that name.
+ * `vdev` is not a virtual device, `not-found`, with the disks that exist, if the guest does not have it.
  */
 export function findDevice(store: XenstoreOperations, domain: DomId, vdev: string): DeviceAddress {
   const number = parseVdev(vdev);
@@ -37,8 +37,8 @@ export function findDevice(store: XenstoreOperations, domain: DomId, vdev: strin
 
 /**
  * Asks for the device's removal, waits until the backend is Closed and removes the nodes. Rejects with
- * {@linkcode XenblkError} (`timeout`) if the guest does not let go in time and `force` is not given; the request then
- * stands, and detaching again finishes it.
+ * {@linkcode XenblkError} (`timeout`) if the guest does not close the disk in time and `force` is not given; the request
+ * then stands, and detaching again finishes it.
  */
 export async function detachDevice(store: Xenstore, device: DeviceAddress, options: DetachOptions): Promise<void> {
   const path = backendPath(device);
@@ -73,13 +73,13 @@ function notInTime(store: Xenstore, device: DeviceAddress): XenblkError {
   );
 }
 
-/** A disk whose backend's directory is gone may still have its other nodes. */
+/** libxl's own record of the disk: it may be left when the backend's directory is gone. */
 function knownToLibxl(store: XenstoreOperations, domain: DomId, vdev: number): DeviceAddress | undefined {
   const path = store.read(`/libxl/${domain}/device/vbd/${vdev}/backend`);
   if (path === undefined) return undefined;
   try {
     return parseBackendPath(path, 0 as DomId);
   } catch {
-    return undefined; // not written by a toolstack that we know
+    return undefined; // libxl did not write that
   }
 }

@@ -1,6 +1,5 @@
 /**
- * Which domain a person means: a domid, a UUID or a name, looked up in what the toolstack keeps in xenstore. It must
- * not know of devices.
+ * Finding the domain that a person names by its domid, UUID or name, in what the toolstack keeps in xenstore.
  */
 
 import { XenblkError } from "../errors.ts";
@@ -9,7 +8,7 @@ import { parseDomId } from "../xenbus/paths.ts";
 
 /** A domain as xenstore knows it. */
 export interface DomainInfo {
-  /** Its number while it runs. */
+  /** Its domid. */
   readonly domain: DomId;
   /** Absent while the toolstack has not named it. */
   readonly name?: string;
@@ -19,7 +18,7 @@ export interface DomainInfo {
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
-/** Domains that an error message names before it says `and N more`. */
+/** Most domains that an error message names; the rest becomes `and N more`. */
 const MOST_NAMED = 8;
 
 /** All domains in xenstore, by domid. */
@@ -29,8 +28,8 @@ export function listDomains(store: XenstoreOperations): DomainInfo[] {
 }
 
 /**
- * The domain that `text` names: a number is a domid, a UUID is a UUID, all else is a name. Throws
- * {@linkcode XenblkError} of kind `not-found` that lists what exists, or `failed` where a name fits several.
+ * The domain that `text` names: a number is a domid, a UUID is a UUID, anything else is a name. Throws
+ * {@linkcode XenblkError}: `not-found`, with the domains that exist, or `failed` if several have the name.
  */
 export function resolveDomain(store: XenstoreOperations, text: string): DomainInfo {
   const domains = listDomains(store);

@@ -1,6 +1,5 @@
 /**
- * Which disks there are, as xenstore shows them: of one guest or of all, whatever backend serves them. It must not
- * change anything, nor know how the list is shown.
+ * The disks that xenstore shows, of one guest or of all guests, whatever serves them. Nothing is changed.
  */
 
 import type { DomId, XenstoreOperations } from "../hypervisor.ts";
@@ -18,9 +17,9 @@ export interface DeviceListing extends DeviceAddress {
   readonly backendPath: string;
   /** The frontend's directory. */
   readonly frontendPath: string;
-  /** The backend's state by its name in xenbus.h without prefix; `gone` where there is no node. */
+  /** The backend's state: its name in xenbus.h without the prefix, or `gone` if there is no node. */
   readonly backendState: string;
-  /** The frontend's, likewise. */
+  /** The frontend's state, in the same form. */
   readonly frontendState: string;
   /** The image as the toolstack named it; absent for a drive without one. */
   readonly params?: string;
@@ -28,13 +27,13 @@ export interface DeviceListing extends DeviceAddress {
   readonly readOnly: boolean;
   /** The guest sees a CD-ROM. */
   readonly cdrom: boolean;
-  /** Size in 512-byte sectors, once the backend has said it. */
+  /** Size in 512-byte sectors, once the backend has published it. */
   readonly sectors?: number;
-  /** What the backend left in its `error` node. */
+  /** The backend's `error` node. */
   readonly error?: string;
 }
 
-/** The disks of a guest, or of all, ordered by guest, then by virtual device. */
+/** The disks of a guest, or of all guests, ordered by guest, then by virtual device. */
 export function listDevices(store: XenstoreOperations, domain?: DomId): DeviceListing[] {
   return listAddresses(store)
     .filter((device) => domain === undefined || device.frontendDomain === domain)
@@ -43,8 +42,8 @@ export function listDevices(store: XenstoreOperations, domain?: DomId): DeviceLi
 }
 
 /**
- * The addresses of all disks in all backend domains. A backend directory is a disk's if the frontend that it names is a
- * vbd; that also holds for kinds that we have never heard of.
+ * The addresses of all disks in all backend domains. A backend directory belongs to a disk if the frontend that it names
+ * is a vbd; so disks of unknown backend kinds are found too.
  */
 export function listAddresses(store: XenstoreOperations): DeviceAddress[] {
   const children = (path: string): string[] => (store.list(path) ?? []).map((name) => `${path}/${name}`);
@@ -57,7 +56,7 @@ export function listAddresses(store: XenstoreOperations): DeviceAddress[] {
       try {
         return [parseBackendPath(path, 0 as DomId)];
       } catch {
-        return []; // not what we call a device, whoever wrote it
+        return []; // the directory's name is not that of a device
       }
     });
 }
@@ -90,7 +89,7 @@ function numberOf(text: string | undefined): number | undefined {
   return text !== undefined && /^[0-9]+$/.test(text) ? Number(text) : undefined;
 }
 
-/** The same without the members that are undefined. */
+/** The members that are not undefined. */
 function present<T extends object>(members: T): { [Name in keyof T]?: NonNullable<T[Name]> } {
   const entries = Object.entries(members).filter(([, value]) => value !== undefined);
   return Object.fromEntries(entries) as { [Name in keyof T]?: NonNullable<T[Name]> };

@@ -1,5 +1,5 @@
 /**
- * Asking a backend to give a device up, as every toolstack does. It must not know who serves the device, nor wait.
+ * Asking a backend to release a device, as every toolstack does it: a request in its nodes. It does not wait.
  */
 
 import type { Xenstore } from "../hypervisor.ts";

@@ -1,6 +1,6 @@
 /**
- * Telling the backend of a disk that its image has grown, and waiting until the guest was told. It must not know who
- * serves the disk.
+ * Asking the backend of a disk to adopt the new size of its image, and waiting until it has published that size for the
+ * guest.
  */
 
 import { XenblkError } from "../errors.ts";
@@ -13,15 +13,17 @@ import { isDisconnection } from "../xenstore.ts";
 import { describeDevice } from "./list.ts";
 import { waitFor, type WaitOptions } from "./wait.ts";
 
-/** Sizes in 512-byte sectors. */
+/** The disk's size as the guest knows it, in 512-byte sectors. */
 export interface Resized {
+  /** Before the request. */
   readonly before: number;
+  /** After it; the same if the image has not grown. */
   readonly now: number;
 }
 
 /**
  * Asks the backend to look at the image's size. Rejects with {@linkcode XenblkError}: `failed` with the backend's reason,
- * or if the disk is not Connected, `timeout` if no backend that knows the request answers, `not-found` if the disk goes.
+ * or if the disk is not Connected; `timeout` if no backend answers; `not-found` if the disk is removed meanwhile.
  */
 export async function resizeDevice(store: Xenstore, device: DeviceAddress, options: WaitOptions): Promise<Resized> {
   const path = backendPath(device);
@@ -42,11 +44,11 @@ export async function resizeDevice(store: Xenstore, device: DeviceAddress, optio
   if (answer !== undefined) throw new XenblkError(`Cannot resize ${name}: ${answer}`);
   throw new XenblkError(`Cannot resize ${name}: its backend did not answer in time`, {
     kind: "timeout",
-    remedy: `look whether \`xenblk\` serves kind ${device.kind}; other backends see to it by themselves, or not at all`,
+    remedy: `check that \`xenblk\` serves kind ${device.kind}; other backends do not know this request`,
   });
 }
 
-/** A store that was lost meanwhile keeps the node: the next request is written over it. */
+/** If xenstore was lost meanwhile, the node stays; the next request overwrites it. */
 function forgetRequest(store: Xenstore, node: string): void {
   try {
     store.remove(node);
@@ -55,7 +57,7 @@ function forgetRequest(store: Xenstore, node: string): void {
   }
 }
 
-/** Writes the request; returns the sectors that the guest was told of. */
+/** Writes the request; returns the size in sectors that the guest knows. */
 function askToResize(store: Xenstore, path: string, name: string): number {
   return store.transaction((transaction) => {
     const state = parseState(transaction.read(`${path}/state`));

@@ -1,6 +1,6 @@
 /**
- * One disk in detail, as xenstore shows it: what the toolstack asked for, what its backend offers and says of the disk,
- * and what its guest made of that. It must not change anything, nor know how it is shown.
+ * One disk in detail, as xenstore shows it: what the toolstack asked for, what the backend offers, and what the guest
+ * chose. Nothing is changed.
  */
 
 import { errorText } from "../errors.ts";
@@ -10,19 +10,19 @@ import { type FrontendParameters, readFrontend } from "../xenbus/negotiate.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../xenbus/paths.ts";
 import { describeDevice, type DeviceListing } from "./list.ts";
 
-/** A disk as its nodes describe it, in detail. What is absent was not written, or is not there any more. */
+/** A disk as its nodes describe it, in detail. A member is absent where its node is missing. */
 export interface DeviceDetails extends DeviceListing {
-  /** The toolstack wants it kept when its guest closes it. */
+  /** The toolstack wants the device kept when the guest closes it. */
   readonly online: boolean;
   /** What libxl waits for: `connected`, or `error`. */
   readonly hotplugStatus?: string;
-  /** Smallest unit of I/O, as the guest was told. */
+  /** Smallest unit of I/O in bytes, as published. */
   readonly logicalSectorBytes?: number;
-  /** Smallest unit that is cheap to write, likewise. */
+  /** Smallest unit in bytes that is cheap to write, as published. */
   readonly physicalSectorBytes?: number;
-  /** The toolstack's word that the device itself may read and write the guest's pages. */
+  /** The toolstack allows direct I/O on the guest's pages. */
   readonly directIoSafe: boolean;
-  /** What the backend offers; absent before it has. */
+  /** What the backend offers; absent until it has published that. */
   readonly offer?: Offer;
   /** The ABI that the frontend named. */
   readonly protocol?: string;
@@ -30,11 +30,11 @@ export interface DeviceDetails extends DeviceListing {
   readonly rings?: FrontendParameters["queues"];
   /** The frontend reuses its grants. */
   readonly frontendPersistent?: boolean;
-  /** Why what the frontend wrote makes no sense. */
+  /** What is wrong with what the frontend wrote. */
   readonly frontendError?: string;
 }
 
-/** Reads everything as of one moment. */
+/** Reads everything in one transaction. */
 export function showDevice(store: Xenstore, device: DeviceAddress): DeviceDetails {
   return store.transaction((transaction) => {
     const read = (name: string): string | undefined => transaction.read(`${backendPath(device)}/${name}`);

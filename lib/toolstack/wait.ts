@@ -1,37 +1,38 @@
 /**
- * Waiting for xenstore nodes to become what somebody waits for, with an end. It must not know what the nodes mean.
+ * Waiting for a condition on xenstore nodes, with a time limit and a signal that ends the wait.
+ * Watches wake it.
  */
 
-import type { Clock } from "../clock.ts";
+import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
 import { XenblkError } from "../errors.ts";
 import type { Xenstore } from "../hypervisor.ts";
 import { isDisconnection } from "../xenstore.ts";
 
-/** How long to wait, and what may end it early. */
+/** How long to wait, and what ends the wait early. */
 export interface WaitOptions {
   /** Milliseconds after which to give up. */
   readonly timeoutMs: number;
-  /** Whose milliseconds. */
-  readonly clock: Clock;
-  /** Ends the wait as the timeout does. */
+  /** Aborting it ends the wait as the timeout does. */
   readonly signal?: AbortSignal;
+  /** Measures the milliseconds. Default: this process's clock. */
+  readonly clock?: Clock;
 }
 
 /**
- * Looks at once and whenever a node at or below one of the paths changes, until `look` yields something. Undefined when
- * the time is up. Rejects with what `look` throws, or with {@linkcode XenblkError} when xenstore is lost.
+ * Calls `look` at once and whenever a node at or below one of the paths changes, until it returns a value. Undefined
+ * when the time is up. Rejects with what `look` throws, or with {@linkcode XenblkError} when xenstore is lost.
  */
 export async function waitFor<T>(
   store: Xenstore,
   paths: readonly string[],
   look: () => T | undefined,
-  options: WaitOptions,
+  { timeoutMs, signal, clock = SYSTEM_CLOCK }: WaitOptions,
 ): Promise<T | undefined> {
   using watches = new DisposableStack();
   const changes = paths.map((path) => watches.use(store.watch(path))[Symbol.asyncIterator]());
   const over = new AbortController();
-  const signal = options.signal === undefined ? over.signal : AbortSignal.any([over.signal, options.signal]);
-  const timeout = options.clock.sleep(options.timeoutMs, signal).then(() => "timeout" as const);
+  const end = signal === undefined ? over.signal : AbortSignal.any([over.signal, signal]);
+  const timeout = clock.sleep(timeoutMs, end).then(() => "timeout" as const);
   const next = changes.map((change) => change.next());
   try {
     for (;;) {

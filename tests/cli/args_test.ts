@@ -1,6 +1,6 @@
 /**
- * Arguments against an option table: values, defaults, and every way to get them wrong.
- * It must not know any real verb.
+ * Parsing arguments by an option table: values, defaults, and every kind of mistake.
+ * The verb is the test's own.
  */
 
 import { assertEquals, assertThrows } from "@std/assert";
@@ -59,7 +59,7 @@ Deno.test("after -- everything is an operand", () => {
   assertEquals(parseArguments(SAMPLE, ["--", "--odd.img"]).operands, { image: "--odd.img" });
 });
 
-Deno.test("an unknown option is named, with the one that was likely meant", () => {
+Deno.test("an unknown option is named, with the one that was probably meant", () => {
   assertEquals(complaint("--bogus=1", "a"), "Cannot use --bogus: sample has no such option");
   assertEquals(complaint("-x", "a"), "Cannot use -x: sample has no such option");
   assertEquals(complaint("--dpeth=4", "a"), "Cannot use --dpeth: sample has no such option, did you mean --depth");
@@ -100,12 +100,12 @@ Deno.test("missing, empty and superfluous operands are refused", () => {
   assertEquals(complaint("a", "b", "c"), 'Cannot use "c": sample takes at most IMAGE VDEV');
 });
 
-Deno.test("--help and --version demand no operands", () => {
+Deno.test("with --help and --version operands may be missing", () => {
   assertEquals(parseArguments(SAMPLE, ["--help"]).common.help, true);
   assertEquals(parseArguments(SAMPLE, ["-V"]).common.version, true);
 });
 
-Deno.test("a default that its own option refuses is a defect of the table", () => {
+Deno.test("a default that its option does not allow is a defect of the table", () => {
   assertThrows(() => options.defaulting(options.integer("Depth", 1, 32), "64"), RangeError);
 });
 

@@ -1,18 +1,18 @@
 /**
- * Runs the command as a user would, in a process of its own, and gives what it wrote and its exit status. It must not
- * know any verb.
+ * Runs the command as a user does, in a process of its own,
+ * and returns its output and exit status.
  */
 
 import { ROOT } from "../house/source.ts";
 
-/** What a run of the command left behind. */
+/** The output and exit status of a run. */
 export interface Outcome {
   readonly status: number;
   readonly stdout: string;
   readonly stderr: string;
 }
 
-/** How to run it beyond its arguments. */
+/** How to run the command, besides its arguments. */
 export interface RunOptions {
   /** Deno's permissions; all if absent. */
   readonly permissions?: readonly string[];

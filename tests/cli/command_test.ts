@@ -1,6 +1,6 @@
 /**
- * The command in a process of its own: help of every verb, wrong usage, streams and exit statuses.
- * Verbs with tests of their own are only asked for their help.
+ * The command in a process of its own: the help of every verb, wrong usage, streams and exit statuses. What the verbs do
+ * is tested elsewhere.
  */
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
@@ -41,7 +41,7 @@ for (const entry of CATALOG) {
     assert(stdout.split("\n").every((line) => line.length <= 110), "a line is too wide");
   });
 
-  Deno.test(`${entry.name} refuses an unknown option with status 2 and says nothing on stdout`, async () => {
+  Deno.test(`${entry.name} refuses an unknown option with status 2 and writes nothing to stdout`, async () => {
     const { status, stdout, stderr } = await xenblk([entry.name, "--no-such-option"]);
     assertEquals([status, stdout], [2, ""]);
     assertEquals(
@@ -51,7 +51,7 @@ for (const entry of CATALOG) {
   });
 }
 
-Deno.test("an unknown verb is named, with the one that was likely meant", async () => {
+Deno.test("an unknown verb is named, with the one that was probably meant", async () => {
   const { status, stdout, stderr } = await xenblk(["doctr"]);
   assertEquals([status, stdout], [2, ""]);
   assertEquals(
@@ -71,7 +71,7 @@ Deno.test("doctor gives JSON of the same rows as its table", async () => {
   );
 });
 
-Deno.test("doctor without permissions shows them as rows, asks nothing and is no defect", async () => {
+Deno.test("doctor without permissions shows them as rows, and does not prompt", async () => {
   const { status, stdout, stderr } = await xenblk(["doctor", "--json"], { permissions: [] });
   const rows = JSON.parse(stdout) as { check: string; standing: string; fix?: string }[];
   assertEquals([status, stderr], [5, ""]);

@@ -1,6 +1,6 @@
 /**
- * Every row that `doctor` can show, from machines that are made up.
- * Nothing of the real machine is looked at.
+ * Every row that `doctor` can show, from invented machines.
+ * The real machine is not read.
  */
 
 import { assertEquals, assertMatch } from "@std/assert";
@@ -9,7 +9,7 @@ import * as checks from "../../lib/cli/doctor/checks.ts";
 import { checkJournals, checkLimits } from "../../lib/cli/doctor/journals.ts";
 import { renderFindings } from "../../lib/cli/doctor/verb.ts";
 
-/** A machine with these files; all permitted unless said otherwise. */
+/** A machine with these files; everything is permitted unless overridden. */
 function machine(parts: {
   texts?: Record<string, string>;
   denied?: readonly string[];
@@ -33,7 +33,7 @@ function standings(findings: readonly checks.Finding[]): string[] {
   return findings.map(({ standing }) => standing);
 }
 
-Deno.test("a machine that is no Xen fails with what to do", () => {
+Deno.test("a machine without Xen fails, with what to do", () => {
   const bare = machine({});
   assertEquals(standings(checks.checkHypervisor(bare)), ["fail"]);
   assertEquals(standings(checks.checkDevices(bare)), ["fail", "fail"]);
@@ -77,7 +77,7 @@ Deno.test("a driver domain without xenfs is told to mount it, and talks through 
   assertEquals(checks.checkSocket(driver).standing, "ok");
 });
 
-Deno.test("devices without permission say so", () => {
+Deno.test("devices without permission fail, with what to do", () => {
   const user = machine({ texts: { "/dev/xen/evtchn": "" }, denied: ["/dev/xen/gntdev"] });
   const [gntdev, evtchn] = checks.checkDevices(user);
   assertEquals([gntdev!.detail, evtchn!.detail], ["not permitted", "can be opened"]);
@@ -90,13 +90,13 @@ Deno.test("the socket is looked for where libxenstore looks", () => {
   assertEquals(checks.xenstoredSocket(both), "/tmp/y");
 });
 
-Deno.test("missing permissions fail, and env is only missed", () => {
+Deno.test("missing permissions fail, but a missing env is only a warning", () => {
   const limited = machine({ permissions: { ffi: "prompt", env: "prompt", read: "partial" } });
   assertEquals(standings(checks.checkPermissions(limited)), ["ok", "ok", "fail", "warn"]);
   assertEquals(checks.checkPermissions(machine({ permissions: { ffi: "partial" } }))[2]!.standing, "fail");
 });
 
-Deno.test("io_uring that cannot be used is no obstacle; why, and what to do, is told", () => {
+Deno.test("io_uring that cannot be used is a warning with the reason and what to do", () => {
   assertEquals(checks.checkIoUring(undefined).standing, "ok");
   assertEquals(checks.checkIoUring({ reason: "it is forbidden", remedy: "allow it" }), {
     check: "io_uring",
@@ -106,12 +106,12 @@ Deno.test("io_uring that cannot be used is no obstacle; why, and what to do, is 
   });
 });
 
-/** /proc/self/limits, as far as it matters. */
+/** The part of /proc/self/limits that is read. */
 function limits(openFiles: string): string {
   return `Limit  Soft Limit  Hard Limit  Units\nMax processes  96365  96365  processes\nMax open files  ${openFiles}  524288  files`;
 }
 
-Deno.test("a limit of open files that is low is warned of with the disks that it is enough for", () => {
+Deno.test("a low limit of open files is a warning with the number of disks that it allows", () => {
   const at = (value: string): checks.Finding[] =>
     checkLimits(machine({ texts: { "/proc/self/limits": limits(value) } }));
   assertEquals(standings(["1024", "65536", "unlimited"].flatMap(at)), ["warn", "ok", "ok"]);
@@ -124,11 +124,11 @@ const OWN = { entries: [], mode: 0o40700, owner: 0 };
 const MOUNTS = "22 1 0:21 / / rw,relatime shared:1 - ext4 /dev/vda rw\n24 22 0:23 / /run rw,nosuid - tmpfs tmpfs rw\n" +
   "25 22 0:24 / /media ro - iso9660 /dev/sr0 ro";
 
-Deno.test("the directory of journals: absent, in memory, on a disk, read-only, somebody else's, open to all, no directory", () => {
+Deno.test("the directory of journals: absent, in memory, on a disk, read-only, of another user, open to all, not a directory", () => {
   const look = (parts: Parameters<typeof machine>[0]): checks.Finding[] =>
     checkJournals(machine({ texts: { "/proc/self/mountinfo": MOUNTS }, ...parts }));
   const elsewhere = (path: string): Record<string, string> => ({ XENBLK_JOURNAL_DIR: path });
-  assertEquals(look({}), [{ check: "journals", standing: "ok", detail: `${RUN} is made when first needed` }]);
+  assertEquals(look({}), [{ check: "journals", standing: "ok", detail: `${RUN} is created when it is first needed` }]);
   const inMemory = look({ directories: { [RUN]: OWN } });
   assertEquals(inMemory, [{ check: "journals", standing: "ok", detail: `${RUN}, on tmpfs` }]);
   assertEquals(look({ directories: { [RUN]: OWN }, texts: {} })[0]!.detail, RUN);
@@ -151,12 +151,12 @@ Deno.test("the directory of journals: absent, in memory, on a disk, read-only, s
       `${RUN} may not be written by user 7`,
       /^run as user 0, or name/,
     ],
-    [{ directories: { [RUN]: "denied" } }, "fail", `${RUN} may not be looked at`, /^run as root/],
+    [{ directories: { [RUN]: "denied" } }, "fail", `${RUN} may not be read`, /^run as root/],
     [{ directories: { [RUN]: "other" } }, "fail", `${RUN} is not a directory`, /^move it away/],
     [
       { directories: { [RUN]: { ...OWN, mode: 0o41777 } } },
       "warn",
-      `${RUN} may be written by others, who could damage disks with it`,
+      `${RUN} may be written by other users, who could damage disks with it`,
       /^chmod 700 \/run\/xenblk$/,
     ],
   ];
@@ -167,7 +167,7 @@ Deno.test("the directory of journals: absent, in memory, on a disk, read-only, s
   }
 });
 
-Deno.test("journals of disks that are gone are counted, with the command that removes them", () => {
+Deno.test("journals of removed disks are counted, with the command that removes them", () => {
   const entries = [
     "vbd3-5-51712-0",
     "vbd3-5-51712-latch",
@@ -179,7 +179,7 @@ Deno.test("journals of disks that are gone are counted, with the command that re
   const host = machine({ directories: { [RUN]: { ...OWN, entries } } });
   const findings = checkJournals(host, ({ domain }) => domain !== 7);
   assertEquals(standings(findings), ["ok", "warn"]);
-  assertEquals(findings[1]!.detail, `3 of disks that are gone take room in ${RUN}`);
+  assertEquals(findings[1]!.detail, `3 files of disks that were removed take up space in ${RUN}`);
   assertEquals(
     findings[1]!.fix,
     `xenblk serve removes them when it starts, or rm ${RUN}/vbd3-5-51712-* ${RUN}/my-kind-6-51728-*`,

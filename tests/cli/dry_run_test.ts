@@ -1,6 +1,6 @@
 /**
- * `dry-run` as a user runs it: what it shows, what it verifies, what it leaves behind, and that it finds a disk that
- * does not hold what was written.
+ * `dry-run` as a user runs it: what it prints, verifies and leaves behind, and that it finds a disk that does not hold
+ * what was written.
  */
 
 import { assert, assertEquals, assertGreater, assertMatch, assertStringIncludes } from "@std/assert";
@@ -10,7 +10,7 @@ import { Histogram } from "../../lib/histogram.ts";
 import type { LoadOutcome } from "../../lib/guest/load_types.ts";
 import { startXenblk, xenblk } from "./command.ts";
 
-/** A temporary directory that the command's own temporary files go to as well. */
+/** Runs a test with a temporary directory, which the command uses for its own temporary files too. */
 async function inDirectory(body: (path: string, env: Record<string, string>) => Promise<void>): Promise<void> {
   const path = await Deno.makeTempDir();
   try {
@@ -27,13 +27,13 @@ function entries(path: string): string[] {
 function randomImage(path: string, sizeBytes: number): Uint8Array {
   const bytes = new Uint8Array(sizeBytes);
   for (let at = 0; at < sizeBytes; at += 65536) crypto.getRandomValues(bytes.subarray(at, at + 65536));
-  // Without truncating it first: an image that is being read must not become shorter for a moment.
+  // Not truncated first: an image that is being read must not become shorter.
   using file = Deno.openSync(path, { write: true, create: true });
   assertEquals(file.writeSync(bytes), sizeBytes);
   return bytes;
 }
 
-Deno.test("dry-run makes an image, verifies it, shows a table and leaves nothing behind", () =>
+Deno.test("dry-run creates an image, verifies it, shows a table and leaves nothing behind", () =>
   inDirectory(async (path, env) => {
     const { status, stdout, stderr } = await xenblk(["dry-run", "--size=4M", "--requests=2000"], { env });
     assertEquals([status, stderr], [0, ""]);
@@ -59,7 +59,7 @@ for (const abi of ["x86_64", "x86_32", "arm"]) {
   }
 }
 
-Deno.test("dry-run only reads a given image, with no more than the permissions it documents", () =>
+Deno.test("dry-run only reads a given image, and needs no more than the documented permissions", () =>
   inDirectory(async (path) => {
     const image = `${path}/a.img`;
     const before = randomImage(image, 1 << 20);
@@ -71,7 +71,7 @@ Deno.test("dry-run only reads a given image, with no more than the permissions i
     assertEquals(Deno.readFileSync(image), before);
   }));
 
-Deno.test("dry-run --write writes a given image and checks the rest of it too", () =>
+Deno.test("dry-run --write writes a given image and verifies what it did not write too", () =>
   inDirectory(async (path) => {
     const image = `${path}/a.img`;
     const before = randomImage(image, 1 << 20);
@@ -85,7 +85,7 @@ Deno.test("dry-run --write writes a given image and checks the rest of it too", 
     assert(changed <= 8 * 4096, "more was written than was asked for");
   }));
 
-Deno.test("dry-run --write leaves an image alone that another process uses, and needs the permission to find that out", () =>
+Deno.test("dry-run --write refuses an image that another process uses, and needs permission to find that out", () =>
   inDirectory(async (path) => {
     const image = `${path}/a.img`;
     const before = randomImage(image, 1 << 20);
@@ -118,7 +118,7 @@ Deno.test("dry-run ends with 1 and the first miscompare when the image changes u
     const image = `${path}/a.img`;
     randomImage(image, 64 * 1024);
     const child = startXenblk(["dry-run", image, "--seconds=1"]);
-    // Again and again, since nobody knows when the run has taken note of what the image holds.
+    // Several times, because the test does not know when the run has read what the image holds.
     const changing = setInterval(() => randomImage(image, 64 * 1024), 20);
     const { code, stdout, stderr } = await child.output();
     clearInterval(changing);
@@ -127,11 +127,11 @@ Deno.test("dry-run ends with 1 and the first miscompare when the image changes u
     assertMatch(new TextDecoder().decode(stderr), /^xenblk: Cannot verify raw:.*: sector \d+ read back as .*expected /);
   }));
 
-Deno.test("dry-run ends early by INT, verified as far as it went, and removes its image", () =>
+Deno.test("INT ends dry-run early: what was done is verified, and the image is removed", () =>
   inDirectory(async (path, env) => {
     const child = startXenblk(["dry-run", "--seconds=60", "--size=1M"], { env });
-    while (entries(path).length === 0) await new Promise((resolve) => setTimeout(resolve, 20));
-    await new Promise((resolve) => setTimeout(resolve, 300));
+    const written = (): boolean => entries(path).some((name) => Deno.statSync(`${path}/${name}`).blocks !== 0);
+    while (!written()) await new Promise((resolve) => setTimeout(resolve, 10));
     child.kill("SIGINT");
     const { code, stdout } = await child.output();
     assertEquals(code, 0);
@@ -139,11 +139,11 @@ Deno.test("dry-run ends early by INT, verified as far as it went, and removes it
     assertEquals(entries(path), []);
   }));
 
-Deno.test("dry-run refuses what makes no sense, with 2, and what cannot be served, with 1", async (context) => {
+Deno.test("dry-run refuses contradictory options with 2, and an image that cannot be served with 1", async (context) => {
   const cases: readonly (readonly [readonly string[], number, string])[] = [
     [["--write"], 2, "Cannot use --write without IMAGE"],
     [["--guests=2", "a.img"], 2, "Cannot use --guests with IMAGE"],
-    [["--block-sizes=1000"], 2, "Cannot use --block-sizes=1000: it takes sizes between commas"],
+    [["--block-sizes=1000"], 2, "Cannot use --block-sizes=1000: it takes sizes separated by commas"],
     [["--depth=33"], 2, "Cannot use --depth=33 with a ring of one page: the most is 32"],
     [["--depth=300", "--queues=2", "--ring-page-order=2"], 2, "with 2 rings of 4 pages: the most is 256"],
     [["--size=100"], 2, "Cannot use --size=100: it takes a size"],
@@ -194,7 +194,7 @@ Deno.test("block sizes are a list or a range of sectors up to 256 pages", () => 
   }
 });
 
-/** A load of ten reads in which nothing went wrong. */
+/** The outcome of ten reads without any fault. */
 function outcome(parts: Partial<LoadOutcome> = {}): LoadOutcome {
   return {
     reads: 10,
@@ -221,7 +221,7 @@ function outcome(parts: Partial<LoadOutcome> = {}): LoadOutcome {
   };
 }
 
-Deno.test("whatever is wrong with a load or an image is a fault, and the first is told", () => {
+Deno.test("anything wrong with a load or an image is a fault, and the first one is reported", () => {
   const miscompare = { sector: 7, expected: "write 3", got: "zeroes" };
   const verdict = { verifiedSectors: 1, uncheckedSectors: 0, miscompares: 2, firstMiscompare: miscompare };
   assertEquals(faultOf([outcome()], [undefined]), undefined);

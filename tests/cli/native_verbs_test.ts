@@ -1,6 +1,6 @@
 /**
- * The verbs that talk to xenstore, as commands against a real xenstored without a hypervisor: what they print, what
- * they refuse with which status, and that a refusal leaves the store as it was. No guest answers here.
+ * The verbs that use xenstore, as commands against a real xenstored without a hypervisor: what they print, what they
+ * refuse with which exit status, and that a refusal leaves the store unchanged. No guest answers here.
  */
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
@@ -47,7 +47,7 @@ class Bench implements AsyncDisposable {
   }
 }
 
-/** Starts a verb that stays, waits for a line of its stderr, sends the signal and returns how it ended. */
+/** Starts a verb that stays, waits for a line on its stderr, sends the signal and returns the outcome. */
 async function signalAfter(bench: Bench, args: readonly string[], line: RegExp, signal: Deno.Signal): Promise<Outcome> {
   const child = startXenblk(args, bench.options());
   const stdout = new Response(child.stdout).text();

@@ -1,16 +1,16 @@
 /**
- * What a command writes where: streams, a reader that goes away, tables, progress, errors.
- * It must not know any real verb.
+ * A command's output: the two streams, a reader that goes away, tables, progress, errors.
+ * No verb is run.
  */
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import { type ByteSink, Output } from "../../lib/cli/output.ts";
 import { Progress } from "../../lib/cli/dry_run/progress.ts";
-import { reportError } from "../../lib/cli/report.ts";
+import { reportError } from "../../lib/cli/error_report.ts";
 import { renderFields, renderTable } from "../../lib/cli/table.ts";
 
-/** A stream that keeps what is written, a few bytes at a time. */
+/** A stream that keeps what is written, and takes only a few bytes at a time. */
 class Recorder implements ByteSink {
   text = "";
   readonly #terminal: boolean;
@@ -41,7 +41,7 @@ Deno.test("data goes to stdout, messages to stderr, and short writes are continu
   assertEquals(stderr.text, "a message\n");
 });
 
-Deno.test("a reader that goes away ends the data quietly", () => {
+Deno.test("data for a reader that has gone away is dropped", () => {
   const stdout = new Recorder(false, [new Deno.errors.BrokenPipe("gone")]);
   const output = new Output(stdout, new Recorder());
   assertEquals(output.stdoutClosed, false);
@@ -81,7 +81,7 @@ Deno.test("progress is one line on a terminal, rewritten in place and erased", (
   assertEquals(stderr.text, "\r1 of 2\x1b[K\r2 of 2\x1b[K\r\x1b[K");
 });
 
-Deno.test("progress never goes beyond the terminal's line, or it could not be rewritten", () => {
+Deno.test("progress fits the terminal's line, so that it can be rewritten", () => {
   const stderr = new Recorder(true);
   {
     using progress = new Progress(new Output(new Recorder(), stderr, () => 8), false);
@@ -90,7 +90,7 @@ Deno.test("progress never goes beyond the terminal's line, or it could not be re
   assertEquals(stderr.text, "\r1234567\x1b[K\r\x1b[K");
 });
 
-Deno.test("progress is nothing without a terminal, or when quiet", () => {
+Deno.test("progress is not shown without a terminal, or when quiet", () => {
   for (const [terminal, quiet] of [[false, false], [true, true]] as const) {
     const stderr = new Recorder(terminal);
     {

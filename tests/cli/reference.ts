@@ -1,6 +1,6 @@
 /**
- * Writes docs/cli.md from the verbs' own tables, so that the reference cannot say anything but what the command does:
- * `deno task docs`. A test holds the file to it. It must not know any verb.
+ * Writes docs/cli.md from the verbs' help texts: `deno task docs`.
+ * A test compares the file with them.
  */
 
 import { CATALOG } from "../../lib/cli/catalog.ts";

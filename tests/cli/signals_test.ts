@@ -1,12 +1,12 @@
 /**
- * INT and TERM in a process of its own: the first drains, the second forces.
+ * INT and TERM, each in a process of its own: the first asks for an orderly end, the second ends at once.
  * The processes are small programs of the test.
  */
 
 import { assertEquals } from "@std/assert";
 import { ROOT } from "../house/source.ts";
 
-/** A program that says when it listens and when it drains, and then takes for ever. */
+/** A program that reports when it listens and when it was asked to end, and then never ends by itself. */
 const PROGRAM = `
   import { DrainSignals } from "${ROOT}lib/cli/signals.ts";
   const signals = new DrainSignals();

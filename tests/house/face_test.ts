@@ -1,5 +1,5 @@
 /**
- * The library's public face: what mod.ts promises can be imported, it imports nothing native, and it only re-exports.
+ * The library's public face: mod.ts only re-exports, opens nothing when it is imported, and has what programs need.
  */
 
 import { assert, assertEquals } from "@std/assert";
@@ -17,10 +17,20 @@ Deno.test("mod.ts needs no permission to be imported: it opens nothing", async (
   assertEquals([success, stdout.length, new TextDecoder().decode(stderr)], [true, 0, ""]);
 });
 
-Deno.test("mod.ts offers what a backend is made of", async () => {
+Deno.test("mod.ts has what attaches a disk, what serves, and what a backend is made of", async () => {
   const face = await import("../../mod.ts");
   for (
-    const name of ["openPlatform", "IoPool", "WorkerDataPlane", "BackendKind", "openDisk", "attachDevice"] as const
+    const name of [
+      "attach",
+      "openNativePlatform",
+      "startService",
+      "openPlatform",
+      "IoPool",
+      "WorkerDataPlane",
+      "BackendKind",
+      "openDisk",
+      "attachDevice",
+    ] as const
   ) {
     assert(typeof face[name] === "function", name);
   }

@@ -1,10 +1,9 @@
 /**
- * Attaching and detaching: the nodes with their permissions as libxl leaves them, free and taken devices, waiting, and
- * that nothing stays behind, whatever went wrong.
+ * Attaching and detaching: the nodes and their permissions as libxl writes them, free and taken devices, waiting, and
+ * that nothing is left behind after any failure.
  */
 
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { SYSTEM_CLOCK } from "../../lib/clock.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import type { DomId, XenstoreOperations } from "../../lib/hypervisor.ts";
 import { waitForConnected } from "../../lib/toolstack/attach.ts";
@@ -14,8 +13,8 @@ import { backendPath, type DeviceAddress, frontendPath, libxlPath } from "../../
 import { formatVdev } from "../../lib/xenbus/vdev.ts";
 import { DOM0, GUEST, Rig, RING_NODES, settle } from "../backend/rig.ts";
 
-const SOON = { timeoutMs: 5000, clock: SYSTEM_CLOCK } as const;
-const AT_ONCE = { timeoutMs: 50, clock: SYSTEM_CLOCK } as const;
+const SOON = { timeoutMs: 5000 } as const;
+const AT_ONCE = { timeoutMs: 50 } as const;
 
 /** Every node of the store with its value and permissions, as lines. */
 function dump(store: XenstoreOperations, path = "/"): string[] {
@@ -72,7 +71,7 @@ Deno.test("the protocol is written for a PV guest, as libxl does, or when it is 
   assertEquals(protocol(rig.attach({ protocol: "x86_32-abi" })), "x86_32-abi");
 });
 
-Deno.test("without a name the first letters are taken that no disk of the guest has, however it is called", async () => {
+Deno.test("without a name the disk gets the first letters that no disk of the guest has, under any prefix", async () => {
   await using rig = new Rig();
   rig.attach({ vdev: "hda" });
   rig.attach({ vdev: "sdc1", kind: "qdisk" });
@@ -95,7 +94,7 @@ for (const holder of ["frontend", "backend", "libxl"] as const) {
   });
 }
 
-Deno.test("a domain that does not exist and a name that is no device are refused, and nothing is written", async () => {
+Deno.test("a domain that does not exist and a name that is not a device are refused, and nothing is written", async () => {
   await using rig = new Rig();
   const before = dump(rig.toolstack);
   assertEquals(assertThrows(() => rig.attach({ domain: 9 as DomId }), XenblkError, "domain 9").exitStatus, 3);
@@ -113,7 +112,7 @@ Deno.test("attach, connect and detach leave the store as it was", async () => {
   const frontend = rig.frontend(device);
   const [connection] = await Promise.all([frontend.connect(), waitForConnected(rig.toolstack, device, SOON)]);
   assertEquals(connection.disk.sectors, 131072);
-  await detachDevice(rig.toolstack, findDevice(rig.toolstack, GUEST, "xvdb"), { ...SOON, force: false });
+  await detachDevice(rig.toolstack, findDevice(rig.toolstack, GUEST, "xvdb"), SOON);
   await frontend.closed;
   await settle();
   assertEquals(dump(rig.toolstack), before);
@@ -150,7 +149,7 @@ Deno.test("waiting for a device that is removed meanwhile, or for a store that i
   await assertRejects(() => lost, XenblkError, "lost");
 });
 
-Deno.test("a guest that does not let go keeps its disk unless detaching is forced", async () => {
+Deno.test("a guest that does not close its disk keeps it unless detaching is forced", async () => {
   await using rig = new Rig();
   rig.serve();
   const device = rig.attach();
@@ -170,19 +169,19 @@ Deno.test("a guest that does not let go keeps its disk unless detaching is force
 Deno.test("detaching a device that nobody serves says so", async () => {
   await using rig = new Rig();
   const device = rig.attach();
-  const detach = (): Promise<void> => detachDevice(rig.toolstack, device, { ...AT_ONCE, force: false });
+  const detach = (): Promise<void> => detachDevice(rig.toolstack, device, AT_ONCE);
   const error = await assertRejects(detach, XenblkError, "its backend did not answer in time");
   assertEquals([error.exitStatus, error.remedy?.includes("xenblk serve --kind vbd3")], [4, true]);
 });
 
-Deno.test("detaching finishes what another left half done, and needs no backend for a device that is Closed", async () => {
+Deno.test("detaching removes what is left of a device, and needs no backend if it is Closed", async () => {
   await using rig = new Rig();
   const closed = rig.attach();
   rig.toolstack.write(`${backendPath(closed)}/state`, "6");
-  await detachDevice(rig.toolstack, closed, { ...AT_ONCE, force: false });
+  await detachDevice(rig.toolstack, closed, AT_ONCE);
   const half = rig.attach();
   rig.toolstack.remove(backendPath(half));
-  await detachDevice(rig.toolstack, findDevice(rig.toolstack, GUEST, "xvda"), { ...AT_ONCE, force: false });
+  await detachDevice(rig.toolstack, findDevice(rig.toolstack, GUEST, "xvda"), AT_ONCE);
   assertEquals(rig.toolstack.list("/local/domain/5/device/vbd"), []);
   assertEquals(rig.toolstack.list("/libxl/5/device/vbd"), undefined);
 });
@@ -196,7 +195,7 @@ Deno.test("a disk that the guest does not have is not found, and the error names
   assertThrows(find, XenblkError, "only xvda, xvdb");
 });
 
-Deno.test("the list shows the disks of all backends with states, image and error, and no other devices", async () => {
+Deno.test("the list shows the disks of all backends, with states, image and error, and no other devices", async () => {
   await using rig = new Rig();
   rig.simulated.createGuest(6 as DomId, "web");
   rig.serve();

@@ -1,5 +1,5 @@
 /**
- * Finding the domain that a person means, and the errors when there is none.
+ * Finding the domain that a person names, and the errors when none or several match.
  */
 
 import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
@@ -28,13 +28,13 @@ Deno.test("a domid, a UUID in any case and a name find the same domain", () => {
   assertEquals(resolveDomain(store, "0").name, "Domain-0");
 });
 
-Deno.test("domains are listed by number, and what is no number is no domain", () => {
+Deno.test("domains are listed by number, and other names are ignored", () => {
   using store = host();
   assertEquals(listDomains(store).map((info) => info.domain as number), [0, 3, 7, 8, 12]);
 });
 
 for (const text of ["4", "032752", "99999", "d", "DB", "", "6f1e4b2a-0c6d-4e8f-9a7b-123456789abc"]) {
-  Deno.test(`the domain "${text}" is not found, and the error says which there are`, () => {
+  Deno.test(`the domain "${text}" is not found, and the error lists those that exist`, () => {
     using store = host();
     const error = assertThrows(() => resolveDomain(store, text), XenblkError);
     assertEquals([error.kind, error.exitStatus], ["not-found", 3]);

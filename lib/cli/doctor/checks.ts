@@ -1,12 +1,12 @@
 /**
- * What `doctor` looks at, as functions from what was found to rows with a fix. They read the machine only through
- * {@linkcode Machine}, so that a test can show every row. They must not know how rows are printed.
+ * The checks of `doctor`: functions that read the machine and return rows, each with a fix where one is needed. They
+ * read it only through {@linkcode Machine}, so that a test can show every row.
  */
 
 import { XenblkError } from "../../errors.ts";
 import type { Refusal } from "../../hypervisor.ts";
 
-/** How a thing stands: `warn` is no obstacle to serving, `fail` is. */
+/** The result of a check: with `fail` nothing can be served, with `warn` it can. */
 export type Standing = "ok" | "warn" | "fail";
 
 /** One line of the report. */
@@ -14,11 +14,11 @@ export interface Finding {
   readonly check: string;
   readonly standing: Standing;
   readonly detail: string;
-  /** What to do; absent when there is nothing to do. */
+  /** What to do; absent if there is nothing to do. */
   readonly fix?: string;
 }
 
-/** A directory as the checks look at it. */
+/** What the checks read of a directory. */
 export interface Directory {
   /** Names in it. */
   readonly entries: readonly string[];
@@ -28,15 +28,15 @@ export interface Directory {
   readonly owner: number;
 }
 
-/** The machine as far as the checks look at it. */
+/** What the checks read of the machine. */
 export interface Machine {
-  /** The text of a file, or undefined if it is not there or not readable. */
+  /** The text of a file, or undefined if it is missing or not readable. */
   readText(path: string): string | undefined;
   /** Whether a file or device can be opened for reading and writing. */
   access(path: string): "usable" | "denied" | "absent";
-  /** What is at a path where a directory is to be. */
+  /** The directory at a path; `other` if something else is there. */
   directory(path: string): Directory | "absent" | "denied" | "other";
-  /** The user that this process acts as; undefined if that cannot be told. */
+  /** The user of this process; undefined if it is not known. */
   user(): number | undefined;
   environment(name: string): string | undefined;
   permission(name: "read" | "write" | "ffi" | "env"): "granted" | "partial" | "denied" | "prompt";
@@ -89,7 +89,7 @@ export const THIS_MACHINE: Machine = {
   },
 };
 
-/** The Deno process may do what serving needs. */
+/** Deno has the permissions that serving needs. */
 export function checkPermissions(machine: Machine): Finding[] {
   return (["read", "write", "ffi", "env"] as const).map((name) => {
     const state = machine.permission(name);
@@ -105,7 +105,7 @@ export function checkPermissions(machine: Machine): Finding[] {
   });
 }
 
-/** The machine runs under Xen, and this domain may be a backend. */
+/** The machine runs under Xen. */
 export function checkHypervisor(machine: Machine): Finding[] {
   const type = machine.readText("/sys/hypervisor/type");
   const check = "hypervisor";
@@ -128,7 +128,7 @@ export function checkHypervisor(machine: Machine): Finding[] {
   return [{ check, standing: "ok", detail: `xen, ${role}` }];
 }
 
-/** Devices of the Xen drivers that serving needs, and the kernel module that makes each. */
+/** The device nodes that serving needs, and the kernel module of each. */
 const DEVICES = [
   { path: "/dev/xen/gntdev", module: "xen-gntdev" },
   { path: "/dev/xen/evtchn", module: "xen-evtchn" },
@@ -151,7 +151,7 @@ export function xenstoredSocket(machine: Machine): string {
     `${machine.environment("XENSTORED_RUNDIR") ?? "/run/xenstored"}/socket`;
 }
 
-/** A way to xenstored is there; whether it answers, asking it says. */
+/** There is a way to xenstored. Whether it answers is another check. */
 export function checkSocket(machine: Machine): Finding {
   const path = xenstoredSocket(machine);
   const check = "xenstored socket";
@@ -169,7 +169,7 @@ export function checkSocket(machine: Machine): Finding {
   };
 }
 
-/** What opening a part of the hypervisor led to: undefined, or the error. */
+/** A part of the hypervisor was opened; `error` is undefined if that worked. */
 export function checkPart(check: string, error: unknown): Finding {
   if (error === undefined) return { check, standing: "ok", detail: "works" };
   const fix = error instanceof XenblkError ? error.remedy : undefined;
@@ -177,7 +177,7 @@ export function checkPart(check: string, error: unknown): Finding {
   return { check, standing: "fail", detail, ...(fix === undefined ? {} : { fix }) };
 }
 
-/** Engine uring can be used; without it engine file serves. `refusal` is why a ring could not be made, or undefined. */
+/** Engine uring can be used; otherwise engine file serves. `refusal`: why io_uring cannot be used, or undefined. */
 export function checkIoUring(refusal: Refusal | undefined): Finding {
   const check = "io_uring";
   if (refusal === undefined) return { check, standing: "ok", detail: "works: engine uring serves" };

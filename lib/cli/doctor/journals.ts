@@ -1,12 +1,12 @@
 /**
- * What `doctor` says of the directory of journals, and of the limits of this process: functions from what was found to
- * rows with a fix, as in doctor_checks.ts. They must not know how rows are printed.
+ * The checks of `doctor` on the directory of journals and on this process's limits; like those in checks.ts they return
+ * rows with a fix.
  */
 
 import { JOURNAL_DIRECTORY_VARIABLE, journalDirectory } from "../../journal_directory.ts";
 import type { Finding, Machine } from "./checks.ts";
 
-/** A device as the name of its journal tells it. */
+/** A device, as the name of its journal says. */
 export interface JournalOwner {
   readonly kind: string;
   readonly domain: number;
@@ -20,7 +20,7 @@ const IN_MEMORY = new Set(["tmpfs", "ramfs"]);
 const OWNER_MAY_WRITE = 0o200;
 const OTHERS_MAY_WRITE = 0o022;
 
-/** Journals can be kept, and none lies about. `isGone` says whether a device is no more; absent: that is not known. */
+/** Journals can be kept, and there are no stale ones. `isGone`: whether a device has been removed; absent: not known. */
 export function checkJournals(machine: Machine, isGone?: (device: JournalOwner) => boolean): Finding[] {
   const path = journalDirectory((name) => machine.environment(name));
   const check = "journals";
@@ -30,8 +30,8 @@ export function checkJournals(machine: Machine, isGone?: (device: JournalOwner) 
   if (directory === "other") return fail(`${path} is not a directory`, `move it away, or ${elsewhere}`);
   const mount = mountOf(machine, path);
   if (mount?.readOnly) return fail(`${path} is on a file system that is read-only`, elsewhere);
-  if (directory === "denied") return fail(`${path} may not be looked at`, `run as root, or ${elsewhere}`);
-  if (directory === "absent") return [{ check, standing: "ok", detail: `${path} is made when first needed` }];
+  if (directory === "denied") return fail(`${path} may not be read`, `run as root, or ${elsewhere}`);
+  if (directory === "absent") return [{ check, standing: "ok", detail: `${path} is created when it is first needed` }];
   const { mode, owner, entries } = directory;
   const user = machine.user();
   if (user !== 0 && user !== undefined && (user !== owner || (mode & OWNER_MAY_WRITE) === 0)) {
@@ -39,7 +39,7 @@ export function checkJournals(machine: Machine, isGone?: (device: JournalOwner) 
   }
   const stale = isGone === undefined ? [] : staleRow(path, entries, isGone);
   if ((mode & OTHERS_MAY_WRITE) !== 0) {
-    const detail = `${path} may be written by others, who could damage disks with it`;
+    const detail = `${path} may be written by other users, who could damage disks with it`;
     return [{ check, standing: "warn", detail, fix: `chmod 700 ${path}` }, ...stale];
   }
   if (mount !== undefined && !IN_MEMORY.has(mount.type)) {
@@ -49,7 +49,7 @@ export function checkJournals(machine: Machine, isGone?: (device: JournalOwner) 
   return [{ check, standing: "ok", detail: `${path}${mount === undefined ? "" : `, on ${mount.type}`}` }, ...stale];
 }
 
-/** They do no harm: the connection that they belong to is over. */
+/** Stale journals do no harm: their connection is over. */
 function staleRow(path: string, entries: readonly string[], isGone: (device: JournalOwner) => boolean): Finding[] {
   const stale = entries.filter((name) => {
     const parts = JOURNAL_NAME.exec(name);
@@ -57,12 +57,12 @@ function staleRow(path: string, entries: readonly string[], isGone: (device: Jou
   });
   if (stale.length === 0) return [];
   const prefixes = new Set(stale.map((name) => `${path}/${name.slice(0, name.lastIndexOf("-"))}-*`));
-  const detail = `${stale.length} of disks that are gone take room in ${path}`;
+  const detail = `${stale.length} files of disks that were removed take up space in ${path}`;
   const fix = `xenblk serve removes them when it starts, or rm ${[...prefixes].join(" ")}`;
   return [{ check: "stale journals", standing: "warn", detail, fix }];
 }
 
-/** Where the path is mounted, as /proc/self/mountinfo says; undefined if that cannot be read. */
+/** The mount that holds a path, from /proc/self/mountinfo; undefined if that cannot be read. */
 function mountOf(machine: Machine, path: string): { readonly type: string; readonly readOnly: boolean } | undefined {
   let found: { readonly at: string; readonly type: string; readonly readOnly: boolean } | undefined;
   for (const line of machine.readText("/proc/self/mountinfo")?.split("\n") ?? []) {
@@ -78,13 +78,13 @@ function mountOf(machine: Machine, path: string): { readonly type: string; reado
   return found;
 }
 
-/** Descriptors that a process has before it serves anything, and that each disk adds at most, as a rule. */
+/** Descriptors that a process has before it serves anything, and that each disk usually adds at most. */
 const FILES_OF_PROCESS = 64;
 const FILES_PER_DISK = 16;
-/** With less a host of some guests may run out. */
+/** With a limit for fewer disks a host may run out of descriptors. */
 const FEW_DISKS = 100;
 
-/** As many files can be open as some disks take. What cannot be told is no row. */
+/** Enough files can be open. If the limit cannot be read, there is no row. */
 export function checkLimits(machine: Machine): Finding[] {
   const limit = /^Max open files\s+(\S+)/m.exec(machine.readText("/proc/self/limits") ?? "")?.[1];
   if (limit === undefined) return [];

@@ -1,25 +1,26 @@
 /**
- * `xenblk doctor`: looks at everything that serving needs and shows each gap with its fix. Looking changes nothing.
+ * `xenblk doctor`: checks everything that serving needs and shows each gap with its fix.
+ * It changes nothing.
  */
 
 import { ownDomain } from "../../backend/kind.ts";
 import { errorText, EXIT_STATUS } from "../../errors.ts";
+import type { NativePlatform } from "../../host_platform.ts";
 import type { DomId, Refusal } from "../../hypervisor.ts";
 import * as checks from "./checks.ts";
 import { checkJournals, checkLimits, type JournalOwner } from "./journals.ts";
-import type { Host, NativePlatform } from "../host.ts";
 import { listAddresses } from "../../toolstack/list.ts";
 import { backendPath } from "../../xenbus/paths.ts";
 import { flag } from "../options.ts";
 import { renderTable } from "../table.ts";
-import { defineVerb } from "../verb.ts";
+import { defineVerb, type Host } from "../verb.ts";
 
 /** The verb. */
 export const doctor = defineVerb({
   name: "doctor",
   summary: "Check what this machine has for serving disks, each gap with its fix",
   description:
-    "Ends with status 5 if a row says fail: then serve and attach cannot work here. dry-run needs none of it.",
+    "The exit status is 5 if a row says fail: then serve and attach cannot work here. dry-run needs none of this.",
   operands: [],
   options: {
     "json": flag("Print JSON", "J"),
@@ -50,7 +51,7 @@ async function examine(host: Host, machine: checks.Machine): Promise<checks.Find
   ];
 }
 
-/** Tells whether a device has no nodes any more; undefined if xenstored cannot be asked. */
+/** Whether a device's nodes have been removed; undefined if xenstored does not answer. */
 function goneDevices(platform: NativePlatform): ((device: JournalOwner) => boolean) | undefined {
   try {
     using store = platform.openXenstore();
@@ -62,7 +63,7 @@ function goneDevices(platform: NativePlatform): ((device: JournalOwner) => boole
   }
 }
 
-/** Without the permission for FFI there is no way to ask: that counts as a refusal. */
+/** Without the permission for FFI io_uring counts as refused. */
 function uringRefusal(platform: NativePlatform): Refusal | undefined {
   try {
     return platform.files.uringRefusal();
@@ -71,7 +72,7 @@ function uringRefusal(platform: NativePlatform): Refusal | undefined {
   }
 }
 
-/** Opens each part of the hypervisor that serving needs, and closes it again: library, device and daemon in one. */
+/** Opens each part of the hypervisor that serving needs, and closes it again. */
 function tryParts(platform: NativePlatform): checks.Finding[] {
   // The domain is only named here, not talked to.
   const guest = 0 as DomId;
@@ -93,7 +94,7 @@ function tryParts(platform: NativePlatform): checks.Finding[] {
   });
 }
 
-/** The findings as a table; a fix stands on a line of its own below what it fixes. */
+/** The findings as a table; a fix is on a line of its own below its row. */
 export function renderFindings(findings: readonly checks.Finding[], headings: boolean): string {
   const columns = [{ heading: "CHECK" }, { heading: "STANDING" }, { heading: "DETAIL" }];
   const rows = findings.flatMap(({ check, standing, detail, fix }) => {

@@ -1,5 +1,6 @@
 /**
- * Request sizes as a user writes them: `4K,16K` or a range `512-44K`. It must not know who makes the requests.
+ * Request sizes as a user writes them:
+ * a list such as `4K,16K`, or a range such as `512-44K`.
  */
 
 import { SECTOR_BYTES } from "../../units.ts";
@@ -7,12 +8,12 @@ import type { LoadSpec } from "../../guest/load_types.ts";
 import { parseSize } from "../../sizes.ts";
 import { MOST_INDIRECT_SEGMENTS } from "../../xenbus/features.ts";
 
-/** What a direct request can hold: eleven pages. */
+/** The largest direct request: eleven pages. */
 const MOST_DIRECT_BYTES = 11 * 4096;
-/** What an indirect request can hold, as far as backends offer it. */
+/** The largest indirect request that this backend offers. */
 const MOST_BYTES = MOST_INDIRECT_SEGMENTS * 4096;
 
-/** The sizes, or undefined if the text does not name any that a request can have. */
+/** The sizes, or undefined if the text is not a list or range of sizes that a request can have. */
 export function parseBlockSizes(text: string): LoadSpec["blockBytes"] | undefined {
   const range = /^([^-,]+)-([^-,]+)$/.exec(text);
   if (range === null) {
@@ -32,7 +33,7 @@ function blockSize(text: string): number | undefined {
   }
 }
 
-/** Segments that a request of any of these sizes may need, wherever its data begins in a page. */
+/** Segments that the largest of these requests may need, wherever its data begins in a page. */
 export function segmentsFor(blockBytes: LoadSpec["blockBytes"]): number {
   const most = "max" in blockBytes ? blockBytes.max : Math.max(...blockBytes);
   if (most <= MOST_DIRECT_BYTES) return MOST_DIRECT_BYTES / 4096;

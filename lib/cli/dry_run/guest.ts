@@ -1,6 +1,6 @@
 /**
- * One simulated guest of a dry run: its image, what the image must hold, its frontend in this thread and its load in a
- * Worker. It must not know how results are shown, nor what else runs on the machine.
+ * One simulated guest of a dry run: its image, a model of what the image must hold, its frontend in this thread and its
+ * load in a Worker.
  */
 
 import { SECTOR_BYTES } from "../../units.ts";
@@ -15,7 +15,7 @@ import { type LoadOutcome, type LoadSpec, loadTarget } from "../../guest/load_ty
 import { type ImageVerdict, rememberImageFile, verifyImageFile } from "../../guest/verify_image.ts";
 import { frontendPath } from "../../xenbus/paths.ts";
 
-/** Largest part of a disk that a dry run looks at: what is remembered takes 8 bytes a sector. */
+/** Most sectors of a disk that a dry run uses: the model takes 8 bytes per sector. */
 const MOST_SECTORS = 2 ** 23;
 /** Sectors of the largest direct request. */
 const READ_BACK_SECTORS = 88;
@@ -24,14 +24,14 @@ const READ_BACK_SECTORS = 88;
 export interface GuestImage {
   /** As the backend's `params` node names it. */
   readonly params: string;
-  /** The file, if it is one: only that is verified after the run. */
+  /** The image file, which is verified after the run; undefined for other images. */
   readonly path: string | undefined;
   readonly readOnly: boolean;
-  /** What sectors hold that nothing wrote; undefined: nothing is kept, so nothing can be verified. */
+  /** What unwritten sectors hold; undefined: the disk keeps nothing, so nothing can be verified. */
   readonly baseline: "zeroes" | "anything" | undefined;
 }
 
-/** What a guest's frontend asks for; see FrontendOptions. */
+/** The rings that a guest's frontend asks for; see FrontendOptions. */
 export type GuestRings = Required<Pick<FrontendOptions, "ringPages" | "queues" | "segments" | "requests">>;
 
 /** What a guest is made of. */
@@ -46,13 +46,13 @@ export interface GuestOptions {
   readonly seed: number;
 }
 
-/** What came of one load, and how long its requests took. */
+/** The outcome of one load, and how long its requests took. */
 export interface LoadResult {
   readonly outcome: LoadOutcome;
   readonly histogram: Histogram;
 }
 
-/** See the file's first lines. */
+/** A guest with one disk. */
 export class DryRunGuest implements AsyncDisposable {
   readonly #options: GuestOptions;
   readonly #thread: LoadThread;
@@ -76,7 +76,7 @@ export class DryRunGuest implements AsyncDisposable {
     return new DryRunGuest(options, await LoadThread.start(options.platform));
   }
 
-  /** Connects, and takes note of what the image holds before anything is written. */
+  /** Connects, and reads what the image holds before anything is written. */
   async connect(): Promise<void> {
     const connection = await this.#frontend.connect();
     this.#connection = connection;
@@ -97,7 +97,7 @@ export class DryRunGuest implements AsyncDisposable {
     return this.#run;
   }
 
-  /** Requests that a read-back of everything takes. */
+  /** How many requests a read-back makes. */
   get readBackRequests(): number {
     return Math.ceil(this.sectors.used / READ_BACK_SECTORS);
   }
@@ -132,24 +132,24 @@ export class DryRunGuest implements AsyncDisposable {
     return results;
   }
 
-  /** Ends the load, now and in future, as soon as what is in flight is answered. */
+  /** Ends this load, and every later one, as soon as what is in flight is answered. */
   stop(): void {
     this.#stopped = true;
-    this.#run?.stop().catch(() => {}); // whoever awaits the load hears of it
+    this.#run?.stop().catch(() => {}); // whoever awaits the load gets the error
   }
 
-  /** The guest's sudden death: for a backend that does not answer. */
+  /** Ends the guest at once: for a backend that does not answer. */
   kill(): void {
     this.#dead = true;
     this.#thread.terminate();
   }
 
-  /** Closes as a guest does that unloads its driver. */
+  /** Closes the disk as a guest does that unloads its driver. */
   async disconnect(): Promise<void> {
     await this.#frontend.disconnect();
   }
 
-  /** Compares the image file with what must be in it, without the backend. Undefined where that cannot be done. */
+  /** Compares the image file with the model. Undefined if there is no file, or no model. */
   verifyImage(): ImageVerdict | undefined {
     const { path } = this.#options.image;
     if (path === undefined || this.#model === undefined) return undefined;

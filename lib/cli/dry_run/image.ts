@@ -1,6 +1,6 @@
 /**
- * The images of a dry run: the given one, looked at before anything is served, or new ones that are removed again. It
- * must not know guests.
+ * The images of a dry run: the given one, which is opened once before anything is served, or new ones, which are removed
+ * at the end.
  */
 
 import { SECTOR_BYTES } from "../../units.ts";
@@ -10,16 +10,16 @@ import { openDisk } from "../../storage/open.ts";
 import { parseImage } from "../../storage/image/spec.ts";
 import type { GuestImage } from "./guest.ts";
 
-/** What is served, and for how long it exists. */
+/** The images that are served; disposing removes new ones. */
 export interface DryRunImages extends Disposable {
-  /** One a guest. */
+  /** One for each guest. */
   readonly images: readonly GuestImage[];
-  /** For people: the first image. */
+  /** The first image, for people. */
   readonly description: string;
   readonly sizeBytes: number;
 }
 
-/** The image that the user named, to be written if there are locks. Rejects with XenblkError if it cannot be served. */
+/** The image that the user named; it is written only if there are locks. Rejects with XenblkError if it cannot be served. */
 export async function givenImage(name: string, locks: ImageLocks | undefined): Promise<DryRunImages> {
   const { format, target } = parseImage(name);
   const readOnly = locks === undefined;
@@ -58,7 +58,7 @@ export function newImages(engine: "file" | "memory" | "null", sizeBytes: number,
   return { images, description, sizeBytes, [Symbol.dispose]: () => files[Symbol.dispose]() };
 }
 
-/** Files that vanish when they are disposed, or with the process. */
+/** Files that are removed when this is disposed, or when the process ends. */
 class TemporaryFiles implements Disposable {
   readonly #paths: string[] = [];
   readonly #unload = (): void => this[Symbol.dispose]();

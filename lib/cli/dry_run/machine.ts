@@ -1,6 +1,6 @@
 /**
- * A simulated machine on which the real backend serves: memory, xenstore, the service in domain 0 and guests beside it,
- * in one owner. It must not know what the guests do.
+ * A simulated machine on which the real backend serves. It owns the memory, the xenstore, the service in domain 0, and
+ * the guests.
  */
 
 import { PAGE_BYTES } from "../../units.ts";
@@ -23,26 +23,26 @@ const KIND = "vbd3";
 const BACKEND = 0 as DomId;
 const CLOSE_TIMEOUT_MS = 10_000;
 
-/** Memory that the backend may need for one ring, and for everything beside rings and data. */
+/** Memory that the backend needs for one ring, and for everything except rings and data. */
 const RING_BYTES = 10 * 2 ** 20;
 const OTHER_BYTES = 64 * 2 ** 20;
-/** Grant references of a guest beside those for data. */
+/** Grant references of a guest in addition to those for data. */
 const OTHER_GRANTS = 1024;
 
 /** How a machine is built. */
 export interface MachineSettings {
   /** Most guests. */
   readonly guests: number;
-  /** What each guest's frontend asks for. */
+  /** The rings that each guest's frontend asks for. */
   readonly frontend: GuestRings;
   readonly grants: GrantChoice;
   /** Most reactors. */
   readonly workers: number;
-  /** Keep other processes from images; absent: nobody is kept from anything. */
+  /** Keep other processes from images. Absent: images are not locked. */
   readonly imageLocks?: ImageLocks;
 }
 
-/** See the file's first lines. Disposing it ends the guests, then the service. */
+/** The machine of a dry run. Disposing it ends the guests, then the service. */
 export class DryRunMachine implements AsyncDisposable {
   readonly #memory: SharedArrayBuffer;
   readonly #frontend: GuestRings;
@@ -58,26 +58,25 @@ export class DryRunMachine implements AsyncDisposable {
     this.#frontend = frontend;
   }
 
-  /** Rejects with {@linkcode XenblkError} if there is not that much memory. */
+  /** Rejects with {@linkcode XenblkError} if there is not enough memory. */
   static async start({ guests, frontend, grants, workers, imageLocks }: MachineSettings): Promise<DryRunMachine> {
     const memory = makeMachine(guests, frontend);
     const store = new SimulatedStore();
     const logger = createLogger("backend");
+    const host = { openXenstore: () => store.connect(BACKEND), ...(imageLocks && { imageLocks }) };
+    const platform = Object.assign(openSimulatedPlatform(memory, BACKEND), host);
     const service = await startService({
-      platform: openSimulatedPlatform(memory, BACKEND),
-      openXenstore: () => store.connect(BACKEND),
+      platform,
       kind: KIND,
       settings: { ...DEFAULT_SETTINGS, grants, maxQueues: frontend.queues },
-      journal: true,
-      ...(imageLocks && { imageLocks }),
       workers,
-      // What devices do is no news here unless it goes wrong.
+      // That devices connect and close is no news in a dry run.
       logger: { ...logger, info: (line) => logger.debug(line) },
     });
     return new DryRunMachine(memory, store, service, frontend);
   }
 
-  /** Makes a guest with a disk, connected. */
+  /** Creates a guest with a disk, and connects it. */
   async addGuest(image: GuestImage, abi: AbiName, seed: number): Promise<DryRunGuest> {
     const domain = ++this.#lastDomain as DomId;
     this.#store.createGuest(domain);
@@ -100,7 +99,7 @@ export class DryRunMachine implements AsyncDisposable {
   }
 }
 
-/** A machine with the memory and the grants that such guests, and a backend for them, may need. */
+/** A machine with enough memory and grants for these guests and their backend. */
 function makeMachine(guests: number, { queues, segments, requests }: GuestRings): SharedArrayBuffer {
   const dataPages = requests * (segments + 1);
   const memoryBytes = OTHER_BYTES + guests * (dataPages * PAGE_BYTES + queues * RING_BYTES);

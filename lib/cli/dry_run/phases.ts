@@ -1,6 +1,6 @@
 /**
- * Runs the phases of a dry run over all guests at once: shows how far they are, ends them early when asked, and gives
- * up on a backend that has stopped answering. It must not know what a phase does.
+ * Runs the phases of a dry run on all guests at once: shows the progress, ends phases early when asked, and gives up if
+ * the backend stops answering.
  */
 
 import { XenblkError } from "../../errors.ts";
@@ -10,10 +10,10 @@ import { phaseOf, type PhaseResult } from "./report.ts";
 import type { Progress } from "./progress.ts";
 
 const TICK_MS = 100;
-/** A load in which nothing is answered for so long counts as stalled. */
+/** A load has stalled if nothing is answered for this long. */
 const STALL_MS = 60_000;
 
-/** See the file's first lines. */
+/** Runs phases one after the other. */
 export class PhaseRunner {
   readonly #guests: readonly DryRunGuest[];
   readonly #progress: Progress;
@@ -28,12 +28,12 @@ export class PhaseRunner {
     else signal.addEventListener("abort", stop, { once: true });
   }
 
-  /** What came of all loads so far. */
+  /** The outcomes of all loads so far. */
   get outcomes(): readonly LoadOutcome[] {
     return this.#outcomes;
   }
 
-  /** Does the phase's work with every guest at once. */
+  /** Does the phase's work with all guests at once. */
   async run(name: string, work: (guest: DryRunGuest) => Promise<LoadResult[]>): Promise<PhaseResult> {
     const beganMs = performance.now();
     const stalled = Promise.withResolvers<never>();
@@ -58,14 +58,14 @@ export class PhaseRunner {
   }
 }
 
-/** Reads the loads' counters and says how far they are. */
+/** Reads the loads' counters and describes the progress. */
 class Watch {
   readonly #guests: readonly DryRunGuest[];
   readonly #name: string;
   readonly #beganMs: number;
   #requests = -1;
   #changedMs: number;
-  /** Since when nothing was answered. */
+  /** For how long nothing has been answered. */
   quietMs = 0;
 
   constructor(guests: readonly DryRunGuest[], name: string, nowMs: number) {

@@ -1,11 +1,11 @@
 /**
- * One line on a terminal that says how far the work is, rewritten in place; nothing at all where no terminal is. It
- * must not know what the work is.
+ * A progress line on a terminal, rewritten in place.
+ * If stderr is not a terminal, nothing is shown.
  */
 
 import type { Output } from "../output.ts";
 
-/** Least time between two drawings. */
+/** Least time between two updates. */
 const REDRAW_MS = 100;
 
 /** A progress line; disposing erases it. */
@@ -23,12 +23,12 @@ export class Progress implements Disposable {
     this.#now = now;
   }
 
-  /** Shows the line, unless one was shown a moment ago. */
+  /** Shows the line, unless one was shown less than 100 ms ago. */
   update(line: string): void {
     if (!this.#shown || this.#now() - this.#drawnAt < REDRAW_MS) return;
     this.#drawnAt = this.#now();
     this.#drawn = true;
-    // A line that went on in the next one could not be rewritten.
+    // Cut to the width: a wrapped line could not be rewritten.
     this.#output.raw(`\r${line.slice(0, this.#output.columns - 1)}\x1b[K`);
   }
 

@@ -1,5 +1,6 @@
 /**
- * What a dry run found, as numbers, as a table for people and as a verdict. It must not know how it was run.
+ * The result of a dry run:
+ * as numbers, as a table for people, and as a verdict.
  */
 
 import { Histogram } from "../../histogram.ts";
@@ -9,7 +10,7 @@ import { formatSize } from "../../sizes.ts";
 import type { LoadResult } from "./guest.ts";
 import { renderTable } from "../table.ts";
 
-/** One part of a run: some loads, of one or several guests. */
+/** One phase of a run: the loads of all guests together. */
 export interface PhaseResult {
   readonly name: string;
   readonly requests: number;
@@ -22,7 +23,7 @@ export interface PhaseResult {
   readonly errors: number;
 }
 
-/** All of a run. */
+/** The result of a run. */
 export interface DryRunResult {
   readonly image: string;
   readonly sizeBytes: number;
@@ -32,13 +33,13 @@ export interface DryRunResult {
   readonly seed: number;
   readonly interrupted: boolean;
   readonly phases: readonly PhaseResult[];
-  /** Sectors of the image files that were compared after the run. */
+  /** Sectors of the image files that were compared with the models after the run. */
   readonly imageSectorsVerified: number;
   /** The first thing that was wrong. */
   readonly fault: string | undefined;
 }
 
-/** Sums the loads of a phase, `elapsedMs` being the time from its beginning to its end. */
+/** Adds up the loads of a phase that took `elapsedMs` from its start to its end. */
 export function phaseOf(
   name: string,
   loads: readonly LoadResult[],
@@ -119,7 +120,7 @@ export function renderResult(result: DryRunResult): string {
   return `${headline(result)}\n\n${renderTable(columns, rows)}\n${verdictLine(result)}`;
 }
 
-/** What ran, in one line. */
+/** The run's parameters in one line. */
 function headline({ image, sizeBytes, guests, abi, grants, seed }: DryRunResult): string {
   const who = guests === 1 ? "one guest" : `${guests} guests`;
   return `${image} (${formatSize(sizeBytes)}), ${who}, ${abi}, grants ${grants}, seed ${seed}`;

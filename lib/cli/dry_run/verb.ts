@@ -1,6 +1,6 @@
 /**
  * `xenblk dry-run [IMAGE]`: the real control plane and data plane serve an image to simulated guests on a simulated
- * machine, and every byte that can be verified is. It must not know how the simulation works inside.
+ * machine, and the guests verify every byte.
  */
 
 import { grantModeOf } from "../../backend/grant_choice.ts";
@@ -21,13 +21,13 @@ import { parseBlockSizes, segmentsFor } from "./block_sizes.ts";
 import { Progress } from "./progress.ts";
 import { type Context, defineVerb } from "../verb.ts";
 
-/** Requests of a run that is given no other end. */
+/** Requests of a run for which neither --requests nor --seconds is given. */
 const DEFAULT_REQUESTS = 20_000;
-/** How often the random load flushes, makes a write a barrier, and discards (where the disk takes that). */
+/** How often the random load flushes, turns a write into a barrier, and discards (if the disk supports it). */
 const FLUSH_EVERY = 200;
 const BARRIER_EVERY = 500;
 const DISCARD_EVERY = 400;
-/** Slots of a ring for each of its pages, whose number is a power of two. */
+/** Slots of a ring per page, for rings of 1, 2, 4... pages. */
 const SLOTS_PER_PAGE = 32;
 const ABI_NAMES: Readonly<Record<string, AbiName>> = {
   "x86_64": "x86_64-abi",
@@ -38,28 +38,32 @@ const ABI_NAMES: Readonly<Record<string, AbiName>> = {
 const OPTIONS = {
   "size": defaulting(size("Size of each new image", 512, 64 * 1024, 2 ** 40), "64M"),
   "write": flag("Write to IMAGE: DESTROYS what it holds"),
-  "engine": defaulting(choice("What new images are: a file, memory, or nothing", ["file", "memory", "null"]), "file"),
+  "engine": defaulting(
+    choice("What a new image is: a file, memory, or a disk that keeps nothing", ["file", "memory", "null"]),
+    "file",
+  ),
   "guests": defaulting(integer("Guests, each with a disk of its own", 1, 16), "1"),
-  "requests": optional(integer(`Requests of each guest (${DEFAULT_REQUESTS} if --seconds is absent)`, 1, 1e9)),
-  "seconds": optional(decimal("Time that the guests make requests", 0.01, 86_400, "S")),
+  "requests": optional(integer("Requests of each guest", 1, 1e9), `${DEFAULT_REQUESTS} if --seconds is not given`),
+  "seconds": optional(decimal("How long the guests make requests", 0.01, 86_400, "S")),
   "depth": defaulting(integer("Requests in flight per guest, at most the slots of its rings", 1, 2048), "32"),
   "ring-page-order": defaulting(
-    integer("Log2 of the pages of a ring, which has 32 slots a page", 0, MOST_RING_PAGE_ORDER),
+    integer("Log2 of the pages of a ring; a page has 32 slots", 0, MOST_RING_PAGE_ORDER),
     "0",
   ),
   "queues": defaulting(integer("Rings of each disk", 1, 16), "1"),
   "block-sizes": defaulting({
     placeholder: "SIZES",
     help: "Sizes of requests",
-    allowed: "sizes between commas, or a range such as 512-44K; each a multiple of 512, at most 1M, beyond 44K as " +
-      "indirect requests",
+    allowed:
+      "sizes separated by commas, or a range such as 512-44K; each a multiple of 512 and at most 1M; above 44K " +
+      "requests are indirect",
     parse: parseBlockSizes,
   }, "512-44K"),
   "mix": defaulting(decimal("Share of reads", 0, 1, "SHARE"), "0.5"),
   "abi": defaulting(choice("The guests' ABI", ["x86_64", "x86_32", "arm"]), "x86_64"),
   "grants": GRANTS,
   "workers": WORKERS,
-  "seed": defaulting(integer("What the choice of requests follows from", 0, 2 ** 31 - 1), "1"),
+  "seed": defaulting(integer("Seed of the random choice of requests", 0, 2 ** 31 - 1), "1"),
   "json": flag("Print JSON", "J"),
 } as const;
 
@@ -70,9 +74,9 @@ export const dryRun = defineVerb({
   name: "dry-run",
   summary: "Serve an image to a simulated guest and verify every byte; no Xen needed",
   description:
-    "Without IMAGE a new one is made, and removed at the end. A given IMAGE is only read, unless --write is " +
-    "given. After a load of random requests, with flushes, barriers and discards among them, the guest reads all back; " +
-    "then the image file is compared with what must be in it. Of an image beyond 4 GiB only the first 4 GiB are used.",
+    "Without IMAGE a new image is created, and removed at the end. A given IMAGE is only read, unless --write is " +
+    "given. After a load of random requests, with flushes, barriers and discards among them, the guest reads everything " +
+    "back; then the image file is compared with what it must hold. Of larger images only the first 4 GiB are used.",
   operands: [{ name: "IMAGE", help: "a path or format:target", required: false, isPath: true }],
   options: OPTIONS,
   permissions: "--allow-read --allow-write, limited to the checkout, IMAGE and the temporary directory. " +
@@ -101,7 +105,7 @@ export const dryRun = defineVerb({
   },
 });
 
-/** What keeps other processes from an image that is written to. Rejects with {@linkcode XenblkError}. */
+/** Locks that keep other processes from an image that is written. Rejects with {@linkcode XenblkError}. */
 async function openImageLocks({ host }: Context): Promise<ImageLocks> {
   if (Deno.permissions.querySync({ name: "ffi" }).state === "granted") {
     return (await host.openNativePlatform()).imageLocks;
@@ -124,14 +128,14 @@ async function prepareImages(
   return await givenImage(name, locks);
 }
 
-/** What a run found. */
+/** What was found out in a run. */
 interface Findings {
   readonly phases: readonly PhaseResult[];
   readonly imageSectorsVerified: number;
   readonly fault: string | undefined;
 }
 
-/** Builds the machine, runs the phases, takes all down again and compares the images. */
+/** Builds the machine, runs the phases, ends the guests and compares the images. */
 async function serveAndLoad(
   context: Context,
   options: Options,
@@ -161,7 +165,7 @@ async function serveAndLoad(
   return { phases, imageSectorsVerified, fault };
 }
 
-/** What the guests' frontends ask for. */
+/** The rings that the guests' frontends ask for. */
 function frontendOf(options: Options): GuestRings {
   const { depth, queues } = options;
   const ringPages = 2 ** options["ring-page-order"];

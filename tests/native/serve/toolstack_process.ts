@@ -4,7 +4,6 @@
  */
 
 import { openNativePlatform } from "../../../ffi/platform.ts";
-import { SYSTEM_CLOCK } from "../../../lib/clock.ts";
 import { attachDevice } from "../../../lib/toolstack/attach.ts";
 import { detachDevice } from "../../../lib/toolstack/detach.ts";
 
@@ -15,6 +14,6 @@ if (act === "attach") {
   // deno-lint-ignore no-console
   console.log(JSON.stringify(attachDevice(store, parsed)));
 } else {
-  await detachDevice(store, parsed, { timeoutMs: 60_000, force: false, clock: SYSTEM_CLOCK });
+  await detachDevice(store, parsed, { timeoutMs: 60_000 });
 }
 Deno.exit(0);

@@ -1,6 +1,6 @@
 /**
- * How a command's failure is shown: an expected one as one line with its remedy, an unexpected one as the defect it
- * is. It also says which exit status it ends with. It must not know what failed.
+ * Shows why a command failed and decides its exit status: an expected failure is one line with its remedy, an unexpected
+ * one is reported as a defect.
  */
 
 import { errorText, XenblkError } from "../errors.ts";

@@ -1,0 +1,176 @@
+/**
+ * Attaching a disk: opens the image, writes the disk's nodes, serves it and waits until the guest has it. What fails
+ * before that leaves nothing behind. The verb `attach` and the library's function of that name both do it here.
+ */
+
+import { type AttachedDisk, ServedDisk } from "./attached_disk.ts";
+import { DeviceClaim, DeviceClaimedError } from "./backend/claim.ts";
+import { ownDomain } from "./backend/kind.ts";
+import type { DeviceSettings } from "./backend/settings.ts";
+import { SYSTEM_CLOCK } from "./clock.ts";
+import { errorText, XenblkError } from "./errors.ts";
+import { checkDataPath, type HostPlatform, imageLocksOf } from "./host_platform.ts";
+import type { Xenstore } from "./hypervisor.ts";
+import { createLogger, type Logger } from "./log.ts";
+import { startService } from "./service.ts";
+import { checkFree } from "./storage/image/lock.ts";
+import { type ImageSpec, parseImage } from "./storage/image/spec.ts";
+import { openDisk } from "./storage/open.ts";
+import { attachDevice, type AttachRequest, removeDevice, waitForConnected } from "./toolstack/attach.ts";
+import { type DomainInfo, resolveDomain } from "./toolstack/domains.ts";
+import { type DeviceAddress, isBackendKind } from "./xenbus/paths.ts";
+import { formatVdev } from "./xenbus/vdev.ts";
+
+/** The kind of backend that is served and attached where nothing else is said. */
+export const DEFAULT_KIND = "vbd3";
+
+/**
+ * A disk for a guest, and how it is served. Settings that are absent are as in {@linkcode DEFAULT_SETTINGS}; a CD-ROM
+ * and an image with `access=ro` are read-only in any case.
+ */
+export interface AttachOptions extends Partial<Omit<DeviceSettings, "image">> {
+  /** The guest: its name, UUID or domid. */
+  readonly domain: string | number;
+  /** The image: a path, `format:target`, or xl's `format=raw,vdev=xvdb,access=ro,target=...`. */
+  readonly image: string;
+  /** Name or number of the virtual device, such as `xvdb`. Absent: what the image names, or the first free one. */
+  readonly vdev?: string;
+  /** The guest sees a removable CD-ROM. Default false. */
+  readonly cdrom?: boolean;
+  /** The backend kind: the directory below `backend/` in xenstore. Default `vbd3`. */
+  readonly kind?: string;
+  /** Keep journals, so that the next process completes what was in flight if this one crashes. Default true. */
+  readonly journal?: boolean;
+  /** Most Workers that serve rings. Default: one for each CPU. */
+  readonly workers?: number;
+  /** How long the guest may take to connect, and later to close the disk, in milliseconds. Default 60 000. */
+  readonly timeoutMs?: number;
+  /** Aborting it before the guest has connected ends the attach. */
+  readonly signal?: AbortSignal;
+  /** Receives the backend's lines. Default: LogTape's category `xenblk.backend`. */
+  readonly logger?: Logger;
+}
+
+/** How often, and how many times, a device is claimed while another process still has it. */
+const CLAIM_INTERVAL_MS = 200;
+const MOST_CLAIMS = 50;
+
+/** The same as the library's `attach`, on a given host. */
+export async function attachOn(platform: HostPlatform, options: AttachOptions): Promise<AttachedDisk> {
+  const image = parseImage(options.image);
+  const cdrom = options.cdrom || (image.cdrom ?? false);
+  const readOnly = options.readOnly || options.cdrom || (image.readOnly ?? false);
+  const kind = options.kind ?? DEFAULT_KIND;
+  if (!isBackendKind(kind)) {
+    const allowed = "a word of letters, digits, _ and -";
+    throw new XenblkError(`Cannot use backend kind ${JSON.stringify(kind)}: it is not ${allowed}`, { kind: "usage" });
+  }
+  using store = platform.openXenstore();
+  checkDataPath(platform);
+  const guest = resolveDomain(store, String(options.domain));
+  const params = await checkImage(platform, image, readOnly, options);
+  const vdev = options.vdev ?? image.vdev;
+  await using undo = new AsyncDisposableStack();
+  const claim = undo.use(new DeviceClaim(platform.journals));
+  const device = await attachClaimed(store, claim, {
+    domain: guest.domain,
+    backendDomain: ownDomain(store),
+    kind,
+    params,
+    readOnly,
+    cdrom,
+    ...(vdev === undefined ? {} : { vdev }),
+  }, options.signal);
+  const disk = await serveUntilConnected({ platform, store, claim, device, guest, params, options });
+  undo.move();
+  return disk;
+}
+
+/** Opens the image as the backend will, before any node is written; returns the value of the node `params`. */
+async function checkImage(
+  platform: HostPlatform,
+  { format, target }: ImageSpec,
+  readOnly: boolean,
+  { engine = "auto", cache }: AttachOptions,
+): Promise<string> {
+  const { files } = platform;
+  const request = { format, target, readOnly, engine, ...(cache === undefined ? {} : { cache }) };
+  await using disk = await openDisk(request, files === undefined ? {} : { native: files });
+  if (disk.image !== undefined) {
+    checkFree(imageLocksOf(platform, () => {}), disk.image, { writes: !readOnly, shared: false, by: "attach" });
+  }
+  return `${format}:${format === "raw" ? Deno.realPathSync(target) : target}`;
+}
+
+/**
+ * Writes the nodes of a device that this process has claimed, so that a `serve` of the kind leaves it alone. Retries for
+ * a while: a process that served a device of that number before may not have released it yet.
+ */
+async function attachClaimed(
+  store: Xenstore,
+  claim: DeviceClaim,
+  request: AttachRequest,
+  signal: AbortSignal | undefined,
+): Promise<DeviceAddress> {
+  for (let tries = 1;; tries++) {
+    try {
+      return attachDevice(store, request, (device) => claim.take(device));
+    } catch (error) {
+      if (!(error instanceof DeviceClaimedError) || tries === MOST_CLAIMS || signal?.aborted) throw error;
+      await SYSTEM_CLOCK.sleep(CLAIM_INTERVAL_MS, signal);
+    }
+  }
+}
+
+/** A device with its nodes written, and what it was attached with. */
+interface Attachment {
+  readonly platform: HostPlatform;
+  readonly store: Xenstore;
+  readonly claim: DeviceClaim;
+  readonly device: DeviceAddress;
+  readonly guest: DomainInfo;
+  readonly params: string;
+  readonly options: AttachOptions;
+}
+
+/** Serves the device and waits for the guest; if that fails, ends serving and removes the nodes. */
+async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk> {
+  const { platform, store, claim, device, guest, params, options } = attachment;
+  const { domain: _domain, image: _image, vdev: _vdev, cdrom: _cdrom, kind: _kind, ...serving } = options;
+  const { journal = true, workers, timeoutMs = 60_000, signal, logger = createLogger("backend"), ...settings } =
+    serving;
+  await using undo = new AsyncDisposableStack();
+  undo.defer(() => removeNodes(platform, device, logger));
+  try {
+    const service = await startService({
+      platform,
+      kind: device.kind,
+      only: device,
+      settings,
+      journal,
+      journals: claim.journals,
+      ...(workers === undefined ? {} : { workers }),
+      logger,
+      ...(signal === undefined ? {} : { signal }),
+    });
+    undo.defer(async () => void await service.close({ leave: "connected", timeoutMs }));
+    const connected = waitForConnected(store, device, { timeoutMs, ...(signal === undefined ? {} : { signal }) });
+    await Promise.race([connected, service.failed]);
+    undo.move();
+    return new ServedDisk({ platform, service, claim, address: device, guest, params, timeoutMs });
+  } catch (error) {
+    if (!signal?.aborted) throw error;
+    const { reason } = signal;
+    throw new XenblkError(`Cannot attach ${formatVdev(device.vdev)}: ${errorText(reason)}`, { cause: reason });
+  }
+}
+
+/** Over a connection of its own: the one that wrote the nodes may be lost. */
+function removeNodes(platform: HostPlatform, device: DeviceAddress, logger: Logger): void {
+  try {
+    using store = platform.openXenstore();
+    removeDevice(store, device);
+  } catch (error) {
+    logger.error(`cannot remove the nodes of ${formatVdev(device.vdev)}: ${errorText(error)}`);
+  }
+}

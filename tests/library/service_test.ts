@@ -1,0 +1,47 @@
+/**
+ * A service, as a program that imports the library uses it: it serves what a toolstack attaches, and leaves nothing
+ * behind when it is closed, or ended before its threads have started.
+ */
+
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { attachDevice, detachDevice, type DomId, SILENT, startService } from "../../mod.ts";
+import { GUEST, SimulatedHost } from "./host.ts";
+
+Deno.test("a service serves what a toolstack attaches, and says what it serves", async () => {
+  using host = new SimulatedHost();
+  const before = host.holdings();
+  const { platform } = host;
+  const service = await startService({
+    platform,
+    kind: "qdisk",
+    settings: { grants: "map" },
+    workers: 1,
+    logger: SILENT,
+  });
+  using toolstack = platform.openXenstore();
+  const request = { domain: GUEST, backendDomain: 0 as DomId, kind: "qdisk", readOnly: false, cdrom: false };
+  const device = attachDevice(toolstack, { ...request, params: "memory:1M" });
+  const guest = host.guest("xvda");
+  await guest.connect();
+  const load = await guest.load({});
+  const [status, ...others] = service.devices.status();
+  assert(status !== undefined && others.length === 0);
+  assertEquals([status.label, status.connected, status.totals.reads], ["qdisk/5/51712", true, load.reads]);
+  await detachDevice(toolstack, device, { timeoutMs: 60_000 });
+  assert(await service.close({ leave: "connected", timeoutMs: 0 }));
+  assertEquals(host.holdings(), before);
+});
+
+Deno.test("a service that is ended while its threads start serves nothing, and leaves nothing behind", async () => {
+  using host = new SimulatedHost();
+  const before = host.holdings();
+  const end = new AbortController();
+  const openXenstore = (): never => {
+    throw new Error("it must not connect");
+  };
+  const platform = Object.assign(host.platform, { openXenstore });
+  const starting = startService({ platform, kind: "vbd3", workers: 1, logger: SILENT, signal: end.signal });
+  end.abort();
+  await assertRejects(() => starting, DOMException);
+  assertEquals(host.holdings(), before);
+});
