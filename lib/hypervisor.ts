@@ -26,7 +26,7 @@ export interface Memory {
   readonly view: Uint8Array;
 }
 
-/** Memory that somebody owns: disposing gives it back, and no view of it may be touched afterwards. */
+/** Memory that somebody owns: disposing frees it, and no view of it may be touched afterwards. */
 export interface OwnedMemory extends Memory, Disposable {}
 
 /** Private memory of this process that engines and grant copies may name by address. */
@@ -39,7 +39,7 @@ export interface MemorySpace {
 
 /** A failed grant operation: `status` is a negative errno, or a GNTST_* value of grant_table.h. */
 export class GrantError extends Error {
-  /** Tells it from other errors. */
+  /** Distinguishes it from other errors. */
   override readonly name = "GrantError";
   /** `status` is kept as it is. */
   constructor(message: string, readonly status: number) {
@@ -52,7 +52,7 @@ export class GrantError extends Error {
  * Calls are synchronous and belong to one thread.
  */
 export interface GrantTable extends Disposable {
-  /** Tells the driver how many grants will be mapped at most; before any mapping. A no-op on current kernels. */
+  /** Announces the most grants that will be mapped; before any mapping. A no-op on current kernels. */
   setMaxGrants(count: number): void;
   /**
    * Maps the pages of a ring into one contiguous range; disposing the result unmaps it.
@@ -126,7 +126,7 @@ export interface EventChannels extends Wakeable, Disposable {
   bindUnbound(remoteDomain: DomId): EvtchnPort;
   /** Raises the other end's event. Several before it looks merge into one. */
   notify(port: EvtchnPort): void;
-  /** Gives the port back; the other end is left unbound for us again. */
+  /** Closes the port; the other end is left unbound for us again. */
   unbind(port: EvtchnPort): void;
   /**
    * Takes (and unmasks) the ports that fired since the last call, into `ports`, without waiting.
@@ -192,7 +192,7 @@ export interface Parker extends Disposable {
   readonly refusal?: Refusal;
 }
 
-/** What tells one file from another as long as somebody has it open. */
+/** Distinguishes one file from another as long as somebody has it open. */
 export interface FileIdentity {
   /** The device that holds it. */
   readonly device: number;
@@ -283,7 +283,7 @@ export interface XenstorePermission {
 
 /** A failed xenstore operation. A missing node is no error on reading: it reads as undefined. */
 export class XenstoreError extends Error {
-  /** Tells it from other errors. */
+  /** Distinguishes it from other errors. */
   override readonly name = "XenstoreError";
   /** `code` is a symbolic errno. */
   constructor(

@@ -9,7 +9,7 @@ import type { Platform, PlatformDescriptor, PlatformModule } from "./hypervisor.
 /** A module that takes longer to load, by waiting for something at its top level, counts as missing. */
 export const LONGEST_IMPORT_MS = 10_000;
 
-/** The modules of one kind that this thread has loaded: those whose function `name` opens what a descriptor names. */
+/** The modules that this thread has loaded, of one kind: each exports the function `name`. */
 export class Modules<M extends object> {
   readonly #name: keyof M & string;
   readonly #timeoutMs: number;

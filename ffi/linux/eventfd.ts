@@ -1,5 +1,6 @@
 /**
- * Eventfds: counters of the kernel that make a sleeping poll(2) return. It must not know who sleeps.
+ * Eventfds (eventfd(2)): counters of the kernel, to wake a thread that sleeps in poll(2) or on an io_uring. Nonblocking.
+ * This thread's buffers for reading and writing them are made once.
  */
 
 import { errno, errnoText, libc, pointerTo } from "./libc.ts";

@@ -51,7 +51,7 @@ export interface DescriptorFacts {
   readonly blockBytes: number;
   /** `8:1` for a block device, as sysfs has it; undefined for anything else. */
   readonly blockDevice: string | undefined;
-  /** What O_DIRECT asks of addresses and offsets (0: it cannot be); undefined where the kernel does not tell. */
+  /** What O_DIRECT requires of addresses and offsets (0: it is impossible); undefined where the kernel does not say. */
   readonly direct: { readonly memoryAlign: number; readonly offsetAlign: number } | undefined;
 }
 

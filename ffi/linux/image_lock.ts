@@ -51,17 +51,17 @@ export class NativeImageLocks implements ImageLocks {
   tryLock(image: LockableImage, use: ImageUse): Disposable | string {
     using undo = new DisposableStack();
     const fd = this.#open(image);
-    undo.defer(() => libc().close(fd)); // which gives its locks back
+    undo.defer(() => libc().close(fd)); // which releases its locks
     const { used, denied } = rightsOf(use);
     if (!this.#lockAll(fd, bytesOf(use))) return usedBy(image, 0);
-    // Locked first and looked around then: of two that come at the same time none gets by unseen.
+    // Lock first, then look: of two that come at the same time, at least one sees the other.
     const opposed = [...used.map((right) => DENIED_BASE + right), ...denied.map((right) => USED_BASE + right)];
     for (const byte of opposed) {
       const holder = this.#holder(fd, byte);
       if (holder !== undefined) return usedBy(image, holder);
     }
     if (use.writes && !use.shared) {
-      // Said first and looked around then: another thread that opens the image meanwhile locks it itself, or is seen.
+      // Say so first, then look: a thread that opens the image meanwhile locks its descriptor itself, or we find it.
       setLocked(image, true);
       undo.defer(() => {
         setLocked(image, false);
@@ -91,7 +91,7 @@ export class NativeImageLocks implements ImageLocks {
     } catch {
       return; // one that is not open for reading cannot be locked, nor does it serve anything
     }
-    if (!isLocked(image)) this.#unlockAll(fd); // it was given back meanwhile
+    if (!isLocked(image)) this.#unlockAll(fd); // the image was released meanwhile
   }
 
   /** Opens the image for reading, which is enough. Throws Error if it cannot be, or another is at its path now. */
@@ -142,7 +142,7 @@ function descriptorsOf(image: LockableImage): number[] {
   return numericNames("/proc/self/fd").filter((fd) => isDescriptorOf(fd, image));
 }
 
-/** Who has the image, as the end of a sentence. The kernel does not tell whose an open file description is. */
+/** Who has the image, as the end of a sentence. The kernel does not name the owner of an open file description's lock. */
 function usedBy(image: LockableImage, pid: number): string {
   const found = pid > 0
     ? pid

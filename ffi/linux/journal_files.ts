@@ -1,7 +1,6 @@
 /**
  * Journals and latches as files below /run, mapped shared: what was stored in them is there for the next process,
- * however this one ends, and gone when the machine reboots, as guests are. And the locks of devices, beside them. What
- * is written into the files is not known here.
+ * however this one ends, and gone when the machine reboots, as guests are. And the locks of devices, beside them.
  */
 
 import { PAGE_BYTES } from "../../lib/units.ts";
@@ -14,7 +13,7 @@ import { NativeMemory } from "./memory.ts";
 const MAP_FAILED = 0xFFFF_FFFF_FFFF_FFFFn;
 const O_RDWR_CLOEXEC = 0x80002;
 
-/** See the file's first lines. */
+/** The files of one directory. */
 export class JournalFiles implements JournalStore {
   readonly #directory: string;
 
@@ -43,7 +42,7 @@ export class JournalFiles implements JournalStore {
     }
   }
 
-  /** One that may not be removed was not made here, and its nonce keeps it from ever being used: no error either. */
+  /** No error for one that may not be removed: it was made by another user, and its nonce keeps us from using it. */
   remove(name: string): void {
     const { NotFound, NotCapable, PermissionDenied } = Deno.errors;
     try {
@@ -53,12 +52,12 @@ export class JournalFiles implements JournalStore {
     }
   }
 
-  /** A lock file: the kernel takes the lock back when the process ends. Throws {@linkcode XenblkError}. */
+  /** A lock file: the kernel releases the lock when the process ends. Throws {@linkcode XenblkError}. */
   lock(name: string): Disposable | undefined {
     const path = `${this.#directory}/${name}`;
     try {
       Deno.mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
-      // Another one may remove the file just before it is locked here: then it is made anew.
+      // Another process may remove the file just before we lock it: then it is made again.
       for (;;) {
         using undo = new DisposableStack();
         const file = undo.adopt(

@@ -1,6 +1,6 @@
 /**
- * The C library: errno, memory, eventfds, poll, and the few calls that go to a file descriptor. Opened at first use,
- * once a thread (errno is a thread's own). It must not know what descriptors and memory are used for.
+ * The C library: errno, memory, eventfds, poll, and the few calls that take a file descriptor. Opened at first use, once
+ * per thread (errno belongs to a thread).
  */
 
 import { errnoName } from "../../lib/errno.ts";
@@ -102,7 +102,7 @@ export function errno(): number {
   return errnoCell()[0]!;
 }
 
-/** Sets errno to 0, before a call whose result does not tell whether it failed. */
+/** Sets errno to 0, before a call that reports a failure by errno alone. */
 export function clearErrno(): void {
   errnoCell()[0] = 0;
 }

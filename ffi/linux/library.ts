@@ -1,6 +1,6 @@
 /**
  * Opens C libraries: lazily, by a list of sonames or by the file that an environment variable names, with an error that
- * says what was tried and what to do. It must not know any library's functions.
+ * says what was tried and what to do.
  */
 
 import { errorText, XenblkError } from "../../lib/errors.ts";

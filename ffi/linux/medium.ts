@@ -1,7 +1,7 @@
 /**
- * What a file or block device is to the uring engine, found out before it is served: its sectors, whether it can be
+ * What a file or block device offers engine uring, found out before it is served: its sectors, whether it can be
  * reached past the page cache, how it takes discards, and which way of reading and writing never waits needlessly. It
- * changes nothing on the medium. It must not know channels.
+ * changes nothing on the medium.
  */
 
 import { EINVAL } from "../../lib/errno.ts";
@@ -58,7 +58,7 @@ export function examine(path: string, readOnly: boolean, cache: CacheMode): File
   };
 }
 
-/** Sector sizes as a guest is told. */
+/** Sector sizes as the guest gets to know them. */
 interface Sectors {
   readonly logicalSectorBytes: number;
   readonly physicalSectorBytes: number;
@@ -103,7 +103,7 @@ function directObstacle(
     : undefined;
 }
 
-/** For kernels before 6.1, which do not say what they ask of direct I/O. */
+/** For kernels before 6.1, which do not report what they require of direct I/O. */
 function tryDirectRead(fd: number, sectorBytes: number): string | undefined {
   using memory = allocate(4 * MOST_PHYSICAL_BYTES);
   const vector = new BigUint64Array(memory.view.buffer, 0, 2);
@@ -134,7 +134,7 @@ function discardOf(
   sectorBytes: number,
 ): { route: DiscardRoute; properties: DiscardProperties } | undefined {
   if (facts.blockDevice === undefined) {
-    // A hole beyond the end changes nothing, but tells whether the file system makes holes.
+    // A hole beyond the end changes nothing, but shows whether the file system makes holes.
     const beyondEnd = BigInt(Math.ceil(facts.sizeBytes / HOLE_BYTES + 1) * HOLE_BYTES);
     if (libc().fallocate(fd, PUNCH_HOLE, beyondEnd, BigInt(HOLE_BYTES)) < 0) return undefined;
     const granularityBytes = Math.max(facts.blockBytes, SECTOR_BYTES);

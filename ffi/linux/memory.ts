@@ -15,7 +15,7 @@ export function viewOf(address: number, lengthBytes: number): Uint8Array<ArrayBu
   return new Uint8Array(Deno.UnsafePointerView.getArrayBuffer(pointerTo(address), lengthBytes));
 }
 
-/** Memory at an address that `release` gives back, once. */
+/** Memory at an address, freed by `release` when it is disposed. */
 export class NativeMemory implements OwnedMemory {
   readonly view: Uint8Array<ArrayBuffer>;
   #release: (() => void) | undefined;

@@ -1,6 +1,6 @@
 /**
- * The error for a Xen device node that cannot be opened: which node, why, and which kernel module or right is missing.
- * It must not know what the device does.
+ * The error for a Xen device node that cannot be opened: it names the node, the reason, and the kernel module or right
+ * that is missing.
  */
 
 import { EACCES, ENOENT, EPERM } from "../../lib/errno.ts";

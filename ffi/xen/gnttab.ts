@@ -1,6 +1,6 @@
 /**
- * The real grant table: libxengnttab's mapping side (GrantTable, grant copies) and granting side (GrantShares).
- * It must not know what the granted pages hold.
+ * The real grant table: libxengnttab's mapping side (GrantTable, grant copies) and granting side (GrantShares), as
+ * xengnttab.h has them.
  */
 
 import { PAGE_BYTES } from "../../lib/units.ts";

@@ -1,6 +1,6 @@
 /**
  * A batch of grant copies as libxengnttab takes it: an array of 24-byte segments in mmapped memory, written in place.
- * Nothing is allocated after construction. It must not know the library that runs the batch.
+ * Nothing is allocated after construction.
  *
  * struct xengnttab_grant_copy_segment (xengnttab.h), as six u32 words; each end is an address or a grant:
  *   0, 1  source: address low, high; or reference, offset | domain << 16

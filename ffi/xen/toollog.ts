@@ -1,6 +1,6 @@
 /**
  * Silences the Xen libraries' own logger: libxengnttab prints a line to stderr for every grant that a guest gave
- * wrongly, so that a guest could flood the log. The failures come back as errno all the same. It must not know who logs.
+ * wrongly, so that a guest could flood the log. The failures come back as errno all the same.
  */
 
 import { LIBC_SOURCE } from "../linux/libc.ts";

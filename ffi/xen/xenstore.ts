@@ -1,6 +1,6 @@
 /**
  * The real xenstore: libxenstore behind the seam's Xenstore. Watches are xenstore_dispatcher.ts, errors and loss are
- * xenstore_connection.ts. It must not know what any node means.
+ * xenstore_connection.ts.
  */
 
 import { EAGAIN, ENOENT } from "../../lib/errno.ts";

@@ -1,6 +1,6 @@
 /**
  * One connection of libxenstore: opening it, why it could not be opened, and how its errno values become errors or the
- * loss of the connection. It must not know paths' meaning, watches or transactions.
+ * loss of the connection.
  *
  * The library's calls wait for xenstored's answer. One that never comes (a stopped daemon) blocks the calling thread
  * for ever; the C interface offers no timeout.

@@ -1,7 +1,6 @@
 /**
  * Carries watch events of one connection to their watches, and notices when xenstored is gone. At most one poll(2) is
- * out on a thread of Deno's pool, on libxenstore's descriptor and on an eventfd that ends it. It must not know what a
- * watch's reader does.
+ * out on a thread of Deno's pool, on libxenstore's descriptor and on an eventfd that ends it.
  */
 
 import { EAGAIN } from "../../lib/errno.ts";

@@ -1,6 +1,6 @@
 /**
- * One watch: the paths that changed and that its reader has not yet taken, in bounded memory. It must not know how
- * events reach it.
+ * One watch: the paths that changed and that its reader has not yet taken, in bounded memory. The dispatcher adds them,
+ * the reader iterates.
  */
 
 import type { XenstoreWatch } from "../../lib/hypervisor.ts";

@@ -1,33 +1,33 @@
 /**
- * How long a reactor looks for work before it sleeps: only where work has been coming just after it fell asleep, more
- * and more seldom while looking finds none, and not at all once it slept long. So looking pays for itself, and a disk at
- * rest costs nothing. Pure: it reads no clock.
+ * How long a reactor polls for work before it sleeps: only if work lately came just after it fell asleep, less and less
+ * often while polling finds none, and not at all after a long sleep. So polling pays for itself, and an idle disk costs
+ * nothing. Pure: it reads no clock.
  */
 
-/** After so many looks in vain at most, one in 2 to this power of sleeps begins with a look. */
+/** However many polls were in vain, at least one in 2 to this power of sleeps begins with a poll. */
 const MOST_MISSES = 6;
 
-/** See the file's first lines. */
+/** The state of one reactor's polling. */
 export class PollTime {
   #nowMs = 0;
-  /** Looks in vain since the last that found something, and sleeps that still come without one. */
+  /** Polls in vain since the last one that found work, and sleeps that are still to come without a poll. */
   #misses = 0;
   #toSkip = 0;
 
-  /** `mostMs` 0: never looks. */
+  /** `mostMs` 0: never polls. */
   constructor(readonly mostMs: number) {}
 
-  /** How long to look this time; 0: not at all. */
+  /** How long to poll this time; 0: not at all. */
   get nowMs(): number {
     return this.#nowMs;
   }
 
-  /** A look found work. */
+  /** A poll found work. */
   found(): void {
     this.#misses = 0;
   }
 
-  /** The reactor slept, and so long lay between running out of work and waking. */
+  /** The reactor slept; `idleMs` passed between running out of work and waking. */
   idled(idleMs: number): void {
     if (this.#nowMs > 0) {
       this.#nowMs = 0;

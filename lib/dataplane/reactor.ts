@@ -39,7 +39,7 @@ export interface ReactorOptions {
   readonly openChannel: ChannelOpener;
   /**
    * Longest time that an idle reactor looks for requests before it sleeps. It does so only while the guests' requests
-   * come about as fast, so that a disk at rest costs nothing. Absent: it sleeps at once.
+   * come about as fast, so that an idle disk costs nothing. Absent: it sleeps at once.
    */
   readonly mostPollMs?: number;
 }
@@ -88,7 +88,7 @@ export class Reactor implements Disposable {
   readonly #guests = new Map<DomId, Guest>();
   #guestList: Guest[] = [];
   readonly #served: Served[] = [];
-  /** Those of them whose channels name a time at which they are due. */
+  /** Those of them with a channel that names the time at which it is due. */
   #timed: Served[] = [];
   readonly #ports = new Uint32Array(PORTS_PER_TAKE);
   #turnsSinceEvents = 0;

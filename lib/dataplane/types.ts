@@ -1,6 +1,6 @@
 /**
  * The data plane as the control plane sees it: open a queue (one ring of one device) somewhere in it, and close it
- * again. It must not know how rings are served.
+ * again. Interfaces only.
  */
 
 import type { AbiName } from "../blkif/abi.ts";
@@ -13,14 +13,14 @@ import type { Disk } from "../storage/disk.ts";
  */
 export type GrantMode = "copy" | "persistent" | "map" | "map-each";
 
-/** Mappings that mode `persistent` keeps per ring unless told otherwise: what Linux's blkfront needs for one page of ring. */
+/** Mappings that mode `persistent` keeps per ring by default: what Linux's blkfront needs for one page of ring. */
 export const DEFAULT_PERSISTENT_GRANTS = 1056;
 
 /** Where a ring's journal is kept: memory of journalBytes(slots of the ring) bytes that outlives the process. */
 export interface JournalSpec {
   /** Of the memory; it stays mapped until the queue is closed. */
   readonly address: number;
-  /** Four random words that tell this connection of the ring from every other. */
+  /** Four random words that distinguish this connection of the ring from every other. */
   readonly nonce: Uint32Array;
   /** Go on where the journal ends, if it is this connection's: the frontend is connected already. */
   readonly resume: boolean;

@@ -1,6 +1,6 @@
 /**
  * The data plane over Workers, as the control plane uses it: starts reactors when they are needed, spreads queues over
- * them, and passes on what they report. It sees no ring and no data.
+ * them, and passes on what they report. Rings and data stay in the Workers.
  */
 
 import { unlessAborted } from "../abort.ts";
@@ -27,16 +27,16 @@ export interface WorkerDataPlaneOptions {
   readonly addLane: (lane: number, token: WakeToken) => Promise<void>;
   /** Reactors use io_uring where the platform has it, for disks that ask for it and to sleep. Absent: they do not. */
   readonly uring?: boolean;
-  /** Hears what an operator should know and nobody waits to hear. */
+  /** Gets messages for the operator. */
   readonly warn: (message: string) => void;
   /**
    * A reactor died of a defect. What it served is left as it is, for a process that starts anew and goes on from the
    * journals: this one cannot. Absent: its rings are reported as stopped.
    */
   readonly failed?: (reason: string) => void;
-  /** The Workers' module; only tests give another than reactor_worker.ts. */
+  /** The Workers' entry; absent: reactor_worker.ts. For tests. */
   readonly entry?: URL;
-  /** Hears what only helps to find a fault; absent: nobody does. */
+  /** Gets messages that help to find a fault. */
   readonly debug?: (message: string) => void;
 }
 
@@ -242,7 +242,7 @@ interface Lane {
   readonly disks: Disk[];
 }
 
-/** See the file's first lines. */
+/** The reactors of a process, each in a Worker of its own. */
 export class WorkerDataPlane implements DataPlane {
   readonly #options: WorkerDataPlaneOptions;
   readonly #lanes: Lane[] = [];
@@ -309,7 +309,7 @@ export class WorkerDataPlane implements DataPlane {
     const lane = this.#lanes.length;
     const reactor = new ReactorWorker(this.#options);
     const usable = Promise.all([reactor.ready, addLane(lane, reactor.token)]).then(() => {});
-    usable.catch(() => {}); // whoever opens a queue here hears of it
+    usable.catch(() => {}); // openQueue reports it
     this.#lanes.push({ reactor, usable, disks: [] });
     return lane;
   }

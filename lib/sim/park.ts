@@ -9,7 +9,7 @@ import { enterPark, leavePark, PARKED } from "../park_word.ts";
 import { hasFired, rouse, setWatcher } from "./events.ts";
 import { type Machine, SETS } from "./machine.ts";
 
-/** Reserves a word to sleep on. Disposing gives it back: not before its Parker is gone. */
+/** Reserves a word to sleep on. Disposing releases it, which must not happen before its Parker is disposed. */
 export function createWakeToken(machine: Machine): WakeToken & Disposable {
   const index = machine.takeWakeWord();
   const word = new SharedArrayBuffer(4);

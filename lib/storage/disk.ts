@@ -31,9 +31,9 @@ export interface DiskRequest {
   readonly directIoSafe?: boolean;
 }
 
-/** How a disk takes discards: bytes given back to what is below, which read as anything (mostly zeroes) afterwards. */
+/** How a disk takes discards: it frees bytes below, which read as anything (mostly zeroes) afterwards. */
 export interface DiscardProperties {
-  /** What is given back at once; smaller discards may do nothing. A multiple of 512. */
+  /** What can be freed at once; smaller discards may do nothing. A multiple of 512. */
   readonly granularityBytes: number;
   /** Where the first granule begins. */
   readonly alignmentBytes: number;
@@ -41,7 +41,7 @@ export interface DiscardProperties {
   readonly secure: boolean;
 }
 
-/** What a disk is, as the frontend will be told. */
+/** What the frontend is told about a disk. */
 export interface DiskProperties {
   /** Size in 512-byte sectors, whatever the logical sector size. */
   readonly sectors: number;
@@ -117,7 +117,7 @@ export interface MemoryRule {
   /** Direct I/O (O_DIRECT): the device itself reads and writes it. False: only through the page cache. */
   readonly direct: boolean;
   /**
-   * I/O during whose completion the kernel may still refer to the memory (io_uring). False: it is unmapped right after
+   * I/O that may still refer to the memory while it completes (io_uring). False: it is unmapped right after
    * the completion, so each operation must be a call that returns when it is over (preadv, pwritev).
    */
   readonly asynchronous: boolean;
@@ -145,8 +145,8 @@ export interface ChannelContext {
   /** Its memory holds what the channel's vectors name; its clock is that of {@linkcode IoChannel.dueMs}. */
   readonly platform: Platform;
   /**
-   * Where the thread sleeps. A channel whose I/O ends with a descriptor that becomes readable watches that, until it is
-   * disposed; engine `uring` has its ring here.
+   * Where the thread sleeps. A channel that completes when a descriptor becomes readable watches that descriptor until
+   * it is disposed. Engine `uring` has its ring here.
    */
   readonly parker: Parker;
   /** For threads that a channel starts: {@linkcode Platform.openWaker} with this wakes the channel's thread. */
@@ -171,7 +171,7 @@ export interface IoChannel extends Disposable {
   /** Makes all writes that completed before this call durable (fdatasync). */
   flush(tag: number): void;
   /**
-   * Gives bytes back, `secure` making them unrecoverable; without vectors. Completes with -EOPNOTSUPP where
+   * Frees bytes below, `secure` making them unrecoverable; without vectors. Completes with -EOPNOTSUPP where
    * the disk's properties have no discard, or none that is secure.
    */
   discard(tag: number, offsetBytes: number, lengthBytes: number, secure: boolean): void;

@@ -1,6 +1,5 @@
 /**
- * The one place where a thrown error becomes a negative errno. Values are Linux's (asm-generic/errno.h). It must not
- * know which operation failed, nor what a guest is told.
+ * The one place where a thrown error becomes a negative errno. Values are Linux's (asm-generic/errno.h).
  */
 
 import {
@@ -33,7 +32,7 @@ const BY_CLASS: readonly (readonly [abstract new (...args: never[]) => Error, nu
   [RangeError, EFAULT],
 ];
 
-/** The negative errno of anything that file I/O or a view of memory threw; -EIO if it tells none. */
+/** The negative errno of anything that file I/O or a view of memory threw; -EIO if it names none. */
 export function errnoOf(error: unknown): number {
   if (!(error instanceof Error)) return -EIO;
   const code = (error as Error & { readonly code?: unknown }).code;

@@ -1,6 +1,6 @@
 /**
- * Decides how a file is served: by which engine, and with what between a completed write and the medium; refuses what
- * cannot be had, and says what is served otherwise than was asked for. It opens nothing.
+ * Decides how a file is served: by which engine and in which cache mode. Refuses what this machine cannot do, and warns
+ * where a file is served in another way than was asked for. It opens nothing.
  */
 
 import { XenblkError } from "../errors.ts";
@@ -12,7 +12,7 @@ import type { FileMedium, NativeFiles } from "./image/medium.ts";
 export interface ServingContext {
   /** Absent: Deno's file calls are all there is. */
   readonly native?: NativeFiles;
-  /** Called with what the operator should know. */
+  /** Gets messages for the operator. */
   readonly warn?: (message: string) => void;
 }
 

@@ -1,6 +1,6 @@
 /**
  * A filter in front of a channel that makes operations fail or finish late, as a plan says: faults are a wrapper, not
- * an option of any engine. It must not know the engine behind it. Late results wake nobody; it is for callers that step.
+ * an option of any engine. Late results wake nobody; it is for callers that step.
  */
 
 import type { IoChannel, IoVectors } from "../disk.ts";
@@ -17,7 +17,7 @@ export interface Fault {
 /** Decides by tag, kind and place what happens to an operation; undefined: nothing. */
 export type FaultPlan = (operation: RecordedOperation) => Fault | undefined;
 
-/** A result that is there, and after how many more reaps it is told. */
+/** A result, and how many more reaps it is held back. */
 interface HeldResult {
   readonly tag: number;
   readonly result: number;

@@ -1,6 +1,6 @@
 /**
- * A filter in front of a channel that writes down what passes: tests show by it that flushes and barriers keep their
- * order. It must not know the engine behind it.
+ * A filter in front of a channel that records what passes: tests use it to show that flushes and barriers keep their
+ * order.
  */
 
 import type { IoChannel, IoVectors } from "../disk.ts";

@@ -1,6 +1,6 @@
 /**
  * Opens an image's file to look at it: what kind of thing it is, how large, and, when it cannot be opened, why, in
- * words for the operator. It must not know engines.
+ * words for the operator.
  */
 
 import { XenblkError } from "../../errors.ts";
@@ -16,7 +16,7 @@ const MAGICS = new Map([["QFI\xfb", "qcow2"], ["KDMV", "vmdk"], ["conectix", "vh
 const MAGIC_BYTES = 8;
 
 /**
- * Opens a regular file or block device. Throws {@linkcode XenblkError} for anything else; `warn` hears of content that
+ * Opens a regular file or block device. Throws {@linkcode XenblkError} for anything else; `warn` gets a line if the content
  * looks like another format.
  */
 export function openImage(path: string, readOnly: boolean, warn?: (message: string) => void): OpenedImage {

@@ -1,6 +1,6 @@
 /**
  * What a person or a toolstack writes to name an image: a path, `format:target`, or xl's `format=raw,...,target=...`.
- * Splits it into fields; it must not open anything, nor know the engines.
+ * Splits it into fields and opens nothing.
  */
 
 import { XenblkError } from "../../errors.ts";

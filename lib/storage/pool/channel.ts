@@ -21,7 +21,7 @@ export function openChannel(attachment: PoolAttachment, options: ChannelOptions)
   return new PoolChannel(lanes.get(attachment.id) ?? new JobLane(attachment), options);
 }
 
-/** This thread's end of one queue: free slots, and whose operation a slot carries. */
+/** This thread's end of one queue: its free slots, and the operation that each used slot carries. */
 class JobLane {
   readonly jobs: JobQueue;
   readonly #attachment: PoolAttachment;

@@ -1,6 +1,6 @@
 /**
- * The shared words by which I/O Workers sleep and are roused: a bell that every job or control message rings, the
- * number of sleepers, and for each Worker how many control messages were posted to it. It must not know jobs.
+ * The shared words by which I/O Workers sleep and are woken: a bell that every job or control message rings, the number
+ * of sleepers, and for each Worker how many control messages were posted to it.
  */
 
 const BELL = 0;

@@ -34,7 +34,7 @@ interface ServedDisk {
   readonly queues: ServedQueue[];
 }
 
-/** Runs an I/O Worker until it is told to stop. To be called before the Worker's first await, lest messages be lost. */
+/** Runs an I/O Worker until it is stopped. To be called before the Worker's first await, lest messages be lost. */
 export async function runIoWorker(scope: IoWorkerScope): Promise<void> {
   const inbox = new Inbox(scope);
   const start = await inbox.take();
@@ -90,7 +90,7 @@ class IoWorker {
   readonly #modules = new Modules<ExecutorModule>("openExecutor");
   readonly #wakers = new Map<number, Waker>();
   readonly #disks = new Map<number, ServedDisk>();
-  /** Disks whose module is being loaded: what is asked for them next waits until that has ended. */
+  /** Disks that wait for their module to load; later commands for them wait, too. */
   readonly #opening = new Map<number, Promise<void>>();
   #queues: ServedQueue[] = [];
   #nextQueue = 0;

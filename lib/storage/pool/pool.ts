@@ -1,6 +1,6 @@
 /**
  * The I/O Workers as the control plane sees them: started when the first disk is opened, or before, told which reactors
- * to wake and which disks to open and close. It sees no job and no data.
+ * to wake and which disks to open and close.
  */
 
 import { errorText, XenblkError } from "../../errors.ts";
@@ -13,7 +13,7 @@ import type { ExecutorDescriptor } from "./executor_module.ts";
 import { JobQueue } from "./job_queue.ts";
 import type { IoAnswer, IoCommand } from "./messages.ts";
 
-/** I/O Workers of a pool that is not told how many. */
+/** I/O Workers of a pool by default. */
 export const DEFAULT_IO_WORKERS = 4;
 /** How long a disk's opening waits for I/O Workers that another, stalled disk holds up, once one has opened it. */
 const STRAGGLER_GRACE_MS = 500;
@@ -24,11 +24,11 @@ export interface IoPoolOptions {
   readonly platform: PlatformDescriptor;
   /** At least 1; one disk occupies at most all but one of them. */
   readonly workers?: number;
-  /** Called with what an operator should know and nobody waits to hear. */
+  /** Gets messages for the operator. */
   readonly warn?: (message: string) => void;
-  /** An I/O Worker died of a defect: what it was carrying out will never be done. Absent: `warn` is told. */
+  /** An I/O Worker died of a defect: what it was carrying out will never complete. Absent: `warn` gets the reason. */
   readonly failed?: (reason: string) => void;
-  /** The Workers' module; only tests give another than io_worker.ts. */
+  /** The Workers' entry; absent: io_worker.ts. For tests. */
   readonly entry?: URL;
 }
 
@@ -102,7 +102,7 @@ export class IoPool implements AsyncDisposable {
   start(): Promise<void> {
     if (this.#started === undefined) {
       this.#started = this.#startWorkers();
-      this.#started.catch(() => {}); // whoever opens a disk hears of it
+      this.#started.catch(() => {}); // open() reports it
     }
     return this.#started;
   }
@@ -160,7 +160,7 @@ export class IoPool implements AsyncDisposable {
     }
   }
 
-  /** Nobody may wait for their answers any more. */
+  /** Their answers will never come. */
   #terminate(reason: string): void {
     this.#failure = reason;
     this.#workers.splice(0).forEach((worker) => worker.terminate());
@@ -229,7 +229,7 @@ export class IoPool implements AsyncDisposable {
     else answer?.reject(new XenblkError(failure.message, failure));
   }
 
-  /** An I/O Worker died of a bug: nobody may wait for its answers. */
+  /** An I/O Worker died of a defect: its answers will never come. */
   #lost(reason: string): void {
     this.#failure = `an I/O Worker failed: ${reason}`;
     (this.#options.failed ?? this.#options.warn)?.(this.#failure);
