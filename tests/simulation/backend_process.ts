@@ -16,7 +16,7 @@ import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import type { ChannelOptions, Disk, DiskRequest, IoChannel } from "../../lib/storage/disk.ts";
 import type { ImageLocks } from "../../lib/storage/image/lock.ts";
 import type { BlockFile } from "../../lib/storage/engine/executor.ts";
-import { Crasher } from "./crash_points.ts";
+import { Crasher, ProcessKilled } from "./crash_points.ts";
 import type { DiskWatch } from "./disk_watch.ts";
 import { GatedStore, type GatedWatch } from "./gated_store.ts";
 import { type JournalAccount, ProcessPlatform } from "./process_platform.ts";
@@ -195,6 +195,11 @@ export class BackendProcess {
     return this.#state === "ended";
   }
 
+  /** Promises of a killed process settle later; what follows them must have no effect. */
+  #assertAlive(): void {
+    if (this.#gone) throw new ProcessKilled("the process was killed");
+  }
+
   #end(): void {
     this.#state = "ended";
     this.clock.forgetSleepers();
@@ -219,6 +224,7 @@ export class BackendProcess {
   }
 
   #connect(): Xenstore {
+    this.#assertAlive();
     const { run, connect, wrote, breakage } = this.#options;
     const store = new GatedStore(connect(), connect, {
       disturbs: () => run.faults.strikes("transaction conflict"),
@@ -255,13 +261,16 @@ export class BackendProcess {
       description: disk.name,
       attachment: () => ({ engine: "simulated", disk: disk.name }),
       [Symbol.asyncDispose]: () => {
-        run.require(channels.length === 0, `${disk.name} was closed with ${channels.length} channels open`);
+        if (!this.#gone) {
+          run.require(channels.length === 0, `${disk.name} was closed with ${channels.length} channels open`);
+        }
         return Promise.resolve();
       },
     };
   }
 
   #openChannel(watch: DiskWatch, options: ChannelOptions): IoChannel {
+    this.#assertAlive();
     const { run, breakage } = this.#options;
     const file = new SimulatedFile(watch.disk, run);
     const channel = new SteppedChannel({ file, calls: breakage.file?.(file) ?? file, observer: watch, run }, options);
@@ -275,10 +284,15 @@ export class BackendProcess {
     if (breakage.unlocked) return { tryLock: () => ({ [Symbol.dispose]: () => {} }) };
     return {
       tryLock: ({ path }) => {
+        this.#assertAlive();
         const watch = disks.get(path)!;
         if (watch.locked || watch.orphans.length > 0) return "a process that was killed has it";
         watch.locked = true;
-        return { [Symbol.dispose]: () => watch.locked = false };
+        return {
+          [Symbol.dispose]: () => {
+            if (!this.#gone) watch.locked = false;
+          },
+        };
       },
     };
   }
@@ -288,6 +302,7 @@ export class BackendProcess {
     const { breakage, released } = this.#options;
     return {
       openQueue: async (spec) => {
+        this.#assertAlive();
         const { guest } = spec;
         this.#rings.set(guest, (this.#rings.get(guest) ?? 0) + 1);
         const closed = (): void => {
@@ -317,6 +332,7 @@ export class BackendProcess {
   }
 
   #say(line: string): void {
+    if (this.#gone) return;
     this.log.push(line);
     this.#options.run.note(`log ${line}`);
   }
