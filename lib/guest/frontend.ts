@@ -34,7 +34,7 @@ export interface FrontendOptions {
   readonly persistent?: boolean;
   /** Most time that the backend may take for one step. Default 10 s. */
   readonly timeoutMs?: number;
-  /** Default: event channels of this thread, see {@linkcode SimulatedFrontend.events}. */
+  /** Default: event channels of this thread, see {@linkcode Frontend.events}. */
   readonly endpoint?: EventEndpoint;
   /** Nodes to publish in place of the right ones, for a frontend that misbehaves. */
   readonly override?: Readonly<Record<string, string>>;
@@ -80,7 +80,7 @@ const RING_NODE = /^(ring-(ref\d*|page-order)|event-channel|multi-queue-num-queu
 const { Initialising, InitWait, Initialised, Connected, Closing, Closed } = XenbusState;
 
 /** See the file's first lines. Disposing it takes everything away at once, as a guest's death does. */
-export class SimulatedFrontend implements Disposable {
+export class Frontend implements Disposable {
   readonly #options: FrontendOptions;
   readonly #abi: AbiName;
   readonly #timeoutMs: number;

@@ -5,12 +5,12 @@
 
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
-import { type FrontendOptions, SimulatedFrontend } from "../../lib/guest/frontend.ts";
+import { Frontend, type FrontendOptions } from "../../lib/guest/frontend.ts";
 import { machineUsage } from "../../lib/sim/platform.ts";
 import { BACK_PATH, FRONT_PATH, Host } from "../sim/rig.ts";
 
-function frontend(host: Host, options: Partial<FrontendOptions> = {}): SimulatedFrontend {
-  return new SimulatedFrontend({
+function frontend(host: Host, options: Partial<FrontendOptions> = {}): Frontend {
+  return new Frontend({
     platform: host.front,
     store: host.guest,
     path: "device/vbd/51712",

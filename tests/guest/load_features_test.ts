@@ -12,7 +12,7 @@ import { XenblkError } from "../../lib/errors.ts";
 import type { DomId } from "../../lib/hypervisor.ts";
 import { SILENT } from "../../lib/log.ts";
 import { DiskModel } from "../../lib/guest/disk_model.ts";
-import { type FrontendOptions, SimulatedFrontend } from "../../lib/guest/frontend.ts";
+import { Frontend, type FrontendOptions } from "../../lib/guest/frontend.ts";
 import { LoadDriver } from "../../lib/guest/load.ts";
 import { LoadThread } from "../../lib/guest/load_thread.ts";
 import { type LoadOutcome, LoadProgress, type LoadSpec, loadTarget, MIXED_LOAD } from "../../lib/guest/load_types.ts";
@@ -82,7 +82,7 @@ async function play({ settings, frontend, spec }: Scene): Promise<{ outcome: Loa
   await using host = new Host(settings);
   await using thread = await LoadThread.start(host.front);
   const store = host.store.connect(GUEST);
-  using front = new SimulatedFrontend({ platform: host.front, store, path: host.path, endpoint: thread, ...frontend });
+  using front = new Frontend({ platform: host.front, store, path: host.path, endpoint: thread, ...frontend });
   const connection = await front.connect();
   const model = DiskModel.create(connection.disk.sectors, 7, "zeroes");
   const target = loadTarget(connection);
@@ -150,7 +150,7 @@ Deno.test("queues of a device are served by several reactors, and what one wrote
 async function firstRequests(spec: Partial<LoadSpec>, verified: boolean): Promise<number[]> {
   const host = new UnservedHost();
   const path = "device/vbd/51712";
-  using front = new SimulatedFrontend({ platform: host.front, store: host.guest, path, segments: 32 });
+  using front = new Frontend({ platform: host.front, store: host.guest, path, segments: 32 });
   const nodes = { "feature-max-indirect-segments": "32", "feature-discard": "1" };
   const disk = new Uint8Array(2 ** 24);
   const [connection, backend] = await Promise.all([front.connect(), host.serve(disk, nodes)]);
@@ -181,7 +181,7 @@ Deno.test("more than eleven segments make a request indirect, and barriers stay 
 Deno.test("blocks beyond what a request can hold are refused with that size", async () => {
   await using host = new Host();
   const store = host.store.connect(GUEST);
-  using front = new SimulatedFrontend({ platform: host.front, store, path: host.path, segments: 32, requests: 1 });
+  using front = new Frontend({ platform: host.front, store, path: host.path, segments: 32, requests: 1 });
   const target = loadTarget(await front.connect());
   const { events } = front;
   const load = (blockBytes: number[]): LoadDriver =>

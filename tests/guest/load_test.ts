@@ -8,7 +8,7 @@ import type { AbiName } from "../../lib/blkif/abi.ts";
 import { SYSTEM_CLOCK } from "../../lib/clock.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import { DiskModel } from "../../lib/guest/disk_model.ts";
-import { type FrontendOptions, SimulatedFrontend } from "../../lib/guest/frontend.ts";
+import { Frontend, type FrontendOptions } from "../../lib/guest/frontend.ts";
 import { LoadDriver, runLoadBeside } from "../../lib/guest/load.ts";
 import { LoadThread } from "../../lib/guest/load_thread.ts";
 import { type LoadOutcome, LoadProgress, type LoadSpec, loadTarget, MIXED_LOAD } from "../../lib/guest/load_types.ts";
@@ -20,7 +20,7 @@ const SECTORS = 4096;
 
 interface Bench {
   readonly host: Host;
-  readonly front: SimulatedFrontend;
+  readonly front: Frontend;
   readonly backend: TinyBackend;
   readonly disk: Uint8Array;
 }
@@ -32,7 +32,7 @@ async function connect(
 ): Promise<Bench> {
   const host = new Host();
   const path = "device/vbd/51712";
-  const front = new SimulatedFrontend({ platform: host.front, store: host.guest, path, ...options });
+  const front = new Frontend({ platform: host.front, store: host.guest, path, ...options });
   const [, backend] = await Promise.all([front.connect(), host.serve(disk, nodes)]);
   return { host, front, backend, disk };
 }
@@ -242,7 +242,7 @@ Deno.test("in a Worker: a load verifies, is watched and stopped; the port is the
   {
     await using thread = await LoadThread.start(host.front);
     const path = "device/vbd/51712";
-    using front = new SimulatedFrontend({ platform: host.front, store: host.guest, path, endpoint: thread });
+    using front = new Frontend({ platform: host.front, store: host.guest, path, endpoint: thread });
     const [connection, backend] = await Promise.all([front.connect(), host.serve(disk)]);
     let serving = true;
     const server = (async () => {
@@ -280,7 +280,7 @@ Deno.test("in a Worker: a load verifies, is watched and stopped; the port is the
 Deno.test("a load's Worker can be ended although it sleeps: what is awaited of it rejects", async () => {
   const host = new Host();
   const thread = await LoadThread.start(host.front);
-  using front = new SimulatedFrontend({
+  using front = new Frontend({
     platform: host.front,
     store: host.guest,
     path: "device/vbd/51712",
@@ -309,7 +309,7 @@ Deno.test("under load: the backend closes, the guest quiesces without an error, 
   const disk = new Uint8Array(SECTORS * 512);
   const model = DiskModel.create(SECTORS, 7, "zeroes");
   await using thread = await LoadThread.start(host.front);
-  using front = new SimulatedFrontend({
+  using front = new Frontend({
     platform: host.front,
     store: host.guest,
     path: "device/vbd/51712",
