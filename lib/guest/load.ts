@@ -15,7 +15,6 @@ import {
   STATUS_OKAY,
 } from "../blkif/abi.ts";
 import { ResponseFields } from "../blkif/front_ring.ts";
-import type { Clock } from "../clock.ts";
 import type { EventChannels, Parker, Platform } from "../hypervisor.ts";
 import { DIFFERS, type DiskModel, MATCHES, type Miscompare, SECTOR_WORDS } from "./disk_model.ts";
 import { LoadRings, wordsAt } from "./load_rings.ts";
@@ -331,13 +330,5 @@ export class LoadDriver {
 export function runLoad(driver: LoadDriver, parker: Parker): void {
   while (!driver.finished) {
     if (!driver.step() && !driver.rest()) parker.park(driver.sleepMs);
-  }
-}
-
-/** Drives a load to its end on a thread that others need too: it sleeps by the clock, so it is slow at small depths. */
-export async function runLoadBeside(driver: LoadDriver, clock: Clock): Promise<void> {
-  while (!driver.finished) {
-    for (let turn = 0; turn < 64 && driver.step(); turn++);
-    await clock.sleep(driver.rest() ? 0 : 1);
   }
 }

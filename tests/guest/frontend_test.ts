@@ -7,7 +7,7 @@ import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import { Frontend, type FrontendOptions } from "../../lib/guest/frontend.ts";
 import { machineUsage } from "../../lib/sim/platform.ts";
-import { BACK_PATH, FRONT_PATH, Host } from "../sim/rig.ts";
+import { BACK_PATH, FRONT_PATH, Host, settled } from "../sim/rig.ts";
 
 function frontend(host: Host, options: Partial<FrontendOptions> = {}): Frontend {
   return new Frontend({
@@ -25,7 +25,7 @@ Deno.test("the handshake: nothing is published before InitWait, state 4 comes af
   const host = new Host();
   using front = frontend(host);
   const connecting = front.connect();
-  await new Promise((resolve) => setTimeout(resolve, 5));
+  await settled();
   assertEquals(host.dom0.list(FRONT_PATH)!.sort(), ["backend", "backend-id", "state"]);
   const [connection, backend] = await Promise.all([
     connecting,
@@ -174,7 +174,7 @@ Deno.test("a lost xenstore leaves the connection; with a new one the frontend go
   using front = frontend(host);
   const [, backend] = await Promise.all([front.connect(), host.serve(disk())]);
   host.store.disconnect(3 as never, "restarted");
-  await new Promise((resolve) => setTimeout(resolve, 2));
+  await settled();
   assert(front.connection !== undefined);
   front.useStore(host.store.connect(3 as never));
   host.backState(5);

@@ -6,7 +6,14 @@
 import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
 import { ERROR, OKAY, READ, WRITE } from "./rows.ts";
 import { ABI_NAMES, GRANT_MODES } from "./world.ts";
-import { type Guest, Host } from "./neighbours.ts";
+import { type Guest, Host, until } from "./neighbours.ts";
+
+/** When guests die: at once, when their requests were looked at, when some of them were answered. */
+const MOMENTS: readonly ((guest: Guest) => boolean)[] = [
+  () => true,
+  ({ stats }) => stats.passes > 0,
+  ({ answered }) => answered > 0,
+];
 
 const BAD_REQUESTS = 30_000;
 const KICKS = 20_000;
@@ -85,7 +92,7 @@ for (const grants of GRANT_MODES) {
       const dying = await host.guest(domain, grants);
       const unanswered = dying.ask(...Array.from({ length: 32 }, () => dying.request(domain % 2 ? READ : WRITE)));
       unanswered.catch(() => {});
-      if (domain % 3 > 0) await new Promise((resolve) => setTimeout(resolve, domain % 3));
+      await until(`domain ${domain} got so far`, () => MOMENTS[domain % MOMENTS.length]!(dying));
       dying.die();
       await dying.queue.close();
       assertEquals(host.usage.mappedPages, before, `domain ${domain}`);

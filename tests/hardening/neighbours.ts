@@ -17,6 +17,14 @@ import { readAnswer, type WireAnswer, type WireRequest, writeRequest } from "./w
 const BACKEND = 0 as DomId;
 const DEADLINE_MS = 20_000;
 
+/** Waits for what the Worker brings about. */
+export async function until(what: string, isSo: () => boolean): Promise<void> {
+  for (const end = performance.now() + DEADLINE_MS; !isSo();) {
+    if (performance.now() > end) throw new Error(`waited in vain until ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 0));
+  }
+}
+
 /** A host with a data plane of one Worker. */
 export class Host implements AsyncDisposable {
   readonly machine = createMachine({ memoryBytes: 64 * 2 ** 20 });
@@ -123,11 +131,10 @@ export class Guest {
   async ask(...requests: WireRequest[]): Promise<WireAnswer[]> {
     this.put(...requests);
     const answers: WireAnswer[] = [];
-    for (const end = performance.now() + DEADLINE_MS; answers.length < requests.length;) {
+    await until(`domain ${this.domain} has ${requests.length} answers`, () => {
       answers.push(...this.takeAnswers());
-      if (performance.now() > end) throw new Error(`domain ${this.domain}: no answer`);
-      if (answers.length < requests.length) await new Promise((resolve) => setTimeout(resolve, 0));
-    }
+      return answers.length >= requests.length;
+    });
     return answers;
   }
 

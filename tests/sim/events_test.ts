@@ -142,7 +142,8 @@ Deno.test("no event is lost in 20000 round trips between Workers", async () => {
   const buffer = new SharedArrayBuffer(8);
   const counters = new Int32Array(buffer);
   const worker = new Worker(new URL("./events_worker.ts", import.meta.url), { type: "module" });
-  const over = new Promise((resolve) => worker.onmessage = resolve);
+  const message = (): Promise<unknown> => new Promise((resolve) => worker.onmessage = ({ data }) => resolve(data));
+  const bound = message();
   const start: EchoStart = {
     machine,
     domain: 0,
@@ -152,7 +153,8 @@ Deno.test("no event is lost in 20000 round trips between Workers", async () => {
     counters: buffer,
   };
   worker.postMessage(start);
-  while (taken(events).length === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  assertEquals(await bound, "bound");
+  const over = message();
   const lateMs = 10_000;
   for (let i = 1; i <= 20_000; i++) {
     Atomics.store(counters, 0, i);
@@ -166,6 +168,6 @@ Deno.test("no event is lost in 20000 round trips between Workers", async () => {
   Atomics.store(counters, 0, -1);
   events.notify(remotePort);
   front.openWaker(workerToken).wake();
-  await over;
+  assertEquals(await over, "over");
   worker.terminate();
 });

@@ -25,6 +25,11 @@ export const GUEST = 3 as DomId;
 export const FRONT_PATH = "/local/domain/3/device/vbd/51712";
 export const BACK_PATH = "/local/domain/0/backend/vbd3/3/51712";
 
+/** Lets all promises settle: the simulated xenstore needs no timers. */
+export async function settled(): Promise<void> {
+  for (let tick = 0; tick < 100; tick++) await null;
+}
+
 /** One machine, one store, and a disk's nodes as a toolstack writes them. */
 export class Host {
   readonly machine = createMachine({ memoryBytes: 1 << 24, domains: 4, grantsPerDomain: 8192, portsPerDomain: 32 });
