@@ -1,6 +1,6 @@
 /**
- * A frontend's eye on its backend: follows the backend's `state` node by a watch, and lets others wait until it says
- * what they need, with an error that tells what it said instead. It must not know what a frontend does then.
+ * Follows the state of a frontend's backend: watches the backend's `state` node and resolves waits for a state. A wait
+ * that fails says which state the backend is in and what its `error` node says.
  */
 
 import { errorText, XenblkError } from "../errors.ts";
@@ -13,15 +13,15 @@ interface Waiter {
   readonly reject: (why: string) => void;
 }
 
-/** What a wait is for, in words, and how long it may take. */
+/** What a wait is for, and its time limit. */
 export interface WaitOptions {
-  /** Completes "Cannot ...", such as `connect device/vbd/51712`. */
+  /** Completes the error "Cannot ...", for example `connect device/vbd/51712`. */
   readonly purpose: string;
-  /** Absent: for ever. */
+  /** Absent: no limit. */
   readonly timeoutMs?: number;
 }
 
-/** Follows one backend directory from construction until it is disposed. */
+/** Follows one backend directory until it is disposed. */
 export class BackendFollower implements Disposable {
   readonly #store: Xenstore;
   readonly #path: string;
@@ -38,12 +38,15 @@ export class BackendFollower implements Disposable {
     this.#follow();
   }
 
-  /** What the node said when it was last looked at. */
+  /** The backend's state when it was last read. */
   get state(): ObservedState {
     return this.#state;
   }
 
-  /** Resolves with the first state that is accepted, maybe the present one. Rejects with {@linkcode XenblkError}. */
+  /**
+   * Resolves with the first accepted state, which may be the present one. Rejects with {@linkcode XenblkError}, of kind
+   * `timeout` if the time limit passed.
+   */
   wait(accepts: (state: ObservedState) => boolean, options: WaitOptions): Promise<ObservedState> {
     if (accepts(this.#state)) return Promise.resolve(this.#state);
     if (this.#ended !== undefined) return Promise.reject(this.#cannot(options.purpose, this.#ended));
@@ -69,14 +72,14 @@ export class BackendFollower implements Disposable {
         clearTimeout(timer);
         this.#waiters.delete(waiter);
       };
-      // Before the timer: under `deno test` the first setTimeout of a process may let other tasks run.
+      // First the waiter, then the timer: under `deno test` a process's first setTimeout may let other tasks run.
       this.#waiters.add(waiter);
       if (timeoutMs !== undefined) timer = setTimeout(late, timeoutMs);
     });
   }
 
   [Symbol.dispose](): void {
-    this.#end("the frontend stopped looking");
+    this.#end("the frontend stopped following it");
     this.#watch[Symbol.dispose]();
   }
 
@@ -99,7 +102,7 @@ export class BackendFollower implements Disposable {
     for (const waiter of [...this.#waiters]) waiter.reject(why);
   }
 
-  /** A node that went together with its parents is one that we may no longer know of. */
+  /** Once its parent directory is removed too, xenstored answers EACCES and not ENOENT. */
   #read(): ObservedState {
     try {
       return parseState(this.#store.read(`${this.#path}/state`));
@@ -123,7 +126,7 @@ export class BackendFollower implements Disposable {
     );
   }
 
-  /** What the backend wrote for a person to read, if we may read it. */
+  /** The backend's `error` node, if it is readable. */
   #backendError(): string | undefined {
     try {
       return this.#store.read(`${this.#path}/error`);

@@ -1,13 +1,13 @@
 /**
- * The simulated frontend follows blkfront's handshake, answers a backend that closes, closes and reconnects by itself,
- * says clearly what it waited for in vain, and leaves nothing granted or bound behind.
+ * The frontend follows blkfront's handshake, closes when its backend closes or by itself, reconnects, reports what it
+ * waited for in vain, and leaves no grant and no port behind.
  */
 
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import { Frontend, type FrontendOptions } from "../../lib/guest/frontend.ts";
 import { machineUsage } from "../../lib/sim/platform.ts";
-import { BACK_PATH, FRONT_PATH, Host, settled } from "../sim/rig.ts";
+import { BACK_PATH, FRONT_PATH, Host, settled } from "./rig.ts";
 
 function frontend(host: Host, options: Partial<FrontendOptions> = {}): Frontend {
   return new Frontend({
@@ -21,7 +21,7 @@ function frontend(host: Host, options: Partial<FrontendOptions> = {}): Frontend 
 
 const disk = (): Uint8Array => new Uint8Array(64 * 512);
 
-Deno.test("the handshake: nothing is published before InitWait, state 4 comes after the backend's, the disk is read", async () => {
+Deno.test("the handshake: nothing is published before InitWait, then Connected, and the disk's properties are read", async () => {
   const host = new Host();
   using front = frontend(host);
   const connecting = front.connect();
@@ -49,7 +49,7 @@ Deno.test("the handshake: nothing is published before InitWait, state 4 comes af
   assertEquals([connection.requests, connection.dataPages.refs.length, connection.ring.free()], [32, 352, 32]);
 });
 
-Deno.test("a ring of several pages is asked for only as far as the backend offers it", async () => {
+Deno.test("a ring has no more pages than the backend offers", async () => {
   for (const [offered, refs, slots] of [["1", ["ring-ref0", "ring-ref1"], 64], ["0", ["ring-ref"], 32]] as const) {
     const host = new Host();
     using front = frontend(host, { ringPages: 4, abi: "x86_32-abi" });
@@ -61,7 +61,7 @@ Deno.test("a ring of several pages is asked for only as far as the backend offer
   }
 });
 
-Deno.test("the backend closes: the frontend quiesces, goes to Closed, and lets go of all it granted and bound", async () => {
+Deno.test("the backend closes: the frontend quiesces, goes to Closed, and releases all grants and ports", async () => {
   const host = new Host();
   const before = machineUsage(host.machine);
   const order: string[] = [];
@@ -70,7 +70,7 @@ Deno.test("the backend closes: the frontend quiesces, goes to Closed, and lets g
   host.backState(5);
   await host.frontState(6);
   order.push("closed");
-  assert(machineUsage(host.machine).grants > 0, "grants are kept until the backend let go");
+  assert(machineUsage(host.machine).grants > 0, "grants are kept until the backend is Closed");
   backend[Symbol.dispose]();
   host.backState(6);
   await front.closed;
@@ -101,7 +101,7 @@ Deno.test("the frontend disconnects and reconnects, fifty times, and nothing is 
   connecting.catch(() => {});
 });
 
-Deno.test("a backend that vanishes with its nodes is a close too", async () => {
+Deno.test("the frontend closes when the backend's directory is removed", async () => {
   const host = new Host();
   using front = frontend(host);
   const [, backend] = await Promise.all([front.connect(), host.serve(disk())]);
@@ -111,7 +111,7 @@ Deno.test("a backend that vanishes with its nodes is a close too", async () => {
   assertEquals(host.dom0.read(`${FRONT_PATH}/state`), "6");
 });
 
-Deno.test("a frontend whose directory was removed does not bring it back", async () => {
+Deno.test("a frontend does not bring back its removed directory", async () => {
   const host = new Host();
   using front = frontend(host);
   const [, backend] = await Promise.all([front.connect(), host.serve(disk())]);
@@ -123,7 +123,7 @@ Deno.test("a frontend whose directory was removed does not bring it back", async
   assertEquals(host.dom0.read(`${FRONT_PATH}/state`), undefined);
 });
 
-Deno.test("waiting in vain: the error names device, backend, its state and what it says; nothing is left behind", async () => {
+Deno.test("a timeout names the device, the backend, its state and its error; nothing is left behind", async () => {
   const host = new Host();
   const before = machineUsage(host.machine);
   using front = frontend(host, { timeoutMs: 30 });
@@ -141,7 +141,7 @@ Deno.test("waiting in vain: the error names device, backend, its state and what 
   assertEquals(host.dom0.read(`${FRONT_PATH}/state`), "6");
 });
 
-Deno.test("a backend that closes in the middle of the handshake fails the connection with its reason", async () => {
+Deno.test("a backend that closes during the handshake fails the connection with its error", async () => {
   const host = new Host();
   using front = frontend(host);
   const connecting = front.connect();
@@ -152,7 +152,7 @@ Deno.test("a backend that closes in the middle of the handshake fails the connec
   await assertRejects(() => connecting, XenblkError, "the backend closed (no such image)");
 });
 
-Deno.test("missing and senseless nodes are named", async () => {
+Deno.test("missing and invalid nodes are named", async () => {
   const host = new Host();
   using front = frontend(host);
   host.dom0.write(`${FRONT_PATH}/backend-id`, "zero");
@@ -169,7 +169,7 @@ Deno.test("missing and senseless nodes are named", async () => {
   assertThrows(() => front.events, XenblkError, "none are open");
 });
 
-Deno.test("a lost xenstore leaves the connection; with a new one the frontend goes on following its backend", async () => {
+Deno.test("losing xenstore leaves the connection; over a new one the frontend follows its backend again", async () => {
   const host = new Host();
   using front = frontend(host);
   const [, backend] = await Promise.all([front.connect(), host.serve(disk())]);
@@ -185,7 +185,7 @@ Deno.test("a lost xenstore leaves the connection; with a new one the frontend go
   assertEquals(front.connection, undefined);
 });
 
-Deno.test("nodes can be published wrong on purpose", async () => {
+Deno.test("nodes can be overridden with wrong values", async () => {
   const host = new Host();
   using front = frontend(host, { override: { "ring-ref": "abc" }, timeoutMs: 30 });
   const connecting = front.connect();

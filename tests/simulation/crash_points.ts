@@ -1,8 +1,8 @@
 /**
  * Where a process can die in the middle of an answer: before each store that the next process, or the guest, may find
- * (into the journal, a response slot, rsp_prod) and before the notification. It puts itself in front of the methods that
- * make these stores, for the whole program, and does nothing but while a process is being stepped. It must not know what
- * the stores mean.
+ * (into the journal, a response slot, rsp_prod) and before the notification. It puts itself in front of the methods
+ * that make these stores, for the whole program, and does nothing but while a process is being stepped. It must not
+ * know what the stores mean.
  */
 
 import { BackRing } from "../../lib/blkif/back_ring.ts";

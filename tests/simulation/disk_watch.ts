@@ -52,7 +52,9 @@ export class DiskWatch implements ChannelObserver {
   orphans: OrphanedWrite[] = [];
   /** A process has the image. */
   locked = false;
-  /** When the backend was told of a failed flush, whichever process it was; Infinity: not since the disk was attached. */
+  /**
+   * When the backend was told of a failed flush, whichever process it was; Infinity: not since the disk was attached.
+   */
   latched = Infinity;
   /** A flush failed since the disk was attached, whether the backend knows or not. */
   flushFailed = false;

@@ -42,7 +42,9 @@ const DEEDS = [
   "power failure",
 ] as const;
 
-/** What becomes of failed flushes: the process dies before it looks at the failure, or the next one inherits the latch. */
+/**
+ * What becomes of failed flushes: the process dies before it looks at the failure, or the next one inherits the latch.
+ */
 const CONSEQUENCES = ["flush error untold", "latch inherited"] as const;
 
 /** Kinds of faults, as they are counted. */

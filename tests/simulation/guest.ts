@@ -41,7 +41,10 @@ export interface GuestOptions {
   readonly hostility: number;
   /** Has it any ring that the backend serves? */
   readonly served: () => boolean;
-  /** It will not use the connection any more; `giveBack` is to be called when the backend does not either; undefined: that is done. */
+  /**
+   * It will not use the connection any more; `giveBack` is to be called when the backend does not either; undefined:
+   * that is done.
+   */
   readonly dropped: (connection: GuestConnection, giveBack: (() => void) | undefined) => void;
 }
 

@@ -1,6 +1,6 @@
 /**
- * How a guest introduces its rings: which of the many legal ways it takes, and what wrong values it may publish instead.
- * It must not know when it does that.
+ * How a guest introduces its rings: which of the many legal ways it takes, and what wrong values it may publish
+ * instead. It must not know when it does that.
  */
 
 import type { AbiName } from "../../lib/blkif/abi.ts";

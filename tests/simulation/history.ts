@@ -116,7 +116,9 @@ export class History {
     return undefined;
   }
 
-  /** A flush that was asked for then was answered OKAY: what was answered OKAY before it, and not forgiven, survives. */
+  /**
+   * A flush that was asked for then was answered OKAY: what was answered OKAY before it, and not forgiven, survives.
+   */
   flushed(asked: number): void {
     for (const write of this.#unpromised) if (write.ended <= asked) this.promise(write);
   }

@@ -1,7 +1,7 @@
 /**
- * `deno task sim [SEED] [--seeds N] [--trace]`: simulates N seeds from SEED on (of its own choice if there is none), and
- * says how often which fault struck. The first seed that fails is printed at once, then shrunk, and its trace shown.
- * With one seed only, it is run twice, to show that it replays.
+ * `deno task sim [SEED] [--seeds N] [--trace]`: simulates N seeds from SEED on (of its own choice if there is none),
+ * and says how often which fault struck. The first seed that fails is printed at once, then shrunk, and its trace
+ * shown. With one seed only, it is run twice, to show that it replays.
  */
 
 import { parseArgs } from "@std/cli";

@@ -1,7 +1,7 @@
 /**
  * The simulated hypervisor as one process of it sees it: keeps account of all that the process holds, so that what it
- * leaves behind when it ends can be told, and taken back as the kernel would. Parking never blocks; whether a park would
- * return at once can be asked. It must not know what the process does.
+ * leaves behind when it ends can be told, and taken back as the kernel would. Parking never blocks; whether a park
+ * would return at once can be asked. It must not know what the process does.
  */
 
 import { PAGE_BYTES } from "../../lib/units.ts";

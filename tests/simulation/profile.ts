@@ -1,6 +1,6 @@
 /**
- * Chooses once, at the beginning, what kind of run it is: how many disks of which kind, how they are served, how hostile
- * the guests are, which faults strike. It must not know what happens then.
+ * Chooses once, at the beginning, what kind of run it is: how many disks of which kind, how they are served, how
+ * hostile the guests are, which faults strike. It must not know what happens then.
  */
 
 import { DEFAULT_SETTINGS, type DeviceSettings } from "../../lib/backend/settings.ts";
