@@ -12,7 +12,7 @@ const SECTOR_WORDS = SECTOR / 4;
 const SECTORS_PER_PAGE = 8;
 
 /** The real bytes, for comparison. */
-export interface RealBytes {
+interface RealBytes {
   readonly disk: Uint8Array;
   /** By grant reference. */
   readonly pages: ReadonlyMap<number, Uint8Array>;

@@ -12,7 +12,7 @@ import { ABI_NAMES, GRANT_MODES, SECTOR_SIZES, World } from "../hardening/world.
 const PAGES_PER_QUEUE = 400;
 
 /** Counts of a run. */
-export interface PagesOutcome {
+interface PagesOutcome {
   readonly pages: number;
   readonly requests: number;
   readonly okay: number;

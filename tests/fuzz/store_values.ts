@@ -126,7 +126,7 @@ function checkParameters(
 }
 
 /** Counts of a run. */
-export interface DeviceOutcome {
+interface DeviceOutcome {
   readonly changes: number;
   readonly connections: number;
   readonly lines: number;

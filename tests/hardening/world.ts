@@ -51,7 +51,7 @@ export const SHAPES: readonly { readonly abi: AbiName; readonly sectorBytes: Sec
 ) => SECTOR_SIZES.map((sectorBytes) => ({ abi, sectorBytes })));
 
 /** Options of a {@linkcode World}. */
-export interface WorldOptions {
+interface WorldOptions {
   readonly abi?: AbiName;
   readonly grants?: GrantMode;
   readonly sectorBytes?: SectorBytes;

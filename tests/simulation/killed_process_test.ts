@@ -11,7 +11,7 @@ import { simulate } from "./simulation.ts";
 import { World } from "./world.ts";
 
 /** Every decision is the least eventful one. */
-const DULL = { setup: [], steps: [], ending: [] };
+const UNEVENTFUL = { setup: [], steps: [], ending: [] };
 /** More rounds than connecting, or resuming, takes. */
 const MOST_ROUNDS = 40;
 
@@ -42,7 +42,7 @@ Deno.test("seed 500257: a process is killed before it locks the image that it ha
 
 /** A world with one process that serves a guest. */
 async function connectedWorld(): Promise<World> {
-  const world = new World(new Run(new Decisions(new Random(0), DULL), false), {});
+  const world = new World(new Run(new Decisions(new Random(0), UNEVENTFUL), false), {});
   world.startProcess();
   world.slots[0]!.toolstackStep();
   for (let rounds = 0; world.slots[0]!.guest!.phase !== "connected"; rounds++) {
