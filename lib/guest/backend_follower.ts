@@ -3,6 +3,7 @@
  * that fails says which state the backend is in and what its `error` node says.
  */
 
+import type { Clock } from "../clock.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import { type Xenstore, XenstoreError, type XenstoreWatch } from "../hypervisor.ts";
 import { type ObservedState, parseState, stateName } from "../xenbus/states.ts";
@@ -24,14 +25,17 @@ export interface WaitOptions {
 /** Follows one backend directory until it is disposed. */
 export class BackendFollower implements Disposable {
   readonly #store: Xenstore;
+  readonly #clock: Clock;
   readonly #path: string;
   readonly #watch: XenstoreWatch;
   readonly #waiters = new Set<Waiter>();
   #state: ObservedState;
   #ended: string | undefined;
 
-  constructor(store: Xenstore, backendPath: string) {
+  /** `clock` is for the time limits. Throws {@linkcode XenstoreError}. */
+  constructor(store: Xenstore, backendPath: string, clock: Clock) {
     this.#store = store;
+    this.#clock = clock;
     this.#path = backendPath;
     this.#watch = store.watch(`${backendPath}/state`);
     this.#state = this.#read();
@@ -47,35 +51,25 @@ export class BackendFollower implements Disposable {
    * Resolves with the first accepted state, which may be the present one. Rejects with {@linkcode XenblkError}, of kind
    * `timeout` if the time limit passed.
    */
-  wait(accepts: (state: ObservedState) => boolean, options: WaitOptions): Promise<ObservedState> {
-    if (accepts(this.#state)) return Promise.resolve(this.#state);
-    if (this.#ended !== undefined) return Promise.reject(this.#cannot(options.purpose, this.#ended));
-    return new Promise((resolve, reject) => {
-      const { purpose, timeoutMs } = options;
-      const waiter: Waiter = {
-        accepts,
-        resolve: (state) => {
-          forget();
-          resolve(state);
-        },
-        reject: (why) => {
-          forget();
-          reject(this.#cannot(purpose, why));
-        },
-      };
-      const late = (): void => {
-        forget();
-        reject(this.#timedOut(purpose, timeoutMs!));
-      };
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      const forget = (): void => {
-        clearTimeout(timer);
-        this.#waiters.delete(waiter);
-      };
-      // First the waiter, then the timer: under `deno test` a process's first setTimeout may let other tasks run.
-      this.#waiters.add(waiter);
-      if (timeoutMs !== undefined) timer = setTimeout(late, timeoutMs);
-    });
+  async wait(accepts: (state: ObservedState) => boolean, options: WaitOptions): Promise<ObservedState> {
+    const { purpose, timeoutMs } = options;
+    if (accepts(this.#state)) return this.#state;
+    if (this.#ended !== undefined) throw this.#cannot(purpose, this.#ended);
+    const { promise, resolve, reject } = Promise.withResolvers<ObservedState>();
+    const waiter: Waiter = { accepts, resolve, reject: (why) => reject(this.#cannot(purpose, why)) };
+    this.#waiters.add(waiter);
+    const over = new AbortController();
+    if (timeoutMs !== undefined) {
+      void this.#clock.sleep(timeoutMs, over.signal).then(() => {
+        if (!over.signal.aborted) reject(this.#timedOut(purpose, timeoutMs));
+      });
+    }
+    try {
+      return await promise;
+    } finally {
+      over.abort();
+      this.#waiters.delete(waiter);
+    }
   }
 
   [Symbol.dispose](): void {

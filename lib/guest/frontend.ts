@@ -6,6 +6,7 @@
 
 import { type AbiName, ABIS, MAX_SEGMENTS_PER_REQUEST, ringSlots } from "../blkif/abi.ts";
 import { FrontRing } from "../blkif/front_ring.ts";
+import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
 import { XenblkError } from "../errors.ts";
 import type { DomId, EventChannels, EvtchnPort, GrantShares, Platform, SharedPages, Xenstore } from "../hypervisor.ts";
 import { parseDecimal } from "../xenbus/decimal.ts";
@@ -34,6 +35,8 @@ export interface FrontendOptions {
   readonly persistent?: boolean;
   /** Time limit for each step of the backend. Default 10 s. */
   readonly timeoutMs?: number;
+  /** For the time limit. Default the system's clock. */
+  readonly clock?: Clock;
   /** Binds the ports. Default: this thread, see {@linkcode Frontend.events}. */
   readonly endpoint?: EventEndpoint;
   /** Nodes to publish in place of the right ones, to test a misbehaving frontend. */
@@ -84,6 +87,7 @@ export class Frontend implements Disposable {
   readonly #options: FrontendOptions;
   readonly #abi: AbiName;
   readonly #timeoutMs: number;
+  readonly #clock: Clock;
   readonly #endpoint: EventEndpoint;
   readonly #ownEndpoint: ThreadEndpoint | undefined;
   #store: Xenstore;
@@ -99,6 +103,7 @@ export class Frontend implements Disposable {
     this.#store = options.store;
     this.#abi = options.abi ?? "x86_64-abi";
     this.#timeoutMs = options.timeoutMs ?? 10_000;
+    this.#clock = options.clock ?? SYSTEM_CLOCK;
     if (options.endpoint === undefined) this.#ownEndpoint = new ThreadEndpoint(options.platform);
     this.#endpoint = options.endpoint ?? this.#ownEndpoint!;
   }
@@ -132,7 +137,7 @@ export class Frontend implements Disposable {
     const backend = this.#number("backend-id", this.#required("backend-id"), 0x7fef) as DomId;
     this.#closing = false;
     this.#follower?.[Symbol.dispose]();
-    const follower = this.#follower = new BackendFollower(this.#store, backendPath);
+    const follower = this.#follower = new BackendFollower(this.#store, backendPath, this.#clock);
     if (this.#read("state") !== String(Initialising)) this.#setState(Initialising);
     const purpose = `connect ${this.#options.path}`;
     await follower.wait((state) => state === InitWait, { purpose, timeoutMs: this.#timeoutMs });
@@ -177,7 +182,7 @@ export class Frontend implements Disposable {
     const connection = this.#connection;
     if (connection === undefined || this.#closing) return;
     this.#follower?.[Symbol.dispose]();
-    this.#follower = new BackendFollower(store, this.#required("backend"));
+    this.#follower = new BackendFollower(store, this.#required("backend"), this.#clock);
     this.#setClosed(this.#followClose(this.#follower));
   }
 

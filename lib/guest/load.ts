@@ -41,7 +41,7 @@ export interface LoadEnvironment {
   readonly progress: LoadProgress;
 }
 
-/** Drives one load. Call {@linkcode step} until {@linkcode finished}, and {@linkcode rest} before sleeping. */
+/** Drives one load. Call {@linkcode step} until {@linkcode finished}, and {@linkcode prepareToSleep} before sleeping. */
 export class LoadDriver {
   readonly #environment: LoadEnvironment;
   readonly #rings: LoadRings;
@@ -123,9 +123,9 @@ export class LoadDriver {
   /**
    * Before sleeping: asks to be notified, then looks again. True: there is work, or the load is finished: do not sleep.
    */
-  rest(): boolean {
+  prepareToSleep(): boolean {
     if (this.finished) return true;
-    return this.#rings.rest();
+    return this.#rings.prepareToSleep();
   }
 
   /** The results so far. */
@@ -192,7 +192,7 @@ export class LoadDriver {
     this.#environment.progress.histogram.record((now - slots.startedMs[slot]!) * 1e6);
     if (status === STATUS_OKAY) this.#succeed(slot, asked);
     else this.#fail(asked, status);
-    slots.give(slot);
+    slots.release(slot);
   }
 
   #succeed(slot: number, operation: number): void {
@@ -239,11 +239,11 @@ export class LoadDriver {
   #issueAll(now: number): number {
     let count = 0;
     while (this.#issued < this.#limit) {
-      const ring = this.#rings.takeTurn();
+      const ring = this.#rings.nextRing();
       const slot = ring < 0 ? -1 : this.#slots.take();
       if (slot < 0) break;
       if (!this.#choose()) {
-        this.#slots.give(slot);
+        this.#slots.release(slot);
         break;
       }
       this.#issue(slot, ring, now);
@@ -330,6 +330,6 @@ export class LoadDriver {
 /** Drives a load to its end, and parks while there is nothing to do: for a thread that does nothing else. */
 export function runLoad(driver: LoadDriver, parker: Parker): void {
   while (!driver.finished) {
-    if (!driver.step() && !driver.rest()) parker.park(driver.sleepMs);
+    if (!driver.step() && !driver.prepareToSleep()) parker.park(driver.sleepMs);
   }
 }

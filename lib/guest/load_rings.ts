@@ -56,7 +56,7 @@ export class LoadRings {
   }
 
   /** The next ring with a free slot, round robin; -1: all are full. */
-  takeTurn(): number {
+  nextRing(): number {
     for (let tried = 0; tried < this.rings.length; tried++) {
       const ring = this.#next;
       this.#next = ring + 1 === this.rings.length ? 0 : ring + 1;
@@ -88,7 +88,7 @@ export class LoadRings {
   }
 
   /** Before sleeping: asks to be notified, then looks again. True: there are responses. */
-  rest(): boolean {
+  prepareToSleep(): boolean {
     while (this.#events.take(this.#ports) === PORTS_PER_TAKE);
     for (const ring of this.rings) if (ring.finalCheck()) return true;
     return false;

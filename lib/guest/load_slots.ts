@@ -57,7 +57,7 @@ export class LoadSlots {
     return this.#freeCount === 0 ? -1 : this.#free[--this.#freeCount]!;
   }
 
-  give(slot: number): void {
+  release(slot: number): void {
     this.operation[slot] = FREE_SLOT;
     this.#free[this.#freeCount++] = slot;
   }

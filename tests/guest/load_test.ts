@@ -55,7 +55,7 @@ function drive(bench: Bench, spec: Partial<LoadSpec>, model?: DiskModel): LoadOu
     assert(turn < 1_000_000, "the load never ends");
     const busy = driver.step();
     bench.backend.step();
-    if (!busy) driver.rest();
+    if (!busy) driver.prepareToSleep();
   }
   return driver.outcome();
 }
@@ -351,7 +351,7 @@ Deno.test("a load continues when its backend is replaced", async () => {
   let { backend } = bench;
   for (let turn = 0; !driver.finished; turn++) {
     assert(turn < 100_000);
-    if (!driver.step()) driver.rest();
+    if (!driver.step()) driver.prepareToSleep();
     // The next backend attaches to the drained ring; requests may come while there is none.
     if (turn % 20 === 7) backend[Symbol.dispose]();
     else if (turn % 20 === 10) backend = bench.host.attach(bench.disk);
