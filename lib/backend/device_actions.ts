@@ -157,8 +157,10 @@ export class DeviceActions {
   async #connect(nodes: DeviceNodes, seen: Observation): Promise<boolean> {
     const opened = await this.#openImage(nodes);
     if (typeof opened === "string") return await this.#refuseConnection(nodes, seen, opened, true);
-    const quietly = seen.backendState === XenbusState.Connected && seen.frontendState === XenbusState.Connected;
-    const connection = quietly ? resumedConnection(nodes.connectionNonce()) : newConnection();
+    // An earlier process connected. The frontend may have sent requests even if it has not seen that yet.
+    const resumes = seen.backendState === XenbusState.Connected;
+    const quietly = resumes && seen.frontendState === XenbusState.Connected;
+    const connection = resumes ? resumedConnection(nodes.connectionNonce()) : newConnection();
     const rings = await this.#openRings(nodes, seen, opened, connection);
     if (typeof rings === "string") return await this.#refuseConnection(nodes, seen, rings, false);
     const nodesOfDisk = diskNodes(describeDisk(opened.disk, opened.description));

@@ -41,7 +41,9 @@ export interface LoadEnvironment {
   readonly progress: LoadProgress;
 }
 
-/** Drives one load. Call {@linkcode step} until {@linkcode finished}, and {@linkcode prepareToSleep} before sleeping. */
+/**
+ * Drives one load. Call {@linkcode step} until {@linkcode finished}, and {@linkcode prepareToSleep} before sleeping.
+ */
 export class LoadDriver {
   readonly #environment: LoadEnvironment;
   readonly #rings: LoadRings;

@@ -1,6 +1,6 @@
 /**
- * A killed process has no effect any more, wherever its promises stand: it holds no lock, opens nothing and does not
- * block the next process. Shown by killing a process after every number of microtasks while it takes over a guest.
+ * Processes that are killed while they connect a guest. A killed process has no effect any more, wherever its promises
+ * stand: it holds no lock, opens nothing and does not block the next process. That one answers what is unanswered, once.
  */
 
 import { assert, assertEquals } from "@std/assert";
@@ -8,6 +8,7 @@ import { Random } from "../../lib/guest/random.ts";
 import { Decisions } from "./decisions.ts";
 import { Run } from "./run.ts";
 import { simulate } from "./simulation.ts";
+import type { Slot } from "./slot.ts";
 import { World } from "./world.ts";
 
 /** Every decision is the least eventful one. */
@@ -40,25 +41,63 @@ Deno.test("seed 500257: a process is killed before it locks the image that it ha
   assertEquals((await simulate(500257)).failure, undefined);
 });
 
-/** A world with one process that serves a guest. */
-async function connectedWorld(): Promise<World> {
-  const world = new World(new Run(new Decisions(new Random(0), UNEVENTFUL), false), {});
+Deno.test("requests of a guest that has not seen Connected are answered once, though the process is killed", async () => {
+  const world = await worldUntil((slot) => slot.guest!.phase === "waiting" && slot.isServed);
+  const [slot] = world.slots;
+  const { guest, watch } = slot!;
+  for (let i = 0; i < 2; i++) guest!.connection!.send(undefined, 0);
+  world.process!.wake();
+  world.turn();
+  watch.channels[0]!.carryOut(1);
+  world.process!.wake();
+  world.turn(); // answers the second request, the first one is still in flight
+  world.process!.kill();
   world.startProcess();
-  world.slots[0]!.toolstackStep();
-  for (let rounds = 0; world.slots[0]!.guest!.phase !== "connected"; rounds++) {
+  for (let rounds = 0; !slot!.isServed; rounds++) {
+    assert(rounds < MOST_ROUNDS, "the device is not taken over");
+    stepControlPlane(world);
+    await world.settle();
+  }
+  for (let round = 0; round < MOST_ROUNDS; round++) {
+    await goOn(world, 1);
+    world.carryOut();
+  }
+  assertEquals([guest!.phase, guest!.connection?.inFlight, world.run.violation], ["connected", 0, undefined]);
+});
+
+Deno.test("seed 2000617: a guest that has not seen Connected is taken over", async () => {
+  assertEquals((await simulate(2000617)).failure, undefined);
+});
+
+/** A world with one process that serves a connected guest. */
+function connectedWorld(): Promise<World> {
+  return worldUntil(({ guest }) => guest!.phase === "connected");
+}
+
+/** A world with one process and one guest, which connects until it is `there`. */
+async function worldUntil(there: (slot: Slot) => boolean): Promise<World> {
+  const world = new World(new Run(new Decisions(new Random(0), UNEVENTFUL), false), {});
+  const [slot] = world.slots;
+  world.startProcess();
+  slot!.toolstackStep();
+  for (let rounds = 0; !there(slot!); rounds++) {
     assert(rounds < MOST_ROUNDS, "the guest does not connect");
     await goOn(world, 1);
   }
   return world;
 }
 
-/** Everybody goes on once a round; then promises settle for so many microtasks. */
+/** In each round everybody does one thing; then promises settle for so many microtasks. */
 async function goOn(world: World, rounds: number, ticks?: number): Promise<void> {
   for (let round = 0; round < rounds; round++) {
-    world.deliver();
-    world.process!.finishOpening();
+    stepControlPlane(world);
     world.slots[0]!.guest!.step();
     world.turn();
     await world.settle(ticks);
   }
+}
+
+function stepControlPlane(world: World): void {
+  world.deliver();
+  world.process!.finishOpening();
 }
