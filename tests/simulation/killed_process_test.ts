@@ -5,6 +5,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { Random } from "../../lib/guest/random.ts";
+import { backendPath } from "../../lib/xenbus/paths.ts";
 import { Decisions } from "./decisions.ts";
 import { Run } from "./run.ts";
 import { simulate } from "./simulation.ts";
@@ -41,29 +42,33 @@ Deno.test("seed 500257: a process is killed before it locks the image that it ha
   assertEquals((await simulate(500257)).failure, undefined);
 });
 
-Deno.test("requests of a guest that has not seen Connected are answered once, though the process is killed", async () => {
-  const world = await worldUntil((slot) => slot.guest!.phase === "waiting" && slot.isServed);
-  const [slot] = world.slots;
-  const { guest, watch } = slot!;
-  for (let i = 0; i < 2; i++) guest!.connection!.send(undefined, 0);
-  world.process!.wake();
-  world.turn();
-  watch.channels[0]!.carryOut(1);
-  world.process!.wake();
-  world.turn(); // answers the second request, the first one is still in flight
-  world.process!.kill();
-  world.startProcess();
-  for (let rounds = 0; !slot!.isServed; rounds++) {
-    assert(rounds < MOST_ROUNDS, "the device is not taken over");
-    stepControlPlane(world);
-    await world.settle();
-  }
-  for (let round = 0; round < MOST_ROUNDS; round++) {
-    await goOn(world, 1);
-    world.carryOut();
-  }
-  assertEquals([guest!.phase, guest!.connection?.inFlight, world.run.violation], ["connected", 0, undefined]);
-});
+// Promises settle one microtask at a time, or all after each round: rings are served before Connected is written.
+for (const [moment, state, ticks] of [["written", "2", 1], ["seen", "4", undefined]] as const) {
+  Deno.test(`requests from before Connected is ${moment} are answered once, though the process is killed`, async () => {
+    const world = await worldUntil((slot) => slot.guest!.phase === "waiting" && slot.isServed, ticks);
+    const [slot] = world.slots;
+    const { guest, watch, address } = slot!;
+    assertEquals(world.host.store.connect(address!.backendDomain).read(`${backendPath(address!)}/state`), state);
+    for (let i = 0; i < 2; i++) guest!.connection!.send(undefined, 0);
+    world.process!.wake();
+    world.turn();
+    watch.channels[0]!.carryOut(1);
+    world.process!.wake();
+    world.turn(); // answers the second request while the first one is in flight
+    world.process!.kill();
+    world.startProcess();
+    for (let rounds = 0; !slot!.isServed; rounds++) {
+      assert(rounds < MOST_ROUNDS, "the device is not taken over");
+      stepControlPlane(world);
+      await world.settle();
+    }
+    for (let round = 0; round < MOST_ROUNDS; round++) {
+      await goOn(world, 1);
+      world.carryOut();
+    }
+    assertEquals([guest!.phase, guest!.connection?.inFlight, world.run.violation], ["connected", 0, undefined]);
+  });
+}
 
 Deno.test("seed 2000617: a guest that has not seen Connected is taken over", async () => {
   assertEquals((await simulate(2000617)).failure, undefined);
@@ -75,14 +80,14 @@ function connectedWorld(): Promise<World> {
 }
 
 /** A world with one process and one guest, which connects until it is `there`. */
-async function worldUntil(there: (slot: Slot) => boolean): Promise<World> {
+async function worldUntil(there: (slot: Slot) => boolean, ticks?: number): Promise<World> {
   const world = new World(new Run(new Decisions(new Random(0), UNEVENTFUL), false), {});
   const [slot] = world.slots;
   world.startProcess();
   slot!.toolstackStep();
   for (let rounds = 0; !there(slot!); rounds++) {
-    assert(rounds < MOST_ROUNDS, "the guest does not connect");
-    await goOn(world, 1);
+    assert(rounds < 10 * MOST_ROUNDS, "the guest does not connect");
+    await goOn(world, 1, ticks);
   }
   return world;
 }
