@@ -101,14 +101,14 @@ export class NodeOperations implements XenstoreOperations {
     const node = this.#node(absolute, "write");
     if (node === undefined) this.#create(absolute, value);
     else this.#view.set(absolute, { ...node, value });
-    this.#tell([absolute]);
+    this.#announce([absolute]);
   }
 
   makeDirectory(path: string): void {
     const absolute = this.#resolve(path);
     if (this.#node(absolute, "write") !== undefined) return;
     this.#create(absolute, "");
-    this.#tell([absolute]);
+    this.#announce([absolute]);
   }
 
   remove(path: string): boolean {
@@ -198,7 +198,7 @@ export class NodeOperations implements XenstoreOperations {
     changes.push({ path, exact, readableBy: [node.permissions, parent?.permissions ?? []] });
   }
 
-  #tell(paths: readonly string[]): void {
+  #announce(paths: readonly string[]): void {
     this.#target.changed(paths.map((path) => ({
       path,
       exact: false,
