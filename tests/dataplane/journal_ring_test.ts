@@ -9,7 +9,15 @@ import { FrontRing, RequestFields } from "../../lib/blkif/front_ring.ts";
 import { type Connection, openConnection } from "../../lib/dataplane/connection.ts";
 import { journalBytes } from "../../lib/dataplane/journal.ts";
 import { createStats } from "../../lib/dataplane/stats.ts";
-import type { DomId, EvtchnPort, SharedPages } from "../../lib/hypervisor.ts";
+import type {
+  DomId,
+  EventChannels,
+  EvtchnPort,
+  GrantShares,
+  OwnedMemory,
+  Platform,
+  SharedPages,
+} from "../../lib/hypervisor.ts";
 import { newNonce } from "../../lib/nonce.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
@@ -23,24 +31,37 @@ const SECTORS = 64;
 interface Ring {
   readonly pages: SharedPages;
   readonly port: EvtchnPort;
+  readonly front: FrontRing;
 }
 
-Deno.test("requests in a journal are carried out again on the same ring and port, and on no other", () => {
-  const machine = createMachine({ memoryBytes: 16 * 2 ** 20, domains: 2 });
-  const back = openSimulatedPlatform(machine, BACKEND);
-  const front = openSimulatedPlatform(machine, GUEST);
-  using shares = front.openGrantShares();
-  using events = front.openEventChannels(BACKEND);
-  using journal = back.memory.allocate(journalBytes(32));
-  const data = shares.share(BACKEND, 1, true);
-  const [first, second] = [shares.share(BACKEND, 1, true), shares.share(BACKEND, 1, true)];
-  const ports = [events.bindUnbound(BACKEND), events.bindUnbound(BACKEND)] as const;
-  const [ring] = [first, second].map(({ view }) => FrontRing.initialise(view, ABI));
-  const nonce = newNonce();
-  const lines: string[] = [];
-  const serve = ({ pages, port }: Ring, resume: boolean, act: (connection: Connection) => void): void => {
-    using grants = back.openGrantTable(GUEST);
-    using channels = back.openEventChannels(GUEST);
+/** One machine with a guest's rings and the memory of one journal. */
+class Host implements Disposable {
+  readonly lines: string[] = [];
+  readonly #resources = new DisposableStack();
+  readonly #back: Platform;
+  readonly #nonce = newNonce();
+  readonly journal: OwnedMemory;
+  readonly shares: GrantShares;
+  readonly #events: EventChannels;
+
+  constructor() {
+    const machine = createMachine({ memoryBytes: 16 * 2 ** 20, domains: 2 });
+    const front = openSimulatedPlatform(machine, GUEST);
+    this.#back = openSimulatedPlatform(machine, BACKEND);
+    this.journal = this.#resources.use(this.#back.memory.allocate(journalBytes(32)));
+    this.shares = this.#resources.use(front.openGrantShares());
+    this.#events = this.#resources.use(front.openEventChannels(BACKEND));
+  }
+
+  ring(): Ring {
+    const pages = this.shares.share(BACKEND, 1, true);
+    return { pages, port: this.#events.bindUnbound(BACKEND), front: FrontRing.initialise(pages.view, ABI) };
+  }
+
+  /** Serves a ring with the journal, as one process does. */
+  serve({ pages, port }: Pick<Ring, "pages" | "port">, resume: boolean, act: (connection: Connection) => void): void {
+    using grants = this.#back.openGrantTable(GUEST);
+    using events = this.#back.openEventChannels(GUEST);
     using connection = openConnection(
       {
         label: "a ring",
@@ -52,39 +73,50 @@ Deno.test("requests in a journal are carried out again on the same ring and port
         attachment: { engine: "memory", data: new SharedArrayBuffer(SECTORS * 512), readOnly: false },
         properties: { sectors: SECTORS, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly: false },
         stats: createStats(),
-        journal: { address: journal.address, nonce, resume },
+        journal: { address: this.journal.address, nonce: this.#nonce, resume },
       },
-      back,
-      { grants, events: channels },
+      this.#back,
+      { grants, events },
       openChannel,
-      (line) => lines.push(line),
+      (line) => this.lines.push(line),
     );
     act(connection);
-  };
+  }
+
+  [Symbol.dispose](): void {
+    this.#resources.dispose();
+  }
+}
+
+Deno.test("requests in a journal are carried out again on the same ring and port, and on no other", () => {
+  using host = new Host();
+  const { journal, lines } = host;
+  const data = host.shares.share(BACKEND, 1, true);
+  const [first, second] = [host.ring(), host.ring()];
+  const memory = [first.pages, journal];
   let left: readonly Uint8Array[] = [];
-  const taken = { pages: first, port: ports[0] };
-  serve(taken, false, ({ queue }) => {
+  host.serve(first, false, ({ queue }) => {
     const write = new RequestFields();
     write.operation = OP_WRITE;
     write.segmentCount = 1;
     write.grefs[0] = data.refs[0]!;
-    for (let i = 0; i < 2; i++) ring!.putRequest(write);
-    ring!.push();
+    for (let i = 0; i < 2; i++) first.front.putRequest(write);
+    first.front.push();
     queue.step();
     assertEquals(queue.inFlight, 2);
     // What a process that is killed now leaves behind.
-    left = [first.view.slice(), journal.view.slice()];
+    left = memory.map(({ view }) => view.slice());
     while (queue.step() || queue.inFlight > 0);
   });
-  const killed = (): void => [first, journal].forEach(({ view }, i) => view.set(left[i]!));
-  for (const other of [{ pages: second, port: ports[0] }, { pages: first, port: ports[1] }]) {
+  const killed = (): void => memory.forEach(({ view }, i) => view.set(left[i]!));
+  for (const other of [{ ...first, pages: second.pages }, { ...first, port: second.port }]) {
     killed();
-    serve(other, true, () => assertMatch(lines.pop()!, /there is no journal of this connection/));
+    host.serve(other, true, () => assertMatch(lines.pop()!, /there is no journal of this connection/));
   }
   killed();
-  serve(taken, true, ({ queue }) => {
+  host.serve(first, true, ({ queue }) => {
     assertEquals(lines, ["recovered after a crash: 2 requests are carried out again"]);
     while (queue.step() || queue.inFlight > 0);
-    assertEquals(ring!.unconsumedResponses(), 2);
+    assertEquals(first.front.unconsumedResponses(), 2);
   });
 });
