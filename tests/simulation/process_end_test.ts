@@ -1,6 +1,7 @@
 /**
- * Processes that are killed while they connect a guest. A killed process has no effect any more, wherever its promises
- * stand: it holds no lock, opens nothing and does not block the next process. That one answers what is unanswered, once.
+ * Processes that end while a device is connected or removed. A killed process has no effect any more, wherever its
+ * promises stand: it holds no lock, opens nothing and does not block the next process. That one answers each request
+ * that is unanswered, once.
  */
 
 import { assert, assertEquals } from "@std/assert";
@@ -47,8 +48,8 @@ for (const [moment, state, ticks] of [["written", "2", 1], ["seen", "4", undefin
   Deno.test(`requests from before Connected is ${moment} are answered once, though the process is killed`, async () => {
     const world = await worldUntil((slot) => slot.guest!.phase === "waiting" && slot.isServed, ticks);
     const [slot] = world.slots;
-    const { guest, watch, address } = slot!;
-    assertEquals(world.host.store.connect(address!.backendDomain).read(`${backendPath(address!)}/state`), state);
+    const { guest, watch } = slot!;
+    assertEquals(stateOf(world), state);
     for (let i = 0; i < 2; i++) guest!.connection!.send(undefined, 0);
     world.process!.wake();
     world.turn();
@@ -72,6 +73,30 @@ for (const [moment, state, ticks] of [["written", "2", 1], ["seen", "4", undefin
 
 Deno.test("seed 2000617: a guest that has not seen Connected is taken over", async () => {
   assertEquals((await simulate(2000617)).failure, undefined);
+});
+
+Deno.test("a process that detaches leaves a device alone that was attached anew while its rings were closed", async () => {
+  const world = await connectedWorld();
+  const [slot] = world.slots;
+  world.stopProcess("detached");
+  await world.settle();
+  slot!.remove();
+  stepControlPlane(world);
+  await world.settle();
+  slot!.toolstackStep();
+  for (let rounds = 0; world.process!.state !== "ended"; rounds++) {
+    assert(rounds < MOST_ROUNDS, "the process does not end");
+    stepControlPlane(world);
+    world.turn();
+    world.carryOut();
+    world.process!.clock.advance(1000);
+    await world.settle();
+  }
+  assertEquals(stateOf(world), "1");
+});
+
+Deno.test("seed 3008318: a process detaches while its device is removed and attached anew", async () => {
+  assertEquals((await simulate(3008318)).failure, undefined);
 });
 
 /** A world with one process that serves a connected guest. */
@@ -100,6 +125,13 @@ async function goOn(world: World, rounds: number, ticks?: number): Promise<void>
     world.turn();
     await world.settle(ticks);
   }
+}
+
+/** The backend's state node. */
+function stateOf(world: World): string | undefined {
+  const { address } = world.slots[0]!;
+  using store = world.host.store.connect(address!.backendDomain);
+  return store.read(`${backendPath(address!)}/state`);
 }
 
 function stepControlPlane(world: World): void {
