@@ -27,6 +27,18 @@ export function parseNonce(node: string | undefined): Nonce | undefined {
   return Uint32Array.from({ length: NONCE_WORDS }, (_, i) => parseInt(node.slice(8 * i, 8 * i + 8), 16));
 }
 
+/** A nonce that differs if the first one or any of the numbers does. */
+export function derivedNonce(nonce: Nonce, numbers: readonly number[]): Nonce {
+  return nonce.map((word, i) => {
+    let hash = word ^ i;
+    for (const number of [numbers.length, ...numbers]) {
+      hash = Math.imul(hash ^ number, 0x01000193);
+      hash ^= hash >>> 15;
+    }
+    return hash;
+  });
+}
+
 /** Writes the nonce into shared memory, from word `first` on. */
 export function storeNonce(words: Int32Array, first: number, nonce: Nonce): void {
   for (let i = 0; i < NONCE_WORDS; i++) words[first + i] = nonce[i]!;

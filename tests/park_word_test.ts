@@ -1,5 +1,6 @@
 /**
- * The park word alone: every order of one sleeper and its wakers. It must not know how either side of the seam sleeps.
+ * The protocol of the park word (lib/park_word.ts): the orders in which one sleeper and its wakers can access the word.
+ * No platform is involved.
  */
 
 import { assert, assertEquals, assertFalse } from "@std/assert";
@@ -9,7 +10,7 @@ function newWord(): Int32Array {
   return new Int32Array(new SharedArrayBuffer(PARK_WORD_BYTES));
 }
 
-Deno.test("park word: a wake while the owner runs needs no rousing and cancels the next park only", () => {
+Deno.test("park word: a wake while the owner runs cancels its next park, and only that one", () => {
   const word = newWord();
   assertFalse(claimWake(word));
   assertEquals(word[0], NOTIFIED);
@@ -19,7 +20,7 @@ Deno.test("park word: a wake while the owner runs needs no rousing and cancels t
   assertEquals(word[0], PARKED);
 });
 
-Deno.test("park word: of several wakes of a sleeper exactly one rouses it", () => {
+Deno.test("park word: exactly one of several wakers has to rouse the sleeper", () => {
   const word = newWord();
   assert(enterPark(word));
   assertEquals([claimWake(word), claimWake(word), claimWake(word)], [true, false, false]);
@@ -27,7 +28,7 @@ Deno.test("park word: of several wakes of a sleeper exactly one rouses it", () =
   assertEquals(word[0], RUNNING);
 });
 
-Deno.test("park word: a sleeper that left by itself is not roused", () => {
+Deno.test("park word: after the sleeper has left by itself no waker has to rouse it", () => {
   const word = newWord();
   assert(enterPark(word));
   leavePark(word);

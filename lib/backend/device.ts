@@ -198,7 +198,8 @@ export class BackendDevice {
   #leaveClosed(): void {
     try {
       const state = this.#nodes?.observe().backendState ?? "gone";
-      if (state !== "gone") this.#nodes?.switchState(state, XenbusState.Closed);
+      // In Initialising it was attached anew meanwhile: the next process offers it.
+      if (state !== "gone" && state !== XenbusState.Initialising) this.#nodes?.switchState(state, XenbusState.Closed);
     } catch (error) {
       this.#log.warning(`cannot leave it Closed: ${errorText(error)}`);
     }

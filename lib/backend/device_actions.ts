@@ -17,7 +17,7 @@ import type { Action } from "../xenbus/transitions.ts";
 import { isDisconnection } from "../xenstore.ts";
 import type { DeviceDescription, DeviceNodes, Observation } from "./device_nodes.ts";
 import { grantModeOf } from "./grant_choice.ts";
-import { type ConnectionIdentity, newConnection, resumedConnection } from "./journals.ts";
+import { type ConnectionIdentity, resumedConnection } from "./journals.ts";
 import type { DeviceResources, RingOptions } from "./resources.ts";
 import { type DeviceSettings, offerOf } from "./settings.ts";
 
@@ -158,7 +158,8 @@ export class DeviceActions {
     const opened = await this.#openImage(nodes);
     if (typeof opened === "string") return await this.#refuseConnection(nodes, seen, opened, true);
     const quietly = seen.backendState === XenbusState.Connected && seen.frontendState === XenbusState.Connected;
-    const connection = quietly ? resumedConnection(nodes.connectionNonce()) : newConnection();
+    // With the nonce of an earlier process: it may have served requests before it wrote Connected.
+    const connection = resumedConnection(nodes.connectionNonce());
     const rings = await this.#openRings(nodes, seen, opened, connection);
     if (typeof rings === "string") return await this.#refuseConnection(nodes, seen, rings, false);
     const nodesOfDisk = diskNodes(describeDisk(opened.disk, opened.description));
@@ -257,6 +258,7 @@ export class DeviceActions {
       const { directIoSafe, discardEnable } = opened.description;
       const discard = offerOf(this.#settings, opened.disk.properties, discardEnable).discard !== undefined;
       this.#openLatch(nodes);
+      nodes.prepare(this.#resources.identityNodes(connection));
       const { maxIndirectSegments } = offer;
       const options = { grants, directIoSafe, discard, maxIndirectSegments, connection };
       await this.#resources.openRings(opened.disk, frontend, options);

@@ -50,8 +50,9 @@ const FRONTEND_NODES = [
   ...RING_NODES,
 ];
 
-/** Features that an earlier backend may have published and that are absent, not 0, where they are not offered. */
+/** Nodes that an earlier process, or connection, may have left and that must be absent, unless they are offered. */
 const ABSENT_IF_NOT_OFFERED = [
+  NONCE_NODE,
   "feature-max-indirect-segments",
   "multi-queue-max-queues",
   "discard-granularity",
@@ -126,6 +127,11 @@ export class DeviceNodes {
   /** Writes it, unless the device is gone. */
   keepAttachmentNonce(nonce: string): void {
     this.#fromState(undefined, (transaction) => transaction.write(`${this.#path}/${ATTACHMENT_NODE}`, nonce));
+  }
+
+  /** Writes nodes that must be there before rings are served, unless the device is gone. */
+  prepare(nodes: readonly NodeValue[]): void {
+    if (nodes.length > 0) this.#fromState(undefined, (transaction) => void this.#update(transaction, nodes));
   }
 
   /** What the nodes say now, as of one moment. */

@@ -22,7 +22,7 @@ export interface ConnectionIdentity {
 }
 
 /** A connection that begins. */
-export function newConnection(): ConnectionIdentity {
+function newConnection(): ConnectionIdentity {
   return { nonce: newNonce(), resume: false };
 }
 

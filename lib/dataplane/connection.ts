@@ -7,6 +7,7 @@ import { ABIS, MAX_RING_PAGES, MAX_SEGMENTS_PER_REQUEST } from "../blkif/abi.ts"
 import { BackRing } from "../blkif/back_ring.ts";
 import { errorText } from "../errors.ts";
 import type { DomId, EventChannels, EvtchnPort, GrantTable, OwnedMemory, Platform } from "../hypervisor.ts";
+import { derivedNonce } from "../nonce.ts";
 import type { ChannelOpener, DiskAttachment, DiskProperties, IoChannel } from "../storage/disk.ts";
 import { createGrantStrategy } from "./grants/create.ts";
 import { memoryRule } from "./grants/memory_rule.ts";
@@ -128,8 +129,10 @@ function openJournal(
     return { journal, replay: [], [Symbol.dispose]: () => memory[Symbol.dispose]() };
   }
   const journal = new Journal(platform.memory.view(kept.address, lengthBytes), ring.slots);
-  const open = kept.resume ? journal.recover(kept.nonce, ring.slots, ring.responseProducer) : undefined;
-  if (open === undefined) journal.begin(kept.nonce, ring.slots, ring.responseProducer);
+  // While no process ran, the frontend may have started over with another ring: a journal is valid only for its own.
+  const nonce = derivedNonce(kept.nonce, [...request.ringRefs, request.eventChannel]);
+  const open = kept.resume ? journal.recover(nonce, ring.slots, ring.responseProducer) : undefined;
+  if (open === undefined) journal.begin(nonce, ring.slots, ring.responseProducer);
   else ring.resume(open.requestConsumer);
   if (kept.resume && open === undefined) {
     complain("there is no journal of this connection: if the last process crashed, what it had taken is lost");

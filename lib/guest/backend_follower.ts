@@ -1,8 +1,9 @@
 /**
- * A frontend's eye on its backend: follows the backend's `state` node by a watch, and lets others wait until it says
- * what they need, with an error that tells what it said instead. It must not know what a frontend does then.
+ * Follows the state of a frontend's backend: watches the backend's `state` node and resolves waits for a state. A wait
+ * that fails says which state the backend is in and what its `error` node says.
  */
 
+import type { Clock } from "../clock.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import { type Xenstore, XenstoreError, type XenstoreWatch } from "../hypervisor.ts";
 import { type ObservedState, parseState, stateName } from "../xenbus/states.ts";
@@ -13,70 +14,66 @@ interface Waiter {
   readonly reject: (why: string) => void;
 }
 
-/** What a wait is for, in words, and how long it may take. */
+/** What a wait is for, and its time limit. */
 export interface WaitOptions {
-  /** Completes "Cannot ...", such as `connect device/vbd/51712`. */
+  /** Completes the error "Cannot ...", for example `connect device/vbd/51712`. */
   readonly purpose: string;
-  /** Absent: for ever. */
+  /** Absent: no limit. */
   readonly timeoutMs?: number;
 }
 
-/** Follows one backend directory from construction until it is disposed. */
+/** Follows one backend directory until it is disposed. */
 export class BackendFollower implements Disposable {
   readonly #store: Xenstore;
+  readonly #clock: Clock;
   readonly #path: string;
   readonly #watch: XenstoreWatch;
   readonly #waiters = new Set<Waiter>();
   #state: ObservedState;
   #ended: string | undefined;
 
-  constructor(store: Xenstore, backendPath: string) {
+  /** `clock` is for the time limits. Throws {@linkcode XenstoreError}. */
+  constructor(store: Xenstore, backendPath: string, clock: Clock) {
     this.#store = store;
+    this.#clock = clock;
     this.#path = backendPath;
     this.#watch = store.watch(`${backendPath}/state`);
     this.#state = this.#read();
     this.#follow();
   }
 
-  /** What the node said when it was last looked at. */
+  /** The backend's state when it was last read. */
   get state(): ObservedState {
     return this.#state;
   }
 
-  /** Resolves with the first state that is accepted, maybe the present one. Rejects with {@linkcode XenblkError}. */
-  wait(accepts: (state: ObservedState) => boolean, options: WaitOptions): Promise<ObservedState> {
-    if (accepts(this.#state)) return Promise.resolve(this.#state);
-    if (this.#ended !== undefined) return Promise.reject(this.#cannot(options.purpose, this.#ended));
-    return new Promise((resolve, reject) => {
-      const { purpose, timeoutMs } = options;
-      const waiter: Waiter = {
-        accepts,
-        resolve: (state) => {
-          forget();
-          resolve(state);
-        },
-        reject: (why) => {
-          forget();
-          reject(this.#cannot(purpose, why));
-        },
-      };
-      const late = (): void => {
-        forget();
-        reject(this.#timedOut(purpose, timeoutMs!));
-      };
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      const forget = (): void => {
-        clearTimeout(timer);
-        this.#waiters.delete(waiter);
-      };
-      // Before the timer: under `deno test` the first setTimeout of a process may let other tasks run.
-      this.#waiters.add(waiter);
-      if (timeoutMs !== undefined) timer = setTimeout(late, timeoutMs);
-    });
+  /**
+   * Resolves with the first accepted state, which may be the present one. Rejects with {@linkcode XenblkError}, of kind
+   * `timeout` if the time limit passed.
+   */
+  async wait(accepts: (state: ObservedState) => boolean, options: WaitOptions): Promise<ObservedState> {
+    const { purpose, timeoutMs } = options;
+    if (accepts(this.#state)) return this.#state;
+    if (this.#ended !== undefined) throw this.#cannot(purpose, this.#ended);
+    const { promise, resolve, reject } = Promise.withResolvers<ObservedState>();
+    const waiter: Waiter = { accepts, resolve, reject: (why) => reject(this.#cannot(purpose, why)) };
+    this.#waiters.add(waiter);
+    const over = new AbortController();
+    if (timeoutMs !== undefined) {
+      void this.#clock.sleep(timeoutMs, over.signal).then(() => {
+        if (!over.signal.aborted) reject(this.#timedOut(purpose, timeoutMs));
+      });
+    }
+    try {
+      return await promise;
+    } finally {
+      over.abort();
+      this.#waiters.delete(waiter);
+    }
   }
 
   [Symbol.dispose](): void {
-    this.#end("the frontend stopped looking");
+    this.#end("the frontend stopped following it");
     this.#watch[Symbol.dispose]();
   }
 
@@ -99,7 +96,7 @@ export class BackendFollower implements Disposable {
     for (const waiter of [...this.#waiters]) waiter.reject(why);
   }
 
-  /** A node that went together with its parents is one that we may no longer know of. */
+  /** Once its parent directory is removed too, xenstored answers EACCES and not ENOENT. */
   #read(): ObservedState {
     try {
       return parseState(this.#store.read(`${this.#path}/state`));
@@ -123,7 +120,7 @@ export class BackendFollower implements Disposable {
     );
   }
 
-  /** What the backend wrote for a person to read, if we may read it. */
+  /** The backend's `error` node, if it is readable. */
   #backendError(): string | undefined {
     try {
       return this.#store.read(`${this.#path}/error`);

@@ -1,6 +1,6 @@
 /**
- * What a connected backend tells a frontend of its disk and itself, read from its nodes. It must not know what a
- * frontend does with it.
+ * The properties of a disk and the features of its backend, read from the nodes that a connected backend has published
+ * (xen/interface/io/blkif.h).
  */
 
 import { XenblkError } from "../errors.ts";
@@ -8,24 +8,24 @@ import type { Xenstore } from "../hypervisor.ts";
 import { MAX_U32, parseDecimal } from "../xenbus/decimal.ts";
 import { INFO_READ_ONLY } from "../xenbus/features.ts";
 
-/** What a backend said of its disk and itself. */
+/** A disk's properties and its backend's features. */
 export interface DiskFacts {
-  /** In 512-byte units. */
+  /** In 512-byte sectors, whatever the logical sector size. */
   readonly sectors: number;
   readonly logicalSectorBytes: number;
   readonly physicalSectorBytes: number;
-  /** Bits of the `info` node. */
+  /** The `info` node: VDISK_* bits. */
   readonly info: number;
   readonly readOnly: boolean;
   readonly barrier: boolean;
   readonly flush: boolean;
   readonly discard: boolean;
   readonly persistent: boolean;
-  /** Most segments of an indirect request; 0: there are no such requests. */
+  /** Most segments of an indirect request; 0: not supported. */
   readonly maxIndirectSegments: number;
 }
 
-/** Reads what a connected backend published. Throws {@linkcode XenblkError} if a node is missing or no number. */
+/** Reads them. Throws {@linkcode XenblkError} if a required node is missing or a node is not a number. */
 export function readDiskFacts(store: Xenstore, backendPath: string): DiskFacts {
   const number = (name: string, maximum: number, missing?: number): number => {
     const text = store.read(`${backendPath}/${name}`);

@@ -1,22 +1,25 @@
 /**
- * What a disk must hold: for each 512-byte sector the number of the write that filled it last, from which its bytes
- * follow. Lives in shared memory, so that it outlasts a load and can be looked at by whoever checks the image
- * afterwards. It must not know how sectors are read or written.
+ * The expected contents of a disk: for each 512-byte sector the number of the last write to it, which determines its
+ * bytes. The model is in shared memory, so that loads in Workers and the check of the image afterwards use the same
+ * one.
  */
 
 import { SECTOR_BYTES } from "../units.ts";
 
-/** What sectors hold that no load wrote: zeroes, or anything (remembered by a hash when first seen, then stable). */
+/**
+ * Sectors that no load wrote hold zeroes, or anything: then the first read is remembered as a hash, and later reads
+ * must match.
+ */
 export type Baseline = "zeroes" | "anything";
 
-/** Words of a sector. */
+/** 32-bit words per sector. */
 export const SECTOR_WORDS = SECTOR_BYTES / 4;
 
-/** The sector is being written, or a write of it failed: it may hold anything. */
+/** The sector may hold anything: a write to it is in flight, or failed. */
 const UNKNOWN = 0xFFFFFFFF;
 /** Never written by a load. */
 const NEVER = 0;
-/** Added to the number of a write, or to NEVER: the sector was discarded since, and may hold zeroes as well. */
+/** Flag beside the number of a write, or NEVER: the sector was discarded since, and may hold zeroes instead. */
 const DISCARDED = 0x80000000;
 
 /** Header of the buffer: words 0 to 2, then the number of sectors as a float64. */
@@ -28,28 +31,28 @@ const HEADER_BYTES = 64;
 
 const STEP = 0x9E3779B1;
 
-/** How a sector compares with the model. */
+/** Result of a check: the sector holds what it must. */
 export const MATCHES = 0;
-/** See {@linkcode MATCHES}. */
+/** Result of a check: the sector holds something else. */
 export const DIFFERS = 1;
-/** Nothing is known of the sector (its first sight has been remembered): see {@linkcode MATCHES}. */
+/** Result of a check: the model does not know what the sector holds (and has remembered what it saw). */
 export const UNCHECKED = 2;
 
-/** A sector that holds what it must not. */
+/** A sector with wrong contents. */
 export interface Miscompare {
   readonly sector: number;
-  /** In words, for a person. */
+  /** In words: `write 17`, `zeroes`. */
   readonly expected: string;
   readonly got: string;
 }
 
-/** One thread's view of a model. */
+/** The model of one disk; each thread makes its own over the shared buffer. */
 export class DiskModel {
   readonly sectors: number;
   readonly #seed: number;
   readonly #header: Int32Array;
   readonly #writes: Uint32Array;
-  /** Of the first sight of sectors that no load wrote; 0 is none yet. Absent: they are zeroes. */
+  /** Hashes of sectors that no load wrote, as first read; 0: not read yet. Absent: such sectors are zeroes. */
   readonly #hashes: Uint32Array | undefined;
 
   constructor(readonly buffer: SharedArrayBuffer) {
@@ -62,7 +65,7 @@ export class DiskModel {
     }
   }
 
-  /** A model of a disk that no load has written yet: 4 bytes a sector, 8 if it may hold anything. */
+  /** Makes the model of a disk that no load has written yet. Takes 4 bytes per sector, 8 if it may hold anything. */
   static create(sectors: number, seed: number, baseline: Baseline): DiskModel {
     const wordsPerSector = baseline === "anything" ? 2 : 1;
     const buffer = new SharedArrayBuffer(HEADER_BYTES + 4 * wordsPerSector * sectors);
@@ -73,27 +76,27 @@ export class DiskModel {
     return new DiskModel(buffer);
   }
 
-  /** A number for the next write, below 2^31; unique in the life of the model, from whichever thread. */
+  /** The number of the next write, below 2^31; unique across threads. */
   takeWrite(): number {
     return (Atomics.add(this.#header, WRITES_WORD, 1) + 1) >>> 0;
   }
 
-  /** From now until {@linkcode written} the sectors may hold anything. */
+  /** A write starts: until {@linkcode written} the sectors may hold anything. */
   writing(sector: number, count: number): void {
     for (let i = sector; i < sector + count; i++) this.#writes[i] = UNKNOWN;
   }
 
-  /** The sectors hold what this write put there. */
+  /** The write succeeded: the sectors hold its data. */
   written(sector: number, count: number, write: number): void {
     for (let i = sector; i < sector + count; i++) this.#writes[i] = write;
   }
 
-  /** From now on, whether the discard succeeds or fails, each sector holds zeroes or what it held before. */
+  /** A discard starts: whether it succeeds or fails, each sector then holds zeroes or what it held before. */
   discarding(sector: number, count: number): void {
     for (let i = sector; i < sector + count; i++) this.#writes[i]! |= DISCARDED;
   }
 
-  /** Puts the contents of a sector as a write makes them, at `words[at]` onwards. */
+  /** Fills one sector at `words[at]` with the data that write number `write` has for it. */
   fill(words: Uint32Array, at: number, sector: number, write: number): void {
     let x = this.#start(sector, write);
     words[at] = sector;
@@ -104,7 +107,7 @@ export class DiskModel {
     }
   }
 
-  /** Compares the bytes at `words[at]` onwards with what the sector must hold. */
+  /** Compares one sector at `words[at]` with what it must hold: MATCHES, DIFFERS or UNCHECKED. */
   check(words: Uint32Array, at: number, sector: number): number {
     let write = this.#writes[sector]!;
     if (write === UNKNOWN) return UNCHECKED;
@@ -117,15 +120,15 @@ export class DiskModel {
   }
 
   /**
-   * Takes the sector's present bytes for its baseline: for an image that is looked at before it is served. Throws
-   * TypeError if the baseline is zeroes.
+   * Makes the sector's present bytes the expected ones, before the image is served. Throws TypeError if the model
+   * expects zeroes.
    */
   remember(words: Uint32Array, at: number, sector: number): void {
     if (this.#hashes === undefined) throw new TypeError("the model expects zeroes and remembers nothing");
     this.#hashes[sector] = hashOf(words, at);
   }
 
-  /** What a sector that differs should hold and what it does, for a person. */
+  /** What a differing sector should hold and what it does hold, in words. */
   describe(words: Uint32Array, at: number, sector: number): Miscompare {
     const noted = this.#writes[sector]!;
     const write = noted >= DISCARDED ? noted - DISCARDED : noted;
@@ -173,7 +176,7 @@ export class DiskModel {
     return this.#hashes[sector] === hash ? MATCHES : DIFFERS;
   }
 
-  /** Where the arithmetic series of a sector's words starts. */
+  /** First term of the arithmetic series that fills the sector. */
   #start(sector: number, write: number): number {
     let x = Math.imul(sector ^ this.#seed, 0x85EBCA6B);
     x = Math.imul(x ^ (x >>> 15) ^ write, 0xC2B2AE35);
@@ -187,7 +190,7 @@ function isZero(words: Uint32Array, at: number): boolean {
   return bits === 0;
 }
 
-/** A hash of a sector's bytes, never 0. */
+/** A hash of a sector's bytes; never 0. */
 function hashOf(words: Uint32Array, at: number): number {
   let hash = 0x811C9DC5;
   for (let i = at; i < at + SECTOR_WORDS; i++) {

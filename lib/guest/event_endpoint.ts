@@ -1,18 +1,18 @@
 /**
- * Who holds a frontend's end of its event channel: this thread, or a Worker that drives the ring. It must not know
- * what events mean.
+ * The thread that holds a frontend's event channels: an event can be received only by the thread that bound its port,
+ * so a ring that a Worker drives has its port bound by that Worker.
  */
 
 import type { DomId, EventChannels, EvtchnPort, Platform } from "../hypervisor.ts";
 
-/** Who holds the frontend's end of the event channels: the thread that drives the rings. */
+/** Binds a frontend's ports in the thread that drives its rings. */
 export interface EventEndpoint {
-  /** Makes a port that the backend may bind to; one for each ring. */
+  /** Allocates an unbound port for the backend to bind to; one for each ring. */
   bind(backend: DomId): EvtchnPort | Promise<EvtchnPort>;
   unbind(port: EvtchnPort): void | Promise<void>;
 }
 
-/** Event channels of the thread that the frontend itself runs in. */
+/** Binds ports in the calling thread. */
 export class ThreadEndpoint implements EventEndpoint, Disposable {
   readonly #platform: Platform;
   #events: EventChannels | undefined;
@@ -22,7 +22,7 @@ export class ThreadEndpoint implements EventEndpoint, Disposable {
     this.#platform = platform;
   }
 
-  /** The handle, while any port is bound. */
+  /** The open handle; undefined while no port is bound. */
   get events(): EventChannels | undefined {
     return this.#events;
   }

@@ -1,11 +1,12 @@
 /**
- * A frontend that does what Linux's xen-blkfront does, over any Xenstore and Platform, simulated or real: the handshake
- * up to Connected, following the backend when it closes, closing by itself, and connecting again. Its rings and pages
- * are there for a load driver to use; it moves no data itself.
+ * The frontend of a guest's disk, over any Xenstore and Platform, simulated or real. It follows Linux's
+ * drivers/block/xen-blkfront.c: the handshake up to Connected, closing when the backend closes or by itself, and
+ * connecting again. It allocates rings and pages; a load driver moves the data.
  */
 
 import { type AbiName, ABIS, MAX_SEGMENTS_PER_REQUEST, ringSlots } from "../blkif/abi.ts";
 import { FrontRing } from "../blkif/front_ring.ts";
+import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
 import { XenblkError } from "../errors.ts";
 import type { DomId, EventChannels, EvtchnPort, GrantShares, Platform, SharedPages, Xenstore } from "../hypervisor.ts";
 import { parseDecimal } from "../xenbus/decimal.ts";
@@ -14,31 +15,33 @@ import { BackendFollower } from "./backend_follower.ts";
 import { type DiskFacts, readDiskFacts } from "./disk_facts.ts";
 import { type EventEndpoint, ThreadEndpoint } from "./event_endpoint.ts";
 
-/** How a frontend behaves. */
+/** Options of a {@linkcode Frontend}. */
 export interface FrontendOptions {
   readonly platform: Platform;
   readonly store: Xenstore;
-  /** The frontend's directory, absolute or relative to the store's domain. */
+  /** The frontend's directory in xenstore: absolute, or relative to the domain of the connection. */
   readonly path: string;
   /** Default `x86_64-abi`. */
   readonly abi?: AbiName;
-  /** Pages of a ring, a power of two; fewer if the backend offers fewer. Default 1. */
+  /** Pages per ring, a power of two; fewer if the backend offers fewer. Default 1. */
   readonly ringPages?: number;
   /** Rings, each with its event channel; fewer if the backend offers fewer. Default 1. */
   readonly queues?: number;
-  /** Segments of a request, up to 512; beyond 11 as many as the backend offers for indirect ones. Default 11. */
+  /** Most segments per request, up to 512; more than 11 only if the backend offers indirect requests. Default 11. */
   readonly segments?: number;
-  /** Requests to have pages for, at most the slots of all rings; default those. */
+  /** Requests to allocate pages for, at most the slots of all rings. Default all slots. */
   readonly requests?: number;
-  /** What to publish as feature-persistent; Linux publishes 1 whatever the backend offers. Default true. */
+  /** Value of feature-persistent; Linux publishes 1 whatever the backend offers. Default true. */
   readonly persistent?: boolean;
-  /** Most time that the backend may take for one step. Default 10 s. */
+  /** Time limit for each step of the backend. Default 10 s. */
   readonly timeoutMs?: number;
-  /** Default: event channels of this thread, see {@linkcode SimulatedFrontend.events}. */
+  /** For the time limit. Default the system's clock. */
+  readonly clock?: Clock;
+  /** Binds the ports. Default: this thread, see {@linkcode Frontend.events}. */
   readonly endpoint?: EventEndpoint;
-  /** Nodes to publish in place of the right ones, for a frontend that misbehaves. */
+  /** Nodes to publish in place of the right ones, to test a misbehaving frontend. */
   readonly override?: Readonly<Record<string, string>>;
-  /** Called before a close that either side asked for: resolves once nothing is in flight. */
+  /** Called before closing, whichever side asked for it; resolves once nothing is in flight. */
   readonly quiesce?: () => Promise<void>;
 }
 
@@ -48,42 +51,43 @@ export interface FrontendRing {
   readonly port: EvtchnPort;
 }
 
-/** What is granted and bound for one connection. */
+/** Pages and ports of one connection. */
 interface Resources {
   /** At least one. */
   readonly rings: readonly FrontendRing[];
-  /** As many for each request as it may have segments. */
+  /** {@linkcode segments} pages per request. */
   readonly dataPages: SharedPages;
   readonly segments: number;
-  /** One for each request, to hold its segments, if there may be more than eleven. */
+  /** One page per request for the segments of indirect requests; absent if there are none. */
   readonly indirectPages?: SharedPages;
-  /** Requests that there are pages for, on all rings together. */
+  /** Requests that there are pages for, over all rings. */
   readonly requests: number;
 }
 
-/** A connected frontend: what a driver of its rings needs. */
+/** A connected frontend: what a load driver needs. */
 export interface FrontendConnection extends Resources {
   readonly backend: DomId;
   readonly abi: AbiName;
-  /** Of the first ring, and for this thread: a driver in a Worker attaches one of its own, and this one is idle. */
+  /** The first ring, for use in this thread; a driver in a Worker makes its own over {@linkcode ringPages}. */
   readonly ring: FrontRing;
-  /** Of the first ring. */
+  /** Pages of the first ring. */
   readonly ringPages: SharedPages;
-  /** Of the first ring. */
+  /** Port of the first ring. */
   readonly port: EvtchnPort;
   readonly disk: DiskFacts;
 }
 
-/** Nodes of an earlier connection's rings. */
+/** Nodes that an earlier connection may have left. */
 const RING_NODE = /^(ring-(ref\d*|page-order)|event-channel|multi-queue-num-queues|queue-\d+)$/;
 
 const { Initialising, InitWait, Initialised, Connected, Closing, Closed } = XenbusState;
 
-/** See the file's first lines. Disposing it takes everything away at once, as a guest's death does. */
-export class SimulatedFrontend implements Disposable {
+/** One disk's frontend. Disposing it revokes grants and ports at once, as the death of the guest does. */
+export class Frontend implements Disposable {
   readonly #options: FrontendOptions;
   readonly #abi: AbiName;
   readonly #timeoutMs: number;
+  readonly #clock: Clock;
   readonly #endpoint: EventEndpoint;
   readonly #ownEndpoint: ThreadEndpoint | undefined;
   #store: Xenstore;
@@ -99,11 +103,12 @@ export class SimulatedFrontend implements Disposable {
     this.#store = options.store;
     this.#abi = options.abi ?? "x86_64-abi";
     this.#timeoutMs = options.timeoutMs ?? 10_000;
+    this.#clock = options.clock ?? SYSTEM_CLOCK;
     if (options.endpoint === undefined) this.#ownEndpoint = new ThreadEndpoint(options.platform);
     this.#endpoint = options.endpoint ?? this.#ownEndpoint!;
   }
 
-  /** This thread's event channels with the backend, once connected without an endpoint of the caller's. */
+  /** This thread's event channels. Throws {@linkcode XenblkError} before a port is bound, or with another endpoint. */
   get events(): EventChannels {
     const events = this.#ownEndpoint?.events;
     if (events === undefined) {
@@ -112,19 +117,19 @@ export class SimulatedFrontend implements Disposable {
     return events;
   }
 
-  /** What is connected now. */
+  /** The present connection; undefined while not connected. */
   get connection(): FrontendConnection | undefined {
     return this.#connection;
   }
 
-  /** Resolves when the connection, as it is now, was closed by whichever side; rejects if the close failed. */
+  /** Resolves when the present connection is closed, by either side; rejects if closing failed. */
   get closed(): Promise<void> {
     return this.#closed;
   }
 
   /**
-   * Goes through the handshake to Connected. Throws {@linkcode XenblkError}: `timeout` if the backend does not get
-   * there in time; nothing is granted or bound then.
+   * Connects. Throws {@linkcode XenblkError}, of kind `timeout` if a step of the backend takes too long; then no grant
+   * and no port is left.
    */
   async connect(): Promise<FrontendConnection> {
     if (this.#resources !== undefined) throw this.#cannot("connect", "it is connected already");
@@ -132,7 +137,7 @@ export class SimulatedFrontend implements Disposable {
     const backend = this.#number("backend-id", this.#required("backend-id"), 0x7fef) as DomId;
     this.#closing = false;
     this.#follower?.[Symbol.dispose]();
-    const follower = this.#follower = new BackendFollower(this.#store, backendPath);
+    const follower = this.#follower = new BackendFollower(this.#store, backendPath, this.#clock);
     if (this.#read("state") !== String(Initialising)) this.#setState(Initialising);
     const purpose = `connect ${this.#options.path}`;
     await follower.wait((state) => state === InitWait, { purpose, timeoutMs: this.#timeoutMs });
@@ -155,7 +160,7 @@ export class SimulatedFrontend implements Disposable {
     }
   }
 
-  /** Closes as a guest does that unloads its driver: Closing, Closed, then waits for the backend to let go. */
+  /** Closes as a guest that unloads its driver: goes to Closing and Closed, and waits for the backend to close. */
   async disconnect(): Promise<void> {
     if (this.#connection !== undefined && !this.#closing) {
       this.#closing = true;
@@ -164,20 +169,20 @@ export class SimulatedFrontend implements Disposable {
     await this.#closed;
   }
 
-  /** Connects anew after a close, as pv-grub's successor or a kexec does. */
+  /** Connects again after a close, as the kernel that pv-grub or kexec started does. */
   async reconnect(): Promise<FrontendConnection> {
     await this.#closed;
     if (!this.#setState(Initialising)) throw this.#cannot("reconnect", "its state node is gone");
     return await this.connect();
   }
 
-  /** Goes on with another connection to xenstore, after the first was lost. The device stays connected. */
+  /** Uses another connection to xenstore, after the first was lost. The device stays connected. */
   useStore(store: Xenstore): void {
     this.#store = store;
     const connection = this.#connection;
     if (connection === undefined || this.#closing) return;
     this.#follower?.[Symbol.dispose]();
-    this.#follower = new BackendFollower(store, this.#required("backend"));
+    this.#follower = new BackendFollower(store, this.#required("backend"), this.#clock);
     this.#setClosed(this.#followClose(this.#follower));
   }
 
@@ -189,13 +194,13 @@ export class SimulatedFrontend implements Disposable {
     this.#resources = undefined;
     this.#shares?.[Symbol.dispose]();
     if (this.#ownEndpoint === undefined) {
-      // An endpoint that is gone already has no port any more.
+      // If the Worker has ended, its ports are closed already.
       for (const { port } of rings) Promise.resolve(this.#endpoint.unbind(port)).catch(() => {});
     }
     this.#ownEndpoint?.[Symbol.dispose]();
   }
 
-  /** How many pages, rings and segments there are to be: what is wished for, as far as the backend offers it. */
+  /** Pages per ring, rings and segments: as asked for, but no more than the backend offers. */
   #shape(backendPath: string): { pages: number; queues: number; segments: number } {
     const { ringPages = 1, queues = 1, segments = MAX_SEGMENTS_PER_REQUEST } = this.#options;
     const offered = (name: string, missing: number, most: number): number => {
@@ -206,7 +211,7 @@ export class SimulatedFrontend implements Disposable {
     return {
       pages: Math.min(ringPages, 2 ** offered("max-ring-page-order", 0, 16)),
       queues: Math.min(queues, offered("multi-queue-max-queues", 1, 4096)),
-      // As blkfront: what is no more than a direct request has is no use.
+      // As blkfront: indirect requests only if they hold more than a direct one.
       segments: Math.max(indirect, MAX_SEGMENTS_PER_REQUEST),
     };
   }
@@ -273,13 +278,13 @@ export class SimulatedFrontend implements Disposable {
     return this.#connection;
   }
 
-  /** The backend's Closing, or its disappearance, is answered whenever it comes. */
+  /** Closes when the backend goes to Closing or Closed, or disappears. */
   async #followClose(follower: BackendFollower): Promise<void> {
     const accepts = (state: unknown): boolean => state === Closing || state === Closed || state === "gone";
-    const told = await follower.wait(accepts, { purpose: `follow the backend of ${this.#options.path}` })
+    const closing = await follower.wait(accepts, { purpose: `follow the backend of ${this.#options.path}` })
       .then(() => true, () => false);
-    // Stopped looking (disposed or the store was lost), or the close is ours and ends there.
-    if (!told || this.#closing || follower !== this.#follower) return;
+    // The follower ended (disposed, or xenstore was lost), or we are closing already.
+    if (!closing || this.#closing || follower !== this.#follower) return;
     this.#closing = true;
     await this.#close();
   }
@@ -296,7 +301,7 @@ export class SimulatedFrontend implements Disposable {
     }
   }
 
-  /** A failed close is told to whoever awaits it; that nobody does is no error. */
+  /** A failed close rejects `closed`; it is no unhandled rejection if nobody awaits that. */
   #setClosed(closed: Promise<void>): void {
     closed.catch(() => {});
     this.#closed = closed;
@@ -316,7 +321,7 @@ export class SimulatedFrontend implements Disposable {
     for (const { port } of resources?.rings ?? []) await this.#endpoint.unbind(port);
   }
 
-  /** Writes our state unless the node is gone: a directory that was removed must not come back by it. */
+  /** Writes our state unless the node is gone: writing must not bring a removed directory back. */
   #setState(state: number): boolean {
     const path = `${this.#options.path}/state`;
     return this.#store.transaction((transaction) => {

@@ -1,7 +1,6 @@
 /**
- * The load driver: one guest's I/O on the rings of one disk, as Linux's blkfront would do it, that checks every byte it reads
- * against what it wrote. One thread drives it, turn by turn; nothing is allocated per request, so that it can measure
- * as well. It must not know who backs the rings, nor that Workers exist.
+ * The load driver: issues requests on the rings of one disk, as Linux's blkfront would, and checks every byte that it
+ * reads against what it wrote. Its thread steps it. Nothing is allocated per request, so that it can measure as well.
  */
 
 import { PAGE_BYTES, SECTOR_BYTES } from "../units.ts";
@@ -15,7 +14,6 @@ import {
   STATUS_OKAY,
 } from "../blkif/abi.ts";
 import { ResponseFields } from "../blkif/front_ring.ts";
-import type { Clock } from "../clock.ts";
 import type { EventChannels, Parker, Platform } from "../hypervisor.ts";
 import { DIFFERS, type DiskModel, MATCHES, type Miscompare, SECTOR_WORDS } from "./disk_model.ts";
 import { LoadRings, wordsAt } from "./load_rings.ts";
@@ -25,25 +23,27 @@ import { Random } from "./random.ts";
 import { RequestSource } from "./request_source.ts";
 
 const PAGE_WORDS = PAGE_BYTES / 4;
-/** Places tried for a request that would overlap one in flight, before it waits for answers. */
+/** Places tried for a request that overlaps one in flight, before it waits for responses. */
 const PLACES_TRIED = 8;
-/** Share of verified requests whose segments are as irregular as the protocol allows. */
+/** Share of verified requests with segments as irregular as the protocol allows. */
 const IRREGULAR_SHARE = 0.25;
 const OPERATION_NAMES: readonly string[] = ["read", "write", "barrier", "flush", "reserved", "discard"];
 
-/** What a driver drives. */
+/** What a driver works on. */
 export interface LoadEnvironment {
   readonly target: LoadTarget;
   readonly spec: LoadSpec;
   readonly platform: Platform;
-  /** The handle that holds the target's ports. */
+  /** The handle that the target's ports are bound by. */
   readonly events: EventChannels;
-  /** What the disk holds; absent: nothing is filled in or verified, for measuring. */
+  /** Expected contents of the disk. Absent: data is neither filled in nor verified, for measuring. */
   readonly model?: DiskModel;
   readonly progress: LoadProgress;
 }
 
-/** See the file's first lines. */
+/**
+ * Drives one load. Call {@linkcode step} until {@linkcode finished}, and {@linkcode prepareToSleep} before sleeping.
+ */
 export class LoadDriver {
   readonly #environment: LoadEnvironment;
   readonly #rings: LoadRings;
@@ -58,7 +58,7 @@ export class LoadDriver {
   readonly #limit: number;
   readonly #durationMs: number;
 
-  /** Requests answered OKAY, by operation. */
+  /** Successful requests, by operation. */
   readonly #okay = new Float64Array(OPERATION_NAMES.length);
   readonly #errorsByKind = new Map<string, number>();
   #issued = 0;
@@ -75,10 +75,10 @@ export class LoadDriver {
   #broken = false;
   #beganMs = -1;
   #lastMs = 0;
-  /** A request was chosen that waits for others to be answered. */
+  /** The chosen request overlaps others in flight, and waits for their responses. */
   #pending = false;
 
-  /** Throws XenblkError (usage) for a load that cannot be. */
+  /** Throws {@linkcode XenblkError} of kind `usage` if the disk or the segments are too small for the load. */
   constructor(environment: LoadEnvironment) {
     const { target, spec, platform, model } = environment;
     this.#environment = environment;
@@ -94,19 +94,19 @@ export class LoadDriver {
     this.#durationMs = spec.durationMs ?? Infinity;
   }
 
-  /** All is issued and answered, or nothing more will be: the ring is broken, or the load abandoned. */
+  /** All requests are issued and answered, or none will be any more: the ring is broken, or the load is abandoned. */
   get finished(): boolean {
     if (this.#broken || this.#environment.progress.abandonRequested) return true;
     return this.#slots.inFlight === 0 && this.#beganMs >= 0 && !this.#mayIssue(this.#now());
   }
 
-  /** Milliseconds that a sleep may last at most: until the load's duration is over; -1 if only answers are awaited. */
+  /** How long to sleep at most: until the load's duration is over; -1: until a response comes. In milliseconds. */
   get sleepMs(): number {
     const leftMs = this.#beganMs + this.#durationMs - this.#now();
     return leftMs === Infinity || leftMs <= 0 ? -1 : Math.ceil(leftMs);
   }
 
-  /** Takes what was answered and asks for more. True: something was done. */
+  /** Takes responses and issues requests. False: there was nothing to do. */
   step(): boolean {
     const now = this.#now();
     if (this.#beganMs < 0) this.#beganMs = now;
@@ -122,13 +122,15 @@ export class LoadDriver {
     return true;
   }
 
-  /** Before sleeping: asks to be notified, and looks again. True: there is something to do, or nothing left to do. */
-  rest(): boolean {
+  /**
+   * Before sleeping: asks to be notified, then looks again. True: there is work, or the load is finished: do not sleep.
+   */
+  prepareToSleep(): boolean {
     if (this.finished) return true;
-    return this.#rings.rest();
+    return this.#rings.prepareToSleep();
   }
 
-  /** What came of it so far. */
+  /** The results so far. */
   outcome(): LoadOutcome {
     const [reads, writes, barriers, flushes, , discards] = this.#okay;
     return {
@@ -192,7 +194,7 @@ export class LoadDriver {
     this.#environment.progress.histogram.record((now - slots.startedMs[slot]!) * 1e6);
     if (status === STATUS_OKAY) this.#succeed(slot, asked);
     else this.#fail(asked, status);
-    slots.give(slot);
+    slots.release(slot);
   }
 
   #succeed(slot: number, operation: number): void {
@@ -207,7 +209,7 @@ export class LoadDriver {
     }
   }
 
-  /** The sectors of a write that failed stay unknown to the model: it may have been carried out in part. */
+  /** The model keeps the sectors of a failed write as unknown: it may have been carried out in part. */
   #fail(operation: number, status: number): void {
     this.#errors++;
     const kind = `${OPERATION_NAMES[operation]} ${status}`;
@@ -235,15 +237,15 @@ export class LoadDriver {
     this.#firstMiscompare ??= model.describe(this.#words, at, sector);
   }
 
-  /** Fills the rings up to the load's depth. Returns how many requests were put. */
+  /** Issues requests up to the load's depth. Returns how many. */
   #issueAll(now: number): number {
     let count = 0;
     while (this.#issued < this.#limit) {
-      const ring = this.#rings.takeTurn();
+      const ring = this.#rings.nextRing();
       const slot = ring < 0 ? -1 : this.#slots.take();
       if (slot < 0) break;
       if (!this.#choose()) {
-        this.#slots.give(slot);
+        this.#slots.release(slot);
         break;
       }
       this.#issue(slot, ring, now);
@@ -252,7 +254,7 @@ export class LoadDriver {
     return count;
   }
 
-  /** Chooses a request that nothing in flight stands in the way of. False: wait for answers. */
+  /** Chooses a request that does not conflict with those in flight. False: wait for responses. */
   #choose(): boolean {
     const source = this.#source;
     if (!this.#pending) source.next();
@@ -291,7 +293,7 @@ export class LoadDriver {
     );
   }
 
-  /** Decides where in its pages the request's data is. True: as few guests would have it. */
+  /** Lays the request's data out in its pages. True: irregularly, as few guests do. */
   #layOut(slot: number, operation: number, sectorCount: number): boolean {
     const direct = operation > OP_WRITE;
     const varied = this.#model !== undefined && this.#environment.target.disk.logicalSectorBytes === SECTOR_BYTES;
@@ -327,17 +329,9 @@ export class LoadDriver {
   }
 }
 
-/** Drives a load to its end and sleeps in between: for a thread of its own. */
+/** Drives a load to its end, and parks while there is nothing to do: for a thread that does nothing else. */
 export function runLoad(driver: LoadDriver, parker: Parker): void {
   while (!driver.finished) {
-    if (!driver.step() && !driver.rest()) parker.park(driver.sleepMs);
-  }
-}
-
-/** Drives a load to its end on a thread that others need too: it sleeps by the clock, so it is slow at small depths. */
-export async function runLoadBeside(driver: LoadDriver, clock: Clock): Promise<void> {
-  while (!driver.finished) {
-    for (let turn = 0; turn < 64 && driver.step(); turn++);
-    await clock.sleep(driver.rest() ? 0 : 1);
+    if (!driver.step() && !driver.prepareToSleep()) parker.park(driver.sleepMs);
   }
 }

@@ -1,11 +1,12 @@
 /**
- * What a load's Worker and its owner say to each other. Plain data only.
+ * The messages between a load's Worker (load_worker.ts) and the thread that owns it (load_thread.ts): plain data that
+ * can be posted.
  */
 
 import type { DomId, EvtchnPort, PlatformDescriptor, WakeToken } from "../hypervisor.ts";
 import type { LoadOutcome, LoadSpec, LoadTarget } from "./load_types.ts";
 
-/** To the Worker. Each is answered by one {@linkcode LoadReply}, in order. */
+/** To the Worker, which answers each with one {@linkcode LoadReply}, in order. */
 export type LoadCommand =
   | { readonly type: "open"; readonly platform: PlatformDescriptor; readonly token: WakeToken }
   | { readonly type: "bind"; readonly backend: DomId }

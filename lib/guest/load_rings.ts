@@ -1,6 +1,6 @@
 /**
- * The rings of a load: puts the requests of its slots on them in the form that each needs, direct, indirect or discard,
- * and tells the backend. Which requests there are, and what came of them, is the driver's business.
+ * The rings of a load: encodes the request of a slot as a direct, indirect or discard request, puts it on its ring, and
+ * notifies the backend.
  */
 
 import { PAGE_BYTES } from "../units.ts";
@@ -13,22 +13,23 @@ import type { LoadTarget } from "./load_types.ts";
 const PAGE_WORDS = PAGE_BYTES / 4;
 const PORTS_PER_TAKE = 64;
 
-/** See the file's first lines. */
+/** All rings of one connection. */
 export class LoadRings {
   readonly rings: readonly FrontRing[];
-  /** Pushes of which the backend asked to be told, and the others. */
+  /** Pushes that the backend asked to be notified of, and the others. */
   notificationsSent = 0;
   notificationsSaved = 0;
   readonly #target: LoadTarget;
   readonly #events: EventChannels;
-  /** All indirect pages: one a slot. */
+  /** All indirect pages: one per slot. */
   readonly #indirectWords: Uint32Array;
   readonly #fields = new RequestFields();
   readonly #indirectFields = new IndirectFields();
   readonly #discardFields = new DiscardFields();
   readonly #ports = new Uint32Array(PORTS_PER_TAKE);
-  /** The ring that is used next, and rings with requests that are not pushed yet. */
+  /** The ring to use next. */
   #next = 0;
+  /** 1: the ring has requests that are not pushed yet. */
   readonly #filled: Uint8Array;
 
   constructor(target: LoadTarget, platform: Platform, events: EventChannels) {
@@ -49,13 +50,13 @@ export class LoadRings {
     return this.rings.reduce((total, ring) => total + ring.slots, 0);
   }
 
-  /** There are pages for indirect requests. */
+  /** The connection has pages for indirect requests. */
   get canBeIndirect(): boolean {
     return this.#indirectWords.length > 0;
   }
 
-  /** The next ring in turn with a free slot, or -1. */
-  takeTurn(): number {
+  /** The next ring with a free slot, round robin; -1: all are full. */
+  nextRing(): number {
     for (let tried = 0; tried < this.rings.length; tried++) {
       const ring = this.#next;
       this.#next = ring + 1 === this.rings.length ? 0 : ring + 1;
@@ -72,7 +73,7 @@ export class LoadRings {
     else this.#putDirect(slots, slot);
   }
 
-  /** Publishes what was put, and notifies where the backend asked for it. */
+  /** Pushes the requests that were put, and notifies the backend where it asked for that. */
   push(): void {
     for (let number = 0; number < this.rings.length; number++) {
       if (this.#filled[number] === 0) continue;
@@ -86,8 +87,8 @@ export class LoadRings {
     }
   }
 
-  /** Before sleeping: asks to be notified, and looks again. True: there are responses. */
-  rest(): boolean {
+  /** Before sleeping: asks to be notified, then looks again. True: there are responses. */
+  prepareToSleep(): boolean {
     while (this.#events.take(this.#ports) === PORTS_PER_TAKE);
     for (const ring of this.rings) if (ring.finalCheck()) return true;
     return false;
@@ -131,7 +132,7 @@ export class LoadRings {
   }
 }
 
-/** Fills in what all forms of requests have. */
+/** Fills in the fields that all forms of requests share. */
 function address(slots: LoadSlots, slot: number, fields: RequestFields | IndirectFields | DiscardFields): void {
   const sector = slots.sector[slot]!;
   fields.idLow = slot;
@@ -140,7 +141,7 @@ function address(slots: LoadSlots, slot: number, fields: RequestFields | Indirec
   fields.sectorHigh = Math.floor(sector / 0x100000000);
 }
 
-/** Pages as words. */
+/** Pages as 32-bit words. */
 export function wordsAt(platform: Platform, address: number, pages: number): Uint32Array {
   const view = platform.memory.view(address, pages * PAGE_BYTES);
   return new Uint32Array(view.buffer, view.byteOffset, view.length / 4);

@@ -1,29 +1,29 @@
 /**
- * A load's requests in flight, as a struct of arrays: what each asked for, where its segments are in its pages, which
- * slots are free, and whether a range of sectors is in use. It must not know how requests travel.
+ * A load's requests in flight, as a struct of arrays: operation, sectors and segments of each, the free slots, and a
+ * check whether a range of sectors is in use.
  */
 
 import { MAX_SEGMENTS_PER_REQUEST, SECTORS_PER_PAGE } from "../blkif/abi.ts";
 import type { Random } from "./random.ts";
 
-/** In place of an operation: the slot is free. */
+/** Operation of a free slot. */
 export const FREE_SLOT = 255;
 
-/** Sectors that a direct request can move. */
+/** Most sectors of a direct request. */
 export const MOST_DIRECT_SECTORS: number = MAX_SEGMENTS_PER_REQUEST * SECTORS_PER_PAGE;
 
-/** See the file's first lines. Arrays are indexed by slot, segments by `slot * segments + segment`. */
+/** The slots of one load. Arrays are indexed by slot, those of segments by `slot * segments + segment`. */
 export class LoadSlots {
   readonly operation: Uint8Array;
-  /** The ring that it is on. */
+  /** Index of the ring that the request is on. */
   readonly ring: Uint8Array;
   readonly sector: Float64Array;
   readonly sectorCount: Uint32Array;
-  /** Number of the write (DiskModel), for those that write. */
+  /** The number that DiskModel gave the write. */
   readonly write: Uint32Array;
-  /** Upper half of the id: tells a late answer from the right one. */
+  /** Upper half of the request's id, so that a second response for the same slot is noticed. */
   readonly serial: Uint32Array;
-  /** Milliseconds of the platform's clock. */
+  /** By the platform's clock, in milliseconds. */
   readonly startedMs: Float64Array;
   readonly segmentCount: Uint16Array;
   readonly firstSector: Uint8Array;
@@ -32,7 +32,7 @@ export class LoadSlots {
   readonly #free: Int32Array;
   #freeCount: number;
 
-  /** `segments` is the room for each request. */
+  /** `segments`: most segments per request. */
   constructor(readonly count: number, readonly segments: number) {
     this.operation = new Uint8Array(count).fill(FREE_SLOT);
     this.ring = new Uint8Array(count);
@@ -57,12 +57,12 @@ export class LoadSlots {
     return this.#freeCount === 0 ? -1 : this.#free[--this.#freeCount]!;
   }
 
-  give(slot: number): void {
+  release(slot: number): void {
     this.operation[slot] = FREE_SLOT;
     this.#free[this.#freeCount++] = slot;
   }
 
-  /** Whether a request in flight touches the sectors, and either it or the new one writes. `read` is READ's code. */
+  /** Whether a request in flight overlaps the sectors and one of the two writes. `read` is the operation READ. */
   conflicts(sector: number, count: number, writes: boolean, read: number): boolean {
     for (let slot = 0; slot < this.count; slot++) {
       const operation = this.operation[slot]!;
@@ -73,7 +73,7 @@ export class LoadSlots {
     return false;
   }
 
-  /** Segments that fill page after page, the first from sector `offset` of its page on. */
+  /** Fills page after page; the first one from sector `offset` of the page on. */
   layOutRegular(slot: number, sectors: number, offset: number): void {
     const base = slot * this.segments;
     let segment = 0;
@@ -88,7 +88,7 @@ export class LoadSlots {
     this.segmentCount[slot] = segment;
   }
 
-  /** At most `most` segments of any length at any place of their pages, as the protocol allows and few guests make. */
+  /** At most `most` segments of random length at random places of their pages: legal, though few guests do it. */
   layOutIrregular(slot: number, sectors: number, most: number, random: Random): void {
     const base = slot * this.segments;
     let segment = 0;

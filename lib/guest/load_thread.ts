@@ -1,6 +1,6 @@
 /**
- * A load in a Worker of its own, as its owner sees it: the event endpoint of a frontend, and loads to run, watch and
- * stop. It must not know how a load is driven.
+ * Runs loads in a Worker (load_worker.ts), which is also the event endpoint of the frontend. The owner starts loads,
+ * reads their progress and stops them.
  */
 
 import { XenblkError } from "../errors.ts";
@@ -10,25 +10,25 @@ import type { EventEndpoint } from "./event_endpoint.ts";
 import type { LoadCommand, LoadReply } from "./load_messages.ts";
 import { type LoadOutcome, LoadProgress, type LoadSpec, type LoadTarget } from "./load_types.ts";
 
-/** A load under way. */
+/** A running load. */
 export interface LoadRun {
   /** Counters and latencies while it runs. */
   readonly progress: LoadProgress;
-  /** What came of it; rejects if it could not be driven. */
+  /** Its results; rejects with {@linkcode XenblkError} if the load could not be run. */
   readonly outcome: Promise<LoadOutcome>;
-  /** Nothing more is asked for; resolves when all is answered. */
+  /** Issues no more requests; resolves when all are answered. */
   stop(): Promise<LoadOutcome>;
-  /** Ends although requests are unanswered; the ring must not be used again. */
+  /** Ends at once, with requests unanswered: the rings must not be used again. */
   abandon(): Promise<LoadOutcome>;
 }
 
-/** Replies that are awaited, oldest first. */
+/** A command whose reply has not come yet. */
 interface Awaited {
   readonly resolve: (reply: LoadReply) => void;
   readonly reject: (error: XenblkError) => void;
 }
 
-/** See the file's first lines. One load at a time. */
+/** A Worker that runs loads, one at a time. */
 export class LoadThread implements EventEndpoint, AsyncDisposable {
   readonly #worker: Worker;
   readonly #token: WakeToken & Disposable;
@@ -62,13 +62,13 @@ export class LoadThread implements EventEndpoint, AsyncDisposable {
     return reply.port;
   }
 
-  /** A load that still runs is abandoned: nobody will answer it. */
+  /** Also abandons the running load: nobody will answer its requests. */
   async unbind(port: EvtchnPort): Promise<void> {
     await this.#run?.abandon().catch(() => {});
     await this.#ask({ type: "unbind", port });
   }
 
-  /** Starts a load on a connection whose port this thread bound. With a model it is verified. */
+  /** Starts a load on ports that this Worker bound; with a model it is verified. Throws if a load is running. */
   run(target: LoadTarget, spec: LoadSpec, model?: DiskModel): LoadRun {
     if (this.#run !== undefined) throw new XenblkError("Cannot run the load: another one runs in the same Worker");
     const progress = new LoadProgress();
@@ -91,12 +91,12 @@ export class LoadThread implements EventEndpoint, AsyncDisposable {
     };
   }
 
-  /** Stops the load that runs, if any, and resolves once nothing is in flight: a frontend's `quiesce`. */
+  /** Stops the running load, if any; resolves once nothing is in flight. For {@linkcode FrontendOptions.quiesce}. */
   async quiesce(): Promise<void> {
     await this.#run?.stop().catch(() => {});
   }
 
-  /** Abandons what runs, and ends the Worker. A Worker that is not disposed keeps the process from ending. */
+  /** Abandons the running load and ends the Worker. Until then the Worker keeps the process alive. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#run?.abandon().catch(() => {});
     if (this.#ended) return;
@@ -104,11 +104,11 @@ export class LoadThread implements EventEndpoint, AsyncDisposable {
     this.terminate();
   }
 
-  /** Ends the Worker at once, whatever is in flight: a guest's sudden death. What is awaited of it rejects. */
+  /** Ends the Worker at once, as the death of a guest does. Pending promises reject. */
   terminate(): void {
     if (this.#ended) return;
     this.#ended = true;
-    // A Worker that sleeps would not end.
+    // Wakes the Worker: while it is parked it would not terminate.
     this.#run?.abandon();
     this.#worker.terminate();
     this.#token[Symbol.dispose]();

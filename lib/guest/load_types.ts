@@ -1,6 +1,6 @@
 /**
- * What a load is told, what it reports while it runs and what it says at the end: plain data that can be posted to a
- * Worker. It must not know how a load is driven.
+ * Types of a load: what to issue, on which rings, its progress and its results. Plain data and shared memory, so that a
+ * load can run in a Worker.
  */
 
 import type { AbiName } from "../blkif/abi.ts";
@@ -10,31 +10,31 @@ import type { DiskFacts } from "./disk_facts.ts";
 import type { Miscompare } from "./disk_model.ts";
 import type { FrontendConnection } from "./frontend.ts";
 
-/** Which requests to make. */
+/** Which requests to issue. */
 export interface LoadSpec {
   readonly seed: number;
   readonly pattern: "random" | "sequential";
-  /** Share of reads among reads and writes, 0 to 1. */
+  /** Share of reads among reads and writes, from 0 to 1. */
   readonly readShare: number;
-  /** Sizes to choose from, or a range; multiples of 512, up to what the frontend has segments for. */
+  /** Sizes to choose from, or a range: multiples of 512, at most what a request of the frontend can hold. */
   readonly blockBytes: readonly number[] | { readonly min: number; readonly max: number };
-  /** Requests in flight, at most. */
+  /** Most requests in flight. */
   readonly depth: number;
-  /** A flush comes after so many reads and writes; 0: none. */
+  /** Reads and writes between two flushes; 0: no flushes. */
   readonly flushEvery: number;
-  /** Every so many writes one is a barrier; 0: none. */
+  /** One of so many writes is a barrier; 0: none. */
   readonly barrierEvery: number;
-  /** A discard comes after so many reads and writes, where the disk takes any. Default none. */
+  /** Reads and writes between two discards, if the backend offers discards. Default 0: none. */
   readonly discardEvery?: number;
-  /** Where: `sectors` 512-byte sectors from `firstSector` on. Default the whole disk. */
+  /** The 512-byte sectors to use. Default the whole disk. */
   readonly area?: { readonly firstSector: number; readonly sectors: number };
-  /** Ends after so many requests. Default never. */
+  /** Requests to issue. Default unlimited. */
   readonly requests?: number;
-  /** Ends after so long. Default never. */
+  /** Time to issue requests for. Default unlimited. */
   readonly durationMs?: number;
 }
 
-/** Defaults for a {@linkcode LoadSpec}: half reads, half writes of 512 bytes to 44 KiB, 32 in flight. */
+/** A general load: half reads, half writes of 512 bytes to 44 KiB, 32 in flight; no flushes. */
 export const MIXED_LOAD: LoadSpec = {
   seed: 1,
   pattern: "random",
@@ -45,32 +45,32 @@ export const MIXED_LOAD: LoadSpec = {
   barrierEvery: 0,
 };
 
-/** One ring and its event channel. */
+/** One ring and its event channel, in a form that can be posted. */
 export interface LoadRing {
   readonly address: number;
   readonly bytes: number;
   readonly port: EvtchnPort;
 }
 
-/** The rings, pages and event channels to drive. */
+/** The rings, pages and event channels of a load, in a form that can be posted. */
 export interface LoadTarget {
   readonly backend: DomId;
   readonly abi: AbiName;
   readonly rings: readonly LoadRing[];
   readonly dataAddress: number;
-  /** {@linkcode segments} for each request. */
+  /** {@linkcode segments} references per request. */
   readonly dataRefs: Uint32Array;
-  /** Most segments of a request; beyond 11 it is an indirect one. */
+  /** Most segments per request; a request of more than 11 is indirect. */
   readonly segments: number;
-  /** One page for each request, if there are indirect ones. */
+  /** One page per request; 0 and empty if there are no indirect requests. */
   readonly indirectAddress: number;
   readonly indirectRefs: Uint32Array;
-  /** Requests that there are pages for, on all rings together. */
+  /** Requests that there are pages for, over all rings. */
   readonly requests: number;
   readonly disk: DiskFacts;
 }
 
-/** A connection in the form that can be posted. */
+/** Makes the target of a connection. */
 export function loadTarget(connection: FrontendConnection): LoadTarget {
   const { backend, abi, rings, dataPages, segments, indirectPages, requests, disk } = connection;
   return {
@@ -87,9 +87,9 @@ export function loadTarget(connection: FrontendConnection): LoadTarget {
   };
 }
 
-/** What came of a load. */
+/** The results of a load. */
 export interface LoadOutcome {
-  /** Requests answered OKAY, by operation. */
+  /** Successful requests, by operation. */
   readonly reads: number;
   readonly writes: number;
   readonly barriers: number;
@@ -97,32 +97,32 @@ export interface LoadOutcome {
   readonly discards: number;
   readonly bytesRead: number;
   readonly bytesWritten: number;
-  /** Requests answered otherwise: all, and by `<operation> <status>`, such as `write -1`. */
+  /** Failed requests: all, and by `<operation> <status>`, for example `write -1`. */
   readonly errors: number;
   readonly errorsByKind: Readonly<Record<string, number>>;
-  /** Sectors read and found right; read with nothing known of them; read and found wrong. */
+  /** Sectors that were read and are right; that the model knows nothing of; that are wrong. */
   readonly verifiedSectors: number;
   readonly uncheckedSectors: number;
   readonly miscompares: number;
   readonly firstMiscompare: Miscompare | undefined;
-  /** Responses that a frontend would take for a broken backend; the first in words. */
+  /** Responses that break the protocol: wrong id or operation, impossible index. The first one in words. */
   readonly protocolErrors: number;
   readonly firstProtocolError: string | undefined;
-  /** Requests that never were answered. */
+  /** Requests without a response. */
   readonly unanswered: number;
   readonly notificationsSent: number;
-  /** Pushes for which the backend had not asked to be notified. */
+  /** Pushes that the backend had not asked to be notified of. */
   readonly notificationsSaved: number;
   readonly elapsedMs: number;
   readonly latency: LatencySummary;
 }
 
-/** Float64 counters of {@linkcode LoadProgress}; word 0 (an int32) is the stop flag. */
+/** Float64 counters of {@linkcode LoadProgress}, after the stop flag (int32 at byte 0). */
 const COUNTERS = ["requests", "bytes", "errors", "miscompares", "inFlight", "verifiedSectors"] as const;
 type Counter = typeof COUNTERS[number];
 const HISTOGRAM_AT = 64;
 
-/** A load's counters in shared memory: the driver writes, anybody may read meanwhile, and ask it to stop. */
+/** A load's counters in shared memory: the driver writes them; other threads read them and ask the driver to stop. */
 export class LoadProgress {
   /** Of request latencies, in nanoseconds. */
   readonly histogram: Histogram;
@@ -135,12 +135,12 @@ export class LoadProgress {
     this.histogram = new Histogram(buffer, HISTOGRAM_AT);
   }
 
-  /** Asks the driver to issue nothing more and to end when all is answered. */
+  /** Asks the driver to issue no more requests and to end when all are answered. */
   requestStop(): void {
     Atomics.store(this.#stop, 0, 1);
   }
 
-  /** Asks the driver to end at once; what is in flight will never be answered. */
+  /** Asks the driver to end at once, with requests unanswered. */
   requestAbandon(): void {
     Atomics.store(this.#stop, 0, 2);
   }
@@ -153,7 +153,7 @@ export class LoadProgress {
     return Atomics.load(this.#stop, 0) === 2;
   }
 
-  /** The counters as they are now. */
+  /** The present values. */
   read(): Readonly<Record<Counter, number>> {
     const [requests, bytes, errors, miscompares, inFlight, verifiedSectors] = this.#counters;
     return {
@@ -166,7 +166,7 @@ export class LoadProgress {
     };
   }
 
-  /** The driver's report, in the order of {@linkcode read}'s result. */
+  /** Called by the driver. */
   report(requests: number, bytes: number, errors: number, wrong: number, inFlight: number, verified: number): void {
     const counters = this.#counters;
     counters[0] = requests;

@@ -1,6 +1,6 @@
 /**
- * The entry of a load's Worker: opens the platform that its first message names, holds the frontend's end of its event
- * channels, and runs loads to their end, one after another.
+ * The entry of a load's Worker: opens the platform that its first message names, binds the frontend's ports, and runs
+ * loads to their end, one after another. The commands are in load_messages.ts.
  */
 
 /// <reference lib="deno.worker" />
@@ -16,7 +16,7 @@ import { LoadProgress } from "./load_types.ts";
 let platform: Platform | undefined;
 let parker: Parker | undefined;
 let events: EventChannels | undefined;
-/** Ports bound by {@linkcode events}. */
+/** Number of ports bound by {@linkcode events}. */
 let ports = 0;
 
 self.onmessage = async ({ data }: MessageEvent<LoadCommand>): Promise<void> => {

@@ -1,15 +1,15 @@
 /**
- * The one source of randomness of simulations and loads: xoshiro128**, seeded, so that a seed replays a run. Nothing
- * is allocated by drawing. Not for secrets.
+ * Seeded random numbers for loads and tests (xoshiro128**), so that a seed replays a run. Drawing allocates nothing.
+ * Not for secrets.
  */
 
-/** A stream of random numbers that its seed determines. */
+/** A stream of random numbers, determined by its seed. */
 export class Random {
   readonly #state = new Int32Array(4);
 
-  /** Any number may be a seed; its low 32 bits count. */
+  /** Only the low 32 bits of the seed count. */
   constructor(seed: number) {
-    // splitmix32 spreads similar seeds apart.
+    // splitmix32: similar seeds give different streams.
     let x = seed | 0;
     for (let i = 0; i < 4; i++) {
       x = (x + 0x9E3779B9) | 0;
@@ -36,12 +36,12 @@ export class Random {
     return result;
   }
 
-  /** A number from 0 to 1, without 1, of 53 random bits. */
+  /** A number from 0 to below 1, of 53 random bits. */
   fraction(): number {
     return (this.next() * 0x200000 + (this.next() >>> 11)) / 0x20000000000000;
   }
 
-  /** A whole number from 0 to `end - 1`, for `end` up to 2^53. */
+  /** A whole number from 0 to `end - 1`; `end` is at most 2^53. */
   below(end: number): number {
     return end <= 0x100000000 ? Math.floor(this.next() / 0x100000000 * end) : Math.floor(this.fraction() * end);
   }
@@ -51,12 +51,12 @@ export class Random {
     return least + this.below(greatest - least + 1);
   }
 
-  /** True with this probability. */
+  /** True with this probability, from 0 to 1. */
   chance(probability: number): boolean {
     return this.next() < probability * 0x100000000;
   }
 
-  /** One of the list, which must not be empty. */
+  /** An element of the list, which must not be empty. */
   pick<T>(list: readonly T[]): T {
     return list[this.below(list.length)]!;
   }

@@ -1,6 +1,6 @@
 /**
- * Chooses a load's requests: operation, size and place, from the load's seed and nothing else. It must not know what
- * is in flight.
+ * Chooses a load's requests: operation, size and place. They depend on the load's spec, its random source and the disk,
+ * and not on what is in flight.
  */
 
 import { SECTOR_BYTES } from "../units.ts";
@@ -14,17 +14,17 @@ import type { Random } from "./random.ts";
 /** Most sectors of a discard. */
 const MOST_DISCARDED_SECTORS = 2048;
 
-/** What requests can be. */
+/** Limits of the requests. */
 export interface SourceOptions {
-  /** Most sectors of a read or write; barriers and flushes have no more than a direct request. */
+  /** Most sectors of a read or write; a barrier never has more than a direct request. */
   readonly mostSectors: number;
-  /** Every request begins at a multiple of its size. */
+  /** Each request starts at a multiple of its size. */
   readonly alignToSize: boolean;
 }
 
-/** Yields one request after another in its fields. */
+/** A stream of requests; {@linkcode next} puts the next one into the fields. */
 export class RequestSource {
-  /** The operation that was chosen last. */
+  /** The chosen operation. */
   operation = OP_READ;
   /** First 512-byte sector. */
   sector = 0;
@@ -47,7 +47,7 @@ export class RequestSource {
   #sinceDiscard = 0;
   #sinceBarrier = 0;
 
-  /** Throws {@linkcode XenblkError} (usage) if the disk has no room for such requests. */
+  /** Throws {@linkcode XenblkError} of kind `usage` if the disk is too small for the largest request. */
   constructor(spec: LoadSpec, disk: DiskFacts, random: Random, options: SourceOptions) {
     this.#random = random;
     this.#readShare = disk.readOnly ? 1 : spec.readShare;
@@ -94,7 +94,7 @@ export class RequestSource {
     else this.#placeAtRandom();
   }
 
-  /** Chooses another place for the same request. False: its place is fixed. */
+  /** Chooses another place for the same request. False: its place is fixed, in a sequential load. */
   replace(): boolean {
     if (this.#sequential && this.operation !== OP_DISCARD) return false;
     this.#placeAtRandom();
@@ -116,13 +116,13 @@ export class RequestSource {
 
   #writeOperation(): number {
     if (this.#barrierEvery === 0 || ++this.#sinceBarrier < this.#barrierEvery) return OP_WRITE;
-    if (this.sectorCount > MOST_DIRECT_SECTORS) return OP_WRITE; // the next smaller one will be it
+    if (this.sectorCount > MOST_DIRECT_SECTORS) return OP_WRITE; // the next one that is small enough
     this.#sinceBarrier = 0;
     return OP_WRITE_BARRIER;
   }
 }
 
-/** Sizes to choose from with equal weight, in 512-byte sectors, as multiples of the logical sector. */
+/** Sizes to choose from, in 512-byte sectors, rounded up to logical sectors. */
 function sizesInSectors(blockBytes: LoadSpec["blockBytes"], unit: number, most: number): number[] {
   const sectors = (bytes: number): number => Math.ceil(bytes / SECTOR_BYTES / unit) * unit;
   let sizes: number[];

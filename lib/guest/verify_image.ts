@@ -1,31 +1,32 @@
 /**
- * Checks an image's bytes against what the loads wrote, after they ended, and takes an image's present bytes for what
- * a load must find. It reads through a small interface and must not know where an image is kept.
+ * Compares a whole image with the model after the loads have ended, or makes the image's present contents the expected
+ * ones before they start. The image is read through an interface, so that it need not be a file.
  */
 
 import { SECTOR_BYTES } from "../units.ts";
 import { XenblkError } from "../errors.ts";
 import { DIFFERS, type DiskModel, MATCHES, type Miscompare, SECTOR_WORDS } from "./disk_model.ts";
 
-/** Bytes of an image. */
+/** Reads an image. */
 export interface ImageReader {
-  /** Reads at a place into the buffer; returns how many bytes, 0 at the end. */
+  /** Reads up to the buffer's length at the offset; returns the number of bytes, 0 at the end. */
   read(offsetBytes: number, into: Uint8Array): number;
 }
 
-/** What an image was found to hold. */
+/** The result of a comparison. */
 export interface ImageVerdict {
-  /** Sectors that hold what they must. */
+  /** Sectors that are right. */
   readonly verifiedSectors: number;
-  /** Sectors of which nothing is known. */
+  /** Sectors that the model knows nothing of. */
   readonly uncheckedSectors: number;
+  /** Sectors that are wrong, and the first of them. */
   readonly miscompares: number;
   readonly firstMiscompare: Miscompare | undefined;
 }
 
 const CHUNK_SECTORS = 2048;
 
-/** Compares all sectors with the model. Throws {@linkcode XenblkError} if the image is shorter than the disk was. */
+/** Compares all sectors with the model. Throws {@linkcode XenblkError} if the image is shorter than the disk. */
 export function verifyImage(image: ImageReader, model: DiskModel): ImageVerdict {
   let verifiedSectors = 0;
   let uncheckedSectors = 0;
@@ -48,7 +49,7 @@ export function verifyImageFile(path: string, model: DiskModel): ImageVerdict {
   return verifyImage(fileReader(file), model);
 }
 
-/** Makes the model expect what the image holds now, wherever no load has written. */
+/** Makes the image's present contents the expected ones. */
 export function rememberImage(image: ImageReader, model: DiskModel): void {
   eachSector(image, model, (words, at, sector) => model.remember(words, at, sector));
 }

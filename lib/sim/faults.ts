@@ -1,6 +1,6 @@
 /**
- * Fault injection on the seam: a platform that fails chosen grant maps and copies, and reports event overflows, by a
- * plan. Wraps any platform, of this thread.
+ * Fault injection on the seam: wraps a Platform so that chosen grant maps, unmaps and copies fail and chosen reads of
+ * the event queue report an overflow. The plan is a set of functions, so it works in the thread that made it.
  */
 
 import type {
@@ -15,21 +15,24 @@ import type {
 } from "../hypervisor.ts";
 import { EVENTS_OVERFLOWED, GrantError } from "../hypervisor.ts";
 
-/** When to fail, and how. Each is asked before every call, with how many came before it; 0 or absent: do not fail. */
+/**
+ * When to fail, and how. Each function is called before an operation, with the number of earlier ones; 0 or absent: no
+ * fault.
+ */
 export interface FaultPlan {
-  /** Negative errno for a whole map call ({@linkcode GrantTable.map} and `mapPages`). */
+  /** Returns a negative errno: the map call ({@linkcode GrantTable.map} or `mapPages`) fails. */
   readonly map?: (call: number) => number;
-  /** Negative errno for an unmap call; the pages stay mapped. */
+  /** Returns a negative errno: the unmap call fails and the pages stay mapped. */
   readonly unmap?: (call: number) => number;
-  /** Negative errno for a whole copy call: nothing is copied, statuses stay failures. */
+  /** Returns a negative errno: the whole copy call fails and nothing is copied. */
   readonly copyCall?: (call: number) => number;
-  /** Status of one segment of a copy, which is not copied then: a GNTST_* value, or any positive one (XSA-316). */
+  /** Returns the status of one segment, which is not copied: a GNTST_* value, or a positive one (XSA-316). */
   readonly copySegment?: (segment: number) => number;
-  /** True: the event queue overflowed; what was in it is not told, only that it overflowed. */
+  /** Returns true: the event queue overflowed, and its events are lost. */
   readonly overflow?: (call: number) => boolean;
 }
 
-/** The same platform with the plan's faults. A handle counts its own calls. */
+/** The platform with the plan's faults. Each handle counts its own calls. */
 export function withFaults(platform: Platform, plan: FaultPlan): Platform {
   return {
     descriptor: platform.descriptor,
@@ -85,15 +88,15 @@ class FaultyGrantTable implements GrantTable {
   }
 }
 
-/** Where the segment is not given to the real batch. */
+/** Index of a segment that is not in the inner batch. */
 const NOT_COPIED = -1;
-/** What a status is before any call. */
+/** Status before the batch was run. */
 const NOT_RUN = -1;
 
 class FaultyCopyBatch implements GrantCopyBatch {
   readonly #batch: GrantCopyBatch;
   readonly #plan: FaultPlan;
-  /** Index in the real batch, or {@link NOT_COPIED}. */
+  /** By segment: its index in the inner batch, or {@linkcode NOT_COPIED}. */
   readonly #inner: Int32Array;
   readonly #statuses: Int32Array;
   #length = 0;
@@ -147,7 +150,7 @@ class FaultyCopyBatch implements GrantCopyBatch {
     this.#batch[Symbol.dispose]();
   }
 
-  /** Whether the next segment is for the real batch. */
+  /** Adds a segment. True: it goes into the inner batch too. */
   #admit(): boolean {
     const status = this.#plan.copySegment?.(this.#segments++) ?? 0;
     this.#statuses[this.#length] = status;
@@ -192,7 +195,7 @@ class FaultyEventChannels implements EventChannels {
 
   take(ports: Uint32Array): number {
     if (this.#plan.overflow?.(this.#looks++) !== true) return this.#events.take(ports);
-    // The reset empties the queue.
+    // As the reset of /dev/xen/evtchn does.
     while (this.#events.take(ports) === ports.length);
     return EVENTS_OVERFLOWED;
   }

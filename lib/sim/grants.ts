@@ -1,8 +1,7 @@
 /**
  * Grants of the simulated machine: the granting side (GrantShares), the mapping side (GrantTable) and grant copies.
- * Refusals are those of gntdev (a negative errno) and of the hypervisor's copy (a GNTST_* status). Mapping, unmapping
- * and copying take no lock. A page whose grant was ended while it is mapped lives until its last unmapping.
- * It must not know what the pages hold.
+ * Errors are those of gntdev (a negative errno) and of the hypervisor's copy (a GNTST_* status). Mapping, unmapping and
+ * copying take no lock. A page that is mapped when its grant is revoked is freed by the last unmap.
  */
 
 import { PAGE_BYTES } from "../units.ts";
@@ -23,7 +22,7 @@ import { MappingTable } from "./mapping_table.ts";
 const STATE = 0;
 const TO_DOMAIN = 1;
 const FRAME = 2;
-/** The entry is taken; stays until the frame is given back. */
+/** The entry is allocated, until its frame is freed. */
 const IN_USE = 1;
 const GRANTED = 2;
 const READ_ONLY = 4;
@@ -36,7 +35,7 @@ const GNTST_GENERAL_ERROR = -1;
 const GNTST_BAD_GNTREF = -3;
 const GNTST_BAD_COPY_ARG = -10;
 
-/** Why an entry cannot be used; all are refused alike, but a person may want to know. */
+/** Why an entry cannot be used, in words: the error code is always the same. */
 function refusal(machine: Machine, granter: DomId, ref: number, grantee: number, writable: boolean): string {
   if (ref >= machine.grantsPerDomain) return "there is no such reference";
   const entry = machine.grantEntry(granter, ref);
@@ -57,7 +56,7 @@ export class SimulatedGrantShares implements GrantShares {
     this.#domain = domain;
   }
 
-  /** Throws RangeError if there are not enough pages or references. */
+  /** Throws RangeError if too few pages or references are free. */
   share(toDomain: DomId, count: number, writable: boolean): SharedPages {
     const machine = this.#machine;
     const frame = machine.takeFrames(count);
@@ -104,7 +103,7 @@ export class SimulatedGrantShares implements GrantShares {
   }
 }
 
-/** Ends grants: no new mapping or copy succeeds; frames that nobody maps go back at once. */
+/** Revokes grants: no further map or copy succeeds; unmapped frames are freed at once. */
 function endGrants(machine: Machine, domain: DomId, refs: Iterable<number>): void {
   machine.exclusively(() => {
     for (const ref of refs) {
@@ -115,7 +114,7 @@ function endGrants(machine: Machine, domain: DomId, refs: Iterable<number>): voi
   });
 }
 
-/** Gives an ended, unmapped grant's frame and entry back. */
+/** Frees frame and entry of a grant that is revoked and not mapped. */
 function reclaimLocked(machine: Machine, entry: number): void {
   const state = Atomics.load(machine.words, entry + STATE);
   if ((state & IN_USE) === 0 || (state & GRANTED) !== 0 || state >= ONE_MAPPING) return;
@@ -123,7 +122,7 @@ function reclaimLocked(machine: Machine, entry: number): void {
   Atomics.store(machine.words, entry + STATE, 0);
 }
 
-/** Ends all that a destroyed domain granted, and drops all mappings that it had. */
+/** Revokes all grants of a destroyed domain, and undoes all its mappings. */
 export function endDomainGrants(machine: Machine, domain: DomId): void {
   endGrants(machine, domain, Array(machine.grantsPerDomain).keys());
   machine.exclusively(() => {
@@ -140,7 +139,7 @@ export function endDomainGrants(machine: Machine, domain: DomId): void {
   });
 }
 
-/** The mapping side: see {@linkcode GrantTable}. Addresses of the pages of one {@linkcode map} need not be adjacent. */
+/** The mapping side: see {@linkcode GrantTable}. The pages of one {@linkcode map} need not be adjacent. */
 export class SimulatedGrantTable implements GrantTable {
   readonly #machine: Machine;
   readonly #domain: DomId;
@@ -153,7 +152,7 @@ export class SimulatedGrantTable implements GrantTable {
     this.#guest = guest;
   }
 
-  /** Pages that this handle has mapped, counted once for each mapping. */
+  /** Pages that this handle has mapped; a page that is mapped twice counts twice. */
   get mappedPages(): number {
     return this.#mappings.pages;
   }
@@ -309,7 +308,7 @@ class SimulatedCopyBatch implements GrantCopyBatch {
     const end = this.#machine.bytes.length;
     for (let i = 0; i < this.#length; i++) {
       const local = this.#locals[i]!;
-      // The driver looks the buffers up before it asks the hypervisor: one bad address fails the call.
+      // The driver pins all buffers before the hypercall: one bad address fails the whole call.
       if (local < PAGE_BYTES || local + this.#lengths[i]! > end) return EFAULT;
     }
     for (let i = 0; i < this.#length; i++) this.#statuses[i] = this.#copy(i);

@@ -1,13 +1,13 @@
 /**
- * Journals of a simulated machine: memory of the machine that stays when a simulated process ends. Names are known to
- * the thread that opened them, which is the control plane's; other threads are given addresses.
+ * Journals of a simulated machine: memory of the machine that stays when a simulated process ends. Only the thread that
+ * opened a journal, the control plane's, can find it by name; other threads get its address.
  */
 
 import type { JournalStore, MemorySpace, OwnedMemory } from "../hypervisor.ts";
 
 const stores = new WeakMap<SharedArrayBuffer, JournalStore>();
 
-/** The journals of a machine, the same whenever this thread asks. */
+/** The machine's journals, one store per thread. */
 export function journalsOf(machine: SharedArrayBuffer, memory: MemorySpace): JournalStore {
   let store = stores.get(machine);
   if (store === undefined) stores.set(machine, store = new SimulatedJournals(memory));

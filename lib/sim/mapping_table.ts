@@ -1,7 +1,6 @@
 /**
- * Which grants one handle has mapped, found again by the address and count of the map call, as unmapping names them.
- * A hash table of linked nodes in typed arrays, one node a page, so that mapping allocates nothing once it has grown.
- * It must not know what a mapping is made of.
+ * The grants that one handle has mapped, found by address and count, which is how an unmap call names a mapping. A hash
+ * table of linked nodes in typed arrays, one node per page, so that mapping allocates nothing once the table has grown.
  */
 
 const BUCKETS = 1024;
@@ -10,9 +9,9 @@ const NONE = -1;
 /** Live mappings by their first address and page count. */
 export class MappingTable {
   readonly #heads = new Int32Array(BUCKETS).fill(NONE);
-  /** Of a mapping's first node: the next mapping in its bucket. */
+  /** By first node of a mapping: the next mapping in its bucket. */
   #nextMapping = new Int32Array(0);
-  /** The next page of the same mapping, or the next free node. */
+  /** By node: the next page of the same mapping, or the next free node. */
   #nextPage = new Int32Array(0);
   #refs = new Uint32Array(0);
   #counts = new Uint32Array(0);
@@ -25,7 +24,7 @@ export class MappingTable {
     return this.#pages;
   }
 
-  /** Remembers the mapping of `refs[first]` to `refs[first + count - 1]` at `address`. */
+  /** Adds the mapping of `refs[first]` to `refs[first + count - 1]` at `address`. */
   add(address: number, refs: Uint32Array, first: number, count: number): void {
     let next = NONE;
     for (let i = first + count - 1; i >= first; i--) {
@@ -42,7 +41,7 @@ export class MappingTable {
     this.#pages += count;
   }
 
-  /** Forgets one mapping of exactly this address and count; `release` is told its references. False: there is none. */
+  /** Removes one mapping with this address and count, and calls `release` for its references. False: there is none. */
   remove(address: number, count: number, release: (ref: number) => void): boolean {
     const bucket = bucketOf(address);
     let before = NONE;
@@ -56,7 +55,7 @@ export class MappingTable {
     return false;
   }
 
-  /** Forgets all. */
+  /** Removes all mappings. */
   removeAll(release: (ref: number) => void): void {
     for (let bucket = 0; bucket < BUCKETS; bucket++) {
       let node = this.#heads[bucket]!;

@@ -1,7 +1,6 @@
 /**
- * What one domain may do to the simulated xenstore's nodes, with xenstored's rules: path syntax and limits, the
- * inheritance and meaning of permissions, and which changes are told to watches. Used directly and in transactions
- * alike. It must not know who is connected.
+ * The operations of one domain on the simulated xenstore's nodes, by xenstored's rules: path syntax, limits,
+ * permissions and their inheritance, and the watch events that a change causes. Used directly and inside transactions.
  */
 
 import { type DomId, XenstoreError, type XenstoreOperations, type XenstorePermission } from "../hypervisor.ts";
@@ -20,12 +19,14 @@ const GUEST_NODES_MAX = 1000;
 const VALID_PATH = /^(\/|(\/[A-Za-z0-9\-_@]+)+)$/;
 const encoder = new TextEncoder();
 
-/** A change that watches hear of. */
+/** A change that fires watches. */
 export interface StoreChange {
   readonly path: string;
-  /** Only watches on the very node hear it: it went with a parent, whose removal the others hear of. */
+  /**
+   * Fires only watches on this very node: it was removed with a parent, and the parent's own change fires the others.
+   */
   readonly exact: boolean;
-  /** Whoever may read under any of these hears it. */
+  /** Fires watches of domains that may read under any of these. */
   readonly readableBy: readonly (readonly XenstorePermission[])[];
 }
 
@@ -34,7 +35,7 @@ export function domainPath(domain: DomId): string {
   return `/local/domain/${domain}`;
 }
 
-/** The absolute path that a domain means. Throws EINVAL for what is no path. */
+/** The absolute path; a relative one starts at the domain's home. Throws EINVAL for an invalid path. */
 export function absolutePath(path: string, caller: DomId): string {
   const relative = !path.startsWith("/");
   const absolute = relative ? `${domainPath(caller)}/${path}` : path;
@@ -43,12 +44,12 @@ export function absolutePath(path: string, caller: DomId): string {
   return absolute;
 }
 
-/** An error as libxenstore's callers see it. */
+/** An error with the code that libxenstore reports. */
 export function storeError(code: string, why: string, path: string): XenstoreError {
   return new XenstoreError(`xenstore node ${path}: ${why} (${code})`, code, path);
 }
 
-/** What a domain may do under these permissions. Domain 0 may do all, and so may the owner. */
+/** What a domain may do under these permissions. Domain 0 and the owner may do everything. */
 export function access(
   permissions: readonly XenstorePermission[],
   caller: DomId,
@@ -61,13 +62,13 @@ export function access(
 
 type Right = "read" | "write" | "owner";
 
-/** What these operations are performed on, and for whom. */
+/** What the operations work on, and for which domain. */
 export interface OperationsTarget {
   readonly view: NodeView;
   readonly caller: DomId;
-  /** Throws if the connection or transaction is over; called before anything else. */
+  /** Throws if the connection or the transaction has ended; called first. */
   readonly assertOpen: (path: string) => void;
-  /** Nodes that a domain owns in all of the store. */
+  /** Number of nodes that a domain owns in the whole store. */
   readonly ownedNodes: (domain: DomId) => number;
   readonly changed: (changes: readonly StoreChange[]) => void;
 }
@@ -100,14 +101,14 @@ export class NodeOperations implements XenstoreOperations {
     const node = this.#node(absolute, "write");
     if (node === undefined) this.#create(absolute, value);
     else this.#view.set(absolute, { ...node, value });
-    this.#tell([absolute]);
+    this.#announce([absolute]);
   }
 
   makeDirectory(path: string): void {
     const absolute = this.#resolve(path);
     if (this.#node(absolute, "write") !== undefined) return;
     this.#create(absolute, "");
-    this.#tell([absolute]);
+    this.#announce([absolute]);
   }
 
   remove(path: string): boolean {
@@ -149,7 +150,10 @@ export class NodeOperations implements XenstoreOperations {
     return absolutePath(path, this.#caller);
   }
 
-  /** The node if there is one. Throws EACCES unless the caller has the right to it, or to the nearest node above. */
+  /**
+   * The node, if it exists. Throws EACCES unless the caller has the right to it, or else to the nearest existing
+   * parent.
+   */
   #node(path: string, right: Right): NodeContent | undefined {
     const node = this.#view.get(path);
     let nearest = node;
@@ -163,7 +167,7 @@ export class NodeOperations implements XenstoreOperations {
     return node;
   }
 
-  /** Makes the node and the missing ones above it; they inherit permissions, but a guest owns what it makes. */
+  /** Creates the node and its missing parents; they inherit permissions, but a guest owns what it creates. */
   #create(path: string, value: string): void {
     const parent = parentPath(path);
     if (this.#view.get(parent) === undefined) this.#create(parent, "");
@@ -194,7 +198,7 @@ export class NodeOperations implements XenstoreOperations {
     changes.push({ path, exact, readableBy: [node.permissions, parent?.permissions ?? []] });
   }
 
-  #tell(paths: readonly string[]): void {
+  #announce(paths: readonly string[]): void {
     this.#target.changed(paths.map((path) => ({
       path,
       exact: false,

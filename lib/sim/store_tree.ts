@@ -1,12 +1,11 @@
 /**
- * The simulated xenstore's data: nodes by path, and the layer that a transaction puts over them. Conflicts are found as
- * xenstored finds them: every node that a transaction looked at must be of the same generation when it commits.
- * It must not know of callers, permissions' meaning or watches.
+ * The simulated xenstore's data: nodes by path, and the overlay of a transaction. Conflicts are found as xenstored
+ * finds them: every node that a transaction accessed must have the same generation when it commits.
  */
 
 import type { XenstorePermission } from "../hypervisor.ts";
 
-/** What a node holds; replaced, never changed. */
+/** The content of a node; immutable. */
 export interface NodeContent {
   readonly value: string;
   readonly permissions: readonly XenstorePermission[];
@@ -16,17 +15,17 @@ export interface NodeContent {
 /** Nodes by absolute path. */
 export interface NodeView {
   get(path: string): NodeContent | undefined;
-  /** Undefined removes the node; parents' lists of children are the caller's affair. */
+  /** Undefined removes the node. The caller updates the parent's list of children. */
   set(path: string, content: NodeContent | undefined): void;
 }
 
 interface StoredNode {
   readonly content: NodeContent;
-  /** Unique to this state of this node; a missing node's is 0. */
+  /** A new number for each change; 0: the node does not exist. */
   readonly generation: number;
 }
 
-/** What is committed. */
+/** The committed nodes. */
 export class StoreTree implements NodeView {
   readonly #nodes = new Map<string, StoredNode>();
   #generation = 0;
@@ -53,10 +52,10 @@ export class StoreTree implements NodeView {
   }
 }
 
-/** A transaction's view: what it wrote, over what was there when it first looked. */
+/** A transaction's view: its own writes over the committed nodes. */
 export class StoreOverlay implements NodeView {
   readonly #tree: StoreTree;
-  /** Generation of each node when it was first looked at or written. */
+  /** Generation of each node when the transaction first accessed it. */
   readonly #seen = new Map<string, number>();
   readonly #written = new Map<string, NodeContent | undefined>();
 
@@ -75,7 +74,7 @@ export class StoreOverlay implements NodeView {
     this.#written.set(path, content);
   }
 
-  /** Makes all that was written true, or, if a node that was looked at changed meanwhile, nothing: false. */
+  /** Commits all writes. False, and no write is committed, if an accessed node has changed since. */
   commit(): boolean {
     for (const [path, generation] of this.#seen) if (this.#tree.generation(path) !== generation) return false;
     for (const [path, content] of this.#written) this.#tree.set(path, content);
@@ -87,7 +86,7 @@ export class StoreOverlay implements NodeView {
   }
 }
 
-/** The node above; `/` is above itself. */
+/** Path of the parent; that of `/` is `/`. */
 export function parentPath(path: string): string {
   return path.slice(0, Math.max(1, path.lastIndexOf("/")));
 }
@@ -102,7 +101,7 @@ export function childPath(path: string, child: string): string {
   return path === "/" ? `/${child}` : `${path}/${child}`;
 }
 
-/** Whether a path is the other or below it. */
+/** Whether `path` is `above` or below it. */
 export function isAtOrBelow(path: string, above: string): boolean {
   return path === above || above === "/" || path.startsWith(`${above}/`);
 }

@@ -1,6 +1,6 @@
 /**
- * One watch of the simulated xenstore: a queue of changed paths, read as an async iterable. The same path waits in it
- * only once. It must not know which changes concern it.
+ * One watch of the simulated xenstore: a queue of changed paths, read as an async iterable. A path is queued only once,
+ * however often it changes.
  */
 
 import type { XenstoreWatch } from "../hypervisor.ts";
@@ -16,7 +16,7 @@ export class SimulatedWatch implements XenstoreWatch {
     this.#onDispose = onDispose;
   }
 
-  /** A change to be yielded, unless the same one waits already. */
+  /** Queues a path, unless it is queued already. */
   push(path: string): void {
     if (this.#ended) return;
     const waiting = this.#waiting.shift();
@@ -24,7 +24,7 @@ export class SimulatedWatch implements XenstoreWatch {
     else if (!this.#queue.includes(path)) this.#queue.push(path);
   }
 
-  /** The connection is lost: what was queued is still yielded. */
+  /** Ends the watch, after the paths that are queued. */
   end(): void {
     this.#ended = true;
     for (const waiting of this.#waiting.splice(0)) waiting({ done: true, value: undefined });

@@ -1,7 +1,7 @@
 /**
- * A simulated xenstored, of one thread: connections of domains to one tree of nodes, with transactions that conflict,
- * watches that are delivered later, domains that come and go, and a store that can be lost and come back, with or
- * without its contents. It must not know of devices.
+ * A simulated xenstored in one thread: connections of domains to one tree of nodes, transactions that conflict, watches
+ * that are delivered asynchronously, and domains that come and go. It can be stopped and started again, with or without
+ * its contents.
  */
 
 import {
@@ -26,13 +26,13 @@ import { SimulatedWatch } from "./store_watch.ts";
 
 const DOMAIN_0 = 0 as DomId;
 const OWNED_BY_DOMAIN_0: readonly XenstorePermission[] = [{ domain: DOMAIN_0, read: false, write: false }];
-/** Commits that fail in a row before a transaction is given up: its own body must be what disturbs it. */
+/** After so many conflicts a transaction fails with EAGAIN: its own body must cause them. */
 const MOST_ATTEMPTS = 1000;
 
 const SPECIAL = ["@introduceDomain", "@releaseDomain"] as const;
 type SpecialWatch = typeof SPECIAL[number];
 
-/** The store, as the one who runs it sees it. */
+/** The simulated xenstored: makes connections, and introduces and releases domains. */
 export class SimulatedStore {
   readonly #tree = new StoreTree();
   readonly #connections = new Set<Connection>();
@@ -43,7 +43,7 @@ export class SimulatedStore {
     this.#reset();
   }
 
-  /** A connection as a domain's process has it. Throws EDISCONNECTED while the store is stopped. */
+  /** Opens a connection of the domain. Throws XenstoreError EDISCONNECTED while the store is stopped. */
   connect(domain: DomId): Xenstore {
     if (this.#stopped !== undefined) throw new XenstoreError(this.#stopped, "EDISCONNECTED", "");
     const connection = new Connection({
@@ -58,7 +58,7 @@ export class SimulatedStore {
     return connection;
   }
 
-  /** What a toolstack does when it makes a guest: its nodes with libxl's permissions, then the introduction. */
+  /** Creates a guest as a toolstack does: its nodes with libxl's permissions, then the introduction. */
   createGuest(domain: DomId, name = `guest-${domain}`): void {
     using store = this.connect(DOMAIN_0);
     const home = domainPath(domain);
@@ -77,13 +77,13 @@ export class SimulatedStore {
     this.introduceDomain(domain);
   }
 
-  /** The domain exists from now on; @introduceDomain fires. */
+  /** The domain exists from now on: fires @introduceDomain. */
   introduceDomain(domain: DomId): void {
     this.#domains.add(domain);
     this.#fireSpecial("@introduceDomain");
   }
 
-  /** The domain is gone: its connections and the nodes it owned go, and @releaseDomain fires. */
+  /** The domain has ended: breaks its connections, removes its nodes, and fires @releaseDomain. */
   releaseDomain(domain: DomId): void {
     this.#domains.delete(domain);
     this.disconnect(domain, `domain ${domain} was released`);
@@ -95,18 +95,18 @@ export class SimulatedStore {
     this.#fireSpecial("@releaseDomain");
   }
 
-  /** Breaks all connections of a domain, as when its socket closes. The store goes on. */
+  /** Breaks all connections of a domain, as when its socket closes. The store keeps running. */
   disconnect(domain: DomId, reason: string): void {
     for (const connection of [...this.#connections]) if (connection.domain === domain) connection.lose(reason);
   }
 
-  /** xenstored ends: all connections are lost, and none can be made. */
+  /** xenstored ends: all connections are lost, and none can be opened. */
   stop(reason = "xenstored ended"): void {
     this.#stopped = reason;
     for (const connection of [...this.#connections]) connection.lose(reason);
   }
 
-  /** xenstored is there again: with its nodes and domains, or empty. */
+  /** xenstored runs again: with its nodes and domains, or empty. */
   start(options: { readonly empty?: boolean } = {}): void {
     this.#stopped = undefined;
     if (options.empty) this.#reset();
@@ -146,12 +146,12 @@ interface ConnectionHost {
   readonly closed: () => void;
 }
 
-/** A registered watch. */
+/** A watch of a connection. */
 interface Registration {
   readonly watch: SimulatedWatch;
   /** Absolute, or a special name. */
   readonly path: string;
-  /** Watches of relative paths hear relative paths: what is cut off. */
+  /** Length of the prefix to cut off: a watch of a relative path yields relative paths. */
   readonly prefixLength: number;
 }
 
@@ -249,14 +249,14 @@ class Connection implements Xenstore {
     if (this.#closed === undefined) this.#close("the connection was closed");
   }
 
-  /** Breaks the connection from the store's side. */
+  /** The store breaks the connection. */
   lose(reason: string): void {
     if (this.#closed !== undefined) return;
     this.#close(reason);
     this.#announceLoss(reason);
   }
 
-  /** Tells the watches that these changes concern, if this domain may know of them. */
+  /** Fires the watches on these changes, if this domain may read the nodes. */
   deliver(changes: readonly StoreChange[]): void {
     for (const { path, exact, readableBy } of changes) {
       if (!readableBy.some((permissions) => access(permissions, this.domain).read)) continue;
@@ -266,7 +266,7 @@ class Connection implements Xenstore {
     }
   }
 
-  /** Domains that come and go are domain 0's to know (xenstored's default since Xen 4.15). */
+  /** Fires special watches, which only domain 0 may set (xenstored's default since Xen 4.15). */
   deliverSpecial(name: SpecialWatch): void {
     if (this.domain !== DOMAIN_0) return;
     for (const { watch, path } of this.#watches) if (path === name) watch.push(name);

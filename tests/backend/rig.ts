@@ -10,7 +10,7 @@ import { type Clock, SYSTEM_CLOCK } from "../../lib/clock.ts";
 import type { DataPlane, QueueHandle, QueueSpec } from "../../lib/dataplane/types.ts";
 import type { DomId, Xenstore, XenstoreOperations } from "../../lib/hypervisor.ts";
 import type { Logger } from "../../lib/log.ts";
-import { type FrontendOptions, SimulatedFrontend } from "../../lib/guest/frontend.ts";
+import { Frontend, type FrontendOptions } from "../../lib/guest/frontend.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import { SimulatedStore } from "../../lib/sim/xenstore.ts";
@@ -150,7 +150,7 @@ export class Rig implements AsyncDisposable {
   /** Is awaited before a disk is opened, so that a test can act meanwhile. */
   beforeOpen: () => Promise<void> = () => Promise.resolve();
   readonly #kinds: BackendKind[] = [];
-  readonly #frontends: SimulatedFrontend[] = [];
+  readonly #frontends: Frontend[] = [];
 
   constructor() {
     this.simulated.createGuest(GUEST);
@@ -192,8 +192,8 @@ export class Rig implements AsyncDisposable {
   }
 
   /** A frontend in the guest; it moves no data. */
-  frontend(device: DeviceAddress, options: Partial<FrontendOptions> = {}): SimulatedFrontend {
-    const frontend = new SimulatedFrontend({
+  frontend(device: DeviceAddress, options: Partial<FrontendOptions> = {}): Frontend {
+    const frontend = new Frontend({
       platform: openSimulatedPlatform(this.machine, device.frontendDomain),
       store: this.simulated.connect(device.frontendDomain),
       path: frontendPath(device),

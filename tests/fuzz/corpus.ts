@@ -1,6 +1,6 @@
 /**
- * The corpus: minimised finds of the fuzzers, one JSON file each, replayed by the gate for ever. Only what once failed
- * gets in. It must not know how finds are made.
+ * The corpus: minimised failures that the structured fuzzer once found, one JSON file each. The gate replays all of
+ * them.
  */
 
 import type { StructuredFind } from "./structured.ts";
@@ -9,12 +9,12 @@ import type { WireRequest } from "../hardening/wire.ts";
 const DIRECTORY = new URL("./corpus/", import.meta.url);
 const WIDE_FIELDS = new Set(["id", "sector", "sectorCount"]);
 
-/** A find as text; numbers of 64 bits are decimal strings. */
+/** A find as JSON; 64-bit numbers are decimal strings. */
 export function formatFind(find: StructuredFind): string {
   return JSON.stringify(find, (_, value) => typeof value === "bigint" ? value.toString() : value, 2) + "\n";
 }
 
-/** The find that a text holds. */
+/** Parses a find. */
 export function parseFind(text: string): StructuredFind {
   return JSON.parse(text, (name, value) => WIDE_FIELDS.has(name) ? BigInt(value) : value);
 }
@@ -27,7 +27,7 @@ export function corpus(): [name: string, find: StructuredFind][] {
   ]);
 }
 
-/** For people: how many requests a find needs. */
+/** Number of requests of a find. */
 export function countRequests(batches: readonly (readonly WireRequest[])[]): number {
   return batches.reduce((sum, batch) => sum + batch.length, 0);
 }

@@ -1,6 +1,6 @@
 /**
- * `deno task fuzz [--runs N] [--seed S]`: a long run of all fuzzers. Prints the seed first; a failure prints what was
- * found, made small, as a file for the corpus. Exits 1 then.
+ * `deno task fuzz [--runs N] [--seed S]`: a long run of all fuzzers. Prints the seed first. On a failure prints the
+ * minimised find, as a file for the corpus, and exits with status 1.
  */
 
 import { parseArgs } from "@std/cli";
@@ -21,12 +21,12 @@ if (!Number.isSafeInteger(runs) || runs < 1 || !Number.isSafeInteger(seed)) {
   say("usage: deno task fuzz [--runs REQUESTS] [--seed SEED]");
   Deno.exit(2);
 }
-say(`seed ${seed}: ${runs} structured requests, and a tenth of that in ring pages, values and changes of nodes`);
+say(`seed ${seed}: ${runs} structured requests, ring pages, and values and changes of xenstore nodes`);
 try {
   structured(new Random(seed), runs);
   ringPages(new Random(seed + 1), Math.ceil(runs / 10));
   const rings = Math.ceil(runs / 100);
-  say(`${rings} rings that are their own data: ${fuzzRingsInThemselves(seed + 4, rings)} stopped`);
+  say(`${rings} rings that name themselves as data: ${fuzzRingsInThemselves(seed + 4, rings)} stopped`);
   say(`${fuzzNegotiation(seed + 2, Math.ceil(runs / 10))} of ${Math.ceil(runs / 10)} random frontends were accepted`);
   await devices(new Random(seed + 3), Math.ceil(runs / 100));
 } catch (error) {
@@ -43,7 +43,7 @@ function structured(random: Random, requests: number): void {
     say(formatFind(find));
     throw new Error(`${find.error} (${countRequests(find.batches)} requests)`);
   }
-  say(`${requests} structured requests: one right answer each, ${seconds(start)} s`);
+  say(`${requests} structured requests: one correct response each, ${seconds(start)} s`);
 }
 
 function ringPages(random: Random, pages: number): void {
@@ -54,7 +54,7 @@ function ringPages(random: Random, pages: number): void {
     for (const name of ["pages", "requests", "okay", "stopped"] as const) sum[name] += outcome[name];
   }
   say(
-    `${sum.pages} random ring pages: ${sum.requests} requests, ${sum.okay} of them carried out, ` +
+    `${sum.pages} random ring pages: ${sum.requests} requests, ${sum.okay} of them OKAY, ` +
       `${sum.stopped} rings stopped, ${seconds(start)} s`,
   );
 }

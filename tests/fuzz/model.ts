@@ -1,6 +1,6 @@
 /**
- * What disk and guest pages must hold after a batch of requests: an exact copy of both that requests are carried out
- * on, and for places where the order of answers is open, all contents that are allowed. It must not know rings.
+ * What disk and guest pages must hold after a batch of requests: carries the requests out on copies of both. Where the
+ * order of requests is not determined, it remembers all contents that a page may have.
  */
 
 import { words } from "../hardening/world.ts";
@@ -11,23 +11,23 @@ const SECTOR = 512;
 const SECTOR_WORDS = SECTOR / 4;
 const SECTORS_PER_PAGE = 8;
 
-/** The real bytes that are compared with. */
-export interface RealBytes {
+/** The real bytes, for comparison. */
+interface RealBytes {
   readonly disk: Uint8Array;
   /** By grant reference. */
   readonly pages: ReadonlyMap<number, Uint8Array>;
 }
 
-/** See the file's first lines. */
+/** The expected contents of one disk and its guest's pages. */
 export class Model {
   readonly #facts: Facts;
   readonly #disk: Int32Array;
   readonly #realDisk: Int32Array;
   readonly #pages = new Map<number, Int32Array>();
   readonly #realPages = new Map<number, Int32Array>();
-  /** Reads may be answered in another order than they were asked. */
+  /** Reads may be carried out in any order. */
   readonly #unordered: boolean;
-  /** Contents that a page's sector may have instead, by page and sector. */
+  /** Other allowed contents of a page's sector, by page and sector. */
   #allowed = new Map<string, Int32Array[]>();
 
   constructor(facts: Facts, real: RealBytes, unordered: boolean) {
@@ -41,7 +41,7 @@ export class Model {
     }
   }
 
-  /** The guest wrote to a page. */
+  /** Copies a page again: the guest wrote to it. */
   refresh(gref: number): void {
     this.#pages.get(gref)!.set(this.#realPages.get(gref)!);
   }
@@ -93,7 +93,7 @@ export class Model {
     }
   }
 
-  /** Whole granules read as zeroes from now on. */
+  /** Whole granules become zeroes. */
   #discard({ sector, sectorCount }: DiscardRequest): void {
     const begin = Number((sector + GRANULE - 1n) / GRANULE * GRANULE);
     const end = Number((sector + sectorCount) / GRANULE * GRANULE);
@@ -118,7 +118,7 @@ export class Model {
   }
 }
 
-/** The segments that the wire's count makes part of the request. */
+/** The segments that count: as many as the request's segment count says. */
 function carried({ segments, count }: DirectRequest | IndirectRequest): readonly WireSegment[] {
   return segments.slice(0, count);
 }

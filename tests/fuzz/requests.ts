@@ -1,33 +1,33 @@
 /**
- * Random requests of a hostile guest, mostly valid, and what the contract says must come of each. The judgement is
- * written from the contract's table alone, with whole 64-bit numbers, so that it shares no mistake with the product.
+ * Random requests of a hostile guest, mostly valid, and the status that each must get. The verdicts are written from
+ * the protocol alone, with 64-bit BigInts, so that they share no mistake with lib/blkif.
  */
 
 import type { Random } from "../../lib/guest/random.ts";
 import type { DirectRequest, DiscardRequest, IndirectRequest, WireRequest, WireSegment } from "../hardening/wire.ts";
 
-/** What a judge knows of the disk and the grants. */
+/** The disk and the grants that requests are judged by. */
 export interface Facts {
   readonly sectors: bigint;
   readonly readOnly: boolean;
-  /** Sectors of 512 bytes in a logical one. */
+  /** 512-byte sectors per logical sector. */
   readonly alignment: number;
-  /** Pages that may be read and written, those to write to the disk from first. */
+  /** Pages granted for reading and writing: sources of writes, and targets of reads. */
   readonly sources: readonly number[];
   readonly targets: readonly number[];
-  /** Pages that may be read. */
+  /** Pages granted read-only. */
   readonly readOnlyPages: readonly number[];
-  /** References that are not usable. */
+  /** Unusable grant references. */
   readonly bad: readonly number[];
   /** Pages for the segments of indirect requests. */
   readonly lists: readonly number[];
-  /** Segments offered for them; 0: they are not offered. */
+  /** Most segments offered for indirect requests; 0: not offered. */
   readonly indirectSegments: number;
   /** Discards are offered. */
   readonly discard: boolean;
 }
 
-/** Sectors of 512 bytes that are discarded together. */
+/** 512-byte sectors per discard granule. */
 export const GRANULE = 8n;
 
 export const READ = 0;
@@ -35,10 +35,10 @@ export const WRITE = 1;
 export const BARRIER = 2;
 export const FLUSH = 3;
 
-/** A request's fate: its status, and whether its data moves. */
+/** What must come of a request. */
 export interface Verdict {
   readonly status: number;
-  /** The request is in order but for a grant: a read may have filled its other pages. */
+  /** Only a grant is bad: a read may have filled the other pages. */
   readonly grantFailed: boolean;
 }
 
@@ -48,7 +48,7 @@ const ERROR: Verdict = { status: -1, grantFailed: false };
 const UNSUPPORTED: Verdict = { status: -2, grantFailed: false };
 const NO_GRANT: Verdict = { status: -1, grantFailed: true };
 
-/** What the contract says of a request. */
+/** The verdict on a request. */
 export function judge(request: WireRequest, facts: Facts): Verdict {
   if (request.form === "discard") return judgeDiscard(request, facts);
   if (request.form === "indirect") return judgeIndirect(request, facts);
@@ -93,12 +93,12 @@ const ODD_SECTORS = [53n, 54n, 55n, 63n].map((power) => 1n << power)
 const ODD_BYTES = [0, 1, 7, 8, 9, 15, 127, 128, 254, 255];
 const ODD_COUNTS = [0, 12, 13, 31, 128, 255];
 
-/** A stream of requests that its random source determines. */
+/** A stream of requests, determined by its random source. */
 export class RequestGenerator {
   readonly #random: Random;
   readonly #facts: Facts;
   #lastId = 0n;
-  /** The page that the last indirect request used. */
+  /** Index of the page that the last indirect request used. */
   #list = 0;
 
   constructor(random: Random, facts: Facts) {
@@ -106,7 +106,7 @@ export class RequestGenerator {
     this.#facts = facts;
   }
 
-  /** The next request: in about five of six cases one without fault. */
+  /** The next request; about five of six are valid. */
   next(): WireRequest {
     const random = this.#random;
     const request = this.#valid();
@@ -143,7 +143,7 @@ export class RequestGenerator {
     });
   }
 
-  /** Mostly new, sometimes the last one again, sometimes with all bits. */
+  /** Mostly a new id, sometimes the last one again, sometimes 64 random bits. */
   #id(): bigint {
     const random = this.#random;
     if (random.chance(0.03)) return this.#lastId;
@@ -151,7 +151,7 @@ export class RequestGenerator {
     return ++this.#lastId;
   }
 
-  /** The same in the other form, mostly with more segments, and as often spoilt as a direct one. */
+  /** The same as an indirect request, mostly with more segments; one of five is invalid. */
   #indirect({ id, sector, operation }: DirectRequest): IndirectRequest {
     const random = this.#random;
     const inner = operation === READ ? READ : WRITE;

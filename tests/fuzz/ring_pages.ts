@@ -1,18 +1,18 @@
 /**
- * Fuzzing with random ring pages: every byte of the slots at random (with some of the fields plausible, or nothing
- * would ever be read or written), and sometimes of the header. The queue answers each request that the page's own
- * indices promise once, with its id, or stops for good; and no canary changes.
+ * Fuzzing with random ring pages: every byte of the slots is random, except that some fields are plausible, so that
+ * some requests are carried out. The queue answers each request once, with its id, or an impossible index stops it for
+ * good; no canary changes.
  */
 
 import { Random } from "../../lib/guest/random.ts";
 import { expectedEcho, slotBytes, type WireAnswer } from "../hardening/wire.ts";
 import { ABI_NAMES, GRANT_MODES, SECTOR_SIZES, World } from "../hardening/world.ts";
 
-/** Pages served by one queue, unless one stops it. */
+/** Pages per queue, unless one stops it. */
 const PAGES_PER_QUEUE = 400;
 
-/** What a run came to. */
-export interface PagesOutcome {
+/** Counts of a run. */
+interface PagesOutcome {
   readonly pages: number;
   readonly requests: number;
   readonly okay: number;
@@ -48,8 +48,8 @@ export function fuzzRingPages(seed: number, pages: number): PagesOutcome {
 }
 
 /**
- * Rings whose requests name the ring's own pages as data: the disk's bytes become requests, answers and indices. Serves
- * `rounds` of them, and returns how many stopped their ring. Throws Error at the first that does more than that.
+ * Serves `rounds` rings whose requests name the ring's own pages as data, so that bytes of the disk become requests,
+ * responses and indices. Returns how many rings were stopped. Throws Error if anything else is harmed.
  */
 export function fuzzRingsInThemselves(seed: number, rounds: number): number {
   const random = new Random(seed);
@@ -67,7 +67,7 @@ export function fuzzRingsInThemselves(seed: number, rounds: number): number {
   return stopped;
 }
 
-/** True if the queue goes on. */
+/** Serves one random page. False: the queue is stopped. */
 function servePage(
   world: World,
   random: Random,
@@ -101,7 +101,7 @@ function stopped(world: World, answers: readonly WireAnswer[], outcome: { stoppe
   return false;
 }
 
-/** Random bytes, over which some fields of some slots are made plausible. */
+/** Fills the ring with random bytes, then makes some fields of some slots plausible. */
 function fill(world: World, random: Random, grants: readonly number[]): void {
   const words = new Uint32Array(world.ring.view.buffer, world.ring.view.byteOffset, world.ring.view.length / 4);
   for (let i = 16; i < words.length; i++) words[i] = random.next();
@@ -134,7 +134,7 @@ function fill(world: World, random: Random, grants: readonly number[]): void {
   }
 }
 
-/** Pages of segments of indirect requests: two of them anew each time. */
+/** Fills two of the pages for the segments of indirect requests. */
 function fillLists(world: World, random: Random, plausibility: number, grants: readonly number[]): void {
   for (let n = 0; n < 2; n++) {
     const page = world.listPage(random.pick(world.grants.lists.refs))!;

@@ -1,7 +1,6 @@
 /**
- * Fuzzing with xenstore values: what a guest may write into its frontend directory, read by the negotiation alone (an
- * error a person can read, or parameters in range) and acted on by a whole device (it stays alive, gives everything
- * back, and connects once the nodes are right).
+ * Fuzzing with xenstore values in a guest's frontend directory. The negotiation alone must return parameters in range
+ * or a readable error; a whole device must stay alive, release everything, and connect once the nodes are right.
  */
 
 import { XenblkError } from "../../lib/errors.ts";
@@ -82,7 +81,7 @@ function value(random: Random): string {
   return String(random.chance(0.7) ? random.below(20) : random.next());
 }
 
-/** Reads `runs` random frontends. Throws Error at the first wrong reaction; returns how many were accepted. */
+/** Reads `runs` random frontends. Returns how many were accepted; throws Error at the first wrong result. */
 export function fuzzNegotiation(seed: number, runs: number): number {
   const random = new Random(seed);
   let accepted = 0;
@@ -126,14 +125,14 @@ function checkParameters(
   }
 }
 
-/** What a device's run came to. */
-export interface DeviceOutcome {
+/** Counts of a run. */
+interface DeviceOutcome {
   readonly changes: number;
   readonly connections: number;
   readonly lines: number;
 }
 
-/** A guest that writes `changes` random values into its directory. Throws or rejects at the first wrong reaction. */
+/** A guest writes `changes` sets of random values into its directory. Rejects at the first wrong reaction. */
 export async function fuzzDevice(seed: number, changes: number): Promise<DeviceOutcome> {
   const random = new Random(seed);
   await using rig = new Rig();
@@ -141,7 +140,7 @@ export async function fuzzDevice(seed: number, changes: number): Promise<DeviceO
   rig.serve({}, { clock: FAST_CLOCK });
   await rig.backendReaches(device, 2);
   for (let change = 0; change < changes; change++) {
-    if (random.chance(0.15)) await dance(rig, device, random);
+    if (random.chance(0.15)) await reconnects(rig, device, random);
     const nodes: Record<string, string> = random.chance(0.4) ? { ...RING_NODES } : {};
     for (let n = random.below(3); n > 0; n--) nodes[random.pick(NODES)] = value(random);
     if (random.chance(0.7)) nodes["state"] = random.chance(0.8) ? String(random.between(1, 6)) : value(random);
@@ -150,12 +149,12 @@ export async function fuzzDevice(seed: number, changes: number): Promise<DeviceO
     if (random.chance(0.02)) rig.plane.open.at(-1)?.stop("the frontend's index is impossible");
     if (random.chance(0.5)) await settle(random.below(3));
   }
-  await becomesWell(rig, device, seed);
+  await recovers(rig, device, seed);
   return { changes, connections: rig.plane.queues.length, lines: rig.lines.length };
 }
 
-/** The states of a guest that closes and connects again, at a pace that is not always the backend's. */
-async function dance(rig: Rig, device: DeviceAddress, random: Random): Promise<void> {
+/** The guest closes and connects again, sometimes faster than the backend follows. */
+async function reconnects(rig: Rig, device: DeviceAddress, random: Random): Promise<void> {
   for (const state of ["6", "1", "3"]) {
     for (const name of state === "1" ? NODES : []) {
       rig.toolstack.remove(`/local/domain/5/device/vbd/${device.vdev}/${name}`);
@@ -165,12 +164,12 @@ async function dance(rig: Rig, device: DeviceAddress, random: Random): Promise<v
   }
 }
 
-/** The guest comes to reason: it closes, sets everything right, and connects. */
-async function becomesWell(rig: Rig, device: DeviceAddress, seed: number): Promise<void> {
+/** The guest closes, corrects all nodes, and must be able to connect. */
+async function recovers(rig: Rig, device: DeviceAddress, seed: number): Promise<void> {
   const directory = `/local/domain/5/device/vbd/${device.vdev}`;
   rig.guestWrites(device, { state: "6" });
   await rig.backendReaches(device, 6);
-  await until(`seed ${seed}: all is given back`, () => rig.plane.open.length === 0 && rig.openDisks === 0);
+  await until(`seed ${seed}: rings and disks are released`, () => rig.plane.open.length === 0 && rig.openDisks === 0);
   for (const name of NODES) rig.toolstack.remove(`${directory}/${name}`);
   rig.guestWrites(device, { state: "1" });
   await rig.backendReaches(device, 2);

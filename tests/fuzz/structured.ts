@@ -1,7 +1,7 @@
 /**
  * Fuzzing with structured requests: batches of random requests, mostly valid, on the real queue. After each batch every
- * request has exactly one answer, the right one, disk and pages hold what they must, and no canary has changed. A seed
- * replays a run; the batch that failed can be made smaller.
+ * request has exactly one response, the correct one; disk and pages hold what they must, and no canary has changed. A
+ * seed replays a run, and a failing run is minimised.
  */
 
 import type { AbiName } from "../../lib/blkif/abi.ts";
@@ -17,7 +17,7 @@ import { type Facts, FLUSH, judge, RequestGenerator } from "./requests.ts";
 const SOURCES = 8;
 const TARGETS = 8;
 
-/** How the queue is set up; with a seed it determines everything. */
+/** How the queue is set up; determines the whole run. */
 export interface Setting {
   readonly abi: AbiName;
   readonly grants: GrantMode;
@@ -28,17 +28,17 @@ export interface Setting {
   readonly maxPersistentGrants: number;
   readonly startIndex: number;
   readonly sectors: number;
-  /** Offered for indirect requests; 0: they are not. */
+  /** Most segments offered for indirect requests; 0: not offered. */
   readonly indirectSegments: number;
   /** Discards are offered. */
   readonly discard: boolean;
-  /** Results come late and out of order. */
+  /** Completions come late and out of order. */
   readonly delayed: boolean;
-  /** For data, delays and the guest's pace. */
+  /** For requests, data and delays. */
   readonly seed: number;
 }
 
-/** A setting that a random source chooses. */
+/** A random setting. */
 export function randomSetting(random: Random): Setting {
   const large = random.chance(0.1);
   return {
@@ -58,7 +58,7 @@ export function randomSetting(random: Random): Setting {
   };
 }
 
-/** A queue under fire. */
+/** One run: a queue, its guest and the model. */
 export class StructuredRun implements Disposable {
   readonly world: World;
   readonly #random: Random;
@@ -66,8 +66,8 @@ export class StructuredRun implements Disposable {
   readonly #model: Model;
   readonly #generator: RequestGenerator;
   readonly #sourcePages: readonly Uint8Array[];
-  /** A request that may only be alone in its batch, until its turn comes. */
-  #kept: WireRequest | undefined;
+  /** A request that needs a batch of its own: it is the next batch. */
+  #postponed: WireRequest | undefined;
 
   constructor(setting: Setting) {
     const random = new Random(setting.seed);
@@ -94,30 +94,30 @@ export class StructuredRun implements Disposable {
     data.refs.forEach((ref, i) => pages.set(ref, this.world.page(i)));
     readOnly.refs.forEach((ref, i) => pages.set(ref, readOnly.view.subarray(i * PAGE, (i + 1) * PAGE)));
     this.#sourcePages = this.#facts.sources.map((ref) => pages.get(ref)!);
-    // Persistent grants deliver some reads at once and leave others to be copied later.
+    // With persistent grants some reads go to the mapped page at once and others are copied later.
     const unordered = setting.delayed || setting.grants === "persistent";
     this.#model = new Model(this.#facts, { disk: this.world.disk, pages }, unordered);
     this.#generator = new RequestGenerator(random, this.#facts);
   }
 
-  /** The next batch. What flushes and then writes goes alone: its place among others is not determined. */
+  /** The next batch. A flush with data is a batch of its own: its order among others is not determined. */
   nextBatch(): WireRequest[] {
     const batch: WireRequest[] = [];
     const most = this.#random.chance(0.1) ? 32 : this.#random.between(1, 16);
     while (batch.length < most) {
-      const request = this.#kept ?? this.#generator.next();
-      this.#kept = undefined;
+      const request = this.#postponed ?? this.#generator.next();
+      this.#postponed = undefined;
       if (!flushesData(request)) batch.push(request);
       else if (batch.length === 0) return [request];
       else {
-        this.#kept = request;
+        this.#postponed = request;
         return batch;
       }
     }
     return batch;
   }
 
-  /** Serves a batch and judges what came of it. Throws Error if it is not what it must be. */
+  /** Serves a batch. Throws Error if a response, the disk or a page is not as it must be. */
   serve(batch: readonly WireRequest[]): void {
     this.#writePages();
     const world = this.world;
@@ -143,7 +143,7 @@ export class StructuredRun implements Disposable {
   }
 }
 
-/** A channel whose results come up to three reaps late. */
+/** A channel whose completions come up to three reaps late. */
 function delayingChannel(random: Random): ChannelOpener {
   return (attachment, options) =>
     new FaultChannel(openMemory(attachment, options), options.vectors, () => ({ heldReaps: random.below(4) }));
@@ -159,7 +159,7 @@ function expected(request: WireRequest, facts: Facts): WireAnswer {
   return { id: request.id, operation: echo, status: judge(request, facts).status };
 }
 
-/** Each request has one answer, in whatever order. */
+/** Each request must have one response, in any order. */
 function compareAnswers(wanted: readonly WireAnswer[], got: readonly WireAnswer[]): void {
   const key = ({ id, operation, status }: WireAnswer): string => `id ${id}, operation ${operation}, status ${status}`;
   const [left, right] = [wanted.map(key).sort(), got.map(key).sort()];
@@ -168,16 +168,15 @@ function compareAnswers(wanted: readonly WireAnswer[], got: readonly WireAnswer[
   }
 }
 
-/** A failure, as it goes into the corpus. */
+/** A failure, in the form of the corpus. */
 export interface StructuredFind {
   readonly kind: "structured";
   readonly setting: Setting;
   readonly error: string;
-  /** With ids, sectors and the like as decimal strings. */
   readonly batches: readonly (readonly WireRequest[])[];
 }
 
-/** Serves given batches from the beginning. Returns what went wrong, or undefined. */
+/** Serves the batches. Returns the error, or undefined. */
 export function replay(setting: Setting, batches: readonly (readonly WireRequest[])[]): string | undefined {
   using run = new StructuredRun(setting);
   try {
@@ -188,7 +187,7 @@ export function replay(setting: Setting, batches: readonly (readonly WireRequest
   }
 }
 
-/** Serves about `requests` requests. Returns the first failure, made as small as leaving things out can make it. */
+/** Serves about `requests` requests. Returns the first failure, minimised by leaving out batches and requests. */
 export function fuzzStructured(setting: Setting, requests: number): StructuredFind | undefined {
   const batches: WireRequest[][] = [];
   using run = new StructuredRun(setting);

@@ -1,6 +1,6 @@
 /**
- * The simulated frontend and its load against the real backend, both ends of every transport feature: rings of several
- * pages, several rings, indirect requests and discards. Every byte verifies, and the features were really in use.
+ * The frontend and its load against the real backend, with every transport feature: rings of several pages, several
+ * rings, indirect requests and discards. Every byte verifies, and counters show that the features were in use.
  */
 
 import { assert, assertEquals, assertGreater, assertLess, assertThrows } from "@std/assert";
@@ -12,7 +12,7 @@ import { XenblkError } from "../../lib/errors.ts";
 import type { DomId } from "../../lib/hypervisor.ts";
 import { SILENT } from "../../lib/log.ts";
 import { DiskModel } from "../../lib/guest/disk_model.ts";
-import { type FrontendOptions, SimulatedFrontend } from "../../lib/guest/frontend.ts";
+import { Frontend, type FrontendOptions } from "../../lib/guest/frontend.ts";
 import { LoadDriver } from "../../lib/guest/load.ts";
 import { LoadThread } from "../../lib/guest/load_thread.ts";
 import { type LoadOutcome, LoadProgress, type LoadSpec, loadTarget, MIXED_LOAD } from "../../lib/guest/load_types.ts";
@@ -22,13 +22,13 @@ import { SimulatedStore } from "../../lib/sim/xenstore.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import { attachDevice } from "../../lib/toolstack/attach.ts";
 import { frontendPath } from "../../lib/xenbus/paths.ts";
-import { Host as UnservedHost } from "../sim/rig.ts";
+import { Host as UnservedHost } from "./rig.ts";
 
 const BACKEND = 0 as DomId;
 const GUEST = 3 as DomId;
 const DISK = "memory:16M";
 
-/** A host with the whole backend and one guest with one disk. */
+/** A host with the real backend and one guest with one disk. */
 class Host implements AsyncDisposable {
   readonly machine = createMachine({ memoryBytes: 2 ** 28, grantsPerDomain: 65536 });
   readonly store = new SimulatedStore();
@@ -77,12 +77,12 @@ interface Scene {
   readonly spec: Partial<LoadSpec>;
 }
 
-/** Connects, loads, reads everything back, and returns what came of it with the backend's own counters. */
+/** Connects, runs the load, and reads everything back; all of it must verify. */
 async function play({ settings, frontend, spec }: Scene): Promise<{ outcome: LoadOutcome; host: Host; slots: number }> {
   await using host = new Host(settings);
   await using thread = await LoadThread.start(host.front);
   const store = host.store.connect(GUEST);
-  using front = new SimulatedFrontend({ platform: host.front, store, path: host.path, endpoint: thread, ...frontend });
+  using front = new Frontend({ platform: host.front, store, path: host.path, endpoint: thread, ...frontend });
   const connection = await front.connect();
   const model = DiskModel.create(connection.disk.sectors, 7, "zeroes");
   const target = loadTarget(connection);
@@ -119,7 +119,7 @@ for (const grants of ["copy", "persistent", "map", "map-each"] as const) {
     assertGreater(outcome.bytesRead / outcome.reads, 200_000);
     const [status] = host.kind.status();
     assertEquals(status!.queues.length, 4);
-    for (const { reads, writes } of status!.queues) assertGreater(reads + writes, 300, "every ring has its share");
+    for (const { reads, writes } of status!.queues) assertGreater(reads + writes, 300, "every ring was used");
     const { totals } = status!;
     assertEquals([totals.errors, totals.discards, totals.unsupported], [0, outcome.discards, 0]);
     assertEquals(totals.flushes, status!.queues.reduce((sum, { flushes }) => sum + flushes, 0));
@@ -127,7 +127,7 @@ for (const grants of ["copy", "persistent", "map", "map-each"] as const) {
   });
 }
 
-Deno.test("what the backend does not offer the frontend does without", async () => {
+Deno.test("the frontend uses no feature that the backend does not offer", async () => {
   const { outcome, host, slots } = await play({
     settings: { maxRingPageOrder: 0, maxQueues: 1, maxIndirectSegments: 0, discard: false },
     frontend: { ringPages: 16, queues: 4, segments: 256 },
@@ -136,7 +136,7 @@ Deno.test("what the backend does not offer the frontend does without", async () 
   assertEquals([slots, outcome.discards, host.kind.status()[0]!.queues.length], [32, 0, 1]);
 });
 
-Deno.test("queues of a device are served by several reactors, and what one wrote the others read", async () => {
+Deno.test("queues of a device on several reactors: each reads what the other wrote", async () => {
   const { host, outcome } = await play({
     frontend: { queues: 2, ringPages: 2 },
     spec: { requests: 3000, blockBytes: [4096], area: { firstSector: 0, sectors: 512 }, depth: 64 },
@@ -146,11 +146,11 @@ Deno.test("queues of a device are served by several reactors, and what one wrote
   assertLess(Math.abs(first!.reads - second!.reads), 600);
 });
 
-/** Operations of the first 32 requests of a load, as they stand on a ring that nobody serves. */
+/** Operations of the first 32 requests of a load, read from a ring that nobody serves. */
 async function firstRequests(spec: Partial<LoadSpec>, verified: boolean): Promise<number[]> {
   const host = new UnservedHost();
   const path = "device/vbd/51712";
-  using front = new SimulatedFrontend({ platform: host.front, store: host.guest, path, segments: 32 });
+  using front = new Frontend({ platform: host.front, store: host.guest, path, segments: 32 });
   const nodes = { "feature-max-indirect-segments": "32", "feature-discard": "1" };
   const disk = new Uint8Array(2 ** 24);
   const [connection, backend] = await Promise.all([front.connect(), host.serve(disk, nodes)]);
@@ -168,7 +168,7 @@ async function firstRequests(spec: Partial<LoadSpec>, verified: boolean): Promis
   return Array.from({ length: 32 }, (_, slot) => connection.ringPages.view[64 + slot * 112]!);
 }
 
-Deno.test("more than eleven segments make a request indirect, and barriers stay direct", async () => {
+Deno.test("a request of more than 11 segments is indirect, and a barrier is always direct", async () => {
   assertEquals(await firstRequests({ blockBytes: [131072] }, false), Array(32).fill(OP_INDIRECT));
   const small = await firstRequests({ blockBytes: [45056] }, false);
   assert(small.every((operation) => operation <= 1));
@@ -178,10 +178,10 @@ Deno.test("more than eleven segments make a request indirect, and barriers stay 
   assertEquals(discards.filter((operation) => operation === OP_DISCARD).length, 16);
 });
 
-Deno.test("blocks beyond what a request can hold are refused with that size", async () => {
+Deno.test("blocks larger than a request can hold are refused with the largest size", async () => {
   await using host = new Host();
   const store = host.store.connect(GUEST);
-  using front = new SimulatedFrontend({ platform: host.front, store, path: host.path, segments: 32, requests: 1 });
+  using front = new Frontend({ platform: host.front, store, path: host.path, segments: 32, requests: 1 });
   const target = loadTarget(await front.connect());
   const { events } = front;
   const load = (blockBytes: number[]): LoadDriver =>
@@ -196,7 +196,7 @@ Deno.test("blocks beyond what a request can hold are refused with that size", as
   assertThrows(() => load([131584]), XenblkError, "a request holds 512 to 131072");
 });
 
-Deno.test("after a discard a sector holds zeroes or what was written to it before, and nothing else", () => {
+Deno.test("after a discard a sector holds zeroes or its earlier data, and nothing else", () => {
   const model = DiskModel.create(16, 3, "zeroes");
   const words = new Uint32Array(128);
   const write = model.takeWrite();

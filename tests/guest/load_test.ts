@@ -1,6 +1,6 @@
 /**
- * The load driver finds every byte that a backend gets wrong, and nothing where none is wrong; it keeps to what it was
- * told to do, and ends.
+ * The load driver finds every wrong byte and reports none where all are right; it follows its spec, and it ends.
+ * Backends here are in-process and can be given faults.
  */
 
 import { assert, assertEquals, assertGreater, assertMatch, assertRejects, assertThrows } from "@std/assert";
@@ -8,19 +8,19 @@ import type { AbiName } from "../../lib/blkif/abi.ts";
 import { SYSTEM_CLOCK } from "../../lib/clock.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import { DiskModel } from "../../lib/guest/disk_model.ts";
-import { type FrontendOptions, SimulatedFrontend } from "../../lib/guest/frontend.ts";
-import { LoadDriver, runLoadBeside } from "../../lib/guest/load.ts";
+import { Frontend, type FrontendOptions } from "../../lib/guest/frontend.ts";
+import { LoadDriver } from "../../lib/guest/load.ts";
 import { LoadThread } from "../../lib/guest/load_thread.ts";
 import { type LoadOutcome, LoadProgress, type LoadSpec, loadTarget, MIXED_LOAD } from "../../lib/guest/load_types.ts";
 import { machineUsage } from "../../lib/sim/platform.ts";
 import { rememberImage, verifyImage, verifyImageFile } from "../../lib/guest/verify_image.ts";
-import { Host, type Mischief, type TinyBackend } from "../sim/rig.ts";
+import { Host, type Mischief, type TinyBackend } from "./rig.ts";
 
 const SECTORS = 4096;
 
 interface Bench {
   readonly host: Host;
-  readonly front: SimulatedFrontend;
+  readonly front: Frontend;
   readonly backend: TinyBackend;
   readonly disk: Uint8Array;
 }
@@ -32,7 +32,7 @@ async function connect(
 ): Promise<Bench> {
   const host = new Host();
   const path = "device/vbd/51712";
-  const front = new SimulatedFrontend({ platform: host.front, store: host.guest, path, ...options });
+  const front = new Frontend({ platform: host.front, store: host.guest, path, ...options });
   const [, backend] = await Promise.all([front.connect(), host.serve(disk, nodes)]);
   return { host, front, backend, disk };
 }
@@ -48,14 +48,14 @@ function driverOf({ host, front }: Bench, spec: Partial<LoadSpec>, model?: DiskM
   });
 }
 
-/** Runs a load against a backend on the same thread, turn by turn. */
+/** Runs a load and its backend in this thread, in turns. */
 function drive(bench: Bench, spec: Partial<LoadSpec>, model?: DiskModel): LoadOutcome {
   const driver = driverOf(bench, spec, model);
   for (let turn = 0; !driver.finished; turn++) {
     assert(turn < 1_000_000, "the load never ends");
     const busy = driver.step();
     bench.backend.step();
-    if (!busy) driver.rest();
+    if (!busy) driver.prepareToSleep();
   }
   return driver.outcome();
 }
@@ -68,8 +68,25 @@ const reader = (disk: Uint8Array) => ({
   },
 });
 
+const PATIENCE_MS = 30_000;
+
+/** Waits for what the Worker of a load brings about. */
+async function until(what: string, isSo: () => boolean): Promise<void> {
+  for (const start = performance.now(); !isSo(); await SYSTEM_CLOCK.sleep(1)) {
+    assert(performance.now() - start < PATIENCE_MS, `waited in vain until ${what}`);
+  }
+}
+
+/** Serves the requests of a load in a Worker by stepping the current backend, if there is one, until `ended`. */
+async function keepServing(current: () => TinyBackend | undefined, ended: () => boolean): Promise<void> {
+  while (!ended()) {
+    const served = current()?.step() ?? false;
+    await SYSTEM_CLOCK.sleep(served ? 0 : 1);
+  }
+}
+
 for (const abi of ["x86_64-abi", "x86_32-abi", "arm-abi"] satisfies AbiName[]) {
-  Deno.test(`a right backend: everything verifies, while it runs and in the image afterwards (${abi})`, async () => {
+  Deno.test(`with a correct backend everything verifies, during the load and in the image afterwards (${abi})`, async () => {
     const bench = await connect({ abi });
     const model = DiskModel.create(SECTORS, 7, "zeroes");
     const outcome = drive(bench, { requests: 5000, flushEvery: 100, barrierEvery: 50, seed: 3 }, model);
@@ -86,7 +103,7 @@ for (const abi of ["x86_64-abi", "x86_32-abi", "arm-abi"] satisfies AbiName[]) {
   });
 }
 
-Deno.test("one wrong bit in one read is found, and named with its sector, write and byte", async () => {
+Deno.test("one wrong bit in one read is found and reported with its write and byte", async () => {
   const bench = await connect();
   const model = DiskModel.create(SECTORS, 7, "zeroes");
   drive(bench, { requests: 4000, readShare: 0, blockBytes: [45056] }, model);
@@ -98,7 +115,7 @@ Deno.test("one wrong bit in one read is found, and named with its sector, write 
   assertEquals(outcome.verifiedSectors, 999);
 });
 
-Deno.test("a dropped write is found by reading, and in the image", async () => {
+Deno.test("a dropped write is found by reading and in the image", async () => {
   const bench = await connect();
   const model = DiskModel.create(SECTORS, 7, "zeroes");
   bench.backend.mischief = { dropWrite: (request) => request === 900 };
@@ -112,7 +129,7 @@ Deno.test("a dropped write is found by reading, and in the image", async () => {
   assertEquals(reading.firstMiscompare, verdict.firstMiscompare);
 });
 
-Deno.test("what was written to another sector is recognised", async () => {
+Deno.test("data of another sector is recognised", async () => {
   const bench = await connect();
   const model = DiskModel.create(SECTORS, 7, "zeroes");
   drive(bench, { requests: 512, readShare: 0, blockBytes: [4096], pattern: "sequential" }, model);
@@ -123,7 +140,7 @@ Deno.test("what was written to another sector is recognised", async () => {
   assertEquals(verdict.firstMiscompare, { sector: 1000, expected: "write 126", got: "write 10 of sector 77" });
 });
 
-Deno.test("a write that failed leaves its sectors unknown until they are written again; errors are counted by kind", async () => {
+Deno.test("sectors of a failed write are unknown until they are written again; errors are counted by kind", async () => {
   const bench = await connect();
   const model = DiskModel.create(SECTORS, 7, "zeroes");
   const sequential = { readShare: 0, blockBytes: [4096], pattern: "sequential", depth: 8 } as const;
@@ -140,7 +157,7 @@ Deno.test("a write that failed leaves its sectors unknown until they are written
   assertEquals(refused.errorsByKind, { "read -2": 18, "flush -2": 2 });
 });
 
-Deno.test("answers that Linux would disable the disk for are protocol errors", async () => {
+Deno.test("responses that make Linux disable the disk are protocol errors", async () => {
   const rows: [string, Mischief["answer"], RegExp][] = [
     [
       "operation",
@@ -164,7 +181,7 @@ Deno.test("answers that Linux would disable the disk for are protocol errors", a
   }
 });
 
-Deno.test("an image of unknown contents: first sight is remembered, a change is found; or it is known beforehand", async () => {
+Deno.test("an image of unknown contents: the first read is remembered and a change is found; or it is read beforehand", async () => {
   const disk = new Uint8Array(SECTORS * 512);
   crypto.getRandomValues(disk.subarray(0, 65536));
   const bench = await connect({}, {}, disk);
@@ -182,7 +199,7 @@ Deno.test("an image of unknown contents: first sight is remembered, a change is 
   assertThrows(() => verifyImage(reader(disk.subarray(0, 5000)), known), XenblkError, "it ends at byte 5000");
 });
 
-Deno.test("a load keeps to its depth, area, sizes and mix; a read-only disk is only read", async () => {
+Deno.test("a load follows its depth, area, sizes and mix; a read-only disk is only read", async () => {
   const bench = await connect();
   const model = DiskModel.create(SECTORS, 7, "zeroes");
   const area = { firstSector: 1000, sectors: 500 };
@@ -203,14 +220,14 @@ Deno.test("a load keeps to its depth, area, sizes and mix; a read-only disk is o
   assertEquals([reading.reads, reading.flushes, reading.writes], [298, 2, 0]);
 });
 
-Deno.test("a disk of 4096-byte sectors is only asked for whole ones, in whole pages", async () => {
+Deno.test("a disk of 4096-byte sectors gets only requests of whole sectors in whole pages", async () => {
   const bench = await connect({}, { "sector-size": "4096" });
   const model = DiskModel.create(SECTORS, 7, "zeroes");
   const outcome = drive(bench, { requests: 500 }, model);
   assertEquals([outcome.errors, outcome.miscompares, outcome.bytesWritten % 4096], [0, 0, 0]);
 });
 
-Deno.test("the same seed makes the same load; a load that cannot be is refused", async () => {
+Deno.test("the same seed makes the same load; an impossible load is refused", async () => {
   const images: Uint8Array[] = [];
   for (const seed of [5, 5, 6]) {
     const bench = await connect();
@@ -227,7 +244,7 @@ Deno.test("the same seed makes the same load; a load that cannot be is refused",
   assertThrows(() => driverOf(bench, { area }), XenblkError, "Cannot load 50 sectors");
 });
 
-Deno.test("without a model nothing is filled in or verified, and notifications are sent only when asked for", async () => {
+Deno.test("without a model data is neither filled in nor verified", async () => {
   const bench = await connect();
   const outcome = drive(bench, { requests: 2000, readShare: 0.5, blockBytes: [4096] });
   assertEquals([outcome.errors, outcome.verifiedSectors, outcome.uncheckedSectors], [0, 0, 0]);
@@ -235,22 +252,17 @@ Deno.test("without a model nothing is filled in or verified, and notifications a
   assertGreater(outcome.notificationsSent, 0);
 });
 
-Deno.test("in a Worker: a load verifies, is watched and stopped; the port is the Worker's, and nothing is left", async () => {
+Deno.test("in a Worker a load verifies and can be watched, stopped and abandoned; nothing is left behind", async () => {
   const host = new Host();
   const before = machineUsage(host.machine);
   const disk = new Uint8Array(SECTORS * 512);
   {
     await using thread = await LoadThread.start(host.front);
     const path = "device/vbd/51712";
-    using front = new SimulatedFrontend({ platform: host.front, store: host.guest, path, endpoint: thread });
+    using front = new Frontend({ platform: host.front, store: host.guest, path, endpoint: thread });
     const [connection, backend] = await Promise.all([front.connect(), host.serve(disk)]);
-    let serving = true;
-    const server = (async () => {
-      while (serving) {
-        if (!backend.step()) await SYSTEM_CLOCK.sleep(1);
-        else if (backend.requests % 64 === 0) await SYSTEM_CLOCK.sleep(0);
-      }
-    })();
+    let ended = false;
+    const server = keepServing(() => backend, () => ended);
     const model = DiskModel.create(SECTORS, 7, "zeroes");
     const first = thread.run(loadTarget(connection), { ...MIXED_LOAD, requests: 3000 }, model);
     assertThrows(() => thread.run(loadTarget(connection), MIXED_LOAD), XenblkError, "another one runs");
@@ -258,29 +270,28 @@ Deno.test("in a Worker: a load verifies, is watched and stopped; the port is the
     assertEquals([outcome.reads + outcome.writes, outcome.errors, outcome.miscompares], [3000, 0, 0]);
     assertEquals(first.progress.read().requests, 3000);
     const endless = thread.run(loadTarget(connection), { ...MIXED_LOAD, seed: 2 }, model);
-    while (endless.progress.read().requests < 500) await SYSTEM_CLOCK.sleep(5);
+    await until("500 requests were answered", () => endless.progress.read().requests >= 500);
     const stopped = await endless.stop();
     assertEquals([stopped.unanswered, stopped.miscompares, stopped.errors], [0, 0, 0]);
     const timed = await thread.run(loadTarget(connection), { ...MIXED_LOAD, durationMs: 60 }, model).outcome;
     assert(timed.elapsedMs >= 30 && timed.elapsedMs < 5000, `${timed.elapsedMs} ms`);
-    serving = false;
+    ended = true;
     await server;
     const unserved = thread.run(loadTarget(connection), { ...MIXED_LOAD, depth: 4, readShare: 0 }, model);
-    while (!backend.ring.finalCheck()) await SYSTEM_CLOCK.sleep(5);
+    await until("requests are on the ring", () => backend.ring.finalCheck());
     assertEquals((await unserved.abandon()).unanswered, 4);
     const verdict = verifyImage(reader(disk), model);
     assertEquals(verdict.miscompares, 0);
-    assertGreater(verdict.uncheckedSectors, 3, "what was never answered may hold anything");
+    assertGreater(verdict.uncheckedSectors, 3, "sectors of unanswered writes may hold anything");
     backend[Symbol.dispose]();
   }
-  await SYSTEM_CLOCK.sleep(20);
   assertEquals(machineUsage(host.machine), before);
 });
 
-Deno.test("a load's Worker can be ended although it sleeps: what is awaited of it rejects", async () => {
+Deno.test("a load's Worker can be terminated while it sleeps; pending promises reject", async () => {
   const host = new Host();
   const thread = await LoadThread.start(host.front);
-  using front = new SimulatedFrontend({
+  using front = new Frontend({
     platform: host.front,
     store: host.guest,
     path: "device/vbd/51712",
@@ -288,7 +299,7 @@ Deno.test("a load's Worker can be ended although it sleeps: what is awaited of i
   });
   const [connection, backend] = await Promise.all([front.connect(), host.serve(new Uint8Array(SECTORS * 512))]);
   const run = thread.run(loadTarget(connection), MIXED_LOAD);
-  while (!backend.ring.finalCheck()) await SYSTEM_CLOCK.sleep(5);
+  await until("requests are on the ring", () => backend.ring.finalCheck());
   thread.terminate();
   await assertRejects(() => run.outcome, XenblkError, "its Worker was ended");
   await assertRejects(() => thread.bind(0 as never), XenblkError, "its Worker was ended");
@@ -296,20 +307,12 @@ Deno.test("a load's Worker can be ended although it sleeps: what is awaited of i
   backend[Symbol.dispose]();
 });
 
-/** Steps whatever backend there is, until told to end. */
-async function keepServing(current: () => TinyBackend | undefined, ended: () => boolean): Promise<void> {
-  while (!ended()) {
-    const served = current()?.step() ?? false;
-    await SYSTEM_CLOCK.sleep(served ? 0 : 1);
-  }
-}
-
-Deno.test("under load: the backend closes, the guest quiesces without an error, reconnects and finds its data", async () => {
+Deno.test("under load the backend closes, and the guest quiesces without an error, reconnects and finds its data", async () => {
   const host = new Host();
   const disk = new Uint8Array(SECTORS * 512);
   const model = DiskModel.create(SECTORS, 7, "zeroes");
   await using thread = await LoadThread.start(host.front);
-  using front = new SimulatedFrontend({
+  using front = new Frontend({
     platform: host.front,
     store: host.guest,
     path: "device/vbd/51712",
@@ -324,7 +327,7 @@ Deno.test("under load: the backend closes, the guest quiesces without an error, 
     const [connection, serving] = await Promise.all([connecting, host.serve(disk)]);
     backend = serving;
     const run = thread.run(loadTarget(connection), { ...MIXED_LOAD, seed: round }, model);
-    while (run.progress.read().requests < 300) await SYSTEM_CLOCK.sleep(2);
+    await until("300 requests were answered", () => run.progress.read().requests >= 300);
     host.backState(5);
     await host.frontState(6);
     backend = undefined;
@@ -341,15 +344,15 @@ Deno.test("under load: the backend closes, the guest quiesces without an error, 
   assertEquals(verifyImage(reader(disk), model).verifiedSectors, SECTORS);
 });
 
-Deno.test("a load goes on when the backend is replaced under it", async () => {
+Deno.test("a load continues when its backend is replaced", async () => {
   const bench = await connect();
   const model = DiskModel.create(SECTORS, 7, "zeroes");
   const driver = driverOf(bench, { requests: 3000 }, model);
   let { backend } = bench;
   for (let turn = 0; !driver.finished; turn++) {
     assert(turn < 100_000);
-    if (!driver.step()) driver.rest();
-    // A drained ring is all that the next backend needs; requests may come while there is none.
+    if (!driver.step()) driver.prepareToSleep();
+    // The next backend attaches to the drained ring; requests may come while there is none.
     if (turn % 20 === 7) backend[Symbol.dispose]();
     else if (turn % 20 === 10) backend = bench.host.attach(bench.disk);
     else if (turn % 20 < 7 || turn % 20 > 10) backend.step();
@@ -359,14 +362,10 @@ Deno.test("a load goes on when the backend is replaced under it", async () => {
   assertEquals(verifyImage(reader(bench.disk), model).verifiedSectors, SECTORS);
 });
 
-Deno.test("a load can share its thread, and an image in a file is verified", async () => {
+Deno.test("an image in a file is verified", async () => {
   const bench = await connect();
   const model = DiskModel.create(SECTORS, 7, "zeroes");
-  const driver = driverOf(bench, { requests: 300 }, model);
-  const timer = setInterval(() => bench.backend.step(), 1);
-  await runLoadBeside(driver, SYSTEM_CLOCK);
-  clearInterval(timer);
-  assertEquals(driver.outcome().miscompares, 0);
+  assertEquals(drive(bench, { requests: 300 }, model).miscompares, 0);
   const path = await Deno.makeTempFile({ suffix: ".img" });
   try {
     await Deno.writeFile(path, bench.disk);

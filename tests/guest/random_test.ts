@@ -1,11 +1,12 @@
 /**
- * The seeded source of randomness: a seed replays, seeds differ, and draws keep to their bounds and are even.
+ * Seeded random numbers: a seed replays its stream, different seeds give different streams, and draws are in bounds and
+ * evenly distributed.
  */
 
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
 import { Random } from "../../lib/guest/random.ts";
 
-Deno.test("a seed replays its draws, and neighbouring seeds share none", () => {
+Deno.test("a seed replays its stream, and neighbouring seeds share no number", () => {
   const draws = (seed: number): number[] => {
     const random = new Random(seed);
     return Array.from({ length: 50 }, () => random.next());
@@ -17,7 +18,7 @@ Deno.test("a seed replays its draws, and neighbouring seeds share none", () => {
   }
 });
 
-Deno.test("draws are whole, in bounds, and even", () => {
+Deno.test("draws are in bounds and evenly distributed", () => {
   const random = new Random(1);
   for (const end of [1, 2, 7, 1000, 2 ** 32, 2 ** 33 + 1, 2 ** 52]) {
     let sum = 0;

@@ -1,6 +1,6 @@
 /**
- * Grant calls that lie or fail half-way (XSA-316, XSA-318, XSA-361, XSA-365, XSA-371), and guests that take their pages
- * away while a request is under way: ERROR for that request alone, and everything else is released.
+ * Grant calls that report a wrong result or fail half-way (XSA-316, XSA-318, XSA-361, XSA-365, XSA-371), and guests
+ * that revoke pages of a request in flight: only that request is ERROR, and everything else is released.
  */
 
 import { assert, assertEquals } from "@std/assert";
@@ -10,7 +10,7 @@ import type { WireRequest } from "./wire.ts";
 import { overlay, withCopyBatch, withGrantTable } from "./wrap.ts";
 import { GRANT_MODES, SHAPES, World } from "./world.ts";
 
-/** What a copy call and its statuses say instead of the truth. */
+/** Wrong results of a copy call: its return value and the statuses of its segments. */
 const COPY_LIES = [
   ["a call that succeeds and touches no status", 0, -32768],
   ["a call that succeeds with a positive status", 0, 1],
@@ -39,7 +39,7 @@ for (const [what, result, status] of COPY_LIES) {
 
 for (const grants of ["map", "map-each"] as const) {
   for (const result of [1, 3, -12, -22]) {
-    Deno.test(`${grants}: a map call that answers ${result} maps nothing and is ERROR`, () => {
+    Deno.test(`${grants}: a map call that returns ${result} maps nothing, and the request is ERROR`, () => {
       for (const shape of SHAPES) {
         let lying = true;
         const lie = (table: GrantTable): GrantTable =>
@@ -54,7 +54,7 @@ for (const grants of ["map", "map-each"] as const) {
 }
 
 for (const result of [1, -12]) {
-  Deno.test(`persistent: a map call that answers ${result} keeps nothing, and the request is copied`, () => {
+  Deno.test(`persistent: after a map call that returns ${result} nothing is kept and the request is copied`, () => {
     for (const shape of SHAPES) {
       const lie = (table: GrantTable): GrantTable => overlay(table, { map: () => result });
       const wrap = (platform: Platform): Platform => withGrantTable(platform, lie);
@@ -71,7 +71,7 @@ for (const result of [1, -12]) {
 }
 
 for (const [what, result, status] of COPY_LIES) {
-  Deno.test(`indirect requests in every mode: ${what}, for their lists of segments, is ERROR`, () => {
+  Deno.test(`indirect requests in every mode: ${what}, for the pages of segments, is ERROR`, () => {
     for (const shape of SHAPES) {
       for (const grants of GRANT_MODES) {
         let lying = true;
@@ -100,13 +100,13 @@ Deno.test("map-each: when the last of eleven pages cannot be mapped, the ten bef
     const segments = Array.from({ length: 11 }, (_, page) => segment(world, page));
     const request = direct(world, WRITE, { segments });
     world.send(request);
-    assertEquals(world.answers(), [answerTo(request, ERROR)]); // answers() checks what stays mapped
+    assertEquals(world.answers(), [answerTo(request, ERROR)]); // answers() checks that no page stays mapped
     assertServed(world);
   }
 });
 
 for (const grants of GRANT_MODES) {
-  Deno.test(`${grants}: a read whose pages are revoked while it is under way ends, and the others are served`, () => {
+  Deno.test(`${grants}: a read ends though its pages are revoked meanwhile, and the others are served`, () => {
     for (const shape of SHAPES) {
       using world = new World({ ...shape, grants });
       const [read, flush] = [direct(world, READ), direct(world, FLUSH, { segments: [] })];
@@ -120,7 +120,7 @@ for (const grants of GRANT_MODES) {
   });
 }
 
-Deno.test("a guest that ends its event channel is served on, with a line of complaint", () => {
+Deno.test("a guest that closes its event channel is still served, and a warning is logged", () => {
   const noNotify = (platform: Platform): Platform =>
     overlay(platform, {
       openEventChannels: (guest) =>
@@ -137,7 +137,7 @@ Deno.test("a guest that ends its event channel is served on, with a line of comp
   assertEquals(world.complaints, ["Cannot notify: no such port"]);
 });
 
-/** Each is answered ERROR, and the disk is as it was. */
+/** Each request is answered ERROR, and the disk is unchanged. */
 function assertRefused(
   world: World,
   requests: readonly WireRequest[] = [READ, WRITE, FLUSH].map((operation) => direct(world, operation)),

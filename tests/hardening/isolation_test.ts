@@ -1,12 +1,19 @@
 /**
- * What a hostile guest can do to its neighbours on the same Worker: nothing. Rings that break, requests that are wrong
- * by the ten thousand, kicks without work, and guests that die in the middle.
+ * A hostile guest does not disturb its neighbours on the same Worker: broken rings, floods of bad requests,
+ * notifications without work, and guests that die with requests in flight.
  */
 
 import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
 import { ERROR, OKAY, READ, WRITE } from "./rows.ts";
 import { ABI_NAMES, GRANT_MODES } from "./world.ts";
-import { type Guest, Host } from "./neighbours.ts";
+import { type Guest, Host, until } from "./neighbours.ts";
+
+/** When a guest dies: at once, after a pass over its ring, after the first responses. */
+const MOMENTS: readonly ((guest: Guest) => boolean)[] = [
+  () => true,
+  ({ stats }) => stats.passes > 0,
+  ({ answered }) => answered > 0,
+];
 
 const BAD_REQUESTS = 30_000;
 const KICKS = 20_000;
@@ -17,7 +24,7 @@ async function assertServed(guest: Guest): Promise<void> {
 }
 
 for (const abi of ABI_NAMES) {
-  Deno.test(`rings with impossible indices stop, one line each, and the neighbour goes on, ${abi}`, async () => {
+  Deno.test(`rings with impossible indices stop, and the neighbour is served, ${abi}`, async () => {
     await using host = new Host();
     const good = await host.guest(1);
     for (const [domain, leap] of [[2, 33], [3, -1], [4, 2 ** 31]] as const) {
@@ -29,13 +36,13 @@ for (const abi of ABI_NAMES) {
       await assertServed(good);
       await bad.queue.close();
     }
-    assertEquals(host.warnings, [], "the reason is told once, by the ring's handle");
+    assertEquals(host.warnings, [], "only the ring's handle reports the reason");
     await good.queue.close();
     assertEquals(host.usage.mappedPages, 0);
   });
 }
 
-Deno.test(`${BAD_REQUESTS} bad requests cost a bounded number of lines, and the neighbour is served meanwhile`, async () => {
+Deno.test(`${BAD_REQUESTS} bad requests log a bounded number of lines, and the neighbour is served meanwhile`, async () => {
   await using host = new Host();
   const good = await host.guest(1);
   const bad = await host.guest(2);
@@ -61,7 +68,7 @@ Deno.test(`${BAD_REQUESTS} bad requests cost a bounded number of lines, and the 
   assertLess(host.warnings.join("\n").length, 8192 * minutes);
 });
 
-Deno.test(`${KICKS} kicks without work cost no more than a look each, no line, and the neighbour is served`, async () => {
+Deno.test(`${KICKS} notifications without work cost at most a pass each, log nothing, and the neighbour is served`, async () => {
   await using host = new Host();
   const good = await host.guest(1);
   const idle = await host.guest(2);
@@ -76,16 +83,16 @@ Deno.test(`${KICKS} kicks without work cost no more than a look each, no line, a
 });
 
 for (const grants of GRANT_MODES) {
-  Deno.test(`guests that die in the middle leave nothing behind, and the neighbour goes on, ${grants}`, async () => {
+  Deno.test(`guests that die with requests in flight leave no mapping behind, and the neighbour is served, ${grants}`, async () => {
     await using host = new Host();
     const good = await host.guest(1, grants);
-    await assertServed(good); // from now on its own pages may stay mapped
+    await assertServed(good); // before counting: its own pages may stay mapped
     const before = host.usage.mappedPages;
     for (let domain = 2; domain < 8; domain++) {
       const dying = await host.guest(domain, grants);
       const unanswered = dying.ask(...Array.from({ length: 32 }, () => dying.request(domain % 2 ? READ : WRITE)));
       unanswered.catch(() => {});
-      if (domain % 3 > 0) await new Promise((resolve) => setTimeout(resolve, domain % 3));
+      await until(`it is time for domain ${domain} to die`, () => MOMENTS[domain % MOMENTS.length]!(dying));
       dying.die();
       await dying.queue.close();
       assertEquals(host.usage.mappedPages, before, `domain ${domain}`);

@@ -1,6 +1,6 @@
 /**
- * Guests on a data plane with one real Worker, each with a ring and a disk of its own, driven by hand from the main
- * thread: to see what one of them can do to the others. It asserts nothing.
+ * Guests on a data plane with one real Worker, each with its own ring and disk, driven from the main thread: for tests
+ * of what one of them can do to the others.
  */
 
 import { type AbiName, ABIS } from "../../lib/blkif/abi.ts";
@@ -16,6 +16,14 @@ import { readAnswer, type WireAnswer, type WireRequest, writeRequest } from "./w
 
 const BACKEND = 0 as DomId;
 const DEADLINE_MS = 20_000;
+
+/** Waits until the Worker has done something. */
+export async function until(what: string, isSo: () => boolean): Promise<void> {
+  for (const end = performance.now() + DEADLINE_MS; !isSo();) {
+    if (performance.now() > end) throw new Error(`waited in vain until ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 0));
+  }
+}
 
 /** A host with a data plane of one Worker. */
 export class Host implements AsyncDisposable {
@@ -39,7 +47,7 @@ export class Host implements AsyncDisposable {
     return machineUsage(this.machine);
   }
 
-  /** A guest that is connected. */
+  /** A connected guest. */
   async guest(domain: number, grants: GrantMode = "copy", abi: AbiName = "x86_64-abi"): Promise<Guest> {
     const disk = await openDisk({ format: "memory", target: "1M", readOnly: false, engine: "auto" });
     const guest = new Guest(this.machine, domain as DomId, abi, disk);
@@ -52,7 +60,7 @@ export class Host implements AsyncDisposable {
   }
 }
 
-/** A guest's end of one ring. */
+/** A guest with one ring. */
 export class Guest {
   readonly ring: SharedPages;
   readonly data: SharedPages;
@@ -85,7 +93,7 @@ export class Guest {
     this.port = this.#events.bindUnbound(BACKEND);
   }
 
-  /** Gives the ring to a data plane. */
+  /** Has a data plane serve the ring. */
   async connect(plane: DataPlane, grants: GrantMode): Promise<void> {
     this.queue = await plane.openQueue({
       label: `domain ${this.domain}`,
@@ -99,12 +107,12 @@ export class Guest {
     });
   }
 
-  /** Requests that may be put before answers must be taken. */
+  /** Free slots, until responses are taken. */
   get free(): number {
     return 32 - (this.#produced - this.#consumed);
   }
 
-  /** Answers taken so far. */
+  /** Responses taken so far. */
   get answered(): number {
     return this.#consumed;
   }
@@ -113,21 +121,20 @@ export class Guest {
     return readStats(this.statsMemory);
   }
 
-  /** A page to or from sector 8, without fault unless it is changed. */
+  /** A valid request for one page to or from sector 8, with changes. */
   request(operation: number, change: Partial<WireRequest> = {}): WireRequest {
     const segments = [{ gref: this.data.refs[0]!, first: 0, last: 7 }];
     return { form: "direct", operation, id: this.#nextId++, sector: 8n, segments, ...change } as WireRequest;
   }
 
-  /** Writes requests, publishes them, notifies, and waits for as many answers. */
+  /** {@linkcode put}, then waits for as many responses. */
   async ask(...requests: WireRequest[]): Promise<WireAnswer[]> {
     this.put(...requests);
     const answers: WireAnswer[] = [];
-    for (const end = performance.now() + DEADLINE_MS; answers.length < requests.length;) {
+    await until(`domain ${this.domain} has ${requests.length} answers`, () => {
       answers.push(...this.takeAnswers());
-      if (performance.now() > end) throw new Error(`domain ${this.domain}: no answer`);
-      if (answers.length < requests.length) await new Promise((resolve) => setTimeout(resolve, 0));
-    }
+      return answers.length >= requests.length;
+    });
     return answers;
   }
 
@@ -138,7 +145,7 @@ export class Guest {
     this.kick();
   }
 
-  /** The answers that are there. */
+  /** Takes the responses on the ring. */
   takeAnswers(): WireAnswer[] {
     const answers: WireAnswer[] = [];
     while (this.#consumed !== Atomics.load(this.#header, 2)) {
@@ -157,7 +164,7 @@ export class Guest {
     this.#events.notify(this.port);
   }
 
-  /** The domain is destroyed, whatever it was doing. */
+  /** Destroys the domain. */
   die(): void {
     destroyDomain(this.machine, this.domain);
   }

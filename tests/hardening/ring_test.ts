@@ -1,18 +1,18 @@
 /**
- * Producer indices that make no sense, and how often a guest is notified: the ring stops for good without another byte
- * changing, or goes on, at every place of the free-running indices.
+ * Impossible producer indices stop a ring for good without changing another byte of it, possible ones are served, and a
+ * guest is notified at most once per batch: wherever the free-running indices are.
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { answerTo, direct, OKAY, READ, WRITE } from "./rows.ts";
 import { ABI_NAMES, World } from "./world.ts";
 
-/** Where indices begin: at zero, before the sign changes, before the wrap. */
+/** Initial indices: zero, shortly before the sign changes, shortly before the wrap. */
 const STARTS = [0, 2 ** 31 - 3, 2 ** 32 - 5];
-/** How far a producer index is from the last honest one. */
+/** Distances of an impossible producer index from the last correct one. */
 const LEAPS = [33, 34, 64, 2 ** 16, 2 ** 31 - 1, 2 ** 31, 2 ** 32 - 33, 2 ** 32 - 2, 2 ** 32 - 1];
 
-/** Every ABI at every one of those places. */
+/** Every ABI at each of these indices. */
 const PLACES = ABI_NAMES.flatMap((abi) => STARTS.map((startIndex) => [abi, startIndex] as const));
 
 for (const abi of ABI_NAMES) {
@@ -31,7 +31,7 @@ for (const abi of ABI_NAMES) {
         assertEquals(world.connection.queue.state, "drained");
         assertEquals(world.ring.view, ring, "no byte of the ring changed");
         assertEquals(world.disk, disk);
-        // Nor does it come back to life with an index that would have been possible.
+        // It stays stopped, even with an index that would have been possible.
         world.publish(world.produced - leap + 1);
         world.run();
         assertEquals(world.takeAnswers(), []);
@@ -40,7 +40,7 @@ for (const abi of ABI_NAMES) {
   });
 }
 
-Deno.test("an index that goes backwards while requests are under way stops the ring; those are finished unanswered", () => {
+Deno.test("an index that goes backwards while requests are in flight stops the ring; they finish unanswered", () => {
   for (const abi of ABI_NAMES) {
     using world = new World({ abi });
     world.send(direct(world, WRITE), direct(world, WRITE, { sector: 16n }));
@@ -54,7 +54,7 @@ Deno.test("an index that goes backwards while requests are under way stops the r
   }
 });
 
-Deno.test("more requests than the slots that unanswered ones leave free stop the ring", () => {
+Deno.test("more requests than free slots, beside unanswered ones, stop the ring", () => {
   for (const [abi, startIndex] of PLACES) {
     for (const [more, broken] of [[30, false], [31, true], [32, true]] as const) {
       using world = new World({ abi, startIndex });
@@ -64,12 +64,12 @@ Deno.test("more requests than the slots that unanswered ones leave free stop the
       world.publish(world.produced + more);
       world.connection.queue.step();
       assertEquals(world.connection.queue.broken !== undefined, broken, `${more} more`);
-      while (world.step()); // a ring that is stopped is flushed once more
+      while (world.step()); // a stopped ring is flushed once more
     }
   }
 });
 
-Deno.test("a full ring is served at every place of the indices", () => {
+Deno.test("a full ring is served wherever the indices are", () => {
   for (const [abi, startIndex] of PLACES) {
     using world = new World({ abi, startIndex });
     for (let round = 0; round < 3; round++) {
@@ -80,14 +80,14 @@ Deno.test("a full ring is served at every place of the indices", () => {
   }
 });
 
-Deno.test("what a guest writes into its ring's other header words changes nothing", () => {
+Deno.test("a guest that writes the backend's words of the ring header changes nothing", () => {
   for (const abi of ABI_NAMES) {
     using world = new World({ abi });
     const header = new Int32Array(world.ring.view.buffer, world.ring.view.byteOffset, 16);
     const request = direct(world, READ);
     world.send(request);
-    header[1] = -1; // req_event, ours
-    header[2] = 12345; // rsp_prod, ours
+    header[1] = -1; // req_event
+    header[2] = 12345; // rsp_prod
     world.connection.queue.step();
     world.connection.queue.step();
     assertEquals(header[2], 1, "the next answer goes where it belongs");
@@ -95,16 +95,16 @@ Deno.test("what a guest writes into its ring's other header words changes nothin
   }
 });
 
-Deno.test("a guest is notified at most once a batch, however it sets its wish for events (XSA-391)", () => {
-  const wishes = [0, 1, 7, 2 ** 31, 2 ** 32 - 1];
-  for (const [abi, wish] of ABI_NAMES.flatMap((abi) => wishes.map((wish) => [abi, wish] as const))) {
+Deno.test("a guest is notified at most once per batch, whatever its rsp_event (XSA-391)", () => {
+  const events = [0, 1, 7, 2 ** 31, 2 ** 32 - 1];
+  for (const [abi, event] of ABI_NAMES.flatMap((abi) => events.map((event) => [abi, event] as const))) {
     using world = new World({ abi });
     const header = new Int32Array(world.ring.view.buffer, world.ring.view.byteOffset, 4);
     for (let batch = 1; batch <= 50; batch++) {
       world.send(...Array.from({ length: 8 }, () => direct(world, READ)));
-      header[3] = wish;
+      header[3] = event;
       world.run();
-      header[3] = wish;
+      header[3] = event;
       world.takeAnswers();
       const { notificationsSent, notificationsSaved } = world.stats;
       assert(notificationsSent <= batch, `${notificationsSent} notifications in ${batch} batches`);

@@ -1,7 +1,6 @@
 /**
- * The table of what a guest may ask and what it gets, as data: one row for each input of the hardening contract, built
- * for a given world since sector numbers and segments depend on the disk's logical sectors. How rows are run is not
- * known here.
+ * The hardening contract as a table: for each kind of request the status that it must get. Rows are functions of the
+ * world, since sector numbers and segments depend on the disk's logical sectors. requests_test.ts runs them.
  */
 
 import type { DirectRequest, DiscardRequest, IndirectRequest, WireAnswer, WireRequest, WireSegment } from "./wire.ts";
@@ -17,37 +16,35 @@ export const OKAY = 0;
 export const ERROR = -1;
 export const EOPNOTSUPP = -2;
 
-/** What a guest sends and what must come of it. */
+/** What a guest sends, and the status that it must get. */
 export interface Row {
-  /** What is shown; the test's name. */
+  /** Name of the test. */
   readonly shows: string;
-  /** Only disks with logical sectors of this size. */
+  /** Only for disks with logical sectors of this size. */
   readonly only?: SectorBytes;
   readonly readOnly?: boolean;
-  /** Neither indirect requests nor discards are offered. */
+  /** The backend offers neither indirect requests nor discards. */
   readonly plain?: boolean;
   readonly sectors?: number;
-  /** Fresh requests for the world. */
+  /** Makes the requests. */
   readonly requests: (world: World) => readonly WireRequest[];
-  /** The status of every request. */
+  /** The status of every request; one other than OKAY must also be logged. */
   readonly status: number;
-  /** Whether disk and data pages must be as before. Default: they must, unless the status is OKAY. */
+  /** Whether disk and data pages must be unchanged. Default: unless the status is OKAY. */
   readonly unchanged?: boolean;
-  /** Whether no line may be logged: nothing was wrong. Default: there must be one, unless the status is OKAY. */
-  readonly silent?: boolean;
 }
 
-/** A segment of a data page, the whole page if not said otherwise. */
+/** A segment of a data page, by default the whole page. */
 export function segment(world: World, page = 0, first = 0, last = 7): WireSegment {
   return { gref: world.grants.data.refs[page]!, first, last };
 }
 
-/** A request without fault: one page to or from sector 8. */
+/** A valid request: one page to or from sector 8. */
 export function direct(world: World, operation: number, change: Partial<DirectRequest> = {}): DirectRequest {
   return { form: "direct", operation, id: world.nextId(), sector: 8n, segments: [segment(world)], ...change };
 }
 
-/** An indirect request without fault: `count` whole pages to or from sector 8. */
+/** A valid indirect request: `count` whole pages to or from sector 8. */
 export function indirect(
   world: World,
   inner: number,
@@ -83,7 +80,7 @@ function each<T>(
   return (world) => operations.flatMap((operation) => values.map((value) => make(world, operation, value)));
 }
 
-/** Beyond the end of a disk of `sectors`, or only seemingly on it where 64 bits are cut or wrap around. */
+/** Sectors beyond the end of a disk, some of them inside it if 64 bits are truncated or wrap around. */
 function beyond(sectors: number): bigint[] {
   const end = BigInt(sectors);
   const powers = [32n, 53n, 55n, 63n].map((power) => 1n << power);
@@ -184,12 +181,12 @@ const SEGMENT_ROWS: readonly Row[] = [
 
 const RANGE_ROWS: readonly Row[] = [
   {
-    shows: "what begins at or beyond the end, also where 64 bits wrap around, is ERROR",
+    shows: "a request that starts at or beyond the end is ERROR, also where 64 bits wrap around",
     requests: (world) => each(DATA_OPERATIONS, beyond(world.properties.sectors), withSector)(world),
     status: ERROR,
   },
   {
-    shows: "what begins on the disk and ends beyond it is ERROR",
+    shows: "a request that starts on the disk and ends beyond it is ERROR",
     requests: each(DATA_OPERATIONS, [8n, 16n, 80n], (world, operation, before) =>
       direct(world, operation, {
         sector: BigInt(world.properties.sectors) - before,
@@ -230,7 +227,7 @@ const RANGE_ROWS: readonly Row[] = [
 
 const READ_ONLY_ROWS: readonly Row[] = [
   {
-    shows: "what would write to a read-only disk is ERROR and the image unchanged",
+    shows: "writing to a read-only disk is ERROR and the image unchanged",
     readOnly: true,
     requests: each(WRITING, [0], (world, operation) => direct(world, operation)),
     status: ERROR,
@@ -243,7 +240,7 @@ const READ_ONLY_ROWS: readonly Row[] = [
     unchanged: true,
   },
   {
-    shows: "a read-only disk is read",
+    shows: "reading a read-only disk is OKAY",
     readOnly: true,
     requests: (world) => [direct(world, READ)],
     status: OKAY,
@@ -252,7 +249,8 @@ const READ_ONLY_ROWS: readonly Row[] = [
 
 const GRANT_ROWS: readonly Row[] = [
   {
-    shows: "a grant that is none, revoked or another domain's is ERROR in any position, and the others are released",
+    shows:
+      "a grant that does not exist, is revoked or is another domain's is ERROR in any position, and the others are released",
     requests: (world) =>
       [0, 7, 999, 1024, 2 ** 31, 2 ** 32 - 1, world.grants.revoked, world.grants.foreign.refs[0]!].flatMap((gref) =>
         each(
@@ -294,7 +292,7 @@ const GRANT_ROWS: readonly Row[] = [
 
 const NUMBER_ROWS: readonly Row[] = [
   {
-    shows: "a wrong handle is served",
+    shows: "a wrong handle is ignored",
     requests: each(
       DATA_OPERATIONS,
       [1, 51712, 65535],
@@ -303,7 +301,7 @@ const NUMBER_ROWS: readonly Row[] = [
     status: OKAY,
   },
   {
-    shows: "a repeated id is served, and any 64 bits are an id",
+    shows: "ids may repeat and may be any 64 bits",
     requests: each(
       DATA_OPERATIONS,
       [0n, 7n, 7n, (1n << 64n) - 1n, 1n << 63n, 1n << 32n],
@@ -337,7 +335,7 @@ const INDIRECT_ROWS: readonly Row[] = [
     status: ERROR,
   },
   {
-    shows: "INDIRECT with no segments, or more than were offered or its pages can hold, is ERROR",
+    shows: "INDIRECT with no segments, or with more than offered or than its pages can hold, is ERROR",
     requests: (world) =>
       INNER.flatMap((inner) =>
         [0, 257, 511, 512, 513, 4096, 4097, 65535].map((count) => indirect(world, inner, 20, { count }))
@@ -345,7 +343,7 @@ const INDIRECT_ROWS: readonly Row[] = [
     status: ERROR,
   },
   {
-    shows: "INDIRECT with a page of segments that cannot be had is ERROR",
+    shows: "INDIRECT whose page of segments cannot be read is ERROR",
     requests: (world) =>
       INNER.flatMap((inner) =>
         [0, 7, 999, 2 ** 32 - 1, world.grants.revoked, world.grants.foreign.refs[0]!].map((gref) =>

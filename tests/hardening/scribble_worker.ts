@@ -1,6 +1,6 @@
 /**
- * A thread of a hostile guest: writes plausible and implausible values over the slots of a ring, all the time, until
- * the control word says stop. It must not know what the other side makes of them.
+ * A thread of a hostile guest (double_fetch_test.ts): keeps overwriting the slots of a ring and the pages of indirect
+ * segments with valid and invalid values, until the control word says stop.
  */
 
 /// <reference lib="deno.worker" />
@@ -40,7 +40,7 @@ self.onmessage = ({ data }: MessageEvent<ScribbleOrder>): void => {
   self.postMessage("ended");
 };
 
-/** Each field flips between a value that is fine and one that must not get through. */
+/** Gives each field a valid value or one that must be refused. */
 function scribble(view: DataView, begin: number, order: ScribbleOrder, random: Random): void {
   const indirect = random.chance(0.2);
   view.setUint8(begin, indirect ? 6 : random.chance(0.9) ? random.below(6) : random.below(256));

@@ -1,7 +1,6 @@
 /**
- * What a hostile guest costs its neighbour on the same reactor, measured: how many requests the neighbour gets served in
- * a second of the reactor's own processor time, alone and beside a ring that is always full of bad requests. Guests cost nothing
- * here: only the reactor's turns are timed. It judges nothing.
+ * Measures what a hostile guest costs its neighbour on the same reactor: requests of the neighbour per second of CPU
+ * time of the reactor, alone and beside a ring that is always full of bad requests. Only the reactor's turns are timed.
  */
 
 import process from "node:process";
@@ -13,20 +12,20 @@ import { openDisk } from "../../lib/storage/open.ts";
 import { Guest } from "./neighbours.ts";
 import type { WireRequest } from "./wire.ts";
 
-/** What came of it. */
+/** Result of a measurement. */
 export interface Share {
-  /** Requests that the neighbour had answered beside the bad ones. */
+  /** Requests of the neighbour that were answered beside the bad ones. */
   readonly good: number;
-  /** Requests of the neighbour per second of the reactor's time. */
+  /** Requests of the neighbour per second of the reactor's CPU time. */
   readonly alone: number;
   readonly beside: number;
-  /** Bad requests that were answered meanwhile. */
+  /** Bad requests that were answered in the same time. */
   readonly bad: number;
   /** Characters that were logged. */
   readonly logged: number;
 }
 
-/** Bad requests of all kinds, in turn. */
+/** Bad requests of all kinds. */
 const BAD: readonly ((guest: Guest) => WireRequest)[] = [
   (guest) => guest.request(0, { sector: 1n << 60n }),
   (guest) => guest.request(1, { segments: [] }),
@@ -36,7 +35,7 @@ const BAD: readonly ((guest: Guest) => WireRequest)[] = [
   (guest) => guest.request(0, { segments: [{ gref: guest.data.refs[0]!, first: 7, last: 0 }] }),
 ];
 
-/** Serves the neighbour `requests` requests alone, and again beside bad ones; in turns, so that both see the same. */
+/** In each round serves the neighbour `requests` requests alone, then as many beside bad ones. */
 export async function measureShare(requests: number, rounds: number): Promise<Share> {
   const machine = createMachine({ memoryBytes: 64 * 2 ** 20 });
   const lines: string[] = [];
@@ -56,9 +55,9 @@ export async function measureShare(requests: number, rounds: number): Promise<Sh
     for (const end = good.answered + requests; good.answered < end;) {
       fill(good, () => good.request(0));
       if (beside) fill(bad, () => BAD[totals.next++ % BAD.length]!(bad));
-      const start = processorMs();
+      const start = cpuMs();
       plane.turn();
-      ms += processorMs() - start;
+      ms += cpuMs() - start;
     }
     return ms;
   };
@@ -80,8 +79,8 @@ export async function measureShare(requests: number, rounds: number): Promise<Sh
   };
 }
 
-/** Milliseconds of a processor that this process had so far: other processes do not count. */
-function processorMs(): number {
+/** CPU time of this process so far, in milliseconds. */
+function cpuMs(): number {
   const { user, system } = process.cpuUsage();
   return (user + system) / 1000;
 }

@@ -1,15 +1,15 @@
 /**
- * How much of a reactor a guest can take from its neighbour by sending nothing but bad requests. The gate counts turns;
- * the long form (XENBLK_NATIVE=full) measures processor time over a million bad requests.
+ * How much of a reactor's time a guest can take from its neighbour by sending nothing but bad requests. The gate counts
+ * requests; the long form (XENBLK_NATIVE=full) measures CPU time over a million bad requests.
  */
 
 import { assert, assertGreater, assertLess } from "@std/assert";
 import { measureShare } from "./share.ts";
 
-Deno.test("beside a ring full of bad requests a neighbour that has work gets five times as many served", async () => {
+Deno.test("beside a ring full of bad requests a busy neighbour gets five times as many requests served", async () => {
   const { good, bad, logged } = await measureShare(3000, 2);
   assertGreater(good, 5 * bad);
-  assertGreater(bad, 100, "the bad ones are answered nevertheless");
+  assertGreater(bad, 100, "the bad ones are answered too");
   assertLess(logged, 65_536);
 });
 

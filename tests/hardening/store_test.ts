@@ -1,13 +1,13 @@
 /**
- * What a guest may write into xenstore about who it is (XSA-175): nothing of it is believed. The other rows
- * are in tests/backend/faults_test.ts (each node's values) and tests/fuzz (random ones).
+ * The backend ignores nodes in the guest's own directory that say who the guest is (XSA-175). Other hostile values are
+ * in tests/backend/faults_test.ts (each node) and tests/fuzz (random ones).
  */
 
 import { assert, assertEquals } from "@std/assert";
 import { backendPath, frontendPath } from "../../lib/xenbus/paths.ts";
 import { Rig, RING_NODES, settle } from "../backend/rig.ts";
 
-/** Nodes that the toolstack wrote into the guest's directory, with what a guest may make of them. */
+/** Nodes that the toolstack wrote into the guest's directory, with false values from the guest. */
 const LIES: Readonly<Record<string, string>> = {
   "backend": "/local/domain/0/backend/vbd3/6/51712",
   "backend-id": "6",
@@ -22,7 +22,7 @@ const LIES: Readonly<Record<string, string>> = {
   "domid": "6",
 };
 
-Deno.test("what a guest says of itself, its backend or its disk is not believed", async () => {
+Deno.test("what a guest writes about itself, its backend or its disk is ignored", async () => {
   await using rig = new Rig();
   const device = rig.attach({ params: "null:64M", readOnly: true });
   rig.serve();
@@ -39,5 +39,5 @@ Deno.test("what a guest says of itself, its backend or its disk is not believed"
   await settle();
   assertEquals([rig.plane.open.length, rig.disks.length], [1, 1]);
   assert(rig.writes.every(({ path }) => path.startsWith(backendPath(device)) || path.includes("/error")));
-  assertEquals(rig.toolstack.read(`${frontendPath(device)}/backend-id`), "6", "the guest's own affair");
+  assertEquals(rig.toolstack.read(`${frontendPath(device)}/backend-id`), "6", "the guest's own node is left as it is");
 });

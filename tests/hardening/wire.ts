@@ -1,18 +1,18 @@
 /**
- * Requests as bytes on a ring, sensible or not: every field of every form can be given any value that fits it. Written
- * against the table of the wire layout and not with the product's encoder, so that the two cannot agree on a mistake.
+ * Encodes requests on a ring, valid or not: every field of every form takes any value that fits. Written from the wire
+ * layout (xen/interface/io/blkif.h) and not with lib/blkif's encoder, so that the two cannot share a mistake.
  */
 
 import type { AbiName } from "../../lib/blkif/abi.ts";
 
-/** A segment as it is on the wire. */
+/** A segment: grant reference, first and last sector of the page. */
 export interface WireSegment {
   readonly gref: number;
   readonly first: number;
   readonly last: number;
 }
 
-/** What every form of request has. */
+/** Fields of every form of request. */
 interface WireCommon {
   readonly id: bigint;
   /** u64, in units of 512 bytes. */
@@ -20,12 +20,12 @@ interface WireCommon {
   readonly handle?: number;
 }
 
-/** READ, WRITE, WRITE_BARRIER, FLUSH_DISKCACHE, and whatever is no operation. */
+/** READ, WRITE, WRITE_BARRIER, FLUSH_DISKCACHE, or an operation that does not exist. */
 export interface DirectRequest extends WireCommon {
   readonly form: "direct";
   readonly operation: number;
   readonly segments: readonly WireSegment[];
-  /** The wire's count where it differs from the segments given. */
+  /** The segment count to write; default the number of segments. */
   readonly count?: number;
 }
 
@@ -37,44 +37,44 @@ export interface DiscardRequest extends WireCommon {
   readonly sectorCount: bigint;
 }
 
-/** INDIRECT: the segments themselves are in granted pages. */
+/** INDIRECT: the segments are in granted pages. */
 export interface IndirectRequest extends WireCommon {
   readonly form: "indirect";
-  /** READ or WRITE, if it is sensible. */
+  /** READ or WRITE, in a valid request. */
   readonly inner: number;
   readonly count: number;
   /** Grants of the pages that hold the segments, at most 8. */
   readonly pages: readonly number[];
-  /** What the guest writes into those pages that are its own. */
+  /** Segments to write into those of the pages that are the guest's own. */
   readonly segments: readonly WireSegment[];
 }
 
 /** Any request. */
 export type WireRequest = DirectRequest | DiscardRequest | IndirectRequest;
 
-/** An answer as it is on the wire. */
+/** A response. */
 export interface WireAnswer {
   readonly id: bigint;
   readonly operation: number;
   readonly status: number;
 }
 
-/** Bytes from one slot to the next. */
+/** Size of a slot in bytes. */
 export function slotBytes(abi: AbiName): number {
   return abi === "x86_32-abi" ? 108 : 112;
 }
 
-/** Slots of a ring: the largest power of two that fits behind the header. */
+/** Slots of a ring: the largest power of two that fits after the header. */
 export function slotCount(abi: AbiName, pages: number): number {
   return 2 ** Math.floor(Math.log2((4096 * pages - 64) / slotBytes(abi)));
 }
 
-/** Where `id` is in a request; all that follows it moves with it. */
+/** Offset of `id` in a request; the later fields move with it. */
 function idOffset(abi: AbiName): number {
   return abi === "x86_32-abi" ? 4 : 8;
 }
 
-/** Writes a request over a slot whose bytes were zeroed by nobody: what it does not mention stays. */
+/** Writes a request into a slot; bytes that it does not use stay as they are. */
 export function writeRequest(slot: DataView, abi: AbiName, request: WireRequest): void {
   const id = idOffset(abi);
   slot.setBigUint64(id, request.id, true);
@@ -99,7 +99,7 @@ export function writeRequest(slot: DataView, abi: AbiName, request: WireRequest)
   }
 }
 
-/** Writes an indirect request's segments into its pages; `bytesOf` gives those of the guest's own. */
+/** Writes an indirect request's segments into its pages; `bytesOf` returns the guest's own pages. */
 export function writeLists(request: IndirectRequest, bytesOf: (gref: number) => Uint8Array | undefined): void {
   request.pages.forEach((gref, i) => {
     const bytes = bytesOf(gref);
@@ -116,14 +116,14 @@ export function writeSegment(view: DataView, offset: number, segment: WireSegmen
   view.setUint8(offset + 5, segment.last);
 }
 
-/** The id and the operation that an answer to the request in this slot has to carry. */
+/** The id and operation that the response to the request in this slot must carry. */
 export function expectedEcho(slot: DataView, abi: AbiName): { id: bigint; operation: number } {
   const operation = slot.getUint8(0);
   const inner = slot.getUint8(1);
   return { id: slot.getBigUint64(idOffset(abi), true), operation: operation === 6 ? (inner === 1 ? 1 : 0) : operation };
 }
 
-/** Reads the answer in a slot. */
+/** Reads the response in a slot. */
 export function readAnswer(slot: DataView): WireAnswer {
   return { id: slot.getBigUint64(0, true), operation: slot.getUint8(8), status: slot.getInt16(10, true) };
 }

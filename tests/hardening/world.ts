@@ -1,7 +1,7 @@
 /**
- * A hostile guest and the real data path on one thread: a ring that the guest fills with any bytes, grants of every
- * kind, and a queue opened as a reactor opens it, on a disk in memory, stepped by hand. Whatever nobody may touch is a
- * canary and is looked at after every run. What the guest does, and what it should get, is in the tests.
+ * A hostile guest and the real data path in one thread: a ring that the guest fills with any bytes, grants of every
+ * kind, and a queue as a reactor opens it, on a disk in memory, stepped by hand. Memory that nobody may touch is a
+ * canary, checked after every run.
  */
 
 import { assert, assertEquals } from "@std/assert";
@@ -36,16 +36,16 @@ export const GUEST = 1 as DomId;
 const NEIGHBOUR = 2 as DomId;
 export const PAGE = 4096;
 export const SECTOR = 512;
-/** Bytes after the disk's end that nothing may reach. */
+/** Bytes after the end of the disk that nothing may touch. */
 const TAIL_BYTES = 64 * SECTOR;
 const TAIL_FILL = 0xc5;
 const STEPS = 100_000;
-/** As many as there are slots in a ring of one page. */
+/** One for each slot of a ring of one page. */
 const LIST_PAGES = 32;
 
 const DISCARD = { granularityBytes: 4096, alignmentBytes: 0, secure: false };
 
-/** Sizes of a logical sector that are served. */
+/** Supported sizes of a logical sector. */
 export type SectorBytes = 512 | 4096;
 
 /** Every ABI with every size of logical sectors. */
@@ -53,8 +53,8 @@ export const SHAPES: readonly { readonly abi: AbiName; readonly sectorBytes: Sec
   abi,
 ) => SECTOR_SIZES.map((sectorBytes) => ({ abi, sectorBytes })));
 
-/** What a world is made with. */
-export interface WorldOptions {
+/** Options of a {@linkcode World}. */
+interface WorldOptions {
   readonly abi?: AbiName;
   readonly grants?: GrantMode;
   readonly sectorBytes?: SectorBytes;
@@ -64,21 +64,21 @@ export interface WorldOptions {
   /** A power of two; default 1. */
   readonly ringPages?: number;
   readonly maxPersistentGrants?: number;
-  /** Where the ring's indices begin. */
+  /** Initial value of the ring's indices. */
   readonly startIndex?: number;
-  /** Stands between the queue and the hypervisor. */
+  /** Wraps the platform that the queue uses. */
   readonly wrap?: (platform: Platform) => Platform;
-  /** Pages that the guest grants for reading and writing. */
+  /** Pages granted for reading and writing. */
   readonly dataPages?: number;
-  /** Offered for indirect requests; 0: they are not. Default 256. */
+  /** Most segments offered for indirect requests; 0: not offered. Default 256. */
   readonly indirectSegments?: number;
   /** Discards are offered, in granules of 4096 bytes. Default true. */
   readonly discard?: boolean;
-  /** Opens the queue's channel to the disk in another way. */
+  /** Opens the queue's channel to the disk. Default: the engine `memory`. */
   readonly openChannel?: ChannelOpener;
 }
 
-/** Grants of every kind that a guest can name. */
+/** Grants of every kind that a guest can use. */
 export interface Grants {
   /** Granted to the backend for reading and writing. */
   readonly data: SharedPages;
@@ -86,21 +86,21 @@ export interface Grants {
   readonly readOnly: SharedPages;
   /** Granted to the backend for reading: for the segments of indirect requests. */
   readonly lists: SharedPages;
-  /** Granted to the backend, never named. */
+  /** Granted to the backend, but in no request. */
   readonly unnamed: SharedPages;
-  /** Granted to somebody else. */
+  /** Granted to another domain. */
   readonly foreign: SharedPages;
-  /** Granted once. */
+  /** Revoked. */
   readonly revoked: number;
 }
 
-/** See the file's first lines. */
+/** A hostile guest with one ring, and the queue that serves it. */
 export class World implements Disposable {
   readonly abi: AbiName;
   readonly machine: SharedArrayBuffer;
   readonly ring: SharedPages;
   readonly grants: Grants;
-  /** The disk, and the canary behind its end. */
+  /** The disk and the canary after its end. */
   readonly bytes: Uint8Array;
   readonly disk: Uint8Array;
   readonly properties: DiskProperties;
@@ -113,8 +113,8 @@ export class World implements Disposable {
   readonly #fired = new Uint32Array(8);
   readonly #stats = createStats();
   readonly #resources = new DisposableStack();
-  /** Pages mapped while nothing is under way. */
-  readonly #restingPages: number;
+  /** Pages mapped while nothing is in flight. */
+  readonly #idlePages: number;
   #canaries: readonly Canary[] = [];
   #produced: number;
   #consumed: number;
@@ -160,7 +160,7 @@ export class World implements Disposable {
     };
     this.#paint();
     this.connection = this.#connect(options, shared);
-    this.#restingPages = this.usage.mappedPages;
+    this.#idlePages = this.usage.mappedPages;
   }
 
   /** What the queue counts. */
@@ -184,7 +184,7 @@ export class World implements Disposable {
     return index < 0 ? undefined : view.subarray(index * PAGE, (index + 1) * PAGE);
   }
 
-  /** An id that was not used yet. */
+  /** An unused id. */
   nextId(): bigint {
     return this.#nextId++;
   }
@@ -194,12 +194,12 @@ export class World implements Disposable {
     return this.#slots.length;
   }
 
-  /** Requests that the guest may put before it takes answers. */
+  /** Free slots, until the guest takes responses. */
   get free(): number {
     return this.slots - ((this.#produced - this.#consumed) >>> 0);
   }
 
-  /** The slot that a ring index stands for. */
+  /** The slot of a ring index. */
   slot(index: number): DataView {
     return this.#slots[index & (this.slots - 1)]!;
   }
@@ -218,39 +218,39 @@ export class World implements Disposable {
     this.publish(this.#produced);
   }
 
-  /** Stores any index as the producer's. */
+  /** Stores any producer index. */
   publish(index: number): void {
     this.#produced = index | 0;
     Atomics.store(this.#header, 0, this.#produced);
   }
 
-  /** One pass; true if there may be more to do. */
+  /** One pass of the queue; false: it may sleep. */
   step(): boolean {
     return this.connection.queue.step() || this.connection.queue.rest();
   }
 
-  /** Lets the queue work until it rests, and checks what no request may change. */
+  /** Steps the queue until it is idle, then checks the ring and the canaries. */
   run(): void {
     const before = words(this.ring.view).slice();
     const answered = this.#header[2]!;
     const { queue } = this.connection;
     for (let steps = 0; this.step() || queue.inFlight > 0; steps++) {
-      assert(steps < STEPS, "the queue does not come to rest");
+      assert(steps < STEPS, "the queue does not become idle");
     }
     this.#checkRing(before, answered);
     this.checkCanaries();
   }
 
-  /** {@linkcode run} for a guest that lets its own ring be written to as if it were data: only the canaries count. */
+  /** As {@linkcode run}, but checks only the canaries: for a guest that names its ring as data. */
   survive(): void {
     const { queue } = this.connection;
     for (let steps = 0; this.step() || queue.inFlight > 0; steps++) {
-      assert(steps < STEPS, "the queue does not come to rest");
+      assert(steps < STEPS, "the queue does not become idle");
     }
     this.checkCanaries();
   }
 
-  /** {@linkcode run}, and the answers since the last call. */
+  /** {@linkcode run}; returns the responses since the last call. */
   answers(): WireAnswer[] {
     this.run();
     return this.takeAnswers();
@@ -268,17 +268,17 @@ export class World implements Disposable {
     return answers;
   }
 
-  /** How often the guest's event channel fired since the last call. */
+  /** Whether the guest was notified since the last call: 0 or 1. */
   takeEvents(): number {
     return this.#events.take(this.#fired);
   }
 
-  /** Nothing outside the disk, no page that was not named or not writable, and no mapping is left over. */
+  /** Checks that no canary changed and no mapping is left. */
   checkCanaries(): void {
     for (const { name, now, before } of this.#canaries) {
       for (let i = 0; i < before.length; i++) if (now[i] !== before[i]) throw new Error(`${name} changed`);
     }
-    assertEquals(this.usage.mappedPages, this.#restingPages + this.stats.persistentGrants, "pages stay mapped");
+    assertEquals(this.usage.mappedPages, this.#idlePages + this.stats.persistentGrants, "pages stay mapped");
   }
 
   [Symbol.dispose](): void {
@@ -294,7 +294,7 @@ export class World implements Disposable {
       new Canary("a page granted read-only", readOnly.view),
       new Canary("a page that was never named", unnamed.view),
       new Canary("another domain's page", foreign.view),
-      new Canary("what is behind the disk", this.bytes.subarray(this.disk.length)),
+      new Canary("the bytes after the disk", this.bytes.subarray(this.disk.length)),
     ];
   }
 
@@ -331,7 +331,7 @@ export class World implements Disposable {
     );
   }
 
-  /** Of the ring only answers, the producer index of answers and the wish for events may have changed. */
+  /** Only responses, rsp_prod and req_event of the ring may have changed. */
   #checkRing(before: Int32Array, answered: number): void {
     const now = words(this.ring.view);
     const allowed = new Set([1, 2]);
@@ -339,7 +339,7 @@ export class World implements Disposable {
       const begin = (this.slot(index).byteOffset - this.ring.view.byteOffset) >>> 2;
       allowed.add(begin).add(begin + 1);
       const rest = before[begin + 2]! ^ now[begin + 2]!;
-      if ((rest & 0xff00) === 0) allowed.add(begin + 2); // of this word the answer owns all bytes but the second
+      if ((rest & 0xff00) === 0) allowed.add(begin + 2); // a response may change all bytes of this word but the second
     }
     for (let i = 0; i < now.length; i++) {
       if (now[i] !== before[i] && !allowed.has(i)) throw new Error(`word ${i} of the ring changed`);
@@ -347,7 +347,7 @@ export class World implements Disposable {
   }
 }
 
-/** Bytes that must stay as they are now. */
+/** Bytes that must not change. */
 class Canary {
   readonly now: Int32Array;
   readonly before: Int32Array;
@@ -358,12 +358,12 @@ class Canary {
   }
 }
 
-/** Bytes as words, for fast comparisons. */
+/** Bytes as 32-bit words, for fast comparisons. */
 export function words(bytes: Uint8Array): Int32Array {
   return new Int32Array(bytes.buffer, bytes.byteOffset, bytes.byteLength >>> 2);
 }
 
-/** What the disk holds at first. */
+/** Initial contents of the disk. */
 export function diskByte(offset: number): number {
   return (offset >>> 9) * 7 + offset & 0xff;
 }

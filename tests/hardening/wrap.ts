@@ -1,6 +1,6 @@
 /**
- * Platforms that misbehave as a hypervisor can: a real one with parts of it replaced. What is wrong with the parts is
- * the tests' choice.
+ * Platforms that misbehave as a hypervisor can: a platform with its grant tables, copy batches or memory replaced by
+ * what a test provides.
  */
 
 import type { DomId, GrantCopyBatch, GrantTable, MemorySpace, Platform } from "../../lib/hypervisor.ts";
@@ -20,7 +20,7 @@ export function withCopyBatch(table: GrantTable, change: (batch: GrantCopyBatch)
   return overlay(table, { createCopyBatch: (capacity: number) => change(table.createCopyBatch(capacity)) });
 }
 
-/** The object with some members replaced; the others go on working on the object itself. */
+/** The object with some members replaced; the others work on the object itself. */
 export function overlay<T extends object>(object: T, members: Partial<T>): T {
   return new Proxy(object, {
     get(target, name): unknown {

@@ -1,6 +1,6 @@
 /**
- * Event channels and parking of the simulated machine: binding and its refusals, merging, unbinding, and that no event
- * and no wake is lost between Workers.
+ * Event channels and parking of the simulated machine: binding and its errors, merging and unbinding; no event and no
+ * wake between Workers is lost.
  */
 
 import { assert, assertEquals, assertThrows } from "@std/assert";
@@ -31,7 +31,7 @@ Deno.test("binding raises the local port once; notifies merge until they are tak
   const backPort = backEvents.bindInterdomain(GUEST, frontPort);
   assertEquals(taken(backEvents), [backPort]);
   assertEquals(taken(backEvents), []);
-  assertEquals(taken(frontEvents), [], "the other end is not raised by binding");
+  assertEquals(taken(frontEvents), [], "binding does not raise the other end");
   for (let i = 0; i < 5; i++) frontEvents.notify(frontPort);
   assertEquals(taken(backEvents), [backPort]);
   assertEquals(taken(backEvents), []);
@@ -39,7 +39,7 @@ Deno.test("binding raises the local port once; notifies merge until they are tak
   assertEquals(taken(frontEvents), [frontPort]);
 });
 
-Deno.test("a port that is bound, someone else's, free or impossible cannot be bound", () => {
+Deno.test("a port that is bound, for another domain, free or out of range cannot be bound", () => {
   const { back, front, machine } = open();
   using frontEvents = front.openEventChannels(BACKEND);
   using backEvents = back.openEventChannels(GUEST);
@@ -56,7 +56,7 @@ Deno.test("a port that is bound, someone else's, free or impossible cannot be bo
   assertEquals(machineUsage(machine).ports, 3);
 });
 
-Deno.test("unbinding, or closing the handle, makes the other end bindable again; events meanwhile are dropped", () => {
+Deno.test("after unbinding, or closing the handle, the other end can be bound again; events in between are dropped", () => {
   const { back, front, machine } = open();
   using frontEvents = front.openEventChannels(BACKEND);
   const frontPort = frontEvents.bindUnbound(BACKEND);
@@ -74,7 +74,7 @@ Deno.test("unbinding, or closing the handle, makes the other end bindable again;
   assertEquals(machineUsage(machine).channelSets, 2);
 });
 
-Deno.test("a small buffer is filled again and again until all ports were taken", () => {
+Deno.test("take fills a small buffer again and again until it has returned all ports", () => {
   const { back, front } = open();
   using frontEvents = front.openEventChannels(BACKEND);
   using backEvents = back.openEventChannels(GUEST);
@@ -90,7 +90,7 @@ Deno.test("a small buffer is filled again and again until all ports were taken",
   assertEquals(counts, [5, 5, 2, 0]);
 });
 
-Deno.test("a dead domain's ports close, and the other end can unbind", () => {
+Deno.test("the ports of a destroyed domain close, and the other end can unbind", () => {
   const { back, front, machine } = open();
   const frontEvents = front.openEventChannels(BACKEND);
   using backEvents = back.openEventChannels(GUEST);
@@ -101,7 +101,7 @@ Deno.test("a dead domain's ports close, and the other end can unbind", () => {
   assertEquals(machineUsage(machine).ports, 0);
 });
 
-Deno.test("a park ends at once by an event not yet taken, by an earlier wake, and by its timeout", () => {
+Deno.test("a park ends at once for a pending event or an earlier wake, and else after its timeout", () => {
   const { back, front, machine } = open();
   using token = back.createWakeToken();
   using parker = back.openParker(token);
@@ -127,7 +127,7 @@ Deno.test("a park ends at once by an event not yet taken, by an earlier wake, an
   frontEvents.notify(port);
   const again = performance.now();
   parker.park(20);
-  assert(performance.now() - again >= 19, "events of a handle that is no longer watched do not wake");
+  assert(performance.now() - again >= 19, "events of an unwatched handle do not wake");
   assertEquals(machineUsage(machine).wakeWords, 1);
 });
 
@@ -142,7 +142,8 @@ Deno.test("no event is lost in 20000 round trips between Workers", async () => {
   const buffer = new SharedArrayBuffer(8);
   const counters = new Int32Array(buffer);
   const worker = new Worker(new URL("./events_worker.ts", import.meta.url), { type: "module" });
-  const over = new Promise((resolve) => worker.onmessage = resolve);
+  const message = (): Promise<unknown> => new Promise((resolve) => worker.onmessage = ({ data }) => resolve(data));
+  const bound = message();
   const start: EchoStart = {
     machine,
     domain: 0,
@@ -152,7 +153,8 @@ Deno.test("no event is lost in 20000 round trips between Workers", async () => {
     counters: buffer,
   };
   worker.postMessage(start);
-  while (taken(events).length === 0) await new Promise((resolve) => setTimeout(resolve, 5));
+  assertEquals(await bound, "bound");
+  const over = message();
   const lateMs = 10_000;
   for (let i = 1; i <= 20_000; i++) {
     Atomics.store(counters, 0, i);
@@ -166,6 +168,6 @@ Deno.test("no event is lost in 20000 round trips between Workers", async () => {
   Atomics.store(counters, 0, -1);
   events.notify(remotePort);
   front.openWaker(workerToken).wake();
-  await over;
+  assertEquals(await over, "over");
   worker.terminate();
 });

@@ -1,13 +1,12 @@
 /**
- * The other end of events_test.ts: a Worker that binds a port, and answers every event with one of its own after
- * copying a shared counter, until the counter says stop.
+ * The other end of events_test.ts: a Worker that binds a port, then for each event copies a shared counter and notifies
+ * in return, until the counter is negative. Posts "bound" and "over".
  */
 
 /// <reference lib="deno.worker" />
 
-import type { DomId, EvtchnPort } from "../../lib/hypervisor.ts";
+import type { DomId, EvtchnPort, WakeToken } from "../../lib/hypervisor.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
-import type { WakeToken } from "../../lib/hypervisor.ts";
 
 /** What the Worker is started with. */
 export interface EchoStart {
@@ -26,6 +25,7 @@ self.onmessage = ({ data }: MessageEvent<EchoStart>): void => {
   using parker = platform.openParker(data.token);
   parker.watch(events);
   const port = events.bindInterdomain(data.remoteDomain, data.remotePort);
+  self.postMessage("bound");
   const counters = new Int32Array(data.counters);
   const ports = new Uint32Array(4);
   while (Atomics.load(counters, 0) >= 0) {

@@ -1,5 +1,6 @@
 /**
- * Injected faults are what the plan says, where it says, and leave everything else as it was.
+ * Injected faults strike the calls that the plan chooses, with the result that it chooses, and leave all other calls as
+ * they are.
  */
 
 import { assertEquals, assertThrows } from "@std/assert";
@@ -16,7 +17,7 @@ function open(): { machine: SharedArrayBuffer; back: Platform; front: Platform }
   return { machine, back: openSimulatedPlatform(machine, BACKEND), front: openSimulatedPlatform(machine, GUEST) };
 }
 
-Deno.test("chosen map and unmap calls fail with the chosen errno, the others work", () => {
+Deno.test("chosen map and unmap calls fail with the chosen errno, the others succeed", () => {
   const { machine, back, front } = open();
   using pages = front.openGrantShares().share(BACKEND, 2, true);
   const faulty = withFaults(back, { map: (call) => call === 1 ? -12 : 0, unmap: (call) => call === 0 ? -22 : 0 });
@@ -32,7 +33,7 @@ Deno.test("chosen map and unmap calls fail with the chosen errno, the others wor
   assertEquals(assertThrows(() => refusing.mapPages(pages.refs, true), GrantError).status, -1);
 });
 
-Deno.test("chosen segments of a copy fail, with positive statuses too, and are not copied; so does a whole call", () => {
+Deno.test("chosen segments of a copy fail, also with a positive status, and are not copied; so does a chosen call", () => {
   const { back, front } = open();
   using pages = front.openGrantShares().share(BACKEND, 1, true);
   pages.view.forEach((_, i) => pages.view[i] = 1 + (i >> 9));
@@ -56,7 +57,7 @@ Deno.test("chosen segments of a copy fail, with positive statuses too, and are n
   assertEquals(statuses(), [0, 0, 0, 0]);
 });
 
-Deno.test("an overflow is told in place of the ports, and parking works through the wrapper", () => {
+Deno.test("an overflow is reported in place of ports, and parking works through the wrapper", () => {
   const { back, front } = open();
   const faulty = withFaults(back, { overflow: (call) => call === 1 });
   using frontEvents = front.openEventChannels(BACKEND);

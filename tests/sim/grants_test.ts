@@ -1,6 +1,6 @@
 /**
- * Grants of the simulated machine: what is refused and how, what a refusal leaves behind, and that pages and
- * references come back when the last user is gone.
+ * Grants of the simulated machine: which calls fail and how, that a failed call leaves nothing mapped, and that pages
+ * and references are freed with their last user.
  */
 
 import { assert, assertEquals, assertThrows } from "@std/assert";
@@ -25,7 +25,7 @@ function pair(): Pair {
   return { machine, back: openSimulatedPlatform(machine, BACKEND), front: openSimulatedPlatform(machine, GUEST) };
 }
 
-Deno.test("a mapped grant is the granting domain's memory, both ways", () => {
+Deno.test("a mapped grant is the granting domain's memory, for reading and writing", () => {
   const { back, front } = pair();
   using shares = front.openGrantShares();
   using pages = shares.share(BACKEND, 3, true);
@@ -58,10 +58,10 @@ Deno.test("a bad, revoked, read-only or foreign reference in any position fails 
       assertEquals(machineUsage(machine).mappedPages, 0, `${name} at ${position}`);
     }
   }
-  assertEquals(table.map(Uint32Array.from(readOnly.refs), 0, 1, false, addresses), 0, "a read-only map of it is fine");
+  assertEquals(table.map(Uint32Array.from(readOnly.refs), 0, 1, false, addresses), 0, "it can be mapped read-only");
 });
 
-Deno.test("unmapping wants the address and the count of the map", () => {
+Deno.test("unmapping needs the address and the count of the map call", () => {
   const { machine, back, front } = pair();
   using shares = front.openGrantShares();
   using pages = shares.share(BACKEND, 3, true);
@@ -76,7 +76,7 @@ Deno.test("unmapping wants the address and the count of the map", () => {
   assertEquals(machineUsage(machine).mappedPages, 0);
 });
 
-Deno.test("one page can be mapped many times, and each mapping is undone by itself", () => {
+Deno.test("one page can be mapped many times, and each mapping is unmapped by itself", () => {
   const { back, front } = pair();
   using shares = front.openGrantShares();
   using pages = shares.share(BACKEND, 2, true);
@@ -91,7 +91,7 @@ Deno.test("one page can be mapped many times, and each mapping is undone by itse
   assertEquals(table.unmap(addresses[0]!, 1), EINVAL);
 });
 
-Deno.test("mapPages gives one range, and its failure names the reference and the reason", () => {
+Deno.test("mapPages maps one range, and its error names the reference and the reason", () => {
   const { machine, back, front } = pair();
   using shares = front.openGrantShares();
   using pages = shares.share(BACKEND, 4, true);
@@ -108,7 +108,7 @@ Deno.test("mapPages gives one range, and its failure names the reference and the
   assertEquals(machineUsage(machine).mappedPages, 0);
 });
 
-Deno.test("a page whose grant ended lives until its last unmapping, then page and reference are free", () => {
+Deno.test("a page whose grant is revoked lives until its last unmap, then page and reference are free", () => {
   const { machine, back, front } = pair();
   const before = machineUsage(machine);
   using table = back.openGrantTable(GUEST);
@@ -123,7 +123,7 @@ Deno.test("a page whose grant ended lives until its last unmapping, then page an
   assertEquals(machineUsage(machine), before);
 });
 
-Deno.test("disposing a grant table unmaps all, disposing shares ends all", () => {
+Deno.test("disposing a grant table unmaps all pages, disposing shares revokes all grants", () => {
   const { machine, back, front } = pair();
   const before = machineUsage(machine);
   {
@@ -137,7 +137,7 @@ Deno.test("disposing a grant table unmaps all, disposing shares ends all", () =>
   assertEquals(machineUsage(machine), before);
 });
 
-Deno.test("a grant copy reports each segment: 0, or the hypervisor's status", () => {
+Deno.test("a grant copy reports a status for each segment: 0, or the hypervisor's error", () => {
   const { back, front } = pair();
   using shares = front.openGrantShares();
   using pages = shares.share(BACKEND, 1, true);
@@ -158,7 +158,11 @@ Deno.test("a grant copy reports each segment: 0, or the hypervisor's status", ()
   batch.addFromGuest(pages.refs[0]!, 3584, local.address, 1024);
   batch.addFromGuest(99, 0, local.address, 512);
   assertThrows(() => batch.addFromGuest(1, 0, local.address, 1), RangeError);
-  assertEquals(Array.from({ length: 8 }, (_, i) => batch.status(i)), Array(8).fill(-1), "failures beforehand");
+  assertEquals(
+    Array.from({ length: 8 }, (_, i) => batch.status(i)),
+    Array(8).fill(-1),
+    "failed until the batch is run",
+  );
   assertEquals(batch.run(), 0);
   assertEquals(Array.from({ length: 8 }, (_, i) => batch.status(i)), [0, 0, 0, -1, -1, -3, -10, -1]);
   assert(local.view.subarray(0, 512).every((byte) => byte === 7));
@@ -167,7 +171,7 @@ Deno.test("a grant copy reports each segment: 0, or the hypervisor's status", ()
   assert(readOnly.view.every((byte) => byte === 9), "a read-only page is never written");
 });
 
-Deno.test("a grant copy to no memory of ours fails as a call and copies nothing", () => {
+Deno.test("a grant copy with a local address outside the memory fails as a whole and copies nothing", () => {
   const { back, front } = pair();
   using shares = front.openGrantShares();
   using pages = shares.share(BACKEND, 1, true);
@@ -182,7 +186,7 @@ Deno.test("a grant copy to no memory of ours fails as a call and copies nothing"
   assert(local.view.every((byte) => byte === 0));
 });
 
-Deno.test("memory is zeroed, page-aligned, used again, and refused when there is none left", () => {
+Deno.test("memory is zeroed, page-aligned and reused, and allocating fails when none is left", () => {
   const { machine, back } = pair();
   const before = machineUsage(machine);
   for (let i = 0; i < 3000; i++) {
@@ -196,7 +200,7 @@ Deno.test("memory is zeroed, page-aligned, used again, and refused when there is
   assertEquals(machineUsage(machine), before);
 });
 
-Deno.test("a domain that dies loses its grants and its mappings", () => {
+Deno.test("a destroyed domain loses its grants and its mappings", () => {
   const { machine, back, front } = pair();
   const before = machineUsage(machine);
   const pages = front.openGrantShares().share(BACKEND, 2, true);
@@ -206,7 +210,11 @@ Deno.test("a domain that dies loses its grants and its mappings", () => {
   front.openGrantTable(BACKEND).mapPages(mine.refs, false);
   assertEquals(machineUsage(machine).mappedPages, 3);
   destroyDomain(machine, GUEST);
-  assertEquals(machineUsage(machine).mappedPages, 2, "the backend's mapping of the dead guest stays until unmapped");
+  assertEquals(
+    machineUsage(machine).mappedPages,
+    2,
+    "the backend's mapping of the guest's page stays until it is unmapped",
+  );
   assertThrows(() => table.mapPages(pages.refs, true), GrantError);
   ring[Symbol.dispose]();
   mine[Symbol.dispose]();

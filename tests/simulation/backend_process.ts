@@ -1,7 +1,7 @@
 /**
- * One process of the backend: the real devices and the real data plane over the simulated hypervisor, store, disks and
- * clock, single-stepped. It can be stopped as by SIGTERM, and killed, between two steps or two stores: then nothing of
- * it has any effect any more, and the kernel takes back what it held. It must not know guests.
+ * One process of the backend: the real devices and the real data plane over the simulated hypervisor, xenstore, disks
+ * and clock, single-stepped. It can be stopped as by SIGTERM, or killed between two steps or two stores to memory: then
+ * it has no effect any more, and the kernel releases what it held.
  */
 
 import type { CloseOptions } from "../../lib/backend/device.ts";
@@ -16,7 +16,7 @@ import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import type { ChannelOptions, Disk, DiskRequest, IoChannel } from "../../lib/storage/disk.ts";
 import type { ImageLocks } from "../../lib/storage/image/lock.ts";
 import type { BlockFile } from "../../lib/storage/engine/executor.ts";
-import { Crasher } from "./crash_points.ts";
+import { Crasher, ProcessKilled } from "./crash_points.ts";
 import type { DiskWatch } from "./disk_watch.ts";
 import { GatedStore, type GatedWatch } from "./gated_store.ts";
 import { type JournalAccount, ProcessPlatform } from "./process_platform.ts";
@@ -25,22 +25,22 @@ import { SimulatedClock } from "./simulated_clock.ts";
 import { SimulatedFile } from "./simulated_file.ts";
 import { SteppedChannel } from "./stepped_channel.ts";
 
-/** Parts that a test may break, to show that it is noticed. */
+/** Parts that a test may break, to show that the simulation notices. */
 export interface Breakage {
-  /** What the process takes for the hypervisor. */
+  /** Wraps the platform of the process. */
   readonly platform?: (platform: Platform) => Platform;
-  /** What its channels take for the image. */
+  /** Wraps the file that its channels use. */
   readonly file?: (file: SimulatedFile) => BlockFile;
-  /** What its devices take for xenstore. */
+  /** Wraps the xenstore connections of its devices. */
   readonly store?: (store: Xenstore) => Xenstore;
   /** Images are not locked. */
   readonly unlocked?: boolean;
-  /** What the data plane is asked. */
+  /** Changes what the data plane is asked to serve. */
   readonly spec?: (spec: QueueSpec) => QueueSpec;
 }
 
-/** What a process is started with, and whom it tells. */
-export interface ProcessOptions {
+/** Options of a {@linkcode BackendProcess}. */
+interface ProcessOptions {
   readonly run: Run;
   readonly machine: SharedArrayBuffer;
   readonly journalAccount: JournalAccount;
@@ -48,13 +48,13 @@ export interface ProcessOptions {
   /** Breaks every connection of domain 0. */
   readonly disconnect: () => void;
   readonly settings: DeviceSettings;
-  /** What it takes is answered by the next process if it is killed. */
+  /** It keeps journals: if it is killed, the next process answers the requests that it took. */
   readonly journals: boolean;
   readonly disks: ReadonlyMap<string, DiskWatch>;
   readonly breakage: Breakage;
   /** The process writes a node that held `before`. */
   readonly wrote: (path: string, before: string | undefined, value: string) => void;
-  /** No ring of the domain is served any more. */
+  /** The process serves no ring of the domain any more. */
   readonly released: (domain: DomId) => void;
 }
 
@@ -65,12 +65,12 @@ interface Opening {
 }
 
 const NOTHING = new SharedArrayBuffer(4);
-/** How long guests may take to let their disks go. */
+/** Time limit for guests when the process detaches its devices. */
 const DETACH_MS = 10_000;
-/** A process that waits this long for its devices waits for ever, as far as the simulation is concerned. */
+/** Time limit of a process for its devices when it stops: never reached in a simulation. */
 const GRACE_MS = 1e12;
 
-/** See the file's first lines. */
+/** One process of the backend, from its start to its end. */
 export class BackendProcess {
   readonly clock = new SimulatedClock();
   readonly log: string[] = [];
@@ -79,7 +79,7 @@ export class BackendProcess {
   readonly #plane: InlineDataPlane;
   readonly #stores: GatedStore[] = [];
   readonly #openings: Opening[] = [];
-  /** Rings that are served, by domain. */
+  /** Number of rings served, by domain. */
   readonly #rings = new Map<DomId, number>();
   readonly #unmapFaults: number;
   readonly #crasher: Crasher;
@@ -87,7 +87,7 @@ export class BackendProcess {
   #state: "running" | "stopping" | "ended" = "running";
   #busy = false;
 
-  /** Throws what connecting to xenstore throws; then nothing is left of it. */
+  /** Throws what connecting to xenstore throws; then the process has ended. */
   constructor(options: ProcessOptions) {
     const { run, machine, settings, breakage } = options;
     this.#options = options;
@@ -124,29 +124,29 @@ export class BackendProcess {
     }
   }
 
-  /** It is asked to stop, or has. */
+  /** "stopping": asked to stop; "ended": stopped or killed. */
   get state(): "running" | "stopping" | "ended" {
     return this.#state;
   }
 
-  /** Whether a ring of the domain is served. */
+  /** Whether it serves a ring of the domain. */
   serves(domain: DomId): boolean {
     return (this.#rings.get(domain) ?? 0) > 0;
   }
 
-  /** Watches that could deliver something. */
+  /** Watches that can deliver an event. */
   get deliverable(): GatedWatch[] {
     return this.#stores.flatMap((store) => store.deliverable);
   }
 
-  /** Images that are being opened. */
+  /** Number of images that are being opened. */
   get openings(): number {
     return this.#openings.length;
   }
 
-  /** A turn of the data plane, unless it sleeps and has no reason not to. False: it sleeps, or is no more. */
+  /** One turn of the data plane. False: it sleeps, and nothing wakes it, or the process has ended. */
   turn(): boolean {
-    if (this.#gone || (!this.#busy && !this.#platform.roused)) return false;
+    if (this.#gone || (!this.#busy && !this.#platform.wouldWake)) return false;
     const { run } = this.#options;
     try {
       this.#crasher.run(() => {
@@ -160,12 +160,12 @@ export class BackendProcess {
     return true;
   }
 
-  /** A completion wakes whoever sleeps. */
-  rouse(): void {
+  /** A completion wakes the data plane. */
+  wake(): void {
     this.#busy = true;
   }
 
-  /** The oldest image that is being opened is open, or cannot be. */
+  /** Finishes opening the oldest image, with success or a fault. */
   finishOpening(): void {
     const opening = this.#openings.shift();
     if (opening === undefined) return;
@@ -173,7 +173,7 @@ export class BackendProcess {
     else opening.answer.resolve(this.#diskOf(opening.watch));
   }
 
-  /** SIGTERM: drain, leave the devices Connected (or ask the guests to let them go), end. */
+  /** SIGTERM: drains, leaves the devices Connected or detaches them, and ends. */
   async stop(leave: CloseOptions["leave"]): Promise<void> {
     if (this.#state !== "running") return;
     this.#state = "stopping";
@@ -184,15 +184,20 @@ export class BackendProcess {
     this.#end();
   }
 
-  /** SIGKILL: see the file's first lines. */
+  /** SIGKILL: the process has no effect any more; writes that are in flight continue in the kernel. */
   kill(): void {
     for (const watch of this.#options.disks.values()) watch.orphanChannels();
     this.#end();
   }
 
-  /** As a method, so that the compiler does not take what it knew before an await for true after it. */
+  /** A getter, so that the compiler does not narrow the state across an await. */
   get #gone(): boolean {
     return this.#state === "ended";
+  }
+
+  /** Promises of a killed process settle after its death; their continuations must have no effect. */
+  #assertAlive(): void {
+    if (this.#gone) throw new ProcessKilled("the process was killed");
   }
 
   #end(): void {
@@ -200,25 +205,26 @@ export class BackendProcess {
     this.clock.forgetSleepers();
     this.#openings.length = 0;
     for (const store of this.#stores) store[Symbol.dispose]();
-    this.#platform.takeBack();
+    this.#platform.releaseAll();
     const domains = [...this.#rings.keys()];
     this.#rings.clear();
     for (const watch of this.#options.disks.values()) watch.processEnded();
     for (const domain of domains) this.#options.released(domain);
   }
 
-  /** What a process that ends by itself must have given back. */
+  /** A process that ends by itself must have released everything. */
   #checkLeaks(): void {
     const { run, disks } = this.#options;
     const { held, careless } = this.#platform;
     run.require(held.length === 0, `the process ended and left ${held.join(", ")}`);
     const excused = run.faults.countOf("grant unmap") > this.#unmapFaults;
-    run.require(excused || careless.length === 0, `the process gave back ${careless.join(", ")}`);
+    run.require(excused || careless.length === 0, `the process released ${careless.join(", ")}`);
     const channels = [...disks.values()].reduce((sum, watch) => sum + watch.channels.length, 0);
     run.require(channels === 0, `the process ended with ${channels} channels open`);
   }
 
   #connect(): Xenstore {
+    this.#assertAlive();
     const { run, connect, wrote, breakage } = this.#options;
     const store = new GatedStore(connect(), connect, {
       disturbs: () => run.faults.strikes("transaction conflict"),
@@ -249,13 +255,16 @@ export class BackendProcess {
       description: disk.name,
       attachment: () => ({ module: "simulated", disk: disk.name }),
       [Symbol.asyncDispose]: () => {
-        run.require(channels.length === 0, `${disk.name} was closed with ${channels.length} channels open`);
+        if (!this.#gone) {
+          run.require(channels.length === 0, `${disk.name} was closed with ${channels.length} channels open`);
+        }
         return Promise.resolve();
       },
     };
   }
 
   #openChannel(watch: DiskWatch, options: ChannelOptions): IoChannel {
+    this.#assertAlive();
     const { run, breakage } = this.#options;
     const file = new SimulatedFile(watch.disk, run);
     const channel = new SteppedChannel({ file, calls: breakage.file?.(file) ?? file, observer: watch, run }, options);
@@ -263,25 +272,31 @@ export class BackendProcess {
     return channel;
   }
 
-  /** As the kernel has it: a lock is not free while anything of whoever had it is under way. */
+  /** As in the kernel: a lock stays held until the last write of its killed owner is over. */
   get #imageLocks(): ImageLocks {
     const { disks, breakage } = this.#options;
     if (breakage.unlocked) return { tryLock: () => ({ [Symbol.dispose]: () => {} }) };
     return {
       tryLock: ({ path }) => {
+        this.#assertAlive();
         const watch = disks.get(path)!;
         if (watch.locked || watch.orphans.length > 0) return "a process that was killed has it";
         watch.locked = true;
-        return { [Symbol.dispose]: () => watch.locked = false };
+        return {
+          [Symbol.dispose]: () => {
+            if (!this.#gone) watch.locked = false;
+          },
+        };
       },
     };
   }
 
-  /** The data plane as the devices see it: counts the rings of each domain. */
+  /** The data plane that the devices use: counts the rings of each domain. */
   get #observed(): DataPlane {
     const { breakage, released } = this.#options;
     return {
       openQueue: async (spec) => {
+        this.#assertAlive();
         const { guest } = spec;
         this.#rings.set(guest, (this.#rings.get(guest) ?? 0) + 1);
         const closed = (): void => {
@@ -311,6 +326,7 @@ export class BackendProcess {
   }
 
   #say(line: string): void {
+    if (this.#gone) return;
     this.log.push(line);
     this.#options.run.note(`log ${line}`);
   }

@@ -1,6 +1,6 @@
 /**
- * Ways to break the backend, each of which a simulation must notice. They go through the seams where there is one, and
- * else replace a method for as long as they are wanted. They must not know how they are noticed.
+ * Ways to break the backend; the simulation must notice each (breakages_test.ts). They wrap a seam where there is one,
+ * and else replace a method until they are disposed.
  */
 
 import { OP_FLUSH_DISKCACHE, OP_WRITE_BARRIER } from "../../lib/blkif/abi.ts";
@@ -11,30 +11,30 @@ import type { EventChannels, GrantTable, Platform, Xenstore, XenstoreOperations 
 import type { BlockFile } from "../../lib/storage/engine/executor.ts";
 import type { Breakage } from "./backend_process.ts";
 
-/** A way to break something. */
-export interface NamedBreakage {
+/** A breakage and its name: one of the two fields is set. */
+interface NamedBreakage {
   readonly name: string;
   readonly breakage?: Breakage;
-  /** Puts another method in the place of one; disposing undoes it. */
+  /** Replaces a method; disposing restores it. */
   readonly replace?: () => Disposable;
 }
 
-/** All ways. */
+/** All breakages. */
 export const BREAKAGES: readonly NamedBreakage[] = [
   { name: "a flush that does not flush", breakage: { file: (file) => fileWith(file, { syncDataSync: () => {} }) } },
-  { name: "a barrier that holds nothing back", replace: () => weakBarriers() },
+  { name: "a barrier that does not order writes", replace: () => weakBarriers() },
   { name: "a bounds check that is off by one", breakage: { spec: (spec) => largerDisk(spec) } },
-  { name: "an answer with a wrong id", replace: () => wrongIds() },
-  { name: "an answer that is given twice", replace: () => twoAnswers() },
-  { name: "a mapping that is never undone", breakage: { platform: (platform) => withGrants(platform, leakyTable) } },
+  { name: "a response with a wrong id", replace: () => wrongIds() },
+  { name: "a response that is sent twice", replace: () => twoAnswers() },
+  { name: "a page that is never unmapped", breakage: { platform: (platform) => withGrants(platform, leakyTable) } },
   { name: "data that goes into the wrong sector of a page", breakage: { platform: (p) => withGrants(p, shiftedCopy) } },
   { name: "notifications that are lost", breakage: { platform: (platform) => withoutNotifications(platform) } },
-  { name: "a latch that does not hold", replace: () => replaceGetter(Latch.prototype, "tripped", () => false) },
+  { name: "a latch that does not latch", replace: () => replaceGetter(Latch.prototype, "tripped", () => false) },
   {
     name: "a latch that the next process forgets",
     replace: () => replace(Latch.prototype, "belongsTo", () => () => false),
   },
-  { name: "a journal that forgets answers", replace: () => replace(Journal.prototype, "answering", () => () => {}) },
+  { name: "a journal that forgets responses", replace: () => replace(Journal.prototype, "answering", () => () => {}) },
   { name: "an image that is not locked", breakage: { unlocked: true } },
   { name: "a state that is skipped", breakage: { store: (store) => skippingStore(store) } },
   {
@@ -43,7 +43,7 @@ export const BREAKAGES: readonly NamedBreakage[] = [
   },
 ];
 
-/** What happens every so many times. */
+/** True once in `count` calls. */
 function every(count: number): () => boolean {
   let calls = 0;
   return () => ++calls % count === 0;
@@ -74,7 +74,7 @@ function largerDisk(spec: Parameters<NonNullable<Breakage["spec"]>>[0]): typeof 
   return { ...spec, disk: { ...spec.disk, properties: { ...properties, sectors: properties.sectors + 1 } } };
 }
 
-/** The method of every instance, until it is disposed; `make` is given the one that it stands in for. */
+/** Replaces a method of all instances until it is disposed; `make` gets the original. */
 function replace<T extends object, K extends keyof T>(prototype: T, name: K, make: (method: T[K]) => T[K]): Disposable {
   const method = prototype[name];
   prototype[name] = make(method);
@@ -87,7 +87,7 @@ function replaceGetter<T extends object>(prototype: T, name: keyof T, get: () =>
   return { [Symbol.dispose]: () => Object.defineProperty(prototype, name, before) };
 }
 
-/** Barriers are taken for flushes with data, which wait for nobody, and answered as barriers. */
+/** Serves barriers as flushes with data, which wait for no other request, and answers them as barriers. */
 function weakBarriers(): Disposable {
   const weakened = new Set<number>();
   const undo = new DisposableStack();
@@ -175,7 +175,7 @@ function withoutNotifications(platform: Platform): Platform {
   };
 }
 
-/** Invites the frontend and is Connected at once. */
+/** Skips InitWait: goes from Initialising to Connected. */
 function skippingStore(store: Xenstore): Xenstore {
   const skip = (operations: XenstoreOperations): XenstoreOperations => ({
     ...operations,

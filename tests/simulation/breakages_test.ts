@@ -1,6 +1,6 @@
 /**
- * The simulation can fail: each deliberate break of the backend is noticed within as many seeds as the gate runs, and
- * by the check that is meant for it.
+ * The simulation can fail: it notices each breakage of the backend within the number of seeds that the gate runs, by
+ * the check that is meant for it.
  */
 
 import { assert, assertMatch } from "@std/assert";
@@ -9,19 +9,19 @@ import { simulate } from "./simulation.ts";
 
 const SEEDS = 300;
 
-/** What is said of each break. */
+/** The expected failure of each breakage. */
 const NOTICED: Readonly<Record<string, RegExp>> = {
   "a flush that does not flush": /was answered and flushed/,
-  "a barrier that holds nothing back": /barrier|before what precedes it was flushed/,
+  "a barrier that does not order writes": /barrier|before what precedes it was flushed/,
   "a bounds check that is off by one": /of disk-\d, which has \d+|no request asks for|must be refused/,
-  "an answer with a wrong id": /not in flight|upper half/,
-  "an answer that is given twice": /not in flight|more answers than/,
-  "a mapping that is never undone": /pages mapped/,
+  "a response with a wrong id": /not in flight|upper half/,
+  "a response that is sent twice": /not in flight|more answers than/,
+  "a page that is never unmapped": /pages mapped/,
   "data that goes into the wrong sector of a page": /was changed|read sector/,
-  "notifications that are lost": /no rest/,
-  "a latch that does not hold": /after a flush of this disk had failed/,
+  "notifications that are lost": /not recovered/,
+  "a latch that does not latch": /after a flush of this disk had failed/,
   "a latch that the next process forgets": /after a flush of this disk had failed/,
-  "a journal that forgets answers": /not in flight|no rest|no request asks for/,
+  "a journal that forgets responses": /not in flight|not recovered|no request asks for/,
   "an image that is not locked": /of a process that was killed/,
   "a state that is skipped": /went from Initialising to Connected/,
   "a short write that is taken for a whole one": /read sector|is wrong|holds write/,

@@ -1,6 +1,6 @@
 /**
- * What sectors hold: bytes that tell which write put them there, and where. So whoever sees a sector knows whose it is,
- * or that it is nobody's. It must not know who writes or reads.
+ * Contents of sectors: bytes that identify the write and the sector that they belong to, so that a sector read anywhere
+ * shows which write it comes from, or that no single write made it.
  */
 
 import { SECTOR_BYTES } from "../../lib/units.ts";
@@ -9,13 +9,13 @@ const WORDS = SECTOR_BYTES / 4;
 const MAGIC = 0x51EC7043;
 const STEP = 0x9E3779B1;
 
-/** The sector is not as any one write makes it. */
-export const NOBODYS = -1;
+/** The sector holds the data of no single write. */
+export const UNKNOWN_CONTENT = -1;
 
-/** The sector is all zeroes, as a discard leaves it. */
+/** The sector is all zeroes, as after a discard. */
 export const ZEROES = -2;
 
-/** Fills a sector of `words`, from `at` on, as write `id` makes sector `sector` of the disk. */
+/** Fills a sector at `words[at]` with the data that write `id` has for sector `sector` of the disk. */
 export function fillSector(words: Int32Array, at: number, sector: number, id: number): void {
   let x = start(sector, id);
   words[at] = MAGIC;
@@ -24,7 +24,7 @@ export function fillSector(words: Int32Array, at: number, sector: number, id: nu
   for (let i = at + 3; i < at + WORDS; i++) words[i] = x = (x + STEP) | 0;
 }
 
-/** Which write made this the content of that sector, {@linkcode ZEROES} or {@linkcode NOBODYS}. */
+/** The write whose data this sector holds, {@linkcode ZEROES} or {@linkcode UNKNOWN_CONTENT}. */
 export function idOfSector(words: Int32Array, at: number, sector: number): number {
   const id = words[at + 1]!;
   let difference = (words[at]! ^ MAGIC) | (words[at + 2]! ^ sector);
@@ -34,11 +34,11 @@ export function idOfSector(words: Int32Array, at: number, sector: number): numbe
     difference |= words[i]! ^ x;
   }
   if (difference === 0) return id;
-  for (let i = at; i < at + WORDS; i++) if (words[i] !== 0) return NOBODYS;
+  for (let i = at; i < at + WORDS; i++) if (words[i] !== 0) return UNKNOWN_CONTENT;
   return ZEROES;
 }
 
-/** In words for a person. */
+/** The content in words. */
 export function describeSector(words: Int32Array, at: number): string {
   if (idOfSector(words, at, 0) === ZEROES) return "zeroes";
   if (words[at] !== MAGIC) return "bytes of no write";

@@ -1,34 +1,33 @@
 /**
- * Where a process can die in the middle of an answer: before each store that the next process, or the guest, may find
- * (into the journal, a response slot, rsp_prod) and before the notification. It puts itself in front of the methods that
- * make these stores, for the whole program, and does nothing but while a process is being stepped. It must not know what
- * the stores mean.
+ * Points at which a process can be killed while it answers a request: before each store that the next process or the
+ * guest may find (into the journal, a response slot, rsp_prod), and before the notification. Replaces the methods that
+ * make these stores, for the whole program; they behave as before unless a {@linkcode Crasher} runs.
  */
 
 import { BackRing } from "../../lib/blkif/back_ring.ts";
 import { Journal } from "../../lib/dataplane/journal.ts";
 
-/** The process is dead; nobody may catch it and go on. */
+/** The process was killed; nobody may catch this and continue. */
 export class ProcessKilled extends Error {
   override readonly name = "ProcessKilled";
 }
 
-/** Decides whether a process dies. */
+/** Kills a process at a crash point. */
 export class Crasher {
   readonly #dies: () => boolean;
   #dead = false;
 
-  /** `dies` is asked at every point; the first true is the end. */
+  /** `dies` is called at every point; the first true kills the process. */
   constructor(dies: () => boolean) {
     this.#dies = dies;
   }
 
-  /** It has died at some point. */
+  /** The process was killed at a point. */
   get dead(): boolean {
     return this.#dead;
   }
 
-  /** Runs a step of the process. Throws {@linkcode ProcessKilled} if it dies, unless somebody catches that. */
+  /** Runs a step of the process. Throws {@linkcode ProcessKilled} if it is killed; look at {@linkcode dead} too. */
   run<T>(step: () => T): T {
     running = this;
     try {
@@ -38,7 +37,7 @@ export class Crasher {
     }
   }
 
-  /** A point is reached. */
+  /** Called at each point. */
   reach(): void {
     if (!this.#dead) this.#dead = this.#dies();
     if (this.#dead) throw new ProcessKilled("the process was killed");
@@ -47,7 +46,7 @@ export class Crasher {
 
 let running: Crasher | undefined;
 
-/** For points that are no methods of the classes below. */
+/** For points elsewhere than in the methods below. */
 export function reachCrashPoint(): void {
   running?.reach();
 }

@@ -1,19 +1,18 @@
 /**
- * Every choice of a simulation, drawn from one seed and recorded step by step, so that a run can be replayed from its
- * record and the record be cut down. Zero is always the dullest choice: what a shortened record lacks reads as zero. It
- * must not know what is decided.
+ * All choices of a simulation: drawn from one seed and recorded per step, so that a run can be replayed from its record
+ * and the record shortened. Zero is always the least eventful choice, and missing entries of a record read as zero.
  */
 
 import type { Random } from "../../lib/guest/random.ts";
 
-/** What was decided: before the first step, in each step, and after the last. */
+/** The recorded choices: before the first step, in each step, and after the last. */
 export interface Script {
   readonly setup: readonly number[];
   readonly steps: readonly (readonly number[])[];
   readonly ending: readonly number[];
 }
 
-/** See the file's first lines. */
+/** Makes the choices of one run, from a random source or a script. */
 export class Decisions {
   readonly #random: Random;
   readonly #script: Script | undefined;
@@ -21,7 +20,7 @@ export class Decisions {
   #made: number[];
   #played: readonly number[];
 
-  /** With a script the choices are the script's, and none is random. */
+  /** With a script all choices are the script's. */
   constructor(random: Random, script?: Script) {
     this.#random = random;
     this.#script = script;
@@ -29,12 +28,12 @@ export class Decisions {
     this.#played = script?.setup ?? [];
   }
 
-  /** What was decided so far. */
+  /** The choices so far. */
   get record(): Script {
     return this.#record;
   }
 
-  /** Begins the next step. False, and nothing begun, if a script has no more. */
+  /** Starts the next step. False: the script has no more steps. */
   beginStep(): boolean {
     const { steps } = this.#record;
     if (this.#script !== undefined && steps.length >= this.#script.steps.length) return false;
@@ -44,7 +43,7 @@ export class Decisions {
     return true;
   }
 
-  /** What is decided from now on belongs to the end. */
+  /** Further choices belong to the ending. */
   beginEnding(): void {
     this.#played = this.#script?.ending ?? [];
     this.#made = this.#record.ending;
@@ -58,22 +57,22 @@ export class Decisions {
     return value;
   }
 
-  /** A whole number from `least` to `greatest`; the least is the dullest. */
+  /** A whole number from `least` to `greatest`; `least` is the least eventful. */
   between(least: number, greatest: number): number {
     return least + this.below(greatest - least + 1);
   }
 
-  /** True in so many of a thousand cases; false is the dullest. */
+  /** True in `perMille` of 1000 cases; false is the least eventful. */
   chance(perMille: number): boolean {
     return this.below(1000) >= 1000 - perMille;
   }
 
-  /** One of the list, which must not be empty; the first is the dullest. */
+  /** An element of the list, which must not be empty; the first is the least eventful. */
   pick<T>(list: readonly T[]): T {
     return list[this.below(list.length)]!;
   }
 
-  /** The index of one of the weights, each as likely as it is heavy. */
+  /** An index into the weights, with a probability in proportion to the weight. */
   weighted(weights: readonly number[]): number {
     let left = this.below(weights.reduce((sum, weight) => sum + weight, 0));
     return Math.max(0, weights.findIndex((weight) => (left -= weight) < 0));

@@ -1,7 +1,7 @@
 /**
- * One disk with all that is known of it: what it may hold, the channels to it, and the requests behind their
- * operations. Checks in which order operations are started: a barrier holds back what follows it and waits for what
- * precedes it, and a refused or answered request starts nothing. It must not know rings, nor how requests travel.
+ * Watches one disk: what it may hold, the channels to it, and the requests that their operations belong to. Checks the
+ * order in which operations start: a barrier waits for earlier requests and holds back later ones, and a refused or
+ * answered request starts nothing. Checks that OKAY responses are true.
  */
 
 import { SECTOR_BYTES } from "../../lib/units.ts";
@@ -12,7 +12,7 @@ import type { Run } from "./run.ts";
 import type { SimulatedDisk } from "./simulated_disk.ts";
 import type { ChannelObserver, OrphanedWrite, SteppedChannel, UnderWay } from "./stepped_channel.ts";
 
-/** A request that was sent, as the disk's checks need it. */
+/** A request that was sent, as far as the checks of the disk need it. */
 export interface SentRequest {
   readonly operation: number;
   readonly id: number;
@@ -22,48 +22,48 @@ export interface SentRequest {
   readonly ring: RingOrder;
   readonly write: WriteRecord | undefined;
   readonly read: ReadRecord | undefined;
-  /** When its write was started, and carried out with success, on the disk; 0: not yet. */
+  /** When its write started on the disk, and when it was carried out with success; 0: not yet. */
   started: number;
   executed: number;
-  /** Its write is under way on the disk. */
+  /** Its write is in flight on the disk. */
   underWay: boolean;
 }
 
-/** The requests of a ring that have no answer yet. */
+/** The order of the requests of one ring. */
 export interface RingOrder {
-  /** Oldest first. */
+  /** Requests without a response, oldest first. */
   readonly unanswered: Iterable<SentRequest>;
-  /** An answer is in the ring, whether the guest took it or not. */
+  /** Its response is on the ring, whether the guest has taken it or not. */
   isAnswered(request: SentRequest): boolean;
-  /** Writes that were sent before that one and answered OKAY; each is told once. */
+  /** Writes that were sent before that one and answered OKAY; returns each of them once. */
   takeAnsweredWrites(sequence: number): WriteRecord[];
-  /** When the last write of this ring was carried out with success. */
+  /** When the ring's last write was carried out with success. */
   lastExecuted: number;
 }
 
-/** What the first words of a written sector say; see content.ts. */
+/** Offset of the write's id in a sector; see content.ts. */
 const ID_WORD_OFFSET = 4;
 
-/** See the file's first lines. */
+/** Everything that is known of one disk. */
 export class DiskWatch implements ChannelObserver {
   readonly history: History;
   readonly channels: SteppedChannel[] = [];
-  /** What processes that were killed had under way: the image is locked until it is over. */
+  /** Writes in flight of killed processes: the image is locked until they are over. */
   orphans: OrphanedWrite[] = [];
-  /** A process has the image. */
+  /** A process holds the image's lock. */
   locked = false;
-  /** When the backend was told of a failed flush, whichever process it was; Infinity: not since the disk was attached. */
+  /** When a process first learned of a failed flush; Infinity: not since the disk was attached. */
   latched = Infinity;
-  /** A flush failed since the disk was attached, whether the backend knows or not. */
+  /** A flush has failed since the disk was attached, whether the backend knows or not. */
   flushFailed = false;
-  /** When the flush was started that was the last to succeed. */
+  /** When the last successful flush started. */
   flushStarted = 0;
   readonly #run: Run;
-  /** When the disk was attached. What is still served from before that is of no account for its latch. */
+  /** When the disk was attached. Channels from before that do not latch it. */
   #attached = 0;
-  /** Channels that were open when a flush failed: what they wrote may be lost. */
+  /** Channels that were open when a flush failed: their writes may be lost. */
   readonly #unreliable = new WeakSet<SteppedChannel>();
-  /** When the last discard that begins at a byte was carried out. */
+  /** When the last discard at an offset was carried out. */
   readonly #discarded = new Map<number, number>();
   /** When the last write of a channel was carried out. */
   readonly #lastExecuted = new WeakMap<SteppedChannel, number>();
@@ -74,7 +74,7 @@ export class DiskWatch implements ChannelObserver {
     this.history = new History(disk.properties.sectors);
   }
 
-  /** A request that writes is about to be sent. */
+  /** A request is about to be sent. */
   sending(request: SentRequest): void {
     if (request.write !== undefined) this.#requests.set(request.write.id, request);
   }
@@ -82,21 +82,21 @@ export class DiskWatch implements ChannelObserver {
   started(operation: UnderWay, data: Uint8Array): void {
     const { operation: kind, offsetBytes, started } = operation;
     if (this.orphans.length > 0) {
-      this.#run.fail(`${this.disk.name}: I/O was started while writes of a process that was killed are under way`);
+      this.#run.fail(`${this.disk.name}: I/O was started while writes of a process that was killed are in flight`);
     }
     if (kind !== OPERATION.write && kind !== OPERATION.discard) return;
     const what = kind === OPERATION.write ? `write ${idOf(data)}` : "a discard";
     const matching = kind === OPERATION.write ? [this.#requests.get(idOf(data))] : this.#discardsOf(operation);
-    if (matching.length > 1) return; // several discards of the same sectors: nobody can tell which one this is
+    if (matching.length > 1) return; // several discards of the same sectors: it may be any of them
     const [request] = matching;
-    // Of a request that must be refused nothing is known here.
+    // Requests that must be refused have no record here.
     const fault = request === undefined ? "which no request asks for" : this.#orderFault(request);
     if (fault !== undefined) this.#run.fail(`${this.disk.name}: ${what} at byte ${offsetBytes} was started, ${fault}`);
     request!.started = started;
     request!.underWay = true;
   }
 
-  /** The requests that discard this and have not begun. */
+  /** Discard requests of these sectors that have not started. */
   #discardsOf({ offsetBytes, lengthBytes }: UnderWay): SentRequest[] {
     return [...this.#requests.values()].filter(({ write, started }) =>
       write?.zeroes === true && started === 0 && write.first * SECTOR_BYTES === offsetBytes &&
@@ -104,7 +104,7 @@ export class DiskWatch implements ChannelObserver {
     );
   }
 
-  /** Why the request must not begin to write now, or undefined. */
+  /** Why the request must not start to write now, or undefined. */
   #orderFault(request: SentRequest): string | undefined {
     const { ring, operation, sequence, published } = request;
     if (request.started > 0) return "for the second time";
@@ -140,14 +140,14 @@ export class DiskWatch implements ChannelObserver {
     }
   }
 
-  /** One of a channel from before the disk was attached anew says nothing of what follows. */
+  /** A flush failed. On a channel from before the disk was attached anew it does not latch. */
   #distrust({ opened }: SteppedChannel): void {
     for (const each of this.channels) this.#unreliable.add(each);
     if (opened >= this.#attached) this.flushFailed = true;
     else this.history.forgive();
   }
 
-  toldFailure({ operation }: UnderWay, { opened }: SteppedChannel): void {
+  reapedFailure({ operation }: UnderWay, { opened }: SteppedChannel): void {
     if (operation !== OPERATION.flush || opened < this.#attached) return;
     this.latched = Math.min(this.latched, this.#run.tick());
   }
@@ -160,7 +160,7 @@ export class DiskWatch implements ChannelObserver {
     this.history.flushed(this.flushStarted);
   }
 
-  /** An answer OKAY was seen: what it promises must be true. */
+  /** A response OKAY came: what it promises must be true. */
   answeredOkay(request: SentRequest): void {
     const { operation, published, write, executed, ring, sequence } = request;
     const what = `${this.disk.name}: request ${request.id}`;
@@ -179,12 +179,12 @@ export class DiskWatch implements ChannelObserver {
     this.history.flushed(published);
   }
 
-  /** The request has no part in anything any more. */
+  /** The request has ended. */
   forget(request: SentRequest): void {
     if (request.write !== undefined) this.#requests.delete(request.write.id);
   }
 
-  /** The disk was attached anew, which is how an operator says that it is to be trusted again. */
+  /** The disk was attached anew: by that an operator says that it can be trusted again. */
   attachedAnew(): void {
     if (this.flushFailed) this.history.forgive();
     this.flushFailed = false;
@@ -197,7 +197,7 @@ export class DiskWatch implements ChannelObserver {
     for (const channel of this.channels.splice(0)) this.orphans.push(...channel.orphan());
   }
 
-  /** The kernel ends one of the writes of a process that is gone: all of it, or what came first, or nothing. */
+  /** The kernel ends a write of a killed process: completely, in part, or not at all. */
   endOrphan(): void {
     const { decisions } = this.#run;
     const [orphan] = this.orphans.splice(decisions.below(this.orphans.length), 1);
@@ -208,7 +208,7 @@ export class DiskWatch implements ChannelObserver {
     if (sectors > 0) this.disk.write(offsetBytes, data.subarray(0, sectors * SECTOR_BYTES));
   }
 
-  /** The process that served the disk is gone. What it was told of failed flushes, the next one knows. */
+  /** The process that served the disk has ended. The next one inherits its latch. */
   processEnded(): void {
     if (this.flushFailed && this.latched === Infinity) this.#forgetUntold();
     this.locked = false;
@@ -221,20 +221,20 @@ export class DiskWatch implements ChannelObserver {
   }
 
   /**
-   * The kernel had an answer for the process, that a flush failed, and the process died before it looked: nobody will
-   * ever hear of it. That is the one failure that no backend can know of.
+   * A flush failed, and the process was killed before it saw the result. The kernel reports it only once, so this is
+   * the one failure that no backend can know of.
    */
   #forgetUntold(): void {
     this.#run.faults.count("flush error untold");
     this.#run.note("a failed flush was never told");
     this.history.forgive();
-    // Answered, perhaps, but not so that its guest has seen it.
+    // Also writes with a response that the guest has not seen.
     for (const { write } of this.#requests.values()) if (write !== undefined) write.forgiven = true;
     this.flushFailed = false;
   }
 }
 
-/** What the first words of a sector say. */
+/** The id of the write, from the start of its first sector. */
 function idOf(data: Uint8Array): number {
   return new DataView(data.buffer, data.byteOffset, data.byteLength).getInt32(ID_WORD_OFFSET, true);
 }

@@ -1,7 +1,7 @@
 /**
- * How a simulated run ends: no fault strikes any more and nobody misbehaves, so everything that was begun must come to
- * its end, every guest to its disk, and every answer to its guest; then the disks are looked at, the process is
- * stopped, and nothing may be left of it; and what was promised must survive the loss of power.
+ * How a simulated run ends. Without further faults every guest must get connected and every request answered. Then the
+ * disks are checked, the process is stopped and must have released everything, and what responses promised must survive
+ * a power failure.
  */
 
 import { createMachine } from "../../lib/sim/machine.ts";
@@ -9,58 +9,58 @@ import { machineUsage } from "../../lib/sim/platform.ts";
 import type { Slot } from "./slot.ts";
 import type { World } from "./world.ts";
 
-/** Rounds in which everything must come to rest, each of them a chance for everybody. */
+/** Rounds within which all guests must be connected and idle. */
 const ROUNDS = 120;
 const TURNS_PER_ROUND = 20;
 const ROUND_MS = 200;
 
-/** Runs the end of a run. */
+/** Ends a run. */
 export async function end(world: World): Promise<void> {
   const { run } = world;
   run.decisions.beginEnding();
   run.faults.enabled = false;
   run.note("ending");
   if (run.decisions.below(2) === 1) world.failPower();
-  await comeToRest(world);
+  await recover(world);
   check(world);
   await stop(world);
-  if (!await rests(world)) fail(world); // the next process goes on
+  if (!await becomesIdle(world)) fail(world); // the next process takes over
   check(world);
   await retire(world);
   checkMachine(world);
   world.failPower();
 }
 
-/** Everybody gets to where they want to be; with help from the operator if a fault made that necessary. */
-async function comeToRest(world: World): Promise<void> {
+/** All guests get connected and idle, with help from the operator if earlier faults made that necessary. */
+async function recover(world: World): Promise<void> {
   const { run } = world;
-  if (await rests(world)) return;
+  if (await becomesIdle(world)) return;
   const needed = ["image not opened", "grant map", "grant unmap"] as const;
   if (needed.every((kind) => run.faults.countOf(kind) === 0)) return fail(world);
   run.note("the operator restarts the process");
   await stop(world);
-  if (await rests(world)) return;
+  if (await becomesIdle(world)) return;
   run.note("the operator attaches the disks anew");
-  for (const slot of world.slots) if (!isContent(slot)) slot.remove();
-  if (!await rests(world)) fail(world);
+  for (const slot of world.slots) if (!isIdle(slot)) slot.remove();
+  if (!await becomesIdle(world)) fail(world);
 }
 
-async function rests(world: World): Promise<boolean> {
+async function becomesIdle(world: World): Promise<boolean> {
   for (let round = 0; round < ROUNDS; round++) {
-    await goOn(world);
-    if (world.process?.state === "running" && world.slots.every(isContent)) return true;
+    await doRound(world);
+    if (world.process?.state === "running" && world.slots.every(isIdle)) return true;
   }
   return false;
 }
 
-/** Everybody does what they have to do. */
-async function goOn(world: World): Promise<void> {
+/** One round: toolstacks, guests, xenstore, process and disks all do what they can. */
+async function doRound(world: World): Promise<void> {
   world.ensureStore();
   await world.attempt(() => world.startProcess());
   for (const slot of world.slots) {
     if (slot.guest !== undefined) slot.guest.calm = true;
     await world.attempt(() => slot.toolstackStep());
-    await world.attempt(() => slot.guest?.stopNonsense());
+    await world.attempt(() => slot.guest?.correctState());
     await world.attempt(() => slot.guest?.step());
   }
   await world.settle();
@@ -76,7 +76,7 @@ async function goOn(world: World): Promise<void> {
   await world.settle();
 }
 
-function isContent({ guest }: Slot): boolean {
+function isIdle({ guest }: Slot): boolean {
   return guest?.phase === "connected" && guest.connection?.inFlight === 0;
 }
 
@@ -85,7 +85,7 @@ function fail(world: World): never {
     const inFlight = guest?.connection?.inFlight ?? 0;
     return `domain ${address?.frontendDomain} is ${guest?.phase} with ${inFlight} requests in flight`;
   });
-  return world.run.fail(`no rest: the process is ${world.process?.state}; ${states.join("; ")}`);
+  return world.run.fail(`not recovered: the process is ${world.process?.state}; ${states.join("; ")}`);
 }
 
 function check(world: World): void {
@@ -111,20 +111,20 @@ async function stop(world: World): Promise<void> {
   if (world.process?.state === "stopping") world.run.fail("the process does not end though it was asked to");
 }
 
-/** All guests die while they are served, and when everything of them is cleaned up the process ends. */
+/** All guests die while they are served; when they are cleaned up, the process stops. */
 async function retire(world: World): Promise<void> {
   for (const slot of world.slots) slot.retire();
   const over = (): boolean => world.slots.every((slot) => slot.address === undefined && !slot.isServed);
-  for (let round = 0; round < ROUNDS && !over(); round++) await goOn(world);
-  if (!over()) world.run.fail("a guest died, and its disk is not given up");
+  for (let round = 0; round < ROUNDS && !over(); round++) await doRound(world);
+  if (!over()) world.run.fail("a guest died, and its device is not released");
   await stop(world);
   checkKept(world);
-  // The next process removes what is left of disks that were taken away while no process was there to see it.
+  // The next process removes what is left of devices that were removed while no process ran.
   world.startProcess();
   await stop(world);
 }
 
-/** Of guests that died while they were served nothing is kept for a next process. */
+/** No journal of a guest that died while it was served is kept. */
 function checkKept({ run, slots, host: { journals } }: World): void {
   for (const { domain } of slots) {
     const kept = [...journals.keys()].find((name) => name.startsWith(`vbd3-${domain}-`));
@@ -132,7 +132,7 @@ function checkKept({ run, slots, host: { journals } }: World): void {
   }
 }
 
-/** Without guests and process nothing of the machine is in use. */
+/** Without guests and processes nothing of the machine is in use. */
 function checkMachine(world: World): void {
   const { run, host: { machine, journals } } = world;
   const [kept] = journals.keys();
@@ -142,7 +142,7 @@ function checkMachine(world: World): void {
     count !== none[what as keyof typeof none]
   );
   const said = leaks.map(([what, count]) => `${count} ${what}`).join(", ");
-  if (leaks.length > 0) run.fail(`with everybody gone the machine has still in use: ${said}`);
+  if (leaks.length > 0) run.fail(`without guests and processes the machine still has in use: ${said}`);
 }
 
 const EMPTY_MACHINE = createMachine({ memoryBytes: 4096 });

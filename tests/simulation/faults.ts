@@ -1,12 +1,12 @@
 /**
- * The faults of a run: which kinds it has and how often, chosen once, and how often each kind has struck. What a fault
- * does is written where it strikes.
+ * The faults of a run: which kinds it has and at what rate, chosen once, and how often each kind has struck. What a
+ * fault does is in the code that asks whether it strikes.
  */
 
 import type { FaultPlan } from "../../lib/sim/faults.ts";
 import type { Decisions } from "./decisions.ts";
 
-/** Faults that strike by themselves, wherever there is an occasion. */
+/** Faults that strike at random. */
 const SPONTANEOUS = [
   "grant map",
   "grant unmap",
@@ -25,8 +25,8 @@ const SPONTANEOUS = [
   "killed at a store",
 ] as const;
 
-/** What somebody does to the system. */
-const DEEDS = [
+/** What guests, operators and accidents do. */
+const ACTIONS = [
   "hostile request",
   "bad handshake",
   "ring overrun",
@@ -42,18 +42,20 @@ const DEEDS = [
   "power failure",
 ] as const;
 
-/** What becomes of failed flushes: the process dies before it looks at the failure, or the next one inherits the latch. */
+/**
+ * Consequences of a failed flush: the process is killed before it sees the result, or the next one inherits the latch.
+ */
 const CONSEQUENCES = ["flush error untold", "latch inherited"] as const;
 
-/** Kinds of faults, as they are counted. */
-export const FAULT_KINDS = [...SPONTANEOUS, ...DEEDS, ...CONSEQUENCES] as const;
+/** All kinds of faults. */
+export const FAULT_KINDS = [...SPONTANEOUS, ...ACTIONS, ...CONSEQUENCES] as const;
 /** One of {@linkcode FAULT_KINDS}. */
 export type FaultKind = typeof FAULT_KINDS[number];
 
 /** How often each kind struck. */
 export type FaultCounts = { readonly [Kind in FaultKind]: number };
 
-/** Faults after which nobody promises that a request succeeds. */
+/** Faults that may make a request fail. */
 const DISTURBING: ReadonlySet<FaultKind> = new Set([
   "grant map",
   "grant unmap",
@@ -64,32 +66,32 @@ const DISTURBING: ReadonlySet<FaultKind> = new Set([
   "flush error",
 ]);
 
-/** Of a thousand occasions, how many a kind takes, by how hard the run is. */
+/** Rate of each kind, per 1000 occasions, by how hard the run is. */
 const RATES = [0, 8, 60] as const;
-/** There are so many occasions, and it is such an end, that only one of this many counts. */
+/** Divides the rate of a kind that has very many occasions. */
 const RARITY: Partial<Record<FaultKind, number>> = { "killed at a store": 6 };
-/** Of a thousand runs with faults, how many have a given kind. */
+/** Of 1000 runs with faults, how many have a given kind. */
 const KIND_SHARE = 450;
-/** A status as of XSA-316: no failure that a sign would tell. */
+/** A positive status (XSA-316): also a failure. */
 const POSITIVE_STATUS = 1;
 const EINVAL = -22;
 const GNTST_GENERAL_ERROR = -1;
 
-/** See the file's first lines. */
+/** The faults of one run. */
 export class Faults {
   readonly #decisions: Decisions;
   readonly #rates = new Map<FaultKind, number>();
   readonly #counts = new Map<FaultKind, number>();
-  /** How many times a request may have failed for a fault so far. */
+  /** How many faults so far may have made a request fail. */
   disturbances = 0;
-  /** Off: nothing strikes by itself any more. */
+  /** False: no fault strikes at random any more. */
   enabled = true;
 
   constructor(decisions: Decisions) {
     this.#decisions = decisions;
   }
 
-  /** Chooses what this run has. */
+  /** Chooses the kinds and their rates. */
   choose(): void {
     const rate = RATES[this.#decisions.below(RATES.length)]!;
     if (rate === 0) return;
@@ -98,7 +100,7 @@ export class Faults {
     }
   }
 
-  /** Whether it strikes now; counted if so. */
+  /** Whether the fault strikes now; if so, counts it. */
   strikes(kind: typeof SPONTANEOUS[number]): boolean {
     const rate = this.enabled ? this.#rates.get(kind) ?? 0 : 0;
     if (rate === 0 || !this.#decisions.chance(rate)) return false;
@@ -106,7 +108,7 @@ export class Faults {
     return true;
   }
 
-  /** It was done. */
+  /** Counts one. */
   count(kind: FaultKind): void {
     this.#counts.set(kind, this.countOf(kind) + 1);
     if (DISTURBING.has(kind)) this.disturbances++;
@@ -122,7 +124,7 @@ export class Faults {
     return Object.fromEntries(FAULT_KINDS.map((kind) => [kind, this.countOf(kind)])) as FaultCounts;
   }
 
-  /** The faults of the hypervisor. */
+  /** The plan for the faults of the hypervisor. */
   get plan(): FaultPlan {
     return {
       map: () => this.strikes("grant map") ? EINVAL : 0,

@@ -1,6 +1,6 @@
 /**
- * A connection to the simulated xenstore whose watches deliver one event at a time, when the simulation says so, whose
- * transactions can be disturbed, and whose writes are told. It must not know what nodes mean.
+ * A connection to the simulated xenstore that the simulation controls: watches deliver one event at a time, on demand;
+ * transactions can be made to conflict; writes are reported; the connection can be lost before an answer arrives.
  */
 
 import {
@@ -12,17 +12,17 @@ import {
   type XenstoreWatch,
 } from "../../lib/hypervisor.ts";
 
-/** Who runs the connection. */
-export interface StoreHost {
-  /** Asked once for each transaction: shall its first attempt fail? */
+/** What controls the connection. */
+interface StoreHost {
+  /** Called once per transaction. True: its first attempt conflicts. */
   disturbs(): boolean;
-  /** The process has written a node that held `before`; once its transaction, if any, is committed. */
+  /** The process has written a node that held `before`; called after the commit, for a transaction. */
   wrote(path: string, before: string | undefined, value: string): void;
-  /** Asked when something was committed: is the connection lost before the answer came? */
+  /** Called after a commit. True: the connection is lost before the answer arrives. */
   losesAnswer(): boolean;
 }
 
-/** See the file's first lines. */
+/** A connection under the control of the simulation. */
 export class GatedStore implements Xenstore {
   readonly lost: Promise<string>;
   readonly #inner: Xenstore;
@@ -30,7 +30,7 @@ export class GatedStore implements Xenstore {
   readonly #host: StoreHost;
   readonly #gates: GatedWatch[] = [];
 
-  /** `disturber` opens a connection of somebody else's. */
+  /** `disturber` opens another connection, which causes the conflicts. */
   constructor(inner: Xenstore, disturber: () => Xenstore, host: StoreHost) {
     this.#inner = inner;
     this.#disturber = disturber;
@@ -38,7 +38,7 @@ export class GatedStore implements Xenstore {
     this.lost = inner.lost;
   }
 
-  /** Watches that somebody waits for and that have something to tell. */
+  /** Watches with an event that somebody waits for. */
   get deliverable(): GatedWatch[] {
     return this.#gates.filter((gate) => gate.deliverable);
   }
@@ -107,7 +107,7 @@ export class GatedStore implements Xenstore {
     this.#inner[Symbol.dispose]();
   }
 
-  /** Somebody else writes a node as it is: whoever read it in a transaction has to begin again. */
+  /** Writes a node unchanged over the other connection, so that a transaction that read it conflicts. */
   #touch(path: string): void {
     using store = this.#disturber();
     const value = store.read(path);
@@ -118,7 +118,7 @@ export class GatedStore implements Xenstore {
 /** A node that was written, what it held before, and its value. */
 type Write = readonly [path: string, before: string | undefined, value: string];
 
-/** The same operations, told of. */
+/** The operations, with the first read and all writes reported. */
 function noting(operations: XenstoreOperations, looked: (path: string) => void, writes: Write[]): XenstoreOperations {
   return {
     read: (path) => {
@@ -137,7 +137,7 @@ function noting(operations: XenstoreOperations, looked: (path: string) => void, 
   };
 }
 
-/** A watch that tells what it is allowed to. */
+/** A watch that delivers one event per {@linkcode GatedWatch.deliver}. */
 export class GatedWatch implements XenstoreWatch {
   readonly #inner: XenstoreWatch;
   readonly #ready: string[] = [];
@@ -154,7 +154,7 @@ export class GatedWatch implements XenstoreWatch {
     return this.#waiting !== undefined && this.#ready.length > 0;
   }
 
-  /** Tells the next change. */
+  /** Delivers the next event. */
   deliver(): void {
     const waiting = this.#waiting;
     const path = waiting === undefined ? undefined : this.#ready.shift();

@@ -1,7 +1,7 @@
 /**
- * One guest with one disk, single-stepped: introduces its ring, sends requests and takes answers, closes politely or
- * rudely, comes again, misbehaves, dies. It follows its backend by looking at xenstore whenever it is stepped, so a
- * change may reach it late. It must not know the backend's process, nor check anything but its own ring and pages.
+ * One guest with one disk, single-stepped: connects, sends requests and takes responses, closes in order or abruptly,
+ * reconnects, misbehaves, dies. It reads its backend's state only when it is stepped, so that it may react late. Checks
+ * its own rings and pages.
  */
 
 import type { AbiName } from "../../lib/blkif/abi.ts";
@@ -14,42 +14,45 @@ import { GuestConnection } from "./guest_connection.ts";
 import { chooseHandshake, type Handshake, publish, shapeOf } from "./handshake.ts";
 import type { Run } from "./run.ts";
 
-/** Where a guest's driver stands. */
-export type GuestPhase =
-  /** Waits for the backend, then introduces its ring. */
+/** Phase of the guest's driver. */
+type GuestPhase =
+  /** Waits for the backend, then publishes its rings. */
   | "starting"
-  /** Has introduced its ring. */
+  /** Has published its rings. */
   | "waiting"
   | "connected"
-  /** Sends nothing any more; then says Closing, Closed, and waits for the backend. */
+  /** Sends no more requests; then goes to Closing and Closed, and waits for the backend. */
   | "quiescing"
   | "closing"
   | "closed"
-  /** Its driver has no device. */
+  /** The driver has no device any more. */
   | "gone";
 
-/** What a guest is made of. */
+/** Options of a {@linkcode Guest}. */
 export interface GuestOptions {
   readonly run: Run;
   readonly platform: Platform;
   readonly connect: () => Xenstore;
   readonly address: DeviceAddress;
   readonly watch: DiskWatch;
-  /** The ABI that the backend takes it for if it names none. */
+  /** The ABI that the backend assumes if the guest publishes none. */
   readonly defaultAbi: AbiName;
-  /** Of a thousand requests, or introductions, how many are bad. */
+  /** Of 1000 requests, or handshakes, how many are bad. */
   readonly hostility: number;
-  /** Has it any ring that the backend serves? */
+  /** Whether the backend serves a ring of the guest. */
   readonly served: () => boolean;
-  /** It will not use the connection any more; `giveBack` is to be called when the backend does not either; undefined: that is done. */
-  readonly dropped: (connection: GuestConnection, giveBack: (() => void) | undefined) => void;
+  /**
+   * The guest does not use the connection any more. `release` must be called when the backend does not either;
+   * undefined: the grants are revoked already.
+   */
+  readonly dropped: (connection: GuestConnection, release: (() => void) | undefined) => void;
 }
 
 const { Initialising, InitWait, Connected, Closing, Closed } = XenbusState;
-/** See the file's first lines. */
+/** A guest's driver for one disk. */
 export class Guest {
   readonly address: DeviceAddress;
-  /** Nothing but what leads to an end: no new requests, no misbehaviour. */
+  /** Sends no new requests and does not misbehave: set when a run ends. */
   calm = false;
   readonly #options: GuestOptions;
   readonly #run: Run;
@@ -57,11 +60,11 @@ export class Guest {
   readonly #backend: string;
   #store: Xenstore | undefined;
   #phase: GuestPhase = "starting";
-  /** The state that it means to be in. */
+  /** The state that it last wrote on purpose. */
   #said: number | undefined;
   #handshake: Handshake;
   #connection: GuestConnection | undefined;
-  /** What the backend offered when the connection was made; undefined until that is known. */
+  /** What the backend offered for this connection; undefined until the guest knows. */
   #offer: Offer | undefined;
 
   constructor(options: GuestOptions) {
@@ -77,12 +80,12 @@ export class Guest {
     return this.#phase;
   }
 
-  /** The connection in use. */
+  /** The present connection. */
   get connection(): GuestConnection | undefined {
     return this.#connection;
   }
 
-  /** One thing that the guest does. Throws XenstoreError if it needs a store and there is none. */
+  /** The guest does one thing. Throws XenstoreError if it needs xenstore and there is none. */
   step(): void {
     switch (this.#phase) {
       case "starting":
@@ -102,20 +105,20 @@ export class Guest {
     }
   }
 
-  /** Writes some state into its node, whatever it means. */
-  talkNonsense(): void {
+  /** Writes a wrong state. */
+  writeWrongState(): void {
     this.#run.faults.count("state nonsense");
-    // To say that it begins anew while its ring is in use is its own undoing: it loses what is in flight.
+    // With requests in flight it would lose them by Initialising or Initialised, by its own fault.
     const idle = (this.#connection?.inFlight ?? 0) === 0;
     this.#write(this.#run.decisions.pick(["0", "7", "8", "x", "", "5", ...(idle ? ["1", "3"] : [])]));
   }
 
-  /** Corrects what {@linkcode talkNonsense} may have left. */
-  stopNonsense(): void {
+  /** Corrects what {@linkcode writeWrongState} wrote. */
+  correctState(): void {
     if (this.#said !== undefined && this.#state(this.#path) !== this.#said) this.#say(this.#said);
   }
 
-  /** Sends an impossible index. */
+  /** Publishes an impossible producer index. */
   overrun(): void {
     const connection = this.#connection;
     if (this.#phase !== "connected" || connection === undefined || connection.isOverrun) return;
@@ -123,37 +126,37 @@ export class Guest {
     this.#run.decisions.pick(connection.rings).ring.runOver(this.#run.decisions.between(1, 1000));
   }
 
-  /** Begins to close. */
-  beginClose(rudely: boolean): void {
+  /** Starts to close; abruptly: releases everything at once, with requests in flight. */
+  beginClose(abruptly: boolean): void {
     if (this.#phase !== "connected" && this.#phase !== "waiting") return;
     this.#phase = "quiescing";
-    if (!rudely) return;
+    if (!abruptly) return;
     this.#run.faults.count("rude close");
     this.#say(Closed);
     this.#release();
     this.#phase = "closing";
   }
 
-  /** Its memory and ports are gone, with everything else. */
+  /** The guest dies: its grants and ports are gone. */
   die(): void {
     this.#phase = "gone";
     this.#release();
   }
 
-  /** The device was taken away under the driver: it keeps its pages until the backend has let them go. */
-  vanish(): void {
+  /** The device was removed. The guest keeps its pages until the backend has released them. */
+  loseDevice(): void {
     const connection = this.#connection;
     this.#phase = "gone";
     this.#connection = undefined;
-    if (connection !== undefined) this.#options.dropped(connection, () => connection.giveBack());
+    if (connection !== undefined) this.#options.dropped(connection, () => connection.release());
   }
 
   #start(): void {
     const state = this.#state(this.#backend);
-    if (state === "gone") return this.vanish();
+    if (state === "gone") return this.loseDevice();
     if (this.#state(this.#path) !== Initialising) this.#say(Initialising);
     if (this.#handshake.waits && state !== InitWait) return;
-    // At Connected it would look like one that has not yet seen the backend close.
+    // In state Connected it would look like a guest that has not seen the backend close.
     if (state === Closed && this.#handshake.readyState === Connected) return;
     const connection = this.#connection ??= this.#connect(state);
     if (this.#handshake.early) connection.send(undefined, this.#options.hostility);
@@ -165,7 +168,7 @@ export class Guest {
 
   #await(): void {
     const state = this.#state(this.#backend);
-    if (state === "gone") return this.vanish();
+    if (state === "gone") return this.loseDevice();
     if (state === Closing || (state === Closed && this.#handshake.waits)) return this.beginClose(false);
     if (state !== Connected) return;
     this.#run.require(this.#handshake.wrong === undefined, `the backend accepted ${this.#handshake.wrong?.join("=")}`);
@@ -177,17 +180,17 @@ export class Guest {
   #work(): void {
     const { decisions } = this.#run;
     const connection = this.#connection!;
-    // A guest that only looks when it is told finds out if it is not.
+    // It looks mostly when notified, so that a lost notification is found.
     if (!this.calm && decisions.chance(150)) connection.peek();
     else connection.answerEvents();
     if (!this.calm && decisions.chance(600)) connection.send(this.#offer, this.#options.hostility);
     if (this.calm || decisions.chance(400)) this.#heed();
   }
 
-  /** What the backend says counts. */
+  /** Reacts to the backend's state. */
   #heed(): void {
     const state = this.#state(this.#backend);
-    if (state === "gone") return this.vanish();
+    if (state === "gone") return this.loseDevice();
     const useless = this.calm && this.#connection!.isOverrun;
     if (state === Closing || state === Closed || useless) this.beginClose(false);
   }
@@ -196,7 +199,7 @@ export class Guest {
     const connection = this.#connection;
     connection?.answerEvents();
     const backend = this.#state(this.#backend);
-    if (backend === "gone") return this.vanish();
+    if (backend === "gone") return this.loseDevice();
     const idle = connection === undefined || connection.inFlight === 0 || connection.isOverrun || backend === Closed;
     if (!idle && this.#options.served()) return;
     this.#say(Closing);
@@ -205,7 +208,7 @@ export class Guest {
 
   #close(): void {
     const backend = this.#state(this.#backend);
-    if (backend === "gone") return this.vanish();
+    if (backend === "gone") return this.loseDevice();
     const heard = backend === Closing || backend === Closed;
     if (heard && this.#state(this.#path) !== Closed) this.#say(Closed);
     if (backend !== Closed) return;
@@ -215,7 +218,7 @@ export class Guest {
 
   #reopen(): void {
     if (this.#read(`${this.#backend}/online`) !== "1") {
-      if (this.#state(this.#backend) === "gone") this.vanish();
+      if (this.#state(this.#backend) === "gone") this.loseDevice();
       return;
     }
     this.#handshake = this.#chooseHandshake();
@@ -223,7 +226,7 @@ export class Guest {
     this.#phase = "starting";
   }
 
-  /** Makes what is to be introduced. What is offered is known only to one that waited for it. */
+  /** Makes rings and pages. Only a guest that waited for InitWait knows what is offered. */
   #connect(backend: ObservedState): GuestConnection {
     const { run, platform, watch, address: { backendDomain } } = this.#options;
     this.#offer = undefined;
@@ -240,7 +243,7 @@ export class Guest {
     if (connection === undefined) return;
     this.#connection = undefined;
     connection.check();
-    connection.giveBack();
+    connection.release();
     this.#options.dropped(connection, undefined);
   }
 
@@ -253,7 +256,7 @@ export class Guest {
     return this.#store ??= this.#options.connect();
   }
 
-  /** After the store was lost: the next use opens another connection. */
+  /** After xenstore was lost: the next use opens another connection. */
   forgetStore(): void {
     this.#store = undefined;
   }
@@ -262,7 +265,7 @@ export class Guest {
     return parseState(this.#read(`${path}/state`));
   }
 
-  /** Of a directory that was removed a guest may not even know that it is gone. */
+  /** In a removed directory xenstored answers EACCES. */
   #read(path: string): string | undefined {
     try {
       return this.#xenstore.read(path);
@@ -277,7 +280,7 @@ export class Guest {
     this.#write(String(state));
   }
 
-  /** A node that was removed must not come back by our writing it. */
+  /** Writes the state, unless its node was removed. */
   #write(state: string): void {
     this.#run.note(`guest ${this.address.frontendDomain} state ${state}`);
     this.#xenstore.transaction((transaction) => {

@@ -1,6 +1,6 @@
 /**
- * What a guest holds for one connection: its granted pages, its rings with an event channel each, and how it sends and
- * takes over all of them. It must not know xenstore, nor what state anybody is in.
+ * One connection of a guest: its granted pages and its rings with an event channel each. Sends requests and takes
+ * responses over all rings.
  */
 
 import { type AbiName, ABIS } from "../../lib/blkif/abi.ts";
@@ -12,15 +12,15 @@ import { GuestRing } from "./guest_ring.ts";
 import { planRequest } from "./requests.ts";
 import type { Run } from "./run.ts";
 
-/** How large a connection is. */
+/** Shape of a connection. */
 export interface ConnectionShape {
   readonly abi: AbiName;
   readonly queues: number;
   readonly ringPages: number;
 }
 
-/** What a connection is made of. */
-export interface ConnectionParts {
+/** Parts of a {@linkcode GuestConnection}. */
+interface ConnectionParts {
   readonly run: Run;
   readonly platform: Platform;
   readonly backend: DomId;
@@ -28,7 +28,7 @@ export interface ConnectionParts {
   readonly shape: ConnectionShape;
 }
 
-/** A ring and what the backend has to be told of it. */
+/** A ring and what the guest publishes of it. */
 export interface ConnectedRing {
   readonly ring: GuestRing;
   readonly memory: SharedPages;
@@ -37,10 +37,10 @@ export interface ConnectedRing {
 
 const STRANGER = 7 as DomId;
 const PAGES = { writable: 44, readOnly: 2 } as const;
-/** Requests put in one go, at most. */
+/** Most requests per batch. */
 const BATCH = 6;
 
-/** See the file's first lines. */
+/** One connection, from allocating to releasing its pages and ports. */
 export class GuestConnection {
   readonly rings: readonly ConnectedRing[];
   readonly shape: ConnectionShape;
@@ -67,17 +67,17 @@ export class GuestConnection {
     });
   }
 
-  /** Requests without an answer, in all rings. */
+  /** Requests without a response, on all rings. */
   get inFlight(): number {
     return this.rings.reduce((sum, { ring }) => sum + ring.inFlight, 0);
   }
 
-  /** A ring was run over, so that no answers are to be expected of it. */
+  /** A ring has an impossible index, so that no further responses come. */
   get isOverrun(): boolean {
     return this.rings.some(({ ring }) => ring.overrun);
   }
 
-  /** Puts some requests, as the decisions have it, into one of the rings. */
+  /** Puts some requests on one of the rings. */
   send(offer: Offer | undefined, hostility: number): void {
     const { decisions, faults } = this.#run;
     const { ring } = decisions.pick(this.rings);
@@ -92,7 +92,7 @@ export class GuestConnection {
     ring.publish();
   }
 
-  /** Looks at the rings whose events have come. */
+  /** Takes responses from the rings that were notified. */
   answerEvents(): void {
     const count = this.#events.take(this.#fired);
     for (const { ring, port } of this.rings) {
@@ -100,24 +100,24 @@ export class GuestConnection {
     }
   }
 
-  /** Looks at one of the rings without having been told to. */
+  /** Takes responses from one ring without a notification. */
   peek(): void {
     this.#run.decisions.pick(this.rings).ring.takeAnswers(false);
   }
 
-  /** Pages and rings are as they must be. */
+  /** Fails if unused pages or rings were changed. */
   check(): void {
     this.#pages.checkUnused();
     for (const { ring } of this.rings) ring.checkMemory();
   }
 
-  /** Nobody serves the rings any more, nor will. */
+  /** Nobody serves the rings, or will. */
   abandon(): void {
     for (const { ring } of this.rings) ring.abandon();
   }
 
-  /** Ends the grants and frees the ports. */
-  giveBack(): void {
+  /** Revokes the grants and closes the ports. */
+  release(): void {
     this.#pages[Symbol.dispose]();
     this.#shares[Symbol.dispose]();
     this.#events[Symbol.dispose]();

@@ -1,6 +1,6 @@
 /**
- * The pages that a guest grants for its data, each with a shadow of what it must hold, so that a byte that somebody
- * else changed is found. It must not know requests.
+ * The pages that a guest grants for its data, each with a shadow copy of what it must hold, so that a wrongly changed
+ * byte is found.
  */
 
 import { PAGE_BYTES, SECTOR_BYTES } from "../../lib/units.ts";
@@ -21,16 +21,16 @@ export interface GuestPage {
   inUse: boolean;
 }
 
-/** How many pages of which kind. */
-export interface PageCounts {
+/** Number of pages of each kind. */
+interface PageCounts {
   readonly writable: number;
   readonly readOnly: number;
 }
 
-/** See the file's first lines. Disposing ends the grants. */
+/** A guest's data pages. Disposing revokes the grants. */
 export class GuestPages implements Disposable {
   readonly pages: readonly GuestPage[];
-  /** Granted to somebody else than the backend. */
+  /** Granted to another domain. */
   readonly foreignRef: GrantRef;
   readonly #run: Run;
   readonly #shared: readonly SharedPages[];
@@ -48,7 +48,7 @@ export class GuestPages implements Disposable {
     }
   }
 
-  /** A page that no request uses, or undefined. The caller marks it as in use. */
+  /** An unused page, or undefined. The caller marks it as in use. */
   free(writable: boolean, start: number): GuestPage | undefined {
     const count = this.pages.length;
     for (let i = 0; i < count; i++) {
@@ -58,19 +58,19 @@ export class GuestPages implements Disposable {
     return undefined;
   }
 
-  /** The guest itself puts what write `id` makes of a disk's sector into a sector of the page. */
+  /** Fills a sector of the page with the data that write `id` has for a sector of the disk. */
   fill(page: GuestPage, pageSector: number, sector: number, id: number): void {
     fillSector(page.words, pageSector * SECTOR_WORDS, sector, id);
     fillSector(page.shadow, pageSector * SECTOR_WORDS, sector, id);
   }
 
-  /** What a sector of the page holds now is right. */
+  /** Accepts what a sector of the page holds now. */
   accept(page: GuestPage, pageSector: number): void {
     const at = pageSector * SECTOR_WORDS;
     for (let i = at; i < at + SECTOR_WORDS; i++) page.shadow[i] = page.words[i]!;
   }
 
-  /** Fails if a byte of the page is other than the shadow has it. */
+  /** Fails if the page differs from its shadow. */
   check(page: GuestPage): void {
     for (let at = 0; at < PAGE_WORDS; at++) {
       if (page.words[at] === page.shadow[at]) continue;
@@ -80,7 +80,7 @@ export class GuestPages implements Disposable {
     }
   }
 
-  /** {@linkcode check} for all pages that no request uses. */
+  /** {@linkcode check} for all unused pages. */
   checkUnused(): void {
     for (const page of this.pages) if (!page.inUse) this.check(page);
   }

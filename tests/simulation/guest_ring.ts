@@ -1,7 +1,7 @@
 /**
- * A guest's end of one ring and its requests in flight: sends them, takes the answers, and checks each: one for every
- * request, with its id and operation, of the right status, with data that the disk may hold, and no other byte of the
- * ring or of the guest's pages changed. It must not know when the guest sends or looks.
+ * A guest's end of one ring and its requests in flight. Checks that each request gets one response, with its id and
+ * operation, a correct status and data that the disk may hold, and that no other byte of the ring or of the guest's
+ * pages changes.
  */
 
 import { SECTOR_BYTES } from "../../lib/units.ts";
@@ -26,7 +26,7 @@ import {
   writeSegment,
 } from "../../lib/blkif/front_ring.ts";
 import type { SharedPages } from "../../lib/hypervisor.ts";
-import { describeSector, idOfSector, NOBODYS } from "./content.ts";
+import { describeSector, idOfSector, UNKNOWN_CONTENT } from "./content.ts";
 import type { DiskWatch, RingOrder, SentRequest } from "./disk_watch.ts";
 import type { GuestPages } from "./guest_pages.ts";
 import type { WriteRecord } from "./history.ts";
@@ -36,12 +36,12 @@ import type { Run } from "./run.ts";
 /** A request in flight. */
 interface InFlight extends SentRequest {
   readonly plan: RequestPlan;
-  /** Faults that had struck when it was sent. */
+  /** Number of disturbing faults when it was sent. */
   readonly disturbances: number;
 }
 
-/** What a ring is made of. */
-export interface GuestRingParts {
+/** Parts of a {@linkcode GuestRing}. */
+interface GuestRingParts {
   readonly run: Run;
   readonly watch: DiskWatch;
   readonly pages: GuestPages;
@@ -51,29 +51,29 @@ export interface GuestRingParts {
 }
 
 const SECTOR_WORDS = SECTOR_BYTES / 4;
-/** Where the shared indices end. */
+/** End of the shared indices. */
 const PRIVATE_HEADER_BYTE = 16;
-/** Bytes of a slot that an answer fills: id, operation and status, with a gap. */
+/** A response fills the first bytes of a slot (id, operation, status) except one. */
 const ANSWER_GAP_BYTE = 9;
 const ANSWER_BYTES = 12;
-/** So that ids are no small numbers. */
+/** Makes ids large numbers. */
 const ID_STEP = 0x9E3779B1;
 
-/** See the file's first lines. */
+/** A guest's end of one ring. */
 export class GuestRing implements RingOrder {
   lastExecuted = 0;
-  /** The guest has destroyed its indices: no answer is to be expected any more. */
+  /** The guest has published an impossible index: no further responses come. */
   overrun = false;
   readonly #parts: GuestRingParts;
   readonly #front: FrontRing;
   readonly #header: Int32Array;
-  /** By id, in the order they were sent. */
+  /** By id, in the order of sending. */
   readonly #inFlight = new Map<number, InFlight>();
   readonly #direct = new RequestFields();
   readonly #indirect = new IndirectFields();
   readonly #discard = new DiscardFields();
   readonly #answer = new ResponseFields();
-  /** What the guest wrote into each slot last. */
+  /** What the guest last wrote into each slot. */
   readonly #slotShadow: Uint8Array;
   #answeredWrites: { readonly sequence: number; readonly write: WriteRecord }[] = [];
   #sent = 0;
@@ -89,12 +89,12 @@ export class GuestRing implements RingOrder {
     return this.#inFlight.values();
   }
 
-  /** Requests without an answer. */
+  /** Requests without a response. */
   get inFlight(): number {
     return this.#inFlight.size;
   }
 
-  /** Requests that fit. */
+  /** Free slots. */
   get free(): number {
     return this.#front.free();
   }
@@ -117,7 +117,7 @@ export class GuestRing implements RingOrder {
     return earlier.map(({ write }) => write);
   }
 
-  /** Puts a request into the ring; the backend sees it after {@linkcode publish}. */
+  /** Puts a request on the ring; the backend sees it after {@linkcode publish}. */
   put(plan: RequestPlan): void {
     const { run, watch, pages } = this.#parts;
     const id = Math.imul(++this.#sent, ID_STEP);
@@ -160,37 +160,37 @@ export class GuestRing implements RingOrder {
     run.note("put", plan.operation, id, first, sectors, plan.refused ? 1 : 0);
   }
 
-  /** Shows the backend what was put, and tells it if it asked for that. */
+  /** Publishes the requests, and notifies the backend if it asked for that. */
   publish(): void {
     this.#parts.run.tick();
     if (this.#front.push()) this.#parts.notify();
   }
 
-  /** Takes all answers that are there; then, if `rest`, asks to be notified of the next one and looks again. */
-  takeAnswers(rest: boolean): void {
+  /** Takes all responses; with `sleep` then asks to be notified of the next one, and looks again. */
+  takeAnswers(sleep: boolean): void {
     do {
       const count = this.#front.unconsumedResponses();
       if (this.overrun) return;
       this.#parts.run.require(count !== RING_BROKEN, "the ring has more answers than there are requests");
       for (let i = 0; i < count; i++) this.#takeAnswer();
-    } while (rest && this.#front.finalCheck());
+    } while (sleep && this.#front.finalCheck());
   }
 
-  /** What a broken or hostile guest does: requests that cannot be. */
+  /** Publishes an impossible producer index. */
   runOver(by: number): void {
     this.overrun = true;
     Atomics.add(this.#header, REQ_PROD_WORD, this.#front.slots + by);
     this.#parts.notify();
   }
 
-  /** Nobody serves the ring any more, nor will: what has no answer will have no effect from now on. */
+  /** Nobody serves the ring, or will: unanswered requests have no further effect. */
   abandon(): void {
     const now = this.#parts.run.tick();
     for (const request of this.#inFlight.values()) this.#end(request, false, now);
     this.#inFlight.clear();
   }
 
-  /** Fails if the ring's page was changed where no answer is. */
+  /** Fails if the ring was changed outside of slots and indices. */
   checkMemory(): void {
     const { memory, run, abi } = this.#parts;
     const end = RING_HEADER_BYTES + this.#front.slots * abi.requestSizeBytes;
@@ -220,7 +220,7 @@ export class GuestRing implements RingOrder {
     this.#fill(fields, request);
     fields.innerOperation = plan.operation;
     fields.segmentCount = plan.segmentCount;
-    fields.grefs.fill(request.sequence); // what is behind the pages that are needed counts for nothing
+    fields.grefs.fill(request.sequence); // entries beyond the needed pages are ignored
     fields.grefs[0] = ref;
     page.inUse = true;
     const words = new Uint32Array(page.words.buffer, page.words.byteOffset, page.words.length);
@@ -238,7 +238,7 @@ export class GuestRing implements RingOrder {
     this.#remember(() => this.#front.putDiscard(fields));
   }
 
-  /** What all requests have. */
+  /** Fills in the fields that all requests share. */
   #fill(fields: RequestFields | IndirectFields | DiscardFields, { id, sequence, plan }: InFlight): void {
     fields.handle = sequence & 0xFFFF;
     fields.idLow = id;
@@ -247,7 +247,7 @@ export class GuestRing implements RingOrder {
     fields.sectorHigh = Number(plan.sector >> 32n);
   }
 
-  /** Puts a request, and keeps what the slot holds then. */
+  /** Puts a request, and remembers the slot's content. */
   #remember(put: () => void): void {
     const { abi, memory } = this.#parts;
     const begin = RING_HEADER_BYTES + (this.#front.requestProducer & (this.#front.slots - 1)) * abi.requestSizeBytes;
@@ -287,7 +287,7 @@ export class GuestRing implements RingOrder {
     if (request.plan.indirect !== undefined) request.plan.indirect.page.inUse = false;
   }
 
-  /** An answer changes the id, operation and status of a slot, and nothing else. */
+  /** A response changes only id, operation and status of the slot. */
   #checkSlot(slot: number, id: number): void {
     const { abi, memory, run } = this.#parts;
     const begin = RING_HEADER_BYTES + slot * abi.requestSizeBytes;
@@ -306,7 +306,7 @@ export class GuestRing implements RingOrder {
     run.require(status === STATUS_OKAY || excused, `request ${id} failed with ${status} though nothing was wrong`);
   }
 
-  /** Whatever follows a barrier is answered after it, if it writes. */
+  /** A write that follows a barrier is answered after it. */
   #checkOrder(request: InFlight): void {
     if (request.write === undefined) return;
     for (const earlier of this.#inFlight.values()) {
@@ -323,7 +323,7 @@ export class GuestRing implements RingOrder {
     for (const { page, ref, first, last } of plan.segments) {
       for (let at = first; at <= last && at < 8 && operation === OP_READ; at++, sector++) {
         if (request.read !== undefined && okay) this.#checkData(request, page.words, at, sector, now);
-        // What a failed read leaves in its pages is nobody's business.
+        // A failed read may leave anything in its pages.
         if ((request.read !== undefined || plan.badGrant) && page.ref === ref) pages.accept(page, at);
       }
     }
@@ -334,7 +334,7 @@ export class GuestRing implements RingOrder {
   #checkData(request: InFlight, words: Int32Array, at: number, sector: number, now: number): void {
     const { run, watch } = this.#parts;
     const id = idOfSector(words, at * SECTOR_WORDS, sector);
-    const why = id === NOBODYS
+    const why = id === UNKNOWN_CONTENT
       ? `it holds ${describeSector(words, at * SECTOR_WORDS)}`
       : watch.history.observe(sector, id, request.published, now);
     if (why !== undefined) run.fail(`request ${request.id} read sector ${sector}: ${why}`);

@@ -1,6 +1,6 @@
 /**
- * How a guest introduces its rings: which of the many legal ways it takes, and what wrong values it may publish instead.
- * It must not know when it does that.
+ * How a guest publishes its rings: which of the many legal ways it chooses, and which wrong values it may publish
+ * instead.
  */
 
 import type { AbiName } from "../../lib/blkif/abi.ts";
@@ -10,30 +10,30 @@ import { XenbusState } from "../../lib/xenbus/states.ts";
 import type { Decisions } from "./decisions.ts";
 import type { ConnectedRing, ConnectionShape } from "./guest_connection.ts";
 
-/** One guest's way. */
+/** One way to publish. */
 export interface Handshake {
   readonly abi: AbiName;
-  /** It waits until the backend is at InitWait. */
+  /** Waits until the backend is in InitWait. */
   readonly waits: boolean;
-  /** It says so in its own state: Initialised, or at once Connected. */
+  /** The state that it goes to: Initialised, or directly Connected. */
   readonly readyState: number;
-  /** It sends requests before the backend can know its ring. */
+  /** Sends requests before it publishes the ring. */
   readonly early: boolean;
-  /** Nodes beside those of the rings. */
+  /** Other nodes. */
   readonly nodes: Readonly<Record<string, string>>;
-  /** A ring of one page is `ring-ref0`. */
+  /** Publishes a ring of one page as `ring-ref0`. */
   readonly numbered: boolean;
-  /** How the pages of a ring are said: as a power of two, as a number, or, if there is one, not at all. */
+  /** How it publishes the number of pages: as a power of two, as a number, or, for one page, not at all. */
   readonly pagesSaid: "order" | "number" | "not";
-  /** Of what is offered, how much it takes; the first is one page and one ring. */
+  /** How much of the offer it takes: page order and queues, from the least. */
   readonly greed: readonly [pages: number, queues: number];
-  /** The one wrong node, if there is one. */
+  /** One wrong node. */
   readonly wrong: readonly [name: string, value: string] | undefined;
 }
 
 const ABIS: readonly AbiName[] = ["x86_64-abi", "x86_32-abi", "arm-abi"];
 
-/** Values that no backend may accept. */
+/** Nodes that no backend may accept. */
 const WRONG: readonly (readonly [string, string])[] = [
   ["ring-ref", "abc"],
   ["ring-ref", "-8"],
@@ -47,11 +47,11 @@ const WRONG: readonly (readonly [string, string])[] = [
   ["multi-queue-num-queues", "99"],
 ];
 
-/** Nodes that an earlier introduction may have left. */
+/** Nodes that an earlier handshake may have left. */
 const OWN_NODES =
   /^(ring-ref\d*|ring-page-order|num-ring-pages|event-channel|protocol|multi-queue-num-queues|feature-persistent|queue-\d+)$/;
 
-/** Chooses a way; `wrongPerMille` of a thousand are wrong. */
+/** Chooses a way; `wrongPerMille` of 1000 are wrong. */
 export function chooseHandshake(decisions: Decisions, defaultAbi: AbiName, wrongPerMille: number): Handshake {
   const abi = decisions.pick(ABIS);
   const nodes: Record<string, string> = {};
@@ -70,7 +70,7 @@ export function chooseHandshake(decisions: Decisions, defaultAbi: AbiName, wrong
   };
 }
 
-/** What such a guest makes of an offer. One that is about to say something wrong keeps to a single ring. */
+/** The shape of the connection, within the offer. A wrong handshake has a single ring. */
 export function shapeOf({ abi, greed, wrong }: Handshake, offer: Offer): ConnectionShape {
   if (wrong !== undefined) return { abi, queues: 1, ringPages: 1 };
   const [pages, queues] = greed;
@@ -81,7 +81,7 @@ export function shapeOf({ abi, greed, wrong }: Handshake, offer: Offer): Connect
   };
 }
 
-/** Publishes the rings; all at once. */
+/** Publishes the rings, in one transaction. */
 export function publish(store: Xenstore, path: string, handshake: Handshake, rings: readonly ConnectedRing[]): void {
   const all: Record<string, string> = { ...handshake.nodes, ...pageNodes(handshake, rings[0]!.memory.refs.length) };
   if (rings.length > 1) all["multi-queue-num-queues"] = String(rings.length);

@@ -1,30 +1,30 @@
 /**
- * What a disk may hold: for each sector the writes that were ever asked for, with when each was asked for and over, and
- * from that which of them a read may see, and which a crash may leave. Writes may overlap one another and reads. It
- * must not know how anything is carried out.
+ * What a disk may hold: for each sector all writes that were requested, with the times of request and response. From
+ * that follows which contents a read may return, and which may remain after a power failure. Writes may overlap one
+ * another and reads.
  */
 
 import { ZEROES } from "./content.ts";
 
-/** A write as its guest sees it. Times are a run's event numbers. */
+/** A write as its guest sees it. Times are event numbers of the run. */
 export interface WriteRecord {
   readonly id: number;
   readonly first: number;
   readonly count: number;
-  /** It is a discard: what it leaves tells nobody which one it was. */
+  /** It is a discard: the zeroes that it leaves do not identify it. */
   readonly zeroes: boolean;
   readonly published: number;
-  /** When it was answered, or could no longer take effect; Infinity until then. */
+  /** When it was answered, or can have no effect any more; Infinity: not yet. */
   ended: number;
   /** It was answered OKAY. */
   okay: boolean;
-  /** Somebody was told that it survives a crash. */
+  /** It must survive a power failure: a flush or barrier was answered OKAY after it. */
   durable: boolean;
-  /** A failed flush took away what could be promised of it. */
+  /** A failed flush may have lost it: it is never durable. */
   forgiven: boolean;
 }
 
-/** A read that is under way. */
+/** A read in flight. */
 export interface ReadRecord {
   readonly published: number;
 }
@@ -32,20 +32,20 @@ export interface ReadRecord {
 /** A write in one sector. */
 interface Version {
   readonly write: WriteRecord;
-  /** A read saw it by then; Infinity: none did. */
+  /** The first time a read returned it; Infinity: none has. */
   seen: number;
 }
 
-/** The write that stands for what a disk held at first. */
+/** The id of the initial contents. */
 export const PRISTINE = 0;
-/** A sector's versions are looked through for ones that nobody can see any more when there are so many. */
+/** From so many versions of a sector on, those that nothing can return any more are dropped. */
 const MANY_VERSIONS = 12;
 
-/** See the file's first lines. */
+/** The history of one disk. */
 export class History {
   readonly #sectors: Version[][];
   readonly #writes = new Map<number, WriteRecord>();
-  /** In the order of their publication. */
+  /** Oldest first. */
   readonly #reading = new Set<ReadRecord>();
   #unpromised = new Set<WriteRecord>();
   #lastId = PRISTINE;
@@ -55,7 +55,7 @@ export class History {
     this.#sectors = Array.from({ length: sectors }, () => [{ write: pristine, seen: 0 }]);
   }
 
-  /** A write of these sectors is being published. */
+  /** A write of these sectors is about to be published. */
   beginWrite(first: number, count: number, now: number, zeroes = false): WriteRecord {
     const id = ++this.#lastId;
     const write: WriteRecord = { ...settled(id, Infinity), first, count, zeroes, published: now };
@@ -65,7 +65,7 @@ export class History {
     return write;
   }
 
-  /** It was answered, or (not okay) can no longer take effect. */
+  /** It was answered, or, if not okay, can have no effect any more. */
   endWrite(write: WriteRecord, okay: boolean, now: number): void {
     if (write.ended !== Infinity) return;
     write.ended = now;
@@ -73,31 +73,31 @@ export class History {
     if (okay) this.#unpromised.add(write);
   }
 
-  /** A number that no write of the history has. */
+  /** An id that no write has. */
   foreignId(): number {
     return ++this.#lastId;
   }
 
-  /** The write of this number, if there is one. */
+  /** The write with this id, if any. */
   write(id: number): WriteRecord | undefined {
     return this.#writes.get(id);
   }
 
-  /** A read is being published; until {@linkcode endRead} what it may see is remembered. */
+  /** A read is about to be published; until {@linkcode endRead} all contents that it may return are kept. */
   beginRead(now: number): ReadRecord {
     const read = { published: now };
     this.#reading.add(read);
     return read;
   }
 
-  /** The read is over. */
+  /** The read has ended. */
   endRead(read: ReadRecord): void {
     this.#reading.delete(read);
   }
 
   /**
-   * A read between the two times saw this write in the sector. Returns why that cannot be, or undefined and remembers
-   * that it was seen.
+   * A read between the two times returned this write for the sector. Returns why that is wrong; or undefined, and
+   * remembers that the write was seen.
    */
   observe(sector: number, id: number, from: number, to: number): string | undefined {
     const versions = this.#sectors[sector]!;
@@ -116,26 +116,26 @@ export class History {
     return undefined;
   }
 
-  /** A flush that was asked for then was answered OKAY: what was answered OKAY before it, and not forgiven, survives. */
+  /** A flush requested at that time was answered OKAY: writes answered OKAY before it, and not forgiven, survive. */
   flushed(asked: number): void {
     for (const write of this.#unpromised) if (write.ended <= asked) this.promise(write);
   }
 
-  /** This write survives, somebody was told. */
+  /** This write must survive from now on. */
   promise(write: WriteRecord): void {
     this.#unpromised.delete(write);
     if (!write.forgiven) write.durable = true;
   }
 
-  /** A flush failed and nobody is left to say so: nothing can be promised of what was answered before. */
+  /** A flush failed without the backend knowing: writes that were answered before need not survive. */
   forgive(): void {
     for (const write of this.#unpromised) write.forgiven = true;
     this.#unpromised.clear();
   }
 
   /**
-   * After a crash: `idOf` tells what each sector holds. Returns what must not be, or undefined, and then that is all
-   * there is to be seen from now on.
+   * After a power failure: `idOf` returns what each sector holds. Returns what is wrong; or undefined, and takes the
+   * sectors' present contents as the only ones.
    */
   crashed(idOf: (sector: number) => number, now: number): string | undefined {
     for (let sector = 0; sector < this.#sectors.length; sector++) {
@@ -154,7 +154,7 @@ export class History {
     return undefined;
   }
 
-  /** As {@linkcode crashed}, for a look at a disk that nobody uses at the moment: what may each sector hold? */
+  /** Checks all sectors of a disk that has nothing in flight. Returns what is wrong, or undefined. */
   inspect(idOf: (sector: number) => number, now: number): string | undefined {
     for (let sector = 0; sector < this.#sectors.length; sector++) {
       const why = this.observe(sector, idOf(sector), now, now);
@@ -169,7 +169,7 @@ export class History {
     versions.push(version);
   }
 
-  /** Without what neither a read nor a crash can bring back. */
+  /** Drops versions that neither a read nor a power failure can return. */
   #pruned(versions: readonly Version[]): Version[] {
     const [oldest] = this.#reading;
     const from = oldest?.published ?? Infinity;
@@ -179,7 +179,7 @@ export class History {
   }
 }
 
-/** A write that wholly followed the version and fulfils the condition, so that the version is gone. */
+/** A write that was requested after the version ended and meets the condition: it has replaced the version. */
 function overwriting(
   versions: readonly Version[],
   version: Version,
@@ -188,18 +188,18 @@ function overwriting(
   return versions.find((other) => other.write.published > version.write.ended && counts(other));
 }
 
-/** When it had taken effect, as far as anybody knows. */
+/** When it has certainly taken effect. */
 function doneBy({ write, seen }: Version): number {
   return write.okay ? Math.min(write.ended, seen) : seen;
 }
 
-/** A write that everybody knows of. */
+/** A write that is over and durable. */
 function settled(id: number, now: number): WriteRecord {
   const zeroes = id === ZEROES;
   return { id, first: 0, count: 0, zeroes, published: -1, ended: now, okay: true, durable: true, forgiven: false };
 }
 
-/** Whether a sector with that content may have got it from the write. */
+/** Whether the write leaves this content. */
 function isContent(write: WriteRecord, id: number): boolean {
   return id === ZEROES ? write.zeroes : !write.zeroes && write.id === id;
 }

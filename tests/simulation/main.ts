@@ -1,7 +1,7 @@
 /**
- * `deno task sim [SEED] [--seeds N] [--trace]`: simulates N seeds from SEED on (of its own choice if there is none), and
- * says how often which fault struck. The first seed that fails is printed at once, then shrunk, and its trace shown.
- * With one seed only, it is run twice, to show that it replays.
+ * `deno task sim [SEED] [--seeds N] [--trace]`: simulates N seeds from SEED on, or from one that it chooses, and prints
+ * how often each fault struck. The first failing seed is printed at once, then shrunk, and its trace shown. A single
+ * seed is run twice, to check that it replays.
  */
 
 import { parseArgs } from "@std/cli";
@@ -12,7 +12,7 @@ import { type Outcome, simulate } from "./simulation.ts";
 const DEFAULT_SEEDS = 1000;
 const MOST_ATTEMPTS = 3000;
 const LINES_SHOWN = 120;
-/** Between two lines that say how far it is. */
+/** Seeds between two lines of progress. */
 const REPORT_EVERY = 1000;
 
 if (import.meta.main) Deno.exit(await main(Deno.args));
@@ -61,7 +61,7 @@ async function many(start: number, count: number): Promise<number> {
   return 0;
 }
 
-/** The seed first, before anything takes time. */
+/** Prints the seed first: shrinking takes time. */
 async function report(outcome: Outcome): Promise<number> {
   const { seed, failure } = outcome;
   say(`seed ${seed} fails after ${outcome.steps} steps: ${failure}`);

@@ -1,7 +1,7 @@
 /**
- * The simulated hypervisor as one process of it sees it: keeps account of all that the process holds, so that what it
- * leaves behind when it ends can be told, and taken back as the kernel would. Parking never blocks; whether a park would
- * return at once can be asked. It must not know what the process does.
+ * The simulated hypervisor as one process sees it. Keeps account of everything that the process holds, so that leaks
+ * are found when it ends, and so that everything can be released as the kernel does. Parking never blocks; the
+ * simulation asks whether the process would wake.
  */
 
 import { PAGE_BYTES } from "../../lib/units.ts";
@@ -23,21 +23,21 @@ import { Machine } from "../../lib/sim/machine.ts";
 import type { SimulatedDescriptor } from "../../lib/sim/platform.ts";
 import { reachCrashPoint } from "./crash_points.ts";
 
-/** Journals that outlive processes, by name, and how many pages each takes. */
+/** Journals, which outlive processes: pages by name. */
 export type JournalAccount = Map<string, number>;
 
-/** See the file's first lines. */
+/** The platform of one process. */
 export class ProcessPlatform {
-  /** What the process is given. */
+  /** For the process. */
   readonly platform: Platform;
-  /** What it gave back while something of it was still in use, in words. */
+  /** Handles that it released while something of theirs was in use, in words. */
   readonly careless: string[] = [];
   readonly #inner: Platform;
   readonly #held = new Map<Disposable, string>();
   readonly #parkers = new Set<SteppedParker>();
   #ended = false;
 
-  /** `now` is what the process takes for a clock. */
+  /** `now` is the clock of the process. */
   constructor(inner: Platform, journals: JournalAccount, now: () => number) {
     this.#inner = inner;
     this.platform = {
@@ -70,24 +70,24 @@ export class ProcessPlatform {
     };
   }
 
-  /** What the process still holds, in words. */
+  /** What it still holds, in words. */
   get held(): string[] {
     return [...this.#held.values()];
   }
 
-  /** Whether whoever parks would wake at once. */
-  get roused(): boolean {
-    return [...this.#parkers].some((parker) => parker.roused);
+  /** Whether a park would return at once. */
+  get wouldWake(): boolean {
+    return [...this.#parkers].some((parker) => parker.wouldWake);
   }
 
-  /** Takes everything back, as the kernel does when a process ends; from then on it gets nothing more. */
-  takeBack(): void {
+  /** Releases everything, as the kernel does when a process ends; afterwards every call fails. */
+  releaseAll(): void {
     this.#ended = true;
     for (const thing of [...this.#held.keys()].reverse()) thing[Symbol.dispose]();
     this.#held.clear();
   }
 
-  /** What is left of a process in unsettled promises cannot do anything. */
+  /** Continuations of a process that has ended must have no effect. */
   #assertAlive(): void {
     if (this.#ended) throw new Error("the process has ended");
   }
@@ -190,7 +190,7 @@ export class ProcessPlatform {
   }
 }
 
-/** Parks by returning at once. */
+/** A Parker that never blocks. */
 class SteppedParker implements Parker {
   readonly #inner: Parker;
   readonly #machine: Machine;
@@ -206,7 +206,7 @@ class SteppedParker implements Parker {
     this.#dispose = dispose;
   }
 
-  get roused(): boolean {
+  get wouldWake(): boolean {
     if (Atomics.load(this.#word, 0) === NOTIFIED) return true;
     for (const { fd } of this.#watched) if (hasFired(this.#machine, fd)) return true;
     return false;

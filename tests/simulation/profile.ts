@@ -1,6 +1,6 @@
 /**
- * Chooses once, at the beginning, what kind of run it is: how many disks of which kind, how they are served, how hostile
- * the guests are, which faults strike. It must not know what happens then.
+ * Chooses the kind of a run, once at its start: how many disks of which kind, the settings of the backend, how hostile
+ * guests are, and which faults strike.
  */
 
 import { DEFAULT_SETTINGS, type DeviceSettings } from "../../lib/backend/settings.ts";
@@ -9,16 +9,16 @@ import type { Run } from "./run.ts";
 import { SimulatedDisk } from "./simulated_disk.ts";
 
 /** The kind of a run. */
-export interface Profile {
+interface Profile {
   readonly disks: readonly DiskWatch[];
   readonly settings: DeviceSettings;
   /** The backend keeps journals. */
   readonly journals: boolean;
-  /** Of a thousand things that guests do, how many are bad. */
+  /** Of 1000 requests or handshakes of guests, how many are bad. */
   readonly hostility: number;
-  /** Of a thousand steps, how many are such as somebody takes something away. */
+  /** Of 1000 steps, how many disturb: guests die, processes are killed, power fails. */
   readonly unrest: number;
-  /** The control plane gets its promises settled before anything else happens. */
+  /** All promises settle after each step; else a step may come between them. */
   readonly patient: boolean;
 }
 
@@ -32,7 +32,7 @@ export function chooseProfile(run: Run): Profile {
     grants: decisions.pick(["copy", "persistent", "map", "map-each"]),
     maxPersistentGrants: decisions.pick([1056, 4]),
     maxRequests,
-    // Their product is the memory of a ring.
+    // Their product determines the memory of a ring.
     maxIndirectSegments: maxRequests > 16 ? 0 : decisions.pick([0, 16, 40]),
     maxRingPageOrder: decisions.pick([0, 1, 3]),
     maxQueues: decisions.pick([1, 2, 3]),

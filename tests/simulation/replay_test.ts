@@ -1,6 +1,6 @@
 /**
- * A seed is a run: it replays to the same hash over all that happened, from its recorded decisions too, and a run that
- * fails is cut down to what makes it fail.
+ * A seed determines a run: it replays to the same hash over everything that happened, also from its recorded decisions,
+ * and a failing run is shrunk to the decisions that make it fail.
  */
 
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
@@ -10,7 +10,7 @@ import { Decisions } from "./decisions.ts";
 import { kindOfFailure, shrink } from "./shrink.ts";
 import { simulate } from "./simulation.ts";
 
-Deno.test("a seed replays bit for bit, and its record does; other seeds are other runs", async () => {
+Deno.test("a seed and its record replay to the same hash; other seeds give other runs", async () => {
   const hashes = new Set<number>();
   for (let seed = 1000; seed < 1020; seed++) {
     const first = await simulate(seed);
@@ -23,7 +23,7 @@ Deno.test("a seed replays bit for bit, and its record does; other seeds are othe
   assertEquals(hashes.size, 20);
 });
 
-Deno.test("what a script lacks is the dullest choice, and its steps are all there are", () => {
+Deno.test("missing choices of a script are the least eventful ones, and it has no further steps", () => {
   const decisions = new Decisions(new Random(1), { setup: [3, 99], steps: [[], [5]], ending: [1] });
   assertEquals([decisions.below(10), decisions.below(10), decisions.below(10)], [3, 9, 0]);
   assertEquals([decisions.beginStep(), decisions.chance(999), decisions.beginStep(), decisions.below(9)], [
@@ -38,7 +38,7 @@ Deno.test("what a script lacks is the dullest choice, and its steps are all ther
   assertEquals(decisions.record, { setup: [3, 9, 0], steps: [[0], [5]], ending: [1] });
 });
 
-Deno.test("a run that fails is shrunk to a fraction of its steps and still fails in the same way", async () => {
+Deno.test("a failing run is shrunk to a third of its steps or less and still fails in the same way", async () => {
   const breakage: Breakage = {
     spec: (spec) => ({ ...spec, disk: { ...spec.disk, properties: { ...spec.disk.properties, sectors: 1000 } } }),
   };

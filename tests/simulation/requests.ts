@@ -1,6 +1,6 @@
 /**
- * Makes a guest's requests, as the decisions have it: sensible ones of every kind and layout, and ones that a hostile
- * guest would send, each with what must be answered. It must not know rings, nor when a request is sent.
+ * Makes a guest's requests: valid ones of every kind and layout, and ones that a hostile guest would send, each with
+ * what its response must say.
  */
 
 import { SECTOR_BYTES } from "../../lib/units.ts";
@@ -20,10 +20,10 @@ import type { Offer } from "../../lib/xenbus/features.ts";
 import type { Decisions } from "./decisions.ts";
 import type { GuestPage, GuestPages } from "./guest_pages.ts";
 
-/** A part of a page that a request names. */
+/** A segment of a request. */
 export interface Segment {
   readonly page: GuestPage;
-  /** The page's, but in a hostile request. */
+  /** The page's reference, except in a hostile request. */
   ref: number;
   first: number;
   last: number;
@@ -31,56 +31,56 @@ export interface Segment {
 
 /** A request before it is sent. */
 export interface RequestPlan {
-  /** As it goes to the wire; of an indirect request, its inner one. */
+  /** Operation on the ring; the inner one of an indirect request. */
   operation: number;
-  /** What the answer must say. */
+  /** Operation that the response must carry. */
   answerOperation: number;
   sector: bigint;
   readonly segments: Segment[];
-  /** As it goes to the wire. */
+  /** Segment count on the ring. */
   segmentCount: number;
-  /** Where the segments are written, if the request is an indirect one. */
+  /** The page of segments of an indirect request. */
   readonly indirect?: Descriptors;
-  /** Of a discard: how many sectors are named. */
+  /** Number of sectors of a discard. */
   discardSectors: bigint;
-  /** It must not be carried out, and not be answered OKAY. */
+  /** It must not be carried out, and not answered OKAY. */
   refused: boolean;
-  /** Only a grant of it is unusable: its other pages may be touched nevertheless. */
+  /** Only a grant is bad: its other pages may be read or written. */
   badGrant: boolean;
 }
 
-/** The page of an indirect request's segments. */
+/** The page that holds the segments of an indirect request. */
 export interface Descriptors {
   readonly page: GuestPage;
-  /** The page's, but in a hostile request. */
+  /** The page's reference, except in a hostile request. */
   ref: number;
 }
 
-/** What requests are made for. */
-export interface RequestContext {
+/** What requests depend on. */
+interface RequestContext {
   readonly decisions: Decisions;
   readonly disk: DiskProperties;
   readonly pages: GuestPages;
-  /** What the backend offers; undefined: the guest does not know yet. */
+  /** What the backend offers; undefined: not known yet. */
   readonly offer: Offer | undefined;
-  /** Of a thousand requests, how many are hostile. */
+  /** Of 1000 requests, how many are hostile. */
   readonly hostility: number;
 }
 
 const OPERATIONS = [OP_READ, OP_WRITE, OP_FLUSH_DISKCACHE, OP_WRITE_BARRIER, OP_DISCARD] as const;
 const WEIGHTS = [40, 40, 10, 8, 6];
-/** Of a thousand reads and writes, how many are indirect where that is offered. */
+/** Of 1000 reads and writes, how many are indirect if that is offered. */
 const INDIRECT_SHARE = 250;
-/** Sector numbers near which arithmetic goes wrong. */
+/** Sector numbers near which arithmetic may overflow. */
 const EDGES = [2n ** 32n, 2n ** 53n, 2n ** 55n, 2n ** 63n, 2n ** 64n];
 const MAX_U64 = 2n ** 64n - 1n;
 
-/** Sectors of all segments together. */
+/** Total sectors of the segments. */
 export function sectorsOf(segments: readonly Segment[]): number {
   return segments.reduce((sum, { first, last }) => sum + last - first + 1, 0);
 }
 
-/** The next request, or undefined if the guest has not enough pages at the moment. */
+/** The next request; undefined: too few pages are free. */
 export function planRequest(context: RequestContext): RequestPlan | undefined {
   const { decisions, hostility, offer } = context;
   const operation = OPERATIONS[decisions.weighted(WEIGHTS)]!;
@@ -107,7 +107,7 @@ export function planRequest(context: RequestContext): RequestPlan | undefined {
   return plan;
 }
 
-/** A range of any length, aligned or not; what is beyond the end is refused. */
+/** A discard of any length, aligned or not; one beyond the end must be refused. */
 function planDiscard({ decisions, disk, hostility }: RequestContext): RequestPlan {
   const sector = decisions.below(disk.sectors);
   const plan: RequestPlan = {
@@ -127,7 +127,7 @@ function planDiscard({ decisions, disk, hostility }: RequestContext): RequestPla
   return plan;
 }
 
-/** The whole granules in the range of a discard: which sectors it makes zeroes. */
+/** The sectors that a discard turns into zeroes: the whole granules in its range. */
 export function discardedSectors(plan: RequestPlan, disk: DiskProperties): { first: number; count: number } {
   const granule = Math.max(disk.discard!.granularityBytes, disk.logicalSectorBytes) / SECTOR_BYTES;
   const offset = (disk.discard!.alignmentBytes / SECTOR_BYTES) % granule;
@@ -137,7 +137,7 @@ export function discardedSectors(plan: RequestPlan, disk: DiskProperties): { fir
   return { first, count: Math.max(0, last - first) };
 }
 
-/** Where on the disk; false if it has not so many sectors. */
+/** Chooses the place on the disk. False: the disk is too small. */
 function place(plan: RequestPlan, { decisions, disk }: RequestContext): boolean {
   const room = disk.sectors - sectorsOf(plan.segments);
   const unit = disk.logicalSectorBytes / SECTOR_BYTES;
@@ -146,7 +146,7 @@ function place(plan: RequestPlan, { decisions, disk }: RequestContext): boolean 
   return true;
 }
 
-/** Segments with pages of their own, which are marked as in use. More than `most` only if that is 0: then it is 11. */
+/** Segments, each with its own page, which is marked as in use. At most `most` of them, 11 if that is 0. */
 function planSegments(context: RequestContext, reading: boolean, most: number): Segment[] | undefined {
   const { decisions, disk, pages } = context;
   const unit = disk.logicalSectorBytes / SECTOR_BYTES;
@@ -167,7 +167,7 @@ function planSegments(context: RequestContext, reading: boolean, most: number): 
   return undefined;
 }
 
-/** What a hostile guest does to a request; all of it has to be refused. */
+/** What a hostile guest does to a request. True: it must be refused now; false: not applicable. */
 const SPOILERS: readonly ((plan: RequestPlan, context: RequestContext) => boolean)[] = [
   (plan, context) => spoilOperation(plan, context),
   (plan) => {
@@ -227,15 +227,15 @@ function copyOf(plan: RequestPlan): RequestPlan {
   return { ...plan, segments: plan.segments.map((segment) => ({ ...segment })) };
 }
 
-/** An operation that nobody may ask for, or that was not offered. */
+/** An operation that does not exist or was not offered. */
 function spoilOperation(plan: RequestPlan, { decisions, offer }: RequestContext): boolean {
   const operations = [OP_RESERVED, 7, 255];
   if (offer !== undefined && offer.discard === undefined) operations.push(OP_DISCARD);
   if (offer?.maxIndirectSegments === 0) operations.push(OP_INDIRECT);
   plan.operation = decisions.pick(operations);
   plan.answerOperation = plan.operation;
-  if (plan.indirect !== undefined) plan.answerOperation = OP_READ; // the inner one makes no sense
-  // The inner operation is where the number of segments of a direct request is.
+  if (plan.indirect !== undefined) plan.answerOperation = OP_READ; // the inner operation is invalid
+  // The backend reads the inner operation where a direct request has its segment count.
   else if (plan.operation === OP_INDIRECT) plan.answerOperation = plan.segmentCount === OP_WRITE ? OP_WRITE : OP_READ;
   return true;
 }

@@ -1,20 +1,20 @@
 /**
- * What all parts of one simulated run share: its decisions, its faults, an event counter that orders everything, the
- * trace with its hash, and the one way to say that something is wrong. It must not know the parts.
+ * What all parts of one simulated run share: its decisions and faults, an event counter that orders everything, the
+ * trace with its hash, and the report of a violation.
  */
 
 import type { Decisions } from "./decisions.ts";
 import { Faults } from "./faults.ts";
 
-/** Something that must never happen has happened. */
+/** Something happened that must never happen. */
 export class Violation extends Error {
   override readonly name = "Violation";
 }
 
-/** Lines kept for a person when a run is not to be shown in full. */
+/** Lines of the trace that are kept, unless all are. */
 const LAST_LINES = 40;
 
-/** See the file's first lines. */
+/** The shared state of one run. */
 export class Run {
   readonly decisions: Decisions;
   readonly faults: Faults;
@@ -31,27 +31,27 @@ export class Run {
     this.#keepAll = keepAllLines;
   }
 
-  /** Events so far: what happened at different values happened one after the other. */
+  /** The event counter: events with a larger number happened later. */
   get now(): number {
     return this.#now;
   }
 
-  /** The next event; no two have the same number. */
+  /** Counts an event and returns its number. */
   tick(): number {
     return ++this.#now;
   }
 
-  /** The first thing that went wrong. */
+  /** The first violation. */
   get violation(): string | undefined {
     return this.#violation;
   }
 
-  /** A number that two runs share only if the same happened in both. */
+  /** Hash over the trace: equal for two runs only if the same happened in both. */
   get hash(): number {
     return this.#hash >>> 0;
   }
 
-  /** Adds what happened to the trace. */
+  /** Adds an event to the trace. */
   note(what: string, ...values: readonly number[]): void {
     let hash = this.#hash;
     for (let i = 0; i < what.length; i++) hash = Math.imul(hash ^ what.charCodeAt(i), 0x01000193);
@@ -62,15 +62,14 @@ export class Run {
   }
 
   /**
-   * Ends the run: something is wrong. It is remembered, in case that whoever is in between catches what is thrown; the
-   * first time counts.
+   * Ends the run with a violation. The first one is remembered, in case the code under test catches what is thrown.
    */
   fail(what: string): never {
     this.#violation ??= what;
     throw new Violation(what);
   }
 
-  /** Fails unless it is so. */
+  /** Fails unless `isSo`. */
   require(isSo: boolean, what: string): void {
     if (!isSo) this.fail(what);
   }

@@ -1,5 +1,6 @@
 /**
- * Time that passes only when the simulation says so. It must not know who sleeps.
+ * A clock whose time passes only when the simulation advances it. Sleepers that are due wake then, in the order of
+ * their times.
  */
 
 import type { Clock } from "../../lib/clock.ts";
@@ -9,7 +10,7 @@ interface Sleeper {
   readonly wake: () => void;
 }
 
-/** See the file's first lines. */
+/** See {@linkcode Clock}. */
 export class SimulatedClock implements Clock {
   #nowMs = 0;
   #sleepers: Sleeper[] = [];
@@ -30,7 +31,7 @@ export class SimulatedClock implements Clock {
     });
   }
 
-  /** Lets time pass; wakes whoever is due, the earliest first. */
+  /** Advances the time and wakes the sleepers that are due, the earliest first. */
   advance(ms: number): void {
     this.#nowMs += ms;
     const due = this.#sleepers.filter(({ dueMs }) => dueMs <= this.#nowMs).sort((a, b) => a.dueMs - b.dueMs);
@@ -38,7 +39,7 @@ export class SimulatedClock implements Clock {
     for (const { wake } of due) wake();
   }
 
-  /** Who sleeps now sleeps for ever. */
+  /** The present sleepers never wake: their process has ended. */
   forgetSleepers(): void {
     this.#sleepers = [];
   }

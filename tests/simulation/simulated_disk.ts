@@ -1,37 +1,37 @@
 /**
- * A disk with a write-back cache that a crash loses: what is written is seen by readers at once and survives only from
- * the next flush on; until then each sector may survive with any of its unflushed contents, or none. A failed flush
- * gives up what it should have saved, as Linux does: a later one says nothing of it. It must not know who does I/O.
+ * A disk with a volatile write-back cache. Readers see writes at once; a write certainly survives a power failure only
+ * after the next flush. Until then each sector may survive with any of its unflushed contents, or none. A failed flush
+ * drops what it should have written, as Linux does, and a later flush does not report it again.
  */
 
 import { SECTOR_BYTES } from "../../lib/units.ts";
 import type { DiskProperties } from "../../lib/storage/disk.ts";
-import { describeSector, fillSector, idOfSector, NOBODYS } from "./content.ts";
+import { describeSector, fillSector, idOfSector, UNKNOWN_CONTENT } from "./content.ts";
 import type { Decisions } from "./decisions.ts";
 import { PRISTINE } from "./history.ts";
 import type { Run } from "./run.ts";
 
-/** Sectors behind the end, that nobody may touch. */
+/** Sectors after the end, which nobody may touch. */
 const GUARD_SECTORS = 32;
 const WORDS = SECTOR_BYTES / 4;
 
-/** What a crash may do with the unflushed contents of the sectors. */
+/** What a power failure may do with all unflushed contents; otherwise it chooses for each sector. */
 const LOSE_ALL = 0;
 const KEEP_ALL = 1;
 
-/** See the file's first lines. */
+/** The disk. */
 export class SimulatedDisk {
   readonly properties: DiskProperties;
   readonly #run: Run;
   /** What readers see. */
   readonly #bytes: Uint8Array;
   readonly #words: Int32Array;
-  /** What survives for certain. */
+  /** What certainly survives. */
   readonly #durable: Uint8Array;
-  /** By sector: contents since the last flush, oldest first. */
+  /** By sector: the contents since the last flush, oldest first. */
   #unflushed = new Map<number, Uint8Array[]>();
   #failures = 0;
-  /** By sector: contents that a failed flush gave up; they may have got to the medium nevertheless. */
+  /** By sector: contents that a failed flush dropped; some may have reached the medium. */
   readonly #givenUp = new Map<number, Uint8Array[]>();
 
   constructor(readonly name: string, properties: DiskProperties, run: Run) {
@@ -44,7 +44,7 @@ export class SimulatedDisk {
     this.#durable = this.#bytes.slice();
   }
 
-  /** Copies out of the disk. */
+  /** Reads bytes. */
   read(offsetBytes: number, into: Uint8Array): void {
     into.set(this.#bytes.subarray(offsetBytes, offsetBytes + into.length));
   }
@@ -62,7 +62,7 @@ export class SimulatedDisk {
     }
   }
 
-  /** Makes all that was written durable, but for what a failed flush gave up. */
+  /** Makes all writes durable, except those that a failed flush dropped. */
   flush(): void {
     for (const [sector, contents] of this.#unflushed) {
       this.#durable.set(contents.at(-1)!, sector * SECTOR_BYTES);
@@ -71,12 +71,12 @@ export class SimulatedDisk {
     this.#unflushed.clear();
   }
 
-  /** How many write-backs have failed: each descriptor is told of them at its next flush, once. */
+  /** Number of failed flushes: each open file reports them once, at its next flush. */
   get failures(): number {
     return this.#failures;
   }
 
-  /** A write-back that fails: what it was for is forgotten. */
+  /** A flush fails and drops the unflushed writes. */
   failFlush(): void {
     this.#failures++;
     for (const [sector, contents] of this.#unflushed) {
@@ -85,7 +85,7 @@ export class SimulatedDisk {
     this.#unflushed.clear();
   }
 
-  /** The power fails: of each sector some content survives, not older than its last flush. */
+  /** The power fails: of each sector some content survives that is not older than its last flush. */
   crash(decisions: Decisions): void {
     const how = decisions.below(3);
     for (const lost of [this.#givenUp, this.#unflushed]) {
@@ -102,16 +102,16 @@ export class SimulatedDisk {
     this.#bytes.set(this.#durable);
   }
 
-  /** Which write readers see in a sector; fails if it is none. */
+  /** The write that a sector holds; fails if it holds the data of no single write. */
   idOf(sector: number): number {
     const id = idOfSector(this.#words, sector * WORDS, sector);
-    if (id === NOBODYS) {
+    if (id === UNKNOWN_CONTENT) {
       this.#run.fail(`${this.name}: sector ${sector} holds ${describeSector(this.#words, sector * WORDS)}`);
     }
     return id;
   }
 
-  /** Fails if anything behind the end was written. */
+  /** Fails if a sector after the end was written. */
   checkGuard(): void {
     const { sectors } = this.properties;
     for (let sector = sectors; sector < sectors + GUARD_SECTORS; sector++) {

@@ -1,6 +1,6 @@
 /**
- * A simulated disk as the file calls see it, for the backend's own code that carries out operations on files: calls
- * that are short, interrupted, or fail. It must not know operations, nor who makes the calls.
+ * A simulated disk as an open file, for the backend's own code that carries out operations on files. Calls may be
+ * short, interrupted, or fail.
  */
 
 import { SECTOR_BYTES } from "../../lib/units.ts";
@@ -22,7 +22,7 @@ export class SimulatedFile implements BlockFile {
     this.#failuresTold = disk.failures;
   }
 
-  /** The disk's. */
+  /** Name of the disk. */
   get name(): string {
     return this.#disk.name;
   }
@@ -47,7 +47,7 @@ export class SimulatedFile implements BlockFile {
     if (faults.strikes("interrupted call")) throw systemError("EINTR");
     if (faults.strikes("write error")) throw systemError(decisions.pick(["EIO", "ENOSPC"]));
     this.#checkRange("write", from.length);
-    // Whole sectors, so that an error that follows leaves none half written.
+    // Whole sectors, so that a later error leaves no sector torn.
     const part = faults.strikes("short write")
       ? from.subarray(0, decisions.between(1, from.length / SECTOR_BYTES) * SECTOR_BYTES)
       : from;
@@ -64,7 +64,7 @@ export class SimulatedFile implements BlockFile {
     throw systemError("EIO");
   }
 
-  /** As an engine does it that can. Returns 0 or a negative errno. */
+  /** Discards, as engines that support it do. Returns 0 or a negative errno. */
   discard(offsetBytes: number, lengthBytes: number): number {
     this.#position = offsetBytes;
     this.#checkRange("discard", lengthBytes);
@@ -83,7 +83,7 @@ export class SimulatedFile implements BlockFile {
   }
 }
 
-/** As Deno throws it. */
+/** An error as Deno throws it. */
 function systemError(code: string): Error {
   return Object.assign(new Error(`simulated ${code}`), { code });
 }

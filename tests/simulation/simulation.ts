@@ -1,6 +1,6 @@
 /**
- * One simulated run, from a seed or from a script of decisions, to its outcome. The same seed gives the same outcome,
- * down to the hash over all that happened.
+ * One simulated run, from a seed or a script of decisions, to its outcome. The same seed gives the same outcome, with
+ * the same hash over everything that happened.
  */
 
 import { Random } from "../../lib/guest/random.ts";
@@ -11,20 +11,20 @@ import type { FaultCounts } from "./faults.ts";
 import { Run, Violation } from "./run.ts";
 import { World } from "./world.ts";
 
-/** How a run is made. */
-export interface SimulationOptions {
-  /** Plays these decisions instead of drawing them. */
+/** Options of a run. */
+interface SimulationOptions {
+  /** Plays these decisions in place of random ones. */
   readonly script?: Script;
-  /** Breaks a part, to show that it is noticed. */
+  /** Breaks a part of the backend. */
   readonly breakage?: Breakage;
   /** Keeps every line of the trace. */
   readonly trace?: boolean;
 }
 
-/** What came of a run. */
+/** The outcome of a run. */
 export interface Outcome {
   readonly seed: number;
-  /** What went wrong, if anything did. */
+  /** What went wrong, or undefined. */
   readonly failure: string | undefined;
   readonly hash: number;
   readonly steps: number;
@@ -37,7 +37,7 @@ export interface Outcome {
 const LEAST_STEPS = 200;
 const MOST_STEPS = 1400;
 
-/** Runs it. Never rejects. */
+/** Runs a seed. Never rejects. */
 export async function simulate(seed: number, options: SimulationOptions = {}): Promise<Outcome> {
   const decisions = new Decisions(new Random(seed), options.script);
   const run = new Run(decisions, options.trace ?? false);

@@ -1,7 +1,6 @@
 /**
- * A place for one guest with one disk in the simulated host, as its toolstack runs it: makes the guest and attaches the
- * disk, asks for its removal, cleans up after guests that died, and makes another guest in its place. It must not know
- * the backend's process, nor what the guest does.
+ * The toolstack's side of one guest with one disk: creates the guest and attaches the disk, asks for its removal,
+ * cleans up after a guest that died, and creates another guest in its place.
  */
 
 import type { DomId, Xenstore } from "../../lib/hypervisor.ts";
@@ -20,13 +19,13 @@ import type { JournalAccount } from "./process_platform.ts";
 export interface Host {
   readonly machine: SharedArrayBuffer;
   readonly store: SimulatedStore;
-  /** What stays of the backend's processes. */
+  /** Journals of the backend's processes. */
   readonly journals: JournalAccount;
 }
 
-/** What a slot is made of. */
-export interface SlotOptions extends Pick<GuestOptions, "run" | "defaultAbi" | "hostility"> {
-  /** Numbers that its guests may have. */
+/** Options of a {@linkcode Slot}. */
+interface SlotOptions extends Pick<GuestOptions, "run" | "defaultAbi" | "hostility"> {
+  /** Domain ids that its guests may have. */
   readonly domains: readonly DomId[];
   readonly watch: DiskWatch;
   readonly host: () => Host;
@@ -34,17 +33,17 @@ export interface SlotOptions extends Pick<GuestOptions, "run" | "defaultAbi" | "
   readonly serves: (domain: DomId) => boolean;
 }
 
-/** A connection that its guest does not use any more. */
+/** A connection that the guest does not use any more, but the backend may. */
 interface Dropped {
   readonly domain: DomId;
   readonly connection: GuestConnection;
-  /** To be called when the backend does not use it any more either; undefined: its grants are ended already. */
-  readonly giveBack: (() => void) | undefined;
+  /** To call when the backend does not use it any more either; undefined: its grants are revoked already. */
+  readonly release: (() => void) | undefined;
 }
 
 const DOMAIN_0 = 0 as DomId;
 
-/** See the file's first lines. */
+/** A place for one guest with one disk. */
 export class Slot {
   readonly watch: DiskWatch;
   readonly #options: SlotOptions;
@@ -53,7 +52,7 @@ export class Slot {
   #alive = false;
   #retired = false;
   #domain: DomId;
-  /** Connections that their guest dropped and the backend may still serve, with their domain. */
+  /** Connections that the guest dropped and the backend may still serve. */
   #dropped: Dropped[] = [];
 
   constructor(options: SlotOptions) {
@@ -66,12 +65,12 @@ export class Slot {
     return this.#guest;
   }
 
-  /** Where its disk is in xenstore, while it is attached. */
+  /** Its device, while it is attached. */
   get address(): DeviceAddress | undefined {
     return this.#address;
   }
 
-  /** The number of its guest, or of the last one it had. */
+  /** Domain id of its guest, or of the last one. */
   get domain(): DomId {
     return this.#domain;
   }
@@ -81,13 +80,13 @@ export class Slot {
     return this.#options.serves(this.#domain);
   }
 
-  /** The guest dies, and none comes in its place. */
+  /** The guest dies, and no other is created. */
   retire(): void {
     this.#retired = true;
     this.kill();
   }
 
-  /** What the toolstack does next, if there is anything. Throws XenstoreError without a store. */
+  /** The toolstack does the next thing, if any. Throws XenstoreError without xenstore. */
   toolstackStep(): void {
     if (this.#address === undefined) return this.#retired || this.#isRevoked ? undefined : this.#attach();
     using store = this.#connect();
@@ -99,15 +98,15 @@ export class Slot {
   }
 
   /**
-   * The guest took grants back that the backend still uses. Their numbers must not come to mean other pages before it
-   * has stopped: what would be read or overwritten then is the guest's own undoing.
+   * The guest revoked grants that the backend still uses. A new device must not reuse their references before the
+   * backend has stopped: it would read or overwrite other pages, by the guest's own fault.
    */
   get #isRevoked(): boolean {
     return this.#alive &&
-      this.#dropped.some(({ domain, giveBack }) => giveBack === undefined && domain === this.#domain);
+      this.#dropped.some(({ domain, release }) => release === undefined && domain === this.#domain);
   }
 
-  /** Asks the backend to let the disk go. */
+  /** Asks the backend to remove the device. */
   requestRemoval(): void {
     if (this.#address === undefined) return;
     using store = this.#connect();
@@ -115,17 +114,17 @@ export class Slot {
     requestRemoval(store, backendPath(this.#address));
   }
 
-  /** Removes the disk's nodes, whether the backend agreed or not. */
+  /** Removes the device's nodes, whether the backend is Closed or not. */
   remove(): void {
     if (this.#address === undefined) return;
     using store = this.#connect();
     removeDevice(store, this.#address);
     this.#address = undefined;
-    if (this.#guest?.phase !== "gone") this.#guest?.vanish();
+    if (this.#guest?.phase !== "gone") this.#guest?.loseDevice();
     this.#guest = undefined;
   }
 
-  /** The guest ends, whatever it is doing. Throws XenstoreError without a store. */
+  /** The guest dies, whatever it is doing. Throws XenstoreError without xenstore. */
   kill(): void {
     if (!this.#alive) return;
     const { machine, store } = this.#options.host();
@@ -138,17 +137,17 @@ export class Slot {
     this.#alive = false;
   }
 
-  /** The backend serves no ring of the domain any more. */
+  /** The backend serves no ring of the domain any more: dropped connections can be released. */
   released(domain: DomId): void {
     const over = this.#dropped.filter((dropped) => dropped.domain === domain);
     this.#dropped = this.#dropped.filter((dropped) => dropped.domain !== domain);
-    for (const { connection, giveBack } of over) {
+    for (const { connection, release } of over) {
       connection.abandon();
-      giveBack?.();
+      release?.();
     }
   }
 
-  /** The host is gone with everything but the disks. */
+  /** Everything is lost but the disks. */
   powerFailed(): void {
     for (const { connection } of this.#dropped.splice(0)) connection.abandon();
     this.#guest?.connection?.abandon();
@@ -166,7 +165,7 @@ export class Slot {
     const { machine, store } = host();
     using connection = this.#connect();
     if (!this.#alive) {
-      // A number comes back, but not while there is still something of the domain that had it.
+      // A domain id is reused, but not while the backend still serves its last domain.
       this.#domain = run.decisions.pick(domains.filter((domain) => !serves(domain)));
       store.createGuest(this.#domain);
       this.#alive = true;
@@ -186,7 +185,7 @@ export class Slot {
       defaultAbi,
       hostility,
       served: () => serves(domain),
-      dropped: (connection, giveBack) => this.#drop({ domain, connection, giveBack }),
+      dropped: (connection, release) => this.#drop({ domain, connection, release }),
     });
   }
 

@@ -1,7 +1,6 @@
 /**
- * A channel to a simulated disk whose operations stay under way until the simulation carries one of them out, in
- * whatever order. Each is carried out by the backend's own code for files. Holds its user to the channel's contract. It
- * must not know the simulation's actors.
+ * A channel to a simulated disk. Operations stay in flight until the simulation carries one of them out, in any order,
+ * with the backend's own code for files. Checks that its user keeps the contract of IoChannel.
  */
 
 import type { ChannelOptions, IoChannel } from "../../lib/storage/disk.ts";
@@ -10,41 +9,41 @@ import { MemoryViews } from "../../lib/storage/engine/views.ts";
 import type { Run } from "./run.ts";
 import type { SimulatedFile } from "./simulated_file.ts";
 
-/** An operation that was submitted. */
+/** A submitted operation. */
 export interface UnderWay {
   readonly tag: number;
   readonly operation: Operation;
   readonly offsetBytes: number;
   readonly first: number;
   readonly count: number;
-  /** Of a discard. */
+  /** Length of a discard. */
   readonly lengthBytes: number;
-  /** When it was submitted; a run's event number. */
+  /** When it was submitted: an event number of the run. */
   started: number;
 }
 
-/** Who watches a channel. */
+/** Observes a channel. */
 export interface ChannelObserver {
-  /** An operation was submitted; `data` is the beginning of what it writes, empty for others. */
+  /** An operation was submitted; `data` is the first vector of a write, else empty. */
   started(operation: UnderWay, data: Uint8Array): void;
   /** It was carried out. */
   executed(operation: UnderWay, result: number, channel: SteppedChannel): void;
-  /** The backend was told that an operation failed. */
-  toldFailure(operation: UnderWay, channel: SteppedChannel): void;
-  /** The channel was given back. */
+  /** The backend has reaped a failed operation. */
+  reapedFailure(operation: UnderWay, channel: SteppedChannel): void;
+  /** The channel was closed. */
   closed(channel: SteppedChannel): void;
 }
 
-/** A write that goes on though its process is gone. */
+/** A write in flight of a killed process. */
 export interface OrphanedWrite {
   readonly offsetBytes: number;
   readonly data: Uint8Array;
 }
 
-/** What a channel is made of. */
-export interface ChannelParts {
+/** Parts of a {@linkcode SteppedChannel}. */
+interface ChannelParts {
   readonly file: SimulatedFile;
-  /** The file as the backend's code for files sees it. */
+  /** The file that the backend's code uses: `file` or a wrapper of it. */
   readonly calls: BlockFile;
   readonly observer: ChannelObserver;
   readonly run: Run;
@@ -52,9 +51,9 @@ export interface ChannelParts {
 
 const EMPTY = new Uint8Array(0);
 
-/** See the file's first lines. */
+/** An IoChannel whose operations the simulation carries out. */
 export class SteppedChannel implements IoChannel {
-  /** When it was opened; a run's event number. */
+  /** When it was opened: an event number of the run. */
   readonly opened: number;
   readonly tags: Uint32Array;
   readonly results: Int32Array;
@@ -87,7 +86,7 @@ export class SteppedChannel implements IoChannel {
     return this.#queued.length + this.#underWay.length + this.#done.length;
   }
 
-  /** Operations that can be carried out. */
+  /** Number of operations that can be carried out. */
   get underWay(): number {
     return this.#underWay.length;
   }
@@ -120,22 +119,22 @@ export class SteppedChannel implements IoChannel {
     }
   }
 
-  /** Carries out one of the operations under way. */
+  /** Carries out one of the operations in flight. */
   carryOut(index: number): void {
     const [operation] = this.#underWay.splice(index, 1);
     const { operation: kind, tag } = operation!;
     const result = this.#execute(operation!);
     this.#run.tick();
     this.#run.note("done", kind, tag, result);
-    // Completions are told in any order; only flushes one after the other, as they were carried out.
+    // Completions are reaped in any order, but a flush never before operations that were carried out earlier.
     const ahead = kind === OPERATION.flush ? this.#done.length : this.#run.decisions.below(this.#done.length + 1);
     this.#done.splice(ahead, 0, { operation: operation!, result });
     this.#observer.executed(operation!, result, this);
   }
 
   /**
-   * The process is gone. What the kernel had begun to write goes on by itself, with the data as it is now, whatever its
-   * memory is used for next; it is returned. Reads reach nobody.
+   * The process was killed. Returns the writes and discards in flight, which the kernel finishes with the data as it is
+   * now. Reads are dropped.
    */
   orphan(): OrphanedWrite[] {
     this.#queued = [];
@@ -159,7 +158,7 @@ export class SteppedChannel implements IoChannel {
       this.#busy[operation.tag] = 0;
       this.tags[i] = operation.tag;
       this.results[i] = result;
-      if (result < 0) this.#observer.toldFailure(operation, this);
+      if (result < 0) this.#observer.reapedFailure(operation, this);
     });
     return done.length;
   }

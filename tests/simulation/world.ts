@@ -1,7 +1,6 @@
 /**
  * The whole of one simulated run: the host with its hypervisor and xenstore, the backend's process, the guests and
- * their disks; and what can happen to them, one step after the other, as the decisions have it. What a run ends with is
- * in ending.ts.
+ * their disks, and everything that can happen to them, one step after the other. How a run ends is in ending.ts.
  */
 
 import type { DomId } from "../../lib/hypervisor.ts";
@@ -20,14 +19,14 @@ import { stateFault } from "./state_rule.ts";
 
 const DOMAIN_0 = 0 as DomId;
 const MACHINE = { memoryBytes: 32 * 2 ** 20, domains: 8, grantsPerDomain: 128, portsPerDomain: 32 } as const;
-/** Of a thousand times that a disk does something, how often it is for a process that is gone. */
+/** Of 1000 steps of the disks, how many finish a write of a killed process. */
 const ORPHAN_PACE = 8;
-/** Promises that wait for one another settle within so many turns of the microtask queue. */
+/** All promises settle within so many microtasks. */
 const SETTLING_TICKS = 80;
 
 type Act = (world: World) => void | Promise<void>;
 
-/** What happens in a step that disturbs nobody, and how often; the first is the dullest. */
+/** Ordinary steps, with weights; the first is the least eventful. */
 const USUAL: readonly (readonly [weight: number, act: Act])[] = [
   [300, (world) => world.turn()],
   [300, (world) => world.carryOut()],
@@ -37,15 +36,15 @@ const USUAL: readonly (readonly [weight: number, act: Act])[] = [
   [20, (world) => world.passTime()],
   [30, (world) => world.process?.finishOpening()],
   [20, (world) => world.startProcess()],
-  [10, (world) => world.pick().guest?.stopNonsense()],
+  [10, (world) => world.pick().guest?.correctState()],
 ];
 
-/** What disturbs them. */
+/** Steps that disturb, with weights. */
 const DISTURBANCES: readonly (readonly [weight: number, act: Act])[] = [
   [4, (world) => world.pick().guest?.beginClose(false)],
-  [2, (world) => world.trouble((guest) => guest.beginClose(true))],
-  [2, (world) => world.trouble((guest) => guest.overrun())],
-  [4, (world) => world.trouble((guest) => guest.talkNonsense())],
+  [2, (world) => world.misbehave((guest) => guest.beginClose(true))],
+  [2, (world) => world.misbehave((guest) => guest.overrun())],
+  [4, (world) => world.misbehave((guest) => guest.writeWrongState())],
   [2, (world) => world.pick().kill()],
   [3, (world) => world.pick().requestRemoval()],
   [1, (world) => world.pick().remove()],
@@ -59,7 +58,7 @@ const DISTURBANCES: readonly (readonly [weight: number, act: Act])[] = [
 const USUAL_WEIGHTS = USUAL.map(([weight]) => weight);
 const DISTURBANCE_WEIGHTS = DISTURBANCES.map(([weight]) => weight);
 
-/** See the file's first lines. */
+/** The simulated world of one run. */
 export class World {
   readonly run: Run;
   readonly slots: readonly Slot[];
@@ -90,7 +89,7 @@ export class World {
       new Slot({
         run,
         watch,
-        // Two guests never share a number; each has several, some of which come back.
+        // Slots share no domain id; each has several, which are reused.
         domains: [1 + index, 3 + index, 5 + index] as DomId[],
         host: () => this.host,
         serves: (domain) => this.process?.serves(domain) ?? false,
@@ -110,7 +109,7 @@ export class World {
     await this.settle(this.#ticks);
   }
 
-  /** Does it; that there is no xenstore at the moment is no failure. */
+  /** Calls `act`; it is no failure if it finds no xenstore. */
   async attempt(act: () => void | Promise<void>): Promise<void> {
     try {
       await act();
@@ -121,19 +120,19 @@ export class World {
     this.#failIfStopFailed();
   }
 
-  /** Lets promises settle: the backend's control plane goes on. */
+  /** Lets promises settle, by which the backend's control plane advances. */
   async settle(ticks = SETTLING_TICKS): Promise<void> {
     for (let i = 0; i < ticks; i++) await null;
     this.#failIfStopFailed();
   }
 
-  /** One of the slots. */
+  /** Chooses a slot. */
   pick(): Slot {
     return this.run.decisions.pick(this.slots);
   }
 
-  /** A guest misbehaves, in a run where they do. */
-  trouble(act: (guest: Guest) => void): void {
+  /** A guest misbehaves, if this run has hostile guests. */
+  misbehave(act: (guest: Guest) => void): void {
     const { guest } = this.pick();
     if (this.#hostility > 0 && guest !== undefined) act(guest);
   }
@@ -142,21 +141,21 @@ export class World {
     if (this.process?.turn()) this.run.note("turn");
   }
 
-  /** The disk carries out one operation, in any order. */
+  /** A disk carries out one operation in flight. */
   carryOut(): void {
     this.#endOrphan();
     const channels = [...this.#disks.values()].flatMap((watch) => watch.channels).filter((each) => each.underWay > 0);
     if (channels.length === 0) return;
     const channel = this.run.decisions.pick(channels);
     channel.carryOut(this.run.decisions.below(channel.underWay));
-    this.process?.rouse();
+    this.process?.wake();
   }
 
   stepGuest(): void {
     this.pick().guest?.step();
   }
 
-  /** One watch tells one change. */
+  /** One watch delivers one event. */
   deliver(): void {
     const deliverable = this.process?.deliverable ?? [];
     if (deliverable.length > 0) this.run.decisions.pick(deliverable).deliver();
@@ -170,7 +169,7 @@ export class World {
     this.process?.clock.advance(this.run.decisions.pick([10, 50, 200, 5_000, 60_000]));
   }
 
-  /** A process is started, unless there is one. */
+  /** Starts a process, unless one runs. */
   startProcess(): void {
     if (this.process !== undefined && this.process.state !== "ended") return;
     this.run.note("process starts");
@@ -200,8 +199,8 @@ export class World {
   }
 
   /**
-   * SIGKILL. Without journals, what the process had taken and not answered is lost with it, so a guest with requests in
-   * flight does not survive it.
+   * SIGKILL. Without journals the requests that the process had taken are lost with it, so a guest with requests in
+   * flight is killed too.
    */
   killProcess(): void {
     const { process } = this;
@@ -213,7 +212,7 @@ export class World {
     for (const slot of this.slots) if ((slot.guest?.connection?.inFlight ?? 0) > 0) this.#killUnserved(slot);
   }
 
-  /** The backend's connection breaks. */
+  /** The backend's connections to xenstore break. */
   loseStore(): void {
     if (this.#storeStopped) return;
     this.run.faults.count("store disconnected");
@@ -221,7 +220,7 @@ export class World {
     this.host.store.disconnect(DOMAIN_0, "simulated loss");
   }
 
-  /** Xenstored ends, or is there again. */
+  /** xenstored ends, or is started again. */
   restartStore(): void {
     if (!this.#storeStopped) {
       this.run.faults.count("store restarted");
@@ -232,12 +231,12 @@ export class World {
     this.run.note("store", this.#storeStopped ? 0 : 1);
   }
 
-  /** Xenstored is there from now on. */
+  /** Starts xenstored if it has ended. */
   ensureStore(): void {
     if (this.#storeStopped) this.restartStore();
   }
 
-  /** Everything is gone but what the disks had made durable, and perhaps some of the rest. */
+  /** Everything is lost but what the disks have made durable, and perhaps some unflushed writes. */
   failPower(): void {
     const { run } = this;
     run.faults.count("power failure");
@@ -256,17 +255,17 @@ export class World {
     this.#storeStopped = false;
   }
 
-  /** The host; after a power failure another one. */
+  /** The host; a new one after a power failure. */
   get host(): Host {
     return this.#host ??= { machine: createMachine(MACHINE), store: new SimulatedStore(), journals: new Map() };
   }
 
-  /** A service manager is quick, mostly. */
+  /** The service manager mostly restarts the process at once. */
   #startAgain(): void {
     if (!this.#storeStopped && !this.run.decisions.chance(300)) this.startProcess();
   }
 
-  /** What killed processes had under way takes its time, as long as anything may go wrong. */
+  /** Sometimes finishes a write of a killed process; always once faults are off. */
   #endOrphan(): void {
     const { decisions, faults } = this.run;
     const orphaned = [...this.#disks.values()].filter((watch) => watch.orphans.length > 0);

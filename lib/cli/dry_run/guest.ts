@@ -9,7 +9,7 @@ import { XenblkError } from "../../errors.ts";
 import type { Histogram } from "../../histogram.ts";
 import type { DomId, Platform, Xenstore } from "../../hypervisor.ts";
 import { DiskModel } from "../../guest/disk_model.ts";
-import { type FrontendConnection, type FrontendOptions, SimulatedFrontend } from "../../guest/frontend.ts";
+import { Frontend, type FrontendConnection, type FrontendOptions } from "../../guest/frontend.ts";
 import { type LoadRun, LoadThread } from "../../guest/load_thread.ts";
 import { type LoadOutcome, type LoadSpec, loadTarget } from "../../guest/load_types.ts";
 import { type ImageVerdict, rememberImageFile, verifyImageFile } from "../../guest/verify_image.ts";
@@ -56,7 +56,7 @@ export interface LoadResult {
 export class DryRunGuest implements AsyncDisposable {
   readonly #options: GuestOptions;
   readonly #thread: LoadThread;
-  readonly #frontend: SimulatedFrontend;
+  readonly #frontend: Frontend;
   #connection: FrontendConnection | undefined;
   #model: DiskModel | undefined;
   #run: LoadRun | undefined;
@@ -68,7 +68,7 @@ export class DryRunGuest implements AsyncDisposable {
     this.#options = options;
     this.#thread = thread;
     const path = frontendPath({ frontendDomain: domain, vdev });
-    this.#frontend = new SimulatedFrontend({ ...rings, platform, store, path, abi, endpoint: thread });
+    this.#frontend = new Frontend({ ...rings, platform, store, path, abi, endpoint: thread });
   }
 
   /** Starts the guest's Worker. */

@@ -8,7 +8,7 @@ import type { AbiName } from "../../../lib/blkif/abi.ts";
 import { errorText } from "../../../lib/errors.ts";
 import type { Xenstore } from "../../../lib/hypervisor.ts";
 import { DiskModel } from "../../../lib/guest/disk_model.ts";
-import { SimulatedFrontend } from "../../../lib/guest/frontend.ts";
+import { Frontend } from "../../../lib/guest/frontend.ts";
 import { LoadThread } from "../../../lib/guest/load_thread.ts";
 import { type LoadOutcome, type LoadProgress, type LoadSpec, loadTarget } from "../../../lib/guest/load_types.ts";
 import { verifyImageFile } from "../../../lib/guest/verify_image.ts";
@@ -24,7 +24,7 @@ const PATIENCE_MS = 60_000;
 
 class GuestDisk {
   readonly #thread: LoadThread;
-  readonly #frontend: SimulatedFrontend;
+  readonly #frontend: Frontend;
   #model: DiskModel | undefined;
   #loading: Promise<LoadOutcome> | undefined;
   #progress: LoadProgress | undefined;
@@ -34,7 +34,7 @@ class GuestDisk {
     this.#thread = thread;
     const quiesce = (): Promise<void> => thread.quiesce();
     const path = disk;
-    this.#frontend = new SimulatedFrontend({
+    this.#frontend = new Frontend({
       ...shape,
       platform,
       store,

@@ -1,6 +1,6 @@
 /**
- * A guest and a backend of a few lines, for tests of the simulated frontend and its loads: the toolstack's nodes, a
- * backend that follows the handshake as scripted, and one that serves a ring from an array and can do it wrongly.
+ * A minimal host for tests of the frontend and its loads: the nodes of one device, a backend that goes through the
+ * handshake as the test says, and one that serves a ring from an array, correctly or with faults.
  */
 
 import { SECTOR_BYTES } from "../../lib/units.ts";
@@ -25,7 +25,12 @@ export const GUEST = 3 as DomId;
 export const FRONT_PATH = "/local/domain/3/device/vbd/51712";
 export const BACK_PATH = "/local/domain/0/backend/vbd3/3/51712";
 
-/** One machine, one store, and a disk's nodes as a toolstack writes them. */
+/** Lets all promises settle: the simulated xenstore needs no timers. */
+export async function settled(): Promise<void> {
+  for (let tick = 0; tick < 100; tick++) await null;
+}
+
+/** One machine, one store, and the nodes of one device as a toolstack writes them. */
 export class Host {
   readonly machine = createMachine({ memoryBytes: 1 << 24, domains: 4, grantsPerDomain: 8192, portsPerDomain: 32 });
   readonly store = new SimulatedStore();
@@ -59,14 +64,14 @@ export class Host {
     this.dom0.write(`${BACK_PATH}/state`, String(state));
   }
 
-  /** The backend's features and InitWait. */
+  /** The backend publishes its features and goes to InitWait. */
   offer(nodes: Readonly<Record<string, string>> = {}): void {
     const features = { "feature-flush-cache": "1", "feature-barrier": "1", ...nodes };
     for (const [name, value] of Object.entries(features)) this.dom0.write(`${BACK_PATH}/${name}`, value);
     this.backState(2);
   }
 
-  /** The disk's properties and Connected. */
+  /** The backend publishes the disk's properties and goes to Connected. */
   present(nodes: Readonly<Record<string, string>>): void {
     for (const [name, value] of Object.entries({ info: "0", ...nodes })) {
       this.dom0.write(`${BACK_PATH}/${name}`, value);
@@ -74,7 +79,7 @@ export class Host {
     this.backState(4);
   }
 
-  /** Resolves when the frontend's state node says one of the states. */
+  /** Resolves when the frontend is in one of the states. */
   async frontState(...states: number[]): Promise<void> {
     using watch = this.dom0.watch(`${FRONT_PATH}/state`);
     for await (const _path of watch) {
@@ -82,7 +87,7 @@ export class Host {
     }
   }
 
-  /** Binds to what the frontend published. */
+  /** Makes a backend for the ring that the frontend published. */
   attach(disk: Uint8Array): TinyBackend {
     const read = (name: string): string => this.dom0.read(`${FRONT_PATH}/${name}`)!;
     const order = Number(this.dom0.read(`${FRONT_PATH}/ring-page-order`) ?? 0);
@@ -97,7 +102,7 @@ export class Host {
     );
   }
 
-  /** The whole handshake on the backend's side. */
+  /** Goes through the whole handshake as the backend. */
   async serve(disk: Uint8Array, nodes: Readonly<Record<string, string>> = {}): Promise<TinyBackend> {
     this.offer(nodes);
     await this.frontState(3);
@@ -107,16 +112,16 @@ export class Host {
   }
 }
 
-/** What a misbehaving backend does; each is asked with the number of the request. */
+/** Faults of a backend; each function gets the number of the request. */
 export interface Mischief {
   readonly dropWrite?: (request: number) => boolean;
   readonly corruptRead?: (request: number) => boolean;
   readonly status?: (request: number) => number;
-  /** Changes what is answered: id or operation. */
+  /** Changes id or operation of the response. */
   readonly answer?: (request: number, id: number, operation: number) => { id: number; operation: number };
 }
 
-/** Serves a ring from an array, synchronously, whenever it is stepped; several requests answered in reverse order. */
+/** Serves a ring from an array when it is stepped. Requests of one step are answered in reverse order. */
 export class TinyBackend implements Disposable {
   readonly events: EventChannels;
   readonly port: EvtchnPort;
@@ -145,7 +150,7 @@ export class TinyBackend implements Disposable {
     this.ring = new BackRing(this.#ringMemory.view, ABIS[abi]);
   }
 
-  /** Serves all that is there. True: something was. */
+  /** Serves all requests on the ring. False: there were none. */
   step(): boolean {
     while (this.events.take(this.#ports) > 0);
     const answers: [number, number, number, number][] = [];
