@@ -70,7 +70,7 @@ ssize_t write(int fd, const void *buffer, size_t length)
 `;
 
 const SCRIPT = `
-  import { NativeEventChannels } from "./ffi/evtchn.ts";
+  import { NativeEventChannels } from "./ffi/xen/evtchn.ts";
   const events = new NativeEventChannels(1);
   const bound = Array.from({ length: 2500 }, (_, index) => events.bindInterdomain(1, index));
   events.unbind(bound.pop());

@@ -86,7 +86,7 @@ Deno.test("without --allow-ffi the missing permission is told, not a missing lib
 
 Deno.test("a variable that may not be read counts as unset; one that may be is obeyed", async () => {
   const script = `
-    import { openLibrary } from "./ffi/library.ts";
+    import { openLibrary } from "./ffi/linux/library.ts";
     const source = { name: "libnowhere", sonames: ["libnowhere.so.2"], debianPackage: "p", variable: "XENBLK_LIBX" };
     try {
       openLibrary(source, {});

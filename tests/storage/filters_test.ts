@@ -33,7 +33,7 @@ Deno.test("the recorder writes down what is asked for and what is reaped, in ord
     "start flush 3 0+0 0",
     "start read 1 1048576+512 0",
     "end flush 3 0+0 0",
-    `end read 1 1048576+512 ${EIO}`,
+    `end read 1 1048576+512 ${-EIO}`,
   ]);
 });
 
