@@ -4,6 +4,7 @@
  */
 
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
+import "./libraries.ts";
 import { NativeImageLocks } from "../../ffi/linux/image_lock.ts";
 import { allocateShared, identityOf, type ImageFile } from "../../lib/storage/image/file.ts";
 import { IoPool } from "../../lib/storage/pool/pool.ts";
