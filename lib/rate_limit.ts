@@ -7,7 +7,7 @@ import type { DomId } from "./hypervisor.ts";
 import type { Logger } from "./log.ts";
 
 /** Lines a guest may cause per minute where nothing else is said. */
-export const DEFAULT_LINES_PER_MINUTE = 30;
+const DEFAULT_LINES_PER_MINUTE = 30;
 
 const MINUTE_MS = 60_000;
 

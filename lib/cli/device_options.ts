@@ -23,13 +23,13 @@ export const GRANTS = defaulting(
 );
 
 /** How many mappings are kept. */
-export const MAX_PERSISTENT_GRANTS = defaulting(
+const MAX_PERSISTENT_GRANTS = defaulting(
   integer("Most pages per ring that stay mapped with --grants=persistent", 1, 65_536),
   String(DEFAULT_PERSISTENT_GRANTS),
 );
 
 /** What serves the image. */
-export const ENGINE = defaulting(
+const ENGINE = defaulting(
   choice("Storage engine: auto is uring where the kernel allows io_uring, else file", [
     "auto",
     "uring",
@@ -41,7 +41,7 @@ export const ENGINE = defaulting(
 );
 
 /** What stands between a completed write and the medium. */
-export const CACHE = optional(
+const CACHE = optional(
   choice(
     "Past the page cache (none); through it, made durable by the guest's flushes (writeback), with each write " +
       "(writethrough), or never (unsafe). Without it: none where the toolstack wrote direct-io-safe=1, else writeback",

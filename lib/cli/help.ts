@@ -50,7 +50,7 @@ export function verbHelp(verb: VerbFace): string {
 }
 
 /** `xenblk attach [OPTIONS] DOMAIN IMAGE [VDEV]`. */
-export function usageLine(verb: VerbFace): string {
+function usageLine(verb: VerbFace): string {
   const operands = verb.operands.map(({ name, required }) => required ? name : `[${name}]`);
   return ["xenblk", verb.name, "[OPTIONS]", ...operands].join(" ");
 }

@@ -33,7 +33,7 @@ export const list = defineVerb({
 });
 
 /** The disks as a table; an error stands on a line of its own below its disk. */
-export function renderDevices(devices: readonly DeviceListing[], headings: boolean): string {
+function renderDevices(devices: readonly DeviceListing[], headings: boolean): string {
   const columns = [
     { heading: "DOMAIN", align: "right" },
     { heading: "NAME" },

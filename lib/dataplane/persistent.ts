@@ -16,7 +16,7 @@ import type { GrantStrategy, KeptGrants } from "./grants.ts";
 import { STAT } from "./stats.ts";
 
 /** Mappings given back by one call of {@linkcode KeptGrants.releaseIdle}: each is a system call or three. */
-export const RELEASES_PER_CALL = 64;
+const RELEASES_PER_CALL = 64;
 
 /** What the strategy is made of; it owns `fallback`. */
 export interface PersistentParts {

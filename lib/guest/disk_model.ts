@@ -33,7 +33,7 @@ export const MATCHES = 0;
 /** See {@linkcode MATCHES}. */
 export const DIFFERS = 1;
 /** Nothing is known of the sector (its first sight has been remembered): see {@linkcode MATCHES}. */
-export const UNCHECKED = 2;
+const UNCHECKED = 2;
 
 /** A sector that holds what it must not. */
 export interface Miscompare {

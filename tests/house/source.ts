@@ -125,7 +125,7 @@ interface Node {
 }
 
 /** Runs a visitor as a plugin of Deno's linter, which is possible in `deno test` only. */
-function runVisitor(path: string, text: string, visitor: Deno.lint.LintVisitor): void {
+export function runVisitor(path: string, text: string, visitor: Deno.lint.LintVisitor): void {
   const plugin: Deno.lint.Plugin = { name: "house", rules: { facts: { create: () => visitor } } };
   Deno.lint.runPlugin(plugin, path.replaceAll("/", "_"), text);
 }

@@ -12,7 +12,7 @@ import type { IoAnswer, IoCommand } from "./messages.ts";
 import { JobQueue } from "./job_queue.ts";
 
 /** I/O Workers of a pool that is not told how many. */
-export const DEFAULT_IO_WORKERS = 4;
+const DEFAULT_IO_WORKERS = 4;
 /** How long an image's opening waits for I/O Workers that another, stalled disk holds up, once one has opened it. */
 const STRAGGLER_GRACE_MS = 500;
 
