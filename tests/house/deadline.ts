@@ -6,9 +6,9 @@
 
 import { runInThisContext } from "node:vm";
 
-/** Milliseconds for a test, and for the load of a test file. The long forms of tests have ten minutes. */
+/** Milliseconds for a test, and for the load of a test file. The native tests in full have three minutes. */
 const LIMIT_MS = Number(Deno.env.get("XENBLK_TEST_LIMIT_MS")) ||
-  (Deno.env.get("XENBLK_NATIVE") === "full" ? 600_000 : 55_000);
+  (Deno.env.get("XENBLK_NATIVE") === "full" ? 180_000 : 55_000);
 /** Time for Deno to end a test itself. */
 const GRACE_MS = Math.min(4000, LIMIT_MS);
 /** Time between the message and the end of the process. */
