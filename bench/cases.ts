@@ -1,11 +1,10 @@
 /**
- * What the bench measures: the loads, the storage they run on, and the names by which they are chosen. Pure data. It
- * must not know who is measured.
+ * What the bench measures: the loads, the storage they run on, and the names that choose them on the command line.
  */
 
 /** One load. */
 export interface DiskCase {
-  /** As chosen with --cases: `randread-4k-32`. */
+  /** The name for --cases, for instance `randread-4k-32`. */
   readonly name: string;
   readonly operation: "read" | "write";
   readonly pattern: "random" | "sequential";
@@ -20,23 +19,23 @@ export type StorageName = "tmpfs" | "cached" | "direct" | "loop";
 /** All kinds of storage, in the order of the report. */
 export const STORAGES: readonly StorageName[] = ["tmpfs", "cached", "direct", "loop"];
 
-/** Whether a storage is used past the page cache. */
+/** Whether a storage is used with O_DIRECT. */
 export function isDirect(storage: StorageName): boolean {
   return storage === "direct" || storage === "loop";
 }
 
-/** Who is measured: this backend, QEMU's, fio on the same file, and this backend without a disk. */
+/** What is measured: this backend, QEMU's, fio on the same file, and this backend with a null disk. */
 export type SubjectName = "xenblk" | "qemu" | "fio" | "null";
 
 /** All subjects, in the order of the report. */
 export const SUBJECTS: readonly SubjectName[] = ["xenblk", "qemu", "fio", "null"];
 
-/** Segments of a direct request, hence its most bytes; larger blocks are indirect requests, or several direct ones. */
+/** Most segments of a direct request. Larger blocks are indirect requests, or several direct ones. */
 const DIRECT_BYTES = 11 * 4096;
 /** Requests that a ring of one page holds. */
 const SLOTS_PER_PAGE = 32;
 
-/** A load's case; its name says it all. */
+/** A case; its name is made of its parts. */
 export function diskCase(
   pattern: DiskCase["pattern"],
   operation: DiskCase["operation"],
@@ -57,10 +56,10 @@ export const CASES: readonly DiskCase[] = [
   diskCase("sequential", "read", 128, 8),
 ];
 
-/** Depths between those of {@linkcode CASES}, for a plot. */
+/** More depths than {@linkcode CASES} has, for the plot. */
 export const PLOT_CASES: readonly DiskCase[] = [4, 16].map((depth) => diskCase("random", "read", 4, depth));
 
-/** Whether a case belongs to the curve of operations against depth. */
+/** Whether a case is a point of the plot. */
 export function isOnCurve(diskCase: DiskCase): boolean {
   return diskCase.pattern === "random" && diskCase.operation === "read" && diskCase.blockBytes === 4096;
 }
@@ -70,15 +69,15 @@ export function ringPagesFor({ depth }: Pick<DiskCase, "depth">): number {
   return 2 ** Math.max(0, Math.ceil(Math.log2(depth / SLOTS_PER_PAGE)));
 }
 
-/** How a guest asks for a case's blocks from a backend that takes requests of at most so many segments. */
+/** How a guest requests a case's blocks if the backend takes this many segments per request. */
 export interface RequestShape {
   readonly blockBytes: number;
   readonly depth: number;
 }
 
 /**
- * A block that fits no request is split, as a guest's kernel does: as many full direct requests as a block takes are in
- * flight for each block that should be.
+ * A block that does not fit a request is split into full direct requests, as a guest's kernel does. The depth grows by
+ * the same factor.
  */
 export function requestShape({ blockBytes, depth }: DiskCase, mostSegments: number): RequestShape {
   if (blockBytes <= Math.max(mostSegments * 4096, DIRECT_BYTES)) return { blockBytes, depth };

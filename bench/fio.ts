@@ -1,6 +1,5 @@
 /**
- * fio as a subject: the same load on the same file without a guest, which is the most that the storage gives. It must
- * not know of rings or backends.
+ * fio as a subject: the same load on the same file without a guest, which is the most that the storage gives.
  */
 
 import { XenblkError } from "../lib/errors.ts";
@@ -10,14 +9,14 @@ import type { Sample } from "./samples.ts";
 /** A file and how to open it. */
 export interface FioTarget {
   readonly path: string;
-  /** Past the page cache. */
+  /** With O_DIRECT. */
   readonly direct: boolean;
 }
 
-/** What is read of fio's JSON output. */
+/** The parts of fio's JSON output that are used. */
 interface FioJob {
   readonly error: number;
-  /** Processor time in per cent of {@linkcode job_runtime}. */
+  /** Processor time in percent of {@linkcode job_runtime}. */
   readonly usr_cpu: number;
   readonly sys_cpu: number;
   readonly job_runtime: number;
@@ -41,7 +40,7 @@ export function missingFio(): string | undefined {
   }
 }
 
-/** One round of a case. Throws {@linkcode XenblkError} with fio's words if it fails. */
+/** One round of a case. Throws {@linkcode XenblkError} with fio's message if it fails. */
 export async function runFio(target: FioTarget, diskCase: DiskCase, durationMs: number, seed: number): Promise<Sample> {
   const args = fioArguments(target, diskCase, durationMs, seed);
   const { success, stdout, stderr } = await new Deno.Command("fio", { args, stdin: "null" }).output();
@@ -50,7 +49,7 @@ export async function runFio(target: FioTarget, diskCase: DiskCase, durationMs: 
     const words = new TextDecoder().decode(stderr).trim() || output.trim();
     throw new XenblkError(`Cannot measure ${target.path} with fio: ${words.split("\n")[0]}`);
   }
-  // Warnings may precede the JSON.
+  // fio may print warnings before the JSON.
   return sampleOf(JSON.parse(output.slice(output.indexOf("{\n"))).jobs[0], diskCase);
 }
 
@@ -77,7 +76,7 @@ function fioArguments(target: FioTarget, diskCase: DiskCase, durationMs: number,
   ];
 }
 
-/** What a job of fio says. Throws {@linkcode XenblkError} if it failed or did nothing. */
+/** Reads one job's result. Throws {@linkcode XenblkError} if it failed or did nothing. */
 export function sampleOf(job: FioJob, { operation }: Pick<DiskCase, "operation">): Sample {
   const { iops, total_ios: count, lat_ns: latency } = job[operation];
   if (job.error !== 0 || count === 0) throw new XenblkError(`Cannot measure with fio: its job failed (${job.error})`);

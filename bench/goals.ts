@@ -1,5 +1,6 @@
 /**
- * What this project wants to reach, held against what was measured. Pure. It must not know how anything was measured.
+ * This project's goals, and whether a run met them. A goal whose figures were not
+ * measured is left out.
  */
 
 import { isDirect } from "./cases.ts";
@@ -8,7 +9,7 @@ import { ringRates, type RingResult } from "./ring.ts";
 import { counterpart, type Measurement, medianSample, type Sample } from "./samples.ts";
 import { ratio } from "./statistics.ts";
 
-/** One goal that something was measured for. */
+/** One goal, with the figure that was measured for it. */
 export interface Verdict {
   readonly goal: string;
   /** The figure, as text. */
@@ -16,27 +17,27 @@ export interface Verdict {
   readonly met: boolean;
 }
 
-/** A ring without I/O does so many requests a second, or such a share of what C does. */
+/** A ring without I/O does this many requests per second, or this share of C's. */
 const RING_PER_SECOND = 3e6;
 const RING_TO_C = 0.85;
-/** Live heap that requests by the million may leave: what a compiler keeps of its own. */
+/** Most growth of the live heap over millions of requests: what the JIT compiler keeps. */
 const FLAT_BYTES = 256 * 1024;
-/** Processor time that the process may take while no disk is asked for anything. */
+/** Most processor time that the process may take while all disks are idle. */
 const IDLE_SHARE = 0.01;
 
-/** Every goal whose figures there are. */
+/** All goals that have figures. */
 export function judge(ring: readonly RingResult[], disk: readonly Measurement[]): Verdict[] {
   return [...ring.flatMap(judgeRing), ...disk.filter(({ subject }) => subject === "xenblk").flatMap(judgeIn(disk))];
 }
 
-/** Every goal of many disks in one process. */
+/** The goals of many disks in one process. */
 export function judgeMany(result: ManyResult | undefined): Verdict[] {
   if (result === undefined) return [];
   const { disks, idle, iops } = result;
   const busy = idle.cpuMs / idle.ms;
   return [
     {
-      goal: `${disks} disks at rest: less than ${IDLE_SHARE * 100} % of a processor`,
+      goal: `${disks} idle disks: less than ${IDLE_SHARE * 100} % of a processor`,
       measured: `${(busy * 100).toFixed(1)} %`,
       met: busy < IDLE_SHARE,
     },

@@ -1,6 +1,6 @@
 /**
- * A guest's disk as a load generator: asks a backend for a case's blocks without looking at the data, and tells what
- * that took of the backend's and the frontend's processes. It must not know which backend it is.
+ * A guest's disk as a load generator: requests a case's blocks from a backend without looking at the data, and reports
+ * the processor time of both processes.
  */
 
 import { XenblkError } from "../lib/errors.ts";
@@ -10,13 +10,13 @@ import { type DiskCase, requestShape } from "./cases.ts";
 import { processorSeconds } from "./machine.ts";
 import type { Sample } from "./samples.ts";
 
-/** A backend that never answers would hold everything up: so long it gets after a load should have ended. */
+/** How long a backend may take to answer after a load should have ended; then it has failed. */
 const PATIENCE_MS = 20_000;
 
 /** Both ends of a disk. */
 export interface LoadedDisk {
   readonly disk: GuestDisk;
-  /** Segments that both ends can have in one request. */
+  /** Most segments per request that both ends support. */
   readonly mostSegments: number;
   readonly backendPid: number;
 }

@@ -1,6 +1,6 @@
 /**
- * `deno task bench`: measures what --help says and prints it, figures to stdout and progress to stderr. Exit status 0
- * if all that was asked for and is possible here was measured. A composition root: it judges and draws nothing.
+ * `deno task bench`: runs the parts that the options choose; figures go to stdout, progress to stderr. The exit status is
+ * 0 unless something failed; what this machine cannot measure is left out and listed.
  */
 
 import { Output } from "../lib/cli/output.ts";
@@ -30,7 +30,7 @@ function help(): number {
 
 async function bench(options: BenchOptions): Promise<number> {
   const interrupt = new AbortController();
-  // The children of a terminal's process group hear of ^C themselves; what they were doing then ends as a failure.
+  // At a terminal, ^C reaches the children too, so what they are doing fails.
   Deno.addSignalListener("SIGINT", () => interrupt.abort());
   Deno.addSignalListener("SIGTERM", () => interrupt.abort());
   const report = await measure(options, interrupt.signal);

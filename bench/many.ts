@@ -1,7 +1,6 @@
 /**
- * Part three of the bench: many disks of many guests in one `serve`. What they cost while nobody asks for anything, in
- * memory, processor time and wake-ups, and how evenly they share it when all of them ask for all that they can get. It
- * must not know options or tables.
+ * Part three of the bench: many disks of many guests in one `serve`. Measures memory, processor time and wake-ups while
+ * all disks are idle, then how evenly they share the process when all are loaded.
  */
 
 import { XenblkError } from "../lib/errors.ts";
@@ -25,25 +24,25 @@ export interface ManyPlan {
   readonly serveArguments: readonly string[];
 }
 
-/** What came out. */
+/** The figures. */
 export interface ManyResult {
   readonly domains: number;
   readonly disks: number;
-  /** Workers of the process that serves them. */
+  /** Workers of the serving process. */
   readonly workers: number;
   /** Memory of that process without disks, with all of them connected, and after the load. */
   readonly residentBytes: { readonly before: number; readonly connected: number; readonly loaded: number };
-  /** While no disk was asked for anything: time, processor time of the process, and times that a Worker was woken. */
+  /** While all disks are idle: duration, processor time of the process, and how often a Worker woke. */
   readonly idle: { readonly ms: number; readonly cpuMs: number; readonly wakeUps: number };
-  /** Under load: operations, how many a second of each disk, and the process's time for one. */
+  /** Under load: operations, IOPS of each disk, and processor time per operation. */
   readonly operations: number;
   readonly iops: readonly number[];
   readonly cpuUs: number;
-  /** Garbage collections meanwhile, in all threads of the process. */
+  /** Garbage collections under load, in all threads of the process. */
   readonly collections: number;
 }
 
-/** The result, or why there is none. */
+/** The figures, or why there are none. */
 export interface ManyReport {
   readonly result: ManyResult | undefined;
   readonly leftOut: readonly string[];
@@ -60,10 +59,10 @@ const LOAD: LoadSpec = {
   flushEvery: 0,
   barrierEvery: 0,
 };
-/** Before the idle time is measured, compilers and collectors end what they do. */
+/** A pause before the idle time, in which V8 finishes compiling and collecting. */
 const SETTLE_MS = 3000;
 
-/** Runs part three. `progress` hears what is being measured. */
+/** Runs part three. `progress` is called with what is measured next. */
 export async function runMany(plan: ManyPlan, progress: (text: string) => void): Promise<ManyReport> {
   const missing = missingParts();
   if (missing !== undefined) return { result: undefined, leftOut: [`many disks: ${missing}`] };
@@ -98,7 +97,7 @@ export async function runMany(plan: ManyPlan, progress: (text: string) => void):
   };
 }
 
-/** A program that becomes the process, with V8's trace of its garbage collections written line by line. */
+/** A command to start a process with: V8's trace of garbage collections goes to `path`, line by line. */
 function tracedTo(path: string): string[] {
   return ["env", "DENO_V8_FLAGS=--trace-gc", "stdbuf", "-oL", "sh", "-c", `exec "$@" > ${path}`, "sh"];
 }
@@ -125,7 +124,7 @@ async function watchIdle(pid: number, ms: number): Promise<ManyResult["idle"]> {
   return { ms, cpuMs: (processorSeconds(pid) - cpu) * 1000, wakeUps: sleeps(workerUsage(pid)) - slept };
 }
 
-/** All disks at once. Throws {@linkcode XenblkError} if a request fails. */
+/** Loads all disks at once. Throws {@linkcode XenblkError} if a request fails. */
 async function load(
   disks: readonly GuestDisk[],
   pid: number,

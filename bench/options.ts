@@ -1,5 +1,6 @@
 /**
- * The command line of the bench: what can be chosen, and the plan that follows from it. Pure. It must not measure.
+ * The command line of the bench: its options, and the plan that they make. Reading it has no effect but an error for a
+ * wrong argument.
  */
 
 import { parseArguments, type ParsedArguments } from "../lib/cli/args.ts";
@@ -14,7 +15,7 @@ import type { RingPlan } from "./ring.ts";
 const COMMAND = "deno task bench";
 const CASE_NAMES = CASES.map(({ name }) => name);
 const CASE_NAME = /^(rand|seq)(read|write)-(\d{1,4})k-(\d{1,3})$/;
-/** Requests that the largest ring, of 16 pages, holds. */
+/** Requests that the largest ring (16 pages) holds. */
 const MOST_DEPTH = 512;
 
 const FACE = {
@@ -56,7 +57,7 @@ const FACE = {
   },
 } as const;
 
-/** What is to be done. */
+/** What to measure. */
 export interface BenchOptions {
   readonly ring: RingPlan | undefined;
   readonly disk: Omit<DiskPlan, "signal"> | undefined;

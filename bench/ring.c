@@ -1,9 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * What the data plane does for a read, as a C program would do it, to be measured beside it: a frontend puts requests
- * on a ring; the backend takes, decodes and validates them, lets a disk that does nothing complete them, builds one
- * batch of grant copies, answers, pushes and keeps the notify rule. One thread, mmapped memory, no system calls.
- * Usage: ring SEGMENTS REQUESTS; prints the nanoseconds that the requests took, and how many notifications were due.
+ * The work of the data plane for a read, written in C, to compare with. A frontend puts requests on a ring; the backend takes, decodes and validates them, lets a disk that does nothing complete them, builds one
+ * batch of grant copies, pushes responses and follows the notify rule. One thread, mmapped memory, no system calls.
+ * Usage: ring SEGMENTS REQUESTS; prints the nanoseconds that the requests took, and how many notifications were needed.
  */
 #define _GNU_SOURCE
 #include <stdatomic.h>

@@ -1,7 +1,7 @@
 /**
- * Draws line charts as one SVG picture with ECharts, without a browser: a program of its own, that reads a description
- * as JSON from standard input and writes the picture to standard output. It has a configuration and a lock file of its
- * own, so that nobody who only serves disks downloads a drawing library. It must not know what the lines mean.
+ * Draws line charts as one SVG picture with ECharts, without a browser. Reads a description as JSON from standard input
+ * and writes the picture to standard output. It is a program with its own configuration and lock file, so that users of
+ * the backend do not download a drawing library.
  */
 
 import * as echarts from "echarts";
@@ -9,7 +9,7 @@ import type { Picture } from "../plot.ts";
 
 const PANEL_WIDTH = 330;
 const HEIGHT = 370;
-/** Room inside a panel, left of and right of its axes. */
+/** Space inside a panel, left and right of its axes. */
 const LEFT = 62;
 const RIGHT = 20;
 

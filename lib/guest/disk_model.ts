@@ -36,7 +36,7 @@ export const MATCHES = 0;
 /** Result of a check: the sector holds something else. */
 export const DIFFERS = 1;
 /** Result of a check: the model does not know what the sector holds (and has remembered what it saw). */
-export const UNCHECKED = 2;
+const UNCHECKED = 2;
 
 /** A sector with wrong contents. */
 export interface Miscompare {

@@ -45,9 +45,9 @@ export const SETS = 1024;
 const WAKE_WORDS = 1024;
 
 /** Words of a grant table entry. */
-export const GRANT_WORDS = 4;
+const GRANT_WORDS = 4;
 /** Words of an event-channel table entry. */
-export const PORT_WORDS = LINE_WORDS;
+const PORT_WORDS = LINE_WORDS;
 
 /** References below are reserved, as in Xen's version 1 grant tables. */
 export const FIRST_GRANT = 8;

@@ -1,11 +1,11 @@
 /**
- * Which loads the bench makes, and what a guest must ask of a backend for them.
+ * The loads of the bench, and how a guest requests their blocks.
  */
 
 import { assert, assertEquals } from "@std/assert";
 import { CASES, diskCase, isOnCurve, PLOT_CASES, requestShape, ringPagesFor } from "../../bench/cases.ts";
 
-Deno.test("a case is named for all that it is", () => {
+Deno.test("a case's name has all of its parts", () => {
   assertEquals(diskCase("random", "write", 4, 32).name, "randwrite-4k-32");
   assertEquals(diskCase("sequential", "read", 128, 8).name, "seqread-128k-8");
   const names = [...CASES, ...PLOT_CASES].map(({ name }) => name);

@@ -1,6 +1,6 @@
 /**
- * A very short run of the bench's disk part as a user starts it: that every kind of load is measured on whole backends,
- * and how large requests are asked for; not how fast it is.
+ * A very short run of the bench's disk part, started as a user does: every kind of load is measured on whole backends,
+ * and large blocks are requested as they should be. Speed is not judged.
  */
 
 import { assert, assertEquals } from "@std/assert";
@@ -18,7 +18,7 @@ nativeTest("loads of every kind are measured on this backend, large ones in one 
   const { disk, failures, leftOut } = JSON.parse(new TextDecoder().decode(stdout));
   assertEquals([failures, leftOut], [[], []]);
   const measured = disk.map(({ case: { name }, subject, remark }: Measured) => [name, subject, remark]);
-  // JSON has no undefined: no remark is none on how requests were split.
+  // JSON has no undefined: without a remark, blocks were not split.
   assertEquals(measured, CASES.flatMap((name) => [[name, "xenblk", undefined], [name, "null", undefined]]));
   for (const { median: { iops, latencyUs } } of disk) assert(iops > 0 && latencyUs.p50 <= latencyUs.p999);
 });

@@ -1,5 +1,5 @@
 /**
- * The bench's command line: what it plans, and what it refuses, each with words that name the option.
+ * The bench's command line: the plans that it makes, and the errors, which name the option.
  */
 
 import { assert, assertEquals, assertStringIncludes, assertThrows } from "@std/assert";

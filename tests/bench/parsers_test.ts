@@ -1,5 +1,5 @@
 /**
- * What the bench reads of other programs: V8's trace, fio's JSON, /proc.
+ * The bench reads V8's trace, fio's JSON and /proc.
  */
 
 import { assertEquals, assertThrows } from "@std/assert";
@@ -11,7 +11,7 @@ import { XenblkError } from "../../lib/errors.ts";
 const ASKED = "[9:0x5]  10 ms: Mark-Compact 4.6 (7.0) -> 3.7 (6.8) MB, 1.1 / 0.0 ms testing; GC in old space requested";
 const SCAVENGE = "[9:0x5]  11 ms: Scavenge 4.2 (5.8) -> 3.7 (6.2) MB, 0.9 / 0.0 ms allocation failure;";
 
-Deno.test("collections are counted between those that were asked for", () => {
+Deno.test("collections are counted between those that were requested", () => {
   const trace = [SCAVENGE, ASKED, ASKED, SCAVENGE, SCAVENGE, ASKED, SCAVENGE, "something else", ASKED, SCAVENGE];
   assertEquals(collectionsWatched(trace.join("\n")), [0, 1]);
   assertEquals(collectionsWatched(SCAVENGE), []);

@@ -87,12 +87,12 @@ Deno.test("the report names the machine's size and gives each subject's ratios",
   assertStringIncludes(text, "Left out: direct: there is no disk");
   assertMatch(text, /memory a disk, after the load +1\.5 MiB/);
   assertMatch(text, /slowest and of the fastest disk +1000, 2000/);
-  assertMatch(text, /4 disks at rest: less than 1 % of a processor +0\.2 % +yes/);
+  assertMatch(text, /4 idle disks: less than 1 % of a processor +0\.2 % +yes/);
   assertMatch(text, /4 loaded disks: the slowest, of the fastest's IOPS, at least 0\.5 +0\.50 +yes/);
   assertMatch(text, /1 segment +4000000 +250 +100 +0\.40 +0 +1\.0 KiB +1000000/);
 });
 
-Deno.test("the report says what went wrong, and does without what was not measured", () => {
+Deno.test("the report lists failures, and leaves out what was not measured", () => {
   const disk = { measurements: [], storages: {}, leftOut: [], failures: ["tmpfs: it broke"] };
   const report = { machine: MACHINE, ring: undefined, disk, many: undefined };
   assertEquals(failuresOf(report), ["tmpfs: it broke"]);
@@ -135,7 +135,7 @@ Deno.test("the ring's goals are a rate or a ratio, and no collection at all", ()
   assertEquals(judge([bad], []).map(({ met }) => met), [false, false]);
 });
 
-Deno.test("nothing is judged that has nothing to be compared with", () => {
+Deno.test("a goal without figures to compare with is left out", () => {
   assertEquals(judge([], [measured("tmpfs", "xenblk", READ_32, sample(1))]), []);
 });
 

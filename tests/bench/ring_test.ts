@@ -1,5 +1,5 @@
 /**
- * A short run of the bench's ring part as a user starts it: what it reports and how it ends, not how fast it is.
+ * A short run of the bench's ring part, started as a user does: what it reports and its exit status, not its speed.
  */
 
 import { assert, assertEquals, assertGreater, assertStringIncludes } from "@std/assert";

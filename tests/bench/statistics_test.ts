@@ -1,5 +1,5 @@
 /**
- * The bench's statistics: medians, ratios and spreads, of few values and of none.
+ * The bench's statistics: medians, ratios and spreads, with few values and with none.
  */
 
 import { assertEquals } from "@std/assert";
@@ -12,7 +12,7 @@ Deno.test("the median is the middle value, whatever their order, and leaves them
   assertEquals(median([]), undefined);
 });
 
-Deno.test("a ratio is known only if both values are", () => {
+Deno.test("a ratio is undefined unless both values are known", () => {
   assertEquals([ratio(6, 3), ratio(0, 3)], [2, 0]);
   assertEquals([ratio(undefined, 3), ratio(6, undefined), ratio(6, 0)], [undefined, undefined, undefined]);
 });

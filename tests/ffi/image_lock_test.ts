@@ -4,6 +4,7 @@
  */
 
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
+import "./libraries.ts";
 import { NativeImageLocks } from "../../ffi/linux/image_lock.ts";
 import { fileDescriptor } from "../../lib/storage/engine/file.ts";
 import { identityOf, type ImageFile } from "../../lib/storage/image/file.ts";

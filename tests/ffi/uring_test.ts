@@ -5,6 +5,7 @@
 
 import { EINVAL, EIO } from "../../lib/errno.ts";
 import { assert, assertEquals, assertGreater, assertLess, assertMatch, assertThrows } from "@std/assert";
+import "./libraries.ts";
 import { createEventfd, lowerEventfd, raiseEventfd } from "../../ffi/linux/eventfd.ts";
 import type { IoUring } from "../../ffi/uring/ring.ts";
 import { kernelSetup, openRing, ringRefusal, RingUnavailable, type SetupCall } from "../../ffi/uring/setup.ts";

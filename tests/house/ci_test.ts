@@ -16,13 +16,18 @@ interface Script {
   readonly ci?: string;
 }
 
-/** Runs .ci/run in a directory of its own and gives its last line and status. */
+/** Runs .ci/run in a directory of its own; its last line and status. */
 async function runCi(script: Script): Promise<[string, number]> {
+  const { lines, code } = await runCiInFull(script);
+  return [lines.at(-1)!, code];
+}
+
+async function runCiInFull(script: Script): Promise<{ lines: string[]; code: number }> {
   const { house = 0, test, testStatus = 0, native = "", e2e = "", e2eStatus = 0, ci = "true" } = script;
   const root = await Deno.makeTempDir();
   try {
     for (const folder of [".ci", "tests/native", "bin"]) await Deno.mkdir(`${root}/${folder}`, { recursive: true });
-    await Deno.copyFile(ROOT + ".ci/run", `${root}/.ci/run`);
+    for (const file of [".ci/run", ".dvmrc"]) await Deno.copyFile(ROOT + file, `${root}/${file}`);
     await Deno.writeTextFile(`${root}/tests/native/install.sh`, "true\n");
     const npx = [
       "#!/bin/sh",
@@ -30,7 +35,7 @@ async function runCi(script: Script): Promise<[string, number]> {
       `house) exit ${house} ;;`,
       `test) cat <<'OUT'\n${test}\nOUT\nexit ${testStatus} ;;`,
       `test:native) cat <<'OUT'\n${native}\nOUT\nexit 0 ;;`,
-      `e2e) cat <<'OUT'\n${e2e}\nOUT\nexit ${e2eStatus} ;;`,
+      `e2e) echo "$2 $XENBLK_E2E_MINUTES"; cat <<'OUT'\n${e2e}\nOUT\nexit ${e2eStatus} ;;`,
       "*) exit 99 ;;",
       "esac\n",
     ].join("\n");
@@ -41,7 +46,7 @@ async function runCi(script: Script): Promise<[string, number]> {
       env: { PATH: `${root}/bin:${Deno.env.get("PATH")}`, CI: ci },
       stderr: "null",
     }).output();
-    return [new TextDecoder().decode(stdout).trimEnd().split("\n").at(-1)!, code];
+    return { lines: new TextDecoder().decode(stdout).trimEnd().split("\n"), code };
   } finally {
     await Deno.remove(root, { recursive: true });
   }
@@ -76,6 +81,12 @@ Deno.test(".ci/run sums the scenarios with real guests, and fails when one of th
   assertEquals(await runCi({ test, e2e: `${table}ok | 21 passed | 0 failed (900s)` }), ["33 passed, 0 failed", 0]);
   const failed = { test, e2e: `${table}FAILED | 19 passed | 2 failed (2100s)`, e2eStatus: 1 };
   assertEquals(await runCi(failed), ["31 passed, 2 failed", 1]);
+});
+
+Deno.test(".ci/run runs the Deno of .dvmrc, and gives the scenarios what is left of the hour", async () => {
+  const { lines } = await runCiInFull({ test: "ok | 1 passed | 0 failed (5s)" });
+  const version = Deno.readTextFileSync(ROOT + ".dvmrc").trim();
+  assertEquals(lines.filter((line) => line.startsWith("deno@")), [`deno@${version} 57`]);
 });
 
 Deno.test(".ci/run fails when the scenarios cannot be run at all", async () => {

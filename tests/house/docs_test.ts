@@ -1,20 +1,25 @@
 /**
- * The documents speak of things that exist: links, files, tasks and verbs.
- * What they say of them is not judged.
+ * The documents name things that exist: links, files, tasks, verbs, and the one version of Deno that the project is
+ * for, which .dvmrc holds.
  */
 
 import { assertEquals, assertGreater } from "@std/assert";
 import { CATALOG } from "../../lib/cli/catalog.ts";
 import { ROOT, sourceFiles } from "./source.ts";
 
-const DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "docs/"];
+const DOCUMENTS = ["README.md", "ARCHITECTURE.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md", "docs/"];
+
+/** The version of Deno that every command and document must name. */
+const DENO = Deno.readTextFileSync(ROOT + ".dvmrc").trim();
 
 /** Paths that a document names: targets of its links, and files of the checkout in backticks. */
 function namedPaths(path: string, text: string): string[] {
   const links = [...text.matchAll(/\]\(([^)#]+)\)/g)].map((match) => match[1]!).filter((target) =>
     !/^\w+:/.test(target)
   );
-  const quoted = [...text.matchAll(/`((?:lib|ffi|tests|docs|\.ci)\/[\w./-]+|[\w-]+\.ts)`/g)].map((match) => match[1]!);
+  const quoted = [...text.matchAll(/`((?:lib|ffi|tests|docs|bench|\.ci|\.github)\/[\w./-]+|[\w-]+\.ts)`/g)].map((
+    match,
+  ) => match[1]!);
   const folder = new URL(path, "file:///");
   const paths = [...links.map((link) => new URL(link, folder).pathname.slice(1)), ...quoted];
   return paths.map((named) => named.replace(/\/$/, ""));
@@ -39,9 +44,30 @@ Deno.test("every file and link that the documents name exists", () => {
 Deno.test("every task that the documents name exists", () => {
   const tasks = Object.keys(JSON.parse(Deno.readTextFileSync(ROOT + "deno.json")).tasks);
   const texts = sourceFiles().filter((file) => file.endsWith(".md")).map((file) => Deno.readTextFileSync(ROOT + file));
-  const named = texts.flatMap((text) => [...text.matchAll(/(?:deno@2\.9\.6|deno) task ([\w:-]+)/g)].map((m) => m[1]!));
+  const named = texts.flatMap((text) => [...text.matchAll(/deno(?:@[\d.]+)? task ([\w:-]+)/g)].map((m) => m[1]!));
   assertGreater(named.length, 2);
   assertEquals(named.filter((task) => !tasks.includes(task)), []);
+});
+
+/** Names of other versions of Deno than `version`: `deno@1.2.3`, "Deno 1.2.3", "`deno` 1.2.3". */
+function otherVersions(text: string, version: string): string[] {
+  const named = [...text.matchAll(/\bdeno(?:@|`? )(\d+\.\d+\.\d+)/gi)];
+  return named.filter((match) => match[1] !== version).map((match) => match[0]);
+}
+
+Deno.test("everything that names a version of Deno names that of .dvmrc, which this is", () => {
+  assertEquals(Deno.version.deno, DENO);
+  // What was once measured or released names the version of its time.
+  const files = sourceFiles().filter((file) => !/^(bench|tests\/bench)\/|^CHANGELOG\.md$|docs_test\.ts$/.test(file));
+  const faults = files.flatMap((file) =>
+    otherVersions(Deno.readTextFileSync(ROOT + file), DENO).map((named) => `${file} names ${named}`)
+  );
+  assertEquals(faults, []);
+});
+
+Deno.test("another version of Deno is found in any of its spellings", () => {
+  const text = "npx -y deno@1.2.3 task, Deno 1.2.3, `deno` 1.2.3 and deno@2.0.0";
+  assertEquals(otherVersions(text, "2.0.0"), ["deno@1.2.3", "Deno 1.2.3", "deno` 1.2.3"]);
 });
 
 Deno.test("the README's table has every verb", () => {

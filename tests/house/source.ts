@@ -1,16 +1,17 @@
 /**
- * What the house tests know of a source file: its imports, functions and uses of `any`, read from the syntax tree that
- * Deno's own linter builds (so that comments and strings can't mislead), and which files there are. It must not know
- * what is allowed.
+ * Reads the source tree for the house tests: the list of its files, and from each file its imports, functions and uses
+ * of `any`. The facts come from the syntax tree of Deno's linter, so comments and strings do not count.
  */
 
-/** An import, export-from, dynamic import or import type. */
+/** A reference to another module: an import, an export-from, an import type, or the URL of a module. */
 export interface ImportFact {
+  /** As written; of a computed import, the source text of its expression. */
   readonly specifier: string;
-  readonly dynamic: boolean;
-  /** A dynamic import of what is only known at run time; `specifier` is its source text. */
-  readonly computed: boolean;
-  readonly typeOnly: boolean;
+  /**
+   * `url` is `new URL("./x.ts", import.meta.url)`, a Worker's entry. With `.pathname` behind it, it is the path of
+   * another program, and no reference: that program shares no module with this one.
+   */
+  readonly kind: "static" | "type" | "dynamic" | "computed" | "url";
 }
 
 /** A function with a body, in lines of the source. */
@@ -33,20 +34,46 @@ export interface SourceFacts {
 /** The checkout's root, as a path that ends with a slash. */
 export const ROOT = new URL("../../", import.meta.url).pathname;
 
-/** Paths, relative to the root, of the files that git tracks, or would if they were added. */
-export function sourceFiles(): string[] {
+/**
+ * Paths, relative to the root, of the files that git tracks, or would if they were added. Outside a git checkout, for
+ * instance in an unpacked archive, the files that .gitignore does not name.
+ */
+export function sourceFiles(root: string = ROOT): string[] {
+  const paths = exists(`${root}.git`) ? gitFiles(root) : walk(root, ignoreRules(root));
+  return paths.filter((path) => exists(root + path)).sort();
+}
+
+function gitFiles(root: string): string[] {
   const { success, stdout, stderr } = new Deno.Command("git", {
     args: ["ls-files", "--cached", "--others", "--exclude-standard"],
-    cwd: ROOT,
+    cwd: root,
   }).outputSync();
   if (!success) throw new Error(`git ls-files failed: ${new TextDecoder().decode(stderr)}`);
-  const paths = new TextDecoder().decode(stdout).split("\n").filter((path) => path !== "");
-  return paths.filter((path) => exists(ROOT + path));
+  return new TextDecoder().decode(stdout).split("\n").filter((path) => path !== "");
+}
+
+/** The lines of .gitignore as patterns for paths that start with a slash; folders end with one. */
+function ignoreRules(root: string): RegExp[] {
+  const lines = Deno.readTextFileSync(`${root}.gitignore`).split("\n").filter((line) => /^[^#!]/.test(line));
+  return lines.map((line) => {
+    const anchored = line.slice(0, -1).includes("/");
+    const pattern = line.replace(/^\//, "").replace(/[.+?^${}()|[\]\\]/g, "\\$&").replaceAll("*", "[^/]*");
+    return new RegExp(`${anchored ? "^/" : "/"}${pattern}${line.endsWith("/") ? "" : "/?"}$`);
+  });
+}
+
+function walk(root: string, ignored: readonly RegExp[], folder = ""): string[] {
+  return [...Deno.readDirSync(root + folder)].flatMap(({ name, isDirectory }) => {
+    const path = `${folder}${name}${isDirectory ? "/" : ""}`;
+    if (path === ".git/" || ignored.some((pattern) => pattern.test(`/${path}`))) return [];
+    return isDirectory ? walk(root, ignored, path) : [path];
+  });
 }
 
 function exists(path: string): boolean {
   try {
-    return Deno.statSync(path).isFile;
+    Deno.statSync(path);
+    return true;
   } catch {
     return false;
   }
@@ -63,22 +90,24 @@ export function analyse(path: string, text: string): SourceFacts {
     const line = lineOf(node.range[0]);
     functions.push({ name, line, lineCount: lineOf(node.range[1]) - line + 1 });
   };
-  const note = (source: string, kind: string): void => {
-    imports.push({ specifier: source, dynamic: false, computed: false, typeOnly: kind === "type" });
-  };
+  const note = (specifier: string, kind: ImportFact["kind"]): void => void imports.push({ specifier, kind });
+  const declared = (kind: string): ImportFact["kind"] => kind === "type" ? "type" : "static";
   const visitor: Deno.lint.LintVisitor = {
-    ImportDeclaration: (node) => note(node.source.value, node.importKind),
-    ExportAllDeclaration: (node) => note(node.source.value, node.exportKind),
+    ImportDeclaration: (node) => note(node.source.value, declared(node.importKind)),
+    ExportAllDeclaration: (node) => note(node.source.value, declared(node.exportKind)),
     ExportNamedDeclaration: (node) => {
-      if (node.source !== null && node.source !== undefined) note(node.source.value, node.exportKind);
+      if (node.source !== null && node.source !== undefined) note(node.source.value, declared(node.exportKind));
     },
     ImportExpression: (node) => {
       const source = text.slice(...node.source.range);
-      const literal = /^(["'])(.*)\1$/s.exec(source)?.[2];
-      const computed = literal === undefined;
-      imports.push({ specifier: literal ?? source, dynamic: true, computed, typeOnly: false });
+      const specifier = /^(["'])(.*)\1$/s.exec(source)?.[2];
+      note(specifier ?? source, specifier === undefined ? "computed" : "dynamic");
     },
     TSImportType: (node) => note(/import\(\s*["']([^"']*)/.exec(text.slice(...node.range))?.[1] ?? "?", "type"),
+    NewExpression: (node) => {
+      const url = MODULE_URL.exec(text.slice(...node.range))?.[1];
+      if (url !== undefined && !text.startsWith(".pathname", node.range[1])) note(url, "url");
+    },
     FunctionDeclaration: (node) => measure(node, node.id?.name ?? "(unnamed)"),
     FunctionExpression: (node) => measure(node, "(method or function expression)"),
     ArrowFunctionExpression: (node) => measure(node, "(arrow function)"),
@@ -89,12 +118,29 @@ export function analyse(path: string, text: string): SourceFacts {
   return { imports, functions, anyLines, members };
 }
 
+const MODULE_URL = /^new URL\(\s*"(\.[^"]*\.ts)",\s*import\.meta\.url,?\s*\)$/;
+
 interface Node {
   readonly range: [number, number];
 }
 
-/** Deno's linter offers its syntax tree to plugins, and to tests by way of `runPlugin`. */
-function runVisitor(path: string, text: string, visitor: Deno.lint.LintVisitor): void {
+/** Runs a visitor as a plugin of Deno's linter, which is possible in `deno test` only. */
+export function runVisitor(path: string, text: string, visitor: Deno.lint.LintVisitor): void {
   const plugin: Deno.lint.Plugin = { name: "house", rules: { facts: { create: () => visitor } } };
   Deno.lint.runPlugin(plugin, path.replaceAll("/", "_"), text);
+}
+
+/** A TypeScript file of the checkout, read. */
+export interface TypeScriptFile extends SourceFacts {
+  readonly path: string;
+  readonly text: string;
+  readonly lineCount: number;
+}
+
+/** Every TypeScript file of the checkout, with its facts. */
+export function typeScriptFiles(root: string = ROOT): TypeScriptFile[] {
+  return sourceFiles(root).filter((path) => path.endsWith(".ts")).map((path) => {
+    const text = Deno.readTextFileSync(root + path);
+    return { path, text, lineCount: text.split("\n").length - 1, ...analyse(path, text) };
+  });
 }

@@ -6,6 +6,7 @@
 import { EBADF, EINVAL, EIO, EOPNOTSUPP } from "../../lib/errno.ts";
 import { SECTOR_BYTES } from "../../lib/units.ts";
 import { assert, assertEquals, assertThrows } from "@std/assert";
+import "../ffi/libraries.ts";
 import { kernelSetup, type SetupCall } from "../../ffi/uring/setup.ts";
 import { openNativePlatform } from "../../ffi/platform.ts";
 import type { Parker, Platform } from "../../lib/hypervisor.ts";

@@ -14,7 +14,7 @@ import { JobQueue } from "./job_queue.ts";
 import type { IoAnswer, IoCommand } from "./messages.ts";
 
 /** I/O Workers of a pool by default. */
-export const DEFAULT_IO_WORKERS = 4;
+const DEFAULT_IO_WORKERS = 4;
 /** How long a disk's opening waits for I/O Workers that another, stalled disk holds up, once one has opened it. */
 const STRAGGLER_GRACE_MS = 500;
 
