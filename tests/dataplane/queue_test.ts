@@ -1,6 +1,6 @@
 /**
- * The queue, stepped by hand against a simulated guest: the seed's behaviours (seed-parity rows 1 to 9 and 15), the
- * order of flushes and barriers, and what a hostile ring, a bad grant or a failing disk gets.
+ * The queue, stepped by hand against a simulated guest: the behaviours of QEMU's backend (docs/qemu-parity.md, rows 1
+ * to 9 and 16), the order of flushes and barriers, and the answers to a hostile ring, a bad grant or a failing disk.
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
