@@ -1,5 +1,5 @@
 /**
- * The order of a run of the scenarios, its limits and what it reports, shown with a rig that boots nothing.
+ * The order, the limits and the report of a run of the scenarios, shown with a rig that boots nothing.
  */
 
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
@@ -10,10 +10,10 @@ import { listScenarios, type Scenario } from "./scenarios.ts";
 
 const LIMITS: Limits = { seconds: 2100, bootSeconds: 100, boots: 1 };
 
-/** What becomes of a scenario at each attempt; `passed` beyond the last. */
+/** The outcome of a scenario at each attempt; `passed` after the last one listed. */
 type Course = Readonly<Record<string, readonly ScenarioResult["outcome"][]>>;
 
-/** A rig whose boots take `bootSeconds` and end as `course` says. */
+/** A rig with boots that take `bootSeconds` and end as `course` says. */
 class FakeRig implements Rig {
   readonly done: string[] = [];
   seconds = 1000;
