@@ -23,7 +23,7 @@ logs_end() {
   found="$(grep -aEH "$BAD_WORDS" "$E2E_OUT"/dom0-dmesg.txt "$E2E_OUT"/xl-dmesg.txt "$E2E_OUT"/guest-*.log 2>/dev/null |
     sed "s|^$E2E_OUT/||" | grep -v 'e2e guest:' | grep -avE "$allowed")"
   [ -z "$found" ] && return 0
-  { echo "FAIL: the logs hold words that they must not:"; echo "$found" | head -20; } >>"$E2E_OUT/log.txt"
+  { echo "FAIL: the logs contain words that mean a failure:"; echo "$found" | head -20; } >>"$E2E_OUT/log.txt"
   return 1
 }
 

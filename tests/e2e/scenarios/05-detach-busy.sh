@@ -23,7 +23,7 @@ status=0
 xenblk detach alpha xvdb --timeout 10 || status=$?
 case "$status" in
   0) ;;
-  4) equal "$(backend_state "$id" xvdb)" 5 "the state by which the backend asks to close" && xenblk detach alpha xvdb --timeout 5 --force ;;
+  4) equal "$(backend_state "$id" xvdb)" 5 "the backend's state (Closing)" && xenblk detach alpha xvdb --timeout 5 --force ;;
   *) fail "detach of the mounted disk ended with $status" ;;
 esac
 process_status "$mounted_pid" 30
@@ -37,7 +37,7 @@ xl pause alpha
 status=0
 xenblk detach alpha xvdc --timeout 3 || status=$?
 equal "$status" 4 "status of a detach that timed out"
-equal "$(backend_state "$id" xvdc)" 5 "the state by which the backend asks to close"
+equal "$(backend_state "$id" xvdc)" 5 "the backend's state (Closing)"
 equal "$(frontend_state "$id" xvdc)" 4 "the paused guest's state"
 xl unpause alpha
 wait_for 30 "the guest to see the request" frontend_state_is "$id" xvdc 6

@@ -94,8 +94,8 @@ table() {
   done
 }
 {
-  table 'requests a second' 4
-  table 'dom0 CPU us a request' 5
+  table 'requests per second' 4
+  table 'dom0 CPU us per request' 5
 } | tee "$E2E_OUT/report.txt"
 
 for pid in $pids; do kill -TERM "$pid"; done

@@ -38,7 +38,7 @@ bad_blocks() {
 }
 for direction in read write read; do
   bad_blocks "$direction"
-  equal "$bad" "1024 1025 1026 1027" "blocks whose $direction fails"
+  equal "$bad" "1024 1025 1026 1027" "blocks where $direction fails"
 done
 # Long requests that touch the range fail; those next to it do not.
 guest_fails alpha 'dd if=/dev/xvdb of=/dev/null iflag=direct bs=128k skip=32 count=1'

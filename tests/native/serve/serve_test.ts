@@ -76,7 +76,7 @@ for (const grants of GRANT_MODES) {
     assertClean(received(await disk.load({ ...MIXED_LOAD, readShare: 1, requests: REQUESTS })), backend.messages);
     const refused = await disk.load({ ...MIXED_LOAD, readShare: 0, requests: 20 }, true);
     assertEquals(refused.errorsByKind, { "write -1": 20 });
-    assertEquals((await Deno.stat(image)).blocks, 0, "nothing was ever written");
+    assertEquals((await Deno.stat(image)).blocks, 0, "nothing was written");
     assertEquals(await backend.stop(), 0);
   });
 }
@@ -135,24 +135,27 @@ nativeTest("eight disks of three domains on one Worker: some come and go while t
   assertEquals(await backend.stop(), 0, backend.messages);
 });
 
-nativeTest("a second serve leaves the devices of the first alone, and takes them over when it is killed", async () => {
-  await using xen = await NativeXen.start();
-  await xen.createDomain(GUEST);
-  await using guest = new GuestProcess(xen, GUEST);
-  const { disk, device, image } = await newDisk(xen, guest, "disk.img", { sizeBytes: 2 ** 26 });
-  await using first = new BackendProcess(xen, ["serve"]);
-  await disk.connect();
-  await disk.startLoad(UNTIL_STOPPED);
-  await using second = new BackendProcess(xen, ["serve"]);
-  await second.says(/another process serves it/);
-  await first.stop("SIGKILL");
-  await second.says(/connected:/);
-  assertClean(received(await disk.stopLoad()), second.messages);
-  assert(!/error/.test(first.messages + second.messages), first.messages + second.messages);
-  await detach(xen, device);
-  assertEquals((await disk.verify(image)).miscompares, 0);
-  assertEquals(await second.stop(), 0, second.messages);
-});
+nativeTest(
+  "a second serve leaves the devices of the first alone, and takes them over when the first is killed",
+  async () => {
+    await using xen = await NativeXen.start();
+    await xen.createDomain(GUEST);
+    await using guest = new GuestProcess(xen, GUEST);
+    const { disk, device, image } = await newDisk(xen, guest, "disk.img", { sizeBytes: 2 ** 26 });
+    await using first = new BackendProcess(xen, ["serve"]);
+    await disk.connect();
+    await disk.startLoad(UNTIL_STOPPED);
+    await using second = new BackendProcess(xen, ["serve"]);
+    await second.says(/another process serves it/);
+    await first.stop("SIGKILL");
+    await second.says(/connected:/);
+    assertClean(received(await disk.stopLoad()), second.messages);
+    assert(!/error/.test(first.messages + second.messages), first.messages + second.messages);
+    await detach(xen, device);
+    assertEquals((await disk.verify(image)).miscompares, 0);
+    assertEquals(await second.stop(), 0, second.messages);
+  },
+);
 
 for (const grants of ["copy", "persistent"]) {
   nativeTest(

@@ -18,7 +18,7 @@
 void check(int condition, const char *text, const char *file, int line)
 {
     if (condition) return;
-    fprintf(stderr, "%s:%d: not so: %s (errno: %s)\n", file, line, text, strerror(errno));
+    fprintf(stderr, "%s:%d: failed: %s (errno: %s)\n", file, line, text, strerror(errno));
     exit(1);
 }
 
