@@ -71,7 +71,7 @@ Deno.test("if all scenarios pass, each suite is booted once, with its scenarios"
   assert(succeeded(report));
 });
 
-Deno.test("suites are booted in parallel if the machine can; failed scenarios are booted one suite at a time", async () => {
+Deno.test("suites boot in parallel if the machine can; failed scenarios boot one suite at a time", async () => {
   const running = new Set<string>();
   const together: string[] = [];
   const rig = new FakeRig({ "new one": ["failed"], "old one": ["failed"] });
