@@ -200,6 +200,23 @@ export const EVENT_SCENARIOS: Scenarios = {
     assertEquals(fired(backend).length, 1, "a channel that is not watched looks for itself");
   },
 
+  "an io_uring ends a watch at once, even if an event is pending": () => {
+    const { frontend, backend } = bothSides();
+    const remotes = [frontend.bindUnbound(DOM0), frontend.bindUnbound(DOM0)];
+    for (const remote of remotes) backend.bindInterdomain(GUEST, remote);
+    while (fired(backend).length > 0);
+    using token = platform.createWakeToken();
+    using engine = new UringEngine(token);
+    engine.watch(backend);
+    frontend.notify(remotes[0]!);
+    engine.park(10_000);
+    while (fired(backend).length > 0);
+    frontend.notify(remotes[1]!);
+    const start = platform.now();
+    engine.unwatch(backend);
+    assertLess(platform.now() - start, 2000);
+  },
+
   "an event of an unbound port hides no event of a bound one": () => {
     const { frontend, backend } = bothSides();
     const remotes = [frontend.bindUnbound(DOM0), frontend.bindUnbound(DOM0)];
