@@ -31,7 +31,9 @@ async function assertLatched(disk: GuestDisk, backend: BackendProcess): Promise<
 
 for (const args of [[], ["--no-journal"]]) {
   nativeTest(
-    `a disk refuses writes after a failed flush, across kill -9 and SIGTERM, until the next attach ${args.join(" ")}`,
+    `a disk refuses writes after a failed flush, across kill -9 and SIGTERM, until the next attach${
+      args.map((arg) => `, ${arg}`).join("")
+    }`,
     async () => {
       await using xen = await NativeXen.start();
       await xen.createDomain(GUEST);

@@ -90,7 +90,7 @@ const ROOM_MIB = 8;
 
 for (const args of [["--engine", "uring"], ["--engine", "file"], ["--cache", "none"]]) {
   nativeTest(
-    `writes fail while the file system is full, and succeed again once it has room, ${args}`,
+    `writes fail while the file system is full, and succeed again once it has room, ${args.join(" ")}`,
     async () => {
       using folder = new SmallFileSystem(ROOM_MIB);
       const image = sparseImage(folder.path, "disk.img", DISK_MIB * MIB);
@@ -148,7 +148,7 @@ for (const engine of ["uring", "file"]) {
 }
 
 for (const args of [["--engine", "uring"], ["--engine", "file"], ["--cache", "none"]]) {
-  nativeTest(`on a device with unreadable sectors only their reads fail, ${args}`, async () => {
+  nativeTest(`on a device with unreadable sectors only their reads fail, ${args.join(" ")}`, async () => {
     using folder = new DiskFolder();
     const file = sparseImage(folder.path, "medium", DISK_MIB * MIB);
     using undo = new DisposableStack();
