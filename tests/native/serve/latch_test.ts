@@ -30,10 +30,9 @@ async function assertLatched(disk: GuestDisk, backend: BackendProcess): Promise<
 }
 
 for (const args of [[], ["--no-journal"]]) {
+  const how = args.map((arg) => `, ${arg}`).join("");
   nativeTest(
-    `a disk refuses writes after a failed flush, across kill -9 and SIGTERM, until the next attach${
-      args.map((arg) => `, ${arg}`).join("")
-    }`,
+    `a disk refuses writes after a failed flush, across kill -9 and SIGTERM, until the next attach${how}`,
     async () => {
       await using xen = await NativeXen.start();
       await xen.createDomain(GUEST);
