@@ -1,5 +1,6 @@
 /**
- * What this project wants to reach, held against what was measured. Pure. It must not know how anything was measured.
+ * The goals of this project, compared with what was measured.
+ * Pure.
  */
 
 import { isDirect } from "./cases.ts";
@@ -8,7 +9,7 @@ import { ringRates, type RingResult } from "./ring.ts";
 import { counterpart, type Measurement, medianSample, type Sample } from "./samples.ts";
 import { ratio } from "./statistics.ts";
 
-/** One goal that something was measured for. */
+/** One goal with its measured figure. */
 export interface Verdict {
   readonly goal: string;
   /** The figure, as text. */
@@ -16,20 +17,20 @@ export interface Verdict {
   readonly met: boolean;
 }
 
-/** A ring without I/O does so many requests a second, or such a share of what C does. */
+/** Goals for a ring without I/O: requests per second, or a share of C's rate. */
 const RING_PER_SECOND = 3e6;
 const RING_TO_C = 0.85;
-/** Live heap that requests by the million may leave: what a compiler keeps of its own. */
+/** Allowed growth of the live heap over millions of requests: data of V8's compiler. */
 const FLAT_BYTES = 256 * 1024;
-/** Processor time that the process may take while no disk is asked for anything. */
+/** Allowed processor time of the process while all disks are idle. */
 const IDLE_SHARE = 0.01;
 
-/** Every goal whose figures there are. */
+/** All goals with measured figures. */
 export function judge(ring: readonly RingResult[], disk: readonly Measurement[]): Verdict[] {
   return [...ring.flatMap(judgeRing), ...disk.filter(({ subject }) => subject === "xenblk").flatMap(judgeIn(disk))];
 }
 
-/** Every goal of many disks in one process. */
+/** All goals for many disks in one process. */
 export function judgeMany(result: ManyResult | undefined): Verdict[] {
   if (result === undefined) return [];
   const { disks, idle, iops } = result;

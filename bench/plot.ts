@@ -1,6 +1,6 @@
 /**
- * Operations a second against requests in flight as an SVG picture, one panel for each storage. What is shown is
- * decided here; it is drawn by plot/draw.ts in a process of its own. It must not know how anything was measured.
+ * IOPS against requests in flight as an SVG picture, one panel per storage. This file decides what is shown;
+ * plot/draw.ts draws it in its own process.
  */
 
 import { XenblkError } from "../lib/errors.ts";
@@ -8,12 +8,12 @@ import { isOnCurve, type StorageName, STORAGES, type SubjectName } from "./cases
 import { type Machine, machineLine } from "./machine.ts";
 import { type Measurement, medianSample } from "./samples.ts";
 
-/** What is drawn: line charts side by side, with a logarithmic x axis. */
+/** A picture: line charts side by side, with a logarithmic x axis. */
 export interface Picture {
   readonly title: string;
   /** Lines of small print. */
   readonly subtitle: string;
-  /** What the x axes count. */
+  /** The label of the x axes. */
   readonly xName: string;
   readonly panels: readonly Panel[];
 }
@@ -27,15 +27,15 @@ export interface Panel {
 /** One line of a chart. */
 export interface PlotLine {
   readonly name: string;
-  /** As in CSS. */
+  /** A CSS color. */
   readonly colour: string;
   readonly points: readonly CurvePoint[];
 }
 
-/** One point: requests in flight, operations a second. */
+/** One point: requests in flight, IOPS. */
 export type CurvePoint = readonly [depth: number, iops: number];
 
-/** What a picture is made of. */
+/** The input of a picture. */
 export interface PlotData {
   readonly machine: Machine;
   readonly measurements: readonly Measurement[];
@@ -47,10 +47,10 @@ const LINES: readonly { readonly subject: SubjectName; readonly name: string; re
   { subject: "qemu", name: "QEMU qdisk", colour: "#d1242f" },
   { subject: "fio", name: "fio, no guest", colour: "#6e7781" },
 ];
-/** Characters that fit one panel's width in small print. */
+/** Characters of small print that fit into a panel's width. */
 const CHARACTERS_PER_PANEL = 60;
 
-/** The curve of a subject on a storage, by growing depth. */
+/** The curve of a subject on a storage, sorted by depth. */
 export function curve(
   measurements: readonly Measurement[],
   storage: StorageName,
@@ -62,7 +62,7 @@ export function curve(
     .sort(([a], [b]) => a - b);
 }
 
-/** What to draw, or undefined if no storage has a curve of this backend. */
+/** The picture, or undefined if no storage has a curve of this backend. */
 export function pictureOf({ machine, measurements, storages }: PlotData): Picture | undefined {
   const shown = STORAGES.filter((storage) => curve(measurements, storage, "xenblk").length > 0);
   if (shown.length === 0) return undefined;
@@ -82,7 +82,7 @@ export function pictureOf({ machine, measurements, storages }: PlotData): Pictur
   };
 }
 
-/** Writes the picture to a file. Throws {@linkcode XenblkError} if there is nothing to show or it cannot be drawn. */
+/** Writes the picture to a file. Throws {@linkcode XenblkError} if there is no curve, or if drawing fails. */
 export async function writePlot(path: string, data: PlotData): Promise<void> {
   const picture = pictureOf(data);
   if (picture === undefined) throw new XenblkError(`Cannot write ${path}: no random reads of 4 KiB were measured`);
@@ -101,7 +101,7 @@ export async function writePlot(path: string, data: PlotData): Promise<void> {
   await Deno.writeFile(path, stdout);
 }
 
-/** Breaks a list at its commas so that no line is longer than `characters`, unless a part is. */
+/** Breaks a list at its commas into lines of at most `characters`; a longer part stays whole. */
 export function wrapAtCommas(list: string, characters: number): string {
   return list.split(", ").reduce((text, part) => {
     const lastLine = text.slice(text.lastIndexOf("\n") + 1);

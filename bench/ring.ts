@@ -1,43 +1,42 @@
 /**
- * Part one of the bench: the data plane alone with a disk that does nothing, beside a C loop of the same algorithm, in
- * alternating rounds of one run; then many requests while V8's garbage collections are counted. It must not know of
- * xenstore, processes of a backend, or files.
+ * Part one of the bench: the data plane alone, with a disk that does nothing, and a C loop of the same algorithm, in
+ * alternating rounds. Then many requests run while V8's garbage collections are counted.
  */
 
 import { median, ratio } from "./statistics.ts";
 
-/** What ring_process.ts is told. */
+/** An order to ring_process.ts. */
 export interface RingOrder {
   readonly segments: number;
   readonly requests: number;
-  /** Collect garbage before and after, so that the trace and the heap tell what the requests left. */
+  /** Collect garbage before and after, so that the trace and the heap show what the requests left. */
   readonly watchMemory: boolean;
 }
 
-/** What ring_process.ts answers. */
+/** An answer of ring_process.ts. */
 export interface RingAnswer {
   readonly ns: number;
   readonly heapGrowthBytes: number;
   readonly residentGrowthBytes: number;
 }
 
-/** How long the steady state was watched, and what it cost in memory. */
+/** The length of the observed steady state, and its cost in memory. */
 export interface SteadyState {
   readonly requests: number;
-  /** Garbage collections meanwhile. */
+  /** Garbage collections in that time. */
   readonly collections: number;
-  /** Of the heap's live part. */
+  /** Growth of the live heap. */
   readonly heapGrowthBytes: number;
   readonly residentGrowthBytes: number;
 }
 
-/** What came out for requests of so many segments. */
+/** The result for one number of segments. */
 export interface RingResult {
   readonly segments: number;
   readonly requestsPerRound: number;
-  /** Nanoseconds a request, by round. */
+  /** Nanoseconds per request, by round. */
   readonly typescriptNs: readonly number[];
-  /** Empty where there is no C compiler. */
+  /** Empty without a C compiler. */
   readonly cNs: readonly number[];
   readonly steady: SteadyState;
 }
@@ -50,7 +49,7 @@ export interface RingPlan {
   readonly steadyRequests: number;
 }
 
-/** All of part one. */
+/** The result of part one. */
 export interface RingReport {
   readonly results: readonly RingResult[];
   /** What was left out, and why. */
@@ -59,10 +58,10 @@ export interface RingReport {
 
 const SOURCE = new URL("./ring.c", import.meta.url).pathname;
 const COMPILER = "gcc";
-/** V8 writes this into the trace's line for a collection that a program asked for. */
+/** Marks a forced collection in V8's trace. */
 const ASKED_FOR = /\btesting\b/;
 
-/** Requests a second of the medians, and their ratio to C where C was measured. */
+/** Requests per second, from the medians, and the ratio to C if C was measured. */
 export function ringRates(
   result: RingResult,
 ): { typescript: number; c: number | undefined; ratio: number | undefined } {
@@ -73,8 +72,8 @@ export function ringRates(
 }
 
 /**
- * Collections in each watched stretch of a --trace-gc output: those between two that were asked for.
- * Throws Error if the trace has an odd number of the latter.
+ * Counts the collections between each two forced ones in a --trace-gc output.
+ * Throws Error if the trace has an odd number of forced collections.
  */
 export function collectionsWatched(trace: string): number[] {
   const lines = trace.split("\n").filter((line) => /(Scavenge|Mark-Compact|Minor)/.test(line));
@@ -83,7 +82,7 @@ export function collectionsWatched(trace: string): number[] {
   return asked.flatMap((line, index) => index % 2 === 0 ? [asked[index + 1]! - line - 1] : []);
 }
 
-/** Runs part one. `progress` hears what is being measured. */
+/** Runs part one. `progress` is called with what is being measured. */
 export async function runRing(plan: RingPlan, progress: (text: string) => void): Promise<RingReport> {
   const directory = await Deno.makeTempDir({ prefix: "xenblk-bench-" });
   try {
@@ -118,7 +117,7 @@ async function measure(
 ): Promise<Uncounted> {
   const requests = plan.requestsPerRound;
   const round = { segments, requests, watchMemory: false };
-  await typescript.run(round); // compiles the loop
+  await typescript.run(round); // so that the loop is compiled
   const typescriptNs: number[] = [];
   const cNs: number[] = [];
   for (let i = 0; i < plan.rounds; i++) {
@@ -131,7 +130,7 @@ async function measure(
   return { segments, requestsPerRound: requests, typescriptNs, cNs, steady };
 }
 
-/** The C loop's program, or undefined without a compiler. Throws Error with the compiler's words. */
+/** Builds the C loop. Undefined without a compiler. Throws Error with the compiler's messages. */
 async function compile(directory: string): Promise<string | undefined> {
   const program = `${directory}/ring`;
   const args = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, SOURCE];
@@ -153,7 +152,7 @@ async function runC(program: string, segments: number, requests: number): Promis
   return JSON.parse(new TextDecoder().decode(stdout)).ns;
 }
 
-/** ring_process.ts, running. */
+/** A running ring_process.ts. */
 class RingProcess implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
   readonly #input: WritableStreamDefaultWriter<Uint8Array>;
@@ -188,7 +187,7 @@ class RingProcess implements AsyncDisposable {
     return JSON.parse(line!);
   }
 
-  /** Ends the process; V8's trace of all that it did. */
+  /** Ends the process and returns V8's trace. */
   async end(): Promise<string> {
     this.#ended = true;
     await this.#input.close();

@@ -1,5 +1,6 @@
 /**
- * What one round of one case yields, and the medians of several rounds. Pure. It must not know where samples come from.
+ * The result of one round of one case, and the medians of several rounds.
+ * Pure.
  */
 
 import type { DiskCase, StorageName, SubjectName } from "./cases.ts";
@@ -7,11 +8,11 @@ import { median } from "./statistics.ts";
 
 /** One round. */
 export interface Sample {
-  /** Blocks of the case's size a second, however many requests a block took. */
+  /** Blocks of the case's size per second, also if a block takes several requests. */
   readonly iops: number;
-  /** Processor time of the measured process for a block: user and system. */
+  /** Processor time of the measured process per block: user and system. */
   readonly cpuUs: number;
-  /** Latency of a request; undefined where a block took several. */
+  /** Latency of a request; undefined if a block takes several requests. */
   readonly latencyUs: Latency | undefined;
   /** Processor time of the frontend's process as a share of one CPU; undefined without a frontend. */
   readonly frontendShare: number | undefined;
@@ -26,16 +27,16 @@ export interface Latency {
 
 /** All rounds of one subject on one case. */
 export interface Measurement {
-  /** For the subject `null`, which has no storage, undefined. */
+  /** Undefined for the subject `null`, which has no storage. */
   readonly storage: StorageName | undefined;
   readonly case: DiskCase;
   readonly subject: SubjectName;
-  /** A remark on how the subject was asked, for the table's foot. */
+  /** A remark on the requests, for the foot of the table. */
   readonly remark: string | undefined;
   readonly samples: readonly Sample[];
 }
 
-/** The medians of a measurement's rounds, each value by itself. */
+/** The medians of a measurement's rounds, for each value separately. */
 export function medianSample({ samples }: Measurement): Sample {
   const latency = (value: (latency: Latency) => number): number =>
     median(samples.flatMap(({ latencyUs }) => latencyUs === undefined ? [] : [value(latencyUs)]))!;
@@ -50,7 +51,7 @@ export function medianSample({ samples }: Measurement): Sample {
   };
 }
 
-/** The measurement of a subject on the same case and storage as another, if there is one. */
+/** The measurement of another subject with the same case and storage, if there is one. */
 export function counterpart(
   all: readonly Measurement[],
   of: Pick<Measurement, "storage" | "case">,

@@ -1,7 +1,6 @@
 /**
- * Where the images of the bench lie: a file in memory, files on a disk, and a block device in memory (zram), which
- * is the fastest that there is past the page cache. All are written through once so that nothing is a hole.
- * It must not know who reads them.
+ * The images of the bench: a file in memory, files on a disk, and a loop device with O_DIRECT on a file in memory,
+ * which is the fastest O_DIRECT storage here. All images are fully written, so that none has holes.
  */
 
 import { errorText } from "../lib/errors.ts";
@@ -12,13 +11,13 @@ import { fileSystemOf } from "./machine.ts";
 export interface Storage {
   readonly name: StorageName;
   readonly directory: string;
-  /** The image is to be used past the page cache. */
+  /** The image is used with O_DIRECT. */
   readonly direct: boolean;
   /** For people: `ext4, O_DIRECT`. */
   readonly description: string;
 }
 
-/** A file or block device that is there until it is disposed. */
+/** A file or block device that exists until it is disposed. */
 export interface Image extends Disposable {
   readonly path: string;
   readonly direct: boolean;
@@ -27,7 +26,7 @@ export interface Image extends Disposable {
 const MEMORY = "/dev/shm";
 const CHUNK_BYTES = 2 ** 20;
 
-/** The place for a storage's image, or why this machine has none; `directory` is where disk-backed images go. */
+/** The place for a storage's image, or the reason why there is none. Images on a disk go to `directory`. */
 export function findStorage(name: StorageName, directory: string): Storage | string {
   const inMemory = name === "tmpfs" || name === "loop";
   const place = inMemory ? MEMORY : directory;
@@ -52,7 +51,7 @@ export function findStorage(name: StorageName, directory: string): Storage | str
   return { name, directory: place, direct: isDirect(name), description };
 }
 
-/** Makes an image of random bytes, all of them on the disk. */
+/** Creates an image of random bytes, and writes them to the disk. */
 export async function makeImage({ name, directory, direct }: Storage, sizeBytes: number): Promise<Image> {
   const path = await Deno.makeTempFile({ dir: directory, prefix: "xenblk-bench-" });
   using undo = new DisposableStack();
@@ -76,7 +75,7 @@ function detach(device: string): void {
   losetup("--detach", device);
 }
 
-/** What losetup(8) prints. Throws Error with its words if it fails. */
+/** The output of losetup(8). Throws Error with its message if it fails. */
 function losetup(...args: string[]): string {
   const { success, stdout, stderr } = new Deno.Command("losetup", { args, stdin: "null" }).outputSync();
   const [out, words] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes).trim());
@@ -84,7 +83,7 @@ function losetup(...args: string[]): string {
   return out!;
 }
 
-/** Writes to the disk what is only in the page cache, so that no later round pays for it. */
+/** Writes the page cache to the disk, so that no later round pays for it. */
 export async function writeBack(path: string): Promise<void> {
   using file = await Deno.open(path, { write: true });
   await file.syncData();
