@@ -1,6 +1,6 @@
 /**
- * The backends to measure, each in its own process on one host without a hypervisor: this project's `serve`, with a
- * real image or a null image, and QEMU's qdisk.
+ * The backends that are measured, each in a process of its own on one host without a hypervisor: this project's
+ * `serve`, with a real image or with none, and QEMU's qdisk. It must not know what is asked of them.
  */
 
 import { XenblkError } from "../lib/errors.ts";
@@ -15,44 +15,44 @@ import { opensDirectly } from "./machine.ts";
 
 /** Segments of a direct request. */
 const DIRECT_SEGMENTS = 11;
-/** The most segments that the frontend puts into one request: Linux's default. */
+/** Segments that the frontend puts into one request at most: as many as Linux's, unless it is told otherwise. */
 const FRONTEND_SEGMENTS = 32;
-/** Paths of the QEMU for Xen in several distributions. */
+/** Where distributions put the QEMU that is built for Xen. */
 const QEMU_PATHS = [
   "/usr/libexec/xen-qemu-system-i386",
   "/usr/lib/xen/bin/qemu-system-i386",
   "/usr/bin/qemu-system-i386",
 ];
 
-/** An image to serve. */
+/** An image to be served. */
 export interface ImagePlan {
-  /** The value of the backend's `params` node. */
+  /** As the backend's `params` node names it. */
   readonly params: string;
-  /** The file that must be open with O_DIRECT; undefined if none. */
+  /** The file that must be open past the page cache; undefined if none must. */
   readonly directPath: string | undefined;
 }
 
-/** A backend process and its connected disks, by ring size in pages. */
+/** A backend process, and its disks that the guest has connected to, by the pages of their rings. */
 export interface RunningBackend extends AsyncDisposable {
   readonly pid: number;
   readonly disks: ReadonlyMap<number, LoadedDisk>;
-  /** Why a ring size has no disk. */
+  /** Why there is no disk with a ring of so many pages. */
   readonly lacks: ReadonlyMap<number, string>;
 }
 
-/** The host, its guest, and the ring sizes that the cases need. */
+/** The host, the guest on it, and the ring sizes that the cases need. */
 export interface BackendHost {
   readonly xen: NativeXen;
   readonly guest: GuestProcess;
   readonly ringPages: readonly number[];
 }
 
-/** Says that QEMU is missing; undefined if it exists. */
+/** Why there is no QEMU to compare with; undefined if there is one. */
 export function missingQemu(): string | undefined {
   return qemuPath() === undefined ? "QEMU for Xen is missing (Debian package qemu-system-xen)" : undefined;
 }
 
-/** The path of a QEMU that can be a Xen backend, or undefined. */
+/** The QEMU that can be a Xen backend, or undefined. */
 export function qemuPath(): string | undefined {
   return QEMU_PATHS.find((path) => {
     try {
@@ -63,7 +63,7 @@ export function qemuPath(): string | undefined {
   });
 }
 
-/** Starts `serve` for one kind, with one disk per ring size. */
+/** Starts `serve` for one kind, with one disk for each size of ring. */
 export async function startServe(
   host: BackendHost,
   kind: string,
@@ -75,7 +75,7 @@ export async function startServe(
   const devices = [];
   for (const pages of host.ringPages) {
     const path = await attachDisk(host, kind, image);
-    // The disks share the image, and the toolstack has to allow that.
+    // Disks with rings of several sizes share the image, which is for the toolstack to allow.
     await host.xen.run("xenstore-write", [`${await backendOf(host, path)}/mode`, "w!"]);
     devices.push({ pages, path });
   }
@@ -86,9 +86,8 @@ export async function startServe(
 }
 
 /**
- * Starts QEMU as the device model of the guest, with one qdisk per ring size. Its disks come from xenstore, as with xl.
- * Only for O_DIRECT they come from the command line: the node `direct-io-safe` asks for Linux AIO, and Debian's build
- * does not have it.
+ * Starts QEMU as the device model of the guest, with one qdisk for each size of ring: from nodes in xenstore, as xl has
+ * it. Only O_DIRECT takes the command line: the node that asks for it wants Linux AIO, which Debian's build lacks.
  */
 export async function startQemu(host: BackendHost, image: ImagePlan): Promise<RunningBackend> {
   await using undo = new AsyncDisposableStack();
@@ -118,7 +117,7 @@ export async function startQemu(host: BackendHost, image: ImagePlan): Promise<Ru
   return running(undo.move(), await connectAll(host, devices, child.pid), child.pid, image);
 }
 
-/** QEMU's arguments for a disk with O_DIRECT. It gets its own thread, as disks from xenstore do. */
+/** QEMU's arguments for a disk past the page cache, with a thread of its own as disks from xenstore have. */
 function directDisk(name: string, domid: number, path: string): string[] {
   const driver = Deno.statSync(path).isBlockDevice ? "host_device" : "file";
   const file = `file.driver=${driver},file.filename=${path},file.cache.direct=on,file.locking=off`;
@@ -133,10 +132,10 @@ async function appears({ xen }: BackendHost, path: string): Promise<void> {
     if (await xen.run("xenstore-read", [path]).then(() => true, () => false)) return;
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
-  throw new XenblkError(`Cannot measure QEMU: it does not create ${path}`);
+  throw new XenblkError(`Cannot measure QEMU: it does not make ${path}`);
 }
 
-/** A disk with written nodes, and the ring size that the guest has to use. */
+/** A disk whose nodes were written, and the ring that the guest is to make for it. */
 interface PlannedDisk {
   readonly pages: number;
   /** The frontend's directory. */
@@ -157,7 +156,7 @@ async function backendOf({ xen }: BackendHost, path: string): Promise<string> {
   return (await xen.run("xenstore-read", [`${path}/backend`])).trim();
 }
 
-/** The disks that connected, and for the others what the backend would have to offer. */
+/** What the guest could connect to, and what the backend would have to offer for the rest. */
 interface Connected {
   readonly disks: Map<number, LoadedDisk>;
   readonly lacks: Map<number, string>;
@@ -177,7 +176,7 @@ async function connectAll(host: BackendHost, planned: readonly PlannedDisk[], ba
   return connected;
 }
 
-/** A number that the backend published, or the default. */
+/** A number that the backend published, or what its absence means. */
 async function offer(host: BackendHost, path: string, name: string, absent: number): Promise<number> {
   const node = `${await backendOf(host, path)}/${name}`;
   return Number(await host.xen.run("xenstore-read", [node]).catch(() => String(absent)));

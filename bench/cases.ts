@@ -1,11 +1,11 @@
 /**
- * What the bench measures: the loads, the storage that they run on, and their names on the command line.
- * Pure data.
+ * What the bench measures: the loads, the storage they run on, and the names by which they are chosen. Pure data. It
+ * must not know who is measured.
  */
 
 /** One load. */
 export interface DiskCase {
-  /** Its name for --cases: `randread-4k-32`. */
+  /** As chosen with --cases: `randread-4k-32`. */
   readonly name: string;
   readonly operation: "read" | "write";
   readonly pattern: "random" | "sequential";
@@ -20,7 +20,7 @@ export type StorageName = "tmpfs" | "cached" | "direct" | "loop";
 /** All kinds of storage, in the order of the report. */
 export const STORAGES: readonly StorageName[] = ["tmpfs", "cached", "direct", "loop"];
 
-/** True if a storage is used with O_DIRECT. */
+/** Whether a storage is used past the page cache. */
 export function isDirect(storage: StorageName): boolean {
   return storage === "direct" || storage === "loop";
 }
@@ -31,12 +31,12 @@ export type SubjectName = "xenblk" | "qemu" | "fio" | "null";
 /** All subjects, in the order of the report. */
 export const SUBJECTS: readonly SubjectName[] = ["xenblk", "qemu", "fio", "null"];
 
-/** Segments of a direct request. Larger blocks need an indirect request or several direct ones. */
+/** Segments of a direct request, hence its most bytes; larger blocks are indirect requests, or several direct ones. */
 const DIRECT_BYTES = 11 * 4096;
 /** Requests that a ring of one page holds. */
 const SLOTS_PER_PAGE = 32;
 
-/** The case with a given name. */
+/** A load's case; its name says it all. */
 export function diskCase(
   pattern: DiskCase["pattern"],
   operation: DiskCase["operation"],
@@ -60,25 +60,25 @@ export const CASES: readonly DiskCase[] = [
 /** Depths between those of {@linkcode CASES}, for a plot. */
 export const PLOT_CASES: readonly DiskCase[] = [4, 16].map((depth) => diskCase("random", "read", 4, depth));
 
-/** True if a case belongs to the curve of IOPS against depth. */
+/** Whether a case belongs to the curve of operations against depth. */
 export function isOnCurve(diskCase: DiskCase): boolean {
   return diskCase.pattern === "random" && diskCase.operation === "read" && diskCase.blockBytes === 4096;
 }
 
-/** The pages of the smallest ring that holds a case's requests: a power of two. */
+/** Pages of the smallest ring that holds a case's requests: a power of two. */
 export function ringPagesFor({ depth }: Pick<DiskCase, "depth">): number {
   return 2 ** Math.max(0, Math.ceil(Math.log2(depth / SLOTS_PER_PAGE)));
 }
 
-/** The requests of a guest for a case's blocks, if the backend takes at most `segments` segments per request. */
+/** How a guest asks for a case's blocks from a backend that takes requests of at most so many segments. */
 export interface RequestShape {
   readonly blockBytes: number;
   readonly depth: number;
 }
 
 /**
- * A block that does not fit into one request is split, as a guest's kernel does. Then each block in flight is as many
- * full direct requests in flight as the block needs.
+ * A block that fits no request is split, as a guest's kernel does: as many full direct requests as a block takes are in
+ * flight for each block that should be.
  */
 export function requestShape({ blockBytes, depth }: DiskCase, mostSegments: number): RequestShape {
   if (blockBytes <= Math.max(mostSegments * 4096, DIRECT_BYTES)) return { blockBytes, depth };

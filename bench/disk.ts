@@ -1,6 +1,6 @@
 /**
- * Part two of the bench: whole backends in their own processes on a host without a hypervisor, under the same frontend,
- * and fio on the same file. They take turns in each round.
+ * Part two of the bench: whole backends in processes of their own on a host without a hypervisor, under the same
+ * frontend, and fio on the same file, taking turns round by round. It must not know options or tables.
  */
 
 import { errorText } from "../lib/errors.ts";
@@ -21,20 +21,20 @@ export interface DiskPlan {
   readonly rounds: number;
   readonly roundMs: number;
   readonly imageBytes: number;
-  /** The folder of images that are not in memory. */
+  /** For images that are not in memory. */
   readonly directory: string;
   /** Further arguments of `serve`. */
   readonly serveArguments: readonly string[];
-  /** Ends the run after the current round. */
+  /** Ends the run after the round that is under way. */
   readonly signal: AbortSignal;
 }
 
-/** The result of part two. */
+/** All of part two. */
 export interface DiskReport {
   readonly measurements: readonly Measurement[];
-  /** The description of each storage, by name. */
+  /** Storages by name, in words. */
   readonly storages: Readonly<Partial<Record<StorageName, string>>>;
-  /** What was left out, and why. */
+  /** What this machine or a backend does not have, and why. */
   readonly leftOut: readonly string[];
   /** What went wrong. */
   readonly failures: readonly string[];
@@ -46,7 +46,7 @@ const WARM_UP_MS = 300;
 /** One side of the comparison on one image. */
 interface Subject {
   readonly name: SubjectName;
-  /** Undefined if the subject cannot serve the case; the reason is recorded. */
+  /** Undefined, with the reason left behind, where the subject cannot serve the case. */
   prepare(diskCase: DiskCase): Runner | undefined;
 }
 
@@ -56,7 +56,7 @@ interface Runner {
   run(durationMs: number, seed: number): Promise<Sample>;
 }
 
-/** A subject of a case, and its results so far. */
+/** A subject that takes part in a case, and how that went so far. */
 interface Entrant {
   readonly name: SubjectName;
   readonly runner: Runner;
@@ -64,7 +64,7 @@ interface Entrant {
   failed: boolean;
 }
 
-/** Runs part two. `progress` is called with what is being measured. */
+/** Runs part two. `progress` hears what is being measured. */
 export async function runDisk(plan: DiskPlan, progress: (text: string) => void): Promise<DiskReport> {
   const bench = new DiskBench(plan, progress);
   for (const storage of plan.storages) {
@@ -81,7 +81,7 @@ class DiskBench {
   readonly #storages: Partial<Record<StorageName, string>> = {};
   readonly #leftOut = new Set<string>();
   readonly #failures: string[] = [];
-  /** The subject without a disk is the same on every storage, so it is measured once. */
+  /** The subject without a disk is the same on every storage: once is enough. */
   #nullMeasured = false;
 
   constructor(plan: DiskPlan, progress: (text: string) => void) {
@@ -186,7 +186,7 @@ class DiskBench {
       this.#runOnce(`${storage}, ${entrant.name}`, image, diskCase, entrant, durationMs, seed);
     for (const entrant of entrants) if (entrant.runner.warmUp) await run(entrant, WARM_UP_MS, 1);
     for (let round = 0; round < this.#plan.rounds; round++) {
-      // The first subject of a round is the last of the next.
+      // Whoever goes first in one round goes last in the next.
       for (let i = 0; i < entrants.length; i++) {
         const entrant = entrants[(i + round) % entrants.length]!;
         this.#progress(`${storage}, ${diskCase.name}, round ${round + 1} of ${this.#plan.rounds}, ${entrant.name}`);
@@ -201,7 +201,7 @@ class DiskBench {
     }
   }
 
-  /** Undefined after an interrupt, and for an entrant that has failed. The others continue. */
+  /** Undefined after an interrupt and for an entrant that failed, now or before: the others go on. */
   async #runOnce(
     what: string,
     image: Image,

@@ -1,6 +1,6 @@
 /**
- * fio as a subject: the same load on the same file without a guest.
- * This is the most that the storage gives.
+ * fio as a subject: the same load on the same file without a guest, which is the most that the storage gives. It must
+ * not know of rings or backends.
  */
 
 import { XenblkError } from "../lib/errors.ts";
@@ -10,11 +10,11 @@ import type { Sample } from "./samples.ts";
 /** A file and how to open it. */
 export interface FioTarget {
   readonly path: string;
-  /** Open the file with O_DIRECT. */
+  /** Past the page cache. */
   readonly direct: boolean;
 }
 
-/** The used parts of fio's JSON output. */
+/** What is read of fio's JSON output. */
 interface FioJob {
   readonly error: number;
   /** Processor time in per cent of {@linkcode job_runtime}. */
@@ -31,7 +31,7 @@ interface FioDirection {
   readonly lat_ns: { readonly percentile: Readonly<Record<string, number>> };
 }
 
-/** Says why fio cannot run here; undefined if it can. */
+/** Why fio cannot be run here; undefined if it can. */
 export function missingFio(): string | undefined {
   try {
     new Deno.Command("fio", { args: ["--version"], stdin: "null", stdout: "null", stderr: "null" }).outputSync();
@@ -41,7 +41,7 @@ export function missingFio(): string | undefined {
   }
 }
 
-/** Runs one round of a case. Throws {@linkcode XenblkError} with fio's message if it fails. */
+/** One round of a case. Throws {@linkcode XenblkError} with fio's words if it fails. */
 export async function runFio(target: FioTarget, diskCase: DiskCase, durationMs: number, seed: number): Promise<Sample> {
   const args = fioArguments(target, diskCase, durationMs, seed);
   const { success, stdout, stderr } = await new Deno.Command("fio", { args, stdin: "null" }).output();
@@ -62,7 +62,7 @@ function fioArguments(target: FioTarget, diskCase: DiskCase, durationMs: number,
     "--allow_file_create=0",
     "--ioengine=io_uring",
     `--direct=${target.direct ? 1 : 0}`,
-    "--invalidate=0", // keep the page cache, as the backends do
+    "--invalidate=0", // what is in the page cache shall stay there, as it does for the backends
     `--rw=${pattern === "random" ? "rand" : ""}${operation}`,
     `--bs=${blockBytes}`,
     `--iodepth=${depth}`,
@@ -77,7 +77,7 @@ function fioArguments(target: FioTarget, diskCase: DiskCase, durationMs: number,
   ];
 }
 
-/** Reads the result of a job. Throws {@linkcode XenblkError} if it failed or did nothing. */
+/** What a job of fio says. Throws {@linkcode XenblkError} if it failed or did nothing. */
 export function sampleOf(job: FioJob, { operation }: Pick<DiskCase, "operation">): Sample {
   const { iops, total_ios: count, lat_ns: latency } = job[operation];
   if (job.error !== 0 || count === 0) throw new XenblkError(`Cannot measure with fio: its job failed (${job.error})`);

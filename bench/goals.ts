@@ -1,6 +1,5 @@
 /**
- * The goals of this project, compared with what was measured.
- * Pure.
+ * What this project wants to reach, held against what was measured. Pure. It must not know how anything was measured.
  */
 
 import { isDirect } from "./cases.ts";
@@ -9,7 +8,7 @@ import { ringRates, type RingResult } from "./ring.ts";
 import { counterpart, type Measurement, medianSample, type Sample } from "./samples.ts";
 import { ratio } from "./statistics.ts";
 
-/** One goal with its measured figure. */
+/** One goal that something was measured for. */
 export interface Verdict {
   readonly goal: string;
   /** The figure, as text. */
@@ -17,20 +16,20 @@ export interface Verdict {
   readonly met: boolean;
 }
 
-/** Goals for a ring without I/O: requests per second, or a share of C's rate. */
+/** A ring without I/O does so many requests a second, or such a share of what C does. */
 const RING_PER_SECOND = 3e6;
 const RING_TO_C = 0.85;
-/** Allowed growth of the live heap over millions of requests: data of V8's compiler. */
+/** Live heap that requests by the million may leave: what a compiler keeps of its own. */
 const FLAT_BYTES = 256 * 1024;
-/** Allowed processor time of the process while all disks are idle. */
+/** Processor time that the process may take while no disk is asked for anything. */
 const IDLE_SHARE = 0.01;
 
-/** All goals with measured figures. */
+/** Every goal whose figures there are. */
 export function judge(ring: readonly RingResult[], disk: readonly Measurement[]): Verdict[] {
   return [...ring.flatMap(judgeRing), ...disk.filter(({ subject }) => subject === "xenblk").flatMap(judgeIn(disk))];
 }
 
-/** All goals for many disks in one process. */
+/** Every goal of many disks in one process. */
 export function judgeMany(result: ManyResult | undefined): Verdict[] {
   if (result === undefined) return [];
   const { disks, idle, iops } = result;

@@ -1,6 +1,6 @@
 /**
- * A guest's disk as a load generator: requests a case's blocks from a backend, ignores the data, and reports the cost
- * for the processes of backend and frontend.
+ * A guest's disk as a load generator: asks a backend for a case's blocks without looking at the data, and tells what
+ * that took of the backend's and the frontend's processes. It must not know which backend it is.
  */
 
 import { XenblkError } from "../lib/errors.ts";
@@ -10,18 +10,18 @@ import { type DiskCase, requestShape } from "./cases.ts";
 import { processorSeconds } from "./machine.ts";
 import type { Sample } from "./samples.ts";
 
-/** Time limit for a backend to answer after the end of a load. */
+/** A backend that never answers would hold everything up: so long it gets after a load should have ended. */
 const PATIENCE_MS = 20_000;
 
-/** A connected disk: both its ends. */
+/** Both ends of a disk. */
 export interface LoadedDisk {
   readonly disk: GuestDisk;
-  /** The most segments per request that both ends support. */
+  /** Segments that both ends can have in one request. */
   readonly mostSegments: number;
   readonly backendPid: number;
 }
 
-/** Runs one round of a case. Throws {@linkcode XenblkError} if a request fails or is not answered in time. */
+/** One round of a case. Throws {@linkcode XenblkError} if a request fails or is not answered in time. */
 export async function runGuest(
   { disk, mostSegments, backendPid }: LoadedDisk,
   diskCase: DiskCase,

@@ -1,17 +1,17 @@
 /**
- * Describes the machine of a measurement, as each report shows it. The facts come from /proc and from the programs
- * themselves.
+ * The machine that figures were measured on, in the words that must stand beside every one of them. Read from /proc
+ * and from the programs themselves. It must not know what is measured.
  */
 
 import { statfsSync } from "node:fs";
 
-/** The facts that a reader needs to judge a figure. */
+/** What a reader must know to judge a figure. */
 export interface Machine {
   readonly processor: string;
   readonly cpus: number;
   readonly memoryBytes: number;
   readonly kernel: string;
-  /** Versions of the programs that took part, by name. */
+  /** Versions of the programs that were measured or measured with, by name. */
   readonly programs: Readonly<Record<string, string>>;
 }
 
@@ -24,7 +24,7 @@ const FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
   [0x794C7630, "overlayfs"],
 ]);
 
-/** Describes this machine. Each program's version is the first one that its command prints. */
+/** This machine, and the versions that `commands` print first when they are run. */
 export async function describeMachine(commands: Readonly<Record<string, readonly string[]>>): Promise<Machine> {
   const [cpuinfo, meminfo, release] = await Promise.all(
     ["/proc/cpuinfo", "/proc/meminfo", "/proc/sys/kernel/osrelease"].map((path) => Deno.readTextFile(path)),
@@ -48,29 +48,29 @@ export function machineLine(machine: Machine): string {
   return [processor, size, `Linux ${kernel}`, ...versions].join(", ");
 }
 
-/** The file system of a directory: its name, or its magic number in hexadecimal. */
+/** The kind of file system that a directory is on, or its number in hexadecimal. */
 export function fileSystemOf(directory: string): string {
   const { type } = statfsSync(directory);
   return FILE_SYSTEMS.get(type) ?? `file system ${type.toString(16)}`;
 }
 
-/** Processor time of a process, all threads together, in seconds, with a resolution of 10 ms. */
+/** Processor time that a process has used, all its threads together, in seconds (10 ms are told apart). */
 export function processorSeconds(pid: number): number {
   return parseProcessorSeconds(Deno.readTextFileSync(`/proc/${pid}/stat`));
 }
 
-/** Current resident memory of a process. */
+/** Memory of a process that is in use now. */
 export function residentBytes(pid: number): number {
   return Number(/^VmRSS:\s+(\d+)/m.exec(Deno.readTextFileSync(`/proc/${pid}/status`))![1]) * 1024;
 }
 
-/** utime and stime of a /proc/PID/stat. The name in parentheses may contain anything. */
+/** utime and stime of a /proc/PID/stat. The name, in parentheses, may hold anything. */
 export function parseProcessorSeconds(stat: string): number {
   const fields = stat.slice(stat.lastIndexOf(")") + 2).split(" ");
   return (Number(fields[11]) + Number(fields[12])) / 100;
 }
 
-/** True if a process has a file open with O_DIRECT, by the flags in /proc/PID/fdinfo. */
+/** Whether a process has a file open past the page cache (O_DIRECT), the flags being those of /proc/PID/fdinfo. */
 export function opensDirectly(pid: number, path: string): boolean {
   const O_DIRECT = Deno.build.arch === "aarch64" ? 0o200000 : 0o40000;
   return [...Deno.readDirSync(`/proc/${pid}/fd`)].some(({ name }) => {
@@ -79,7 +79,7 @@ export function opensDirectly(pid: number, path: string): boolean {
       const info = Deno.readTextFileSync(`/proc/${pid}/fdinfo/${name}`);
       return (parseInt(/^flags:\s*(\d+)/m.exec(info)![1]!, 8) & O_DIRECT) !== 0;
     } catch {
-      return false; // closed meanwhile
+      return false; // closed in between
     }
   });
 }

@@ -1,6 +1,6 @@
 /**
- * `deno task bench`: measures what --help describes, and prints figures to stdout and progress to stderr. The exit
- * status is 0 if everything was measured that was requested and is possible here.
+ * `deno task bench`: measures what --help says and prints it, figures to stdout and progress to stderr. Exit status 0
+ * if all that was asked for and is possible here was measured. A composition root: it judges and draws nothing.
  */
 
 import { Output } from "../lib/cli/output.ts";
@@ -30,7 +30,7 @@ function help(): number {
 
 async function bench(options: BenchOptions): Promise<number> {
   const interrupt = new AbortController();
-  // ^C also reaches the children in the terminal's process group. Their work then ends as a failure.
+  // The children of a terminal's process group hear of ^C themselves; what they were doing then ends as a failure.
   Deno.addSignalListener("SIGINT", () => interrupt.abort());
   Deno.addSignalListener("SIGTERM", () => interrupt.abort());
   const report = await measure(options, interrupt.signal);

@@ -1,6 +1,7 @@
 /**
- * Part three of the bench: many disks of many guests in one `serve`. Measures what idle disks cost in memory, processor
- * time and wake-ups, and how evenly the disks share the machine under full load.
+ * Part three of the bench: many disks of many guests in one `serve`. What they cost while nobody asks for anything, in
+ * memory, processor time and wake-ups, and how evenly they share it when all of them ask for all that they can get. It
+ * must not know options or tables.
  */
 
 import { XenblkError } from "../lib/errors.ts";
@@ -17,32 +18,32 @@ import { processorSeconds, residentBytes } from "./machine.ts";
 export interface ManyPlan {
   readonly domains: number;
   readonly disksPerDomain: number;
-  /** How long all disks are idle, and how long all are under load. */
+  /** How long all disks are idle, and how long all are loaded. */
   readonly idleMs: number;
   readonly loadMs: number;
   /** Further arguments of `serve`. */
   readonly serveArguments: readonly string[];
 }
 
-/** The result. */
+/** What came out. */
 export interface ManyResult {
   readonly domains: number;
   readonly disks: number;
-  /** The Workers of the serving process. */
+  /** Workers of the process that serves them. */
   readonly workers: number;
-  /** Memory of that process without disks, with all disks connected, and after the load. */
+  /** Memory of that process without disks, with all of them connected, and after the load. */
   readonly residentBytes: { readonly before: number; readonly connected: number; readonly loaded: number };
-  /** While all disks were idle: the time, the processor time of the process, and how often a Worker woke. */
+  /** While no disk was asked for anything: time, processor time of the process, and times that a Worker was woken. */
   readonly idle: { readonly ms: number; readonly cpuMs: number; readonly wakeUps: number };
-  /** Under load: operations, IOPS of each disk, and processor time per operation. */
+  /** Under load: operations, how many a second of each disk, and the process's time for one. */
   readonly operations: number;
   readonly iops: readonly number[];
   readonly cpuUs: number;
-  /** Garbage collections during the load, in all threads of the process. */
+  /** Garbage collections meanwhile, in all threads of the process. */
   readonly collections: number;
 }
 
-/** The result, or the reason why there is none. */
+/** The result, or why there is none. */
 export interface ManyReport {
   readonly result: ManyResult | undefined;
   readonly leftOut: readonly string[];
@@ -59,10 +60,10 @@ const LOAD: LoadSpec = {
   flushEvery: 0,
   barrierEvery: 0,
 };
-/** Time for V8's compilers and collectors to finish before the idle time is measured. */
+/** Before the idle time is measured, compilers and collectors end what they do. */
 const SETTLE_MS = 3000;
 
-/** Runs part three. `progress` is called with what is being measured. */
+/** Runs part three. `progress` hears what is being measured. */
 export async function runMany(plan: ManyPlan, progress: (text: string) => void): Promise<ManyReport> {
   const missing = missingParts();
   if (missing !== undefined) return { result: undefined, leftOut: [`many disks: ${missing}`] };
@@ -79,7 +80,7 @@ export async function runMany(plan: ManyPlan, progress: (text: string) => void):
     const guest = guests.use(new GuestProcess(xen, domain));
     for (let i = 0; i < plan.disksPerDomain; i++) disks.push(await connect(xen, guest, `${domain}-${i}.img`));
   }
-  await Promise.all(disks.map((disk) => disk.measure({ ...LOAD, requests: 10_000 }))); // warm-up
+  await Promise.all(disks.map((disk) => disk.measure({ ...LOAD, requests: 10_000 }))); // compiles both ends
   const connected = residentBytes(backend.pid);
   progress("many disks: idle");
   const idle = await watchIdle(backend.pid, plan.idleMs);
@@ -97,7 +98,7 @@ export async function runMany(plan: ManyPlan, progress: (text: string) => void):
   };
 }
 
-/** A program that executes Deno at its end, with V8's --trace-gc flushed line by line. */
+/** A program that becomes the process, with V8's trace of its garbage collections written line by line. */
 function tracedTo(path: string): string[] {
   return ["env", "DENO_V8_FLAGS=--trace-gc", "stdbuf", "-oL", "sh", "-c", `exec "$@" > ${path}`, "sh"];
 }
@@ -124,7 +125,7 @@ async function watchIdle(pid: number, ms: number): Promise<ManyResult["idle"]> {
   return { ms, cpuMs: (processorSeconds(pid) - cpu) * 1000, wakeUps: sleeps(workerUsage(pid)) - slept };
 }
 
-/** Loads all disks at once. Throws {@linkcode XenblkError} if a request fails. */
+/** All disks at once. Throws {@linkcode XenblkError} if a request fails. */
 async function load(
   disks: readonly GuestDisk[],
   pid: number,

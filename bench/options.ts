@@ -1,6 +1,5 @@
 /**
- * The command line of the bench: the options, and the plan that follows from them.
- * Pure.
+ * The command line of the bench: what can be chosen, and the plan that follows from it. Pure. It must not measure.
  */
 
 import { parseArguments, type ParsedArguments } from "../lib/cli/args.ts";
@@ -15,16 +14,16 @@ import type { RingPlan } from "./ring.ts";
 const COMMAND = "deno task bench";
 const CASE_NAMES = CASES.map(({ name }) => name);
 const CASE_NAME = /^(rand|seq)(read|write)-(\d{1,4})k-(\d{1,3})$/;
-/** Requests that fit into the largest ring, of 16 pages. */
+/** Requests that the largest ring, of 16 pages, holds. */
 const MOST_DEPTH = 512;
 
 const FACE = {
   name: "bench",
-  summary: "Measure this backend on this machine, next to C, QEMU and fio",
+  summary: "Measure this backend on this machine, beside C, QEMU and fio",
   description:
-    "First the ring alone with null I/O, next to a C loop. Then whole backends on a host without a hypervisor, " +
-    "under one frontend, and fio on the same file, in alternating rounds. Then 64 disks of 16 guests at once. Parts " +
-    "that the machine cannot run are left out and named. bench/README.md explains the figures.",
+    "The ring alone with null I/O beside a C loop; then whole backends on a host without a hypervisor under " +
+    "one frontend, and fio on the same file, in alternating rounds; then 64 disks of 16 guests at once. What the machine lacks is named and left out. " +
+    "bench/README.md tells how to read the figures.",
   operands: [],
   permissions: "all.",
   examples: [
@@ -46,18 +45,18 @@ const FACE = {
       }),
       CASE_NAMES.join(","),
     ),
-    "subjects": defaulting(list(choice("What to measure", SUBJECTS)), SUBJECTS.join(",")),
-    "rounds": optional(integer("Rounds; the median counts; 5, or 1 with --quick", 1, 99)),
+    "subjects": defaulting(list(choice("Who is measured", SUBJECTS)), SUBJECTS.join(",")),
+    "rounds": optional(integer("Rounds whose median counts; 5, or 1 with --quick", 1, 99)),
     "seconds": optional(decimal("Time of a round; 1, or 0.3 with --quick", 0.05, 600, "S")),
     "size": optional(size("Size of the image; 512M, or 128M with --quick", 4096, 2 ** 20, 2 ** 36)),
-    "directory": defaulting(path("DIR", "Folder of images that are not in memory"), Deno.env.get("TMPDIR") ?? "/tmp"),
-    "serve": optional(text("ARGS", "Further arguments of serve, separated by spaces")),
+    "directory": defaulting(path("DIR", "Where images go that are not in memory"), Deno.env.get("TMPDIR") ?? "/tmp"),
+    "serve": optional(text("ARGS", "Further arguments of serve, between spaces")),
     "plot": optional(path("FILE", "Write an SVG plot of IOPS against depth; measures more depths for it")),
     "json": flag("Print JSON", "J"),
   },
 } as const;
 
-/** What to measure. */
+/** What is to be done. */
 export interface BenchOptions {
   readonly ring: RingPlan | undefined;
   readonly disk: Omit<DiskPlan, "signal"> | undefined;
@@ -68,12 +67,12 @@ export interface BenchOptions {
   readonly help: boolean;
 }
 
-/** The text of --help. */
+/** Text of --help. */
 export function benchHelp(): string {
   return verbHelp(FACE).replaceAll("xenblk bench", COMMAND);
 }
 
-/** Parses the command line. Throws {@linkcode XenblkError} (usage) with the option and its valid values. */
+/** Reads the command line. Throws {@linkcode XenblkError} (usage) that names the option and what it takes. */
 export function parseBenchOptions(args: readonly string[]): BenchOptions {
   const { options, common } = parsed(args);
   const { quick, parts, plot } = options;

@@ -1,6 +1,6 @@
 /**
- * IOPS against requests in flight as an SVG picture, one panel per storage. This file decides what is shown;
- * plot/draw.ts draws it in its own process.
+ * Operations a second against requests in flight as an SVG picture, one panel for each storage. What is shown is
+ * decided here; it is drawn by plot/draw.ts in a process of its own. It must not know how anything was measured.
  */
 
 import { XenblkError } from "../lib/errors.ts";
@@ -8,12 +8,12 @@ import { isOnCurve, type StorageName, STORAGES, type SubjectName } from "./cases
 import { type Machine, machineLine } from "./machine.ts";
 import { type Measurement, medianSample } from "./samples.ts";
 
-/** A picture: line charts side by side, with a logarithmic x axis. */
+/** What is drawn: line charts side by side, with a logarithmic x axis. */
 export interface Picture {
   readonly title: string;
   /** Lines of small print. */
   readonly subtitle: string;
-  /** The label of the x axes. */
+  /** What the x axes count. */
   readonly xName: string;
   readonly panels: readonly Panel[];
 }
@@ -27,15 +27,15 @@ export interface Panel {
 /** One line of a chart. */
 export interface PlotLine {
   readonly name: string;
-  /** A CSS color. */
+  /** As in CSS. */
   readonly colour: string;
   readonly points: readonly CurvePoint[];
 }
 
-/** One point: requests in flight, IOPS. */
+/** One point: requests in flight, operations a second. */
 export type CurvePoint = readonly [depth: number, iops: number];
 
-/** The input of a picture. */
+/** What a picture is made of. */
 export interface PlotData {
   readonly machine: Machine;
   readonly measurements: readonly Measurement[];
@@ -47,10 +47,10 @@ const LINES: readonly { readonly subject: SubjectName; readonly name: string; re
   { subject: "qemu", name: "QEMU qdisk", colour: "#d1242f" },
   { subject: "fio", name: "fio, no guest", colour: "#6e7781" },
 ];
-/** Characters of small print that fit into a panel's width. */
+/** Characters that fit one panel's width in small print. */
 const CHARACTERS_PER_PANEL = 60;
 
-/** The curve of a subject on a storage, sorted by depth. */
+/** The curve of a subject on a storage, by growing depth. */
 export function curve(
   measurements: readonly Measurement[],
   storage: StorageName,
@@ -62,7 +62,7 @@ export function curve(
     .sort(([a], [b]) => a - b);
 }
 
-/** The picture, or undefined if no storage has a curve of this backend. */
+/** What to draw, or undefined if no storage has a curve of this backend. */
 export function pictureOf({ machine, measurements, storages }: PlotData): Picture | undefined {
   const shown = STORAGES.filter((storage) => curve(measurements, storage, "xenblk").length > 0);
   if (shown.length === 0) return undefined;
@@ -82,7 +82,7 @@ export function pictureOf({ machine, measurements, storages }: PlotData): Pictur
   };
 }
 
-/** Writes the picture to a file. Throws {@linkcode XenblkError} if there is no curve, or if drawing fails. */
+/** Writes the picture to a file. Throws {@linkcode XenblkError} if there is nothing to show or it cannot be drawn. */
 export async function writePlot(path: string, data: PlotData): Promise<void> {
   const picture = pictureOf(data);
   if (picture === undefined) throw new XenblkError(`Cannot write ${path}: no random reads of 4 KiB were measured`);
@@ -101,7 +101,7 @@ export async function writePlot(path: string, data: PlotData): Promise<void> {
   await Deno.writeFile(path, stdout);
 }
 
-/** Breaks a list at its commas into lines of at most `characters`; a longer part stays whole. */
+/** Breaks a list at its commas so that no line is longer than `characters`, unless a part is. */
 export function wrapAtCommas(list: string, characters: number): string {
   return list.split(", ").reduce((text, part) => {
     const lastLine = text.slice(text.lastIndexOf("\n") + 1);

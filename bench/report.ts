@@ -1,6 +1,6 @@
 /**
- * The report of a run: text for people and JSON for programs. Each report names the machine.
- * Pure.
+ * A run of the bench as text for people and as JSON for programs. Pure. Every figure stands beside the machine that it
+ * was measured on. It must not know how anything was measured.
  */
 
 import { renderTable } from "../lib/cli/table.ts";
@@ -13,7 +13,7 @@ import { ringRates, type RingReport } from "./ring.ts";
 import { counterpart, type Latency, type Measurement, medianSample } from "./samples.ts";
 import { ratio, spread } from "./statistics.ts";
 
-/** All results of a run. Parts that were not requested are undefined. */
+/** All that a run found. Parts that were not asked for are undefined. */
 export interface BenchReport {
   readonly machine: Machine;
   readonly ring: RingReport | undefined;
@@ -22,16 +22,16 @@ export interface BenchReport {
 }
 
 const UNKNOWN = "-";
-/** From this share of a CPU on, the frontend's one busy thread may limit a case. */
+/** From here on the frontend's one busy thread may be what limits a case. */
 const BUSY_SHARE = 0.95;
 const SUBJECT_TITLES = { xenblk: "xenblk", qemu: "QEMU qdisk", fio: "fio io_uring", null: "xenblk, no disk" } as const;
 
-/** All failures; empty if there were none. */
+/** What went wrong; empty if nothing did. */
 export function failuresOf({ disk }: BenchReport): readonly string[] {
   return disk?.failures ?? [];
 }
 
-/** The report for people. */
+/** For people. */
 export function renderReport(report: BenchReport): string {
   const { machine, ring, disk, many } = report;
   const verdicts = verdictsOf(report);
@@ -51,7 +51,7 @@ export function renderReport(report: BenchReport): string {
   return sections.filter((section) => section !== "").join("\n");
 }
 
-/** The report for programs: medians, and the rounds that they come from. */
+/** For programs: the medians beside the rounds that they come from. */
 export function jsonReport(report: BenchReport): unknown {
   const { machine, ring, disk, many } = report;
   return {
@@ -165,7 +165,7 @@ function diskRow(
   ];
 }
 
-/** Remarks on single rows, and on rows that the frontend may have limited. */
+/** What a reader has to know of single rows, and whether the frontend limited any. */
 function diskNotes(measurements: readonly Measurement[]): string[] {
   const remarks = measurements.flatMap(({ subject, case: { name }, remark }) =>
     remark === undefined ? [] : [`${SUBJECT_TITLES[subject]}, ${name}: ${remark}`]

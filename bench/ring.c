@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The work of the data plane for a read, as a C program does it, as a comparison. A frontend puts requests on a ring.
- * The backend takes, decodes and validates them, completes them with a disk that does nothing, builds one batch of
- * grant copies, answers, pushes and follows the notify rule. One thread, mmapped memory, no system calls.
- * Usage: ring SEGMENTS REQUESTS; prints the nanoseconds that the requests took, and the number of notifications.
+ * What the data plane does for a read, as a C program would do it, to be measured beside it: a frontend puts requests
+ * on a ring; the backend takes, decodes and validates them, lets a disk that does nothing complete them, builds one
+ * batch of grant copies, answers, pushes and keeps the notify rule. One thread, mmapped memory, no system calls.
+ * Usage: ring SEGMENTS REQUESTS; prints the nanoseconds that the requests took, and how many notifications were due.
  */
 #define _GNU_SOURCE
 #include <stdatomic.h>
@@ -72,7 +72,7 @@ static void *pages(size_t bytes)
 
 static void push_list(struct list *list, uint16_t slot) { list->slot[list->count++] = slot; }
 
-/* In place of the hypercall: every copy succeeds and moves nothing. */
+/* Stands where the hypercall is: every copy succeeds and moves nothing. */
 __attribute__((noinline)) static void run_batch(struct copy *batch, uint32_t length)
 {
     for (uint32_t i = 0; i < length; i++) batch[i].status = 0;
@@ -104,7 +104,7 @@ static void answer(uint16_t index, int status)
     push_list(&back.finished, index);
 }
 
-/* Adds the slot's data to the batch that the next run copies to the guest. */
+/* The slot's data is to go back to the guest, with the next run of the batch. */
 static void release(uint16_t index)
 {
     struct slot *slot = &back.slots[index];
@@ -142,7 +142,7 @@ static uint32_t take(void)
         uint16_t index = back.free.slot[--back.free.count];
         struct slot *slot = &back.slots[index];
         memcpy(&slot->request, &back.ring->slots[back.req_cons++ & MASK], sizeof slot->request);
-        __asm__ volatile("" ::: "memory"); /* one copy; only the copy is used */
+        __asm__ volatile("" ::: "memory"); /* one copy, and all is decided from it */
         slot->phase = TAKEN;
         slot->failed = 0;
         int status = validate(slot);

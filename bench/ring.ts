@@ -1,42 +1,43 @@
 /**
- * Part one of the bench: the data plane alone, with a disk that does nothing, and a C loop of the same algorithm, in
- * alternating rounds. Then many requests run while V8's garbage collections are counted.
+ * Part one of the bench: the data plane alone with a disk that does nothing, beside a C loop of the same algorithm, in
+ * alternating rounds of one run; then many requests while V8's garbage collections are counted. It must not know of
+ * xenstore, processes of a backend, or files.
  */
 
 import { median, ratio } from "./statistics.ts";
 
-/** An order to ring_process.ts. */
+/** What ring_process.ts is told. */
 export interface RingOrder {
   readonly segments: number;
   readonly requests: number;
-  /** Collect garbage before and after, so that the trace and the heap show what the requests left. */
+  /** Collect garbage before and after, so that the trace and the heap tell what the requests left. */
   readonly watchMemory: boolean;
 }
 
-/** An answer of ring_process.ts. */
+/** What ring_process.ts answers. */
 export interface RingAnswer {
   readonly ns: number;
   readonly heapGrowthBytes: number;
   readonly residentGrowthBytes: number;
 }
 
-/** The length of the observed steady state, and its cost in memory. */
+/** How long the steady state was watched, and what it cost in memory. */
 export interface SteadyState {
   readonly requests: number;
-  /** Garbage collections in that time. */
+  /** Garbage collections meanwhile. */
   readonly collections: number;
-  /** Growth of the live heap. */
+  /** Of the heap's live part. */
   readonly heapGrowthBytes: number;
   readonly residentGrowthBytes: number;
 }
 
-/** The result for one number of segments. */
+/** What came out for requests of so many segments. */
 export interface RingResult {
   readonly segments: number;
   readonly requestsPerRound: number;
-  /** Nanoseconds per request, by round. */
+  /** Nanoseconds a request, by round. */
   readonly typescriptNs: readonly number[];
-  /** Empty without a C compiler. */
+  /** Empty where there is no C compiler. */
   readonly cNs: readonly number[];
   readonly steady: SteadyState;
 }
@@ -49,7 +50,7 @@ export interface RingPlan {
   readonly steadyRequests: number;
 }
 
-/** The result of part one. */
+/** All of part one. */
 export interface RingReport {
   readonly results: readonly RingResult[];
   /** What was left out, and why. */
@@ -58,10 +59,10 @@ export interface RingReport {
 
 const SOURCE = new URL("./ring.c", import.meta.url).pathname;
 const COMPILER = "gcc";
-/** Marks a forced collection in V8's trace. */
+/** V8 writes this into the trace's line for a collection that a program asked for. */
 const ASKED_FOR = /\btesting\b/;
 
-/** Requests per second, from the medians, and the ratio to C if C was measured. */
+/** Requests a second of the medians, and their ratio to C where C was measured. */
 export function ringRates(
   result: RingResult,
 ): { typescript: number; c: number | undefined; ratio: number | undefined } {
@@ -72,8 +73,8 @@ export function ringRates(
 }
 
 /**
- * Counts the collections between each two forced ones in a --trace-gc output.
- * Throws Error if the trace has an odd number of forced collections.
+ * Collections in each watched stretch of a --trace-gc output: those between two that were asked for.
+ * Throws Error if the trace has an odd number of the latter.
  */
 export function collectionsWatched(trace: string): number[] {
   const lines = trace.split("\n").filter((line) => /(Scavenge|Mark-Compact|Minor)/.test(line));
@@ -82,7 +83,7 @@ export function collectionsWatched(trace: string): number[] {
   return asked.flatMap((line, index) => index % 2 === 0 ? [asked[index + 1]! - line - 1] : []);
 }
 
-/** Runs part one. `progress` is called with what is being measured. */
+/** Runs part one. `progress` hears what is being measured. */
 export async function runRing(plan: RingPlan, progress: (text: string) => void): Promise<RingReport> {
   const directory = await Deno.makeTempDir({ prefix: "xenblk-bench-" });
   try {
@@ -117,7 +118,7 @@ async function measure(
 ): Promise<Uncounted> {
   const requests = plan.requestsPerRound;
   const round = { segments, requests, watchMemory: false };
-  await typescript.run(round); // so that the loop is compiled
+  await typescript.run(round); // compiles the loop
   const typescriptNs: number[] = [];
   const cNs: number[] = [];
   for (let i = 0; i < plan.rounds; i++) {
@@ -130,7 +131,7 @@ async function measure(
   return { segments, requestsPerRound: requests, typescriptNs, cNs, steady };
 }
 
-/** Builds the C loop. Undefined without a compiler. Throws Error with the compiler's messages. */
+/** The C loop's program, or undefined without a compiler. Throws Error with the compiler's words. */
 async function compile(directory: string): Promise<string | undefined> {
   const program = `${directory}/ring`;
   const args = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, SOURCE];
@@ -152,7 +153,7 @@ async function runC(program: string, segments: number, requests: number): Promis
   return JSON.parse(new TextDecoder().decode(stdout)).ns;
 }
 
-/** A running ring_process.ts. */
+/** ring_process.ts, running. */
 class RingProcess implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
   readonly #input: WritableStreamDefaultWriter<Uint8Array>;
@@ -187,7 +188,7 @@ class RingProcess implements AsyncDisposable {
     return JSON.parse(line!);
   }
 
-  /** Ends the process and returns V8's trace. */
+  /** Ends the process; V8's trace of all that it did. */
   async end(): Promise<string> {
     this.#ended = true;
     await this.#input.close();

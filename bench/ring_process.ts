@@ -1,7 +1,7 @@
 /**
- * The data plane alone, in its own process: a frontend's ring and the product's queue on one thread over mmapped
- * memory, with a disk that does nothing and grant copies that move nothing. It reads orders as JSON lines from standard
- * input and answers on standard error. Standard output belongs to V8's --trace-gc. ring.ts starts it.
+ * The data plane alone, in a process of its own: a frontend's ring and the product's queue on one thread over mmapped
+ * memory, with a disk that does nothing and grant copies that move nothing. Told what to do by JSON lines on standard
+ * input, it answers on standard error; standard output belongs to V8's --trace-gc. Its other end is ring.ts.
  */
 
 import { PAGE_BYTES } from "../lib/units.ts";
@@ -27,14 +27,14 @@ import type { RingAnswer, RingOrder } from "./ring.ts";
 
 const GUEST = 5 as DomId;
 const DISK_SECTORS = 2 ** 21;
-/** The distance between requests in sectors: the size of the largest request. */
+/** Sectors from one request to the next: those of the largest. */
 const STRIDE_SECTORS = 88;
 const COPY_STATUS_HALFWORD = 10;
 const COPY_HALFWORDS = 12;
 
 const platform = openNativePlatform();
 
-/** A guest with a ring in this process. Its data pages do not exist. */
+/** A guest whose ring is at hand, and whose pages nobody looks into. */
 class NullGuest implements GrantTable {
   constructor(readonly ring: OwnedMemory) {}
 
@@ -52,7 +52,7 @@ class NullGuest implements GrantTable {
     return 0;
   }
 
-  /** Builds the batch as for the hypervisor. Every copy succeeds and moves nothing. */
+  /** Builds the batch as for the hypervisor; every copy succeeds and moves nothing. */
   createCopyBatch(capacity: number): GrantCopyBatch {
     return new NativeGrantCopyBatch(GUEST, capacity, (address) => {
       const { buffer } = viewOf(address, capacity * COPY_HALFWORDS * 2);
@@ -67,7 +67,7 @@ class NullGuest implements GrantTable {
   [Symbol.dispose](): void {}
 }
 
-/** Event channels of one thread with itself. They wake nobody. */
+/** Event channels of one thread with itself: there is nobody to be woken. */
 class NullEvents implements EventChannels {
   notifications = 0;
 
@@ -163,7 +163,7 @@ class Loop {
 
 const loops = new Map<number, Loop>();
 
-/** Collects all garbage. This marks the trace: the lines between two marks belong to the loop. */
+/** Collects all garbage, which also leaves a line in the trace: what lies between two such lines is the loop's. */
 function collectGarbage(): void {
   (globalThis as unknown as { gc(): void }).gc();
 }

@@ -1,6 +1,5 @@
 /**
- * The result of one round of one case, and the medians of several rounds.
- * Pure.
+ * What one round of one case yields, and the medians of several rounds. Pure. It must not know where samples come from.
  */
 
 import type { DiskCase, StorageName, SubjectName } from "./cases.ts";
@@ -8,11 +7,11 @@ import { median } from "./statistics.ts";
 
 /** One round. */
 export interface Sample {
-  /** Blocks of the case's size per second, also if a block takes several requests. */
+  /** Blocks of the case's size a second, however many requests a block took. */
   readonly iops: number;
-  /** Processor time of the measured process per block: user and system. */
+  /** Processor time of the measured process for a block: user and system. */
   readonly cpuUs: number;
-  /** Latency of a request; undefined if a block takes several requests. */
+  /** Latency of a request; undefined where a block took several. */
   readonly latencyUs: Latency | undefined;
   /** Processor time of the frontend's process as a share of one CPU; undefined without a frontend. */
   readonly frontendShare: number | undefined;
@@ -27,16 +26,16 @@ export interface Latency {
 
 /** All rounds of one subject on one case. */
 export interface Measurement {
-  /** Undefined for the subject `null`, which has no storage. */
+  /** For the subject `null`, which has no storage, undefined. */
   readonly storage: StorageName | undefined;
   readonly case: DiskCase;
   readonly subject: SubjectName;
-  /** A remark on the requests, for the foot of the table. */
+  /** A remark on how the subject was asked, for the table's foot. */
   readonly remark: string | undefined;
   readonly samples: readonly Sample[];
 }
 
-/** The medians of a measurement's rounds, for each value separately. */
+/** The medians of a measurement's rounds, each value by itself. */
 export function medianSample({ samples }: Measurement): Sample {
   const latency = (value: (latency: Latency) => number): number =>
     median(samples.flatMap(({ latencyUs }) => latencyUs === undefined ? [] : [value(latencyUs)]))!;
@@ -51,7 +50,7 @@ export function medianSample({ samples }: Measurement): Sample {
   };
 }
 
-/** The measurement of another subject with the same case and storage, if there is one. */
+/** The measurement of a subject on the same case and storage as another, if there is one. */
 export function counterpart(
   all: readonly Measurement[],
   of: Pick<Measurement, "storage" | "case">,

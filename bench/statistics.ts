@@ -1,9 +1,9 @@
 /**
- * The statistics of the bench. It reports the median of several rounds, because the median ignores a round that other
- * work on the machine disturbed. Pure.
+ * The few statistics that the bench needs. Pure. Of several rounds the median stands: it ignores the round that
+ * something else on the machine disturbed.
  */
 
-/** The middle value, or the mean of the two middle values; undefined without values. */
+/** The middle value, or the mean of the two in the middle; undefined of no values. */
 export function median(values: readonly number[]): number | undefined {
   const sorted = values.toSorted((a, b) => a - b);
   const middle = sorted.length >>> 1;
@@ -11,12 +11,12 @@ export function median(values: readonly number[]): number | undefined {
   return sorted.length === 0 ? undefined : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
-/** The value divided by `base`; undefined unless both are known and `base` is above 0. */
+/** How many times `base` the value is; undefined unless both are known and `base` is above 0. */
 export function ratio(value: number | undefined, base: number | undefined): number | undefined {
   return value === undefined || base === undefined || !(base > 0) ? undefined : value / base;
 }
 
-/** Half the distance between the quartiles, relative to the median; undefined without values. */
+/** Half the distance between the quartiles as a share of the median: how far rounds differ. Undefined of no values. */
 export function spread(values: readonly number[]): number | undefined {
   const middle = median(values);
   if (middle === undefined || middle === 0) return undefined;

@@ -1,6 +1,7 @@
 /**
- * The images of the bench: a file in memory, files on a disk, and a loop device with O_DIRECT on a file in memory,
- * which is the fastest O_DIRECT storage here. All images are fully written, so that none has holes.
+ * Where the images of the bench lie: a file in memory, files on a disk, and a block device in memory (zram), which
+ * is the fastest that there is past the page cache. All are written through once so that nothing is a hole.
+ * It must not know who reads them.
  */
 
 import { errorText } from "../lib/errors.ts";
@@ -11,13 +12,13 @@ import { fileSystemOf } from "./machine.ts";
 export interface Storage {
   readonly name: StorageName;
   readonly directory: string;
-  /** The image is used with O_DIRECT. */
+  /** The image is to be used past the page cache. */
   readonly direct: boolean;
   /** For people: `ext4, O_DIRECT`. */
   readonly description: string;
 }
 
-/** A file or block device that exists until it is disposed. */
+/** A file or block device that is there until it is disposed. */
 export interface Image extends Disposable {
   readonly path: string;
   readonly direct: boolean;
@@ -26,7 +27,7 @@ export interface Image extends Disposable {
 const MEMORY = "/dev/shm";
 const CHUNK_BYTES = 2 ** 20;
 
-/** The place for a storage's image, or the reason why there is none. Images on a disk go to `directory`. */
+/** The place for a storage's image, or why this machine has none; `directory` is where disk-backed images go. */
 export function findStorage(name: StorageName, directory: string): Storage | string {
   const inMemory = name === "tmpfs" || name === "loop";
   const place = inMemory ? MEMORY : directory;
@@ -51,7 +52,7 @@ export function findStorage(name: StorageName, directory: string): Storage | str
   return { name, directory: place, direct: isDirect(name), description };
 }
 
-/** Creates an image of random bytes, and writes them to the disk. */
+/** Makes an image of random bytes, all of them on the disk. */
 export async function makeImage({ name, directory, direct }: Storage, sizeBytes: number): Promise<Image> {
   const path = await Deno.makeTempFile({ dir: directory, prefix: "xenblk-bench-" });
   using undo = new DisposableStack();
@@ -75,7 +76,7 @@ function detach(device: string): void {
   losetup("--detach", device);
 }
 
-/** The output of losetup(8). Throws Error with its message if it fails. */
+/** What losetup(8) prints. Throws Error with its words if it fails. */
 function losetup(...args: string[]): string {
   const { success, stdout, stderr } = new Deno.Command("losetup", { args, stdin: "null" }).outputSync();
   const [out, words] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes).trim());
@@ -83,7 +84,7 @@ function losetup(...args: string[]): string {
   return out!;
 }
 
-/** Writes the page cache to the disk, so that no later round pays for it. */
+/** Writes to the disk what is only in the page cache, so that no later round pays for it. */
 export async function writeBack(path: string): Promise<void> {
   using file = await Deno.open(path, { write: true });
   await file.syncData();

@@ -1,7 +1,7 @@
 /**
- * Draws line charts as one SVG picture with ECharts, without a browser. This separate program reads a description as JSON
- * from standard input and writes the picture to standard output. It has its own configuration and lock file, so that
- * nobody downloads a drawing library just to serve disks.
+ * Draws line charts as one SVG picture with ECharts, without a browser: a program of its own, that reads a description
+ * as JSON from standard input and writes the picture to standard output. It has a configuration and a lock file of its
+ * own, so that nobody who only serves disks downloads a drawing library. It must not know what the lines mean.
  */
 
 import * as echarts from "echarts";
