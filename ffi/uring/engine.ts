@@ -182,11 +182,11 @@ export class UringEngine implements Parker, UringHost {
     this.ring.prepare(IORING_OP.pollAdd, source.fd, 0, 0, POLL_MULTISHOT, POLLIN, watch, FOR_WATCH);
   }
 
-  /** Ends a poll, which holds its file open until then. */
+  /** Ends a poll, which holds its file open until then. While an event is being delivered, the kernel refuses: retry. */
   #cancel(watch: number): void {
-    this.makeRoom();
-    this.ring.prepare(IORING_OP.pollRemove, -1, 0, watch + FOR_WATCH * TWO_32, 0, 0, watch, FOR_NOBODY);
     for (let attempt = 0; attempt < CANCEL_ATTEMPTS; attempt++) {
+      this.makeRoom();
+      this.ring.prepare(IORING_OP.pollRemove, -1, 0, watch + FOR_WATCH * TWO_32, 0, 0, watch, FOR_NOBODY);
       this.ring.enter(1, CANCEL_TIMEOUT_MS);
       this.#consume();
       const expired = this.#expired.indexOf(watch);

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Boots Xen with a dom0 in QEMU's software emulation and waits until it powers off. The serial console is on stdout.
+# Boots Xen with a dom0 in QEMU's software emulation and waits until dom0 powers off. The serial console is on stdout.
 # Usage: boot.sh IMAGES PAYLOAD OUTPUT SCRATCH
 set -euo pipefail
 images="$1" payload="$2" output="$3" scratch="$4"
 
-# With SMAP or SMEP Xen dies at dom0's first exception; without eager-fpu (a part of
-# spec-ctrl), floating-point and XMM registers leak between domains.
+# With SMAP or SMEP, Xen dies at dom0's first exception. Without eager-fpu (a part of spec-ctrl), floating-point and XMM
+# registers leak between domains.
 xen="console=com1 com1=115200,8n1 dom0_mem=2048M,max:2048M dom0_max_vcpus=2 spec-ctrl=no,eager-fpu=yes"
 xen="$xen smep=0 smap=0 watchdog=0 loglvl=all guest_loglvl=all conring_size=1M"
 dom0="console=hvc0 mitigations=off nokaslr no_timer_check panic=5"

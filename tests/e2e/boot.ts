@@ -1,7 +1,7 @@
 /**
- * One boot of a suite: packs the checkout and the job, starts QEMU through boot.sh, shows the progress that dom0 reports
- * on the serial line, ends QEMU when its time is up or it says nothing any more, and reads the results off the output
- * disk. It must not know what a scenario does.
+ * One boot of a suite: packs the checkout and the job, starts QEMU through boot.sh, and shows the progress that dom0
+ * reports on the serial line. Kills QEMU after its time limit, or when dom0 is silent for too long. At the end it
+ * copies the results from the output disk.
  */
 
 import type { BootRequest } from "./plan.ts";
@@ -9,14 +9,14 @@ import type { BootReport, ScenarioResult } from "./report.ts";
 import type { Scenario } from "./scenarios.ts";
 import { print, shell } from "./shell.ts";
 
-/** Most time for firmware, Xen and dom0 to come up and to power off, beside the job. */
+/** Time limit for firmware, Xen and dom0 to start and to power off, in addition to the job. */
 export const BOOT_SECONDS = 240;
-/** After a scenario's own timeout dom0 collects, cleans up and judges; so long may that take. */
+/** Time limit for dom0 to collect logs, clean up and judge after a scenario's own timeout. */
 const JUDGE_SECONDS = 180;
 
 const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 
-/** Boots, runs the scenarios and returns how each went; one that never ended counts as failed. */
+/** Boots, runs the scenarios and returns the outcome of each. A scenario that never ended counts as failed. */
 export async function bootSuite(cache: string, request: BootRequest): Promise<BootReport> {
   const { suite, images, scenarios, jobSeconds, attempt } = request;
   const disk = (name: string): string => `${cache}/run-${suite}-${name}.ext4`;
@@ -53,7 +53,7 @@ async function writeJob(path: string, { suite, scenarios, jobSeconds }: BootRequ
   await Deno.writeTextFile(path, Object.entries(settings).map(([name, value]) => `${name}=${value}\n`).join(""));
 }
 
-/** How long dom0 may say nothing, by what it said last. */
+/** How long dom0 may be silent, given its last progress line. */
 class Watch {
   readonly #scenarios: readonly Scenario[];
   seconds = BOOT_SECONDS;
@@ -70,7 +70,7 @@ class Watch {
   }
 }
 
-/** Runs QEMU until it ends or must end; returns the lines of its serial console. */
+/** Runs QEMU until it exits or is killed. Returns the lines of its serial console. */
 async function runQemu(
   args: readonly string[],
   timeoutSeconds: number,
@@ -103,9 +103,9 @@ async function runQemu(
   return lines;
 }
 
-/** Ends QEMU when it takes too long, when dom0 says nothing any more, and when the run is interrupted. */
+/** Kills QEMU when it takes too long, when dom0 is silent for too long, and when the run is interrupted. */
 class Guard implements Disposable {
-  /** Why it was ended; undefined: it was not. */
+  /** Why QEMU was killed; undefined if it was not. */
   reason: string | undefined;
   readonly #child: Deno.ChildProcess;
   readonly #watch: Watch;
@@ -120,7 +120,7 @@ class Guard implements Disposable {
     for (const signal of SIGNALS) Deno.addSignalListener(signal, this.#interrupted);
   }
 
-  /** dom0 said something. */
+  /** dom0 reported progress. */
   progress(): void {
     clearTimeout(this.#silence);
     this.#silence = this.#startSilence();
@@ -136,7 +136,7 @@ class Guard implements Disposable {
     this.#child.kill("SIGKILL");
   }
 
-  // No QEMU must outlive a run that is interrupted: each boot's guard is told before the run ends.
+  // No QEMU may outlive an interrupted run: the guards of all boots kill theirs before the run exits.
   readonly #interrupted = (): void => {
     this.#child.kill("SIGKILL");
     setTimeout(() => Deno.exit(130), 0);

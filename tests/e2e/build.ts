@@ -1,33 +1,33 @@
 /**
- * What is built when: each thing in the cache carries the digest of what it was made from (scripts, package versions,
- * the things below it) and is made anew only when that changes. It must not know how anything is made.
+ * Decides what to build: each item in the cache has a digest of its inputs (scripts, package versions, the items that
+ * it is made from), and is rebuilt only when the digest changes. The shell scripts in build/ do the work.
  */
 
 import type { Stage } from "./report.ts";
 import { digest, shell } from "./shell.ts";
 
-/** Something in the cache. */
+/** An item in the cache. */
 interface Built {
   readonly path: string;
   readonly key: string;
 }
 
-/** Makes what a boot needs, in a cache. */
+/** Builds everything that a boot needs, in a cache. */
 export class Builder {
   readonly #cache: string;
   readonly #left: () => number;
-  /** What took its time so far. */
+  /** The stages so far, with their durations. */
   readonly stages: Stage[] = [];
   #fio: Promise<Built> | undefined;
   #deno: Promise<Built> | undefined;
 
-  /** `left`: seconds that the whole run still has. */
+  /** `left` returns the seconds that remain for the whole run. */
   constructor(cache: string, left: () => number) {
     this.#cache = cache;
     this.#left = left;
   }
 
-  /** Installs what the machine lacks. */
+  /** Installs missing packages on the machine. */
   async hostPackages(): Promise<void> {
     await this.#timed(
       "the machine's own packages",
@@ -35,7 +35,7 @@ export class Builder {
     );
   }
 
-  /** The folder with a suite's images. */
+  /** Returns the folder with a suite's images. */
   async images(suite: string): Promise<string> {
     this.#fio ??= this.#makeFio();
     this.#deno ??= this.#make("deno", [], [Deno.version.deno], "build/deno.sh", (out) => [Deno.version.deno, out]);
@@ -57,7 +57,7 @@ export class Builder {
     return await this.#make(`base-${suite}`, scripts, [versions], "build/base.sh", (out) => [suite, this.#cache, out]);
   }
 
-  /** Makes a thing unless the cache has it with the same key. */
+  /** Builds an item unless the cache has it with the same key. */
   async #make(
     name: string,
     scripts: readonly string[],

@@ -1,59 +1,59 @@
 /**
- * The order of a run within its limits: each suite is booted once with all of its scenarios, the suites beside each
- * other where the machine has memory for it; those that failed are run a second time in a fresh boot, one suite after
- * the other, since an emulated machine on busy cores may be too slow once, but not twice. Whatever the time did not
- * suffice for, or the machine has no means for, has failed. It must not know how images are made or booted.
+ * The order of a run. Each suite is booted once with all of its scenarios; suites run in parallel if the machine has
+ * the memory. Scenarios that fail run a second time in a fresh boot, one suite after the other: an emulated machine on
+ * busy cores may be too slow once, but not twice. A scenario that does not fit into the time limit, or that the machine
+ * cannot run, has failed.
  */
 
 import { errorText } from "../../lib/errors.ts";
 import type { BootReport, RunReport, ScenarioResult, Stage } from "./report.ts";
 import type { Scenario } from "./scenarios.ts";
 
-/** What is booted. */
+/** One boot of a suite. */
 export interface BootRequest {
   readonly suite: string;
   readonly images: string;
   readonly scenarios: readonly Scenario[];
-  /** The scenarios' time in all. */
+  /** Time limit of all scenarios together. */
   readonly jobSeconds: number;
-  /** 1, or 2 for those that failed. */
+  /** 1, or 2 for the scenarios that failed. */
   readonly attempt: number;
 }
 
-/** How the parts of a run are done. */
+/** The actions of a run: run.ts has the real ones, plan_test.ts has fakes. */
 export interface Rig {
-  /** Installs what the machine lacks. */
+  /** Installs missing packages on the machine. */
   prepare(): Promise<void>;
-  /** Makes a suite's images and returns their folder. */
+  /** Builds a suite's images and returns their folder. */
   images(suite: string): Promise<string>;
   boot(request: BootRequest): Promise<BootReport>;
-  /** Seconds of a clock that only goes forward. */
+  /** Seconds of a monotonic clock. */
   now(): number;
-  /** What took its time so far beside the boots. */
+  /** The stages so far, except the boots. */
   stages(): readonly Stage[];
   print(line: string): void;
 }
 
-/** How long a run may take. */
+/** The limits of a run. */
 export interface Limits {
   /** The whole run. */
   readonly seconds: number;
-  /** What a boot needs beside its scenarios. */
+  /** The time that a boot needs in addition to its scenarios. */
   readonly bootSeconds: number;
-  /** How many machines may be emulated at the same time. */
+  /** How many machines may be emulated in parallel. */
   readonly boots: number;
 }
 
-/** Less than this is not worth a boot. */
+/** With less time left than this, no boot is started. */
 const LEAST_JOB_SECONDS = 60;
 
-/** A suite with what is to be run on it. */
+/** A suite and the scenarios to run on it. */
 interface Work {
   readonly suite: string;
   readonly scenarios: readonly Scenario[];
 }
 
-/** Runs the scenarios on each of the suites that they are for; never throws for what fails. */
+/** Runs the scenarios on each of their suites. Failures are part of the report; nothing is thrown. */
 export async function runAll(
   rig: Rig,
   suites: readonly string[],
@@ -70,13 +70,13 @@ export async function runAll(
     const again = failedIn(work, boots[index]!);
     if (again.scenarios.length === 0 || boots[index]!.folder === undefined) continue;
     const report = await attempt(rig, again, images, 2, left, limits);
-    // What was not run a second time keeps what is known of the first.
+    // Without a second boot, the result of the first one stays.
     if (report.folder !== undefined) boots.push(report);
   }
   return { boots, stages: rig.stages(), seconds: rig.now() - began };
 }
 
-/** Does the work for each item, in their order, for at most `lanes` at the same time. */
+/** Does the work for each item in order, for at most `lanes` items in parallel. */
 async function inLanes<T, R>(lanes: number, items: readonly T[], work: (item: T) => Promise<R>): Promise<R[]> {
   const results: R[] = [];
   let next = 0;
@@ -87,14 +87,14 @@ async function inLanes<T, R>(lanes: number, items: readonly T[], work: (item: T)
   return results;
 }
 
-/** The suites' images, one suite after the other, from now on: the next suite's are made while one is booted. */
+/** Starts to build the images, one suite after the other. So one suite's images are built while another boots. */
 function makeImages(rig: Rig, works: readonly Work[]): Map<string, Promise<string>> {
   const ready = rig.prepare();
   const made = new Map<string, Promise<string>>();
   let before: Promise<unknown> = ready;
   for (const { suite } of works) {
     const images = before.then(() => ready).then(() => rig.images(suite));
-    before = images.catch(() => {}); // whoever boots the suite hears of it
+    before = images.catch(() => {}); // the boot of this suite reports it
     made.set(suite, images);
   }
   return made;

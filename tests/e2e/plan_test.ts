@@ -1,5 +1,5 @@
 /**
- * The order of a run of the scenarios, its limits and what it reports, shown with a rig that boots nothing.
+ * The order, the limits and the report of a run of the scenarios, shown with a rig that boots nothing.
  */
 
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
@@ -10,10 +10,10 @@ import { listScenarios, type Scenario } from "./scenarios.ts";
 
 const LIMITS: Limits = { seconds: 2100, bootSeconds: 100, boots: 1 };
 
-/** What becomes of a scenario at each attempt; `passed` beyond the last. */
+/** The outcome of a scenario at each attempt; `passed` after the last one listed. */
 type Course = Readonly<Record<string, readonly ScenarioResult["outcome"][]>>;
 
-/** A rig whose boots take `bootSeconds` and end as `course` says. */
+/** A rig with boots that take `bootSeconds` and end as `course` says. */
 class FakeRig implements Rig {
   readonly done: string[] = [];
   seconds = 1000;
@@ -63,7 +63,7 @@ async function run(rig: Rig, limits = LIMITS): Promise<{ run: RunReport; text: s
   return { run, text, last: text.split("\n").at(-1)! };
 }
 
-Deno.test("each suite is booted once when all pass, with the scenarios that are for it", async () => {
+Deno.test("if all scenarios pass, each suite is booted once, with its scenarios", async () => {
   const rig = new FakeRig({});
   const { run: report, last } = await run(rig);
   assertEquals(rig.done, ["new one two, at most 2000 s", "old one, at most 1700 s"]);
@@ -71,7 +71,7 @@ Deno.test("each suite is booted once when all pass, with the scenarios that are 
   assert(succeeded(report));
 });
 
-Deno.test("suites are booted beside each other where the machine can, scenarios that failed alone", async () => {
+Deno.test("suites boot in parallel if the machine can; failed scenarios boot one suite at a time", async () => {
   const running = new Set<string>();
   const together: string[] = [];
   const rig = new FakeRig({ "new one": ["failed"], "old one": ["failed"] });
@@ -88,7 +88,7 @@ Deno.test("suites are booted beside each other where the machine can, scenarios 
   assertEquals(last, "ok | 3 passed | 0 failed (1200s)");
 });
 
-Deno.test("a scenario that failed is run again alone, and the report says at which boot it passed", async () => {
+Deno.test("a failed scenario runs again in a second boot, and the report says at which boot it passed", async () => {
   const rig = new FakeRig({ "new two": ["failed"] });
   const { run: report, text, last } = await run(rig);
   assertEquals(rig.done, ["new one two, at most 2000 s", "old one, at most 1700 s", "new two, at most 1400 s"]);
@@ -105,7 +105,7 @@ Deno.test("a scenario that fails twice has failed", async () => {
   assert(!succeeded(report));
 });
 
-Deno.test("beyond the limit nothing is booted; what did not run has failed and is listed", async () => {
+Deno.test("after the time limit nothing is booted; scenarios that did not run have failed and are listed", async () => {
   const rig = new FakeRig({ "new two": ["failed"] }, 1960);
   const { text, last } = await run(rig);
   assertEquals(rig.done, ["new one two, at most 2000 s"]);
@@ -120,7 +120,7 @@ Deno.test("a machine that cannot run the scenarios fails all of them, with the r
   assertEquals(last, "FAILED | 0 passed | 3 failed (0s)");
 });
 
-Deno.test("a suite whose images cannot be made takes nothing from the next", async () => {
+Deno.test("if the images of one suite cannot be built, the next suite still runs", async () => {
   const images = (suite: string): Promise<string> =>
     suite === "new" ? Promise.reject(new Error("no such package")) : Promise.resolve("");
   const { text, last } = await run(new FakeRig({}, 300, { images }));
@@ -128,12 +128,12 @@ Deno.test("a suite whose images cannot be made takes nothing from the next", asy
   assertEquals(last, "FAILED | 1 passed | 2 failed (300s)");
 });
 
-Deno.test("a skipped scenario is counted as such", async () => {
+Deno.test("a skipped scenario is counted as skipped", async () => {
   const { last } = await run(new FakeRig({ "new two": ["skipped"] }));
   assertEquals(last, "ok | 2 passed | 0 failed | 1 ignored (600s)");
 });
 
-Deno.test("every scenario says for which suites it is and in what time dom0 ends it", () => {
+Deno.test("every scenario has valid suites and a valid timeout", () => {
   const scenarios = listScenarios();
   assert(scenarios.length >= 14);
   for (const { name, suites, timeoutSeconds } of scenarios) {
@@ -142,7 +142,7 @@ Deno.test("every scenario says for which suites it is and in what time dom0 ends
   }
 });
 
-Deno.test("a part of the rig that fails gives its last words as the reason", async () => {
+Deno.test("if a script of the rig fails, its last line is the reason", async () => {
   const error = await assertRejects(() => shell("build/fio.sh", ["/nowhere", "/nowhere/fio"], 60), Error);
   assertStringIncludes(error.message, "build/fio.sh ended with status 1: ");
   assertStringIncludes(error.message, "/nowhere");

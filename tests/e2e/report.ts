@@ -1,45 +1,45 @@
 /**
- * What a run of the scenarios comes to, for a person: the logs of what failed, the measurements that scenarios left,
- * how long each stage took, a table, and a closing line like the test runner's. It must not know how scenarios are run.
+ * The report of a run: the logs of scenarios that failed, the measurements, the duration of each stage, a table, and a
+ * closing line like the test runner's.
  */
 
-/** How one scenario went in one boot. */
+/** The outcome of one scenario in one boot. */
 export interface ScenarioResult {
   readonly name: string;
   readonly outcome: "passed" | "failed" | "skipped";
   readonly seconds: number;
-  /** Why it failed or was skipped, or what it found. */
+  /** Why it failed or was skipped, or what it noted. */
   readonly remark: string;
   readonly log: string;
-  /** What it measured, to be shown whatever the outcome. */
+  /** What it measured. It is shown whatever the outcome. */
   readonly report: string;
 }
 
-/** How one boot went. */
+/** The outcome of one boot. */
 export interface BootReport {
   readonly suite: string;
-  /** Where its logs are; undefined: it came to no boot. */
+  /** The folder of its logs; undefined if nothing was booted. */
   readonly folder: string | undefined;
   readonly seconds: number;
-  /** From QEMU's start until dom0 took up the job; undefined if it never did. */
+  /** From QEMU's start until dom0 started the job; undefined if it never did. */
   readonly bootSeconds: number | undefined;
   readonly results: readonly ScenarioResult[];
 }
 
-/** Something that took its time beside the scenarios. */
+/** A stage of the run other than a boot, with its duration. */
 export interface Stage {
   readonly name: string;
   readonly seconds: number;
 }
 
-/** A whole run: all boots in their order. A scenario that failed may be there twice; the later boot counts. */
+/** A whole run: all boots in order. A scenario that failed may occur twice; the later boot counts. */
 export interface RunReport {
   readonly boots: readonly BootReport[];
   readonly stages: readonly Stage[];
   readonly seconds: number;
 }
 
-/** A scenario with all of its attempts; the last one counts. */
+/** A scenario with all of its attempts. The last one counts. */
 interface Verdict {
   readonly suite: string;
   readonly attempts: readonly Attempt[];
@@ -50,15 +50,15 @@ interface Attempt {
   readonly folder: string | undefined;
 }
 
-/** Lines of a failed scenario's log that are shown. */
+/** How many lines of a failed scenario's log are shown. */
 const LOG_LINES = 40;
 
-/** Whether nothing failed in the end and something passed. */
+/** True if no scenario failed at its last attempt, and at least one passed. */
 export function succeeded(run: RunReport): boolean {
   return count(run, "failed") === 0 && count(run, "passed") > 0;
 }
 
-/** The summary; its last line is what .ci/run sums. */
+/** The summary. `.ci/run` sums its last line. */
 export function reportText(run: RunReport): string {
   const parts = [...failures(run), ...measurements(run), stagesText(run), ...tables(run), closingLine(run)];
   return parts.filter((part) => part !== "").join("\n\n");
@@ -79,7 +79,7 @@ function count(run: RunReport, outcome: ScenarioResult["outcome"]): number {
   return verdicts(run).filter(({ attempts }) => attempts.at(-1)!.result.outcome === outcome).length;
 }
 
-/** The end of each log of an attempt that failed, of those that did better later, too. */
+/** The end of the log of each failed attempt, including scenarios that passed later. */
 function failures(run: RunReport): string[] {
   return verdicts(run).flatMap(({ suite, attempts }) =>
     attempts.filter(({ result }) => result.outcome === "failed" && result.log !== "").map(({ result, folder }) =>
@@ -130,7 +130,7 @@ function row(attempts: readonly Attempt[], width: number): string {
     `logs in ${first.folder}/${name}`;
 }
 
-/** In the words of the test runner. */
+/** The closing line, in the test runner's format. */
 function closingLine(run: RunReport): string {
   const skipped = count(run, "skipped");
   return `${succeeded(run) ? "ok" : "FAILED"} | ${count(run, "passed")} passed | ${count(run, "failed")} failed` +

@@ -1,10 +1,10 @@
 /**
- * `deno task e2e [NAME...]`: real guests on a real Xen. Builds what a boot needs into a cache, boots Debian's Xen in
- * QEMU for each dom0 root, lets dom0 run the scenarios, and reports. It must not know what a scenario does, nor how an
- * image is made: those are shell scripts beside it; nor in which order things are done: plan.ts does.
+ * `deno task e2e [NAME...]`: real guests on a real Xen. Builds everything that a boot needs into a cache, boots
+ * Debian's Xen in QEMU for each dom0 root, lets dom0 run the scenarios, and reports. plan.ts has the order; scenarios
+ * and the builds of images are shell scripts.
  *
  * XENBLK_E2E_CACHE is the cache's folder (default xenblk-e2e below the temporary folder), XENBLK_E2E_SUITES the dom0
- * roots, XENBLK_E2E_MINUTES the time that the whole run may take.
+ * roots, XENBLK_E2E_MINUTES the time limit of the whole run.
  */
 
 import { BOOT_SECONDS, bootSuite } from "./boot.ts";
@@ -18,11 +18,11 @@ const SUITES = (Deno.env.get("XENBLK_E2E_SUITES") ?? "trixie,bookworm").split(",
 const CACHE = Deno.env.get("XENBLK_E2E_CACHE") ?? `${Deno.env.get("TMPDIR") ?? "/tmp"}/xenblk-e2e`;
 const MINUTES = Number(Deno.env.get("XENBLK_E2E_MINUTES") ?? "35");
 
-/** What an emulated machine takes of this one's memory, and of its CPUs: with fewer its own wait for each other. */
+/** Memory and CPUs that one emulated machine needs. With fewer CPUs, its virtual CPUs wait for each other. */
 const BOOT_BYTES = 4.5 * 2 ** 30;
 const BOOT_CPUS = 2;
 
-/** The scenarios that were asked for by name, or all. */
+/** The scenarios named on the command line, or all. */
 function chosen(names: readonly string[]): readonly Scenario[] {
   const all = listScenarios();
   const unknown = names.filter((name) => !all.some((scenario) => scenario.name === name));
@@ -32,7 +32,7 @@ function chosen(names: readonly string[]): readonly Scenario[] {
   return names.length === 0 ? all : all.filter((scenario) => names.includes(scenario.name));
 }
 
-/** How many machines this one can emulate at the same time. */
+/** How many machines this one can emulate in parallel. */
 function mostBoots(): number {
   const byMemory = Math.floor(Deno.systemMemoryInfo().available / BOOT_BYTES);
   const byCpus = Math.floor(navigator.hardwareConcurrency / BOOT_CPUS);
@@ -42,7 +42,7 @@ function mostBoots(): number {
 async function run(names: readonly string[]): Promise<boolean> {
   const scenarios = chosen(names);
   await Deno.mkdir(CACHE, { recursive: true });
-  // Two runs would fight over the cache, and over the machine's cores.
+  // Two runs would compete for the cache and for the machine's cores.
   using lock = await Deno.open(`${CACHE}/lock`, { create: true, write: true });
   await lock.lock(true);
   const now = (): number => performance.now() / 1000;

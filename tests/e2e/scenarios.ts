@@ -1,26 +1,25 @@
 /**
- * Which scenarios there are: the files of the folder scenarios, with what their first lines say about them. It must not
- * know how they are run.
+ * The list of scenarios: the files in the folder scenarios, and the settings in their first lines.
  *
  * A scenario's comment may hold `# suites: trixie` (default: all) and `# timeout: 120 s` (default 240).
  */
 
 /** One scenario. */
 export interface Scenario {
-  /** The file's name without its ending. */
+  /** The file's name without its extension. */
   readonly name: string;
-  /** The dom0 roots that it can run on. */
+  /** The dom0 roots that it runs on. */
   readonly suites: readonly string[];
-  /** After which dom0 ends it. */
+  /** dom0 ends it after this time. */
   readonly timeoutSeconds: number;
 }
 
 const FOLDER = new URL("./scenarios/", import.meta.url);
 const ALL_SUITES = ["trixie", "bookworm"];
-/** As in dom0/job.sh. */
+/** The same default as in dom0/job.sh. */
 const DEFAULT_TIMEOUT_SECONDS = 240;
 
-/** All scenarios, in the order in which they run: that of their names. */
+/** All scenarios, sorted by name; they run in this order. */
 export function listScenarios(): readonly Scenario[] {
   return [...Deno.readDirSync(FOLDER)]
     .filter((entry) => entry.isFile && entry.name.endsWith(".sh"))

@@ -1,13 +1,13 @@
 /**
- * Running the rig's shell scripts: one call that waits, bounded in time, and fails with the script's name; and printing a
- * line. It must not know any script.
+ * Runs the rig's shell scripts, each with a time limit; an error names the script. Also prints lines and computes
+ * digests.
  */
 
 const HERE = new URL("./", import.meta.url).pathname;
 
 /**
- * Runs a script beside this file and returns what it printed; its messages go to stderr as they come, and the last of
- * them is the reason if it fails.
+ * Runs a script of this folder and returns its stdout. Its stderr is passed on at once. If the script fails, the last
+ * line of stderr is the reason in the error.
  */
 export async function shell(script: string, args: readonly string[], timeoutSeconds: number): Promise<string> {
   const signal = AbortSignal.timeout(timeoutSeconds * 1000);
@@ -29,7 +29,7 @@ export async function shell(script: string, args: readonly string[], timeoutSeco
   return stdout;
 }
 
-/** Copies a stream to stderr; returns its last line that is not empty. */
+/** Copies a stream to stderr. Returns its last line that is not empty. */
 async function passOn(stream: ReadableStream<Uint8Array>): Promise<string> {
   const decoder = new TextDecoder();
   let text = "";
@@ -40,7 +40,7 @@ async function passOn(stream: ReadableStream<Uint8Array>): Promise<string> {
   return text.trimEnd().split("\n").at(-1)!;
 }
 
-/** SHA-256 of the named files of this folder and of other texts, as hexadecimal digits. */
+/** SHA-256 over the named files of this folder and over other texts, as hexadecimal digits. */
 export async function digest(files: readonly string[], texts: readonly string[]): Promise<string> {
   const parts = [...await Promise.all(files.map((file) => Deno.readTextFile(HERE + file))), ...texts];
   const bytes = new TextEncoder().encode(parts.map((part) => `${part.length}:${part}`).join(""));

@@ -1,7 +1,7 @@
 /**
  * Builds the C sources of tests/native/src with gcc into tests/native/build/<hash of sources>/: stand-ins for the Xen
- * libraries, the tool that plays hypervisor and toolstack, and the C test program. Nothing is built twice. Run as a
- * program it builds and prints the directory. It must not know how the results are used (see harness.ts).
+ * libraries, the tool that acts as hypervisor and toolstack, and the C test program. Nothing is built twice. As a
+ * program it builds and prints the directory. harness.ts uses the results.
  */
 
 const SOURCES = new URL("./src/", import.meta.url);
@@ -11,7 +11,7 @@ const COMPILER = "gcc";
 const FLAGS = ["-std=gnu11", "-O2", "-g", "-Wall", "-Wextra", "-Werror", "-fPIC", "-pthread"];
 const MACHINE = ["machine.c", "events.c", "grants.c"];
 
-/** What is built: the file's name and the compiler's arguments that are its own, run in the folder of the sources. */
+/** Each file to build, with its compiler arguments. The compiler runs in the folder of the sources. */
 const TARGETS: Readonly<Record<string, readonly string[]>> = {
   "libxengnttab.so.1": [...library("libxengnttab"), "gnttab.c", "gntshr.c", ...MACHINE],
   "libxenevtchn.so.1": [...library("libxenevtchn"), "evtchn.c", ...MACHINE],
@@ -51,7 +51,7 @@ function compilerRuns(): boolean {
   }
 }
 
-/** What the build lacks, with the Debian package that has it; undefined if nothing. */
+/** Names a missing part of the build and its Debian package. Undefined if nothing is missing. */
 export function missingBuildParts(): string | undefined {
   if (!compilerRuns()) return "gcc is missing (Debian package gcc)";
   if (!exists("/usr/include/stdio.h")) return "the C library's headers are missing (Debian package libc6-dev)";
@@ -79,8 +79,8 @@ async function compile(target: string, args: readonly string[], directory: strin
 }
 
 /**
- * Builds what is not built yet. Returns the absolute path of the directory with the results.
- * Throws Error with the compiler's words, or with the missing package.
+ * Builds the parts unless they exist. Returns the absolute path of the directory with the results.
+ * Throws Error with the compiler's messages, or with the missing package.
  */
 export async function buildNative(): Promise<string> {
   const finished = new URL(`${await sourcesHash()}/`, BUILD);
@@ -88,7 +88,7 @@ export async function buildNative(): Promise<string> {
   const missing = missingBuildParts();
   if (missing !== undefined) throw new Error(`Cannot build the native test parts: ${missing}`);
   Deno.mkdirSync(BUILD, { recursive: true });
-  // Built aside and renamed whole, since several test processes may build at the same time.
+  // Built in another directory and renamed at the end, because several test processes may build at the same time.
   const aside = Deno.makeTempDirSync({ dir: BUILD.pathname, prefix: "unfinished-" });
   try {
     await Promise.all(Object.entries(TARGETS).map(([target, args]) => compile(target, args, aside)));

@@ -1,5 +1,6 @@
 /**
- * Scenarios of ffi/xen/evtchn.ts, ffi/linux/park.ts and parking on an io_uring with two domains, in one process and in two. See ffi_child.ts.
+ * Scenarios of ffi/xen/evtchn.ts, ffi/linux/park.ts and parking on an io_uring, with two domains in one process or in
+ * two. ffi_child.ts runs them.
  */
 
 import { assert, assertEquals, assertLess, assertThrows } from "@std/assert";
@@ -8,7 +9,7 @@ import { XenblkError } from "../../lib/errors.ts";
 import type { EventChannels } from "../../lib/hypervisor.ts";
 import { actingAs, DOM0, GUEST, platform, portOf, type Scenarios } from "./ffi_scenario.ts";
 
-/** Handles of the guest's and of domain 0's side. */
+/** A handle of the guest and a handle of domain 0. */
 function bothSides(): { readonly frontend: EventChannels; readonly backend: EventChannels } {
   return {
     frontend: actingAs(GUEST, () => platform.openEventChannels(DOM0)),
@@ -16,7 +17,7 @@ function bothSides(): { readonly frontend: EventChannels; readonly backend: Even
   };
 }
 
-/** The ports that fired, in one call with room for eight. */
+/** The ports that fired, from one call with room for eight. */
 function fired(events: EventChannels): number[] {
   const ports = new Uint32Array(8);
   const count = events.take(ports);
@@ -28,7 +29,7 @@ function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-/** A process of domain 0 that bound to the guest's port and then sleeps; resolves when it has bound. */
+/** Starts a process of domain 0 that binds to the guest's port and then sleeps. Resolves when it has bound. */
 async function bindInOtherProcess(remote: number): Promise<Deno.ChildProcess> {
   const child = new Deno.Command(Deno.execPath(), {
     args: ["run", "-A", new URL("./ffi_child.ts", import.meta.url).pathname, "binds and sleeps", String(remote)],
@@ -48,7 +49,7 @@ export const EVENT_SCENARIOS: Scenarios = {
     assertEquals([fired(backend), fired(backend), fired(frontend)], [[local], [], []]);
   },
 
-  "a handle that has bound reaches no other domain; one that makes ports stays as it is": () => {
+  "a handle that has bound a port reaches no other domain; one that creates ports is not restricted": () => {
     const { frontend, backend } = bothSides();
     const remote = frontend.bindUnbound(DOM0);
     assert(backend.unrestricted !== undefined && frontend.unrestricted !== undefined);
@@ -67,7 +68,7 @@ export const EVENT_SCENARIOS: Scenarios = {
     assertEquals(backend.unrestricted, "Invalid argument (EINVAL)");
   },
 
-  "events go both ways, and those not yet taken merge": () => {
+  "events go both ways, and events that are not taken yet merge": () => {
     const { frontend, backend } = bothSides();
     const remote = frontend.bindUnbound(DOM0);
     const local = backend.bindInterdomain(GUEST, remote);
@@ -83,11 +84,11 @@ export const EVENT_SCENARIOS: Scenarios = {
       events += taken.length;
       parker.park(200);
     }
-    // The first masks its port until it is taken; all the others are one more, which unmasking raises.
+    // The first event masks the port until it is taken. The others merge into one, which is raised by the unmask.
     assertEquals(events, 2);
   },
 
-  "more fired ports than there is room for are taken call by call, none twice": () => {
+  "if more ports fire than fit into one call, further calls take the rest, none twice": () => {
     const { frontend, backend } = bothSides();
     const bound = Array.from({ length: 20 }, () => backend.bindInterdomain(GUEST, frontend.bindUnbound(DOM0)));
     const taken = [fired(backend), fired(backend), fired(backend), fired(backend)];
@@ -95,7 +96,7 @@ export const EVENT_SCENARIOS: Scenarios = {
     assertEquals(taken.flat().sort((a, b) => a - b), [...bound].sort((a, b) => a - b));
   },
 
-  "what cannot be bound, notified or unbound is named": () => {
+  "a port that cannot be bound, notified or unbound is named in the error": () => {
     const { frontend, backend } = bothSides();
     const remote = frontend.bindUnbound(DOM0);
     backend.bindInterdomain(GUEST, remote);
@@ -113,7 +114,7 @@ export const EVENT_SCENARIOS: Scenarios = {
     assertThrows(() => backend.unbind(portOf(3000)), XenblkError, "Cannot unbind event channel 3000: ");
   },
 
-  "an unbound port is quiet, and its remote port can be bound anew": () => {
+  "an unbound port gets no event, and its remote port can be bound again": () => {
     const { frontend, backend } = bothSides();
     const remote = frontend.bindUnbound(DOM0);
     const first = backend.bindInterdomain(GUEST, remote);
@@ -125,7 +126,7 @@ export const EVENT_SCENARIOS: Scenarios = {
     assertEquals(fired(backend), [second]);
   },
 
-  "a port whose backend was killed can be bound anew": async () => {
+  "a port can be bound again after its backend was killed": async () => {
     const { frontend, backend } = bothSides();
     const remote = frontend.bindUnbound(DOM0);
     const child = await bindInOtherProcess(remote);
@@ -141,12 +142,12 @@ export const EVENT_SCENARIOS: Scenarios = {
   "binds and sleeps": async (remote = "") => {
     const backend = platform.openEventChannels(GUEST);
     backend.bindInterdomain(GUEST, portOf(Number(remote)));
-    // deno-lint-ignore no-console -- tells the parent that it has bound
+    // deno-lint-ignore no-console -- tells the parent process that the port is bound
     console.log("bound");
     await sleep(60_000);
   },
 
-  "a park ends by an event of a watched channel, by a wake, or by its timeout": () => {
+  "a park ends at an event of a watched channel, at a wake, or at its timeout": () => {
     const { frontend, backend } = bothSides();
     const remote = frontend.bindUnbound(DOM0);
     const local = backend.bindInterdomain(GUEST, remote);
@@ -170,7 +171,7 @@ export const EVENT_SCENARIOS: Scenarios = {
     assertEquals(fired(backend), [local]);
   },
 
-  "events of channels that an io_uring watches are taken once it noticed them, and none is missed": () => {
+  "events of channels that an io_uring watches are taken after it noticed them, and none is missed": () => {
     const { frontend, backend } = bothSides();
     const remotes = Array.from({ length: 20 }, () => frontend.bindUnbound(DOM0));
     const locals = remotes.map((remote) => backend.bindInterdomain(GUEST, remote));
@@ -181,25 +182,42 @@ export const EVENT_SCENARIOS: Scenarios = {
     engine.submit();
     assertEquals(fired(backend), []);
     frontend.notify(remotes[0]!);
-    assertEquals(fired(backend), [], "nobody has noticed it");
+    assertEquals(fired(backend), [], "the io_uring has not noticed it yet");
     engine.park(10_000);
     assertEquals([fired(backend), fired(backend)], [[locals[0]], []]);
     frontend.notify(remotes[1]!);
     for (const end = platform.now() + 10_000; fired(backend).length === 0;) {
       engine.submit();
-      assertLess(platform.now(), end, "a submit notices events, too");
+      assertLess(platform.now(), end, "a submit notices events too");
     }
     for (const remote of remotes) frontend.notify(remote);
     engine.park(10_000);
     const taken: number[] = [];
     for (let ports = fired(backend); ports.length > 0; ports = fired(backend)) taken.push(...ports);
-    assertEquals(taken.sort((a, b) => a - b), locals.sort((a, b) => a - b), "more than one call has room for");
+    assertEquals(taken.sort((a, b) => a - b), locals.sort((a, b) => a - b), "more ports than fit into one call");
     frontend.notify(remotes[2]!);
     engine.unwatch(backend);
-    assertEquals(fired(backend).length, 1, "who is not watched looks for itself");
+    assertEquals(fired(backend).length, 1, "a channel that is not watched looks for itself");
   },
 
-  "an event of a port that is bound no more hides none of those that are": () => {
+  "an io_uring ends a watch at once, even if an event is pending": () => {
+    const { frontend, backend } = bothSides();
+    const remotes = [frontend.bindUnbound(DOM0), frontend.bindUnbound(DOM0)];
+    for (const remote of remotes) backend.bindInterdomain(GUEST, remote);
+    while (fired(backend).length > 0);
+    using token = platform.createWakeToken();
+    using engine = new UringEngine(token);
+    engine.watch(backend);
+    frontend.notify(remotes[0]!);
+    engine.park(10_000);
+    while (fired(backend).length > 0);
+    frontend.notify(remotes[1]!);
+    const start = platform.now();
+    engine.unwatch(backend);
+    assertLess(platform.now() - start, 2000);
+  },
+
+  "an event of an unbound port hides no event of a bound one": () => {
     const { frontend, backend } = bothSides();
     const remotes = [frontend.bindUnbound(DOM0), frontend.bindUnbound(DOM0)];
     const locals = remotes.map((remote) => backend.bindInterdomain(GUEST, remote));
@@ -211,13 +229,13 @@ export const EVENT_SCENARIOS: Scenarios = {
     engine.park(10_000);
     backend.unbind(locals[0]!);
     assertEquals(fired(backend), [locals[0]!]);
-    frontend.notify(remotes[1]!); // which the driver may tell nobody of, for its queue was not seen empty
+    frontend.notify(remotes[1]!); // the driver may not report this event, because nobody has seen its queue empty
     assertEquals(fired(backend), [locals[1]!]);
     assertEquals(fired(backend), []);
     engine.unwatch(backend);
   },
 
-  "closed event channels are refused, not passed to C": () => {
+  "calls on closed event channels throw; they do not reach C": () => {
     const { frontend, backend } = bothSides();
     backend[Symbol.dispose]();
     backend[Symbol.dispose]();

@@ -1,5 +1,6 @@
 /**
- * Scenarios of ffi/xen/gnttab.ts with two domains in one process. See ffi_child.ts.
+ * Scenarios of ffi/xen/gnttab.ts with two domains in one process.
+ * ffi_child.ts runs them.
  */
 
 import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
@@ -9,7 +10,7 @@ import { actingAs, DOM0, GUEST, platform, refOf, type Scenarios } from "./ffi_sc
 const EINVAL = 22;
 const UNKNOWN_REF = 30_000;
 
-/** A guest's pages, granted to domain 0, and domain 0's handle on them. */
+/** Pages of a guest that are granted to domain 0, and domain 0's handle for them. */
 interface Stage extends Disposable {
   readonly table: GrantTable;
   readonly shares: GrantShares;
@@ -48,7 +49,7 @@ export const GRANT_SCENARIOS: Scenarios = {
     assertEquals(mapped.view[6], 201);
   },
 
-  "a bad reference fails the whole map and names domain and references": () => {
+  "a bad reference fails the whole map; the error names the domain and the references": () => {
     using scene = stage();
     const refs = [...scene.pages.refs, refOf(UNKNOWN_REF)];
     const error = assertThrows(() => scene.table.mapPages(refs, true), GrantError);
@@ -64,7 +65,7 @@ export const GRANT_SCENARIOS: Scenarios = {
     assertEquals(mapped.view[9], 99);
   },
 
-  "a request's pages are mapped by one call and unmapped by its address and count": () => {
+  "the pages of a request are mapped by one call, and unmapped by address and count": () => {
     using scene = stage();
     const refs = Uint32Array.of(0, 0, ...scene.pages.refs);
     const addresses = new Float64Array(6);
@@ -88,14 +89,14 @@ export const GRANT_SCENARIOS: Scenarios = {
     assertEquals([...addresses], [0, 0, 0, 0]);
   },
 
-  "more pages than fit the first scratch memory are mapped": () => {
+  "more pages are mapped than fit into the initial scratch memory": () => {
     using scene = stage();
     const refs = Array.from({ length: 3000 }, (_, index) => scene.pages.refs[index % 4]!);
     using mapped = scene.table.mapPages(refs, true);
     assertEquals([mapped.view.length, mapped.view[2999 * 4096]], [3000 * 4096, 48]);
   },
 
-  "a copy batch tells the outcome of each segment": () => {
+  "a copy batch reports the outcome of each segment": () => {
     using scene = stage();
     using memory = platform.memory.allocate(3 * 4096);
     memory.view.fill(250);
@@ -115,7 +116,7 @@ export const GRANT_SCENARIOS: Scenarios = {
     assertEquals(scene.readOnlyPage.view[0], 0);
   },
 
-  "a batch is used again after clear": () => {
+  "a batch can be used again after clear": () => {
     using scene = stage();
     using memory = platform.memory.allocate(4096);
     using batch = scene.table.createCopyBatch(4);
@@ -129,7 +130,7 @@ export const GRANT_SCENARIOS: Scenarios = {
     }
   },
 
-  "a closed grant table is refused, not passed to C": () => {
+  "calls on a closed grant table throw; they do not reach C": () => {
     const scene = stage();
     scene[Symbol.dispose]();
     scene[Symbol.dispose]();

@@ -1,14 +1,14 @@
 /**
- * What the scenarios of the FFI layer share: their type, and acting as one domain or another within one process.
+ * Shared by the scenarios of the FFI layer: their type, and a way to act as one domain or another in one process.
  */
 
 import { openNativePlatform } from "../../ffi/platform.ts";
 import type { DomId, EvtchnPort, GrantRef } from "../../lib/hypervisor.ts";
 
-/** A scenario: throws if what its name says is not so. */
+/** A scenario. It throws if its name is not true. */
 export type Scenario = (...args: string[]) => void | Promise<void>;
 
-/** Scenarios by what they show. */
+/** Scenarios by name. */
 export type Scenarios = Readonly<Record<string, Scenario>>;
 
 /** The platform under test. */
@@ -17,7 +17,7 @@ export const platform = openNativePlatform();
 /** The backend's domain and two guests. */
 export const [DOM0, GUEST, OTHER_GUEST] = [0, 1, 2] as readonly number[] as readonly [DomId, DomId, DomId];
 
-/** What `open` opens belongs to `domain`: the stand-in libraries look at the environment when a handle is opened. */
+/** Opens a handle as `domain`: the stand-in libraries read the domain from the environment when they open a handle. */
 export function actingAs<T>(domain: DomId, open: () => T): T {
   Deno.env.set("XENBLK_FAKE_DOMID", String(domain));
   try {

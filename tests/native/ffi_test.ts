@@ -1,6 +1,6 @@
 /**
- * The FFI layer against the real libxenstore and xenstored and the stand-ins for libxengnttab and libxenevtchn, each
- * scenario in a process of its own: the environment decides at its start which libraries it gets.
+ * The FFI layer with the real libxenstore and xenstored, and the stand-ins for libxengnttab and libxenevtchn. Each
+ * scenario runs in its own process, because the environment at its start selects the libraries.
  */
 
 import { assertEquals, assertLess, assertStringIncludes } from "@std/assert";
@@ -10,12 +10,12 @@ import { STORE_SCENARIOS } from "./ffi_store_scenarios.ts";
 import { nativeTest, NativeXen } from "./harness.ts";
 
 const CHILD = new URL("./ffi_child.ts", import.meta.url).pathname;
-const RESTARTED = "a restarted xenstored is reached by a new connection";
-const NO_RIGHTS = "a user without rights on the socket is told so";
-/** Parts of other scenarios, and those that need more than a start. */
+const RESTARTED = "a new connection reaches a restarted xenstored";
+const NO_RIGHTS = "a user without permission on the socket gets an error that says so";
+/** Parts of other scenarios, and scenarios that need a test of their own. */
 const NOT_ALONE = new Set(["writes a storm", "binds and sleeps", RESTARTED, NO_RIGHTS]);
 
-/** Runs a scenario in a process of domain 0; throws with its words if it fails. */
+/** Runs a scenario in a process of domain 0. Throws with its messages if it fails. */
 async function runScenario(xen: NativeXen, name: string): Promise<void> {
   const start = performance.now();
   await xen.run(Deno.execPath(), ["run", "-A", CHILD, name, String(xen.xenstoredPid)]);
@@ -50,7 +50,7 @@ for (
       });
     }
     const { processes } = await xen.stats();
-    assertEquals(processes.filter(({ pid }) => pid !== xen.xenstoredPid), [], "no process left anything");
+    assertEquals(processes.filter(({ pid }) => pid !== xen.xenstoredPid), [], "no process left anything behind");
   });
 }
 
@@ -73,7 +73,7 @@ nativeTest(`ffi/xenstore: ${RESTARTED}`, async () => {
 nativeTest(`ffi/xenstore: ${NO_RIGHTS}`, async () => {
   await using xen = await startXen();
   Deno.chmodSync(xen.socketPath, 0);
-  // Root without capabilities: it still reads its own files, and no longer those whose mode forbids it.
+  // Root without capabilities: file modes apply to it.
   const script = `exec setpriv --bounding-set=-all --inh-caps=-all "$@"`;
   await xen.run("sh", ["-c", script, "sh", Deno.execPath(), "run", "-A", CHILD, NO_RIGHTS]);
 });

@@ -1,14 +1,14 @@
 /**
  * A Xen host without a hypervisor, for tests: Debian's real xenstored and libxenstore, and stand-ins for the libraries
- * that talk to Xen, over a machine of shared memory (see src/). Processes that a test starts with {@linkcode
- * NativeXen.env} are processes of one of its domains. It must not know of block devices.
+ * that talk to Xen. The stand-ins simulate a machine in shared memory (see src/). A process that a test starts with
+ * {@linkcode NativeXen.env} is a process of one of its domains.
  */
 
 import { statfsSync } from "node:fs";
 import { buildNative, missingBuildParts } from "./build.ts";
 import { findXenstored, Xenstored } from "./xenstored.ts";
 
-/** What one process holds of the machine, and what it did since it opened its first handle. */
+/** The resources of one process, and what it did since it opened its first handle. */
 export interface ProcessStats {
   readonly pid: number;
   readonly domid: number;
@@ -25,7 +25,7 @@ export interface ProcessStats {
   readonly copySegments: number;
 }
 
-/** What one domain has: grants that are not ended or still mapped, pages others map, ports of any kind. */
+/** The resources of one domain: grants that are active or still mapped, its pages that others map, all its ports. */
 export interface DomainStats {
   readonly domid: number;
   readonly alive: boolean;
@@ -34,14 +34,14 @@ export interface DomainStats {
   readonly ports: number;
 }
 
-/** The state of the whole machine; dead processes hold nothing. */
+/** The state of the whole machine. Dead processes hold nothing. */
 export interface MachineStats {
   readonly framesUsed: number;
   readonly processes: readonly ProcessStats[];
   readonly domains: readonly DomainStats[];
 }
 
-/** What these tests lack on this computer, with the Debian package that has it; undefined if nothing. */
+/** Names a part that these tests miss on this computer, and its Debian package. Undefined if nothing is missing. */
 export function missingParts(): string | undefined {
   const missing = missingBuildParts();
   if (missing !== undefined) return missing;
@@ -51,7 +51,7 @@ export function missingParts(): string | undefined {
   return missingProgram("xenstore-read", "xenstore-utils");
 }
 
-/** That a program is missing, and the Debian package that has it; undefined if it is there. */
+/** Says that a program is missing, and in which Debian package it is. Undefined if the program exists. */
 export function missingProgram(name: string, debianPackage: string): string | undefined {
   try {
     new Deno.Command(name, { args: ["--version"], stdout: "null", stderr: "null" }).outputSync();
@@ -61,13 +61,13 @@ export function missingProgram(name: string, debianPackage: string): string | un
   }
 }
 
-/** True where nothing may be skipped. */
+/** In CI no test may be skipped. */
 const IN_CI = Deno.env.get("CI") === "true";
 let printedMissing = false;
 
 /**
- * Registers a test that needs this host. Where parts are missing it is ignored and the reason printed once, but with
- * CI=true in the environment it fails with the reason.
+ * Registers a test that needs this host. If parts are missing, the test is ignored and the reason is printed once. With
+ * CI=true in the environment it fails with the reason instead.
  */
 export function nativeTest(
   name: string,
@@ -90,10 +90,10 @@ export function nativeTest(
   });
 }
 
-/** Half a gibibyte of guest pages must fit, or processes that touch them die of SIGBUS. */
+/** Half a gibibyte of guest pages must fit; otherwise a process that touches them dies of SIGBUS. */
 const ROOM_BYTES = 512 * 1024 * 1024;
 
-/** A fresh directory in memory where there is room (the machine's pages shouldn't be written back to a disk). */
+/** A new directory, in memory if there is room, so that the machine's pages are not written to a disk. */
 function makeDirectory(): string {
   try {
     const status = statfsSync("/dev/shm");
@@ -102,12 +102,12 @@ function makeDirectory(): string {
   return Deno.makeTempDirSync({ prefix: "xenblk-" });
 }
 
-/** The uuid that a domain gets if the test names none. */
+/** The default uuid of a domain. */
 function defaultUuid(domid: number): string {
   return `00000000-0000-4000-8000-${domid.toString().padStart(12, "0")}`;
 }
 
-/** One such host. Everything of it is in {@linkcode directory}, and gone when it is disposed. */
+/** A Xen host for a test. All its files are in {@linkcode directory}; disposing it removes them. */
 export class NativeXen implements AsyncDisposable {
   /** Directory of the stand-in libraries and tools. */
   readonly libraries: string;
@@ -121,7 +121,7 @@ export class NativeXen implements AsyncDisposable {
     this.directory = directory;
   }
 
-  /** Builds what isn't built, makes a machine with domain 0 and starts xenstored. */
+  /** Builds the parts if needed, creates a machine with domain 0 and starts xenstored. */
   static async start(): Promise<NativeXen> {
     const xen = new NativeXen(await buildNative(), makeDirectory());
     try {
@@ -144,7 +144,7 @@ export class NativeXen implements AsyncDisposable {
     return this.#xenstored?.pid;
   }
 
-  /** The environment that makes a child process one of a domain's. */
+  /** The environment for a child process of a domain. */
   env(domid = 0): Record<string, string> {
     return {
       LD_LIBRARY_PATH: this.libraries,
@@ -156,7 +156,7 @@ export class NativeXen implements AsyncDisposable {
     };
   }
 
-  /** Starts xenstored, with a store that is empty but for domain 0's nodes, and introduces the domains to it. */
+  /** Starts xenstored and introduces the domains to it. The new store only has the nodes of domain 0. */
   async startXenstored(): Promise<void> {
     const path = findXenstored();
     if (path === undefined) throw new Error(`Cannot start xenstored: ${missingParts()}`);
@@ -173,9 +173,9 @@ export class NativeXen implements AsyncDisposable {
   }
 
   /**
-   * Kills xenstored and starts it again. As with the real one the new store is empty, but for domain 0's nodes;
-   * with `keepStore` every node and its permissions are written back before this returns. `meanwhile` happens while there
-   * is no xenstored.
+   * Kills xenstored and starts it again. As on a real host, the new store only has the nodes of domain 0. With
+   * `keepStore` all nodes and their permissions are restored before this returns. `meanwhile` runs while there is no
+   * xenstored.
    */
   async restartXenstored(options: { keepStore?: boolean; meanwhile?: () => Promise<void> } = {}): Promise<void> {
     const copy = `${this.directory}/store.copy`;
@@ -186,38 +186,38 @@ export class NativeXen implements AsyncDisposable {
     if (options.keepStore) await this.control("load", copy);
   }
 
-  /** Makes a domain: known to the machine and to xenstored, with the nodes and permissions that xl gives a PV guest. */
+  /** Creates a domain on the machine and in xenstored, with the nodes and permissions that xl gives a PV guest. */
   async createDomain(domid: number, name = `guest-${domid}`, uuid = defaultUuid(domid)): Promise<void> {
     await this.control("create", String(domid), name, uuid);
     this.#domains.add(domid);
   }
 
   /**
-   * Ends a domain as a crash or `xl destroy` does in Xen: its ports and grants end and @releaseDomain fires. Nodes stay
-   * for a toolstack to remove, but those that the domain owned, which xenstored removes.
+   * Ends a domain as a crash or `xl destroy` does in Xen: its ports and grants end, and @releaseDomain fires. xenstored
+   * removes the nodes that the domain owned; the toolstack has to remove the others.
    */
   async killDomain(domid: number): Promise<void> {
     this.#domains.delete(domid);
     await this.control("kill", String(domid));
   }
 
-  /** {@linkcode killDomain}, then removes its nodes as xl does; backend directories of its devices stay. */
+  /** Kills a domain, then removes its nodes as xl does. The backend directories of its devices stay. */
   async destroyDomain(domid: number): Promise<void> {
     this.#domains.delete(domid);
     await this.control("destroy", String(domid));
   }
 
-  /** What every process and domain holds now. */
+  /** The resources of all processes and domains now. */
   async stats(): Promise<MachineStats> {
     return JSON.parse(await this.control("stats"));
   }
 
-  /** What one process holds; undefined if it has no handle open. */
+  /** The resources of one process. Undefined if it has no open handle. */
   async processStats(pid: number): Promise<ProcessStats | undefined> {
     return (await this.stats()).processes.find((process) => process.pid === pid);
   }
 
-  /** Runs a program as a process of a domain and returns what it printed. Throws Error if it fails. */
+  /** Runs a program as a process of a domain and returns its output. Throws Error if it fails. */
   async run(program: string, args: readonly string[], domid = 0): Promise<string> {
     const command = new Deno.Command(program, { args: [...args], env: this.env(domid), stdin: "null" });
     const { success, code, stdout, stderr } = await command.output();
@@ -233,7 +233,7 @@ export class NativeXen implements AsyncDisposable {
     return this.run(`${this.libraries}/fakectl`, [this.directory, ...args]);
   }
 
-  /** Stops xenstored and removes the machine. Processes of the test must have ended. */
+  /** Stops xenstored and removes the machine. The test's processes must have ended. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stopXenstored();
     Deno.removeSync(this.directory, { recursive: true });

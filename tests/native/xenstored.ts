@@ -1,11 +1,11 @@
 /**
  * Finds and runs a real xenstored (the C one of Debian's xen-utils) with a private socket, on the stand-ins for Xen's
- * libraries. It must not know of domains or machines beyond the environment that it is given.
+ * libraries.
  */
 
 const UNPACKED = new URL("./build/xen-utils", import.meta.url).pathname;
 
-/** Path of a xenstored: an installed one, else one that install.sh unpacked. Undefined if there is none. */
+/** Path of an installed xenstored, or of the one that install.sh unpacked. Undefined if there is none. */
 export function findXenstored(): string | undefined {
   for (const root of ["", UNPACKED]) {
     let names: string[] = [];
@@ -37,7 +37,7 @@ async function connects(socketPath: string): Promise<boolean> {
 export class Xenstored {
   readonly #child: Deno.ChildProcess;
   readonly #stderr: Promise<string>;
-  /** Its end, if it ended by itself or by {@linkcode stop}. */
+  /** True once it has ended. */
   #ended = false;
 
   private constructor(child: Deno.ChildProcess) {
@@ -51,7 +51,7 @@ export class Xenstored {
     return this.#child.pid;
   }
 
-  /** Starts one and waits (at most 10 s) until its socket answers. Throws Error with its words if it doesn't. */
+  /** Starts xenstored and waits up to 60 s until its socket answers. Throws Error with its messages if it does not. */
   static async start(path: string, socketPath: string, env: Record<string, string>): Promise<Xenstored> {
     const command = new Deno.Command(path, {
       args: ["--no-fork"],
@@ -70,7 +70,7 @@ export class Xenstored {
     throw new Error(`Cannot start ${path}: ${(await daemon.#stderr).trim() || "its socket does not answer"}`);
   }
 
-  /** Ends it, if it still runs, and waits for its end. */
+  /** Ends xenstored if it still runs, and waits for its end. */
   async stop(signal: "SIGTERM" | "SIGKILL" = "SIGTERM"): Promise<void> {
     if (!this.#ended) this.#child.kill(signal);
     await this.#child.status;

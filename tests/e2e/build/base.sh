@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Makes what a suite's images are cut from, out of Debian packages alone: OUT/root, a bootstrapped dom0 root, and
-# OUT/unpacked, the hypervisor's and the kernel's files. Usage: base.sh SUITE CACHE OUT
+# Makes the base of a suite's images from Debian packages: OUT/root, a bootstrapped dom0 root, and OUT/unpacked, the
+# files of the hypervisor and the kernel. Usage: base.sh SUITE CACHE OUT
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$here/common.sh"
 source "$here/suite.sh"
@@ -16,7 +16,7 @@ unpack_packages() {
   [ -d "$state/lists" ] || suite_apt_update "$state" "$suite"
   kernel="$(suite_apt "$state" cache depends linux-image-amd64 | awk '$1 == "Depends:" && /linux-image-/ { print $2; exit }')"
   say "$suite: unpacking $kernel and $(unpacked_packages "$suite")"
-  # shellcheck disable=SC2046 # the list is words
+  # shellcheck disable=SC2046 # a list of words
   (cd "$work" && suite_apt "$state" get download "$kernel" $(unpacked_packages "$suite") >/dev/null)
   for deb in "$work"/*.deb; do dpkg-deb -x "$deb" "$work/unpacked"; done
   rm "$work"/*.deb

@@ -1,12 +1,13 @@
-# What the build scripts share: messages, and an apt of their own for any Debian suite, fed by the mirror that this
-# machine's apt uses. Sourced, never run. It knows nothing of Xen or of what the images hold.
+# Shared by the build scripts: messages, and a separate apt for any Debian suite, which uses the mirror of this
+# machine's apt. Sourced, never run.
 set -euo pipefail
 export DEBIAN_FRONTEND=noninteractive LC_ALL=C
 
 say() { printf 'e2e build: %s\n' "$*" >&2; }
 die() { say "$*"; exit 1; }
 
-# Addresses of the Debian archive and of its security archive, as this machine's apt has them; the second may be empty.
+# Prints the addresses of the Debian archive and of its security archive, as in this machine's apt; the second may be
+# empty.
 mirror_of() {
   apt-get indextargets --format '$(LABEL)|$(SITE)' 'Created-By: Packages' | sort -u |
     awk -F'|' -v label="$1" '$1 == label { print $2; exit }'
@@ -32,7 +33,7 @@ suite_apt() {
     -o APT::Architecture=amd64 -o APT::Architectures=amd64 -o APT::Sandbox::User=root "$@"
 }
 
-# Makes or refreshes such an apt: suite_apt_update FOLDER SUITE [deb-src]
+# Creates or updates such an apt: suite_apt_update FOLDER SUITE [deb-src]
 suite_apt_update() {
   local state="$1" suite="$2"
   mkdir -p "$state/lists/partial" "$state/cache/archives/partial"

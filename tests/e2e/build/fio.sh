@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Builds fio as one static program from Debian's source package, so that a guest needs no library for it.
+# Builds fio as one static program from Debian's source package, so that guests need no library for it.
 # Usage: fio.sh CACHE OUT
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 

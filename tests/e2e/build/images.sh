@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Cuts a suite's images from its base: the hypervisor, the kernel as an ELF file, dom0's initramfs and root image, and
-# the guest's initramfs. Usage: images.sh BASE FIO DENO OUT
+# Makes the images of a suite from its base: the hypervisor, the kernel as an ELF file, dom0's initramfs and root image,
+# and the guest's initramfs. Usage: images.sh BASE FIO DENO OUT
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 source "$here/common.sh"
 source "$here/kernel.sh"
@@ -11,7 +11,7 @@ work="$out.new"
 rm -rf "$out" "$work"
 mkdir -p "$work/tree"
 
-# What the scenarios expect in the root beside Debian's packages. The rest of dom0's init travels with the checkout.
+# The scenarios expect these files in the root, besides Debian's packages. The rest of dom0's init is in the checkout.
 furnish_root() {
   local root="$1"
   install -m 755 "$deno" "$root/usr/local/bin/deno"

@@ -1,9 +1,9 @@
-# Kernel and initramfs files from an unpacked linux-image package: the ELF file inside vmlinuz, the modules that are
-# needed in the order in which they load, and plain cpio archives. Sourced by root.sh.
+# Makes kernel and initramfs files from an unpacked linux-image package: the ELF file inside vmlinuz, the needed modules
+# in loading order, and plain cpio archives. Sourced by images.sh.
 
 little_endian() { od -An -t"u$2" -j"$1" -N"$2" "$3" | tr -d ' '; }
 
-# The ELF kernel inside a bzImage; Xen and libxenguest would each unpack it again, slowly. kernel_elf VMLINUZ OUT
+# The ELF kernel inside a bzImage, because Xen and libxenguest unpack a bzImage slowly. kernel_elf VMLINUZ OUT
 kernel_elf() {
   local setup offset length
   setup="$(little_endian 497 1 "$1")" offset="$(little_endian 584 4 "$1")" length="$(little_endian 588 4 "$1")"
@@ -17,7 +17,7 @@ kernel_elf() {
   rm "$2.packed"
 }
 
-# Copies modules and what they need, unpacked, and indexes them. copy_modules UNPACKED VERSION ROOT MODULE...
+# Copies modules and their dependencies, uncompressed, and indexes them. copy_modules UNPACKED VERSION ROOT MODULE...
 copy_modules() {
   local from="$1" version="$2" root="$3" tree file target
   shift 3
@@ -36,7 +36,7 @@ copy_modules() {
   depmod -b "$root" "$version"
 }
 
-# The files of a module and of what it needs, in loading order; nothing for one that is built in.
+# Prints the files of a module and its dependencies in loading order; nothing for a built-in module.
 module_files() {
   modprobe -d "$1" -S "$2" --show-depends "$3" 2>/dev/null | awk '$1 == "insmod" { print $2 }'
 }
@@ -60,13 +60,13 @@ base_tree() {
   ln -s usr/sbin "$tree/sbin"
   cp "$(find "$root/bin/" "$root/usr/bin/" -name busybox | head -1)" "$tree/bin/busybox"
   for applet in sh mount modprobe sleep switch_root; do ln -s busybox "$tree/bin/$applet"; done
-  # Where the kernel looks for it when ext4 asks for a checksum driver.
+  # The kernel runs it from here when ext4 needs a checksum driver.
   ln -s ../../bin/busybox "$tree/usr/sbin/modprobe"
 }
 
 pack() { (cd "$1" && find . -print0 | sort -z | cpio --quiet --null -o -H newc --owner=0:0) >"$2"; }
 
-# dom0_initramfs BASE VERSION INIT TREE OUT: mounts the root image and goes on there.
+# dom0_initramfs BASE VERSION INIT TREE OUT: it mounts the root image and continues there.
 dom0_initramfs() {
   local base="$1" version="$2" init="$3" tree="$4" out="$5"
   base_tree "$tree" "$base/root"
@@ -75,7 +75,7 @@ dom0_initramfs() {
   pack "$tree" "$out"
 }
 
-# guest_initramfs BASE VERSION INIT FIO TREE OUT: the whole of a guest.
+# guest_initramfs BASE VERSION INIT FIO TREE OUT: the complete system of a guest.
 guest_initramfs() {
   local base="$1" version="$2" init="$3" fio="$4" tree="$5" out="$6" program
   base_tree "$tree" "$base/root"

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Packs what a run takes into dom0: the checkout as it stands, Deno's cache of its npm dependencies, the job's settings.
+# Packs the files that a run takes into dom0: the checkout as it is, Deno's cache of npm dependencies, the job's
+# settings.
 # Usage: payload.sh CACHE OUT JOB-CONF
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -12,7 +13,7 @@ mkdir "$tree/project"
 (cd "$top" && git ls-files -z --cached --others --exclude-standard |
   { while IFS= read -r -d '' file; do if [ -e "$file" ]; then printf '%s\0' "$file"; fi; done; } |
   cpio --quiet --null -pdm "$tree/project")
-# The cache is filled by the same program that dom0 runs, so that it finds all it needs without a network.
+# The same Deno as in dom0 fills the cache, so that it finds everything there without a network.
 (cd "$tree/project" && DENO_DIR="$tree/deno-dir" DENO_NO_UPDATE_CHECK=1 "$cache/deno" install --quiet --frozen) ||
   die "the npm dependencies of deno.json do not install"
 cp "$conf" "$tree/job.conf"

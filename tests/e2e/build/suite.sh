@@ -1,4 +1,4 @@
-# What differs between the two dom0 roots: the Xen version of a Debian suite, and the packages that make its root.
+# The differences between the two dom0 roots: the Xen version of a Debian suite, and the packages of its root.
 # Sourced, never run.
 
 xen_version_of() {
@@ -9,12 +9,12 @@ xen_version_of() {
   esac
 }
 
-# Packages that are installed into the dom0 root. qemu-system-xen is there as a peer (qdisk).
+# Packages to install into the dom0 root. qemu-system-xen is a peer (qdisk).
 root_packages() {
   local xen
   xen="$(xen_version_of "$1")"
   echo "xen-utils-$xen xenstore-utils qemu-system-xen busybox-static e2fsprogs kmod procps strace dmsetup"
 }
 
-# Packages that are only unpacked: their maintainer scripts would make an initramfs and a boot loader's menu.
+# Packages to unpack only: their maintainer scripts would make an initramfs and a boot loader menu.
 unpacked_packages() { echo "xen-hypervisor-$(xen_version_of "$1")-amd64"; }

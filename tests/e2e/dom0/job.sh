@@ -1,6 +1,6 @@
 #!/bin/bash
-# The job of one boot: runs the scenarios that job.conf names, each in a process of its own under its own timeout, and
-# judges it: by its exit status, by what the logs say, and by what it left behind. Results go to /out, one folder each.
+# The job of one boot: runs the scenarios in job.conf, each in its own process with its own timeout. It judges each by
+# its exit status, by the logs, and by what it left behind. Results go to /out, one folder per scenario.
 . /payload/job.conf
 here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
 . "$here/judge.sh"

@@ -1,9 +1,9 @@
-# How the job judges a scenario from outside: what the logs of guests, dom0 and Xen said while it ran, and what it left
-# behind in xenstore, in the domain list and among the processes. Sourced by job.sh.
+# Judges a scenario from outside: by the logs of guests, dom0 and Xen while it ran, and by what it left behind in
+# xenstore, in the domain list and among the processes. Sourced by job.sh.
 
-# What must not be said anywhere: blkfront's words for a backend that errs, kernel faults, failed I/O, Xen's complaints.
+# Words that mean a failure: blkfront's messages about a faulty backend, kernel faults, failed I/O, errors of Xen.
 BAD_WORDS='wrong operation|has not unmapped grant|disabled for further use|still in use|BUG|Oops|general protection|I/O error|Call Trace|WARNING: CPU|hung_task|blocked for more than|GPF|invalid grant|Bad page|bad flags .* or dom|Fatal'
-# What Debian's own parts say without any fault of a backend.
+# Messages of Debian's own parts that no backend causes.
 HARMLESS='printk|dom0_max_vcpus'
 
 logs_begin() {
@@ -13,7 +13,7 @@ logs_begin() {
   mkdir -p /run/e2e
 }
 
-# Keeps the logs of a scenario and searches them. A scenario allows words that it provokes with `allow_words REGEX`.
+# Keeps the logs of a scenario and searches them. A scenario permits words that it causes with `allow_words REGEX`.
 logs_end() {
   local allowed="$HARMLESS" found
   dmesg >"$E2E_OUT/dom0-dmesg.txt"
@@ -23,17 +23,17 @@ logs_end() {
   found="$(grep -aEH "$BAD_WORDS" "$E2E_OUT"/dom0-dmesg.txt "$E2E_OUT"/xl-dmesg.txt "$E2E_OUT"/guest-*.log 2>/dev/null |
     sed "s|^$E2E_OUT/||" | grep -v 'e2e guest:' | grep -avE "$allowed")"
   [ -z "$found" ] && return 0
-  { echo "FAIL: the logs hold words that they must not:"; echo "$found" | head -20; } >>"$E2E_OUT/log.txt"
+  { echo "FAIL: the logs contain words that mean a failure:"; echo "$found" | head -20; } >>"$E2E_OUT/log.txt"
   return 1
 }
 
-# The store, the domains and dom0's event channels as the scenario's end found them.
+# Saves xenstore, the domains and dom0's event channels as they are at the scenario's end.
 snapshot() {
   { xenstore-ls -fp; } >"$E2E_OUT/xenstore.txt" 2>&1
   { xl list; echo; /usr/lib/xen-*/bin/lsevtchn 0; echo; ps axo pid,ppid,stat,time,args | grep -v '\['; } >"$E2E_OUT/state.txt" 2>&1
 }
 
-# Ends what a scenario started: processes it noted, then domains, then loop devices.
+# Ends everything that a scenario started: the processes that it noted, then domains, then loop devices.
 clean_up() {
   local pid domain
   for pid in $(cat /run/e2e/pids 2>/dev/null); do kill "$pid" 2>/dev/null; done
@@ -46,7 +46,7 @@ clean_up() {
   losetup -D 2>/dev/null
 }
 
-# Nothing may stay of a domain that is gone. Zombies in the list are domains whose pages somebody still maps.
+# Nothing may remain of a domain that is gone. A zombie in the list is a domain with pages that a process still maps.
 left_behind() {
   local bad="" kind node
   for _ in 1 2 3 4 5 6 7 8 9 10; do

@@ -1,11 +1,11 @@
-# What scenarios are written with: guests, the backend under test, its peers, waiting and failing. Sourced by job.sh
-# before each scenario, in dom0. A scenario fails by `fail`, by any command that fails, or by its timeout.
+# The functions of scenarios: guests, the backend under test, its peers, waiting and failing. Sourced by job.sh before
+# each scenario, in dom0. A scenario fails by `fail`, by any command that fails, or by its timeout.
 set -Eeuo pipefail
 project=/payload/project
 images=/scratch/images
 mkdir -p "$images" /run/e2e
 
-# Names the scenario's own line, however deep in this file the command was that failed.
+# Names the line of the scenario, even if the command that failed is deep in this file.
 on_error() {
   local status=$? command="$BASH_COMMAND" depth
   for depth in "${!BASH_SOURCE[@]}"; do
@@ -20,13 +20,13 @@ note() { echo "NOTE: $*"; }
 fail() { trap - ERR; echo "FAIL: $*"; exit 1; }
 skip() { trap - ERR; echo "SKIP: $*"; exit 77; }
 
-# Words in the logs that this scenario provokes on purpose: allow_words REGEX
+# Permits words in the logs that this scenario causes on purpose: allow_words REGEX
 allow_words() { echo "$1" >>/run/e2e/allowed; }
 
-# What a wait for something may take, as a multiple of what it takes on a machine with nothing else to do.
+# Multiplies each time limit. The limits are for an idle machine.
 patience=4
 
-# wait_for SECONDS WHAT COMMAND...: until the command succeeds.
+# wait_for SECONDS WHAT COMMAND...: waits until the command succeeds.
 wait_for() {
   local deadline=$((SECONDS + patience * $1)) what="$2"
   shift 2
@@ -45,7 +45,8 @@ store_gone() { ! xenstore-exists "$1"; }
 
 domid() { xl domid "$1"; }
 
-# guest_start NAME [LINE...]: makes a guest, each LINE one more line of its configuration; waits until it takes commands.
+# guest_start NAME [LINE...]: creates a guest and waits until it takes commands. Each LINE is added to its
+# configuration.
 guest_start() {
   guest_create "$@"
   guest_ready "$1"
@@ -61,7 +62,7 @@ $line"; done
   xl create -q "/run/e2e/$name.cfg"
 }
 
-# A later line wins over an earlier one, so what a scenario adds may replace these.
+# A later line overrides an earlier one, so a scenario can override these.
 guest_config() {
   cat <<CONFIG
 name = "$1"
@@ -81,7 +82,7 @@ guest_ready() { wait_for "${2:-90}" "guest $1 to come up" guest_is_ready "$1"; }
 guest_is_ready() { store_is "/local/domain/$(domid "$1")/data/e2e/state" ready; }
 
 guest_sequence=0
-# guest_spawn NAME COMMAND: starts it in the guest; its number is then in $spawned.
+# guest_spawn NAME COMMAND: starts a command in the guest; its number is then in $spawned.
 guest_spawn() {
   guest_sequence=$((guest_sequence + 1))
   spawned="$guest_sequence"
@@ -89,7 +90,7 @@ guest_spawn() {
   xenstore-write "/local/domain/$(domid "$1")/data/e2e/cmd/$spawned" "$2"
 }
 
-# guest_wait NAME NUMBER SECONDS: prints what it printed, returns its status.
+# guest_wait NAME NUMBER SECONDS: waits for a command, prints its output and returns its status.
 guest_wait() {
   local node status
   node="/local/domain/$(domid "$1")/data/e2e/out/$2"
@@ -108,8 +109,8 @@ guest_run() {
   guest_wait "$1" "$spawned" "${3:-60}"
 }
 
-# guest_fails NAME COMMAND [SECONDS]: it must not succeed in the guest.
-guest_fails() { if guest_run "$@"; then fail "succeeded in the guest, and must not: $2"; fi; }
+# guest_fails NAME COMMAND [SECONDS]: the command must fail in the guest.
+guest_fails() { if guest_run "$@"; then fail "succeeded in the guest, but must fail: $2"; fi; }
 
 guest_stop() {
   local id
@@ -119,27 +120,27 @@ guest_stop() {
 }
 domain_gone() { ! xl list "$1"; }
 
-# new_domain NAME DOMID: the guest is there under another number.
+# new_domain NAME DOMID: succeeds if the guest runs with another domain id.
 new_domain() {
   local id
   id="$(domid "$1")" && [ "$id" != "$2" ]
 }
 
-# After a restore the guest's own directory is a new one: its agent watches the old command node again once it is there.
+# A restored guest has a new directory. Its agent takes commands again once the command node exists there.
 guest_adopt() { xenstore-write "/local/domain/$(domid "$1")/data/e2e/cmd" ""; }
 
 # ---- the backend under test
 
 XENBLK=(deno run --quiet -A --cached-only "$project/cli.ts")
 
-# The command, in the foreground.
+# Runs xenblk in the foreground.
 xenblk() {
   say "xenblk $*"
   "${XENBLK[@]}" "$@"
 }
 
-# background NAME COMMAND...: runs it with its output in NAME.log and its messages in NAME.err of the scenario's folder;
-# its pid is then in $background_pid.
+# background NAME COMMAND...: runs a command with stdout in NAME.log and stderr in NAME.err of the scenario's folder.
+# Its pid is then in $background_pid.
 background() {
   local name="$1"
   shift
@@ -161,7 +162,7 @@ process_status() {
   wait "$1" || ended_status=$?
 }
 
-# process_ends PID SECONDS STATUS: it ends with that status.
+# process_ends PID SECONDS STATUS: waits for the process and checks its exit status.
 process_ends() {
   process_status "$1" "$2"
   equal "$ended_status" "$3" "exit status of process $1"
@@ -170,7 +171,8 @@ process_ends() {
 # said_or_ended FILE REGEX PID
 said_or_ended() { grep -q "$2" "$1" || process_ended "$3"; }
 
-# attach_start NAME GUEST IMAGE VDEV [OPTION...]: attaches and serves in the background, waits until the guest has it.
+# attach_start NAME GUEST IMAGE VDEV [OPTION...]: attaches and serves in the background, waits until the disk is
+# connected.
 attach_start() {
   local name="$1" guest="$2" image="$3" vdev="$4"
   shift 4
@@ -182,7 +184,7 @@ attach_start() {
   fi
 }
 
-# serve_start NAME [OPTION...]: serves all of a kind in the background, waits until it says so.
+# serve_start NAME [OPTION...]: serves all devices of a kind in the background, waits until it reports that it serves.
 serve_start() {
   local name="$1"
   shift
@@ -194,7 +196,7 @@ serve_start() {
   fi
 }
 
-# Nodes as a toolstack writes them, for `serve` where xl does not know our kind.
+# Writes a device's nodes as a toolstack does, for `serve` where xl does not know our kind.
 # nodes_write GUEST IMAGE VDEV [r|w] [KIND]
 nodes_write() {
   local id vdev mode="${4:-w}" kind="${5:-vbd3}" be fe
@@ -209,9 +211,9 @@ nodes_write() {
   xenstore-chmod -r "$fe" "n$id" r0
 }
 
-# frontend_anew GUEST VDEV: what a guest that starts another kernel does to its end (Closed, then Initialising, while the
-# backend stays online). Linux takes a frontend device for new only when its own node has vanished and come back; so the
-# node is hidden from the guest for a moment, which the backend does not see.
+# frontend_anew GUEST VDEV: does what a guest does that starts another kernel: the frontend is Closed, then
+# Initialising, while the backend stays online. Linux takes a frontend device as new only after its node has vanished
+# and come back. So this hides the node from the guest for a moment; the backend still sees it.
 frontend_anew() {
   local id vdev fe
   id="$(domid "$1")" vdev="$(vdev_number "$2")"
@@ -220,7 +222,7 @@ frontend_anew() {
   wait_for 30 "both ends to be Closed" both_closed "$id" "$2"
   xenstore-chmod -r "$fe" n0
   guest_run "$1" "for i in \$(seq 100); do test -e /sys/bus/xen/devices/vbd-$vdev || exit 0; sleep 0.1; done; exit 1"
-  # Linux gives up a new device whose backend is still Closed; a kernel that is being started finds it further on.
+  # Linux ignores a new device while its backend is still Closed. A kernel that boots finds the backend further on.
   xenstore-write "$fe/state" 1
   wait_for 30 "the backend to offer the disk again" backend_state_is "$id" "$2" 2
   xenstore-chmod -r "$fe" "n$id" r0
@@ -228,7 +230,7 @@ frontend_anew() {
 }
 both_closed() { backend_state_is "$1" "$2" 6 && frontend_state_is "$1" "$2" 6; }
 
-# nodes_remove DOMID VDEV [KIND]: what the toolstack does once both are Closed.
+# nodes_remove DOMID VDEV [KIND]: removes the nodes, as the toolstack does once both ends are Closed.
 nodes_remove() {
   local vdev
   vdev="$(vdev_number "$2")"
@@ -242,7 +244,7 @@ frontend_state() { store "/local/domain/$1/device/vbd/$(vdev_number "$2")/state"
 frontend_state_is() { [ "$(frontend_state "$1" "$2")" = "$3" ]; }
 both_connected() { backend_state_is "$1" "$2" 4 && frontend_state_is "$1" "$2" 4; }
 
-# Grant mappings that a process holds, or all processes, and dom0's event channels to a domain.
+# Count the grant mappings of one process or of all, and dom0's event channels to a domain.
 mappings() { grep -c /dev/xen/gntdev "/proc/$1/maps" || true; }
 mappings_of_all() { cat /proc/[0-9]*/maps 2>/dev/null | grep -c /dev/xen/gntdev || true; }
 mappings_below() { [ "$(mappings "$1")" -lt "$2" ]; }
@@ -254,19 +256,19 @@ vdev_number() {
   echo $(((202 << 8) | (($(printf '%d' "'$letter") - 97) << 4)))
 }
 
-# What xl is told for a disk of ours: tap_disk IMAGE VDEV [ACCESS]
+# The line for one of our disks in xl's configuration: tap_disk IMAGE VDEV [ACCESS]
 tap_disk() { echo "format=raw,backendtype=tap,script=block-xenblk,vdev=$2,access=${3:-rw},target=$1"; }
 
 # ---- disks and load
 
-# image NAME SIZE: makes an image of holes and leaves its path in $image.
+# image NAME SIZE: creates a sparse image; its path is then in $image.
 image() {
   image="$images/$E2E_NAME-$1"
   rm -f "$image"
   truncate -s "$2" "$image"
 }
 
-# A fio job that verifies what it wrote: fio_verify DISK [ARGUMENT...]; prints a command for a guest.
+# fio_verify DISK [ARGUMENT...]: prints a guest command for a fio job that verifies what it wrote.
 fio_verify() {
   local disk="$1"
   shift
@@ -275,7 +277,7 @@ fio_verify() {
     "--output-format=terse --terse-version=3 $* >/tmp/fio.$disk.txt 2>&1 || { tail -c 1500 /tmp/fio.$disk.txt; false; }"
 }
 
-# CPU time that dom0 has had, in ms.
+# CPU time that dom0 has used, in ms.
 dom0_cpu_ms() { xl list 0 | awk 'NR == 2 { printf "%d", $NF * 1000 }'; }
 
 . "$E2E_HERE/restarts.sh"

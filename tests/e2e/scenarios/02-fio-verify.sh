@@ -1,6 +1,6 @@
-# Random writes at depth 32 with fsyncs, read back and verified by fio in the guest: each grant strategy with each
-# storage engine that the command offers; on the second suite only the pairs that its older kernel might treat otherwise
-# (pages of the guest that Linux 6.1's io_uring holds for longer than the I/O).
+# fio in the guest makes random writes at depth 32 with fsyncs, reads them back and verifies them: each grant mode with
+# each storage engine. The second suite runs only the pairs where its older kernel may behave differently: Linux 6.1's
+# io_uring holds pages of the guest for longer than the I/O.
 # timeout: 900 s
 guest_start alpha
 xenblk attach --help >"$E2E_OUT/help.txt"

@@ -1,4 +1,4 @@
-# A read-only disk and a CD-ROM: the guest sees them as read-only, its writes fail, and the images stay as they were.
+# A read-only disk and a CD-ROM: the guest sees them as read-only, its writes fail, and the images do not change.
 # suites: trixie
 # timeout: 500 s
 image disk 16M
@@ -18,7 +18,7 @@ equal "$(store "/local/domain/0/backend/vbd3/$id/51728/info")" 4 "info of the di
 equal "$(store "/local/domain/0/backend/vbd3/$id/51744/info")" 7 "info of the CD-ROM (CDROM, REMOVABLE, READONLY)"
 equal "$(store "/local/domain/0/backend/vbd3/$id/51744/device-type")" cdrom "device-type"
 
-# The kernel itself refuses writes to a disk that it knows to be read-only; the words are its own.
+# The guest's kernel itself refuses writes to a read-only disk and logs these words.
 allow_words 'Trying to write to read-only block-device'
 guest_run alpha 'test "$(cat /sys/block/xvdb/ro) $(cat /sys/block/xvdc/ro)" = "1 1"'
 for device in xvdb xvdc; do

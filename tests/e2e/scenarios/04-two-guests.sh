@@ -1,5 +1,5 @@
-# One process serves disks of two guests under load. One guest is destroyed in the middle of its I/O: the other goes on
-# without an error, and no mapping, port or node of the dead one is left.
+# One process serves disks of two guests under load. One guest is destroyed in the middle of its I/O. The other
+# continues without an error, and no mapping, port or node of the dead guest is left.
 # suites: trixie
 # timeout: 500 s
 image a 16M
@@ -31,7 +31,7 @@ guest_wait beta "$load" 150
 wait_for 20 "alpha's ring to be unmapped" mappings_below "$serve_pid" "$only_b"
 nodes_remove "$a_id" xvdb
 
-# The one that is left still reads and writes.
+# The other guest still reads and writes.
 guest_run beta "$(fio_verify xvdb --size=2M)"
 kill -TERM "$serve_pid"
 process_ends "$serve_pid" 30 0

@@ -1,6 +1,6 @@
-# The guest's driver is unbound with reads in flight, and its device begins anew (Closed, then Initialising with
-# online=1), ten times (three times on the second suite): each time the disk comes back, its data is right, and nothing
-# piles up in the backend.
+# The guest's driver is unbound with reads in flight, and its device starts again (Closed, then Initialising with
+# online=1), ten times (three times on the second suite). Each time the disk comes back with the right data, and nothing
+# accumulates in the backend.
 # timeout: 900 s
 rounds=10
 [ "$E2E_SUITE" = trixie ] || rounds=3
@@ -10,7 +10,7 @@ id="$(domid alpha)"
 attach_start attach alpha "$image" xvdb
 attach_pid="$background_pid"
 guest_run alpha 'dd if=/dev/urandom of=/tmp/pattern bs=64k count=64 2>/dev/null && dd if=/tmp/pattern of=/dev/xvdb bs=64k conv=fsync 2>/dev/null'
-# A reader whose disk is taken away is meant to see errors.
+# The reader loses its disk, so errors are expected.
 allow_words 'I/O error,? (on )?dev(ice)? xvdb\b'
 held() { echo "$(mappings "$attach_pid") mappings, $(ls "/proc/$attach_pid/fd" | wc -l) descriptors"; }
 before="$(held)"

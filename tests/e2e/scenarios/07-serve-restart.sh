@@ -1,5 +1,5 @@
-# SIGTERM to `serve`, which is started again as systemd would: with the guest idle, and ten times under fio with
-# verification (three times on the second suite). The guest sees pauses and no error, the states stay Connected all along.
+# `serve` is ended by SIGTERM and restarted as systemd does: with an idle guest, and ten times under fio with
+# verification (three times on the second suite). The guest sees pauses but no error, and the states stay Connected.
 # timeout: 900 s
 rounds=10
 [ "$E2E_SUITE" = trixie ] || rounds=3
@@ -13,7 +13,7 @@ nodes_write alpha "$images/$E2E_NAME-probed" xvdc
 wait_for 60 "the disk" both_connected "$id" xvdb
 wait_for 60 "the probed disk" both_connected "$id" xvdc
 
-# Ends serve by TERM, and waits until the next process serves both disks.
+# Ends serve by TERM and waits until the next process serves both disks.
 restart() {
   local ended connected
   ended="$(kept_count 'serve ended with status 0')" connected="$(kept_count 'connected:')"

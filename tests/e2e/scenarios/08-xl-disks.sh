@@ -1,5 +1,5 @@
-# xl's own way: a disk in the guest's configuration and one by `xl block-attach`, both backendtype=tap with our script;
-# `xl block-list`, `xl block-detach`, and `xl destroy`, which leaves no node behind.
+# xl handles our disks: one in the guest's configuration and one by `xl block-attach`, both backendtype=tap with our
+# script; then `xl block-list`, `xl block-detach` and `xl destroy`. No node is left behind.
 # suites: trixie
 # timeout: 500 s
 image first 16M

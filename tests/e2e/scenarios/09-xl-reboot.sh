@@ -1,5 +1,5 @@
-# A guest with a disk of ours reboots through xl (a new domain each time), and is saved and restored: the disk is there
-# again with its data.
+# A guest with one of our disks is rebooted through xl (a new domain each time), and saved and restored. The disk comes
+# back with its data.
 # suites: trixie
 # timeout: 500 s
 image disk 16M

@@ -1,5 +1,5 @@
-# A guest with two virtual CPUs whose blkfront would use 16-page rings, several queues and long requests: it gets what
-# the backend offers, and the data is right.
+# blkfront of a guest with two virtual CPUs asks for 16-page rings, several queues and long requests. It gets what the
+# backend offers, and the data is right.
 # suites: trixie
 # timeout: 500 s
 image disk 32M

@@ -1,4 +1,4 @@
-# dom0 as its own frontend: the quickest cycle, with no guest to boot. Attached, used and detached twice.
+# dom0 is its own frontend: the fastest cycle, with no guest to boot. The disk is attached, used and detached twice.
 # suites: trixie
 # timeout: 300 s
 image disk 32M

@@ -1,5 +1,5 @@
-# What `doctor` and `attach` say in dom0: all is well here; without gntdev's node, and for a domain that does not exist,
-# the thing is named with its remedy, the status is right, and no node is left behind.
+# `doctor` and `attach` in dom0: doctor finds no problem. Without the device node of gntdev, and for a domain that does
+# not exist, they name the problem and its fix, the exit status is right, and no node is left behind.
 # suites: trixie
 # timeout: 300 s
 image disk 8M
@@ -11,7 +11,7 @@ equal "$status" 3 "status for a domain that does not exist"
 mv /dev/xen/gntdev /dev/xen/gntdev.away
 for verb in doctor "attach 0 $image xvdb"; do
   status=0
-  # shellcheck disable=SC2086 # words
+  # shellcheck disable=SC2086 # separate words
   xenblk $verb >"$E2E_OUT/no-gntdev.txt" 2>&1 || status=$?
   cat "$E2E_OUT/no-gntdev.txt"
   [ "$status" -ne 0 ] || fail "$verb succeeded without /dev/xen/gntdev"

@@ -1,6 +1,7 @@
-# The peers in the same boot, on images alike: the kernel's blkback on a loop device, QEMU's qdisk, and this backend in
-# its grant modes; the same fio jobs on each, in alternating rounds after one to warm up. Shown are medians as ratios to
-# blkback: requests a second, and dom0's CPU time per request. With XENBLK_E2E_FULL=1 more modes, jobs and rounds.
+# Compares the peers in one boot, on equal images: the kernel's blkback on a loop device, QEMU's qdisk, and this backend
+# in its grant modes. Each runs the same fio jobs, in alternating rounds after a warm-up round. The report shows medians
+# relative to blkback: requests per second, and dom0's CPU time per request. XENBLK_E2E_FULL=1 adds modes, jobs and
+# rounds.
 # suites: trixie
 # timeout: 1500 s
 rounds=3 seconds=2
@@ -12,7 +13,7 @@ if [ "${E2E_FULL:-}" = 1 ]; then
   jobs="randread,4k,32 randwrite,4k,32 randread,4k,1 read,128k,8"
 fi
 
-# full_image NAME: an image without holes, so that no engine can do without the work.
+# full_image NAME: creates an image without holes, so that no engine can skip the work.
 full_image() {
   image "$1" 64M
   head -c 64M /dev/zero >"$image"
@@ -36,18 +37,18 @@ for pair in $ours; do
   names[$disk]="$pair"
 done
 
-# measure ROUND DISK RW BS DEPTH: one job; its figures become a line of figures.txt. The guest says in xenstore when the
-# job begins and ends, so that dom0 need not ask while it measures.
+# measure ROUND DISK RW BS DEPTH: runs one job and adds a line to figures.txt. The guest reports the job's start and end
+# in xenstore, so dom0 does not have to poll while it measures.
 measure() {
   local node="/local/domain/$id/data/e2e/job" began="" ended="" runtime="$seconds" watcher events answer word
-  # The compilers of JavaScript and of the emulator need some time before they do their best.
+  # The JavaScript compiler and the emulator need a while to reach full speed.
   if [ "$1" = 0 ]; then runtime=$((4 * seconds)); fi
   xenstore-rm "$node" 2>/dev/null || true
   exec {events}< <(exec xenstore-watch "$node")
   watcher=$!
   guest_spawn alpha "fio --name=m --filename=/dev/$2 --ioengine=io_uring --direct=1 --rw=$3 --bs=$4 --iodepth=$5 --size=64M --time_based --runtime=$runtime --randrepeat=1 --norandommap --exec_prerun='xenstore-write data/e2e/job began' --exec_postrun='xenstore-write data/e2e/job ended' --output-format=terse --terse-version=3 2>/dev/null | awk -F';' 'NF > 50 { print \$8 + \$49 }'"
   while [ -z "$ended" ]; do
-    read -r -t 400 -u "$events" || fail "the guest does not say when its job ends"
+    read -r -t 400 -u "$events" || fail "the guest did not report the end of its job"
     word="$(store "$node")"
     if [ "$word" = began ] && [ -z "$began" ]; then began="$(dom0_cpu_ms)"; fi
     if [ "$word" = ended ]; then ended="$(dom0_cpu_ms)"; fi
@@ -56,7 +57,7 @@ measure() {
   exec {events}<&-
   guest_wait alpha "$spawned" 60
   answer="${guest_answer%%.*}"
-  # dom0 was too late to see the beginning: nothing was measured.
+  # dom0 missed the start of the job: nothing was measured.
   if [ -z "$began" ]; then
     say "no figure of $*"
     return 0
@@ -70,13 +71,13 @@ for round in $(seq 0 "$rounds"); do
   done
 done
 
-# median JOB DISK COLUMN: over the rounds but the one to warm up.
+# median JOB DISK COLUMN: the median over all rounds except the warm-up.
 median() {
   awk -v job="$1" -v disk="$2" -v column="$3" '$1 > 0 && $2 == disk && $3 == job { print $column }' "$E2E_OUT/figures.txt" |
     sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'
 }
 
-# table TITLE COLUMN: the medians, each with its ratio to blkback's.
+# table TITLE COLUMN: prints the medians, each with its ratio to blkback's.
 table() {
   local disk job base value
   printf '%-24s' "$1"
@@ -93,8 +94,8 @@ table() {
   done
 }
 {
-  table 'requests a second' 4
-  table 'dom0 CPU us a request' 5
+  table 'requests per second' 4
+  table 'dom0 CPU us per request' 5
 } | tee "$E2E_OUT/report.txt"
 
 for pid in $pids; do kill -TERM "$pid"; done

@@ -1,5 +1,5 @@
-# Our attach and detach beside disks that xl manages (blkback and qdisk) in the same guest: each goes on when another
-# comes or goes, and our list shows them all.
+# Our attach and detach, in a guest that also has disks that xl manages (blkback and qdisk). Each disk keeps working
+# while others come and go, and `list` shows all of them.
 # timeout: 500 s
 image qdisk 16M
 image blkback 16M

@@ -1,5 +1,6 @@
-# kill -9 of `serve`, twenty times under fio with verification, started again each time as systemd would: fio finds every
-# byte as it wrote it, the guest sees pauses and no error. Every fourth process is killed while it still starts.
+# `serve` is killed by kill -9 twenty times under fio with verification, and restarted each time as systemd does. fio
+# reads back every byte that it wrote; the guest sees pauses but no error. Every fourth process is killed while it
+# starts.
 # suites: trixie
 # timeout: 1200 s
 rounds=20
@@ -21,7 +22,7 @@ connected=2 kills=0
 while [ "$kills" -lt "$rounds" ]; do
   ! load_has_ended || fail "the load ended before kill $((kills + 1))"
   ended="$(kept_count 'ended with status 137')"
-  # At any point: while requests are on their way, or while the process still takes up the rings again.
+  # At any point: with requests in flight, or while the process still reconnects the rings.
   sleep "$((RANDOM % 2)).$((RANDOM % 10))"
   kept_ends KILL
   kills=$((kills + 1))
@@ -36,7 +37,7 @@ while [ "$kills" -lt "$rounds" ]; do
 done
 load_ends 180
 both_connected "$id" xvdb || fail "not Connected at the end"
-# A process that was killed while it started lengthened the pause before it.
+# A kill during the start only lengthens the previous pause.
 pauses="$((rounds - rounds / 4))"
 probe_ends "$pauses"
 note "$kills kills; a guest's pause: median $pause_median ms, worst $pause_worst ms"

@@ -1,5 +1,6 @@
-# A device-mapper device that fails in its middle, as an image: the guest gets an error for exactly the blocks that fail,
-# read or written past dom0's page cache; its other blocks and its neighbour, served by the same process, never do. Once the device is whole again, so is the guest's disk.
+# The image is a device-mapper device that fails in its middle, used with O_DIRECT. The guest gets an error for exactly
+# the blocks that fail, read or written. Its other blocks, and a second guest served by the same process, get no error.
+# Once the device works again, so does the guest's disk.
 # suites: trixie
 # timeout: 500 s
 modprobe dm-mod
@@ -24,11 +25,11 @@ nodes_write alpha /dev/mapper/faulty xvdb
 nodes_write alpha "$neighbour" xvdc
 wait_for 60 "the disk" both_connected "$id" xvdb
 wait_for 60 "the neighbour" both_connected "$id" xvdc
-# What dom0's kernel and the guest's say of it is provoked, on this disk alone.
+# The kernels of dom0 and of the guest report the errors. They are expected, on this disk only.
 allow_words 'I/O error,? (on )?dev (xvdb|dm-0)\b'
 
 load_starts alpha xvdc
-# bad_blocks read|write: the blocks from 1016 to 1039 that fail in the guest, one request each.
+# bad_blocks read|write: prints which of the blocks 1016 to 1039 fail in the guest, one request each.
 bad_blocks() {
   local dd='if=/dev/xvdb of=/dev/null iflag=direct skip'
   [ "$1" = read ] || dd='if=/dev/zero of=/dev/xvdb oflag=direct seek'
@@ -37,14 +38,14 @@ bad_blocks() {
 }
 for direction in read write read; do
   bad_blocks "$direction"
-  equal "$bad" "1024 1025 1026 1027" "blocks whose $direction fails"
+  equal "$bad" "1024 1025 1026 1027" "blocks where $direction fails"
 done
-# Long requests that touch the range fail, those beside it do not.
+# Long requests that touch the range fail; those next to it do not.
 guest_fails alpha 'dd if=/dev/xvdb of=/dev/null iflag=direct bs=128k skip=32 count=1'
 guest_run alpha 'dd if=/dev/xvdb of=/dev/null iflag=direct bs=128k count=32'
 guest_run alpha "$(fio_verify xvdb --size=3M)"
 
-# The same process serves the same disk when the device is mended.
+# The same process serves the same disk after the device is repaired.
 dmsetup suspend faulty
 dmsetup load faulty <<<"$whole_table"
 dmsetup resume faulty

@@ -1,5 +1,5 @@
-# A sparse image on a file system that fills up: the guest's writes that find no room end in an error, what it wrote
-# before is there, reads go on; once there is room again, so do writes, without a reattach.
+# A sparse image on a file system that fills up. Writes of the guest that find no space fail; earlier data is still
+# there, and reads work. Once there is space again, writes work too, without a new attach.
 # suites: trixie
 # timeout: 500 s
 image small 48M
@@ -15,12 +15,12 @@ guest_start alpha
 id="$(domid alpha)"
 attach_start attach alpha "$disk" xvdb
 attach_pid="$background_pid"
-# The guest's kernel says which writes failed.
+# The guest's kernel reports which writes failed.
 allow_words 'I/O error,? (on )?dev xvdb\b'
 guest_run alpha 'dd if=/dev/urandom of=/tmp/pattern bs=64k count=64 2>/dev/null && dd if=/tmp/pattern of=/dev/xvdb bs=64k oflag=direct conv=fsync'
 guest_fails alpha 'dd if=/dev/zero of=/dev/xvdb bs=64k seek=64 count=900 oflag=direct' 120
 guest_run alpha 'echo 3 >/proc/sys/vm/drop_caches; dd if=/dev/xvdb bs=64k count=64 2>/dev/null | cmp - /tmp/pattern'
-# What has its blocks already can be written over.
+# Blocks that are already allocated can be overwritten.
 guest_run alpha 'dd if=/tmp/pattern of=/dev/xvdb bs=64k oflag=direct conv=fsync'
 
 rm /run/e2e/small/ballast

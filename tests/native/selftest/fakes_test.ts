@@ -1,12 +1,13 @@
 /**
- * Shows that the stand-ins for libxengnttab and libxenevtchn keep the contract of the real ones, by the C program
- * src/fake_test.c, which knows only the public headers; and that what a killed process held is counted back.
+ * Shows that the stand-ins for libxengnttab and libxenevtchn keep the contract of the real libraries, with the C
+ * program src/fake_test.c, which uses only the public headers. Also shows that the resources of a killed process are
+ * released.
  */
 
 import { assertEquals } from "@std/assert";
 import { missingParts, nativeTest, NativeXen } from "../harness.ts";
 
-/** The names of the C program's checks, read from its sources so that they are known before it is built. */
+/** The names of the C program's checks. They are read from its sources, because it may not be built yet. */
 function caseNames(): string[] {
   const sources = ["fake_test_grants.c", "fake_test_events.c"].map((name) =>
     Deno.readTextFileSync(new URL(`../src/${name}`, import.meta.url))
@@ -22,7 +23,7 @@ async function startWithGuests(): Promise<NativeXen> {
   return xen;
 }
 
-nativeTest("the C program's checks are all found by their names", async () => {
+nativeTest("all checks of the C program are found by name", async () => {
   await using xen = await NativeXen.start();
   const listed = (await xen.run(`${xen.libraries}/fake_test`, ["--list"])).trim().split("\n");
   assertEquals(listed.filter((name) => !name.startsWith("--")), caseNames());
@@ -38,7 +39,7 @@ for (const name of caseNames()) {
   });
 }
 
-nativeTest("a killed process holds nothing any more", async () => {
+nativeTest("a killed process holds nothing", async () => {
   await using xen = await startWithGuests();
   const idle = await xen.stats();
   const options: Deno.CommandOptions = { args: ["--hold"], env: xen.env(), stdout: "piped" };
@@ -51,15 +52,15 @@ nativeTest("a killed process holds nothing any more", async () => {
   await reader.cancel();
   await child.status;
   const deadline = performance.now() + 30_000;
-  // The granting child of that process is killed by the kernel a moment later.
+  // The kernel kills the granting child of that process a moment later.
   while ((await xen.stats()).processes.length > idle.processes.length && performance.now() < deadline);
   assertEquals((await xen.stats()).domains, idle.domains);
 });
 
-nativeTest("the machine stays whole when processes are killed at any instruction", async () => {
+nativeTest("the machine stays consistent when processes are killed at any instruction", async () => {
   await using xen = await startWithGuests();
   const idle = await xen.stats();
-  /** Runs one churning process for a while and kills it; what it complained of, if anything. */
+  /** Runs a process with `--churn` for a while and kills it. Returns its error messages. */
   const killOne = async (domid: number, afterMs: number): Promise<string> => {
     const options: Deno.CommandOptions = { args: ["--churn"], env: xen.env(domid), stdout: "piped", stderr: "piped" };
     const child = new Deno.Command(`${xen.libraries}/fake_test`, options).spawn();
@@ -81,7 +82,7 @@ nativeTest("the machine stays whole when processes are killed at any instruction
   await xen.run("xenstore-read", ["/local/domain/1/name"]);
 });
 
-nativeTest("the stand-ins export what the real libraries export, under the same versions", async () => {
+nativeTest("the stand-ins export the same symbols and versions as the real libraries", async () => {
   await using xen = await NativeXen.start();
   const real = realLibraryDirectory();
   for (const name of ["gnttab", "evtchn", "call", "foreignmemory"].map((part) => `libxen${part}.so.1`)) {
@@ -94,7 +95,7 @@ function realLibraryDirectory(): string {
     try {
       Deno.statSync(`/usr/lib/${entry.name}/libxengnttab.so.1`);
       return `/usr/lib/${entry.name}`;
-    } catch { /* another architecture's, or no library directory */ }
+    } catch { /* not this architecture, or not a library directory */ }
   }
   throw new Error(`Cannot find the real libxengnttab.so.1: ${missingParts() ?? "Debian package libxengnttab1"}`);
 }

@@ -1,6 +1,6 @@
 /**
- * Shows that the host of harness.ts is a real xenstored that behaves as on a Xen host: the stock command-line tools
- * work on it, domains come and go. It must not use the project's own xenstore code.
+ * Shows that the xenstored of harness.ts behaves as on a Xen host: the stock command-line tools work, and domains come
+ * and go. Uses none of the project's own xenstore code.
  */
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
@@ -18,7 +18,7 @@ class Watch implements AsyncDisposable {
     this.#reader = this.#child.stdout.pipeThrough(new TextDecoderStream()).getReader();
   }
 
-  /** The next path; undefined when the connection ended. */
+  /** The next path, or undefined when the connection has ended. */
   async next(): Promise<string | undefined> {
     while (!this.#text.includes("\n")) {
       const { value, done } = await this.#reader.read();
@@ -33,7 +33,7 @@ class Watch implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     try {
       this.#child.kill();
-    } catch { /* it ended by itself */ }
+    } catch { /* it has ended */ }
     await this.#reader.cancel();
     await this.#child.status;
   }
@@ -88,7 +88,7 @@ nativeTest("a destroyed domain leaves no node, and its id can't be given permiss
   await assertRejects(() => xen.run("xenstore-chmod", ["-r", "/test", "n3", "r3"]), Error, "xenstore-chmod");
 });
 
-nativeTest("a domain id can be used again after the domain was destroyed", async () => {
+nativeTest("a domain id can be used again after its domain was destroyed", async () => {
   await using xen = await NativeXen.start();
   for (let round = 0; round < 3; round++) {
     await xen.createDomain(3, `round-${round}`);
@@ -97,23 +97,26 @@ nativeTest("a domain id can be used again after the domain was destroyed", async
   }
 });
 
-nativeTest("a restarted xenstored has an empty store, knows the domains, and can be given its old store", async () => {
-  await using xen = await NativeXen.start();
-  await xen.createDomain(3);
-  using client = await Deno.connect({ transport: "unix", path: xen.socketPath });
-  await xen.run("xenstore-write", ["/test/node", "1"]);
-  await xen.run("xenstore-chmod", ["/test/node", "n3", "r0"]);
-  const tree = async (): Promise<string[]> => (await xen.run("xenstore-ls", ["-f", "-p"])).split("\n").sort();
-  const before = await tree();
-  await xen.restartXenstored({ keepStore: true });
-  assertEquals(await tree(), before);
-  assertEquals(await client.read(new Uint8Array(1)), null, "clients of the old xenstored lose their connection");
-  await xen.restartXenstored();
-  await assertRejects(() => xen.run("xenstore-read", ["/test/node"]), Error);
-  assertEquals(await xen.run("xenstore-read", ["/local/domain/0/name"]), "Domain-0\n");
-  await xen.run("xenstore-write", ["/test", "1"]);
-  await xen.run("xenstore-chmod", ["/test", "n0", "r3"]);
-});
+nativeTest(
+  "a restarted xenstored has an empty store and knows the domains; the old store can be restored",
+  async () => {
+    await using xen = await NativeXen.start();
+    await xen.createDomain(3);
+    using client = await Deno.connect({ transport: "unix", path: xen.socketPath });
+    await xen.run("xenstore-write", ["/test/node", "1"]);
+    await xen.run("xenstore-chmod", ["/test/node", "n3", "r0"]);
+    const tree = async (): Promise<string[]> => (await xen.run("xenstore-ls", ["-f", "-p"])).split("\n").sort();
+    const before = await tree();
+    await xen.restartXenstored({ keepStore: true });
+    assertEquals(await tree(), before);
+    assertEquals(await client.read(new Uint8Array(1)), null, "clients of the old xenstored lose their connection");
+    await xen.restartXenstored();
+    await assertRejects(() => xen.run("xenstore-read", ["/test/node"]), Error);
+    assertEquals(await xen.run("xenstore-read", ["/local/domain/0/name"]), "Domain-0\n");
+    await xen.run("xenstore-write", ["/test", "1"]);
+    await xen.run("xenstore-chmod", ["/test", "n0", "r3"]);
+  },
+);
 
 nativeTest("a disposed host leaves no process and no file", async () => {
   let directory = "", pid = 0;

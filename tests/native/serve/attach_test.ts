@@ -1,6 +1,6 @@
 /**
- * `xenblk attach` in a process of its own, with a guest that answers: beside a `serve` of the same kind, and with a
- * guest that ends while there is no xenstored.
+ * `xenblk attach` in its own process, with a guest that responds: next to a `serve` of the same kind, and with a guest
+ * that ends while there is no xenstored.
  */
 
 import { assertEquals, assertMatch, assertNotMatch, assertRejects } from "@std/assert";
@@ -13,7 +13,7 @@ import { assertClean, GUEST, LOAD, received } from "./scenes.ts";
 const VDEV = 51728;
 const BACKEND = `/local/domain/0/backend/vbd3/${GUEST}/${VDEV}`;
 
-/** Attaches xvdb and waits until its guest has it. */
+/** Attaches xvdb and waits until its guest has connected. */
 async function attached(
   xen: NativeXen,
   guest: GuestProcess,
@@ -28,7 +28,7 @@ async function attached(
   return { process, disk, image };
 }
 
-nativeTest("attach beside a serve of the kind serves its disk itself, with its own options", async () => {
+nativeTest("attach next to a serve of the same kind serves its disk itself, with its own options", async () => {
   await using xen = await NativeXen.start();
   await xen.createDomain(GUEST);
   await using guest = new GuestProcess(xen, GUEST);
@@ -51,8 +51,10 @@ nativeTest("attach beside a serve of the kind serves its disk itself, with its o
 });
 
 for (const keepStore of [true, false]) {
-  const how = keepStore ? "ends attach" : "is not known to a store that came back empty: attach goes on";
-  nativeTest(`a guest that ended while xenstored was away ${how}`, async () => {
+  const what = keepStore
+    ? "attach ends after its guest ended while xenstored was down"
+    : "attach goes on after xenstored came back with an empty store";
+  nativeTest(what, async () => {
     await using xen = await NativeXen.start();
     await xen.createDomain(GUEST);
     await using guest = new GuestProcess(xen, GUEST);

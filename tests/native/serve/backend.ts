@@ -1,6 +1,6 @@
 /**
- * The backend under test in a process of its own, `deno run cli.ts serve`, and the toolstack's part beside it. What the
- * process holds is read from /proc and from the machine it runs on.
+ * The backend under test in its own process, `deno run cli.ts serve`, and the actions of the toolstack. The resources
+ * of the process are read from /proc and from the simulated machine.
  */
 
 import type { AttachRequest } from "../../../lib/toolstack/attach.ts";
@@ -9,7 +9,7 @@ import type { NativeXen } from "../harness.ts";
 
 const ROOT = new URL("../../../", import.meta.url).pathname;
 
-/** What a process holds, to be compared before and after. */
+/** The resources of a process, to compare before and after. */
 export interface Holdings {
   readonly descriptors: number;
   readonly mappings: number;
@@ -18,16 +18,16 @@ export interface Holdings {
   readonly ports: number;
 }
 
-/** A running `serve`, or another verb that stays. */
+/** A running `serve`, or another verb that keeps running. */
 export class BackendProcess implements AsyncDisposable {
   readonly pid: number;
   readonly #xen: NativeXen;
   readonly #child: Deno.ChildProcess;
   readonly #errors: Promise<void>;
-  /** What it wrote to standard error so far. */
+  /** Its standard error so far. */
   messages = "";
 
-  /** `confinement` is a program, with arguments, that becomes the process in the end. */
+  /** `confinement` is a program with arguments that executes Deno at its end, such as setpriv. */
   constructor(xen: NativeXen, args: readonly string[], confinement: readonly string[] = []) {
     this.#xen = xen;
     const [program, ...rest] = [...confinement, Deno.execPath(), "run", "-A", "--no-check", `${ROOT}cli.ts`, ...args];
@@ -42,16 +42,16 @@ export class BackendProcess implements AsyncDisposable {
     this.#errors = this.#collect();
   }
 
-  /** Waits until it has written something to standard error. */
+  /** Waits until its standard error matches. */
   async says(what: RegExp, timeoutMs = 60_000): Promise<void> {
     const end = performance.now() + timeoutMs;
     while (!what.test(this.messages)) {
-      if (performance.now() > end) throw new Error(`it did not say ${what} in time, but: ${this.messages}`);
+      if (performance.now() > end) throw new Error(`no message ${what} in time; messages: ${this.messages}`);
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
   }
 
-  /** Sends SIGTERM and, so much later, SIGKILL, unless it has ended by then. */
+  /** Sends SIGTERM, and after `afterMs` SIGKILL if the process still runs. */
   async killAsItEnds(afterMs: number): Promise<void> {
     this.#child.kill("SIGTERM");
     await new Promise((resolve) => setTimeout(resolve, afterMs));
@@ -73,7 +73,7 @@ export class BackendProcess implements AsyncDisposable {
     return code;
   }
 
-  /** Of the process, and of the hypervisor for it. */
+  /** The resources that the process holds, those in the hypervisor included. */
   async holdings(): Promise<Holdings> {
     const stats = await this.#xen.processStats(this.pid);
     const status = await Deno.readTextFile(`/proc/${this.pid}/status`);
@@ -98,7 +98,7 @@ export class BackendProcess implements AsyncDisposable {
   }
 }
 
-/** Runs a toolstack's act in a process of domain 0. */
+/** Runs an action of the toolstack in a process of domain 0. */
 async function toolstack(xen: NativeXen, act: string, argument: unknown): Promise<string> {
   const program = new URL("./toolstack_process.ts", import.meta.url).pathname;
   return await xen.run(Deno.execPath(), ["run", "-A", "--no-check", program, act, JSON.stringify(argument)]);
@@ -110,24 +110,28 @@ export async function attach(xen: NativeXen, request: Partial<AttachRequest>): P
   return JSON.parse(await toolstack(xen, "attach", { ...defaults, ...request }));
 }
 
-/** Asks for a disk's removal, waits until both ends closed, and removes the nodes. */
+/** Requests the removal of a disk, waits until both ends are Closed, and removes the nodes. */
 export async function detach(xen: NativeXen, device: DeviceAddress): Promise<void> {
   await toolstack(xen, "detach", device);
 }
 
-/** The value of a node that somebody is about to write. */
-export async function nodeValue(xen: NativeXen, path: string, timeoutMs = 60_000): Promise<string> {
-  for (const end = performance.now() + timeoutMs;;) {
+/** Waits until a node exists, and has the value if one is given. Returns its value. */
+export async function nodeValue(xen: NativeXen, path: string, wanted?: string, timeoutMs = 60_000): Promise<string> {
+  let last: unknown;
+  for (const end = performance.now() + timeoutMs; performance.now() < end;) {
     try {
-      return (await xen.run("xenstore-read", [path])).trim();
+      const value = (await xen.run("xenstore-read", [path])).trim();
+      if (wanted === undefined || value === wanted) return value;
+      last = new Error(`${path} is ${value}, expected ${wanted}`);
     } catch (error) {
-      if (performance.now() > end) throw error;
-      await new Promise((resolve) => setTimeout(resolve, 20));
+      last = error;
     }
+    await new Promise((resolve) => setTimeout(resolve, 20));
   }
+  throw last;
 }
 
-/** A file of zeroes that takes no space until it is written. */
+/** Creates a sparse file of zeroes and returns its path. */
 export function sparseImage(directory: string, name: string, sizeBytes: number): string {
   const path = `${directory}/${name}`;
   using file = Deno.openSync(path, { write: true, create: true, truncate: true });

@@ -1,6 +1,6 @@
 /**
- * What docs/security.md says of confinement, as far as it can be shown without a service manager: serving needs no
- * capability and no way to get one.
+ * The claims of docs/security.md about confinement that a test can show without a service manager: serving needs no
+ * capability and no way to gain one.
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
@@ -19,7 +19,7 @@ nativeTest("serve needs no capability: a disk is served, its image locked, its r
   await xen.createDomain(GUEST);
   const image = sparseImage(xen.directory, "disk.img", 2 ** 26);
   await using backend = new BackendProcess(xen, ["serve"], NO_CAPABILITIES);
-  // A process without capabilities may not signal one with more through the stand-in event channels.
+  // Through the stand-in event channels, a process without capabilities cannot notify a process that has some.
   await using guest = new GuestProcess(xen, GUEST, NO_CAPABILITIES);
   const device = await attach(xen, { domain: GUEST as DomId, params: `aio:${image}` });
   const disk = await guest.disk(frontendPath(device));

@@ -1,6 +1,6 @@
 /**
- * `xenblk serve` with each engine and cache mode, on a real file system: what it says and publishes of them, and that a
- * guest's data is right in the image afterwards.
+ * `xenblk serve` with each engine and cache mode, on a real file system: what it logs and publishes, and that a guest's
+ * data is right in the image afterwards.
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
@@ -13,7 +13,7 @@ import { assertClean, DiskFolder, GUEST, LOAD, newDisk, received } from "./scene
 const REQUESTS = Deno.env.get("XENBLK_NATIVE") === "full" ? 30_000 : 2000;
 const IMAGE_BYTES = 2 ** 26;
 
-/** Arguments of `serve`, and what it says of the disk then. */
+/** Arguments of `serve`, and its message about the disk. */
 const CASES: readonly (readonly [args: readonly string[], says: RegExp])[] = [
   [["--engine", "uring"], /engine uring, reads by ring, writes by \w+, cache writeback\)/],
   [["--engine", "uring", "--grants", "map"], /engine uring, reads by ring, writes by \w+, cache writeback\)/],
@@ -52,7 +52,7 @@ for (const [args, says] of CASES) {
 }
 
 nativeTest(
-  "a disk that the toolstack calls safe for direct I/O goes past the page cache, into the guest's pages",
+  "a disk with direct-io-safe is read and written with O_DIRECT, straight into the guest's pages",
   async () => {
     await using xen = await NativeXen.start();
     await xen.createDomain(GUEST);
@@ -70,7 +70,7 @@ nativeTest(
   },
 );
 
-nativeTest("what an engine cannot do is refused in the disk's error node", async () => {
+nativeTest("a cache mode that the engine does not have is refused in the disk's error node", async () => {
   await using xen = await NativeXen.start();
   await xen.createDomain(GUEST);
   await using backend = new BackendProcess(xen, ["serve", "--engine", "file", "--cache", "none"]);

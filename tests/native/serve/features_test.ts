@@ -1,7 +1,7 @@
 /**
- * `xenblk serve` with every transport feature in use at once: four rings of 16 pages, indirect requests of up to 1 MiB
- * and discards, over the real libxenstore and xenstored. The short form runs in the gate; XENBLK_NATIVE=full runs the
- * whole matrix.
+ * `xenblk serve` with every transport feature at once: four rings of 16 pages, indirect requests of up to 1 MiB and
+ * discards, with the real libxenstore and xenstored. The gate runs a short form; XENBLK_NATIVE=full runs the whole
+ * matrix.
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
@@ -50,7 +50,7 @@ for (const [grants, abi] of FULL ? ALL : SOME) {
 }
 
 nativeTest(
-  "every size of ring, named in the new way and the old one, verifies; more than was offered is refused",
+  "every ring size verifies, with the new and the old node names; more than was offered is refused",
   async () => {
     await using xen = await NativeXen.start();
     await xen.createDomain(GUEST);
@@ -74,7 +74,7 @@ nativeTest(
     const device = await attach(xen, { domain: GUEST as DomId, params: "memory:16M", readOnly: false });
     const disk = await guest.disk(frontendPath(device), "x86_64-abi", { "ring-page-order": "4" }, { ringPages: 8 });
     await disk.connect().then(
-      () => assert(false, "it was refused"),
+      () => assert(false, "a ring that is too large connected"),
       (error) => assertMatch(error.message, /ring-page-order/),
     );
     assertEquals(await backend.stop(), 0, backend.messages);
@@ -82,7 +82,7 @@ nativeTest(
 );
 
 nativeTest(
-  "discards of a disk that takes them are carried out, counted on no other, and switched off by option",
+  "a disk that supports discards carries them out, and an option switches them off",
   async () => {
     await using xen = await NativeXen.start();
     await xen.createDomain(GUEST);

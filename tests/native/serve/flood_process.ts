@@ -1,7 +1,7 @@
 /**
- * A process of a guest that floods xenstore below its own frontend directory: `flood_process.ts flaps|events PATH COUNT`.
- * Flaps write states at random, now and then with nodes of a ring that cannot be mapped; events write some other node.
- * What that does to the backend is looked at from outside.
+ * A process of a guest that floods xenstore below its own frontend directory: `flood_process.ts flaps|events PATH
+ * COUNT`. `flaps` writes random states, sometimes with the nodes of a ring that cannot be mapped. `events` writes other
+ * nodes. flood_test.ts checks the effect on the backend.
  */
 
 import { openNativePlatform } from "../../../ffi/platform.ts";

@@ -1,26 +1,26 @@
 /**
- * Tells growth that goes on from growth that ends: caches fill, code is compiled and Workers start when they are first
- * needed, each of it once, and at a time that no test can know. What is leaked is leaked in every round.
+ * Tells endless growth from growth that ends. Caches fill, code is compiled and Workers start once, when they are first
+ * needed; a test cannot know when. A leak grows in every round.
  */
 
 import { assert } from "@std/assert";
 import type { BackendProcess, Holdings } from "./backend.ts";
 
-/** By how much a process may hold more after a round than before it. */
+/** How much a process may grow in one round. */
 export type Allowance = Pick<Holdings, "descriptors" | "mappings" | "residentKiB">;
 
 /** How growth is judged. */
 export interface GrowthOptions {
-  /** First rounds, which don't count. */
+  /** The number of first rounds that do not count. */
   readonly warmUp: number;
   readonly allowed: Allowance;
-  /** How long what a round leaves open may take to be closed. */
+  /** How long the resources of a round may take to be released. */
   readonly settleMs?: number;
 }
 
 /** Rounds after the warm-up until growth counts as endless. */
 const MOST_ROUNDS = 4;
-/** What is closed by itself soon after a round may still be open when the round ends. */
+/** Some resources of a round are released only a moment after its end. */
 const SETTLE_MS = 5_000;
 const LOOK_MS = 100;
 
@@ -30,7 +30,7 @@ function within(before: Holdings, after: Holdings, allowed: Allowance): boolean 
   );
 }
 
-/** What the process holds once that is within the allowance, or after a while. */
+/** The resources of the process, as soon as they are within the allowance, or after the settling time. */
 async function settled(
   backend: Pick<BackendProcess, "holdings">,
   before: Holdings,
@@ -44,7 +44,8 @@ async function settled(
 }
 
 /**
- * Runs rounds until one of them leaves the process with no more than it had before, but for the allowance. Throws AssertionError with all that was held if every round added to it.
+ * Runs rounds until one of them grows the process by no more than the allowance. Throws AssertionError with the
+ * resources after each round if every round grew it.
  */
 export async function assertNoEndlessGrowth(
   backend: Pick<BackendProcess, "holdings">,

@@ -1,5 +1,6 @@
 /**
- * A guest domain's process, as a test uses it: its disks connect, load and verify. What it runs is guest_process.ts.
+ * A process of a guest domain, as a test uses it: its disks connect, run loads and verify. The process runs
+ * guest_process.ts.
  */
 
 import type { AbiName } from "../../../lib/blkif/abi.ts";
@@ -9,7 +10,7 @@ import type { LoadOutcome, LoadSpec } from "../../../lib/guest/load_types.ts";
 import type { ImageVerdict } from "../../../lib/guest/verify_image.ts";
 import type { NativeXen } from "../harness.ts";
 
-/** One disk of a guest. All methods reject with what the guest says went wrong. */
+/** One disk of a guest. All methods reject with the error of the guest's process. */
 export class GuestDisk {
   constructor(readonly guest: GuestProcess, readonly path: string) {}
 
@@ -21,18 +22,18 @@ export class GuestDisk {
     return this.guest.order({ verb: "reconnect", disk: this.path });
   }
 
-  /** `defiant`: writes even if the backend said that the disk is read-only. */
+  /** A `defiant` load writes even to a disk that the backend announced as read-only. */
   startLoad(spec: LoadSpec, defiant = false): Promise<void> {
     return this.guest.order({ verb: "start-load", disk: this.path, spec, defiant });
   }
 
-  /** A load of a guest that takes the disk to have so many sectors. */
+  /** A load of a guest that assumes another number of sectors. */
   async loadAs(sectors: number, spec: LoadSpec): Promise<LoadOutcome> {
     await this.guest.order({ verb: "start-load", disk: this.path, spec, defiant: false, sectors });
     return await this.finishLoad();
   }
 
-  /** A load that fills in and verifies nothing: the guest costs as little as it can, for measuring. */
+  /** A load for measurements. It fills in no data and verifies nothing, so that the guest costs little. */
   async measure(spec: LoadSpec): Promise<LoadOutcome> {
     await this.guest.order({ verb: "start-load", disk: this.path, spec, defiant: false, unverified: true });
     return await this.finishLoad();
@@ -42,7 +43,7 @@ export class GuestDisk {
     return this.guest.order({ verb: "finish-load", disk: this.path });
   }
 
-  /** Of the load that runs: requests answered, and the longest time without an answer since this was asked last. */
+  /** Requests answered by the running load, and the longest time without a response since the last call. */
   pauses(): Promise<{ readonly answered: number; readonly longestMs: number }> {
     return this.guest.order({ verb: "pauses", disk: this.path });
   }
@@ -65,7 +66,7 @@ export class GuestDisk {
   }
 }
 
-/** How large a guest's rings and requests are. */
+/** The size of a guest's rings and requests. */
 export type RingShape = Pick<FrontendOptions, "ringPages" | "queues" | "segments" | "requests">;
 
 interface Awaited {
@@ -73,7 +74,7 @@ interface Awaited {
   readonly reject: (error: Error) => void;
 }
 
-/** See the file's first lines. */
+/** A running process of a guest domain. It executes orders for any number of disks. */
 export class GuestProcess implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
   readonly #input: WritableStreamDefaultWriter<Uint8Array>;
@@ -81,7 +82,7 @@ export class GuestProcess implements AsyncDisposable {
   readonly #reading: Promise<void>;
   #lastId = 0;
 
-  /** `confinement` is a program, with arguments, that becomes the process in the end. */
+  /** `confinement` is a program with arguments that executes Deno at its end, such as setpriv. */
   constructor(xen: NativeXen, readonly domid: number, confinement: readonly string[] = []) {
     const program = new URL("./guest_process.ts", import.meta.url).pathname;
     const [command, ...args] = [...confinement, Deno.execPath(), "run", "-A", "--no-check", program];
@@ -100,7 +101,7 @@ export class GuestProcess implements AsyncDisposable {
     return this.#child.pid;
   }
 
-  /** A disk whose frontend nodes the toolstack wrote. */
+  /** Opens a disk; the toolstack has written its frontend nodes. */
   async disk(
     path: string,
     abi: AbiName = "x86_64-abi",
@@ -111,7 +112,7 @@ export class GuestProcess implements AsyncDisposable {
     return new GuestDisk(this, path);
   }
 
-  /** After xenstored was restarted. */
+  /** Reconnects to xenstored after a restart. */
   reopenStore(): Promise<void> {
     return this.order({ verb: "reopen-store" });
   }
@@ -123,7 +124,7 @@ export class GuestProcess implements AsyncDisposable {
     return reply;
   }
 
-  /** The process's sudden death. */
+  /** Kills the process. */
   async kill(): Promise<void> {
     this.#child.kill("SIGKILL");
     await this.#child.status;

@@ -1,7 +1,7 @@
 /**
- * A process of a guest domain with any number of disks, told what to do by JSON lines on standard input: it connects
- * as blkfront does, drives loads in Workers and verifies. It goes through the same FFI as the backend does, over the
- * libraries that its environment names. Its other end is guest.ts.
+ * A process of a guest domain with any number of disks. It reads orders as JSON lines on standard input: it connects as
+ * blkfront does, runs loads in Workers and verifies. It uses the same FFI as the backend, with the libraries that its
+ * environment names. guest.ts starts it and sends the orders.
  */
 
 import type { AbiName } from "../../../lib/blkif/abi.ts";
@@ -19,7 +19,7 @@ import { PauseMeter } from "./pause_meter.ts";
 const platform = openNativePlatform();
 let store: Xenstore = platform.openXenstore();
 
-/** A backend that is just starting, on a machine that is busy, is waited for so long. */
+/** Time limit for a backend that is still starting on a busy machine. */
 const PATIENCE_MS = 60_000;
 
 class GuestDisk {
@@ -61,12 +61,12 @@ class GuestDisk {
     await this.#frontend.reconnect();
   }
 
-  /** A defiant load writes even if the backend said that the disk is read-only; an unverified one only moves data. */
+  /** A defiant load writes even to a disk announced as read-only. An unverified load only moves data. */
   startLoad({ spec, defiant, unverified, sectors }: Order): void {
     const target = loadTarget(this.#frontend.connection!);
     const facts = defiant ? { ...target.disk, readOnly: false } : target.disk;
     const disk = sectors === undefined ? facts : { ...facts, sectors };
-    // Of what has been added to the disk nothing is known but that it holds zeroes; what was there is not to be loaded.
+    // The added part of a disk holds zeroes. The load must not touch the part that was there before.
     const known = sectors === undefined ? this.#model : DiskModel.create(sectors, spec.seed, "zeroes");
     const model = unverified === true ? undefined : known;
     const { outcome, progress } = this.#thread.run({ ...target, disk }, spec, model);
@@ -75,7 +75,7 @@ class GuestDisk {
     this.#loading.catch(() => {});
   }
 
-  /** From the first time on that it is asked for: a load costs as little as it can. */
+  /** Measures from the first call on, so that a load without it costs nothing extra. */
   pauses(): unknown {
     return (this.#pauses ??= new PauseMeter(this.#progress!)).take();
   }
@@ -104,7 +104,7 @@ class GuestDisk {
 
 const disks = new Map<string, GuestDisk>();
 
-/** What a line asks for. */
+/** One line of standard input. */
 interface Order {
   readonly id: number;
   readonly verb: string;
@@ -114,7 +114,7 @@ interface Order {
   readonly spec: LoadSpec;
   readonly defiant: boolean;
   readonly unverified?: boolean;
-  /** How large the guest takes the disk to be, if not as it was told when it connected. */
+  /** The disk's size that the guest assumes, if not the one at connect. */
   readonly sectors?: number;
   readonly image: string;
   readonly override: Record<string, string>;

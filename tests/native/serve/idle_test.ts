@@ -1,6 +1,6 @@
 /**
- * What `xenblk serve` costs while nobody asks it for anything: which threads are there before the first disk, and that
- * neither they nor disks at rest wake a processor.
+ * What an idle `xenblk serve` costs: which threads exist before the first disk, and that neither these threads nor idle
+ * disks wake a processor.
  */
 
 import { assert, assertEquals } from "@std/assert";
@@ -8,13 +8,13 @@ import { nativeTest, NativeXen } from "../harness.ts";
 import { BackendProcess } from "./backend.ts";
 import { GuestProcess } from "./guest.ts";
 import { assertClean, GUEST, LOAD, newDisk, received } from "./scenes.ts";
-import { workersRest, workerUsage } from "./threads.ts";
+import { workersIdle, workerUsage } from "./threads.ts";
 
-/** Engines, and the Workers that the first disk with each needs: a reactor, and where I/O blocks, those for I/O. */
+/** Engines, and the number of Workers for the first disk: one reactor, and the I/O Workers where I/O blocks. */
 const ENGINES: readonly (readonly [engine: string, workers: number])[] = [["uring", 1], ["file", 5]];
 
 for (const [engine, workers] of ENGINES) {
-  nativeTest(`what the first disk needs runs before serve says that it serves, engine ${engine}`, async () => {
+  nativeTest(`the Workers for the first disk run before serve reports that it serves, engine ${engine}`, async () => {
     await using xen = await NativeXen.start();
     await xen.createDomain(GUEST);
     await using backend = new BackendProcess(xen, ["serve", "--engine", engine]);
@@ -30,13 +30,13 @@ for (const [engine, workers] of ENGINES) {
   });
 
   nativeTest(
-    `without disks, and with disks at rest, no Worker is woken or uses a processor, engine ${engine}`,
+    `without disks, and with idle disks, no Worker wakes or uses a processor, engine ${engine}`,
     async () => {
       await using xen = await NativeXen.start();
       await xen.createDomain(GUEST);
       await using backend = new BackendProcess(xen, ["serve", "--engine", engine]);
       await backend.says(/serving/, 60_000);
-      await workersRest(backend.pid);
+      await workersIdle(backend.pid);
       await using guest = new GuestProcess(xen, GUEST);
       for (const name of ["a", "b", "c"]) {
         const { disk } = await newDisk(xen, guest, name, { sizeBytes: 2 ** 26 });
@@ -44,8 +44,8 @@ for (const [engine, workers] of ENGINES) {
         assertClean(received(await disk.load({ ...LOAD, requests: 2000 })), backend.messages);
       }
       const used = [...workerUsage(backend.pid).values()].reduce((sum, { sleeps }) => sum + sleeps, 0);
-      assert(used > 10, `the Workers that are looked at do the work: they slept ${used} times`);
-      await workersRest(backend.pid);
+      assert(used > 10, `the observed Workers did the work: they slept ${used} times`);
+      await workersIdle(backend.pid);
       assertEquals(await backend.stop(), 0, backend.messages);
     },
   );

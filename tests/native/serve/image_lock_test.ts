@@ -1,5 +1,5 @@
 /**
- * Image locks between processes: two `xenblk serve` with one image, and QEMU's tools beside one of them.
+ * Image locks between processes: two `xenblk serve` with one image, and QEMU's tools next to one `xenblk serve`.
  */
 
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
@@ -13,12 +13,12 @@ import { GuestProcess } from "./guest.ts";
 const IMAGE_BYTES = 2 ** 26;
 const GUESTS = [7, 8] as const;
 
-/** The node of a device that people look at. */
+/** The device's error node. */
 function errorOf(xen: NativeXen, device: DeviceAddress): Promise<string> {
   return nodeValue(xen, `${backendPath(device)}/error`);
 }
 
-/** The descriptors of a process that have a file open, and how many of those have it locked. */
+/** The number of a process's descriptors of a file, and how many of them lock it. */
 function descriptors(pid: number, path: string): { open: number; locked: number } {
   let [open, locked] = [0, 0];
   for (const { name } of Deno.readDirSync(`/proc/${pid}/fd`)) {
@@ -30,7 +30,7 @@ function descriptors(pid: number, path: string): { open: number; locked: number 
 }
 
 nativeTest(
-  "a second process is kept from an image that is written to, and gets it when the first has ended",
+  "a second process cannot open an image that the first one writes to, until the first has ended",
   async () => {
     await using xen = await NativeXen.start();
     for (const domid of GUESTS) await xen.createDomain(domid);
@@ -63,7 +63,7 @@ nativeTest(
   },
 );
 
-nativeTest("QEMU's tools are kept from an image that a guest uses, and only as long", async () => {
+nativeTest("QEMU's tools cannot open an image while a guest uses it", async () => {
   await using xen = await NativeXen.start();
   await xen.createDomain(GUESTS[0]);
   const image = sparseImage(xen.directory, "disk.img", IMAGE_BYTES);

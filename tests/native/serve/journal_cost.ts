@@ -1,7 +1,8 @@
 /**
- * `deno run -A tests/native/serve/journal_cost.ts [--rounds N] [--seconds S]`: what journals cost. Two `serve`, one of
- * them with --no-journal, take turns under the same load, the first one another each round; printed are requests a
- * second and processor time a request, as ratios of the two in each round: their median and quartiles.
+ * `deno run -A tests/native/serve/journal_cost.ts [--rounds N] [--seconds S]`: what journals cost. Two `serve`
+ * processes, one with --no-journal, take turns under the same load; each round another one is first. For each round the
+ * ratio of requests per second, and of processor time per request, is computed. Median and quartiles of the ratios are
+ * printed.
  */
 
 import { parseArgs } from "@std/cli";
@@ -19,13 +20,13 @@ const IMAGE_BYTES = 2 ** 26;
 /** Units of processor time in /proc. */
 const TICK_US = 10_000;
 
-/** One of the two, with a disk of its own. */
+/** One of the two processes, with its own disk. */
 interface Subject {
   readonly backend: BackendProcess;
   readonly disk: GuestDisk;
 }
 
-/** What one turn of a subject came to. */
+/** The result of one turn. */
 interface Sample {
   readonly perSecond: number;
   readonly cpuUs: number;
@@ -85,8 +86,8 @@ async function compare(
     perSecond.push(withJournal.perSecond);
   }
   say(
-    `${name}: ${Math.round(quantile(perSecond, 0.5))} a second with journals; with to without: ` +
-      `requests a second ${summary(rates)}, processor time a request ${summary(costs)}`,
+    `${name}: ${Math.round(quantile(perSecond, 0.5))} requests per second with journals; ratio with to without: ` +
+      `requests per second ${summary(rates)}, processor time per request ${summary(costs)}`,
   );
 }
 
@@ -97,7 +98,7 @@ async function measure({ backend, disk }: Subject, spec: LoadSpec): Promise<Samp
   return { perSecond: 1000 * (reads + writes) / elapsedMs, cpuUs: (cpuUsOf(backend.pid) - before) / (reads + writes) };
 }
 
-/** Processor time of all threads. The name in the second field may have spaces: fields are counted from behind it. */
+/** Processor time of all threads. Fields are counted after the second one, because that is a name with spaces. */
 function cpuUsOf(pid: number): number {
   const fields = Deno.readTextFileSync(`/proc/${pid}/stat`).split(") ").at(-1)!.split(" ");
   return (Number(fields[11]) + Number(fields[12])) * TICK_US;

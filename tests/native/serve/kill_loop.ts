@@ -1,7 +1,7 @@
 /**
- * Ends one `serve` after another under a guest's verified load, by kill -9 at random points or by SIGTERM, and counts
- * what the guest saw: answers that were lost or given twice, errors, wrong bytes, and how long it went without an
- * answer. What is right is known here only as far as a loop cannot go on without it; see kills.ts.
+ * Ends one `serve` after another under a guest's verified load, by kill -9 at random points or by SIGTERM. Counts what
+ * the guest saw: responses that were lost or came twice, errors, wrong bytes, and the times without a response.
+ * kills.ts judges the counts.
  */
 
 import type { LoadOutcome } from "../../../lib/guest/load_types.ts";
@@ -10,43 +10,43 @@ import { BackendProcess, detach } from "./backend.ts";
 import { type GuestDisk, GuestProcess } from "./guest.ts";
 import { DiskFolder, GUEST, type Loading, newDisk, received } from "./scenes.ts";
 
-/** How a loop is run. */
+/** The settings of a loop. */
 export interface KillLoop {
   readonly signal: "SIGKILL" | "SIGTERM";
   readonly times: number;
   readonly loading: Loading;
-  /** Arguments of `serve` beyond the loading's. */
+  /** Arguments of `serve` in addition to the loading's. */
   readonly args: readonly string[];
 }
 
-/** What came of it. */
+/** The result of a loop. */
 export interface KillLoopResult {
   /** Processes that were ended. */
   readonly ended: number;
-  /** Of these, by kill -9 before they had connected again. */
+  /** Processes that were killed by kill -9 before they had connected. */
   readonly beforeConnected: number;
-  /** Requests in flight at the end of some process, carried out again by the next. */
+  /** Requests that were in flight when a process ended, and that the next one carried out again. */
   readonly recovered: number;
-  /** The longest time that the guest had no answer, for each process that was ended and the next one served. */
+  /** For each process that was ended: the guest's longest time without a response, if the next process served. */
   readonly pausesMs: readonly number[];
-  /** The same where the next one was killed while it started, and perhaps more of them. */
+  /** The same, if the next process or several of them were killed while they started. */
   readonly longerPausesMs: readonly number[];
   readonly outcome: LoadOutcome;
-  /** What the image was found to hold at the end, beside the load's own reads. */
+  /** Wrong sectors in the image at the end, in addition to the load's own miscompares. */
   readonly imageMiscompares: number;
 }
 
 const IMAGE_BYTES = 2 ** 26;
 const PATIENCE_MS = 60_000;
-/** A process is killed so long after it serves again, at most; and one in five so long after it was started. */
+/** The longest time from serving to the kill; for one in five, the longest time from its start to the kill. */
 const SERVES_MS = 300;
 const STARTS_MS = 300;
 const STARTS_SHARE = 0.2;
-/** One in ten is killed so long after it was asked to end. */
+/** One in ten is killed at most this long after a SIGTERM. */
 const ENDS_SHARE = 0.1;
 const ENDS_MS = 60;
 
-/** Runs it. Rejects if a process does not serve, or the guest gets no answer, in two minutes. */
+/** Runs a loop. Rejects if a process does not serve, or the guest gets no response, within a minute. */
 export async function killAgainAndAgain({ signal, times, loading, args }: KillLoop): Promise<KillLoopResult> {
   await using xen = await NativeXen.start();
   await xen.createDomain(GUEST);
@@ -61,7 +61,7 @@ export async function killAgainAndAgain({ signal, times, loading, args }: KillLo
     await served(disk, backend);
     const counts = { beforeConnected: 0, recovered: 0 };
     const pauses = { pausesMs: [] as number[], longerPausesMs: [] as number[] };
-    let since = 0; // processes ended since the guest had answers
+    let since = 0; // processes ended since the guest's last response
     for (let time = 0; time < times; time++) {
       if (signal === "SIGKILL" && Math.random() < STARTS_SHARE) {
         await sleep(Math.random() * STARTS_MS);
@@ -95,7 +95,7 @@ function serve(xen: NativeXen, { args }: Loading, more: readonly string[]): Back
   return new BackendProcess(xen, ["serve", ...args, ...more]);
 }
 
-/** Waits until the guest gets answers by this process; returns the longest time that it had none, since it was asked last. */
+/** Waits until the guest gets responses by this process. Returns its longest time without one since the last call. */
 async function served(disk: GuestDisk, backend: BackendProcess): Promise<number> {
   await backend.says(/connected:/, PATIENCE_MS);
   let { answered, longestMs } = await disk.pauses();
@@ -109,11 +109,11 @@ async function served(disk: GuestDisk, backend: BackendProcess): Promise<number>
   }
 }
 
-/** Why that may be: a load that ended by itself has seen something that no frontend goes on with. */
+/** The reason: a load that ended by itself has seen something that no frontend can continue with. */
 async function noAnswers(disk: GuestDisk, { messages }: BackendProcess): Promise<string> {
   const ended = await Promise.race([disk.finishLoad(), sleep(1000)]);
-  const load = ended === undefined ? "its load goes on" : `its load ended: ${JSON.stringify(ended)}`;
-  return `the guest gets no answers; ${load}; ${messages}`;
+  const load = ended === undefined ? "its load still runs" : `its load ended: ${JSON.stringify(ended)}`;
+  return `the guest gets no responses; ${load}; ${messages}`;
 }
 
 function recoveredBy({ messages }: BackendProcess): number {
@@ -125,7 +125,7 @@ function recoveredBy({ messages }: BackendProcess): number {
 async function within<T>(promise: Promise<T>, what: string): Promise<T> {
   let timer: ReturnType<typeof setTimeout> | undefined;
   const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`waited in vain for ${what}`)), PATIENCE_MS);
+    timer = setTimeout(() => reject(new Error(`timed out waiting for ${what}`)), PATIENCE_MS);
   });
   try {
     return await Promise.race([promise, late]);

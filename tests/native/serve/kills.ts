@@ -1,8 +1,8 @@
 /**
- * `deno task kills [--kills N] [--terms N] [--only TEXT]`: ends `serve` so many times by kill -9 at random points and by
- * SIGTERM, over all pairings of engine, grants and transport, and prints what the guest saw of it, with the median and
- * worst pause. Ends with 1 if an answer was lost or given twice, a request failed or a byte was wrong. With TEXT it runs
- * the pairings that have it in their names, each as often as in the whole.
+ * `deno task kills [--kills N] [--terms N] [--only TEXT]`: ends `serve` N times by kill -9 at random points, and N
+ * times by SIGTERM, over all combinations of engine, grants and transport. Prints what the guest saw, with the median
+ * and worst pause. The exit status is 1 if a response was lost or came twice, a request failed or a byte was wrong.
+ * With TEXT only the combinations with TEXT in their names run, each as often as in a full run.
  */
 
 import { parseArgs } from "@std/cli";
@@ -23,14 +23,14 @@ const SHAPES: readonly (readonly [name: string, loading: Loading])[] = [
   ["4 rings of 16 pages, indirect", WIDE],
 ];
 
-/** One of the pairings. */
+/** One of the combinations. */
 interface Case {
   readonly name: string;
   readonly loading: Loading;
   readonly args: readonly string[];
 }
 
-/** Past the page cache and into the guest's pages is for disks whose toolstack vouches for that: not these. */
+/** O_DIRECT into the guest's pages needs a disk with `direct-io-safe`, and these have none. */
 const CASES: readonly Case[] = ENGINES.flatMap(([engine, engineArgs]) =>
   GRANTS.filter((grants) => grants === "copy" || !engine.includes("direct")).flatMap((grants) =>
     SHAPES.map(([shape, loading]) => ({
@@ -64,7 +64,7 @@ async function main(args: string[]): Promise<number> {
     }
     if (cases.length === 0 || times === 0) continue;
     say(`${signal}, all: ${pauses(pausesMs)}: ${pausesMs.map(Math.round).join(" ")}`);
-    if (longerPausesMs.length > 0) say(`  with processes killed as they started: ${pauses(longerPausesMs)}`);
+    if (longerPausesMs.length > 0) say(`  including processes killed while they started: ${pauses(longerPausesMs)}`);
   }
   say(faults === 0 ? "nothing lost, nothing twice, nothing wrong" : `${faults} loops saw a fault`);
   return faults === 0 ? 0 : 1;

@@ -1,6 +1,6 @@
 /**
- * A flush that fails once, as the kernel tells it: from then on nothing of the disk is written and no flush succeeds,
- * whichever process serves it and however the last one ended, until the disk is attached anew.
+ * A flush that fails once, because the kernel reports a failure only once. From then on no write and no flush of the
+ * disk succeeds, in any process and however the last process ended, until the disk is attached again.
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
@@ -14,13 +14,13 @@ const PATIENCE_MS = 60_000;
 const READS = { ...LOAD, readShare: 1, flushEvery: 0, barrierEvery: 0, requests: 50 };
 const WRITES = { ...LOAD, readShare: 0, flushEvery: 5, barrierEvery: 7, requests: 50 };
 
-/** Serves with a stand-in for fdatasync that fails as told. */
+/** Serves with a stand-in for fdatasync that can be made to fail. */
 function serve(xen: NativeXen, args: readonly string[]): BackendProcess {
   const preload = ["env", `LD_PRELOAD=${xen.libraries}/flush_shim.so`];
   return new BackendProcess(xen, ["serve", "--engine", "file", ...args], preload);
 }
 
-/** All of its reads succeed, and nothing else. */
+/** Reads succeed, everything else fails. */
 async function assertLatched(disk: GuestDisk, backend: BackendProcess): Promise<void> {
   assertClean(received(await disk.load(READS)), backend.messages);
   const { errors, miscompares, protocolErrors, unanswered } = await disk.load(WRITES);
@@ -30,8 +30,9 @@ async function assertLatched(disk: GuestDisk, backend: BackendProcess): Promise<
 }
 
 for (const args of [[], ["--no-journal"]]) {
+  const how = args.map((arg) => `, ${arg}`).join("");
   nativeTest(
-    `a failed flush outlives kill -9 and SIGTERM, until the disk is attached anew ${args.join(" ")}`,
+    `a disk refuses writes after a failed flush, across kill -9 and SIGTERM, until the next attach${how}`,
     async () => {
       await using xen = await NativeXen.start();
       await xen.createDomain(GUEST);
@@ -44,7 +45,7 @@ for (const args of [[], ["--no-journal"]]) {
       assertClean(received(await disk.load({ ...LOAD, requests: 200 })), backend.messages);
       Deno.writeTextFileSync(`${xen.directory}/fail-flush`, "");
       const failed = await disk.load({ ...WRITES, seed: 2 });
-      assert(failed.errors > 0, "the flush that failed, and what came after it");
+      assert(failed.errors > 0, "the failed flush and the requests after it must fail");
       await backend.says(/writes are refused from now on/, PATIENCE_MS);
       for (const signal of ["SIGKILL", "SIGTERM", "SIGKILL"] as const) {
         const status = await backend.stop(signal);

@@ -1,6 +1,6 @@
 /**
- * Many disks of many guests in one `xenblk serve` on the default number of Workers, all loaded at once. The short form
- * runs in the gate; XENBLK_NATIVE=full has 64 disks of 16 guests. How they share a machine is a figure of the bench.
+ * Many disks of many guests in one `xenblk serve` with the default number of Workers, all loaded at once. The gate runs
+ * a short form; XENBLK_NATIVE=full has 64 disks of 16 guests. The bench measures how they share a machine.
  */
 
 import { assert, assertEquals } from "@std/assert";
@@ -8,7 +8,7 @@ import { nativeTest, NativeXen } from "../harness.ts";
 import { BackendProcess, detach } from "./backend.ts";
 import { GuestProcess } from "./guest.ts";
 import { assertClean, LOAD, newDisk, received } from "./scenes.ts";
-import { workersRest, workerUsage } from "./threads.ts";
+import { workersIdle, workerUsage } from "./threads.ts";
 
 const FULL = Deno.env.get("XENBLK_NATIVE") === "full";
 const GUESTS = FULL ? 16 : 3;
@@ -17,7 +17,7 @@ const REQUESTS = FULL ? 2000 : 500;
 const IMAGE_BYTES = 2 ** 24;
 
 nativeTest(
-  `${GUESTS * DISKS} disks of ${GUESTS} guests that are loaded at once all verify, and rest together`,
+  `${GUESTS * DISKS} disks of ${GUESTS} guests, loaded at once, all verify and are idle afterwards`,
   async () => {
     await using xen = await NativeXen.start();
     await using backend = new BackendProcess(xen, ["serve", "--engine", "uring"]);
@@ -39,7 +39,7 @@ nativeTest(
       assertEquals(outcome.reads + outcome.writes + outcome.barriers + outcome.flushes, REQUESTS);
     }
     assert(workerUsage(backend.pid).size <= navigator.hardwareConcurrency, "a Worker may serve any number of disks");
-    await workersRest(backend.pid);
+    await workersIdle(backend.pid);
     for (const { disk, device, image } of disks) {
       await detach(xen, device);
       assertEquals((await disk.verify(image)).miscompares, 0);

@@ -1,7 +1,7 @@
 /**
- * `xenblk serve` over media that fail: a file system that is full, a file that was truncated, a device that cannot read
- * a part of itself; and on a machine whose processors others keep busy. The guest sees ERROR for exactly the requests
- * that met the fault, the log names image, sector and reason, and the disk goes on.
+ * `xenblk serve` on media that fail: a full file system, a truncated file, a device with unreadable sectors; and on a
+ * machine with busy processors. The guest sees ERROR for exactly the requests that met the fault, the log names image,
+ * sector and reason, and the disk keeps working.
  */
 
 import { assert, assertEquals } from "@std/assert";
@@ -16,7 +16,7 @@ import { assertClean, DiskFolder, GUEST, LOAD, received } from "./scenes.ts";
 const MIB = 2 ** 20;
 const SECTORS_PER_MIB = MIB / 512;
 
-/** Each sector of the disk once, in requests of the largest size that is not indirect. */
+/** Accesses each sector of the disk once, in requests of the largest size that is not indirect. */
 function sweep(sizeBytes: number, readShare: number): LoadSpec {
   const blockBytes = 32 * 1024;
   const load = { ...LOAD, pattern: "sequential", flushEvery: 0, barrierEvery: 0, depth: 8 } as const;
@@ -27,7 +27,7 @@ function area(fromMib: number, sizeMib: number): NonNullable<LoadSpec["area"]> {
   return { firstSector: fromMib * SECTORS_PER_MIB, sectors: sizeMib * SECTORS_PER_MIB };
 }
 
-/** Runs a program of the administrator and returns what it printed. */
+/** Runs an administrator's program and returns its output. */
 function administer(program: string, ...args: string[]): string {
   const { success, stdout, stderr } = new Deno.Command(program, { args }).outputSync();
   const decoder = new TextDecoder();
@@ -35,7 +35,7 @@ function administer(program: string, ...args: string[]): string {
   return decoder.decode(stdout).trim();
 }
 
-/** A guest with one disk on the image given, and the backend that serves it. */
+/** A guest with one disk on the given image, and the backend that serves it. */
 class Bench implements AsyncDisposable {
   private constructor(
     readonly xen: NativeXen,
@@ -66,7 +66,7 @@ class Bench implements AsyncDisposable {
   }
 }
 
-/** A memory file system of that size, which goes with all that is in it. */
+/** A memory file system of the given size. Disposing it removes it with its files. */
 class SmallFileSystem implements Disposable {
   readonly #folder = new DiskFolder();
   readonly path = this.#folder.path;
@@ -90,7 +90,7 @@ const ROOM_MIB = 8;
 
 for (const args of [["--engine", "uring"], ["--engine", "file"], ["--cache", "none"]]) {
   nativeTest(
-    `a full file system fails the writes that met it, and the disk goes on when there is room, ${args}`,
+    `writes fail while the file system is full, and succeed again once it has room, ${args.join(" ")}`,
     async () => {
       using folder = new SmallFileSystem(ROOM_MIB);
       const image = sparseImage(folder.path, "disk.img", DISK_MIB * MIB);
@@ -104,13 +104,13 @@ for (const args of [["--engine", "uring"], ["--engine", "file"], ["--cache", "no
       await backend.says(line);
 
       const reading = received(await disk.load({ ...sweep(DISK_MIB * MIB, 1), seed: 2 }));
-      assertClean(reading, "what could be written is there, and what could not is read as it was");
+      assertClean(reading, "written blocks read back, and blocks of failed writes are unchanged");
       assert(reading.verifiedSectors > 0);
       folder.resize(2 * DISK_MIB);
       assertClean(received(await disk.load({ ...sweep(DISK_MIB * MIB, 0), seed: 3 })), backend.messages);
       const outcome = received(await disk.load({ ...LOAD, seed: 4, requests: 500 }));
       assertClean(outcome, backend.messages);
-      assertEquals(outcome.uncheckedSectors, 0, "nothing is unknown any more");
+      assertEquals(outcome.uncheckedSectors, 0, "the content of every sector is known");
       await bench.end();
       assertEquals((await disk.verify(image)).miscompares, 0);
     },
@@ -119,7 +119,7 @@ for (const args of [["--engine", "uring"], ["--engine", "file"], ["--cache", "no
 
 for (const engine of ["uring", "file"]) {
   nativeTest(
-    `an image that is truncated under a guest: an error for each read beyond, no zeroes, ${engine}`,
+    `reads beyond the end of a truncated image fail and return no zeroes, ${engine}`,
     async () => {
       using folder = new DiskFolder();
       const image = sparseImage(folder.path, "disk.img", DISK_MIB * MIB);
@@ -137,7 +137,7 @@ for (const engine of ["uring", "file"]) {
       assertClean(below, backend.messages);
       assertEquals(below.verifiedSectors, half * SECTORS_PER_MIB);
 
-      // Writing makes the file longer again.
+      // Writes make the file longer again.
       const anew = { ...sweep(half * MIB, 0), seed: 2, area: area(half, half) };
       assertClean(received(await disk.load(anew)), backend.messages);
       assertClean(received(await disk.load({ ...LOAD, seed: 3, requests: 500 })), backend.messages);
@@ -148,7 +148,7 @@ for (const engine of ["uring", "file"]) {
 }
 
 for (const args of [["--engine", "uring"], ["--engine", "file"], ["--cache", "none"]]) {
-  nativeTest(`a device that cannot read a part of itself fails those reads alone, ${args}`, async () => {
+  nativeTest(`on a device with unreadable sectors only their reads fail, ${args.join(" ")}`, async () => {
     using folder = new DiskFolder();
     const file = sparseImage(folder.path, "medium", DISK_MIB * MIB);
     using undo = new DisposableStack();
@@ -158,7 +158,7 @@ for (const args of [["--engine", "uring"], ["--engine", "file"], ["--cache", "no
     await using bench = await Bench.start(device, ...args);
     const { disk, backend } = bench;
     assertClean(received(await disk.load({ ...sweep(half * MIB, 0), area: area(0, half) })), backend.messages);
-    // What is not there below a loop device is an I/O error of the device; what was read of it is in its cache.
+    // A loop device on a truncated file reports I/O errors, but only for sectors that are not in its cache.
     Deno.truncateSync(file, half * MIB);
     administer("blockdev", "--flushbufs", device);
     const beyond = received(await disk.load({ ...sweep(half * MIB, 1), area: area(half, half) }));
@@ -172,7 +172,7 @@ for (const args of [["--engine", "uring"], ["--engine", "file"], ["--cache", "no
   }, missingProgram("losetup", "mount") ?? missingProgram("blockdev", "util-linux"));
 }
 
-nativeTest("a guest verifies while other processes keep every core busy", async () => {
+nativeTest("a guest verifies while other processes keep all cores busy", async () => {
   await using stack = new AsyncDisposableStack();
   for (let core = 0; core < 2 * navigator.hardwareConcurrency; core++) {
     const spinner = new Deno.Command("sh", { args: ["-c", "while :; do :; done"] }).spawn();

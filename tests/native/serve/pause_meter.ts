@@ -1,13 +1,13 @@
 /**
- * How long a load goes without an answer: looks every millisecond at how many requests were answered, and keeps the
- * longest time in which that number stayed the same. It runs in the guest's process, beside the load's Worker.
+ * Measures how long a load goes without a response: checks every millisecond how many requests were answered, and keeps
+ * the longest time in which that number did not change. Runs in the guest's process, next to the load's Worker.
  */
 
 import type { LoadProgress } from "../../../lib/guest/load_types.ts";
 
 const LOOK_INTERVAL_MS = 1;
 
-/** See the file's first lines. Disposing it ends its looking. */
+/** Measures the pauses of one load until it is disposed. */
 export class PauseMeter implements Disposable {
   readonly #progress: LoadProgress;
   readonly #timer: ReturnType<typeof setInterval>;
@@ -20,7 +20,7 @@ export class PauseMeter implements Disposable {
     this.#timer = setInterval(() => this.#look(), LOOK_INTERVAL_MS);
   }
 
-  /** Requests answered so far, and the longest pause that has ended since this was asked last. */
+  /** Requests answered so far, and the longest pause that has ended since the last call. */
   take(): { readonly answered: number; readonly longestMs: number } {
     const longestMs = this.#longestMs;
     this.#longestMs = 0;

@@ -1,6 +1,6 @@
 /**
- * `xenblk resize` beside `xenblk serve`: a disk grows while its guest uses it, with every engine, and the guest uses
- * what was added.
+ * `xenblk resize` next to `xenblk serve`: a disk grows while its guest uses it, with every engine, and the guest uses
+ * the added space.
  */
 
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
@@ -15,7 +15,7 @@ const MIB = 2 ** 20;
 const SECTORS_PER_MIB = MIB / 512;
 
 for (const engine of ["uring", "file"]) {
-  nativeTest(`a disk grows under its guest, which goes on meanwhile and then uses all of it, ${engine}`, async () => {
+  nativeTest(`a disk grows while its guest uses it, and the guest then uses all of it, ${engine}`, async () => {
     await using xen = await NativeXen.start();
     await xen.createDomain(GUEST);
     await using backend = new BackendProcess(xen, ["serve", "--engine", engine]);

@@ -1,6 +1,6 @@
 /**
- * What the tests of `serve` in a process of its own have in common: disks for a guest, loads, what a load must have come
- * to, and a backend that is ended and started again under one. What a test shows is in the tests.
+ * Shared by the tests of `serve` in its own process: disks for a guest, loads, the check of a load's outcome, and a
+ * loop that ends and restarts the backend under load.
  */
 
 import { assert, assertEquals } from "@std/assert";
@@ -12,14 +12,14 @@ import { NativeXen } from "../harness.ts";
 import { attach, BackendProcess, detach, sparseImage } from "./backend.ts";
 import { type GuestDisk, GuestProcess, type RingShape } from "./guest.ts";
 
-/** The guest of a test that needs but one. */
+/** The guest of tests that need only one. */
 export const GUEST = 7;
 export const IMAGE_BYTES = 2 ** 30;
 
 export const LOAD: LoadSpec = { ...MIXED_LOAD, flushEvery: 100, barrierEvery: 150 };
 export const UNTIL_STOPPED: LoadSpec = { ...LOAD, blockBytes: { min: 512, max: 16384 } };
 
-/** A load that went as it must: everything answered OKAY, and every byte right. */
+/** Asserts that every request was answered OKAY and every byte was right. */
 export function assertClean(outcome: LoadOutcome, what: string): void {
   const { errors, errorsByKind, miscompares, firstMiscompare, protocolErrors, firstProtocolError, unanswered } =
     outcome;
@@ -38,12 +38,21 @@ export function assertClean(outcome: LoadOutcome, what: string): void {
   );
 }
 
-/** JSON has no undefined: what came over a pipe lacks those members. */
+/** Waits until the running load has had that many more responses. Fails if that takes longer than a minute. */
+export async function assertProgress(disk: GuestDisk, responses: number): Promise<void> {
+  const { answered } = await disk.pauses();
+  for (const end = performance.now() + 60_000; (await disk.pauses()).answered < answered + responses;) {
+    assert(performance.now() < end, `the guest did not get ${responses} responses within 60 s`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+/** Adds the members that JSON drops because they are undefined. */
 export function received(outcome: LoadOutcome): LoadOutcome {
   return { ...outcome, firstMiscompare: outcome.firstMiscompare, firstProtocolError: outcome.firstProtocolError };
 }
 
-/** A new disk for a guest, its image in the folder given, or in memory. */
+/** Attaches a new disk to a guest. Its image is in the given folder, else in memory. */
 export async function newDisk(
   xen: NativeXen,
   guest: GuestProcess,
@@ -56,7 +65,7 @@ export async function newDisk(
   return { disk: await guest.disk(frontendPath(device), options.abi, {}, options.shape), device, image };
 }
 
-/** A folder on a real file system, which goes with all that is in it. */
+/** A folder on a real file system. Disposing it removes it with its files. */
 export class DiskFolder implements Disposable {
   readonly path = Deno.makeTempDirSync({ prefix: "xenblk-disks-" });
 
@@ -65,7 +74,7 @@ export class DiskFolder implements Disposable {
   }
 }
 
-/** A guest's rings and requests, the load that suits them, and how serve is started for them. */
+/** A guest's rings and requests, a load for them, and the arguments of `serve`. */
 export interface Loading {
   readonly shape: RingShape;
   readonly load: LoadSpec;
@@ -75,9 +84,9 @@ export interface Loading {
 /** One ring of one page, and direct requests. */
 export const NARROW: Loading = { shape: {}, load: UNTIL_STOPPED, args: [] };
 
-/** {@linkcode NARROW} through I/O Workers, and through a ring past the page cache: either leaves requests in flight. */
+/** {@linkcode NARROW} through I/O Workers, so that requests are in flight when a process ends. */
 export const POOLED: Loading = { ...NARROW, args: ["--engine", "file"] };
-/** See {@linkcode POOLED}. */
+/** {@linkcode NARROW} through io_uring with O_DIRECT, so that requests are in flight when a process ends. */
 export const DIRECT: Loading = { ...NARROW, args: ["--engine", "uring", "--cache", "none"] };
 
 /** Four rings of 16 pages, and requests of up to 1 MiB. */
@@ -87,7 +96,7 @@ export const WIDE: Loading = {
   args: ["--queues", "4"],
 };
 
-/** Ends one `serve` after another by the signal while the guest's load goes on; returns what the last ones said. */
+/** Ends one `serve` after another by the signal while the guest's load runs. Returns the messages of all that ended. */
 export async function endAgainAndAgain(
   grants: string,
   signal: Deno.Signal,
@@ -116,7 +125,7 @@ export async function endAgainAndAgain(
     if (signal === "SIGTERM") assertEquals(status, 0, backend.messages);
     said += backend.messages;
     const state = await xen.run("xenstore-read", [`/local/domain/0/backend/vbd3/${GUEST}/${device.vdev}/state`]);
-    assertEquals(state.trim(), "4", `the device is left Connected; ${said}`);
+    assertEquals(state.trim(), "4", `the device stays Connected; ${said}`);
     backend = serve();
   }
   await backend.says(/connected:/);
@@ -126,6 +135,6 @@ export async function endAgainAndAgain(
   await detach(xen, device);
   assertEquals((await disk.verify(image)).miscompares, 0);
   assertEquals(await backend.stop(), 0, backend.messages);
-  assertEquals([...Deno.readDirSync(`${xen.directory}/journals`)], [], "the journals go with the connection");
+  assertEquals([...Deno.readDirSync(`${xen.directory}/journals`)], [], "the journals are removed with the connection");
   return said;
 }

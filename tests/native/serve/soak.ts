@@ -1,7 +1,8 @@
 /**
- * `deno run -A tests/native/serve/soak.ts [--millions N]`: what a long life does to `serve`. One disk for each engine
- * answers so many million requests; after each million the process's memory, mappings and descriptors are printed, and
- * at the end the slope of its resident memory. The status is 1 where that is too steep or descriptors were added.
+ * `deno run -A tests/native/serve/soak.ts [--millions N]`: whether `serve` grows over a long life. One disk per engine
+ * and grant mode answers N million requests. After each million, memory, mappings and descriptors of the process are
+ * recorded; the slope of its resident memory is printed at the end. The exit status is 1 if the slope is too steep or
+ * descriptors were added.
  */
 
 import { parseArgs } from "@std/cli";
@@ -12,10 +13,10 @@ import { GuestProcess } from "./guest.ts";
 import { GUEST, newDisk } from "./scenes.ts";
 
 const DEFAULT_MILLIONS = 10;
-/** Rounds in which code is compiled, caches fill and the heap finds its size: they are not part of the slope. */
+/** Rounds that do not count for the slope: code is compiled, caches fill and the heap finds its size. */
 const WARM_UP = 2;
 const ROUND_REQUESTS = 1_000_000;
-/** A leak of one byte a request. */
+/** The slope of a leak of one byte per request. */
 const MOST_SLOPE_KIB = 1024;
 const IMAGE_BYTES = 2 ** 26;
 
@@ -56,11 +57,11 @@ async function soak(args: readonly string[]): Promise<boolean> {
   say(`${args.join(" ")}: ${rounds} million requests`);
   say(`  resident KiB after each million: ${held.map(({ residentKiB }) => residentKiB).join(" ")}`);
   say(`  mappings: ${held.map(({ mappings }) => mappings).join(" ")}`);
-  say(`  after the first ${WARM_UP}: ${slope.toFixed(0)} KiB a million, ${added} descriptors more`);
+  say(`  after the first ${WARM_UP}: ${slope.toFixed(0)} KiB per million, ${added} more descriptors`);
   return slope < MOST_SLOPE_KIB && added <= 0;
 }
 
-/** Of the line of least squares through values at 0, 1, 2 ... */
+/** The slope of the least-squares line through values at 0, 1, 2 ... */
 function slopeOf(values: readonly number[]): number {
   const middle = (values.length - 1) / 2;
   const mean = values.reduce((sum, value) => sum + value, 0) / values.length;

@@ -1,6 +1,6 @@
 /**
- * `xenblk serve` ended by SIGTERM while guests are just connecting: it ends with 0 and in time, and the next process
- * connects whoever still waits. The moment is chosen at random.
+ * `xenblk serve` ended by SIGTERM while a guest is connecting: it ends with status 0 and in time, and the next process
+ * connects the guest. The moment is random.
  */
 
 import { assertEquals } from "@std/assert";
@@ -11,12 +11,12 @@ import { assertClean, GUEST, LOAD, newDisk, received } from "./scenes.ts";
 
 const FULL = Deno.env.get("XENBLK_NATIVE") === "full";
 const TIMES = FULL ? 25 : 4;
-/** From the frontend's first look to the first request, with Workers that start. */
+/** The time from the frontend's start to its first request, if Workers have to start. */
 const CONNECTING_MS = 400;
 
 for (const engine of ["uring", "file"]) {
   nativeTest(
-    `serve ended ${TIMES} times while a disk connects: it ends with 0, and the next serves it, ${engine}`,
+    `serve ended ${TIMES} times while a disk connects ends with 0, and the next one serves the disk, ${engine}`,
     async () => {
       await using xen = await NativeXen.start();
       await xen.createDomain(GUEST);

@@ -1,21 +1,21 @@
 /**
- * What a process's Workers cost, as /proc tells: how often each was put to sleep and woken, and its processor time. It
- * must not know what the Workers do.
+ * What the Workers of a process cost, as /proc reports it: how often each of them went to sleep and was woken, and its
+ * processor time.
  */
 
-/** Deno names the thread of a Worker so; the others are the runtime's. */
+/** Deno's name for the thread of a Worker. The other threads belong to the runtime. */
 const WORKER_NAME = /^worker-/;
 /** Units of processor time in /proc. */
 const TICK_MS = 10;
 
-/** One Worker's share so far. */
+/** The usage of one Worker so far. */
 export interface WorkerUsage {
-  /** Times that it slept, which is once for each time that something woke it. */
+  /** How often it went to sleep, which is how often something woke it. */
   readonly sleeps: number;
   readonly cpuMs: number;
 }
 
-/** By thread id, each Worker of the process that there is now. */
+/** The usage of each current Worker of the process, by thread id. */
 export function workerUsage(pid: number): Map<number, WorkerUsage> {
   const usage = new Map<number, WorkerUsage>();
   for (const { name } of Deno.readDirSync(`/proc/${pid}/task`)) {
@@ -23,21 +23,21 @@ export function workerUsage(pid: number): Map<number, WorkerUsage> {
     try {
       if (!WORKER_NAME.test(Deno.readTextFileSync(`${task}/comm`))) continue;
       const sleeps = /^voluntary_ctxt_switches:\s+(\d+)/m.exec(Deno.readTextFileSync(`${task}/status`))![1];
-      // The name in the second field may have spaces: count from behind it. utime and stime are fields 14 and 15.
+      // Fields are counted after the second one, because that is a name with spaces. utime and stime are 14 and 15.
       const fields = Deno.readTextFileSync(`${task}/stat`).split(") ").at(-1)!.split(" ");
       usage.set(Number(name), { sleeps: Number(sleeps), cpuMs: (Number(fields[11]) + Number(fields[12])) * TICK_MS });
     } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) throw error; // a thread ended meanwhile
+      if (!(error instanceof Deno.errors.NotFound)) throw error; // the thread has ended
     }
   }
   return usage;
 }
 
 /**
- * Waits for a stretch of so many milliseconds in which no Worker was woken more than once or used more than two ticks of
- * processor time. Throws Error, with what they did last, if none comes in time.
+ * Waits for a period of `stretchMs` in which no Worker wakes more than once or uses more than two ticks of processor
+ * time. Throws Error with the usage in the last period if none comes within `timeoutMs`.
  */
-export async function workersRest(pid: number, stretchMs = 3000, timeoutMs = 60_000): Promise<void> {
+export async function workersIdle(pid: number, stretchMs = 3000, timeoutMs = 60_000): Promise<void> {
   const end = performance.now() + timeoutMs;
   let before = workerUsage(pid);
   while (true) {
@@ -49,7 +49,7 @@ export async function workersRest(pid: number, stretchMs = 3000, timeoutMs = 60_
     });
     if (spent.every(({ sleeps, cpuMs }) => sleeps <= 1 && cpuMs <= 2 * TICK_MS)) return;
     if (performance.now() > end) {
-      throw new Error(`the Workers do not rest: in ${stretchMs} ms ${JSON.stringify(spent)}`);
+      throw new Error(`the Workers are not idle: in ${stretchMs} ms ${JSON.stringify(spent)}`);
     }
     before = after;
   }

@@ -1,6 +1,6 @@
 /**
- * The toolstack's acts in a process of domain 0 over the real libxenstore: `attach` and `detach`, each with one JSON
- * argument. Prints the device as JSON. Called by backend.ts.
+ * The toolstack's actions in a process of domain 0 with the real libxenstore: `attach` and `detach`, each with one JSON
+ * argument. `attach` prints the device as JSON. backend.ts starts it.
  */
 
 import { openNativePlatform } from "../../../ffi/platform.ts";

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A stand-in for libxencall.so.1 that answers one question, which domains exist, as xenstored asks it through
- * libxenctrl. Every other hypercall fails with ENOSYS. Structures are those of the installed libxen-dev, so that they
- * fit the installed libxenctrl.
+ * A stand-in for libxencall.so.1 with one hypercall: which domains exist. xenstored makes it through libxenctrl. Every
+ * other hypercall fails with ENOSYS. The structures come from the installed libxen-dev, so that they fit the installed
+ * libxenctrl.
  */
 #define _GNU_SOURCE
 #define __XEN_TOOLS__ 1
@@ -41,7 +41,7 @@ int xencall_close(xencall_handle *xcall)
 
 int xencall_fd(xencall_handle *xcall) { return xcall->at.fd; }
 
-/* A dead domain is there as long as its pages are mapped. */
+/* A dead domain exists as long as its pages are mapped. */
 static int exists(struct machine *m, uint32_t slot)
 {
     uint32_t state = m->domains[slot].state;
@@ -76,7 +76,7 @@ static int domctl(struct machine *m, struct xen_domctl *op)
     }
     machine_lock(m);
     int slot = next_domain(m, op->domain);
-    /* Up to Xen 4.17 the hypercall finds the next domain, later only the one that is asked for. */
+    /* Up to Xen 4.17 the hypercall finds the next domain; later versions only find the exact one. */
     if (XEN_DOMCTL_INTERFACE_VERSION > 0x15 && slot >= 0 && m->domains[slot].domid != op->domain) slot = -1;
     if (slot >= 0) {
         describe(&m->domains[slot], &op->u.getdomaininfo);

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Delivering events between the handles of processes, masking, and the life of ports.
+ * Delivers events between the handles of processes; masks, opens and closes ports.
  */
 #define _GNU_SOURCE
 #include "events.h"
@@ -13,7 +13,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-/* Unmask writes are looked at when this many events went by unlooked, so that the owner's writes never block. */
+/* Unmask writes are read at least once per this many events, so that the owner's writes never block. */
 #define DRAIN_EVERY 64
 
 static void owe(struct handle *h)
@@ -21,7 +21,7 @@ static void owe(struct handle *h)
     if (atomic_fetch_add(&h->owed, 1) == 0) syscall(SYS_futex, &h->owed, FUTEX_WAKE, 1, NULL, NULL, 0);
 }
 
-/* Puts an event into the owner's queue. 0 if it did not get there. */
+/* Puts an event into the owner's queue. Returns 0 if that failed. */
 static int queue_event(struct handle *h, uint32_t number, int fd)
 {
     if (send(fd, &number, sizeof number, MSG_DONTWAIT | MSG_NOSIGNAL) != sizeof number) return 0;
@@ -42,7 +42,7 @@ static int deliver(struct machine *m, struct handle *h, uint32_t number, int fd)
         return 0;
     }
     if (!queue_event(h, number, fd)) return errno == EPIPE || errno == ECONNRESET ? -1 : 0;
-    p->masked = 1; /* after the send: a sender that dies in between leaves a spare event, never a lost one */
+    p->masked = 1; /* after the send: a sender that dies in between leaves an extra event, never a lost one */
     return 0;
 }
 
@@ -54,7 +54,7 @@ void events_unmask(struct machine *m, struct handle *h, uint32_t number, int fd)
         p->masked = 0;
         return;
     }
-    /* Delivered at once, it stays masked; and is pending until then, as whoever does this may die in between. */
+    /* A delivered event masks the port again. It stays pending until then, because this process may die in between. */
     if (!queue_event(h, number, fd)) p->masked = 0;
     p->pending = 0;
     atomic_fetch_sub(&h->owed, 1);
@@ -67,7 +67,7 @@ void events_drain(struct machine *m, struct handle *h, int fd)
     uint32_t self = h - m->handles + 1;
     h->undrained = 0;
     do {
-        /* Taken out only when they are obeyed: whoever dies in between leaves them to the next one. */
+        /* Removed only after they are handled: if this process dies in between, the next one handles them. */
         length = recv(fd, numbers, sizeof numbers, MSG_DONTWAIT | MSG_PEEK);
         for (ssize_t i = 0; i < length / (ssize_t)sizeof numbers[0]; i++)
             if (numbers[i] < MAX_PORTS && m->domains[h->domain].ports[numbers[i]].handle == self)
@@ -79,7 +79,7 @@ void events_drain(struct machine *m, struct handle *h, int fd)
 void handle_lock(struct machine *m, struct handle *h)
 {
     if (!robust_lock(&h->lock)) return;
-    uint32_t owed = 0; /* a process died inside: count anew */
+    uint32_t owed = 0; /* a process died while it held the lock: count again */
     for (uint32_t number = 1; number < MAX_PORTS; number++) {
         struct port *p = &m->domains[h->domain].ports[number];
         if (p->handle == h - m->handles + 1 && p->masked && p->pending) owed++;
@@ -106,7 +106,7 @@ static int sender_fd(struct machine *m, struct handle *h, uint32_t process, stru
     sender_close(sender);
     int pidfd = syscall(SYS_pidfd_open, owner->pid, 0);
     if (pidfd < 0) return -1;
-    /* Once the pidfd is open the pid can't be reused behind our back, so this check holds. */
+    /* An open pidfd prevents the reuse of the pid, so this check stays valid. */
     if (process_start_time(owner->pid) == owner->start_time)
         sender->fd = syscall(SYS_pidfd_getfd, pidfd, h->socket, 0);
     close(pidfd);

@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Event delivery. A handle's file descriptor is one end of a stream socket pair: senders write port numbers into the
- * other end, whose number they fetch from the owner with pidfd_getfd. So read(2), poll(2) and io_uring on the
- * descriptor work as on /dev/xen/evtchn, an event costs the sender one write, and a dead owner shows as EPIPE.
- * Ports that the owner writes to unmask wait in the socket until the next sender (or the handle's thread, when an event
- * is owed to a masked port) looks at them.
+ * Event delivery. A handle's file descriptor is one end of a stream socket pair. Senders fetch the other end from the
+ * owner with pidfd_getfd, and write port numbers into it. So read(2), poll(2) and io_uring on the descriptor work as on
+ * /dev/xen/evtchn, an event costs the sender one write, and a dead owner shows as EPIPE.
+ * To unmask, the owner writes port numbers into its end. They wait in the socket until the next sender reads them, or
+ * the handle's thread, if an event is pending for a masked port.
  */
 #ifndef FAKE_EVENTS_H
 #define FAKE_EVENTS_H
@@ -17,7 +17,7 @@ struct sender {
     uint32_t handle, generation;
 };
 
-/* Raises the event of a port's peer. Never fails: an event to a port that nobody listens on is dropped. */
+/* Raises the event of a port's peer. Never fails: an event to a port without a listener is dropped. */
 void events_send(struct machine *m, uint32_t process, uint32_t domain, uint32_t number, struct sender *sender);
 /* Raises the event of a port itself (a VIRQ, or a port just bound). */
 void events_raise(struct machine *m, uint32_t process, uint32_t domain, uint32_t number, struct sender *sender);
@@ -25,16 +25,16 @@ void sender_close(struct sender *sender);
 
 void handle_lock(struct machine *m, struct handle *h);
 void handle_unlock(struct handle *h);
-/* Looks at the unmask writes waiting in the socket (`fd`, in this process). The handle's lock is held. */
+/* Handles the unmask writes that wait in the socket (`fd`, in this process). The handle's lock is held. */
 void events_drain(struct machine *m, struct handle *h, int fd);
-/* Unmasks one port, and delivers again if an event came meanwhile. The handle's lock is held. */
+/* Unmasks one port, and delivers an event that came meanwhile. The handle's lock is held. */
 void events_unmask(struct machine *m, struct handle *h, uint32_t number, int fd);
 
-/* Closes a port; its interdomain peer becomes bindable again by this port's domain. The machine's lock is held. */
+/* Closes a port. This port's domain can bind to the peer again. The machine's lock is held. */
 void port_close(struct machine *m, uint32_t domain, uint32_t number);
 /* A free port of a domain, or 0. The machine's lock is held. */
 uint32_t port_find_free(struct domain *d);
-/* Closes all ports of a handle and gives up its slot. The machine's lock is held. */
+/* Closes all ports of a handle and frees its slot. The machine's lock is held. */
 void handle_release(struct machine *m, uint32_t index);
 
 #endif

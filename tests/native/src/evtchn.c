@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A stand-in for libxenevtchn.so.1 over the pretended machine. Errors are those of Linux's /dev/xen/evtchn and of the
- * hypercalls behind it. xenevtchn_fdopen (xenstored's live update) is not supported.
+ * A stand-in for libxenevtchn.so.1 on the simulated machine. Errors are those of Linux's /dev/xen/evtchn and of its
+ * hypercalls. xenevtchn_fdopen (xenstored's live update) is not supported.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -28,14 +28,14 @@ struct xenevtchn_handle {
     uint32_t index;     /* of the shared handle */
     _Atomic int closing;
     pthread_t thread;
-    pthread_mutex_t lock; /* guards senders, against threads that share the handle */
+    pthread_mutex_t lock; /* guards senders against other threads that use the handle */
     struct sender senders[MAX_PORTS];
 };
 
 static struct handle *shared(xenevtchn_handle *xce) { return &xce->at.machine->handles[xce->index]; }
 static struct port *ports(xenevtchn_handle *xce) { return xce->at.machine->domains[xce->at.domain].ports; }
 
-/* While an event is owed to a masked port, waits for the application's unmask writes; else sleeps. */
+/* While an event is pending for a masked port, waits for the application's unmask writes; otherwise sleeps. */
 static void *serve(void *argument)
 {
     xenevtchn_handle *xce = argument;
@@ -61,7 +61,7 @@ static int start_thread(xenevtchn_handle *xce)
     pthread_attr_init(&attributes);
     pthread_attr_setstacksize(&attributes, 65536);
     sigfillset(&all);
-    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are the application's */
+    pthread_sigmask(SIG_SETMASK, &all, &before); /* signals are for the application's threads */
     int rc = pthread_create(&xce->thread, &attributes, serve, xce);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     pthread_attr_destroy(&attributes);
@@ -99,7 +99,7 @@ static int make_sockets(xenevtchn_handle *xce, unsigned int flags)
     if (flags & XENEVTCHN_NO_CLOEXEC) fcntl(pair[0], F_SETFD, 0);
     xce->fd = pair[0];
     xce->socket = pair[1];
-    /* Lets senders of the same user fetch the socket where Yama restricts that. */
+    /* Lets senders of the same user fetch the socket even if Yama restricts that. */
     prctl(PR_SET_PTRACER, PR_SET_PTRACER_ANY, 0, 0, 0);
     return 0;
 }
@@ -205,14 +205,14 @@ xenevtchn_port_or_error_t xenevtchn_bind_unbound_port(xenevtchn_handle *xce, uin
     return number == 0 ? -1 : (xenevtchn_port_or_error_t)number;
 }
 
-/* Whether this handle's domain may bind to the port of that domain's slot. The lock is held. */
+/* True if this handle's domain may bind to the port of that domain's slot. The lock is held. */
 static int bindable(xenevtchn_handle *xce, int remote, uint32_t remote_port)
 {
     struct machine *m = xce->at.machine;
     uint64_t free_for_us = port_link(PORT_UNBOUND, m->domains[xce->at.domain].domid, 0);
     if (remote < 0 || remote_port == 0 || remote_port >= MAX_PORTS) return 0;
     if (m->domains[remote].ports[remote_port].link == free_for_us) return 1;
-    machine_reap(m); /* the port may be bound to a process that died */
+    machine_reap(m); /* a dead process may still have the port bound */
     return m->domains[remote].ports[remote_port].link == free_for_us;
 }
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * fake_test NAME runs one check of the contract that the stand-ins keep, against the real headers and sonames, so that
- * it would run against Xen's libraries too. `fake_test --list` prints the names. Domains 0, 1 and 2 must exist.
+ * fake_test NAME runs one check of the stand-ins' contract. It uses the real headers and sonames, so it would run with
+ * Xen's libraries too. `fake_test --list` prints the names. Domains 0, 1 and 2 must exist.
  */
 #include "fake_test.h"
 
@@ -18,7 +18,7 @@
 void check(int condition, const char *text, const char *file, int line)
 {
     if (condition) return;
-    fprintf(stderr, "%s:%d: not so: %s (errno: %s)\n", file, line, text, strerror(errno));
+    fprintf(stderr, "%s:%d: failed: %s (errno: %s)\n", file, line, text, strerror(errno));
     exit(1);
 }
 

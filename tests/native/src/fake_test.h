@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The test program's means: checks that end the process with a message, and a second process that acts as another
+ * Helpers of the test program: checks that end the process with a message, and a second process that acts as another
  * domain, with a channel of integers between the two.
  */
 #ifndef FAKE_TEST_H

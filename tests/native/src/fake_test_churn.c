@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Not checks by themselves: `--churn` does all that the libraries can do, over and over, until it is killed, so that a
- * test can kill it at any instruction and see that the machine stays whole. A domain talks to itself here.
+ * Not a check by itself: `--churn` repeats every operation of the libraries until it is killed. A test kills it at any
+ * instruction and verifies that the machine stays consistent. The domain talks to itself here.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -36,7 +36,7 @@ static void churn_events(xenevtchn_handle *xce, uint32_t self)
     CHECK(remote > 0 && local > 0);
     uint32_t port;
     CHECK(xenevtchn_pending(xce) == local);
-    CHECK(xenevtchn_notify(xce, remote) == 0); /* owed to a masked port */
+    CHECK(xenevtchn_notify(xce, remote) == 0); /* pending for a masked port */
     port = local;
     CHECK(write(xenevtchn_fd(xce), &port, sizeof port) == sizeof port);
     CHECK(xenevtchn_pending(xce) == local && xenevtchn_unmask(xce, local) == 0);

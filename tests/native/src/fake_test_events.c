@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The event channels' part of the contract: domain 1 (a second process) makes a port, domain 0 (this process) binds it.
+ * The contract of event channels: domain 1 (a second process) creates a port, domain 0 (this process) binds to it.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -17,9 +17,9 @@
 
 #include "fake_test.h"
 
-enum { QUIT, NOTIFY, AWAIT, MAKE }; /* what a partner is told to do */
+enum { QUIT, NOTIFY, AWAIT, MAKE }; /* orders to the other process */
 
-/* Domain 1: does as told with the port it made last. Every answer is that port, or what it heard. */
+/* Domain 1: executes orders with the port that it created last. Each answer is that port, or the port that fired. */
 static void partner(int channel)
 {
     xenevtchn_handle *xce = xenevtchn_open(NULL, 0);
@@ -56,7 +56,7 @@ static xenevtchn_handle *open_nonblocking(void)
     return xce;
 }
 
-/* Reads what is queued, at most `room` ports; 0 after `timeout_ms` without any. */
+/* Reads the queued ports, at most `room`. Returns 0 after `timeout_ms` without any. */
 static int take(xenevtchn_handle *xce, uint32_t *ports, int room, int timeout_ms)
 {
     struct pollfd wait = { .fd = xenevtchn_fd(xce), .events = POLLIN };
@@ -111,7 +111,7 @@ static void binding_errors_are_those_of_xen(void)
     CHECK_ERRNO(xenevtchn_bind_interdomain(xce, 4000, remote) == -1, ESRCH);
     setenv("XENBLK_FAKE_DOMID", "2", 1);
     xenevtchn_handle *other = xenevtchn_open(NULL, 0);
-    CHECK_ERRNO(xenevtchn_bind_interdomain(other, 1, remote) == -1, EINVAL); /* it is domain 0's to bind */
+    CHECK_ERRNO(xenevtchn_bind_interdomain(other, 1, remote) == -1, EINVAL); /* only domain 0 may bind it */
     uint32_t local = bind_quietly(xce, remote);
     CHECK_ERRNO(xenevtchn_bind_interdomain(xce, 1, remote) == -1, EINVAL); /* bound already */
     CHECK_ERRNO(xenevtchn_notify(other, local) == -1, ENOTCONN);
@@ -139,7 +139,7 @@ static void notifies_merge_and_an_event_masks_its_port(void)
                 unmask(xce, &local, 1);
             else
                 CHECK(xenevtchn_unmask(xce, local) == 0);
-            /* The first unmask delivers the four as one; after the second there is nothing left. */
+            /* The first unmask delivers the four as one. The second delivers nothing. */
             CHECK(take(xce, heard, 8, i == 0 ? 1000 : 50) == (i == 0));
         }
     }
@@ -173,7 +173,7 @@ static void many_ports_go_in_one_read_and_one_write(void)
     xenevtchn_close(xce);
 }
 
-/* Domain 0: binds the port it hears, says which port it got, notifies after it was notified, and stays. */
+/* Domain 0: binds to the port that it is sent, answers with its own port, returns an event, and stays. */
 static void binder(int channel)
 {
     xenevtchn_handle *xce = xenevtchn_open(NULL, 0);
@@ -196,12 +196,12 @@ static void a_dead_backends_port_can_be_bound_again(void)
     for (int round = 0; round < 3; round++) {
         struct peer backend = peer_start(0, binder);
         tell(backend.channel, port);
-        CHECK(hear(backend.channel) > 0); /* bound, though round by round a backend was killed */
+        CHECK(hear(backend.channel) > 0); /* bound, although a backend is killed in each round */
         CHECK(xenevtchn_notify(xce, port) == 0);
         hear(backend.channel);
         CHECK(take(xce, heard, 4, 1000) == 1 && heard[0] == (uint32_t)port);
         unmask(xce, heard, 1);
-        if (round == 1) kill(backend.pid, SIGSTOP); /* a stopped one is alive: nobody else may bind */
+        if (round == 1) kill(backend.pid, SIGSTOP); /* a stopped process is alive: nobody else may bind */
         if (round == 1) {
             struct peer second = peer_start(0, binder);
             tell(second.channel, port);
@@ -210,7 +210,7 @@ static void a_dead_backends_port_can_be_bound_again(void)
             CHECK(xenevtchn_notify(xce, port) == 0);
         }
         peer_kill(&backend);
-        CHECK(xenevtchn_notify(xce, port) == 0); /* into the void */
+        CHECK(xenevtchn_notify(xce, port) == 0); /* nobody listens */
         CHECK(take(xce, heard, 4, 20) == 0);
     }
     xenevtchn_close(xce);
@@ -240,10 +240,10 @@ static void a_virq_is_bound_once(void)
     xenevtchn_close(xce);
 }
 
-/* Two counters that the processes of the storm share. */
+/* Two counters that both processes of the storm share. */
 static _Atomic uint32_t *sent;
 
-/* Domain 1: counts up and notifies each time, faster than anybody can listen. */
+/* Domain 1: counts up and notifies each time, faster than the other side can read. */
 static void storm(int channel)
 {
     xenevtchn_handle *xce = xenevtchn_open(NULL, 0);
@@ -270,9 +270,9 @@ static void no_event_is_lost_in_a_storm(void)
     tell(peer.channel, ROUNDS);
     while (seen < ROUNDS) {
         int count = take(xce, heard, 64, 5000);
-        CHECK(count == 1 && heard[0] == local); /* none within 5 s means that a wake-up was lost */
+        CHECK(count == 1 && heard[0] == local); /* no event within 5 s: a wake-up was lost */
         unmask(xce, heard, 1);
-        seen = *sent; /* after the unmask, as a backend looks at its ring */
+        seen = *sent; /* after the unmask, when a backend checks its ring */
         wakeups++;
     }
     CHECK(wakeups <= ROUNDS + 1);
@@ -293,7 +293,7 @@ static void echo(int channel)
     }
 }
 
-/* Not a check by itself: prints the microseconds that an event takes there and back. */
+/* Not a check by itself: prints the round-trip time of an event in microseconds. */
 static void latency(void)
 {
     enum { ROUNDS = 20000 };
@@ -321,11 +321,11 @@ static void latency(void)
 
 const struct test_case event_cases[] = {
     { "binding raises the local port once, and both ends reach each other", binding_raises_the_local_port_once },
-    { "a port binds only for its domain, once, and the errors are Xen's", binding_errors_are_those_of_xen },
+    { "a port binds once, only for its domain, with Xen's errors", binding_errors_are_those_of_xen },
     { "notifies merge, and an event masks its port until unmask", notifies_merge_and_an_event_masks_its_port },
     { "many ports go in one read and one write", many_ports_go_in_one_read_and_one_write },
     { "a killed backend's port can be bound again", a_dead_backends_port_can_be_bound_again },
-    { "a restricted handle knows one domain", a_restricted_handle_knows_one_domain },
+    { "a restricted handle reaches one domain only", a_restricted_handle_knows_one_domain },
     { "a VIRQ is bound once", a_virq_is_bound_once },
     { "no event is lost in a storm", no_event_is_lost_in_a_storm },
     { "--latency", latency },

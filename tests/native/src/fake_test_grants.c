@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The grant table's part of the contract: domain 1 shares pages, domain 0 (this process) maps and copies them.
+ * The contract of the grant table: domain 1 shares pages, domain 0 (this process) maps and copies them.
  */
 #include <errno.h>
 #include <signal.h>
@@ -17,7 +17,7 @@
 #define PAGE 4096
 #define READ_WRITE (PROT_READ | PROT_WRITE)
 
-/* Domain 1: shares 3 writable pages and 1 read-only page with domain 0, each filled with its number, until told. */
+/* Domain 1: shares 3 writable pages and 1 read-only page with domain 0, each filled with its number, until an order. */
 static void sharer(int channel)
 {
     uint32_t refs[4];
@@ -53,7 +53,7 @@ static void stop_sharer(struct peer *peer)
     peer_join(peer);
 }
 
-/* Lines of this process's memory map that show the machine: what the library has mapped. */
+/* Lines of this process's memory map that show the machine, which are the library's mappings. */
 static int mapped_ranges(void)
 {
     char line[512];
@@ -83,7 +83,7 @@ static void mapped_stores_are_shared(void)
     tell(peer.channel, 1);
     CHECK(hear(peer.channel) == 77);
     CHECK(xengnttab_unmap(xgt, one, 1) == 0 && xengnttab_unmap(xgt, several, 3) == 0);
-    CHECK(xengnttab_close(xgt) == 0); /* takes `mixed` along */
+    CHECK(xengnttab_close(xgt) == 0); /* also unmaps `mixed` */
     CHECK(mapped_ranges() == 0);
     stop_sharer(&peer);
 }
@@ -233,7 +233,7 @@ static void unmapping_clears_the_notify_byte(void)
     stop_sharer(&peer);
 }
 
-/* Not a check by itself: holds two mapped pages until it is killed, for those who count leaks. */
+/* Not a check by itself: holds two mapped pages until it is killed, for a test that counts leaks. */
 static void hold(void)
 {
     uint32_t refs[4];
@@ -246,12 +246,12 @@ static void hold(void)
 }
 
 const struct test_case grant_cases[] = {
-    { "mapped stores are shared, in the order of the references", mapped_stores_are_shared },
+    { "both sides see each other's stores, pages in the order of the references", mapped_stores_are_shared },
     { "a bad reference makes the whole map fail and leaves nothing mapped", a_bad_reference_maps_nothing },
-    { "unmap wants the exact start and count", unmap_wants_the_exact_start_and_count },
+    { "unmap needs the exact start and count", unmap_wants_the_exact_start_and_count },
     { "a read-only grant refuses writers", a_read_only_grant_refuses_writers },
-    { "grant copies report a status each", copies_report_a_status_each },
-    { "an ended grant stays mapped where it is, and can't be mapped again", an_ended_grant_stays_mapped_where_it_is },
+    { "each grant copy reports its status", copies_report_a_status_each },
+    { "an ended grant stays mapped, and cannot be mapped again", an_ended_grant_stays_mapped_where_it_is },
     { "unmapping clears the notify byte", unmapping_clears_the_notify_byte },
     { "--hold", hold },
     { NULL, NULL },

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * fakectl: the hypervisor's and the toolstack's hand on the pretended machine. It makes the machine, creates and ends
- * domains, and prints as JSON what every process holds.
+ * fakectl acts as hypervisor and toolstack of the simulated machine. It creates the machine, creates and ends domains,
+ * and prints the resources of every process as JSON.
  */
 #include <errno.h>
 #include <fcntl.h>
@@ -33,7 +33,7 @@ static int write_file(const char *directory, const char *name, const void *conte
     return fclose(file) == 0 && written == length ? 0 : complain("write", path);
 }
 
-/* Makes the machine and the two files that the xsd shim gives xenstored. */
+/* Creates the machine, and the two files that xsd_shim.c gives to xenstored. */
 static int command_init(const char *directory)
 {
     struct attachment at;
@@ -46,7 +46,7 @@ static int command_init(const char *directory)
     return write_file(directory, "xsd_kva", page, sizeof page);
 }
 
-/* Adds a domain if it isn't there. Its xenstore port, or 0. */
+/* Adds a domain if it does not exist. Returns its xenstore port, or 0. */
 static uint32_t ensure_domain(struct machine *m, uint32_t domid)
 {
     machine_lock(m);
@@ -56,7 +56,7 @@ static uint32_t ensure_domain(struct machine *m, uint32_t domid)
     return slot < 0 ? 0 : m->domains[slot].store_port;
 }
 
-/* Ends a domain in the machine and raises VIRQ_DOM_EXC, as Xen does; xenstored then fires @releaseDomain. */
+/* Ends a domain and raises VIRQ_DOM_EXC, as Xen does. xenstored then fires @releaseDomain. */
 static int command_kill(struct machine *m, uint32_t domid)
 {
     struct sender sender = { .fd = -1 };

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * What the two halves of fakectl tell each other: fakectl.c knows the machine, fakectl_store.c the xenstore.
- * Functions return 0, or -1 after they printed why.
+ * The interface between the parts of fakectl: fakectl.c works on the machine, fakectl_store.c and fakectl_copy.c on
+ * xenstore. Functions return 0, or -1 after they have printed the reason.
  */
 #ifndef FAKECTL_H
 #define FAKECTL_H
@@ -10,15 +10,15 @@
 
 /* Writes domain 0's own nodes, as xen-init-dom0 does. */
 int store_init(void);
-/* Tells xenstored of a domain, whose xenstore event channel is `port`. */
+/* Introduces a domain to xenstored; `port` is its xenstore event channel. */
 int store_introduce(uint32_t domid, uint32_t port);
 /* Writes the nodes that xl writes for a new PV guest. */
 int store_create(uint32_t domid, const char *name, const char *uuid, uint32_t port);
-/* Tells xenstored that the domain is gone, and removes its nodes; backend directories of its devices stay. */
+/* Releases the domain in xenstored and removes its nodes. The backend directories of its devices stay. */
 int store_destroy(uint32_t domid);
 /* Copies every node with its permissions to a file. */
 int store_save(const char *file);
-/* Writes the nodes of such a file back in one transaction. */
+/* Writes the nodes of such a file into xenstore in one transaction. */
 int store_load(const char *file);
 
 #endif

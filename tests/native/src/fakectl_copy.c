@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Copying the whole store to a file and back, so that a test can restart xenstored (which forgets everything) as if it
- * had kept its store. A file is a sequence of nodes, parents first: path, permissions and value, each after its length.
+ * Copies the whole store to a file and back, so that a test can restart xenstored and restore its store. The file is a
+ * sequence of nodes, parents first: path, permissions and value, each after its length.
  */
 #include <errno.h>
 #include <stdbool.h>
@@ -24,7 +24,7 @@ static void put_block(FILE *file, const void *bytes, uint32_t length)
     fwrite(bytes, 1, length, file);
 }
 
-/* A block's bytes with a zero after them, to be freed; NULL at the end of the file. */
+/* Reads a block and appends a zero byte. The caller frees it. Returns NULL at the end of the file. */
 static void *get_block(FILE *file, uint32_t *length)
 {
     if (fread(length, sizeof *length, 1, file) != 1) return NULL;
@@ -67,7 +67,7 @@ int store_save(const char *name)
     return fclose(file) != 0 || failed ? complain("write", name) : rc;
 }
 
-/* Writes the next node of the file; 1 if there is none, -1 if that failed. */
+/* Writes the next node of the file. Returns 1 at the end of the file, -1 on failure. */
 static int load_node(struct xs_handle *xs, xs_transaction_t transaction, FILE *file)
 {
     uint32_t path_length, permission_bytes = 0, value_length = 0;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The toolstack's part in xenstore for the pretended domains, through the real libxenstore: the nodes and permissions
+ * The toolstack's work in xenstore for the simulated domains, through the real libxenstore: the nodes and permissions
  * that libxl gives a PV guest.
  */
 #include "fakectl.h"
@@ -14,7 +14,7 @@
 
 #include "machine.h"
 
-/* One failure is remembered, so that a list of writes is checked once, at its end. */
+/* A failure is remembered, so that a list of writes needs one check at its end. */
 struct session {
     struct xs_handle *xs;
     xs_transaction_t transaction;
@@ -145,7 +145,7 @@ int store_destroy(uint32_t domid)
 {
     struct xs_handle *xs = connect_store();
     if (xs == NULL) return -1;
-    /* Fails when xenstored has seen the death by itself. */
+    /* Fails if xenstored has already noticed the death. */
     xs_release_domain(xs, domid);
     int rc = transact(xs, remove_guest, &domid);
     xs_close(xs);

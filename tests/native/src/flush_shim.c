@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Preloaded into a backend (LD_PRELOAD): fdatasync fails once for each time that the file fail-flush is put into
- * XENBLK_FAKE_DIR, and then no more, as the kernel tells a failed write-back once.
+ * Preloaded into a backend (LD_PRELOAD). Each time a test puts the file fail-flush into XENBLK_FAKE_DIR, one fdatasync
+ * fails: the kernel, too, reports a failed write-back only once.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * A stand-in for libxenforeignmemory.so.1: it opens, because libxenctrl and QEMU open it at start, and maps nothing,
- * because the pretended domains have no memory but the pages they grant.
+ * A stand-in for libxenforeignmemory.so.1. It can be opened, because libxenctrl and QEMU open it at start. It maps
+ * nothing, because the simulated domains have no memory except the pages that they grant.
  */
 #include <errno.h>
 #include <stdlib.h>

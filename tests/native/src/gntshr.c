@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The granting side of the stand-in for libxengnttab.so.1 (xengntshr_*), with which a pretended frontend shares its
- * pages. The header gives both sides' handles one opaque struct tag, so this file reaches its own type by a cast.
+ * The granting side of the stand-in for libxengnttab.so.1 (xengntshr_*). A simulated frontend shares its pages with it.
+ * The header gives the handles of both sides one opaque struct tag, so this file casts to its own type.
  */
 #define _GNU_SOURCE
 #include <errno.h>
@@ -45,7 +45,7 @@ xengntshr_handle *xengntshr_open(struct xentoollog_logger *logger, unsigned open
 
 int xengntshr_fd(xengntshr_handle *xgs) { return sharer_of(xgs)->at.fd; }
 
-/* Grants `count` adjacent frames, which are taken and cleared here; the first frame, or -1 with errno and no grant. */
+/* Takes, clears and grants `count` adjacent frames. Returns the first frame, or -1 with errno and no grant. */
 static int64_t grant_frames(struct attachment *at, uint32_t domid, uint32_t count, uint32_t *refs, int writable)
 {
     struct machine *m = at->machine;
@@ -73,7 +73,7 @@ static void end_grants(struct attachment *at, const uint32_t *refs, uint32_t cou
 {
     machine_lock(at->machine);
     for (uint32_t i = 0; i < count; i++) {
-        /* The domain may have died, and its slot may be another's by now. */
+        /* The domain may have died, and another one may have its slot now. */
         struct grant *g = &at->machine->domains[at->domain].grants[refs[i]];
         if (g->owner == at->process + 1) grant_end(at->machine, at->domain, refs[i]);
     }

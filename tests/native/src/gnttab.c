@@ -28,7 +28,7 @@ struct mapping {
 
 struct xengntdev_handle {
     struct attachment at;
-    pthread_mutex_t lock; /* the library is called from several threads */
+    pthread_mutex_t lock; /* several threads call the library */
     struct mapping *buckets[BUCKETS];
 };
 
@@ -54,11 +54,11 @@ int xengnttab_fd(xengnttab_handle *xgt) { return xgt->at.fd; }
 
 int xengnttab_set_max_grants(xengnttab_handle *xgt, uint32_t nr_grants)
 {
-    (void)xgt, (void)nr_grants; /* a no-op on current kernels, too */
+    (void)xgt, (void)nr_grants; /* a no-op on current kernels too */
     return 0;
 }
 
-/* Checks and counts one grant; the record, or -1. The machine's lock is held. */
+/* Checks one grant and records its mapping. Returns the record, or -1. The machine's lock is held. */
 static int32_t take_one(struct attachment *at, uint32_t domid, uint32_t ref, int write)
 {
     struct machine *m = at->machine;
@@ -76,7 +76,7 @@ static void drop_records(struct attachment *at, const uint32_t *records, uint32_
     machine_unlock(at->machine);
 }
 
-/* Takes a record of every grant, or of none. */
+/* Records the mapping of all grants, or of none. */
 static int take_records(struct attachment *at, struct mapping *mapping, const uint32_t *domids, uint32_t domid_step,
                         const uint32_t *refs, int write)
 {
@@ -219,7 +219,7 @@ int xengnttab_close(xengnttab_handle *xgt)
     return 0;
 }
 
-/* One side of a copy as an address of this process; NULL with the segment's status if the grant is bad. */
+/* The address of one side of a copy in this process. NULL with the segment's status if the grant is bad. */
 static unsigned char *copy_side(struct attachment *at, const union xengnttab_copy_ptr *side, int is_grant, int write,
                                 int16_t *status)
 {
@@ -237,7 +237,7 @@ int xengnttab_grant_copy(xengnttab_handle *xgt, uint32_t count, xengnttab_grant_
 {
     struct process *process = &xgt->at.machine->processes[xgt->at.process];
     for (uint32_t i = 0; i < count; i++) {
-        /* gntdev refuses the whole call for a segment that leaves its granted page. */
+        /* gntdev refuses the whole call if a segment crosses the end of its granted page. */
         if (((segs[i].flags & GNTCOPY_source_gref) && segs[i].source.foreign.offset + segs[i].len > PAGE_BYTES) ||
             ((segs[i].flags & GNTCOPY_dest_gref) && segs[i].dest.foreign.offset + segs[i].len > PAGE_BYTES)) {
             errno = EINVAL;
@@ -258,7 +258,7 @@ int xengnttab_grant_copy(xengnttab_handle *xgt, uint32_t count, xengnttab_grant_
     return 0;
 }
 
-/* Exported because the real library has them, and unsupported because no block backend uses them. */
+/* Exported because the real library has them. Not supported, because no block backend uses them. */
 int xengnttab_dmabuf_exp_from_refs(xengnttab_handle *xgt, uint32_t domid, uint32_t flags, uint32_t count,
                                    const uint32_t *refs, uint32_t *fd)
 {

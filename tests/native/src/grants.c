@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Page frames, grant entries and map records of the pretended machine. Counters (users of a frame, mappings of a grant)
- * follow from the grant entries and map records alone, so that they can be counted anew after a crash in mid-change.
+ * Page frames, grant entries and map records of the simulated machine. The counters (users of a frame, mappings of a
+ * grant) follow from the grant entries and map records, so that they can be recomputed after a crash during a change.
  */
 #include "grants.h"
 

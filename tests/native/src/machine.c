@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Making, opening and locking the shared machine, its domains and processes, and giving back what dead processes held.
+ * Creates, opens and locks the shared machine, its domains and processes, and releases the resources of dead processes.
  */
 #define _GNU_SOURCE
 #include "machine.h"
@@ -51,7 +51,7 @@ uint64_t process_start_time(int pid)
     close(fd);
     if (length <= 0) return 0;
     text[length] = 0;
-    /* The command name may hold anything, so count fields from its closing bracket: state is field 3. */
+    /* The command name may contain anything, so count fields from its closing bracket: state is field 3. */
     char *field = strrchr(text, ')');
     if (field == NULL || field[2] == 'Z' || field[2] == 'X') return 0;
     field += 2;
@@ -79,7 +79,7 @@ void machine_reap(struct machine *m)
         if (m->processes[i].pid != 0 && !process_alive(&m->processes[i])) process_release(m, i);
 }
 
-/* This process's slot, taken if it has none yet; -1 when all are used. The lock is held. */
+/* This process's slot, a new one if it has none yet. -1 if all are used. The lock is held. */
 static int process_enter(struct machine *m, uint32_t domid)
 {
     int32_t pid = getpid();
@@ -198,7 +198,7 @@ int machine_open(struct attachment *at, const char *directory)
     struct stat status;
     if (fstat(at->fd, &status) < 0 || (size_t)status.st_size != MACHINE_BYTES) {
         close(at->fd);
-        errno = ENXIO; /* made by another build of these sources */
+        errno = ENXIO; /* created by another build of these sources */
         return -1;
     }
     at->machine = mmap(NULL, MACHINE_BYTES, PROT_READ | PROT_WRITE, MAP_SHARED, at->fd, 0);

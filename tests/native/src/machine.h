@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The pretended machine: one shared file that stands for the hypervisor's memory, so that processes which each act as
- * some domain can grant pages and send events to each other on a computer without Xen. This header is the file's
- * layout and its slow-path operations; event delivery is in events.h, grants are in grants.h.
- * It must not know which library (gnttab, evtchn, ...) it is linked into.
+ * The simulated machine: one shared file in place of the hypervisor's memory. Each process acts as a domain, so that
+ * processes can grant pages and send events to each other on a computer without Xen. This header has the file's layout
+ * and its slow-path operations; event delivery is in events.h, grants are in grants.h. Each of the libraries (gnttab,
+ * evtchn, ...) contains this code.
  */
 #ifndef FAKE_MACHINE_H
 #define FAKE_MACHINE_H
@@ -21,7 +21,7 @@ enum {
     MAX_GRANTS = 32768,   /* of one domain */
     MAX_FRAMES = 262144,  /* 1 GiB of page frames, sparse */
     MAX_MAPS = 262144,    /* mapped pages of all processes */
-    FIRST_FREE_GRANT = 8, /* below are Xen's reserved references */
+    FIRST_FREE_GRANT = 8, /* lower references are reserved by Xen */
     STORE_GRANT = 1,      /* GNTTAB_RESERVED_XENSTORE */
     PAGE_BYTES = 4096
 };
@@ -30,12 +30,12 @@ enum {
 
 enum domain_state { DOMAIN_FREE, DOMAIN_ALIVE, DOMAIN_DEAD };
 enum port_state { PORT_FREE, PORT_UNBOUND, PORT_INTERDOMAIN, PORT_VIRQ };
-enum grant_state { GRANT_FREE, GRANT_ACTIVE, GRANT_ENDED /* ended while mapped: freed by the last unmap */ };
+enum grant_state { GRANT_FREE, GRANT_ACTIVE, GRANT_ENDED /* ended while mapped: the last unmap frees it */ };
 
 /* An event channel's end. `link` is one word, so that a sender reads it without a lock. */
 struct port {
     _Atomic uint64_t link;    /* see port_link() */
-    _Atomic uint32_t handle;  /* index + 1 of the open handle that listens; 0 is nobody */
+    _Atomic uint32_t handle;  /* index + 1 of the open handle that listens; 0: none */
     uint8_t masked, pending;  /* under the handle's lock */
 };
 
@@ -51,8 +51,8 @@ static inline uint32_t link_number(uint64_t link) { return (uint32_t)link; }
 /* A grant entry. `word` is read without a lock by grant copies. */
 struct grant {
     _Atomic uint64_t word; /* see grant_word() */
-    uint32_t maps;         /* mapped pages that use it, of all processes */
-    uint32_t owner;        /* process slot + 1 of the granter, 0: the toolstack */
+    uint32_t maps;         /* mapped pages that use it, in all processes */
+    uint32_t owner;        /* process slot + 1 of the granter; 0: the toolstack */
 };
 
 static inline uint64_t grant_word(enum grant_state state, int readonly, uint32_t to, uint32_t frame)
@@ -66,7 +66,7 @@ static inline uint32_t grant_word_frame(uint64_t word) { return (uint32_t)word; 
 
 struct domain {
     uint32_t state, domid;
-    uint32_t grant_hint, grant_top; /* no free entry below hint; none in use from top on */
+    uint32_t grant_hint, grant_top; /* no free entry below hint; no used entry from top on */
     uint32_t store_port; /* this domain's end of its xenstore event channel */
     struct port ports[MAX_PORTS];
     struct grant grants[MAX_GRANTS];
@@ -76,7 +76,7 @@ struct domain {
 struct process {
     int32_t pid; /* 0: the slot is free */
     uint32_t opens;
-    uint64_t start_time; /* tells a reused pid */
+    uint64_t start_time; /* detects a reused pid */
     uint32_t domid;
     _Atomic uint64_t notifies, map_calls, unmap_calls, copy_calls, copy_segments;
 };
@@ -84,11 +84,11 @@ struct process {
 /* An open event-channel handle. */
 struct handle {
     uint32_t used, process, domain; /* process slot, domain slot */
-    uint32_t generation;            /* grows when the slot is given up */
+    uint32_t generation;            /* grows when the slot is freed */
     int32_t socket;                 /* in its process: the end that senders write to */
     uint32_t restricted;            /* domid + 1, or 0 */
-    _Atomic uint32_t owed;          /* ports masked and pending; a futex: the handle's thread sleeps while it is 0 */
-    uint32_t undrained;             /* events delivered since the unmask writes were last looked at */
+    _Atomic uint32_t owed;          /* masked ports with a pending event; a futex: the handle's thread sleeps while 0 */
+    uint32_t undrained;             /* events delivered since the unmask writes were last read */
     pthread_mutex_t lock;           /* robust */
 };
 
@@ -102,11 +102,11 @@ struct map_record {
 struct machine {
     uint32_t magic;
     uint32_t frame_hint;          /* no free frame below */
-    uint32_t map_hint, map_top;   /* no free record below hint; none in use from top on */
+    uint32_t map_hint, map_top;   /* no free record below hint; no used record from top on */
     pthread_mutex_t lock; /* robust; taken before any handle's lock */
     struct process processes[MAX_PROCESSES];
     struct handle handles[MAX_HANDLES];
-    uint16_t frame_users[MAX_FRAMES]; /* a grant counts one, each mapping of it one more */
+    uint16_t frame_users[MAX_FRAMES]; /* one for a grant, and one for each mapping of it */
     struct map_record maps[MAX_MAPS];
     struct domain domains[MAX_DOMAINS];
 };
@@ -114,7 +114,7 @@ struct machine {
 #define FRAMES_OFFSET ((sizeof(struct machine) + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES)
 #define MACHINE_BYTES (FRAMES_OFFSET + (size_t)MAX_FRAMES * PAGE_BYTES)
 
-/* This process's view of one machine; one for each open library handle. */
+/* This process's view of one machine, one per open library handle. */
 struct attachment {
     struct machine *machine;
     unsigned char *frames; /* all page frames, writable */
@@ -123,28 +123,28 @@ struct attachment {
     uint32_t domain;  /* slot of the domain that this handle acts as */
 };
 
-/* Makes the machine's file in `directory`, with domain 0. 0, or -1 with errno. */
+/* Creates the machine's file in `directory`, with domain 0. Returns 0, or -1 with errno. */
 int machine_create(const char *directory);
-/* Opens the machine that XENBLK_FAKE_DIR names as the domain XENBLK_FAKE_DOMID (default 0). 0, or -1 with errno. */
+/* Opens the machine in XENBLK_FAKE_DIR as domain XENBLK_FAKE_DOMID (default 0). Returns 0, or -1 with errno. */
 int machine_attach(struct attachment *at);
-/* Opens a machine by its directory without counting as one of its processes: for tools. */
+/* Opens a machine by its directory for a tool, which is not one of its processes. */
 int machine_open(struct attachment *at, const char *directory);
 void machine_detach(struct attachment *at);
 
 void machine_lock(struct machine *m);
 void machine_unlock(struct machine *m);
-/* Gives back what dead processes held. The machine's lock is held. */
+/* Releases the resources of dead processes. The machine's lock is held. */
 void machine_reap(struct machine *m);
-/* The slot of a domain, or -1 with errno ESRCH. Without `dead`, only domains that live count. */
+/* The slot of a domain, or -1 with errno ESRCH. Finds dead domains only with `dead`. */
 int machine_find_domain(struct machine *m, uint32_t domid, int dead);
-/* Adds a domain with its xenstore page and port. The lock is held. The slot, or -1 with errno. */
+/* Adds a domain with its xenstore page and port. The lock is held. Returns the slot, or -1 with errno. */
 int machine_add_domain(struct machine *m, uint32_t domid);
-/* Ends a domain: ports closed, grants ended. The lock is held. */
+/* Ends a domain: closes its ports and ends its grants. The lock is held. */
 void machine_end_domain(struct machine *m, uint32_t slot);
 
 /* A process-shared mutex that survives the death of its owner. */
 void robust_init(pthread_mutex_t *lock);
-/* Locks it; 1 if its last owner died inside. */
+/* Locks the mutex. Returns 1 if its last owner died while it held it. */
 int robust_lock(pthread_mutex_t *lock);
 /* The start time of a living process in clock ticks since boot; 0 if it is gone or a zombie. */
 uint64_t process_start_time(int pid);

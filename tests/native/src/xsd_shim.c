@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * Preloaded into xenstored (LD_PRELOAD): /proc/xen/xsd_port and /proc/xen/xsd_kva become the files of those names in
- * XENBLK_FAKE_DIR, which hold domain 0's event-channel port and its ring page, and so does its directory under
- * /var/lib/xen, whose place is fixed from Xen 4.20 on. All else opens as asked.
+ * Preloaded into xenstored (LD_PRELOAD). /proc/xen/xsd_port and /proc/xen/xsd_kva become the files of those names in
+ * XENBLK_FAKE_DIR; they hold domain 0's event-channel port and its ring page. xenstored's directory under /var/lib/xen,
+ * which is fixed from Xen 4.20 on, is moved into XENBLK_FAKE_DIR. All other files open as usual.
  */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -16,7 +16,7 @@
 #include <sys/stat.h>
 #include <sys/types.h>
 
-/* A test that is killed takes its xenstored along. */
+/* If the test is killed, its xenstored is killed too. */
 __attribute__((constructor)) static void die_with_parent(void) { prctl(PR_SET_PDEATHSIG, SIGKILL); }
 
 static const char *redirect(const char *path, char *buffer, size_t size)
@@ -31,7 +31,7 @@ static const char *redirect(const char *path, char *buffer, size_t size)
     return path;
 }
 
-/* The next definition of a function, as a function of the same type. */
+/* The next definition of a function, with the same type. */
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
 
 static mode_t mode_argument(int flags, va_list arguments)
