@@ -30,7 +30,8 @@ export { type Clock, SYSTEM_CLOCK } from "./lib/clock.ts";
 export { createLogger, type Logger, type LogLevel, SILENT, startLogging } from "./lib/log.ts";
 
 export * from "./lib/storage/disk.ts";
-export { IoPool, type IoPoolOptions, type PoolAttachment, type PoolDisk } from "./lib/storage/pool/pool.ts";
+export type { PoolAttachment } from "./lib/storage/pool/attachment.ts";
+export { IoPool, type IoPoolOptions, type PoolDisk } from "./lib/storage/pool/pool.ts";
 export { type Executor, OPERATION, type Operation } from "./lib/storage/engine/executor.ts";
 export type { MemoryViews } from "./lib/storage/engine/views.ts";
 export type { ExecutorDescriptor, ExecutorModule } from "./lib/storage/pool/executor_module.ts";

@@ -23,7 +23,7 @@ import type { NativeFiles } from "../lib/storage/image/medium.ts";
 import { NativeImageLocks } from "./linux/image_lock.ts";
 import { JournalFiles } from "./linux/journal_files.ts";
 import { lazily } from "./linux/library.ts";
-import { examine } from "./linux/medium.ts";
+import { examine } from "./uring/medium.ts";
 import { nativeMemory } from "./linux/memory.ts";
 import { NativeParker, NativeWaker, NativeWakeToken } from "./linux/park.ts";
 import { openUringParker } from "./uring/engine.ts";

@@ -7,7 +7,7 @@ import { errorText, XenblkError } from "./errors.ts";
 import type { Platform, PlatformDescriptor, PlatformModule } from "./hypervisor.ts";
 
 /** A module that takes longer to load, by waiting for something at its top level, counts as missing. */
-export const LONGEST_IMPORT_MS = 10_000;
+const LONGEST_IMPORT_MS = 10_000;
 
 /** The modules that this thread has loaded, of one kind: each exports the function `name`. */
 export class Modules<M extends object> {

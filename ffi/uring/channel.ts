@@ -12,7 +12,7 @@ import { TableChannel } from "../../lib/storage/engine/operations.ts";
 import type { TransferRoute, UringAttachment, UringRoutes } from "../../lib/storage/image/medium.ts";
 import { IORING_OP, type IoUring } from "./ring.ts";
 import { errno, libc } from "../linux/libc.ts";
-import { BLKDISCARD, BLKSECDISCARD, PUNCH_HOLE } from "../linux/medium.ts";
+import { BLKDISCARD, BLKSECDISCARD, PUNCH_HOLE } from "./medium.ts";
 import { allocate, type NativeMemory } from "../linux/memory.ts";
 import { FileSlot, ImageDescriptor } from "./file.ts";
 import { BLOCK_URING_CMD_DISCARD } from "./probe.ts";

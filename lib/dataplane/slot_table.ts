@@ -14,7 +14,7 @@ export const PHASE_TAKEN = 2; // for room, for its data to be copied in, then to
 export const PHASE_FLUSH_BEFORE = 3; // for the flush before its data
 export const PHASE_DATA = 4; // for its read, write or discard
 export const PHASE_FLUSH_AFTER = 5; // for the flush after a barrier's data
-export const PHASE_FINISHED = 6; // for its response to be put
+const PHASE_FINISHED = 6; // for its response to be put
 
 /** In place of a slot's number: there is none. */
 export const NO_SLOT = -1;

@@ -3,6 +3,7 @@
  * thread, and the time at which a channel is due. Neither costs anything where there is nothing to wait for.
  */
 
+import "../ffi/libraries.ts";
 import { assert, assertEquals, assertLess } from "@std/assert";
 import { createEventfd, lowerEventfd, raiseEventfd } from "../../ffi/linux/eventfd.ts";
 import { libc } from "../../ffi/linux/libc.ts";

@@ -5,7 +5,7 @@
 
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import "./libraries.ts";
-import { examine } from "../../ffi/linux/medium.ts";
+import { examine } from "../../ffi/uring/medium.ts";
 import type { CacheMode } from "../../lib/storage/disk.ts";
 import { ChannelRig, Folder, UringRig } from "../storage/rig.ts";
 

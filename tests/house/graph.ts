@@ -56,15 +56,6 @@ export function circles(edges: readonly Edge[]): string[][] {
   return [...found.values()];
 }
 
-/** The keys of `known` that no longer excuse anything: the edge is gone, or without it the rules hold as well. */
-export function staleEdges(edges: readonly Edge[], known: readonly string[]): string[] {
-  const others = edges.filter((edge) => !known.includes(edgeText(edge)));
-  return known.filter((text) => {
-    const edge = edges.find((candidate) => edgeText(candidate) === text);
-    return edge === undefined || (upwardEdges([edge]).length === 0 && circles([...others, edge]).length === 0);
-  });
-}
-
 /** Everything that a file imports, directly or through others. */
 function reach(start: string, targets: ReadonlyMap<string, readonly Edge[]>): Set<string> {
   const seen = new Set<string>();

@@ -28,7 +28,7 @@ const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi"];
 const PRODUCT = [...LIB, "guest", "sim", ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
 /** In full, since a program that imports the library does not have our import map. */
-const LOG = ["@logtape/logtape", "npm:@logtape/logtape@*"];
+const LOG = ["npm:@logtape/logtape@*"];
 
 /** The files of lib/cli that the verbs build on. */
 const FRAME = ["args", "device_options", "help", "host", "options", "output", "report", "signals", "table", "verb"];
@@ -152,19 +152,6 @@ const COMPUTED = "lib/modules.ts";
 
 /** Files of data, and the rooms that may import them. */
 const DATA: Readonly<Record<string, readonly string[]>> = { "deno.json": ["cli.ts"] };
-
-/** An edge that breaks a rule for now, as `from -> to`, and why. It is left out of the graph that the tests judge. */
-export const KNOWN: Readonly<Record<string, string>> = {
-  "ffi/linux/medium.ts -> ffi/uring/probe.ts": "medium.ts asks what io_uring can do; its place is ffi/uring",
-  "ffi/linux/park.ts -> ffi/xen/evtchn.ts": "park.ts waits for event channels; its place is ffi/xen",
-  "ffi/uring/engine.ts -> ffi/xen/evtchn.ts": "until a parker watches any file descriptor",
-  "lib/dataplane/reactor_worker.ts -> platform.ts": "until descriptors name their module",
-  "lib/guest/load_worker.ts -> platform.ts": "until descriptors name their module",
-  "lib/storage/pool/io_worker.ts -> platform.ts": "until descriptors name their module",
-  "lib/storage/disk.ts -> lib/storage/image/file.ts": "attachments of files are declared in disk.ts",
-  "lib/storage/disk.ts -> lib/storage/image/medium.ts": "attachments of files are declared in disk.ts",
-  "lib/cli/completion.ts -> lib/cli/catalog.ts": "the verb is in the catalogue that it prints",
-};
 
 /** Deno APIs that reach native code: for ffi and the tests only. */
 const NATIVE = /^Deno\.(dlopen|Unsafe\w+)$/;

@@ -4,31 +4,25 @@
  */
 
 import { assert, assertEquals, assertGreater } from "@std/assert";
-import { circles, type Edge, edgesOf, edgeText, report, staleEdges, upwardEdges } from "./graph.ts";
-import { importFaults, KNOWN, type Room, ROOMS, tableFaults } from "./import_rule.ts";
+import { circles, type Edge, edgesOf, edgeText, report, upwardEdges } from "./graph.ts";
+import { importFaults, type Room, ROOMS, tableFaults } from "./import_rule.ts";
 import { analyse, ROOT, typeScriptFiles } from "./source.ts";
 
 const FILES = typeScriptFiles();
 const EDGES = edgesOf(FILES);
-const JUDGED = EDGES.filter((edge) => KNOWN[edgeText(edge)] === undefined);
 
 Deno.test("every import in the checkout follows the import rule", () => {
   assertGreater(FILES.length, 5);
-  const faults = FILES.flatMap((file) => importFaults(file.path, file));
-  assertEquals(faults.filter((fault) => KNOWN[fault.slice(0, fault.indexOf(":"))] === undefined), []);
+  assertEquals(FILES.flatMap((file) => importFaults(file.path, file)), []);
 });
 
 Deno.test("no import runs up, and the table lets none", () => {
-  assertEquals(upwardEdges(JUDGED).map(edgeText), []);
+  assertEquals(upwardEdges(EDGES).map(edgeText), []);
   assertEquals(tableFaults(ROOMS), []);
 });
 
 Deno.test("no files import each other in a circle, type-only and dynamic imports and Workers included", () => {
-  assertEquals(circles(JUDGED), []);
-});
-
-Deno.test("every known breach of the import rule is still one", () => {
-  assertEquals(staleEdges(EDGES, Object.keys(KNOWN)), []);
+  assertEquals(circles(EDGES), []);
 });
 
 function edges(...texts: string[]): Edge[] {
@@ -76,19 +70,6 @@ Deno.test("a circle through a type, a dynamic import or a Worker's URL is one", 
 Deno.test("the path of another program and a computed import make no edge", () => {
   const text = `new URL("./b.ts", import.meta.url).pathname; await import(name);`;
   assertEquals(edgesOf([{ path: "lib/a.ts", imports: analyse("lib/a.ts", text).imports }]), []);
-});
-
-Deno.test("a known breach that is gone, or is none, is reported", () => {
-  const graph = edges(
-    "lib/guest/x.ts -> platform.ts",
-    "lib/a.ts -> lib/b.ts",
-    "lib/b.ts -> lib/a.ts",
-    "cli.ts -> lib/a.ts",
-  );
-  const known = ["lib/guest/x.ts -> platform.ts", "lib/b.ts -> lib/a.ts"];
-  assertEquals(staleEdges(graph, known), []);
-  const stale = ["cli.ts -> lib/a.ts", "lib/none.ts -> platform.ts"];
-  assertEquals(staleEdges(graph, [...known, ...stale]), stale);
 });
 
 Deno.test("the report of the graph ends with its sums, and names what is out of order", () => {

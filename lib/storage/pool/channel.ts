@@ -8,10 +8,10 @@ import type { ChannelOptions, IoChannel } from "../disk.ts";
 import { OPERATION, type Operation } from "../engine/executor.ts";
 import { OperationTable } from "../engine/operations.ts";
 import { joinChannels } from "../open_channels.ts";
+import type { PoolAttachment } from "./attachment.ts";
 import { DiskLoad } from "./disk_load.ts";
 import { Doorbell } from "./doorbell.ts";
 import { JOB_SLOTS, JOB_VECTORS, JobQueue, QUEUE_CHANNELS } from "./job_queue.ts";
-import type { PoolAttachment } from "./pool.ts";
 
 /** The queues that this thread has channels to, by their id. */
 const lanes = new Map<string, JobLane>();

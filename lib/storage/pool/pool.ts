@@ -5,8 +5,8 @@
 
 import { errorText, XenblkError } from "../../errors.ts";
 import type { PlatformDescriptor, WakeToken } from "../../hypervisor.ts";
-import type { DiskAttachment } from "../disk.ts";
 import { channelsClosed, countChannels } from "../open_channels.ts";
+import type { PoolAttachment } from "./attachment.ts";
 import { DiskLoad } from "./disk_load.ts";
 import { Doorbell } from "./doorbell.ts";
 import type { ExecutorDescriptor } from "./executor_module.ts";
@@ -30,22 +30,6 @@ export interface IoPoolOptions {
   readonly failed?: (reason: string) => void;
   /** The Workers' entry; absent: io_worker.ts. For tests. */
   readonly entry?: URL;
-}
-
-/** What a reactor needs to submit jobs for one disk; see disk.ts. */
-export interface PoolAttachment extends DiskAttachment {
-  /** The disk's, for messages. */
-  readonly name: string;
-  /** Distinguishes queues; the same in every thread. */
-  readonly id: string;
-  /** The jobs; see job_queue.ts. */
-  readonly queue: SharedArrayBuffer;
-  /** What I/O Workers sleep on; see doorbell.ts. */
-  readonly doorbell: SharedArrayBuffer;
-  /** How busy the I/O Workers are with the disk; see disk_load.ts. */
-  readonly load: SharedArrayBuffer;
-  /** The disk's open channels; see open_channels.ts. */
-  readonly channels: SharedArrayBuffer;
 }
 
 /** A disk that the I/O Workers have open. */

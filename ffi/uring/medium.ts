@@ -8,10 +8,10 @@ import { EINVAL } from "../../lib/errno.ts";
 import { SECTOR_BYTES } from "../../lib/units.ts";
 import type { CacheMode, DiscardProperties } from "../../lib/storage/disk.ts";
 import type { DiscardRoute, FileMedium, TransferRoute } from "../../lib/storage/image/medium.ts";
-import { type DescriptorFacts, factsOf, openDescriptor } from "./image_descriptor.ts";
-import { errno, libc, pointerTo } from "./libc.ts";
-import { allocate } from "./memory.ts";
-import { probeDiscardCommand } from "../uring/probe.ts";
+import { type DescriptorFacts, factsOf, openDescriptor } from "../linux/image_descriptor.ts";
+import { errno, libc, pointerTo } from "../linux/libc.ts";
+import { allocate } from "../linux/memory.ts";
+import { probeDiscardCommand } from "./probe.ts";
 
 /** Larger blocks (of network file systems, say) are no physical sectors, and guests could not make use of them. */
 const MOST_PHYSICAL_BYTES = 4096;
