@@ -7,13 +7,14 @@ import { EINVAL, EIO } from "../../lib/errno.ts";
 import { assert, assertEquals, assertGreater, assertLess, assertMatch, assertThrows } from "@std/assert";
 import { createEventfd, lowerEventfd, raiseEventfd } from "../../ffi/linux/eventfd.ts";
 import { NativeEventChannels } from "../../ffi/xen/evtchn.ts";
-import type { IoUring } from "../../ffi/uring/ring.ts";
+import { FIXED_FILE, type IoUring } from "../../ffi/uring/ring.ts";
 import { kernelSetup, openRing, ringRefusal, RingUnavailable, type SetupCall } from "../../ffi/uring/setup.ts";
 import { libc } from "../../ffi/linux/libc.ts";
 import { nativeMemory } from "../../ffi/linux/memory.ts";
 import { NativeWaker, NativeWakeToken } from "../../ffi/linux/park.ts";
 import { UringChannel } from "../../ffi/uring/channel.ts";
 import { UringEngine } from "../../ffi/uring/engine.ts";
+import { FileSlot } from "../../ffi/uring/file.ts";
 import type { EventChannels } from "../../lib/hypervisor.ts";
 import { type CacheMode, type IoVectors } from "../../lib/storage/disk.ts";
 import type { UringAttachment } from "../../lib/storage/image/medium.ts";
@@ -122,12 +123,14 @@ interface Prepared {
 class Detached implements Disposable {
   readonly prepared: Prepared[] = [];
   readonly channel: UringChannel;
-  readonly vectors: IoVectors = { addresses: new Float64Array(16), lengths: new Uint32Array(16) };
+  readonly vectors: IoVectors = { addresses: new Float64Array(1100), lengths: new Uint32Array(1100) };
+  /** Results that keep the reactor from sleeping. */
+  unreaped = 0;
   readonly #undo = new DisposableStack();
 
   constructor(attachment: UringAttachment) {
-    const memory = this.#undo.use(nativeMemory.allocate(MIB));
-    for (let i = 0; i < 16; i++) {
+    const memory = this.#undo.use(nativeMemory.allocate(1100 * 8192));
+    for (let i = 0; i < 1100; i++) {
       this.vectors.addresses[i] = memory.address + i * 8192; // with gaps, so that none is merged
       this.vectors.lengths[i] = 4096;
     }
@@ -136,7 +139,11 @@ class Detached implements Disposable {
       prepare: (_code: number, _fd: number, offset: number, _at: number, length: number, _flags: number, tag: number) =>
         void this.prepared.push({ offset, length, tag }),
     } as unknown as IoUring;
-    const host = { ring, makeRoom: (): void => {}, countUnreaped: (): void => {} };
+    const host = {
+      ring,
+      makeRoom: (): void => {},
+      countUnreaped: (count: number): void => void (this.unreaped += count),
+    };
     const options = { depth: 4, vectors: this.vectors, memory: nativeMemory };
     this.channel = this.#undo.use(new UringChannel(attachment, options, host, 2, () => {}));
   }
@@ -166,12 +173,17 @@ class Detached implements Disposable {
   }
 }
 
-async function withDetached(body: (rig: Detached) => void, cache: CacheMode = "none"): Promise<void> {
+async function withDetached(
+  body: (rig: Detached) => void,
+  cache: CacheMode = "none",
+  change: (attachment: UringAttachment) => UringAttachment = (attachment) => attachment,
+): Promise<void> {
   using folder = new Folder();
   using rig = new UringRig();
   await using disk = await rig.open(folder.file("disk.img", MIB), { cache });
-  using detached = new Detached(disk.attachment(0) as UringAttachment);
+  using detached = new Detached(change(disk.attachment(0) as UringAttachment));
   body(detached);
+  assertEquals(detached.unreaped, 0);
 }
 
 Deno.test("a short transfer goes on where it ended, within a vector and at its end, until it is whole", async () => {
@@ -214,7 +226,13 @@ Deno.test("a transfer that makes no progress fails, errors are told, and what is
     let attempts = 1;
     while (rig.answer(3, -EAGAIN).length > 0) attempts++;
     assertGreater(attempts, 100);
+    assertEquals(rig.unreaped, 1);
     assertEquals(rig.reap(), { 3: -EAGAIN });
+    rig.channel.read(3, 0, 0, 1);
+    rig.channel.submit();
+    rig.take();
+    assertEquals(rig.answer(3, -EAGAIN).length, 1, "the next operation of the tag is tried again, too");
+    assertEquals([rig.answer(3, 4096), rig.reap()], [[], { 3: 0 }]);
   });
 });
 
@@ -225,6 +243,77 @@ Deno.test("what is put off for ever ends in its error", async () => {
     for (let i = 0; i < 2000 && rig.channel.reap() === 0; i++) rig.answer(0, -4);
     assertEquals(rig.channel.results[0], -4);
   });
+});
+
+Deno.test("more vectors than the kernel takes per call are transferred by several", async () => {
+  await withDetached((rig) => {
+    rig.channel.write(2, 512, 0, 1100);
+    rig.channel.submit();
+    assertEquals(rig.take(), [{ offset: 512, length: 1024, tag: 2 }]);
+    assertEquals(rig.answer(2, 1024 * 4096), [{ offset: 512 + 1024 * 4096, length: 76, tag: 2 }]);
+    assertEquals([rig.answer(2, 76 * 4096), rig.reap()], [[], { 2: 0 }]);
+  });
+});
+
+Deno.test("a flush that is to be ignored completes without the kernel, and keeps the reactor awake until it is reaped", async () => {
+  await withDetached((rig) => {
+    rig.channel.flush(1);
+    rig.channel.submit();
+    assertEquals([rig.take(), rig.unreaped], [[], 1]);
+    assertEquals(rig.reap(), { 1: 0 });
+  }, "unsafe");
+});
+
+Deno.test("a file's place among the registered ones is free again when its channel is closed", () => {
+  const registered = new Set<number>();
+  const ring = {
+    registerFile: (fd: number) => registered.size === 2 ? undefined : (registered.add(fd + 100), fd + 100),
+    unregisterFile: (index: number) => void registered.delete(index),
+  } as unknown as IoUring;
+  using first = new FileSlot(ring, 7);
+  for (let i = 0; i < 3; i++) {
+    using slot = new FileSlot(ring, 8);
+    assertEquals([slot.index, slot.flag], [108, FIXED_FILE]);
+    using full = new FileSlot(ring, 9);
+    assertEquals([full.index, full.flag], [9, 0], "the descriptor itself, where there is no room");
+  }
+  assertEquals([first.index, [...registered]], [107, [107]]);
+});
+
+Deno.test("after a synchronous call that took long, operations go to the ring for a while", async () => {
+  const calls = (attachment: UringAttachment): UringAttachment => ({
+    ...attachment,
+    routes: { ...attachment.routes, direct: false, reads: "call" },
+  });
+  const { now } = performance;
+  let timeMs = 0;
+  let callMs = 0;
+  performance.now = () => timeMs += callMs;
+  try {
+    await withDetached(
+      (rig) => {
+        const read = (): number => {
+          rig.channel.read(0, 0, 0, 1);
+          rig.channel.submit();
+          const prepared = rig.take().length;
+          if (prepared > 0) rig.answer(0, 4096);
+          assertEquals(rig.reap(), { 0: 0 });
+          return prepared;
+        };
+        const readMany = (): number => Array.from({ length: 600 }, read).reduce((sum, prepared) => sum + prepared, 0);
+        assertEquals(readMany(), 0);
+        callMs = 10;
+        assertEquals(read(), 0);
+        callMs = 0;
+        assertEquals(readMany(), 512);
+        assertEquals(readMany(), 0);
+      },
+      "writeback",
+      calls,
+    );
+  } finally {
+    performance.now = now;
+  }
 });
 
 Deno.test("of several flushes one is with the kernel at a time, so that a failure is told before a later success", async () => {
