@@ -16,15 +16,15 @@ import { UringChannel } from "../../ffi/uring/channel.ts";
 import { UringEngine } from "../../ffi/uring/engine.ts";
 import { FileSlot } from "../../ffi/uring/file.ts";
 import type { EventChannels } from "../../lib/hypervisor.ts";
-import { type CacheMode, type IoVectors } from "../../lib/storage/disk.ts";
-import type { UringAttachment } from "../../lib/storage/image/medium.ts";
+import type { CacheMode, IoVectors, MemoryRule } from "../../lib/storage/disk.ts";
+import type { UringAttachment, UringRoutes } from "../../lib/storage/image/medium.ts";
 import { openReactorIo } from "../../platform.ts";
 import { openNativePlatform } from "../../ffi/platform.ts";
 import { ChannelRig, Folder, UringRig } from "../storage/rig.ts";
 
 const FLAGS = { cqSize: 1 << 3, clamp: 1 << 4, coop: 1 << 8, taskrun: 1 << 9, single: 1 << 12, defer: 1 << 13 };
 const [EPERM, ENOSYS, ENOMEM, EAGAIN] = [1, 38, 12, 11];
-const [EXDEV, ENFILE, EMFILE] = [18, 23, 24];
+const [EXDEV, ENFILE, EMFILE, ENOTTY] = [18, 23, 24, 25];
 const MIB = 2 ** 20;
 
 /** A kernel that knows these setup flags and no other; `asked` hears what it was asked for. */
@@ -126,9 +126,11 @@ class Detached implements Disposable {
   readonly vectors: IoVectors = { addresses: new Float64Array(1100), lengths: new Uint32Array(1100) };
   /** Results that keep the reactor from sleeping. */
   unreaped = 0;
+  /** The engine was told that the channel is closed. */
+  closed = false;
   readonly #undo = new DisposableStack();
 
-  constructor(attachment: UringAttachment) {
+  constructor(attachment: UringAttachment, rule?: MemoryRule) {
     const memory = this.#undo.use(nativeMemory.allocate(1100 * 8192));
     for (let i = 0; i < 1100; i++) {
       this.vectors.addresses[i] = memory.address + i * 8192; // with gaps, so that none is merged
@@ -144,8 +146,9 @@ class Detached implements Disposable {
       makeRoom: (): void => {},
       countUnreaped: (count: number): void => void (this.unreaped += count),
     };
-    const options = { depth: 4, vectors: this.vectors, memory: nativeMemory };
-    this.channel = this.#undo.use(new UringChannel(attachment, options, host, 2, () => {}));
+    const options = { depth: 4, vectors: this.vectors, memory: nativeMemory, ...(rule && { rule }) };
+    const closed = (): void => void (this.closed = true);
+    this.channel = this.#undo.use(new UringChannel(attachment, options, host, 2, closed));
   }
 
   /** What the channel prepared since the last call. */
@@ -199,6 +202,21 @@ Deno.test("a short transfer goes on where it ended, within a vector and at its e
     assertEquals(rig.reap(), {});
     assertEquals(rig.answer(1, 96), []);
     assertEquals(rig.reap(), { 1: 0 });
+  });
+});
+
+Deno.test("vectors that are adjacent in memory become one", async () => {
+  await withDetached((rig) => {
+    const { addresses } = rig.vectors;
+    addresses[1] = addresses[0]! + 4096;
+    addresses[2] = addresses[1]! + 4096;
+    rig.channel.read(0, 0, 0, 3);
+    rig.channel.read(1, 16384, 3, 2);
+    rig.channel.submit();
+    assertEquals(rig.take(), [{ offset: 0, length: 12_288, tag: 0 }, { offset: 16_384, length: 2, tag: 1 }]);
+    rig.answer(0, 12_288);
+    rig.answer(1, 8192);
+    assertEquals(rig.reap(), { 0: 0, 1: 0 });
   });
 });
 
@@ -262,6 +280,65 @@ Deno.test("a flush that is to be ignored completes without the kernel, and keeps
     assertEquals([rig.take(), rig.unreaped], [[], 1]);
     assertEquals(rig.reap(), { 1: 0 });
   }, "unsafe");
+});
+
+Deno.test("transfers go by the ring or by calls as the routes and the rule of the memory say", async () => {
+  using folder = new Folder();
+  using rig = new UringRig();
+  await using disk = await rig.open(folder.file("disk.img", MIB), {});
+  const attachment = disk.attachment(0) as UringAttachment;
+  /** Whether a read and a write go by the ring. */
+  const byRing = (routes: Partial<UringRoutes>, rule: MemoryRule): boolean[] => {
+    using detached = new Detached({ ...attachment, routes: { ...attachment.routes, ...routes } }, rule);
+    const { channel } = detached;
+    channel.read(0, 0, 0, 1);
+    channel.write(1, 4096, 1, 1);
+    channel.submit();
+    const prepared = detached.take().map(({ tag }) => tag);
+    for (const tag of prepared) detached.answer(tag, 4096);
+    assertEquals(detached.reap(), { 0: 0, 1: 0 });
+    return [prepared.includes(0), prepared.includes(1)];
+  };
+  for (const direct of [false, true]) {
+    const buffered = { direct: false, reads: "call", writes: "ring" } as const;
+    assertEquals(byRing(buffered, { direct, asynchronous: true }), [false, true]);
+    assertEquals(byRing(buffered, { direct, asynchronous: false }), [false, false]);
+    const past = { direct: true, reads: "call", writes: "ring" } as const;
+    assertEquals(byRing(past, { direct, asynchronous: true }), [direct, true]);
+    assertEquals(byRing(past, { direct, asynchronous: false }), [false, false]);
+  }
+});
+
+Deno.test("a secure discard is a call that blocks, whatever the route of others", async () => {
+  const command = (attachment: UringAttachment): UringAttachment => ({
+    ...attachment,
+    routes: { ...attachment.routes, discards: "command" },
+  });
+  await withDetached(
+    (rig) => {
+      rig.channel.discard(0, 0, 4096, true);
+      rig.channel.submit();
+      assertEquals([rig.take(), rig.reap()], [[], { 0: -ENOTTY }], "what the kernel says of it for a plain file");
+    },
+    "none",
+    command,
+  );
+});
+
+Deno.test("a channel that cannot be opened, or is closed, lets the disk be closed", async () => {
+  using folder = new Folder();
+  using rig = new UringRig();
+  const disk = await rig.open(folder.file("disk.img", MIB), {});
+  const attachment = disk.attachment(0) as UringAttachment;
+  const image = { ...attachment.image, path: folder.file("other.img", MIB) };
+  assertThrows(() => new Detached({ ...attachment, image }), Error);
+  const detached = new Detached(attachment);
+  detached[Symbol.dispose]();
+  assertEquals(detached.closed, true);
+  const late = Promise.withResolvers<never>();
+  const timer = setTimeout(() => late.reject(new Error("a channel counts as open")), 10_000);
+  await Promise.race([disk[Symbol.asyncDispose](), late.promise]);
+  clearTimeout(timer);
 });
 
 Deno.test("a file's place among the registered ones is free again when its channel is closed", () => {
