@@ -1,26 +1,22 @@
 /**
- * Engine `uring` beneath the contract that tests/storage shows: setup on older kernels and where io_uring is forbidden,
- * short and put-off I/O, sleeping and waking, more operations than the ring holds, and a heap that stays as it is.
+ * Engine `uring` with the kernel: setup on older kernels and where io_uring is forbidden, sleeping and waking, more
+ * operations than the ring holds, and a heap that does not grow. tests/storage tests the contract of all engines.
  */
 
-import { EINVAL, EIO } from "../../lib/errno.ts";
-import { assert, assertEquals, assertGreater, assertLess, assertMatch, assertThrows } from "@std/assert";
+import { EINVAL } from "../../lib/errno.ts";
+import { assert, assertEquals, assertLess, assertMatch, assertThrows } from "@std/assert";
 import "./libraries.ts";
 import { createEventfd, lowerEventfd, raiseEventfd } from "../../ffi/linux/eventfd.ts";
-import type { IoUring } from "../../ffi/uring/ring.ts";
 import { kernelSetup, openRing, ringRefusal, RingUnavailable, type SetupCall } from "../../ffi/uring/setup.ts";
 import { libc } from "../../ffi/linux/libc.ts";
 import { nativeMemory } from "../../ffi/linux/memory.ts";
 import { NativeWaker, NativeWakeToken } from "../../ffi/linux/park.ts";
-import { UringChannel } from "../../ffi/uring/channel.ts";
 import { openUringParker, UringEngine } from "../../ffi/uring/engine.ts";
-import { type CacheMode, type IoVectors } from "../../lib/storage/disk.ts";
-import type { UringAttachment } from "../../lib/storage/image/medium.ts";
 import { openNativePlatform } from "../../ffi/platform.ts";
 import { ChannelRig, Folder, simulatedPlatform, UringRig } from "../storage/rig.ts";
 
 const FLAGS = { cqSize: 1 << 3, clamp: 1 << 4, coop: 1 << 8, taskrun: 1 << 9, single: 1 << 12, defer: 1 << 13 };
-const [EPERM, ENOSYS, ENOMEM, EAGAIN] = [1, 38, 12, 11];
+const [EPERM, ENOSYS, ENOMEM] = [1, 38, 12];
 const [EXDEV, ENFILE, EMFILE] = [18, 23, 24];
 const MIB = 2 ** 20;
 
@@ -106,161 +102,6 @@ Deno.test("a reactor whose ring cannot be made goes without, and says why", () =
   assert(!(parker instanceof UringEngine));
   assertMatch(parker.refusal!.reason, /as many files open as it may/);
   assertMatch(parker.refusal!.remedy, /LimitNOFILE/);
-});
-
-/** A prepared submission, in words that matter. */
-interface Prepared {
-  readonly offset: number;
-  readonly length: number;
-  readonly tag: number;
-}
-
-/** A channel whose submissions go nowhere: the test answers them. */
-class Detached implements Disposable {
-  readonly prepared: Prepared[] = [];
-  readonly channel: UringChannel;
-  readonly vectors: IoVectors = { addresses: new Float64Array(16), lengths: new Uint32Array(16) };
-  readonly #undo = new DisposableStack();
-
-  constructor(attachment: UringAttachment) {
-    const memory = this.#undo.use(nativeMemory.allocate(MIB));
-    for (let i = 0; i < 16; i++) {
-      this.vectors.addresses[i] = memory.address + i * 8192; // with gaps, so that none is merged
-      this.vectors.lengths[i] = 4096;
-    }
-    const ring = {
-      registerFile: () => undefined,
-      prepare: (_code: number, _fd: number, offset: number, _at: number, length: number, _flags: number, tag: number) =>
-        void this.prepared.push({ offset, length, tag }),
-    } as unknown as IoUring;
-    const host = { ring, makeRoom: (): void => {}, countUnreaped: (): void => {} };
-    const options = { depth: 4, vectors: this.vectors, memory: nativeMemory };
-    this.channel = this.#undo.use(new UringChannel(attachment, options, host, 2, () => {}));
-  }
-
-  /** What the channel prepared since the last call. */
-  take(): Prepared[] {
-    return this.prepared.splice(0);
-  }
-
-  /** The kernel's answer to an operation, and what the channel makes of it. */
-  answer(tag: number, result: number): Prepared[] {
-    this.channel.arrived(tag, result);
-    this.channel.goOn();
-    return this.take();
-  }
-
-  /** Results by tag. */
-  reap(): Record<number, number> {
-    const count = this.channel.reap();
-    return Object.fromEntries(
-      Array.from({ length: count }, (_, i) => [this.channel.tags[i]!, this.channel.results[i]!]),
-    );
-  }
-
-  [Symbol.dispose](): void {
-    this.#undo.dispose();
-  }
-}
-
-async function withDetached(body: (rig: Detached) => void, cache: CacheMode = "none"): Promise<void> {
-  using folder = new Folder();
-  using rig = new UringRig();
-  await using disk = await rig.open(folder.file("disk.img", MIB), { cache });
-  using detached = new Detached(disk.attachment(0) as UringAttachment);
-  body(detached);
-}
-
-Deno.test("a short transfer goes on where it ended, within a vector and at its end, until it is whole", async () => {
-  await withDetached((rig) => {
-    rig.channel.read(1, 8192, 0, 3);
-    rig.channel.submit();
-    assertEquals(rig.take(), [{ offset: 8192, length: 3, tag: 1 }]);
-    // 1024 bytes into the second vector: two are left, the first of them shorter.
-    assertEquals(rig.answer(1, 4096 + 1024), [{ offset: 8192 + 5120, length: 2, tag: 1 }]);
-    // To the end of the second: the last one goes without an array of vectors, by its length.
-    assertEquals(rig.answer(1, 3072), [{ offset: 8192 + 8192, length: 4096, tag: 1 }]);
-    assertEquals(rig.answer(1, 4000), [{ offset: 8192 + 12_192, length: 96, tag: 1 }]);
-    assertEquals(rig.reap(), {});
-    assertEquals(rig.answer(1, 96), []);
-    assertEquals(rig.reap(), { 1: 0 });
-  });
-});
-
-Deno.test("a transfer that makes no progress fails, errors are told, and what is put off is tried again", async () => {
-  await withDetached((rig) => {
-    for (const [tag, result] of [[0, 0], [1, -5], [2, -28]] as const) {
-      rig.channel.write(tag, 0, 4 * tag, 1);
-      rig.channel.submit();
-      rig.take();
-      assertEquals(rig.answer(tag, result), []);
-    }
-    assertEquals(rig.reap(), { 0: -EIO, 1: -EIO, 2: -28 });
-    rig.channel.flush(0);
-    rig.channel.read(1, 512, 0, 1);
-    rig.channel.submit();
-    assertEquals(rig.take().length, 2);
-    for (const errno of [EAGAIN, 4, EAGAIN]) {
-      assertEquals(rig.answer(1, -errno), [{ offset: 512, length: 4096, tag: 1 }]);
-      assertEquals(rig.answer(0, -errno).length, 1);
-    }
-    assertEquals([...rig.answer(1, 4096), ...rig.answer(0, 0)], []);
-    assertEquals(rig.reap(), { 0: 0, 1: 0 });
-    rig.channel.read(3, 0, 0, 1);
-    rig.channel.submit();
-    let attempts = 1;
-    while (rig.answer(3, -EAGAIN).length > 0) attempts++;
-    assertGreater(attempts, 100);
-    assertEquals(rig.reap(), { 3: -EAGAIN });
-  });
-});
-
-Deno.test("what is put off for ever ends in its error", async () => {
-  await withDetached((rig) => {
-    rig.channel.read(0, 0, 0, 1);
-    rig.channel.submit();
-    for (let i = 0; i < 2000 && rig.channel.reap() === 0; i++) rig.answer(0, -4);
-    assertEquals(rig.channel.results[0], -4);
-  });
-});
-
-Deno.test("of several flushes one is with the kernel at a time, so that a failure is told before a later success", async () => {
-  await withDetached((rig) => {
-    rig.channel.flush(0);
-    rig.channel.write(1, 512, 0, 1);
-    rig.channel.flush(2);
-    rig.channel.submit();
-    assertEquals(rig.take().map(({ tag }) => tag), [1, 0], "a write waits for no flush");
-    rig.channel.flush(3);
-    rig.channel.submit();
-    assertEquals(rig.answer(0, -EAGAIN).map(({ tag }) => tag), [0], "put off, it is still its turn");
-    assertEquals(rig.answer(0, -EIO).map(({ tag }) => tag), [2]);
-    assertEquals(rig.answer(2, 0).map(({ tag }) => tag), [3]);
-    assertEquals(rig.answer(1, 4096), []);
-    rig.channel.reap();
-    assertEquals([...rig.channel.tags.subarray(0, 3)], [0, 2, 1], "in the order of their ends");
-    assertEquals([...rig.channel.results.subarray(0, 3)], [-EIO, 0, 0]);
-    assertEquals(rig.answer(3, 0), []);
-    assertEquals(rig.reap(), { 3: 0 });
-  });
-});
-
-Deno.test("writes that are durable when they are done go one at a time, beside reads; others do not wait", async () => {
-  for (const [cache, at] of [["writethrough", [1, 0]], ["none", [0, 1, 2]]] as const) {
-    await withDetached((rig) => {
-      rig.channel.write(0, 0, 0, 1);
-      rig.channel.read(1, 4096, 1, 1);
-      rig.channel.write(2, 8192, 2, 1);
-      rig.channel.submit();
-      assertEquals(rig.take().map(({ tag }) => tag), [...at], cache);
-      const [first, last] = [rig.answer(0, 1024), rig.answer(0, 3072)];
-      assertEquals(first, [{ offset: 1024, length: 3072, tag: 0 }], "the rest of a short one is not another one");
-      assertEquals(last.map(({ tag }) => tag), cache === "none" ? [] : [2]);
-      rig.answer(1, 4096);
-      rig.answer(2, 4096);
-      assertEquals(rig.reap(), { 0: 0, 1: 0, 2: 0 });
-    }, cache);
-  }
 });
 
 Deno.test("more operations in a turn than the ring holds all complete", async () => {

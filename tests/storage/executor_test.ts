@@ -8,6 +8,7 @@ import { assertEquals } from "@std/assert";
 import type { MemorySpace } from "../../lib/hypervisor.ts";
 import { errnoOf } from "../../lib/storage/errno.ts";
 import { type BlockFile, FileExecutor, OPERATION, type Operation } from "../../lib/storage/engine/executor.ts";
+import type { CacheMode } from "../../lib/storage/disk.ts";
 import { MemoryViews } from "../../lib/storage/engine/views.ts";
 
 /** What a call of the stand-in does: transfers at most so many bytes, or throws. */
@@ -33,6 +34,7 @@ class FakeFile implements BlockFile {
   }
 
   syncDataSync(): void {
+    this.calls.push("sync");
     const step = this.steps.shift();
     if (step instanceof Error) throw step;
   }
@@ -57,6 +59,7 @@ function run(
   offsetBytes: number,
   vectors: readonly (readonly [address: number, length: number])[],
   memory: Uint8Array = new Uint8Array(4096),
+  cache: CacheMode = "writeback",
 ): number {
   const space: MemorySpace = {
     allocate: () => {
@@ -66,7 +69,7 @@ function run(
   };
   const addresses = Float64Array.from(vectors, ([address]) => address);
   const lengths = Uint32Array.from(vectors, ([, length]) => length);
-  using executor = new FileExecutor(file);
+  using executor = new FileExecutor(file, cache);
   const views = new MemoryViews(space, undefined);
   return executor.execute(operation, offsetBytes, { addresses, lengths }, 0, vectors.length, views);
 }
@@ -138,6 +141,24 @@ Deno.test("a flush that is interrupted is made again; after one that failed, all
   const flush = (): number => executor.execute(OPERATION.flush, 0, none, 0, 0, views);
   assertEquals([flush(), flush()], [-EIO, -EIO]); // the kernel would let the second one pass
   assertEquals(file.steps, []);
+});
+
+Deno.test("a flush that is interrupted for ever fails in the end", () => {
+  const interrupted = Array.from({ length: 2000 }, () => osError("EINTR"));
+  assertEquals(run(new FakeFile(new Uint8Array(0), interrupted), OPERATION.flush, 0, []), -EINTR);
+});
+
+Deno.test("with writethrough a write is followed by a sync, whose failure is the write's; a read is not", () => {
+  const data = new Uint8Array(1024);
+  const memory = counting(4096);
+  for (const [steps, result] of [[[], 0], [[512, osError("EIO")], -EIO]] as const) {
+    const file = new FakeFile(data, [...steps]);
+    assertEquals(run(file, OPERATION.write, 512, [[0, 512]], memory, "writethrough"), result);
+    assertEquals(file.calls, ["write 512+512", "sync"]);
+  }
+  const file = new FakeFile(data, []);
+  assertEquals(run(file, OPERATION.read, 512, [[0, 512]], memory, "writethrough"), 0);
+  assertEquals(file.calls, ["read 512+512"]);
 });
 
 Deno.test("memory that cannot be viewed is EFAULT", () => {
