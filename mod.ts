@@ -6,6 +6,9 @@
  * file calls, a {@linkcode WorkerDataPlane} that serves rings, and a {@linkcode BackendKind} that follows xenstore and
  * connects devices.
  *
+ * A hypervisor, a disk engine, a filter or an I/O Worker's executor of one's own is a module that a descriptor names:
+ * {@linkcode PlatformModule}, {@linkcode DiskModule}, {@linkcode ExecutorModule}.
+ *
  * @module
  */
 
