@@ -98,12 +98,18 @@ class Commands {
       case "grow":
         this.#reactor.grow(command.id, command.sectors);
         return post({ type: "grown", id: command.id });
+      case "abandon":
+        return this.#abandon(command.id);
       case "close":
-        if (this.#loading.delete(command.id)) post({ type: "refused", id: command.id, reason: CLOSED_EARLY });
+        this.#abandon(command.id);
         return this.#reactor.close(command.id);
       case "exit":
         this.exiting = true;
     }
+  }
+
+  #abandon(id: number): void {
+    if (this.#loading.delete(id)) post({ type: "refused", id, reason: CLOSED_EARLY });
   }
 
   #open({ id, request }: ReactorCommand & { type: "open" }): void {

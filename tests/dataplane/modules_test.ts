@@ -111,7 +111,13 @@ Deno.test("a module that never finishes loading holds up nobody else, nor the en
   const queue = await bench.plane.openQueue(neighbour.spec(good));
   const hanging = bench.plane.openQueue(guest.spec(diskOf({ module: moduleAt("hanging.ts") })));
   const refused = assertRejects(() => hanging, XenblkError, "closed before the modules of its disk were loaded");
+  using fourth = new Guest(bench.machine, 6 as DomId);
+  const end = new AbortController();
+  const impatient = bench.plane.openQueue(fourth.spec(diskOf({ module: moduleAt("hanging.ts") })), end.signal);
+  const abandoned = assertRejects(() => impatient, DOMException);
   for (let i = 0; i < 50; i++) assertEquals(await neighbour.request(OP_READ, 0), 0);
+  end.abort();
+  await abandoned;
   await bench.plane.openQueue(third.spec(good));
   assertEquals(await third.request(OP_READ, 0), 0);
   await queue.close();
