@@ -9,6 +9,9 @@
  *
  * Importing this opens nothing and needs no permission.
  *
+ * A hypervisor, a disk engine, a filter or an I/O Worker's executor of one's own is a module that a descriptor names:
+ * {@linkcode PlatformModule}, {@linkcode DiskModule}, {@linkcode ExecutorModule}.
+ *
  * @module
  */
 

@@ -25,6 +25,8 @@ export interface StartMessage {
 export type ReactorCommand =
   | { readonly type: "open"; readonly id: number; readonly request: OpenRequest }
   | { readonly type: "grow"; readonly id: number; readonly sectors: number }
+  /** An open that still waits for modules is refused now; any other one goes on. */
+  | { readonly type: "abandon"; readonly id: number }
   | { readonly type: "close"; readonly id: number }
   | { readonly type: "exit" };
 

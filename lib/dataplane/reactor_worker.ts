@@ -9,6 +9,7 @@ import { errorText, XenblkError } from "../errors.ts";
 import type { Parker, Platform, Refusal } from "../hypervisor.ts";
 import { eventLoopTurn, openPlatform } from "../modules.ts";
 import { DiskModules } from "../storage/channel.ts";
+import type { DiskAttachment } from "../storage/disk.ts";
 import { CONTROL_POSTED, type ReactorCommand, type ReactorEvent, type StartMessage } from "./messages.ts";
 import { Reactor } from "./reactor.ts";
 
@@ -75,8 +76,17 @@ class Commands {
   }
 
   take(command: ReactorCommand): void {
-    if (command.type === "open" && !this.#modules.has(command.request.attachment)) return void this.#load(command);
-    this.#handle(command);
+    if (command.type === "open" && !this.#isLoaded(command.request.attachment)) void this.#load(command);
+    else this.#handle(command);
+  }
+
+  /** An attachment that makes no sense is not: loading it reports why. */
+  #isLoaded(attachment: DiskAttachment): boolean {
+    try {
+      return this.#modules.has(attachment);
+    } catch {
+      return false;
+    }
   }
 
   /** Meanwhile the other rings are served, and the event loop gets its turns, in which modules load. */
@@ -98,12 +108,18 @@ class Commands {
       case "grow":
         this.#reactor.grow(command.id, command.sectors);
         return post({ type: "grown", id: command.id });
+      case "abandon":
+        return this.#abandon(command.id);
       case "close":
-        if (this.#loading.delete(command.id)) post({ type: "refused", id: command.id, reason: CLOSED_EARLY });
+        this.#abandon(command.id);
         return this.#reactor.close(command.id);
       case "exit":
         this.exiting = true;
     }
+  }
+
+  #abandon(id: number): void {
+    if (this.#loading.delete(id)) post({ type: "refused", id, reason: CLOSED_EARLY });
   }
 
   #open({ id, request }: ReactorCommand & { type: "open" }): void {

@@ -125,19 +125,24 @@ class ReactorWorker {
     return await (refusal === undefined ? undefined : disk.withoutUring?.(lane, refusal)) ?? disk.attachment(lane);
   }
 
-  /** `closed` is called once the queue that was opened is closed again. */
-  async open(id: number, request: OpenRequest, closed: () => void): Promise<QueueHandle> {
+  /** `closed` is called once the queue that was opened is closed again. Aborting ends the wait for modules to load. */
+  async open(id: number, request: OpenRequest, closed: () => void, signal?: AbortSignal): Promise<QueueHandle> {
     if (this.#failure !== undefined) throw new XenblkError(this.#failure);
     const answer = Promise.withResolvers<void>();
     this.#opening.set(id, answer);
     const handle = new Handle(() => this.#close(id).finally(closed), (sectors) => this.#grow(id, sectors));
     this.handles.set(id, handle);
     this.#say({ type: "open", id, request });
+    const abandon = (): void => this.#say({ type: "abandon", id });
+    signal?.addEventListener("abort", abandon);
     try {
       await answer.promise;
     } catch (error) {
       this.handles.delete(id);
+      signal?.throwIfAborted();
       throw error;
+    } finally {
+      signal?.removeEventListener("abort", abandon);
     }
     return handle;
   }
@@ -274,7 +279,7 @@ export class WorkerDataPlane implements DataPlane {
       const attachment = await unlessAborted(lane.reactor.attachmentTo(disk, number), signal);
       const image = disk.image?.path;
       const request = { ...rest, attachment, properties: disk.properties, ...(image === undefined ? {} : { image }) };
-      return await lane.reactor.open(++this.#lastId, request, leave);
+      return await lane.reactor.open(++this.#lastId, request, leave, signal);
     } catch (error) {
       leave();
       throw error;

@@ -24,7 +24,7 @@ export class DiskModules {
     return modulesOf(attachment).every((module) => this.#modules.get(module) !== undefined);
   }
 
-  /** Loads every module that the attachment names. Rejects with {@linkcode XenblkError} naming the one that cannot be. */
+  /** Loads every module that the attachment names. Rejects with {@linkcode XenblkError} naming one that cannot be. */
   async load(attachment: DiskAttachment): Promise<void> {
     await Promise.all(modulesOf(attachment).map((module) => this.#modules.load(module)));
   }
@@ -37,8 +37,10 @@ export class DiskModules {
   }
 }
 
-/** The modules of an attachment and of all that are behind it. */
-function modulesOf({ module, inner }: DiskAttachment): string[] {
+/** The modules of an attachment and of all that are behind it. Throws {@linkcode XenblkError} if it is behind itself. */
+function modulesOf(attachment: DiskAttachment, before: readonly DiskAttachment[] = []): string[] {
+  if (before.includes(attachment)) throw new XenblkError(`Cannot open disk ${attachment.module}: it is behind itself`);
+  const { module, inner } = attachment;
   const behind = inner === undefined ? [] : "module" in inner ? [inner] : inner;
-  return [module, ...behind.flatMap(modulesOf)];
+  return [module, ...behind.flatMap((each) => modulesOf(each, [...before, attachment]))];
 }

@@ -180,7 +180,7 @@ export interface IoChannel extends Disposable {
   /**
    * When the channel wants to be reaped although nothing wakes its thread, on the platform's clock in milliseconds;
    * Infinity: never. Looked at before the thread sleeps, and every few turns; a ring without requests is visited, too.
-   * Absent, also later: completions wake the thread.
+   * A filter names the earlier of its own time and its inner channel's. Absent, also later: completions wake the thread.
    */
   readonly dueMs?: number;
   /** Collects completions into {@linkcode tags} and {@linkcode results}; returns how many. */

@@ -86,13 +86,20 @@ const BAD_DISKS: readonly (readonly [attachment: DiskAttachment, reason: RegExp]
   [partOf(partOf({ module: moduleAt("refusing.ts") }, 0), 0), /^no such disk$/],
 ];
 
+const CYCLE: { module: string; inner?: DiskAttachment } = { module: moduleAt("splitting_filter.ts") };
+CYCLE.inner = CYCLE as DiskAttachment;
+
 Deno.test("a disk whose module cannot be loaded is refused by name, and its neighbours are served", async () => {
   await using bench = new Bench();
   await using good = await openMemoryDisk();
   using neighbour = new Guest(bench.machine, 3 as DomId);
   await bench.plane.openQueue(neighbour.spec(good));
   using guest = new Guest(bench.machine, 4 as DomId);
-  for (const [attachment, reason] of BAD_DISKS) {
+  const senseless = [
+    [CYCLE as DiskAttachment, /splitting_filter\.ts: it is behind itself$/],
+    [{ module: moduleAt("splitting_filter.ts"), inner: null as never }, /null/],
+  ] as const;
+  for (const [attachment, reason] of [...BAD_DISKS, ...senseless]) {
     const error = await assertRejects(() => bench.plane.openQueue(guest.spec(diskOf(attachment))), XenblkError);
     assertMatch(error.message, reason);
     assertEquals(await neighbour.request(OP_READ, 0), 0);
@@ -111,7 +118,13 @@ Deno.test("a module that never finishes loading holds up nobody else, nor the en
   const queue = await bench.plane.openQueue(neighbour.spec(good));
   const hanging = bench.plane.openQueue(guest.spec(diskOf({ module: moduleAt("hanging.ts") })));
   const refused = assertRejects(() => hanging, XenblkError, "closed before the modules of its disk were loaded");
+  using fourth = new Guest(bench.machine, 6 as DomId);
+  const end = new AbortController();
+  const impatient = bench.plane.openQueue(fourth.spec(diskOf({ module: moduleAt("hanging.ts") })), end.signal);
+  const abandoned = assertRejects(() => impatient, DOMException);
   for (let i = 0; i < 50; i++) assertEquals(await neighbour.request(OP_READ, 0), 0);
+  end.abort();
+  await abandoned;
   await bench.plane.openQueue(third.spec(good));
   assertEquals(await third.request(OP_READ, 0), 0);
   await queue.close();

@@ -37,6 +37,14 @@ Deno.test("the recorder writes down what is asked for and what is reaped, in ord
   ]);
 });
 
+Deno.test("a filter is due when the channel behind it is", async () => {
+  const timed = (channel: IoChannel): IoChannel => Object.assign(channel, { dueMs: 7 });
+  using recorded = await rigWith((channel, vectors) => new RecordingChannel(timed(channel), vectors, []));
+  using faulty = await rigWith((channel, vectors) => new FaultChannel(timed(channel), vectors, () => undefined));
+  using untimed = await rigWith((channel, vectors) => new RecordingChannel(channel, vectors, []));
+  assertEquals([recorded, faulty, untimed].map(({ channel }) => channel.dueMs), [7, 7, Infinity]);
+});
+
 Deno.test("a planned error keeps the operation from the engine and leaves others alone", async () => {
   const plan: FaultPlan = ({ operation, offsetBytes }) =>
     operation === "write" && offsetBytes === 4096 ? { errno: -EIO } : undefined;

@@ -45,6 +45,10 @@ export class FaultChannel implements IoChannel {
     this.results = new Int32Array(inner.results.length);
   }
 
+  get dueMs(): number {
+    return this.#inner.dueMs ?? Infinity;
+  }
+
   get inFlight(): number {
     return this.#inner.inFlight + this.#held.length + this.#failed.length;
   }

@@ -46,6 +46,10 @@ export class RecordingChannel implements IoChannel {
     this.#events = events;
   }
 
+  get dueMs(): number {
+    return this.#inner.dueMs ?? Infinity;
+  }
+
   get inFlight(): number {
     return this.#inner.inFlight;
   }
