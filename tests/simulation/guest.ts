@@ -64,6 +64,8 @@ export class Guest {
   #said: number | undefined;
   #handshake: Handshake;
   #connection: GuestConnection | undefined;
+  /** The backend has been Closed since before the rings were published: it closed an earlier connection. */
+  #staleClosed = false;
   /** What the backend offered for this connection; undefined until the guest knows. */
   #offer: Offer | undefined;
 
@@ -163,13 +165,15 @@ export class Guest {
     publish(this.#xenstore, this.#path, this.#handshake, connection.rings);
     if (this.#handshake.wrong !== undefined) this.#run.faults.count("bad handshake");
     this.#say(this.#handshake.readyState);
+    this.#staleClosed = state === Closed;
     this.#phase = "waiting";
   }
 
   #await(): void {
     const state = this.#state(this.#backend);
     if (state === "gone") return this.loseDevice();
-    if (state === Closing || (state === Closed && this.#handshake.waits)) return this.beginClose(false);
+    this.#staleClosed &&= state === Closed;
+    if (state === Closing || (state === Closed && !this.#staleClosed)) return this.beginClose(false);
     if (state !== Connected) return;
     this.#run.require(this.#handshake.wrong === undefined, `the backend accepted ${this.#handshake.wrong?.join("=")}`);
     this.#offer = this.#readOffer();
