@@ -12,7 +12,7 @@ import { type Guest, Host, until } from "./neighbours.ts";
 const MOMENTS: readonly ((guest: Guest) => boolean)[] = [
   () => true,
   ({ stats }) => stats.passes > 0,
-  ({ answered }) => answered > 0,
+  (guest) => guest.takeAnswers().length > 0,
 ];
 
 const BAD_REQUESTS = 30_000;
