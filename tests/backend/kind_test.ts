@@ -70,7 +70,7 @@ Deno.test("a device that cannot be looked at does not keep the others of its kin
   broken = true;
   rig.simulated.releaseDomain(7 as DomId);
   await until("the dead guest's disk is closed", () => rig.plane.open.length === 2);
-  const complaint = `error: vbd3/5/${devices[0]!.vdev}: cannot tell whether its guest is there: `;
+  const complaint = `error: vbd3/5/${devices[0]!.vdev}: cannot look at ${backendPath(devices[0]!)}: `;
   assert(rig.lines.some((line) => line.startsWith(complaint)), rig.lines.join("\n"));
   broken = false;
 });
