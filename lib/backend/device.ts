@@ -269,6 +269,7 @@ export class BackendDevice {
     this.#seen = seen;
     const complete = seen.backendState !== "gone" && seen.frontendState !== "gone";
     this.#proven ||= complete || !this.#resources.connected;
+    if (this.#guestReleased && this.#proven) this.#guestGone.resolve();
     if (seen.backendState !== "gone") this.#watchFrontend(seen.frontendPath);
     return seen;
   }
@@ -278,7 +279,6 @@ export class BackendDevice {
     if (outcome === "failed") return;
     if (outcome === "idle") this.#error.recovered();
     if (outcome === "done" || outcome === "refused" || outcome === "busy") this.#dirty = true;
-    if (this.#guestReleased && this.#proven) this.#guestGone.resolve();
     const { owner } = this.#resources.lock;
     if (this.#intent !== "serve" && (owner === "other" || owner === "unknown")) this.#notOurs.resolve();
     if ((outcome === "idle" || outcome === "waiting") && isRemoved(this.#seen!)) this.#retired.resolve();
