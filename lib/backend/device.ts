@@ -209,7 +209,7 @@ export class BackendDevice {
       if (outcome === "failed") await this.#clock.sleep(LAST_LOOK_RETRY_MS);
       this.#attempts.reset();
     }
-    this.#log.warning("could not be left Closed");
+    this.#log.warning("cannot leave it Closed");
   }
 
   /** The attachment is over: nobody will serve this directory again. */

@@ -137,7 +137,7 @@ Deno.test("a ring that the data plane refuses is an error, and the guest is told
   assertEquals(rig.openDisks, 0);
 });
 
-Deno.test("a ring that the data plane stops is given back, one line is logged, and the guest may connect anew", async () => {
+Deno.test("a ring that the data plane stops is closed, one line is logged, and the guest may connect anew", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   rig.serve();

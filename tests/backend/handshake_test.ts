@@ -82,7 +82,7 @@ Deno.test("without a protocol node the frontend is taken for what the settings s
   assertEquals(rig.plane.queues[0]!.spec.abi, "arm-abi");
 });
 
-Deno.test("a frontend that closes is answered, and ring and image are given back before Closed", async () => {
+Deno.test("a frontend that closes is answered, and ring and image are closed before Closed", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   rig.serve();

@@ -118,7 +118,7 @@ function untilAborted(signal?: AbortSignal): Promise<void> {
   });
 }
 
-Deno.test("ended while its ring is being mapped: that is waited for, the ring given back, and the next goes on", async () => {
+Deno.test("ended while its ring is being mapped: that is waited for, the ring is closed, and the next goes on", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   const { plane } = rig;
