@@ -18,6 +18,7 @@ import { offerOf } from "./settings.ts";
 export class DeviceActions {
   readonly #device: DeviceParts;
   #unknownLogged: string | undefined;
+  #othersLogged = false;
 
   constructor(device: DeviceParts) {
     this.#device = device;
@@ -67,7 +68,9 @@ export class DeviceActions {
   #claim(): Outcome {
     const { resources: { lock }, log } = this.#device;
     try {
-      if (lock.claim() === "other") log.warning("another process serves it: left alone until that one ends");
+      const isOthers = lock.claim() === "other";
+      if (isOthers && !this.#othersLogged) log.warning("another process serves it: left alone until that one ends");
+      this.#othersLogged = isOthers;
     } catch {
       // The owner is unknown now; offering or connecting tries again and reports the reason.
     }

@@ -110,6 +110,7 @@ Deno.test("a device that is claimed before its nodes are there is served by the 
   assertEquals(await own.close(STAY, 30_000), true);
   await rig.idle(device, { since: rig.debugLines.length, as: /: claim$/ }); // in vain
   assertEquals(rig.plane.open.length, 0, "it is claimed still");
+  assertEquals(rig.lines.filter((line) => line.includes("another process serves it")).length, 1, "said once");
   claim[Symbol.dispose]();
   await until("the other one goes on with it", () => rig.plane.open.length === 1);
 });
