@@ -147,7 +147,7 @@ export type Outcome = "done" | "refused" | "busy" | "failed" | "idle" | "waiting
  * |------------------------------------------------------------------------------|-----------------|
  * | a ring is held, the store is not proven, backend or frontend is gone         | none            |
  * | detach or detach-now, the owner is other or unknown                          | none            |
- * | detach, backend not gone, online or not yet 5 or 6                           | request-removal |
+ * | detach or detach-now, backend not gone, online or not yet 5 or 6             | request-removal |
  * | detach-now, backend not gone, and not 6 or something is held                 | close           |
  * | the ring is stopped, neither backend nor frontend is gone, backend not 6     | drop-ring       |
  *
@@ -180,7 +180,7 @@ function wantedIn(situation: Situation): Action {
   const somethingGone = backendState === "gone" || frontendState === "gone";
   if (somethingGone && ringHeld(situation) && !situation.proven) return act("none");
   if (intent !== "serve" && (owner === "other" || owner === "unknown")) return act("none");
-  if (intent === "detach" && removalNotAsked(situation)) return act("request-removal");
+  if (intent !== "serve" && removalNotAsked(situation)) return act("request-removal");
   if (intent === "detach-now" && backendState !== "gone") {
     return backendState === XenbusState.Closed && !held(situation) ? act("none") : act("close");
   }

@@ -143,3 +143,14 @@ Deno.test("ended while its ring is being mapped: that is waited for, the ring is
   await rig.backendReaches(device, XenbusState.Connected);
   await until("the next serves it", () => plane.open.length === 1);
 });
+
+Deno.test("told to detach while its image does not open: it ends in time, and the device is Closed for good", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  const begun = Promise.withResolvers<void>();
+  rig.beforeOpen = () => (begun.resolve(), new Promise<never>(() => {}));
+  const kind = rig.serve();
+  await begun.promise;
+  assert(await kind.close({ leave: "detached", timeoutMs: 20 }, NEVER_MS));
+  assertEquals([rig.backend(device, "state"), rig.backend(device, "online")], ["6", "0"]);
+});

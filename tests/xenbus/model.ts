@@ -218,7 +218,8 @@ export function deadEnd(
   if (backendState === "gone") return "it is gone, and not released";
   if (ring === "stopped") return "its rings were stopped, and the frontend is not told";
   if (state.resizeAsked && ringHeld(state)) return "the toolstack waits for its resize";
-  if (intent === "detach-now") return backendState === 6 && !imageOpen && !ringHeld(state) ? undefined : "not Closed";
+  const closed = backendState === 6 && !state.online && !imageOpen && !ringHeld(state);
+  if (intent === "detach-now") return closed ? undefined : "not Closed for good";
   if (action.kind === "unknown-state") return undefined; // whoever wrote it
   const awaited = backendState === 2 && (frontendState === 3 || frontendState === 4);
   if (attempt === "refused" && !awaited) return undefined; // the error node tells the operator why
@@ -247,7 +248,7 @@ export function withSaneOthers(table: Table, from: ModelState): "served" | "clos
     if (backendState === 4 && frontendState === 4 && ring === "served") return "served";
     const over = intent !== "serve" && owner !== "us";
     const released = backendState === 6 && !ringHeld(state) && !imageOpen;
-    if (over || (released && (!state.online || intent === "detach-now"))) return "closed";
+    if (over || (released && !state.online)) return "closed";
     // The operator mends what was refused, and touches a node; a store that came back empty is filled again.
     state = { ...state, attempt: state.attempt === "refused" ? "fresh" : state.attempt, proven: true };
     if (frontendState === "gone") state = { ...state, backendState: "gone", online: false, resizeAsked: false };

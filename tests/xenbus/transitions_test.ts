@@ -137,7 +137,8 @@ const COLUMNS: readonly (readonly [what: string, situation: Situation, action: s
   ["detaching claims first", { ...FRESH, ...nodesAt(6, 6), owner: "nobody", intent: "detach" }, "claim"],
   ["another process's device is not detached", { ...ASKED, owner: "other", intent: "detach" }, "none"],
   ["nor is one whose owner is unknown", { ...ASKED, owner: "unknown", intent: "detach" }, "none"],
-  ["in the end the guest is not waited for", { ...RUNNING, intent: "detach-now" }, "close"],
+  ["in the end the guest is not waited for", { ...RUNNING, ...nodesAt(5, 4, false), intent: "detach-now" }, "close"],
+  ["in the end removal is asked for too", { ...RUNNING, intent: "detach-now" }, "request-removal"],
   ["in the end another process's device stays", { ...ASKED, owner: "other", intent: "detach-now" }, "none"],
 ];
 
