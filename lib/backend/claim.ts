@@ -1,7 +1,6 @@
 /**
- * Taking a device for this process before its nodes are there, so that no other process that serves the kind can be the
- * first to see them: whoever attaches a disk then serves it, with the options it was given. What a device is otherwise
- * is not known here.
+ * Takes a device's lock before its nodes exist, so that no other process that serves the kind can take the device first:
+ * the process that attaches a disk also serves it, with its own options.
  */
 
 import { XenblkError } from "../errors.ts";
@@ -10,10 +9,10 @@ import type { DeviceAddress } from "../xenbus/paths.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import { deviceLabel, keptNames } from "./journals.ts";
 
-/** Another process has the device, or has not let go yet of one that was there before. */
+/** Another process holds the lock of the device, perhaps of an earlier one under this name. */
 export class DeviceClaimedError extends XenblkError {}
 
-/** At most one device, from {@linkcode take} until this is disposed or the process ends. */
+/** The lock of at most one device, from {@linkcode take} until this is disposed or the process ends. */
 export class DeviceClaim implements Disposable {
   readonly #store: JournalStore;
   #name: string | undefined;
@@ -23,7 +22,7 @@ export class DeviceClaim implements Disposable {
     this.#store = store;
   }
 
-  /** Takes the device, in place of one that was taken before. Throws {@linkcode DeviceClaimedError} if another has it. */
+  /** Locks the device, and unlocks an earlier one. Throws {@linkcode DeviceClaimedError} if another process holds it. */
   take(device: DeviceAddress): void {
     this[Symbol.dispose]();
     const name = keptNames(deviceLabel(device)).lock;
@@ -37,7 +36,7 @@ export class DeviceClaim implements Disposable {
     this.#name = name;
   }
 
-  /** The same store, in which the lock of the device that was taken is whoever's in this process asks for it. */
+  /** The same store, but the lock that is held here can be taken again by this process. */
   get journals(): JournalStore {
     const store = this.#store;
     return {

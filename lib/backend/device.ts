@@ -1,7 +1,7 @@
 /**
- * One device: brings its xenstore nodes, its image and its rings to where the transition table wants them. It is
+ * One device: observes its situation, asks the transition table what to do, does it, and looks again. It is
  * level-triggered: whatever changes, it looks at the whole situation again, one look at a time and a bounded number of
- * looks per second, and acts on what it then finds. How rings are served and disks are read is not known here.
+ * looks per second.
  */
 
 import { isAbort } from "../abort.ts";
@@ -10,17 +10,17 @@ import { sumStats } from "../dataplane/stats.ts";
 import { errorText } from "../errors.ts";
 import type { Xenstore, XenstoreWatch } from "../hypervisor.ts";
 import { labelled, type Logger } from "../log.ts";
-import { requestRemoval } from "../toolstack/removal.ts";
 import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
 import { stateName, XenbusState } from "../xenbus/states.ts";
-import { decide } from "../xenbus/transitions.ts";
+import { type Action, decide, type Intent, isRemovalAsked, type Outcome } from "../xenbus/transitions.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import { isDisconnection } from "../xenstore.ts";
+import { Attempts } from "./attempts.ts";
 import { DeviceActions } from "./device_actions.ts";
+import { DeviceError } from "./device_error.ts";
 import { DeviceNodes, type Observation } from "./device_nodes.ts";
 import { deviceLabel } from "./journals.ts";
 import { Pacer } from "./pacer.ts";
-import { growDisk } from "./resize.ts";
 import { DeviceResources, type ResourceServices } from "./resources.ts";
 import type { DeviceStatus } from "./status.ts";
 
@@ -33,19 +33,21 @@ export interface DeviceServices extends ResourceServices {
 /** How a device is left when its process stops serving it. */
 export interface CloseOptions {
   /**
-   * `connected`: the nodes stay as they are, so that the next process attaches again and the guest sees a pause.
-   * `detached`: the guest is asked to let go, and the device ends Closed.
+   * `connected`: the nodes stay as they are; the next process takes over, and the guest only sees a pause.
+   * `detached`: the guest is asked to close the disk, and the device ends Closed. A device that another process owns is
+   * left alone.
    */
   readonly leave: "connected" | "detached";
-  /** How long the guest may take to let go. */
+  /** How long the guest may take to close it. */
   readonly timeoutMs: number;
 }
 
 /** Looks that may follow one another at once, and the time between further ones. */
 const LOOKS_AT_ONCE = 30;
 const LOOK_INTERVAL_MS = 50;
-/** How often a device, or an image, that another process has is looked at: nobody tells when that one ends. */
-const OTHERS_INTERVAL_MS = 1000;
+/** Looks that may be needed to leave a device Closed at the end, and the time to wait after one that failed. */
+const LAST_LOOKS = 20;
+const LAST_LOOK_RETRY_MS = 100;
 
 /** One device of one guest. */
 export class BackendDevice {
@@ -59,53 +61,59 @@ export class BackendDevice {
   readonly retired: Promise<void>;
   /** Resolves when the guest is found to have ended, while there is a store that knows. */
   readonly guestGone: Promise<void>;
-  /** Resolves when the directory is gone and everything is given back. */
+  /** Resolves when the directory is gone and everything is released. */
   readonly gone: Promise<void>;
 
   readonly #clock: Clock;
   readonly #log: Logger;
   readonly #pacer: Pacer;
+  readonly #error: DeviceError;
   readonly #resources: DeviceResources;
   readonly #actions: DeviceActions;
+  readonly #attempts: Attempts;
   readonly #stop = new AbortController();
-  readonly #resolveRetired: () => void;
-  readonly #resolveGuestGone: () => void;
-  readonly #resolveGone: () => void;
+  readonly #retired = Promise.withResolvers<void>();
+  readonly #guestGone = Promise.withResolvers<void>();
+  readonly #gone = Promise.withResolvers<void>();
+  /** There is nothing to detach: another process owns the device, or it was attached anew. */
+  readonly #notOurs = Promise.withResolvers<void>();
 
   #store: Xenstore | undefined;
   #nodes: DeviceNodes | undefined;
-  /** The store came back empty: that nodes are missing proves nothing until they have been seen again. */
-  #unproven = false;
+  /** See `proven` in the situation. */
+  #proven = true;
+  #intent: Intent = "serve";
+  /** See `removalAsked` in the situation. */
+  #removalAsked = false;
   #guestReleased = false;
   #watch: { readonly path: string; readonly watch: XenstoreWatch } | undefined;
   #dirty = false;
   #working: Promise<void> | undefined;
   #seen: Observation | undefined;
   #closing: Promise<void> | undefined;
-  #waitsForOthers = false;
 
   /** Does nothing until it gets a store. */
   constructor(address: DeviceAddress, services: DeviceServices) {
+    const { clock, logger, settings } = services;
+    const { signal } = this.#stop;
     this.address = address;
     this.path = backendPath(address);
     this.label = deviceLabel(address);
-    this.#clock = services.clock;
-    this.#log = labelled(services.logger, this.label);
-    this.#pacer = new Pacer(services.clock, LOOKS_AT_ONCE, LOOK_INTERVAL_MS);
-    this.#resources = new DeviceResources(services, this.label, address.frontendDomain, (reason) => {
-      this.#actions.ringStopped(reason);
+    this.#clock = clock;
+    const log = this.#log = labelled(logger, this.label);
+    this.#pacer = new Pacer(clock, LOOKS_AT_ONCE, LOOK_INTERVAL_MS);
+    const poke = (): void => this.poke();
+    const error = this.#error = new DeviceError(log);
+    const resources = new DeviceResources(services, this.label, address.frontendDomain, poke, signal);
+    this.#resources = resources;
+    this.#actions = new DeviceActions({ resources, settings, error, log });
+    this.#attempts = new Attempts(clock, signal, () => {
+      resources.lock.doubtOther();
       this.poke();
-    }, this.#stop.signal);
-    this.#actions = new DeviceActions(this.#resources, services.settings, this.#log);
-    const retired = Promise.withResolvers<void>();
-    const guestGone = Promise.withResolvers<void>();
-    const gone = Promise.withResolvers<void>();
-    this.retired = retired.promise;
-    this.guestGone = guestGone.promise;
-    this.gone = gone.promise;
-    this.#resolveRetired = retired.resolve;
-    this.#resolveGuestGone = guestGone.resolve;
-    this.#resolveGone = gone.resolve;
+    });
+    this.retired = this.#retired.promise;
+    this.guestGone = this.#guestGone.promise;
+    this.gone = this.#gone.promise;
   }
 
   /**
@@ -115,18 +123,19 @@ export class BackendDevice {
   attachStore(store: Xenstore, trusted: boolean): void {
     this.#store = store;
     this.#nodes = new DeviceNodes(store, this.address);
-    this.#unproven = !trusted;
+    this.#proven = trusted;
+    this.#attempts.reset();
     this.poke();
   }
 
-  /** The connection is lost. What is served goes on being served. */
+  /** The connection is lost. The rings are still served. */
   detachStore(): void {
     this.#store = undefined;
     this.#nodes = undefined;
     this.#unwatch();
   }
 
-  /** Something may have changed: look at the situation again soon. Costs nothing if that is due already. */
+  /** Something may have changed: look at the situation again soon. Costs nothing if a look is due already. */
   poke(): void {
     this.#dirty = true;
     if (this.#stop.signal.aborted || this.#nodes === undefined) return;
@@ -135,7 +144,11 @@ export class BackendDevice {
 
   /** Some domain has ended. If it is this device's guest, what its nodes say no longer counts. */
   domainReleased(): void {
-    if (this.#nodes === undefined || this.#nodes.guestExists) return;
+    try {
+      if (this.#nodes === undefined || this.#nodes.guestExists) return;
+    } catch {
+      // The look asks again, and is repeated if it fails.
+    }
     this.#guestReleased = true;
     this.poke();
   }
@@ -143,8 +156,8 @@ export class BackendDevice {
   /** What the device looks like now. */
   status(): DeviceStatus {
     const { kind, frontendDomain, vdev } = this.address;
-    const { disk, connected, latched } = this.#resources;
-    const { error } = this.#actions;
+    const { image, connected, latch } = this.#resources;
+    const error = this.#error.message;
     const queues = this.#resources.readStats();
     return {
       label: this.label,
@@ -156,122 +169,108 @@ export class BackendDevice {
       backendState: stateName(this.#seen?.backendState ?? "gone"),
       frontendState: stateName(this.#seen?.frontendState ?? "gone"),
       connected,
-      ...(disk === undefined ? {} : { image: disk.description }),
-      ...(error === undefined ? {} : { error }),
-      latched,
+      ...(image && { image: image.disk.description }),
+      ...(error !== undefined && { error }),
+      latched: latch.tripped,
       totals: sumStats(queues),
       queues,
     };
   }
 
-  /** Stops serving: finishes what is in flight and gives everything back. Of several calls the first one counts. */
+  /** Stops serving: finishes what is in flight and releases everything. The options of the first call count. */
   close(options: CloseOptions): Promise<void> {
     return this.#closing ??= this.#close(options);
   }
 
-  async #close(options: CloseOptions): Promise<void> {
-    if (options.leave === "detached") await this.#detach(options.timeoutMs);
+  async #close({ leave, timeoutMs }: CloseOptions): Promise<void> {
+    if (leave === "detached") await this.#detach(timeoutMs);
     this.#stop.abort();
     await this.#working;
+    if (leave === "detached") await this.#detachNow();
     await this.#resources.release();
-    if (options.leave === "detached" && !this.#actions.isOthers) this.#leaveClosed();
-    if (!this.#actions.isOthers && this.#isDetached()) this.#resources.forgetLatch();
-    this.#resources.disown();
+    this.#resources.disown(this.#isDetached());
     this.#unwatch();
   }
 
-  /** Asks for removal and waits, but not for ever, until it is carried out. */
+  /** Waits, but not for ever, until the guest has closed the device. */
   async #detach(timeoutMs: number): Promise<void> {
-    if (this.#store === undefined || this.#stop.signal.aborted) return;
-    try {
-      requestRemoval(this.#store, this.path);
-    } catch (error) {
-      return this.#log.warning(`cannot ask for its removal: ${errorText(error)}`);
-    }
+    if (this.#nodes === undefined || this.#stop.signal.aborted) return;
+    this.#intent = "detach";
     this.poke();
     const timeout = new AbortController();
-    await Promise.race([this.retired, this.#clock.sleep(timeoutMs, timeout.signal)]);
+    await Promise.race([this.retired, this.#notOurs.promise, this.#clock.sleep(timeoutMs, timeout.signal)]);
     timeout.abort();
   }
 
-  /** The guest did not agree in time, perhaps: its disk is gone nevertheless. */
-  #leaveClosed(): void {
-    try {
-      const state = this.#nodes?.observe().backendState ?? "gone";
-      // In Initialising it was attached anew meanwhile: the next process offers it.
-      if (state !== "gone" && state !== XenbusState.Initialising) this.#nodes?.switchState(state, XenbusState.Closed);
-    } catch (error) {
-      this.#log.warning(`cannot leave it Closed: ${errorText(error)}`);
+  /** Leaves the device Closed whether the guest has closed it or not. */
+  async #detachNow(): Promise<void> {
+    this.#intent = "detach-now";
+    for (let looks = 0; looks < LAST_LOOKS && this.#nodes !== undefined; looks++) {
+      const outcome = await this.#look(this.#nodes);
+      if (outcome === "idle" || outcome === "ended") return;
+      if (outcome === "failed") await this.#clock.sleep(LAST_LOOK_RETRY_MS);
+      this.#attempts.reset();
     }
+    this.#log.warning("cannot leave it Closed");
   }
 
   /** The attachment is over: nobody will serve this directory again. */
   #isDetached(): boolean {
     try {
       const seen = this.#nodes?.observe();
-      return seen !== undefined &&
-        (seen.backendState === "gone" || (seen.backendState === XenbusState.Closed && !seen.online));
+      return seen !== undefined && (seen.backendState === "gone" || isRemoved(seen));
     } catch {
-      return false; // whoever cannot ask leaves it to the next process
+      return false; // the next process finds out
     }
   }
 
   async #work(): Promise<void> {
     while (this.#dirty && this.#nodes !== undefined) {
       await this.#pacer.admit(this.#stop.signal);
-      const nodes = this.#nodes;
-      if (this.#stop.signal.aborted || nodes === undefined) break;
-      this.#dirty = false;
-      try {
-        await this.#look(nodes);
-      } catch (error) {
-        this.#lookFailed(nodes, error);
-      }
+      if (this.#stop.signal.aborted || this.#nodes === undefined) break;
+      await this.#look(this.#nodes);
     }
     this.#working = undefined;
   }
 
-  /** Xenstore itself failed. A lost connection will be opened again; all else is tried again at the next change. */
-  #lookFailed(nodes: DeviceNodes, error: unknown): void {
-    if (isAbort(error)) return; // it is being closed
-    if (!isDisconnection(error)) return this.#log.error(errorText(error));
-    this.#dirty = true;
-    if (this.#nodes === nodes) this.#nodes = undefined;
+  /** One look: the situation as it is, the table's action, its outcome; undefined if it was ended or cut off. */
+  async #look(nodes: DeviceNodes): Promise<Outcome | undefined> {
+    this.#dirty = false;
+    let action: Action | undefined;
+    let outcome: Outcome | undefined;
+    let fingerprint = "";
+    try {
+      const seen = this.#observe(nodes);
+      const asText = (): string => JSON.stringify(seen) + nodes.fingerprint(seen);
+      const { lock: { owner }, ring, image } = this.#resources;
+      const attempt = this.#attempts.current(asText);
+      const ours = {
+        proven: this.#proven,
+        owner,
+        ring,
+        imageOpen: image !== undefined,
+        attempt,
+        intent: this.#intent,
+        removalAsked: this.#removalAsked,
+      };
+      action = decide({ ...seen, ...ours });
+      const { backendState, frontendState } = seen;
+      this.#log.debug(`frontend ${stateName(frontendState)}, backend ${stateName(backendState)}: ${action.kind}`);
+      // Before it is tried: the nodes may have changed by the time it has failed.
+      if (CAN_BE_REFUSED.has(action.kind)) fingerprint = asText();
+      outcome = await this.#actions.perform(action, nodes, seen);
+      if (action.kind === "request-removal" && outcome === "done") this.#removalAsked = true;
+    } catch (error) {
+      outcome = this.#failed(nodes, action, error);
+    }
+    if (outcome !== undefined) {
+      this.#attempts.ended(outcome, fingerprint);
+      this.#announce(outcome);
+    }
+    return outcome;
   }
 
-  /** One look: the situation as it is, the table's verdict, the act. */
-  async #look(nodes: DeviceNodes): Promise<void> {
-    const seen = this.#observe(nodes);
-    if (
-      this.#unproven && this.#resources.connected && (seen.backendState === "gone" || seen.frontendState === "gone")
-    ) return;
-    this.#unproven = false;
-    if (this.#guestReleased) this.#resolveGuestGone();
-    if (seen.backendState !== "gone") this.#watchFrontend(seen.frontendPath);
-    if (await this.#actions.stopBrokenRing(nodes, seen)) return this.poke();
-    this.#actions.completeConnection(nodes, seen);
-    const { connected, disk } = this.#resources;
-    // Whoever serves the rings answers.
-    if (seen.resize && connected) await growDisk(nodes, this.#resources, this.#log);
-    const action = decide({ ...seen, connected, opened: disk !== undefined });
-    this.#log.debug(
-      `frontend ${stateName(seen.frontendState)}, backend ${stateName(seen.backendState)}: ${action.kind}`,
-    );
-    if (await this.#actions.perform(action, nodes, seen)) this.#dirty = true;
-    else if (seen.backendState === XenbusState.Closed && !seen.online) this.#resolveRetired();
-    if (this.#actions.isOthers || this.#actions.isBusy) this.#lookAgainLater();
-    if (seen.backendState === "gone") this.#end();
-  }
-
-  #lookAgainLater(): void {
-    if (this.#waitsForOthers) return;
-    this.#waitsForOthers = true;
-    void this.#clock.sleep(OTHERS_INTERVAL_MS, this.#stop.signal).then(() => {
-      this.#waitsForOthers = false;
-      this.poke();
-    });
-  }
-
+  /** The nodes, and what they prove. */
   #observe(nodes: DeviceNodes): Observation {
     let seen = nodes.observe();
     if (this.#guestReleased) {
@@ -279,16 +278,45 @@ export class BackendDevice {
       if (this.#guestReleased) seen = { ...seen, frontendState: "gone" };
     }
     this.#seen = seen;
+    this.#removalAsked ||= this.#intent !== "serve" && isRemovalAsked(seen);
+    const complete = seen.backendState !== "gone" && seen.frontendState !== "gone";
+    this.#proven ||= complete || !this.#resources.connected;
+    if (this.#guestReleased && this.#proven) this.#guestGone.resolve();
+    if (seen.backendState !== "gone") this.#watchFrontend(seen.frontendPath);
     return seen;
+  }
+
+  /** What follows from an outcome: another look, and promises that others wait for. */
+  #announce(outcome: Outcome): void {
+    if (outcome === "failed") return;
+    if (outcome === "idle") this.#error.recovered();
+    if (outcome === "done" || outcome === "refused" || outcome === "busy") this.#dirty = true;
+    const { owner } = this.#resources.lock;
+    const anew = this.#removalAsked && this.#seen!.backendState === XenbusState.Initialising;
+    if (this.#intent !== "serve" && (owner === "other" || owner === "unknown" || anew)) this.#notOurs.resolve();
+    if ((outcome === "idle" || outcome === "waiting") && isRemoved(this.#seen!)) this.#retired.resolve();
+    if (outcome === "ended") this.#end();
+  }
+
+  /** A lost connection is opened again by the store link, and the end of the process is no failure: undefined. */
+  #failed(nodes: DeviceNodes, action: Action | undefined, error: unknown): "failed" | undefined {
+    if (isAbort(error)) return undefined;
+    if (!isDisconnection(error)) {
+      const what = action === undefined ? "look at" : action.kind;
+      this.#error.failed(`cannot ${what} ${this.path}: ${errorText(error)}; it will be retried`);
+      return "failed";
+    }
+    if (this.#nodes === nodes) this.#nodes = undefined;
+    this.#dirty = true;
+    return undefined;
   }
 
   #end(): void {
     this.#stop.abort();
-    if (!this.#actions.isOthers) this.#resources.forgetLatch();
-    this.#resources.disown();
+    this.#resources.disown(true);
     this.#unwatch();
-    this.#resolveRetired();
-    this.#resolveGone();
+    this.#retired.resolve();
+    this.#gone.resolve();
   }
 
   #watchFrontend(path: string): void {
@@ -307,4 +335,12 @@ export class BackendDevice {
     this.#watch?.watch[Symbol.dispose]();
     this.#watch = undefined;
   }
+}
+
+/** Actions after which the situation may be `refused` or `busy`. */
+const CAN_BE_REFUSED: ReadonlySet<Action["kind"]> = new Set(["offer", "connect", "resume"]);
+
+/** The toolstack's request for removal is carried out. */
+function isRemoved({ backendState, online }: Observation): boolean {
+  return backendState === XenbusState.Closed && !online;
 }

@@ -1,24 +1,24 @@
 /**
- * One device's latch as the control plane keeps it: in memory that outlives the process, and tied by a nonce in the
- * backend's directory to one attachment of the disk. A process that takes over finds it as the last one left it; the
- * operator clears it by attaching the disk anew, which makes another directory. What trips it is not known here.
+ * The latch of one device after a failed flush, in memory that outlives the process. A nonce in the backend's directory
+ * ties it to one attachment of the disk: the next process finds it as the last one left it, and the operator clears it
+ * by attaching the disk again, which makes a new directory.
  */
 
 import { newNonce, nonceText, parseNonce } from "../nonce.ts";
 import { Latch, LATCH_BYTES } from "../dataplane/latch.ts";
 import type { JournalStore, OwnedMemory } from "../hypervisor.ts";
 
-/** The backend's node that tells this attachment of the disk from those before it. */
+/** The node of the backend's directory that holds the attachment's nonce. */
 export const ATTACHMENT_NODE = "attachment-nonce";
 
-/** See the file's first lines. Disposing it leaves the memory to the next process. */
+/** One device's latch. Disposing it leaves the memory to the next process. */
 export class DeviceLatch implements Disposable {
   readonly #store: JournalStore;
   readonly #name: string;
   #memory: OwnedMemory | undefined;
   #latch: Latch | undefined;
 
-  /** `name` is what the memory is called. */
+  /** `name` is the memory's, in the store. */
   constructor(store: JournalStore, name: string) {
     this.#store = store;
     this.#name = name;
@@ -29,14 +29,14 @@ export class DeviceLatch implements Disposable {
     return this.#latch?.tripped ?? false;
   }
 
-  /** Of the memory; after {@linkcode open}. */
+  /** The address of the memory; only after {@linkcode open}. */
   get address(): number {
     return this.#memory!.address;
   }
 
   /**
-   * Makes it that of the attachment whose node says `node`. Returns what the node must say before anything is served,
-   * if it does not yet. Throws if the memory cannot be had.
+   * Opens the latch of the attachment with this nonce, given as its node's text. Returns what must be written into the
+   * node before anything is served, if it is missing or not valid. Throws what the store throws.
    */
   open(node: string | undefined): string | undefined {
     this.#memory ??= this.#store.open(this.#name, LATCH_BYTES);

@@ -1,7 +1,7 @@
 /**
- * One device's xenstore nodes as the backend reads and writes them. State nodes are only ever written in a transaction
- * that finds in them what the decision was based on, so that a node that was deleted, or that the toolstack changed
- * meanwhile, stays as it is. What to do about the nodes is not decided here.
+ * One device's xenstore nodes as the backend reads and writes them. A state node is written only in a transaction that
+ * finds in it what the decision was based on, so that a node that was deleted, or that the toolstack changed meanwhile,
+ * stays as it is.
  */
 
 import { XenblkError } from "../errors.ts";
@@ -9,6 +9,7 @@ import { type Xenstore, XenstoreError, type XenstoreOperations } from "../hyperv
 import { printable } from "../log.ts";
 import { MOST_RING_PAGE_ORDER, type NodeValue, type Offer, readOffer } from "../xenbus/features.ts";
 import { type FrontendParameters, type NegotiationOptions, readFrontend } from "../xenbus/negotiate.ts";
+import { requestRemoval } from "../toolstack/removal.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../xenbus/paths.ts";
 import { RESIZE_NODE, RESIZE_REQUEST } from "../xenbus/resize.ts";
 import { type ObservedState, parseState, XenbusState } from "../xenbus/states.ts";
@@ -16,7 +17,7 @@ import { removeWithEmptyParents } from "../xenstore.ts";
 import { ATTACHMENT_NODE } from "./device_latch.ts";
 import { NONCE_NODE } from "./journals.ts";
 
-/** Nodes of the backend directory that the toolstack writes and that a device heeds; the others it writes itself. */
+/** Nodes of the backend directory that the toolstack writes and that a device reads. */
 export const TOOLSTACK_NODES: ReadonlySet<string> = new Set([
   "state",
   "online",
@@ -50,7 +51,7 @@ const FRONTEND_NODES = [
   ...RING_NODES,
 ];
 
-/** Nodes that an earlier process, or connection, may have left and that must be absent, unless they are offered. */
+/** Features that an earlier backend may have published; they are removed, not set to 0, where they are not offered. */
 const ABSENT_IF_NOT_OFFERED = [
   NONCE_NODE,
   "feature-max-indirect-segments",
@@ -60,7 +61,7 @@ const ABSENT_IF_NOT_OFFERED = [
   "discard-secure",
 ];
 
-/** What decides a device's next step, read in one transaction. */
+/** The nodes that decide a device's next step, read in one transaction. */
 export interface Observation {
   /** Our own node, which the toolstack writes too. */
   readonly backendState: ObservedState;
@@ -70,8 +71,8 @@ export interface Observation {
   readonly online: boolean;
   /** The directory that the backend's `frontend` node names. */
   readonly frontendPath: string;
-  /** The toolstack asks to look at the image's size. */
-  readonly resize: boolean;
+  /** The toolstack asks to look at the image's size again. */
+  readonly resizeAsked: boolean;
 }
 
 /** What the toolstack says of the disk. */
@@ -114,12 +115,12 @@ export class DeviceNodes {
     return this.#store.isDomainIntroduced(this.#address.frontendDomain);
   }
 
-  /** What tells the connection that a process served last, if one did. */
+  /** The nonce of the connection that was served last, if one was. */
   connectionNonce(): string | undefined {
     return this.#store.read(`${this.#path}/${NONCE_NODE}`);
   }
 
-  /** What tells this attachment of the disk from earlier ones; undefined until it was served. */
+  /** The nonce of this attachment of the disk; undefined until it was served. */
   attachmentNonce(): string | undefined {
     return this.#store.read(`${this.#path}/${ATTACHMENT_NODE}`);
   }
@@ -143,15 +144,12 @@ export class DeviceNodes {
         frontendState: readGuestState(transaction, `${frontend}/state`),
         online: transaction.read(`${this.#path}/online`) === "1",
         frontendPath: frontend,
-        resize: transaction.read(`${this.#path}/${RESIZE_NODE}`) === RESIZE_REQUEST,
+        resizeAsked: transaction.read(`${this.#path}/${RESIZE_NODE}`) === RESIZE_REQUEST,
       };
     });
   }
 
-  /**
-   * Reads what the disk is to be. `image` stands in for `params`. Throws {@linkcode XenblkError} naming the first node
-   * that is missing.
-   */
+  /** Reads what the disk is. `image` replaces `params`. Throws {@linkcode XenblkError} naming a node that is missing. */
   describe(image: string | undefined): DeviceDescription {
     return this.#store.transaction((transaction) => {
       const required = (name: string): string => {
@@ -187,7 +185,7 @@ export class DeviceNodes {
     return this.#store.transaction((transaction) => this.#readOffer(transaction));
   }
 
-  /** The values of the nodes that others write, as one text: if it is the same as before, nothing has changed. */
+  /** The values of all nodes that others write, as one text, to see whether any has changed. */
   fingerprint(seen: Observation): string {
     return this.#store.transaction((transaction) => {
       const { maxQueues } = this.#readOffer(transaction);
@@ -201,50 +199,56 @@ export class DeviceNodes {
     });
   }
 
-  /** Makes these nodes true and goes to InitWait. False, with nothing written, if the state is not `from` any more. */
-  offer(from: ObservedState, to: XenbusState, nodes: readonly NodeValue[]): boolean {
+  /** Writes these nodes, clears an error, and goes to InitWait. False, with nothing written, if the state changed. */
+  offer(from: ObservedState, nodes: readonly NodeValue[]): boolean {
     return this.#fromState(from, (transaction) => {
+      this.#clearError(transaction);
       const offered = new Set(nodes.map(([name]) => name));
       for (const name of ABSENT_IF_NOT_OFFERED) {
         if (!offered.has(name)) transaction.remove(`${this.#path}/${name}`);
       }
       this.#update(transaction, nodes);
-      transaction.write(`${this.#path}/state`, String(to));
+      transaction.write(`${this.#path}/state`, String(XenbusState.InitWait));
     });
   }
 
   /**
-   * Makes these nodes true, takes an error back and goes to Connected. With `quietly` the state is written only if a node changed: a frontend
-   * that is Connected to us already has nothing to hear. False, with nothing written, if the state is not `from` any more.
+   * Writes these nodes, clears an error, and goes to Connected. `quietly` writes the state only if a node changed: a
+   * frontend that is Connected to us already has nothing to learn. False, with nothing written, if the state changed.
    */
-  connect(from: ObservedState, to: XenbusState, nodes: readonly NodeValue[], quietly: boolean): boolean {
+  connect(from: ObservedState, nodes: readonly NodeValue[], quietly: boolean): boolean {
     return this.#fromState(from, (transaction) => {
       const changed = this.#update(transaction, nodes);
       this.#clearError(transaction);
-      if (changed || !quietly) transaction.write(`${this.#path}/state`, String(to));
+      if (changed || !quietly) transaction.write(`${this.#path}/state`, String(XenbusState.Connected));
     });
   }
 
   /**
-   * Answers a request to look at the image's size. If the guest knows another one it is told: by the node, and by the
-   * state, which is Connected still, written again.
+   * Answers a request to look at the image's size. A frontend that knows another size is told by the node `sectors` and
+   * by Connected, written again.
    */
   answerResize(answer: string, sectors: number | undefined): void {
     this.#fromState(undefined, (transaction) => {
       const state = transaction.read(`${this.#path}/state`);
       const node = `${this.#path}/sectors`;
-      const told = sectors === undefined || transaction.read(node) === String(sectors);
-      if (!told && parseState(state) === XenbusState.Connected) {
+      const known = sectors === undefined || transaction.read(node) === String(sectors);
+      if (!known && parseState(state) === XenbusState.Connected) {
         transaction.write(node, String(sectors));
         transaction.write(`${this.#path}/state`, state!);
       }
-      // Whoever asked may not wait any more.
+      // The toolstack may have stopped waiting and removed its request.
       const request = `${this.#path}/${RESIZE_NODE}`;
       if (transaction.read(request) !== undefined) transaction.write(request, printable(answer));
     });
   }
 
-  /** Goes to another state. False, with nothing written, if the state is not `from` any more. */
+  /** Asks for the device's removal as a toolstack does. */
+  requestRemoval(): void {
+    requestRemoval(this.#store, this.#path);
+  }
+
+  /** Goes to another state. False, with nothing written, if the state changed. */
   switchState(from: ObservedState, to: XenbusState): boolean {
     return this.#fromState(from, (transaction) => {
       if (from !== to) transaction.write(`${this.#path}/state`, String(to));
@@ -252,8 +256,8 @@ export class DeviceNodes {
   }
 
   /**
-   * Leaves an error where people and tools look for it: the `error` node, the node below `error/` of our own domain,
-   * and, if the image could not be opened, the hotplug nodes that libxl waits for.
+   * Writes an error where people and tools look for it: the node `error`, the one below `error/` of our own domain, and,
+   * if the image could not be opened, the hotplug nodes that libxl waits for.
    */
   reportError(message: string, opening: boolean): void {
     const text = printable(message);
@@ -266,7 +270,7 @@ export class DeviceNodes {
     });
   }
 
-  /** Takes back {@linkcode reportError}; also when the device's directory is gone. */
+  /** Removes what {@linkcode reportError} wrote, also if the device's directory is gone. */
   clearError(): void {
     this.#store.transaction((transaction) => this.#clearError(transaction));
   }
@@ -313,7 +317,7 @@ export class DeviceNodes {
   }
 }
 
-/** The guest owns its node and can keep a driver domain from reading it; that must not keep us from the others. */
+/** The guest owns its node and can make it unreadable for a driver domain; the other nodes must stay readable. */
 function readGuestState(transaction: XenstoreOperations, path: string): ObservedState {
   try {
     return parseState(transaction.read(path));

@@ -1,6 +1,6 @@
 /**
- * Which grant mode a connection uses: what the operator chose, as far as both sides agreed to it. Pure; it must not
- * know how nodes are read or pages are mapped.
+ * Which grant mode a connection uses: the operator's choice, if both sides and the disk allow it.
+ * Pure.
  */
 
 import type { GrantMode } from "../dataplane/types.ts";
@@ -19,16 +19,16 @@ export function offersPersistent(choice: GrantChoice): boolean {
 /** Who published feature-persistent=1, as it stands in xenstore. */
 export interface PersistentNodes {
   /**
-   * Ours, as the frontend saw it. It may be an earlier process's: what counts for the frontend is what it read when it
-   * connected, and one that was told 0 takes a page that stays mapped for a backend gone wrong, and gives up its disk.
+   * The backend, as the frontend read it when it connected, perhaps from an earlier process. A frontend that read 0
+   * takes a page that stays mapped for a defect of the backend, and gives up its disk.
    */
   readonly backend: boolean;
   readonly frontend: boolean;
 }
 
 /**
- * The mode for a connection, and why it is not the one that was chosen, if so. `guestPages`: the engine may work on the
- * guest's own pages, since they go through the page cache or the toolstack vouches for it.
+ * The mode for a connection, and the reason if it is not the chosen one. `guestPages`: the engine may work on the
+ * guest's own pages, because I/O goes through the page cache or the toolstack declares direct I/O safe.
  */
 export function grantModeOf(
   choice: GrantChoice,

@@ -1,6 +1,6 @@
 /**
  * The devices of one backend kind in this process: finds them in xenstore as they come and go, tells each when its
- * nodes change or xenstore is lost and found again, and closes them all together. What a device does is its own affair.
+ * nodes change or xenstore is lost and found again, and closes them all together.
  */
 
 import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
@@ -13,6 +13,7 @@ import type { Disk, DiskRequest } from "../storage/disk.ts";
 import type { ImageLocks } from "../storage/image/lock.ts";
 import { backendKindPath, backendPath, type DeviceAddress, parseBackendPath, parseDomId } from "../xenbus/paths.ts";
 import { isDisconnection } from "../xenstore.ts";
+import { Backoff } from "./backoff.ts";
 import { BackendDevice, type CloseOptions } from "./device.ts";
 import { TOOLSTACK_NODES } from "./device_nodes.ts";
 import { sweepLeftovers } from "./leftovers.ts";
@@ -32,11 +33,11 @@ export interface BackendKindOptions {
   readonly dataPlane: DataPlane;
   /** Opens a device's image, or rejects with what its error node shall say. */
   readonly openDisk: (request: DiskRequest) => Promise<Disk>;
-  /** Keep others from an image while a guest uses it; absent: nobody is kept from anything. */
+  /** Locks images while a guest uses them; absent: images are not locked. */
   readonly imageLocks?: ImageLocks;
   /** What outlives this process: locks and latches of devices, and journals of rings. */
   readonly journals: JournalStore;
-  /** Rings keep what they have taken. Absent: they do; false: a crash of this process loses it. */
+  /** Rings have journals. Absent: they do; false: a crash of this process loses the requests in flight. */
   readonly keepJournals?: boolean;
   /** For all devices alike. */
   readonly settings: DeviceSettings;
@@ -67,6 +68,11 @@ export class BackendKind {
   #watches: XenstoreWatch[] = [];
   #domain = 0 as DomId;
   #closing: Promise<boolean> | undefined;
+  readonly #stop = new AbortController();
+  readonly #backoff = new Backoff();
+  /** Why discovering failed, until everything was discovered again. */
+  #failure: string | undefined;
+  #discoversLater = false;
 
   /** Connects to xenstore and starts serving what is there. Throws what `openXenstore` throws. */
   constructor(options: BackendKindOptions) {
@@ -109,6 +115,7 @@ export class BackendKind {
   }
 
   async #close(options: CloseOptions, graceMs: number): Promise<boolean> {
+    this.#stop.abort();
     const open = new Set(this.#devices.values());
     const closing = Promise.all([...open].map(async (device) => {
       try {
@@ -146,27 +153,12 @@ export class BackendKind {
     ) {
       this.#options.logger.info(`waiting for ${this.#root}: there is no such device yet`);
     }
-    this.#follow(store.watch("@releaseDomain"), () => this.#domainReleased());
+    this.#follow(store.watch("@releaseDomain"), () => {
+      for (const device of this.#devices.values()) device.domainReleased();
+    });
   }
 
-  /** Some domain has ended. That one device cannot be looked at is no reason not to look at the others. */
-  #domainReleased(): void {
-    for (const device of this.#devices.values()) {
-      this.#each(`${device.label}: cannot tell whether its guest is there`, () => device.domainReleased());
-    }
-  }
-
-  /** Does what concerns one device; what it fails with is logged. A lost connection is everybody's and told by itself. */
-  #each(cannot: string, act: () => void): void {
-    try {
-      act();
-    } catch (error) {
-      if (isDisconnection(error)) throw error;
-      this.#options.logger.error(`${cannot}: ${errorText(error)}`);
-    }
-  }
-
-  /** What is left of devices that were removed while nobody served them. That it cannot be removed harms nobody. */
+  /** Removes what is left of devices that were removed while nobody served them. A failure does no harm. */
   #sweep(store: Xenstore): void {
     const { logger, journals } = this.#options;
     try {
@@ -186,7 +178,7 @@ export class BackendKind {
     for (const device of this.#devices.values()) device.detachStore();
   }
 
-  /** Whether a store that was lost still has any device, or any guest's directory, that we knew. */
+  /** Whether a store that was lost still has any device, or any guest's directory, that we know. */
   #keptItsContents(store: Xenstore): boolean {
     const known = [...this.#devices.values()];
     if (known.length === 0) return true;
@@ -200,18 +192,12 @@ export class BackendKind {
   #follow(watch: XenstoreWatch, changed: (path: string) => void): void {
     this.#watches.push(watch);
     const follow = async (): Promise<void> => {
-      for await (const path of watch) {
-        try {
-          changed(path);
-        } catch (error) {
-          if (!isDisconnection(error)) this.#options.logger.error(`cannot follow ${path}: ${errorText(error)}`);
-        }
-      }
+      for await (const path of watch) changed(path);
     };
     follow().catch((error) => this.#options.logger.error(`a watch failed: ${errorText(error)}`));
   }
 
-  /** A node changed: tells the devices that it is part of, or that are part of it, and looks for new ones. */
+  /** A node changed: pokes the devices at, above or below it, and looks for new ones. */
   #changed(path: string): void {
     for (const device of this.#devices.values()) {
       if (path === device.path || device.path.startsWith(`${path}/`)) device.poke();
@@ -223,25 +209,58 @@ export class BackendKind {
     this.#discover(path);
   }
 
-  /** Adopts every device at, above or below the path that we have not yet. */
+  /** Adopts every device at, above or below the path that we have not yet. What fails is repeated later. */
   #discover(path: string): void {
     const store = this.#store;
     if (store === undefined || this.#closing !== undefined) return;
     const { only } = this.#options;
-    if (only !== undefined) return this.#adopt(store, only);
-    const [domain, vdev] = path.slice(this.#root.length + 1).split("/");
-    const domains = domain === undefined || domain === "" ? store.list(this.#root) ?? [] : [domain];
-    for (const name of domains) {
-      const vdevs = vdev === undefined ? store.list(`${this.#root}/${name}`) ?? [] : [vdev];
-      for (const number of vdevs) {
-        const path = `${this.#root}/${name}/${number}`;
-        const address = this.#addressOf(path);
-        if (address !== undefined) this.#each(`cannot look at ${path}`, () => this.#adopt(store, address));
-      }
+    let complete = true;
+    const attempt = (path: string, act: () => void): void => {
+      complete = this.#attempt(path, act) && complete;
+    };
+    const adopt = (path: string): void => {
+      const address = this.#addressOf(path);
+      if (address !== undefined) attempt(path, () => this.#adopt(store, address));
+    };
+    const childrenOf = (path: string, child: string | undefined): string[] =>
+      (child === undefined || child === "" ? store.list(path) ?? [] : [child]).map((name) => `${path}/${name}`);
+    if (only !== undefined) adopt(backendPath(only));
+    else {
+      const [domain, vdev] = path.slice(this.#root.length + 1).split("/");
+      attempt(path, () => {
+        for (const guest of childrenOf(this.#root, domain)) {
+          attempt(guest, () => childrenOf(guest, vdev).forEach(adopt));
+        }
+      });
+    }
+    if (!complete || path !== this.#root) return;
+    this.#failure = undefined;
+    this.#backoff.reset();
+  }
+
+  /** False if it failed; then everything is discovered again later. A lost connection is reported by the link. */
+  #attempt(path: string, act: () => void): boolean {
+    try {
+      act();
+      return true;
+    } catch (error) {
+      if (!isDisconnection(error)) this.#discoverLater(`cannot look at ${path}: ${errorText(error)}`);
+      return false;
     }
   }
 
-  /** Undefined for what is no device's directory: somebody else put it there, and it is none of our business. */
+  #discoverLater(failure: string): void {
+    if (failure !== this.#failure) this.#options.logger.error(`${failure}; it will be retried`);
+    this.#failure = failure;
+    if (this.#discoversLater) return;
+    this.#discoversLater = true;
+    void this.#clock.sleep(this.#backoff.next(), this.#stop.signal).then(() => {
+      this.#discoversLater = false;
+      this.#discover(this.#root);
+    });
+  }
+
+  /** Undefined for a directory that is no device's: somebody else put it there, and it is left alone. */
   #addressOf(path: string): DeviceAddress | undefined {
     try {
       return parseBackendPath(path, this.#domain);
@@ -281,10 +300,6 @@ export class BackendKind {
     const guest = device.address.frontendDomain;
     const others = [...this.#devices.values()].some((other) => other.address.frontendDomain === guest);
     if (!others) this.#limiter.forget(guest);
-    try {
-      this.#discover(device.path);
-    } catch (error) {
-      if (!isDisconnection(error)) this.#options.logger.error(`cannot look at ${device.path}: ${errorText(error)}`);
-    }
+    this.#discover(device.path);
   }
 }

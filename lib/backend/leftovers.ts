@@ -1,7 +1,7 @@
 /**
- * What processes left behind of devices that were removed while none was there to see it: locks, latches and journals,
- * which would stay until the machine is started again. Only what is certainly nobody's is removed: its device is gone
- * from xenstore, and its lock is free. What is in a journal is not known here.
+ * Removes what earlier processes left of devices that were removed while no process ran: locks, latches and journals,
+ * which would otherwise stay until the host reboots. A device's files are removed only if it is gone from xenstore and
+ * its lock is free.
  */
 
 import type { DomId, JournalStore, XenstoreOperations } from "../hypervisor.ts";
@@ -10,9 +10,9 @@ import { parseDecimal } from "../xenbus/decimal.ts";
 import { MAX_VDEV } from "../xenbus/vdev.ts";
 import { keptNames } from "./journals.ts";
 
-/** Devices that are looked at in one sweep; the rest is left to the next one. */
+/** Most devices of one sweep; the next sweep handles the rest. */
 export const MOST_DEVICES = 500;
-/** A kind can have digits and dashes too, but what follows it cannot be mistaken. */
+/** A kind may contain digits and dashes; the domain and the device are the last two numbers. */
 const KEPT_NAME = /^(.+)-(\d+)-(\d+)(?:-(?:\d+|latch)|\.lock)$/;
 
 /** Removes what is left of devices that are gone; returns their labels. Throws what store and xenstore throw. */
@@ -29,7 +29,7 @@ export function sweepLeftovers(store: JournalStore, xenstore: XenstoreOperations
   for (const [label, { path, names }] of devices) {
     if (xenstore.read(path) !== undefined) continue;
     using lock = store.lock(keptNames(label).lock);
-    // One that comes only now is served by whoever has the lock, and finds nothing of the one before.
+    // A device that is attached now is served by the holder of the lock, and must not find an earlier one's files.
     if (lock === undefined || xenstore.read(path) !== undefined) continue;
     for (const name of names) if (name !== keptNames(label).lock) store.remove(name);
     swept.push(label);
@@ -37,7 +37,7 @@ export function sweepLeftovers(store: JournalStore, xenstore: XenstoreOperations
   return swept;
 }
 
-/** Whose it is; undefined if it is called as nothing of ours is. */
+/** The device that a file name belongs to; undefined if it is not one of our names. */
 function deviceOf(name: string, backendDomain: DomId): { readonly label: string; readonly path: string } | undefined {
   const [, kind, domain, device] = KEPT_NAME.exec(name) ?? [];
   if (kind === undefined || domain === undefined || device === undefined || !isBackendKind(kind)) return undefined;

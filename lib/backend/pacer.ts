@@ -1,6 +1,6 @@
 /**
- * A bound on how often something may happen however often it is asked for: a few times at once, then at a steady
- * rate. What a guest does to its xenstore nodes makes work for us only as often as this allows.
+ * Bounds how often something may happen: a few times at once, then at a steady rate. It bounds the work that a guest
+ * can cause by writing to its xenstore nodes.
  */
 
 import type { Clock } from "../clock.ts";

@@ -1,25 +1,24 @@
 /**
- * What this process holds for one device: the open image, the rings that the data plane serves, and the counters,
- * which outlive both. Opening is all or nothing, and giving back goes from the rings to the image. It must not know
- * xenstore, nor decide when anything is opened.
+ * What this process holds for one device: its lock, the open image, the rings that the data plane serves, and what
+ * outlives them: counters, journals and the latch. Closing goes from the rings to the image.
  */
 
-import { nonceText } from "../nonce.ts";
 import { isAbort, unlessAborted } from "../abort.ts";
 import { ABIS, ringSlots } from "../blkif/abi.ts";
+import type { Clock } from "../clock.ts";
 import { createStats, type QueueStats, readStats } from "../dataplane/stats.ts";
-import type { DataPlane, GrantMode, QueueHandle } from "../dataplane/types.ts";
+import type { DataPlane, GrantMode, JournalSpec, QueueHandle } from "../dataplane/types.ts";
 import { XenblkError } from "../errors.ts";
 import type { DomId, JournalStore } from "../hypervisor.ts";
-import type { Clock } from "../clock.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
 import { type ImageLocks, lockImage } from "../storage/image/lock.ts";
 import { parseImage } from "../storage/image/spec.ts";
-import type { NodeValue } from "../xenbus/features.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
-import type { DeviceDescription } from "./device_nodes.ts";
+import type { Ring } from "../xenbus/transitions.ts";
 import { DeviceLatch } from "./device_latch.ts";
-import { type ConnectionIdentity, DeviceJournals, keptNames, NONCE_NODE } from "./journals.ts";
+import { DeviceLock } from "./device_lock.ts";
+import type { DeviceDescription } from "./device_nodes.ts";
+import { type ConnectionIdentity, DeviceJournals, keptNames } from "./journals.ts";
 import type { DeviceSettings } from "./settings.ts";
 
 /** What the resources of a device are made from. */
@@ -28,125 +27,118 @@ export interface ResourceServices {
   readonly dataPlane: DataPlane;
   /** Opens an image, or rejects with the reason. */
   readonly openDisk: (request: DiskRequest) => Promise<Disk>;
-  /** Keep others from an image while a guest uses it; absent: nobody is kept from anything. */
+  /** Locks images while a guest uses them; absent: images are not locked. */
   readonly imageLocks?: ImageLocks;
   /** Bounds the wait for an image's lock. */
   readonly clock: Clock;
   /** Where the device's lock and latch are kept, and the journals of its rings. */
   readonly journals: JournalStore;
-  /** Rings keep what they have taken. False: a crash loses it. */
+  /** Rings have journals. False: a crash loses the requests in flight. */
   readonly keepJournals: boolean;
   /** How images are opened and rings are served. */
   readonly settings: DeviceSettings;
 }
 
-/** How the rings of a connection are served, as far as it is not the same for all connections. */
-export interface RingOptions {
+/** What was negotiated for a connection. */
+export interface Connection {
+  /** What the frontend asked for. */
+  readonly frontend: FrontendParameters;
   /** The mode that both sides agreed to. */
   readonly grants: GrantMode;
   /** The device itself may read and write the guest's pages. */
   readonly directIoSafe: boolean;
-  /** Tells this connection from those before it. */
-  readonly connection: ConnectionIdentity;
+  /** Tells this connection from earlier ones. */
+  readonly identity: ConnectionIdentity;
   /** Discards are carried out. */
   readonly discard: boolean;
-  /** Most segments of an indirect request; 0: none are carried out. */
+  /** Most segments of an indirect request; 0: indirect requests are refused. */
   readonly maxIndirectSegments: number;
 }
 
-/** The open image and what it was opened for. */
-interface OpenImage {
+/** An image that is open, and what the toolstack says of it. */
+export interface OpenImage {
   readonly disk: Disk;
-  readonly key: string;
-  readonly shared: boolean;
+  readonly description: DeviceDescription;
 }
 
-/** Image, rings and counters of one device. Its calls must not overlap. */
+/** Lock, image, rings and counters of one device. Its calls must not overlap. */
 export class DeviceResources {
+  /** Makes the device this process's own. */
+  readonly lock: DeviceLock;
+  /** Outlives the process; open once rings are. */
+  readonly latch: DeviceLatch;
+  /** Of the rings. */
+  readonly journals: DeviceJournals;
   readonly #services: ResourceServices;
   readonly #label: string;
   readonly #guest: DomId;
-  readonly #stopped: (reason: string) => void;
+  readonly #ringStopped: () => void;
   readonly #signal: AbortSignal;
   readonly #stats: SharedArrayBuffer[] = [];
-  readonly #journals: DeviceJournals;
-  readonly #latch: DeviceLatch;
-  #image: OpenImage | undefined;
+  #image: OpenImage & { readonly key: string } | undefined;
   /** Held as long as there are rings: a guest that migrates opens its image at both ends, and uses it at one. */
-  #lock: Disposable | undefined;
-  #rings: readonly QueueHandle[] | undefined;
+  #imageLock: Disposable | undefined;
+  #rings: readonly QueueHandle[] = [];
+  #ring: Ring = "none";
+  #connection: Connection | undefined;
+  #stopReason: string | undefined;
 
   /**
-   * `stopped` hears of it when the data plane had to stop a ring that is still held. With the signal whatever is only
-   * waited for while opening is given up, and rejects with the signal's reason.
+   * `ringStopped` is called when the data plane had to stop a ring that is still open. The signal ends all waiting while
+   * something is opened, which then rejects with the signal's reason.
    */
-  constructor(
-    services: ResourceServices,
-    label: string,
-    guest: DomId,
-    stopped: (reason: string) => void,
-    signal: AbortSignal,
-  ) {
-    this.#signal = signal;
+  constructor(services: ResourceServices, label: string, guest: DomId, ringStopped: () => void, signal: AbortSignal) {
     this.#services = services;
     this.#label = label;
     this.#guest = guest;
-    this.#stopped = stopped;
-    this.#journals = new DeviceJournals(services.journals, label, services.keepJournals);
-    this.#latch = new DeviceLatch(services.journals, keptNames(label).latch);
+    this.#ringStopped = ringStopped;
+    this.#signal = signal;
+    const { journals, keepJournals } = services;
+    this.lock = new DeviceLock(journals, keptNames(label).lock);
+    this.latch = new DeviceLatch(journals, keptNames(label).latch);
+    this.journals = new DeviceJournals(journals, label, keepJournals);
   }
 
-  /** The open image, or undefined. */
-  get disk(): Disk | undefined {
-    return this.#image?.disk;
+  /** The open image, if there is one. */
+  get image(): OpenImage | undefined {
+    return this.#image;
   }
 
-  /** The rings are held. */
+  /** Where the rings stand. */
+  get ring(): Ring {
+    return this.#ring;
+  }
+
+  /** What was negotiated for the open rings. */
+  get connection(): Connection | undefined {
+    return this.#connection;
+  }
+
+  /** Rings are open. */
   get connected(): boolean {
-    return this.#rings !== undefined;
+    return this.#connection !== undefined;
   }
 
-  /** Counters of each ring the device ever had. */
+  /** Why the data plane stopped a ring. */
+  get stopReason(): string | undefined {
+    return this.#stopReason;
+  }
+
+  /** Counters of each ring that the device ever had. */
   readStats(): QueueStats[] {
     return this.#stats.map(readStats);
   }
 
-  /** A flush failed, under whichever process: writes are refused until the operator attaches the disk anew. */
-  get latched(): boolean {
-    return this.#latch.tripped;
-  }
-
-  /**
-   * To be called before rings are opened, with what the node of the attachment's nonce says. Returns what it must say
-   * before that, if it does not. Throws if no latch can be had.
-   */
-  openLatch(node: string | undefined): string | undefined {
-    return this.#latch.open(node);
-  }
-
-  /** The attachment is over, and whatever was lost of it with it. */
-  forgetLatch(): void {
-    this.#latch.forget();
-  }
-
-  /** Makes the device this process's own. False: another process serves it. Throws if it cannot be found out. */
-  own(): boolean {
-    return this.#journals.own();
-  }
-
-  /** The opposite of {@linkcode own}, once everything is given back. */
-  disown(): void {
-    this.#latch[Symbol.dispose]();
-    this.#journals.disown();
-  }
-
-  /** The image that the description asks for; another one that is open is closed first. Rejects with the reason. */
-  async openImage(description: DeviceDescription): Promise<Disk> {
+  /** Opens the image that the description names, and closes another one first. Rejects with the reason. */
+  async openImage(description: DeviceDescription): Promise<OpenImage> {
     const { settings, openDisk } = this.#services;
     const readOnly = description.readOnly || settings.readOnly;
     const { shared, directIoSafe } = description;
     const key = JSON.stringify([description.params, readOnly, shared, directIoSafe]);
-    if (this.#image?.key === key) return this.#image.disk;
+    if (this.#image?.key === key) {
+      this.#image = { ...this.#image, description };
+      return this.#image;
+    }
     await this.release();
     const { format, target } = parseImage(description.params);
     const { engine, cache } = settings;
@@ -154,53 +146,65 @@ export class DeviceResources {
     const opening = openDisk(cache === undefined ? request : { ...request, cache });
     try {
       const disk = await unlessAborted(opening, this.#signal);
-      this.#image = { disk, key, shared };
-      return disk;
+      this.#image = { disk, description, key };
+      return this.#image;
     } catch (error) {
-      // One that is opened after all is nobody's; one that is not rejected with this very error, or is of no interest.
+      // After an abort the image may still be opened, and then nobody else closes it.
       if (isAbort(error)) opening.then((disk) => disk[Symbol.asyncDispose](), () => {});
       throw error;
     }
   }
 
-  /**
-   * Opens all rings that the frontend asks for, on the open image and with the open latch. Rejects with the reason, and
-   * then holds none.
-   */
-  async openRings(disk: Disk, frontend: FrontendParameters, options: RingOptions): Promise<void> {
-    const { dataPlane, settings } = this.#services;
-    await this.closeRings();
-    await this.#lockImage(disk);
-    const { connection, ...rest } = options;
-    const slots = frontend.queues.map(({ ringRefs }) => ringSlots(ABIS[frontend.abi], ringRefs.length));
-    const journals = this.#journals.open(slots, connection);
-    const results = await Promise.allSettled(frontend.queues.map((queue, number) =>
+  /** Locks the open image: before anything is read or written, and before a killed process's requests are replayed. */
+  async lockImage(): Promise<void> {
+    const { imageLocks, clock } = this.#services;
+    const { disk, description: { shared } } = this.#image!;
+    if (imageLocks === undefined || disk.image === undefined) return;
+    const use = { writes: !disk.properties.readOnly, shared, by: this.#label };
+    this.#imageLock = await lockImage(imageLocks, disk.image, use, clock, this.#signal);
+  }
+
+  /** Opens all rings of the connection, `untold` so far. Rejects with the reason, and then holds none. */
+  async openRings(disk: Disk, connection: Connection, journals: JournalSpec[] | undefined): Promise<void> {
+    const { dataPlane, settings: { maxPersistentGrants, maxRequests } } = this.#services;
+    const { frontend: { abi, queues }, grants, directIoSafe, discard, maxIndirectSegments } = connection;
+    const results = await Promise.allSettled(queues.map(({ ringRefs, eventChannel }, number) =>
       dataPlane.openQueue({
         label: `${this.#label} queue ${number}`,
         guest: this.#guest,
-        ringRefs: queue.ringRefs,
-        eventChannel: queue.eventChannel,
-        abi: frontend.abi,
+        ringRefs,
+        eventChannel,
+        abi,
         disk,
-        ...rest,
-        ...(journals === undefined ? {} : { journal: journals[number]! }),
-        ...(settings.maxPersistentGrants === undefined ? {} : { maxPersistentGrants: settings.maxPersistentGrants }),
-        ...(settings.maxRequests === undefined ? {} : { maxRequests: settings.maxRequests }),
+        grants,
+        directIoSafe,
+        discard,
+        maxIndirectSegments,
+        ...(journals && { journal: journals[number]! }),
+        ...(maxPersistentGrants !== undefined && { maxPersistentGrants }),
+        ...(maxRequests !== undefined && { maxRequests }),
         stats: this.#stats[number] ??= createStats(),
-        latch: this.#latch.address,
+        latch: this.latch.address,
       }, this.#signal)
     ));
     const rings = results.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
     this.#rings = rings;
+    this.#connection = connection;
+    this.#ring = "untold";
     const failure = results.find((result) => result.status === "rejected");
     if (failure === undefined) return this.#listen(rings);
     await this.closeRings();
     throw failure.reason;
   }
 
+  /** The frontend was told of the rings. */
+  ringTold(): void {
+    if (this.#ring === "untold") this.#ring = "served";
+  }
+
   /**
-   * Looks at the image's size again; rings take requests up to its new end then. Rejects with {@linkcode XenblkError} if
-   * no image is open, or it cannot change or became smaller. Sizes are in 512-byte sectors.
+   * Looks at the image's size again and lets the rings take requests up to the new end. Returns both sizes in 512-byte
+   * sectors. Rejects with {@linkcode XenblkError} if no image is open, or it cannot change or became smaller.
    */
   async grow(): Promise<{ readonly before: number; readonly now: number }> {
     const disk = this.#image?.disk;
@@ -210,33 +214,31 @@ export class DeviceResources {
     const before = disk.properties.sectors;
     disk.grow();
     const { sectors: now } = disk.properties;
-    if (now !== before) await Promise.all((this.#rings ?? []).map((ring) => ring.grow(now)));
+    if (now !== before) await Promise.all(this.#rings.map((ring) => ring.grow(now)));
     return { before, now };
   }
 
-  /** The nodes by which the next process knows the connection again; none where no journals are kept. */
-  identityNodes({ nonce }: ConnectionIdentity): NodeValue[] {
-    return this.#services.keepJournals ? [[NONCE_NODE, nonceText(nonce)]] : [];
-  }
-
-  /** Finishes what is in flight and gives the rings back. */
-  async closeRings(): Promise<void> {
-    const rings = this.#rings ?? [];
-    this.#rings = undefined;
+  /** Finishes what is in flight and closes the rings, then unlocks the image. `then` says where the rings stand. */
+  async closeRings(then: "none" | "stopped" | "broken" = "none"): Promise<void> {
+    const rings = this.#rings;
+    this.#rings = [];
+    this.#connection = undefined;
+    this.#ring = then;
+    if (then !== "stopped") this.#stopReason = undefined;
     const results = await Promise.allSettled(rings.map((ring) => ring.close()));
-    this.#journals.unmap();
-    this.#lock?.[Symbol.dispose]();
-    this.#lock = undefined;
+    this.journals.unmap();
+    this.#imageLock?.[Symbol.dispose]();
+    this.#imageLock = undefined;
     for (const result of results) if (result.status === "rejected") throw result.reason;
   }
 
-  /** Gives everything back, and forgets what the connection's rings had taken: its frontend is done with it. */
+  /** Closes rings and image, and removes the journals: the frontend has closed the connection. */
   async end(): Promise<void> {
     await this.release();
-    this.#journals.forget();
+    this.journals.forget();
   }
 
-  /** Gives everything back. */
+  /** Closes rings and image. */
   async release(): Promise<void> {
     try {
       await this.closeRings();
@@ -247,19 +249,26 @@ export class DeviceResources {
     }
   }
 
-  /** Before anything is read or written, and before what a killed process left is carried out. */
-  async #lockImage({ image, properties }: Disk): Promise<void> {
-    const { imageLocks, clock } = this.#services;
-    if (imageLocks === undefined || image === undefined) return;
-    const use = { writes: !properties.readOnly, shared: this.#image?.shared ?? false, by: this.#label };
-    this.#lock = await lockImage(imageLocks, image, use, clock, this.#signal);
+  /** Lets another process serve the device, once everything else is released; `forgetLatch` if it is removed. */
+  disown(forgetLatch: boolean): void {
+    if (forgetLatch && this.lock.owner === "us") this.latch.forget();
+    this.latch[Symbol.dispose]();
+    this.lock[Symbol.dispose]();
   }
 
   #listen(rings: readonly QueueHandle[]): void {
     for (const ring of rings) {
       ring.stopped.then((reason) => {
-        if (this.#rings === rings) this.#stopped(reason);
+        if (this.#rings !== rings || this.#ring === "stopped") return;
+        this.#ring = "stopped";
+        this.#stopReason = reason;
+        this.#ringStopped();
       });
     }
   }
+}
+
+/** How many slots each ring of the connection has. */
+export function slotsOf({ abi, queues }: FrontendParameters): number[] {
+  return queues.map(({ ringRefs }) => ringSlots(ABIS[abi], ringRefs.length));
 }

@@ -1,6 +1,6 @@
 /**
- * How a device is to be served, beyond what its xenstore nodes say: the choices of the command line, and their
- * defaults. Nothing here knows how they are carried out.
+ * How a device is served, beyond what its xenstore nodes say: the choices of the command line, and their
+ * defaults.
  */
 
 import type { AbiName } from "../blkif/abi.ts";
@@ -36,7 +36,7 @@ export interface DeviceSettings {
   readonly defaultProtocol: AbiName;
 }
 
-/** Rings of a device beyond this bring little: what then limits it is the disk. */
+/** More rings per device gain little: the disk is the limit then. */
 const DEFAULT_MOST_QUEUES = 4;
 
 /**
@@ -54,9 +54,8 @@ export const DEFAULT_SETTINGS: DeviceSettings = {
 };
 
 /**
- * What is offered to frontends of a disk under these settings; `discardEnable` is what the device's node says. Where a
- * completed write is durable there is nothing to flush, and offering it would let a frontend take a failed flush for the
- * only word on its data.
+ * What is offered to frontends of a disk under these settings; `discardEnable` is what the device's node says. Flushes
+ * are not offered if a completed write is durable: then the write itself reports the failure, not a flush.
  */
 export function offerOf(settings: DeviceSettings, disk: DiskProperties, discardEnable: boolean): Offer {
   const { maxRingPageOrder, maxIndirectSegments, maxQueues } = settings;

@@ -1,6 +1,6 @@
 /**
- * What a served device looks like from outside: plain data for tables, JSON and metrics. It must not know how the
- * device works.
+ * The status of a served device: plain data for tables, JSON
+ * and metrics.
  */
 
 import type { QueueStats } from "../dataplane/stats.ts";
@@ -28,9 +28,9 @@ export interface DeviceStatus {
   readonly connected: boolean;
   /** The open image, described for people; absent while none is open. */
   readonly image?: string;
-  /** What went wrong last and has not been put right since. */
+  /** The last error that was not put right. */
   readonly error?: string;
-  /** A flush failed: writes are refused until the operator attaches the disk anew. */
+  /** A flush failed: writes are refused until the operator attaches the disk again. */
   readonly latched: boolean;
   /** Counters of all rings together. */
   readonly totals: QueueStats;

@@ -1,28 +1,25 @@
 /**
- * A connection to xenstored that outlives xenstored: when it is lost it is opened again, ever more patiently, and
- * whoever uses it is told. What is watched and read through it is not known here.
+ * A connection to xenstored that outlives xenstored: when it is lost it is opened again, with growing waits between the
+ * attempts, and its user is told.
  */
 
 import type { Clock } from "../clock.ts";
 import { errorText } from "../errors.ts";
 import type { Xenstore } from "../hypervisor.ts";
 import type { Logger } from "../log.ts";
+import { Backoff } from "./backoff.ts";
 
-/** Milliseconds before the first and the slowest further attempt to reconnect. */
-const FIRST_RETRY_MS = 100;
-const SLOWEST_RETRY_MS = 5_000;
-
-/** What a link is made of, and whom it tells. */
+/** What a link is made of. */
 export interface StoreLinkOptions {
   /** Opens a connection, or throws. */
   readonly openXenstore: () => Xenstore;
-  /** A connection is there; `again` if there was an earlier one. If it throws, the connection is given up. */
+  /** Called with each new connection; `again` if there was an earlier one. If it throws, the connection is closed. */
   readonly connected: (store: Xenstore, again: boolean) => void;
-  /** The connection that was there last is unusable. */
+  /** Called when the connection has become unusable. */
   readonly lost: () => void;
   /** Paces the attempts to reconnect. */
   readonly clock: Clock;
-  /** Hears of losses and reconnections. */
+  /** Gets a line for each loss and reconnection. */
   readonly logger: Logger;
 }
 
@@ -39,7 +36,7 @@ export class StoreLink implements AsyncDisposable {
     this.#supervision = this.#supervise(store);
   }
 
-  /** Closes the connection. Whoever still uses it gets errors. */
+  /** Closes the connection; using it from then on throws. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#stop.abort();
     await this.#supervision;
@@ -76,8 +73,8 @@ export class StoreLink implements AsyncDisposable {
   /** The next connection, or undefined if the link was disposed before there was one. */
   async #reopen(): Promise<Xenstore | undefined> {
     const { clock, logger } = this.#options;
-    for (let waitMs = FIRST_RETRY_MS;; waitMs = Math.min(2 * waitMs, SLOWEST_RETRY_MS)) {
-      await clock.sleep(waitMs, this.#stop.signal);
+    for (const backoff = new Backoff();;) {
+      await clock.sleep(backoff.next(), this.#stop.signal);
       if (this.#stop.signal.aborted) return undefined;
       try {
         const store = this.#open(true);
@@ -90,7 +87,7 @@ export class StoreLink implements AsyncDisposable {
   }
 }
 
-/** The reason when the connection is lost; at once if xenstored refuses what it takes to notice that. */
+/** Resolves with the reason when the connection is lost; at once if xenstored refuses the watch that shows it. */
 function lossOf(store: Xenstore): Promise<string> {
   try {
     return store.lost;

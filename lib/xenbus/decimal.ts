@@ -1,6 +1,6 @@
 /**
- * Strict decimal numbers, as xenstore's nodes and paths hold them. Nothing that Number() would be lenient about passes.
- * It must not know what the numbers mean.
+ * Strict decimal numbers, as xenstore's nodes and paths hold them: what only Number() would accept is refused.
+ * Also how text of unknown origin is quoted in messages.
  */
 
 /** The largest u32. */

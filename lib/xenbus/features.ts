@@ -1,6 +1,6 @@
 /**
  * What a backend publishes about itself and its disk, as lists of node names and values: the features, which also limit
- * what a frontend may ask for, and the disk's properties. Pure; it must not know how nodes are written.
+ * what a frontend may ask for, and the disk's properties. Pure.
  */
 
 import { parseDecimal } from "./decimal.ts";
@@ -17,7 +17,7 @@ export const MOST_INDIRECT_SEGMENTS = 256;
 
 /** How discards are carried out. */
 export interface DiscardOffer {
-  /** What is smaller is left as it is. */
+  /** Discards smaller than this have no effect. */
   readonly granularityBytes: number;
   /** Where the first granule begins. */
   readonly alignmentBytes: number;
@@ -25,19 +25,19 @@ export interface DiscardOffer {
   readonly secure: boolean;
 }
 
-/** What this backend can do for a frontend. What is not there is published as 0 or not at all, never promised. */
+/** What this backend offers to a frontend. Features that are missing are published as 0 or not at all. */
 export interface Offer {
   /** WRITE_BARRIER is carried out. */
   readonly barrier: boolean;
   /** FLUSH_DISKCACHE is carried out. */
   readonly flushCache: boolean;
-  /** Pages that the frontend grants again and again stay mapped. */
+  /** Pages stay mapped, for frontends that reuse their grants. */
   readonly persistent: boolean;
   /** Log2 of the most pages a ring may have, 0 to {@linkcode MOST_RING_PAGE_ORDER}. */
   readonly maxRingPageOrder: number;
   /** Most rings a device may have, 1 to {@linkcode MOST_QUEUES}. */
   readonly maxQueues: number;
-  /** Most segments of an indirect request, up to {@linkcode MOST_INDIRECT_SEGMENTS}; 0: there are no such requests. */
+  /** Most segments of an indirect request, up to {@linkcode MOST_INDIRECT_SEGMENTS}; 0: none are accepted. */
   readonly maxIndirectSegments: number;
   /** DISCARD is carried out. */
   readonly discard?: DiscardOffer;
@@ -74,8 +74,8 @@ export interface DiskDescription {
 const flag = (value: boolean): string => value ? "1" : "0";
 
 /**
- * The nodes to be there before the backend goes to InitWait. Features that are absent by the protocol when there is no
- * support (indirect segments, several queues, how discards are done) are left out; the others are said to be 0.
+ * The nodes to publish before InitWait. Without support, indirect segments, several queues and the details of discards
+ * have no nodes; the other features are 0.
  */
 export function featureNodes(offer: Offer): NodeValue[] {
   const nodes: NodeValue[] = [
@@ -100,8 +100,8 @@ export function featureNodes(offer: Offer): NodeValue[] {
 }
 
 /**
- * What a backend published, this one or one before it: a frontend that connected then relies on it. Nodes that are
- * missing or make no sense offer nothing. The value of a node below the backend's directory comes from `read`.
+ * Reads what is published, perhaps by an earlier backend: a connected frontend relies on it. Nodes that are missing or
+ * not valid offer nothing. `read` returns the value of a node below the backend's directory.
  */
 export function readOffer(read: (name: string) => string | undefined): Offer {
   const number = (name: string, most: number, missing: number): number =>
@@ -123,7 +123,7 @@ export function readOffer(read: (name: string) => string | undefined): Offer {
   };
 }
 
-/** The nodes to be written, in one transaction, before the backend goes to Connected, and again when the disk grows. */
+/** The nodes to publish, in one transaction, with Connected, and again when the disk grows. */
 export function diskNodes(disk: DiskDescription): NodeValue[] {
   const info = (disk.cdrom ? INFO_CDROM : 0) | (disk.removable ? INFO_REMOVABLE : 0) |
     (disk.readOnly ? INFO_READ_ONLY : 0);

@@ -1,7 +1,6 @@
 /**
  * Reads what the frontend published into typed parameters, strictly: the guest writes these nodes and is not trusted.
- * A value that is missing, no number, out of range or more than was offered is an error that names the node. It must
- * not know how nodes are read, nor what a ring is.
+ * A value that is missing, not a number, out of range or more than was offered is an error that names the node.
  */
 
 import { ABI_NAMES, type AbiName } from "../blkif/abi.ts";
@@ -30,7 +29,7 @@ export interface FrontendParameters {
 export interface NegotiationOptions {
   /** The frontend's directory, for messages. */
   readonly frontendPath: string;
-  /** Taken when the frontend names no protocol. */
+  /** Used if the frontend names no protocol. */
   readonly defaultProtocol: AbiName;
   /** What the backend published. */
   readonly offer: Offer;
@@ -56,7 +55,7 @@ export function readFrontend(read: ReadNode, options: NegotiationOptions): Front
   return { abi, persistent, queues };
 }
 
-/** The frontend's nodes with the errors that people get to see. */
+/** Reads single nodes, with errors for people. */
 class FrontendNodes {
   constructor(readonly read: ReadNode, readonly path: string) {}
 

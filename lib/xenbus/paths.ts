@@ -1,6 +1,6 @@
 /**
- * Where a disk's nodes are in xenstore: the backend's directory, the frontend's, and libxl's. Pure text; it must not
- * know what is in them, nor read them.
+ * Where a disk's nodes are in xenstore: the backend's directory, the frontend's, and libxl's. Pure functions from
+ * addresses to paths and back.
  */
 
 import { XenblkError } from "../errors.ts";

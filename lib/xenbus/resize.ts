@@ -1,6 +1,6 @@
 /**
  * How a toolstack asks a backend to look at its image's size again, while a guest uses the disk: a node of the backend's
- * directory that holds the request, and then the answer. Nothing is read or written here.
+ * directory holds the request, and then the answer.
  */
 
 /** The node. */

@@ -1,6 +1,6 @@
 /**
  * The XenbusState values of `xen/io/xenbus.h`, their names, and how the text of a `state` node is read: strictly, since
- * one of the two nodes is written by the guest. It must not know what a state leads to (transitions.ts does).
+ * the guest writes one of the two nodes. transitions.ts decides what a state leads to.
  */
 
 /** Where one end of a device stands. Values are those of enum xenbus_state. */

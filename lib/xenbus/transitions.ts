@@ -1,60 +1,232 @@
 /**
- * What a block backend does next, as a pure table over the two state nodes and what this process holds. The whole
- * handshake, closing, reconnecting and re-attaching after a restart is decided here; doing it is the device's work. It
- * must not know xenstore, disks or rings.
+ * The one state machine of a block backend: what a device does next, as a pure table over everything that decides it.
+ * The handshake, closing, reconnecting, taking over after a restart, removal, and what to do after a failure are all
+ * decided here; the device carries the action out and reports an outcome.
  */
 
 import { type ObservedState, XenbusState } from "./states.ts";
 
-/** All that the decision depends on. Read both state nodes and `online` together, in one transaction. */
+/** Everything that the decision depends on. The states, `online` and `resizeAsked` are read in one transaction. */
 export interface Situation {
   /** The backend's own node, which the toolstack writes too. */
   readonly backendState: ObservedState;
-  /** `gone` also if the whole frontend directory is. A store that has just come back empty proves nothing. */
+  /** The guest's node; `gone` also if its directory is missing or its domain has ended. */
   readonly frontendState: ObservedState;
   /** The backend's `online` node says 1: keep the device for a reconnect. */
   readonly online: boolean;
-  /** This process serves the frontend's ring. */
-  readonly connected: boolean;
+  /** The toolstack asks to look at the image's size again. */
+  readonly resizeAsked: boolean;
+  /** False after xenstore came back, perhaps empty, until the nodes were seen again: missing nodes prove nothing. */
+  readonly proven: boolean;
+  /** Who holds the device's lock. */
+  readonly owner: Owner;
   /** This process has the image open. */
-  readonly opened: boolean;
+  readonly imageOpen: boolean;
+  /** The frontend's rings. */
+  readonly ring: Ring;
+  /** How the last attempt ended, if nothing has changed since. */
+  readonly attempt: Attempt;
+  /** What this process wants with the device. */
+  readonly intent: Intent;
+  /**
+   * Since this process wants to detach the device, its removal was asked for. If the backend is Initialising after that,
+   * the disk was attached anew: the next process offers it.
+   */
+  readonly removalAsked: boolean;
 }
 
 /**
- * What to do. After each action but none, unknown-state and teardown the situation is to be looked at again. State
- * nodes are written only where they exist, and only where the value changes except by `offer`, `reoffer`, `connect`.
+ * Who may serve the device and write its nodes: `nobody` has been asked for so far; `us`; an `other` process; `unknown`
+ * if the lock cannot be taken or tested, in which case nothing is served, but a frontend that closes is answered.
+ */
+export type Owner = "nobody" | "us" | "other" | "unknown";
+
+/**
+ * - `none`: this process serves no ring.
+ * - `served`: it does, and the frontend was told.
+ * - `untold`: it does, but writing the nodes of the connection failed or was not confirmed.
+ * - `stopped`: the data plane stopped a ring; the rings must be closed and the error reported.
+ * - `broken`: that is done; the frontend has to start over with a new ring.
+ */
+export type Ring = "none" | "served" | "untold" | "stopped" | "broken";
+
+/**
+ * - `fresh`: nothing was tried, or something has changed since.
+ * - `refused`: offering or connecting failed, and would fail again.
+ * - `busy`: it failed because another process holds the image's lock; `fresh` again after a while.
+ * - `failed`: xenstore, or closing something, failed; `fresh` again after a while, which grows.
+ */
+export type Attempt = "fresh" | "refused" | "busy" | "failed";
+
+/** `serve` it; `detach` it: ask for its removal and serve until the guest has closed it; `detach-now`: do not wait. */
+export type Intent = "serve" | "detach" | "detach-now";
+
+/**
+ * What to do. State nodes are written only where they exist and still say what the decision was based on.
  *
- * - `offer`: open the image, publish features, write InitWait.
- * - `reoffer`: the same after an earlier connection: drain and release its ring first; the image may be open already.
- * - `connect`: release any earlier ring, open the image if need be, map and bind, publish the disk's properties, write
- *   Connected, look at the ring once. When it fails: note the error, write Closing, and wait for the frontend.
- * - `resume`: as connect, but nothing is published and the state stays as it is.
+ * - `claim`: take the device's lock.
+ * - `offer`: close any earlier ring, open the image, publish features, write InitWait.
+ * - `connect`: close any earlier ring, open the image if need be, open the rings, then as `publish`.
+ * - `publish`: write the disk's properties and Connected. The state is written although it is Connected already if the
+ *   frontend is not.
+ * - `resume`: open image and rings; write nothing.
+ * - `drop-ring`: close the rings, report why the data plane stopped one, write Closing if Connected.
+ * - `resize`: look at the image's size, tell the rings and the frontend, answer the toolstack.
+ * - `request-removal`: write `online` 0 and Closing, as a toolstack does.
  * - `close-begin`: write Closing; requests are still served.
- * - `close`: finish what is in flight, release ring and image, write Closed.
- * - `teardown`: the same for good; Closed is written only if the backend's state node is still there.
+ * - `close`: finish what is in flight, close rings and image, write Closed.
+ * - `teardown`: the same for a frontend or device that is gone.
+ * - `forget`: drop a device that is gone and that another process owns; write nothing.
+ * - `wait`: nothing now; look again after a while.
  * - `unknown-state`: ignore it, with one log line.
+ * - `none`: nothing until something changes.
  */
 export type Action =
-  | { readonly kind: "offer" }
-  | { readonly kind: "reoffer" }
-  | { readonly kind: "connect" }
-  | { readonly kind: "resume" }
-  | { readonly kind: "close-begin" }
-  | { readonly kind: "close" }
-  | { readonly kind: "teardown" }
-  | { readonly kind: "none" }
+  | { readonly kind: PlainActionKind }
+  | { readonly kind: "wait"; readonly for: "owner" | "image" | "retry" }
   | { readonly kind: "unknown-state"; readonly side: "backend" | "frontend" };
 
-const OFFER: Action = { kind: "offer" };
-const REOFFER: Action = { kind: "reoffer" };
-const CONNECT: Action = { kind: "connect" };
-const RESUME: Action = { kind: "resume" };
-const CLOSE_BEGIN: Action = { kind: "close-begin" };
-const CLOSE: Action = { kind: "close" };
-const TEARDOWN: Action = { kind: "teardown" };
-const NONE: Action = { kind: "none" };
-const UNKNOWN_BACKEND: Action = { kind: "unknown-state", side: "backend" };
-const UNKNOWN_FRONTEND: Action = { kind: "unknown-state", side: "frontend" };
+/** An action without further data. */
+export type PlainActionKind =
+  | "claim"
+  | "offer"
+  | "connect"
+  | "publish"
+  | "resume"
+  | "drop-ring"
+  | "resize"
+  | "request-removal"
+  | "close-begin"
+  | "close"
+  | "teardown"
+  | "forget"
+  | "none";
+
+/**
+ * How an action ended. Only this, and what the nodes then say, makes the next situation.
+ *
+ * - `done`: look again at once.
+ * - `refused`, `busy`, `failed`: look again at once; the next `attempt` says so.
+ * - `idle`: look again when something changes.
+ * - `waiting`: the same, or after a while; by then `attempt` is `fresh`, and another process may have ended.
+ * - `ended`: the device is gone, and nothing of it is held.
+ */
+export type Outcome = "done" | "refused" | "busy" | "failed" | "idle" | "waiting" | "ended";
+
+/**
+ * One action for every situation.
+ *
+ * By the backend's state (rows) and the frontend's (columns); `0 7 8 !` are states that mean nothing to a disk, and text
+ * that is no state. "Held": the image is open or a ring is not `none` or `broken`.
+ *
+ * | be \ fe | gone     | 1, 2      | 3           | 4           | 5           | 6        | 0 7 8 !  |
+ * |---------|----------|-----------|-------------|-------------|-------------|----------|----------|
+ * | gone    | teardown | teardown  | teardown    | teardown    | teardown    | teardown | teardown |
+ * | 1       | (a)      | offer     | offer       | offer       | close-begin | close    | unknown  |
+ * | 2, 3    | teardown | (b)       | connect (c) | connect (c) | close-begin | close    | unknown  |
+ * | 4       | teardown | offer     | (d)         | (d)         | close-begin | close    | unknown  |
+ * | 5       | teardown | (e)       | none        | (f)         | (f)         | close    | (g)      |
+ * | 6       | (a)      | offer (h) | offer (h)   | (i)         | (i)         | (i)      | (i)      |
+ * | 0 7 8 ! | teardown | unknown   | unknown     | unknown     | unknown     | unknown  | unknown  |
+ *
+ * - a: none if nothing is held: the toolstack may be about to create the frontend's directory. Else teardown.
+ * - b: none if the image is open and no ring is held: it is the frontend's turn. Else offer.
+ * - c: close-begin if refused or busy, or the ring is broken: the frontend learns by Closing that it must start over.
+ * - d: by the ring. `served`: none. `untold`: publish. `broken`: close-begin. `none`: another process left the device
+ *   Connected, and this one takes over: connect. If refused, none: Closing would cost the guest a disk that can still
+ *   be put right. If busy, wait: the holder of the image's lock may be a process that is about to end.
+ * - e: offer if online; else the toolstack wants the device removed and no frontend is active: close.
+ * - f: none if online, or while a ring is held, until the frontend goes to 6. Else the toolstack wants the device
+ *   removed, and a guest that an earlier process served may wait for I/O: resume. Close if that was refused or busy, or
+ *   the ring is broken.
+ * - g: close if the toolstack wants the device removed and no ring is held, so that nonsense does not delay it.
+ * - h: only if online; else as i. A frontend at 3 here did not wait for InitWait.
+ * - i: close if a ring is held; teardown if the image is open and the device not online; else none, or unknown. A
+ *   frontend at 4 has yet to see that we closed.
+ *
+ * In all rows an offer that was refused is none: somebody has to change something first.
+ *
+ * What comes before the table, first match first:
+ *
+ * | if                                                                           | then            |
+ * |------------------------------------------------------------------------------|-----------------|
+ * | a ring is held, the store is not proven, backend or frontend is gone         | none            |
+ * | detach or detach-now, the owner is other or unknown                          | none            |
+ * | detach or detach-now, removal was asked for, backend 1: attached anew        | none            |
+ * | detach or detach-now, backend not gone, online or not yet 5 or 6             | request-removal |
+ * | detach-now, backend not gone, and not 6 or something is held                 | close           |
+ * | the ring is stopped, neither backend nor frontend is gone, backend not 6     | drop-ring       |
+ *
+ * What comes after it:
+ *
+ * | if                                                                           | then            |
+ * |------------------------------------------------------------------------------|-----------------|
+ * | none or unknown, a resize is asked for, a ring is served or untold           | resize          |
+ * | not none, the last attempt failed                                            | wait            |
+ * | not none, the owner is other; forget if the backend is gone                  | wait            |
+ * | not none, the owner is nobody                                                | claim           |
+ */
+export function decide(situation: Situation): Action {
+  const wanted = wantedIn(situation);
+  if (wanted.kind === "none") return wanted;
+  if (situation.attempt === "failed") return { kind: "wait", for: "retry" };
+  switch (situation.owner) {
+    case "other":
+      return situation.backendState === "gone" ? act("forget") : { kind: "wait", for: "owner" };
+    case "nobody":
+      return act("claim");
+    default:
+      return wanted;
+  }
+}
+
+/** What the owner of the device would do if the last attempt had not failed. */
+function wantedIn(situation: Situation): Action {
+  const { backendState, frontendState, intent, owner } = situation;
+  const somethingGone = backendState === "gone" || frontendState === "gone";
+  if (somethingGone && ringHeld(situation) && !situation.proven) return act("none");
+  if (intent !== "serve" && (owner === "other" || owner === "unknown")) return act("none");
+  if (situation.removalAsked && backendState === XenbusState.Initialising) return act("none");
+  if (intent !== "serve" && removalNotAsked(situation)) return act("request-removal");
+  if (intent === "detach-now" && backendState !== "gone") {
+    return backendState === XenbusState.Closed && !held(situation) ? act("none") : act("close");
+  }
+  if (situation.ring === "stopped" && !somethingGone && backendState !== XenbusState.Closed) return act("drop-ring");
+  const action = byStates(situation);
+  const idle = action.kind === "none" || action.kind === "unknown-state";
+  if (idle && situation.resizeAsked && served(situation)) return act("resize");
+  return action.kind === "offer" && situation.attempt === "refused" ? act("none") : action;
+}
+
+function removalNotAsked(situation: Situation): boolean {
+  return situation.backendState !== "gone" && !isRemovalAsked(situation);
+}
+
+/** The nodes ask for the device's removal, as a toolstack does. */
+export function isRemovalAsked({ backendState, online }: Pick<Situation, "backendState" | "online">): boolean {
+  return !online && (backendState === XenbusState.Closing || backendState === XenbusState.Closed);
+}
+
+/** The table itself. */
+function byStates(situation: Situation): Action {
+  const { backendState, frontendState } = situation;
+  if (backendState === "gone") return act("teardown");
+  if (frontendState === "gone") return withoutFrontend(situation);
+  const phase = phaseOf(frontendState);
+  switch (backendState) {
+    case XenbusState.Initialising:
+    case XenbusState.InitWait:
+    case XenbusState.Initialised:
+    case XenbusState.Connected:
+      return whileOpen(situation, phase);
+    case XenbusState.Closing:
+      return whileClosing(situation, phase);
+    case XenbusState.Closed:
+      return whileClosed(situation, phase);
+    default:
+      return { kind: "unknown-state", side: "backend" };
+  }
+}
 
 /** What a frontend's state means to a backend. */
 type FrontendPhase = "starting" | "ready" | "connected" | "closing" | "closed" | "unknown";
@@ -77,105 +249,89 @@ function phaseOf(state: ObservedState): FrontendPhase {
   }
 }
 
-/**
- * One action for every situation, by the backend's state (rows) and the frontend's (columns). `0 7 8 !` are states that
- * mean nothing to a disk, and text that is no state. "Held" is: this process has the image open or serves the ring.
- *
- * | be \ fe | gone     | 1, 2        | 3           | 4           | 5           | 6        | 0 7 8 !  |
- * |---------|----------|-------------|-------------|-------------|-------------|----------|----------|
- * | gone    | teardown | teardown    | teardown    | teardown    | teardown    | teardown | teardown |
- * | 1       | (a)      | offer (b)   | offer (b)   | offer (b)   | close-begin | close    | unknown  |
- * | 2, 3    | teardown | (c)         | connect     | connect     | close-begin | close    | unknown  |
- * | 4       | teardown | offer (b)   | connect (d) | connect (d) | close-begin | close    | unknown  |
- * | 5       | teardown | (e)         | none        | (f)         | (f)         | close    | (g)      |
- * | 6       | (h)      | reoffer (i) | reoffer (i) | (j)         | (j)         | (j)      | (k)      |
- * | 0 7 8 ! | teardown | unknown     | unknown     | unknown     | unknown     | unknown  | unknown  |
- *
- * - a: none as long as nothing is held: the toolstack may be about to create the frontend's directory. Else teardown.
- * - b: reoffer if anything is held: the device was created anew, or the frontend started over without closing. With the
- *   backend at 1 and the frontend already at 3 or 4 the next look finds the backend at 2 and connects.
- * - c: none if the image is open and no ring is served: the frontend's turn. offer if not open (this process has
- *   just started), reoffer if a ring is still served.
- * - d: none if this process serves the ring: the frontend's 3 and then 4 are expected. Otherwise another process left
- *   the device Connected, and this one re-attaches.
- * - e: reoffer if online; else the toolstack wants the device removed and no frontend is active: close.
- * - f: none while this process serves the ring, until the frontend goes to 6. If it does not and the toolstack wants
- *   the device removed, the process was restarted meanwhile and the guest may still wait for I/O: resume.
- * - g: close if the toolstack wants the device removed and no ring is served, so that nonsense does not hold it up.
- * - h: none if nothing is held, else teardown.
- * - i: only if online; else as j. A frontend at 3 here skipped waiting for InitWait.
- * - j: close if a ring is still served; teardown if the image is still open and the device not online; else none. In
- *   particular a frontend at 4 is one that has yet to see that we closed.
- * - k: as j, but unknown instead of none.
- */
-export function decide(situation: Situation): Action {
-  const { backendState, frontendState } = situation;
-  if (backendState === "gone") return TEARDOWN;
-  if (frontendState === "gone") return withoutFrontend(situation);
-  const phase = phaseOf(frontendState);
-  switch (backendState) {
-    case XenbusState.Initialising:
-    case XenbusState.InitWait:
-    case XenbusState.Initialised:
-    case XenbusState.Connected:
-      return whileOpen(situation, phase);
-    case XenbusState.Closing:
-      return whileClosing(situation, phase);
-    case XenbusState.Closed:
-      return whileClosed(situation, phase);
-    default:
-      return UNKNOWN_BACKEND;
-  }
-}
-
-function held(situation: Situation): boolean {
-  return situation.connected || situation.opened;
-}
-
-/** Notes a and h: with nothing held, a device that is new or closed is left alone. */
+/** Note a. */
 function withoutFrontend(situation: Situation): Action {
   const { backendState } = situation;
   const quiet = backendState === XenbusState.Initialising || backendState === XenbusState.Closed;
-  return quiet && !held(situation) ? NONE : TEARDOWN;
+  return act(quiet && !held(situation) ? "none" : "teardown");
 }
 
 /** Rows 1, 2, 3 and 4. */
 function whileOpen(situation: Situation, phase: FrontendPhase): Action {
   if (phase === "unknown") return UNKNOWN_FRONTEND;
-  if (phase === "closing") return CLOSE_BEGIN;
-  if (phase === "closed") return CLOSE;
-  const begin = held(situation) ? REOFFER : OFFER;
-  if (situation.backendState === XenbusState.Initialising) return begin;
+  if (phase === "closing") return act("close-begin");
+  if (phase === "closed") return act("close");
+  if (situation.backendState === XenbusState.Initialising) return act("offer");
   if (situation.backendState === XenbusState.Connected) {
-    if (phase === "starting") return begin;
-    return situation.connected ? NONE : CONNECT;
+    return phase === "starting" ? act("offer") : whileConnected(situation);
   }
-  if (phase !== "starting") return CONNECT;
-  return situation.opened && !situation.connected ? NONE : begin;
+  if (phase === "starting") return act(situation.imageOpen && !ringHeld(situation) ? "none" : "offer");
+  return act(hopeless(situation) ? "close-begin" : "connect");
+}
+
+/** The rings as the frontend has published them cannot be served. */
+function hopeless({ ring, attempt }: Situation): boolean {
+  return ring === "broken" || attempt === "refused" || attempt === "busy";
+}
+
+/** Note d. */
+function whileConnected({ ring, attempt }: Situation): Action {
+  switch (ring) {
+    case "untold":
+      return act("publish");
+    case "broken":
+      return act("close-begin");
+    case "none":
+      if (attempt === "busy") return { kind: "wait", for: "image" };
+      return act(attempt === "refused" ? "none" : "connect");
+    default:
+      return act("none");
+  }
 }
 
 /** Row 5. */
 function whileClosing(situation: Situation, phase: FrontendPhase): Action {
-  const { online, connected } = situation;
+  const { online } = situation;
+  const patient = online || ringHeld(situation);
   switch (phase) {
     case "starting":
-      return online ? REOFFER : CLOSE;
+      return act(online ? "offer" : "close");
     case "ready":
-      return NONE;
+      return act("none");
     case "connected":
     case "closing":
-      return connected || online ? NONE : RESUME;
+      if (patient) return act("none");
+      return act(hopeless(situation) ? "close" : "resume");
     case "closed":
-      return CLOSE;
+      return act("close");
     case "unknown":
-      return connected || online ? UNKNOWN_FRONTEND : CLOSE;
+      return patient ? UNKNOWN_FRONTEND : act("close");
   }
 }
 
 /** Row 6. */
 function whileClosed(situation: Situation, phase: FrontendPhase): Action {
-  if (situation.online && (phase === "starting" || phase === "ready")) return REOFFER;
-  if (situation.connected) return CLOSE;
-  if (situation.opened && !situation.online) return TEARDOWN;
-  return phase === "unknown" ? UNKNOWN_FRONTEND : NONE;
+  if (situation.online && (phase === "starting" || phase === "ready")) return act("offer");
+  if (ringHeld(situation)) return act("close");
+  if (situation.imageOpen && !situation.online) return act("teardown");
+  return phase === "unknown" ? UNKNOWN_FRONTEND : act("none");
+}
+
+const UNKNOWN_FRONTEND: Action = { kind: "unknown-state", side: "frontend" };
+
+function act(kind: PlainActionKind): Action {
+  return { kind };
+}
+
+function served({ ring }: Situation): boolean {
+  return ring === "served" || ring === "untold";
+}
+
+/** Rings are open in the data plane, whether it still works on them or not. */
+function ringHeld(situation: Situation): boolean {
+  return served(situation) || situation.ring === "stopped";
+}
+
+function held(situation: Situation): boolean {
+  return situation.imageOpen || ringHeld(situation);
 }

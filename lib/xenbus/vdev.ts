@@ -1,6 +1,6 @@
 /**
  * Virtual device numbers: how `xvda`, `sda1` or `hdc` become the number that names a disk in xenstore, and back
- * (xen-vbd-interface(7)). Pure; it must not know who attaches what.
+ * (xen-vbd-interface(7)). Pure.
  */
 
 import { XenblkError } from "../errors.ts";

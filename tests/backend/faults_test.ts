@@ -7,7 +7,8 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { removeDevice } from "../../lib/toolstack/attach.ts";
 import { requestRemoval } from "../../lib/toolstack/removal.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../../lib/xenbus/paths.ts";
-import { Rig, RING_NODES, settle, until } from "./rig.ts";
+import { SimulatedClock } from "../simulation/simulated_clock.ts";
+import { Rig, RING_NODES, turn, until } from "./rig.ts";
 
 /** The `error` node below `error/` of the backend's own domain. */
 function errorNode(rig: Rig, device: DeviceAddress): string | undefined {
@@ -55,14 +56,13 @@ for (
     const kind = rig.serve();
     await until("there is an error", () => rig.backend(device, "error") !== undefined);
     assertStringIncludes(rig.backend(device, "error")!, part);
-    await settle(100);
+    await rig.idle(device);
     assertEquals(rig.lines.filter((line) => line.startsWith("error")).length, 1);
     assertEquals([rig.backend(device, "state"), rig.openDisks], ["1", 0]);
     requestRemoval(rig.toolstack, backendPath(device));
     await rig.backendReaches(device, 6);
     removeDevice(rig.toolstack, device);
     await until("the device is gone", () => kind.status().length === 0);
-    await settle();
     assertEquals(rig.toolstack.list("/local/domain/0/error"), []);
   });
 }
@@ -137,13 +137,13 @@ Deno.test("a ring that the data plane refuses is an error, and the guest is told
   assertEquals(rig.openDisks, 0);
 });
 
-Deno.test("a ring that the data plane stops is given back, one line is logged, and the guest may connect anew", async () => {
+Deno.test("a ring that the data plane stops is closed, one line is logged, and the guest may connect anew", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   rig.serve();
   const frontend = rig.frontend(device);
   await frontend.connect();
-  await settle();
+  await rig.idle(device);
   rig.lines.length = 0;
   rig.plane.queues[0]!.stop("req_prod is 900 ahead of 32 slots");
   await frontend.closed;
@@ -177,9 +177,9 @@ Deno.test("states that mean nothing are ignored with one line each, and what is 
   await rig.backendReaches(device, 4);
   rig.lines.length = 0;
   for (const state of ["7", "99", "", "4 ", "0x4"]) {
-    for (let again = 0; again < 3; again++) {
+    for (let again = 0; again < 2; again++) {
       rig.guestWrites(device, { state });
-      await settle(5);
+      await rig.idle(device);
     }
   }
   assertEquals(rig.lines.filter((line) => line.includes("means nothing")).length, 2); // Reconfiguring, and invalid
@@ -189,26 +189,28 @@ Deno.test("states that mean nothing are ignored with one line each, and what is 
 Deno.test("a thousand flaps of the frontend's state cost a bounded number of looks, openings and log lines", async () => {
   await using rig = new Rig();
   const device = rig.attach();
-  rig.serve();
+  const clock = new SimulatedClock();
+  rig.serve({}, { clock });
   await rig.backendReaches(device, 2);
   const states = ["1", "3", "4", "5", "6", "7"];
   rig.writes.length = 0;
-  const start = performance.now();
   for (let flap = 0; flap < 1000; flap++) {
     rig.guestWrites(device, { ...RING_NODES, "ring-ref": String(flap), state: states[flap % states.length]! });
-    if (flap % 10 === 0) await settle(1);
+    clock.advance(1);
+    await turn();
   }
-  await settle(100);
-  const allowed = 2 * (30 + (performance.now() - start) / 50);
+  const allowed = 30 + clock.now() / 50;
   assert(rig.disks.length <= allowed, `${rig.disks.length} openings`);
   assert(rig.writes.length <= 30 * allowed, `${rig.writes.length} writes`);
   assert(rig.lines.length <= 40, `${rig.lines.length} lines`);
+  const goOn = setInterval(() => clock.advance(50), 1);
   rig.guestWrites(device, { state: "6" });
   await rig.backendReaches(device, 6);
-  await until("everything is given back", () => rig.plane.open.length === 0 && rig.openDisks === 0);
+  await until("everything is closed", () => rig.plane.open.length === 0 && rig.openDisks === 0);
   rig.guestWrites(device, { state: "1" });
   await rig.backendReaches(device, 2);
   await rig.frontend(device).connect();
+  clearInterval(goOn);
 });
 
 Deno.test("features that an earlier backend offered and this one does not are taken back", async () => {

@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { type GrantChoice, grantModeOf, offersPersistent } from "../../lib/backend/grant_choice.ts";
 import { backendPath } from "../../lib/xenbus/paths.ts";
-import { Rig, RING_NODES, settle, until } from "./rig.ts";
+import { Rig, RING_NODES, until } from "./rig.ts";
 
 const CHOICES: readonly GrantChoice[] = ["auto", "copy", "persistent", "map", "map-each"];
 
@@ -109,7 +109,6 @@ Deno.test("the data plane is told whether direct I/O on the guest's pages is saf
     if (value !== undefined) rig.toolstack.write(`${backendPath(device)}/direct-io-safe`, value);
     rig.serve();
     await rig.frontend(device).connect();
-    await settle(1);
     assertEquals(rig.plane.queues[0]!.spec.directIoSafe, expected);
   }
 });

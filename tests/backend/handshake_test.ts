@@ -7,7 +7,7 @@ import { assert, assertEquals, assertMatch, assertNotEquals } from "@std/assert"
 import { removeDevice } from "../../lib/toolstack/attach.ts";
 import { requestRemoval } from "../../lib/toolstack/removal.ts";
 import { backendPath, frontendPath } from "../../lib/xenbus/paths.ts";
-import { GUEST, Rig, RING_NODES, settle, until } from "./rig.ts";
+import { GUEST, Rig, RING_NODES, turn, until } from "./rig.ts";
 
 Deno.test("features are published before InitWait, the disk before Connected, and each in one transaction", async () => {
   await using rig = new Rig();
@@ -31,7 +31,6 @@ Deno.test("features are published before InitWait, the disk before Connected, an
 
   rig.writes.length = 0;
   const connection = await rig.frontend(device).connect();
-  await settle();
   const written = rig.writes.map(({ path, value }) => [path.slice(backendPath(device).length + 1), value]);
   assertMatch(written.shift()!.join(), /^attachment-nonce,[0-9a-f]{32}$/, "before the rings are opened");
   assertEquals(written, [
@@ -83,7 +82,7 @@ Deno.test("without a protocol node the frontend is taken for what the settings s
   assertEquals(rig.plane.queues[0]!.spec.abi, "arm-abi");
 });
 
-Deno.test("a frontend that closes is answered, and ring and image are given back before Closed", async () => {
+Deno.test("a frontend that closes is answered, and ring and image are closed before Closed", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   rig.serve();
@@ -103,7 +102,7 @@ Deno.test("at the frontend's Closing requests are still served", async () => {
   await rig.backendReaches(device, 4);
   rig.guestWrites(device, { state: "5" });
   await rig.backendReaches(device, 5);
-  await settle();
+  await rig.idle(device);
   assertEquals(rig.plane.open.length, 1);
 });
 
@@ -166,7 +165,7 @@ Deno.test("a removal that is asked for while the image is being opened is not ov
   const device = rig.attach();
   rig.beforeOpen = () => {
     requestRemoval(rig.toolstack, backendPath(device));
-    return settle(5);
+    return turn();
   };
   rig.serve();
   await rig.backendReaches(device, 6);
@@ -179,7 +178,7 @@ Deno.test("a device that is deleted while the image is being opened is not writt
   const device = rig.attach();
   rig.beforeOpen = () => {
     removeDevice(rig.toolstack, device);
-    return settle(5);
+    return turn();
   };
   const kind = rig.serve();
   await until("the image was opened and closed", () => rig.disks.length === 1 && rig.openDisks === 0);

@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { type ImageLocks, ProcessImageLocks } from "../../lib/storage/image/lock.ts";
 import { backendPath } from "../../lib/xenbus/paths.ts";
-import { FAST_CLOCK, Rig, RING_NODES, settle, until } from "./rig.ts";
+import { FAST_CLOCK, Rig, RING_NODES, until } from "./rig.ts";
 
 const silent = (): void => {};
 
@@ -94,8 +94,8 @@ Deno.test("a device that another process left Connected waits for the image as l
   assertEquals(rig.lines.filter((line) => line.includes("process 12")).length, 1, "said once");
   held = false;
   await until("it is served", () => rig.plane.open.length === 1);
-  await settle();
-  assertEquals([rig.backend(device, "state"), rig.backend(device, "error")], ["4", undefined]);
+  await until("the error is gone", () => rig.backend(device, "error") === undefined);
+  assertEquals(rig.backend(device, "state"), "4");
 });
 
 Deno.test("a device whose image is busy can still be removed", async () => {

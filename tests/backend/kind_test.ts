@@ -9,7 +9,7 @@ import { type DomId, type Xenstore, XenstoreError } from "../../lib/hypervisor.t
 import { removeDevice } from "../../lib/toolstack/attach.ts";
 import { requestRemoval } from "../../lib/toolstack/removal.ts";
 import { backendPath, frontendPath } from "../../lib/xenbus/paths.ts";
-import { DOM0, GUEST, Rig, RING_NODES, settle, until } from "./rig.ts";
+import { DOM0, FAST_CLOCK, GUEST, Rig, RING_NODES, steps, until } from "./rig.ts";
 
 const STAY = { leave: "connected", timeoutMs: 0 } as const;
 
@@ -70,7 +70,7 @@ Deno.test("a device that cannot be looked at does not keep the others of its kin
   broken = true;
   rig.simulated.releaseDomain(7 as DomId);
   await until("the dead guest's disk is closed", () => rig.plane.open.length === 2);
-  const complaint = `error: vbd3/5/${devices[0]!.vdev}: cannot tell whether its guest is there: `;
+  const complaint = `error: vbd3/5/${devices[0]!.vdev}: cannot look at ${backendPath(devices[0]!)}: `;
   assert(rig.lines.some((line) => line.startsWith(complaint)), rig.lines.join("\n"));
   broken = false;
 });
@@ -82,8 +82,10 @@ Deno.test("directories that are no device are left alone, and one becomes a devi
   rig.toolstack.write(`${root}/5/xvda/state`, "1");
   rig.toolstack.write(`${root}/5/51712/params`, "null:1M");
   const kind = rig.serve();
-  await settle();
-  assertEquals([kind.status().length, rig.lines], [0, []]);
+  const real = rig.attach({ vdev: "xvdb" });
+  await rig.idle(real);
+  assertEquals(kind.status().map(({ name }) => name), ["xvdb"]);
+  assertEquals(rig.lines.filter((line) => !line.includes(`/${real.vdev}: `)), []);
   rig.toolstack.remove(`${root}/5/51712`);
   rig.toolstack.remove(`${root}/5/xvda`);
   const device = rig.attach({ vdev: "51712" });
@@ -95,7 +97,7 @@ Deno.test("serving one device leaves the others of its kind alone", async () => 
   const [one, other] = [rig.attach(), rig.attach()];
   const kind = rig.serve({}, { only: one });
   await rig.frontend(one).connect();
-  await settle();
+  await rig.idle(one);
   assertEquals([kind.status().length, rig.backend(other, "state")], [1, "1"]);
 });
 
@@ -130,7 +132,7 @@ Deno.test("closing leaves devices Connected, and the next backend attaches witho
   rig.writes.length = 0;
   const second = rig.serve();
   await until("the ring is served again", () => rig.plane.open.length === 1);
-  await settle();
+  await rig.idle(device);
   const { spec } = rig.plane.open[0]!;
   assertEquals([spec.ringRefs, spec.eventChannel], [ringPages.refs, port]);
   assertEquals(rig.writes, []);
@@ -146,7 +148,7 @@ Deno.test("a frontend that came to Initialised while no backend ran is connected
   rig.guestWrites(device, { ...RING_NODES, state: "3" });
   rig.serve();
   await until("the ring is served", () => rig.plane.open.length === 1);
-  await settle();
+  await rig.idle(device);
   assertEquals(rig.statesWritten(device), ["4"]);
 });
 
@@ -175,7 +177,7 @@ Deno.test("an image that grew over a restart is told to the guest with its new s
   rig.writes.length = 0;
   rig.serve();
   await until("the ring is served again", () => rig.plane.open.length === 1);
-  await settle();
+  await rig.idle(device);
   assertEquals(rig.writes.map(({ path, value }) => [path.split("/").at(-1), value]), [
     ["sectors", "4096"],
     ["state", "4"],
@@ -189,7 +191,7 @@ Deno.test("an image that is missing after a restart costs the guest nothing: it 
   rig.guestWrites(device, { ...RING_NODES, state: "4" });
   const first = rig.serve();
   await until("there is an error", () => rig.backend(device, "error") !== undefined);
-  await settle(100);
+  await rig.idle(device);
   assertEquals([rig.backend(device, "state"), rig.lines.length], ["4", 1]);
   await first.close(STAY, 30_000);
   rig.toolstack.write(`${backendPath(device)}/params`, "null:1M");
@@ -210,10 +212,10 @@ Deno.test("a device that was asked to go while no backend ran is served until th
   requestRemoval(rig.toolstack, backendPath(device));
   rig.serve();
   await until("the ring is served again", () => rig.plane.open.length === 1);
-  await settle();
+  await rig.idle(device);
   assertEquals(rig.backend(device, "state"), "5");
   rig.guestWrites(device, { state: "5" });
-  await settle();
+  await rig.idle(device);
   assertEquals(rig.plane.open.length, 1);
   rig.guestWrites(device, { state: "6" });
   await rig.backendReaches(device, 6);
@@ -267,13 +269,12 @@ for (const empty of [false, true]) {
     const device = rig.attach();
     const kind = rig.serve();
     await rig.frontend(device).connect();
-    await settle();
+    await rig.idle(device);
     rig.simulated.stop();
-    await until("the loss is noticed", () => rig.lines.some((line) => line.includes("connection lost")));
-    await settle(150);
+    await until("reconnecting fails", () => rig.debugLines.some((line) => line.includes("cannot reconnect yet")));
+    const since = rig.debugLines.length;
     rig.simulated.start({ empty });
-    await until("it is connected again", () => rig.lines.some((line) => line.includes("connected again")));
-    await settle();
+    await rig.idle(device, { since });
     assertEquals([rig.plane.queues.length, rig.plane.open.length, rig.openDisks], [1, 1, 1]);
     assertEquals(kind.status().length, 1);
     if (empty) {
@@ -285,7 +286,7 @@ for (const empty of [false, true]) {
       rig.simulated.createGuest(GUEST);
       rig.attach();
       rig.toolstack.write(`${backendPath(device)}/state`, "4");
-      await settle();
+      await rig.idle(device);
     }
     rig.guestWrites(device, { state: "6" });
     await rig.backendReaches(device, 6);
@@ -302,14 +303,14 @@ for (const empty of [false, true]) {
     let noticed = false;
     void kind.guestGone.then(() => noticed = true);
     await rig.frontend(device).connect();
-    await settle();
+    await rig.idle(device);
     rig.simulated.stop();
-    await until("the loss is noticed", () => rig.lines.some((line) => line.includes("connection lost")));
+    await rig.says("connection lost");
     if (!empty) rig.simulated.releaseDomain(GUEST);
+    const since = rig.debugLines.length;
     rig.simulated.start({ empty });
-    await until("it is connected again", () => rig.lines.some((line) => line.includes("connected again")));
-    if (!empty) await kind.guestGone;
-    else await settle(100);
+    if (empty) await rig.idle(device, { since });
+    else await kind.guestGone.then(() => until("its ring is closed", () => rig.plane.open.length === 0));
     assertEquals([noticed, rig.plane.open.length], empty ? [false, 1] : [true, 0]);
   });
 }
@@ -320,26 +321,26 @@ Deno.test("a disk that was removed while xenstore was away is given up when it i
   const kind = rig.serve();
   await rig.frontend(device).connect();
   const toolstack = rig.toolstack;
-  await settle();
+  await rig.idle(device);
   // Only the backend's connection breaks; the toolstack's goes on.
   const lost = rig.lines.length;
   rig.simulated.disconnect(0 as DomId, "broken pipe");
   toolstack[Symbol.dispose]();
   removeDevice(rig.toolstack, device);
-  await until("it is connected again", () => rig.lines.slice(lost).some((line) => line.includes("connected again")));
+  await rig.says("connected again", lost);
   await until("the device is gone", () => kind.status().length === 0);
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 });
 
 Deno.test("a store that breaks at every moment of a handshake leaves no ring, image or node behind in the end", async () => {
-  for (let afterMs = 0; afterMs < 6; afterMs++) {
+  for (let moment = 0; moment < 60; moment += 2) {
     await using rig = new Rig();
     const device = rig.attach();
-    const kind = rig.serve();
+    const kind = rig.serve({}, { clock: FAST_CLOCK });
     rig.guestWrites(device, { ...RING_NODES, state: "3" });
-    await settle(afterMs);
+    await steps(moment);
     rig.simulated.stop();
-    await settle(5);
+    await rig.says("connection lost");
     rig.simulated.start();
     await rig.backendReaches(device, 4);
     await until("one ring is served", () => rig.plane.open.length === 1 && rig.openDisks === 1);
@@ -397,10 +398,10 @@ for (const answered of [true, false]) {
         },
       });
       rig.guestWrites(device, { ...RING_NODES, state: "3" });
-      await until("the store is lost", () => rig.lines.some((line) => line.includes("connection lost")));
+      await rig.says("connection lost");
+      const since = rig.debugLines.length;
       rig.simulated.start({ empty });
-      await until("it is connected again", () => rig.lines.some((line) => line.includes("connected again")));
-      await settle();
+      await rig.idle(device, { since });
       assertEquals([rig.plane.queues.length, rig.plane.open.length, rig.openDisks], [1, 1, 1]);
       if (!empty) assertEquals(rig.backend(device, "state"), "4");
     });
@@ -413,23 +414,23 @@ async function takeOver(rig: Rig, empty: boolean): Promise<void> {
   const first = rig.serve();
   await rig.frontend(device).connect();
   assert(await first.close(STAY, 30_000));
-  const proceed = Promise.withResolvers<void>();
+  const [begun, proceed] = [Promise.withResolvers<void>(), Promise.withResolvers<void>()];
   const open = rig.plane.openQueue.bind(rig.plane);
   rig.plane.openQueue = async (spec): Promise<QueueHandle> => {
+    begun.resolve();
     await proceed.promise;
     return await open(spec);
   };
   rig.serve({}, { keepJournals: true });
-  await settle();
+  await begun.promise;
   const lost = rig.lines.length;
-  const since = (words: string): boolean => rig.lines.slice(lost).some((line) => line.includes(words));
   rig.simulated.stop();
-  await until("the store is lost", () => since("connection lost"));
+  await rig.says("connection lost", lost);
   rig.simulated.start({ empty });
-  await until("it is connected again", () => since("connected again"));
+  await rig.says("connected again", lost);
+  const since = rig.debugLines.length;
   proceed.resolve();
-  await until("the ring is served", () => rig.plane.open.length === 1);
-  await settle();
+  await rig.idle(device, { since });
   assertEquals([rig.plane.open.length, rig.openDisks], [1, 1]);
 }
 

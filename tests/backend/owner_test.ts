@@ -1,15 +1,20 @@
 /**
- * Two processes that serve the same kind: each device is one's own, the other leaves ring, journal and nodes alone, and
- * takes over when the first one ends.
+ * Two processes that serve the same kind: each device is one's own; the other leaves rings, journals and nodes alone,
+ * also at its own end, and takes over when the first one ends.
  */
 
 import { assertEquals, assertThrows } from "@std/assert";
 import { DeviceClaim, DeviceClaimedError } from "../../lib/backend/claim.ts";
+import { deviceLabel, keptNames } from "../../lib/backend/journals.ts";
 import { BackendKind } from "../../lib/backend/kind.ts";
+import { LATCH_BYTES } from "../../lib/dataplane/latch.ts";
 import { attachDevice } from "../../lib/toolstack/attach.ts";
-import { DOM0, GUEST, Rig, RING_NODES, settle, until } from "./rig.ts";
+import { backendPath } from "../../lib/xenbus/paths.ts";
+import { DOM0, FAST_CLOCK, GUEST, Rig, RING_NODES, until } from "./rig.ts";
 
 const STAY = { leave: "connected", timeoutMs: 0 } as const;
+/** Far longer than anything here takes. */
+const NEVER_MS = 3_600_000;
 
 /** Serves as a process of its own would. */
 function serve(rig: Rig, keepJournals = true): BackendKind {
@@ -29,11 +34,11 @@ async function takeOver(keepJournals: boolean): Promise<void> {
   const first = serve(rig, keepJournals);
   const frontend = rig.frontend(device);
   await frontend.connect();
-  await settle();
+  await rig.idle(device);
   const before = rig.writes.length;
   const second = serve(rig, keepJournals);
-  await until("the second one says so", () => rig.lines.some((line) => /another process serves it/.test(line)));
-  await settle();
+  await rig.says("another process serves it");
+  await rig.idle(device, { as: /: wait$/ });
   assertEquals([rig.plane.queues.length, rig.openDisks, rig.writes.length], [1, 1, before]);
   assertEquals(rig.backend(device, "error"), undefined);
   assertEquals(await first.close(STAY, 30_000), true);
@@ -49,7 +54,7 @@ Deno.test("of two processes that find a new device one serves it, and the other 
   const device = rig.attach();
   rig.guestWrites(device, { ...RING_NODES, state: "3" }); // and it does not mind what becomes of the backend
   await rig.backendReaches(device, 4);
-  await settle();
+  await Promise.all([rig.idle(device, { as: /: none$/ }), rig.idle(device, { as: /: wait$/ })]);
   assertEquals([rig.plane.queues.length, rig.openDisks], [1, 1]);
   assertEquals(rig.lines.filter((line) => line.startsWith("error")), []);
   const idle = kinds.find((kind) => !kind.status()[0]!.connected)!;
@@ -57,22 +62,55 @@ Deno.test("of two processes that find a new device one serves it, and the other 
   assertEquals([rig.plane.open.length, rig.statesWritten(device).includes("6")], [1, false]);
 });
 
+for (const moment of ["once it stands by", "before it has looked", "after the toolstack's nonsense"] as const) {
+  Deno.test(`a process that does not own a device does not detach it at its end: ended ${moment}`, async () => {
+    await using rig = new Rig();
+    const device = rig.attach();
+    serve(rig);
+    await rig.frontend(device).connect();
+    await rig.idle(device);
+    rig.writes.length = 0;
+    const second = serve(rig);
+    if (moment !== "before it has looked") await rig.says("another process serves it");
+    if (moment === "after the toolstack's nonsense") rig.toolstack.write(`${backendPath(device)}/state`, "7");
+    assertEquals(await second.close({ leave: "detached", timeoutMs: NEVER_MS }, NEVER_MS), true, "it does not wait");
+    assertEquals(rig.writes, []);
+    assertEquals([rig.backend(device, "online"), rig.plane.open.length], ["1", 1]);
+  });
+}
+
+Deno.test("a device of another process that is removed is forgotten, and what that process keeps of it stays", async () => {
+  await using rig = new Rig();
+  const { journals } = rig.platform;
+  const device = rig.attach();
+  const names = keptNames(deviceLabel(device));
+  using _lock = journals.lock(names.lock); // another process's
+  using _latch = journals.open(names.latch, LATCH_BYTES);
+  const kind = serve(rig);
+  await rig.says("another process serves it");
+  rig.toolstack.write("/local/domain/0/error/backend/vbd3/5/51712/error", "the owner's");
+  rig.toolstack.remove(backendPath(device));
+  await until("it is forgotten", () => kind.status().length === 0);
+  assertEquals([rig.writes, journals.names().includes(names.latch)], [[], true]);
+});
+
 Deno.test("a device that is claimed before its nodes are there is served by the one that claimed it", async () => {
   await using rig = new Rig();
   const { journals } = rig.platform;
-  const other = serve(rig);
+  const other = rig.serve({}, { keepJournals: true, clock: FAST_CLOCK });
   const claim = new DeviceClaim(journals);
   const request = { domain: GUEST, backendDomain: DOM0, kind: "vbd3", readOnly: false, cdrom: false };
   const device = attachDevice(rig.toolstack, { ...request, params: "null:1M" }, (device) => claim.take(device));
-  await until("the other one has seen it", () => rig.lines.some((line) => /another process serves it/.test(line)));
+  await rig.says("another process serves it");
   assertEquals(rig.openDisks, 0);
   const own = rig.serve({ grants: "map" }, { only: device, journals: claim.journals });
   const frontend = rig.frontend(device);
   await frontend.connect();
   assertEquals([rig.plane.open.map(({ spec }) => spec.grants), other.status()[0]!.connected], [["map"], false]);
   assertEquals(await own.close(STAY, 30_000), true);
-  await settle();
+  await rig.idle(device, { since: rig.debugLines.length, as: /: claim$/ }); // in vain
   assertEquals(rig.plane.open.length, 0, "it is claimed still");
+  assertEquals(rig.lines.filter((line) => line.includes("another process serves it")).length, 1, "said once");
   claim[Symbol.dispose]();
   await until("the other one goes on with it", () => rig.plane.open.length === 1);
 });

@@ -8,7 +8,7 @@ import { SYSTEM_CLOCK } from "../../lib/clock.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import { resizeDevice } from "../../lib/toolstack/resize.ts";
 import { backendPath } from "../../lib/xenbus/paths.ts";
-import { DOM0, Rig, RING_NODES, settle, until } from "./rig.ts";
+import { DOM0, Rig, RING_NODES, until } from "./rig.ts";
 
 const PATIENT = { timeoutMs: 30_000, clock: SYSTEM_CLOCK } as const;
 const AT_ONCE = { timeoutMs: 20, clock: SYSTEM_CLOCK } as const;
@@ -33,7 +33,7 @@ Deno.test("an image that has grown is told to the rings, then to the guest by it
   const device = rig.attach({ params: image.path });
   const kind = rig.serve();
   await rig.frontend(device).connect();
-  await settle();
+  await rig.idle(device);
   const [queue] = rig.plane.open;
   Deno.truncateSync(image.path, 3 * MIB);
   rig.writes.length = 0;
@@ -98,7 +98,7 @@ Deno.test("a size that the guest could not be told of is told with the next requ
   const device = rig.attach({ params: image.path });
   rig.serve();
   await rig.frontend(device).connect();
-  await settle();
+  await rig.idle(device);
   Deno.truncateSync(image.path, 2 * MIB);
   // Xenstore ends when the rings have grown and the guest has not heard of it.
   rig.plane.open[0]!.grow = (): Promise<void> => {
@@ -119,7 +119,6 @@ Deno.test("a disk that goes while a resize is waited for is told as that", async
   rig.toolstack.write(`${backendPath(device)}/sectors`, "2048");
   const resized = resizeDevice(rig.toolstack, device, PATIENT);
   const gone = assertRejects(() => resized, XenblkError, "its nodes were removed meanwhile");
-  await settle();
   rig.toolstack.remove(backendPath(device));
   assertEquals((await gone).exitStatus, 3);
 });
@@ -131,7 +130,6 @@ Deno.test("xenstore that is lost while a resize is waited for is told as that", 
   rig.toolstack.write(`${backendPath(device)}/sectors`, "2048");
   const resized = resizeDevice(rig.toolstack, device, PATIENT);
   const lost = assertRejects(() => resized, XenblkError, "the connection to xenstored is lost");
-  await settle();
   rig.simulated.stop();
   await lost;
 });
@@ -145,7 +143,7 @@ Deno.test("a guest that writes a request of its own into its directory asks for 
   await rig.backendReaches(device, 4);
   Deno.truncateSync(image.path, 2 * MIB);
   rig.guestWrites(device, { resize: "request", state: "4" });
-  await settle();
+  await rig.idle(device);
   assertEquals([rig.backend(device, "sectors"), rig.backend(device, "resize")], ["2048", undefined]);
 });
 

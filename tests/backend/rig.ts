@@ -5,6 +5,7 @@
  */
 
 import { DEFAULT_SETTINGS, type DeviceSettings } from "../../lib/backend/settings.ts";
+import { deviceLabel } from "../../lib/backend/journals.ts";
 import { BackendKind, type BackendKindOptions } from "../../lib/backend/kind.ts";
 import { type Clock, SYSTEM_CLOCK } from "../../lib/clock.ts";
 import type { DataPlane, QueueHandle, QueueSpec } from "../../lib/dataplane/types.ts";
@@ -36,9 +37,14 @@ export async function until(what: string, isSo: () => boolean): Promise<void> {
   }
 }
 
-/** Lets everything happen that is about to. */
-export function settle(ms = 30): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, ms));
+/** One turn of the event loop: whatever waits only for promises goes on as far as it can. */
+export function turn(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 0));
+}
+
+/** Lets promises go on by so many steps. */
+export async function steps(count: number): Promise<void> {
+  for (let step = 0; step < count; step++) await Promise.resolve();
 }
 
 /** Time that goes fifty times as fast: what waits for seconds need not be waited for. */
@@ -103,10 +109,13 @@ export interface RecordedWrite {
   readonly value: string | undefined;
 }
 
-/** A connection to xenstore that notes every change made through it, once committed. */
-function recording(store: Xenstore, writes: RecordedWrite[]): Xenstore {
+/** A connection to xenstore that notes every change made through it, once committed, and each look at a device. */
+function recording(store: Xenstore, writes: RecordedWrite[], looked: (path: string) => void): Xenstore {
   const noting = (operations: XenstoreOperations, to: RecordedWrite[]): XenstoreOperations => ({
-    read: (path) => operations.read(path),
+    read: (path) => {
+      if (path.endsWith("/online")) looked(path);
+      return operations.read(path);
+    },
     list: (path) => operations.list(path),
     permissions: (path) => operations.permissions(path),
     setPermissions: (path, permissions) => operations.setPermissions(path, permissions),
@@ -146,9 +155,12 @@ export class Rig implements AsyncDisposable {
   readonly plane = new RecordingDataPlane();
   readonly writes: RecordedWrite[] = [];
   readonly lines: string[] = [];
+  /** Each look at a device is one: `vbd3/5/51712: frontend Connected, backend Connected: none`. Limited per guest. */
+  readonly debugLines: string[] = [];
   readonly disks: { readonly request: DiskRequest; closed: boolean }[] = [];
   /** Is awaited before a disk is opened, so that a test can act meanwhile. */
   beforeOpen: () => Promise<void> = () => Promise.resolve();
+  readonly #looks = new Map<string, number>();
   readonly #kinds: BackendKind[] = [];
   readonly #frontends: Frontend[] = [];
 
@@ -178,7 +190,10 @@ export class Rig implements AsyncDisposable {
   serve(settings: Partial<DeviceSettings> = {}, options: Partial<BackendKindOptions> = {}): BackendKind {
     const kind = new BackendKind({
       kind: "vbd3",
-      openXenstore: () => recording(this.simulated.connect(DOM0), this.writes),
+      openXenstore: () =>
+        recording(this.simulated.connect(DOM0), this.writes, (path) => {
+          this.#looks.set(path, (this.#looks.get(path) ?? 0) + 1);
+        }),
       dataPlane: this.plane,
       openDisk: (request) => this.#openDisk(request),
       journals: this.platform.journals,
@@ -223,6 +238,36 @@ export class Rig implements AsyncDisposable {
     await until(`the backend of ${device.vdev} is at ${state}`, () => this.backend(device, "state") === String(state));
   }
 
+  /**
+   * Waits until the device, knowing all that was written so far, has nothing to do. It is made to look for that, unless
+   * something that happened `since` so many debug lines makes it look anyway. `as` is what it decides.
+   */
+  async idle(device: DeviceAddress, { since = -1, as = /: (none|wait|unknown-state)$/ } = {}): Promise<void> {
+    const from = since < 0 ? this.debugLines.length : since;
+    if (since < 0) this.#touch(device);
+    const label = deviceLabel(device);
+    const looked = (line: string): boolean => line.startsWith(`${label}: frontend `) && as.test(line);
+    await until(`${label} has nothing to do`, () => this.debugLines.slice(from).some(looked));
+  }
+
+  /** Waits until the device has looked at all that was written so far. */
+  async looked(device: DeviceAddress): Promise<void> {
+    const looks = (): number => this.#looks.get(`${backendPath(device)}/online`) ?? 0;
+    const before = looks();
+    this.#touch(device);
+    await until(`${deviceLabel(device)} has looked`, () => looks() > before);
+  }
+
+  /** Writes a node of the device as it is. */
+  #touch(device: DeviceAddress): void {
+    this.toolstack.write(`${backendPath(device)}/online`, this.backend(device, "online") ?? "1");
+  }
+
+  /** Waits for a line of the log that contains the words, after the first `since` lines. */
+  async says(words: string, since = 0): Promise<void> {
+    await until(`the log says ${words}`, () => this.lines.slice(since).some((line) => line.includes(words)));
+  }
+
   /** The values that the backend wrote to its state node, in order. */
   statesWritten(device: DeviceAddress): string[] {
     const path = `${backendPath(device)}/state`;
@@ -240,7 +285,8 @@ export class Rig implements AsyncDisposable {
 
   get #logger(): Logger {
     const at = (level: string) => (line: string): void => void this.lines.push(`${level}: ${line}`);
-    return { debug: () => {}, info: at("info"), warning: at("warning"), error: at("error") };
+    const debug = (line: string): void => void this.debugLines.push(line);
+    return { debug, info: at("info"), warning: at("warning"), error: at("error") };
   }
 
   async #openDisk(request: DiskRequest): Promise<Disk> {

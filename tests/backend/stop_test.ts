@@ -7,7 +7,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { unlessAborted } from "../../lib/abort.ts";
 import { XenbusState } from "../../lib/xenbus/states.ts";
-import { Rig, RING_NODES, settle, until } from "./rig.ts";
+import { Rig, RING_NODES, steps, turn, until } from "./rig.ts";
 
 const STAY = { leave: "connected", timeoutMs: 0 } as const;
 /** Far longer than anything here takes: whoever has to wait for it has hung. */
@@ -28,21 +28,21 @@ const CASES = [
 for (const { frontend, from, to, rings } of CASES) {
   Deno.test(`ended at any step while the frontend is at ${frontend} and the backend at ${from}: the next goes on`, async () => {
     const left = new Set<string | undefined>();
-    for (let steps = 0; steps < STEPS; steps++) {
+    for (let count = 0; count < STEPS; count++) {
       await using rig = new Rig();
       const device = rig.attach();
       rig.toolstack.write(`/local/domain/0/backend/vbd3/5/${device.vdev}/state`, from);
       rig.guestWrites(device, { ...RING_NODES, state: frontend });
       const first = rig.serve();
-      for (let step = 0; step < steps; step++) await Promise.resolve();
-      assert(await first.close(STAY, NEVER_MS), `after ${steps} steps: ${rig.lines}`);
+      await steps(count);
+      assert(await first.close(STAY, NEVER_MS), `after ${count} steps: ${rig.lines}`);
       left.add(rig.backend(device, "state"));
-      assertEquals([rig.plane.open.length, rig.openDisks], [0, 0], `after ${steps} steps`);
-      assertEquals(rig.backend(device, "error"), undefined, `after ${steps} steps`);
-      assert(!rig.lines.some((line) => line.startsWith("error")), `after ${steps} steps: ${rig.lines}`);
+      assertEquals([rig.plane.open.length, rig.openDisks], [0, 0], `after ${count} steps`);
+      assertEquals(rig.backend(device, "error"), undefined, `after ${count} steps`);
+      assert(!rig.lines.some((line) => line.startsWith("error")), `after ${count} steps: ${rig.lines}`);
       rig.serve();
       await rig.backendReaches(device, to);
-      await until(`the next serves it, after ${steps} steps`, () => rig.plane.open.length === rings);
+      await until(`the next serves it, after ${count} steps`, () => rig.plane.open.length === rings);
     }
     assert(left.has(String(to)) && left.has(from), `the steps are not all there are: ${[...left]}`);
   });
@@ -80,8 +80,8 @@ for (const [what, hold] of Object.entries(WAITS)) {
       assert(!rig.lines.some((line) => line.startsWith("error")), rig.lines.join("\n"));
 
       over.resolve();
-      await settle();
-      assertEquals([rig.plane.open.length, rig.openDisks], [0, 0], "what comes late is given back");
+      await until("what comes late is closed", () => rig.disks.length === 1 && rig.openDisks === 0);
+      assertEquals(rig.plane.open.length, 0);
       rig.beforeOpen = () => Promise.resolve();
       rig.plane.openQueue = openQueue;
       rig.serve();
@@ -118,7 +118,7 @@ function untilAborted(signal?: AbortSignal): Promise<void> {
   });
 }
 
-Deno.test("ended while its ring is being mapped: that is waited for, the ring given back, and the next goes on", async () => {
+Deno.test("ended while its ring is being mapped: that is waited for, the ring is closed, and the next goes on", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   const { plane } = rig;
@@ -134,7 +134,7 @@ Deno.test("ended while its ring is being mapped: that is waited for, the ring gi
   rig.guestWrites(device, { ...RING_NODES, state: "3" });
   await begun.promise;
   const closing = first.close(STAY, NEVER_MS);
-  await settle();
+  await turn();
   assertEquals(rig.backend(device, "state"), "2");
   mapped.resolve();
   assert(await closing);
@@ -142,4 +142,15 @@ Deno.test("ended while its ring is being mapped: that is waited for, the ring gi
   rig.serve();
   await rig.backendReaches(device, XenbusState.Connected);
   await until("the next serves it", () => plane.open.length === 1);
+});
+
+Deno.test("told to detach while its image does not open: it ends in time, and the device is Closed for good", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  const begun = Promise.withResolvers<void>();
+  rig.beforeOpen = () => (begun.resolve(), new Promise<never>(() => {}));
+  const kind = rig.serve();
+  await begun.promise;
+  assert(await kind.close({ leave: "detached", timeoutMs: 20 }, NEVER_MS));
+  assertEquals([rig.backend(device, "state"), rig.backend(device, "online")], ["6", "0"]);
 });

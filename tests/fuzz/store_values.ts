@@ -11,7 +11,7 @@ import { ABI_NAMES } from "../../lib/blkif/abi.ts";
 import { type FrontendParameters, readFrontend } from "../../lib/xenbus/negotiate.ts";
 import type { DeviceAddress } from "../../lib/xenbus/paths.ts";
 import { parseState } from "../../lib/xenbus/states.ts";
-import { FAST_CLOCK, Rig, RING_NODES, settle, until } from "../backend/rig.ts";
+import { FAST_CLOCK, Rig, RING_NODES, steps, until } from "../backend/rig.ts";
 
 const NODES = [
   "protocol",
@@ -147,7 +147,7 @@ export async function fuzzDevice(seed: number, changes: number): Promise<DeviceO
     rig.guestWrites(device, nodes);
     if (random.chance(0.1)) rig.toolstack.remove(`/local/domain/5/device/vbd/${device.vdev}/${random.pick(NODES)}`);
     if (random.chance(0.02)) rig.plane.open.at(-1)?.stop("the frontend's index is impossible");
-    if (random.chance(0.5)) await settle(random.below(3));
+    await pause(rig, device, random);
   }
   await recovers(rig, device, seed);
   return { changes, connections: rig.plane.queues.length, lines: rig.lines.length };
@@ -160,8 +160,14 @@ async function reconnects(rig: Rig, device: DeviceAddress, random: Random): Prom
       rig.toolstack.remove(`/local/domain/5/device/vbd/${device.vdev}/${name}`);
     }
     rig.guestWrites(device, { ...RING_NODES, state });
-    await settle(random.below(12));
+    await pause(rig, device, random);
   }
+}
+
+/** The backend keeps up, or gets a little time, or none. */
+async function pause(rig: Rig, device: DeviceAddress, random: Random): Promise<void> {
+  if (random.chance(0.5)) await rig.looked(device);
+  await steps(random.below(30));
 }
 
 /** The guest closes, corrects all nodes, and must be able to connect. */

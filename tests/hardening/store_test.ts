@@ -5,7 +5,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { backendPath, frontendPath } from "../../lib/xenbus/paths.ts";
-import { Rig, RING_NODES, settle } from "../backend/rig.ts";
+import { Rig, RING_NODES } from "../backend/rig.ts";
 
 /** Nodes that the toolstack wrote into the guest's directory, with false values from the guest. */
 const LIES: Readonly<Record<string, string>> = {
@@ -36,7 +36,7 @@ Deno.test("what a guest writes about itself, its backend or its disk is ignored"
   for (const [name, value] of nodes) {
     if (name !== "state") assertEquals(rig.backend(device, name!), value, `node ${name}`);
   }
-  await settle();
+  await rig.idle(device);
   assertEquals([rig.plane.open.length, rig.disks.length], [1, 1]);
   assert(rig.writes.every(({ path }) => path.startsWith(backendPath(device)) || path.includes("/error")));
   assertEquals(rig.toolstack.read(`${frontendPath(device)}/backend-id`), "6", "the guest's own node is left as it is");

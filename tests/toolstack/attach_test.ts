@@ -11,7 +11,7 @@ import { detachDevice, findDevice } from "../../lib/toolstack/detach.ts";
 import { listDevices } from "../../lib/toolstack/list.ts";
 import { backendPath, type DeviceAddress, frontendPath, libxlPath } from "../../lib/xenbus/paths.ts";
 import { formatVdev } from "../../lib/xenbus/vdev.ts";
-import { DOM0, GUEST, Rig, RING_NODES, settle } from "../backend/rig.ts";
+import { DOM0, GUEST, Rig, RING_NODES, until } from "../backend/rig.ts";
 
 const SOON = { timeoutMs: 5000 } as const;
 const AT_ONCE = { timeoutMs: 50 } as const;
@@ -107,14 +107,14 @@ Deno.test("attach, connect and detach leave the store as it was", async () => {
   rig.toolstack.makeDirectory("/local/domain/0/backend");
   rig.toolstack.makeDirectory("/libxl/5/device");
   const before = dump(rig.toolstack);
-  rig.serve();
+  const kind = rig.serve();
   const device = rig.attach({ vdev: "xvdb" });
   const frontend = rig.frontend(device);
   const [connection] = await Promise.all([frontend.connect(), waitForConnected(rig.toolstack, device, SOON)]);
   assertEquals(connection.disk.sectors, 131072);
   await detachDevice(rig.toolstack, findDevice(rig.toolstack, GUEST, "xvdb"), SOON);
   await frontend.closed;
-  await settle();
+  await until("the device is gone", () => kind.status().length === 0);
   assertEquals(dump(rig.toolstack), before);
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 });
@@ -151,7 +151,7 @@ Deno.test("waiting for a device that is removed meanwhile, or for a store that i
 
 Deno.test("a guest that does not close its disk keeps it unless detaching is forced", async () => {
   await using rig = new Rig();
-  rig.serve();
+  const kind = rig.serve();
   const device = rig.attach();
   rig.guestWrites(device, { ...RING_NODES, state: "3" });
   await rig.backendReaches(device, 4);
@@ -161,7 +161,7 @@ Deno.test("a guest that does not close its disk keeps it unless detaching is for
   assertEquals([error.kind, error.exitStatus], ["timeout", 4]);
   assertEquals(rig.plane.open.length, 1);
   await detach(true);
-  await settle();
+  await until("the device is gone", () => kind.status().length === 0);
   assertEquals(listDevices(rig.toolstack), []);
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 });
@@ -205,7 +205,7 @@ Deno.test("the list shows the disks of all backends, with states, image and erro
   rig.toolstack.write("/local/domain/0/backend/vif/5/0/frontend", "/local/domain/5/device/vif/0");
   rig.toolstack.write("/local/domain/0/backend/console/5/0/frontend", "/local/domain/5/console");
   await rig.frontend(served).connect();
-  await settle();
+  await until("the missing image is reported", () => rig.backend(failing, "error") !== undefined);
   const list = listDevices(rig.toolstack);
   assertEquals(list.map((device) => device.backendPath), [failing, foreign, served].map(backendPath));
   const shown = list[2]!;

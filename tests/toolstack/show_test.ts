@@ -6,7 +6,7 @@ import { assertEquals, assertMatch } from "@std/assert";
 import { renderDetails } from "../../lib/cli/show.ts";
 import { showDevice } from "../../lib/toolstack/show.ts";
 import { backendPath } from "../../lib/xenbus/paths.ts";
-import { Rig, settle } from "../backend/rig.ts";
+import { Rig } from "../backend/rig.ts";
 
 Deno.test("a disk that nobody serves shows what the toolstack wrote, and nothing that is not there", async () => {
   await using rig = new Rig();
@@ -34,7 +34,6 @@ Deno.test("a connected disk shows its size, its rings and what was offered", asy
   const device = rig.attach({ params: "null:64M" });
   rig.serve({ maxQueues: 4, grants: "persistent", discard: false });
   await rig.frontend(device, { queues: 2, ringPages: 4 }).connect();
-  await settle();
   rig.toolstack.write(`${backendPath(device)}/direct-io-safe`, "1");
   const details = showDevice(rig.toolstack, device);
   const ports = details.rings!.map(({ eventChannel }) => eventChannel);

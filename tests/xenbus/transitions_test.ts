@@ -1,6 +1,6 @@
 /**
- * Shows what a backend decides in every situation: the whole table, row by row, and then the stories that it must tell
- * right, carried out by the simplest device that does as it is told.
+ * What a backend decides: the whole table over the two states, row by row; the other columns; and then stories, carried
+ * out by the simplest device that does as it is told.
  */
 
 import { assert, assertEquals } from "@std/assert";
@@ -10,11 +10,23 @@ import { decide, type Situation } from "../../lib/xenbus/transitions.ts";
 const STATES: readonly ObservedState[] = ["gone", 0, 1, 2, 3, 4, 5, 6, 7, 8, "invalid"];
 const MEANINGLESS: readonly ObservedState[] = [0, 7, 8, "invalid"];
 
-/** What this process has: nothing, the image, or the image and the ring. */
+/** An owner that has tried nothing yet. */
+const FRESH = {
+  resizeAsked: false,
+  proven: true,
+  owner: "us",
+  imageOpen: false,
+  ring: "none",
+  attempt: "fresh",
+  intent: "serve",
+  removalAsked: false,
+} as const;
+
+/** What this process holds: nothing, the image, or the image and the rings. */
 const HELD = {
-  nothing: { opened: false, connected: false },
-  image: { opened: true, connected: false },
-  ring: { opened: true, connected: true },
+  nothing: { imageOpen: false, ring: "none" },
+  image: { imageOpen: true, ring: "none" },
+  ring: { imageOpen: true, ring: "served" },
 } as const;
 
 /** Actions with nothing held, with the image open, and with the ring served. */
@@ -31,10 +43,10 @@ const ALWAYS: Table = [
   [[1], ["gone"], ["none", "teardown", "teardown"]],
   [[6], ["gone"], ["none", "teardown", "teardown"]],
   [[2, 3, 4, 5, ...MEANINGLESS], ["gone"], same("teardown")],
-  [[1], [1, 2, 3, 4], ["offer", "reoffer", "reoffer"]],
-  [[2, 3], [1, 2], ["offer", "none", "reoffer"]],
+  [[1], [1, 2, 3, 4], ["offer", "offer", "offer"]],
+  [[2, 3], [1, 2], ["offer", "none", "offer"]],
   [[2, 3], [3, 4], same("connect")],
-  [[4], [1, 2], ["offer", "reoffer", "reoffer"]],
+  [[4], [1, 2], ["offer", "offer", "offer"]],
   [[4], [3, 4], ["connect", "connect", "none"]],
   [[1, 2, 3, 4], [5], same("close-begin")],
   [[1, 2, 3, 4, 5], [6], same("close")],
@@ -44,10 +56,10 @@ const ALWAYS: Table = [
 ];
 
 const ONLINE: Table = [
-  [[5], [1, 2], same("reoffer")],
+  [[5], [1, 2], same("offer")],
   [[5], [4, 5], same("none")],
   [[5], MEANINGLESS, same("unknown-state frontend")],
-  [[6], [1, 2, 3], same("reoffer")],
+  [[6], [1, 2, 3], same("offer")],
   [[6], [4, 5, 6], ["none", "none", "close"]],
   [[6], MEANINGLESS, ["unknown-state frontend", "unknown-state frontend", "close"]],
 ];
@@ -63,6 +75,7 @@ const OFFLINE: Table = [
 
 function text(situation: Situation): string {
   const action = decide(situation);
+  if (action.kind === "wait") return `wait for ${action.for}`;
   return action.kind === "unknown-state" ? `${action.kind} ${action.side}` : action.kind;
 }
 
@@ -72,10 +85,10 @@ for (const [online, tables] of [[true, [ALWAYS, ONLINE]], [false, [ALWAYS, OFFLI
     Deno.test(`online ${Number(online)}, backend ${backends}, frontend ${frontends}: ${nothing}, ${image}, ${ring}`, () => {
       for (const backendState of backends) {
         for (const frontendState of frontends) {
-          const nodes = { backendState, frontendState, online };
+          const nodes = { ...FRESH, backendState, frontendState, online };
           const actions = [HELD.nothing, HELD.image, HELD.ring].map((held) => text({ ...nodes, ...held }));
           assertEquals(actions, [nothing, image, ring], `backend ${backendState}, frontend ${frontendState}`);
-          assertEquals(text({ ...nodes, opened: false, connected: true }), ring, "a ring counts without an image too");
+          assertEquals(text({ ...nodes, ring: "served" }), ring, "a ring counts without an image too");
         }
       }
     });
@@ -91,70 +104,137 @@ for (const [online, tables] of [[true, [ALWAYS, ONLINE]], [false, [ALWAYS, OFFLI
   });
 }
 
+/** A running device, both sides Connected, its ring served. */
+const RUNNING = { ...FRESH, ...HELD.ring, backendState: 4, frontendState: 4, online: true } as const;
+/** The frontend has published its rings. */
+const ASKED = { ...RUNNING, ...HELD.image, backendState: 2, frontendState: 3 } as const;
+
+const COLUMNS: readonly (readonly [what: string, situation: Situation, action: string])[] = [
+  ["a connection whose nodes are not written is completed", { ...RUNNING, ring: "untold" }, "publish"],
+  ["a connection that was never told is made again", { ...ASKED, ring: "untold" }, "connect"],
+  ["a stopped ring is dropped", { ...RUNNING, ring: "stopped" }, "drop-ring"],
+  ["a stopped ring is dropped while the device closes", { ...RUNNING, ring: "stopped", backendState: 5 }, "drop-ring"],
+  ["a dead guest's stopped ring needs no word", { ...RUNNING, ring: "stopped", frontendState: "gone" }, "teardown"],
+  ["a broken ring is not connected to again", { ...RUNNING, ring: "broken" }, "close-begin"],
+  ["a broken ring is not resumed", { ...RUNNING, ring: "broken", backendState: 5, online: false }, "close"],
+  ["a refused offer waits for a change", { ...FRESH, ...nodesAt(1, 1), attempt: "refused" }, "none"],
+  ["a refused frontend is told", { ...ASKED, attempt: "refused" }, "close-begin"],
+  ["a frontend whose image is busy is told", { ...ASKED, attempt: "busy" }, "close-begin"],
+  ["a running guest keeps a device that is refused", { ...RUNNING, ...HELD.nothing, attempt: "refused" }, "none"],
+  ["a running guest waits for a busy image", { ...RUNNING, ...HELD.nothing, attempt: "busy" }, "wait for image"],
+  ["a resume that is refused ends in Closed", { ...FRESH, ...nodesAt(5, 4, false), attempt: "refused" }, "close"],
+  ["whatever failed is retried later", { ...ASKED, attempt: "failed" }, "wait for retry"],
+  ["what failed is forgotten where nothing is to be done", { ...RUNNING, attempt: "failed" }, "none"],
+  ["a device is claimed before anything is done", { ...ASKED, owner: "nobody" }, "claim"],
+  ["another process's device is left alone", { ...ASKED, owner: "other" }, "wait for owner"],
+  ["another process's removed device is forgotten", { ...FRESH, ...nodesAt("gone", "gone"), owner: "other" }, "forget"],
+  ["an unknown owner does not keep a frontend from closing", { ...FRESH, ...nodesAt(4, 6), owner: "unknown" }, "close"],
+  ["an empty store ends nothing that is served", { ...RUNNING, ...nodesAt("gone", "gone"), proven: false }, "none"],
+  ["a resize is carried out", { ...RUNNING, resizeAsked: true }, "resize"],
+  ["closing comes before a resize", { ...RUNNING, frontendState: 6, resizeAsked: true }, "close"],
+  ["a resize waits for a ring", { ...ASKED, frontendState: 1, resizeAsked: true }, "none"],
+  ["detaching asks for removal", { ...RUNNING, intent: "detach" }, "request-removal"],
+  ["detaching then waits for the guest", { ...RUNNING, ...nodesAt(5, 4, false), intent: "detach" }, "none"],
+  ["detaching claims first", { ...FRESH, ...nodesAt(6, 6), owner: "nobody", intent: "detach" }, "claim"],
+  ["another process's device is not detached", { ...ASKED, owner: "other", intent: "detach" }, "none"],
+  ["nor is one whose owner is unknown", { ...ASKED, owner: "unknown", intent: "detach" }, "none"],
+  ["in the end the guest is not waited for", { ...RUNNING, ...nodesAt(5, 4, false), intent: "detach-now" }, "close"],
+  ["in the end removal is asked for too", { ...RUNNING, intent: "detach-now" }, "request-removal"],
+  ["what is attached anew stays", { ...FRESH, ...nodesAt(1, 1), intent: "detach-now", removalAsked: true }, "none"],
+  ["what is attached anew stays, with its old ring", {
+    ...RUNNING,
+    ...nodesAt(1, 1),
+    intent: "detach",
+    removalAsked: true,
+  }, "none"],
+  ["what was never offered is removed", { ...FRESH, ...nodesAt(1, 1), intent: "detach-now" }, "request-removal"],
+  ["in the end another process's device stays", { ...ASKED, owner: "other", intent: "detach-now" }, "none"],
+];
+
+function nodesAt(
+  backendState: ObservedState,
+  frontendState: ObservedState,
+  online = true,
+): Pick<Situation, "backendState" | "frontendState" | "online"> {
+  return { backendState, frontendState, online };
+}
+
+for (const [what, situation, action] of COLUMNS) {
+  Deno.test(`${what}: ${action}`, () => assertEquals(text(situation), action));
+}
+
 /** A device that does as it is told, without a disk or a ring; a process that can be restarted. */
 class Device {
   backendState: ObservedState = 1;
   frontendState: ObservedState = 1;
   online = true;
-  opened = false;
-  connected = false;
+  imageOpen = false;
+  ring: "none" | "served" = "none";
   /** What was done, in order. */
   readonly done: string[] = [];
 
   /** Looks and acts until there is nothing to do; returns what it did. */
-  settle(): string[] {
+  goOn(): string[] {
     const before = this.done.length;
     for (let turn = 0; turn < 10; turn++) {
-      const action = decide(this);
-      if (action.kind === "none" || action.kind === "unknown-state") return this.done.slice(before);
-      this.done.push(action.kind);
-      this.#act(action.kind);
+      const { kind } = decide(this.situation);
+      if (kind === "none" || kind === "unknown-state") return this.done.slice(before);
+      this.done.push(kind);
+      this.#act(kind);
     }
     throw new Error(`does not come to rest: ${this.done.slice(before)}`);
+  }
+
+  get situation(): Situation {
+    const { backendState, frontendState, online, imageOpen, ring } = this;
+    return { ...FRESH, backendState, frontendState, online, imageOpen, ring };
+  }
+
+  get connected(): boolean {
+    return this.ring === "served";
   }
 
   #act(kind: string): void {
     switch (kind) {
       case "offer":
-      case "reoffer":
-        [this.opened, this.connected, this.backendState] = [true, false, 2];
+        [this.imageOpen, this.ring, this.backendState] = [true, "none", 2];
         break;
       case "connect":
-        [this.opened, this.connected, this.backendState] = [true, true, 4];
+        [this.imageOpen, this.ring, this.backendState] = [true, "served", 4];
         break;
       case "resume":
-        [this.opened, this.connected] = [true, true];
+        [this.imageOpen, this.ring] = [true, "served"];
         break;
       case "close-begin":
         this.backendState = 5;
         break;
       default:
-        [this.opened, this.connected] = [false, false];
+        [this.imageOpen, this.ring] = [false, "none"];
         if (this.backendState !== "gone") this.backendState = 6;
     }
   }
 
   /** The process ends and another begins, leaving the nodes as they are. */
   restart(): void {
-    this.opened = false;
-    this.connected = false;
+    this.imageOpen = false;
+    this.ring = "none";
   }
 
   frontend(state: ObservedState): string[] {
     this.frontendState = state;
-    return this.settle();
+    return this.goOn();
   }
 
   toolstackRemoves(): string[] {
     this.online = false;
     this.backendState = 5;
-    return this.settle();
+    return this.goOn();
   }
 }
 
 function connected(): Device {
   const device = new Device();
-  device.settle();
+  device.goOn();
   device.frontend(3);
   device.frontend(4);
   return device;
@@ -162,7 +242,7 @@ function connected(): Device {
 
 Deno.test("a handshake, step by step", () => {
   const device = new Device();
-  assertEquals([device.settle(), device.backendState], [["offer"], 2]);
+  assertEquals([device.goOn(), device.backendState], [["offer"], 2]);
   assertEquals([device.frontend(3), device.backendState], [["connect"], 4]);
   assertEquals([device.frontend(4), device.backendState], [[], 4]);
 });
@@ -178,8 +258,8 @@ Deno.test("a frontend that closes and starts again is offered and connected agai
   const device = connected();
   for (let round = 0; round < 3; round++) {
     assertEquals([device.frontend(5), device.backendState, device.connected], [["close-begin"], 5, true]);
-    assertEquals([device.frontend(6), device.backendState, device.opened], [["close"], 6, false]);
-    assertEquals([device.frontend(1), device.backendState], [["reoffer"], 2]);
+    assertEquals([device.frontend(6), device.backendState, device.imageOpen], [["close"], 6, false]);
+    assertEquals([device.frontend(1), device.backendState], [["offer"], 2]);
     assertEquals([device.frontend(3), device.backendState], [["connect"], 4]);
     assertEquals(device.frontend(4), []);
   }
@@ -194,7 +274,7 @@ Deno.test("steps of a closing and restarting frontend that were missed do not ma
     assertEquals([device.backendState, device.connected], [4, true]);
   }
   const device = connected();
-  assertEquals(device.frontend(1), ["reoffer"], "it started over without closing");
+  assertEquals(device.frontend(1), ["offer"], "it started over without closing");
   assertEquals(device.frontend(3), ["connect"]);
 });
 
@@ -205,13 +285,13 @@ Deno.test("removal by the toolstack waits for an active frontend", () => {
   assertEquals([device.frontend(6), device.backendState], [["close"], 6]);
   device.backendState = "gone";
   device.frontendState = "gone";
-  assertEquals(decide(device).kind, "teardown");
+  assertEquals(decide(device.situation).kind, "teardown");
 });
 
 Deno.test("removal goes to Closed by itself where no frontend is active", () => {
   const fresh = new Device();
-  fresh.settle();
-  assertEquals([fresh.toolstackRemoves(), fresh.backendState, fresh.opened], [["close"], 6, false]);
+  fresh.goOn();
+  assertEquals([fresh.toolstackRemoves(), fresh.backendState, fresh.imageOpen], [["close"], 6, false]);
   const closed = connected();
   closed.frontend(6);
   assertEquals([closed.toolstackRemoves(), closed.backendState], [["close"], 6]);
@@ -239,9 +319,9 @@ Deno.test("a restarted process takes a Connected device up again, wherever its f
 
 Deno.test("a process that was restarted while the frontend was starting, closing or closed goes on from there", () => {
   const offered = new Device();
-  offered.settle();
+  offered.goOn();
   offered.restart();
-  assertEquals([offered.settle(), offered.backendState], [["offer"], 2]);
+  assertEquals([offered.goOn(), offered.backendState], [["offer"], 2]);
   offered.restart();
   assertEquals([offered.frontend(3), offered.backendState], [["connect"], 4]);
   const closing = connected();
@@ -250,25 +330,25 @@ Deno.test("a process that was restarted while the frontend was starting, closing
   closing.restart();
   assertEquals([closing.frontend(6), closing.backendState], [["close"], 6]);
   closing.restart();
-  assertEquals([closing.settle(), closing.frontend(1), closing.backendState], [[], ["reoffer"], 2]);
+  assertEquals([closing.goOn(), closing.frontend(1), closing.backendState], [[], ["offer"], 2]);
 });
 
 Deno.test("a process that was restarted while a removal waits for a busy guest serves that guest, still in Closing", () => {
   const device = connected();
   device.toolstackRemoves();
   device.restart();
-  assertEquals([device.settle(), device.backendState, device.connected], [["resume"], 5, true]);
+  assertEquals([device.goOn(), device.backendState, device.connected], [["resume"], 5, true]);
   assertEquals([device.frontend(6), device.backendState, device.connected], [["close"], 6, false]);
 });
 
 Deno.test("a connection that failed is not tried again before the frontend has moved", () => {
   const device = new Device();
-  device.settle();
+  device.goOn();
   device.frontendState = 3;
-  assertEquals(decide(device).kind, "connect");
+  assertEquals(decide(device.situation).kind, "connect");
   device.backendState = 5;
-  assertEquals(device.settle(), []);
-  assertEquals([device.frontend(6), device.frontend(1), device.frontend(3)], [["close"], ["reoffer"], ["connect"]]);
+  assertEquals(device.goOn(), []);
+  assertEquals([device.frontend(6), device.frontend(1), device.frontend(3)], [["close"], ["offer"], ["connect"]]);
 });
 
 Deno.test("nonsense from the frontend changes nothing", () => {
@@ -282,7 +362,7 @@ Deno.test("a guest's death releases everything in any state", () => {
     for (const held of [HELD.image, HELD.ring]) {
       const device = Object.assign(new Device(), { backendState, ...held });
       device.frontendState = "gone";
-      assertEquals(decide(device).kind, "teardown");
+      assertEquals(decide(device.situation).kind, "teardown");
     }
   }
 });

@@ -1,0 +1,191 @@
+/**
+ * Connecting: from a frontend that has published its rings to rings that are served and a frontend that knows it, step
+ * by step, and what is undone if a step fails. Also the two shorter ways that share its steps: serving a ring again
+ * without a word to the frontend, and repeating only the last step.
+ */
+
+import { isAbort } from "../abort.ts";
+import type { GrantMode } from "../dataplane/types.ts";
+import { errorText } from "../errors.ts";
+import { XenstoreError } from "../hypervisor.ts";
+import type { Logger } from "../log.ts";
+import { ImageBusyError } from "../storage/image/lock.ts";
+import { type DiskDescription, diskNodes, type Offer } from "../xenbus/features.ts";
+import type { FrontendParameters } from "../xenbus/negotiate.ts";
+import { XenbusState } from "../xenbus/states.ts";
+import type { Outcome } from "../xenbus/transitions.ts";
+import { isDisconnection } from "../xenstore.ts";
+import type { DeviceError } from "./device_error.ts";
+import type { DeviceNodes, Observation } from "./device_nodes.ts";
+import { grantModeOf } from "./grant_choice.ts";
+import { type ConnectionIdentity, resumedConnection } from "./journals.ts";
+import { type Connection, type DeviceResources, type OpenImage, slotsOf } from "./resources.ts";
+import { type DeviceSettings, offerOf } from "./settings.ts";
+
+/** Reported for a disk that is served although a flush of it failed, perhaps under an earlier process. */
+const LATCHED = "Cannot write to it: a flush failed since it was attached; check its storage, then attach it anew";
+
+/** The parts of a device that opening and connecting work on. */
+export interface DeviceParts {
+  readonly resources: DeviceResources;
+  readonly settings: DeviceSettings;
+  readonly error: DeviceError;
+  /** Puts the device's label before each line. */
+  readonly log: Logger;
+}
+
+/** Serves the frontend's rings and tells it what the disk is. */
+export async function connect(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
+  // With the nonce of an earlier process: it may have served requests before it wrote Connected.
+  const identity = resumedConnection(nodes.connectionNonce());
+  const outcome = await serveRings(device, nodes, seen, identity);
+  return outcome === "done" && device.resources.connected ? publish(device, nodes, seen) : outcome;
+}
+
+/** Serves rings of a device that is to be removed, for a guest that may still wait for answers. */
+export async function resume(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
+  const outcome = await serveRings(device, nodes, seen, resumedConnection(nodes.connectionNonce()));
+  if (outcome === "done" && device.resources.connected) told(device);
+  return outcome;
+}
+
+/**
+ * The last step: writes the disk's properties and Connected. If that fails, or the state is another one by now, the
+ * rings stay open and `untold`: the frontend may know of them, and a guest that an earlier process served uses them.
+ */
+export function publish(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Outcome {
+  const { resources, error } = device;
+  const all = [
+    ...diskNodes(describeDisk(resources.image!)),
+    ...resources.journals.identityNodes(resources.connection!.identity),
+  ];
+  if (!nodes.connect(seen.backendState, all, isRunning(seen))) return "done";
+  error.clear();
+  if (resources.latch.tripped) error.report(nodes, LATCHED, false);
+  told(device);
+  return "done";
+}
+
+/** Opens the image that the nodes name, unless it is open. Rejects with the reason. */
+export async function openImage({ resources, settings }: DeviceParts, nodes: DeviceNodes): Promise<OpenImage> {
+  return await resources.openImage(nodes.describe(settings.image));
+}
+
+/** Another process turned out to own the device; throws the reason if the lock cannot be taken or tested. */
+export function isOthers({ resources: { lock } }: DeviceParts): boolean {
+  return lock.owner === "unknown" && lock.claim() === "other";
+}
+
+/** Closes what is open and reports why. Throws the reason if xenstore failed or the process is being ended. */
+export async function refuse(
+  { resources, error }: DeviceParts,
+  nodes: DeviceNodes,
+  reason: unknown,
+  opening: boolean,
+): Promise<Outcome> {
+  if (reason instanceof XenstoreError || isAbort(reason)) throw reason;
+  await resources.release();
+  error.report(nodes, errorText(reason), opening);
+  return reason instanceof ImageBusyError ? "busy" : "refused";
+}
+
+/** All steps but the last. `done` without rings: another process owns the device. */
+async function serveRings(
+  device: DeviceParts,
+  nodes: DeviceNodes,
+  seen: Observation,
+  identity: ConnectionIdentity,
+): Promise<Outcome> {
+  const { resources } = device;
+  let opening = true;
+  try {
+    if (isOthers(device)) return "done";
+    await resources.closeRings();
+    const image = await openImage(device, nodes);
+    opening = false;
+    const offer = nodes.publishedOffer();
+    const frontend = negotiate(device, nodes, seen, offer);
+    const grants = chooseGrants(device, offer, frontend, image);
+    openLatch(device, nodes);
+    writeIdentity(device, nodes, seen, identity);
+    await resources.lockImage();
+    const journals = resources.journals.open(slotsOf(frontend), identity);
+    const connection = connectionOf(device, image, offer, { frontend, grants, identity });
+    await resources.openRings(image.disk, connection, journals);
+    return "done";
+  } catch (reason) {
+    return await refuse(device, nodes, reason, opening);
+  }
+}
+
+/** What the frontend asks for, out of what it was offered, perhaps by an earlier process: it relies on that. */
+function negotiate({ settings }: DeviceParts, nodes: DeviceNodes, seen: Observation, offer: Offer): FrontendParameters {
+  const { defaultProtocol } = settings;
+  return nodes.readFrontend({ frontendPath: seen.frontendPath, defaultProtocol, offer });
+}
+
+/** How this frontend's data is reached: as the settings say, if both sides and the disk allow it. */
+function chooseGrants(
+  { settings, log }: DeviceParts,
+  offer: Offer,
+  frontend: FrontendParameters,
+  { disk, description }: OpenImage,
+): GrantMode {
+  const persistent = { backend: offer.persistent, frontend: frontend.persistent };
+  const guestPages = disk.properties.cache !== "none" || description.directIoSafe;
+  const { mode, reason } = grantModeOf(settings.grants, persistent, guestPages);
+  if (reason !== undefined) log.info(`grants ${mode} in place of ${settings.grants}: ${reason}`);
+  return mode;
+}
+
+/** A flush that failed under an earlier process counts as if it had failed under this one. */
+function openLatch({ resources }: DeviceParts, nodes: DeviceNodes): void {
+  const nonce = resources.latch.open(nodes.attachmentNonce());
+  if (nonce !== undefined) nodes.keepAttachmentNonce(nonce);
+}
+
+/**
+ * The nonce is written before the rings are served: a process that takes over must know whose journals it finds. A guest
+ * that uses its rings already does not wait for xenstore: the last step writes the nonce again.
+ */
+function writeIdentity(
+  { resources }: DeviceParts,
+  nodes: DeviceNodes,
+  seen: Observation,
+  identity: ConnectionIdentity,
+): void {
+  try {
+    nodes.prepare(resources.journals.identityNodes(identity));
+  } catch (error) {
+    if (!isRunning(seen) || isDisconnection(error)) throw error;
+  }
+}
+
+function connectionOf(
+  { settings }: DeviceParts,
+  { disk, description: { directIoSafe, discardEnable } }: OpenImage,
+  { maxIndirectSegments }: Offer,
+  chosen: Pick<Connection, "frontend" | "grants" | "identity">,
+): Connection {
+  const discard = offerOf(settings, disk.properties, discardEnable).discard !== undefined;
+  return { ...chosen, directIoSafe, discard, maxIndirectSegments };
+}
+
+/** The rings are served and the frontend knows it. */
+function told({ resources, log }: DeviceParts): void {
+  const { frontend: { abi, queues }, grants } = resources.connection!;
+  const ports = queues.map((queue) => queue.eventChannel).join(", ");
+  const pages = queues[0]?.ringRefs.length ?? 0;
+  const rings = `${queues.length} of ${pages} page${pages === 1 ? "" : "s"}`;
+  log.info(`connected: ${abi}, rings ${rings}, event channels ${ports}, grants ${grants}`);
+  resources.ringTold();
+}
+
+/** Another process left both sides Connected: the frontend uses its rings, and need not hear of us. */
+function isRunning({ backendState, frontendState }: Observation): boolean {
+  return backendState === XenbusState.Connected && frontendState === XenbusState.Connected;
+}
+
+function describeDisk({ disk, description: { cdrom, removable } }: OpenImage): DiskDescription {
+  return { ...disk.properties, cdrom, removable };
+}
