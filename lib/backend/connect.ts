@@ -36,15 +36,13 @@ export interface DeviceParts {
 
 /** Serves the frontend's rings and tells it what the disk is. */
 export async function connect(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
-  // With the nonce of an earlier process: it may have served requests before it wrote Connected.
-  const identity = resumedConnection(nodes.connectionNonce());
-  const outcome = await serveRings(device, nodes, seen, identity);
+  const outcome = await serveRings(device, nodes, seen);
   return outcome === "done" && device.resources.connected ? publish(device, nodes, seen) : outcome;
 }
 
 /** Serves rings of a device that is to be removed, for a guest that may still wait for answers. */
 export async function resume(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
-  const outcome = await serveRings(device, nodes, seen, resumedConnection(nodes.connectionNonce()));
+  const outcome = await serveRings(device, nodes, seen);
   if (outcome === "done" && device.resources.connected) told(device);
   return outcome;
 }
@@ -89,13 +87,12 @@ export async function refuse(
   return reason instanceof ImageBusyError ? "busy" : "refused";
 }
 
-/** All steps but the last. `done` without rings: another process owns the device. */
-async function serveRings(
-  device: DeviceParts,
-  nodes: DeviceNodes,
-  seen: Observation,
-  identity: ConnectionIdentity,
-): Promise<Outcome> {
+/**
+ * All steps but the last. The steps that may take long come first; the nodes are read after them, and if the situation is
+ * another one by then (the disk was attached anew, perhaps), nothing is opened. `done` without rings: that, or another
+ * process owns the device.
+ */
+async function serveRings(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
   const { resources } = device;
   let opening = true;
   try {
@@ -103,12 +100,18 @@ async function serveRings(
     await resources.closeRings();
     const image = await openImage(device, nodes);
     opening = false;
+    await resources.lockImage();
+    if (!nodes.isUnchanged(seen)) {
+      await resources.closeRings();
+      return "done";
+    }
+    // With the nonce of an earlier process: it may have served requests before it wrote Connected.
+    const identity = resumedConnection(nodes.connectionNonce());
     const offer = nodes.publishedOffer();
     const frontend = negotiate(device, nodes, seen, offer);
     const grants = chooseGrants(device, offer, frontend, image);
     openLatch(device, nodes);
     writeIdentity(device, nodes, seen, identity);
-    await resources.lockImage();
     const journals = resources.journals.open(slotsOf(frontend), identity);
     const connection = connectionOf(device, image, offer, { frontend, grants, identity });
     await resources.openRings(image.disk, connection, journals);

@@ -135,6 +135,11 @@ export class DeviceNodes {
     if (nodes.length > 0) this.#fromState(undefined, (transaction) => void this.#update(transaction, nodes));
   }
 
+  /** Whether an observation still holds. */
+  isUnchanged(seen: Observation): boolean {
+    return JSON.stringify(this.observe()) === JSON.stringify(seen);
+  }
+
   /** What the nodes say now, as of one moment. */
   observe(): Observation {
     return this.#store.transaction((transaction) => {

@@ -75,6 +75,10 @@ Deno.test("seed 2000617: a guest that has not seen Connected is taken over", asy
   assertEquals((await simulate(2000617)).failure, undefined);
 });
 
+Deno.test("seed 600187249: a disk is attached anew while a process waits for the image's lock to take it over", async () => {
+  assertEquals((await simulate(600187249)).failure, undefined);
+});
+
 Deno.test("a process that detaches leaves a device alone that was attached anew while its rings were closed", async () => {
   const world = await connectedWorld();
   const [slot] = world.slots;
