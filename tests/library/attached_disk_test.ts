@@ -107,7 +107,10 @@ Deno.test("a disk that goes away because this process closes it has ended closed
 });
 
 Deno.test("a disk that failed is not taken from its guest by detaching it", async () => {
-  using rig = new Rig();
+  const asked = (): never => {
+    throw new Error("the guest was asked to close it");
+  };
+  using rig = new Rig({ openXenstore: asked });
   const error = new XenblkError("Cannot go on serving");
   rig.failed.reject(error);
   assertEquals(await rig.disk.ended, { reason: "failed", error });
@@ -119,9 +122,12 @@ Deno.test("a disk that goes away while this process detaches it has ended closed
   const host = new SimulatedHost();
   const openXenstore = (): Xenstore => {
     rig.retired.resolve();
+    rig.isThere = false;
     return host.platform.openXenstore();
   };
   using rig = new Rig({ openXenstore });
+  new Float64Array(rig.counters)[STAT.writes] = 6;
   await rig.disk.detach();
   assertEquals(await rig.disk.ended, { reason: "closed" });
+  assertEquals((await rig.disk.stats()).operations.write.requests, 6);
 });
