@@ -258,6 +258,7 @@ export class WorkerDataPlane implements DataPlane {
   readonly #options: WorkerDataPlaneOptions;
   readonly #lanes: Lane[] = [];
   #lastId = 0;
+  #closed = false;
 
   /** Starts nothing yet. */
   constructor(options: WorkerDataPlaneOptions) {
@@ -294,6 +295,7 @@ export class WorkerDataPlane implements DataPlane {
 
   /** Closes all queues and ends the Workers; one that has not started yet serves nothing and is not waited for. */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true;
     await Promise.all(
       this.#lanes.splice(0).map(async ({ reactor }) => {
         await Promise.all([...reactor.handles.values()].map((handle) => handle.close()));
@@ -316,6 +318,7 @@ export class WorkerDataPlane implements DataPlane {
   }
 
   #startLane(): number {
+    if (this.#closed) throw new XenblkError(CLOSED);
     const { addLane } = this.#options;
     const lane = this.#lanes.length;
     const reactor = new ReactorWorker(this.#options);

@@ -177,6 +177,17 @@ Deno.test("a queue whose disk is still opened for its reactor when the data plan
   await late[Symbol.asyncDispose]();
 });
 
+Deno.test("a data plane that has ended opens no queue and starts no reactor", async () => {
+  const bench = new Bench();
+  using guest = new Guest(bench.machine, 3 as DomId);
+  await using disk = await openMemoryDisk();
+  await bench.plane[Symbol.asyncDispose]();
+  const { wakeWords } = machineUsage(bench.machine);
+  await assertRejects(() => bench.plane.openQueue(guest.spec(disk)), XenblkError, "the data plane is closed");
+  await assertRejects(() => bench.plane.start(), XenblkError, "the data plane is closed");
+  assertEquals([bench.lanes, machineUsage(bench.machine).wakeWords], [[], wakeWords]);
+});
+
 Deno.test("a data plane whose reactor has not started ends at once, and whoever waits for it can give up", async () => {
   const plane = new WorkerDataPlane({
     platform: openSimulatedPlatform(createMachine({ memoryBytes: 64 * 2 ** 20 }), BACKEND),
