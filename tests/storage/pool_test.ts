@@ -191,6 +191,8 @@ Deno.test("an executor of somebody else is served by the I/O Workers, discards t
     channel.channel.discard(5, 2 ** 40 + 512, 2 ** 33, true);
     assertEquals(channel.finish(), new Map([[5, 0]]));
     assertEquals([...new Float64Array(lastDiscard)], [2 ** 40 + 512, 2 ** 33, 1]);
+    assertEquals(channel.writeNow(1 << 20, 512), -EIO, "it threw");
+    assertEquals(channel.readNow(0, 4096), 0);
   }
   await disk.close();
 });
@@ -260,6 +262,8 @@ Deno.test("an I/O Worker that gets a disk's module late serves it then, and clos
         assertEquals([...channel.finish().values()], new Array(32).fill(0));
       };
       serve();
+      channel.channel.discard(0, 0, 512, false);
+      assertEquals(channel.finish(), new Map([[0, -EOPNOTSUPP]]), "an executor need not discard");
       if (!closedEarly) {
         Deno.removeSync(hold);
         await eventually(() => (serve(), counters[2]! + counters[3]! > 0), "another Worker serves it, too");
