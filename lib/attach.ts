@@ -112,11 +112,13 @@ async function attachClaimed(
   request: AttachRequest,
   signal: AbortSignal | undefined,
 ): Promise<DeviceAddress> {
+  let wanted: DeviceAddress;
   for (let tries = 1;; tries++) {
     try {
-      return attachDevice(store, request, (device) => claim.take(device));
+      return attachDevice(store, request, (device) => claim.take(wanted = device));
     } catch (error) {
-      if (!(error instanceof DeviceClaimedError) || tries === MOST_CLAIMS || signal?.aborted) throw error;
+      if (!(error instanceof DeviceClaimedError) || tries === MOST_CLAIMS) throw error;
+      if (signal?.aborted) throw abortOf(wanted!, signal);
       await SYSTEM_CLOCK.sleep(CLAIM_INTERVAL_MS, signal);
     }
   }
@@ -159,10 +161,12 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
     undo.move();
     return new ServedDisk({ platform, service, claim, address: device, guest, params, timeoutMs });
   } catch (error) {
-    if (!signal?.aborted) throw error;
-    const { reason } = signal;
-    throw new XenblkError(`Cannot attach ${formatVdev(device.vdev)}: ${errorText(reason)}`, { cause: reason });
+    throw signal?.aborted ? abortOf(device, signal) : error;
   }
+}
+
+function abortOf({ vdev }: DeviceAddress, { reason }: AbortSignal): XenblkError {
+  return new XenblkError(`Cannot attach ${formatVdev(vdev)}: ${errorText(reason)}`, { cause: reason });
 }
 
 /** Over a connection of its own: the one that wrote the nodes may be lost. */

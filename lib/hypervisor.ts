@@ -101,12 +101,12 @@ export const EVENTS_OVERFLOWED: number = -1;
 export interface Wakeable {
   /**
    * A file descriptor that poll(2) finds readable (POLLIN) when there is something to do; it must not block when read.
-   * On a simulated machine, which has no descriptors: the number of a set of event channels.
+   * On a simulated machine, which has no descriptors: a number that stands for a set of event channels.
    */
   readonly fd: number;
   /**
    * The thread's parker calls this when it has found `fd` readable, from inside `park` or `submit`. A parker need not
-   * call it again before the descriptor was read until it would block. It must neither throw nor wait.
+   * call it again before the descriptor was read until it would block. It must not throw, wait, watch or unwatch.
    */
   fired(): void;
   /**

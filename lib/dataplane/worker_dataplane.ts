@@ -17,6 +17,9 @@ import {
 } from "./messages.ts";
 import type { DataPlane, QueueHandle, QueueSpec } from "./types.ts";
 
+/** Why no queue is opened any more. */
+const CLOSED = "Cannot open a queue: the data plane is closed";
+
 /** What a data plane is started with. */
 export interface WorkerDataPlaneOptions {
   /** Opened anew in each Worker, by its descriptor. */
@@ -166,11 +169,14 @@ class ReactorWorker {
   }
 
   async exit(): Promise<void> {
-    if (!this.#isReady) this.#unavailable(new XenblkError("Cannot open a queue: the data plane is closed"));
+    if (!this.#isReady) this.#unavailable(new XenblkError(CLOSED));
     else if (this.#failure === undefined) {
       this.#say({ type: "exit" });
       await this.#exited.promise;
     }
+    // An open that comes too late must neither wait for this Worker nor wake it: the token's descriptor is closed.
+    this.#failure ??= CLOSED;
+    for (const id of [...this.#opening.keys()]) this.#settle(this.#opening, id, CLOSED);
     this.#worker.terminate();
     this.#token[Symbol.dispose]();
   }
@@ -252,6 +258,7 @@ export class WorkerDataPlane implements DataPlane {
   readonly #options: WorkerDataPlaneOptions;
   readonly #lanes: Lane[] = [];
   #lastId = 0;
+  #closed = false;
 
   /** Starts nothing yet. */
   constructor(options: WorkerDataPlaneOptions) {
@@ -288,6 +295,7 @@ export class WorkerDataPlane implements DataPlane {
 
   /** Closes all queues and ends the Workers; one that has not started yet serves nothing and is not waited for. */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#closed = true;
     await Promise.all(
       this.#lanes.splice(0).map(async ({ reactor }) => {
         await Promise.all([...reactor.handles.values()].map((handle) => handle.close()));
@@ -310,6 +318,7 @@ export class WorkerDataPlane implements DataPlane {
   }
 
   #startLane(): number {
+    if (this.#closed) throw new XenblkError(CLOSED);
     const { addLane } = this.#options;
     const lane = this.#lanes.length;
     const reactor = new ReactorWorker(this.#options);

@@ -7,7 +7,7 @@
 import { XenblkError } from "../errors.ts";
 import type { DomId, EventChannels, EvtchnPort } from "../hypervisor.ts";
 import { claimWake } from "../park_word.ts";
-import { FIRST_PORT, type Machine } from "./machine.ts";
+import { FIRST_PORT, type Machine, SETS } from "./machine.ts";
 
 /** Words of a port's entry. */
 const STATE = 0;
@@ -27,6 +27,17 @@ const SET_FIRED = 1;
 /** The wake word of the thread that parks on it, plus 1; 0 is none. */
 const SET_WATCHER = 2;
 
+/**
+ * In place of a descriptor, a set of channels has this number and its own: no descriptor of the process is so large, so
+ * that a parker tells them apart.
+ */
+const FIRST_SET_FD = 2 ** 30;
+
+/** Whether that stands for a set of channels. */
+export function isSet(fd: number): boolean {
+  return Number.isInteger(fd) && fd >= FIRST_SET_FD && fd < FIRST_SET_FD + SETS;
+}
+
 /** Raises a port: its set has fired, and who parks on the set wakes. */
 function raise(machine: Machine, entry: number): void {
   const { words } = machine;
@@ -45,13 +56,13 @@ export function rouse(word: Int32Array): void {
 }
 
 /** Whether a set of channels has ports that nobody took yet (or one that was unbound since). */
-export function hasFired(machine: Machine, set: number): boolean {
-  return Atomics.load(machine.words, machine.setEntry(set) + SET_FIRED) !== 0;
+export function hasFired(machine: Machine, fd: number): boolean {
+  return Atomics.load(machine.words, machine.setEntry(fd - FIRST_SET_FD) + SET_FIRED) !== 0;
 }
 
 /** Makes events of a set wake the thread with this wake word (an index); -1 for none. */
-export function setWatcher(machine: Machine, set: number, wakeWord: number): void {
-  Atomics.store(machine.words, machine.setEntry(set) + SET_WATCHER, wakeWord + 1);
+export function setWatcher(machine: Machine, fd: number, wakeWord: number): void {
+  Atomics.store(machine.words, machine.setEntry(fd - FIRST_SET_FD) + SET_WATCHER, wakeWord + 1);
 }
 
 /** Frees a port; the other end falls back to "unbound, for this domain", and can be bound again. */
@@ -98,9 +109,9 @@ export class SimulatedEventChannels implements EventChannels {
     this.#setEntry = machine.setEntry(this.#set);
   }
 
-  /** The number of the set of channels, which a parker of the machine takes for a descriptor. */
+  /** Stands for the set of channels: see {@linkcode isSet}. */
   get fd(): number {
-    return this.#set;
+    return FIRST_SET_FD + this.#set;
   }
 
   /** {@linkcode take} looks at the machine itself. */

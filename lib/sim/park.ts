@@ -6,8 +6,8 @@
 
 import type { Parker, Wakeable, Waker, WakeToken } from "../hypervisor.ts";
 import { enterPark, leavePark, PARKED } from "../park_word.ts";
-import { hasFired, rouse, setWatcher } from "./events.ts";
-import { type Machine, SETS } from "./machine.ts";
+import { hasFired, isSet, rouse, setWatcher } from "./events.ts";
+import type { Machine } from "./machine.ts";
 
 /** Reserves a word to sleep on. Disposing releases it, which must not happen before its Parker is disposed. */
 export function createWakeToken(machine: Machine): WakeToken & Disposable {
@@ -47,7 +47,7 @@ export class SimulatedParker implements Parker {
   readonly #machine: Machine;
   readonly #index: number;
   readonly #word: Int32Array;
-  /** Sets of event channels, by their numbers. */
+  /** Sets of event channels. */
   readonly #watched: Wakeable[] = [];
 
   constructor(machine: Machine, token: WakeToken) {
@@ -57,7 +57,7 @@ export class SimulatedParker implements Parker {
   }
 
   watch(source: Wakeable): void {
-    if (!(source.fd >= 0 && source.fd < SETS)) throw new TypeError("not event channels of a simulated machine");
+    if (!isSet(source.fd)) throw new TypeError("not event channels of a simulated machine");
     setWatcher(this.#machine, source.fd, this.#index);
     this.#watched.push(source);
   }

@@ -159,7 +159,8 @@ export interface ChannelContext {
  * One ring's way to its disk: queue operations, submit them once a turn, reap completions. A tag is in flight from
  * its call until {@linkcode reap} yields it; until then its vectors and their memory belong to the channel. Every
  * operation completes exactly once, whole: short transfers are continued and EINTR is retried inside. A channel never
- * blocks its caller on the disk unless it says so. Completion wakes the reactor that the channel was opened in.
+ * blocks its caller on the disk unless it says so. Completion wakes the reactor that the channel was opened in. Errors
+ * are results: a method that throws ends the process, and with it what other guests are served.
  */
 export interface IoChannel extends Disposable {
   /** Operations accepted and not yet reaped. */

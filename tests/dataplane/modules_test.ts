@@ -8,9 +8,11 @@ import { OP_READ, OP_WRITE } from "../../lib/blkif/abi.ts";
 import { InlineDataPlane } from "../../lib/dataplane/inline_dataplane.ts";
 import { WorkerDataPlane } from "../../lib/dataplane/worker_dataplane.ts";
 import { XenblkError } from "../../lib/errors.ts";
-import type { DomId, PlatformDescriptor } from "../../lib/hypervisor.ts";
+import type { DomId, PlatformDescriptor, Waker, WakeToken } from "../../lib/hypervisor.ts";
 import { Modules } from "../../lib/modules.ts";
-import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
+import { PARKED } from "../../lib/park_word.ts";
+import { Machine } from "../../lib/sim/machine.ts";
+import { machineUsage, openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import type { Disk, DiskAttachment, DiskModule } from "../../lib/storage/disk.ts";
 import { counting } from "./modules/counting_platform.ts";
 import { MASK, maskedAttachment } from "./modules/masked_disk.ts";
@@ -132,6 +134,40 @@ Deno.test("a module that never finishes loading holds up nobody else, nor the en
   await refused;
 });
 
+Deno.test("a reactor sleeps again once modules were refused or are no longer wanted, and opens nothing late", async () => {
+  let word: Int32Array | undefined;
+  let commands = 0;
+  await using bench = new Bench(1, (platform) => {
+    const openWaker = (token: WakeToken): Waker => {
+      const machine = platform.descriptor["machine"] as SharedArrayBuffer;
+      word = new Machine(machine).wakeWord(new Int32Array(token.word)[0]!);
+      const waker = openSimulatedPlatform(machine, BACKEND).openWaker(token);
+      return { wake: () => (commands++, waker.wake()) };
+    };
+    return Object.assign(platform, { openWaker });
+  });
+  const asleep = async (): Promise<void> => {
+    for (const end = performance.now() + 10_000; Atomics.load(word!, 0) !== PARKED;) {
+      assert(performance.now() < end, "the reactor does not sleep");
+      await new Promise((resolve) => setTimeout(resolve, 2));
+    }
+  };
+  await bench.plane.start();
+  await asleep();
+  using guest = new Guest(bench.machine, 3 as DomId);
+  const before = machineUsage(bench.machine);
+  await assertRejects(() => bench.plane.openQueue(guest.spec(diskOf({ module: moduleAt("missing.ts") }))), XenblkError);
+  await asleep();
+  const end = new AbortController();
+  const unwanted = bench.plane.openQueue(guest.spec(diskOf({ module: moduleAt("slow.ts") })), end.signal);
+  const abandoned = assertRejects(() => unwanted, DOMException);
+  while (commands < 2) await new Promise((resolve) => setTimeout(resolve, 0));
+  end.abort();
+  await abandoned;
+  await asleep();
+  assertEquals(machineUsage(bench.machine), before);
+});
+
 Deno.test("a module that takes too long is refused; once it is there, it is loaded", async () => {
   const module = moduleAt("slow.ts");
   const impatient = new Modules<DiskModule>("openChannel", 20);
@@ -153,6 +189,8 @@ Deno.test("a platform whose module cannot be loaded, or opens nothing, is told t
     const platform = { ...counting(openSimulatedPlatform(machine, BACKEND), new SharedArrayBuffer(8)), descriptor };
     const options = { platform, workers: 1, addLane: () => Promise.resolve(), warn: () => {} };
     await using plane = new WorkerDataPlane(options);
-    assertMatch((await assertRejects(() => plane.start(), XenblkError)).message, reason);
+    const error = await assertRejects(() => plane.start(), XenblkError);
+    assertMatch(error.message, reason);
+    if (!error.message.startsWith("Cannot load")) assertEquals(error.remedy, "boot under one");
   }
 });

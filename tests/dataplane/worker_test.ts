@@ -13,7 +13,7 @@ import type { DomId, EvtchnPort, GrantRef } from "../../lib/hypervisor.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { machineUsage, openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import { openDisk } from "../../lib/storage/open.ts";
-import type { Disk } from "../../lib/storage/disk.ts";
+import type { Disk, DiskAttachment } from "../../lib/storage/disk.ts";
 import { BACKEND, Bench, Guest, openMemoryDisk } from "./worker_rig.ts";
 
 Deno.test("a queue in a Worker serves, is closed without a trace, and its ring is taken up where it was left", async () => {
@@ -151,6 +151,41 @@ Deno.test("the death of a reactor is told once, and its rings are not reported a
   assertEquals(await Promise.race([stopped, new Promise((resolve) => setTimeout(resolve, 20, "silent"))]), "silent");
   await assertRejects(() => plane.openQueue(guest.spec(disk)), XenblkError, "a defect");
   await plane[Symbol.asyncDispose]();
+});
+
+Deno.test("a queue whose disk is still opened for its reactor when the data plane ends is refused", async () => {
+  await using bench = new Bench();
+  using guest = new Guest(bench.machine, 3 as DomId);
+  const disk = await openMemoryDisk();
+  const asked = Promise.withResolvers<void>();
+  const attachment = Promise.withResolvers<DiskAttachment>();
+  const late: Disk = {
+    properties: disk.properties,
+    description: disk.description,
+    attachment: (lane) => disk.attachment(lane),
+    withoutUring: () => {
+      asked.resolve();
+      return attachment.promise;
+    },
+    [Symbol.asyncDispose]: () => disk[Symbol.asyncDispose](),
+  };
+  const refused = assertRejects(() => bench.plane.openQueue(guest.spec(late)), XenblkError, "the data plane is closed");
+  await asked.promise;
+  await bench.plane[Symbol.asyncDispose]();
+  attachment.resolve(disk.attachment(0));
+  await refused;
+  await late[Symbol.asyncDispose]();
+});
+
+Deno.test("a data plane that has ended opens no queue and starts no reactor", async () => {
+  const bench = new Bench();
+  using guest = new Guest(bench.machine, 3 as DomId);
+  await using disk = await openMemoryDisk();
+  await bench.plane[Symbol.asyncDispose]();
+  const { wakeWords } = machineUsage(bench.machine);
+  await assertRejects(() => bench.plane.openQueue(guest.spec(disk)), XenblkError, "the data plane is closed");
+  await assertRejects(() => bench.plane.start(), XenblkError, "the data plane is closed");
+  assertEquals([bench.lanes, machineUsage(bench.machine).wakeWords], [[], wakeWords]);
 });
 
 Deno.test("a data plane whose reactor has not started ends at once, and whoever waits for it can give up", async () => {

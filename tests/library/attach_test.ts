@@ -5,8 +5,11 @@
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { attach, type AttachedDisk, XenblkError } from "../../mod.ts";
+import { DeviceClaim } from "../../lib/backend/claim.ts";
+import type { DomId } from "../../lib/hypervisor.ts";
 import { requestRemoval } from "../../lib/toolstack/removal.ts";
 import { backendPath, frontendPath } from "../../lib/xenbus/paths.ts";
+import { parseVdev } from "../../lib/xenbus/vdev.ts";
 import { GUEST, type Guest, SimulatedHost } from "./host.ts";
 
 const MIB = 2 ** 20;
@@ -182,4 +185,16 @@ Deno.test("aborting ends the wait for the guest, with the signal's reason as the
   const error = await assertRejects(start, XenblkError, "Cannot attach xvda: no longer wanted");
   assertEquals(error.cause, "no longer wanted");
   assertEquals(host.holdings(), before);
+});
+
+Deno.test("aborting ends the wait for a device that another process still has, too", async () => {
+  using host = new SimulatedHost();
+  using claim = new DeviceClaim(host.platform.journals);
+  claim.take({ backendDomain: 0 as DomId, kind: "vbd3", frontendDomain: GUEST, vdev: parseVdev("xvda") });
+  const before = host.holdings();
+  const end = new AbortController();
+  const attaching = attach({ ...host.options("memory:1M"), vdev: "xvda", signal: end.signal });
+  setTimeout(() => end.abort("no longer wanted"), 0);
+  const error = await assertRejects(() => attaching, XenblkError, "Cannot attach xvda: no longer wanted");
+  assertEquals([error.cause, host.holdings()], ["no longer wanted", before]);
 });

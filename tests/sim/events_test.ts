@@ -131,6 +131,22 @@ Deno.test("a park ends at once for a pending event or an earlier wake, and else 
   assertEquals(machineUsage(machine).wakeWords, 1);
 });
 
+Deno.test("a real descriptor cannot be watched, and takes no other's events", () => {
+  const { front, back } = open();
+  using token = back.createWakeToken();
+  using parker = back.openParker(token);
+  using events = back.openEventChannels(GUEST);
+  using frontEvents = front.openEventChannels(BACKEND);
+  parker.watch(events);
+  for (let fd = -1; fd < 1100; fd++) assertThrows(() => parker.watch({ fd, fired: () => {} }), TypeError);
+  const port = frontEvents.bindUnbound(BACKEND);
+  back.openWaker(token).wake();
+  parker.park(-1);
+  events.bindInterdomain(GUEST, port);
+  parker.park(-1);
+  assertEquals(taken(events).length, 1);
+});
+
 Deno.test("no event is lost in 20000 round trips between Workers", async () => {
   const { front, machine } = open();
   using events = front.openEventChannels(BACKEND);

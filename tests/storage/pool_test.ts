@@ -14,6 +14,7 @@ import { IoPool } from "../../lib/storage/pool/pool.ts";
 import { simulatedDescriptor } from "../../lib/sim/platform.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import { JOB_SLOTS, JOB_VECTORS } from "../../lib/storage/pool/job_queue.ts";
+import { heldWhile } from "./held_executor.ts";
 import { reversed } from "./reversed_executor.ts";
 import { ChannelRig, Folder, openBelow, openChannel, PoolRig, randomSource, simulatedPlatform } from "./rig.ts";
 
@@ -190,6 +191,8 @@ Deno.test("an executor of somebody else is served by the I/O Workers, discards t
     channel.channel.discard(5, 2 ** 40 + 512, 2 ** 33, true);
     assertEquals(channel.finish(), new Map([[5, 0]]));
     assertEquals([...new Float64Array(lastDiscard)], [2 ** 40 + 512, 2 ** 33, 1]);
+    assertEquals(channel.writeNow(1 << 20, 512), -EIO, "it threw");
+    assertEquals(channel.readNow(0, 4096), 0);
   }
   await disk.close();
 });
@@ -242,6 +245,40 @@ Deno.test("a module that never finishes loading holds up no other disk, nor the 
   }
   await rig[Symbol.asyncDispose]();
   await refused;
+});
+
+Deno.test("an I/O Worker that gets a disk's module late serves it then, and closes what was closed meanwhile", async () => {
+  using folder = new Folder();
+  await using rig = new PoolRig({ workers: 3 });
+  const counters = new Int32Array(new SharedArrayBuffer(16));
+  for (const closedEarly of [false, true]) {
+    const hold = folder.file(`hold-${closedEarly}`, 1);
+    const disk = await rig.pool.open("the disk", heldWhile(hold, counters.buffer));
+    assertEquals(counters[0], 1, "the first Worker serves it alone");
+    {
+      using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+      const serve = (): void => {
+        for (let tag = 0; tag < 32; tag++) channel.read(tag, 0, [512]);
+        assertEquals([...channel.finish().values()], new Array(32).fill(0));
+      };
+      serve();
+      channel.channel.discard(0, 0, 512, false);
+      assertEquals(channel.finish(), new Map([[0, -EOPNOTSUPP]]), "an executor need not discard");
+      if (!closedEarly) {
+        Deno.removeSync(hold);
+        await eventually(() => (serve(), counters[2]! + counters[3]! > 0), "another Worker serves it, too");
+      }
+    }
+    const closed = disk.close();
+    if (closedEarly) {
+      await using other = await rig.open(folder.file("other", 4096));
+      using channel = new ChannelRig(other.attachment(0), { platform: rig.platform, parker: rig.parker });
+      assertEquals(channel.readNow(0, 4096), 0);
+      Deno.removeSync(hold);
+    }
+    await closed;
+    assertEquals(counters[0], 0, "no Worker has it open");
+  }
 });
 
 Deno.test("a platform that cannot be opened is told by the first disk, and the pool still ends", async () => {

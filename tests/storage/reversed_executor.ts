@@ -41,6 +41,7 @@ class ReversedExecutor implements Executor {
     views: MemoryViews,
   ): number {
     if (operation === OPERATION.flush) return 0;
+    if (offsetBytes >= this.data.length) throw new Error("a defect of its own");
     let at = this.data.length - 1 - offsetBytes;
     for (let i = first; i < first + count; i++) {
       const bytes = views.view(vectors.addresses[i]!, vectors.lengths[i]!);

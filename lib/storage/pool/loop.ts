@@ -90,8 +90,8 @@ class IoWorker {
   readonly #modules = new Modules<ExecutorModule>("openExecutor");
   readonly #wakers = new Map<number, Waker>();
   readonly #disks = new Map<number, ServedDisk>();
-  /** Disks that wait for their module to load; later commands for them wait, too. */
-  readonly #opening = new Map<number, Promise<void>>();
+  /** Disks that wait for their module to load, with the commands for them that came since. */
+  readonly #opening = new Map<number, (() => void)[]>();
   #queues: ServedQueue[] = [];
   #nextQueue = 0;
   #stopping = false;
@@ -174,9 +174,9 @@ class IoWorker {
   }
 
   #whenOpen(disk: number, action: () => void): void {
-    const opening = this.#opening.get(disk);
-    if (opening === undefined) action();
-    else void opening.then(action);
+    const waiting = this.#opening.get(disk);
+    if (waiting === undefined) action();
+    else waiting.push(action);
   }
 
   #open({ request, disk, executor: descriptor, load }: IoCommand & { type: "open" }): void {
@@ -188,11 +188,16 @@ class IoWorker {
       });
     const loaded = this.#modules.get(descriptor.module);
     if (loaded !== undefined) return openWith(loaded);
-    const opening = this.#modules.load(descriptor.module).then(
+    const waiting: (() => void)[] = [];
+    this.#opening.set(disk, waiting);
+    void this.#modules.load(descriptor.module).then(
       openWith,
       (error) => this.#answer({ request, failure: failureOf(error) }),
-    ).finally(() => this.#opening.delete(disk));
-    this.#opening.set(disk, opening);
+    ).then(() => {
+      // All in one go: from now on the Worker may sleep, and no later command may come first.
+      this.#opening.delete(disk);
+      waiting.forEach((action) => action());
+    });
   }
 
   #addQueue(disk: number, lane: number, buffer: SharedArrayBuffer): void {

@@ -2,8 +2,10 @@
  * A module that loads and then opens nothing: neither a platform nor a disk nor an executor.
  */
 
+import { XenblkError } from "../../../mod.ts";
+
 export function openPlatform(): never {
-  throw new Error("no such hypervisor");
+  throw new XenblkError("no such hypervisor", { remedy: "boot under one" });
 }
 
 export function openChannel(): never {
