@@ -25,7 +25,7 @@ export { type Service, type ServiceOptions, startService } from "./lib/service.t
 export * from "./lib/errors.ts";
 export * from "./lib/hypervisor.ts";
 export * from "./lib/units.ts";
-export { errnoName, errnoValue } from "./lib/errno.ts";
+export { ERRNO, errnoName, errnoValue } from "./lib/errno.ts";
 export { NATIVE_PLATFORM, openPlatform } from "./platform.ts";
 
 export { ABI_NAMES, type AbiName } from "./lib/blkif/abi.ts";
@@ -36,7 +36,7 @@ export * from "./lib/storage/disk.ts";
 export type { PoolAttachment } from "./lib/storage/pool/attachment.ts";
 export { IoPool, type IoPoolOptions, type PoolDisk } from "./lib/storage/pool/pool.ts";
 export { type Executor, OPERATION, type Operation } from "./lib/storage/engine/executor.ts";
-export type { MemoryViews } from "./lib/storage/engine/views.ts";
+export { MemoryViews } from "./lib/storage/engine/views.ts";
 export type { ExecutorDescriptor, ExecutorModule } from "./lib/storage/pool/executor_module.ts";
 export type { ImageFile } from "./lib/storage/image/file.ts";
 export { ImageBusyError, type ImageLocks, type ImageUse, ProcessImageLocks } from "./lib/storage/image/lock.ts";
@@ -53,7 +53,7 @@ export type { ServingContext } from "./lib/storage/serving.ts";
 export { type ImageSpec, parseImage } from "./lib/storage/image/spec.ts";
 
 export * from "./lib/dataplane/types.ts";
-export { type QueueStats, STAT } from "./lib/dataplane/stats.ts";
+export { createStats, type QueueStats, STAT } from "./lib/dataplane/stats.ts";
 export { WorkerDataPlane, type WorkerDataPlaneOptions } from "./lib/dataplane/worker_dataplane.ts";
 
 export { BackendKind, type BackendKindOptions, ownDomain } from "./lib/backend/kind.ts";

@@ -3,8 +3,8 @@
  * that has them. Values are positive; operations of a disk complete with their negatives. This file imports nothing.
  */
 
-/** Values by name, all that a system call on files, memory, sockets or Xen's devices returns. */
-const VALUES = {
+/** Positive values by name: all that a system call on files, memory, sockets or Xen's devices returns. */
+export const ERRNO = {
   EPERM: 1,
   ENOENT: 2,
   ESRCH: 3,
@@ -62,10 +62,7 @@ const VALUES = {
   ECANCELED: 125,
 } as const;
 
-/** The name of a value. */
-export type ErrnoName = keyof typeof VALUES;
-
-const NAMES: ReadonlyMap<number, string> = new Map(Object.entries(VALUES).map(([name, value]) => [value, name]));
+const NAMES: ReadonlyMap<number, string> = new Map(Object.entries(ERRNO).map(([name, value]) => [value, name]));
 
 export const {
   EPERM,
@@ -86,14 +83,14 @@ export const {
   EOPNOTSUPP,
   ETIMEDOUT,
   EDQUOT,
-} = VALUES;
+} = ERRNO;
 
 /** `ENOENT` for 2; `errno 200` for a value without a name here. */
 export function errnoName(errno: number): string {
   return NAMES.get(errno) ?? `errno ${errno}`;
 }
 
-/** 2 for `ENOENT`; undefined for a name that is not here. */
+/** 2 for `ENOENT`; undefined for a name that is not in {@linkcode ERRNO}. */
 export function errnoValue(name: string): number | undefined {
-  return Object.hasOwn(VALUES, name) ? VALUES[name as ErrnoName] : undefined;
+  return Object.hasOwn(ERRNO, name) ? ERRNO[name as keyof typeof ERRNO] : undefined;
 }

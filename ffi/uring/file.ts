@@ -21,7 +21,7 @@ export class ImageDescriptor implements Disposable {
   constructor({ image, routes, channels }: UringAttachment, mayBeDirect: boolean) {
     using undo = new DisposableStack();
     this.#counted = undo.use(joinChannels(channels, `image ${image.path}`));
-    this.fd = openSameDescriptor(image, routes.direct && mayBeDirect);
+    this.fd = undo.adopt(openSameDescriptor(image, routes.direct && mayBeDirect), (fd) => libc().close(fd));
     locks.join(this.fd, image);
     undo.move();
   }

@@ -35,8 +35,10 @@ export function inlineFileAttachment(image: ImageFile, channels: SharedArrayBuff
 
 /** See ExecutorModule. Throws if the file cannot be opened or is another one now. */
 export function openExecutor({ image }: FileDescriptor, platform: Platform): Executor {
-  const file = openSameFile(image);
+  using undo = new DisposableStack();
+  const file = undo.adopt(openSameFile(image), (file) => file.close());
   platform.coverImage?.(image);
+  undo.move();
   return new FileExecutor(file, image.cache);
 }
 
