@@ -18,15 +18,15 @@ export type GrantRef = number & { readonly [brand]: "GrantRef" };
 /** An event-channel port, a u32 local to one domain. */
 export type EvtchnPort = number & { readonly [brand]: "EvtchnPort" };
 
-/** Bytes at an address. The view is made once, with the memory; it dies with it. */
+/** Bytes at an address. The view is made once, with the memory, and is valid as long as the memory is. */
 export interface Memory {
-  /** See the head of this file; only whoever made the memory may compute with it. */
+  /** An address as described above. Only the code that made the memory may do arithmetic on it. */
   readonly address: number;
   /** The bytes themselves. */
   readonly view: Uint8Array;
 }
 
-/** Memory that somebody owns: disposing frees it, and no view of it may be touched afterwards. */
+/** Memory with an owner. Disposing frees it; no view of it may be used afterwards. */
 export interface OwnedMemory extends Memory, Disposable {}
 
 /** Private memory of this process that engines and grant copies may name by address. */
@@ -64,9 +64,9 @@ export interface GrantTable extends Disposable {
    * `addresses[first]` onwards. Returns 0, or a negative errno when any reference was bad (then none stays mapped).
    */
   map(refs: Uint32Array, first: number, count: number, writable: boolean, addresses: Float64Array): number;
-  /** Undoes one {@linkcode map}: the address it gave first and its count. Returns 0 or a negative errno. */
+  /** Undoes one {@linkcode map}, named by its first address and its count. Returns 0 or a negative errno. */
   unmap(address: number, count: number): number;
-  /** Room for a batch of grant copies, at most `capacity` segments a call. */
+  /** Allocates a batch of grant copies, with at most `capacity` segments per call. */
   createCopyBatch(capacity: number): GrantCopyBatch;
 }
 
@@ -83,11 +83,11 @@ export interface GrantCopyBatch extends Disposable {
   /** Adds a copy of local memory to guest bytes. `offsetBytes + lengthBytes <= 4096`. */
   addToGuest(ref: number, offsetBytes: number, localAddress: number, lengthBytes: number): void;
   /**
-   * Copies all segments, in order, in one call. Every status is a failure beforehand, so that a call that touches none
-   * (XSA-318) counts as failed. Returns 0 or the call's negative errno.
+   * Copies all segments, in order, in one call. Every status is set to a failure before the call, so a call that
+   * changes no status (XSA-318) counts as failed. Returns 0 or the call's negative errno.
    */
   run(): number;
-  /** Status of a segment after {@linkcode run}: 0 is done, all else (positive too, XSA-316) is a failure. */
+  /** Status of a segment after {@linkcode run}: 0 is success; all else, positive too (XSA-316), is a failure. */
   status(index: number): number;
 }
 
@@ -95,8 +95,8 @@ export interface GrantCopyBatch extends Disposable {
 export const EVENTS_OVERFLOWED: number = -1;
 
 /**
- * What a thread can sleep for besides its own {@linkcode Waker}s: an event queue, a socket, an eventfd. Whoever made it
- * gives it to the parker of the thread that uses it; see {@linkcode Parker.watch}.
+ * What can end a thread's sleep besides its {@linkcode Waker}s: an event queue, a socket, an eventfd. The code that made
+ * it passes it to {@linkcode Parker.watch} of the thread that uses it.
  */
 export interface Wakeable {
   /**
@@ -111,20 +111,20 @@ export interface Wakeable {
   fired(): void;
   /**
    * Absent: the source does not need to know. True: from now on every readiness is reported by {@linkcode fired}, at the
-   * latest in the next `submit`, so that there is nothing to be had until then. False: that has ended.
+   * latest in the next `submit`, so the source has nothing new until then. False: readiness is no longer reported.
    */
   setWatched?(watched: boolean): void;
 }
 
 /** Event channels between this domain and others (libxenevtchn's xenevtchn_handle). One thread's. */
 export interface EventChannels extends Wakeable, Disposable {
-  /** Why they can reach other domains than the one they were opened for; undefined once they cannot. */
+  /** Why the handle is not restricted to the domain it was opened for; undefined once it is. */
   readonly unrestricted?: string | undefined;
   /** Binds to a port that the other domain left unbound for us; the local port is raised once by binding. */
   bindInterdomain(remoteDomain: DomId, remotePort: EvtchnPort): EvtchnPort;
   /** Makes a port that the other domain may bind to: the frontend's side. */
   bindUnbound(remoteDomain: DomId): EvtchnPort;
-  /** Raises the other end's event. Several before it looks merge into one. */
+  /** Notifies the other end. Several notifications before it takes them merge into one. */
   notify(port: EvtchnPort): void;
   /** Closes the port; the other end is left unbound for us again. */
   unbind(port: EvtchnPort): void;
@@ -137,7 +137,7 @@ export interface EventChannels extends Wakeable, Disposable {
 
 /** Pages that this domain grants to another (the frontend's side; libxengnttab's xengntshr_handle). */
 export interface SharedPages extends OwnedMemory {
-  /** One grant reference a page. */
+  /** One grant reference per page. */
   readonly refs: readonly GrantRef[];
 }
 
@@ -148,7 +148,7 @@ export interface GrantShares extends Disposable {
 }
 
 /**
- * How any thread ends a park: the shared word says whether the sleeper sleeps, `fd` is the real side's eventfd (-1 on
+ * How any thread ends a park: the shared word says whether the thread sleeps; `fd` is the real side's eventfd (-1 on
  * the simulated side, where the word itself is waited on). Structured-cloneable.
  */
 export interface WakeToken {
@@ -166,7 +166,7 @@ export interface Waker {
 
 /** Why something cannot be used on this machine. Structured-cloneable. */
 export interface Refusal {
-  /** As the end of a sentence. */
+  /** The end of a sentence, such as `X cannot be used: <reason>`. */
   readonly reason: string;
   /** What to do about it. */
   readonly remedy: string;
@@ -174,7 +174,7 @@ export interface Refusal {
 
 /** How a thread's place to sleep is opened. */
 export interface ParkerOptions {
-  /** It shall also carry out the I/O of disks, if the platform can do both in one call (io_uring). Absent: it need not. */
+  /** Also carry out disk I/O, if the platform can do both in one call (io_uring). Absent: not requested. */
   readonly withIo?: boolean;
 }
 
@@ -184,15 +184,15 @@ export interface Parker extends Disposable {
   watch(source: Wakeable): void;
   /** Undoes {@linkcode watch}; before the source's descriptor is closed. */
   unwatch(source: Wakeable): void;
-  /** Sleeps until a source is ready, a wake or the timeout; -1 is for ever. Returns at once if woken since the last park. */
+  /** Sleeps until a source is ready, a wake or the timeout; -1 is no timeout. Returns at once if woken since the last park. */
   park(timeoutMs: number): void;
-  /** Starts, in one call, the I/O that channels prepared here; a park does so, too. Absent: it carries out no I/O. */
+  /** Starts, in one call, the I/O that channels prepared here; so does a park. Absent: the parker carries out no I/O. */
   submit?(): void;
-  /** Why it carries out no I/O although that was asked for. */
+  /** Why the parker carries out no I/O although it was requested. */
   readonly refusal?: Refusal;
 }
 
-/** Distinguishes one file from another as long as somebody has it open. */
+/** Identifies a file for as long as it is open. */
 export interface FileIdentity {
   /** The device that holds it. */
   readonly device: number;
@@ -204,7 +204,7 @@ export interface FileIdentity {
 export interface LockableImage {
   /** Where it was opened; absolute or relative to the process. */
   readonly path: string;
-  /** What was opened there: a path can come to name another file. */
+  /** The file that was opened there: the path may name another file later. */
   readonly identity: FileIdentity;
   /** One 32-bit word that all threads share: 1 while this process keeps others from the file. */
   readonly locked: SharedArrayBuffer;
@@ -212,15 +212,15 @@ export interface LockableImage {
 
 /** What outlives the process, by name: the memory of journals and latches, and the locks of devices. */
 export interface JournalStore {
-  /** The memory of that name: as it was left if it exists in that size, else zeroed. Throws if it cannot be had. */
+  /** Opens memory by name: with its old contents if it exists in that size, else zeroed. Throws if that fails. */
   open(name: string, lengthBytes: number): OwnedMemory;
-  /** Names of what there is: memory, and locks that somebody has or had. Throws if that cannot be found out. */
+  /** Names of existing memory, and of locks, held or not. Throws if they cannot be listed. */
   names(): string[];
-  /** Forgets it. No error if there is none. */
+  /** Removes the memory or lock of that name. No error if there is none. */
   remove(name: string): void;
   /**
-   * Takes the lock of that name, until it is disposed or the process ends, however it ends. Undefined: somebody has it.
-   * Throws if locks cannot be had here.
+   * Takes the lock of that name, until it is disposed or the process ends, however it ends. Undefined: another
+   * owner holds it. Throws if this machine cannot lock.
    */
   lock(name: string): Disposable | undefined;
 }
@@ -265,15 +265,15 @@ export interface Platform {
   /** Milliseconds of a monotonic clock. */
   now(): number;
   /**
-   * To be called when this thread has opened an image's file for I/O: if this process keeps others from the image, the
-   * new descriptor is locked too, so that the lock lasts as long as its I/O. Absent: the platform locks no files.
+   * Call it when this thread has opened an image's file for I/O. If this process holds the image's lock, the new
+   * descriptor is locked too, so that the lock lasts until its I/O is over. Absent: the platform locks no files.
    */
   coverImage?(image: LockableImage): void;
 }
 
-/** One entry of a node's permissions: entry 0 is the owner, and its access is everybody else's default. */
+/** One entry of a node's permissions: entry 0 is the owner, and its access is the default for all other domains. */
 export interface XenstorePermission {
-  /** Whom the entry is about. */
+  /** The domain that the entry applies to. */
   readonly domain: DomId;
   /** May read the value and list the children. */
   readonly read: boolean;
@@ -322,7 +322,7 @@ export interface XenstoreWatch extends AsyncIterable<string>, Disposable {}
 
 /** A connection to xenstored. */
 export interface Xenstore extends XenstoreOperations, Disposable {
-  /** Runs `body` and commits; runs it again as long as somebody else's commit came between. */
+  /** Runs `body` and commits; runs it again while another client's commit conflicts with it. */
   transaction<T>(body: (transaction: XenstoreOperations) => T): T;
   /** Watches a node and all below it, or `@releaseDomain`, `@introduceDomain`. */
   watch(path: string): XenstoreWatch;

@@ -17,7 +17,7 @@ export interface Logger {
   info(line: string): void;
   /** A fault that was handled. */
   warning(line: string): void;
-  /** A fault that somebody has to put right. */
+  /** A fault that the operator has to fix. */
   error(line: string): void;
 }
 

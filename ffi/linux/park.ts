@@ -15,7 +15,7 @@ export class NativeWakeToken implements WakeToken, Disposable {
   readonly fd = createEventfd();
   #closed = false;
 
-  /** Nobody may park with or wake by the token afterwards: the number may name another file. */
+  /** Do not park with the token or wake by it afterwards: the descriptor's number may name another file. */
   [Symbol.dispose](): void {
     if (this.#closed) return;
     this.#closed = true;

@@ -216,7 +216,7 @@ function explain(errnoValue: number): Refusal {
   return { reason: `the kernel refuses it: ${errnoText(errnoValue)}`, remedy: NEWER };
 }
 
-/** The kernel's own switch, or else somebody's filter. */
+/** Refused by the kernel's own switch, or else by a seccomp filter. */
 function forbidden(): Refusal {
   const value = disabledSwitch();
   if (value === undefined || value === "0") {

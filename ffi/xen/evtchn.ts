@@ -45,7 +45,7 @@ const O_NONBLOCK = 0x800;
 /** IOCTL_EVTCHN_RESET of xen/sys/evtchn.h: empties the driver's queue and clears its overflow. */
 const IOCTL_EVTCHN_RESET = 0x4505n;
 const PORT_BYTES = Uint32Array.BYTES_PER_ELEMENT;
-/** The driver reads and writes at most a page of ports a call. */
+/** The driver reads and writes at most one page of ports per call. */
 const MAX_PORTS = PAGE_BYTES / PORT_BYTES;
 
 /** Event channels through one handle of libxenevtchn. */
@@ -66,7 +66,7 @@ export class NativeEventChannels implements EventChannels {
   #watched = false;
   /** There may be something to take. */
   #mayHaveFired = true;
-  /** The driver's queue may hold an event of a port that is bound no more. */
+  /** The driver's queue may hold an event of a port that is no longer bound. */
   #stale = false;
   /** Ports that the last caller had room for, and their bytes as read(2) takes them. */
   #room = 0;

@@ -18,7 +18,7 @@ const PERM_WRITE = 2;
 const PERMISSION_WORDS = 2;
 const POINTER_BYTES = 8;
 
-/** Conflicts after which a transaction is given up: somebody writes to its nodes all the time. */
+/** Conflicts after which a transaction fails: other clients keep writing to its nodes. */
 const MAX_TRANSACTION_TRIES = 100;
 /** The first tries follow at once; then this thread sleeps a little longer each time, to let the others finish. */
 const TRIES_WITHOUT_PAUSE = 5;
@@ -213,7 +213,7 @@ export class NativeXenstore extends StoreOperations implements Xenstore {
   }
 
   /**
-   * Runs and commits once; not committed means that somebody else's commit came between. xenstored shows a transaction
+   * Runs and commits once; not committed means that another client's commit conflicted. xenstored shows a transaction
    * its own changes beside others' newer ones, and says EIO where the two do not fit: `conflict`, if it was that.
    */
   #attempt<T>(body: (transaction: XenstoreOperations) => T): Attempt<T> {

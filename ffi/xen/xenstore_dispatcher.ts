@@ -44,7 +44,7 @@ export class WatchDispatcher implements Disposable {
     return queue;
   }
 
-  /** Makes the loss of the connection be noticed though nobody watches anything. Throws XenstoreError. */
+  /** Sets a watch, so that a lost connection is noticed even without other watches. Throws XenstoreError. */
   watchForLoss(): void {
     if (this.#control !== undefined || !this.#connection.isUsable) return;
     this.#register(SENTINEL.path, SENTINEL.token);

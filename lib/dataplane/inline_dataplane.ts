@@ -100,7 +100,7 @@ export class InlineDataPlane implements DataPlane {
     return handle;
   }
 
-  /** Closes all queues, for which somebody must go on calling {@linkcode turn}, and then releases its place to sleep. */
+  /** Closes all queues, then releases its parker. The caller must keep calling {@linkcode turn} until then. */
   async [Symbol.asyncDispose](): Promise<void> {
     await Promise.all([...this.#queues.values()].map(({ handle }) => handle.close()));
     this.#reactor[Symbol.dispose]();

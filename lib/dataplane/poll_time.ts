@@ -1,16 +1,16 @@
 /**
- * How long a reactor polls for work before it sleeps: only if work lately came just after it fell asleep, less and less
- * often while polling finds none, and not at all after a long sleep. So polling pays for itself, and an idle disk costs
- * nothing. Pure: it reads no clock.
+ * Decides how long a reactor polls for work before it sleeps. It polls only if work recently arrived soon after it fell
+ * asleep, less often while polls find nothing, and never after a long sleep. An idle disk costs no polling. Pure: it
+ * reads no clock.
  */
 
-/** However many polls were in vain, at least one in 2 to this power of sleeps begins with a poll. */
+/** At least one in 2 to this power of sleeps begins with a poll, however many polls found nothing. */
 const MOST_MISSES = 6;
 
 /** The state of one reactor's polling. */
 export class PollTime {
   #nowMs = 0;
-  /** Polls in vain since the last one that found work, and sleeps that are still to come without a poll. */
+  /** Polls without work since the last one that found some, and sleeps that will still skip polling. */
   #misses = 0;
   #toSkip = 0;
 

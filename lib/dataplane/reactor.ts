@@ -14,13 +14,13 @@ import { PollTime } from "./poll_time.ts";
 
 /** Ports taken from one guest's event queue per call. */
 const PORTS_PER_TAKE = 64;
-/** While there is always work, events of idle queues, and the times at which queues are due, are only looked at so often. */
+/** Turns between two checks of idle queues' events and of due times, while there is always work. */
 const TURNS_PER_EVENT_CHECK = 4;
-/** Kept mappings are released when they were not used for one to two of these. */
+/** Kept mappings are released after being unused for one to two of these intervals. */
 const IDLE_ROUND_MS = 30_000;
-/** A reactor that never sleeps looks at the clock for that only every so many turns. */
+/** Turns between two readings of the clock for that, in a reactor that never sleeps. */
 const TURNS_PER_CLOCK_CHECK = 1024;
-/** A reactor that looks for requests in rings looks at the clock only after so many rings. */
+/** Rings that a polling reactor checks between two readings of the clock. */
 const LOOKS_PER_CLOCK_CHECK = 8;
 /** Below this depth a second pass is made at once; above it more work arrives while we submit. */
 const SEVERAL_IN_FLIGHT = 4;
@@ -88,7 +88,7 @@ export class Reactor implements Disposable {
   readonly #guests = new Map<DomId, Guest>();
   #guestList: Guest[] = [];
   readonly #served: Served[] = [];
-  /** Those of them with a channel that names the time at which it is due. */
+  /** Those of them with a channel that has a due time. */
   #timed: Served[] = [];
   readonly #ports = new Uint32Array(PORTS_PER_TAKE);
   #turnsSinceEvents = 0;
@@ -295,7 +295,7 @@ export class Reactor implements Disposable {
       try {
         this.#takeEventsOf(guest);
       } catch (error) {
-        // Its rings are visited nevertheless; the other guests are not concerned.
+        // Its rings are visited anyway; other guests are not affected.
         this.#limiter.forGuest(guest.domain).warning(errorText(error));
         this.#wakeAll(guest);
       }
@@ -360,7 +360,7 @@ export class Reactor implements Disposable {
     this.#releaseGuest(served!.guest);
   }
 
-  /** What a hypervisor refuses to release is lost; the other queues go on. */
+  /** Reports a failed release: that resource is lost, and the other queues continue. */
   #release(owned: Disposable): void {
     try {
       owned[Symbol.dispose]();
@@ -370,7 +370,7 @@ export class Reactor implements Disposable {
   }
 }
 
-/** The sooner of two times to wait, of which -1 is for ever. */
+/** The shorter of two timeouts; -1 means no timeout. */
 function sooner(oneMs: number, otherMs: number): number {
   return oneMs < 0 || (otherMs >= 0 && otherMs < oneMs) ? otherMs : oneMs;
 }

@@ -212,7 +212,7 @@ export class RequestSteps {
     const slots = this.#slots;
     let status = slots.status[slot]!;
     if (status === STATUS_OKAY && slots.grantFailed[slot] === 1) {
-      this.#parts.complain(`${this.#nameOf(slot)}: the guest's pages could not be given back`);
+      this.#parts.complain(`${this.#nameOf(slot)}: the guest's pages could not be unmapped`);
       status = STATUS_ERROR;
     }
     const operation = slots.responseOperation[slot]!;

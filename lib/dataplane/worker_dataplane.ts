@@ -26,15 +26,15 @@ export interface WorkerDataPlaneOptions {
   readonly platform: Platform;
   /** Most reactors, that is Workers; they start as queues come, or the first one with {@linkcode WorkerDataPlane.start}. */
   readonly workers: number;
-  /** Called before a reactor opens its first queue: engines with threads of their own learn whom to wake. */
+  /** Called before a reactor opens its first queue: it registers the reactor with engines that have their own threads. */
   readonly addLane: (lane: number, token: WakeToken) => Promise<void>;
   /** Reactors use io_uring where the platform has it, for disks that ask for it and to sleep. Absent: they do not. */
   readonly uring?: boolean;
   /** Gets messages for the operator. */
   readonly warn: (message: string) => void;
   /**
-   * A reactor died of a defect. What it served is left as it is, for a process that starts anew and goes on from the
-   * journals: this one cannot. Absent: its rings are reported as stopped.
+   * A reactor crashed. Its rings are left as they are: this process cannot continue them, but a new process can, from
+   * their journals. Absent: its rings are reported as stopped.
    */
   readonly failed?: (reason: string) => void;
   /** The Workers' entry; absent: reactor_worker.ts. For tests. */
@@ -122,7 +122,7 @@ class ReactorWorker {
     return this.#ready.promise;
   }
 
-  /** How it will reach the disk; once it is ready. */
+  /** How the reactor opens the disk, once the reactor is ready. */
   async attachmentTo(disk: Disk, lane: number): Promise<DiskAttachment> {
     const refusal = this.#uringRefusal;
     return await (refusal === undefined ? undefined : disk.withoutUring?.(lane, refusal)) ?? disk.attachment(lane);
@@ -150,7 +150,7 @@ class ReactorWorker {
     return handle;
   }
 
-  /** One after the other, as the device asks. */
+  /** The device calls this one at a time: there is one pending answer per queue. */
   async #grow(id: number, sectors: number): Promise<void> {
     if (this.#failure !== undefined) return;
     const answer = Promise.withResolvers<void>();
@@ -231,7 +231,7 @@ class ReactorWorker {
     this.#ready.reject(error);
   }
 
-  /** The Worker is gone: nothing it served goes on, and nobody may wait for it. */
+  /** The Worker is gone: its queues have stopped, and every promise that waits for it must settle. */
   #fail(reason: string): void {
     if (this.#failure !== undefined) return;
     this.#failure = reason;
@@ -245,11 +245,11 @@ class ReactorWorker {
   }
 }
 
-/** A reactor in the list, with the promise that it can be used. */
+/** A reactor in the list, with the promise that resolves when it can be used. */
 interface Lane {
   readonly reactor: ReactorWorker;
   readonly usable: Promise<void>;
-  /** Of each queue that is served here, or about to be: its disk. */
+  /** The disk of each queue that is served here or is being opened. */
   readonly disks: Disk[];
 }
 

@@ -1,6 +1,7 @@
 /**
  * What the rest of the backend uses of storage: a Disk that was opened, the I/O channel through which one ring uses it,
- * and the module that opens the channel in the ring's thread. Engines and filters implement these; anybody can bring one.
+ * and the module that opens the channel in the ring's thread. Engines and filters implement
+ * these; a module outside this project can too.
  */
 
 import type { LockableImage, Memory, MemorySpace, Parker, Platform, Refusal, WakeToken } from "../hypervisor.ts";
@@ -21,7 +22,7 @@ export interface DiskRequest {
   readonly format: string;
   /** A path, or a size. */
   readonly target: string;
-  /** Opened without the right to write. */
+  /** Opened for reading only. */
   readonly readOnly: boolean;
   /** Must fit the format, unless it is `auto`. */
   readonly engine: EngineName;
@@ -33,7 +34,7 @@ export interface DiskRequest {
 
 /** How a disk takes discards: it frees bytes below, which read as anything (mostly zeroes) afterwards. */
 export interface DiscardProperties {
-  /** What can be freed at once; smaller discards may do nothing. A multiple of 512. */
+  /** Smallest range that can be freed, in bytes; smaller discards may do nothing. A multiple of 512. */
   readonly granularityBytes: number;
   /** Where the first granule begins. */
   readonly alignmentBytes: number;
@@ -41,7 +42,7 @@ export interface DiscardProperties {
   readonly secure: boolean;
 }
 
-/** What the frontend is told about a disk. */
+/** The properties of a disk that the frontend sees. */
 export interface DiskProperties {
   /** Size in 512-byte sectors, whatever the logical sector size. */
   readonly sectors: number;
@@ -81,7 +82,7 @@ export interface DiskModule {
 
 /** A disk that the control plane opened. Closing waits until no engine thread has the image open. */
 export interface Disk extends AsyncDisposable {
-  /** Fixed as long as the disk is open, but for what {@linkcode grow} finds. */
+  /** Fixed while the disk is open, except for the size that {@linkcode grow} finds. */
   readonly properties: DiskProperties;
   /** For people: `raw:/path (1.0 GiB, read-only, engine file, cache writeback)`. */
   readonly description: string;

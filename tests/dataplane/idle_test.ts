@@ -1,5 +1,5 @@
 /**
- * A reactor's care for mappings that are kept, with a clock and a parker of the test's: when they are given back, and
+ * How a reactor treats kept mappings, with a clock and a parker of the test's: when they are released, and
  * how long the reactor sleeps meanwhile.
  */
 
@@ -109,7 +109,7 @@ class Rig implements Disposable {
   }
 }
 
-Deno.test("pages that nobody uses any more are given back within two rounds; then nothing ends a sleep", () => {
+Deno.test("unused pages are released within two rounds; then nothing ends a sleep", () => {
   using rig = new Rig("persistent");
   rig.read(0, PAGES);
   assertEquals(rig.mapped, PAGES);

@@ -192,7 +192,7 @@ for (const grants of ["map", "map-each"] as const) {
     rig.send(write(3));
     rig.run();
     assertEquals(rig.responses(), [[1, OP_WRITE, -1], [2, OP_WRITE, 0]]);
-    assertMatch(rig.complaints[0]!, /could not be given back/);
+    assertMatch(rig.complaints[0]!, /could not be unmapped/);
     assertEquals(rig.usage.mappedPages, 1);
   });
 }

@@ -13,7 +13,7 @@ export const OPERATION = { read: 0, write: 1, flush: 2, discard: 3 } as const;
 /** One of {@linkcode OPERATION}. */
 export type Operation = (typeof OPERATION)[keyof typeof OPERATION];
 
-/** After so many interrupted calls an operation fails, so that no thread retries for ever. */
+/** After so many interrupted calls an operation fails, so that no thread retries without end. */
 export const MOST_RETRIES = 1000;
 
 /** Carries out operations on one disk, in one thread. Disposing closes the disk's file, if there is one. */

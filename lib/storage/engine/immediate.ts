@@ -1,6 +1,6 @@
 /**
  * A channel that carries out operations in its caller's thread, in submit(): for engines that never wait, and for files
- * in single-stepped tests and simulations. Results can be reaped right after submit(); nobody is woken.
+ * in single-stepped tests and simulations. Results can be reaped right after submit(); no thread is woken.
  */
 
 import { EOPNOTSUPP } from "../../errno.ts";

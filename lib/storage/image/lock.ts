@@ -1,23 +1,23 @@
 /**
- * Who may use an image beside whom: the interface of locks, those that hold within this process, and waiting for one
- * that another process is about to release. A user that writes and does not share excludes everybody else.
+ * Locks on images: their interface, the locks between disks of this process, and waiting for a lock that another
+ * process is about to release. A user that writes and does not share excludes all others.
  */
 
 import type { Clock } from "../../clock.ts";
 import { errorText, XenblkError } from "../../errors.ts";
 import type { LockableImage } from "../../hypervisor.ts";
 
-/** The shared word of a {@linkcode LockableImage}, which nobody has locked. */
+/** Makes the shared word of a {@linkcode LockableImage}, unlocked. */
 export function lockWord(): SharedArrayBuffer {
   return new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT);
 }
 
-/** Says whether this process keeps others from the file: whoever opens it for I/O meanwhile locks that descriptor, too. */
+/** Records whether this process locks the file; if so, every descriptor opened for I/O is locked too. */
 export function setLocked({ locked }: LockableImage, value: boolean): void {
   Atomics.store(new Int32Array(locked), 0, value ? 1 : 0);
 }
 
-/** What {@linkcode setLocked} said last. */
+/** The value that {@linkcode setLocked} recorded last. */
 export function isLocked({ locked }: LockableImage): boolean {
   return Atomics.load(new Int32Array(locked), 0) === 1;
 }
@@ -28,7 +28,7 @@ export interface ImageUse {
   readonly writes: boolean;
   /** Others may write to it at the same time: the toolstack says so (mode `w!`, for a cluster file system). */
   readonly shared: boolean;
-  /** Who uses it, for the message that another one gets: `vbd3/5/51712`. */
+  /** The user's name for the error that other users get: `vbd3/5/51712`. */
   readonly by: string;
 }
 
@@ -59,7 +59,7 @@ export class ProcessImageLocks implements ImageLocks {
   readonly #beyond: ImageLocks | undefined;
   readonly #warn: (message: string) => void;
 
-  /** `beyond` locks out other processes; `warn` gets each image that it cannot lock and that is used nevertheless. */
+  /** `beyond` locks out other processes; `warn` reports each image that it cannot lock but that is used anyway. */
   constructor(beyond: ImageLocks | undefined, warn: (message: string) => void) {
     this.#beyond = beyond;
     this.#warn = warn;
@@ -93,11 +93,11 @@ export class ProcessImageLocks implements ImageLocks {
   }
 }
 
-/** How long a lock is waited for: a process that was killed can hold it until its last I/O is over. */
+/** How long to wait for a lock: a killed process can hold it until its last I/O is over. */
 const PATIENCE_MS = 3_000;
 const RETRY_MS = 100;
 
-/** Somebody else uses the image. */
+/** Another user holds the image's lock. */
 export class ImageBusyError extends XenblkError {}
 
 /**
