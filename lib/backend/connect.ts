@@ -5,7 +5,6 @@
  */
 
 import { isAbort } from "../abort.ts";
-import type { GrantMode } from "../dataplane/types.ts";
 import { errorText } from "../errors.ts";
 import { XenstoreError } from "../hypervisor.ts";
 import type { Logger } from "../log.ts";
@@ -43,7 +42,9 @@ export async function connect(device: DeviceParts, nodes: DeviceNodes, seen: Obs
 /** Serves rings of a device that is to be removed, for a guest that may still wait for answers. */
 export async function resume(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
   const outcome = await serveRings(device, nodes, seen);
-  if (outcome === "done" && device.resources.connected) told(device);
+  if (outcome !== "done" || !device.resources.connected) return outcome;
+  frontendKnows(device);
+  if (device.resources.latch.tripped) device.error.report(nodes, LATCHED, false);
   return outcome;
 }
 
@@ -58,9 +59,9 @@ export function publish(device: DeviceParts, nodes: DeviceNodes, seen: Observati
     ...resources.journals.identityNodes(resources.connection!.identity),
   ];
   if (!nodes.connect(seen.backendState, all, isRunning(seen))) return "done";
-  error.clear();
   if (resources.latch.tripped) error.report(nodes, LATCHED, false);
-  told(device);
+  else error.clear();
+  frontendKnows(device);
   return "done";
 }
 
@@ -109,11 +110,11 @@ async function serveRings(device: DeviceParts, nodes: DeviceNodes, seen: Observa
     const identity = resumedConnection(nodes.connectionNonce());
     const offer = nodes.publishedOffer();
     const frontend = negotiate(device, nodes, seen, offer);
-    const grants = chooseGrants(device, offer, frontend, image);
+    const { mode: grants, reason: grantsReason } = chooseGrants(device, offer, frontend, image);
     openLatch(device, nodes);
     writeIdentity(device, nodes, seen, identity);
     const journals = resources.journals.open(slotsOf(frontend), identity);
-    const connection = connectionOf(device, image, offer, { frontend, grants, identity });
+    const connection = connectionOf(device, image, offer, { frontend, grants, grantsReason, identity });
     await resources.openRings(image.disk, connection, journals);
     return "done";
   } catch (reason) {
@@ -129,16 +130,14 @@ function negotiate({ settings }: DeviceParts, nodes: DeviceNodes, seen: Observat
 
 /** How this frontend's data is reached: as the settings say, if both sides and the disk allow it. */
 function chooseGrants(
-  { settings, log }: DeviceParts,
+  { settings }: DeviceParts,
   offer: Offer,
   frontend: FrontendParameters,
   { disk, description }: OpenImage,
-): GrantMode {
+): ReturnType<typeof grantModeOf> {
   const persistent = { backend: offer.persistent, frontend: frontend.persistent };
   const guestPages = disk.properties.cache !== "none" || description.directIoSafe;
-  const { mode, reason } = grantModeOf(settings.grants, persistent, guestPages);
-  if (reason !== undefined) log.info(`grants ${mode} in place of ${settings.grants}: ${reason}`);
-  return mode;
+  return grantModeOf(settings.grants, persistent, guestPages);
 }
 
 /** A flush that failed under an earlier process counts as if it had failed under this one. */
@@ -168,15 +167,16 @@ function connectionOf(
   { settings }: DeviceParts,
   { disk, description: { directIoSafe, discardEnable } }: OpenImage,
   { maxIndirectSegments }: Offer,
-  chosen: Pick<Connection, "frontend" | "grants" | "identity">,
+  chosen: Pick<Connection, "frontend" | "grants" | "grantsReason" | "identity">,
 ): Connection {
   const discard = offerOf(settings, disk.properties, discardEnable).discard !== undefined;
   return { ...chosen, directIoSafe, discard, maxIndirectSegments };
 }
 
 /** The rings are served and the frontend knows it. */
-function told({ resources, log }: DeviceParts): void {
-  const { frontend: { abi, queues }, grants } = resources.connection!;
+function frontendKnows({ resources, settings, log }: DeviceParts): void {
+  const { frontend: { abi, queues }, grants, grantsReason } = resources.connection!;
+  if (grantsReason !== undefined) log.info(`grants ${grants} in place of ${settings.grants}: ${grantsReason}`);
   const ports = queues.map((queue) => queue.eventChannel).join(", ");
   const pages = queues[0]?.ringRefs.length ?? 0;
   const rings = `${queues.length} of ${pages} page${pages === 1 ? "" : "s"}`;

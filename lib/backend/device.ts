@@ -260,6 +260,8 @@ export class BackendDevice {
       if (CAN_BE_REFUSED.has(action.kind)) fingerprint = asText();
       outcome = await this.#actions.perform(action, nodes, seen);
       if (action.kind === "request-removal" && outcome === "done") this.#removalAsked = true;
+      const waitsForOthers = action.kind === "wait" && action.for !== "retry";
+      if (outcome === "idle" || waitsForOthers) this.#error.recovered();
     } catch (error) {
       outcome = this.#failed(nodes, action, error);
     }
@@ -289,7 +291,6 @@ export class BackendDevice {
   /** What follows from an outcome: another look, and promises that others wait for. */
   #announce(outcome: Outcome): void {
     if (outcome === "failed") return;
-    if (outcome === "idle") this.#error.recovered();
     if (outcome === "done" || outcome === "refused" || outcome === "busy") this.#dirty = true;
     const { owner } = this.#resources.lock;
     const anew = this.#removalAsked && this.#seen!.backendState === XenbusState.Initialising;

@@ -115,8 +115,8 @@ export class DeviceActions {
       nodes.answerResize(RESIZE_DONE, now);
     } catch (error) {
       if (error instanceof XenstoreError) throw error;
-      log.warning(errorText(error));
       nodes.answerResize(errorText(error), undefined);
+      log.warning(errorText(error));
     }
     return "done";
   }

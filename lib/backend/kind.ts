@@ -70,8 +70,8 @@ export class BackendKind {
   #closing: Promise<boolean> | undefined;
   readonly #stop = new AbortController();
   readonly #backoff = new Backoff();
-  /** Why discovering failed, until everything was discovered again. */
-  #failure: string | undefined;
+  /** Why discovering failed, until everything was discovered again: each reason is logged once. */
+  readonly #failures = new Set<string>();
   #discoversLater = false;
 
   /** Connects to xenstore and starts serving what is there. Throws what `openXenstore` throws. */
@@ -234,7 +234,7 @@ export class BackendKind {
       });
     }
     if (!complete || path !== this.#root) return;
-    this.#failure = undefined;
+    this.#failures.clear();
     this.#backoff.reset();
   }
 
@@ -250,8 +250,8 @@ export class BackendKind {
   }
 
   #discoverLater(failure: string): void {
-    if (failure !== this.#failure) this.#options.logger.error(`${failure}; it will be retried`);
-    this.#failure = failure;
+    if (!this.#failures.has(failure)) this.#options.logger.error(`${failure}; it will be retried`);
+    this.#failures.add(failure);
     if (this.#discoversLater) return;
     this.#discoversLater = true;
     void this.#clock.sleep(this.#backoff.next(), this.#stop.signal).then(() => {

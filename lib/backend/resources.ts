@@ -45,6 +45,8 @@ export interface Connection {
   readonly frontend: FrontendParameters;
   /** The mode that both sides agreed to. */
   readonly grants: GrantMode;
+  /** Why that is not the mode of the settings. */
+  readonly grantsReason: string | undefined;
   /** The device itself may read and write the guest's pages. */
   readonly directIoSafe: boolean;
   /** Tells this connection from earlier ones. */
