@@ -11,7 +11,7 @@ import { RESIZE_DONE } from "../xenbus/resize.ts";
 import { stateName, XenbusState } from "../xenbus/states.ts";
 import type { Action, Outcome } from "../xenbus/transitions.ts";
 import { connect, type DeviceParts, isOthers, openImage, publish, refuse, resume } from "./connect.ts";
-import type { DeviceNodes, Observation } from "./device_nodes.ts";
+import type { DeviceDescription, DeviceNodes, Observation } from "./device_nodes.ts";
 import { offerOf } from "./settings.ts";
 
 /** The actions of one device. */
@@ -84,6 +84,8 @@ export class DeviceActions {
       if (isOthers(this.#device)) return "done";
       await resources.closeRings();
       const { disk, description } = await openImage(this.#device, nodes);
+      // The disk may have been attached anew meanwhile, with another image.
+      if (!nodes.isUnchanged(seen) || !isSame(nodes.describe(settings.image), description)) return "done";
       const features = featureNodes(offerOf(settings, disk.properties, description.discardEnable));
       if (!nodes.offer(seen.backendState, [...features, ["hotplug-status", "connected"]])) return "done";
       error.clear();
@@ -142,6 +144,10 @@ export class DeviceActions {
     this.#unknownLogged = side + state;
     return "idle";
   }
+}
+
+function isSame(one: DeviceDescription, other: DeviceDescription): boolean {
+  return JSON.stringify(one) === JSON.stringify(other);
 }
 
 function size(sectors: number): string {

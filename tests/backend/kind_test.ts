@@ -167,6 +167,21 @@ Deno.test("a disk that is attached anew while its old ring is being taken over i
   await rig.backendReaches(device, 2); // the old ring's failure is not the new frontend's
 });
 
+Deno.test("a disk that is attached anew while the image of the old one opens is not offered with that image", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  rig.beforeOpen = () => {
+    rig.beforeOpen = () => Promise.resolve();
+    removeDevice(rig.toolstack, device);
+    rig.attach({ params: "/nonexistent/image" });
+    return Promise.resolve();
+  };
+  rig.serve();
+  await until("its own image is tried", () => rig.backend(device, "hotplug-status") !== undefined);
+  assertEquals([rig.backend(device, "hotplug-status"), rig.backend(device, "state")], ["error", "1"]);
+  assertEquals(rig.lines.filter((line) => line.includes("offering")), []);
+});
+
 Deno.test("an image that grew over a restart is told to the guest with its new size", async () => {
   await using rig = new Rig();
   const device = rig.attach({ params: "null:1M" });
