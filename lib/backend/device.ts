@@ -314,7 +314,11 @@ export class BackendDevice {
 
   #end(): void {
     this.#stop.abort();
-    this.#resources.disown(true);
+    try {
+      this.#resources.disown(true);
+    } catch (error) {
+      this.#log.warning(`cannot remove its latch or its lock: ${errorText(error)}`);
+    }
     this.#unwatch();
     this.#retired.resolve();
     this.#gone.resolve();

@@ -251,11 +251,17 @@ export class DeviceResources {
     }
   }
 
-  /** Lets another process serve the device, once everything else is released; `forgetLatch` if it is removed. */
+  /**
+   * Lets another process serve the device, once everything else is released; `forgetLatch` if it is removed. Throws what
+   * removing the latch throws, the lock released nevertheless.
+   */
   disown(forgetLatch: boolean): void {
-    if (forgetLatch && this.lock.owner === "us") this.latch.forget();
-    this.latch[Symbol.dispose]();
-    this.lock[Symbol.dispose]();
+    try {
+      if (forgetLatch && this.lock.owner === "us") this.latch.forget();
+    } finally {
+      this.latch[Symbol.dispose]();
+      this.lock[Symbol.dispose]();
+    }
   }
 
   #listen(rings: readonly QueueHandle[]): void {

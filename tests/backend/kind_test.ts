@@ -5,7 +5,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import type { QueueHandle } from "../../lib/dataplane/types.ts";
-import { type DomId, type Xenstore, XenstoreError } from "../../lib/hypervisor.ts";
+import { type DomId, type JournalStore, type Xenstore, XenstoreError } from "../../lib/hypervisor.ts";
 import { removeDevice } from "../../lib/toolstack/attach.ts";
 import { requestRemoval } from "../../lib/toolstack/removal.ts";
 import { backendPath, frontendPath } from "../../lib/xenbus/paths.ts";
@@ -275,6 +275,29 @@ Deno.test("a ring that does not drain keeps closing from lasting for ever, and i
   assertEquals(await kind.close(STAY, 50), false);
   assertEquals(rig.lines.filter((line) => line === `error: vbd3/5/${device.vdev}: still busy, given up`).length, 1);
   drained.resolve();
+});
+
+Deno.test("a latch that cannot be removed with its device is logged, and harms no other device", async () => {
+  await using rig = new Rig();
+  const [device, other] = [rig.attach(), rig.attach()];
+  const { journals } = rig.platform;
+  const stubborn: JournalStore = {
+    open: (name, lengthBytes) => journals.open(name, lengthBytes),
+    names: () => journals.names(),
+    lock: (name) => journals.lock(name),
+    remove: (name) => {
+      if (name.endsWith("-latch")) throw new Error("the file system is read-only");
+      journals.remove(name);
+    },
+  };
+  const kind = rig.serve({}, { journals: stubborn });
+  await rig.frontend(device).connect();
+  removeDevice(rig.toolstack, device);
+  await until("the device is gone", () => kind.status().length === 1);
+  await rig.says("the file system is read-only");
+  rig.attach();
+  await rig.backendReaches(device, 2);
+  await rig.frontend(other).connect();
 });
 
 for (const empty of [false, true]) {
