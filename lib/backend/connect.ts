@@ -1,7 +1,6 @@
 /**
- * Connecting: from a frontend that has published its rings to rings that are served and a frontend that knows it, step
- * by step, and what is undone if a step fails. Also the two shorter ways that share its steps: serving a ring again
- * without a word to the frontend, and repeating only the last step.
+ * Connecting to a frontend that has published its rings, step by step, and what is undone if a step fails. Two shorter
+ * ways share its steps: `resume` serves the rings without going to Connected, `publish` repeats the last step.
  */
 
 import { isAbort } from "../abort.ts";
@@ -33,13 +32,13 @@ export interface DeviceParts {
   readonly log: Logger;
 }
 
-/** Serves the frontend's rings and tells it what the disk is. */
+/** Serves the frontend's rings, then writes the disk's properties and Connected. */
 export async function connect(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
   const outcome = await serveRings(device, nodes, seen);
   return outcome === "done" && device.resources.connected ? publish(device, nodes, seen) : outcome;
 }
 
-/** Serves rings of a device that is to be removed, for a guest that may still wait for answers. */
+/** Serves the rings of a device that is to be removed: its guest may still wait for responses. */
 export async function resume(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
   const outcome = await serveRings(device, nodes, seen);
   if (outcome !== "done" || !device.resources.connected) return outcome;
@@ -89,9 +88,9 @@ export async function refuse(
 }
 
 /**
- * All steps but the last. The steps that may take long come first; the nodes are read after them, and if the situation is
- * another one by then (the disk was attached anew, perhaps), nothing is opened. `done` without rings: that, or another
- * process owns the device.
+ * All steps but the last. The steps that may take long come first, and the nodes are read after them. If the situation
+ * has changed by then (the disk may have been attached again), or another process owns the device, no ring is opened and
+ * the outcome is `done`.
  */
 async function serveRings(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
   const { resources } = device;
@@ -122,7 +121,7 @@ async function serveRings(device: DeviceParts, nodes: DeviceNodes, seen: Observa
   }
 }
 
-/** What the frontend asks for, out of what it was offered, perhaps by an earlier process: it relies on that. */
+/** What the frontend asks for. It may ask for all that was published, also by an earlier process. */
 function negotiate({ settings }: DeviceParts, nodes: DeviceNodes, seen: Observation, offer: Offer): FrontendParameters {
   const { defaultProtocol } = settings;
   return nodes.readFrontend({ frontendPath: seen.frontendPath, defaultProtocol, offer });
@@ -147,8 +146,8 @@ function openLatch({ resources }: DeviceParts, nodes: DeviceNodes): void {
 }
 
 /**
- * The nonce is written before the rings are served: a process that takes over must know whose journals it finds. A guest
- * that uses its rings already does not wait for xenstore: the last step writes the nonce again.
+ * The nonce is written before the rings are served: with it a process that takes over recognizes their journals. For a
+ * guest that uses its rings already a failure does not stop the connection: the last step writes the nonce again.
  */
 function writeIdentity(
   { resources }: DeviceParts,
@@ -184,7 +183,7 @@ function frontendKnows({ resources, settings, log }: DeviceParts): void {
   resources.ringTold();
 }
 
-/** Another process left both sides Connected: the frontend uses its rings, and need not hear of us. */
+/** Another process left both sides Connected: the frontend uses its rings, and need not be notified. */
 function isRunning({ backendState, frontendState }: Observation): boolean {
   return backendState === XenbusState.Connected && frontendState === XenbusState.Connected;
 }

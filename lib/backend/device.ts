@@ -75,7 +75,7 @@ export class BackendDevice {
   readonly #retired = Promise.withResolvers<void>();
   readonly #guestGone = Promise.withResolvers<void>();
   readonly #gone = Promise.withResolvers<void>();
-  /** There is nothing to detach: another process owns the device, or it was attached anew. */
+  /** There is nothing to detach: another process owns the device, or it was attached again. */
   readonly #notOurs = Promise.withResolvers<void>();
 
   #store: Xenstore | undefined;
@@ -214,7 +214,7 @@ export class BackendDevice {
     this.#log.warning("cannot leave it Closed");
   }
 
-  /** The attachment is over: nobody will serve this directory again. */
+  /** The attachment is over: no process will serve this directory again. */
   #isDetached(): boolean {
     try {
       const seen = this.#nodes?.observe();
@@ -233,7 +233,7 @@ export class BackendDevice {
     this.#working = undefined;
   }
 
-  /** One look: the situation as it is, the table's action, its outcome; undefined if it was ended or cut off. */
+  /** One look: the situation, the table's action, its outcome; undefined if the store was lost or the process ends. */
   async #look(nodes: DeviceNodes): Promise<Outcome | undefined> {
     this.#dirty = false;
     let action: Action | undefined;
@@ -293,13 +293,15 @@ export class BackendDevice {
     if (outcome === "failed") return;
     if (outcome === "done" || outcome === "refused" || outcome === "busy") this.#dirty = true;
     const { owner } = this.#resources.lock;
-    const anew = this.#removalAsked && this.#seen!.backendState === XenbusState.Initialising;
-    if (this.#intent !== "serve" && (owner === "other" || owner === "unknown" || anew)) this.#notOurs.resolve();
+    const attachedAgain = this.#removalAsked && this.#seen!.backendState === XenbusState.Initialising;
+    if (this.#intent !== "serve" && (owner === "other" || owner === "unknown" || attachedAgain)) {
+      this.#notOurs.resolve();
+    }
     if ((outcome === "idle" || outcome === "waiting") && isRemoved(this.#seen!)) this.#retired.resolve();
     if (outcome === "ended") this.#end();
   }
 
-  /** A lost connection is opened again by the store link, and the end of the process is no failure: undefined. */
+  /** Undefined if it is no failure: the store link opens a lost connection again, or the process is being ended. */
   #failed(nodes: DeviceNodes, action: Action | undefined, error: unknown): "failed" | undefined {
     if (isAbort(error)) return undefined;
     if (!isDisconnection(error)) {

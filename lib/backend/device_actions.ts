@@ -97,7 +97,7 @@ export class DeviceActions {
     }
   }
 
-  /** Closes rings of which the data plane stopped one; the frontend learns by Closing that it needs new ones. */
+  /** Closes all rings after the data plane stopped one. Closing tells the frontend that it needs new rings. */
   async #dropRing(nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
     const { resources, error } = this.#device;
     const reason = resources.stopReason;
@@ -108,7 +108,7 @@ export class DeviceActions {
     return "done";
   }
 
-  /** The rings take requests up to the new end first, then the frontend and the toolstack are told. */
+  /** First the rings take requests up to the new end; then the frontend and the toolstack are notified. */
   async #resize(nodes: DeviceNodes): Promise<Outcome> {
     const { resources, log } = this.#device;
     try {

@@ -68,7 +68,7 @@ for (
   });
 }
 
-Deno.test("an image given for the device stands in for params", async () => {
+Deno.test("an image given for the device replaces params", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   rig.toolstack.remove(`${backendPath(device)}/params`);
@@ -127,7 +127,7 @@ for (
   });
 }
 
-Deno.test("a ring that the data plane refuses is an error, and the guest is told by Closing", async () => {
+Deno.test("a ring that the data plane refuses is an error, and the backend goes to Closing", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   rig.serve();
@@ -138,7 +138,7 @@ Deno.test("a ring that the data plane refuses is an error, and the guest is told
   assertEquals(rig.openDisks, 0);
 });
 
-Deno.test("a ring that the data plane stops is closed, one line is logged, and the guest may connect anew", async () => {
+Deno.test("a ring that the data plane stops is closed, one line is logged, and the guest may connect again", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   rig.serve();
@@ -230,7 +230,7 @@ Deno.test("a guest that writes its state again after every twenty reads of the b
   assertEquals(rig.lines.filter((line) => line.startsWith("error")), []);
 });
 
-Deno.test("features that an earlier backend offered and this one does not are taken back", async () => {
+Deno.test("features that an earlier backend offered and this one does not are removed", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   const stale = ["feature-max-indirect-segments", "multi-queue-max-queues", "discard-secure"];

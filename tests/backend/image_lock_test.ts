@@ -28,7 +28,7 @@ class TwoNames implements Disposable {
   }
 }
 
-Deno.test("of two devices with one image both are offered, one connects, and the other is told who has it", async () => {
+Deno.test("of two devices with one image both are offered, one connects, and the other one's error names the user", async () => {
   using names = new TwoNames();
   await using rig = new Rig();
   const first = rig.attach({ vdev: "xvda", params: `raw:${names.path}` });

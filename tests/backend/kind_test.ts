@@ -13,7 +13,7 @@ import { DOM0, FAST_CLOCK, GUEST, Rig, RING_NODES, steps, until } from "./rig.ts
 
 const STAY = { leave: "connected", timeoutMs: 0 } as const;
 
-Deno.test("devices of several guests are found whether they were there before or come later", async () => {
+Deno.test("devices of several guests are found, whether they exist before the backend or come later", async () => {
   await using rig = new Rig();
   const guests = [GUEST, 6 as DomId, 7 as DomId];
   for (const domain of guests.slice(1)) rig.simulated.createGuest(domain);
@@ -36,7 +36,7 @@ Deno.test("devices of several guests are found whether they were there before or
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 });
 
-Deno.test("a device that cannot be looked at does not keep the others of its kind from being looked at", async () => {
+Deno.test("a device that cannot be read does not keep the others of its kind from being served", async () => {
   await using rig = new Rig();
   const guests = [GUEST, 6 as DomId, 7 as DomId];
   for (const domain of guests.slice(1)) rig.simulated.createGuest(domain);
@@ -119,7 +119,7 @@ Deno.test("a backend in a driver domain finds its devices by its own domid", asy
   await rig.backendReaches(device, 6);
 });
 
-Deno.test("closing leaves devices Connected, and the next backend attaches without a word to the guest", async () => {
+Deno.test("closing leaves devices Connected, and the next backend takes over without writing a node", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   const first = rig.serve();
@@ -152,7 +152,7 @@ Deno.test("a frontend that came to Initialised while no backend ran is connected
   assertEquals(rig.statesWritten(device), ["4"]);
 });
 
-Deno.test("a disk that is attached anew while its old ring is being taken over is offered to its new frontend", async () => {
+Deno.test("a disk that is attached again while its old ring is taken over is offered to its new frontend", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   rig.toolstack.write(`${backendPath(device)}/state`, "4");
@@ -167,7 +167,7 @@ Deno.test("a disk that is attached anew while its old ring is being taken over i
   await rig.backendReaches(device, 2); // the old ring's failure is not the new frontend's
 });
 
-Deno.test("a disk that is attached anew while the image of the old one opens is not offered with that image", async () => {
+Deno.test("a disk that is attached again while its old image opens is not offered with that image", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   rig.beforeOpen = () => {
@@ -182,7 +182,7 @@ Deno.test("a disk that is attached anew while the image of the old one opens is 
   assertEquals(rig.lines.filter((line) => line.includes("offering")), []);
 });
 
-Deno.test("an image that grew over a restart is told to the guest with its new size", async () => {
+Deno.test("the new size of an image that grew over a restart is published to the guest", async () => {
   await using rig = new Rig();
   const device = rig.attach({ params: "null:1M" });
   const first = rig.serve();
@@ -216,7 +216,7 @@ Deno.test("an image that is missing after a restart costs the guest nothing: it 
   assertEquals(rig.backend(device, "hotplug-status"), "connected");
 });
 
-Deno.test("a device that was asked to go while no backend ran is served until the guest lets go", async () => {
+Deno.test("a device whose removal was requested while no backend ran is served until the guest closes it", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   rig.guestWrites(device, { ...RING_NODES, state: "3" });
@@ -250,7 +250,7 @@ Deno.test("detaching at the end asks the guest, and ends Closed", async () => {
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 });
 
-Deno.test("detaching from a guest that does not let go ends in time nevertheless", async () => {
+Deno.test("detaching from a guest that does not close ends in time nevertheless", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   const kind = rig.serve();
@@ -265,7 +265,7 @@ Deno.test("detaching from a guest that does not let go ends in time nevertheless
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 });
 
-Deno.test("a ring that does not drain keeps closing from lasting for ever, and is named", async () => {
+Deno.test("closing does not wait for ever for a ring that does not drain, and names it", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   const kind = rig.serve();
@@ -353,7 +353,7 @@ for (const empty of [false, true]) {
   });
 }
 
-Deno.test("a disk that was removed while xenstore was away is given up when it is back with its other nodes", async () => {
+Deno.test("a disk that was removed while xenstored was away is closed when xenstored is back with its other nodes", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   const kind = rig.serve();
@@ -370,7 +370,7 @@ Deno.test("a disk that was removed while xenstore was away is given up when it i
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 });
 
-Deno.test("a store that breaks at every moment of a handshake leaves no ring, image or node behind in the end", async () => {
+Deno.test("a store that is lost at any moment of a handshake leaves no ring, image or node behind", async () => {
   for (let moment = 0; moment < 60; moment += 2) {
     await using rig = new Rig();
     const device = rig.attach();
@@ -446,7 +446,7 @@ for (const answered of [true, false]) {
   }
 }
 
-/** A backend that takes a connected device over, and whose new rings are not open before `proceed` is called. */
+/** A backend takes a connected device over; its new rings open only after the store was lost and came back. */
 async function takeOver(rig: Rig, empty: boolean): Promise<void> {
   const device = rig.attach();
   const first = rig.serve();

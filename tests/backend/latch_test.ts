@@ -1,6 +1,6 @@
 /**
- * The latch after a failed flush belongs to the attachment of a disk, not to a connection nor to a process: who ends it
- * is the operator, by attaching the disk anew.
+ * The latch after a failed flush belongs to the attachment of a disk, not to a connection or a process: only the operator
+ * clears it, by attaching the disk again.
  */
 
 import { assert, assertEquals } from "@std/assert";
@@ -43,7 +43,7 @@ for (const keepJournals of [true, false]) {
     const second = rig.serve({}, { keepJournals });
     await until("the second one serves it", () => rig.plane.open.length === 1 && rig.plane.queues.length === 3);
     assertEquals([latched(second), latchOf(rig).tripped], [true, true]);
-    await until("the operator is told", () => /a flush failed/.test(rig.backend(device, "error") ?? ""));
+    await until("the error is reported", () => /a flush failed/.test(rig.backend(device, "error") ?? ""));
     assert(
       rig.lines.some((line) => /error: .*a flush failed since it was attached/.test(line)),
       rig.lines.join("\n"),
@@ -51,7 +51,7 @@ for (const keepJournals of [true, false]) {
   });
 }
 
-Deno.test("attaching the disk anew clears the latch, whether a process saw its removal or not", async () => {
+Deno.test("attaching the disk again clears the latch, whether a process saw its removal or not", async () => {
   await using rig = new Rig();
   let kind = rig.serve();
   for (const seen of [true, false]) {
@@ -116,7 +116,7 @@ Deno.test("a latch whose error node cannot be written is logged once, however of
   assertEquals([reports(rig).length, rig.plane.open.length], [1, 1]);
 });
 
-Deno.test("a latch is reported too while the device is about to be removed", async () => {
+Deno.test("a latch is also reported for a device that is about to be removed", async () => {
   await using rig = new Rig();
   const device = await leftLatched(rig);
   requestRemoval(rig.toolstack, backendPath(device));

@@ -1,6 +1,6 @@
 /**
- * Xenstore that fails without being lost: conflicts, quotas, I/O errors. Whatever call fails, the device tries again,
- * ever more patiently and without any event, says so once, and goes on when the fault is gone.
+ * Xenstore that fails without being lost: conflicts, quotas, I/O errors. Whatever call fails, the device logs it once and
+ * retries after growing waits, without any event, until it succeeds.
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
@@ -25,7 +25,7 @@ function commitsState(state: number): (call: StoreCall) => boolean {
   return (call) => call.what === "commit" && call.value!.includes(`${BACKEND}/state=${state}`);
 }
 
-/** A frontend that asks to be connected, which nobody disturbs afterwards. */
+/** A frontend that asks to be connected; no later event makes the device look. */
 async function asked(rig: Rig, clock: SimulatedClock, judge: Judge): Promise<DeviceAddress> {
   const device = rig.attach();
   rig.serve({ grants: "persistent" }, { clock, openXenstore: () => faultyStore(rig.simulated.connect(DOM0), judge) });
@@ -214,7 +214,7 @@ async function live(rig: Rig, device: DeviceAddress, removed: boolean): Promise<
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 }
 
-/** Lives through it with a store of which calls fail; returns how many calls there were. */
+/** The same with a store on which calls fail; returns how many calls there were. */
 async function liveWithFaults(what: string, fails: (call: number) => boolean, removed: boolean): Promise<number> {
   await using rig = new Rig();
   let calls = 0;
