@@ -64,9 +64,20 @@ export function publish(device: DeviceParts, nodes: DeviceNodes, seen: Observati
   return "done";
 }
 
-/** Opens the image that the nodes name, unless it is open. Rejects with the reason. */
-export async function openImage({ resources, settings }: DeviceParts, nodes: DeviceNodes): Promise<OpenImage> {
-  return await resources.openImage(nodes.describe(settings.image));
+/**
+ * Closes earlier rings and opens the image that the nodes name, unless it is open. Undefined if the nodes have changed
+ * meanwhile: the disk may have been removed, or attached again with another image. Rejects with the reason.
+ */
+export async function openImage(
+  { resources, settings }: DeviceParts,
+  nodes: DeviceNodes,
+  seen: Observation,
+): Promise<OpenImage | undefined> {
+  await resources.closeRings();
+  if (!nodes.isUnchanged(seen)) return undefined;
+  const description = nodes.describe(settings.image);
+  const image = await resources.openImage(description);
+  return nodes.isUnchanged(seen) && isSame(nodes.describe(settings.image), description) ? image : undefined;
 }
 
 /** Another process turned out to own the device; throws the reason if the lock cannot be taken or tested. */
@@ -97,8 +108,8 @@ async function serveRings(device: DeviceParts, nodes: DeviceNodes, seen: Observa
   let opening = true;
   try {
     if (isOthers(device)) return "done";
-    await resources.closeRings();
-    const image = await openImage(device, nodes);
+    const image = await openImage(device, nodes, seen);
+    if (image === undefined) return "done";
     opening = false;
     await resources.lockImage();
     if (!nodes.isUnchanged(seen)) {
@@ -115,6 +126,8 @@ async function serveRings(device: DeviceParts, nodes: DeviceNodes, seen: Observa
     const journals = resources.journals.open(slotsOf(frontend), identity);
     const connection = connectionOf(device, image, offer, { frontend, grants, grantsReason, identity });
     await resources.openRings(image.disk, connection, journals);
+    // The frontend may have started over meanwhile, with other rings.
+    if (!isSame(negotiate(device, nodes, seen, offer), frontend)) await resources.closeRings();
     return "done";
   } catch (reason) {
     return await refuse(device, nodes, reason, opening);
@@ -186,6 +199,11 @@ function frontendKnows({ resources, settings, log }: DeviceParts): void {
 /** Another process left both sides Connected: the frontend uses its rings, and need not be notified. */
 function isRunning({ backendState, frontendState }: Observation): boolean {
   return backendState === XenbusState.Connected && frontendState === XenbusState.Connected;
+}
+
+/** Compares plain data. */
+function isSame<T>(one: T, other: T): boolean {
+  return JSON.stringify(one) === JSON.stringify(other);
 }
 
 function describeDisk({ disk, description: { cdrom, removable } }: OpenImage): DiskDescription {

@@ -11,7 +11,7 @@ import { RESIZE_DONE } from "../xenbus/resize.ts";
 import { stateName, XenbusState } from "../xenbus/states.ts";
 import type { Action, Outcome } from "../xenbus/transitions.ts";
 import { connect, type DeviceParts, isOthers, openImage, publish, refuse, resume } from "./connect.ts";
-import type { DeviceDescription, DeviceNodes, Observation } from "./device_nodes.ts";
+import type { DeviceNodes, Observation } from "./device_nodes.ts";
 import { offerOf } from "./settings.ts";
 
 /** The actions of one device. */
@@ -79,13 +79,12 @@ export class DeviceActions {
 
   /** Opens the image and invites the frontend. */
   async #offer(nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
-    const { resources, settings, log, error } = this.#device;
+    const { settings, log, error } = this.#device;
     try {
       if (isOthers(this.#device)) return "done";
-      await resources.closeRings();
-      const { disk, description } = await openImage(this.#device, nodes);
-      // The disk may have been attached anew meanwhile, with another image.
-      if (!nodes.isUnchanged(seen) || !isSame(nodes.describe(settings.image), description)) return "done";
+      const image = await openImage(this.#device, nodes, seen);
+      if (image === undefined) return "done";
+      const { disk, description } = image;
       const features = featureNodes(offerOf(settings, disk.properties, description.discardEnable));
       if (!nodes.offer(seen.backendState, [...features, ["hotplug-status", "connected"]])) return "done";
       error.clear();
@@ -144,10 +143,6 @@ export class DeviceActions {
     this.#unknownLogged = side + state;
     return "idle";
   }
-}
-
-function isSame(one: DeviceDescription, other: DeviceDescription): boolean {
-  return JSON.stringify(one) === JSON.stringify(other);
 }
 
 function size(sectors: number): string {

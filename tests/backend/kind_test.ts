@@ -152,36 +152,6 @@ Deno.test("a frontend that came to Initialised while no backend ran is connected
   assertEquals(rig.statesWritten(device), ["4"]);
 });
 
-Deno.test("a disk that is attached again while its old ring is taken over is offered to its new frontend", async () => {
-  await using rig = new Rig();
-  const device = rig.attach();
-  rig.toolstack.write(`${backendPath(device)}/state`, "4");
-  rig.guestWrites(device, { ...RING_NODES, state: "4" });
-  rig.beforeOpen = () => {
-    rig.beforeOpen = () => Promise.resolve();
-    removeDevice(rig.toolstack, device);
-    rig.attach();
-    return Promise.resolve();
-  };
-  rig.serve();
-  await rig.backendReaches(device, 2); // the old ring's failure is not the new frontend's
-});
-
-Deno.test("a disk that is attached again while its old image opens is not offered with that image", async () => {
-  await using rig = new Rig();
-  const device = rig.attach();
-  rig.beforeOpen = () => {
-    rig.beforeOpen = () => Promise.resolve();
-    removeDevice(rig.toolstack, device);
-    rig.attach({ params: "/nonexistent/image" });
-    return Promise.resolve();
-  };
-  rig.serve();
-  await until("its own image is tried", () => rig.backend(device, "hotplug-status") !== undefined);
-  assertEquals([rig.backend(device, "hotplug-status"), rig.backend(device, "state")], ["error", "1"]);
-  assertEquals(rig.lines.filter((line) => line.includes("offering")), []);
-});
-
 Deno.test("the new size of an image that grew over a restart is published to the guest", async () => {
   await using rig = new Rig();
   const device = rig.attach({ params: "null:1M" });
