@@ -126,8 +126,7 @@ async function serveRings(device: DeviceParts, nodes: DeviceNodes, seen: Observa
     const journals = resources.journals.open(slotsOf(frontend), identity);
     const connection = connectionOf(device, image, offer, { frontend, grants, grantsReason, identity });
     await resources.openRings(image.disk, connection, journals);
-    // The frontend may have started over meanwhile, with other rings.
-    if (!isSame(negotiate(device, nodes, seen, offer), frontend)) await resources.closeRings();
+    if (!stillAsksFor(frontend, () => negotiate(device, nodes, seen, offer))) await resources.closeRings();
     return "done";
   } catch (reason) {
     return await refuse(device, nodes, reason, opening);
@@ -138,6 +137,16 @@ async function serveRings(device: DeviceParts, nodes: DeviceNodes, seen: Observa
 function negotiate({ settings }: DeviceParts, nodes: DeviceNodes, seen: Observation, offer: Offer): FrontendParameters {
   const { defaultProtocol } = settings;
   return nodes.readFrontend({ frontendPath: seen.frontendPath, defaultProtocol, offer });
+}
+
+/** False if the frontend has started over meanwhile, with other rings, or is gone. Throws if xenstore fails. */
+function stillAsksFor(frontend: FrontendParameters, negotiate: () => FrontendParameters): boolean {
+  try {
+    return isSame(negotiate(), frontend);
+  } catch (error) {
+    if (error instanceof XenstoreError) throw error;
+    return false;
+  }
 }
 
 /** How this frontend's data is reached: as the settings say, if both sides and the disk allow it. */

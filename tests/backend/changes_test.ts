@@ -6,7 +6,7 @@
 import { assertEquals } from "@std/assert";
 import type { QueueHandle } from "../../lib/dataplane/types.ts";
 import { removeDevice } from "../../lib/toolstack/attach.ts";
-import { backendPath } from "../../lib/xenbus/paths.ts";
+import { backendPath, frontendPath } from "../../lib/xenbus/paths.ts";
 import { Rig, RING_NODES, until } from "./rig.ts";
 
 Deno.test("a disk that is attached again while its old ring is taken over is offered to its new frontend", async () => {
@@ -71,4 +71,18 @@ Deno.test("a disk that is removed while its old rings close is no error", async 
   rig.guestWrites(device, { state: "1" }); // it starts over without closing
   await until("the device is gone", () => kind.status().length === 0);
   assertEquals(rig.lines.filter((line) => line.startsWith("error")), []);
+});
+
+Deno.test("a frontend that is removed while its ring opens is no error", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  const open = rig.plane.openQueue.bind(rig.plane);
+  rig.plane.openQueue = async (spec): Promise<QueueHandle> => {
+    rig.toolstack.remove(frontendPath(device));
+    return await open(spec);
+  };
+  rig.serve();
+  rig.guestWrites(device, { ...RING_NODES, state: "3" });
+  await rig.backendReaches(device, 6);
+  assertEquals([rig.plane.open.length, rig.lines.filter((line) => line.startsWith("error"))], [0, []]);
 });
