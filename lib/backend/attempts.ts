@@ -1,6 +1,6 @@
 /**
- * How a device's last attempt ended, and when it is time to try again: at once if a node has changed, after a while if
- * another process was in the way, and ever more patiently while xenstore, or closing something, fails.
+ * How a device's last attempt ended, and when it is time to try again: at once if a node has changed, after a second if
+ * another process was in the way, and after growing waits while xenstore, or closing something, fails.
  */
 
 import type { Clock } from "../clock.ts";
@@ -27,14 +27,14 @@ export class Attempts {
     this.#retry = retry;
   }
 
-  /** How the last attempt ended, if that still counts; `fingerprint` is asked only if it matters. */
+  /** How the last attempt ended, if that still counts; `fingerprint` is called only if it matters. */
   current(fingerprint: () => string): Attempt {
     const { attempt, fingerprint: then } = this.#last;
     if (then !== undefined && then !== fingerprint()) this.reset();
     return then === undefined ? attempt : this.#last.attempt;
   }
 
-  /** An action that was tried in the situation of the fingerprint ended so. */
+  /** How an action ended; `fingerprint` is the situation in which it was tried. */
   ended(outcome: Outcome, fingerprint: string): void {
     if (outcome === "failed") return this.#failed();
     if (outcome === "waiting") return this.#wait(OTHERS_INTERVAL_MS);
@@ -53,7 +53,7 @@ export class Attempts {
     if (!this.#waiting) this.#wait(this.#backoff.next());
   }
 
-  /** At most one wait at a time: what comes meanwhile is looked at with it. */
+  /** At most one wait at a time: a second reason to wait shares the first one's. */
   #wait(ms: number): void {
     if (this.#waiting) return;
     this.#waiting = true;

@@ -1,11 +1,9 @@
 /**
- * Connecting: from a frontend that has published its rings to rings that are served and a frontend that knows it, step
- * by step, and what is undone if a step fails. Also the two shorter ways that share its steps: serving a ring again
- * without a word to the frontend, and repeating only the last step.
+ * Connecting to a frontend that has published its rings, step by step, and what is undone if a step fails. Two shorter
+ * ways share its steps: `resume` serves the rings without going to Connected, `publish` repeats the last step.
  */
 
 import { isAbort } from "../abort.ts";
-import type { GrantMode } from "../dataplane/types.ts";
 import { errorText } from "../errors.ts";
 import { XenstoreError } from "../hypervisor.ts";
 import type { Logger } from "../log.ts";
@@ -34,16 +32,18 @@ export interface DeviceParts {
   readonly log: Logger;
 }
 
-/** Serves the frontend's rings and tells it what the disk is. */
+/** Serves the frontend's rings, then writes the disk's properties and Connected. */
 export async function connect(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
   const outcome = await serveRings(device, nodes, seen);
   return outcome === "done" && device.resources.connected ? publish(device, nodes, seen) : outcome;
 }
 
-/** Serves rings of a device that is to be removed, for a guest that may still wait for answers. */
+/** Serves the rings of a device that is to be removed: its guest may still wait for responses. */
 export async function resume(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
   const outcome = await serveRings(device, nodes, seen);
-  if (outcome === "done" && device.resources.connected) told(device);
+  if (outcome !== "done" || !device.resources.connected) return outcome;
+  frontendKnows(device);
+  if (device.resources.latch.tripped) device.error.report(nodes, LATCHED, false);
   return outcome;
 }
 
@@ -58,15 +58,26 @@ export function publish(device: DeviceParts, nodes: DeviceNodes, seen: Observati
     ...resources.journals.identityNodes(resources.connection!.identity),
   ];
   if (!nodes.connect(seen.backendState, all, isRunning(seen))) return "done";
-  error.clear();
   if (resources.latch.tripped) error.report(nodes, LATCHED, false);
-  told(device);
+  else error.clear();
+  frontendKnows(device);
   return "done";
 }
 
-/** Opens the image that the nodes name, unless it is open. Rejects with the reason. */
-export async function openImage({ resources, settings }: DeviceParts, nodes: DeviceNodes): Promise<OpenImage> {
-  return await resources.openImage(nodes.describe(settings.image));
+/**
+ * Closes earlier rings and opens the image that the nodes name, unless it is open. Undefined if the nodes have changed
+ * meanwhile: the disk may have been removed, or attached again with another image. Rejects with the reason.
+ */
+export async function openImage(
+  { resources, settings }: DeviceParts,
+  nodes: DeviceNodes,
+  seen: Observation,
+): Promise<OpenImage | undefined> {
+  await resources.closeRings();
+  if (!nodes.isUnchanged(seen)) return undefined;
+  const description = nodes.describe(settings.image);
+  const image = await resources.openImage(description);
+  return nodes.isUnchanged(seen) && isSame(nodes.describe(settings.image), description) ? image : undefined;
 }
 
 /** Another process turned out to own the device; throws the reason if the lock cannot be taken or tested. */
@@ -88,17 +99,17 @@ export async function refuse(
 }
 
 /**
- * All steps but the last. The steps that may take long come first; the nodes are read after them, and if the situation is
- * another one by then (the disk was attached anew, perhaps), nothing is opened. `done` without rings: that, or another
- * process owns the device.
+ * All steps but the last. The steps that may take long come first, and the nodes are read after them. If the situation
+ * has changed by then (the disk may have been attached again), or another process owns the device, no ring is opened and
+ * the outcome is `done`.
  */
 async function serveRings(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
   const { resources } = device;
   let opening = true;
   try {
     if (isOthers(device)) return "done";
-    await resources.closeRings();
-    const image = await openImage(device, nodes);
+    const image = await openImage(device, nodes, seen);
+    if (image === undefined) return "done";
     opening = false;
     await resources.lockImage();
     if (!nodes.isUnchanged(seen)) {
@@ -109,36 +120,45 @@ async function serveRings(device: DeviceParts, nodes: DeviceNodes, seen: Observa
     const identity = resumedConnection(nodes.connectionNonce());
     const offer = nodes.publishedOffer();
     const frontend = negotiate(device, nodes, seen, offer);
-    const grants = chooseGrants(device, offer, frontend, image);
+    const { mode: grants, reason: grantsReason } = chooseGrants(device, offer, frontend, image);
     openLatch(device, nodes);
     writeIdentity(device, nodes, seen, identity);
     const journals = resources.journals.open(slotsOf(frontend), identity);
-    const connection = connectionOf(device, image, offer, { frontend, grants, identity });
+    const connection = connectionOf(device, image, offer, { frontend, grants, grantsReason, identity });
     await resources.openRings(image.disk, connection, journals);
+    if (!stillAsksFor(frontend, () => negotiate(device, nodes, seen, offer))) await resources.closeRings();
     return "done";
   } catch (reason) {
     return await refuse(device, nodes, reason, opening);
   }
 }
 
-/** What the frontend asks for, out of what it was offered, perhaps by an earlier process: it relies on that. */
+/** What the frontend asks for. It may ask for all that was published, also by an earlier process. */
 function negotiate({ settings }: DeviceParts, nodes: DeviceNodes, seen: Observation, offer: Offer): FrontendParameters {
   const { defaultProtocol } = settings;
   return nodes.readFrontend({ frontendPath: seen.frontendPath, defaultProtocol, offer });
 }
 
+/** False if the frontend has started over meanwhile, with other rings, or is gone. Throws if xenstore fails. */
+function stillAsksFor(frontend: FrontendParameters, negotiate: () => FrontendParameters): boolean {
+  try {
+    return isSame(negotiate(), frontend);
+  } catch (error) {
+    if (error instanceof XenstoreError) throw error;
+    return false;
+  }
+}
+
 /** How this frontend's data is reached: as the settings say, if both sides and the disk allow it. */
 function chooseGrants(
-  { settings, log }: DeviceParts,
+  { settings }: DeviceParts,
   offer: Offer,
   frontend: FrontendParameters,
   { disk, description }: OpenImage,
-): GrantMode {
+): ReturnType<typeof grantModeOf> {
   const persistent = { backend: offer.persistent, frontend: frontend.persistent };
   const guestPages = disk.properties.cache !== "none" || description.directIoSafe;
-  const { mode, reason } = grantModeOf(settings.grants, persistent, guestPages);
-  if (reason !== undefined) log.info(`grants ${mode} in place of ${settings.grants}: ${reason}`);
-  return mode;
+  return grantModeOf(settings.grants, persistent, guestPages);
 }
 
 /** A flush that failed under an earlier process counts as if it had failed under this one. */
@@ -148,8 +168,8 @@ function openLatch({ resources }: DeviceParts, nodes: DeviceNodes): void {
 }
 
 /**
- * The nonce is written before the rings are served: a process that takes over must know whose journals it finds. A guest
- * that uses its rings already does not wait for xenstore: the last step writes the nonce again.
+ * The nonce is written before the rings are served: with it a process that takes over recognizes their journals. For a
+ * guest that uses its rings already a failure does not stop the connection: the last step writes the nonce again.
  */
 function writeIdentity(
   { resources }: DeviceParts,
@@ -168,15 +188,16 @@ function connectionOf(
   { settings }: DeviceParts,
   { disk, description: { directIoSafe, discardEnable } }: OpenImage,
   { maxIndirectSegments }: Offer,
-  chosen: Pick<Connection, "frontend" | "grants" | "identity">,
+  chosen: Pick<Connection, "frontend" | "grants" | "grantsReason" | "identity">,
 ): Connection {
   const discard = offerOf(settings, disk.properties, discardEnable).discard !== undefined;
   return { ...chosen, directIoSafe, discard, maxIndirectSegments };
 }
 
 /** The rings are served and the frontend knows it. */
-function told({ resources, log }: DeviceParts): void {
-  const { frontend: { abi, queues }, grants } = resources.connection!;
+function frontendKnows({ resources, settings, log }: DeviceParts): void {
+  const { frontend: { abi, queues }, grants, grantsReason } = resources.connection!;
+  if (grantsReason !== undefined) log.info(`grants ${grants} in place of ${settings.grants}: ${grantsReason}`);
   const ports = queues.map((queue) => queue.eventChannel).join(", ");
   const pages = queues[0]?.ringRefs.length ?? 0;
   const rings = `${queues.length} of ${pages} page${pages === 1 ? "" : "s"}`;
@@ -184,9 +205,14 @@ function told({ resources, log }: DeviceParts): void {
   resources.ringTold();
 }
 
-/** Another process left both sides Connected: the frontend uses its rings, and need not hear of us. */
+/** Another process left both sides Connected: the frontend uses its rings, and need not be notified. */
 function isRunning({ backendState, frontendState }: Observation): boolean {
   return backendState === XenbusState.Connected && frontendState === XenbusState.Connected;
+}
+
+/** Compares plain data. */
+function isSame<T>(one: T, other: T): boolean {
+  return JSON.stringify(one) === JSON.stringify(other);
 }
 
 function describeDisk({ disk, description: { cdrom, removable } }: OpenImage): DiskDescription {

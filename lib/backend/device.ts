@@ -75,7 +75,7 @@ export class BackendDevice {
   readonly #retired = Promise.withResolvers<void>();
   readonly #guestGone = Promise.withResolvers<void>();
   readonly #gone = Promise.withResolvers<void>();
-  /** There is nothing to detach: another process owns the device, or it was attached anew. */
+  /** There is nothing to detach: another process owns the device, or it was attached again. */
   readonly #notOurs = Promise.withResolvers<void>();
 
   #store: Xenstore | undefined;
@@ -214,7 +214,7 @@ export class BackendDevice {
     this.#log.warning("cannot leave it Closed");
   }
 
-  /** The attachment is over: nobody will serve this directory again. */
+  /** The attachment is over: no process will serve this directory again. */
   #isDetached(): boolean {
     try {
       const seen = this.#nodes?.observe();
@@ -233,7 +233,7 @@ export class BackendDevice {
     this.#working = undefined;
   }
 
-  /** One look: the situation as it is, the table's action, its outcome; undefined if it was ended or cut off. */
+  /** One look: the situation, the table's action, its outcome; undefined if the store was lost or the process ends. */
   async #look(nodes: DeviceNodes): Promise<Outcome | undefined> {
     this.#dirty = false;
     let action: Action | undefined;
@@ -260,6 +260,8 @@ export class BackendDevice {
       if (CAN_BE_REFUSED.has(action.kind)) fingerprint = asText();
       outcome = await this.#actions.perform(action, nodes, seen);
       if (action.kind === "request-removal" && outcome === "done") this.#removalAsked = true;
+      const waitsForOthers = action.kind === "wait" && action.for !== "retry";
+      if (outcome === "idle" || waitsForOthers) this.#error.recovered();
     } catch (error) {
       outcome = this.#failed(nodes, action, error);
     }
@@ -289,16 +291,17 @@ export class BackendDevice {
   /** What follows from an outcome: another look, and promises that others wait for. */
   #announce(outcome: Outcome): void {
     if (outcome === "failed") return;
-    if (outcome === "idle") this.#error.recovered();
     if (outcome === "done" || outcome === "refused" || outcome === "busy") this.#dirty = true;
     const { owner } = this.#resources.lock;
-    const anew = this.#removalAsked && this.#seen!.backendState === XenbusState.Initialising;
-    if (this.#intent !== "serve" && (owner === "other" || owner === "unknown" || anew)) this.#notOurs.resolve();
+    const attachedAgain = this.#removalAsked && this.#seen!.backendState === XenbusState.Initialising;
+    if (this.#intent !== "serve" && (owner === "other" || owner === "unknown" || attachedAgain)) {
+      this.#notOurs.resolve();
+    }
     if ((outcome === "idle" || outcome === "waiting") && isRemoved(this.#seen!)) this.#retired.resolve();
     if (outcome === "ended") this.#end();
   }
 
-  /** A lost connection is opened again by the store link, and the end of the process is no failure: undefined. */
+  /** Undefined if it is no failure: the store link opens a lost connection again, or the process is being ended. */
   #failed(nodes: DeviceNodes, action: Action | undefined, error: unknown): "failed" | undefined {
     if (isAbort(error)) return undefined;
     if (!isDisconnection(error)) {
@@ -313,7 +316,11 @@ export class BackendDevice {
 
   #end(): void {
     this.#stop.abort();
-    this.#resources.disown(true);
+    try {
+      this.#resources.disown(true);
+    } catch (error) {
+      this.#log.warning(`cannot remove its latch or its lock: ${errorText(error)}`);
+    }
     this.#unwatch();
     this.#retired.resolve();
     this.#gone.resolve();

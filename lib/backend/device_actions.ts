@@ -79,11 +79,12 @@ export class DeviceActions {
 
   /** Opens the image and invites the frontend. */
   async #offer(nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
-    const { resources, settings, log, error } = this.#device;
+    const { settings, log, error } = this.#device;
     try {
       if (isOthers(this.#device)) return "done";
-      await resources.closeRings();
-      const { disk, description } = await openImage(this.#device, nodes);
+      const image = await openImage(this.#device, nodes, seen);
+      if (image === undefined) return "done";
+      const { disk, description } = image;
       const features = featureNodes(offerOf(settings, disk.properties, description.discardEnable));
       if (!nodes.offer(seen.backendState, [...features, ["hotplug-status", "connected"]])) return "done";
       error.clear();
@@ -95,7 +96,7 @@ export class DeviceActions {
     }
   }
 
-  /** Closes rings of which the data plane stopped one; the frontend learns by Closing that it needs new ones. */
+  /** Closes all rings after the data plane stopped one. Closing tells the frontend that it needs new rings. */
   async #dropRing(nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
     const { resources, error } = this.#device;
     const reason = resources.stopReason;
@@ -106,7 +107,7 @@ export class DeviceActions {
     return "done";
   }
 
-  /** The rings take requests up to the new end first, then the frontend and the toolstack are told. */
+  /** First the rings take requests up to the new end; then the frontend and the toolstack are notified. */
   async #resize(nodes: DeviceNodes): Promise<Outcome> {
     const { resources, log } = this.#device;
     try {
@@ -115,8 +116,8 @@ export class DeviceActions {
       nodes.answerResize(RESIZE_DONE, now);
     } catch (error) {
       if (error instanceof XenstoreError) throw error;
-      log.warning(errorText(error));
       nodes.answerResize(errorText(error), undefined);
+      log.warning(errorText(error));
     }
     return "done";
   }

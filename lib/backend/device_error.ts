@@ -32,12 +32,12 @@ export class DeviceError {
     nodes.reportError(message, opening);
   }
 
-  /** What was reported is put right; who says so in the nodes removes it there. */
+  /** The reported error is over. The caller removes it from the nodes. */
   clear(): void {
     this.#reported = undefined;
   }
 
-  /** Logs, once, a failure that is retried and that the nodes may be unable to tell of. */
+  /** Logs, once, a failure that is retried. It is not written into the nodes: that may be what fails. */
   failed(message: string): void {
     if (message !== this.#failure) this.#log.error(message);
     this.#failure = message;

@@ -1,6 +1,6 @@
 /**
- * The lock that makes a device one process's: whoever holds it serves the rings, keeps the journals and writes the
- * nodes. It lies beside the journals, and ends with its process.
+ * The lock of one device. The process that holds it serves the rings, keeps the journals and writes the nodes. The lock
+ * is kept beside the journals, and is released when its process ends.
  */
 
 import type { JournalStore } from "../hypervisor.ts";
@@ -19,19 +19,19 @@ export class DeviceLock implements Disposable {
     this.#name = name;
   }
 
-  /** Whose the device is, as far as was asked. */
+  /** Who owns the device, as of the last {@linkcode claim}. */
   get owner(): Owner {
     return this.#owner;
   }
 
-  /** Takes the lock if it is free. Throws, and the owner is `unknown`, if that cannot be found out. */
+  /** Takes the lock if it is free. If that cannot be found out, throws, and the owner is `unknown`. */
   claim(): Owner {
     this.#owner = "unknown";
     this.#lock ??= this.#store.lock(this.#name);
     return this.#owner = this.#lock === undefined ? "other" : "us";
   }
 
-  /** Another process may have ended meanwhile: who asks next finds out. */
+  /** The other process may have ended meanwhile: the lock has to be tried again. */
   doubtOther(): void {
     if (this.#owner === "other") this.#owner = "nobody";
   }

@@ -190,18 +190,19 @@ export class DeviceNodes {
     return this.#store.transaction((transaction) => this.#readOffer(transaction));
   }
 
-  /** The values of all nodes that others write, as one text, to see whether any has changed. */
+  /**
+   * The values of all nodes that others write, as one text, to see whether any has changed. It is read without a
+   * transaction: a guest that keeps writing would make one of so many reads fail again and again.
+   */
   fingerprint(seen: Observation): string {
-    return this.#store.transaction((transaction) => {
-      const { maxQueues } = this.#readOffer(transaction);
-      const ofQueues = maxQueues === 1
-        ? []
-        : Array.from({ length: maxQueues }, (_, queue) => RING_NODES.map((name) => `queue-${queue}/${name}`)).flat();
-      return JSON.stringify([
-        [...TOOLSTACK_NODES].map((name) => transaction.read(`${this.#path}/${name}`)),
-        [...FRONTEND_NODES, ...ofQueues].map((name) => transaction.read(`${seen.frontendPath}/${name}`)),
-      ]);
-    });
+    const { maxQueues } = this.#readOffer(this.#store);
+    const ofQueues = maxQueues === 1
+      ? []
+      : Array.from({ length: maxQueues }, (_, queue) => RING_NODES.map((name) => `queue-${queue}/${name}`)).flat();
+    return JSON.stringify([
+      [...TOOLSTACK_NODES].map((name) => this.#store.read(`${this.#path}/${name}`)),
+      [...FRONTEND_NODES, ...ofQueues].map((name) => this.#store.read(`${seen.frontendPath}/${name}`)),
+    ]);
   }
 
   /** Writes these nodes, clears an error, and goes to InitWait. False, with nothing written, if the state changed. */
@@ -288,8 +289,8 @@ export class DeviceNodes {
     removeWithEmptyParents(transaction, this.#errorDirectory, `${this.#ownDomainPath}/error`);
   }
 
-  #readOffer(transaction: XenstoreOperations): Offer {
-    return readOffer((name) => transaction.read(`${this.#path}/${name}`));
+  #readOffer(store: XenstoreOperations): Offer {
+    return readOffer((name) => store.read(`${this.#path}/${name}`));
   }
 
   get #ownDomainPath(): string {

@@ -70,8 +70,8 @@ export class BackendKind {
   #closing: Promise<boolean> | undefined;
   readonly #stop = new AbortController();
   readonly #backoff = new Backoff();
-  /** Why discovering failed, until everything was discovered again. */
-  #failure: string | undefined;
+  /** Why discovering failed, until everything was discovered again: each reason is logged once. */
+  readonly #failures = new Set<string>();
   #discoversLater = false;
 
   /** Connects to xenstore and starts serving what is there. Throws what `openXenstore` throws. */
@@ -108,7 +108,7 @@ export class BackendKind {
 
   /**
    * Closes all devices at once and the connection to xenstore. False, with a line in the log for each, if some were not
-   * finished `graceMs` after the guests' time to let go was over; they go on in the background. The first call counts.
+   * finished `graceMs` after the guests' time to close was over; they go on in the background. The first call counts.
    */
   close(options: CloseOptions, graceMs: number): Promise<boolean> {
     return this.#closing ??= this.#close(options, graceMs);
@@ -158,7 +158,7 @@ export class BackendKind {
     });
   }
 
-  /** Removes what is left of devices that were removed while nobody served them. A failure does no harm. */
+  /** Removes what is left of devices that were removed while no process served them. A failure does no harm. */
   #sweep(store: Xenstore): void {
     const { logger, journals } = this.#options;
     try {
@@ -234,7 +234,7 @@ export class BackendKind {
       });
     }
     if (!complete || path !== this.#root) return;
-    this.#failure = undefined;
+    this.#failures.clear();
     this.#backoff.reset();
   }
 
@@ -250,8 +250,8 @@ export class BackendKind {
   }
 
   #discoverLater(failure: string): void {
-    if (failure !== this.#failure) this.#options.logger.error(`${failure}; it will be retried`);
-    this.#failure = failure;
+    if (!this.#failures.has(failure)) this.#options.logger.error(`${failure}; it will be retried`);
+    this.#failures.add(failure);
     if (this.#discoversLater) return;
     this.#discoversLater = true;
     void this.#clock.sleep(this.#backoff.next(), this.#stop.signal).then(() => {
@@ -260,7 +260,7 @@ export class BackendKind {
     });
   }
 
-  /** Undefined for a directory that is no device's: somebody else put it there, and it is left alone. */
+  /** Undefined for a directory that does not belong to a device: it is left alone. */
   #addressOf(path: string): DeviceAddress | undefined {
     try {
       return parseBackendPath(path, this.#domain);
@@ -269,7 +269,7 @@ export class BackendKind {
     }
   }
 
-  /** A device is there once it has a state. */
+  /** Starts to serve a device, once it has a state. */
   #adopt(store: Xenstore, address: DeviceAddress): void {
     const path = backendPath(address);
     if (this.#devices.has(path) || store.read(`${path}/state`) === undefined) return;

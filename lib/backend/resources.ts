@@ -45,6 +45,8 @@ export interface Connection {
   readonly frontend: FrontendParameters;
   /** The mode that both sides agreed to. */
   readonly grants: GrantMode;
+  /** Why that is not the mode of the settings. */
+  readonly grantsReason: string | undefined;
   /** The device itself may read and write the guest's pages. */
   readonly directIoSafe: boolean;
   /** Tells this connection from earlier ones. */
@@ -249,11 +251,17 @@ export class DeviceResources {
     }
   }
 
-  /** Lets another process serve the device, once everything else is released; `forgetLatch` if it is removed. */
+  /**
+   * Lets another process serve the device, once everything else is released; `forgetLatch` if it is removed. Throws what
+   * removing the latch throws, the lock released nevertheless.
+   */
   disown(forgetLatch: boolean): void {
-    if (forgetLatch && this.lock.owner === "us") this.latch.forget();
-    this.latch[Symbol.dispose]();
-    this.lock[Symbol.dispose]();
+    try {
+      if (forgetLatch && this.lock.owner === "us") this.latch.forget();
+    } finally {
+      this.latch[Symbol.dispose]();
+      this.lock[Symbol.dispose]();
+    }
   }
 
   #listen(rings: readonly QueueHandle[]): void {

@@ -1,6 +1,6 @@
 /**
- * How a device is served, beyond what its xenstore nodes say: the choices of the command line, and their
- * defaults.
+ * How a device is served, beyond what its xenstore nodes say: the choices of the command line, and their defaults.
+ * It also says what follows from them for the offer to frontends.
  */
 
 import type { AbiName } from "../blkif/abi.ts";
@@ -40,8 +40,8 @@ export interface DeviceSettings {
 const DEFAULT_MOST_QUEUES = 4;
 
 /**
- * The best grant mode, the fastest engine, the whole ring in flight. A frontend without a `protocol` node is taken for 32-bit
- * on x86, as Linux's blkback does.
+ * The best grant mode, the fastest engine, the whole ring in flight. On x86 a frontend without a `protocol` node is taken
+ * for a 32-bit one, as Linux's blkback does.
  */
 export const DEFAULT_SETTINGS: DeviceSettings = {
   grants: "auto",

@@ -1,6 +1,6 @@
 /**
- * The status of a served device: plain data for tables, JSON
- * and metrics.
+ * The status of a served device: plain data for tables, JSON and metrics. Reading it changes
+ * nothing.
  */
 
 import type { QueueStats } from "../dataplane/stats.ts";

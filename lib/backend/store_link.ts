@@ -1,6 +1,6 @@
 /**
  * A connection to xenstored that outlives xenstored: when it is lost it is opened again, with growing waits between the
- * attempts, and its user is told.
+ * attempts. Its user is notified of both.
  */
 
 import type { Clock } from "../clock.ts";

@@ -60,7 +60,7 @@ export const INFO_REMOVABLE = 2;
 /** See {@linkcode INFO_CDROM}. */
 export const INFO_READ_ONLY = 4;
 
-/** What the frontend is told of the disk. */
+/** The disk's properties, as published to the frontend. */
 export interface DiskDescription {
   /** Size in 512-byte sectors, whatever the logical sector size. */
   readonly sectors: number;

@@ -30,20 +30,23 @@ export interface Situation {
   readonly intent: Intent;
   /**
    * Since this process wants to detach the device, its removal was asked for. If the backend is Initialising after that,
-   * the disk was attached anew: the next process offers it.
+   * the disk was attached again: the next process offers it.
    */
   readonly removalAsked: boolean;
 }
 
 /**
- * Who may serve the device and write its nodes: `nobody` has been asked for so far; `us`; an `other` process; `unknown`
- * if the lock cannot be taken or tested, in which case nothing is served, but a frontend that closes is answered.
+ * Who holds the device's lock, and so may serve it and write its nodes:
+ *
+ * - `nobody`: this process has not tried to take the lock.
+ * - `us`, `other`: this process, or another one.
+ * - `unknown`: the lock cannot be taken or tested. Nothing is served, but a frontend that closes is answered.
  */
 export type Owner = "nobody" | "us" | "other" | "unknown";
 
 /**
  * - `none`: this process serves no ring.
- * - `served`: it does, and the frontend was told.
+ * - `served`: it does, and no node of the connection is left to write.
  * - `untold`: it does, but writing the nodes of the connection failed or was not confirmed.
  * - `stopped`: the data plane stopped a ring; the rings must be closed and the error reported.
  * - `broken`: that is done; the frontend has to start over with a new ring.
@@ -71,7 +74,7 @@ export type Intent = "serve" | "detach" | "detach-now";
  *   frontend is not.
  * - `resume`: open image and rings; write nothing.
  * - `drop-ring`: close the rings, report why the data plane stopped one, write Closing if Connected.
- * - `resize`: look at the image's size, tell the rings and the frontend, answer the toolstack.
+ * - `resize`: read the image's size, notify the rings and the frontend, answer the toolstack.
  * - `request-removal`: write `online` 0 and Closing, as a toolstack does.
  * - `close-begin`: write Closing; requests are still served.
  * - `close`: finish what is in flight, close rings and image, write Closed.
@@ -144,7 +147,7 @@ export type Outcome = "done" | "refused" | "busy" | "failed" | "idle" | "waiting
  * - i: close if a ring is held; teardown if the image is open and the device not online; else none, or unknown. A
  *   frontend at 4 has yet to see that we closed.
  *
- * In all rows an offer that was refused is none: somebody has to change something first.
+ * In all rows an offer that was refused is none: a node has to change first.
  *
  * What comes before the table, first match first:
  *
@@ -152,7 +155,7 @@ export type Outcome = "done" | "refused" | "busy" | "failed" | "idle" | "waiting
  * |------------------------------------------------------------------------------|-----------------|
  * | a ring is held, the store is not proven, backend or frontend is gone         | none            |
  * | detach or detach-now, the owner is other or unknown                          | none            |
- * | detach or detach-now, removal was asked for, backend 1: attached anew        | none            |
+ * | detach or detach-now, removal was asked for, backend 1: attached again       | none            |
  * | detach or detach-now, backend not gone, online or not yet 5 or 6             | request-removal |
  * | detach-now, backend not gone, and not 6 or something is held                 | close           |
  * | the ring is stopped, neither backend nor frontend is gone, backend not 6     | drop-ring       |

@@ -1,6 +1,6 @@
 /**
- * A connection to xenstored of which single calls fail: each read, write, list, removal, watch, question for a domain and
- * commit is one call, in a transaction or outside.
+ * A connection to xenstored on which single calls fail. Each read, write, list, removal, watch, question about a domain
+ * and commit is one call, in a transaction or outside.
  */
 
 import { type DomId, type Xenstore, XenstoreError, type XenstoreOperations } from "../../lib/hypervisor.ts";
@@ -16,7 +16,7 @@ export interface StoreCall {
 /** The errno that a call fails with; undefined lets it through. */
 export type Judge = (call: StoreCall) => string | undefined;
 
-/** The store, whose calls fail as the judge says, before they have any effect. */
+/** The store, but calls for which the judge returns an errno fail before they have any effect. */
 export function faultyStore(store: Xenstore, judge: Judge): Xenstore {
   const ask = (what: StoreCall["what"], path: string, value?: string): void => {
     const errno = judge({ what, path, ...(value !== undefined && { value }) });

@@ -41,11 +41,11 @@ for (const grants of CHOICES) {
 }
 
 Deno.test("a frontend that does not reuse its grants is served by copy, and the log says so", async () => {
-  for (const told of [{ persistent: false }, { override: { "feature-persistent": "0" } }]) {
+  for (const options of [{ persistent: false }, { override: { "feature-persistent": "0" } }]) {
     await using rig = new Rig();
     const device = rig.attach();
     rig.serve({ grants: "persistent" });
-    await rig.frontend(device, told).connect();
+    await rig.frontend(device, options).connect();
     assertEquals(rig.plane.queues[0]!.spec.grants, "copy");
     await until("it is logged", () => rig.lines.some((line) => line.includes("connected")));
     assert(rig.lines.some((line) => /grants copy in place of persistent: the frontend did not publish/.test(line)));
@@ -53,7 +53,7 @@ Deno.test("a frontend that does not reuse its grants is served by copy, and the 
   }
 });
 
-Deno.test("a frontend that an earlier process told 0 is never given persistent grants by the next one", async () => {
+Deno.test("a frontend that read feature-persistent 0 from an earlier process is never served with persistent grants", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   const first = rig.serve({ grants: "copy" });
@@ -66,7 +66,7 @@ Deno.test("a frontend that an earlier process told 0 is never given persistent g
   assert(rig.lines.some((line) => /copy in place of persistent: .* did not offer/.test(line)));
 });
 
-Deno.test("a frontend that an earlier process told 1 is served on with persistent grants, or by any other mode", async () => {
+Deno.test("a frontend that read feature-persistent 1 from an earlier process is served in any mode", async () => {
   for (const grants of ["persistent", "copy", "map"] as const) {
     await using rig = new Rig();
     const device = rig.attach();
@@ -79,7 +79,7 @@ Deno.test("a frontend that an earlier process told 1 is served on with persisten
   }
 });
 
-Deno.test("a reconnecting frontend gets what is published anew", async () => {
+Deno.test("a reconnecting frontend gets the new offer", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   const first = rig.serve({ grants: "copy" });
@@ -102,7 +102,7 @@ Deno.test("nonsense in the frontend's feature-persistent refuses the connection 
   assertMatch(rig.backend(device, "error")!, /feature-persistent is "yes"/);
 });
 
-Deno.test("the data plane is told whether direct I/O on the guest's pages is safe", async () => {
+Deno.test("the data plane learns whether direct I/O on the guest's pages is safe", async () => {
   for (const [value, expected] of [[undefined, false], ["0", false], ["1", true]] as const) {
     await using rig = new Rig();
     const device = rig.attach();

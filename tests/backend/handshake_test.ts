@@ -122,7 +122,7 @@ Deno.test("a frontend that closed can connect again and again, each time with a 
   assert(stats.every((each) => each === stats[0]), "counters go on over reconnects");
 });
 
-Deno.test("a frontend that starts over without closing gets the disk offered anew", async () => {
+Deno.test("a frontend that starts over without closing is offered the disk again", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   rig.serve();
@@ -221,7 +221,7 @@ Deno.test("a vanished backend directory ends the device and leaves nothing in xe
   assertEquals(rig.toolstack.list(backendPath(device)), undefined);
 });
 
-Deno.test("a device that is removed and attached anew under the same name is served anew", async () => {
+Deno.test("a device that is removed and attached again under the same name is served again", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   const kind = rig.serve();

@@ -6,7 +6,9 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { type ImageLocks, ProcessImageLocks } from "../../lib/storage/image/lock.ts";
 import { backendPath } from "../../lib/xenbus/paths.ts";
-import { FAST_CLOCK, Rig, RING_NODES, until } from "./rig.ts";
+import type { Xenstore } from "../../lib/hypervisor.ts";
+import { faultyStore, type Judge } from "./faulty_store.ts";
+import { DOM0, FAST_CLOCK, Rig, RING_NODES, until } from "./rig.ts";
 
 const silent = (): void => {};
 
@@ -26,7 +28,7 @@ class TwoNames implements Disposable {
   }
 }
 
-Deno.test("of two devices with one image both are offered, one connects, and the other is told who has it", async () => {
+Deno.test("of two devices with one image both are offered, one connects, and the other one's error names the user", async () => {
   using names = new TwoNames();
   await using rig = new Rig();
   const first = rig.attach({ vdev: "xvda", params: `raw:${names.path}` });
@@ -96,6 +98,21 @@ Deno.test("a device that another process left Connected waits for the image as l
   await until("it is served", () => rig.plane.open.length === 1);
   await until("the error is gone", () => rig.backend(device, "error") === undefined);
   assertEquals(rig.backend(device, "state"), "4");
+});
+
+Deno.test("a failure that is over gives way in the status to what the device waits for", async () => {
+  using names = new TwoNames();
+  await using rig = new Rig();
+  const device = rig.attach({ params: `raw:${names.path}` });
+  rig.toolstack.write(`${backendPath(device)}/state`, "4");
+  rig.guestWrites(device, { ...RING_NODES, state: "4" });
+  let failures = 0;
+  const judge: Judge = ({ path }) => path.endsWith("/online") && failures++ === 0 ? "EIO" : undefined;
+  const busy: ImageLocks = { tryLock: () => "process 12 (deno) uses it" };
+  const openXenstore = (): Xenstore => faultyStore(rig.simulated.connect(DOM0), judge);
+  const kind = rig.serve({}, { imageLocks: busy, clock: FAST_CLOCK, openXenstore });
+  await rig.says("it will be retried");
+  await until("it waits for the image", () => kind.status()[0]!.error?.includes("uses it") === true);
 });
 
 Deno.test("a device whose image is busy can still be removed", async () => {

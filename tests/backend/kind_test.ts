@@ -5,7 +5,7 @@
 
 import { assert, assertEquals } from "@std/assert";
 import type { QueueHandle } from "../../lib/dataplane/types.ts";
-import { type DomId, type Xenstore, XenstoreError } from "../../lib/hypervisor.ts";
+import { type DomId, type JournalStore, type Xenstore, XenstoreError } from "../../lib/hypervisor.ts";
 import { removeDevice } from "../../lib/toolstack/attach.ts";
 import { requestRemoval } from "../../lib/toolstack/removal.ts";
 import { backendPath, frontendPath } from "../../lib/xenbus/paths.ts";
@@ -13,7 +13,7 @@ import { DOM0, FAST_CLOCK, GUEST, Rig, RING_NODES, steps, until } from "./rig.ts
 
 const STAY = { leave: "connected", timeoutMs: 0 } as const;
 
-Deno.test("devices of several guests are found whether they were there before or come later", async () => {
+Deno.test("devices of several guests are found, whether they exist before the backend or come later", async () => {
   await using rig = new Rig();
   const guests = [GUEST, 6 as DomId, 7 as DomId];
   for (const domain of guests.slice(1)) rig.simulated.createGuest(domain);
@@ -36,7 +36,7 @@ Deno.test("devices of several guests are found whether they were there before or
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 });
 
-Deno.test("a device that cannot be looked at does not keep the others of its kind from being looked at", async () => {
+Deno.test("a device that cannot be read does not keep the others of its kind from being served", async () => {
   await using rig = new Rig();
   const guests = [GUEST, 6 as DomId, 7 as DomId];
   for (const domain of guests.slice(1)) rig.simulated.createGuest(domain);
@@ -119,7 +119,7 @@ Deno.test("a backend in a driver domain finds its devices by its own domid", asy
   await rig.backendReaches(device, 6);
 });
 
-Deno.test("closing leaves devices Connected, and the next backend attaches without a word to the guest", async () => {
+Deno.test("closing leaves devices Connected, and the next backend takes over without writing a node", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   const first = rig.serve();
@@ -152,22 +152,7 @@ Deno.test("a frontend that came to Initialised while no backend ran is connected
   assertEquals(rig.statesWritten(device), ["4"]);
 });
 
-Deno.test("a disk that is attached anew while its old ring is being taken over is offered to its new frontend", async () => {
-  await using rig = new Rig();
-  const device = rig.attach();
-  rig.toolstack.write(`${backendPath(device)}/state`, "4");
-  rig.guestWrites(device, { ...RING_NODES, state: "4" });
-  rig.beforeOpen = () => {
-    rig.beforeOpen = () => Promise.resolve();
-    removeDevice(rig.toolstack, device);
-    rig.attach();
-    return Promise.resolve();
-  };
-  rig.serve();
-  await rig.backendReaches(device, 2); // the old ring's failure is not the new frontend's
-});
-
-Deno.test("an image that grew over a restart is told to the guest with its new size", async () => {
+Deno.test("the new size of an image that grew over a restart is published to the guest", async () => {
   await using rig = new Rig();
   const device = rig.attach({ params: "null:1M" });
   const first = rig.serve();
@@ -201,7 +186,7 @@ Deno.test("an image that is missing after a restart costs the guest nothing: it 
   assertEquals(rig.backend(device, "hotplug-status"), "connected");
 });
 
-Deno.test("a device that was asked to go while no backend ran is served until the guest lets go", async () => {
+Deno.test("a device whose removal was requested while no backend ran is served until the guest closes it", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   rig.guestWrites(device, { ...RING_NODES, state: "3" });
@@ -235,7 +220,7 @@ Deno.test("detaching at the end asks the guest, and ends Closed", async () => {
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 });
 
-Deno.test("detaching from a guest that does not let go ends in time nevertheless", async () => {
+Deno.test("detaching from a guest that does not close ends in time nevertheless", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   const kind = rig.serve();
@@ -250,7 +235,7 @@ Deno.test("detaching from a guest that does not let go ends in time nevertheless
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 });
 
-Deno.test("a ring that does not drain keeps closing from lasting for ever, and is named", async () => {
+Deno.test("closing does not wait for ever for a ring that does not drain, and names it", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   const kind = rig.serve();
@@ -260,6 +245,29 @@ Deno.test("a ring that does not drain keeps closing from lasting for ever, and i
   assertEquals(await kind.close(STAY, 50), false);
   assertEquals(rig.lines.filter((line) => line === `error: vbd3/5/${device.vdev}: still busy, given up`).length, 1);
   drained.resolve();
+});
+
+Deno.test("a latch that cannot be removed with its device is logged, and harms no other device", async () => {
+  await using rig = new Rig();
+  const [device, other] = [rig.attach(), rig.attach()];
+  const { journals } = rig.platform;
+  const stubborn: JournalStore = {
+    open: (name, lengthBytes) => journals.open(name, lengthBytes),
+    names: () => journals.names(),
+    lock: (name) => journals.lock(name),
+    remove: (name) => {
+      if (name.endsWith("-latch")) throw new Error("the file system is read-only");
+      journals.remove(name);
+    },
+  };
+  const kind = rig.serve({}, { journals: stubborn });
+  await rig.frontend(device).connect();
+  removeDevice(rig.toolstack, device);
+  await until("the device is gone", () => kind.status().length === 1);
+  await rig.says("the file system is read-only");
+  rig.attach();
+  await rig.backendReaches(device, 2);
+  await rig.frontend(other).connect();
 });
 
 for (const empty of [false, true]) {
@@ -315,7 +323,7 @@ for (const empty of [false, true]) {
   });
 }
 
-Deno.test("a disk that was removed while xenstore was away is given up when it is back with its other nodes", async () => {
+Deno.test("a disk that was removed while xenstored was away is closed when xenstored is back with its other nodes", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   const kind = rig.serve();
@@ -332,7 +340,7 @@ Deno.test("a disk that was removed while xenstore was away is given up when it i
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 });
 
-Deno.test("a store that breaks at every moment of a handshake leaves no ring, image or node behind in the end", async () => {
+Deno.test("a store that is lost at any moment of a handshake leaves no ring, image or node behind", async () => {
   for (let moment = 0; moment < 60; moment += 2) {
     await using rig = new Rig();
     const device = rig.attach();
@@ -408,7 +416,7 @@ for (const answered of [true, false]) {
   }
 }
 
-/** A backend that takes a connected device over, and whose new rings are not open before `proceed` is called. */
+/** A backend takes a connected device over; its new rings open only after the store was lost and came back. */
 async function takeOver(rig: Rig, empty: boolean): Promise<void> {
   const device = rig.attach();
   const first = rig.serve();

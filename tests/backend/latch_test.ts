@@ -1,13 +1,17 @@
 /**
- * The latch after a failed flush belongs to the attachment of a disk, not to a connection nor to a process: who ends it
- * is the operator, by attaching the disk anew.
+ * The latch after a failed flush belongs to the attachment of a disk, not to a connection or a process: only the operator
+ * clears it, by attaching the disk again.
  */
 
 import { assert, assertEquals } from "@std/assert";
 import { BackendKind } from "../../lib/backend/kind.ts";
 import { Latch, LATCH_BYTES } from "../../lib/dataplane/latch.ts";
 import { removeDevice } from "../../lib/toolstack/attach.ts";
-import { DOM0, Rig, until } from "./rig.ts";
+import { requestRemoval } from "../../lib/toolstack/removal.ts";
+import { backendPath, type DeviceAddress } from "../../lib/xenbus/paths.ts";
+import { SimulatedClock } from "../simulation/simulated_clock.ts";
+import { faultyStore, type Judge } from "./faulty_store.ts";
+import { DOM0, Rig, RING_NODES, turn, until } from "./rig.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
 
 const STAY = { leave: "connected", timeoutMs: 0 } as const;
@@ -39,7 +43,7 @@ for (const keepJournals of [true, false]) {
     const second = rig.serve({}, { keepJournals });
     await until("the second one serves it", () => rig.plane.open.length === 1 && rig.plane.queues.length === 3);
     assertEquals([latched(second), latchOf(rig).tripped], [true, true]);
-    await until("the operator is told", () => /a flush failed/.test(rig.backend(device, "error") ?? ""));
+    await until("the error is reported", () => /a flush failed/.test(rig.backend(device, "error") ?? ""));
     assert(
       rig.lines.some((line) => /error: .*a flush failed since it was attached/.test(line)),
       rig.lines.join("\n"),
@@ -47,7 +51,7 @@ for (const keepJournals of [true, false]) {
   });
 }
 
-Deno.test("attaching the disk anew clears the latch, whether a process saw its removal or not", async () => {
+Deno.test("attaching the disk again clears the latch, whether a process saw its removal or not", async () => {
   await using rig = new Rig();
   let kind = rig.serve();
   for (const seen of [true, false]) {
@@ -76,4 +80,48 @@ Deno.test("a device that is gone when its process ends leaves no latch behind", 
   removeDevice(rig.toolstack, device);
   assertEquals(await kind.close(STAY, 5000), true);
   assertEquals(journals.names(), []);
+});
+
+/** A guest that a process served which ended after a flush had failed. */
+async function leftLatched(rig: Rig): Promise<DeviceAddress> {
+  const device = rig.attach();
+  const first = rig.serve();
+  rig.guestWrites(device, { ...RING_NODES, state: "3" });
+  await rig.backendReaches(device, 4);
+  rig.guestWrites(device, { state: "4" });
+  latchOf(rig).trip();
+  assertEquals(await first.close(STAY, 5000), true);
+  return device;
+}
+
+/** Lines of the log that report the latch. */
+function reports(rig: Rig): string[] {
+  return rig.lines.filter((line) => line.includes("a flush failed since it was attached"));
+}
+
+Deno.test("a latch whose error node cannot be written is logged once, however often the write is retried", async () => {
+  await using rig = new Rig();
+  const device = await leftLatched(rig);
+  const clock = new SimulatedClock();
+  let tries = 0;
+  const judge: Judge = ({ what, value }) =>
+    what === "write" && /a flush failed/.test(value ?? "") && tries++ < 5 ? "ENOSPC" : undefined;
+  rig.serve({}, { clock, openXenstore: () => faultyStore(rig.simulated.connect(DOM0), judge) });
+  await until("its ring is served", () => rig.plane.open.length === 1);
+  for (let waits = 0; waits < 8; waits++) {
+    await turn();
+    clock.advance(5000);
+  }
+  await until("the error is written", () => rig.backend(device, "error") !== undefined);
+  assertEquals([reports(rig).length, rig.plane.open.length], [1, 1]);
+});
+
+Deno.test("a latch is also reported for a device that is about to be removed", async () => {
+  await using rig = new Rig();
+  const device = await leftLatched(rig);
+  requestRemoval(rig.toolstack, backendPath(device));
+  const kind = rig.serve();
+  await until("its ring is served", () => rig.plane.open.length === 1);
+  await until("the error is written", () => /a flush failed/.test(rig.backend(device, "error") ?? ""));
+  assertEquals([reports(rig).length, /a flush failed/.test(kind.status()[0]!.error ?? "")], [1, true]);
 });

@@ -25,7 +25,7 @@ Deno.test("a process removes at its start what is left of devices that are gone,
   );
 });
 
-Deno.test("what is in use, of a device that is there, or nobody knows whose, is left alone", async () => {
+Deno.test("files in use, of devices that exist, or with other names are left alone", async () => {
   await using rig = new Rig();
   const { journals } = rig.platform;
   const device = rig.attach();

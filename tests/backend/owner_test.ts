@@ -108,7 +108,7 @@ Deno.test("a device that is claimed before its nodes are there is served by the 
   await frontend.connect();
   assertEquals([rig.plane.open.map(({ spec }) => spec.grants), other.status()[0]!.connected], [["map"], false]);
   assertEquals(await own.close(STAY, 30_000), true);
-  await rig.idle(device, { since: rig.debugLines.length, as: /: claim$/ }); // in vain
+  await rig.idle(device, { since: rig.debugLines.length, as: /: claim$/ }); // which does not succeed
   assertEquals(rig.plane.open.length, 0, "it is claimed still");
   assertEquals(rig.lines.filter((line) => line.includes("another process serves it")).length, 1, "said once");
   claim[Symbol.dispose]();

@@ -1,5 +1,5 @@
 /**
- * A disk that grows under its guest: what is asked for, what the rings and the guest are told and in which order, and
+ * A disk that grows under its guest: the request, the order in which the rings and the guest learn the new size, and
  * what is refused.
  */
 
@@ -27,7 +27,7 @@ class Image implements Disposable {
   }
 }
 
-Deno.test("an image that has grown is told to the rings, then to the guest by its size and the state once more", async () => {
+Deno.test("the size of an image that has grown goes to the rings, then to the guest, with the state written again", async () => {
   await using rig = new Rig();
   using image = new Image(MIB);
   const device = rig.attach({ params: image.path });
@@ -55,7 +55,7 @@ Deno.test("an image that has grown is told to the rings, then to the guest by it
 
   rig.writes.length = 0;
   assertEquals(await resizeDevice(rig.toolstack, device, PATIENT), { before: 6144, now: 6144 });
-  assertEquals(rig.writes.map(({ path }) => path.split("/").at(-1)), ["resize"], "nothing is told twice");
+  assertEquals(rig.writes.map(({ path }) => path.split("/").at(-1)), ["resize"], "nothing is written twice");
 });
 
 Deno.test("an image that became smaller, and a disk that has no file, stay as they are, with the reason", async () => {
@@ -80,7 +80,7 @@ Deno.test("an image that became smaller, and a disk that has no file, stay as th
   assertEquals(rig.plane.open.map(({ sectors }) => sectors), [4096, 2048]);
 });
 
-Deno.test("a disk that is not connected is not resized, and one that nobody of ours serves is not in time", async () => {
+Deno.test("a disk that is not connected is not resized, and for one that no backend serves the request times out", async () => {
   await using rig = new Rig();
   using image = new Image(MIB);
   const device = rig.attach({ params: image.path });
@@ -92,7 +92,7 @@ Deno.test("a disk that is not connected is not resized, and one that nobody of o
   assertEquals([late.exitStatus, rig.backend(device, "resize")], [4, undefined]);
 });
 
-Deno.test("a size that the guest could not be told of is told with the next request", async () => {
+Deno.test("a size that could not be written for the guest is written at the next request", async () => {
   await using rig = new Rig();
   using image = new Image(MIB);
   const device = rig.attach({ params: image.path });
@@ -112,7 +112,7 @@ Deno.test("a size that the guest could not be told of is told with the next requ
   assertEquals(rig.backend(device, "sectors"), "4096");
 });
 
-Deno.test("a disk that goes while a resize is waited for is told as that", async () => {
+Deno.test("a disk that is removed during a resize is reported as removed", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   rig.toolstack.write(`${backendPath(device)}/state`, "4");
@@ -123,7 +123,7 @@ Deno.test("a disk that goes while a resize is waited for is told as that", async
   assertEquals((await gone).exitStatus, 3);
 });
 
-Deno.test("xenstore that is lost while a resize is waited for is told as that", async () => {
+Deno.test("a connection to xenstored that is lost during a resize is reported as lost", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   rig.toolstack.write(`${backendPath(device)}/state`, "4");

@@ -1,6 +1,6 @@
 /**
- * Xenstore that fails without being lost: conflicts, quotas, I/O errors. Whatever call fails, the device tries again,
- * ever more patiently and without any event, says so once, and goes on when the fault is gone.
+ * Xenstore that fails without being lost: conflicts, quotas, I/O errors. Whatever call fails, the device logs it once and
+ * retries after growing waits, without any event, until it succeeds.
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
@@ -25,10 +25,10 @@ function commitsState(state: number): (call: StoreCall) => boolean {
   return (call) => call.what === "commit" && call.value!.includes(`${BACKEND}/state=${state}`);
 }
 
-/** A frontend that asks to be connected, which nobody disturbs afterwards. */
+/** A frontend that asks to be connected; no later event makes the device look. */
 async function asked(rig: Rig, clock: SimulatedClock, judge: Judge): Promise<DeviceAddress> {
   const device = rig.attach();
-  rig.serve({}, { clock, openXenstore: () => faultyStore(rig.simulated.connect(DOM0), judge) });
+  rig.serve({ grants: "persistent" }, { clock, openXenstore: () => faultyStore(rig.simulated.connect(DOM0), judge) });
   rig.guestWrites(device, { ...RING_NODES, state: "3" });
   await turn();
   return device;
@@ -61,6 +61,7 @@ for (const errno of ["EAGAIN", "ENOSPC", "E2BIG", "EIO"]) {
     clock.advance(5000);
     await turn();
     assertEquals([rig.backend(device, "state"), rig.plane.open.length, rig.openDisks], ["4", 1, 1]);
+    assertEquals(rig.lines.filter((line) => line.includes("grants copy in place of persistent")).length, 1);
   });
 }
 
@@ -170,8 +171,28 @@ for (const [what, { call, params, act, done }] of Object.entries(WRITES)) {
       clock.advance(ms);
     }
     await until("it is written", () => done(rig, device));
+    await rig.idle(device);
+    assertEquals(rig.lines.length, new Set(rig.lines).size, `no line twice: ${rig.lines.join("; ")}`);
   });
 }
+
+Deno.test("two devices that cannot be looked at are logged once each, and found when they can be", async () => {
+  await using rig = new Rig();
+  const clock = new SimulatedClock();
+  for (const vdev of ["xvda", "xvdb"]) rig.attach({ vdev });
+  let broken = true;
+  const judge: Judge = ({ what, path }) => broken && what === "read" && path.endsWith("/state") ? "EIO" : undefined;
+  const kind = rig.serve({}, { clock, openXenstore: () => faultyStore(rig.simulated.connect(DOM0), judge) });
+  for (let waits = 0; waits < 6; waits++) {
+    await turn();
+    clock.advance(5000);
+  }
+  assertEquals([kind.status().length, rig.lines.filter((line) => line.includes("cannot look at")).length], [0, 2]);
+  broken = false;
+  await turn();
+  clock.advance(5000);
+  await until("both are found", () => kind.status().length === 2);
+});
 
 /** A device's whole life: connecting, closing, connecting again, a guest's death or a removal. */
 async function live(rig: Rig, device: DeviceAddress, removed: boolean): Promise<void> {
@@ -193,7 +214,7 @@ async function live(rig: Rig, device: DeviceAddress, removed: boolean): Promise<
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 }
 
-/** Lives through it with a store of which calls fail; returns how many calls there were. */
+/** The same with a store on which calls fail; returns how many calls there were. */
 async function liveWithFaults(what: string, fails: (call: number) => boolean, removed: boolean): Promise<number> {
   await using rig = new Rig();
   let calls = 0;

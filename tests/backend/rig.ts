@@ -32,7 +32,7 @@ clearTimeout(setTimeout(() => {}, 0));
 /** Waits until it is so. */
 export async function until(what: string, isSo: () => boolean): Promise<void> {
   for (const start = performance.now(); !isSo();) {
-    if (performance.now() - start > PATIENCE_MS) throw new Error(`waited in vain until ${what}`);
+    if (performance.now() - start > PATIENCE_MS) throw new Error(`waited ${PATIENCE_MS} ms, but not until ${what}`);
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
 }

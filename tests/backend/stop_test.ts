@@ -10,7 +10,7 @@ import { XenbusState } from "../../lib/xenbus/states.ts";
 import { Rig, RING_NODES, steps, turn, until } from "./rig.ts";
 
 const STAY = { leave: "connected", timeoutMs: 0 } as const;
-/** Far longer than anything here takes: whoever has to wait for it has hung. */
+/** Far longer than anything here takes: a test that waits for it hangs. */
 const NEVER_MS = 3_600_000;
 /** Turns of the event loop's queue of promises from finding a device to serving its ring, and some more. */
 const STEPS = 60;
@@ -144,7 +144,7 @@ Deno.test("ended while its ring is being mapped: that is waited for, the ring is
   await until("the next serves it", () => plane.open.length === 1);
 });
 
-Deno.test("told to detach while its image does not open: it ends in time, and the device is Closed for good", async () => {
+Deno.test("a process that detaches while an image does not open ends in time, and the device is Closed for good", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   const begun = Promise.withResolvers<void>();

@@ -1,6 +1,6 @@
 /**
- * Properties of the transition table over every situation that can be reached: who does not own a device writes
- * nothing, and there is no dead end. Each property is also shown to fail for a table that has lost what it needs.
+ * Properties of the transition table over every situation that can be reached: a process that does not own a device
+ * writes nothing, and there is no dead end. Each property is also shown to fail for a table that breaks it.
  */
 
 import { assert, assertEquals } from "@std/assert";
@@ -59,7 +59,7 @@ Deno.test("every reachable situation has one action, and a device that another p
   assertEquals(faults(decide, unowned(decide)), []);
 });
 
-Deno.test("no situation is a dead end: without further faults it is always somebody else's turn", () => {
+Deno.test("no situation is a dead end: a device that has nothing to do waits for the guest or the toolstack", () => {
   assertEquals(faults(decide, stuck(decide)), []);
 });
 
@@ -83,11 +83,11 @@ const LOSSES = {
     unserved,
     broken((_, kind) => kind === "wait for owner" ? "none" : undefined),
   ],
-  "a connection whose nodes could not be written is left so": [
+  "nodes of a connection that could not be written are never written": [
     stuck,
     broken((_, kind) => kind === "publish" ? "none" : undefined),
   ],
-  "a frontend whose ring was refused is not told": [
+  "a frontend with a refused ring gets no Closing": [
     stuck,
     broken(({ attempt }, kind) => kind === "close-begin" && attempt === "refused" ? "none" : undefined),
   ],

@@ -190,7 +190,7 @@ export function results(action: Action, state: ModelState): ModelState[] {
 const MOST_STEPS = 40;
 
 /**
- * Nothing goes wrong any more and nobody else does anything: the device acts until it has nothing to do. Time passes
+ * No more faults and no other party acts: the device acts until it has nothing to do. Time passes
  * only where the table waits. Returns undefined if it never comes to rest, and the state without a backend if it ended.
  */
 export function rest(
@@ -211,7 +211,7 @@ export function rest(
   return undefined;
 }
 
-/** Why a device may not rest there, or undefined if it is somebody else's turn. */
+/** Why a device may not rest there; undefined if it waits for the guest or the toolstack. */
 export function deadEnd(
   table: Table,
   { state, action }: { readonly state: ModelState; readonly action: Action },
@@ -220,11 +220,13 @@ export function deadEnd(
   if (action.kind === "wait" || action.kind === "forget" || action.kind === "teardown") return undefined;
   if (!state.proven) return ringHeld(state) ? undefined : "an empty store ends a device that serves nothing";
   if (intent !== "serve" && state.owner !== "us") return undefined; // nothing of ours
-  if (state.removalAsked && backendState === 1) return undefined; // attached anew: the next process offers it
+  if (state.removalAsked && backendState === 1) return undefined; // attached again: the next process offers it
   const waits = attempt === "failed" || attempt === "busy";
-  if (waits && table({ ...state, attempt: "fresh" }).kind !== action.kind) return `nobody retries what is ${attempt}`;
+  if (waits && table({ ...state, attempt: "fresh" }).kind !== action.kind) {
+    return `an attempt that is ${attempt} is never repeated`;
+  }
   if (backendState === "gone") return "it is gone, and not released";
-  if (ring === "stopped") return "its rings were stopped, and the frontend is not told";
+  if (ring === "stopped") return "its rings were stopped, and the frontend does not learn it";
   if (state.resizeAsked && ringHeld(state)) return "the toolstack waits for its resize";
   const closed = backendState === 6 && !state.online && !imageOpen && !ringHeld(state);
   if (intent === "detach-now") return closed ? undefined : "not Closed for good";
@@ -238,7 +240,7 @@ export function deadEnd(
     "5": frontendState === 3 || ((frontendState === 4 || frontendState === 5) && (state.online || ringHeld(state))),
     "6": !ringHeld(state) && (!imageOpen || state.online),
   };
-  return waiting[backendState] ? undefined : "nobody's turn";
+  return waiting[backendState] ? undefined : "it waits for no event";
 }
 
 /**

@@ -1,6 +1,6 @@
 /**
  * What a backend decides: the whole table over the two states, row by row; the other columns; and then stories, carried
- * out by the simplest device that does as it is told.
+ * out by the simplest device that does what the table says.
  */
 
 import { assert, assertEquals } from "@std/assert";
@@ -110,16 +110,16 @@ const RUNNING = { ...FRESH, ...HELD.ring, backendState: 4, frontendState: 4, onl
 const ASKED = { ...RUNNING, ...HELD.image, backendState: 2, frontendState: 3 } as const;
 
 const COLUMNS: readonly (readonly [what: string, situation: Situation, action: string])[] = [
-  ["a connection whose nodes are not written is completed", { ...RUNNING, ring: "untold" }, "publish"],
-  ["a connection that was never told is made again", { ...ASKED, ring: "untold" }, "connect"],
+  ["the nodes of a connection are written if that is all that is missing", { ...RUNNING, ring: "untold" }, "publish"],
+  ["rings that were opened without writing Connected are opened again", { ...ASKED, ring: "untold" }, "connect"],
   ["a stopped ring is dropped", { ...RUNNING, ring: "stopped" }, "drop-ring"],
   ["a stopped ring is dropped while the device closes", { ...RUNNING, ring: "stopped", backendState: 5 }, "drop-ring"],
   ["a dead guest's stopped ring needs no word", { ...RUNNING, ring: "stopped", frontendState: "gone" }, "teardown"],
   ["a broken ring is not connected to again", { ...RUNNING, ring: "broken" }, "close-begin"],
   ["a broken ring is not resumed", { ...RUNNING, ring: "broken", backendState: 5, online: false }, "close"],
   ["a refused offer waits for a change", { ...FRESH, ...nodesAt(1, 1), attempt: "refused" }, "none"],
-  ["a refused frontend is told", { ...ASKED, attempt: "refused" }, "close-begin"],
-  ["a frontend whose image is busy is told", { ...ASKED, attempt: "busy" }, "close-begin"],
+  ["a refused frontend gets Closing", { ...ASKED, attempt: "refused" }, "close-begin"],
+  ["a frontend gets Closing if the image is busy", { ...ASKED, attempt: "busy" }, "close-begin"],
   ["a running guest keeps a device that is refused", { ...RUNNING, ...HELD.nothing, attempt: "refused" }, "none"],
   ["a running guest waits for a busy image", { ...RUNNING, ...HELD.nothing, attempt: "busy" }, "wait for image"],
   ["a resume that is refused ends in Closed", { ...FRESH, ...nodesAt(5, 4, false), attempt: "refused" }, "close"],
@@ -140,8 +140,12 @@ const COLUMNS: readonly (readonly [what: string, situation: Situation, action: s
   ["nor is one whose owner is unknown", { ...ASKED, owner: "unknown", intent: "detach" }, "none"],
   ["in the end the guest is not waited for", { ...RUNNING, ...nodesAt(5, 4, false), intent: "detach-now" }, "close"],
   ["in the end removal is asked for too", { ...RUNNING, intent: "detach-now" }, "request-removal"],
-  ["what is attached anew stays", { ...FRESH, ...nodesAt(1, 1), intent: "detach-now", removalAsked: true }, "none"],
-  ["what is attached anew stays, with its old ring", {
+  [
+    "a disk that is attached again stays",
+    { ...FRESH, ...nodesAt(1, 1), intent: "detach-now", removalAsked: true },
+    "none",
+  ],
+  ["a disk that is attached again stays, with its old ring", {
     ...RUNNING,
     ...nodesAt(1, 1),
     intent: "detach",
@@ -163,7 +167,7 @@ for (const [what, situation, action] of COLUMNS) {
   Deno.test(`${what}: ${action}`, () => assertEquals(text(situation), action));
 }
 
-/** A device that does as it is told, without a disk or a ring; a process that can be restarted. */
+/** A device that does what the table says, without a disk or a ring; a process that can be restarted. */
 class Device {
   backendState: ObservedState = 1;
   frontendState: ObservedState = 1;
