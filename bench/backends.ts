@@ -28,7 +28,7 @@ const QEMU_PATHS = [
 export interface ImagePlan {
   /** As the backend's `params` node names it. */
   readonly params: string;
-  /** The file that the backend must open with O_DIRECT; undefined if it need not. */
+  /** The file that the backend must open with O_DIRECT; undefined: without O_DIRECT. */
   readonly directPath: string | undefined;
 }
 
@@ -75,7 +75,7 @@ export async function startServe(
   const devices = [];
   for (const pages of host.ringPages) {
     const path = await attachDisk(host, kind, image);
-    // The disks with rings of different sizes share the image, which the toolstack must allow.
+    // Several disks with rings of different sizes share the image, so the toolstack must write mode w!.
     await host.xen.run("xenstore-write", [`${await backendOf(host, path)}/mode`, "w!"]);
     devices.push({ pages, path });
   }
@@ -133,10 +133,10 @@ async function appears({ xen }: BackendHost, path: string): Promise<void> {
     if (await xen.run("xenstore-read", [path]).then(() => true, () => false)) return;
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
-  throw new XenblkError(`Cannot measure QEMU: it does not make ${path}`);
+  throw new XenblkError(`Cannot measure QEMU: it does not write ${path}`);
 }
 
-/** A disk that is in xenstore, and the size of the ring that the guest makes for it. */
+/** A disk in xenstore, and the size of the guest's ring for it. */
 interface PlannedDisk {
   readonly pages: number;
   /** The frontend's directory. */
@@ -157,7 +157,7 @@ async function backendOf({ xen }: BackendHost, path: string): Promise<string> {
   return (await xen.run("xenstore-read", [`${path}/backend`])).trim();
 }
 
-/** The connected disks, and why others cannot be used, both by the number of ring pages. */
+/** The connected disks, and the reasons why others cannot be used, both by the number of ring pages. */
 interface Connected {
   readonly disks: Map<number, LoadedDisk>;
   readonly lacks: Map<number, string>;
@@ -172,7 +172,7 @@ async function connectAll(host: BackendHost, planned: readonly PlannedDisk[], ba
     const offeredSegments = await offer(host, path, "feature-max-indirect-segments", DIRECT_SEGMENTS);
     const mostSegments = Math.min(offeredSegments, FRONTEND_SEGMENTS);
     if (offered >= pages) connected.disks.set(pages, { disk, mostSegments, backendPid });
-    else connected.lacks.set(pages, `it takes a ring of ${pages} pages, and the backend offers ${offered}`);
+    else connected.lacks.set(pages, `it needs a ring of ${pages} pages, and the backend offers ${offered}`);
   }
   return connected;
 }
@@ -193,7 +193,7 @@ function running(
   if (directPath === undefined || opensDirectly(pid, directPath)) {
     return { pid, disks, lacks, [Symbol.asyncDispose]: dispose };
   }
-  const why = "the backend does not open the image past the page cache (O_DIRECT)";
+  const why = "the backend does not open the image with O_DIRECT";
   const none = new Map([...disks.keys(), ...lacks.keys()].map((pages) => [pages, why]));
   return { pid, disks: new Map(), lacks: none, [Symbol.asyncDispose]: dispose };
 }

@@ -1,5 +1,5 @@
 /**
- * What the bench measures: the loads, the storage they run on, and the names that choose them on the command line.
+ * The loads of the bench, the storage that they run on, and their names on the command line.
  */
 
 /** One load. */
@@ -24,18 +24,18 @@ export function isDirect(storage: StorageName): boolean {
   return storage === "direct" || storage === "loop";
 }
 
-/** What is measured: this backend, QEMU's, fio on the same file, and this backend with a null disk. */
+/** The measured programs: this backend, QEMU's, fio on the same file, and this backend with a null disk. */
 export type SubjectName = "xenblk" | "qemu" | "fio" | "null";
 
 /** All subjects, in the order of the report. */
 export const SUBJECTS: readonly SubjectName[] = ["xenblk", "qemu", "fio", "null"];
 
-/** Most segments of a direct request. Larger blocks are indirect requests, or several direct ones. */
+/** Maximum segments of a direct request. A larger block is an indirect request, or several direct requests. */
 const DIRECT_BYTES = 11 * 4096;
 /** Requests that a ring of one page holds. */
 const SLOTS_PER_PAGE = 32;
 
-/** A case; its name is made of its parts. */
+/** A case, with a name made of its parts. */
 export function diskCase(
   pattern: DiskCase["pattern"],
   operation: DiskCase["operation"],

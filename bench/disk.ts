@@ -13,7 +13,7 @@ import { type LoadedDisk, runGuest } from "./guest.ts";
 import type { Measurement, Sample } from "./samples.ts";
 import { findStorage, type Image, makeImage, writeBack } from "./storage.ts";
 
-/** How much is measured. */
+/** What to measure, and how long. */
 export interface DiskPlan {
   readonly storages: readonly StorageName[];
   readonly cases: readonly DiskCase[];
@@ -21,9 +21,9 @@ export interface DiskPlan {
   readonly rounds: number;
   readonly roundMs: number;
   readonly imageBytes: number;
-  /** The directory of images that are on a disk. */
+  /** The directory for images that are not in memory. */
   readonly directory: string;
-  /** Further arguments of `serve`. */
+  /** More arguments for `serve`. */
   readonly serveArguments: readonly string[];
   /** Ends the run after the current round. */
   readonly signal: AbortSignal;
@@ -34,9 +34,9 @@ export interface DiskReport {
   readonly measurements: readonly Measurement[];
   /** Storages by name, in words. */
   readonly storages: Readonly<Partial<Record<StorageName, string>>>;
-  /** What was not measured, and why. */
+  /** Parts that were not measured, and why. */
   readonly leftOut: readonly string[];
-  /** What went wrong. */
+  /** Failures, as messages. */
   readonly failures: readonly string[];
 }
 
@@ -46,7 +46,7 @@ const WARM_UP_MS = 300;
 /** One side of the comparison on one image. */
 interface Subject {
   readonly name: SubjectName;
-  /** Undefined if the subject cannot serve the case; the reason is noted. */
+  /** Undefined if the subject cannot serve the case; the report then lists the reason. */
   prepare(diskCase: DiskCase): Runner | undefined;
 }
 
@@ -186,7 +186,7 @@ class DiskBench {
       this.#runOnce(`${storage}, ${entrant.name}`, image, diskCase, entrant, durationMs, seed);
     for (const entrant of entrants) if (entrant.runner.warmUp) await run(entrant, WARM_UP_MS, 1);
     for (let round = 0; round < this.#plan.rounds; round++) {
-      // The first of one round is the last of the next.
+      // Rotate: the first of this round is the last of the next.
       for (let i = 0; i < entrants.length; i++) {
         const entrant = entrants[(i + round) % entrants.length]!;
         this.#progress(`${storage}, ${diskCase.name}, round ${round + 1} of ${this.#plan.rounds}, ${entrant.name}`);
@@ -201,7 +201,7 @@ class DiskBench {
     }
   }
 
-  /** Undefined after an interrupt, and for an entrant that has failed; the others go on. */
+  /** Undefined after an interrupt or a failure of this entrant; the others continue. */
   async #runOnce(
     what: string,
     image: Image,

@@ -1,5 +1,5 @@
 /**
- * fio as a subject: the same load on the same file without a guest, which is the most that the storage gives.
+ * fio as a subject: the same load on the same file without a guest. It shows the limit of the storage.
  */
 
 import { XenblkError } from "../lib/errors.ts";
@@ -61,7 +61,7 @@ function fioArguments(target: FioTarget, diskCase: DiskCase, durationMs: number,
     "--allow_file_create=0",
     "--ioengine=io_uring",
     `--direct=${target.direct ? 1 : 0}`,
-    "--invalidate=0", // what is in the page cache shall stay there, as it does for the backends
+    "--invalidate=0", // keep the page cache, as for the backends
     `--rw=${pattern === "random" ? "rand" : ""}${operation}`,
     `--bs=${blockBytes}`,
     `--iodepth=${depth}`,

@@ -1,6 +1,6 @@
 /**
- * This project's goals, and whether a run met them. A goal whose figures were not
- * measured is left out.
+ * This project's goals, and whether a run met them. A goal is left out if the run
+ * did not measure its figures.
  */
 
 import { isDirect } from "./cases.ts";
@@ -9,23 +9,23 @@ import { ringRates, type RingResult } from "./ring.ts";
 import { counterpart, type Measurement, medianSample, type Sample } from "./samples.ts";
 import { ratio } from "./statistics.ts";
 
-/** One goal, with the figure that was measured for it. */
+/** One goal and its measured figure. */
 export interface Verdict {
   readonly goal: string;
-  /** The figure, as text. */
+  /** The measured figure, as text. */
   readonly measured: string;
   readonly met: boolean;
 }
 
-/** A ring without I/O does this many requests per second, or this share of C's. */
+/** A ring without I/O reaches this many requests per second, or this share of C's. */
 const RING_PER_SECOND = 3e6;
 const RING_TO_C = 0.85;
-/** Most growth of the live heap over millions of requests: what the JIT compiler keeps. */
+/** Allowed growth of the live heap over millions of requests; the JIT compiler keeps some memory. */
 const FLAT_BYTES = 256 * 1024;
-/** Most processor time that the process may take while all disks are idle. */
+/** Allowed processor time of the process while all disks are idle. */
 const IDLE_SHARE = 0.01;
 
-/** All goals that have figures. */
+/** All goals with figures. */
 export function judge(ring: readonly RingResult[], disk: readonly Measurement[]): Verdict[] {
   return [...ring.flatMap(judgeRing), ...disk.filter(({ subject }) => subject === "xenblk").flatMap(judgeIn(disk))];
 }

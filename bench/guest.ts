@@ -10,13 +10,13 @@ import { type DiskCase, requestShape } from "./cases.ts";
 import { processorSeconds } from "./machine.ts";
 import type { Sample } from "./samples.ts";
 
-/** How long a backend may take to answer after a load should have ended; then it has failed. */
+/** A backend that has not answered this long after the end of a load has failed. */
 const PATIENCE_MS = 20_000;
 
 /** Both ends of a disk. */
 export interface LoadedDisk {
   readonly disk: GuestDisk;
-  /** Most segments per request that both ends support. */
+  /** The largest number of segments per request that both ends support. */
   readonly mostSegments: number;
   readonly backendPid: number;
 }
@@ -60,7 +60,7 @@ export async function runGuest(
 async function within<T>(timeoutMs: number, work: Promise<T>, { name }: DiskCase): Promise<T> {
   const timeout = Promise.withResolvers<never>();
   const timer = setTimeout(
-    () => timeout.reject(new XenblkError(`Cannot measure ${name}: requests are not answered`)),
+    () => timeout.reject(new XenblkError(`Cannot measure ${name}: its backend does not answer requests`)),
     timeoutMs,
   );
   try {

@@ -1,6 +1,6 @@
 /**
- * Describes the machine that figures were measured on; a report opens with it. Reads /proc and asks the programs for
- * their versions.
+ * Describes the machine of a run, for the first line of the report. Reads /proc and runs the programs to get their
+ * versions.
  */
 
 import { statfsSync } from "node:fs";
@@ -11,7 +11,7 @@ export interface Machine {
   readonly cpus: number;
   readonly memoryBytes: number;
   readonly kernel: string;
-  /** Versions of the programs that take part, by name. */
+  /** Versions of the measured programs and tools, by name. */
   readonly programs: Readonly<Record<string, string>>;
 }
 
@@ -24,7 +24,7 @@ const FILE_SYSTEMS: ReadonlyMap<number, string> = new Map([
   [0x794C7630, "overlayfs"],
 ]);
 
-/** This machine; a program's version is the first one that its command prints. */
+/** This machine. The version of a program is the first version number that its command prints. */
 export async function describeMachine(commands: Readonly<Record<string, readonly string[]>>): Promise<Machine> {
   const [cpuinfo, meminfo, release] = await Promise.all(
     ["/proc/cpuinfo", "/proc/meminfo", "/proc/sys/kernel/osrelease"].map((path) => Deno.readTextFile(path)),
@@ -79,7 +79,7 @@ export function opensDirectly(pid: number, path: string): boolean {
       const info = Deno.readTextFileSync(`/proc/${pid}/fdinfo/${name}`);
       return (parseInt(/^flags:\s*(\d+)/m.exec(info)![1]!, 8) & O_DIRECT) !== 0;
     } catch {
-      return false; // closed in between
+      return false; // closed meanwhile
     }
   });
 }

@@ -1,6 +1,6 @@
 /**
- * `deno task bench`: runs the parts that the options choose; figures go to stdout, progress to stderr. The exit status is
- * 0 unless something failed; what this machine cannot measure is left out and listed.
+ * `deno task bench`: runs the parts that the options choose. Figures go to stdout, progress to stderr. The exit status is
+ * 0 unless a part failed. Parts that this machine cannot measure are left out and listed.
  */
 
 import { Output } from "../lib/cli/output.ts";
@@ -30,7 +30,7 @@ function help(): number {
 
 async function bench(options: BenchOptions): Promise<number> {
   const interrupt = new AbortController();
-  // At a terminal, ^C reaches the children too, so what they are doing fails.
+  // At a terminal, ^C also ends the child processes, so the running measurement fails.
   Deno.addSignalListener("SIGINT", () => interrupt.abort());
   Deno.addSignalListener("SIGTERM", () => interrupt.abort());
   const report = await measure(options, interrupt.signal);

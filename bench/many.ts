@@ -13,14 +13,14 @@ import { type GuestDisk, GuestProcess } from "../tests/native/serve/guest.ts";
 import { type WorkerUsage, workerUsage } from "../tests/native/serve/threads.ts";
 import { processorSeconds, residentBytes } from "./machine.ts";
 
-/** How much is measured. */
+/** What to measure, and how long. */
 export interface ManyPlan {
   readonly domains: number;
   readonly disksPerDomain: number;
-  /** How long all disks are idle, and how long all are loaded. */
+  /** Duration of the idle time, and of the load. */
   readonly idleMs: number;
   readonly loadMs: number;
-  /** Further arguments of `serve`. */
+  /** More arguments for `serve`. */
   readonly serveArguments: readonly string[];
 }
 
@@ -42,7 +42,7 @@ export interface ManyResult {
   readonly collections: number;
 }
 
-/** The figures, or why there are none. */
+/** The figures, or the reason why there are none. */
 export interface ManyReport {
   readonly result: ManyResult | undefined;
   readonly leftOut: readonly string[];
@@ -97,7 +97,7 @@ export async function runMany(plan: ManyPlan, progress: (text: string) => void):
   };
 }
 
-/** A command to start a process with: V8's trace of garbage collections goes to `path`, line by line. */
+/** The start of a command for a process with V8's trace of garbage collections, which goes to `path` line by line. */
 function tracedTo(path: string): string[] {
   return ["env", "DENO_V8_FLAGS=--trace-gc", "stdbuf", "-oL", "sh", "-c", `exec "$@" > ${path}`, "sh"];
 }

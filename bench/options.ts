@@ -1,6 +1,6 @@
 /**
- * The command line of the bench: its options, and the plan that they make. Reading it has no effect but an error for a
- * wrong argument.
+ * The command line of the bench: its options, and the plan that they describe. A wrong argument is an error; nothing
+ * else happens here.
  */
 
 import { parseArguments, type ParsedArguments } from "../lib/cli/args.ts";
@@ -20,11 +20,11 @@ const MOST_DEPTH = 512;
 
 const FACE = {
   name: "bench",
-  summary: "Measure this backend on this machine, beside C, QEMU and fio",
+  summary: "Measure this backend on this machine, and compare it with C, QEMU and fio",
   description:
-    "The ring alone with null I/O beside a C loop; then whole backends on a host without a hypervisor under " +
-    "one frontend, and fio on the same file, in alternating rounds; then 64 disks of 16 guests at once. What the machine lacks is named and left out. " +
-    "bench/README.md tells how to read the figures.",
+    "First the ring alone with null I/O, and a C loop with the same algorithm. Then whole backends on a host without a " +
+    "hypervisor under one frontend, and fio on the same file, in alternating rounds. Then 64 disks of 16 guests at once. What this machine cannot measure is left out and listed. " +
+    "bench/README.md explains how to read the figures.",
   operands: [],
   permissions: "all.",
   examples: [
@@ -46,18 +46,21 @@ const FACE = {
       }),
       CASE_NAMES.join(","),
     ),
-    "subjects": defaulting(list(choice("Who is measured", SUBJECTS)), SUBJECTS.join(",")),
-    "rounds": optional(integer("Rounds whose median counts; 5, or 1 with --quick", 1, 99)),
+    "subjects": defaulting(list(choice("Programs to measure", SUBJECTS)), SUBJECTS.join(",")),
+    "rounds": optional(integer("Number of rounds; the median counts; 5, or 1 with --quick", 1, 99)),
     "seconds": optional(decimal("Time of a round; 1, or 0.3 with --quick", 0.05, 600, "S")),
     "size": optional(size("Size of the image; 512M, or 128M with --quick", 4096, 2 ** 20, 2 ** 36)),
-    "directory": defaulting(path("DIR", "Where images go that are not in memory"), Deno.env.get("TMPDIR") ?? "/tmp"),
-    "serve": optional(text("ARGS", "Further arguments of serve, between spaces")),
+    "directory": defaulting(
+      path("DIR", "Directory for images that are not in memory"),
+      Deno.env.get("TMPDIR") ?? "/tmp",
+    ),
+    "serve": optional(text("ARGS", "More arguments for serve, separated by spaces")),
     "plot": optional(path("FILE", "Write an SVG plot of IOPS against depth; measures more depths for it")),
     "json": flag("Print JSON", "J"),
   },
 } as const;
 
-/** What to measure. */
+/** The plan of a run. */
 export interface BenchOptions {
   readonly ring: RingPlan | undefined;
   readonly disk: Omit<DiskPlan, "signal"> | undefined;
@@ -78,7 +81,7 @@ export function parseBenchOptions(args: readonly string[]): BenchOptions {
   const { options, common } = parsed(args);
   const { quick, parts, plot } = options;
   if (plot !== undefined && !parts.includes("disk")) {
-    throw usage("Cannot use --plot without the part disk: it is what a plot shows");
+    throw usage("Cannot use --plot without the part disk: a plot shows the figures of that part");
   }
   return {
     ring: parts.includes("ring") ? ringPlan(quick) : undefined,

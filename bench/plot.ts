@@ -1,6 +1,6 @@
 /**
- * IOPS against requests in flight as an SVG picture, one panel for each storage. This module decides what is shown;
- * plot/draw.ts draws it, in a process of its own.
+ * IOPS against requests in flight as an SVG picture, one panel per storage. This module chooses the curves;
+ * plot/draw.ts draws them, in its own process.
  */
 
 import { XenblkError } from "../lib/errors.ts";
@@ -11,7 +11,7 @@ import { type Measurement, medianSample } from "./samples.ts";
 /** A picture: line charts side by side, with logarithmic x axes. */
 export interface Picture {
   readonly title: string;
-  /** Lines of small print. */
+  /** Text in small print, as lines. */
   readonly subtitle: string;
   /** The title of the x axes. */
   readonly xName: string;
@@ -32,10 +32,10 @@ export interface PlotLine {
   readonly points: readonly CurvePoint[];
 }
 
-/** One point: requests in flight, operations a second. */
+/** One point: requests in flight, operations per second. */
 export type CurvePoint = readonly [depth: number, iops: number];
 
-/** What the picture is made from. */
+/** The source of the picture. */
 export interface PlotData {
   readonly machine: Machine;
   readonly measurements: readonly Measurement[];
@@ -62,7 +62,7 @@ export function curve(
     .sort(([a], [b]) => a - b);
 }
 
-/** The picture, or undefined if this backend has no curve on any storage. */
+/** The picture, or undefined if this backend has no curve. */
 export function pictureOf({ machine, measurements, storages }: PlotData): Picture | undefined {
   const shown = STORAGES.filter((storage) => curve(measurements, storage, "xenblk").length > 0);
   if (shown.length === 0) return undefined;

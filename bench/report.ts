@@ -1,6 +1,6 @@
 /**
- * A run of the bench as text for people and as JSON for programs. Both begin with the machine
- * that the figures were measured on.
+ * The report of a run, as text for people and as JSON for programs. Both begin with the
+ * machine of the run.
  */
 
 import { renderTable } from "../lib/cli/table.ts";
@@ -22,7 +22,7 @@ export interface BenchReport {
 }
 
 const UNKNOWN = "-";
-/** From this share of a CPU, the frontend's thread may limit a case. */
+/** If the frontend's thread uses this share of a CPU or more, it may limit the case. */
 const BUSY_SHARE = 0.95;
 const SUBJECT_TITLES = { xenblk: "xenblk", qemu: "QEMU qdisk", fio: "fio io_uring", null: "xenblk, no disk" } as const;
 
@@ -51,7 +51,7 @@ export function renderReport(report: BenchReport): string {
   return sections.filter((section) => section !== "").join("\n");
 }
 
-/** The report as JSON: medians, and the rounds that they come from. */
+/** The report as JSON: medians, and the figures of each round. */
 export function jsonReport(report: BenchReport): unknown {
   const { machine, ring, disk, many } = report;
   return {
@@ -119,17 +119,17 @@ function renderMany(
   const rows: [string, string][] = [
     ["disks, of guests, on Workers", `${disks}, ${domains}, ${workers}`],
     ["memory of the process without disks", mib(before)],
-    ["memory a disk, connected and used once", mib((connected - before) / disks)],
-    ["memory a disk, after the load", mib((loaded - before) / disks)],
+    ["memory per disk, connected and used once", mib((connected - before) / disks)],
+    ["memory per disk, after the load", mib((loaded - before) / disks)],
     [`processor time while all are idle, ${idle.ms / 1000} s`, `${idle.cpuMs.toFixed(0)} ms`],
-    ["Workers woken meanwhile, times", String(idle.wakeUps)],
+    ["wake-ups of Workers meanwhile", String(idle.wakeUps)],
     ["4 KiB random reads, 32 in flight on each, IOPS of all", total.toFixed(0)],
     ["IOPS of the slowest and of the fastest disk", `${Math.min(...iops).toFixed(0)}, ${Math.max(...iops).toFixed(0)}`],
     [
       `garbage collections in all threads, over ${(operations / 1e6).toFixed(1)} million reads`,
       String(collections),
     ],
-    ["processor time a read", `${cpuUs.toFixed(2)} µs`],
+    ["processor time per read", `${cpuUs.toFixed(2)} µs`],
   ];
   return renderTable([{ heading: "MANY DISKS" }, right("MEASURED")], rows);
 }
@@ -172,7 +172,7 @@ function diskNotes(measurements: readonly Measurement[]): string[] {
   );
   return [
     "Medians of rounds; ±% is half the distance of the quartiles. CPU is user and system time of the backend's",
-    "process (fio's own) for a block. FRONTEND is the frontend's processor time in per cent of one CPU.",
+    "process (fio's own) per block. FRONTEND is the frontend's processor time in per cent of one CPU.",
     ...frontendNotes(measurements),
     ...new Set(remarks),
   ];
@@ -187,7 +187,7 @@ function frontendNotes(measurements: readonly Measurement[]): string[] {
     const fastest = Math.max(...others.map((other) => medianSample(other).iops));
     const times = ratio(medianSample(ceiling).iops, fastest)!;
     return [
-      `The frontend drives a backend without a disk ${times.toFixed(2)} times as fast as the fastest at ` +
+      `With a null disk, the frontend reaches ${times.toFixed(2)} times the IOPS of the fastest backend at ` +
       `${ceiling.case.name}.`,
     ];
   });

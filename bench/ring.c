@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: GPL-2.0-or-later
  *
- * The work of the data plane for a read, written in C, to compare with. A frontend puts requests on a ring; the backend takes, decodes and validates them, lets a disk that does nothing complete them, builds one
- * batch of grant copies, pushes responses and follows the notify rule. One thread, mmapped memory, no system calls.
- * Usage: ring SEGMENTS REQUESTS; prints the nanoseconds that the requests took, and how many notifications were needed.
+ * The data plane's work for a read, in C, for comparison. A frontend puts requests on a ring. The backend takes, decodes
+ * and validates them, completes them on a disk that does nothing, builds one batch of grant copies, pushes responses and
+ * follows the notify rule. One thread, mmapped memory, no system calls.
+ * Usage: ring SEGMENTS REQUESTS; prints the time of all requests in nanoseconds, and the number of notifications.
  */
 #define _GNU_SOURCE
 #include <stdatomic.h>
@@ -71,7 +72,7 @@ static void *pages(size_t bytes)
 
 static void push_list(struct list *list, uint16_t slot) { list->slot[list->count++] = slot; }
 
-/* Stands where the hypercall is: every copy succeeds and moves nothing. */
+/* In place of the hypercall: every copy succeeds and moves nothing. */
 __attribute__((noinline)) static void run_batch(struct copy *batch, uint32_t length)
 {
     for (uint32_t i = 0; i < length; i++) batch[i].status = 0;
@@ -103,7 +104,7 @@ static void answer(uint16_t index, int status)
     push_list(&back.finished, index);
 }
 
-/* The slot's data is to go back to the guest, with the next run of the batch. */
+/* Adds to the batch: the copy of the slot's data to the guest. */
 static void release(uint16_t index)
 {
     struct slot *slot = &back.slots[index];

@@ -1,6 +1,6 @@
 /**
- * Part one of the bench: the data plane alone with a disk that does nothing, beside a C loop of the same algorithm, in
- * alternating rounds of one run; then many requests while V8's garbage collections are counted.
+ * Part one of the bench. The data plane alone with a disk that does nothing, and a C loop with the same algorithm, in
+ * alternating rounds. Then many requests, to count V8's garbage collections.
  */
 
 import { median, ratio } from "./statistics.ts";
@@ -9,7 +9,7 @@ import { median, ratio } from "./statistics.ts";
 export interface RingOrder {
   readonly segments: number;
   readonly requests: number;
-  /** Collect garbage before and after, so that the heap shows what the requests left. */
+  /** Collect garbage before and after, so that heap growth is due to the requests. */
   readonly watchMemory: boolean;
 }
 
@@ -20,7 +20,7 @@ export interface RingAnswer {
   readonly residentGrowthBytes: number;
 }
 
-/** The steady state: how many requests it lasted, and its cost in memory. */
+/** The steady state: the number of requests, and their cost in memory. */
 export interface SteadyState {
   readonly requests: number;
   /** Garbage collections during these requests. */
@@ -30,7 +30,7 @@ export interface SteadyState {
   readonly residentGrowthBytes: number;
 }
 
-/** The figures for requests of this many segments. */
+/** The figures for requests with this many segments. */
 export interface RingResult {
   readonly segments: number;
   readonly requestsPerRound: number;
@@ -41,7 +41,7 @@ export interface RingResult {
   readonly steady: SteadyState;
 }
 
-/** How much is measured. */
+/** What to measure, and how long. */
 export interface RingPlan {
   readonly segments: readonly number[];
   readonly rounds: number;
@@ -52,16 +52,16 @@ export interface RingPlan {
 /** All of part one. */
 export interface RingReport {
   readonly results: readonly RingResult[];
-  /** What was not measured, and why. */
+  /** Parts that were not measured, and why. */
   readonly leftOut: readonly string[];
 }
 
 const SOURCE = new URL("./ring.c", import.meta.url).pathname;
 const COMPILER = "gcc";
-/** V8 writes this in the trace's line of a collection that the program requested. */
+/** V8 writes this in the trace line of a collection that the program requested. */
 const ASKED_FOR = /\btesting\b/;
 
-/** Requests per second by the median, and the ratio to C's if C was measured. */
+/** Requests per second (median), and the ratio to C's if C was measured. */
 export function ringRates(
   result: RingResult,
 ): { typescript: number; c: number | undefined; ratio: number | undefined } {
@@ -78,7 +78,9 @@ export function ringRates(
 export function collectionsWatched(trace: string): number[] {
   const lines = trace.split("\n").filter((line) => /(Scavenge|Mark-Compact|Minor)/.test(line));
   const asked = lines.flatMap((line, index) => ASKED_FOR.test(line) ? [index] : []);
-  if (asked.length % 2 !== 0) throw new Error("Cannot count collections: the trace ends inside a watched stretch");
+  if (asked.length % 2 !== 0) {
+    throw new Error("Cannot count collections: the trace ends between two requested collections");
+  }
   return asked.flatMap((line, index) => index % 2 === 0 ? [asked[index + 1]! - line - 1] : []);
 }
 
@@ -130,7 +132,7 @@ async function measure(
   return { segments, requestsPerRound: requests, typescriptNs, cNs, steady };
 }
 
-/** Builds the C loop; undefined without a compiler. Throws Error with the compiler's message. */
+/** Builds the C loop; undefined without a compiler. Throws Error with the compiler's message if that fails. */
 async function compile(directory: string): Promise<string | undefined> {
   const program = `${directory}/ring`;
   const args = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, SOURCE];
@@ -148,7 +150,7 @@ async function compile(directory: string): Promise<string | undefined> {
 async function runC(program: string, segments: number, requests: number): Promise<number> {
   const args = [String(segments), String(requests)];
   const { success, stdout } = await new Deno.Command(program, { args, stdin: "null", stderr: "inherit" }).output();
-  if (!success) throw new Error("Cannot measure the C loop: it answered a request wrongly");
+  if (!success) throw new Error("Cannot measure the C loop: it answered a request incorrectly");
   return JSON.parse(new TextDecoder().decode(stdout)).ns;
 }
 
@@ -187,7 +189,7 @@ class RingProcess implements AsyncDisposable {
     return JSON.parse(line!);
   }
 
-  /** Ends the process and gives V8's whole trace. */
+  /** Ends the process and returns V8's whole trace. */
   async end(): Promise<string> {
     this.#ended = true;
     await this.#input.close();

@@ -27,7 +27,7 @@ import type { RingAnswer, RingOrder } from "./ring.ts";
 
 const GUEST = 5 as DomId;
 const DISK_SECTORS = 2 ** 21;
-/** Sectors between one request and the next: the size of the largest. */
+/** Distance between two requests in sectors: the size of the largest request. */
 const STRIDE_SECTORS = 88;
 const COPY_STATUS_HALFWORD = 10;
 const COPY_HALFWORDS = 12;
@@ -67,7 +67,7 @@ class NullGuest implements GrantTable {
   [Symbol.dispose](): void {}
 }
 
-/** Event channels within one thread: notifications wake nobody. */
+/** Event channels within one thread: notifications wake no thread. */
 class NullEvents implements EventChannels {
   readonly fd = 0;
   notifications = 0;

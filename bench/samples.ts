@@ -1,6 +1,6 @@
 /**
- * The figures of one round of one case, and the medians of several rounds. They do not depend on how
- * a round was measured.
+ * The figures of one round of one case, and the medians of several rounds, for every kind of subject.
+ * All times are in the units that the names say.
  */
 
 import type { DiskCase, StorageName, SubjectName } from "./cases.ts";
@@ -8,7 +8,7 @@ import { median } from "./statistics.ts";
 
 /** One round. */
 export interface Sample {
-  /** Blocks of the case's size per second, however many requests a block takes. */
+  /** Blocks of the case's size per second. A block can take several requests. */
   readonly iops: number;
   /** Processor time of the measured process per block: user and system. */
   readonly cpuUs: number;
@@ -31,7 +31,7 @@ export interface Measurement {
   readonly storage: StorageName | undefined;
   readonly case: DiskCase;
   readonly subject: SubjectName;
-  /** A remark on how blocks were requested, for the table's foot. */
+  /** A remark below the table on how blocks were split into requests. */
   readonly remark: string | undefined;
   readonly samples: readonly Sample[];
 }
@@ -51,7 +51,7 @@ export function medianSample({ samples }: Measurement): Sample {
   };
 }
 
-/** A subject's measurement on the same case and storage as another one, if there is one. */
+/** The measurement of a subject on the case and storage of another measurement, if any. */
 export function counterpart(
   all: readonly Measurement[],
   of: Pick<Measurement, "storage" | "case">,

@@ -1,6 +1,6 @@
 /**
- * The few statistics that the bench needs. The bench reports medians, because they ignore a round that something else on
- * the machine disturbed.
+ * The few statistics that the bench needs. The bench reports medians, because one disturbed round does not
+ * change them much.
  */
 
 /** The middle value, or the mean of the two in the middle; undefined for no values. */
@@ -11,7 +11,7 @@ export function median(values: readonly number[]): number | undefined {
   return sorted.length === 0 ? undefined : (sorted[middle - 1]! + sorted[middle]!) / 2;
 }
 
-/** The value divided by `base`; undefined unless both are known and `base` is above 0. */
+/** The value divided by `base`; undefined if one of them is undefined or `base` is not above 0. */
 export function ratio(value: number | undefined, base: number | undefined): number | undefined {
   return value === undefined || base === undefined || !(base > 0) ? undefined : value / base;
 }

@@ -1,6 +1,6 @@
 /**
- * The images of the bench: a file in memory, files on a disk, and a block device over a file in memory, which shows
- * what O_DIRECT can do without a slow disk. All are written in full first, so that they have no holes.
+ * The images of the bench: a file in memory, files on a disk, and a block device over a file in memory. The last one
+ * shows O_DIRECT without a slow disk. All images are written in full first, so that they have no holes.
  */
 
 import { errorText } from "../lib/errors.ts";
@@ -26,7 +26,7 @@ export interface Image extends Disposable {
 const MEMORY = "/dev/shm";
 const CHUNK_BYTES = 2 ** 20;
 
-/** The place for a storage's image, or why this machine has none; images on a disk go to `directory`. */
+/** The place for the image of a storage, or the reason why there is none. Images on a disk go to `directory`. */
 export function findStorage(name: StorageName, directory: string): Storage | string {
   const inMemory = name === "tmpfs" || name === "loop";
   const place = inMemory ? MEMORY : directory;
@@ -51,7 +51,7 @@ export function findStorage(name: StorageName, directory: string): Storage | str
   return { name, directory: place, direct: isDirect(name), description };
 }
 
-/** Makes an image of random bytes, without holes. */
+/** Creates an image of random bytes, without holes. */
 export async function makeImage({ name, directory, direct }: Storage, sizeBytes: number): Promise<Image> {
   const path = await Deno.makeTempFile({ dir: directory, prefix: "xenblk-bench-" });
   using undo = new DisposableStack();
@@ -67,7 +67,7 @@ function missingLoopDevice(): string | undefined {
     losetup("--find");
     return undefined;
   } catch (error) {
-    return `there is no loop device to be had: ${errorText(error)}`;
+    return `no loop device is available: ${errorText(error)}`;
   }
 }
 
@@ -75,7 +75,7 @@ function detach(device: string): void {
   losetup("--detach", device);
 }
 
-/** Runs losetup(8) and gives its output. Throws Error with its message if it fails. */
+/** Runs losetup(8) and returns its output. Throws Error with its message if it fails. */
 function losetup(...args: string[]): string {
   const { success, stdout, stderr } = new Deno.Command("losetup", { args, stdin: "null" }).outputSync();
   const [out, words] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes).trim());
@@ -83,7 +83,7 @@ function losetup(...args: string[]): string {
   return out!;
 }
 
-/** Flushes the page cache to the disk, so that no later round pays for it. */
+/** Writes the page cache back to the disk, so that no later round is slowed by it. */
 export async function writeBack(path: string): Promise<void> {
   using file = await Deno.open(path, { write: true });
   await file.syncData();

@@ -1,14 +1,14 @@
-// deno-lint-ignore-file no-console -- a program of its own
+// deno-lint-ignore-file no-console -- this is a program
 /**
- * A scripted attach: gives a running guest a disk, serves it until the program is interrupted or the disk is taken away,
- * and prints what the guest did with it.
+ * A scripted attach: attaches a disk to a running guest, serves it until the program is interrupted or the disk is
+ * detached, and prints the statistics of the disk.
  *
  *     deno run -A examples/scripted_attach.ts DOMAIN IMAGE [VDEV]
  */
 
 import { attach, type AttachOptions, XenblkError } from "../mod.ts";
 
-/** Attaches and serves to the end; returns the exit status. */
+/** Attaches the disk, serves it to the end, and returns the exit status. */
 async function main([domain, image, vdev]: readonly string[]): Promise<number> {
   if (domain === undefined || image === undefined) {
     console.error("usage: scripted_attach.ts DOMAIN IMAGE [VDEV]");
@@ -35,7 +35,7 @@ async function main([domain, image, vdev]: readonly string[]): Promise<number> {
 }
 
 try {
-  // Nothing keeps the process alive once the disk is disposed: there is no Deno.exit() here.
+  // The process ends by itself once the disk is disposed, so Deno.exit() is not needed.
   Deno.exitCode = await main(Deno.args);
 } catch (error) {
   if (!(error instanceof XenblkError)) throw error;

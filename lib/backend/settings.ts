@@ -37,7 +37,7 @@ export interface DeviceSettings {
 }
 
 /** More rings per device gain little: the disk is the limit then. */
-const DEFAULT_MOST_QUEUES = 4;
+export const DEFAULT_MOST_QUEUES = 4;
 
 /**
  * The best grant mode, the fastest engine, the whole ring in flight. On x86 a frontend without a `protocol` node is taken

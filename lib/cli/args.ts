@@ -1,6 +1,6 @@
 /**
- * Parses a verb's arguments by its option table, on top of `parseArgs`. An option that is not in the table, or a value
- * that is not allowed, is a usage error with the option's name and what is allowed.
+ * Parses a verb's arguments by its option table, with `parseArgs` of the standard library. An unknown option or a wrong
+ * value is a usage error; the message names the option and says what is allowed.
  */
 
 import { parseArgs } from "@std/cli";
@@ -12,19 +12,19 @@ import type { VerbFace } from "./verb.ts";
 export const COMMON_OPTIONS = {
   help: flag("Show this help and exit", "h"),
   version: flag("Show the version and exit", "V"),
-  verbose: flag("Say more: log every step, show the stack of an unexpected error", "v"),
-  quiet: flag("Say less: log only errors, show no progress", "q"),
+  verbose: flag("Log every step; show the stack of an error", "v"),
+  quiet: flag("Log only errors; show no progress", "q"),
 } as const;
 
 /** A verb's arguments, parsed. */
 export interface ParsedArguments<T extends OptionTable> {
   readonly options: OptionValues<T>;
   readonly common: OptionValues<typeof COMMON_OPTIONS>;
-  /** By the operand's name in lower case; absent if not given. */
+  /** The operands by name in lower case; an operand that was not given is absent. */
   readonly operands: Readonly<Record<string, string>>;
 }
 
-/** Parses what follows the verb. Throws XenblkError (usage). With `--help` or `--version` operands may be missing. */
+/** Parses the arguments after the verb. Throws XenblkError (usage). With `--help` or `--version` operands may be missing. */
 export function parseArguments<T extends OptionTable>(
   verb: Pick<VerbFace, "name" | "operands"> & { readonly options: T },
   args: readonly string[],
@@ -63,13 +63,13 @@ function parserTable(table: OptionTable): { boolean: string[]; string: string[];
   for (const [name, option] of Object.entries(table)) if (option.short !== undefined) alias[option.short] = name;
   return {
     boolean: names.filter((name) => table[name]!.kind === "flag"),
-    // "_": operands stay text, so that a domain named 007 is not 7.
+    // "_": operands stay text, so that a domain named 007 does not become 7.
     string: [...names.filter((name) => table[name]!.kind === "value"), "_"],
     alias,
   };
 }
 
-/** Refuses what parseArgs would accept: a flag with a value, and an option that is given twice. */
+/** Refuses two mistakes that parseArgs accepts: a flag with a value, and a value option given twice. */
 function refuseMisuse(table: OptionTable, args: readonly string[], complain: Complain): void {
   const seen = new Set<string>();
   const end = args.indexOf("--");
@@ -127,7 +127,7 @@ function nameOperands(
 }
 
 function pick<T extends OptionTable>(values: Readonly<Record<string, unknown>>, table: T): OptionValues<T> {
-  // The cast is right because each value came from that option's own parser.
+  // Each value came from the parser of that option, so it has the option's type.
   return Object.fromEntries(Object.keys(table).map((name) => [name, values[name]])) as OptionValues<T>;
 }
 
@@ -137,13 +137,13 @@ function optionText(argument: string): string {
   return equals < 0 ? argument : argument.slice(0, equals);
 }
 
-/** `, did you mean --depth` for a name that is one slip away. */
+/** `, did you mean --depth` for a name with one typing mistake. */
 function hint(table: OptionTable, given: string): string {
   const near = Object.keys(table).find((name) => isOneSlipAway(name, given) || name.startsWith(given));
   return near === undefined || given.length < 2 ? "" : `, did you mean --${near}`;
 }
 
-/** True if one letter was dropped, added, changed, or two neighbours were swapped. */
+/** True if one letter was dropped, added or changed, or two neighbours were swapped. */
 export function isOneSlipAway(right: string, given: string): boolean {
   if (Math.abs(right.length - given.length) > 1) return false;
   let head = 0;

@@ -1,6 +1,6 @@
 /**
- * `xenblk attach DOMAIN IMAGE [VDEV]`: gives a guest a disk, serves it, and takes it away again at the end. What fails
- * before the guest has the disk leaves nothing behind.
+ * `xenblk attach DOMAIN IMAGE [VDEV]`: attaches a disk to a guest, serves it, and detaches it at the end. If it fails
+ * before the guest has connected, it leaves no nodes behind.
  */
 
 import { attachOn, DEFAULT_KIND } from "../attach.ts";
@@ -14,7 +14,7 @@ const OPTIONS = {
   ...DEVICE_OPTIONS,
   "kind": defaulting(KIND, DEFAULT_KIND),
   "cdrom": flag("Attach as a CD-ROM, read-only"),
-  "keep": flag("At the end leave the disk Connected; serve goes on with it"),
+  "keep": flag("At the end leave the disk Connected; serve can continue with it"),
   "timeout": TIMEOUT,
   "json": flag("Print the connected disk as JSON", "J"),
 } as const;
@@ -22,11 +22,11 @@ const OPTIONS = {
 /** The verb. */
 export const attach = defineVerb({
   name: "attach",
-  summary: "Give a running guest a disk and serve it until told to end",
+  summary: "Attach a disk to a running guest and serve it until INT, TERM or detach",
   description:
     "Writes the nodes that xl would write, serves the disk, and prints the device's name once the guest has " +
-    "connected. On INT or TERM, or when the disk is detached, it takes the disk away from the guest and removes the " +
-    "nodes. A serve of the same kind leaves the disk alone meanwhile.",
+    "connected. On INT or TERM it detaches the disk and removes the nodes; it also ends when another command detaches the " +
+    "disk. A serve of the same kind leaves the disk alone meanwhile.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "IMAGE", help: "a path, format:target, or xl's format=raw,...,target=...", required: true, isPath: true },
@@ -66,8 +66,8 @@ export const attach = defineVerb({
   },
 });
 
-/** What to tell an operator when another program, or a process that keeps its journals elsewhere, serves the disk. */
+/** The message for a disk that another program serves, or a process with another directory of journals. */
 export function servedElsewhere(kind: string): string {
   return `Another backend of kind ${kind} serves the disk, so the options given here have no effect; ` +
-    "end that one, or attach with another --kind";
+    "end that backend, or attach with another --kind";
 }

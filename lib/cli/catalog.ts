@@ -1,5 +1,5 @@
 /**
- * The verbs that there are. Each is loaded only when it is asked for, so that `--help` loads nothing of the backend.
+ * The list of all verbs. A verb's file is loaded only when the verb runs, so `--help` loads nothing of the backend.
  */
 
 import type { VerbSummary } from "./help.ts";
@@ -24,17 +24,17 @@ export const CATALOG: readonly CatalogEntry[] = [
   },
   {
     name: "attach",
-    summary: "Give a running guest a disk and serve it until told to end",
+    summary: "Attach a disk to a running guest and serve it until INT, TERM or detach",
     load: async () => (await import("./attach.ts")).attach,
   },
   {
     name: "detach",
-    summary: "Take a disk away from a guest",
+    summary: "Detach a disk from a guest",
     load: async () => (await import("./detach.ts")).detach,
   },
   {
     name: "resize",
-    summary: "Tell a guest that its disk's image has grown",
+    summary: "Notify a guest that the image of its disk has grown",
     load: async () => (await import("./resize.ts")).resize,
   },
   {
@@ -49,7 +49,7 @@ export const CATALOG: readonly CatalogEntry[] = [
   },
   {
     name: "doctor",
-    summary: "Check what this machine has for serving disks, each gap with its fix",
+    summary: "Check this machine for everything that serving needs; each problem comes with its fix",
     load: async () => (await import("./doctor/verb.ts")).doctor,
   },
   {

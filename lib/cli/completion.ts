@@ -28,7 +28,7 @@ export const completion = defineVerb({
   },
 });
 
-/** All options of a verb, the common ones too. */
+/** All options of a verb, including the common ones. */
 function optionsOf(verb: VerbFace): [string, Option][] {
   return Object.entries({ ...verb.options, ...COMMON_OPTIONS });
 }
@@ -40,7 +40,7 @@ function bashScript(verbs: readonly VerbFace[], forZsh: boolean): string {
     ...prologue,
     "_xenblk() {",
     '  local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" verb="${COMP_WORDS[1]}" words=""',
-    "  # The shell splits --option=value at the =, which becomes a word.",
+    "  # The shell splits --option=value at the =, and the = becomes a word.",
     '  if [ "$cur" = "=" ]; then cur=""; fi',
     '  if [ "$prev" = "=" ]; then prev="${COMP_WORDS[COMP_CWORD-2]}"; fi',
     '  if [ "$COMP_CWORD" -eq 1 ]; then',
@@ -59,7 +59,7 @@ function bashScript(verbs: readonly VerbFace[], forZsh: boolean): string {
   ].join("\n");
 }
 
-/** The values of a choice, after its option. */
+/** A case per option with fixed values: the words are these values. */
 function bashChoices(verb: VerbFace): string[] {
   return optionsOf(verb).flatMap(([name, option]) =>
     option.kind === "value" && option.choices !== undefined

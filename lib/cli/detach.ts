@@ -1,5 +1,5 @@
 /**
- * `xenblk detach DOMAIN VDEV`: takes a disk away from a guest, whatever serves it, and removes its nodes.
+ * `xenblk detach DOMAIN VDEV`: detaches a disk from a guest, whichever backend serves it, and removes its nodes.
  */
 
 import { detachDevice, findDevice } from "../toolstack/detach.ts";
@@ -12,15 +12,15 @@ import { defineVerb } from "./verb.ts";
 /** The verb. */
 export const detach = defineVerb({
   name: "detach",
-  summary: "Take a disk away from a guest",
+  summary: "Detach a disk from a guest",
   description: "Asks for the disk's removal, waits until the guest has closed it, and removes its nodes. If the " +
-    "guest does not close it in time, the exit status is 4 and the request stands; detaching again finishes it.",
+    "guest does not close it in time, the exit status is 4. The request stays in xenstore; run detach again to complete it.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "VDEV", help: "the virtual device, such as xvdb", required: true },
   ],
   options: {
-    force: flag("When the time is up, remove the nodes even if the guest still uses the disk: its I/O then fails", "f"),
+    force: flag("After the timeout, remove the nodes even if the guest still uses the disk: its I/O then fails", "f"),
     timeout: TIMEOUT,
   },
   permissions: "--allow-ffi --allow-env.",

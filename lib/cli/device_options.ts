@@ -1,35 +1,35 @@
 /**
- * The options that say how a device is served, shared by the verbs that serve, and the settings that they stand for.
+ * The options that say how to serve a device, shared by the verbs that serve, and their translation into settings.
  */
 
-import { DEFAULT_SETTINGS, type DeviceSettings } from "../backend/settings.ts";
+import { DEFAULT_MOST_QUEUES, DEFAULT_SETTINGS, type DeviceSettings } from "../backend/settings.ts";
 import { DEFAULT_PERSISTENT_GRANTS } from "../dataplane/types.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
 import { isBackendKind } from "../xenbus/paths.ts";
 import { choice, defaulting, flag, integer, optional, type OptionValues, text } from "./options.ts";
 
-/** Most time that `--timeout` allows. */
+/** Longest `--timeout`. */
 const MOST_TIMEOUT_S = 86_400;
 
-/** How guest data is reached. */
+/** The grant mode. */
 export const GRANTS = defaulting(
   choice(
-    "How guest data is reached: by grant copy (copy), through pages that stay mapped where the frontend reuses its " +
-      "grants (persistent), by mapping in one call per request (map), or page by page (map-each); auto is copy",
+    "How to access guest data: copy it (copy); keep the pages mapped, if the frontend reuses its grants (persistent); " +
+      "map the pages of each request in one call (map) or page by page (map-each); auto is copy",
     ["auto", "copy", "persistent", "map", "map-each"],
   ),
   "auto",
 );
 
-/** How many pages stay mapped. */
+/** The bound of the cache of mapped pages. */
 const MAX_PERSISTENT_GRANTS = defaulting(
-  integer("Most pages per ring that stay mapped with --grants=persistent", 1, 65_536),
+  integer("Maximum number of pages per ring that stay mapped with --grants=persistent", 1, 65_536),
   String(DEFAULT_PERSISTENT_GRANTS),
 );
 
 /** The storage engine. */
 const ENGINE = defaulting(
-  choice("Storage engine: auto is uring where the kernel allows io_uring, else file", [
+  choice("Storage engine: auto is uring if the kernel allows io_uring, else file", [
     "auto",
     "uring",
     "file",
@@ -49,51 +49,65 @@ const CACHE = optional(
   "none if the toolstack wrote direct-io-safe=1, else writeback",
 );
 
-/** How many Workers serve rings. */
-export const WORKERS = defaulting(
-  integer("Most Workers that serve rings; each starts when it is needed", 1, 64),
-  String(navigator.hardwareConcurrency),
-);
+/** Largest `--workers`. */
+const MOST_WORKERS = 64;
+
+/** The number of Workers that serve rings. Texts of defaults are the same on every machine, because docs/cli.md has them. */
+export const WORKERS = {
+  ...defaulting(
+    integer("Maximum number of Workers that serve rings; each starts when it is needed", 1, MOST_WORKERS),
+    String(Math.min(navigator.hardwareConcurrency, MOST_WORKERS)),
+  ),
+  fallbackText: "one per processor",
+};
 
 /** Options of verbs that serve devices. */
 export const DEVICE_OPTIONS = {
-  "read-only": flag("Serve read-only, whatever the device's nodes say", "r"),
+  "read-only": flag("Serve read-only, even if the device's nodes allow writes", "r"),
   "engine": ENGINE,
   "cache": CACHE,
   "grants": GRANTS,
   "max-persistent-grants": MAX_PERSISTENT_GRANTS,
-  "max-requests": optional(integer("Most requests in flight per ring, at most the ring's slots", 1, 512)),
+  "max-requests": optional(
+    integer("Maximum number of requests in flight per ring, up to the slots of the ring", 1, 512),
+  ),
   "max-ring-page-order": defaulting(
-    integer("Log2 of the most pages of a ring", 0, MOST_RING_PAGE_ORDER),
+    integer("Maximum size of a ring: log2 of its pages", 0, MOST_RING_PAGE_ORDER),
     String(DEFAULT_SETTINGS.maxRingPageOrder),
   ),
   "max-indirect-segments": defaulting(
     integer(
-      "Most segments, of a page each, of an indirect request; 0: no indirect requests, so at most 11",
+      "Maximum number of segments (pages) of an indirect request; 0: no indirect requests, so 11 segments at most",
       0,
       MOST_INDIRECT_SEGMENTS,
     ),
     String(DEFAULT_SETTINGS.maxIndirectSegments),
   ),
-  "queues": defaulting(integer("Most rings of a disk", 1, MOST_QUEUES), String(DEFAULT_SETTINGS.maxQueues)),
+  "queues": {
+    ...defaulting(integer("Maximum number of rings per disk", 1, MOST_QUEUES), String(DEFAULT_SETTINGS.maxQueues)),
+    fallbackText: `one per processor, at most ${DEFAULT_MOST_QUEUES}`,
+  },
   "discard": optional(
     choice("Offer discards if the image supports them", ["on", "off"]),
     "as the disk's nodes say",
   ),
   "workers": WORKERS,
   "no-journal": flag(
-    "Keep no journals: requests in flight are lost if the process crashes; this saves at most a few percent of CPU " +
-      "time per request",
+    "Keep no journals: a crash of the process loses the requests in flight; this saves a few percent of CPU time " +
+      "per request at most",
   ),
-  "default-protocol": defaulting(
-    choice("ABI of a frontend that names none", ["x86_32-abi", "x86_64-abi", "arm-abi"]),
-    DEFAULT_SETTINGS.defaultProtocol,
-  ),
+  "default-protocol": {
+    ...defaulting(
+      choice("ABI of a frontend that writes no protocol node", ["x86_32-abi", "x86_64-abi", "arm-abi"]),
+      DEFAULT_SETTINGS.defaultProtocol,
+    ),
+    fallbackText: "arm-abi on ARM, else x86_32-abi",
+  },
 } as const;
 
 /** The time limit of the verbs that wait for a guest. */
 export const TIMEOUT = defaulting(
-  integer("How long the guest may take to connect or to close the disk", 1, MOST_TIMEOUT_S, "SECONDS"),
+  integer("How long to wait for the guest to connect or to close the disk", 1, MOST_TIMEOUT_S, "SECONDS"),
   "60",
 );
 
@@ -104,7 +118,7 @@ export const KIND = {
   parse: (value: string): string | undefined => isBackendKind(value) ? value : undefined,
 };
 
-/** The settings that the options stand for. */
+/** The settings that the options express. */
 export function settingsOf(options: OptionValues<typeof DEVICE_OPTIONS>, image?: string): DeviceSettings {
   const maxRequests = options["max-requests"];
   return {

@@ -1,6 +1,6 @@
 /**
- * Shows why a command failed and decides its exit status: an expected failure is one line with its remedy, an unexpected
- * one is reported as a defect.
+ * Shows why a command failed and chooses its exit status. An expected failure is one line with its remedy; any other
+ * exception is reported as a defect.
  */
 
 import { errorText, XenblkError } from "../errors.ts";
@@ -15,10 +15,10 @@ export function reportError(error: unknown, output: Output, verbose: boolean): n
     return error.exitStatus;
   }
   if (error instanceof Deno.errors.NotCapable) {
-    output.message(`xenblk: Cannot go on: Deno was started without a permission: ${printable(error.message)}`);
+    output.message(`xenblk: Cannot continue: Deno was started without a permission: ${printable(error.message)}`);
     return 1;
   }
-  output.message(`xenblk: ${printable(errorText(error))}; this is a defect, please report it with what -v shows`);
+  output.message(`xenblk: ${printable(errorText(error))}; this is a defect; please report it with the output of -v`);
   if (verbose) showStack(error, output);
   return 1;
 }

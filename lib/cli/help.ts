@@ -28,7 +28,7 @@ export function overview(verbs: readonly VerbSummary[]): string {
     "Options:",
     ...optionLines({ help: COMMON_OPTIONS.help, version: COMMON_OPTIONS.version }),
     "",
-    "xenblk VERB --help tells more about a verb.",
+    "xenblk VERB --help describes a verb and its options.",
     "Exit status: 0 done, 1 failed, 2 usage, 3 no such domain or device, 4 timed out waiting for the guest,",
     "5 hypervisor missing or not permitted.",
   ];
@@ -72,7 +72,7 @@ function optionText(option: Option): string {
   return option.help + range + fallback;
 }
 
-/** Two columns. If the first one's text is too wide, the second one's begins on the next line. */
+/** Two columns. If a text is too wide for the first column, the second one starts on the next line. */
 function columns(entries: readonly (readonly [string, string])[]): string[] {
   const first = Math.min(30, Math.max(...entries.map(([name]) => name.length)));
   return entries.flatMap(([name, text]) => {
@@ -83,7 +83,7 @@ function columns(entries: readonly (readonly [string, string])[]): string[] {
   });
 }
 
-/** Breaks a text at spaces into indented lines that fit the width. */
+/** Breaks a text at spaces into indented lines of at most {@linkcode WIDTH} characters. */
 function wrap(text: string, indent: number): string[] {
   const lines: string[] = [];
   let line = "";

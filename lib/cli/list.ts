@@ -1,5 +1,5 @@
 /**
- * `xenblk list [DOMAIN]`: shows the disks in xenstore, whatever serves them.
+ * `xenblk list [DOMAIN]`: shows the disks in xenstore, whichever backends serve them.
  */
 
 import { SECTOR_BYTES } from "../units.ts";
@@ -14,7 +14,7 @@ import { defineVerb } from "./verb.ts";
 export const list = defineVerb({
   name: "list",
   summary: "Show the disks of a guest, or of all guests",
-  description: "Shows every disk in xenstore, also those that other backends serve.",
+  description: "Shows every disk in xenstore, including disks of other backends.",
   operands: [{ name: "DOMAIN", help: "the guest: a name, UUID or domid; default: all guests", required: false }],
   options: {
     "json": flag("Print JSON", "J"),
@@ -32,7 +32,7 @@ export const list = defineVerb({
   },
 });
 
-/** The disks as a table; a disk's error is on a line of its own below the disk. */
+/** The disks as a table; the error of a disk is on its own line below the disk. */
 function renderDevices(devices: readonly DeviceListing[], headings: boolean): string {
   const columns = [
     { heading: "DOMAIN", align: "right" },

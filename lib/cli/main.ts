@@ -1,6 +1,6 @@
 /**
- * One command from start to end: finds the verb, parses its arguments, runs it with output, signals and logging, and
- * turns the outcome into messages and an exit status.
+ * Runs one command: finds the verb, parses its arguments, runs it with output, signals and logging, and turns the
+ * outcome into messages and an exit status.
  */
 
 import { XenblkError } from "../errors.ts";

@@ -1,6 +1,6 @@
 /**
- * The kinds of options that verbs declare: a flag, or a value with its parser, its default, and what is allowed in
- * words. One table per verb drives parsing, help and completion.
+ * The kinds of options that verbs declare: a flag, or a value with its parser, its default, and a description of the
+ * allowed values. One table per verb drives parsing, help and completion.
  */
 
 import { formatSize, parseSize } from "../sizes.ts";
@@ -12,16 +12,16 @@ export interface Flag {
   readonly help: string;
 }
 
-/** An option with a value of type `V`; `F` is its type when it is not given: `V` if it has a default, or undefined. */
+/** An option with a value of type `V`. `F` is the type of the default: `V`, or undefined without a default. */
 export interface Valued<V, F extends V | undefined> {
   readonly kind: "value";
   readonly short?: string;
   readonly help: string;
-  /** Stands for the value in help texts: `SIZE`. */
+  /** The word for the value in help texts: `SIZE`. */
   readonly placeholder: string;
-  /** What is allowed, as the end of a sentence: `a whole number from 1 to 32`. */
+  /** The allowed values, as the end of a sentence: `a whole number from 1 to 32`. */
   readonly allowed: string;
-  /** The value, or undefined if the text is not allowed. */
+  /** Returns the value, or undefined if the text is not allowed. */
   readonly parse: (text: string) => V | undefined;
   readonly fallback: F;
   /** The default in words, for help texts. */
@@ -38,7 +38,7 @@ export type Option = Flag | Valued<unknown, unknown>;
 /** Options by long name, without the dashes. */
 export type OptionTable = Readonly<Record<string, Option>>;
 
-/** What parsing yields for a table. */
+/** The result of parsing with a table. */
 export type OptionValues<T extends OptionTable> = {
   readonly [K in keyof T]: T[K] extends Valued<infer V, infer F> ? V | F : boolean;
 };
@@ -48,7 +48,7 @@ export function flag(help: string, short?: string): Flag {
   return { kind: "flag", help, ...(short === undefined ? {} : { short }) };
 }
 
-/** What the kinds of values have in common. */
+/** The parts that all kinds of values share. */
 interface Description<V> {
   readonly placeholder: string;
   readonly help: string;
@@ -59,20 +59,20 @@ interface Description<V> {
   readonly isPath?: boolean;
 }
 
-/** An option with a value, undefined when not given; `fallbackText` says in words what holds then. */
+/** An option with a value; undefined if not given. `fallbackText` says in words what then applies. */
 export function optional<V>(description: Description<V>, fallbackText?: string): Valued<V, undefined> {
   const common = { kind: "value", ...description, fallback: undefined } as const;
   return fallbackText === undefined ? common : { ...common, fallbackText };
 }
 
-/** An option with a value and a default, given as a user would write it. Throws RangeError if it does not parse. */
+/** An option with a value and a default, written as a user would write it. Throws RangeError if it does not parse. */
 export function defaulting<V>(description: Description<V>, fallbackText: string): Valued<V, V> {
   const fallback = description.parse(fallbackText);
   if (fallback === undefined) throw new RangeError(`Cannot use ${fallbackText} as a default: ${description.allowed}`);
   return { kind: "value", ...description, fallback, fallbackText };
 }
 
-/** A text that is not empty. */
+/** Any text except the empty one. */
 export function text(placeholder: string, help: string): Description<string> {
   return { placeholder, help, allowed: "a text that is not empty", parse: (value) => value === "" ? undefined : value };
 }
@@ -106,7 +106,7 @@ function within(value: number, least: number, most: number): number | undefined 
   return value >= least && value <= most ? value : undefined;
 }
 
-/** One of some words. */
+/** One word of a fixed list. */
 export function choice<const C extends string>(help: string, choices: readonly C[]): Description<C> {
   return {
     placeholder: choices.join("|"),

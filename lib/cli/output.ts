@@ -1,6 +1,6 @@
 /**
- * A command's output: data to stdout, messages and progress to stderr, without colours. If the reader of stdout goes
- * away (`| head`), data is dropped and the command goes on.
+ * The output of a command: data to stdout, messages and progress to stderr, without colours. If the reader of stdout
+ * closes the pipe (`| head`), data is dropped and the command continues.
  */
 
 /** A stream that writes synchronously, as Deno.stdout does. */
@@ -23,12 +23,12 @@ export class Output {
     this.#columns = columns;
   }
 
-  /** True once the reader of stdout has gone away. */
+  /** True once the reader of stdout has closed the pipe. */
   get stdoutClosed(): boolean {
     return this.#stdoutClosed;
   }
 
-  /** True if stderr is a terminal: only then progress is shown. */
+  /** True if stderr is a terminal. Progress is shown only then. */
   get messagesOnTerminal(): boolean {
     return this.#stderr.isTerminal();
   }
@@ -38,13 +38,13 @@ export class Output {
     return this.#columns();
   }
 
-  /** Writes data as it is. */
+  /** Writes data unchanged. */
   data(text: string): void {
     if (this.#stdoutClosed) return;
     this.#stdoutClosed = !writeAll(this.#stdout, this.#encoder.encode(text));
   }
 
-  /** Writes one JSON value, on lines of its own. */
+  /** Writes one JSON value, followed by a line break. */
   json(value: unknown): void {
     this.data(JSON.stringify(value, undefined, 2) + "\n");
   }
@@ -54,13 +54,13 @@ export class Output {
     this.raw(line + "\n");
   }
 
-  /** Writes text to stderr as it is. */
+  /** Writes text to stderr unchanged. */
   raw(text: string): void {
     writeAll(this.#stderr, this.#encoder.encode(text));
   }
 }
 
-/** Writes everything; false if the reader has gone away. */
+/** Writes everything; false if the reader has closed the pipe. */
 function writeAll(sink: ByteSink, bytes: Uint8Array): boolean {
   for (let done = 0; done < bytes.length;) {
     try {

@@ -1,6 +1,6 @@
 /**
- * `xenblk resize DOMAIN VDEV`: tells a guest that uses a disk
- * that the disk's image has grown.
+ * `xenblk resize DOMAIN VDEV`: notifies a guest that the image of its disk has grown.
+ * The guest can use the disk meanwhile.
  */
 
 import { SECTOR_BYTES } from "../units.ts";
@@ -15,10 +15,11 @@ import { defineVerb } from "./verb.ts";
 /** The verb. */
 export const resize = defineVerb({
   name: "resize",
-  summary: "Tell a guest that its disk's image has grown",
+  summary: "Notify a guest that the image of its disk has grown",
   description:
     "Grow the image first (truncate -s, lvextend). The process that serves the disk then reads the image's size, " +
-    "accepts requests up to the new end, and tells the guest, which uses the disk meanwhile. A disk cannot shrink.",
+    "accepts requests up to the new end, and notifies the guest. The guest can use the disk meanwhile. A disk cannot " +
+    "shrink.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "VDEV", help: "the virtual device, such as xvdb", required: true },

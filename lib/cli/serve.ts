@@ -1,6 +1,6 @@
 /**
  * `xenblk serve [BACKEND-PATH]`: serves devices that a toolstack wrote into xenstore, all of a kind or one, until INT or
- * TERM. The devices are left Connected, so that the next serve goes on with them.
+ * TERM. It leaves the devices Connected, so that the next serve can continue with them.
  */
 
 import { isAbort } from "../abort.ts";
@@ -28,12 +28,12 @@ export const serve = defineVerb({
   name: "serve",
   summary: "Serve devices that a toolstack wrote: all of a kind, or one",
   description:
-    "Follows xenstore: devices are served when they appear and released when they are removed. INT or TERM finishes " +
-    "what is in flight, flushes, and leaves the devices Connected: their guests wait, and the next serve goes on where " +
-    "this one ended. If xenstored is restarted, serve connects to it again; the disks are served meanwhile.",
+    "Watches xenstore: serves devices when they appear, and releases them when they are removed. On INT or TERM it " +
+    "finishes the requests in flight, flushes, and leaves the devices Connected: their guests wait, and the next serve " +
+    "continues. If xenstored is restarted, serve reconnects; the disks keep working meanwhile.",
   operands: [{
     name: "BACKEND-PATH",
-    help: "the one device to serve: /local/domain/B/backend/KIND/D/VDEV, or backend/KIND/D/VDEV",
+    help: "serve only this device: /local/domain/B/backend/KIND/D/VDEV, or backend/KIND/D/VDEV",
     required: false,
   }],
   options: OPTIONS,
@@ -58,11 +58,11 @@ export const serve = defineVerb({
       journal: !options["no-journal"],
       workers: options.workers,
       logger,
-      // A device has to be served before it can be detached.
+      // With --detach-on-exit the start is not aborted: a device must be served before it can be detached.
       ...(options["detach-on-exit"] ? {} : { signal: context.signals.signal }),
     }));
     if (service === undefined) {
-      logger.info(`ending: ${context.signals.received}, before anything was served`);
+      logger.info(`ending: ${context.signals.received}, before any device was served`);
       return 0;
     }
     logger.info(only === undefined ? `serving all of kind ${kind}` : `serving ${operands["backend-path"]}`);
@@ -73,7 +73,7 @@ export const serve = defineVerb({
   },
 });
 
-/** Undefined if the command was told to end before it served anything. */
+/** Undefined if a signal ended the start. */
 async function unlessEnded(starting: Promise<Service>): Promise<Service | undefined> {
   try {
     return await starting;

@@ -1,5 +1,5 @@
 /**
- * `xenblk show DOMAIN VDEV`: shows one disk in detail, whatever serves it.
+ * `xenblk show DOMAIN VDEV`: shows one disk in detail, whichever backend serves it.
  */
 
 import { SECTOR_BYTES } from "../units.ts";
@@ -16,8 +16,8 @@ export const show = defineVerb({
   name: "show",
   summary: "Show one disk in detail",
   description:
-    "Shows the disk as xenstore has it: what the toolstack asked for, what the backend offers, and which rings " +
-    "the guest has set up. Disks that other backends serve are shown too.",
+    "Shows what xenstore holds about the disk: what the toolstack asked for, what the backend offers, and which rings " +
+    "the guest has set up. It works for disks of other backends too.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "VDEV", help: "the virtual device, such as xvdb", required: true },
@@ -35,7 +35,7 @@ export const show = defineVerb({
   },
 });
 
-/** The disk as lines of names and values; values that are missing have no line. */
+/** The disk as lines of names and values. A missing value has no line. */
 export function renderDetails(disk: DeviceDetails): string {
   const { error, frontendError, offer } = disk;
   const fields: [string, string | undefined][] = [

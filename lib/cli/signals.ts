@@ -1,14 +1,15 @@
 /**
- * INT and TERM: the first asks the command to finish what is in flight and end, the second ends the process at once.
+ * INT and TERM: the first signal asks the command to finish the requests in flight and end; the second ends the process
+ * at once.
  */
 
-/** The signals that end a command, with the exit status of one that did. */
+/** The signals that end a command, each with the exit status. */
 const STATUS = { SIGINT: 130, SIGTERM: 143 } as const;
 
-/** A signal that asks for an end. */
+/** A signal that asks the command to end. */
 export type EndSignal = keyof typeof STATUS;
 
-/** The listener for INT and TERM; disposing restores what the system does by default. */
+/** Listens for INT and TERM; disposing restores the default actions. */
 export class DrainSignals implements Disposable {
   readonly #controller = new AbortController();
   readonly #force: (status: number) => void;
@@ -32,12 +33,12 @@ export class DrainSignals implements Disposable {
     return this.#controller.signal;
   }
 
-  /** The first signal, if one came. */
+  /** The first signal; undefined if none came. */
   get received(): EndSignal | undefined {
     return this.#received;
   }
 
-  /** Lets INT and TERM act as they do by default again. */
+  /** Restores the default actions of INT and TERM. */
   [Symbol.dispose](): void {
     for (const [signal, listener] of this.#listeners) Deno.removeSignalListener(signal, listener);
   }

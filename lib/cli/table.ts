@@ -11,13 +11,13 @@ export interface Column {
   readonly align?: "left" | "right";
 }
 
-/** The rows under their headings, each line ended; no headings if `headings` is false. */
+/** The rows below their headings. Every line ends with a line break. Without headings if `headings` is false. */
 export function renderTable(
   columns: readonly Column[],
   rows: readonly (readonly string[])[],
   headings = true,
 ): string {
-  // A cell can hold a guest's text, which must not move the cursor.
+  // A cell can hold text of a guest; control characters must not reach the terminal.
   const cells = rows.map((row) => columns.map((_, index) => printable(row[index] ?? "")));
   const shown = headings ? [columns.map(({ heading }) => heading), ...cells] : cells;
   const widths = columns.map((_, index) => Math.max(0, ...shown.map((row) => width(row[index]!))));
@@ -37,7 +37,7 @@ function line(columns: readonly Column[], row: readonly string[], widths: readon
   return padded.join("  ").trimEnd() + "\n";
 }
 
-/** Characters, not UTF-16 units. */
+/** The width in characters, not UTF-16 units. */
 function width(text: string): number {
   return [...text].length;
 }

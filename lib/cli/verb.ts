@@ -1,5 +1,5 @@
 /**
- * What a verb is: its name, operands, options and work, and what it is given to work with.
+ * The parts of a verb (name, operands, options, work), and the context that it runs with.
  */
 
 import type { NativePlatform } from "../host_platform.ts";
@@ -18,21 +18,21 @@ export interface Operand {
   readonly isPath?: boolean;
 }
 
-/** The real hypervisor, which the composition root brings in. */
+/** Access to the real hypervisor; cli.ts provides it. */
 export interface Host {
-  /** Its parts open their libraries when they are first asked for. */
+  /** Each part of the platform opens its library on first use. */
   openNativePlatform(): Promise<NativePlatform>;
 }
 
-/** What a verb is given beside its arguments. */
+/** What a verb gets in addition to its arguments. */
 export interface Context {
   readonly output: Output;
   readonly signals: DrainSignals;
   readonly host: Host;
   readonly logLevel: LogLevel;
-  /** All verbs there are, loaded. */
+  /** Loads all verbs. */
   readonly loadVerbs: () => Promise<readonly VerbFace[]>;
-  /** Progress is not to be shown. */
+  /** Show no progress. */
   readonly quiet: boolean;
 }
 
@@ -45,14 +45,14 @@ export interface Verb<T extends OptionTable = OptionTable> {
   readonly description?: string;
   readonly operands: readonly Operand[];
   readonly options: T;
-  /** The least Deno permissions that it runs with. */
+  /** The narrowest set of Deno permissions that it runs with. */
   readonly permissions: string;
   readonly examples: readonly string[];
-  /** Does the work and returns the exit status. Rejects with XenblkError for what a person should read. */
+  /** Does the work and returns the exit status. Rejects with XenblkError for an expected failure. */
   run(context: Context, options: OptionValues<T>, operands: Readonly<Record<string, string>>): Promise<number>;
 }
 
-/** Declares a verb, so that its options' types reach {@linkcode Verb.run}. */
+/** Declares a verb, so that {@linkcode Verb.run} gets its options with their types. */
 export function defineVerb<const T extends OptionTable>(verb: Verb<T>): Verb<T> {
   return verb;
 }

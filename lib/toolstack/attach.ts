@@ -1,6 +1,6 @@
 /**
- * Giving a guest a disk, whatever will serve it: writes the nodes that libxl would write, all in one transaction,
- * removes them again, and waits for both ends to connect.
+ * Attaches a disk to a guest, whichever backend will serve it: writes the nodes that libxl would write, all in one
+ * transaction, waits for both ends to connect, and removes the nodes again.
  */
 
 import type { AbiName } from "../blkif/abi.ts";
@@ -16,7 +16,7 @@ import { waitFor, type WaitOptions } from "./wait.ts";
 export interface AttachRequest {
   /** The guest. */
   readonly domain: DomId;
-  /** The domain whose backend will serve it. */
+  /** The domain of the backend that will serve it. */
   readonly backendDomain: DomId;
   /** The backend's kind, such as `vbd3`. */
   readonly kind: string;
@@ -26,9 +26,9 @@ export interface AttachRequest {
   readonly readOnly: boolean;
   /** The guest sees a removable CD-ROM. */
   readonly cdrom: boolean;
-  /** Name or number of the virtual device. Default: the first xvd name with letters that no disk of the guest has. */
+  /** Name or number of the virtual device. Default: the first xvd name with unused letters. */
   readonly vdev?: string;
-  /** The ABI that a PV guest's frontend has if it names none; absent: x86_64. */
+  /** Written as the frontend's `protocol`. Default: x86_64 for a PV guest, else no node. */
   readonly protocol?: AbiName;
 }
 
@@ -39,8 +39,7 @@ const DISK_LETTERS = [...ALPHABET, ...ALPHABET.flatMap((first) => ALPHABET.map((
 /**
  * Writes the nodes of a new disk. Throws {@linkcode XenblkError} when the domain does not exist (`not-found`), or when
  * `vdev` is not a virtual device (`usage`) or is taken (`failed`); then nothing is written. `claim` is called with the
- * device before its nodes are visible to others, once for each attempt at the transaction; if it throws, nothing is
- * written.
+ * device before others can see its nodes, once per attempt of the transaction. If it throws, nothing is written.
  */
 export function attachDevice(
   store: Xenstore,
@@ -83,8 +82,8 @@ export function removeDevice(store: Xenstore, device: DeviceAddress): void {
 }
 
 /**
- * Waits until backend and frontend are both Connected. Rejects with {@linkcode XenblkError}: what the backend left in
- * its `error` node, `not-found` if the device vanishes, `timeout` if the guest does not connect in time.
+ * Waits until backend and frontend are both Connected. Rejects with {@linkcode XenblkError}: `failed` with the text of
+ * the backend's `error` node, `not-found` if the device is removed, `timeout` if the guest does not connect in time.
  */
 export async function waitForConnected(store: Xenstore, device: DeviceAddress, options: WaitOptions): Promise<void> {
   const [backend, frontend] = [backendPath(device), frontendPath(device)];
@@ -110,7 +109,7 @@ export async function waitForConnected(store: Xenstore, device: DeviceAddress, o
   });
 }
 
-/** The virtual device numbers that a domain's nodes use, whoever serves them. */
+/** The virtual device numbers that a domain's nodes use, whichever backend serves them. */
 function usedVdevs(store: XenstoreOperations, request: AttachRequest): number[] {
   const directories = [
     `/local/domain/${request.domain}/device/vbd`,
@@ -120,7 +119,7 @@ function usedVdevs(store: XenstoreOperations, request: AttachRequest): number[] 
   return directories.flatMap((directory) => store.list(directory) ?? []).map(Number);
 }
 
-/** Many guests show sda and hda as xvda, so only the letters count. */
+/** Many guests show sda and hda as xvda, so names are compared by their letters alone. */
 function firstFree(store: XenstoreOperations, request: AttachRequest): number {
   const letters = usedVdevs(store, request).map((vdev) => formatVdev(vdev).replace(/^(xvd|sd|hd)|[0-9]+$/g, ""));
   const free = DISK_LETTERS.find((candidate) => !letters.includes(candidate));
@@ -180,7 +179,7 @@ function backendNodes(device: DeviceAddress, request: AttachRequest): Record<str
   };
 }
 
-/** Sets the directory's permissions first: the nodes inherit them, so that no other domain can read one meanwhile. */
+/** Sets the directory's permissions first. New nodes inherit them, so no other domain can ever read one. */
 function writeDirectory(
   store: XenstoreOperations,
   path: string,

@@ -1,6 +1,6 @@
 /**
- * Taking a disk away from a guest, whatever serves it: finds the disk, asks both ends to close, waits, and removes its
- * nodes.
+ * Detaches a disk from a guest, whichever backend serves it: finds the disk, asks both ends to close, waits, and removes
+ * its nodes.
  */
 
 import { XenblkError } from "../errors.ts";
@@ -13,15 +13,15 @@ import { listAddresses } from "./list.ts";
 import { requestRemoval } from "./removal.ts";
 import { waitFor, type WaitOptions } from "./wait.ts";
 
-/** How a disk is taken away. */
+/** How a disk is detached. */
 export interface DetachOptions extends WaitOptions {
-  /** Remove the nodes when the time is up even if the guest still uses the disk: its I/O then fails. Default false. */
+  /** Remove the nodes after the timeout even if the guest still uses the disk: its I/O then fails. Default: false. */
   readonly force?: boolean;
 }
 
 /**
- * The disk that a guest has as `vdev` (a name or number), whatever serves it. Throws {@linkcode XenblkError}: `usage` if
- * `vdev` is not a virtual device, `not-found`, with the disks that exist, if the guest does not have it.
+ * The disk that a guest has as `vdev` (a name or number), whichever backend serves it. Throws {@linkcode XenblkError}: `usage` if
+ * `vdev` is not a virtual device, `not-found` if the guest does not have it; the message lists the disks that it has.
  */
 export function findDevice(store: XenstoreOperations, domain: DomId, vdev: string): DeviceAddress {
   const number = parseVdev(vdev);
@@ -37,8 +37,8 @@ export function findDevice(store: XenstoreOperations, domain: DomId, vdev: strin
 
 /**
  * Asks for the device's removal, waits until the backend is Closed and removes the nodes. Rejects with
- * {@linkcode XenblkError} (`timeout`) if the guest does not close the disk in time and `force` is not given; the request
- * then stands, and detaching again finishes it.
+ * {@linkcode XenblkError} (`timeout`) if the guest does not close the disk in time and `force` is not given. The
+ * request for removal then stays in the nodes; a later detach completes it.
  */
 export async function detachDevice(store: Xenstore, device: DeviceAddress, options: DetachOptions): Promise<void> {
   const path = backendPath(device);
@@ -62,7 +62,7 @@ function notInTime(store: Xenstore, device: DeviceAddress): XenblkError {
   const guestHolds = frontend === XenbusState.Connected || frontend === XenbusState.Closing;
   return new XenblkError(
     `Cannot detach ${name}: ${
-      guestHolds ? "the guest did not let go" : "its backend did not answer"
+      guestHolds ? "the guest did not close the disk" : "its backend did not answer"
     } in time (${states})`,
     {
       kind: "timeout",
@@ -73,7 +73,7 @@ function notInTime(store: Xenstore, device: DeviceAddress): XenblkError {
   );
 }
 
-/** libxl's own record of the disk: it may be left when the backend's directory is gone. */
+/** libxl's own record of the disk: it can outlive the backend's directory. */
 function knownToLibxl(store: XenstoreOperations, domain: DomId, vdev: number): DeviceAddress | undefined {
   const path = store.read(`/libxl/${domain}/device/vbd/${vdev}/backend`);
   if (path === undefined) return undefined;

@@ -1,12 +1,12 @@
 /**
- * Finding the domain that a person names by its domid, UUID or name, in what the toolstack keeps in xenstore.
+ * Finds a domain by its domid, UUID or name, in the nodes that the toolstack keeps in xenstore.
  */
 
 import { XenblkError } from "../errors.ts";
 import type { DomId, XenstoreOperations } from "../hypervisor.ts";
 import { parseDomId } from "../xenbus/paths.ts";
 
-/** A domain as xenstore knows it. */
+/** A domain as its nodes describe it. */
 export interface DomainInfo {
   /** Its domid. */
   readonly domain: DomId;
@@ -18,7 +18,7 @@ export interface DomainInfo {
 
 const UUID = /^[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}$/i;
 
-/** Most domains that an error message names; the rest becomes `and N more`. */
+/** The number of domains that an error message lists; it counts the rest as `and N more`. */
 const MOST_NAMED = 8;
 
 /** All domains in xenstore, by domid. */
@@ -29,7 +29,7 @@ export function listDomains(store: XenstoreOperations): DomainInfo[] {
 
 /**
  * The domain that `text` names: a number is a domid, a UUID is a UUID, anything else is a name. Throws
- * {@linkcode XenblkError}: `not-found`, with the domains that exist, or `failed` if several have the name.
+ * {@linkcode XenblkError}: `not-found` with the domains that exist, or `failed` if several have the name.
  */
 export function resolveDomain(store: XenstoreOperations, text: string): DomainInfo {
   const domains = listDomains(store);
@@ -47,7 +47,7 @@ export function resolveDomain(store: XenstoreOperations, text: string): DomainIn
   });
 }
 
-/** For messages: `guest (domain 5)`, or `domain 5` where it has no name. */
+/** For messages: `web (domain 5)`, or `domain 5` if it has no name. */
 export function domainLabel(info: DomainInfo): string {
   return info.name === undefined ? `domain ${info.domain}` : `${info.name} (domain ${info.domain})`;
 }

@@ -1,5 +1,5 @@
 /**
- * The disks that xenstore shows, of one guest or of all guests, whatever serves them. Nothing is changed.
+ * Lists the disks in xenstore, of one guest or of all guests, whichever backends serve them. Changes nothing.
  */
 
 import type { DomId, XenstoreOperations } from "../hypervisor.ts";
@@ -42,8 +42,8 @@ export function listDevices(store: XenstoreOperations, domain?: DomId): DeviceLi
 }
 
 /**
- * The addresses of all disks in all backend domains. A backend directory belongs to a disk if the frontend that it names
- * is a vbd; so disks of unknown backend kinds are found too.
+ * The addresses of all disks in all backend domains. A backend directory belongs to a disk if its node `frontend` names a
+ * vbd; so this finds disks of any backend kind.
  */
 export function listAddresses(store: XenstoreOperations): DeviceAddress[] {
   const children = (path: string): string[] => (store.list(path) ?? []).map((name) => `${path}/${name}`);
@@ -56,12 +56,12 @@ export function listAddresses(store: XenstoreOperations): DeviceAddress[] {
       try {
         return [parseBackendPath(path, 0 as DomId)];
       } catch {
-        return []; // the directory's name is not that of a device
+        return []; // the path is not that of a device
       }
     });
 }
 
-/** What the nodes of a disk say now. */
+/** Describes a disk by its present nodes. */
 export function describeDevice(store: XenstoreOperations, device: DeviceAddress): DeviceListing {
   const backend = backendPath(device);
   const frontend = frontendPath(device);

@@ -1,5 +1,5 @@
 /**
- * Asking a backend to release a device, as every toolstack does it: a request in its nodes. It does not wait.
+ * Asks a backend to release a device, as every toolstack does: writes the request into its nodes, and does not wait.
  */
 
 import type { Xenstore } from "../hypervisor.ts";
@@ -7,7 +7,7 @@ import { parseState, XenbusState } from "../xenbus/states.ts";
 
 /**
  * Writes `online` 0 and `state` Closing into a backend's directory, in one transaction. A device that is Closed already
- * stays so. False, with nothing written, if there is no such device.
+ * stays Closed. Returns false, and writes nothing, if there is no such device.
  */
 export function requestRemoval(store: Xenstore, backendPath: string): boolean {
   return store.transaction((transaction) => {

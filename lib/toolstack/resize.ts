@@ -1,5 +1,5 @@
 /**
- * Asking the backend of a disk to adopt the new size of its image, and waiting until it has published that size for the
+ * Asks the backend of a disk to adopt the new size of its image, and waits until it has published that size to the
  * guest.
  */
 
@@ -13,16 +13,16 @@ import { isDisconnection } from "../xenstore.ts";
 import { describeDevice } from "./list.ts";
 import { waitFor, type WaitOptions } from "./wait.ts";
 
-/** The disk's size as the guest knows it, in 512-byte sectors. */
+/** The published size of the disk, in 512-byte sectors. */
 export interface Resized {
   /** Before the request. */
   readonly before: number;
-  /** After it; the same if the image has not grown. */
+  /** After the request; the same if the image has not grown. */
   readonly now: number;
 }
 
 /**
- * Asks the backend to look at the image's size. Rejects with {@linkcode XenblkError}: `failed` with the backend's reason,
+ * Asks the backend to read the image's size again. Rejects with {@linkcode XenblkError}: `failed` with the backend's reason,
  * or if the disk is not Connected; `timeout` if no backend answers; `not-found` if the disk is removed meanwhile.
  */
 export async function resizeDevice(store: Xenstore, device: DeviceAddress, options: WaitOptions): Promise<Resized> {
@@ -44,11 +44,11 @@ export async function resizeDevice(store: Xenstore, device: DeviceAddress, optio
   if (answer !== undefined) throw new XenblkError(`Cannot resize ${name}: ${answer}`);
   throw new XenblkError(`Cannot resize ${name}: its backend did not answer in time`, {
     kind: "timeout",
-    remedy: `check that \`xenblk\` serves kind ${device.kind}; other backends do not know this request`,
+    remedy: `check that \`xenblk\` serves kind ${device.kind}; other backends do not support this request`,
   });
 }
 
-/** If xenstore was lost meanwhile, the node stays; the next request overwrites it. */
+/** Removes the request. If the connection to xenstored is lost, the node stays; the next request overwrites it. */
 function forgetRequest(store: Xenstore, node: string): void {
   try {
     store.remove(node);
@@ -57,7 +57,7 @@ function forgetRequest(store: Xenstore, node: string): void {
   }
 }
 
-/** Writes the request; returns the size in sectors that the guest knows. */
+/** Writes the request; returns the published size in sectors. */
 function askToResize(store: Xenstore, path: string, name: string): number {
   return store.transaction((transaction) => {
     const state = parseState(transaction.read(`${path}/state`));

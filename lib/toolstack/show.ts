@@ -1,6 +1,6 @@
 /**
- * One disk in detail, as xenstore shows it: what the toolstack asked for, what the backend offers, and what the guest
- * chose. Nothing is changed.
+ * Reads one disk in detail from xenstore: what the toolstack asked for, what the backend offers, and what the guest
+ * chose. Changes nothing.
  */
 
 import { errorText } from "../errors.ts";
@@ -12,25 +12,25 @@ import { describeDevice, type DeviceListing } from "./list.ts";
 
 /** A disk as its nodes describe it, in detail. A member is absent where its node is missing. */
 export interface DeviceDetails extends DeviceListing {
-  /** The toolstack wants the device kept when the guest closes it. */
+  /** The toolstack wants the backend to keep the device when the guest closes it. */
   readonly online: boolean;
   /** What libxl waits for: `connected`, or `error`. */
   readonly hotplugStatus?: string;
   /** Smallest unit of I/O in bytes, as published. */
   readonly logicalSectorBytes?: number;
-  /** Smallest unit in bytes that is cheap to write, as published. */
+  /** Smallest unit in bytes that is written without reading first, as published. */
   readonly physicalSectorBytes?: number;
-  /** The toolstack allows direct I/O on the guest's pages. */
+  /** The toolstack permits direct I/O on the guest's pages. */
   readonly directIoSafe: boolean;
-  /** What the backend offers; absent until it has published that. */
+  /** What the backend offers; absent until the backend has published it. */
   readonly offer?: Offer;
   /** The ABI that the frontend named. */
   readonly protocol?: string;
-  /** The rings that the frontend asked for. */
+  /** The rings that the frontend has published. */
   readonly rings?: FrontendParameters["queues"];
   /** The frontend reuses its grants. */
   readonly frontendPersistent?: boolean;
-  /** What is wrong with what the frontend wrote. */
+  /** Why the frontend's nodes are not valid. */
   readonly frontendError?: string;
 }
 
@@ -59,7 +59,7 @@ export function showDevice(store: Xenstore, device: DeviceAddress): DeviceDetail
   });
 }
 
-/** What the frontend wrote, once it has named its rings. */
+/** The frontend's nodes, once it has published its rings. */
 function frontendOf(store: XenstoreOperations, device: DeviceAddress, offer: Offer): Partial<DeviceDetails> {
   const path = frontendPath(device);
   const read = (name: string): string | undefined => store.read(`${path}/${name}`);

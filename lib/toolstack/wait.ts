@@ -1,6 +1,6 @@
 /**
- * Waiting for a condition on xenstore nodes, with a time limit and a signal that ends the wait.
- * Watches wake it.
+ * Waits for a condition on xenstore nodes, with a time limit and an abort signal.
+ * It checks the condition when a watch reports a change.
  */
 
 import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
@@ -8,19 +8,20 @@ import { XenblkError } from "../errors.ts";
 import type { Xenstore } from "../hypervisor.ts";
 import { isDisconnection } from "../xenstore.ts";
 
-/** How long to wait, and what ends the wait early. */
+/** How long to wait, and how to end the wait early. */
 export interface WaitOptions {
-  /** Milliseconds after which to give up. */
+  /** The time limit in milliseconds. */
   readonly timeoutMs: number;
   /** Aborting it ends the wait as the timeout does. */
   readonly signal?: AbortSignal;
-  /** Measures the milliseconds. Default: this process's clock. */
+  /** The clock that measures the time. Default: the clock of this process. */
   readonly clock?: Clock;
 }
 
 /**
- * Calls `look` at once and whenever a node at or below one of the paths changes, until it returns a value. Undefined
- * when the time is up. Rejects with what `look` throws, or with {@linkcode XenblkError} when xenstore is lost.
+ * Calls `look` at once, and again whenever a node at or below one of the paths changes, until it returns a value.
+ * Resolves with undefined after the timeout or the signal. Rejects with what `look` throws, or with
+ * {@linkcode XenblkError} when the connection to xenstored is lost.
  */
 export async function waitFor<T>(
   store: Xenstore,

@@ -15,7 +15,7 @@ Deno.test("collections are counted between those that were requested", () => {
   const trace = [SCAVENGE, ASKED, ASKED, SCAVENGE, SCAVENGE, ASKED, SCAVENGE, "something else", ASKED, SCAVENGE];
   assertEquals(collectionsWatched(trace.join("\n")), [0, 1]);
   assertEquals(collectionsWatched(SCAVENGE), []);
-  assertThrows(() => collectionsWatched(ASKED), Error, "ends inside a watched stretch");
+  assertThrows(() => collectionsWatched(ASKED), Error, "ends between two requested collections");
 });
 
 Deno.test("fio's processor time is for one block, its latency in microseconds", () => {

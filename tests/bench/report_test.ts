@@ -83,9 +83,9 @@ Deno.test("the report names the machine's size and gives each subject's ratios",
   assertMatch(text, /tmpfs +randread-4k-32 +xenblk +300000 .* 3\.00 +0\.50 +2\.00 +10 +20 +30 +40\n/);
   assertMatch(text, /tmpfs +randread-4k-32 +QEMU qdisk +100000 .* - +0\.17 +8\.00/);
   assertMatch(text, /none +randread-4k-32 +xenblk, no disk +1500000 .* - +- .* 97!\n/);
-  assertStringIncludes(text, "without a disk 5.00 times as fast as the fastest at randread-4k-32");
+  assertStringIncludes(text, "5.00 times the IOPS of the fastest backend at randread-4k-32");
   assertStringIncludes(text, "Left out: direct: there is no disk");
-  assertMatch(text, /memory a disk, after the load +1\.5 MiB/);
+  assertMatch(text, /memory per disk, after the load +1\.5 MiB/);
   assertMatch(text, /slowest and of the fastest disk +1000, 2000/);
   assertMatch(text, /4 idle disks: less than 1 % of a processor +0\.2 % +yes/);
   assertMatch(text, /4 loaded disks: the slowest, of the fastest's IOPS, at least 0\.5 +0\.50 +yes/);

@@ -10,6 +10,6 @@ Deno.test("a disk that another backend serves is reported with what to do", () =
   assertEquals(
     servedElsewhere("qdisk"),
     "Another backend of kind qdisk serves the disk, so the options given here have no effect; " +
-      "end that one, or attach with another --kind",
+      "end that backend, or attach with another --kind",
   );
 });

@@ -71,7 +71,7 @@ Deno.test("a control domain with its devices is all ok", () => {
   assertEquals(checks.checkHypervisor(dom0)[0]!.detail, "xen, control domain");
 });
 
-Deno.test("a driver domain without xenfs is told to mount it, and talks through /dev/xen/xenbus", () => {
+Deno.test("in a driver domain without xenfs, doctor says how to mount it and accepts /dev/xen/xenbus", () => {
   const driver = machine({ texts: { "/sys/hypervisor/type": "xen", "/dev/xen/xenbus": "" } });
   assertEquals(standings(checks.checkHypervisor(driver)), ["ok", "warn"]);
   assertEquals(checks.checkSocket(driver).standing, "ok");
@@ -101,7 +101,7 @@ Deno.test("io_uring that cannot be used is a warning with the reason and what to
   assertEquals(checks.checkIoUring({ reason: "it is forbidden", remedy: "allow it" }), {
     check: "io_uring",
     standing: "warn",
-    detail: "engine file serves: it is forbidden",
+    detail: "engine file is used: it is forbidden",
     fix: "allow it",
   });
 });
@@ -136,7 +136,7 @@ Deno.test("the directory of journals: absent, in memory, on a disk, read-only, o
     [
       { directories: { "/var/x": OWN }, environment: elsewhere("/var/x") },
       "warn",
-      "/var/x is on ext4: journals are written to its disk, and outlive the guests at a reboot",
+      "/var/x is on ext4: journals are written to a disk, and stay there after a reboot",
       /^name another directory with XENBLK_JOURNAL_DIR on a tmpfs$/,
     ],
     [
@@ -148,15 +148,15 @@ Deno.test("the directory of journals: absent, in memory, on a disk, read-only, o
     [
       { directories: { [RUN]: OWN }, user: 7 },
       "fail",
-      `${RUN} may not be written by user 7`,
+      `user 7 may not write to ${RUN}`,
       /^run as user 0, or name/,
     ],
-    [{ directories: { [RUN]: "denied" } }, "fail", `${RUN} may not be read`, /^run as root/],
+    [{ directories: { [RUN]: "denied" } }, "fail", `no permission to read ${RUN}`, /^run as root/],
     [{ directories: { [RUN]: "other" } }, "fail", `${RUN} is not a directory`, /^move it away/],
     [
       { directories: { [RUN]: { ...OWN, mode: 0o41777 } } },
       "warn",
-      `${RUN} may be written by other users, who could damage disks with it`,
+      `other users may write to ${RUN}, and could damage disks that way`,
       /^chmod 700 \/run\/xenblk$/,
     ],
   ];
@@ -179,7 +179,7 @@ Deno.test("journals of removed disks are counted, with the command that removes 
   const host = machine({ directories: { [RUN]: { ...OWN, entries } } });
   const findings = checkJournals(host, ({ domain }) => domain !== 7);
   assertEquals(standings(findings), ["ok", "warn"]);
-  assertEquals(findings[1]!.detail, `3 files of disks that were removed take up space in ${RUN}`);
+  assertEquals(findings[1]!.detail, `3 files of removed disks take up space in ${RUN}`);
   assertEquals(
     findings[1]!.fix,
     `xenblk serve removes them when it starts, or rm ${RUN}/vbd3-5-51712-* ${RUN}/my-kind-6-51728-*`,

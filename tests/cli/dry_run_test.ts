@@ -41,7 +41,7 @@ Deno.test("dry-run creates an image, verifies it, shows a table and leaves nothi
     assertMatch(stdout, /^PHASE +REQUESTS +MB\/s +IOPS +p50 µs +p90 µs +p99 µs +p99\.9 µs +VERIFIED SECTORS +ERRORS$/m);
     assertMatch(stdout, /^random +2000 .* 0$/m);
     assertMatch(stdout, /^read back +94 .* 8192 +0$/m);
-    assertMatch(stdout, /\nVerified: \d+ sectors read as they must be, 8192 sectors of the image file compared\.\n$/);
+    assertMatch(stdout, /\nVerified: \d+ sectors read back correctly, 8192 sectors of the image file compared\.\n$/);
     assertEquals(entries(path), []);
   }));
 

@@ -154,7 +154,7 @@ nativeTest("list and show say what the store holds, as text and as the same in J
   assertEquals([missing.status, missing.stdout], [3, ""]);
 });
 
-nativeTest("detach of a disk that nobody serves waits, and --force removes it", async () => {
+nativeTest("detach of a disk that no backend serves waits, and --force removes it", async () => {
   await using bench = await Bench.start();
   const before = await bench.store();
   const backend = `/local/domain/0/backend/vbd3/${GUEST}/51728`;

@@ -112,7 +112,7 @@ Deno.test("an unexpected error is called a defect, and shows its stack and cause
   const [plain, verbose] = [new Recorder(), new Recorder()];
   const error = new TypeError("x is undefined", { cause: new Error("deeper") });
   assertEquals(reportError(error, new Output(new Recorder(), plain), false), 1);
-  assertEquals(plain.text, "xenblk: x is undefined; this is a defect, please report it with what -v shows\n");
+  assertEquals(plain.text, "xenblk: x is undefined; this is a defect; please report it with the output of -v\n");
   reportError(error, new Output(new Recorder(), verbose), true);
   assertStringIncludes(verbose.text, "output_test.ts");
   assert(verbose.text.includes("Error: deeper"));

@@ -10,11 +10,11 @@ import { ROOT } from "../house/source.ts";
 const HEAD = `# The command line
 
 This page is what \`xenblk --help\` and \`xenblk VERB --help\` print, verb by verb; \`deno task docs\` writes it. \`xenblk\`
-stands for \`deno run -A cli.ts\`; where less than all permissions will do, the verb says which.
+stands for \`deno run -A cli.ts\`. If a verb needs fewer permissions, its section names them.
 
-stdout carries data, stderr messages and progress; progress only on a terminal. Options go before or after the operands;
-\`--option=value\` and \`--option value\` mean the same; after \`--\` everything is an operand. The first INT or TERM lets
-what is under way end in order, the second ends the process at once.
+Data goes to stdout. Messages go to stderr, and on a terminal progress too. Options can stand before or after the
+operands. \`--option=value\` and \`--option value\` mean the same. After \`--\` everything is an operand. After the first INT
+or TERM, the command finishes its requests and ends; the second ends the process at once.
 
 | exit status | meaning                               |
 | ----------- | ------------------------------------- |

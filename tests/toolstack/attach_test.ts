@@ -166,7 +166,7 @@ Deno.test("a guest that does not close its disk keeps it unless detaching is for
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 });
 
-Deno.test("detaching a device that nobody serves says so", async () => {
+Deno.test("detaching a device that no backend serves reports that", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   const detach = (): Promise<void> => detachDevice(rig.toolstack, device, AT_ONCE);

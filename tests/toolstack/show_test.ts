@@ -8,7 +8,7 @@ import { showDevice } from "../../lib/toolstack/show.ts";
 import { backendPath } from "../../lib/xenbus/paths.ts";
 import { Rig } from "../backend/rig.ts";
 
-Deno.test("a disk that nobody serves shows what the toolstack wrote, and nothing that is not there", async () => {
+Deno.test("a disk that no backend serves shows what the toolstack wrote, and nothing else", async () => {
   await using rig = new Rig();
   const device = rig.attach({ params: "raw:/a.img", readOnly: true, cdrom: true });
   const details = showDevice(rig.toolstack, device);

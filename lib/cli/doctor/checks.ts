@@ -1,12 +1,12 @@
 /**
- * The checks of `doctor`: functions that read the machine and return rows, each with a fix where one is needed. They
- * read it only through {@linkcode Machine}, so that a test can show every row.
+ * The checks of `doctor`: functions that read the machine and return rows. A row that reports a problem has a fix. They
+ * read the machine only through {@linkcode Machine}, so that a test can produce every row.
  */
 
 import { XenblkError } from "../../errors.ts";
 import type { Refusal } from "../../hypervisor.ts";
 
-/** The result of a check: with `fail` nothing can be served, with `warn` it can. */
+/** The result of a check. `fail`: disks cannot be served; `warn`: they can. */
 export type Standing = "ok" | "warn" | "fail";
 
 /** One line of the report. */
@@ -14,13 +14,13 @@ export interface Finding {
   readonly check: string;
   readonly standing: Standing;
   readonly detail: string;
-  /** What to do; absent if there is nothing to do. */
+  /** How to fix the problem; absent if there is none. */
   readonly fix?: string;
 }
 
-/** What the checks read of a directory. */
+/** A directory. */
 export interface Directory {
-  /** Names in it. */
+  /** The names of its entries. */
   readonly entries: readonly string[];
   /** Its permission bits. */
   readonly mode: number;
@@ -28,7 +28,7 @@ export interface Directory {
   readonly owner: number;
 }
 
-/** What the checks read of the machine. */
+/** The machine, as far as the checks read it. */
 export interface Machine {
   /** The text of a file, or undefined if it is missing or not readable. */
   readText(path: string): string | undefined;
@@ -96,7 +96,7 @@ export function checkPermissions(machine: Machine): Finding[] {
     const check = `permission ${name}`;
     if (state === "granted") return { check, standing: "ok", detail: "granted" };
     if (state === "partial") {
-      const fix = name === "ffi" ? "run with --allow-ffi: pointers need it unscoped" : undefined;
+      const fix = name === "ffi" ? "run with --allow-ffi without a path: pointers need it" : undefined;
       const standing = name === "ffi" ? "fail" : "ok";
       return { check, standing, detail: "granted for some", ...(fix === undefined ? {} : { fix }) };
     }
@@ -151,14 +151,14 @@ export function xenstoredSocket(machine: Machine): string {
     `${machine.environment("XENSTORED_RUNDIR") ?? "/run/xenstored"}/socket`;
 }
 
-/** There is a way to xenstored. Whether it answers is another check. */
+/** xenstored's socket or device exists. Another check tests that xenstored answers. */
 export function checkSocket(machine: Machine): Finding {
   const path = xenstoredSocket(machine);
   const check = "xenstored socket";
   const access = machine.access(path);
   if (access === "usable") return { check, standing: "ok", detail: path };
   if (machine.access("/dev/xen/xenbus") === "usable") {
-    return { check, standing: "ok", detail: `none at ${path}, /dev/xen/xenbus serves instead` };
+    return { check, standing: "ok", detail: `none at ${path}; /dev/xen/xenbus is used instead` };
   }
   const detail = access === "absent" ? `none at ${path}` : `${path} may not be used`;
   return {
@@ -169,7 +169,7 @@ export function checkSocket(machine: Machine): Finding {
   };
 }
 
-/** A part of the hypervisor was opened; `error` is undefined if that worked. */
+/** Reports the attempt to open a part of the hypervisor; `error` is undefined if it succeeded. */
 export function checkPart(check: string, error: unknown): Finding {
   if (error === undefined) return { check, standing: "ok", detail: "works" };
   const fix = error instanceof XenblkError ? error.remedy : undefined;
@@ -177,9 +177,9 @@ export function checkPart(check: string, error: unknown): Finding {
   return { check, standing: "fail", detail, ...(fix === undefined ? {} : { fix }) };
 }
 
-/** Engine uring can be used; otherwise engine file serves. `refusal`: why io_uring cannot be used, or undefined. */
+/** Engine uring can be used; otherwise engine file is used. `refusal`: why io_uring cannot be used, or undefined. */
 export function checkIoUring(refusal: Refusal | undefined): Finding {
   const check = "io_uring";
-  if (refusal === undefined) return { check, standing: "ok", detail: "works: engine uring serves" };
-  return { check, standing: "warn", detail: `engine file serves: ${refusal.reason}`, fix: refusal.remedy };
+  if (refusal === undefined) return { check, standing: "ok", detail: "works: engine uring is used" };
+  return { check, standing: "warn", detail: `engine file is used: ${refusal.reason}`, fix: refusal.remedy };
 }

@@ -1,26 +1,26 @@
 /**
- * The checks of `doctor` on the directory of journals and on this process's limits; like those in checks.ts they return
- * rows with a fix.
+ * The checks of `doctor` on the directory of journals and on the limits of this process. They return rows, as in
+ * checks.ts.
  */
 
 import { JOURNAL_DIRECTORY_VARIABLE, journalDirectory } from "../../journal_directory.ts";
 import type { Finding, Machine } from "./checks.ts";
 
-/** A device, as the name of its journal says. */
+/** The device that the name of a journal names. */
 export interface JournalOwner {
   readonly kind: string;
   readonly domain: number;
   readonly vdev: number;
 }
 
-/** kind-domid-vdev-queue, or -latch; locks have another end. */
+/** kind-domid-vdev-queue, or -latch; names of locks end differently. */
 const JOURNAL_NAME = /^([A-Za-z0-9_-]+)-([0-9]+)-([0-9]+)-(?:[0-9]+|latch)$/;
 /** File systems that are empty after a reboot. */
 const IN_MEMORY = new Set(["tmpfs", "ramfs"]);
 const OWNER_MAY_WRITE = 0o200;
 const OTHERS_MAY_WRITE = 0o022;
 
-/** Journals can be kept, and there are no stale ones. `isGone`: whether a device has been removed; absent: not known. */
+/** Journals can be kept, and none is stale. `isGone` says whether a device was removed; absent if that is unknown. */
 export function checkJournals(machine: Machine, isGone?: (device: JournalOwner) => boolean): Finding[] {
   const path = journalDirectory((name) => machine.environment(name));
   const check = "journals";
@@ -30,26 +30,26 @@ export function checkJournals(machine: Machine, isGone?: (device: JournalOwner) 
   if (directory === "other") return fail(`${path} is not a directory`, `move it away, or ${elsewhere}`);
   const mount = mountOf(machine, path);
   if (mount?.readOnly) return fail(`${path} is on a file system that is read-only`, elsewhere);
-  if (directory === "denied") return fail(`${path} may not be read`, `run as root, or ${elsewhere}`);
+  if (directory === "denied") return fail(`no permission to read ${path}`, `run as root, or ${elsewhere}`);
   if (directory === "absent") return [{ check, standing: "ok", detail: `${path} is created when it is first needed` }];
   const { mode, owner, entries } = directory;
   const user = machine.user();
   if (user !== 0 && user !== undefined && (user !== owner || (mode & OWNER_MAY_WRITE) === 0)) {
-    return fail(`${path} may not be written by user ${user}`, `run as user ${owner}, or ${elsewhere}`);
+    return fail(`user ${user} may not write to ${path}`, `run as user ${owner}, or ${elsewhere}`);
   }
   const stale = isGone === undefined ? [] : staleRow(path, entries, isGone);
   if ((mode & OTHERS_MAY_WRITE) !== 0) {
-    const detail = `${path} may be written by other users, who could damage disks with it`;
+    const detail = `other users may write to ${path}, and could damage disks that way`;
     return [{ check, standing: "warn", detail, fix: `chmod 700 ${path}` }, ...stale];
   }
   if (mount !== undefined && !IN_MEMORY.has(mount.type)) {
-    const detail = `${path} is on ${mount.type}: journals are written to its disk, and outlive the guests at a reboot`;
+    const detail = `${path} is on ${mount.type}: journals are written to a disk, and stay there after a reboot`;
     return [{ check, standing: "warn", detail, fix: `${elsewhere} on a tmpfs` }, ...stale];
   }
   return [{ check, standing: "ok", detail: `${path}${mount === undefined ? "" : `, on ${mount.type}`}` }, ...stale];
 }
 
-/** Stale journals do no harm: their connection is over. */
+/** Stale journals belong to removed devices. They do no harm, but take up space. */
 function staleRow(path: string, entries: readonly string[], isGone: (device: JournalOwner) => boolean): Finding[] {
   const stale = entries.filter((name) => {
     const parts = JOURNAL_NAME.exec(name);
@@ -57,7 +57,7 @@ function staleRow(path: string, entries: readonly string[], isGone: (device: Jou
   });
   if (stale.length === 0) return [];
   const prefixes = new Set(stale.map((name) => `${path}/${name.slice(0, name.lastIndexOf("-"))}-*`));
-  const detail = `${stale.length} files of disks that were removed take up space in ${path}`;
+  const detail = `${stale.length} files of removed disks take up space in ${path}`;
   const fix = `xenblk serve removes them when it starts, or rm ${[...prefixes].join(" ")}`;
   return [{ check: "stale journals", standing: "warn", detail, fix }];
 }
@@ -72,19 +72,19 @@ function mountOf(machine: Machine, path: string): { readonly type: string; reado
     const type = others?.split(" ")[0];
     if (at === undefined || options === undefined || type === undefined) continue;
     const holds = at === "/" || path === at || path.startsWith(`${at}/`);
-    // Of two at one place the later one hides the earlier.
+    // Of two mounts at one place, the later hides the earlier.
     if (holds && at.length >= (found?.at.length ?? 0)) found = { at, type, readOnly: options.split(",")[0] === "ro" };
   }
   return found;
 }
 
-/** Descriptors that a process has before it serves anything, and that each disk usually adds at most. */
+/** Open files of a process without disks, and the most that one disk usually adds. */
 const FILES_OF_PROCESS = 64;
 const FILES_PER_DISK = 16;
-/** With a limit for fewer disks a host may run out of descriptors. */
+/** If the limit allows fewer disks than this, the check warns. */
 const FEW_DISKS = 100;
 
-/** Enough files can be open. If the limit cannot be read, there is no row. */
+/** The limit of open files is high enough. There is no row if the limit cannot be read. */
 export function checkLimits(machine: Machine): Finding[] {
   const limit = /^Max open files\s+(\S+)/m.exec(machine.readText("/proc/self/limits") ?? "")?.[1];
   if (limit === undefined) return [];

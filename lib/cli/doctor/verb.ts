@@ -1,5 +1,5 @@
 /**
- * `xenblk doctor`: checks everything that serving needs and shows each gap with its fix.
+ * `xenblk doctor`: checks everything that serving needs and shows each problem with its fix.
  * It changes nothing.
  */
 
@@ -18,15 +18,15 @@ import { defineVerb, type Host } from "../verb.ts";
 /** The verb. */
 export const doctor = defineVerb({
   name: "doctor",
-  summary: "Check what this machine has for serving disks, each gap with its fix",
+  summary: "Check this machine for everything that serving needs; each problem comes with its fix",
   description:
-    "The exit status is 5 if a row says fail: then serve and attach cannot work here. dry-run needs none of this.",
+    "The exit status is 5 if a row says fail: serve and attach then cannot work here. dry-run needs none of this.",
   operands: [],
   options: {
     "json": flag("Print JSON", "J"),
     "no-headings": flag("Print the table without its headings"),
   },
-  permissions: "--allow-read --allow-write --allow-ffi --allow-env; with less, the missing ones show as rows.",
+  permissions: "--allow-read --allow-write --allow-ffi --allow-env; a row shows each one that is missing.",
   examples: ["xenblk doctor", "xenblk doctor --json | jq '.[] | select(.standing != \"ok\")'"],
   async run({ output, host }, options): Promise<number> {
     const findings = await examine(host, checks.THIS_MACHINE);
@@ -59,11 +59,11 @@ function goneDevices(platform: NativePlatform): ((device: JournalOwner) => boole
     const known = new Set(listAddresses(store).map((device) => backendPath(device)));
     return ({ kind, domain, vdev }) => !known.has(`${backends}/${kind}/${domain}/${vdev}`);
   } catch {
-    return undefined; // the rows about xenstored say why
+    return undefined; // the rows about xenstored report the reason
   }
 }
 
-/** Without the permission for FFI io_uring counts as refused. */
+/** Why io_uring cannot be used; without the permission for FFI that is the reason. */
 function uringRefusal(platform: NativePlatform): Refusal | undefined {
   try {
     return platform.files.uringRefusal();
@@ -72,9 +72,9 @@ function uringRefusal(platform: NativePlatform): Refusal | undefined {
   }
 }
 
-/** Opens each part of the hypervisor that serving needs, and closes it again. */
+/** Opens and closes each part of the hypervisor that serving needs. */
 function tryParts(platform: NativePlatform): checks.Finding[] {
-  // The domain is only named here, not talked to.
+  // Any domain id will do: nothing is sent to the domain.
   const guest = 0 as DomId;
   const parts: readonly (readonly [string, () => void])[] = [
     ["libxenstore, xenstored", () => {
@@ -94,7 +94,7 @@ function tryParts(platform: NativePlatform): checks.Finding[] {
   });
 }
 
-/** The findings as a table; a fix is on a line of its own below its row. */
+/** The findings as a table; a fix is on its own line below its row. */
 export function renderFindings(findings: readonly checks.Finding[], headings: boolean): string {
   const columns = [{ heading: "CHECK" }, { heading: "STANDING" }, { heading: "DETAIL" }];
   const rows = findings.flatMap(({ check, standing, detail, fix }) => {

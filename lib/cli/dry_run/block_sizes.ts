@@ -1,5 +1,5 @@
 /**
- * Request sizes as a user writes them:
+ * Parses request sizes as a user writes them:
  * a list such as `4K,16K`, or a range such as `512-44K`.
  */
 
@@ -33,7 +33,7 @@ function blockSize(text: string): number | undefined {
   }
 }
 
-/** Segments that the largest of these requests may need, wherever its data begins in a page. */
+/** The most segments that one of these requests can need, wherever its data begins in a page. */
 export function segmentsFor(blockBytes: LoadSpec["blockBytes"]): number {
   const most = "max" in blockBytes ? blockBytes.max : Math.max(...blockBytes);
   if (most <= MOST_DIRECT_BYTES) return MOST_DIRECT_BYTES / 4096;

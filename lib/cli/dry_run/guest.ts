@@ -1,6 +1,6 @@
 /**
- * One simulated guest of a dry run: its image, a model of what the image must hold, its frontend in this thread and its
- * load in a Worker.
+ * One simulated guest of a dry run. It has an image, a model of what the image must hold, a frontend in this thread, and
+ * a load in a Worker.
  */
 
 import { SECTOR_BYTES } from "../../units.ts";
@@ -15,26 +15,26 @@ import { type LoadOutcome, type LoadSpec, loadTarget } from "../../guest/load_ty
 import { type ImageVerdict, rememberImageFile, verifyImageFile } from "../../guest/verify_image.ts";
 import { frontendPath } from "../../xenbus/paths.ts";
 
-/** Most sectors of a disk that a dry run uses: the model takes 8 bytes per sector. */
+/** The most sectors of a disk that a dry run uses. The model takes 8 bytes per sector. */
 const MOST_SECTORS = 2 ** 23;
 /** Sectors of the largest direct request. */
 const READ_BACK_SECTORS = 88;
 
-/** The image that a guest gets. */
+/** The image of a guest. */
 export interface GuestImage {
   /** As the backend's `params` node names it. */
   readonly params: string;
-  /** The image file, which is verified after the run; undefined for other images. */
+  /** The image file, to verify after the run; undefined for other images. */
   readonly path: string | undefined;
   readonly readOnly: boolean;
-  /** What unwritten sectors hold; undefined: the disk keeps nothing, so nothing can be verified. */
+  /** What unwritten sectors hold; undefined: the disk stores nothing, so nothing can be verified. */
   readonly baseline: "zeroes" | "anything" | undefined;
 }
 
-/** The rings that a guest's frontend asks for; see FrontendOptions. */
+/** The rings that a guest's frontend asks for. */
 export type GuestRings = Required<Pick<FrontendOptions, "ringPages" | "queues" | "segments" | "requests">>;
 
-/** What a guest is made of. */
+/** The parts and settings of a guest. */
 export interface GuestOptions {
   readonly domain: DomId;
   readonly vdev: number;
@@ -76,7 +76,7 @@ export class DryRunGuest implements AsyncDisposable {
     return new DryRunGuest(options, await LoadThread.start(options.platform));
   }
 
-  /** Connects, and reads what the image holds before anything is written. */
+  /** Connects. If the guest will write to a given image, reads its present content into the model first. */
   async connect(): Promise<void> {
     const connection = await this.#frontend.connect();
     this.#connection = connection;
@@ -86,18 +86,18 @@ export class DryRunGuest implements AsyncDisposable {
     if (image.baseline === "anything" && !image.readOnly) rememberImageFile(image.path!, this.#model);
   }
 
-  /** 512-byte sectors that loads use, and that the disk has. */
+  /** The number of 512-byte sectors that loads use, and that the disk has. */
   get sectors(): { readonly used: number; readonly all: number } {
     const all = this.#connection!.disk.sectors;
     return { used: Math.min(all, MOST_SECTORS), all };
   }
 
-  /** The load that runs now. */
+  /** The running load, if any. */
   get run(): LoadRun | undefined {
     return this.#run;
   }
 
-  /** How many requests a read-back makes. */
+  /** The number of requests of a read-back. */
   get readBackRequests(): number {
     return Math.ceil(this.sectors.used / READ_BACK_SECTORS);
   }
@@ -115,7 +115,7 @@ export class DryRunGuest implements AsyncDisposable {
     }
   }
 
-  /** Reads everything once, from the first sector to the last. */
+  /** Reads each sector that loads use once, in order. */
   async readBack(depth: number): Promise<LoadResult[]> {
     const { used } = this.sectors;
     const whole = Math.floor(used / READ_BACK_SECTORS);
@@ -132,19 +132,19 @@ export class DryRunGuest implements AsyncDisposable {
     return results;
   }
 
-  /** Ends this load, and every later one, as soon as what is in flight is answered. */
+  /** Ends this load, and every later one, once its requests in flight are answered. */
   stop(): void {
     this.#stopped = true;
-    this.#run?.stop().catch(() => {}); // whoever awaits the load gets the error
+    this.#run?.stop().catch(() => {}); // the caller of load() gets the error
   }
 
-  /** Ends the guest at once: for a backend that does not answer. */
+  /** Ends the guest at once, for the case that the backend does not answer. */
   kill(): void {
     this.#dead = true;
     this.#thread.terminate();
   }
 
-  /** Closes the disk as a guest does that unloads its driver. */
+  /** Closes the disk, as a guest does when it unloads its driver. */
   async disconnect(): Promise<void> {
     await this.#frontend.disconnect();
   }

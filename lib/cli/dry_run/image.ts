@@ -1,6 +1,6 @@
 /**
- * The images of a dry run: the given one, which is opened once before anything is served, or new ones, which are removed
- * at the end.
+ * The images of a dry run: a given image, which is checked before it is served, or new images, which are removed at the
+ * end.
  */
 
 import { SECTOR_BYTES } from "../../units.ts";
@@ -10,16 +10,16 @@ import { openDisk } from "../../storage/open.ts";
 import { parseImage } from "../../storage/image/spec.ts";
 import type { GuestImage } from "./guest.ts";
 
-/** The images that are served; disposing removes new ones. */
+/** The images to serve; disposing removes new images. */
 export interface DryRunImages extends Disposable {
   /** One for each guest. */
   readonly images: readonly GuestImage[];
-  /** The first image, for people. */
+  /** The first image, for messages. */
   readonly description: string;
   readonly sizeBytes: number;
 }
 
-/** The image that the user named; it is written only if there are locks. Rejects with XenblkError if it cannot be served. */
+/** The image that the user named; read-only without `locks`. Rejects with XenblkError if it cannot be served. */
 export async function givenImage(name: string, locks: ImageLocks | undefined): Promise<DryRunImages> {
   const { format, target } = parseImage(name);
   const readOnly = locks === undefined;
@@ -43,8 +43,8 @@ export async function givenImage(name: string, locks: ImageLocks | undefined): P
 }
 
 /**
- * New images of zeroes: files in the system's temporary directory, memory, or nothing at all. The files are removed
- * even if the process is ended at once by a second signal.
+ * New images of zeroes: files in the system's temporary directory, memory, or null disks. The files are removed even if
+ * a second signal ends the process at once.
  */
 export function newImages(engine: "file" | "memory" | "null", sizeBytes: number, count: number): DryRunImages {
   const files = new TemporaryFiles();
@@ -58,7 +58,7 @@ export function newImages(engine: "file" | "memory" | "null", sizeBytes: number,
   return { images, description, sizeBytes, [Symbol.dispose]: () => files[Symbol.dispose]() };
 }
 
-/** Files that are removed when this is disposed, or when the process ends. */
+/** Temporary files; disposing this, or the end of the process, removes them. */
 class TemporaryFiles implements Disposable {
   readonly #paths: string[] = [];
   readonly #unload = (): void => this[Symbol.dispose]();
@@ -75,7 +75,7 @@ class TemporaryFiles implements Disposable {
       return path;
     } catch (error) {
       this[Symbol.dispose]();
-      throw new XenblkError(`Cannot make an image in the temporary directory: ${errorText(error)}`, {
+      throw new XenblkError(`Cannot create an image in the temporary directory: ${errorText(error)}`, {
         cause: error,
         remedy: "name another directory in TMPDIR, or use --engine memory",
       });
@@ -88,7 +88,7 @@ class TemporaryFiles implements Disposable {
   }
 }
 
-/** The null disk keeps nothing. */
+/** The null disk stores nothing. */
 function baselineOf(format: string): GuestImage["baseline"] {
   return format === "null" ? undefined : "zeroes";
 }

@@ -23,22 +23,22 @@ const KIND = "vbd3";
 const BACKEND = 0 as DomId;
 const CLOSE_TIMEOUT_MS = 10_000;
 
-/** Memory that the backend needs for one ring, and for everything except rings and data. */
+/** Memory that the backend needs per ring, and in addition to rings and data. */
 const RING_BYTES = 10 * 2 ** 20;
 const OTHER_BYTES = 64 * 2 ** 20;
 /** Grant references of a guest in addition to those for data. */
 const OTHER_GRANTS = 1024;
 
-/** How a machine is built. */
+/** The settings of a machine. */
 export interface MachineSettings {
-  /** Most guests. */
+  /** Maximum number of guests. */
   readonly guests: number;
   /** The rings that each guest's frontend asks for. */
   readonly frontend: GuestRings;
   readonly grants: GrantChoice;
-  /** Most reactors. */
+  /** Maximum number of reactors. */
   readonly workers: number;
-  /** Keep other processes from images. Absent: images are not locked. */
+  /** Locks images against other processes. Absent: images are not locked. */
   readonly imageLocks?: ImageLocks;
 }
 
@@ -70,7 +70,7 @@ export class DryRunMachine implements AsyncDisposable {
       kind: KIND,
       settings: { ...DEFAULT_SETTINGS, grants, maxQueues: frontend.queues },
       workers,
-      // That devices connect and close is no news in a dry run.
+      // In a dry run, connects and closes are not worth a line at level info.
       logger: { ...logger, info: (line) => logger.debug(line) },
     });
     return new DryRunMachine(memory, store, service, frontend);

@@ -1,6 +1,6 @@
 /**
- * Runs the phases of a dry run on all guests at once: shows the progress, ends phases early when asked, and gives up if
- * the backend stops answering.
+ * Runs the phases of a dry run on all guests at once. It shows the progress, ends a phase early on a signal, and fails
+ * if the backend stops answering.
  */
 
 import { XenblkError } from "../../errors.ts";
@@ -19,7 +19,7 @@ export class PhaseRunner {
   readonly #progress: Progress;
   readonly #outcomes: LoadOutcome[] = [];
 
-  /** When `signal` aborts, the loads stop as soon as what is in flight is answered. */
+  /** When `signal` aborts, the loads stop once their requests in flight are answered. */
   constructor(guests: readonly DryRunGuest[], progress: Progress, signal: AbortSignal) {
     this.#guests = guests;
     this.#progress = progress;
@@ -33,7 +33,7 @@ export class PhaseRunner {
     return this.#outcomes;
   }
 
-  /** Does the phase's work with all guests at once. */
+  /** Runs the phase's work on all guests at once. */
   async run(name: string, work: (guest: DryRunGuest) => Promise<LoadResult[]>): Promise<PhaseResult> {
     const beganMs = performance.now();
     const stalled = Promise.withResolvers<never>();
@@ -65,7 +65,7 @@ class Watch {
   readonly #beganMs: number;
   #requests = -1;
   #changedMs: number;
-  /** For how long nothing has been answered. */
+  /** Milliseconds since a request was last answered. */
   quietMs = 0;
 
   constructor(guests: readonly DryRunGuest[], name: string, nowMs: number) {

@@ -33,9 +33,9 @@ export interface DryRunResult {
   readonly seed: number;
   readonly interrupted: boolean;
   readonly phases: readonly PhaseResult[];
-  /** Sectors of the image files that were compared with the models after the run. */
+  /** The number of sectors of the image files that were compared with the models after the run. */
   readonly imageSectorsVerified: number;
-  /** The first thing that was wrong. */
+  /** The first error; undefined if there is none. */
   readonly fault: string | undefined;
 }
 
@@ -68,7 +68,7 @@ export function phaseOf(
   };
 }
 
-/** The first thing that is wrong with the loads and the images, in words, or undefined. */
+/** The first error of the loads and the images, in words, or undefined. */
 export function faultOf(
   outcomes: readonly LoadOutcome[],
   verdicts: readonly (ImageVerdict | undefined)[],
@@ -97,7 +97,7 @@ function faultOfImage(verdict: ImageVerdict | undefined): string | undefined {
   return `sector ${sector} of the image file holds ${got}, expected ${expected} (${verdict.miscompares} sectors differ)`;
 }
 
-/** The result as a table, and a line that says what was verified. */
+/** The result as a table, and a line about what was verified. */
 export function renderResult(result: DryRunResult): string {
   const right = { align: "right" } as const;
   const columns = [
@@ -133,5 +133,5 @@ function verdictLine(result: DryRunResult): string {
   const read = phases.reduce((total, { verifiedSectors }) => total + verifiedSectors, 0);
   if (read === 0 && imageSectorsVerified === 0) return `${early}Done; nothing was verified.\n`;
   const image = imageSectorsVerified === 0 ? "" : `, ${imageSectorsVerified} sectors of the image file compared`;
-  return `${early}Verified: ${read} sectors read as they must be${image}.\n`;
+  return `${early}Verified: ${read} sectors read back correctly${image}.\n`;
 }

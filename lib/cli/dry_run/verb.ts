@@ -21,9 +21,12 @@ import { parseBlockSizes, segmentsFor } from "./block_sizes.ts";
 import { Progress } from "./progress.ts";
 import { type Context, defineVerb } from "../verb.ts";
 
-/** Requests of a run for which neither --requests nor --seconds is given. */
+/** Requests of a run with neither --requests nor --seconds. */
 const DEFAULT_REQUESTS = 20_000;
-/** How often the random load flushes, turns a write into a barrier, and discards (if the disk supports it). */
+/**
+ * Reads and writes of the random load between two flushes, and between two discards (if the disk supports them). One of
+ * `BARRIER_EVERY` writes is a barrier.
+ */
 const FLUSH_EVERY = 200;
 const BARRIER_EVERY = 500;
 const DISCARD_EVERY = 400;
@@ -37,20 +40,23 @@ const ABI_NAMES: Readonly<Record<string, AbiName>> = {
 
 const OPTIONS = {
   "size": defaulting(size("Size of each new image", 512, 64 * 1024, 2 ** 40), "64M"),
-  "write": flag("Write to IMAGE: DESTROYS what it holds"),
+  "write": flag("Write to IMAGE: DESTROYS its content"),
   "engine": defaulting(
-    choice("What a new image is: a file, memory, or a disk that keeps nothing", ["file", "memory", "null"]),
+    choice("Kind of a new image: a file, memory, or a disk that stores nothing", ["file", "memory", "null"]),
     "file",
   ),
-  "guests": defaulting(integer("Guests, each with a disk of its own", 1, 16), "1"),
-  "requests": optional(integer("Requests of each guest", 1, 1e9), `${DEFAULT_REQUESTS} if --seconds is not given`),
-  "seconds": optional(decimal("How long the guests make requests", 0.01, 86_400, "S")),
-  "depth": defaulting(integer("Requests in flight per guest, at most the slots of its rings", 1, 2048), "32"),
+  "guests": defaulting(integer("Number of guests, each with its own disk", 1, 16), "1"),
+  "requests": optional(
+    integer("Number of requests per guest", 1, 1e9),
+    `${DEFAULT_REQUESTS} if --seconds is not given`,
+  ),
+  "seconds": optional(decimal("How long the guests send requests", 0.01, 86_400, "S")),
+  "depth": defaulting(integer("Requests in flight per guest, up to the slots of its rings", 1, 2048), "32"),
   "ring-page-order": defaulting(
-    integer("Log2 of the pages of a ring; a page has 32 slots", 0, MOST_RING_PAGE_ORDER),
+    integer("Size of a ring: log2 of its pages; a page has 32 slots", 0, MOST_RING_PAGE_ORDER),
     "0",
   ),
-  "queues": defaulting(integer("Rings of each disk", 1, 16), "1"),
+  "queues": defaulting(integer("Number of rings per disk", 1, 16), "1"),
   "block-sizes": defaulting({
     placeholder: "SIZES",
     help: "Sizes of requests",
@@ -74,9 +80,10 @@ export const dryRun = defineVerb({
   name: "dry-run",
   summary: "Serve an image to a simulated guest and verify every byte; no Xen needed",
   description:
-    "Without IMAGE a new image is created, and removed at the end. A given IMAGE is only read, unless --write is " +
-    "given. After a load of random requests, with flushes, barriers and discards among them, the guest reads everything " +
-    "back; then the image file is compared with what it must hold. Of larger images only the first 4 GiB are used.",
+    "Without IMAGE, a new image is created and removed at the end. A given IMAGE is only read, unless --write is " +
+    "given. First the guest sends random requests, with flushes, barriers and discards among them. Then it reads " +
+    "everything back. At the end the image file is compared with the expected content. Of an image above 4 GiB, only " +
+    "the first 4 GiB are used.",
   operands: [{ name: "IMAGE", help: "a path or format:target", required: false, isPath: true }],
   options: OPTIONS,
   permissions: "--allow-read --allow-write, limited to the checkout, IMAGE and the temporary directory. " +
@@ -111,7 +118,7 @@ async function openImageLocks({ host }: Context): Promise<ImageLocks> {
     return (await host.openNativePlatform()).imageLocks;
   }
   throw new XenblkError("Cannot write to IMAGE: Deno was started without the permission to lock it", {
-    remedy: "run deno with --allow-ffi too, since locks that QEMU knows are taken by a C function",
+    remedy: "run deno with --allow-ffi too, because only a C function can take the locks that QEMU respects",
   });
 }
 
@@ -121,14 +128,16 @@ async function prepareImages(
   locks: ImageLocks | undefined,
 ): Promise<DryRunImages> {
   if (name === undefined) {
-    if (options.write) throw usageError("dry-run", "Cannot use --write without IMAGE: a new image is always written");
+    if (options.write) {
+      throw usageError("dry-run", "Cannot use --write without IMAGE: it permits writes to a given image");
+    }
     return newImages(options.engine, options.size, options.guests);
   }
-  if (options.guests !== 1) throw usageError("dry-run", "Cannot use --guests with IMAGE: it is for one guest");
+  if (options.guests !== 1) throw usageError("dry-run", "Cannot use --guests with IMAGE: only one guest can use it");
   return await givenImage(name, locks);
 }
 
-/** What was found out in a run. */
+/** The findings of a run. */
 interface Findings {
   readonly phases: readonly PhaseResult[];
   readonly imageSectorsVerified: number;
