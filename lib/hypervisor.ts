@@ -184,7 +184,10 @@ export interface Parker extends Disposable {
   watch(source: Wakeable): void;
   /** Undoes {@linkcode watch}; before the source's descriptor is closed. */
   unwatch(source: Wakeable): void;
-  /** Sleeps until a source is ready, a wake or the timeout; -1 is no timeout. Returns at once if woken since the last park. */
+  /**
+   * Sleeps until a source is ready, I/O that was prepared here completes, a wake, or the timeout (in milliseconds; -1 is
+   * no timeout). Returns at once if woken since the last park.
+   */
   park(timeoutMs: number): void;
   /** Starts, in one call, the I/O that channels prepared here; so does a park. Absent: the parker carries out no I/O. */
   submit?(): void;

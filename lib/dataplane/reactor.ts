@@ -1,6 +1,6 @@
 /**
  * A reactor: one thread's share of the data plane. It hosts any number of queues of any guests, visits those that have
- * work, one bounded pass each, so that no guest starves another, and sleeps in one place. It is driven from outside:
+ * work, one or two bounded passes each, so that no guest starves another, and sleeps in one place. It is driven from outside:
  * turn, sleep.
  */
 
