@@ -1,5 +1,5 @@
 /**
- * The import graph of the checkout: its edges, its circles and the edges that do not go down, and a report of them by
+ * The import graph of the checkout: its edges, its cycles and the edges that do not go down, and a report of them by
  * room. This module judges facts and reads no file.
  */
 
@@ -44,14 +44,14 @@ export function upwardEdges(edges: readonly Edge[]): Edge[] {
 }
 
 /** Sets of files that import each other, directly or through others; each sorted by name. */
-export function circles(edges: readonly Edge[]): string[][] {
+export function cycles(edges: readonly Edge[]): string[][] {
   const targets = Map.groupBy(edges, ({ from }) => from);
   const reached = new Map([...targets.keys()].map((path) => [path, reach(path, targets)]));
   const found = new Map<string, string[]>();
   for (const [path, paths] of reached) {
     if (!paths.has(path)) continue;
-    const circle = [...paths].filter((other) => reached.get(other)?.has(path)).sort();
-    found.set(circle[0]!, circle);
+    const cycle = [...paths].filter((other) => reached.get(other)?.has(path)).sort();
+    found.set(cycle[0]!, cycle);
   }
   return [...found.values()];
 }
@@ -73,13 +73,13 @@ function reach(start: string, targets: ReadonlyMap<string, readonly Edge[]>): Se
 /** What `deno task graph` prints, and whether the graph is in order. */
 export function report(files: readonly GraphFile[]): { readonly lines: string[]; readonly inOrder: boolean } {
   const edges = edgesOf(files);
-  const [round, upward] = [circles(edges), upwardEdges(edges)];
+  const [round, upward] = [cycles(edges), upwardEdges(edges)];
   const rooms = ROOMS.toSorted((one, other) => one.floor - other.floor);
   const lines = [
     ...rooms.flatMap((room) => roomLines(room, files, edges)),
-    ...round.map((circle) => `circle: ${circle.join(", ")}`),
+    ...round.map((cycle) => `cycle: ${cycle.join(", ")}`),
     ...upward.map((edge) => `upward: ${edgeText(edge)}`),
-    `${files.length} files, ${rooms.length} rooms, ${round.length} circles, ${upward.length} upward imports`,
+    `${files.length} files, ${rooms.length} rooms, ${round.length} cycles, ${upward.length} upward imports`,
   ];
   return { lines, inOrder: round.length === 0 && upward.length === 0 };
 }

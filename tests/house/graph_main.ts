@@ -1,5 +1,5 @@
 /**
- * `deno task graph`: prints the import graph by room and floor; status 1 if a circle or an upward import is in it.
+ * `deno task graph`: prints the import graph by room and floor; status 1 if a cycle or an upward import is in it.
  * Deno's linter, which reads the files, works inside `deno test` only. So this program runs itself again there, with
  * the path of a file for the report as its argument.
  */

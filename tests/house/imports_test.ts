@@ -1,10 +1,10 @@
 /**
- * Enforces the import rule on every file: who may import whom, no import that runs up, no circle, and native code in
+ * Enforces the import rule on every file: who may import whom, no import that runs up, no cycle, and native code in
  * ffi alone. Each rule is also shown to refuse a bad sample.
  */
 
 import { assert, assertEquals, assertGreater } from "@std/assert";
-import { circles, type Edge, edgesOf, edgeText, report, upwardEdges } from "./graph.ts";
+import { cycles, type Edge, edgesOf, edgeText, report, upwardEdges } from "./graph.ts";
 import { importFaults, type Room, ROOMS, tableFaults } from "./import_rule.ts";
 import { analyse, ROOT, typeScriptFiles } from "./source.ts";
 
@@ -21,8 +21,8 @@ Deno.test("no import runs up, and the table lets none", () => {
   assertEquals(tableFaults(ROOMS), []);
 });
 
-Deno.test("no files import each other in a circle, type-only and dynamic imports and Workers included", () => {
-  assertEquals(circles(EDGES), []);
+Deno.test("no files import each other in a cycle, type-only and dynamic imports and Workers included", () => {
+  assertEquals(cycles(EDGES), []);
 });
 
 function edges(...texts: string[]): Edge[] {
@@ -45,15 +45,15 @@ Deno.test("a table that lets a room import upward, level or unknown rooms is ref
   assertEquals(tableFaults(bad).length, 3);
 });
 
-Deno.test("a circle of two, of three, and of a file with itself are found", () => {
+Deno.test("a cycle of two, of three, and of a file with itself are found", () => {
   const path = edges("a.ts -> b.ts", "b.ts -> c.ts", "a.ts -> c.ts");
-  assertEquals(circles(path), []);
-  assertEquals(circles([...path, ...edges("b.ts -> a.ts")]), [["a.ts", "b.ts"]]);
-  assertEquals(circles([...path, ...edges("c.ts -> a.ts")]), [["a.ts", "b.ts", "c.ts"]]);
-  assertEquals(circles(edges("a.ts -> a.ts", "d.ts -> e.ts", "e.ts -> d.ts")), [["a.ts"], ["d.ts", "e.ts"]]);
+  assertEquals(cycles(path), []);
+  assertEquals(cycles([...path, ...edges("b.ts -> a.ts")]), [["a.ts", "b.ts"]]);
+  assertEquals(cycles([...path, ...edges("c.ts -> a.ts")]), [["a.ts", "b.ts", "c.ts"]]);
+  assertEquals(cycles(edges("a.ts -> a.ts", "d.ts -> e.ts", "e.ts -> d.ts")), [["a.ts"], ["d.ts", "e.ts"]]);
 });
 
-Deno.test("a circle through a type, a dynamic import or a Worker's URL is one", () => {
+Deno.test("a cycle through a type, a dynamic import or a Worker's URL is one", () => {
   const back = [
     `import type { A } from "./a.ts";`,
     `type A = import("./a.ts").A;`,
@@ -62,7 +62,7 @@ Deno.test("a circle through a type, a dynamic import or a Worker's URL is one", 
   ];
   for (const text of back) {
     const files = [["lib/a.ts", `export * from "./b.ts";`], ["lib/b.ts", text]] as const;
-    const found = circles(edgesOf(files.map(([path, text]) => ({ path, imports: analyse(path, text).imports }))));
+    const found = cycles(edgesOf(files.map(([path, text]) => ({ path, imports: analyse(path, text).imports }))));
     assertEquals(found, [["lib/a.ts", "lib/b.ts"]], text);
   }
 });
@@ -82,14 +82,14 @@ Deno.test("the report of the graph ends with its sums, and names what is out of 
   const guest = good.lines.findIndex((line) => line.includes("guest: 2 files, 20 lines"));
   assert(good.lines[guest + 1]!.trim() === "imports parts 1");
   assertEquals([good.lines.at(-1), good.inOrder], [
-    `3 files, ${ROOMS.length} rooms, 0 circles, 0 upward imports`,
+    `3 files, ${ROOMS.length} rooms, 0 cycles, 0 upward imports`,
     true,
   ]);
   const bad = report([file("lib/guest/x.ts", "./y.ts", "../../cli.ts"), file("lib/guest/y.ts", "./x.ts")]);
   assertEquals([bad.lines.slice(-3), bad.inOrder], [[
-    "circle: lib/guest/x.ts, lib/guest/y.ts",
+    "cycle: lib/guest/x.ts, lib/guest/y.ts",
     "upward: lib/guest/x.ts -> cli.ts",
-    `2 files, ${ROOMS.length} rooms, 1 circles, 1 upward imports`,
+    `2 files, ${ROOMS.length} rooms, 1 cycles, 1 upward imports`,
   ], false]);
 });
 
