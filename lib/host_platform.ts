@@ -1,6 +1,6 @@
 /**
- * A host as a program that serves or attaches disks needs it: the hypervisor, its xenstore, and what keeps other
- * processes from an image. The real one opens by `openNativePlatform`; tests bring a simulated one.
+ * What a program that serves or attaches disks needs from the host: the hypervisor, its xenstore, and the locks that keep
+ * other processes from an image. `openNativePlatform` opens the real one; tests bring a simulated one.
  */
 
 import type { DomId, Platform, Xenstore } from "./hypervisor.ts";

@@ -1,7 +1,7 @@
 /**
- * The protocol of the one shared word by which a thread is woken (a {@linkcode WakeToken}'s `word`): the sleeper says
- * that it is about to sleep, a waker learns whether somebody has to be roused. How the sleeper sleeps and is roused
- * (eventfd, Atomics.wait) is up to the platform.
+ * The protocol of the shared word of a {@linkcode WakeToken}. With it the sleeper announces that it is about to sleep, and
+ * a waker learns whether it has to wake the sleeper. How the sleeper sleeps and is woken (eventfd, Atomics.wait) depends
+ * on the platform.
  *
  * No wake is lost: a waker publishes its work, then exchanges; the sleeper announces its sleep, then sleeps, and looks
  * at all work after {@linkcode leavePark}. One superfluous return from a later park is possible and harmless.

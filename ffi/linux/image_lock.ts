@@ -1,7 +1,7 @@
 /**
  * Locks that keep other processes from an image, as QEMU takes them: open file description locks, one byte for each
- * right that is used and one for each that others shall not have. The descriptors that do the I/O are locked too, so
- * that what the kernel still writes for a process that was killed keeps the lock.
+ * permission that is used and one for each that others must not have. The descriptors that do the I/O are locked too: the
+ * lock then lasts until the kernel has finished the writes of a killed process.
  */
 
 import { EACCES, EAGAIN } from "../../lib/errno.ts";

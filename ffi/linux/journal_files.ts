@@ -1,6 +1,6 @@
 /**
- * Journals and latches as files below /run, mapped shared: what was stored in them is there for the next process,
- * however this one ends, and gone when the machine reboots, as guests are. And the locks of devices, beside them.
+ * Journals and latches as files below /run, mapped shared: the next process finds what was stored in them, however this
+ * process ends. A reboot removes them; the guests are gone then too. The device locks are files beside them.
  */
 
 import { PAGE_BYTES } from "../../lib/units.ts";

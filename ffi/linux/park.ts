@@ -1,6 +1,6 @@
 /**
- * Parking a thread in poll(2) on its eventfd and the descriptors it watches, and waking it from any thread. The protocol
- * of the shared word is lib/park_word.ts's.
+ * Parks a thread in poll(2) on its eventfd and the descriptors it watches, and wakes it from any thread.
+ * lib/park_word.ts defines the protocol of the shared word.
  */
 
 import type { Parker, Refusal, Wakeable, Waker, WakeToken } from "../../lib/hypervisor.ts";

@@ -1,7 +1,7 @@
 /**
  * A guest ring's channel to its file through the reactor's io_uring: operations become submissions, completions become
- * results, and short transfers continue where they ended. If the routes say that synchronous calls serve the file
- * better, it makes calls instead, and uses the ring for a while after a call took long.
+ * results, and short transfers continue where they ended. If the routes say that synchronous calls serve the file better,
+ * it makes such calls. After a slow call it uses the ring for a while.
  */
 
 import { EIO, EOPNOTSUPP } from "../../lib/errno.ts";

@@ -1,7 +1,6 @@
 /**
- * What a file or block device offers engine uring, found out before it is served: its sectors, whether it can be
- * reached past the page cache, how it takes discards, and which way of reading and writing never waits needlessly. It
- * changes nothing on the medium.
+ * Examines a file or block device before engine uring serves it: its sectors, whether O_DIRECT works, how it takes
+ * discards, and how to read and write it without needless waits. It changes nothing on the medium.
  */
 
 import { EINVAL } from "../../lib/errno.ts";

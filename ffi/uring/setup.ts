@@ -1,6 +1,6 @@
 /**
- * Making an io_uring: the setup call with fallbacks for older kernels, mapping what the kernel shares, and why it is
- * refused where it is.
+ * Makes an io_uring: the setup call with fallbacks for older kernels, the mapping of the memory that the kernel shares,
+ * and, if the kernel refuses, the reason.
  */
 
 import { EAGAIN, EINVAL, EMFILE, ENFILE, ENOMEM } from "../../lib/errno.ts";

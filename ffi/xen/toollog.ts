@@ -1,6 +1,6 @@
 /**
- * Silences the Xen libraries' own logger: libxengnttab prints a line to stderr for every grant that a guest gave
- * wrongly, so that a guest could flood the log. The failures come back as errno all the same.
+ * Silences the Xen libraries' own logger: libxengnttab prints a line to stderr for each invalid grant of a guest, so a
+ * guest could flood the log. The failures are still returned as errno.
  */
 
 import { LIBC_SOURCE } from "../linux/libc.ts";

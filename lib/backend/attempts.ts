@@ -1,6 +1,6 @@
 /**
- * How a device's last attempt ended, and when it is time to try again: at once if a node has changed, after a second if
- * another process was in the way, and after growing waits while xenstore, or closing something, fails.
+ * How a device's last attempt ended, and when to try again: at once if a node has changed, after a second if another
+ * process holds the device or its image, and after growing waits if xenstore or a close failed.
  */
 
 import type { Clock } from "../clock.ts";

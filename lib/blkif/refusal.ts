@@ -1,6 +1,6 @@
 /**
- * Why a request was refused, in words for a log line, and the names of operations. Not for the data path: only a
- * refused or failed request comes here.
+ * Why a request was refused, in words for a log line, and the names of operations. Called only for refused or failed
+ * requests, so it need not be fast.
  */
 
 import { SECTORS_PER_PAGE } from "./abi.ts";

@@ -1,7 +1,7 @@
 /**
- * Decides how long a reactor polls for work before it sleeps. It polls only if work recently arrived soon after it fell
- * asleep, less often while polls find nothing, and never after a long sleep. An idle disk costs no polling. Pure: it
- * reads no clock.
+ * Decides how long a reactor polls for work before it sleeps. It polls only if its last sleeps were short because work
+ * came, less often while polls find nothing, and never after a long sleep. So an idle disk is not polled. Pure: it reads
+ * no clock.
  */
 
 /** At least one in 2 to this power of sleeps begins with a poll, however many polls found nothing. */

@@ -1,6 +1,6 @@
 /**
- * Seeded random numbers for loads and tests (xoshiro128**), so that a seed replays a run. Drawing allocates nothing.
- * Not for secrets.
+ * Seeded random numbers for loads and tests (xoshiro128**), so that a seed replays a run. Taking a number allocates
+ * nothing. Not for secrets.
  */
 
 /** A stream of random numbers, determined by its seed. */

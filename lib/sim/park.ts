@@ -1,7 +1,7 @@
 /**
  * Sleeping and waking on the simulated machine: Atomics.wait on a word of the machine, so that an event raised in any
- * Worker can find and wake the thread that watches it. The token's own buffer only says which word that is. The
- * protocol of the word is park_word.ts's.
+ * Worker can find and wake the thread that watches it. The token's own buffer only says which word that is.
+ * park_word.ts defines the protocol of the word.
  */
 
 import type { Parker, Wakeable, Waker, WakeToken } from "../hypervisor.ts";

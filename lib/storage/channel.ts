@@ -1,6 +1,6 @@
 /**
- * The modules of disks in one thread: loads those that an attachment names, filters and what is behind them, and opens
- * channels by them without waiting.
+ * Opens the I/O channels of one thread. It first loads the modules that an attachment names, also those behind filters;
+ * then it opens channels without waiting.
  */
 
 import { XenblkError } from "../errors.ts";

@@ -1,7 +1,7 @@
 /**
- * What the rest of the backend uses of storage: a Disk that was opened, the I/O channel through which one ring uses it,
- * and the module that opens the channel in the ring's thread. Engines and filters implement
- * these; a module outside this project can too.
+ * What the rest of the backend uses of storage: a Disk that was opened, the I/O channel of one ring to it, and the module
+ * that opens the channel in the ring's thread. Engines and filters implement the channel and the module; so can a module
+ * outside this project.
  */
 
 import type { LockableImage, Memory, MemorySpace, Parker, Platform, Refusal, WakeToken } from "../hypervisor.ts";

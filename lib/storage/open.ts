@@ -1,6 +1,6 @@
 /**
- * Opens disks, on the main thread: looks at the image, refuses what cannot be served with an error a person can act
- * on, and hands the rest to an engine.
+ * Opens disks: examines the image and chooses the engine. If an image cannot be served, it throws an error that says why
+ * and what to do.
  */
 
 import { SECTOR_BYTES } from "../units.ts";

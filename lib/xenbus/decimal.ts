@@ -1,6 +1,6 @@
 /**
- * Strict decimal numbers, as xenstore's nodes and paths hold them: what only Number() would accept is refused.
- * Also how text of unknown origin is quoted in messages.
+ * Strict decimal numbers, as xenstore's nodes and paths hold them: text such as 1e3, which Number() would accept, is
+ * refused. Also how text of unknown origin is quoted in messages.
  */
 
 /** The largest u32. */

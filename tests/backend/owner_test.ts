@@ -1,6 +1,6 @@
 /**
- * Two processes that serve the same kind: each device is one's own; the other leaves rings, journals and nodes alone,
- * also at its own end, and takes over when the first one ends.
+ * Two processes that serve the same kind: each device belongs to one of them. The other one leaves its rings, journals and
+ * nodes alone, also at its own end, and takes over when the owner ends.
  */
 
 import { assertEquals, assertThrows } from "@std/assert";

@@ -1,5 +1,6 @@
 /**
- * A connection that outlives xenstored: what it does when the store refuses to tell of its loss.
+ * A connection that outlives xenstored: what it does if the store cannot report that it is lost, and that it then
+ * connects again.
  */
 
 import { assertEquals } from "@std/assert";

@@ -1,6 +1,6 @@
 /**
  * Runs a script in a Deno process of its own, with permissions and an environment of its own. Relative imports in it
- * start at the project's root. It must not know what is tested.
+ * start at the project's root.
  */
 
 const ROOT = new URL("../../", import.meta.url);

@@ -1,6 +1,6 @@
 /**
- * A channel of engine `uring` over a ring that goes nowhere: the test answers for the kernel. Short and retried I/O, the
- * order of flushes, routes, and what a channel leaves behind when it is closed.
+ * A channel of engine `uring` on a fake ring, where the test plays the kernel: short and retried I/O, the order of
+ * flushes, routes, and what a channel leaves behind when it is closed.
  */
 
 import "./libraries.ts";

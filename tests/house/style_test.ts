@@ -1,6 +1,5 @@
 /**
- * Enforces the style that a program can check, over every tracked file. Each rule is also shown to bite, on a bad
- * sample.
+ * Enforces the style that a program can check, on every tracked file. For each rule, a bad sample shows that it fails.
  */
 
 import { assert, assertEquals, assertGreater, assertMatch } from "@std/assert";

@@ -1,6 +1,6 @@
 /**
- * What every engine owes, in one suite that runs over all of them: data arrives where it belongs, operations complete
- * once, errors are told, and nothing is left behind. Engines that need no file and move no data are told apart.
+ * What every engine must do, in one suite that runs on all of them: data arrives where it belongs, operations complete
+ * once, errors are reported, and nothing is left behind. Engines without a file, or without data, are treated separately.
  */
 
 import { EBADF, EINVAL, EIO, EOPNOTSUPP } from "../../lib/errno.ts";

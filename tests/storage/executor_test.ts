@@ -1,6 +1,6 @@
 /**
- * The executor over a stand-in for a file that transfers short, is interrupted and fails as told: what no real file
- * can be made to do at will. Also how thrown errors become errnos.
+ * The executor on a stand-in for a file. The stand-in transfers short, is interrupted and fails on request, as no real
+ * file does. Also how thrown errors become errno values.
  */
 
 import { EBADF, EFAULT, EINTR, EIO, ENOSPC } from "../../lib/errno.ts";

@@ -1,5 +1,6 @@
 /**
- * Who may use an image beside whom in one process, and how long a lock is waited for.
+ * Which users may use an image at the same time in one process, and how long a user waits for its lock. Locks between
+ * processes are tested in tests/ffi.
  */
 
 import { assert, assertEquals, assertRejects } from "@std/assert";

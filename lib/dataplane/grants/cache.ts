@@ -1,7 +1,7 @@
 /**
- * Which grants of one ring are mapped, and where. A grant is found by its reference, is pinned while requests use it,
- * and is in a list by last use while none does. Everything is in typed arrays of a fixed size: nothing is allocated
- * after construction. Mapping and unmapping is up to persistent.ts.
+ * Which grants of one ring are mapped, and where. A grant is found by its reference, and is pinned while requests use it.
+ * While no request uses it, it is in a list that is sorted by last use. Everything is in typed arrays of a fixed size:
+ * nothing is allocated after construction. persistent.ts maps and unmaps the pages.
  */
 
 /** In place of an entry: there is none. */

@@ -1,6 +1,6 @@
 /**
- * A filter in front of a channel that makes operations fail or finish late, as a plan says: faults are a wrapper, not
- * an option of any engine. Late results wake nobody; it is for callers that step.
+ * A filter in front of a channel that makes operations fail or complete late. A plan says which; no engine has faults of
+ * its own. A late result wakes no thread, so use it only where the caller steps.
  */
 
 import type { IoChannel, IoVectors } from "../disk.ts";

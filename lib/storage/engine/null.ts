@@ -1,6 +1,6 @@
 /**
- * The `null` engine: completes everything and moves nothing, to measure what surrounds an engine. What a read
- * delivers is whatever the buffer held.
+ * The `null` engine completes every operation and moves no data. It measures the cost of everything except the engine. A
+ * read delivers whatever the buffer held.
  */
 
 import { EBADF, EOPNOTSUPP } from "../../errno.ts";

@@ -1,5 +1,5 @@
 /**
- * What storage can do to files through system calls that Deno has not: look at the medium below them, and serve them
+ * What storage does with files by system calls that Deno does not offer: it examines the medium, and serves a file
  * through io_uring. Interfaces only; ffi implements them.
  */
 

@@ -1,6 +1,6 @@
 /**
- * The attachment of a disk that I/O Workers serve: the shared memory by which a reactor submits jobs to them.
- * pool.ts makes it, channel.ts uses it.
+ * The attachment of a disk that I/O Workers serve: the shared memory for the jobs that a reactor submits to them. pool.ts
+ * makes it, channel.ts uses it.
  */
 
 import type { DiskAttachment } from "../disk.ts";

@@ -1,6 +1,6 @@
 /**
- * How busy the I/O Workers are with one disk, in memory that they and the reactors share: how many of them carry out
- * its jobs, and whether its jobs take long, so that several Workers should wait at a time.
+ * How busy the I/O Workers are with one disk, in memory that they share with the reactors: how many Workers carry out its
+ * jobs, and whether its jobs take long. If they take long, several Workers should wait for this disk at once.
  */
 
 const BUSY_WORKERS = 0;

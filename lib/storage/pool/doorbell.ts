@@ -1,5 +1,5 @@
 /**
- * The shared words by which I/O Workers sleep and are woken: a bell that every job or control message rings, the number
+ * The shared words for sleeping and waking I/O Workers: a counter that every job or control message increments, the number
  * of sleepers, and for each Worker how many control messages were posted to it.
  */
 

@@ -1,6 +1,6 @@
 /**
- * The module by which an I/O Worker opens a disk, as interfaces. Anybody can bring one: whatever is served by calls
- * that block can then be served by the pool.
+ * The module that opens a disk in an I/O Worker, as interfaces. A module outside this project can implement it: then the
+ * pool serves a disk with calls that block.
  */
 
 import type { Platform } from "../../hypervisor.ts";

@@ -1,6 +1,6 @@
 /**
- * A hypervisor from outside the project, on its public face alone: another one's, whose threads count how often they
- * open it and the guests' grant tables.
+ * A hypervisor from outside the project, built on the public API alone. It wraps another platform and counts, in each
+ * thread, how often the platform and the guests' grant tables are opened.
  */
 
 import { openPlatform as open, type Platform, type PlatformDescriptor } from "../../../mod.ts";
