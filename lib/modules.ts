@@ -1,6 +1,6 @@
 /**
  * Imports the modules that descriptors name: a platform's, a disk's, an executor's. This is the only place with a
- * computed import, so that anybody can bring such a module without a change to this project.
+ * computed import, so a program can bring such a module without a change to this project.
  */
 
 import { errorText, XenblkError } from "./errors.ts";

@@ -10,7 +10,7 @@
 /** Bytes of a word. */
 export const PARK_WORD_BYTES = Int32Array.BYTES_PER_ELEMENT;
 
-/** The owner of the word runs, and nobody woke it since its last park. A new word's value. */
+/** The owner of the word runs, and was not woken since its last park. The value of a new word. */
 export const RUNNING = 0;
 /** The owner sleeps, or is just about to. */
 export const PARKED = 1;

@@ -49,7 +49,7 @@ export class PollSet implements Disposable {
     }
   }
 
-  /** Waits on this thread, for ever if `timeoutMs` is -1. A return by a signal looks like a timeout. */
+  /** Waits on this thread, without a timeout if `timeoutMs` is -1. A return by a signal looks like a timeout. */
   wait(timeoutMs: number): void {
     if (this.#libc.poll(this.#pointer, this.#countArgument, wholeTimeout(timeoutMs)) < 0) this.#forget();
   }

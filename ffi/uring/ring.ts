@@ -186,7 +186,7 @@ export class IoUring implements Disposable {
 
   /**
    * One io_uring_enter(2): hands over what was prepared and waits for `completions` completions (0: does not wait), at
-   * most `timeoutMs` (-1: for ever). Returns how many submissions were taken, or a negative errno: interrupted
+   * most `timeoutMs` (-1: no timeout). Returns how many submissions were taken, or a negative errno: interrupted
    * (-EINTR), timed out (-ETIME), or out of memory (-EAGAIN, -EBUSY), where what was prepared stays so.
    */
   enter(completions: number, timeoutMs: number): number {

@@ -148,7 +148,7 @@ export class NativeEventChannels implements EventChannels {
       readBytes = this.#libc.read(this.fd, this.#pointer, this.#roomBytes);
     }
     const count = readBytes / PORT_BYTES;
-    // The driver wakes nobody for a port that fires while others are being read: but an only one, masked, cannot.
+    // The driver wakes no reader for a port that fires while others are being read. A single port cannot: it is masked.
     if (this.#bound.size === 1 && !this.#stale) this.#mayHaveFired = false;
     for (let index = 0; index < count; index++) ports[index] = this.#ports[index]!;
     this.#unmask(count);

@@ -192,7 +192,7 @@ export class BackendDevice {
     this.#unwatch();
   }
 
-  /** Waits, but not for ever, until the guest has closed the device. */
+  /** Waits until the guest has closed the device, for the given time at most. */
   async #detach(timeoutMs: number): Promise<void> {
     if (this.#nodes === undefined || this.#stop.signal.aborted) return;
     this.#intent = "detach";

@@ -151,7 +151,7 @@ export class DeviceResources {
       this.#image = { disk, description, key };
       return this.#image;
     } catch (error) {
-      // After an abort the image may still be opened, and then nobody else closes it.
+      // After an abort the image may still be opened; then it must be closed here.
       if (isAbort(error)) opening.then((disk) => disk[Symbol.asyncDispose](), () => {});
       throw error;
     }

@@ -301,7 +301,7 @@ export class Frontend implements Disposable {
     }
   }
 
-  /** A failed close rejects `closed`; it is no unhandled rejection if nobody awaits that. */
+  /** A failed close rejects `closed`; that is no unhandled rejection if it is not awaited. */
   #setClosed(closed: Promise<void>): void {
     closed.catch(() => {});
     this.#closed = closed;

@@ -62,7 +62,7 @@ export class LoadThread implements EventEndpoint, AsyncDisposable {
     return reply.port;
   }
 
-  /** Also abandons the running load: nobody will answer its requests. */
+  /** Also abandons the running load: its requests will not be answered. */
   async unbind(port: EvtchnPort): Promise<void> {
     await this.#run?.abandon().catch(() => {});
     await this.#ask({ type: "unbind", port });

@@ -55,7 +55,7 @@ export function rouse(word: Int32Array): void {
   if (claimWake(word)) Atomics.notify(word, 0);
 }
 
-/** Whether a set of channels has ports that nobody took yet (or one that was unbound since). */
+/** Whether a set of channels has ports that were not taken yet (or one that was unbound since). */
 export function hasFired(machine: Machine, fd: number): boolean {
   return Atomics.load(machine.words, machine.setEntry(fd - FIRST_SET_FD) + SET_FIRED) !== 0;
 }
@@ -135,7 +135,7 @@ export class SimulatedEventChannels implements EventChannels {
       Atomics.store(words, remote + STATE, INTERDOMAIN);
       return port;
     });
-    // An event may have been sent before anybody was bound to hear it.
+    // An event may have been sent before the other end was bound.
     raise(machine, machine.portEntry(this.#domain, port));
     return port;
   }
@@ -147,7 +147,7 @@ export class SimulatedEventChannels implements EventChannels {
   notify(port: EvtchnPort): void {
     const { words } = this.#machine;
     const entry = this.#entries[this.#indexOf(port, "notify")]!;
-    // An event sent while nobody is bound at the other end is dropped, as Xen does.
+    // An event is dropped while the other end is not bound, as Xen does.
     if (Atomics.load(words, entry + STATE) !== INTERDOMAIN) return;
     raise(this.#machine, this.#machine.portEntry(words[entry + REMOTE_DOMAIN]!, words[entry + REMOTE_PORT]!));
   }

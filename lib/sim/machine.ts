@@ -135,7 +135,7 @@ export class Machine {
     try {
       return body();
     } finally {
-      // 2 means that somebody sleeps on the lock.
+      // 2 means that a thread sleeps on the lock.
       if (Atomics.exchange(this.words, Header.Lock, 0) === 2) Atomics.notify(this.words, Header.Lock, 1);
     }
   }

@@ -71,7 +71,7 @@ export class SimulatedParker implements Parker {
 
   park(timeoutMs: number): void {
     if (!enterPark(this.#word)) return;
-    // Events that nobody took yet end the park, as a readable file descriptor would.
+    // Events that were not taken yet end the park, as a readable file descriptor would.
     if (!this.#anyFired()) Atomics.wait(this.#word, 0, PARKED, timeoutMs < 0 ? Infinity : timeoutMs);
     leavePark(this.#word);
     this.#anyFired();

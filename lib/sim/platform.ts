@@ -53,7 +53,7 @@ export function machineUsage(machine: SharedArrayBuffer): MachineUsage {
 }
 
 /**
- * What the hypervisor does when a domain dies: its ports close (the other ends can be bound again by nobody else), its
+ * What the hypervisor does when a domain dies: its ports close (no other domain can bind to the other ends), its
  * grants end, and what it had mapped is unmapped. Its threads must no longer run.
  */
 export function destroyDomain(machine: SharedArrayBuffer, domain: DomId): void {

@@ -22,7 +22,7 @@ export class Doorbell {
     this.#words = new Int32Array(buffer);
   }
 
-  /** There is work: nobody who looked for some before this falls asleep. Cheap; it wakes no sleeper. */
+  /** Announces work: a Worker that looked for work before this does not fall asleep. Cheap; it wakes no sleeper. */
   ring(): void {
     Atomics.add(this.#words, BELL, 1);
   }
