@@ -3,7 +3,7 @@
  * operations than the ring holds, and a heap that does not grow. tests/storage tests the contract of all engines.
  */
 
-import { EINVAL } from "../../lib/errno.ts";
+import { ERRNO } from "../../lib/errno.ts";
 import { assert, assertEquals, assertLess, assertMatch, assertThrows } from "@std/assert";
 import "./libraries.ts";
 import { createEventfd, lowerEventfd, raiseEventfd } from "../../ffi/linux/eventfd.ts";
@@ -16,8 +16,7 @@ import { openNativePlatform } from "../../ffi/platform.ts";
 import { ChannelRig, Folder, simulatedPlatform, UringRig } from "../storage/rig.ts";
 
 const FLAGS = { cqSize: 1 << 3, clamp: 1 << 4, coop: 1 << 8, taskrun: 1 << 9, single: 1 << 12, defer: 1 << 13 };
-const [EPERM, ENOSYS, ENOMEM] = [1, 38, 12];
-const [EXDEV, ENFILE, EMFILE] = [18, 23, 24];
+const { EPERM, ENOSYS, ENOMEM, EXDEV, ENFILE, EMFILE, EINVAL } = ERRNO;
 const MIB = 2 ** 20;
 
 /** A kernel that knows these setup flags and no other; `asked` hears what it was asked for. */

@@ -3,12 +3,12 @@
  * order of requests is not determined, it remembers all contents that a page may have.
  */
 
+import { SECTOR_BYTES } from "../../lib/units.ts";
 import { words } from "../hardening/world.ts";
 import { type Facts, GRANULE, judge, READ } from "./requests.ts";
 import type { DirectRequest, DiscardRequest, IndirectRequest, WireRequest, WireSegment } from "../hardening/wire.ts";
 
-const SECTOR = 512;
-const SECTOR_WORDS = SECTOR / 4;
+const SECTOR_WORDS = SECTOR_BYTES / 4;
 const SECTORS_PER_PAGE = 8;
 
 /** The real bytes, for comparison. */

@@ -4,6 +4,7 @@
  * canary, checked after every run.
  */
 
+import { PAGE_BYTES, SECTOR_BYTES } from "../../lib/units.ts";
 import { assert, assertEquals } from "@std/assert";
 import type { AbiName } from "../../lib/blkif/abi.ts";
 import { type Connection, openConnection } from "../../lib/dataplane/connection.ts";
@@ -34,8 +35,8 @@ export const openMemory: ChannelOpener = (attachment, options) => openChannel(at
 export const BACKEND = 0 as DomId;
 export const GUEST = 1 as DomId;
 const NEIGHBOUR = 2 as DomId;
-export const PAGE = 4096;
-export const SECTOR = 512;
+export const PAGE = PAGE_BYTES;
+export const SECTOR = SECTOR_BYTES;
 /** Bytes after the end of the disk that nothing may touch. */
 const TAIL_BYTES = 64 * SECTOR;
 const TAIL_FILL = 0xc5;

@@ -3,11 +3,11 @@
  * ffi_child.ts runs them.
  */
 
+import { EINVAL } from "../../lib/errno.ts";
 import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { GrantError, type GrantShares, type GrantTable, type SharedPages } from "../../lib/hypervisor.ts";
 import { actingAs, DOM0, GUEST, platform, refOf, type Scenarios } from "./ffi_scenario.ts";
 
-const EINVAL = 22;
 const UNKNOWN_REF = 30_000;
 
 /** Pages of a guest that are granted to domain 0, and domain 0's handle for them. */

@@ -3,6 +3,7 @@
  * and references are freed with their last user.
  */
 
+import { EINVAL } from "../../lib/errno.ts";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { type DomId, GrantError, type GrantRef, type Platform } from "../../lib/hypervisor.ts";
 import type { SimulatedGrantTable } from "../../lib/sim/grants.ts";
@@ -12,7 +13,6 @@ import { destroyDomain, machineUsage, openSimulatedPlatform } from "../../lib/si
 const BACKEND = 0 as DomId;
 const GUEST = 3 as DomId;
 const OTHER = 4 as DomId;
-const EINVAL = -22;
 
 interface Pair {
   readonly machine: SharedArrayBuffer;
@@ -54,7 +54,7 @@ Deno.test("a bad, revoked, read-only or foreign reference in any position fails 
   for (const [name, ref] of Object.entries({ ...bad, foreign: foreign.refs[0]! })) {
     for (let position = 0; position < 5; position++) {
       const refs = Uint32Array.from(good.refs.toSpliced(position, 0, ref as GrantRef));
-      assertEquals(table.map(refs, 0, 5, true, addresses), EINVAL, `${name} at ${position}`);
+      assertEquals(table.map(refs, 0, 5, true, addresses), -EINVAL, `${name} at ${position}`);
       assertEquals(machineUsage(machine).mappedPages, 0, `${name} at ${position}`);
     }
   }
@@ -68,11 +68,11 @@ Deno.test("unmapping needs the address and the count of the map call", () => {
   using table = back.openGrantTable(GUEST);
   const addresses = new Float64Array(3);
   assertEquals(table.map(Uint32Array.from(pages.refs), 0, 3, true, addresses), 0);
-  assertEquals(table.unmap(addresses[0]!, 2), EINVAL);
-  assertEquals(table.unmap(addresses[1]!, 2), EINVAL);
+  assertEquals(table.unmap(addresses[0]!, 2), -EINVAL);
+  assertEquals(table.unmap(addresses[1]!, 2), -EINVAL);
   assertEquals(machineUsage(machine).mappedPages, 3);
   assertEquals(table.unmap(addresses[0]!, 3), 0);
-  assertEquals(table.unmap(addresses[0]!, 3), EINVAL, "only once");
+  assertEquals(table.unmap(addresses[0]!, 3), -EINVAL, "only once");
   assertEquals(machineUsage(machine).mappedPages, 0);
 });
 
@@ -88,7 +88,7 @@ Deno.test("one page can be mapped many times, and each mapping is unmapped by it
   for (let i = 0; i < 300; i++) assertEquals(table.unmap(addresses[0]!, 2), 0);
   for (let i = 0; i < 300; i++) assertEquals(table.unmap(addresses[0]!, 1), 0);
   assertEquals(table.mappedPages, 0);
-  assertEquals(table.unmap(addresses[0]!, 1), EINVAL);
+  assertEquals(table.unmap(addresses[0]!, 1), -EINVAL);
 });
 
 Deno.test("mapPages maps one range, and its error names the reference and the reason", () => {
@@ -104,7 +104,7 @@ Deno.test("mapPages maps one range, and its error names the reference and the re
   }
   assertEquals(machineUsage(machine).mappedPages, 0);
   const error = assertThrows(() => table.mapPages([pages.refs[0]!, readOnly.refs[0]!], true), GrantError, "read-only");
-  assertEquals(error.status, EINVAL);
+  assertEquals(error.status, -EINVAL);
   assertEquals(machineUsage(machine).mappedPages, 0);
 });
 

@@ -3,6 +3,7 @@
  * fault does is in the code that asks whether it strikes.
  */
 
+import { EINVAL } from "../../lib/errno.ts";
 import type { FaultPlan } from "../../lib/sim/faults.ts";
 import type { Decisions } from "./decisions.ts";
 
@@ -74,7 +75,6 @@ const RARITY: Partial<Record<FaultKind, number>> = { "killed at a store": 6 };
 const KIND_SHARE = 450;
 /** A positive status (XSA-316): also a failure. */
 const POSITIVE_STATUS = 1;
-const EINVAL = -22;
 const GNTST_GENERAL_ERROR = -1;
 
 /** The faults of one run. */
@@ -127,9 +127,9 @@ export class Faults {
   /** The plan for the faults of the hypervisor. */
   get plan(): FaultPlan {
     return {
-      map: () => this.strikes("grant map") ? EINVAL : 0,
-      unmap: () => this.strikes("grant unmap") ? EINVAL : 0,
-      copyCall: () => this.strikes("grant copy call") ? EINVAL : 0,
+      map: () => this.strikes("grant map") ? -EINVAL : 0,
+      unmap: () => this.strikes("grant unmap") ? -EINVAL : 0,
+      copyCall: () => this.strikes("grant copy call") ? -EINVAL : 0,
       copySegment: () => {
         if (!this.strikes("grant copy segment")) return 0;
         return this.#decisions.pick([GNTST_GENERAL_ERROR, POSITIVE_STATUS]);

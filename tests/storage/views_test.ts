@@ -2,16 +2,15 @@
  * Views by address: that the bytes are the right ones wherever they lie, and how often one has to be made anew.
  */
 
+import { PAGE_BYTES } from "../../lib/units.ts";
 import { assert, assertEquals } from "@std/assert";
 import type { MemorySpace } from "../../lib/hypervisor.ts";
 import { MemoryViews } from "../../lib/storage/engine/views.ts";
 
-const PAGE = 4096;
-
 /** Memory from address 0 on whose views are counted. */
 class CountedSpace implements MemorySpace {
   made = 0;
-  readonly bytes = new Uint8Array(4200 * PAGE);
+  readonly bytes = new Uint8Array(4200 * PAGE_BYTES);
 
   allocate(): never {
     throw new Error("nothing is allocated here");
@@ -33,8 +32,8 @@ Deno.test("any part of a page outside the buffers costs one view of the page, on
   const views = new MemoryViews(space, undefined);
   for (let round = 0; round < 3; round++) {
     for (let page = 1; page <= 1056; page++) {
-      assertRight(space, views, page * PAGE, PAGE);
-      assertRight(space, views, page * PAGE + 512 * (page % 8), 512);
+      assertRight(space, views, page * PAGE_BYTES, PAGE_BYTES);
+      assertRight(space, views, page * PAGE_BYTES + 512 * (page % 8), 512);
     }
   }
   assertEquals(space.made, 1056);
@@ -43,21 +42,21 @@ Deno.test("any part of a page outside the buffers costs one view of the page, on
 Deno.test("pages that share a place in the table, and stretches across pages, get the right bytes too", () => {
   const space = new CountedSpace();
   const views = new MemoryViews(space, undefined);
-  for (const page of [5, 5 + 2048, 5 + 4096, 5, 0, 2048, 0]) assertRight(space, views, page * PAGE + 1024, 2048);
-  assertRight(space, views, 7 * PAGE + 512, PAGE);
-  assertRight(space, views, 7 * PAGE, 11 * PAGE);
+  for (const page of [5, 5 + 2048, 5 + 4096, 5, 0, 2048, 0]) assertRight(space, views, page * PAGE_BYTES + 1024, 2048);
+  assertRight(space, views, 7 * PAGE_BYTES + 512, PAGE_BYTES);
+  assertRight(space, views, 7 * PAGE_BYTES, 11 * PAGE_BYTES);
 });
 
 Deno.test("a view of the channel's own buffers is kept whole, and never made from an address", () => {
   const space = new CountedSpace();
-  const buffers = { address: 16 * PAGE, view: space.bytes.subarray(16 * PAGE, 32 * PAGE) };
+  const buffers = { address: 16 * PAGE_BYTES, view: space.bytes.subarray(16 * PAGE_BYTES, 32 * PAGE_BYTES) };
   const views = new MemoryViews(space, buffers);
   for (const [address, length] of [[16, 11], [27, 5], [31, 1]] as const) {
-    assertRight(space, views, address * PAGE, length * PAGE);
+    assertRight(space, views, address * PAGE_BYTES, length * PAGE_BYTES);
   }
   assertEquals(space.made, 0);
-  assert(views.view(16 * PAGE, 512) === views.view(16 * PAGE, 512));
-  assertRight(space, views, 15 * PAGE, 512);
-  assertRight(space, views, 31 * PAGE, 2 * PAGE);
+  assert(views.view(16 * PAGE_BYTES, 512) === views.view(16 * PAGE_BYTES, 512));
+  assertRight(space, views, 15 * PAGE_BYTES, 512);
+  assertRight(space, views, 31 * PAGE_BYTES, 2 * PAGE_BYTES);
   assertEquals(space.made, 2);
 });
