@@ -235,7 +235,7 @@ Deno.test("detaching from a guest that does not close ends in time nevertheless"
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 });
 
-Deno.test("closing does not wait for ever for a ring that does not drain, and names it", async () => {
+Deno.test("closing waits for a limited time for a ring that does not drain, and names it", async () => {
   await using rig = new Rig();
   const device = rig.attach();
   const kind = rig.serve();

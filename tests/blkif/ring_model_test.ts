@@ -28,7 +28,7 @@ class Model {
   readonly #responses: Producer;
   readonly #private = privateSlots(1);
   readonly #response = new ResponseFields();
-  /** Ids that are in the ring; that were taken; and whose responses the frontend has not seen yet. */
+  /** Ids of requests in the ring, of requests that were taken, and of responses that the frontend has not seen yet. */
   readonly #waiting: number[] = [];
   readonly #taken: number[] = [];
   readonly #answered: { readonly id: number; readonly status: number }[] = [];

@@ -152,7 +152,7 @@ Deno.test("push notifies exactly if the producer index passes the other end's ev
       for (let i = 0; i < count; i++) ring.back.putResponse(0, 0, 0, 0);
       assertEquals(ring.back.push(), expected);
       assertEquals(ring.header[RSP_PROD_WORD], (start + count) % WRAP);
-      assertEquals([ring.front.push(), ring.back.push()], [false, false], "nothing new, nobody to tell");
+      assertEquals([ring.front.push(), ring.back.push()], [false, false], "nothing new, no notification");
     }),
     { numRuns: 500 },
   );

@@ -1,5 +1,5 @@
 /**
- * How a reactor takes the events of a guest that has several rings, shown with a driver that tells of its queue only
+ * How a reactor takes the events of a guest that has several rings, shown with a driver that reports its queue only
  * when an event finds it empty, as Linux's does.
  */
 

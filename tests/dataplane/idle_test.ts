@@ -20,7 +20,7 @@ const openChannel: ChannelOpener = (_, options) => openNull(nullAttachment(), op
 const GUEST = 5 as DomId;
 const PAGES = 300;
 
-/** A reactor with one queue, whose time the test owns. */
+/** A reactor with one queue, on the test's own clock. */
 class Rig implements Disposable {
   nowMs = 1000;
   /** How long the reactor wanted to sleep each time. */

@@ -22,11 +22,11 @@ import { BACKEND, Bench, Guest, openMemoryDisk } from "./worker_rig.ts";
 const PART_BYTES = 1 << 20;
 const moduleAt = (name: string): string => new URL(`./modules/${name}`, import.meta.url).href;
 
-/** A disk that somebody else brings: all that it takes. */
+/** A disk from outside the project: all that it takes. */
 function diskOf(attachment: DiskAttachment): Disk {
   return {
     properties: { sectors: PART_BYTES / 512, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly: false },
-    description: "somebody else's disk",
+    description: "a foreign disk",
     attachment: () => attachment,
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };
@@ -44,7 +44,7 @@ async function writeAndRead(guest: Guest): Promise<void> {
   }
 }
 
-Deno.test("an engine, a filter and a hypervisor of somebody else serve a guest from a reactor's Worker", async () => {
+Deno.test("an engine, a filter and a hypervisor from outside the project serve a guest from a reactor's Worker", async () => {
   const counters = new SharedArrayBuffer(8);
   const data = new SharedArrayBuffer(2 * PART_BYTES);
   await using bench = new Bench(1, (platform) => counting(platform, counters));
@@ -91,7 +91,7 @@ const BAD_DISKS: readonly (readonly [attachment: DiskAttachment, reason: RegExp]
 const CYCLE: { module: string; inner?: DiskAttachment } = { module: moduleAt("splitting_filter.ts") };
 CYCLE.inner = CYCLE as DiskAttachment;
 
-Deno.test("a disk whose module cannot be loaded is refused by name, and its neighbours are served", async () => {
+Deno.test("a disk is refused by name if its module cannot be loaded, and its neighbours are served", async () => {
   await using bench = new Bench();
   await using good = await openMemoryDisk();
   using neighbour = new Guest(bench.machine, 3 as DomId);
@@ -111,7 +111,7 @@ Deno.test("a disk whose module cannot be loaded is refused by name, and its neig
   await queue.close();
 });
 
-Deno.test("a module that never finishes loading holds up nobody else, nor the end of the data plane", async () => {
+Deno.test("a module that never finishes loading delays no other disk, nor the end of the data plane", async () => {
   const bench = new Bench();
   await using good = await openMemoryDisk();
   using neighbour = new Guest(bench.machine, 3 as DomId);
@@ -178,7 +178,7 @@ Deno.test("a module that takes too long is refused; once it is there, it is load
   assertEquals([typeof loaded.openChannel, await impatient.load(module) === loaded], ["function", true]);
 });
 
-Deno.test("a platform whose module cannot be loaded, or opens nothing, is told to whoever starts the data plane", async () => {
+Deno.test("starting the data plane reports a platform that cannot be loaded, or that opens nothing", async () => {
   const bad: readonly (readonly [descriptor: PlatformDescriptor, reason: RegExp])[] = [
     [{ module: moduleAt("missing.ts") }, /^Cannot load module .*missing\.ts: Module not found/],
     [{ module: moduleAt("masked_disk.ts") }, /masked_disk\.ts: it exports no function openPlatform$/],

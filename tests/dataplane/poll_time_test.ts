@@ -17,7 +17,7 @@ Deno.test("it looks once work came soon after falling asleep, and goes on as lon
   assertEquals(poll.nowMs, 0.05);
 });
 
-Deno.test("a look in vain ends it, and the more there are the longer", () => {
+Deno.test("a poll that finds nothing ends polling, for longer each time", () => {
   const poll = new PollTime(0.05);
   poll.idled(0.03);
   const sleeps: number[] = [];

@@ -1,5 +1,5 @@
 /**
- * Another thread, for a disk whose I/O ends there: waits until it is asked and the reactor sleeps, and then makes a
+ * Another thread that completes a disk's I/O: it waits until it is asked and the reactor sleeps, and then makes a
  * descriptor readable.
  */
 
@@ -8,7 +8,7 @@
 import { raiseEventfd } from "../../ffi/linux/eventfd.ts";
 import { PARKED } from "../../lib/park_word.ts";
 
-/** What it is told. */
+/** Its orders. */
 export interface RaisingOrders {
   /** The descriptor that it raises. */
   readonly fd: number;

@@ -37,7 +37,7 @@ export interface StartedOperation {
   readonly tag: number;
 }
 
-/** A disk in memory whose operations are recorded, and complete when told. */
+/** A disk in memory. It records its operations, and they complete when the test says so. */
 export class ManualChannel implements IoChannel {
   readonly data: Uint8Array;
   readonly started: StartedOperation[] = [];

@@ -25,7 +25,7 @@ const BACKEND = 0 as DomId;
 const PATIENCE_MS = 10_000;
 const MIB = 2 ** 20;
 
-/** A channel whose operations wait until the test's own rule says that they are done. */
+/** A channel with operations that complete when the test's own rule says so. */
 class WaitingChannel implements IoChannel {
   readonly tags: Uint32Array;
   readonly results: Int32Array;

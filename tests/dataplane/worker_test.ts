@@ -127,7 +127,7 @@ Deno.test("a broken ring is reported once and its neighbour goes on", async () =
   await badQueue.close();
 });
 
-Deno.test("the death of a reactor is told once, and its rings are not reported as stopped", async () => {
+Deno.test("the death of a reactor is reported once, and its rings are not reported as stopped", async () => {
   const machine = createMachine({ memoryBytes: 64 * 2 ** 20 });
   const failures: string[] = [];
   const died = Promise.withResolvers<void>();
@@ -188,7 +188,7 @@ Deno.test("a data plane that has ended opens no queue and starts no reactor", as
   assertEquals([bench.lanes, machineUsage(bench.machine).wakeWords], [[], wakeWords]);
 });
 
-Deno.test("a data plane whose reactor has not started ends at once, and whoever waits for it can give up", async () => {
+Deno.test("a data plane ends at once if its reactor has not started, and waiting for it can be aborted", async () => {
   const plane = new WorkerDataPlane({
     platform: openSimulatedPlatform(createMachine({ memoryBytes: 64 * 2 ** 20 }), BACKEND),
     workers: 1,

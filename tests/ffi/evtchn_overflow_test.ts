@@ -96,7 +96,7 @@ const hasGcc = await new Deno.Command("sh", { args: ["-c", "command -v gcc"] }).
 if (!hasGcc) console.log("event-channel overflow: ignored, gcc is missing (Debian package gcc)");
 
 Deno.test(
-  { name: "an overflow is told once, and resets the queue and unmasks every bound port", ignore: !hasGcc },
+  { name: "an overflow is reported once, and resets the queue and unmasks every bound port", ignore: !hasGcc },
   async () => {
     const directory = await Deno.makeTempDir();
     try {

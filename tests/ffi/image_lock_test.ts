@@ -82,7 +82,7 @@ Deno.test("two writers, or a writer and a reader, exclude each other in either o
   }
 });
 
-Deno.test("the bytes are QEMU's, on every descriptor of a writer's image, until the lock is given back", () => {
+Deno.test("the bytes are QEMU's, on every descriptor of a writer's image, until the lock is released", () => {
   using test = new TestImage();
   using _io = Deno.openSync(test.path, { read: true, write: true });
   using _more = Deno.openSync(test.path, { read: true });
@@ -99,7 +99,7 @@ Deno.test("the bytes are QEMU's, on every descriptor of a writer's image, until 
   reader[Symbol.dispose]();
 });
 
-Deno.test("what is opened while the lock is held is locked too, as soon as it is said, and given back with it", () => {
+Deno.test("a descriptor that is opened while the lock is held is locked too once it joins, and released with the lock", () => {
   using test = new TestImage();
   const locks = new NativeImageLocks();
   const lock = test.lock(WRITES);

@@ -1,5 +1,5 @@
 /**
- * Journals as mapped files: what was stored is there for the next mapping, and faults are told with the remedy.
+ * Journals as mapped files: what was stored is there for the next mapping, and errors come with a remedy.
  */
 
 import { assertEquals, assertThrows } from "@std/assert";
@@ -38,7 +38,7 @@ Deno.test("a journal that cannot be made says where and what to do", () => {
   Deno.removeSync(file);
 });
 
-Deno.test("a lock is one process's until it is given back, and leaves no file", () => {
+Deno.test("a lock belongs to one process until it is released, and leaves no file", () => {
   const directory = Deno.makeTempDirSync();
   const [ours, theirs] = [new JournalFiles(directory), new JournalFiles(directory)];
   {

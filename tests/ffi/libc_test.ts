@@ -26,7 +26,7 @@ Deno.test("memory is zeroed, page-aligned, writable and visible at its address",
   assertEquals(nativeMemory.view(memory.address + 9_999, 1)[0], 77);
 });
 
-Deno.test("memory that is disposed is given back, and only once", () => {
+Deno.test("disposed memory is unmapped, and only once", () => {
   const large = 1 << 30;
   const before = mappedPages();
   const memory = allocate(large);

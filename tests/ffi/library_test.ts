@@ -14,7 +14,7 @@ const SOURCE: LibrarySource = {
   variable: "XENBLK_TEST_LIBNOWHERE",
 };
 
-Deno.test("a library under none of its names: all names, the package and the variable are told", () => {
+Deno.test("if no name of a library is found, the error has all names, the package and the variable", () => {
   const error = assertThrows(() => openLibrary(SOURCE, {}), XenblkError);
   assertEquals(error.kind, "hypervisor");
   assertEquals(error.exitStatus, 5);
@@ -68,7 +68,7 @@ Deno.test("lazily opens once, and again after a failure", () => {
   assertEquals(value() === value(), true);
 });
 
-Deno.test("without --allow-ffi the missing permission is told, not a missing library", async () => {
+Deno.test("without --allow-ffi the error names the missing permission, not a missing library", async () => {
   const script = `
     import { openNativePlatform } from "./ffi/platform.ts";
     try {

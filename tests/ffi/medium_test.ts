@@ -38,7 +38,7 @@ Deno.test("a file in memory is read and written by calls; one written through ne
   assertEquals([through.reads, through.writes], ["ring", "ring"]);
 });
 
-Deno.test("a file system without direct I/O is told, and nothing is opened past the page cache then", () => {
+Deno.test("a file system without direct I/O is reported, and O_DIRECT is not used then", () => {
   // Files of /proc are of a kind that cannot; they are only looked at.
   const medium = examine("/proc/version", true, "none");
   assertEquals(medium.routes.direct, false);

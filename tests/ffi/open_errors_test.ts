@@ -68,7 +68,7 @@ Deno.test(
 );
 
 Deno.test(
-  { name: "a socket that nobody listens on is told from a missing one", ignore: missing !== undefined },
+  { name: "a socket without a listener is distinguished from a missing one", ignore: missing !== undefined },
   async () => {
     const directory = await Deno.makeTempDir();
     try {

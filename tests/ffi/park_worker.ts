@@ -6,7 +6,7 @@
 import { NativeParker, NativeWaker } from "../../ffi/linux/park.ts";
 import type { WakeToken } from "../../lib/hypervisor.ts";
 
-/** What a player is told. */
+/** The orders of a player. */
 export interface PlayerOrders {
   readonly own: WakeToken;
   readonly other: WakeToken;

@@ -24,7 +24,7 @@ interface Prepared {
   readonly tag: number;
 }
 
-/** A channel whose submissions go nowhere: the test answers them. */
+/** A channel with a fake ring: the test completes its submissions. */
 class Detached implements Disposable {
   readonly prepared: Prepared[] = [];
   readonly channel: UringChannel;
@@ -125,7 +125,7 @@ Deno.test("vectors that are adjacent in memory become one", async () => {
   });
 });
 
-Deno.test("a transfer that makes no progress fails, errors are told, and what is put off is tried again", async () => {
+Deno.test("a transfer that makes no progress fails, errors are reported, and EAGAIN is retried", async () => {
   await withDetached((rig) => {
     for (const [tag, result] of [[0, 0], [1, -5], [2, -28]] as const) {
       rig.channel.write(tag, 0, 4 * tag, 1);
@@ -159,7 +159,7 @@ Deno.test("a transfer that makes no progress fails, errors are told, and what is
   });
 });
 
-Deno.test("what is put off for ever ends in its error", async () => {
+Deno.test("an operation that the kernel always puts off ends with its error", async () => {
   await withDetached((rig) => {
     rig.channel.read(0, 0, 0, 1);
     rig.channel.submit();
@@ -298,7 +298,7 @@ Deno.test("after a synchronous call that took long, operations go to the ring fo
   }
 });
 
-Deno.test("of several flushes one is with the kernel at a time, so that a failure is told before a later success", async () => {
+Deno.test("one flush at a time is with the kernel, so that a failure is reported before a later success", async () => {
   await withDetached((rig) => {
     rig.channel.flush(0);
     rig.channel.write(1, 512, 0, 1);

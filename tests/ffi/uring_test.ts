@@ -43,7 +43,7 @@ Deno.test("setup: the newest flags first, then those of ever older kernels", () 
   }
 });
 
-Deno.test("setup: where io_uring is forbidden, missing or too old, the reason is told", () => {
+Deno.test("setup: the reason says whether io_uring is forbidden, missing or too old", () => {
   const cases: [number, RegExp, RegExp][] = [
     [EPERM, /system-call filter|kernel\.io_uring_disabled/, /filter pass io_uring_setup|sysctl/],
     [ENOSYS, /^this kernel has no io_uring/, /^use Linux 5\.13/],
@@ -214,7 +214,7 @@ Deno.test("park: a watched descriptor ends it, also if it became readable before
     lowerEventfd(fd); // as whoever takes the events does
   }
   raiseEventfd(fd);
-  engine.submit(); // which takes the completion in, before anybody slept
+  engine.submit(); // which takes the completion in, before the park
   assertLess(parkedMs(engine, 60_000), 30_000);
   lowerEventfd(fd);
   assertEquals(fired, 4);
@@ -226,7 +226,7 @@ Deno.test("park: a watched descriptor ends it, also if it became readable before
   assertThrows(() => engine.watch({ fd: -1, fired: () => {} }), TypeError, "without a descriptor");
 });
 
-Deno.test("park: returns at once while a channel has results that nobody reaped", async () => {
+Deno.test("park: returns at once while a channel has results that were not reaped", async () => {
   using folder = new Folder();
   using rig = new UringRig();
   await using disk = await rig.open(folder.file("disk.img", MIB));

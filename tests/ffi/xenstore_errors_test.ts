@@ -99,7 +99,7 @@ function errorTest(name: string, rows: readonly (readonly [Behaviour, string, st
 
 const CANNOT_WATCH = "not lost, and cannot watch\n";
 
-errorTest("a missing node reads as undefined, is removed as false, and is an error to nobody", [
+errorTest("a missing node reads as undefined, its removal returns false, and neither is an error", [
   [
     { error: "ENOENT" },
     `[store.read("/a"), store.list("/a"), store.permissions("/a")]`,
@@ -108,7 +108,7 @@ errorTest("a missing node reads as undefined, is removed as false, and is an err
   [{ error: "ENOENT" }, `store.remove("/a")`, "false\n" + CANNOT_WATCH],
 ]);
 
-errorTest("a refusal names the node and is told from a missing one", [
+errorTest("a refusal names the node and is distinguished from a missing node", [
   [
     { error: "EACCES" },
     `store.read("/a")`,

@@ -146,7 +146,7 @@ Deno.test("queues of a device on several reactors: each reads what the other wro
   assertLess(Math.abs(first!.reads - second!.reads), 600);
 });
 
-/** Operations of the first 32 requests of a load, read from a ring that nobody serves. */
+/** Operations of the first 32 requests of a load, read from a ring that is not served. */
 async function firstRequests(spec: Partial<LoadSpec>, verified: boolean): Promise<number[]> {
   const host = new UnservedHost();
   const path = "device/vbd/51712";

@@ -1,6 +1,6 @@
 /**
  * A hostile guest and the real data path in one thread: a ring that the guest fills with any bytes, grants of every
- * kind, and a queue as a reactor opens it, on a disk in memory, stepped by hand. Memory that nobody may touch is a
+ * kind, and a queue as a reactor opens it, on a disk in memory, stepped by hand. Memory that must not be touched is a
  * canary, checked after every run.
  */
 

@@ -1,5 +1,5 @@
 /**
- * Finds exports of the product that serve nobody, or tests only. Reads each file's exports, and the names that it takes from
+ * Finds exports of the product that are not used, or used by tests only. Reads each file's exports, and the names that it takes from
  * other files, from the syntax tree.
  */
 
@@ -66,7 +66,7 @@ function declaredNames(declaration: string): { name: string; isType: boolean }[]
 const CALLED_BY_NAME = ["openPlatform", "openChannel", "openExecutor"];
 
 /**
- * Exports of lib/ and ffi/, as `path#name`, that serve nobody: `dead` ones are used by tests at most, not even in their
+ * Exports of lib/ and ffi/, as `path#name`, that are not used: `dead` ones are used by tests at most, not even in their
  * own file; `needless` ones are used in their own file only, by no test either. What mod.ts exports is used. A type or
  * class that its own file uses may be part of a signature, and is never needless.
  */

@@ -33,7 +33,7 @@ function judge(files: Readonly<Record<string, string>>): ReturnType<typeof usele
   return uselessExports(Object.entries(files).map(([path, text]): NameFacts => readNames(path, text)));
 }
 
-Deno.test("an export that nobody uses, or only tests do, is found", () => {
+Deno.test("an export that is not used, or only by tests, is found", () => {
   const files = {
     "lib/a.ts":
       `/** one, two */ export const one = 1;\nexport const two = 2;\nexport function three(): void {}\nexport class Four {}

@@ -84,7 +84,7 @@ Deno.test("a domain is named by its domid too, and a read-only disk is not writt
   assertEquals([reads, writes, errors], [200, 0, 0], "the guest knows that it must not write");
 });
 
-Deno.test("an image that has grown is told to the guest by resize", async () => {
+Deno.test("resize tells the guest that the image has grown", async () => {
   using host = new SimulatedHost();
   const path = await Deno.makeTempFile();
   using _image = { [Symbol.dispose]: () => Deno.removeSync(path) };
@@ -136,7 +136,7 @@ Deno.test("close can leave the disk Connected, with its nodes, for another proce
   assertEquals(states, ["4", "4"]);
 });
 
-Deno.test("a disk that the toolstack removes, or whose guest ends, says so", async () => {
+Deno.test("a disk reports that the toolstack removed it, and that its guest has ended", async () => {
   for (const reason of ["removed", "guest-gone"] as const) {
     using host = new SimulatedHost();
     const { disk } = await attached(host, "memory:1M");

@@ -15,7 +15,7 @@ import { attachDevice, waitForConnected } from "../../lib/toolstack/attach.ts";
 import { backendPath } from "../../lib/xenbus/paths.ts";
 import { GUEST, PATIENCE_MS, SimulatedHost } from "./host.ts";
 
-Deno.test("a disk whose process has lost a thread says so; disposing it leaves it Connected, and claimed", async () => {
+Deno.test("a disk reports that its process has lost a thread; disposing it leaves it Connected, and claimed", async () => {
   using host = new SimulatedHost();
   const { platform } = host;
   using store = platform.openXenstore();

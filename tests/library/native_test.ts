@@ -118,7 +118,7 @@ nativeTest(
   },
 );
 
-nativeTest("a program that ends without disposing its disk is told, and the disk stays Connected", async () => {
+nativeTest("a program that ends without disposing its disk gets a warning, and the disk stays Connected", async () => {
   const { xen, image } = await host();
   await using _xen = xen;
   const text = `import { attach } from "${ROOT}mod.ts";

@@ -229,7 +229,7 @@ export const EVENT_SCENARIOS: Scenarios = {
     engine.park(10_000);
     backend.unbind(locals[0]!);
     assertEquals(fired(backend), [locals[0]!]);
-    frontend.notify(remotes[1]!); // the driver may not report this event, because nobody has seen its queue empty
+    frontend.notify(remotes[1]!); // the driver may not report this event, because its queue was not seen empty
     assertEquals(fired(backend), [locals[1]!]);
     assertEquals(fired(backend), []);
     engine.unwatch(backend);

@@ -7,7 +7,7 @@
 import { BackRing } from "../../lib/blkif/back_ring.ts";
 import { Journal } from "../../lib/dataplane/journal.ts";
 
-/** The process was killed; nobody may catch this and continue. */
+/** The process was killed; no code may catch this and continue. */
 export class ProcessKilled extends Error {
   override readonly name = "ProcessKilled";
 }

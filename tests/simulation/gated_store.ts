@@ -38,7 +38,7 @@ export class GatedStore implements Xenstore {
     this.lost = inner.lost;
   }
 
-  /** Watches with an event that somebody waits for. */
+  /** Watches with an event that is waited for. */
   get deliverable(): GatedWatch[] {
     return this.#gates.filter((gate) => gate.deliverable);
   }

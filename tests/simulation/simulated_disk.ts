@@ -11,7 +11,7 @@ import type { Decisions } from "./decisions.ts";
 import { PRISTINE } from "./history.ts";
 import type { Run } from "./run.ts";
 
-/** Sectors after the end, which nobody may touch. */
+/** Sectors after the end, which must not be touched. */
 const GUARD_SECTORS = 32;
 const WORDS = SECTOR_BYTES / 4;
 

@@ -96,7 +96,7 @@ Deno.test("short writes are continued where they stopped", () => {
   assertEquals(file.data.subarray(512, 1536), memory.subarray(0, 1024));
 });
 
-Deno.test("interrupted calls are made again, but not for ever", () => {
+Deno.test("interrupted calls are retried a limited number of times", () => {
   const interrupted = new Deno.errors.Interrupted("interrupted");
   const file = new FakeFile(counting(4096), [interrupted, 10, interrupted, osError("EAGAIN")]);
   assertEquals(run(file, OPERATION.read, 0, [[0, 512]]), 0);
@@ -129,7 +129,7 @@ Deno.test("vectors that follow each other in memory share a call, others do not"
   assertEquals(memory.subarray(1536, 2048), counting(8192).subarray(2048, 2560));
 });
 
-Deno.test("a failed flush is told", () => {
+Deno.test("a failed flush is reported", () => {
   assertEquals(run(new FakeFile(new Uint8Array(0), [osError("EIO")]), OPERATION.flush, 0, []), -EIO);
 });
 
@@ -143,12 +143,12 @@ Deno.test("a flush that is interrupted is made again; after one that failed, all
   assertEquals(file.steps, []);
 });
 
-Deno.test("a flush that is interrupted for ever fails in the end", () => {
+Deno.test("a flush that is always interrupted fails in the end", () => {
   const interrupted = Array.from({ length: 2000 }, () => osError("EINTR"));
   assertEquals(run(new FakeFile(new Uint8Array(0), interrupted), OPERATION.flush, 0, []), -EINTR);
 });
 
-Deno.test("with writethrough a write is followed by a sync, whose failure is the write's; a read is not", () => {
+Deno.test("with writethrough each write is followed by a sync, and a failed sync fails the write; a read is not", () => {
   const data = new Uint8Array(1024);
   const memory = counting(4096);
   for (const [steps, result] of [[[], 0], [[512, osError("EIO")], -EIO]] as const) {

@@ -47,11 +47,11 @@ Deno.test("an image is one by its file and not by its path, and is free when its
   const readers = [locks.tryLock(image(), READS), locks.tryLock(image(), READS_SHARED)];
   assert(readers.every((reader) => typeof reader === "object"));
   assertEquals(locks.tryLock(image(), WRITES), "this process serves it to vbd3/6/51712");
-  lock[Symbol.dispose](); // a second time, which frees nobody else's
+  lock[Symbol.dispose](); // a second time, which releases no other lock
   assert(typeof locks.tryLock(image(), WRITES) === "string");
 });
 
-Deno.test("what other processes hold counts, and is taken and given back together with our own", () => {
+Deno.test("locks of other processes count; theirs and ours are taken and released together", () => {
   const taken: string[] = [];
   const beyond: ImageLocks = {
     tryLock: ({ path }) => {

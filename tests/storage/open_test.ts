@@ -39,7 +39,7 @@ Deno.test("missing, directory, FIFO, device and empty images are refused by name
 });
 
 Deno.test({
-  name: "a missing Deno permission is told apart from the file's own permissions",
+  name: "a missing Deno permission is distinguished from the file's own permissions",
   permissions: { read: false, write: false },
   fn: async () => {
     const writable = await refusal({ target: "/srv/some.img" });
@@ -52,7 +52,7 @@ Deno.test({
   },
 });
 
-Deno.test("the file's own permissions and file system are told with what to do", () => {
+Deno.test("errors of the file's permissions and file system say what to do", () => {
   const denied = new Deno.errors.PermissionDenied("Permission denied (os error 13): open '/a'");
   assertEquals(
     cannotOpen("/a", false, denied).line,

@@ -173,11 +173,11 @@ Deno.test("a channel without buffers or work costs nothing to close", async () =
   assertEquals([channel.inFlight, channel.reap()], [0, 0]);
 });
 
-Deno.test("an executor of somebody else is served by the I/O Workers, discards too", async () => {
+Deno.test("an executor from outside the project is served by the I/O Workers, discards too", async () => {
   await using rig = new PoolRig({ workers: 3 });
   const data = new SharedArrayBuffer(1 << 20);
   const lastDiscard = new SharedArrayBuffer(24);
-  const disk = await rig.pool.open("somebody else's disk", reversed(data, lastDiscard));
+  const disk = await rig.pool.open("a foreign disk", reversed(data, lastDiscard));
   {
     using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
     for (let tag = 0; tag < 32; tag++) {
@@ -197,7 +197,7 @@ Deno.test("an executor of somebody else is served by the I/O Workers, discards t
   await disk.close();
 });
 
-Deno.test("a memory disk behind the I/O Workers gives back what is discarded, and refuses what it cannot do", async () => {
+Deno.test("a memory disk behind the I/O Workers discards, and refuses what it cannot do", async () => {
   await using rig = new PoolRig({ workers: 2 });
   const disk = await rig.pool.open("memory", memoryAttachment(new SharedArrayBuffer(1 << 20), false));
   {
@@ -281,7 +281,7 @@ Deno.test("an I/O Worker that gets a disk's module late serves it then, and clos
   }
 });
 
-Deno.test("a platform that cannot be opened is told by the first disk, and the pool still ends", async () => {
+Deno.test("a platform that cannot be opened is reported by the first disk, and the pool still ends", async () => {
   using folder = new Folder();
   await using pool = new IoPool({ platform: NO_PLATFORM, workers: 2 });
   const path = folder.file("disk", 4096);
@@ -305,7 +305,7 @@ Deno.test("a pool without workers is refused", () => {
   assertThrows(() => new IoPool({ platform: NO_PLATFORM, workers: 0 }), XenblkError, "at least 1");
 });
 
-Deno.test("a pool whose I/O Workers have not started ends at once, and what waits for them is refused", async () => {
+Deno.test("a pool ends at once if its I/O Workers have not started, and refuses what waits for them", async () => {
   using folder = new Folder();
   const path = folder.file("disk", 1 << 20);
   const pool = new IoPool({

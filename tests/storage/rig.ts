@@ -107,7 +107,7 @@ export class PoolRig implements AsyncDisposable {
   }
 }
 
-/** This thread as a reactor whose ring serves files and is where it sleeps. */
+/** This thread as a reactor: its io_uring serves files, and it sleeps there. */
 export class UringRig implements Disposable {
   readonly platform = openNativePlatform();
   readonly parker: UringEngine;
@@ -159,7 +159,7 @@ export class ChannelRig implements Disposable {
       depth?: number;
       bufferBytes?: number;
       vectorsPerTag?: number;
-      /** Whether the engine is told of the buffers, or sees unknown addresses. Default true. */
+      /** Whether the engine knows the buffers, or sees unknown addresses. Default true. */
       announce?: boolean;
       rule?: MemoryRule;
       /** Absent: {@linkcode openChannel}. */

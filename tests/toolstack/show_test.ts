@@ -1,5 +1,5 @@
 /**
- * One disk in detail: before anybody serves it, connected, with a frontend that makes no sense, and as text.
+ * One disk in detail: before it is served, connected, with a frontend that makes no sense, and as text.
  */
 
 import { assertEquals, assertMatch } from "@std/assert";

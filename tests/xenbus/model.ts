@@ -219,7 +219,7 @@ export function deadEnd(
   const { backendState, frontendState, attempt, ring, imageOpen, intent } = state;
   if (action.kind === "wait" || action.kind === "forget" || action.kind === "teardown") return undefined;
   if (!state.proven) return ringHeld(state) ? undefined : "an empty store ends a device that serves nothing";
-  if (intent !== "serve" && state.owner !== "us") return undefined; // nothing of ours
+  if (intent !== "serve" && state.owner !== "us") return undefined; // not ours to act on
   if (state.removalAsked && backendState === 1) return undefined; // attached again: the next process offers it
   const waits = attempt === "failed" || attempt === "busy";
   if (waits && table({ ...state, attempt: "fresh" }).kind !== action.kind) {
