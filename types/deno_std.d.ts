@@ -53,7 +53,7 @@ declare module "@std/assert" {
 }
 
 declare module "@std/cli" {
-  /** What {@linkcode parseArgs} is told; see the @std/cli documentation of the same version. */
+  /** The options of {@linkcode parseArgs}; see the @std/cli documentation of the same version. */
   export interface ParseOptions {
     readonly boolean?: readonly string[];
     readonly string?: readonly string[];

@@ -74,7 +74,7 @@ export class JournalFiles implements JournalStore {
     }
   }
 
-  /** A file of that size whose blocks are all there: a full /run must fail now and not by SIGBUS later. */
+  /** Creates the file with all its blocks allocated, so that a full /run fails here and not later with SIGBUS. */
   #prepare(path: string, lengthBytes: number): void {
     Deno.mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
     using file = Deno.openSync(path, { read: true, write: true, create: true, mode: 0o600 });

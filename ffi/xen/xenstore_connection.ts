@@ -2,8 +2,8 @@
  * One connection of libxenstore: opening it, why it could not be opened, and how its errno values become errors or the
  * loss of the connection.
  *
- * The library's calls wait for xenstored's answer. One that never comes (a stopped daemon) blocks the calling thread
- * for ever; the C interface offers no timeout.
+ * The library's calls wait for xenstored's answer and have no timeout: while the daemon is stopped, the calling thread
+ * is blocked.
  */
 
 import { EACCES, EINVAL, EIO, ENOENT, errnoName } from "../../lib/errno.ts";

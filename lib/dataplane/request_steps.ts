@@ -130,7 +130,7 @@ export class RequestSteps {
     return this.#slots.lengthBytes[slot] === 0 || this.#grants.acquire(slot);
   }
 
-  /** Starts a request that has room, and whose data is there if it is a write. */
+  /** Starts a request once it has room and, for a write, its data. */
   start(slot: number): void {
     const operation = this.#slots.operation[slot]!;
     if (this.#slots.grantFailed[slot] === 1) this.#failGrants(slot);
