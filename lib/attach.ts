@@ -97,7 +97,7 @@ async function checkImage(
   const request = { format, target, readOnly, engine, ...(cache === undefined ? {} : { cache }) };
   await using disk = await openDisk(request, files === undefined ? {} : { native: files });
   if (disk.image !== undefined) {
-    checkFree(imageLocksOf(platform, () => {}), disk.image, { writes: !readOnly, shared: false, by: "attach" });
+    await checkFree(imageLocksOf(platform, () => {}), disk.image, { writes: !readOnly, shared: false, by: "attach" });
   }
   return `${format}:${format === "raw" ? Deno.realPathSync(target) : target}`;
 }

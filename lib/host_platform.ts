@@ -37,12 +37,12 @@ export function imageLocksOf(platform: HostPlatform, warn: (message: string) => 
   PROCESS_LOCKS.set(platform, within);
   const beyond = new ProcessImageLocks(platform.imageLocks, warn);
   return {
-    tryLock(image, use): Disposable | string {
-      const lock = within.tryLock(image, use);
+    async tryLock(image, use): Promise<AsyncDisposable | string> {
+      const lock = await within.tryLock(image, use);
       if (typeof lock === "string") return lock;
-      using undo = new DisposableStack();
+      await using undo = new AsyncDisposableStack();
       undo.use(lock);
-      const outer = beyond.tryLock(image, use);
+      const outer = await beyond.tryLock(image, use);
       if (typeof outer === "string") return outer;
       undo.use(outer);
       return undo.move();

@@ -48,7 +48,8 @@ const WRITER: ImageUse = { writes: true, shared: false, by: "" };
 export class NativeImageLocks implements ImageLocks {
   readonly #memory: () => NativeMemory = lazily(() => allocate(FLOCK.bytes));
 
-  tryLock(image: LockableImage, use: ImageUse): Disposable | string {
+  // deno-lint-ignore require-await -- the calls are made in this thread so far
+  async tryLock(image: LockableImage, use: ImageUse): Promise<AsyncDisposable | string> {
     using undo = new DisposableStack();
     const fd = this.#open(image);
     undo.defer(() => libc().close(fd)); // which releases its locks
@@ -70,7 +71,7 @@ export class NativeImageLocks implements ImageLocks {
       this.cover(image);
     }
     const owned = undo.move();
-    return { [Symbol.dispose]: () => owned.dispose() };
+    return { [Symbol.asyncDispose]: () => Promise.resolve(owned.dispose()) };
   }
 
   /**

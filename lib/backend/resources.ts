@@ -79,7 +79,7 @@ export class DeviceResources {
   readonly #stats: SharedArrayBuffer[] = [];
   #image: OpenImage & { readonly key: string } | undefined;
   /** Held as long as there are rings: a guest that migrates opens its image at both ends, and uses it at one. */
-  #imageLock: Disposable | undefined;
+  #imageLock: AsyncDisposable | undefined;
   #rings: readonly QueueHandle[] = [];
   #ring: Ring = "none";
   #connection: Connection | undefined;
@@ -214,7 +214,7 @@ export class DeviceResources {
       throw new XenblkError(`Cannot resize ${disk?.description ?? this.#label}: only files and block devices change`);
     }
     const before = disk.properties.sectors;
-    disk.grow();
+    await disk.grow();
     const { sectors: now } = disk.properties;
     if (now !== before) await Promise.all(this.#rings.map((ring) => ring.grow(now)));
     return { before, now };
@@ -229,8 +229,9 @@ export class DeviceResources {
     if (then !== "stopped") this.#stopReason = undefined;
     const results = await Promise.allSettled(rings.map((ring) => ring.close()));
     this.journals.unmap();
-    this.#imageLock?.[Symbol.dispose]();
+    const lock = this.#imageLock;
     this.#imageLock = undefined;
+    await lock?.[Symbol.asyncDispose]();
     for (const result of results) if (result.status === "rejected") throw result.reason;
   }
 

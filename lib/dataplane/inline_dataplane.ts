@@ -80,7 +80,7 @@ export class InlineDataPlane implements DataPlane {
     const { disk, ...rest } = spec;
     const id = ++this.#lastId;
     try {
-      const attachment = disk.attachment(0);
+      const attachment = await disk.attachment(0);
       if (this.#modules?.has(attachment) === false) await this.#modules.load(attachment);
       const image = disk.image?.path;
       const request = { ...rest, attachment, properties: disk.properties, ...(image === undefined ? {} : { image }) };

@@ -125,7 +125,8 @@ class ReactorWorker {
   /** How the reactor opens the disk, once the reactor is ready. */
   async attachmentTo(disk: Disk, lane: number): Promise<DiskAttachment> {
     const refusal = this.#uringRefusal;
-    return await (refusal === undefined ? undefined : disk.withoutUring?.(lane, refusal)) ?? disk.attachment(lane);
+    return await (refusal === undefined ? undefined : disk.withoutUring?.(lane, refusal)) ??
+      await disk.attachment(lane);
   }
 
   /** `closed` is called once the queue that was opened is closed again. Aborting ends the wait for modules to load. */

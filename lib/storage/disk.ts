@@ -89,12 +89,15 @@ export interface Disk extends AsyncDisposable {
   /** The file behind it, to be locked while the disk is used; absent where there is none. */
   readonly image?: LockableImage;
   /**
-   * Looks at the image's size again: from then on `properties` has it. Throws {@linkcode XenblkError} if it became
+   * Looks at the image's size again: from then on `properties` has it. Rejects with {@linkcode XenblkError} if it became
    * smaller; then everything stays as it was. Absent: the size cannot change.
    */
-  grow?(): void;
-  /** For a reactor: lane is the number of the reactor that will open the channel (see DataPlane). */
-  attachment(lane: number): DiskAttachment;
+  grow?(): Promise<void>;
+  /**
+   * For one channel of a reactor: lane is the number of the reactor that will open it (see DataPlane). What may wait for
+   * the storage happens here, not in the reactor. Rejects with {@linkcode XenblkError} if the disk cannot be reached.
+   */
+  attachment(lane: number): Promise<DiskAttachment>;
   /**
    * The same for a reactor that has no io_uring, for that reason; absent: the disk needs none. Rejects if it cannot be
    * served without.

@@ -83,7 +83,7 @@ function filePropertiesOf({ engine, cache, medium }: Serving, sized: DiskPropert
 /** How a file is served: by the reactors' rings, by the pool, or in each channel's own thread. */
 interface ServedImage {
   readonly engine: string;
-  readonly attachment: (lane: number) => DiskAttachment;
+  readonly attachment: (lane: number) => Promise<DiskAttachment>;
   readonly withoutUring?: (lane: number, refusal: Refusal) => Promise<DiskAttachment>;
   readonly close: () => Promise<void>;
 }
@@ -101,12 +101,12 @@ function serveByRing(
   let fallback: Promise<ServedImage> | undefined;
   return {
     engine: `uring${ways}`,
-    attachment: () => attachment,
+    attachment: () => Promise.resolve(attachment),
     withoutUring: async (lane, refusal) => {
       const served = fallback ??= other(refusal);
       // What failed may succeed the next time.
       served.catch(() => fallback = fallback === served ? undefined : fallback);
-      return (await served).attachment(lane);
+      return await (await served).attachment(lane);
     },
     close: async () => {
       await channelsClosed(channels);
@@ -135,10 +135,18 @@ async function serveFile(image: ImageFile, pool: OpenContext["pool"]): Promise<S
   if (pool === undefined) {
     const channels = countChannels();
     const attachment = inlineFileAttachment(image, channels);
-    return { engine: "file-inline", attachment: () => attachment, close: () => channelsClosed(channels) };
+    return {
+      engine: "file-inline",
+      attachment: () => Promise.resolve(attachment),
+      close: () => channelsClosed(channels),
+    };
   }
   const opened = await pool.open(`image ${image.path}`, fileDescriptor(image));
-  return { engine: "file", attachment: (lane) => opened.attachment(lane), close: () => opened.close() };
+  return {
+    engine: "file",
+    attachment: async (lane) => await Promise.resolve(opened.attachment(lane)),
+    close: () => opened.close(),
+  };
 }
 
 /** Disks without a file: their target is a size. */
@@ -151,7 +159,12 @@ function openSizedDisk(format: string, request: DiskRequest, context: OpenContex
     ? memoryAttachment(allocateData(properties.sectors * SECTOR_BYTES, target), readOnly)
     : nullAttachment(readOnly);
   const describing = (properties: DiskProperties): string => describe(format, target, properties, format);
-  return new OpenedDisk(properties, describing, { attachment: () => attachment }, () => Promise.resolve());
+  return new OpenedDisk(
+    properties,
+    describing,
+    { attachment: () => Promise.resolve(attachment) },
+    () => Promise.resolve(),
+  );
 }
 
 function allocateData(sizeBytes: number, target: string): SharedArrayBuffer {
@@ -191,7 +204,7 @@ function describe(format: string, target: string, properties: DiskProperties, en
 class OpenedDisk implements Disk {
   readonly image?: ImageFile;
   /** Where there is a file. */
-  readonly grow?: () => void;
+  readonly grow?: () => Promise<void>;
   #properties: DiskProperties;
   readonly #describe: (properties: DiskProperties) => string;
   readonly #served: Pick<ServedImage, "attachment" | "withoutUring">;
@@ -207,7 +220,8 @@ class OpenedDisk implements Disk {
   ) {
     if (file !== undefined) {
       this.image = file.image;
-      this.grow = (): void => this.#grow(file.image.path, file.size());
+      // deno-lint-ignore require-await -- the size is looked at in this thread so far
+      this.grow = async (): Promise<void> => this.#grow(file.image.path, file.size());
     }
     this.#properties = properties;
     this.#describe = describe;
@@ -223,15 +237,15 @@ class OpenedDisk implements Disk {
     return this.#describe(this.#properties);
   }
 
-  attachment(lane: number): DiskAttachment {
+  async attachment(lane: number): Promise<DiskAttachment> {
     this.#mustBeOpen();
-    return this.#served.attachment(lane);
+    return await this.#served.attachment(lane);
   }
 
   async withoutUring(lane: number, refusal: Refusal): Promise<DiskAttachment> {
     this.#mustBeOpen();
     const { attachment, withoutUring } = this.#served;
-    return withoutUring === undefined ? attachment(lane) : await withoutUring(lane, refusal);
+    return withoutUring === undefined ? await attachment(lane) : await withoutUring(lane, refusal);
   }
 
   [Symbol.asyncDispose](): Promise<void> {

@@ -85,7 +85,7 @@ Deno.test("a device that another process left Connected waits for the image as l
   const dying: ImageLocks = {
     tryLock: () => {
       tries++;
-      return held ? "process 12 (deno) uses it" : { [Symbol.dispose]: () => {} };
+      return Promise.resolve(held ? "process 12 (deno) uses it" : { [Symbol.asyncDispose]: () => Promise.resolve() });
     },
   };
   rig.lines.length = 0;
@@ -108,7 +108,7 @@ Deno.test("a failure that is over gives way in the status to what the device wai
   rig.guestWrites(device, { ...RING_NODES, state: "4" });
   let failures = 0;
   const judge: Judge = ({ path }) => path.endsWith("/online") && failures++ === 0 ? "EIO" : undefined;
-  const busy: ImageLocks = { tryLock: () => "process 12 (deno) uses it" };
+  const busy: ImageLocks = { tryLock: () => Promise.resolve("process 12 (deno) uses it") };
   const openXenstore = (): Xenstore => faultyStore(rig.simulated.connect(DOM0), judge);
   const kind = rig.serve({}, { imageLocks: busy, clock: FAST_CLOCK, openXenstore });
   await rig.says("it will be retried");
@@ -119,7 +119,7 @@ Deno.test("a device whose image is busy can still be removed", async () => {
   using names = new TwoNames();
   await using rig = new Rig();
   const device = rig.attach({ params: `raw:${names.path}` });
-  const busy: ImageLocks = { tryLock: () => "process 12 (deno) uses it" };
+  const busy: ImageLocks = { tryLock: () => Promise.resolve("process 12 (deno) uses it") };
   const kind = rig.serve({}, { imageLocks: busy, clock: FAST_CLOCK });
   rig.guestWrites(device, { ...RING_NODES, state: "3" });
   await rig.backendReaches(device, 5);

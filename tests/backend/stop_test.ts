@@ -100,7 +100,10 @@ Deno.test("ended while the image's lock is waited for: it does not wait", async 
     rig.guestWrites(device, { ...RING_NODES, state: "3" });
     const asked = Promise.withResolvers<void>();
     const clock = { now: () => 0, sleep: (_ms: number, signal?: AbortSignal) => untilAborted(signal) };
-    const kind = rig.serve({}, { imageLocks: { tryLock: () => (asked.resolve(), "another process has it") }, clock });
+    const kind = rig.serve({}, {
+      imageLocks: { tryLock: () => (asked.resolve(), Promise.resolve("another process has it")) },
+      clock,
+    });
     await asked.promise;
     assert(await kind.close(STAY, NEVER_MS));
     assertEquals([rig.backend(device, "state"), rig.backend(device, "error")], ["2", undefined]);

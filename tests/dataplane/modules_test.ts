@@ -27,7 +27,7 @@ function diskOf(attachment: DiskAttachment): Disk {
   return {
     properties: { sectors: PART_BYTES / 512, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly: false },
     description: "a foreign disk",
-    attachment: () => attachment,
+    attachment: () => Promise.resolve(attachment),
     [Symbol.asyncDispose]: () => Promise.resolve(),
   };
 }

@@ -172,7 +172,7 @@ Deno.test("a queue whose disk is still opened for its reactor when the data plan
   const refused = assertRejects(() => bench.plane.openQueue(guest.spec(late)), XenblkError, "the data plane is closed");
   await asked.promise;
   await bench.plane[Symbol.asyncDispose]();
-  attachment.resolve(disk.attachment(0));
+  attachment.resolve(await disk.attachment(0));
   await refused;
   await late[Symbol.asyncDispose]();
 });

@@ -3,7 +3,7 @@
  * take the same ones; and that the descriptors which do the I/O are locked too.
  */
 
-import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import "./libraries.ts";
 import { NativeImageLocks } from "../../ffi/linux/image_lock.ts";
 import { fileDescriptor } from "../../lib/storage/engine/file.ts";
@@ -29,7 +29,7 @@ class TestImage implements Disposable {
   }
 
   /** Takes the lock as another disk would. */
-  lock(use: ImageUse): Disposable | string {
+  lock(use: ImageUse): Promise<AsyncDisposable | string> {
     return new NativeImageLocks().tryLock(this.image, use);
   }
 
@@ -38,7 +38,7 @@ class TestImage implements Disposable {
   }
 }
 
-function assertLocked(lock: Disposable | string): asserts lock is Disposable {
+function assertLocked(lock: AsyncDisposable | string): asserts lock is AsyncDisposable {
   assert(typeof lock === "object", String(lock));
 }
 
@@ -57,7 +57,7 @@ function lockedBytes(path: string): string[] {
   });
 }
 
-Deno.test("two writers, or a writer and a reader, exclude each other in either order; readers and sharers do not", () => {
+Deno.test("two writers, or a writer and a reader, exclude each other in either order; readers and sharers do not", async () => {
   using test = new TestImage();
   for (
     const [first, second, excluded] of [
@@ -70,46 +70,46 @@ Deno.test("two writers, or a writer and a reader, exclude each other in either o
       [SHARES, SHARES, false],
     ] as const
   ) {
-    const held = test.lock(first);
+    const held = await test.lock(first);
     assertLocked(held);
-    const other = test.lock(second);
+    const other = await test.lock(second);
     assertEquals(typeof other === "string", excluded, `${first.by}, then ${second.by}`);
-    held[Symbol.dispose]();
-    if (typeof other === "object") other[Symbol.dispose]();
-    const again = test.lock(WRITES);
+    await held[Symbol.asyncDispose]();
+    if (typeof other === "object") await other[Symbol.asyncDispose]();
+    const again = await test.lock(WRITES);
     assertLocked(again); // a refusal left nothing behind
-    again[Symbol.dispose]();
+    await again[Symbol.asyncDispose]();
   }
 });
 
-Deno.test("the bytes are QEMU's, on every descriptor of a writer's image, until the lock is released", () => {
+Deno.test("the bytes are QEMU's, on every descriptor of a writer's image, until the lock is released", async () => {
   using test = new TestImage();
   using _io = Deno.openSync(test.path, { read: true, write: true });
   using _more = Deno.openSync(test.path, { read: true });
   using _writeOnly = Deno.openSync(test.path, { write: true });
-  const lock = test.lock(WRITES);
+  const lock = await test.lock(WRITES);
   assertLocked(lock);
   const bytes = "100-101 201-201 203-203";
   assertEquals(lockedBytes(test.path).sort(), ["", bytes, bytes, bytes]);
-  lock[Symbol.dispose]();
+  await lock[Symbol.asyncDispose]();
   assertEquals(lockedBytes(test.path), ["", "", ""]);
-  const reader = test.lock(READS);
+  const reader = await test.lock(READS);
   assertLocked(reader);
   assertEquals(lockedBytes(test.path).filter((text) => text !== ""), ["100-100 201-201 203-203"]);
-  reader[Symbol.dispose]();
+  await reader[Symbol.asyncDispose]();
 });
 
-Deno.test("a descriptor that is opened while the lock is held is locked too once it joins, and released with the lock", () => {
+Deno.test("a descriptor that is opened while the lock is held is locked too once it joins, and released with the lock", async () => {
   using test = new TestImage();
   const locks = new NativeImageLocks();
-  const lock = test.lock(WRITES);
+  const lock = await test.lock(WRITES);
   assertLocked(lock);
   using late = Deno.openSync(test.path, { read: true, write: true });
   const bytes = "100-101 201-201 203-203";
   assertEquals(lockedBytes(test.path).sort(), ["", bytes]);
   locks.cover(test.image);
   assertEquals(lockedBytes(test.path), [bytes, bytes]);
-  lock[Symbol.dispose]();
+  await lock[Symbol.asyncDispose]();
   assertEquals(lockedBytes(test.path), [""]);
   locks.cover(test.image);
   assertEquals(lockedBytes(test.path), [""], "without a lock there is nothing to be covered");
@@ -119,7 +119,7 @@ Deno.test("a descriptor that is opened while the lock is held is locked too once
 Deno.test("I/O Workers that open an image which is locked already lock what they opened", async () => {
   using test = new TestImage();
   await using pool = new IoPool({ platform: NATIVE_PLATFORM, workers: 3 });
-  const lock = test.lock(WRITES);
+  const lock = await test.lock(WRITES);
   assertLocked(lock);
   const opened = await pool.open("image", fileDescriptor(test.image));
   const bytes = "100-101 201-201 203-203";
@@ -129,7 +129,7 @@ Deno.test("I/O Workers that open an image which is locked already lock what they
     assert(performance.now() < patience, `only ${lockedBytes(test.path)}`);
     await new Promise((resolve) => setTimeout(resolve, 10));
   }
-  lock[Symbol.dispose]();
+  await lock[Symbol.asyncDispose]();
   assertEquals(lockedBytes(test.path), ["", "", ""], "open, and locked no more");
   await opened.close();
 });
@@ -143,23 +143,23 @@ Deno.test("a lock ends with the process that has it, and until then the refusal 
     const reader = child.stdout.getReader();
     assertEquals(new TextDecoder().decode((await reader.read()).value), "locked\n");
     await reader.cancel();
-    assertEquals(test.lock(READS), `process ${child.pid} (deno) uses it`);
+    assertEquals(await test.lock(READS), `process ${child.pid} (deno) uses it`);
   } finally {
     child.kill("SIGKILL");
     await child.status;
   }
-  const lock = test.lock(WRITES);
+  const lock = await test.lock(WRITES);
   assertLocked(lock);
-  lock[Symbol.dispose]();
+  await lock[Symbol.asyncDispose]();
 });
 
-Deno.test("an image that is gone, or another one at its path, is not locked", () => {
+Deno.test("an image that is gone, or another one at its path, is not locked", async () => {
   const test = new TestImage();
   const other = Deno.makeTempFileSync();
   Deno.renameSync(other, test.path);
-  assertThrows(() => test.lock(WRITES), Error, "another file took its place");
+  await assertRejects(() => test.lock(WRITES), Error, "another file took its place");
   test[Symbol.dispose]();
-  assertThrows(() => test.lock(WRITES), Error, "No such file or directory (ENOENT)");
+  await assertRejects(() => test.lock(WRITES), Error, "No such file or directory (ENOENT)");
 });
 
 const hasQemu = await new Deno.Command("sh", {
@@ -177,7 +177,7 @@ async function qemu(program: string, ...args: string[]): Promise<{ success: bool
 
 Deno.test({ name: "QEMU's tools respect our lock", ignore: !hasQemu }, async () => {
   using test = new TestImage();
-  const writer = test.lock(WRITES);
+  const writer = await test.lock(WRITES);
   assertLocked(writer);
   const write = await qemu("qemu-io", "-f", "raw", "-c", "write 0 512", test.path);
   assertEquals(write.success, false);
@@ -186,12 +186,12 @@ Deno.test({ name: "QEMU's tools respect our lock", ignore: !hasQemu }, async () 
   assertEquals(read.success, false);
   assertMatch(read.words, /Failed to get shared "write" lock/);
   assert((await qemu("qemu-img", "info", "-U", "-f", "raw", test.path)).success, "-U asks for no lock");
-  writer[Symbol.dispose]();
-  const reader = test.lock(READS);
+  await writer[Symbol.asyncDispose]();
+  const reader = await test.lock(READS);
   assertLocked(reader);
   assertEquals((await qemu("qemu-io", "-f", "raw", "-c", "write 0 512", test.path)).success, false);
   assert((await qemu("qemu-io", "-r", "-f", "raw", "-c", "read 0 512", test.path)).success);
-  reader[Symbol.dispose]();
+  await reader[Symbol.asyncDispose]();
   assert((await qemu("qemu-io", "-f", "raw", "-c", "write 0 512", test.path)).success);
 });
 
@@ -202,17 +202,17 @@ Deno.test({ name: "we respect QEMU's lock, and say which process has it", ignore
   try {
     // It opens the image more than once, so its first lock may not be the one it keeps.
     const patience = performance.now() + 30_000;
-    for (let lock = test.lock(READS); performance.now() < patience; lock = test.lock(READS)) {
-      if (typeof lock === "object") lock[Symbol.dispose]();
+    for (let lock = await test.lock(READS); performance.now() < patience; lock = await test.lock(READS)) {
+      if (typeof lock === "object") await lock[Symbol.asyncDispose]();
       else if (lock.includes("qemu-io")) break;
       await new Promise((resolve) => setTimeout(resolve, 10));
     }
     for (const use of [WRITES, READS]) {
-      assertStringIncludes(String(test.lock(use)), `process ${holder.pid} (qemu-io) uses it`);
+      assertStringIncludes(String(await test.lock(use)), `process ${holder.pid} (qemu-io) uses it`);
     }
-    const shared = test.lock(SHARES); // qemu-io lets others write
+    const shared = await test.lock(SHARES); // qemu-io lets others write
     assertLocked(shared);
-    shared[Symbol.dispose]();
+    await shared[Symbol.asyncDispose]();
   } finally {
     await holder.stdin.close();
     await holder.status;

@@ -10,6 +10,6 @@ import { lockWord } from "../../lib/storage/image/lock.ts";
 const [path] = Deno.args;
 using file = Deno.openSync(path!, { read: true, write: true });
 const image = { path: path!, identity: identityOf(file), locked: lockWord() };
-const lock = new NativeImageLocks().tryLock(image, { writes: true, shared: false, by: "child" });
+const lock = await new NativeImageLocks().tryLock(image, { writes: true, shared: false, by: "child" });
 Deno.stdout.writeSync(new TextEncoder().encode(typeof lock === "string" ? `refused: ${lock}\n` : "locked\n"));
 setInterval(() => {}, 1000);

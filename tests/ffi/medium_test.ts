@@ -84,7 +84,7 @@ for (const sectorBytes of [512, 4096]) {
         assertEquals(properties.cache, cache);
         assert(properties.discard !== undefined && properties.discard.granularityBytes >= sectorBytes);
         const { platform, parker, channels: open } = rig;
-        using channel = new ChannelRig(disk.attachment(0), { platform, parker, open });
+        using channel = new ChannelRig(await disk.attachment(0), { platform, parker, open });
         channel.buffer(0).fill(0x5a);
         assertEquals(channel.writeNow(0, 64 << 10), 0);
         channel.channel.flush(0);

@@ -89,7 +89,7 @@ async function withDetached(
   using folder = new Folder();
   using rig = new UringRig();
   await using disk = await rig.open(folder.file("disk.img", MIB), { cache });
-  using detached = new Detached(change(disk.attachment(0) as UringAttachment));
+  using detached = new Detached(change(await disk.attachment(0) as UringAttachment));
   body(detached);
   assertEquals(detached.unreaped, 0);
 }
@@ -191,7 +191,7 @@ Deno.test("transfers go by the ring or by calls as the routes and the rule of th
   using folder = new Folder();
   using rig = new UringRig();
   await using disk = await rig.open(folder.file("disk.img", MIB), {});
-  const attachment = disk.attachment(0) as UringAttachment;
+  const attachment = await disk.attachment(0) as UringAttachment;
   /** Whether a read and a write go by the ring. */
   const byRing = (routes: Partial<UringRoutes>, rule: MemoryRule): boolean[] => {
     using detached = new Detached({ ...attachment, routes: { ...attachment.routes, ...routes } }, rule);
@@ -234,7 +234,7 @@ Deno.test("a channel that cannot be opened, or is closed, lets the disk be close
   using folder = new Folder();
   using rig = new UringRig();
   const disk = await rig.open(folder.file("disk.img", MIB), {});
-  const attachment = disk.attachment(0) as UringAttachment;
+  const attachment = await disk.attachment(0) as UringAttachment;
   const image = { ...attachment.image, path: folder.file("other.img", MIB) };
   assertThrows(() => new Detached({ ...attachment, image }), Error);
   const detached = new Detached(attachment);

@@ -109,7 +109,7 @@ Deno.test("more operations in a turn than the ring holds all complete", async ()
   await using disk = await rig.open(folder.file("disk.img", 8 * MIB), { cache: "none" });
   const { platform, parker, channels: open } = rig;
   const depth = 2000;
-  using channel = new ChannelRig(disk.attachment(0), {
+  using channel = new ChannelRig(await disk.attachment(0), {
     platform,
     parker,
     open,
@@ -131,7 +131,7 @@ Deno.test("100 000 operations leave the heap as it was", async () => {
     addresses: Float64Array.from({ length: 32 }, (_, tag) => memory.address + tag * 4096),
     lengths: new Uint32Array(32).fill(4096),
   };
-  using channel = rig.channels(disk.attachment(0), { depth: 32, vectors, memory: nativeMemory, buffers: memory });
+  using channel = rig.channels(await disk.attachment(0), { depth: 32, vectors, memory: nativeMemory, buffers: memory });
   const carryOut = (operations: number): void => {
     for (let done = 0; done < operations;) {
       for (let tag = 0; tag < 32; tag++) {
@@ -231,7 +231,7 @@ Deno.test("park: returns at once while a channel has results that were not reape
   using rig = new UringRig();
   await using disk = await rig.open(folder.file("disk.img", MIB));
   const { platform, parker, channels: open } = rig;
-  using channel = new ChannelRig(disk.attachment(0), { platform, parker, open });
+  using channel = new ChannelRig(await disk.attachment(0), { platform, parker, open });
   channel.read(0, 0, [4096]);
   channel.channel.submit();
   parker.park(5000);

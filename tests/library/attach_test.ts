@@ -149,7 +149,7 @@ Deno.test("a disk reports that the toolstack removed it, and that its guest has 
 });
 
 Deno.test("what cannot be attached is refused with its reason, and leaves nothing behind", async () => {
-  const busy = { tryLock: () => "process 12 (qemu) uses it" };
+  const busy = { tryLock: () => Promise.resolve("process 12 (qemu) uses it") };
   const file = await Deno.makeTempFile();
   using _image = { [Symbol.dispose]: () => Deno.removeSync(file) };
   Deno.truncateSync(file, MIB);

@@ -253,7 +253,7 @@ export class BackendProcess {
       properties: disk.properties,
       image: { path: disk.name, identity: { device: 1, inode: 1 }, locked: NOTHING },
       description: disk.name,
-      attachment: () => ({ module: "simulated", disk: disk.name }),
+      attachment: () => Promise.resolve({ module: "simulated", disk: disk.name }),
       [Symbol.asyncDispose]: () => {
         if (!this.#gone) {
           run.require(channels.length === 0, `${disk.name} was closed with ${channels.length} channels open`);
@@ -275,15 +275,19 @@ export class BackendProcess {
   /** As in the kernel: a lock stays held until the last write of its killed owner is over. */
   get #imageLocks(): ImageLocks {
     const { disks, breakage } = this.#options;
-    if (breakage.unlocked) return { tryLock: () => ({ [Symbol.dispose]: () => {} }) };
+    if (breakage.unlocked) {
+      return { tryLock: () => Promise.resolve({ [Symbol.asyncDispose]: () => Promise.resolve() }) };
+    }
     return {
-      tryLock: ({ path }) => {
+      // deno-lint-ignore require-await -- a check that fails rejects
+      tryLock: async ({ path }) => {
         this.#assertAlive();
         const watch = disks.get(path)!;
         if (watch.locked || watch.orphans.length > 0) return "a process that was killed has it";
         watch.locked = true;
         return {
-          [Symbol.dispose]: () => {
+          // deno-lint-ignore require-await
+          [Symbol.asyncDispose]: async () => {
             if (!this.#gone) watch.locked = false;
           },
         };

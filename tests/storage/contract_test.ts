@@ -90,11 +90,11 @@ async function stage(engine: Engine, readOnly = false): Promise<Stage> {
   return { ...made, [Symbol.asyncDispose]: () => undo.disposeAsync() };
 }
 
-function rigOn(
+async function rigOn(
   { disk, platform, parker, open }: Stage,
   options: { depth?: number; announce?: boolean } = {},
-): ChannelRig {
-  return new ChannelRig(disk.attachment(0), { platform, parker, open, ...options });
+): Promise<ChannelRig> {
+  return new ChannelRig(await disk.attachment(0), { platform, parker, open, ...options });
 }
 
 function fillRandomly(bytes: Uint8Array, random: () => number): void {
@@ -163,7 +163,7 @@ for (const [name, engine] of Object.entries(ENGINES)) {
   if (movesData) {
     Deno.test(`${name}: random operations at depth 32 with scattered vectors read back what was written`, async () => {
       await using made = await stage(engine);
-      using rig = rigOn(made);
+      using rig = await rigOn(made);
       exercise(rig, 1500, randomSource(1));
     });
   }
@@ -171,14 +171,14 @@ for (const [name, engine] of Object.entries(ENGINES)) {
   if (movesData) {
     Deno.test(`${name}: buffers that the channel was not opened with serve as well`, async () => {
       await using made = await stage(engine);
-      using rig = rigOn(made, { announce: false });
+      using rig = await rigOn(made, { announce: false });
       exercise(rig, 200, randomSource(2));
     });
   }
 
   Deno.test(`${name}: every operation completes once, flushes among them`, async () => {
     await using made = await stage(engine);
-    using rig = rigOn(made);
+    using rig = await rigOn(made);
     const seen = new Map<number, number>();
     for (let round = 0; round < 20; round++) {
       for (let tag = 0; tag < 32; tag++) {
@@ -199,7 +199,7 @@ for (const [name, engine] of Object.entries(ENGINES)) {
 
   Deno.test(`${name}: nothing starts before submit`, async () => {
     await using made = await stage(engine);
-    using rig = rigOn(made);
+    using rig = await rigOn(made);
     rig.write(0, 0, [512]);
     assertEquals(rig.channel.reap(), 0);
     assertEquals(rig.channel.inFlight, 1);
@@ -208,7 +208,7 @@ for (const [name, engine] of Object.entries(ENGINES)) {
 
   Deno.test(`${name}: a tag that is in flight or too large, and closing while busy, are refused`, async () => {
     await using made = await stage(engine);
-    using rig = rigOn(made);
+    using rig = await rigOn(made);
     rig.channel.flush(3);
     assertThrows(() => rig.channel.flush(3), RangeError, "in flight");
     assertThrows(() => rig.channel.flush(32), RangeError, "depth");
@@ -219,7 +219,7 @@ for (const [name, engine] of Object.entries(ENGINES)) {
   Deno.test(`${name}: writes to a read-only disk fail, reads and flushes do not`, async () => {
     await using made = await stage(engine, true);
     assert(made.disk.properties.readOnly);
-    using rig = rigOn(made);
+    using rig = await rigOn(made);
     assertEquals(rig.writeNow(0, 512), -EBADF);
     assertEquals(rig.readNow(0, 512), 0);
     rig.channel.flush(1);
@@ -228,7 +228,7 @@ for (const [name, engine] of Object.entries(ENGINES)) {
 
   Deno.test(`${name}: a discard gives bytes back where the properties say so, and is refused elsewhere`, async () => {
     await using made = await stage(engine);
-    using rig = rigOn(made);
+    using rig = await rigOn(made);
     rig.buffer(0).fill(0x5a);
     assertEquals(rig.writeNow(0, 64 << 10), 0);
     const { discard } = made.disk.properties;
@@ -248,7 +248,7 @@ for (const [name, engine] of Object.entries(ENGINES)) {
   if (movesData) {
     Deno.test(`${name}: a read beyond the end is an I/O error, and the next one is not`, async () => {
       await using made = await stage(engine);
-      using rig = rigOn(made);
+      using rig = await rigOn(made);
       assertEquals(rig.readNow(DISK_BYTES - 512, 1024), -EIO);
       assertEquals(rig.readNow(DISK_BYTES, 512), -EIO);
       assertEquals(rig.readNow(DISK_BYTES - 512, 512), 0);
@@ -261,8 +261,8 @@ for (const [name, engine] of Object.entries(ENGINES)) {
       await using made = await stage(engine);
       folder = made.folder;
       for (let round = 0; round < 5; round++) {
-        using one = rigOn(made, { depth: 4 });
-        using other = rigOn(made, { depth: 4 });
+        using one = await rigOn(made, { depth: 4 });
+        using other = await rigOn(made, { depth: 4 });
         one.buffer(0).fill(round + 1);
         one.write(0, 0, [4096]);
         other.write(0, 4096, [512]);

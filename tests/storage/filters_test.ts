@@ -13,7 +13,7 @@ import { ChannelRig, simulatedPlatform } from "./rig.ts";
 
 async function rigWith(wrap: (channel: IoChannel, vectors: IoVectors) => IoChannel): Promise<ChannelRig> {
   const disk = await openDisk({ format: "memory", target: "1M", readOnly: false, engine: "auto" });
-  return new ChannelRig(disk.attachment(0), { platform: simulatedPlatform(), wrap, depth: 8 });
+  return new ChannelRig(await disk.attachment(0), { platform: simulatedPlatform(), wrap, depth: 8 });
 }
 
 const line = ({ event, operation, tag, offsetBytes, lengthBytes, result }: RecordedEvent): string =>

@@ -37,56 +37,54 @@ Deno.test("a use excludes those that write unless it shares", () => {
   ]);
 });
 
-Deno.test("an image is one by its file and not by its path, and is free when its user is done with it", () => {
+Deno.test("an image is one by its file and not by its path, and is free when its user is done with it", async () => {
   const locks = new ProcessImageLocks(undefined, silent);
-  const lock = locks.tryLock(image(), WRITES);
+  const lock = await locks.tryLock(image(), WRITES);
   assert(typeof lock === "object");
-  assertEquals(locks.tryLock(image(7, "/other/name"), READS), "this process serves it to vbd3/5/51712");
-  assert(typeof locks.tryLock(image(8), WRITES) === "object", "another file");
-  lock[Symbol.dispose]();
-  const readers = [locks.tryLock(image(), READS), locks.tryLock(image(), READS_SHARED)];
+  assertEquals(await locks.tryLock(image(7, "/other/name"), READS), "this process serves it to vbd3/5/51712");
+  assert(typeof await locks.tryLock(image(8), WRITES) === "object", "another file");
+  await lock[Symbol.asyncDispose]();
+  const readers = [await locks.tryLock(image(), READS), await locks.tryLock(image(), READS_SHARED)];
   assert(readers.every((reader) => typeof reader === "object"));
-  assertEquals(locks.tryLock(image(), WRITES), "this process serves it to vbd3/6/51712");
-  lock[Symbol.dispose](); // a second time, which releases no other lock
-  assert(typeof locks.tryLock(image(), WRITES) === "string");
+  assertEquals(await locks.tryLock(image(), WRITES), "this process serves it to vbd3/6/51712");
+  await lock[Symbol.asyncDispose](); // a second time, which releases no other lock
+  assert(typeof await locks.tryLock(image(), WRITES) === "string");
 });
 
-Deno.test("locks of other processes count; theirs and ours are taken and released together", () => {
+Deno.test("locks of other processes count; theirs and ours are taken and released together", async () => {
   const taken: string[] = [];
   const beyond: ImageLocks = {
     tryLock: ({ path }) => {
-      if (path === "/theirs") return "process 12 (qemu) uses it";
+      if (path === "/theirs") return Promise.resolve("process 12 (qemu) uses it");
       taken.push(path);
-      return { [Symbol.dispose]: () => void taken.pop() };
+      return Promise.resolve({ [Symbol.asyncDispose]: () => Promise.resolve(void taken.pop()) });
     },
   };
   const locks = new ProcessImageLocks(beyond, silent);
-  assertEquals(locks.tryLock(image(7, "/theirs"), READS), "process 12 (qemu) uses it");
-  const lock = locks.tryLock(image(7, "/ours"), WRITES);
+  assertEquals(await locks.tryLock(image(7, "/theirs"), READS), "process 12 (qemu) uses it");
+  const lock = await locks.tryLock(image(7, "/ours"), WRITES);
   assert(typeof lock === "object", "a refusal leaves nothing behind");
   assertEquals(taken, ["/ours"]);
-  lock[Symbol.dispose]();
+  await lock[Symbol.asyncDispose]();
   assertEquals(taken, []);
 });
 
-Deno.test("an image that cannot be locked against others is used, with a warning, and locked among our own", () => {
+Deno.test("an image that cannot be locked against others is used, with a warning, and locked among our own", async () => {
   const warnings: string[] = [];
   const beyond: ImageLocks = {
-    tryLock: () => {
-      throw new Error("No locks available (ENOLCK)");
-    },
+    tryLock: () => Promise.reject(new Error("No locks available (ENOLCK)")),
   };
   const locks = new ProcessImageLocks(beyond, (line) => warnings.push(line));
-  assert(typeof locks.tryLock(image(), WRITES) === "object");
+  assert(typeof await locks.tryLock(image(), WRITES) === "object");
   assertEquals(warnings, ["image /images/a.img: other processes are not kept from it: No locks available (ENOLCK)"]);
-  assertEquals(locks.tryLock(image(), WRITES), "this process serves it to vbd3/5/51712");
+  assertEquals(await locks.tryLock(image(), WRITES), "this process serves it to vbd3/5/51712");
 });
 
 Deno.test("a lock is waited for a little, and then refused with the image's name, the holder and what to do", async () => {
   let nowMs = 0;
   const clock: Clock = { now: () => nowMs, sleep: (ms) => Promise.resolve(void (nowMs += ms)) };
   const locks = new ProcessImageLocks(undefined, silent);
-  const first = locks.tryLock(image(), WRITES) as Disposable;
+  const first = await locks.tryLock(image(), WRITES) as AsyncDisposable;
   const error = await assertRejects(() => lockImage(locks, image(), READS, clock), ImageBusyError);
   assertEquals(
     error.line,
@@ -97,12 +95,11 @@ Deno.test("a lock is waited for a little, and then refused with the image's name
   const releaseAt = nowMs + 1000;
   const freeing: Clock = {
     now: () => nowMs,
-    sleep: (ms) => {
+    sleep: async (ms) => {
       nowMs += ms;
-      if (nowMs >= releaseAt) first[Symbol.dispose]();
-      return Promise.resolve();
+      if (nowMs >= releaseAt) await first[Symbol.asyncDispose]();
     },
   };
-  (await lockImage(locks, image(), READS, freeing))[Symbol.dispose]();
+  await (await lockImage(locks, image(), READS, freeing))[Symbol.asyncDispose]();
   assert(nowMs >= releaseAt && nowMs < releaseAt + 300);
 });

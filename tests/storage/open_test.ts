@@ -126,7 +126,7 @@ Deno.test({
     await using rig = new PoolRig({ workers: 2 });
     await using disk = await rig.open(device);
     assertEquals(disk.properties.sectors, (3 << 20) / 512);
-    using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+    using channel = new ChannelRig(await disk.attachment(0), { platform: rig.platform, parker: rig.parker });
     channel.buffer(0).fill(0x5a);
     assertEquals(channel.writeNow((3 << 20) - 4096, 4096), 0);
     channel.channel.flush(0);
@@ -161,14 +161,15 @@ Deno.test("a file that took the image's place is not served inline", async () =>
   folder.file("other", 4096);
   Deno.renameSync(`${folder.path}/other`, path);
   const platform = simulatedPlatform();
-  const error = assertThrows(() => new ChannelRig(disk.attachment(0), { platform }), Error);
+  const attachment = await disk.attachment(0);
+  const error = assertThrows(() => new ChannelRig(attachment, { platform }), Error);
   assertMatch(error.message, /another file took its place/);
 });
 
 Deno.test("a closed disk takes no channel, and closing waits for the last one", async () => {
   using folder = new Folder();
   const disk = await openFile(folder.file("disk", 4096), {});
-  const attachment = disk.attachment(0);
+  const attachment = await disk.attachment(0);
   const platform = simulatedPlatform();
   const rig = new ChannelRig(attachment, { platform });
   let closed = false;
@@ -178,5 +179,5 @@ Deno.test("a closed disk takes no channel, and closing waits for the last one", 
   assertThrows(() => new ChannelRig(attachment, { platform }), XenblkError, "the disk is closed");
   rig[Symbol.dispose]();
   await closing;
-  assertThrows(() => disk.attachment(0), XenblkError, "it is closed");
+  await assertRejects(() => disk.attachment(0), XenblkError, "it is closed");
 });

@@ -31,15 +31,15 @@ Deno.test("a stalled disk holds up no other disk's I/O, nor its opening", async 
   const { platform, parker } = rig;
   await using slow = await rig.open(slowPath);
   await using fast = await rig.open(fastPath);
-  using slowRig = new ChannelRig(slow.attachment(0), { platform, parker });
-  using fastRig = new ChannelRig(fast.attachment(0), { platform, parker });
+  using slowRig = new ChannelRig(await slow.attachment(0), { platform, parker });
+  using fastRig = new ChannelRig(await fast.attachment(0), { platform, parker });
   folder.file("slow.stall", 1);
   for (let tag = 0; tag < 32; tag++) slowRig.read(tag, tag * 4096, [4096]);
   slowRig.channel.submit();
   for (let i = 0; i < 200; i++) assertEquals(fastRig.writeNow(i * 512, 512), 0);
   assertEquals(slowRig.channel.reap(), 0);
   await using late = await rig.open(latePath);
-  using lateRig = new ChannelRig(late.attachment(0), { platform, parker });
+  using lateRig = new ChannelRig(await late.attachment(0), { platform, parker });
   assertEquals(lateRig.readNow(0, 4096), 0);
   assertEquals(slowRig.channel.inFlight, 32);
   Deno.removeSync(`${slowPath}.stall`);
@@ -55,7 +55,7 @@ Deno.test("an operation of many vectors, and more operations than a queue holds,
   await using rig = new PoolRig();
   await using disk = await rig.open(path);
   const options = { platform: rig.platform, parker: rig.parker, depth, bufferBytes: 2 * bytesPerTag, vectorsPerTag };
-  using channel = new ChannelRig(disk.attachment(0), options);
+  using channel = new ChannelRig(await disk.attachment(0), options);
   const lengths = new Array<number>(vectorsPerTag).fill(512);
   for (let tag = 0; tag < depth; tag++) {
     for (let i = 0; i < vectorsPerTag; i++) channel.buffer(tag).fill(tag * 7 + i, i * 1024, i * 1024 + 512);
@@ -76,7 +76,7 @@ Deno.test("one job's error among an operation's several jobs is the operation's 
   await using rig = new PoolRig();
   await using disk = await rig.open(path);
   const options = { platform: rig.platform, parker: rig.parker, vectorsPerTag: 128, bufferBytes: 128 * 1024, depth: 2 };
-  using channel = new ChannelRig(disk.attachment(0), options);
+  using channel = new ChannelRig(await disk.attachment(0), options);
   channel.read(0, 0, new Array<number>(101).fill(512), 512);
   assertEquals(channel.reapSome(), new Map([[0, -EIO]]));
   assertEquals(channel.channel.reap(), 0);
@@ -89,8 +89,8 @@ Deno.test("two reactors share a disk: each reaps its own", async () => {
   using parker = rig.platform.openParker(token);
   await rig.pool.addLane(1, token);
   await using disk = await rig.open(folder.file("disk", 1 << 20));
-  using one = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
-  using other = new ChannelRig(disk.attachment(1), { platform: rig.platform, parker });
+  using one = new ChannelRig(await disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+  using other = new ChannelRig(await disk.attachment(1), { platform: rig.platform, parker });
   const random = randomSource(5);
   for (let round = 0; round < 50; round++) {
     for (let tag = 0; tag < 32; tag++) {
@@ -101,7 +101,7 @@ Deno.test("two reactors share a disk: each reaps its own", async () => {
     assertEquals(other.finish().size, 32);
     assertEquals(one.finish().size, 32);
   }
-  assertThrows(() => disk.attachment(2), RangeError, "lane 2");
+  await assertRejects(() => disk.attachment(2), RangeError, "lane 2");
 });
 
 Deno.test("an image truncated under the disk reads as an error, never as zeroes", async () => {
@@ -109,7 +109,7 @@ Deno.test("an image truncated under the disk reads as an error, never as zeroes"
   const path = folder.file("disk", 1 << 20);
   await using rig = new PoolRig();
   await using disk = await rig.open(path);
-  using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+  using channel = new ChannelRig(await disk.attachment(0), { platform: rig.platform, parker: rig.parker });
   assertEquals(channel.readNow(1 << 19, 4096), 0);
   Deno.truncateSync(path, (1 << 19) + 512);
   assertEquals(channel.readNow(1 << 19, 4096), -EIO);
@@ -128,7 +128,7 @@ Deno.test({
     const path = folder.file("disk", 1 << 20);
     await using rig = new PoolRig();
     await using disk = await rig.open(path);
-    using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+    using channel = new ChannelRig(await disk.attachment(0), { platform: rig.platform, parker: rig.parker });
     const results = new Set<number>();
     for (let at = 0; at < 1 << 20; at += 1 << 16) results.add(channel.writeNow(at, 1 << 16));
     assertEquals([...results], [0, -ENOSPC]);
@@ -156,7 +156,7 @@ Deno.test("closing a disk closes its file in every I/O Worker", async () => {
   const path = folder.file("disk", 4096);
   for (let round = 0; round < 10; round++) {
     await using disk = await rig.open(path);
-    using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+    using channel = new ChannelRig(await disk.attachment(0), { platform: rig.platform, parker: rig.parker });
     assertEquals(channel.readNow(0, 512), 0);
     await eventually(() => openBelow(folder.path) === 4, "the disk's own handle and one in each I/O Worker");
   }
@@ -168,7 +168,7 @@ Deno.test("a channel without buffers or work costs nothing to close", async () =
   await using rig = new PoolRig({ workers: 1 });
   await using disk = await rig.open(folder.file("disk", 4096));
   const vectors = { addresses: new Float64Array(1), lengths: new Uint32Array(1) };
-  using channel = openChannel(disk.attachment(0), { depth: 1, vectors, memory: rig.platform.memory });
+  using channel = openChannel(await disk.attachment(0), { depth: 1, vectors, memory: rig.platform.memory });
   channel.submit();
   assertEquals([channel.inFlight, channel.reap()], [0, 0]);
 });
@@ -179,7 +179,7 @@ Deno.test("an executor from outside the project is served by the I/O Workers, di
   const lastDiscard = new SharedArrayBuffer(24);
   const disk = await rig.pool.open("a foreign disk", reversed(data, lastDiscard));
   {
-    using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+    using channel = new ChannelRig(await disk.attachment(0), { platform: rig.platform, parker: rig.parker });
     for (let tag = 0; tag < 32; tag++) {
       channel.buffer(tag).fill(tag + 1);
       channel.write(tag, tag * 4096, [512, 3072, 512]);
@@ -201,7 +201,7 @@ Deno.test("a memory disk behind the I/O Workers discards, and refuses what it ca
   await using rig = new PoolRig({ workers: 2 });
   const disk = await rig.pool.open("memory", memoryAttachment(new SharedArrayBuffer(1 << 20), false));
   {
-    using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+    using channel = new ChannelRig(await disk.attachment(0), { platform: rig.platform, parker: rig.parker });
     channel.buffer(0).fill(9);
     assertEquals(channel.writeNow(0, 8192), 0);
     channel.channel.discard(1, 4096, 4096, false);
@@ -218,7 +218,7 @@ Deno.test("a module that opens no executor is refused by name; the others' disks
   using folder = new Folder();
   await using rig = new PoolRig({ workers: 2 });
   await using disk = await rig.open(folder.file("disk", 4096));
-  using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+  using channel = new ChannelRig(await disk.attachment(0), { platform: rig.platform, parker: rig.parker });
   const refusal = async (name: string): Promise<string> => {
     const module = new URL(`../dataplane/modules/${name}.ts`, import.meta.url).href;
     const error = await assertRejects(() => rig.pool.open("the disk", { module }), XenblkError);
@@ -240,7 +240,7 @@ Deno.test("a module that never finishes loading holds up no other disk, nor the 
   const refused = assertRejects(() => rig.pool.open("the disk", { module }), XenblkError, "stopped");
   {
     await using disk = await rig.open(path);
-    using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+    using channel = new ChannelRig(await disk.attachment(0), { platform: rig.platform, parker: rig.parker });
     for (let i = 0; i < 50; i++) assertEquals(channel.readNow(0, 4096), 0);
   }
   await rig[Symbol.asyncDispose]();
@@ -256,7 +256,7 @@ Deno.test("an I/O Worker that gets a disk's module late serves it then, and clos
     const disk = await rig.pool.open("the disk", heldWhile(hold, counters.buffer));
     assertEquals(counters[0], 1, "the first Worker serves it alone");
     {
-      using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+      using channel = new ChannelRig(await disk.attachment(0), { platform: rig.platform, parker: rig.parker });
       const serve = (): void => {
         for (let tag = 0; tag < 32; tag++) channel.read(tag, 0, [512]);
         assertEquals([...channel.finish().values()], new Array(32).fill(0));
@@ -272,7 +272,7 @@ Deno.test("an I/O Worker that gets a disk's module late serves it then, and clos
     const closed = disk.close();
     if (closedEarly) {
       await using other = await rig.open(folder.file("other", 4096));
-      using channel = new ChannelRig(other.attachment(0), { platform: rig.platform, parker: rig.parker });
+      using channel = new ChannelRig(await other.attachment(0), { platform: rig.platform, parker: rig.parker });
       assertEquals(channel.readNow(0, 4096), 0);
       Deno.removeSync(hold);
     }
@@ -295,7 +295,7 @@ Deno.test("a pool that is started before there are files serves them; one that c
   await using rig = new PoolRig({ workers: 2 });
   await rig.pool.start();
   await using disk = await rig.open(folder.file("disk", 4096));
-  using channel = new ChannelRig(disk.attachment(0), { platform: rig.platform, parker: rig.parker });
+  using channel = new ChannelRig(await disk.attachment(0), { platform: rig.platform, parker: rig.parker });
   assertEquals(channel.readNow(0, 4096), 0);
   await using pool = new IoPool({ platform: NO_PLATFORM, workers: 2 });
   await assertRejects(() => pool.start(), XenblkError, "not a simulated machine");

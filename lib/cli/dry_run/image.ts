@@ -25,7 +25,7 @@ export async function givenImage(name: string, locks: ImageLocks | undefined): P
   const readOnly = locks === undefined;
   await using disk = await openDisk({ format, target, readOnly, engine: "auto" });
   if (disk.image !== undefined && locks !== undefined) {
-    checkFree(locks, disk.image, { writes: true, shared: false, by: "dry-run" });
+    await checkFree(locks, disk.image, { writes: true, shared: false, by: "dry-run" });
   }
   const isFile = format === "raw";
   const image: GuestImage = {

@@ -36,16 +36,16 @@ export interface ImageUse {
 export interface ImageLocks {
   /**
    * Takes the lock, to be disposed, or says who excludes this use: the end of a sentence such as `process 12 (qemu) has
-   * it`. Throws Error with the reason if the image cannot be locked at all.
+   * it`. Rejects with Error and the reason if the image cannot be locked at all.
    */
-  tryLock(image: LockableImage, use: ImageUse): Disposable | string;
+  tryLock(image: LockableImage, use: ImageUse): Promise<AsyncDisposable | string>;
 }
 
-/** Returns if the image could be locked now for this use. Throws {@linkcode ImageBusyError}. */
-export function checkFree(locks: ImageLocks, image: LockableImage, use: ImageUse): void {
-  const lock = new ProcessImageLocks(locks, () => {}).tryLock(image, use);
+/** Resolves if the image could be locked now for this use. Rejects with {@linkcode ImageBusyError}. */
+export async function checkFree(locks: ImageLocks, image: LockableImage, use: ImageUse): Promise<void> {
+  const lock = await new ProcessImageLocks(locks, () => {}).tryLock(image, use);
   if (typeof lock === "string") throw busy(image, use, lock);
-  lock[Symbol.dispose]();
+  await lock[Symbol.asyncDispose]();
 }
 
 /** Whether two uses exclude each other. */
@@ -65,27 +65,37 @@ export class ProcessImageLocks implements ImageLocks {
     this.#warn = warn;
   }
 
-  tryLock(image: LockableImage, use: ImageUse): Disposable | string {
+  async tryLock(image: LockableImage, use: ImageUse): Promise<AsyncDisposable | string> {
     const { device, inode } = image.identity;
     const key = `${device}:${inode}`;
     const held = this.#held.get(key) ?? new Set();
     for (const other of held) if (excludes(use, other)) return `this process serves it to ${other.by}`;
-    const outer = this.#lockBeyond(image, use);
-    if (typeof outer === "string") return outer;
     const mine = { ...use };
+    // Before the wait for other processes' locks, so that two disks of this process do not both get through.
     this.#held.set(key, held.add(mine));
+    const outer = await this.#lockBeyond(image, use);
+    if (typeof outer === "string") {
+      this.#leave(key, held, mine);
+      return outer;
+    }
     return {
-      [Symbol.dispose]: (): void => {
-        if (!held.delete(mine)) return;
-        if (held.size === 0) this.#held.delete(key);
-        outer?.[Symbol.dispose]();
+      [Symbol.asyncDispose]: async (): Promise<void> => {
+        if (!this.#leave(key, held, mine)) return;
+        await outer?.[Symbol.asyncDispose]();
       },
     };
   }
 
-  #lockBeyond(image: LockableImage, use: ImageUse): Disposable | string | undefined {
+  /** False if the use was over already. */
+  #leave(key: string, held: Set<ImageUse>, mine: ImageUse): boolean {
+    if (!held.delete(mine)) return false;
+    if (held.size === 0 && this.#held.get(key) === held) this.#held.delete(key);
+    return true;
+  }
+
+  async #lockBeyond(image: LockableImage, use: ImageUse): Promise<AsyncDisposable | string | undefined> {
     try {
-      return this.#beyond?.tryLock(image, use);
+      return await this.#beyond?.tryLock(image, use);
     } catch (error) {
       this.#warn(`image ${image.path}: other processes are not kept from it: ${errorText(error)}`);
       return undefined;
@@ -110,9 +120,9 @@ export async function lockImage(
   use: ImageUse,
   clock: Clock,
   signal?: AbortSignal,
-): Promise<Disposable> {
+): Promise<AsyncDisposable> {
   for (const start = clock.now();;) {
-    const lock = locks.tryLock(image, use);
+    const lock = await locks.tryLock(image, use);
     if (typeof lock !== "string") return lock;
     if (clock.now() - start >= PATIENCE_MS) throw busy(image, use, lock);
     await clock.sleep(RETRY_MS, signal);
