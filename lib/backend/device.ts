@@ -377,6 +377,7 @@ export class BackendDevice {
 
   /** Takes back the report of storage that has answered since, unless there is another error by now. */
   #answered(nodes: DeviceNodes): void {
+    if (this.#resources.waits.overdue) return;
     if (this.#overdue !== undefined && this.#error.message === this.#overdue) {
       nodes.clearError();
       this.#error.clear();
