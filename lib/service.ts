@@ -24,7 +24,7 @@ import type { DeviceAddress } from "./xenbus/paths.ts";
 const GRACE_MS = 20_000;
 /** The same once a part of the process has died: what it had in flight never finishes. */
 const GRACE_AFTER_FAILURE_MS = 2_000;
-/** Devices are given up earlier if none of those that are left has answered a request for so long. */
+/** Devices are given up earlier if all that are left have requests in flight and none has answered any for so long. */
 const STALL_MS = 5_000;
 /** How long threads may take to end; one that the kernel holds ends with the process. */
 const THREADS_MS = 2_000;
@@ -73,8 +73,9 @@ export interface Service {
   /**
    * Finishes what is in flight and ends all threads. All devices are closed at the same time, and each is released as
    * soon as it is done. A device is given up after 20 s (if the devices are detached, in addition to `timeoutMs`), or
-   * when nothing has made progress for 5 s; after {@linkcode failed}, after 2 s. Then the threads get 2 s. Those that
-   * are still blocked in the kernel run on until the process ends, so it should end with Deno.exit.
+   * when all that are left have requests in flight and none was answered for 5 s; after {@linkcode failed}, after 2 s.
+   * Then the threads get 2 s. Those that are still blocked in the kernel run on until the process ends, so it should end
+   * with Deno.exit.
    */
   close(options: CloseOptions): Promise<CloseResult>;
 }

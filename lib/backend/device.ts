@@ -194,9 +194,9 @@ export class BackendDevice {
     return this.#resources.waits.pending;
   }
 
-  /** The guest's time to close it is over: only requests in flight, and storage, are waited for. */
+  /** The guest's time to close it is over, and requests are in flight. */
   get draining(): boolean {
-    return this.#draining;
+    return this.#draining && sumStats(this.#resources.readStats()).inFlight > 0;
   }
 
   /** Changes whenever a request is answered. */

@@ -1,7 +1,8 @@
 /**
  * The names of what outlives a process in the journal store, and the journals of one device's rings. A nonce in the
  * backend's directory and in each journal ties them to one connection, so that a journal of an earlier connection, or
- * of another guest, is never replayed into this one.
+ * of another guest, is never replayed into this one. The store's calls are synchronous: its files are in a tmpfs below
+ * /run, which waits for no disk.
  */
 
 import { newNonce, type Nonce, nonceText, parseNonce } from "../nonce.ts";

@@ -125,7 +125,8 @@ export class BackendKind {
   /**
    * Closes all devices at once and the connection to xenstore. Each device is drained, unmapped and unlocked by itself,
    * whatever the others wait for. False, with a line in the log for each, if some were given up: they had not finished
-   * `graceMs` after the guests' time to close was over, or none of those that were left had made progress for `stallMs`.
+   * `graceMs` after the guests' time to close was over, or all that were left had requests in flight and none had answered
+   * any for `stallMs`.
    * They go on in the background. The first call counts.
    */
   close(options: CloseOptions, graceMs: number, stallMs = Infinity): Promise<boolean> {
@@ -156,7 +157,7 @@ export class BackendKind {
     return open.size === 0;
   }
 
-  /** Resolves when no guest is waited for any more and no device has made progress for so long; never after the signal. */
+  /** Resolves when all devices have had requests in flight for so long without any answer; never after the signal. */
   async #stalled(open: ReadonlySet<BackendDevice>, stallMs: number, signal: AbortSignal): Promise<void> {
     let before = "";
     for (let sinceMs = this.#clock.now(); stallMs < Infinity;) {

@@ -1,7 +1,8 @@
 /**
  * Removes what earlier processes left of devices that were removed while no process ran: locks, latches and journals,
  * which would otherwise stay until the host reboots. A device's files are removed only if it is gone from xenstore and
- * its lock is free.
+ * its lock is free. The calls are synchronous: the store is in a tmpfs below /run, which waits for no disk, and a sweep
+ * is bounded.
  */
 
 import type { DomId, JournalStore, XenstoreOperations } from "../hypervisor.ts";

@@ -65,6 +65,12 @@ export interface OpenImage {
   readonly description: DeviceDescription;
 }
 
+/** An image's size in 512-byte sectors, before it was looked at and now. */
+export interface Growth {
+  readonly before: number;
+  readonly now: number;
+}
+
 /** What a device is notified of by its resources. */
 export interface ResourceEvents {
   /** The data plane had to stop a ring that is still open. */
@@ -97,7 +103,7 @@ export class DeviceResources {
   #rings: readonly QueueHandle[] = [];
   /** Until all rings are closed, `#rings`, `#ring` and the rest stay as they were. */
   #closing: Operation<void> | undefined;
-  #growing: Operation<{ readonly before: number; readonly now: number }> | undefined;
+  #growing: { readonly disk: Disk; readonly operation: Operation<Growth> } | undefined;
   /** Images and locks that are being released without anybody waiting for it. */
   readonly #releasing = new Set<Promise<void>>();
   #ring: Ring = "none";
@@ -163,14 +169,12 @@ export class DeviceResources {
       return this.#image;
     }
     await this.release();
-    const { format, target } = parseImage(description.params);
     const { engine, cache } = settings;
-    const request = { format, target, readOnly, engine, directIoSafe };
-    const disk = await this.#opening.get(
-      key,
-      () => `open image ${format}:${target}`,
-      () => openDisk(cache === undefined ? request : { ...request, cache }),
-    );
+    const disk = await this.#opening.get(key, () => `open image ${description.params}`, async () => {
+      const { format, target } = await parseImage(description.params);
+      const request = { format, target, readOnly, engine, directIoSafe };
+      return await openDisk(cache === undefined ? request : { ...request, cache });
+    });
     this.#image = { disk, description, key };
     return this.#image;
   }
@@ -226,13 +230,16 @@ export class DeviceResources {
    * Looks at the image's size again and lets the rings take requests up to the new end. Returns both sizes in 512-byte
    * sectors. Rejects with {@linkcode XenblkError} if no image is open, or it cannot change or became smaller.
    */
-  async grow(): Promise<{ readonly before: number; readonly now: number }> {
+  async grow(): Promise<Growth> {
     const disk = this.#image?.disk;
     if (disk?.grow === undefined) {
       throw new XenblkError(`Cannot resize ${disk?.description ?? this.#label}: only files and block devices change`);
     }
-    this.#growing ??= this.waits.begin(() => `read the size of ${nameOf(disk)}`, this.#grow(disk));
-    return await this.waits.until(this.#growing);
+    if (this.#growing?.disk !== disk) {
+      const operation = this.waits.begin(() => `read the size of ${nameOf(disk)}`, this.#grow(disk));
+      this.#growing = { disk, operation };
+    }
+    return await this.waits.until(this.#growing.operation);
   }
 
   /**
@@ -325,7 +332,7 @@ export class DeviceResources {
   }
 
   /** The rings take the new size even if nobody waits for it any more: the disk has it. */
-  async #grow(disk: Disk): Promise<{ readonly before: number; readonly now: number }> {
+  async #grow(disk: Disk): Promise<Growth> {
     try {
       const before = disk.properties.sectors;
       await disk.grow!();
@@ -334,7 +341,7 @@ export class DeviceResources {
       if (now !== before) await Promise.all(rings.map((ring) => ring.grow(now)));
       return { before, now };
     } finally {
-      this.#growing = undefined;
+      if (this.#growing?.disk === disk) this.#growing = undefined;
     }
   }
 
