@@ -1,0 +1,73 @@
+/**
+ * Opening the image of a device that is in InitWait already, and what the frontend and the toolstack are told then. A
+ * toolstack waits for `hotplug-status`: it is written once the image is open, or once it is clear why it cannot be.
+ */
+
+import { errorText } from "../errors.ts";
+import { ImageBusyError } from "../storage/image/lock.ts";
+import { featureNodes } from "../xenbus/features.ts";
+import { XenbusState } from "../xenbus/states.ts";
+import type { Outcome } from "../xenbus/transitions.ts";
+import { type DeviceParts, isOthers, judgeBusy, refuse } from "./connect.ts";
+import type { DeviceNodes, Observation } from "./device_nodes.ts";
+import type { OpenImage } from "./resources.ts";
+import { offerOf } from "./settings.ts";
+
+/**
+ * Opens the image that the nodes name, closing another one, and announces it. Called again, it goes on where it was. Ends
+ * with an abort when the device has something else to look at meanwhile.
+ */
+export async function openImage(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
+  const { resources, settings, error } = device;
+  try {
+    if (isOthers(device)) return "done";
+    const description = nodes.describe(settings.image);
+    if (description === undefined) return "done";
+    const image = await resources.openImage(description);
+    if (isOffered(seen)) {
+      const holder = await holderOf(device);
+      if (holder instanceof ImageBusyError) error.report(nodes, "attempt", errorText(holder));
+      else if (holder !== undefined) {
+        await resources.release();
+        return await refuse(device, nodes, holder, true);
+      }
+      if (!announce(device, nodes, seen, image, holder !== undefined)) return "done";
+    }
+    device.announced = { disk: image.disk, params: seen.params };
+    return "done";
+  } catch (reason) {
+    return await refuse(device, nodes, reason, true);
+  }
+}
+
+/** The frontend has not been served yet. One that was relies on what it has read. */
+function isOffered({ backendState }: Observation): boolean {
+  return backendState === XenbusState.InitWait || backendState === XenbusState.Initialised;
+}
+
+/** Why the image is locked at the moment, if it is. A later lock is found when the frontend connects. */
+async function holderOf(device: DeviceParts): Promise<Error | undefined> {
+  try {
+    await device.resources.checkImage();
+    return undefined;
+  } catch (reason) {
+    if (reason instanceof ImageBusyError) return await judgeBusy(device, reason);
+    throw reason;
+  }
+}
+
+/** False if the state has changed. A toolstack that waits is not told of an image that is locked. */
+function announce(
+  { settings, error, log }: DeviceParts,
+  nodes: DeviceNodes,
+  seen: Observation,
+  { disk, description }: OpenImage,
+  locked: boolean,
+): boolean {
+  const features = featureNodes(offerOf(settings, disk.properties, description.discardEnable));
+  const left = locked ? error.text : error.clear("attempt");
+  if (!nodes.opened(seen.backendState, features, left, locked)) return false;
+  const kind = description.cdrom ? ", cdrom" : "";
+  log.info(`offering ${disk.description} as ${description.name}${kind} (type ${description.type})`);
+  return true;
+}
