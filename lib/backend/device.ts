@@ -332,13 +332,13 @@ export class BackendDevice {
         removalAsked: this.#removalAsked,
       };
       action = decide({ ...seen, ...ours });
-      this.#reportStanding(nodes, seen, ours);
       const { backendState, frontendState } = seen;
       this.#log.debug(`frontend ${stateName(frontendState)}, backend ${stateName(backendState)}: ${action.kind}`);
       // Before it is tried: the nodes may have changed by the time it has failed.
       if (CAN_BE_REFUSED.has(action.kind)) fingerprint = asText();
       outcome = await this.#actions.perform(action, nodes, seen);
       if (action.kind === "request-removal" && outcome === "done") this.#removalAsked = true;
+      if (outcome === "idle") this.#reportStanding(nodes, seen, ours);
       const waitsForOthers = action.kind === "wait" && action.for !== "retry";
       if (action.kind !== "wait") this.#answered(nodes);
       if (outcome === "idle" || waitsForOthers) this.#error.recovered();
@@ -378,7 +378,7 @@ export class BackendDevice {
       : "changed";
   }
 
-  /** What is true as long as it lasts, whatever the next action is. Throws if xenstore fails. */
+  /** What is true at rest. Throws if xenstore fails. */
   #reportStanding(nodes: DeviceNodes, { hidden }: Observation, { image, owner }: { image: Image; owner: Owner }): void {
     if (owner !== "us") return;
     reportLatch(this.#parts, nodes);
