@@ -4,7 +4,7 @@
  */
 
 import { isAbort } from "../abort.ts";
-import { errorText, XenblkError } from "../errors.ts";
+import { errorText } from "../errors.ts";
 import { XenstoreError } from "../hypervisor.ts";
 import type { Logger } from "../log.ts";
 import type { Disk } from "../storage/disk.ts";
@@ -104,32 +104,14 @@ export async function refuse(
   if (reason instanceof XenstoreError || reason instanceof OverdueError || isAbort(reason)) throw reason;
   const { resources, error } = device;
   await resources.closeRings();
-  const excluded = reason instanceof ImageBusyError ? await judgeBusy(device, reason) : reason;
-  error.report(nodes, "attempt", errorText(excluded), opening);
-  return excluded instanceof ImageBusyError ? "busy" : "refused";
+  const isBusy = reason instanceof ImageBusyError;
+  error.report(nodes, "attempt", isBusy ? waitsForImage(reason) : errorText(reason), opening && !isBusy);
+  return isBusy ? "busy" : "refused";
 }
 
-/**
- * The error for an image that is locked: one that another guest of this host uses is no use waiting for; any other
- * holder may be about to end.
- */
-export async function judgeBusy({ findOtherGuest }: DeviceParts, busy: ImageBusyError): Promise<XenblkError> {
-  const { image: { path }, use: { writes, shared }, who } = busy;
-  const other = await findOtherGuest({ path, writes, shared });
-  if (other !== undefined) {
-    return new XenblkError(`Cannot ${writes ? "write to" : "read"} image ${path}: ${other}`, {
-      remedy: "detach it there first, or attach it with mode w! on both sides if its file system may be shared",
-    });
-  }
-  return new WaitsForImageError(busy, `It waits for image ${path}: ${who}`);
-}
-
-/** The image is locked, and the device connects as soon as it is not. */
-class WaitsForImageError extends ImageBusyError {
-  /** `message` in place of the busy error's. */
-  constructor({ image, use, who }: ImageBusyError, message: string) {
-    super(image, use, who, message, "it connects when that use ends");
-  }
+/** Said while another process holds the image's lock. A toolstack's script looks for `waits for`. */
+export function waitsForImage({ image: { path }, who }: ImageBusyError): string {
+  return `It waits for image ${path}: ${who}; it connects when that use ends`;
 }
 
 /**

@@ -318,7 +318,7 @@ export class BackendDevice {
     try {
       const seen = this.#observe(nodes);
       // What the guest cannot write: it must not make a device that fails try again at once.
-      trusted = JSON.stringify([seen.backendState, seen.online, this.#guestReleased, this.#intent]);
+      trusted = JSON.stringify([seen.backendState, seen.online, seen.params, this.#guestReleased, this.#intent]);
       const asText = (): string => JSON.stringify(seen) + nodes.fingerprint(seen);
       const { lock: { owner } } = this.#resources;
       const attempt = this.#attempts.current(asText, trusted);

@@ -3,12 +3,12 @@
  * toolstack waits for `hotplug-status`: it is written once the image is open, or once it is clear why it cannot be.
  */
 
-import { errorText } from "../errors.ts";
+import { XenblkError } from "../errors.ts";
 import { ImageBusyError } from "../storage/image/lock.ts";
 import { featureNodes } from "../xenbus/features.ts";
 import { XenbusState } from "../xenbus/states.ts";
 import type { Outcome } from "../xenbus/transitions.ts";
-import { type DeviceParts, isOthers, judgeBusy, refuse } from "./connect.ts";
+import { type DeviceParts, isOthers, refuse, waitsForImage } from "./connect.ts";
 import type { DeviceNodes, Observation } from "./device_nodes.ts";
 import type { OpenImage } from "./resources.ts";
 import { offerOf } from "./settings.ts";
@@ -18,20 +18,15 @@ import { offerOf } from "./settings.ts";
  * with an abort when the device has something else to look at meanwhile.
  */
 export async function openImage(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
-  const { resources, settings, error } = device;
+  const { resources, settings } = device;
   try {
     if (isOthers(device)) return "done";
     const description = nodes.describe(settings.image);
     if (description === undefined) return "done";
     const image = await resources.openImage(description);
     if (isOffered(seen)) {
-      const holder = await holderOf(device);
-      if (holder instanceof ImageBusyError) error.report(nodes, "attempt", errorText(holder));
-      else if (holder !== undefined) {
-        await resources.release();
-        return await refuse(device, nodes, holder, true);
-      }
-      if (!announce(device, nodes, seen, image, holder !== undefined)) return "done";
+      const locked = await isLocked(device, nodes);
+      if (!announce(device, nodes, seen, image, locked)) return "done";
     }
     device.announced = { disk: image.disk, params: seen.params };
     return "done";
@@ -45,14 +40,26 @@ function isOffered({ backendState }: Observation): boolean {
   return backendState === XenbusState.InitWait || backendState === XenbusState.Initialised;
 }
 
-/** Why the image is locked at the moment, if it is. A later lock is found when the frontend connects. */
-async function holderOf(device: DeviceParts): Promise<Error | undefined> {
+/**
+ * Whether another process holds the image's lock at the moment; then it is reported. Rejects if that is for the disk of
+ * another guest of this host, which is no use waiting for. A later lock is found when the frontend connects.
+ */
+async function isLocked({ resources, error, findOtherGuest }: DeviceParts, nodes: DeviceNodes): Promise<boolean> {
   try {
-    await device.resources.checkImage();
-    return undefined;
+    await resources.checkImage();
+    return false;
   } catch (reason) {
-    if (reason instanceof ImageBusyError) return await judgeBusy(device, reason);
-    throw reason;
+    if (!(reason instanceof ImageBusyError)) throw reason;
+    const { image: { path }, use: { writes, shared } } = reason;
+    const other = await findOtherGuest({ path, writes, shared });
+    if (other === undefined) {
+      error.report(nodes, "attempt", waitsForImage(reason));
+      return true;
+    }
+    await resources.release();
+    throw new XenblkError(`Cannot ${writes ? "write to" : "read"} image ${path}: ${other}`, {
+      remedy: "detach it there first, or attach it with mode w! on both sides if its file system may be shared",
+    });
   }
 }
 

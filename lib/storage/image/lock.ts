@@ -110,14 +110,10 @@ const RETRY_MS = 100;
 /** Another user holds the image's lock. */
 export class ImageBusyError extends XenblkError {
   /** `who` is as {@linkcode ImageLocks.tryLock} says it. */
-  constructor(
-    readonly image: LockableImage,
-    readonly use: ImageUse,
-    readonly who: string,
-    message = `Cannot ${use.writes ? "write to" : "read"} image ${image.path}: ${who}`,
-    remedy = "end that use first: two at a time would damage what is on the image",
-  ) {
-    super(message, { remedy });
+  constructor(readonly image: LockableImage, readonly use: ImageUse, readonly who: string) {
+    super(`Cannot ${use.writes ? "write to" : "read"} image ${image.path}: ${who}`, {
+      remedy: "end that use first: two at a time would damage what is on the image",
+    });
   }
 }
 
