@@ -56,7 +56,7 @@ async function isLocked({ resources, error, findOtherGuest }: DeviceParts, nodes
       error.report(nodes, "attempt", waitsForImage(reason));
       return true;
     }
-    await resources.release();
+    // It stays open: the next attempt only tries the lock.
     throw new XenblkError(`Cannot ${writes ? "write to" : "read"} image ${path}: ${other}`, {
       remedy: "detach it there first, or attach it with mode w! on both sides if its file system may be shared",
     });
