@@ -54,7 +54,8 @@ export class Attempts {
         this.#last = { attempt: outcome, situation };
         return;
       case "waiting":
-        return this.#lookAfter(OTHERS_INTERVAL_MS);
+        // After a failure the time to look again is set.
+        return this.#last.attempt === "failed" ? undefined : this.#lookAfter(OTHERS_INTERVAL_MS);
       case "done":
         return this.reset();
       case "idle":

@@ -426,6 +426,7 @@ export class BackendDevice {
 
   /** Takes back the report of storage that has answered since, unless there is another error by now. */
   #answered(nodes: DeviceNodes): void {
+    if (this.#resources.waits.overdue) return;
     if (this.#overdue !== undefined && this.#error.about("attempt") === this.#overdue) {
       this.#error.retract(nodes, "attempt");
     }

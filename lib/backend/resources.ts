@@ -215,7 +215,8 @@ export class DeviceResources {
     const opening = Promise.allSettled(
       queues.map((_, queue) => this.#openRing(queue, disk, connection, journals?.[queue], signal)),
     );
-    const operation = this.waits.begin(() => `open the rings on ${nameOf(disk)}`, opening);
+    const text = (): string => `open the rings on ${nameOf(disk)}`;
+    const operation = this.waits.begin(text, opening);
     let results: PromiseSettledResult<QueueHandle>[];
     try {
       results = await this.waits.until(operation);
@@ -223,7 +224,7 @@ export class DeviceResources {
       // A ring that is being mapped cannot be called back: those that are opened nevertheless are closed.
       abandon.abort();
       this.#ringAfter = "none";
-      this.#beginClosing(opening.then(openedOf));
+      this.#closing ??= this.waits.begin(text, this.#closeAll(opening.then(openedOf)), operation.sinceMs);
       throw error;
     }
     this.#rings = openedOf(results);
@@ -363,20 +364,21 @@ export class DeviceResources {
     }
   }
 
-  /** `opened` are rings that come late. */
-  #beginClosing(opened?: Promise<readonly QueueHandle[]>): Operation<void> {
-    return this.#closing ??= this.waits.begin(() => this.#closingText(), this.#closeAll(opened));
+  #beginClosing(): Operation<void> {
+    return this.#closing ??= this.waits.begin(() => this.#closingText(), this.#closeAll());
   }
 
   #closingText(): string {
     const { inFlight } = sumStats(this.readStats());
-    const image = this.#image === undefined ? "" : ` on ${nameOf(this.#image.disk)}`;
-    return `close the rings, with ${inFlight} requests in flight${image}`;
+    const image = this.#image === undefined ? "" : ` of ${nameOf(this.#image.disk)}`;
+    if (inFlight === 0) return `flush and close the rings${image}`;
+    return `complete ${inFlight} request${inFlight === 1 ? "" : "s"} in flight${image}`;
   }
 
-  async #closeAll(opened: Promise<readonly QueueHandle[]> | undefined): Promise<void> {
+  /** `late` are rings that nobody waits for any more. */
+  async #closeAll(late?: Promise<readonly QueueHandle[]>): Promise<void> {
     try {
-      const rings = opened === undefined ? this.#rings : await opened;
+      const rings = late === undefined ? this.#rings : await late;
       const results = await Promise.allSettled(rings.map((ring) => ring.close()));
       this.journals.unmap();
       const lock = this.#imageLock;

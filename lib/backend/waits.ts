@@ -54,15 +54,20 @@ export class Waits {
     }, { once: true });
   }
 
-  /** What has not ended yet, and for how long: `open image raw:/a.img: no answer for 7 s`. */
-  get pending(): string[] {
-    return [...this.#operations].map((operation) => this.#describe(operation));
+  /** An operation has not ended in time. */
+  get overdue(): boolean {
+    return [...this.#operations].some(({ overdue }) => overdue !== undefined);
   }
 
-  /** Notes an operation that has just begun. `text` is what it does, as after "Cannot". */
-  begin<T>(text: () => string, begun: PromiseLike<T>): Operation<T> {
+  /** What has not ended yet, and for how long: `open image raw:/a.img: no answer for 7 s`. */
+  get pending(): string[] {
+    return [...new Set([...this.#operations].map((operation) => this.#describe(operation)))];
+  }
+
+  /** Notes an operation that has begun, by default just now. `text` is what it does, as after "Cannot". */
+  begin<T>(text: () => string, begun: PromiseLike<T>, sinceMs = this.#clock.now()): Operation<T> {
     const outcome = Promise.resolve(begun);
-    const operation = { text, sinceMs: this.#clock.now(), outcome, overdue: undefined, givenUp: false };
+    const operation = { text, sinceMs, outcome, overdue: undefined, givenUp: false };
     this.#operations.add(operation);
     const ended = (): void => {
       this.#operations.delete(operation);

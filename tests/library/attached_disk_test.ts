@@ -36,7 +36,7 @@ class Rig implements Disposable {
     const close = (how: CloseOptions): Promise<CloseResult> => {
       this.closes.push(how);
       const finished = this.closing();
-      const reason = "close the rings, with 3 requests in flight on image /a.img: no answer for 20 s";
+      const reason = "complete 3 requests in flight of image /a.img: no answer for 20 s";
       return Promise.resolve({ finished, stuck: finished ? [] : [{ label: "vbd3/5/51712", reason }] });
     };
     const service = { devices, failed: this.failed.promise, close } as unknown as Service;
@@ -73,7 +73,7 @@ Deno.test("a disk that is still busy at the end is reported, and no other proces
   using rig = new Rig();
   rig.closing = () => false;
   assertEquals([openDisks().has(rig.disk), rig.claimed], [true, true]);
-  const reason = "Cannot release vbd3/5/51712: cannot close the rings, with 3 requests in flight on image /a.img";
+  const reason = "Cannot release vbd3/5/51712: cannot complete 3 requests in flight of image /a.img";
   await assertRejects(() => rig.disk[Symbol.asyncDispose](), XenblkError, reason);
   assertEquals(rig.closes, [{ leave: "detached", timeoutMs: 7 }], "with the time limit of the attach");
   assertEquals(await rig.disk.ended, { reason: "closed" });
