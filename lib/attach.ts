@@ -10,16 +10,18 @@ import type { DeviceSettings } from "./backend/settings.ts";
 import { SYSTEM_CLOCK } from "./clock.ts";
 import { errorText, XenblkError } from "./errors.ts";
 import { checkDataPath, type HostPlatform, imageLocksOf } from "./host_platform.ts";
-import type { Xenstore } from "./hypervisor.ts";
+import type { LockableImage, Xenstore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { startService } from "./service.ts";
+import { absolutePath } from "./path_lookup.ts";
 import { checkFree } from "./storage/image/lock.ts";
 import { type ImageSpec, parseImage } from "./storage/image/spec.ts";
 import { openDisk } from "./storage/open.ts";
 import { attachDevice, type AttachRequest, removeDevice, waitForConnected } from "./toolstack/attach.ts";
 import { type DomainInfo, resolveDomain } from "./toolstack/domains.ts";
+import { findExcludingDisk, type ImageUser } from "./toolstack/sharing.ts";
 import { type DeviceAddress, isBackendKind } from "./xenbus/paths.ts";
-import { formatVdev } from "./xenbus/vdev.ts";
+import { formatVdev, parseVdev } from "./xenbus/vdev.ts";
 
 /** The kind of backend that is served and attached where nothing else is said. */
 export const DEFAULT_KIND = "vbd3";
@@ -33,6 +35,11 @@ export interface AttachOptions extends Partial<Omit<DeviceSettings, "image">> {
   readonly domain: string | number;
   /** The image: a path, `format:target`, or xl's `format=raw,vdev=xvdb,access=ro,target=...`. */
   readonly image: string;
+  /**
+   * Others may write to the image at the same time, as with `access=w!`: for a cluster file system, or to insist on an
+   * image that another guest or the host uses. Default false.
+   */
+  readonly shared?: boolean;
   /** Name or number of the virtual device, such as `xvdb`. Absent: what the image names, or the first free one. */
   readonly vdev?: string;
   /** The guest sees a removable CD-ROM. Default false. */
@@ -57,49 +64,93 @@ const MOST_CLAIMS = 50;
 
 /** The same as the library's `attach`, on a given host. */
 export async function attachOn(platform: HostPlatform, options: AttachOptions): Promise<AttachedDisk> {
-  const image = parseImage(options.image);
-  const cdrom = options.cdrom || (image.cdrom ?? false);
-  const readOnly = options.readOnly || options.cdrom || (image.readOnly ?? false);
-  const kind = options.kind ?? DEFAULT_KIND;
-  if (!isBackendKind(kind)) {
-    const allowed = "a word of letters, digits, _ and -";
-    throw new XenblkError(`Cannot use backend kind ${JSON.stringify(kind)}: it is not ${allowed}`, { kind: "usage" });
-  }
+  const wanted = await readOptions(options);
+  const { kind, readOnly, shared, cdrom, vdev } = wanted;
+  const image = await examineImage(platform, wanted, options);
   using store = platform.openXenstore();
   checkDataPath(platform);
   const guest = resolveDomain(store, String(options.domain));
-  const params = await checkImage(platform, image, readOnly, options);
-  const vdev = options.vdev ?? image.vdev;
+  const user = { backendDomain: ownDomain(store), frontendDomain: guest.domain };
+  await checkUnused(platform, store, user, image, wanted);
   await using undo = new AsyncDisposableStack();
   const claim = undo.use(new DeviceClaim(platform.journals));
   const device = await attachClaimed(store, claim, {
     domain: guest.domain,
-    backendDomain: ownDomain(store),
+    backendDomain: user.backendDomain,
     kind,
-    params,
+    params: image.params,
     readOnly,
+    shared,
     cdrom,
     ...(vdev === undefined ? {} : { vdev }),
   }, options.signal);
+  const { params } = image;
   const disk = await serveUntilConnected({ platform, store, claim, device, guest, params, options });
   undo.move();
   return disk;
 }
 
-/** Opens the image as the backend will, before any node is written; returns the value of the node `params`. */
-async function checkImage(
-  platform: HostPlatform,
-  { format, target }: ImageSpec,
-  readOnly: boolean,
+/** The options, as far as the image's name and the defaults decide them. */
+interface WantedDisk {
+  readonly image: ImageSpec;
+  readonly kind: string;
+  readonly readOnly: boolean;
+  readonly shared: boolean;
+  readonly cdrom: boolean;
+  readonly vdev: string | undefined;
+}
+
+/** Rejects with {@linkcode XenblkError} (`usage`) if an option is wrong, before anything is opened or asked for. */
+async function readOptions(options: AttachOptions): Promise<WantedDisk> {
+  const image = await parseImage(options.image);
+  const kind = options.kind ?? DEFAULT_KIND;
+  if (!isBackendKind(kind)) {
+    const allowed = "a word of letters, digits, _ and -";
+    throw new XenblkError(`Cannot use backend kind ${JSON.stringify(kind)}: it is not ${allowed}`, { kind: "usage" });
+  }
+  const vdev = options.vdev ?? image.vdev;
+  if (vdev !== undefined) parseVdev(vdev);
+  const cdrom = options.cdrom || (image.cdrom ?? false);
+  const readOnly = options.readOnly || cdrom || (image.readOnly ?? false);
+  return { image, kind, readOnly, shared: options.shared ?? image.shared ?? false, cdrom, vdev };
+}
+
+/** An image that was opened as the backend will open it, and closed again. */
+interface ExaminedImage {
+  /** The value of the node `params`. */
+  readonly params: string;
+  /** Absent if there is no file behind it. */
+  readonly file?: LockableImage;
+}
+
+async function examineImage(
+  { files }: HostPlatform,
+  { image: { format, target }, readOnly }: WantedDisk,
   { engine = "auto", cache }: AttachOptions,
-): Promise<string> {
-  const { files } = platform;
+): Promise<ExaminedImage> {
   const request = { format, target, readOnly, engine, ...(cache === undefined ? {} : { cache }) };
   await using disk = await openDisk(request, files === undefined ? {} : { native: files });
-  if (disk.image !== undefined) {
-    await checkFree(imageLocksOf(platform, () => {}), disk.image, { writes: !readOnly, shared: false, by: "attach" });
+  const params = `${format}:${format === "raw" ? await absolutePath(target) : target}`;
+  return disk.image === undefined ? { params } : { params, file: disk.image };
+}
+
+/** Rejects with {@linkcode XenblkError} if another guest of this host, or another process, excludes the use. */
+async function checkUnused(
+  platform: HostPlatform,
+  store: Xenstore,
+  user: ImageUser,
+  { file }: ExaminedImage,
+  { readOnly, shared }: WantedDisk,
+): Promise<void> {
+  if (file === undefined) return;
+  const use = { writes: !readOnly, shared };
+  const other = await findExcludingDisk(store, user, { ...use, path: file.path });
+  if (other !== undefined) {
+    throw new XenblkError(`Cannot ${use.writes ? "write to" : "read"} image ${file.path}: ${other.text}`, {
+      remedy: "detach it there first, or use --shared if a cluster file system is on the image",
+    });
   }
-  return `${format}:${format === "raw" ? Deno.realPathSync(target) : target}`;
+  await checkFree(imageLocksOf(platform, () => {}), file, { ...use, by: "attach" });
 }
 
 /**
@@ -138,7 +189,8 @@ interface Attachment {
 /** Serves the device and waits for the guest; if that fails, ends serving and removes the nodes. */
 async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk> {
   const { platform, store, claim, device, guest, params, options } = attachment;
-  const { domain: _domain, image: _image, vdev: _vdev, cdrom: _cdrom, kind: _kind, ...serving } = options;
+  const { domain: _domain, image: _image, vdev: _vdev, shared: _shared, cdrom: _cdrom, kind: _kind, ...serving } =
+    options;
   const { journal = true, workers, timeoutMs = 60_000, signal, logger = createLogger("backend"), ...settings } =
     serving;
   await using undo = new AsyncDisposableStack();

@@ -13,6 +13,10 @@ import { defineVerb } from "./verb.ts";
 const OPTIONS = {
   ...DEVICE_OPTIONS,
   "kind": defaulting(KIND, DEFAULT_KIND),
+  "shared": flag(
+    "Others may write to the image at the same time (mode w!): for a cluster file system, or to insist on an image that " +
+      "the host or another guest uses",
+  ),
   "cdrom": flag("Attach as a CD-ROM, read-only"),
   "keep": flag("At the end leave the disk Connected; serve can continue with it"),
   "timeout": TIMEOUT,
@@ -46,6 +50,7 @@ export const attach = defineVerb({
       domain: operands["domain"]!,
       image: operands["image"]!,
       ...(vdev === undefined ? {} : { vdev }),
+      ...(options.shared ? { shared: true } : {}),
       cdrom: options.cdrom,
       kind: options.kind,
       journal: !options["no-journal"],

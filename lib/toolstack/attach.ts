@@ -24,6 +24,8 @@ export interface AttachRequest {
   readonly params: string;
   /** The guest must not write. */
   readonly readOnly: boolean;
+  /** Others may write to the image at the same time (mode `w!`). Default: false. */
+  readonly shared?: boolean;
   /** The guest sees a removable CD-ROM. */
   readonly cdrom: boolean;
   /** Name or number of the virtual device. Default: the first xvd name with unused letters. */
@@ -171,7 +173,7 @@ function backendNodes(device: DeviceAddress, request: AttachRequest): Record<str
     "bootable": "1",
     "dev": formatVdev(device.vdev),
     "type": device.kind,
-    "mode": request.readOnly ? "r" : "w",
+    "mode": request.readOnly ? "r" : request.shared ? "w!" : "w",
     "device-type": request.cdrom ? "cdrom" : "disk",
     "params": request.params,
     "discard-enable": "1",

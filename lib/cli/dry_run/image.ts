@@ -21,7 +21,7 @@ export interface DryRunImages extends Disposable {
 
 /** The image that the user named; read-only without `locks`. Rejects with XenblkError if it cannot be served. */
 export async function givenImage(name: string, locks: ImageLocks | undefined): Promise<DryRunImages> {
-  const { format, target } = parseImage(name);
+  const { format, target } = await parseImage(name);
   const readOnly = locks === undefined;
   await using disk = await openDisk({ format, target, readOnly, engine: "auto" });
   if (disk.image !== undefined && locks !== undefined) {

@@ -1,0 +1,169 @@
+/**
+ * Finds the disk of another guest that has the same file or block device and excludes a use of it. The rules are those
+ * of check_sharing and same_vm in Xen's tools/hotplug/Linux/block and block-common.sh (xen.git c447b7308b13), for
+ * backends of every kind. Changes nothing.
+ */
+
+import type { DomId, XenstoreOperations } from "../hypervisor.ts";
+import { lookWithin } from "../path_lookup.ts";
+import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
+import { formatVdev } from "../xenbus/vdev.ts";
+import { describeDomain, domainLabel } from "./domains.ts";
+import { listAddresses } from "./list.ts";
+
+/** An image, and how a guest is to use it. */
+export interface ImageQuery {
+  /** The path of a file or block device. */
+  readonly path: string;
+  /** The guest will write to it. */
+  readonly writes: boolean;
+  /** Mode `w!`: nothing excludes this use. */
+  readonly shared: boolean;
+}
+
+/** The backend and the guest of the use; `vdev` and `kind` if the disk has nodes, which then do not count. */
+export type ImageUser = Pick<DeviceAddress, "backendDomain" | "frontendDomain"> & Partial<DeviceAddress>;
+
+/** A disk of another guest that excludes the use. */
+export interface ExcludingDisk {
+  readonly device: DeviceAddress;
+  /** For messages, the end of a sentence: `xvda of db (domain 6) uses it (vbd3, mode w)`. */
+  readonly text: string;
+}
+
+/** How the search looks at paths, and how long it may take; tests bring their own. */
+export interface SharingLookups {
+  /** Says what is at a path; rejects if nothing is. */
+  readonly stat: (path: string) => Promise<Deno.FileInfo>;
+  /** The longest wait for one path, in milliseconds. Paths without an answer are compared by their names. */
+  readonly timeoutMs: number;
+}
+
+const LOOKUPS: SharingLookups = { stat: (path) => Deno.stat(path), timeoutMs: 1_000 };
+/** Looks in progress at one time. */
+const LOOKS_AT_ONCE = 4;
+/** How long the whole search may take. What was not looked at by then is compared by name. */
+const MOST_LOOKS_MS = 5_000;
+
+/** A disk in xenstore that could be the one. */
+interface Candidate {
+  readonly device: DeviceAddress;
+  readonly mode: string;
+  readonly path: string;
+  /** The block device that blkback uses, as `major:minor` in hexadecimal. */
+  readonly physical: string | undefined;
+}
+
+/**
+ * The disk of another guest, served in the same domain, that excludes the use; undefined if there is none. A guest that
+ * is going to write excludes, and is excluded by, every other use; readers share. Disks of the same virtual machine
+ * never exclude each other: it may be another life of it (a migration, a reboot) or its device model's domain.
+ */
+export async function findExcludingDisk(
+  store: XenstoreOperations,
+  user: ImageUser,
+  query: ImageQuery,
+  lookups: SharingLookups = LOOKUPS,
+): Promise<ExcludingDisk | undefined> {
+  if (query.writes && query.shared) return undefined;
+  const candidates = candidatesFor(store, user, query);
+  if (candidates.length === 0) return undefined;
+  const wanted = await identify(query.path, lookups);
+  const endMs = performance.now() + MOST_LOOKS_MS;
+  let found: Candidate | undefined;
+  const waiting = [...candidates];
+  const search = async (): Promise<void> => {
+    for (let next = waiting.shift(); next !== undefined && found === undefined; next = waiting.shift()) {
+      if (await isSame(next, query.path, wanted, performance.now() < endMs ? lookups : undefined)) found = next;
+    }
+  };
+  await Promise.all(Array.from({ length: LOOKS_AT_ONCE }, search));
+  if (found === undefined) return undefined;
+  const { device, mode } = found;
+  const guest = domainLabel(describeDomain(store, device.frontendDomain));
+  return { device, text: `${formatVdev(device.vdev)} of ${guest} uses it (${device.kind}, mode ${mode})` };
+}
+
+/** The disks in xenstore that exclude the use if they have the same image. */
+function candidatesFor(store: XenstoreOperations, user: ImageUser, { writes }: ImageQuery): Candidate[] {
+  const isSameMachine = sameMachine(store, user.frontendDomain);
+  return listAddresses(store)
+    .filter((device) => device.backendDomain === user.backendDomain && !isItself(device, user))
+    .flatMap((device) => {
+      const read = (name: string): string | undefined => store.read(`${backendPath(device)}/${name}`);
+      const path = pathOf(read("params") ?? "");
+      const mode = read("mode") ?? "";
+      const isExcluding = writes || (mode.includes("w") && !mode.includes("!"));
+      if (path === undefined || !isExcluding || isSameMachine(device.frontendDomain)) return [];
+      return [{ device, mode, path, physical: read("physical-device") }];
+    });
+}
+
+function isItself(device: DeviceAddress, { kind, frontendDomain, vdev }: ImageUser): boolean {
+  return device.frontendDomain === frontendDomain && device.vdev === vdev && device.kind === kind;
+}
+
+/**
+ * Whether another domain is the same virtual machine: it has the same UUID, or one is the device model's domain of the
+ * other. A domain without a UUID is gone, and only its nodes are left.
+ */
+function sameMachine(store: XenstoreOperations, domain: DomId): (other: DomId) => boolean {
+  const machines = (of: DomId): (string | undefined)[] => {
+    const target = store.read(`/local/domain/${of}/target`);
+    const paths = [`/local/domain/${of}/vm`, ...(target === undefined ? [] : [`/local/domain/${target}/vm`])];
+    // While a domain is rebooted or restored, xl appends -1 to its path.
+    return paths.map((path) => store.read(path)?.replace(/^(\/vm\/[0-9a-f-]{36})-[0-9]+$/i, "$1"));
+  };
+  const ours = machines(domain);
+  return (other) => {
+    const theirs = machines(other);
+    return theirs[0] === undefined || theirs.some((vm) => vm !== undefined && ours.includes(vm));
+  };
+}
+
+/** The path in a node `params`: `path`, `format:path`, or the name of a device in /dev; undefined if there is none. */
+function pathOf(params: string): string | undefined {
+  const target = params.startsWith("/") ? params : params.replace(/^[a-z][a-z0-9+_-]*:/i, "");
+  if (target === "") return undefined;
+  return target.startsWith("/") ? target : `/dev/${target}`;
+}
+
+/** What a path leads to. */
+interface Identity {
+  /** Equal for all paths of a file, and for all nodes of a block device. */
+  readonly key: string;
+  /** Of a block device, as in the node `physical-device`. */
+  readonly physical?: string;
+}
+
+async function identify(path: string, { stat, timeoutMs }: SharingLookups): Promise<Identity | undefined> {
+  try {
+    const { dev, ino, isBlockDevice, rdev } = await lookWithin(path, () => stat(path), timeoutMs);
+    if (!isBlockDevice || rdev === null) return { key: `${dev}:${ino}` };
+    const physical = deviceNumber(rdev);
+    return { key: `device ${physical}`, physical };
+  } catch {
+    return undefined; // it is not there, or its file system does not answer: only the names can be compared
+  }
+}
+
+/** Without `lookups` the names alone are compared. */
+async function isSame(
+  { path, physical }: Candidate,
+  wantedPath: string,
+  wanted: Identity | undefined,
+  lookups: SharingLookups | undefined,
+): Promise<boolean> {
+  if (path === wantedPath) return true;
+  if (wanted === undefined || lookups === undefined) return false;
+  if (physical !== undefined && physical === wanted.physical) return true;
+  return (await identify(path, lookups))?.key === wanted.key;
+}
+
+/** `major:minor` in hexadecimal, from Linux's st_rdev (gnu_dev_major and gnu_dev_minor of glibc). */
+function deviceNumber(rdev: number): string {
+  const device = BigInt(rdev);
+  const major = (device >> 8n & 0xFFFn) | (device >> 32n & 0xFFFFF000n);
+  const minor = (device & 0xFFn) | (device >> 12n & 0xFFFFFF00n);
+  return `${major.toString(16)}:${minor.toString(16)}`;
+}
