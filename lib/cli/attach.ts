@@ -6,6 +6,7 @@
 import { attachOn, DEFAULT_KIND } from "../attach.ts";
 import { domainLabel } from "../toolstack/domains.ts";
 import { describeDevice } from "../toolstack/list.ts";
+import { parseVdev } from "../xenbus/vdev.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
 import { defaulting, flag } from "./options.ts";
 import { defineVerb } from "./verb.ts";
@@ -34,7 +35,12 @@ export const attach = defineVerb({
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "IMAGE", help: "a path, format:target, or xl's format=raw,...,target=...", required: true, isPath: true },
-    { name: "VDEV", help: "the virtual device, such as xvdb; default: the first free one", required: false },
+    {
+      name: "VDEV",
+      help: "the virtual device, such as xvdb; default: the first free one",
+      required: false,
+      check: parseVdev,
+    },
   ],
   options: OPTIONS,
   permissions:

@@ -4,9 +4,9 @@
 
 import { SECTOR_BYTES } from "../units.ts";
 import { formatSize } from "../sizes.ts";
-import { findDevice } from "../toolstack/detach.ts";
-import { resolveDomain } from "../toolstack/domains.ts";
+import { findDisk } from "../toolstack/detach.ts";
 import { type DeviceDetails, showDevice } from "../toolstack/show.ts";
+import { parseVdev } from "../xenbus/vdev.ts";
 import { flag } from "./options.ts";
 import { renderFields } from "./table.ts";
 import { defineVerb } from "./verb.ts";
@@ -20,15 +20,14 @@ export const show = defineVerb({
     "the guest has set up. It works for disks of other backends too.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
-    { name: "VDEV", help: "the virtual device, such as xvdb", required: true },
+    { name: "VDEV", help: "the virtual device, such as xvdb", required: true, check: parseVdev },
   ],
   options: { "json": flag("Print JSON", "J") },
   permissions: "--allow-ffi --allow-env.",
   examples: ["xenblk show web xvda", "xenblk show 5 51712 --json"],
   async run({ host, output }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
-    const guest = resolveDomain(store, operands["domain"]!);
-    const details = showDevice(store, findDevice(store, guest.domain, operands["vdev"]!));
+    const details = showDevice(store, findDisk(store, operands["domain"]!, operands["vdev"]!).device);
     if (options.json) output.json(details);
     else output.data(renderDetails(details));
     return 0;
