@@ -32,7 +32,7 @@ export const list = defineVerb({
   },
 });
 
-/** The disks as a table; the error of a disk is on its own line below the disk. */
+/** The disks as a table; the error of a disk, or a hint, is on its own line below it. */
 function renderDevices(devices: readonly DeviceListing[], headings: boolean): string {
   const columns = [
     { heading: "DOMAIN", align: "right" },
@@ -57,7 +57,8 @@ function renderDevices(devices: readonly DeviceListing[], headings: boolean): st
       device.frontendState,
       device.params ?? "-",
     ];
-    return device.error === undefined ? [row] : [row, [...Array(8).fill(""), `error: ${device.error}`]];
+    const note = device.error === undefined ? device.hint && `hint: ${device.hint}` : `error: ${device.error}`;
+    return note === undefined ? [row] : [row, [...Array(8).fill(""), note]];
   });
   return renderTable(columns, rows, headings);
 }

@@ -36,7 +36,7 @@ export const show = defineVerb({
 
 /** The disk as lines of names and values. A missing value has no line. */
 export function renderDetails(disk: DeviceDetails): string {
-  const { error, frontendError, offer } = disk;
+  const { error, hint, frontendError, offer } = disk;
   const fields: [string, string | undefined][] = [
     ["disk", `${disk.name} (${disk.vdev})`],
     ["guest", `${disk.domainName === undefined ? "" : `${disk.domainName}, `}domain ${disk.frontendDomain}`],
@@ -45,6 +45,7 @@ export function renderDetails(disk: DeviceDetails): string {
     ["size", sizeText(disk)],
     ["backend", `${disk.backendState}${disk.online ? "" : ", to be removed"}: ${disk.backendPath}`],
     ["error", error],
+    ["hint", hint],
     ["frontend", `${disk.frontendState}: ${disk.frontendPath}`],
     ["protocol", disk.protocol],
     ["rings", ringsText(disk)],

@@ -4,7 +4,7 @@
 
 import type { DomId, XenstoreOperations } from "../hypervisor.ts";
 import { backendPath, type DeviceAddress, frontendPath, parseBackendPath } from "../xenbus/paths.ts";
-import { parseState, stateName } from "../xenbus/states.ts";
+import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 
 /** A disk as its nodes describe it. */
@@ -31,7 +31,12 @@ export interface DeviceListing extends DeviceAddress {
   readonly sectors?: number;
   /** The backend's `error` node. */
   readonly error?: string;
+  /** What is probably wrong and, after a semicolon, what to do: no backend has taken the disk. */
+  readonly hint?: string;
 }
+
+/** Backends of the kernel and of QEMU, which the toolstack starts. */
+const OTHERS_KINDS = new Set(["vbd", "qdisk"]);
 
 /** The disks of a guest, or of all guests, ordered by guest, then by virtual device. */
 export function listDevices(store: XenstoreOperations, domain?: DomId): DeviceListing[] {
@@ -66,23 +71,32 @@ export function describeDevice(store: XenstoreOperations, device: DeviceAddress)
   const backend = backendPath(device);
   const frontend = frontendPath(device);
   const read = (name: string): string | undefined => store.read(`${backend}/${name}`);
+  const state = parseState(read("state"));
+  const error = read("error");
   const optional = {
     domainName: store.read(`/local/domain/${device.frontendDomain}/name`),
     params: read("params"),
     sectors: numberOf(read("sectors")),
-    error: read("error"),
+    error,
+    hint: error === undefined && state === XenbusState.Initialising ? hintOf(device) : undefined,
   };
   return {
     ...device,
     name: formatVdev(device.vdev),
     backendPath: backend,
     frontendPath: frontend,
-    backendState: stateName(parseState(read("state"))),
+    backendState: stateName(state),
     frontendState: stateName(parseState(store.read(`${frontend}/state`))),
     readOnly: !(read("mode") ?? "r").includes("w"),
     cdrom: read("device-type") === "cdrom",
     ...present(optional),
   };
+}
+
+/** A backend goes to InitWait at once. libxl waits 10 s for that and then gives up, without a word in xenstore. */
+function hintOf({ kind }: DeviceAddress): string | undefined {
+  if (OTHERS_KINDS.has(kind)) return undefined;
+  return `no backend of kind ${kind} has answered; check that \`xenblk serve --kind ${kind}\` is running`;
 }
 
 function numberOf(text: string | undefined): number | undefined {
