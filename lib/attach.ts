@@ -10,10 +10,11 @@ import type { DeviceSettings } from "./backend/settings.ts";
 import { SYSTEM_CLOCK } from "./clock.ts";
 import { errorText, XenblkError } from "./errors.ts";
 import { checkDataPath, type HostPlatform, imageLocksOf } from "./host_platform.ts";
-import type { LockableImage, Xenstore } from "./hypervisor.ts";
+import type { Xenstore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { startService } from "./service.ts";
 import { absolutePath } from "./path_lookup.ts";
+import type { Disk } from "./storage/disk.ts";
 import { checkFree } from "./storage/image/lock.ts";
 import { type ImageSpec, parseImage } from "./storage/image/spec.ts";
 import { openDisk } from "./storage/open.ts";
@@ -65,26 +66,28 @@ const MOST_CLAIMS = 50;
 /** The same as the library's `attach`, on a given host. */
 export async function attachOn(platform: HostPlatform, options: AttachOptions): Promise<AttachedDisk> {
   const wanted = await readOptions(options);
-  const { kind, readOnly, shared, cdrom, vdev } = wanted;
-  const image = await examineImage(platform, wanted, options);
+  await using opened = new AsyncDisposableStack();
+  const image = opened.use(await openWanted(platform, wanted, options));
+  const params = await paramsOf(wanted.image);
   using store = platform.openXenstore();
   checkDataPath(platform);
   const guest = resolveDomain(store, String(options.domain));
   const user = { backendDomain: ownDomain(store), frontendDomain: guest.domain };
   await checkUnused(platform, store, user, image, wanted);
+  await opened.disposeAsync();
   await using undo = new AsyncDisposableStack();
   const claim = undo.use(new DeviceClaim(platform.journals));
+  const { kind, readOnly, shared, cdrom, vdev } = wanted;
   const device = await attachClaimed(store, claim, {
     domain: guest.domain,
     backendDomain: user.backendDomain,
     kind,
-    params: image.params,
+    params,
     readOnly,
     shared,
     cdrom,
     ...(vdev === undefined ? {} : { vdev }),
   }, options.signal);
-  const { params } = image;
   const disk = await serveUntilConnected({ platform, store, claim, device, guest, params, options });
   undo.move();
   return disk;
@@ -115,23 +118,19 @@ async function readOptions(options: AttachOptions): Promise<WantedDisk> {
   return { image, kind, readOnly, shared: options.shared ?? image.shared ?? false, cdrom, vdev };
 }
 
-/** An image that was opened as the backend will open it, and closed again. */
-interface ExaminedImage {
-  /** The value of the node `params`. */
-  readonly params: string;
-  /** Absent if there is no file behind it. */
-  readonly file?: LockableImage;
+/** Opens the image as the backend will, before anything is written. */
+async function openWanted(
+  { files }: HostPlatform,
+  { image: { format, target }, readOnly, shared }: WantedDisk,
+  { engine = "auto", cache }: AttachOptions,
+): Promise<Disk> {
+  const request = { format, target, readOnly, shared, engine, ...(cache === undefined ? {} : { cache }) };
+  return await openDisk(request, files === undefined ? {} : { native: files });
 }
 
-async function examineImage(
-  { files }: HostPlatform,
-  { image: { format, target }, readOnly }: WantedDisk,
-  { engine = "auto", cache }: AttachOptions,
-): Promise<ExaminedImage> {
-  const request = { format, target, readOnly, engine, ...(cache === undefined ? {} : { cache }) };
-  await using disk = await openDisk(request, files === undefined ? {} : { native: files });
-  const params = `${format}:${format === "raw" ? await absolutePath(target) : target}`;
-  return disk.image === undefined ? { params } : { params, file: disk.image };
+/** The value of the node `params`. */
+async function paramsOf({ format, target }: ImageSpec): Promise<string> {
+  return `${format}:${format === "raw" ? await absolutePath(target) : target}`;
 }
 
 /** Rejects with {@linkcode XenblkError} if another guest of this host, or another process, excludes the use. */
@@ -139,18 +138,18 @@ async function checkUnused(
   platform: HostPlatform,
   store: Xenstore,
   user: ImageUser,
-  { file }: ExaminedImage,
+  { image }: Disk,
   { readOnly, shared }: WantedDisk,
 ): Promise<void> {
-  if (file === undefined) return;
+  if (image === undefined) return;
   const use = { writes: !readOnly, shared };
-  const other = await findExcludingDisk(store, user, { ...use, path: file.path });
+  const other = await findExcludingDisk(store, user, { ...use, path: image.path });
   if (other !== undefined) {
-    throw new XenblkError(`Cannot ${use.writes ? "write to" : "read"} image ${file.path}: ${other.text}`, {
+    throw new XenblkError(`Cannot ${use.writes ? "write to" : "read"} image ${image.path}: ${other.text}`, {
       remedy: "detach it there first, or use --shared if a cluster file system is on the image",
     });
   }
-  await checkFree(imageLocksOf(platform, () => {}), file, { ...use, by: "attach" });
+  await checkFree(imageLocksOf(platform, () => {}), image, { ...use, by: "attach" });
 }
 
 /**

@@ -16,15 +16,15 @@ Data goes to stdout. Messages go to stderr, and on a terminal progress too. Opti
 operands. \`--option=value\` and \`--option value\` mean the same. After \`--\` everything is an operand. After the first INT
 or TERM, the command finishes its requests and ends; the second ends the process at once.
 
-| exit status | meaning                               |
-| ----------- | ------------------------------------- |
-| 0           | done                                  |
-| 1           | failed                                |
-| 2           | usage: an option or operand is wrong  |
-| 3           | no such domain or device              |
-| 4           | timed out waiting for the guest       |
-| 5           | hypervisor missing or not permitted   |
-| 130, 143    | ended at once by a second INT or TERM |
+| exit status | meaning                                                                          |
+| ----------- | -------------------------------------------------------------------------------- |
+| 0           | done                                                                             |
+| 1           | failed                                                                           |
+| 2           | usage: an option or operand is wrong                                             |
+| 3           | no such domain or device                                                         |
+| 4           | timed out waiting for the guest                                                  |
+| 5           | hypervisor missing or not permitted                                              |
+| 130, 143    | ended at once by a second INT or TERM; or a dry run that INT or TERM ended early |
 `;
 
 /** Path of the reference, in the checkout. */
