@@ -208,12 +208,18 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
     });
     undo.defer(async () => void await service.close({ leave: "connected", timeoutMs }));
     const connected = waitForConnected(store, device, { timeoutMs, ...(signal === undefined ? {} : { signal }) });
-    await Promise.race([connected, service.failed]);
+    await Promise.race([connected, service.failed.catch(diedBefore)]);
     undo.move();
     return new ServedDisk({ platform, service, claim, address: device, guest, params, timeoutMs });
   } catch (error) {
     throw signal?.aborted ? abortOf(device, signal) : error;
   }
+}
+
+/** A thread died before the guest had the disk: its nodes are removed, so `serve` cannot continue with it. */
+function diedBefore(error: unknown): never {
+  const message = error instanceof XenblkError ? error.message : errorText(error);
+  throw new XenblkError(message, { cause: error, remedy: "attach the disk again; and report this defect" });
 }
 
 function abortOf({ vdev }: DeviceAddress, { reason }: AbortSignal): XenblkError {

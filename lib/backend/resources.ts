@@ -142,7 +142,7 @@ export class DeviceResources {
       return this.#image;
     }
     await this.release();
-    const { format, target } = await unlessAborted(parseImage(description.params), this.#signal);
+    const { format, target } = await parseImage(description.params);
     const { engine, cache } = settings;
     const request = { format, target, readOnly, engine, directIoSafe };
     const opening = openDisk(cache === undefined ? request : { ...request, cache });

@@ -4,6 +4,7 @@
  */
 
 import { attachOn, DEFAULT_KIND } from "../attach.ts";
+import { XenblkError } from "../errors.ts";
 import { domainLabel } from "../toolstack/domains.ts";
 import { describeDevice } from "../toolstack/list.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
@@ -71,11 +72,19 @@ export const attach = defineVerb({
       output.json(describeDevice(store, disk.address));
     } else output.data(`${disk.vdev}\n`);
     const end = await Promise.race([signals.drain, disk.ended]);
-    if (typeof end === "object" && end.reason === "failed") throw end.error;
+    if (typeof end === "object" && end.reason === "failed") throw died(end.error, options.kind);
     await disk.close({ leave: options.keep ? "connected" : "detached", timeoutMs });
     return 0;
   },
 });
+
+/** The disk stays Connected when a thread of this process has died; another verb continues with it. */
+export function died({ message, cause }: XenblkError, kind: string): XenblkError {
+  return new XenblkError(message, {
+    cause,
+    remedy: `start \`xenblk serve --kind ${kind}\`, which continues with the disk; and report this defect`,
+  });
+}
 
 /** The message for a disk that another program serves, or a process with another directory of journals. */
 export function servedElsewhere(kind: string): string {
