@@ -115,7 +115,14 @@ async function readOptions(options: AttachOptions): Promise<WantedDisk> {
   if (vdev !== undefined) parseVdev(vdev);
   const cdrom = options.cdrom || (image.cdrom ?? false);
   const readOnly = options.readOnly || cdrom || (image.readOnly ?? false);
-  return { image, kind, readOnly, shared: options.shared ?? image.shared ?? false, cdrom, vdev };
+  const shared = options.shared ?? image.shared ?? false;
+  if (shared && readOnly) {
+    throw new XenblkError("Cannot share a disk that is read-only: only writers say that others may write too", {
+      kind: "usage",
+      remedy: "attach it without --shared, or for writing",
+    });
+  }
+  return { image, kind, readOnly, shared, cdrom, vdev };
 }
 
 /** Opens the image as the backend will, before anything is written. */

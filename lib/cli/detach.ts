@@ -14,7 +14,8 @@ export const detach = defineVerb({
   name: "detach",
   summary: "Detach a disk from a guest",
   description: "Asks for the disk's removal, waits until the guest has closed it, and removes its nodes. If the " +
-    "guest does not close it in time, the exit status is 4. The request stays in xenstore; run detach again to complete it.",
+    "guest does not close it in time, the exit status is 4. The request stays in xenstore; run detach again to complete it. " +
+    "Nodes that are left of a disk, also of a guest that has ended (give its domid), are removed too.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "VDEV", help: "the virtual device, such as xvdb", required: true, check: parseVdev },

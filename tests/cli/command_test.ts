@@ -70,6 +70,7 @@ Deno.test("wrong operands are usage errors before Xen is looked for, whatever th
     [["attach", "web", "access=x,target=disk.img"], "unknown field access=x"],
     [["attach", "web", "memory:much"], "Cannot read size"],
     [["attach", "web", "null:1M", "--engine=uring"], "engine uring does not serve this format"],
+    [["attach", "web", "access=ro,target=disk.img", "--shared"], "Cannot share a disk that is read-only"],
     [["detach", "web", "disk1"], 'Cannot use virtual device "disk1"'],
     [["show", "web", "xvda256"], "the last partition of its kind is 255"],
     [["resize", "web", "hde"], "the last disk of its kind is hdd"],
