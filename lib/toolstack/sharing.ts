@@ -1,15 +1,15 @@
 /**
- * Finds the disk of another guest that has the same file or block device and excludes a use of it. The rules are those
+ * Finds the disk of another guest that has the same file or block device, or a part of it, and excludes a use of it. The rules are those
  * of check_sharing and same_vm in Xen's tools/hotplug/Linux/block and block-common.sh (xen.git c447b7308b13), for
  * backends of every kind. Changes nothing.
  */
 
 import type { DomId, XenstoreOperations } from "../hypervisor.ts";
-import { lookWithin } from "../path_lookup.ts";
 import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import { describeDomain, domainLabel } from "./domains.ts";
 import { listAddresses } from "./list.ts";
+import { keyOfPhysical, type Medium, mediumAt, overlap, type PathLookups } from "./medium.ts";
 
 /** An image, and how a guest is to use it. */
 export interface ImageQuery {
@@ -31,15 +31,7 @@ export interface ExcludingDisk {
   readonly text: string;
 }
 
-/** How the search looks at paths, and how long it may take; tests bring their own. */
-export interface SharingLookups {
-  /** Says what is at a path; rejects if nothing is. */
-  readonly stat: (path: string) => Promise<Deno.FileInfo>;
-  /** The longest wait for one path, in milliseconds. Paths without an answer are compared by their names. */
-  readonly timeoutMs: number;
-}
-
-const LOOKUPS: SharingLookups = { stat: (path) => Deno.stat(path), timeoutMs: 1_000 };
+const LOOKUPS: PathLookups = { stat: (path) => Deno.stat(path), timeoutMs: 1_000 };
 /** Looks in progress at one time. */
 const LOOKS_AT_ONCE = 4;
 /** How long the whole search may take. What was not looked at by then is compared by name. */
@@ -63,12 +55,12 @@ export async function findExcludingDisk(
   store: XenstoreOperations,
   user: ImageUser,
   query: ImageQuery,
-  lookups: SharingLookups = LOOKUPS,
+  lookups: PathLookups = LOOKUPS,
 ): Promise<ExcludingDisk | undefined> {
   if (query.writes && query.shared) return undefined;
   const candidates = candidatesFor(store, user, query);
   if (candidates.length === 0) return undefined;
-  const wanted = await identify(query.path, lookups);
+  const wanted = await mediumAt(query.path, lookups);
   const endMs = performance.now() + MOST_LOOKS_MS;
   let found: Candidate | undefined;
   const waiting = [...candidates];
@@ -128,42 +120,16 @@ function pathOf(params: string): string | undefined {
   return target.startsWith("/") ? target : `/dev/${target}`;
 }
 
-/** What a path leads to. */
-interface Identity {
-  /** Equal for all paths of a file, and for all nodes of a block device. */
-  readonly key: string;
-  /** Of a block device, as in the node `physical-device`. */
-  readonly physical?: string;
-}
-
-async function identify(path: string, { stat, timeoutMs }: SharingLookups): Promise<Identity | undefined> {
-  try {
-    const { dev, ino, isBlockDevice, rdev } = await lookWithin(path, () => stat(path), timeoutMs);
-    if (!isBlockDevice || rdev === null) return { key: `${dev}:${ino}` };
-    const physical = deviceNumber(rdev);
-    return { key: `device ${physical}`, physical };
-  } catch {
-    return undefined; // it is not there, or its file system does not answer: only the names can be compared
-  }
-}
-
-/** Without `lookups` the names alone are compared. */
+/** Without `lookups`, and where a path cannot be looked at, the names alone are compared. */
 async function isSame(
   { path, physical }: Candidate,
   wantedPath: string,
-  wanted: Identity | undefined,
-  lookups: SharingLookups | undefined,
+  wanted: Medium | undefined,
+  lookups: PathLookups | undefined,
 ): Promise<boolean> {
   if (path === wantedPath) return true;
   if (wanted === undefined || lookups === undefined) return false;
-  if (physical !== undefined && physical === wanted.physical) return true;
-  return (await identify(path, lookups))?.key === wanted.key;
-}
-
-/** `major:minor` in hexadecimal, from Linux's st_rdev (gnu_dev_major and gnu_dev_minor of glibc). */
-function deviceNumber(rdev: number): string {
-  const device = BigInt(rdev);
-  const major = (device >> 8n & 0xFFFn) | (device >> 32n & 0xFFFFF000n);
-  const minor = (device & 0xFFn) | (device >> 12n & 0xFFFFFF00n);
-  return `${major.toString(16)}:${minor.toString(16)}`;
+  if (physical !== undefined && overlap(wanted, { key: keyOfPhysical(physical), below: [] })) return true;
+  const medium = await mediumAt(path, lookups);
+  return medium !== undefined && overlap(wanted, medium);
 }

@@ -5,8 +5,9 @@
 
 import { assert, assertEquals } from "@std/assert";
 import type { DomId } from "../../lib/hypervisor.ts";
-import type { AttachRequest } from "../../lib/toolstack/attach.ts";
-import { findExcludingDisk, type ImageQuery, type SharingLookups } from "../../lib/toolstack/sharing.ts";
+import { type AttachRequest, removeDevice } from "../../lib/toolstack/attach.ts";
+import type { PathLookups } from "../../lib/toolstack/medium.ts";
+import { findExcludingDisk, type ImageQuery } from "../../lib/toolstack/sharing.ts";
 import { backendPath, type DeviceAddress } from "../../lib/xenbus/paths.ts";
 import { DOM0, GUEST, Rig } from "../backend/rig.ts";
 import { Folder } from "../storage/rig.ts";
@@ -37,7 +38,7 @@ class Scene implements AsyncDisposable {
   }
 
   /** Who excludes the guest's use, in words. */
-  async excluding(query: Partial<ImageQuery> = {}, lookups?: SharingLookups): Promise<string | undefined> {
+  async excluding(query: Partial<ImageQuery> = {}, lookups?: PathLookups): Promise<string | undefined> {
     const whole = { path: this.image, writes: true, shared: false, ...query };
     const user = { backendDomain: DOM0, frontendDomain: GUEST };
     return (await findExcludingDisk(this.rig.toolstack, user, whole, lookups))?.text;
@@ -82,6 +83,53 @@ Deno.test("a block device is found under any of its names, and as blkback's phys
   assertEquals(await scene.excluding({ path: "/dev/dm-2" }, lookups), undefined);
   scene.rig.toolstack.write(`${backendPath(device)}/physical-device`, "fe:2");
   assert(await scene.excluding({ path: "/dev/dm-2" }, lookups));
+});
+
+/** Runs losetup; undefined if this machine has no loop devices for us. */
+function losetup(...args: string[]): string | undefined {
+  try {
+    const { success, stdout } = new Deno.Command("/usr/sbin/losetup", { args, stderr: "null" }).outputSync();
+    return success ? new TextDecoder().decode(stdout).trim() : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+/** A node for the first partition of a device; undefined if this kernel does not look for partitions. */
+function partitionNode(device: string, folder: string): string | undefined {
+  const name = device.replace("/dev/", "");
+  try {
+    const [major, minor] = Deno.readTextFileSync(`/sys/block/${name}/${name}p1/dev`).trim().split(":");
+    const node = `${folder}/partition`;
+    return new Deno.Command("mknod", { args: [node, "b", major!, minor!] }).outputSync().success ? node : undefined;
+  } catch {
+    return undefined;
+  }
+}
+
+Deno.test("a file, the loop device on it and a partition of that are one medium", async (context) => {
+  await using scene = new Scene();
+  // One partition, of sectors 8 to 63.
+  const disk = new Uint8Array(64 * 512);
+  disk.set([0x00, 0, 0, 0, 0x83, 0, 0, 0, 8, 0, 0, 0, 56, 0, 0, 0], 446);
+  disk.set([0x55, 0xAA], 510);
+  const image = scene.folder.file("loop.img", disk);
+  const loop = losetup("--find", "--show", "--partscan", image);
+  await context.step({
+    name: "on a real loop device",
+    ignore: loop === undefined,
+    fn: async () => {
+      using _loop = { [Symbol.dispose]: () => void losetup("--detach", loop!) };
+      const partition = partitionNode(loop!, scene.folder.path);
+      const paths = [image, loop!, ...(partition === undefined ? [] : [partition])];
+      for (const theirs of paths) {
+        const device = scene.others({ params: theirs, kind: "vbd", vdev: "xvdc" });
+        for (const ours of paths) assert(await scene.excluding({ path: ours }), `${theirs} and ${ours}`);
+        assertEquals(await scene.excluding(), undefined, "another image");
+        removeDevice(scene.rig.toolstack, device);
+      }
+    },
+  });
 });
 
 Deno.test("readers share, a writer excludes all, and w! is excluded by nobody", async () => {
