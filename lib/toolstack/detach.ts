@@ -8,6 +8,7 @@ import type { DomId, Xenstore, XenstoreOperations } from "../hypervisor.ts";
 import { backendPath, type DeviceAddress, frontendPath, parseBackendPath } from "../xenbus/paths.ts";
 import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
 import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
+import { retryConflicts } from "../xenstore.ts";
 import { removeDevice } from "./attach.ts";
 import { listAddresses } from "./list.ts";
 import { requestRemoval } from "./removal.ts";
@@ -42,11 +43,11 @@ export function findDevice(store: XenstoreOperations, domain: DomId, vdev: strin
  */
 export async function detachDevice(store: Xenstore, device: DeviceAddress, options: DetachOptions): Promise<void> {
   const path = backendPath(device);
-  if (requestRemoval(store, path)) {
+  if (await retryConflicts(() => requestRemoval(store, path), options)) {
     const closed = await waitFor(store, [path], () => isClosed(store, path), options);
     if (closed === undefined && !options.force) throw notInTime(store, device);
   }
-  removeDevice(store, device);
+  await retryConflicts(() => removeDevice(store, device));
 }
 
 function isClosed(store: Xenstore, path: string): true | undefined {
