@@ -23,6 +23,7 @@ import { type DomainInfo, resolveDomain } from "./toolstack/domains.ts";
 import { findExcludingDisk, type ImageUser } from "./toolstack/sharing.ts";
 import { type DeviceAddress, isBackendKind } from "./xenbus/paths.ts";
 import { formatVdev, parseVdev } from "./xenbus/vdev.ts";
+import { retryConflicts } from "./xenstore.ts";
 
 /** The kind of backend that is served and attached where nothing else is said. */
 export const DEFAULT_KIND = "vbd3";
@@ -172,10 +173,12 @@ async function attachClaimed(
   let wanted: DeviceAddress;
   for (let tries = 1;; tries++) {
     try {
-      return attachDevice(store, request, (device) => claim.take(wanted = device));
+      return await retryConflicts(() => attachDevice(store, request, (device) => claim.take(wanted = device)), {
+        signal,
+      });
     } catch (error) {
-      if (!(error instanceof DeviceClaimedError) || tries === MOST_CLAIMS) throw error;
       if (signal?.aborted) throw abortOf(wanted!, signal);
+      if (!(error instanceof DeviceClaimedError) || tries === MOST_CLAIMS) throw error;
       await SYSTEM_CLOCK.sleep(CLAIM_INTERVAL_MS, signal);
     }
   }
@@ -234,10 +237,10 @@ function abortOf({ vdev }: DeviceAddress, { reason }: AbortSignal): XenblkError 
 }
 
 /** Over a connection of its own: the one that wrote the nodes may be lost. */
-function removeNodes(platform: HostPlatform, device: DeviceAddress, logger: Logger): void {
+async function removeNodes(platform: HostPlatform, device: DeviceAddress, logger: Logger): Promise<void> {
   try {
     using store = platform.openXenstore();
-    removeDevice(store, device);
+    await retryConflicts(() => removeDevice(store, device));
   } catch (error) {
     logger.error(`cannot remove the nodes of ${formatVdev(device.vdev)}: ${errorText(error)}`);
   }

@@ -31,7 +31,7 @@ export const attach = defineVerb({
   summary: "Attach a disk to a running guest and serve it until INT, TERM or detach",
   description:
     "Writes the nodes that xl would write, serves the disk, and prints the device's name once the guest has " +
-    "connected. On INT or TERM it detaches the disk and removes the nodes; it also ends when another command detaches the " +
+    "connected. On INT, TERM or HUP it detaches the disk and removes the nodes; it also ends when another command detaches the " +
     "disk. A serve of the same kind leaves the disk alone meanwhile.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },

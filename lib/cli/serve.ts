@@ -29,7 +29,7 @@ export const serve = defineVerb({
   name: "serve",
   summary: "Serve devices that a toolstack wrote: all of a kind, or one",
   description:
-    "Watches xenstore: serves devices when they appear, and releases them when they are removed. On INT or TERM it " +
+    "Watches xenstore: serves devices when they appear, and releases them when they are removed. On INT, TERM or HUP it " +
     "finishes the requests in flight, flushes, and leaves the devices Connected: their guests wait, and the next serve " +
     "continues. If xenstored is restarted, serve reconnects; the disks keep working meanwhile.",
   operands: [{

@@ -7,6 +7,7 @@ import { formatSize } from "../sizes.ts";
 import { findDisk } from "../toolstack/detach.ts";
 import { type DeviceDetails, showDevice } from "../toolstack/show.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
+import { retryConflicts } from "../xenstore.ts";
 import { flag } from "./options.ts";
 import { renderFields } from "./table.ts";
 import { defineVerb } from "./verb.ts";
@@ -25,9 +26,10 @@ export const show = defineVerb({
   options: { "json": flag("Print JSON", "J") },
   permissions: "--allow-ffi --allow-env.",
   examples: ["xenblk show web xvda", "xenblk show 5 51712 --json"],
-  async run({ host, output }, options, operands): Promise<number> {
+  async run({ host, signals, output }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
-    const details = showDevice(store, findDisk(store, operands["domain"]!, operands["vdev"]!).device);
+    const { device } = findDisk(store, operands["domain"]!, operands["vdev"]!);
+    const details = await retryConflicts(() => showDevice(store, device), { signal: signals.signal });
     if (options.json) output.json(details);
     else output.data(renderDetails(details));
     return 0;

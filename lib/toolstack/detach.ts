@@ -15,6 +15,7 @@ import {
 } from "../xenbus/paths.ts";
 import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
 import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
+import { retryConflicts } from "../xenstore.ts";
 import { removeDevice } from "./attach.ts";
 import { describeDomain, type DomainInfo, resolveDomain } from "./domains.ts";
 import { listAddresses } from "./list.ts";
@@ -88,11 +89,11 @@ function findLeftOver(store: XenstoreOperations, domain: DomId, vdev: number): D
  */
 export async function detachDevice(store: Xenstore, device: DeviceAddress, options: DetachOptions): Promise<void> {
   const path = backendPath(device);
-  if (requestRemoval(store, path)) {
+  if (await retryConflicts(() => requestRemoval(store, path), options)) {
     const closed = await waitFor(store, [path], () => isClosed(store, path), options);
     if (closed === undefined && !options.force && hasFrontend(store, device)) throw notInTime(store, device);
   }
-  removeDevice(store, device);
+  await retryConflicts(() => removeDevice(store, device));
 }
 
 /** Without one, no guest loses I/O when the nodes go, even if no backend answers. */

@@ -186,7 +186,7 @@ export function checkDevices(machine: Machine): Finding[] {
   });
 }
 
-/** Where libxenstore looks for xenstored. */
+/** Where xenstored's clients look for it. */
 export function xenstoredSocket(machine: Machine): string {
   return machine.environment("XENSTORED_PATH") ??
     `${machine.environment("XENSTORED_RUNDIR") ?? "/run/xenstored"}/socket`;

@@ -90,7 +90,7 @@ function tryParts(platform: NativePlatform): checks.Finding[] {
   // Any domain id will do: nothing is sent to the domain.
   const guest = 0 as DomId;
   const parts: readonly (readonly [string, () => void])[] = [
-    ["libxenstore, xenstored", () => {
+    ["xenstored", () => {
       using store = platform.openXenstore();
       store.list("/");
     }],

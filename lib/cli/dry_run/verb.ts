@@ -87,7 +87,7 @@ export const dryRun = defineVerb({
     "given. First the guest sends random requests, with flushes, barriers and discards among them. Then it reads " +
     "everything back. At the end the image file is compared with the expected content. Of an image above 4 GiB, only " +
     "the first 4 GiB are used. IMAGE stays locked until the run is over; an image that another process writes to is " +
-    "refused. A run that INT or TERM ends early verifies what it has done, and ends with status 130 or 143.",
+    "refused. A run that INT, TERM or HUP ends early verifies what it has done, and ends with status 130, 143 or 129.",
   operands: [{ name: "IMAGE", help: "a path or format:target", required: false, isPath: true }],
   options: OPTIONS,
   permissions: "--allow-read --allow-write, limited to the checkout, IMAGE and the temporary directory. " +
