@@ -72,8 +72,8 @@ export interface AttachedDisk extends AsyncDisposable {
   detach(options?: Partial<DetachOptions>): Promise<void>;
   /**
    * Ends serving. `detached` does what disposing does; `connected` leaves the nodes as they are, for a `xenblk serve` to
-   * go on with. Of several calls the first counts. Rejects with {@linkcode XenblkError} if requests are still in flight
-   * when the time is up, or if the nodes cannot be removed.
+   * go on with. Of several calls the first counts. Rejects with {@linkcode XenblkError} if the disk has not ended when
+   * the time is up (its storage does not answer), or if the nodes cannot be removed.
    */
   close(options: CloseOptions): Promise<void>;
 }
@@ -178,11 +178,11 @@ export class ServedDisk implements AttachedDisk {
     const { service, claim } = this.#parts;
     this.#ending = true;
     const keep = leave === "connected" || this.#failed;
-    const finished = await service.close({ leave: keep ? "connected" : "detached", timeoutMs });
+    const { finished, stuck } = await service.close({ leave: keep ? "connected" : "detached", timeoutMs });
     this.status();
     OPEN.delete(this);
     this.#closed.resolve();
-    const faults = finished || this.#failed ? [] : ["The disk was still busy at the end"];
+    const faults = this.#failed ? [] : stuck.map(({ label, reason }) => `Cannot release ${label}: cannot ${reason}`);
     if (!keep) faults.push(...await this.#removeNodes());
     // With I/O in flight no other process may have the device: the end of this one releases it.
     if (finished && !this.#failed) claim[Symbol.dispose]();

@@ -19,6 +19,7 @@ import { grantModeOf } from "./grant_choice.ts";
 import { type ConnectionIdentity, resumedConnection } from "./journals.ts";
 import { type Connection, type DeviceResources, type OpenImage, slotsOf } from "./resources.ts";
 import { type DeviceSettings, offerOf } from "./settings.ts";
+import { OverdueError } from "./waits.ts";
 
 /** Reported for a disk that is served although a flush of it failed, perhaps under an earlier process. */
 const LATCHED = "Cannot write to it: a flush failed since it was attached; check its storage, then attach it anew";
@@ -85,14 +86,17 @@ export function isOthers({ resources: { lock } }: DeviceParts): boolean {
   return lock.owner === "unknown" && lock.claim() === "other";
 }
 
-/** Closes what is open and reports why. Throws the reason if xenstore failed or the process is being ended. */
+/**
+ * Closes what is open and reports why. Throws the reason if xenstore failed, storage does not answer (the next attempt
+ * continues to wait for it) or the process is being ended.
+ */
 export async function refuse(
   { resources, error }: DeviceParts,
   nodes: DeviceNodes,
   reason: unknown,
   opening: boolean,
 ): Promise<Outcome> {
-  if (reason instanceof XenstoreError || isAbort(reason)) throw reason;
+  if (reason instanceof XenstoreError || reason instanceof OverdueError || isAbort(reason)) throw reason;
   await resources.release();
   error.report(nodes, errorText(reason), opening);
   return reason instanceof ImageBusyError ? "busy" : "refused";

@@ -23,6 +23,7 @@ import { deviceLabel } from "./journals.ts";
 import { Pacer } from "./pacer.ts";
 import { DeviceResources, type ResourceServices } from "./resources.ts";
 import type { DeviceStatus } from "./status.ts";
+import { OverdueError } from "./waits.ts";
 
 /** What a device uses of the rest of the process. */
 export interface DeviceServices extends ResourceServices {
@@ -91,6 +92,9 @@ export class BackendDevice {
   #working: Promise<void> | undefined;
   #seen: Observation | undefined;
   #closing: Promise<void> | undefined;
+  #draining = false;
+  /** The report of storage that does not answer, until it has answered. */
+  #overdue: string | undefined;
 
   /** Does nothing until it gets a store. */
   constructor(address: DeviceAddress, services: DeviceServices) {
@@ -104,7 +108,12 @@ export class BackendDevice {
     this.#pacer = new Pacer(clock, LOOKS_AT_ONCE, LOOK_INTERVAL_MS);
     const poke = (): void => this.poke();
     const error = this.#error = new DeviceError(log);
-    const resources = new DeviceResources(services, this.label, address.frontendDomain, poke, signal);
+    const answered = (): void => {
+      this.#attempts.reset();
+      this.poke();
+    };
+    const events = { ringStopped: poke, answered };
+    const resources = new DeviceResources(services, this.label, address.frontendDomain, events, signal);
     this.#resources = resources;
     this.#actions = new DeviceActions({ resources, settings, error, log });
     this.#attempts = new Attempts(clock, signal, () => {
@@ -139,6 +148,7 @@ export class BackendDevice {
   poke(): void {
     this.#dirty = true;
     if (this.#stop.signal.aborted || this.#nodes === undefined) return;
+    this.#resources.waits.interrupt();
     this.#working ??= this.#work();
   }
 
@@ -158,6 +168,7 @@ export class BackendDevice {
     const { kind, frontendDomain, vdev } = this.address;
     const { image, connected, latch } = this.#resources;
     const error = this.#error.message;
+    const waitsFor = this.waitsFor;
     const queues = this.#resources.readStats();
     return {
       label: this.label,
@@ -171,10 +182,27 @@ export class BackendDevice {
       connected,
       ...(image && { image: image.disk.description }),
       ...(error !== undefined && { error }),
+      ...(waitsFor.length > 0 && { waitsFor }),
       latched: latch.tripped,
       totals: sumStats(queues),
       queues,
     };
+  }
+
+  /** What storage has not done yet, and for how long. Empty if the device waits for no storage. */
+  get waitsFor(): readonly string[] {
+    return this.#resources.waits.pending;
+  }
+
+  /** The guest's time to close it is over: only requests in flight, and storage, are waited for. */
+  get draining(): boolean {
+    return this.#draining;
+  }
+
+  /** Changes whenever a request is answered. */
+  get progress(): number {
+    const { reads, writes, barriers, flushes, discards, errors, inFlight } = sumStats(this.#resources.readStats());
+    return reads + writes + barriers + flushes + discards + errors - inFlight;
   }
 
   /** Stops serving: finishes what is in flight and releases everything. The options of the first call count. */
@@ -182,14 +210,19 @@ export class BackendDevice {
     return this.#closing ??= this.#close(options);
   }
 
+  /** The kind bounds this: what hangs here goes on in the background and keeps the device's lock. */
   async #close({ leave, timeoutMs }: CloseOptions): Promise<void> {
     if (leave === "detached") await this.#detach(timeoutMs);
     this.#stop.abort();
     await this.#working;
     if (leave === "detached") await this.#detachNow();
-    await this.#resources.release();
-    this.#resources.disown(this.#isDetached());
     this.#unwatch();
+    this.#draining = true;
+    try {
+      await this.#resources.finish();
+    } finally {
+      this.#resources.disown(this.#isDetached());
+    }
   }
 
   /** Waits until the guest has closed the device, for the given time at most. */
@@ -205,6 +238,7 @@ export class BackendDevice {
   /** Leaves the device Closed whether the guest has closed it or not. */
   async #detachNow(): Promise<void> {
     this.#intent = "detach-now";
+    this.#claimUnknown();
     for (let looks = 0; looks < LAST_LOOKS && this.#nodes !== undefined; looks++) {
       const outcome = await this.#look(this.#nodes);
       if (outcome === "idle" || outcome === "ended") return;
@@ -212,6 +246,17 @@ export class BackendDevice {
       this.#attempts.reset();
     }
     this.#log.warning("cannot leave it Closed");
+  }
+
+  /** Nothing is written to a device that may be another process's. */
+  #claimUnknown(): void {
+    const { lock } = this.#resources;
+    if (lock.owner !== "unknown") return;
+    try {
+      lock.claim();
+    } catch (error) {
+      this.#log.error(`Cannot detach it: its lock cannot be tested: ${errorText(error)}; it is left as it is`);
+    }
   }
 
   /** The attachment is over: no process will serve this directory again. */
@@ -239,11 +284,14 @@ export class BackendDevice {
     let action: Action | undefined;
     let outcome: Outcome | undefined;
     let fingerprint = "";
+    let trusted = "";
     try {
       const seen = this.#observe(nodes);
+      // What the guest cannot write: it must not make a device that fails try again at once.
+      trusted = JSON.stringify([seen.backendState, seen.online, this.#guestReleased, this.#intent]);
       const asText = (): string => JSON.stringify(seen) + nodes.fingerprint(seen);
       const { lock: { owner }, ring, image } = this.#resources;
-      const attempt = this.#attempts.current(asText);
+      const attempt = this.#attempts.current(asText, trusted);
       const ours = {
         proven: this.#proven,
         owner,
@@ -261,12 +309,13 @@ export class BackendDevice {
       outcome = await this.#actions.perform(action, nodes, seen);
       if (action.kind === "request-removal" && outcome === "done") this.#removalAsked = true;
       const waitsForOthers = action.kind === "wait" && action.for !== "retry";
+      if (action.kind !== "wait") this.#answered(nodes);
       if (outcome === "idle" || waitsForOthers) this.#error.recovered();
     } catch (error) {
       outcome = this.#failed(nodes, action, error);
     }
     if (outcome !== undefined) {
-      this.#attempts.ended(outcome, fingerprint);
+      this.#attempts.ended(outcome, outcome === "failed" ? trusted : fingerprint);
       this.#announce(outcome);
     }
     return outcome;
@@ -304,6 +353,7 @@ export class BackendDevice {
   /** Undefined if it is no failure: the store link opens a lost connection again, or the process is being ended. */
   #failed(nodes: DeviceNodes, action: Action | undefined, error: unknown): "failed" | undefined {
     if (isAbort(error)) return undefined;
+    if (error instanceof OverdueError) return this.#isOverdue(nodes, error);
     if (!isDisconnection(error)) {
       const what = action === undefined ? "look at" : action.kind;
       this.#error.failed(`cannot ${what} ${this.path}: ${errorText(error)}; it will be retried`);
@@ -312,6 +362,27 @@ export class BackendDevice {
     if (this.#nodes === nodes) this.#nodes = undefined;
     this.#dirty = true;
     return undefined;
+  }
+
+  /** The device looks again when the storage has answered, and tries again meanwhile. */
+  #isOverdue(nodes: DeviceNodes, error: OverdueError): "failed" {
+    this.#overdue = errorText(error);
+    try {
+      this.#error.report(nodes, this.#overdue, false);
+    } catch (failure) {
+      this.#error.failed(`cannot write to ${this.path}: ${errorText(failure)}`);
+    }
+    return "failed";
+  }
+
+  /** Takes back the report of storage that has answered since, unless there is another error by now. */
+  #answered(nodes: DeviceNodes): void {
+    if (this.#resources.waits.overdue) return;
+    if (this.#overdue !== undefined && this.#error.message === this.#overdue) {
+      nodes.clearError();
+      this.#error.clear();
+    }
+    this.#overdue = undefined;
   }
 
   #end(): void {

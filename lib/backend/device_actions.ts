@@ -2,6 +2,7 @@
  * Carries out what the transition table decided for a device, one action at a time, and returns how it ended.
  */
 
+import { isAbort } from "../abort.ts";
 import { errorText } from "../errors.ts";
 import { XenstoreError } from "../hypervisor.ts";
 import { formatSize } from "../sizes.ts";
@@ -115,7 +116,7 @@ export class DeviceActions {
       if (now > before) log.info(`grown from ${size(before)} to ${size(now)}`);
       nodes.answerResize(RESIZE_DONE, now);
     } catch (error) {
-      if (error instanceof XenstoreError) throw error;
+      if (error instanceof XenstoreError || isAbort(error)) throw error;
       nodes.answerResize(errorText(error), undefined);
       log.warning(errorText(error));
     }

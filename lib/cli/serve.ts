@@ -111,7 +111,7 @@ function kindOf(backendPath: string): string {
 
 async function end(context: Context, service: Service, options: OptionValues<typeof OPTIONS>): Promise<number> {
   const leave = options["detach-on-exit"] ? "detached" : "connected";
-  if (await service.close({ leave, timeoutMs: options.timeout * 1000 })) return 0;
-  context.output.message("xenblk: Some devices were still busy at the end");
-  return 1;
+  const { finished, stuck } = await service.close({ leave, timeoutMs: options.timeout * 1000 });
+  for (const { label, reason } of stuck) context.output.message(`xenblk: Cannot release ${label}: cannot ${reason}`);
+  return finished ? 0 : 1;
 }

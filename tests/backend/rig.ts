@@ -159,7 +159,9 @@ export class Rig implements AsyncDisposable {
   readonly debugLines: string[] = [];
   readonly disks: { readonly request: DiskRequest; closed: boolean }[] = [];
   /** Is awaited before a disk is opened, so that a test can act meanwhile. */
-  beforeOpen: () => Promise<void> = () => Promise.resolve();
+  beforeOpen: (request: DiskRequest) => Promise<void> = () => Promise.resolve();
+  /** Replaces parts of a disk that was opened. */
+  wrapDisk: (request: DiskRequest, disk: Disk) => Partial<Disk> = () => ({});
   readonly #looks = new Map<string, number>();
   readonly #kinds: BackendKind[] = [];
   readonly #frontends: Frontend[] = [];
@@ -290,8 +292,10 @@ export class Rig implements AsyncDisposable {
   }
 
   async #openDisk(request: DiskRequest): Promise<Disk> {
-    await this.beforeOpen();
+    await this.beforeOpen(request);
     const disk = await openDisk(request);
+    const { grow = disk.grow?.bind(disk), ...wrapped } = this.wrapDisk(request, disk);
+    const dispose = wrapped[Symbol.asyncDispose] ?? disk[Symbol.asyncDispose].bind(disk);
     const entry = { request, closed: false };
     this.disks.push(entry);
     return {
@@ -301,12 +305,12 @@ export class Rig implements AsyncDisposable {
       get description() {
         return disk.description;
       },
-      ...(disk.grow === undefined ? {} : { grow: () => disk.grow!() }),
+      ...(grow === undefined ? {} : { grow }),
       ...(disk.image === undefined ? {} : { image: disk.image }),
       attachment: (lane) => disk.attachment(lane),
       [Symbol.asyncDispose]: async () => {
         entry.closed = true;
-        await disk[Symbol.asyncDispose]();
+        await dispose();
       },
     };
   }

@@ -7,7 +7,7 @@ import { assertEquals, assertMatch, assertRejects, assertThrows } from "@std/ass
 import { XenblkError } from "../../lib/errors.ts";
 import { absolutePath } from "../../lib/path_lookup.ts";
 import { formatSize, parseSize } from "../../lib/sizes.ts";
-import { parseImage } from "../../lib/storage/image/spec.ts";
+import { parseImage, parseParams } from "../../lib/storage/image/spec.ts";
 import { Folder } from "./rig.ts";
 
 const nothing = (): Promise<boolean> => Promise.resolve(false);
@@ -38,6 +38,12 @@ Deno.test("an existing file is a path, whatever colons it has", async () => {
     format: "raw",
     target: "memory:1M",
   });
+});
+
+Deno.test("in params a format that is served is one, whatever files there are", async () => {
+  assertEquals(await parseParams("aio:a.img"), { format: "raw", target: "a.img" });
+  assertEquals(await parseParams("/srv/a:b.img"), { format: "raw", target: "/srv/a:b.img" });
+  await assertRejects(() => parseParams("my:disk.img"), XenblkError, "unknown format my");
 });
 
 Deno.test("what cannot be a format is part of the path", async () => {

@@ -93,7 +93,8 @@ export class DryRunMachine implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#guests.disposeAsync();
-    if (await this.#service.close({ leave: "detached", timeoutMs: CLOSE_TIMEOUT_MS })) return;
+    const { finished } = await this.#service.close({ leave: "detached", timeoutMs: CLOSE_TIMEOUT_MS });
+    if (finished) return;
     throw new XenblkError("Cannot end the dry run in order: some requests are still in flight");
   }
 }

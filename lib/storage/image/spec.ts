@@ -86,6 +86,15 @@ export async function parseImage(
   return spec;
 }
 
+/**
+ * The same for a node `params`: there a format that is served is never the beginning of a path, because toolstacks write
+ * absolute paths. So nothing is looked at unless the name is odd.
+ */
+export async function parseParams(params: string): Promise<ImageSpec> {
+  const isFormat = FORMATS.has(PREFIX.exec(params)?.[1]?.toLowerCase() ?? "");
+  return await parseImage(params, (path) => isFormat && path === params ? Promise.resolve(false) : pathExists(path));
+}
+
 /** Looks at the file system only if the text could be something else than a path. */
 async function isPath(text: string, exists: (path: string) => Promise<boolean>): Promise<boolean> {
   const isOther = /[:=]/.test(text) && (PREFIX.test(text) || XL_KEYS.test(text));
