@@ -4,8 +4,7 @@
 
 import { SECTOR_BYTES } from "../units.ts";
 import { formatSize } from "../sizes.ts";
-import { resolveDomain } from "../toolstack/domains.ts";
-import { type DeviceListing, listDevices } from "../toolstack/list.ts";
+import { type DeviceListing, listDevices, resolveGuest } from "../toolstack/list.ts";
 import { flag } from "./options.ts";
 import { renderTable } from "./table.ts";
 import { defineVerb } from "./verb.ts";
@@ -25,7 +24,7 @@ export const list = defineVerb({
   async run({ host, output }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
     const domain = operands["domain"];
-    const devices = listDevices(store, domain === undefined ? undefined : resolveDomain(store, domain).domain);
+    const devices = listDevices(store, domain === undefined ? undefined : resolveGuest(store, domain).domain);
     if (options.json) output.json(devices);
     else output.data(renderDevices(devices, !options["no-headings"]));
     return 0;

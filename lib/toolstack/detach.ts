@@ -17,8 +17,8 @@ import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
 import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
 import { retryConflicts } from "../xenstore.ts";
 import { removeDevice } from "./attach.ts";
-import { describeDomain, type DomainInfo, resolveDomain } from "./domains.ts";
-import { listAddresses } from "./list.ts";
+import type { DomainInfo } from "./domains.ts";
+import { listAddresses, resolveGuest } from "./list.ts";
 import { requestRemoval } from "./removal.ts";
 import { waitFor, type WaitOptions } from "./wait.ts";
 
@@ -41,7 +41,7 @@ export interface FoundDisk {
  */
 export function findDisk(store: XenstoreOperations, domain: string, vdev: string): FoundDisk {
   parseVdev(vdev);
-  const guest = guestOf(store, domain);
+  const guest = resolveGuest(store, domain);
   return { guest, device: findDevice(store, guest.domain, vdev) };
 }
 
@@ -56,17 +56,6 @@ export function findDevice(store: XenstoreOperations, domain: DomId, vdev: strin
     `Cannot find disk ${vdev} of domain ${domain}: it has ${names === "" ? "no disk" : `only ${names}`}`,
     { kind: "not-found", remedy: "see `xenblk list`" },
   );
-}
-
-function guestOf(store: XenstoreOperations, text: string): DomainInfo {
-  try {
-    return resolveDomain(store, text);
-  } catch (error) {
-    const domain = parseDomId(text);
-    const isLeftOver = listAddresses(store).some((device) => device.frontendDomain === domain);
-    if (domain === undefined || !isLeftOver) throw error;
-    return describeDomain(store, domain);
-  }
 }
 
 /**

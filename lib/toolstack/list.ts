@@ -3,9 +3,10 @@
  */
 
 import type { DomId, XenstoreOperations } from "../hypervisor.ts";
-import { backendPath, type DeviceAddress, frontendPath, parseBackendPath } from "../xenbus/paths.ts";
+import { backendPath, type DeviceAddress, frontendPath, parseBackendPath, parseDomId } from "../xenbus/paths.ts";
 import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
+import { describeDomain, type DomainInfo, resolveDomain } from "./domains.ts";
 
 /** A disk as its nodes describe it. */
 export interface DeviceListing extends DeviceAddress {
@@ -64,6 +65,21 @@ export function listAddresses(store: XenstoreOperations): DeviceAddress[] {
         return []; // the path is not that of a device
       }
     });
+}
+
+/**
+ * The guest that `text` names, as {@linkcode resolveDomain} finds it; or, by its domid, a guest that is gone but has disks
+ * in xenstore. Throws XenblkError (`not-found`, or `failed` if several have the name).
+ */
+export function resolveGuest(store: XenstoreOperations, text: string): DomainInfo {
+  try {
+    return resolveDomain(store, text);
+  } catch (error) {
+    const domain = parseDomId(text);
+    const hasDisks = listAddresses(store).some((device) => device.frontendDomain === domain);
+    if (domain === undefined || !hasDisks) throw error;
+    return describeDomain(store, domain);
+  }
 }
 
 /** Describes a disk by its present nodes. */
