@@ -21,6 +21,12 @@ export interface PathLookups {
   readonly timeoutMs: number;
 }
 
+/** Looks at paths that Deno may read: for others it would ask the user, who knows nothing of other guests' images. */
+export const PATH_LOOKUPS: PathLookups = {
+  stat: (path) => mayRead(path) ? Deno.stat(path) : Promise.reject(new Deno.errors.NotCapable(path)),
+  timeoutMs: 1_000,
+};
+
 /** Block devices on each other: a partition on a loop device on a volume on a disk is four. */
 const MOST_LAYERS = 8;
 
@@ -80,7 +86,7 @@ function minorOf(rdev: number): bigint {
 /** Of a file in sysfs, without the line's end; undefined if it is not there or Deno may not read it. */
 async function textOf(path: string): Promise<string | undefined> {
   try {
-    return (await Deno.readTextFile(path)).trimEnd();
+    return mayRead(path) ? (await Deno.readTextFile(path)).trimEnd() : undefined;
   } catch {
     return undefined;
   }
@@ -88,8 +94,12 @@ async function textOf(path: string): Promise<string | undefined> {
 
 async function namesIn(folder: string): Promise<string[]> {
   try {
-    return (await Array.fromAsync(Deno.readDir(folder))).map(({ name }) => name);
+    return mayRead(folder) ? (await Array.fromAsync(Deno.readDir(folder))).map(({ name }) => name) : [];
   } catch {
     return [];
   }
+}
+
+function mayRead(path: string): boolean {
+  return Deno.permissions.querySync({ name: "read", path }).state === "granted";
 }

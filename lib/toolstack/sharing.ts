@@ -9,7 +9,7 @@ import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import { describeDomain, domainLabel } from "./domains.ts";
 import { listAddresses } from "./list.ts";
-import { keyOfPhysical, type Medium, mediumAt, overlap, type PathLookups } from "./medium.ts";
+import { keyOfPhysical, type Medium, mediumAt, overlap, PATH_LOOKUPS, type PathLookups } from "./medium.ts";
 
 /** An image, and how a guest is to use it. */
 export interface ImageQuery {
@@ -31,7 +31,6 @@ export interface ExcludingDisk {
   readonly text: string;
 }
 
-const LOOKUPS: PathLookups = { stat: (path) => Deno.stat(path), timeoutMs: 1_000 };
 /** Looks in progress at one time. */
 const LOOKS_AT_ONCE = 4;
 /** How long the whole search may take. What was not looked at by then is compared by name. */
@@ -55,7 +54,7 @@ export async function findExcludingDisk(
   store: XenstoreOperations,
   user: ImageUser,
   query: ImageQuery,
-  lookups: PathLookups = LOOKUPS,
+  lookups: PathLookups = PATH_LOOKUPS,
 ): Promise<ExcludingDisk | undefined> {
   if (query.writes && query.shared) return undefined;
   const candidates = candidatesFor(store, user, query);
