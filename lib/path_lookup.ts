@@ -11,28 +11,29 @@ const PATIENCE_MS = 5_000;
 /** The most looks that may be overdue at one time. Deno's pool has 32 threads, and other calls need them too. */
 const MOST_OVERDUE = 8;
 
-let overdue = 0;
+/** The paths of looks that were given up and have not been answered since. */
+const OVERDUE = new Set<string>();
 
 /** A file system did not answer in time. */
 export class NoAnswerError extends XenblkError {}
 
 /**
  * The outcome of `look`, a call on the file system of `path`. Rejects with {@linkcode NoAnswerError} if it takes longer
- * than `timeoutMs`, or at once if eight earlier looks have not been answered yet.
+ * than `timeoutMs`; or at once, without a call, if an earlier look at this path or eight looks at other paths have not
+ * been answered yet.
  */
 export async function lookWithin<T>(path: string, look: () => Promise<T>, timeoutMs: number = PATIENCE_MS): Promise<T> {
-  if (overdue >= MOST_OVERDUE) throw noAnswer(path, `${overdue} other calls to file systems have not returned yet`);
+  if (OVERDUE.has(path)) throw noAnswer(path, "its file system has not answered an earlier call");
+  if (OVERDUE.size >= MOST_OVERDUE) throw noAnswer(path, `${OVERDUE.size} other calls have not returned yet`);
   const answer = look();
-  let isLate = false;
   const late = Promise.withResolvers<never>();
   const timer = setTimeout(() => {
-    isLate = true;
-    overdue++;
+    OVERDUE.add(path);
     late.reject(noAnswer(path, `its file system has not answered for ${timeoutMs / 1000} s`));
   }, timeoutMs);
   const settled = (): void => {
     clearTimeout(timer);
-    if (isLate) overdue--;
+    OVERDUE.delete(path);
   };
   answer.then(settled, settled);
   return await Promise.race([answer, late.promise]);

@@ -23,6 +23,7 @@ export interface InlineDataPlaneOptions {
 /** What is remembered of an open queue. */
 interface OpenQueue {
   readonly stop: (reason: string) => void;
+  readonly latch: () => void;
   readonly closed: PromiseWithResolvers<void>;
   readonly handle: QueueHandle;
 }
@@ -53,6 +54,7 @@ export class InlineDataPlane implements DataPlane {
       {
         closed: (id) => this.#closed(id),
         stopped: (id, reason) => this.#queues.get(id)?.stop(reason),
+        latched: (id) => this.#queues.get(id)?.latch(),
         warn,
         debug: () => {},
       },
@@ -89,13 +91,15 @@ export class InlineDataPlane implements DataPlane {
       throw new XenblkError(errorText(error), { cause: error });
     }
     const stopped = Promise.withResolvers<string>();
+    const latched = Promise.withResolvers<void>();
     const closed = Promise.withResolvers<void>();
     const handle = {
       stopped: stopped.promise,
+      latched: latched.promise,
       grow: (sectors: number) => Promise.resolve(this.#reactor.grow(id, sectors)),
       close: () => this.#close(id, closed.promise),
     };
-    this.#queues.set(id, { stop: stopped.resolve, closed, handle });
+    this.#queues.set(id, { stop: stopped.resolve, latch: latched.resolve, closed, handle });
     this.#waker.wake();
     return handle;
   }

@@ -40,6 +40,7 @@ export type ReactorEvent =
   | { readonly type: "grown"; readonly id: number }
   | { readonly type: "closed"; readonly id: number }
   | { readonly type: "stopped"; readonly id: number; readonly reason: string }
+  | { readonly type: "latched"; readonly id: number }
   | { readonly type: "warning"; readonly message: string }
   | { readonly type: "debug"; readonly message: string }
   | { readonly type: "exited" };

@@ -50,6 +50,8 @@ export interface ReactorHost {
   closed(id: number): void;
   /** The frontend broke its ring; the queue answers nothing more and waits to be closed. */
   stopped(id: number, reason: string): void;
+  /** A flush of the queue's device has failed. Absent: nobody needs to know before the queue is closed. */
+  latched?(id: number): void;
   warn(message: string): void;
   /** For lines that only help to find a fault. */
   debug(message: string): void;
@@ -71,6 +73,7 @@ interface Served {
   hasWork: boolean;
   closing: boolean;
   reportedBroken: boolean;
+  reportedLatched: boolean;
   /** Bad requests and failures so far. */
   readonly faults: { count: number };
   /** Turns for which it is still skipped. */
@@ -133,6 +136,7 @@ export class Reactor implements Disposable {
         hasWork: true,
         closing: false,
         reportedBroken: false,
+        reportedLatched: false,
         faults,
         skipTurns: 0,
       };
@@ -240,7 +244,7 @@ export class Reactor implements Disposable {
     const faulty = served.faults.count !== faults;
     if (more && !faulty && queue.inFlight < SEVERAL_IN_FLIGHT) more = queue.step();
     more ||= !polled && queue.rest();
-    if (served.faults.count !== faults) served.skipTurns = TURNS_AFTER_FAULT;
+    if (served.faults.count !== faults) this.#noteFault(served);
     if (this.#idleRoundMs === Infinity && queue.keptGrants !== undefined && queue.keptGrants.count > 0) {
       this.#idleRoundMs = this.#platform.now() + IDLE_ROUND_MS;
     }
@@ -251,6 +255,13 @@ export class Reactor implements Disposable {
     // A drain ends with a flush that does not count as a request in flight: look until it is over.
     served.hasWork = more || polled || queue.state === "draining";
     return more;
+  }
+
+  #noteFault(served: Served): void {
+    served.skipTurns = TURNS_AFTER_FAULT;
+    if (served.reportedLatched || !served.connection.latch.tripped) return;
+    served.reportedLatched = true;
+    this.#host.latched?.(served.id);
   }
 
   /** Makes the queues that are due be visited. Milliseconds until the next one is; 0: one is now, -1: none will be. */

@@ -44,6 +44,7 @@ async function run(platform: Platform, parkerOfRun: Parker, { token, control }: 
   const host = {
     closed: (id: number): void => post({ type: "closed", id }),
     stopped: (id: number, reason: string): void => post({ type: "stopped", id, reason }),
+    latched: (id: number): void => post({ type: "latched", id }),
     warn: (message: string): void => post({ type: "warning", message }),
     debug: (message: string): void => post({ type: "debug", message }),
   };

@@ -67,6 +67,8 @@ export interface QueueSpec {
 export interface QueueHandle {
   /** Resolves with the reason if the data plane had to stop the ring (broken or hostile frontend). */
   readonly stopped: Promise<string>;
+  /** Resolves when the data plane has set the latch after a failed flush. Absent: it does not tell. */
+  readonly latched?: Promise<void>;
   /** The disk has so many sectors from now on; resolves when requests up to its new end are taken. */
   grow(sectors: number): Promise<void>;
   /** Stops taking requests, finishes those in flight, flushes, unbinds and unmaps. Safe to call twice. */

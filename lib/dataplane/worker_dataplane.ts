@@ -46,7 +46,9 @@ export interface WorkerDataPlaneOptions {
 /** A queue as the control plane holds it. */
 class Handle implements QueueHandle {
   readonly stopped: Promise<string>;
+  readonly latched: Promise<void>;
   readonly #stop: (reason: string) => void;
+  readonly #latch: () => void;
   readonly #close: () => Promise<void>;
   readonly #grow: (sectors: number) => Promise<void>;
   #closing: Promise<void> | undefined;
@@ -57,10 +59,17 @@ class Handle implements QueueHandle {
     const { promise, resolve } = Promise.withResolvers<string>();
     this.stopped = promise;
     this.#stop = resolve;
+    const latched = Promise.withResolvers<void>();
+    this.latched = latched.promise;
+    this.#latch = latched.resolve;
   }
 
   stop(reason: string): void {
     this.#stop(reason);
+  }
+
+  latch(): void {
+    this.#latch();
   }
 
   grow(sectors: number): Promise<void> {
@@ -211,6 +220,8 @@ class ReactorWorker {
         return this.#settle(this.#closing, event.id);
       case "stopped":
         return this.handles.get(event.id)?.stop(event.reason);
+      case "latched":
+        return this.handles.get(event.id)?.latch();
       case "warning":
         return this.#warn(event.message);
       case "debug":

@@ -24,7 +24,7 @@ export interface PathLookups {
 /** Looks at paths that Deno may read: for others it would ask the user, who knows nothing of other guests' images. */
 export const PATH_LOOKUPS: PathLookups = {
   stat: (path) => mayRead(path) ? Deno.stat(path) : Promise.reject(new Deno.errors.NotCapable(path)),
-  timeoutMs: 1_000,
+  timeoutMs: 250,
 };
 
 /** Block devices on each other: a partition on a loop device on a volume on a disk is four. */

@@ -6,6 +6,7 @@
 
 import type { DomId, XenstoreOperations } from "../hypervisor.ts";
 import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
+import { parseState, XenbusState } from "../xenbus/states.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import { describeDomain, domainLabel } from "./domains.ts";
 import { listAddresses } from "./list.ts";
@@ -86,8 +87,19 @@ function candidatesFor(store: XenstoreOperations, user: ImageUser, { writes }: I
       const mode = read("mode") ?? "";
       const isExcluding = writes || (mode.includes("w") && !mode.includes("!"));
       if (path === undefined || !isExcluding || isSameMachine(device.frontendDomain)) return [];
-      return [{ device, mode, path, physical: read("physical-device") }];
+      const physical = read("physical-device");
+      return isInUse(physical, read) ? [{ device, mode, path, physical }] : [];
     });
+}
+
+/**
+ * Whether a backend has opened the image. Nodes of a disk that was refused, waits, or is not served yet must not keep its
+ * legitimate user from it: blkback's script writes physical-device and hotplug-status, this backend hotplug-status, and
+ * QEMU goes to Connected.
+ */
+function isInUse(physical: string | undefined, read: (name: string) => string | undefined): boolean {
+  return physical !== undefined || read("hotplug-status") === "connected" ||
+    parseState(read("state")) === XenbusState.Connected;
 }
 
 function isItself(device: DeviceAddress, { kind, frontendDomain, vdev }: ImageUser): boolean {

@@ -32,9 +32,11 @@ class Scene implements AsyncDisposable {
     this.rig.toolstack.write(`/local/domain/${domain}/vm`, `/vm/${uuid}`);
   }
 
-  /** The other guest has a disk. */
+  /** The other guest has a disk, and a backend has opened its image. */
   others(request: Partial<AttachRequest> = {}): DeviceAddress {
-    return this.rig.attach({ domain: OTHER, params: `aio:${this.image}`, ...request });
+    const device = this.rig.attach({ domain: OTHER, params: `aio:${this.image}`, ...request });
+    this.rig.toolstack.write(`${backendPath(device)}/hotplug-status`, "connected");
+    return device;
   }
 
   /** Who excludes the guest's use, in words. */
@@ -148,6 +150,24 @@ Deno.test("readers share, a writer excludes all, and w! is excluded by nobody", 
     mode(theirs);
     assertEquals(await scene.excluding(query) !== undefined, isExcluded, `${theirs} and ${JSON.stringify(query)}`);
   }
+});
+
+Deno.test("nodes of a disk that was refused, waits or is not served exclude nothing; what a backend has opened does", async () => {
+  await using scene = new Scene();
+  const node = (name: string): string => `${backendPath(device)}/${name}`;
+  const device = scene.others();
+  scene.rig.toolstack.remove(node("hotplug-status"));
+  assertEquals(await scene.excluding(), undefined, "not served");
+  scene.rig.toolstack.write(node("state"), "2");
+  scene.rig.toolstack.write(node("error"), "It waits for image x");
+  assertEquals(await scene.excluding(), undefined, "waits");
+  scene.rig.toolstack.write(node("hotplug-status"), "error");
+  assertEquals(await scene.excluding(), undefined, "refused");
+  scene.rig.toolstack.write(node("state"), "4");
+  assert(await scene.excluding(), "Connected");
+  scene.rig.toolstack.write(node("state"), "2");
+  scene.rig.toolstack.write(node("physical-device"), "7:0");
+  assert(await scene.excluding(), "set up by blkback's script");
 });
 
 Deno.test("lives of one virtual machine, its device model's domain, and domains that are gone exclude nothing", async () => {
