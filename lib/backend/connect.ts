@@ -93,8 +93,7 @@ export function isOthers({ resources: { lock } }: DeviceParts): boolean {
 
 /**
  * Closes the rings and reports why; an image that is open stays open. `opening`: the toolstack waits for the image.
- * Throws the reason if xenstore failed, storage does not answer (the next attempt continues to wait for it), or the
- * process is being ended.
+ * Throws the reason if xenstore failed, storage does not answer, or the process is being ended.
  */
 export async function refuse(
   device: DeviceParts,

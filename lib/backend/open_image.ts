@@ -58,11 +58,11 @@ async function isLocked(device: DeviceParts, nodes: DeviceNodes): Promise<boolea
   }
 }
 
-async function refuseOtherGuest({ resources, findOtherGuest }: DeviceParts, image: OpenImage): Promise<void> {
+/** The image stays open: the next attempt only searches again. */
+async function refuseOtherGuest({ findOtherGuest }: DeviceParts, image: OpenImage): Promise<void> {
   const { disk: { image: file, properties: { readOnly } }, description: { shared } } = image;
   const other = file && await findOtherGuest({ path: file.path, writes: !readOnly, shared });
   if (other === undefined) return;
-  await resources.release();
   throw new XenblkError(`Cannot ${readOnly ? "read" : "write to"} image ${file!.path}: ${other}`, {
     remedy: "detach it there first, or attach it with mode w! on both sides if its file system may be shared",
   });

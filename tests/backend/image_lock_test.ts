@@ -173,5 +173,22 @@ Deno.test("an image that another guest of this host uses is an error at once, fo
   assertEquals(searched[0], [device.vdev, { path: names.path, writes: true, shared: false }]);
   const error = `Cannot write to image ${names.path}: xvda of db (domain 6) uses it (vbd3, mode w)`;
   assertStringIncludes(rig.backend(device, "hotplug-error")!, error);
-  assertEquals([rig.backend(device, "state"), rig.openDisks], ["2", 0]);
+  assertEquals([rig.backend(device, "state"), rig.plane.queues.length], ["2", 0]);
+  const lines = rig.lines.length;
+  await until("it was tried again", () => searched.length >= 3);
+  assertEquals([rig.disks.length, rig.lines.length], [1, lines], "quietly");
+});
+
+Deno.test("a disk that another guest used is offered when that guest has ended", async () => {
+  using names = new TwoNames();
+  await using rig = new Rig();
+  const device = rig.attach({ params: `raw:${names.path}` });
+  let held = true;
+  const text = "xvda of db (domain 6) uses it (vbd, mode w)";
+  // A backend that takes no locks has it: the nodes alone say so.
+  rig.serve({}, { clock: FAST_CLOCK, findExcludingDisk: () => Promise.resolve(held ? { text } : undefined) });
+  await until("the toolstack is told", () => rig.backend(device, "hotplug-status") === "error");
+  held = false;
+  await until("it is offered", () => rig.backend(device, "hotplug-status") === "connected");
+  assertEquals([rig.backend(device, "error"), rig.backend(device, "hotplug-error")], [undefined, undefined]);
 });
