@@ -41,26 +41,31 @@ function isOffered({ backendState }: Observation): boolean {
 }
 
 /**
- * Whether another process holds the image's lock at the moment; then it is reported. Rejects if that is for the disk of
- * another guest of this host, which is no use waiting for. A later lock is found when the frontend connects.
+ * Whether another process holds the image's lock at the moment; then it is reported. Rejects if another guest of this
+ * host has the image, which is no use waiting for, whether its backend takes locks or not. A later lock is found when
+ * the frontend connects.
  */
-async function isLocked({ resources, error, findOtherGuest }: DeviceParts, nodes: DeviceNodes): Promise<boolean> {
+async function isLocked(device: DeviceParts, nodes: DeviceNodes): Promise<boolean> {
+  const { resources, error } = device;
+  await refuseOtherGuest(device, resources.image!);
   try {
     await resources.checkImage();
     return false;
   } catch (reason) {
     if (!(reason instanceof ImageBusyError)) throw reason;
-    const { image: { path }, use: { writes, shared } } = reason;
-    const other = await findOtherGuest({ path, writes, shared });
-    if (other === undefined) {
-      error.report(nodes, "attempt", waitsForImage(reason));
-      return true;
-    }
-    // It stays open: the next attempt only tries the lock.
-    throw new XenblkError(`Cannot ${writes ? "write to" : "read"} image ${path}: ${other}`, {
-      remedy: "detach it there first, or attach it with mode w! on both sides if its file system may be shared",
-    });
+    error.report(nodes, "attempt", waitsForImage(reason));
+    return true;
   }
+}
+
+/** The image stays open: the next attempt only searches again. */
+async function refuseOtherGuest({ findOtherGuest }: DeviceParts, image: OpenImage): Promise<void> {
+  const { disk: { image: file, properties: { readOnly } }, description: { shared } } = image;
+  const other = file && await findOtherGuest({ path: file.path, writes: !readOnly, shared });
+  if (other === undefined) return;
+  throw new XenblkError(`Cannot ${readOnly ? "read" : "write to"} image ${file!.path}: ${other}`, {
+    remedy: "detach it there first, or attach it with mode w! on both sides if its file system may be shared",
+  });
 }
 
 /** False if the state has changed. A toolstack that waits is not told of an image that is locked. */

@@ -13,7 +13,7 @@ import { errorText, XenblkError } from "../errors.ts";
 import type { DomId, JournalStore } from "../hypervisor.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
 import { type ImageLocks, lockImage } from "../storage/image/lock.ts";
-import { parseImage } from "../storage/image/spec.ts";
+import { parseParams } from "../storage/image/spec.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { Ring } from "../xenbus/transitions.ts";
 import { DeviceLatch } from "./device_latch.ts";
@@ -156,16 +156,16 @@ export class DeviceResources {
   async openImage(description: DeviceDescription): Promise<OpenImage> {
     const { settings, openDisk } = this.#services;
     const readOnly = description.readOnly || settings.readOnly;
-    const { directIoSafe } = description;
+    const { shared, directIoSafe } = description;
     const key = this.#keyOf(description);
     if (this.#image?.key === key) {
       this.#image = { ...this.#image, description };
       return this.#image;
     }
     await this.release();
-    const { format, target } = parseImage(description.params);
+    const { format, target } = await parseParams(description.params);
     const { engine, cache } = settings;
-    const request = { format, target, readOnly, engine, directIoSafe };
+    const request = { format, target, readOnly, shared, engine, directIoSafe };
     const disk = await this.#opening.get(
       key,
       () => `open image ${format}:${target}`,

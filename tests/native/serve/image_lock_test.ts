@@ -33,7 +33,9 @@ nativeTest(
   "a second process waits for an image that the first one writes to, and serves it when the first has ended",
   async () => {
     await using xen = await NativeXen.start();
-    for (const domid of GUESTS) await xen.createDomain(domid);
+    // Two lives of one virtual machine, as in a migration: of another guest's disk it would be refused.
+    const uuid = "00000000-0000-4000-8000-00000000000a";
+    for (const domid of GUESTS) await xen.createDomain(domid, `life-${domid}`, uuid);
     const image = sparseImage(xen.directory, "disk.img", IMAGE_BYTES);
     await using first = new BackendProcess(xen, ["serve", "--kind", "vbd3"]);
     await using second = new BackendProcess(xen, ["serve", "--kind", "other"]);
@@ -61,6 +63,28 @@ nativeTest(
     assertEquals(await second.stop(), 0, second.messages);
   },
 );
+
+nativeTest("an image that another guest has is refused at once, until that guest's disk is detached", async () => {
+  await using xen = await NativeXen.start();
+  for (const domid of GUESTS) await xen.createDomain(domid);
+  const image = sparseImage(xen.directory, "disk.img", IMAGE_BYTES);
+  await using serve = new BackendProcess(xen, ["serve"]);
+  await using guest = new GuestProcess(xen, GUESTS[0]);
+  // blkback has it, which takes no lock. Its script has written these nodes.
+  const blkback = await attach(xen, { domain: GUESTS[1] as DomId, params: image, kind: "vbd" });
+  await xen.run("xenstore-write", [`${backendPath(blkback)}/hotplug-status`, "connected"]);
+  const device = await attach(xen, { domain: GUESTS[0] as DomId, params: `aio:${image}` });
+  assertEquals(await nodeValue(xen, `${backendPath(device)}/hotplug-status`), "error");
+  assertMatch(
+    await nodeValue(xen, `${backendPath(device)}/hotplug-error`),
+    /^Cannot write to image .*disk\.img: xvda of guest-8 \(domain 8\) uses it \(vbd, mode w\); detach it there first/,
+  );
+  await xen.run("xenstore-rm", [backendPath(blkback)]);
+  const disk = await guest.disk(frontendPath(device));
+  await disk.connect();
+  await detach(xen, device);
+  assertEquals(await serve.stop(), 0, serve.messages);
+});
 
 nativeTest("QEMU's tools cannot open an image while a guest uses it", async () => {
   await using xen = await NativeXen.start();
