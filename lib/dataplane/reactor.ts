@@ -4,16 +4,26 @@
  * turn, sleep.
  */
 
-import { type DomId, EVENTS_OVERFLOWED, type EvtchnPort, type Parker, type Platform } from "../hypervisor.ts";
+import {
+  type DomId,
+  type EventChannels,
+  EVENTS_OVERFLOWED,
+  type EvtchnPort,
+  type GrantTable,
+  type Parker,
+  type Platform,
+} from "../hypervisor.ts";
 import { errorText } from "../errors.ts";
 import { LogLimiter } from "../rate_limit.ts";
 import { SILENT } from "../log.ts";
 import type { ChannelOpener } from "../storage/disk.ts";
-import { type Connection, GRANTS_PER_RING, type GuestHandles, openConnection, type OpenRequest } from "./connection.ts";
+import { type Connection, GRANTS_PER_RING, openConnection, type OpenRequest } from "./connection.ts";
 import { PollTime } from "./poll_time.ts";
 
 /** Ports taken from one guest's event queue per call. */
 const PORTS_PER_TAKE = 64;
+/** Such calls per guest and turn: a guest whose ports fire as fast as they are unmasked must not keep the turn. */
+const TAKES_PER_TURN = 4;
 /** Turns between two checks of idle queues' events and of due times, while there is always work. */
 const TURNS_PER_EVENT_CHECK = 4;
 /** Kept mappings are released after being unused for one to two of these intervals. */
@@ -24,8 +34,10 @@ const TURNS_PER_CLOCK_CHECK = 1024;
 const LOOKS_PER_CLOCK_CHECK = 8;
 /** Below this depth a second pass is made at once; above it more work arrives while we submit. */
 const SEVERAL_IN_FLIGHT = 4;
-/** Rings of one guest that its limit of mapped grants allows for; it is set before the first ring is opened. */
-const RINGS_PER_GUEST = 16;
+/** Rings for which the limit of one grant-table handle is set when it is opened; more rings get another handle. */
+const RINGS_PER_TABLE = 16;
+/** How much later a queue is due if its channel, once visited, still names a time that has passed. */
+const OVERDUE_MS = 1;
 
 /**
  * Turns for which a queue is skipped after a visit that met a bad request or a failure, while there is other work: a
@@ -55,9 +67,18 @@ export interface ReactorHost {
   debug(message: string): void;
 }
 
+/** A grant-table handle of a guest, and how many rings use it. */
+interface GuestTable {
+  readonly grants: GrantTable;
+  rings: number;
+}
+
 /** A guest that has queues here. */
-interface Guest extends GuestHandles, Disposable {
+interface Guest extends Disposable {
   readonly domain: DomId;
+  readonly events: EventChannels;
+  /** Its grant-table handles. */
+  readonly tables: GuestTable[];
   readonly byPort: Map<EvtchnPort, Served>;
   /** One of its rings was closed, and that ring's events may still wait to be taken. */
   hasClosed: boolean;
@@ -68,6 +89,7 @@ interface Served {
   readonly id: number;
   readonly connection: Connection;
   readonly guest: Guest;
+  readonly table: GuestTable;
   hasWork: boolean;
   closing: boolean;
   reportedBroken: boolean;
@@ -75,6 +97,9 @@ interface Served {
   readonly faults: { count: number };
   /** Turns for which it is still skipped. */
   skipTurns: number;
+  /** The due time for which the queue was last visited, and the time of that visit. */
+  visitedDueMs: number;
+  visitedMs: number;
 }
 
 /** One thread's queues, and how they are served in turns. */
@@ -92,6 +117,8 @@ export class Reactor implements Disposable {
   #timed: Served[] = [];
   readonly #ports = new Uint32Array(PORTS_PER_TAKE);
   #turnsSinceEvents = 0;
+  /** Events of a guest were left for the next turn: its event queue must be seen empty before the reactor sleeps. */
+  #eventsLeft = false;
   #notedUnrestricted = false;
   #turns = 0;
   /** Requests in flight in the queues that the last round visited. */
@@ -125,16 +152,23 @@ export class Reactor implements Disposable {
       log.warning(`${request.label}: ${line}`);
     };
     try {
-      const connection = openConnection(request, this.#platform, guest, this.#openChannel, complain);
+      const table = this.#tableOf(guest);
+      const { grants } = table;
+      const handles = { grants, events: guest.events };
+      const connection = openConnection(request, this.#platform, handles, this.#openChannel, complain);
+      table.rings++;
       const served = {
         id,
         connection,
         guest,
+        table,
         hasWork: true,
         closing: false,
         reportedBroken: false,
         faults,
         skipTurns: 0,
+        visitedDueMs: -1,
+        visitedMs: 0,
       };
       guest.byPort.set(connection.port, served);
       this.#noteUnrestricted(guest);
@@ -166,7 +200,7 @@ export class Reactor implements Disposable {
       if (this.#timed.length > 0) this.#findDue();
     }
     if (++this.#turns % TURNS_PER_CLOCK_CHECK === 0) this.#releaseIdle();
-    return this.#visitAll();
+    return this.#visitAll() || this.#eventsLeft;
   }
 
   #visitAll(): boolean {
@@ -182,7 +216,7 @@ export class Reactor implements Disposable {
       this.#inFlight += served.connection.queue.inFlight;
       if (served.closing && served.connection.queue.state === "drained") this.#finish(i--);
     }
-    if (busy) this.#parker.submit?.();
+    if (busy || this.#eventsLeft) this.#parker.submit?.();
     return busy;
   }
 
@@ -261,12 +295,24 @@ export class Reactor implements Disposable {
     }
     if (dueMs === Infinity) return -1; // the clock need not be read
     const now = this.#platform.now();
-    if (dueMs > now) return dueMs - now;
-    for (let i = 0; i < this.#timed.length; i++) {
-      const served = this.#timed[i]!;
-      if ((served.connection.channel.dueMs ?? Infinity) <= now) served.hasWork = true;
+    return dueMs > now ? dueMs - now : this.#visitDue(now);
+  }
+
+  /** The same, if a channel's time has passed, or is not a number. */
+  #visitDue(now: number): number {
+    let nextMs = -1;
+    for (const served of this.#timed) {
+      const leftMs = dueTime(served) - now;
+      if (leftMs > 0) {
+        if (leftMs !== Infinity) nextMs = sooner(nextMs, leftMs);
+        continue;
+      }
+      served.hasWork = true;
+      served.visitedDueMs = served.connection.channel.dueMs!;
+      served.visitedMs = now;
+      nextMs = 0;
     }
-    return 0;
+    return nextMs;
   }
 
   /** Continues a round that is due. Milliseconds until there is more to do; -1: nothing to wait for. */
@@ -291,9 +337,10 @@ export class Reactor implements Disposable {
   }
 
   #takeEvents(): void {
+    this.#eventsLeft = false;
     for (const guest of this.#guestList) {
       try {
-        this.#takeEventsOf(guest);
+        if (this.#takeEventsOf(guest)) this.#eventsLeft = true;
       } catch (error) {
         // Its rings are visited anyway; other guests are not affected.
         this.#limiter.forGuest(guest.domain).warning(errorText(error));
@@ -302,19 +349,24 @@ export class Reactor implements Disposable {
     }
   }
 
-  #takeEventsOf(guest: Guest): void {
-    let count: number;
-    do {
-      count = guest.events.take(this.#ports);
+  /**
+   * Takes the guest's events, a bounded number. True: there may be more. With several ports, bound or just closed, one
+   * can fire while the others are taken. A driver that wakes us only when its queue was empty will not do so again until
+   * we have seen the queue empty.
+   */
+  #takeEventsOf(guest: Guest): boolean {
+    for (let takes = 0; takes < TAKES_PER_TURN; takes++) {
+      const count = guest.events.take(this.#ports);
       if (count === EVENTS_OVERFLOWED) this.#wakeAll(guest);
       for (let i = 0; i < count; i++) {
         const served = guest.byPort.get(this.#ports[i]! as EvtchnPort);
         if (served !== undefined) served.hasWork = true;
       }
-      // With several ports, bound or just closed, one can fire while the others are taken. A driver that wakes us only
-      // when its queue was empty will not do so again until we have seen the queue empty.
-    } while (count === PORTS_PER_TAKE || (count > 0 && (guest.byPort.size > 1 || guest.hasClosed)));
-    if (count === 0) guest.hasClosed = false;
+      if (count === 0) guest.hasClosed = false;
+      const several = guest.byPort.size > 1 || guest.hasClosed;
+      if (count !== PORTS_PER_TAKE && !(count > 0 && several)) return false;
+    }
+    return true;
   }
 
   #wakeAll(guest: Guest): void {
@@ -325,16 +377,29 @@ export class Reactor implements Disposable {
     let guest = this.#guests.get(domain);
     if (guest !== undefined) return guest;
     using undo = new DisposableStack();
-    const grants = undo.use(this.#platform.openGrantTable(domain));
-    grants.setMaxGrants(RINGS_PER_GUEST * GRANTS_PER_RING);
+    const tables: GuestTable[] = [];
+    undo.defer(() => tables.forEach(({ grants }) => grants[Symbol.dispose]()));
     const events = undo.use(this.#platform.openEventChannels(domain));
     this.#parker.watch(events);
     undo.defer(() => this.#parker.unwatch(events));
     const owned = undo.move();
-    guest = { domain, grants, events, byPort: new Map(), hasClosed: false, [Symbol.dispose]: () => owned.dispose() };
+    guest = { domain, events, tables, byPort: new Map(), hasClosed: false, [Symbol.dispose]: () => owned.dispose() };
     this.#guests.set(domain, guest);
     this.#guestList = [...this.#guests.values()];
     return guest;
+  }
+
+  /** A handle with room for the grants of one more ring. The limit of a handle is fixed before it maps anything. */
+  #tableOf({ domain, tables }: Guest): GuestTable {
+    let table = tables.find(({ rings }) => rings < RINGS_PER_TABLE);
+    if (table !== undefined) return table;
+    using undo = new DisposableStack();
+    const grants = undo.use(this.#platform.openGrantTable(domain));
+    grants.setMaxGrants(RINGS_PER_TABLE * GRANTS_PER_RING);
+    undo.move();
+    table = { grants, rings: 0 };
+    tables.push(table);
+    return table;
   }
 
   #releaseGuest(guest: Guest): void {
@@ -357,6 +422,7 @@ export class Reactor implements Disposable {
     served!.guest.byPort.delete(served!.connection.port);
     served!.guest.hasClosed = true;
     this.#release(served!.connection);
+    served!.table.rings--;
     this.#releaseGuest(served!.guest);
   }
 
@@ -368,6 +434,13 @@ export class Reactor implements Disposable {
       this.#host.warn(errorText(error));
     }
   }
+}
+
+/** When a queue is due; Infinity: never. A time that has passed, and for which it was visited, is put off. */
+function dueTime({ connection, visitedDueMs, visitedMs }: Served): number {
+  const { dueMs } = connection.channel;
+  if (dueMs === undefined || Number.isNaN(dueMs)) return Infinity;
+  return dueMs === visitedDueMs ? visitedMs + OVERDUE_MS : dueMs;
 }
 
 /** The shorter of two timeouts; -1 means no timeout. */
