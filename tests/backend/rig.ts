@@ -58,6 +58,7 @@ export class RecordedQueue implements QueueHandle {
   readonly stopped: Promise<string>;
   readonly stop: (reason: string) => void;
   closed = false;
+  inFlight = 0;
   /** Of its disk. */
   sectors: number;
 
