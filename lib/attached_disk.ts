@@ -18,6 +18,7 @@ import { type Resized, resizeDevice } from "./toolstack/resize.ts";
 import type { WaitOptions } from "./toolstack/wait.ts";
 import type { DeviceAddress } from "./xenbus/paths.ts";
 import { formatVdev } from "./xenbus/vdev.ts";
+import { retryConflicts } from "./xenstore.ts";
 
 /** Why an attached disk is no longer served, or no longer used. */
 export type DiskEnd =
@@ -182,17 +183,17 @@ export class ServedDisk implements AttachedDisk {
     OPEN.delete(this);
     this.#closed.resolve();
     const faults = this.#failed ? [] : stuck.map(({ label, reason }) => `Cannot release ${label}: cannot ${reason}`);
-    if (!keep) faults.push(...this.#removeNodes());
+    if (!keep) faults.push(...await this.#removeNodes());
     // With I/O in flight no other process may have the device: the end of this one releases it.
     if (finished && !this.#failed) claim[Symbol.dispose]();
     if (faults.length > 0) throw new XenblkError(faults.join("; "));
   }
 
   /** Over a connection of its own: the one that wrote the nodes may be lost. Returns what went wrong. */
-  #removeNodes(): string[] {
+  async #removeNodes(): Promise<string[]> {
     try {
       using store = this.#parts.platform.openXenstore();
-      removeDevice(store, this.address);
+      await retryConflicts(() => removeDevice(store, this.address));
       return [];
     } catch (error) {
       return [`Cannot remove the disk's nodes: ${errorText(error)}`];

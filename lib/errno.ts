@@ -80,6 +80,7 @@ export const {
   EFBIG,
   ENOSPC,
   EROFS,
+  EPIPE,
   EOPNOTSUPP,
   ETIMEDOUT,
   EDQUOT,

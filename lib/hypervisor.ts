@@ -291,7 +291,10 @@ export class XenstoreError extends Error {
   /** `code` is a symbolic errno. */
   constructor(
     message: string,
-    /** EACCES: not permitted. EINVAL: not a path. ENOSPC, E2BIG: quota. EDISCONNECTED: xenstored is gone. */
+    /**
+     * EACCES: not permitted. EINVAL: not a path. ENOSPC, E2BIG: quota. EAGAIN: a transaction's conflicts. EDISCONNECTED:
+     * xenstored is gone, or has not answered in time.
+     */
     readonly code: string,
     readonly path: string,
   ) {
@@ -325,7 +328,10 @@ export interface XenstoreWatch extends AsyncIterable<string>, Disposable {}
 
 /** A connection to xenstored. */
 export interface Xenstore extends XenstoreOperations, Disposable {
-  /** Runs `body` and commits; runs it again while another client's commit conflicts with it. */
+  /**
+   * Runs `body` and commits; runs it again if another client's commit conflicts with it. After a few tries throws
+   * {@linkcode XenstoreError} EAGAIN: it never sleeps. `body` must do nothing but store operations.
+   */
   transaction<T>(body: (transaction: XenstoreOperations) => T): T;
   /** Watches a node and all below it, or `@releaseDomain`, `@introduceDomain`. */
   watch(path: string): XenstoreWatch;
@@ -335,4 +341,9 @@ export interface Xenstore extends XenstoreOperations, Disposable {
   isDomainIntroduced(domain: DomId): boolean;
   /** Resolves, once, with the reason when the connection is lost. */
   readonly lost: Promise<string>;
+  /**
+   * Resolves when xenstored answers, however long that takes; rejects with {@linkcode XenstoreError} EDISCONNECTED if the
+   * connection is lost first. It blocks no thread, unlike all other calls. Absent: it answers at once.
+   */
+  answers?(): Promise<void>;
 }

@@ -15,6 +15,7 @@ import type { JournalStore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { IoPool } from "./storage/pool/pool.ts";
 import { openDisk } from "./storage/open.ts";
+import { findExcludingDisk } from "./toolstack/sharing.ts";
 import type { DeviceAddress } from "./xenbus/paths.ts";
 
 /**
@@ -119,6 +120,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     dataPlane,
     openDisk: (request) => openDisk(request, { pool, warn, ...(files === undefined ? {} : { native: files }) }),
     imageLocks: imageLocksOf(platform, warn),
+    findExcludingDisk,
     journals: options.journals ?? platform.journals,
     keepJournals: journal ?? true,
     settings,

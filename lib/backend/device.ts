@@ -8,20 +8,32 @@ import { isAbort } from "../abort.ts";
 import type { Clock } from "../clock.ts";
 import { sumStats } from "../dataplane/stats.ts";
 import { errorText } from "../errors.ts";
-import type { Xenstore, XenstoreWatch } from "../hypervisor.ts";
+import type { Xenstore, XenstoreOperations } from "../hypervisor.ts";
 import { labelled, type Logger } from "../log.ts";
 import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
 import { stateName, XenbusState } from "../xenbus/states.ts";
-import { type Action, decide, type Intent, isRemovalAsked, type Outcome } from "../xenbus/transitions.ts";
+import {
+  type Action,
+  decide,
+  type Image,
+  type Intent,
+  isRemovalAsked,
+  type Outcome,
+  type Owner,
+} from "../xenbus/transitions.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Attempts } from "./attempts.ts";
+import { type DeviceParts, type ImageQuery, reportLatch } from "./connect.ts";
 import { DeviceActions } from "./device_actions.ts";
 import { DeviceError } from "./device_error.ts";
-import { DeviceNodes, type Observation } from "./device_nodes.ts";
+import { DeviceNodes, NO_DISC, type Observation } from "./device_nodes.ts";
+import { emptyDrive } from "./empty_drive.ts";
+import { FrontendWatch } from "./frontend_watch.ts";
 import { deviceLabel } from "./journals.ts";
 import { Pacer } from "./pacer.ts";
 import { DeviceResources, type ResourceServices } from "./resources.ts";
+import { RingInUse } from "./ring_in_use.ts";
 import type { DeviceStatus } from "./status.ts";
 import { OverdueError } from "./waits.ts";
 
@@ -29,7 +41,18 @@ import { OverdueError } from "./waits.ts";
 export interface DeviceServices extends ResourceServices {
   /** For lines that the guest can cause: limited per guest. */
   readonly logger: Logger;
+  /** For what happens at most once in an attachment and must not be missed: not limited. Absent: `logger`. */
+  readonly alarms?: Logger;
+  /** Searches the disks of other guests of this host; absent: whoever holds an image's lock is waited for. */
+  readonly findExcludingDisk?: ExcludingDiskFinder;
 }
+
+/** Finds the disk of another guest that excludes a use of an image by this one; `text` is as in DeviceParts. */
+export type ExcludingDiskFinder = (
+  store: XenstoreOperations,
+  user: DeviceAddress,
+  query: ImageQuery,
+) => Promise<{ readonly text: string } | undefined>;
 
 /** How a device is left when its process stops serving it. */
 export interface CloseOptions {
@@ -70,8 +93,10 @@ export class BackendDevice {
   readonly #pacer: Pacer;
   readonly #error: DeviceError;
   readonly #resources: DeviceResources;
+  readonly #parts: DeviceParts;
   readonly #actions: DeviceActions;
   readonly #attempts: Attempts;
+  readonly #ringInUse: RingInUse;
   readonly #stop = new AbortController();
   readonly #retired = Promise.withResolvers<void>();
   readonly #guestGone = Promise.withResolvers<void>();
@@ -87,7 +112,7 @@ export class BackendDevice {
   /** See `removalAsked` in the situation. */
   #removalAsked = false;
   #guestReleased = false;
-  #watch: { readonly path: string; readonly watch: XenstoreWatch } | undefined;
+  #watch: FrontendWatch | undefined;
   #dirty = false;
   #working: Promise<void> | undefined;
   #seen: Observation | undefined;
@@ -107,15 +132,20 @@ export class BackendDevice {
     const log = this.#log = labelled(logger, this.label);
     this.#pacer = new Pacer(clock, LOOKS_AT_ONCE, LOOK_INTERVAL_MS);
     const poke = (): void => this.poke();
-    const error = this.#error = new DeviceError(log);
+    const error = this.#error = new DeviceError(log, labelled(services.alarms ?? logger, this.label));
     const answered = (): void => {
       this.#attempts.reset();
       this.poke();
     };
     const events = { ringStopped: poke, answered };
-    const resources = new DeviceResources(services, this.label, address.frontendDomain, events, signal);
+    const opening = { ...services, openDisk: withEmptyDrive(services.openDisk) };
+    const resources = new DeviceResources(opening, this.label, address.frontendDomain, events, signal);
     this.#resources = resources;
-    this.#actions = new DeviceActions({ resources, settings, error, log });
+    const findOtherGuest = async (query: ImageQuery): Promise<string | undefined> =>
+      this.#store && (await services.findExcludingDisk?.(this.#store, address, query))?.text;
+    this.#parts = { resources, settings, error, log, findOtherGuest, announced: undefined };
+    this.#actions = new DeviceActions(this.#parts);
+    this.#ringInUse = new RingInUse(this.#parts, clock, signal, poke);
     this.#attempts = new Attempts(clock, signal, () => {
       resources.lock.doubtOther();
       this.poke();
@@ -178,7 +208,7 @@ export class BackendDevice {
       vdev,
       name: formatVdev(vdev),
       backendState: stateName(this.#seen?.backendState ?? "gone"),
-      frontendState: stateName(this.#seen?.frontendState ?? "gone"),
+      frontendState: this.#guestReleased ? "domain gone" : stateName(this.#seen?.frontendState ?? "gone"),
       connected,
       ...(image && { image: image.disk.description }),
       ...(error !== undefined && { error }),
@@ -288,15 +318,15 @@ export class BackendDevice {
     try {
       const seen = this.#observe(nodes);
       // What the guest cannot write: it must not make a device that fails try again at once.
-      trusted = JSON.stringify([seen.backendState, seen.online, this.#guestReleased, this.#intent]);
+      trusted = JSON.stringify([seen.backendState, seen.online, seen.params, this.#guestReleased, this.#intent]);
       const asText = (): string => JSON.stringify(seen) + nodes.fingerprint(seen);
-      const { lock: { owner }, ring, image } = this.#resources;
+      const { lock: { owner } } = this.#resources;
       const attempt = this.#attempts.current(asText, trusted);
       const ours = {
         proven: this.#proven,
         owner,
-        ring,
-        imageOpen: image !== undefined,
+        ring: this.#ringInUse.see(nodes, seen),
+        image: this.#image(seen),
         attempt,
         intent: this.#intent,
         removalAsked: this.#removalAsked,
@@ -308,6 +338,7 @@ export class BackendDevice {
       if (CAN_BE_REFUSED.has(action.kind)) fingerprint = asText();
       outcome = await this.#actions.perform(action, nodes, seen);
       if (action.kind === "request-removal" && outcome === "done") this.#removalAsked = true;
+      if (outcome === "idle") this.#reportStanding(nodes, seen, ours);
       const waitsForOthers = action.kind === "wait" && action.for !== "retry";
       if (action.kind !== "wait") this.#answered(nodes);
       if (outcome === "idle" || waitsForOthers) this.#error.recovered();
@@ -335,6 +366,24 @@ export class BackendDevice {
     if (this.#guestReleased && this.#proven) this.#guestGone.resolve();
     if (seen.backendState !== "gone") this.#watchFrontend(seen.frontendPath);
     return seen;
+  }
+
+  /** The image, and whether the nodes name the same. */
+  #image({ params }: Observation): Image {
+    const disk = this.#resources.image?.disk;
+    if (disk === undefined) return "none";
+    const { announced, settings } = this.#parts;
+    return announced?.disk === disk && (settings.image !== undefined || announced.params === params)
+      ? "open"
+      : "changed";
+  }
+
+  /** What is true at rest. Throws if xenstore fails. */
+  #reportStanding(nodes: DeviceNodes, { hidden }: Observation, { image, owner }: { image: Image; owner: Owner }): void {
+    if (owner !== "us") return;
+    reportLatch(this.#parts, nodes);
+    if (image !== "changed") this.#error.retract(nodes, "change");
+    if (!hidden) this.#error.retract(nodes, "hidden");
   }
 
   /** What follows from an outcome: another look, and promises that others wait for. */
@@ -368,7 +417,7 @@ export class BackendDevice {
   #isOverdue(nodes: DeviceNodes, error: OverdueError): "failed" {
     this.#overdue = errorText(error);
     try {
-      this.#error.report(nodes, this.#overdue, false);
+      this.#error.report(nodes, "attempt", this.#overdue);
     } catch (failure) {
       this.#error.failed(`cannot write to ${this.path}: ${errorText(failure)}`);
     }
@@ -378,9 +427,8 @@ export class BackendDevice {
   /** Takes back the report of storage that has answered since, unless there is another error by now. */
   #answered(nodes: DeviceNodes): void {
     if (this.#resources.waits.overdue) return;
-    if (this.#overdue !== undefined && this.#error.message === this.#overdue) {
-      nodes.clearError();
-      this.#error.clear();
+    if (this.#overdue !== undefined && this.#error.about("attempt") === this.#overdue) {
+      this.#error.retract(nodes, "attempt");
     }
     this.#overdue = undefined;
   }
@@ -400,25 +448,31 @@ export class BackendDevice {
   #watchFrontend(path: string): void {
     if (this.#watch?.path === path || this.#store === undefined) return;
     this.#unwatch();
-    const watch = this.#store.watch(path);
-    this.#watch = { path, watch };
-    this.#follow(watch).catch((error) => this.#log.error(`watch of ${path} failed: ${errorText(error)}`));
-  }
-
-  async #follow(watch: XenstoreWatch): Promise<void> {
-    for await (const _path of watch) this.poke();
+    const changed = (node: string): void => {
+      if (node !== `${path}/state`) this.#ringInUse.touched();
+      this.poke();
+    };
+    this.#watch = new FrontendWatch({ store: this.#store, path, clock: this.#clock, changed, log: this.#log });
   }
 
   #unwatch(): void {
-    this.#watch?.watch[Symbol.dispose]();
+    this.#watch?.[Symbol.dispose]();
     this.#watch = undefined;
   }
 }
 
 /** Actions after which the situation may be `refused` or `busy`. */
-const CAN_BE_REFUSED: ReadonlySet<Action["kind"]> = new Set(["offer", "connect", "resume"]);
+const CAN_BE_REFUSED: ReadonlySet<Action["kind"]> = new Set(["offer", "open", "connect", "resume"]);
 
 /** The toolstack's request for removal is carried out. */
 function isRemoved({ backendState, online }: Observation): boolean {
   return backendState === XenbusState.Closed && !online;
+}
+
+/** Opens a drive without a disc, too. */
+function withEmptyDrive(openDisk: ResourceServices["openDisk"]): ResourceServices["openDisk"] {
+  return (request) => {
+    const isEmpty = request.format === NO_DISC.format && request.target === NO_DISC.target;
+    return isEmpty ? Promise.resolve(emptyDrive()) : openDisk(request);
+  };
 }

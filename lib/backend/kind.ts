@@ -14,7 +14,7 @@ import type { ImageLocks } from "../storage/image/lock.ts";
 import { backendKindPath, backendPath, type DeviceAddress, parseBackendPath, parseDomId } from "../xenbus/paths.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Backoff } from "./backoff.ts";
-import { BackendDevice, type CloseOptions } from "./device.ts";
+import { BackendDevice, type CloseOptions, type ExcludingDiskFinder } from "./device.ts";
 import { TOOLSTACK_NODES } from "./device_nodes.ts";
 import { sweepLeftovers } from "./leftovers.ts";
 import type { DeviceSettings } from "./settings.ts";
@@ -35,6 +35,8 @@ export interface BackendKindOptions {
   readonly openDisk: (request: DiskRequest) => Promise<Disk>;
   /** Locks images while a guest uses them; absent: images are not locked. */
   readonly imageLocks?: ImageLocks;
+  /** Searches the disks of other guests of this host; absent: whoever holds an image's lock is waited for. */
+  readonly findExcludingDisk?: ExcludingDiskFinder;
   /** What outlives this process: locks and latches of devices, and journals of rings. */
   readonly journals: JournalStore;
   /** Rings have journals. Absent: they do; false: a crash of this process loses the requests in flight. */
@@ -311,7 +313,7 @@ export class BackendKind {
   #adopt(store: Xenstore, address: DeviceAddress): void {
     const path = backendPath(address);
     if (this.#devices.has(path) || store.read(`${path}/state`) === undefined) return;
-    const { dataPlane, openDisk, imageLocks, journals, keepJournals, settings } = this.#options;
+    const { dataPlane, openDisk, imageLocks, journals, keepJournals, settings, findExcludingDisk } = this.#options;
     const logger = this.#limiter.forGuest(address.frontendDomain);
     const device = new BackendDevice(address, {
       dataPlane,
@@ -321,6 +323,8 @@ export class BackendKind {
       keepJournals: keepJournals ?? true,
       settings,
       logger,
+      alarms: this.#options.logger,
+      ...(findExcludingDisk && { findExcludingDisk }),
       clock: this.#clock,
     });
     this.#devices.set(path, device);

@@ -9,11 +9,11 @@ import { ABIS, ringSlots } from "../blkif/abi.ts";
 import type { Clock } from "../clock.ts";
 import { createStats, type QueueStats, readStats, sumStats } from "../dataplane/stats.ts";
 import type { DataPlane, GrantMode, JournalSpec, QueueHandle } from "../dataplane/types.ts";
-import { XenblkError } from "../errors.ts";
+import { errorText, XenblkError } from "../errors.ts";
 import type { DomId, JournalStore } from "../hypervisor.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
 import { type ImageLocks, lockImage } from "../storage/image/lock.ts";
-import { parseImage } from "../storage/image/spec.ts";
+import { parseParams } from "../storage/image/spec.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { Ring } from "../xenbus/transitions.ts";
 import { DeviceLatch } from "./device_latch.ts";
@@ -73,7 +73,7 @@ export interface Growth {
 
 /** What a device is notified of by its resources. */
 export interface ResourceEvents {
-  /** The data plane had to stop a ring that is still open. */
+  /** The data plane had to stop a ring that is still open, or a flush failed there. */
   readonly ringStopped: () => void;
   /** Storage has answered after a call had stopped waiting for it. */
   readonly answered: () => void;
@@ -163,7 +163,7 @@ export class DeviceResources {
     const { settings, openDisk } = this.#services;
     const readOnly = description.readOnly || settings.readOnly;
     const { shared, directIoSafe } = description;
-    const key = JSON.stringify([description.params, readOnly, shared, directIoSafe]);
+    const key = this.#keyOf(description);
     if (this.#image?.key === key) {
       this.#image = { ...this.#image, description };
       return this.#image;
@@ -171,25 +171,44 @@ export class DeviceResources {
     await this.release();
     const { engine, cache } = settings;
     const disk = await this.#opening.get(key, () => `open image ${description.params}`, async () => {
-      const { format, target } = await parseImage(description.params);
-      const request = { format, target, readOnly, engine, directIoSafe };
+      const { format, target } = await parseParams(description.params);
+      const request = { format, target, readOnly, shared, engine, directIoSafe };
       return await openDisk(cache === undefined ? request : { ...request, cache });
     });
     this.#image = { disk, description, key };
     return this.#image;
   }
 
+  /** Whether the image that the description names is open. */
+  holds(description: DeviceDescription): boolean {
+    return this.#image?.key === this.#keyOf(description);
+  }
+
   /** Locks the open image: before anything is read or written, and before a killed process's requests are replayed. */
   async lockImage(): Promise<void> {
+    this.#imageLock = await this.#lock();
+  }
+
+  /** Rejects with {@linkcode ImageBusyError} if {@linkcode lockImage} would now. */
+  async checkImage(): Promise<void> {
+    const lock = await this.#lock();
+    if (lock !== undefined) await this.#letGo("unlock its image", lock);
+  }
+
+  async #lock(): Promise<AsyncDisposable | undefined> {
     const { imageLocks, clock } = this.#services;
     const { disk: { image, properties }, description: { shared } } = this.#image!;
-    if (imageLocks === undefined || image === undefined) return;
+    if (imageLocks === undefined || image === undefined) return undefined;
     const use = { writes: !properties.readOnly, shared, by: this.#label };
-    this.#imageLock = await this.#locking.get(
+    return await this.#locking.get(
       image.path,
       () => `lock image ${image.path}`,
       (signal) => lockImage(imageLocks, image, use, clock, AbortSignal.any([signal, this.#signal])),
     );
+  }
+
+  #keyOf({ params, readOnly, shared, directIoSafe }: DeviceDescription): string {
+    return JSON.stringify([params, readOnly || this.#services.settings.readOnly, shared, directIoSafe]);
   }
 
   /** Opens all rings of the connection, `untold` so far. Rejects with the reason, and then holds none. */
@@ -215,10 +234,16 @@ export class DeviceResources {
     this.#rings = openedOf(results);
     this.#connection = connection;
     this.#ring = "untold";
-    const failure = results.find((result) => result.status === "rejected");
-    if (failure === undefined) return this.#listen(this.#rings);
+    const failed = results.findIndex((result) => result.status === "rejected");
+    if (failed < 0) return this.#listen(this.#rings);
     await this.closeRings();
-    throw failure.reason;
+    const { reason } = results[failed] as PromiseRejectedResult;
+    throw queues.length === 1 ? reason : new XenblkError(`Cannot serve queue ${failed}: ${errorText(reason)}`, {
+      cause: reason,
+      remedy:
+        `if the guest's driver has fewer than ${queues.length} queues, an earlier one left multi-queue-num-queues: ` +
+        "remove that node and the directories queue-N",
+    });
   }
 
   /** The frontend was told of the rings. */
@@ -322,6 +347,7 @@ export class DeviceResources {
 
   #listen(rings: readonly QueueHandle[]): void {
     for (const ring of rings) {
+      ring.latched?.then(this.#events.ringStopped);
       ring.stopped.then((reason) => {
         if (this.#rings !== rings || this.#closing !== undefined || this.#ring === "stopped") return;
         this.#ring = "stopped";

@@ -57,7 +57,10 @@ export const FAST_CLOCK: Clock = {
 export class RecordedQueue implements QueueHandle {
   readonly stopped: Promise<string>;
   readonly stop: (reason: string) => void;
+  readonly latched: Promise<void>;
+  readonly latch: () => void;
   closed = false;
+  inFlight = 0;
   /** Of its disk. */
   sectors: number;
 
@@ -65,6 +68,9 @@ export class RecordedQueue implements QueueHandle {
     const { promise, resolve } = Promise.withResolvers<string>();
     this.stopped = promise;
     this.stop = resolve;
+    const latched = Promise.withResolvers<void>();
+    this.latched = latched.promise;
+    this.latch = latched.resolve;
     this.sectors = spec.disk.properties.sectors;
   }
 

@@ -44,7 +44,7 @@ export interface ImageLocks {
 /** Resolves if the image could be locked now for this use. Rejects with {@linkcode ImageBusyError}. */
 export async function checkFree(locks: ImageLocks, image: LockableImage, use: ImageUse): Promise<void> {
   const lock = await new ProcessImageLocks(locks, () => {}).tryLock(image, use);
-  if (typeof lock === "string") throw busy(image, use, lock);
+  if (typeof lock === "string") throw new ImageBusyError(image, use, lock);
   await lock[Symbol.asyncDispose]();
 }
 
@@ -103,16 +103,23 @@ export class ProcessImageLocks implements ImageLocks {
   }
 }
 
-/** How long to wait for a lock: a killed process can hold it until its last I/O is over. */
-const PATIENCE_MS = 3_000;
+/** How long one call waits for a lock: a killed process can hold it until its last I/O is over. */
+const PATIENCE_MS = 500;
 const RETRY_MS = 100;
 
 /** Another user holds the image's lock. */
-export class ImageBusyError extends XenblkError {}
+export class ImageBusyError extends XenblkError {
+  /** `who` is as {@linkcode ImageLocks.tryLock} says it. */
+  constructor(readonly image: LockableImage, readonly use: ImageUse, readonly who: string) {
+    super(`Cannot ${use.writes ? "write to" : "read"} image ${image.path}: ${who}`, {
+      remedy: "end that use first: two at a time would damage what is on the image",
+    });
+  }
+}
 
 /**
- * Waits for a lock, for a little. Rejects with {@linkcode ImageBusyError} naming the image and who has it, or with the
- * signal's reason.
+ * Waits for a lock, for half a second. Rejects with {@linkcode ImageBusyError} naming the image and who has it, or with
+ * the signal's reason.
  */
 export async function lockImage(
   locks: ImageLocks,
@@ -124,15 +131,8 @@ export async function lockImage(
   for (const start = clock.now();;) {
     const lock = await locks.tryLock(image, use);
     if (typeof lock !== "string") return lock;
-    if (clock.now() - start >= PATIENCE_MS) throw busy(image, use, lock);
+    if (clock.now() - start >= PATIENCE_MS) throw new ImageBusyError(image, use, lock);
     await clock.sleep(RETRY_MS, signal);
     signal?.throwIfAborted();
   }
-}
-
-/** The error that a person sees. */
-function busy(image: LockableImage, use: ImageUse, who: string): ImageBusyError {
-  return new ImageBusyError(`Cannot ${use.writes ? "write to" : "read"} image ${image.path}: ${who}`, {
-    remedy: "end that use first: two at a time would damage what is on the image",
-  });
 }
