@@ -9,7 +9,6 @@ import { XenblkError } from "../../lib/errors.ts";
 import { type DiskRequest } from "../../lib/storage/disk.ts";
 import { fileDescriptor } from "../../lib/storage/engine/file.ts";
 import { memoryAttachment } from "../../lib/storage/engine/memory.ts";
-import { lockWord } from "../../lib/storage/image/lock.ts";
 import { IoPool } from "../../lib/storage/pool/pool.ts";
 import { simulatedDescriptor } from "../../lib/sim/platform.ts";
 import { openDisk } from "../../lib/storage/open.ts";
@@ -142,7 +141,7 @@ Deno.test("a file that took the image's place is refused by the I/O Workers, and
   await using rig = new PoolRig({ workers: 2 });
   const path = folder.file("disk", 4096);
   const { dev, ino } = Deno.statSync(path);
-  const image = { path, readOnly: false, cache: "writeback", locked: lockWord() } as const;
+  const image = { path, readOnly: false, cache: "writeback" } as const;
   const swapped = fileDescriptor({ ...image, identity: { device: dev, inode: (ino ?? 0) + 1 } });
   const error = await assertRejects(() => rig.pool.open(`image ${path}`, swapped), XenblkError);
   assertEquals(error.message, `Cannot open image ${path}: another file took its place at this path`);

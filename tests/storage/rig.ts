@@ -5,8 +5,10 @@
 
 import { openNativePlatform } from "../../ffi/platform.ts";
 import { UringEngine, type UringEngineOptions } from "../../ffi/uring/engine.ts";
-import type { UringAttachment } from "../../lib/storage/image/medium.ts";
-import type { OwnedMemory, Parker, Platform, WakeToken } from "../../lib/hypervisor.ts";
+import { openImage } from "../../lib/storage/image/inspect.ts";
+import { ImageDescriptors } from "../../lib/storage/image/descriptors.ts";
+import type { FileMedium, ImageOptions, NativeFiles, UringAttachment } from "../../lib/storage/image/medium.ts";
+import type { OwnedMemory, Parker, Platform, Refusal, WakeToken } from "../../lib/hypervisor.ts";
 import type {
   CacheMode,
   ChannelOpener,
@@ -135,6 +137,36 @@ export class UringRig implements Disposable {
     this.parker[Symbol.dispose]();
     this.#token[Symbol.dispose]();
   }
+}
+
+/** System calls on files, pretended: `look` says what an image turns out to be. No channel can be opened. */
+export function pretendFiles(
+  look: (options: ImageOptions) => Partial<FileMedium> = () => ({}),
+  refusal?: Refusal,
+): NativeFiles {
+  return {
+    uringRefusal: () => refusal,
+    uringModule: "file:///never/loaded.ts",
+    open: async (path, options) => ({
+      ...await openImage(path, options.readOnly),
+      medium: pretendMedium(options, look(options)),
+      channels: {
+        descriptors: ImageDescriptors.allocate(),
+        lease: () => Promise.resolve({ entry: 1, given: 1 }),
+        isReplaced: () => Promise.resolve(false),
+      },
+    }),
+  };
+}
+
+/** What an image turns out to be. */
+export function pretendMedium({ direct }: ImageOptions, facts: Partial<FileMedium> = {}): FileMedium {
+  return {
+    routes: { direct: direct && facts.notDirect === undefined, reads: "ring", writes: "call" },
+    logicalSectorBytes: 512,
+    physicalSectorBytes: 4096,
+    ...facts,
+  };
 }
 
 /** Opens a raw image file. */
