@@ -24,7 +24,7 @@ import * as memory from "../../lib/storage/engine/memory.ts";
 import * as none from "../../lib/storage/engine/null.ts";
 import * as pool from "../../lib/storage/pool/channel.ts";
 import type { ExecutorDescriptor } from "../../lib/storage/pool/executor_module.ts";
-import { IoPool } from "../../lib/storage/pool/pool.ts";
+import { IoPool, type IoPoolLimits } from "../../lib/storage/pool/pool.ts";
 import { type OpenContext, openDisk } from "../../lib/storage/open.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
@@ -82,7 +82,13 @@ export class PoolRig implements AsyncDisposable {
 
   /** `module` opens the executors in place of engine file's. */
   constructor(
-    options: { platform?: Platform; workers?: number; module?: URL; warn?: (message: string) => void } = {},
+    options: {
+      platform?: Platform;
+      workers?: number;
+      module?: URL;
+      warn?: (message: string) => void;
+      limits?: Partial<IoPoolLimits>;
+    } = {},
   ) {
     const { platform = simulatedPlatform(), module, ...rest } = options;
     this.platform = platform;
@@ -94,12 +100,13 @@ export class PoolRig implements AsyncDisposable {
   }
 
   /** Opens a file through the pool. */
-  open(path: string, readOnly = false): Promise<Disk> {
+  open(path: string, readOnly = false, closeLimitMs?: number, warn?: (message: string) => void): Promise<Disk> {
     const module = this.#module?.href;
     const pool = module === undefined ? this.pool : {
       open: (name: string, executor: ExecutorDescriptor) => this.pool.open(name, { ...executor, module }),
     };
-    return openFile(path, { pool }, readOnly);
+    const limit = closeLimitMs === undefined ? {} : { closeLimitMs };
+    return openFile(path, { pool, ...limit, ...(warn && { warn }) }, readOnly);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -292,6 +299,14 @@ function linkOf(descriptor: string): string {
     return Deno.readLinkSync(`/proc/self/fd/${descriptor}`);
   } catch {
     return ""; // closed meanwhile: it was the listing's own
+  }
+}
+
+/** Resolves once the condition holds. */
+export async function eventually(holds: () => boolean, what: string): Promise<void> {
+  for (const end = performance.now() + 20_000; !holds();) {
+    if (performance.now() > end) throw new Error(`not so: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 2));
   }
 }
 
