@@ -144,7 +144,7 @@ export class DeviceResources {
     await this.release();
     const { format, target } = parseImage(description.params);
     const { engine, cache } = settings;
-    const request = { format, target, readOnly, engine, directIoSafe };
+    const request = { format, target, readOnly, shared, engine, directIoSafe };
     const opening = openDisk(cache === undefined ? request : { ...request, cache });
     try {
       const disk = await unlessAborted(opening, this.#signal);
