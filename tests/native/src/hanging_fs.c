@@ -11,6 +11,7 @@
  *     resume          hold nothing, carry out what was held; "ok"
  *     held            the number of held requests of each operation, as a JSON object
  *
+ * `after=N` as a NAME lets the first N of the named requests pass.
  * `interrupts` as a NAME answers EINTR to a held request that the kernel interrupts, because its process got a signal.
  * Otherwise such a process waits in the kernel and cannot be killed, as with a file server that does not answer.
  *
@@ -51,6 +52,7 @@ static const struct { const char *name; uint32_t first, last; } names[] = {
 
 static int device, directory;
 static bool hangs[NAMES], honours_interrupts;
+static unsigned long passing;
 static struct fuse_in_header *held[MAX_HELD];
 static size_t held_count;
 /* Node id 1 is the directory; node id n + 2 is the file files[n]. Ids are never reused. */
@@ -225,8 +227,8 @@ static void carry_out(const struct fuse_in_header *in)
 static bool must_hang(uint32_t opcode)
 {
     for (size_t n = 0; n < NAMES; n++)
-        if (opcode >= names[n].first && opcode <= names[n].last)
-            return hangs[n];
+        if (opcode >= names[n].first && opcode <= names[n].last && hangs[n])
+            return passing == 0 || passing-- == 0;
     return false;
 }
 
@@ -289,6 +291,8 @@ static bool choose(const char *word)
 {
     if (!strcmp(word, "interrupts"))
         return honours_interrupts = true;
+    if (sscanf(word, "after=%lu", &passing) == 1)
+        return true;
     for (size_t n = 0; n < NAMES; n++)
         if (!strcmp(word, names[n].name))
             return hangs[n] = true;
@@ -302,6 +306,7 @@ static void command(char *line)
         return print_held();
     memset(hangs, 0, sizeof hangs);
     honours_interrupts = false;
+    passing = 0;
     if (word && !strcmp(word, "resume")) {
         resume();
     } else if (word && !strcmp(word, "hang")) {
