@@ -21,9 +21,27 @@ const FULL: LoadSpec = {
   barrierEvery: 0,
 };
 const SHAPE = { queues: 2 };
+/** What reaches an operation, besides reads. */
+const LOADS: Partial<Record<HangingOperation, Partial<LoadSpec>>> = {
+  write: { readShare: 0 },
+  fsync: { readShare: 0, flushEvery: 1 },
+  fallocate: { readShare: 0, discardEvery: 1 },
+};
 
 async function hangingFiles(scene: Scene): Promise<HangingFileSystem> {
   return scene.media.use(await HangingFileSystem.mount());
+}
+
+type Options = Partial<Omit<Hostility, "name" | "prepare">>;
+
+/** The name of a row, with what its options add to it. */
+function named(name: string, options: Options): Omit<Hostility, "prepare"> {
+  return { ...options, name: [name, ...options.args ?? [], ...options.kept ? ["uninterruptible"] : []].join(", ") };
+}
+
+/** File servers honour interrupts, except in rows in which the kernel keeps what waits for them. */
+function interrupts({ kept }: Options): "interrupts"[] {
+  return kept ? [] : ["interrupts"];
 }
 
 /** The hostile guest's attempt to use a disk; it may never succeed. */
@@ -34,17 +52,20 @@ function attempt(use: Promise<unknown>): void {
 const ORDINALS = ["first", "second", "third"];
 
 /** Images that hang while they are opened, or at the first read: a row per operation. */
-function hungAtOpen(operation: HangingOperation, images = 1, after = 0, short = false): Hostility {
+function hungAtOpen(
+  operation: HangingOperation,
+  { images = 1, after = 0, ...options }: { images?: number; after?: number } & Options = {},
+): Hostility {
+  const name = `${ORDINALS[after]} ${operation} of ${images === 1 ? "an image" : `${images} images`} hangs`;
   return {
-    name: `${ORDINALS[after]} ${operation} of ${images === 1 ? "an image" : `${images} images`} hangs`,
-    short,
+    ...named(name, options),
     prepare: async (scene) => {
       const files = await Promise.all(Array.from({ length: images }, () => hangingFiles(scene)));
       await scene.guest(HOSTILE);
       return async () => {
         for (const fuse of files) {
           const image = fuse.image("disk.img", IMAGE_BYTES);
-          await fuse.hang(operation, `after=${after}`);
+          await fuse.hang(operation, `after=${after}`, ...interrupts(options));
           const { disk } = await scene.disk(HOSTILE, image);
           attempt(disk.connect().then(() => disk.startMeasure(FULL)));
           await fuse.untilHeld(operation);
@@ -56,15 +77,12 @@ function hungAtOpen(operation: HangingOperation, images = 1, after = 0, short = 
 
 /** Requests that hang on connected disks. */
 function hungRequests(
-  name: string,
   operation: HangingOperation,
-  load: Partial<LoadSpec>,
-  images = 1,
-  options: Partial<Hostility> = {},
+  { images = 1, ...options }: { images?: number } & Options = {},
 ): Hostility {
+  const name = `${operation} requests of ${images === 1 ? "an image" : `${images} images`} hang`;
   return {
-    name,
-    ...options,
+    ...named(name, options),
     prepare: async (scene) => {
       const hung: { fuse: HangingFileSystem; disk: GuestDisk }[] = [];
       for (let n = 0; n < images; n++) {
@@ -73,8 +91,8 @@ function hungRequests(
       }
       return async () => {
         for (const { fuse, disk } of hung) {
-          await fuse.hang(operation);
-          await disk.startMeasure({ ...FULL, ...load });
+          await fuse.hang(operation, ...interrupts(options));
+          await disk.startMeasure({ ...FULL, ...LOADS[operation] });
           await fuse.untilHeld(operation);
         }
       };
@@ -90,7 +108,7 @@ const HUNG_CLOSE: Hostility = {
     const fuse = await hangingFiles(scene);
     const disk = await scene.connected(fuse.image("disk.img", IMAGE_BYTES));
     return async () => {
-      await fuse.hang("flush");
+      await fuse.hang("flush", "interrupts");
       attempt(disk.disconnect());
       await fuse.untilHeld("flush");
     };
@@ -98,9 +116,11 @@ const HUNG_CLOSE: Hostility = {
 };
 
 /** A block device that hangs: a loop device over a file that hangs. */
-function hungLoop(name: string, operation: HangingOperation, load: Partial<LoadSpec>): Hostility {
+function hungLoop(operation: HangingOperation, short = false): Hostility {
   return {
-    name,
+    name: `${operation} requests of a loop device hang`,
+    short,
+    kept: true,
     prepare: async (scene) => {
       const fuse = await HangingFileSystem.mount();
       const loop = await LoopDevice.over(fuse.image("disk.img", IMAGE_BYTES));
@@ -111,7 +131,7 @@ function hungLoop(name: string, operation: HangingOperation, load: Partial<LoadS
       const disk = await scene.connected(loop.path, SHAPE);
       return async () => {
         await fuse.hang(operation);
-        await disk.startMeasure({ ...FULL, ...load });
+        await disk.startMeasure({ ...FULL, ...LOADS[operation] });
         await fuse.untilHeld(operation);
       };
     },
@@ -120,7 +140,7 @@ function hungLoop(name: string, operation: HangingOperation, load: Partial<LoadS
 
 const FROZEN: Hostility = {
   name: "writes to a frozen ext4",
-  short: true,
+  kept: true,
   prepare: async (scene) => {
     const fs = scene.media.use(await Ext4.mount(256));
     using image = Deno.openSync(`${fs.path}/disk.img`, { write: true, create: true });
@@ -198,38 +218,34 @@ const STOPPED_STORE: Hostility = {
   },
 };
 
-const WRITES = { readShare: 0 };
-const FLUSHES = { readShare: 0, flushEvery: 1 };
-const DISCARDS = { readShare: 0, discardEvery: 1 };
-const UNCACHED = { args: ["--cache", "none"] };
-const POOLED = { args: ["--engine", "file"] };
+const UNCACHED = ["--cache", "none"];
+const POOLED = ["--engine", "file"];
 
 /** All rows. */
 export const HOSTILITIES: readonly Hostility[] = [
   { name: "nothing", short: true, prepare: () => Promise.resolve(() => Promise.resolve()) },
   hungAtOpen("lookup"),
   hungAtOpen("getattr"),
-  hungAtOpen("open", 1, 0, true),
-  hungAtOpen("open", 1, 1),
-  hungAtOpen("open", 1, 2),
+  hungAtOpen("open", { short: true }),
+  hungAtOpen("open", { after: 1 }),
+  hungAtOpen("open", { after: 2 }),
+  hungAtOpen("open", { kept: true }),
+  hungAtOpen("open", { images: 3 }),
   hungAtOpen("lock"),
   hungAtOpen("read"),
-  hungAtOpen("open", 3),
-  hungRequests("reads of an image hang", "read", {}, 1, { short: true }),
-  hungRequests("reads of an image hang, uncached", "read", {}, 1, UNCACHED),
-  hungRequests("reads of an image hang, engine file", "read", {}, 1, POOLED),
-  hungRequests("writes to an image hang, uncached", "write", WRITES, 1, UNCACHED),
-  hungRequests("writes to an image hang, engine file, uncached", "write", WRITES, 1, {
-    args: [...POOLED.args, ...UNCACHED.args],
-  }),
-  hungRequests("flushes of an image hang", "fsync", FLUSHES, 1, { short: true }),
-  hungRequests("discards of an image hang", "fallocate", DISCARDS),
+  hungRequests("read", { short: true }),
+  hungRequests("read", { args: UNCACHED }),
+  hungRequests("read", { args: POOLED }),
+  hungRequests("read", { images: 2 }),
+  hungRequests("read", { images: 3 }),
+  hungRequests("write", { args: UNCACHED }),
+  hungRequests("fsync", { kept: true, short: true }),
+  hungRequests("fsync", { args: POOLED }),
+  hungRequests("fsync", { images: 3 }),
+  hungRequests("fallocate"),
   HUNG_CLOSE,
-  hungRequests("reads of two images hang", "read", {}, 2),
-  hungRequests("reads of three images hang", "read", {}, 3),
-  hungRequests("flushes of three images hang", "fsync", FLUSHES, 3),
-  hungLoop("reads of a loop device hang", "read", {}),
-  hungLoop("flushes of a loop device hang", "fsync", FLUSHES),
+  hungLoop("read", true),
+  hungLoop("fsync"),
   FROZEN,
   stateFlood("a flood of nodes that nobody serves", false),
   stateFlood("a flood of states", true),

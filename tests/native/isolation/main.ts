@@ -30,7 +30,7 @@ for (const hostility of HOSTILITIES.filter(({ name }) => name.includes(only ?? "
   try {
     const figures = await Scene.measure(hostility);
     table.set(hostility.name, figures);
-    failures.push(...beyondBounds(figures).map((what) => `${hostility.name}: ${what}`));
+    failures.push(...beyondBounds(figures, hostility).map((what) => `${hostility.name}: ${what}`));
     say(formatTable(new Map([[hostility.name, figures]])).split("\n").at(-1)!);
   } catch (error) {
     failures.push(`${hostility.name}: ${(error as Error).message}`);

@@ -31,7 +31,7 @@ const ALONE_MS = 1000;
 const TOGETHER_MS = 3000;
 
 /** After this long a wait counts as endless. */
-export const LIMITS = { answerMs: 12_000, attachMs: 20_000, heardMs: 10_000, goneMs: 35_000, takenOverMs: 35_000 };
+export const LIMITS = { answerMs: 8000, attachMs: 12_000, heardMs: 5000, goneMs: 25_000, takenOverMs: 20_000 };
 
 /** The figures of a row, in milliseconds; Infinity if it took longer than the limit; undefined if not measured. */
 export interface Figures {
@@ -50,6 +50,8 @@ export interface Figures {
   readonly goneMs: number;
   /** From SIGTERM until another serve answers the neighbour. */
   readonly takenOverMs: number | undefined;
+  /** Pages of the neighbour that the first process still maps then. */
+  readonly leftPages: number | undefined;
 }
 
 /** What makes one row. */
@@ -59,6 +61,8 @@ export interface Hostility {
   readonly short?: boolean;
   /** Arguments of serve. */
   readonly args?: readonly string[];
+  /** The kernel keeps threads of the process, so that it may not end. */
+  readonly kept?: boolean;
   /** The store does not answer, so that no disk can be attached or taken over. */
   readonly noStore?: boolean;
   /** Prepares, and returns what begins the hostile part and resolves when it has its effect. */
@@ -196,16 +200,27 @@ export class Scene implements AsyncDisposable {
   async #endAndTakeOver(
     serve: BackendProcess,
     neighbour: GuestDisk | undefined,
-    { noStore }: Hostility,
-  ): Promise<Pick<Figures, "heardMs" | "goneMs" | "takenOverMs">> {
+    { noStore, kept }: Hostility,
+  ): Promise<Pick<Figures, "heardMs" | "goneMs" | "takenOverMs" | "leftPages">> {
+    const pages = await this.#neighbourPages();
     await neighbour?.startMeasure(ONE_READ);
     const since = performance.now();
     const gone = timed(since, LIMITS.goneMs, serve.stop());
     const heardMs = await timed(since, LIMITS.heardMs, serve.says(/ending: SIGTERM/));
-    if (noStore || neighbour === undefined) return { heardMs, goneMs: await gone, takenOverMs: undefined };
+    if (noStore || neighbour === undefined) {
+      return { heardMs, goneMs: await gone, takenOverMs: undefined, leftPages: undefined };
+    }
     const next = this.#processes.use(new BackendProcess(this.xen, this.#args));
-    const [goneMs, takenOverMs] = await Promise.all([gone, this.#takenOver(since, next, neighbour)]);
-    return { heardMs, goneMs, takenOverMs };
+    const takenOverMs = await this.#takenOver(since, next, neighbour);
+    const leftPages = takenOverMs === Infinity ? undefined : await this.#neighbourPages() - pages;
+    // Where the kernel keeps the process, there is nothing to wait for.
+    return { heardMs, goneMs: kept ? await within(0, gone) ?? Infinity : await gone, takenOverMs, leftPages };
+  }
+
+  /** Pages of the neighbour that backends map. */
+  async #neighbourPages(): Promise<number> {
+    const { domains } = await this.xen.stats();
+    return domains.find(({ domid }) => domid === NEIGHBOUR)!.mappedPages;
   }
 
   async #takenOver(since: number, next: BackendProcess, neighbour: GuestDisk): Promise<number> {

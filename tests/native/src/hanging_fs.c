@@ -22,6 +22,7 @@
 #include <fcntl.h>
 #include <linux/fuse.h>
 #include <poll.h>
+#include <signal.h>
 #include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -333,6 +334,8 @@ int main(int argc, char **argv)
     snprintf(options, sizeof options, "fd=%d,rootmode=40000,user_id=0,group_id=0,allow_other", device);
     if (mount("hanging_fs", argv[2], "fuse.hanging_fs", MS_NOSUID | MS_NODEV, options) < 0)
         die("mount");
+    /* If the other side has ended, stdin ends too, and that leads to the unmount. */
+    signal(SIGPIPE, SIG_IGN);
     setvbuf(stdout, NULL, _IOLBF, 0);
     printf("ok\n");
     for (char line[512];;) {
