@@ -272,12 +272,12 @@ export class DeviceNodes {
     });
   }
 
-  /** The image is open: writes all features, and tells the toolstack unless `quietly`. Otherwise as {@linkcode offer}. */
-  opened(from: ObservedState, features: readonly NodeValue[], error: string | undefined, quietly: boolean): boolean {
+  /** The image is open: writes all features, and tells the toolstack. Otherwise as {@linkcode offer}. */
+  opened(from: ObservedState, features: readonly NodeValue[], error: string | undefined): boolean {
     return this.#fromState(from, (transaction) => {
       this.#showError(transaction, error);
       this.#writeFeatures(transaction, features);
-      if (!quietly) this.#update(transaction, [["hotplug-status", "connected"]]);
+      this.#update(transaction, [["hotplug-status", "connected"]]);
     });
   }
 

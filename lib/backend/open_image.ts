@@ -25,8 +25,8 @@ export async function openImage(device: DeviceParts, nodes: DeviceNodes, seen: O
     if (description === undefined) return "done";
     const image = await resources.openImage(description);
     if (isOffered(seen)) {
-      const locked = await isLocked(device, nodes);
-      if (!announce(device, nodes, seen, image, locked)) return "done";
+      if (await isLocked(device, nodes)) return "busy";
+      if (!announce(device, nodes, seen, image)) return "done";
     }
     device.announced = { disk: image.disk, params: seen.params };
     return "done";
@@ -41,7 +41,8 @@ function isOffered({ backendState }: Observation): boolean {
 }
 
 /**
- * Whether another process holds the image's lock at the moment; then it is reported. Rejects if another guest of this
+ * Whether another process holds the image's lock; then that is reported, and nothing is
+ * announced yet. Rejects if another guest of this
  * host has the image, which is no use waiting for, whether its backend takes locks or not. A later lock is found when
  * the frontend connects.
  */
@@ -68,17 +69,15 @@ async function refuseOtherGuest({ findOtherGuest }: DeviceParts, image: OpenImag
   });
 }
 
-/** False if the state has changed. A toolstack that waits is not told of an image that is locked. */
+/** False if the state has changed. */
 function announce(
   { settings, error, log }: DeviceParts,
   nodes: DeviceNodes,
   seen: Observation,
   { disk, description }: OpenImage,
-  locked: boolean,
 ): boolean {
   const features = featureNodes(offerOf(settings, disk.properties, description.discardEnable));
-  const left = locked ? error.text : error.clear("attempt");
-  if (!nodes.opened(seen.backendState, features, left, locked)) return false;
+  if (!nodes.opened(seen.backendState, features, error.clear("attempt"))) return false;
   const kind = description.cdrom ? ", cdrom" : "";
   log.info(`offering ${disk.description} as ${description.name}${kind} (type ${description.type})`);
   return true;

@@ -22,7 +22,7 @@ export interface DeviceStatus {
   readonly name: string;
   /** Our state as last seen in xenstore, by name; `gone` where there is no node. */
   readonly backendState: string;
-  /** The guest's, likewise. */
+  /** The guest's, likewise; `domain gone` if xenstored does not know its domain any more. */
   readonly frontendState: string;
   /** This process serves its ring. */
   readonly connected: boolean;

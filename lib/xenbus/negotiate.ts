@@ -39,7 +39,8 @@ export interface NegotiationOptions {
 export type ReadNode = (name: string) => string | undefined;
 
 /**
- * Reads the frontend's parameters, once it is at Initialised or Connected; `read` should be one transaction's. Throws
+ * Reads the frontend's parameters, once it is at Initialised or Connected. Nodes that change meanwhile may be read from
+ * several moments: whoever relies on the result reads again and compares. Throws
  * {@linkcode XenblkError} at the first node that is wrong.
  */
 export function readFrontend(read: ReadNode, options: NegotiationOptions): FrontendParameters {

@@ -47,7 +47,7 @@ export type Owner = "nobody" | "us" | "other" | "unknown";
 /**
  * - `none`: it is not open; it may be being opened.
  * - `open`: the image that the nodes name is open.
- * - `changed`: an image is open, and the nodes name another one by now.
+ * - `changed`: an image is open, and the nodes name another one by now, or it was not announced yet.
  */
 export type Image = "none" | "open" | "changed";
 
@@ -150,7 +150,7 @@ export type Outcome = "done" | "refused" | "busy" | "failed" | "idle" | "waiting
  * longer, for the image, and a frontend needs nothing of the image to publish its rings.
  *
  * - a: none if nothing is held: the toolstack may be about to create the frontend's directory. Else teardown.
- * - b: offer if a ring is held. None if the image is open: it is the frontend's turn. Else open.
+ * - b: offer if a ring is held. None if the image is open: it is the frontend's turn. Else open; if busy, wait.
  * - c: connect if the image is open, else open. Close-begin if connecting was refused or the ring is broken: the
  *   frontend learns by Closing that it must start over. If busy, wait: the holder of the image's lock may be the source
  *   of a migration, or a firmware that is about to hand over.
@@ -290,8 +290,14 @@ function whileOpen(situation: Situation, phase: FrontendPhase): Action {
   if (situation.backendState === XenbusState.Connected) {
     return phase === "starting" ? act("offer") : whileConnected(situation);
   }
-  if (phase === "starting") return ringHeld(situation) ? act("offer") : onceOpen(situation, "none");
+  if (phase === "starting") return whileOffered(situation);
   return whileAsked(situation);
+}
+
+/** Note b. */
+function whileOffered(situation: Situation): Action {
+  if (ringHeld(situation)) return act("offer");
+  return situation.attempt === "busy" ? WAIT_FOR_IMAGE : onceOpen(situation, "none");
 }
 
 /** The action if the image is open, else to open it. */

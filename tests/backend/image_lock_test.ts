@@ -141,18 +141,29 @@ Deno.test("a toolstack's removal of a device that waits for its image needs no g
   assertEquals(rig.openDisks, 0);
 });
 
-Deno.test("an image that is locked when the disk is offered is said so, without a word to the toolstack that waits", async () => {
+Deno.test("an image that is locked when the disk is offered is said so, and the toolstack is told when it is free", async () => {
   using names = new TwoNames();
   await using rig = new Rig();
   const device = rig.attach({ params: `raw:${names.path}` });
-  const busy: ImageLocks = { tryLock: () => Promise.resolve("process 12 (qemu) uses it") };
-  rig.serve({}, { imageLocks: busy, clock: FAST_CLOCK });
-  await rig.says("offering");
+  let held = true;
+  const locks: ImageLocks = {
+    tryLock: () =>
+      Promise.resolve(held ? "process 12 (qemu) uses it" : { [Symbol.asyncDispose]: () => Promise.resolve() }),
+  };
+  rig.serve({}, { imageLocks: locks, clock: FAST_CLOCK });
+  await rig.says("waits for image");
+  await rig.idle(device, { as: /: wait$/ });
   assertEquals(
     rig.backend(device, "error"),
     `It waits for image ${names.path}: process 12 (qemu) uses it; it connects when that use ends`,
   );
   assertEquals([rig.backend(device, "hotplug-status"), rig.backend(device, "hotplug-error")], [undefined, undefined]);
+  held = false;
+  await until("the toolstack is told", () => rig.backend(device, "hotplug-status") === "connected");
+  assertEquals([rig.backend(device, "error"), rig.lines.filter((line) => line.includes("waits for")).length], [
+    undefined,
+    1,
+  ]);
 });
 
 Deno.test("an image that another guest of this host uses is an error at once, for the toolstack too", async () => {

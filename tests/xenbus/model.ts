@@ -157,6 +157,7 @@ export function results(action: Action, state: ModelState): ModelState[] {
       return [
         { ...good, ...opened },
         { ...good, ...claimed }, // a node has changed meanwhile
+        { ...good, ...claimed, image: "changed", attempt: "busy" }, // it is locked
         { ...refused, image: "none" },
         { ...failed, ...claimed, image: "none" },
       ];

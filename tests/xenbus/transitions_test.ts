@@ -125,6 +125,11 @@ const COLUMNS: readonly (readonly [what: string, situation: Situation, action: s
   ["a frontend waits for a busy image", { ...ASKED, attempt: "busy" }, "wait for image"],
   ["a frontend waits for an image that cannot be opened", { ...ASKED, image: "none", attempt: "refused" }, "none"],
   ["an image that the nodes no longer name is not connected", { ...ASKED, image: "changed" }, "open"],
+  [
+    "a busy image is waited for before its disk is offered",
+    { ...FRESH, ...nodesAt(2, 1), attempt: "busy" },
+    "wait for image",
+  ],
   ["nor offered", { ...ASKED, frontendState: 1, image: "changed" }, "open"],
   ["a served disk's image is not simply replaced", { ...RUNNING, image: "changed" }, "change-image"],
   ["a resize comes before a changed image", { ...RUNNING, image: "changed", resizeAsked: true }, "resize"],
