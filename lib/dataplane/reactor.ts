@@ -4,26 +4,15 @@
  * turn, sleep.
  */
 
-import {
-  type DomId,
-  type EventChannels,
-  EVENTS_OVERFLOWED,
-  type EvtchnPort,
-  type GrantTable,
-  type Parker,
-  type Platform,
-} from "../hypervisor.ts";
+import type { DomId, Parker, Platform } from "../hypervisor.ts";
 import { errorText } from "../errors.ts";
 import { LogLimiter } from "../rate_limit.ts";
 import { SILENT } from "../log.ts";
 import type { ChannelOpener } from "../storage/disk.ts";
-import { type Connection, GRANTS_PER_RING, openConnection, type OpenRequest } from "./connection.ts";
+import { type Connection, openConnection, type OpenRequest } from "./connection.ts";
+import { Guest, type GuestTable } from "./guest.ts";
 import { PollTime } from "./poll_time.ts";
 
-/** Ports taken from one guest's event queue per call. */
-const PORTS_PER_TAKE = 64;
-/** Such calls per guest and turn: a guest whose ports fire as fast as they are unmasked must not keep the turn. */
-const TAKES_PER_TURN = 4;
 /** Turns between two checks of idle queues' events and of due times, while there is always work. */
 const TURNS_PER_EVENT_CHECK = 4;
 /** Kept mappings are released after being unused for one to two of these intervals. */
@@ -34,8 +23,10 @@ const TURNS_PER_CLOCK_CHECK = 1024;
 const LOOKS_PER_CLOCK_CHECK = 8;
 /** Below this depth a second pass is made at once; above it more work arrives while we submit. */
 const SEVERAL_IN_FLIGHT = 4;
-/** Rings for which the limit of one grant-table handle is set when it is opened; more rings get another handle. */
-const RINGS_PER_TABLE = 16;
+/** A visit that moves no more is light, if the queue has few requests in flight. */
+const LIGHT_BYTES = 32 * 1024;
+/** A round of visits that has moved so much ends, so that the light queues are visited again. */
+const BYTES_PER_ROUND = 256 * 1024;
 /** How much later a queue is due if its channel, once visited, still names a time that has passed. */
 const OVERDUE_MS = 1;
 
@@ -67,28 +58,11 @@ export interface ReactorHost {
   debug(message: string): void;
 }
 
-/** A grant-table handle of a guest, and how many rings use it. */
-interface GuestTable {
-  readonly grants: GrantTable;
-  rings: number;
-}
-
-/** A guest that has queues here. */
-interface Guest extends Disposable {
-  readonly domain: DomId;
-  readonly events: EventChannels;
-  /** Its grant-table handles. */
-  readonly tables: GuestTable[];
-  readonly byPort: Map<EvtchnPort, Served>;
-  /** One of its rings was closed, and that ring's events may still wait to be taken. */
-  hasClosed: boolean;
-}
-
 /** A queue that is served here, and whether it has to be visited. */
 interface Served {
   readonly id: number;
   readonly connection: Connection;
-  readonly guest: Guest;
+  readonly guest: Guest<Served>;
   readonly table: GuestTable;
   hasWork: boolean;
   closing: boolean;
@@ -97,6 +71,10 @@ interface Served {
   readonly faults: { count: number };
   /** Turns for which it is still skipped. */
   skipTurns: number;
+  /** It moved many bytes in its last visit, or has many requests in flight. */
+  isHeavy: boolean;
+  /** The round in which it was last visited before the heavy queues. */
+  round: number;
   /** The due time for which the queue was last visited, and the time of that visit. */
   visitedDueMs: number;
   visitedMs: number;
@@ -110,16 +88,18 @@ export class Reactor implements Disposable {
   readonly #openChannel: ChannelOpener;
   readonly #poll: PollTime;
   readonly #limiter: LogLimiter;
-  readonly #guests = new Map<DomId, Guest>();
-  #guestList: Guest[] = [];
+  readonly #guests = new Map<DomId, Guest<Served>>();
+  #guestList: Guest<Served>[] = [];
   readonly #served: Served[] = [];
   /** Those of them with a channel that has a due time. */
   #timed: Served[] = [];
-  readonly #ports = new Uint32Array(PORTS_PER_TAKE);
   #turnsSinceEvents = 0;
   /** Events of a guest were left for the next turn: its event queue must be seen empty before the reactor sleeps. */
   #eventsLeft = false;
   #notedUnrestricted = false;
+  #round = 0;
+  /** The queue that the next round begins with. */
+  #next = 0;
   #turns = 0;
   /** Requests in flight in the queues that the last round visited. */
   #inFlight = 0;
@@ -152,7 +132,7 @@ export class Reactor implements Disposable {
       log.warning(`${request.label}: ${line}`);
     };
     try {
-      const table = this.#tableOf(guest);
+      const table = guest.table();
       const { grants } = table;
       const handles = { grants, events: guest.events };
       const connection = openConnection(request, this.#platform, handles, this.#openChannel, complain);
@@ -167,6 +147,8 @@ export class Reactor implements Disposable {
         reportedBroken: false,
         faults,
         skipTurns: 0,
+        isHeavy: false,
+        round: 0,
         visitedDueMs: -1,
         visitedMs: 0,
       };
@@ -203,21 +185,63 @@ export class Reactor implements Disposable {
     return this.#visitAll() || this.#eventsLeft;
   }
 
+  /**
+   * One round of visits, beginning where the last one ended. It ends early once it has moved so many bytes that other
+   * guests have waited long enough for the queues with little to do, and for their events.
+   */
   #visitAll(): boolean {
-    let busy = false;
+    this.#round = (this.#round + 1) | 0;
     this.#inFlight = 0;
-    for (let i = 0; i < this.#served.length; i++) {
-      const served = this.#served[i]!;
-      if (!served.hasWork && served.connection.queue.inFlight === 0) continue;
-      if (served.skipTurns > 0 && !served.closing) {
-        served.skipTurns--;
+    let busy = this.#served.some(isHeavyAndReady) && this.#visitLight();
+    let movedBytes = 0;
+    for (let left = this.#served.length; left > 0; left--) {
+      if (this.#next >= this.#served.length) this.#next = 0;
+      const served = this.#served[this.#next]!;
+      const { queue } = served.connection;
+      if (movedBytes >= BYTES_PER_ROUND) {
         busy = true;
-      } else if (this.#visit(served)) busy = true;
-      this.#inFlight += served.connection.queue.inFlight;
-      if (served.closing && served.connection.queue.state === "drained") this.#finish(i--);
+        this.#turnsSinceEvents = 0;
+        break;
+      }
+      if (served.round !== this.#round && isReady(served)) {
+        if (this.#visitUnlessSkipped(served)) busy = true;
+        movedBytes += queue.movedBytes;
+      }
+      this.#inFlight += queue.inFlight;
+      if (served.closing && queue.state === "drained") this.#finish(this.#next);
+      else this.#next++;
     }
     if (busy || this.#eventsLeft) this.#parker.submit?.();
     return busy;
+  }
+
+  /**
+   * Visits the queues with little to do, and starts their I/O. What is done at once is answered at once: it does not wait
+   * for what the other queues start.
+   */
+  #visitLight(): boolean {
+    let busy = false;
+    for (let pass = 0; pass < 2; pass++) {
+      let started = false;
+      for (let i = 0; i < this.#served.length; i++) {
+        const served = this.#served[i]!;
+        const { queue } = served.connection;
+        if (served.isHeavy || (pass === 0 ? !isReady(served) : queue.inFlight === 0)) continue;
+        served.round = this.#round;
+        if (this.#visitUnlessSkipped(served)) busy = true;
+        if (queue.inFlight > 0) started = true;
+      }
+      if (!started || pass > 0) break;
+      this.#parker.submit?.();
+    }
+    return busy;
+  }
+
+  /** True: there may be more to do at once. */
+  #visitUnlessSkipped(served: Served): boolean {
+    if (served.skipTurns === 0 || served.closing) return this.#visit(served);
+    served.skipTurns--;
+    return true;
   }
 
   /**
@@ -268,12 +292,14 @@ export class Reactor implements Disposable {
   #visit(served: Served): boolean {
     const { queue } = served.connection;
     const faults = served.faults.count;
+    queue.movedBytes = 0;
     const polled = this.#poll.nowMs > 0;
     let more = queue.step();
     // With little in flight another pass mostly finds nothing; then parking submits, with the same call.
     const faulty = served.faults.count !== faults;
     if (more && !faulty && queue.inFlight < SEVERAL_IN_FLIGHT) more = queue.step();
     more ||= !polled && queue.rest();
+    served.isHeavy = queue.movedBytes > LIGHT_BYTES || queue.inFlight >= SEVERAL_IN_FLIGHT;
     if (served.faults.count !== faults) served.skipTurns = TURNS_AFTER_FAULT;
     if (this.#idleRoundMs === Infinity && queue.keptGrants !== undefined && queue.keptGrants.count > 0) {
       this.#idleRoundMs = this.#platform.now() + IDLE_ROUND_MS;
@@ -330,7 +356,7 @@ export class Reactor implements Disposable {
   }
 
   /** Reported once: it is the same for all guests, and an operator cannot change it. */
-  #noteUnrestricted({ domain, events }: Guest): void {
+  #noteUnrestricted({ domain, events }: Guest<Served>): void {
     if (events.unrestricted === undefined || this.#notedUnrestricted) return;
     this.#notedUnrestricted = true;
     this.#host.debug(`event channels of domain ${domain} are not restricted to it: ${events.unrestricted}`);
@@ -340,69 +366,25 @@ export class Reactor implements Disposable {
     this.#eventsLeft = false;
     for (const guest of this.#guestList) {
       try {
-        if (this.#takeEventsOf(guest)) this.#eventsLeft = true;
+        if (guest.takeEvents()) this.#eventsLeft = true;
       } catch (error) {
         // Its rings are visited anyway; other guests are not affected.
         this.#limiter.forGuest(guest.domain).warning(errorText(error));
-        this.#wakeAll(guest);
+        guest.wakeAll();
       }
     }
   }
 
-  /**
-   * Takes the guest's events, a bounded number. True: there may be more. With several ports, bound or just closed, one
-   * can fire while the others are taken. A driver that wakes us only when its queue was empty will not do so again until
-   * we have seen the queue empty.
-   */
-  #takeEventsOf(guest: Guest): boolean {
-    for (let takes = 0; takes < TAKES_PER_TURN; takes++) {
-      const count = guest.events.take(this.#ports);
-      if (count === EVENTS_OVERFLOWED) this.#wakeAll(guest);
-      for (let i = 0; i < count; i++) {
-        const served = guest.byPort.get(this.#ports[i]! as EvtchnPort);
-        if (served !== undefined) served.hasWork = true;
-      }
-      if (count === 0) guest.hasClosed = false;
-      const several = guest.byPort.size > 1 || guest.hasClosed;
-      if (count !== PORTS_PER_TAKE && !(count > 0 && several)) return false;
-    }
-    return true;
-  }
-
-  #wakeAll(guest: Guest): void {
-    for (const served of guest.byPort.values()) served.hasWork = true;
-  }
-
-  #guest(domain: DomId): Guest {
-    let guest = this.#guests.get(domain);
-    if (guest !== undefined) return guest;
-    using undo = new DisposableStack();
-    const tables: GuestTable[] = [];
-    undo.defer(() => tables.forEach(({ grants }) => grants[Symbol.dispose]()));
-    const events = undo.use(this.#platform.openEventChannels(domain));
-    this.#parker.watch(events);
-    undo.defer(() => this.#parker.unwatch(events));
-    const owned = undo.move();
-    guest = { domain, events, tables, byPort: new Map(), hasClosed: false, [Symbol.dispose]: () => owned.dispose() };
+  #guest(domain: DomId): Guest<Served> {
+    const known = this.#guests.get(domain);
+    if (known !== undefined) return known;
+    const guest = new Guest<Served>(domain, this.#platform, this.#parker);
     this.#guests.set(domain, guest);
     this.#guestList = [...this.#guests.values()];
     return guest;
   }
 
-  /** A handle with room for the grants of one more ring. The limit of a handle is fixed before it maps anything. */
-  #tableOf({ domain, tables }: Guest): GuestTable {
-    let table = tables.find(({ rings }) => rings < RINGS_PER_TABLE);
-    if (table !== undefined) return table;
-    using undo = new DisposableStack();
-    const grants = undo.use(this.#platform.openGrantTable(domain));
-    grants.setMaxGrants(RINGS_PER_TABLE * GRANTS_PER_RING);
-    undo.move();
-    table = { grants, rings: 0 };
-    tables.push(table);
-    return table;
-  }
-
-  #releaseGuest(guest: Guest): void {
+  #releaseGuest(guest: Guest<Served>): void {
     if (guest.byPort.size > 0) return;
     this.#guests.delete(guest.domain);
     this.#limiter.forget(guest.domain);
@@ -434,6 +416,14 @@ export class Reactor implements Disposable {
       this.#host.warn(errorText(error));
     }
   }
+}
+
+function isReady({ hasWork, connection }: Served): boolean {
+  return hasWork || connection.queue.inFlight > 0;
+}
+
+function isHeavyAndReady(served: Served): boolean {
+  return served.isHeavy && isReady(served);
 }
 
 /** When a queue is due; Infinity: never. A time that has passed, and for which it was visited, is put off. */
