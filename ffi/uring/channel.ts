@@ -30,6 +30,16 @@ const SLOW_CALL_MS = 0.5;
 /** How many operations go to the ring after a slow call. */
 const OPERATIONS_AFTER_SLOW_CALL = 512;
 
+/**
+ * Discards go in pieces: a piece holds the file's lock, and writes behind it wait. A piece that is done fast is followed
+ * by one of twice the size, a slow one by one of half the size.
+ */
+const FIRST_PIECE_BYTES = 16 * 2 ** 20;
+const LEAST_PIECE_BYTES = 2 ** 20;
+const MOST_PIECE_BYTES = 2 ** 30;
+const FAST_PIECE_MS = 1;
+const SLOW_PIECE_MS = 4;
+
 const ANYTHING_GOES: MemoryRule = { direct: true, asynchronous: true };
 
 /** What a channel needs of the engine. */
@@ -70,6 +80,10 @@ export class UringChannel extends TableChannel {
    * the failure of the other is seen; so they run one after the other.
    */
   readonly #checks: CheckLine;
+  /** Discards, one of which is under way; the size of its pieces, and when the last piece was submitted. */
+  readonly #discards: CheckLine;
+  #pieceBytes = FIRST_PIECE_BYTES;
+  #pieceBegunMs = 0;
   #callsPaused = 0;
   /** Arguments of calls, as 64-bit values and as words. */
   readonly #arguments: NativeMemory;
@@ -104,6 +118,7 @@ export class UringChannel extends TableChannel {
     this.#retries = new Uint16Array(options.depth);
     this.#unfinished = new Uint32Array(options.depth);
     this.#checks = new CheckLine(options.depth);
+    this.#discards = new CheckLine(options.depth);
     this.#arguments = undo.use(allocate(16));
     this.#argumentWords = new Uint32Array(this.#arguments.view.buffer);
     this.#argumentValues = new BigInt64Array(this.#arguments.view.buffer, 0, 2);
@@ -129,9 +144,10 @@ export class UringChannel extends TableChannel {
       table.shift();
       this.#retries[tag] = 0;
       if (this.#isCheck(tag)) this.#checks.add(tag);
+      else if (this.table.operation[tag] === OPERATION.discard) this.#discards.add(tag);
       else this.#start(tag);
     }
-    this.#startCheck();
+    this.#startNext();
   }
 
   override reap(): number {
@@ -160,7 +176,7 @@ export class UringChannel extends TableChannel {
       else if (operation === OPERATION.discard) this.#startDiscard(tag);
       else this.#prepareTransfer(tag);
     }
-    this.#startCheck();
+    this.#startNext();
   }
 
   #start(tag: number): void {
@@ -177,8 +193,9 @@ export class UringChannel extends TableChannel {
       (operation === OPERATION.write && this.#attachment.image.cache === "writethrough");
   }
 
-  /** Starts the next check unless one is under way. A check by a synchronous call is over at once. */
-  #startCheck(): void {
+  /** Starts the next check, and the next discard, unless one is under way. A synchronous call is over at once. */
+  #startNext(): void {
+    for (let tag = this.#discards.next(); tag !== -1; tag = this.#discards.next()) this.#start(tag);
     for (let tag = this.#checks.next(); tag !== -1; tag = this.#checks.next()) this.#start(tag);
   }
 
@@ -190,6 +207,7 @@ export class UringChannel extends TableChannel {
       this.#complete(tag, result);
       return false;
     }
+    if (operation === OPERATION.discard && this.#nextPiece(tag)) return true;
     if (operation !== OPERATION.read && operation !== OPERATION.write) {
       this.#complete(tag, 0);
       return false;
@@ -208,6 +226,7 @@ export class UringChannel extends TableChannel {
 
   #complete(tag: number, result: number): void {
     if (this.#isCheck(tag)) this.#checks.over();
+    else if (this.table.operation[tag] === OPERATION.discard) this.#discards.over();
     this.table.complete(tag, result);
     this.#host.countUnreaped(1);
   }
@@ -220,8 +239,11 @@ export class UringChannel extends TableChannel {
 
   #startTransfer(tag: number): void {
     this.#gather(tag);
-    const route = this.table.operation[tag] === OPERATION.read ? this.#reads : this.#writes;
-    if (route === "ring") this.#prepareTransfer(tag);
+    const reading = this.table.operation[tag] === OPERATION.read;
+    const route = reading ? this.#reads : this.#writes;
+    // A call would wait, with every disk of this reactor, for the lock that a discard of the file holds.
+    const locked = !reading && this.#mayFallBack && this.#discards.underWay;
+    if (route === "ring" || locked) this.#prepareTransfer(tag);
     else if (this.#callsPaused > 0) {
       this.#callsPaused--;
       this.#prepareTransfer(tag);
@@ -320,10 +342,12 @@ export class UringChannel extends TableChannel {
   #startDiscard(tag: number): void {
     const { ring } = this.#host;
     const { table } = this;
-    const [offset, lengthBytes] = [table.offsetBytes[tag]!, table.lengthBytes[tag]!];
+    const offset = table.offsetBytes[tag]!;
+    const lengthBytes = Math.min(table.lengthBytes[tag]!, this.#pieceBytes);
     const secure = table.secure[tag] === 1;
     if (this.#attachment.routes.discards === "call" || secure) return this.#callDiscard(tag, secure);
     this.#host.makeRoom();
+    this.#pieceBegunMs = performance.now();
     if (this.#attachment.routes.discards === "punch") {
       const opcode = IORING_OP.fallocate | this.#fileFlag;
       ring.prepare(opcode, this.#file, offset, lengthBytes, PUNCH_HOLE, 0, tag, this.#number);
@@ -332,6 +356,19 @@ export class UringChannel extends TableChannel {
     const opcode = IORING_OP.uringCommand | this.#fileFlag;
     ring.prepare(opcode, this.#file, BLOCK_URING_CMD_DISCARD, offset, 0, 0, tag, this.#number);
     ring.setThirdAddress(lengthBytes);
+  }
+
+  /** A piece of the discard is done. True: there is another one. */
+  #nextPiece(tag: number): boolean {
+    const { table } = this;
+    const doneBytes = Math.min(table.lengthBytes[tag]!, this.#pieceBytes);
+    const tookMs = performance.now() - this.#pieceBegunMs;
+    if (tookMs < FAST_PIECE_MS) this.#pieceBytes = Math.min(2 * this.#pieceBytes, MOST_PIECE_BYTES);
+    else if (tookMs > SLOW_PIECE_MS) this.#pieceBytes = Math.max(this.#pieceBytes / 2, LEAST_PIECE_BYTES);
+    table.offsetBytes[tag]! += doneBytes;
+    table.lengthBytes[tag]! -= doneBytes;
+    this.#retries[tag] = 0;
+    return table.lengthBytes[tag]! > 0;
   }
 
   /** Blocks this thread: Linux has no other way for secure discards, and before 6.12 none for any discard. */
@@ -357,7 +394,7 @@ class CheckLine {
   readonly #tags: Uint32Array;
   #head = 0;
   #count = 0;
-  #underWay = false;
+  underWay = false;
 
   /** For tags below `depth`, each in the line at most once. */
   constructor(depth: number) {
@@ -371,16 +408,16 @@ class CheckLine {
 
   /** The next operation, which is under way from now on; -1 if none waits, or one is under way. */
   next(): number {
-    if (this.#underWay || this.#count === 0) return -1;
+    if (this.underWay || this.#count === 0) return -1;
     const tag = this.#tags[this.#head]!;
     this.#head = (this.#head + 1) % this.#tags.length;
     this.#count--;
-    this.#underWay = true;
+    this.underWay = true;
     return tag;
   }
 
   /** The operation that was under way has ended. */
   over(): void {
-    this.#underWay = false;
+    this.underWay = false;
   }
 }

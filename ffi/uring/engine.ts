@@ -19,6 +19,11 @@ import { CQE_WORDS, REACTOR_RING, RingUnavailable, type SetupCall } from "./setu
 const REGISTERED_FILES = 512;
 /** Calls of the kernel until the lack of room in the ring is taken for an error. */
 const MOST_ATTEMPTS = 10_000;
+/**
+ * Kernel threads for operations that block, besides one for each operation that channels can have in flight. So a disk
+ * that hangs, with all of its operations stuck, leaves the others theirs.
+ */
+const SPARE_WORKERS = 8;
 /** How long one look for a cancelled poll may take, and how many there are. */
 const CANCEL_TIMEOUT_MS = 10;
 const CANCEL_ATTEMPTS = 500;
@@ -63,6 +68,8 @@ export class UringEngine implements Parker, UringHost {
   #alarmed = false;
   /** Completed operations that their channels' owners have not reaped. */
   #unreaped = 0;
+  /** Operations that all open channels can have in flight. */
+  #depth = 0;
 
   /** Throws RingUnavailable. To be made in the thread that will use it. */
   constructor(token: WakeToken, options: UringEngineOptions = {}) {
@@ -78,9 +85,17 @@ export class UringEngine implements Parker, UringHost {
     const number = free < 0 ? this.#channels.length : free;
     const channel = new UringChannel(attachment, options, this, FOR_CHANNEL + number, () => {
       this.#channels[number] = undefined;
+      this.#allowWorkers(-options.depth);
     });
     this.#channels[number] = channel;
+    this.#allowWorkers(options.depth);
     return channel;
+  }
+
+  /** The channels can have so many more operations in flight. */
+  #allowWorkers(operations: number): void {
+    this.#depth += operations;
+    this.ring.limitWorkers(this.#depth + SPARE_WORKERS);
   }
 
   /** Hands over what was prepared and collects what is done, without waiting; no call if there is neither. */

@@ -33,6 +33,7 @@ const SQ_WORK_WAITS = 2 | 4;
 
 const REGISTER_FILES = 2;
 const REGISTER_FILES_UPDATE = 6;
+const REGISTER_IOWQ_MAX_WORKERS = 19;
 const NO_FILE = -1;
 
 const SYS_ENTER = 426n;
@@ -225,6 +226,16 @@ export class IoUring implements Disposable {
     const pointer = pointerTo(none.address);
     if (this.#calls.register(SYS_REGISTER, this.#ring.fd, REGISTER_FILES, pointer, count) < 0) return;
     this.#freeFiles = Array.from({ length: count }, (_, index) => count - 1 - index);
+  }
+
+  /**
+   * Allows so many kernel threads for operations on files and block devices that block. They belong to the calling thread,
+   * with all of its rings. A kernel before 5.15 keeps its own limit.
+   */
+  limitWorkers(count: number): void {
+    using limits = allocate(2 * Uint32Array.BYTES_PER_ELEMENT);
+    new Uint32Array(limits.view.buffer)[0] = count; // the second, of other files, stays as it is: 0
+    this.#calls.register(SYS_REGISTER, this.#ring.fd, REGISTER_IOWQ_MAX_WORKERS, pointerTo(limits.address), 2);
   }
 
   /** The file's index among the registered ones, or undefined if there is no more room. */

@@ -337,3 +337,43 @@ Deno.test("writes that are durable when they are done go one at a time, beside r
     }, cache);
   }
 });
+
+Deno.test("a discard goes in pieces, one discard at a time, and a write meanwhile is no call", async () => {
+  const punch = (attachment: UringAttachment): UringAttachment => ({
+    ...attachment,
+    routes: { direct: false, reads: "ring", writes: "call", discards: "punch" },
+  });
+  const { now } = performance;
+  let pieceMs = 0;
+  let timeMs = 0;
+  performance.now = () => timeMs += pieceMs;
+  try {
+    await withDetached(
+      (rig) => {
+        rig.channel.discard(0, MIB, 100 * MIB, false);
+        rig.channel.discard(1, 0, MIB, false);
+        rig.channel.submit();
+        assertEquals(rig.take().map(({ offset, tag }) => [offset / MIB, tag]), [[1, 0]]);
+        rig.channel.write(2, 0, 0, 1);
+        rig.channel.submit();
+        assertEquals(rig.take().map(({ tag }) => tag), [2], "by the ring: a call would wait for the discard");
+        rig.answer(2, 4096);
+        const offsets: number[] = [];
+        for (let next = rig.answer(0, 0); next[0]?.tag === 0; next = rig.answer(0, 0)) {
+          offsets.push(next[0]!.offset / MIB);
+          pieceMs = 10; // from the third piece on they are halved
+        }
+        assertEquals(offsets, [17, 49, 65, 73, 77, 79, ...Array.from({ length: 21 }, (_, i) => 80 + i)]);
+        rig.answer(1, 0);
+        assertEquals(rig.reap(), { 0: 0, 1: 0, 2: 0 });
+        rig.channel.write(2, 0, 0, 1);
+        rig.channel.submit();
+        assertEquals([rig.take(), rig.reap()], [[], { 2: 0 }], "a call again");
+      },
+      "writeback",
+      punch,
+    );
+  } finally {
+    performance.now = now;
+  }
+});
