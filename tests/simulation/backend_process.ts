@@ -64,7 +64,6 @@ interface Opening {
   readonly answer: PromiseWithResolvers<Disk>;
 }
 
-const NOTHING = new SharedArrayBuffer(4);
 /** Time limit for guests when the process detaches its devices. */
 const DETACH_MS = 10_000;
 /** Time limit of a process for its devices when it stops: never reached in a simulation. */
@@ -251,7 +250,7 @@ export class BackendProcess {
     const { run } = this.#options;
     return {
       properties: disk.properties,
-      image: { path: disk.name, identity: { device: 1, inode: 1 }, locked: NOTHING },
+      image: { path: disk.name, identity: { device: 1, inode: 1 } },
       description: disk.name,
       attachment: () => Promise.resolve({ module: "simulated", disk: disk.name }),
       [Symbol.asyncDispose]: () => {

@@ -18,7 +18,6 @@ import {
 const image = (inode = 7, path = "/images/a.img"): LockableImage => ({
   path,
   identity: { device: 1, inode },
-  locked: new SharedArrayBuffer(4),
 });
 const WRITES: ImageUse = { writes: true, shared: false, by: "vbd3/5/51712" };
 const READS: ImageUse = { writes: false, shared: false, by: "vbd3/6/51712" };
