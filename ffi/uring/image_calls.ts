@@ -104,6 +104,8 @@ function lease(image: LockableImage, { readOnly, writeThrough }: ImageOptions): 
   using undo = new DisposableStack();
   const options = { readOnly, writeThrough };
   const fd = undo.adopt(descriptor.reopenDescriptor(table.look, options), descriptor.closeDescriptor);
+  // If the image is being closed, its number may be another file's by now.
+  if (!sameFile(descriptor.factsOf(fd).identity, image.identity)) throw new Error("the image is closed");
   const added = table.add(fd);
   undo.move();
   coverDescriptor(fd, table);

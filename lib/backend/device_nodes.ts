@@ -186,30 +186,38 @@ export class DeviceNodes {
    * naming a node that is missing.
    */
   describe(image: string | undefined): DeviceDescription | undefined {
-    return this.#store.transaction((transaction) => {
-      const read = (name: string): string | undefined => transaction.read(`${this.#path}/${name}`);
-      if (read("state") === undefined) return undefined;
-      const required = (name: string, value = read(name)): string => {
-        if (value !== undefined && value !== "") return value;
-        throw new XenblkError(`Cannot serve ${this.#path}: its node ${name} is ${value === "" ? "empty" : "missing"}`, {
-          remedy: name === "params" ? "let the toolstack write it, or give --image" : "let the toolstack write it",
-        });
-      };
-      const params = image ?? read("params");
-      const cdrom = required("device-type") === "cdrom";
-      const empty = cdrom && params !== undefined && /^([a-z]+:)?$/.test(params);
-      return {
-        params: empty ? `${NO_DISC.format}:${NO_DISC.target}` : required("params", params),
-        readOnly: !required("mode").includes("w"),
-        shared: required("mode").includes("!"),
-        type: required("type"),
-        name: required("dev"),
-        cdrom,
-        removable: read("removable") === "1",
-        directIoSafe: read("direct-io-safe") === "1",
-        discardEnable: read("discard-enable") !== "0",
-      };
-    });
+    try {
+      return this.#store.transaction((transaction) =>
+        this.#describe((name) => transaction.read(`${this.#path}/${name}`), image)
+      );
+    } catch (error) {
+      // Nodes that are removed all at once while they are read are not missing.
+      if (error instanceof XenblkError && this.#store.read(`${this.#path}/state`) === undefined) return undefined;
+      throw error;
+    }
+  }
+
+  #describe(read: (name: string) => string | undefined, image: string | undefined): DeviceDescription {
+    const required = (name: string, value = read(name)): string => {
+      if (value !== undefined && value !== "") return value;
+      throw new XenblkError(`Cannot serve ${this.#path}: its node ${name} is ${value === "" ? "empty" : "missing"}`, {
+        remedy: name === "params" ? "let the toolstack write it, or give --image" : "let the toolstack write it",
+      });
+    };
+    const params = image ?? read("params");
+    const cdrom = required("device-type") === "cdrom";
+    const empty = cdrom && params !== undefined && /^([a-z]+:)?$/.test(params);
+    return {
+      params: empty ? `${NO_DISC.format}:${NO_DISC.target}` : required("params", params),
+      readOnly: !required("mode").includes("w"),
+      shared: required("mode").includes("!"),
+      type: required("type"),
+      name: required("dev"),
+      cdrom,
+      removable: read("removable") === "1",
+      directIoSafe: read("direct-io-safe") === "1",
+      discardEnable: read("discard-enable") !== "0",
+    };
   }
 
   /** What the frontend asks for. Throws {@linkcode XenblkError} naming the node that is wrong. */

@@ -60,6 +60,7 @@ export class RecordedQueue implements QueueHandle {
   readonly latched: Promise<void>;
   readonly latch: () => void;
   closed = false;
+  inFlight = 0;
   /** Of its disk. */
   sectors: number;
 

@@ -315,6 +315,7 @@ export class BackendProcess {
         const close = (): Promise<void> => handle.close().then(closed);
         return {
           stopped: handle.stopped,
+          inFlight: handle.inFlight,
           grow: (sectors) => handle.grow(sectors),
           close: () => closing ??= close(),
         } satisfies QueueHandle;

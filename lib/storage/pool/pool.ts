@@ -20,8 +20,10 @@ import { PoolWorker } from "./pool_worker.ts";
 const DEFAULT_IO_WORKERS = 4;
 /** Most I/O Workers that wait for storage that does not answer, beside those that serve. */
 const MOST_STUCK = 16;
-/** How often the control plane looks at the Workers. */
-const WATCH_MS = 200;
+/** How often the control plane looks at the Workers: rarely, since idle disks should cost nothing. */
+const WATCH_MS = 500;
+/** How often while a disk waits to be opened. */
+const ASK_MS = 200;
 /** After a Worker that could not be started. */
 const RESTART_AFTER_MS = 5_000;
 
@@ -233,7 +235,7 @@ export class IoPool implements AsyncDisposable {
       }
       // One that is not held up is loading the disk's module, and says so itself if it cannot.
       if (late >= 0 && [...asked].every((worker) => worker.disk !== undefined)) throw allBusy(name, this.#stuck.size);
-      answered = await within(answer.promise, Math.min(WATCH_MS, late < 0 ? -late : WATCH_MS));
+      answered = await within(answer.promise, Math.min(ASK_MS, late < 0 ? -late : ASK_MS));
     }
   }
 
