@@ -120,6 +120,41 @@ Deno.test("dry-run refuses an image that another process writes to; --write need
     assertEquals(Deno.readFileSync(image), before);
   }));
 
+/** Whether this process may set up loop devices. */
+function mayUseLoopDevices(): boolean {
+  try {
+    return new Deno.Command("losetup", { args: ["--find"], stdout: "null", stderr: "null" }).outputSync().success;
+  } catch {
+    return false;
+  }
+}
+
+Deno.test({
+  name: "dry-run --write refuses a block device that the host has mounted (needs root and loop devices)",
+  ignore: !mayUseLoopDevices(),
+  fn: () =>
+    inDirectory(async (path) => {
+      const [image, mount] = [`${path}/fs.img`, `${path}/mount`];
+      const run = (program: string, ...args: string[]): string => {
+        const { success, stdout, stderr } = new Deno.Command(program, { args }).outputSync();
+        assert(success, new TextDecoder().decode(stderr));
+        return new TextDecoder().decode(stdout).trim();
+      };
+      Deno.mkdirSync(mount);
+      using stack = new DisposableStack();
+      Deno.writeFileSync(image, new Uint8Array(0));
+      Deno.truncateSync(image, 8 << 20);
+      run("mkfs.ext4", "-q", "-F", image);
+      const loop = run("losetup", "--find", "--show", image);
+      stack.defer(() => run("losetup", "--detach", loop));
+      run("mount", loop, mount);
+      stack.defer(() => run("umount", mount));
+      const { status, stdout, stderr } = await xenblk(["dry-run", loop, "--write", "--requests=8"]);
+      assertEquals([status, stdout], [1, ""]);
+      assertStringIncludes(stderr, `Cannot write to image ${loop}: it is mounted at ${mount}`);
+    }),
+});
+
 Deno.test("dry-run keeps others from writing to a given image until it is over, and readers share it", () =>
   inDirectory(async (path) => {
     const image = `${path}/a.img`;

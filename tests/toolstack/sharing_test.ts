@@ -90,7 +90,7 @@ Deno.test("a block device is found under any of its names, and as blkback's phys
 /** Runs losetup; undefined if this machine has no loop devices for us. */
 function losetup(...args: string[]): string | undefined {
   try {
-    const { success, stdout } = new Deno.Command("/usr/sbin/losetup", { args, stderr: "null" }).outputSync();
+    const { success, stdout } = new Deno.Command("losetup", { args, stderr: "null" }).outputSync();
     return success ? new TextDecoder().decode(stdout).trim() : undefined;
   } catch {
     return undefined;

@@ -5,6 +5,7 @@
 
 import { SECTOR_BYTES } from "../../units.ts";
 import { errorText, XenblkError } from "../../errors.ts";
+import type { NativePlatform } from "../../host_platform.ts";
 import type { LockableImage } from "../../hypervisor.ts";
 import { absolutePath } from "../../path_lookup.ts";
 import { type ImageLocks, ProcessImageLocks } from "../../storage/image/lock.ts";
@@ -25,8 +26,11 @@ export interface DryRunImages extends AsyncDisposable {
 export interface GivenImageOptions {
   /** It will be written to. */
   readonly writes: boolean;
-  /** Keep other processes from it until the run is over. Absent: it is not locked. */
-  readonly locks?: ImageLocks;
+  /**
+   * Its locks keep other processes from the image until the run is over, and it knows which block devices the host has
+   * mounted. Absent: the image is not locked.
+   */
+  readonly platform?: NativePlatform;
   /** Gets a line if the image cannot be locked. */
   readonly warn: (message: string) => void;
 }
@@ -35,12 +39,13 @@ export interface GivenImageOptions {
  * The image that the user named, locked. Rejects with {@linkcode XenblkError} if it cannot be served, or if another
  * process uses it in a way that excludes this use.
  */
-export async function givenImage(name: string, { writes, locks, warn }: GivenImageOptions): Promise<DryRunImages> {
+export async function givenImage(name: string, { writes, platform, warn }: GivenImageOptions): Promise<DryRunImages> {
   const { format, target } = await parseImage(name);
   await using undo = new AsyncDisposableStack();
-  const disk = undo.use(await openDisk({ format, target, readOnly: !writes, engine: "auto" }));
-  if (disk.image !== undefined && locks !== undefined) {
-    undo.use(await lockNow(new ProcessImageLocks(locks, warn), disk.image, writes));
+  const request = { format, target, readOnly: !writes, engine: "auto" } as const;
+  const disk = undo.use(await openDisk(request, platform && { native: platform.files }));
+  if (disk.image !== undefined && platform !== undefined) {
+    undo.use(await lockNow(new ProcessImageLocks(platform.imageLocks, warn), disk.image, writes));
   }
   const isFile = format === "raw";
   const image: GuestImage = {

@@ -141,7 +141,7 @@ function checkOptions(options: Options, image: string | undefined): void {
 async function prepareImage({ host, output }: Context, name: string, writes: boolean): Promise<DryRunImages> {
   const warn = (message: string): void => output.message(`xenblk: ${message}`);
   if (Deno.permissions.querySync({ name: "ffi" }).state === "granted") {
-    return await givenImage(name, { writes, warn, locks: (await host.openNativePlatform()).imageLocks });
+    return await givenImage(name, { writes, warn, platform: await host.openNativePlatform() });
   }
   if (writes) {
     throw new XenblkError("Cannot write to IMAGE: Deno was started without the permission to lock it", {
