@@ -27,8 +27,12 @@ export class DrainSignals implements Disposable {
     this.#force = force;
     const { promise, resolve } = Promise.withResolvers<EndSignal>();
     this.drain = promise;
-    const signals = (Object.keys(STATUS) as EndSignal[]).filter((signal) => signal !== "SIGHUP" || !ignoresHangUp());
-    this.#listeners = signals.map((signal) => [signal, () => this.#take(signal, resolve)]);
+    // Without a listener Deno would end the process: it listens for HUP itself once there are listeners.
+    const ignored = ignoresHangUp() ? "SIGHUP" : undefined;
+    this.#listeners = (Object.keys(STATUS) as EndSignal[]).map((signal) => [
+      signal,
+      signal === ignored ? (): void => {} : (): void => this.#take(signal, resolve),
+    ]);
     for (const [signal, listener] of this.#listeners) Deno.addSignalListener(signal, listener);
   }
 
