@@ -41,19 +41,20 @@ nativeTest("a flood of a guest's states delays its neighbour's attach no more th
   const served = await newDisk(xen, hostile, "hostile.img", { sizeBytes: 2 ** 24 });
   await backend.says(/offering/);
   let images = 0;
-  const attachMs = async (path: string): Promise<number> => {
+  /** The longest time from the frontend's start to Connected, of several attaches. */
+  const worstMs = async (path: string): Promise<number> => {
     await using _flood = new Flood(xen, path);
     await new Promise((resolve) => setTimeout(resolve, 300));
-    const times: number[] = [];
+    let worst = 0;
     for (let time = 0; time < ATTACHES; time++) {
-      const startMs = performance.now();
       const { disk } = await newDisk(xen, neighbour, `${images++}.img`, { sizeBytes: 2 ** 24 });
+      const startMs = performance.now();
       await disk.connect();
-      times.push(performance.now() - startMs);
+      worst = Math.max(worst, performance.now() - startMs);
     }
-    return times.sort((a, b) => a - b)[ATTACHES >> 1]!;
+    return worst;
   };
-  const elsewhere = await attachMs(`/local/domain/${HOSTILE}/data/x`);
-  assertLess(await attachMs(frontendPath(served.device)), 2 * elsewhere + NOISE_MS, backend.messages);
+  const elsewhere = await worstMs(`/local/domain/${HOSTILE}/data/x`);
+  assertLess(await worstMs(frontendPath(served.device)), 2 * elsewhere + NOISE_MS, backend.messages);
   assertEquals(await backend.stop(), 0, backend.messages);
 });
