@@ -13,15 +13,23 @@ import { reportError } from "./error_report.ts";
 import { DrainSignals } from "./signals.ts";
 import type { Context, Host, VerbFace } from "./verb.ts";
 
-/** Runs a command line (without the program's name) and returns the exit status. Never throws. */
+/** The exit status if only the output failed. */
+const OUTPUT_FAILED = 1;
+
+/**
+ * Runs a command line (without the program's name) and returns the exit status: 1 also if all went well but the output
+ * could not be written. Never throws.
+ */
 export async function main(args: readonly string[], host: Host, version: string): Promise<number> {
   const output = new Output();
+  let status: number;
   try {
-    return await dispatch(args, host, version, output);
+    status = await dispatch(args, host, version, output);
   } catch (error) {
     const verbose = args.some((argument) => argument === "-v" || argument === "--verbose");
-    return reportError(error, output, verbose);
+    status = reportError(error, output, verbose);
   }
+  return status === 0 && output.failed ? OUTPUT_FAILED : status;
 }
 
 async function dispatch(args: readonly string[], host: Host, version: string, output: Output): Promise<number> {

@@ -1,7 +1,13 @@
 /**
- * The output of a command: data to stdout, messages and progress to stderr, without colours. If the reader of stdout
- * closes the pipe (`| head`), data is dropped and the command continues.
+ * The output of a command: data to stdout, messages and progress to stderr, without colours. A stream that cannot be
+ * written (its reader closed the pipe, the disk is full) does not end the command, which may serve a disk; it makes the
+ * exit status 1.
  */
+
+import { errorText } from "../errors.ts";
+
+/** How long a message waits for a reader that lets a non-blocking pipe fill up. */
+const PATIENCE_MS = 1_000;
 
 /** A stream that writes synchronously, as Deno.stdout does. */
 export interface ByteSink {
@@ -15,7 +21,10 @@ export class Output {
   readonly #stderr: ByteSink;
   readonly #encoder = new TextEncoder();
   readonly #columns: () => number;
-  #stdoutClosed = false;
+  #dataFailed = false;
+  /** Messages that could not be written since the last one that could. */
+  #messagesLost = 0;
+  #messagesFailed = false;
 
   constructor(stdout: ByteSink = Deno.stdout, stderr: ByteSink = Deno.stderr, columns = terminalColumns) {
     this.#stdout = stdout;
@@ -23,9 +32,9 @@ export class Output {
     this.#columns = columns;
   }
 
-  /** True once the reader of stdout has closed the pipe. */
-  get stdoutClosed(): boolean {
-    return this.#stdoutClosed;
+  /** Something could not be written. */
+  get failed(): boolean {
+    return this.#dataFailed || this.#messagesFailed;
   }
 
   /** True if stderr is a terminal. Progress is shown only then. */
@@ -38,10 +47,15 @@ export class Output {
     return this.#columns();
   }
 
-  /** Writes data unchanged. */
+  /** Writes data unchanged. After a failure, which is reported on stderr, further data is dropped. */
   data(text: string): void {
-    if (this.#stdoutClosed) return;
-    this.#stdoutClosed = !writeAll(this.#stdout, this.#encoder.encode(text));
+    if (this.#dataFailed) return;
+    try {
+      writeAll(this.#stdout, this.#encoder.encode(text), Infinity);
+    } catch (error) {
+      this.#dataFailed = true;
+      this.message(`xenblk: Cannot write to standard output: ${errorText(error)}`);
+    }
   }
 
   /** Writes one JSON value, followed by a line break. */
@@ -54,25 +68,33 @@ export class Output {
     this.raw(line + "\n");
   }
 
-  /** Writes text to stderr unchanged. */
+  /** Writes text to stderr unchanged. Text that cannot be written is dropped; the next text that can says so. */
   raw(text: string): void {
-    writeAll(this.#stderr, this.#encoder.encode(text));
+    const lost = this.#messagesLost;
+    const notice = lost === 0 ? "" : `xenblk: ${lost} message${lost === 1 ? "" : "s"} could not be written here\n`;
+    try {
+      writeAll(this.#stderr, this.#encoder.encode(notice + text), lost === 0 ? PATIENCE_MS : 0);
+      this.#messagesLost = 0;
+    } catch {
+      this.#messagesFailed = true;
+      this.#messagesLost++;
+    }
   }
 }
 
-/** Writes everything; false if the reader has closed the pipe. */
-function writeAll(sink: ByteSink, bytes: Uint8Array): boolean {
+/** Writes everything. Throws if that fails, or if the stream takes nothing for `patienceMs`. */
+function writeAll(sink: ByteSink, bytes: Uint8Array, patienceMs: number): void {
+  let waitedMs = 0;
   for (let done = 0; done < bytes.length;) {
     try {
       done += sink.writeSync(bytes.subarray(done));
     } catch (error) {
-      if (error instanceof Deno.errors.BrokenPipe) return false;
       // The pipe is full, and another process, such as npx, made it non-blocking.
-      if (!(error instanceof Deno.errors.WouldBlock)) throw error;
+      if (!(error instanceof Deno.errors.WouldBlock) || waitedMs >= patienceMs) throw error;
       pause(1);
+      waitedMs++;
     }
   }
-  return true;
 }
 
 function terminalColumns(): number {

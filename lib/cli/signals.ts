@@ -9,7 +9,10 @@ const STATUS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
 /** A signal that asks the command to end. */
 export type EndSignal = keyof typeof STATUS;
 
-/** Listens for INT, TERM and HUP; disposing restores the default actions. */
+/**
+ * Listens for INT, TERM and HUP; disposing restores the default actions. A program that nohup(1) started goes on
+ * ignoring HUP.
+ */
 export class DrainSignals implements Disposable {
   readonly #controller = new AbortController();
   readonly #force: (status: number) => void;
@@ -24,7 +27,12 @@ export class DrainSignals implements Disposable {
     this.#force = force;
     const { promise, resolve } = Promise.withResolvers<EndSignal>();
     this.drain = promise;
-    this.#listeners = (Object.keys(STATUS) as EndSignal[]).map((signal) => [signal, () => this.#take(signal, resolve)]);
+    // Without a listener Deno would end the process: it listens for HUP itself once there are listeners.
+    const ignored = ignoresHangUp() ? "SIGHUP" : undefined;
+    this.#listeners = (Object.keys(STATUS) as EndSignal[]).map((signal) => [
+      signal,
+      signal === ignored ? (): void => {} : (): void => this.#take(signal, resolve),
+    ]);
     for (const [signal, listener] of this.#listeners) Deno.addSignalListener(signal, listener);
   }
 
@@ -51,5 +59,18 @@ export class DrainSignals implements Disposable {
     this.#received = signal;
     this.#controller.abort(new DOMException(`ended by ${signal}`, "AbortError"));
     resolve(signal);
+  }
+}
+
+const ALL_PERMISSIONS = ["read", "write", "net", "run", "env", "sys", "ffi"] as const;
+
+/** Whether this process was started with HUP ignored. Deno reads that from /proc only with all permissions. */
+function ignoresHangUp(): boolean {
+  if (!ALL_PERMISSIONS.every((name) => Deno.permissions.querySync({ name }).state === "granted")) return false;
+  try {
+    const mask = /^SigIgn:\s+([0-9a-f]+)$/m.exec(Deno.readTextFileSync("/proc/self/status"))?.[1] ?? "0";
+    return (BigInt(`0x${mask}`) & 1n) !== 0n;
+  } catch {
+    return false;
   }
 }

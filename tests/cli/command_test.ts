@@ -131,10 +131,30 @@ Deno.test("completion refuses another shell with what is allowed", async () => {
   ]);
 });
 
-Deno.test("a reader of stdout that goes away is no error", async () => {
+/** Runs `xenblk <args>` in a shell, with redirections. */
+async function redirected(args: string, redirection: string): Promise<{ status: number; stderr: string }> {
+  const script = `"${Deno.execPath()}" run --no-prompt -A "${ROOT}cli.ts" ${args} ${redirection}`;
+  const { code, stderr } = await new Deno.Command("sh", { args: ["-c", script], stdout: "null" }).output();
+  return { status: code, stderr: new TextDecoder().decode(stderr) };
+}
+
+Deno.test("a full disk behind stdout or stderr is an I/O error of status 1, for every verb", async () => {
+  const full = "xenblk: Cannot write to standard output: No space left on device (os error 28)\n";
+  const verbs = ["completion bash", "doctor --json", "--help", "--version", "dry-run --requests 20"];
+  for (const verb of verbs) {
+    const { status, stderr } = await redirected(verb, ">/dev/full");
+    assertEquals(stderr.includes(full), true, `${verb}: ${stderr}`);
+    // The status of an earlier failure, such as missing parts of Xen, stays.
+    assertEquals(status, verb.startsWith("doctor") ? (await redirected(verb, "")).status || 1 : 1, verb);
+    assertEquals(stderr.includes("defect"), false, stderr);
+  }
+  assertEquals((await redirected("no-such-verb", "2>/dev/full")).status, 2);
+});
+
+Deno.test("a reader of stdout that goes away is an I/O error of status 1", async () => {
   const child = startXenblk(["completion", "fish"]);
+  const stderr = new Response(child.stderr).text();
   await child.stdout.cancel();
-  const { code, stderr } = await child.output().catch(async () => ({ code: (await child.status).code, stderr: null }));
-  assertEquals(code, 0);
-  assert(stderr === null || stderr.length === 0);
+  assertEquals((await child.status).code, 1);
+  assertMatch(await stderr, /^xenblk: Cannot write to standard output: Broken pipe [^\n]*\n$/);
 });

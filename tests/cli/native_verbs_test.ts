@@ -105,6 +105,24 @@ nativeTest("each bad input is refused in one line with its status, and leaves no
   }
 });
 
+nativeTest("commands against a stopped xenstored end in bounded time with 5 and what to do", async () => {
+  await using bench = await Bench.start();
+  const pid = bench.xen.xenstoredPid!;
+  Deno.kill(pid, "SIGSTOP");
+  try {
+    for (const args of [["list"], ["show", "5", "xvda"], ["detach", "5", "xvda"], ["resize", "5", "xvda"], ["serve"]]) {
+      const { status, stdout, stderr } = await bench.run([...args, "-v"]);
+      assertEquals([status, stdout], [5, ""], stderr);
+      assertMatch(
+        stderr,
+        /^xenblk: Cannot [^\n]*(has not answered for 1\.5 s|accepts no more clients); check that .*\n$/,
+      );
+    }
+  } finally {
+    Deno.kill(pid, "SIGCONT");
+  }
+});
+
 nativeTest("attach to a guest that does not answer times out with 4 and takes everything back", async () => {
   await using bench = await Bench.start();
   const before = await bench.store();

@@ -42,14 +42,30 @@ Deno.test("data goes to stdout, messages to stderr, and short writes are continu
   assertEquals(stderr.text, "a message\n");
 });
 
-Deno.test("data for a reader that has gone away is dropped", () => {
-  const stdout = new Recorder(false, [new Deno.errors.BrokenPipe("gone")]);
-  const output = new Output(stdout, new Recorder());
-  assertEquals(output.stdoutClosed, false);
+Deno.test("data that cannot be written is reported once, and the rest is dropped", () => {
+  const [stdout, stderr] = [new Recorder(false, [new Error("No space left on device")]), new Recorder()];
+  const output = new Output(stdout, stderr);
+  assertEquals(output.failed, false);
   output.data("x");
-  assertEquals(output.stdoutClosed, true);
   output.data("y");
-  assertEquals(stdout.text, "");
+  assertEquals([output.failed, stdout.text], [true, ""]);
+  assertEquals(stderr.text, "xenblk: Cannot write to standard output: No space left on device\n");
+});
+
+Deno.test("messages that cannot be written are counted in the next one that can", () => {
+  const stderr = new Recorder(false, [new Error("No space left on device"), new Deno.errors.BrokenPipe("gone")]);
+  const output = new Output(new Recorder(), stderr);
+  for (const line of ["one", "two", "three"]) output.message(line);
+  assertEquals([output.failed, stderr.text], [true, "xenblk: 2 messages could not be written here\nthree\n"]);
+});
+
+Deno.test("a reader of stderr that takes nothing is not waited for without end", () => {
+  const full = Array.from({ length: 10_000 }, () => new Deno.errors.WouldBlock("full"));
+  const output = new Output(new Recorder(), new Recorder(false, full));
+  const startMs = performance.now();
+  for (let line = 0; line < 10; line++) output.message("a line");
+  assert(performance.now() - startMs < 5_000);
+  assert(output.failed);
 });
 
 Deno.test("a full non-blocking pipe is waited for", () => {

@@ -46,3 +46,17 @@ for (const [signal, status] of [["SIGINT", 130], ["SIGTERM", 143], ["SIGHUP", 12
     assertEquals((await child.status).code, status);
   });
 }
+
+Deno.test("a program that was started with HUP ignored, as by nohup, goes on ignoring it", async () => {
+  const args = ["-c", `trap "" HUP; exec "$0" "$@"`, Deno.execPath(), "run", "-A", "--ext=ts", "-", "end"];
+  const child = new Deno.Command("sh", { args, stdin: "piped", stdout: "piped", stderr: "inherit" }).spawn();
+  const writer = child.stdin.getWriter();
+  await writer.write(new TextEncoder().encode(PROGRAM));
+  await writer.close();
+  const ends = (): void => {
+    child.kill("SIGHUP");
+    setTimeout(() => child.kill("SIGTERM"), 100);
+  };
+  assertEquals(await lines(child, [ends]), "ready\nSIGTERM SIGTERM true\n");
+  assertEquals((await child.status).code, 0);
+});

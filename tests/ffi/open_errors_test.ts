@@ -86,3 +86,24 @@ Deno.test(
     }
   },
 );
+
+Deno.test("a process that may open no more files is told which limit to raise", async () => {
+  // The library, the modules and Deno's own files are open before the limit is reached.
+  const script = `
+    import { openNativePlatform } from "./ffi/platform.ts";
+    import { libc } from "./ffi/linux/libc.ts";
+    libc();
+    while (libc().socket(1, 1, 0) >= 0);
+    try {
+      openNativePlatform().openXenstore();
+    } catch (error) {
+      console.log(error.kind, error.line);
+    }`;
+  const { stdout, stderr } = await runScript(script, ["-A"], { XENSTORED_PATH: "/nowhere/socket" });
+  assertEquals(
+    stdout,
+    "hypervisor Cannot connect to xenstored: this process may open no more files (Too many open files (EMFILE)); " +
+      "raise the limit (ulimit -n, or LimitNOFILE= of the systemd unit)\n",
+    stderr,
+  );
+});
