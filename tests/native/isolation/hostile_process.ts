@@ -1,16 +1,18 @@
 /**
- * A process of a hostile guest, with a disk of its own: `hostile_process.ts discard|fire PATH`. `discard` fills its ring
- * with discards of the whole disk and writes behind them, again and again. `fire` notifies the ports of two rings as
+ * A process of a hostile guest, with a disk of its own: `hostile_process.ts discard|fire PATH`. `discard` keeps
+ * one discard of the whole disk in flight, with writes behind it. `fire` notifies the ports of two rings as
  * fast as it can. It prints a line when it begins, and goes on until it is killed.
  */
 
-import { OP_WRITE } from "../../../lib/blkif/abi.ts";
+import { OP_DISCARD, OP_WRITE } from "../../../lib/blkif/abi.ts";
 import { DiscardFields, RequestFields, ResponseFields } from "../../../lib/blkif/front_ring.ts";
 import { Frontend, type FrontendConnection } from "../../../lib/guest/frontend.ts";
 import { openNativePlatform } from "../../../ffi/platform.ts";
 
 const [act, path] = Deno.args;
-const LAST_SECTOR_OF_PAGE = 7;
+const PAGE_SECTORS = 8;
+/** Between two writes: a multiple of a page. */
+const STRIDE_SECTORS = 100_003 * PAGE_SECTORS;
 const WORD = 2 ** 32;
 /** Notifications between two turns of the event loop, in which the guest follows xenstore. */
 const SHOTS = 10_000;
@@ -18,25 +20,30 @@ const SHOTS = 10_000;
 const platform = openNativePlatform();
 const frontend = new Frontend({ platform, store: platform.openXenstore(), path: path!, queues: 2, timeoutMs: 60_000 });
 
-/** Puts a discard of the whole disk, then writes until the ring is full. */
+const response = new ResponseFields();
+const discard = new DiscardFields();
+const write = new RequestFields();
+let discarding = false;
+
+/** Keeps one discard of the whole disk in flight, and the rest of the ring full of writes at places spread over it. */
 function fill({ ring, dataPages, disk, rings }: FrontendConnection): void {
-  const response = new ResponseFields();
-  while (ring.unconsumedResponses() > 0) ring.takeResponse(response);
-  if (ring.free() === ring.slots) {
-    const discard = new DiscardFields();
+  while (ring.unconsumedResponses() > 0) {
+    ring.takeResponse(response);
+    if (response.operation === OP_DISCARD) discarding = false;
+  }
+  if (!discarding && ring.free() > 0) {
     discard.sectorCountLow = disk.sectors % WORD;
     discard.sectorCountHigh = Math.floor(disk.sectors / WORD);
     ring.putDiscard(discard);
-    const write = new RequestFields();
-    write.operation = OP_WRITE;
-    write.segmentCount = 1;
-    write.grefs[0] = dataPages.refs[0]!;
-    write.lastSectors[0] = LAST_SECTOR_OF_PAGE;
-    for (let id = 1; ring.free() > 0; id++) {
-      write.idLow = id;
-      write.sectorLow = id * (LAST_SECTOR_OF_PAGE + 1);
-      ring.putRequest(write);
-    }
+    discarding = true;
+  }
+  write.operation = OP_WRITE;
+  write.segmentCount = 1;
+  write.grefs[0] = dataPages.refs[0]!;
+  write.lastSectors[0] = PAGE_SECTORS - 1;
+  while (ring.free() > 0) {
+    write.sectorLow = (write.sectorLow + STRIDE_SECTORS) % (disk.sectors - PAGE_SECTORS);
+    ring.putRequest(write);
   }
   if (ring.push()) frontend.events.notify(rings[0]!.port);
 }

@@ -183,9 +183,9 @@ const LARGE_READS: Hostility = {
   name: "four full rings of reads of 1 MiB",
   short: true,
   prepare: async (scene) => {
-    const shape = { ringPages: 16, queues: 4, segments: 256, requests: 256 };
+    const shape = { ringPages: 16, queues: 4, segments: 256, requests: 96 };
     const disk = await scene.connected(undefined, shape);
-    return () => disk.startMeasure({ ...FULL, blockBytes: [2 ** 20], depth: 256 });
+    return () => disk.startMeasure({ ...FULL, blockBytes: [2 ** 20], depth: 96 });
   },
 };
 

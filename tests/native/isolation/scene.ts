@@ -28,7 +28,8 @@ const ONE_READ: LoadSpec = {
   barrierEvery: 0,
 };
 const ALONE_MS = 1000;
-const TOGETHER_MS = 3000;
+/** The least time that both are watched together. */
+const TOGETHER_MS = 2000;
 
 /** After this long a wait counts as endless. */
 export const LIMITS = { answerMs: 8000, attachMs: 12_000, heardMs: 5000, goneMs: 25_000, takenOverMs: 20_000 };
@@ -67,6 +68,10 @@ export interface Hostility {
   readonly noStore?: boolean;
   /** Prepares, and returns what begins the hostile part and resolves when it has its effect. */
   prepare(scene: Scene): Promise<() => Promise<void>>;
+}
+
+function pause(milliseconds: number): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
 /** The value, or undefined after the time. */
@@ -172,19 +177,18 @@ export class Scene implements AsyncDisposable {
     const begin = await hostility.prepare(this);
     const alone = await neighbour.measure({ ...ONE_READ, durationMs: ALONE_MS });
 
-    const together = neighbour.measure({ ...ONE_READ, durationMs: TOGETHER_MS });
+    await neighbour.startMeasure(ONE_READ);
     await within(LIMITS.answerMs, begin());
-    const attaching = hostility.noStore ? undefined : this.#attachTime();
-    const outcome = await within(LIMITS.answerMs, together);
-    const attachMs = await attaching;
+    const [attachMs] = await Promise.all([hostility.noStore ? undefined : this.#attachTime(), pause(TOGETHER_MS)]);
+    const outcome = await within(LIMITS.answerMs, neighbour.stopLoad());
     const ending = await this.#endAndTakeOver(serve, outcome === undefined ? undefined : neighbour, hostility);
-    const { latency, reads = 0 } = outcome ?? {};
+    const { latency, reads = 0, elapsedMs = 1 } = outcome ?? {};
     return {
       aloneMs: alone.latency.maxNs / 1e6,
       worstMs: latency === undefined ? Infinity : latency.maxNs / 1e6,
       p99Ms: latency === undefined ? Infinity : latency.p99Ns / 1e6,
       aloneRate: alone.reads / ALONE_MS * 1000,
-      rate: reads / TOGETHER_MS * 1000,
+      rate: reads / elapsedMs * 1000,
       attachMs,
       ...ending,
     };
@@ -229,7 +233,7 @@ export class Scene implements AsyncDisposable {
     const { answered } = await neighbour.pauses();
     while (performance.now() < since + LIMITS.takenOverMs) {
       if ((await neighbour.pauses()).answered > answered) return performance.now() - since;
-      await new Promise((resolve) => setTimeout(resolve, 5));
+      await pause(5);
     }
     return Infinity;
   }
