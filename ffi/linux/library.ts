@@ -7,7 +7,7 @@ import { errorText, XenblkError } from "../../lib/errors.ts";
 
 /** How one C library is found. */
 export interface LibrarySource {
-  /** For people: `libxenstore`. */
+  /** For people: `libxengnttab`. */
   readonly name: string;
   /** Tried in this order; the dynamic linker searches for them (LD_LIBRARY_PATH included). */
   readonly sonames: readonly string[];
@@ -55,8 +55,8 @@ const linker = lazily(() =>
 );
 
 /**
- * Keeps a library's code for as long as the process lives. Deno unloads a thread's libraries when the thread ends, under
- * the feet of threads that the library itself started (libxenstore has one); the process would end by SIGSEGV. Where
+ * Keeps a library's code for as long as the process lives. Deno unloads a thread's libraries when the thread ends, also
+ * if the library has started threads of its own; the process would then end by SIGSEGV. Where
  * the C library has no dlopen (glibc before 2.34) handles must be closed before the end.
  */
 function keepLoaded(file: string): void {

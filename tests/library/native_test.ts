@@ -1,5 +1,5 @@
 /**
- * The library's `attach` over the real libxenstore and xenstored and the stand-in grant and event libraries: the
+ * The library's `attach` over the real xenstored and the stand-in grant and event libraries: the
  * example, and a program outside the checkout, each in a process that ends by itself.
  */
 

@@ -1,6 +1,6 @@
 /**
  * Runs one scenario of the FFI layer; the first argument is its name. ffi_test.ts sets the environment: the real
- * libxenstore and xenstored, and stand-ins for libxengnttab and libxenevtchn. A failed assertion ends the process with
+ * xenstored, and stand-ins for libxengnttab and libxenevtchn. A failed assertion ends the process with
  * status 1.
  */
 

@@ -1,5 +1,5 @@
 /**
- * The FFI layer with the real libxenstore and xenstored, and the stand-ins for libxengnttab and libxenevtchn. Each
+ * The FFI layer with the real xenstored, and the stand-ins for libxengnttab and libxenevtchn. Each
  * scenario runs in its own process, because the environment at its start selects the libraries.
  */
 

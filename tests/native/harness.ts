@@ -1,5 +1,5 @@
 /**
- * A Xen host without a hypervisor, for tests: Debian's real xenstored and libxenstore, and stand-ins for the libraries
+ * A Xen host without a hypervisor, for tests: Debian's real xenstored, and stand-ins for the libraries
  * that talk to Xen. The stand-ins simulate a machine in shared memory (see src/). A process that a test starts with
  * {@linkcode NativeXen.env} is a process of one of its domains.
  */

@@ -1,6 +1,6 @@
 /**
  * `xenblk serve` with every transport feature at once: four rings of 16 pages, indirect requests of up to 1 MiB and
- * discards, with the real libxenstore and xenstored. The gate runs a short form; XENBLK_NATIVE=full runs the whole
+ * discards, with the real xenstored. The gate runs a short form; XENBLK_NATIVE=full runs the whole
  * matrix.
  */
 

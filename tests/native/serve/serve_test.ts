@@ -1,5 +1,5 @@
 /**
- * `xenblk serve` in its own process, with Debian's libxenstore and xenstored and the stand-in grant and event
+ * `xenblk serve` in its own process, with Debian's xenstored and the stand-in grant and event
  * libraries. Guests in their own processes drive it: data, reconnects, restarts, leaks. The gate runs a short form;
  * XENBLK_NATIVE=full runs the whole matrix.
  */

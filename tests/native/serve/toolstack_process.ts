@@ -1,5 +1,5 @@
 /**
- * The toolstack's actions in a process of domain 0 with the real libxenstore: `attach` and `detach`, each with one JSON
+ * The toolstack's actions in a process of domain 0 with the real xenstored: `attach` and `detach`, each with one JSON
  * argument. `attach` prints the device as JSON. backend.ts starts it.
  */
 
