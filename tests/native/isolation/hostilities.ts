@@ -218,7 +218,6 @@ const STOPPED_STORE: Hostility = {
   },
 };
 
-const UNCACHED = ["--cache", "none"];
 const POOLED = ["--engine", "file"];
 
 /** All rows. */
@@ -234,11 +233,11 @@ export const HOSTILITIES: readonly Hostility[] = [
   hungAtOpen("lock"),
   hungAtOpen("read"),
   hungRequests("read", { short: true }),
-  hungRequests("read", { args: UNCACHED }),
   hungRequests("read", { args: POOLED }),
   hungRequests("read", { images: 2 }),
   hungRequests("read", { images: 3 }),
-  hungRequests("write", { args: UNCACHED }),
+  hungRequests("write"),
+  hungRequests("write", { args: POOLED }),
   hungRequests("fsync", { kept: true, short: true }),
   hungRequests("fsync", { args: POOLED }),
   hungRequests("fsync", { images: 3 }),

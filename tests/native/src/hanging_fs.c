@@ -152,7 +152,8 @@ static void setattr(const struct fuse_in_header *in, const struct fuse_setattr_i
 static void open_file(const struct fuse_in_header *in, const struct fuse_open_in *arg)
 {
     int fd = openat(directory, name_of(in->nodeid), (arg->flags & O_ACCMODE) | O_CLOEXEC);
-    struct fuse_open_out out = { .fh = fd };
+    /* Without KEEP_CACHE, an open would wait for the reads of others, in a way that no signal ends. */
+    struct fuse_open_out out = { .fh = fd, .open_flags = FOPEN_KEEP_CACHE };
     reply(in, fd < 0 ? errno : 0, &out, sizeof out);
 }
 
