@@ -21,7 +21,8 @@ import { type Connection, type DeviceResources, type OpenImage, slotsOf } from "
 import { type DeviceSettings, offerOf } from "./settings.ts";
 
 /** Reported for a disk that is served although a flush of it failed, perhaps under an earlier process. */
-const LATCHED = "Cannot write to it: a flush failed since it was attached; check its storage, then attach it anew";
+const LATCHED = "Cannot write to it: a flush failed since it was attached, or the file that records this was lost; " +
+  "check its storage, then attach it anew";
 
 /** The parts of a device that opening and connecting work on. */
 export interface DeviceParts {

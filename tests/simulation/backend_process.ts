@@ -6,6 +6,7 @@
 
 import type { CloseOptions } from "../../lib/backend/device.ts";
 import { BackendKind } from "../../lib/backend/kind.ts";
+import type { DeviceStatus } from "../../lib/backend/status.ts";
 import type { DeviceSettings } from "../../lib/backend/settings.ts";
 import { InlineDataPlane } from "../../lib/dataplane/inline_dataplane.ts";
 import type { DataPlane, QueueHandle, QueueSpec } from "../../lib/dataplane/types.ts";
@@ -137,6 +138,11 @@ export class BackendProcess {
   /** Watches that can deliver an event. */
   get deliverable(): GatedWatch[] {
     return this.#stores.flatMap((store) => store.deliverable);
+  }
+
+  /** What each device looks like now. */
+  get status(): DeviceStatus[] {
+    return this.#kind?.status() ?? [];
   }
 
   /** Number of images that are being opened. */
