@@ -79,7 +79,7 @@ class Host implements Disposable {
   async round(): Promise<void> {
     const { world } = this;
     world.deliver();
-    world.process!.finishOpening();
+    world.process!.finishCall();
     world.slots[0]!.guest?.step();
     world.turn();
     world.carryOut();

@@ -36,6 +36,9 @@ export const BREAKAGES: readonly NamedBreakage[] = [
   },
   { name: "a journal that forgets responses", replace: () => replace(Journal.prototype, "answering", () => () => {}) },
   { name: "an image that is not locked", breakage: { unlocked: true } },
+  { name: "an image that is never closed", breakage: { unclosed: true } },
+  { name: "one thread for the storage calls of all disks", breakage: { oneThread: true } },
+  { name: "a process that waits for a hung disk for ever", breakage: { patient: true } },
   { name: "a state that is skipped", breakage: { store: (store) => skippingStore(store) } },
   {
     name: "a short write that is taken for a whole one",
