@@ -20,7 +20,7 @@ export type { AttachOptions } from "./lib/attach.ts";
 export type { AttachedDisk, DiskEnd } from "./lib/attached_disk.ts";
 export type { DiskStats, LatencyUs, OperationStats } from "./lib/disk_stats.ts";
 export type { HostPlatform, NativePlatform } from "./lib/host_platform.ts";
-export { type Service, type ServiceOptions, startService } from "./lib/service.ts";
+export { type CloseResult, type Service, type ServiceOptions, startService } from "./lib/service.ts";
 
 export * from "./lib/errors.ts";
 export * from "./lib/hypervisor.ts";
@@ -60,6 +60,7 @@ export { BackendKind, type BackendKindOptions, ownDomain } from "./lib/backend/k
 export type { CloseOptions } from "./lib/backend/device.ts";
 export type { GrantChoice } from "./lib/backend/grant_choice.ts";
 export { DEFAULT_SETTINGS, type DeviceSettings } from "./lib/backend/settings.ts";
+export type { StuckDevice } from "./lib/backend/kind.ts";
 export type { DeviceStatus } from "./lib/backend/status.ts";
 
 export { attachDevice, type AttachRequest, removeDevice, waitForConnected } from "./lib/toolstack/attach.ts";

@@ -9,7 +9,6 @@ import type {
   GrantShares,
   GrantTable,
   JournalStore,
-  LockableImage,
   MemorySpace,
   Parker,
   ParkerOptions,
@@ -22,23 +21,13 @@ import type {
 import type { NativeFiles } from "../lib/storage/image/medium.ts";
 import { NativeImageLocks } from "./linux/image_lock.ts";
 import { JournalFiles } from "./linux/journal_files.ts";
-import { lazily } from "./linux/library.ts";
-import { examine } from "./uring/medium.ts";
 import { nativeMemory } from "./linux/memory.ts";
 import { NativeParker, NativeWaker, NativeWakeToken } from "./linux/park.ts";
 import { openUringParker } from "./uring/engine.ts";
-import { ringRefusal } from "./uring/setup.ts";
+import { LinuxFiles } from "./uring/image_files.ts";
 import { NativeEventChannels } from "./xen/evtchn.ts";
 import { NativeGrantShares, NativeGrantTable } from "./xen/gnttab.ts";
 import { NativeXenstore } from "./xen/xenstore.ts";
-
-/** The system calls on files. Whether io_uring is allowed is found out once. */
-const refusal = lazily(() => ({ found: ringRefusal() }));
-const nativeFiles: NativeFiles = {
-  uringRefusal: () => refusal().found,
-  uringModule: new URL("./uring/disk.ts", import.meta.url).href,
-  examine,
-};
 
 /** The hypervisor that this process runs under. Its openers throw XenblkError of kind `hypervisor`. */
 export class NativePlatform implements Platform {
@@ -48,7 +37,7 @@ export class NativePlatform implements Platform {
   /** Keep other processes from images. */
   readonly imageLocks: NativeImageLocks = new NativeImageLocks();
   /** Looks at files, and says whether io_uring can be used. */
-  readonly files: NativeFiles = nativeFiles;
+  readonly files: NativeFiles = new LinuxFiles();
 
   /** A connection of its own to xenstored. */
   openXenstore(): Xenstore {
@@ -82,10 +71,6 @@ export class NativePlatform implements Platform {
 
   now(): number {
     return performance.now();
-  }
-
-  coverImage(image: LockableImage): void {
-    this.imageLocks.cover(image);
   }
 }
 

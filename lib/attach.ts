@@ -13,13 +13,17 @@ import { checkDataPath, type HostPlatform, imageLocksOf } from "./host_platform.
 import type { Xenstore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { startService } from "./service.ts";
+import { absolutePath } from "./path_lookup.ts";
+import type { Disk } from "./storage/disk.ts";
 import { checkFree } from "./storage/image/lock.ts";
 import { type ImageSpec, parseImage } from "./storage/image/spec.ts";
 import { openDisk } from "./storage/open.ts";
 import { attachDevice, type AttachRequest, removeDevice, waitForConnected } from "./toolstack/attach.ts";
 import { type DomainInfo, resolveDomain } from "./toolstack/domains.ts";
+import { findExcludingDisk, type ImageUser } from "./toolstack/sharing.ts";
 import { type DeviceAddress, isBackendKind } from "./xenbus/paths.ts";
-import { formatVdev } from "./xenbus/vdev.ts";
+import { formatVdev, parseVdev } from "./xenbus/vdev.ts";
+import { retryConflicts } from "./xenstore.ts";
 
 /** The kind of backend that is served and attached where nothing else is said. */
 export const DEFAULT_KIND = "vbd3";
@@ -33,6 +37,11 @@ export interface AttachOptions extends Partial<Omit<DeviceSettings, "image">> {
   readonly domain: string | number;
   /** The image: a path, `format:target`, or xl's `format=raw,vdev=xvdb,access=ro,target=...`. */
   readonly image: string;
+  /**
+   * Others may write to the image at the same time, as with `access=w!`: for a cluster file system, or to insist on an
+   * image that another guest or the host uses. Default false.
+   */
+  readonly shared?: boolean;
   /** Name or number of the virtual device, such as `xvdb`. Absent: what the image names, or the first free one. */
   readonly vdev?: string;
   /** The guest sees a removable CD-ROM. Default false. */
@@ -57,27 +66,26 @@ const MOST_CLAIMS = 50;
 
 /** The same as the library's `attach`, on a given host. */
 export async function attachOn(platform: HostPlatform, options: AttachOptions): Promise<AttachedDisk> {
-  const image = parseImage(options.image);
-  const cdrom = options.cdrom || (image.cdrom ?? false);
-  const readOnly = options.readOnly || options.cdrom || (image.readOnly ?? false);
-  const kind = options.kind ?? DEFAULT_KIND;
-  if (!isBackendKind(kind)) {
-    const allowed = "a word of letters, digits, _ and -";
-    throw new XenblkError(`Cannot use backend kind ${JSON.stringify(kind)}: it is not ${allowed}`, { kind: "usage" });
-  }
+  const wanted = await readOptions(options);
+  await using opened = new AsyncDisposableStack();
+  const image = opened.use(await openWanted(platform, wanted, options));
+  const params = await paramsOf(wanted.image);
   using store = platform.openXenstore();
   checkDataPath(platform);
   const guest = resolveDomain(store, String(options.domain));
-  const params = await checkImage(platform, image, readOnly, options);
-  const vdev = options.vdev ?? image.vdev;
+  const user = { backendDomain: ownDomain(store), frontendDomain: guest.domain };
+  await checkUnused(platform, store, user, image, wanted);
+  await opened.disposeAsync();
   await using undo = new AsyncDisposableStack();
   const claim = undo.use(new DeviceClaim(platform.journals));
+  const { kind, readOnly, shared, cdrom, vdev } = wanted;
   const device = await attachClaimed(store, claim, {
     domain: guest.domain,
-    backendDomain: ownDomain(store),
+    backendDomain: user.backendDomain,
     kind,
     params,
     readOnly,
+    shared,
     cdrom,
     ...(vdev === undefined ? {} : { vdev }),
   }, options.signal);
@@ -86,20 +94,70 @@ export async function attachOn(platform: HostPlatform, options: AttachOptions): 
   return disk;
 }
 
-/** Opens the image as the backend will, before any node is written; returns the value of the node `params`. */
-async function checkImage(
-  platform: HostPlatform,
-  { format, target }: ImageSpec,
-  readOnly: boolean,
-  { engine = "auto", cache }: AttachOptions,
-): Promise<string> {
-  const { files } = platform;
-  const request = { format, target, readOnly, engine, ...(cache === undefined ? {} : { cache }) };
-  await using disk = await openDisk(request, files === undefined ? {} : { native: files });
-  if (disk.image !== undefined) {
-    await checkFree(imageLocksOf(platform, () => {}), disk.image, { writes: !readOnly, shared: false, by: "attach" });
+/** The options, as far as the image's name and the defaults decide them. */
+interface WantedDisk {
+  readonly image: ImageSpec;
+  readonly kind: string;
+  readonly readOnly: boolean;
+  readonly shared: boolean;
+  readonly cdrom: boolean;
+  readonly vdev: string | undefined;
+}
+
+/** Rejects with {@linkcode XenblkError} (`usage`) if an option is wrong, before anything is opened or asked for. */
+async function readOptions(options: AttachOptions): Promise<WantedDisk> {
+  const image = await parseImage(options.image);
+  const kind = options.kind ?? DEFAULT_KIND;
+  if (!isBackendKind(kind)) {
+    const allowed = "a word of letters, digits, _ and -";
+    throw new XenblkError(`Cannot use backend kind ${JSON.stringify(kind)}: it is not ${allowed}`, { kind: "usage" });
   }
-  return `${format}:${format === "raw" ? Deno.realPathSync(target) : target}`;
+  const vdev = options.vdev ?? image.vdev;
+  if (vdev !== undefined) parseVdev(vdev);
+  const cdrom = options.cdrom || (image.cdrom ?? false);
+  const readOnly = options.readOnly || cdrom || (image.readOnly ?? false);
+  const shared = options.shared ?? image.shared ?? false;
+  if (shared && readOnly) {
+    throw new XenblkError("Cannot share a disk that is read-only: only writers say that others may write too", {
+      kind: "usage",
+      remedy: "attach it without --shared, or for writing",
+    });
+  }
+  return { image, kind, readOnly, shared, cdrom, vdev };
+}
+
+/** Opens the image as the backend will, before anything is written. */
+async function openWanted(
+  { files }: HostPlatform,
+  { image: { format, target }, readOnly, shared }: WantedDisk,
+  { engine = "auto", cache }: AttachOptions,
+): Promise<Disk> {
+  const request = { format, target, readOnly, shared, engine, ...(cache === undefined ? {} : { cache }) };
+  return await openDisk(request, files === undefined ? {} : { native: files });
+}
+
+/** The value of the node `params`. */
+async function paramsOf({ format, target }: ImageSpec): Promise<string> {
+  return `${format}:${format === "raw" ? await absolutePath(target) : target}`;
+}
+
+/** Rejects with {@linkcode XenblkError} if another guest of this host, or another process, excludes the use. */
+async function checkUnused(
+  platform: HostPlatform,
+  store: Xenstore,
+  user: ImageUser,
+  { image }: Disk,
+  { readOnly, shared }: WantedDisk,
+): Promise<void> {
+  if (image === undefined) return;
+  const use = { writes: !readOnly, shared };
+  const other = await findExcludingDisk(store, user, { ...use, path: image.path });
+  if (other !== undefined) {
+    throw new XenblkError(`Cannot ${use.writes ? "write to" : "read"} image ${image.path}: ${other.text}`, {
+      remedy: "detach it there first, or use --shared if a cluster file system is on the image",
+    });
+  }
+  await checkFree(imageLocksOf(platform, () => {}), image, { ...use, by: "attach" });
 }
 
 /**
@@ -115,10 +173,12 @@ async function attachClaimed(
   let wanted: DeviceAddress;
   for (let tries = 1;; tries++) {
     try {
-      return attachDevice(store, request, (device) => claim.take(wanted = device));
+      return await retryConflicts(() => attachDevice(store, request, (device) => claim.take(wanted = device)), {
+        signal,
+      });
     } catch (error) {
-      if (!(error instanceof DeviceClaimedError) || tries === MOST_CLAIMS) throw error;
       if (signal?.aborted) throw abortOf(wanted!, signal);
+      if (!(error instanceof DeviceClaimedError) || tries === MOST_CLAIMS) throw error;
       await SYSTEM_CLOCK.sleep(CLAIM_INTERVAL_MS, signal);
     }
   }
@@ -138,7 +198,8 @@ interface Attachment {
 /** Serves the device and waits for the guest; if that fails, ends serving and removes the nodes. */
 async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk> {
   const { platform, store, claim, device, guest, params, options } = attachment;
-  const { domain: _domain, image: _image, vdev: _vdev, cdrom: _cdrom, kind: _kind, ...serving } = options;
+  const { domain: _domain, image: _image, vdev: _vdev, shared: _shared, cdrom: _cdrom, kind: _kind, ...serving } =
+    options;
   const { journal = true, workers, timeoutMs = 60_000, signal, logger = createLogger("backend"), ...settings } =
     serving;
   await using undo = new AsyncDisposableStack();
@@ -157,7 +218,7 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
     });
     undo.defer(async () => void await service.close({ leave: "connected", timeoutMs }));
     const connected = waitForConnected(store, device, { timeoutMs, ...(signal === undefined ? {} : { signal }) });
-    await Promise.race([connected, service.failed]);
+    await Promise.race([connected, service.failed.catch(diedBefore)]);
     undo.move();
     return new ServedDisk({ platform, service, claim, address: device, guest, params, timeoutMs });
   } catch (error) {
@@ -165,15 +226,21 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
   }
 }
 
+/** A thread died before the guest had the disk: its nodes are removed, so `serve` cannot continue with it. */
+function diedBefore(error: unknown): never {
+  const message = error instanceof XenblkError ? error.message : errorText(error);
+  throw new XenblkError(message, { cause: error, remedy: "attach the disk again; and report this defect" });
+}
+
 function abortOf({ vdev }: DeviceAddress, { reason }: AbortSignal): XenblkError {
   return new XenblkError(`Cannot attach ${formatVdev(vdev)}: ${errorText(reason)}`, { cause: reason });
 }
 
 /** Over a connection of its own: the one that wrote the nodes may be lost. */
-function removeNodes(platform: HostPlatform, device: DeviceAddress, logger: Logger): void {
+async function removeNodes(platform: HostPlatform, device: DeviceAddress, logger: Logger): Promise<void> {
   try {
     using store = platform.openXenstore();
-    removeDevice(store, device);
+    await retryConflicts(() => removeDevice(store, device));
   } catch (error) {
     logger.error(`cannot remove the nodes of ${formatVdev(device.vdev)}: ${errorText(error)}`);
   }

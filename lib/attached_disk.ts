@@ -18,6 +18,7 @@ import { type Resized, resizeDevice } from "./toolstack/resize.ts";
 import type { WaitOptions } from "./toolstack/wait.ts";
 import type { DeviceAddress } from "./xenbus/paths.ts";
 import { formatVdev } from "./xenbus/vdev.ts";
+import { retryConflicts } from "./xenstore.ts";
 
 /** Why an attached disk is no longer served, or no longer used. */
 export type DiskEnd =
@@ -71,8 +72,8 @@ export interface AttachedDisk extends AsyncDisposable {
   detach(options?: Partial<DetachOptions>): Promise<void>;
   /**
    * Ends serving. `detached` does what disposing does; `connected` leaves the nodes as they are, for a `xenblk serve` to
-   * go on with. Of several calls the first counts. Rejects with {@linkcode XenblkError} if requests are still in flight
-   * when the time is up, or if the nodes cannot be removed.
+   * go on with. Of several calls the first counts. Rejects with {@linkcode XenblkError} if the disk has not ended when
+   * the time is up (its storage does not answer), or if the nodes cannot be removed.
    */
   close(options: CloseOptions): Promise<void>;
 }
@@ -177,22 +178,22 @@ export class ServedDisk implements AttachedDisk {
     const { service, claim } = this.#parts;
     this.#ending = true;
     const keep = leave === "connected" || this.#failed;
-    const finished = await service.close({ leave: keep ? "connected" : "detached", timeoutMs });
+    const { finished, stuck } = await service.close({ leave: keep ? "connected" : "detached", timeoutMs });
     this.status();
     OPEN.delete(this);
     this.#closed.resolve();
-    const faults = finished || this.#failed ? [] : ["The disk was still busy at the end"];
-    if (!keep) faults.push(...this.#removeNodes());
+    const faults = this.#failed ? [] : stuck.map(({ label, reason }) => `Cannot release ${label}: cannot ${reason}`);
+    if (!keep) faults.push(...await this.#removeNodes());
     // With I/O in flight no other process may have the device: the end of this one releases it.
     if (finished && !this.#failed) claim[Symbol.dispose]();
     if (faults.length > 0) throw new XenblkError(faults.join("; "));
   }
 
   /** Over a connection of its own: the one that wrote the nodes may be lost. Returns what went wrong. */
-  #removeNodes(): string[] {
+  async #removeNodes(): Promise<string[]> {
     try {
       using store = this.#parts.platform.openXenstore();
-      removeDevice(store, this.address);
+      await retryConflicts(() => removeDevice(store, this.address));
       return [];
     } catch (error) {
       return [`Cannot remove the disk's nodes: ${errorText(error)}`];

@@ -195,11 +195,11 @@ export interface Parker extends Disposable {
   readonly refusal?: Refusal;
 }
 
-/** Identifies a file for as long as it is open. */
+/** Identifies a file for as long as it is open; or a block device, however many nodes it has. */
 export interface FileIdentity {
-  /** The device that holds it. */
+  /** The device that holds the file (st_dev); of a block device its own number (st_rdev). */
   readonly device: number;
-  /** Its number there. */
+  /** The file's number there; 0 for a block device. */
   readonly inode: number;
 }
 
@@ -209,8 +209,10 @@ export interface LockableImage {
   readonly path: string;
   /** The file that was opened there: the path may name another file later. */
   readonly identity: FileIdentity;
-  /** One 32-bit word that all threads share: 1 while this process keeps others from the file. */
-  readonly locked: SharedArrayBuffer;
+  /** The media that it lies on: of a partition the disk, of a loop device the file behind it, and what they lie on. */
+  readonly below?: readonly FileIdentity[];
+  /** Its descriptors, in memory that all threads share. Absent: locks open it by its path. */
+  readonly descriptors?: SharedArrayBuffer;
 }
 
 /** What outlives the process, by name: the memory of journals and latches, and the locks of devices. */
@@ -267,11 +269,6 @@ export interface Platform {
   openWaker(token: WakeToken): Waker;
   /** Milliseconds of a monotonic clock. */
   now(): number;
-  /**
-   * Call it when this thread has opened an image's file for I/O. If this process holds the image's lock, the new
-   * descriptor is locked too, so that the lock lasts until its I/O is over. Absent: the platform locks no files.
-   */
-  coverImage?(image: LockableImage): void;
 }
 
 /** One entry of a node's permissions: entry 0 is the owner, and its access is the default for all other domains. */
@@ -291,7 +288,10 @@ export class XenstoreError extends Error {
   /** `code` is a symbolic errno. */
   constructor(
     message: string,
-    /** EACCES: not permitted. EINVAL: not a path. ENOSPC, E2BIG: quota. EDISCONNECTED: xenstored is gone. */
+    /**
+     * EACCES: not permitted. EINVAL: not a path. ENOSPC, E2BIG: quota. EAGAIN: a transaction's conflicts. EDISCONNECTED:
+     * xenstored is gone, or has not answered in time.
+     */
     readonly code: string,
     readonly path: string,
   ) {
@@ -325,7 +325,10 @@ export interface XenstoreWatch extends AsyncIterable<string>, Disposable {}
 
 /** A connection to xenstored. */
 export interface Xenstore extends XenstoreOperations, Disposable {
-  /** Runs `body` and commits; runs it again while another client's commit conflicts with it. */
+  /**
+   * Runs `body` and commits; runs it again if another client's commit conflicts with it. After a few tries throws
+   * {@linkcode XenstoreError} EAGAIN: it never sleeps. `body` must do nothing but store operations.
+   */
   transaction<T>(body: (transaction: XenstoreOperations) => T): T;
   /** Watches a node and all below it, or `@releaseDomain`, `@introduceDomain`. */
   watch(path: string): XenstoreWatch;
@@ -335,4 +338,9 @@ export interface Xenstore extends XenstoreOperations, Disposable {
   isDomainIntroduced(domain: DomId): boolean;
   /** Resolves, once, with the reason when the connection is lost. */
   readonly lost: Promise<string>;
+  /**
+   * Resolves when xenstored answers, however long that takes; rejects with {@linkcode XenstoreError} EDISCONNECTED if the
+   * connection is lost first. It blocks no thread, unlike all other calls. Absent: it answers at once.
+   */
+  answers?(): Promise<void>;
 }

@@ -50,9 +50,9 @@ export async function openPlatform(descriptor: PlatformDescriptor): Promise<Plat
   return await module.openPlatform(descriptor);
 }
 
-/** Lets the thread's event loop go on: imports, timers and messages do so only there. */
-export function eventLoopTurn(): Promise<void> {
-  return new Promise((resolve) => setTimeout(resolve, 0));
+/** Lets the thread's event loop go on, for at least so long: imports, timers and messages do so only there. */
+export function eventLoopTurn(ms = 0): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
 async function importWithin(module: string, timeoutMs: number): Promise<Record<string, unknown>> {

@@ -1,19 +1,21 @@
 /**
- * Limits how many log lines a guest can cause per minute; one more line then says how many were suppressed. All devices
- * of a guest share one allowance.
+ * Limits how many log lines of each level a guest can cause per minute, so that news never hides an error; one more line
+ * then says how many were suppressed. All devices of a guest share its allowance.
  */
 
 import type { DomId } from "./hypervisor.ts";
-import type { Logger } from "./log.ts";
+import type { Logger, LogLevel } from "./log.ts";
 
-/** Default number of lines that a guest may cause per minute. */
+/** Default number of lines of each level that a guest may cause per minute. */
 const DEFAULT_LINES_PER_MINUTE = 30;
 
 const MINUTE_MS = 60_000;
 
+/** What a guest may still cause in the minute that began with its first line. */
 interface Allowance {
   windowStartMs: number;
-  used: number;
+  /** Lines of each level so far. */
+  used: Record<LogLevel, number>;
   suppressed: number;
   /** The guest has no device now: the allowance is dropped once its minute is over. */
   forgotten: boolean;
@@ -25,8 +27,6 @@ export class LogLimiter {
   readonly #now: () => number;
   readonly #linesPerMinute: number;
   readonly #allowances = new Map<DomId, Allowance>();
-  /** Debug lines have an allowance of their own, so that they do not use up that of the others. */
-  readonly #debugAllowances = new Map<DomId, Allowance>();
 
   /** `now` yields milliseconds of a monotonic clock. */
   constructor(logger: Logger, now: () => number, linesPerMinute = DEFAULT_LINES_PER_MINUTE) {
@@ -37,15 +37,10 @@ export class LogLimiter {
 
   /** A logger for lines that this guest causes. */
   forGuest(guest: DomId): Logger {
-    const limited = (log: (line: string) => void, allowances = this.#allowances) => (line: string): void => {
-      if (this.#admit(guest, allowances)) log(line);
+    const limited = (level: LogLevel) => (line: string): void => {
+      if (this.#admit(guest, level)) this.#logger[level](line);
     };
-    return {
-      debug: limited((line) => this.#logger.debug(line), this.#debugAllowances),
-      info: limited((line) => this.#logger.info(line)),
-      warning: limited((line) => this.#logger.warning(line)),
-      error: limited((line) => this.#logger.error(line)),
-    };
+    return { debug: limited("debug"), info: limited("info"), warning: limited("warning"), error: limited("error") };
   }
 
   /**
@@ -56,32 +51,27 @@ export class LogLimiter {
     const now = this.#now();
     const allowance = this.#allowances.get(guest);
     if (allowance !== undefined && !allowance.forgotten) this.#report(guest, allowance);
-    for (const allowances of [this.#allowances, this.#debugAllowances]) {
-      const one = allowances.get(guest);
-      if (one !== undefined) one.forgotten = true;
-      for (const [other, { forgotten, windowStartMs }] of allowances) {
-        if (forgotten && now - windowStartMs >= MINUTE_MS) allowances.delete(other);
-      }
+    if (allowance !== undefined) allowance.forgotten = true;
+    for (const [other, { forgotten, windowStartMs }] of this.#allowances) {
+      if (forgotten && now - windowStartMs >= MINUTE_MS) this.#allowances.delete(other);
     }
   }
 
-  #admit(guest: DomId, allowances: Map<DomId, Allowance>): boolean {
+  #admit(guest: DomId, level: LogLevel): boolean {
     const now = this.#now();
-    let allowance = allowances.get(guest);
-    if (allowance === undefined) {
-      allowance = { windowStartMs: now, used: 0, suppressed: 0, forgotten: false };
-      allowances.set(guest, allowance);
-    } else if (now - allowance.windowStartMs >= MINUTE_MS) {
-      this.#report(guest, allowance);
-      allowance.windowStartMs = now;
-      allowance.used = 0;
-      allowance.forgotten = false;
+    let allowance = this.#allowances.get(guest);
+    if (allowance === undefined || now - allowance.windowStartMs >= MINUTE_MS) {
+      if (allowance !== undefined) this.#report(guest, allowance);
+      const used = { debug: 0, info: 0, warning: 0, error: 0 };
+      allowance = { windowStartMs: now, used, suppressed: 0, forgotten: false };
+      this.#allowances.set(guest, allowance);
     }
-    if (allowance.used < this.#linesPerMinute) {
-      allowance.used++;
+    if (allowance.used[level] < this.#linesPerMinute) {
+      allowance.used[level]++;
       return true;
     }
-    allowance.suppressed++;
+    // Debug lines only help to find a fault: nobody misses them.
+    if (level !== "debug") allowance.suppressed++;
     return false;
   }
 

@@ -4,16 +4,18 @@
  */
 
 import { unlessAborted } from "./abort.ts";
-import { BackendKind } from "./backend/kind.ts";
+import { BackendKind, type StuckDevice } from "./backend/kind.ts";
 import type { CloseOptions } from "./backend/device.ts";
 import { DEFAULT_SETTINGS, type DeviceSettings } from "./backend/settings.ts";
 import { WorkerDataPlane } from "./dataplane/worker_dataplane.ts";
-import { XenblkError } from "./errors.ts";
+import { SYSTEM_CLOCK } from "./clock.ts";
+import { errorText, XenblkError } from "./errors.ts";
 import { type HostPlatform, imageLocksOf } from "./host_platform.ts";
 import type { JournalStore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { IoPool } from "./storage/pool/pool.ts";
 import { openDisk } from "./storage/open.ts";
+import { findExcludingDisk } from "./toolstack/sharing.ts";
 import type { DeviceAddress } from "./xenbus/paths.ts";
 
 /**
@@ -23,6 +25,12 @@ import type { DeviceAddress } from "./xenbus/paths.ts";
 const GRACE_MS = 20_000;
 /** The same once a part of the process has died: what it had in flight never finishes. */
 const GRACE_AFTER_FAILURE_MS = 2_000;
+/** Devices are given up earlier if none of those that are left has answered a request for so long. */
+const STALL_MS = 5_000;
+/** How long threads may take to end; one that the kernel holds ends with the process. */
+const THREADS_MS = 2_000;
+/** Most reactors of a service. */
+const MOST_WORKERS = 64;
 
 /** What a service is made of. */
 export interface ServiceOptions {
@@ -38,12 +46,20 @@ export interface ServiceOptions {
   readonly journal?: boolean;
   /** Where journals, latches and the devices' locks are kept. Default: where the platform keeps them. */
   readonly journals?: JournalStore;
-  /** Most reactors, each a Worker that serves rings. Default: one for each CPU. */
+  /** Most reactors, each a Worker that serves rings: 1 to 64. Default: one for each CPU, at most 64. */
   readonly workers?: number;
   /** Default: LogTape's category `xenblk.backend`. */
   readonly logger?: Logger;
   /** Ends the wait for threads to start; then nothing is served. */
   readonly signal?: AbortSignal;
+}
+
+/** How a service was closed. */
+export interface CloseResult {
+  /** All devices are released: another process can serve them. */
+  readonly finished: boolean;
+  /** The others. Only the end of the process releases them, once the kernel returns what they wait for. */
+  readonly stuck: readonly StuckDevice[];
 }
 
 /** Devices that are being served. */
@@ -56,11 +72,12 @@ export interface Service {
    */
   readonly failed: Promise<never>;
   /**
-   * Finishes what is in flight and ends all threads. False if a device did not finish within 20 s (if the devices are
-   * detached, in addition to `timeoutMs`): then the threads run on until the process ends. After {@linkcode failed} the
-   * wait is 2 s, and the threads are ended in any case.
+   * Finishes what is in flight and ends all threads. All devices are closed at the same time, and each is released as
+   * soon as it is done. A device is given up after 20 s (if the devices are detached, in addition to `timeoutMs`), or
+   * when nothing has made progress for 5 s; after {@linkcode failed}, after 2 s. Then the threads get 2 s. Those that
+   * are still blocked in the kernel run on until the process ends, so it should end with Deno.exit.
    */
-  close(options: CloseOptions): Promise<boolean>;
+  close(options: CloseOptions): Promise<CloseResult>;
 }
 
 /**
@@ -83,7 +100,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
   const dataPlane = undo.use(
     new WorkerDataPlane({
       platform,
-      workers: options.workers ?? navigator.hardwareConcurrency,
+      workers: Math.min(options.workers ?? navigator.hardwareConcurrency, MOST_WORKERS),
       addLane: (lane, token) => pool.addLane(lane, token),
       uring,
       warn,
@@ -92,8 +109,9 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     }),
   );
   // A toolstack waits ten seconds for its device, and threads can take several to start; simulated guests have time.
-  const starting = Promise.all([dataPlane.start(), files === undefined || uring ? undefined : pool.start()]);
-  await unlessAborted(starting, options.signal);
+  // Without I/O Workers devices say so themselves, and try again.
+  const poolStarted = files === undefined || uring ? undefined : pool.start().catch((error) => warn(errorText(error)));
+  await unlessAborted(Promise.all([dataPlane.start(), poolStarted]), options.signal);
   const devices = new BackendKind({
     kind,
     ...(only === undefined ? {} : { only }),
@@ -101,22 +119,35 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     dataPlane,
     openDisk: (request) => openDisk(request, { pool, warn, ...(files === undefined ? {} : { native: files }) }),
     imageLocks: imageLocksOf(platform, warn),
+    findExcludingDisk,
     journals: options.journals ?? platform.journals,
     keepJournals: journal ?? true,
     settings,
     logger,
   });
   const threads = undo.move();
-  const close = async (how: CloseOptions): Promise<boolean> => {
-    const finished = await devices.close(how, hasFailed ? GRACE_AFTER_FAILURE_MS : GRACE_MS);
-    if (finished || hasFailed) await threads.disposeAsync();
-    return finished;
+  const close = async (how: CloseOptions): Promise<CloseResult> => {
+    const finished = await devices.close(how, hasFailed ? GRACE_AFTER_FAILURE_MS : GRACE_MS, STALL_MS);
+    // A reactor that serves no device any more ends; one with requests in flight does when they are over.
+    await endThreads(threads, warn);
+    return { finished, stuck: devices.stuck };
   };
   return { devices, failed: failure.promise, close };
 }
 
+async function endThreads(threads: AsyncDisposable, warn: (message: string) => void): Promise<void> {
+  const over = new AbortController();
+  const ended = Promise.resolve(threads[Symbol.asyncDispose]()).then(() => true).catch((error) => {
+    warn(`cannot end a thread: ${errorText(error)}`);
+    return true;
+  });
+  const late = SYSTEM_CLOCK.sleep(THREADS_MS, over.signal).then(() => false);
+  if (!await Promise.race([ended, late])) warn("threads are still blocked in the kernel: they end with the process");
+  over.abort();
+}
+
 function deathOf(reason: string): XenblkError {
   return new XenblkError(`Cannot go on serving: ${reason}`, {
-    remedy: "start it again, it goes on where it ended; and report this defect",
+    remedy: "start `xenblk serve`: it continues with the disks that are Connected; and report this defect",
   });
 }

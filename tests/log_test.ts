@@ -80,10 +80,14 @@ Deno.test("a guest that comes and goes causes no more lines than one that stays"
   assertEquals(lines.length, 4);
 });
 
-Deno.test("debug lines do not use up the allowance of warnings", () => {
+Deno.test("lines of one level do not use up the allowance of another: sixteen disks that connect hide no error", () => {
   const { logger, lines } = recorder();
-  const guest = new LogLimiter(logger, () => 0, 2).forGuest(GUEST);
-  for (let i = 0; i < 10; i++) guest.debug("state");
-  guest.warning("w");
-  assertEquals(lines, ["debug state", "debug state", "warning w"]);
+  const guest = new LogLimiter(logger, () => 0, 1).forGuest(GUEST);
+  for (let i = 0; i < 16; i++) {
+    guest.debug("state");
+    guest.info("connected");
+    guest.warning("odd");
+  }
+  guest.error("image missing");
+  assertEquals(lines, ["debug state", "info connected", "warning odd", "error image missing"]);
 });

@@ -44,6 +44,19 @@ const SYMBOLS = {
   },
   read: { parameters: ["i32", /* fd */ "pointer", /* buf */ "usize" /* count */], result: "i32" },
   write: { parameters: ["i32", /* fd */ "pointer", /* buf */ "usize" /* count */], result: "i32" },
+  readBytes: {
+    name: "read",
+    parameters: ["i32", /* fd */ "buffer", /* buf */ "usize" /* count */],
+    result: "i32",
+  },
+  writeBytes: {
+    name: "write",
+    parameters: ["i32", /* fd */ "buffer", /* buf */ "usize" /* count */],
+    result: "i32",
+  },
+  socket: { parameters: ["i32", /* domain */ "i32", /* type */ "i32" /* protocol */], result: "i32" },
+  connect: { parameters: ["i32", /* sockfd */ "buffer", /* addr */ "u32" /* addrlen */], result: "i32" },
+  getenv: { parameters: ["buffer" /* name */], result: "pointer" },
   /* Variadic in C, as fcntl below. */
   open: { parameters: ["buffer", /* pathname */ "i32", /* flags */ "u32" /* mode */], result: "i32" },
   preadv: {
@@ -77,7 +90,10 @@ const SYMBOLS = {
   ioctl: { parameters: ["i32", /* fd */ "u64", /* op */ "u64" /* arg */], result: "i32" },
 } as const satisfies Deno.ForeignLibraryInterface;
 
-/** The functions of the C library, under their C names; `pollOnPool` is poll(2) on a thread of Deno's pool. */
+/**
+ * The functions of the C library, under their C names. `pollOnPool` is poll(2) on a thread of Deno's pool; `readBytes`
+ * and `writeBytes` are read(2) and write(2) on a JavaScript buffer.
+ */
 export type LibcSymbols = Deno.DynamicLibrary<typeof SYMBOLS>["symbols"];
 
 /** Where the C library is found. */
@@ -101,11 +117,6 @@ const errnoCell: () => Int32Array = lazily(() => {
 /** This thread's errno, to be read right after a synchronous call that failed. Means nothing after a nonblocking one. */
 export function errno(): number {
   return errnoCell()[0]!;
-}
-
-/** Sets errno to 0, before a call that reports a failure by errno alone. */
-export function clearErrno(): void {
-  errnoCell()[0] = 0;
 }
 
 /** `No such file or directory (ENOENT)`. */

@@ -1,34 +1,32 @@
 /**
- * What a channel holds of its file: a descriptor of its own, which is counted among the image's open channels and
- * covered by the image's lock; and an index among the ring's registered files.
+ * What a channel holds of its file: a descriptor of its own, which the control plane opened, so that nothing here waits
+ * for the storage; its place in the count of the image's open channels; and an index among the ring's registered files.
  */
 
+import { ImageDescriptors } from "../../lib/storage/image/descriptors.ts";
 import type { UringAttachment } from "../../lib/storage/image/medium.ts";
 import { joinChannels } from "../../lib/storage/open_channels.ts";
-import { openSameDescriptor } from "../linux/image_descriptor.ts";
-import { NativeImageLocks } from "../linux/image_lock.ts";
+import { setDirect } from "../linux/image_descriptor.ts";
 import { FIXED_FILE, type IoUring } from "./ring.ts";
-import { libc } from "../linux/libc.ts";
 
-/** The image locks that this thread holds. */
-const locks = new NativeImageLocks();
-
-/** A descriptor of the image's file. Throws if the file cannot be opened, or another file has taken its place. */
+/** A descriptor of the image's file, taken until disposed. Throws if another channel has it, or the disk is closed. */
 export class ImageDescriptor implements Disposable {
   readonly fd: number;
-  readonly #counted: Disposable;
+  readonly #owned: DisposableStack;
 
-  constructor({ image, routes, channels }: UringAttachment, mayBeDirect: boolean) {
+  constructor({ image, routes, channels, descriptor }: UringAttachment, mayBeDirect: boolean) {
     using undo = new DisposableStack();
-    this.#counted = undo.use(joinChannels(channels, `image ${image.path}`));
-    this.fd = undo.adopt(openSameDescriptor(image, routes.direct && mayBeDirect), (fd) => libc().close(fd));
-    locks.join(this.fd, image);
-    undo.move();
+    undo.use(joinChannels(channels, `image ${image.path}`));
+    const descriptors = new ImageDescriptors(image);
+    this.fd = descriptors.take(descriptor);
+    undo.defer(() => descriptors.release(descriptor));
+    // The channel that had it before may have had another rule.
+    if (routes.direct) setDirect(this.fd, mayBeDirect);
+    this.#owned = undo.move();
   }
 
   [Symbol.dispose](): void {
-    libc().close(this.fd);
-    this.#counted[Symbol.dispose]();
+    this.#owned.dispose();
   }
 }
 

@@ -5,9 +5,10 @@
 
 import { EINVAL } from "../../lib/errno.ts";
 import { SECTOR_BYTES } from "../../lib/units.ts";
-import type { CacheMode, DiscardProperties } from "../../lib/storage/disk.ts";
-import type { DiscardRoute, FileMedium, TransferRoute } from "../../lib/storage/image/medium.ts";
-import { type DescriptorFacts, factsOf, openDescriptor } from "../linux/image_descriptor.ts";
+import type { DiscardProperties } from "../../lib/storage/disk.ts";
+import type { DiscardRoute, FileMedium, ImageOptions, TransferRoute } from "../../lib/storage/image/medium.ts";
+import { closeDescriptor, factsOf, type FileFacts, reopenDescriptor } from "../linux/image_descriptor.ts";
+import { deviceFactsOf } from "../linux/image_devices.ts";
 import { errno, libc, pointerTo } from "../linux/libc.ts";
 import { allocate } from "../linux/memory.ts";
 import { probeDiscardCommand } from "./probe.ts";
@@ -34,27 +35,61 @@ const EXT = 0xEF53;
 const TMPFS = 0x01021994;
 const RAMFS = 0x858458F6;
 
-/** See NativeFiles.examine. */
-export function examine(path: string, readOnly: boolean, cache: CacheMode): FileMedium {
-  using undo = new DisposableStack();
-  const fd = undo.adopt(openDescriptor(path, { readOnly, direct: false, writeThrough: false }), (fd) => {
-    libc().close(fd);
-  });
+/**
+ * File systems of this machine that honour a request not to wait (RWF_NOWAIT), by their magic numbers. All others (FUSE,
+ * NFS, CIFS, 9p, Ceph and what is not known) may make a submission wait for the storage, or occupy the ring's threads
+ * until it answers. Overlay passes the request on to the file system below.
+ */
+const NEVER_WAIT: ReadonlySet<number> = new Set([
+  EXT,
+  TMPFS,
+  RAMFS,
+  0x58465342, // XFS
+  0x9123683E, // Btrfs
+  0xF2F52010, // F2FS
+  0xCA451A4E, // bcachefs
+  0x794C7630, // overlay
+]);
+/** Names of some others, for messages. */
+const FILE_SYSTEM_NAMES: ReadonlyMap<number, string> = new Map([
+  [0x65735546, "FUSE"],
+  [0x6969, "NFS"],
+  [0xFF534D42, "CIFS"],
+  [0xFE534D42, "SMB"],
+  [0x01021997, "9p"],
+  [0x00C36400, "Ceph"],
+  [0x01161970, "GFS2"],
+  [0x7461636F, "OCFS2"],
+  [0x2FC12FC1, "ZFS"],
+]);
+
+/** Examines a file that is open for the use that the options name. */
+export function examine(fd: number, { readOnly, direct, writeThrough }: ImageOptions): FileMedium {
   const facts = factsOf(fd);
-  const sectors = facts.blockDevice === undefined ? fileSectors(facts) : deviceSectors(fd);
-  const notDirect = cache === "none" ? directObstacle(path, readOnly, facts, sectors.logicalSectorBytes) : undefined;
-  const direct = cache === "none" && notDirect === undefined;
+  const { blockDevice } = facts;
+  const sectors = blockDevice === undefined ? fileSectors(facts) : deviceSectors(fd);
+  const type = fileSystemType(fd);
+  if (blockDevice === undefined && !NEVER_WAIT.has(type)) {
+    const name = FILE_SYSTEM_NAMES.get(type) ?? `of type 0x${type.toString(16)}`;
+    return { routes: { direct: false, reads: "ring", writes: "ring" }, ...sectors, mayWait: mayWait(name) };
+  }
+  const notDirect = direct ? directObstacle(fd, readOnly, facts, sectors.logicalSectorBytes) : undefined;
   const discards = readOnly ? undefined : discardOf(fd, facts, sectors.logicalSectorBytes);
   return {
     routes: {
-      direct,
-      ...routesOf(fd, facts, cache === "writethrough"),
+      direct: direct && notDirect === undefined,
+      ...routesOf(type, facts, writeThrough),
       ...(discards === undefined ? {} : { discards: discards.route }),
     },
     ...sectors,
     ...(discards === undefined ? {} : { discard: discards.properties }),
     ...(notDirect === undefined ? {} : { notDirect }),
+    ...(blockDevice === undefined ? {} : { device: deviceFactsOf(fd, blockDevice) }),
   };
+}
+
+function mayWait(name: string): string {
+  return `its file system (${name}) may make a reactor, which serves other disks too, wait for the storage`;
 }
 
 /** Sector sizes as the guest gets to know them. */
@@ -63,7 +98,7 @@ interface Sectors {
   readonly physicalSectorBytes: number;
 }
 
-function fileSectors({ blockBytes }: DescriptorFacts): Sectors {
+function fileSectors({ blockBytes }: FileFacts): Sectors {
   const physicalSectorBytes = Math.min(Math.max(blockBytes, SECTOR_BYTES), MOST_PHYSICAL_BYTES);
   return { logicalSectorBytes: SECTOR_BYTES, physicalSectorBytes };
 }
@@ -79,19 +114,19 @@ function deviceSectors(fd: number): Sectors {
 
 /** Why whole sectors cannot be transferred past the page cache, or undefined if they can. */
 function directObstacle(
-  path: string,
+  open: number,
   readOnly: boolean,
-  facts: DescriptorFacts,
+  facts: FileFacts,
   sectorBytes: number,
 ): string | undefined {
   using undo = new DisposableStack();
   let fd: number;
   try {
-    fd = openDescriptor(path, { readOnly, direct: true, writeThrough: false });
+    fd = reopenDescriptor(open, { readOnly, direct: true });
   } catch {
     return "its file system does no direct I/O";
   }
-  undo.defer(() => void libc().close(fd));
+  undo.defer(() => closeDescriptor(fd));
   const { direct } = facts;
   if (direct === undefined) return tryDirectRead(fd, sectorBytes);
   if (direct.memoryAlign === 0 || direct.offsetAlign === 0) return "its file system does no direct I/O";
@@ -113,11 +148,13 @@ function tryDirectRead(fd: number, sectorBytes: number): string | undefined {
 }
 
 /** `waits`: a write is over only when the medium has it, so that the caller must not wait for it. */
-function routesOf(fd: number, facts: DescriptorFacts, waits: boolean): { reads: TransferRoute; writes: TransferRoute } {
-  const type = fileSystemType(fd);
-  const inMemory = facts.blockDevice === undefined && (type === TMPFS || type === RAMFS);
-  if (inMemory) return { reads: "call", writes: "call" };
-  const slowInRing = facts.blockDevice !== undefined || type === EXT;
+function routesOf(
+  type: number,
+  { blockDevice }: FileFacts,
+  waits: boolean,
+): { reads: TransferRoute; writes: TransferRoute } {
+  if (blockDevice === undefined && (type === TMPFS || type === RAMFS)) return { reads: "call", writes: "call" };
+  const slowInRing = blockDevice !== undefined || type === EXT;
   return { reads: "ring", writes: slowInRing && !waits ? "call" : "ring" };
 }
 
@@ -129,7 +166,7 @@ function fileSystemType(fd: number): number {
 /** How discards are carried out and what they are good for; undefined: not at all. */
 function discardOf(
   fd: number,
-  facts: DescriptorFacts,
+  facts: FileFacts,
   sectorBytes: number,
 ): { route: DiscardRoute; properties: DiscardProperties } | undefined {
   if (facts.blockDevice === undefined) {

@@ -1,68 +1,32 @@
 /**
- * One connection of libxenstore: opening it, why it could not be opened, and how its errno values become errors or the
- * loss of the connection.
+ * One connection to xenstored: requests and their replies in bounded time, watch events, and the loss of the connection.
  *
- * The library's calls wait for xenstored's answer and have no timeout: while the daemon is stopped, the calling thread
- * is blocked.
+ * A request blocks the calling thread until its reply is there, for 1.5 s at most. What takes longer loses the
+ * connection, so that a stopped xenstored cannot keep a thread from its signals and timers.
  */
 
-import { EACCES, EINVAL, EIO, ENOENT, errnoName } from "../../lib/errno.ts";
-import { XenblkError } from "../../lib/errors.ts";
+import { EAGAIN, EINTR, EPIPE, errnoName, errnoValue } from "../../lib/errno.ts";
 import { XenstoreError } from "../../lib/hypervisor.ts";
-import { cString, errno, errnoText, libc } from "../linux/libc.ts";
-import { lazily, openLibrary } from "../linux/library.ts";
+import { errno, errnoText, libc } from "../linux/libc.ts";
+import { PollSet } from "../linux/poll.ts";
+import { openXenstored } from "./xenstore_place.ts";
+import {
+  decodeFields,
+  decodeText,
+  encodeFields,
+  encodeRequest,
+  MessageBuffer,
+  PAYLOAD_MAX_BYTES,
+  type StoreMessage,
+  XS,
+} from "./xenstore_wire.ts";
 
-const SYMBOLS = {
-  xs_open: { parameters: ["u64" /* flags */], result: "pointer" },
-  xs_close: { parameters: ["pointer" /* xsh */], result: "void" },
-  xs_daemon_socket: { parameters: [], result: "pointer", optional: true },
-  xs_directory: {
-    parameters: ["pointer", /* h */ "u32", /* t */ "buffer", /* path */ "buffer" /* num */],
-    result: "pointer",
-  },
-  xs_read: {
-    parameters: ["pointer", /* h */ "u32", /* t */ "buffer", /* path */ "buffer" /* len */],
-    result: "pointer",
-  },
-  xs_write: {
-    parameters: ["pointer", /* h */ "u32", /* t */ "buffer", /* path */ "buffer", /* data */ "u32" /* len */],
-    result: "bool",
-  },
-  xs_mkdir: { parameters: ["pointer", /* h */ "u32", /* t */ "buffer" /* path */], result: "bool" },
-  xs_rm: { parameters: ["pointer", /* h */ "u32", /* t */ "buffer" /* path */], result: "bool" },
-  xs_get_permissions: {
-    parameters: ["pointer", /* h */ "u32", /* t */ "buffer", /* path */ "buffer" /* num */],
-    result: "pointer",
-  },
-  xs_set_permissions: {
-    parameters: ["pointer", /* h */ "u32", /* t */ "buffer", /* path */ "buffer", /* perms */ "u32" /* num_perms */],
-    result: "bool",
-  },
-  xs_watch: { parameters: ["pointer", /* h */ "buffer", /* path */ "buffer" /* token */], result: "bool" },
-  xs_unwatch: { parameters: ["pointer", /* h */ "buffer", /* path */ "buffer" /* token */], result: "bool" },
-  xs_fileno: { parameters: ["pointer" /* h */], result: "i32" },
-  xs_check_watch: { parameters: ["pointer" /* h */], result: "pointer" },
-  xs_transaction_start: { parameters: ["pointer" /* h */], result: "u32" },
-  xs_transaction_end: { parameters: ["pointer", /* h */ "u32", /* t */ "bool" /* abort */], result: "bool" },
-  xs_get_domain_path: { parameters: ["pointer", /* h */ "u32" /* domid */], result: "pointer" },
-  xs_is_domain_introduced: { parameters: ["pointer", /* h */ "u32" /* domid */], result: "bool" },
-} as const satisfies Deno.ForeignLibraryInterface;
-
-/** libxenstore's functions, under their C names. */
-export type XenstoreSymbols = Deno.DynamicLibrary<typeof SYMBOLS>["symbols"];
-
-const libxenstore = lazily(() =>
-  openLibrary({
-    name: "libxenstore",
-    sonames: ["libxenstore.so.4", "libxenstore.so.3.0"],
-    debianPackage: "libxenstore4",
-    variable: "XENBLK_LIBXENSTORE",
-  }, SYMBOLS).symbols
-);
-
-const DEFAULT_SOCKET = "/run/xenstored/socket";
-const DEVICE = "/dev/xen/xenbus";
-const R_OK_W_OK = 6;
+/** How long a request waits for its reply. Longer than a busy host takes, and short enough for a signal to wait. */
+const PATIENCE_MS = 1_500;
+/** The same while xenstored is known to be silent: no connection of this thread has had an answer since. */
+const SILENT_PATIENCE_MS = 200;
+/** Reads of the descriptor in one turn of the event loop: a flood of events must not stop timers and signals. */
+const MOST_READS_PER_TURN = 4;
 
 /** What an operation's errno means beyond its name. Others are shown as the C library words them. */
 const REASONS: Readonly<Record<string, string>> = {
@@ -73,53 +37,103 @@ const REASONS: Readonly<Record<string, string>> = {
   E2BIG: "too long for xenstore",
 };
 
-/** These come from the connection, never from xenstored's answer. */
+/** Errors of a write after which the connection cannot be used. */
 const LOSSES = new Set(["EBADF", "EPIPE", "ECONNRESET", "ECONNABORTED", "ENOTCONN", "ETIMEDOUT"]);
+/** Request ids are 1 to this; 0 stands for none. */
+const LARGEST_ID = 0xFFFF_FFFF;
 
-/** A connection to xenstored. Whoever holds one must not use {@linkcode handle} after disposal or loss. */
+/** Whether xenstored has let a request of this thread wait for too long, and has not answered any since. */
+let silent = false;
+
+/** A request: its type, what it does for which path (for errors), and its payload. */
+export interface StoreRequest {
+  /** One of {@linkcode XS}. */
+  readonly type: number;
+  /** As in `Cannot read /a`. */
+  readonly action: string;
+  /** The node that it is about. */
+  readonly path: string;
+  /** The fields before the last one, each of which ends with a NUL. */
+  readonly fields: readonly string[];
+  /** What follows them. */
+  readonly rest?: string;
+}
+
+/** A connection to xenstored. Requests throw {@linkcode XenstoreError}, and TypeError once it is closed. */
 export class XenstoreConnection implements Disposable {
-  readonly symbols: XenstoreSymbols = libxenstore();
   /** Resolves with the reason when the connection is lost; not when it is closed here. */
   readonly lost: Promise<string>;
   readonly #resolveLost: (reason: string) => void;
-  #handle: Deno.PointerObject | undefined;
+  readonly #polled = new PollSet();
+  readonly #received = new MessageBuffer();
+  /** Who waits for a reply without blocking, by the number of the request. */
+  readonly #awaited = new Map<number, () => void>();
+  #onEvent: (path: string, token: string) => void = () => {};
+  #fd: number | undefined;
   #lossReason: string | undefined;
+  #requestId = 0;
 
-  /** Throws {@linkcode XenblkError} of kind `hypervisor` if the library is missing or xenstored does not answer. */
+  /** Throws XenblkError of kind `hypervisor` if xenstored cannot be reached. */
   constructor() {
     const { promise, resolve } = Promise.withResolvers<string>();
     this.lost = promise;
     this.#resolveLost = resolve;
-    const handle = this.symbols.xs_open(0n);
-    if (handle === null) throw connectError(this.symbols);
-    this.#handle = handle;
-  }
-
-  /** The library's handle. Throws {@linkcode XenstoreError} EDISCONNECTED once it is lost; TypeError once closed. */
-  handle(action: string, path: string): Deno.PointerObject {
-    if (this.#lossReason !== undefined) {
-      throw new XenstoreError(`Cannot ${action} ${path}: ${this.#lossReason}`, "EDISCONNECTED", path);
-    }
-    if (this.#handle === undefined) throw new TypeError(`Cannot ${action} ${path}: the connection is closed`);
-    return this.#handle;
+    this.#fd = openXenstored(silent ? 0 : PATIENCE_MS);
+    this.#polled.add(this.#fd);
   }
 
   /** Neither closed nor lost. */
   get isUsable(): boolean {
-    return this.#handle !== undefined && this.#lossReason === undefined;
+    return this.#fd !== undefined && this.#lossReason === undefined;
   }
 
-  /** The error of the call that failed just now. If the call failed because the connection is lost, declares that. */
-  error(action: string, path: string, errnoValue: number = errno()): XenstoreError {
-    const name = errnoName(errnoValue);
-    if (LOSSES.has(name) || ((errnoValue === EINVAL || errnoValue === EIO) && !this.#answers())) {
-      this.declareLost(`the connection to xenstored is lost (${name})`);
-      return new XenstoreError(`Cannot ${action} ${path}: ${this.#lossReason}`, "EDISCONNECTED", path);
+  /** The descriptor: readable when there is something to {@linkcode drain}. */
+  get fd(): number {
+    return this.#descriptor("poll", "watches");
+  }
+
+  /** Watch events go to `listener`, also those that arrive before the reply to a request. */
+  onEvent(listener: (path: string, token: string) => void): void {
+    this.#onEvent = listener;
+  }
+
+  /** Sends a request and waits for its reply's payload. Throws XenstoreError, also with the errno that xenstored said. */
+  request(request: StoreRequest, transaction = 0): Uint8Array {
+    const reply = this.#roundTrip(request, transaction);
+    if (reply.type !== XS.ERROR) return reply.payload;
+    throw this.#refusal(request, decodeText(reply.payload));
+  }
+
+  /** Sends a request whose reply does not matter, and does not wait for it. Does nothing without a connection. */
+  notify(request: StoreRequest, transaction = 0): void {
+    if (!this.isUsable) return;
+    try {
+      this.#send(request, transaction);
+    } catch (error) {
+      if (!(error instanceof XenstoreError)) throw error;
     }
-    return new XenstoreError(`Cannot ${action} ${path}: ${REASONS[name] ?? errnoText(errnoValue)}`, name, path);
   }
 
-  /** Marks the connection as lost, once. The library's handle stays allocated until disposal. */
+  /**
+   * Resolves when xenstored has answered a harmless question, however long that takes, if somebody drains meanwhile.
+   * Never resolves if the connection is lost first.
+   */
+  answers(): Promise<void> {
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const question = { type: XS.GET_DOMAIN_PATH, action: "reach", path: "xenstored", fields: ["0"] };
+    this.#awaited.set(this.#send(question, 0), resolve);
+    return promise;
+  }
+
+  /** Takes what has arrived, without waiting, a bounded amount at a time. */
+  drain(): void {
+    for (let reads = 0; reads < MOST_READS_PER_TURN && this.isUsable; reads++) {
+      if (!this.#receive()) return;
+      this.#takeAll();
+    }
+  }
+
+  /** Marks the connection as lost, once. Its descriptor stays open until disposal. */
   declareLost(reason: string): void {
     if (!this.isUsable) return;
     this.#lossReason = reason;
@@ -127,51 +141,122 @@ export class XenstoreConnection implements Disposable {
   }
 
   [Symbol.dispose](): void {
-    const handle = this.#handle;
-    this.#handle = undefined;
-    if (handle !== undefined) this.symbols.xs_close(handle);
+    if (this.#fd === undefined) return;
+    libc().close(this.#fd);
+    this.#fd = undefined;
+    this.#polled[Symbol.dispose]();
+  }
+
+  #roundTrip(request: StoreRequest, transaction: number): StoreMessage {
+    const patienceMs = silent ? SILENT_PATIENCE_MS : PATIENCE_MS;
+    const deadlineMs = performance.now() + patienceMs;
+    const requestId = this.#send(request, transaction);
+    for (;;) {
+      const reply = this.#takeAll(requestId, request.type);
+      if (reply !== undefined) return reply;
+      const leftMs = deadlineMs - performance.now();
+      if (leftMs <= 0) {
+        silent = true;
+        this.declareLost(`xenstored has not answered for ${patienceMs / 1000} s`);
+      }
+      if (!this.isUsable) throw this.#disconnected(request);
+      this.#polled.wait(leftMs);
+      if (this.#polled.isReady(0)) this.#receive();
+    }
+  }
+
+  /** Returns the number of the request. Throws XenstoreError. */
+  #send(request: StoreRequest, transaction: number): number {
+    const fd = this.#descriptor(request.action, request.path);
+    const { type, fields, rest } = request;
+    const payload = encodeFields(fields, rest);
+    if (payload.length > PAYLOAD_MAX_BYTES) throw this.#refusal(request, "E2BIG");
+    const requestId = this.#requestId = this.#requestId % LARGEST_ID + 1;
+    const bytes = encodeRequest(type, requestId, transaction, payload);
+    for (let sent = 0; sent < bytes.length;) {
+      const count = libc().writeBytes(fd, bytes.subarray(sent), BigInt(bytes.length - sent));
+      if (count > 0) sent += count;
+      else this.#sendFailed(request, errno());
+    }
+    return requestId;
+  }
+
+  /** Reads once. False if nothing is there or the connection is lost. */
+  #receive(): boolean {
+    const room = this.#received.room;
+    const count = libc().readBytes(this.#fd!, room, BigInt(room.length));
+    if (count > 0) {
+      silent = false;
+      this.#received.filled(count);
+      return true;
+    }
+    const reason = count === 0 ? EPIPE : errno();
+    if (reason !== EAGAIN && reason !== EINTR) this.#declareBroken(reason);
+    return false;
   }
 
   /**
-   * The library says EINVAL both for a bad argument and, once its reading thread ended, for a lost connection; then
-   * every further call fails too. So ask something that cannot be wrong.
+   * Takes all messages that are complete: events go to their watches, the reply to `requestId` is returned. The kernel's
+   * device answers requests for watches itself, with the number 0.
    */
-  #answers(): boolean {
-    if (this.#handle === undefined) return false;
-    const answer = this.symbols.xs_get_domain_path(this.#handle, 0);
-    if (answer === null) return false;
-    libc().free(answer);
-    return true;
-  }
-}
-
-/** xs_open tells only the reason of its second try, the device; so look at both places. */
-function connectError(symbols: XenstoreSymbols): XenblkError {
-  const reason = errno();
-  const named = symbols.xs_daemon_socket?.() ?? null;
-  const socket = named === null ? DEFAULT_SOCKET : Deno.UnsafePointerView.getCString(named);
-  const why = (text: string, remedy: string): XenblkError =>
-    new XenblkError(`Cannot connect to xenstored: ${text}`, { kind: "hypervisor", remedy });
-  const socketReason = accessReason(socket);
-  const deviceReason = accessReason(DEVICE);
-  for (const [place, placeReason] of [[socket, socketReason], [DEVICE, deviceReason]] as const) {
-    if (placeReason === EACCES) {
-      return why(`permission denied on ${place}`, `run as root, or give this user read and write access to ${place}`);
+  #takeAll(requestId?: number, type?: number): StoreMessage | undefined {
+    let reply: StoreMessage | undefined;
+    try {
+      for (let message; (message = this.#received.take()) !== undefined;) {
+        if (message.type === XS.WATCH_EVENT) {
+          const [path = "", token = ""] = decodeFields(message.payload);
+          this.#onEvent(path, token);
+        } else if (message.requestId === requestId || (message.requestId === 0 && message.type === type)) {
+          reply = message;
+        } else this.#answered(message.requestId);
+      }
+    } catch (error) {
+      if (!(error instanceof RangeError)) throw error;
+      this.declareLost(`xenstored does not follow its protocol: ${error.message}`);
     }
+    return reply;
   }
-  if (socketReason === ENOENT && deviceReason === ENOENT) {
-    return why(
-      `neither ${socket} nor ${DEVICE} exists`,
-      "start xenstored (on Debian: systemctl start xen), or run in dom0 or in a driver domain",
-    );
-  }
-  if (socketReason === 0) {
-    return why(`${socket} is there, but nobody answers`, "start xenstored (on Debian: systemctl start xen)");
-  }
-  return why(`${deviceReason === 0 ? DEVICE : socket}: ${errnoText(reason)}`, "run in dom0 or in a driver domain");
-}
 
-/** 0 if the file may be read and written, else the errno. */
-function accessReason(path: string): number {
-  return libc().access(cString(path), R_OK_W_OK) === 0 ? 0 : errno();
+  #answered(requestId: number): void {
+    this.#awaited.get(requestId)?.();
+    this.#awaited.delete(requestId);
+  }
+
+  /**
+   * A write failed: tries again after EINTR. Throws XenstoreError: the connection is lost, or the kernel's device has
+   * refused the request.
+   */
+  #sendFailed(request: StoreRequest, reason: number): void {
+    if (reason === EINTR) return;
+    const name = errnoName(reason);
+    if (reason === EAGAIN) this.declareLost("xenstored takes no more requests");
+    else if (LOSSES.has(name)) this.#declareBroken(reason);
+    else throw this.#refusal(request, name);
+    throw this.#disconnected(request);
+  }
+
+  #declareBroken(reason: number): void {
+    const name = errnoName(reason);
+    const closed = name === "EPIPE" || name === "ECONNRESET";
+    this.declareLost(closed ? "xenstored closed the connection" : `the connection to xenstored is lost (${name})`);
+  }
+
+  #descriptor(action: string, path: string): number {
+    if (this.#lossReason !== undefined) throw this.#disconnected({ action, path });
+    if (this.#fd === undefined) throw new TypeError(`Cannot ${action} ${path}: the connection is closed`);
+    return this.#fd;
+  }
+
+  #disconnected({ action, path }: Pick<StoreRequest, "action" | "path">): XenstoreError {
+    return new XenstoreError(`Cannot ${action} ${path}: ${this.#lossReason}`, "EDISCONNECTED", path);
+  }
+
+  /** xenstored refused the request with an errno, by its name. */
+  #refusal({ type, action, path }: StoreRequest, name: string): XenstoreError {
+    const value = errnoValue(name);
+    const watches = type === XS.WATCH && name === "E2BIG";
+    const reason = watches ? "xenstored allows this domain no more watches" : REASONS[name];
+    const text = reason ?? (value === undefined ? name : errnoText(value));
+    return new XenstoreError(`Cannot ${action} ${path}: ${text}`, name, path);
+  }
 }

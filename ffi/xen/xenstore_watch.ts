@@ -8,11 +8,13 @@ import type { XenstoreWatch } from "../../lib/hypervisor.ts";
 /** Different unread paths kept. What a guest adds beyond them is reported as one change of the watched path. */
 export const MAX_UNREAD_PATHS = 1024;
 
-/** A watch that {@linkcode push} feeds and {@linkcode end} or disposal ends. */
+/** A watch that {@linkcode push} and {@linkcode release} feed, and {@linkcode end} or disposal ends. */
 export class WatchQueue implements XenstoreWatch {
   readonly #watchedPath: string;
   readonly #onDispose: () => void;
-  /** In order of their first change; a path that changes again before it is read is reported once. */
+  /** Pushed and not released. In both sets a path that changes again is kept once, in the order of its first change. */
+  readonly #arrived = new Set<string>();
+  /** Released and not read. */
   readonly #unread = new Set<string>();
   readonly #readers: ((result: IteratorResult<string>) => void)[] = [];
   #ended = false;
@@ -23,20 +25,24 @@ export class WatchQueue implements XenstoreWatch {
     this.#onDispose = onDispose;
   }
 
+  /** An event has arrived. The reader does not get it before {@linkcode release}. */
   push(path: string): void {
-    if (this.#ended) return;
-    const reader = this.#readers.shift();
-    if (reader !== undefined) return reader({ done: false, value: path });
-    if (this.#unread.size >= MAX_UNREAD_PATHS && !this.#unread.has(path)) {
-      // Reading the watched path makes its reader look at everything below, as at the watch's first event.
-      this.#unread.clear();
-      path = this.#watchedPath;
-    }
-    this.#unread.add(path);
+    if (!this.#ended) this.#add(this.#arrived, path);
   }
 
-  /** No more events: the reader gets what is unread, then the end. */
+  /** Gives the reader what has arrived. */
+  release(): void {
+    for (const path of this.#arrived) {
+      const reader = this.#readers.shift();
+      if (reader === undefined) this.#add(this.#unread, path);
+      else reader({ done: false, value: path });
+    }
+    this.#arrived.clear();
+  }
+
+  /** No more events: the reader gets what has arrived, then the end. */
   end(): void {
+    this.release();
     this.#ended = true;
     for (const reader of this.#readers.splice(0)) reader({ done: true, value: undefined });
   }
@@ -48,9 +54,19 @@ export class WatchQueue implements XenstoreWatch {
   [Symbol.dispose](): void {
     if (this.#disposed) return;
     this.#disposed = true;
+    this.#arrived.clear();
     this.#unread.clear();
     this.end();
     this.#onDispose();
+  }
+
+  #add(paths: Set<string>, path: string): void {
+    if (paths.size < MAX_UNREAD_PATHS || paths.has(path)) paths.add(path);
+    else {
+      // Reading the watched path makes its reader look at everything below, as at the watch's first event.
+      paths.clear();
+      paths.add(this.#watchedPath);
+    }
   }
 
   #next(): Promise<IteratorResult<string>> {

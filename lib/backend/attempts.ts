@@ -1,6 +1,6 @@
 /**
  * How a device's last attempt ended, and when to try again: at once if a node has changed, after a second if another
- * process holds the device or its image, and after growing waits if xenstore or a close failed.
+ * process holds the device or its image, and after growing waits if it was refused, or xenstore or a close failed.
  */
 
 import type { Clock } from "../clock.ts";
@@ -15,10 +15,12 @@ export class Attempts {
   readonly #clock: Clock;
   readonly #signal: AbortSignal;
   readonly #retry: () => void;
-  readonly #backoff = new Backoff();
-  /** Refused or busy in the situation of the fingerprint; failed in any. */
-  #last: { readonly attempt: Attempt; readonly fingerprint?: string } = { attempt: "fresh" };
-  #waiting = false;
+  readonly #failures = new Backoff();
+  readonly #refusals = new Backoff();
+  /** With the situation, as text, in which it was tried: another one is a fresh attempt. */
+  #last: { readonly attempt: Attempt; readonly situation: string } = FRESH;
+  /** Ends the present wait, if there is one. */
+  #wait: { readonly dueMs: number; readonly end: AbortController } | undefined;
 
   /** `retry` is called when it is time to look again; never after the signal. */
   constructor(clock: Clock, signal: AbortSignal, retry: () => void) {
@@ -27,40 +29,61 @@ export class Attempts {
     this.#retry = retry;
   }
 
-  /** How the last attempt ended, if that still counts; `fingerprint` is called only if it matters. */
-  current(fingerprint: () => string): Attempt {
-    const { attempt, fingerprint: then } = this.#last;
-    if (then !== undefined && then !== fingerprint()) this.reset();
-    return then === undefined ? attempt : this.#last.attempt;
+  /**
+   * How the last attempt ended, if that still counts. `fingerprint` is the situation with all nodes, and is called only
+   * if it matters; `trusted` is what only the toolstack and this process can change, for an attempt that failed.
+   */
+  current(fingerprint: () => string, trusted: string): Attempt {
+    const { attempt, situation } = this.#last;
+    if (attempt === "fresh") return attempt;
+    const now = attempt === "failed" ? trusted : fingerprint();
+    if (now !== situation) this.reset();
+    return this.#last.attempt;
   }
 
-  /** How an action ended; `fingerprint` is the situation in which it was tried. */
-  ended(outcome: Outcome, fingerprint: string): void {
-    if (outcome === "failed") return this.#failed();
-    if (outcome === "waiting") return this.#wait(OTHERS_INTERVAL_MS);
-    if (outcome === "idle") this.#backoff.reset();
-    if (outcome === "refused" || outcome === "busy") this.#last = { attempt: outcome, fingerprint };
-    else if (outcome === "done") this.reset();
+  /** How an action ended, and the situation in which it was tried: `trusted` for one that failed. */
+  ended(outcome: Outcome, situation: string): void {
+    switch (outcome) {
+      case "failed":
+        this.#last = { attempt: outcome, situation };
+        return this.#lookAfter(this.#wait === undefined ? this.#failures.next() : Infinity);
+      case "refused":
+        this.#last = { attempt: outcome, situation };
+        return this.#lookAfter(this.#refusals.next());
+      case "busy":
+        this.#last = { attempt: outcome, situation };
+        return;
+      case "waiting":
+        // After a failure the time to look again is set.
+        return this.#last.attempt === "failed" ? undefined : this.#lookAfter(OTHERS_INTERVAL_MS);
+      case "done":
+        return this.reset();
+      case "idle":
+        if (this.#last.attempt === "refused") return;
+        this.#failures.reset();
+        this.#refusals.reset();
+    }
   }
 
   /** Whatever failed before may succeed now. */
   reset(): void {
-    this.#last = { attempt: "fresh" };
+    this.#last = FRESH;
   }
 
-  #failed(): void {
-    this.#last = { attempt: "failed" };
-    if (!this.#waiting) this.#wait(this.#backoff.next());
-  }
-
-  /** At most one wait at a time: a second reason to wait shares the first one's. */
-  #wait(ms: number): void {
-    if (this.#waiting) return;
-    this.#waiting = true;
-    void this.#clock.sleep(ms, this.#signal).then(() => {
-      this.#waiting = false;
-      if (this.#last.attempt !== "refused") this.reset();
+  /** At most one wait at a time, the shorter one. */
+  #lookAfter(ms: number): void {
+    const dueMs = this.#clock.now() + ms;
+    if (this.#wait !== undefined && this.#wait.dueMs <= dueMs) return;
+    this.#wait?.end.abort();
+    const end = new AbortController();
+    const wait = this.#wait = { dueMs, end };
+    void this.#clock.sleep(ms, AbortSignal.any([this.#signal, end.signal])).then(() => {
+      if (this.#wait !== wait) return;
+      this.#wait = undefined;
+      this.reset();
       if (!this.#signal.aborted) this.#retry();
     });
   }
 }
+
+const FRESH = { attempt: "fresh", situation: "" } as const;

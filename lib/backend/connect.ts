@@ -7,6 +7,7 @@ import { isAbort } from "../abort.ts";
 import { errorText } from "../errors.ts";
 import { XenstoreError } from "../hypervisor.ts";
 import type { Logger } from "../log.ts";
+import type { Disk } from "../storage/disk.ts";
 import { ImageBusyError } from "../storage/image/lock.ts";
 import { type DiskDescription, diskNodes, type Offer } from "../xenbus/features.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
@@ -19,10 +20,19 @@ import { grantModeOf } from "./grant_choice.ts";
 import { type ConnectionIdentity, resumedConnection } from "./journals.ts";
 import { type Connection, type DeviceResources, type OpenImage, slotsOf } from "./resources.ts";
 import { type DeviceSettings, offerOf } from "./settings.ts";
+import { OverdueError } from "./waits.ts";
 
 /** Reported for a disk that is served although a flush of it failed, perhaps under an earlier process. */
 const LATCHED = "Cannot write to it: a flush failed since it was attached, or the file that records this was lost; " +
   "check its storage, then attach it anew";
+
+/** How an image is about to be used, for the search among the disks of other guests. */
+export interface ImageQuery {
+  readonly path: string;
+  readonly writes: boolean;
+  /** Mode `w!`. */
+  readonly shared: boolean;
+}
 
 /** The parts of a device that opening and connecting work on. */
 export interface DeviceParts {
@@ -31,6 +41,13 @@ export interface DeviceParts {
   readonly error: DeviceError;
   /** Puts the device's label before each line. */
   readonly log: Logger;
+  /**
+   * Which disk of another guest of this host excludes a use of an image, as the end of a sentence: `xvda of db (domain
+   * 6) uses it`; undefined if none does, or only another life of the same guest.
+   */
+  readonly findOtherGuest: (query: ImageQuery) => Promise<string | undefined>;
+  /** The open disk that frontend and toolstack have been told of, if there is one, and what `params` said then. */
+  announced: { readonly disk: Disk; readonly params: string | undefined } | undefined;
 }
 
 /** Serves the frontend's rings, then writes the disk's properties and Connected. */
@@ -44,7 +61,7 @@ export async function resume(device: DeviceParts, nodes: DeviceNodes, seen: Obse
   const outcome = await serveRings(device, nodes, seen);
   if (outcome !== "done" || !device.resources.connected) return outcome;
   frontendKnows(device);
-  if (device.resources.latch.tripped) device.error.report(nodes, LATCHED, false);
+  reportLatch(device, nodes);
   return outcome;
 }
 
@@ -58,27 +75,16 @@ export function publish(device: DeviceParts, nodes: DeviceNodes, seen: Observati
     ...diskNodes(describeDisk(resources.image!)),
     ...resources.journals.identityNodes(resources.connection!.identity),
   ];
-  if (!nodes.connect(seen.backendState, all, isRunning(seen))) return "done";
-  if (resources.latch.tripped) error.report(nodes, LATCHED, false);
-  else error.clear();
+  if (!resources.latch.tripped) error.clear("latch");
+  if (!nodes.connect(seen.backendState, all, error.clear("attempt"), isRunning(seen))) return "done";
+  reportLatch(device, nodes);
   frontendKnows(device);
   return "done";
 }
 
-/**
- * Closes earlier rings and opens the image that the nodes name, unless it is open. Undefined if the nodes have changed
- * meanwhile: the disk may have been removed, or attached again with another image. Rejects with the reason.
- */
-export async function openImage(
-  { resources, settings }: DeviceParts,
-  nodes: DeviceNodes,
-  seen: Observation,
-): Promise<OpenImage | undefined> {
-  await resources.closeRings();
-  if (!nodes.isUnchanged(seen)) return undefined;
-  const description = nodes.describe(settings.image);
-  const image = await resources.openImage(description);
-  return nodes.isUnchanged(seen) && isSame(nodes.describe(settings.image), description) ? image : undefined;
+/** A flush has failed, at any time since the disk was attached. Throws if xenstore fails. */
+export function reportLatch({ resources: { latch }, error }: DeviceParts, nodes: DeviceNodes): void {
+  if (latch.tripped) error.report(nodes, "latch", LATCHED);
 }
 
 /** Another process turned out to own the device; throws the reason if the lock cannot be taken or tested. */
@@ -86,17 +92,27 @@ export function isOthers({ resources: { lock } }: DeviceParts): boolean {
   return lock.owner === "unknown" && lock.claim() === "other";
 }
 
-/** Closes what is open and reports why. Throws the reason if xenstore failed or the process is being ended. */
+/**
+ * Closes the rings and reports why; an image that is open stays open. `opening`: the toolstack waits for the image.
+ * Throws the reason if xenstore failed, storage does not answer, or the process is being ended.
+ */
 export async function refuse(
-  { resources, error }: DeviceParts,
+  device: DeviceParts,
   nodes: DeviceNodes,
   reason: unknown,
   opening: boolean,
 ): Promise<Outcome> {
-  if (reason instanceof XenstoreError || isAbort(reason)) throw reason;
-  await resources.release();
-  error.report(nodes, errorText(reason), opening);
-  return reason instanceof ImageBusyError ? "busy" : "refused";
+  if (reason instanceof XenstoreError || reason instanceof OverdueError || isAbort(reason)) throw reason;
+  const { resources, error } = device;
+  await resources.closeRings();
+  const isBusy = reason instanceof ImageBusyError;
+  error.report(nodes, "attempt", isBusy ? waitsForImage(reason) : errorText(reason), opening && !isBusy);
+  return isBusy ? "busy" : "refused";
+}
+
+/** Said while another process holds the image's lock. A toolstack's script looks for `waits for`. */
+export function waitsForImage({ image: { path }, who }: ImageBusyError): string {
+  return `It waits for image ${path}: ${who}; it connects when that use ends`;
 }
 
 /**
@@ -106,19 +122,20 @@ export async function refuse(
  */
 async function serveRings(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
   const { resources } = device;
-  let opening = true;
   try {
     if (isOthers(device)) return "done";
-    const image = await openImage(device, nodes, seen);
+    // A frontend that published another ring under this one has started over: nothing of the old one is replayed.
+    const startedOver = resources.ring === "served";
+    await resources.closeRings();
+    const image = await currentImage(device, nodes, seen);
     if (image === undefined) return "done";
-    opening = false;
     await resources.lockImage();
-    if (!nodes.isUnchanged(seen)) {
+    if (!nodes.isCurrent(seen)) {
       await resources.closeRings();
       return "done";
     }
     // With the nonce of an earlier process: it may have served requests before it wrote Connected.
-    const identity = resumedConnection(nodes.connectionNonce());
+    const identity = resumedConnection(startedOver ? undefined : nodes.connectionNonce());
     const offer = nodes.publishedOffer();
     const frontend = negotiate(device, nodes, seen, offer);
     const { mode: grants, reason: grantsReason } = chooseGrants(device, offer, frontend, image);
@@ -130,8 +147,21 @@ async function serveRings(device: DeviceParts, nodes: DeviceNodes, seen: Observa
     if (!stillAsksFor(frontend, () => negotiate(device, nodes, seen, offer))) await resources.closeRings();
     return "done";
   } catch (reason) {
-    return await refuse(device, nodes, reason, opening);
+    return await refuse(device, nodes, reason, false);
   }
+}
+
+/** The open image with what the nodes say of it now; undefined, and it is closed, if they name another one. */
+async function currentImage(
+  { resources, settings }: DeviceParts,
+  nodes: DeviceNodes,
+  seen: Observation,
+): Promise<OpenImage | undefined> {
+  const description = nodes.describe(settings.image);
+  if (description === undefined || !nodes.isCurrent(seen)) return undefined;
+  if (resources.holds(description)) return await resources.openImage(description);
+  await resources.release();
+  return undefined;
 }
 
 /** What the frontend asks for. It may ask for all that was published, also by an earlier process. */
@@ -147,6 +177,17 @@ function stillAsksFor(frontend: FrontendParameters, negotiate: () => FrontendPar
   } catch (error) {
     if (error instanceof XenstoreError) throw error;
     return false;
+  }
+}
+
+/** Whether the frontend has published other rings than those that are served. Throws if xenstore fails. */
+export function asksForOthers(device: DeviceParts, nodes: DeviceNodes, seen: Observation): boolean {
+  const { frontend } = device.resources.connection!;
+  try {
+    return !isSame(negotiate(device, nodes, seen, nodes.publishedOffer()), frontend);
+  } catch (error) {
+    if (error instanceof XenstoreError) throw error;
+    return false; // it relies on the rings that it has
   }
 }
 

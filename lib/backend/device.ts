@@ -8,27 +8,51 @@ import { isAbort } from "../abort.ts";
 import type { Clock } from "../clock.ts";
 import { sumStats } from "../dataplane/stats.ts";
 import { errorText } from "../errors.ts";
-import type { Xenstore, XenstoreWatch } from "../hypervisor.ts";
+import type { Xenstore, XenstoreOperations } from "../hypervisor.ts";
 import { labelled, type Logger } from "../log.ts";
 import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
 import { stateName, XenbusState } from "../xenbus/states.ts";
-import { type Action, decide, type Intent, isRemovalAsked, type Outcome } from "../xenbus/transitions.ts";
+import {
+  type Action,
+  decide,
+  type Image,
+  type Intent,
+  isRemovalAsked,
+  type Outcome,
+  type Owner,
+} from "../xenbus/transitions.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Attempts } from "./attempts.ts";
+import { type DeviceParts, type ImageQuery, reportLatch } from "./connect.ts";
 import { DeviceActions } from "./device_actions.ts";
 import { DeviceError } from "./device_error.ts";
-import { DeviceNodes, type Observation } from "./device_nodes.ts";
+import { DeviceNodes, NO_DISC, type Observation } from "./device_nodes.ts";
+import { emptyDrive } from "./empty_drive.ts";
+import { FrontendWatch } from "./frontend_watch.ts";
 import { deviceLabel } from "./journals.ts";
 import { Pacer } from "./pacer.ts";
 import { DeviceResources, type ResourceServices } from "./resources.ts";
+import { RingInUse } from "./ring_in_use.ts";
 import type { DeviceStatus } from "./status.ts";
+import { OverdueError } from "./waits.ts";
 
 /** What a device uses of the rest of the process. */
 export interface DeviceServices extends ResourceServices {
   /** For lines that the guest can cause: limited per guest. */
   readonly logger: Logger;
+  /** For what happens at most once in an attachment and must not be missed: not limited. Absent: `logger`. */
+  readonly alarms?: Logger;
+  /** Searches the disks of other guests of this host; absent: whoever holds an image's lock is waited for. */
+  readonly findExcludingDisk?: ExcludingDiskFinder;
 }
+
+/** Finds the disk of another guest that excludes a use of an image by this one; `text` is as in DeviceParts. */
+export type ExcludingDiskFinder = (
+  store: XenstoreOperations,
+  user: DeviceAddress,
+  query: ImageQuery,
+) => Promise<{ readonly text: string } | undefined>;
 
 /** How a device is left when its process stops serving it. */
 export interface CloseOptions {
@@ -69,8 +93,10 @@ export class BackendDevice {
   readonly #pacer: Pacer;
   readonly #error: DeviceError;
   readonly #resources: DeviceResources;
+  readonly #parts: DeviceParts;
   readonly #actions: DeviceActions;
   readonly #attempts: Attempts;
+  readonly #ringInUse: RingInUse;
   readonly #stop = new AbortController();
   readonly #retired = Promise.withResolvers<void>();
   readonly #guestGone = Promise.withResolvers<void>();
@@ -86,11 +112,14 @@ export class BackendDevice {
   /** See `removalAsked` in the situation. */
   #removalAsked = false;
   #guestReleased = false;
-  #watch: { readonly path: string; readonly watch: XenstoreWatch } | undefined;
+  #watch: FrontendWatch | undefined;
   #dirty = false;
   #working: Promise<void> | undefined;
   #seen: Observation | undefined;
   #closing: Promise<void> | undefined;
+  #draining = false;
+  /** The report of storage that does not answer, until it has answered. */
+  #overdue: string | undefined;
 
   /** Does nothing until it gets a store. */
   constructor(address: DeviceAddress, services: DeviceServices) {
@@ -103,10 +132,20 @@ export class BackendDevice {
     const log = this.#log = labelled(logger, this.label);
     this.#pacer = new Pacer(clock, LOOKS_AT_ONCE, LOOK_INTERVAL_MS);
     const poke = (): void => this.poke();
-    const error = this.#error = new DeviceError(log);
-    const resources = new DeviceResources(services, this.label, address.frontendDomain, poke, signal);
+    const error = this.#error = new DeviceError(log, labelled(services.alarms ?? logger, this.label));
+    const answered = (): void => {
+      this.#attempts.reset();
+      this.poke();
+    };
+    const events = { ringStopped: poke, answered };
+    const opening = { ...services, openDisk: withEmptyDrive(services.openDisk) };
+    const resources = new DeviceResources(opening, this.label, address.frontendDomain, events, signal);
     this.#resources = resources;
-    this.#actions = new DeviceActions({ resources, settings, error, log });
+    const findOtherGuest = async (query: ImageQuery): Promise<string | undefined> =>
+      this.#store && (await services.findExcludingDisk?.(this.#store, address, query))?.text;
+    this.#parts = { resources, settings, error, log, findOtherGuest, announced: undefined };
+    this.#actions = new DeviceActions(this.#parts);
+    this.#ringInUse = new RingInUse(this.#parts, clock, signal, poke);
     this.#attempts = new Attempts(clock, signal, () => {
       resources.lock.doubtOther();
       this.poke();
@@ -139,6 +178,7 @@ export class BackendDevice {
   poke(): void {
     this.#dirty = true;
     if (this.#stop.signal.aborted || this.#nodes === undefined) return;
+    this.#resources.waits.interrupt();
     this.#working ??= this.#work();
   }
 
@@ -158,6 +198,7 @@ export class BackendDevice {
     const { kind, frontendDomain, vdev } = this.address;
     const { image, connected, latch } = this.#resources;
     const error = this.#error.message;
+    const waitsFor = this.waitsFor;
     const queues = this.#resources.readStats();
     return {
       label: this.label,
@@ -167,14 +208,31 @@ export class BackendDevice {
       vdev,
       name: formatVdev(vdev),
       backendState: stateName(this.#seen?.backendState ?? "gone"),
-      frontendState: stateName(this.#seen?.frontendState ?? "gone"),
+      frontendState: this.#guestReleased ? "domain gone" : stateName(this.#seen?.frontendState ?? "gone"),
       connected,
       ...(image && { image: image.disk.description }),
       ...(error !== undefined && { error }),
+      ...(waitsFor.length > 0 && { waitsFor }),
       latched: latch.tripped,
       totals: sumStats(queues),
       queues,
     };
+  }
+
+  /** What storage has not done yet, and for how long. Empty if the device waits for no storage. */
+  get waitsFor(): readonly string[] {
+    return this.#resources.waits.pending;
+  }
+
+  /** The guest's time to close it is over: only requests in flight, and storage, are waited for. */
+  get draining(): boolean {
+    return this.#draining;
+  }
+
+  /** Changes whenever a request is answered. */
+  get progress(): number {
+    const { reads, writes, barriers, flushes, discards, errors, inFlight } = sumStats(this.#resources.readStats());
+    return reads + writes + barriers + flushes + discards + errors - inFlight;
   }
 
   /** Stops serving: finishes what is in flight and releases everything. The options of the first call count. */
@@ -182,14 +240,19 @@ export class BackendDevice {
     return this.#closing ??= this.#close(options);
   }
 
+  /** The kind bounds this: what hangs here goes on in the background and keeps the device's lock. */
   async #close({ leave, timeoutMs }: CloseOptions): Promise<void> {
     if (leave === "detached") await this.#detach(timeoutMs);
     this.#stop.abort();
     await this.#working;
     if (leave === "detached") await this.#detachNow();
-    await this.#resources.release();
-    this.#resources.disown(this.#isDetached());
     this.#unwatch();
+    this.#draining = true;
+    try {
+      await this.#resources.finish();
+    } finally {
+      this.#resources.disown(this.#isDetached());
+    }
   }
 
   /** Waits until the guest has closed the device, for the given time at most. */
@@ -205,6 +268,7 @@ export class BackendDevice {
   /** Leaves the device Closed whether the guest has closed it or not. */
   async #detachNow(): Promise<void> {
     this.#intent = "detach-now";
+    this.#claimUnknown();
     for (let looks = 0; looks < LAST_LOOKS && this.#nodes !== undefined; looks++) {
       const outcome = await this.#look(this.#nodes);
       if (outcome === "idle" || outcome === "ended") return;
@@ -212,6 +276,17 @@ export class BackendDevice {
       this.#attempts.reset();
     }
     this.#log.warning("cannot leave it Closed");
+  }
+
+  /** Nothing is written to a device that may be another process's. */
+  #claimUnknown(): void {
+    const { lock } = this.#resources;
+    if (lock.owner !== "unknown") return;
+    try {
+      lock.claim();
+    } catch (error) {
+      this.#log.error(`Cannot detach it: its lock cannot be tested: ${errorText(error)}; it is left as it is`);
+    }
   }
 
   /** The attachment is over: no process will serve this directory again. */
@@ -239,16 +314,19 @@ export class BackendDevice {
     let action: Action | undefined;
     let outcome: Outcome | undefined;
     let fingerprint = "";
+    let trusted = "";
     try {
       const seen = this.#observe(nodes);
+      // What the guest cannot write: it must not make a device that fails try again at once.
+      trusted = JSON.stringify([seen.backendState, seen.online, seen.params, this.#guestReleased, this.#intent]);
       const asText = (): string => JSON.stringify(seen) + nodes.fingerprint(seen);
-      const { lock: { owner }, ring, image } = this.#resources;
-      const attempt = this.#attempts.current(asText);
+      const { lock: { owner } } = this.#resources;
+      const attempt = this.#attempts.current(asText, trusted);
       const ours = {
         proven: this.#proven,
         owner,
-        ring,
-        imageOpen: image !== undefined,
+        ring: this.#ringInUse.see(nodes, seen),
+        image: this.#image(seen),
         attempt,
         intent: this.#intent,
         removalAsked: this.#removalAsked,
@@ -260,13 +338,15 @@ export class BackendDevice {
       if (CAN_BE_REFUSED.has(action.kind)) fingerprint = asText();
       outcome = await this.#actions.perform(action, nodes, seen);
       if (action.kind === "request-removal" && outcome === "done") this.#removalAsked = true;
+      if (outcome === "idle") this.#reportStanding(nodes, seen, ours);
       const waitsForOthers = action.kind === "wait" && action.for !== "retry";
+      if (action.kind !== "wait") this.#answered(nodes);
       if (outcome === "idle" || waitsForOthers) this.#error.recovered();
     } catch (error) {
       outcome = this.#failed(nodes, action, error);
     }
     if (outcome !== undefined) {
-      this.#attempts.ended(outcome, fingerprint);
+      this.#attempts.ended(outcome, outcome === "failed" ? trusted : fingerprint);
       this.#announce(outcome);
     }
     return outcome;
@@ -288,6 +368,24 @@ export class BackendDevice {
     return seen;
   }
 
+  /** The image, and whether the nodes name the same. */
+  #image({ params }: Observation): Image {
+    const disk = this.#resources.image?.disk;
+    if (disk === undefined) return "none";
+    const { announced, settings } = this.#parts;
+    return announced?.disk === disk && (settings.image !== undefined || announced.params === params)
+      ? "open"
+      : "changed";
+  }
+
+  /** What is true at rest. Throws if xenstore fails. */
+  #reportStanding(nodes: DeviceNodes, { hidden }: Observation, { image, owner }: { image: Image; owner: Owner }): void {
+    if (owner !== "us") return;
+    reportLatch(this.#parts, nodes);
+    if (image !== "changed") this.#error.retract(nodes, "change");
+    if (!hidden) this.#error.retract(nodes, "hidden");
+  }
+
   /** What follows from an outcome: another look, and promises that others wait for. */
   #announce(outcome: Outcome): void {
     if (outcome === "failed") return;
@@ -304,6 +402,7 @@ export class BackendDevice {
   /** Undefined if it is no failure: the store link opens a lost connection again, or the process is being ended. */
   #failed(nodes: DeviceNodes, action: Action | undefined, error: unknown): "failed" | undefined {
     if (isAbort(error)) return undefined;
+    if (error instanceof OverdueError) return this.#isOverdue(nodes, error);
     if (!isDisconnection(error)) {
       const what = action === undefined ? "look at" : action.kind;
       this.#error.failed(`cannot ${what} ${this.path}: ${errorText(error)}; it will be retried`);
@@ -312,6 +411,26 @@ export class BackendDevice {
     if (this.#nodes === nodes) this.#nodes = undefined;
     this.#dirty = true;
     return undefined;
+  }
+
+  /** The device looks again when the storage has answered, and tries again meanwhile. */
+  #isOverdue(nodes: DeviceNodes, error: OverdueError): "failed" {
+    this.#overdue = errorText(error);
+    try {
+      this.#error.report(nodes, "attempt", this.#overdue);
+    } catch (failure) {
+      this.#error.failed(`cannot write to ${this.path}: ${errorText(failure)}`);
+    }
+    return "failed";
+  }
+
+  /** Takes back the report of storage that has answered since, unless there is another error by now. */
+  #answered(nodes: DeviceNodes): void {
+    if (this.#resources.waits.overdue) return;
+    if (this.#overdue !== undefined && this.#error.about("attempt") === this.#overdue) {
+      this.#error.retract(nodes, "attempt");
+    }
+    this.#overdue = undefined;
   }
 
   #end(): void {
@@ -329,25 +448,31 @@ export class BackendDevice {
   #watchFrontend(path: string): void {
     if (this.#watch?.path === path || this.#store === undefined) return;
     this.#unwatch();
-    const watch = this.#store.watch(path);
-    this.#watch = { path, watch };
-    this.#follow(watch).catch((error) => this.#log.error(`watch of ${path} failed: ${errorText(error)}`));
-  }
-
-  async #follow(watch: XenstoreWatch): Promise<void> {
-    for await (const _path of watch) this.poke();
+    const changed = (node: string): void => {
+      if (node !== `${path}/state`) this.#ringInUse.touched();
+      this.poke();
+    };
+    this.#watch = new FrontendWatch({ store: this.#store, path, clock: this.#clock, changed, log: this.#log });
   }
 
   #unwatch(): void {
-    this.#watch?.watch[Symbol.dispose]();
+    this.#watch?.[Symbol.dispose]();
     this.#watch = undefined;
   }
 }
 
 /** Actions after which the situation may be `refused` or `busy`. */
-const CAN_BE_REFUSED: ReadonlySet<Action["kind"]> = new Set(["offer", "connect", "resume"]);
+const CAN_BE_REFUSED: ReadonlySet<Action["kind"]> = new Set(["offer", "open", "connect", "resume"]);
 
 /** The toolstack's request for removal is carried out. */
 function isRemoved({ backendState, online }: Observation): boolean {
   return backendState === XenbusState.Closed && !online;
+}
+
+/** Opens a drive without a disc, too. */
+function withEmptyDrive(openDisk: ResourceServices["openDisk"]): ResourceServices["openDisk"] {
+  return (request) => {
+    const isEmpty = request.format === NO_DISC.format && request.target === NO_DISC.target;
+    return isEmpty ? Promise.resolve(emptyDrive()) : openDisk(request);
+  };
 }

@@ -2,17 +2,20 @@
  * Carries out what the transition table decided for a device, one action at a time, and returns how it ended.
  */
 
+import { isAbort } from "../abort.ts";
 import { errorText } from "../errors.ts";
 import { XenstoreError } from "../hypervisor.ts";
 import { formatSize } from "../sizes.ts";
 import { SECTOR_BYTES } from "../units.ts";
 import { featureNodes } from "../xenbus/features.ts";
 import { RESIZE_DONE } from "../xenbus/resize.ts";
+import { quoted } from "../xenbus/decimal.ts";
 import { stateName, XenbusState } from "../xenbus/states.ts";
 import type { Action, Outcome } from "../xenbus/transitions.ts";
-import { connect, type DeviceParts, isOthers, openImage, publish, refuse, resume } from "./connect.ts";
-import type { DeviceNodes, Observation } from "./device_nodes.ts";
-import { offerOf } from "./settings.ts";
+import { connect, type DeviceParts, isOthers, publish, refuse, resume } from "./connect.ts";
+import { type DeviceNodes, hiddenNode, type Observation } from "./device_nodes.ts";
+import { openImage } from "./open_image.ts";
+import { offerBeforeOpening } from "./settings.ts";
 
 /** The actions of one device. */
 export class DeviceActions {
@@ -32,12 +35,16 @@ export class DeviceActions {
         return this.#claim();
       case "offer":
         return await this.#offer(nodes, seen);
+      case "open":
+        return await openImage(this.#device, nodes, seen);
       case "connect":
         return await connect(this.#device, nodes, seen);
       case "publish":
         return publish(this.#device, nodes, seen);
       case "resume":
         return await resume(this.#device, nodes, seen);
+      case "change-image":
+        return await this.#changeImage(nodes, seen);
       case "drop-ring":
         return await this.#dropRing(nodes, seen);
       case "resize":
@@ -53,13 +60,13 @@ export class DeviceActions {
       case "teardown":
         return seen.backendState === "gone"
           ? await this.#remove(nodes)
-          : await this.#close(nodes, seen, "closed: its frontend is gone");
+          : await this.#close(nodes, seen, `closed: ${this.#whyGone(nodes)}`);
       case "forget":
         return "ended";
       case "wait":
         return "waiting";
       case "unknown-state":
-        return this.#ignoreState(action.side, seen);
+        return this.#ignoreState(action.side, nodes, seen);
       case "none":
         return "idle";
     }
@@ -77,23 +84,37 @@ export class DeviceActions {
     return "done";
   }
 
-  /** Opens the image and invites the frontend. */
+  /** Invites the frontend. Its image is opened next: nothing that the frontend does before it connects needs it. */
   async #offer(nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
-    const { settings, log, error } = this.#device;
+    const { resources, settings, error } = this.#device;
     try {
       if (isOthers(this.#device)) return "done";
-      const image = await openImage(this.#device, nodes, seen);
-      if (image === undefined) return "done";
-      const { disk, description } = image;
-      const features = featureNodes(offerOf(settings, disk.properties, description.discardEnable));
-      if (!nodes.offer(seen.backendState, [...features, ["hotplug-status", "connected"]])) return "done";
-      error.clear();
-      const kind = description.cdrom ? ", cdrom" : "";
-      log.info(`offering ${disk.description} as ${description.name}${kind} (type ${description.type})`);
+      await resources.closeRings();
+      if (!nodes.isCurrent(seen)) return "done";
+      this.#device.announced = undefined;
+      nodes.offer(seen.backendState, featureNodes(offerBeforeOpening(settings)), error.clear("attempt"));
       return "done";
     } catch (reason) {
       return await refuse(this.#device, nodes, reason, true);
     }
+  }
+
+  /** The toolstack names another image while the guest uses the disk. */
+  async #changeImage(nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
+    const { resources, error, log } = this.#device;
+    const { disk, description: { cdrom } } = resources.image!;
+    if (cdrom) {
+      await resources.release();
+      log.info(`the disc ${disk.description} was taken out`);
+      return "done";
+    }
+    error.report(
+      nodes,
+      "change",
+      `Cannot change the image to ${quoted(seen.params ?? "none")}: the guest uses ${disk.description}; ` +
+        "detach the disk and attach it with the new image, or write the node params back",
+    );
+    return "idle";
   }
 
   /** Closes all rings after the data plane stopped one. Closing tells the frontend that it needs new rings. */
@@ -101,7 +122,7 @@ export class DeviceActions {
     const { resources, error } = this.#device;
     const reason = resources.stopReason;
     await resources.closeRings("stopped");
-    error.report(nodes, `Cannot go on serving the ring: ${reason}`, false);
+    error.report(nodes, "attempt", `Cannot go on serving the ring: ${reason}`);
     if (seen.backendState === XenbusState.Connected) nodes.switchState(seen.backendState, XenbusState.Closing);
     await resources.closeRings("broken");
     return "done";
@@ -115,7 +136,7 @@ export class DeviceActions {
       if (now > before) log.info(`grown from ${size(before)} to ${size(now)}`);
       nodes.answerResize(RESIZE_DONE, now);
     } catch (error) {
-      if (error instanceof XenstoreError) throw error;
+      if (error instanceof XenstoreError || isAbort(error)) throw error;
       nodes.answerResize(errorText(error), undefined);
       log.warning(errorText(error));
     }
@@ -135,11 +156,25 @@ export class DeviceActions {
     return "ended";
   }
 
-  #ignoreState(side: "backend" | "frontend", seen: Observation): Outcome {
-    const state = stateName(side === "backend" ? seen.backendState : seen.frontendState);
-    if (this.#unknownLogged !== side + state) {
-      this.#device.log.warning(`${side} state ${state} means nothing here, ignored`);
+  /** Why there is no frontend to close. */
+  #whyGone(nodes: DeviceNodes): string {
+    try {
+      return nodes.guestExists
+        ? "its frontend's directory is gone"
+        : "its domain is unknown to xenstored: it has ended";
+    } catch {
+      return "its frontend is gone"; // a driver domain may not be told
     }
+  }
+
+  #ignoreState(side: "backend" | "frontend", nodes: DeviceNodes, seen: Observation): Outcome {
+    const { error, log } = this.#device;
+    if (side === "frontend" && seen.hidden) {
+      error.report(nodes, "hidden", errorText(hiddenNode(`${seen.frontendPath}/state`)));
+      return "waiting"; // permissions may change without an event for those who had none
+    }
+    const state = stateName(side === "backend" ? seen.backendState : seen.frontendState);
+    if (this.#unknownLogged !== side + state) log.warning(`${side} state ${state} means nothing here, ignored`);
     this.#unknownLogged = side + state;
     return "idle";
   }

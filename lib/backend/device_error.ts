@@ -6,35 +6,67 @@
 import type { Logger } from "../log.ts";
 import type { DeviceNodes } from "./device_nodes.ts";
 
+/**
+ * What an error is about: each topic has one error at a time.
+ *
+ * - `latch`: a flush failed; over when the disk is attached again.
+ * - `attempt`: opening or connecting failed, or waits; over when it succeeds.
+ * - `change`: the toolstack changed what cannot be changed now; over when the change is taken back or carried out.
+ * - `hidden`: the guest keeps its nodes from us.
+ */
+export type ErrorTopic = "latch" | "attempt" | "change" | "hidden";
+
+/** In the order in which they are shown. */
+const TOPICS: readonly ErrorTopic[] = ["latch", "attempt", "change", "hidden"];
+
 /** The errors of one device. */
 export class DeviceError {
   readonly #log: Logger;
-  #reported: string | undefined;
+  readonly #alarms: Logger;
+  readonly #reported = new Map<ErrorTopic, string>();
   #failure: string | undefined;
 
-  /** `log` puts the device's label before each line. */
-  constructor(log: Logger) {
+  /** Both put the device's label before each line; `alarms` is not limited, for what happens once in an attachment. */
+  constructor(log: Logger, alarms: Logger) {
     this.#log = log;
+    this.#alarms = alarms;
   }
 
-  /** The last error that was not put right; undefined if there is none. */
+  /** What was not put right, most urgent first; undefined if nothing is wrong. */
   get message(): string | undefined {
-    return this.#failure ?? this.#reported;
+    return this.#failure ?? this.text;
+  }
+
+  /** The same as the nodes say it: without a failure that is retried. */
+  get text(): string | undefined {
+    const all = TOPICS.flatMap((topic) => this.#reported.get(topic) ?? []);
+    return all.length === 0 ? undefined : all.join(". Also: ");
+  }
+
+  /** The error of a topic. */
+  about(topic: ErrorTopic): string | undefined {
+    return this.#reported.get(topic);
   }
 
   /**
-   * Logs an error, unless it is the same as before, and writes it into the nodes. `opening`: the image could not be
-   * opened. Throws if xenstore fails.
+   * Logs an error, unless it is the topic's already, and writes it into the nodes. `opening`: the image could not be
+   * opened, and the toolstack is told. Throws if xenstore fails.
    */
-  report(nodes: DeviceNodes, message: string, opening: boolean): void {
-    if (message !== this.#reported) this.#log.error(message);
-    this.#reported = message;
-    nodes.reportError(message, opening);
+  report(nodes: DeviceNodes, topic: ErrorTopic, message: string, opening = false): void {
+    if (message !== this.#reported.get(topic)) (topic === "latch" ? this.#alarms : this.#log).error(message);
+    this.#reported.set(topic, message);
+    nodes.showError(this.text, opening);
   }
 
-  /** The reported error is over. The caller removes it from the nodes. */
-  clear(): void {
-    this.#reported = undefined;
+  /** The topic's error is over. Returns what is left for the caller to write into the nodes. */
+  clear(topic: ErrorTopic): string | undefined {
+    this.#reported.delete(topic);
+    return this.text;
+  }
+
+  /** The topic's error, if there is one, is over: the nodes say so too. Throws if xenstore fails. */
+  retract(nodes: DeviceNodes, topic: ErrorTopic): void {
+    if (this.#reported.delete(topic)) nodes.showError(this.text);
   }
 
   /** Logs, once, a failure that is retried. It is not written into the nodes: that may be what fails. */

@@ -1,7 +1,8 @@
 /**
  * One device's xenstore nodes as the backend reads and writes them. A state node is written only in a transaction that
  * finds in it what the decision was based on, so that a node that was deleted, or that the toolstack changed meanwhile,
- * stays as it is.
+ * stays as it is. The guest's nodes are read outside of transactions: a guest that keeps writing them would make every
+ * transaction fail that has read one.
  */
 
 import { XenblkError } from "../errors.ts";
@@ -53,7 +54,6 @@ const FRONTEND_NODES = [
 
 /** Features that an earlier backend may have published; they are removed, not set to 0, where they are not offered. */
 const ABSENT_IF_NOT_OFFERED = [
-  NONCE_NODE,
   "feature-max-indirect-segments",
   "multi-queue-max-queues",
   "discard-granularity",
@@ -61,7 +61,7 @@ const ABSENT_IF_NOT_OFFERED = [
   "discard-secure",
 ];
 
-/** The nodes that decide a device's next step, read in one transaction. */
+/** The nodes that decide a device's next step. */
 export interface Observation {
   /** Our own node, which the toolstack writes too. */
   readonly backendState: ObservedState;
@@ -73,7 +73,14 @@ export interface Observation {
   readonly frontendPath: string;
   /** The toolstack asks to look at the image's size again. */
   readonly resizeAsked: boolean;
+  /** The image, as the toolstack names it. */
+  readonly params: string | undefined;
+  /** The guest keeps this process from reading its state, which is `invalid` then. */
+  readonly hidden: boolean;
 }
+
+/** What a CD-ROM drive without a disc opens in place of an image. */
+export const NO_DISC = { format: "null", target: "0" } as const;
 
 /** What the toolstack says of the disk. */
 export interface DeviceDescription {
@@ -135,97 +142,154 @@ export class DeviceNodes {
     if (nodes.length > 0) this.#fromState(undefined, (transaction) => void this.#update(transaction, nodes));
   }
 
-  /** Whether an observation still holds. */
-  isUnchanged(seen: Observation): boolean {
-    return JSON.stringify(this.observe()) === JSON.stringify(seen);
+  /**
+   * Whether an observation still holds, as far as connecting depends on it: Initialised and Connected are alike, so that
+   * a frontend that goes from one to the other, even again and again, does not keep its rings from being served.
+   */
+  isCurrent(seen: Observation): boolean {
+    const now = this.observe();
+    return now.backendState === seen.backendState && now.online === seen.online && now.params === seen.params &&
+      now.frontendPath === seen.frontendPath &&
+      (now.frontendState === seen.frontendState || (hasRings(now) && hasRings(seen)));
   }
 
-  /** What the nodes say now, as of one moment. */
+  /** What the nodes say now. The state is read before and after the others, which so belong to one state. */
   observe(): Observation {
-    return this.#store.transaction((transaction) => {
-      const frontend = transaction.read(`${this.#path}/frontend`) ?? frontendPath(this.#address);
-      return {
-        backendState: parseState(transaction.read(`${this.#path}/state`)),
-        frontendState: readGuestState(transaction, `${frontend}/state`),
-        online: transaction.read(`${this.#path}/online`) === "1",
+    const read = (name: string): string | undefined => this.#store.read(`${this.#path}/${name}`);
+    let state = read("state");
+    for (;;) {
+      const frontend = read("frontend") ?? frontendPath(this.#address);
+      const ours = {
+        backendState: parseState(state),
+        online: read("online") === "1",
         frontendPath: frontend,
-        resizeAsked: transaction.read(`${this.#path}/${RESIZE_NODE}`) === RESIZE_REQUEST,
+        resizeAsked: read(RESIZE_NODE) === RESIZE_REQUEST,
+        params: read("params"),
       };
-    });
+      const before = state;
+      state = read("state");
+      if (state === before) return { ...ours, ...this.#readGuestState(frontend) };
+    }
   }
 
-  /** Reads what the disk is. `image` replaces `params`. Throws {@linkcode XenblkError} naming a node that is missing. */
-  describe(image: string | undefined): DeviceDescription {
-    return this.#store.transaction((transaction) => {
-      const required = (name: string): string => {
-        const value = transaction.read(`${this.#path}/${name}`);
-        if (value !== undefined && value !== "") return value;
-        throw new XenblkError(`Cannot serve ${this.#path}: its node ${name} is ${value === "" ? "empty" : "missing"}`, {
-          remedy: name === "params" ? "let the toolstack write it, or give --image" : "let the toolstack write it",
-        });
-      };
-      return {
-        params: image ?? required("params"),
-        readOnly: !required("mode").includes("w"),
-        shared: required("mode").includes("!"),
-        type: required("type"),
-        name: required("dev"),
-        cdrom: required("device-type") === "cdrom",
-        removable: transaction.read(`${this.#path}/removable`) === "1",
-        directIoSafe: transaction.read(`${this.#path}/direct-io-safe`) === "1",
-        discardEnable: transaction.read(`${this.#path}/discard-enable`) !== "0",
-      };
-    });
+  #readGuestState(frontend: string): Pick<Observation, "frontendState" | "hidden"> {
+    try {
+      return { frontendState: parseState(this.#store.read(`${frontend}/state`)), hidden: false };
+    } catch (error) {
+      if (isHidden(error)) return { frontendState: "invalid", hidden: true };
+      throw error;
+    }
+  }
+
+  /**
+   * Reads what the disk is. `image` replaces `params`. Undefined if the device is gone. Throws {@linkcode XenblkError}
+   * naming a node that is missing.
+   */
+  describe(image: string | undefined): DeviceDescription | undefined {
+    try {
+      return this.#store.transaction((transaction) =>
+        this.#describe((name) => transaction.read(`${this.#path}/${name}`), image)
+      );
+    } catch (error) {
+      // Nodes that are removed all at once while they are read are not missing.
+      if (error instanceof XenblkError && this.#store.read(`${this.#path}/state`) === undefined) return undefined;
+      throw error;
+    }
+  }
+
+  #describe(read: (name: string) => string | undefined, image: string | undefined): DeviceDescription {
+    const required = (name: string, value = read(name)): string => {
+      if (value !== undefined && value !== "") return value;
+      throw new XenblkError(`Cannot serve ${this.#path}: its node ${name} is ${value === "" ? "empty" : "missing"}`, {
+        remedy: name === "params" ? "let the toolstack write it, or give --image" : "let the toolstack write it",
+      });
+    };
+    const params = image ?? read("params");
+    const cdrom = required("device-type") === "cdrom";
+    const empty = cdrom && params !== undefined && /^([a-z]+:)?$/.test(params);
+    return {
+      params: empty ? `${NO_DISC.format}:${NO_DISC.target}` : required("params", params),
+      readOnly: !required("mode").includes("w"),
+      shared: required("mode").includes("!"),
+      type: required("type"),
+      name: required("dev"),
+      cdrom,
+      removable: read("removable") === "1",
+      directIoSafe: read("direct-io-safe") === "1",
+      discardEnable: read("discard-enable") !== "0",
+    };
   }
 
   /** What the frontend asks for. Throws {@linkcode XenblkError} naming the node that is wrong. */
   readFrontend(options: NegotiationOptions): FrontendParameters {
-    return this.#store.transaction((transaction) =>
-      readFrontend((name) => transaction.read(`${options.frontendPath}/${name}`), options)
-    );
+    return readFrontend((name) => {
+      try {
+        return this.#store.read(`${options.frontendPath}/${name}`);
+      } catch (error) {
+        if (isHidden(error)) throw hiddenNode(`${options.frontendPath}/${name}`);
+        throw error;
+      }
+    }, options);
   }
 
   /** What is published, by this process or by the one before. */
   publishedOffer(): Offer {
-    return this.#store.transaction((transaction) => this.#readOffer(transaction));
+    return readOffer((name) => this.#store.read(`${this.#path}/${name}`));
   }
 
-  /**
-   * The values of all nodes that others write, as one text, to see whether any has changed. It is read without a
-   * transaction: a guest that keeps writing would make one of so many reads fail again and again.
-   */
+  /** The values of all nodes that others write, as one text, to see whether any has changed. */
   fingerprint(seen: Observation): string {
-    const { maxQueues } = this.#readOffer(this.#store);
+    const { maxQueues } = this.publishedOffer();
     const ofQueues = maxQueues === 1
       ? []
       : Array.from({ length: maxQueues }, (_, queue) => RING_NODES.map((name) => `queue-${queue}/${name}`)).flat();
     return JSON.stringify([
       [...TOOLSTACK_NODES].map((name) => this.#store.read(`${this.#path}/${name}`)),
-      [...FRONTEND_NODES, ...ofQueues].map((name) => this.#store.read(`${seen.frontendPath}/${name}`)),
+      [...FRONTEND_NODES, ...ofQueues].map((name) => this.#readUnlessHidden(`${seen.frontendPath}/${name}`)),
     ]);
   }
 
-  /** Writes these nodes, clears an error, and goes to InitWait. False, with nothing written, if the state changed. */
-  offer(from: ObservedState, nodes: readonly NodeValue[]): boolean {
+  #readUnlessHidden(path: string): string | undefined {
+    try {
+      return this.#store.read(path);
+    } catch (error) {
+      if (isHidden(error)) return undefined;
+      throw error;
+    }
+  }
+
+  /**
+   * Writes the features that do not depend on the image, and goes to InitWait. `error` is what is still wrong, if
+   * anything. False, with nothing written, if the state changed.
+   */
+  offer(from: ObservedState, features: readonly NodeValue[], error: string | undefined): boolean {
     return this.#fromState(from, (transaction) => {
-      this.#clearError(transaction);
-      const offered = new Set(nodes.map(([name]) => name));
-      for (const name of ABSENT_IF_NOT_OFFERED) {
-        if (!offered.has(name)) transaction.remove(`${this.#path}/${name}`);
-      }
-      this.#update(transaction, nodes);
+      // A toolstack that waits for the image must not find how an earlier attempt ended.
+      if (this.#showError(transaction, error)) transaction.remove(`${this.#path}/hotplug-status`);
+      this.#writeFeatures(transaction, features);
+      transaction.remove(`${this.#path}/${NONCE_NODE}`); // what comes is another connection
       transaction.write(`${this.#path}/state`, String(XenbusState.InitWait));
     });
   }
 
+  /** The image is open: writes all features, and tells the toolstack unless `quietly`. Otherwise as {@linkcode offer}. */
+  opened(from: ObservedState, features: readonly NodeValue[], error: string | undefined, quietly: boolean): boolean {
+    return this.#fromState(from, (transaction) => {
+      this.#showError(transaction, error);
+      this.#writeFeatures(transaction, features);
+      if (!quietly) this.#update(transaction, [["hotplug-status", "connected"]]);
+    });
+  }
+
   /**
-   * Writes these nodes, clears an error, and goes to Connected. `quietly` writes the state only if a node changed: a
-   * frontend that is Connected to us already has nothing to learn. False, with nothing written, if the state changed.
+   * Writes these nodes and goes to Connected. `quietly` writes the state only if a node changed: a frontend that is
+   * Connected to us already has nothing to learn. Otherwise as {@linkcode offer}.
    */
-  connect(from: ObservedState, nodes: readonly NodeValue[], quietly: boolean): boolean {
+  connect(from: ObservedState, nodes: readonly NodeValue[], error: string | undefined, quietly: boolean): boolean {
     return this.#fromState(from, (transaction) => {
       const changed = this.#update(transaction, nodes);
-      this.#clearError(transaction);
+      this.#showError(transaction, error);
+      this.#update(transaction, [["hotplug-status", "connected"]]);
       if (changed || !quietly) transaction.write(`${this.#path}/state`, String(XenbusState.Connected));
     });
   }
@@ -262,35 +326,47 @@ export class DeviceNodes {
   }
 
   /**
-   * Writes an error where people and tools look for it: the node `error`, the one below `error/` of our own domain, and,
-   * if the image could not be opened, the hotplug nodes that libxl waits for.
+   * Writes what is wrong where people and tools look for it: the node `error`, the one below `error/` of our own domain,
+   * and, if the image could not be opened, the hotplug nodes that libxl waits for. Undefined: nothing is wrong any more.
+   * Writes nothing if that is what the nodes say, or the device is gone.
    */
-  reportError(message: string, opening: boolean): void {
-    const text = printable(message);
+  showError(text: string | undefined, opening = false): void {
+    const line = text === undefined ? undefined : printable(text);
+    const isShown = this.#store.read(`${this.#path}/error`) === line &&
+      (!opening || this.#store.read(`${this.#path}/hotplug-error`) === line);
+    if (isShown) return;
     this.#fromState(undefined, (transaction) => {
-      transaction.write(`${this.#path}/error`, text);
-      transaction.write(`${this.#errorDirectory}/error`, text);
-      if (!opening) return;
-      transaction.write(`${this.#path}/hotplug-error`, text);
+      this.#showError(transaction, text);
+      if (!opening || line === undefined) return;
+      transaction.write(`${this.#path}/hotplug-error`, line);
       transaction.write(`${this.#path}/hotplug-status`, "error");
     });
   }
 
-  /** Removes what {@linkcode reportError} wrote, also if the device's directory is gone. */
+  /** Removes what {@linkcode showError} wrote, also if the device's directory is gone. */
   clearError(): void {
-    this.#store.transaction((transaction) => this.#clearError(transaction));
+    this.#store.transaction((transaction) => void this.#showError(transaction, undefined));
   }
 
-  #clearError(transaction: XenstoreOperations): void {
-    transaction.remove(`${this.#path}/error`);
-    if (transaction.remove(`${this.#path}/hotplug-error`)) {
-      transaction.write(`${this.#path}/hotplug-status`, "connected");
+  /** True if the toolstack had been told that the image could not be opened. */
+  #showError(transaction: XenstoreOperations, text: string | undefined): boolean {
+    if (text === undefined) {
+      transaction.remove(`${this.#path}/error`);
+      removeWithEmptyParents(transaction, this.#errorDirectory, `${this.#ownDomainPath}/error`);
+    } else {
+      transaction.write(`${this.#path}/error`, printable(text));
+      transaction.write(`${this.#errorDirectory}/error`, printable(text));
     }
-    removeWithEmptyParents(transaction, this.#errorDirectory, `${this.#ownDomainPath}/error`);
+    return transaction.remove(`${this.#path}/hotplug-error`);
   }
 
-  #readOffer(store: XenstoreOperations): Offer {
-    return readOffer((name) => store.read(`${this.#path}/${name}`));
+  /** Features that an earlier backend published and that are not offered are removed or, in the list, 0. */
+  #writeFeatures(transaction: XenstoreOperations, features: readonly NodeValue[]): void {
+    const offered = new Set(features.map(([name]) => name));
+    for (const name of ABSENT_IF_NOT_OFFERED) {
+      if (!offered.has(name)) transaction.remove(`${this.#path}/${name}`);
+    }
+    this.#update(transaction, features);
   }
 
   get #ownDomainPath(): string {
@@ -323,12 +399,19 @@ export class DeviceNodes {
   }
 }
 
-/** The guest owns its node and can make it unreadable for a driver domain; the other nodes must stay readable. */
-function readGuestState(transaction: XenstoreOperations, path: string): ObservedState {
-  try {
-    return parseState(transaction.read(path));
-  } catch (error) {
-    if (error instanceof XenstoreError && error.code === "EACCES") return "invalid";
-    throw error;
-  }
+/** The frontend has published rings, or had them served. */
+function hasRings({ frontendState }: Observation): boolean {
+  return frontendState === XenbusState.Initialised || frontendState === XenbusState.Connected;
+}
+
+/** The guest owns its nodes and can make them unreadable for a driver domain. */
+function isHidden(error: unknown): boolean {
+  return error instanceof XenstoreError && error.code === "EACCES";
+}
+
+/** The error for a guest's node that this process may not read. */
+export function hiddenNode(path: string): XenblkError {
+  return new XenblkError(`Cannot read ${path}: the guest does not permit it (EACCES)`, {
+    remedy: "let the guest's driver, or xenstore-chmod in domain 0, give this domain read access to that directory",
+  });
 }

@@ -14,7 +14,7 @@ import type { ImageLocks } from "../storage/image/lock.ts";
 import { backendKindPath, backendPath, type DeviceAddress, parseBackendPath, parseDomId } from "../xenbus/paths.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Backoff } from "./backoff.ts";
-import { BackendDevice, type CloseOptions } from "./device.ts";
+import { BackendDevice, type CloseOptions, type ExcludingDiskFinder } from "./device.ts";
 import { TOOLSTACK_NODES } from "./device_nodes.ts";
 import { sweepLeftovers } from "./leftovers.ts";
 import type { DeviceSettings } from "./settings.ts";
@@ -35,6 +35,8 @@ export interface BackendKindOptions {
   readonly openDisk: (request: DiskRequest) => Promise<Disk>;
   /** Locks images while a guest uses them; absent: images are not locked. */
   readonly imageLocks?: ImageLocks;
+  /** Searches the disks of other guests of this host; absent: whoever holds an image's lock is waited for. */
+  readonly findExcludingDisk?: ExcludingDiskFinder;
   /** What outlives this process: locks and latches of devices, and journals of rings. */
   readonly journals: JournalStore;
   /** Rings have journals. Absent: they do; false: a crash of this process loses the requests in flight. */
@@ -47,6 +49,16 @@ export interface BackendKindOptions {
   readonly clock?: Clock;
 }
 
+/** A device that had not ended when its process stopped waiting for it. */
+export interface StuckDevice {
+  /** `vbd3/5/51712`: kind, domid, virtual device. */
+  readonly label: string;
+  /** What was not done, as after "Cannot": `close image /a.img: no answer for 20 s`. */
+  readonly reason: string;
+}
+
+/** How often it is looked whether devices that are closing make progress. */
+const STALL_LOOK_MS = 500;
 /** Devices that are named in one line of the log. */
 const NAMED_LEFTOVERS = 8;
 
@@ -68,6 +80,7 @@ export class BackendKind {
   #watches: XenstoreWatch[] = [];
   #domain = 0 as DomId;
   #closing: Promise<boolean> | undefined;
+  #stuck: readonly StuckDevice[] = [];
   readonly #stop = new AbortController();
   readonly #backoff = new Backoff();
   /** Why discovering failed, until everything was discovered again: each reason is logged once. */
@@ -106,15 +119,22 @@ export class BackendKind {
     return [...this.#devices.values()].map((device) => device.status());
   }
 
-  /**
-   * Closes all devices at once and the connection to xenstore. False, with a line in the log for each, if some were not
-   * finished `graceMs` after the guests' time to close was over; they go on in the background. The first call counts.
-   */
-  close(options: CloseOptions, graceMs: number): Promise<boolean> {
-    return this.#closing ??= this.#close(options, graceMs);
+  /** After {@linkcode close}: the devices that were given up. */
+  get stuck(): readonly StuckDevice[] {
+    return this.#stuck;
   }
 
-  async #close(options: CloseOptions, graceMs: number): Promise<boolean> {
+  /**
+   * Closes all devices at once and the connection to xenstore. Each device is drained, unmapped and unlocked by itself,
+   * whatever the others wait for. False, with a line in the log for each, if some were given up: they had not finished
+   * `graceMs` after the guests' time to close was over, or none of those that were left had made progress for `stallMs`.
+   * They go on in the background. The first call counts.
+   */
+  close(options: CloseOptions, graceMs: number, stallMs = Infinity): Promise<boolean> {
+    return this.#closing ??= this.#close(options, graceMs, stallMs);
+  }
+
+  async #close(options: CloseOptions, graceMs: number, stallMs: number): Promise<boolean> {
     this.#stop.abort();
     const open = new Set(this.#devices.values());
     const closing = Promise.all([...open].map(async (device) => {
@@ -125,13 +145,32 @@ export class BackendKind {
       }
       open.delete(device);
     }));
-    const deadline = new AbortController();
+    const over = new AbortController();
     const limitMs = graceMs + (options.leave === "detached" ? options.timeoutMs : 0);
-    await Promise.race([closing, this.#clock.sleep(limitMs, deadline.signal)]);
-    deadline.abort();
-    for (const device of open) this.#options.logger.error(`${device.label}: still busy, given up`);
+    await Promise.race([closing, this.#clock.sleep(limitMs, over.signal), this.#stalled(open, stallMs, over.signal)]);
+    over.abort();
+    this.#stuck = [...open].map(({ label, waitsFor }) => ({
+      label,
+      reason: waitsFor.join("; ") || "it has not closed",
+    }));
+    for (const { label, reason } of this.#stuck) this.#options.logger.error(`${label}: given up: cannot ${reason}`);
     await this.#link[Symbol.asyncDispose]();
     return open.size === 0;
+  }
+
+  /** Resolves when no guest is waited for any more and no device has made progress for so long; never after the signal. */
+  async #stalled(open: ReadonlySet<BackendDevice>, stallMs: number, signal: AbortSignal): Promise<void> {
+    let before = "";
+    for (let sinceMs = this.#clock.now(); stallMs < Infinity;) {
+      const devices = [...open];
+      const now = JSON.stringify(devices.map(({ label, draining, progress }) => [label, draining, progress]));
+      if (now !== before || !devices.every(({ draining }) => draining)) sinceMs = this.#clock.now();
+      else if (this.#clock.now() - sinceMs >= stallMs) return;
+      before = now;
+      await this.#clock.sleep(STALL_LOOK_MS, signal);
+      if (signal.aborted) break;
+    }
+    return await new Promise(() => {});
   }
 
   /** The directory under which everything that concerns us changes. */
@@ -273,7 +312,7 @@ export class BackendKind {
   #adopt(store: Xenstore, address: DeviceAddress): void {
     const path = backendPath(address);
     if (this.#devices.has(path) || store.read(`${path}/state`) === undefined) return;
-    const { dataPlane, openDisk, imageLocks, journals, keepJournals, settings } = this.#options;
+    const { dataPlane, openDisk, imageLocks, journals, keepJournals, settings, findExcludingDisk } = this.#options;
     const logger = this.#limiter.forGuest(address.frontendDomain);
     const device = new BackendDevice(address, {
       dataPlane,
@@ -283,6 +322,8 @@ export class BackendKind {
       keepJournals: keepJournals ?? true,
       settings,
       logger,
+      alarms: this.#options.logger,
+      ...(findExcludingDisk && { findExcludingDisk }),
       clock: this.#clock,
     });
     this.#devices.set(path, device);

@@ -1,18 +1,19 @@
 /**
  * What this process holds for one device: its lock, the open image, the rings that the data plane serves, and what
- * outlives them: counters, journals and the latch. Closing goes from the rings to the image.
+ * outlives them: counters, journals and the latch. Closing goes from the rings to the image. Each wait for storage is
+ * bounded (waits.ts): a call that rejects for that reason is made again, and continues the wait.
  */
 
-import { isAbort, unlessAborted } from "../abort.ts";
+import { isAbort } from "../abort.ts";
 import { ABIS, ringSlots } from "../blkif/abi.ts";
 import type { Clock } from "../clock.ts";
-import { createStats, type QueueStats, readStats } from "../dataplane/stats.ts";
+import { createStats, type QueueStats, readStats, sumStats } from "../dataplane/stats.ts";
 import type { DataPlane, GrantMode, JournalSpec, QueueHandle } from "../dataplane/types.ts";
-import { XenblkError } from "../errors.ts";
+import { errorText, XenblkError } from "../errors.ts";
 import type { DomId, JournalStore } from "../hypervisor.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
 import { type ImageLocks, lockImage } from "../storage/image/lock.ts";
-import { parseImage } from "../storage/image/spec.ts";
+import { parseParams } from "../storage/image/spec.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { Ring } from "../xenbus/transitions.ts";
 import { DeviceLatch } from "./device_latch.ts";
@@ -20,6 +21,7 @@ import { DeviceLock } from "./device_lock.ts";
 import type { DeviceDescription } from "./device_nodes.ts";
 import { type ConnectionIdentity, DeviceJournals, keptNames } from "./journals.ts";
 import type { DeviceSettings } from "./settings.ts";
+import { Acquisition, type Operation, OverdueError, Waits } from "./waits.ts";
 
 /** What the resources of a device are made from. */
 export interface ResourceServices {
@@ -63,6 +65,14 @@ export interface OpenImage {
   readonly description: DeviceDescription;
 }
 
+/** What a device is notified of by its resources. */
+export interface ResourceEvents {
+  /** The data plane had to stop a ring that is still open, or a flush failed there. */
+  readonly ringStopped: () => void;
+  /** Storage has answered after a call had stopped waiting for it. */
+  readonly answered: () => void;
+}
+
 /** Lock, image, rings and counters of one device. Its calls must not overlap. */
 export class DeviceResources {
   /** Makes the device this process's own. */
@@ -71,31 +81,42 @@ export class DeviceResources {
   readonly latch: DeviceLatch;
   /** Of the rings. */
   readonly journals: DeviceJournals;
+  /** All waits for storage. */
+  readonly waits: Waits;
   readonly #services: ResourceServices;
   readonly #label: string;
   readonly #guest: DomId;
-  readonly #ringStopped: () => void;
+  readonly #events: ResourceEvents;
   readonly #signal: AbortSignal;
   readonly #stats: SharedArrayBuffer[] = [];
+  readonly #opening: Acquisition<Disk>;
+  readonly #locking: Acquisition<AsyncDisposable>;
   #image: OpenImage & { readonly key: string } | undefined;
   /** Held as long as there are rings: a guest that migrates opens its image at both ends, and uses it at one. */
   #imageLock: AsyncDisposable | undefined;
   #rings: readonly QueueHandle[] = [];
+  /** Until all rings are closed, `#rings`, `#ring` and the rest stay as they were. */
+  #closing: Operation<void> | undefined;
+  #growing: Operation<{ readonly before: number; readonly now: number }> | undefined;
+  /** Images and locks that are being released without anybody waiting for it. */
+  readonly #releasing = new Set<Promise<void>>();
   #ring: Ring = "none";
+  /** Where the rings stand once they are closed. */
+  #ringAfter: "none" | "stopped" | "broken" = "none";
   #connection: Connection | undefined;
   #stopReason: string | undefined;
 
-  /**
-   * `ringStopped` is called when the data plane had to stop a ring that is still open. The signal ends all waiting while
-   * something is opened, which then rejects with the signal's reason.
-   */
-  constructor(services: ResourceServices, label: string, guest: DomId, ringStopped: () => void, signal: AbortSignal) {
+  /** The signal ends all waits that have begun; what is opened later then rejects with the signal's reason. */
+  constructor(services: ResourceServices, label: string, guest: DomId, events: ResourceEvents, signal: AbortSignal) {
     this.#services = services;
     this.#label = label;
     this.#guest = guest;
-    this.#ringStopped = ringStopped;
+    this.#events = events;
     this.#signal = signal;
-    const { journals, keepJournals } = services;
+    const { journals, keepJournals, clock } = services;
+    this.waits = new Waits(clock, signal, events.answered);
+    this.#opening = new Acquisition(this.waits);
+    this.#locking = new Acquisition(this.waits);
     this.lock = new DeviceLock(journals, keptNames(label).lock);
     this.latch = new DeviceLatch(journals, keptNames(label).latch);
     this.journals = new DeviceJournals(journals, label, keepJournals);
@@ -136,67 +157,89 @@ export class DeviceResources {
     const { settings, openDisk } = this.#services;
     const readOnly = description.readOnly || settings.readOnly;
     const { shared, directIoSafe } = description;
-    const key = JSON.stringify([description.params, readOnly, shared, directIoSafe]);
+    const key = this.#keyOf(description);
     if (this.#image?.key === key) {
       this.#image = { ...this.#image, description };
       return this.#image;
     }
     await this.release();
-    const { format, target } = parseImage(description.params);
+    const { format, target } = await parseParams(description.params);
     const { engine, cache } = settings;
-    const request = { format, target, readOnly, engine, directIoSafe };
-    const opening = openDisk(cache === undefined ? request : { ...request, cache });
-    try {
-      const disk = await unlessAborted(opening, this.#signal);
-      this.#image = { disk, description, key };
-      return this.#image;
-    } catch (error) {
-      // After an abort the image may still be opened; then it must be closed here.
-      if (isAbort(error)) opening.then((disk) => disk[Symbol.asyncDispose](), () => {});
-      throw error;
-    }
+    const request = { format, target, readOnly, shared, engine, directIoSafe };
+    const disk = await this.#opening.get(
+      key,
+      () => `open image ${format}:${target}`,
+      () => openDisk(cache === undefined ? request : { ...request, cache }),
+    );
+    this.#image = { disk, description, key };
+    return this.#image;
+  }
+
+  /** Whether the image that the description names is open. */
+  holds(description: DeviceDescription): boolean {
+    return this.#image?.key === this.#keyOf(description);
   }
 
   /** Locks the open image: before anything is read or written, and before a killed process's requests are replayed. */
   async lockImage(): Promise<void> {
+    this.#imageLock = await this.#lock();
+  }
+
+  /** Rejects with {@linkcode ImageBusyError} if {@linkcode lockImage} would now. */
+  async checkImage(): Promise<void> {
+    const lock = await this.#lock();
+    if (lock !== undefined) await this.#letGo("unlock its image", lock);
+  }
+
+  async #lock(): Promise<AsyncDisposable | undefined> {
     const { imageLocks, clock } = this.#services;
-    const { disk, description: { shared } } = this.#image!;
-    if (imageLocks === undefined || disk.image === undefined) return;
-    const use = { writes: !disk.properties.readOnly, shared, by: this.#label };
-    this.#imageLock = await lockImage(imageLocks, disk.image, use, clock, this.#signal);
+    const { disk: { image, properties }, description: { shared } } = this.#image!;
+    if (imageLocks === undefined || image === undefined) return undefined;
+    const use = { writes: !properties.readOnly, shared, by: this.#label };
+    return await this.#locking.get(
+      image.path,
+      () => `lock image ${image.path}`,
+      (signal) => lockImage(imageLocks, image, use, clock, AbortSignal.any([signal, this.#signal])),
+    );
+  }
+
+  #keyOf({ params, readOnly, shared, directIoSafe }: DeviceDescription): string {
+    return JSON.stringify([params, readOnly || this.#services.settings.readOnly, shared, directIoSafe]);
   }
 
   /** Opens all rings of the connection, `untold` so far. Rejects with the reason, and then holds none. */
   async openRings(disk: Disk, connection: Connection, journals: JournalSpec[] | undefined): Promise<void> {
-    const { dataPlane, settings: { maxPersistentGrants, maxRequests } } = this.#services;
-    const { frontend: { abi, queues }, grants, directIoSafe, discard, maxIndirectSegments } = connection;
-    const results = await Promise.allSettled(queues.map(({ ringRefs, eventChannel }, number) =>
-      dataPlane.openQueue({
-        label: `${this.#label} queue ${number}`,
-        guest: this.#guest,
-        ringRefs,
-        eventChannel,
-        abi,
-        disk,
-        grants,
-        directIoSafe,
-        discard,
-        maxIndirectSegments,
-        ...(journals && { journal: journals[number]! }),
-        ...(maxPersistentGrants !== undefined && { maxPersistentGrants }),
-        ...(maxRequests !== undefined && { maxRequests }),
-        stats: this.#stats[number] ??= createStats(),
-        latch: this.latch.address,
-      }, this.#signal)
-    ));
-    const rings = results.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
-    this.#rings = rings;
+    const abandon = new AbortController();
+    const signal = AbortSignal.any([this.#signal, abandon.signal]);
+    const { queues } = connection.frontend;
+    const opening = Promise.allSettled(
+      queues.map((_, queue) => this.#openRing(queue, disk, connection, journals?.[queue], signal)),
+    );
+    const text = (): string => `open the rings on ${nameOf(disk)}`;
+    const operation = this.waits.begin(text, opening);
+    let results: PromiseSettledResult<QueueHandle>[];
+    try {
+      results = await this.waits.until(operation);
+    } catch (error) {
+      // A ring that is being mapped cannot be called back: those that are opened nevertheless are closed.
+      abandon.abort();
+      this.#ringAfter = "none";
+      this.#closing ??= this.waits.begin(text, this.#closeAll(opening.then(openedOf)), operation.sinceMs);
+      throw error;
+    }
+    this.#rings = openedOf(results);
     this.#connection = connection;
     this.#ring = "untold";
-    const failure = results.find((result) => result.status === "rejected");
-    if (failure === undefined) return this.#listen(rings);
+    const failed = results.findIndex((result) => result.status === "rejected");
+    if (failed < 0) return this.#listen(this.#rings);
     await this.closeRings();
-    throw failure.reason;
+    const { reason } = results[failed] as PromiseRejectedResult;
+    throw queues.length === 1 ? reason : new XenblkError(`Cannot serve queue ${failed}: ${errorText(reason)}`, {
+      cause: reason,
+      remedy:
+        `if the guest's driver has fewer than ${queues.length} queues, an earlier one left multi-queue-num-queues: ` +
+        "remove that node and the directories queue-N",
+    });
   }
 
   /** The frontend was told of the rings. */
@@ -213,30 +256,22 @@ export class DeviceResources {
     if (disk?.grow === undefined) {
       throw new XenblkError(`Cannot resize ${disk?.description ?? this.#label}: only files and block devices change`);
     }
-    const before = disk.properties.sectors;
-    await disk.grow();
-    const { sectors: now } = disk.properties;
-    if (now !== before) await Promise.all(this.#rings.map((ring) => ring.grow(now)));
-    return { before, now };
+    this.#growing ??= this.waits.begin(() => `read the size of ${nameOf(disk)}`, this.#grow(disk));
+    return await this.waits.until(this.#growing);
   }
 
-  /** Finishes what is in flight and closes the rings, then unlocks the image. `then` says where the rings stand. */
+  /**
+   * Finishes what is in flight and closes the rings, then unlocks the image. `then` says where the rings stand
+   * afterwards. Until they are closed, everything stays as it was.
+   */
   async closeRings(then: "none" | "stopped" | "broken" = "none"): Promise<void> {
-    const rings = this.#rings;
-    this.#rings = [];
-    this.#connection = undefined;
-    this.#ring = then;
-    if (then !== "stopped") this.#stopReason = undefined;
-    const results = await Promise.allSettled(rings.map((ring) => ring.close()));
-    this.journals.unmap();
-    const lock = this.#imageLock;
-    this.#imageLock = undefined;
-    await lock?.[Symbol.asyncDispose]();
-    for (const result of results) if (result.status === "rejected") throw result.reason;
+    this.#ringAfter = then;
+    await this.waits.until(this.#beginClosing());
   }
 
   /** Closes rings and image, and removes the journals: the frontend has closed the connection. */
   async end(): Promise<void> {
+    this.#opening.drop();
     await this.release();
     this.journals.forget();
   }
@@ -246,9 +281,19 @@ export class DeviceResources {
     try {
       await this.closeRings();
     } finally {
-      const image = this.#image;
-      this.#image = undefined;
-      await image?.disk[Symbol.asyncDispose]();
+      if (this.#closing === undefined) await this.#closeImage();
+    }
+  }
+
+  /** Closes rings and image at the end of the process, however long that takes. */
+  async finish(): Promise<void> {
+    this.#opening.drop();
+    this.#ringAfter = "none";
+    try {
+      await this.#beginClosing().outcome;
+    } finally {
+      await this.#closeImage();
+      await Promise.all(this.#releasing);
     }
   }
 
@@ -265,16 +310,118 @@ export class DeviceResources {
     }
   }
 
+  #openRing(
+    queue: number,
+    disk: Disk,
+    { frontend: { abi, queues }, grants, directIoSafe, discard, maxIndirectSegments }: Connection,
+    journal: JournalSpec | undefined,
+    signal: AbortSignal,
+  ): Promise<QueueHandle> {
+    const { dataPlane, settings: { maxPersistentGrants, maxRequests } } = this.#services;
+    const { ringRefs, eventChannel } = queues[queue]!;
+    return dataPlane.openQueue({
+      label: `${this.#label} queue ${queue}`,
+      guest: this.#guest,
+      ringRefs,
+      eventChannel,
+      abi,
+      disk,
+      grants,
+      directIoSafe,
+      discard,
+      maxIndirectSegments,
+      ...(journal && { journal }),
+      ...(maxPersistentGrants !== undefined && { maxPersistentGrants }),
+      ...(maxRequests !== undefined && { maxRequests }),
+      stats: this.#stats[queue] ??= createStats(),
+      latch: this.latch.address,
+    }, signal);
+  }
+
   #listen(rings: readonly QueueHandle[]): void {
     for (const ring of rings) {
+      ring.latched?.then(this.#events.ringStopped);
       ring.stopped.then((reason) => {
-        if (this.#rings !== rings || this.#ring === "stopped") return;
+        if (this.#rings !== rings || this.#closing !== undefined || this.#ring === "stopped") return;
         this.#ring = "stopped";
         this.#stopReason = reason;
-        this.#ringStopped();
+        this.#events.ringStopped();
       });
     }
   }
+
+  /** The rings take the new size even if nobody waits for it any more: the disk has it. */
+  async #grow(disk: Disk): Promise<{ readonly before: number; readonly now: number }> {
+    try {
+      const before = disk.properties.sectors;
+      await disk.grow!();
+      const { sectors: now } = disk.properties;
+      const rings = this.#closing === undefined && this.#image?.disk === disk ? this.#rings : [];
+      if (now !== before) await Promise.all(rings.map((ring) => ring.grow(now)));
+      return { before, now };
+    } finally {
+      this.#growing = undefined;
+    }
+  }
+
+  #beginClosing(): Operation<void> {
+    return this.#closing ??= this.waits.begin(() => this.#closingText(), this.#closeAll());
+  }
+
+  #closingText(): string {
+    const { inFlight } = sumStats(this.readStats());
+    const image = this.#image === undefined ? "" : ` of ${nameOf(this.#image.disk)}`;
+    if (inFlight === 0) return `flush and close the rings${image}`;
+    return `complete ${inFlight} request${inFlight === 1 ? "" : "s"} in flight${image}`;
+  }
+
+  /** `late` are rings that nobody waits for any more. */
+  async #closeAll(late?: Promise<readonly QueueHandle[]>): Promise<void> {
+    try {
+      const rings = late === undefined ? this.#rings : await late;
+      const results = await Promise.allSettled(rings.map((ring) => ring.close()));
+      this.journals.unmap();
+      const lock = this.#imageLock;
+      this.#imageLock = undefined;
+      if (lock !== undefined) await this.#letGo("unlock its image", lock);
+      for (const result of results) if (result.status === "rejected") throw result.reason;
+    } finally {
+      this.#rings = [];
+      this.#connection = undefined;
+      this.#ring = this.#ringAfter;
+      if (this.#ring !== "stopped") this.#stopReason = undefined;
+      this.#closing = undefined;
+    }
+  }
+
+  async #closeImage(): Promise<void> {
+    this.#locking.drop();
+    const disk = this.#image?.disk;
+    this.#image = undefined;
+    if (disk !== undefined) await this.#letGo(`close ${nameOf(disk)}`, disk);
+  }
+
+  /** Disposes it. What takes too long goes on in the background: nothing of the guest's depends on it. */
+  async #letGo(text: string, resource: AsyncDisposable): Promise<void> {
+    const operation = this.waits.begin(() => text, resource[Symbol.asyncDispose]());
+    const { outcome } = operation;
+    const released = outcome.catch(() => {}).then(() => void this.#releasing.delete(released));
+    this.#releasing.add(released);
+    try {
+      await this.waits.until(operation);
+    } catch (error) {
+      if (!(error instanceof OverdueError) && !isAbort(error)) throw error;
+    }
+  }
+}
+
+function openedOf(results: readonly PromiseSettledResult<QueueHandle>[]): QueueHandle[] {
+  return results.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
+}
+
+/** For messages: the image's path, or what the disk is. */
+function nameOf({ image, description }: Disk): string {
+  return image === undefined ? description : `image ${image.path}`;
 }
 
 /** How many slots each ring of the connection has. */

@@ -57,7 +57,11 @@ export const DEFAULT_SETTINGS: DeviceSettings = {
  * What is offered to frontends of a disk under these settings; `discardEnable` is what the device's node says. Flushes
  * are not offered if a completed write is durable: then the write itself reports the failure, not a flush.
  */
-export function offerOf(settings: DeviceSettings, disk: DiskProperties, discardEnable: boolean): Offer {
+export function offerOf(
+  settings: DeviceSettings,
+  disk: Pick<DiskProperties, "cache" | "discard" | "readOnly">,
+  discardEnable: boolean,
+): Offer {
   const { maxRingPageOrder, maxIndirectSegments, maxQueues } = settings;
   const persistent = offersPersistent(settings.grants);
   const flushes = disk.cache !== "writethrough";
@@ -72,4 +76,9 @@ export function offerOf(settings: DeviceSettings, disk: DiskProperties, discardE
   };
   if (disk.discard === undefined || disk.readOnly || !(settings.discard ?? discardEnable)) return offer;
   return { ...offer, discard: disk.discard };
+}
+
+/** The same before the image is open: without discards, which depend on it. */
+export function offerBeforeOpening(settings: DeviceSettings): Offer {
+  return offerOf(settings, { readOnly: true, ...(settings.cache && { cache: settings.cache }) }, false);
 }

@@ -30,6 +30,8 @@ export interface DeviceStatus {
   readonly image?: string;
   /** The last error that was not put right. */
   readonly error?: string;
+  /** What its storage has not done yet: `open image raw:/a.img: no answer for 7 s`. Absent: nothing is waited for. */
+  readonly waitsFor?: readonly string[];
   /** A flush failed: writes are refused until the operator attaches the disk again. */
   readonly latched: boolean;
   /** Counters of all rings together. */

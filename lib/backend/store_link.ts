@@ -1,8 +1,10 @@
 /**
  * A connection to xenstored that outlives xenstored: when it is lost it is opened again, with growing waits between the
- * attempts. Its user is notified of both.
+ * attempts. Its user is notified of both, and of a new connection only once xenstored answers on it: calls to a stopped
+ * xenstored would block this thread.
  */
 
+import { unlessAborted } from "../abort.ts";
 import type { Clock } from "../clock.ts";
 import { errorText } from "../errors.ts";
 import type { Xenstore } from "../hypervisor.ts";
@@ -32,7 +34,7 @@ export class StoreLink implements AsyncDisposable {
   /** Opens the first connection; throws what opening it, or `connected`, threw. */
   constructor(options: StoreLinkOptions) {
     this.#options = options;
-    const store = this.#open(false);
+    const store = this.#adopt(options.openXenstore(), false);
     this.#supervision = this.#supervise(store);
   }
 
@@ -42,8 +44,8 @@ export class StoreLink implements AsyncDisposable {
     await this.#supervision;
   }
 
-  #open(again: boolean): Xenstore {
-    const store = this.#options.openXenstore();
+  /** Hands a connection to the user. */
+  #adopt(store: Xenstore, again: boolean): Xenstore {
     try {
       this.#options.connected(store, again);
     } catch (error) {
@@ -70,6 +72,18 @@ export class StoreLink implements AsyncDisposable {
     }
   }
 
+  /** A connection on which xenstored has answered. Rejects if it is lost first, or if the link is disposed. */
+  async #openAnswering(): Promise<Xenstore> {
+    const store = this.#options.openXenstore();
+    try {
+      await unlessAborted(store.answers?.() ?? Promise.resolve(), this.#stop.signal);
+    } catch (error) {
+      store[Symbol.dispose]();
+      throw error;
+    }
+    return store;
+  }
+
   /** The next connection, or undefined if the link was disposed before there was one. */
   async #reopen(): Promise<Xenstore | undefined> {
     const { clock, logger } = this.#options;
@@ -77,10 +91,11 @@ export class StoreLink implements AsyncDisposable {
       await clock.sleep(backoff.next(), this.#stop.signal);
       if (this.#stop.signal.aborted) return undefined;
       try {
-        const store = this.#open(true);
+        const store = this.#adopt(await this.#openAnswering(), true);
         logger.info("xenstore: connected again");
         return store;
       } catch (error) {
+        if (this.#stop.signal.aborted) return undefined;
         logger.debug(`xenstore: cannot reconnect yet: ${errorText(error)}`);
       }
     }

@@ -114,8 +114,10 @@ function nameOperands(
   const operands: Record<string, string> = {};
   for (const [index, operand] of verb.operands.entries()) {
     const value = given[index];
-    if (value !== undefined && value !== "") operands[operand.name.toLowerCase()] = value;
-    else if (operand.required) complain(`Cannot run ${verb.name} without ${operand.name}: ${operand.help}`);
+    if (value !== undefined && value !== "") {
+      operand.check?.(value);
+      operands[operand.name.toLowerCase()] = value;
+    } else if (operand.required) complain(`Cannot run ${verb.name} without ${operand.name}: ${operand.help}`);
     else if (value === "") complain(`Cannot use an empty ${operand.name}`);
   }
   const extra = given[verb.operands.length];

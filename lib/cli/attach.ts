@@ -4,8 +4,10 @@
  */
 
 import { attachOn, DEFAULT_KIND } from "../attach.ts";
+import { XenblkError } from "../errors.ts";
 import { domainLabel } from "../toolstack/domains.ts";
 import { describeDevice } from "../toolstack/list.ts";
+import { parseVdev } from "../xenbus/vdev.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
 import { defaulting, flag } from "./options.ts";
 import { defineVerb } from "./verb.ts";
@@ -13,6 +15,10 @@ import { defineVerb } from "./verb.ts";
 const OPTIONS = {
   ...DEVICE_OPTIONS,
   "kind": defaulting(KIND, DEFAULT_KIND),
+  "shared": flag(
+    "Others may write to the image at the same time (mode w!): for a cluster file system, or to insist on an image that " +
+      "the host or another guest uses",
+  ),
   "cdrom": flag("Attach as a CD-ROM, read-only"),
   "keep": flag("At the end leave the disk Connected; serve can continue with it"),
   "timeout": TIMEOUT,
@@ -25,12 +31,17 @@ export const attach = defineVerb({
   summary: "Attach a disk to a running guest and serve it until INT, TERM or detach",
   description:
     "Writes the nodes that xl would write, serves the disk, and prints the device's name once the guest has " +
-    "connected. On INT or TERM it detaches the disk and removes the nodes; it also ends when another command detaches the " +
+    "connected. On INT, TERM or HUP it detaches the disk and removes the nodes; it also ends when another command detaches the " +
     "disk. A serve of the same kind leaves the disk alone meanwhile.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "IMAGE", help: "a path, format:target, or xl's format=raw,...,target=...", required: true, isPath: true },
-    { name: "VDEV", help: "the virtual device, such as xvdb; default: the first free one", required: false },
+    {
+      name: "VDEV",
+      help: "the virtual device, such as xvdb; default: the first free one",
+      required: false,
+      check: parseVdev,
+    },
   ],
   options: OPTIONS,
   permissions:
@@ -46,6 +57,7 @@ export const attach = defineVerb({
       domain: operands["domain"]!,
       image: operands["image"]!,
       ...(vdev === undefined ? {} : { vdev }),
+      ...(options.shared ? { shared: true } : {}),
       cdrom: options.cdrom,
       kind: options.kind,
       journal: !options["no-journal"],
@@ -60,11 +72,19 @@ export const attach = defineVerb({
       output.json(describeDevice(store, disk.address));
     } else output.data(`${disk.vdev}\n`);
     const end = await Promise.race([signals.drain, disk.ended]);
-    if (typeof end === "object" && end.reason === "failed") throw end.error;
+    if (typeof end === "object" && end.reason === "failed") throw died(end.error, options.kind);
     await disk.close({ leave: options.keep ? "connected" : "detached", timeoutMs });
     return 0;
   },
 });
+
+/** The disk stays Connected when a thread of this process has died; another verb continues with it. */
+export function died({ message, cause }: XenblkError, kind: string): XenblkError {
+  return new XenblkError(message, {
+    cause,
+    remedy: `start \`xenblk serve --kind ${kind}\`, which continues with the disk; and report this defect`,
+  });
+}
 
 /** The message for a disk that another program serves, or a process with another directory of journals. */
 export function servedElsewhere(kind: string): string {

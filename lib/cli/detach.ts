@@ -2,9 +2,9 @@
  * `xenblk detach DOMAIN VDEV`: detaches a disk from a guest, whichever backend serves it, and removes its nodes.
  */
 
-import { detachDevice, findDevice } from "../toolstack/detach.ts";
-import { domainLabel, resolveDomain } from "../toolstack/domains.ts";
-import { formatVdev } from "../xenbus/vdev.ts";
+import { detachDevice, findDisk } from "../toolstack/detach.ts";
+import { domainLabel } from "../toolstack/domains.ts";
+import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
 import { TIMEOUT } from "./device_options.ts";
 import { flag } from "./options.ts";
 import { defineVerb } from "./verb.ts";
@@ -14,10 +14,11 @@ export const detach = defineVerb({
   name: "detach",
   summary: "Detach a disk from a guest",
   description: "Asks for the disk's removal, waits until the guest has closed it, and removes its nodes. If the " +
-    "guest does not close it in time, the exit status is 4. The request stays in xenstore; run detach again to complete it.",
+    "guest does not close it in time, the exit status is 4. The request stays in xenstore; run detach again to complete it. " +
+    "Nodes that are left of a disk, also of a guest that has ended (give its domid), are removed too.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
-    { name: "VDEV", help: "the virtual device, such as xvdb", required: true },
+    { name: "VDEV", help: "the virtual device, such as xvdb", required: true, check: parseVdev },
   ],
   options: {
     force: flag("After the timeout, remove the nodes even if the guest still uses the disk: its I/O then fails", "f"),
@@ -27,8 +28,7 @@ export const detach = defineVerb({
   examples: ["xenblk detach web xvdb", "xenblk detach 5 xvdb --force --timeout 5"],
   async run({ host, signals, output }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
-    const guest = resolveDomain(store, operands["domain"]!);
-    const device = findDevice(store, guest.domain, operands["vdev"]!);
+    const { guest, device } = findDisk(store, operands["domain"]!, operands["vdev"]!);
     const timeoutMs = options.timeout * 1000;
     const { force } = options;
     await detachDevice(store, device, { timeoutMs, force, signal: signals.signal });

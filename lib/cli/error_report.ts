@@ -3,24 +3,38 @@
  * exception is reported as a defect.
  */
 
+import { isAbort } from "../abort.ts";
 import { errorText, XenblkError } from "../errors.ts";
+import { XenstoreError } from "../hypervisor.ts";
 import { printable } from "../log.ts";
+import { explainStoreError } from "../xenstore.ts";
 import type { Output } from "./output.ts";
 
-/** Shows the error and returns the exit status. */
+/** Shows the error and returns the exit status. Only a defect is shown with its stack, if `verbose`. */
 export function reportError(error: unknown, output: Output, verbose: boolean): number {
-  if (error instanceof XenblkError) {
-    output.message(`xenblk: ${printable(error.line)}`);
-    if (verbose) showStack(error, output);
-    return error.exitStatus;
-  }
-  if (error instanceof Deno.errors.NotCapable) {
-    output.message(`xenblk: Cannot continue: Deno was started without a permission: ${printable(error.message)}`);
-    return 1;
+  const expected = expectedFailure(error);
+  if (expected !== undefined) {
+    output.message(`xenblk: ${printable(expected.line)}`);
+    return expected.exitStatus;
   }
   output.message(`xenblk: ${printable(errorText(error))}; this is a defect; please report it with the output of -v`);
   if (verbose) showStack(error, output);
   return 1;
+}
+
+/** The failure with its exit status, unless the error is a defect. */
+function expectedFailure(error: unknown): XenblkError | undefined {
+  if (error instanceof XenblkError) return error;
+  if (error instanceof XenstoreError) return explainStoreError(error);
+  if (isAbort(error)) return new XenblkError(`Cannot continue: ${errorText(error)}`);
+  if (error instanceof Deno.errors.NotCapable) {
+    return new XenblkError(`Cannot continue: Deno was started without a permission: ${error.message}`);
+  }
+  if (error instanceof SuppressedError) {
+    const [first, second] = [expectedFailure(error.suppressed), expectedFailure(error.error)];
+    return first && second && new XenblkError(errorText(error), { kind: first.kind });
+  }
+  return undefined;
 }
 
 function showStack(error: unknown, output: Output): void {

@@ -4,8 +4,7 @@
 
 import { SECTOR_BYTES } from "../units.ts";
 import { formatSize } from "../sizes.ts";
-import { resolveDomain } from "../toolstack/domains.ts";
-import { type DeviceListing, listDevices } from "../toolstack/list.ts";
+import { type DeviceListing, listDevices, resolveGuest } from "../toolstack/list.ts";
 import { flag } from "./options.ts";
 import { renderTable } from "./table.ts";
 import { defineVerb } from "./verb.ts";
@@ -25,14 +24,14 @@ export const list = defineVerb({
   async run({ host, output }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
     const domain = operands["domain"];
-    const devices = listDevices(store, domain === undefined ? undefined : resolveDomain(store, domain).domain);
+    const devices = listDevices(store, domain === undefined ? undefined : resolveGuest(store, domain).domain);
     if (options.json) output.json(devices);
     else output.data(renderDevices(devices, !options["no-headings"]));
     return 0;
   },
 });
 
-/** The disks as a table; the error of a disk is on its own line below the disk. */
+/** The disks as a table; the error of a disk, or a hint, is on its own line below it. */
 function renderDevices(devices: readonly DeviceListing[], headings: boolean): string {
   const columns = [
     { heading: "DOMAIN", align: "right" },
@@ -57,7 +56,8 @@ function renderDevices(devices: readonly DeviceListing[], headings: boolean): st
       device.frontendState,
       device.params ?? "-",
     ];
-    return device.error === undefined ? [row] : [row, [...Array(8).fill(""), `error: ${device.error}`]];
+    const note = device.error === undefined ? device.hint && `hint: ${device.hint}` : `error: ${device.error}`;
+    return note === undefined ? [row] : [row, [...Array(8).fill(""), note]];
   });
   return renderTable(columns, rows, headings);
 }

@@ -5,10 +5,10 @@
 
 import { SECTOR_BYTES } from "../units.ts";
 import { formatSize } from "../sizes.ts";
-import { findDevice } from "../toolstack/detach.ts";
-import { domainLabel, resolveDomain } from "../toolstack/domains.ts";
+import { findDisk } from "../toolstack/detach.ts";
+import { domainLabel } from "../toolstack/domains.ts";
 import { resizeDevice } from "../toolstack/resize.ts";
-import { formatVdev } from "../xenbus/vdev.ts";
+import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
 import { TIMEOUT } from "./device_options.ts";
 import { defineVerb } from "./verb.ts";
 
@@ -22,15 +22,14 @@ export const resize = defineVerb({
     "shrink.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
-    { name: "VDEV", help: "the virtual device, such as xvdb", required: true },
+    { name: "VDEV", help: "the virtual device, such as xvdb", required: true, check: parseVdev },
   ],
   options: { timeout: TIMEOUT },
   permissions: "--allow-ffi --allow-env.",
   examples: ["truncate -s 20G disk.img && xenblk resize web xvdb"],
   async run({ host, signals, output }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
-    const guest = resolveDomain(store, operands["domain"]!);
-    const device = findDevice(store, guest.domain, operands["vdev"]!);
+    const { guest, device } = findDisk(store, operands["domain"]!, operands["vdev"]!);
     const timeoutMs = options.timeout * 1000;
     const { before, now } = await resizeDevice(store, device, { timeoutMs, signal: signals.signal });
     const size = formatSize(now * SECTOR_BYTES);

@@ -7,6 +7,7 @@ import { isAbort } from "../abort.ts";
 import { DEFAULT_KIND } from "../attach.ts";
 import { ownDomain } from "../backend/kind.ts";
 import { checkDataPath, type NativePlatform } from "../host_platform.ts";
+import type { DomId } from "../hypervisor.ts";
 import { createLogger } from "../log.ts";
 import { type Service, startService } from "../service.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
@@ -28,13 +29,14 @@ export const serve = defineVerb({
   name: "serve",
   summary: "Serve devices that a toolstack wrote: all of a kind, or one",
   description:
-    "Watches xenstore: serves devices when they appear, and releases them when they are removed. On INT or TERM it " +
+    "Watches xenstore: serves devices when they appear, and releases them when they are removed. On INT, TERM or HUP it " +
     "finishes the requests in flight, flushes, and leaves the devices Connected: their guests wait, and the next serve " +
     "continues. If xenstored is restarted, serve reconnects; the disks keep working meanwhile.",
   operands: [{
     name: "BACKEND-PATH",
     help: "serve only this device: /local/domain/B/backend/KIND/D/VDEV, or backend/KIND/D/VDEV",
     required: false,
+    check: kindOf,
   }],
   options: OPTIONS,
   permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, " +
@@ -93,15 +95,23 @@ function onlyDevice(
     if (options.image === undefined) return undefined;
     throw usageError("serve", "Cannot use --image without BACKEND-PATH: it is the image of one device");
   }
+  const kind = kindOf(path);
+  if (options.kind !== undefined && options.kind !== kind) {
+    throw usageError("serve", `Cannot use --kind=${options.kind} with ${path}: it is of kind ${kind}`);
+  }
   using store = platform.openXenstore();
-  const device = parseBackendPath(path, ownDomain(store));
-  if (options.kind === undefined || options.kind === device.kind) return device;
-  throw usageError("serve", `Cannot use --kind=${options.kind} with ${path}: it is of kind ${device.kind}`);
+  return parseBackendPath(path, ownDomain(store));
+}
+
+/** Throws XenblkError (usage) if it is not the path of a device. */
+function kindOf(backendPath: string): string {
+  // A relative path is in our own domain; the kind is the same in any.
+  return parseBackendPath(backendPath, 0 as DomId).kind;
 }
 
 async function end(context: Context, service: Service, options: OptionValues<typeof OPTIONS>): Promise<number> {
   const leave = options["detach-on-exit"] ? "detached" : "connected";
-  if (await service.close({ leave, timeoutMs: options.timeout * 1000 })) return 0;
-  context.output.message("xenblk: Some devices were still busy at the end");
-  return 1;
+  const { finished, stuck } = await service.close({ leave, timeoutMs: options.timeout * 1000 });
+  for (const { label, reason } of stuck) context.output.message(`xenblk: Cannot release ${label}: cannot ${reason}`);
+  return finished ? 0 : 1;
 }

@@ -4,9 +4,10 @@
 
 import { SECTOR_BYTES } from "../units.ts";
 import { formatSize } from "../sizes.ts";
-import { findDevice } from "../toolstack/detach.ts";
-import { resolveDomain } from "../toolstack/domains.ts";
+import { findDisk } from "../toolstack/detach.ts";
 import { type DeviceDetails, showDevice } from "../toolstack/show.ts";
+import { parseVdev } from "../xenbus/vdev.ts";
+import { retryConflicts } from "../xenstore.ts";
 import { flag } from "./options.ts";
 import { renderFields } from "./table.ts";
 import { defineVerb } from "./verb.ts";
@@ -20,15 +21,15 @@ export const show = defineVerb({
     "the guest has set up. It works for disks of other backends too.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
-    { name: "VDEV", help: "the virtual device, such as xvdb", required: true },
+    { name: "VDEV", help: "the virtual device, such as xvdb", required: true, check: parseVdev },
   ],
   options: { "json": flag("Print JSON", "J") },
   permissions: "--allow-ffi --allow-env.",
   examples: ["xenblk show web xvda", "xenblk show 5 51712 --json"],
-  async run({ host, output }, options, operands): Promise<number> {
+  async run({ host, signals, output }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
-    const guest = resolveDomain(store, operands["domain"]!);
-    const details = showDevice(store, findDevice(store, guest.domain, operands["vdev"]!));
+    const { device } = findDisk(store, operands["domain"]!, operands["vdev"]!);
+    const details = await retryConflicts(() => showDevice(store, device), { signal: signals.signal });
     if (options.json) output.json(details);
     else output.data(renderDetails(details));
     return 0;
@@ -37,7 +38,7 @@ export const show = defineVerb({
 
 /** The disk as lines of names and values. A missing value has no line. */
 export function renderDetails(disk: DeviceDetails): string {
-  const { error, frontendError, offer } = disk;
+  const { error, hint, frontendError, offer } = disk;
   const fields: [string, string | undefined][] = [
     ["disk", `${disk.name} (${disk.vdev})`],
     ["guest", `${disk.domainName === undefined ? "" : `${disk.domainName}, `}domain ${disk.frontendDomain}`],
@@ -46,6 +47,7 @@ export function renderDetails(disk: DeviceDetails): string {
     ["size", sizeText(disk)],
     ["backend", `${disk.backendState}${disk.online ? "" : ", to be removed"}: ${disk.backendPath}`],
     ["error", error],
+    ["hint", hint],
     ["frontend", `${disk.frontendState}: ${disk.frontendPath}`],
     ["protocol", disk.protocol],
     ["rings", ringsText(disk)],

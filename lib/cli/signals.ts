@@ -1,15 +1,15 @@
 /**
- * INT and TERM: the first signal asks the command to finish the requests in flight and end; the second ends the process
+ * INT, TERM and HUP: the first signal asks the command to finish the requests in flight and end; the second ends the process
  * at once.
  */
 
 /** The signals that end a command, each with the exit status. */
-const STATUS = { SIGINT: 130, SIGTERM: 143 } as const;
+const STATUS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
 
 /** A signal that asks the command to end. */
 export type EndSignal = keyof typeof STATUS;
 
-/** Listens for INT and TERM; disposing restores the default actions. */
+/** Listens for INT, TERM and HUP; disposing restores the default actions. */
 export class DrainSignals implements Disposable {
   readonly #controller = new AbortController();
   readonly #force: (status: number) => void;
@@ -38,7 +38,7 @@ export class DrainSignals implements Disposable {
     return this.#received;
   }
 
-  /** Restores the default actions of INT and TERM. */
+  /** Restores the default actions of INT, TERM and HUP. */
   [Symbol.dispose](): void {
     for (const [signal, listener] of this.#listeners) Deno.removeSignalListener(signal, listener);
   }

@@ -16,6 +16,8 @@ export interface Operand {
   readonly required: boolean;
   /** For completion: the operand is a file name. */
   readonly isPath?: boolean;
+  /** Throws XenblkError (usage) for a text that cannot be such an operand, before the verb runs. */
+  readonly check?: (text: string) => unknown;
 }
 
 /** Access to the real hypervisor; cli.ts provides it. */

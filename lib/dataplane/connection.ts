@@ -38,6 +38,8 @@ export interface Connection extends Disposable {
   readonly queue: Queue;
   /** The queue's way to the disk, which it owns. */
   readonly channel: IoChannel;
+  /** The device's. */
+  readonly latch: Latch;
   readonly guest: DomId;
   /** Our end of the event channel. */
   readonly port: EvtchnPort;
@@ -79,7 +81,7 @@ export function openConnection(
     ...(grants.buffers && { buffers: grants.buffers }),
     rule: memoryRule(request.grants, request.directIoSafe ?? false),
   }));
-  const latch = undo.use(openLatch(request.latch, platform));
+  const deviceLatch = new Latch(undo.use(openLatch(request.latch, platform)).view);
   const port = handles.events.bindInterdomain(request.guest, request.eventChannel);
   undo.defer(() => handles.events.unbind(port));
   const queue = new Queue({
@@ -93,14 +95,14 @@ export function openConnection(
     limits: request.discard === true ? request.properties : withoutDiscard(request.properties),
     journal,
     stats: request.stats,
-    latch: new Latch(latch.view),
+    latch: deviceLatch,
     notify: () => notifyFrontend(handles.events, port, complain),
     complain,
   });
   // The last process may have died after pushing responses, before notifying.
   if (request.journal !== undefined) notifyFrontend(handles.events, port, complain);
   const owned = undo.move();
-  return { queue, channel, guest: request.guest, port, [Symbol.dispose]: () => owned.dispose() };
+  return { queue, channel, latch: deviceLatch, guest: request.guest, port, [Symbol.dispose]: () => owned.dispose() };
 }
 
 /** After a crash more may be in flight than the limit allows from now on. */

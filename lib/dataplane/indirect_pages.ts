@@ -5,15 +5,17 @@
  */
 
 import { MAX_INDIRECT_PAGES_PER_REQUEST, SEGMENT_SIZE_BYTES, SEGMENTS_PER_INDIRECT_PAGE } from "../blkif/abi.ts";
-import { decodeIndirectSegments, indirectPages, type RequestSlots, SnapshotMemory } from "../blkif/request.ts";
+import { decodeIndirectSegments, indirectPages, SnapshotMemory } from "../blkif/request.ts";
 import type { GrantCopyBatch, GrantTable, MemorySpace, OwnedMemory } from "../hypervisor.ts";
+import { GRANT_FAILURE } from "./grants/failure.ts";
+import type { SlotTable } from "./slot_table.ts";
 
 /** The most requests per call. */
 const MOST_REQUESTS = 64;
 
 /** The indirect pages of one ring's requests. Nothing is allocated after construction. */
 export class IndirectPages implements Disposable {
-  readonly #slots: RequestSlots;
+  readonly #slots: SlotTable;
   readonly #memory: OwnedMemory;
   readonly #snapshot: SnapshotMemory;
   readonly #batch: GrantCopyBatch;
@@ -24,9 +26,11 @@ export class IndirectPages implements Disposable {
   readonly #added: Uint16Array;
   readonly #firstCopy: Uint16Array;
   #count = 0;
+  /** What the last call returned. */
+  #called = 0;
 
   /** For slots that have indirect segments. Throws RangeError when there is no memory left. */
-  constructor(slots: RequestSlots, grants: GrantTable, memory: MemorySpace) {
+  constructor(slots: SlotTable, grants: GrantTable, memory: MemorySpace) {
     using undo = new DisposableStack();
     this.#slots = slots;
     this.#capacity = Math.min(slots.slots, MOST_REQUESTS);
@@ -72,16 +76,28 @@ export class IndirectPages implements Disposable {
 
   /** Copies all pages that were added, in one call. */
   fetch(): void {
-    this.#batch.run(); // if the call itself fails, every status is a failure
+    this.#called = this.#batch.run(); // if the call itself fails, every status is a failure
   }
 
-  /** Decodes the segments of the request that was added as number `index`. False: a page could not be copied. */
+  /**
+   * Decodes the segments of the request that was added as number `index`. False: a page could not be copied, as the
+   * slot's `grantFailed` says.
+   */
   decode(index: number): boolean {
-    for (let copy = this.#firstCopy[index]!; copy < this.#firstCopy[index + 1]!; copy++) {
-      if (this.#batch.status(copy) !== 0) return false;
+    const first = this.#firstCopy[index]!;
+    for (let copy = first; copy < this.#firstCopy[index + 1]!; copy++) {
+      const status = this.#batch.status(copy);
+      if (status !== 0) return this.#fail(this.#added[index]!, copy - first, status);
     }
     decodeIndirectSegments(this.#snapshot, index * this.#strideBytes, this.#slots, this.#added[index]!);
     return true;
+  }
+
+  #fail(slot: number, page: number, status: number): false {
+    const gref = this.#slots.indirectGrefs[slot * MAX_INDIRECT_PAGES_PER_REQUEST + page]!;
+    const failure = this.#called === 0 ? GRANT_FAILURE.copyFromGuest : GRANT_FAILURE.copyCall;
+    this.#slots.failGrant(slot, failure, gref, this.#called === 0 ? status : this.#called);
+    return false;
   }
 
   /** Removes all requests that were added. */

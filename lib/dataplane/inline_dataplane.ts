@@ -3,11 +3,13 @@
  * are single-stepped, and for programs that have a loop of their own.
  */
 
+import { unlessAborted } from "../abort.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { Parker, Platform, Waker, WakeToken } from "../hypervisor.ts";
 import { DiskModules } from "../storage/channel.ts";
 import type { ChannelOpener } from "../storage/disk.ts";
 import { Reactor } from "./reactor.ts";
+import { STAT } from "./stats.ts";
 import type { DataPlane, QueueHandle, QueueSpec } from "./types.ts";
 
 /** What the data plane is made of. */
@@ -23,6 +25,7 @@ export interface InlineDataPlaneOptions {
 /** What is remembered of an open queue. */
 interface OpenQueue {
   readonly stop: (reason: string) => void;
+  readonly latch: () => void;
   readonly closed: PromiseWithResolvers<void>;
   readonly handle: QueueHandle;
 }
@@ -53,6 +56,7 @@ export class InlineDataPlane implements DataPlane {
       {
         closed: (id) => this.#closed(id),
         stopped: (id, reason) => this.#queues.get(id)?.stop(reason),
+        latched: (id) => this.#queues.get(id)?.latch(),
         warn,
         debug: () => {},
       },
@@ -76,26 +80,33 @@ export class InlineDataPlane implements DataPlane {
   }
 
   /** Its disk's modules are loaded first, if they are not; what follows needs no waiting. */
-  async openQueue(spec: QueueSpec): Promise<QueueHandle> {
+  async openQueue(spec: QueueSpec, signal?: AbortSignal): Promise<QueueHandle> {
     const { disk, ...rest } = spec;
     const id = ++this.#lastId;
     try {
-      const attachment = await disk.attachment(0);
-      if (this.#modules?.has(attachment) === false) await this.#modules.load(attachment);
+      const attachment = await unlessAborted(disk.attachment(0), signal);
+      if (this.#modules?.has(attachment) === false) await unlessAborted(this.#modules.load(attachment), signal);
       const image = disk.image?.path;
       const request = { ...rest, attachment, properties: disk.properties, ...(image === undefined ? {} : { image }) };
       this.#reactor.open(id, request);
     } catch (error) {
+      signal?.throwIfAborted();
       throw new XenblkError(errorText(error), { cause: error });
     }
     const stopped = Promise.withResolvers<string>();
+    const latched = Promise.withResolvers<void>();
     const closed = Promise.withResolvers<void>();
+    const counters = new Float64Array(spec.stats);
     const handle = {
       stopped: stopped.promise,
+      latched: latched.promise,
+      get inFlight(): number {
+        return counters[STAT.inFlight]!;
+      },
       grow: (sectors: number) => Promise.resolve(this.#reactor.grow(id, sectors)),
       close: () => this.#close(id, closed.promise),
     };
-    this.#queues.set(id, { stop: stopped.resolve, closed, handle });
+    this.#queues.set(id, { stop: stopped.resolve, latch: latched.resolve, closed, handle });
     this.#waker.wake();
     return handle;
   }

@@ -11,6 +11,22 @@ export const CONTROL_POSTED = 0;
 /** Bytes of the control words. */
 export const CONTROL_BYTES = Int32Array.BYTES_PER_ELEMENT;
 
+/** The states of an open in {@linkcode OpenCommand.begun}: who changes it from waiting decides what becomes of it. */
+export const OPEN_WAITING = 0;
+/** The Worker maps the ring and opens the channel: only its answer ends that. */
+export const OPEN_BEGUN = 1;
+/** The control plane no longer wants the queue: the Worker refuses it, and touches none of its memory. */
+export const OPEN_ABANDONED = 2;
+
+/** To the Worker: open a queue. */
+export interface OpenCommand {
+  readonly type: "open";
+  readonly id: number;
+  readonly request: OpenRequest;
+  /** One word, one of the states above. */
+  readonly begun: SharedArrayBuffer;
+}
+
 /** The first message: what the Worker is. It is not counted, because the Worker does not sleep before it. */
 export interface StartMessage {
   readonly type: "start";
@@ -23,10 +39,8 @@ export interface StartMessage {
 
 /** To the Worker. */
 export type ReactorCommand =
-  | { readonly type: "open"; readonly id: number; readonly request: OpenRequest }
+  | OpenCommand
   | { readonly type: "grow"; readonly id: number; readonly sectors: number }
-  /** An open that still waits for modules is refused now; any other one goes on. */
-  | { readonly type: "abandon"; readonly id: number }
   | { readonly type: "close"; readonly id: number }
   | { readonly type: "exit" };
 
@@ -40,6 +54,7 @@ export type ReactorEvent =
   | { readonly type: "grown"; readonly id: number }
   | { readonly type: "closed"; readonly id: number }
   | { readonly type: "stopped"; readonly id: number; readonly reason: string }
+  | { readonly type: "latched"; readonly id: number }
   | { readonly type: "warning"; readonly message: string }
   | { readonly type: "debug"; readonly message: string }
   | { readonly type: "exited" };

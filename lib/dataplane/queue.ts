@@ -18,6 +18,11 @@ import { STAT } from "./stats.ts";
  * requests, while other reads are still being copied to it.
  */
 const READ_BYTES_PER_PASS = 128 * 1024;
+/**
+ * After so many bytes of finished reads and started requests a pass starts no more: reads from the page cache and writes
+ * are carried out in the reactor's thread, and other guests wait for that.
+ */
+const BYTES_PER_PASS = 256 * 1024;
 
 /** Where a queue is in its life. */
 export type QueueState =
@@ -30,6 +35,8 @@ export type QueueState =
 
 /** Serves one ring of one device. */
 export class Queue implements Disposable {
+  /** Bytes of the reads that were finished and the requests that were started; whoever wants to know sets it to 0. */
+  movedBytes = 0;
   readonly #parts: QueueParts;
   readonly #ring: BackRing;
   readonly #slots: SlotTable;
@@ -82,10 +89,11 @@ export class Queue implements Disposable {
   /** One pass: every request that can makes its next step. True: call again, there may be more to do at once. */
   step(): boolean {
     this.#stats[STAT.passes]!++;
+    const before = this.movedBytes;
     const reaped = this.#reap();
     const taken = this.#take();
     this.#steps.fetchSegments();
-    const acquired = this.#acquire();
+    const acquired = this.#acquire(BYTES_PER_PASS - (this.movedBytes - before));
     this.#grants.transfer();
     this.#start(acquired);
     this.#channel.submit();
@@ -129,7 +137,10 @@ export class Queue implements Disposable {
     for (let bytes = 0; this.#reapedDone < this.#reapedCount && bytes < READ_BYTES_PER_PASS; this.#reapedDone++) {
       const slot = tags[this.#reapedDone]!;
       const result = results[this.#reapedDone]!;
-      if (operation[slot] === OP_READ) bytes += lengthBytes[slot]!;
+      if (operation[slot] === OP_READ) {
+        bytes += lengthBytes[slot]!;
+        this.movedBytes += lengthBytes[slot]!;
+      }
       if (this.#finalFlush) this.#endDrain(result);
       else this.#steps.advance(slot, result);
     }
@@ -171,13 +182,19 @@ export class Queue implements Disposable {
       this.#broken === undefined && this.#parts.indirect?.full !== true;
   }
 
-  /** Gets room for the requests' data, in the order of the ring: one that finds none keeps those behind it waiting. */
-  #acquire(): number {
+  /**
+   * Gets room for the requests' data, in the order of the ring: one that finds none keeps those behind it waiting. Goes on
+   * until it is over the given number of bytes.
+   */
+  #acquire(mostBytes: number): number {
     const slots = this.#slots;
     const before = slots.acquiredCount;
-    for (; slots.acquiredCount < slots.takenCount; slots.acquiredCount++) {
+    for (let bytes = 0; slots.acquiredCount < slots.takenCount && bytes < mostBytes; slots.acquiredCount++) {
       const slot = slots.taken[slots.acquiredCount]!;
-      if (slots.phase[slot] === PHASE_TAKEN && !this.#steps.acquire(slot)) break;
+      if (slots.phase[slot] !== PHASE_TAKEN) continue;
+      if (!this.#steps.acquire(slot)) break;
+      bytes += slots.lengthBytes[slot]!;
+      this.movedBytes += slots.lengthBytes[slot]!;
     }
     return slots.acquiredCount - before;
   }

@@ -4,16 +4,15 @@
  * turn, sleep.
  */
 
-import { type DomId, EVENTS_OVERFLOWED, type EvtchnPort, type Parker, type Platform } from "../hypervisor.ts";
+import type { DomId, Parker, Platform } from "../hypervisor.ts";
 import { errorText } from "../errors.ts";
 import { LogLimiter } from "../rate_limit.ts";
 import { SILENT } from "../log.ts";
 import type { ChannelOpener } from "../storage/disk.ts";
-import { type Connection, GRANTS_PER_RING, type GuestHandles, openConnection, type OpenRequest } from "./connection.ts";
+import { type Connection, openConnection, type OpenRequest } from "./connection.ts";
+import { Guest, type GuestTable } from "./guest.ts";
 import { PollTime } from "./poll_time.ts";
 
-/** Ports taken from one guest's event queue per call. */
-const PORTS_PER_TAKE = 64;
 /** Turns between two checks of idle queues' events and of due times, while there is always work. */
 const TURNS_PER_EVENT_CHECK = 4;
 /** Kept mappings are released after being unused for one to two of these intervals. */
@@ -24,8 +23,12 @@ const TURNS_PER_CLOCK_CHECK = 1024;
 const LOOKS_PER_CLOCK_CHECK = 8;
 /** Below this depth a second pass is made at once; above it more work arrives while we submit. */
 const SEVERAL_IN_FLIGHT = 4;
-/** Rings of one guest that its limit of mapped grants allows for; it is set before the first ring is opened. */
-const RINGS_PER_GUEST = 16;
+/** A visit that moves no more is light, if the queue has few requests in flight. */
+const LIGHT_BYTES = 32 * 1024;
+/** A round of visits that has moved so much ends, so that the light queues are visited again. */
+const BYTES_PER_ROUND = 256 * 1024;
+/** How much later a queue is due if its channel, once visited, still names a time that has passed. */
+const OVERDUE_MS = 1;
 
 /**
  * Turns for which a queue is skipped after a visit that met a bad request or a failure, while there is other work: a
@@ -50,31 +53,34 @@ export interface ReactorHost {
   closed(id: number): void;
   /** The frontend broke its ring; the queue answers nothing more and waits to be closed. */
   stopped(id: number, reason: string): void;
+  /** A flush of the queue's device has failed. Absent: nobody needs to know before the queue is closed. */
+  latched?(id: number): void;
   warn(message: string): void;
   /** For lines that only help to find a fault. */
   debug(message: string): void;
-}
-
-/** A guest that has queues here. */
-interface Guest extends GuestHandles, Disposable {
-  readonly domain: DomId;
-  readonly byPort: Map<EvtchnPort, Served>;
-  /** One of its rings was closed, and that ring's events may still wait to be taken. */
-  hasClosed: boolean;
 }
 
 /** A queue that is served here, and whether it has to be visited. */
 interface Served {
   readonly id: number;
   readonly connection: Connection;
-  readonly guest: Guest;
+  readonly guest: Guest<Served>;
+  readonly table: GuestTable;
   hasWork: boolean;
   closing: boolean;
   reportedBroken: boolean;
+  reportedLatched: boolean;
   /** Bad requests and failures so far. */
   readonly faults: { count: number };
   /** Turns for which it is still skipped. */
   skipTurns: number;
+  /** It moved many bytes in its last visit, or has many requests in flight. */
+  isHeavy: boolean;
+  /** The round in which it was last visited before the heavy queues. */
+  round: number;
+  /** The due time for which the queue was last visited, and the time of that visit. */
+  visitedDueMs: number;
+  visitedMs: number;
 }
 
 /** One thread's queues, and how they are served in turns. */
@@ -85,14 +91,18 @@ export class Reactor implements Disposable {
   readonly #openChannel: ChannelOpener;
   readonly #poll: PollTime;
   readonly #limiter: LogLimiter;
-  readonly #guests = new Map<DomId, Guest>();
-  #guestList: Guest[] = [];
+  readonly #guests = new Map<DomId, Guest<Served>>();
+  #guestList: Guest<Served>[] = [];
   readonly #served: Served[] = [];
   /** Those of them with a channel that has a due time. */
   #timed: Served[] = [];
-  readonly #ports = new Uint32Array(PORTS_PER_TAKE);
   #turnsSinceEvents = 0;
+  /** Events of a guest were left for the next turn: its event queue must be seen empty before the reactor sleeps. */
+  #eventsLeft = false;
   #notedUnrestricted = false;
+  #round = 0;
+  /** The queue that the next round begins with. */
+  #next = 0;
   #turns = 0;
   /** Requests in flight in the queues that the last round visited. */
   #inFlight = 0;
@@ -125,16 +135,26 @@ export class Reactor implements Disposable {
       log.warning(`${request.label}: ${line}`);
     };
     try {
-      const connection = openConnection(request, this.#platform, guest, this.#openChannel, complain);
+      const table = guest.table();
+      const { grants } = table;
+      const handles = { grants, events: guest.events };
+      const connection = openConnection(request, this.#platform, handles, this.#openChannel, complain);
+      table.rings++;
       const served = {
         id,
         connection,
         guest,
+        table,
         hasWork: true,
         closing: false,
         reportedBroken: false,
+        reportedLatched: false,
         faults,
         skipTurns: 0,
+        isHeavy: false,
+        round: 0,
+        visitedDueMs: -1,
+        visitedMs: 0,
       };
       guest.byPort.set(connection.port, served);
       this.#noteUnrestricted(guest);
@@ -166,24 +186,66 @@ export class Reactor implements Disposable {
       if (this.#timed.length > 0) this.#findDue();
     }
     if (++this.#turns % TURNS_PER_CLOCK_CHECK === 0) this.#releaseIdle();
-    return this.#visitAll();
+    return this.#visitAll() || this.#eventsLeft;
   }
 
+  /**
+   * One round of visits, beginning where the last one ended. It ends early once it has moved so many bytes that other
+   * guests have waited long enough for the queues with little to do, and for their events.
+   */
   #visitAll(): boolean {
-    let busy = false;
+    this.#round = (this.#round + 1) | 0;
     this.#inFlight = 0;
-    for (let i = 0; i < this.#served.length; i++) {
-      const served = this.#served[i]!;
-      if (!served.hasWork && served.connection.queue.inFlight === 0) continue;
-      if (served.skipTurns > 0 && !served.closing) {
-        served.skipTurns--;
+    let busy = this.#served.some(isHeavyAndReady) && this.#visitLight();
+    let movedBytes = 0;
+    for (let left = this.#served.length; left > 0; left--) {
+      if (this.#next >= this.#served.length) this.#next = 0;
+      const served = this.#served[this.#next]!;
+      const { queue } = served.connection;
+      if (movedBytes >= BYTES_PER_ROUND) {
         busy = true;
-      } else if (this.#visit(served)) busy = true;
-      this.#inFlight += served.connection.queue.inFlight;
-      if (served.closing && served.connection.queue.state === "drained") this.#finish(i--);
+        this.#turnsSinceEvents = 0;
+        break;
+      }
+      if (served.round !== this.#round && isReady(served)) {
+        if (this.#visitUnlessSkipped(served)) busy = true;
+        movedBytes += queue.movedBytes;
+      }
+      this.#inFlight += queue.inFlight;
+      if (served.closing && queue.state === "drained") this.#finish(this.#next);
+      else this.#next++;
     }
-    if (busy) this.#parker.submit?.();
+    if (busy || this.#eventsLeft) this.#parker.submit?.();
     return busy;
+  }
+
+  /**
+   * Visits the queues with little to do, and starts their I/O. What is done at once is answered at once: it does not wait
+   * for what the other queues start.
+   */
+  #visitLight(): boolean {
+    let busy = false;
+    for (let pass = 0; pass < 2; pass++) {
+      let started = false;
+      for (let i = 0; i < this.#served.length; i++) {
+        const served = this.#served[i]!;
+        const { queue } = served.connection;
+        if (served.isHeavy || (pass === 0 ? !isReady(served) : queue.inFlight === 0)) continue;
+        served.round = this.#round;
+        if (this.#visitUnlessSkipped(served)) busy = true;
+        if (queue.inFlight > 0) started = true;
+      }
+      if (!started || pass > 0) break;
+      this.#parker.submit?.();
+    }
+    return busy;
+  }
+
+  /** True: there may be more to do at once. */
+  #visitUnlessSkipped(served: Served): boolean {
+    if (served.skipTurns === 0 || served.closing) return this.#visit(served);
+    served.skipTurns--;
+    return true;
   }
 
   /**
@@ -234,13 +296,15 @@ export class Reactor implements Disposable {
   #visit(served: Served): boolean {
     const { queue } = served.connection;
     const faults = served.faults.count;
+    queue.movedBytes = 0;
     const polled = this.#poll.nowMs > 0;
     let more = queue.step();
     // With little in flight another pass mostly finds nothing; then parking submits, with the same call.
     const faulty = served.faults.count !== faults;
     if (more && !faulty && queue.inFlight < SEVERAL_IN_FLIGHT) more = queue.step();
     more ||= !polled && queue.rest();
-    if (served.faults.count !== faults) served.skipTurns = TURNS_AFTER_FAULT;
+    served.isHeavy = queue.movedBytes > LIGHT_BYTES || queue.inFlight >= SEVERAL_IN_FLIGHT;
+    if (served.faults.count !== faults) this.#noteFault(served);
     if (this.#idleRoundMs === Infinity && queue.keptGrants !== undefined && queue.keptGrants.count > 0) {
       this.#idleRoundMs = this.#platform.now() + IDLE_ROUND_MS;
     }
@@ -253,6 +317,13 @@ export class Reactor implements Disposable {
     return more;
   }
 
+  #noteFault(served: Served): void {
+    served.skipTurns = TURNS_AFTER_FAULT;
+    if (served.reportedLatched || !served.connection.latch.tripped) return;
+    served.reportedLatched = true;
+    this.#host.latched?.(served.id);
+  }
+
   /** Makes the queues that are due be visited. Milliseconds until the next one is; 0: one is now, -1: none will be. */
   #findDue(): number {
     let dueMs = Infinity;
@@ -261,12 +332,24 @@ export class Reactor implements Disposable {
     }
     if (dueMs === Infinity) return -1; // the clock need not be read
     const now = this.#platform.now();
-    if (dueMs > now) return dueMs - now;
-    for (let i = 0; i < this.#timed.length; i++) {
-      const served = this.#timed[i]!;
-      if ((served.connection.channel.dueMs ?? Infinity) <= now) served.hasWork = true;
+    return dueMs > now ? dueMs - now : this.#visitDue(now);
+  }
+
+  /** The same, if a channel's time has passed, or is not a number. */
+  #visitDue(now: number): number {
+    let nextMs = -1;
+    for (const served of this.#timed) {
+      const leftMs = dueTime(served) - now;
+      if (leftMs > 0) {
+        if (leftMs !== Infinity) nextMs = sooner(nextMs, leftMs);
+        continue;
+      }
+      served.hasWork = true;
+      served.visitedDueMs = served.connection.channel.dueMs!;
+      served.visitedMs = now;
+      nextMs = 0;
     }
-    return 0;
+    return nextMs;
   }
 
   /** Continues a round that is due. Milliseconds until there is more to do; -1: nothing to wait for. */
@@ -284,60 +367,35 @@ export class Reactor implements Disposable {
   }
 
   /** Reported once: it is the same for all guests, and an operator cannot change it. */
-  #noteUnrestricted({ domain, events }: Guest): void {
+  #noteUnrestricted({ domain, events }: Guest<Served>): void {
     if (events.unrestricted === undefined || this.#notedUnrestricted) return;
     this.#notedUnrestricted = true;
     this.#host.debug(`event channels of domain ${domain} are not restricted to it: ${events.unrestricted}`);
   }
 
   #takeEvents(): void {
+    this.#eventsLeft = false;
     for (const guest of this.#guestList) {
       try {
-        this.#takeEventsOf(guest);
+        if (guest.takeEvents()) this.#eventsLeft = true;
       } catch (error) {
         // Its rings are visited anyway; other guests are not affected.
         this.#limiter.forGuest(guest.domain).warning(errorText(error));
-        this.#wakeAll(guest);
+        guest.wakeAll();
       }
     }
   }
 
-  #takeEventsOf(guest: Guest): void {
-    let count: number;
-    do {
-      count = guest.events.take(this.#ports);
-      if (count === EVENTS_OVERFLOWED) this.#wakeAll(guest);
-      for (let i = 0; i < count; i++) {
-        const served = guest.byPort.get(this.#ports[i]! as EvtchnPort);
-        if (served !== undefined) served.hasWork = true;
-      }
-      // With several ports, bound or just closed, one can fire while the others are taken. A driver that wakes us only
-      // when its queue was empty will not do so again until we have seen the queue empty.
-    } while (count === PORTS_PER_TAKE || (count > 0 && (guest.byPort.size > 1 || guest.hasClosed)));
-    if (count === 0) guest.hasClosed = false;
-  }
-
-  #wakeAll(guest: Guest): void {
-    for (const served of guest.byPort.values()) served.hasWork = true;
-  }
-
-  #guest(domain: DomId): Guest {
-    let guest = this.#guests.get(domain);
-    if (guest !== undefined) return guest;
-    using undo = new DisposableStack();
-    const grants = undo.use(this.#platform.openGrantTable(domain));
-    grants.setMaxGrants(RINGS_PER_GUEST * GRANTS_PER_RING);
-    const events = undo.use(this.#platform.openEventChannels(domain));
-    this.#parker.watch(events);
-    undo.defer(() => this.#parker.unwatch(events));
-    const owned = undo.move();
-    guest = { domain, grants, events, byPort: new Map(), hasClosed: false, [Symbol.dispose]: () => owned.dispose() };
+  #guest(domain: DomId): Guest<Served> {
+    const known = this.#guests.get(domain);
+    if (known !== undefined) return known;
+    const guest = new Guest<Served>(domain, this.#platform, this.#parker);
     this.#guests.set(domain, guest);
     this.#guestList = [...this.#guests.values()];
     return guest;
   }
 
-  #releaseGuest(guest: Guest): void {
+  #releaseGuest(guest: Guest<Served>): void {
     if (guest.byPort.size > 0) return;
     this.#guests.delete(guest.domain);
     this.#limiter.forget(guest.domain);
@@ -357,6 +415,7 @@ export class Reactor implements Disposable {
     served!.guest.byPort.delete(served!.connection.port);
     served!.guest.hasClosed = true;
     this.#release(served!.connection);
+    served!.table.rings--;
     this.#releaseGuest(served!.guest);
   }
 
@@ -368,6 +427,21 @@ export class Reactor implements Disposable {
       this.#host.warn(errorText(error));
     }
   }
+}
+
+function isReady({ hasWork, connection }: Served): boolean {
+  return hasWork || connection.queue.inFlight > 0;
+}
+
+function isHeavyAndReady(served: Served): boolean {
+  return served.isHeavy && isReady(served);
+}
+
+/** When a queue is due; Infinity: never. A time that has passed, and for which it was visited, is put off. */
+function dueTime({ connection, visitedDueMs, visitedMs }: Served): number {
+  const { dueMs } = connection.channel;
+  if (dueMs === undefined || Number.isNaN(dueMs)) return Infinity;
+  return dueMs === visitedDueMs ? visitedMs + OVERDUE_MS : dueMs;
 }
 
 /** The shorter of two timeouts; -1 means no timeout. */

@@ -10,7 +10,15 @@ import type { Parker, Platform, Refusal } from "../hypervisor.ts";
 import { eventLoopTurn, openPlatform } from "../modules.ts";
 import { DiskModules } from "../storage/channel.ts";
 import type { DiskAttachment } from "../storage/disk.ts";
-import { CONTROL_POSTED, type ReactorCommand, type ReactorEvent, type StartMessage } from "./messages.ts";
+import {
+  CONTROL_POSTED,
+  OPEN_BEGUN,
+  OPEN_WAITING,
+  type OpenCommand,
+  type ReactorCommand,
+  type ReactorEvent,
+  type StartMessage,
+} from "./messages.ts";
 import { Reactor } from "./reactor.ts";
 
 const post = (event: ReactorEvent): void => self.postMessage(event);
@@ -21,7 +29,8 @@ const MOST_POLL_MS = 0.02;
 /** Why there is no io_uring where none was asked for. */
 const NOT_ASKED: Refusal = { reason: "its reactors go without", remedy: "see `xenblk doctor`" };
 
-const CLOSED_EARLY = "the queue was closed before the modules of its disk were loaded";
+/** How long the event loop is given while modules load and there is nothing else to do: it need not spin. */
+const LOADING_TURN_MS = 1;
 
 self.onmessage = async ({ data }: MessageEvent<StartMessage>): Promise<void> => {
   let platform: Platform;
@@ -44,6 +53,7 @@ async function run(platform: Platform, parkerOfRun: Parker, { token, control }: 
   const host = {
     closed: (id: number): void => post({ type: "closed", id }),
     stopped: (id: number, reason: string): void => post({ type: "stopped", id, reason }),
+    latched: (id: number): void => post({ type: "latched", id }),
     warn: (message: string): void => post({ type: "warning", message }),
     debug: (message: string): void => post({ type: "debug", message }),
   };
@@ -55,7 +65,8 @@ async function run(platform: Platform, parkerOfRun: Parker, { token, control }: 
   const posted = new Int32Array(control);
   while (!commands.exiting) {
     const busy = reactor.turn();
-    if (Atomics.load(posted, CONTROL_POSTED) !== commands.handled) await eventLoopTurn();
+    const count = Atomics.load(posted, CONTROL_POSTED);
+    if (count !== commands.handled) await eventLoopTurn(!busy && commands.onlyLoads(count) ? LOADING_TURN_MS : 0);
     else if (!busy) reactor.sleep(-1);
   }
 }
@@ -65,14 +76,19 @@ class Commands {
   exiting = false;
   /** Commands carried out so far, modulo 2^32. */
   handled = 0;
+  /** Opens that wait for their modules. */
+  #loading = 0;
   readonly #reactor: Reactor;
   readonly #modules: DiskModules;
-  /** Queues whose modules are being loaded. */
-  readonly #loading = new Set<number>();
 
   constructor(reactor: Reactor, modules: DiskModules) {
     this.#reactor = reactor;
     this.#modules = modules;
+  }
+
+  /** All of so many posted commands were carried out, apart from opens that wait for their modules. */
+  onlyLoads(posted: number): boolean {
+    return ((posted - this.handled) | 0) === this.#loading;
   }
 
   take(command: ReactorCommand): void {
@@ -90,14 +106,13 @@ class Commands {
   }
 
   /** Meanwhile the other rings are served, and the event loop gets its turns, in which modules load. */
-  async #load(command: ReactorCommand & { type: "open" }): Promise<void> {
-    const { id, request } = command;
-    this.#loading.add(id);
-    const failure = await this.#modules.load(request.attachment).then(() => undefined, errorText);
-    const wanted = this.#loading.delete(id);
-    if (wanted && failure === undefined) return this.#handle(command);
+  async #load(command: OpenCommand): Promise<void> {
+    this.#loading++;
+    const failure = await this.#modules.load(command.request.attachment).then(() => undefined, errorText);
+    this.#loading--;
+    if (failure === undefined) return this.#handle(command);
     this.handled = (this.handled + 1) | 0;
-    if (wanted) post({ type: "refused", id, reason: failure! });
+    post({ type: "refused", id: command.id, reason: failure });
   }
 
   #handle(command: ReactorCommand): void {
@@ -108,21 +123,16 @@ class Commands {
       case "grow":
         this.#reactor.grow(command.id, command.sectors);
         return post({ type: "grown", id: command.id });
-      case "abandon":
-        return this.#abandon(command.id);
       case "close":
-        this.#abandon(command.id);
         return this.#reactor.close(command.id);
       case "exit":
         this.exiting = true;
     }
   }
 
-  #abandon(id: number): void {
-    if (this.#loading.delete(id)) post({ type: "refused", id, reason: CLOSED_EARLY });
-  }
-
-  #open({ id, request }: ReactorCommand & { type: "open" }): void {
+  #open({ id, request, begun }: OpenCommand): void {
+    // An abandoned one was answered already.
+    if (Atomics.compareExchange(new Int32Array(begun), 0, OPEN_WAITING, OPEN_BEGUN) !== OPEN_WAITING) return;
     try {
       this.#reactor.open(id, request);
       post({ type: "opened", id });

@@ -6,6 +6,7 @@
 
 import { RequestSlots } from "../blkif/request.ts";
 import type { IoVectors } from "../storage/disk.ts";
+import { GRANT_FAILURE, type GrantFailure } from "./grants/failure.ts";
 
 /** Phases: what a slot waits for. */
 const PHASE_FREE = 0; // for a request
@@ -25,8 +26,11 @@ export class SlotTable extends RequestSlots {
   readonly phase: Uint8Array;
   /** STATUS_* of the response, in {@linkcode PHASE_FINISHED}. */
   readonly status: Int8Array;
-  /** 1 if a grant of the request could not be copied, mapped or unmapped. Cleared when the slot is taken. */
+  /** What failed first of the request's grants, or {@linkcode GRANT_FAILURE}.none. Cleared when the slot is taken. */
   readonly grantFailed: Uint8Array;
+  /** The grant reference of that failure, and its status. */
+  readonly failedGref: Uint32Array;
+  readonly failedStatus: Int32Array;
   /** Where the request's data is. The entries from `slot * maxSegments` on belong to the slot. */
   readonly vectors: IoVectors;
   /** How many of the slot's vectors are valid; 0 as long as the slot holds no pages. */
@@ -57,6 +61,8 @@ export class SlotTable extends RequestSlots {
     this.phase = new Uint8Array(count);
     this.status = new Int8Array(count);
     this.grantFailed = new Uint8Array(count);
+    this.failedGref = new Uint32Array(count);
+    this.failedStatus = new Int32Array(count);
     this.vectors = { addresses: new Float64Array(entries), lengths: new Uint32Array(entries) };
     this.vectorCount = new Uint16Array(count);
     this.taken = new Uint16Array(count);
@@ -86,8 +92,16 @@ export class SlotTable extends RequestSlots {
   /** The slot holds a request now, which waits for room behind those that were taken before. */
   take(slot: number): void {
     this.phase[slot] = PHASE_TAKEN;
-    this.grantFailed[slot] = 0;
+    this.grantFailed[slot] = GRANT_FAILURE.none;
     this.taken[this.takenCount++] = slot;
+  }
+
+  /** A grant of the request could not be used. A second failure of the same request is not kept. */
+  failGrant(slot: number, failure: GrantFailure, gref: number, status: number): void {
+    if (this.grantFailed[slot] !== GRANT_FAILURE.none) return;
+    this.grantFailed[slot] = failure;
+    this.failedGref[slot] = gref;
+    this.failedStatus[slot] = status;
   }
 
   /** The request is over. Its response is put at the end of the pass. */

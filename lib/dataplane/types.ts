@@ -67,9 +67,19 @@ export interface QueueSpec {
 export interface QueueHandle {
   /** Resolves with the reason if the data plane had to stop the ring (broken or hostile frontend). */
   readonly stopped: Promise<string>;
+  /** Resolves when the data plane has set the latch after a failed flush. Absent: it does not tell. */
+  readonly latched?: Promise<void>;
+  /**
+   * Requests taken and not yet answered, also while {@linkcode close} is pending. The flush that ends a queue is no
+   * request: a queue with 0 in flight can still wait for it.
+   */
+  readonly inFlight: number;
   /** The disk has so many sectors from now on; resolves when requests up to its new end are taken. */
   grow(sectors: number): Promise<void>;
-  /** Stops taking requests, finishes those in flight, flushes, unbinds and unmaps. Safe to call twice. */
+  /**
+   * Stops taking requests, finishes those in flight, flushes, unbinds and unmaps. Safe to call twice. It stays pending as
+   * long as the disk does not complete what is in flight; other queues, also of the same guest, close meanwhile.
+   */
   close(): Promise<void>;
 }
 
@@ -77,7 +87,8 @@ export interface QueueHandle {
 export interface DataPlane extends AsyncDisposable {
   /**
    * Maps the ring, binds the event channel and serves. Rejects with the reason if it cannot, leaving nothing. Aborting
-   * ends it as long as the ring is not about to be mapped; what is under way by then is waited for.
+   * rejects at once, unless a reactor has begun to map the ring: it uses the journal and the latch then, so its answer is
+   * waited for.
    */
   openQueue(spec: QueueSpec, signal?: AbortSignal): Promise<QueueHandle>;
 }

@@ -4,17 +4,20 @@
  */
 
 import { unlessAborted } from "../abort.ts";
-import { XenblkError } from "../errors.ts";
+import { errorText, XenblkError } from "../errors.ts";
 import type { Platform, Refusal, Waker, WakeToken } from "../hypervisor.ts";
 import type { Disk, DiskAttachment } from "../storage/disk.ts";
 import type { OpenRequest } from "./connection.ts";
 import {
   CONTROL_BYTES,
   CONTROL_POSTED,
+  OPEN_ABANDONED,
+  OPEN_WAITING,
   type ReactorCommand,
   type ReactorEvent,
   type StartMessage,
 } from "./messages.ts";
+import { STAT } from "./stats.ts";
 import type { DataPlane, QueueHandle, QueueSpec } from "./types.ts";
 
 /** Why no queue is opened any more. */
@@ -45,22 +48,39 @@ export interface WorkerDataPlaneOptions {
 
 /** A queue as the control plane holds it. */
 class Handle implements QueueHandle {
+  readonly label: string;
   readonly stopped: Promise<string>;
+  readonly latched: Promise<void>;
+  readonly #stats: Float64Array;
   readonly #stop: (reason: string) => void;
+  readonly #latch: () => void;
   readonly #close: () => Promise<void>;
   readonly #grow: (sectors: number) => Promise<void>;
   #closing: Promise<void> | undefined;
 
-  constructor(close: () => Promise<void>, grow: (sectors: number) => Promise<void>) {
+  constructor({ label, stats }: OpenRequest, close: () => Promise<void>, grow: (sectors: number) => Promise<void>) {
+    this.label = label;
+    this.#stats = new Float64Array(stats);
     this.#close = close;
     this.#grow = grow;
     const { promise, resolve } = Promise.withResolvers<string>();
     this.stopped = promise;
     this.#stop = resolve;
+    const latched = Promise.withResolvers<void>();
+    this.latched = latched.promise;
+    this.#latch = latched.resolve;
+  }
+
+  get inFlight(): number {
+    return this.#stats[STAT.inFlight]!;
   }
 
   stop(reason: string): void {
     this.#stop(reason);
+  }
+
+  latch(): void {
+    this.#latch();
   }
 
   grow(sectors: number): Promise<void> {
@@ -80,18 +100,23 @@ class ReactorWorker {
   readonly #waker: Waker;
   readonly #control = new Int32Array(new SharedArrayBuffer(CONTROL_BYTES));
   readonly #opening = new Map<number, PromiseWithResolvers<void>>();
+  /** Of each open that was not answered: the word that says whether the Worker has begun it. */
+  readonly #begun = new Map<number, Int32Array>();
   readonly #growing = new Map<number, PromiseWithResolvers<void>>();
   readonly #closing = new Map<number, PromiseWithResolvers<void>>();
   readonly #ready = Promise.withResolvers<void>();
   readonly #exited = Promise.withResolvers<void>();
   readonly #warn: (message: string) => void;
   readonly #failed: ((reason: string) => void) | undefined;
+  readonly #died: () => void;
   readonly #debug: ((message: string) => void) | undefined;
   #isReady = false;
   #failure: string | undefined;
   #uringRefusal: Refusal | undefined;
 
-  constructor(options: WorkerDataPlaneOptions) {
+  /** `died` is called if the Worker dies after it was ready. */
+  constructor(options: WorkerDataPlaneOptions, died: () => void) {
+    this.#died = died;
     const { platform, warn, debug, uring = false } = options;
     this.#warn = warn;
     this.#failed = options.failed;
@@ -129,15 +154,17 @@ class ReactorWorker {
       await disk.attachment(lane);
   }
 
-  /** `closed` is called once the queue that was opened is closed again. Aborting ends the wait for modules to load. */
+  /** `closed` is called once the queue that was opened is closed again. Aborting: see {@linkcode DataPlane.openQueue}. */
   async open(id: number, request: OpenRequest, closed: () => void, signal?: AbortSignal): Promise<QueueHandle> {
     if (this.#failure !== undefined) throw new XenblkError(this.#failure);
     const answer = Promise.withResolvers<void>();
     this.#opening.set(id, answer);
-    const handle = new Handle(() => this.#close(id).finally(closed), (sectors) => this.#grow(id, sectors));
+    const begun = new Int32Array(new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT));
+    this.#begun.set(id, begun);
+    const handle = new Handle(request, () => this.#close(id).finally(closed), (sectors) => this.#grow(id, sectors));
     this.handles.set(id, handle);
-    this.#say({ type: "open", id, request });
-    const abandon = (): void => this.#say({ type: "abandon", id });
+    this.#say({ type: "open", id, request, begun: begun.buffer });
+    const abandon = (): void => this.#abandon(id, "it was aborted");
     signal?.addEventListener("abort", abandon);
     try {
       await answer.promise;
@@ -146,9 +173,17 @@ class ReactorWorker {
       signal?.throwIfAborted();
       throw error;
     } finally {
+      this.#begun.delete(id);
       signal?.removeEventListener("abort", abandon);
     }
     return handle;
+  }
+
+  /** Refuses a queue that the Worker has not begun to open. One that it has begun is answered by the Worker. */
+  #abandon(id: number, reason: string): void {
+    const begun = this.#begun.get(id)!;
+    if (Atomics.compareExchange(begun, 0, OPEN_WAITING, OPEN_ABANDONED) !== OPEN_WAITING) return;
+    this.#settle(this.#opening, id, reason);
   }
 
   /** The device calls this one at a time: there is one pending answer per queue. */
@@ -167,6 +202,17 @@ class ReactorWorker {
     this.#say({ type: "close", id });
     await answer.promise;
     this.handles.delete(id);
+  }
+
+  /**
+   * Closes all queues and ends the Worker, waiting so long at most. Returns the labels of the queues that did not close;
+   * their Worker runs on until they do.
+   */
+  async end(timeoutMs: number): Promise<string[]> {
+    for (const id of this.#opening.keys()) this.#abandon(id, CLOSED);
+    const closed = Promise.all([...this.handles.values()].map((handle) => handle.close()));
+    await within(closed.then(() => this.exit()), timeoutMs);
+    return [...this.handles.values()].map(({ label }) => label);
   }
 
   async exit(): Promise<void> {
@@ -211,6 +257,8 @@ class ReactorWorker {
         return this.#settle(this.#closing, event.id);
       case "stopped":
         return this.handles.get(event.id)?.stop(event.reason);
+      case "latched":
+        return this.handles.get(event.id)?.latch();
       case "warning":
         return this.#warn(event.message);
       case "debug":
@@ -240,14 +288,30 @@ class ReactorWorker {
     for (const id of [...this.#opening.keys()]) this.#settle(this.#opening, id, reason);
     for (const id of [...this.#growing.keys()]) this.#settle(this.#growing, id);
     for (const id of [...this.#closing.keys()]) this.#settle(this.#closing, id);
+    if (this.#isReady) this.#died();
     if (this.#failed !== undefined) this.#failed(reason);
     else for (const handle of this.handles.values()) handle.stop(reason);
+    this.handles.clear();
     this.#exited.resolve();
+  }
+}
+
+/** Waits for the promise, but not longer than so. */
+async function within(promise: Promise<void>, timeoutMs: number): Promise<void> {
+  if (timeoutMs === Infinity) return await promise;
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<void>((resolve) => timer = setTimeout(resolve, timeoutMs));
+  try {
+    await Promise.race([promise, late]);
+  } finally {
+    clearTimeout(timer);
   }
 }
 
 /** A reactor in the list, with the promise that resolves when it can be used. */
 interface Lane {
+  /** Never used again for another reactor. */
+  readonly number: number;
   readonly reactor: ReactorWorker;
   readonly usable: Promise<void>;
   /** The disk of each queue that is served here or is being opened. */
@@ -257,7 +321,11 @@ interface Lane {
 /** The reactors of a process, each in a Worker of its own. */
 export class WorkerDataPlane implements DataPlane {
   readonly #options: WorkerDataPlaneOptions;
-  readonly #lanes: Lane[] = [];
+  /** Those that serve, or are starting. */
+  #lanes: Lane[] = [];
+  /** Those that died. I/O Workers may still wake them, so their tokens stay open. */
+  readonly #dead: Lane[] = [];
+  #lastLane = -1;
   #lastId = 0;
   #closed = false;
 
@@ -271,20 +339,14 @@ export class WorkerDataPlane implements DataPlane {
    * machine. Rejects with {@linkcode XenblkError} if it cannot serve.
    */
   async start(): Promise<void> {
-    if (this.#lanes.length === 0) this.#startLane();
-    await this.#lanes[0]!.usable;
+    await (this.#lanes[0] ?? this.#startLane()).usable;
   }
 
   async openQueue(spec: QueueSpec, signal?: AbortSignal): Promise<QueueHandle> {
     const { disk, ...rest } = spec;
-    const number = this.#choose(disk);
-    const lane = this.#lanes[number]!;
-    // At once, so that queues that are opened at the same time are spread.
-    lane.disks.push(disk);
-    const leave = (): void => void lane.disks.splice(lane.disks.indexOf(disk), 1);
+    const { lane, leave } = await this.#enterLane(disk, signal);
     try {
-      await unlessAborted(lane.usable, signal);
-      const attachment = await unlessAborted(lane.reactor.attachmentTo(disk, number), signal);
+      const attachment = await unlessAborted(lane.reactor.attachmentTo(disk, lane.number), signal);
       const image = disk.image?.path;
       const request = { ...rest, attachment, properties: disk.properties, ...(image === undefined ? {} : { image }) };
       return await lane.reactor.open(++this.#lastId, request, leave, signal);
@@ -296,36 +358,73 @@ export class WorkerDataPlane implements DataPlane {
 
   /** Closes all queues and ends the Workers; one that has not started yet serves nothing and is not waited for. */
   async [Symbol.asyncDispose](): Promise<void> {
+    await this.disposeWithin(Infinity);
+  }
+
+  /**
+   * The same, but does not wait longer than so for disks that do not complete what is in flight. Returns the labels of
+   * the rings that did not close. The threads that serve these rings run on, until the rings close or the process ends.
+   */
+  async disposeWithin(timeoutMs: number): Promise<string[]> {
     this.#closed = true;
-    await Promise.all(
-      this.#lanes.splice(0).map(async ({ reactor }) => {
-        await Promise.all([...reactor.handles.values()].map((handle) => handle.close()));
-        await reactor.exit();
-      }),
-    );
+    const lanes = [...this.#lanes.splice(0), ...this.#dead.splice(0)];
+    const open = await Promise.all(lanes.map(({ reactor }) => reactor.end(timeoutMs)));
+    return open.flat();
+  }
+
+  /** A reactor that can be used, with the disk counted among its own. If one cannot be started, the others do. */
+  async #enterLane(disk: Disk, signal?: AbortSignal): Promise<{ readonly lane: Lane; readonly leave: () => void }> {
+    for (let mayStart = true;; mayStart = false) {
+      const lane = this.#choose(disk, mayStart);
+      // At once, so that queues that are opened at the same time are spread.
+      lane.disks.push(disk);
+      const leave = (): void => void lane.disks.splice(lane.disks.indexOf(disk), 1);
+      try {
+        await unlessAborted(lane.usable, signal);
+        return { lane, leave };
+      } catch (error) {
+        leave();
+        if (signal?.aborted || this.#closed || this.#lanes.length === 0 || !mayStart) throw error;
+        this.#options.warn(`a reactor could not be started, another one serves its rings: ${errorText(error)}`);
+      }
+    }
   }
 
   /**
    * The reactor with the fewest queues of the disk, and of those the one with the fewest queues; a new one as long as all
    * have some and there may be more.
    */
-  #choose(disk: Disk): number {
+  #choose(disk: Disk, mayStart: boolean): Lane {
     const lanes = this.#lanes;
-    if (lanes.length < this.#options.workers && lanes.every(({ disks }) => disks.length > 0)) return this.#startLane();
+    const more = mayStart && lanes.length < this.#options.workers;
+    if (lanes.length === 0 || (more && lanes.every(({ disks }) => disks.length > 0))) return this.#startLane();
     const ofDisk = lanes.map(({ disks }) => disks.filter((each) => each === disk).length);
     const fewest = Math.min(...ofDisk);
     const loads = lanes.map(({ disks }, lane) => ofDisk[lane] === fewest ? disks.length : Infinity);
-    return loads.indexOf(Math.min(...loads));
+    return lanes[loads.indexOf(Math.min(...loads))]!;
   }
 
-  #startLane(): number {
+  #startLane(): Lane {
     if (this.#closed) throw new XenblkError(CLOSED);
     const { addLane } = this.#options;
-    const lane = this.#lanes.length;
-    const reactor = new ReactorWorker(this.#options);
-    const usable = Promise.all([reactor.ready, addLane(lane, reactor.token)]).then(() => {});
+    const number = ++this.#lastLane;
+    const reactor = new ReactorWorker(this.#options, () => {
+      this.#remove(lane);
+      this.#dead.push(lane);
+    });
+    const usable = Promise.all([reactor.ready, addLane(number, reactor.token)]).then(() => {}, async (error) => {
+      // Whatever was missing may be there next time.
+      this.#remove(lane);
+      await reactor.exit();
+      throw error;
+    });
     usable.catch(() => {}); // openQueue reports it
-    this.#lanes.push({ reactor, usable, disks: [] });
+    const lane: Lane = { number, reactor, usable, disks: [] };
+    this.#lanes.push(lane);
     return lane;
+  }
+
+  #remove(lane: Lane): void {
+    this.#lanes = this.#lanes.filter((each) => each !== lane);
   }
 }

@@ -44,7 +44,7 @@ export function absolutePath(path: string, caller: DomId): string {
   return absolute;
 }
 
-/** An error with the code that libxenstore reports. */
+/** An error with the code that xenstored reports. */
 export function storeError(code: string, why: string, path: string): XenstoreError {
   return new XenstoreError(`xenstore node ${path}: ${why} (${code})`, code, path);
 }

@@ -1,7 +1,7 @@
 /**
  * A simulated xenstored in one thread: connections of domains to one tree of nodes, transactions that conflict, watches
- * that are delivered asynchronously, and domains that come and go. It can be stopped and started again, with or without
- * its contents.
+ * that are delivered asynchronously, and domains that come and go. It can be ended and started again, with or without
+ * its contents, and it can be frozen, so that it answers nobody.
  */
 
 import {
@@ -12,6 +12,7 @@ import {
   type XenstorePermission,
   type XenstoreWatch,
 } from "../hypervisor.ts";
+import { MOST_TRANSACTION_TRIES } from "../xenstore.ts";
 import {
   absolutePath,
   access,
@@ -26,9 +27,6 @@ import { SimulatedWatch } from "./store_watch.ts";
 
 const DOMAIN_0 = 0 as DomId;
 const OWNED_BY_DOMAIN_0: readonly XenstorePermission[] = [{ domain: DOMAIN_0, read: false, write: false }];
-/** After so many conflicts a transaction fails with EAGAIN: its own body must cause them. */
-const MOST_ATTEMPTS = 1000;
-
 const SPECIAL = ["@introduceDomain", "@releaseDomain"] as const;
 type SpecialWatch = typeof SPECIAL[number];
 
@@ -38,6 +36,8 @@ export class SimulatedStore {
   readonly #connections = new Set<Connection>();
   readonly #domains = new Set<DomId>();
   #stopped: string | undefined;
+  /** Ends when the store answers again; undefined while it answers. */
+  #frozen: PromiseWithResolvers<void> | undefined;
 
   constructor() {
     this.#reset();
@@ -52,6 +52,7 @@ export class SimulatedStore {
       changed: (changes) => this.#changed(changes),
       ownedNodes: (owner) => this.#ownedNodes(owner),
       isIntroduced: (other) => this.#domains.has(other),
+      frozen: () => this.#frozen?.promise,
       closed: () => this.#connections.delete(connection),
     });
     this.#connections.add(connection);
@@ -104,12 +105,27 @@ export class SimulatedStore {
   stop(reason = "xenstored ended"): void {
     this.#stopped = reason;
     for (const connection of [...this.#connections]) connection.lose(reason);
+    this.thaw();
   }
 
   /** xenstored runs again: with its nodes and domains, or empty. */
   start(options: { readonly empty?: boolean } = {}): void {
     this.#stopped = undefined;
     if (options.empty) this.#reset();
+  }
+
+  /**
+   * xenstored is stopped, as by SIGSTOP: clients can connect, but no call is answered. In place of the wait, a call loses
+   * its connection at once. Watches deliver nothing.
+   */
+  freeze(): void {
+    this.#frozen ??= Promise.withResolvers<void>();
+  }
+
+  /** xenstored goes on with the nodes that it had. */
+  thaw(): void {
+    this.#frozen?.resolve();
+    this.#frozen = undefined;
   }
 
   #reset(): void {
@@ -143,6 +159,8 @@ interface ConnectionHost {
   readonly changed: (changes: readonly StoreChange[]) => void;
   readonly ownedNodes: (owner: DomId) => number;
   readonly isIntroduced: (domain: DomId) => boolean;
+  /** Resolves when the store answers again; undefined while it answers. */
+  readonly frozen: () => Promise<void> | undefined;
   readonly closed: () => void;
 }
 
@@ -202,7 +220,7 @@ class Connection implements Xenstore {
   }
 
   transaction<T>(body: (transaction: XenstoreOperations) => T): T {
-    for (let attempt = 0; attempt < MOST_ATTEMPTS; attempt++) {
+    for (let attempt = 0; attempt < MOST_TRANSACTION_TRIES; attempt++) {
       this.#assertOpen("");
       const view = new StoreOverlay(this.#host.tree);
       const changes: StoreChange[] = [];
@@ -222,7 +240,7 @@ class Connection implements Xenstore {
         over = true;
       }
     }
-    throw storeError("EAGAIN", `a transaction failed ${MOST_ATTEMPTS} times, disturbed from within`, "");
+    throw storeError("EAGAIN", `a transaction conflicted ${MOST_TRANSACTION_TRIES} times`, "");
   }
 
   watch(path: string): XenstoreWatch {
@@ -243,6 +261,11 @@ class Connection implements Xenstore {
   isDomainIntroduced(domain: DomId): boolean {
     this.#assertOpen("");
     return this.#host.isIntroduced(domain);
+  }
+
+  async answers(): Promise<void> {
+    const reason = await Promise.race([this.#host.frozen(), this.lost]);
+    if (reason !== undefined) throw new XenstoreError(`xenstore does not answer: ${reason}`, "EDISCONNECTED", "");
   }
 
   [Symbol.dispose](): void {
@@ -288,6 +311,7 @@ class Connection implements Xenstore {
   }
 
   #assertOpen(path: string): void {
+    if (this.#host.frozen() !== undefined) this.lose("xenstored has not answered in time");
     if (this.#closed !== undefined) {
       throw new XenstoreError(`xenstore is not connected: ${this.#closed}`, "EDISCONNECTED", path);
     }

@@ -28,6 +28,8 @@ export interface DiskRequest {
   readonly engine: EngineName;
   /** Absent: `none` where the toolstack vouches for it (below) and the engine can, else `writeback`. */
   readonly cache?: CacheMode;
+  /** Others may use it at the same time (mode `w!`): a block device that the host has mounted is opened nevertheless. */
+  readonly shared?: boolean;
   /** The toolstack vouches that I/O past the page cache, right into the guest's pages, is safe on this storage. */
   readonly directIoSafe?: boolean;
 }
@@ -80,7 +82,10 @@ export interface DiskModule {
   openChannel(attachment: DiskAttachment, options: ChannelOptions, context: ChannelContext): IoChannel;
 }
 
-/** A disk that the control plane opened. Closing waits until no engine thread has the image open. */
+/**
+ * A disk that the control plane opened. Closing waits until no engine thread has the image open, but not for ever: if the
+ * storage does not answer, it warns, resolves, and the image is closed as soon as the storage lets go of it.
+ */
 export interface Disk extends AsyncDisposable {
   /** Fixed while the disk is open, except for the size that {@linkcode grow} finds. */
   readonly properties: DiskProperties;
@@ -90,7 +95,7 @@ export interface Disk extends AsyncDisposable {
   readonly image?: LockableImage;
   /**
    * Looks at the image's size again: from then on `properties` has it. Rejects with {@linkcode XenblkError} if it became
-   * smaller; then everything stays as it was. Absent: the size cannot change.
+   * smaller, or the storage does not answer; then everything stays as it was. Absent: the size cannot change.
    */
   grow?(): Promise<void>;
   /**

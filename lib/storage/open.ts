@@ -4,29 +4,41 @@
  */
 
 import { SECTOR_BYTES } from "../units.ts";
-import { XenblkError } from "../errors.ts";
+import { errorText, XenblkError } from "../errors.ts";
 import type { Refusal } from "../hypervisor.ts";
 import type { Disk, DiskAttachment, DiskProperties, DiskRequest } from "./disk.ts";
 import { fileDescriptor, inlineFileAttachment } from "./engine/file.ts";
 import { memoryAttachment } from "./engine/memory.ts";
 import { nullAttachment } from "./engine/null.ts";
-import { identityOf, type ImageFile } from "./image/file.ts";
-import { openImage, sizeOf } from "./image/inspect.ts";
-import { lockWord } from "./image/lock.ts";
-import type { FileMedium, UringAttachment } from "./image/medium.ts";
+import type { ImageFile } from "./image/file.ts";
+import { StorageSilentError } from "./image/file_threads.ts";
+import { formatByContent, openImage } from "./image/inspect.ts";
+import type { DeviceFacts, FileMedium, ImageChannels, UringAttachment } from "./image/medium.ts";
 import { channelsClosed, countChannels } from "./open_channels.ts";
 import type { IoPool } from "./pool/pool.ts";
-import { decideServing, inPlaceOfUring, noUring, type Serving, type ServingContext } from "./serving.ts";
+import {
+  decideServing,
+  examinationFor,
+  inPlaceOfUring,
+  noUring,
+  type Serving,
+  type ServingContext,
+} from "./serving.ts";
 import { formatSize, parseSize } from "../sizes.ts";
 import { canonicalFormat } from "./image/spec.ts";
 
 /** Published where the medium is not known: what today's are written in, so that guests align to it. */
 const PHYSICAL_SECTOR_BYTES = 4096;
 
+/** How long closing a disk waits for its storage. */
+const CLOSE_LIMIT_MS = 10_000;
+
 /** What opening a disk may use. */
 export interface OpenContext extends ServingContext {
   /** The I/O Workers that serve files. Absent: each channel makes the file calls in its own thread, and blocks it. */
   readonly pool?: Pick<IoPool, "open">;
+  /** How long closing the disk waits for storage that does not answer. Default 10 s. */
+  readonly closeLimitMs?: number;
 }
 
 /**
@@ -48,28 +60,98 @@ export async function openDisk(request: DiskRequest, context: OpenContext = {}):
 
 async function openFileDisk(request: DiskRequest, context: OpenContext): Promise<Disk> {
   const { target: path, readOnly } = request;
-  using undo = new DisposableStack();
-  const { file, sizeBytes } = openImage(path, readOnly, context.warn);
+  const name = `image ${path}`;
+  await using undo = new AsyncDisposableStack();
   // Kept open as long as the disk: it keeps the inode's number from being given to another file.
-  undo.adopt(file, (file) => file.close());
-  const serving = decideServing(request, context);
-  const properties = filePropertiesOf(serving, propertiesOf(`image ${path}`, sizeBytes, readOnly, context));
-  const image = { path, readOnly, cache: serving.cache, identity: identityOf(file), locked: lockWord() };
+  const opened = undo.use(
+    await (context.native?.open(path, examinationFor(request)) ?? openImage(path, readOnly)),
+  );
+  const format = formatByContent(opened.start);
+  if (format !== undefined) context.warn?.(`${name}: it begins like a ${format} image, but is served as it is (raw)`);
+  checkDevice(request, opened.medium?.device);
+  const serving = decideServing(request, context, opened.medium);
+  const properties = filePropertiesOf(serving, propertiesOf(name, opened.sizeBytes, readOnly, context));
+  const { identity, below, channels } = opened;
+  const image: ImageFile = {
+    path,
+    readOnly,
+    cache: serving.cache,
+    identity,
+    ...(below === undefined ? {} : { below }),
+    ...(channels === undefined ? {} : { descriptors: channels.descriptors }),
+  };
   const served = serving.engine === "uring"
     ? serveByRing(
       image,
+      channels!,
       serving.medium!,
       context.native!.uringModule,
       (refusal) => withoutRing(image, request, context, refusal),
     )
     : await serveFile(image, context.pool);
   const owned = undo.move();
-  const closing = async (): Promise<void> => {
+  const closing = closeWithin(name, context, async () => {
     await served.close();
-    owned.dispose();
-  };
+    await owned.disposeAsync();
+  });
   const describing = (properties: DiskProperties): string => describe("raw", path, properties, served.engine);
-  return new OpenedDisk(properties, describing, served, closing, { image, size: () => sizeOf(file) });
+  const watched = channels === undefined ? served : warnOfReplacement(served, name, channels, context);
+  return new OpenedDisk(properties, describing, watched, closing, { image, size: () => opened.size() });
+}
+
+/**
+ * Refuses a block device that the host uses, by the rule of xl's hotplug script (tools/hotplug/Linux/block,
+ * check_sharing): a writer if it is mounted at all, a reader if it is mounted for writing; none in mode `w!`.
+ */
+function checkDevice({ target: path, readOnly, shared }: DiskRequest, device: DeviceFacts | undefined): void {
+  const use = shared === true ? undefined : device?.uses.find(({ writes }) => writes || !readOnly);
+  if (use === undefined) return;
+  throw new XenblkError(`Cannot ${readOnly ? "read" : "write to"} image ${path}: ${use.what}`, {
+    remedy: "end that use first: two at a time would damage what is on it; or insist with mode w!",
+  });
+}
+
+/** Every channel may be the first after the file was removed: that is reported once. */
+function warnOfReplacement(
+  served: ServedImage,
+  name: string,
+  channels: ImageChannels,
+  { warn }: OpenContext,
+): ServedImage {
+  let reported = warn === undefined;
+  return {
+    ...served,
+    attachment: async (lane) => {
+      const attachment = await served.attachment(lane);
+      if (reported || !await channels.isReplaced()) return attachment;
+      reported = true;
+      warn?.(`${name}: it was removed or replaced; the file that was opened is served until the disk is detached`);
+      return attachment;
+    },
+  };
+}
+
+/** Closes an image, and stops waiting if its storage does not let go of it. */
+function closeWithin(
+  name: string,
+  { warn, closeLimitMs = CLOSE_LIMIT_MS }: OpenContext,
+  close: () => Promise<void>,
+): () => Promise<void> {
+  return async (): Promise<void> => {
+    let timer: ReturnType<typeof setTimeout> | undefined;
+    const late = new Promise<true>((resolve) => timer = setTimeout(() => resolve(true), closeLimitMs));
+    const closing = close();
+    try {
+      if (!await Promise.race([closing, late])) return;
+    } catch (error) {
+      if (error instanceof StorageSilentError) return warn?.(errorText(error));
+      throw error;
+    } finally {
+      clearTimeout(timer);
+    }
+    warn?.(`${name}: its storage does not answer; it is closed when it does, or when this process ends`);
+    closing.catch((error) => warn?.(errorText(error)));
+  };
 }
 
 /** What the medium and the way it is used add to a file's size. */
@@ -91,17 +173,23 @@ interface ServedImage {
 /** `other` serves the image to reactors that could not make their ring, if any. */
 function serveByRing(
   image: ImageFile,
+  leases: ImageChannels,
   { routes }: FileMedium,
   module: string,
   other: (refusal: Refusal) => Promise<ServedImage>,
 ): ServedImage {
   const channels = countChannels();
-  const attachment: UringAttachment = { module, image, routes, channels };
   const ways = routes.direct ? "" : `, reads by ${routes.reads}, writes by ${routes.writes}`;
   let fallback: Promise<ServedImage> | undefined;
   return {
     engine: `uring${ways}`,
-    attachment: () => Promise.resolve(attachment),
+    attachment: async (): Promise<UringAttachment> => ({
+      module,
+      image,
+      routes,
+      channels,
+      descriptor: await leases.lease(),
+    }),
     withoutUring: async (lane, refusal) => {
       const served = fallback ??= other(refusal);
       // What failed may succeed the next time.
@@ -216,12 +304,11 @@ class OpenedDisk implements Disk {
     describe: (properties: DiskProperties) => string,
     served: Pick<ServedImage, "attachment" | "withoutUring">,
     close: () => Promise<void>,
-    file?: { readonly image: ImageFile; readonly size: () => number },
+    file?: { readonly image: ImageFile; readonly size: () => Promise<number> },
   ) {
     if (file !== undefined) {
       this.image = file.image;
-      // deno-lint-ignore require-await -- the size is looked at in this thread so far
-      this.grow = async (): Promise<void> => this.#grow(file.image.path, file.size());
+      this.grow = async (): Promise<void> => this.#grow(file.image.path, await file.size());
     }
     this.#properties = properties;
     this.#describe = describe;

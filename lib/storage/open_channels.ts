@@ -9,8 +9,9 @@ const OPEN = 0;
 const CLOSED = 1;
 const BYTES = 2 * Int32Array.BYTES_PER_ELEMENT;
 
-/** Milliseconds between two looks at the number; closing a disk is rare. */
+/** Milliseconds between the first two looks at the number, and at most: a channel may stay open for ever. */
 const POLL_MS = 2;
+const LONGEST_POLL_MS = 250;
 
 /** The count of a new disk. */
 export function countChannels(): SharedArrayBuffer {
@@ -31,5 +32,7 @@ export function joinChannels(channels: SharedArrayBuffer, disk: string): Disposa
 export async function channelsClosed(channels: SharedArrayBuffer): Promise<void> {
   const words = new Int32Array(channels);
   Atomics.store(words, CLOSED, 1);
-  while (Atomics.load(words, OPEN) > 0) await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+  for (let pollMs = POLL_MS; Atomics.load(words, OPEN) > 0; pollMs = Math.min(2 * pollMs, LONGEST_POLL_MS)) {
+    await new Promise((resolve) => setTimeout(resolve, pollMs));
+  }
 }

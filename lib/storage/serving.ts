@@ -6,7 +6,7 @@
 import { XenblkError } from "../errors.ts";
 import type { Refusal } from "../hypervisor.ts";
 import type { CacheMode, DiskRequest } from "./disk.ts";
-import type { FileMedium, NativeFiles } from "./image/medium.ts";
+import type { FileMedium, ImageOptions, NativeFiles } from "./image/medium.ts";
 
 /** What the decision is based on. */
 export interface ServingContext {
@@ -24,14 +24,18 @@ export interface Serving {
   readonly medium?: FileMedium;
 }
 
-/** Throws {@linkcode XenblkError} if what the request asks for cannot be had. */
-export function decideServing(request: DiskRequest, context: ServingContext): Serving {
-  const { target: path, readOnly } = request;
-  const name = `image ${path}`;
-  const engine = decideEngine(request, name, context);
+/** What has to be known of the medium to decide. */
+export function examinationFor({ readOnly, cache, directIoSafe, engine }: DiskRequest): ImageOptions {
+  const direct = engine !== "file" && (cache ?? (directIoSafe === true ? "none" : "writeback")) === "none";
+  return { readOnly, direct, writeThrough: cache === "writethrough" };
+}
+
+/** Throws {@linkcode XenblkError} if what the request asks for cannot be had. `medium`: absent as in {@linkcode Serving}. */
+export function decideServing(request: DiskRequest, context: ServingContext, medium?: FileMedium): Serving {
+  const name = `image ${request.target}`;
+  const { engine, refusal } = decideEngine(request, name, context, medium);
   const wanted = request.cache ?? (request.directIoSafe === true && engine === "uring" ? "none" : "writeback");
-  if (wanted === "none" && engine === "file") throw noDirectIo(name, request, context.native);
-  const medium = context.native === undefined ? undefined : examine(name, context.native, path, readOnly, wanted);
+  if (wanted === "none" && engine === "file") throw noDirectIo(name, refusal);
   const cache = wanted === "none" && medium?.notDirect !== undefined ? "writeback" : wanted;
   if (cache !== wanted && request.cache !== undefined) {
     context.warn?.(`${name}: cache writeback in place of none: ${medium!.notDirect}`);
@@ -40,13 +44,24 @@ export function decideServing(request: DiskRequest, context: ServingContext): Se
   return { engine, cache, ...(medium === undefined ? {} : { medium }) };
 }
 
-function decideEngine(request: DiskRequest, name: string, { native, warn }: ServingContext): "uring" | "file" {
-  if (request.engine === "file") return "file";
-  const refusal = native === undefined ? NO_RING_IN_SIMULATION : native.uringRefusal();
-  if (refusal === undefined) return "uring";
+/** The engine; and why it is not uring, unless file was asked for by its name. */
+function decideEngine(
+  request: DiskRequest,
+  name: string,
+  { native, warn }: ServingContext,
+  medium: FileMedium | undefined,
+): { readonly engine: "uring" | "file"; readonly refusal?: Refusal } {
+  if (request.engine === "file") return { engine: "file" };
+  const mayWait = medium?.mayWait;
+  const refusal = native === undefined
+    ? NO_RING_IN_SIMULATION
+    : mayWait === undefined
+    ? native.uringRefusal()
+    : { reason: mayWait, remedy: "put the image on a local file system or a block device" };
+  if (refusal === undefined) return { engine: "uring" };
   if (request.engine === "uring") throw noUring(name, refusal);
   if (native !== undefined) warn?.(`${name}: ${inPlaceOfUring(refusal)}`);
-  return "file";
+  return { engine: "file", refusal };
 }
 
 const NO_RING_IN_SIMULATION: Refusal = {
@@ -66,19 +81,9 @@ export function inPlaceOfUring({ reason, remedy }: Refusal): string {
   return `engine file in place of uring: ${reason}; ${remedy}`;
 }
 
-function noDirectIo(name: string, request: DiskRequest, native: NativeFiles | undefined): XenblkError {
-  const refusal = request.engine === "file" ? undefined : native?.uringRefusal();
+function noDirectIo(name: string, refusal: Refusal | undefined): XenblkError {
   return new XenblkError(
     `Cannot open ${name}: cache none needs engine uring${refusal === undefined ? "" : `, and ${refusal.reason}`}`,
     { kind: "usage", remedy: `use another cache mode, or ${refusal === undefined ? "engine uring" : refusal.remedy}` },
   );
-}
-
-function examine(name: string, native: NativeFiles, path: string, readOnly: boolean, cache: CacheMode): FileMedium {
-  try {
-    return native.examine(path, readOnly, cache);
-  } catch (error) {
-    const reason = error instanceof Error ? error.message : String(error);
-    throw new XenblkError(`Cannot open ${name}: ${reason}`, { cause: error });
-  }
 }

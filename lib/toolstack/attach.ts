@@ -8,7 +8,7 @@ import { XenblkError } from "../errors.ts";
 import type { DomId, Xenstore, XenstoreOperations, XenstorePermission } from "../hypervisor.ts";
 import { backendKindPath, backendPath, type DeviceAddress, frontendPath, libxlPath } from "../xenbus/paths.ts";
 import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
-import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
+import { clashes, formatVdev, parseVdev } from "../xenbus/vdev.ts";
 import { removeWithEmptyParents } from "../xenstore.ts";
 import { waitFor, type WaitOptions } from "./wait.ts";
 
@@ -24,6 +24,8 @@ export interface AttachRequest {
   readonly params: string;
   /** The guest must not write. */
   readonly readOnly: boolean;
+  /** Others may write to the image at the same time (mode `w!`). Default: false. */
+  readonly shared?: boolean;
   /** The guest sees a removable CD-ROM. */
   readonly cdrom: boolean;
   /** Name or number of the virtual device. Default: the first xvd name with unused letters. */
@@ -110,31 +112,38 @@ export async function waitForConnected(store: Xenstore, device: DeviceAddress, o
 }
 
 /** The virtual device numbers that a domain's nodes use, whichever backend serves them. */
-function usedVdevs(store: XenstoreOperations, request: AttachRequest): number[] {
+function usedVdevs(store: XenstoreOperations, domain: DomId, backendDomain: DomId, kind: string): number[] {
   const directories = [
-    `/local/domain/${request.domain}/device/vbd`,
-    `/libxl/${request.domain}/device/vbd`,
-    `${backendKindPath(request.backendDomain, request.kind)}/${request.domain}`,
+    `/local/domain/${domain}/device/vbd`,
+    `/libxl/${domain}/device/vbd`,
+    `${backendKindPath(backendDomain, kind)}/${domain}`,
   ];
-  return directories.flatMap((directory) => store.list(directory) ?? []).map(Number);
+  return directories.flatMap((directory) => store.list(directory) ?? []).map(Number).filter(Number.isInteger);
 }
 
-/** Many guests show sda and hda as xvda, so names are compared by their letters alone. */
-function firstFree(store: XenstoreOperations, request: AttachRequest): number {
-  const letters = usedVdevs(store, request).map((vdev) => formatVdev(vdev).replace(/^(xvd|sd|hd)|[0-9]+$/g, ""));
-  const free = DISK_LETTERS.find((candidate) => !letters.includes(candidate));
-  if (free === undefined) throw new XenblkError(`Cannot attach to domain ${request.domain}: it has too many disks`);
-  return parseVdev(`xvd${free}`);
+function firstFree(store: XenstoreOperations, { domain, backendDomain, kind }: AttachRequest): number {
+  const used = usedVdevs(store, domain, backendDomain, kind);
+  const free = DISK_LETTERS.map((letters) => parseVdev(`xvd${letters}`))
+    .find((vdev) => !used.some((other) => clashes(vdev, other)));
+  if (free === undefined) throw new XenblkError(`Cannot attach to domain ${domain}: it has too many disks`);
+  return free;
 }
 
 function refuseTaken(store: XenstoreOperations, device: DeviceAddress): void {
+  const { frontendDomain: domain, backendDomain, kind, vdev } = device;
+  const name = formatVdev(vdev);
+  const refuse = (why: string, remedy: string): never => {
+    throw new XenblkError(`Cannot attach ${name} to domain ${domain}: ${why}`, { remedy });
+  };
   const holder = [frontendPath(device), backendPath(device), libxlPath(device)]
     .find((path) => store.list(path) !== undefined);
-  if (holder === undefined) return;
-  const name = formatVdev(device.vdev);
-  throw new XenblkError(`Cannot attach ${name} to domain ${device.frontendDomain}: it is taken by ${holder}`, {
-    remedy: `choose another device or detach it with \`xenblk detach ${device.frontendDomain} ${name}\``,
-  });
+  if (holder !== undefined) {
+    refuse(`it is taken by ${holder}`, `choose another device or detach it with \`xenblk detach ${domain} ${name}\``);
+  }
+  const other = usedVdevs(store, domain, backendDomain, kind).find((used) => clashes(vdev, used));
+  if (other === undefined) return;
+  const why = `it clashes with ${formatVdev(other)}, which the guest has: Linux numbers both alike`;
+  refuse(why, "choose another device, or leave the choice to attach");
 }
 
 function writeNodes(store: XenstoreOperations, device: DeviceAddress, request: AttachRequest): void {
@@ -171,7 +180,7 @@ function backendNodes(device: DeviceAddress, request: AttachRequest): Record<str
     "bootable": "1",
     "dev": formatVdev(device.vdev),
     "type": device.kind,
-    "mode": request.readOnly ? "r" : "w",
+    "mode": request.readOnly ? "r" : request.shared ? "w!" : "w",
     "device-type": request.cdrom ? "cdrom" : "disk",
     "params": request.params,
     "discard-enable": "1",

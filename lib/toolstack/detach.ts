@@ -5,11 +5,20 @@
 
 import { XenblkError } from "../errors.ts";
 import type { DomId, Xenstore, XenstoreOperations } from "../hypervisor.ts";
-import { backendPath, type DeviceAddress, frontendPath, parseBackendPath } from "../xenbus/paths.ts";
+import {
+  backendPath,
+  type DeviceAddress,
+  frontendPath,
+  libxlPath,
+  parseBackendPath,
+  parseDomId,
+} from "../xenbus/paths.ts";
 import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
 import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
+import { retryConflicts } from "../xenstore.ts";
 import { removeDevice } from "./attach.ts";
-import { listAddresses } from "./list.ts";
+import type { DomainInfo } from "./domains.ts";
+import { listAddresses, resolveGuest } from "./list.ts";
 import { requestRemoval } from "./removal.ts";
 import { waitFor, type WaitOptions } from "./wait.ts";
 
@@ -19,14 +28,28 @@ export interface DetachOptions extends WaitOptions {
   readonly force?: boolean;
 }
 
+/** A disk, and the guest that has it. */
+export interface FoundDisk {
+  readonly guest: DomainInfo;
+  readonly device: DeviceAddress;
+}
+
 /**
- * The disk that a guest has as `vdev` (a name or number), whichever backend serves it. Throws {@linkcode XenblkError}: `usage` if
- * `vdev` is not a virtual device, `not-found` if the guest does not have it; the message lists the disks that it has.
+ * The disk that a guest has as `vdev` (a name or number), whichever backend serves it. `domain` is the guest's name, UUID
+ * or domid; the domid of a guest that is gone will do if nodes of its disk are left. Throws {@linkcode XenblkError}:
+ * `usage` if `vdev` is not a virtual device, `not-found` if there is no such guest or disk; the message lists the disks.
  */
+export function findDisk(store: XenstoreOperations, domain: string, vdev: string): FoundDisk {
+  parseVdev(vdev);
+  const guest = resolveGuest(store, domain);
+  return { guest, device: findDevice(store, guest.domain, vdev) };
+}
+
+/** The same for a guest that is known by its domid. */
 export function findDevice(store: XenstoreOperations, domain: DomId, vdev: string): DeviceAddress {
   const number = parseVdev(vdev);
   const devices = listAddresses(store).filter((device) => device.frontendDomain === domain);
-  const found = devices.find((device) => device.vdev === number) ?? knownToLibxl(store, domain, number);
+  const found = devices.find((device) => device.vdev === number) ?? findLeftOver(store, domain, number);
   if (found !== undefined) return found;
   const names = devices.map((device) => formatVdev(device.vdev)).join(", ");
   throw new XenblkError(
@@ -36,17 +59,35 @@ export function findDevice(store: XenstoreOperations, domain: DomId, vdev: strin
 }
 
 /**
+ * A disk of which only a part of the nodes exists: libxl's, the frontend's, or a backend directory that names no
+ * frontend. What the frontend's nodes say is not used: the guest can write them.
+ */
+function findLeftOver(store: XenstoreOperations, domain: DomId, vdev: number): DeviceAddress | undefined {
+  const device = knownToLibxl(store, domain, vdev) ?? namelessBackend(store, domain, vdev);
+  if (device !== undefined) return device;
+  const place = { frontendDomain: domain, vdev };
+  const exists = [frontendPath(place), libxlPath(place)].some((path) => store.list(path) !== undefined);
+  return exists ? { ...place, backendDomain: 0 as DomId, kind: DISK_KINDS[0] } : undefined;
+}
+
+/**
  * Asks for the device's removal, waits until the backend is Closed and removes the nodes. Rejects with
  * {@linkcode XenblkError} (`timeout`) if the guest does not close the disk in time and `force` is not given. The
- * request for removal then stays in the nodes; a later detach completes it.
+ * request for removal then stays in the nodes; a later detach completes it. A disk without a frontend's directory is
+ * removed even if no backend answers in time.
  */
 export async function detachDevice(store: Xenstore, device: DeviceAddress, options: DetachOptions): Promise<void> {
   const path = backendPath(device);
-  if (requestRemoval(store, path)) {
+  if (await retryConflicts(() => requestRemoval(store, path), options)) {
     const closed = await waitFor(store, [path], () => isClosed(store, path), options);
-    if (closed === undefined && !options.force) throw notInTime(store, device);
+    if (closed === undefined && !options.force && hasFrontend(store, device)) throw notInTime(store, device);
   }
-  removeDevice(store, device);
+  await retryConflicts(() => removeDevice(store, device));
+}
+
+/** Without one, no guest loses I/O when the nodes go, even if no backend answers. */
+function hasFrontend(store: Xenstore, device: DeviceAddress): boolean {
+  return store.list(frontendPath(device)) !== undefined;
 }
 
 function isClosed(store: Xenstore, path: string): true | undefined {
@@ -73,13 +114,34 @@ function notInTime(store: Xenstore, device: DeviceAddress): XenblkError {
   );
 }
 
+/** The kinds of backends that serve disks and nothing else. */
+const DISK_KINDS = ["vbd3", "vbd", "qdisk"] as const;
+
 /** libxl's own record of the disk: it can outlive the backend's directory. */
 function knownToLibxl(store: XenstoreOperations, domain: DomId, vdev: number): DeviceAddress | undefined {
-  const path = store.read(`/libxl/${domain}/device/vbd/${vdev}/backend`);
+  const path = store.read(`${libxlPath({ frontendDomain: domain, vdev })}/backend`);
   if (path === undefined) return undefined;
   try {
-    return parseBackendPath(path, 0 as DomId);
+    const device = parseBackendPath(path, 0 as DomId);
+    return device.frontendDomain === domain && device.vdev === vdev ? device : undefined;
   } catch {
     return undefined; // libxl did not write that
   }
+}
+
+/** A backend directory of the disk that has no node `frontend`. */
+function namelessBackend(store: XenstoreOperations, domain: DomId, vdev: number): DeviceAddress | undefined {
+  for (const name of store.list("/local/domain") ?? []) {
+    const backendDomain = parseDomId(name);
+    if (backendDomain === undefined) continue;
+    for (const kind of store.list(`/local/domain/${backendDomain}/backend`) ?? []) {
+      const device = { backendDomain, kind, frontendDomain: domain, vdev };
+      const path = backendPath(device);
+      if (store.list(path) === undefined || store.read(`${path}/frontend`) !== undefined) continue;
+      // A directory of another kind, such as vif, is a disk's only if it names an image.
+      const isDisk = (DISK_KINDS as readonly string[]).includes(kind) || store.read(`${path}/params`) !== undefined;
+      if (isDisk) return device;
+    }
+  }
+  return undefined;
 }

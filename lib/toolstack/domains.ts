@@ -24,7 +24,7 @@ const MOST_NAMED = 8;
 /** All domains in xenstore, by domid. */
 export function listDomains(store: XenstoreOperations): DomainInfo[] {
   const domains = (store.list("/local/domain") ?? []).map(parseDomId).filter((domain) => domain !== undefined);
-  return domains.sort((a, b) => a - b).map((domain) => describe(store, domain));
+  return domains.sort((a, b) => a - b).map((domain) => describeDomain(store, domain));
 }
 
 /**
@@ -64,7 +64,8 @@ function matcher(text: string): (info: DomainInfo) => boolean {
   return (info) => info.name === text;
 }
 
-function describe(store: XenstoreOperations, domain: DomId): DomainInfo {
+/** The domain as its nodes describe it; a domain that is gone has neither name nor UUID. */
+export function describeDomain(store: XenstoreOperations, domain: DomId): DomainInfo {
   const name = store.read(`/local/domain/${domain}/name`);
   const uuid = store.read(`/local/domain/${domain}/vm`)?.replace(/^\/vm\//, "").toLowerCase();
   return {

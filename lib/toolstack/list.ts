@@ -3,9 +3,10 @@
  */
 
 import type { DomId, XenstoreOperations } from "../hypervisor.ts";
-import { backendPath, type DeviceAddress, frontendPath, parseBackendPath } from "../xenbus/paths.ts";
-import { parseState, stateName } from "../xenbus/states.ts";
+import { backendPath, type DeviceAddress, frontendPath, parseBackendPath, parseDomId } from "../xenbus/paths.ts";
+import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
+import { describeDomain, type DomainInfo, resolveDomain } from "./domains.ts";
 
 /** A disk as its nodes describe it. */
 export interface DeviceListing extends DeviceAddress {
@@ -31,7 +32,12 @@ export interface DeviceListing extends DeviceAddress {
   readonly sectors?: number;
   /** The backend's `error` node. */
   readonly error?: string;
+  /** What is probably wrong and, after a semicolon, what to do: no backend has taken the disk. */
+  readonly hint?: string;
 }
+
+/** Backends of the kernel and of QEMU, which the toolstack starts. */
+const OTHERS_KINDS = new Set(["vbd", "qdisk"]);
 
 /** The disks of a guest, or of all guests, ordered by guest, then by virtual device. */
 export function listDevices(store: XenstoreOperations, domain?: DomId): DeviceListing[] {
@@ -61,28 +67,52 @@ export function listAddresses(store: XenstoreOperations): DeviceAddress[] {
     });
 }
 
+/**
+ * The guest that `text` names, as {@linkcode resolveDomain} finds it; or, by its domid, a guest that is gone but has disks
+ * in xenstore. Throws XenblkError (`not-found`, or `failed` if several have the name).
+ */
+export function resolveGuest(store: XenstoreOperations, text: string): DomainInfo {
+  try {
+    return resolveDomain(store, text);
+  } catch (error) {
+    const domain = parseDomId(text);
+    const hasDisks = listAddresses(store).some((device) => device.frontendDomain === domain);
+    if (domain === undefined || !hasDisks) throw error;
+    return describeDomain(store, domain);
+  }
+}
+
 /** Describes a disk by its present nodes. */
 export function describeDevice(store: XenstoreOperations, device: DeviceAddress): DeviceListing {
   const backend = backendPath(device);
   const frontend = frontendPath(device);
   const read = (name: string): string | undefined => store.read(`${backend}/${name}`);
+  const state = parseState(read("state"));
+  const error = read("error");
   const optional = {
     domainName: store.read(`/local/domain/${device.frontendDomain}/name`),
     params: read("params"),
     sectors: numberOf(read("sectors")),
-    error: read("error"),
+    error,
+    hint: error === undefined && state === XenbusState.Initialising ? hintOf(device) : undefined,
   };
   return {
     ...device,
     name: formatVdev(device.vdev),
     backendPath: backend,
     frontendPath: frontend,
-    backendState: stateName(parseState(read("state"))),
+    backendState: stateName(state),
     frontendState: stateName(parseState(store.read(`${frontend}/state`))),
     readOnly: !(read("mode") ?? "r").includes("w"),
     cdrom: read("device-type") === "cdrom",
     ...present(optional),
   };
+}
+
+/** A backend goes to InitWait at once. libxl waits 10 s for that and then gives up, without a word in xenstore. */
+function hintOf({ kind }: DeviceAddress): string | undefined {
+  if (OTHERS_KINDS.has(kind)) return undefined;
+  return `no backend of kind ${kind} has answered; check that \`xenblk serve --kind ${kind}\` is running`;
 }
 
 function numberOf(text: string | undefined): number | undefined {

@@ -9,7 +9,7 @@ import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
 import { RESIZE_DONE, RESIZE_NODE, RESIZE_REQUEST } from "../xenbus/resize.ts";
 import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
-import { isDisconnection } from "../xenstore.ts";
+import { isDisconnection, retryConflicts } from "../xenstore.ts";
 import { describeDevice } from "./list.ts";
 import { waitFor, type WaitOptions } from "./wait.ts";
 
@@ -29,7 +29,7 @@ export async function resizeDevice(store: Xenstore, device: DeviceAddress, optio
   const path = backendPath(device);
   const node = `${path}/${RESIZE_NODE}`;
   const name = `${formatVdev(device.vdev)} of domain ${device.frontendDomain}`;
-  const before = askToResize(store, path, name);
+  const before = await retryConflicts(() => askToResize(store, path, name), options);
   let answer: string | undefined;
   try {
     answer = await waitFor(store, [path], () => {

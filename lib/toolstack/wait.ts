@@ -6,7 +6,7 @@
 import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
 import { XenblkError } from "../errors.ts";
 import type { Xenstore } from "../hypervisor.ts";
-import { isDisconnection } from "../xenstore.ts";
+import { isDisconnection, REACH_XENSTORED } from "../xenstore.ts";
 
 /** How long to wait, and how to end the wait early. */
 export interface WaitOptions {
@@ -27,6 +27,19 @@ export async function waitFor<T>(
   store: Xenstore,
   paths: readonly string[],
   look: () => T | undefined,
+  options: WaitOptions,
+): Promise<T | undefined> {
+  try {
+    return await waitOn(store, paths, look, options);
+  } catch (error) {
+    throw isDisconnection(error) ? lost(error) : error;
+  }
+}
+
+async function waitOn<T>(
+  store: Xenstore,
+  paths: readonly string[],
+  look: () => T | undefined,
   { timeoutMs, signal, clock = SYSTEM_CLOCK }: WaitOptions,
 ): Promise<T | undefined> {
   using watches = new DisposableStack();
@@ -44,13 +57,15 @@ export async function waitFor<T>(
       if (event.done) throw lost();
       next[event.i] = changes[event.i]!.next();
     }
-  } catch (error) {
-    throw isDisconnection(error) ? lost(error) : error;
   } finally {
     over.abort();
   }
 }
 
 function lost(cause?: unknown): XenblkError {
-  return new XenblkError("Cannot wait any longer: the connection to xenstored is lost", { cause });
+  return new XenblkError("Cannot wait any longer: the connection to xenstored is lost", {
+    kind: "hypervisor",
+    remedy: REACH_XENSTORED,
+    cause,
+  });
 }

@@ -46,12 +46,12 @@ export function readFrontend(read: ReadNode, options: NegotiationOptions): Front
   const nodes = new FrontendNodes(read, options.frontendPath);
   const abi = readProtocol(nodes, options.defaultProtocol);
   const persistent = (nodes.optionalNumber("feature-persistent", 0, 1) ?? 0) === 1;
-  const pages = readRingPages(nodes, options.offer.maxRingPageOrder);
+  const size = readRingSize(nodes, options.offer.maxRingPageOrder);
   const queueCount = nodes.optionalNumber("multi-queue-num-queues", 1, options.offer.maxQueues) ?? 1;
   // With one queue its nodes are in the frontend's directory itself, however the number was given.
   const queues = queueCount === 1
-    ? [readQueue(nodes, "", pages)]
-    : Array.from({ length: queueCount }, (_, queue) => readQueue(nodes, `queue-${queue}/`, pages));
+    ? [readQueue(nodes, "", size)]
+    : Array.from({ length: queueCount }, (_, queue) => readQueue(nodes, `queue-${queue}/`, size));
   return { abi, persistent, queues };
 }
 
@@ -60,7 +60,10 @@ class FrontendNodes {
   constructor(readonly read: ReadNode, readonly path: string) {}
 
   wrong(name: string, why: string): XenblkError {
-    return new XenblkError(`Cannot connect to the frontend: ${this.path}/${name} ${why}`);
+    const ofQueue = name.startsWith("queue-")
+      ? ` (multi-queue-num-queues is ${this.read("multi-queue-num-queues")})`
+      : "";
+    return new XenblkError(`Cannot connect to the frontend: ${this.path}/${name} ${why}${ofQueue}`);
   }
 
   /** A decimal number in range, or undefined if there is no such node. */
@@ -90,29 +93,41 @@ function readProtocol(nodes: FrontendNodes, defaultProtocol: AbiName): AbiName {
   return protocol;
 }
 
-/** Pages per ring: from ring-page-order, or from num-ring-pages, its deprecated spelling, or 1. */
-function readRingPages(nodes: FrontendNodes, maxOrder: number): number {
+/** How large every ring is, and whether the frontend says so. */
+interface RingSize {
+  readonly pages: number;
+  /** There is a node with the size: the frontend knows of rings of several pages, and numbers them. */
+  readonly said: boolean;
+}
+
+/** From ring-page-order, or from num-ring-pages, its deprecated spelling; without both a ring has one page. */
+function readRingSize(nodes: FrontendNodes, maxOrder: number): RingSize {
   const order = nodes.optionalNumber("ring-page-order", 0, maxOrder);
-  if (order !== undefined) return 2 ** order;
+  if (order !== undefined) return { pages: 2 ** order, said: true };
   const pages = nodes.optionalNumber("num-ring-pages", 1, 2 ** maxOrder);
-  if (pages === undefined) return 1;
+  if (pages === undefined) return { pages: 1, said: false };
   if (!Number.isInteger(Math.log2(pages))) throw nodes.wrong("num-ring-pages", `is ${pages}, not a power of two`);
-  return pages;
+  return { pages, said: true };
 }
 
 /** The ring in the frontend's directory (`prefix` empty) or in a queue's. Port 0 is never a channel in Xen. */
-function readQueue(nodes: FrontendNodes, prefix: string, pages: number): QueueParameters {
+function readQueue(nodes: FrontendNodes, prefix: string, size: RingSize): QueueParameters {
   return {
-    ringRefs: readRingRefs(nodes, prefix, pages),
+    ringRefs: readRingRefs(nodes, prefix, size),
     eventChannel: nodes.number(`${prefix}event-channel`, 1, MAX_U32) as EvtchnPort,
   };
 }
 
-/** A ring of one page may be named either way; ring-ref is what frontends without larger rings know. */
-function readRingRefs(nodes: FrontendNodes, prefix: string, pages: number): GrantRef[] {
+/**
+ * A driver that gives a size writes ring-ref0 and so on; one that gives none writes ring-ref. The other name may be left
+ * of an earlier driver of the guest, so it counts only where the right one is missing.
+ */
+function readRingRefs(nodes: FrontendNodes, prefix: string, { pages, said }: RingSize): GrantRef[] {
   if (pages === 1) {
-    const first = nodes.optionalNumber(`${prefix}ring-ref0`, 0, MAX_U32);
-    return [(first ?? nodes.number(`${prefix}ring-ref`, 0, MAX_U32)) as GrantRef];
+    const [first, second] = said ? ["ring-ref0", "ring-ref"] : ["ring-ref", "ring-ref0"];
+    const ref = nodes.optionalNumber(`${prefix}${first}`, 0, MAX_U32) ??
+      nodes.optionalNumber(`${prefix}${second}`, 0, MAX_U32);
+    return [(ref ?? nodes.number(`${prefix}ring-ref`, 0, MAX_U32)) as GrantRef];
   }
   return Array.from({ length: pages }, (_, page) => nodes.number(`${prefix}ring-ref${page}`, 0, MAX_U32) as GrantRef);
 }

@@ -6,7 +6,7 @@
 
 import { type ObservedState, XenbusState } from "./states.ts";
 
-/** Everything that the decision depends on. The states, `online` and `resizeAsked` are read in one transaction. */
+/** Everything that the decision depends on. A node that changes while the others are read leads to another look. */
 export interface Situation {
   /** The backend's own node, which the toolstack writes too. */
   readonly backendState: ObservedState;
@@ -20,8 +20,8 @@ export interface Situation {
   readonly proven: boolean;
   /** Who holds the device's lock. */
   readonly owner: Owner;
-  /** This process has the image open. */
-  readonly imageOpen: boolean;
+  /** The image in this process. */
+  readonly image: Image;
   /** The frontend's rings. */
   readonly ring: Ring;
   /** How the last attempt ended, if nothing has changed since. */
@@ -45,17 +45,25 @@ export interface Situation {
 export type Owner = "nobody" | "us" | "other" | "unknown";
 
 /**
+ * - `none`: it is not open; it may be being opened.
+ * - `open`: the image that the nodes name is open.
+ * - `changed`: an image is open, and the nodes name another one by now.
+ */
+export type Image = "none" | "open" | "changed";
+
+/**
  * - `none`: this process serves no ring.
  * - `served`: it does, and no node of the connection is left to write.
+ * - `replaced`: it does, but the frontend has started over and published another ring, without closing.
  * - `untold`: it does, but writing the nodes of the connection failed or was not confirmed.
  * - `stopped`: the data plane stopped a ring; the rings must be closed and the error reported.
  * - `broken`: that is done; the frontend has to start over with a new ring.
  */
-export type Ring = "none" | "served" | "untold" | "stopped" | "broken";
+export type Ring = "none" | "served" | "replaced" | "untold" | "stopped" | "broken";
 
 /**
  * - `fresh`: nothing was tried, or something has changed since.
- * - `refused`: offering or connecting failed, and would fail again.
+ * - `refused`: offering, opening or connecting failed; `fresh` again after a while, which grows.
  * - `busy`: it failed because another process holds the image's lock; `fresh` again after a while.
  * - `failed`: xenstore, or closing something, failed; `fresh` again after a while, which grows.
  */
@@ -68,11 +76,15 @@ export type Intent = "serve" | "detach" | "detach-now";
  * What to do. State nodes are written only where they exist and still say what the decision was based on.
  *
  * - `claim`: take the device's lock.
- * - `offer`: close any earlier ring, open the image, publish features, write InitWait.
- * - `connect`: close any earlier ring, open the image if need be, open the rings, then as `publish`.
+ * - `offer`: close any earlier ring, publish the features that do not depend on the image, write InitWait.
+ * - `open`: open the image that the nodes name, and close another one; then publish the other features and
+ *   `hotplug-status`. Begins it, or goes on waiting for it: the action ends early when a node changes.
+ * - `connect`: close any earlier ring, lock the image, open the rings, then as `publish`.
  * - `publish`: write the disk's properties and Connected. The state is written although it is Connected already if the
  *   frontend is not.
- * - `resume`: open image and rings; write nothing.
+ * - `resume`: as `connect`, but write nothing.
+ * - `change-image`: a CD-ROM: close rings and image, so that the disc that the nodes name is opened. A disk: report that
+ *   the change is ignored until the guest has closed it.
  * - `drop-ring`: close the rings, report why the data plane stopped one, write Closing if Connected.
  * - `resize`: read the image's size, notify the rings and the frontend, answer the toolstack.
  * - `request-removal`: write `online` 0 and Closing, as a toolstack does.
@@ -93,9 +105,11 @@ export type Action =
 export type PlainActionKind =
   | "claim"
   | "offer"
+  | "open"
   | "connect"
   | "publish"
   | "resume"
+  | "change-image"
   | "drop-ring"
   | "resize"
   | "request-removal"
@@ -126,28 +140,34 @@ export type Outcome = "done" | "refused" | "busy" | "failed" | "idle" | "waiting
  * |---------|----------|-----------|-------------|-------------|-------------|----------|----------|
  * | gone    | teardown | teardown  | teardown    | teardown    | teardown    | teardown | teardown |
  * | 1       | (a)      | offer     | offer       | offer       | close-begin | close    | unknown  |
- * | 2, 3    | teardown | (b)       | connect (c) | connect (c) | close-begin | close    | unknown  |
+ * | 2, 3    | teardown | (b)       | (c)         | (c)         | close-begin | close    | unknown  |
  * | 4       | teardown | offer     | (d)         | (d)         | close-begin | close    | unknown  |
  * | 5       | teardown | (e)       | none        | (f)         | (f)         | close    | (g)      |
  * | 6       | (a)      | offer (h) | offer (h)   | (i)         | (i)         | (i)      | (i)      |
  * | 0 7 8 ! | teardown | unknown   | unknown     | unknown     | unknown     | unknown  | unknown  |
  *
+ * InitWait is written before the image is opened: a toolstack waits ten seconds for that state and only then, for
+ * longer, for the image, and a frontend needs nothing of the image to publish its rings.
+ *
  * - a: none if nothing is held: the toolstack may be about to create the frontend's directory. Else teardown.
- * - b: none if the image is open and no ring is held: it is the frontend's turn. Else offer.
- * - c: close-begin if refused or busy, or the ring is broken: the frontend learns by Closing that it must start over.
- * - d: by the ring. `served`: none. `untold`: publish. `broken`: close-begin. `none`: another process left the device
- *   Connected, and this one takes over: connect. If refused, none: Closing would cost the guest a disk that can still
- *   be put right. If busy, wait: the holder of the image's lock may be a process that is about to end.
+ * - b: offer if a ring is held. None if the image is open: it is the frontend's turn. Else open.
+ * - c: connect if the image is open, else open. Close-begin if connecting was refused or the ring is broken: the
+ *   frontend learns by Closing that it must start over. If busy, wait: the holder of the image's lock may be the source
+ *   of a migration, or a firmware that is about to hand over.
+ * - d: by the ring. `served`: none, or change-image. `untold`: publish. `broken`: close-begin. `replaced`: connect.
+ *   `none`: another process left the device Connected, and this one takes over: open, then connect. If refused, none:
+ *   Closing would cost the guest a disk that can still be put right. If busy, wait: the holder of the image's lock may
+ *   be a process that is about to end.
  * - e: offer if online; else the toolstack wants the device removed and no frontend is active: close.
  * - f: none if online, or while a ring is held, until the frontend goes to 6. Else the toolstack wants the device
- *   removed, and a guest that an earlier process served may wait for I/O: resume. Close if that was refused or busy, or
- *   the ring is broken.
+ *   removed, and a guest that an earlier process served may wait for I/O: open, then resume. Close if that was refused
+ *   or busy, or the ring is broken.
  * - g: close if the toolstack wants the device removed and no ring is held, so that nonsense does not delay it.
  * - h: only if online; else as i. A frontend at 3 here did not wait for InitWait.
  * - i: close if a ring is held; teardown if the image is open and the device not online; else none, or unknown. A
  *   frontend at 4 has yet to see that we closed.
  *
- * In all rows an offer that was refused is none: a node has to change first.
+ * In all rows an offer or opening that was refused is none: time has to pass, or a node to change.
  *
  * What comes before the table, first match first:
  *
@@ -164,7 +184,7 @@ export type Outcome = "done" | "refused" | "busy" | "failed" | "idle" | "waiting
  *
  * | if                                                                           | then            |
  * |------------------------------------------------------------------------------|-----------------|
- * | none or unknown, a resize is asked for, a ring is served or untold           | resize          |
+ * | none, unknown or change-image, a resize is asked for, rings are served       | resize          |
  * | not none, the last attempt failed                                            | wait            |
  * | not none, the owner is other; forget if the backend is gone                  | wait            |
  * | not none, the owner is nobody                                                | claim           |
@@ -196,10 +216,12 @@ function wantedIn(situation: Situation): Action {
   }
   if (situation.ring === "stopped" && !somethingGone && backendState !== XenbusState.Closed) return act("drop-ring");
   const action = byStates(situation);
-  const idle = action.kind === "none" || action.kind === "unknown-state";
-  if (idle && situation.resizeAsked && served(situation)) return act("resize");
-  return action.kind === "offer" && situation.attempt === "refused" ? act("none") : action;
+  if (situation.resizeAsked && served(situation) && COMES_AFTER_RESIZE.has(action.kind)) return act("resize");
+  const beginning = action.kind === "offer" || action.kind === "open";
+  return beginning && situation.attempt === "refused" ? act("none") : action;
 }
+
+const COMES_AFTER_RESIZE: ReadonlySet<Action["kind"]> = new Set(["none", "unknown-state", "change-image"]);
 
 function removalNotAsked(situation: Situation): boolean {
   return situation.backendState !== "gone" && !isRemovalAsked(situation);
@@ -268,8 +290,20 @@ function whileOpen(situation: Situation, phase: FrontendPhase): Action {
   if (situation.backendState === XenbusState.Connected) {
     return phase === "starting" ? act("offer") : whileConnected(situation);
   }
-  if (phase === "starting") return act(situation.imageOpen && !ringHeld(situation) ? "none" : "offer");
-  return act(hopeless(situation) ? "close-begin" : "connect");
+  if (phase === "starting") return ringHeld(situation) ? act("offer") : onceOpen(situation, "none");
+  return whileAsked(situation);
+}
+
+/** The action if the image is open, else to open it. */
+function onceOpen({ image }: Situation, kind: PlainActionKind): Action {
+  return act(image === "open" ? kind : "open");
+}
+
+/** Note c. */
+function whileAsked(situation: Situation): Action {
+  const { ring, attempt, image } = situation;
+  if (ring === "broken" || (attempt === "refused" && image === "open")) return act("close-begin");
+  return attempt === "busy" ? WAIT_FOR_IMAGE : onceOpen(situation, "connect");
 }
 
 /** The rings as the frontend has published them cannot be served. */
@@ -278,15 +312,20 @@ function hopeless({ ring, attempt }: Situation): boolean {
 }
 
 /** Note d. */
-function whileConnected({ ring, attempt }: Situation): Action {
+function whileConnected(situation: Situation): Action {
+  const { ring, attempt, image } = situation;
   switch (ring) {
+    case "served":
+      return act(image === "changed" ? "change-image" : "none");
+    case "replaced":
+      return act("connect");
     case "untold":
       return act("publish");
     case "broken":
       return act("close-begin");
     case "none":
-      if (attempt === "busy") return { kind: "wait", for: "image" };
-      return act(attempt === "refused" ? "none" : "connect");
+      if (attempt === "busy") return WAIT_FOR_IMAGE;
+      return attempt === "refused" ? act("none") : onceOpen(situation, "connect");
     default:
       return act("none");
   }
@@ -304,7 +343,7 @@ function whileClosing(situation: Situation, phase: FrontendPhase): Action {
     case "connected":
     case "closing":
       if (patient) return act("none");
-      return act(hopeless(situation) ? "close" : "resume");
+      return hopeless(situation) ? act("close") : onceOpen(situation, "resume");
     case "closed":
       return act("close");
     case "unknown":
@@ -316,18 +355,19 @@ function whileClosing(situation: Situation, phase: FrontendPhase): Action {
 function whileClosed(situation: Situation, phase: FrontendPhase): Action {
   if (situation.online && (phase === "starting" || phase === "ready")) return act("offer");
   if (ringHeld(situation)) return act("close");
-  if (situation.imageOpen && !situation.online) return act("teardown");
+  if (situation.image !== "none" && !situation.online) return act("teardown");
   return phase === "unknown" ? UNKNOWN_FRONTEND : act("none");
 }
 
 const UNKNOWN_FRONTEND: Action = { kind: "unknown-state", side: "frontend" };
+const WAIT_FOR_IMAGE: Action = { kind: "wait", for: "image" };
 
 function act(kind: PlainActionKind): Action {
   return { kind };
 }
 
 function served({ ring }: Situation): boolean {
-  return ring === "served" || ring === "untold";
+  return ring === "served" || ring === "replaced" || ring === "untold";
 }
 
 /** Rings are open in the data plane, whether it still works on them or not. */
@@ -336,5 +376,5 @@ function ringHeld(situation: Situation): boolean {
 }
 
 function held(situation: Situation): boolean {
-  return situation.imageOpen || ringHeld(situation);
+  return situation.image !== "none" || ringHeld(situation);
 }

@@ -20,14 +20,16 @@ const EXTENDED = 2 ** 28;
 const MAX_EXTENDED_DISK = 2 ** 20 - 1;
 const MAX_EXTENDED_PARTITION = 255;
 
-const REMEDY = "name it like xvda, xvda1, sdb, hdc or give its number, as in 51712 or 0xca00";
+const REMEDY = "name it like xvda, xvda1, sdb, hdc, d0p1 or give its number, as in 51712 or 0xca00";
 
 /**
- * The number of a virtual device given by name (`xvda`, `xvdba3`, `sda1`, `hdd`) or by number, decimal or 0x
- * hexadecimal. Partition 0, or none, is the whole disk. Throws {@linkcode XenblkError} (usage) when it is neither.
+ * The number of a virtual device given by name (`xvda`, `xvdba3`, `sda1`, `hdd`), by disk and partition (`d0`, `d26p3`:
+ * those of an xvd), or by number, decimal or 0x hexadecimal. Partition 0, or none, is the whole disk. Throws {@linkcode XenblkError} (usage) when it is neither.
  */
 export function parseVdev(text: string): number {
   if (/^(?:0x[0-9a-f]{1,8}|0|[1-9][0-9]{0,9})$/i.test(text)) return checkedNumber(text);
+  const numbers = /^d(0|[1-9][0-9]{0,6})(?:p(0|[1-9][0-9]{0,2}))?$/.exec(text);
+  if (numbers !== null) return xvdNumber(text, Number(numbers[1]), Number(numbers[2] ?? "0"));
   const parts = /^(xvd|sd|hd)([a-z]{1,5})([1-9][0-9]{0,2})?$/.exec(text);
   if (parts === null) throw wrong(text, "it is no device name and no number");
   const disk = diskFromLetters(parts[2]!);
@@ -46,19 +48,43 @@ export function parseVdev(text: string): number {
 
 /** The name of a virtual device number, or its decimal digits if it follows no known scheme. */
 export function formatVdev(vdev: number): string {
+  const parts = schemeOf(vdev);
+  return parts === undefined ? String(vdev) : deviceName(parts.prefix, parts.disk, parts.partition);
+}
+
+/**
+ * Whether a guest can have only one of two disks: Linux gives sda, hda and xvda the same number, and a whole disk has the
+ * numbers of its partitions.
+ */
+export function clashes(one: number, other: number): boolean {
+  const [a, b] = [schemeOf(one), schemeOf(other)];
+  if (a === undefined || b === undefined || a.disk !== b.disk) return one === other;
+  return a.partition === b.partition || a.partition === 0 || b.partition === 0;
+}
+
+/** A virtual device number, taken apart. */
+interface VdevParts {
+  readonly prefix: "xvd" | "sd" | "hd";
+  /** 0 for xvda, sda and hda. */
+  readonly disk: number;
+  /** 0 is the whole disk. */
+  readonly partition: number;
+}
+
+function schemeOf(vdev: number): VdevParts | undefined {
   if (vdev >= EXTENDED && vdev <= MAX_VDEV) {
-    return deviceName("xvd", (vdev - EXTENDED) >>> 8, vdev & 0xFF);
+    return { prefix: "xvd", disk: (vdev - EXTENDED) >>> 8, partition: vdev & 0xFF };
   }
   switch (vdev >>> 8) {
     case MAJOR_XVD:
-      return deviceName("xvd", vdev >>> 4 & 0xF, vdev & 0xF);
+      return { prefix: "xvd", disk: vdev >>> 4 & 0xF, partition: vdev & 0xF };
     case MAJOR_SD:
-      return deviceName("sd", vdev >>> 4 & 0xF, vdev & 0xF);
+      return { prefix: "sd", disk: vdev >>> 4 & 0xF, partition: vdev & 0xF };
     case MAJOR_IDE0:
     case MAJOR_IDE1:
-      return ideName(vdev) ?? String(vdev);
+      return ideParts(vdev);
     default:
-      return String(vdev);
+      return undefined;
   }
 }
 
@@ -91,11 +117,11 @@ function xvdNumber(text: string, disk: number, partition: number): number {
 }
 
 /** Minor numbers of an IDE major hold two disks of 64 partitions. */
-function ideName(vdev: number): string | undefined {
+function ideParts(vdev: number): VdevParts | undefined {
   const minor = vdev & 0xFF;
   if (minor >= 128) return undefined;
   const firstDisk = vdev >>> 8 === MAJOR_IDE0 ? 0 : 2;
-  return deviceName("hd", firstDisk + (minor >>> 6), minor & 0x3F);
+  return { prefix: "hd", disk: firstDisk + (minor >>> 6), partition: minor & 0x3F };
 }
 
 function deviceName(prefix: string, disk: number, partition: number): string {

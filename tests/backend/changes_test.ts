@@ -35,7 +35,7 @@ Deno.test("a disk that is attached again while its old image opens is not offere
   };
   rig.serve();
   await until("its own image is tried", () => rig.backend(device, "hotplug-status") !== undefined);
-  assertEquals([rig.backend(device, "hotplug-status"), rig.backend(device, "state")], ["error", "1"]);
+  assertEquals([rig.backend(device, "hotplug-status"), rig.backend(device, "state")], ["error", "2"]);
   assertEquals(rig.lines.filter((line) => line.includes("offering")), []);
 });
 

@@ -5,6 +5,8 @@
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { type ImageLocks, ProcessImageLocks } from "../../lib/storage/image/lock.ts";
+import { removeDevice } from "../../lib/toolstack/attach.ts";
+import { requestRemoval } from "../../lib/toolstack/removal.ts";
 import { backendPath } from "../../lib/xenbus/paths.ts";
 import type { Xenstore } from "../../lib/hypervisor.ts";
 import { faultyStore, type Judge } from "./faulty_store.ts";
@@ -28,7 +30,7 @@ class TwoNames implements Disposable {
   }
 }
 
-Deno.test("of two devices with one image both are offered, one connects, and the other one's error names the user", async () => {
+Deno.test("of two devices with one image both are offered, one connects, and the other waits for its end, saying who it is", async () => {
   using names = new TwoNames();
   await using rig = new Rig();
   const first = rig.attach({ vdev: "xvda", params: `raw:${names.path}` });
@@ -39,18 +41,15 @@ Deno.test("of two devices with one image both are offered, one connects, and the
   const frontend = rig.frontend(first);
   await frontend.connect();
   rig.guestWrites(second, { ...RING_NODES, state: "3" });
-  await rig.backendReaches(second, 5);
-  const error = rig.backend(second, "error") ?? "";
-  assertStringIncludes(error, `Cannot write to image ${names.link}: this process serves it to vbd3/5/${first.vdev}`);
-  assertEquals(rig.plane.open.length, 1);
+  const waits = `It waits for image ${names.link}: this process serves it to vbd3/5/${first.vdev}`;
+  await until("it says that it waits", () => rig.backend(second, "error")?.startsWith(waits) === true);
+  await rig.idle(second, { as: /: wait$/ });
+  assertEquals([rig.plane.open.length, rig.backend(second, "state")], [1, "2"]);
 
   await frontend.disconnect();
-  rig.guestWrites(second, { state: "6" });
-  await rig.backendReaches(second, 6);
-  rig.guestWrites(second, { state: "1" });
-  await rig.backendReaches(second, 2);
-  await rig.frontend(second).connect();
+  await rig.backendReaches(second, 4);
   assertEquals([rig.plane.open.length, rig.backend(second, "error")], [1, undefined]);
+  assertEquals(rig.lines.filter((line) => line.includes("waits for image")).length, 1, "said once");
 });
 
 Deno.test("readers share an image, and so do writers whose mode is w!", async () => {
@@ -122,8 +121,74 @@ Deno.test("a device whose image is busy can still be removed", async () => {
   const busy: ImageLocks = { tryLock: () => Promise.resolve("process 12 (deno) uses it") };
   const kind = rig.serve({}, { imageLocks: busy, clock: FAST_CLOCK });
   rig.guestWrites(device, { ...RING_NODES, state: "3" });
-  await rig.backendReaches(device, 5);
-  rig.toolstack.remove(backendPath(device));
+  await rig.says("waits for image");
+  removeDevice(rig.toolstack, device);
   await until("the device is gone", () => kind.status().length === 0);
   assert(rig.openDisks === 0);
+});
+
+Deno.test("a toolstack's removal of a device that waits for its image needs no guest and no lock", async () => {
+  using names = new TwoNames();
+  await using rig = new Rig();
+  const device = rig.attach({ params: `raw:${names.path}` });
+  const busy: ImageLocks = { tryLock: () => Promise.resolve("process 12 (qemu) uses it") };
+  rig.serve({}, { imageLocks: busy, clock: FAST_CLOCK });
+  rig.guestWrites(device, { ...RING_NODES, state: "3" });
+  await rig.says("waits for image");
+  requestRemoval(rig.toolstack, backendPath(device));
+  rig.guestWrites(device, { state: "6" });
+  await rig.backendReaches(device, 6);
+  assertEquals(rig.openDisks, 0);
+});
+
+Deno.test("an image that is locked when the disk is offered is said so, without a word to the toolstack that waits", async () => {
+  using names = new TwoNames();
+  await using rig = new Rig();
+  const device = rig.attach({ params: `raw:${names.path}` });
+  const busy: ImageLocks = { tryLock: () => Promise.resolve("process 12 (qemu) uses it") };
+  rig.serve({}, { imageLocks: busy, clock: FAST_CLOCK });
+  await rig.says("offering");
+  assertEquals(
+    rig.backend(device, "error"),
+    `It waits for image ${names.path}: process 12 (qemu) uses it; it connects when that use ends`,
+  );
+  assertEquals([rig.backend(device, "hotplug-status"), rig.backend(device, "hotplug-error")], [undefined, undefined]);
+});
+
+Deno.test("an image that another guest of this host uses is an error at once, for the toolstack too", async () => {
+  using names = new TwoNames();
+  await using rig = new Rig();
+  const device = rig.attach({ params: `raw:${names.path}` });
+  const busy: ImageLocks = { tryLock: () => Promise.resolve("process 12 (qemu) uses it") };
+  const searched: unknown[] = [];
+  rig.serve({}, {
+    imageLocks: busy,
+    clock: FAST_CLOCK,
+    findExcludingDisk: (_store, user, query) => {
+      searched.push([user.vdev, query]);
+      return Promise.resolve({ text: "xvda of db (domain 6) uses it (vbd3, mode w)" });
+    },
+  });
+  await until("the toolstack is told", () => rig.backend(device, "hotplug-status") === "error");
+  assertEquals(searched[0], [device.vdev, { path: names.path, writes: true, shared: false }]);
+  const error = `Cannot write to image ${names.path}: xvda of db (domain 6) uses it (vbd3, mode w)`;
+  assertStringIncludes(rig.backend(device, "hotplug-error")!, error);
+  assertEquals([rig.backend(device, "state"), rig.plane.queues.length], ["2", 0]);
+  const lines = rig.lines.length;
+  await until("it was tried again", () => searched.length >= 3);
+  assertEquals([rig.disks.length, rig.lines.length], [1, lines], "quietly");
+});
+
+Deno.test("a disk that another guest used is offered when that guest has ended", async () => {
+  using names = new TwoNames();
+  await using rig = new Rig();
+  const device = rig.attach({ params: `raw:${names.path}` });
+  let held = true;
+  const text = "xvda of db (domain 6) uses it (vbd, mode w)";
+  // A backend that takes no locks has it: the nodes alone say so.
+  rig.serve({}, { clock: FAST_CLOCK, findExcludingDisk: () => Promise.resolve(held ? { text } : undefined) });
+  await until("the toolstack is told", () => rig.backend(device, "hotplug-status") === "error");
+  held = false;
+  await until("it is offered", () => rig.backend(device, "hotplug-status") === "connected");
+  assertEquals([rig.backend(device, "error"), rig.backend(device, "hotplug-error")], [undefined, undefined]);
 });

@@ -125,3 +125,24 @@ Deno.test("a latch is also reported for a device that is about to be removed", a
   await until("the error is written", () => /a flush failed/.test(rig.backend(device, "error") ?? ""));
   assertEquals([reports(rig).length, /a flush failed/.test(kind.status()[0]!.error ?? "")], [1, true]);
 });
+
+Deno.test("a failed flush is in the error node, the status and the log at once, whatever else the guest has logged", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  const other = rig.attach({ vdev: "xvdb" });
+  const kind = rig.serve();
+  rig.guestWrites(device, { ...RING_NODES, state: "3" });
+  await rig.backendReaches(device, 4);
+  rig.guestWrites(device, { state: "4" });
+  await rig.idle(device);
+  const limit = 30;
+  for (let error = 0; error <= limit; error++) {
+    rig.toolstack.write(`${backendPath(other)}/params`, `/nonexistent/${error}`);
+    await until("it is an error", () => rig.backend(other, "error")?.includes(`/${error}:`) === true);
+  }
+  assertEquals(rig.lines.filter((line) => line.startsWith("error")).length, limit, "the guest's allowance is used up");
+  latchOf(rig).trip();
+  rig.plane.queues[0]!.latch();
+  await until("the error is written", () => /a flush failed/.test(rig.backend(device, "error") ?? ""));
+  assertEquals([reports(rig).length, /a flush failed/.test(kind.status()[0]!.error ?? "")], [1, true]);
+});

@@ -57,7 +57,10 @@ export const FAST_CLOCK: Clock = {
 export class RecordedQueue implements QueueHandle {
   readonly stopped: Promise<string>;
   readonly stop: (reason: string) => void;
+  readonly latched: Promise<void>;
+  readonly latch: () => void;
   closed = false;
+  inFlight = 0;
   /** Of its disk. */
   sectors: number;
 
@@ -65,6 +68,9 @@ export class RecordedQueue implements QueueHandle {
     const { promise, resolve } = Promise.withResolvers<string>();
     this.stopped = promise;
     this.stop = resolve;
+    const latched = Promise.withResolvers<void>();
+    this.latched = latched.promise;
+    this.latch = latched.resolve;
     this.sectors = spec.disk.properties.sectors;
   }
 
@@ -159,7 +165,9 @@ export class Rig implements AsyncDisposable {
   readonly debugLines: string[] = [];
   readonly disks: { readonly request: DiskRequest; closed: boolean }[] = [];
   /** Is awaited before a disk is opened, so that a test can act meanwhile. */
-  beforeOpen: () => Promise<void> = () => Promise.resolve();
+  beforeOpen: (request: DiskRequest) => Promise<void> = () => Promise.resolve();
+  /** Replaces parts of a disk that was opened. */
+  wrapDisk: (request: DiskRequest, disk: Disk) => Partial<Disk> = () => ({});
   readonly #looks = new Map<string, number>();
   readonly #kinds: BackendKind[] = [];
   readonly #frontends: Frontend[] = [];
@@ -290,8 +298,10 @@ export class Rig implements AsyncDisposable {
   }
 
   async #openDisk(request: DiskRequest): Promise<Disk> {
-    await this.beforeOpen();
+    await this.beforeOpen(request);
     const disk = await openDisk(request);
+    const { grow = disk.grow?.bind(disk), ...wrapped } = this.wrapDisk(request, disk);
+    const dispose = wrapped[Symbol.asyncDispose] ?? disk[Symbol.asyncDispose].bind(disk);
     const entry = { request, closed: false };
     this.disks.push(entry);
     return {
@@ -301,12 +311,12 @@ export class Rig implements AsyncDisposable {
       get description() {
         return disk.description;
       },
-      ...(disk.grow === undefined ? {} : { grow: () => disk.grow!() }),
+      ...(grow === undefined ? {} : { grow }),
       ...(disk.image === undefined ? {} : { image: disk.image }),
       attachment: (lane) => disk.attachment(lane),
       [Symbol.asyncDispose]: async () => {
         entry.closed = true;
-        await disk[Symbol.asyncDispose]();
+        await dispose();
       },
     };
   }

@@ -7,13 +7,16 @@ import { assertEquals, assertMatch } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import * as checks from "../../lib/cli/doctor/checks.ts";
 import { checkJournals, checkLimits } from "../../lib/cli/doctor/journals.ts";
+import { listDevices } from "../../lib/toolstack/list.ts";
+import { Rig, until } from "../backend/rig.ts";
 import { renderFindings } from "../../lib/cli/doctor/verb.ts";
 
 /** A machine with these files; everything is permitted unless overridden. */
 function machine(parts: {
   texts?: Record<string, string>;
   denied?: readonly string[];
-  directories?: Record<string, checks.Directory | "denied" | "other">;
+  hidden?: readonly string[];
+  directories?: Record<string, checks.Directory | "denied" | "other" | "hidden">;
   user?: number;
   environment?: Record<string, string>;
   permissions?: Partial<Record<"read" | "write" | "ffi" | "env", "granted" | "partial" | "prompt">>;
@@ -21,7 +24,15 @@ function machine(parts: {
   const texts = parts.texts ?? {};
   return {
     readText: (path) => texts[path],
-    access: (path) => parts.denied?.includes(path) ? "denied" : path in texts ? "usable" : "absent",
+    isHidden: (path) => parts.hidden?.includes(path) ?? false,
+    access: (path) =>
+      parts.hidden?.includes(path)
+        ? "hidden"
+        : parts.denied?.includes(path)
+        ? "denied"
+        : path in texts
+        ? "usable"
+        : "absent",
     directory: (path) => parts.directories?.[path] ?? "absent",
     user: () => parts.user ?? 0,
     environment: (name) => parts.environment?.[name],
@@ -88,6 +99,39 @@ Deno.test("the socket is looked for where libxenstore looks", () => {
   assertEquals(checks.xenstoredSocket(machine({ environment: { XENSTORED_RUNDIR: "/tmp/x" } })), "/tmp/x/socket");
   const both = machine({ environment: { XENSTORED_RUNDIR: "/tmp/x", XENSTORED_PATH: "/tmp/y" } });
   assertEquals(checks.xenstoredSocket(both), "/tmp/y");
+});
+
+Deno.test("what Deno's permissions hide is not reported as missing", () => {
+  const hidden = ["/sys/hypervisor/type", "/dev/xen/gntdev", "/dev/xen/evtchn", "/run/xenstored/socket"];
+  const host = machine({ hidden, directories: { "/run/xenblk": "hidden" } });
+  const findings = [
+    ...checks.checkHypervisor(host),
+    ...checks.checkDevices(host),
+    checks.checkSocket(host),
+    ...checkJournals(host),
+  ];
+  for (const [index, path] of [...hidden, "/run/xenblk"].entries()) {
+    const { standing, detail, fix } = findings[index]!;
+    assertEquals(standing, "warn");
+    assertEquals(detail, `not checked: Deno was started without the permission to open ${path}`);
+    assertEquals(fix, "run deno with --allow-all (-A) to check it");
+  }
+});
+
+Deno.test("a disk that no backend has taken is a warning with the command to run", async () => {
+  await using rig = new Rig();
+  assertEquals(standings(checks.checkWaiting(listDevices(rig.toolstack))), ["ok"]);
+  rig.attach();
+  rig.attach({ kind: "vbd" });
+  assertEquals(checks.checkWaiting(listDevices(rig.toolstack)), [{
+    check: "disks",
+    standing: "warn",
+    detail: "xvda of domain 5: no backend of kind vbd3 has answered",
+    fix: "check that `xenblk serve --kind vbd3` is running",
+  }]);
+  rig.serve();
+  await until("the disk is offered", () => listDevices(rig.toolstack)[0]!.backendState === "InitWait");
+  assertEquals(standings(checks.checkWaiting(listDevices(rig.toolstack))), ["ok"]);
 });
 
 Deno.test("missing permissions fail, but a missing env is only a warning", () => {

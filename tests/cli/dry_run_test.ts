@@ -66,7 +66,8 @@ Deno.test("dry-run only reads a given image, and needs no more than the document
     const root = new URL("../../", import.meta.url).pathname;
     const permissions = [`--allow-read=${root},${path}`, `--allow-write=${path}`];
     const { status, stdout, stderr } = await xenblk(["dry-run", image, "--requests=500", "--json"], { permissions });
-    assertEquals([status, stderr], [0, ""]);
+    assertEquals(status, 0);
+    assertMatch(stderr, /^xenblk: IMAGE is not locked, because Deno was started without --allow-ffi: .*\n$/);
     assertEquals(JSON.parse(stdout).imageSectorsVerified, 2048);
     assertEquals(Deno.readFileSync(image), before);
   }));
@@ -85,7 +86,7 @@ Deno.test("dry-run --write writes a given image and verifies what it did not wri
     assert(changed <= 8 * 4096, "more was written than was asked for");
   }));
 
-Deno.test("dry-run --write refuses an image that another process uses, and needs permission to find that out", () =>
+Deno.test("dry-run refuses an image that another process writes to; --write needs permission to find that out", () =>
   inDirectory(async (path) => {
     const image = `${path}/a.img`;
     const before = randomImage(image, 1 << 20);
@@ -106,11 +107,43 @@ Deno.test("dry-run --write refuses an image that another process uses, and needs
       const refused = await xenblk(write);
       assertEquals(refused.status, 1);
       assertMatch(refused.stderr, new RegExp(`Cannot write to image .*: process ${holder.pid} .* uses it`));
+      const unread = await xenblk(["dry-run", image]);
+      assertEquals([unread.status, unread.stdout], [1, ""]);
+      assertMatch(
+        unread.stderr,
+        new RegExp(`Cannot read image .*: process ${holder.pid} .* uses it; end that use first`),
+      );
     } finally {
       holder.kill("SIGKILL");
       await holder.status;
     }
     assertEquals(Deno.readFileSync(image), before);
+  }));
+
+Deno.test("dry-run keeps others from writing to a given image until it is over, and readers share it", () =>
+  inDirectory(async (path) => {
+    const image = `${path}/a.img`;
+    randomImage(image, 1 << 20);
+    const root = new URL("../../", import.meta.url).pathname;
+    const run = startXenblk(["dry-run", image, "--seconds=60"]);
+    // The run has no output before its end. Its lock is seen in /proc/locks, by the image's inode.
+    const locked = (): boolean => Deno.readTextFileSync("/proc/locks").includes(`:${Deno.statSync(image).ino} `);
+    while (!locked()) await new Promise((resolve) => setTimeout(resolve, 20));
+    const other = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-check", `${root}tests/ffi/lock_child.ts`, image],
+      stdout: "piped",
+    }).spawn();
+    const reader = other.stdout.getReader();
+    assertMatch(new TextDecoder().decode((await reader.read()).value), /^refused: /);
+    await reader.cancel();
+    other.kill("SIGKILL");
+    await other.status;
+    const second = await xenblk(["dry-run", image, "--requests=10"]);
+    assertEquals([second.status, second.stderr], [0, ""]);
+    run.kill("SIGTERM");
+    const { code } = await run.output();
+    assertEquals(code, 143);
+    assertEquals(locked(), false);
   }));
 
 Deno.test("dry-run ends with 1 and the first miscompare when the image changes under it", () =>
@@ -134,7 +167,7 @@ Deno.test("INT ends dry-run early: what was done is verified, and the image is r
     while (!written()) await new Promise((resolve) => setTimeout(resolve, 10));
     child.kill("SIGINT");
     const { code, stdout } = await child.output();
-    assertEquals(code, 0);
+    assertEquals(code, 130);
     assertMatch(new TextDecoder().decode(stdout), /\nStopped early\. Verified: \d+ sectors/);
     assertEquals(entries(path), []);
   }));
@@ -143,6 +176,15 @@ Deno.test("dry-run refuses contradictory options with 2, and an image that canno
   const cases: readonly (readonly [readonly string[], number, string])[] = [
     [["--write"], 2, "Cannot use --write without IMAGE"],
     [["--guests=2", "a.img"], 2, "Cannot use --guests with IMAGE"],
+    [["--size=1M", "a.img"], 2, "Cannot use --size with IMAGE: it is the size of a new image"],
+    [["--engine=memory", "a.img"], 2, "Cannot use --engine with IMAGE: it is the kind of a new image"],
+    [["--depth=33", "/no/such.img"], 2, "Cannot use --depth=33"],
+    [
+      ["memory:16K"],
+      2,
+      "less than requests of up to 44.0 KiB; use a larger image, or smaller requests: --block-sizes=512-1",
+    ],
+    [["--size=64K", "--block-sizes=1M", "--engine=memory"], 2, "less than requests of up to 1.0 MiB"],
     [["--block-sizes=1000"], 2, "Cannot use --block-sizes=1000: it takes sizes separated by commas"],
     [["--depth=33"], 2, "Cannot use --depth=33 with a ring of one page: the most is 32"],
     [["--depth=300", "--queues=2", "--ring-page-order=2"], 2, "with 2 rings of 4 pages: the most is 256"],

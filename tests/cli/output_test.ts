@@ -3,8 +3,9 @@
  * No verb is run.
  */
 
-import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
+import { XenstoreError } from "../../lib/hypervisor.ts";
 import { type ByteSink, Output } from "../../lib/cli/output.ts";
 import { Progress } from "../../lib/cli/dry_run/progress.ts";
 import { reportError } from "../../lib/cli/error_report.ts";
@@ -106,6 +107,30 @@ Deno.test("an expected error is one line with its remedy, and has its status", (
   const error = new XenblkError("Cannot find domain web\n1", { kind: "not-found", remedy: "see xl list" });
   assertEquals(reportError(error, new Output(new Recorder(), stderr), false), 3);
   assertEquals(stderr.text, "xenblk: Cannot find domain web\\x0a1; see xl list\n");
+});
+
+Deno.test("an expected error shows no stack, even when asked for details", () => {
+  const stderr = new Recorder();
+  reportError(new XenblkError("Cannot x", { cause: new Error("deeper") }), new Output(new Recorder(), stderr), true);
+  assertEquals(stderr.text, "xenblk: Cannot x\n");
+});
+
+Deno.test("each error of xenstored is expected, of status 5, and says what to do", () => {
+  for (const code of ["EACCES", "EPERM", "ENOSPC", "E2BIG", "EAGAIN", "EINVAL", "EIO", "EDISCONNECTED"]) {
+    const stderr = new Recorder();
+    const error = new XenstoreError("Cannot write /a: no", code, "/a");
+    assertEquals(reportError(error, new Output(new Recorder(), stderr), true), 5, code);
+    assertMatch(stderr.text, /^xenblk: Cannot write \/a: no; [^;]+[^.]\n$/);
+  }
+});
+
+Deno.test("an expected error during the clean-up after another one is no defect", () => {
+  const stderr = new Recorder();
+  const store = new XenstoreError("Cannot remove /a: gone", "EDISCONNECTED", "/a");
+  const error = new SuppressedError(store, new XenblkError("Cannot attach", { kind: "timeout" }));
+  assertEquals(reportError(error, new Output(new Recorder(), stderr), false), 4);
+  assertEquals(stderr.text, "xenblk: Cannot attach (and then: Cannot remove /a: gone)\n");
+  assertEquals(reportError(new SuppressedError(new TypeError("x"), store), new Output(stderr, stderr), false), 1);
 });
 
 Deno.test("an unexpected error is called a defect, and shows its stack and causes when asked", () => {

@@ -13,18 +13,18 @@ This page is what \`xenblk --help\` and \`xenblk VERB --help\` print, verb by ve
 stands for \`deno run -A cli.ts\`. If a verb needs fewer permissions, its section names them.
 
 Data goes to stdout. Messages go to stderr, and on a terminal progress too. Options can stand before or after the
-operands. \`--option=value\` and \`--option value\` mean the same. After \`--\` everything is an operand. After the first INT
-or TERM, the command finishes its requests and ends; the second ends the process at once.
+operands. \`--option=value\` and \`--option value\` mean the same. After \`--\` everything is an operand. After the first INT,
+TERM or HUP, the command finishes its requests and ends; the second ends the process at once.
 
-| exit status | meaning                               |
-| ----------- | ------------------------------------- |
-| 0           | done                                  |
-| 1           | failed                                |
-| 2           | usage: an option or operand is wrong  |
-| 3           | no such domain or device              |
-| 4           | timed out waiting for the guest       |
-| 5           | hypervisor missing or not permitted   |
-| 130, 143    | ended at once by a second INT or TERM |
+| exit status   | meaning                                                                               |
+| ------------- | ------------------------------------------------------------------------------------- |
+| 0             | done                                                                                  |
+| 1             | failed                                                                                |
+| 2             | usage: an option or operand is wrong                                                  |
+| 3             | no such domain or device                                                              |
+| 4             | timed out waiting for the guest                                                       |
+| 5             | hypervisor missing or not permitted                                                   |
+| 129, 130, 143 | ended at once by a second HUP, INT or TERM; or a dry run that one of them ended early |
 `;
 
 /** Path of the reference, in the checkout. */

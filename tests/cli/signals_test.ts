@@ -1,5 +1,5 @@
 /**
- * INT and TERM, each in a process of its own: the first asks for an orderly end, the second ends at once.
+ * INT, TERM and HUP, each in a process of its own: the first asks for an orderly end, the second ends at once.
  * The processes are small programs of the test.
  */
 
@@ -31,7 +31,7 @@ function start(mode: string): Deno.ChildProcess {
   return new Deno.Command(Deno.execPath(), { args, stdout: "piped", stderr: "inherit" }).spawn();
 }
 
-for (const [signal, status] of [["SIGINT", 130], ["SIGTERM", 143]] as const) {
+for (const [signal, status] of [["SIGINT", 130], ["SIGTERM", 143], ["SIGHUP", 129]] as const) {
   Deno.test(`the first ${signal} drains`, async () => {
     const child = start("end");
     const text = await lines(child, [() => child.kill(signal)]);

@@ -234,6 +234,19 @@ Deno.test("a reactor that always has work visits a channel that is due as well",
   assert(rig.channel.visits > visits);
 });
 
+Deno.test("a channel that names no number, or a time that stays in the past, does not keep its reactor awake", () => {
+  const { rig, clock, sleep } = timedRig((options) => new TimedChannel(options));
+  using _ = rig;
+  for (const [dueMs, timeoutMs] of [[NaN, -1], [-Infinity, 1], [clock.nowMs - 5, 1]] as const) {
+    rig.channel.dueMs = dueMs;
+    const { visits } = rig.channel;
+    rig.run();
+    assertEquals([sleep(), rig.channel.visits > visits], [timeoutMs, timeoutMs > 0]);
+    clock.nowMs += 1;
+    if (timeoutMs > 0) assertEquals(sleep(), 0, "it is looked at again");
+  }
+});
+
 Deno.test("a sleeping reactor wakes at the time at which a channel is due", () => {
   using undo = new DisposableStack();
   using rig = new Rig((options) => new TimedChannel(options), {

@@ -15,24 +15,15 @@ import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import type { Disk, DiskRequest } from "../../lib/storage/disk.ts";
 import { IoPool } from "../../lib/storage/pool/pool.ts";
-import type { NativeFiles } from "../../lib/storage/image/medium.ts";
 import { openDisk } from "../../lib/storage/open.ts";
-import { Folder } from "../storage/rig.ts";
+import { Folder, pretendFiles } from "../storage/rig.ts";
 
 const BACKEND = 0 as DomId;
 const GUEST = 3 as DomId;
 const PATIENCE_MS = 30_000;
 
 /** Says that io_uring is there, as it was when the process began. */
-const RING_WAS_THERE: NativeFiles = {
-  uringRefusal: () => undefined,
-  uringModule: "file:///never/loaded.ts",
-  examine: (_path, _readOnly, cache) => ({
-    routes: { direct: cache === "none", reads: "call", writes: "call" },
-    logicalSectorBytes: 512,
-    physicalSectorBytes: 4096,
-  }),
-};
+const RING_WAS_THERE = pretendFiles(() => ({ routes: { direct: false, reads: "call", writes: "call" } }));
 
 /** A guest's ring with one page of data, and a data plane whose one reactor has no ring of its own. */
 class Bench implements AsyncDisposable {

@@ -3,14 +3,16 @@
  * take the same ones; and that the descriptors which do the I/O are locked too.
  */
 
-import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
 import "./libraries.ts";
 import { NativeImageLocks } from "../../ffi/linux/image_lock.ts";
-import { fileDescriptor } from "../../lib/storage/engine/file.ts";
-import { identityOf, type ImageFile } from "../../lib/storage/image/file.ts";
-import { type ImageUse, lockWord } from "../../lib/storage/image/lock.ts";
-import { IoPool } from "../../lib/storage/pool/pool.ts";
-import { NATIVE_PLATFORM } from "../../platform.ts";
+import { LinuxFiles } from "../../ffi/uring/image_files.ts";
+import { XenblkError } from "../../lib/errors.ts";
+import type { LockableImage } from "../../lib/hypervisor.ts";
+import { ImageDescriptors } from "../../lib/storage/image/descriptors.ts";
+import { identityOf } from "../../lib/storage/image/file.ts";
+import type { ImageUse } from "../../lib/storage/image/lock.ts";
+import type { ImageChannels, OpenedImage } from "../../lib/storage/image/medium.ts";
 
 const WRITES: ImageUse = { writes: true, shared: false, by: "writer" };
 const READS: ImageUse = { writes: false, shared: false, by: "reader" };
@@ -19,18 +21,25 @@ const SHARES: ImageUse = { writes: true, shared: true, by: "sharer" };
 /** An image of 1 MiB that is gone at the end. */
 class TestImage implements Disposable {
   readonly path = Deno.makeTempFileSync({ suffix: ".img" });
-  readonly image: ImageFile;
+  readonly image: LockableImage;
 
   constructor() {
     Deno.truncateSync(this.path, 1 << 20);
-    using file = Deno.openSync(this.path);
-    const locked = lockWord();
-    this.image = { path: this.path, readOnly: false, cache: "writeback", identity: identityOf(file), locked };
+    this.image = { path: this.path, identity: identityOf(Deno.statSync(this.path)) };
   }
 
   /** Takes the lock as another disk would. */
   lock(use: ImageUse): Promise<AsyncDisposable | string> {
     return new NativeImageLocks().tryLock(this.image, use);
+  }
+
+  /** Opens it as a disk does. */
+  async open(): Promise<OpenedImage & { readonly image: LockableImage; readonly channels: ImageChannels }> {
+    const opened = await new LinuxFiles().open(this.path, { readOnly: false, direct: false, writeThrough: false });
+    const channels = opened.channels!;
+    const { identity } = opened;
+    const image = { path: this.path, identity, descriptors: channels.descriptors };
+    return Object.assign(opened, { image, channels });
   }
 
   [Symbol.dispose](): void {
@@ -82,56 +91,55 @@ Deno.test("two writers, or a writer and a reader, exclude each other in either o
   }
 });
 
-Deno.test("the bytes are QEMU's, on every descriptor of a writer's image, until the lock is released", async () => {
+Deno.test("the bytes are QEMU's, on every descriptor of the image, until the lock is released", async () => {
   using test = new TestImage();
-  using _io = Deno.openSync(test.path, { read: true, write: true });
-  using _more = Deno.openSync(test.path, { read: true });
-  using _writeOnly = Deno.openSync(test.path, { write: true });
-  const lock = await test.lock(WRITES);
+  using _other = Deno.openSync(test.path, { read: true, write: true });
+  await using opened = await test.open();
+  await opened.channels.lease();
+  const locks = new NativeImageLocks();
+  const lock = await locks.tryLock(opened.image, WRITES);
   assertLocked(lock);
   const bytes = "100-101 201-201 203-203";
-  assertEquals(lockedBytes(test.path).sort(), ["", bytes, bytes, bytes]);
+  assertEquals(lockedBytes(test.path).sort(), ["", bytes, bytes]);
+  await opened.channels.lease();
+  assertEquals(lockedBytes(test.path).sort(), ["", bytes, bytes, bytes], "one that is opened since is locked too");
   await lock[Symbol.asyncDispose]();
-  assertEquals(lockedBytes(test.path), ["", "", ""]);
-  const reader = await test.lock(READS);
+  assertEquals(lockedBytes(test.path), ["", "", "", ""]);
+  await opened.channels.lease();
+  assertEquals(lockedBytes(test.path), ["", "", "", "", ""], "without a lock there is nothing to be locked");
+  const reader = await locks.tryLock(opened.image, READS);
   assertLocked(reader);
-  assertEquals(lockedBytes(test.path).filter((text) => text !== ""), ["100-100 201-201 203-203"]);
+  assertEquals(lockedBytes(test.path).filter((text) => text !== ""), new Array(4).fill("100-100 201-201 203-203"));
   await reader[Symbol.asyncDispose]();
 });
 
-Deno.test("a descriptor that is opened while the lock is held is locked too once it joins, and released with the lock", async () => {
+Deno.test("the descriptor of a closed channel serves the next one, and closing the image closes all", async () => {
   using test = new TestImage();
-  const locks = new NativeImageLocks();
-  const lock = await test.lock(WRITES);
-  assertLocked(lock);
-  using late = Deno.openSync(test.path, { read: true, write: true });
-  const bytes = "100-101 201-201 203-203";
-  assertEquals(lockedBytes(test.path).sort(), ["", bytes]);
-  locks.cover(test.image);
-  assertEquals(lockedBytes(test.path), [bytes, bytes]);
-  await lock[Symbol.asyncDispose]();
-  assertEquals(lockedBytes(test.path), [""]);
-  locks.cover(test.image);
-  assertEquals(lockedBytes(test.path), [""], "without a lock there is nothing to be covered");
-  assertEquals(late.statSync().size, 1 << 20);
+  const opened = await test.open();
+  const table = new ImageDescriptors(opened.image);
+  const first = await opened.channels.lease();
+  const second = await opened.channels.lease();
+  const fd = table.take(first);
+  assert(fd !== table.take(second), "each channel has an open file description of its own");
+  assertThrows(() => table.take(first), XenblkError, "another channel has its descriptor");
+  table.release(first);
+  assertEquals(table.take(first), fd, "the same channel again");
+  table.release(first);
+  const third = await opened.channels.lease();
+  assertThrows(() => table.take(first), XenblkError, "another channel has its descriptor");
+  assertEquals(table.take(third), fd);
+  assertEquals(lockedBytes(test.path).length, 3);
+  await opened[Symbol.asyncDispose]();
+  assertEquals(lockedBytes(test.path).length, 0);
 });
 
-Deno.test("I/O Workers that open an image which is locked already lock what they opened", async () => {
+Deno.test("channels that were promised and never opened do not use descriptors up", async () => {
   using test = new TestImage();
-  await using pool = new IoPool({ platform: NATIVE_PLATFORM, workers: 3 });
-  const lock = await test.lock(WRITES);
-  assertLocked(lock);
-  const opened = await pool.open("image", fileDescriptor(test.image));
-  const bytes = "100-101 201-201 203-203";
-  // One of them may be late, and its opening no reason for the others to wait.
-  const all = [bytes, bytes, bytes, bytes].join();
-  for (const patience = performance.now() + 60_000; lockedBytes(test.path).join() !== all;) {
-    assert(performance.now() < patience, `only ${lockedBytes(test.path)}`);
-    await new Promise((resolve) => setTimeout(resolve, 10));
-  }
-  await lock[Symbol.asyncDispose]();
-  assertEquals(lockedBytes(test.path), ["", "", ""], "open, and locked no more");
-  await opened.close();
+  await using opened = await test.open();
+  const first = await opened.channels.lease();
+  for (let i = 0; i < 200; i++) await opened.channels.lease();
+  assertEquals(lockedBytes(test.path).length, 65);
+  assertThrows(() => new ImageDescriptors(opened.image).take(first), XenblkError, "another channel has its descriptor");
 });
 
 Deno.test("a lock ends with the process that has it, and until then the refusal names that process", async () => {
@@ -153,7 +161,7 @@ Deno.test("a lock ends with the process that has it, and until then the refusal 
   await lock[Symbol.asyncDispose]();
 });
 
-Deno.test("an image that is gone, or another one at its path, is not locked", async () => {
+Deno.test("an image that nobody has open is not locked if it is gone, or another one is at its path", async () => {
   const test = new TestImage();
   const other = Deno.makeTempFileSync();
   Deno.renameSync(other, test.path);

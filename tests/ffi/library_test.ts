@@ -79,7 +79,7 @@ Deno.test("without --allow-ffi the error names the missing permission, not a mis
   const { stdout, stderr } = await runScript(script, []);
   assertEquals(
     stdout,
-    "hypervisor Cannot load libxenstore: Deno may not call C libraries; " +
+    "hypervisor Cannot load the C library: Deno may not call C libraries; " +
       "run deno with --allow-ffi, not limited to paths: pointers need it whole\n",
     stderr,
   );

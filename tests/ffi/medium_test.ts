@@ -3,18 +3,27 @@
  * and loop devices with sectors of 512 and 4096 bytes.
  */
 
-import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import "./libraries.ts";
-import { examine } from "../../ffi/uring/medium.ts";
+import { LinuxFiles } from "../../ffi/uring/image_files.ts";
+import { XenblkError } from "../../lib/errors.ts";
 import type { CacheMode } from "../../lib/storage/disk.ts";
+import type { FileMedium, ImageOptions } from "../../lib/storage/image/medium.ts";
 import { ChannelRig, Folder, UringRig } from "../storage/rig.ts";
 
 const IMAGE_BYTES = 8 << 20;
 
-Deno.test("a file: sectors of 512 bytes, discards by its file system's blocks, and it is as large as before", () => {
+/** What a file turns out to be when it is opened. */
+async function examine(path: string, options: Partial<ImageOptions> = {}): Promise<FileMedium> {
+  const whole = { readOnly: false, direct: false, writeThrough: false, ...options };
+  await using image = await new LinuxFiles().open(path, whole);
+  return image.medium!;
+}
+
+Deno.test("a file: sectors of 512 bytes, discards by its file system's blocks, and it is as large as before", async () => {
   using folder = new Folder();
   const path = folder.file("disk.img", IMAGE_BYTES);
-  const medium = examine(path, false, "writeback");
+  const medium = await examine(path);
   assertEquals([medium.logicalSectorBytes, medium.physicalSectorBytes], [512, 4096]);
   assertEquals([medium.routes.direct, medium.routes.discards], [false, "punch"]);
   assertEquals(medium.discard, { granularityBytes: 4096, alignmentBytes: 0, secure: false });
@@ -22,27 +31,27 @@ Deno.test("a file: sectors of 512 bytes, discards by its file system's blocks, a
   assertEquals([size, blocks], [IMAGE_BYTES, 0]);
 });
 
-Deno.test("a file that may not be written takes no discards; one that is not there is an error", () => {
+Deno.test("a file that may not be written takes no discards; one that is not there is an error", async () => {
   using folder = new Folder();
-  const medium = examine(folder.file("disk.img", IMAGE_BYTES), true, "writeback");
+  const medium = await examine(folder.file("disk.img", IMAGE_BYTES), { readOnly: true });
   assertEquals([medium.discard, medium.routes.discards], [undefined, undefined]);
-  assertMatch(assertThrows(() => examine(`${folder.path}/none`, false, "writeback"), Error).message, /ENOENT/);
+  await assertRejects(() => examine(`${folder.path}/none`), XenblkError, "there is no such file");
 });
 
-Deno.test("a file in memory is read and written by calls; one written through never makes its reactor wait", () => {
+Deno.test("a file in memory is read and written by calls; one written through never makes its reactor wait", async () => {
   using memory = new Folder("/dev/shm");
-  const { reads, writes } = examine(memory.file("disk.img", IMAGE_BYTES), false, "writeback").routes;
+  const { reads, writes } = (await examine(memory.file("disk.img", IMAGE_BYTES))).routes;
   assertEquals([reads, writes], ["call", "call"]);
   using folder = new Folder();
-  const through = examine(folder.file("disk.img", IMAGE_BYTES), false, "writethrough").routes;
+  const through = (await examine(folder.file("disk.img", IMAGE_BYTES), { writeThrough: true })).routes;
   assertEquals([through.reads, through.writes], ["ring", "ring"]);
 });
 
-Deno.test("a file system without direct I/O is reported, and O_DIRECT is not used then", () => {
-  // Files of /proc are of a kind that cannot; they are only looked at.
-  const medium = examine("/proc/version", true, "none");
+Deno.test("a file system that is not known to answer at once is reported by its name, and O_DIRECT is not tried", async () => {
+  // Files of /proc are of such a kind; they are only looked at.
+  const medium = await examine("/proc/version", { readOnly: true, direct: true });
   assertEquals(medium.routes.direct, false);
-  assertMatch(medium.notDirect!, /does no direct I\/O|blocks/);
+  assertMatch(medium.mayWait!, /^its file system \(of type 0x9fa0\) may make a reactor/);
 });
 
 /** A loop device on a file of zeroes, or undefined where none can be made. */

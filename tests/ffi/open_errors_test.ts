@@ -26,7 +26,6 @@ const SCRIPT = `
 /** The reason why this machine cannot show the errors, or undefined. */
 function missingParts(): string | undefined {
   const libraries = [
-    ["libxenstore.so.4", "libxenstore4"],
     ["libxengnttab.so.1", "libxengnttab1"],
     ["libxenevtchn.so.1", "libxenevtchn1"],
   ] as const;

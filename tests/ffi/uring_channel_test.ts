@@ -10,6 +10,7 @@ import { UringChannel } from "../../ffi/uring/channel.ts";
 import { FileSlot } from "../../ffi/uring/file.ts";
 import { FIXED_FILE, type IoUring } from "../../ffi/uring/ring.ts";
 import { nativeMemory } from "../../ffi/linux/memory.ts";
+import { XenblkError } from "../../lib/errors.ts";
 import type { CacheMode, IoVectors, MemoryRule } from "../../lib/storage/disk.ts";
 import type { UringAttachment, UringRoutes } from "../../lib/storage/image/medium.ts";
 import { Folder, UringRig } from "../storage/rig.ts";
@@ -235,8 +236,8 @@ Deno.test("a channel that cannot be opened, or is closed, lets the disk be close
   using rig = new UringRig();
   const disk = await rig.open(folder.file("disk.img", MIB), {});
   const attachment = await disk.attachment(0) as UringAttachment;
-  const image = { ...attachment.image, path: folder.file("other.img", MIB) };
-  assertThrows(() => new Detached({ ...attachment, image }), Error);
+  const descriptor = { ...attachment.descriptor, entry: 5 };
+  assertThrows(() => new Detached({ ...attachment, descriptor }), XenblkError, "another channel has its descriptor");
   const detached = new Detached(attachment);
   detached[Symbol.dispose]();
   assertEquals(detached.closed, true);

@@ -23,8 +23,10 @@ Deno.test("watch queue: a path that was read is reported again when it changes a
   const queue = new WatchQueue("/a", () => {});
   const reader = queue[Symbol.asyncIterator]();
   queue.push("/a");
+  queue.release();
   assertEquals(await reader.next(), { done: false, value: "/a" });
   queue.push("/a");
+  queue.release();
   assertEquals(await reader.next(), { done: false, value: "/a" });
 });
 
@@ -33,13 +35,26 @@ Deno.test("watch queue: a waiting reader gets the next event, and the end", asyn
   const reader = queue[Symbol.asyncIterator]();
   const waiting = [reader.next(), reader.next()];
   queue.push("/a/x");
+  queue.release();
   queue.end();
   assertEquals(await Promise.all(waiting), [{ done: false, value: "/a/x" }, { done: true, value: undefined }]);
+});
+
+Deno.test("watch queue: an event reaches its reader only when it is released", async () => {
+  const queue = new WatchQueue("/a", () => {});
+  let read: string | undefined;
+  const reading = queue[Symbol.asyncIterator]().next().then(({ value }) => read = value);
+  queue.push("/a/x");
+  await Promise.resolve();
+  assertEquals(read, undefined);
+  queue.release();
+  assertEquals(await reading, "/a/x");
 });
 
 Deno.test("watch queue: a flood of different paths is bounded and becomes one change of the watched path", async () => {
   const queue = new WatchQueue("/a", () => {});
   for (let index = 0; index <= MAX_UNREAD_PATHS; index++) queue.push(`/a/${index}`);
+  queue.release();
   queue.push("/a/after");
   queue.end();
   assertEquals(await drain(queue), ["/a", "/a/after"]);

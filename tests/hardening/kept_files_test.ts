@@ -335,8 +335,6 @@ for (const { what, options, reason, before, after } of FULL) {
     assert(host.world.process!.log.some((line) => line.startsWith("error") && reason.test(line)));
     assertEquals(host.world.slots[0]!.isServed, false);
     after(small);
-    host.kill();
-    host.world.startProcess();
     await host.until("it is connected", () => host.phase === "connected" && host.world.slots[0]!.isServed);
     host.world.slots[0]!.guest!.connection!.send(undefined, 0);
     await host.until("all is answered", () => host.inFlight === 0);

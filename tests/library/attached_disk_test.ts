@@ -12,7 +12,7 @@ import { createStats, readStats, STAT } from "../../lib/dataplane/stats.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import type { HostPlatform } from "../../lib/host_platform.ts";
 import type { DomId, Xenstore } from "../../lib/hypervisor.ts";
-import type { Service } from "../../lib/service.ts";
+import type { CloseResult, Service } from "../../lib/service.ts";
 import { GUEST, SimulatedHost } from "./host.ts";
 
 const ADDRESS = { backendDomain: 0 as DomId, kind: "vbd3", frontendDomain: GUEST, vdev: 51712 };
@@ -33,9 +33,11 @@ class Rig implements Disposable {
     const status = (): DeviceStatus[] =>
       this.isThere ? [{ totals: readStats(this.counters) } as unknown as DeviceStatus] : [];
     const devices = { status, retired: this.retired.promise, guestGone: new Promise<void>(() => {}) };
-    const close = (how: CloseOptions): Promise<boolean> => {
+    const close = (how: CloseOptions): Promise<CloseResult> => {
       this.closes.push(how);
-      return Promise.resolve(this.closing());
+      const finished = this.closing();
+      const reason = "complete 3 requests in flight of image /a.img: no answer for 20 s";
+      return Promise.resolve({ finished, stuck: finished ? [] : [{ label: "vbd3/5/51712", reason }] });
     };
     const service = { devices, failed: this.failed.promise, close } as unknown as Service;
     const claim = new DeviceClaim(this.host.platform.journals);
@@ -71,7 +73,8 @@ Deno.test("a disk that is still busy at the end is reported, and no other proces
   using rig = new Rig();
   rig.closing = () => false;
   assertEquals([openDisks().has(rig.disk), rig.claimed], [true, true]);
-  await assertRejects(() => rig.disk[Symbol.asyncDispose](), XenblkError, "The disk was still busy at the end");
+  const reason = "Cannot release vbd3/5/51712: cannot complete 3 requests in flight of image /a.img";
+  await assertRejects(() => rig.disk[Symbol.asyncDispose](), XenblkError, reason);
   assertEquals(rig.closes, [{ leave: "detached", timeoutMs: 7 }], "with the time limit of the attach");
   assertEquals(await rig.disk.ended, { reason: "closed" });
   assertEquals([openDisks().has(rig.disk), rig.claimed], [false, true]);

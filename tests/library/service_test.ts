@@ -28,7 +28,7 @@ Deno.test("a service serves what a toolstack attaches, and says what it serves",
   assert(status !== undefined && others.length === 0);
   assertEquals([status.label, status.connected, status.totals.reads], ["qdisk/5/51712", true, load.reads]);
   await detachDevice(toolstack, device, { timeoutMs: 60_000 });
-  assert(await service.close({ leave: "connected", timeoutMs: 0 }));
+  assertEquals(await service.close({ leave: "connected", timeoutMs: 0 }), { finished: true, stuck: [] });
   assertEquals(host.holdings(), before);
 });
 

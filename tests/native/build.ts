@@ -1,7 +1,7 @@
 /**
  * Builds the C sources of tests/native/src with gcc into tests/native/build/<hash of sources>/: stand-ins for the Xen
- * libraries, the tool that acts as hypervisor and toolstack, and the C test program. Nothing is built twice. As a
- * program it builds and prints the directory. harness.ts uses the results.
+ * libraries, the tool that acts as hypervisor and toolstack, the file system that hangs, and the C test program. Nothing
+ * is built twice. As a program it builds and prints the directory. harness.ts uses the results.
  */
 
 const SOURCES = new URL("./src/", import.meta.url);
@@ -19,6 +19,7 @@ const TARGETS: Readonly<Record<string, readonly string[]>> = {
   "libxenforeignmemory.so.1": [...library("libxenforeignmemory"), "foreignmemory.c"],
   "xsd_shim.so": ["-shared", "xsd_shim.c"],
   "flush_shim.so": ["-shared", "flush_shim.c"],
+  "hanging_fs": ["hanging_fs.c"],
   "fakectl": ["fakectl.c", "fakectl_store.c", "fakectl_copy.c", ...MACHINE, "-lxenstore"],
   "fake_test": [
     "fake_test.c",

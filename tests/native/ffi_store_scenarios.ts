@@ -3,10 +3,11 @@
  * ffi_child.ts runs them.
  */
 
-import { assert, assertEquals, assertGreater, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertGreater, assertLess, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import type { Xenstore, XenstoreWatch } from "../../lib/hypervisor.ts";
 import { XenstoreError } from "../../lib/hypervisor.ts";
+import { MOST_TRANSACTION_TRIES } from "../../lib/xenstore.ts";
 import { DOM0, GUEST, OTHER_GUEST, platform, type Scenarios } from "./ffi_scenario.ts";
 
 /** The code of the XenstoreError that `operation` throws. */
@@ -46,6 +47,21 @@ function isRunning(pid: string): boolean {
   } catch {
     return false;
   }
+}
+
+/** Stops xenstored and waits until it has stopped. */
+function stopStore(pid: string): void {
+  Deno.kill(Number(pid), "SIGSTOP");
+  while (!/^State:\s+T/m.test(Deno.readTextFileSync(`/proc/${pid}/status`)));
+}
+
+/** A transaction in whose middle xenstored stops. */
+function commitWhileStopped(pid: string): (store: Xenstore) => void {
+  return (store) =>
+    store.transaction((transaction) => {
+      transaction.write("/stopped", "1");
+      stopStore(pid);
+    });
 }
 
 function assertLost(store: Xenstore): void {
@@ -167,7 +183,7 @@ export const STORE_SCENARIOS: Scenarios = {
     assertEquals(other.read("/y/a"), "new");
   },
 
-  "a transaction that always conflicts fails with EAGAIN": () => {
+  "a transaction that always conflicts fails with EAGAIN after a few tries, without a pause": () => {
     using store = platform.openXenstore();
     using other = platform.openXenstore();
     let tries = 0;
@@ -178,7 +194,7 @@ export const STORE_SCENARIOS: Scenarios = {
         t.write("/z", "mine");
       });
     assertEquals(codeOf(endless), "EAGAIN");
-    assertGreater(tries, 50);
+    assertEquals(tries, MOST_TRANSACTION_TRIES);
     assertEquals(store.read("/z"), String(tries));
   },
 
@@ -313,7 +329,58 @@ export const STORE_SCENARIOS: Scenarios = {
     store.read("/a");
     await killStore(pid);
     assertLost(store);
-    assertEquals(await store.lost, "the connection to xenstored is lost (EPIPE)");
+    assertEquals(await store.lost, "xenstored closed the connection");
+  },
+
+  "a stopped xenstored loses the connection in bounded time, also within a transaction": async (pid = "") => {
+    for (const use of [(store: Xenstore): unknown => store.read("/a"), commitWhileStopped(pid)]) {
+      using store = platform.openXenstore();
+      const waiting = readerOf(store.watch("/a"));
+      await nextOf(waiting);
+      stopStore(pid);
+      const startMs = performance.now();
+      assertEquals(codeOf(() => use(store)), "EDISCONNECTED");
+      assertGreater(performance.now() - startMs, 150);
+      assertLess(performance.now() - startMs, 5000);
+      assertMatch(await store.lost, /^xenstored has not answered for [0-9.]+ s$/);
+      assertLost(store);
+      assertEquals(await waiting.next(), { done: true, value: undefined });
+      Deno.kill(Number(pid), "SIGCONT");
+      using again = platform.openXenstore();
+      await again.answers!();
+    }
+  },
+
+  "while xenstored is stopped, further connections wait only briefly": (pid = "") => {
+    using first = platform.openXenstore();
+    stopStore(pid);
+    assertEquals(codeOf(() => first.read("/a")), "EDISCONNECTED");
+    const startMs = performance.now();
+    for (let connection = 0; connection < 4; connection++) {
+      assertThrows(() => {
+        using store = platform.openXenstore(); // refused once xenstored's queue is full
+        store.read("/a");
+      });
+    }
+    assertLess(performance.now() - startMs, 1400);
+  },
+
+  "the wait for a stopped xenstored to answer blocks no thread, and ends when it goes on": async (pid = "") => {
+    stopStore(pid);
+    using store = platform.openXenstore();
+    const answers = store.answers!();
+    await sleep(1800);
+    Deno.kill(Number(pid), "SIGCONT");
+    await answers;
+    assertEquals(store.read("/local/domain/0/domid"), "0");
+  },
+
+  "a killed xenstored ends the wait for an answer": async (pid = "") => {
+    stopStore(pid);
+    using store = platform.openXenstore();
+    const answers = store.answers!();
+    await killStore(pid);
+    await assertRejects(() => answers, XenstoreError, "Cannot reach xenstored: xenstored closed the connection");
   },
 
   "a new connection reaches a restarted xenstored": async () => {

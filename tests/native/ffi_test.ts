@@ -43,8 +43,8 @@ for (
       if (NOT_ALONE.has(name)) continue;
       await context.step(name, async () => {
         await runScenario(xen, name);
-        if (name.startsWith("a killed xenstored")) {
-          await xen.stopXenstored();
+        if (/ (killed|stopped)/.test(name)) {
+          await xen.stopXenstored("SIGKILL");
           await xen.startXenstored();
         }
       });

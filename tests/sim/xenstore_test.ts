@@ -3,7 +3,7 @@
  * retried, watch events, domains that come and go, and a store that is lost.
  */
 
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { type DomId, type Xenstore, XenstoreError, type XenstoreWatch } from "../../lib/hypervisor.ts";
 import { SimulatedStore } from "../../lib/sim/xenstore.ts";
 
@@ -284,4 +284,30 @@ Deno.test("a lost store: calls fail, watches end, `lost` says why; a new connect
   assertEquals([again.read("/kept"), again.read("domid")], [undefined, "0"]);
   again[Symbol.dispose]();
   assertEquals(await settledNow(again.lost), "pending", "closing the connection is not a loss");
+});
+
+Deno.test("a frozen store answers nobody: a call loses the connection, new ones wait until it goes on", async () => {
+  const simulated = new SimulatedStore();
+  const store = simulated.connect(DOM0);
+  store.write("/a", "1");
+  simulated.freeze();
+  failsWith("EDISCONNECTED", () => store.read("/a"));
+  assertEquals(await store.lost, "xenstored has not answered in time");
+  using again = simulated.connect(DOM0);
+  const order: string[] = [];
+  const answered = again.answers!().then(() => order.push("answers"));
+  await Promise.resolve();
+  order.push("thaw");
+  simulated.thaw();
+  await answered;
+  assertEquals([order, again.read("/a")], [["thaw", "answers"], "1"]);
+});
+
+Deno.test("a store that ends while it is frozen ends the wait for its answer", async () => {
+  const simulated = new SimulatedStore();
+  const store = simulated.connect(DOM0);
+  simulated.freeze();
+  const answers = store.answers!();
+  simulated.stop("killed");
+  await assertRejects(() => answers, XenstoreError, "killed");
 });

@@ -79,7 +79,6 @@ interface OpenDisk {
   closing: boolean;
 }
 
-const NOTHING = new SharedArrayBuffer(4);
 /** Time limit for guests when the process detaches its devices. */
 const DETACH_MS = 10_000;
 /** A call to xenstored that takes longer ends the connection. */
@@ -326,7 +325,7 @@ export class BackendProcess {
     this.#openDisks.set(number, { watch, channels: new Set(), closing: false });
     return {
       properties: disk.properties,
-      image: { path: disk.name, identity: { device: 1, inode: 1 }, locked: NOTHING },
+      image: { path: disk.name, identity: { device: 1, inode: 1 } },
       description: disk.name,
       attachment: () => this.#call(watch, () => ({ module: "simulated", disk: disk.name, number })),
       [Symbol.asyncDispose]: () => {

@@ -46,7 +46,7 @@ Deno.test("seed 500257: a process is killed before it locks the image that it ha
 // Promises settle one microtask at a time, or all after each round: rings are served before Connected is written.
 for (const [moment, state, ticks] of [["written", "2", 1], ["seen", "4", undefined]] as const) {
   Deno.test(`requests from before Connected is ${moment} are answered once, though the process is killed`, async () => {
-    const world = await worldUntil((slot) => slot.guest!.phase === "waiting" && slot.isServed, ticks);
+    const world = await worldUntil((slot) => slot.guest!.phase === "waiting" && slot.watch.channels.length > 0, ticks);
     const [slot] = world.slots;
     const { guest, watch } = slot!;
     assertEquals(stateOf(world), state);

@@ -8,7 +8,7 @@ import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "
 import { XenblkError } from "../../lib/errors.ts";
 import { type DiskRequest } from "../../lib/storage/disk.ts";
 import { openDisk } from "../../lib/storage/open.ts";
-import { cannotOpen } from "../../lib/storage/image/inspect.ts";
+import { cannotOpen } from "../../lib/storage/image/explain.ts";
 import { ChannelRig, Folder, openBelow, openFile, PoolRig, simulatedPlatform } from "./rig.ts";
 
 async function refusal(request: Partial<DiskRequest> & { target: string }): Promise<XenblkError> {
@@ -90,11 +90,11 @@ Deno.test("a file that grows is as large when it is looked at again; one that sh
   await using disk = await openFile(path, {});
   Deno.truncateSync(path, (2 << 20) + 100);
   assertEquals(disk.properties.sectors, 2048);
-  disk.grow!();
+  await disk.grow!();
   assertEquals(disk.properties.sectors, 4096);
   assertMatch(disk.description, /2\.0 MiB/);
   Deno.truncateSync(path, 1 << 20);
-  const error = assertThrows(() => disk.grow!(), XenblkError);
+  const error = await assertRejects(() => disk.grow!(), XenblkError);
   assertMatch(error.message, /^Cannot shrink image .* under its guest: it has 1\.0 MiB, the disk 2\.0 MiB$/);
   assertEquals(disk.properties.sectors, 4096);
   await using memory = await openDisk({ format: "memory", target: "1M", readOnly: false, engine: "auto" });

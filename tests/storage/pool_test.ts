@@ -9,14 +9,22 @@ import { XenblkError } from "../../lib/errors.ts";
 import { type DiskRequest } from "../../lib/storage/disk.ts";
 import { fileDescriptor } from "../../lib/storage/engine/file.ts";
 import { memoryAttachment } from "../../lib/storage/engine/memory.ts";
-import { lockWord } from "../../lib/storage/image/lock.ts";
 import { IoPool } from "../../lib/storage/pool/pool.ts";
 import { simulatedDescriptor } from "../../lib/sim/platform.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import { JOB_SLOTS, JOB_VECTORS } from "../../lib/storage/pool/job_queue.ts";
 import { heldWhile } from "./held_executor.ts";
 import { reversed } from "./reversed_executor.ts";
-import { ChannelRig, Folder, openBelow, openChannel, PoolRig, randomSource, simulatedPlatform } from "./rig.ts";
+import {
+  ChannelRig,
+  eventually,
+  Folder,
+  openBelow,
+  openChannel,
+  PoolRig,
+  randomSource,
+  simulatedPlatform,
+} from "./rig.ts";
 
 const STALLING = new URL("./stalling_executor.ts", import.meta.url);
 /** Names no machine. */
@@ -142,7 +150,7 @@ Deno.test("a file that took the image's place is refused by the I/O Workers, and
   await using rig = new PoolRig({ workers: 2 });
   const path = folder.file("disk", 4096);
   const { dev, ino } = Deno.statSync(path);
-  const image = { path, readOnly: false, cache: "writeback", locked: lockWord() } as const;
+  const image = { path, readOnly: false, cache: "writeback" } as const;
   const swapped = fileDescriptor({ ...image, identity: { device: dev, inode: (ino ?? 0) + 1 } });
   const error = await assertRejects(() => rig.pool.open(`image ${path}`, swapped), XenblkError);
   assertEquals(error.message, `Cannot open image ${path}: another file took its place at this path`);
@@ -150,7 +158,7 @@ Deno.test("a file that took the image's place is refused by the I/O Workers, and
   await eventually(() => openBelow(folder.path) === 0, "no descriptor is left");
 });
 
-Deno.test("closing a disk closes its file in every I/O Worker", async () => {
+Deno.test("closing a disk closes its file in every I/O Worker that opened it", async () => {
   using folder = new Folder();
   await using rig = new PoolRig({ workers: 3 });
   const path = folder.file("disk", 4096);
@@ -158,7 +166,7 @@ Deno.test("closing a disk closes its file in every I/O Worker", async () => {
     await using disk = await rig.open(path);
     using channel = new ChannelRig(await disk.attachment(0), { platform: rig.platform, parker: rig.parker });
     assertEquals(channel.readNow(0, 512), 0);
-    await eventually(() => openBelow(folder.path) === 4, "the disk's own handle and one in each I/O Worker");
+    assert(openBelow(folder.path) >= 2, "the disk's own handle and one in the I/O Worker that opened it first");
   }
   assertEquals(openBelow(folder.path), 0);
 });
@@ -321,12 +329,4 @@ Deno.test("a pool ends at once if its I/O Workers have not started, and refuses 
 
 function request(target: string): DiskRequest {
   return { format: "raw", target, readOnly: false, engine: "file" };
-}
-
-/** Resolves once the condition holds. */
-async function eventually(holds: () => boolean, what: string): Promise<void> {
-  for (const end = performance.now() + 20_000; !holds();) {
-    assert(performance.now() < end, what);
-    await new Promise((resolve) => setTimeout(resolve, 2));
-  }
 }

@@ -5,8 +5,10 @@
 
 import { openNativePlatform } from "../../ffi/platform.ts";
 import { UringEngine, type UringEngineOptions } from "../../ffi/uring/engine.ts";
-import type { UringAttachment } from "../../lib/storage/image/medium.ts";
-import type { OwnedMemory, Parker, Platform, WakeToken } from "../../lib/hypervisor.ts";
+import { openImage } from "../../lib/storage/image/inspect.ts";
+import { ImageDescriptors } from "../../lib/storage/image/descriptors.ts";
+import type { FileMedium, ImageOptions, NativeFiles, UringAttachment } from "../../lib/storage/image/medium.ts";
+import type { OwnedMemory, Parker, Platform, Refusal, WakeToken } from "../../lib/hypervisor.ts";
 import type {
   CacheMode,
   ChannelOpener,
@@ -22,7 +24,7 @@ import * as memory from "../../lib/storage/engine/memory.ts";
 import * as none from "../../lib/storage/engine/null.ts";
 import * as pool from "../../lib/storage/pool/channel.ts";
 import type { ExecutorDescriptor } from "../../lib/storage/pool/executor_module.ts";
-import { IoPool } from "../../lib/storage/pool/pool.ts";
+import { IoPool, type IoPoolLimits } from "../../lib/storage/pool/pool.ts";
 import { type OpenContext, openDisk } from "../../lib/storage/open.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
@@ -80,7 +82,13 @@ export class PoolRig implements AsyncDisposable {
 
   /** `module` opens the executors in place of engine file's. */
   constructor(
-    options: { platform?: Platform; workers?: number; module?: URL; warn?: (message: string) => void } = {},
+    options: {
+      platform?: Platform;
+      workers?: number;
+      module?: URL;
+      warn?: (message: string) => void;
+      limits?: Partial<IoPoolLimits>;
+    } = {},
   ) {
     const { platform = simulatedPlatform(), module, ...rest } = options;
     this.platform = platform;
@@ -92,12 +100,13 @@ export class PoolRig implements AsyncDisposable {
   }
 
   /** Opens a file through the pool. */
-  open(path: string, readOnly = false): Promise<Disk> {
+  open(path: string, readOnly = false, closeLimitMs?: number, warn?: (message: string) => void): Promise<Disk> {
     const module = this.#module?.href;
     const pool = module === undefined ? this.pool : {
       open: (name: string, executor: ExecutorDescriptor) => this.pool.open(name, { ...executor, module }),
     };
-    return openFile(path, { pool }, readOnly);
+    const limit = closeLimitMs === undefined ? {} : { closeLimitMs };
+    return openFile(path, { pool, ...limit, ...(warn && { warn }) }, readOnly);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -135,6 +144,36 @@ export class UringRig implements Disposable {
     this.parker[Symbol.dispose]();
     this.#token[Symbol.dispose]();
   }
+}
+
+/** System calls on files, pretended: `look` says what an image turns out to be. No channel can be opened. */
+export function pretendFiles(
+  look: (options: ImageOptions) => Partial<FileMedium> = () => ({}),
+  refusal?: Refusal,
+): NativeFiles {
+  return {
+    uringRefusal: () => refusal,
+    uringModule: "file:///never/loaded.ts",
+    open: async (path, options) => ({
+      ...await openImage(path, options.readOnly),
+      medium: pretendMedium(options, look(options)),
+      channels: {
+        descriptors: ImageDescriptors.allocate(),
+        lease: () => Promise.resolve({ entry: 1, given: 1 }),
+        isReplaced: () => Promise.resolve(false),
+      },
+    }),
+  };
+}
+
+/** What an image turns out to be. */
+export function pretendMedium({ direct }: ImageOptions, facts: Partial<FileMedium> = {}): FileMedium {
+  return {
+    routes: { direct: direct && facts.notDirect === undefined, reads: "ring", writes: "call" },
+    logicalSectorBytes: 512,
+    physicalSectorBytes: 4096,
+    ...facts,
+  };
 }
 
 /** Opens a raw image file. */
@@ -260,6 +299,14 @@ function linkOf(descriptor: string): string {
     return Deno.readLinkSync(`/proc/self/fd/${descriptor}`);
   } catch {
     return ""; // closed meanwhile: it was the listing's own
+  }
+}
+
+/** Resolves once the condition holds. */
+export async function eventually(holds: () => boolean, what: string): Promise<void> {
+  for (const end = performance.now() + 20_000; !holds();) {
+    if (performance.now() > end) throw new Error(`not so: ${what}`);
+    await new Promise((resolve) => setTimeout(resolve, 2));
   }
 }
 

@@ -1,5 +1,5 @@
 /**
- * An executor of a file that can be made to stall: while `<path>.stall` exists, its calls do not return. Stands in for a
+ * An executor of a file that can be made to stall: while `<path>.stall` exists, opening it and its calls do not return. Stands in for a
  * disk that hangs; otherwise it is engine file's.
  */
 
@@ -15,10 +15,11 @@ export function openExecutor({ image }: FileDescriptor): Executor {
 }
 
 function stallable(image: ImageFile): BlockFile {
-  const file = openSameFile(image);
   const stall = (): void => {
     while (exists(`${image.path}.stall`)) Atomics.wait(clock, 0, 0, 2);
   };
+  stall();
+  const file = openSameFile(image);
   return {
     seekSync: (offset, whence) => file.seekSync(offset, whence),
     readSync: (into) => {

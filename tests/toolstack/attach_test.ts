@@ -6,8 +6,8 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import type { DomId, XenstoreOperations } from "../../lib/hypervisor.ts";
-import { waitForConnected } from "../../lib/toolstack/attach.ts";
-import { detachDevice, findDevice } from "../../lib/toolstack/detach.ts";
+import { removeDevice, waitForConnected } from "../../lib/toolstack/attach.ts";
+import { detachDevice, findDevice, findDisk } from "../../lib/toolstack/detach.ts";
 import { listDevices } from "../../lib/toolstack/list.ts";
 import { backendPath, type DeviceAddress, frontendPath, libxlPath } from "../../lib/xenbus/paths.ts";
 import { formatVdev } from "../../lib/xenbus/vdev.ts";
@@ -93,6 +93,19 @@ for (const holder of ["frontend", "backend", "libxl"] as const) {
     assertEquals(dump(rig.toolstack), before);
   });
 }
+
+Deno.test("a name that Linux would number like another disk of the guest is refused with both names", async () => {
+  await using rig = new Rig();
+  rig.attach({ vdev: "xvda" });
+  rig.attach({ vdev: "xvdb1" });
+  const before = dump(rig.toolstack);
+  for (const [vdev, other] of [["sda", "xvda"], ["hda", "xvda"], ["xvda1", "xvda"], ["sdb", "xvdb1"]] as const) {
+    const message = `Cannot attach ${vdev} to domain 5: it clashes with ${other}, which the guest has`;
+    assertThrows(() => rig.attach({ vdev, kind: "other" }), XenblkError, message);
+  }
+  assertEquals(dump(rig.toolstack), before);
+  rig.attach({ vdev: "sdb2" });
+});
 
 Deno.test("a domain that does not exist and a name that is not a device are refused, and nothing is written", async () => {
   await using rig = new Rig();
@@ -184,6 +197,43 @@ Deno.test("detaching removes what is left of a device, and needs no backend if i
   await detachDevice(rig.toolstack, findDevice(rig.toolstack, GUEST, "xvda"), AT_ONCE);
   assertEquals(rig.toolstack.list("/local/domain/5/device/vbd"), []);
   assertEquals(rig.toolstack.list("/libxl/5/device/vbd"), undefined);
+});
+
+Deno.test("whatever attach calls taken, detach removes, and attach then works", async () => {
+  await using rig = new Rig();
+  const device: DeviceAddress = { backendDomain: DOM0, kind: "vbd3", frontendDomain: GUEST, vdev: 51728 };
+  const leftovers: Record<string, () => void> = {
+    "the frontend's directory": () => rig.toolstack.write(`${frontendPath(device)}/state`, "1"),
+    "a frontend that names another guest's disk": () =>
+      rig.toolstack.write(`${frontendPath(device)}/backend`, "/local/domain/0/backend/vbd3/6/51728"),
+    "libxl's directory": () => rig.toolstack.write(`${libxlPath(device)}/params`, "x"),
+    "a backend without frontend": () => rig.toolstack.write(`${backendPath(device)}/state`, "6"),
+    "a backend without anything": () => rig.toolstack.makeDirectory(backendPath(device)),
+    "a backend of a kind of its own": () => {
+      rig.toolstack.write("/local/domain/0/backend/mine/5/51728/params", "x");
+      rig.toolstack.write(`${frontendPath(device)}/state`, "1");
+    },
+  };
+  for (const [what, leave] of Object.entries(leftovers)) {
+    leave();
+    assertThrows(() => rig.attach({ vdev: "xvdb" }), XenblkError, "it is taken by", what);
+    await detachDevice(rig.toolstack, findDisk(rig.toolstack, String(GUEST), "xvdb").device, AT_ONCE);
+    assertEquals(dump(rig.toolstack).filter((line) => line.includes("51728")), [], what);
+    removeDevice(rig.toolstack, rig.attach({ vdev: "xvdb" }));
+  }
+  rig.toolstack.write("/local/domain/0/backend/vif/5/51728/handle", "0");
+  assertThrows(() => findDevice(rig.toolstack, GUEST, "xvdb"), XenblkError, "it has no disk");
+});
+
+Deno.test("a disk whose guest is gone is detached by the guest's domid, though no backend answers", async () => {
+  await using rig = new Rig();
+  const device = rig.attach({ vdev: "xvdb" });
+  rig.toolstack.remove("/local/domain/5");
+  const { guest, device: found } = findDisk(rig.toolstack, "5", "xvdb");
+  assertEquals([guest, found], [{ domain: GUEST }, device]);
+  await detachDevice(rig.toolstack, found, AT_ONCE);
+  assertEquals(listDevices(rig.toolstack), []);
+  assertThrows(() => findDisk(rig.toolstack, "5", "xvdb"), XenblkError, "Cannot find domain 5");
 });
 
 Deno.test("a disk that the guest does not have is not found, and the error names those it has", async () => {

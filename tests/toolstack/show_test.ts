@@ -25,6 +25,7 @@ Deno.test("a disk that no backend serves shows what the toolstack wrote, and not
       "image     raw:/a.img\n" +
       "access    read-only, CD-ROM\n" +
       "backend   Initialising: /local/domain/0/backend/vbd3/5/51712\n" +
+      "hint      no backend of kind vbd3 has answered; check that `xenblk serve --kind vbd3` is running\n" +
       "frontend  Initialising: /local/domain/5/device/vbd/51712\n",
   );
 });

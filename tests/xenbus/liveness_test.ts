@@ -25,7 +25,7 @@ function unowned(table: Table): (state: ModelState) => string | undefined {
   return (state) => {
     const { owner } = state;
     if (owner === "us") return state.otherHolds ? "two owners" : undefined;
-    if (ringHeld(state) || state.imageOpen) return "holds a device that it does not own";
+    if (ringHeld(state) || state.image !== "none") return "holds a device that it does not own";
     const { kind } = table(state);
     if (owner === "unknown") return kind === "request-removal" ? "asks for removal, the owner unknown" : undefined;
     return (HARMLESS[owner] as readonly string[]).includes(kind) ? undefined : `${kind} without the lock`;
@@ -55,7 +55,7 @@ function unserved(table: Table): (state: ModelState) => string | undefined {
 
 Deno.test("every reachable situation has one action, and a device that another process owns is not touched", () => {
   const kinds = new Set(reachable(decide).map((state) => decide(state).kind));
-  assertEquals(kinds.size, 15, `${[...kinds]}`);
+  assertEquals(kinds.size, 17, `${[...kinds]}`);
   assertEquals(faults(decide, unowned(decide)), []);
 });
 
@@ -87,6 +87,12 @@ const LOSSES = {
     stuck,
     broken((_, kind) => kind === "publish" ? "none" : undefined),
   ],
+  "an image is never opened": [unserved, broken((_, kind) => kind === "open" ? "none" : undefined)],
+  "a ring that was replaced is not connected to": [
+    stuck,
+    broken(({ ring }, kind) => kind === "connect" && ring === "replaced" ? "none" : undefined),
+  ],
+  "a changed disc is not opened": [stuck, broken((_, kind) => kind === "change-image" ? "none" : undefined)],
   "a frontend with a refused ring gets no Closing": [
     stuck,
     broken(({ attempt }, kind) => kind === "close-begin" && attempt === "refused" ? "none" : undefined),

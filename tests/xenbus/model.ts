@@ -24,8 +24,8 @@ const VALUES: { readonly [Key in keyof ModelState]: readonly ModelState[Key][] }
   resizeAsked: [false, true],
   proven: [false, true],
   owner: ["nobody", "us", "other", "unknown"],
-  imageOpen: [false, true],
-  ring: ["none", "served", "untold", "stopped", "broken"],
+  image: ["none", "open", "changed"],
+  ring: ["none", "served", "replaced", "untold", "stopped", "broken"],
   attempt: ["fresh", "refused", "busy", "failed"],
   intent: ["serve", "detach", "detach-now"],
   removalAsked: [false, true],
@@ -37,7 +37,7 @@ const KEYS = Object.keys(VALUES) as (keyof ModelState)[];
 const NOTHING = {
   proven: true,
   owner: "nobody",
-  imageOpen: false,
+  image: "none",
   ring: "none",
   attempt: "fresh",
   intent: "serve",
@@ -53,7 +53,7 @@ function encode(state: ModelState): number {
 
 /** Rings are open in the data plane. */
 export function ringHeld({ ring }: Situation): boolean {
-  return ring === "served" || ring === "untold" || ring === "stopped";
+  return ring !== "none" && ring !== "broken";
 }
 
 /**
@@ -111,7 +111,9 @@ function surroundings(state: ModelState): ModelState[] {
     for (const backendState of states) next.push({ ...changed, backendState });
   }
   if (owner !== "us") next.push({ ...state, otherHolds: !otherHolds });
-  if (ring === "served" || ring === "untold") next.push({ ...state, ring: "stopped" });
+  if (ringHeld(state)) next.push({ ...state, ring: "stopped" });
+  if (ring === "served") next.push({ ...changed, ring: "replaced" });
+  if (state.image !== "none") next.push({ ...changed, image: state.image === "open" ? "changed" : "open" });
   if (intent !== "detach-now") next.push({ ...state, intent: intent === "serve" ? "detach" : "detach-now" });
   next.push({ ...state, ...NOTHING }); // the process is restarted
   next.push({ ...state, proven: false, attempt: "fresh" }); // xenstore is back
@@ -126,10 +128,10 @@ function askedToGo(state: ModelState): ModelState {
 
 /** The time is over for which the device waits. */
 function later(state: ModelState): ModelState {
-  const { attempt, owner } = state;
+  const { owner } = state;
   return {
     ...state,
-    attempt: attempt === "refused" ? attempt : "fresh",
+    attempt: "fresh",
     owner: owner === "other" ? "nobody" : owner,
   };
 }
@@ -138,9 +140,9 @@ function later(state: ModelState): ModelState {
 export function results(action: Action, state: ModelState): ModelState[] {
   const good = { ...state, attempt: "fresh" } as const;
   const failed = { ...state, attempt: "failed" } as const;
-  const closed = { imageOpen: false, ring: "none" } as const;
-  const refused = { ...state, ...closed, attempt: "refused" } as const;
-  const [opened, claimed] = [{ owner: "us", imageOpen: true } as const, { owner: "us" } as const];
+  const closed = { image: "none", ring: "none" } as const;
+  const refused = { ...state, ring: "none", attempt: "refused" } as const;
+  const [opened, claimed] = [{ owner: "us", image: "open" } as const, { owner: "us" } as const];
   const isOthers = state.owner === "unknown" && state.otherHolds;
   switch (action.kind) {
     case "claim":
@@ -149,23 +151,27 @@ export function results(action: Action, state: ModelState): ModelState[] {
         : [{ ...good, ...claimed }, { ...good, owner: "unknown" }];
     case "offer":
       if (isOthers) return [{ ...good, owner: "other" }];
-      return [{ ...good, ...opened, ring: "none", backendState: 2 }, refused, { ...failed, ...opened, ring: "none" }];
-    case "connect":
+      return [{ ...good, ...claimed, ring: "none", backendState: 2 }, refused, { ...failed, ...claimed, ring: "none" }];
+    case "open":
       if (isOthers) return [{ ...good, owner: "other" }];
       return [
-        { ...good, ...opened, ring: "served", backendState: 4 },
-        refused,
-        { ...refused, attempt: "busy" },
-        { ...failed, ...claimed, ring: "none" },
-        { ...failed, ...opened, ring: "untold" },
-        { ...good, ...opened, ring: "untold" }, // xenstore was lost before the commit, or after it
-        { ...good, ...opened, ring: "untold", backendState: 4 },
+        { ...good, ...opened },
+        { ...good, ...claimed }, // a node has changed meanwhile
+        { ...refused, image: "none" },
+        { ...failed, ...claimed, image: "none" },
       ];
+    case "connect":
+      return isOthers ? [{ ...good, owner: "other" }] : connections(state);
+    case "change-image":
+      return [{ ...good, ...closed }, state, { ...failed, ...closed }];
     case "publish":
       return [{ ...good, ring: "served" }, failed];
     case "resume":
       if (isOthers) return [{ ...good, owner: "other" }];
-      return [{ ...good, ...opened, ring: "served" }, refused, { ...refused, attempt: "busy" }, failed];
+      return [{ ...good, ...opened, ring: "served" }, refused, { ...refused, attempt: "busy" }, {
+        ...failed,
+        ring: "none",
+      }];
     case "drop-ring":
       return [{ ...good, ring: "broken", backendState: state.backendState === 4 ? 5 : state.backendState }, failed];
     case "resize":
@@ -184,6 +190,22 @@ export function results(action: Action, state: ModelState): ModelState[] {
     default:
       return [state];
   }
+}
+
+/** What connecting can come to. */
+function connections(state: ModelState): ModelState[] {
+  const good = { ...state, owner: "us", attempt: "fresh" } as const;
+  const failed = { ...good, attempt: "failed" } as const;
+  return [
+    { ...good, image: "open", ring: "served", backendState: 4 },
+    { ...good, image: "none", ring: "none" }, // the nodes name another image
+    { ...state, ring: "none", attempt: "refused" },
+    { ...state, ring: "none", attempt: "busy" },
+    { ...failed, ring: "none" },
+    { ...failed, image: "open", ring: "untold" },
+    { ...good, image: "open", ring: "untold" }, // xenstore was lost before the commit, or after it
+    { ...good, image: "open", ring: "untold", backendState: 4 },
+  ];
 }
 
 /** More steps than any device needs to come to rest. */
@@ -216,7 +238,7 @@ export function deadEnd(
   table: Table,
   { state, action }: { readonly state: ModelState; readonly action: Action },
 ): string | undefined {
-  const { backendState, frontendState, attempt, ring, imageOpen, intent } = state;
+  const { backendState, frontendState, attempt, ring, image, intent } = state;
   if (action.kind === "wait" || action.kind === "forget" || action.kind === "teardown") return undefined;
   if (!state.proven) return ringHeld(state) ? undefined : "an empty store ends a device that serves nothing";
   if (intent !== "serve" && state.owner !== "us") return undefined; // not ours to act on
@@ -228,17 +250,18 @@ export function deadEnd(
   if (backendState === "gone") return "it is gone, and not released";
   if (ring === "stopped") return "its rings were stopped, and the frontend does not learn it";
   if (state.resizeAsked && ringHeld(state)) return "the toolstack waits for its resize";
-  const closed = backendState === 6 && !state.online && !imageOpen && !ringHeld(state);
+  const closed = backendState === 6 && !state.online && image === "none" && !ringHeld(state);
   if (intent === "detach-now") return closed ? undefined : "not Closed for good";
   if (action.kind === "unknown-state") return undefined; // whoever wrote it
-  const awaited = backendState === 2 && (frontendState === 3 || frontendState === 4);
-  if (attempt === "refused" && !awaited) return undefined; // the error node tells the operator why
+  // The error node tells the operator why, and it is retried; a frontend whose rings were refused has to be told.
+  const awaited = backendState === 2 && (frontendState === 3 || frontendState === 4) && image === "open";
+  if (attempt === "refused" && !awaited) return undefined;
   const waiting: Readonly<Record<string, boolean>> = {
     "1": frontendState === "gone", // for the toolstack
-    "2": frontendState === 1 && imageOpen && !ringHeld(state), // for the frontend
-    "4": (frontendState === 3 || frontendState === 4) && ring === "served",
+    "2": frontendState === 1 && image === "open" && !ringHeld(state), // for the frontend
+    "4": (frontendState === 3 || frontendState === 4) && ring === "served" && image !== "changed",
     "5": frontendState === 3 || ((frontendState === 4 || frontendState === 5) && (state.online || ringHeld(state))),
-    "6": !ringHeld(state) && (!imageOpen || state.online),
+    "6": !ringHeld(state) && (image === "none" || state.online),
   };
   return waiting[backendState] ? undefined : "it waits for no event";
 }
@@ -254,10 +277,10 @@ export function withSaneOthers(table: Table, from: ModelState): "served" | "clos
     if (rested === undefined) return "stuck";
     state = rested.state;
     if (rested.action.kind === "forget" || rested.action.kind === "teardown") return "ended";
-    const { backendState, frontendState, intent, owner, ring, imageOpen } = state;
+    const { backendState, frontendState, intent, owner, ring, image } = state;
     if (backendState === 4 && frontendState === 4 && ring === "served") return "served";
     const over = intent !== "serve" && (owner !== "us" || (state.removalAsked && backendState === 1));
-    const released = backendState === 6 && !ringHeld(state) && !imageOpen;
+    const released = backendState === 6 && !ringHeld(state) && image === "none";
     if (over || (released && !state.online)) return "closed";
     // The operator mends what was refused, and touches a node; a store that came back empty is filled again.
     state = { ...state, attempt: state.attempt === "refused" ? "fresh" : state.attempt, proven: true };

@@ -105,6 +105,16 @@ Deno.test("a huge or unprintable value does not make a huge or unprintable messa
   assertEquals([message.length < 400, /^[\x20-\x7e]*$/.test(message)], [true, true]);
 });
 
+Deno.test("a driver that gives no size of its ring wrote ring-ref, whatever an earlier one left in ring-ref0", () => {
+  const left = { "ring-ref0": "90", "ring-ref1": "91", "queue-0/ring-ref0": "92" };
+  assertEquals(read({ ...LINUX, ...left }, LARGE).queues, read(LINUX, LARGE).queues);
+});
+
+Deno.test("the nodes of queues do not count for a driver that asks for no queues", () => {
+  const left = { "queue-0/ring-ref": "90", "queue-0/event-channel": "91", "queue-1/ring-ref": "92" };
+  assertEquals(read({ ...LINUX, ...left }, LARGE).queues, read(LINUX, LARGE).queues);
+});
+
 Deno.test("a ring of one page may be named ring-ref0, whether or not its order is given", () => {
   const { "ring-ref": _, ...rest } = LINUX;
   const refs = (nodes: Nodes): number[] => [...read({ ...rest, ...nodes }).queues[0]!.ringRefs];
@@ -112,6 +122,7 @@ Deno.test("a ring of one page may be named ring-ref0, whether or not its order i
   assertEquals(refs({ "ring-page-order": "0", "ring-ref": "8" }), [8]);
   assertEquals(refs({ "ring-page-order": "0", "ring-ref": "8", "ring-ref0": "9" }), [9]);
   assertEquals(refs({ "num-ring-pages": "1", "ring-ref": "8" }), [8]);
+  assertEquals(refs({ "num-ring-pages": "1", "ring-ref": "8", "ring-ref0": "9" }), [9]);
   assertEquals(refs({ "ring-ref0": "9" }), [9]);
 });
 

@@ -5,7 +5,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { XenblkError } from "../../lib/errors.ts";
-import { formatVdev, MAX_VDEV, parseVdev } from "../../lib/xenbus/vdev.ts";
+import { clashes, formatVdev, MAX_VDEV, parseVdev } from "../../lib/xenbus/vdev.ts";
 
 const EXAMPLES: readonly (readonly [name: string, vdev: number])[] = [
   ["xvda", 51712],
@@ -52,6 +52,26 @@ Deno.test("numbers are taken as they are, decimal or hexadecimal", () => {
   }
 });
 
+Deno.test("dNpM is disk N and partition M of an xvd", () => {
+  const examples = { "d0": "xvda", "d0p0": "xvda", "d1p2": "xvdb2", "d15p15": "xvdp15", "d536p37": "xvdtq37" };
+  for (const [text, name] of Object.entries({ ...examples, "d16": "xvdq", "d1048575p255": "xvdbgqcv255" })) {
+    assertEquals(formatVdev(parseVdev(text)), name, text);
+  }
+});
+
+Deno.test("names of one disk clash whatever their prefix, and a whole disk clashes with its partitions", () => {
+  const clash = (one: string, other: string): boolean => clashes(parseVdev(one), parseVdev(other));
+  const clashing = ["xvda sda", "xvda hda", "hdc sdc", "xvda1 sda1", "sda xvda2", "xvda xvda", "xvda16 xvda", "1 1"];
+  for (
+    const [pairs, expected] of [[clashing, true], [["xvda xvdb", "sda1 xvda2", "xvdq sdp", "1 2"], false]] as const
+  ) {
+    for (const pair of pairs) {
+      const [one, other] = pair.split(" ") as [string, string];
+      assertEquals([clash(one, other), clash(other, one)], [expected, expected], pair);
+    }
+  }
+});
+
 Deno.test("numbers outside every scheme have their digits for a name", () => {
   for (const vdev of [0, 1, 767, 768 + 128, 5632 + 128, 2304, 51968, 2 ** 28 - 1, 2 ** 29, 2 ** 32]) {
     assertEquals(formatVdev(vdev), String(vdev));
@@ -81,7 +101,12 @@ Deno.test("what is no device is refused with its name, the reason and a remedy",
     ["xvda-1", unknown],
     ["xvda1000", unknown],
     ["vda", unknown],
-    ["d0p1", unknown],
+    ["d", unknown],
+    ["d01", unknown],
+    ["d0p", unknown],
+    ["d0p01", unknown],
+    ["d1048576", "the last disk of its kind is xvdbgqcv"],
+    ["d0p256", "the last partition of its kind is 255"],
     ["-1", unknown],
     ["051712", unknown],
     ["51712.0", unknown],

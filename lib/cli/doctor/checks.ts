@@ -5,6 +5,8 @@
 
 import { XenblkError } from "../../errors.ts";
 import type { Refusal } from "../../hypervisor.ts";
+import { journalDirectory } from "../../journal_directory.ts";
+import type { DeviceListing } from "../../toolstack/list.ts";
 
 /** The result of a check. `fail`: disks cannot be served; `warn`: they can. */
 export type Standing = "ok" | "warn" | "fail";
@@ -32,10 +34,12 @@ export interface Directory {
 export interface Machine {
   /** The text of a file, or undefined if it is missing or not readable. */
   readText(path: string): string | undefined;
-  /** Whether a file or device can be opened for reading and writing. */
-  access(path: string): "usable" | "denied" | "absent";
-  /** The directory at a path; `other` if something else is there. */
-  directory(path: string): Directory | "absent" | "denied" | "other";
+  /** Deno was started without the permission to read the path. */
+  isHidden(path: string): boolean;
+  /** Whether a file or device can be opened for reading and writing; `hidden`: Deno lacks the permission for that. */
+  access(path: string): "usable" | "denied" | "absent" | "hidden";
+  /** The directory at a path; `other` if something else is there, `hidden` if Deno lacks the permission to look. */
+  directory(path: string): Directory | "absent" | "denied" | "other" | "hidden";
   /** The user of this process; undefined if it is not known. */
   user(): number | undefined;
   environment(name: string): string | undefined;
@@ -51,22 +55,30 @@ export const THIS_MACHINE: Machine = {
       return undefined;
     }
   },
-  access(path): "usable" | "denied" | "absent" {
+  isHidden(path): boolean {
+    try {
+      Deno.statSync(path);
+      return false;
+    } catch (error) {
+      return error instanceof Deno.errors.NotCapable;
+    }
+  },
+  access(path): "usable" | "denied" | "absent" | "hidden" {
     try {
       if (Deno.statSync(path).isSocket) return "usable";
       Deno.openSync(path, { read: true, write: true }).close();
       return "usable";
     } catch (error) {
-      return error instanceof Deno.errors.NotFound ? "absent" : "denied";
+      return whyNot(error);
     }
   },
-  directory(path): Directory | "absent" | "denied" | "other" {
+  directory(path): Directory | "absent" | "denied" | "other" | "hidden" {
     try {
       const { isDirectory, mode, uid } = Deno.statSync(path);
       if (!isDirectory) return "other";
       return { entries: [...Deno.readDirSync(path)].map(({ name }) => name), mode: mode ?? 0, owner: uid ?? 0 };
     } catch (error) {
-      return error instanceof Deno.errors.NotFound ? "absent" : "denied";
+      return whyNot(error);
     }
   },
   user(): number | undefined {
@@ -85,9 +97,29 @@ export const THIS_MACHINE: Machine = {
   },
   permission(name): "granted" | "partial" | "denied" | "prompt" {
     const status = Deno.permissions.querySync({ name });
+    // What is limited to paths is not granted as a whole; serving needs the directory of journals in any case.
+    const path = journalDirectory((variable) => THIS_MACHINE.environment(variable));
+    const ofPath = name === "read" || name === "write" ? Deno.permissions.querySync({ name, path }) : status;
+    if (status.state !== "granted" && ofPath.state === "granted") return "partial";
     return status.state === "granted" && status.partial ? "partial" : status.state;
   },
 };
+
+function whyNot(error: unknown): "absent" | "denied" | "hidden" {
+  if (error instanceof Deno.errors.NotCapable) return "hidden";
+  return error instanceof Deno.errors.NotFound ? "absent" : "denied";
+}
+
+/** The row of a check that Deno's permissions prevent. Xen's libraries may be able to open the path all the same. */
+export function notChecked(check: string, path: string): Finding {
+  const fix = "run deno with --allow-all (-A) to check it";
+  return {
+    check,
+    standing: "warn",
+    detail: `not checked: Deno was started without the permission to open ${path}`,
+    fix,
+  };
+}
 
 /** Deno has the permissions that serving needs. */
 export function checkPermissions(machine: Machine): Finding[] {
@@ -96,19 +128,24 @@ export function checkPermissions(machine: Machine): Finding[] {
     const check = `permission ${name}`;
     if (state === "granted") return { check, standing: "ok", detail: "granted" };
     if (state === "partial") {
-      const fix = name === "ffi" ? "run with --allow-ffi without a path: pointers need it" : undefined;
+      const fix = name === "ffi"
+        ? "run deno with --allow-ffi, not limited to paths: pointers need it whole"
+        : undefined;
       const standing = name === "ffi" ? "fail" : "ok";
-      return { check, standing, detail: "granted for some", ...(fix === undefined ? {} : { fix }) };
+      return { check, standing, detail: "granted for some paths", ...(fix === undefined ? {} : { fix }) };
     }
     const standing = name === "env" ? "warn" : "fail";
-    return { check, standing, detail: "not granted", fix: `run with --allow-${name}` };
+    const limit = name === "ffi" ? ", not limited to paths: pointers need it whole" : "";
+    return { check, standing, detail: "Deno was started without it", fix: `run deno with --allow-${name}${limit}` };
   });
 }
 
 /** The machine runs under Xen. */
 export function checkHypervisor(machine: Machine): Finding[] {
-  const type = machine.readText("/sys/hypervisor/type");
+  const [typePath, rolePath] = ["/sys/hypervisor/type", "/proc/xen/capabilities"] as const;
   const check = "hypervisor";
+  if (machine.isHidden(typePath)) return [notChecked(check, typePath)];
+  const type = machine.readText(typePath);
   if (type !== "xen") {
     return [{
       check,
@@ -117,8 +154,11 @@ export function checkHypervisor(machine: Machine): Finding[] {
       fix: "boot this machine under Xen (Debian package xen-system-amd64); dry-run works without",
     }];
   }
-  const capabilities = machine.readText("/proc/xen/capabilities");
+  const capabilities = machine.readText(rolePath);
   if (capabilities === undefined) {
+    if (machine.isHidden(rolePath)) {
+      return [{ check, standing: "ok", detail: "xen" }, notChecked("/proc/xen", rolePath)];
+    }
     return [
       { check, standing: "ok", detail: "xen" },
       { check: "/proc/xen", standing: "warn", detail: "xenfs is not mounted", fix: "mount -t xenfs xenfs /proc/xen" },
@@ -139,13 +179,14 @@ export function checkDevices(machine: Machine): Finding[] {
   return DEVICES.map(({ path, module }) => {
     const access = machine.access(path);
     if (access === "usable") return { check: path, standing: "ok", detail: "can be opened" };
+    if (access === "hidden") return notChecked(path, path);
     if (access === "absent") return { check: path, standing: "fail", detail: "not there", fix: `modprobe ${module}` };
     const fix = `run as root, or give this user read and write access to ${path}`;
     return { check: path, standing: "fail", detail: "not permitted", fix };
   });
 }
 
-/** Where libxenstore looks for xenstored. */
+/** Where xenstored's clients look for it. */
 export function xenstoredSocket(machine: Machine): string {
   return machine.environment("XENSTORED_PATH") ??
     `${machine.environment("XENSTORED_RUNDIR") ?? "/run/xenstored"}/socket`;
@@ -160,6 +201,7 @@ export function checkSocket(machine: Machine): Finding {
   if (machine.access("/dev/xen/xenbus") === "usable") {
     return { check, standing: "ok", detail: `none at ${path}; /dev/xen/xenbus is used instead` };
   }
+  if (access === "hidden") return notChecked(check, path);
   const detail = access === "absent" ? `none at ${path}` : `${path} may not be used`;
   return {
     check,
@@ -167,6 +209,17 @@ export function checkSocket(machine: Machine): Finding {
     detail,
     fix: "start xenstored (on Debian: systemctl start xen), or set XENSTORED_PATH to its socket",
   };
+}
+
+/** No disk waits for a backend that nobody runs. `devices` are those in xenstore. */
+export function checkWaiting(devices: readonly DeviceListing[]): Finding[] {
+  const check = "disks";
+  const waiting = devices.filter(({ hint }) => hint !== undefined);
+  if (waiting.length === 0) return [{ check, standing: "ok", detail: "none waits for a backend" }];
+  return waiting.map(({ name, frontendDomain, hint }) => {
+    const [why, fix] = hint!.split("; ") as [string, string];
+    return { check, standing: "warn", detail: `${name} of domain ${frontendDomain}: ${why}`, fix };
+  });
 }
 
 /** Reports the attempt to open a part of the hypervisor; `error` is undefined if it succeeded. */

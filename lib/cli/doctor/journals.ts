@@ -4,7 +4,7 @@
  */
 
 import { JOURNAL_DIRECTORY_VARIABLE, journalDirectory } from "../../journal_directory.ts";
-import type { Finding, Machine } from "./checks.ts";
+import { type Finding, type Machine, notChecked } from "./checks.ts";
 
 /** The device that the name of a journal names. */
 export interface JournalOwner {
@@ -30,6 +30,7 @@ export function checkJournals(machine: Machine, isGone?: (device: JournalOwner) 
   if (directory === "other") return fail(`${path} is not a directory`, `move it away, or ${elsewhere}`);
   const mount = mountOf(machine, path);
   if (mount?.readOnly) return fail(`${path} is on a file system that is read-only`, elsewhere);
+  if (directory === "hidden") return [notChecked(check, path)];
   if (directory === "denied") return fail(`no permission to read ${path}`, `run as root, or ${elsewhere}`);
   if (directory === "absent") return [{ check, standing: "ok", detail: `${path} is created when it is first needed` }];
   const { mode, owner, entries } = directory;

@@ -4,12 +4,12 @@
  */
 
 import { ownDomain } from "../../backend/kind.ts";
-import { errorText, EXIT_STATUS } from "../../errors.ts";
+import { errorText, EXIT_STATUS, XenblkError } from "../../errors.ts";
 import type { NativePlatform } from "../../host_platform.ts";
 import type { DomId, Refusal } from "../../hypervisor.ts";
 import * as checks from "./checks.ts";
 import { checkJournals, checkLimits, type JournalOwner } from "./journals.ts";
-import { listAddresses } from "../../toolstack/list.ts";
+import { listAddresses, listDevices } from "../../toolstack/list.ts";
 import { backendPath } from "../../xenbus/paths.ts";
 import { flag } from "../options.ts";
 import { renderTable } from "../table.ts";
@@ -45,10 +45,21 @@ async function examine(host: Host, machine: checks.Machine): Promise<checks.Find
     ...checks.checkDevices(machine),
     checks.checkSocket(machine),
     ...tryParts(platform),
+    ...waitingDisks(platform),
     ...checkJournals(machine, goneDevices(platform)),
     checks.checkIoUring(uringRefusal(platform)),
     ...checkLimits(machine),
   ];
+}
+
+/** Disks that no backend serves; no row if xenstored does not answer, which other rows report. */
+function waitingDisks(platform: NativePlatform): checks.Finding[] {
+  try {
+    using store = platform.openXenstore();
+    return checks.checkWaiting(listDevices(store));
+  } catch {
+    return [];
+  }
 }
 
 /** Whether a device's nodes have been removed; undefined if xenstored does not answer. */
@@ -68,7 +79,9 @@ function uringRefusal(platform: NativePlatform): Refusal | undefined {
   try {
     return platform.files.uringRefusal();
   } catch (error) {
-    return { reason: errorText(error), remedy: "run with --allow-ffi" };
+    const remedy = error instanceof XenblkError ? error.remedy : undefined;
+    const reason = remedy === undefined ? errorText(error) : (error as XenblkError).message;
+    return { reason, remedy: remedy ?? "run deno with --allow-ffi" };
   }
 }
 
@@ -77,7 +90,7 @@ function tryParts(platform: NativePlatform): checks.Finding[] {
   // Any domain id will do: nothing is sent to the domain.
   const guest = 0 as DomId;
   const parts: readonly (readonly [string, () => void])[] = [
-    ["libxenstore, xenstored", () => {
+    ["xenstored", () => {
       using store = platform.openXenstore();
       store.list("/");
     }],

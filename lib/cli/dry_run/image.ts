@@ -1,17 +1,19 @@
 /**
- * The images of a dry run: a given image, which is checked before it is served, or new images, which are removed at the
- * end.
+ * The images of a dry run: a given image, which stays locked until the run is over, or new images, which are removed at
+ * the end.
  */
 
 import { SECTOR_BYTES } from "../../units.ts";
 import { errorText, XenblkError } from "../../errors.ts";
-import { checkFree, type ImageLocks } from "../../storage/image/lock.ts";
+import type { LockableImage } from "../../hypervisor.ts";
+import { absolutePath } from "../../path_lookup.ts";
+import { type ImageLocks, ProcessImageLocks } from "../../storage/image/lock.ts";
 import { openDisk } from "../../storage/open.ts";
 import { parseImage } from "../../storage/image/spec.ts";
 import type { GuestImage } from "./guest.ts";
 
-/** The images to serve; disposing removes new images. */
-export interface DryRunImages extends Disposable {
+/** The images to serve; disposing unlocks a given image and removes new ones. */
+export interface DryRunImages extends AsyncDisposable {
   /** One for each guest. */
   readonly images: readonly GuestImage[];
   /** The first image, for messages. */
@@ -19,27 +21,49 @@ export interface DryRunImages extends Disposable {
   readonly sizeBytes: number;
 }
 
-/** The image that the user named; read-only without `locks`. Rejects with XenblkError if it cannot be served. */
-export async function givenImage(name: string, locks: ImageLocks | undefined): Promise<DryRunImages> {
-  const { format, target } = parseImage(name);
-  const readOnly = locks === undefined;
-  await using disk = await openDisk({ format, target, readOnly, engine: "auto" });
+/** How a given image is used. */
+export interface GivenImageOptions {
+  /** It will be written to. */
+  readonly writes: boolean;
+  /** Keep other processes from it until the run is over. Absent: it is not locked. */
+  readonly locks?: ImageLocks;
+  /** Gets a line if the image cannot be locked. */
+  readonly warn: (message: string) => void;
+}
+
+/**
+ * The image that the user named, locked. Rejects with {@linkcode XenblkError} if it cannot be served, or if another
+ * process uses it in a way that excludes this use.
+ */
+export async function givenImage(name: string, { writes, locks, warn }: GivenImageOptions): Promise<DryRunImages> {
+  const { format, target } = await parseImage(name);
+  await using undo = new AsyncDisposableStack();
+  const disk = undo.use(await openDisk({ format, target, readOnly: !writes, engine: "auto" }));
   if (disk.image !== undefined && locks !== undefined) {
-    await checkFree(locks, disk.image, { writes: true, shared: false, by: "dry-run" });
+    undo.use(await lockNow(new ProcessImageLocks(locks, warn), disk.image, writes));
   }
   const isFile = format === "raw";
   const image: GuestImage = {
-    params: `${format}:${isFile ? Deno.realPathSync(target) : target}`,
+    params: `${format}:${isFile ? await absolutePath(target) : target}`,
     path: isFile ? target : undefined,
-    readOnly,
+    readOnly: !writes,
     baseline: isFile ? "anything" : baselineOf(format),
   };
+  const held = undo.move();
   return {
     images: [image],
     description: `${format}:${target}`,
     sizeBytes: disk.properties.sectors * SECTOR_BYTES,
-    [Symbol.dispose]: () => {},
+    [Symbol.asyncDispose]: () => held.disposeAsync(),
   };
+}
+
+async function lockNow(locks: ImageLocks, image: LockableImage, writes: boolean): Promise<AsyncDisposable> {
+  const lock = await locks.tryLock(image, { writes, shared: false, by: "dry-run" });
+  if (typeof lock !== "string") return lock;
+  throw new XenblkError(`Cannot ${writes ? "write to" : "read"} image ${image.path}: ${lock}`, {
+    remedy: "end that use first, or use a copy of the image",
+  });
 }
 
 /**
@@ -55,7 +79,7 @@ export function newImages(engine: "file" | "memory" | "null", sizeBytes: number,
     return { ...common, params: `raw:${path}`, path };
   });
   const description = `new ${images[0]!.params}`;
-  return { images, description, sizeBytes, [Symbol.dispose]: () => files[Symbol.dispose]() };
+  return { images, description, sizeBytes, [Symbol.asyncDispose]: () => Promise.resolve(files[Symbol.dispose]()) };
 }
 
 /** Temporary files; disposing this, or the end of the process, removes them. */

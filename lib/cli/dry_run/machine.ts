@@ -13,7 +13,6 @@ import { createLogger } from "../../log.ts";
 import { createMachine } from "../../sim/machine.ts";
 import { openSimulatedPlatform } from "../../sim/platform.ts";
 import { SimulatedStore } from "../../sim/xenstore.ts";
-import type { ImageLocks } from "../../storage/image/lock.ts";
 import { formatSize } from "../../sizes.ts";
 import { attachDevice } from "../../toolstack/attach.ts";
 import { DryRunGuest, type GuestImage, type GuestRings } from "./guest.ts";
@@ -38,8 +37,6 @@ export interface MachineSettings {
   readonly grants: GrantChoice;
   /** Maximum number of reactors. */
   readonly workers: number;
-  /** Locks images against other processes. Absent: images are not locked. */
-  readonly imageLocks?: ImageLocks;
 }
 
 /** The machine of a dry run. Disposing it ends the guests, then the service. */
@@ -59,12 +56,14 @@ export class DryRunMachine implements AsyncDisposable {
   }
 
   /** Rejects with {@linkcode XenblkError} if there is not enough memory. */
-  static async start({ guests, frontend, grants, workers, imageLocks }: MachineSettings): Promise<DryRunMachine> {
+  static async start({ guests, frontend, grants, workers }: MachineSettings): Promise<DryRunMachine> {
     const memory = makeMachine(guests, frontend);
     const store = new SimulatedStore();
     const logger = createLogger("backend");
-    const host = { openXenstore: () => store.connect(BACKEND), ...(imageLocks && { imageLocks }) };
-    const platform = Object.assign(openSimulatedPlatform(memory, BACKEND), host);
+    // The run has locked a given image already, and the new ones are its own.
+    const platform = Object.assign(openSimulatedPlatform(memory, BACKEND), {
+      openXenstore: () => store.connect(BACKEND),
+    });
     const service = await startService({
       platform,
       kind: KIND,
@@ -94,7 +93,8 @@ export class DryRunMachine implements AsyncDisposable {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#guests.disposeAsync();
-    if (await this.#service.close({ leave: "detached", timeoutMs: CLOSE_TIMEOUT_MS })) return;
+    const { finished } = await this.#service.close({ leave: "detached", timeoutMs: CLOSE_TIMEOUT_MS });
+    if (finished) return;
     throw new XenblkError("Cannot end the dry run in order: some requests are still in flight");
   }
 }

@@ -15,7 +15,7 @@ import { type DryRunImages, givenImage, newImages } from "./image.ts";
 import { faultOf, type PhaseResult, renderResult } from "./report.ts";
 import { DryRunMachine } from "./machine.ts";
 import { PhaseRunner } from "./phases.ts";
-import type { ImageLocks } from "../../storage/image/lock.ts";
+import { formatSize } from "../../sizes.ts";
 import { choice, decimal, defaulting, flag, integer, optional, type OptionValues, size } from "../options.ts";
 import { parseBlockSizes, segmentsFor } from "./block_sizes.ts";
 import { Progress } from "./progress.ts";
@@ -30,6 +30,9 @@ const DEFAULT_REQUESTS = 20_000;
 const FLUSH_EVERY = 200;
 const BARRIER_EVERY = 500;
 const DISCARD_EVERY = 400;
+const DEFAULT_SIZE_BYTES = 64 * 2 ** 20;
+/** Exit status of a run that a signal cancelled: 128 and the signal's number, as a shell reports it. */
+const CANCELLED: Readonly<Record<string, number>> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
 /** Slots of a ring per page, for rings of 1, 2, 4... pages. */
 const SLOTS_PER_PAGE = 32;
 const ABI_NAMES: Readonly<Record<string, AbiName>> = {
@@ -39,9 +42,9 @@ const ABI_NAMES: Readonly<Record<string, AbiName>> = {
 };
 
 const OPTIONS = {
-  "size": defaulting(size("Size of each new image", 512, 64 * 1024, 2 ** 40), "64M"),
+  "size": optional(size("Size of each new image", 512, 64 * 1024, 2 ** 40), "64M"),
   "write": flag("Write to IMAGE: DESTROYS its content"),
-  "engine": defaulting(
+  "engine": optional(
     choice("Kind of a new image: a file, memory, or a disk that stores nothing", ["file", "memory", "null"]),
     "file",
   ),
@@ -83,16 +86,24 @@ export const dryRun = defineVerb({
     "Without IMAGE, a new image is created and removed at the end. A given IMAGE is only read, unless --write is " +
     "given. First the guest sends random requests, with flushes, barriers and discards among them. Then it reads " +
     "everything back. At the end the image file is compared with the expected content. Of an image above 4 GiB, only " +
-    "the first 4 GiB are used.",
+    "the first 4 GiB are used. IMAGE stays locked until the run is over; an image that another process writes to is " +
+    "refused. A run that INT, TERM or HUP ends early verifies what it has done, and ends with status 130, 143 or 129.",
   operands: [{ name: "IMAGE", help: "a path or format:target", required: false, isPath: true }],
   options: OPTIONS,
   permissions: "--allow-read --allow-write, limited to the checkout, IMAGE and the temporary directory. " +
-    "With --write also --allow-ffi, which is as good as all permissions, and --allow-read of /proc.",
+    "To lock IMAGE, and so with --write, also --allow-ffi, which is as good as all permissions, and --allow-read of " +
+    "/proc.",
   examples: ["xenblk dry-run", "xenblk dry-run --seconds 10 --guests 4 --grants map", "xenblk dry-run disk.img"],
   async run(context, options, operands): Promise<number> {
-    const locks = options.write ? await openImageLocks(context) : undefined;
-    using images = await prepareImages(options, operands["image"], locks);
-    const { phases, fault, imageSectorsVerified } = await serveAndLoad(context, options, images, locks);
+    const image = operands["image"];
+    checkOptions(options, image);
+    const rings = frontendOf(options);
+    await using images = image === undefined
+      ? newImages(options.engine ?? "file", options.size ?? DEFAULT_SIZE_BYTES, options.guests)
+      : await prepareImage(context, image, options.write);
+    checkBlockSizes(options, images);
+    const { phases, fault, imageSectorsVerified } = await serveAndLoad(context, options, rings, images);
+    const { received } = context.signals;
     const result = {
       image: images.description,
       sizeBytes: images.sizeBytes,
@@ -100,7 +111,7 @@ export const dryRun = defineVerb({
       abi: ABI_NAMES[options.abi]!,
       grants: grantModeOf(options.grants, { backend: true, frontend: true }).mode,
       seed: options.seed,
-      interrupted: context.signals.received !== undefined,
+      interrupted: received !== undefined,
       phases,
       imageSectorsVerified,
       fault,
@@ -108,33 +119,54 @@ export const dryRun = defineVerb({
     if (options.json) context.output.json(result);
     else context.output.data(renderResult(result));
     if (fault !== undefined) throw new XenblkError(`Cannot verify ${images.description}: ${fault}`);
-    return 0;
+    return received === undefined ? 0 : CANCELLED[received] ?? 1;
   },
 });
 
-/** Locks that keep other processes from an image that is written. Rejects with {@linkcode XenblkError}. */
-async function openImageLocks({ host }: Context): Promise<ImageLocks> {
-  if (Deno.permissions.querySync({ name: "ffi" }).state === "granted") {
-    return (await host.openNativePlatform()).imageLocks;
+/** Refuses options that contradict each other or IMAGE. */
+function checkOptions(options: Options, image: string | undefined): void {
+  const refuse = (message: string): never => {
+    throw usageError("dry-run", message);
+  };
+  if (image === undefined) {
+    if (options.write) refuse("Cannot use --write without IMAGE: it permits writes to a given image");
+    return;
   }
-  throw new XenblkError("Cannot write to IMAGE: Deno was started without the permission to lock it", {
-    remedy: "run deno with --allow-ffi too, because only a C function can take the locks that QEMU respects",
-  });
+  if (options.guests !== 1) refuse("Cannot use --guests with IMAGE: only one guest can use it");
+  if (options.size !== undefined) refuse("Cannot use --size with IMAGE: it is the size of a new image");
+  if (options.engine !== undefined) refuse("Cannot use --engine with IMAGE: it is the kind of a new image");
 }
 
-async function prepareImages(
-  options: Options,
-  name: string | undefined,
-  locks: ImageLocks | undefined,
-): Promise<DryRunImages> {
-  if (name === undefined) {
-    if (options.write) {
-      throw usageError("dry-run", "Cannot use --write without IMAGE: it permits writes to a given image");
-    }
-    return newImages(options.engine, options.size, options.guests);
+/** The image that the user named, locked if Deno's permissions allow that. */
+async function prepareImage({ host, output }: Context, name: string, writes: boolean): Promise<DryRunImages> {
+  const warn = (message: string): void => output.message(`xenblk: ${message}`);
+  if (Deno.permissions.querySync({ name: "ffi" }).state === "granted") {
+    return await givenImage(name, { writes, warn, locks: (await host.openNativePlatform()).imageLocks });
   }
-  if (options.guests !== 1) throw usageError("dry-run", "Cannot use --guests with IMAGE: only one guest can use it");
-  return await givenImage(name, locks);
+  if (writes) {
+    throw new XenblkError("Cannot write to IMAGE: Deno was started without the permission to lock it", {
+      remedy: "run deno with --allow-ffi too, because only a C function can take the locks that QEMU respects",
+    });
+  }
+  const images = await givenImage(name, { writes, warn });
+  if (images.images[0]!.path !== undefined) {
+    warn(
+      "IMAGE is not locked, because Deno was started without --allow-ffi: no other process may write to it meanwhile",
+    );
+  }
+  return images;
+}
+
+/** Refuses requests that are larger than the image. */
+function checkBlockSizes(options: Options, { sizeBytes, description }: DryRunImages): void {
+  const sizes = options["block-sizes"];
+  const mostBytes = "max" in sizes ? sizes.max : Math.max(...sizes);
+  if (mostBytes <= sizeBytes) return;
+  const most = `requests of up to ${formatSize(mostBytes)}`;
+  throw new XenblkError(`Cannot use ${description}: it has ${formatSize(sizeBytes)}, less than ${most}`, {
+    kind: "usage",
+    remedy: `use a larger image, or smaller requests: --block-sizes=512-${sizeBytes}`,
+  });
 }
 
 /** The findings of a run. */
@@ -148,16 +180,15 @@ interface Findings {
 async function serveAndLoad(
   context: Context,
   options: Options,
+  rings: GuestRings,
   { images }: DryRunImages,
-  imageLocks: ImageLocks | undefined,
 ): Promise<Findings> {
   const { grants, workers } = options;
   await using machine = await DryRunMachine.start({
     guests: images.length,
-    frontend: frontendOf(options),
+    frontend: rings,
     grants,
     workers,
-    ...(imageLocks && { imageLocks }),
   });
   const guests: DryRunGuest[] = [];
   for (const image of images) guests.push(await machine.addGuest(image, ABI_NAMES[options.abi]!, options.seed));

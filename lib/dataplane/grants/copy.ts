@@ -7,6 +7,7 @@ import { OP_READ } from "../../blkif/abi.ts";
 import type { GrantCopyBatch, GrantTable, Memory, MemorySpace } from "../../hypervisor.ts";
 import { pagesOf, SECTOR_BYTES } from "../../units.ts";
 import type { SlotTable } from "../slot_table.ts";
+import { GRANT_FAILURE } from "./failure.ts";
 import { MOST_PAGES_PER_RING, PagePool } from "./page_pool.ts";
 import type { GrantStrategy } from "./strategy.ts";
 
@@ -29,6 +30,8 @@ export class CopyStrategy implements GrantStrategy {
   readonly #batchFirst: Uint32Array;
   readonly #batchCount: Uint16Array;
   readonly #batchSlots: Uint16Array;
+  /** By entry in the batch: its grant reference. */
+  readonly #batchGrefs: Uint32Array;
   #batchLength = 0;
 
   /** Throws RangeError when there is no memory left. */
@@ -46,6 +49,7 @@ export class CopyStrategy implements GrantStrategy {
     this.#batchFirst = new Uint32Array(count);
     this.#batchCount = new Uint16Array(count);
     this.#batchSlots = new Uint16Array(count);
+    this.#batchGrefs = new Uint32Array(copies);
     undo.move();
   }
 
@@ -77,12 +81,12 @@ export class CopyStrategy implements GrantStrategy {
   transfer(): void {
     if (this.#batchLength === 0) return;
     const batch = this.#batch;
-    const { operation, grantFailed } = this.#slots;
-    batch.run(); // if the call itself fails, every status is a failure
+    const { operation } = this.#slots;
+    const called = batch.run(); // if the call itself fails, every status is a failure
     for (let n = 0; n < this.#batchLength; n++) {
       const slot = this.#batchSlots[n]!;
       const end = this.#batchFirst[slot]! + this.#batchCount[slot]!;
-      for (let i = this.#batchFirst[slot]!; i < end; i++) if (batch.status(i) !== 0) grantFailed[slot] = 1;
+      for (let i = this.#batchFirst[slot]!; i < end; i++) if (batch.status(i) !== 0) this.#fail(slot, i, called);
       if (operation[slot] === OP_READ) this.#releasePages(slot);
     }
     batch.clear();
@@ -92,6 +96,14 @@ export class CopyStrategy implements GrantStrategy {
   [Symbol.dispose](): void {
     this.#batch[Symbol.dispose]();
     this.#pool[Symbol.dispose]();
+  }
+
+  #fail(slot: number, entry: number, called: number): void {
+    const gref = this.#batchGrefs[entry]!;
+    if (called !== 0) return this.#slots.failGrant(slot, GRANT_FAILURE.copyCall, gref, called);
+    const reading = this.#slots.operation[slot] === OP_READ;
+    const failure = reading ? GRANT_FAILURE.copyToGuest : GRANT_FAILURE.copyFromGuest;
+    this.#slots.failGrant(slot, failure, gref, this.#batch.status(entry));
   }
 
   #takeRange(slot: number, pages: number): boolean {
@@ -158,6 +170,7 @@ export class CopyStrategy implements GrantStrategy {
     for (let i = first; i < end; i++) {
       const offset = slots.firstSector[i]! * SECTOR_BYTES;
       const length = (slots.lastSector[i]! - slots.firstSector[i]! + 1) * SECTOR_BYTES;
+      this.#batchGrefs[batch.length] = slots.grefs[i]!;
       if (toGuest) batch.addToGuest(slots.grefs[i]!, offset, address, length);
       else batch.addFromGuest(slots.grefs[i]!, offset, address, length);
       address += length;
@@ -180,6 +193,7 @@ export class CopyStrategy implements GrantStrategy {
           room = vectors.lengths[vector]!;
         }
         const length = Math.min(left, room);
+        this.#batchGrefs[batch.length] = slots.grefs[i]!;
         if (toGuest) batch.addToGuest(slots.grefs[i]!, offset, address, length);
         else batch.addFromGuest(slots.grefs[i]!, offset, address, length);
         offset += length;

@@ -7,6 +7,7 @@ import { OP_READ } from "../../blkif/abi.ts";
 import type { GrantTable } from "../../hypervisor.ts";
 import { SECTOR_BYTES } from "../../units.ts";
 import type { SlotTable } from "../slot_table.ts";
+import { GRANT_FAILURE } from "./failure.ts";
 import { MOST_PAGES_PER_RING } from "./page_pool.ts";
 import type { GrantStrategy } from "./strategy.ts";
 
@@ -29,8 +30,9 @@ export class MapStrategy implements GrantStrategy {
     const count = slots.segmentCount[slot]!;
     if (count > this.#room) return false;
     // Reading from the disk writes to the guest's page.
-    if (!this.mapSegments(first, count, slots.operation[slot] === OP_READ)) {
-      slots.grantFailed[slot] = 1;
+    const mapped = this.mapSegments(first, count, slots.operation[slot] === OP_READ);
+    if (mapped !== 0) {
+      slots.failGrant(slot, GRANT_FAILURE.map, slots.grefs[first]!, mapped);
       return true;
     }
     this.#room -= count;
@@ -48,15 +50,18 @@ export class MapStrategy implements GrantStrategy {
     if (count === 0) return; // mapping them failed
     slots.vectorCount[slot] = 0;
     this.#room += count;
-    if (!this.unmapSegments(slot * slots.maxSegments, count)) slots.grantFailed[slot] = 1;
+    const first = slot * slots.maxSegments;
+    const unmapped = this.unmapSegments(first, count);
+    if (unmapped !== 0) slots.failGrant(slot, GRANT_FAILURE.unmap, slots.grefs[first]!, unmapped);
   }
 
-  protected mapSegments(first: number, count: number, writable: boolean): boolean {
-    return this.grants.map(this.slots.grefs, first, count, writable, this.pages) === 0;
+  /** Returns 0 or a negative errno, as {@linkcode unmapSegments} does. */
+  protected mapSegments(first: number, count: number, writable: boolean): number {
+    return this.grants.map(this.slots.grefs, first, count, writable, this.pages);
   }
 
-  protected unmapSegments(first: number, count: number): boolean {
-    return this.grants.unmap(this.pages[first]!, count) === 0;
+  protected unmapSegments(first: number, count: number): number {
+    return this.grants.unmap(this.pages[first]!, count);
   }
 
   transfer(): void {}
@@ -66,18 +71,19 @@ export class MapStrategy implements GrantStrategy {
 
 /** `map-each`: like `map`, with one call per page, for drivers that cannot map several pages contiguously. */
 export class MapEachStrategy extends MapStrategy {
-  protected override mapSegments(first: number, count: number, writable: boolean): boolean {
+  protected override mapSegments(first: number, count: number, writable: boolean): number {
     for (let i = first; i < first + count; i++) {
-      if (this.grants.map(this.slots.grefs, i, 1, writable, this.pages) === 0) continue;
+      const status = this.grants.map(this.slots.grefs, i, 1, writable, this.pages);
+      if (status === 0) continue;
       this.unmapSegments(first, i - first);
-      return false;
+      return status;
     }
-    return true;
+    return 0;
   }
 
-  protected override unmapSegments(first: number, count: number): boolean {
-    let done = true;
-    for (let i = first; i < first + count; i++) if (this.grants.unmap(this.pages[i]!, 1) !== 0) done = false;
-    return done;
+  protected override unmapSegments(first: number, count: number): number {
+    let failed = 0;
+    for (let i = first; i < first + count; i++) failed = this.grants.unmap(this.pages[i]!, 1) || failed;
+    return failed;
   }
 }

@@ -3,7 +3,6 @@
  * there is no pool of them, in single-stepped tests and simulations, a channel makes the calls in its own thread.
  */
 
-import type { Platform } from "../../hypervisor.ts";
 import type { CacheMode, ChannelOptions, DiskAttachment, IoChannel } from "../disk.ts";
 import { type ImageFile, openSameFile } from "../image/file.ts";
 import { joinChannels } from "../open_channels.ts";
@@ -34,12 +33,8 @@ export function inlineFileAttachment(image: ImageFile, channels: SharedArrayBuff
 }
 
 /** See ExecutorModule. Throws if the file cannot be opened or is another one now. */
-export function openExecutor({ image }: FileDescriptor, platform: Platform): Executor {
-  using undo = new DisposableStack();
-  const file = undo.adopt(openSameFile(image), (file) => file.close());
-  platform.coverImage?.(image);
-  undo.move();
-  return new FileExecutor(file, image.cache);
+export function openExecutor({ image }: FileDescriptor): Executor {
+  return new FileExecutor(openSameFile(image), image.cache);
 }
 
 /** See DiskModule. Throws if the file cannot be opened or is another one now, or the disk is closed. */

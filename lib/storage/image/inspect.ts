@@ -1,92 +1,94 @@
 /**
- * Opens an image's file to look at it: what kind of thing it is, how large, and, when it cannot be opened, why, in
- * words for the operator.
+ * Opens an image's file and looks at it: what kind of thing it is, how large, what it begins with. Here by Deno's file
+ * calls, which do not block their caller; ffi does the same by system calls in file threads.
  */
 
 import { XenblkError } from "../../errors.ts";
-
-/** A file that can be served. The caller owns `file`. */
-export interface OpenedImage {
-  readonly file: Deno.FsFile;
-  readonly sizeBytes: number;
-}
+import type { FileIdentity } from "../../hypervisor.ts";
+import { cannotOpen } from "./explain.ts";
+import { identityOf } from "./file.ts";
+import { StorageSilentError } from "./file_threads.ts";
+import type { OpenedImage } from "./medium.ts";
 
 /** What begins an image that needs a format driver. */
 const MAGICS = new Map([["QFI\xfb", "qcow2"], ["KDMV", "vmdk"], ["conectix", "vhd"], ["vhdxfile", "vhdx"]]);
-const MAGIC_BYTES = 8;
+/** Bytes that {@linkcode formatByContent} needs. */
+export const MAGIC_BYTES = 8;
+
+const LIMIT_MS = 10_000;
 
 /**
- * Opens a regular file or block device. Throws {@linkcode XenblkError} for anything else; `warn` gets a line if the content
- * looks like another format.
+ * Opens a regular file or block device. Rejects with {@linkcode XenblkError} for anything else, or if the storage does not
+ * answer within `limitMs`.
  */
-export function openImage(path: string, readOnly: boolean, warn?: (message: string) => void): OpenedImage {
+export async function openImage(path: string, readOnly: boolean, limitMs: number = LIMIT_MS): Promise<OpenedImage> {
+  const within = <T>(call: Promise<T>): Promise<T> => answerWithin(call, limitMs, path);
   try {
     // Before opening, because opening a FIFO would wait for its other end.
-    checkKind(path, Deno.statSync(path));
-    const file = Deno.openSync(path, { read: true, write: !readOnly });
+    checkKind(path, await within(Deno.stat(path)));
+    const opening = Deno.open(path, { read: true, write: !readOnly });
     using undo = new DisposableStack();
-    undo.adopt(file, (file) => file.close());
-    const info = file.statSync();
+    const file = await within(opening).catch((error) => {
+      opening.then((late) => late.close(), () => {});
+      throw error;
+    });
+    undo.defer(() => file.close());
+    const info = await within(file.stat());
     checkKind(path, info);
-    const sizeBytes = sizeOf(file);
-    const format = formatByContent(file);
-    if (format !== undefined) {
-      warn?.(`image ${path}: it begins like a ${format} image, but is served as it is (raw)`);
-    }
-    undo.move();
-    return { file, sizeBytes };
+    const start = new Uint8Array(MAGIC_BYTES);
+    const startBytes = await within(file.read(start)) ?? 0;
+    const identity: FileIdentity = identityOf(info);
+    const sizeBytes = await within(sizeOf(file));
+    const owned = undo.move();
+    return {
+      identity,
+      sizeBytes,
+      start: start.subarray(0, startBytes),
+      size: () => within(sizeOf(file)),
+      [Symbol.asyncDispose]: () => Promise.resolve(owned.dispose()),
+    };
   } catch (error) {
     throw error instanceof XenblkError ? error : cannotOpen(path, readOnly, error);
   }
 }
 
-/** Bytes of an open file or block device, as it is now; moves the file's position. */
-export function sizeOf(file: Deno.FsFile): number {
-  const info = file.statSync();
-  return info.isBlockDevice ? file.seekSync(0, Deno.SeekMode.End) : info.size;
-}
-
-function checkKind(path: string, info: Deno.FileInfo): void {
-  if (info.isFile || info.isBlockDevice) return;
-  const kind = info.isDirectory ? "it is a directory" : "it is neither a regular file nor a block device";
-  throw new XenblkError(`Cannot open image ${path}: ${kind}`, { remedy: "name an image file or a block device" });
-}
-
-function formatByContent(file: Deno.FsFile): string | undefined {
-  const bytes = new Uint8Array(MAGIC_BYTES);
-  file.seekSync(0, Deno.SeekMode.Start);
-  const text = String.fromCharCode(...bytes.subarray(0, file.readSync(bytes) ?? 0));
+/** What an image begins like, if it needs a format driver. */
+export function formatByContent(start: Uint8Array): string | undefined {
+  const text = String.fromCharCode(...start);
   for (const [magic, format] of MAGICS) {
     if (text.startsWith(magic)) return format;
   }
   return undefined;
 }
 
-/** The error that a person sees when a file could not be opened, from what Deno threw. */
-export function cannotOpen(path: string, readOnly: boolean, error: unknown): XenblkError {
-  const { why, remedy } = explain(path, readOnly, error);
-  return new XenblkError(`Cannot open image ${path}: ${why}`, {
-    cause: error,
-    ...(remedy === undefined ? {} : { remedy }),
-  });
+/** Throws {@linkcode XenblkError} for anything that is not a regular file or block device. */
+export function checkKind(
+  path: string,
+  { isFile, isBlockDevice, isDirectory }: Pick<Deno.FileInfo, "isFile" | "isBlockDevice" | "isDirectory">,
+): void {
+  if (isFile || isBlockDevice) return;
+  const kind = isDirectory ? "it is a directory" : "it is neither a regular file nor a block device";
+  throw new XenblkError(`Cannot open image ${path}: ${kind}`, { remedy: "name an image file or a block device" });
 }
 
-function explain(path: string, readOnly: boolean, error: unknown): { why: string; remedy?: string } {
-  if (error instanceof Deno.errors.NotFound) {
-    return { why: "there is no such file", remedy: `create it, for instance with \`truncate -s 1G ${path}\`` };
+/** Bytes of an open file or block device, as it is now; moves the file's position. */
+async function sizeOf(file: Deno.FsFile): Promise<number> {
+  const info = await file.stat();
+  return info.isBlockDevice ? await file.seek(0, Deno.SeekMode.End) : info.size;
+}
+
+async function answerWithin<T>(call: Promise<T>, limitMs: number, path: string): Promise<T> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<never>((_, reject) => {
+    const silent = new StorageSilentError(
+      `Cannot open image ${path}: its storage does not answer (open took longer than ${limitMs / 1000} s)`,
+      { remedy: "check the device or file server that it is on" },
+    );
+    timer = setTimeout(() => reject(silent), limitMs);
+  });
+  try {
+    return await Promise.race([call, late]);
+  } finally {
+    clearTimeout(timer);
   }
-  if (error instanceof Deno.errors.NotCapable) {
-    const flags = readOnly ? `--allow-read=${path}` : `--allow-read=${path} --allow-write=${path}`;
-    // Deno opens device nodes and the like only with every permission.
-    const remedy = `run deno with ${error.message.includes("all access") ? "--allow-all" : flags}`;
-    return { why: "Deno was started without the permission", remedy };
-  }
-  const message = error instanceof Error ? error.message : String(error);
-  const code = error instanceof Error && "code" in error ? error.code : undefined;
-  if (error instanceof Deno.errors.PermissionDenied || code === "EACCES") {
-    const right = readOnly ? "read it" : "write it, or attach it read-only";
-    return { why: "permission denied", remedy: `let this user ${right}` };
-  }
-  if (code === "EROFS") return { why: "its file system is read-only", remedy: "attach it read-only" };
-  return { why: message.replace(/ \(os error \d+\).*$/, "") };
 }

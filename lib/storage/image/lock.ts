@@ -6,21 +6,8 @@
 import type { Clock } from "../../clock.ts";
 import { errorText, XenblkError } from "../../errors.ts";
 import type { LockableImage } from "../../hypervisor.ts";
-
-/** Makes the shared word of a {@linkcode LockableImage}, unlocked. */
-export function lockWord(): SharedArrayBuffer {
-  return new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT);
-}
-
-/** Records whether this process locks the file; if so, every descriptor opened for I/O is locked too. */
-export function setLocked({ locked }: LockableImage, value: boolean): void {
-  Atomics.store(new Int32Array(locked), 0, value ? 1 : 0);
-}
-
-/** The value that {@linkcode setLocked} recorded last. */
-export function isLocked({ locked }: LockableImage): boolean {
-  return Atomics.load(new Int32Array(locked), 0) === 1;
-}
+import { sameFile } from "./file.ts";
+import { StorageSilentError } from "./file_threads.ts";
 
 /** How an image is about to be used. */
 export interface ImageUse {
@@ -44,7 +31,7 @@ export interface ImageLocks {
 /** Resolves if the image could be locked now for this use. Rejects with {@linkcode ImageBusyError}. */
 export async function checkFree(locks: ImageLocks, image: LockableImage, use: ImageUse): Promise<void> {
   const lock = await new ProcessImageLocks(locks, () => {}).tryLock(image, use);
-  if (typeof lock === "string") throw busy(image, use, lock);
+  if (typeof lock === "string") throw new ImageBusyError(image, use, lock);
   await lock[Symbol.asyncDispose]();
 }
 
@@ -53,9 +40,25 @@ export function excludes(one: Omit<ImageUse, "by">, other: Omit<ImageUse, "by">)
   return (one.writes && !other.shared) || (other.writes && !one.shared);
 }
 
-/** Locks among the disks of this process, by the file's identity and not its path; and against other processes. */
+/** Whether both are on the same medium: the same file or device, or one of them lies on the other. */
+function overlap(one: LockableImage, other: LockableImage): boolean {
+  return sameFile(one.identity, other.identity) ||
+    (other.below ?? []).some((medium) => sameFile(one.identity, medium)) ||
+    (one.below ?? []).some((medium) => sameFile(other.identity, medium));
+}
+
+/** A use of an image by a disk of this process. */
+interface HeldImage {
+  readonly image: LockableImage;
+  readonly use: ImageUse;
+}
+
+/**
+ * Locks among the disks of this process, by the medium and not by the path; and against other processes. A partition and
+ * its disk, or a loop device and the file behind it, are one medium.
+ */
 export class ProcessImageLocks implements ImageLocks {
-  readonly #held = new Map<string, Set<ImageUse>>();
+  readonly #held = new Set<HeldImage>();
   readonly #beyond: ImageLocks | undefined;
   readonly #warn: (message: string) => void;
 
@@ -66,53 +69,60 @@ export class ProcessImageLocks implements ImageLocks {
   }
 
   async tryLock(image: LockableImage, use: ImageUse): Promise<AsyncDisposable | string> {
-    const { device, inode } = image.identity;
-    const key = `${device}:${inode}`;
-    const held = this.#held.get(key) ?? new Set();
-    for (const other of held) if (excludes(use, other)) return `this process serves it to ${other.by}`;
-    const mine = { ...use };
-    // Before the wait for other processes' locks, so that two disks of this process do not both get through.
-    this.#held.set(key, held.add(mine));
-    const outer = await this.#lockBeyond(image, use);
-    if (typeof outer === "string") {
-      this.#leave(key, held, mine);
-      return outer;
+    for (const other of this.#held) {
+      if (!excludes(use, other.use) || !overlap(image, other.image)) continue;
+      const medium = sameFile(image.identity, other.image.identity) ? "it" : `${other.image.path}, the same medium,`;
+      return `this process serves ${medium} to ${other.use.by}`;
     }
+    const mine = { image, use };
+    // Before the wait for other processes' locks, so that two disks of this process do not both get through.
+    this.#held.add(mine);
+    using undo = new DisposableStack();
+    undo.defer(() => void this.#held.delete(mine));
+    const outer = await this.#lockBeyond(image, use);
+    if (typeof outer === "string") return outer;
+    undo.move();
     return {
       [Symbol.asyncDispose]: async (): Promise<void> => {
-        if (!this.#leave(key, held, mine)) return;
-        await outer?.[Symbol.asyncDispose]();
+        if (!this.#held.delete(mine)) return; // released already
+        try {
+          await outer?.[Symbol.asyncDispose]();
+        } catch (error) {
+          this.#warn(errorText(error));
+        }
       },
     };
   }
 
-  /** False if the use was over already. */
-  #leave(key: string, held: Set<ImageUse>, mine: ImageUse): boolean {
-    if (!held.delete(mine)) return false;
-    if (held.size === 0 && this.#held.get(key) === held) this.#held.delete(key);
-    return true;
-  }
-
+  /** An image without such locks is used anyway; one that does not answer is not. */
   async #lockBeyond(image: LockableImage, use: ImageUse): Promise<AsyncDisposable | string | undefined> {
     try {
       return await this.#beyond?.tryLock(image, use);
     } catch (error) {
+      if (error instanceof StorageSilentError) throw error;
       this.#warn(`image ${image.path}: other processes are not kept from it: ${errorText(error)}`);
       return undefined;
     }
   }
 }
 
-/** How long to wait for a lock: a killed process can hold it until its last I/O is over. */
-const PATIENCE_MS = 3_000;
+/** How long one call waits for a lock: a killed process can hold it until its last I/O is over. */
+const PATIENCE_MS = 500;
 const RETRY_MS = 100;
 
 /** Another user holds the image's lock. */
-export class ImageBusyError extends XenblkError {}
+export class ImageBusyError extends XenblkError {
+  /** `who` is as {@linkcode ImageLocks.tryLock} says it. */
+  constructor(readonly image: LockableImage, readonly use: ImageUse, readonly who: string) {
+    super(`Cannot ${use.writes ? "write to" : "read"} image ${image.path}: ${who}`, {
+      remedy: "end that use first: two at a time would damage what is on the image",
+    });
+  }
+}
 
 /**
- * Waits for a lock, for a little. Rejects with {@linkcode ImageBusyError} naming the image and who has it, or with the
- * signal's reason.
+ * Waits for a lock, for half a second. Rejects with {@linkcode ImageBusyError} naming the image and who has it, or with
+ * the signal's reason.
  */
 export async function lockImage(
   locks: ImageLocks,
@@ -124,15 +134,8 @@ export async function lockImage(
   for (const start = clock.now();;) {
     const lock = await locks.tryLock(image, use);
     if (typeof lock !== "string") return lock;
-    if (clock.now() - start >= PATIENCE_MS) throw busy(image, use, lock);
+    if (clock.now() - start >= PATIENCE_MS) throw new ImageBusyError(image, use, lock);
     await clock.sleep(RETRY_MS, signal);
     signal?.throwIfAborted();
   }
-}
-
-/** The error that a person sees. */
-function busy(image: LockableImage, use: ImageUse, who: string): ImageBusyError {
-  return new ImageBusyError(`Cannot ${use.writes ? "write to" : "read"} image ${image.path}: ${who}`, {
-    remedy: "end that use first: two at a time would damage what is on the image",
-  });
 }

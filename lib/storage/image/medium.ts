@@ -3,8 +3,9 @@
  * through io_uring. Interfaces only; ffi implements them.
  */
 
-import type { Refusal } from "../../hypervisor.ts";
-import type { CacheMode, DiscardProperties, DiskAttachment } from "../disk.ts";
+import type { FileIdentity, Refusal } from "../../hypervisor.ts";
+import type { DiscardProperties, DiskAttachment } from "../disk.ts";
+import type { DescriptorLease } from "./descriptors.ts";
 import type { ImageFile } from "./file.ts";
 
 /** By the ring, asynchronously; or by a call that returns when it is done, which is faster where it never waits. */
@@ -33,6 +34,8 @@ export interface UringAttachment extends DiskAttachment {
   readonly routes: UringRoutes;
   /** The disk's open channels; see open_channels.ts. */
   readonly channels: SharedArrayBuffer;
+  /** The channel's own descriptor of the image; see descriptors.ts. */
+  readonly descriptor: DescriptorLease;
 }
 
 /** What a file or block device turned out to be. */
@@ -47,14 +50,70 @@ export interface FileMedium {
   readonly discard?: DiscardProperties;
   /** Why it cannot be reached past the page cache though that was asked for, as the end of a sentence. */
   readonly notDirect?: string;
+  /** Why a reactor's ring must not serve it: a submission might wait for the storage. The end of a sentence. */
+  readonly mayWait?: string;
+  /** Of a block device. */
+  readonly device?: DeviceFacts;
 }
 
-/** The system calls as storage uses them. */
+/** What the kernel says of a block device. */
+export interface DeviceFacts {
+  /** It takes no writes (BLKROGET). */
+  readonly readOnly: boolean;
+  /** Where the host uses it, or a part of it: mounted, or as swap space. */
+  readonly uses: readonly DeviceUse[];
+}
+
+/** A use of a block device by the host. */
+export interface DeviceUse {
+  /** `it is mounted at /srv`, the end of a sentence. */
+  readonly what: string;
+  /** The host writes to it. */
+  readonly writes: boolean;
+}
+
+/** What an image is opened for. */
+export interface ImageOptions {
+  readonly readOnly: boolean;
+  /** Find out whether it can be reached past the page cache. */
+  readonly direct: boolean;
+  /** Completed writes are to be durable. */
+  readonly writeThrough: boolean;
+}
+
+/** An image that is open for looking at it. Disposing closes it, and all descriptors of its channels. */
+export interface OpenedImage extends AsyncDisposable {
+  readonly identity: FileIdentity;
+  /** As it was when it was opened. */
+  readonly sizeBytes: number;
+  /** Its first bytes. */
+  readonly start: Uint8Array;
+  /** Absent where Deno's file calls are all there is. */
+  readonly medium?: FileMedium;
+  /** See LockableImage. */
+  readonly below?: readonly FileIdentity[];
+  /** Absent where Deno's file calls are all there is. */
+  readonly channels?: ImageChannels;
+  /** Bytes as it is now. Rejects with {@linkcode StorageSilentError}, or Error with the reason. */
+  size(): Promise<number>;
+}
+
+/** The descriptors of an image's channels. */
+export interface ImageChannels {
+  /** See descriptors.ts. */
+  readonly descriptors: SharedArrayBuffer;
+  /** A descriptor for one channel. Rejects with {@linkcode XenblkError}. */
+  lease(): Promise<DescriptorLease>;
+  /** Whether the file is not, or no longer, what its path names. Rejects as {@linkcode OpenedImage.size}. */
+  isReplaced(): Promise<boolean>;
+}
+
+/** The system calls as storage uses them. None of them blocks its caller. */
 export interface NativeFiles {
   /** Why this process cannot use io_uring; undefined: it can. */
   uringRefusal(): Refusal | undefined;
   /** The module that opens channels through the io_uring of a reactor: that of a {@linkcode UringAttachment}. */
   readonly uringModule: string;
-  /** Looks at a file or block device as it is to be served; changes nothing. Throws Error with the reason. */
-  examine(path: string, readOnly: boolean, cache: CacheMode): FileMedium;
+  /** Opens a file or block device and looks at it; changes nothing. Rejects with {@linkcode XenblkError}. */
+  open(path: string, options: ImageOptions): Promise<OpenedImage>;
 }

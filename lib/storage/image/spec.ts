@@ -4,6 +4,7 @@
  */
 
 import { XenblkError } from "../../errors.ts";
+import { pathExists } from "../../path_lookup.ts";
 
 /** An image as it was named. Fields that xl's syntax alone has are undefined when it did not name them. */
 export interface ImageSpec {
@@ -13,6 +14,8 @@ export interface ImageSpec {
   readonly target: string;
   /** From `access=`; a CD-ROM is always read-only. */
   readonly readOnly?: boolean;
+  /** From `access=w!`: others may write to the image too. */
+  readonly shared?: boolean;
   /** The virtual device's name, for instance `xvdb`. */
   readonly vdev?: string;
   /** From `devtype=cdrom`. */
@@ -32,8 +35,20 @@ const FORMATS: ReadonlyMap<string, string> = new Map([
 /** Formats that other tools know and that have to be converted. */
 const CONVERTIBLE = new Set(["qcow2", "qcow", "qed", "vhd", "vpc", "vhdx", "vmdk", "vdi", "nbd", "nbd+unix"]);
 
+/** What precedes the first colon, if that can be a format. */
+const PREFIX = /^([a-z][a-z0-9+_-]*):/i;
 const XL_KEYS = /^(format|vdev|access|target|devtype|cdrom)(=|$)/;
-const ACCESS_READ_ONLY: Readonly<Record<string, boolean>> = { r: true, ro: true, w: false, rw: false };
+/** What xl knows, and `!` of xl's block scripts for an image that several users may write to. */
+const ACCESS: ReadonlyMap<string, Pick<ImageSpec, "readOnly" | "shared">> = new Map(Object.entries({
+  "r": { readOnly: true },
+  "ro": { readOnly: true },
+  "w": { readOnly: false },
+  "rw": { readOnly: false },
+  "w!": { readOnly: false, shared: true },
+  "rw!": { readOnly: false, shared: true },
+}));
+/** Deno puts it in place of bytes that are not UTF-8, in arguments and in what it reads from xenstore. */
+const NOT_UTF8 = "\uFFFD";
 
 /**
  * The one spelling of a format: `raw`, `memory` or `null`. `image` is for the message.
@@ -56,16 +71,40 @@ export function canonicalFormat(format: string, image: string): string {
 
 /**
  * Reads an image argument. A string that names an existing file is a path, whatever colons it contains; else the
- * format ends at the first colon, unless what precedes it cannot be a format (`/a/b:c`).
- * Throws {@linkcode XenblkError} (usage) for unknown formats, fields and an empty target.
+ * format ends at the first colon, unless what precedes it cannot be a format (`/a/b:c`). Rejects with
+ * {@linkcode XenblkError}: `usage` for unknown formats, fields and an empty target; `failed` for a file name that is not
+ * UTF-8, or if the file system does not answer.
  */
-export function parseImage(text: string, exists: (path: string) => boolean = pathExists): ImageSpec {
+export async function parseImage(
+  text: string,
+  exists: (path: string) => Promise<boolean> = pathExists,
+): Promise<ImageSpec> {
   if (text === "") throw new XenblkError("Cannot use image: its name is empty", { kind: "usage" });
-  const bare = { format: "raw", target: text };
-  if (!/[:=]/.test(text) || exists(text)) return bare;
+  const spec = await isPath(text, exists) ? { format: "raw", target: text } : parseFields(text);
+  const { format, target } = spec;
+  if (format === "raw" && target.includes(NOT_UTF8) && !await exists(target)) throw notUtf8(target);
+  return spec;
+}
+
+/**
+ * The same for a node `params`: there a format that is served is never the beginning of a path, because toolstacks write
+ * absolute paths. So nothing is looked at unless the name is odd.
+ */
+export async function parseParams(params: string): Promise<ImageSpec> {
+  const isFormat = FORMATS.has(PREFIX.exec(params)?.[1]?.toLowerCase() ?? "");
+  return await parseImage(params, (path) => isFormat && path === params ? Promise.resolve(false) : pathExists(path));
+}
+
+/** Looks at the file system only if the text could be something else than a path. */
+async function isPath(text: string, exists: (path: string) => Promise<boolean>): Promise<boolean> {
+  const isOther = /[:=]/.test(text) && (PREFIX.test(text) || XL_KEYS.test(text));
+  return !isOther || await exists(text);
+}
+
+function parseFields(text: string): ImageSpec {
   if (XL_KEYS.test(text)) return parseXl(text);
-  const prefix = /^([a-z][a-z0-9+_-]*):/i.exec(text)?.[1];
-  return prefix === undefined ? bare : formatAndTarget(prefix, text.slice(prefix.length + 1), text);
+  const prefix = PREFIX.exec(text)![1]!;
+  return formatAndTarget(prefix, text.slice(prefix.length + 1), text);
 }
 
 function formatAndTarget(format: string, target: string, image: string): ImageSpec {
@@ -86,14 +125,14 @@ function parseXl(text: string): ImageSpec {
     rest = rest.slice(end + 1);
   }
   const image = formatAndTarget(fields.get("format") ?? "raw", fields.get("target") ?? "", text);
-  const access = fields.get("access");
-  const readOnly = access === undefined ? undefined : ACCESS_READ_ONLY[access];
-  if (access !== undefined && readOnly === undefined) throw badField(text, `access=${access}`);
+  const accessName = fields.get("access");
+  const access = accessName === undefined ? {} : ACCESS.get(accessName);
+  if (access === undefined) throw badField(text, `access=${accessName}`);
   const vdev = fields.get("vdev");
   const cdrom = isCdrom(text, fields);
   return {
     ...image,
-    ...(readOnly === undefined ? {} : { readOnly }),
+    ...access,
     ...(vdev === undefined ? {} : { vdev }),
     ...(cdrom ? { cdrom, readOnly: true } : {}),
   };
@@ -112,11 +151,8 @@ function badField(text: string, field: string): XenblkError {
   });
 }
 
-function pathExists(path: string): boolean {
-  try {
-    Deno.statSync(path);
-    return true;
-  } catch {
-    return false; // whatever keeps us from it is reported when it is opened
-  }
+function notUtf8(target: string): XenblkError {
+  return new XenblkError(`Cannot open image ${target}: its name is not UTF-8, and Deno cannot open such a name`, {
+    remedy: "give it another name, or create a symbolic link to it (ln -s) and name the link",
+  });
 }

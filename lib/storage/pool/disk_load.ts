@@ -1,11 +1,12 @@
 /**
  * How busy the I/O Workers are with one disk, in memory that they share with the reactors: how many Workers carry out its
- * jobs, and whether its jobs take long. If they take long, several Workers should wait for this disk at once.
+ * jobs, how many have it open, and whether its jobs take long. If they take long, several Workers should wait for this disk at once.
  */
 
 const BUSY_WORKERS = 0;
 const SLOW_VISITS = 1;
-const BYTES = 2 * Int32Array.BYTES_PER_ELEMENT;
+const OPENED = 2;
+const BYTES = 3 * Int32Array.BYTES_PER_ELEMENT;
 
 /** A job that takes longer makes its disk count as slow. */
 const SLOW_JOB_MS = 0.02;
@@ -50,6 +51,16 @@ export class DiskLoad {
   /** Undoes {@linkcode enter}. */
   leave(): void {
     Atomics.sub(this.#words, BUSY_WORKERS, 1);
+  }
+
+  /** Workers that have the disk open. */
+  get opened(): number {
+    return Atomics.load(this.#words, OPENED);
+  }
+
+  /** This Worker opened the disk (1), or closed it (-1). */
+  countOpened(change: 1 | -1): void {
+    Atomics.add(this.#words, OPENED, change);
   }
 
   /** A visit took so long per job. Other Workers judge at the same time; losing one judgement does no harm. */

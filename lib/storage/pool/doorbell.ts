@@ -44,6 +44,11 @@ export class Doorbell {
     return Atomics.load(this.#words, POSTED + worker * STRIDE);
   }
 
+  /** Another Worker gets this number: nothing was posted to it. */
+  reset(worker: number): void {
+    Atomics.store(this.#words, POSTED + worker * STRIDE, 0);
+  }
+
   /** What {@linkcode sleep} wants: taken before looking for work, so that a ring in between is not lost. */
   get rung(): number {
     return Atomics.load(this.#words, BELL);

@@ -7,14 +7,16 @@ import { EOPNOTSUPP } from "../../errno.ts";
 import { errorText, XenblkError } from "../../errors.ts";
 import type { Platform, Waker } from "../../hypervisor.ts";
 import { eventLoopTurn, Modules, openPlatform } from "../../modules.ts";
-import { type Executor, OPERATION, type Operation } from "../engine/executor.ts";
+import { OPERATION, type Operation } from "../engine/executor.ts";
 import { MemoryViews } from "../engine/views.ts";
 import { errnoOf } from "../errno.ts";
+import { Activity } from "./activity.ts";
 import { DiskLoad } from "./disk_load.ts";
 import { Doorbell } from "./doorbell.ts";
 import type { ExecutorModule } from "./executor_module.ts";
 import { JOB_VECTORS, JobQueue, QUEUE_CHANNELS } from "./job_queue.ts";
-import type { IoAnswer, IoCommand } from "./messages.ts";
+import type { IoAnswer, IoCommand, IoFailure } from "./messages.ts";
+import { ServedDisk, type WorkerActivity } from "./served_disk.ts";
 
 /** Jobs done in one queue before the next queue gets its turn. */
 const JOBS_PER_VISIT = 16;
@@ -25,13 +27,6 @@ const WAKE_DELAY_MS = 0.02;
 export interface IoWorkerScope {
   onmessage: ((event: MessageEvent<IoCommand>) => void) | null;
   postMessage(answer: IoAnswer): void;
-}
-
-/** A disk as this Worker has it open. */
-interface ServedDisk {
-  readonly executor: Executor;
-  readonly load: DiskLoad;
-  readonly queues: ServedQueue[];
 }
 
 /** Runs an I/O Worker until it is stopped. To be called before the Worker's first await, lest messages be lost. */
@@ -75,7 +70,7 @@ class Inbox {
   }
 }
 
-function failureOf(error: unknown): { message: string; remedy?: string } {
+function failureOf(error: unknown): IoFailure {
   if (error instanceof XenblkError && error.remedy !== undefined) {
     return { message: error.message, remedy: error.remedy };
   }
@@ -90,16 +85,19 @@ class IoWorker {
   readonly #modules = new Modules<ExecutorModule>("openExecutor");
   readonly #wakers = new Map<number, Waker>();
   readonly #disks = new Map<number, ServedDisk>();
+  readonly #self: WorkerActivity;
   /** Disks that wait for their module to load, with the commands for them that came since. */
-  readonly #opening = new Map<number, (() => void)[]>();
+  readonly #loading = new Map<number, (() => void)[]>();
   #queues: ServedQueue[] = [];
   #nextQueue = 0;
+  #passedOn: number | undefined;
   #stopping = false;
 
   constructor(platform: Platform, start: IoCommand & { type: "start" }, answer: (answer: IoAnswer) => void) {
     this.#platform = platform;
     this.#start = start;
     this.#doorbell = new Doorbell(start.doorbell);
+    this.#self = { worker: start.worker, activity: new Activity(start.activity) };
     this.#answer = answer;
   }
 
@@ -112,9 +110,18 @@ class IoWorker {
       }
       const worked = this.#visitNext();
       // A module loads only while the event loop runs; the other disks are served meanwhile.
-      if (this.#opening.size > 0) await eventLoopTurn();
-      else if (!worked) this.#doorbell.sleep(rung);
+      if (this.#loading.size > 0) await eventLoopTurn();
+      else if (!worked) this.#sleep(rung);
     }
+  }
+
+  /** A job that this Worker cannot do is passed on, once: it may be the only one that was roused. */
+  #sleep(rung: number): void {
+    if (rung !== this.#passedOn && this.#queues.some((queue) => queue.hasJobs && !queue.ready)) {
+      this.#passedOn = rung;
+      this.#doorbell.rouse();
+    }
+    this.#doorbell.sleep(rung);
   }
 
   /** Does jobs of the next queue that has some. False: none had any (or their disks occupy Workers enough). */
@@ -146,14 +153,20 @@ class IoWorker {
       case "lane":
         this.#wakers.set(command.lane, this.#platform.openWaker(command.token));
         break;
+      case "disk":
+        this.#addDisk(command);
+        break;
       case "open":
-        this.#open(command);
+        this.#whenLoaded(
+          command.disk,
+          () => this.#report(command.request, () => void this.#disks.get(command.disk)?.open()),
+        );
         break;
       case "queue":
-        this.#whenOpen(command.disk, () => this.#addQueue(command.disk, command.lane, command.buffer));
+        this.#whenLoaded(command.disk, () => this.#addQueue(command.disk, command.lane, command.buffer));
         break;
       case "close":
-        this.#whenOpen(command.disk, () => this.#report(command.request, () => this.#close(command.disk)));
+        this.#whenLoaded(command.disk, () => this.#report(command.request, () => this.#close(command.disk)));
         break;
       case "stop":
         this.#stopping = true;
@@ -173,29 +186,30 @@ class IoWorker {
     }
   }
 
-  #whenOpen(disk: number, action: () => void): void {
-    const waiting = this.#opening.get(disk);
+  #whenLoaded(disk: number, action: () => void): void {
+    const waiting = this.#loading.get(disk);
     if (waiting === undefined) action();
     else waiting.push(action);
   }
 
-  #open({ request, disk, executor: descriptor, load }: IoCommand & { type: "open" }): void {
-    const openWith = (module: ExecutorModule): void =>
-      this.#report(request, () => {
-        if (this.#stopping) throw new XenblkError("Cannot open the disk: the I/O Worker is ending");
-        const executor = module.openExecutor(descriptor, this.#platform);
-        this.#disks.set(disk, { executor, load: new DiskLoad(load), queues: [] });
-      });
+  #addDisk({ disk, executor: descriptor, load }: IoCommand & { type: "disk" }): void {
+    const served = new ServedDisk(disk, new DiskLoad(load), this.#self);
+    this.#disks.set(disk, served);
+    const openWith = (module: ExecutorModule): void => {
+      served.opener = () => module.openExecutor(descriptor, this.#platform);
+    };
     const loaded = this.#modules.get(descriptor.module);
     if (loaded !== undefined) return openWith(loaded);
     const waiting: (() => void)[] = [];
-    this.#opening.set(disk, waiting);
-    void this.#modules.load(descriptor.module).then(
-      openWith,
-      (error) => this.#answer({ request, failure: failureOf(error) }),
-    ).then(() => {
+    this.#loading.set(disk, waiting);
+    void this.#modules.load(descriptor.module).then(openWith, (error) => {
+      served.fail(error);
+      served.opener = (): never => {
+        throw error;
+      };
+    }).then(() => {
       // All in one go: from now on the Worker may sleep, and no later command may come first.
-      this.#opening.delete(disk);
+      this.#loading.delete(disk);
       waiting.forEach((action) => action());
     });
   }
@@ -203,10 +217,10 @@ class IoWorker {
   #addQueue(disk: number, lane: number, buffer: SharedArrayBuffer): void {
     const served = this.#disks.get(disk);
     const waker = this.#wakers.get(lane);
-    // This Worker could not open the disk: the others serve it.
     if (served === undefined || waker === undefined) return;
-    const queue = new ServedQueue(new JobQueue(buffer), served, waker, this.#platform);
-    served.queues.push(queue);
+    const queue = new ServedQueue(new JobQueue(buffer), served, waker, this.#platform, (error) => {
+      this.#answer({ disk, failure: failureOf(error) });
+    });
     this.#queues.push(queue);
   }
 
@@ -214,9 +228,9 @@ class IoWorker {
     const served = this.#disks.get(disk);
     if (served === undefined) return;
     this.#disks.delete(disk);
-    this.#queues = this.#queues.filter((queue) => !served.queues.includes(queue));
+    this.#queues = this.#queues.filter((queue) => !queue.isOf(served));
     this.#nextQueue = 0;
-    served.executor[Symbol.dispose]();
+    served.close();
   }
 }
 
@@ -226,14 +240,22 @@ class ServedQueue {
   readonly #disk: ServedDisk;
   readonly #waker: Waker;
   readonly #platform: Platform;
+  readonly #cannotOpen: (error: unknown) => void;
   /** By channel: views of its buffers, and the generation they belong to. */
   readonly #views = new Array<MemoryViews | undefined>(QUEUE_CHANNELS).fill(undefined);
   readonly #generations = new Int32Array(QUEUE_CHANNELS);
   /** The slot that {@linkcode enter} took. */
   #claimed = -1;
 
-  constructor(jobs: JobQueue, disk: ServedDisk, waker: Waker, platform: Platform) {
+  constructor(
+    jobs: JobQueue,
+    disk: ServedDisk,
+    waker: Waker,
+    platform: Platform,
+    cannotOpen: (error: unknown) => void,
+  ) {
     this.#jobs = jobs;
+    this.#cannotOpen = cannotOpen;
     this.#disk = disk;
     this.#waker = waker;
     this.#platform = platform;
@@ -241,6 +263,16 @@ class ServedQueue {
 
   get hasJobs(): boolean {
     return this.#jobs.hasJobs;
+  }
+
+  /** Whether it is one of the disk's. */
+  isOf(disk: ServedDisk): boolean {
+    return this.#disk === disk;
+  }
+
+  /** Whether this Worker can do its jobs. */
+  get ready(): boolean {
+    return this.#disk.ready;
   }
 
   /** Whether a second Worker would do good: not where calls return at once, since waking it costs more than they do. */
@@ -253,10 +285,26 @@ class ServedQueue {
    * Workers; they will look for more jobs when they are done.
    */
   enter(workersPerDisk: number): boolean {
-    if (!this.#jobs.hasJobs || !this.#disk.load.enter(workersPerDisk)) return false;
+    if (!this.#jobs.hasJobs || !this.ready || !this.#disk.load.enter(workersPerDisk)) return false;
+    if (!this.#canServe()) {
+      this.#disk.load.leave();
+      return false;
+    }
     this.#claimed = this.#jobs.claim();
     if (this.#claimed < 0) this.#disk.load.leave();
     return this.#claimed >= 0;
+  }
+
+  /** Opens the disk before a job is taken: others can do the job if it cannot be opened here. */
+  #canServe(): boolean {
+    if (this.#disk.failed) return true; // nobody has it open: the job fails
+    try {
+      this.#disk.open();
+      return true;
+    } catch (error) {
+      this.#cannotOpen(error);
+      return this.#disk.ready;
+    }
   }
 
   /** Carries out the job taken and some more. */
@@ -283,8 +331,12 @@ class ServedQueue {
 
   #carryOut(slot: number): number {
     const { operation, offsetBytes, lengthBytes, secure, vectors, vectorCount, channel } = this.#jobs;
-    const { executor } = this.#disk;
+    const disk = this.#disk;
+    let began = false;
     try {
+      const executor = disk.open();
+      began = true;
+      disk.begin();
       if (operation[slot] === OPERATION.discard) {
         return executor.discard?.(offsetBytes[slot]!, lengthBytes[slot]!, secure[slot] === 1) ?? -EOPNOTSUPP;
       }
@@ -298,6 +350,8 @@ class ServedQueue {
       );
     } catch (error) {
       return errnoOf(error);
+    } finally {
+      if (began) disk.end();
     }
   }
 

@@ -19,7 +19,11 @@ furnish_root() {
   mkdir -p "$root"/{payload,out,scratch,boot} "$root/usr/lib/modules"
   copy_modules "$base/unpacked" "$version" "$root" crc32c_generic xen-gntdev xen-gntalloc xen-evtchn xen-privcmd xenfs \
     xen-blkback xen-blkfront loop ext4 dm-flakey dm-delay dm-log-writes virtio_blk virtio_pci
+  install -D -m 644 -t "$root/usr/lib/grub-xen" "$base/unpacked/usr/lib/grub-xen/grub-x86_64-xen.bin"
   cp "$work/vmlinux" "$work/guest.cpio" "$root/boot/"
+  # For GRUB, which reads slowly and unpacks gzip.
+  gzip -c "$work/vmlinux" >"$root/boot/vmlinux.gz"
+  gzip -c "$work/guest.cpio" >"$root/boot/guest.cpio.gz"
   rm -rf "$root"/var/cache/apt/* "$root"/var/lib/apt/lists/*
 }
 

@@ -16,5 +16,6 @@ root_packages() {
   echo "xen-utils-$xen xenstore-utils qemu-system-xen busybox-static e2fsprogs kmod procps strace dmsetup"
 }
 
-# Packages to unpack only: their maintainer scripts would make an initramfs and a boot loader menu.
-unpacked_packages() { echo "xen-hypervisor-$(xen_version_of "$1")-amd64"; }
+# Packages to unpack only: their maintainer scripts would make an initramfs and a boot loader menu. grub-xen-host has the
+# GRUB that runs inside a PV guest.
+unpacked_packages() { echo "xen-hypervisor-$(xen_version_of "$1")-amd64 grub-xen-host"; }

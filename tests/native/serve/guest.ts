@@ -35,8 +35,21 @@ export class GuestDisk {
 
   /** A load for measurements. It fills in no data and verifies nothing, so that the guest costs little. */
   async measure(spec: LoadSpec): Promise<LoadOutcome> {
-    await this.guest.order({ verb: "start-load", disk: this.path, spec, defiant: false, unverified: true });
+    await this.startMeasure(spec);
     return await this.finishLoad();
+  }
+
+  /** {@linkcode measure} without waiting for its end. With `sectors` the guest assumes another size. */
+  startMeasure(spec: LoadSpec, sectors?: number): Promise<void> {
+    const size = sectors === undefined ? {} : { sectors };
+    return this.guest.order({
+      verb: "start-load",
+      disk: this.path,
+      spec,
+      defiant: false,
+      unverified: true,
+      ...size,
+    });
   }
 
   finishLoad(): Promise<LoadOutcome> {

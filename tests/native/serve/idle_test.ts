@@ -25,7 +25,8 @@ for (const [engine, workers] of ENGINES) {
     const { disk } = await newDisk(xen, guest, "disk.img", { sizeBytes: 2 ** 26 });
     await disk.connect();
     assertClean(received(await disk.load({ ...LOAD, requests: 300 })), backend.messages);
-    assertEquals([...workerUsage(backend.pid).keys()].sort(), before, "the first disk needs no further Worker");
+    await workersIdle(backend.pid);
+    assertEquals([...workerUsage(backend.pid).keys()].sort(), before, "file threads are started on demand, and end");
     assertEquals(await backend.stop(), 0, backend.messages);
   });
 

@@ -4,8 +4,9 @@
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { backendPath } from "../../../lib/xenbus/paths.ts";
 import { nativeTest, NativeXen } from "../harness.ts";
-import { BackendProcess, detach } from "./backend.ts";
+import { BackendProcess, detach, nodeValue } from "./backend.ts";
 import { type GuestDisk, GuestProcess } from "./guest.ts";
 import { assertClean, GUEST, LOAD, newDisk, received } from "./scenes.ts";
 
@@ -47,6 +48,8 @@ for (const args of [[], ["--no-journal"]]) {
       const failed = await disk.load({ ...WRITES, seed: 2 });
       assert(failed.errors > 0, "the failed flush and the requests after it must fail");
       await backend.says(/writes are refused from now on/, PATIENCE_MS);
+      assertMatch(await nodeValue(xen, `${backendPath(device)}/error`), /a flush failed since it was attached/);
+      assertMatch(backend.messages, /a flush failed since it was attached/, "at once, not when it connects again");
       for (const signal of ["SIGKILL", "SIGTERM", "SIGKILL"] as const) {
         const status = await backend.stop(signal);
         if (signal === "SIGTERM") assertEquals(status, 0, backend.messages);

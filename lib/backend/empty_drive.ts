@@ -1,0 +1,19 @@
+/**
+ * A CD-ROM drive without a disc: a disk of no sectors. A frontend shows a drive of size 0; every read is beyond its end
+ * and fails. When a disc is put in, the frontend is told the size as after a resize.
+ */
+
+import type { Disk } from "../storage/disk.ts";
+import { nullAttachment } from "../storage/engine/null.ts";
+import { SECTOR_BYTES } from "../units.ts";
+
+/** An empty drive. */
+export function emptyDrive(): Disk {
+  const sizes = { logicalSectorBytes: SECTOR_BYTES, physicalSectorBytes: SECTOR_BYTES };
+  return {
+    properties: { sectors: 0, ...sizes, readOnly: true },
+    description: "no disc",
+    attachment: () => Promise.resolve(nullAttachment(true)),
+    [Symbol.asyncDispose]: () => Promise.resolve(),
+  };
+}

@@ -1,0 +1,85 @@
+/**
+ * Opening the image of a device that is in InitWait already, and what the frontend and the toolstack are told then. A
+ * toolstack waits for `hotplug-status`: it is written once the image is open, or once it is clear why it cannot be.
+ */
+
+import { XenblkError } from "../errors.ts";
+import { ImageBusyError } from "../storage/image/lock.ts";
+import { featureNodes } from "../xenbus/features.ts";
+import { XenbusState } from "../xenbus/states.ts";
+import type { Outcome } from "../xenbus/transitions.ts";
+import { type DeviceParts, isOthers, refuse, waitsForImage } from "./connect.ts";
+import type { DeviceNodes, Observation } from "./device_nodes.ts";
+import type { OpenImage } from "./resources.ts";
+import { offerOf } from "./settings.ts";
+
+/**
+ * Opens the image that the nodes name, closing another one, and announces it. Called again, it goes on where it was. Ends
+ * with an abort when the device has something else to look at meanwhile.
+ */
+export async function openImage(device: DeviceParts, nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
+  const { resources, settings } = device;
+  try {
+    if (isOthers(device)) return "done";
+    const description = nodes.describe(settings.image);
+    if (description === undefined) return "done";
+    const image = await resources.openImage(description);
+    if (isOffered(seen)) {
+      const locked = await isLocked(device, nodes);
+      if (!announce(device, nodes, seen, image, locked)) return "done";
+    }
+    device.announced = { disk: image.disk, params: seen.params };
+    return "done";
+  } catch (reason) {
+    return await refuse(device, nodes, reason, true);
+  }
+}
+
+/** The frontend has not been served yet. One that was relies on what it has read. */
+function isOffered({ backendState }: Observation): boolean {
+  return backendState === XenbusState.InitWait || backendState === XenbusState.Initialised;
+}
+
+/**
+ * Whether another process holds the image's lock at the moment; then it is reported. Rejects if another guest of this
+ * host has the image, which is no use waiting for, whether its backend takes locks or not. A later lock is found when
+ * the frontend connects.
+ */
+async function isLocked(device: DeviceParts, nodes: DeviceNodes): Promise<boolean> {
+  const { resources, error } = device;
+  await refuseOtherGuest(device, resources.image!);
+  try {
+    await resources.checkImage();
+    return false;
+  } catch (reason) {
+    if (!(reason instanceof ImageBusyError)) throw reason;
+    error.report(nodes, "attempt", waitsForImage(reason));
+    return true;
+  }
+}
+
+/** The image stays open: the next attempt only searches again. */
+async function refuseOtherGuest({ findOtherGuest }: DeviceParts, image: OpenImage): Promise<void> {
+  const { disk: { image: file, properties: { readOnly } }, description: { shared } } = image;
+  const other = file && await findOtherGuest({ path: file.path, writes: !readOnly, shared });
+  if (other === undefined) return;
+  throw new XenblkError(`Cannot ${readOnly ? "read" : "write to"} image ${file!.path}: ${other}`, {
+    remedy: "detach it there first, or attach it with mode w! on both sides if its file system may be shared",
+  });
+}
+
+/** False if the state has changed. A toolstack that waits is not told of an image that is locked. */
+function announce(
+  { settings, error, log }: DeviceParts,
+  nodes: DeviceNodes,
+  seen: Observation,
+  { disk, description }: OpenImage,
+  locked: boolean,
+): boolean {
+  const features = featureNodes(offerOf(settings, disk.properties, description.discardEnable));
+  const left = locked ? error.text : error.clear("attempt");
+  if (!nodes.opened(seen.backendState, features, left, locked)) return false;
+  const kind = description.cdrom ? ", cdrom" : "";
+  log.info(`offering ${disk.description} as ${description.name}${kind} (type ${description.type})`);
+  return true;
+}

@@ -1,0 +1,26 @@
+/**
+ * The entry of a file thread: makes the calls that it is sent, one at a time. It may stay blocked in one for ever.
+ */
+
+/// <reference lib="deno.worker" />
+
+import { Modules } from "../../modules.ts";
+import { failureOf, type FileAnswer, type FileCall, type FileCallModule, type FileOrder } from "./file_call.ts";
+
+const modules = new Modules<FileCallModule>("fileCall");
+let idle: ReturnType<typeof setTimeout> | undefined;
+
+self.onmessage = async ({ data: { call, idleMs } }: MessageEvent<FileOrder>): Promise<void> => {
+  clearTimeout(idle);
+  const answer = await answerTo(call);
+  self.postMessage(answer);
+  idle = setTimeout(() => self.postMessage("idle" satisfies FileAnswer), idleMs);
+};
+
+async function answerTo(call: FileCall): Promise<FileAnswer> {
+  try {
+    return { result: (await modules.load(call.module)).fileCall(call) };
+  } catch (error) {
+    return { failure: failureOf(error) };
+  }
+}

@@ -1,0 +1,223 @@
+/**
+ * Calls on files that may never return (a dead file server, a hung FUSE mount) are made in Workers that may be lost. A
+ * thread makes one call at a time; while it waits, calls on other images go to other threads. A thread costs 8 MiB, so it
+ * starts on demand and ends when it is idle.
+ *
+ * Why not Deno's asynchronous file calls: all of them share one pool of at most 32 blocking threads, so a few hung calls
+ * stop every file call of the process. Why not nonblocking FFI: it loses errno.
+ */
+
+import { errnoOf } from "../errno.ts";
+import { XenblkError } from "../../errors.ts";
+import { outOfResource } from "./explain.ts";
+import type { FileAnswer, FileCall, FileFailure, FileOrder } from "./file_call.ts";
+
+/** How a call is made. */
+export interface FileCallOptions<T> {
+  /** The image's path: it bounds the threads that one image holds. */
+  readonly path: string;
+  /** For messages, as in `Cannot open image /a`. */
+  readonly verb: string;
+  /** Absent: that of the threads. */
+  readonly limitMs?: number;
+  /** Gets the result of a call that returned after its limit, when its caller has been told that it failed. */
+  readonly late?: (result: T) => void;
+}
+
+/** The storage of an image did not answer within a call's limit. The caller can try again later. */
+export class StorageSilentError extends XenblkError {}
+
+/** Limits of {@linkcode FileThreads}; tests shorten them. */
+export interface FileThreadLimits {
+  /** How long a call may take. */
+  readonly limitMs: number;
+  /** How long an idle thread stays. */
+  readonly idleMs: number;
+  /** Most threads, lost ones included. */
+  readonly threads: number;
+  /** Most threads that calls on one image hold, lost ones included. */
+  readonly threadsPerImage: number;
+  /** The threads' entry. */
+  readonly entry: URL;
+}
+
+const DEFAULT_LIMITS: FileThreadLimits = {
+  limitMs: 10_000,
+  idleMs: 3_000,
+  threads: 32,
+  threadsPerImage: 2,
+  entry: new URL("./file_thread.ts", import.meta.url),
+};
+
+/** A call that waits for a thread, or is being made. */
+interface Job {
+  readonly call: FileCall;
+  readonly options: FileCallOptions<unknown>;
+  readonly answer: PromiseWithResolvers<unknown>;
+  timer: ReturnType<typeof setTimeout> | undefined;
+  /** The caller was told that the call failed. */
+  expired: boolean;
+}
+
+interface Thread {
+  readonly worker: Worker;
+  job: Job | undefined;
+}
+
+/** The threads of one process. */
+export class FileThreads {
+  readonly #limits: FileThreadLimits;
+  readonly #threads = new Set<Thread>();
+  readonly #waiting: Job[] = [];
+  readonly #quiet = new Map<string, PromiseWithResolvers<void>>();
+
+  constructor(limits: Partial<FileThreadLimits> = {}) {
+    this.#limits = { ...DEFAULT_LIMITS, ...limits };
+  }
+
+  /** Threads that exist, and those of them whose call has exceeded its limit. */
+  get counts(): { readonly threads: number; readonly lost: number } {
+    return { threads: this.#threads.size, lost: [...this.#threads].filter(({ job }) => job?.expired).length };
+  }
+
+  /**
+   * Makes a call. Rejects with {@linkcode StorageSilentError} if it does not return within its limit, else with what the
+   * call threw: {@linkcode XenblkError}, or an Error with the `code` of a failed system call.
+   */
+  run<T>(call: FileCall, options: FileCallOptions<T>): Promise<T> {
+    const { path, verb, limitMs = this.#limits.limitMs } = options;
+    const answer = Promise.withResolvers<unknown>();
+    const late = options.late as ((result: unknown) => void) | undefined;
+    const job: Job = { call, options: { path, verb, ...(late && { late }) }, answer, timer: undefined, expired: false };
+    if (this.#callsOn(path).filter((other) => other.expired).length >= this.#limits.threadsPerImage) {
+      answer.reject(silent(job.options, UNANSWERED));
+    } else {
+      job.timer = setTimeout(() => this.#expire(job, limitMs), limitMs);
+      this.#waiting.push(job);
+      this.#pump();
+    }
+    return answer.promise as Promise<T>;
+  }
+
+  /** Throws {@linkcode StorageSilentError} if a call on the image has exceeded its limit and not returned since. */
+  mustAnswer(path: string, verb: string): void {
+    if (this.#callsOn(path).some(({ expired }) => expired)) throw silent({ path, verb }, UNANSWERED);
+  }
+
+  /** Resolves when no call on the image is being made, lost ones included: before what they use is closed. */
+  async quiet(path: string): Promise<void> {
+    if (this.#callsOn(path).length === 0) return;
+    const quiet = this.#quiet.get(path) ?? Promise.withResolvers<void>();
+    this.#quiet.set(path, quiet);
+    await quiet.promise;
+  }
+
+  #callsOn(path: string): Job[] {
+    return [...this.#threads].flatMap(({ job }) => job?.options.path === path ? [job] : []);
+  }
+
+  /** Gives calls that wait to threads, as far as the limits allow. */
+  #pump(): void {
+    for (let at = 0; at < this.#waiting.length;) {
+      const job = this.#waiting[at]!;
+      const full = this.#callsOn(job.options.path).length >= this.#limits.threadsPerImage;
+      const thread = full ? undefined : this.#idleThread(job);
+      if (thread === undefined) {
+        at++;
+        continue;
+      }
+      this.#waiting.splice(at, 1);
+      thread.job = job;
+      thread.worker.postMessage({ call: job.call, idleMs: this.#limits.idleMs } satisfies FileOrder);
+    }
+  }
+
+  #idleThread(job: Job): Thread | undefined {
+    for (const thread of this.#threads) if (thread.job === undefined) return thread;
+    if (this.#threads.size >= this.#limits.threads) return undefined;
+    const worker = new Worker(this.#limits.entry, { type: "module", name: `files of ${job.options.path}` });
+    const thread: Thread = { worker, job: undefined };
+    worker.onmessage = ({ data }: MessageEvent<FileAnswer>): void => this.#answered(thread, data);
+    worker.onerror = (event): void => {
+      event.preventDefault();
+      this.#died(thread, event.message);
+    };
+    this.#threads.add(thread);
+    return thread;
+  }
+
+  #answered(thread: Thread, answer: FileAnswer): void {
+    const { job } = thread;
+    if (job === undefined) return this.#end(thread); // it is idle
+    if (answer === "idle") return; // it was, before it was given this call
+    thread.job = undefined;
+    clearTimeout(job.timer);
+    if ("failure" in answer) job.answer.reject(errorOf(answer.failure));
+    else if (job.expired) job.options.late?.(answer.result);
+    else job.answer.resolve(answer.result);
+    this.#over(job);
+  }
+
+  /** A thread that cannot start (out of descriptors, say), or has a defect. */
+  #died(thread: Thread, reason: string): void {
+    const { job } = thread;
+    this.#end(thread);
+    if (job === undefined) return this.#pump();
+    clearTimeout(job.timer);
+    const remedy = outOfResource(errnoOf(new Error(reason)));
+    job.answer.reject(
+      new XenblkError(
+        `Cannot ${job.options.verb} image ${job.options.path}: the thread for it failed: ${reason}`,
+        remedy === undefined ? {} : { remedy: remedy.remedy },
+      ),
+    );
+    this.#over(job);
+  }
+
+  #end(thread: Thread): void {
+    this.#threads.delete(thread);
+    thread.worker.terminate();
+  }
+
+  #over({ options: { path } }: Job): void {
+    this.#pump();
+    if (this.#callsOn(path).length > 0) return;
+    this.#quiet.get(path)?.resolve();
+    this.#quiet.delete(path);
+  }
+
+  #expire(job: Job, limitMs: number): void {
+    job.expired = true;
+    const at = this.#waiting.indexOf(job);
+    if (at >= 0) this.#waiting.splice(at, 1);
+    const others = at >= 0 && this.#callsOn(job.options.path).length === 0;
+    job.answer.reject(
+      others
+        ? allLost(job.options, this.counts.lost)
+        : silent(job.options, `${job.options.verb} took longer than ${limitMs / 1000} s`),
+    );
+  }
+}
+
+const UNANSWERED = "an earlier call has not returned";
+
+function silent({ path, verb }: FileCallOptions<unknown>, why: string): StorageSilentError {
+  return new StorageSilentError(`Cannot ${verb} image ${path}: its storage does not answer (${why})`, {
+    remedy: "check the device or file server that it is on",
+  });
+}
+
+function allLost({ path, verb }: FileCallOptions<unknown>, lost: number): StorageSilentError {
+  return new StorageSilentError(
+    `Cannot ${verb} image ${path}: ${lost} threads wait for the storage of other images, and no more are started`,
+    { remedy: "check the devices or file servers of the images that do not answer" },
+  );
+}
+
+function errorOf({ message, code, expected }: FileFailure): Error {
+  if (expected !== undefined) return new XenblkError(message, expected);
+  return code === undefined ? new Error(message) : Object.assign(new Error(message), { code });
+}
+
+/** The threads that this process opens images in. */
+export const fileThreads: FileThreads = new FileThreads();

@@ -1,0 +1,135 @@
+/**
+ * Threads for calls on files that may never return: a stuck call delays no call on another image, is given up at its
+ * limit, holds a bounded number of threads, and its late result is not lost; idle threads end.
+ */
+
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { XenblkError } from "../../lib/errors.ts";
+import { type FileThreadLimits, FileThreads, StorageSilentError } from "../../lib/storage/image/file_threads.ts";
+import type { BlockingCall } from "./blocking_calls.ts";
+import { eventually, Folder } from "./rig.ts";
+
+const MODULE = new URL("./blocking_calls.ts", import.meta.url).href;
+
+/** File threads, and files that hold their calls. */
+class Rig implements AsyncDisposable {
+  readonly folder = new Folder();
+  readonly threads: FileThreads;
+  readonly late: unknown[] = [];
+
+  constructor(limits: Partial<FileThreadLimits> = {}) {
+    this.threads = new FileThreads({ limitMs: 60_000, idleMs: 10, ...limits });
+  }
+
+  run(path: string, call: Omit<BlockingCall, "module"> = {}, limitMs?: number): Promise<number> {
+    const limit = limitMs === undefined ? {} : { limitMs };
+    return this.threads.run<number>({ ...call, module: MODULE }, {
+      path,
+      verb: "open",
+      late: (result) => this.late.push(result),
+      ...limit,
+    });
+  }
+
+  /** A call on the image that has been given up and is not released yet. */
+  async lose(path: string, hold: string): Promise<void> {
+    await assertRejects(() => this.run(path, { hold }, 20), StorageSilentError);
+  }
+
+  hold(name = "hold"): string {
+    return this.folder.file(name, 1);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.folder[Symbol.dispose]();
+    await eventually(() => this.threads.counts.threads === 0, "every thread ends when it is idle");
+  }
+}
+
+Deno.test("a stuck call is given up with its image, step and limit, and delays no call on another image", async () => {
+  await using rig = new Rig();
+  const hold = rig.hold();
+  const stuck = assertRejects(() => rig.run("/srv/a.img", { hold }, 300), StorageSilentError);
+  for (let i = 0; i < 5; i++) await rig.run(`/srv/${i}.img`);
+  const error = await stuck;
+  assertEquals(
+    error.line,
+    "Cannot open image /srv/a.img: its storage does not answer (open took longer than 0.3 s); " +
+      "check the device or file server that it is on",
+  );
+  assertEquals(rig.threads.counts.lost, 1);
+});
+
+Deno.test("an image holds two threads at most; then its calls are refused at once, until one of them returns", async () => {
+  await using rig = new Rig();
+  const hold = rig.hold();
+  await rig.lose("/a", hold);
+  await rig.lose("/a", hold);
+  const before = performance.now();
+  const error = await assertRejects(() => rig.run("/a"), StorageSilentError);
+  assertMatch(error.message, /an earlier call has not returned/);
+  assert(performance.now() - before < 1000);
+  assertEquals(rig.threads.counts.lost, 2);
+  await rig.run("/b");
+  Deno.removeSync(hold);
+  await eventually(() => rig.threads.counts.lost === 0, "the calls return");
+  await rig.run("/a");
+});
+
+Deno.test("what a call returns after it was given up is handed over, once, so that it can be undone", async () => {
+  await using rig = new Rig();
+  const hold = rig.hold();
+  await rig.lose("/a", hold);
+  let quiet = false;
+  const waiting = rig.threads.quiet("/a").then(() => quiet = true);
+  await rig.run("/b");
+  assertEquals([rig.late, quiet], [[], false]);
+  Deno.removeSync(hold);
+  await waiting;
+  assertEquals(rig.late, [1]);
+  await rig.threads.quiet("/a");
+});
+
+Deno.test("when every thread is lost, other calls say so at their limit", async () => {
+  await using rig = new Rig({ threads: 2 });
+  const hold = rig.hold();
+  await Promise.all([rig.lose("/a", hold), rig.lose("/b", hold)]);
+  const error = await assertRejects(() => rig.run("/c", {}, 20), StorageSilentError);
+  assertEquals(
+    error.message,
+    "Cannot open image /c: 2 threads wait for the storage of other images, and no more are started",
+  );
+  const waiting = rig.run("/c");
+  Deno.removeSync(hold);
+  assert(await waiting > 0);
+});
+
+Deno.test("threads are used again, and end when they are idle", async () => {
+  await using rig = new Rig({ idleMs: 500 });
+  for (let i = 1; i < 5; i++) assertEquals(await rig.run("/a"), i);
+  assertEquals(rig.threads.counts.threads, 1);
+  await using short = new Rig({ idleMs: 5 });
+  await short.run("/a");
+  await eventually(() => short.threads.counts.threads === 0, "the idle thread ends");
+  assertEquals(await short.run("/a"), 1, "in a new thread");
+});
+
+Deno.test("what a call throws arrives: an expected error whole, a system call's with its code", async () => {
+  await using rig = new Rig();
+  const refused = await assertRejects(() => rig.run("/a", { then: "refuse" }), XenblkError, "Cannot do it");
+  assertEquals([refused.kind, refused.remedy], ["usage", "do not"]);
+  const failed = await assertRejects(() => rig.run("/a", { then: "fail" }), Error, "Too many open files (EMFILE)");
+  assertEquals((failed as Error & { code: string }).code, "EMFILE");
+  const missing = rig.threads.run({ module: `${MODULE}-none` }, { path: "/a", verb: "open" });
+  await assertRejects(() => missing, XenblkError, "Cannot load module");
+});
+
+Deno.test("a thread that dies fails its call, and the next call gets another thread", async () => {
+  await using rig = new Rig();
+  await rig.run("/a", { then: "die" }).catch(() => {});
+  await eventually(() => rig.threads.counts.threads === 0, "the thread is gone");
+  assertEquals(await rig.run("/a"), 1);
+  const none = new FileThreads({ entry: new URL("./none.ts", import.meta.url) });
+  const error = await assertRejects(() => none.run({ module: MODULE }, { path: "/a", verb: "open" }), XenblkError);
+  assertMatch(error.message, /^Cannot open image \/a: the thread for it failed: .*none\.ts/);
+});
