@@ -15,6 +15,8 @@ const MOST_ROUNDS = 40;
 const MOST_CALLS = 12;
 /** Time that a process gives its devices when it stops. */
 const GRACE_MS = 5_000;
+/** Time of a round in which the backend's waits are to end. */
+const LONG_ROUND_MS = 1_000;
 /** Requests that the guest of the hung disk sends. */
 const REQUESTS = 3;
 
@@ -42,12 +44,28 @@ export async function checkIsolation(world: World): Promise<void> {
   }
   if (!hung.watch.hangs) hung.watch.hangAfter(0);
   await checkOthers(world, others);
+  await checkReport(world, hung);
   const endings = [release, release, kill, stop];
   await (world.journals ? decisions.pick(endings) : release)(world, others);
   run.note("all disks go on");
   world.releaseDisks();
   if (!await becomesIdle(world)) run.fail(`not recovered after a disk hung: ${describe(slots)}`);
   await checkNothingIsLeft(world);
+}
+
+/**
+ * A guest waits for the hung disk to connect: its device says why, within the time of all waits that may come one after
+ * the other before that one.
+ */
+async function checkReport(world: World, { guest, address }: Slot): Promise<void> {
+  const waits = (): boolean => address !== undefined && (guest?.phase === "starting" || guest?.phase === "waiting");
+  const says = (): boolean =>
+    world.process?.status.some(({ domain, error }) => domain === address?.frontendDomain && error !== undefined) ??
+      false;
+  for (let round = 0; waits() && !says(); round++) {
+    if (round === MOST_ROUNDS) world.run.fail(`a disk hangs and its device does not say so to a guest ${guest!.phase}`);
+    await doRound(world, LONG_ROUND_MS);
+  }
 }
 
 /** Each of the others is answered, detached and attached anew. */

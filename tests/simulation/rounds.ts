@@ -11,6 +11,8 @@ export const ROUNDS = 120;
 /** Turns of the data plane in a round; after each the disks carry out an operation. */
 export const TURNS_PER_ROUND = 20;
 const CALLS_PER_ROUND = 4;
+/** Of each watch; attaching a disk causes about twenty. */
+const EVENTS_PER_ROUND = 6;
 /** Time that passes in a round. */
 export const ROUND_MS = 200;
 
@@ -29,8 +31,8 @@ export async function becomesIdle(world: World): Promise<boolean> {
   return await within(world, ROUNDS - 1, () => world.process?.state === "running" && world.slots.every(isIdle));
 }
 
-/** One round: toolstacks, guests, xenstore, process and disks. A process is started if none runs. */
-export async function doRound(world: World): Promise<void> {
+/** One round, of so much time: toolstacks, guests, xenstore, process, disks. A process is started if none runs. */
+export async function doRound(world: World, ms: number = ROUND_MS): Promise<void> {
   world.ensureStore();
   await world.attempt(() => world.startProcess());
   for (const slot of world.slots) {
@@ -40,8 +42,10 @@ export async function doRound(world: World): Promise<void> {
     await world.attempt(() => slot.guest?.step());
   }
   await world.settle();
-  for (const gate of world.process?.deliverable ?? []) gate.deliver();
-  await world.settle();
+  for (let event = 0; event < EVENTS_PER_ROUND; event++) {
+    for (const gate of world.process?.deliverable ?? []) gate.deliver();
+    await world.settle();
+  }
   for (let call = 0; call < CALLS_PER_ROUND; call++) {
     world.process?.finishCall();
     await world.settle();
@@ -50,7 +54,7 @@ export async function doRound(world: World): Promise<void> {
     world.turn();
     world.carryOut();
   }
-  world.process?.clock.advance(ROUND_MS);
+  world.process?.clock.advance(ms);
   await world.settle();
 }
 

@@ -18,7 +18,7 @@ import { type Host, Slot } from "./slot.ts";
 import { stateFault } from "./state_rule.ts";
 
 const DOMAIN_0 = 0 as DomId;
-const MACHINE = { memoryBytes: 32 * 2 ** 20, domains: 8, grantsPerDomain: 128, portsPerDomain: 32 } as const;
+const MACHINE = { memoryBytes: 32 * 2 ** 20, domains: 8, grantsPerDomain: 256, portsPerDomain: 32 } as const;
 /** Of 1000 steps of the disks, how many finish a write of a killed process. */
 const ORPHAN_PACE = 8;
 /** Connecting takes fewer calls to storage. */
