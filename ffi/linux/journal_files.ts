@@ -4,14 +4,20 @@
  */
 
 import { PAGE_BYTES } from "../../lib/units.ts";
-import { XenblkError } from "../../lib/errors.ts";
+import { EAGAIN, EDQUOT, EMFILE, ENFILE, ENOSPC, EOPNOTSUPP } from "../../lib/errno.ts";
+import { errorText, XenblkError } from "../../lib/errors.ts";
 import { type JournalStore, type OwnedMemory } from "../../lib/hypervisor.ts";
 import { JOURNAL_DIRECTORY, journalDirectory } from "../../lib/journal_directory.ts";
+import { errnoOf } from "../../lib/storage/errno.ts";
 import { cString, errno, errnoText, libc, MAP_SHARED, PROT_READ, PROT_WRITE } from "./libc.ts";
 import { NativeMemory } from "./memory.ts";
 
 const MAP_FAILED = 0xFFFF_FFFF_FFFF_FFFFn;
-const O_RDWR_CLOEXEC = 0x80002;
+/** O_RDWR, O_CREAT and O_CLOEXEC. */
+const OPEN_OR_CREATE = 0x80042;
+const OWNER_ONLY = 0o600;
+/** LOCK_EX and LOCK_NB of flock(2). */
+const LOCK_AT_ONCE = 6;
 
 /** The files of one directory. */
 export class JournalFiles implements JournalStore {
@@ -21,15 +27,21 @@ export class JournalFiles implements JournalStore {
     this.#directory = directory;
   }
 
-  /** Throws {@linkcode XenblkError} if the file cannot be made or mapped. */
+  /**
+   * Throws {@linkcode XenblkError} if the file cannot be made or mapped, or is open already: the mapping holds a lock
+   * on the file until it is unmapped, however the process ends.
+   */
   open(name: string, lengthBytes: number): OwnedMemory {
-    const path = `${this.#directory}/${name}`;
+    const path = this.#prepare(name);
+    const fd = libc().open(cString(path), OPEN_OR_CREATE, OWNER_ONLY);
+    if (fd < 0) throw cannotKeep(path, errno());
     try {
-      this.#prepare(path, lengthBytes);
-    } catch (error) {
-      throw cannotKeep(path, error instanceof Error ? error.message : String(error));
+      if (libc().flock(fd, LOCK_AT_ONCE) < 0) throw cannotKeep(path, errno());
+      allocateBlocks(path, fd, lengthBytes);
+      return mapFile(path, fd, lengthBytes);
+    } finally {
+      libc().close(fd);
     }
-    return mapFile(path, lengthBytes);
   }
 
   /** None where there is no directory. */
@@ -42,26 +54,24 @@ export class JournalFiles implements JournalStore {
     }
   }
 
-  /** No error for one that may not be removed: it was made by another user, and its nonce keeps us from using it. */
+  /** No error for one that cannot be removed, for instance on a read-only file system: its nonce makes it harmless. */
   remove(name: string): void {
-    const { NotFound, NotCapable, PermissionDenied } = Deno.errors;
     try {
       Deno.removeSync(`${this.#directory}/${name}`);
     } catch (error) {
-      if (![NotFound, NotCapable, PermissionDenied].some((kind) => error instanceof kind)) throw error;
+      if (!(error instanceof Error) || error instanceof TypeError) throw error;
     }
   }
 
   /** A lock file: the kernel releases the lock when the process ends. Throws {@linkcode XenblkError}. */
   lock(name: string): Disposable | undefined {
-    const path = `${this.#directory}/${name}`;
+    const path = this.#prepare(name);
     try {
-      Deno.mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
       // Another process may remove the file just before we lock it: then it is made again.
       for (;;) {
         using undo = new DisposableStack();
         const file = undo.adopt(
-          Deno.openSync(path, { write: true, create: true, mode: 0o600 }),
+          Deno.openSync(path, { write: true, create: true, mode: OWNER_ONLY }),
           (file) => file.close(),
         );
         if (!file.tryLockSync(true)) return undefined;
@@ -70,18 +80,19 @@ export class JournalFiles implements JournalStore {
         return undo.move();
       }
     } catch (error) {
-      throw cannotKeep(path, error instanceof Error ? error.message : String(error));
+      throw cannotKeep(path, -errnoOf(error), errorText(error));
     }
   }
 
-  /** Creates the file with all its blocks allocated, so that a full /run fails here and not later with SIGBUS. */
-  #prepare(path: string, lengthBytes: number): void {
-    Deno.mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
-    using file = Deno.openSync(path, { read: true, write: true, create: true, mode: 0o600 });
-    if (file.statSync().size === lengthBytes) return;
-    file.truncateSync(0);
-    const zeroes = new Uint8Array(lengthBytes);
-    for (let written = 0; written < lengthBytes;) written += file.writeSync(zeroes.subarray(written));
+  /** Makes the directory; returns the path of the file in it. */
+  #prepare(name: string): string {
+    const path = `${this.#directory}/${name}`;
+    try {
+      Deno.mkdirSync(this.#directory, { recursive: true, mode: 0o700 });
+    } catch (error) {
+      throw cannotKeep(path, -errnoOf(error), errorText(error));
+    }
+    return path;
   }
 }
 
@@ -103,21 +114,48 @@ function configuredDirectory(): string {
   }
 }
 
-function mapFile(path: string, lengthBytes: number): OwnedMemory {
-  const fd = libc().open(cString(path), O_RDWR_CLOEXEC, 0);
-  if (fd < 0) throw cannotKeep(path, errnoText(errno()));
+/**
+ * Gives the file its length with all blocks allocated, so that a full /run fails here and not later with SIGBUS. A file
+ * of another length was cut off, or belongs to another ring: it starts empty. The contents of others stay.
+ */
+function allocateBlocks(path: string, fd: number, lengthBytes: number): void {
+  try {
+    const known = Deno.statSync(path).size === lengthBytes;
+    if (!known) Deno.truncateSync(path, 0);
+    if (libc().fallocate(fd, 0, 0n, BigInt(lengthBytes)) === 0) return;
+    const reason = errno();
+    if (reason !== EOPNOTSUPP) throw cannotKeep(path, reason);
+    if (!known) Deno.writeFileSync(path, new Uint8Array(lengthBytes));
+  } catch (error) {
+    throw error instanceof XenblkError ? error : cannotKeep(path, -errnoOf(error), errorText(error));
+  }
+}
+
+function mapFile(path: string, fd: number, lengthBytes: number): OwnedMemory {
   const mapped = BigInt(Math.ceil(lengthBytes / PAGE_BYTES) * PAGE_BYTES);
   const address = libc().mmap(null, mapped, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0n);
-  const reason = errno();
-  libc().close(fd);
-  if (address === MAP_FAILED) throw cannotKeep(path, errnoText(reason));
+  if (address === MAP_FAILED) throw cannotKeep(path, errno());
   return new NativeMemory(Number(address), lengthBytes, () => {
     libc().munmap(address, mapped);
   });
 }
 
-function cannotKeep(path: string, why: string): XenblkError {
-  return new XenblkError(`Cannot keep ${path}: ${why}`, {
-    remedy: "make the directory writable, or name another with XENBLK_JOURNAL_DIR",
-  });
+function cannotKeep(path: string, reason: number, text = errnoText(reason)): XenblkError {
+  const why = reason === EAGAIN ? "another process, or a ring of this one that is still closing, has it open" : text;
+  return new XenblkError(`Cannot keep ${path}: ${why}`, { remedy: remedyFor(reason) });
+}
+
+function remedyFor(reason: number): string {
+  switch (reason) {
+    case EAGAIN:
+      return "end that process first";
+    case ENOSPC:
+    case EDQUOT:
+      return "free space or inodes there, or name another directory with XENBLK_JOURNAL_DIR";
+    case EMFILE:
+    case ENFILE:
+      return "raise the limit of open files: LimitNOFILE= in the service's unit, or ulimit -n";
+    default:
+      return "make the directory writable, or name another with XENBLK_JOURNAL_DIR";
+  }
 }

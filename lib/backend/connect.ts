@@ -23,7 +23,8 @@ import { type DeviceSettings, offerOf } from "./settings.ts";
 import { OverdueError } from "./waits.ts";
 
 /** Reported for a disk that is served although a flush of it failed, perhaps under an earlier process. */
-const LATCHED = "Cannot write to it: a flush failed since it was attached; check its storage, then attach it anew";
+const LATCHED = "Cannot write to it: a flush failed since it was attached, or the file that records this was lost; " +
+  "check its storage, then attach it anew";
 
 /** How an image is about to be used, for the search among the disks of other guests. */
 export interface ImageQuery {

@@ -36,7 +36,8 @@ export class DeviceLatch implements Disposable {
 
   /**
    * Opens the latch of the attachment with this nonce, given as its node's text. Returns what must be written into the
-   * node before anything is served, if it is missing or not valid. Throws what the store throws.
+   * node before anything is served, if it is missing or not valid. If the memory that belongs to the nonce was lost or
+   * damaged, nobody knows whether a flush failed: the latch is tripped. Throws what the store throws.
    */
   open(node: string | undefined): string | undefined {
     this.#memory ??= this.#store.open(this.#name, LATCH_BYTES);
@@ -44,7 +45,7 @@ export class DeviceLatch implements Disposable {
     const known = parseNonce(node);
     if (known !== undefined && this.#latch.belongsTo(known)) return undefined;
     const nonce = known ?? newNonce();
-    this.#latch.begin(nonce);
+    this.#latch.begin(nonce, known !== undefined);
     return known === undefined ? nonceText(nonce) : undefined;
   }
 

@@ -5,7 +5,7 @@
 
 import { ABIS, MAX_RING_PAGES, MAX_SEGMENTS_PER_REQUEST } from "../blkif/abi.ts";
 import { BackRing } from "../blkif/back_ring.ts";
-import { errorText } from "../errors.ts";
+import { errorText, XenblkError } from "../errors.ts";
 import type { DomId, EventChannels, EvtchnPort, GrantTable, OwnedMemory, Platform } from "../hypervisor.ts";
 import { derivedNonce } from "../nonce.ts";
 import type { ChannelOpener, DiskAttachment, DiskProperties, IoChannel } from "../storage/disk.ts";
@@ -134,14 +134,27 @@ function openJournal(
   // While no process ran, the frontend may have started over with another ring: a journal is valid only for its own.
   const nonce = derivedNonce(kept.nonce, [...request.ringRefs, request.eventChannel]);
   const open = kept.resume ? journal.recover(nonce, ring.slots, ring.responseProducer) : undefined;
-  if (open === undefined) journal.begin(nonce, ring.slots, ring.responseProducer);
-  else ring.resume(open.requestConsumer);
-  if (kept.resume && open === undefined) {
-    complain("there is no journal of this connection: if the last process crashed, what it had taken is lost");
-  } else if (open !== undefined && open.slots.length > 0) {
-    complain(`recovered after a crash: ${open.slots.length} requests are carried out again`);
+  if (open === undefined) {
+    if (kept.resume) checkNothingIsLost(ring, complain);
+    journal.begin(nonce, ring.slots, ring.responseProducer);
+  } else {
+    ring.resume(open.requestConsumer);
+    if (open.slots.length > 0) complain(`recovered after a crash: ${open.slots.length} requests are carried out again`);
   }
   return { journal, replay: open?.slots ?? [], [Symbol.dispose]: () => {} };
+}
+
+/**
+ * Whether a ring can be resumed without its journal. Responses overwrite requests in any order: once there were some, the
+ * ring alone does not say which of the unanswered requests are still in it. Throws {@linkcode XenblkError} if there are.
+ */
+function checkNothingIsLost(ring: BackRing, complain: (line: string) => void): void {
+  if (ring.responseProducer !== 0 && ring.unconsumed() !== 0) {
+    throw new XenblkError("Cannot resume ring: its journal is missing or damaged, and requests are unanswered", {
+      remedy: "restart the guest, or detach the disk and attach it again",
+    });
+  }
+  complain("there is no journal of this connection, but its ring shows that nothing is lost");
 }
 
 function withoutDiscard({ discard: _, ...properties }: DiskProperties): DiskProperties {

@@ -37,12 +37,12 @@ export class Latch {
     Atomics.store(this.#words, TRIPPED_WORD, 1);
   }
 
-  /** Resets the latch for a new attachment of the disk. */
-  begin(nonce: Nonce): void {
+  /** Resets the latch for a new attachment of the disk; `tripped` if its earlier state is not known. */
+  begin(nonce: Nonce, tripped = false): void {
     Atomics.store(this.#words, MAGIC_WORD, 0); // invalid until everything is written
     this.#words[VERSION_WORD] = VERSION;
     storeNonce(this.#words, NONCE_WORD, nonce);
-    Atomics.store(this.#words, TRIPPED_WORD, 0);
+    Atomics.store(this.#words, TRIPPED_WORD, tripped ? 1 : 0);
     Atomics.store(this.#words, MAGIC_WORD, MAGIC);
   }
 

@@ -138,3 +138,55 @@ Deno.test("an entry that was last used 2^31 requests ago is not recovered", () =
   life.take(1);
   assertEquals(life.journal.recover(NONCE, SLOTS, life.published)?.slots, [...life.taken.keys()]);
 });
+
+/** Runs `act` until its store number `count`, through Atomics, is due; true if it came to its end before. */
+function dyingBefore(count: number, act: () => void): boolean {
+  const { store } = Atomics;
+  let stores = 0;
+  class Killed extends Error {}
+  Atomics.store = ((...values: Parameters<typeof store>) => {
+    if (stores++ === count) throw new Killed();
+    return store(...values);
+  }) as typeof store;
+  try {
+    act();
+    return true;
+  } catch (error) {
+    if (error instanceof Killed) return false;
+    throw error;
+  } finally {
+    Atomics.store = store;
+  }
+}
+
+Deno.test("a process that dies before any store of a recovery leaves all of it to the next one", () => {
+  const start = 2 ** 32 - 3;
+  const crashed = (): Life => {
+    const life = new Life(start);
+    life.take(6);
+    life.answer([...life.taken.keys()].slice(2, 4));
+    const [first, second] = life.taken.keys();
+    life.stores = 3; // announces two responses and puts them, but does not publish them
+    life.answer([second!, first!]);
+    return life;
+  };
+  let ended = false;
+  for (let count = 0; !ended; count++) {
+    const life = crashed();
+    ended = dyingBefore(count, () => void life.journal.recover(NONCE, SLOTS, life.published));
+    life.resume();
+  }
+});
+
+Deno.test("a process that dies before any store that begins a journal leaves none, or a whole one", () => {
+  let ended = false;
+  for (let count = 0; !ended; count++) {
+    const life = new Life(7);
+    life.take(3);
+    const next = Uint32Array.of(9, 9, 9, 9);
+    ended = dyingBefore(count, () => life.journal.begin(next, SLOTS, 20));
+    const whole = ended ? { requestConsumer: 20, slots: [] } : undefined;
+    assertEquals(life.journal.recover(next, SLOTS, 20), whole);
+    if (count > 0) assertEquals(life.journal.recover(NONCE, SLOTS, 7), undefined);
+  }
+});

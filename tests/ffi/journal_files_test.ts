@@ -2,10 +2,11 @@
  * Journals as mapped files: what was stored is there for the next mapping, and errors come with a remedy.
  */
 
-import { assertEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { JournalFiles } from "../../ffi/linux/journal_files.ts";
 import { libc } from "../../ffi/linux/libc.ts";
 import { XenblkError } from "../../lib/errors.ts";
+import { runScript } from "./child.ts";
 
 libc(); // opened outside the tests: a library stays loaded
 
@@ -60,4 +61,72 @@ Deno.test("a lock that cannot be had says where and what to do", () => {
   const error = assertThrows(() => new JournalFiles(file).lock("a.lock"), XenblkError, `${file}/a.lock`);
   assertEquals(/XENBLK_JOURNAL_DIR/.test(error.line), true);
   Deno.removeSync(file);
+});
+
+Deno.test("a journal is open once: who opens it again is refused until it is unmapped", () => {
+  const directory = Deno.makeTempDirSync();
+  const [ours, theirs] = [new JournalFiles(directory), new JournalFiles(directory)];
+  {
+    using journal = ours.open("a", 5000);
+    journal.view[7] = 1;
+    for (const lengthBytes of [5000, 6000]) {
+      const error = assertThrows(() => theirs.open("a", lengthBytes), XenblkError, "has it open");
+      assertMatch(error.line, /end that process first$/);
+    }
+    assertEquals(journal.view[7], 1);
+  }
+  {
+    using journal = theirs.open("a", 5000);
+    assertEquals(journal.view[7], 1);
+  }
+  Deno.removeSync(directory, { recursive: true });
+});
+
+Deno.test("a process that is killed leaves its journals to the next one at once, with what it stored", async () => {
+  const directory = Deno.makeTempDirSync();
+  const script = `
+    import { JournalFiles } from "./ffi/linux/journal_files.ts";
+    new JournalFiles(${JSON.stringify(directory)}).open("a", 5000).view[7] = 3;
+    Deno.kill(Deno.pid, "SIGKILL");`;
+  await runScript(script, ["-A"]);
+  using journal = new JournalFiles(directory).open("a", 5000);
+  assertEquals(journal.view[7], 3);
+  Deno.removeSync(directory, { recursive: true });
+});
+
+Deno.test("a sparse file gets its blocks and keeps its contents", () => {
+  const directory = Deno.makeTempDirSync();
+  Deno.writeFileSync(`${directory}/a`, Uint8Array.of(5));
+  Deno.truncateSync(`${directory}/a`, 3 * 4096);
+  {
+    using journal = new JournalFiles(directory).open("a", 3 * 4096);
+    assertEquals([journal.view[0], journal.view[1]], [5, 0]);
+    assertEquals(Deno.statSync(`${directory}/a`).blocks, 3 * 8);
+  }
+  Deno.removeSync(directory, { recursive: true });
+});
+
+Deno.test("without a descriptor left, the error of a journal and of a lock names the limit", async () => {
+  const directory = Deno.makeTempDirSync();
+  const script = `
+    import { JournalFiles } from "./ffi/linux/journal_files.ts";
+    const files = new JournalFiles(${JSON.stringify(directory)});
+    using _journal = files.open("a", 4096); // what is loaded lazily is loaded now
+    await new Deno.Command("prlimit", { args: ["--pid", String(Deno.pid), "--nofile=64:64"] }).output();
+    try {
+      for (;;) Deno.openSync("/dev/null");
+    } catch { /* none is left */ }
+    for (const act of [() => files.open("b", 4096), () => files.lock("c.lock")]) {
+      try {
+        act();
+        console.log("no error");
+      } catch (error) {
+        console.log(error.line);
+      }
+    }`;
+  const { stdout } = await runScript(script, ["-A"]);
+  const said = stdout.trim().split("\n");
+  assertEquals(said.length, 2, stdout);
+  for (const line of said) assertMatch(line, /^Cannot keep .*Too many open files.*; raise the limit of open files/);
+  Deno.removeSync(directory, { recursive: true });
 });

@@ -6,6 +6,7 @@
 
 import type { CloseOptions } from "../../lib/backend/device.ts";
 import { BackendKind } from "../../lib/backend/kind.ts";
+import type { DeviceStatus } from "../../lib/backend/status.ts";
 import type { DeviceSettings } from "../../lib/backend/settings.ts";
 import { InlineDataPlane } from "../../lib/dataplane/inline_dataplane.ts";
 import type { DataPlane, QueueHandle, QueueSpec } from "../../lib/dataplane/types.ts";
@@ -13,7 +14,7 @@ import type { DomId, Platform, Xenstore } from "../../lib/hypervisor.ts";
 import type { Logger } from "../../lib/log.ts";
 import { withFaults } from "../../lib/sim/faults.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
-import type { ChannelOptions, Disk, DiskRequest, IoChannel } from "../../lib/storage/disk.ts";
+import type { ChannelOptions, Disk, DiskAttachment, DiskRequest, IoChannel } from "../../lib/storage/disk.ts";
 import type { ImageLocks } from "../../lib/storage/image/lock.ts";
 import type { BlockFile } from "../../lib/storage/engine/executor.ts";
 import { Crasher, ProcessKilled } from "./crash_points.ts";
@@ -35,6 +36,12 @@ export interface Breakage {
   readonly store?: (store: Xenstore) => Xenstore;
   /** Images are not locked. */
   readonly unlocked?: boolean;
+  /** Images are never closed. */
+  readonly unclosed?: boolean;
+  /** Calls to the storage of all disks return one after the other, as in a single thread. */
+  readonly oneThread?: boolean;
+  /** A process that stops waits for its devices without a limit. */
+  readonly patient?: boolean;
   /** Changes what the data plane is asked to serve. */
   readonly spec?: (spec: QueueSpec) => QueueSpec;
 }
@@ -58,16 +65,26 @@ interface ProcessOptions {
   readonly released: (domain: DomId) => void;
 }
 
-/** An image that is being opened. */
-interface Opening {
+/** A call to the storage of a disk that has not returned. */
+interface StorageCall {
   readonly watch: DiskWatch;
-  readonly answer: PromiseWithResolvers<Disk>;
+  readonly finish: () => void;
+}
+
+/** An open image: its number among all that the process opened, and the channels to it. */
+interface OpenDisk {
+  readonly watch: DiskWatch;
+  readonly channels: Set<SteppedChannel>;
+  /** It is being closed; that may be slow, or hang. */
+  closing: boolean;
 }
 
 /** Time limit for guests when the process detaches its devices. */
 const DETACH_MS = 10_000;
-/** Time limit of a process for its devices when it stops: never reached in a simulation. */
-const GRACE_MS = 1e12;
+/** A call to xenstored that takes longer ends the connection. */
+const STORE_LIMIT_MS = 5_000;
+/** Time limits of a process for its devices when it stops: never reached unless a disk hangs. */
+const NO_LIMIT_MS = 1e12;
 
 /** One process of the backend, from its start to its end. */
 export class BackendProcess {
@@ -77,7 +94,12 @@ export class BackendProcess {
   readonly #platform: ProcessPlatform;
   readonly #plane: InlineDataPlane;
   readonly #stores: GatedStore[] = [];
-  readonly #openings: Opening[] = [];
+  /** Calls to storage that have not returned, the oldest first. */
+  readonly #calls: StorageCall[] = [];
+  /** Disks that it has locked; one whose lock is being released is not among them. */
+  readonly #locks = new Set<DiskWatch>();
+  /** By number. */
+  readonly #openDisks = new Map<number, OpenDisk>();
   /** Number of rings served, by domain. */
   readonly #rings = new Map<DomId, number>();
   readonly #unmapFaults: number;
@@ -101,7 +123,7 @@ export class BackendProcess {
     const seen = withFaults(breakage.platform?.(platform) ?? platform, run.faults.plan);
     this.#plane = new InlineDataPlane({
       platform: seen,
-      openChannel: ({ disk }, channelOptions) => this.#openChannel(options.disks.get(String(disk))!, channelOptions),
+      openChannel: (attachment, channelOptions) => this.#openChannel(attachment, channelOptions),
       warn: (line) => this.#say(line),
     });
     try {
@@ -138,9 +160,14 @@ export class BackendProcess {
     return this.#stores.flatMap((store) => store.deliverable);
   }
 
-  /** Number of images that are being opened. */
-  get openings(): number {
-    return this.#openings.length;
+  /** What each device looks like now. */
+  get status(): DeviceStatus[] {
+    return this.#kind?.status() ?? [];
+  }
+
+  /** Number of descriptors of the disk. */
+  openedOf(watch: DiskWatch): number {
+    return [...this.#openDisks.values()].filter((each) => each.watch === watch).length;
   }
 
   /** One turn of the data plane. False: it sleeps, and nothing wakes it, or the process has ended. */
@@ -164,19 +191,26 @@ export class BackendProcess {
     this.#busy = true;
   }
 
-  /** Finishes opening the oldest image, with success or a fault. */
-  finishOpening(): void {
-    const opening = this.#openings.shift();
-    if (opening === undefined) return;
-    if (this.#options.run.faults.strikes("image not opened")) opening.answer.reject(new Error("simulated failure"));
-    else opening.answer.resolve(this.#diskOf(opening.watch));
+  /** The oldest call to storage that does not hang returns. */
+  finishCall(): void {
+    const { oneThread } = this.#options.breakage;
+    const at = this.#calls.findIndex(({ watch }, index) => !watch.hangs && (index === 0 || !oneThread));
+    if (at >= 0) this.#calls.splice(at, 1)[0]!.finish();
   }
 
-  /** SIGTERM: drains, leaves the devices Connected or detaches them, and ends. */
-  async stop(leave: CloseOptions["leave"]): Promise<void> {
+  /**
+   * SIGTERM: drains, leaves the devices Connected or detaches them, and ends. `graceMs` bounds the wait for devices after
+   * the guests' time is over: those that take longer are given up, and the process ends as if it were killed.
+   */
+  async stop(leave: CloseOptions["leave"], graceMs = NO_LIMIT_MS): Promise<void> {
     if (this.#state !== "running") return;
     this.#state = "stopping";
-    await this.#kind?.close({ leave, timeoutMs: DETACH_MS }, GRACE_MS);
+    const { patient } = this.#options.breakage;
+    const finished = await this.#kind?.close({ leave, timeoutMs: DETACH_MS }, patient ? NO_LIMIT_MS : graceMs);
+    if (finished === false) {
+      this.#options.run.faults.count("device given up");
+      return this.kill();
+    }
     await this.#plane[Symbol.asyncDispose]();
     if (this.#gone || this.#options.run.violation !== undefined) return;
     this.#checkLeaks();
@@ -185,6 +219,7 @@ export class BackendProcess {
 
   /** SIGKILL: the process has no effect any more; writes that are in flight continue in the kernel. */
   kill(): void {
+    if (this.#gone) return;
     for (const watch of this.#options.disks.values()) watch.orphanChannels();
     this.#end();
   }
@@ -202,7 +237,9 @@ export class BackendProcess {
   #end(): void {
     this.#state = "ended";
     this.clock.forgetSleepers();
-    this.#openings.length = 0;
+    this.#calls.length = 0;
+    this.#openDisks.clear();
+    this.#locks.clear();
     for (const store of this.#stores) store[Symbol.dispose]();
     this.#platform.releaseAll();
     const domains = [...this.#rings.keys()];
@@ -220,6 +257,11 @@ export class BackendProcess {
     run.require(excused || careless.length === 0, `the process released ${careless.join(", ")}`);
     const channels = [...disks.values()].reduce((sum, watch) => sum + watch.channels.length, 0);
     run.require(channels === 0, `the process ended with ${channels} channels open`);
+    for (const watch of disks.values()) {
+      const left = [...this.#openDisks.values()].some((open) => open.watch === watch && !open.closing);
+      run.require(!left, `the process ended and left ${watch.disk.name} open`);
+      run.require(!this.#locks.has(watch), `the process ended and left ${watch.disk.name} locked`);
+    }
   }
 
   #connect(): Xenstore {
@@ -233,40 +275,86 @@ export class BackendProcess {
         this.#options.disconnect();
         return true;
       },
+      hangs: () => {
+        if (!run.faults.strikes("store call slow")) return false;
+        this.clock.advance(STORE_LIMIT_MS);
+        this.#options.disconnect();
+        return true;
+      },
     });
     this.#stores.push(store);
     return breakage.store?.(store) ?? store;
   }
 
-  #openDisk(request: DiskRequest): Promise<Disk> {
-    const watch = this.#options.disks.get(request.target);
-    if (watch === undefined) return Promise.reject(new Error(`there is no ${request.target}`));
-    const answer = Promise.withResolvers<Disk>();
-    this.#openings.push({ watch, answer });
-    return answer.promise;
+  /** A call to storage: it returns at once, or in a later step if it is slow or its disk hangs, or never. */
+  #call<T>(watch: DiskWatch, act: () => T, slow = false): Promise<T> {
+    const { promise, resolve, reject } = Promise.withResolvers<T>();
+    const finish = (): void => {
+      try {
+        resolve(act());
+      } catch (error) {
+        reject(error);
+      }
+    };
+    watch.called();
+    if (slow || watch.hangs || this.#waitsForOthers || this.#options.run.faults.strikes("storage call slow")) {
+      this.#calls.push({ watch, finish });
+    } else finish();
+    return promise;
   }
 
-  #diskOf({ disk, channels }: DiskWatch): Disk {
+  /** In a single thread a call begins when earlier ones have returned. */
+  get #waitsForOthers(): boolean {
+    return this.#options.breakage.oneThread === true && this.#calls.length > 0;
+  }
+
+  #openDisk(request: DiskRequest): Promise<Disk> {
+    const { disks, run } = this.#options;
+    const watch = disks.get(request.target);
+    if (watch === undefined) return Promise.reject(new Error(`there is no ${request.target}`));
+    return this.#call(watch, () => {
+      if (run.faults.strikes("image not opened")) throw new Error("simulated failure");
+      return this.#diskOf(watch);
+    }, true);
+  }
+
+  #diskOf(watch: DiskWatch): Disk {
     const { run } = this.#options;
+    const { disk } = watch;
+    const number = run.tick();
+    this.#openDisks.set(number, { watch, channels: new Set(), closing: false });
     return {
       properties: disk.properties,
       image: { path: disk.name, identity: { device: 1, inode: 1 } },
       description: disk.name,
-      attachment: () => Promise.resolve({ module: "simulated", disk: disk.name }),
+      attachment: () => this.#call(watch, () => ({ module: "simulated", disk: disk.name, number })),
       [Symbol.asyncDispose]: () => {
-        if (!this.#gone) {
-          run.require(channels.length === 0, `${disk.name} was closed with ${channels.length} channels open`);
-        }
-        return Promise.resolve();
+        const open = this.#openDisks.get(number);
+        if (open?.closing !== false && !this.#gone) run.fail(`${disk.name} is closed twice`);
+        else if (open !== undefined) open.closing = true;
+        return this.#call(watch, () => this.#options.breakage.unclosed ? undefined : this.#closeDisk(number));
       },
     };
   }
 
-  #openChannel(watch: DiskWatch, options: ChannelOptions): IoChannel {
+  #closeDisk(number: number): void {
+    if (this.#gone) return;
+    const { run } = this.#options;
+    const open = this.#openDisks.get(number)!;
+    const channels = open.watch.channels.filter((channel) => open.channels.has(channel)).length;
+    run.require(channels === 0, `${open.watch.disk.name} was closed with ${channels} channels open`);
+    this.#openDisks.delete(number);
+  }
+
+  #openChannel({ disk, number }: DiskAttachment, options: ChannelOptions): IoChannel {
     this.#assertAlive();
-    const { run, breakage } = this.#options;
+    const { run, breakage, disks } = this.#options;
+    const watch = disks.get(String(disk))!;
+    const open = this.#openDisks.get(Number(number));
+    if (open === undefined) return run.fail(`a channel to ${disk} was opened, which is closed`);
     const file = new SimulatedFile(watch.disk, run);
     const channel = new SteppedChannel({ file, calls: breakage.file?.(file) ?? file, observer: watch, run }, options);
+    open.channels.add(channel);
     watch.channels.push(channel);
     return channel;
   }
@@ -278,47 +366,61 @@ export class BackendProcess {
       return { tryLock: () => Promise.resolve({ [Symbol.asyncDispose]: () => Promise.resolve() }) };
     }
     return {
-      // deno-lint-ignore require-await -- a check that fails rejects
-      tryLock: async ({ path }) => {
-        this.#assertAlive();
+      tryLock: ({ path }) => {
         const watch = disks.get(path)!;
-        if (watch.locked || watch.orphans.length > 0) return "a process that was killed has it";
-        watch.locked = true;
-        return {
-          // deno-lint-ignore require-await
-          [Symbol.asyncDispose]: async () => {
-            if (!this.#gone) watch.locked = false;
-          },
-        };
+        return this.#call(watch, () => this.#lock(watch));
       },
     };
   }
 
-  /** The data plane that the devices use: counts the rings of each domain. */
+  #lock(watch: DiskWatch): AsyncDisposable | string {
+    this.#assertAlive();
+    if (watch.locked || watch.orphans.length > 0) return "a process that was killed has it";
+    watch.locked = true;
+    this.#locks.add(watch);
+    const release = (): void => {
+      if (!this.#gone) watch.locked = false;
+    };
+    return {
+      [Symbol.asyncDispose]: () => {
+        const held = this.#locks.delete(watch) || this.#gone;
+        this.#options.run.require(held, `the lock of ${watch.disk.name} is released twice`);
+        return this.#call(watch, release);
+      },
+    };
+  }
+
+  /** The data plane that the devices use: counts the rings of each domain, from when they may be mapped. */
   get #observed(): DataPlane {
     const { breakage, released } = this.#options;
     return {
-      openQueue: async (spec) => {
+      openQueue: async (spec, signal) => {
         this.#assertAlive();
-        const { guest } = spec;
-        this.#rings.set(guest, (this.#rings.get(guest) ?? 0) + 1);
+        const { guest, disk } = spec;
+        let counted = false;
         const closed = (): void => {
-          if (this.#gone) return;
+          if (!counted || this.#gone) return;
+          counted = false;
           this.#rings.set(guest, (this.#rings.get(guest) ?? 0) - 1);
           if (!this.serves(guest)) released(guest);
         };
-        const handle = await this.#plane.openQueue(breakage.spec?.(spec) ?? spec).catch((error) => {
+        const attachment = async (lane: number): Promise<DiskAttachment> => {
+          const attachment = await disk.attachment(lane);
+          this.#assertAlive();
+          signal?.throwIfAborted();
+          counted = true;
+          this.#rings.set(guest, (this.#rings.get(guest) ?? 0) + 1);
+          return attachment;
+        };
+        const counting = { ...spec, disk: { ...disk, attachment } };
+        const plane: DataPlane = this.#plane;
+        const handle = await plane.openQueue(breakage.spec?.(counting) ?? counting, signal).catch((error) => {
           closed();
           throw error;
         });
         let closing: Promise<void> | undefined;
-        const close = (): Promise<void> => handle.close().then(closed);
-        return {
-          stopped: handle.stopped,
-          inFlight: handle.inFlight,
-          grow: (sectors) => handle.grow(sectors),
-          close: () => closing ??= close(),
-        } satisfies QueueHandle;
+        const close = (): Promise<void> => closing ??= handle.close().then(closed);
+        return Object.create(handle, { close: { value: close } }) as QueueHandle;
       },
       [Symbol.asyncDispose]: () => Promise.resolve(),
     };

@@ -32,10 +32,13 @@ export const BREAKAGES: readonly NamedBreakage[] = [
   { name: "a latch that does not latch", replace: () => replaceGetter(Latch.prototype, "tripped", () => false) },
   {
     name: "a latch that the next process forgets",
-    replace: () => replace(Latch.prototype, "belongsTo", () => () => false),
+    replace: () => replace(Latch.prototype, "belongsTo", forgetting),
   },
   { name: "a journal that forgets responses", replace: () => replace(Journal.prototype, "answering", () => () => {}) },
   { name: "an image that is not locked", breakage: { unlocked: true } },
+  { name: "an image that is never closed", breakage: { unclosed: true } },
+  { name: "one thread for the storage calls of all disks", breakage: { oneThread: true } },
+  { name: "a process that waits for a hung disk for ever", breakage: { patient: true } },
   { name: "a state that is skipped", breakage: { store: (store) => skippingStore(store) } },
   {
     name: "a short write that is taken for a whole one",
@@ -72,6 +75,14 @@ function wholeWrites(file: BlockFile): Partial<BlockFile> {
 function largerDisk(spec: Parameters<NonNullable<Breakage["spec"]>>[0]): typeof spec {
   const { properties } = spec.disk;
   return { ...spec, disk: { ...spec.disk, properties: { ...properties, sectors: properties.sectors + 1 } } };
+}
+
+/** Finds the latch of any attachment not tripped. */
+function forgetting(): Latch["belongsTo"] {
+  return function (this: Latch, nonce): boolean {
+    this.begin(nonce);
+    return true;
+  };
 }
 
 /** Replaces a method of all instances until it is disposed; `make` gets the original. */

@@ -7,7 +7,7 @@ import { assert, assertMatch } from "@std/assert";
 import { BREAKAGES } from "./breakages.ts";
 import { simulate } from "./simulation.ts";
 
-const SEEDS = 300;
+const SEEDS = 400;
 
 /** The expected failure of each breakage. */
 const NOTICED: Readonly<Record<string, RegExp>> = {
@@ -18,11 +18,14 @@ const NOTICED: Readonly<Record<string, RegExp>> = {
   "a response that is sent twice": /not in flight|more answers than/,
   "a page that is never unmapped": /pages mapped/,
   "data that goes into the wrong sector of a page": /was changed|read sector/,
-  "notifications that are lost": /not recovered/,
+  "notifications that are lost": /not recovered|a guest waits until it is answered/,
   "a latch that does not latch": /after a flush of this disk had failed/,
   "a latch that the next process forgets": /after a flush of this disk had failed/,
   "a journal that forgets responses": /not in flight|not recovered|no request asks for/,
   "an image that is not locked": /of a process that was killed/,
+  "an image that is never closed": /disk-\d is open \d+ times/,
+  "one thread for the storage calls of all disks": /while another disk hangs, a guest waits until it is/,
+  "a process that waits for a hung disk for ever": /does not end though it was asked to/,
   "a state that is skipped": /went from Initialising to Connected/,
   "a short write that is taken for a whole one": /read sector|is wrong|holds write/,
 };

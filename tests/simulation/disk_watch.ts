@@ -58,6 +58,8 @@ export class DiskWatch implements ChannelObserver {
   flushFailed = false;
   /** When the last successful flush started. */
   flushStarted = 0;
+  /** Calls and operations until the disk hangs; 0: it hangs; Infinity: it does not. */
+  #callsLeft = Infinity;
   readonly #run: Run;
   /** When the disk was attached. Channels from before that do not latch it. */
   #attached = 0;
@@ -74,12 +76,42 @@ export class DiskWatch implements ChannelObserver {
     this.history = new History(disk.properties.sectors);
   }
 
+  /** No call to the disk's storage returns, and no operation on it ends. */
+  get hangs(): boolean {
+    return this.#callsLeft === 0;
+  }
+
+  /** From now on so many calls and operations still begin; then the disk hangs. */
+  hangAfter(calls: number): void {
+    this.#callsLeft = calls;
+    if (calls === 0) this.#hung();
+  }
+
+  /** What hangs goes on. */
+  release(): void {
+    if (this.#callsLeft === Infinity) return;
+    this.#callsLeft = Infinity;
+    this.#run.note(`${this.disk.name} goes on`);
+  }
+
+  /** A call to its storage, or an operation, begins. */
+  called(): void {
+    if (this.#callsLeft === 0 || this.#callsLeft === Infinity) return;
+    if (--this.#callsLeft === 0) this.#hung();
+  }
+
+  #hung(): void {
+    this.#run.faults.count("disk hung");
+    this.#run.note(`${this.disk.name} hangs`);
+  }
+
   /** A request is about to be sent. */
   sending(request: SentRequest): void {
     if (request.write !== undefined) this.#requests.set(request.write.id, request);
   }
 
   started(operation: UnderWay, data: Uint8Array): void {
+    this.called();
     const { operation: kind, offsetBytes, started } = operation;
     if (this.orphans.length > 0) {
       this.#run.fail(`${this.disk.name}: I/O was started while writes of a process that was killed are in flight`);

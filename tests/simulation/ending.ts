@@ -1,18 +1,14 @@
 /**
- * How a simulated run ends. Without further faults every guest must get connected and every request answered. Then the
- * disks are checked, the process is stopped and must have released everything, and what responses promised must survive
- * a power failure.
+ * How a simulated run ends. Without further faults every guest must get connected and every request answered. One disk
+ * hangs for a while, and others must not wait for it. Then the disks are checked, the process is stopped and must have
+ * released everything, and what responses promised must survive a power failure.
  */
 
 import { createMachine } from "../../lib/sim/machine.ts";
 import { machineUsage } from "../../lib/sim/platform.ts";
-import type { Slot } from "./slot.ts";
+import { checkIsolation } from "./isolation.ts";
+import { becomesIdle, describe, doRound, isIdle, ROUNDS, TURNS_PER_ROUND } from "./rounds.ts";
 import type { World } from "./world.ts";
-
-/** Rounds within which all guests must be connected and idle. */
-const ROUNDS = 120;
-const TURNS_PER_ROUND = 20;
-const ROUND_MS = 200;
 
 /** Ends a run. */
 export async function end(world: World): Promise<void> {
@@ -20,8 +16,11 @@ export async function end(world: World): Promise<void> {
   run.decisions.beginEnding();
   run.faults.enabled = false;
   run.note("ending");
+  world.releaseDisks();
   if (run.decisions.below(2) === 1) world.failPower();
   await recover(world);
+  check(world);
+  await checkIsolation(world);
   check(world);
   await stop(world);
   if (!await becomesIdle(world)) fail(world); // the next process takes over
@@ -45,47 +44,8 @@ async function recover(world: World): Promise<void> {
   if (!await becomesIdle(world)) fail(world);
 }
 
-async function becomesIdle(world: World): Promise<boolean> {
-  for (let round = 0; round < ROUNDS; round++) {
-    await doRound(world);
-    if (world.process?.state === "running" && world.slots.every(isIdle)) return true;
-  }
-  return false;
-}
-
-/** One round: toolstacks, guests, xenstore, process and disks all do what they can. */
-async function doRound(world: World): Promise<void> {
-  world.ensureStore();
-  await world.attempt(() => world.startProcess());
-  for (const slot of world.slots) {
-    if (slot.guest !== undefined) slot.guest.calm = true;
-    await world.attempt(() => slot.toolstackStep());
-    await world.attempt(() => slot.guest?.correctState());
-    await world.attempt(() => slot.guest?.step());
-  }
-  await world.settle();
-  for (const gate of world.process?.deliverable ?? []) gate.deliver();
-  await world.settle();
-  world.process?.finishOpening();
-  await world.settle();
-  for (let turn = 0; turn < TURNS_PER_ROUND; turn++) {
-    world.turn();
-    world.carryOut();
-  }
-  world.process?.clock.advance(ROUND_MS);
-  await world.settle();
-}
-
-function isIdle({ guest }: Slot): boolean {
-  return guest?.phase === "connected" && guest.connection?.inFlight === 0;
-}
-
 function fail(world: World): never {
-  const states = world.slots.map(({ guest, address }) => {
-    const inFlight = guest?.connection?.inFlight ?? 0;
-    return `domain ${address?.frontendDomain} is ${guest?.phase} with ${inFlight} requests in flight`;
-  });
-  return world.run.fail(`not recovered: the process is ${world.process?.state}; ${states.join("; ")}`);
+  return world.run.fail(`not recovered: the process is ${world.process?.state}; ${describe(world.slots)}`);
 }
 
 function check(world: World): void {
@@ -101,7 +61,7 @@ function check(world: World): void {
 async function stop(world: World): Promise<void> {
   world.stopProcess();
   for (let round = 0; round < ROUNDS && world.process?.state === "stopping"; round++) {
-    world.process.finishOpening();
+    world.process.finishCall();
     for (let turn = 0; turn < TURNS_PER_ROUND; turn++) {
       world.turn();
       world.carryOut();

@@ -23,6 +23,8 @@ const SPONTANEOUS = [
   "image not opened",
   "transaction conflict",
   "store answer lost",
+  "store call slow",
+  "storage call slow",
   "killed at a store",
 ] as const;
 
@@ -41,6 +43,8 @@ const ACTIONS = [
   "store disconnected",
   "store restarted",
   "power failure",
+  "disk hung",
+  "device given up",
 ] as const;
 
 /**
@@ -70,7 +74,7 @@ const DISTURBING: ReadonlySet<FaultKind> = new Set([
 /** Rate of each kind, per 1000 occasions, by how hard the run is. */
 const RATES = [0, 8, 60] as const;
 /** Divides the rate of a kind that has very many occasions. */
-const RARITY: Partial<Record<FaultKind, number>> = { "killed at a store": 6 };
+const RARITY: Partial<Record<FaultKind, number>> = { "killed at a store": 6, "store call slow": 8 };
 /** Of 1000 runs with faults, how many have a given kind. */
 const KIND_SHARE = 450;
 /** A positive status (XSA-316): also a failure. */

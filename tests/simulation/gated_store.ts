@@ -20,6 +20,8 @@ interface StoreHost {
   wrote(path: string, before: string | undefined, value: string): void;
   /** Called after a commit. True: the connection is lost before the answer arrives. */
   losesAnswer(): boolean;
+  /** Called before each call that is not part of a transaction. True: it took too long, and the connection is lost. */
+  hangs(): boolean;
 }
 
 /** A connection under the control of the simulation. */
@@ -44,36 +46,44 @@ export class GatedStore implements Xenstore {
   }
 
   read(path: string): string | undefined {
+    this.#call();
     return this.#inner.read(path);
   }
 
   list(path: string): string[] | undefined {
+    this.#call();
     return this.#inner.list(path);
   }
 
   write(path: string, value: string): void {
+    this.#call();
     const before = this.#inner.read(path);
     this.#inner.write(path, value);
     this.#host.wrote(path, before, value);
   }
 
   makeDirectory(path: string): void {
+    this.#call();
     this.#inner.makeDirectory(path);
   }
 
   remove(path: string): boolean {
+    this.#call();
     return this.#inner.remove(path);
   }
 
   permissions(path: string): XenstorePermission[] | undefined {
+    this.#call();
     return this.#inner.permissions(path);
   }
 
   setPermissions(path: string, permissions: readonly XenstorePermission[]): void {
+    this.#call();
     this.#inner.setPermissions(path, permissions);
   }
 
   transaction<T>(body: (transaction: XenstoreOperations) => T): T {
+    this.#call();
     let disturb = this.#host.disturbs();
     let writes: Write[] = [];
     const result = this.#inner.transaction((transaction) => {
@@ -90,21 +100,29 @@ export class GatedStore implements Xenstore {
   }
 
   watch(path: string): XenstoreWatch {
+    this.#call();
     const gate = new GatedWatch(this.#inner.watch(path));
     this.#gates.push(gate);
     return gate;
   }
 
   domainPath(domain: DomId): string {
+    this.#call();
     return this.#inner.domainPath(domain);
   }
 
   isDomainIntroduced(domain: DomId): boolean {
+    this.#call();
     return this.#inner.isDomainIntroduced(domain);
   }
 
   [Symbol.dispose](): void {
     this.#inner[Symbol.dispose]();
+  }
+
+  /** A call begins. Throws if it takes too long. */
+  #call(): void {
+    if (this.#host.hangs()) throw new XenstoreError("no answer came in time", "EDISCONNECTED", "");
   }
 
   /** Writes a node unchanged over the other connection, so that a transaction that read it conflicts. */

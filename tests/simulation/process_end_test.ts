@@ -136,5 +136,5 @@ function stateOf(world: World): string | undefined {
 
 function stepControlPlane(world: World): void {
   world.deliver();
-  world.process!.finishOpening();
+  world.process!.finishCall();
 }

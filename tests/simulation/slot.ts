@@ -41,6 +41,8 @@ interface Dropped {
   readonly release: (() => void) | undefined;
 }
 
+/** Connections that a guest has dropped and keeps pages for; see the machine's grants. */
+const MOST_DROPPED = 2;
 const DOMAIN_0 = 0 as DomId;
 
 /** A place for one guest with one disk. */
@@ -88,7 +90,9 @@ export class Slot {
 
   /** The toolstack does the next thing, if any. Throws XenstoreError without xenstore. */
   toolstackStep(): void {
-    if (this.#address === undefined) return this.#retired || this.#isRevoked ? undefined : this.#attach();
+    if (this.#address === undefined) {
+      return this.#retired || this.#isRevoked || this.#hasNoRoom ? undefined : this.#attach();
+    }
     using store = this.#connect();
     const path = backendPath(this.#address);
     const state = parseState(store.read(`${path}/state`));
@@ -104,6 +108,11 @@ export class Slot {
   get #isRevoked(): boolean {
     return this.#alive &&
       this.#dropped.some(({ domain, release }) => release === undefined && domain === this.#domain);
+  }
+
+  /** The guest has kept the pages of earlier connections that the backend still serves: it has none for another. */
+  get #hasNoRoom(): boolean {
+    return this.#dropped.filter(({ domain }) => domain === this.#domain).length >= MOST_DROPPED;
   }
 
   /** Asks the backend to remove the device. */

@@ -18,9 +18,11 @@ import { type Host, Slot } from "./slot.ts";
 import { stateFault } from "./state_rule.ts";
 
 const DOMAIN_0 = 0 as DomId;
-const MACHINE = { memoryBytes: 32 * 2 ** 20, domains: 8, grantsPerDomain: 128, portsPerDomain: 32 } as const;
+const MACHINE = { memoryBytes: 32 * 2 ** 20, domains: 8, grantsPerDomain: 256, portsPerDomain: 32 } as const;
 /** Of 1000 steps of the disks, how many finish a write of a killed process. */
 const ORPHAN_PACE = 8;
+/** Connecting takes fewer calls to storage. */
+const MOST_CALLS_LEFT = 8;
 /** All promises settle within so many microtasks. */
 const SETTLING_TICKS = 80;
 
@@ -34,7 +36,7 @@ const USUAL: readonly (readonly [weight: number, act: Act])[] = [
   [120, (world) => world.deliver()],
   [40, (world) => world.stepToolstack()],
   [20, (world) => world.passTime()],
-  [30, (world) => world.process?.finishOpening()],
+  [30, (world) => world.process?.finishCall()],
   [20, (world) => world.startProcess()],
   [10, (world) => world.pick().guest?.correctState()],
 ];
@@ -51,6 +53,8 @@ const DISTURBANCES: readonly (readonly [weight: number, act: Act])[] = [
   [4, (world) => world.stopProcess()],
   [1, (world) => world.stopProcess("detached")],
   [8, (world) => world.killProcess()],
+  [4, (world) => world.hangDisk()],
+  [4, (world) => world.releaseDisks()],
   [3, (world) => world.loseStore()],
   [2, (world) => world.restartStore()],
   [1, (world) => world.failPower()],
@@ -67,7 +71,8 @@ export class World {
   readonly #disks: ReadonlyMap<string, DiskWatch>;
   readonly #breakage: Breakage;
   readonly #hostility: number;
-  readonly #journals: boolean;
+  /** The backend keeps journals. */
+  readonly journals: boolean;
   readonly #ticks: number;
   readonly #unrest: number;
   #host: Host | undefined;
@@ -82,7 +87,7 @@ export class World {
     this.settings = profile.settings;
     this.#disks = new Map(profile.disks.map((watch) => [watch.disk.name, watch]));
     this.#hostility = profile.hostility;
-    this.#journals = profile.journals;
+    this.journals = profile.journals;
     this.#ticks = profile.patient ? SETTLING_TICKS : 2;
     this.#unrest = profile.unrest;
     this.slots = profile.disks.map((watch, index) =>
@@ -144,7 +149,8 @@ export class World {
   /** A disk carries out one operation in flight. */
   carryOut(): void {
     this.#endOrphan();
-    const channels = [...this.#disks.values()].flatMap((watch) => watch.channels).filter((each) => each.underWay > 0);
+    const channels = [...this.#disks.values()].flatMap((watch) => watch.hangs ? [] : watch.channels)
+      .filter((each) => each.underWay > 0);
     if (channels.length === 0) return;
     const channel = this.run.decisions.pick(channels);
     channel.carryOut(this.run.decisions.below(channel.underWay));
@@ -181,7 +187,7 @@ export class World {
       connect: () => this.host.store.connect(DOMAIN_0),
       disconnect: () => this.host.store.disconnect(DOMAIN_0, "simulated loss"),
       settings: this.settings,
-      journals: this.#journals,
+      journals: this.journals,
       disks: this.#disks,
       breakage: this.#breakage,
       wrote: (path, before, value) => this.#checkState(path, before, value),
@@ -190,11 +196,11 @@ export class World {
   }
 
   /** SIGTERM. */
-  stopProcess(leave: "connected" | "detached" = "connected"): void {
+  stopProcess(leave: "connected" | "detached" = "connected", graceMs?: number): void {
     if (this.process?.state !== "running") return;
     this.run.faults.count(leave === "connected" ? "process stopped" : "process detached");
     this.run.note(`process stops, leaves its devices ${leave}`);
-    this.#stopping = this.process.stop(leave);
+    this.#stopping = this.process.stop(leave, graceMs);
     this.#stopping.catch((error) => this.#stopFailure = error);
   }
 
@@ -208,8 +214,19 @@ export class World {
     this.run.faults.count("process killed");
     this.run.note("process is killed");
     process.kill();
-    if (this.#journals) return this.#startAgain();
+    if (this.journals) return this.#startAgain();
     for (const slot of this.slots) if ((slot.guest?.connection?.inFlight ?? 0) > 0) this.#killUnserved(slot);
+  }
+
+  /** The storage of a disk stops answering, at once or after a few more calls and operations. */
+  hangDisk(): void {
+    const { watch } = this.pick();
+    if (!watch.hangs) watch.hangAfter(this.run.decisions.below(MOST_CALLS_LEFT));
+  }
+
+  /** All storage answers again. */
+  releaseDisks(): void {
+    for (const watch of this.#disks.values()) watch.release();
   }
 
   /** The backend's connections to xenstore break. */
@@ -245,6 +262,7 @@ export class World {
     this.process = undefined;
     for (const slot of this.slots) slot.powerFailed();
     for (const watch of this.#disks.values()) {
+      watch.release();
       const { disk, history } = watch;
       while (watch.orphans.length > 0) watch.endOrphan();
       disk.crash(run.decisions);
@@ -268,7 +286,7 @@ export class World {
   /** Sometimes finishes a write of a killed process; always once faults are off. */
   #endOrphan(): void {
     const { decisions, faults } = this.run;
-    const orphaned = [...this.#disks.values()].filter((watch) => watch.orphans.length > 0);
+    const orphaned = [...this.#disks.values()].filter((watch) => watch.orphans.length > 0 && !watch.hangs);
     if (orphaned.length === 0 || (faults.enabled && !decisions.chance(ORPHAN_PACE))) return;
     decisions.pick(orphaned).endOrphan();
   }
