@@ -18,9 +18,12 @@ export interface FileCallModule {
   fileCall(call: FileCall): unknown;
 }
 
-/** What a thread is sent: a call, and after how long without another one it is to say that it is idle. */
+/**
+ * What a thread is sent: a call, or the module of calls to come, and after how long without another order it is to say
+ * that it is idle.
+ */
 export interface FileOrder {
-  readonly call: FileCall;
+  readonly order: FileCall | { readonly prepare: string };
   readonly idleMs: number;
 }
 

@@ -123,6 +123,8 @@ export interface NativeFiles {
   uringRefusal(): Refusal | undefined;
   /** The module that opens channels through the io_uring of a reactor: that of a {@linkcode UringAttachment}. */
   readonly uringModule: string;
+  /** Starts a thread that opens images, if there is none: on a slow machine that takes seconds. Does not wait for it. */
+  prepare(): void;
   /** Opens a file or block device and looks at it; changes nothing. Rejects with {@linkcode XenblkError}. */
   open(path: string, options: ImageOptions): Promise<OpenedImage>;
 }
