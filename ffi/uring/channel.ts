@@ -9,7 +9,7 @@ import { type ChannelOptions, type IoVectors, type MemoryRule } from "../../lib/
 import { isTransient } from "../../lib/storage/errno.ts";
 import { MOST_RETRIES, OPERATION } from "../../lib/storage/engine/executor.ts";
 import { TableChannel } from "../../lib/storage/engine/operations.ts";
-import type { TransferRoute, UringAttachment, UringRoutes } from "../../lib/storage/image/medium.ts";
+import { type TransferRoute, transferRoute, type UringAttachment } from "../../lib/storage/image/medium.ts";
 import { IORING_OP, type IoUring } from "./ring.ts";
 import { errno, libc } from "../linux/libc.ts";
 import { BLKDISCARD, BLKSECDISCARD, PUNCH_HOLE } from "./medium.ts";
@@ -104,8 +104,8 @@ export class UringChannel extends TableChannel {
     this.#number = number;
     this.#vectors = options.vectors;
     const rule = options.rule ?? ANYTHING_GOES;
-    this.#reads = routeOf("reads", attachment.routes, rule);
-    this.#writes = routeOf("writes", attachment.routes, rule);
+    this.#reads = transferRoute("reads", attachment.routes, rule);
+    this.#writes = transferRoute("writes", attachment.routes, rule);
     this.#mayFallBack = rule.asynchronous;
     this.#fd = undo.use(new ImageDescriptor(attachment, rule.direct)).fd;
     const { index, flag } = undo.use(new FileSlot(host.ring, this.#fd));
@@ -379,14 +379,6 @@ export class UringChannel extends TableChannel {
     const failed = libc().ioctl(this.#fd, request, BigInt(this.#arguments.address)) < 0;
     this.#complete(tag, failed ? -errno() : 0);
   }
-}
-
-/**
- * How transfers are made. If memory is unmapped after each operation, the kernel must not refer to it any longer then.
- */
-function routeOf(kind: "reads" | "writes", routes: UringRoutes, rule: MemoryRule): TransferRoute {
-  if (!rule.asynchronous) return "call";
-  return routes.direct && rule.direct ? "ring" : routes[kind];
 }
 
 /** Operations that must not overlap: one is under way at a time, the others wait in line. */

@@ -229,6 +229,7 @@ export class DeviceResources {
       abandon.abort();
       this.#ringAfter = "none";
       this.#closing ??= this.waits.begin(text, this.#closeAll(opening.then(openedOf)), operation.sinceMs);
+      this.#closing.overdue ??= operation.overdue; // the same delay, reported once
       throw error;
     }
     this.#rings = openedOf(results);

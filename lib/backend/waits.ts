@@ -1,5 +1,5 @@
 /**
- * What a device waits for. Storage may never answer, so each wait has an end: after five seconds in any case, and after
+ * What a device waits for. Storage may never answer, so each wait has an end: after ten seconds in any case, and after
  * one second as soon as the device has something else to look at. The operation itself goes on in the background; the
  * next attempt waits for the same operation, and its result is kept until then, or until it is not wanted any more.
  */
@@ -9,7 +9,7 @@ import { XenblkError } from "../errors.ts";
 
 /** From then on a wait ends when it is interrupted, and later in any case. */
 const PATIENCE_MS = 1_000;
-const LIMIT_MS = 5_000;
+const LIMIT_MS = 10_000;
 
 /** An operation has not ended in time. It goes on, and the device looks again when it has ended. */
 export class OverdueError extends XenblkError {}
@@ -78,7 +78,7 @@ export class Waits {
   }
 
   /**
-   * The operation's outcome. Rejects with {@linkcode OverdueError} five seconds after it began, or with an AbortError if
+   * The operation's outcome. Rejects with {@linkcode OverdueError} ten seconds after it began, or with an AbortError if
    * it is interrupted before.
    */
   async until<T>(operation: Operation<T>): Promise<T> {

@@ -7,6 +7,7 @@ import { unlessAborted } from "../abort.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { Platform, Refusal, Waker, WakeToken } from "../hypervisor.ts";
 import type { Disk, DiskAttachment } from "../storage/disk.ts";
+import { memoryRule } from "./grants/memory_rule.ts";
 import type { OpenRequest } from "./connection.ts";
 import {
   CONTROL_BYTES,
@@ -27,7 +28,7 @@ const CLOSED = "Cannot open a queue: the data plane is closed";
 export interface WorkerDataPlaneOptions {
   /** Opened anew in each Worker, by its descriptor. */
   readonly platform: Platform;
-  /** Most reactors, that is Workers; they start as queues come, or the first one with {@linkcode WorkerDataPlane.start}. */
+  /** Most reactors, that is Workers, for disks that wait for the same storage or for none; they start as queues come, or the first one with {@linkcode WorkerDataPlane.start}. */
   readonly workers: number;
   /** Called before a reactor opens its first queue: it registers the reactor with engines that have their own threads. */
   readonly addLane: (lane: number, token: WakeToken) => Promise<void>;
@@ -314,9 +315,19 @@ interface Lane {
   readonly number: number;
   readonly reactor: ReactorWorker;
   readonly usable: Promise<void>;
-  /** The disk of each queue that is served here or is being opened. */
-  readonly disks: Disk[];
+  /** Each queue that is served here or is being opened. */
+  readonly rings: LaneRing[];
 }
+
+/** A queue as its lane knows it. */
+interface LaneRing {
+  readonly disk: Disk;
+  /** See {@linkcode Disk.waitsFor}. All queues of a lane have the same, as far as there can be lanes enough. */
+  readonly storage: string | undefined;
+}
+
+/** Reactors beyond the given number, for disks whose calls may wait: each Worker costs 8 MiB. */
+const MOST_SEPARATE_LANES = 16;
 
 /** The reactors of a process, each in a Worker of its own. */
 export class WorkerDataPlane implements DataPlane {
@@ -344,7 +355,8 @@ export class WorkerDataPlane implements DataPlane {
 
   async openQueue(spec: QueueSpec, signal?: AbortSignal): Promise<QueueHandle> {
     const { disk, ...rest } = spec;
-    const { lane, leave } = await this.#enterLane(disk, signal);
+    const storage = disk.waitsFor?.(memoryRule(spec.grants, spec.directIoSafe ?? false));
+    const { lane, leave } = await this.#enterLane({ disk, storage }, signal);
     try {
       const attachment = await unlessAborted(lane.reactor.attachmentTo(disk, lane.number), signal);
       const image = disk.image?.path;
@@ -372,13 +384,13 @@ export class WorkerDataPlane implements DataPlane {
     return open.flat();
   }
 
-  /** A reactor that can be used, with the disk counted among its own. If one cannot be started, the others do. */
-  async #enterLane(disk: Disk, signal?: AbortSignal): Promise<{ readonly lane: Lane; readonly leave: () => void }> {
+  /** A reactor that can be used, with the ring counted among its own. If one cannot be started, the others do. */
+  async #enterLane(ring: LaneRing, signal?: AbortSignal): Promise<{ readonly lane: Lane; readonly leave: () => void }> {
     for (let mayStart = true;; mayStart = false) {
-      const lane = this.#choose(disk, mayStart);
+      const lane = this.#choose(ring, mayStart);
       // At once, so that queues that are opened at the same time are spread.
-      lane.disks.push(disk);
-      const leave = (): void => void lane.disks.splice(lane.disks.indexOf(disk), 1);
+      lane.rings.push(ring);
+      const leave = (): void => void lane.rings.splice(lane.rings.indexOf(ring), 1);
       try {
         await unlessAborted(lane.usable, signal);
         return { lane, leave };
@@ -391,16 +403,18 @@ export class WorkerDataPlane implements DataPlane {
   }
 
   /**
-   * The reactor with the fewest queues of the disk, and of those the one with the fewest queues; a new one as long as all
-   * have some and there may be more.
+   * Of the reactors whose queues wait for the same storage: the one with the fewest queues of the disk, and of those the
+   * one with the fewest queues; a new one as long as all have some and there may be more.
    */
-  #choose(disk: Disk, mayStart: boolean): Lane {
-    const lanes = this.#lanes;
-    const more = mayStart && lanes.length < this.#options.workers;
-    if (lanes.length === 0 || (more && lanes.every(({ disks }) => disks.length > 0))) return this.#startLane();
-    const ofDisk = lanes.map(({ disks }) => disks.filter((each) => each === disk).length);
+  #choose({ disk, storage }: LaneRing, mayStart: boolean): Lane {
+    const { workers } = this.#options;
+    const alike = this.#lanes.filter(({ rings }) => rings.every((ring) => ring.storage === storage));
+    const more = mayStart && alike.length < workers && this.#lanes.length < workers + MOST_SEPARATE_LANES;
+    if (this.#lanes.length === 0 || (more && alike.every(({ rings }) => rings.length > 0))) return this.#startLane();
+    const lanes = alike.length > 0 ? alike : this.#lanes;
+    const ofDisk = lanes.map(({ rings }) => rings.filter((ring) => ring.disk === disk).length);
     const fewest = Math.min(...ofDisk);
-    const loads = lanes.map(({ disks }, lane) => ofDisk[lane] === fewest ? disks.length : Infinity);
+    const loads = lanes.map(({ rings }, lane) => ofDisk[lane] === fewest ? rings.length : Infinity);
     return lanes[loads.indexOf(Math.min(...loads))]!;
   }
 
@@ -419,7 +433,7 @@ export class WorkerDataPlane implements DataPlane {
       throw error;
     });
     usable.catch(() => {}); // openQueue reports it
-    const lane: Lane = { number, reactor, usable, disks: [] };
+    const lane: Lane = { number, reactor, usable, rings: [] };
     this.#lanes.push(lane);
     return lane;
   }

@@ -104,7 +104,13 @@ export interface Disk extends AsyncDisposable {
    */
   attachment(lane: number): Promise<DiskAttachment>;
   /**
-   * The same for a reactor that has no io_uring, for that reason; absent: the disk needs none. Rejects if it cannot be
+   * Names the storage that channels with memory of this rule can make their thread wait for, if they can: they make
+   * synchronous calls, which block while a file system is frozen or a device is dead. Disks with the same name share
+   * reactors; others get their own. Absent: channels never wait.
+   */
+  waitsFor?(rule: MemoryRule): string | undefined;
+  /**
+   * As {@linkcode attachment}, for a reactor that has no io_uring, for that reason; absent: the disk needs none. Rejects if it cannot be
    * served without.
    */
   withoutUring?(lane: number, refusal: Refusal): Promise<DiskAttachment>;

@@ -6,14 +6,20 @@
 import { SECTOR_BYTES } from "../units.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { Refusal } from "../hypervisor.ts";
-import type { Disk, DiskAttachment, DiskProperties, DiskRequest } from "./disk.ts";
+import type { Disk, DiskAttachment, DiskProperties, DiskRequest, MemoryRule } from "./disk.ts";
 import { fileDescriptor, inlineFileAttachment } from "./engine/file.ts";
 import { memoryAttachment } from "./engine/memory.ts";
 import { nullAttachment } from "./engine/null.ts";
 import type { ImageFile } from "./image/file.ts";
 import { StorageSilentError } from "./image/file_threads.ts";
 import { formatByContent, openImage } from "./image/inspect.ts";
-import type { DeviceFacts, FileMedium, ImageChannels, UringAttachment } from "./image/medium.ts";
+import {
+  type DeviceFacts,
+  type FileMedium,
+  type ImageChannels,
+  transferRoute,
+  type UringAttachment,
+} from "./image/medium.ts";
 import { channelsClosed, countChannels } from "./open_channels.ts";
 import type { IoPool } from "./pool/pool.ts";
 import {
@@ -167,6 +173,7 @@ interface ServedImage {
   readonly engine: string;
   readonly attachment: (lane: number) => Promise<DiskAttachment>;
   readonly withoutUring?: (lane: number, refusal: Refusal) => Promise<DiskAttachment>;
+  readonly waitsFor?: (rule: MemoryRule) => string | undefined;
   readonly close: () => Promise<void>;
 }
 
@@ -174,10 +181,11 @@ interface ServedImage {
 function serveByRing(
   image: ImageFile,
   leases: ImageChannels,
-  { routes }: FileMedium,
+  medium: FileMedium,
   module: string,
   other: (refusal: Refusal) => Promise<ServedImage>,
 ): ServedImage {
+  const { routes } = medium;
   const channels = countChannels();
   const ways = routes.direct ? "" : `, reads by ${routes.reads}, writes by ${routes.writes}`;
   let fallback: Promise<ServedImage> | undefined;
@@ -190,6 +198,7 @@ function serveByRing(
       channels,
       descriptor: await leases.lease(),
     }),
+    waitsFor: (rule) => waitsFor(image, medium, rule),
     withoutUring: async (lane, refusal) => {
       const served = fallback ??= other(refusal);
       // What failed may succeed the next time.
@@ -288,6 +297,18 @@ function describe(format: string, target: string, properties: DiskProperties, en
   return `${format}:${target} (${size}, ${access}engine ${engine}${cache === undefined ? "" : `, cache ${cache}`})`;
 }
 
+/** Only calls on a file in memory never wait; no other medium has reads by call. */
+function waitsFor({ identity: { device } }: ImageFile, medium: FileMedium, rule: MemoryRule): string | undefined {
+  const { routes, discard } = medium;
+  if (routes.reads === "call") return undefined;
+  const transfers = (["reads", "writes"] as const).some((kind) => transferRoute(kind, routes, rule) === "call");
+  const discards = routes.discards === "call" || discard?.secure === true;
+  return transfers || discards ? `device ${device}` : undefined;
+}
+
+/** What a disk asks of how its file is served. */
+type Served = Pick<ServedImage, "attachment" | "withoutUring" | "waitsFor">;
+
 /** A disk as its opener left it. */
 class OpenedDisk implements Disk {
   readonly image?: ImageFile;
@@ -295,14 +316,14 @@ class OpenedDisk implements Disk {
   readonly grow?: () => Promise<void>;
   #properties: DiskProperties;
   readonly #describe: (properties: DiskProperties) => string;
-  readonly #served: Pick<ServedImage, "attachment" | "withoutUring">;
+  readonly #served: Served;
   readonly #close: () => Promise<void>;
   #closed: Promise<void> | undefined;
 
   constructor(
     properties: DiskProperties,
     describe: (properties: DiskProperties) => string,
-    served: Pick<ServedImage, "attachment" | "withoutUring">,
+    served: Served,
     close: () => Promise<void>,
     file?: { readonly image: ImageFile; readonly size: () => Promise<number> },
   ) {
@@ -327,6 +348,10 @@ class OpenedDisk implements Disk {
   async attachment(lane: number): Promise<DiskAttachment> {
     this.#mustBeOpen();
     return await this.#served.attachment(lane);
+  }
+
+  waitsFor(rule: MemoryRule): string | undefined {
+    return this.#served.waitsFor?.(rule);
   }
 
   async withoutUring(lane: number, refusal: Refusal): Promise<DiskAttachment> {

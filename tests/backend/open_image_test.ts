@@ -60,9 +60,9 @@ Deno.test("an image that does not answer is reported while it lasts, and its dev
   const device = rig.attach();
   const kind = rig.serve({}, { clock });
   await until("the image is being opened", image.begun);
-  clock.advance(5_000);
+  clock.advance(10_000);
   await until("there is an error", () => rig.backend(device, "error") !== undefined);
-  assertStringIncludes(rig.backend(device, "error")!, "open image null:64M: no answer for 5 s");
+  assertStringIncludes(rig.backend(device, "error")!, "open image null:64M: no answer for 10 s");
   assertEquals([rig.backend(device, "hotplug-status"), rig.backend(device, "state")], [undefined, "2"]);
   assertEquals(rig.lines.filter((line) => line.includes("no answer")).length, 1);
   removeDevice(rig.toolstack, device);

@@ -6,7 +6,7 @@
 import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { OP_READ, OP_WRITE } from "../../lib/blkif/abi.ts";
 import { createStats, readStats } from "../../lib/dataplane/stats.ts";
-import type { QueueSpec } from "../../lib/dataplane/types.ts";
+import type { QueueHandle, QueueSpec } from "../../lib/dataplane/types.ts";
 import { WorkerDataPlane } from "../../lib/dataplane/worker_dataplane.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import type { DomId, EvtchnPort, GrantRef } from "../../lib/hypervisor.ts";
@@ -96,6 +96,33 @@ Deno.test("queues of one disk that are opened at once are spread over the reacto
   lanes.clear();
   await Promise.all(guests.slice(0, 2).map((guest) => bench.plane.openQueue(guest.spec(disk))));
   assertEquals([...lanes.values()], [1, 1], "queues that were closed count no more");
+});
+
+Deno.test("disks whose calls may wait for different storage share no reactor, and others share none with them", async () => {
+  await using bench = new Bench(1);
+  await using real = await openMemoryDisk();
+  const lanes = new Map<string, number>();
+  const open = async (name: string, storage: string | undefined, domain: number): Promise<QueueHandle> => {
+    const disk: Disk = {
+      properties: real.properties,
+      description: name,
+      attachment: (lane) => (lanes.set(name, lane), real.attachment(lane)),
+      waitsFor: () => storage,
+      [Symbol.asyncDispose]: () => Promise.resolve(),
+    };
+    return await bench.plane.openQueue(stack.use(new Guest(bench.machine, domain as DomId)).spec(disk));
+  };
+  using stack = new DisposableStack();
+  const queues = [
+    await open("frozen", "device 8", 1),
+    await open("beside it", "device 8", 2),
+    await open("on another", "device 9", 3),
+    await open("waits for none", undefined, 4),
+  ];
+  assertEquals([...lanes.values()], [0, 0, 1, 2]);
+  await Promise.all(queues.map((queue) => queue.close()));
+  await open("later", "device 7", 5);
+  assertEquals(lanes.get("later"), 0, "a reactor without queues serves any storage");
 });
 
 Deno.test("a ring that cannot be mapped or bound is refused with the reason, and nothing stays behind", async () => {

@@ -42,8 +42,8 @@ export interface FileThreadLimits {
 }
 
 const DEFAULT_LIMITS: FileThreadLimits = {
-  limitMs: 10_000,
-  idleMs: 3_000,
+  limitMs: 20_000,
+  idleMs: 10_000,
   threads: 32,
   threadsPerImage: 2,
   entry: new URL("./file_thread.ts", import.meta.url),

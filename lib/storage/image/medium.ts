@@ -1,10 +1,10 @@
 /**
  * What storage does with files by system calls that Deno does not offer: it examines the medium, and serves a file
- * through io_uring. Interfaces only; ffi implements them.
+ * through io_uring. The interfaces, which ffi implements, and what the routes of transfers mean.
  */
 
 import type { FileIdentity, Refusal } from "../../hypervisor.ts";
-import type { DiscardProperties, DiskAttachment } from "../disk.ts";
+import type { DiscardProperties, DiskAttachment, MemoryRule } from "../disk.ts";
 import type { DescriptorLease } from "./descriptors.ts";
 import type { ImageFile } from "./file.ts";
 
@@ -24,6 +24,15 @@ export interface UringRoutes {
   readonly writes: TransferRoute;
   /** Absent: discards are refused. */
   readonly discards?: DiscardRoute;
+}
+
+/**
+ * How transfers are made with memory of that rule. If memory is unmapped after each operation, the kernel must not refer
+ * to it any longer then.
+ */
+export function transferRoute(kind: "reads" | "writes", routes: UringRoutes, rule: MemoryRule): TransferRoute {
+  if (!rule.asynchronous) return "call";
+  return routes.direct && rule.direct ? "ring" : routes[kind];
 }
 
 /** What a reactor needs to serve a file through its ring. */
