@@ -142,12 +142,15 @@ interface Pending<T> {
 }
 
 /** Gets one thing at a time that has to be disposed; keeps what comes late for the next call, until it is dropped. */
-export class Acquisition<T extends AsyncDisposable> {
+export class Acquisition<T> {
   readonly #waits: Waits;
+  readonly #release: (text: string, late: T) => void;
   #pending: Pending<T> | undefined;
 
-  constructor(waits: Waits) {
+  /** `release` disposes what came and is not wanted any more; the text is what that does, as after "Cannot". */
+  constructor(waits: Waits, release: (text: string, late: T) => void) {
     this.#waits = waits;
+    this.#release = release;
   }
 
   /**
@@ -173,9 +176,8 @@ export class Acquisition<T extends AsyncDisposable> {
     if (pending === undefined) return;
     this.#pending = undefined;
     pending.abandon.abort();
-    const dispose = (late: T): void =>
-      void this.#waits.begin(() => `dispose what came late (${pending.text()})`, late[Symbol.asyncDispose]());
-    pending.operation.outcome.then(dispose, () => {});
+    const release = (late: T): void => this.#release(`dispose what came late (${pending.text()})`, late);
+    pending.operation.outcome.then(release, () => {});
   }
 
   #begin(key: string, text: () => string, begin: (signal: AbortSignal) => Promise<T>): void {

@@ -322,7 +322,7 @@ Deno.test("an image that takes longer to open than a device waits is opened once
   let calls = 0;
   rig.beforeOpen = async () => {
     calls++;
-    await FAST_CLOCK.sleep(7_000);
+    await FAST_CLOCK.sleep(14_000);
   };
   const device = rig.attach({ params: "null:8M" });
   rig.guestWrites(device, { ...RING_NODES, state: "3" });
