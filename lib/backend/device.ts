@@ -245,9 +245,9 @@ export class BackendDevice {
     if (leave === "detached") await this.#detach(timeoutMs);
     this.#stop.abort();
     await this.#working;
+    this.#draining = true;
     if (leave === "detached") await this.#detachNow();
     this.#unwatch();
-    this.#draining = true;
     try {
       await this.#resources.finish();
     } finally {
@@ -265,14 +265,15 @@ export class BackendDevice {
     timeout.abort();
   }
 
-  /** Leaves the device Closed whether the guest has closed it or not. */
+  /** Leaves the device Closed whether the guest has closed it or not, once its rings are: that may take long. */
   async #detachNow(): Promise<void> {
     this.#intent = "detach-now";
     this.#claimUnknown();
-    for (let looks = 0; looks < LAST_LOOKS && this.#nodes !== undefined; looks++) {
+    for (let looks = 0; looks < LAST_LOOKS && this.#nodes !== undefined;) {
       const outcome = await this.#look(this.#nodes);
       if (outcome === "idle" || outcome === "ended") return;
       if (outcome === "failed") await this.#clock.sleep(LAST_LOOK_RETRY_MS);
+      if (outcome !== "failed" || !this.#resources.waits.overdue) looks++;
       this.#attempts.reset();
     }
     this.#log.warning("cannot leave it Closed");

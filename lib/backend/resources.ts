@@ -121,8 +121,11 @@ export class DeviceResources {
     this.#signal = signal;
     const { journals, keepJournals, clock } = services;
     this.waits = new Waits(clock, signal, events.answered);
-    this.#opening = new Acquisition(this.waits);
-    this.#locking = new Acquisition(this.waits);
+    const release = (text: string, late: AsyncDisposable): void => {
+      this.#letGo(text, late).catch(() => {}); // nobody has used it
+    };
+    this.#opening = new Acquisition<Disk>(this.waits, release);
+    this.#locking = new Acquisition<AsyncDisposable>(this.waits, release);
     this.lock = new DeviceLock(journals, keptNames(label).lock);
     this.latch = new DeviceLatch(journals, keptNames(label).latch);
     this.journals = new DeviceJournals(journals, label, keepJournals);

@@ -1,7 +1,7 @@
 /**
  * What a device waits for. Storage may never answer, so each wait has an end: after ten seconds in any case, and after
  * one second as soon as the device has something else to look at. The operation itself goes on in the background; the
- * next attempt waits for the same operation, and what comes when nobody waits for it is disposed.
+ * next attempt waits for the same operation, and its result is kept until then, or until it is not wanted any more.
  */
 
 import type { Clock } from "../clock.ts";
@@ -136,25 +136,27 @@ export class Waits {
 /** What {@linkcode Acquisition} is getting. */
 interface Pending<T> {
   readonly key: string;
+  readonly text: () => string;
   readonly operation: Operation<T>;
   readonly abandon: AbortController;
-  awaited: boolean;
-  result: T | undefined;
 }
 
-/** Gets one thing at a time that has to be disposed, and disposes what comes too late. */
-export class Acquisition<T extends AsyncDisposable> {
+/** Gets one thing at a time that has to be disposed; keeps what comes late for the next call, until it is dropped. */
+export class Acquisition<T> {
   readonly #waits: Waits;
+  readonly #release: (text: string, late: T) => void;
   #pending: Pending<T> | undefined;
 
-  constructor(waits: Waits) {
+  /** `release` disposes what came and is not wanted any more; the text is what that does, as after "Cannot". */
+  constructor(waits: Waits, release: (text: string, late: T) => void) {
     this.#waits = waits;
+    this.#release = release;
   }
 
   /**
-   * What `begin` resolves with. An operation of the same key that goes on is waited for again; one of another key is
-   * dropped. The signal that `begin` receives aborts when the result is not wanted any more. Rejects as `begin` and
-   * {@linkcode Waits.until} do.
+   * What `begin` resolves with. An operation of the same key that was begun before, and may have ended since, is waited
+   * for again; one of another key is dropped. The signal that `begin` receives aborts when the result is not wanted any
+   * more. Rejects as `begin` and {@linkcode Waits.until} do.
    */
   async get(key: string, text: () => string, begin: (signal: AbortSignal) => Promise<T>): Promise<T> {
     this.#waits.throwIfStopped();
@@ -163,38 +165,27 @@ export class Acquisition<T extends AsyncDisposable> {
       this.#begin(key, text, begin);
     }
     const pending = this.#pending!;
-    pending.awaited = true;
-    let got: T | undefined;
-    try {
-      return got = await this.#waits.until(pending.operation);
-    } finally {
-      pending.awaited = false;
-      if (got === undefined && pending.result !== undefined) this.#dispose(text, pending.result);
-    }
+    const got = await this.#waits.until(pending.operation);
+    if (this.#pending === pending) this.#pending = undefined;
+    return got;
   }
 
   /** The result is not wanted any more. */
   drop(): void {
     const pending = this.#pending;
+    if (pending === undefined) return;
     this.#pending = undefined;
-    pending?.abandon.abort();
+    pending.abandon.abort();
+    const release = (late: T): void => this.#release(`dispose what came late (${pending.text()})`, late);
+    pending.operation.outcome.then(release, () => {});
   }
 
   #begin(key: string, text: () => string, begin: (signal: AbortSignal) => Promise<T>): void {
     const abandon = new AbortController();
     const operation = this.#waits.begin(text, begin(abandon.signal));
-    const pending: Pending<T> = this.#pending = { key, operation, abandon, awaited: false, result: undefined };
-    const ended = (): void => {
+    const pending: Pending<T> = this.#pending = { key, text, operation, abandon };
+    operation.outcome.catch(() => {
       if (this.#pending === pending) this.#pending = undefined;
-    };
-    operation.outcome.then((result) => {
-      ended();
-      if (pending.awaited) pending.result = result;
-      else this.#dispose(text, result);
-    }, ended);
-  }
-
-  #dispose(text: () => string, late: T): void {
-    this.#waits.begin(() => `dispose what came late (${text()})`, late[Symbol.asyncDispose]());
+    });
   }
 }

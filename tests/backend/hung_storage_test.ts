@@ -316,3 +316,27 @@ Deno.test("an image that does not open is opened once, however often that is ret
   hang.over.resolve();
   await rig.backendReaches(device, 2);
 });
+
+Deno.test("an image that takes longer to open than a device waits is opened once and served", async () => {
+  await using rig = new Rig();
+  let calls = 0;
+  rig.beforeOpen = async () => {
+    calls++;
+    await FAST_CLOCK.sleep(14_000);
+  };
+  const device = rig.attach({ params: "null:8M" });
+  rig.guestWrites(device, { ...RING_NODES, state: "3" });
+  rig.serve({}, { clock: FAST_CLOCK });
+  await rig.backendReaches(device, 4);
+  assertEquals([calls, rig.openDisks, rig.backend(device, "error")], [1, 1, undefined]);
+});
+
+Deno.test("a ring that takes long to close is waited for, and the device left Closed, when it is detached", async () => {
+  await using rig = new Rig();
+  const { device, kind, hang } = await reach(rig, PLACES["its ring does not close"]!);
+  const closing = kind.close({ leave: "detached", timeoutMs: 0 }, NEVER_MS, NEVER_MS);
+  await new Promise((resolve) => setTimeout(resolve, 300)); // 15 s of the device's clock
+  hang.over.resolve();
+  assert(await closing);
+  assertEquals(rig.backend(device, "state"), "6");
+});

@@ -83,6 +83,8 @@ interface OpenDisk {
 const DETACH_MS = 10_000;
 /** A call to xenstored that takes longer ends the connection. */
 const STORE_LIMIT_MS = 5_000;
+/** Promises between an open that returns and the device that asked for it. */
+const LATE_STEPS = 20;
 /** Time limits of a process for its devices when it stops: never reached unless a disk hangs. */
 const NO_LIMIT_MS = 1e12;
 
@@ -212,6 +214,8 @@ export class BackendProcess {
       return this.kill();
     }
     await this.#plane[Symbol.asyncDispose]();
+    // An image that opens just now is given to a device that has ended, which begins to close it.
+    for (let step = 0; step < LATE_STEPS; step++) await Promise.resolve();
     if (this.#gone || this.#options.run.violation !== undefined) return;
     this.#checkLeaks();
     this.#end();
