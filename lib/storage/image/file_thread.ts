@@ -10,12 +10,12 @@ import { failureOf, type FileAnswer, type FileCall, type FileCallModule, type Fi
 const modules = new Modules<FileCallModule>("fileCall");
 let idle: ReturnType<typeof setTimeout> | undefined;
 
-self.onmessage = async ({ data: { order, idleMs } }: MessageEvent<FileOrder>): Promise<void> => {
+self.onmessage = async ({ data: order }: MessageEvent<FileOrder>): Promise<void> => {
   clearTimeout(idle);
   if ("prepare" in order) await modules.load(order.prepare).catch(() => {}); // the first call reports it
-  else self.postMessage(await answerTo(order));
+  else self.postMessage(await answerTo(order.call));
   clearTimeout(idle);
-  idle = setTimeout(() => self.postMessage("idle" satisfies FileAnswer), idleMs);
+  idle = setTimeout(() => self.postMessage("idle" satisfies FileAnswer), order.idleMs);
 };
 
 async function answerTo(call: FileCall): Promise<FileAnswer> {

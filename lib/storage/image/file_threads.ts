@@ -102,8 +102,8 @@ export class FileThreads {
   /** Starts the first thread, for calls that the module makes. It ends when it is idle, as the others do. */
   prepare(module: string): void {
     if (this.#threads.size > 0) return;
-    const order = { prepare: module };
-    this.#start("files").worker.postMessage({ order, idleMs: this.#limits.idleMs } satisfies FileOrder);
+    const order: FileOrder = { prepare: module, idleMs: this.#limits.idleMs };
+    this.#start("files").worker.postMessage(order);
   }
 
   /** Throws {@linkcode StorageSilentError} if a call on the image has exceeded its limit and not returned since. */
@@ -135,7 +135,7 @@ export class FileThreads {
       }
       this.#waiting.splice(at, 1);
       thread.job = job;
-      thread.worker.postMessage({ order: job.call, idleMs: this.#limits.idleMs } satisfies FileOrder);
+      thread.worker.postMessage({ call: job.call, idleMs: this.#limits.idleMs } satisfies FileOrder);
     }
   }
 
