@@ -83,6 +83,7 @@ export interface DeviceUse {
 
 /** What an image is opened for. */
 export interface ImageOptions {
+  /** Without the right to write. */
   readonly readOnly: boolean;
   /** Find out whether it can be reached past the page cache. */
   readonly direct: boolean;
@@ -92,6 +93,7 @@ export interface ImageOptions {
 
 /** An image that is open for looking at it. Disposing closes it, and all descriptors of its channels. */
 export interface OpenedImage extends AsyncDisposable {
+  /** Tells the file or device from others. */
   readonly identity: FileIdentity;
   /** As it was when it was opened. */
   readonly sizeBytes: number;
