@@ -4,7 +4,7 @@
  */
 
 import { assertEquals, assertLess } from "@std/assert";
-import { ABIS, OP_INDIRECT, OP_READ, OP_WRITE } from "../../lib/blkif/abi.ts";
+import { ABIS, OP_READ, OP_WRITE } from "../../lib/blkif/abi.ts";
 import { FrontRing, RequestFields } from "../../lib/blkif/front_ring.ts";
 import { Reactor } from "../../lib/dataplane/reactor.ts";
 import { createStats } from "../../lib/dataplane/stats.ts";
@@ -28,7 +28,7 @@ for (const operation of [OP_READ, OP_WRITE]) {
       assertEquals(rig.channel.started.length, pass, "one request of 1 MiB in a pass");
     }
     rig.run();
-    assertEquals(rig.responses(), Array.from({ length: 6 }, (_, i) => [i + 1, OP_INDIRECT, 0]));
+    assertEquals(rig.responses(), Array.from({ length: 6 }, (_, i) => [i + 1, operation, 0]));
   });
 }
 
