@@ -34,20 +34,26 @@ export { createLogger, type Logger, type LogLevel, SILENT, startLogging } from "
 
 export * from "./lib/storage/disk.ts";
 export type { PoolAttachment } from "./lib/storage/pool/attachment.ts";
-export { IoPool, type IoPoolOptions, type PoolDisk } from "./lib/storage/pool/pool.ts";
+export { IoPool, type IoPoolLimits, type IoPoolOptions, type PoolDisk } from "./lib/storage/pool/pool.ts";
 export { type Executor, OPERATION, type Operation } from "./lib/storage/engine/executor.ts";
 export { MemoryViews } from "./lib/storage/engine/views.ts";
 export type { ExecutorDescriptor, ExecutorModule } from "./lib/storage/pool/executor_module.ts";
 export type { ImageFile } from "./lib/storage/image/file.ts";
 export { ImageBusyError, type ImageLocks, type ImageUse, ProcessImageLocks } from "./lib/storage/image/lock.ts";
 export type {
+  DeviceFacts,
+  DeviceUse,
   DiscardRoute,
   FileMedium,
+  ImageChannels,
+  ImageOptions,
   NativeFiles,
+  OpenedImage,
   TransferRoute,
   UringAttachment,
   UringRoutes,
 } from "./lib/storage/image/medium.ts";
+export type { DescriptorLease } from "./lib/storage/image/descriptors.ts";
 export { type OpenContext, openDisk } from "./lib/storage/open.ts";
 export type { ServingContext } from "./lib/storage/serving.ts";
 export { type ImageSpec, parseImage } from "./lib/storage/image/spec.ts";
@@ -57,7 +63,8 @@ export { createStats, type QueueStats, STAT } from "./lib/dataplane/stats.ts";
 export { WorkerDataPlane, type WorkerDataPlaneOptions } from "./lib/dataplane/worker_dataplane.ts";
 
 export { BackendKind, type BackendKindOptions, ownDomain } from "./lib/backend/kind.ts";
-export type { CloseOptions } from "./lib/backend/device.ts";
+export type { CloseOptions, ExcludingDiskFinder } from "./lib/backend/device.ts";
+export type { ImageQuery } from "./lib/toolstack/sharing.ts";
 export type { GrantChoice } from "./lib/backend/grant_choice.ts";
 export { DEFAULT_SETTINGS, type DeviceSettings } from "./lib/backend/settings.ts";
 export type { StuckDevice } from "./lib/backend/kind.ts";

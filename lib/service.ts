@@ -110,6 +110,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     }),
   );
   // A toolstack waits ten seconds for its device, and threads can take several to start; simulated guests have time.
+  files?.prepare();
   // Without I/O Workers devices say so themselves, and try again.
   const poolStarted = files === undefined || uring ? undefined : pool.start().catch((error) => warn(errorText(error)));
   await unlessAborted(Promise.all([dataPlane.start(), poolStarted]), options.signal);

@@ -32,6 +32,10 @@ export class LinuxFiles implements NativeFiles {
     return refusal().found;
   }
 
+  prepare(): void {
+    this.#threads.prepare(MODULE);
+  }
+
   async open(path: string, options: ImageOptions): Promise<OpenedImage> {
     const call: ImageCall = { module: MODULE, kind: "open", path, options };
     try {

@@ -14,6 +14,7 @@ import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import { XenbusState } from "../xenbus/states.ts";
 import type { Outcome } from "../xenbus/transitions.ts";
 import { isDisconnection } from "../xenstore.ts";
+import type { ImageQuery } from "../toolstack/sharing.ts";
 import type { DeviceError } from "./device_error.ts";
 import type { DeviceNodes, Observation } from "./device_nodes.ts";
 import { grantModeOf } from "./grant_choice.ts";
@@ -25,14 +26,6 @@ import { OverdueError } from "./waits.ts";
 /** Reported for a disk that is served although a flush of it failed, perhaps under an earlier process. */
 const LATCHED = "Cannot write to it: a flush failed since it was attached, or the file that records this was lost; " +
   "check its storage, then attach it anew";
-
-/** How an image is about to be used, for the search among the disks of other guests. */
-export interface ImageQuery {
-  readonly path: string;
-  readonly writes: boolean;
-  /** Mode `w!`. */
-  readonly shared: boolean;
-}
 
 /** The parts of a device that opening and connecting work on. */
 export interface DeviceParts {

@@ -24,7 +24,8 @@ import {
 import { formatVdev } from "../xenbus/vdev.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Attempts } from "./attempts.ts";
-import { type DeviceParts, type ImageQuery, reportLatch } from "./connect.ts";
+import { type DeviceParts, reportLatch } from "./connect.ts";
+import type { ImageQuery } from "../toolstack/sharing.ts";
 import { DeviceActions } from "./device_actions.ts";
 import { DeviceError } from "./device_error.ts";
 import { DeviceNodes, NO_DISC, type Observation } from "./device_nodes.ts";

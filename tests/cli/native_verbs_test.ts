@@ -4,6 +4,7 @@
  */
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { HangingFileSystem, missingFuse } from "../native/hanging_fs.ts";
 import { nativeTest, NativeXen } from "../native/harness.ts";
 import { type Outcome, type RunOptions, startXenblk, xenblk } from "./command.ts";
 
@@ -152,6 +153,22 @@ nativeTest("attach refuses an image that another guest of the host has, unless i
   assertEquals((await bench.run(["attach", "web", `access=w!,target=${bench.image}`, "--timeout=1"])).status, 4);
   assertEquals(await bench.store(), before);
 });
+
+nativeTest("another guest's image on a file system that hangs delays no attach", async () => {
+  await using bench = await Bench.start();
+  await using fuse = await HangingFileSystem.mount();
+  const image = fuse.image("disk.img", 1 << 20);
+  await bench.xen.createDomain(6, "db");
+  const other = "/local/domain/0/backend/qdisk/6/51712";
+  const nodes = { frontend: "/local/domain/6/device/vbd/51712", mode: "w", params: `aio:${image}`, state: "4" };
+  for (const [name, value] of Object.entries(nodes)) await bench.xen.run("xenstore-write", [`${other}/${name}`, value]);
+  // With interrupts, so that the kernel lets the process end while its look at the other image still waits.
+  await fuse.hang("lookup", "getattr", "interrupts");
+  const started = performance.now();
+  const { status } = await bench.run(["attach", "web", bench.image, "--timeout=1"]);
+  assertEquals(status, 4, "no guest answers");
+  assert(performance.now() - started < 10_000, "the other guest's image is not waited for");
+}, missingFuse());
 
 nativeTest("detach removes a left-over frontend directory, which attach calls taken", async () => {
   await using bench = await Bench.start();

@@ -16,7 +16,7 @@ import { print } from "./shell.ts";
 
 const SUITES = (Deno.env.get("XENBLK_E2E_SUITES") ?? "trixie,bookworm").split(",").filter((suite) => suite !== "");
 const CACHE = Deno.env.get("XENBLK_E2E_CACHE") ?? `${Deno.env.get("TMPDIR") ?? "/tmp"}/xenblk-e2e`;
-const MINUTES = Number(Deno.env.get("XENBLK_E2E_MINUTES") ?? "35");
+const MINUTES = Number(Deno.env.get("XENBLK_E2E_MINUTES") ?? "45");
 
 /** Memory and CPUs that one emulated machine needs. With fewer CPUs, its virtual CPUs wait for each other. */
 const BOOT_BYTES = 4.5 * 2 ** 30;

@@ -124,6 +124,18 @@ Deno.test("what a call throws arrives: an expected error whole, a system call's 
   await assertRejects(() => missing, XenblkError, "Cannot load module");
 });
 
+Deno.test("a thread that was prepared makes the first call, and ends if there is none", async () => {
+  await using rig = new Rig({ idleMs: 200 });
+  rig.threads.prepare(MODULE);
+  rig.threads.prepare(MODULE);
+  assertEquals(rig.threads.counts.threads, 1);
+  assertEquals(await rig.run("/a"), 1);
+  assertEquals(rig.threads.counts.threads, 1, "no other was started");
+  await eventually(() => rig.threads.counts.threads === 0, "it is idle");
+  rig.threads.prepare(MODULE);
+  await eventually(() => rig.threads.counts.threads === 0, "it was never used");
+});
+
 Deno.test("a thread that dies fails its call, and the next call gets another thread", async () => {
   await using rig = new Rig();
   await rig.run("/a", { then: "die" }).catch(() => {});

@@ -152,6 +152,7 @@ export function pretendFiles(
   refusal?: Refusal,
 ): NativeFiles {
   return {
+    prepare: () => {},
     uringRefusal: () => refusal,
     uringModule: "file:///never/loaded.ts",
     open: async (path, options) => ({

@@ -30,6 +30,7 @@ const GENERATION = 4;
 
 /** A descriptor as it is given to one channel. Structured-cloneable. */
 export interface DescriptorLease {
+  /** Its place in the image's table. */
   readonly entry: number;
   /** The state of the entry when it was given. */
   readonly given: number;

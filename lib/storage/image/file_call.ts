@@ -18,11 +18,11 @@ export interface FileCallModule {
   fileCall(call: FileCall): unknown;
 }
 
-/** What a thread is sent: a call, and after how long without another one it is to say that it is idle. */
-export interface FileOrder {
-  readonly call: FileCall;
-  readonly idleMs: number;
-}
+/**
+ * What a thread is sent: a call, or the module of calls to come, and after how long without another order it is to say
+ * that it is idle.
+ */
+export type FileOrder = { readonly idleMs: number } & ({ readonly call: FileCall } | { readonly prepare: string });
 
 /** What a thread posts: the result, or what the call threw; or that it is idle. */
 export type FileAnswer = { readonly result: unknown } | { readonly failure: FileFailure } | "idle";

@@ -10,11 +10,12 @@ import { failureOf, type FileAnswer, type FileCall, type FileCallModule, type Fi
 const modules = new Modules<FileCallModule>("fileCall");
 let idle: ReturnType<typeof setTimeout> | undefined;
 
-self.onmessage = async ({ data: { call, idleMs } }: MessageEvent<FileOrder>): Promise<void> => {
+self.onmessage = async ({ data: order }: MessageEvent<FileOrder>): Promise<void> => {
   clearTimeout(idle);
-  const answer = await answerTo(call);
-  self.postMessage(answer);
-  idle = setTimeout(() => self.postMessage("idle" satisfies FileAnswer), idleMs);
+  if ("prepare" in order) await modules.load(order.prepare).catch(() => {}); // the first call reports it
+  else self.postMessage(await answerTo(order.call));
+  clearTimeout(idle);
+  idle = setTimeout(() => self.postMessage("idle" satisfies FileAnswer), order.idleMs);
 };
 
 async function answerTo(call: FileCall): Promise<FileAnswer> {

@@ -43,7 +43,7 @@ export interface FileThreadLimits {
 
 const DEFAULT_LIMITS: FileThreadLimits = {
   limitMs: 20_000,
-  idleMs: 10_000,
+  idleMs: 3_000,
   threads: 32,
   threadsPerImage: 2,
   entry: new URL("./file_thread.ts", import.meta.url),
@@ -99,6 +99,13 @@ export class FileThreads {
     return answer.promise as Promise<T>;
   }
 
+  /** Starts the first thread, for calls that the module makes. It ends when it is idle, as the others do. */
+  prepare(module: string): void {
+    if (this.#threads.size > 0) return;
+    const order: FileOrder = { prepare: module, idleMs: this.#limits.idleMs };
+    this.#start("files").worker.postMessage(order);
+  }
+
   /** Throws {@linkcode StorageSilentError} if a call on the image has exceeded its limit and not returned since. */
   mustAnswer(path: string, verb: string): void {
     if (this.#callsOn(path).some(({ expired }) => expired)) throw silent({ path, verb }, UNANSWERED);
@@ -135,7 +142,11 @@ export class FileThreads {
   #idleThread(job: Job): Thread | undefined {
     for (const thread of this.#threads) if (thread.job === undefined) return thread;
     if (this.#threads.size >= this.#limits.threads) return undefined;
-    const worker = new Worker(this.#limits.entry, { type: "module", name: `files of ${job.options.path}` });
+    return this.#start(`files of ${job.options.path}`);
+  }
+
+  #start(name: string): Thread {
+    const worker = new Worker(this.#limits.entry, { type: "module", name });
     const thread: Thread = { worker, job: undefined };
     worker.onmessage = ({ data }: MessageEvent<FileAnswer>): void => this.#answered(thread, data);
     worker.onerror = (event): void => {

@@ -83,6 +83,7 @@ export interface DeviceUse {
 
 /** What an image is opened for. */
 export interface ImageOptions {
+  /** Without the right to write. */
   readonly readOnly: boolean;
   /** Find out whether it can be reached past the page cache. */
   readonly direct: boolean;
@@ -92,6 +93,7 @@ export interface ImageOptions {
 
 /** An image that is open for looking at it. Disposing closes it, and all descriptors of its channels. */
 export interface OpenedImage extends AsyncDisposable {
+  /** Tells the file or device from others. */
   readonly identity: FileIdentity;
   /** As it was when it was opened. */
   readonly sizeBytes: number;
@@ -123,6 +125,8 @@ export interface NativeFiles {
   uringRefusal(): Refusal | undefined;
   /** The module that opens channels through the io_uring of a reactor: that of a {@linkcode UringAttachment}. */
   readonly uringModule: string;
+  /** Starts a thread that opens images, if there is none: on a slow machine that takes seconds. Does not wait for it. */
+  prepare(): void;
   /** Opens a file or block device and looks at it; changes nothing. Rejects with {@linkcode XenblkError}. */
   open(path: string, options: ImageOptions): Promise<OpenedImage>;
 }

@@ -1,6 +1,6 @@
 # `xl block-attach` of a disk that cannot be served fails and prints the reason: an image that another guest of this
-# host writes to, and an image that is missing. It also fails while no `serve` runs. No node is left behind, and the
-# disk of the other guest is not disturbed.
+# host writes to, and an image that is missing. It also fails while no `serve` runs. libxl leaves the nodes of a disk
+# that it could not add: `xl block-detach` removes them. The disk of the other guest is not disturbed.
 # suites: trixie
 # timeout: 500 s
 image taken 16M
@@ -25,10 +25,16 @@ attach_refused() {
   grep -Eq "$2" <<<"$answer" || fail "xl block-attach of $3 prints no reason like '$2'"
   note "xl block-attach failed after $((SECONDS - since)) s"
   [ $((SECONDS - since)) -le $((patience * $1)) ] || fail "xl block-attach of $3 took $((SECONDS - since)) s"
+}
+
+refused_detached() {
+  xl block-detach beta xvdb
   wait_for 20 "the nodes of the refused disk to be gone" store_gone "/local/domain/0/backend/vbd3/$beta/51728"
 }
 attach_refused 6 "$taken.*uses it" "$taken"
+refused_detached
 attach_refused 6 "$images/missing.img.*(ENOENT|[Nn]o such file|does not exist)" "$images/missing.img"
+refused_detached
 
 # After the refusals, the same name takes a disk that can be served.
 xl block-attach beta "$(tap_disk "$free" xvdb)"
