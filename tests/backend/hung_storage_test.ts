@@ -6,6 +6,7 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import type { BackendKind } from "../../lib/backend/kind.ts";
+import { type Clock, SYSTEM_CLOCK } from "../../lib/clock.ts";
 import { STAT } from "../../lib/dataplane/stats.ts";
 import type { QueueHandle } from "../../lib/dataplane/types.ts";
 import type { Disk } from "../../lib/storage/disk.ts";
@@ -15,6 +16,11 @@ import { backendPath, type DeviceAddress } from "../../lib/xenbus/paths.ts";
 import { FAST_CLOCK, Rig, RING_NODES, until } from "./rig.ts";
 
 const STAY = { leave: "connected", timeoutMs: 0 } as const;
+/** For what depends on which of two times comes first. */
+const BRISK_CLOCK: Clock = {
+  now: () => SYSTEM_CLOCK.now() * 10,
+  sleep: (ms, signal) => SYSTEM_CLOCK.sleep(ms / 10, signal),
+};
 /** Far longer than anything here takes, also on a clock that goes fifty times as fast. */
 const NEVER_MS = 3_600_000;
 
@@ -93,12 +99,16 @@ const PLACES: Readonly<Record<string, Place>> = {
 };
 
 /** A rig with the device whose storage hangs, at the place. */
-async function reach(rig: Rig, place: Place): Promise<{ device: DeviceAddress; kind: BackendKind; hang: Hang }> {
+async function reach(
+  rig: Rig,
+  place: Place,
+  clock = FAST_CLOCK,
+): Promise<{ device: DeviceAddress; kind: BackendKind; hang: Hang }> {
   const hang = new Hang();
   place.hang(rig, hang);
   const device = rig.attach({ vdev: "xvda", params: "null:8M" });
   rig.guestWrites(device, { ...RING_NODES, state: "3" });
-  const kind = rig.serve({}, { clock: FAST_CLOCK });
+  const kind = rig.serve({}, { clock });
   await place.reach?.(rig, device);
   await hang.begun.promise;
   return { device, kind, hang };
@@ -192,9 +202,11 @@ Deno.test("a device attached again with another image opens that one while the f
 
 Deno.test("an image whose nodes are changed while it does not open is given up for the new one within a second", async () => {
   await using rig = new Rig();
-  const { device, hang } = await reach(rig, PLACES["its image does not open"]!);
+  const { device, hang } = await reach(rig, PLACES["its image does not open"]!, BRISK_CLOCK);
   rig.toolstack.write(`${backendPath(device)}/params`, "null:4M");
   await rig.backendReaches(device, 4);
+  const said = rig.writes.filter(({ path, value }) => path.endsWith("/error") && value !== undefined);
+  assertEquals(said, [], "it was given up because of the change, not because it is overdue");
   assertEquals(rig.backend(device, "error"), undefined);
   hang.over.resolve();
   await until("the first one is disposed", () => rig.disks.length === 2 && rig.openDisks === 1);
@@ -339,4 +351,41 @@ Deno.test("a ring that takes long to close is waited for, and the device left Cl
   hang.over.resolve();
   assert(await closing);
   assertEquals(rig.backend(device, "state"), "6");
+});
+
+Deno.test("a disk that is to be removed once its image is locked gets no ring", async () => {
+  await using rig = new Rig();
+  const path = Deno.makeTempFileSync({ prefix: "xenblk-hung-" });
+  try {
+    Deno.truncateSync(path, 1 << 20);
+    const hang = new Hang();
+    let calls = 0;
+    const tryLock = async (): Promise<AsyncDisposable> => {
+      if (++calls === 2) await hang.here(); // the first is the look before the image is announced
+      return { [Symbol.asyncDispose]: () => Promise.resolve() };
+    };
+    const device = rig.attach({ params: path });
+    rig.guestWrites(device, { ...RING_NODES, state: "3" });
+    rig.serve({}, { clock: BRISK_CLOCK, imageLocks: { tryLock } });
+    await hang.begun.promise;
+    requestRemoval(rig.toolstack, backendPath(device));
+    hang.over.resolve();
+    rig.guestWrites(device, { state: "6" });
+    await rig.backendReaches(device, 6);
+    assertEquals(rig.plane.queues.length, 0);
+  } finally {
+    Deno.removeSync(path);
+  }
+});
+
+Deno.test("a guest that starts over without closing is told again what depends on the image", async () => {
+  await using rig = new Rig();
+  const device = rig.attach({ params: "memory:1M" });
+  rig.guestWrites(device, { ...RING_NODES, state: "3" });
+  rig.serve();
+  await rig.backendReaches(device, 4);
+  assertEquals(rig.backend(device, "feature-discard"), "1");
+  rig.guestWrites(device, { state: "1" });
+  await rig.backendReaches(device, 2);
+  await until("it is told", () => rig.backend(device, "feature-discard") === "1");
 });
