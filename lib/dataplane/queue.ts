@@ -100,8 +100,9 @@ export class Queue implements Disposable {
     this.#steps.answer(this.#broken !== undefined);
     this.#stats[STAT.inFlight] = this.inFlight;
     const flushing = this.#state === "draining" && this.#drain();
-    // A request that got room and failed at once has left room behind, which no completion will announce.
-    return reaped > 0 || taken > 0 || (acquired > 0 && this.#slots.takenCount > 0) || flushing;
+    // What was started may be complete already, and a request that failed at once has left room behind: nothing announces
+    // either.
+    return reaped > 0 || taken > 0 || acquired > 0 || flushing;
   }
 
   /**

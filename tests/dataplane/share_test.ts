@@ -3,7 +3,7 @@
  * between the passes of rings with much.
  */
 
-import { assertEquals, assertLess } from "@std/assert";
+import { assert, assertEquals, assertLess } from "@std/assert";
 import { ABIS, OP_READ, OP_WRITE } from "../../lib/blkif/abi.ts";
 import { FrontRing, RequestFields } from "../../lib/blkif/front_ring.ts";
 import { Reactor } from "../../lib/dataplane/reactor.ts";
@@ -24,7 +24,7 @@ for (const operation of [OP_READ, OP_WRITE]) {
     using rig = new Rig({ maxIndirectSegments: 256, limits: { sectors: 2048 } });
     for (let i = 0; i < 6; i++) rig.send({ operation, segments: whole(256)!, indirectPage: 300 + i });
     for (let pass = 1; pass <= 6; pass++) {
-      assertEquals(rig.queue.step(), pass < 6);
+      assert(rig.queue.step(), "what a pass started may be over already: a disk in memory announces nothing");
       assertEquals(rig.channel.started.length, pass, "one request of 1 MiB in a pass");
     }
     rig.run();
