@@ -6,9 +6,9 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { attachDevice, type DomId, type Logger, SILENT, startService } from "../../mod.ts";
 import type { HostPlatform } from "../../lib/host_platform.ts";
-import type { NativeFiles } from "../../lib/storage/image/medium.ts";
 import { waitForConnected } from "../../lib/toolstack/attach.ts";
 import type { DeviceAddress } from "../../lib/xenbus/paths.ts";
+import { pretendFiles } from "../storage/rig.ts";
 import { GUEST, type Guest, PATIENCE_MS, SimulatedHost } from "./host.ts";
 import { type FailingDescriptor, replacing } from "./modules/failing_platform.ts";
 
@@ -70,8 +70,7 @@ Deno.test({
 
 Deno.test("a service with I/O Workers that cannot be started serves the disks that need none", async () => {
   using host = new SimulatedHost();
-  const uringRefusal = (): { reason: string; remedy: string } => ({ reason: "a test says so", remedy: "none" });
-  const files = { uringRefusal } as unknown as NativeFiles;
+  const files = pretendFiles(undefined, { reason: "a test says so", remedy: "none" });
   const platform = replacing(failing(host, "I/O Workers", new SharedArrayBuffer(8)), { files });
   const lines: string[] = [];
   const logger: Logger = { ...SILENT, warning: (line) => lines.push(line) };
