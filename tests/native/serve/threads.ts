@@ -54,3 +54,12 @@ export async function workersIdle(pid: number, stretchMs = 3000, timeoutMs = 60_
     before = after;
   }
 }
+
+/** Waits until the process has at most so many Workers: file threads end when they are idle. */
+export async function workersAtMost(pid: number, count: number, timeoutMs = 30_000): Promise<void> {
+  const end = performance.now() + timeoutMs;
+  for (let workers = workerUsage(pid).size; workers > count; workers = workerUsage(pid).size) {
+    if (performance.now() > end) throw new Error(`there are ${workers} Workers, not ${count}`);
+    await new Promise((resolve) => setTimeout(resolve, 100));
+  }
+}
