@@ -47,6 +47,8 @@ export async function simulate(seed: number, options: SimulationOptions = {}): P
   } catch (error) {
     failure = error instanceof Violation ? error.message : String(error instanceof Error ? error.stack : error);
   }
+  // Objects behind WeakRefs, such as AbortSignal.any's, are kept until the event loop turns.
+  await new Promise((resolve) => setTimeout(resolve, 0));
   return {
     seed,
     failure: run.violation ?? failure,
