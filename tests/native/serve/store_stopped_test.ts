@@ -107,7 +107,8 @@ nativeTest("xenstored stops while the backend looks at a device: nothing but the
     {
       using _stopped = new Stopped(xen);
       await assertProgress(disk, 1000);
-      await new Promise((resolve) => setTimeout(resolve, 2_000));
+      // A watch that fires without end is dropped for a second: the look after that needs xenstored.
+      await new Promise((resolve) => setTimeout(resolve, 4_000));
     }
     // Its own connection is lost as well.
     if (!(await Promise.race([flapping.status, Promise.resolve(undefined)]))) flapping.kill("SIGKILL");
