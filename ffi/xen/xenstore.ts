@@ -13,6 +13,9 @@ import { decodeFields, decodeText, XS } from "./xenstore_wire.ts";
 /** XBT_NULL: outside any transaction. */
 const NO_TRANSACTION = 0;
 
+/** How often a list that changes while it is read is begun. Each takes milliseconds, and so waits a signal. */
+const MOST_LIST_TRIES = 20;
+
 /** How permissions are written: a letter, then the domain id. */
 const LETTERS = { n: [false, false], r: [true, false], w: [false, true], b: [true, true] } as const;
 
@@ -71,9 +74,13 @@ class StoreOperations implements XenstoreOperations {
     this.#ask({ type: XS.SET_PERMS, action: "set the permissions of", path, fields: [path, ...entries] });
   }
 
-  /** A list that is longer than a message, in parts; all over again if it changes meanwhile. */
+  /**
+   * A list that is longer than a message, in parts; all over again if it changes meanwhile, but not for ever: the guest
+   * that the directory belongs to can change it faster than it is read. Then throws XenstoreError EAGAIN.
+   */
   #listParts(path: string): string[] | undefined {
-    for (let generation: string | undefined, names = "";;) {
+    let generation: string | undefined;
+    for (let names = "", tries = 1; tries <= MOST_LIST_TRIES;) {
       const part = this.#find({ type: XS.DIRECTORY_PART, action: "list", path, fields: [path, String(names.length)] });
       if (part === undefined) return undefined;
       // The generation, then names, each followed by a NUL, then one more NUL behind the last name.
@@ -81,6 +88,7 @@ class StoreOperations implements XenstoreOperations {
       if (generation !== undefined && current !== generation) {
         generation = undefined;
         names = "";
+        tries++;
         continue;
       }
       generation = current;
@@ -88,6 +96,7 @@ class StoreOperations implements XenstoreOperations {
       names += (last ? more.slice(0, -1) : more).map((name) => `${name}\0`).join("");
       if (last) return names.split("\0").slice(0, -1);
     }
+    throw new XenstoreError(`Cannot list ${path}: it changes all the time`, "EAGAIN", path);
   }
 
   /** The reply, or undefined if there is no such node. */

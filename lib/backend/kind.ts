@@ -225,7 +225,7 @@ export class BackendKind {
     return known.some(({ path, address: { frontendDomain } }) =>
       store.read(`${path}/state`) !== undefined ||
       // Our own domain's directory is there even in an empty store.
-      (frontendDomain !== this.#domain && store.list(store.domainPath(frontendDomain)) !== undefined)
+      (frontendDomain !== this.#domain && store.read(store.domainPath(frontendDomain)) !== undefined)
     );
   }
 

@@ -51,7 +51,7 @@ export function attachDevice(
   return store.transaction((transaction) => {
     const { domain, backendDomain, kind } = request;
     const home = store.domainPath(domain);
-    if (transaction.list(home) === undefined) {
+    if (transaction.read(home) === undefined) {
       throw new XenblkError(`Cannot attach to domain ${domain}: there is no ${home} in xenstore`, {
         kind: "not-found",
         remedy: "name a running domain",
@@ -136,7 +136,7 @@ function refuseTaken(store: XenstoreOperations, device: DeviceAddress): void {
     throw new XenblkError(`Cannot attach ${name} to domain ${domain}: ${why}`, { remedy });
   };
   const holder = [frontendPath(device), backendPath(device), libxlPath(device)]
-    .find((path) => store.list(path) !== undefined);
+    .find((path) => store.read(path) !== undefined);
   if (holder !== undefined) {
     refuse(`it is taken by ${holder}`, `choose another device or detach it with \`xenblk detach ${domain} ${name}\``);
   }

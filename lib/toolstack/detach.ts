@@ -66,7 +66,7 @@ function findLeftOver(store: XenstoreOperations, domain: DomId, vdev: number): D
   const device = knownToLibxl(store, domain, vdev) ?? namelessBackend(store, domain, vdev);
   if (device !== undefined) return device;
   const place = { frontendDomain: domain, vdev };
-  const exists = [frontendPath(place), libxlPath(place)].some((path) => store.list(path) !== undefined);
+  const exists = [frontendPath(place), libxlPath(place)].some((path) => store.read(path) !== undefined);
   return exists ? { ...place, backendDomain: 0 as DomId, kind: DISK_KINDS[0] } : undefined;
 }
 
@@ -87,7 +87,7 @@ export async function detachDevice(store: Xenstore, device: DeviceAddress, optio
 
 /** Without one, no guest loses I/O when the nodes go, even if no backend answers. */
 function hasFrontend(store: Xenstore, device: DeviceAddress): boolean {
-  return store.list(frontendPath(device)) !== undefined;
+  return store.read(frontendPath(device)) !== undefined;
 }
 
 function isClosed(store: Xenstore, path: string): true | undefined {
@@ -137,7 +137,7 @@ function namelessBackend(store: XenstoreOperations, domain: DomId, vdev: number)
     for (const kind of store.list(`/local/domain/${backendDomain}/backend`) ?? []) {
       const device = { backendDomain, kind, frontendDomain: domain, vdev };
       const path = backendPath(device);
-      if (store.list(path) === undefined || store.read(`${path}/frontend`) !== undefined) continue;
+      if (store.read(path) === undefined || store.read(`${path}/frontend`) !== undefined) continue;
       // A directory of another kind, such as vif, is a disk's only if it names an image.
       const isDisk = (DISK_KINDS as readonly string[]).includes(kind) || store.read(`${path}/params`) !== undefined;
       if (isDisk) return device;

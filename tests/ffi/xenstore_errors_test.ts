@@ -8,17 +8,20 @@ import { assertEquals } from "@std/assert";
 import { runScript } from "./child.ts";
 
 const HEADER_BYTES = 16;
+const XS_DIRECTORY = 1;
 const XS_GET_DOMAIN_PATH = 10;
 const XS_ERROR = 16;
 
 /**
  * What the daemon does with every request; an error never to the harmless question for a domain's path. `lengthBytes`
- * announces a message of that length.
+ * announces a message of that length. `changing`: a directory that is longer than a message and is another one each time
+ * that a part of it is read.
  */
 type Behaviour =
   | { readonly error: string }
   | { readonly hangUp: true }
   | { readonly silent: true }
+  | { readonly changing: true }
   | { readonly lengthBytes: number };
 
 /** A message: type, request id, transaction id, length, body. */
@@ -33,6 +36,7 @@ function message(type: number, requestId: number, transaction: number, text: str
 /** Answers one connection until it ends. */
 async function serve(connection: Deno.Conn, behaviour: Behaviour): Promise<void> {
   const buffer = new Uint8Array(8192);
+  let parts = 0;
   for (;;) {
     let have = 0;
     while (have < HEADER_BYTES || have < HEADER_BYTES + new Uint32Array(buffer.buffer, 0, 4)[3]!) {
@@ -45,6 +49,11 @@ async function serve(connection: Deno.Conn, behaviour: Behaviour): Promise<void>
     if ("silent" in behaviour) continue;
     if ("lengthBytes" in behaviour) {
       await connection.write(new Uint8Array(new Uint32Array([type, requestId, 0, behaviour.lengthBytes]).buffer));
+      continue;
+    }
+    if ("changing" in behaviour) {
+      const part = type === XS_DIRECTORY ? [XS_ERROR, "E2BIG"] as const : [type, `${++parts}\0name`] as const;
+      await connection.write(message(part[0], requestId, transaction, part[1]));
       continue;
     }
     const answer = type === XS_GET_DOMAIN_PATH
@@ -130,6 +139,14 @@ errorTest("a refusal names the node and is distinguished from a missing node", [
   ],
 ]);
 
+errorTest("a long directory that its owner keeps changing is given up, as a conflict", [
+  [
+    { changing: true },
+    `store.list("/a")`,
+    "XenstoreError EAGAIN /a Cannot list /a: it changes all the time\n" + NOT_LOST,
+  ],
+]);
+
 errorTest("a full quota, a bad path and xenstored's own I/O error leave the connection usable", [
   [
     { error: "ENOSPC" },
@@ -196,3 +213,19 @@ errorTest("a transaction that cannot start says why", [
     NOT_LOST,
   ],
 ]);
+
+Deno.test("attempts to reach an xenstored that is not there leave no memory behind", async () => {
+  const script = `
+    import { openNativePlatform } from "./ffi/platform.ts";
+    const platform = openNativePlatform();
+    const addressSpaceKiB = () => Number(/VmSize:\\s+(\\d+)/.exec(Deno.readTextFileSync("/proc/self/status"))[1]);
+    const attempt = (tries) => {
+      for (let i = 0; i < tries; i++) try { platform.openXenstore(); } catch {}
+    };
+    attempt(1000);
+    const before = addressSpaceKiB();
+    attempt(20_000);
+    console.log(addressSpaceKiB() - before < 40_000);`;
+  const { stdout, stderr } = await runScript(script, ["-A"], { XENSTORED_PATH: "/nowhere/socket" });
+  assertEquals([stdout, stderr], ["true\n", ""]);
+});
