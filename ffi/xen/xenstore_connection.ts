@@ -64,7 +64,7 @@ export class XenstoreConnection implements Disposable {
   /** Resolves with the reason when the connection is lost; not when it is closed here. */
   readonly lost: Promise<string>;
   readonly #resolveLost: (reason: string) => void;
-  readonly #polled = new PollSet();
+  readonly #polled: PollSet;
   readonly #received = new MessageBuffer();
   /** Who waits for a reply without blocking, by the number of the request. */
   readonly #awaited = new Map<number, () => void>();
@@ -79,6 +79,8 @@ export class XenstoreConnection implements Disposable {
     this.lost = promise;
     this.#resolveLost = resolve;
     this.#fd = openXenstored(silent ? 0 : PATIENCE_MS);
+    // Not before: where xenstored cannot be reached, nothing is left behind.
+    this.#polled = new PollSet();
     this.#polled.add(this.#fd);
   }
 
