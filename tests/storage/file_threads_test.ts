@@ -90,6 +90,40 @@ Deno.test("what a call returns after it was given up is handed over, once, so th
   await rig.threads.quiet("/a");
 });
 
+Deno.test("retries for the images of a dead file server leave threads to other images", async () => {
+  await using rig = new Rig({ threads: 8 });
+  const hold = rig.hold();
+  const images = ["/a", "/b", "/c", "/d"];
+  await Promise.all(images.map((path) => rig.lose(path, hold)));
+  for (const path of images) {
+    await assertRejects(() => rig.run(path, { hold }, 60_000), StorageSilentError, "an earlier call has not returned");
+  }
+  assertEquals(rig.threads.counts, { threads: 4, lost: 4 });
+  await rig.run("/local");
+  // Nor do several calls at once take them, before any of them is lost.
+  const both = ["/e", "/e"].map((path) => rig.run(path, { hold }));
+  await rig.run("/local");
+  assertEquals(rig.threads.counts.threads, 6, "one for both calls, and one for the local image");
+  Deno.removeSync(hold);
+  await Promise.all(both);
+});
+
+Deno.test("an image is not quiet while a call on it waits for a thread", async () => {
+  await using rig = new Rig({ threads: 1 });
+  const hold = rig.hold();
+  const first = rig.run("/a", { hold });
+  const order: string[] = [];
+  const waiting = rig.run("/b").then(() => order.push("the call"));
+  const quiet = rig.threads.quiet("/b").then(() => order.push("quiet"));
+  const given = assertRejects(() => rig.run("/c", {}, 20), StorageSilentError);
+  const alsoQuiet = rig.threads.quiet("/c");
+  await Promise.all([given, alsoQuiet]); // a call that was given up before it began
+  assertEquals(order, []);
+  Deno.removeSync(hold);
+  await Promise.all([first, waiting, quiet]);
+  assertEquals(order, ["the call", "quiet"]);
+});
+
 Deno.test("when every thread is lost, other calls say so at their limit", async () => {
   await using rig = new Rig({ threads: 2 });
   const hold = rig.hold();

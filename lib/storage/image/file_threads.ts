@@ -35,7 +35,10 @@ export interface FileThreadLimits {
   readonly idleMs: number;
   /** Most threads, lost ones included. */
   readonly threads: number;
-  /** Most threads that calls on one image hold, lost ones included. */
+  /**
+   * Most threads that calls on one image hold, lost ones included; one, once half of all threads are busy: else the
+   * retries for the images of one dead file server would take the rest.
+   */
   readonly threadsPerImage: number;
   /** The threads' entry. */
   readonly entry: URL;
@@ -89,7 +92,7 @@ export class FileThreads {
     const answer = Promise.withResolvers<unknown>();
     const late = options.late as ((result: unknown) => void) | undefined;
     const job: Job = { call, options: { path, verb, ...(late && { late }) }, answer, timer: undefined, expired: false };
-    if (this.#callsOn(path).filter((other) => other.expired).length >= this.#limits.threadsPerImage) {
+    if (this.#callsOn(path).filter(({ expired }) => expired).length >= this.#share) {
       answer.reject(silent(job.options, UNANSWERED));
     } else {
       job.timer = setTimeout(() => this.#expire(job, limitMs), limitMs);
@@ -111,9 +114,9 @@ export class FileThreads {
     if (this.#callsOn(path).some(({ expired }) => expired)) throw silent({ path, verb }, UNANSWERED);
   }
 
-  /** Resolves when no call on the image is being made, lost ones included: before what they use is closed. */
+  /** Resolves when no call on the image is being made or waits, lost ones included: before what they use is closed. */
   async quiet(path: string): Promise<void> {
-    if (this.#callsOn(path).length === 0) return;
+    if (this.#isQuiet(path)) return;
     const quiet = this.#quiet.get(path) ?? Promise.withResolvers<void>();
     this.#quiet.set(path, quiet);
     await quiet.promise;
@@ -123,11 +126,21 @@ export class FileThreads {
     return [...this.#threads].flatMap(({ job }) => job?.options.path === path ? [job] : []);
   }
 
+  /** Threads that an image may hold now. */
+  get #share(): number {
+    const busy = [...this.#threads].filter(({ job }) => job !== undefined).length;
+    return 2 * busy < this.#limits.threads ? this.#limits.threadsPerImage : 1;
+  }
+
+  #isQuiet(path: string): boolean {
+    return this.#callsOn(path).length === 0 && this.#waiting.every(({ options }) => options.path !== path);
+  }
+
   /** Gives calls that wait to threads, as far as the limits allow. */
   #pump(): void {
     for (let at = 0; at < this.#waiting.length;) {
       const job = this.#waiting[at]!;
-      const full = this.#callsOn(job.options.path).length >= this.#limits.threadsPerImage;
+      const full = this.#callsOn(job.options.path).length >= this.#share;
       const thread = full ? undefined : this.#idleThread(job);
       if (thread === undefined) {
         at++;
@@ -190,9 +203,13 @@ export class FileThreads {
     thread.worker.terminate();
   }
 
-  #over({ options: { path } }: Job): void {
+  #over(job: Job): void {
     this.#pump();
-    if (this.#callsOn(path).length > 0) return;
+    this.#settleQuiet(job);
+  }
+
+  #settleQuiet({ options: { path } }: Job): void {
+    if (!this.#isQuiet(path)) return;
     this.#quiet.get(path)?.resolve();
     this.#quiet.delete(path);
   }
@@ -207,6 +224,7 @@ export class FileThreads {
         ? allLost(job.options, this.counts.lost)
         : silent(job.options, `${job.options.verb} took longer than ${limitMs / 1000} s`),
     );
+    this.#settleQuiet(job);
   }
 }
 
