@@ -45,8 +45,9 @@ class StallingRig implements AsyncDisposable {
     Deno.removeSync(`${this.folder.path}/${name}.stall`);
   }
 
-  async channel(disk: Disk): Promise<ChannelRig> {
-    return new ChannelRig(await disk.attachment(0), { platform: this.pool.platform, parker: this.pool.parker });
+  async channel(disk: Disk, depth = 32): Promise<ChannelRig> {
+    const { platform, parker } = this.pool;
+    return new ChannelRig(await disk.attachment(0), { platform, parker, depth });
   }
 
   /** As many reads as occupy every Worker that the disk may have. */
@@ -89,6 +90,25 @@ Deno.test("three disks that hang hold up no other disk, and are served when they
   for (const disk of disks) await disk[Symbol.asyncDispose]();
   assert(rig.warnings.length >= 1);
   assertMatch(rig.warnings[0]!, /^image .*\/(one|two|three): its storage does not answer; an I\/O Worker waits for it/);
+});
+
+Deno.test("when a disk answers again all that waited is done, also what no stuck Worker has taken", async () => {
+  await using rig = new StallingRig(2);
+  await using disk = await rig.open("one");
+  const doorbell = new Doorbell((await disk.attachment(0) as PoolAttachment).doorbell);
+  {
+    // More than the Worker that hung does before it makes room for the one that took its place.
+    const depth = 64;
+    using channel = await rig.channel(disk, depth);
+    rig.stall("one");
+    for (let tag = 0; tag < depth; tag++) channel.read(tag, tag * 4096, [512]);
+    channel.channel.submit();
+    await eventually(() => rig.warnings.length === 1, "the Worker is replaced");
+    await eventually(() => doorbell.sleepers === 2, "the others find that the disk occupies Workers enough");
+    rig.resume("one");
+    let done = 0;
+    await eventually(() => (done += channel.channel.reap()) === depth, "all reads are done");
+  }
 });
 
 Deno.test("a disk that hangs when it is opened is refused at the limit, and holds up no other", async () => {

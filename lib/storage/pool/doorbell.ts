@@ -27,9 +27,14 @@ export class Doorbell {
     Atomics.add(this.#words, BELL, 1);
   }
 
+  /** Workers that sleep. */
+  get sleepers(): number {
+    return Atomics.load(this.#words, SLEEPERS);
+  }
+
   /** Wakes one sleeper, if there is one, for work that was rung for. */
   rouse(): void {
-    if (Atomics.load(this.#words, SLEEPERS) > 0) Atomics.notify(this.#words, BELL, 1);
+    if (this.sleepers > 0) Atomics.notify(this.#words, BELL, 1);
   }
 
   /** A control message was posted to the Worker; rouses it (and all others, which go back to sleep). */

@@ -170,6 +170,9 @@ class IoWorker {
         break;
       case "stop":
         this.#stopping = true;
+        // Others may have found as many Workers busy with a disk as it may occupy, and rely on this one to look again.
+        this.#doorbell.ring();
+        this.#doorbell.rouse();
         this.#report(command.request, () => [...this.#disks.keys()].forEach((disk) => this.#close(disk)));
         break;
       case "start":
