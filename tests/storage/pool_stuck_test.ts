@@ -92,6 +92,31 @@ Deno.test("three disks that hang hold up no other disk, and are served when they
   assertMatch(rig.warnings[0]!, /^image .*\/(one|two|three): its storage does not answer; an I\/O Worker waits for it/);
 });
 
+Deno.test("ten disks that hang one after the other leave a Worker for another one", async () => {
+  await using rig = new StallingRig();
+  const names = Array.from({ length: 10 }, (_, number) => `disk-${number}`);
+  const disks = await Promise.all(names.map((name) => rig.open(name)));
+  await using other = await rig.open("other");
+  {
+    const channels = await Promise.all(disks.map((disk) => rig.channel(disk)));
+    using channel = await rig.channel(other);
+    for (const [number, name] of names.entries()) {
+      rig.stall(name);
+      rig.fill(channels[number]!);
+      await eventually(() => rig.warnings.some((line) => line.includes(`/${name}:`)), "a Worker was replaced");
+    }
+    channel.read(0, 0, [4096]);
+    channel.channel.submit();
+    await eventually(() => channel.channel.reap() === 1, "the other disk is served");
+    names.forEach((name) => rig.resume(name));
+    for (const each of channels) {
+      await eventually(() => (each.channel.reap(), each.channel.inFlight === 0), "what hung is done");
+      each[Symbol.dispose]();
+    }
+  }
+  for (const disk of disks) await disk[Symbol.asyncDispose]();
+});
+
 Deno.test("when a disk answers again all that waited is done, also what no stuck Worker has taken", async () => {
   await using rig = new StallingRig(2);
   await using disk = await rig.open("one");

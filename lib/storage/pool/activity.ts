@@ -1,11 +1,13 @@
 /**
- * What each I/O Worker does, in memory that it shares with the control plane: a Worker that is blocked in a call can say
- * nothing. A step count that is odd for long and does not change means that the storage does not answer.
+ * What each I/O Worker does, and how many of them one disk may occupy, in memory that they share with the control plane:
+ * a Worker that is blocked in a call can say nothing. A step count that is odd for long and does not change means that
+ * the storage does not answer.
  */
 
-const STEPS = 0;
-const DISK = 1;
-/** Words of a Worker, so that each has a cache line. */
+const WORKERS_PER_DISK = 0;
+const STEPS = 16;
+const DISK = 17;
+/** Words of a Worker, so that each has a cache line, as has what is common to all. */
 const STRIDE = 16;
 
 /** One thread's view. */
@@ -14,11 +16,20 @@ export class Activity {
 
   /** Memory for so many Workers. */
   static allocate(workers: number): SharedArrayBuffer {
-    return new SharedArrayBuffer(workers * STRIDE * Int32Array.BYTES_PER_ELEMENT);
+    return new SharedArrayBuffer((1 + workers) * STRIDE * Int32Array.BYTES_PER_ELEMENT);
   }
 
   constructor(buffer: SharedArrayBuffer) {
     this.#words = new Int32Array(buffer);
+  }
+
+  /** Most I/O Workers that one disk may occupy. */
+  get workersPerDisk(): number {
+    return Atomics.load(this.#words, WORKERS_PER_DISK);
+  }
+
+  set workersPerDisk(most: number) {
+    Atomics.store(this.#words, WORKERS_PER_DISK, most);
   }
 
   /** The Worker is about to make a call for a disk that may block. */

@@ -127,10 +127,11 @@ class IoWorker {
   /** Does jobs of the next queue that has some. False: none had any (or their disks occupy Workers enough). */
   #visitNext(): boolean {
     const count = this.#queues.length;
+    const { workersPerDisk } = this.#self.activity;
     for (let i = 0; i < count; i++) {
       const at = (this.#nextQueue + i) % count;
       const queue = this.#queues[at]!;
-      if (!queue.enter(this.#start.workersPerDisk)) continue;
+      if (!queue.enter(workersPerDisk)) continue;
       this.#nextQueue = (at + 1) % count;
       // Before this disk can hold this Worker up: it may be the only one awake, and roused for another disk.
       if (this.#hasWorkBeside(queue)) this.#doorbell.rouse();

@@ -20,8 +20,6 @@ export type IoCommand =
     readonly worker: number;
     /** See activity.ts. */
     readonly activity: SharedArrayBuffer;
-    /** Most I/O Workers that one disk may occupy. */
-    readonly workersPerDisk: number;
   }
   | { readonly type: "lane"; readonly lane: number; readonly token: WakeToken }
   | {

@@ -20,6 +20,8 @@ import { PoolWorker } from "./pool_worker.ts";
 const DEFAULT_IO_WORKERS = 4;
 /** Most I/O Workers that wait for storage that does not answer, beside those that serve. */
 const MOST_STUCK = 16;
+/** From so many on, a disk occupies one I/O Worker at most: those that are left are for the disks that answer. */
+const MANY_STUCK = MOST_STUCK / 4;
 /** How often the control plane looks at the Workers: rarely, since idle disks should cost nothing. */
 const WATCH_MS = 500;
 /** How often while a disk waits to be opened. */
@@ -39,7 +41,7 @@ export interface IoPoolLimits {
 export interface IoPoolOptions {
   /** What the Workers open: it turns addresses into bytes, and wakes reactors. */
   readonly platform: PlatformDescriptor;
-  /** At least 1; one disk occupies at most all but one of them. */
+  /** At least 1; one disk occupies at most all but one of them, or one where many wait for storage. */
   readonly workers?: number;
   /** Gets messages for the operator. */
   readonly warn?: (message: string) => void;
@@ -104,6 +106,7 @@ export class IoPool implements AsyncDisposable {
     this.#doorbell = new Doorbell(this.#doorbellMemory);
     this.#activityMemory = Activity.allocate(this.#count + MOST_STUCK);
     this.#activity = new Activity(this.#activityMemory);
+    this.#shareWorkers();
   }
 
   /** Makes a reactor known: completions of its channels wake this token. Before its first attachment. */
@@ -209,7 +212,6 @@ export class IoPool implements AsyncDisposable {
       platform: this.#options.platform,
       doorbell: this.#doorbellMemory,
       activity: this.#activityMemory,
-      workersPerDisk: Math.max(1, this.#count - 1),
     });
     for (const [lane, token] of this.#lanes) worker.post({ type: "lane", lane, token });
     for (const { command, queues } of this.#disks.values()) [command, ...queues].forEach((each) => worker.post(each));
@@ -288,11 +290,20 @@ export class IoPool implements AsyncDisposable {
   #retire(worker: PoolWorker): void {
     this.#serving.delete(worker);
     this.#stuck.add(worker);
+    this.#shareWorkers();
     worker.retire().then(() => {
       this.#stuck.delete(worker);
+      this.#shareWorkers();
       this.#reportedFull = false;
       worker.end(ENDED);
     }, () => {});
+  }
+
+  /** How many Workers one disk may occupy: all but one, or a single one where many are stuck. */
+  #shareWorkers(): void {
+    this.#activity.workersPerDisk = this.#stuck.size < MANY_STUCK ? Math.max(1, this.#count - 1) : 1;
+    this.#doorbell.ring(); // there may be jobs that were left because of it
+    this.#doorbell.rouse();
   }
 
   #reportFull(): void {
