@@ -5,6 +5,7 @@
 
 import { errorText, XenblkError } from "./errors.ts";
 import type { Platform, PlatformDescriptor, PlatformModule } from "./hypervisor.ts";
+import { endsWithin } from "./within.ts";
 
 /** A module that takes longer to load, by waiting for something at its top level, counts as missing. */
 const LONGEST_IMPORT_MS = 10_000;
@@ -57,17 +58,13 @@ export function eventLoopTurn(ms = 0): Promise<void> {
 
 async function importWithin(module: string, timeoutMs: number): Promise<Record<string, unknown>> {
   if (!URL.canParse(module)) throw cannotLoad(String(module), "its name is not an absolute URL");
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => {
-    timer = setTimeout(() => reject(new Error(`it did not load within ${timeoutMs / 1000} s`)), timeoutMs);
-  });
+  const loading = import(module);
   try {
-    return await Promise.race([import(module), late]);
+    if (await endsWithin(loading, timeoutMs)) return await loading;
   } catch (error) {
     throw cannotLoad(module, errorText(error), error);
-  } finally {
-    clearTimeout(timer);
   }
+  throw cannotLoad(module, `it did not load within ${timeoutMs / 1000} s`);
 }
 
 function cannotLoad(module: string, why: string, cause?: unknown): XenblkError {

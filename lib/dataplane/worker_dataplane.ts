@@ -7,6 +7,7 @@ import { unlessAborted } from "../abort.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { Platform, Refusal, Waker, WakeToken } from "../hypervisor.ts";
 import type { Disk, DiskAttachment } from "../storage/disk.ts";
+import { endsWithin } from "../within.ts";
 import { memoryRule } from "./grants/memory_rule.ts";
 import type { OpenRequest } from "./connection.ts";
 import {
@@ -212,7 +213,7 @@ class ReactorWorker {
   async end(timeoutMs: number): Promise<string[]> {
     for (const id of this.#opening.keys()) this.#abandon(id, CLOSED);
     const closed = Promise.all([...this.handles.values()].map((handle) => handle.close()));
-    await within(closed.then(() => this.exit()), timeoutMs);
+    await endsWithin(closed.then(() => this.exit()), timeoutMs);
     return [...this.handles.values()].map(({ label }) => label);
   }
 
@@ -294,18 +295,6 @@ class ReactorWorker {
     else for (const handle of this.handles.values()) handle.stop(reason);
     this.handles.clear();
     this.#exited.resolve();
-  }
-}
-
-/** Waits for the promise, but not longer than so. */
-async function within(promise: Promise<void>, timeoutMs: number): Promise<void> {
-  if (timeoutMs === Infinity) return await promise;
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<void>((resolve) => timer = setTimeout(resolve, timeoutMs));
-  try {
-    await Promise.race([promise, late]);
-  } finally {
-    clearTimeout(timer);
   }
 }
 

@@ -31,6 +31,7 @@ import {
   type ServingContext,
 } from "./serving.ts";
 import { formatSize, parseSize } from "../sizes.ts";
+import { endsWithin } from "../within.ts";
 import { canonicalFormat } from "./image/spec.ts";
 
 /** Published where the medium is not known: what today's are written in, so that guests align to it. */
@@ -67,11 +68,14 @@ export async function openDisk(request: DiskRequest, context: OpenContext = {}):
 async function openFileDisk(request: DiskRequest, context: OpenContext): Promise<Disk> {
   const { target: path, readOnly } = request;
   const name = `image ${path}`;
-  await using undo = new AsyncDisposableStack();
+  const owned = new AsyncDisposableStack();
   // Kept open as long as the disk: it keeps the inode's number from being given to another file.
-  const opened = undo.use(
+  const opened = owned.use(
     await (context.native?.open(path, examinationFor(request)) ?? openImage(path, readOnly)),
   );
+  const closing = closeWithin(name, context, () => owned.disposeAsync());
+  await using undo = new AsyncDisposableStack();
+  undo.defer(closing);
   const format = formatByContent(opened.start);
   if (format !== undefined) context.warn?.(`${name}: it begins like a ${format} image, but is served as it is (raw)`);
   checkDevice(request, opened.medium?.device);
@@ -95,11 +99,8 @@ async function openFileDisk(request: DiskRequest, context: OpenContext): Promise
       (refusal) => withoutRing(image, request, context, refusal),
     )
     : await serveFile(image, context.pool);
-  const owned = undo.move();
-  const closing = closeWithin(name, context, async () => {
-    await served.close();
-    await owned.disposeAsync();
-  });
+  owned.defer(() => served.close());
+  undo.move();
   const describing = (properties: DiskProperties): string => describe("raw", path, properties, served.engine);
   const watched = channels === undefined ? served : warnOfReplacement(served, name, channels, context);
   return new OpenedDisk(properties, describing, watched, closing, { image, size: () => opened.size() });
@@ -144,16 +145,12 @@ function closeWithin(
   close: () => Promise<void>,
 ): () => Promise<void> {
   return async (): Promise<void> => {
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const late = new Promise<true>((resolve) => timer = setTimeout(() => resolve(true), closeLimitMs));
     const closing = close();
     try {
-      if (!await Promise.race([closing, late])) return;
+      if (await endsWithin(closing, closeLimitMs)) return;
     } catch (error) {
       if (error instanceof StorageSilentError) return warn?.(errorText(error));
       throw error;
-    } finally {
-      clearTimeout(timer);
     }
     warn?.(`${name}: its storage does not answer; it is closed when it does, or when this process ends`);
     closing.catch((error) => warn?.(errorText(error)));

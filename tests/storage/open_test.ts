@@ -9,7 +9,17 @@ import { XenblkError } from "../../lib/errors.ts";
 import { type DiskRequest } from "../../lib/storage/disk.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import { cannotOpen } from "../../lib/storage/image/explain.ts";
-import { ChannelRig, Folder, openBelow, openFile, PoolRig, simulatedPlatform } from "./rig.ts";
+import type { ImageOptions, OpenedImage } from "../../lib/storage/image/medium.ts";
+import {
+  ChannelRig,
+  eventually,
+  Folder,
+  openBelow,
+  openFile,
+  PoolRig,
+  pretendFiles,
+  simulatedPlatform,
+} from "./rig.ts";
 
 async function refusal(request: Partial<DiskRequest> & { target: string }): Promise<XenblkError> {
   const whole = { format: "raw", readOnly: false, engine: "auto", ...request } as const;
@@ -63,6 +73,31 @@ Deno.test("errors of the file's permissions and file system say what to do", () 
   assertEquals(cannotOpen("/a", false, readOnly).remedy, "attach it read-only");
   const other = new Error("Text file busy (os error 26): open '/a'");
   assertEquals(cannotOpen("/a", false, other).message, "Cannot open image /a: Text file busy");
+});
+
+Deno.test("a disk that cannot be opened is refused in time even if its storage does not let go of the image", async () => {
+  using folder = new Folder();
+  const path = folder.file("disk", 1 << 20);
+  const warnings: string[] = [];
+  const files = pretendFiles();
+  const { promise: closed, resolve: letGo } = Promise.withResolvers<void>();
+  const native = {
+    ...files,
+    open: async (path: string, options: ImageOptions): Promise<OpenedImage> => {
+      const image = await files.open(path, options);
+      return { ...image, [Symbol.asyncDispose]: () => closed.then(() => image[Symbol.asyncDispose]()) };
+    },
+  };
+  const pool = { open: () => Promise.reject(new XenblkError("Cannot open it: every I/O Worker is busy")) };
+  const context = { native, pool, warn: (line: string) => warnings.push(line), closeLimitMs: 20 };
+  const request = { format: "raw", target: path, readOnly: false, engine: "file" } as const;
+  await assertRejects(() => openDisk(request, context), XenblkError, "every I/O Worker is busy");
+  assertEquals(warnings, [
+    `image ${path}: its storage does not answer; it is closed when it does, or when this process ends`,
+  ]);
+  assertEquals(openBelow(folder.path), 1);
+  letGo();
+  await eventually(() => openBelow(folder.path) === 0, "it is closed");
 });
 
 Deno.test("an odd size is rounded down to sectors with a warning", async () => {

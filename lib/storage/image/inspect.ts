@@ -5,6 +5,7 @@
 
 import { XenblkError } from "../../errors.ts";
 import type { FileIdentity } from "../../hypervisor.ts";
+import { endsWithin } from "../../within.ts";
 import { cannotOpen } from "./explain.ts";
 import { identityOf } from "./file.ts";
 import { StorageSilentError } from "./file_threads.ts";
@@ -78,17 +79,9 @@ async function sizeOf(file: Deno.FsFile): Promise<number> {
 }
 
 async function answerWithin<T>(call: Promise<T>, limitMs: number, path: string): Promise<T> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<never>((_, reject) => {
-    const silent = new StorageSilentError(
-      `Cannot open image ${path}: its storage does not answer (open took longer than ${limitMs / 1000} s)`,
-      { remedy: "check the device or file server that it is on" },
-    );
-    timer = setTimeout(() => reject(silent), limitMs);
-  });
-  try {
-    return await Promise.race([call, late]);
-  } finally {
-    clearTimeout(timer);
-  }
+  if (await endsWithin(call, limitMs)) return await call;
+  throw new StorageSilentError(
+    `Cannot open image ${path}: its storage does not answer (open took longer than ${limitMs / 1000} s)`,
+    { remedy: "check the device or file server that it is on" },
+  );
 }

@@ -5,6 +5,7 @@
 
 import { errorText, XenblkError } from "../../errors.ts";
 import type { PlatformDescriptor, WakeToken } from "../../hypervisor.ts";
+import { endsWithin } from "../../within.ts";
 import { StorageSilentError } from "../image/file_threads.ts";
 import { channelsClosed, countChannels } from "../open_channels.ts";
 import { Activity } from "./activity.ts";
@@ -237,7 +238,7 @@ export class IoPool implements AsyncDisposable {
       }
       // One that is not held up is loading the disk's module, and says so itself if it cannot.
       if (late >= 0 && [...asked].every((worker) => worker.disk !== undefined)) throw allBusy(name, this.#stuck.size);
-      answered = await within(answer.promise, Math.min(ASK_MS, late < 0 ? -late : ASK_MS));
+      answered = await endsWithin(answer.promise, Math.min(ASK_MS, late < 0 ? -late : ASK_MS));
     }
   }
 
@@ -358,17 +359,6 @@ function allBusy(name: string, stuck: number): StorageSilentError {
   return new StorageSilentError(`Cannot open ${name}: every I/O Worker is busy; ${stuck} wait for other storage`, {
     remedy: "check the devices or file servers of the images that do not answer",
   });
-}
-
-/** Whether the promise resolves within the time. Rejects as it does. */
-async function within(promise: Promise<void>, timeMs: number): Promise<boolean> {
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<false>((resolve) => timer = setTimeout(() => resolve(false), timeMs));
-  try {
-    return await Promise.race([promise.then(() => true), late]);
-  } finally {
-    clearTimeout(timer);
-  }
 }
 
 /** What an opened disk asks of its pool. */
