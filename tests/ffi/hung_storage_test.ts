@@ -158,6 +158,21 @@ nativeTest("a disk whose close hangs is left at the limit with a warning, and cl
   await neighbour.attachment(0);
 }, missingFuse());
 
+nativeTest("an image that is closed while a channel's descriptor is being opened leaves none open", async () => {
+  await using rig = await Rig.start();
+  const options = { readOnly: false, direct: false, writeThrough: false };
+  const image = await new LinuxFiles(rig.threads).open(rig.hanging, options);
+  await rig.fuse.hang("open");
+  const leasing = image.channels!.lease();
+  await rig.fuse.untilHeld("open");
+  const closing = image[Symbol.asyncDispose]();
+  // Other threads take calls meanwhile, and would have taken the close.
+  await rig.open(rig.sound).then((neighbour) => neighbour[Symbol.asyncDispose]());
+  await rig.fuse.resume();
+  await Promise.all([leasing, closing]);
+  assertEquals(openBelow(rig.fuse.path), 0);
+}, missingFuse());
+
 nativeTest("the ring is refused for a file system that may make it wait, with the reason", async () => {
   await using rig = await Rig.start();
   const request = { format: "raw", target: rig.hanging, readOnly: false, engine: "uring" } as const;

@@ -18,6 +18,8 @@ import { Folder, UringRig } from "../storage/rig.ts";
 const [EAGAIN, ENOTTY] = [11, 25];
 const MIB = 2 ** 20;
 
+const ANYTHING: MemoryRule = { direct: true, asynchronous: true };
+
 /** A prepared submission, in words that matter. */
 interface Prepared {
   readonly offset: number;
@@ -230,6 +232,36 @@ Deno.test("a secure discard is a call that blocks, whatever the route of others"
     command,
   );
 });
+
+Deno.test("a channel's descriptor is past the page cache exactly where the routes and the memory's rule say so", async () => {
+  using folder = new Folder();
+  using rig = new UringRig();
+  for (const cache of ["none", "writeback"] as const) {
+    const path = folder.file(`${cache}.img`, MIB);
+    await using disk = await rig.open(path, { cache });
+    const attachment = await disk.attachment(0) as UringAttachment;
+    const direct = attachment.routes.direct;
+    // The second channel has the descriptor of the first one.
+    for (const rule of [ANYTHING, { ...ANYTHING, direct: false }, ANYTHING]) {
+      using _channel = new Detached(attachment, rule);
+      assertEquals(directDescriptors(path), direct && rule.direct ? 1 : 0, `${cache}, ${JSON.stringify(rule)}`);
+    }
+  }
+});
+
+/** Descriptors of a file in this process with O_DIRECT. */
+function directDescriptors(path: string): number {
+  const flag = Deno.build.arch === "aarch64" ? 0o200000 : 0o40000;
+  return [...Deno.readDirSync("/proc/self/fd")].filter(({ name }) => {
+    try {
+      if (Deno.readLinkSync(`/proc/self/fd/${name}`) !== path) return false;
+      const flags = /^flags:\s+([0-7]+)/m.exec(Deno.readTextFileSync(`/proc/self/fdinfo/${name}`))![1]!;
+      return (parseInt(flags, 8) & flag) !== 0;
+    } catch {
+      return false; // closed meanwhile: it was the listing's own
+    }
+  }).length;
+}
 
 Deno.test("a channel that cannot be opened, or is closed, lets the disk be closed", async () => {
   using folder = new Folder();

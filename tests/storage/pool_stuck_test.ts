@@ -6,6 +6,8 @@
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import type { Disk } from "../../lib/storage/disk.ts";
+import { fileDescriptor } from "../../lib/storage/engine/file.ts";
+import { identityOf } from "../../lib/storage/image/file.ts";
 import { StorageSilentError } from "../../lib/storage/image/file_threads.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import type { ExecutorDescriptor } from "../../lib/storage/pool/executor_module.ts";
@@ -167,6 +169,21 @@ Deno.test("closing a disk with a job that does not return ends at its limit, wit
   channel.finish();
   channel[Symbol.dispose]();
   await eventually(() => openBelow(rig.folder.path) === 0, "it is closed");
+});
+
+Deno.test("the pool ends while a Worker hangs, whether that was noticed before or not", async () => {
+  for (const noticed of [false, true]) {
+    await using rig = new StallingRig(2);
+    const path = rig.folder.file("one", 1 << 20);
+    const image = { path, readOnly: false, cache: "writeback", identity: identityOf(Deno.statSync(path)) } as const;
+    const { pool, platform, parker } = rig.pool;
+    const disk = await pool.open("one", { ...fileDescriptor(image), module: STALLING.href });
+    const channel = new ChannelRig(disk.attachment(0), { platform, parker });
+    rig.stall("one");
+    rig.fill(channel);
+    if (noticed) await eventually(() => rig.warnings.length > 0, "the Worker is replaced");
+    await pool[Symbol.asyncDispose]();
+  }
 });
 
 Deno.test("a pool that could not start is started by the next disk", async () => {
