@@ -9,19 +9,22 @@ import { runScript } from "./child.ts";
 
 const HEADER_BYTES = 16;
 const XS_DIRECTORY = 1;
+const XS_WATCH = 4;
 const XS_GET_DOMAIN_PATH = 10;
+const XS_WATCH_EVENT = 15;
 const XS_ERROR = 16;
 
 /**
  * What the daemon does with every request; an error never to the harmless question for a domain's path. `lengthBytes`
  * announces a message of that length. `changing`: a directory that is longer than a message and is another one each time
- * that a part of it is read.
+ * that a part of it is read. `events`: the watch fires, before each reply, or for half a second as fast as it is read.
  */
 type Behaviour =
   | { readonly error: string }
   | { readonly hangUp: true }
   | { readonly silent: true }
   | { readonly changing: true }
+  | { readonly events: "with each reply" | "without end" }
   | { readonly lengthBytes: number };
 
 /** A message: type, request id, transaction id, length, body. */
@@ -33,10 +36,22 @@ function message(type: number, requestId: number, transaction: number, text: str
   return bytes;
 }
 
+function bodyOf(buffer: Uint8Array, end: number): string {
+  return new TextDecoder().decode(buffer.subarray(HEADER_BYTES, end));
+}
+
+async function flood(connection: Deno.Conn, event: Uint8Array): Promise<void> {
+  const many = new Uint8Array(5000 * event.length);
+  for (let at = 0; at < many.length; at += event.length) many.set(event, at);
+  const end = performance.now() + 500;
+  while (performance.now() < end) for (let at = 0; at < many.length;) at += await connection.write(many.subarray(at));
+}
+
 /** Answers one connection until it ends. */
 async function serve(connection: Deno.Conn, behaviour: Behaviour): Promise<void> {
   const buffer = new Uint8Array(8192);
   let parts = 0;
+  let event: Uint8Array = new Uint8Array();
   for (;;) {
     let have = 0;
     while (have < HEADER_BYTES || have < HEADER_BYTES + new Uint32Array(buffer.buffer, 0, 4)[3]!) {
@@ -56,6 +71,13 @@ async function serve(connection: Deno.Conn, behaviour: Behaviour): Promise<void>
       await connection.write(message(part[0], requestId, transaction, part[1]));
       continue;
     }
+    if ("events" in behaviour) {
+      if (type === XS_WATCH) event = message(XS_WATCH_EVENT, 0, 0, "/a\0" + bodyOf(buffer, have).split("\0")[1]);
+      await connection.write(event);
+      await connection.write(message(type, requestId, transaction, "OK"));
+      if (behaviour.events === "without end") await flood(connection, event);
+      continue;
+    }
     const answer = type === XS_GET_DOMAIN_PATH
       ? message(type, requestId, transaction, "/local/domain/0")
       : message(XS_ERROR, requestId, transaction, behaviour.error);
@@ -70,7 +92,15 @@ async function against(behaviour: Behaviour, operation: string): Promise<string>
   const listener = Deno.listen({ transport: "unix", path });
   const served: Promise<void>[] = [];
   const accepting = (async () => {
-    for await (const connection of listener) served.push(serve(connection, behaviour));
+    for await (const connection of listener) {
+      served.push(
+        serve(connection, behaviour).catch((error) => {
+          connection.close();
+          const isEnd = error instanceof Deno.errors.BrokenPipe || error instanceof Deno.errors.ConnectionReset;
+          if (!isEnd) throw error; // the child may end in the middle of a flood
+        }),
+      );
+    }
   })();
   const script = `
     import { openNativePlatform } from "./ffi/platform.ts";
@@ -146,6 +176,26 @@ errorTest("a long directory that its owner keeps changing is given up, as a conf
     "XenstoreError EAGAIN /a Cannot list /a: it changes all the time\n" + NOT_LOST,
   ],
 ]);
+
+errorTest("timers run while a watch fires without end, also if its reader asks something at each event", [
+  [{ events: "with each reply" }, ticksWhileReading("5", `store.read("/a")`), "true\n" + NOT_LOST],
+  [{ events: "without end" }, ticksWhileReading("10", ""), "true\n" + NOT_LOST],
+]);
+
+/** Whether a timer has fired so often by the time that a watch has been read for 0.4 s. */
+function ticksWhileReading(least: string, atEach: string): string {
+  return `await (async () => {
+    let ticks = 0;
+    const timer = setInterval(() => ticks++, 1);
+    const end = performance.now() + 400;
+    for await (const _ of store.watch("/a")) {
+      ${atEach};
+      if (performance.now() > end) break;
+    }
+    clearInterval(timer);
+    return ticks >= ${least};
+  })()`;
+}
 
 errorTest("a full quota, a bad path and xenstored's own I/O error leave the connection usable", [
   [
