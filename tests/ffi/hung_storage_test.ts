@@ -12,10 +12,12 @@ import { XenblkError } from "../../lib/errors.ts";
 import type { Disk } from "../../lib/storage/disk.ts";
 import { FileThreads, StorageSilentError } from "../../lib/storage/image/file_threads.ts";
 import { openImage } from "../../lib/storage/image/inspect.ts";
+import type { OpenedImage, UringAttachment } from "../../lib/storage/image/medium.ts";
 import { type OpenContext, openDisk } from "../../lib/storage/open.ts";
+import { countChannels } from "../../lib/storage/open_channels.ts";
 import { HangingFileSystem, type HangingOperation, missingFuse } from "../native/hanging_fs.ts";
 import { nativeTest } from "../native/harness.ts";
-import { ChannelRig, eventually, Folder, openBelow, PoolRig } from "../storage/rig.ts";
+import { ChannelRig, eventually, Folder, openBelow, PoolRig, UringRig } from "../storage/rig.ts";
 
 const IMAGE_BYTES = 1 << 20;
 const LIMIT_MS = 1_000;
@@ -172,6 +174,56 @@ nativeTest("an image that is closed while a channel's descriptor is being opened
   await Promise.all([leasing, closing]);
   assertEquals(openBelow(rig.fuse.path), 0);
 }, missingFuse());
+
+nativeTest("flushes that hang in the kernel's threads of a ring leave threads to another disk", async () => {
+  await using rig = await Rig.start();
+  using reactor = new UringRig();
+  const { platform, parker, channels: open } = reactor;
+  await using neighbour = await reactor.open(rig.sound);
+  using its = new ChannelRig(await neighbour.attachment(0), { platform, parker, open });
+  // Not served by the ring otherwise: it stands in for a local disk whose medium hangs.
+  const options = { readOnly: false, direct: false, writeThrough: false };
+  await using image = await new LinuxFiles(rig.threads).open(rig.hanging, options);
+  using undo = new DisposableStack();
+  const stuck: ChannelRig[] = [];
+  // More than the kernel's own limit: four threads per processor.
+  while (stuck.length < 4 * navigator.hardwareConcurrency + 8) {
+    const attachment = await ringAttachment(rig.hanging, image, platform.files!.uringModule);
+    stuck.push(undo.use(new ChannelRig(attachment, { platform, parker, open, depth: 1, vectorsPerTag: 1 })));
+  }
+  const reap = (channels: readonly ChannelRig[]): boolean => {
+    parker.submit();
+    for (const { channel } of channels) channel.reap();
+    return channels.every(({ channel }) => channel.inFlight === 0);
+  };
+  const flush = (channels: readonly ChannelRig[]): void => {
+    for (const { channel } of channels) {
+      channel.flush(0);
+      channel.submit();
+    }
+    parker.submit();
+  };
+  await rig.fuse.hang("fsync");
+  flush(stuck);
+  await rig.fuse.untilHeld("fsync");
+  flush([its]);
+  await eventually(() => reap([its]), "the other disk's flush is done");
+  assertEquals(stuck.map(({ channel }) => channel.inFlight), stuck.map(() => 1));
+  await rig.fuse.resume();
+  await eventually(() => reap(stuck), "the flushes that hung are done");
+}, missingFuse());
+
+/** An image's next channel, by the ring. */
+async function ringAttachment(path: string, image: OpenedImage, module: string): Promise<UringAttachment> {
+  const { identity, channels } = image;
+  return {
+    module,
+    image: { path, readOnly: false, cache: "writeback", identity, descriptors: channels!.descriptors },
+    routes: { direct: false, reads: "ring", writes: "ring" },
+    channels: countChannels(),
+    descriptor: await channels!.lease(),
+  };
+}
 
 nativeTest("the ring is refused for a file system that may make it wait, with the reason", async () => {
   await using rig = await Rig.start();
