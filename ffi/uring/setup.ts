@@ -3,8 +3,9 @@
  * and, if the kernel refuses, the reason.
  */
 
-import { EAGAIN, EINVAL, EMFILE, ENFILE, ENOMEM } from "../../lib/errno.ts";
+import { EAGAIN, EINVAL, ENOMEM } from "../../lib/errno.ts";
 import type { Refusal } from "../../lib/hypervisor.ts";
+import { outOfResource } from "../../lib/storage/image/explain.ts";
 import {
   errno,
   errnoText,
@@ -205,14 +206,9 @@ function explain(errnoValue: number): Refusal {
         reason: "there is not enough memory for its rings, or not as much may be locked",
         remedy: "raise the limit of locked memory (LimitMEMLOCK=, ulimit -l), or the control group's of memory",
       };
-    case EMFILE:
-      return {
-        reason: "this process has as many files open as it may",
-        remedy: "raise the limit of open files (LimitNOFILE=, ulimit -n)",
-      };
-    case ENFILE:
-      return { reason: "this machine has as many files open as it may", remedy: "raise it (sysctl fs.file-max)" };
   }
+  const exhausted = outOfResource(-errnoValue);
+  if (exhausted !== undefined) return { reason: exhausted.why, remedy: exhausted.remedy };
   return { reason: `the kernel refuses it: ${errnoText(errnoValue)}`, remedy: NEWER };
 }
 
