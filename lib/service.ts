@@ -25,6 +25,8 @@ import type { DeviceAddress } from "./xenbus/paths.ts";
 const GRACE_MS = 20_000;
 /** The same once a part of the process has died: what it had in flight never finishes. */
 const GRACE_AFTER_FAILURE_MS = 2_000;
+/** How often devices are checked for requests that storage does not answer. It reads a few words for each. */
+const PROGRESS_LOOK_MS = 2_000;
 /** Devices are given up earlier if all that are left have requests in flight and none has answered any for so long. */
 const STALL_MS = 5_000;
 /** How long threads may take to end; one that the kernel holds ends with the process. */
@@ -128,7 +130,9 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     logger,
   });
   const threads = undo.move();
+  const progress = setInterval(() => devices.checkProgress(), PROGRESS_LOOK_MS);
   const close = async (how: CloseOptions): Promise<CloseResult> => {
+    clearInterval(progress);
     const finished = await devices.close(how, hasFailed ? GRACE_AFTER_FAILURE_MS : GRACE_MS, STALL_MS);
     // A reactor that serves no device any more ends; one with requests in flight does when they are over.
     await endThreads(threads, warn);

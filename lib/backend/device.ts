@@ -35,6 +35,7 @@ import { deviceLabel } from "./journals.ts";
 import { Pacer } from "./pacer.ts";
 import { DeviceResources, type ResourceServices } from "./resources.ts";
 import { RingInUse } from "./ring_in_use.ts";
+import { Stall } from "./stall.ts";
 import type { DeviceStatus } from "./status.ts";
 import { OverdueError } from "./waits.ts";
 
@@ -119,6 +120,7 @@ export class BackendDevice {
   #seen: Observation | undefined;
   #closing: Promise<void> | undefined;
   #draining = false;
+  readonly #stall = new Stall();
   /** The report of storage that does not answer, until it has answered. */
   #overdue: string | undefined;
 
@@ -234,6 +236,14 @@ export class BackendDevice {
   get progress(): number {
     const { reads, writes, barriers, flushes, discards, errors, inFlight } = sumStats(this.#resources.readStats());
     return reads + writes + barriers + flushes + discards + errors - inFlight;
+  }
+
+  /** To be called every few seconds: reports storage that has stopped answering, and takes the report back. */
+  checkProgress(): void {
+    const { connected, image } = this.#resources;
+    const inFlight = connected ? sumStats(this.#resources.readStats()).inFlight : 0;
+    const name = image === undefined ? "its image" : image.disk.description;
+    if (this.#stall.check(inFlight, this.progress, name, this.#clock.now())) this.poke();
   }
 
   /** Stops serving: finishes what is in flight and releases everything. The options of the first call count. */
@@ -384,6 +394,9 @@ export class BackendDevice {
   #reportStanding(nodes: DeviceNodes, { hidden }: Observation, { image, owner }: { image: Image; owner: Owner }): void {
     if (owner !== "us") return;
     reportLatch(this.#parts, nodes);
+    const { text } = this.#stall;
+    if (text === undefined) this.#error.retract(nodes, "storage");
+    else this.#error.report(nodes, "storage", text);
     if (image !== "changed") this.#error.retract(nodes, "change");
     if (!hidden) this.#error.retract(nodes, "hidden");
   }

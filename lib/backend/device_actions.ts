@@ -105,7 +105,8 @@ export class DeviceActions {
     const { disk, description: { cdrom } } = resources.image!;
     if (cdrom) {
       await resources.release();
-      log.info(`the disc ${disk.description} was taken out`);
+      const next = seen.params === undefined || seen.params === "" ? "no disc" : quoted(seen.params);
+      log.info(`the drive changes from ${disk.description} to ${next}`);
       return "done";
     }
     error.report(

@@ -10,14 +10,15 @@ import type { DeviceNodes } from "./device_nodes.ts";
  * What an error is about: each topic has one error at a time.
  *
  * - `latch`: a flush failed; over when the disk is attached again.
+ * - `storage`: requests of the guest are not answered; over when they are.
  * - `attempt`: opening or connecting failed, or waits; over when it succeeds.
  * - `change`: the toolstack changed what cannot be changed now; over when the change is taken back or carried out.
  * - `hidden`: the guest keeps its nodes from us.
  */
-export type ErrorTopic = "latch" | "attempt" | "change" | "hidden";
+export type ErrorTopic = "latch" | "storage" | "attempt" | "change" | "hidden";
 
 /** In the order in which they are shown. */
-const TOPICS: readonly ErrorTopic[] = ["latch", "attempt", "change", "hidden"];
+const TOPICS: readonly ErrorTopic[] = ["latch", "storage", "attempt", "change", "hidden"];
 
 /** The errors of one device. */
 export class DeviceError {

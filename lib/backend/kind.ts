@@ -119,6 +119,11 @@ export class BackendKind {
     return [...this.#devices.values()].map((device) => device.status());
   }
 
+  /** To be called every few seconds: devices whose storage has stopped answering report that. */
+  checkProgress(): void {
+    for (const device of this.#devices.values()) device.checkProgress();
+  }
+
   /** After {@linkcode close}: the devices that were given up. */
   get stuck(): readonly StuckDevice[] {
     return this.#stuck;

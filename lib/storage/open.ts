@@ -114,7 +114,9 @@ function checkDevice({ target: path, readOnly, shared }: DiskRequest, device: De
   const use = shared === true ? undefined : device?.uses.find(({ writes }) => writes || !readOnly);
   if (use === undefined) return;
   throw new XenblkError(`Cannot ${readOnly ? "read" : "write to"} image ${path}: ${use.what}`, {
-    remedy: "end that use first: two at a time would damage what is on it; or insist with mode w!",
+    remedy: readOnly
+      ? "unmount it, or mount it read-only (`mount -o remount,ro`): a guest must not read what changes underneath"
+      : "end that use first: two at a time would damage what is on it; or insist with mode w!",
   });
 }
 

@@ -91,8 +91,9 @@ export class HangingFileSystem implements AsyncDisposable {
   }
 
   /**
-   * From now on these operations hang, and no others; with `after=N` the first N of them pass. With `interrupts` a process that waits in one of them can be
-   * killed; otherwise the kernel keeps it, as if the file server had taken the request and died.
+   * From now on these operations hang, and no others; with `after=N` the first N of them pass. With `interrupts` a
+   * process that waits in one of them can be killed; otherwise the kernel keeps it, as if the file server had taken the
+   * request and died.
    */
   async hang(...operations: readonly (HangingOperation | "interrupts" | `after=${number}`)[]): Promise<void> {
     await this.#command(`hang ${operations.join(" ")}`);

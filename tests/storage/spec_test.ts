@@ -107,7 +107,7 @@ Deno.test("unknown formats, fields and missing targets are usage errors that nam
   assertMatch((await refusal("raw:")).message, /nothing follows the format/);
   assertMatch((await refusal("")).message, /empty/);
   assertMatch((await refusal("format=raw,colour=red,target=/d")).message, /unknown field colour=red/);
-  assertMatch((await refusal("format=raw,access=x,target=/d")).message, /unknown field access=x/);
+  assertMatch((await refusal("format=raw,access=x,target=/d")).message, /access=x has a value that is unknown/);
   assertMatch((await refusal("format=raw,vdev=xvda")).message, /nothing follows/);
 });
 

@@ -109,7 +109,12 @@ function parseFields(text: string): ImageSpec {
 
 function formatAndTarget(format: string, target: string, image: string): ImageSpec {
   const canonical = canonicalFormat(format, image);
-  if (target === "") throw new XenblkError(`Cannot use image ${image}: nothing follows the format`, { kind: "usage" });
+  if (target === "") {
+    throw new XenblkError(`Cannot use image ${image}: nothing follows the format`, {
+      kind: "usage",
+      remedy: "name a path or a size after the colon; only a CD drive can be empty",
+    });
+  }
   return { format: canonical, target };
 }
 
@@ -127,7 +132,7 @@ function parseXl(text: string): ImageSpec {
   const image = formatAndTarget(fields.get("format") ?? "raw", fields.get("target") ?? "", text);
   const accessName = fields.get("access");
   const access = accessName === undefined ? {} : ACCESS.get(accessName);
-  if (access === undefined) throw badField(text, `access=${accessName}`);
+  if (access === undefined) throw badValue(text, `access=${accessName}`, [...ACCESS.keys()]);
   const vdev = fields.get("vdev");
   const cdrom = isCdrom(text, fields);
   return {
@@ -140,8 +145,15 @@ function parseXl(text: string): ImageSpec {
 
 function isCdrom(text: string, fields: ReadonlyMap<string, string>): boolean {
   const type = fields.get("devtype") ?? (fields.has("cdrom") ? "cdrom" : "disk");
-  if (type !== "cdrom" && type !== "disk") throw badField(text, `devtype=${type}`);
+  if (type !== "cdrom" && type !== "disk") throw badValue(text, `devtype=${type}`, ["disk", "cdrom"]);
   return type === "cdrom";
+}
+
+function badValue(text: string, field: string, values: readonly string[]): XenblkError {
+  return new XenblkError(`Cannot use image ${text}: ${field} has a value that is unknown`, {
+    kind: "usage",
+    remedy: `use one of ${values.join(", ")}`,
+  });
 }
 
 function badField(text: string, field: string): XenblkError {
