@@ -9,6 +9,7 @@ import type { BackRing } from "../blkif/back_ring.ts";
 import type { IoChannel } from "../storage/disk.ts";
 import { errnoText } from "../storage/errno.ts";
 import type { GrantStrategy, KeptGrants } from "./grants/strategy.ts";
+import type { IndirectPages } from "./indirect_pages.ts";
 import { type QueueParts, RequestSteps } from "./request_steps.ts";
 import { NO_SLOT, PHASE_TAKEN, type SlotTable } from "./slot_table.ts";
 import { STAT } from "./stats.ts";
@@ -35,13 +36,14 @@ export type QueueState =
 
 /** Serves one ring of one device. */
 export class Queue implements Disposable {
-  /** Bytes of the reads that were finished and the requests that were started; whoever wants to know sets it to 0. */
+  /** Bytes of the reads that the last pass finished and the requests that it started. */
   movedBytes = 0;
   readonly #parts: QueueParts;
   readonly #ring: BackRing;
   readonly #slots: SlotTable;
   readonly #grants: GrantStrategy;
   readonly #channel: IoChannel;
+  readonly #indirect: IndirectPages | undefined;
   readonly #stats: Float64Array;
   readonly #steps: RequestSteps;
   /** Completions that the channel handed over, and how many of them are dealt with. */
@@ -58,6 +60,7 @@ export class Queue implements Disposable {
     this.#slots = parts.slots;
     this.#grants = parts.grants;
     this.#channel = parts.channel;
+    this.#indirect = parts.indirect;
     this.#stats = new Float64Array(parts.stats);
     this.#steps = new RequestSteps(parts);
   }
@@ -89,11 +92,10 @@ export class Queue implements Disposable {
   /** One pass: every request that can makes its next step. True: call again, there may be more to do at once. */
   step(): boolean {
     this.#stats[STAT.passes]!++;
-    const before = this.movedBytes;
     const reaped = this.#reap();
     const taken = this.#take();
     this.#steps.fetchSegments();
-    const acquired = this.#acquire(BYTES_PER_PASS - (this.movedBytes - before));
+    const acquired = this.#acquire();
     this.#grants.transfer();
     this.#start(acquired);
     this.#channel.submit();
@@ -122,7 +124,7 @@ export class Queue implements Disposable {
 
   [Symbol.dispose](): void {
     this.#channel[Symbol.dispose]();
-    this.#parts.indirect?.[Symbol.dispose]();
+    this.#indirect?.[Symbol.dispose]();
     this.#grants[Symbol.dispose]();
   }
 
@@ -135,16 +137,15 @@ export class Queue implements Disposable {
     const before = this.#reapedDone;
     const { tags, results } = this.#channel;
     const { operation, lengthBytes } = this.#slots;
-    for (let bytes = 0; this.#reapedDone < this.#reapedCount && bytes < READ_BYTES_PER_PASS; this.#reapedDone++) {
+    let bytes = 0;
+    for (; this.#reapedDone < this.#reapedCount && bytes < READ_BYTES_PER_PASS; this.#reapedDone++) {
       const slot = tags[this.#reapedDone]!;
       const result = results[this.#reapedDone]!;
-      if (operation[slot] === OP_READ) {
-        bytes += lengthBytes[slot]!;
-        this.movedBytes += lengthBytes[slot]!;
-      }
+      if (operation[slot] === OP_READ) bytes += lengthBytes[slot]!;
       if (this.#finalFlush) this.#endDrain(result);
       else this.#steps.advance(slot, result);
     }
+    this.movedBytes = bytes;
     return this.#reapedDone - before;
   }
 
@@ -158,7 +159,7 @@ export class Queue implements Disposable {
       return 0;
     }
     let taken = 0;
-    while (available > 0 && this.#mayTake()) {
+    while (available > 0 && this.#hasRoom()) {
       this.#steps.take();
       taken++;
       available--;
@@ -171,7 +172,7 @@ export class Queue implements Disposable {
   #takeAgain(): number {
     const { replay } = this.#slots;
     let taken = 0;
-    while (replay.length > 0 && this.#slots.barrier === NO_SLOT && this.#parts.indirect?.full !== true) {
+    while (replay.length > 0 && this.#slots.barrier === NO_SLOT && this.#indirect?.full !== true) {
       this.#steps.admit(replay.pop()!);
       taken++;
     }
@@ -179,25 +180,31 @@ export class Queue implements Disposable {
   }
 
   #mayTake(): boolean {
-    return this.#state === "serving" && this.#slots.anyFree && this.#slots.barrier === NO_SLOT &&
-      this.#broken === undefined && this.#parts.indirect?.full !== true;
+    return this.#state === "serving" && this.#broken === undefined && this.#hasRoom();
+  }
+
+  /** One more request can be taken. */
+  #hasRoom(): boolean {
+    return this.#slots.anyFree && this.#slots.barrier === NO_SLOT && this.#indirect?.full !== true;
   }
 
   /**
    * Gets room for the requests' data, in the order of the ring: one that finds none keeps those behind it waiting. Goes on
-   * until it is over the given number of bytes.
+   * until the pass has moved its bytes.
    */
-  #acquire(mostBytes: number): number {
+  #acquire(): number {
     const slots = this.#slots;
-    const before = slots.acquiredCount;
-    for (let bytes = 0; slots.acquiredCount < slots.takenCount && bytes < mostBytes; slots.acquiredCount++) {
-      const slot = slots.taken[slots.acquiredCount]!;
-      if (slots.phase[slot] !== PHASE_TAKEN) continue;
-      if (!this.#steps.acquire(slot)) break;
-      bytes += slots.lengthBytes[slot]!;
-      this.movedBytes += slots.lengthBytes[slot]!;
+    const { taken, takenCount, acquiredCount, phase, lengthBytes } = slots;
+    let leftBytes = BYTES_PER_PASS - this.movedBytes;
+    let next = acquiredCount;
+    for (; next < takenCount && leftBytes > 0; next++) {
+      const slot = taken[next]!;
+      if (phase[slot] === PHASE_TAKEN && !this.#steps.acquire(slot)) break;
+      leftBytes -= lengthBytes[slot]!;
     }
-    return slots.acquiredCount - before;
+    this.movedBytes = BYTES_PER_PASS - leftBytes;
+    slots.acquiredCount = next;
+    return next - acquiredCount;
   }
 
   /** Starts the requests that got room in this pass. A barrier starts once it is alone. */

@@ -74,6 +74,8 @@ interface Served {
   readonly faults: { count: number };
   /** Turns for which it is still skipped. */
   skipTurns: number;
+  /** Bytes that its last visit moved. */
+  movedBytes: number;
   /** It moved many bytes in its last visit, or has many requests in flight. */
   isHeavy: boolean;
   /** The round in which it was last visited before the heavy queues. */
@@ -151,6 +153,7 @@ export class Reactor implements Disposable {
         reportedLatched: false,
         faults,
         skipTurns: 0,
+        movedBytes: 0,
         isHeavy: false,
         round: 0,
         visitedDueMs: -1,
@@ -209,7 +212,7 @@ export class Reactor implements Disposable {
       }
       if (served.round !== this.#round && isReady(served)) {
         if (this.#visitUnlessSkipped(served)) busy = true;
-        movedBytes += queue.movedBytes;
+        movedBytes += served.movedBytes;
       }
       this.#inFlight += queue.inFlight;
       if (served.closing && queue.state === "drained") this.#finish(this.#next);
@@ -245,6 +248,7 @@ export class Reactor implements Disposable {
   #visitUnlessSkipped(served: Served): boolean {
     if (served.skipTurns === 0 || served.closing) return this.#visit(served);
     served.skipTurns--;
+    served.movedBytes = 0;
     return true;
   }
 
@@ -296,14 +300,17 @@ export class Reactor implements Disposable {
   #visit(served: Served): boolean {
     const { queue } = served.connection;
     const faults = served.faults.count;
-    queue.movedBytes = 0;
     const polled = this.#poll.nowMs > 0;
     let more = queue.step();
+    served.movedBytes = queue.movedBytes;
     // With little in flight another pass mostly finds nothing; then parking submits, with the same call.
     const faulty = served.faults.count !== faults;
-    if (more && !faulty && queue.inFlight < SEVERAL_IN_FLIGHT) more = queue.step();
+    if (more && !faulty && queue.inFlight < SEVERAL_IN_FLIGHT) {
+      more = queue.step();
+      served.movedBytes += queue.movedBytes;
+    }
     more ||= !polled && queue.rest();
-    served.isHeavy = queue.movedBytes > LIGHT_BYTES || queue.inFlight >= SEVERAL_IN_FLIGHT;
+    served.isHeavy = served.movedBytes > LIGHT_BYTES || queue.inFlight >= SEVERAL_IN_FLIGHT;
     if (served.faults.count !== faults) this.#noteFault(served);
     if (this.#idleRoundMs === Infinity && queue.keptGrants !== undefined && queue.keptGrants.count > 0) {
       this.#idleRoundMs = this.#platform.now() + IDLE_ROUND_MS;

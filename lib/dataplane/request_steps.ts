@@ -22,7 +22,7 @@ import { EOPNOTSUPP } from "../errno.ts";
 import type { IoChannel } from "../storage/disk.ts";
 import { errnoText } from "../storage/errno.ts";
 import { SECTOR_BYTES } from "../units.ts";
-import { GRANT_FAILURE, grantFailureText } from "./grants/failure.ts";
+import { grantFailureText, NO_GRANT_FAILURE } from "./grants/failure.ts";
 import type { GrantStrategy } from "./grants/strategy.ts";
 import type { IndirectPages } from "./indirect_pages.ts";
 import type { Journal } from "./journal.ts";
@@ -134,7 +134,7 @@ export class RequestSteps {
   /** Starts a request once it has room and, for a write, its data. */
   start(slot: number): void {
     const operation = this.#slots.operation[slot]!;
-    if (this.#slots.grantFailed[slot] !== GRANT_FAILURE.none) this.#failGrants(slot);
+    if (this.#slots.grantFailed[slot] !== NO_GRANT_FAILURE) this.#failGrants(slot);
     else if (operation === OP_READ || operation === OP_WRITE) this.#startData(slot);
     else if (operation === OP_DISCARD) this.#startDiscard(slot);
     else this.#startFlush(slot, PHASE_FLUSH_BEFORE);
@@ -212,7 +212,7 @@ export class RequestSteps {
   #respond(slot: number, broken: boolean): void {
     const slots = this.#slots;
     let status = slots.status[slot]!;
-    if (status === STATUS_OKAY && slots.grantFailed[slot] !== GRANT_FAILURE.none) {
+    if (status === STATUS_OKAY && slots.grantFailed[slot] !== NO_GRANT_FAILURE) {
       this.#parts.complain(`${this.#nameOf(slot)}: ${grantFailureText(slots, slot)}`);
       status = STATUS_ERROR;
     }

@@ -6,7 +6,7 @@
 
 import { RequestSlots } from "../blkif/request.ts";
 import type { IoVectors } from "../storage/disk.ts";
-import { GRANT_FAILURE, type GrantFailure } from "./grants/failure.ts";
+import { type GrantFailure, NO_GRANT_FAILURE } from "./grants/failure.ts";
 
 /** Phases: what a slot waits for. */
 const PHASE_FREE = 0; // for a request
@@ -26,7 +26,7 @@ export class SlotTable extends RequestSlots {
   readonly phase: Uint8Array;
   /** STATUS_* of the response, in {@linkcode PHASE_FINISHED}. */
   readonly status: Int8Array;
-  /** What failed first of the request's grants, or {@linkcode GRANT_FAILURE}.none. Cleared when the slot is taken. */
+  /** What failed first of the request's grants, or {@linkcode NO_GRANT_FAILURE}. Cleared when the slot is taken. */
   readonly grantFailed: Uint8Array;
   /** The grant reference of that failure, and its status. */
   readonly failedGref: Uint32Array;
@@ -92,13 +92,13 @@ export class SlotTable extends RequestSlots {
   /** The slot holds a request now, which waits for room behind those that were taken before. */
   take(slot: number): void {
     this.phase[slot] = PHASE_TAKEN;
-    this.grantFailed[slot] = GRANT_FAILURE.none;
+    this.grantFailed[slot] = NO_GRANT_FAILURE;
     this.taken[this.takenCount++] = slot;
   }
 
   /** A grant of the request could not be used. A second failure of the same request is not kept. */
   failGrant(slot: number, failure: GrantFailure, gref: number, status: number): void {
-    if (this.grantFailed[slot] !== GRANT_FAILURE.none) return;
+    if (this.grantFailed[slot] !== NO_GRANT_FAILURE) return;
     this.grantFailed[slot] = failure;
     this.failedGref[slot] = gref;
     this.failedStatus[slot] = status;

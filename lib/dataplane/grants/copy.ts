@@ -30,7 +30,7 @@ export class CopyStrategy implements GrantStrategy {
   readonly #batchFirst: Uint32Array;
   readonly #batchCount: Uint16Array;
   readonly #batchSlots: Uint16Array;
-  /** By entry in the batch: its grant reference. */
+  /** By entry in the batch, of a request whose pages are in several ranges: its grant reference. */
   readonly #batchGrefs: Uint32Array;
   #batchLength = 0;
 
@@ -99,11 +99,17 @@ export class CopyStrategy implements GrantStrategy {
   }
 
   #fail(slot: number, entry: number, called: number): void {
-    const gref = this.#batchGrefs[entry]!;
+    const gref = this.#grefOf(slot, entry);
     if (called !== 0) return this.#slots.failGrant(slot, GRANT_FAILURE.copyCall, gref, called);
     const reading = this.#slots.operation[slot] === OP_READ;
     const failure = reading ? GRANT_FAILURE.copyToGuest : GRANT_FAILURE.copyFromGuest;
     this.#slots.failGrant(slot, failure, gref, this.#batch.status(entry));
+  }
+
+  #grefOf(slot: number, entry: number): number {
+    const { vectorCount, grefs, maxSegments } = this.#slots;
+    if (vectorCount[slot] !== 1) return this.#batchGrefs[entry]!;
+    return grefs[slot * maxSegments + entry - this.#batchFirst[slot]!]!;
   }
 
   #takeRange(slot: number, pages: number): boolean {
@@ -170,7 +176,6 @@ export class CopyStrategy implements GrantStrategy {
     for (let i = first; i < end; i++) {
       const offset = slots.firstSector[i]! * SECTOR_BYTES;
       const length = (slots.lastSector[i]! - slots.firstSector[i]! + 1) * SECTOR_BYTES;
-      this.#batchGrefs[batch.length] = slots.grefs[i]!;
       if (toGuest) batch.addToGuest(slots.grefs[i]!, offset, address, length);
       else batch.addFromGuest(slots.grefs[i]!, offset, address, length);
       address += length;

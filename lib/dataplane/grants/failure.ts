@@ -5,9 +5,10 @@
 
 import { errnoName } from "../../errno.ts";
 
+/** No grant of the request has failed. A constant of its own, because the compiler does not fold properties. */
+export const NO_GRANT_FAILURE = 0;
 /** What failed of a request's grants; see `SlotTable.grantFailed`. */
 export const GRANT_FAILURE = {
-  none: 0,
   /** The status is a GNTST_* value. */
   copyFromGuest: 1,
   copyToGuest: 2,
