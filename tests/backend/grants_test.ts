@@ -24,7 +24,7 @@ Deno.test("the other modes are what they are whatever is published, and auto is 
     const modes = CHOICES.map((choice) => grantModeOf(choice, { backend, frontend }).mode);
     assertEquals(modes, ["copy", "copy", frontend ? "persistent" : "copy", "map", "map-each"]);
   }
-  assertEquals(CHOICES.map(offersPersistent), [false, false, true, false, false]);
+  assertEquals(CHOICES.map((choice) => offersPersistent(choice)), [false, false, true, false, false]);
 });
 
 for (const grants of CHOICES) {
