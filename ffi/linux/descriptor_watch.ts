@@ -13,6 +13,7 @@ export class DescriptorWatch {
   readonly #watched = new Map<number, () => void>();
   /** Ends the outstanding poll. Undefined: nothing is watched. */
   #control: number | undefined;
+  #running: Promise<void> = Promise.resolve();
 
   /**
    * Calls `ready`, in turns of the event loop, as long as the descriptor is readable, until the result is disposed, which
@@ -22,7 +23,7 @@ export class DescriptorWatch {
     this.#watched.set(fd, ready);
     if (this.#control === undefined) {
       this.#control = createEventfd();
-      void this.#run(this.#control);
+      this.#running = this.#run(this.#control);
     } else raiseEventfd(this.#control);
     return {
       [Symbol.dispose]: (): void => {
@@ -31,6 +32,11 @@ export class DescriptorWatch {
         if (this.#control !== undefined) raiseEventfd(this.#control);
       },
     };
+  }
+
+  /** Resolves when no poll is out because nothing is watched any more; at once if something is. */
+  async settled(): Promise<void> {
+    if (this.#watched.size === 0) await this.#running;
   }
 
   async #run(control: number): Promise<void> {

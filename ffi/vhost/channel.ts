@@ -30,7 +30,7 @@ import {
   RING_BYTES,
   STATUS_AT,
 } from "./layout.ts";
-import { IMPOSSIBLE, NOTHING, Virtqueue, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE } from "./virtqueue.ts";
+import { IMPOSSIBLE, Virtqueue, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE } from "./virtqueue.ts";
 
 /** virtio_blk.h: VIRTIO_BLK_T_IN, _OUT, _FLUSH, _DISCARD, by operation; and statuses. */
 const TYPES: readonly number[] = [0, 1, 4, 11];
@@ -66,7 +66,9 @@ export function openMemory({ control, queue, lease, name, address }: VhostAttach
   return {
     allocate: (lengthBytes) => {
       if (isTaken || lengthBytes > buffersBytes) {
-        throw new RangeError(`Cannot allocate ${lengthBytes} bytes of buffers for ${name}: there are ${buffersBytes}, once`);
+        throw new RangeError(
+          `Cannot allocate ${lengthBytes} bytes of buffers for ${name}: there are ${buffersBytes}, once`,
+        );
       }
       isTaken = true;
       return new NativeMemory(address + queue * PARTITION_BYTES + BUFFERS_AT, lengthBytes, () => {});
@@ -137,7 +139,7 @@ class VhostChannel extends TableChannel {
     this.#owned = undo.move();
   }
 
-  /** A channel that took completions asks for a look before it sleeps: only then it asks to be notified of the next. */
+  /** The daemon is asked for a notification once a look has found nothing: after any other look, another one is due. */
   get dueMs(): number {
     return this.#isArmed || this.inFlight === 0 ? Infinity : 0;
   }
@@ -171,9 +173,13 @@ class VhostChannel extends TableChannel {
 
   override reap(): number {
     if (this.inFlight === 0) return 0;
-    this.#takeAll();
-    if (this.#mayServe() && (this.#unfinishedCount > 0 || this.table.waitingCount > 0)) this.#startAll();
-    return super.reap();
+    for (;;) {
+      this.#takeAll();
+      if (this.#mayServe() && (this.#unfinishedCount > 0 || this.table.waitingCount > 0)) this.#startAll();
+      const count = super.reap();
+      this.#isArmed = count === 0;
+      if (count > 0 || this.#isBroken || !this.#queue.arm()) return count;
+    }
   }
 
   /** Throws if operations are in flight. */
@@ -266,7 +272,7 @@ class VhostChannel extends TableChannel {
       const leftBytes = lengths[vector]! - skipBytes;
       const lengthBytes = Math.min(leftBytes, mostSegmentBytes);
       const offset = addresses[vector]! + skipBytes - this.#address;
-      if (offset < BUFFERS_AT || offset + lengthBytes > PARTITION_BYTES) return -EFAULT;
+      if (!(offset >= BUFFERS_AT && offset + lengthBytes <= PARTITION_BYTES)) return -EFAULT;
       bytes += lengthBytes;
       skipBytes += lengthBytes;
       if (lengthBytes < leftBytes) continue;
@@ -323,17 +329,11 @@ class VhostChannel extends TableChannel {
     return this.#offset + REQUESTS_AT + head * REQUEST_BYTES;
   }
 
-  /** Takes everything that the daemon has completed. If that is nothing, the daemon is asked to notify us of the next. */
+  /** Takes everything that the daemon has completed. */
   #takeAll(): void {
     if (this.#isBroken) return;
     let head = this.#queue.take();
-    if (head === NOTHING) {
-      this.#isArmed = true;
-      if (!this.#queue.arm()) return;
-      head = this.#queue.take();
-    }
     for (; head >= 0; head = this.#queue.take()) {
-      this.#isArmed = false;
       this.#advance(this.#tagOf[head]!, this.#requestBytes[head * REQUEST_BYTES + STATUS_AT]!);
     }
     if (head === IMPOSSIBLE) this.#accuse();

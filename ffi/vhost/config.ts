@@ -51,7 +51,9 @@ export interface ExportFacts {
 
 /** Throws RangeError, saying what in the config space cannot be. `features`: those that the export offers. */
 export function readConfig(config: Uint8Array, features: bigint, mustOnlyRead: boolean): ExportFacts {
-  if (config.length < CONFIG_BYTES) throw new RangeError(`a config space of ${config.length} bytes, not ${CONFIG_BYTES}`);
+  if (config.length < CONFIG_BYTES) {
+    throw new RangeError(`a config space of ${config.length} bytes, not ${CONFIG_BYTES}`);
+  }
   const view = new DataView(config.buffer, config.byteOffset, config.byteLength);
   const word = (at: number): number => view.getUint32(at, true);
   const has = (bit: bigint): boolean => (features & bit) !== 0n;

@@ -62,6 +62,11 @@ export class VhostConnection implements Disposable {
     return this.#fd;
   }
 
+  /** Throws {@linkcode VhostUserError} if the connection has ended. */
+  mustLive(): void {
+    if (this.#end !== undefined) throw new VhostUserError(this.#end, !this.#hasAnswered);
+  }
+
   /** The server replies to every request from now on, if that is requested (REPLY_ACK). */
   acknowledge(): void {
     this.#acknowledges = true;
@@ -120,7 +125,7 @@ export class VhostConnection implements Disposable {
   }
 
   #send(name: RequestName, payload: Uint8Array, fds: readonly number[], flags: number): void {
-    if (this.#end !== undefined) throw new VhostUserError(this.#end, !this.#hasAnswered);
+    this.mustLive();
     const failure = -this.#sender.send(this.#fd, encodeMessage(REQUEST[name], payload, flags), fds);
     if (failure === 0) return;
     this.fail(failure === EAGAIN ? "it takes no messages" : `it closed the connection (${errnoText(failure)})`);

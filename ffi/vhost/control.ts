@@ -139,7 +139,9 @@ export class DeviceControl {
       const seen = this.#lease(queue);
       const users = seen & USERS;
       if (seen - users !== lease || users >= CLOSED - 1) {
-        throw new XenblkError(`Cannot open an I/O channel to ${name}: the disk is closed, or another channel has its place`);
+        throw new XenblkError(
+          `Cannot open an I/O channel to ${name}: the disk is closed, or another channel has its place`,
+        );
       }
       if (this.#exchange(queue, seen, seen + 1)) return { [Symbol.dispose]: () => this.#leave(queue) };
     }

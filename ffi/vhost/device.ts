@@ -6,6 +6,7 @@
 import { errorText, XenblkError } from "../../lib/errors.ts";
 import type { DiskProperties } from "../../lib/storage/disk.ts";
 import type { VhostDevice, VhostOptions } from "../../lib/storage/vhost.ts";
+import { descriptorWatch } from "../linux/descriptor_watch.ts";
 import { createEventfd, raiseEventfd } from "../linux/eventfd.ts";
 import { libc } from "../linux/libc.ts";
 import { SharedMemory } from "../linux/shared_memory.ts";
@@ -77,6 +78,7 @@ export class NativeVhostDevice implements VhostDevice {
       undo.move();
       return new NativeVhostDevice({ options, patience, session, facts, memory, slots, owned: owned.move() });
     } catch (error) {
+      await descriptorWatch().settled();
       throw connectError(options, options.socket, error);
     }
   }
@@ -111,6 +113,7 @@ export class NativeVhostDevice implements VhostDevice {
 
   async attachment(_lane: number): Promise<VhostAttachment> {
     return await this.#exclusively("use", async () => {
+      this.#session.connection.mustLive();
       await this.#stopClosed();
       const queue = await this.#freeQueue();
       const slot = this.#slots[queue]!;
@@ -228,8 +231,7 @@ export class NativeVhostDevice implements VhostDevice {
   async #channelsFollow(): Promise<void> {
     const { epoch } = this.#control;
     const deadlineMs = performance.now() + this.#patience.answerMs;
-    const isLate = (queue: number): boolean =>
-      this.#control.isUsed(queue) && this.#control.followed(queue) !== epoch;
+    const isLate = (queue: number): boolean => this.#control.isUsed(queue) && this.#control.followed(queue) !== epoch;
     while ([...this.#slots.keys()].some(isLate)) {
       if (performance.now() >= deadlineMs) throw new VhostUserError("a reactor has not used the last connection yet");
       await delay(POLL_MS);
@@ -265,6 +267,7 @@ export class NativeVhostDevice implements VhostDevice {
     await this.#last;
     this.#session[Symbol.dispose]();
     this.#owned.dispose();
+    await descriptorWatch().settled();
   }
 }
 

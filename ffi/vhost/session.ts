@@ -4,7 +4,7 @@
  */
 
 import { unlessAborted } from "../../lib/abort.ts";
-import { EAGAIN, ECONNREFUSED } from "../../lib/errno.ts";
+import { EAGAIN, ERRNO } from "../../lib/errno.ts";
 import { descriptorWatch } from "../linux/descriptor_watch.ts";
 import { createEventfd } from "../linux/eventfd.ts";
 import { errnoText, libc } from "../linux/libc.ts";
@@ -121,7 +121,7 @@ async function openOnce(options: SessionOptions, patience: VhostPatience): Promi
   const { socket, signal } = options;
   const opening = connectUnix(socket);
   if ("errno" in opening) {
-    const isBusy = opening.errno === EAGAIN || opening.errno === ECONNREFUSED;
+    const isBusy = opening.errno === EAGAIN || opening.errno === ERRNO.ECONNREFUSED;
     throw new VhostUserError(`${socket}: ${errnoText(opening.errno)}`, isBusy);
   }
   using undo = new DisposableStack();
@@ -173,8 +173,10 @@ async function openBackendChannel(connection: VhostConnection, owned: Disposable
   using _theirs = { [Symbol.dispose]: (): void => void libc().close(theirs) };
   owned.defer(() => void libc().close(ours));
   const dropped = new Uint8Array(1024);
-  const watch = owned.use(descriptorWatch().watch(ours, () => {
-    if (receive(ours, dropped) === 0) watch[Symbol.dispose]();
-  }));
+  const watch = owned.use(
+    descriptorWatch().watch(ours, () => {
+      if (receive(ours, dropped) === 0) watch[Symbol.dispose]();
+    }),
+  );
   await connection.tell("setBackendReqFd", new Uint8Array(0), [theirs]);
 }

@@ -6,7 +6,15 @@
 import { ABIS, MAX_RING_PAGES, MAX_SEGMENTS_PER_REQUEST } from "../blkif/abi.ts";
 import { BackRing } from "../blkif/back_ring.ts";
 import { errorText, XenblkError } from "../errors.ts";
-import type { DomId, EventChannels, EvtchnPort, GrantTable, MemorySpace, OwnedMemory, Platform } from "../hypervisor.ts";
+import type {
+  DomId,
+  EventChannels,
+  EvtchnPort,
+  GrantTable,
+  MemorySpace,
+  OwnedMemory,
+  Platform,
+} from "../hypervisor.ts";
 import { derivedNonce } from "../nonce.ts";
 import type { BufferOpener, ChannelOpener, DiskAttachment, DiskProperties, IoChannel } from "../storage/disk.ts";
 import { createGrantStrategy } from "./grants/create.ts";
@@ -126,9 +134,12 @@ function openBuffers(
   if (space === undefined) return platform.memory;
   undo.use(space);
   if (grants === "copy") return space;
-  throw new XenblkError(`Cannot serve the disk with grants ${grants}: ${properties.copyOnly ?? "it has memory of its own"}`, {
-    remedy: "use grants copy or auto",
-  });
+  throw new XenblkError(
+    `Cannot serve the disk with grants ${grants}: ${properties.copyOnly ?? "it has memory of its own"}`,
+    {
+      remedy: "use grants copy or auto",
+    },
+  );
 }
 
 /** The memory of the device's latch, or of one for this queue alone. */

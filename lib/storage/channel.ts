@@ -42,7 +42,7 @@ export class DiskModules {
     const owners = attachmentsOf(attachment).filter((each) => this.#loaded(each).openMemory !== undefined);
     const [owner] = owners;
     if (owner === undefined) return undefined;
-    if (owners.length === 1) return this.#loaded(owner).openMemory!(owner);
+    if (owners.length === 1) return this.#loaded(owner).openMemory!(owner, this.#context);
     const modules = owners.map(({ module }) => module).join(" and ");
     throw new XenblkError(`Cannot open disk ${attachment.module}: buffers cannot lie in the memory of both ${modules}`);
   }

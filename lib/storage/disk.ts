@@ -92,7 +92,7 @@ export interface DiskModule {
    * Where the buffers of one channel must lie, opened before the channel and disposed after it, in its thread. It allocates
    * once, at most {@linkcode MOST_BUFFER_BYTES}. It must not wait, either. Absent: they may lie anywhere.
    */
-  openMemory?(attachment: DiskAttachment): BufferSpace;
+  openMemory?(attachment: DiskAttachment, context: ChannelContext): BufferSpace;
 }
 
 /** Memory for the buffers of one channel. Its memory must be disposed before it. */

@@ -27,6 +27,15 @@ Deno.test("the other modes are what they are whatever is published, and auto is 
   assertEquals(CHOICES.map((choice) => offersPersistent(choice)), [false, false, true, false, false]);
 });
 
+Deno.test("a disk that only copies can serve is copied whatever was chosen, with its reason; persistent is not offered", () => {
+  const copyOnly = "its memory is elsewhere";
+  for (const choice of CHOICES) {
+    const { mode, reason } = grantModeOf(choice, { backend: true, frontend: true }, copyOnly);
+    assertEquals([mode, reason], ["copy", choice === "auto" || choice === "copy" ? undefined : copyOnly]);
+    assertEquals(offersPersistent(choice, { copyOnly }), false);
+  }
+});
+
 for (const grants of CHOICES) {
   Deno.test(`feature-persistent is published as 1 only where it would be used: ${grants}`, async () => {
     await using rig = new Rig();
