@@ -33,6 +33,7 @@ export { type Clock, SYSTEM_CLOCK } from "./lib/clock.ts";
 export { createLogger, type Logger, type LogLevel, SILENT, startLogging } from "./lib/log.ts";
 
 export * from "./lib/storage/disk.ts";
+export type { VhostClient, VhostDevice, VhostOptions } from "./lib/storage/vhost.ts";
 export type { PoolAttachment } from "./lib/storage/pool/attachment.ts";
 export { IoPool, type IoPoolLimits, type IoPoolOptions, type PoolDisk } from "./lib/storage/pool/pool.ts";
 export { type Executor, OPERATION, type Operation } from "./lib/storage/engine/executor.ts";

@@ -19,12 +19,14 @@ import type {
   Xenstore,
 } from "../lib/hypervisor.ts";
 import type { NativeFiles } from "../lib/storage/image/medium.ts";
+import type { VhostClient } from "../lib/storage/vhost.ts";
 import { NativeImageLocks } from "./linux/image_lock.ts";
 import { JournalFiles } from "./linux/journal_files.ts";
 import { nativeMemory } from "./linux/memory.ts";
 import { NativeParker, NativeWaker, NativeWakeToken } from "./linux/park.ts";
 import { openUringParker } from "./uring/engine.ts";
 import { LinuxFiles } from "./uring/image_files.ts";
+import { NativeVhostClient } from "./vhost/client.ts";
 import { NativeEventChannels } from "./xen/evtchn.ts";
 import { NativeGrantShares, NativeGrantTable } from "./xen/gnttab.ts";
 import { NativeXenstore } from "./xen/xenstore.ts";
@@ -38,6 +40,8 @@ export class NativePlatform implements Platform {
   readonly imageLocks: NativeImageLocks = new NativeImageLocks();
   /** Looks at files, and says whether io_uring can be used. */
   readonly files: NativeFiles = new LinuxFiles();
+  /** Connects to exports of a storage daemon. */
+  readonly vhost: VhostClient = new NativeVhostClient();
 
   /** A connection of its own to xenstored. */
   openXenstore(): Xenstore {

@@ -6,6 +6,7 @@
 import type { DomId, Platform, Xenstore } from "./hypervisor.ts";
 import { type ImageLocks, ProcessImageLocks } from "./storage/image/lock.ts";
 import type { NativeFiles } from "./storage/image/medium.ts";
+import type { VhostClient } from "./storage/vhost.ts";
 
 /** A hypervisor with its xenstore. */
 export interface HostPlatform extends Platform {
@@ -15,6 +16,8 @@ export interface HostPlatform extends Platform {
   readonly imageLocks?: ImageLocks;
   /** System calls on files, and io_uring. Absent: engine `file` serves. */
   readonly files?: NativeFiles;
+  /** Reaches disks that a storage daemon exports. Absent: only raw images can be served. */
+  readonly vhost?: VhostClient;
 }
 
 /** The hypervisor that this process runs under. Its parts throw {@linkcode XenblkError} (`hypervisor`) when opened. */
@@ -23,6 +26,8 @@ export interface NativePlatform extends HostPlatform {
   readonly imageLocks: ImageLocks;
   /** Linux's system calls. */
   readonly files: NativeFiles;
+  /** By Unix sockets and shared memory. */
+  readonly vhost: VhostClient;
 }
 
 /** The locks among the disks of this process, by the platform that they are on. */

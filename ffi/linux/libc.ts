@@ -56,6 +56,19 @@ const SYMBOLS = {
   },
   socket: { parameters: ["i32", /* domain */ "i32", /* type */ "i32" /* protocol */], result: "i32" },
   connect: { parameters: ["i32", /* sockfd */ "buffer", /* addr */ "u32" /* addrlen */], result: "i32" },
+  socketpair: {
+    parameters: ["i32", /* domain */ "i32", /* type */ "i32", /* protocol */ "buffer" /* sv */],
+    result: "i32",
+  },
+  sendmsg: { parameters: ["i32", /* sockfd */ "pointer", /* msg */ "i32" /* flags */], result: "i32" },
+  recv: {
+    parameters: ["i32", /* sockfd */ "buffer", /* buf */ "usize", /* len */ "i32" /* flags */],
+    result: "i32",
+  },
+  shutdown: { parameters: ["i32", /* sockfd */ "i32" /* how */], result: "i32" },
+  dup3: { parameters: ["i32", /* oldfd */ "i32", /* newfd */ "i32" /* flags */], result: "i32" },
+  memfd_create: { parameters: ["buffer", /* name */ "u32" /* flags */], result: "i32" },
+  ftruncate: { parameters: ["i32", /* fd */ "i64" /* length */], result: "i32" },
   getenv: { parameters: ["buffer" /* name */], result: "pointer" },
   /* Variadic in C, as fcntl below. */
   open: { parameters: ["buffer", /* pathname */ "i32", /* flags */ "u32" /* mode */], result: "i32" },

@@ -6,21 +6,14 @@
 import { EACCES, EAGAIN, EMFILE, ENFILE, ENOENT } from "../../lib/errno.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import { cString, errno, errnoText, libc } from "../linux/libc.ts";
+import { connectUnix, type Opening } from "../linux/unix_socket.ts";
 
 const DEFAULT_DIRECTORY = "/run/xenstored";
 const DEVICE = "/dev/xen/xenbus";
 
-const AF_UNIX = 1;
-/** SOCK_STREAM, SOCK_NONBLOCK, SOCK_CLOEXEC. */
-const STREAM_NONBLOCK_CLOEXEC = 0x80801;
 /** O_RDWR, O_NONBLOCK, O_CLOEXEC. */
 const READ_WRITE_NONBLOCK_CLOEXEC = 0x80802;
-/** sun_path of struct sockaddr_un, with the NUL at its end. */
-const SOCKET_PATH_BYTES = 108;
 const RETRY_MS = 5;
-
-/** A descriptor, or the errno of the call that failed. */
-type Opening = { readonly fd: number } | { readonly errno: number };
 
 /**
  * A non-blocking descriptor that is connected to xenstored. While more clients wait than xenstored queues, it is retried
@@ -47,23 +40,11 @@ function environment(variable: string): string | undefined {
 }
 
 function openSocket(path: string, deadlineMs: number): Opening {
-  const bytes = cString(path);
-  if (bytes.length > SOCKET_PATH_BYTES) return { errno: ENOENT };
-  const address = new Uint8Array(2 + SOCKET_PATH_BYTES);
-  address[0] = AF_UNIX;
-  address.set(bytes, 2);
-  const fd = libc().socket(AF_UNIX, STREAM_NONBLOCK_CLOEXEC, 0);
-  if (fd < 0) return { errno: errno() };
-  while (libc().connect(fd, address, 2 + bytes.length) !== 0) {
-    const reason = errno();
-    if (reason === EAGAIN && performance.now() < deadlineMs) {
-      libc().poll(null, 0n, RETRY_MS);
-      continue;
-    }
-    libc().close(fd);
-    return { errno: reason };
+  for (;;) {
+    const opening = connectUnix(path);
+    if ("fd" in opening || opening.errno !== EAGAIN || performance.now() >= deadlineMs) return opening;
+    libc().poll(null, 0n, RETRY_MS);
   }
-  return { fd };
 }
 
 function openDevice(path: string): Opening {

@@ -27,6 +27,9 @@ import { OverdueError } from "./waits.ts";
 const LATCHED = "Cannot write to it: a flush failed since it was attached, or the file that records this was lost; " +
   "check its storage, then attach it anew";
 
+/** Why guest pages are not used although the operator chose so. */
+const NOT_DIRECT = "cache none reaches guest pages only with the node direct-io-safe=1";
+
 /** The parts of a device that opening and connecting work on. */
 export interface DeviceParts {
   readonly resources: DeviceResources;
@@ -192,8 +195,9 @@ function chooseGrants(
   { disk, description }: OpenImage,
 ): ReturnType<typeof grantModeOf> {
   const persistent = { backend: offer.persistent, frontend: frontend.persistent };
-  const guestPages = disk.properties.cache !== "none" || description.directIoSafe;
-  return grantModeOf(settings.grants, persistent, guestPages);
+  const { cache, copyOnly } = disk.properties;
+  const refusal = cache === "none" && !description.directIoSafe ? NOT_DIRECT : undefined;
+  return grantModeOf(settings.grants, persistent, copyOnly ?? refusal);
 }
 
 /** A flush that failed under an earlier process counts as if it had failed under this one. */

@@ -4,6 +4,7 @@
  */
 
 import type { GrantMode } from "../dataplane/types.ts";
+import type { DiskProperties } from "../storage/disk.ts";
 
 /** What an operator can choose: a mode, or `auto` for the one that was measured to be best. */
 export type GrantChoice = GrantMode | "auto";
@@ -12,8 +13,8 @@ export type GrantChoice = GrantMode | "auto";
 const AUTO_MODE: GrantMode = "copy";
 
 /** Whether feature-persistent is published as 1: only where it would be used. */
-export function offersPersistent(choice: GrantChoice): boolean {
-  return modeOf(choice) === "persistent";
+export function offersPersistent(choice: GrantChoice, { copyOnly }: Pick<DiskProperties, "copyOnly"> = {}): boolean {
+  return modeOf(choice) === "persistent" && copyOnly === undefined;
 }
 
 /** Who published feature-persistent=1, as it stands in xenstore. */
@@ -27,18 +28,16 @@ export interface PersistentNodes {
 }
 
 /**
- * The mode for a connection, and the reason if it is not the chosen one. `guestPages`: the engine may work on the
- * guest's own pages, because I/O goes through the page cache or the toolstack declares direct I/O safe.
+ * The mode for a connection, and the reason if it is not the chosen one. `refusal`: why the engine may not work on the
+ * guest's own pages, for instance because I/O goes past the page cache and the toolstack does not declare that safe.
  */
 export function grantModeOf(
   choice: GrantChoice,
   nodes: PersistentNodes,
-  guestPages = true,
+  refusal?: string,
 ): { mode: GrantMode; reason?: string } {
   const mode = modeOf(choice);
-  if (mode !== "copy" && !guestPages) {
-    return { mode: "copy", reason: "cache none reaches guest pages only with the node direct-io-safe=1" };
-  }
+  if (mode !== "copy" && refusal !== undefined) return { mode: "copy", reason: refusal };
   if (mode !== "persistent" || (nodes.backend && nodes.frontend)) return { mode };
   const reason = nodes.backend
     ? "the frontend did not publish feature-persistent=1"

@@ -59,11 +59,11 @@ export const DEFAULT_SETTINGS: DeviceSettings = {
  */
 export function offerOf(
   settings: DeviceSettings,
-  disk: Pick<DiskProperties, "cache" | "discard" | "readOnly">,
+  disk: Pick<DiskProperties, "cache" | "copyOnly" | "discard" | "readOnly">,
   discardEnable: boolean,
 ): Offer {
   const { maxRingPageOrder, maxIndirectSegments, maxQueues } = settings;
-  const persistent = offersPersistent(settings.grants);
+  const persistent = offersPersistent(settings.grants, disk);
   const flushes = disk.cache !== "writethrough";
   const offer = {
     ...BASIC_OFFER,

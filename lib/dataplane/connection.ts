@@ -6,9 +6,17 @@
 import { ABIS, MAX_RING_PAGES, MAX_SEGMENTS_PER_REQUEST } from "../blkif/abi.ts";
 import { BackRing } from "../blkif/back_ring.ts";
 import { errorText, XenblkError } from "../errors.ts";
-import type { DomId, EventChannels, EvtchnPort, GrantTable, OwnedMemory, Platform } from "../hypervisor.ts";
+import type {
+  DomId,
+  EventChannels,
+  EvtchnPort,
+  GrantTable,
+  MemorySpace,
+  OwnedMemory,
+  Platform,
+} from "../hypervisor.ts";
 import { derivedNonce } from "../nonce.ts";
-import type { ChannelOpener, DiskAttachment, DiskProperties, IoChannel } from "../storage/disk.ts";
+import type { BufferOpener, ChannelOpener, DiskAttachment, DiskProperties, IoChannel } from "../storage/disk.ts";
 import { createGrantStrategy } from "./grants/create.ts";
 import { memoryRule } from "./grants/memory_rule.ts";
 import { MOST_PAGES_PER_RING } from "./grants/page_pool.ts";
@@ -52,6 +60,7 @@ export function openConnection(
   handles: GuestHandles,
   openChannel: ChannelOpener,
   complain: (line: string) => void,
+  openMemory?: BufferOpener,
 ): Connection {
   using undo = new DisposableStack();
   const abi = ABIS[request.abi];
@@ -62,11 +71,12 @@ export function openConnection(
   const maxIndirectSegments = request.maxIndirectSegments ?? 0;
   const maxSegments = Math.max(MAX_SEGMENTS_PER_REQUEST, maxIndirectSegments);
   const slots = new SlotTable(inFlight, maxSegments, maxIndirectSegments, replay);
+  const memory = openBuffers(request, platform, undo, openMemory);
   const grants = undo.use(
     createGrantStrategy(request.grants, {
       slots,
       grants: handles.grants,
-      memory: platform.memory,
+      memory,
       maxPersistentGrants: request.maxPersistentGrants ?? DEFAULT_PERSISTENT_GRANTS,
       stats: request.stats,
     }),
@@ -77,7 +87,7 @@ export function openConnection(
   const channel = undo.use(openChannel(request.attachment, {
     depth: inFlight,
     vectors: slots.vectors,
-    memory: platform.memory,
+    memory,
     ...(grants.buffers && { buffers: grants.buffers }),
     rule: memoryRule(request.grants, request.directIoSafe ?? false),
   }));
@@ -108,6 +118,28 @@ export function openConnection(
 /** After a crash more may be in flight than the limit allows from now on. */
 function mostInFlight({ maxRequests }: OpenRequest, { slots }: BackRing, replay: readonly number[]): number {
   return Math.max(Math.min(maxRequests ?? slots, slots), ...replay.map((slot) => slot + 1));
+}
+
+/**
+ * Where the data of requests lies: in memory of the disk's module if that requires it. Throws {@linkcode XenblkError} if it
+ * does and the grant mode uses other memory, too.
+ */
+function openBuffers(
+  { attachment, grants, properties }: OpenRequest,
+  platform: Platform,
+  undo: DisposableStack,
+  openMemory?: BufferOpener,
+): MemorySpace {
+  const space = openMemory?.(attachment);
+  if (space === undefined) return platform.memory;
+  undo.use(space);
+  if (grants === "copy") return space;
+  throw new XenblkError(
+    `Cannot serve the disk with grants ${grants}: ${properties.copyOnly ?? "it has memory of its own"}`,
+    {
+      remedy: "use grants copy or auto",
+    },
+  );
 }
 
 /** The memory of the device's latch, or of one for this queue alone. */

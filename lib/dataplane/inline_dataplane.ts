@@ -60,7 +60,9 @@ export class InlineDataPlane implements DataPlane {
         warn,
         debug: () => {},
       },
-      { openChannel: openChannel ?? modules.openChannel.bind(modules) },
+      openChannel === undefined
+        ? { openChannel: modules.openChannel.bind(modules), openMemory: modules.openMemory.bind(modules) }
+        : { openChannel },
     );
   }
 

@@ -8,7 +8,7 @@ import type { DomId, Parker, Platform } from "../hypervisor.ts";
 import { errorText } from "../errors.ts";
 import { LogLimiter } from "../rate_limit.ts";
 import { SILENT } from "../log.ts";
-import type { ChannelOpener } from "../storage/disk.ts";
+import type { BufferOpener, ChannelOpener } from "../storage/disk.ts";
 import { type Connection, openConnection, type OpenRequest } from "./connection.ts";
 import { Guest, type GuestTable } from "./guest.ts";
 import { PollTime } from "./poll_time.ts";
@@ -40,6 +40,8 @@ const TURNS_AFTER_FAULT = 32;
 export interface ReactorOptions {
   /** Opens the channels of its queues. */
   readonly openChannel: ChannelOpener;
+  /** Opens the memory that their buffers must lie in. Absent: no disk requires any. */
+  readonly openMemory?: BufferOpener;
   /**
    * Longest time that an idle reactor looks for requests before it sleeps. It does so only while the guests' requests
    * come about as fast, so that an idle disk costs nothing. Absent: it sleeps at once.
@@ -90,7 +92,7 @@ export class Reactor implements Disposable {
   readonly #platform: Platform;
   readonly #parker: Parker;
   readonly #host: ReactorHost;
-  readonly #openChannel: ChannelOpener;
+  readonly #open: ReactorOptions;
   readonly #poll: PollTime;
   readonly #limiter: LogLimiter;
   readonly #guests = new Map<DomId, Guest<Served>>();
@@ -117,7 +119,7 @@ export class Reactor implements Disposable {
     this.#platform = platform;
     this.#parker = parker;
     this.#host = host;
-    this.#openChannel = options.openChannel;
+    this.#open = options;
     this.#poll = new PollTime(options.mostPollMs ?? 0);
     this.#limiter = new LogLimiter({ ...SILENT, warning: host.warn }, () => platform.now());
   }
@@ -140,7 +142,8 @@ export class Reactor implements Disposable {
       const table = guest.table();
       const { grants } = table;
       const handles = { grants, events: guest.events };
-      const connection = openConnection(request, this.#platform, handles, this.#openChannel, complain);
+      const { openChannel, openMemory } = this.#open;
+      const connection = openConnection(request, this.#platform, handles, openChannel, complain, openMemory);
       table.rings++;
       const served = {
         id,

@@ -58,7 +58,8 @@ async function run(platform: Platform, parkerOfRun: Parker, { token, control }: 
     debug: (message: string): void => post({ type: "debug", message }),
   };
   const openChannel = modules.openChannel.bind(modules);
-  using reactor = new Reactor(platform, parker, host, { openChannel, mostPollMs: MOST_POLL_MS });
+  const openMemory = modules.openMemory.bind(modules);
+  using reactor = new Reactor(platform, parker, host, { openChannel, openMemory, mostPollMs: MOST_POLL_MS });
   const commands = new Commands(reactor, modules);
   self.onmessage = ({ data }: MessageEvent<ReactorCommand>): void => commands.take(data);
   post({ type: "ready", uringRefusal: parker.submit === undefined ? parker.refusal ?? NOT_ASKED : undefined });

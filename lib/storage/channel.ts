@@ -5,7 +5,7 @@
 
 import { XenblkError } from "../errors.ts";
 import { Modules } from "../modules.ts";
-import type { ChannelContext, ChannelOptions, DiskAttachment, DiskModule, IoChannel } from "./disk.ts";
+import type { BufferSpace, ChannelContext, ChannelOptions, DiskAttachment, DiskModule, IoChannel } from "./disk.ts";
 
 /** What the thread has of a {@linkcode ChannelContext}. */
 export type ChannelPlace = Omit<ChannelContext, "openChannel">;
@@ -21,26 +21,43 @@ export class DiskModules {
 
   /** Whether every module that the attachment names is there, so that {@linkcode openChannel} can be called. */
   has(attachment: DiskAttachment): boolean {
-    return modulesOf(attachment).every((module) => this.#modules.get(module) !== undefined);
+    return attachmentsOf(attachment).every(({ module }) => this.#modules.get(module) !== undefined);
   }
 
   /** Loads every module that the attachment names. Rejects with {@linkcode XenblkError} naming one that cannot be. */
   async load(attachment: DiskAttachment): Promise<void> {
-    await Promise.all(modulesOf(attachment).map((module) => this.#modules.load(module)));
+    await Promise.all(attachmentsOf(attachment).map(({ module }) => this.#modules.load(module)));
   }
 
   /** Opens a channel, to be used and disposed in this thread when nothing is in flight. Throws what its module throws. */
   openChannel(attachment: DiskAttachment, options: ChannelOptions): IoChannel {
-    const module = this.#modules.get(attachment.module);
-    if (module === undefined) throw new XenblkError(`Cannot open I/O channel: ${attachment.module} is not loaded`);
-    return module.openChannel(attachment, options, this.#context);
+    return this.#loaded(attachment).openChannel(attachment, options, this.#context);
+  }
+
+  /**
+   * Opens the memory that the disk requires for the buffers of a channel; undefined if neither it nor a disk behind it
+   * requires any. Throws what its module throws, and {@linkcode XenblkError} if two disks require their own.
+   */
+  openMemory(attachment: DiskAttachment): BufferSpace | undefined {
+    const owners = attachmentsOf(attachment).filter((each) => this.#loaded(each).openMemory !== undefined);
+    const [owner] = owners;
+    if (owner === undefined) return undefined;
+    if (owners.length === 1) return this.#loaded(owner).openMemory!(owner, this.#context);
+    const modules = owners.map(({ module }) => module).join(" and ");
+    throw new XenblkError(`Cannot open disk ${attachment.module}: buffers cannot lie in the memory of both ${modules}`);
+  }
+
+  #loaded({ module }: DiskAttachment): DiskModule {
+    const loaded = this.#modules.get(module);
+    if (loaded === undefined) throw new XenblkError(`Cannot open I/O channel: ${module} is not loaded`);
+    return loaded;
   }
 }
 
-/** The modules of an attachment and of all that are behind it. Throws {@linkcode XenblkError} if it is behind itself. */
-function modulesOf(attachment: DiskAttachment, before: readonly DiskAttachment[] = []): string[] {
+/** An attachment and all that are behind it. Throws {@linkcode XenblkError} if it is behind itself. */
+function attachmentsOf(attachment: DiskAttachment, before: readonly DiskAttachment[] = []): DiskAttachment[] {
   if (before.includes(attachment)) throw new XenblkError(`Cannot open disk ${attachment.module}: it is behind itself`);
-  const { module, inner } = attachment;
+  const { inner } = attachment;
   const behind = inner === undefined ? [] : "module" in inner ? [inner] : inner;
-  return [module, ...behind.flatMap((each) => modulesOf(each, [...before, attachment]))];
+  return [attachment, ...behind.flatMap((each) => attachmentsOf(each, [...before, attachment]))];
 }

@@ -44,7 +44,10 @@ export interface DiscardProperties {
   readonly secure: boolean;
 }
 
-/** The properties of a disk that the frontend sees. */
+/** The most bytes of buffers that one channel's operations occupy at a time. */
+export const MOST_BUFFER_BYTES: number = 8 * 2 ** 20;
+
+/** The properties of a disk that decide what the frontend sees, and how it is served. */
 export interface DiskProperties {
   /** Size in 512-byte sectors, whatever the logical sector size. */
   readonly sectors: number;
@@ -58,6 +61,11 @@ export interface DiskProperties {
   readonly discard?: DiscardProperties;
   /** How the file is served; absent where there is no file. */
   readonly cache?: CacheMode;
+  /**
+   * Why only grant mode `copy` can serve it, as the end of a sentence: data must lie in memory that the disk's module
+   * provides ({@linkcode DiskModule.openMemory}). Absent: any memory will do.
+   */
+  readonly copyOnly?: string;
 }
 
 /**
@@ -80,7 +88,15 @@ export interface DiskModule {
    * that serves the rings. What it throws is the reason why the ring cannot be connected.
    */
   openChannel(attachment: DiskAttachment, options: ChannelOptions, context: ChannelContext): IoChannel;
+  /**
+   * Where the buffers of one channel must lie, opened before the channel and disposed after it, in its thread. It allocates
+   * once, at most {@linkcode MOST_BUFFER_BYTES}. It must not wait, either. Absent: they may lie anywhere.
+   */
+  openMemory?(attachment: DiskAttachment, context: ChannelContext): BufferSpace;
 }
+
+/** Memory for the buffers of one channel. Its memory must be disposed before it. */
+export interface BufferSpace extends MemorySpace, Disposable {}
 
 /**
  * A disk that the control plane opened. Closing waits until no engine thread has the image open, but not for ever: if the
@@ -154,6 +170,9 @@ export interface ChannelOptions {
 
 /** Opens a channel to the disk that an attachment names, in the calling thread. */
 export type ChannelOpener = (attachment: DiskAttachment, options: ChannelOptions) => IoChannel;
+
+/** Opens the memory that the disk, or one behind it, requires; undefined: none does. Throws if it cannot be opened. */
+export type BufferOpener = (attachment: DiskAttachment) => BufferSpace | undefined;
 
 /** The thread that a channel is opened in, as its module sees it. */
 export interface ChannelContext {

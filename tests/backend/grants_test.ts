@@ -24,7 +24,16 @@ Deno.test("the other modes are what they are whatever is published, and auto is 
     const modes = CHOICES.map((choice) => grantModeOf(choice, { backend, frontend }).mode);
     assertEquals(modes, ["copy", "copy", frontend ? "persistent" : "copy", "map", "map-each"]);
   }
-  assertEquals(CHOICES.map(offersPersistent), [false, false, true, false, false]);
+  assertEquals(CHOICES.map((choice) => offersPersistent(choice)), [false, false, true, false, false]);
+});
+
+Deno.test("a disk that only copies can serve is copied whatever was chosen, with its reason; persistent is not offered", () => {
+  const copyOnly = "its memory is elsewhere";
+  for (const choice of CHOICES) {
+    const { mode, reason } = grantModeOf(choice, { backend: true, frontend: true }, copyOnly);
+    assertEquals([mode, reason], ["copy", choice === "auto" || choice === "copy" ? undefined : copyOnly]);
+    assertEquals(offersPersistent(choice, { copyOnly }), false);
+  }
 });
 
 for (const grants of CHOICES) {

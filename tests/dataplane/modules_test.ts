@@ -16,6 +16,7 @@ import { machineUsage, openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import type { Disk, DiskAttachment, DiskModule } from "../../lib/storage/disk.ts";
 import { counting } from "./modules/counting_platform.ts";
 import { MASK, maskedAttachment } from "./modules/masked_disk.ts";
+import { ownMemoryOf } from "./modules/own_memory_disk.ts";
 import { partOf } from "./modules/splitting_filter.ts";
 import { BACKEND, Bench, Guest, openMemoryDisk } from "./worker_rig.ts";
 
@@ -76,6 +77,32 @@ Deno.test("the same modules serve in the caller's own thread", async () => {
   await writeAndRead(guest);
   await plane[Symbol.asyncDispose]();
   clearInterval(turning);
+});
+
+Deno.test("a disk behind a filter says where buffers lie; only one can, and only in grant mode copy", async () => {
+  await using bench = new Bench();
+  const counters = new SharedArrayBuffer(12);
+  const words = new Int32Array(counters);
+  const owner = ownMemoryOf(maskedAttachment(new SharedArrayBuffer(PART_BYTES)), counters);
+  await using disk = diskOf(partOf(owner, 0));
+  using guest = new Guest(bench.machine, 3 as DomId);
+  for (let round = 0; round < 2; round++) {
+    const queue = await bench.plane.openQueue(guest.spec(disk));
+    assertEquals([words[0], words[1]! > 0], [1, true]);
+    await writeAndRead(guest);
+    await queue.close();
+    assertEquals([words[0], words[2]], [0, 0]);
+  }
+  const reason = "buffers cannot lie in the memory of both";
+  const both = { ...ownMemoryOf(owner, counters), inner: [owner, ownMemoryOf(owner, counters)] };
+  await assertRejects(() => bench.plane.openQueue(guest.spec(diskOf(both))), XenblkError, reason);
+  const mapped = { ...guest.spec(disk), grants: "map" as const };
+  await assertRejects(
+    () => bench.plane.openQueue(mapped),
+    XenblkError,
+    "Cannot serve the disk with grants map: it has memory of its own",
+  );
+  assertEquals(words[0], 0, "what was opened before the refusal is closed");
 });
 
 const BAD_DISKS: readonly (readonly [attachment: DiskAttachment, reason: RegExp])[] = [

@@ -25,7 +25,7 @@ const PROTOCOL = [...BASE, "blkif", "xenbus"];
 const STORAGE = ["disk", "image", "engine", "pool", "storage"];
 const LIB = [...PROTOCOL, ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
-const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi"];
+const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi"];
 const PRODUCT = [...LIB, "guest", "sim", ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
 /** In full, since a program that imports the library does not have our import map. */
 const LOG = ["npm:@logtape/logtape@*"];
@@ -36,7 +36,7 @@ const FRAME = ["args", "device_options", "help", "host", "options", "output", "r
 const CATALOGUE = ["catalog", "completion", "main"];
 
 /** What engines, filters and those who open disks share. */
-const DISK = ["disk", "errno", "open_channels"].map((name) => `lib/storage/${name}.ts`);
+const DISK = ["disk", "errno", "open_channels", "vhost"].map((name) => `lib/storage/${name}.ts`);
 
 /** The first room that holds a path is its room. */
 export const ROOMS: readonly Room[] = [
@@ -92,10 +92,16 @@ export const ROOMS: readonly Room[] = [
     mayImport: [...BASE, "disk", "image", "engine", "ffi/linux"],
   },
   {
+    name: "ffi/vhost",
+    floor: 5,
+    files: ["ffi/vhost/"],
+    mayImport: [...BASE, "disk", "image", "engine", "ffi/linux"],
+  },
+  {
     name: "ffi",
     floor: 7,
     files: ["ffi/*.ts"],
-    mayImport: [...PROTOCOL, "disk", "image", "host", "ffi/linux", "ffi/xen", "ffi/uring"],
+    mayImport: [...PROTOCOL, "disk", "image", "host", "ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost"],
   },
   {
     name: "platform.ts",

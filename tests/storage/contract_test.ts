@@ -10,8 +10,9 @@ import "../ffi/libraries.ts";
 import { kernelSetup, type SetupCall } from "../../ffi/uring/setup.ts";
 import { openNativePlatform } from "../../ffi/platform.ts";
 import type { Parker, Platform } from "../../lib/hypervisor.ts";
-import type { CacheMode, ChannelOpener, Disk } from "../../lib/storage/disk.ts";
+import type { BufferOpener, CacheMode, ChannelOpener, Disk } from "../../lib/storage/disk.ts";
 import { openDisk } from "../../lib/storage/open.ts";
+import { HAS_DAEMON, StorageDaemon, VhostRig } from "../ffi/vhost/daemon.ts";
 import { ChannelRig, Folder, openBelow, openFile, PoolRig, randomSource, simulatedPlatform, UringRig } from "./rig.ts";
 
 const DISK_BYTES = 4 << 20;
@@ -24,11 +25,13 @@ const oldKernel: SetupCall = (entries, params) => {
 
 /** A disk of zeroes on some engine, and what its channels need. */
 interface Stage extends AsyncDisposable {
-  readonly disk: Disk;
+  readonly disk: Pick<Disk, "properties" | "attachment">;
   readonly platform: Platform;
   readonly parker: Parker | undefined;
   /** Opens channels to it; absent: storage's own engines do. */
   readonly open?: ChannelOpener;
+  /** Where its buffers must lie; absent: anywhere. */
+  readonly openMemory?: BufferOpener;
   /** Where its file is, if it has one. */
   readonly folder: string;
 }
@@ -71,6 +74,17 @@ const inline: Engine = async (undo, readOnly) => {
   return { disk, platform: simulatedPlatform(), parker: undefined, folder: folder.path };
 };
 
+/** Through a storage daemon's export. */
+function exported(format: string): Engine {
+  return async (undo, readOnly) => {
+    const daemon = undo.use(await StorageDaemon.start({ format, sizeBytes: DISK_BYTES, writable: !readOnly }));
+    const rig = undo.use(new VhostRig());
+    const disk = undo.use(await rig.connect(daemon.socket, { readOnly }));
+    const { platform, parker, channels, openMemory } = rig;
+    return { disk, platform, parker, open: channels, openMemory, folder: daemon.folder.path };
+  };
+}
+
 const ENGINES: Readonly<Record<string, Engine>> = {
   memory: sized("memory"),
   null: sized("null"),
@@ -82,6 +96,7 @@ const ENGINES: Readonly<Record<string, Engine>> = {
   "uring, written through": ring("writethrough"),
   "uring, on a file system in memory": ring("writeback", { under: "/dev/shm" }),
   "uring, as on an old kernel": ring("writeback", { setup: oldKernel }),
+  ...(HAS_DAEMON && { "vhost-user-blk, qcow2": exported("qcow2"), "vhost-user-blk, raw": exported("raw") }),
 };
 
 async function stage(engine: Engine, readOnly = false): Promise<Stage> {
@@ -91,10 +106,10 @@ async function stage(engine: Engine, readOnly = false): Promise<Stage> {
 }
 
 async function rigOn(
-  { disk, platform, parker, open }: Stage,
+  { disk, platform, parker, open, openMemory }: Stage,
   options: { depth?: number; announce?: boolean } = {},
 ): Promise<ChannelRig> {
-  return new ChannelRig(await disk.attachment(0), { platform, parker, open, ...options });
+  return new ChannelRig(await disk.attachment(0), { platform, parker, open, openMemory, ...options });
 }
 
 function fillRandomly(bytes: Uint8Array, random: () => number): void {

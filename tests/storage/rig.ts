@@ -10,6 +10,8 @@ import { ImageDescriptors } from "../../lib/storage/image/descriptors.ts";
 import type { FileMedium, ImageOptions, NativeFiles, UringAttachment } from "../../lib/storage/image/medium.ts";
 import type { OwnedMemory, Parker, Platform, Refusal, WakeToken } from "../../lib/hypervisor.ts";
 import type {
+  BufferOpener,
+  BufferSpace,
   CacheMode,
   ChannelOpener,
   Disk,
@@ -186,6 +188,7 @@ export function openFile(path: string, context: OpenContext, readOnly = false): 
 export class ChannelRig implements Disposable {
   readonly channel: IoChannel;
   readonly vectors: IoVectors;
+  readonly #space: BufferSpace | undefined;
   readonly #memory: OwnedMemory;
   readonly #bufferBytes: number;
   readonly #vectorsPerTag: number;
@@ -204,11 +207,14 @@ export class ChannelRig implements Disposable {
       rule?: MemoryRule;
       /** Absent: {@linkcode openChannel}. */
       open?: ChannelOpener | undefined;
+      /** Where the buffers must lie; absent: in the platform's memory. */
+      openMemory?: BufferOpener | undefined;
       wrap?: (channel: IoChannel, vectors: IoVectors) => IoChannel;
     },
   ) {
     const { platform, depth = 32, bufferBytes = 64 << 10, vectorsPerTag = 16 } = options;
-    this.#memory = platform.memory.allocate(depth * bufferBytes);
+    this.#space = options.openMemory?.(attachment);
+    this.#memory = (this.#space ?? platform.memory).allocate(depth * bufferBytes);
     this.#bufferBytes = bufferBytes;
     this.#vectorsPerTag = vectorsPerTag;
     this.#parker = options.parker;
@@ -276,6 +282,7 @@ export class ChannelRig implements Disposable {
   [Symbol.dispose](): void {
     this.channel[Symbol.dispose]();
     this.#memory[Symbol.dispose]();
+    this.#space?.[Symbol.dispose]();
   }
 
   #cut(tag: number, lengths: readonly number[], gapBytes: number): number {

@@ -5,11 +5,11 @@
  */
 
 import type { Memory, MemorySpace, OwnedMemory } from "../../hypervisor.ts";
-import type { IoVectors } from "../../storage/disk.ts";
+import { type IoVectors, MOST_BUFFER_BYTES } from "../../storage/disk.ts";
 import { PAGE_BYTES, pagesOf } from "../../units.ts";
 
-/** The most pages that the requests of one ring may occupy at a time: 8 MiB. */
-export const MOST_PAGES_PER_RING = 2048;
+/** The most pages that the requests of one ring may occupy at a time. */
+export const MOST_PAGES_PER_RING: number = MOST_BUFFER_BYTES / PAGE_BYTES;
 
 const FREE = 0;
 const TAKEN = 1;
