@@ -34,6 +34,8 @@ export type ImageName = Pick<DiskRequest, "format" | "target" | "passphraseFile"
 const PREFIX = /^([a-z][a-z0-9+_-]*):/i;
 /** xl's keys, and two of ours: `passphrase-file` and `snapshot`. */
 const XL_KEYS = /^(format|vdev|access|target|devtype|cdrom|passphrase-file|snapshot)(=|$)/;
+/** A text in xl's form, also if its first field is unknown. */
+const XL_FORM = new RegExp(`${XL_KEYS.source}|^[a-z-]+=[^,]*,(.*,)?target=`);
 /** What xl knows, and `!` of xl's block scripts for an image that several users may write to. */
 const ACCESS: ReadonlyMap<string, Pick<ImageSpec, "readOnly" | "shared">> = new Map(Object.entries({
   "r": { readOnly: true },
@@ -110,7 +112,7 @@ export function withoutPasswords(text: string): string {
 
 /** Looks at the file system only if the text could be something else than a path. */
 async function isPath(text: string, exists: (path: string) => Promise<boolean>): Promise<boolean> {
-  const isOther = /[:=]/.test(text) && (PREFIX.test(text) || XL_KEYS.test(text));
+  const isOther = /[:=]/.test(text) && (PREFIX.test(text) || XL_FORM.test(text));
   return !isOther || await exists(text);
 }
 
@@ -120,7 +122,7 @@ function rawPath(path: string): ImageSpec {
 }
 
 function parseFields(text: string): ImageSpec {
-  if (XL_KEYS.test(text)) return parseXl(text);
+  if (XL_FORM.test(text)) return parseXl(text);
   if (isStore(text)) return formatAndTarget("raw", text, text);
   const prefix = PREFIX.exec(text)![1]!;
   return formatAndTarget(prefix, text.slice(prefix.length + 1), text);

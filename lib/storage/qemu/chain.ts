@@ -27,6 +27,8 @@ export interface ChainContext {
 
 /** Formats whose headers can name a backing file. */
 const WITH_BACKING = new Set(["qcow2", "qcow", "qed", "vmdk"]);
+/** Stores that QEMU connects to by calls that block. */
+const BLOCKING = new Set(["iscsi", "nfs", "ssh", "rbd", "http", "https"]);
 /** Longest chain. */
 const MOST_LAYERS = 200;
 
@@ -149,7 +151,10 @@ class ChainFinder {
     const below = { ...place, ancestors: [...place.ancestors, identity] };
     const known = local === undefined ? [] : [[file, local.tree] as const];
     const whole = await this.#withChildren(tree, below, new Map(known));
-    return hasHeader(tree) ? await this.#withHeader(whole, local?.file, below) : whole;
+    if (hasHeader(tree)) return await this.#withHeader(whole, local?.file, below);
+    // A dead server is met by a process that can be killed, not by the daemon, which would wait for it with all its disks.
+    if (tree.driver === "raw" && BLOCKING.has(file.driver)) await this.#context.inspector.inspect(whole, this.#label);
+    return whole;
   }
 
   async #withChildren(tree: BlockTree, place: Place, known: Map<BlockTree, BlockTree>): Promise<BlockTree> {

@@ -237,6 +237,7 @@ Deno.test("unknown fields and missing targets are usage errors that name them; a
   assertMatch((await refusal("qcow2:")).message, /nothing follows the format/);
   assertMatch((await refusal("")).message, /empty/);
   assertMatch((await refusal("format=raw,colour=red,target=/d")).message, /unknown field colour=red/);
+  assertMatch((await refusal("colour=red,target=/d")).message, /unknown field colour=red/);
   assertMatch((await refusal("format=raw,access=x,target=/d")).message, /access=x has a value that is unknown/);
   assertMatch((await refusal("format=raw,vdev=xvda")).message, /nothing follows/);
   const open = async (text: string): Promise<string> => {
