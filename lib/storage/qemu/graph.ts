@@ -55,6 +55,12 @@ export interface BlockGraph {
   readonly secrets: readonly GraphSecret[];
   /** To be created before the nodes. Absent: none. */
   readonly credentials?: readonly GraphCredentials[];
+  /**
+   * The driver of the store that keeps the disk's writes. Its server may restart alone: the node then connects again by
+   * itself (with QEMU 7.2 after one failed request), and what the server had answered and not flushed is lost. Absent:
+   * the writes are kept on this host.
+   */
+  readonly remote?: string;
 }
 
 /** How a tree becomes a graph. */
@@ -86,6 +92,8 @@ const MOST_NAME_BYTES = 31;
 const PREFIX = /^[a-z][a-z0-9._-]{0,19}$/i;
 /** Drivers with the options `aio` and `locking`. */
 const HOST = new Set(["file", "host_device", "host_cdrom"]);
+/** Stores with a server. */
+const STORES = new Set(["nbd", "iscsi", "nfs", "ssh", "rbd", "gluster"]);
 /** Stores that cannot be written to. */
 const READ_ONLY_STORES = new Set(["http", "https", "ftp", "ftps"]);
 
@@ -94,14 +102,15 @@ const READ_ONLY_STORES = new Set(["http", "https", "ftp", "ftps"]);
  * but cannot be, or is to be shared but has a format.
  */
 export function graphOf(tree: BlockTree, options: GraphOptions): BlockGraph {
-  if (!PREFIX.test(options.prefix)) throw new TypeError(`Cannot name nodes ${options.prefix}: not a node name`);
+  const { prefix, readOnly } = options;
+  if (!PREFIX.test(prefix)) throw new TypeError(`Cannot name nodes ${prefix}: not a node name`);
   checkUse(tree, options);
-  const { tree: named, objects } = withObjects(tree, options.prefix);
+  const { tree: named, objects } = withObjects(tree, prefix);
   const nodes: BlockNode[] = [];
   const files: GraphFile[] = [];
   const order = nodesOf(named);
   const add = (node: BlockTree, role: Role): string => {
-    const name = `${options.prefix}-${order.indexOf(node)}-${node.driver}`.slice(0, MOST_NAME_BYTES);
+    const name = `${prefix}-${order.indexOf(node)}-${node.driver}`.slice(0, MOST_NAME_BYTES);
     const names = new Map(
       childrenOf(node).map(({ option, tree: child }) => [
         child,
@@ -117,8 +126,9 @@ export function graphOf(tree: BlockTree, options: GraphOptions): BlockGraph {
     files.push(...filesOf(node, role));
     return name;
   };
-  const top = add(named, { writable: !options.readOnly, isTop: true });
-  return { nodes, top, files, ...objects };
+  const top = add(named, { writable: !readOnly, isTop: true });
+  const remote = readOnly ? undefined : written(tree).find(({ driver }) => STORES.has(driver))?.driver;
+  return { nodes, top, files, ...objects, ...(remote === undefined ? {} : { remote }) };
 }
 
 /** The tree with the names of objects in place of their files, and the objects. Each file is one object. */
@@ -196,9 +206,9 @@ function checkUse(tree: BlockTree, { label, readOnly, shared }: GraphOptions): v
     });
   }
   if (readOnly) return;
-  const written = nodesOf(withoutBacking(tree));
-  const readable = written.find(({ driver }) => isReadOnlyFormat(driver) || READ_ONLY_STORES.has(driver));
-  const snapshot = written.some(({ driver, snapshot }) => driver === "rbd" && snapshot !== undefined);
+  const nodes = written(tree);
+  const readable = nodes.find(({ driver }) => isReadOnlyFormat(driver) || READ_ONLY_STORES.has(driver));
+  const snapshot = nodes.some(({ driver, snapshot }) => driver === "rbd" && snapshot !== undefined);
   if (readable === undefined && !snapshot) return;
   const what = readable?.driver ?? "a snapshot";
   throw new XenblkError(`Cannot write to image ${label}: ${what} can only be read`, {
@@ -206,9 +216,9 @@ function checkUse(tree: BlockTree, { label, readOnly, shared }: GraphOptions): v
   });
 }
 
-function withoutBacking(tree: BlockTree): BlockTree {
-  const { backing: _backing, ...rest } = tree;
-  return { ...rest, driver: tree.driver };
+/** The nodes that the disk's writes can reach. */
+function written(tree: BlockTree): BlockTree[] {
+  return [tree, ...childrenOf(tree).flatMap(({ option, tree: child }) => option === "backing" ? [] : written(child))];
 }
 
 /** A driver and where it reads, without what may be secret. */

@@ -276,6 +276,12 @@ Deno.test("an external data file is a node of its own, and must be in the own di
   Deno.renameSync(top, moved);
   const line = await refusal(other, { format: "qcow2", target: moved });
   assertEquals(line.includes(`names the data file ${data}, which is not in the image's own directory /F`), true);
+  // qemu-img has not opened what the header names, or it would be the one to complain.
+  const odd = other.create("odd.qcow2", "qcow2", "-o", `data_file=${other.path}/odd.raw`);
+  run("mkfifo", `${other.path}/fifo`);
+  run("qemu-img", "amend", "-f", "qcow2", "-o", `data_file=${other.path}/fifo`, odd);
+  const complaint = await refusal(other, { format: "qcow2", target: odd });
+  assertEquals(complaint.includes("/F/fifo: it is neither a regular file nor a block device"), true, complaint);
 });
 
 Deno.test("an encrypted image needs the file with its passphrase, a plain one must not have one", async () => {

@@ -3,7 +3,7 @@
  * every format that qemu-img can create.
  */
 
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { XenblkError } from "../../../lib/errors.ts";
 import { imageGraph } from "../../../lib/storage/qemu/chain.ts";
@@ -11,7 +11,8 @@ import { type BlockGraph, graphOf, type GraphOptions } from "../../../lib/storag
 import { QemuImg } from "../../../lib/storage/qemu/image_info.ts";
 import { storeTree } from "../../../lib/storage/qemu/store.ts";
 import type { BlockTree } from "../../../lib/storage/qemu/tree.ts";
-import { assertOpens, ImageFolder, openByDaemon } from "./rig.ts";
+import { eventually } from "../rig.ts";
+import { assertOpens, ImageFolder, openByDaemon, run } from "./rig.ts";
 
 const inspector = new QemuImg();
 const OPTIONS = { prefix: "disk", label: "qcow2:/top", readOnly: false } as const;
@@ -121,6 +122,14 @@ Deno.test("a socket and a configuration are files that the daemon needs", () => 
   assertEquals(rbd.files, [{ path: "/etc/ceph/c.conf", writable: false }]);
 });
 
+Deno.test("a store that keeps the disk's writes is named, one below a backing file or a read-only disk is not", () => {
+  const nbd = { driver: "raw", file: storeTree("nbd://host/x") };
+  const local = { driver: "qcow2", file: { driver: "file", filename: "/x" }, backing: nbd };
+  assertEquals(graphOf(nbd, OPTIONS).remote, "nbd");
+  assertEquals(graphOf(nbd, { ...OPTIONS, readOnly: true }).remote, undefined);
+  assertEquals(graphOf(local, OPTIONS).remote, undefined);
+});
+
 Deno.test("what cannot be written, or must not be shared, is refused", () => {
   const line = (tree: BlockTree, options: Partial<GraphOptions> = {}): string =>
     assertThrows(() => graphOf(tree, { ...OPTIONS, ...options }), XenblkError).line;
@@ -167,6 +176,7 @@ Deno.test("names of nodes are unique and short enough for every tree", () => {
   }));
 });
 
+// luks is in chain_test.ts.
 Deno.test("the storage daemon takes the graph of every format that qemu-img creates, and opens its files alone", async (context) => {
   using folder = new ImageFolder();
   const key = folder.file("key", new TextEncoder().encode("hunter2"));
@@ -179,14 +189,13 @@ Deno.test("the storage daemon takes the graph of every format that qemu-img crea
     "vhdx": [],
     "vpc": [],
     "qed": [],
-    "luks": [...encrypted, "key-secret=s,iter-time=100"],
     "parallels": [],
     "raw": [],
   };
   for (const [format, options] of Object.entries(formats)) {
     await context.step(format, async () => {
       const target = folder.create(`disk.${format}`, format, ...options);
-      const name = { format, target, ...(format === "luks" ? { passphraseFile: key } : {}) };
+      const name = { format, target };
       for (const readOnly of [false, true]) {
         const { graph } = await imageGraph(name, { inspector, prefix: "vbd51712", readOnly });
         const { sizeBytes } = await assertOpens(graph);
@@ -222,27 +231,64 @@ Deno.test("the storage daemon takes the graph of every format that qemu-img crea
   });
 });
 
+/** A server of one image by a socket in the folder, until it is disposed. */
+async function serveNbd(folder: ImageFolder, path: string, ...more: string[]): Promise<AsyncDisposable> {
+  const socket = `${folder.path}/nbd.sock`;
+  const args = ["--socket", socket, "--persistent", "--shared=4", "--format=raw", "--export-name=disk", ...more, path];
+  const server = new Deno.Command("qemu-nbd", { args }).spawn();
+  await eventually(() => [...Deno.readDirSync(folder.path)].some(({ name }) => name === "nbd.sock"), "it listens");
+  return server;
+}
+
 Deno.test("an NBD export by a Unix socket, raw and as qcow2", async () => {
   using folder = new ImageFolder();
-  const path = folder.create("disk.qcow2", "qcow2");
-  const socket = `${folder.path}/nbd.sock`;
-  const args = ["--socket", socket, "--persistent", "--shared=4", "--format=raw", "--export-name=disk", path];
-  await using server = new Deno.Command("qemu-nbd", { args }).spawn();
-  try {
-    while (!await Deno.stat(socket).then(() => true, () => false)) {
-      await new Promise((resolve) => setTimeout(resolve, 10));
-    }
-    const target = `nbd+unix:///disk?socket=${socket}`;
-    for (const format of ["raw", "qcow2"]) {
-      const { graph } = await imageGraph({ format, target }, { inspector, prefix: "nbd", readOnly: false });
-      const { sizeBytes } = await assertOpens(graph);
-      assertEquals(sizeBytes === 8 << 20, format === "qcow2");
-    }
-  } finally {
-    server.kill("SIGKILL");
-    await server.status;
+  await using _server = await serveNbd(folder, folder.create("disk.qcow2", "qcow2"));
+  const target = `nbd+unix:///disk?socket=${folder.path}/nbd.sock`;
+  for (const format of ["raw", "qcow2"]) {
+    const { graph } = await imageGraph({ format, target }, { inspector, prefix: "nbd", readOnly: false });
+    const { sizeBytes } = await assertOpens(graph);
+    assertEquals(sizeBytes === 8 << 20, format === "qcow2");
   }
 });
+
+Deno.test({
+  name: "an NBD export with TLS, as qcow2 (needs openssl)",
+  ignore: !isInstalled("openssl"),
+  fn: async () => {
+    using folder = new ImageFolder();
+    const path = folder.create("disk.qcow2", "qcow2");
+    const [own, theirs] = [`${folder.path}/client,1`, `${folder.path}/server`];
+    for (const directory of [own, theirs]) Deno.mkdirSync(directory);
+    makeCertificates(theirs);
+    Deno.copyFileSync(`${theirs}/ca-cert.pem`, `${own}/ca-cert.pem`);
+    const tls = `tls-creds-x509,id=tls,endpoint=server,verify-peer=no,dir=${theirs}`;
+    await using _server = await serveNbd(folder, path, "--object", tls, "--tls-creds=tls");
+    const uri = `nbds+unix:///disk?socket=${folder.path}/nbd.sock&tls-certificates=${own}&tls-hostname=`;
+    const open = async (target: string): Promise<number> => {
+      const { graph } = await imageGraph({ format: "qcow2", target }, { inspector, prefix: "nbd", readOnly: false });
+      return (await openByDaemon(graph)).sizeBytes;
+    };
+    assertEquals(await open(`${uri}nbd.example`), 8 << 20);
+    await assertRejects(() => open(`${uri}evil.example`), XenblkError, "certificate");
+  },
+});
+
+/** A certificate authority, and a certificate of it for `nbd.example`. */
+function makeCertificates(directory: string): void {
+  const file = (name: string): string => `${directory}/${name}.pem`;
+  const make = (name: string, ...more: string[]): void => {
+    const request = ["req", "-x509", "-days", "2", "-nodes", "-newkey", "rsa:2048", "-subj", `/CN=${name}`];
+    run("openssl", ...request, "-keyout", file(`${name}-key`), "-out", file(`${name}-cert`), ...more);
+  };
+  make("ca");
+  const signer = ["-CA", file("ca-cert"), "-CAkey", file("ca-key")];
+  const extensions = ["subjectAltName=DNS:nbd.example", "basicConstraints=critical,CA:FALSE"];
+  make("server", ...signer, ...extensions.flatMap((extension) => ["-addext", extension]));
+}
+
+function isInstalled(program: string): boolean {
+  return new Deno.Command("sh", { args: ["-c", `command -v ${program}`], stdout: "null" }).outputSync().success;
+}
 
 Deno.test("the daemon takes the options of stores, whether the stores are there or not", async (context) => {
   using folder = new ImageFolder();
