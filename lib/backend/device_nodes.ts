@@ -84,7 +84,7 @@ export const NO_DISC = { format: "null", target: "0" } as const;
 
 /** What the toolstack says of the disk. */
 export interface DeviceDescription {
-  /** `target` or `format:target`. */
+  /** As a toolstack names an image: `format:target`, ..., see storage/image/spec.ts. */
   readonly params: string;
   /** `mode` does not allow writing. */
   readonly readOnly: boolean;
@@ -206,7 +206,7 @@ export class DeviceNodes {
     };
     const params = image ?? read("params");
     const cdrom = required("device-type") === "cdrom";
-    const empty = cdrom && params !== undefined && /^([a-z]+:)?$/.test(params);
+    const empty = cdrom && params !== undefined && /^([a-z][a-z0-9]*:)?$/.test(params);
     return {
       params: empty ? `${NO_DISC.format}:${NO_DISC.target}` : required("params", params),
       readOnly: !required("mode").includes("w"),
