@@ -30,6 +30,14 @@ export interface GraphSecret {
   readonly file: string;
 }
 
+/** TLS credentials that nodes refer to: `--object tls-creds-x509,id=,dir=,endpoint=client`. */
+export interface GraphCredentials {
+  /** Unique in the daemon. */
+  readonly id: string;
+  /** Absolute path of the directory that holds `ca-cert.pem`, and `client-cert.pem` and `client-key.pem` if needed. */
+  readonly directory: string;
+}
+
 /** A disk as a storage daemon opens it. Structured-cloneable. */
 export interface BlockGraph {
   /** In the order in which blockdev-add must add them. The last one is the disk. */
@@ -40,4 +48,6 @@ export interface BlockGraph {
   readonly files: readonly GraphFile[];
   /** To be created before the nodes. */
   readonly secrets: readonly GraphSecret[];
+  /** To be created before the nodes. Absent: none. */
+  readonly credentials?: readonly GraphCredentials[];
 }

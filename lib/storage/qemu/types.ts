@@ -37,10 +37,10 @@ export interface DiskLoss {
   /** For people, with the daemon's exit status or signal and its last words: no final period. */
   readonly reason: string;
   /**
-   * The daemon is dead: writes that were answered and not flushed may be lost. False: only the connection to it ended,
-   * or it does not answer.
+   * Writes that were answered and not flushed may be lost: the daemon died. False: only the connection to it ended, it
+   * closed its images before it ended, or the disk is read-only.
    */
-  readonly daemonDied: boolean;
+  readonly writesLost: boolean;
 }
 
 /** A disk that a daemon serves. Disposing it removes it from its daemon, and ends a daemon that has no other disk. */
@@ -50,6 +50,11 @@ export interface DaemonDisk extends Disk {
    * {@linkcode recover} is called. After a recovery it is a new promise.
    */
   readonly lost: Promise<DiskLoss>;
+  /**
+   * Set if the disk's earlier daemon died while no process of ours watched it, after the disk had been written to: why
+   * writes that were answered may be lost. The disk must then not be served as if nothing had happened.
+   */
+  readonly lostBefore?: string;
   /** After a loss: every operation in flight, and every later one, completes with -EIO. */
   fail(): void;
   /**
@@ -57,6 +62,8 @@ export interface DaemonDisk extends Disk {
    * before that. Rejects with {@linkcode XenblkError}; then the operations go on waiting.
    */
   recover(replay?: () => Promise<void>): Promise<void>;
+  /** Makes the image larger, and then {@linkcode Disk.grow}s. Rejects with {@linkcode XenblkError}. */
+  resizeTo(sizeBytes: number): Promise<void>;
 }
 
 /**
@@ -70,4 +77,9 @@ export interface ImageDaemons extends AsyncDisposable {
    * nothing then stays open.
    */
   open(request: QemuRequest): Promise<DaemonDisk>;
+  /**
+   * Removes disks of devices that are gone, and ends daemons that have no other: what is left of guests that were
+   * destroyed while no process ran. `isGone` judges a device by its label. Resolves with a line about each for the log.
+   */
+  sweep(isGone: (device: string) => boolean): Promise<string[]>;
 }

@@ -1,0 +1,198 @@
+/**
+ * What the tests of storage daemons share: a run directory with image files, the graph of an image, and a client of
+ * exports that only connects. No test is in here.
+ */
+
+import { JournalFiles } from "../../../ffi/linux/journal_files.ts";
+import type { Logger } from "../../../lib/log.ts";
+import type { DiskProperties } from "../../../lib/storage/disk.ts";
+import { StorageDaemons, type StorageDaemonsOptions } from "../../../lib/storage/qemu/daemons.ts";
+import type { BlockGraph } from "../../../lib/storage/qemu/graph.ts";
+import type { DaemonRecord } from "../../../lib/storage/qemu/record.ts";
+import type { QemuRequest } from "../../../lib/storage/qemu/types.ts";
+import type { VhostClient, VhostDevice, VhostOptions } from "../../../lib/storage/vhost.ts";
+import { missingProgram } from "../harness.ts";
+
+const MISSING = missingProgram("qemu-storage-daemon", "qemu-system-common") ??
+  missingProgram("qemu-img", "qemu-utils") ??
+  (Deno.uid() === 0 ? undefined : "these tests start daemons as root");
+const IN_CI = Deno.env.get("CI") === "true";
+
+/** Registers a test that needs a real daemon; ignored where there is none, but not in CI. */
+export function daemonTest(name: string, body: () => Promise<void>): void {
+  Deno.test({
+    name: MISSING === undefined ? name : `${name} (${MISSING})`,
+    ignore: MISSING !== undefined && !IN_CI,
+    fn: async (): Promise<void> => {
+      if (MISSING !== undefined) throw new Error(MISSING);
+      await body();
+    },
+  });
+}
+
+/** Lines of a log, by level. */
+export class Lines implements Logger {
+  readonly all: string[] = [];
+  readonly debug = (): void => {};
+  readonly info = (line: string): void => void this.all.push(`info ${line}`);
+  readonly warning = (line: string): void => void this.all.push(`warning ${line}`);
+  readonly error = (line: string): void => void this.all.push(`error ${line}`);
+
+  /** The first line that matches, once there is one. */
+  async line(pattern: RegExp): Promise<string> {
+    return await until(
+      `the log has ${pattern}, not ${this.all.join(" | ")}`,
+      () => this.all.find((line) => pattern.test(line)),
+    );
+  }
+}
+
+/** A client that connects to exports, reads nothing of them and notices their end. */
+export class ConnectingClient implements VhostClient {
+  readonly sockets: string[] = [];
+
+  async connect({ socket }: VhostOptions): Promise<VhostDevice> {
+    const lost = Promise.withResolvers<string>();
+    let connection: Deno.UnixConn | undefined;
+    const open = async (path: string): Promise<void> => {
+      this.sockets.push(path);
+      const opened = connection = await Deno.connect({ transport: "unix", path });
+      opened.unref();
+      void opened.read(new Uint8Array(1)).catch(() => null).then(() => {
+        if (connection === opened) lost.resolve("the daemon closed the connection");
+      });
+    };
+    await open(socket);
+    return {
+      properties: {
+        sectors: 2048,
+        logicalSectorBytes: 512,
+        physicalSectorBytes: 4096,
+        readOnly: false,
+      } as DiskProperties,
+      lost: lost.promise,
+      refresh: () => Promise.resolve(),
+      attachment: () => Promise.reject(new Error("this client has no channels")),
+      fail: () => {},
+      reconnect: async (path, replay) => {
+        connection?.close();
+        await open(path);
+        await replay?.();
+      },
+      [Symbol.asyncDispose]: () => {
+        const opened = connection;
+        connection = undefined;
+        opened?.close();
+        return Promise.resolve();
+      },
+    };
+  }
+}
+
+/** A run directory with images; its daemons are ended with it. */
+export class DaemonRig implements AsyncDisposable {
+  readonly folder = Deno.makeTempDirSync({ prefix: "xenblk-daemon-" });
+  readonly images = `${this.folder}/images`;
+  readonly directory = `${this.folder}/run/daemons`;
+  readonly log = new Lines();
+  readonly client = new ConnectingClient();
+  readonly #processes: StorageDaemons[] = [];
+
+  constructor() {
+    Deno.mkdirSync(this.images);
+  }
+
+  /** The daemons of one process of ours. */
+  daemons(options: Partial<StorageDaemonsOptions> = {}): StorageDaemons {
+    const locks = new JournalFiles(`${this.folder}/run`);
+    const { directory, log: logger, client: vhost } = this;
+    const daemons = new StorageDaemons({ directory, locks, vhost, logger, ...options });
+    this.#processes.push(daemons);
+    return daemons;
+  }
+
+  /** Makes an image and returns its path. */
+  async image(name: string, size = "64M", ...options: string[]): Promise<string> {
+    const path = `${this.images}/${name}`;
+    await command("qemu-img", "create", "-q", "-f", "qcow2", ...options, path, size);
+    return path;
+  }
+
+  /** A request for a qcow2 image on device `vdev` of domain 5. */
+  request(path: string, vdev = 51712, more: Partial<QemuRequest> = {}): QemuRequest {
+    const owner = { guest: 5, uuid: "11111111-2222-3333-4444-555555555555", device: `vbd3/5/${vdev}` };
+    return {
+      graph: qcow2Graph(path, `d${vdev}`, more.readOnly),
+      readOnly: false,
+      name: `image qcow2:${path}`,
+      owner,
+      ...more,
+    };
+  }
+
+  /** The record in a run directory. */
+  record(name = "5"): DaemonRecord {
+    return JSON.parse(Deno.readTextFileSync(`${this.directory}/${name}/record.json`));
+  }
+
+  /** Names of run directories. */
+  directories(): string[] {
+    return [...Deno.readDirSync(this.directory)].map(({ name }) => name).filter((name) => name !== "probe").sort();
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const daemons of this.#processes) await daemons[Symbol.asyncDispose]();
+    const last = this.daemons();
+    for (const name of this.directories()) {
+      try {
+        Deno.kill(this.record(name).process.pid, "SIGCONT");
+      } catch {
+        // it is gone
+      }
+    }
+    await last.sweep(() => true);
+    await last[Symbol.asyncDispose]();
+    Deno.removeSync(this.folder, { recursive: true });
+  }
+}
+
+/** A qcow2 file without a backing file. */
+export function qcow2Graph(path: string, prefix: string, readOnly = false): BlockGraph {
+  const file = { "node-name": `${prefix}-file`, driver: "file", filename: path, "read-only": readOnly };
+  const top = `${prefix}-top`;
+  const format = { "node-name": top, driver: "qcow2", file: file["node-name"], "read-only": readOnly };
+  return { nodes: [file, format], top, files: [{ path, writable: !readOnly }], secrets: [] };
+}
+
+/** Runs a command; its output. */
+export async function command(program: string, ...args: string[]): Promise<string> {
+  const { success, stdout, stderr } = await new Deno.Command(program, { args }).output();
+  const text = new TextDecoder().decode(stdout);
+  if (!success) throw new Error(`${program} ${args.join(" ")}: ${text}${new TextDecoder().decode(stderr)}`);
+  return text;
+}
+
+/** The value, once there is one. */
+export async function until<T>(what: string, look: () => T | undefined | Promise<T | undefined>): Promise<T> {
+  for (const start = performance.now(); performance.now() - start < 20_000;) {
+    const value = await look();
+    if (value !== undefined && value !== false) return value;
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  throw new Error(`it did not happen: ${what}`);
+}
+
+/** Whether a process runs. */
+export function runs(pid: number): boolean {
+  try {
+    return !/^\d+ \(.*\) [ZX]/.test(Deno.readTextFileSync(`/proc/${pid}/stat`));
+  } catch {
+    return false;
+  }
+}
+
+/** A field of /proc/PID/status. */
+export function statusOf(pid: number, field: string): string {
+  const line = Deno.readTextFileSync(`/proc/${pid}/status`).split("\n").find((each) => each.startsWith(`${field}:`));
+  return line!.slice(field.length + 1).trim();
+}
