@@ -22,7 +22,7 @@ export interface Room {
 
 const BASE = ["seam", "log", "parts"];
 const PROTOCOL = [...BASE, "blkif", "xenbus"];
-const STORAGE = ["disk", "image", "engine", "pool", "storage"];
+const STORAGE = ["disk", "image", "engine", "pool", "qemu", "storage"];
 const LIB = [...PROTOCOL, ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi"];
@@ -36,7 +36,7 @@ const FRAME = ["args", "device_options", "help", "host", "options", "output", "r
 const CATALOGUE = ["catalog", "completion", "main"];
 
 /** What engines, filters and those who open disks share. */
-const DISK = ["disk", "errno", "open_channels"].map((name) => `lib/storage/${name}.ts`);
+const DISK = ["disk", "errno", "open_channels", "vhost"].map((name) => `lib/storage/${name}.ts`);
 
 /** The first room that holds a path is its room. */
 export const ROOMS: readonly Room[] = [
@@ -74,8 +74,14 @@ export const ROOMS: readonly Room[] = [
     files: ["lib/storage/engine/", "lib/storage/pool/executor_module.ts"],
     mayImport: [...BASE, "disk", "image"],
   },
+  { name: "qemu", floor: 4, files: ["lib/storage/qemu/"], mayImport: [...BASE, "disk", "image"] },
   { name: "pool", floor: 5, files: ["lib/storage/pool/"], mayImport: [...BASE, "disk", "image", "engine"] },
-  { name: "storage", floor: 6, files: ["lib/storage/*.ts"], mayImport: [...BASE, "disk", "image", "engine", "pool"] },
+  {
+    name: "storage",
+    floor: 6,
+    files: ["lib/storage/*.ts"],
+    mayImport: [...BASE, "disk", "image", "engine", "pool", "qemu"],
+  },
   { name: "dataplane", floor: 7, files: ["lib/dataplane/"], mayImport: [...PROTOCOL, ...STORAGE] },
   {
     name: "backend",

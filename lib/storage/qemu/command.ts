@@ -3,6 +3,10 @@
  */
 
 import { errorText } from "../../errors.ts";
+import { endsWithin } from "../../within.ts";
+
+/** How soon a command that was killed is gone, unless the kernel keeps it. */
+const KILLED_MS = 500;
 
 /** What became of a command. */
 export interface CommandEnd {
@@ -32,9 +36,9 @@ export async function runWithin(program: string, args: readonly string[], timeou
     const ending = child.output();
     const end = await Promise.race([ending, late]);
     if (end === undefined) {
-      // One that waits for a dead disk ends when the kernel lets it.
-      ending.catch(() => {});
       killAtOnce(child);
+      // One that waits for a dead disk ends when the kernel lets it.
+      await endsWithin(ending.catch(() => {}), KILLED_MS);
       return failure(`it has not ended for ${timeoutMs / 1000} s`);
     }
     const decoder = new TextDecoder();

@@ -6,6 +6,7 @@
 import { errorText, XenblkError } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
 import { lookWithin } from "../../path_lookup.ts";
+import { endsWithin } from "../../within.ts";
 import { basicEnvironment } from "./command.ts";
 import { type AllowedFile, type Confinement, placeFiles, startCommand, takeFiles } from "./confinement.ts";
 import { explainQmpError } from "./explain.ts";
@@ -66,10 +67,12 @@ export class StorageDaemon implements Disposable {
   #isOver = false;
   #endedWell = false;
   #ending = false;
+  /** Nobody here watches it any more. */
+  #left = false;
   readonly #execute: Execute = async (command, args, timeoutMs) =>
     await (await this.#monitor(timeoutMs)).execute(command, args, timeoutMs);
   /** Of a child of this process. */
-  #child: Promise<Deno.CommandStatus> | undefined;
+  #child: Deno.ChildProcess | undefined;
 
   private constructor(environment: DaemonEnvironment, directory: RunDirectory, logger: Logger, record: DaemonRecord) {
     this.#environment = environment;
@@ -111,7 +114,7 @@ export class StorageDaemon implements Disposable {
       lost,
     };
     const daemon = new StorageDaemon(environment, directory, logger, record);
-    daemon.#child = child.status;
+    daemon.#child = child;
     try {
       await directory.write(record);
       await daemon.#connectAtStart(child.status);
@@ -177,8 +180,10 @@ export class StorageDaemon implements Disposable {
 
   /** The reason of its end, if its process ends within the time; undefined: it runs. */
   async fate(timeoutMs = DEATH_MS): Promise<string | undefined> {
-    if (!this.#isOver && !await hasEnded(this.process, timeoutMs)) return undefined;
+    const known = this.#isOver || (this.#child !== undefined && await endsWithin(this.died, timeoutMs));
+    if (!known && !await hasEnded(this.process, this.#child === undefined ? timeoutMs : 0)) return undefined;
     if (this.#child === undefined) this.#over("its status is not known, as an earlier process started it");
+    this.#child?.ref();
     return await this.died;
   }
 
@@ -270,7 +275,7 @@ export class StorageDaemon implements Disposable {
         remedy: "look at the storage of its images: it ends when that answers",
       });
     }
-    await this.#errors.look();
+    await this.fate(0);
     this[Symbol.dispose]();
     // What was lost is reported to those who open these disks again.
     if (Object.keys(this.#record.lost).length === 0) await this.directory.remove();
@@ -278,6 +283,7 @@ export class StorageDaemon implements Disposable {
 
   /** Disconnects; the process goes on. */
   [Symbol.dispose](): void {
+    this.#left = true;
     this.#qmp?.[Symbol.dispose]();
     this.#qmp = undefined;
   }
@@ -285,10 +291,10 @@ export class StorageDaemon implements Disposable {
   async #quit(): Promise<void> {
     try {
       await this.#execute("quit", undefined, QUIT_ANSWER_MS);
+      await hasEnded(this.process, QUIT_MS);
     } catch {
       // it is gone, or does not answer: signals follow
     }
-    await hasEnded(this.process, QUIT_MS);
   }
 
   async #connectAtStart(status: Promise<Deno.CommandStatus>): Promise<void> {
@@ -348,6 +354,7 @@ export class StorageDaemon implements Disposable {
   #over(how: string): void {
     if (this.#isOver) return;
     this.#isOver = true;
+    if (this.#left) return this.#death.resolve(`${this.name} ended: ${how}`);
     void this.#errors.look().then(() => {
       const reason = `${this.name} ended: ${how}${this.#errors.last}`;
       if (!this.#ending) this.#logger.error(reason);

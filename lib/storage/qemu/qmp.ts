@@ -70,8 +70,6 @@ export class QmpConnection implements Disposable {
     this.#connection = connection;
     this.#options = options;
     this.closed = this.#ended.promise;
-    // The daemon must not keep the process from ending.
-    connection.unref();
     this.#greeted.promise.catch(() => {});
     void this.#read();
   }

@@ -57,7 +57,7 @@ daemonTest(
     const first = rig.daemons();
     await first.open(rig.request(path));
     const { pid } = rig.record().process;
-    await first[Symbol.asyncDispose]();
+    await rig.end(first);
     Deno.kill(pid, "SIGKILL");
     await until("it ends", () => !runs(pid));
     const second = rig.daemons();
@@ -68,7 +68,7 @@ daemonTest(
     const disk = await second.open(rig.request(path));
     assertEquals(disk.lostBefore, `the storage daemon of domain 5 (process ${pid}) ended while it was not watched`);
     // Nor must the end of the process that heard it.
-    await second[Symbol.asyncDispose]();
+    await rig.end(second);
     const again = await rig.daemons().open(rig.request(path));
     assertMatch(again.lostBefore!, /ended while it was not watched/);
     await again[Symbol.asyncDispose]();
@@ -106,7 +106,7 @@ daemonTest("a stopped daemon of a guest that is gone is ended by force", async (
   const first = rig.daemons();
   await first.open(rig.request(await rig.image("one.qcow2")));
   const { pid } = rig.record().process;
-  await first[Symbol.asyncDispose]();
+  await rig.end(first);
   Deno.kill(pid, "SIGSTOP");
   await rig.daemons({ requestMs: 100 }).sweep(() => true);
   assertEquals([runs(pid), rig.directories()], [false, []]);

@@ -38,7 +38,7 @@ daemonTest("the next process finds a daemon again and opens nothing anew", async
   const first = rig.daemons();
   await first.open(rig.request(path));
   const { process } = rig.record();
-  await first[Symbol.asyncDispose]();
+  await rig.end(first);
   // What a daemon has opened stays what it was, although the path names nothing now.
   Deno.renameSync(path, `${path}.moved`);
   const disk = await rig.daemons().open(rig.request(path));
@@ -54,7 +54,7 @@ daemonTest("a disk that is to be opened differently is opened anew, in the daemo
   const first = rig.daemons();
   await first.open(rig.request(one));
   const { process } = rig.record();
-  await first[Symbol.asyncDispose]();
+  await rig.end(first);
   await using _disk = await rig.daemons().open(rig.request(two));
   assertEquals(rig.record().process, process);
   assertEquals(rig.record().disks["vbd3/5/51712"]!.name, `image qcow2:${two}`);
@@ -68,7 +68,7 @@ daemonTest("a daemon of an earlier guest with the same domid is ended, not taken
   const first = rig.daemons();
   await first.open(rig.request(path));
   const { process } = rig.record();
-  await first[Symbol.asyncDispose]();
+  await rig.end(first);
   const owner = { guest: 5, uuid: "99999999-2222-3333-4444-555555555555", device: "vbd3/5/51712" };
   await using _disk = await rig.daemons().open(rig.request(path, 51712, { owner }));
   assertEquals(runs(process.pid), false);
@@ -106,7 +106,7 @@ daemonTest("a daemon of a guest that is gone is swept, and others are not", asyn
   const [gone, alive] = [rig.record("5").process.pid, rig.record("6").process.pid];
   // While a process has them, nothing is swept.
   assertEquals(await rig.daemons().sweep(() => true), []);
-  await first[Symbol.asyncDispose]();
+  await rig.end(first);
   const swept = await rig.daemons().sweep((device) => device.startsWith("vbd3/5/"));
   assertEquals(swept, [`domain 5: vbd3/5/51712 of its storage daemon: ended process ${gone}`]);
   assertEquals([runs(gone), runs(alive), rig.directories()], [false, true, ["6"]]);
@@ -118,7 +118,7 @@ daemonTest("of a guest that lost one device, the sweep closes that one alone", a
   const one = await rig.image("one.qcow2");
   await first.open(rig.request(one, 51712));
   await first.open(rig.request(await rig.image("two.qcow2"), 51728));
-  await first[Symbol.asyncDispose]();
+  await rig.end(first);
   await rig.daemons().sweep((device) => device.endsWith("51712"));
   assertEquals(Object.keys(rig.record().disks), ["vbd3/5/51728"]);
   await command("qemu-img", "check", "-q", one);
@@ -129,7 +129,7 @@ daemonTest("a daemon whose starter died before it wrote a record is ended", asyn
   const first = rig.daemons();
   await first.open(rig.request(await rig.image("one.qcow2")));
   const { pid } = rig.record().process;
-  await first[Symbol.asyncDispose]();
+  await rig.end(first);
   Deno.removeSync(`${rig.directory}/5/record.json`);
   await using _disk = await rig.daemons().open(rig.request(`${rig.images}/one.qcow2`));
   assertEquals(runs(pid), false);
@@ -142,7 +142,7 @@ daemonTest("a process with the number of a recorded daemon is not touched", asyn
   const first = rig.daemons();
   await first.open(rig.request(path));
   const record = rig.record();
-  await first[Symbol.asyncDispose]();
+  await rig.end(first);
   Deno.kill(record.process.pid, "SIGTERM");
   await until("the daemon ends", () => !runs(record.process.pid));
   await using bystander = new Deno.Command("sleep", { args: ["60"] }).spawn();

@@ -49,17 +49,26 @@ export class Lines implements Logger {
 
 /** A client that connects to exports, reads nothing of them and notices their end. */
 export class ConnectingClient implements VhostClient {
-  readonly sockets: string[] = [];
+  readonly #open = new Set<Deno.UnixConn>();
+
+  /** As the end of its process does. */
+  disconnect(): void {
+    for (const connection of this.#open) connection.close();
+    this.#open.clear();
+  }
 
   async connect({ socket }: VhostOptions): Promise<VhostDevice> {
-    const lost = Promise.withResolvers<string>();
+    let lost = Promise.withResolvers<string>();
     let connection: Deno.UnixConn | undefined;
+    const close = (): void => {
+      if (connection !== undefined && this.#open.delete(connection)) connection.close();
+      connection = undefined;
+    };
     const open = async (path: string): Promise<void> => {
-      this.sockets.push(path);
       const opened = connection = await Deno.connect({ transport: "unix", path });
-      opened.unref();
+      this.#open.add(opened);
       void opened.read(new Uint8Array(1)).catch(() => null).then(() => {
-        if (connection === opened) lost.resolve("the daemon closed the connection");
+        if (this.#open.has(opened)) lost.resolve("the daemon closed the connection");
       });
     };
     await open(socket);
@@ -70,19 +79,20 @@ export class ConnectingClient implements VhostClient {
         physicalSectorBytes: 4096,
         readOnly: false,
       } as DiskProperties,
-      lost: lost.promise,
+      get lost(): Promise<string> {
+        return lost.promise;
+      },
       refresh: () => Promise.resolve(),
       attachment: () => Promise.reject(new Error("this client has no channels")),
       fail: () => {},
       reconnect: async (path, replay) => {
-        connection?.close();
+        close();
+        lost = Promise.withResolvers<string>();
         await open(path);
         await replay?.();
       },
       [Symbol.asyncDispose]: () => {
-        const opened = connection;
-        connection = undefined;
-        opened?.close();
+        close();
         return Promise.resolve();
       },
     };
@@ -95,8 +105,7 @@ export class DaemonRig implements AsyncDisposable {
   readonly images = `${this.folder}/images`;
   readonly directory = `${this.folder}/run/daemons`;
   readonly log = new Lines();
-  readonly client = new ConnectingClient();
-  readonly #processes: StorageDaemons[] = [];
+  readonly #processes = new Map<StorageDaemons, ConnectingClient>();
 
   constructor() {
     Deno.mkdirSync(this.images);
@@ -105,10 +114,17 @@ export class DaemonRig implements AsyncDisposable {
   /** The daemons of one process of ours. */
   daemons(options: Partial<StorageDaemonsOptions> = {}): StorageDaemons {
     const locks = new JournalFiles(`${this.folder}/run`);
-    const { directory, log: logger, client: vhost } = this;
+    const { directory, log: logger } = this;
+    const vhost = new ConnectingClient();
     const daemons = new StorageDaemons({ directory, locks, vhost, logger, ...options });
-    this.#processes.push(daemons);
+    this.#processes.set(daemons, vhost);
     return daemons;
+  }
+
+  /** The process of ours that has these daemons ends, and leaves its disks as they are. */
+  async end(daemons: StorageDaemons): Promise<void> {
+    this.#processes.get(daemons)!.disconnect();
+    await daemons[Symbol.asyncDispose]();
   }
 
   /** Makes an image and returns its path. */
@@ -141,7 +157,7 @@ export class DaemonRig implements AsyncDisposable {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    for (const daemons of this.#processes) await daemons[Symbol.asyncDispose]();
+    for (const daemons of this.#processes.keys()) await this.end(daemons);
     const last = this.daemons();
     for (const name of this.directories()) {
       try {

@@ -3,7 +3,7 @@
  * do wrong, each time with an error that says so.
  */
 
-import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { QmpConnection, QmpError, type QmpObject, QmpSilentError } from "../../../lib/storage/qemu/qmp.ts";
 
 const GREETING = `{"QMP": {"version": {}, "capabilities": []}}\r\n`;
@@ -24,7 +24,11 @@ class PretendedDaemon implements AsyncDisposable {
   }
 
   close(): void {
-    this.#connection?.close();
+    try {
+      this.#connection?.close();
+    } catch {
+      // its reader has closed it
+    }
     this.#connection = undefined;
   }
 
@@ -133,7 +137,9 @@ Deno.test("the end of the connection fails what is in flight, and everything lat
   using qmp = await QmpConnection.open(daemon.path, { name: NAME });
   const inFlight = assertRejects(() => qmp.execute("query-version"), QmpSilentError);
   daemon.close();
-  assertStringIncludes((await inFlight).message, "it ended the connection");
-  assertEquals(await qmp.closed, "it ended the connection");
-  await assertRejects(() => qmp.execute("query-version"), QmpSilentError, "it ended the connection");
+  // Linux resets a connection that is closed before everything was read.
+  const reason = await qmp.closed;
+  assertMatch(reason, /^(it ended the connection|the connection to it broke: Connection reset by peer.*)$/);
+  assertStringIncludes((await inFlight).message, reason);
+  await assertRejects(() => qmp.execute("query-version"), QmpSilentError, reason);
 });
