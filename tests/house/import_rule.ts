@@ -22,7 +22,7 @@ export interface Room {
 
 const BASE = ["seam", "log", "parts"];
 const PROTOCOL = [...BASE, "blkif", "xenbus"];
-const STORAGE = ["disk", "image", "engine", "pool", "qemu", "storage"];
+const STORAGE = ["disk", "image", "qemu", "engine", "pool", "storage"];
 const LIB = [...PROTOCOL, ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi"];
@@ -68,19 +68,19 @@ export const ROOMS: readonly Room[] = [
   { name: "guest", floor: 3, files: ["lib/guest/"], mayImport: PROTOCOL },
   { name: "disk", floor: 2, files: DISK, mayImport: BASE },
   { name: "image", floor: 3, files: ["lib/storage/image/"], mayImport: [...BASE, "disk"] },
+  { name: "qemu", floor: 4, files: ["lib/storage/qemu/"], mayImport: [...BASE, "disk", "image"] },
   {
     name: "engine",
     floor: 4,
     files: ["lib/storage/engine/", "lib/storage/pool/executor_module.ts"],
     mayImport: [...BASE, "disk", "image"],
   },
-  { name: "qemu", floor: 4, files: ["lib/storage/qemu/"], mayImport: [...BASE, "disk", "image"] },
   { name: "pool", floor: 5, files: ["lib/storage/pool/"], mayImport: [...BASE, "disk", "image", "engine"] },
   {
     name: "storage",
     floor: 6,
     files: ["lib/storage/*.ts"],
-    mayImport: [...BASE, "disk", "image", "engine", "pool", "qemu"],
+    mayImport: [...BASE, "disk", "image", "qemu", "engine", "pool"],
   },
   { name: "dataplane", floor: 7, files: ["lib/dataplane/"], mayImport: [...PROTOCOL, ...STORAGE] },
   {
