@@ -1,9 +1,8 @@
 /**
- * What a daemon is asked for to open and export one disk: the graph's objects and nodes with the options that follow
- * from how the disk is served (QEMU: qapi/block-core.json, qapi/block-export.json).
+ * What a daemon is asked for to open and export one disk: the graph's objects and nodes, and the export (QEMU:
+ * qapi/block-core.json, qapi/block-export.json).
  */
 
-import { XenblkError } from "../../errors.ts";
 import type { AllowedFile } from "./confinement.ts";
 import type { BlockNode } from "./graph.ts";
 import type { QmpObject } from "./qmp.ts";
@@ -13,10 +12,7 @@ import type { QemuRequest } from "./types.ts";
 /** The unit of I/O of every export: that of the blkif protocol. */
 const LOGICAL_BLOCK_BYTES = 512;
 
-/** Drivers that make system calls on a file or a device. */
-const FILE_DRIVERS = new Set(["file", "host_device"]);
-
-/** How these make them. */
+/** How the nodes of files make system calls. */
 export type AioMode = "io_uring" | "threads";
 
 /** One disk, in QEMU's terms. */
@@ -37,26 +33,9 @@ export interface DiskPlan {
   readonly files: readonly AllowedFile[];
 }
 
-/** The plan for a request. Throws {@linkcode XenblkError} (usage) for a use that the image's format does not allow. */
-export function planDisk(request: QemuRequest): DiskPlan {
-  const { graph, readOnly, cache = "writeback", name, owner, shared = false } = request;
-  const { secrets, credentials = [], top } = graph;
-  const driver = graph.nodes.find((node) => node["node-name"] === top)?.driver;
-  if (shared && !readOnly && driver !== "raw") {
-    throw new XenblkError(
-      `Cannot share ${name} among writers (mode w!): each would overwrite the metadata of ${driver}`,
-      {
-        kind: "usage",
-        remedy: "use a raw image, or mode w or r",
-      },
-    );
-  }
-  const common = {
-    discard: "unmap",
-    cache: { direct: cache === "none", "no-flush": cache === "unsafe" },
-    ...(shared && readOnly ? { "force-share": true } : {}),
-  };
-  const nodes = graph.nodes.map((node): BlockNode => ({ ...common, ...ownFile(node) }));
+/** The plan for a request. */
+export function planDisk({ graph, readOnly, cache, owner }: QemuRequest): DiskPlan {
+  const { nodes, files, secrets, credentials = [], top } = graph;
   const objects = [
     ...secrets.map(({ id, file }) => ({ "qom-type": "secret", id, file })),
     ...credentials.map(({ id, directory }) => ({
@@ -80,26 +59,14 @@ export function planDisk(request: QemuRequest): DiskPlan {
     readOnly,
     objects,
     objectIds: objects.map(({ id }) => id),
-    nodes: (aio) => nodes.map((node) => FILE_DRIVERS.has(node.driver) ? { aio, ...node } : node),
+    nodes: (aio) => nodes.map((node) => node.aio === "io_uring" ? { ...node, aio } : node),
     nodeNames: nodes.map((node) => node["node-name"]),
     exportId,
     export: (path, queues) => ({ ...exported, addr: { type: "unix", path }, "num-queues": queues }),
     files: [
-      ...graph.files,
+      ...files,
       ...secrets.map(({ file }) => ({ path: file, writable: false })),
       ...credentials.map(({ directory }) => ({ path: directory, writable: false })),
-      ...nodes.flatMap(serverSocket),
     ],
   };
-}
-
-/** QEMU's locks keep other processes from the file, or it is not opened: they also fence a daemon that died. */
-function ownFile(node: BlockNode): BlockNode {
-  return FILE_DRIVERS.has(node.driver) ? { locking: "on", ...node } : node;
-}
-
-/** The Unix socket of a server that a node connects to. */
-function serverSocket({ server }: BlockNode): AllowedFile[] {
-  const { type, path } = (server ?? {}) as QmpObject;
-  return type === "unix" && typeof path === "string" ? [{ path, writable: true }] : [];
 }

@@ -7,7 +7,7 @@ import { errorText } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
 import { formatSize } from "../../sizes.ts";
 import { SECTOR_BYTES } from "../../units.ts";
-import type { DiskAttachment, DiskProperties } from "../disk.ts";
+import type { DiskAttachment, DiskFile, DiskProperties } from "../disk.ts";
 import type { VhostDevice } from "../vhost.ts";
 import type { StorageDaemon } from "./daemon.ts";
 import type { DaemonDisk, DiskLoss, QemuRequest } from "./types.ts";
@@ -27,6 +27,7 @@ export interface DiskKeeper {
 export class QemuDisk implements DaemonDisk {
   lost: Promise<DiskLoss>;
   readonly lostBefore?: string;
+  readonly files: readonly DiskFile[];
   readonly #request: QemuRequest;
   readonly #keeper: DiskKeeper;
   readonly #device: VhostDevice;
@@ -41,6 +42,7 @@ export class QemuDisk implements DaemonDisk {
     lostBefore: string | undefined,
   ) {
     this.#request = request;
+    this.files = request.graph.files;
     this.#daemon = daemon;
     this.#device = device;
     this.#keeper = keeper;

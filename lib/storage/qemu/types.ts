@@ -20,16 +20,14 @@ export interface DiskOwner {
 export interface QemuRequest {
   /** What the daemon opens. */
   readonly graph: BlockGraph;
-  /** Opened and exported for reading only. */
+  /** Exported for reading only; as the graph has it. */
   readonly readOnly: boolean;
-  /** Default: `writeback`. */
+  /** As the graph has it. Default: `writeback`. */
   readonly cache?: CacheMode;
   /** For messages, with its noun: `image qcow2:/path`. */
   readonly name: string;
   /** Whose disk it is. */
   readonly owner: DiskOwner;
-  /** Others may write to the image at the same time (mode `w!`): it is opened without QEMU's lock. */
-  readonly shared?: boolean;
 }
 
 /** Why a disk cannot go on by itself. */

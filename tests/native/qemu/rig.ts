@@ -7,7 +7,7 @@ import { JournalFiles } from "../../../ffi/linux/journal_files.ts";
 import type { Logger } from "../../../lib/log.ts";
 import type { DiskProperties } from "../../../lib/storage/disk.ts";
 import { StorageDaemons, type StorageDaemonsOptions } from "../../../lib/storage/qemu/daemons.ts";
-import type { BlockGraph } from "../../../lib/storage/qemu/graph.ts";
+import { type BlockGraph, graphOf } from "../../../lib/storage/qemu/graph.ts";
 import type { DaemonRecord } from "../../../lib/storage/qemu/record.ts";
 import type { QemuRequest } from "../../../lib/storage/qemu/types.ts";
 import type { VhostClient, VhostDevice, VhostOptions } from "../../../lib/storage/vhost.ts";
@@ -168,16 +168,27 @@ export class DaemonRig implements AsyncDisposable {
     }
     await last.sweep(() => true);
     await last[Symbol.asyncDispose]();
+    await this.#reaped();
     Deno.removeSync(this.folder, { recursive: true });
+  }
+
+  /** All daemons that this process has started are its children, also those that a later process of ours has ended. */
+  async #reaped(): Promise<void> {
+    for (const line of this.log.all) {
+      const pid = / started QEMU .*process (\d+)$/.exec(line)?.[1];
+      if (pid === undefined) continue;
+      await until(`process ${pid} is reaped`, async () => await Deno.stat(`/proc/${pid}`).catch(() => true) === true);
+    }
   }
 }
 
 /** A qcow2 file without a backing file. */
 export function qcow2Graph(path: string, prefix: string, readOnly = false): BlockGraph {
-  const file = { "node-name": `${prefix}-file`, driver: "file", filename: path, "read-only": readOnly };
-  const top = `${prefix}-top`;
-  const format = { "node-name": top, driver: "qcow2", file: file["node-name"], "read-only": readOnly };
-  return { nodes: [file, format], top, files: [{ path, writable: !readOnly }], secrets: [] };
+  return graphOf({ driver: "qcow2", file: { driver: "file", filename: path } }, {
+    prefix,
+    label: `qcow2:${path}`,
+    readOnly,
+  });
 }
 
 /** Runs a command; its output. */
