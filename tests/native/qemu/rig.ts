@@ -101,14 +101,16 @@ export class ConnectingClient implements VhostClient {
 
 /** A run directory with images; its daemons are ended with it. */
 export class DaemonRig implements AsyncDisposable {
-  readonly folder = Deno.makeTempDirSync({ prefix: "xenblk-daemon-" });
-  readonly images = `${this.folder}/images`;
-  readonly directory = `${this.folder}/run/daemons`;
+  readonly images: string;
+  readonly directory: string;
   readonly log = new Lines();
   readonly #processes = new Map<StorageDaemons, ConnectingClient>();
 
-  constructor() {
-    Deno.mkdirSync(this.images);
+  /** In the folder of another process's rig, or in one of its own. */
+  constructor(readonly folder: string = Deno.makeTempDirSync({ prefix: "xenblk-daemon-" })) {
+    this.images = `${folder}/images`;
+    this.directory = `${folder}/run/daemons`;
+    Deno.mkdirSync(this.images, { recursive: true });
   }
 
   /** The daemons of one process of ours. */
