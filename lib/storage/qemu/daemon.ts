@@ -10,7 +10,7 @@ import { endsWithin } from "../../within.ts";
 import { basicEnvironment } from "./command.ts";
 import { type AllowedFile, type Confinement, placeFiles, startCommand, takeFiles } from "./confinement.ts";
 import { explainQmpError } from "./explain.ts";
-import { closeDisk, type Execute, exportDisk, openDisk, presentParts } from "./graph_steps.ts";
+import { closeDisk, type Execute, exportAnew, exportDisk, nodeSize, openDisk, presentParts } from "./graph_steps.ts";
 import type { AioMode, DiskPlan } from "./plan.ts";
 import type { DaemonProgram } from "./program.ts";
 import { hasEnded, identify, type ProcessIdentity, signal } from "./process.ts";
@@ -182,7 +182,7 @@ export class StorageDaemon implements Disposable {
   async fate(timeoutMs = DEATH_MS): Promise<string | undefined> {
     const known = this.#isOver || (this.#child !== undefined && await endsWithin(this.died, timeoutMs));
     if (!known && !await hasEnded(this.process, this.#child === undefined ? timeoutMs : 0)) return undefined;
-    if (this.#child === undefined) this.#over("its status is not known, as an earlier process started it");
+    if (this.#child === undefined) this.#over("its exit status is unknown, as an earlier process started it");
     this.#child?.ref();
     return await this.died;
   }
@@ -240,10 +240,22 @@ export class StorageDaemon implements Disposable {
   /** Changes the size of a disk's top node. Rejects with {@linkcode XenblkError}. */
   async resize(name: string, top: string, sizeBytes: number): Promise<void> {
     try {
-      await this.execute("block_resize", { "node-name": top, size: sizeBytes });
+      await this.#execute("block_resize", { "node-name": top, size: sizeBytes });
     } catch (error) {
       throw error instanceof QmpError ? explainQmpError(name, error) : error;
     }
+  }
+
+  /** The size of a node, in bytes. */
+  async sizeOf(node: string): Promise<number> {
+    return await nodeSize(this.#execute, node);
+  }
+
+  /** Exports a disk anew; its client loses its connection. Returns the socket's path. */
+  async exportAnew(device: string, plan: DiskPlan): Promise<string> {
+    const socket = this.directory.socket(device);
+    await exportAnew(this.#execute, plan.export(socket, this.#environment.queues));
+    return socket;
   }
 
   /** A request to the daemon. Rejects with {@linkcode QmpError}, or {@linkcode QmpSilentError}. */
@@ -354,11 +366,11 @@ export class StorageDaemon implements Disposable {
   #over(how: string): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    if (this.#left) return this.#death.resolve(`${this.name} ended: ${how}`);
+    if (this.#left) return this.#death.resolve(`${this.name} died: ${how}`);
     void this.#errors.look().then(() => {
-      const reason = `${this.name} ended: ${how}${this.#errors.last}`;
-      if (!this.#ending) this.#logger.error(reason);
-      this.#death.resolve(reason);
+      const why = `${how}${this.#errors.last}`;
+      if (!this.#ending) this.#logger.error(`process ${this.process.pid} died: ${why}`);
+      this.#death.resolve(`${this.name} died: ${why}`);
     });
   }
 
@@ -452,7 +464,7 @@ async function recordedFile({ path, writable }: AllowedFile): Promise<RecordedFi
 
 /** How a process ended, for people. */
 function statusText({ code, signal }: Deno.CommandStatus): string {
-  if (signal === null) return `with status ${code}`;
-  const memory = signal === "SIGKILL" ? ", by a person or, for lack of memory, by the kernel: see `dmesg`" : "";
-  return `by ${signal}${memory}`;
+  if (signal === null) return `it exited with status ${code}`;
+  const sender = signal === "SIGKILL" ? " by hand, or by the kernel for lack of memory (see `dmesg`)" : "";
+  return `it was ended with ${signal}${sender}`;
 }

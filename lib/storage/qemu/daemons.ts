@@ -17,8 +17,9 @@ import { type DiskPlan, planDisk } from "./plan.ts";
 import { isAlive } from "./process.ts";
 import { type DaemonProgram, findProgram } from "./program.ts";
 import { QmpSilentError } from "./qmp.ts";
-import { QemuDisk } from "./qemu_disk.ts";
+import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
 import { type DaemonRecord, directoryName, guestOfDirectory, RunDirectory } from "./record.ts";
+import { daemonNames } from "./survey.ts";
 import type { DaemonDisk, DiskOwner, ImageDaemons, QemuRequest } from "./types.ts";
 
 /** Virtqueues of an export: rings of a device, and those of its last connection that still close. */
@@ -115,7 +116,7 @@ export class StorageDaemons implements ImageDaemons {
 
   async sweep(isGone: (device: string) => boolean): Promise<string[]> {
     const swept: string[] = [];
-    for (const name of await this.#names()) {
+    for (const name of await daemonNames(this.#options.directory)) {
       if (this.#held.has(name)) continue; // its disks are removed by those who opened them
       try {
         const done = await this.#inTurn(guestOfDirectory(name)!, () => this.#sweepOne(name, isGone));
@@ -150,7 +151,7 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   /** What a disk asks for later. */
-  #keeper(request: QemuRequest, plan: DiskPlan): ConstructorParameters<typeof QemuDisk>[3] {
+  #keeper(request: QemuRequest, plan: DiskPlan): DiskKeeper {
     const { name, owner } = request;
     return {
       logger: this.#logger,
@@ -160,6 +161,11 @@ export class StorageDaemons implements ImageDaemons {
           await this.#release(owner);
         }),
       settle: async () => await this.#inTurn(owner.guest, () => this.#settle(owner)),
+      exportAnew: async () =>
+        await this.#inTurn(owner.guest, async () => {
+          const held = this.#holderOf(owner) ?? fail(new XenblkError(`Cannot export ${name}: its daemon is not here`));
+          return await held.daemon.exportAnew(owner.device, plan);
+        }),
       reopen: async () =>
         await this.#inTurn(owner.guest, async () => {
           const { daemon } = await this.#daemonFor(owner, plan.files);
@@ -180,7 +186,7 @@ export class StorageDaemons implements ImageDaemons {
     const { guest, device } = owner;
     const known = this.#holderOf(owner);
     if (known !== undefined) return await this.#running(known, owner, files);
-    for (const name of await this.#names()) {
+    for (const name of await daemonNames(this.#options.directory)) {
       if (guestOfDirectory(name) !== guest || this.#held.has(name)) continue;
       const record = await this.#directory(name).read();
       if (record === undefined || !mentions(record, device) || isOtherGuest(record, owner)) continue;
@@ -321,18 +327,6 @@ export class StorageDaemons implements ImageDaemons {
 
   #loggerOf(guest: number): Logger {
     return labelled(this.#limiter.forGuest(guest as DomId), `storage daemon of domain ${guest}`);
-  }
-
-  async #names(): Promise<string[]> {
-    const names: string[] = [];
-    try {
-      for await (const { name } of Deno.readDir(this.#options.directory)) {
-        if (guestOfDirectory(name) !== undefined) names.push(name);
-      }
-    } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
-    }
-    return names.sort();
   }
 }
 

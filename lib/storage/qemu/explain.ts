@@ -23,6 +23,7 @@ const REMEDIES: readonly (readonly [RegExp, string])[] = [
   ],
   [/O_DIRECT|[Dd]irect I\/O/, "use cache mode writeback: its file system has no direct I/O"],
   [/key-secret|Invalid password|[Cc]annot unlock|Parameter 'key/, "name the file that holds the right passphrase"],
+  [/multiple of|[Ss]hrink|must be/, "name a size that is larger and a multiple of 512 bytes"],
   [/No space left|Disk quota/, "free space where the image is"],
   [/corrupt|Refusing/, "check it with `qemu-img check FILE`, with a copy of it in reserve"],
   [/Connection refused|timed out|No route|Name or service|Failed to connect|resolve/, "check the server that has it"],

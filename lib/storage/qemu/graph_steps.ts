@@ -34,6 +34,22 @@ export async function exportDisk(execute: Execute, options: QmpObject): Promise<
   await execute("block-export-add", options);
 }
 
+/**
+ * Exports the disk's top node anew, for an export that does not notice what has changed. Its client loses its connection;
+ * the images stay open.
+ */
+export async function exportAnew(execute: Execute, options: QmpObject): Promise<void> {
+  await endExport(execute, `${options.id}`);
+  await exportDisk(execute, options);
+}
+
+/** The size of a node, in bytes. */
+export async function nodeSize(execute: Execute, name: string): Promise<number> {
+  const nodes = await execute("query-named-block-nodes", { flat: true }) as readonly QmpObject[];
+  const node = nodes.find((each) => each["node-name"] === name);
+  return Number((node?.image as QmpObject | undefined)?.["virtual-size"]);
+}
+
 /** Which parts of a disk are there. */
 export async function presentParts(
   execute: Execute,

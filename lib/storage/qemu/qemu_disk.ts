@@ -18,6 +18,8 @@ export interface DiskKeeper {
   release(): Promise<void>;
   /** The disk, opened and exported by a daemon that runs: where, and by which. Rejects with XenblkError. */
   reopen(): Promise<{ readonly daemon: StorageDaemon; readonly socket: string }>;
+  /** Exports the disk anew, where its daemon has it open; the socket's path. Rejects with XenblkError. */
+  exportAnew(): Promise<string>;
   /** Answered writes of the disk were replayed. */
   settle(): Promise<void>;
   readonly logger: Logger;
@@ -32,6 +34,8 @@ export class QemuDisk implements DaemonDisk {
   readonly #keeper: DiskKeeper;
   readonly #device: VhostDevice;
   #daemon: StorageDaemon;
+  /** Set while the connection ends because the export is made anew. */
+  #renewal: Promise<void> | undefined;
   #closed: Promise<void> | undefined;
 
   constructor(
@@ -69,7 +73,11 @@ export class QemuDisk implements DaemonDisk {
   }
 
   async grow(): Promise<void> {
+    const sizeBytes = await this.#daemon.sizeOf(this.#request.graph.top);
     await this.#device.refresh();
+    const sectors = Math.floor(sizeBytes / SECTOR_BYTES);
+    // The exports of QEMU before 8.1 keep the size that they began with.
+    if (this.#device.properties.sectors !== sectors) await (this.#renewal = this.#renewExport());
   }
 
   async resizeTo(sizeBytes: number): Promise<void> {
@@ -103,10 +111,27 @@ export class QemuDisk implements DaemonDisk {
     }
   }
 
+  /** Operations in flight wait, and are carried out again. */
+  async #renewExport(): Promise<void> {
+    const socket = await this.#keeper.exportAnew();
+    await this.#device.lost;
+    await this.#device.reconnect(socket);
+  }
+
   async #watch(daemon: StorageDaemon): Promise<DiskLoss> {
     const reason = await Promise.race([this.#device.lost, daemon.died]);
     const death = await daemon.fate();
-    if (death === undefined) return { reason: `the connection to ${daemon.name} ended: ${reason}`, writesLost: false };
-    return { reason: death, writesLost: !daemon.endedWell && !this.properties.readOnly };
+    const writesLost = death !== undefined && !daemon.endedWell && !this.properties.readOnly;
+    if (death !== undefined) return { reason: death, writesLost };
+    const renewal = this.#renewal;
+    this.#renewal = undefined;
+    try {
+      await renewal;
+    } catch (error) {
+      return { reason: errorText(error), writesLost };
+    }
+    return renewal === undefined
+      ? { reason: `the connection to ${daemon.name} ended: ${reason}`, writesLost }
+      : await this.#watch(daemon);
   }
 }

@@ -17,8 +17,8 @@ daemonTest("a killed daemon is noticed, and its disks know that answered writes 
   const loss = await one.lost;
   assertEquals(
     loss.reason,
-    `the storage daemon of domain 5 (process ${pid}) ended: by SIGKILL, by a person or, for lack of memory, by the ` +
-      "kernel: see `dmesg`: its last words",
+    `the storage daemon of domain 5 (process ${pid}) died: it was ended with SIGKILL by hand, or by the kernel for lack ` +
+      "of memory (see `dmesg`): its last words",
   );
   assertEquals([loss.writesLost, (await two.lost).writesLost], [true, false]);
   await rig.log.line(/^error storage daemon of domain 5: .*its last words/);

@@ -5,6 +5,8 @@
 
 import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { XenblkError } from "../../../lib/errors.ts";
+import { PROGRAM_VARIABLE } from "../../../lib/storage/qemu/program.ts";
+import { surveyDaemons } from "../../../lib/storage/qemu/survey.ts";
 import { command, DaemonRig, daemonTest, runs, until } from "./rig.ts";
 
 daemonTest("the disks of a guest share a daemon, which ends with the last of them", async () => {
@@ -171,4 +173,45 @@ daemonTest("an image in use elsewhere, or not there, is an error with a remedy, 
     /^Cannot open image .*none\.qcow2: node d51728-1-file: Could not open .*No such file.*; check the path/,
   );
   assertEquals(rig.directories(), ["5"]);
+});
+
+daemonTest(
+  "a survey tells a daemon that runs from one whose program was replaced, and from one that died",
+  async () => {
+    await using rig = new DaemonRig();
+    const program = `${rig.folder}/bin/qemu-storage-daemon`;
+    Deno.mkdirSync(`${rig.folder}/bin`);
+    Deno.copyFileSync("/usr/bin/qemu-storage-daemon", program);
+    Deno.chmodSync(program, 0o755);
+    const daemons = rig.daemons({ variable: (name) => name === PROGRAM_VARIABLE ? program : undefined });
+    await using disk = await daemons.open(rig.request(await rig.image("one.qcow2")));
+    const { pid } = rig.record().process;
+    const seen = async (): Promise<unknown[]> =>
+      (await surveyDaemons(rig.directory)).map((
+        { guest, pid, alive, upgraded, disks },
+      ) => [guest, pid, alive, upgraded, disks]);
+    assertEquals(await seen(), [[5, pid, true, false, ["vbd3/5/51712"]]]);
+    Deno.removeSync(program);
+    assertEquals(await seen(), [[5, pid, true, true, ["vbd3/5/51712"]]]);
+    Deno.kill(pid, "SIGKILL");
+    await disk.lost;
+    assertEquals(await seen(), [[5, pid, false, false, ["vbd3/5/51712"]]]);
+  },
+);
+
+daemonTest("a disk grows in its daemon, which goes on with its image open, and its loss is still noticed", async () => {
+  await using rig = new DaemonRig();
+  const path = await rig.image("one.qcow2", "64M");
+  await using disk = await rig.daemons().open(rig.request(path));
+  const { pid } = rig.record().process;
+  await disk.resizeTo(128 << 20);
+  assertEquals(JSON.parse(await command("qemu-img", "info", "-U", "--output=json", path))["virtual-size"], 128 << 20);
+  assertEquals(rig.record().process.pid, pid);
+  const error = await assertRejects(() => disk.resizeTo(1000), XenblkError);
+  assertMatch(
+    error.line,
+    /^Cannot resize image .*: node d51712-0-qcow2: .* multiple of 512; name a size that is larger/,
+  );
+  Deno.kill(pid, "SIGKILL");
+  assertStringIncludes((await disk.lost).reason, `(process ${pid}) died`);
 });
