@@ -8,7 +8,11 @@ import { errorText, EXIT_STATUS, XenblkError } from "../../errors.ts";
 import type { NativePlatform } from "../../host_platform.ts";
 import type { DomId, Refusal } from "../../hypervisor.ts";
 import * as checks from "./checks.ts";
+import { checkDaemons, checkProgram } from "./daemons.ts";
 import { checkJournals, checkLimits, type JournalOwner } from "./journals.ts";
+import { journalDirectory } from "../../journal_directory.ts";
+import { findProgram } from "../../storage/qemu/program.ts";
+import { daemonsDirectory, surveyDaemons } from "../../storage/qemu/survey.ts";
 import { listAddresses, listDevices } from "../../toolstack/list.ts";
 import { backendPath } from "../../xenbus/paths.ts";
 import { flag } from "../options.ts";
@@ -47,6 +51,7 @@ async function examine(host: Host, machine: checks.Machine): Promise<checks.Find
     ...tryParts(platform),
     ...waitingDisks(platform),
     ...checkJournals(machine, goneDevices(platform)),
+    ...await storageDaemons(machine, goneDevices(platform)),
     checks.checkIoUring(uringRefusal(platform)),
     ...checkLimits(machine),
   ];
@@ -71,6 +76,25 @@ function goneDevices(platform: NativePlatform): ((device: JournalOwner) => boole
     return ({ kind, domain, vdev }) => !known.has(`${backends}/${kind}/${domain}/${vdev}`);
   } catch {
     return undefined; // the rows about xenstored report the reason
+  }
+}
+
+/** The program of storage daemons, and those that run. */
+async function storageDaemons(
+  machine: checks.Machine,
+  isGone: ReturnType<typeof goneDevices>,
+): Promise<checks.Finding[]> {
+  const program = checkProgram(await findProgram((name) => machine.environment(name)).catch((error) => error));
+  const directory = daemonsDirectory(journalDirectory((name) => machine.environment(name)));
+  try {
+    const daemons = await surveyDaemons(directory);
+    const isDeviceGone = isGone && ((label: string): boolean => {
+      const [kind, domain, vdev] = label.split("/");
+      return isGone({ kind: kind!, domain: Number(domain), vdev: Number(vdev) });
+    });
+    return [program, ...checkDaemons(daemons, isDeviceGone)];
+  } catch {
+    return [program]; // the row about journals reports a directory that cannot be read
   }
 }
 

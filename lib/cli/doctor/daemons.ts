@@ -1,0 +1,60 @@
+/**
+ * The checks of `doctor` on storage daemons: the program is there, and none of those that run needs attention. They
+ * return rows, as in checks.ts.
+ */
+
+import { errorText, XenblkError } from "../../errors.ts";
+import type { DaemonProgram } from "../../storage/qemu/program.ts";
+import type { DaemonSeen } from "../../storage/qemu/survey.ts";
+import type { Finding } from "./checks.ts";
+
+/** The storage daemon's program can be used; without it only raw images can be. `program`: found, or why not. */
+export function checkProgram(program: DaemonProgram | Error): Finding {
+  const check = "qemu-storage-daemon";
+  if (!(program instanceof Error)) return { check, standing: "ok", detail: `${program.version}, ${program.path}` };
+  const remedy = program instanceof XenblkError ? program.remedy : undefined;
+  const detail = `raw images only: ${program instanceof XenblkError ? program.message : errorText(program)}`;
+  return { check, standing: "warn", detail, fix: remedy ?? "run deno with --allow-run, --allow-read and --allow-env" };
+}
+
+/**
+ * No daemon serves a removed device, died, or runs a program that was replaced. `isGone` judges a device by its label;
+ * absent if that is unknown.
+ */
+export function checkDaemons(daemons: readonly DaemonSeen[], isGone?: (device: string) => boolean): Finding[] {
+  const check = "storage daemons";
+  const warn = (detail: string, fix: string): Finding => ({ check, standing: "warn", detail, fix });
+  const rows = daemons.flatMap((daemon): Finding[] => {
+    const { guest, pid, alive, upgraded, rooted, disks } = daemon;
+    const name = `process ${pid} of domain ${guest}`;
+    const gone = isGone === undefined ? [] : disks.filter(isGone);
+    if (gone.length > 0 || disks.length === 0) {
+      const what = alive ? "serves" : "died, and has left files of";
+      const whom = gone.join(", ") || "no disk";
+      return [
+        warn(
+          `${name} ${what} ${whom}${gone.length > 0 ? ", removed since" : ""}`,
+          "xenblk serve ends it when it starts",
+        ),
+      ];
+    }
+    if (!alive) {
+      const fix = "start xenblk serve: it serves the disk anew, and refuses writes if it may have lost some";
+      return [warn(`${name} died; it served ${disks.join(", ")}`, fix)];
+    }
+    const found: Finding[] = [];
+    if (upgraded) {
+      const fix =
+        "none is needed; to use the new one, detach the guest's disks and attach them again, or restart the guest";
+      found.push(warn(`${name} runs QEMU ${daemon.qemu}, and its package was upgraded since`, fix));
+    }
+    if (!rooted) {
+      const fix = "let xenblk use mount namespaces (CAP_SYS_ADMIN and CAP_SYS_CHROOT), then attach the disks again";
+      found.push(warn(`${name} can open files beside its disks`, fix));
+    }
+    return found;
+  });
+  if (rows.length > 0) return rows;
+  const number = daemons.length === 0 ? "none runs" : `${daemons.length} run`;
+  return [{ check, standing: "ok", detail: number }];
+}

@@ -1,0 +1,224 @@
+/**
+ * How a storage daemon is started: in a session and, where systemd runs, a scope of its own, so that the end of this
+ * process or of its unit does not end it; and with as little as it can work with. As root it gets a mount namespace and a
+ * root directory that hold its own disks' files and QEMU's program, no capability but CAP_DAC_OVERRIDE (images belong to
+ * other users), and no new privileges. All of that is done by util-linux and coreutils, which every host has. Files are
+ * added to a running daemon's root, or taken out of it, in its namespace; the host's mounts stay as they are, and the
+ * kernel removes the namespace with the daemon.
+ */
+
+import { lookWithin } from "../../path_lookup.ts";
+import { runWithin } from "./command.ts";
+import type { DaemonProgram } from "./program.ts";
+import type { ProcessIdentity } from "./process.ts";
+import type { RunDirectory } from "./record.ts";
+
+/** How long a probe may take. */
+const PROBE_MS = 10_000;
+/** How long a file's storage may take to let the file be put into a daemon's root. */
+const PLACE_MS = 10_000;
+
+/** What systemd's own sd_booted(3) looks at. */
+const SYSTEMD = "/run/systemd/system";
+/** Units of guests: at the host's shutdown they stop before their disks. */
+const GUESTS = ["xendomains.service", "libvirt-guests.service"];
+
+/**
+ * Puts files into the root: `place ro|rw PATH`. What is not there is left to QEMU to report. The root's own `usr` tells
+ * the daemon's namespace from all others.
+ */
+const PLACE = `
+place() {
+  [ -e "$2" ] || return 0
+  if [ -d "$2" ]; then mkdir -p "$root$2"; else
+    dir=\${2%/*}; mkdir -p "$root$dir"; [ -e "$root$2" ] || : > "$root$2"
+  fi
+  mount --bind -o "$1" "$2" "$root$2"
+}
+`;
+
+/** Arguments: the root, then `ro|rw PATH` for each file, `--`, and the command. */
+const ENTER_ROOT = `set -eu
+root=$1; shift
+mount -t tmpfs -o mode=755,size=4m,nosuid,noexec xenblk "$root"
+${PLACE}
+for link in /bin /sbin /lib /lib32 /lib64; do
+  if [ -L "$link" ]; then ln -s "$(readlink "$link")" "$root$link"; else place ro "$link"; fi
+done
+while [ "$1" != -- ]; do place "$1" "$2"; shift 2; done
+shift
+exec chroot "$root" "$@"
+`;
+
+/** Arguments as above, without a command; in the daemon's namespace. */
+const ADD_FILES = `set -eu
+root=$1; shift
+[ -d "$root/usr" ] || { echo "its root is gone" >&2; exit 1; }
+${PLACE}
+while [ $# -gt 0 ]; do place "$1" "$2"; shift 2; done
+`;
+
+/** Arguments: the root, then paths. */
+const TAKE_FILES = `set -eu
+root=$1; shift
+[ -d "$root/usr" ] || exit 0
+for path; do
+  while mountpoint -q "$root$path"; do umount "$root$path"; done
+done
+`;
+
+/** What QEMU needs beside its disks: its program and libraries, names of hosts, certificates. All is readable to all. */
+const SYSTEM_FILES = [
+  "/usr",
+  ...[
+    "ld.so.cache",
+    "host.conf",
+    "hosts",
+    "gai.conf",
+    "localtime",
+    "nsswitch.conf",
+    "passwd",
+    "resolv.conf",
+    "services",
+  ]
+    .map((name) => `/etc/${name}`),
+  "/etc/ssl/certs",
+];
+const SYSTEM_DEVICES = ["/dev/null", "/dev/zero", "/dev/random", "/dev/urandom"];
+
+/** What a daemon may open. */
+export interface AllowedFile {
+  /** Absolute. */
+  readonly path: string;
+  readonly writable: boolean;
+}
+
+/** What this host allows, as {@linkcode probeConfinement} found it. */
+export interface Confinement {
+  /** systemd runs, and gives a daemon a scope of its own. */
+  readonly scope: boolean;
+  /** A daemon gets a root of its own. */
+  readonly rooted: boolean;
+  /** This process is root. */
+  readonly privileged: boolean;
+  /** What is missing, and why: for the log. */
+  readonly lacks: readonly string[];
+}
+
+/** Finds out, by trying, what this host allows. Never rejects. `folder` is an empty directory. */
+export async function probeConfinement(program: DaemonProgram, folder: string): Promise<Confinement> {
+  const lacks: string[] = [];
+  const privileged = Deno.uid() === 0;
+  let scope = false;
+  if (privileged && await isThere(SYSTEMD)) {
+    const { success, reason } = await runWithin("systemd-run", [...scopeArguments("probe"), "true"], PROBE_MS);
+    scope = success;
+    if (!success) lacks.push(`no scope of its own, so it ends with this service: systemd-run: ${reason}`);
+  }
+  const [command, ...args] = rootedCommand(program, folder, [], [program.path, "--version"]);
+  const { success, reason } = privileged
+    ? await runWithin(command!, args, PROBE_MS)
+    : { success: false, reason: "only root can make it" };
+  if (!success) lacks.push(`no root directory of its own, so it can open every file that this user can: ${reason}`);
+  return { scope, rooted: success, privileged, lacks };
+}
+
+/**
+ * The command that starts the daemon, with its standard error appended to the run directory's file. `files` are those of
+ * its first disk.
+ */
+export function startCommand(
+  program: DaemonProgram,
+  { scope, rooted, privileged }: Confinement,
+  directory: RunDirectory,
+  args: readonly string[],
+  files: readonly AllowedFile[],
+): string[] {
+  const daemon = [program.path, ...args];
+  const confined = rooted
+    ? rootedCommand(program, directory.root, [{ path: directory.sockets, writable: true }, ...files], daemon)
+    : plainCommand(privileged, daemon);
+  const scoped = scope ? ["systemd-run", ...scopeArguments(directory.name), ...confined] : confined;
+  return ["sh", "-c", 'exec 2>> "$0"; exec "$@"', directory.errors, ...scoped];
+}
+
+/** Puts files into a running daemon's root. The reason why they could not be; undefined: they are there. */
+export async function placeFiles(
+  process: ProcessIdentity,
+  root: string,
+  files: readonly AllowedFile[],
+): Promise<string | undefined> {
+  return await inNamespace(process, ADD_FILES, root, files.flatMap(placed));
+}
+
+/** Takes files out of a running daemon's root. The reason why they could not be. */
+export async function takeFiles(
+  process: ProcessIdentity,
+  root: string,
+  paths: readonly string[],
+): Promise<string | undefined> {
+  return await inNamespace(process, TAKE_FILES, root, paths);
+}
+
+async function inNamespace(
+  { pid }: ProcessIdentity,
+  script: string,
+  root: string,
+  args: readonly string[],
+): Promise<string | undefined> {
+  if (args.length === 0) return undefined;
+  const command = ["--target", `${pid}`, "--mount", "--", "sh", "-c", script, "xenblk", root, ...args];
+  const { success, reason } = await runWithin("nsenter", command, PLACE_MS);
+  return success ? undefined : reason;
+}
+
+function rootedCommand(
+  program: DaemonProgram,
+  root: string,
+  files: readonly AllowedFile[],
+  daemon: readonly string[],
+): string[] {
+  const system = [...SYSTEM_FILES, ...programFolder(program.path)].map((path) => ({ path, writable: false }));
+  const devices = SYSTEM_DEVICES.map((path) => ({ path, writable: true }));
+  const all = [...system, ...devices, ...files].flatMap(placed);
+  const enter = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", ENTER_ROOT, "xenblk", root, ...all, "--"];
+  return [...enter, ...plainCommand(true, daemon)];
+}
+
+/** Without a root of its own. */
+function plainCommand(privileged: boolean, daemon: readonly string[]): string[] {
+  const keep = "-all,+dac_override";
+  const drop = privileged ? [`--inh-caps=-all`, `--ambient-caps=-all`, `--bounding-set=${keep}`] : [];
+  return ["setpriv", "--no-new-privs", ...drop, ...daemon];
+}
+
+/** Where a QEMU of another prefix lies. */
+function programFolder(path: string): string[] {
+  return path.startsWith("/usr/") ? [] : [path.slice(0, path.lastIndexOf("/"))];
+}
+
+function placed({ path, writable }: AllowedFile): [string, string] {
+  return [writable ? "rw" : "ro", path];
+}
+
+function scopeArguments(name: string): string[] {
+  const suffix = crypto.getRandomValues(new Uint32Array(1))[0]!.toString(16);
+  return [
+    "--scope",
+    "--quiet",
+    "--collect",
+    `--unit=xenblk-daemon-${name}-${suffix}`,
+    "--description=Storage daemon of xenblk",
+    ...GUESTS.map((unit) => `--property=Before=${unit}`),
+    "--",
+  ];
+}
+
+async function isThere(path: string): Promise<boolean> {
+  try {
+    await lookWithin(path, () => Deno.stat(path));
+    return true;
+  } catch {
+    return false;
+  }
+}

@@ -1,0 +1,470 @@
+/**
+ * One storage daemon: started or found again, asked to open and export disks, watched, and ended. The methods that
+ * change its disks are called one at a time.
+ */
+
+import { errorText, XenblkError } from "../../errors.ts";
+import type { Logger } from "../../log.ts";
+import { lookWithin } from "../../path_lookup.ts";
+import { endsWithin } from "../../within.ts";
+import { basicEnvironment } from "./command.ts";
+import { type AllowedFile, type Confinement, placeFiles, startCommand, takeFiles } from "./confinement.ts";
+import { explainQmpError } from "./explain.ts";
+import { closeDisk, type Execute, exportAnew, exportDisk, nodeSize, openDisk, presentParts } from "./graph_steps.ts";
+import type { AioMode, DiskPlan } from "./plan.ts";
+import type { DaemonProgram } from "./program.ts";
+import { hasEnded, identify, type ProcessIdentity, signal } from "./process.ts";
+import { QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
+import type { DaemonRecord, DiskRecord, LostDisk, RecordedFile, RunDirectory } from "./record.ts";
+import { DaemonErrors } from "./stderr.ts";
+
+/** How long a daemon may take to start. */
+const START_MS = 10_000;
+const START_LOOK_MS = 5;
+/** How long a daemon may take to answer that it will end; and to end: when asked, by SIGTERM, and by SIGKILL. */
+const QUIT_ANSWER_MS = 2_000;
+const QUIT_MS = 5_000;
+const TERMINATE_MS = 2_000;
+const KILL_MS = 2_000;
+/** How soon after its connection the process of a daemon that died is gone. */
+const DEATH_MS = 1_000;
+
+/** What daemons of this process have in common. */
+export interface DaemonEnvironment {
+  /** Virtqueues of each export. */
+  readonly queues: number;
+  /** How the drivers make system calls; the first refusal changes it for all. */
+  aio: AioMode;
+  /** Limits for tests. */
+  readonly startMs?: number;
+  readonly requestMs?: number;
+}
+
+/** A daemon that is about to be started. */
+export interface DaemonStart {
+  readonly program: DaemonProgram;
+  readonly confinement: Confinement;
+  readonly guest: number;
+  readonly uuid?: string;
+  /** What the first disk opens. */
+  readonly files: readonly AllowedFile[];
+  /** Disks that an earlier daemon lost. */
+  readonly lost: Readonly<Record<string, LostDisk>>;
+}
+
+/** A running daemon, or one that ended. */
+export class StorageDaemon implements Disposable {
+  /** Resolves, never rejects, with the reason when the process ends. */
+  readonly died: Promise<string>;
+  readonly directory: RunDirectory;
+  readonly #environment: DaemonEnvironment;
+  readonly #logger: Logger;
+  readonly #errors: DaemonErrors;
+  readonly #death = Promise.withResolvers<string>();
+  #record: DaemonRecord;
+  #qmp: QmpConnection | undefined;
+  #opening: Promise<QmpConnection> | undefined;
+  #isOver = false;
+  #endedWell = false;
+  #ending = false;
+  /** Nobody here watches it any more. */
+  #left = false;
+  readonly #execute: Execute = async (command, args, timeoutMs) =>
+    await (await this.#monitor(timeoutMs)).execute(command, args, timeoutMs);
+  /** Of a child of this process. */
+  #child: Deno.ChildProcess | undefined;
+
+  private constructor(environment: DaemonEnvironment, directory: RunDirectory, logger: Logger, record: DaemonRecord) {
+    this.#environment = environment;
+    this.directory = directory;
+    this.#logger = logger;
+    this.#errors = new DaemonErrors(directory.errors, logger);
+    this.#record = record;
+    this.died = this.#death.promise;
+  }
+
+  /** Starts a daemon without disks. Rejects with {@linkcode XenblkError}; then none runs. */
+  static async start(
+    environment: DaemonEnvironment,
+    directory: RunDirectory,
+    logger: Logger,
+    { program, confinement, guest, uuid, files, lost }: DaemonStart,
+  ): Promise<StorageDaemon> {
+    await directory.prepare();
+    const [command, ...args] = startCommand(program, confinement, directory, daemonArguments(directory), files);
+    const child = new Deno.Command(command!, {
+      args,
+      stdin: "null",
+      stdout: "null",
+      stderr: "null",
+      detached: true,
+      clearEnv: true,
+      env: basicEnvironment(),
+    }).spawn();
+    child.unref();
+    const process = await identify(child.pid) ?? { pid: child.pid, startTime: "", bootId: "" };
+    const record: DaemonRecord = {
+      version: 1,
+      guest,
+      ...(uuid === undefined ? {} : { uuid }),
+      process,
+      qemu: program.version,
+      rooted: confinement.rooted,
+      disks: {},
+      lost,
+    };
+    const daemon = new StorageDaemon(environment, directory, logger, record);
+    daemon.#child = child;
+    try {
+      await directory.write(record);
+      await daemon.#connectAtStart(child.status);
+    } catch (error) {
+      daemon.#ending = true;
+      daemon[Symbol.dispose]();
+      await signal(process, "SIGKILL");
+      await hasEnded(process, KILL_MS);
+      throw error;
+    }
+    void child.status.then((status) => {
+      daemon.#endedWell = status.success;
+      daemon.#over(statusText(status));
+    });
+    logger.info(`started QEMU ${program.version}, process ${process.pid}`);
+    return daemon;
+  }
+
+  /**
+   * Finds a running daemon again. Rejects with {@linkcode QmpSilentError} if it does not answer; it is not touched then.
+   */
+  static async adopt(
+    environment: DaemonEnvironment,
+    directory: RunDirectory,
+    logger: Logger,
+    record: DaemonRecord,
+  ): Promise<StorageDaemon> {
+    const daemon = StorageDaemon.recorded(environment, directory, logger, record);
+    await daemon.#monitor();
+    logger.info(`found again: QEMU ${record.qemu}, process ${record.process.pid}`);
+    return daemon;
+  }
+
+  /** A running daemon that is not connected to yet. */
+  static recorded(
+    environment: DaemonEnvironment,
+    directory: RunDirectory,
+    logger: Logger,
+    record: DaemonRecord,
+  ): StorageDaemon {
+    return new StorageDaemon(environment, directory, logger, record);
+  }
+
+  /** Its process. */
+  get process(): ProcessIdentity {
+    return this.#record.process;
+  }
+
+  /** It ended as it does when asked: it closed its images, and lost nothing. */
+  get endedWell(): boolean {
+    return this.#endedWell;
+  }
+
+  /** What a later process will find. */
+  get record(): DaemonRecord {
+    return this.#record;
+  }
+
+  /** For messages. */
+  get name(): string {
+    return daemonName(this.#record);
+  }
+
+  /** The reason of its end, if its process ends within the time; undefined: it runs. */
+  async fate(timeoutMs = DEATH_MS): Promise<string | undefined> {
+    const known = this.#isOver || (this.#child !== undefined && await endsWithin(this.died, timeoutMs));
+    if (!known && !await hasEnded(this.process, this.#child === undefined ? timeoutMs : 0)) return undefined;
+    if (this.#child === undefined) this.#over("its exit status is unknown, as an earlier process started it");
+    this.#child?.ref();
+    return await this.died;
+  }
+
+  /**
+   * Opens and exports a disk, or takes over one that an earlier process left here. Returns the socket's path. Rejects
+   * with {@linkcode XenblkError}; then the disk is not here, unless the daemon does not answer.
+   */
+  async add(device: string, name: string, plan: DiskPlan): Promise<string> {
+    const socket = this.directory.socket(device);
+    const known = this.#record.disks[device];
+    if (known?.exported && known.plan === plan.identity && await this.#takeOver(known, plan, socket)) return socket;
+    if (known !== undefined) await this.remove(device);
+    await this.#place(name, plan.files);
+    const files = await Promise.all(plan.files.map(recordedFile));
+    const { identity, exportId, nodeNames: nodes, objectIds: objects } = plan;
+    const { readOnly } = plan;
+    const disk = { name, plan: identity, readOnly, exportId, nodes, objects, files };
+    await this.#write(withDisk(this.#record, device, { ...disk, exported: false }));
+    try {
+      await this.#open(name, plan);
+      await exportDisk(this.#execute, plan.export(socket, this.#environment.queues));
+      await this.#write(withDisk(this.#record, device, { ...disk, exported: true }));
+    } catch (error) {
+      // One that does not answer keeps it in its record, for the next attempt.
+      if (!(error instanceof QmpSilentError)) await this.remove(device).catch((also) => this.#warn(also));
+      throw error instanceof QmpError ? explainQmpError(name, error) : error;
+    }
+    return socket;
+  }
+
+  /** Removes a disk, if it is here. Rejects with {@linkcode XenblkError} if it cannot be; then it stays in the record. */
+  async remove(device: string): Promise<void> {
+    const disk = this.#record.disks[device];
+    if (disk !== undefined && await this.fate(0) === undefined) {
+      await closeDisk(this.#execute, disk);
+      await this.#take(disk);
+    }
+    const { [device]: _disk, ...disks } = this.#record.disks;
+    await this.#write({ ...this.#record, disks });
+  }
+
+  /** Why writes of the disk may be lost, if an earlier daemon of it died unseen. */
+  lostBefore(device: string, plan: DiskPlan): string | undefined {
+    const lost = this.#record.lost[device];
+    return lost?.plan === plan.identity ? lost.reason : undefined;
+  }
+
+  /** What an earlier daemon lost of the disk has been seen to. */
+  async settle(device: string): Promise<void> {
+    const { [device]: _lost, ...lost } = this.#record.lost;
+    await this.#write({ ...this.#record, lost });
+  }
+
+  /** Changes the size of a disk's top node. Rejects with {@linkcode XenblkError}. */
+  async resize(name: string, top: string, sizeBytes: number): Promise<void> {
+    try {
+      await this.#execute("block_resize", { "node-name": top, size: sizeBytes });
+    } catch (error) {
+      throw error instanceof QmpError ? explainQmpError(name, error) : error;
+    }
+  }
+
+  /** The size of a node, in bytes. */
+  async sizeOf(node: string): Promise<number> {
+    return await nodeSize(this.#execute, node);
+  }
+
+  /** Exports a disk anew; its client loses its connection. Returns the socket's path. */
+  async exportAnew(device: string, plan: DiskPlan): Promise<string> {
+    const socket = this.directory.socket(device);
+    await exportAnew(this.#execute, plan.export(socket, this.#environment.queues));
+    return socket;
+  }
+
+  /** A request to the daemon. Rejects with {@linkcode QmpError}, or {@linkcode QmpSilentError}. */
+  async execute(command: string, args?: QmpObject): Promise<unknown> {
+    return await this.#execute(command, args);
+  }
+
+  /** Passes on what it wrote to its standard error. */
+  async lookAtErrors(): Promise<void> {
+    await this.#errors.look();
+  }
+
+  /**
+   * Ends the process, whatever it holds, and removes its directory. Rejects with {@linkcode XenblkError} if it does not
+   * end.
+   */
+  async end(): Promise<void> {
+    this.#ending = true;
+    const { process } = this;
+    await this.#quit();
+    for (const [name, timeoutMs] of [["SIGTERM", TERMINATE_MS], ["SIGKILL", KILL_MS]] as const) {
+      if (await hasEnded(process, 0)) break;
+      this.#logger.warning(`process ${process.pid} does not end: sending ${name}`);
+      await signal(process, name);
+      await hasEnded(process, timeoutMs);
+    }
+    if (!await hasEnded(process, 0)) {
+      throw new XenblkError(`Cannot end ${this.name}: the kernel keeps it`, {
+        remedy: "look at the storage of its images: it ends when that answers",
+      });
+    }
+    await this.fate(0);
+    this[Symbol.dispose]();
+    // What was lost is reported to those who open these disks again.
+    if (Object.keys(this.#record.lost).length === 0) await this.directory.remove();
+  }
+
+  /** Disconnects; the process goes on. */
+  [Symbol.dispose](): void {
+    this.#left = true;
+    this.#qmp?.[Symbol.dispose]();
+    this.#qmp = undefined;
+  }
+
+  async #quit(): Promise<void> {
+    try {
+      await this.#execute("quit", undefined, QUIT_ANSWER_MS);
+      await hasEnded(this.process, QUIT_MS);
+    } catch {
+      // it is gone, or does not answer: signals follow
+    }
+  }
+
+  async #connectAtStart(status: Promise<Deno.CommandStatus>): Promise<void> {
+    const { startMs = START_MS } = this.#environment;
+    const deadline = performance.now() + startMs;
+    let ended: Deno.CommandStatus | undefined;
+    void status.then((end) => ended = end);
+    for (;;) {
+      try {
+        await this.#monitor();
+        return;
+      } catch (error) {
+        if (error instanceof QmpSilentError && ended === undefined) throw error;
+      }
+      if (ended !== undefined) {
+        await this.#errors.look();
+        throw new XenblkError(`Cannot start ${this.name}: ${statusText(ended)}${this.#errors.last}`, {
+          remedy: "start qemu-storage-daemon by hand to see what it lacks",
+        });
+      }
+      if (performance.now() >= deadline) {
+        throw new XenblkError(`Cannot start ${this.name}: it has not opened its socket for ${startMs / 1000} s`, {
+          remedy: "look at the host's load, and start qemu-storage-daemon by hand",
+        });
+      }
+      await new Promise((resolve) => setTimeout(resolve, START_LOOK_MS));
+    }
+  }
+
+  /** The connection; another one if an earlier one ended. The limit is for the greeting. */
+  async #monitor(timeoutMs?: number): Promise<QmpConnection> {
+    if (this.#qmp !== undefined) return this.#qmp;
+    const opening = this.#opening ??= this.#connect(timeoutMs);
+    try {
+      return await opening;
+    } finally {
+      this.#opening = undefined;
+    }
+  }
+
+  async #connect(timeoutMs?: number): Promise<QmpConnection> {
+    const { requestMs } = this.#environment;
+    const options = {
+      name: this.name,
+      ...(requestMs === undefined ? {} : { requestMs }),
+      event: (name: string, data: QmpObject): void => this.#logger.debug(`event ${name} ${JSON.stringify(data)}`),
+    };
+    const qmp = this.#qmp = await QmpConnection.open(this.directory.monitor, options, timeoutMs);
+    void qmp.closed.then(async (reason) => {
+      if (this.#qmp !== qmp) return;
+      this.#qmp = undefined;
+      if (await this.fate() === undefined && !this.#ending) this.#logger.warning(`QMP: ${reason}`);
+    });
+    return qmp;
+  }
+
+  #over(how: string): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    if (this.#left) return this.#death.resolve(`${this.name} died: ${how}`);
+    void this.#errors.look().then(() => {
+      const why = `${how}${this.#errors.last}`;
+      if (!this.#ending) this.#logger.error(`process ${this.process.pid} died: ${why}`);
+      this.#death.resolve(`${this.name} died: ${why}`);
+    });
+  }
+
+  /** Opens the disk's nodes; by threads where the host does not let the daemon have an io_uring. */
+  async #open(name: string, plan: DiskPlan): Promise<void> {
+    const environment = this.#environment;
+    try {
+      await openDisk(this.#execute, plan, environment.aio);
+    } catch (error) {
+      if (environment.aio === "threads" || !(error instanceof QmpError) || !/io_uring/.test(error.description)) {
+        throw error;
+      }
+      this.#logger.warning(`${name}: opened with aio=threads, which is slower: ${error.description}`);
+      environment.aio = "threads";
+      await closeDisk(this.#execute, { exportId: plan.exportId, nodes: plan.nodeNames, objects: plan.objectIds });
+      await openDisk(this.#execute, plan, environment.aio);
+    }
+  }
+
+  /** Whether the disk that was left here can be used as it is; its export is added again if that is all that is missing. */
+  async #takeOver(known: DiskRecord, plan: DiskPlan, socket: string): Promise<boolean> {
+    const { nodes, exported } = await presentParts(this.#execute, plan);
+    if (!nodes) return false;
+    if (!exported) await exportDisk(this.#execute, plan.export(socket, this.#environment.queues));
+    for (const file of known.files) {
+      const now = await recordedFile(file);
+      if (now.inode === file.inode && now.device === file.device) continue;
+      const what = "it was removed or replaced; the file that was opened is served until the disk is detached";
+      this.#logger.warning(`${known.name}: ${file.path}: ${what}`);
+    }
+    return true;
+  }
+
+  async #place(name: string, files: readonly AllowedFile[]): Promise<void> {
+    if (!this.#record.rooted) return;
+    const present = Object.values(this.#record.disks).flatMap(({ files }) => files);
+    const missing = files.filter((file) =>
+      !present.some(({ path, writable }) => path === file.path && (writable || !file.writable))
+    );
+    const reason = await placeFiles(this.process, this.directory.root, missing);
+    if (reason === undefined) return;
+    throw new XenblkError(`Cannot open ${name}: its files cannot be put into the root of ${this.name}: ${reason}`, {
+      remedy: "check that their storage answers, and that this process may use mount namespaces (CAP_SYS_ADMIN)",
+    });
+  }
+
+  /** Takes the files of a disk out of the daemon's root, except those of other disks. */
+  async #take(disk: DiskRecord): Promise<void> {
+    if (!this.#record.rooted) return;
+    const others = Object.values(this.#record.disks).filter((other) => other !== disk).flatMap(({ files }) => files);
+    const paths = disk.files.map(({ path }) => path).filter((path) => !others.some((file) => file.path === path));
+    const reason = await takeFiles(this.process, this.directory.root, paths);
+    if (reason !== undefined) this.#logger.warning(`cannot take ${paths.join(", ")} out of its root: ${reason}`);
+  }
+
+  async #write(record: DaemonRecord): Promise<void> {
+    await this.directory.write(record);
+    this.#record = record;
+  }
+
+  #warn(error: unknown): void {
+    this.#logger.warning(errorText(error));
+  }
+}
+
+/** The process, as people see it in `ps`. */
+export function daemonName({ guest, process }: Pick<DaemonRecord, "guest" | "process">): string {
+  return `the storage daemon of domain ${guest} (process ${process.pid})`;
+}
+
+function daemonArguments({ monitor, pidFile }: RunDirectory): string[] {
+  // In QEMU's options a comma of a value is doubled.
+  const path = monitor.replaceAll(",", ",,");
+  const chardev = `socket,id=qmp,path=${path},server=on,wait=off`;
+  return ["--chardev", chardev, "--monitor", "chardev=qmp", "--pidfile", pidFile];
+}
+
+function withDisk(record: DaemonRecord, device: string, disk: DiskRecord): DaemonRecord {
+  return { ...record, disks: { ...record.disks, [device]: disk } };
+}
+
+/** What is at the path now. */
+async function recordedFile({ path, writable }: AllowedFile): Promise<RecordedFile> {
+  try {
+    const { dev, ino } = await lookWithin(path, () => Deno.stat(path));
+    return { path, writable, device: dev, ...(ino === null ? {} : { inode: ino }) };
+  } catch {
+    return { path, writable }; // the daemon reports it, if that matters
+  }
+}
+
+/** How a process ended, for people. */
+function statusText({ code, signal }: Deno.CommandStatus): string {
+  if (signal === null) return `it exited with status ${code}`;
+  const sender = signal === "SIGKILL" ? " by hand, or by the kernel for lack of memory (see `dmesg`)" : "";
+  return `it was ended with ${signal}${sender}`;
+}

@@ -1,0 +1,358 @@
+/**
+ * The storage daemons of this process's guests: one for each guest, which its disks share, or one for each disk. A lock
+ * gives a daemon to one process of ours. A process that finds the guest's daemon with another one (`xenblk attach` beside
+ * `serve`) has one of its own for the disk. What an earlier process left is found by the record in the run directory.
+ */
+
+import { type Clock, SYSTEM_CLOCK } from "../../clock.ts";
+import { errorText, XenblkError } from "../../errors.ts";
+import type { DomId, JournalStore } from "../../hypervisor.ts";
+import { createLogger, labelled, type Logger } from "../../log.ts";
+import { LogLimiter } from "../../rate_limit.ts";
+import type { VhostClient } from "../vhost.ts";
+import { type AllowedFile, type Confinement, probeConfinement } from "./confinement.ts";
+import { type DaemonEnvironment, StorageDaemon } from "./daemon.ts";
+import { endStrays, lostDisks } from "./leftovers.ts";
+import { type DiskPlan, planDisk } from "./plan.ts";
+import { isAlive } from "./process.ts";
+import { type DaemonProgram, findProgram } from "./program.ts";
+import { QmpSilentError } from "./qmp.ts";
+import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
+import { type DaemonRecord, directoryName, guestOfDirectory, RunDirectory } from "./record.ts";
+import { daemonNames } from "./survey.ts";
+import type { DaemonDisk, DiskOwner, ImageDaemons, QemuRequest } from "./types.ts";
+
+/** Virtqueues of an export: rings of a device, and those of its last connection that still close. */
+const QUEUES = 8;
+/** How often the daemons' standard error is looked at. */
+const ERRORS_LOOK_MS = 2_000;
+/** Wait before a daemon that died soon after its start is started again: twice as long each time. */
+const FIRST_WAIT_MS = 100;
+const LONGEST_WAIT_MS = 5_000;
+/** A daemon that ran for so long did not die of its start. */
+const STEADY_MS = 10_000;
+
+/** What the daemons of a process are made of. */
+export interface StorageDaemonsOptions {
+  /** The folder of all daemons' run directories: `/run/xenblk/daemons`. */
+  readonly directory: string;
+  /** Gives each daemon to one process. */
+  readonly locks: Pick<JournalStore, "lock">;
+  /** Connects to the exports. */
+  readonly vhost: VhostClient;
+  /** One daemon for each disk. Default: one for each guest. */
+  readonly perDisk?: boolean;
+  /** Virtqueues of an export: at least the most rings of a device. Default 8. */
+  readonly queues?: number;
+  /** Reads one of the environment's variables. Default: this process's. */
+  readonly variable?: (name: string) => string | undefined;
+  /** Default: LogTape's category `xenblk.storage`. */
+  readonly logger?: Logger;
+  readonly clock?: Clock;
+  /** How long a daemon may take to start, and to answer a request. Default 10 s each. */
+  readonly startMs?: number;
+  readonly requestMs?: number;
+}
+
+/** A daemon that this process has the lock of. */
+interface HeldDaemon {
+  readonly lock: Disposable;
+  daemon: StorageDaemon;
+  startedMs: number;
+  waitMs: number;
+}
+
+/** The daemons of one process. */
+export class StorageDaemons implements ImageDaemons {
+  readonly #options: StorageDaemonsOptions;
+  readonly #environment: DaemonEnvironment;
+  readonly #logger: Logger;
+  readonly #limiter: LogLimiter;
+  readonly #clock: Clock;
+  /** By the name of the run directory. */
+  readonly #held = new Map<string, HeldDaemon>();
+  /** The last call for each guest: they are carried out one at a time. */
+  readonly #turns = new Map<number, Promise<unknown>>();
+  readonly #timer: ReturnType<typeof setInterval>;
+  #confinement: Promise<Confinement> | undefined;
+
+  constructor(options: StorageDaemonsOptions) {
+    const { queues = QUEUES, startMs, requestMs, clock = SYSTEM_CLOCK, logger = createLogger("storage") } = options;
+    this.#options = options;
+    this.#clock = clock;
+    this.#logger = logger;
+    this.#limiter = new LogLimiter(logger, () => clock.now());
+    this.#environment = {
+      queues,
+      aio: "io_uring",
+      ...(startMs === undefined ? {} : { startMs }),
+      ...(requestMs === undefined ? {} : { requestMs }),
+    };
+    this.#timer = setInterval(() => {
+      for (const { daemon } of this.#held.values()) void daemon.lookAtErrors();
+    }, ERRORS_LOOK_MS);
+    Deno.unrefTimer(this.#timer as unknown as number);
+  }
+
+  async open(request: QemuRequest): Promise<DaemonDisk> {
+    const plan = planDisk(request);
+    const { name, owner, readOnly } = request;
+    return await this.#inTurn(owner.guest, async () => {
+      const held = await this.#daemonFor(owner, plan.files);
+      const { daemon } = held;
+      try {
+        const lostBefore = daemon.lostBefore(owner.device, plan);
+        const socket = await daemon.add(owner.device, name, plan);
+        const warn = (message: string): void => this.#logger.warning(message);
+        const { queues } = this.#environment;
+        const device = await this.#options.vhost.connect({ name, socket, readOnly, queues, warn });
+        return new QemuDisk(request, daemon, device, this.#keeper(request, plan), lostBefore);
+      } catch (error) {
+        await this.#release(owner).catch((also) => this.#logger.warning(errorText(also)));
+        throw error;
+      }
+    });
+  }
+
+  async sweep(isGone: (device: string) => boolean): Promise<string[]> {
+    const swept: string[] = [];
+    for (const name of await daemonNames(this.#options.directory)) {
+      if (this.#held.has(name)) continue; // its disks are removed by those who opened them
+      try {
+        const done = await this.#inTurn(guestOfDirectory(name)!, () => this.#sweepOne(name, isGone));
+        if (done !== undefined) swept.push(done);
+      } catch (error) {
+        this.#logger.warning(errorText(error));
+      }
+    }
+    return swept;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    clearInterval(this.#timer);
+    await Promise.allSettled(this.#turns.values());
+    for (const [name, { daemon, lock }] of this.#held) {
+      await daemon.lookAtErrors();
+      daemon[Symbol.dispose]();
+      lock[Symbol.dispose]();
+      this.#held.delete(name);
+    }
+  }
+
+  /** Carries out one call at a time for each guest. */
+  async #inTurn<T>(guest: number, call: () => Promise<T>): Promise<T> {
+    const turn = (this.#turns.get(guest) ?? Promise.resolve()).then(call, call);
+    this.#turns.set(guest, turn);
+    try {
+      return await turn;
+    } finally {
+      if (this.#turns.get(guest) === turn) this.#turns.delete(guest);
+    }
+  }
+
+  /** What a disk asks for later. */
+  #keeper(request: QemuRequest, plan: DiskPlan): DiskKeeper {
+    const { name, owner } = request;
+    return {
+      logger: this.#logger,
+      release: async () =>
+        await this.#inTurn(owner.guest, async () => {
+          await this.#settle(owner);
+          await this.#release(owner);
+        }),
+      settle: async () => await this.#inTurn(owner.guest, () => this.#settle(owner)),
+      exportAnew: async () =>
+        await this.#inTurn(owner.guest, async () => {
+          const held = this.#holderOf(owner) ?? fail(new XenblkError(`Cannot export ${name}: its daemon is not here`));
+          return await held.daemon.exportAnew(owner.device, plan);
+        }),
+      reopen: async () =>
+        await this.#inTurn(owner.guest, async () => {
+          const { daemon } = await this.#daemonFor(owner, plan.files);
+          return { daemon, socket: await daemon.add(owner.device, name, plan) };
+        }),
+    };
+  }
+
+  /** The daemon of this process that has the device. */
+  #holderOf({ guest, device }: DiskOwner): HeldDaemon | undefined {
+    return [...this.#held.values()].find(({ daemon: { record } }) =>
+      record.guest === guest && mentions(record, device)
+    );
+  }
+
+  /** The daemon for a device, running: where the device is already, else where it belongs. */
+  async #daemonFor(owner: DiskOwner, files: readonly AllowedFile[]): Promise<HeldDaemon> {
+    const { guest, device } = owner;
+    const known = this.#holderOf(owner);
+    if (known !== undefined) return await this.#running(known, owner, files);
+    for (const name of await daemonNames(this.#options.directory)) {
+      if (guestOfDirectory(name) !== guest || this.#held.has(name)) continue;
+      const record = await this.#directory(name).read();
+      if (record === undefined || !mentions(record, device) || isOtherGuest(record, owner)) continue;
+      return await this.#take(name, owner, files) ?? fail(busy(owner, record));
+    }
+    const own = directoryName(guest, device);
+    const shared = this.#options.perDisk === true ? own : directoryName(guest);
+    return await this.#take(shared, owner, files) ?? await this.#take(own, owner, files) ?? fail(busy(owner));
+  }
+
+  /** Takes the daemon of a run directory, found again or started; undefined if another process has it. */
+  async #take(name: string, owner: DiskOwner, files: readonly AllowedFile[]): Promise<HeldDaemon | undefined> {
+    const known = this.#held.get(name);
+    if (known !== undefined) return await this.#running(known, owner, files);
+    const lock = this.#options.locks.lock(lockName(name));
+    if (lock === undefined) return undefined;
+    using undo = new DisposableStack();
+    undo.use(lock);
+    const daemon = await this.#findAgain(name, owner) ?? await this.#start(name, owner, files);
+    const held = { lock, daemon, startedMs: this.#clock.now(), waitMs: FIRST_WAIT_MS };
+    this.#held.set(name, held);
+    undo.move();
+    return held;
+  }
+
+  /** The daemon itself, or another one in its place if it died. */
+  async #running(held: HeldDaemon, owner: DiskOwner, files: readonly AllowedFile[]): Promise<HeldDaemon> {
+    const { daemon } = held;
+    if (await daemon.fate(0) === undefined) return held;
+    daemon[Symbol.dispose]();
+    if (this.#clock.now() - held.startedMs < STEADY_MS) {
+      await this.#clock.sleep(held.waitMs);
+      held.waitMs = Math.min(2 * held.waitMs, LONGEST_WAIT_MS);
+    } else {
+      held.waitMs = FIRST_WAIT_MS;
+    }
+    held.startedMs = this.#clock.now();
+    held.daemon = await this.#start(daemon.directory.name, owner, files);
+    return held;
+  }
+
+  /** The daemon that an earlier process left; undefined if there is none, after ending one of an earlier guest. */
+  async #findAgain(name: string, owner: DiskOwner): Promise<StorageDaemon | undefined> {
+    const directory = this.#directory(name);
+    const record = await directory.read();
+    if (record === undefined) return void await endStrays(directory, this.#logger);
+    if (!await isAlive(record.process)) return undefined;
+    const daemon = await StorageDaemon.adopt(this.#environment, directory, this.#loggerOf(record.guest), record);
+    if (!isOtherGuest(record, owner)) return daemon;
+    this.#logger.warning(`${daemon.name} belongs to an earlier guest with this domid: ending it`);
+    await daemon.end();
+    return undefined;
+  }
+
+  async #start(name: string, owner: DiskOwner, files: readonly AllowedFile[]): Promise<StorageDaemon> {
+    const { guest, uuid } = owner;
+    const program = await findProgram(this.#options.variable ?? ((variable) => Deno.env.get(variable)));
+    const directory = this.#directory(name);
+    const record = await directory.read();
+    const lost = record === undefined || isOtherGuest(record, owner) ? {} : await lostDisks(record);
+    const confinement = await this.#probe(program);
+    const identity = { guest, ...(uuid === undefined ? {} : { uuid }) };
+    const start = { program, confinement, ...identity, files, lost };
+    return await StorageDaemon.start(this.#environment, directory, this.#loggerOf(guest), start);
+  }
+
+  /** Once: what the host allows does not change while a process runs. */
+  async #probe(program: DaemonProgram): Promise<Confinement> {
+    return await (this.#confinement ??= (async () => {
+      const folder = `${this.#options.directory}/probe`;
+      await Deno.mkdir(folder, { recursive: true, mode: 0o700 });
+      const confinement = await probeConfinement(program, folder);
+      for (const lack of confinement.lacks) this.#logger.warning(`a storage daemon has ${lack}`);
+      return confinement;
+    })());
+  }
+
+  async #settle(owner: DiskOwner): Promise<void> {
+    await this.#holderOf(owner)?.daemon.settle(owner.device);
+  }
+
+  /** Removes a device from its daemon, and ends a daemon that has no other. */
+  async #release(owner: DiskOwner): Promise<void> {
+    const held = this.#holderOf(owner);
+    if (held !== undefined) await held.daemon.remove(owner.device);
+    for (const [name, { daemon, lock }] of this.#held) {
+      const { guest, disks } = daemon.record;
+      if (guest !== owner.guest || Object.keys(disks).length > 0) continue;
+      this.#held.delete(name);
+      this.#limiter.forget(guest as DomId);
+      using _lock = lock;
+      await daemon.end();
+    }
+  }
+
+  async #sweepOne(name: string, isGone: (device: string) => boolean): Promise<string | undefined> {
+    using lock = this.#options.locks.lock(lockName(name));
+    if (lock === undefined) return undefined;
+    const directory = this.#directory(name);
+    const record = await directory.read();
+    if (record === undefined) {
+      await endStrays(directory, this.#logger);
+      await directory.remove();
+      return undefined;
+    }
+    const devices = [...Object.keys(record.disks), ...Object.keys(record.lost)];
+    const gone = devices.filter(isGone);
+    if (gone.length === 0 && devices.length > 0) return undefined;
+    const logger = this.#loggerOf(record.guest);
+    const what = `domain ${record.guest}: ${gone.join(", ") || "no device"} of its storage daemon`;
+    if (!await isAlive(record.process)) {
+      if (gone.length < devices.length) return undefined;
+      await directory.remove();
+      return `${what}: removed what was left of it`;
+    }
+    using daemon = await this.#adoptForEnd(directory, logger, record);
+    if (gone.length === devices.length) {
+      await daemon.end();
+      return `${what}: ended process ${record.process.pid}`;
+    }
+    for (const device of gone) await daemon.remove(device);
+    return `${what}: closed`;
+  }
+
+  /** A daemon that does not answer is ended by signals all the same. */
+  async #adoptForEnd(directory: RunDirectory, logger: Logger, record: DaemonRecord): Promise<StorageDaemon> {
+    try {
+      return await StorageDaemon.adopt(this.#environment, directory, logger, record);
+    } catch (error) {
+      if (!(error instanceof QmpSilentError)) throw error;
+      return StorageDaemon.recorded(this.#environment, directory, logger, record);
+    }
+  }
+
+  #directory(name: string): RunDirectory {
+    return new RunDirectory(this.#options.directory, name);
+  }
+
+  #loggerOf(guest: number): Logger {
+    return labelled(this.#limiter.forGuest(guest as DomId), `storage daemon of domain ${guest}`);
+  }
+}
+
+/** The lock of a daemon, in the store of journals. */
+function lockName(directory: string): string {
+  return `daemon.${directory}.lock`;
+}
+
+function mentions({ disks, lost }: DaemonRecord, device: string): boolean {
+  return disks[device] !== undefined || lost[device] !== undefined;
+}
+
+/** Whether the record is of an earlier guest with the same domid. */
+function isOtherGuest(record: DaemonRecord, { guest, uuid }: DiskOwner): boolean {
+  return record.guest !== guest || (uuid !== undefined && record.uuid !== undefined && uuid !== record.uuid);
+}
+
+function busy({ guest, device }: DiskOwner, record?: DaemonRecord): XenblkError {
+  const process = record === undefined ? "" : ` (process ${record.process.pid})`;
+  return new XenblkError(
+    `Cannot use the storage daemon of domain ${guest}${process} for ${device}: another process of ` +
+      "xenblk has it",
+    { remedy: "end that process, or wait until it has released the disk" },
+  );
+}
+
+function fail(error: Error): never {
+  throw error;
+}

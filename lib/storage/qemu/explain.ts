@@ -1,0 +1,47 @@
+/**
+ * Turns what QEMU says when it cannot open an image into an error with a remedy. The patterns are of QEMU 7.2 and 10.0.
+ */
+
+import { XenblkError } from "../../errors.ts";
+import type { QmpError } from "./qmp.ts";
+
+/** What QEMU says, and what to do. */
+const REMEDIES: readonly (readonly [RegExp, string])[] = [
+  [
+    /Failed to get .*lock|is already in use|Failed to lock byte/,
+    "end the other use first (`fuser -v FILE` names it); on a file system without locks, add locking=off by json:",
+  ],
+  [/No such file or directory/, "check the path, and those of its backing files: `qemu-img info --backing-chain FILE`"],
+  [/Permission denied|Operation not permitted/, "make the file readable and writable for root"],
+  [
+    /Unknown driver|does not accept value|Unknown protocol|Driver '.*' (is not|can only)/,
+    "install Debian's package qemu-block-extra, which has the drivers for rbd, iscsi, nfs, ssh and http",
+  ],
+  [
+    /not in .* format|[Mm]agic|[Ss]ignature|Unsupported .*version|Could not find|not a VM|header/,
+    "name the format that the image has: `qemu-img info FILE`",
+  ],
+  [/O_DIRECT|[Dd]irect I\/O/, "use cache mode writeback: its file system has no direct I/O"],
+  [/key-secret|Invalid password|[Cc]annot unlock|Parameter 'key/, "name the file that holds the right passphrase"],
+  [/multiple of|[Ss]hrink|must be/, "name a size that is larger and a multiple of 512 bytes"],
+  [/No space left|Disk quota/, "free space where the image is"],
+  [/corrupt|Refusing/, "check it with `qemu-img check FILE`, with a copy of it in reserve"],
+  [/Connection refused|timed out|No route|Name or service|Failed to connect|resolve/, "check the server that has it"],
+];
+
+const OTHERWISE = "try `qemu-img info` on it, which opens it in the same way";
+
+/** What failed, on which image and node, why, and what to do. `name` is the image's, with its noun. */
+export function explainQmpError(name: string, error: QmpError): XenblkError {
+  const { command, subject, description } = error;
+  const remedy = REMEDIES.find(([pattern]) => pattern.test(description))?.[1] ?? OTHERWISE;
+  const failed = `Cannot ${VERBS.get(command) ?? "serve"} ${name}`;
+  return new XenblkError(`${failed}: node ${subject}: ${description}`, { cause: error, remedy });
+}
+
+const VERBS: ReadonlyMap<string, string> = new Map([
+  ["blockdev-add", "open"],
+  ["object-add", "open"],
+  ["block-export-add", "export"],
+  ["block_resize", "resize"],
+]);

@@ -1,0 +1,72 @@
+/**
+ * What a daemon is asked for to open and export one disk: the graph's objects and nodes, and the export (QEMU:
+ * qapi/block-core.json, qapi/block-export.json).
+ */
+
+import type { AllowedFile } from "./confinement.ts";
+import type { BlockNode } from "./graph.ts";
+import type { QmpObject } from "./qmp.ts";
+import { fileName } from "./record.ts";
+import type { QemuRequest } from "./types.ts";
+
+/** The unit of I/O of every export: that of the blkif protocol. */
+const LOGICAL_BLOCK_BYTES = 512;
+
+/** How the nodes of files make system calls. */
+export type AioMode = "io_uring" | "threads";
+
+/** One disk, in QEMU's terms. */
+export interface DiskPlan {
+  /** Of what is opened and how: two requests with the same text are served by the same nodes. */
+  readonly identity: string;
+  readonly readOnly: boolean;
+  /** For object-add. */
+  readonly objects: readonly QmpObject[];
+  readonly objectIds: readonly string[];
+  /** For blockdev-add, in that order. */
+  readonly nodes: (aio: AioMode) => readonly BlockNode[];
+  readonly nodeNames: readonly string[];
+  readonly exportId: string;
+  /** For block-export-add. */
+  readonly export: (socket: string, queues: number) => QmpObject;
+  /** What the daemon has to reach. */
+  readonly files: readonly AllowedFile[];
+}
+
+/** The plan for a request. */
+export function planDisk({ graph, readOnly, cache, owner }: QemuRequest): DiskPlan {
+  const { nodes, files, secrets, credentials = [], top } = graph;
+  const objects = [
+    ...secrets.map(({ id, file }) => ({ "qom-type": "secret", id, file })),
+    ...credentials.map(({ id, directory }) => ({
+      "qom-type": "tls-creds-x509",
+      id,
+      dir: directory,
+      endpoint: "client",
+    })),
+  ];
+  const exportId = `disk-${fileName(owner.device)}`;
+  const exported = {
+    type: "vhost-user-blk",
+    id: exportId,
+    "node-name": top,
+    writable: !readOnly,
+    "logical-block-size": LOGICAL_BLOCK_BYTES,
+    ...(cache === "writethrough" ? { writethrough: true } : {}),
+  };
+  return {
+    identity: JSON.stringify([objects, nodes, exported]),
+    readOnly,
+    objects,
+    objectIds: objects.map(({ id }) => id),
+    nodes: (aio) => nodes.map((node) => node.aio === "io_uring" ? { ...node, aio } : node),
+    nodeNames: nodes.map((node) => node["node-name"]),
+    exportId,
+    export: (path, queues) => ({ ...exported, addr: { type: "unix", path }, "num-queues": queues }),
+    files: [
+      ...files,
+      ...secrets.map(({ file }) => ({ path: file, writable: false })),
+      ...credentials.map(({ directory }) => ({ path: directory, writable: false })),
+    ],
+  };
+}

@@ -1,0 +1,137 @@
+/**
+ * A disk that a storage daemon serves, as the backend uses it: its channels come from the vhost-user-blk client, its
+ * size and its life from the daemon.
+ */
+
+import { errorText } from "../../errors.ts";
+import type { Logger } from "../../log.ts";
+import { formatSize } from "../../sizes.ts";
+import { SECTOR_BYTES } from "../../units.ts";
+import type { DiskAttachment, DiskFile, DiskProperties } from "../disk.ts";
+import type { VhostDevice } from "../vhost.ts";
+import type { StorageDaemon } from "./daemon.ts";
+import type { DaemonDisk, DiskLoss, QemuRequest } from "./types.ts";
+
+/** What a disk asks of those who opened it. */
+export interface DiskKeeper {
+  /** Takes the disk out of its daemon, and ends a daemon that has no other. Rejects with XenblkError. */
+  release(): Promise<void>;
+  /** The disk, opened and exported by a daemon that runs: where, and by which. Rejects with XenblkError. */
+  reopen(): Promise<{ readonly daemon: StorageDaemon; readonly socket: string }>;
+  /** Exports the disk anew, where its daemon has it open; the socket's path. Rejects with XenblkError. */
+  exportAnew(): Promise<string>;
+  /** Answered writes of the disk were replayed. */
+  settle(): Promise<void>;
+  readonly logger: Logger;
+}
+
+/** One disk of a daemon. */
+export class QemuDisk implements DaemonDisk {
+  lost: Promise<DiskLoss>;
+  readonly lostBefore?: string;
+  readonly files: readonly DiskFile[];
+  readonly #request: QemuRequest;
+  readonly #keeper: DiskKeeper;
+  readonly #device: VhostDevice;
+  #daemon: StorageDaemon;
+  /** Set while the connection ends because the export is made anew. */
+  #renewal: Promise<void> | undefined;
+  #closed: Promise<void> | undefined;
+
+  constructor(
+    request: QemuRequest,
+    daemon: StorageDaemon,
+    device: VhostDevice,
+    keeper: DiskKeeper,
+    lostBefore: string | undefined,
+  ) {
+    this.#request = request;
+    this.files = request.graph.files;
+    this.#daemon = daemon;
+    this.#device = device;
+    this.#keeper = keeper;
+    if (lostBefore !== undefined) this.lostBefore = lostBefore;
+    this.lost = this.#watch(daemon);
+  }
+
+  get properties(): DiskProperties {
+    const { readOnly, cache = "writeback" } = this.#request;
+    const { properties } = this.#device;
+    return { ...properties, cache, readOnly: readOnly || properties.readOnly };
+  }
+
+  get description(): string {
+    const { sectors, readOnly, cache } = this.properties;
+    const size = formatSize(sectors * SECTOR_BYTES);
+    const engine = `engine qemu ${this.#daemon.record.qemu}, process ${this.#daemon.process.pid}`;
+    const name = this.#request.name.replace(/^image /, "");
+    return `${name} (${size}, ${readOnly ? "read-only, " : ""}${engine}, cache ${cache})`;
+  }
+
+  async attachment(lane: number): Promise<DiskAttachment> {
+    return await this.#device.attachment(lane);
+  }
+
+  async grow(): Promise<void> {
+    const sizeBytes = await this.#daemon.sizeOf(this.#request.graph.top);
+    await this.#device.refresh();
+    const sectors = Math.floor(sizeBytes / SECTOR_BYTES);
+    // The exports of QEMU before 8.1 keep the size that they began with.
+    if (this.#device.properties.sectors !== sectors) await (this.#renewal = this.#renewExport());
+  }
+
+  async resizeTo(sizeBytes: number): Promise<void> {
+    await this.#daemon.resize(this.#request.name, this.#request.graph.top, sizeBytes);
+    await this.grow();
+  }
+
+  fail(): void {
+    this.#device.fail();
+  }
+
+  async recover(replay?: () => Promise<void>): Promise<void> {
+    const { daemon, socket } = await this.#keeper.reopen();
+    await this.#device.reconnect(socket, replay);
+    await this.#keeper.settle();
+    this.#daemon = daemon;
+    this.lost = this.#watch(daemon);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.#closed ??= this.#close();
+  }
+
+  async #close(): Promise<void> {
+    try {
+      await this.#device[Symbol.asyncDispose]();
+      await this.#keeper.release();
+    } catch (error) {
+      const rest = "it stays open in its daemon, where the next process finds it";
+      this.#keeper.logger.warning(`${this.#request.name}: ${rest}: ${errorText(error)}`);
+    }
+  }
+
+  /** Operations in flight wait, and are carried out again. */
+  async #renewExport(): Promise<void> {
+    const socket = await this.#keeper.exportAnew();
+    await this.#device.lost;
+    await this.#device.reconnect(socket);
+  }
+
+  async #watch(daemon: StorageDaemon): Promise<DiskLoss> {
+    const reason = await Promise.race([this.#device.lost, daemon.died]);
+    const death = await daemon.fate();
+    const writesLost = death !== undefined && !daemon.endedWell && !this.properties.readOnly;
+    if (death !== undefined) return { reason: death, writesLost };
+    const renewal = this.#renewal;
+    this.#renewal = undefined;
+    try {
+      await renewal;
+    } catch (error) {
+      return { reason: errorText(error), writesLost };
+    }
+    return renewal === undefined
+      ? { reason: `the connection to ${daemon.name} ended: ${reason}`, writesLost }
+      : await this.#watch(daemon);
+  }
+}

@@ -1,0 +1,173 @@
+/**
+ * The run directory of one storage daemon, and the record in it by which a later process finds the daemon and its disks
+ * again. Nothing that the daemon itself can write to is believed: its sockets have a folder of their own.
+ */
+
+import { errorText, XenblkError } from "../../errors.ts";
+import type { ProcessIdentity } from "./process.ts";
+
+/** Longest path of a Unix socket, in bytes: sun_path of unix(7) is 108 with its final NUL. */
+const LONGEST_SOCKET_PATH = 107;
+
+/** A file of a disk, as it was when the daemon opened it. */
+export interface RecordedFile {
+  readonly path: string;
+  readonly writable: boolean;
+  /** Absent: it could not be looked at. */
+  readonly device?: number;
+  readonly inode?: number;
+}
+
+/** One disk in a daemon. */
+export interface DiskRecord {
+  /** For messages: `image qcow2:/path`. */
+  readonly name: string;
+  /** Identifies what was opened, and how: see {@linkcode DiskPlan}. */
+  readonly plan: string;
+  readonly readOnly: boolean;
+  readonly exportId: string;
+  /** In the order in which they were added. */
+  readonly nodes: readonly string[];
+  readonly objects: readonly string[];
+  readonly files: readonly RecordedFile[];
+  /** The export was added. False: the process that opened the disk ended before that. */
+  readonly exported: boolean;
+}
+
+/** A disk of a daemon that died while no process of ours ran: what was not flushed may be lost. */
+export interface LostDisk {
+  /** As in {@linkcode DiskRecord}. */
+  readonly plan: string;
+  readonly reason: string;
+}
+
+/** A daemon and its disks. */
+export interface DaemonRecord {
+  /** Of this format. */
+  readonly version: 1;
+  readonly guest: number;
+  readonly uuid?: string;
+  readonly process: ProcessIdentity;
+  /** QEMU's version. */
+  readonly qemu: string;
+  /** The daemon has a root directory of its own, which holds its disks' files only. */
+  readonly rooted: boolean;
+  /** By the label of their device. */
+  readonly disks: Readonly<Record<string, DiskRecord>>;
+  /** By the label of their device: disks of an earlier daemon that nobody has opened again yet. */
+  readonly lost: Readonly<Record<string, LostDisk>>;
+}
+
+/** The name of a daemon's folder: of the guest, or of one of its devices. */
+export function directoryName(guest: number, device?: string): string {
+  return device === undefined ? `${guest}` : `${guest}.${fileName(device)}`;
+}
+
+/** The guest of a folder with that name; undefined if it is no daemon's. */
+export function guestOfDirectory(name: string): number | undefined {
+  const guest = /^(0|[1-9]\d{0,4})(?:\.[A-Za-z0-9_.-]+)?$/.exec(name)?.[1];
+  return guest === undefined ? undefined : Number(guest);
+}
+
+/** A device's label as a part of a file's name or of a QEMU id. */
+export function fileName(device: string): string {
+  return device.replaceAll("/", "-");
+}
+
+/** One daemon's folder. */
+export class RunDirectory {
+  /** Of the folder: `5`, or `5.vbd3-5-51712`. */
+  readonly name: string;
+  readonly path: string;
+  /** All that the daemon can write to. */
+  readonly sockets: string;
+  /** QMP. */
+  readonly monitor: string;
+  /** The daemon holds a lock on it while it runs. */
+  readonly pidFile: string;
+  /** What the daemon writes to its standard error. */
+  readonly errors: string;
+  /** Empty; in the daemon's own view of the file systems it is the daemon's root. */
+  readonly root: string;
+
+  /** `parent` is the folder of all daemons. */
+  constructor(parent: string, name: string) {
+    this.name = name;
+    this.path = `${parent}/${name}`;
+    this.sockets = `${this.path}/io`;
+    this.monitor = `${this.sockets}/qmp`;
+    this.pidFile = `${this.sockets}/pid`;
+    this.errors = `${this.path}/stderr.log`;
+    this.root = `${this.path}/root`;
+  }
+
+  /** The export's socket of a device. Throws {@linkcode XenblkError} if the path is too long for a socket. */
+  socket(device: string): string {
+    const path = `${this.sockets}/${fileName(device)}`;
+    const bytes = new TextEncoder().encode(path).length;
+    if (bytes <= LONGEST_SOCKET_PATH) return path;
+    throw new XenblkError(
+      `Cannot use ${path} as a socket: it has ${bytes} bytes, and the kernel takes ${LONGEST_SOCKET_PATH}`,
+      { remedy: "name a directory with a shorter path with XENBLK_JOURNAL_DIR" },
+    );
+  }
+
+  /** Makes it, empty of what an earlier daemon left. Rejects with {@linkcode XenblkError}. */
+  async prepare(): Promise<void> {
+    try {
+      await this.remove();
+      for (const path of [this.sockets, this.root]) await Deno.mkdir(path, { recursive: true, mode: 0o700 });
+      await Deno.writeTextFile(this.errors, "", { mode: 0o600 });
+    } catch (error) {
+      throw this.#cannotKeep(error);
+    }
+  }
+
+  /** Removes it. No error if there is none. */
+  async remove(): Promise<void> {
+    try {
+      await Deno.remove(this.path, { recursive: true });
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
+  }
+
+  /** The record; undefined if there is none, or none of this format. */
+  async read(): Promise<DaemonRecord | undefined> {
+    try {
+      const record = JSON.parse(await Deno.readTextFile(`${this.path}/record.json`)) as DaemonRecord;
+      return record.version === 1 ? record : undefined;
+    } catch (error) {
+      if (error instanceof Deno.errors.NotFound || error instanceof SyntaxError) return undefined;
+      throw this.#cannotKeep(error);
+    }
+  }
+
+  /** Replaces the record as a whole. Rejects with {@linkcode XenblkError}; then the earlier one stays. */
+  async write(record: DaemonRecord): Promise<void> {
+    const path = `${this.path}/record.json`;
+    try {
+      await Deno.writeTextFile(`${path}.new`, `${JSON.stringify(record)}\n`, { mode: 0o600 });
+      await Deno.rename(`${path}.new`, path);
+    } catch (error) {
+      throw this.#cannotKeep(error);
+    }
+  }
+
+  /** The process that the daemon itself has named; for a daemon that has no record. */
+  async statedPid(): Promise<number | undefined> {
+    try {
+      const pid = Number.parseInt(await Deno.readTextFile(this.pidFile));
+      return pid > 1 ? pid : undefined;
+    } catch {
+      return undefined;
+    }
+  }
+
+  #cannotKeep(error: unknown): XenblkError {
+    return new XenblkError(`Cannot keep the storage daemon's files in ${this.path}: ${errorText(error)}`, {
+      cause: error,
+      remedy: "free space there and make it writable, or name another directory with XENBLK_JOURNAL_DIR",
+    });
+  }
+}

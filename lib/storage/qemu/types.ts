@@ -1,0 +1,83 @@
+/**
+ * Disks that QEMU's storage daemon (qemu-storage-daemon) opens and exports: what they are opened with, and what is known
+ * of them beyond a {@linkcode Disk}.
+ */
+
+import type { CacheMode, Disk } from "../disk.ts";
+import type { BlockGraph } from "./graph.ts";
+
+/** The guest that a daemon belongs to, and the device that a disk is for. */
+export interface DiskOwner {
+  /** The guest's domid. */
+  readonly guest: number;
+  /** The guest's UUID, as in its node `vm`; tells it from an earlier guest with the same domid. Absent: not known. */
+  readonly uuid?: string;
+  /** The device's label, unique on this host: kind, domid and virtual device, `vbd3/5/51712`. */
+  readonly device: string;
+}
+
+/** How a disk is to be opened by a daemon. */
+export interface QemuRequest {
+  /** What the daemon opens. */
+  readonly graph: BlockGraph;
+  /** Exported for reading only; as the graph has it. */
+  readonly readOnly: boolean;
+  /** As the graph has it. Default: `writeback`. */
+  readonly cache?: CacheMode;
+  /** For messages, with its noun: `image qcow2:/path`. */
+  readonly name: string;
+  /** Whose disk it is. */
+  readonly owner: DiskOwner;
+}
+
+/** Why a disk cannot go on by itself. */
+export interface DiskLoss {
+  /** For people, with the daemon's exit status or signal and its last words: no final period. */
+  readonly reason: string;
+  /**
+   * Writes that were answered and not flushed may be lost: the daemon died. False: only the connection to it ended, it
+   * closed its images before it ended, or the disk is read-only.
+   */
+  readonly writesLost: boolean;
+}
+
+/** A disk that a daemon serves. Disposing it removes it from its daemon, and ends a daemon that has no other disk. */
+export interface DaemonDisk extends Disk {
+  /**
+   * Resolves, never rejects, when the disk was lost. Every operation then waits until {@linkcode fail} or
+   * {@linkcode recover} is called. After a recovery it is a new promise.
+   */
+  readonly lost: Promise<DiskLoss>;
+  /**
+   * Set if the disk's earlier daemon died while no process of ours watched it, after the disk had been written to: why
+   * writes that were answered may be lost. The disk must then not be served as if nothing had happened.
+   */
+  readonly lostBefore?: string;
+  /** After a loss: every operation in flight, and every later one, completes with -EIO. */
+  fail(): void;
+  /**
+   * After a loss: opens the same image in another daemon, and carries out again what was in flight. `replay` is awaited
+   * before that. Rejects with {@linkcode XenblkError}; then the operations go on waiting.
+   */
+  recover(replay?: () => Promise<void>): Promise<void>;
+  /** Makes the image larger, and then {@linkcode Disk.grow}s. Rejects with {@linkcode XenblkError}. */
+  resizeTo(sizeBytes: number): Promise<void>;
+}
+
+/**
+ * The storage daemons of this process's guests. Disposing it disconnects from them; the disks are disposed before. A
+ * daemon with a disk that was not disposed goes on, and the next process finds it.
+ */
+export interface ImageDaemons extends AsyncDisposable {
+  /**
+   * Opens a disk: in the guest's daemon, which is started if there is none. A disk that an earlier process left open in a
+   * daemon is taken over as it is. Rejects with {@linkcode XenblkError} that names the image, the node and a remedy;
+   * nothing then stays open.
+   */
+  open(request: QemuRequest): Promise<DaemonDisk>;
+  /**
+   * Removes disks of devices that are gone, and ends daemons that have no other: what is left of guests that were
+   * destroyed while no process ran. `isGone` judges a device by its label. Resolves with a line about each for the log.
+   */
+  sweep(isGone: (device: string) => boolean): Promise<string[]>;
+}

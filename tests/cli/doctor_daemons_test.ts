@@ -1,0 +1,59 @@
+/**
+ * Every row that `doctor` can show about storage daemons.
+ */
+
+import { assertEquals, assertMatch } from "@std/assert";
+import { checkDaemons, checkProgram } from "../../lib/cli/doctor/daemons.ts";
+import { XenblkError } from "../../lib/errors.ts";
+import type { DaemonSeen } from "../../lib/storage/qemu/survey.ts";
+
+const DAEMON: DaemonSeen = {
+  guest: 5,
+  pid: 812,
+  qemu: "7.2.22",
+  alive: true,
+  upgraded: false,
+  rooted: true,
+  disks: ["vbd3/5/51712", "vbd3/5/51728"],
+};
+
+/** The one row for a daemon, as `standing: detail; fix`. */
+function row(daemon: Partial<DaemonSeen>, isGone: (device: string) => boolean = () => false): string {
+  const rows = checkDaemons([{ ...DAEMON, ...daemon }], isGone);
+  return rows.map(({ standing, detail, fix }) => `${standing}: ${detail}; ${fix}`).join("\n");
+}
+
+Deno.test("the program's version and path; and where it is missing, the package", () => {
+  assertEquals(checkProgram({ path: "/usr/bin/qemu-storage-daemon", version: "10.0.2" }), {
+    check: "qemu-storage-daemon",
+    standing: "ok",
+    detail: "10.0.2, /usr/bin/qemu-storage-daemon",
+  });
+  const missing = new XenblkError("Cannot find it in /usr/bin", { remedy: "install qemu-system-common" });
+  assertEquals(checkProgram(missing), {
+    check: "qemu-storage-daemon",
+    standing: "warn",
+    detail: "raw images only: Cannot find it in /usr/bin",
+    fix: "install qemu-system-common",
+  });
+});
+
+Deno.test("daemons in order are counted", () => {
+  assertEquals(checkDaemons([]).map(({ standing, detail }) => [standing, detail]), [["ok", "none runs"]]);
+  assertEquals(checkDaemons([DAEMON, DAEMON])[0]!.detail, "2 run");
+});
+
+Deno.test("a daemon of removed devices, a dead, an upgraded and an unconfined one are warnings with what to do", () => {
+  assertMatch(
+    row({}, (device) => device.endsWith("51728")),
+    /^warn: process 812 of domain 5 serves vbd3\/5\/51728, removed since; xenblk serve/,
+  );
+  assertMatch(row({ disks: [] }), /^warn: process 812 of domain 5 serves no disk; xenblk serve/);
+  assertMatch(
+    row({ alive: false }),
+    /^warn: process 812 of domain 5 died; it served vbd3\/5\/51712, vbd3\/5\/51728; start/,
+  );
+  assertMatch(row({ alive: false }, () => true), /^warn: process 812 of domain 5 died, and has left files of /);
+  assertMatch(row({ upgraded: true }), /runs QEMU 7.2.22, and its package was upgraded since; none is needed; to use/);
+  assertMatch(row({ rooted: false }), /can open files beside its disks; let xenblk use mount namespaces/);
+});

@@ -1,0 +1,113 @@
+/**
+ * Storage daemons that die or hang: noticed at once, reported with their last words, and of no consequence to others.
+ */
+
+import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
+import { XenblkError } from "../../../lib/errors.ts";
+import { DaemonRig, daemonTest, runs, until } from "./rig.ts";
+
+daemonTest("a killed daemon is noticed, and its disks know that answered writes may be lost", async () => {
+  await using rig = new DaemonRig();
+  const daemons = rig.daemons();
+  await using one = await daemons.open(rig.request(await rig.image("one.qcow2"), 51712));
+  await using two = await daemons.open(rig.request(await rig.image("two.qcow2"), 51728, { readOnly: true }));
+  const { pid } = rig.record().process;
+  Deno.writeTextFileSync(`${rig.directory}/5/stderr.log`, "its last words\n");
+  Deno.kill(pid, "SIGKILL");
+  const loss = await one.lost;
+  assertEquals(
+    loss.reason,
+    `the storage daemon of domain 5 (process ${pid}) died: it was ended with SIGKILL by hand, or by the kernel for lack ` +
+      "of memory (see `dmesg`): its last words",
+  );
+  assertEquals([loss.writesLost, (await two.lost).writesLost], [true, false]);
+  await rig.log.line(/^error storage daemon of domain 5: .*its last words/);
+});
+
+daemonTest("a daemon that was asked to end by its signal has lost nothing", async () => {
+  await using rig = new DaemonRig();
+  await using disk = await rig.daemons().open(rig.request(await rig.image("one.qcow2")));
+  Deno.kill(rig.record().process.pid, "SIGTERM");
+  assertEquals((await disk.lost).writesLost, false);
+});
+
+daemonTest("lost disks recover in one new daemon, each after its replay", async () => {
+  await using rig = new DaemonRig();
+  const daemons = rig.daemons();
+  await using one = await daemons.open(rig.request(await rig.image("one.qcow2"), 51712));
+  await using two = await daemons.open(rig.request(await rig.image("two.qcow2"), 51728));
+  const { pid } = rig.record().process;
+  Deno.kill(pid, "SIGKILL");
+  await Promise.all([one.lost, two.lost]);
+  const replayed: string[] = [];
+  await Promise.all([one, two].map((disk, i) => disk.recover(() => Promise.resolve(void replayed.push(`${i}`)))));
+  assertEquals(replayed.sort(), ["0", "1"]);
+  const { process, disks, lost } = rig.record();
+  assertEquals([Object.keys(disks).length, lost], [2, {}]);
+  assertEquals([process.pid === pid, runs(process.pid)], [false, true]);
+  Deno.kill(process.pid, "SIGKILL");
+  assertStringIncludes((await one.lost).reason, `process ${process.pid}`);
+});
+
+daemonTest(
+  "a daemon that died while nobody watched is reported to the one who opens its disk next, until it is seen to",
+  async () => {
+    await using rig = new DaemonRig();
+    const path = await rig.image("one.qcow2");
+    const first = rig.daemons();
+    await first.open(rig.request(path));
+    const { pid } = rig.record().process;
+    await rig.end(first);
+    Deno.kill(pid, "SIGKILL");
+    await until("it ends", () => !runs(pid));
+    const second = rig.daemons();
+    // An attempt that fails for another reason must not use the news up.
+    Deno.renameSync(path, `${path}.away`);
+    await assertRejects(() => second.open(rig.request(path)), XenblkError, "No such file");
+    Deno.renameSync(`${path}.away`, path);
+    const disk = await second.open(rig.request(path));
+    assertEquals(disk.lostBefore, `the storage daemon of domain 5 (process ${pid}) ended while it was not watched`);
+    // Nor must the end of the process that heard it.
+    await rig.end(second);
+    const again = await rig.daemons().open(rig.request(path));
+    assertMatch(again.lostBefore!, /ended while it was not watched/);
+    await again[Symbol.asyncDispose]();
+    await using after = await rig.daemons().open(rig.request(path));
+    assertEquals(after.lostBefore, undefined);
+  },
+);
+
+daemonTest("a stopped daemon costs its own guest an error in time, and another guest nothing", async () => {
+  await using rig = new DaemonRig();
+  const daemons = rig.daemons({ requestMs: 200 });
+  const one = await daemons.open(rig.request(await rig.image("one.qcow2"), 51712));
+  const { pid } = rig.record().process;
+  Deno.kill(pid, "SIGSTOP");
+  const second = rig.request(await rig.image("two.qcow2"), 51728);
+  const other = { guest: 6, device: "vbd3/6/51712" };
+  const third = rig.request(await rig.image("three.qcow2"), 51744, { owner: other });
+  const [failed, opened] = await Promise.allSettled([daemons.open(second), daemons.open(third)]);
+  assertEquals(opened.status, "fulfilled");
+  assertMatch(
+    (failed as PromiseRejectedResult).reason.line,
+    new RegExp(`^Cannot reach the storage daemon of domain 5 \\(process ${pid}\\): it has not answered .*kill -CONT`),
+  );
+  // What cannot be closed stays in the record; it is neither killed nor doubled.
+  await one[Symbol.asyncDispose]();
+  await rig.log.line(/one\.qcow2: it stays open in its daemon/);
+  assertEquals(runs(pid), true);
+  Deno.kill(pid, "SIGCONT");
+  await using _again = await daemons.open(rig.request(`${rig.images}/one.qcow2`, 51712));
+  assertEquals(rig.record().process.pid, pid);
+});
+
+daemonTest("a stopped daemon of a guest that is gone is ended by force", async () => {
+  await using rig = new DaemonRig();
+  const first = rig.daemons();
+  await first.open(rig.request(await rig.image("one.qcow2")));
+  const { pid } = rig.record().process;
+  await rig.end(first);
+  Deno.kill(pid, "SIGSTOP");
+  await rig.daemons({ requestMs: 100 }).sweep(() => true);
+  assertEquals([runs(pid), rig.directories()], [false, []]);
+});

@@ -1,0 +1,70 @@
+/**
+ * What a daemon is asked for: objects, nodes and the export of a disk.
+ */
+
+import { assertEquals } from "@std/assert";
+import type { CacheMode } from "../../../lib/storage/disk.ts";
+import type { BlockGraph } from "../../../lib/storage/qemu/graph.ts";
+import { type AioMode, planDisk } from "../../../lib/storage/qemu/plan.ts";
+import type { QemuRequest } from "../../../lib/storage/qemu/types.ts";
+
+const GRAPH: BlockGraph = {
+  nodes: [
+    { "node-name": "f", driver: "file", filename: "/a.qcow2", aio: "io_uring" },
+    { "node-name": "b", driver: "file", filename: "/b.raw", aio: "native" },
+    { "node-name": "top", driver: "qcow2", file: "f", backing: "b" },
+  ],
+  top: "top",
+  files: [{ path: "/a.qcow2", writable: true }],
+  secrets: [{ id: "s", file: "/secret" }],
+  credentials: [{ id: "t", directory: "/tls" }],
+};
+
+function request(more: Partial<QemuRequest> = {}): QemuRequest {
+  const owner = { guest: 5, device: "vbd3/5/51712" };
+  return { graph: GRAPH, readOnly: false, name: "image qcow2:/a.qcow2", owner, ...more };
+}
+
+Deno.test("where the host has no io_uring, threads take its place, and other choices stand", () => {
+  const aio = (mode: AioMode): unknown[] => planDisk(request()).nodes(mode).map((node) => node.aio);
+  assertEquals(aio("io_uring"), ["io_uring", "native", undefined]);
+  assertEquals(aio("threads"), ["threads", "native", undefined]);
+});
+
+Deno.test("of the cache modes, write-through is the export's", () => {
+  const exported = (cache: CacheMode): unknown => planDisk(request({ cache })).export("/s", 4).writethrough;
+  assertEquals([exported("writethrough"), exported("none")], [true, undefined]);
+});
+
+Deno.test("the daemon is let to all that the graph names, and to no more than it needs", () => {
+  assertEquals(planDisk(request()).files, [
+    { path: "/a.qcow2", writable: true },
+    { path: "/secret", writable: false },
+    { path: "/tls", writable: false },
+  ]);
+});
+
+Deno.test("secrets are files and come before the nodes; the export is of the top node", () => {
+  const plan = planDisk(request({ readOnly: true }));
+  assertEquals(plan.objects, [
+    { "qom-type": "secret", id: "s", file: "/secret" },
+    { "qom-type": "tls-creds-x509", id: "t", dir: "/tls", endpoint: "client" },
+  ]);
+  assertEquals(plan.export("/socket", 4), {
+    type: "vhost-user-blk",
+    id: "disk-vbd3-5-51712",
+    "node-name": "top",
+    writable: false,
+    "logical-block-size": 512,
+    addr: { type: "unix", path: "/socket" },
+    "num-queues": 4,
+  });
+});
+
+Deno.test("what is opened differently is told apart, what is opened by other calls is not", () => {
+  const { identity } = planDisk(request());
+  assertEquals(planDisk(request({ name: "image other" })).identity, identity);
+  for (const more of [{ cache: "writethrough" as const }, { readOnly: true }, { graph: { ...GRAPH, top: "f" } }]) {
+    assertEquals(planDisk(request(more)).identity === identity, false);
+  }
+});
