@@ -83,7 +83,7 @@ function candidatesFor(store: XenstoreOperations, user: ImageUser, { writes }: I
     .filter((device) => device.backendDomain === user.backendDomain && !isItself(device, user))
     .flatMap((device) => {
       const read = (name: string): string | undefined => store.read(`${backendPath(device)}/${name}`);
-      const path = pathOf(read("params") ?? "");
+      const path = pathOfParams(read("params") ?? "");
       const mode = read("mode") ?? "";
       const isExcluding = writes || (mode.includes("w") && !mode.includes("!"));
       if (path === undefined || !isExcluding || isSameMachine(device.frontendDomain)) return [];
@@ -125,7 +125,7 @@ function sameMachine(store: XenstoreOperations, domain: DomId): (other: DomId) =
 }
 
 /** The path in a node `params`: `path`, `format:path`, or the name of a device in /dev; undefined if there is none. */
-function pathOf(params: string): string | undefined {
+export function pathOfParams(params: string): string | undefined {
   const target = params.startsWith("/") ? params : params.replace(/^[a-z][a-z0-9+_-]*:/i, "");
   if (target === "") return undefined;
   return target.startsWith("/") ? target : `/dev/${target}`;

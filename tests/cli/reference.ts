@@ -24,7 +24,9 @@ TERM or HUP, the command finishes its requests and ends; the second ends the pro
 | 3             | no such domain or device                                                              |
 | 4             | timed out waiting for the guest                                                       |
 | 5             | hypervisor missing or not permitted                                                   |
-| 129, 130, 143 | ended at once by a second HUP, INT or TERM; or a dry run that one of them ended early |
+| 6             | \`image check\`: the image is corrupt                                                 |
+| 7             | \`image check\`: the image has leaks, and no worse                                    |
+| 129, 130, 143 | ended at once by a second HUP, INT or TERM; or a dry run or an image verb by the first |
 `;
 
 /** Path of the reference, in the checkout. */

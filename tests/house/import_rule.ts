@@ -22,7 +22,7 @@ export interface Room {
 
 const BASE = ["seam", "log", "parts"];
 const PROTOCOL = [...BASE, "blkif", "xenbus"];
-const STORAGE = ["disk", "image", "engine", "pool", "storage"];
+const STORAGE = ["disk", "image", "qemu", "engine", "pool", "storage"];
 const LIB = [...PROTOCOL, ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi"];
@@ -31,7 +31,19 @@ const PRODUCT = [...LIB, "guest", "sim", ...FFI, ...ROOTS, "frame", "verbs", "ca
 const LOG = ["npm:@logtape/logtape@*"];
 
 /** The files of lib/cli that the verbs build on. */
-const FRAME = ["args", "device_options", "help", "host", "options", "output", "report", "signals", "table", "verb"];
+const FRAME = [
+  "args",
+  "device_options",
+  "help",
+  "host",
+  "options",
+  "output",
+  "progress",
+  "report",
+  "signals",
+  "table",
+  "verb",
+];
 /** The files of lib/cli that know all verbs. */
 const CATALOGUE = ["catalog", "completion", "main"];
 
@@ -68,6 +80,7 @@ export const ROOMS: readonly Room[] = [
   { name: "guest", floor: 3, files: ["lib/guest/"], mayImport: PROTOCOL },
   { name: "disk", floor: 2, files: DISK, mayImport: BASE },
   { name: "image", floor: 3, files: ["lib/storage/image/"], mayImport: [...BASE, "disk"] },
+  { name: "qemu", floor: 5, files: ["lib/storage/qemu/"], mayImport: [...BASE, "disk", "image"] },
   {
     name: "engine",
     floor: 4,
