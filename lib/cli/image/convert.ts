@@ -54,7 +54,6 @@ export const convert = defineVerb({
     const name = nameOf({ format: layout.format, path: target.path });
     const what = `Cannot convert ${nameOf(source)} to ${name}`;
     return await endingBySignal(context, what, async () => {
-      const [facts] = await readFacts(source, { signal: signals.signal });
       using place = await ImagePlace.take({ target: target.path, force: options.force, host });
       const { snapshot, rate } = options;
       const args = [
@@ -68,7 +67,7 @@ export const convert = defineVerb({
       ];
       const startMs = performance.now();
       {
-        using progress = new ConvertProgress(context, facts!.sizeBytes, options.json);
+        using progress = new ConvertProgress(context, options.json);
         const outcome = await makeByQemuImg(args, {
           signal: signals.signal,
           onPercent: (percent) => progress.update(percent),
