@@ -4,7 +4,7 @@
  */
 
 import { Output } from "../lib/cli/output.ts";
-import { Progress } from "../lib/cli/dry_run/progress.ts";
+import { Progress } from "../lib/cli/progress.ts";
 import { reportError } from "../lib/cli/error_report.ts";
 import { qemuPath } from "./backends.ts";
 import { runDisk } from "./disk.ts";

@@ -1,6 +1,6 @@
 /**
- * `xenblk attach DOMAIN IMAGE [VDEV]`: attaches a disk to a guest, serves it, and detaches it at the end. If it fails
- * before the guest has connected, it leaves no nodes behind.
+ * `xenblk attach DOMAIN IMAGE [VDEV]`: attaches a disk to a guest, serves it, and detaches it at the end. It can create the
+ * image first. If it fails before the guest has connected, it leaves no nodes and no new image behind.
  */
 
 import { attachOn, DEFAULT_KIND } from "../attach.ts";
@@ -8,7 +8,9 @@ import { XenblkError } from "../errors.ts";
 import { domainLabel } from "../toolstack/domains.ts";
 import { describeDevice } from "../toolstack/list.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
+import { usageError } from "./args.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
+import { checkCreating, CREATING_OPTIONS, imageForAttach } from "./image/for_attach.ts";
 import { defaulting, flag } from "./options.ts";
 import { defineVerb } from "./verb.ts";
 
@@ -19,11 +21,14 @@ const OPTIONS = {
     "Others may write to the image at the same time (mode w!): for a cluster file system, or to insist on an image that " +
       "the host or another guest uses",
   ),
+  ...CREATING_OPTIONS,
   "cdrom": flag("Attach as a CD-ROM, read-only"),
   "keep": flag("At the end leave the disk Connected; serve can continue with it"),
   "timeout": TIMEOUT,
   "json": flag("Print the connected disk as JSON", "J"),
 } as const;
+
+const IMAGE_HELP = "a path, format:target, a URI, or xl's format=qcow2,...,target=...";
 
 /** The verb. */
 export const attach = defineVerb({
@@ -32,15 +37,10 @@ export const attach = defineVerb({
   description:
     "Writes the nodes that xl would write, serves the disk, and prints the device's name once the guest has " +
     "connected. On INT, TERM or HUP it detaches the disk and removes the nodes; it also ends when another command detaches the " +
-    "disk. A serve of the same kind leaves the disk alone meanwhile.",
+    "disk. A serve of the same kind leaves the disk alone meanwhile. With --overlay the operands are DOMAIN and VDEV.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
-    {
-      name: "IMAGE",
-      help: "a path, format:target, a URI, or xl's format=qcow2,...,target=...",
-      required: true,
-      isPath: true,
-    },
+    { name: "IMAGE", help: IMAGE_HELP, required: false, isPath: true },
     {
       name: "VDEV",
       help: "the virtual device, such as xvdb; default: the first free one",
@@ -51,16 +51,25 @@ export const attach = defineVerb({
   options: OPTIONS,
   permissions:
     "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, /run/xenblk " +
-    "and IMAGE if it is a regular file; --allow-ffi is as good as all permissions.",
-  examples: ["xenblk attach web disk.img", "xenblk attach 5 raw:/dev/vg/lv xvdc --read-only"],
-  async run({ host, signals, output }, options, operands): Promise<number> {
+    "and IMAGE if it is a regular file; --allow-ffi is as good as all permissions. For --create and --overlay also " +
+    "--allow-run=qemu-img.",
+  examples: [
+    "xenblk attach web disk.img",
+    "xenblk attach web disk.img --create 10G",
+    "xenblk attach 5 raw:/dev/vg/lv xvdc --read-only",
+    "xenblk attach test7 --overlay qcow2:base.qcow2",
+  ],
+  async run(context, options, operands): Promise<number> {
+    const { host, signals, output } = context;
+    checkCreating(options);
+    const { named, vdev } = imageAndVdev(operands, options.overlay !== undefined);
     const platform = await host.openNativePlatform();
     const timeoutMs = options.timeout * 1000;
-    const vdev = operands["vdev"];
+    const image = await imageForAttach(context, options, named);
     const disk = await attachOn(platform, {
       ...settingsOf(options),
       domain: operands["domain"]!,
-      image: operands["image"]!,
+      image: image.name,
       ...(vdev === undefined ? {} : { vdev }),
       ...(options.shared ? { shared: true } : {}),
       cdrom: options.cdrom,
@@ -69,6 +78,9 @@ export const attach = defineVerb({
       workers: options.workers,
       timeoutMs,
       signal: signals.signal,
+    }).catch(async (error) => {
+      await image.undo();
+      throw error;
     });
     output.message(`xenblk: ${disk.params} is ${disk.vdev} of ${domainLabel(disk.guest)}`);
     if (!disk.status().connected) output.message(`xenblk: ${servedElsewhere(options.kind)}`);
@@ -79,9 +91,26 @@ export const attach = defineVerb({
     const end = await Promise.race([signals.drain, disk.ended]);
     if (typeof end === "object" && end.reason === "failed") throw died(end.error, options.kind);
     await disk.close({ leave: options.keep ? "connected" : "detached", timeoutMs });
+    await image.release();
     return 0;
   },
 });
+
+/** With --overlay there is no IMAGE, so the second operand is VDEV. Throws {@linkcode XenblkError} (usage). */
+function imageAndVdev(
+  { image, vdev }: Readonly<Record<string, string>>,
+  isOverlay: boolean,
+): { readonly named: string | undefined; readonly vdev: string | undefined } {
+  if (!isOverlay) {
+    if (image === undefined) throw usageError("attach", `Cannot run attach without IMAGE: ${IMAGE_HELP}`);
+    return { named: image, vdev };
+  }
+  if (vdev !== undefined) {
+    throw usageError("attach", `Cannot use ${JSON.stringify(vdev)}: with --overlay, attach takes at most DOMAIN VDEV`);
+  }
+  if (image !== undefined) parseVdev(image);
+  return { named: undefined, vdev: image };
+}
 
 /** The disk stays Connected when a thread of this process has died; another verb continues with it. */
 export function died({ message, cause }: XenblkError, kind: string): XenblkError {

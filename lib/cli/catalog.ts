@@ -10,6 +10,11 @@ export interface CatalogEntry extends VerbSummary {
   load(): Promise<Verb>;
 }
 
+/** The verbs of two words that begin with this one: `image create`, `image info`... */
+export function verbsOf(group: string): CatalogEntry[] {
+  return CATALOG.filter(({ name }) => name.startsWith(`${group} `));
+}
+
 /** All verbs, in the order of the overview. */
 export const CATALOG: readonly CatalogEntry[] = [
   {
@@ -46,6 +51,31 @@ export const CATALOG: readonly CatalogEntry[] = [
     name: "show",
     summary: "Show one disk in detail",
     load: async () => (await import("./show.ts")).show,
+  },
+  {
+    name: "image create",
+    summary: "Create an image",
+    load: async () => (await import("./image/create.ts")).create,
+  },
+  {
+    name: "image info",
+    summary: "Describe an image: format, sizes, backing image, snapshots, users",
+    load: async () => (await import("./image/info.ts")).info,
+  },
+  {
+    name: "image convert",
+    summary: "Copy an image into a new one of another format",
+    load: async () => (await import("./image/convert.ts")).convert,
+  },
+  {
+    name: "image check",
+    summary: "Check an image's metadata, and repair it",
+    load: async () => (await import("./image/check.ts")).check,
+  },
+  {
+    name: "image map",
+    summary: "Show which ranges of an image hold data, and where",
+    load: async () => (await import("./image/map.ts")).map,
   },
   {
     name: "doctor",

@@ -33,9 +33,20 @@ function optionsOf(verb: VerbFace): [string, Option][] {
   return Object.entries({ ...verb.options, ...COMMON_OPTIONS });
 }
 
+/** The first words of verbs of two words, each with the second words. */
+function groupsOf(verbs: readonly VerbFace[]): Map<string, string[]> {
+  const groups = new Map<string, string[]>();
+  for (const { name } of verbs) {
+    const [first, second] = name.split(" ");
+    if (second !== undefined) groups.set(first!, [...groups.get(first!) ?? [], second]);
+  }
+  return groups;
+}
+
 /** For bash; zsh runs the same script through its emulation of bash. */
 function bashScript(verbs: readonly VerbFace[], forZsh: boolean): string {
   const prologue = forZsh ? ["#compdef xenblk", "autoload -U +X bashcompinit && bashcompinit"] : [];
+  const firsts = [...new Set(verbs.map(({ name }) => name.split(" ")[0]))];
   return [
     ...prologue,
     "_xenblk() {",
@@ -43,13 +54,19 @@ function bashScript(verbs: readonly VerbFace[], forZsh: boolean): string {
     "  # The shell splits --option=value at the =, and the = becomes a word.",
     '  if [ "$cur" = "=" ]; then cur=""; fi',
     '  if [ "$prev" = "=" ]; then prev="${COMP_WORDS[COMP_CWORD-2]}"; fi',
+    '  if [ "$COMP_CWORD" -gt 2 ]; then',
+    '    case "$verb" in',
+    `      ${[...groupsOf(verbs).keys()].join("|")}) verb="$verb \${COMP_WORDS[2]}" ;;`,
+    "    esac",
+    "  fi",
     '  if [ "$COMP_CWORD" -eq 1 ]; then',
-    `    words="${[...verbs.map(({ name }) => name), "help", "--help", "--version"].join(" ")}"`,
+    `    words="${[...firsts, "help", "--help", "--version"].join(" ")}"`,
     "  else",
     '    case "$verb $prev" in',
     ...verbs.flatMap(bashChoices),
     ...verbs.map((verb) => `      "${verb.name} "*) words="${bashWords(verb)}" ;;`),
-    `      "help "*) words="${verbs.map(({ name }) => name).join(" ")}" ;;`,
+    ...[...groupsOf(verbs)].map(([group, words]) => `      "${group} "*) words="${words.join(" ")}" ;;`),
+    `      "help "*) words="${firsts.join(" ")}" ;;`,
     "    esac",
     "  fi",
     '  COMPREPLY=($(compgen -W "$words" -- "$cur"))',
@@ -74,10 +91,22 @@ function bashWords(verb: VerbFace): string {
 }
 
 function fishScript(verbs: readonly VerbFace[]): string {
+  const seen = (word: string): string => `__fish_seen_subcommand_from ${word}`;
   const lines = ["complete -c xenblk -f"];
+  for (const [group, words] of groupsOf(verbs)) {
+    lines.push(`complete -c xenblk -n __fish_use_subcommand -a ${group} -d ${quote(`The verbs of ${group}`)}`);
+    for (const word of words) {
+      const { summary } = verbs.find(({ name }) => name === `${group} ${word}`)!;
+      const when = `-n '${seen(group)}; and not ${seen(words.join(" "))}'`;
+      lines.push(`complete -c xenblk ${when} -a ${word} -d ${quote(summary)}`);
+    }
+  }
   for (const verb of verbs) {
-    lines.push(`complete -c xenblk -n __fish_use_subcommand -a ${verb.name} -d ${quote(verb.summary)}`);
-    const when = `-n '__fish_seen_subcommand_from ${verb.name}'`;
+    const words = verb.name.split(" ");
+    if (words.length === 1) {
+      lines.push(`complete -c xenblk -n __fish_use_subcommand -a ${verb.name} -d ${quote(verb.summary)}`);
+    }
+    const when = `-n '${words.map(seen).join("; and ")}'`;
     for (const [name, option] of optionsOf(verb)) {
       const short = optionNames(option, name).length > 1 ? ` -s ${option.short}` : "";
       lines.push(`complete -c xenblk ${when} -l ${name}${short}${fishValue(option)} -d ${quote(option.help)}`);

@@ -30,7 +30,7 @@ export function overview(verbs: readonly VerbSummary[]): string {
     "",
     "xenblk VERB --help describes a verb and its options.",
     "Exit status: 0 done, 1 failed, 2 usage, 3 no such domain or device, 4 timed out waiting for the guest,",
-    "5 hypervisor missing or not permitted.",
+    "5 hypervisor missing or not permitted, 6 image corrupt, 7 image with leaks (both: image check).",
   ];
   return lines.join("\n") + "\n";
 }

@@ -6,7 +6,7 @@
 import { XenblkError } from "../errors.ts";
 import { type LogLevel, startLogging } from "../log.ts";
 import { isOneSlipAway, parseArguments, usageError } from "./args.ts";
-import { CATALOG, type CatalogEntry } from "./catalog.ts";
+import { CATALOG, type CatalogEntry, verbsOf } from "./catalog.ts";
 import { overview, verbHelp } from "./help.ts";
 import { Output } from "./output.ts";
 import { reportError } from "./error_report.ts";
@@ -42,12 +42,21 @@ async function dispatch(args: readonly string[], host: Host, version: string, ou
     output.data(`xenblk ${version}\n`);
     return 0;
   }
-  if (first === "-h" || first === "--help" || (first === "help" && rest.length === 0)) {
+  if (first === "help") return await dispatch([...rest, "--help"], host, version, output);
+  if (first === "-h" || first === "--help") {
     output.data(overview(CATALOG));
     return 0;
   }
-  if (first === "help") return await runVerb(findVerb(rest[0]!), ["--help"], host, version, output);
-  return await runVerb(findVerb(first), rest, host, version, output);
+  const group = verbsOf(first);
+  if (group.length === 0) return await runVerb(findVerb(first, CATALOG), rest, host, version, output);
+  const [second, ...others] = rest;
+  if (second === "-h" || second === "--help") {
+    output.data(overview(group));
+    return 0;
+  }
+  if (second !== undefined) return await runVerb(findVerb(`${first} ${second}`, group), others, host, version, output);
+  output.raw(overview(group));
+  return new XenblkError("", { kind: "usage" }).exitStatus;
 }
 
 async function runVerb(
@@ -78,11 +87,11 @@ function loadVerbs(): Promise<readonly VerbFace[]> {
   return Promise.all(CATALOG.map((entry) => entry.load()));
 }
 
-function findVerb(name: string): CatalogEntry {
-  const entry = CATALOG.find((candidate) => candidate.name === name);
+function findVerb(name: string, among: readonly CatalogEntry[]): CatalogEntry {
+  const entry = among.find((candidate) => candidate.name === name);
   if (entry !== undefined) return entry;
   if (name.startsWith("-")) throw usageError(undefined, `Cannot use ${name} before a verb`);
-  const near = CATALOG.find((candidate) => isOneSlipAway(candidate.name, name));
+  const near = among.find((candidate) => isOneSlipAway(candidate.name, name));
   const hint = near === undefined ? "" : `, did you mean ${near.name}`;
   throw usageError(undefined, `Cannot run ${JSON.stringify(name)}: there is no such verb${hint}`);
 }

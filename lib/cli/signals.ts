@@ -9,6 +9,11 @@ const STATUS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
 /** A signal that asks the command to end. */
 export type EndSignal = keyof typeof STATUS;
 
+/** The exit status of a command that the signal ended: 128 and the signal's number, as a shell reports it. */
+export function signalStatus(signal: EndSignal): number {
+  return STATUS[signal];
+}
+
 /**
  * Listens for INT, TERM and HUP; disposing restores the default actions. A program that nohup(1) started goes on
  * ignoring HUP.

@@ -30,7 +30,9 @@ Deno.test("-V shows the version of deno.json", async () => {
 
 for (const entry of CATALOG) {
   Deno.test(`${entry.name} --help tells its operands, options and permissions, and loads no library`, async () => {
-    const { status, stdout, stderr } = await xenblk([entry.name, "--help"], { permissions: ["--allow-read"] });
+    const { status, stdout, stderr } = await xenblk([...entry.name.split(" "), "--help"], {
+      permissions: ["--allow-read"],
+    });
     assertEquals([status, stderr], [0, ""]);
     const verb = await entry.load();
     assertEquals([verb.name, verb.summary], [entry.name, entry.summary]);
@@ -42,7 +44,7 @@ for (const entry of CATALOG) {
   });
 
   Deno.test(`${entry.name} refuses an unknown option with status 2 and writes nothing to stdout`, async () => {
-    const { status, stdout, stderr } = await xenblk([entry.name, "--no-such-option"]);
+    const { status, stdout, stderr } = await xenblk([...entry.name.split(" "), "--no-such-option"]);
     assertEquals([status, stdout], [2, ""]);
     assertEquals(
       stderr,
@@ -78,6 +80,13 @@ Deno.test("wrong operands are usage errors before Xen is looked for, whatever th
     [["serve", "backend/vbd3/5"], "it is not the path of a device"],
     [["serve", "backend/vbd3/5/51712", "--kind=qdisk"], "it is of kind vbd3"],
     [["serve", "--image=disk.img"], "Cannot use --image without BACKEND-PATH"],
+    [["attach", "web"], "Cannot run attach without IMAGE: a path, format:target"],
+    [["attach", "web", "a.qcow2", "--create=100"], "Cannot use --create=100: it takes a size such as 64K"],
+    [["attach", "web", "--overlay=a", "--create=1M"], "an overlay has the size of its base"],
+    [["attach", "web", "--overlay=a", "disk1"], 'Cannot use virtual device "disk1"'],
+    [["attach", "web", "--overlay=a", "xvdb", "xvdc"], "with --overlay, attach takes at most DOMAIN VDEV"],
+    [["attach", "web", "--overlay=a", "--keep"], "the disk needs the overlay; name a place for it with --keep-overlay"],
+    [["attach", "web", "a", "--keep-overlay=b"], "Cannot use --keep-overlay without --overlay"],
   ];
   for (const [args, message] of cases) {
     await context.step(args.join(" "), async () => {
@@ -116,12 +125,27 @@ Deno.test("completion scripts name every verb, and bash can read its own", async
   for (const shell of ["bash", "zsh", "fish"]) {
     const { status, stdout } = await xenblk(["completion", shell]);
     assertEquals(status, 0);
-    for (const { name } of CATALOG) assertStringIncludes(stdout, name);
+    for (const { name } of CATALOG) for (const word of name.split(" ")) assertStringIncludes(stdout, word);
   }
   const { stdout } = await xenblk(["completion", "bash"]);
   const script = `${stdout}\nCOMP_WORDS=(xenblk doc); COMP_CWORD=1; _xenblk; echo "\${COMPREPLY[@]}"`;
   const bash = await new Deno.Command("bash", { args: ["-c", script] }).output();
   assertEquals(new TextDecoder().decode(bash.stdout), "doctor\n");
+});
+
+Deno.test("bash completes the second word of a verb, then its options and their values", async () => {
+  const { stdout } = await xenblk(["completion", "bash"]);
+  const complete = async (...words: string[]): Promise<string[]> => {
+    const line = words.map((word) => `'${word}'`).join(" ");
+    const script = `${stdout}\nCOMP_WORDS=(${line}); COMP_CWORD=${words.length - 1}; _xenblk; echo "\${COMPREPLY[@]}"`;
+    const bash = await new Deno.Command("bash", { args: ["-c", script] }).output();
+    return new TextDecoder().decode(bash.stdout).trimEnd().split(" ");
+  };
+  assertEquals(await complete("xenblk", "im"), ["image"]);
+  assertEquals(await complete("xenblk", "image", "c"), ["create", "convert", "check"]);
+  assertEquals(await complete("xenblk", "image", "check", "--rep"), ["--repair"]);
+  assertEquals(await complete("xenblk", "image", "check", "--repair", "=", "a"), ["all"]);
+  assertEquals(await complete("xenblk", "attach", "--over"), ["--overlay"]);
 });
 
 Deno.test("completion refuses another shell with what is allowed", async () => {

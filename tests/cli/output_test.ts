@@ -7,7 +7,7 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { XenblkError } from "../../lib/errors.ts";
 import { XenstoreError } from "../../lib/hypervisor.ts";
 import { type ByteSink, Output } from "../../lib/cli/output.ts";
-import { Progress } from "../../lib/cli/dry_run/progress.ts";
+import { Progress } from "../../lib/cli/progress.ts";
 import { reportError } from "../../lib/cli/error_report.ts";
 import { renderFields, renderTable } from "../../lib/cli/table.ts";
 

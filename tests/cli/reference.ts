@@ -16,15 +16,17 @@ Data goes to stdout. Messages go to stderr, and on a terminal progress too. Opti
 operands. \`--option=value\` and \`--option value\` mean the same. After \`--\` everything is an operand. After the first INT,
 TERM or HUP, the command finishes its requests and ends; the second ends the process at once.
 
-| exit status   | meaning                                                                               |
-| ------------- | ------------------------------------------------------------------------------------- |
-| 0             | done                                                                                  |
-| 1             | failed                                                                                |
-| 2             | usage: an option or operand is wrong                                                  |
-| 3             | no such domain or device                                                              |
-| 4             | timed out waiting for the guest                                                       |
-| 5             | hypervisor missing or not permitted                                                   |
-| 129, 130, 143 | ended at once by a second HUP, INT or TERM; or a dry run that one of them ended early |
+| exit status   | meaning                                                                          |
+| ------------- | -------------------------------------------------------------------------------- |
+| 0             | done                                                                             |
+| 1             | failed                                                                           |
+| 2             | usage: an option or operand is wrong                                             |
+| 3             | no such domain or device                                                         |
+| 4             | timed out waiting for the guest                                                  |
+| 5             | hypervisor missing or not permitted                                              |
+| 6             | \`image check\`: the image is corrupt                                              |
+| 7             | \`image check\`: the image has leaks, and no worse                                 |
+| 129, 130, 143 | ended at once by a second HUP, INT or TERM; a dry run or image verb by the first |
 `;
 
 /** Path of the reference, in the checkout. */

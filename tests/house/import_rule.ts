@@ -31,7 +31,19 @@ const PRODUCT = [...LIB, "guest", "sim", ...FFI, ...ROOTS, "frame", "verbs", "ca
 const LOG = ["npm:@logtape/logtape@*"];
 
 /** The files of lib/cli that the verbs build on. */
-const FRAME = ["args", "device_options", "help", "host", "options", "output", "report", "signals", "table", "verb"];
+const FRAME = [
+  "args",
+  "device_options",
+  "help",
+  "host",
+  "options",
+  "output",
+  "progress",
+  "report",
+  "signals",
+  "table",
+  "verb",
+];
 /** The files of lib/cli that know all verbs. */
 const CATALOGUE = ["catalog", "completion", "main"];
 

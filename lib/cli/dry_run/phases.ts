@@ -7,7 +7,7 @@ import { XenblkError } from "../../errors.ts";
 import type { LoadOutcome } from "../../guest/load_types.ts";
 import type { DryRunGuest, LoadResult } from "./guest.ts";
 import { phaseOf, type PhaseResult } from "./report.ts";
-import type { Progress } from "./progress.ts";
+import type { Progress } from "../progress.ts";
 
 const TICK_MS = 100;
 /** A load has stalled if nothing is answered for this long. */

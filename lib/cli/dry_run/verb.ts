@@ -18,7 +18,8 @@ import { PhaseRunner } from "./phases.ts";
 import { formatSize } from "../../sizes.ts";
 import { choice, decimal, defaulting, flag, integer, optional, type OptionValues, size } from "../options.ts";
 import { parseBlockSizes, segmentsFor } from "./block_sizes.ts";
-import { Progress } from "./progress.ts";
+import { Progress } from "../progress.ts";
+import { signalStatus } from "../signals.ts";
 import { type Context, defineVerb } from "../verb.ts";
 
 /** Requests of a run with neither --requests nor --seconds. */
@@ -31,8 +32,6 @@ const FLUSH_EVERY = 200;
 const BARRIER_EVERY = 500;
 const DISCARD_EVERY = 400;
 const DEFAULT_SIZE_BYTES = 64 * 2 ** 20;
-/** Exit status of a run that a signal cancelled: 128 and the signal's number, as a shell reports it. */
-const CANCELLED: Readonly<Record<string, number>> = { SIGHUP: 129, SIGINT: 130, SIGTERM: 143 };
 /** Slots of a ring per page, for rings of 1, 2, 4... pages. */
 const SLOTS_PER_PAGE = 32;
 const ABI_NAMES: Readonly<Record<string, AbiName>> = {
@@ -119,7 +118,7 @@ export const dryRun = defineVerb({
     if (options.json) context.output.json(result);
     else context.output.data(renderResult(result));
     if (fault !== undefined) throw new XenblkError(`Cannot verify ${images.description}: ${fault}`);
-    return received === undefined ? 0 : CANCELLED[received] ?? 1;
+    return received === undefined ? 0 : signalStatus(received);
   },
 });
 

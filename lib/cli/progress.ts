@@ -3,7 +3,7 @@
  * If stderr is not a terminal, nothing is shown.
  */
 
-import type { Output } from "../output.ts";
+import type { Output } from "./output.ts";
 
 /** Least time between two updates. */
 const REDRAW_MS = 100;

@@ -1,0 +1,185 @@
+/**
+ * Runs qemu-img, QEMU's tool for disk images: finds the program, ends it on a signal or after a time limit, reads its
+ * progress, and turns what it prints on failure into the error that a person sees.
+ */
+
+import { XenblkError } from "../../errors.ts";
+import { endsWithin } from "../../within.ts";
+
+/** Names another qemu-img than the one on PATH. */
+export const QEMU_IMG_VARIABLE = "XENBLK_QEMU_IMG";
+
+/** How long a killed qemu-img may take to end: first after SIGTERM, then after SIGKILL. */
+const TERM_MS = 2_000;
+const KILL_MS = 1_000;
+/** Most characters of stderr that are kept; a check of a badly damaged image prints a line for every cluster. */
+const MOST_STDERR = 64 * 1024;
+
+/** How qemu-img is run. */
+export interface QemuImgOptions {
+  /** Aborting it ends qemu-img. */
+  readonly signal?: AbortSignal;
+  /** How long it may take, in milliseconds. Absent: as long as it needs. */
+  readonly timeoutMs?: number;
+  /** Gets the progress that option `-p` prints, from 0 to 100. */
+  readonly onPercent?: (percent: number) => void;
+}
+
+/** How a run of qemu-img ended. */
+export interface QemuImgOutcome {
+  /** Its exit status; 128 and the signal's number if a signal ended it. */
+  readonly status: number;
+  readonly stdout: string;
+  /** At most the first 64 KiB. */
+  readonly stderr: string;
+}
+
+/**
+ * Runs `qemu-img <args>` to its end, whatever its exit status. Rejects with {@linkcode XenblkError} if there is no
+ * qemu-img or the time limit passes, and with the signal's reason if it aborts; qemu-img has then ended, unless the
+ * kernel keeps it waiting for its storage.
+ */
+export async function runQemuImg(args: readonly string[], options: QemuImgOptions = {}): Promise<QemuImgOutcome> {
+  options.signal?.throwIfAborted();
+  const child = spawn(args);
+  const output = Promise.all([
+    child.status,
+    options.onPercent === undefined ? textOf(child.stdout, Infinity) : percentsOf(child.stdout, options.onPercent),
+    textOf(child.stderr, MOST_STDERR),
+  ]);
+  output.catch(() => {}); // it is awaited, or the run was given up
+  const { promise: given, reject: giveUp } = Promise.withResolvers<never>();
+  const abort = (): void => giveUp(options.signal?.reason);
+  options.signal?.addEventListener("abort", abort, { once: true });
+  const timer = options.timeoutMs === undefined
+    ? undefined
+    : setTimeout(() => giveUp(tooSlow(args, options.timeoutMs!)), options.timeoutMs);
+  try {
+    const [{ code }, stdout, stderr] = await Promise.race([output, given]);
+    return { status: code, stdout, stderr };
+  } catch (error) {
+    await end(child, output);
+    throw error;
+  } finally {
+    clearTimeout(timer);
+    options.signal?.removeEventListener("abort", abort);
+  }
+}
+
+type Child = Deno.ChildProcess;
+
+function spawn(args: readonly string[]): Child {
+  const program = Deno.env.get(QEMU_IMG_VARIABLE) ?? "qemu-img";
+  try {
+    return new Deno.Command(program, {
+      args: [...args],
+      stdin: "null",
+      stdout: "piped",
+      stderr: "piped",
+      // In a session of its own: INT at the terminal is for this process, which ends qemu-img.
+      detached: true,
+    }).spawn();
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) {
+      throw new XenblkError(`Cannot run ${program}: there is no such program`, {
+        cause: error,
+        remedy: `install it (Debian: apt-get install qemu-utils), or name it in ${QEMU_IMG_VARIABLE}`,
+      });
+    }
+    if (error instanceof Deno.errors.PermissionDenied) {
+      throw new XenblkError(`Cannot run ${program}: permission denied`, {
+        cause: error,
+        remedy: `make it executable for this user, or name another in ${QEMU_IMG_VARIABLE}`,
+      });
+    }
+    throw error;
+  }
+}
+
+function tooSlow(args: readonly string[], timeoutMs: number): XenblkError {
+  return new XenblkError(`Cannot run qemu-img ${args[0]}: it has not ended for ${timeoutMs / 1000} s`, {
+    remedy: "check the device or file server that the image is on",
+  });
+}
+
+/** Ends qemu-img. One that waits for its storage in the kernel is left alone: it ends when its storage answers. */
+async function end(child: Child, output: Promise<unknown>): Promise<void> {
+  const ended = output.catch(() => {});
+  for (const [signal, ms] of [["SIGTERM", TERM_MS], ["SIGKILL", KILL_MS]] as const) {
+    try {
+      child.kill(signal);
+    } catch {
+      return; // it has ended
+    }
+    if (await endsWithin(ended, ms)) return;
+  }
+  child.unref();
+}
+
+/** The text of a stream, at most so many characters of it; the rest is read and dropped. */
+async function textOf(stream: ReadableStream<Uint8Array>, mostCharacters: number): Promise<string> {
+  let text = "";
+  for await (const part of stream.pipeThrough(new TextDecoderStream())) {
+    if (text.length < mostCharacters) text += part;
+  }
+  return text.slice(0, mostCharacters);
+}
+
+/** Reads `    (12.34/100%)\r`, over and over. Returns the text that is no progress. */
+async function percentsOf(stream: ReadableStream<Uint8Array>, onPercent: (percent: number) => void): Promise<string> {
+  let rest = "";
+  for await (const part of stream.pipeThrough(new TextDecoderStream())) {
+    rest = (rest + part).replace(/\s*\((\d+(?:\.\d+)?)\/100%\)\r?/g, (_all, percent: string) => {
+      onPercent(Number(percent));
+      return "";
+    });
+  }
+  return rest.trim();
+}
+
+/** What qemu-img says about common failures, each with what to do. */
+const REMEDIES: readonly (readonly [RegExp, string])[] = [
+  [/No space left on device/, "free space on its file system, or name a file on another one"],
+  [/Disk quota exceeded/, "raise the quota, or free space"],
+  [/Permission denied/, "run it as a user who has the right"],
+  [/Read-only file system/, "name a file on another file system"],
+  [/No such file or directory/, "check the path"],
+  [/Image is not in \S+ format|not supported by|Image format/, "name its real format: FORMAT:PATH"],
+  [/need to rebuild refcount structures/, "repair a copy of it with --repair all, which rebuilds them"],
+  [/image is corrupt|is marked corrupt|Image is corrupt/, "repair a copy of it with `xenblk image check --repair all`"],
+];
+
+/** Most attempts to create an encrypted image. */
+const MOST_ATTEMPTS = 20;
+
+/**
+ * The same for `create` and `convert`, which try again where QEMU could not measure how fast this machine derives keys:
+ * it reads 0 ms from a clock that counts ticks, which is chance.
+ */
+export async function makeByQemuImg(args: readonly string[], options: QemuImgOptions = {}): Promise<QemuImgOutcome> {
+  for (let attempt = 1;; attempt++) {
+    const outcome = await runQemuImg(args, options);
+    if (attempt === MOST_ATTEMPTS || !outcome.stderr.includes("Unable to get accurate CPU usage")) return outcome;
+  }
+}
+
+/** Another process holds the image's lock. */
+export function isLocked({ stderr }: Pick<QemuImgOutcome, "stderr">): boolean {
+  return /Failed to (get|lock)|Is another process using the image/.test(stderr);
+}
+
+/** `what` is the beginning of a sentence: `Cannot create image a.qcow2`. Adds qemu-img's reason and what to do. */
+export function qemuImgError(what: string, outcome: QemuImgOutcome): XenblkError {
+  const reason = reasonOf(outcome);
+  const remedy = REMEDIES.find(([pattern]) => pattern.test(reason))?.[1];
+  return new XenblkError(`${what}: ${reason}`, remedy === undefined ? {} : { remedy });
+}
+
+/** Qemu-img's lines without its name and without the repetition of `Could not open 'x': Could not open 'x':`. */
+function reasonOf({ status, stderr }: QemuImgOutcome): string {
+  const lines = stderr.split("\n").map((line) => line.trim().replace(/^qemu-img: /, "").slice(0, 500)).filter((line) =>
+    line !== ""
+  );
+  const text = lines.slice(0, 5).join("; ").replace(/(\b[^:]+: )\1+/g, "$1");
+  return text === "" ? `qemu-img ended with status ${status}` : text;
+}
