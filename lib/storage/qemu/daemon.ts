@@ -46,8 +46,6 @@ export interface DaemonStart {
   readonly confinement: Confinement;
   readonly guest: number;
   readonly uuid?: string;
-  /** What the first disk opens. */
-  readonly files: readonly AllowedFile[];
   /** Disks that an earlier daemon lost. */
   readonly lost: Readonly<Record<string, LostDisk>>;
 }
@@ -88,10 +86,10 @@ export class StorageDaemon implements Disposable {
     environment: DaemonEnvironment,
     directory: RunDirectory,
     logger: Logger,
-    { program, confinement, guest, uuid, files, lost }: DaemonStart,
+    { program, confinement, guest, uuid, lost }: DaemonStart,
   ): Promise<StorageDaemon> {
     await directory.prepare();
-    const [command, ...args] = startCommand(program, confinement, directory, daemonArguments(directory), files);
+    const [command, ...args] = startCommand(program, confinement, directory, daemonArguments(directory));
     const child = new Deno.Command(command!, {
       args,
       stdin: "null",
@@ -410,9 +408,9 @@ export class StorageDaemon implements Disposable {
     const missing = files.filter((file) =>
       !present.some(({ path, writable }) => path === file.path && (writable || !file.writable))
     );
-    const reason = await placeFiles(this.process, this.directory.root, missing);
+    const reason = await placeFiles(this.process, this.directory.root, missing, this.#environment.requestMs);
     if (reason === undefined) return;
-    throw new XenblkError(`Cannot open ${name}: its files cannot be put into the root of ${this.name}: ${reason}`, {
+    throw new XenblkError(`Cannot open ${name}: its files cannot be given to ${this.name}: ${reason}`, {
       remedy: "check that their storage answers, and that this process may use mount namespaces (CAP_SYS_ADMIN)",
     });
   }
