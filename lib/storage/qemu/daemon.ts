@@ -31,8 +31,6 @@ const DEATH_MS = 1_000;
 
 /** What daemons of this process have in common. */
 export interface DaemonEnvironment {
-  /** Virtqueues of each export. */
-  readonly queues: number;
   /** How the drivers make system calls; the first refusal changes it for all. */
   aio: AioMode;
   /** Limits for tests. */
@@ -121,6 +119,7 @@ export class StorageDaemon implements Disposable {
       daemon[Symbol.dispose]();
       await signal(process, "SIGKILL");
       await hasEnded(process, KILL_MS);
+      if (Object.keys(lost).length === 0) await directory.remove();
       throw error;
     }
     void child.status.then((status) => {
@@ -202,7 +201,7 @@ export class StorageDaemon implements Disposable {
     await this.#write(withDisk(this.#record, device, { ...disk, exported: false }));
     try {
       await this.#open(name, plan);
-      await exportDisk(this.#execute, plan.export(socket, this.#environment.queues));
+      await exportDisk(this.#execute, plan.export(socket));
       await this.#write(withDisk(this.#record, device, { ...disk, exported: true }));
     } catch (error) {
       // One that does not answer keeps it in its record, for the next attempt.
@@ -252,7 +251,7 @@ export class StorageDaemon implements Disposable {
   /** Exports a disk anew; its client loses its connection. Returns the socket's path. */
   async exportAnew(device: string, plan: DiskPlan): Promise<string> {
     const socket = this.directory.socket(device);
-    await exportAnew(this.#execute, plan.export(socket, this.#environment.queues));
+    await exportAnew(this.#execute, plan.export(socket));
     return socket;
   }
 
@@ -392,7 +391,7 @@ export class StorageDaemon implements Disposable {
   async #takeOver(known: DiskRecord, plan: DiskPlan, socket: string): Promise<boolean> {
     const { nodes, exported } = await presentParts(this.#execute, plan);
     if (!nodes) return false;
-    if (!exported) await exportDisk(this.#execute, plan.export(socket, this.#environment.queues));
+    if (!exported) await exportDisk(this.#execute, plan.export(socket));
     for (const file of known.files) {
       const now = await recordedFile(file);
       if (now.inode === file.inode && now.device === file.device) continue;

@@ -17,7 +17,6 @@ import { endStrays, lostDisks } from "./leftovers.ts";
 import { type DiskPlan, planDisk } from "./plan.ts";
 import { isAlive } from "./process.ts";
 import { type DaemonProgram, findProgram } from "./program.ts";
-import { QmpSilentError } from "./qmp.ts";
 import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
 import { type DaemonRecord, directoryName, guestOfDirectory, RunDirectory } from "./record.ts";
 import { daemonNames } from "./survey.ts";
@@ -69,6 +68,7 @@ interface HeldDaemon {
 export class StorageDaemons implements ImageDaemons {
   readonly #options: StorageDaemonsOptions;
   readonly #environment: DaemonEnvironment;
+  readonly #queues: number;
   readonly #logger: Logger;
   readonly #limiter: LogLimiter;
   readonly #clock: Clock;
@@ -80,13 +80,13 @@ export class StorageDaemons implements ImageDaemons {
   #confinement: Promise<Confinement> | undefined;
 
   constructor(options: StorageDaemonsOptions) {
-    const { queues = QUEUES, startMs, requestMs, clock = SYSTEM_CLOCK, logger = createLogger("storage") } = options;
+    const { startMs, requestMs, clock = SYSTEM_CLOCK, logger = createLogger("storage") } = options;
     this.#options = options;
     this.#clock = clock;
     this.#logger = logger;
     this.#limiter = new LogLimiter(logger, () => clock.now());
+    this.#queues = options.queues ?? QUEUES;
     this.#environment = {
-      queues,
       aio: "io_uring",
       ...(startMs === undefined ? {} : { startMs }),
       ...(requestMs === undefined ? {} : { requestMs }),
@@ -98,7 +98,7 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   async open(request: QemuRequest): Promise<DaemonDisk> {
-    const plan = planDisk(request);
+    const plan = planDisk(request, { queues: this.#queues, home: this.#variable("HOME") });
     const { name, owner, readOnly } = request;
     return await this.#inTurn(owner.guest, async () => {
       const held = await this.#daemonFor(owner);
@@ -107,8 +107,7 @@ export class StorageDaemons implements ImageDaemons {
         const lostBefore = daemon.lostBefore(owner.device, plan);
         const socket = await daemon.add(owner.device, name, plan);
         const warn = (message: string): void => this.#logger.warning(message);
-        const { queues } = this.#environment;
-        const device = await this.#options.vhost.connect({ name, socket, readOnly, queues, warn });
+        const device = await this.#options.vhost.connect({ name, socket, readOnly, queues: this.#queues, warn });
         return new QemuDisk(request, daemon, device, this.#keeper(request, plan), lostBefore);
       } catch (error) {
         await this.#release(owner).catch((also) => this.#logger.warning(errorText(also)));
@@ -238,8 +237,9 @@ export class StorageDaemons implements ImageDaemons {
     const record = await directory.read();
     if (record === undefined) return void await endStrays(directory, this.#logger);
     if (!await isAlive(record.process)) return undefined;
-    const daemon = await StorageDaemon.adopt(this.#environment, directory, this.#loggerOf(record.guest), record);
-    if (!isOtherGuest(record, owner)) return daemon;
+    const logger = this.#loggerOf(record.guest);
+    if (!isOtherGuest(record, owner)) return await StorageDaemon.adopt(this.#environment, directory, logger, record);
+    using daemon = StorageDaemon.recorded(this.#environment, directory, logger, record);
     this.#logger.warning(`${daemon.name} belongs to an earlier guest with this domid: ending it`);
     await daemon.end();
     return undefined;
@@ -247,7 +247,7 @@ export class StorageDaemons implements ImageDaemons {
 
   async #start(name: string, owner: DiskOwner): Promise<StorageDaemon> {
     const { guest, uuid } = owner;
-    const program = await findProgram(this.#options.variable ?? ((variable) => Deno.env.get(variable)));
+    const program = await findProgram((variable) => this.#variable(variable));
     const directory = this.#directory(name);
     const record = await directory.read();
     const lost = record === undefined || isOtherGuest(record, owner) ? {} : await lostDisks(record);
@@ -306,7 +306,7 @@ export class StorageDaemons implements ImageDaemons {
       await directory.remove();
       return `${what}: removed what was left of it`;
     }
-    using daemon = await this.#adoptForEnd(directory, logger, record);
+    using daemon = StorageDaemon.recorded(this.#environment, directory, logger, record);
     if (gone.length === devices.length) {
       await daemon.end();
       return `${what}: ended process ${record.process.pid}`;
@@ -315,14 +315,8 @@ export class StorageDaemons implements ImageDaemons {
     return `${what}: closed`;
   }
 
-  /** A daemon that does not answer is ended by signals all the same. */
-  async #adoptForEnd(directory: RunDirectory, logger: Logger, record: DaemonRecord): Promise<StorageDaemon> {
-    try {
-      return await StorageDaemon.adopt(this.#environment, directory, logger, record);
-    } catch (error) {
-      if (!(error instanceof QmpSilentError)) throw error;
-      return StorageDaemon.recorded(this.#environment, directory, logger, record);
-    }
+  #variable(name: string): string | undefined {
+    return (this.#options.variable ?? ((variable: string) => Deno.env.get(variable)))(name);
   }
 
   #directory(name: string): RunDirectory {
