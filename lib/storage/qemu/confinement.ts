@@ -37,7 +37,7 @@ place() {
 }
 `;
 
-/** Arguments: the root, then `ro|rw PATH` for each file, `--`, and the command. */
+/** Arguments: the root, then `ro|rw PATH` for each file that is there from the start, `--`, and the command. */
 const ENTER_ROOT = `set -eu
 root=$1; shift
 mount -t tmpfs -o mode=755,size=4m,nosuid,noexec xenblk "$root"
@@ -124,19 +124,18 @@ export async function probeConfinement(program: DaemonProgram, folder: string): 
 }
 
 /**
- * The command that starts the daemon, with its standard error appended to the run directory's file. `files` are those of
- * its first disk.
+ * The command that starts the daemon, with its standard error appended to the run directory's file. The files of disks
+ * are placed later, so that a disk that does not answer does not keep the daemon from starting.
  */
 export function startCommand(
   program: DaemonProgram,
   { scope, rooted, privileged }: Confinement,
   directory: RunDirectory,
   args: readonly string[],
-  files: readonly AllowedFile[],
 ): string[] {
   const daemon = [program.path, ...args];
   const confined = rooted
-    ? rootedCommand(program, directory.root, [{ path: directory.sockets, writable: true }, ...files], daemon)
+    ? rootedCommand(program, directory.root, [{ path: directory.sockets, writable: true }], daemon)
     : plainCommand(privileged, daemon);
   const scoped = scope ? ["systemd-run", ...scopeArguments(directory.name), ...confined] : confined;
   return ["sh", "-c", 'exec 2>> "$0"; exec "$@"', directory.errors, ...scoped];
@@ -147,8 +146,9 @@ export async function placeFiles(
   process: ProcessIdentity,
   root: string,
   files: readonly AllowedFile[],
+  timeoutMs = PLACE_MS,
 ): Promise<string | undefined> {
-  return await inNamespace(process, ADD_FILES, root, files.flatMap(placed));
+  return await inNamespace(process, ADD_FILES, root, files.flatMap(placed), timeoutMs);
 }
 
 /** Takes files out of a running daemon's root. The reason why they could not be. */
@@ -157,7 +157,7 @@ export async function takeFiles(
   root: string,
   paths: readonly string[],
 ): Promise<string | undefined> {
-  return await inNamespace(process, TAKE_FILES, root, paths);
+  return await inNamespace(process, TAKE_FILES, root, paths, PLACE_MS);
 }
 
 async function inNamespace(
@@ -165,10 +165,11 @@ async function inNamespace(
   script: string,
   root: string,
   args: readonly string[],
+  timeoutMs: number,
 ): Promise<string | undefined> {
   if (args.length === 0) return undefined;
   const command = ["--target", `${pid}`, "--mount", "--", "sh", "-c", script, "xenblk", root, ...args];
-  const { success, reason } = await runWithin("nsenter", command, PLACE_MS);
+  const { success, reason } = await runWithin("nsenter", command, timeoutMs);
   return success ? undefined : reason;
 }
 

@@ -31,8 +31,6 @@ const DEATH_MS = 1_000;
 
 /** What daemons of this process have in common. */
 export interface DaemonEnvironment {
-  /** Virtqueues of each export. */
-  readonly queues: number;
   /** How the drivers make system calls; the first refusal changes it for all. */
   aio: AioMode;
   /** Limits for tests. */
@@ -46,8 +44,6 @@ export interface DaemonStart {
   readonly confinement: Confinement;
   readonly guest: number;
   readonly uuid?: string;
-  /** What the first disk opens. */
-  readonly files: readonly AllowedFile[];
   /** Disks that an earlier daemon lost. */
   readonly lost: Readonly<Record<string, LostDisk>>;
 }
@@ -88,10 +84,10 @@ export class StorageDaemon implements Disposable {
     environment: DaemonEnvironment,
     directory: RunDirectory,
     logger: Logger,
-    { program, confinement, guest, uuid, files, lost }: DaemonStart,
+    { program, confinement, guest, uuid, lost }: DaemonStart,
   ): Promise<StorageDaemon> {
     await directory.prepare();
-    const [command, ...args] = startCommand(program, confinement, directory, daemonArguments(directory), files);
+    const [command, ...args] = startCommand(program, confinement, directory, daemonArguments(directory));
     const child = new Deno.Command(command!, {
       args,
       stdin: "null",
@@ -123,6 +119,7 @@ export class StorageDaemon implements Disposable {
       daemon[Symbol.dispose]();
       await signal(process, "SIGKILL");
       await hasEnded(process, KILL_MS);
+      if (Object.keys(lost).length === 0) await directory.remove();
       throw error;
     }
     void child.status.then((status) => {
@@ -204,7 +201,7 @@ export class StorageDaemon implements Disposable {
     await this.#write(withDisk(this.#record, device, { ...disk, exported: false }));
     try {
       await this.#open(name, plan);
-      await exportDisk(this.#execute, plan.export(socket, this.#environment.queues));
+      await exportDisk(this.#execute, plan.export(socket));
       await this.#write(withDisk(this.#record, device, { ...disk, exported: true }));
     } catch (error) {
       // One that does not answer keeps it in its record, for the next attempt.
@@ -254,7 +251,7 @@ export class StorageDaemon implements Disposable {
   /** Exports a disk anew; its client loses its connection. Returns the socket's path. */
   async exportAnew(device: string, plan: DiskPlan): Promise<string> {
     const socket = this.directory.socket(device);
-    await exportAnew(this.#execute, plan.export(socket, this.#environment.queues));
+    await exportAnew(this.#execute, plan.export(socket));
     return socket;
   }
 
@@ -394,7 +391,7 @@ export class StorageDaemon implements Disposable {
   async #takeOver(known: DiskRecord, plan: DiskPlan, socket: string): Promise<boolean> {
     const { nodes, exported } = await presentParts(this.#execute, plan);
     if (!nodes) return false;
-    if (!exported) await exportDisk(this.#execute, plan.export(socket, this.#environment.queues));
+    if (!exported) await exportDisk(this.#execute, plan.export(socket));
     for (const file of known.files) {
       const now = await recordedFile(file);
       if (now.inode === file.inode && now.device === file.device) continue;
@@ -410,9 +407,9 @@ export class StorageDaemon implements Disposable {
     const missing = files.filter((file) =>
       !present.some(({ path, writable }) => path === file.path && (writable || !file.writable))
     );
-    const reason = await placeFiles(this.process, this.directory.root, missing);
+    const reason = await placeFiles(this.process, this.directory.root, missing, this.#environment.requestMs);
     if (reason === undefined) return;
-    throw new XenblkError(`Cannot open ${name}: its files cannot be put into the root of ${this.name}: ${reason}`, {
+    throw new XenblkError(`Cannot open ${name}: its files cannot be given to ${this.name}: ${reason}`, {
       remedy: "check that their storage answers, and that this process may use mount namespaces (CAP_SYS_ADMIN)",
     });
   }

@@ -9,14 +9,14 @@ import { errorText, XenblkError } from "../../errors.ts";
 import type { DomId, JournalStore } from "../../hypervisor.ts";
 import { createLogger, labelled, type Logger } from "../../log.ts";
 import { LogLimiter } from "../../rate_limit.ts";
+import { endsWithin } from "../../within.ts";
 import type { VhostClient } from "../vhost.ts";
-import { type AllowedFile, type Confinement, probeConfinement } from "./confinement.ts";
+import { type Confinement, probeConfinement } from "./confinement.ts";
 import { type DaemonEnvironment, StorageDaemon } from "./daemon.ts";
 import { endStrays, lostDisks } from "./leftovers.ts";
 import { type DiskPlan, planDisk } from "./plan.ts";
 import { isAlive } from "./process.ts";
 import { type DaemonProgram, findProgram } from "./program.ts";
-import { QmpSilentError } from "./qmp.ts";
 import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
 import { type DaemonRecord, directoryName, guestOfDirectory, RunDirectory } from "./record.ts";
 import { daemonNames } from "./survey.ts";
@@ -24,6 +24,8 @@ import type { DaemonDisk, DiskOwner, ImageDaemons, QemuRequest } from "./types.t
 
 /** Virtqueues of an export: rings of a device, and those of its last connection that still close. */
 const QUEUES = 8;
+/** How long disposing waits for calls that are being carried out. */
+const TURNS_MS = 2_000;
 /** How often the daemons' standard error is looked at. */
 const ERRORS_LOOK_MS = 2_000;
 /** Wait before a daemon that died soon after its start is started again: twice as long each time. */
@@ -66,6 +68,7 @@ interface HeldDaemon {
 export class StorageDaemons implements ImageDaemons {
   readonly #options: StorageDaemonsOptions;
   readonly #environment: DaemonEnvironment;
+  readonly #queues: number;
   readonly #logger: Logger;
   readonly #limiter: LogLimiter;
   readonly #clock: Clock;
@@ -77,13 +80,13 @@ export class StorageDaemons implements ImageDaemons {
   #confinement: Promise<Confinement> | undefined;
 
   constructor(options: StorageDaemonsOptions) {
-    const { queues = QUEUES, startMs, requestMs, clock = SYSTEM_CLOCK, logger = createLogger("storage") } = options;
+    const { startMs, requestMs, clock = SYSTEM_CLOCK, logger = createLogger("storage") } = options;
     this.#options = options;
     this.#clock = clock;
     this.#logger = logger;
     this.#limiter = new LogLimiter(logger, () => clock.now());
+    this.#queues = options.queues ?? QUEUES;
     this.#environment = {
-      queues,
       aio: "io_uring",
       ...(startMs === undefined ? {} : { startMs }),
       ...(requestMs === undefined ? {} : { requestMs }),
@@ -95,17 +98,16 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   async open(request: QemuRequest): Promise<DaemonDisk> {
-    const plan = planDisk(request);
+    const plan = planDisk(request, { queues: this.#queues, home: this.#variable("HOME") });
     const { name, owner, readOnly } = request;
     return await this.#inTurn(owner.guest, async () => {
-      const held = await this.#daemonFor(owner, plan.files);
+      const held = await this.#daemonFor(owner);
       const { daemon } = held;
       try {
         const lostBefore = daemon.lostBefore(owner.device, plan);
         const socket = await daemon.add(owner.device, name, plan);
         const warn = (message: string): void => this.#logger.warning(message);
-        const { queues } = this.#environment;
-        const device = await this.#options.vhost.connect({ name, socket, readOnly, queues, warn });
+        const device = await this.#options.vhost.connect({ name, socket, readOnly, queues: this.#queues, warn });
         return new QemuDisk(request, daemon, device, this.#keeper(request, plan), lostBefore);
       } catch (error) {
         await this.#release(owner).catch((also) => this.#logger.warning(errorText(also)));
@@ -130,7 +132,8 @@ export class StorageDaemons implements ImageDaemons {
 
   async [Symbol.asyncDispose](): Promise<void> {
     clearInterval(this.#timer);
-    await Promise.allSettled(this.#turns.values());
+    // What still waits for a daemon ends with its time limit, or with the process.
+    await endsWithin(Promise.allSettled(this.#turns.values()), TURNS_MS);
     for (const [name, { daemon, lock }] of this.#held) {
       await daemon.lookAtErrors();
       daemon[Symbol.dispose]();
@@ -168,7 +171,7 @@ export class StorageDaemons implements ImageDaemons {
         }),
       reopen: async () =>
         await this.#inTurn(owner.guest, async () => {
-          const { daemon } = await this.#daemonFor(owner, plan.files);
+          const { daemon } = await this.#daemonFor(owner);
           return { daemon, socket: await daemon.add(owner.device, name, plan) };
         }),
     };
@@ -182,30 +185,30 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   /** The daemon for a device, running: where the device is already, else where it belongs. */
-  async #daemonFor(owner: DiskOwner, files: readonly AllowedFile[]): Promise<HeldDaemon> {
+  async #daemonFor(owner: DiskOwner): Promise<HeldDaemon> {
     const { guest, device } = owner;
     const known = this.#holderOf(owner);
-    if (known !== undefined) return await this.#running(known, owner, files);
+    if (known !== undefined) return await this.#running(known, owner);
     for (const name of await daemonNames(this.#options.directory)) {
       if (guestOfDirectory(name) !== guest || this.#held.has(name)) continue;
       const record = await this.#directory(name).read();
       if (record === undefined || !mentions(record, device) || isOtherGuest(record, owner)) continue;
-      return await this.#take(name, owner, files) ?? fail(busy(owner, record));
+      return await this.#take(name, owner) ?? fail(busy(owner, record));
     }
     const own = directoryName(guest, device);
     const shared = this.#options.perDisk === true ? own : directoryName(guest);
-    return await this.#take(shared, owner, files) ?? await this.#take(own, owner, files) ?? fail(busy(owner));
+    return await this.#take(shared, owner) ?? await this.#take(own, owner) ?? fail(busy(owner));
   }
 
   /** Takes the daemon of a run directory, found again or started; undefined if another process has it. */
-  async #take(name: string, owner: DiskOwner, files: readonly AllowedFile[]): Promise<HeldDaemon | undefined> {
+  async #take(name: string, owner: DiskOwner): Promise<HeldDaemon | undefined> {
     const known = this.#held.get(name);
-    if (known !== undefined) return await this.#running(known, owner, files);
+    if (known !== undefined) return await this.#running(known, owner);
     const lock = this.#options.locks.lock(lockName(name));
     if (lock === undefined) return undefined;
     using undo = new DisposableStack();
     undo.use(lock);
-    const daemon = await this.#findAgain(name, owner) ?? await this.#start(name, owner, files);
+    const daemon = await this.#findAgain(name, owner) ?? await this.#start(name, owner);
     const held = { lock, daemon, startedMs: this.#clock.now(), waitMs: FIRST_WAIT_MS };
     this.#held.set(name, held);
     undo.move();
@@ -213,7 +216,7 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   /** The daemon itself, or another one in its place if it died. */
-  async #running(held: HeldDaemon, owner: DiskOwner, files: readonly AllowedFile[]): Promise<HeldDaemon> {
+  async #running(held: HeldDaemon, owner: DiskOwner): Promise<HeldDaemon> {
     const { daemon } = held;
     if (await daemon.fate(0) === undefined) return held;
     daemon[Symbol.dispose]();
@@ -224,7 +227,7 @@ export class StorageDaemons implements ImageDaemons {
       held.waitMs = FIRST_WAIT_MS;
     }
     held.startedMs = this.#clock.now();
-    held.daemon = await this.#start(daemon.directory.name, owner, files);
+    held.daemon = await this.#start(daemon.directory.name, owner);
     return held;
   }
 
@@ -234,22 +237,23 @@ export class StorageDaemons implements ImageDaemons {
     const record = await directory.read();
     if (record === undefined) return void await endStrays(directory, this.#logger);
     if (!await isAlive(record.process)) return undefined;
-    const daemon = await StorageDaemon.adopt(this.#environment, directory, this.#loggerOf(record.guest), record);
-    if (!isOtherGuest(record, owner)) return daemon;
+    const logger = this.#loggerOf(record.guest);
+    if (!isOtherGuest(record, owner)) return await StorageDaemon.adopt(this.#environment, directory, logger, record);
+    using daemon = StorageDaemon.recorded(this.#environment, directory, logger, record);
     this.#logger.warning(`${daemon.name} belongs to an earlier guest with this domid: ending it`);
     await daemon.end();
     return undefined;
   }
 
-  async #start(name: string, owner: DiskOwner, files: readonly AllowedFile[]): Promise<StorageDaemon> {
+  async #start(name: string, owner: DiskOwner): Promise<StorageDaemon> {
     const { guest, uuid } = owner;
-    const program = await findProgram(this.#options.variable ?? ((variable) => Deno.env.get(variable)));
+    const program = await findProgram((variable) => this.#variable(variable));
     const directory = this.#directory(name);
     const record = await directory.read();
     const lost = record === undefined || isOtherGuest(record, owner) ? {} : await lostDisks(record);
     const confinement = await this.#probe(program);
     const identity = { guest, ...(uuid === undefined ? {} : { uuid }) };
-    const start = { program, confinement, ...identity, files, lost };
+    const start = { program, confinement, ...identity, lost };
     return await StorageDaemon.start(this.#environment, directory, this.#loggerOf(guest), start);
   }
 
@@ -302,7 +306,7 @@ export class StorageDaemons implements ImageDaemons {
       await directory.remove();
       return `${what}: removed what was left of it`;
     }
-    using daemon = await this.#adoptForEnd(directory, logger, record);
+    using daemon = StorageDaemon.recorded(this.#environment, directory, logger, record);
     if (gone.length === devices.length) {
       await daemon.end();
       return `${what}: ended process ${record.process.pid}`;
@@ -311,14 +315,8 @@ export class StorageDaemons implements ImageDaemons {
     return `${what}: closed`;
   }
 
-  /** A daemon that does not answer is ended by signals all the same. */
-  async #adoptForEnd(directory: RunDirectory, logger: Logger, record: DaemonRecord): Promise<StorageDaemon> {
-    try {
-      return await StorageDaemon.adopt(this.#environment, directory, logger, record);
-    } catch (error) {
-      if (!(error instanceof QmpSilentError)) throw error;
-      return StorageDaemon.recorded(this.#environment, directory, logger, record);
-    }
+  #variable(name: string): string | undefined {
+    return (this.#options.variable ?? ((variable: string) => Deno.env.get(variable)))(name);
   }
 
   #directory(name: string): RunDirectory {

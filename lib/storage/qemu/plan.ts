@@ -28,13 +28,21 @@ export interface DiskPlan {
   readonly nodeNames: readonly string[];
   readonly exportId: string;
   /** For block-export-add. */
-  readonly export: (socket: string, queues: number) => QmpObject;
+  readonly export: (socket: string) => QmpObject;
   /** What the daemon has to reach. */
   readonly files: readonly AllowedFile[];
 }
 
+/** What a plan depends on beside the request. */
+export interface PlanContext {
+  /** Virtqueues of the export. */
+  readonly queues: number;
+  /** The home directory of the user of this process, and of its daemons. */
+  readonly home: string | undefined;
+}
+
 /** The plan for a request. */
-export function planDisk({ graph, readOnly, cache, owner }: QemuRequest): DiskPlan {
+export function planDisk({ graph, readOnly, cache, owner }: QemuRequest, { queues, home }: PlanContext): DiskPlan {
   const { nodes, files, secrets, credentials = [], top } = graph;
   const objects = [
     ...secrets.map(({ id, file }) => ({ "qom-type": "secret", id, file })),
@@ -52,6 +60,7 @@ export function planDisk({ graph, readOnly, cache, owner }: QemuRequest): DiskPl
     "node-name": top,
     writable: !readOnly,
     "logical-block-size": LOGICAL_BLOCK_BYTES,
+    "num-queues": queues,
     ...(cache === "writethrough" ? { writethrough: true } : {}),
   };
   return {
@@ -62,11 +71,18 @@ export function planDisk({ graph, readOnly, cache, owner }: QemuRequest): DiskPl
     nodes: (aio) => nodes.map((node) => node.aio === "io_uring" ? { ...node, aio } : node),
     nodeNames: nodes.map((node) => node["node-name"]),
     exportId,
-    export: (path, queues) => ({ ...exported, addr: { type: "unix", path }, "num-queues": queues }),
+    export: (path) => ({ ...exported, addr: { type: "unix", path } }),
     files: [
       ...files,
       ...secrets.map(({ file }) => ({ path: file, writable: false })),
       ...credentials.map(({ directory }) => ({ path: directory, writable: false })),
+      ...nodes.flatMap((node) => settingsOf(node, home)).map((path) => ({ path, writable: false })),
     ],
   };
+}
+
+/** Where the library of a store looks for its settings and keys. */
+function settingsOf({ driver }: BlockNode, home: string | undefined): string[] {
+  if (driver === "rbd") return ["/etc/ceph"];
+  return driver === "ssh" && home !== undefined ? [`${home}/.ssh`] : [];
 }

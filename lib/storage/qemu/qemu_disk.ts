@@ -3,14 +3,18 @@
  * size and its life from the daemon.
  */
 
-import { errorText } from "../../errors.ts";
+import { errorText, XenblkError } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
 import { formatSize } from "../../sizes.ts";
 import { SECTOR_BYTES } from "../../units.ts";
+import { endsWithin } from "../../within.ts";
 import type { DiskAttachment, DiskFile, DiskProperties } from "../disk.ts";
 import type { VhostDevice } from "../vhost.ts";
 import type { StorageDaemon } from "./daemon.ts";
 import type { DaemonDisk, DiskLoss, QemuRequest } from "./types.ts";
+
+/** How long a disk's channels may take to close: their requests may wait for storage that does not answer. */
+const CLOSE_MS = 10_000;
 
 /** What a disk asks of those who opened it. */
 export interface DiskKeeper {
@@ -103,8 +107,10 @@ export class QemuDisk implements DaemonDisk {
 
   async #close(): Promise<void> {
     try {
-      await this.#device[Symbol.asyncDispose]();
-      await this.#keeper.release();
+      const closing = Promise.resolve(this.#device[Symbol.asyncDispose]());
+      if (await endsWithin(closing, CLOSE_MS)) return await this.#keeper.release();
+      closing.catch((error) => this.#keeper.logger.warning(errorText(error)));
+      throw new XenblkError(`its requests have not ended for ${CLOSE_MS / 1000} s`);
     } catch (error) {
       const rest = "it stays open in its daemon, where the next process finds it";
       this.#keeper.logger.warning(`${this.#request.name}: ${rest}: ${errorText(error)}`);

@@ -112,11 +112,13 @@ export class RunDirectory {
     );
   }
 
-  /** Makes it, empty of what an earlier daemon left. Rejects with {@linkcode XenblkError}. */
+  /** Makes it, empty of what an earlier daemon left, but for its record. Rejects with {@linkcode XenblkError}. */
   async prepare(): Promise<void> {
     try {
-      await this.remove();
-      for (const path of [this.sockets, this.root]) await Deno.mkdir(path, { recursive: true, mode: 0o700 });
+      for (const path of [this.sockets, this.root]) {
+        await removeIfThere(path);
+        await Deno.mkdir(path, { recursive: true, mode: 0o700 });
+      }
       await Deno.writeTextFile(this.errors, "", { mode: 0o600 });
     } catch (error) {
       throw this.#cannotKeep(error);
@@ -125,11 +127,7 @@ export class RunDirectory {
 
   /** Removes it. No error if there is none. */
   async remove(): Promise<void> {
-    try {
-      await Deno.remove(this.path, { recursive: true });
-    } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) throw error;
-    }
+    await removeIfThere(this.path);
   }
 
   /** The record; undefined if there is none, or none of this format. */
@@ -169,5 +167,13 @@ export class RunDirectory {
       cause: error,
       remedy: "free space there and make it writable, or name another directory with XENBLK_JOURNAL_DIR",
     });
+  }
+}
+
+async function removeIfThere(path: string): Promise<void> {
+  try {
+    await Deno.remove(path, { recursive: true });
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
 }

@@ -4,6 +4,7 @@
 
 import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { XenblkError } from "../../../lib/errors.ts";
+import { HangingFileSystem } from "../hanging_fs.ts";
 import { DaemonRig, daemonTest, runs, until } from "./rig.ts";
 
 daemonTest("a killed daemon is noticed, and its disks know that answered writes may be lost", async () => {
@@ -111,3 +112,41 @@ daemonTest("a stopped daemon of a guest that is gone is ended by force", async (
   await rig.daemons({ requestMs: 100 }).sweep(() => true);
   assertEquals([runs(pid), rig.directories()], [false, []]);
 });
+
+daemonTest("a daemon that keeps dying is started again after longer and longer waits", async () => {
+  await using rig = new DaemonRig();
+  const waits: number[] = [];
+  const sleep = (ms: number): Promise<void> => Promise.resolve(void waits.push(ms));
+  await using disk = await rig.daemons({ clock: { now: () => 0, sleep } }).open(
+    rig.request(await rig.image("one.qcow2")),
+  );
+  for (let round = 0; round < 3; round++) {
+    Deno.kill(rig.record().process.pid, "SIGKILL");
+    await disk.lost;
+    await disk.recover();
+  }
+  assertEquals(waits, [100, 200, 400]);
+});
+
+daemonTest(
+  "an image whose storage does not answer is refused in time, and its daemon serves the guest's other disk",
+  async () => {
+    await using rig = new DaemonRig();
+    await using fuse = await HangingFileSystem.mount();
+    const hung = await rig.image("hung.qcow2");
+    Deno.copyFileSync(hung, `${fuse.backing}/hung.qcow2`);
+    const daemons = rig.daemons({ requestMs: 1_000 });
+    await fuse.hang("getattr");
+    const opening = daemons.open(rig.request(`${fuse.path}/hung.qcow2`, 51712));
+    const error = await assertRejects(() => opening, XenblkError);
+    assertMatch(
+      error.line,
+      /^Cannot open image .*hung\.qcow2: its files cannot be given to .*: it has not ended for 1 s; check that their storage/,
+    );
+    await using other = await daemons.open(rig.request(await rig.image("one.qcow2"), 51728));
+    await fuse.resume();
+    await using again = await daemons.open(rig.request(`${fuse.path}/hung.qcow2`, 51712));
+    assertEquals(Object.keys(rig.record().disks).length, 2);
+    assertEquals([other, again].every(({ lostBefore }) => lostBefore === undefined), true);
+  },
+);

@@ -5,7 +5,7 @@
 import { assertEquals } from "@std/assert";
 import type { CacheMode } from "../../../lib/storage/disk.ts";
 import type { BlockGraph } from "../../../lib/storage/qemu/graph.ts";
-import { type AioMode, planDisk } from "../../../lib/storage/qemu/plan.ts";
+import { type AioMode, type DiskPlan, planDisk } from "../../../lib/storage/qemu/plan.ts";
 import type { QemuRequest } from "../../../lib/storage/qemu/types.ts";
 
 const GRAPH: BlockGraph = {
@@ -20,37 +20,49 @@ const GRAPH: BlockGraph = {
   credentials: [{ id: "t", directory: "/tls" }],
 };
 
+function plan(more: Partial<QemuRequest> = {}, queues = 4): DiskPlan {
+  return planDisk(request(more), { queues, home: "/h" });
+}
+
 function request(more: Partial<QemuRequest> = {}): QemuRequest {
   const owner = { guest: 5, device: "vbd3/5/51712" };
   return { graph: GRAPH, readOnly: false, name: "image qcow2:/a.qcow2", owner, ...more };
 }
 
 Deno.test("where the host has no io_uring, threads take its place, and other choices stand", () => {
-  const aio = (mode: AioMode): unknown[] => planDisk(request()).nodes(mode).map((node) => node.aio);
+  const aio = (mode: AioMode): unknown[] => plan().nodes(mode).map((node) => node.aio);
   assertEquals(aio("io_uring"), ["io_uring", "native", undefined]);
   assertEquals(aio("threads"), ["threads", "native", undefined]);
 });
 
 Deno.test("of the cache modes, write-through is the export's", () => {
-  const exported = (cache: CacheMode): unknown => planDisk(request({ cache })).export("/s", 4).writethrough;
+  const exported = (cache: CacheMode): unknown => plan({ cache }).export("/s").writethrough;
   assertEquals([exported("writethrough"), exported("none")], [true, undefined]);
 });
 
 Deno.test("the daemon is let to all that the graph names, and to no more than it needs", () => {
-  assertEquals(planDisk(request()).files, [
+  assertEquals(plan().files, [
     { path: "/a.qcow2", writable: true },
     { path: "/secret", writable: false },
     { path: "/tls", writable: false },
   ]);
 });
 
+Deno.test("of a store, the daemon also sees the settings and keys that its library looks for", () => {
+  const pathsOf = (driver: string): string[] => {
+    const graph = { nodes: [{ "node-name": "top", driver }], top: "top", files: [], secrets: [] };
+    return plan({ graph }).files.map(({ path, writable }) => `${path} ${writable}`);
+  };
+  assertEquals([pathsOf("rbd"), pathsOf("ssh"), pathsOf("iscsi")], [["/etc/ceph false"], ["/h/.ssh false"], []]);
+});
+
 Deno.test("secrets are files and come before the nodes; the export is of the top node", () => {
-  const plan = planDisk(request({ readOnly: true }));
-  assertEquals(plan.objects, [
+  const readable = plan({ readOnly: true });
+  assertEquals(readable.objects, [
     { "qom-type": "secret", id: "s", file: "/secret" },
     { "qom-type": "tls-creds-x509", id: "t", dir: "/tls", endpoint: "client" },
   ]);
-  assertEquals(plan.export("/socket", 4), {
+  assertEquals(readable.export("/socket"), {
     type: "vhost-user-blk",
     id: "disk-vbd3-5-51712",
     "node-name": "top",
@@ -62,9 +74,10 @@ Deno.test("secrets are files and come before the nodes; the export is of the top
 });
 
 Deno.test("what is opened differently is told apart, what is opened by other calls is not", () => {
-  const { identity } = planDisk(request());
-  assertEquals(planDisk(request({ name: "image other" })).identity, identity);
+  const { identity } = plan();
+  assertEquals(plan({ name: "image other" }).identity, identity);
   for (const more of [{ cache: "writethrough" as const }, { readOnly: true }, { graph: { ...GRAPH, top: "f" } }]) {
-    assertEquals(planDisk(request(more)).identity === identity, false);
+    assertEquals(plan(more).identity === identity, false);
   }
+  assertEquals(plan({}, 5).identity === identity, false);
 });
