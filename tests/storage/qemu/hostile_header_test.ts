@@ -26,6 +26,20 @@ class Scene extends Folder {
   }
 }
 
+/** Drivers that a header could name. */
+const DRIVER = fc.constantFrom(
+  "file",
+  "raw",
+  "qcow2",
+  "luks",
+  "host_device",
+  "nbd",
+  "null-co",
+  "vvfat",
+  "blkdebug",
+  "host_cdrom",
+);
+
 /** Texts that a header could name: places, put together and in front of each other. */
 function texts(scene: Scene): fc.Arbitrary<string> {
   const path = fc.constantFrom(
@@ -57,21 +71,9 @@ function texts(scene: Scene): fc.Arbitrary<string> {
     "ssh://h",
     "rbd:",
   );
-  const driver = fc.constantFrom(
-    "file",
-    "raw",
-    "qcow2",
-    "luks",
-    "host_device",
-    "nbd",
-    "null-co",
-    "vvfat",
-    "blkdebug",
-    "host_cdrom",
-  );
   const { node } = fc.letrec((tie) => ({
     node: fc.record({
-      driver,
+      driver: DRIVER,
       filename: path,
       file: fc.option(tie("node"), { depthIdentifier: "node", maxDepth: 3, nil: undefined }),
       backing: fc.option(tie("node"), { depthIdentifier: "node", maxDepth: 2, nil: null }),
@@ -83,7 +85,7 @@ function texts(scene: Scene): fc.Arbitrary<string> {
   return fc.oneof(
     fc.tuple(prefix, path).map(([prefix, path]) => prefix + path),
     node.map((node) => `json:${JSON.stringify(node)}`),
-    fc.tuple(driver, path, fc.constantFrom("key-secret", "tls-creds", "offset")).map(([driver, path, option]) =>
+    fc.tuple(DRIVER, path, fc.constantFrom("key-secret", "tls-creds", "offset")).map(([driver, path, option]) =>
       `json:${JSON.stringify({ driver, file: { driver: "file", filename: `${scene.own}/base` }, [option]: path })}`
     ),
     fc.string({ unit: "binary" }),
