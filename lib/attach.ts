@@ -13,10 +13,9 @@ import { checkDataPath, type HostPlatform, imageLocksOf } from "./host_platform.
 import type { Xenstore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { startService } from "./service.ts";
-import { absolutePath } from "./path_lookup.ts";
-import type { Disk } from "./storage/disk.ts";
+import { type Disk, filesOf } from "./storage/disk.ts";
 import { checkFree } from "./storage/image/lock.ts";
-import { type ImageSpec, parseImage } from "./storage/image/spec.ts";
+import { imageName, type ImageSpec, paramsOf, parseImage } from "./storage/image/spec.ts";
 import { openDisk } from "./storage/open.ts";
 import { attachDevice, type AttachRequest, removeDevice, waitForConnected } from "./toolstack/attach.ts";
 import { type DomainInfo, resolveDomain } from "./toolstack/domains.ts";
@@ -69,7 +68,7 @@ export async function attachOn(platform: HostPlatform, options: AttachOptions): 
   const wanted = await readOptions(options);
   await using opened = new AsyncDisposableStack();
   const image = opened.use(await openWanted(platform, wanted, options));
-  const params = await paramsOf(wanted.image);
+  const params = await paramsOf(imageName(wanted.image));
   using store = platform.openXenstore();
   checkDataPath(platform);
   const guest = resolveDomain(store, String(options.domain));
@@ -129,16 +128,11 @@ async function readOptions(options: AttachOptions): Promise<WantedDisk> {
 /** Opens the image as the backend will, before anything is written. */
 async function openWanted(
   { files }: HostPlatform,
-  { image: { format, target }, readOnly, shared }: WantedDisk,
+  { image, readOnly, shared }: WantedDisk,
   { engine = "auto", cache }: AttachOptions,
 ): Promise<Disk> {
-  const request = { format, target, readOnly, shared, engine, ...(cache === undefined ? {} : { cache }) };
+  const request = { ...imageName(image), readOnly, shared, engine, ...(cache === undefined ? {} : { cache }) };
   return await openDisk(request, files === undefined ? {} : { native: files });
-}
-
-/** The value of the node `params`. */
-async function paramsOf({ format, target }: ImageSpec): Promise<string> {
-  return `${format}:${format === "raw" ? await absolutePath(target) : target}`;
 }
 
 /** Rejects with {@linkcode XenblkError} if another guest of this host, or another process, excludes the use. */
@@ -146,17 +140,22 @@ async function checkUnused(
   platform: HostPlatform,
   store: Xenstore,
   user: ImageUser,
-  { image }: Disk,
+  disk: Disk,
   { readOnly, shared }: WantedDisk,
 ): Promise<void> {
+  const files = filesOf(disk);
+  const other = await findExcludingDisk(store, user, { files, shared });
+  if (other !== undefined) {
+    throw new XenblkError(
+      `Cannot ${other.file.writable ? "write to" : "read"} image ${other.file.path}: ${other.text}`,
+      {
+        remedy: "detach it there first, or use --shared if a cluster file system is on the image",
+      },
+    );
+  }
+  const { image } = disk;
   if (image === undefined) return;
   const use = { writes: !readOnly, shared };
-  const other = await findExcludingDisk(store, user, { ...use, path: image.path });
-  if (other !== undefined) {
-    throw new XenblkError(`Cannot ${use.writes ? "write to" : "read"} image ${image.path}: ${other.text}`, {
-      remedy: "detach it there first, or use --shared if a cluster file system is on the image",
-    });
-  }
   await checkFree(imageLocksOf(platform, () => {}), image, { ...use, by: "attach" });
 }
 

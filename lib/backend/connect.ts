@@ -14,7 +14,7 @@ import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import { XenbusState } from "../xenbus/states.ts";
 import type { Outcome } from "../xenbus/transitions.ts";
 import { isDisconnection } from "../xenstore.ts";
-import type { ImageQuery } from "../toolstack/sharing.ts";
+import type { Exclusion, ImageQuery } from "../toolstack/sharing.ts";
 import type { DeviceError } from "./device_error.ts";
 import type { DeviceNodes, Observation } from "./device_nodes.ts";
 import { grantModeOf } from "./grant_choice.ts";
@@ -35,10 +35,10 @@ export interface DeviceParts {
   /** Puts the device's label before each line. */
   readonly log: Logger;
   /**
-   * Which disk of another guest of this host excludes a use of an image, as the end of a sentence: `xvda of db (domain
-   * 6) uses it`; undefined if none does, or only another life of the same guest.
+   * Which disk of another guest of this host excludes a use of an image; undefined if none does, or only another life of
+   * the same guest.
    */
-  readonly findOtherGuest: (query: ImageQuery) => Promise<string | undefined>;
+  readonly findOtherGuest: (query: ImageQuery) => Promise<Exclusion | undefined>;
   /** The open disk that frontend and toolstack have been told of, if there is one, and what `params` said then. */
   announced: { readonly disk: Disk; readonly params: string | undefined } | undefined;
 }

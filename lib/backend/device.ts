@@ -25,7 +25,7 @@ import { formatVdev } from "../xenbus/vdev.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Attempts } from "./attempts.ts";
 import { type DeviceParts, reportLatch } from "./connect.ts";
-import type { ImageQuery } from "../toolstack/sharing.ts";
+import type { Exclusion, ImageQuery } from "../toolstack/sharing.ts";
 import { DeviceActions } from "./device_actions.ts";
 import { DeviceError } from "./device_error.ts";
 import { DeviceNodes, NO_DISC, type Observation } from "./device_nodes.ts";
@@ -49,12 +49,12 @@ export interface DeviceServices extends ResourceServices {
   readonly findExcludingDisk?: ExcludingDiskFinder;
 }
 
-/** Finds the disk of another guest that excludes a use of an image by this one; `text` is as in DeviceParts. */
+/** Finds the disk of another guest that excludes a use of an image by this one. */
 export type ExcludingDiskFinder = (
   store: XenstoreOperations,
   user: DeviceAddress,
   query: ImageQuery,
-) => Promise<{ readonly text: string } | undefined>;
+) => Promise<Exclusion | undefined>;
 
 /** How a device is left when its process stops serving it. */
 export interface CloseOptions {
@@ -144,8 +144,8 @@ export class BackendDevice {
     const opening = { ...services, openDisk: withEmptyDrive(services.openDisk) };
     const resources = new DeviceResources(opening, this.label, address.frontendDomain, events, signal);
     this.#resources = resources;
-    const findOtherGuest = async (query: ImageQuery): Promise<string | undefined> =>
-      this.#store && (await services.findExcludingDisk?.(this.#store, address, query))?.text;
+    const findOtherGuest = async (query: ImageQuery): Promise<Exclusion | undefined> =>
+      this.#store && await services.findExcludingDisk?.(this.#store, address, query);
     this.#parts = { resources, settings, error, log, findOtherGuest, announced: undefined };
     this.#actions = new DeviceActions(this.#parts);
     this.#ringInUse = new RingInUse(this.#parts, clock, signal, poke);

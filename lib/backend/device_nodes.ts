@@ -206,7 +206,7 @@ export class DeviceNodes {
     };
     const params = image ?? read("params");
     const cdrom = required("device-type") === "cdrom";
-    const empty = cdrom && params !== undefined && /^([a-z]+:)?$/.test(params);
+    const empty = cdrom && params !== undefined && /^([a-z][a-z0-9]*:)?$/.test(params);
     return {
       params: empty ? `${NO_DISC.format}:${NO_DISC.target}` : required("params", params),
       readOnly: !required("mode").includes("w"),

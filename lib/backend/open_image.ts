@@ -4,6 +4,7 @@
  */
 
 import { XenblkError } from "../errors.ts";
+import { filesOf } from "../storage/disk.ts";
 import { ImageBusyError } from "../storage/image/lock.ts";
 import { featureNodes } from "../xenbus/features.ts";
 import { XenbusState } from "../xenbus/states.ts";
@@ -61,10 +62,10 @@ async function isLocked(device: DeviceParts, nodes: DeviceNodes): Promise<boolea
 
 /** The image stays open: the next attempt only searches again. */
 async function refuseOtherGuest({ findOtherGuest }: DeviceParts, image: OpenImage): Promise<void> {
-  const { disk: { image: file, properties: { readOnly } }, description: { shared } } = image;
-  const other = file && await findOtherGuest({ path: file.path, writes: !readOnly, shared });
+  const { disk, description: { shared } } = image;
+  const other = await findOtherGuest({ files: filesOf(disk), shared });
   if (other === undefined) return;
-  throw new XenblkError(`Cannot ${readOnly ? "read" : "write to"} image ${file!.path}: ${other}`, {
+  throw new XenblkError(`Cannot ${other.file.writable ? "write to" : "read"} image ${other.file.path}: ${other.text}`, {
     remedy: "detach it there first, or attach it with mode w! on both sides if its file system may be shared",
   });
 }

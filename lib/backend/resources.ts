@@ -13,7 +13,7 @@ import { errorText, XenblkError } from "../errors.ts";
 import type { DomId, JournalStore } from "../hypervisor.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
 import { type ImageLocks, lockImage } from "../storage/image/lock.ts";
-import { parseParams } from "../storage/image/spec.ts";
+import { imageName, parseParams } from "../storage/image/spec.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { Ring } from "../xenbus/transitions.ts";
 import { DeviceLatch } from "./device_latch.ts";
@@ -174,8 +174,8 @@ export class DeviceResources {
     await this.release();
     const { engine, cache } = settings;
     const disk = await this.#opening.get(key, () => `open image ${description.params}`, async () => {
-      const { format, target } = await parseParams(description.params);
-      const request = { format, target, readOnly, shared, engine, directIoSafe };
+      const image = imageName(await parseParams(description.params));
+      const request = { ...image, readOnly, shared, engine, directIoSafe };
       return await openDisk(cache === undefined ? request : { ...request, cache });
     });
     this.#image = { disk, description, key };

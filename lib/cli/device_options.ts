@@ -29,10 +29,11 @@ const MAX_PERSISTENT_GRANTS = defaulting(
 
 /** The storage engine. */
 const ENGINE = defaulting(
-  choice("Storage engine: auto is uring if the kernel allows io_uring, else file", [
+  choice("Storage engine: auto is qemu for formats other than raw, else uring if the kernel allows it, else file", [
     "auto",
     "uring",
     "file",
+    "qemu",
     "memory",
     "null",
   ]),

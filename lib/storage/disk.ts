@@ -6,8 +6,11 @@
 
 import type { LockableImage, Memory, MemorySpace, Parker, Platform, Refusal, WakeToken } from "../hypervisor.ts";
 
-/** Which engine a {@linkcode DiskRequest} asks for. `auto` takes the fastest that this machine allows. */
-export type EngineName = "auto" | "uring" | "file" | "memory" | "null";
+/**
+ * Which engine a {@linkcode DiskRequest} asks for. `auto` takes the fastest that this machine allows and the format needs.
+ * `qemu` is QEMU's storage daemon.
+ */
+export type EngineName = "auto" | "uring" | "file" | "qemu" | "memory" | "null";
 
 /**
  * What stands between a completed write and the medium, as QEMU names it. `none`: past the page cache, flushes make
@@ -16,12 +19,19 @@ export type EngineName = "auto" | "uring" | "file" | "memory" | "null";
  */
 export type CacheMode = "none" | "writeback" | "writethrough" | "unsafe";
 
-/** How a disk is to be opened. `target` is what follows the format: a path, or a size for memory and null. */
+/** How a disk is to be opened. */
 export interface DiskRequest {
-  /** `raw`, `memory` or `null`, or another spelling that spec.ts knows. */
+  /** `raw`, `qcow2`, `memory`, ..., or another spelling that formats.ts knows. */
   readonly format: string;
-  /** A path, or a size. */
+  /** What follows the format: a path, the URI of a store, a size for memory and null, JSON for `json`. */
   readonly target: string;
+  /** Of an encrypted image: the absolute path of the file with its passphrase, or the name of a systemd credential. */
+  readonly passphraseFile?: string;
+  /**
+   * Patterns of what may be named beside local files (`--allow-image`), see qemu/allow.ts. Absent: the caller vouches for
+   * the image's name, and the image's header may name files in its own directory.
+   */
+  readonly allowImages?: readonly string[];
   /** Opened for reading only. */
   readonly readOnly: boolean;
   /** Must fit the format, unless it is `auto`. */
@@ -42,6 +52,20 @@ export interface DiscardProperties {
   readonly alignmentBytes: number;
   /** Discarded data can be made unrecoverable on request. */
   readonly secure: boolean;
+}
+
+/** A local file or device that a disk reads. */
+export interface DiskFile {
+  readonly path: string;
+  /** The disk writes to it. */
+  readonly writable: boolean;
+}
+
+/** The local files behind a disk, to find other users. */
+export function filesOf(
+  { files, image, properties }: Pick<Disk, "files" | "image" | "properties">,
+): readonly DiskFile[] {
+  return files ?? (image === undefined ? [] : [{ path: image.path, writable: !properties.readOnly }]);
 }
 
 /** The properties of a disk that the frontend sees. */
@@ -91,8 +115,10 @@ export interface Disk extends AsyncDisposable {
   readonly properties: DiskProperties;
   /** For people: `raw:/path (1.0 GiB, read-only, engine file, cache writeback)`. */
   readonly description: string;
-  /** The file behind it, to be locked while the disk is used; absent where there is none. */
+  /** The file behind it, to be locked while the disk is used; absent where there is none, or another process locks it. */
   readonly image?: LockableImage;
+  /** The local files behind it, to find other users. Absent: `image`, if there is one. */
+  readonly files?: readonly DiskFile[];
   /**
    * Looks at the image's size again: from then on `properties` has it. Rejects with {@linkcode XenblkError} if it became
    * smaller, or the storage does not answer; then everything stays as it was. Absent: the size cannot change.

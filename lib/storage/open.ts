@@ -32,7 +32,8 @@ import {
 } from "./serving.ts";
 import { formatSize, parseSize } from "../sizes.ts";
 import { endsWithin } from "../within.ts";
-import { canonicalFormat } from "./image/spec.ts";
+import { canonicalFormat, enginesFor, needsDaemon, unknownFormat } from "./image/formats.ts";
+import { imageLabel } from "./image/spec.ts";
 
 /** Published where the medium is not known: what today's are written in, so that guests align to it. */
 const PHYSICAL_SECTOR_BYTES = 4096;
@@ -53,16 +54,25 @@ export interface OpenContext extends ServingContext {
  * permitted, or of a format or with an engine that cannot serve it; nothing then stays open.
  */
 export async function openDisk(request: DiskRequest, context: OpenContext = {}): Promise<Disk> {
-  const name = `${request.format}:${request.target}`;
-  const format = canonicalFormat(request.format, name);
-  const engines = format === "raw" ? ["auto", "uring", "file"] : ["auto", format];
+  const name = imageLabel(request);
+  const format = canonicalFormat(request.format);
+  if (format === undefined) throw unknownFormat(request.format, name);
+  const image = { ...request, format };
+  const engines = enginesFor(image);
   if (!engines.includes(request.engine)) {
     throw new XenblkError(`Cannot open image ${name}: engine ${request.engine} does not serve this format`, {
       kind: "usage",
       remedy: `use engine ${engines.join(" or ")}`,
     });
   }
+  if (request.engine === "qemu" || needsDaemon(image)) throw noDaemon(name);
   return format === "raw" ? await openFileDisk(request, context) : openSizedDisk(format, request, context);
+}
+
+function noDaemon(name: string): XenblkError {
+  return new XenblkError(`Cannot open image ${name}: this process starts no storage daemon`, {
+    remedy: "convert it with `qemu-img convert -O raw`",
+  });
 }
 
 async function openFileDisk(request: DiskRequest, context: OpenContext): Promise<Disk> {
@@ -77,7 +87,12 @@ async function openFileDisk(request: DiskRequest, context: OpenContext): Promise
   await using undo = new AsyncDisposableStack();
   undo.defer(closing);
   const format = formatByContent(opened.start);
-  if (format !== undefined) context.warn?.(`${name}: it begins like a ${format} image, but is served as it is (raw)`);
+  if (format !== undefined) {
+    context.warn?.(
+      `${name}: it begins like a ${format} image, but is served as it is (raw); name it ${format}:${path} if the guest ` +
+        "is to see its content",
+    );
+  }
   checkDevice(request, opened.medium?.device);
   const serving = decideServing(request, context, opened.medium);
   const properties = filePropertiesOf(serving, propertiesOf(name, opened.sizeBytes, readOnly, context));

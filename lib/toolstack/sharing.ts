@@ -12,12 +12,17 @@ import { describeDomain, domainLabel } from "./domains.ts";
 import { listAddresses } from "./list.ts";
 import { keyOfPhysical, type Medium, mediumAt, overlap, PATH_LOOKUPS, type PathLookups } from "./medium.ts";
 
+/** A file or block device of an image: the image itself, or one of its backing files, which are only read. */
+export interface QueriedFile {
+  readonly path: string;
+  /** The guest's writes reach it. */
+  readonly writable: boolean;
+}
+
 /** An image, and how a guest is to use it. */
 export interface ImageQuery {
-  /** The path of a file or block device. */
-  readonly path: string;
-  /** The guest will write to it. */
-  readonly writes: boolean;
+  /** All that the image consists of; none: nothing can exclude the use. */
+  readonly files: readonly QueriedFile[];
   /** Mode `w!`: nothing excludes this use. */
   readonly shared: boolean;
 }
@@ -25,13 +30,23 @@ export interface ImageQuery {
 /** The backend and the guest of the use; `vdev` and `kind` if the disk has nodes, which then do not count. */
 export type ImageUser = Pick<DeviceAddress, "backendDomain" | "frontendDomain"> & Partial<DeviceAddress>;
 
-/** A disk of another guest that excludes the use. */
-export interface ExcludingDisk {
-  readonly device: DeviceAddress;
+/** Why an image cannot be used. */
+export interface Exclusion {
+  /** The file that both use. */
+  readonly file: QueriedFile;
   /** For messages, the end of a sentence: `xvda of db (domain 6) uses it (vbd3, mode w)`. */
   readonly text: string;
 }
 
+/** A disk of another guest that excludes the use. */
+export interface ExcludingDisk extends Exclusion {
+  readonly device: DeviceAddress;
+}
+
+/** What precedes the path in xl's `key=value` form. */
+const XL_FIELDS = /^(?:(?!target=)[a-z-]+(?:=[^,]*)?,)*target=/;
+/** A URI or QEMU's options, with a format before them or without. */
+const REMOTE = /^(?:[a-z][a-z0-9_-]*:)?(?:[a-z+]+:\/\/|rbd:|json:)/i;
 /** Looks in progress at one time. */
 const LOOKS_AT_ONCE = 4;
 /** How long the whole search may take. What was not looked at by then is compared by name. */
@@ -57,35 +72,43 @@ export async function findExcludingDisk(
   query: ImageQuery,
   lookups: PathLookups = PATH_LOOKUPS,
 ): Promise<ExcludingDisk | undefined> {
-  if (query.writes && query.shared) return undefined;
   const candidates = candidatesFor(store, user, query);
   if (candidates.length === 0) return undefined;
-  const wanted = await mediumAt(query.path, lookups);
+  const wanted = await Promise.all(
+    query.files.map(async (file) => ({ file, medium: await mediumAt(file.path, lookups) })),
+  );
   const endMs = performance.now() + MOST_LOOKS_MS;
-  let found: Candidate | undefined;
+  let found: (Candidate & { readonly file: QueriedFile }) | undefined;
   const waiting = [...candidates];
   const search = async (): Promise<void> => {
     for (let next = waiting.shift(); next !== undefined && found === undefined; next = waiting.shift()) {
-      if (await isSame(next, query.path, wanted, performance.now() < endMs ? lookups : undefined)) found = next;
+      const compared = wanted.filter(({ file }) => excludes(file, query, next!.mode));
+      const file = await sameOf(next, compared, performance.now() < endMs ? lookups : undefined);
+      if (file !== undefined) found = { ...next, file };
     }
   };
   await Promise.all(Array.from({ length: LOOKS_AT_ONCE }, search));
   if (found === undefined) return undefined;
-  const { device, mode } = found;
+  const { device, mode, file } = found;
   const guest = domainLabel(describeDomain(store, device.frontendDomain));
-  return { device, text: `${formatVdev(device.vdev)} of ${guest} uses it (${device.kind}, mode ${mode})` };
+  return { device, file, text: `${formatVdev(device.vdev)} of ${guest} uses it (${device.kind}, mode ${mode})` };
 }
 
-/** The disks in xenstore that exclude the use if they have the same image. */
-function candidatesFor(store: XenstoreOperations, user: ImageUser, { writes }: ImageQuery): Candidate[] {
+/** Whether a disk of that mode excludes the use, if it has that file as its image. */
+function excludes({ writable }: QueriedFile, { shared }: ImageQuery, mode: string): boolean {
+  return writable ? !shared : mode.includes("w") && !mode.includes("!");
+}
+
+/** The disks in xenstore that exclude the use if they have one of its files. */
+function candidatesFor(store: XenstoreOperations, user: ImageUser, query: ImageQuery): Candidate[] {
   const isSameMachine = sameMachine(store, user.frontendDomain);
   return listAddresses(store)
     .filter((device) => device.backendDomain === user.backendDomain && !isItself(device, user))
     .flatMap((device) => {
       const read = (name: string): string | undefined => store.read(`${backendPath(device)}/${name}`);
-      const path = pathOfParams(read("params") ?? "");
+      const path = pathOf(read("params") ?? "");
       const mode = read("mode") ?? "";
-      const isExcluding = writes || (mode.includes("w") && !mode.includes("!"));
+      const isExcluding = query.files.some((file) => excludes(file, query, mode));
       if (path === undefined || !isExcluding || isSameMachine(device.frontendDomain)) return [];
       const physical = read("physical-device");
       return isInUse(physical, read) ? [{ device, mode, path, physical }] : [];
@@ -124,23 +147,39 @@ function sameMachine(store: XenstoreOperations, domain: DomId): (other: DomId) =
   };
 }
 
-/** The path in a node `params`: `path`, `format:path`, or the name of a device in /dev; undefined if there is none. */
-export function pathOfParams(params: string): string | undefined {
-  const target = params.startsWith("/") ? params : params.replace(/^[a-z][a-z0-9+_-]*:/i, "");
-  if (target === "") return undefined;
+/**
+ * The path in a node `params`: `path`, `format:path`, `...,target=path`, or the name of a device in /dev; undefined if
+ * there is none. What a URI or `json:` names is not compared: QEMU locks local files itself.
+ */
+function pathOf(params: string): string | undefined {
+  const named = params.replace(XL_FIELDS, "");
+  const target = named.startsWith("/") ? named : named.replace(/^[a-z][a-z0-9+_-]*:/i, "");
+  if (target === "" || REMOTE.test(named)) return undefined;
   return target.startsWith("/") ? target : `/dev/${target}`;
 }
 
-/** Without `lookups`, and where a path cannot be looked at, the names alone are compared. */
-async function isSame(
+/** A file of the image, and what its path leads to. */
+interface Wanted {
+  readonly file: QueriedFile;
+  readonly medium: Medium | undefined;
+}
+
+/**
+ * The file that is the other disk's image. Without `lookups`, and where a path cannot be looked at, the names alone are
+ * compared.
+ */
+async function sameOf(
   { path, physical }: Candidate,
-  wantedPath: string,
-  wanted: Medium | undefined,
+  wanted: readonly Wanted[],
   lookups: PathLookups | undefined,
-): Promise<boolean> {
-  if (path === wantedPath) return true;
-  if (wanted === undefined || lookups === undefined) return false;
-  if (physical !== undefined && overlap(wanted, { key: keyOfPhysical(physical), below: [] })) return true;
+): Promise<QueriedFile | undefined> {
+  const named = wanted.find(({ file }) => file.path === path);
+  if (named !== undefined) return named.file;
+  const media = wanted.filter(({ medium }) => medium !== undefined);
+  if (media.length === 0 || lookups === undefined) return undefined;
+  const isOn = (other: Medium): QueriedFile | undefined => media.find(({ medium }) => overlap(medium!, other))?.file;
+  const device = physical === undefined ? undefined : isOn({ key: keyOfPhysical(physical), below: [] });
+  if (device !== undefined) return device;
   const medium = await mediumAt(path, lookups);
-  return medium !== undefined && overlap(wanted, medium);
+  return medium === undefined ? undefined : isOn(medium);
 }

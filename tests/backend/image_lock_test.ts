@@ -177,11 +177,12 @@ Deno.test("an image that another guest of this host uses is an error at once, fo
     clock: FAST_CLOCK,
     findExcludingDisk: (_store, user, query) => {
       searched.push([user.vdev, query]);
-      return Promise.resolve({ text: "xvda of db (domain 6) uses it (vbd3, mode w)" });
+      const text = "xvda of db (domain 6) uses it (vbd3, mode w)";
+      return Promise.resolve({ text, file: query.files[0]! });
     },
   });
   await until("the toolstack is told", () => rig.backend(device, "hotplug-status") === "error");
-  assertEquals(searched[0], [device.vdev, { path: names.path, writes: true, shared: false }]);
+  assertEquals(searched[0], [device.vdev, { files: [{ path: names.path, writable: true }], shared: false }]);
   const error = `Cannot write to image ${names.path}: xvda of db (domain 6) uses it (vbd3, mode w)`;
   assertStringIncludes(rig.backend(device, "hotplug-error")!, error);
   assertEquals([rig.backend(device, "state"), rig.plane.queues.length], ["2", 0]);
@@ -197,7 +198,8 @@ Deno.test("a disk that another guest used is offered when that guest has ended",
   let held = true;
   const text = "xvda of db (domain 6) uses it (vbd, mode w)";
   // A backend that takes no locks has it: the nodes alone say so.
-  rig.serve({}, { clock: FAST_CLOCK, findExcludingDisk: () => Promise.resolve(held ? { text } : undefined) });
+  const other = { text, file: { path: names.path, writable: true } };
+  rig.serve({}, { clock: FAST_CLOCK, findExcludingDisk: () => Promise.resolve(held ? other : undefined) });
   await until("the toolstack is told", () => rig.backend(device, "hotplug-status") === "error");
   held = false;
   await until("it is offered", () => rig.backend(device, "hotplug-status") === "connected");

@@ -80,7 +80,7 @@ export const ROOMS: readonly Room[] = [
   { name: "guest", floor: 3, files: ["lib/guest/"], mayImport: PROTOCOL },
   { name: "disk", floor: 2, files: DISK, mayImport: BASE },
   { name: "image", floor: 3, files: ["lib/storage/image/"], mayImport: [...BASE, "disk"] },
-  { name: "qemu", floor: 5, files: ["lib/storage/qemu/"], mayImport: [...BASE, "disk", "image"] },
+  { name: "qemu", floor: 4, files: ["lib/storage/qemu/"], mayImport: [...BASE, "disk", "image"] },
   {
     name: "engine",
     floor: 4,
@@ -88,7 +88,12 @@ export const ROOMS: readonly Room[] = [
     mayImport: [...BASE, "disk", "image"],
   },
   { name: "pool", floor: 5, files: ["lib/storage/pool/"], mayImport: [...BASE, "disk", "image", "engine"] },
-  { name: "storage", floor: 6, files: ["lib/storage/*.ts"], mayImport: [...BASE, "disk", "image", "engine", "pool"] },
+  {
+    name: "storage",
+    floor: 6,
+    files: ["lib/storage/*.ts"],
+    mayImport: [...BASE, "disk", "image", "qemu", "engine", "pool"],
+  },
   { name: "dataplane", floor: 7, files: ["lib/dataplane/"], mayImport: [...PROTOCOL, ...STORAGE] },
   {
     name: "backend",

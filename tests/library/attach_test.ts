@@ -159,7 +159,7 @@ Deno.test("what cannot be attached is refused with its reason, and leaves nothin
     [{ domain: "db" }, "not-found", "Cannot find domain db"],
     [{ image: "/nonexistent/a.img" }, "failed", "Cannot open image /nonexistent/a.img: there is no such file"],
     [{ image: file }, "failed", "process 12 (qemu) uses it"],
-    [{ image: "qcow2:/a.qcow2" }, "usage", "the format qcow2 is not supported yet"],
+    [{ image: "qcow2:/a.qcow2" }, "failed", "this process starts no storage daemon"],
     [{ vdev: "disk1" }, "usage", "disk1"],
     [{ kind: "../vbd" }, "usage", 'Cannot use backend kind "../vbd"'],
     [{ engine: "uring", image: "memory:1M" }, "usage", "engine uring does not serve this format"],

@@ -116,7 +116,10 @@ Deno.test("an image that begins like another format is served raw, with a warnin
   const warnings: string[] = [];
   await using disk = await openFile(folder.file("a.qcow2", content), { warn: (message) => warnings.push(message) });
   assertEquals(disk.properties.sectors, 8);
-  assertMatch(warnings.join(), /begins like a qcow2 image, but is served as it is \(raw\)/);
+  assertEquals(warnings, [
+    `image ${disk.image!.path}: it begins like a qcow2 image, but is served as it is (raw); name it ` +
+    `qcow2:${disk.image!.path} if the guest is to see its content`,
+  ]);
 });
 
 Deno.test("a file that grows is as large when it is looked at again; one that shrinks is not given up", async () => {
@@ -184,7 +187,12 @@ Deno.test("a format on an engine that does not serve it, and sizes that cannot b
   const wrong = await refusal({ format: "memory", target: "1M", engine: "file" });
   assertEquals(wrong.message, "Cannot open image memory:1M: engine file does not serve this format");
   assertEquals(wrong.exitStatus, 2);
-  assertMatch((await refusal({ format: "qcow2", target: "/a" })).message, /not supported yet/);
+  assertEquals(
+    (await refusal({ format: "qcow2", target: "/a", engine: "uring" })).line,
+    "Cannot open image qcow2:/a: engine uring does not serve this format; use engine auto or qemu",
+  );
+  assertMatch((await refusal({ format: "qcow2", target: "/a" })).message, /this process starts no storage daemon/);
+  assertMatch((await refusal({ format: "raw", target: "/a", engine: "qemu" })).message, /starts no storage daemon/);
   assertMatch((await refusal({ format: "memory", target: "4000T" })).message, /not that much memory/);
   assertMatch((await refusal({ format: "null", target: "0" })).message, /^Cannot open null:0: it is empty/);
 });

@@ -7,13 +7,21 @@ import { assert, assertEquals } from "@std/assert";
 import type { DomId } from "../../lib/hypervisor.ts";
 import { type AttachRequest, removeDevice } from "../../lib/toolstack/attach.ts";
 import type { PathLookups } from "../../lib/toolstack/medium.ts";
-import { findExcludingDisk, type ImageQuery } from "../../lib/toolstack/sharing.ts";
+import { findExcludingDisk } from "../../lib/toolstack/sharing.ts";
 import { backendPath, type DeviceAddress } from "../../lib/xenbus/paths.ts";
 import { DOM0, GUEST, Rig } from "../backend/rig.ts";
 import { Folder } from "../storage/rig.ts";
 
 const OTHER = 6 as DomId;
 const UUIDS = ["1a", "2b", "3c"].map((end) => `00000000-0000-4000-8000-0000000000${end}`) as [string, string, string];
+
+/** A guest's use of an image. */
+interface Use {
+  readonly path?: string;
+  readonly writes?: boolean;
+  readonly shared?: boolean;
+  readonly backing?: string;
+}
 
 /** A host with two guests, an image, and a disk of the other guest. */
 class Scene implements AsyncDisposable {
@@ -40,10 +48,14 @@ class Scene implements AsyncDisposable {
   }
 
   /** Who excludes the guest's use, in words. */
-  async excluding(query: Partial<ImageQuery> = {}, lookups?: PathLookups): Promise<string | undefined> {
-    const whole = { path: this.image, writes: true, shared: false, ...query };
+  async excluding(
+    { path = this.image, writes = true, shared = false, backing }: Use = {},
+    lookups?: PathLookups,
+  ): Promise<string | undefined> {
+    const below = backing === undefined ? [] : [{ path: backing, writable: false }];
+    const query = { files: [{ path, writable: writes }, ...below], shared };
     const user = { backendDomain: DOM0, frontendDomain: GUEST };
-    return (await findExcludingDisk(this.rig.toolstack, user, whole, lookups))?.text;
+    return (await findExcludingDisk(this.rig.toolstack, user, query, lookups))?.text;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -152,6 +164,33 @@ Deno.test("readers share, a writer excludes all, and w! is excluded by nobody", 
   }
 });
 
+Deno.test("a backing file is excluded by a guest that writes to it, and by no reader", async () => {
+  await using scene = new Scene();
+  const path = scene.folder.file("overlay.qcow2", 512);
+  const device = scene.others({ kind: "qdisk" });
+  assertEquals(await scene.excluding({ path, backing: scene.image }), "xvda of db (domain 6) uses it (qdisk, mode w)");
+  scene.rig.toolstack.write(`${backendPath(device)}/mode`, "r");
+  assertEquals(await scene.excluding({ path, backing: scene.image }), undefined);
+});
+
+Deno.test("the image in params is found behind every format, and a store is no path", async () => {
+  await using scene = new Scene();
+  const device = scene.others();
+  const params = (text: string): void => scene.rig.toolstack.write(`${backendPath(device)}/params`, text);
+  const fields = `format=luks,passphrase-file=/etc/keys/db,target=${scene.image}`;
+  for (const text of [`qcow2:${scene.image}`, `vhd:${scene.image}`, fields, `target=${scene.image}`]) {
+    params(text);
+    assert(await scene.excluding(), text);
+  }
+  const path = `/dev/rbd:pool/image`;
+  for (
+    const text of ["rbd:pool/image", "nbd://host/x", "qcow2:nbd:///dev/rbd:pool/image", 'json:{"driver":"null-co"}']
+  ) {
+    params(text);
+    assertEquals(await scene.excluding({ path }), undefined, text);
+  }
+});
+
 Deno.test("nodes of a disk that was refused, waits or is not served exclude nothing; what a backend has opened does", async () => {
   await using scene = new Scene();
   const node = (name: string): string => `${backendPath(device)}/${name}`;
@@ -190,7 +229,7 @@ Deno.test("lives of one virtual machine, its device model's domain, and domains 
 Deno.test("the guest's own disk does not exclude itself, and a backend in another domain has other files", async () => {
   await using scene = new Scene();
   const own = scene.rig.attach({ params: scene.image });
-  const query = { path: scene.image, writes: true, shared: false };
+  const query = { files: [{ path: scene.image, writable: true }], shared: false };
   assertEquals(await findExcludingDisk(scene.rig.toolstack, own, query), undefined);
   scene.rig.simulated.createGuest(7 as DomId);
   scene.others({ backendDomain: 7 as DomId });

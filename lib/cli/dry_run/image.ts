@@ -7,10 +7,10 @@ import { SECTOR_BYTES } from "../../units.ts";
 import { errorText, XenblkError } from "../../errors.ts";
 import type { NativePlatform } from "../../host_platform.ts";
 import type { LockableImage } from "../../hypervisor.ts";
-import { absolutePath } from "../../path_lookup.ts";
 import { type ImageLocks, ProcessImageLocks } from "../../storage/image/lock.ts";
 import { openDisk } from "../../storage/open.ts";
-import { parseImage } from "../../storage/image/spec.ts";
+import { isFile } from "../../storage/image/formats.ts";
+import { imageLabel, imageName, paramsOf, parseImage } from "../../storage/image/spec.ts";
 import type { GuestImage } from "./guest.ts";
 
 /** The images to serve; disposing unlocks a given image and removes new ones. */
@@ -40,24 +40,25 @@ export interface GivenImageOptions {
  * process uses it in a way that excludes this use.
  */
 export async function givenImage(name: string, { writes, platform, warn }: GivenImageOptions): Promise<DryRunImages> {
-  const { format, target } = await parseImage(name);
+  const named = imageName(await parseImage(name));
   await using undo = new AsyncDisposableStack();
-  const request = { format, target, readOnly: !writes, engine: "auto" } as const;
+  const request = { ...named, readOnly: !writes, engine: "auto" } as const;
   const disk = undo.use(await openDisk(request, platform && { native: platform.files }));
   if (disk.image !== undefined && platform !== undefined) {
     undo.use(await lockNow(new ProcessImageLocks(platform.imageLocks, warn), disk.image, writes));
   }
-  const isFile = format === "raw";
+  const isRaw = named.format === "raw" && isFile(named);
+  const isNew = named.format === "memory" || named.format === "null";
   const image: GuestImage = {
-    params: `${format}:${isFile ? await absolutePath(target) : target}`,
-    path: isFile ? target : undefined,
+    params: await paramsOf(named),
+    path: isRaw ? named.target : undefined,
     readOnly: !writes,
-    baseline: isFile ? "anything" : baselineOf(format),
+    baseline: isNew ? baselineOf(named.format) : "anything",
   };
   const held = undo.move();
   return {
     images: [image],
-    description: `${format}:${target}`,
+    description: imageLabel(named),
     sizeBytes: disk.properties.sectors * SECTOR_BYTES,
     [Symbol.asyncDispose]: () => held.disposeAsync(),
   };

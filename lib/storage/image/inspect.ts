@@ -12,7 +12,14 @@ import { StorageSilentError } from "./file_threads.ts";
 import type { OpenedImage } from "./medium.ts";
 
 /** What begins an image that needs a format driver. */
-const MAGICS = new Map([["QFI\xfb", "qcow2"], ["KDMV", "vmdk"], ["conectix", "vhd"], ["vhdxfile", "vhdx"]]);
+const MAGICS = new Map([
+  ["QFI\xfb\0\0\0\x01", "qcow"],
+  ["QFI\xfb", "qcow2"],
+  ["QED\0", "qed"],
+  ["KDMV", "vmdk"],
+  ["conectix", "vhd"],
+  ["vhdxfile", "vhdx"],
+]);
 /** Bytes that {@linkcode formatByContent} needs. */
 export const MAGIC_BYTES = 8;
 

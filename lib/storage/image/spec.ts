@@ -1,17 +1,22 @@
 /**
- * What a person or a toolstack writes to name an image: a path, `format:target`, or xl's `format=raw,...,target=...`.
- * Splits it into fields and opens nothing.
+ * What a person or a toolstack writes to name an image: a path, `format:target`, the URI of a store, QEMU's `json:{...}`,
+ * or xl's `format=qcow2,...,target=...`. Splits it into fields and opens nothing.
  */
 
 import { XenblkError } from "../../errors.ts";
-import { pathExists } from "../../path_lookup.ts";
+import { absolutePath, pathExists } from "../../path_lookup.ts";
+import { shellWord } from "../../shell_word.ts";
+import type { DiskRequest } from "../disk.ts";
+import { canonicalFormat, isFile, isStore, takesPassphrase } from "./formats.ts";
 
 /** An image as it was named. Fields that xl's syntax alone has are undefined when it did not name them. */
 export interface ImageSpec {
-  /** `raw`, `memory` or `null`. */
+  /** In its one spelling (`raw`, `qcow2`, `vpc`, `memory`, ...); one that is served by nobody here as it was written. */
   readonly format: string;
-  /** A path, or a size for memory and null. */
+  /** A path, the URI of a store, a size for memory and null, or QEMU's options as JSON for `json`. */
   readonly target: string;
+  /** From `passphrase-file=`: an absolute path, or the name of a systemd credential. */
+  readonly passphraseFile?: string;
   /** From `access=`; a CD-ROM is always read-only. */
   readonly readOnly?: boolean;
   /** From `access=w!`: others may write to the image too. */
@@ -22,22 +27,15 @@ export interface ImageSpec {
   readonly cdrom?: boolean;
 }
 
-/** Spellings of the formats that are served; libxl writes `aio:`, older toolstacks `file:` and `phy:`. */
-const FORMATS: ReadonlyMap<string, string> = new Map([
-  ["raw", "raw"],
-  ["aio", "raw"],
-  ["file", "raw"],
-  ["phy", "raw"],
-  ["memory", "memory"],
-  ["null", "null"],
-]);
-
-/** Formats that other tools know and that have to be converted. */
-const CONVERTIBLE = new Set(["qcow2", "qcow", "qed", "vhd", "vpc", "vhdx", "vmdk", "vdi", "nbd", "nbd+unix"]);
+/** The image itself, without how a guest gets it. */
+export type ImageName = Pick<DiskRequest, "format" | "target" | "passphraseFile">;
 
 /** What precedes the first colon, if that can be a format. */
 const PREFIX = /^([a-z][a-z0-9+_-]*):/i;
-const XL_KEYS = /^(format|vdev|access|target|devtype|cdrom)(=|$)/;
+/** xl's keys, and two of ours: `passphrase-file` and `snapshot`. */
+const XL_KEYS = /^(format|vdev|access|target|devtype|cdrom|passphrase-file|snapshot)(=|$)/;
+/** A text in xl's form, also if its first field is unknown. */
+const XL_FORM = new RegExp(`${XL_KEYS.source}|^[a-z-]+=[^,]*,(.*,)?target=`);
 /** What xl knows, and `!` of xl's block scripts for an image that several users may write to. */
 const ACCESS: ReadonlyMap<string, Pick<ImageSpec, "readOnly" | "shared">> = new Map(Object.entries({
   "r": { readOnly: true },
@@ -49,40 +47,27 @@ const ACCESS: ReadonlyMap<string, Pick<ImageSpec, "readOnly" | "shared">> = new 
 }));
 /** Deno puts it in place of bytes that are not UTF-8, in arguments and in what it reads from xenstore. */
 const NOT_UTF8 = "\uFFFD";
-
-/**
- * The one spelling of a format: `raw`, `memory` or `null`. `image` is for the message.
- * Throws {@linkcode XenblkError} (usage) for a format that is not served.
- */
-export function canonicalFormat(format: string, image: string): string {
-  const known = FORMATS.get(format.toLowerCase());
-  if (known !== undefined) return known;
-  if (CONVERTIBLE.has(format.toLowerCase())) {
-    throw new XenblkError(`Cannot use image ${image}: the format ${format} is not supported yet`, {
-      kind: "usage",
-      remedy: "convert it with `qemu-img convert -O raw`",
-    });
-  }
-  throw new XenblkError(`Cannot use image ${image}: unknown format ${format}`, {
-    kind: "usage",
-    remedy: "use a path, raw:PATH, aio:PATH, memory:SIZE or null:SIZE",
-  });
-}
+/** A password in what names a store: `//user:password@`, iSCSI's `//user%password@`, or an option. */
+const PASSWORDS: readonly RegExp[] = [
+  /(\/\/[^/?#@:%]*[:%])([^/?#]*)(?=@)/g,
+  /([?&;]password=)([^&;#]+)/gi,
+  /((?<!\\):(?:key|password)=)([^:]+)/gi,
+];
 
 /**
  * Reads an image argument. A string that names an existing file is a path, whatever colons it contains; else the
- * format ends at the first colon, unless what precedes it cannot be a format (`/a/b:c`). Rejects with
- * {@linkcode XenblkError}: `usage` for unknown formats, fields and an empty target; `failed` for a file name that is not
- * UTF-8, or if the file system does not answer.
+ * format ends at the first colon, unless what precedes it cannot be a format (`/a/b:c`). A format that nobody here serves
+ * is not an error yet. Rejects with {@linkcode XenblkError}: `usage` for unknown fields, an empty target and a password;
+ * `failed` for a file name that is not UTF-8, or if the file system does not answer.
  */
 export async function parseImage(
   text: string,
   exists: (path: string) => Promise<boolean> = pathExists,
 ): Promise<ImageSpec> {
   if (text === "") throw new XenblkError("Cannot use image: its name is empty", { kind: "usage" });
-  const spec = await isPath(text, exists) ? { format: "raw", target: text } : parseFields(text);
-  const { format, target } = spec;
-  if (format === "raw" && target.includes(NOT_UTF8) && !await exists(target)) throw notUtf8(target);
+  const spec = await isPath(text, exists) ? rawPath(text) : parseFields(text);
+  const { target } = spec;
+  if (isFile(spec) && target.includes(NOT_UTF8) && !await exists(target)) throw notUtf8(target);
   return spec;
 }
 
@@ -91,31 +76,68 @@ export async function parseImage(
  * absolute paths. So nothing is looked at unless the name is odd.
  */
 export async function parseParams(params: string): Promise<ImageSpec> {
-  const isFormat = FORMATS.has(PREFIX.exec(params)?.[1]?.toLowerCase() ?? "");
+  const isFormat = isStore(params) || canonicalFormat(PREFIX.exec(params)?.[1] ?? "") !== undefined;
   return await parseImage(params, (path) => isFormat && path === params ? Promise.resolve(false) : pathExists(path));
+}
+
+/** The image alone. */
+export function imageName({ format, target, passphraseFile }: ImageSpec): ImageName {
+  return { format, target, ...(passphraseFile === undefined ? {} : { passphraseFile }) };
+}
+
+/** The text that {@linkcode parseParams} reads as this image. */
+export function imageText({ format, target, passphraseFile }: ImageName): string {
+  if (passphraseFile !== undefined) return `format=${format},passphrase-file=${passphraseFile},target=${target}`;
+  return format === "raw" && isStore(target) ? target : `${format}:${target}`;
+}
+
+/** The image's name in messages: without a password, and without the options of `json:`. */
+export function imageLabel(name: ImageName): string {
+  return name.format === "json" ? "json:{...}" : withoutPasswords(imageText(name));
+}
+
+/** The value of the node `params`: a relative path becomes absolute. Rejects as {@linkcode absolutePath}. */
+export async function paramsOf(name: ImageName): Promise<string> {
+  const { format, target } = name;
+  if (!isFile(name)) return imageText(name);
+  if (format === "raw") return imageText({ ...name, target: await absolutePath(target) });
+  // QEMU looks for a relative backing file where the image's name says, not where a link leads.
+  return imageText({ ...name, target: target.startsWith("/") ? target : `${Deno.cwd()}/${target}` });
+}
+
+/** The text with `***` in place of passwords. */
+export function withoutPasswords(text: string): string {
+  return PASSWORDS.reduce((rest, pattern) => rest.replace(pattern, "$1***"), text);
 }
 
 /** Looks at the file system only if the text could be something else than a path. */
 async function isPath(text: string, exists: (path: string) => Promise<boolean>): Promise<boolean> {
-  const isOther = /[:=]/.test(text) && (PREFIX.test(text) || XL_KEYS.test(text));
+  const isOther = /[:=]/.test(text) && (PREFIX.test(text) || XL_FORM.test(text));
   return !isOther || await exists(text);
 }
 
+/** A path that looks like a URI must stay a path when it is written into `params`. */
+function rawPath(path: string): ImageSpec {
+  return { format: "raw", target: isStore(path) ? `./${path}` : path };
+}
+
 function parseFields(text: string): ImageSpec {
-  if (XL_KEYS.test(text)) return parseXl(text);
+  if (XL_FORM.test(text)) return parseXl(text);
+  if (isStore(text)) return formatAndTarget("raw", text, text);
   const prefix = PREFIX.exec(text)![1]!;
   return formatAndTarget(prefix, text.slice(prefix.length + 1), text);
 }
 
 function formatAndTarget(format: string, target: string, image: string): ImageSpec {
-  const canonical = canonicalFormat(format, image);
+  const name = withoutPasswords(image);
   if (target === "") {
-    throw new XenblkError(`Cannot use image ${image}: nothing follows the format`, {
+    throw new XenblkError(`Cannot use image ${name}: nothing follows the format`, {
       kind: "usage",
-      remedy: "name a path or a size after the colon; only a CD drive can be empty",
+      remedy: "name a path, a URI or a size after the colon; only a CD drive can be empty",
     });
   }
-  return { format: canonical, target };
+  if (isStore(target) && withoutPasswords(target) !== target) throw hasPassword(name);
+  return { format: canonicalFormat(format) ?? format, target };
 }
 
 /** xl-disk-configuration(5), `key=value` form. As there, `target=` takes the rest of the string, commas included. */
@@ -130,6 +152,8 @@ function parseXl(text: string): ImageSpec {
     rest = rest.slice(end + 1);
   }
   const image = formatAndTarget(fields.get("format") ?? "raw", fields.get("target") ?? "", text);
+  const snapshot = fields.get("snapshot");
+  if (snapshot !== undefined) throw noSnapshot(image, snapshot);
   const accessName = fields.get("access");
   const access = accessName === undefined ? {} : ACCESS.get(accessName);
   if (access === undefined) throw badValue(text, `access=${accessName}`, [...ACCESS.keys()]);
@@ -137,10 +161,28 @@ function parseXl(text: string): ImageSpec {
   const cdrom = isCdrom(text, fields);
   return {
     ...image,
+    ...passphraseOf(image, fields.get("passphrase-file")),
     ...access,
     ...(vdev === undefined ? {} : { vdev }),
     ...(cdrom ? { cdrom, readOnly: true } : {}),
   };
+}
+
+function passphraseOf(image: ImageSpec, file: string | undefined): Pick<ImageSpec, "passphraseFile"> {
+  if (file === undefined) return {};
+  if (!takesPassphrase(image.format)) {
+    throw new XenblkError(`Cannot use image ${imageLabel(image)}: the format ${image.format} has no passphrase`, {
+      kind: "usage",
+      remedy: "leave passphrase-file= out, or name the format luks or qcow2",
+    });
+  }
+  if (file === "" || (file.includes("/") && !file.startsWith("/"))) {
+    throw new XenblkError(`Cannot use image ${imageLabel(image)}: its passphrase-file is not an absolute path`, {
+      kind: "usage",
+      remedy: "name the file from / on, or a systemd credential by its name alone",
+    });
+  }
+  return { passphraseFile: file };
 }
 
 function isCdrom(text: string, fields: ReadonlyMap<string, string>): boolean {
@@ -150,16 +192,35 @@ function isCdrom(text: string, fields: ReadonlyMap<string, string>): boolean {
 }
 
 function badValue(text: string, field: string, values: readonly string[]): XenblkError {
-  return new XenblkError(`Cannot use image ${text}: ${field} has a value that is unknown`, {
+  return new XenblkError(`Cannot use image ${withoutPasswords(text)}: ${field} has a value that is unknown`, {
     kind: "usage",
     remedy: `use one of ${values.join(", ")}`,
   });
 }
 
 function badField(text: string, field: string): XenblkError {
-  return new XenblkError(`Cannot use image ${text}: it has the unknown field ${field}`, {
+  const name = withoutPasswords(text);
+  return new XenblkError(`Cannot use image ${name}: it has the unknown field ${withoutPasswords(field)}`, {
     kind: "usage",
-    remedy: "use format=, vdev=, access=, devtype= and, last, target=",
+    remedy: "use format=, vdev=, access=, devtype=, passphrase-file= and, last, target=",
+  });
+}
+
+function hasPassword(name: string): XenblkError {
+  return new XenblkError(`Cannot use image ${name}: it contains a password, which others could read in xenstore`, {
+    kind: "usage",
+    remedy: "name a file with the password: password-file=PATH in an iscsi URI, key-file=PATH for rbd; " +
+      'for https use json: with "password-secret":"PATH"',
+  });
+}
+
+/** blockdev-add has no option for it in any QEMU so far: only qemu-img and qemu-nbd load a snapshot for reading. */
+function noSnapshot({ format, target }: ImageSpec, snapshot: string): XenblkError {
+  const name = imageLabel({ format, target });
+  return new XenblkError(`Cannot use snapshot ${snapshot} of image ${name}: QEMU's storage daemon cannot open it`, {
+    kind: "usage",
+    remedy: `copy it out with \`qemu-img convert -f ${format} -l ${shellWord(`snapshot.name=${snapshot}`)} -O qcow2 ` +
+      `${shellWord(withoutPasswords(target))} COPY\` and attach the copy`,
   });
 }
 
