@@ -30,7 +30,8 @@ export const convert = defineVerb({
   name: VERB,
   summary: "Copy an image into a new one of another format",
   description:
-    "Copies what a guest would read, with the content of backing images. Prints the new image's name as attach takes it. " +
+    "Copies what a guest would read, with the content of backing images. An image can name any file of this host as its " +
+    "backing image: look at one that a stranger made with image info, which opens no other file, first. Prints the new image's name as attach takes it. " +
     "TARGET gets its name when it is complete: until then it is in the directory TARGET.part, which is removed if the " +
     "verb fails or INT, TERM or HUP end it. Zeroes are not written, so the target is sparse. A source that a guest " +
     "writes to is refused.",
