@@ -4,12 +4,13 @@
 
 import { XenblkError } from "../../errors.ts";
 import { formatSize } from "../../sizes.ts";
+import { imageLabel } from "../../storage/image/spec.ts";
 import { isLocked, qemuImgError, runQemuImg } from "../../storage/qemu/qemu_img.ts";
 import { choice, flag, optional } from "../options.ts";
 import { renderFields } from "../table.ts";
 import { defineVerb } from "../verb.ts";
 import { endingBySignal } from "./cancel.ts";
-import { fileArgument, findNamedImage, IMAGE_OPERAND, nameOf } from "./name.ts";
+import { findNamedImage, IMAGE_OPERAND, sourceArguments } from "./name.ts";
 import { inUseError } from "./use.ts";
 
 /** Exit statuses of the verb beside 0, and those of all verbs. */
@@ -72,14 +73,15 @@ export const check = defineVerb({
   async run(context, options, operands): Promise<number> {
     const { host, output, signals } = context;
     const image = await findNamedImage(operands["image"]!, "check");
-    const name = nameOf(image);
+    const name = imageLabel(image);
     const verb = options.repair === undefined ? "check" : "repair";
     const what = `Cannot ${verb} image ${name}`;
     return await endingBySignal(context, what, async () => {
       const repair = options.repair === undefined ? [] : ["-r", options.repair];
-      const args = ["check", "--output=json", ...repair, "-f", image.format, fileArgument(image)];
+      const source = await sourceArguments(image);
+      const args = ["check", "--output=json", ...repair, ...source.objects, ...source.image];
       const outcome = await runQemuImg(args, { signal: signals.signal });
-      if (isLocked(outcome)) throw await inUseError(host, what, image.path, options.repair !== undefined);
+      if (isLocked(outcome)) throw await inUseError(host, what, image.target, options.repair !== undefined);
       if (outcome.status === NOT_SUPPORTED) {
         throw new XenblkError(`${what}: the format ${image.format} cannot be checked`, { kind: "usage" });
       }

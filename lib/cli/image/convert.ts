@@ -3,13 +3,14 @@
  */
 
 import { formatSize } from "../../sizes.ts";
+import { imageLabel } from "../../storage/image/spec.ts";
 import { isLocked, makeByQemuImg, qemuImgError } from "../../storage/qemu/qemu_img.ts";
 import { flag, optional, size, text } from "../options.ts";
 import { type Context, defineVerb } from "../verb.ts";
 import { endingBySignal } from "./cancel.ts";
 import { readFacts } from "./facts.ts";
-import { FORMAT_OPTIONS, layoutArguments, layoutOf } from "./making.ts";
-import { type ExistingImage, fileArgument, findImage, findNamedImage, nameOf, parseImageName } from "./name.ts";
+import { FORMAT_OPTIONS, layoutArguments, layoutOf, newName } from "./making.ts";
+import { type ExistingImage, fileArgument, findImage, findNamedImage, parseGiven, sourceArguments } from "./name.ts";
 import { ImagePlace } from "./place.ts";
 import { ConvertProgress } from "./convert_progress.ts";
 import { inUseError } from "./use.ts";
@@ -29,7 +30,8 @@ export const convert = defineVerb({
   name: VERB,
   summary: "Copy an image into a new one of another format",
   description:
-    "Copies what a guest would read, with the content of backing images. Prints the new image's name as attach takes it. " +
+    "Copies what a guest would read, with the content of backing images. An image can name any file of this host as its " +
+    "backing image: look at one that a stranger made with image info, which opens no other file, first. Prints the new image's name as attach takes it. " +
     "TARGET gets its name when it is complete: until then it is in the directory TARGET.part, which is removed if the " +
     "verb fails or INT, TERM or HUP end it. Zeroes are not written, so the target is sparse. A source that a guest " +
     "writes to is refused.",
@@ -48,22 +50,23 @@ export const convert = defineVerb({
   async run(context, options, operands): Promise<number> {
     const { host, signals } = context;
     const source = await findNamedImage(operands["source"]!, "convert");
-    const target = await parseImageName(operands["target"]!);
+    const target = await parseGiven(operands["target"]!);
     const layout = layoutOf(VERB, target, options);
     const layoutGiven = layoutArguments(layout);
-    const name = nameOf({ format: layout.format, path: target.path });
-    const what = `Cannot convert ${nameOf(source)} to ${name}`;
+    const name = newName(target.target, layout);
+    const what = `Cannot convert ${imageLabel(source)} to ${name}`;
     return await endingBySignal(context, what, async () => {
-      using place = await ImagePlace.take({ target: target.path, force: options.force, host });
+      const given = await sourceArguments(source);
+      using place = await ImagePlace.take({ target: target.target, force: options.force, host });
       const { snapshot, rate } = options;
       const args = [
-        ...["convert", "-p", "-f", source.format, "-O", layout.format],
+        ...["convert", "-p", ...given.objects, "-O", layout.format],
         // The cache mode unsafe, which is the default, would call an image done that is not on the disk yet.
         ...["-t", "writeback", ...layoutGiven],
         ...(options.compress ? ["-c"] : []),
         ...(rate === undefined ? [] : ["-r", String(rate)]),
         ...(snapshot === undefined ? [] : ["-l", `snapshot.name=${snapshot.replaceAll(",", ",,")}`]),
-        ...[fileArgument(source), fileArgument({ path: place.path, isUri: false })],
+        ...[...given.image, fileArgument(place.path)],
       ];
       const startMs = performance.now();
       {
@@ -72,7 +75,7 @@ export const convert = defineVerb({
           signal: signals.signal,
           onPercent: (percent) => progress.update(percent),
         });
-        if (isLocked(outcome)) throw await inUseError(host, what, source.path, false);
+        if (isLocked(outcome)) throw await inUseError(host, what, source.target, false);
         if (outcome.status !== 0) throw qemuImgError(what, place.renamed(outcome));
       }
       await place.finish();

@@ -8,8 +8,8 @@ import { choice, flag, optional, text } from "../options.ts";
 import { defineVerb } from "../verb.ts";
 import { endingBySignal } from "./cancel.ts";
 import { readFacts } from "./facts.ts";
-import { checkSize, createImage, findBacking, FORMAT_OPTIONS, layoutOf, parseImageSize } from "./making.ts";
-import { findImage, MADE_FORMATS, nameOf, parseImageName } from "./name.ts";
+import { checkSize, createImage, findBacking, FORMAT_OPTIONS, layoutOf, newName, parseImageSize } from "./making.ts";
+import { findImage, MADE_FORMATS, parseGiven } from "./name.ts";
 
 const VERB = "image create";
 
@@ -49,7 +49,7 @@ export const create = defineVerb({
   ],
   async run(context, options, operands): Promise<number> {
     const { host, output, signals } = context;
-    const image = await parseImageName(operands["image"]!);
+    const image = await parseGiven(operands["image"]!);
     const layout = layoutOf(VERB, image, options);
     const size = operands["size"];
     const sizeBytes = size === undefined ? undefined : parseImageSize(size);
@@ -63,10 +63,10 @@ export const create = defineVerb({
     const backing = options.backing === undefined
       ? undefined
       : await findBacking(options.backing, options["backing-format"]);
-    const name = nameOf({ format: layout.format, path: image.path });
+    const name = newName(image.target, layout);
     return await endingBySignal(context, `Cannot create image ${name}`, async () => {
       await createImage(
-        { ...layout, path: image.path, sizeBytes, backing, force: options.force },
+        { ...layout, path: image.target, sizeBytes, backing, force: options.force },
         host,
         signals.signal,
       );

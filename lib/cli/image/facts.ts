@@ -3,7 +3,8 @@
  */
 
 import { isLocked, qemuImgError, type QemuImgOutcome, runQemuImg } from "../../storage/qemu/qemu_img.ts";
-import { type ExistingImage, fileArgument, nameOf } from "./name.ts";
+import { imageLabel } from "../../storage/image/spec.ts";
+import { type ExistingImage, sourceArguments } from "./name.ts";
 
 /** How long looking at an image may take: its metadata alone is read. */
 const LOOK_MS = 30_000;
@@ -78,27 +79,28 @@ export interface LookOptions {
 
 /** The image, and with `chain` its backing images after it. Rejects with {@linkcode XenblkError}. */
 export async function readFacts(image: ExistingImage, { chain = false, signal }: LookOptions): Promise<ImageFacts[]> {
+  const source = await sourceArguments(image);
   const look = (...more: string[]): Promise<QemuImgOutcome> => {
-    const args = ["info", "--output=json", "-f", image.format, ...more, ...(chain ? ["--backing-chain"] : [])];
-    return runQemuImg([...args, fileArgument(image)], { timeoutMs: LOOK_MS, ...(signal && { signal }) });
+    const args = ["info", "--output=json", ...source.objects, ...more, ...(chain ? ["--backing-chain"] : [])];
+    return runQemuImg([...args, ...source.image], { timeoutMs: LOOK_MS, ...(signal && { signal }) });
   };
   let outcome = await look();
   const inUse = outcome.status !== 0 && isLocked(outcome);
   if (inUse) outcome = await look("--force-share");
-  if (outcome.status !== 0) throw qemuImgError(`Cannot look at image ${nameOf(image)}`, outcome);
+  if (outcome.status !== 0) throw qemuImgError(`Cannot look at image ${imageLabel(image)}`, outcome);
   const found = JSON.parse(outcome.stdout) as ImageInfo | ImageInfo[];
   const infos = Array.isArray(found) ? found : [found];
-  return infos.map((info, index) => factsOf(info, index === 0 ? image.path : info.filename, inUse));
+  return infos.map((info, index) => factsOf(info, index === 0 ? image.target : info.filename, inUse));
 }
 
-function factsOf(info: ImageInfo, path: string, inUse: boolean): ImageFacts {
+function factsOf(info: ImageInfo, target: string, inUse: boolean): ImageFacts {
   const { format, encrypted } = info;
   const data = info["format-specific"]?.data;
   const encryption = format === "luks" ? "luks" : encrypted ? data?.encrypt?.format ?? "yes" : undefined;
   const backing = info["full-backing-filename"] ?? info["backing-filename"];
   const backingFormat = info["backing-filename-format"];
   return {
-    name: nameOf({ format, path }),
+    name: imageLabel({ format, target }),
     format,
     sizeBytes: info["virtual-size"],
     ...defined("allocatedBytes", info["actual-size"]),

@@ -6,12 +6,14 @@
 import { XenblkError } from "../../errors.ts";
 import { formatSize } from "../../sizes.ts";
 import { pathExists } from "../../path_lookup.ts";
+import { isFile } from "../../storage/image/formats.ts";
+import { imageLabel } from "../../storage/image/spec.ts";
 import { usageError } from "../args.ts";
 import { optional, path, size, text } from "../options.ts";
 import type { Context } from "../verb.ts";
 import { readFacts } from "./facts.ts";
 import { checkSize, createImage, findBacking } from "./making.ts";
-import { type ExistingImage, nameOf, parseImageName } from "./name.ts";
+import { type ExistingImage, parseGiven } from "./name.ts";
 
 /** Options of `attach` that create the image. */
 export const CREATING_OPTIONS = {
@@ -85,13 +87,13 @@ function existing(name: string): AttachImage {
 }
 
 async function createSized({ host, output, signals }: Context, sizeBytes: number, text: string): Promise<AttachImage> {
-  const named = await parseImageName(text);
-  if (named.isUri) throw usageError("attach", `Cannot create image ${text}: a URI names no file`);
-  // As attach serves it.
-  const image = { ...named, format: named.format ?? "raw", knownBy: "name" } as const;
-  const name = nameOf(image);
+  const { isNamed: _isNamed, ...given } = await parseGiven(text);
+  const name = imageLabel(given);
+  if (!isFile(given)) throw usageError("attach", `Cannot create image ${name}: it names no local file`);
+  // As attach serves it: raw without a named format.
+  const image = { ...given, knownBy: "name" } as const;
   const signal = signals.signal;
-  if (await pathExists(image.path)) {
+  if (await pathExists(image.target)) {
     const [facts] = await readFacts(image, { signal });
     if (facts!.sizeBytes === sizeBytes) return existing(text);
     const sizes = `${formatSize(facts!.sizeBytes)} (${facts!.sizeBytes} bytes), not ${formatSize(sizeBytes)}`;
@@ -100,9 +102,10 @@ async function createSized({ host, output, signals }: Context, sizeBytes: number
     });
   }
   checkSize(image.format, sizeBytes);
-  await createImage({ format: image.format, path: image.path, sizeBytes, force: false }, host, signal);
+  const { format, target: path, passphraseFile: keyFile } = image;
+  await createImage({ format, path, keyFile, sizeBytes, force: false }, host, signal);
   output.message(`xenblk: created ${name} (${formatSize(sizeBytes)})`);
-  return { ...existing(name), undo: () => Deno.remove(image.path) };
+  return { ...existing(name), undo: () => Deno.remove(image.target) };
 }
 
 async function createOverlay(
@@ -114,13 +117,16 @@ async function createOverlay(
   const path = kept ?? placeBeside(backing);
   await createImage({ format: "qcow2", path, backing, force: false }, host, signals.signal);
   const fate = kept === undefined ? "it is removed when the disk is detached" : "it is kept";
-  output.message(`xenblk: created qcow2:${path}, an overlay of ${nameOf(backing)}; ${fate}`);
+  output.message(`xenblk: created qcow2:${path}, an overlay of ${imageLabel(backing)}; ${fate}`);
   const remove = (): Promise<void> => Deno.remove(path);
   return { name: `qcow2:${path}`, undo: remove, release: kept === undefined ? remove : () => Promise.resolve() };
 }
 
 /** A new name in the base's directory: a backing image elsewhere has to be allowed before it is opened. */
-function placeBeside({ path, isUri }: ExistingImage): string {
-  if (!isUri) return `${path}.overlay-${crypto.randomUUID().slice(0, 8)}`;
-  throw usageError("attach", `Cannot create an overlay beside ${path}: name a place for it with --keep-overlay`);
+function placeBeside(image: ExistingImage): string {
+  if (isFile(image)) return `${image.target}.overlay-${crypto.randomUUID().slice(0, 8)}`;
+  throw usageError(
+    "attach",
+    `Cannot create an overlay beside ${imageLabel(image)}: name a place for it with --keep-overlay`,
+  );
 }

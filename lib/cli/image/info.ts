@@ -3,13 +3,15 @@
  */
 
 import { formatSize } from "../../sizes.ts";
+import { isFile } from "../../storage/image/formats.ts";
+import { imageLabel } from "../../storage/image/spec.ts";
 import { SECTOR_BYTES } from "../../units.ts";
 import { flag } from "../options.ts";
 import { renderFields, renderTable } from "../table.ts";
 import { defineVerb } from "../verb.ts";
 import { endingBySignal } from "./cancel.ts";
 import { type ImageFacts, readFacts } from "./facts.ts";
-import { type ExistingImage, findImage, IMAGE_OPERAND, nameOf } from "./name.ts";
+import { type ExistingImage, findImage, IMAGE_OPERAND } from "./name.ts";
 import { guestsOf, holderOf, type ImageUse, useText } from "./use.ts";
 
 /** An image with its users. */
@@ -41,13 +43,13 @@ export const info = defineVerb({
   async run(context, options, operands): Promise<number> {
     const { host, output, signals } = context;
     const image = await findImage(operands["image"]!);
-    return await endingBySignal(context, `Cannot look at image ${nameOf(image)}`, async () => {
+    return await endingBySignal(context, `Cannot look at image ${imageLabel(image)}`, async () => {
       const [facts, ...backing] = await readFacts(image, { chain: options.chain, signal: signals.signal });
-      const holder = facts!.inUse ? await holderOf(host, image.path, false) : undefined;
+      const holder = facts!.inUse && isFile(image) ? await holderOf(host, image.target, false) : undefined;
       const top: Description = {
         ...facts!,
         formatBy: image.knownBy,
-        guests: image.isUri ? [] : await guestsOf(host, image.path),
+        guests: !isFile(image) ? [] : await guestsOf(host, image.target),
         ...(holder === undefined ? {} : { holder }),
       };
       const all = [top, ...backing.map((facts): Description => ({ ...facts, formatBy: "image", guests: [] }))];

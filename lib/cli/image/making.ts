@@ -7,10 +7,12 @@ import { XenblkError } from "../../errors.ts";
 import { makeByQemuImg, qemuImgError } from "../../storage/qemu/qemu_img.ts";
 import { formatSize, parseSize } from "../../sizes.ts";
 import { SECTOR_BYTES } from "../../units.ts";
+import { isFile } from "../../storage/image/formats.ts";
+import { imageLabel, imageText } from "../../storage/image/spec.ts";
 import { usageError } from "../args.ts";
 import { choice, flag, list, optional, path, text } from "../options.ts";
 import type { Host } from "../verb.ts";
-import { type ExistingImage, fileArgument, findImage, type ImageName, MADE_FORMATS } from "./name.ts";
+import { type ExistingImage, fileArgument, findImage, type GivenImage, MADE_FORMATS } from "./name.ts";
 import { ImagePlace } from "./place.ts";
 
 /** A device with sectors of 4 KiB cannot be read or written to a smaller unit past the page cache (O_DIRECT). */
@@ -75,14 +77,15 @@ export interface Layout {
 /** The layout that options and the image's name ask for. Throws {@linkcode XenblkError} (usage). */
 export function layoutOf(
   verb: string,
-  { format: named, path, isUri }: ImageName,
+  { isNamed, ...image }: GivenImage,
   options:
     & {
       readonly [name in "format" | "preallocate" | "key-file"]: string | undefined;
     }
     & { readonly option: readonly string[] | undefined },
 ): Layout {
-  if (isUri) throw usageError(verb, `Cannot create image ${path}: a URI names no file`);
+  if (!isFile(image)) throw usageError(verb, `Cannot create image ${imageLabel(image)}: it names no local file`);
+  const named = isNamed ? image.format : undefined;
   if (named !== undefined && options.format !== undefined && named !== options.format) {
     throw usageError(verb, `Cannot use --format=${options.format}: the image's name says ${named}`);
   }
@@ -94,8 +97,15 @@ export function layoutOf(
     format: options.format ?? named ?? "qcow2",
     options: options.option,
     preallocate: options.preallocate,
-    keyFile: options["key-file"],
+    keyFile: options["key-file"] ?? image.passphraseFile,
   };
+}
+
+/** The new image's name, as attach takes it. */
+export function newName(target: string, { format, keyFile }: Layout): string {
+  if (keyFile === undefined) return imageText({ format, target });
+  const passphraseFile = keyFile.startsWith("/") ? keyFile : `${Deno.cwd()}/${keyFile}`;
+  return imageText({ format, target, passphraseFile });
 }
 
 /** Qemu-img's arguments for a layout, apart from `-f` or `-O`. Throws {@linkcode XenblkError} (usage). */
@@ -141,7 +151,7 @@ export async function createImage(creation: Creation, host: Host, signal?: Abort
   const base = backing === undefined ? [] : ["-b", await backingPath(backing), "-F", backing.format];
   const size = sizeBytes === undefined ? [] : [String(sizeBytes)];
   const outcome = await makeByQemuImg(
-    ["create", "-q", "-f", format, ...layout, ...base, fileArgument({ path: place.path, isUri: false }), ...size],
+    ["create", "-q", "-f", format, ...layout, ...base, fileArgument(place.path), ...size],
     signal && { signal },
   );
   if (outcome.status !== 0) throw qemuImgError(`Cannot create image ${format}:${target}`, place.renamed(outcome));
@@ -149,8 +159,8 @@ export async function createImage(creation: Creation, host: Host, signal?: Abort
 }
 
 /** Recorded in the image: absolute, since a relative one would be looked for beside the image. */
-async function backingPath({ path, isUri }: ExistingImage): Promise<string> {
-  return isUri ? path : await Deno.realPath(path);
+async function backingPath(image: ExistingImage): Promise<string> {
+  return isFile(image) ? await Deno.realPath(image.target) : image.target;
 }
 
 /**
@@ -168,7 +178,7 @@ export async function findBacking(name: string, namedFormat?: string): Promise<E
   if (namedFormat !== undefined) return { ...image, format: namedFormat, knownBy: "name" };
   throw new XenblkError(`Cannot use backing image ${name}: its format is not named`, {
     kind: "usage",
-    remedy: `name it ${image.format}:${image.path}, if that is its format`,
+    remedy: `name it ${image.format}:${image.target}, if that is its format`,
   });
 }
 

@@ -3,12 +3,13 @@
  */
 
 import { formatSize } from "../../sizes.ts";
+import { imageLabel } from "../../storage/image/spec.ts";
 import { isLocked, qemuImgError, runQemuImg } from "../../storage/qemu/qemu_img.ts";
 import { flag } from "../options.ts";
 import { renderTable } from "../table.ts";
 import { defineVerb } from "../verb.ts";
 import { endingBySignal } from "./cancel.ts";
-import { fileArgument, findNamedImage, IMAGE_OPERAND, nameOf } from "./name.ts";
+import { findNamedImage, IMAGE_OPERAND, sourceArguments } from "./name.ts";
 import { inUseError } from "./use.ts";
 
 /** A range of the disk with one kind of content. */
@@ -55,11 +56,12 @@ export const map = defineVerb({
   async run(context, options, operands): Promise<number> {
     const { host, output, signals } = context;
     const image = await findNamedImage(operands["image"]!, "map");
-    const what = `Cannot map image ${nameOf(image)}`;
+    const what = `Cannot map image ${imageLabel(image)}`;
     return await endingBySignal(context, what, async () => {
-      const args = ["map", "--output=json", "-f", image.format, fileArgument(image)];
+      const source = await sourceArguments(image);
+      const args = ["map", "--output=json", ...source.objects, ...source.image];
       const outcome = await runQemuImg(args, { signal: signals.signal });
-      if (isLocked(outcome)) throw await inUseError(host, what, image.path, false);
+      if (isLocked(outcome)) throw await inUseError(host, what, image.target, false);
       if (outcome.status !== 0) throw qemuImgError(what, outcome);
       const ranges = (JSON.parse(outcome.stdout) as MapEntry[]).map(rangeOf);
       if (options.json) output.json(ranges);

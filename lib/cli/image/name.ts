@@ -5,64 +5,44 @@
  */
 
 import { XenblkError } from "../../errors.ts";
-import { pathExists } from "../../path_lookup.ts";
+import { canonicalFormat, isFile, isStore, unknownFormat } from "../../storage/image/formats.ts";
 import { formatByContent, openImage } from "../../storage/image/inspect.ts";
+import { imageLabel, type ImageName, imageName, parseImage } from "../../storage/image/spec.ts";
+import { imageTree } from "../../storage/qemu/chain.ts";
+import { withObjects } from "../../storage/qemu/graph.ts";
+import { objectArguments, QemuImg } from "../../storage/qemu/image_info.ts";
+import { qemuImgProgram } from "../../storage/qemu/qemu_img.ts";
 import type { Operand } from "../verb.ts";
-
-/** QEMU's name of each format, by the spellings that image names have. */
-const FORMATS: ReadonlyMap<string, string> = new Map([
-  ...["raw", "qcow2", "qcow", "vmdk", "vdi", "vhdx", "vpc", "qed", "luks", "parallels"].map((name) => [name, name]),
-  ...["aio", "file", "phy"].map((name) => [name, "raw"]),
-  ["vhd", "vpc"],
-] as [string, string][]);
 
 /** The formats that qemu-img can make. */
 export const MADE_FORMATS = ["qcow2", "raw", "vmdk", "vdi", "vhdx", "vpc", "qed", "luks", "parallels"] as const;
 
-const PREFIX = /^([a-z][a-z0-9+_-]*):/i;
-
-/** An image as it was named. */
-export interface ImageName {
-  /** QEMU's name of the format; undefined if none was named: `attach` would serve such an image raw. */
-  readonly format: string | undefined;
-  /** A path, or a URI. */
-  readonly path: string;
-  readonly isUri: boolean;
+/** An image as a person named it. */
+export interface GivenImage extends ImageName {
+  /** The name has the format. Without it, `attach` would serve the image raw. */
+  readonly isNamed: boolean;
 }
 
 /**
- * Reads `PATH`, `FORMAT:PATH`, a URI or `FORMAT:URI`. What names an existing file is a path, whatever colons it
- * contains. Rejects with {@linkcode XenblkError} (usage).
+ * Reads a name as `attach` does. Rejects with {@linkcode XenblkError} (usage) if it is not one of an image that QEMU
+ * opens.
  */
-export async function parseImageName(text: string): Promise<ImageName> {
-  const prefix = PREFIX.exec(text)?.[1];
-  if (prefix === undefined || await pathExists(text)) return { format: undefined, path: text, isUri: false };
-  const rest = text.slice(prefix.length + 1);
-  if (rest.startsWith("//")) return { format: undefined, path: text, isUri: true };
-  const format = FORMATS.get(prefix.toLowerCase());
-  if (format === undefined || rest === "") {
-    const why = format === undefined ? `unknown format ${prefix}` : "nothing follows the format";
-    throw new XenblkError(`Cannot use image ${text}: ${why}`, {
+export async function parseGiven(text: string): Promise<GivenImage> {
+  const name = imageName(await parseImage(text));
+  const { format, target } = name;
+  const label = imageLabel(name);
+  if (canonicalFormat(format) === undefined) throw unknownFormat(format, label);
+  if (!isFile(name) && !isStore(target) && format !== "json") {
+    throw new XenblkError(`Cannot use image ${label}: it is kept in no file`, {
       kind: "usage",
-      remedy: `use PATH, or FORMAT:PATH with one of ${[...new Set(FORMATS.values())].join(", ")}`,
+      remedy: "use PATH, FORMAT:PATH or a URI",
     });
   }
-  return { format, path: rest, isUri: /^[a-z][a-z0-9+.-]*:\/\//i.test(rest) };
-}
-
-/** The image as `attach` and messages name it. */
-export function nameOf({ format, path }: Pick<ImageName, "format" | "path">): string {
-  return format === undefined ? path : `${format}:${path}`;
-}
-
-/** The path as qemu-img takes it: neither an option nor a protocol, whatever it begins with. */
-export function fileArgument({ path, isUri }: Pick<ImageName, "path" | "isUri">): string {
-  return isUri || path.startsWith("/") ? path : `./${path}`;
+  return { ...name, isNamed: target !== text && target !== `./${text}` };
 }
 
 /** An existing image with its format. */
 export interface ExistingImage extends ImageName {
-  readonly format: string;
   /** How the format is known: by the name, by the image's first bytes, or for lack of anything that says otherwise. */
   readonly knownBy: "name" | "content" | "default";
 }
@@ -72,13 +52,12 @@ export interface ExistingImage extends ImageName {
  * {@linkcode XenblkError} if it cannot be read.
  */
 export async function findImage(text: string): Promise<ExistingImage> {
-  const image = await parseImageName(text);
-  const { format } = image;
-  if (image.isUri) return { ...image, format: format ?? "raw", knownBy: format === undefined ? "default" : "name" };
-  await using opened = await openImage(image.path, true);
-  if (format !== undefined) return { ...image, format, knownBy: "name" };
-  const found = FORMATS.get(formatByContent(opened.start) ?? "");
-  return { ...image, format: found ?? "raw", knownBy: found === undefined ? "default" : "content" };
+  const { isNamed, ...image } = await parseGiven(text);
+  if (!isFile(image)) return { ...image, knownBy: isNamed ? "name" : "default" };
+  await using opened = await openImage(image.target, true);
+  if (isNamed) return { ...image, knownBy: "name" };
+  const found = canonicalFormat(formatByContent(opened.start) ?? "");
+  return found === undefined ? { ...image, knownBy: "default" } : { ...image, format: found, knownBy: "content" };
 }
 
 /**
@@ -87,18 +66,46 @@ export async function findImage(text: string): Promise<ExistingImage> {
  */
 export async function findNamedImage(text: string, verb: string): Promise<ExistingImage> {
   const image = await findImage(text);
-  const { format, path, knownBy } = image;
+  const { format, target, knownBy } = image;
   if (knownBy !== "content") return image;
   throw new XenblkError(`Cannot ${verb} ${text}: it begins like a ${format} image, but no format is named`, {
     kind: "usage",
-    remedy: `name it ${format}:${path}, or raw:${path} if a guest wrote what it begins with`,
+    remedy: `name it ${format}:${target}, or raw:${target} if a guest wrote what it begins with`,
   });
+}
+
+/** A path as QEMU's tools take it: neither an option nor a protocol, whatever it begins with. */
+export function fileArgument(path: string): string {
+  return path.startsWith("/") ? path : `./${path}`;
+}
+
+/** An existing image for qemu-img's command line. */
+export interface SourceArguments {
+  /** For the secrets that it needs. */
+  readonly objects: readonly string[];
+  /** Its format and its name. */
+  readonly image: readonly string[];
+}
+
+/** Rejects with {@linkcode XenblkError} if the name is not enough to open the image. */
+export async function sourceArguments(image: ExistingImage): Promise<SourceArguments> {
+  const { format, target, passphraseFile } = image;
+  if (isFile(image) && passphraseFile === undefined) {
+    return { objects: [], image: ["-f", format, fileArgument(target)] };
+  }
+  const credentialsDirectory = passphraseFile?.includes("/") ? undefined : Deno.env.get("CREDENTIALS_DIRECTORY");
+  const tree = await imageTree(image, {
+    inspector: new QemuImg(qemuImgProgram()),
+    ...(credentialsDirectory === undefined ? {} : { credentialsDirectory }),
+  });
+  const { tree: named, objects } = withObjects(tree, "source");
+  return { objects: objectArguments(objects), image: [`json:${JSON.stringify(named)}`] };
 }
 
 /** The operand of an existing image. */
 export const IMAGE_OPERAND: Operand = {
   name: "IMAGE",
-  help: "a path, FORMAT:PATH such as qcow2:disk.img, or a URI",
+  help: "a path, FORMAT:PATH such as qcow2:disk.img, or what else attach takes",
   required: true,
   isPath: true,
 };

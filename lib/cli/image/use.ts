@@ -4,11 +4,12 @@
  */
 
 import { XenblkError } from "../../errors.ts";
+import { isFile } from "../../storage/image/formats.ts";
+import { parseParams } from "../../storage/image/spec.ts";
 import { identityOf } from "../../storage/image/file.ts";
 import { domainLabel } from "../../toolstack/domains.ts";
 import { type DeviceListing, listDevices } from "../../toolstack/list.ts";
-import { mediumAt, overlap, PATH_LOOKUPS } from "../../toolstack/medium.ts";
-import { pathOfParams } from "../../toolstack/sharing.ts";
+import { type Medium, mediumAt, overlap, PATH_LOOKUPS } from "../../toolstack/medium.ts";
 import type { Host } from "../verb.ts";
 
 /** A guest's disk that has the image. */
@@ -19,8 +20,7 @@ export async function guestsOf(host: Host, path: string): Promise<ImageUse[]> {
   const image = await mediumAt(path, PATH_LOOKUPS);
   const devices = image === undefined ? [] : await listAll(host);
   const isSame = await Promise.all(devices.map(async ({ params }) => {
-    const other = pathOfParams(params ?? "");
-    const medium = other === undefined ? undefined : await mediumAt(other, PATH_LOOKUPS);
+    const medium = await mediumOf(params);
     return medium !== undefined && overlap(image!, medium);
   }));
   return devices.filter((_device, index) => isSame[index]).map(
@@ -65,6 +65,15 @@ export async function inUseError(host: Host, what: string, path: string, writes:
   return new XenblkError(`${what}: ${who.length === 0 ? "another process uses it" : who.join("; ")}`, {
     remedy: "end that use first",
   });
+}
+
+async function mediumOf(params: string | undefined): Promise<Medium | undefined> {
+  try {
+    const other = await parseParams(params ?? "");
+    return isFile(other) ? await mediumAt(other.target, PATH_LOOKUPS) : undefined;
+  } catch {
+    return undefined; // no image's name
+  }
 }
 
 async function listAll(host: Host): Promise<DeviceListing[]> {

@@ -139,7 +139,8 @@ const KNOWN: readonly { readonly pattern: RegExp; readonly remedy: (tree: BlockT
   { pattern: /Permission denied/, remedy: () => "let this user read it" },
 ];
 
-function objectArguments({ secrets, credentials }: TreeObjects): string[] {
+/** The options of QEMU's tools that create the objects. */
+export function objectArguments({ secrets, credentials }: TreeObjects): string[] {
   const option = (text: string): string => text.replaceAll(",", ",,");
   return [
     ...secrets.flatMap(({ id, file }) => ["--object", `secret,id=${id},file=${option(file)}`]),

@@ -9,6 +9,11 @@ import { endsWithin } from "../../within.ts";
 /** Names another qemu-img than the one on PATH. */
 export const QEMU_IMG_VARIABLE = "XENBLK_QEMU_IMG";
 
+/** The program: a path, or a name to be found on PATH. */
+export function qemuImgProgram(): string {
+  return Deno.env.get(QEMU_IMG_VARIABLE) ?? "qemu-img";
+}
+
 /** How long a killed qemu-img may take to end: first after SIGTERM, then after SIGKILL. */
 const TERM_MS = 2_000;
 const KILL_MS = 1_000;
@@ -69,7 +74,7 @@ export async function runQemuImg(args: readonly string[], options: QemuImgOption
 type Child = Deno.ChildProcess;
 
 function spawn(args: readonly string[]): Child {
-  const program = Deno.env.get(QEMU_IMG_VARIABLE) ?? "qemu-img";
+  const program = qemuImgProgram();
   try {
     return new Deno.Command(program, {
       args: [...args],

@@ -46,13 +46,18 @@ testImages("--json prints events, one a line, and --quiet prints the name alone"
 });
 
 testImages("INT ends a conversion with status 130 and leaves no part of the target", async (directory) => {
-  const source = await makeSource(directory);
+  const source = `${directory}/source`;
+  await qemu("qemu-img", "create", "-q", "-f", "qcow2", source, "64M");
+  // qemu-img begins eight requests of 2 MiB before the rate holds it up.
+  await qemu("qemu-io", "-f", "qcow2", "-c", "write 0 40M", source);
   const args = ["image", "convert", `qcow2:${source}`, `${directory}/target`, "--rate=64K", "--json"];
   await using child = startXenblk(args);
   const stderr = new Response(child.stderr).text();
-  const reader = child.stdout.getReader();
+  const [beginning, whole] = child.stdout.tee();
+  const stdout = new Response(whole).text();
+  const reader = beginning.getReader();
   await reader.read(); // qemu-img has begun
-  await reader.cancel();
+  reader.cancel();
   assertEquals(namesIn(directory), ["source", "target.part"]);
   child.kill("SIGINT");
   assertEquals((await child.status).code, 130);
@@ -60,6 +65,7 @@ testImages("INT ends a conversion with status 130 and leaves no part of the targ
     await stderr,
     `xenblk: Cannot convert qcow2:${source} to qcow2:${directory}/target: ended by SIGINT\n`,
   );
+  assert(!(await stdout).includes("done"));
   assertEquals(namesIn(directory), ["source"]);
 });
 
