@@ -78,6 +78,17 @@ export function openMemory({ control, queue, lease, name, address }: VhostAttach
   };
 }
 
+/** What a channel has done about the loss of its connection. */
+const PAUSE = {
+  none: 0,
+  /** It takes no more completions. */
+  begun: 1,
+  /** Its owner was given those that it took before. */
+  told: 2,
+  /** The control plane knows. */
+  over: 3,
+} as const;
+
 /** A channel that uses one virtqueue. */
 class VhostChannel extends TableChannel {
   readonly #attachment: VhostAttachment;
@@ -97,8 +108,15 @@ class VhostChannel extends TableChannel {
   #isBroken = false;
   /** The daemon has been asked to notify us of the next completion. */
   #isArmed = false;
+  /** What has been done about the loss of the connection. */
+  #pause: number = PAUSE.none;
   /** By first descriptor: the tag. */
   readonly #tagOf = new Uint32Array(QUEUE_SIZE);
+  /** By tag: the operation as it was given. Another daemon has to carry it out from its beginning. */
+  readonly #givenOffset: Float64Array;
+  readonly #givenFirst: Uint32Array;
+  readonly #givenCount: Uint32Array;
+  readonly #givenLength: Float64Array;
   /** By tag: its state, bytes of its first vector that are done, bytes in the virtqueue, and when it was started. */
   readonly #state: Uint8Array;
   readonly #skipBytes: Float64Array;
@@ -125,6 +143,10 @@ class VhostChannel extends TableChannel {
     this.#address = address + this.#offset;
     this.#requestBytes = viewOf(this.#address + REQUESTS_AT, QUEUE_SIZE * REQUEST_BYTES);
     this.#requestWords = new Uint32Array(this.#requestBytes.buffer);
+    this.#givenOffset = new Float64Array(depth);
+    this.#givenFirst = new Uint32Array(depth);
+    this.#givenCount = new Uint32Array(depth);
+    this.#givenLength = new Float64Array(depth);
     this.#state = new Uint8Array(depth);
     this.#skipBytes = new Float64Array(depth);
     this.#pieceBytes = new Float64Array(depth);
@@ -172,13 +194,16 @@ class VhostChannel extends TableChannel {
   }
 
   override reap(): number {
+    // What the last look took has been dealt with.
+    if (this.#pause === PAUSE.told || this.inFlight === 0) this.#endPause();
     if (this.inFlight === 0) return 0;
     for (;;) {
       this.#takeAll();
       if (this.#mayServe() && (this.#unfinishedCount > 0 || this.table.waitingCount > 0)) this.#startAll();
       const count = super.reap();
-      this.#isArmed = count === 0;
-      if (count > 0 || this.#isBroken || !this.#queue.arm()) return count;
+      if (this.#pause === PAUSE.begun) this.#pause = PAUSE.told;
+      this.#isArmed = count === 0 && this.#pause !== PAUSE.told;
+      if (count > 0 || this.#isBroken || this.#pause !== PAUSE.none || !this.#queue.arm()) return count;
     }
   }
 
@@ -193,6 +218,11 @@ class VhostChannel extends TableChannel {
   }
 
   #accept(tag: number): void {
+    const { table } = this;
+    this.#givenOffset[tag] = table.offsetBytes[tag]!;
+    this.#givenFirst[tag] = table.first[tag]!;
+    this.#givenCount[tag] = table.count[tag]!;
+    this.#givenLength[tag] = table.lengthBytes[tag]!;
     this.#state[tag] = WAITING;
     this.#skipBytes[tag] = 0;
   }
@@ -202,12 +232,27 @@ class VhostChannel extends TableChannel {
     lowerEventfd(this.#attachment.callFd);
     this.#isArmed = false;
     this.#mayServe();
+    if (this.inFlight === 0) this.#endPause();
+  }
+
+  /** The connection is lost: what it has completed so far counts, and nothing that it completes later. */
+  #beginPause(): void {
+    if (this.#pause !== PAUSE.none) return;
+    this.#takeAll();
+    this.#pause = PAUSE.begun;
+  }
+
+  #endPause(): void {
+    if (this.#pause === PAUSE.none || this.#pause === PAUSE.over) return;
+    this.#pause = PAUSE.over;
+    this.#control.pause(this.#attachment.queue);
   }
 
   /** Does what the control plane asks for. True: operations may be started. */
   #mayServe(): boolean {
     const { phase, epoch } = this.#control;
     if (phase === PHASE.failed) this.#failAll();
+    if (phase === PHASE.lost) this.#beginPause();
     if (phase !== PHASE.serving) return false;
     if (epoch !== this.#epoch) this.#changeArea(epoch);
     return !this.#isBroken;
@@ -331,7 +376,7 @@ class VhostChannel extends TableChannel {
 
   /** Takes everything that the daemon has completed. */
   #takeAll(): void {
-    if (this.#isBroken) return;
+    if (this.#isBroken || this.#pause !== PAUSE.none) return;
     let head = this.#queue.take();
     for (; head >= 0; head = this.#queue.take()) {
       this.#advance(this.#tagOf[head]!, this.#requestBytes[head * REQUEST_BYTES + STATUS_AT]!);
@@ -400,10 +445,10 @@ class VhostChannel extends TableChannel {
 
   /**
    * There is a new connection, which uses the other area. What was in flight in the old one goes to the front of what is
-   * to be started, in the order in which it was started. This allocates, but happens once per connection.
+   * to be started, from its beginning, in the order in which it was started. This allocates, but happens once per
+   * connection.
    */
   #changeArea(epoch: number): void {
-    this.#takeAll();
     const rests = this.#unfinishedTags();
     const started = [...this.#state.keys()].filter((tag) => this.#state[tag] === STARTED);
     started.sort((one, other) => this.#order[one]! - this.#order[other]!);
@@ -412,10 +457,21 @@ class VhostChannel extends TableChannel {
     this.#queue = this.#openQueue();
     this.#isBroken = false;
     this.#isArmed = false;
+    this.#pause = PAUSE.none;
     this.#unfinishedHead = this.#unfinishedCount = 0;
-    for (const tag of [...started, ...rests]) this.#postpone(tag);
+    for (const tag of [...started, ...rests]) this.#startOver(tag);
     oldArea.fill(0);
     this.#control.follow(this.#attachment.queue, epoch);
+  }
+
+  #startOver(tag: number): void {
+    const { table } = this;
+    table.offsetBytes[tag] = this.#givenOffset[tag]!;
+    table.first[tag] = this.#givenFirst[tag]!;
+    table.count[tag] = this.#givenCount[tag]!;
+    table.lengthBytes[tag] = this.#givenLength[tag]!;
+    this.#skipBytes[tag] = 0;
+    this.#postpone(tag);
   }
 
   #unfinishedTags(): number[] {

@@ -27,8 +27,8 @@ const BREACH_WORD = 3;
 const BREACH_QUEUE = 4;
 const BREACH_VALUE = 5;
 const HEADER_WORDS = 6;
-/** Words of a virtqueue: its lease, and the epoch that its channel has followed the control plane to. */
-const QUEUE_WORDS = 2;
+/** Words of a virtqueue: its lease, the epoch that its channel uses, and the lost epoch that it has let go of, plus 1. */
+const QUEUE_WORDS = 3;
 
 /** Lowest bits of a lease: users so far, then closed. A lease of 0 was never given away. */
 const USERS = 3;
@@ -155,6 +155,16 @@ export class DeviceControl {
   /** The virtqueue's channel uses the area of this epoch, and has cleared the other one. */
   follow(queue: number, epoch: number): void {
     Atomics.store(this.#words, this.#at(queue) + 1, epoch);
+  }
+
+  /** The channel takes no more completions of the current epoch, which is lost, and its owner has dealt with the last. */
+  pause(queue: number): void {
+    Atomics.store(this.#words, this.#at(queue) + 2, (this.epoch + 1) | 0);
+  }
+
+  /** See {@linkcode pause}. */
+  isPaused(queue: number): boolean {
+    return Atomics.load(this.#words, this.#at(queue) + 2) === ((this.epoch + 1) | 0);
   }
 
   /** The last user closes the lease for ever. */

@@ -149,6 +149,7 @@ export class NativeVhostDevice implements VhostDevice {
       const session = undo.use(await VhostSession.open({ ...this.#options, socket }, this.#patience));
       const facts = this.#fitting(await session.readConfig());
       await session.share(this.#memory);
+      await this.#channelsPause();
       await replay?.();
       await this.#channelsFollow();
       const epoch = this.#control.epoch + 1;
@@ -190,6 +191,7 @@ export class NativeVhostDevice implements VhostDevice {
   async #watch({ connection }: VhostSession): Promise<string> {
     const reason = await connection.lost;
     this.#control.lose();
+    this.#wakeAll();
     return `the storage daemon of ${this.#options.name}: ${this.#control.takeAccusation() ?? reason}`;
   }
 
@@ -227,13 +229,28 @@ export class NativeVhostDevice implements VhostDevice {
     throw new VhostUserError("its export has other limits than before (sector size, segments, discards or flushes)");
   }
 
+  async paused(): Promise<void> {
+    await this.#exclusively("connect again to", () => this.#channelsPause());
+  }
+
+  /** Waits until no channel takes completions of the lost connection any more. */
+  async #channelsPause(): Promise<void> {
+    this.#wakeAll();
+    await this.#channelsAre((queue) => this.#control.isPaused(queue), "a reactor has not noticed the loss yet");
+  }
+
   /** Waits until all channels use the area of the current epoch, so that the other one is free. */
   async #channelsFollow(): Promise<void> {
     const { epoch } = this.#control;
+    const follows = (queue: number): boolean => this.#control.followed(queue) === epoch;
+    await this.#channelsAre(follows, "a reactor has not used the last connection yet");
+  }
+
+  /** Waits until something holds of every channel. Rejects with VhostUserError. */
+  async #channelsAre(holds: (queue: number) => boolean, otherwise: string): Promise<void> {
     const deadlineMs = performance.now() + this.#patience.answerMs;
-    const isLate = (queue: number): boolean => this.#control.isUsed(queue) && this.#control.followed(queue) !== epoch;
-    while ([...this.#slots.keys()].some(isLate)) {
-      if (performance.now() >= deadlineMs) throw new VhostUserError("a reactor has not used the last connection yet");
+    while ([...this.#slots.keys()].some((queue) => this.#control.isUsed(queue) && !holds(queue))) {
+      if (performance.now() >= deadlineMs) throw new VhostUserError(otherwise);
       await delay(POLL_MS);
     }
   }

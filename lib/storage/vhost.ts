@@ -52,6 +52,11 @@ export interface VhostDevice extends AsyncDisposable {
    */
   fail(): void;
   /**
+   * After {@linkcode lost}: resolves once no channel takes completions of the lost connection any more, and what channels
+   * took before was dealt with by their owners. Rejects with XenblkError if a reactor does not get to that in time.
+   */
+  paused(): Promise<void>;
+  /**
    * After {@linkcode lost}: connects to an export of the same image that has taken the place of the lost one. The
    * operations that were in flight are carried out again, then those that came since. `replay` is awaited before that,
    * when the export has accepted the connection and no virtqueue is set up yet. Rejects with XenblkError; then the

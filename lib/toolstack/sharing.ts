@@ -106,7 +106,7 @@ function candidatesFor(store: XenstoreOperations, user: ImageUser, query: ImageQ
     .filter((device) => device.backendDomain === user.backendDomain && !isItself(device, user))
     .flatMap((device) => {
       const read = (name: string): string | undefined => store.read(`${backendPath(device)}/${name}`);
-      const path = pathOf(read("params") ?? "");
+      const path = pathOfParams(read("params") ?? "");
       const mode = read("mode") ?? "";
       const isExcluding = query.files.some((file) => excludes(file, query, mode));
       if (path === undefined || !isExcluding || isSameMachine(device.frontendDomain)) return [];

@@ -197,7 +197,8 @@ export class StorageDaemon implements Disposable {
     const files = await Promise.all(plan.files.map(recordedFile));
     const { identity, exportId, nodeNames: nodes, objectIds: objects } = plan;
     const { readOnly } = plan;
-    const disk = { name, plan: identity, readOnly, exportId, nodes, objects, files };
+    const tag = this.#lostOf(device, plan)?.tag ?? plan.tag;
+    const disk = { name, plan: identity, readOnly, exportId, nodes, objects, files, ...(tag && { tag }) };
     await this.#write(withDisk(this.#record, device, { ...disk, exported: false }));
     try {
       await this.#open(name, plan);
@@ -224,8 +225,17 @@ export class StorageDaemon implements Disposable {
 
   /** Why writes of the disk may be lost, if an earlier daemon of it died unseen. */
   lostBefore(device: string, plan: DiskPlan): string | undefined {
+    return this.#lostOf(device, plan)?.reason;
+  }
+
+  /** The tag of a disk. */
+  tagOf(device: string): string | undefined {
+    return this.#record.disks[device]?.tag;
+  }
+
+  #lostOf(device: string, plan: DiskPlan): LostDisk | undefined {
     const lost = this.#record.lost[device];
-    return lost?.plan === plan.identity ? lost.reason : undefined;
+    return lost?.plan === plan.identity ? lost : undefined;
   }
 
   /** What an earlier daemon lost of the disk has been seen to. */

@@ -18,7 +18,9 @@ export async function lostDisks(record: DaemonRecord): Promise<Readonly<Record<s
   if (boot !== process.bootId) return {};
   const reason = `the storage daemon of domain ${guest} (process ${process.pid}) ended while it was not watched`;
   const died = Object.entries(disks).filter(([, { exported, readOnly }]) => exported && !readOnly);
-  return { ...record.lost, ...Object.fromEntries(died.map(([device, { plan }]) => [device, { plan, reason }])) };
+  const lost = died.map(([device, { plan, tag }]) => [device, { plan, ...(tag && { tag }), reason }] as const);
+  // What was lost before has not been written again yet: nothing else has been written since.
+  return { ...Object.fromEntries(lost), ...record.lost };
 }
 
 /**

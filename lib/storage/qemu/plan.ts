@@ -29,6 +29,8 @@ export interface DiskPlan {
   readonly exportId: string;
   /** For block-export-add. */
   readonly export: (socket: string) => QmpObject;
+  /** See QemuRequest. */
+  readonly tag?: string;
   /** What the daemon has to reach. */
   readonly files: readonly AllowedFile[];
 }
@@ -42,7 +44,7 @@ export interface PlanContext {
 }
 
 /** The plan for a request. */
-export function planDisk({ graph, readOnly, cache, owner }: QemuRequest, { queues, home }: PlanContext): DiskPlan {
+export function planDisk({ graph, readOnly, cache, owner, tag }: QemuRequest, { queues, home }: PlanContext): DiskPlan {
   const { nodes, files, secrets, credentials = [], top } = graph;
   const objects = [
     ...secrets.map(({ id, file }) => ({ "qom-type": "secret", id, file })),
@@ -66,6 +68,7 @@ export function planDisk({ graph, readOnly, cache, owner }: QemuRequest, { queue
   return {
     identity: JSON.stringify([objects, nodes, exported]),
     readOnly,
+    ...(tag === undefined ? {} : { tag }),
     objects,
     objectIds: objects.map(({ id }) => id),
     nodes: (aio) => nodes.map((node) => node.aio === "io_uring" ? { ...node, aio } : node),

@@ -89,13 +89,25 @@ export class QemuDisk implements DaemonDisk {
     await this.grow();
   }
 
+  get tag(): string | undefined {
+    return this.#daemon.tagOf(this.#request.owner.device);
+  }
+
+  async settle(): Promise<void> {
+    await this.#keeper.settle();
+  }
+
   fail(): void {
     this.#device.fail();
   }
 
-  async recover(replay?: () => Promise<void>): Promise<void> {
+  async recover(replay?: (socket: string) => Promise<void>): Promise<void> {
     const { daemon, socket } = await this.#keeper.reopen();
-    await this.#device.reconnect(socket, replay);
+    if (replay !== undefined) {
+      await this.#device.paused();
+      await replay(socket);
+    }
+    await this.#device.reconnect(socket);
     await this.#keeper.settle();
     this.#daemon = daemon;
     this.lost = this.#watch(daemon);

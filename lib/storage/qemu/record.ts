@@ -32,12 +32,15 @@ export interface DiskRecord {
   readonly files: readonly RecordedFile[];
   /** The export was added. False: the process that opened the disk ended before that. */
   readonly exported: boolean;
+  /** See QemuRequest. */
+  readonly tag?: string;
 }
 
 /** A disk of a daemon that died while no process of ours ran: what was not flushed may be lost. */
 export interface LostDisk {
   /** As in {@linkcode DiskRecord}. */
   readonly plan: string;
+  readonly tag?: string;
   readonly reason: string;
 }
 

@@ -28,6 +28,8 @@ export interface QemuRequest {
   readonly name: string;
   /** Whose disk it is. */
   readonly owner: DiskOwner;
+  /** Kept with the disk as long as it is open, in whichever daemon, and whichever process of ours watches it. */
+  readonly tag?: string;
 }
 
 /** Why a disk cannot go on by itself. */
@@ -53,13 +55,18 @@ export interface DaemonDisk extends Disk {
    * writes that were answered may be lost. The disk must then not be served as if nothing had happened.
    */
   readonly lostBefore?: string;
+  /** The tag of the request that opened the disk first: an earlier process's, if this one has taken the disk over. */
+  readonly tag?: string | undefined;
+  /** What {@linkcode lostBefore} speaks of was written again. Rejects with {@linkcode XenblkError}. */
+  settle(): Promise<void>;
   /** After a loss: every operation in flight, and every later one, completes with -EIO. */
   fail(): void;
   /**
    * After a loss: opens the same image in another daemon, and carries out again what was in flight. `replay` is awaited
-   * before that. Rejects with {@linkcode XenblkError}; then the operations go on waiting.
+   * before that, with the socket of the new export, to which it may connect meanwhile. Rejects with {@linkcode
+   * XenblkError}; then the operations go on waiting.
    */
-  recover(replay?: () => Promise<void>): Promise<void>;
+  recover(replay?: (socket: string) => Promise<void>): Promise<void>;
   /** Makes the image larger, and then {@linkcode Disk.grow}s. Rejects with {@linkcode XenblkError}. */
   resizeTo(sizeBytes: number): Promise<void>;
 }

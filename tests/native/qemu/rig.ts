@@ -84,6 +84,7 @@ export class ConnectingClient implements VhostClient {
       },
       refresh: () => Promise.resolve(),
       attachment: () => Promise.reject(new Error("this client has no channels")),
+      paused: () => Promise.resolve(),
       fail: () => {},
       reconnect: async (path, replay) => {
         close();
