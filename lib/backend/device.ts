@@ -4,7 +4,7 @@
  * looks per second.
  */
 
-import { isAbort } from "../abort.ts";
+import { isAbort, unlessAborted } from "../abort.ts";
 import type { Clock } from "../clock.ts";
 import { sumStats } from "../dataplane/stats.ts";
 import { errorText } from "../errors.ts";
@@ -145,7 +145,8 @@ export class BackendDevice {
     const resources = new DeviceResources(opening, this.label, address.frontendDomain, events, signal);
     this.#resources = resources;
     const findOtherGuest = async (query: ImageQuery): Promise<string | undefined> =>
-      this.#store && (await services.findExcludingDisk?.(this.#store, address, query))?.text;
+      this.#store && services.findExcludingDisk &&
+      (await unlessAborted(services.findExcludingDisk(this.#store, address, query), signal))?.text;
     this.#parts = { resources, settings, error, log, findOtherGuest, announced: undefined };
     this.#actions = new DeviceActions(this.#parts);
     this.#ringInUse = new RingInUse(this.#parts, clock, signal, poke);

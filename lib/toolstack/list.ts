@@ -52,19 +52,28 @@ export function listDevices(store: XenstoreOperations, domain?: DomId): DeviceLi
  * vbd; so this finds disks of any backend kind.
  */
 export function listAddresses(store: XenstoreOperations): DeviceAddress[] {
+  const domains = (store.list("/local/domain") ?? []).flatMap((name) => parseDomId(name) ?? []);
+  return domains.flatMap((domain) => [...addressesIn(store, domain)].filter((device) => device !== undefined));
+}
+
+/** The same for one backend domain. Undefined stands for a directory without a disk: each step takes a few store calls. */
+export function* addressesIn(store: XenstoreOperations, backendDomain: DomId): Generator<DeviceAddress | undefined> {
   const children = (path: string): string[] => (store.list(path) ?? []).map((name) => `${path}/${name}`);
-  return children("/local/domain")
-    .flatMap((domain) => children(`${domain}/backend`))
-    .flatMap(children)
-    .flatMap(children)
-    .filter((path) => /\/device\/vbd\/[0-9]+$/.test(store.read(`${path}/frontend`) ?? ""))
-    .flatMap((path) => {
-      try {
-        return [parseBackendPath(path, 0 as DomId)];
-      } catch {
-        return []; // the path is not that of a device
-      }
-    });
+  for (const kind of children(`/local/domain/${backendDomain}/backend`)) {
+    for (const guest of children(kind)) {
+      for (const path of children(guest)) yield addressOf(store, path);
+      yield undefined;
+    }
+  }
+}
+
+function addressOf(store: XenstoreOperations, path: string): DeviceAddress | undefined {
+  if (!/\/device\/vbd\/[0-9]+$/.test(store.read(`${path}/frontend`) ?? "")) return undefined;
+  try {
+    return parseBackendPath(path, 0 as DomId);
+  } catch {
+    return undefined; // the path is not that of a device
+  }
 }
 
 /**
