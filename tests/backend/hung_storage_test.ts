@@ -343,6 +343,41 @@ Deno.test("an image that takes longer to open than a device waits is opened once
   assertEquals([calls, rig.openDisks, rig.backend(device, "error")], [1, 1, undefined]);
 });
 
+for (const meanwhile of ["nothing changes", "its nodes are touched all the time", "the guest publishes another ring"]) {
+  Deno.test(`a ring that always takes longer to open than a device waits is served in the end: ${meanwhile}`, async () => {
+    await using rig = new Rig();
+    const path = Deno.makeTempFileSync({ prefix: "xenblk-hung-" });
+    try {
+      Deno.truncateSync(path, 1 << 20);
+      const begun = Promise.withResolvers<void>();
+      const { openQueue } = rig.plane;
+      const asked: number[] = [];
+      rig.plane.openQueue = async (spec): Promise<QueueHandle> => {
+        asked.push(spec.eventChannel);
+        begun.resolve();
+        await FAST_CLOCK.sleep(14_000);
+        return await openQueue.call(rig.plane, spec);
+      };
+      let held = 0;
+      const release = { [Symbol.asyncDispose]: () => Promise.resolve(void held--) };
+      const imageLocks = { tryLock: () => Promise.resolve(held++ === 0 ? release : "somebody has it") };
+      const device = rig.attach({ params: path });
+      rig.guestWrites(device, { ...RING_NODES, state: "3" });
+      const kind = rig.serve({}, { clock: FAST_CLOCK, keepJournals: true, imageLocks });
+      await begun.promise;
+      if (meanwhile.startsWith("the guest")) rig.guestWrites(device, { "event-channel": "16" });
+      const touching = setInterval(() => meanwhile.startsWith("its nodes") && rig.guestWrites(device, { a: "1" }), 20);
+      await rig.backendReaches(device, 4);
+      clearInterval(touching);
+      assertEquals(asked, meanwhile.startsWith("the guest") ? [15, 16] : [15]);
+      assertEquals([rig.plane.open.length, held], [1, 1]);
+      assertEquals([rig.backend(device, "error"), kind.status()[0]!.waitsFor], [undefined, undefined]);
+    } finally {
+      Deno.removeSync(path);
+    }
+  });
+}
+
 Deno.test("a ring that takes long to close is waited for, and the device left Closed, when it is detached", async () => {
   await using rig = new Rig();
   const { device, kind, hang } = await reach(rig, PLACES["its ring does not close"]!);
