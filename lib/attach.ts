@@ -154,7 +154,9 @@ async function checkUnused(
   const other = await findExcludingDisk(store, user, { ...use, path: image.path });
   if (other !== undefined) {
     throw new XenblkError(`Cannot ${use.writes ? "write to" : "read"} image ${image.path}: ${other.text}`, {
-      remedy: "detach it there first, or use --shared if a cluster file system is on the image",
+      remedy: use.writes
+        ? "detach it there first, or use --shared if a cluster file system is on the image"
+        : "detach it there first, or attach it read-only there too",
     });
   }
   await checkFree(imageLocksOf(platform, () => {}), image, { ...use, by: "attach" });

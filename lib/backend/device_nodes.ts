@@ -206,7 +206,12 @@ export class DeviceNodes {
     };
     const params = image ?? read("params");
     const cdrom = required("device-type") === "cdrom";
-    const empty = cdrom && params !== undefined && /^([a-z]+:)?$/.test(params);
+    const empty = params !== undefined && /^([a-z]+:)?$/.test(params);
+    if (empty && !cdrom) {
+      throw new XenblkError(`Cannot serve ${this.#path}: its node params names no image, and it is no CD-ROM drive`, {
+        remedy: "attach it with an image, or with devtype=cdrom as an empty drive",
+      });
+    }
     return {
       params: empty ? `${NO_DISC.format}:${NO_DISC.target}` : required("params", params),
       readOnly: !required("mode").includes("w"),

@@ -9,9 +9,11 @@ import { ABIS, ringSlots } from "../blkif/abi.ts";
 import type { Clock } from "../clock.ts";
 import { createStats, type QueueStats, readStats, sumStats } from "../dataplane/stats.ts";
 import type { DataPlane, GrantMode, JournalSpec, QueueHandle } from "../dataplane/types.ts";
+import { ENOENT } from "../errno.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { DomId, JournalStore } from "../hypervisor.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
+import { errnoOf } from "../storage/errno.ts";
 import { type ImageLocks, lockImage } from "../storage/image/lock.ts";
 import { parseParams } from "../storage/image/spec.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
@@ -19,6 +21,7 @@ import type { Ring } from "../xenbus/transitions.ts";
 import { DeviceLatch } from "./device_latch.ts";
 import { DeviceLock } from "./device_lock.ts";
 import type { DeviceDescription } from "./device_nodes.ts";
+import { emptyDrive } from "./empty_drive.ts";
 import { type ConnectionIdentity, DeviceJournals, keptNames } from "./journals.ts";
 import type { DeviceSettings } from "./settings.ts";
 import { Acquisition, type Operation, OverdueError, Waits } from "./waits.ts";
@@ -185,9 +188,17 @@ export class DeviceResources {
     const disk = await this.#openingDisk.get(key, () => `open image ${description.params}`, async () => {
       const { format, target } = await parseParams(description.params);
       const request = { format, target, readOnly, shared, engine, directIoSafe };
-      return await openDisk(cache === undefined ? request : { ...request, cache });
+      const opening = openDisk(cache === undefined ? request : { ...request, cache });
+      const isRelative = settings.image === undefined && format === "raw" && !target.startsWith("/");
+      return isRelative ? await opening.catch(relativePath) : await opening;
     });
     this.#image = { disk, description, key };
+    return this.#image;
+  }
+
+  /** A drive without a disc stands in for the image that the description names, as if that were open. */
+  openEmptyDrive(description: DeviceDescription): OpenImage {
+    this.#image = { disk: emptyDrive(), description, key: this.#keyOf(description) };
     return this.#image;
   }
 
@@ -452,6 +463,12 @@ export class DeviceResources {
 
 function openedOf(results: readonly PromiseSettledResult<QueueHandle>[]): QueueHandle[] {
   return results.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
+}
+
+/** A toolstack does not know in which directory this process runs. */
+function relativePath(error: unknown): never {
+  if (!(error instanceof XenblkError) || errnoOf(error.cause) !== -ENOENT) throw error;
+  throw new XenblkError(error.message, { cause: error.cause, remedy: "attach it with its absolute path" });
 }
 
 /** For messages: the image's path, or what the disk is. */
