@@ -190,6 +190,36 @@ nativeTest("attach ended by TERM while it waits takes everything back", async ()
   assertEquals(await bench.store(), before);
 });
 
+nativeTest(
+  "attach and dry-run ended by a signal while their image does not open end at once, each with its status",
+  async () => {
+    await using bench = await Bench.start();
+    await using fuse = await HangingFileSystem.mount();
+    const image = fuse.image("disk.img", 1 << 20);
+    const before = await bench.store();
+    for (
+      const [args, signal, status, message] of [
+        [["attach", "web", image], "SIGINT", 1, `xenblk: Cannot attach ${image}: ended by SIGINT\n`],
+        [["dry-run", image], "SIGTERM", 143, `xenblk: Cannot open ${image}: ended by SIGTERM\n`],
+      ] as const
+    ) {
+      // With interrupts, so that the kernel lets the process end.
+      await fuse.hang("open", "interrupts");
+      const child = startXenblk(args, bench.options());
+      const output = child.output();
+      await fuse.untilHeld("open");
+      const sent = performance.now();
+      child.kill(signal);
+      const { code, stderr } = await output;
+      assert(performance.now() - sent < 2_000, `${args[0]} has not ended in time`);
+      assertEquals([code, new TextDecoder().decode(stderr)], [status, message]);
+      await fuse.resume();
+    }
+    assertEquals(await bench.store(), before);
+  },
+  missingFuse(),
+);
+
 nativeTest("attach to a device that is taken names who has it", async () => {
   await using bench = await Bench.start();
   await bench.xen.run("xenstore-write", [`${FRONTENDS}/51712/state`, "1"]);
