@@ -36,6 +36,19 @@ export class Turns {
     return results;
   }
 
+  /**
+   * Resolves with what the steps yield, without undefined; each step is a piece of work. Rejects with what a step throws,
+   * or with the signal's reason.
+   */
+  async collect<T>(steps: Iterator<T | undefined>, signal?: AbortSignal): Promise<T[]> {
+    for (const results: T[] = [];;) {
+      const { done, value } = await this.run(() => steps.next());
+      signal?.throwIfAborted();
+      if (done) return results;
+      if (value !== undefined) results.push(value);
+    }
+  }
+
   get #isDue(): boolean {
     return this.#workedMs >= LONGEST_MS;
   }

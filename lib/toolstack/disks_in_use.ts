@@ -52,7 +52,7 @@ export class DisksInUse {
    */
   read(store: XenstoreOperations, backendDomain: DomId): Promise<readonly DiskInUse[]> {
     const begin = (): Promise<readonly DiskInUse[]> => {
-      const reading = this.#read(store, backendDomain);
+      const reading = this.#turns.collect(this.#steps(store, backendDomain));
       this.#current = reading;
       this.#next = undefined;
       const over = (): void => {
@@ -67,7 +67,7 @@ export class DisksInUse {
     return this.#current === undefined ? begin() : this.#next ??= this.#current.then(begin, begin);
   }
 
-  async #read(store: XenstoreOperations, backendDomain: DomId): Promise<readonly DiskInUse[]> {
+  *#steps(store: XenstoreOperations, backendDomain: DomId): Generator<DiskInUse | undefined> {
     const endMs = this.#clock.now() + MOST_READING_MS;
     const machines = new Map<DomId, Machine>();
     const machine = (domain: DomId): Machine => {
@@ -75,14 +75,9 @@ export class DisksInUse {
       machines.set(domain, known);
       return known;
     };
-    const disks: DiskInUse[] = [];
-    const addresses = addressesIn(store, backendDomain);
-    for (;;) {
-      const { done, value: device } = await this.#turns.run(() => addresses.next());
-      if (done) return disks;
-      const disk = device && await this.#turns.run(() => diskInUse(store, device, machine));
-      if (disk !== undefined) disks.push(disk);
+    for (const device of addressesIn(store, backendDomain)) {
       if (this.#clock.now() > endMs) throw tooSlow();
+      yield device && diskInUse(store, device, machine);
     }
   }
 }

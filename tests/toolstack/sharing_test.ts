@@ -8,6 +8,7 @@ import { SYSTEM_CLOCK } from "../../lib/clock.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import type { DomId, XenstoreOperations } from "../../lib/hypervisor.ts";
 import { type AttachRequest, removeDevice } from "../../lib/toolstack/attach.ts";
+import { listDevices, listDevicesUntil } from "../../lib/toolstack/list.ts";
 import { DisksInUse } from "../../lib/toolstack/disks_in_use.ts";
 import type { PathLookups } from "../../lib/toolstack/medium.ts";
 import { type ExcludingDisk, findExcludingDisk, type ImageQuery } from "../../lib/toolstack/sharing.ts";
@@ -237,6 +238,18 @@ function slowStore(scene: Scene, readMs: number): { readonly store: XenstoreOper
   const list = (path: string): string[] | undefined => toolstack.list(path);
   return { store: { read, list } as XenstoreOperations, reads: () => reads };
 }
+
+Deno.test("a list of the disks of a slow xenstored is ended by a signal in time", async () => {
+  await using scene = new Scene();
+  manyOthers(scene, 50);
+  const { store, reads } = slowStore(scene, 1);
+  const all = await listDevicesUntil(new AbortController().signal, store);
+  assertEquals(all, listDevices(scene.rig.toolstack));
+  const complete = reads();
+  const signal = AbortSignal.timeout(1);
+  await assertRejects(() => listDevicesUntil(signal, store), DOMException, "aborted due to timeout");
+  assert(reads() - complete < complete / 2, `${reads() - complete} reads of ${complete} before the end`);
+});
 
 const NOWHERE: PathLookups = { stat: (path) => Promise.reject(new Deno.errors.NotFound(path)), timeoutMs: 1_000 };
 
