@@ -35,12 +35,7 @@ export const attach = defineVerb({
     "disk. A serve of the same kind leaves the disk alone meanwhile.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
-    {
-      name: "IMAGE",
-      help: "a path, format:target, a URI, or xl's format=qcow2,...,target=...",
-      required: true,
-      isPath: true,
-    },
+    { name: "IMAGE", help: "a path, format:target, or xl's format=raw,...,target=...", required: true, isPath: true },
     {
       name: "VDEV",
       help: "the virtual device, such as xvdb; default: the first free one",

@@ -54,20 +54,6 @@ export interface DiscardProperties {
   readonly secure: boolean;
 }
 
-/** A local file or device that a disk reads. */
-export interface DiskFile {
-  readonly path: string;
-  /** The disk writes to it. */
-  readonly writable: boolean;
-}
-
-/** The local files behind a disk, to find other users. */
-export function filesOf(
-  { files, image, properties }: Pick<Disk, "files" | "image" | "properties">,
-): readonly DiskFile[] {
-  return files ?? (image === undefined ? [] : [{ path: image.path, writable: !properties.readOnly }]);
-}
-
 /** The properties of a disk that the frontend sees. */
 export interface DiskProperties {
   /** Size in 512-byte sectors, whatever the logical sector size. */
@@ -140,6 +126,20 @@ export interface Disk extends AsyncDisposable {
    * served without.
    */
   withoutUring?(lane: number, refusal: Refusal): Promise<DiskAttachment>;
+}
+
+/** A local file or device that a disk reads. */
+export interface DiskFile {
+  readonly path: string;
+  /** The disk writes to it. */
+  readonly writable: boolean;
+}
+
+/** The local files behind a disk, to find other users. */
+export function filesOf(
+  { files, image, properties }: Pick<Disk, "files" | "image" | "properties">,
+): readonly DiskFile[] {
+  return files ?? (image === undefined ? [] : [{ path: image.path, writable: !properties.readOnly }]);
 }
 
 /**
