@@ -68,7 +68,6 @@ const SYMBOLS = {
   shutdown: { parameters: ["i32", /* sockfd */ "i32" /* how */], result: "i32" },
   dup3: { parameters: ["i32", /* oldfd */ "i32", /* newfd */ "i32" /* flags */], result: "i32" },
   memfd_create: { parameters: ["buffer", /* name */ "u32" /* flags */], result: "i32" },
-  ftruncate: { parameters: ["i32", /* fd */ "i64" /* length */], result: "i32" },
   getenv: { parameters: ["buffer" /* name */], result: "pointer" },
   /* Variadic in C, as fcntl below. */
   open: { parameters: ["buffer", /* pathname */ "i32", /* flags */ "u32" /* mode */], result: "i32" },
@@ -84,6 +83,7 @@ const SYMBOLS = {
     parameters: ["i32", /* fd */ "i32", /* mode */ "i64", /* offset */ "i64" /* len */],
     result: "i32",
   },
+  ftruncate: { parameters: ["i32", /* fd */ "i64" /* length */], result: "i32" },
   flock: { parameters: ["i32", /* fd */ "i32" /* op */], result: "i32" },
   statx: {
     parameters: [

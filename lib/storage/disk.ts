@@ -57,20 +57,6 @@ export interface DiscardProperties {
 /** The most bytes of buffers that one channel's operations occupy at a time. */
 export const MOST_BUFFER_BYTES: number = 8 * 2 ** 20;
 
-/** A local file or device that a disk reads. */
-export interface DiskFile {
-  readonly path: string;
-  /** The disk writes to it. */
-  readonly writable: boolean;
-}
-
-/** The local files behind a disk, to find other users. */
-export function filesOf(
-  { files, image, properties }: Pick<Disk, "files" | "image" | "properties">,
-): readonly DiskFile[] {
-  return files ?? (image === undefined ? [] : [{ path: image.path, writable: !properties.readOnly }]);
-}
-
 /** The properties of a disk that decide what the frontend sees, and how it is served. */
 export interface DiskProperties {
   /** Size in 512-byte sectors, whatever the logical sector size. */
@@ -156,6 +142,20 @@ export interface Disk extends AsyncDisposable {
    * served without.
    */
   withoutUring?(lane: number, refusal: Refusal): Promise<DiskAttachment>;
+}
+
+/** A local file or device that a disk reads. */
+export interface DiskFile {
+  readonly path: string;
+  /** The disk writes to it. */
+  readonly writable: boolean;
+}
+
+/** The local files behind a disk, to find other users. */
+export function filesOf(
+  { files, image, properties }: Pick<Disk, "files" | "image" | "properties">,
+): readonly DiskFile[] {
+  return files ?? (image === undefined ? [] : [{ path: image.path, writable: !properties.readOnly }]);
 }
 
 /**

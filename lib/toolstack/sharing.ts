@@ -4,12 +4,11 @@
  * backends of every kind. Changes nothing.
  */
 
-import type { DomId, XenstoreOperations } from "../hypervisor.ts";
-import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
-import { parseState, XenbusState } from "../xenbus/states.ts";
+import type { XenstoreOperations } from "../hypervisor.ts";
+import type { DeviceAddress } from "../xenbus/paths.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
+import { type DiskInUse, DisksInUse, type Machine, machineOf } from "./disks_in_use.ts";
 import { describeDomain, domainLabel } from "./domains.ts";
-import { listAddresses } from "./list.ts";
 import { keyOfPhysical, type Medium, mediumAt, overlap, PATH_LOOKUPS, type PathLookups } from "./medium.ts";
 
 /** A file or block device of an image: the image itself, or one of its backing files, which are only read. */
@@ -43,22 +42,17 @@ export interface ExcludingDisk extends Exclusion {
   readonly device: DeviceAddress;
 }
 
-/** What precedes the path in xl's `key=value` form. */
-const XL_FIELDS = /^(?:(?!target=)[a-z-]+(?:=[^,]*)?,)*target=/;
-/** A URI or QEMU's options, with a format before them or without. */
-const REMOTE = /^(?:[a-z][a-z0-9_-]*:)?(?:[a-z+]+:\/\/|rbd:|json:)/i;
 /** Looks in progress at one time. */
 const LOOKS_AT_ONCE = 4;
-/** How long the whole search may take. What was not looked at by then is compared by name. */
+/** How long looking at paths may take. What was not looked at by then is compared by name. */
 const MOST_LOOKS_MS = 5_000;
 
-/** A disk in xenstore that could be the one. */
-interface Candidate {
-  readonly device: DeviceAddress;
-  readonly mode: string;
-  readonly path: string;
-  /** The block device that blkback uses, as `major:minor` in hexadecimal. */
-  readonly physical: string | undefined;
+/** What a search uses. */
+export interface SearchOptions {
+  /** How paths are looked at. */
+  readonly lookups?: PathLookups;
+  /** Shared by the searches of a process. */
+  readonly disks?: DisksInUse;
 }
 
 /**
@@ -70,19 +64,24 @@ export async function findExcludingDisk(
   store: XenstoreOperations,
   user: ImageUser,
   query: ImageQuery,
-  lookups: PathLookups = PATH_LOOKUPS,
+  { lookups = PATH_LOOKUPS, disks = new DisksInUse() }: SearchOptions = {},
 ): Promise<ExcludingDisk | undefined> {
-  const candidates = candidatesFor(store, user, query);
-  if (candidates.length === 0) return undefined;
+  const all = await disks.read(store, user.backendDomain);
+  const waiting = all.filter(({ device, mode }) =>
+    !isItself(device, user) && query.files.some((file) => excludes(mode, file, query))
+  );
+  if (waiting.length === 0) return undefined;
+  const ours = machineOf(store, user.frontendDomain);
   const wanted = await Promise.all(
     query.files.map(async (file) => ({ file, medium: await mediumAt(file.path, lookups) })),
   );
   const endMs = performance.now() + MOST_LOOKS_MS;
-  let found: (Candidate & { readonly file: QueriedFile }) | undefined;
-  const waiting = [...candidates];
+  let found: (DiskInUse & { readonly file: QueriedFile }) | undefined;
   const search = async (): Promise<void> => {
     for (let next = waiting.shift(); next !== undefined && found === undefined; next = waiting.shift()) {
-      const compared = wanted.filter(({ file }) => excludes(file, query, next!.mode));
+      const { mode, machine } = next;
+      if (isSameMachine(ours, machine)) continue;
+      const compared = wanted.filter(({ file }) => excludes(mode, file, query));
       const file = await sameOf(next, compared, performance.now() < endMs ? lookups : undefined);
       if (file !== undefined) found = { ...next, file };
     }
@@ -95,34 +94,8 @@ export async function findExcludingDisk(
 }
 
 /** Whether a disk of that mode excludes the use, if it has that file as its image. */
-function excludes({ writable }: QueriedFile, { shared }: ImageQuery, mode: string): boolean {
+function excludes(mode: string, { writable }: QueriedFile, { shared }: ImageQuery): boolean {
   return writable ? !shared : mode.includes("w") && !mode.includes("!");
-}
-
-/** The disks in xenstore that exclude the use if they have one of its files. */
-function candidatesFor(store: XenstoreOperations, user: ImageUser, query: ImageQuery): Candidate[] {
-  const isSameMachine = sameMachine(store, user.frontendDomain);
-  return listAddresses(store)
-    .filter((device) => device.backendDomain === user.backendDomain && !isItself(device, user))
-    .flatMap((device) => {
-      const read = (name: string): string | undefined => store.read(`${backendPath(device)}/${name}`);
-      const path = pathOfParams(read("params") ?? "");
-      const mode = read("mode") ?? "";
-      const isExcluding = query.files.some((file) => excludes(file, query, mode));
-      if (path === undefined || !isExcluding || isSameMachine(device.frontendDomain)) return [];
-      const physical = read("physical-device");
-      return isInUse(physical, read) ? [{ device, mode, path, physical }] : [];
-    });
-}
-
-/**
- * Whether a backend has opened the image. Nodes of a disk that was refused, waits, or is not served yet must not keep its
- * legitimate user from it: blkback's script writes physical-device and hotplug-status, this backend hotplug-status, and
- * QEMU goes to Connected.
- */
-function isInUse(physical: string | undefined, read: (name: string) => string | undefined): boolean {
-  return physical !== undefined || read("hotplug-status") === "connected" ||
-    parseState(read("state")) === XenbusState.Connected;
 }
 
 function isItself(device: DeviceAddress, { kind, frontendDomain, vdev }: ImageUser): boolean {
@@ -130,32 +103,11 @@ function isItself(device: DeviceAddress, { kind, frontendDomain, vdev }: ImageUs
 }
 
 /**
- * Whether another domain is the same virtual machine: it has the same UUID, or one is the device model's domain of the
+ * Whether two domains are the same virtual machine: they have the same UUID, or one is the device model's domain of the
  * other. A domain without a UUID is gone, and only its nodes are left.
  */
-function sameMachine(store: XenstoreOperations, domain: DomId): (other: DomId) => boolean {
-  const machines = (of: DomId): (string | undefined)[] => {
-    const target = store.read(`/local/domain/${of}/target`);
-    const paths = [`/local/domain/${of}/vm`, ...(target === undefined ? [] : [`/local/domain/${target}/vm`])];
-    // While a domain is rebooted or restored, xl appends -1 to its path.
-    return paths.map((path) => store.read(path)?.replace(/^(\/vm\/[0-9a-f-]{36})-[0-9]+$/i, "$1"));
-  };
-  const ours = machines(domain);
-  return (other) => {
-    const theirs = machines(other);
-    return theirs[0] === undefined || theirs.some((vm) => vm !== undefined && ours.includes(vm));
-  };
-}
-
-/**
- * The path in a node `params`: `path`, `format:path`, `...,target=path`, or the name of a device in /dev; undefined if
- * there is none. What a URI or `json:` names is not compared: QEMU locks local files itself.
- */
-export function pathOfParams(params: string): string | undefined {
-  const named = params.replace(XL_FIELDS, "");
-  const target = named.startsWith("/") ? named : named.replace(/^[a-z][a-z0-9+_-]*:/i, "");
-  if (target === "" || REMOTE.test(named)) return undefined;
-  return target.startsWith("/") ? target : `/dev/${target}`;
+function isSameMachine(ours: Machine, theirs: Machine): boolean {
+  return theirs[0] === undefined || theirs.some((vm) => vm !== undefined && ours.includes(vm));
 }
 
 /** A file of the image, and what its path leads to. */
@@ -169,7 +121,7 @@ interface Wanted {
  * compared.
  */
 async function sameOf(
-  { path, physical }: Candidate,
+  { path, physical, medium: look }: DiskInUse,
   wanted: readonly Wanted[],
   lookups: PathLookups | undefined,
 ): Promise<QueriedFile | undefined> {
@@ -180,6 +132,6 @@ async function sameOf(
   const isOn = (other: Medium): QueriedFile | undefined => media.find(({ medium }) => overlap(medium!, other))?.file;
   const device = physical === undefined ? undefined : isOn({ key: keyOfPhysical(physical), below: [] });
   if (device !== undefined) return device;
-  const medium = await mediumAt(path, lookups);
+  const medium = await look(lookups);
   return medium === undefined ? undefined : isOn(medium);
 }

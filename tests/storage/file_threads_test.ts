@@ -90,6 +90,32 @@ Deno.test("what a call returns after it was given up is handed over, once, so th
   await rig.threads.quiet("/a");
 });
 
+Deno.test("a call that releases something is made in the end, after those that were lost, however many they are", async () => {
+  await using rig = new Rig({ threads: 2 });
+  const holds = [rig.hold("a"), rig.hold("b")];
+  await rig.lose("/a", holds[0]!);
+  await rig.lose("/b", holds[1]!);
+  const late: number[] = [];
+  const release = (path: string): Promise<number> =>
+    rig.threads.run<number>({ module: MODULE }, {
+      path,
+      verb: "unlock",
+      limitMs: 20,
+      releases: true,
+      late: (result) => late.push(result),
+    });
+  await assertRejects(() => release("/a"), StorageSilentError, "unlock took longer than 0.02 s");
+  await assertRejects(() => release("/c"), StorageSilentError, "Cannot unlock image /c: 2 threads wait");
+  let quiet = false;
+  const waiting = rig.threads.quiet("/a").then(() => quiet = true);
+  await assertRejects(() => rig.run("/a"), StorageSilentError, "an earlier call has not returned");
+  assertEquals([late.length, quiet], [0, false]);
+  for (const hold of holds) Deno.removeSync(hold);
+  await waiting;
+  await rig.threads.quiet("/c");
+  assertEquals(late.length, 2);
+});
+
 Deno.test("retries for the images of a dead file server leave threads to other images", async () => {
   await using rig = new Rig({ threads: 8 });
   const hold = rig.hold();
