@@ -16,7 +16,10 @@ import { createLogger, type Logger } from "./log.ts";
 import { startService } from "./service.ts";
 import { type Disk, filesOf } from "./storage/disk.ts";
 import { checkFree } from "./storage/image/lock.ts";
-import { imageName, type ImageSpec, paramsOf, parseImage } from "./storage/image/spec.ts";
+import { needsDaemon } from "./storage/image/formats.ts";
+import { type ImageName, imageName, type ImageSpec, imageText, paramsOf, parseImage } from "./storage/image/spec.ts";
+import { findImage, imageContext } from "./storage/daemon_disk.ts";
+import { literalPattern } from "./storage/qemu/allow.ts";
 import { openDisk } from "./storage/open.ts";
 import { attachDevice, type AttachRequest, removeDevice, waitForConnected } from "./toolstack/attach.ts";
 import { type DomainInfo, resolveDomain } from "./toolstack/domains.ts";
@@ -52,6 +55,10 @@ export interface AttachOptions extends Partial<Omit<DeviceSettings, "image">> {
   readonly journal?: boolean;
   /** Most Workers that serve rings. Default: one for each CPU. */
   readonly workers?: number;
+  /** A disk that needs a storage daemon has one of its own. Default: it shares the guest's. */
+  readonly daemonPerDisk?: boolean;
+  /** Keep a log of the writes that a storage daemon has not flushed. Default true. */
+  readonly writeLog?: boolean;
   /** How long the guest may take to connect, and later to close the disk, in milliseconds. Default 60 000. */
   readonly timeoutMs?: number;
   /** Aborting it before the guest has connected ends the attach. */
@@ -148,14 +155,32 @@ async function readOptions(options: AttachOptions): Promise<WantedDisk> {
   return { image, kind, readOnly, shared, cdrom, vdev };
 }
 
-/** Opens the image as the backend will, before anything is written. */
+/** What is looked at of an image before it is attached. */
+type LookedAt = Pick<Disk, "files" | "image" | "properties" | typeof Symbol.asyncDispose>;
+
+/**
+ * Opens the image as the backend will, before anything is written. Of an image that a storage daemon will open only the
+ * files are found.
+ */
 async function openWanted(
-  { files }: HostPlatform,
+  { files, vhost }: HostPlatform,
   { image, readOnly, shared }: WantedDisk,
-  { engine = "auto", cache }: AttachOptions,
-): Promise<Disk> {
-  const request = { ...imageName(image), readOnly, shared, engine, ...(cache === undefined ? {} : { cache }) };
-  return await openDisk(request, files === undefined ? {} : { native: files });
+  { engine = "auto", cache, allowImages }: AttachOptions,
+): Promise<LookedAt> {
+  const name = imageName(image);
+  const allowed = { allowImages: allowedFor(name, allowImages) };
+  const request = { ...name, ...allowed, readOnly, shared, engine, ...(cache === undefined ? {} : { cache }) };
+  if (vhost === undefined || (engine !== "qemu" && !(engine === "auto" && needsDaemon(name)))) {
+    return await openDisk(request, files === undefined ? {} : { native: files });
+  }
+  const { graph } = await findImage(request, imageContext());
+  const properties = { sectors: 0, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly };
+  return { files: graph.files, properties, [Symbol.asyncDispose]: () => Promise.resolve() };
+}
+
+/** Who attaches an image vouches for its name. */
+function allowedFor(name: ImageName, patterns: readonly string[] = []): readonly string[] {
+  return [...patterns, literalPattern(imageText(name))];
 }
 
 /** Rejects with {@linkcode XenblkError} if another guest of this host, or another process, excludes the use. */
@@ -163,7 +188,7 @@ async function checkUnused(
   platform: HostPlatform,
   store: Xenstore,
   user: ImageUser,
-  disk: Disk,
+  disk: LookedAt,
   { readOnly, shared }: WantedDisk,
 ): Promise<void> {
   const files = filesOf(disk);
@@ -222,8 +247,9 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
   const { platform, store, claim, device, guest, params, options } = attachment;
   const { domain: _domain, image: _image, vdev: _vdev, shared: _shared, cdrom: _cdrom, kind: _kind, ...serving } =
     options;
-  const { journal = true, workers, timeoutMs = 60_000, signal, logger = createLogger("backend"), ...settings } =
-    serving;
+  const { journal = true, workers, timeoutMs = 60_000, signal, logger = createLogger("backend"), ...rest } = serving;
+  const { daemonPerDisk, writeLog, ...chosen } = rest;
+  const settings = { ...chosen, allowImages: [...(chosen.allowImages ?? []), literalPattern(params)] };
   await using undo = new AsyncDisposableStack();
   undo.defer(() => removeNodes(platform, device, logger));
   try {
@@ -235,6 +261,8 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
       journal,
       journals: claim.journals,
       ...(workers === undefined ? {} : { workers }),
+      ...(daemonPerDisk === undefined ? {} : { daemonPerDisk }),
+      ...(writeLog === undefined ? {} : { writeLog }),
       logger,
       ...(signal === undefined ? {} : { signal }),
     });

@@ -13,6 +13,10 @@ import { errorText, XenblkError } from "./errors.ts";
 import { type HostPlatform, imageLocksOf } from "./host_platform.ts";
 import type { JournalStore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
+import { journalDirectory } from "./journal_directory.ts";
+import { type DaemonServices, imageContext } from "./storage/daemon_disk.ts";
+import { StorageDaemons } from "./storage/qemu/daemons.ts";
+import { daemonsDirectory } from "./storage/qemu/survey.ts";
 import { IoPool } from "./storage/pool/pool.ts";
 import { openDisk } from "./storage/open.ts";
 import { DisksInUse } from "./toolstack/disks_in_use.ts";
@@ -47,6 +51,13 @@ export interface ServiceOptions {
   readonly settings?: Partial<DeviceSettings>;
   /** Keep journals, so that a crash loses no request. Default true. */
   readonly journal?: boolean;
+  /** Each disk that needs a storage daemon has one of its own. Default: the disks of a guest share one. */
+  readonly daemonPerDisk?: boolean;
+  /**
+   * Keep a log of the writes that a storage daemon has not flushed, so that its death loses none. Default true. It costs
+   * 16 MiB of memory for each disk.
+   */
+  readonly writeLog?: boolean;
   /** Where journals, latches and the devices' locks are kept. Default: where the platform keeps them. */
   readonly journals?: JournalStore;
   /** Most reactors, each a Worker that serves rings: 1 to 64. Default: one for each CPU, at most 64. */
@@ -84,6 +95,32 @@ export interface Service {
   close(options: CloseOptions): Promise<CloseResult>;
 }
 
+/** Storage daemons start with the first disk that needs one. Undefined: this host has none. */
+function startDaemons(
+  { platform, daemonPerDisk, writeLog }: ServiceOptions,
+  journals: JournalStore,
+  undo: AsyncDisposableStack,
+): DaemonServices | undefined {
+  const { vhost, descriptor } = platform;
+  if (vhost === undefined) return undefined;
+  const daemons = undo.use(
+    new StorageDaemons({
+      directory: daemonsDirectory(journalDirectory((name) => Deno.env.get(name))),
+      locks: journals,
+      vhost,
+      ...(daemonPerDisk === undefined ? {} : { perDisk: daemonPerDisk }),
+    }),
+  );
+  return {
+    ...imageContext(),
+    daemons,
+    vhost,
+    platform: descriptor,
+    clock: SYSTEM_CLOCK,
+    ...(writeLog === false ? {} : { logs: journals }),
+  };
+}
+
 /**
  * Starts the threads that the first disk needs, connects to xenstore and begins to serve. Rejects with what
  * `openXenstore` throws, with {@linkcode XenblkError} if a thread cannot be started, or with the signal's reason; then
@@ -112,6 +149,8 @@ export async function startService(options: ServiceOptions): Promise<Service> {
       debug: (message) => logger.debug(message),
     }),
   );
+  const journals = options.journals ?? platform.journals;
+  const daemons = startDaemons(options, journals, undo);
   // A toolstack waits ten seconds for its device, and threads can take several to start; simulated guests have time.
   files?.prepare();
   // Without I/O Workers devices say so themselves, and try again.
@@ -123,10 +162,16 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     ...(only === undefined ? {} : { only }),
     openXenstore: () => platform.openXenstore(),
     dataPlane,
-    openDisk: (request) => openDisk(request, { pool, warn, ...(files === undefined ? {} : { native: files }) }),
+    openDisk: (request) =>
+      openDisk(request, {
+        pool,
+        warn,
+        ...(files === undefined ? {} : { native: files }),
+        ...(daemons === undefined ? {} : { daemons }),
+      }),
     imageLocks: imageLocksOf(platform, warn),
     findExcludingDisk: (store, user, query) => findExcludingDisk(store, user, query, { disks }),
-    journals: options.journals ?? platform.journals,
+    journals,
     keepJournals: journal ?? true,
     settings,
     logger,

@@ -79,8 +79,10 @@ export function publish(device: DeviceParts, nodes: DeviceNodes, seen: Observati
 }
 
 /** A flush has failed, at any time since the disk was attached. Throws if xenstore fails. */
-export function reportLatch({ resources: { latch }, error }: DeviceParts, nodes: DeviceNodes): void {
-  if (latch.tripped) error.report(nodes, "latch", LATCHED);
+export function reportLatch({ resources: { latch, failure }, error }: DeviceParts, nodes: DeviceNodes): void {
+  if (!latch.tripped) return;
+  const lost = `Cannot use it: ${failure}; writes that it had answered may be lost: attach it anew`;
+  error.report(nodes, "latch", failure === undefined ? LATCHED : lost);
 }
 
 /** Another process turned out to own the device; throws the reason if the lock cannot be taken or tested. */
@@ -223,6 +225,7 @@ function chooseGrants(
 function openLatch({ resources }: DeviceParts, nodes: DeviceNodes): void {
   const nonce = resources.latch.open(nodes.attachmentNonce());
   if (nonce !== undefined) nodes.keepAttachmentNonce(nonce);
+  if (resources.failure !== undefined) resources.latch.trip();
 }
 
 /**

@@ -49,6 +49,11 @@ export class DeviceLatch implements Disposable {
     return known === undefined ? nonceText(nonce) : undefined;
   }
 
+  /** Answered writes may be lost. Before {@linkcode open} it has no effect. */
+  trip(): void {
+    this.#latch?.trip();
+  }
+
   /** The attachment is over. */
   forget(): void {
     this[Symbol.dispose]();

@@ -104,6 +104,8 @@ export interface DeviceDescription {
   readonly directIoSafe: boolean;
   /** The node `discard-enable` does not say 0. */
   readonly discardEnable: boolean;
+  /** The guest's UUID, as far as it is known. */
+  readonly guestUuid?: string;
 }
 
 /**
@@ -230,7 +232,21 @@ export class DeviceNodes {
       removable: read("removable") === "1",
       directIoSafe: read("direct-io-safe") === "1",
       discardEnable: read("discard-enable") !== "0",
+      ...this.#guestUuid(),
     };
+  }
+
+  /** A domain other than domain 0 may not be allowed to read it. */
+  #guestUuid(): Pick<DeviceDescription, "guestUuid"> {
+    try {
+      const uuid = /^\/vm\/([0-9a-f-]{36})/i.exec(
+        this.#store.read(`/local/domain/${this.#address.frontendDomain}/vm`) ?? "",
+      );
+      return uuid === null ? {} : { guestUuid: uuid[1]!.toLowerCase() };
+    } catch (error) {
+      if (isHidden(error)) return {};
+      throw error;
+    }
   }
 
   /** What the frontend asks for. Throws {@linkcode XenblkError} naming the node that is wrong. */

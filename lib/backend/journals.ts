@@ -9,6 +9,7 @@ import { newNonce, type Nonce, nonceText, parseNonce } from "../nonce.ts";
 import { journalBytes } from "../dataplane/journal.ts";
 import type { JournalSpec } from "../dataplane/types.ts";
 import type { JournalStore, OwnedMemory } from "../hypervisor.ts";
+import { writeLogName } from "../storage/daemon_disk.ts";
 import { MOST_QUEUES, type NodeValue } from "../xenbus/features.ts";
 import type { DeviceAddress } from "../xenbus/paths.ts";
 
@@ -43,9 +44,15 @@ export function keptNames(label: string): {
   readonly lock: string;
   readonly latch: string;
   readonly journal: (queue: number) => string;
+  readonly writes: string;
 } {
   const name = label.replaceAll("/", "-");
-  return { lock: `${name}.lock`, latch: `${name}-latch`, journal: (queue) => `${name}-${queue}` };
+  return {
+    lock: `${name}.lock`,
+    latch: `${name}-latch`,
+    journal: (queue) => `${name}-${queue}`,
+    writes: writeLogName(label),
+  };
 }
 
 /** The journals of one device's rings, if journals are kept. */

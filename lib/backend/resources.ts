@@ -16,7 +16,8 @@ import type { Disk, DiskRequest } from "../storage/disk.ts";
 import { errnoOf } from "../storage/errno.ts";
 import { type ImageLocks, lockImage } from "../storage/image/lock.ts";
 import { isFile } from "../storage/image/formats.ts";
-import { imageName, parseParams } from "../storage/image/spec.ts";
+import { literalPattern } from "../storage/qemu/allow.ts";
+import { imageName, imageText, parseParams } from "../storage/image/spec.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { Ring } from "../xenbus/transitions.ts";
 import { DeviceLatch } from "./device_latch.ts";
@@ -124,6 +125,7 @@ export class DeviceResources {
   #ringAfter: "none" | "stopped" | "broken" = "none";
   #connection: Connection | undefined;
   #stopReason: string | undefined;
+  #failure: string | undefined;
 
   /** The signal ends all waits that have begun; what is opened later then rejects with the signal's reason. */
   constructor(services: ResourceServices, label: string, guest: DomId, events: ResourceEvents, signal: AbortSignal) {
@@ -188,13 +190,32 @@ export class DeviceResources {
     const { engine, cache } = settings;
     const disk = await this.#openingDisk.get(key, () => `open image ${description.params}`, async () => {
       const image = imageName(await parseParams(description.params));
-      const request = { ...image, readOnly, shared, engine, directIoSafe };
+      const allowImages = settings.image === undefined
+        ? settings.allowImages
+        : [...settings.allowImages, literalPattern(imageText(image))];
+      const { guestUuid } = description;
+      const owner = { guest: this.#guest, device: this.#label, ...(guestUuid && { uuid: guestUuid }) };
+      const request = { ...image, allowImages, owner, readOnly, shared, engine, directIoSafe };
       const opening = openDisk(cache === undefined ? request : { ...request, cache });
       const isRelative = settings.image === undefined && isFile(image) && !image.target.startsWith("/");
       return isRelative ? await opening.catch(relativePath) : await opening;
     });
     this.#image = { disk, description, key };
+    disk.failed?.then((reason) => this.#diskFailed(disk, reason));
     return this.#image;
+  }
+
+  /** Answered writes of the disk may be lost: as after a failed flush, nothing is written any more. */
+  #diskFailed(disk: Disk, reason: string): void {
+    if (this.#image?.disk !== disk) return;
+    this.#failure = reason;
+    this.latch.trip();
+    this.#events.ringStopped();
+  }
+
+  /** Why answered writes of the open disk may be lost, apart from a failed flush. */
+  get failure(): string | undefined {
+    return this.#failure;
   }
 
   /** A drive without a disc stands in for the image that the description names, as if that were open. */
@@ -341,7 +362,10 @@ export class DeviceResources {
    */
   disown(forgetLatch: boolean): void {
     try {
-      if (forgetLatch && this.lock.owner === "us") this.latch.forget();
+      if (forgetLatch && this.lock.owner === "us") {
+        this.latch.forget();
+        this.#services.journals.remove(keptNames(this.#label).writes);
+      }
     } finally {
       this.latch[Symbol.dispose]();
       this.lock[Symbol.dispose]();
@@ -445,6 +469,7 @@ export class DeviceResources {
     this.#locking.drop();
     const disk = this.#image?.disk;
     this.#image = undefined;
+    this.#failure = undefined;
     if (disk !== undefined) await this.#letGo(`close ${nameOf(disk)}`, disk);
   }
 

@@ -32,6 +32,11 @@ export interface DeviceSettings {
   readonly readOnly: boolean;
   /** The image instead of the one that the node `params` names; for a single device only. */
   readonly image?: string;
+  /**
+   * Patterns of what the node `params` may name beside local files, and an image's header beside files in the image's own
+   * directory; see storage/qemu/allow.ts.
+   */
+  readonly allowImages: readonly string[];
   /** The ABI of a frontend that names none. */
   readonly defaultProtocol: AbiName;
 }
@@ -50,6 +55,7 @@ export const DEFAULT_SETTINGS: DeviceSettings = {
   maxIndirectSegments: MOST_INDIRECT_SEGMENTS,
   maxQueues: Math.min(DEFAULT_MOST_QUEUES, navigator.hardwareConcurrency),
   readOnly: false,
+  allowImages: [],
   defaultProtocol: Deno.build.arch === "aarch64" ? "arm-abi" : "x86_32-abi",
 };
 
@@ -59,10 +65,11 @@ export const DEFAULT_SETTINGS: DeviceSettings = {
  */
 export function offerOf(
   settings: DeviceSettings,
-  disk: Pick<DiskProperties, "cache" | "copyOnly" | "discard" | "readOnly">,
+  disk: Pick<DiskProperties, "cache" | "copyOnly" | "discard" | "mostChannels" | "readOnly">,
   discardEnable: boolean,
 ): Offer {
-  const { maxRingPageOrder, maxIndirectSegments, maxQueues } = settings;
+  const { maxRingPageOrder, maxIndirectSegments } = settings;
+  const maxQueues = Math.min(settings.maxQueues, disk.mostChannels ?? Infinity);
   const persistent = offersPersistent(settings.grants, disk);
   const flushes = disk.cache !== "writethrough";
   const offer = {

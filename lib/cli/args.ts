@@ -57,7 +57,9 @@ export function usageError(verbName: string | undefined, message: string): Xenbl
 
 type Complain = (message: string) => never;
 
-function parserTable(table: OptionTable): { boolean: string[]; string: string[]; alias: Record<string, string> } {
+function parserTable(
+  table: OptionTable,
+): { boolean: string[]; string: string[]; collect: string[]; alias: Record<string, string> } {
   const names = Object.keys(table);
   const alias: Record<string, string> = {};
   for (const [name, option] of Object.entries(table)) if (option.short !== undefined) alias[option.short] = name;
@@ -65,8 +67,13 @@ function parserTable(table: OptionTable): { boolean: string[]; string: string[];
     boolean: names.filter((name) => table[name]!.kind === "flag"),
     // "_": operands stay text, so that a domain named 007 does not become 7.
     string: [...names.filter((name) => table[name]!.kind === "value"), "_"],
+    collect: names.filter((name) => isRepeated(table[name]!)),
     alias,
   };
+}
+
+function isRepeated(option: Option): boolean {
+  return option.kind === "value" && option.repeats === true;
 }
 
 /**
@@ -82,7 +89,7 @@ function refuseMisuse(table: OptionTable, args: readonly string[], complain: Com
     if (match === null || option === undefined) continue;
     const name = `--${match[1]}`;
     if (option.kind === "flag" && match[2] === "=") complain(`Cannot use ${argument}: ${name} takes no value`);
-    if (option.kind === "value" && seen.has(name)) complain(`Cannot use ${name} twice`);
+    if (option.kind === "value" && !isRepeated(option) && seen.has(name)) complain(`Cannot use ${name} twice`);
     seen.add(name);
     const next = args[index + 1] ?? "";
     if (option.kind === "value" && match[2] === "" && /^-[0-9.]/.test(next)) {
@@ -103,14 +110,18 @@ function optionValues(
       values[name] = given === true;
     } else if (given === undefined) {
       values[name] = option.fallback;
-    } else if (given === "") {
-      complain(`Cannot use --${name} without a value: it takes ${option.allowed}`);
+    } else if (option.repeats === true) {
+      values[name] = (given as string[]).flatMap((each) => optionValue(name, option, each, complain) as unknown[]);
     } else {
-      const value = option.parse(String(given));
-      values[name] = value ?? complain(`Cannot use --${name}=${given}: it takes ${option.allowed}`);
+      values[name] = optionValue(name, option, String(given), complain);
     }
   }
   return values;
+}
+
+function optionValue(name: string, option: Option & { kind: "value" }, given: string, complain: Complain): unknown {
+  if (given === "") complain(`Cannot use --${name} without a value: it takes ${option.allowed}`);
+  return option.parse(given) ?? complain(`Cannot use --${name}=${given}: it takes ${option.allowed}`);
 }
 
 function nameOperands(

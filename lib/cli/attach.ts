@@ -75,6 +75,8 @@ export const attach = defineVerb({
       cdrom: options.cdrom,
       kind: options.kind,
       journal: !options["no-journal"],
+      writeLog: !options["no-write-log"],
+      daemonPerDisk: options["daemon-per-disk"],
       workers: options.workers,
       timeoutMs,
       signal: signals.signal,

@@ -6,7 +6,7 @@ import { DEFAULT_MOST_QUEUES, DEFAULT_SETTINGS, type DeviceSettings } from "../b
 import { DEFAULT_PERSISTENT_GRANTS } from "../dataplane/types.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
 import { isBackendKind } from "../xenbus/paths.ts";
-import { choice, defaulting, flag, integer, optional, type OptionValues, text } from "./options.ts";
+import { choice, defaulting, flag, integer, optional, type OptionValues, repeated, text } from "./options.ts";
 
 /** Longest `--timeout`. */
 const MOST_TIMEOUT_S = 86_400;
@@ -97,6 +97,19 @@ export const DEVICE_OPTIONS = {
     "Keep no journals: a crash of the process loses the requests in flight; this saves a few percent of CPU time " +
       "per request at most",
   ),
+  "allow-image": repeated({
+    ...text(
+      "PATTERN",
+      "Allow images that match: stores and json: that xenstore names, and backing files outside an image's own " +
+        "directory; * is any text without a slash, ** any text",
+    ),
+  }),
+  "daemon-per-disk": flag(
+    "Serve each disk of a format other than raw by a storage daemon of its own, not one per guest",
+  ),
+  "no-write-log": flag(
+    "Keep no log of the writes that a storage daemon has not flushed: if it dies, the disk fails for good",
+  ),
   "default-protocol": {
     ...defaulting(
       choice("ABI of a frontend that writes no protocol node", ["x86_32-abi", "x86_64-abi", "arm-abi"]),
@@ -134,6 +147,7 @@ export function settingsOf(options: OptionValues<typeof DEVICE_OPTIONS>, image?:
     ...(options.discard === undefined ? {} : { discard: options.discard === "on" }),
     readOnly: options["read-only"],
     ...(image === undefined ? {} : { image }),
+    allowImages: options["allow-image"],
     defaultProtocol: options["default-protocol"],
   };
 }

@@ -30,6 +30,8 @@ export interface Valued<V, F extends V | undefined> {
   readonly choices?: readonly string[];
   /** For completion: the value is a file name. */
   readonly isPath?: boolean;
+  /** May be given several times. `V` is a list then, and `parse` reads one element. */
+  readonly repeats?: boolean;
 }
 
 /** Any option. */
@@ -70,6 +72,15 @@ export function defaulting<V>(description: Description<V>, fallbackText: string)
   const fallback = description.parse(fallbackText);
   if (fallback === undefined) throw new RangeError(`Cannot use ${fallbackText} as a default: ${description.allowed}`);
   return { kind: "value", ...description, fallback, fallbackText };
+}
+
+/** An option that may be given several times; the list is empty if it is not given. */
+export function repeated<V>(element: Description<V>): Valued<readonly V[], readonly V[]> {
+  const parse = (value: string): readonly V[] | undefined => {
+    const parsed = element.parse(value);
+    return parsed === undefined ? undefined : [parsed];
+  };
+  return { kind: "value", ...element, help: `${element.help}; may be repeated`, parse, fallback: [], repeats: true };
 }
 
 /** Any text except the empty one. */

@@ -58,6 +58,8 @@ export const serve = defineVerb({
       ...(only === undefined ? {} : { only }),
       settings: settingsOf(options, options.image),
       journal: !options["no-journal"],
+      writeLog: !options["no-write-log"],
+      daemonPerDisk: options["daemon-per-disk"],
       workers: options.workers,
       logger,
       // With --detach-on-exit the start is not aborted: a device must be served before it can be detached.

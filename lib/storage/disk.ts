@@ -19,6 +19,16 @@ export type EngineName = "auto" | "uring" | "file" | "qemu" | "memory" | "null";
  */
 export type CacheMode = "none" | "writeback" | "writethrough" | "unsafe";
 
+/** The guest and the device that a disk is for. */
+export interface DiskOwner {
+  /** The guest's domid. */
+  readonly guest: number;
+  /** The guest's UUID, as in its node `vm`; tells it from an earlier guest with the same domid. Absent: not known. */
+  readonly uuid?: string;
+  /** The device's label, unique on this host: kind, domid and virtual device, `vbd3/5/51712`. */
+  readonly device: string;
+}
+
 /** How a disk is to be opened. */
 export interface DiskRequest {
   /** `raw`, `qcow2`, `memory`, ..., or another spelling that formats.ts knows. */
@@ -32,6 +42,8 @@ export interface DiskRequest {
    * the image's name, and the image's header may name files in its own directory.
    */
   readonly allowImages?: readonly string[];
+  /** Whose disk it is; storage daemons ask for it. */
+  readonly owner?: DiskOwner;
   /** Opened for reading only. */
   readonly readOnly: boolean;
   /** Must fit the format, unless it is `auto`. */
@@ -76,6 +88,8 @@ export interface DiskProperties {
    * provides ({@linkcode DiskModule.openMemory}). Absent: any memory will do.
    */
   readonly copyOnly?: string;
+  /** Most channels at a time, so the most rings of the device. Absent: any number. */
+  readonly mostChannels?: number;
 }
 
 /**
@@ -119,6 +133,11 @@ export interface Disk extends AsyncDisposable {
   readonly description: string;
   /** The file behind it, to be locked while the disk is used; absent where there is none, or another process locks it. */
   readonly image?: LockableImage;
+  /**
+   * Resolves, never rejects, if writes that were answered may be lost: with the reason, as the end of a sentence. All
+   * operations then fail. Absent: that cannot happen without a failed flush.
+   */
+  readonly failed?: Promise<string>;
   /** The local files behind it, to find other users. Absent: `image`, if there is one. */
   readonly files?: readonly DiskFile[];
   /**

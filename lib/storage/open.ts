@@ -6,6 +6,7 @@
 import { SECTOR_BYTES } from "../units.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { Refusal } from "../hypervisor.ts";
+import { type DaemonServices, openDaemonDisk } from "./daemon_disk.ts";
 import type { Disk, DiskAttachment, DiskProperties, DiskRequest, MemoryRule } from "./disk.ts";
 import { fileDescriptor, inlineFileAttachment } from "./engine/file.ts";
 import { memoryAttachment } from "./engine/memory.ts";
@@ -45,6 +46,8 @@ const CLOSE_LIMIT_MS = 10_000;
 export interface OpenContext extends ServingContext {
   /** The I/O Workers that serve files. Absent: each channel makes the file calls in its own thread, and blocks it. */
   readonly pool?: Pick<IoPool, "open">;
+  /** Serves what needs a storage daemon. Absent: nobody does. */
+  readonly daemons?: DaemonServices;
   /** How long closing the disk waits for storage that does not answer. Default 10 s. */
   readonly closeLimitMs?: number;
 }
@@ -65,7 +68,10 @@ export async function openDisk(request: DiskRequest, context: OpenContext = {}):
       remedy: `use engine ${engines.join(" or ")}`,
     });
   }
-  if (request.engine === "qemu" || needsDaemon(image)) throw noDaemon(name);
+  if (request.engine === "qemu" || needsDaemon(image)) {
+    if (context.daemons === undefined) throw noDaemon(name);
+    return await openDaemonDisk(image, context.daemons, context.warn);
+  }
   return format === "raw" ? await openFileDisk(request, context) : openSizedDisk(format, request, context);
 }
 

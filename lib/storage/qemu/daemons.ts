@@ -20,7 +20,8 @@ import { type DaemonProgram, findProgram } from "./program.ts";
 import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
 import { type DaemonRecord, directoryName, guestOfDirectory, RunDirectory } from "./record.ts";
 import { daemonNames } from "./survey.ts";
-import type { DaemonDisk, DiskOwner, ImageDaemons, QemuRequest } from "./types.ts";
+import type { DiskOwner } from "../disk.ts";
+import type { DaemonDisk, ImageDaemons, QemuRequest } from "./types.ts";
 
 /** Virtqueues of an export: rings of a device, and those of its last connection that still close. */
 const QUEUES = 8;

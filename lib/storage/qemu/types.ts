@@ -3,18 +3,8 @@
  * of them beyond a {@linkcode Disk}.
  */
 
-import type { CacheMode, Disk } from "../disk.ts";
+import type { CacheMode, Disk, DiskOwner } from "../disk.ts";
 import type { BlockGraph } from "./graph.ts";
-
-/** The guest that a daemon belongs to, and the device that a disk is for. */
-export interface DiskOwner {
-  /** The guest's domid. */
-  readonly guest: number;
-  /** The guest's UUID, as in its node `vm`; tells it from an earlier guest with the same domid. Absent: not known. */
-  readonly uuid?: string;
-  /** The device's label, unique on this host: kind, domid and virtual device, `vbd3/5/51712`. */
-  readonly device: string;
-}
 
 /** How a disk is to be opened by a daemon. */
 export interface QemuRequest {

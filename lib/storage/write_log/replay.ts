@@ -17,6 +17,8 @@ export interface ReplayOrder {
   /** The disk itself, not logged. */
   readonly attachment: DiskAttachment;
   readonly log: LogPlace;
+  /** False: the disk has carried everything out, and only has to flush it. */
+  readonly writes: boolean;
 }
 
 /** What was written again. */

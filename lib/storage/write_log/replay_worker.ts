@@ -32,7 +32,7 @@ async function answerTo(order: ReplayOrder): Promise<ReplayAnswer> {
   }
 }
 
-async function replay({ platform: descriptor, attachment, log }: ReplayOrder): Promise<Replayed> {
+async function replay({ platform: descriptor, attachment, log, writes }: ReplayOrder): Promise<Replayed> {
   const platform = await openPlatform(descriptor);
   using owned = new DisposableStack();
   const token = owned.use(platform.createWakeToken());
@@ -46,7 +46,7 @@ async function replay({ platform: descriptor, attachment, log }: ReplayOrder): P
   const vectors = { addresses: Float64Array.of(buffer.address), lengths: new Uint32Array(1) };
   const channel = modules.openChannel(attachment, { depth: 1, vectors, memory, buffers: buffer });
   using _channel = channel;
-  return writeAll(operationsOf(platform, log), new Writer(channel, parker, buffer, vectors));
+  return writeAll(writes ? operationsOf(platform, log) : [], new Writer(channel, parker, buffer, vectors));
 }
 
 function operationsOf({ memory }: Platform, { address, lengthBytes }: ReplayOrder["log"]): LoggedOperation[] {

@@ -1,0 +1,252 @@
+/**
+ * Disks that a storage daemon serves: finds the files of the image, has the daemon open them, keeps a log of the writes
+ * that are not flushed (write_log/), and follows the disk from one daemon to the next when a daemon dies. If that cannot
+ * be done without losing answered writes, the disk fails for good.
+ */
+
+import type { Clock } from "../clock.ts";
+import { errorText, XenblkError } from "../errors.ts";
+import type { JournalStore, OwnedMemory, PlatformDescriptor } from "../hypervisor.ts";
+import { newNonce, nonceText, parseNonce } from "../nonce.ts";
+import type { Disk, DiskAttachment, DiskFile, DiskOwner, DiskProperties, DiskRequest } from "./disk.ts";
+import { imageLabel } from "./image/spec.ts";
+import { type ChainContext, type ImageGraph, imageGraph } from "./qemu/chain.ts";
+import { QemuImg } from "./qemu/image_info.ts";
+import type { DaemonDisk, DiskLoss, ImageDaemons } from "./qemu/types.ts";
+import type { VhostClient } from "./vhost.ts";
+import { loggedAttachment } from "./write_log/channel.ts";
+import { DiskLog, logBytes, type LogPlace } from "./write_log/log.ts";
+import { replayLog } from "./write_log/replay.ts";
+
+/** Most channels of a disk; each has a part of the write log. */
+const MOST_CHANNELS = 8;
+/** Bytes of each part: twice the longest request. */
+const PART_BYTES = 2 << 20;
+/** How long another daemon is tried for before the disk is given up, and the waits in between. */
+const PATIENCE_MS = 60_000;
+const FIRST_WAIT_MS = 100;
+const LONGEST_WAIT_MS = 5_000;
+
+/** What serves images by storage daemons. */
+export interface DaemonServices extends Omit<ChainContext, "allowImages"> {
+  readonly daemons: ImageDaemons;
+  readonly vhost: VhostClient;
+  /** For the Worker that writes the log again. */
+  readonly platform: PlatformDescriptor;
+  /** Where write logs are kept. Absent: there are none, and a disk with a daemon that died fails. */
+  readonly logs?: Pick<JournalStore, "open" | "remove">;
+  readonly clock: Clock;
+}
+
+/** How images are looked at on this host. */
+export function imageContext(): Omit<ChainContext, "allowImages"> {
+  const credentialsDirectory = Deno.env.get("CREDENTIALS_DIRECTORY");
+  return { inspector: new QemuImg(), ...(credentialsDirectory === undefined ? {} : { credentialsDirectory }) };
+}
+
+/** The name of a device's write log in the journal store. */
+export function writeLogName(label: string): string {
+  return `${label.replaceAll("/", "-")}-writes`;
+}
+
+/** What a daemon is to open for an image. Nothing is opened for writing. Rejects with {@linkcode XenblkError}. */
+export async function findImage(request: DiskRequest, context: ChainContext): Promise<ImageGraph> {
+  const { readOnly, cache, shared, allowImages, owner } = request;
+  return await imageGraph(request, {
+    ...context,
+    ...(allowImages === undefined ? {} : { allowImages }),
+    prefix: `d${/\d*$/.exec(owner?.device ?? "")![0]}`,
+    readOnly,
+    ...(cache === undefined ? {} : { cache }),
+    ...(shared === undefined ? {} : { shared }),
+  });
+}
+
+/** Opens an image by a daemon. Rejects with {@linkcode XenblkError}; nothing then stays open. */
+export async function openDaemonDisk(
+  request: DiskRequest,
+  services: DaemonServices,
+  warn: (message: string) => void = () => {},
+): Promise<Disk> {
+  const { owner, readOnly, cache } = request;
+  const name = `image ${imageLabel(request)}`;
+  if (owner === undefined) {
+    throw new XenblkError(`Cannot open ${name}: a storage daemon belongs to a guest, and none is named`);
+  }
+  const { graph } = await findImage(request, services);
+  const tag = nonceText(newNonce());
+  const opening = { graph, readOnly, ...(cache === undefined ? {} : { cache }), name, owner, tag };
+  await using undo = new AsyncDisposableStack();
+  const disk = undo.use(await services.daemons.open(opening));
+  const log = readOnly || services.logs === undefined ? undefined : undo.use(new KeptLog(services.logs, owner));
+  const served = new ServedDisk(disk, { name, services, log, warn });
+  await served.begin(tag);
+  undo.move();
+  return served;
+}
+
+/** The write log of one disk. Disposing it keeps it for the next process, unless there is nothing in it. */
+class KeptLog implements Disposable {
+  readonly place: LogPlace;
+  readonly users = new SharedArrayBuffer(MOST_CHANNELS * Int32Array.BYTES_PER_ELEMENT);
+  readonly #store: Pick<JournalStore, "open" | "remove">;
+  readonly #name: string;
+  readonly #memory: OwnedMemory;
+  readonly #log: DiskLog;
+
+  /** Throws {@linkcode XenblkError} if it cannot be kept. */
+  constructor(store: Pick<JournalStore, "open" | "remove">, { device }: DiskOwner) {
+    this.#store = store;
+    this.#name = writeLogName(device);
+    const lengthBytes = logBytes(MOST_CHANNELS, PART_BYTES);
+    this.#memory = store.open(this.#name, lengthBytes);
+    this.place = { address: this.#memory.address, lengthBytes };
+    this.#log = new DiskLog(this.#memory.view);
+  }
+
+  /** It is the log of the disk with this tag. */
+  isOf(tag: string | undefined): boolean {
+    const nonce = parseNonce(tag);
+    return nonce !== undefined && this.#log.belongsTo(nonce);
+  }
+
+  get failure(): number {
+    return this.#log.failure;
+  }
+
+  /** Empties it. */
+  begin(tag: string | undefined): void {
+    this.#log.begin(parseNonce(tag) ?? newNonce(), MOST_CHANNELS, PART_BYTES);
+  }
+
+  [Symbol.dispose](): void {
+    const isEmpty = this.#log.failure === 0 && this.#log.unflushed().length === 0;
+    this.#memory[Symbol.dispose]();
+    if (isEmpty) this.#store.remove(this.#name);
+  }
+}
+
+interface ServedDiskParts {
+  readonly name: string;
+  readonly services: DaemonServices;
+  readonly log: KeptLog | undefined;
+  readonly warn: (message: string) => void;
+}
+
+/** A disk with its log, whichever daemon serves it. */
+class ServedDisk implements Disk {
+  readonly failed: Promise<string>;
+  readonly #disk: DaemonDisk;
+  readonly #parts: ServedDiskParts;
+  readonly #fail: (reason: string) => void;
+  readonly #closing = Promise.withResolvers<undefined>();
+  #isClosed = false;
+  #watching: Promise<void> = Promise.resolve();
+
+  constructor(disk: DaemonDisk, parts: ServedDiskParts) {
+    this.#disk = disk;
+    this.#parts = parts;
+    const { promise, resolve } = Promise.withResolvers<string>();
+    this.failed = promise;
+    this.#fail = resolve;
+  }
+
+  get properties(): DiskProperties {
+    return { ...this.#disk.properties, mostChannels: MOST_CHANNELS };
+  }
+
+  get description(): string {
+    return this.#disk.description;
+  }
+
+  get files(): readonly DiskFile[] {
+    return this.#disk.files ?? [];
+  }
+
+  async grow(): Promise<void> {
+    await this.#disk.grow!();
+  }
+
+  async attachment(lane: number): Promise<DiskAttachment> {
+    const inner = await this.#disk.attachment(lane);
+    const { log } = this.#parts;
+    return log === undefined ? inner : loggedAttachment(inner, log.place, log.users);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#isClosed = true;
+    this.#closing.resolve(undefined);
+    await this.#watching;
+    await this.#disk[Symbol.asyncDispose]();
+    this.#parts.log?.[Symbol.dispose]();
+  }
+
+  /** Sees to what an earlier process left, then watches the disk. Rejects with {@linkcode XenblkError}. */
+  async begin(tag: string): Promise<void> {
+    const { log } = this.#parts;
+    const { lostBefore } = this.#disk;
+    const isKnown = log?.isOf(this.#disk.tag) === true;
+    if (isKnown && log!.failure !== 0) return void this.#giveUp("a flush of it failed under an earlier process");
+    if (lostBefore !== undefined && !isKnown) return void this.#giveUp(lostBefore);
+    if (log !== undefined && (lostBefore !== undefined || this.#disk.tag !== tag)) await this.#takeOver(log);
+    log?.begin(this.#disk.tag);
+    if (lostBefore !== undefined) await this.#disk.settle();
+    this.#watching = this.#watch();
+  }
+
+  /** Writes the log of an earlier process again if its daemon is dead, and flushes in any case. */
+  async #takeOver(log: KeptLog): Promise<void> {
+    const { services: { platform }, name, warn } = this.#parts;
+    const { lostBefore } = this.#disk;
+    const attachment = await this.#disk.attachment(0);
+    const order = { platform, attachment, log: log.place, writes: lostBefore !== undefined };
+    const { operations } = await replayLog(order, name);
+    if (lostBefore !== undefined) {
+      warn(`${name}: ${lostBefore}; ${operations} operations of its log were written again`);
+    }
+  }
+
+  /** Until the disk is closed or fails. */
+  async #watch(): Promise<void> {
+    for (;;) {
+      const loss = await Promise.race([this.#disk.lost, this.#closing.promise]);
+      if (loss === undefined || !await this.#recover(loss)) return;
+    }
+  }
+
+  /** False: the disk was given up, or is being closed. */
+  async #recover(loss: DiskLoss): Promise<boolean> {
+    const { name, log, services: { clock }, warn } = this.#parts;
+    const beganMs = clock.now();
+    warn(`${name}: ${loss.reason}; its requests wait for another storage daemon`);
+    if (loss.writesLost && (log === undefined || log.failure !== 0)) return this.#giveUp(loss.reason);
+    for (let waitMs = FIRST_WAIT_MS; !this.#isClosed; waitMs = Math.min(2 * waitMs, LONGEST_WAIT_MS)) {
+      try {
+        await this.#disk.recover(loss.writesLost ? (socket) => this.#replay(socket) : undefined);
+        warn(`${name}: served again after ${Math.round(clock.now() - beganMs)} ms`);
+        return true;
+      } catch (error) {
+        const text = errorText(error);
+        if (clock.now() - beganMs > PATIENCE_MS) return this.#giveUp(`${loss.reason}; and no other serves it: ${text}`);
+        warn(`${name}: ${text}; trying again`);
+      }
+      await Promise.race([clock.sleep(waitMs), this.#closing.promise]);
+    }
+    return this.#giveUp(loss.reason);
+  }
+
+  /** Writes the log again over a connection of its own, while the disk's channels wait. */
+  async #replay(socket: string): Promise<void> {
+    const { name, services: { vhost, platform }, log, warn } = this.#parts;
+    await using device = await vhost.connect({ name, socket, readOnly: false, queues: 1, warn });
+    const attachment = await device.attachment(0);
+    const { operations, bytes } = await replayLog({ platform, attachment, log: log!.place, writes: true }, name);
+    warn(`${name}: wrote ${operations} operations (${bytes} bytes) of its log again`);
+  }
+
+  #giveUp(reason: string): false {
+    this.#disk.fail();
+    this.#fail(reason);
+    return false;
+  }
+}
