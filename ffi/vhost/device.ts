@@ -6,6 +6,7 @@
 import { errorText, XenblkError } from "../../lib/errors.ts";
 import type { DiskProperties } from "../../lib/storage/disk.ts";
 import type { VhostDevice, VhostOptions } from "../../lib/storage/vhost.ts";
+import { SECTOR_BYTES } from "../../lib/units.ts";
 import { descriptorWatch } from "../linux/descriptor_watch.ts";
 import { createEventfd, raiseEventfd } from "../linux/eventfd.ts";
 import { libc } from "../linux/libc.ts";
@@ -105,9 +106,11 @@ export class NativeVhostDevice implements VhostDevice {
     return this.#lost;
   }
 
-  async refresh(): Promise<void> {
+  async refresh(sizeBytes?: number): Promise<void> {
     await this.#exclusively("read the size of", async () => {
-      this.#facts = this.#fitting(await this.#session.readConfig());
+      const { properties, limits } = this.#fitting(await this.#session.readConfig());
+      const sectors = sizeBytes === undefined ? properties.sectors : Math.floor(sizeBytes / SECTOR_BYTES);
+      this.#facts = { properties: { ...properties, sectors }, limits };
     });
   }
 

@@ -224,3 +224,22 @@ Deno.test("vhost: rings and requests that the daemon overwrites change nothing b
     }
   });
 });
+
+Deno.test("vhost: the properties follow the config space, and stay if the limits of requests would change", async () => {
+  let sectors = 2048n;
+  let blockBytes = 512;
+  const answers = config((view) => {
+    view.setBigUint64(0, sectors, true);
+    view.setUint32(20, blockBytes, true);
+  });
+  await withServer(answers, async (device) => {
+    sectors = 4096n;
+    await device.refresh();
+    assertEquals(device.properties.sectors, 4096);
+    blockBytes = 1024;
+    sectors = 8192n;
+    const reason = "its export has other limits than before";
+    await assertRejects(() => device.refresh(), XenblkError, reason);
+    assertEquals(device.properties.sectors, 4096);
+  });
+});
