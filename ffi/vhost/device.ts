@@ -193,6 +193,7 @@ export class NativeVhostDevice implements VhostDevice {
   async #watch({ connection }: VhostSession): Promise<string> {
     const reason = await connection.lost;
     this.#control.lose();
+    if (this.#closed !== undefined) this.fail(); // nobody will connect again
     return `the storage daemon of ${this.#options.name}: ${this.#control.takeAccusation() ?? reason}`;
   }
 
@@ -264,6 +265,7 @@ export class NativeVhostDevice implements VhostDevice {
   }
 
   async #close(): Promise<void> {
+    if (this.#control.phase === PHASE.lost) this.fail();
     for (const queue of this.#slots.keys()) this.#control.withdraw(queue);
     const anyUsed = (): boolean => [...this.#slots.keys()].some((queue) => this.#control.isUsed(queue));
     for (let pollMs = POLL_MS; anyUsed(); pollMs = Math.min(2 * pollMs, LONGEST_POLL_MS)) await delay(pollMs);

@@ -32,7 +32,7 @@ export interface VhostOptions {
 
 /**
  * A connected export. Disposing it closes the connection once no channel is open; the daemon goes on and takes another
- * client then.
+ * client then. If the connection is lost before, operations that wait fail (see {@linkcode VhostDevice.fail}).
  */
 export interface VhostDevice extends AsyncDisposable {
   /** As the export's config space has them: size, sectors, discard limits, read-only. */
