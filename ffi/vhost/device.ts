@@ -6,6 +6,7 @@
 import { errorText, XenblkError } from "../../lib/errors.ts";
 import type { DiskProperties } from "../../lib/storage/disk.ts";
 import type { VhostDevice, VhostOptions } from "../../lib/storage/vhost.ts";
+import { SECTOR_BYTES } from "../../lib/units.ts";
 import { descriptorWatch } from "../linux/descriptor_watch.ts";
 import { createEventfd, raiseEventfd } from "../linux/eventfd.ts";
 import { libc } from "../linux/libc.ts";
@@ -105,9 +106,11 @@ export class NativeVhostDevice implements VhostDevice {
     return this.#lost;
   }
 
-  async refresh(): Promise<void> {
+  async refresh(sizeBytes?: number): Promise<void> {
     await this.#exclusively("read the size of", async () => {
-      this.#facts = this.#fitting(await this.#session.readConfig());
+      const { properties, limits } = this.#fitting(await this.#session.readConfig());
+      const sectors = sizeBytes === undefined ? properties.sectors : Math.floor(sizeBytes / SECTOR_BYTES);
+      this.#facts = { properties: { ...properties, sectors }, limits };
     });
   }
 
@@ -192,6 +195,7 @@ export class NativeVhostDevice implements VhostDevice {
     const reason = await connection.lost;
     this.#control.lose();
     this.#wakeAll();
+    if (this.#closed !== undefined) this.fail(); // nobody will connect again
     return `the storage daemon of ${this.#options.name}: ${this.#control.takeAccusation() ?? reason}`;
   }
 
@@ -278,6 +282,7 @@ export class NativeVhostDevice implements VhostDevice {
   }
 
   async #close(): Promise<void> {
+    if (this.#control.phase === PHASE.lost) this.fail();
     for (const queue of this.#slots.keys()) this.#control.withdraw(queue);
     const anyUsed = (): boolean => [...this.#slots.keys()].some((queue) => this.#control.isUsed(queue));
     for (let pollMs = POLL_MS; anyUsed(); pollMs = Math.min(2 * pollMs, LONGEST_POLL_MS)) await delay(pollMs);

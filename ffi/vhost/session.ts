@@ -163,8 +163,8 @@ function demand(offered: bigint, needed: Readonly<Record<string, bigint>>): void
 }
 
 /**
- * The server's way to report changes of the config space. QEMU gives up the connection if it has none when the disk is
- * resized. What it reports is dropped: who resizes a disk reads the config space again.
+ * The server's way to report changes of the config space: newer versions of QEMU do so when the disk is resized, and give
+ * the connection up if they cannot. What they report is dropped: who resizes a disk reads the config space again.
  */
 async function openBackendChannel(connection: VhostConnection, owned: DisposableStack): Promise<void> {
   const pair = unixPair();

@@ -12,7 +12,7 @@ export const VRING_DESC_F_NEXT = 1;
 export const VRING_DESC_F_WRITE = 2;
 
 /** In place of a descriptor, from {@linkcode Virtqueue.take}: nothing is done, or what the device wrote is impossible. */
-export const NOTHING = -1;
+const NOTHING = -1;
 export const IMPOSSIBLE = -2;
 
 const MASK = QUEUE_SIZE - 1;

@@ -32,13 +32,16 @@ export interface VhostOptions {
 
 /**
  * A connected export. Disposing it closes the connection once no channel is open; the daemon goes on and takes another
- * client then.
+ * client then. If the connection is lost before, operations that wait fail (see {@linkcode VhostDevice.fail}).
  */
 export interface VhostDevice extends AsyncDisposable {
   /** As the export's config space has them: size, sectors, discard limits, read-only. */
   readonly properties: DiskProperties;
-  /** Reads the config space again, for instance after a resize. Rejects with XenblkError; then all stays as it was. */
-  refresh(): Promise<void>;
+  /**
+   * Reads the config space again, for instance after a resize. `sizeBytes`: the size that the daemon's monitor reports, for
+   * QEMU 7.2 leaves the one in the config space as it was. Rejects with XenblkError; then all stays as it was.
+   */
+  refresh(sizeBytes?: number): Promise<void>;
   /**
    * Sets one virtqueue up for one channel of the reactor with that number. The virtqueue is free again when its channel
    * is closed. Rejects with XenblkError if all virtqueues are taken or the daemon does not answer.

@@ -76,8 +76,11 @@ const inline: Engine = async (undo, readOnly) => {
 
 /** Through a storage daemon's export. */
 function exported(format: string): Engine {
+  // A qcow2 frees whole clusters only.
+  const create = format === "qcow2" ? { create: "cluster_size=4096" } : {};
   return async (undo, readOnly) => {
-    const daemon = undo.use(await StorageDaemon.start({ format, sizeBytes: DISK_BYTES, writable: !readOnly }));
+    const options = { format, sizeBytes: DISK_BYTES, writable: !readOnly, ...create };
+    const daemon = undo.use(await StorageDaemon.start(options));
     const rig = undo.use(new VhostRig());
     const disk = undo.use(await rig.connect(daemon.socket, { readOnly }));
     const { platform, parker, channels, openMemory } = rig;

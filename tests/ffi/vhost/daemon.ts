@@ -34,6 +34,8 @@ export interface DaemonOptions {
   readonly queues?: number;
   readonly writable?: boolean;
   readonly blockBytes?: number;
+  /** Of a new image, as `qemu-img create -o` takes it. */
+  readonly create?: string;
   /** An existing image in place of a new one. */
   readonly image?: string;
   /** Of the format's node, beside those it needs. */
@@ -65,7 +67,8 @@ export class StorageDaemon implements AsyncDisposable {
     this.image = options.image ?? `${path}/disk.${format}`;
     this.socket = `${path}/export.sock`;
     for (const socket of [this.socket, `${path}/qmp.sock`]) if (exists(socket)) Deno.removeSync(socket);
-    if (!exists(this.image)) run("qemu-img", ["create", "-q", "-f", format, this.image, `${sizeBytes}`]);
+    const create = options.create === undefined ? [] : ["-o", options.create];
+    if (!exists(this.image)) run("qemu-img", ["create", "-q", "-f", format, ...create, this.image, `${sizeBytes}`]);
     const access = `read-only=${writable ? "off" : "on"}`;
     const node = Object.entries(options.node ?? {}).map(([name, value]) => `,${name}=${value}`).join("");
     const faults = "inject-error.0.event=none,inject-error.0.iotype=flush,inject-error.0.errno=5";

@@ -7,7 +7,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import type { VhostAttachment } from "../../../ffi/vhost/attachment.ts";
 import { raiseEventfd } from "../../../ffi/linux/eventfd.ts";
 import { viewOf } from "../../../ffi/linux/memory.ts";
-import { FEATURE, FEATURES } from "../../../ffi/vhost/config.ts";
+import { FEATURE, FEATURES, WCE_AT } from "../../../ffi/vhost/config.ts";
 import { PARTITION_BYTES, QUEUE_SIZE, REQUESTS_AT, STATUS_AT, USED_AT } from "../../../ffi/vhost/layout.ts";
 import { quads } from "../../../ffi/vhost/messages.ts";
 import { EIO, EOPNOTSUPP } from "../../../lib/errno.ts";
@@ -101,6 +101,25 @@ Deno.test("vhost: limits of a hostile config space are cut to what can be served
     channel.channel.discard(0, 0, 4096, false);
     assertEquals(channel.finish().get(0), -EOPNOTSUPP);
   });
+});
+
+Deno.test("vhost: the write cache is switched on where that can be done, and a disk without one is written through", async () => {
+  const told: number[][] = [];
+  const record: Answers = { setConfig: (payload) => (told.push([...payload]), { payload: quads(0n) }) };
+  await withServer(record, async (device) => {
+    assertEquals(device.properties.cache, "writeback");
+    await Promise.resolve();
+  });
+  // struct: offset, size, flags; then the byte.
+  assertEquals(told.splice(0), [[WCE_AT, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 1]]);
+  const fixed = { ...record, getFeatures: () => ({ payload: quads(FEATURES & ~(FEATURE.configWce | FEATURE.flush)) }) };
+  await withServer(fixed, async (device, rig) => {
+    assertEquals(device.properties.cache, "writethrough");
+    using channel = await rig.channel(device);
+    channel.channel.flush(0);
+    assertEquals(channel.finish().get(0), 0);
+  });
+  assertEquals(told, []);
 });
 
 Deno.test("vhost: bytes that nobody asked for lose the connection", async () => {
@@ -222,5 +241,24 @@ Deno.test("vhost: rings and requests that the daemon overwrites change nothing b
       daemon.use(0, 1537, 0);
       assertEquals(channel.finish(), new Map([[round % 4, 0]]));
     }
+  });
+});
+
+Deno.test("vhost: the properties follow the config space, and stay if the limits of requests would change", async () => {
+  let sectors = 2048n;
+  let blockBytes = 512;
+  const answers = config((view) => {
+    view.setBigUint64(0, sectors, true);
+    view.setUint32(20, blockBytes, true);
+  });
+  await withServer(answers, async (device) => {
+    sectors = 4096n;
+    await device.refresh();
+    assertEquals(device.properties.sectors, 4096);
+    blockBytes = 1024;
+    sectors = 8192n;
+    const reason = "its export has other limits than before";
+    await assertRejects(() => device.refresh(), XenblkError, reason);
+    assertEquals(device.properties.sectors, 4096);
   });
 });

@@ -187,6 +187,22 @@ test("connecting can be aborted, and says what is wrong with the socket", async 
   await assertRejects(() => rig.connect(daemon.socket), XenblkError, "Connection refused (ECONNREFUSED)");
 });
 
+test("a disk that is lost before it is closed, or while it is, does not keep its operations waiting", async () => {
+  for (const closedFirst of [false, true]) {
+    await using daemon = await StorageDaemon.start();
+    using rig = new VhostRig();
+    await using device = await rig.connect(daemon.socket);
+    using channel = await rig.channel(device, { depth: DEPTH, bufferBytes: 4096 });
+    daemon.signal("SIGSTOP");
+    startWrites(channel, 1);
+    const closing = closedFirst ? device[Symbol.asyncDispose]() : undefined;
+    await daemon.kill();
+    await device.lost;
+    void (closing ?? device[Symbol.asyncDispose]());
+    assertEquals([...channel.finish().values()], new Array(DEPTH).fill(-EIO));
+  }
+});
+
 test("a disk that is closed waits for its channels, and leaves no descriptor and no memory behind", async () => {
   await using daemon = await StorageDaemon.start();
   using rig = new VhostRig();
