@@ -14,7 +14,7 @@ import { closeDisk, type Execute, exportAnew, exportDisk, nodeSize, openDisk, pr
 import type { AioMode, DiskPlan } from "./plan.ts";
 import type { DaemonProgram } from "./program.ts";
 import { hasEnded, identify, type ProcessIdentity, signal } from "./process.ts";
-import { QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
+import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
 import type { DaemonRecord, DiskRecord, LostDisk, RecordedFile, RunDirectory } from "./record.ts";
 import { DaemonErrors } from "./stderr.ts";
 
@@ -271,11 +271,6 @@ export class StorageDaemon implements Disposable {
     return socket;
   }
 
-  /** A request to the daemon. Rejects with {@linkcode QmpError}, or {@linkcode QmpSilentError}. */
-  async execute(command: string, args?: QmpObject): Promise<unknown> {
-    return await this.#execute(command, args);
-  }
-
   /** Passes on what it wrote to its standard error. */
   async lookAtErrors(): Promise<void> {
     await this.#errors.look();
@@ -332,7 +327,7 @@ export class StorageDaemon implements Disposable {
         await this.#monitor();
         return;
       } catch (error) {
-        if (error instanceof QmpSilentError && ended === undefined) throw error;
+        if (!(error instanceof QmpAbsentError) && ended === undefined) throw error;
       }
       if (ended !== undefined) {
         await this.#errors.look();
@@ -450,7 +445,7 @@ export class StorageDaemon implements Disposable {
 }
 
 /** The process, as people see it in `ps`. */
-export function daemonName({ guest, process }: Pick<DaemonRecord, "guest" | "process">): string {
+function daemonName({ guest, process }: Pick<DaemonRecord, "guest" | "process">): string {
   return `the storage daemon of domain ${guest} (process ${process.pid})`;
 }
 
