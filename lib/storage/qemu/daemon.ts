@@ -14,18 +14,23 @@ import { closeDisk, type Execute, exportAnew, exportDisk, nodeSize, openDisk, pr
 import type { AioMode, DiskPlan } from "./plan.ts";
 import type { DaemonProgram } from "./program.ts";
 import { hasEnded, identify, type ProcessIdentity, signal } from "./process.ts";
-import { QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
+import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
 import type { DaemonRecord, DiskRecord, LostDisk, RecordedFile, RunDirectory } from "./record.ts";
 import { DaemonErrors } from "./stderr.ts";
 
 /** How long a daemon may take to start. */
 const START_MS = 10_000;
 const START_LOOK_MS = 5;
-/** How long a daemon may take to answer that it will end; and to end: when asked, by SIGTERM, and by SIGKILL. */
-const QUIT_ANSWER_MS = 2_000;
+/** How long a daemon may take to end: when asked, by SIGTERM, and by SIGKILL. */
 const QUIT_MS = 5_000;
 const TERMINATE_MS = 2_000;
 const KILL_MS = 2_000;
+/**
+ * One that does not answer this soon is not asked to close a disk, and sooner still if it was silent before: closing a
+ * guest's disks must not hold up the end of this process.
+ */
+const PING_MS = 2_000;
+const SILENT_PING_MS = 100;
 /** How soon after its connection the process of a daemon that died is gone. */
 const DEATH_MS = 1_000;
 
@@ -65,8 +70,18 @@ export class StorageDaemon implements Disposable {
   #ending = false;
   /** Nobody here watches it any more. */
   #left = false;
-  readonly #execute: Execute = async (command, args, timeoutMs) =>
-    await (await this.#monitor(timeoutMs)).execute(command, args, timeoutMs);
+  /** It did not answer the last request. */
+  #silent = false;
+  readonly #execute: Execute = async (command, args, timeoutMs) => {
+    try {
+      const answer = await (await this.#monitor(timeoutMs)).execute(command, args, timeoutMs);
+      this.#silent = false;
+      return answer;
+    } catch (error) {
+      this.#silent = error instanceof QmpSilentError;
+      throw error;
+    }
+  };
   /** Of a child of this process. */
   #child: Deno.ChildProcess | undefined;
 
@@ -216,6 +231,7 @@ export class StorageDaemon implements Disposable {
   async remove(device: string): Promise<void> {
     const disk = this.#record.disks[device];
     if (disk !== undefined && await this.fate(0) === undefined) {
+      await this.#execute("query-version", undefined, this.#silent ? SILENT_PING_MS : PING_MS);
       await closeDisk(this.#execute, disk);
       await this.#take(disk);
     }
@@ -265,11 +281,6 @@ export class StorageDaemon implements Disposable {
     return socket;
   }
 
-  /** A request to the daemon. Rejects with {@linkcode QmpError}, or {@linkcode QmpSilentError}. */
-  async execute(command: string, args?: QmpObject): Promise<unknown> {
-    return await this.#execute(command, args);
-  }
-
   /** Passes on what it wrote to its standard error. */
   async lookAtErrors(): Promise<void> {
     await this.#errors.look();
@@ -309,7 +320,7 @@ export class StorageDaemon implements Disposable {
 
   async #quit(): Promise<void> {
     try {
-      await this.#execute("quit", undefined, QUIT_ANSWER_MS);
+      await this.#execute("quit", undefined, this.#silent ? SILENT_PING_MS : PING_MS);
       await hasEnded(this.process, QUIT_MS);
     } catch {
       // it is gone, or does not answer: signals follow
@@ -326,7 +337,7 @@ export class StorageDaemon implements Disposable {
         await this.#monitor();
         return;
       } catch (error) {
-        if (error instanceof QmpSilentError && ended === undefined) throw error;
+        if (!(error instanceof QmpAbsentError) && ended === undefined) throw error;
       }
       if (ended !== undefined) {
         await this.#errors.look();
@@ -444,7 +455,7 @@ export class StorageDaemon implements Disposable {
 }
 
 /** The process, as people see it in `ps`. */
-export function daemonName({ guest, process }: Pick<DaemonRecord, "guest" | "process">): string {
+function daemonName({ guest, process }: Pick<DaemonRecord, "guest" | "process">): string {
   return `the storage daemon of domain ${guest} (process ${process.pid})`;
 }
 

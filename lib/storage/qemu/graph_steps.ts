@@ -10,8 +10,6 @@ import { QmpError, type QmpObject } from "./qmp.ts";
 const EXPORT_MS = 5_000;
 const FIRST_LOOK_MS = 2;
 const LONGEST_LOOK_MS = 100;
-/** One that does not answer this soon is not asked to close a disk: closing must not hold up the end of this process. */
-const PING_MS = 2_000;
 
 /** Carries out one request. Rejects with {@linkcode QmpError} or {@linkcode QmpSilentError}. */
 export type Execute = (command: string, args?: QmpObject, timeoutMs?: number) => Promise<unknown>;
@@ -62,7 +60,6 @@ export async function presentParts(
 
 /** Removes whatever is there of a disk: its export with its client, then nodes and objects, the last ones first. */
 export async function closeDisk(execute: Execute, { exportId, nodes, objects }: DiskParts): Promise<void> {
-  await execute("query-version", undefined, PING_MS);
   if (await isExported(execute, exportId)) await endExport(execute, exportId);
   for (const name of nodes.toReversed()) await ifPresent(execute("blockdev-del", { "node-name": name }));
   for (const id of objects.toReversed()) await ifPresent(execute("object-del", { id }));

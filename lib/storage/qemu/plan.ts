@@ -1,6 +1,7 @@
 /**
  * What a daemon is asked for to open and export one disk: the graph's objects and nodes, and the export (QEMU:
- * qapi/block-core.json, qapi/block-export.json).
+ * qapi/block-core.json, qapi/block-export.json). No node is kept in reserve for later jobs: in QEMU 7.2 the export moves
+ * by itself to the overlay of a blockdev-snapshot and to the target of a completed blockdev-mirror, while it is used.
  */
 
 import type { AllowedFile } from "./confinement.ts";

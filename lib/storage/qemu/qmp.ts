@@ -35,6 +35,9 @@ export class QmpError extends XenblkError {
 /** A daemon did not answer in time, answered nonsense, or ended the connection. */
 export class QmpSilentError extends XenblkError {}
 
+/** Nothing listens at the daemon's socket. */
+export class QmpAbsentError extends QmpSilentError {}
+
 /** How to connect. */
 export interface QmpOptions {
   /** For messages: `the storage daemon of domain 5 (process 812)`. */
@@ -75,8 +78,8 @@ export class QmpConnection implements Disposable {
   }
 
   /**
-   * Connects, waits for the greeting and negotiates capabilities. Rejects with {@linkcode QmpSilentError}, or with Deno's
-   * error if nothing listens at the path.
+   * Connects, waits for the greeting and negotiates capabilities. Rejects with {@linkcode QmpSilentError}, and with
+   * {@linkcode QmpAbsentError} if nothing listens at the path.
    */
   static async open(
     path: string,
@@ -84,7 +87,12 @@ export class QmpConnection implements Disposable {
     timeoutMs: number = options.requestMs ?? REQUEST_MS,
   ): Promise<QmpConnection> {
     const connecting = Deno.connect({ transport: "unix", path });
-    const connected = await within(connecting, timeoutMs);
+    const connected = await within(connecting, timeoutMs).catch((error) => {
+      throw new QmpAbsentError(`Cannot reach ${options.name}: its socket ${path}: ${error.message}`, {
+        cause: error,
+        remedy: "find out what has removed the socket; killing the process loses what the guest has not flushed",
+      });
+    });
     if (connected === undefined) {
       connecting.then((late) => late.close(), () => {});
       throw silent(options.name, `it has not accepted a connection for ${timeoutMs / 1000} s`);

@@ -5,8 +5,9 @@
 
 import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { XenblkError } from "../../../lib/errors.ts";
-import type { BlockGraph } from "../../../lib/storage/qemu/graph.ts";
-import { DaemonRig, daemonTest, statusOf } from "./rig.ts";
+import { type BlockGraph, graphOf } from "../../../lib/storage/qemu/graph.ts";
+import type { BlockTree } from "../../../lib/storage/qemu/tree.ts";
+import { command, DaemonRig, daemonTest, statusOf } from "./rig.ts";
 
 /** CAP_DAC_OVERRIDE of linux/capability.h. */
 const DAC_OVERRIDE = "0000000000000002";
@@ -57,9 +58,33 @@ daemonTest("a daemon can read a read-only image, and its root does not let it wr
   assertMatch(mounts.find((line) => line.includes(path))!.split(" ")[5]!, /^ro/);
 });
 
-daemonTest("the host's own mounts are as before", async () => {
+daemonTest("the host sees none of a daemon's mounts", async () => {
   await using rig = new DaemonRig();
-  const before = Deno.readTextFileSync("/proc/self/mountinfo");
   await using _disk = await rig.daemons().open(rig.request(await rig.image("one.qcow2")));
-  assertEquals(Deno.readTextFileSync("/proc/self/mountinfo"), before);
+  assertEquals(Deno.readTextFileSync("/proc/self/mountinfo").includes(rig.folder), false);
+});
+
+daemonTest("a daemon opens a block device, a backing file, and an image that belongs to another user", async () => {
+  await using rig = new DaemonRig();
+  const base = await rig.image("base.qcow2");
+  const overlay = await rig.image("overlay.qcow2", "64M", "-b", base, "-F", "qcow2");
+  Deno.chmodSync(overlay, 0o600);
+  Deno.chownSync(overlay, 65534, 65534);
+  const disk = `${rig.images}/disk`;
+  Deno.writeFileSync(disk, new Uint8Array(1 << 20));
+  const device = (await command("losetup", "--find", "--show", disk)).trim();
+  await using _undo = { [Symbol.asyncDispose]: async () => void await command("losetup", "--detach", device) };
+  const daemons = rig.daemons();
+  const opened = async (tree: BlockTree, vdev: number): Promise<AsyncDisposable> => {
+    const graph = graphOf(tree, { prefix: `d${vdev}`, label: "image", readOnly: false });
+    return await daemons.open(rig.request("image", vdev, { graph }));
+  };
+  const file = (filename: string, driver = "file"): BlockTree => ({ driver, filename });
+  await using _device = await opened({ driver: "raw", file: file(device, "host_device") }, 51712);
+  const backing = { driver: "qcow2", file: file(base) };
+  await using _overlay = await opened({ driver: "qcow2", file: file(overlay), backing }, 51728);
+  const mounts = Deno.readTextFileSync(`/proc/${rig.record().process.pid}/mountinfo`).split("\n");
+  const access = (path: string): string => mounts.find((line) => line.split(" ")[4]!.endsWith(path))!.split(" ")[5]!;
+  assertMatch(access(base), /^ro/);
+  assertMatch(access(overlay), /^rw/);
 });

@@ -102,6 +102,22 @@ daemonTest("a stopped daemon costs its own guest an error in time, and another g
   assertEquals(rig.record().process.pid, pid);
 });
 
+daemonTest("many disks of a stopped daemon hold up the end of their process as little as one", async () => {
+  await using rig = new DaemonRig();
+  const daemons = rig.daemons();
+  const disks = [];
+  for (let i = 0; i < 8; i++) {
+    disks.push(await daemons.open(rig.request(await rig.image(`${i}.qcow2`), 51712 + 16 * i)));
+  }
+  const { pid } = rig.record().process;
+  Deno.kill(pid, "SIGSTOP");
+  const start = performance.now();
+  await Promise.all(disks.map((disk) => disk[Symbol.asyncDispose]()));
+  const tookMs = performance.now() - start;
+  assertEquals(tookMs < 6_000, true, `it took ${tookMs} ms`);
+  assertEquals([runs(pid), Object.keys(rig.record().disks).length], [true, 8]);
+});
+
 daemonTest("a stopped daemon of a guest that is gone is ended by force", async () => {
   await using rig = new DaemonRig();
   const first = rig.daemons();

@@ -215,3 +215,40 @@ daemonTest("a disk grows in its daemon, which goes on with its image open, and i
   Deno.kill(pid, "SIGKILL");
   assertStringIncludes((await disk.lost).reason, `(process ${pid}) died`);
 });
+
+daemonTest("a full run directory refuses a disk, and costs the others nothing", async () => {
+  await using rig = new DaemonRig();
+  const filler = await rig.limitRun("64k");
+  const daemons = rig.daemons();
+  await using _one = await daemons.open(rig.request(await rig.image("one.qcow2"), 51712));
+  const two = rig.request(await rig.image("two.qcow2"), 51728);
+  await assertRejects(() => Deno.writeFile(filler, new Uint8Array(1 << 20)));
+  const error = await assertRejects(() => daemons.open(two), XenblkError);
+  assertMatch(
+    error.line,
+    /^Cannot keep the storage daemon's files in .*run\/daemons\/5: No space left.*; free space there/,
+  );
+  assertEquals(Object.keys(rig.record().disks), ["vbd3/5/51712"]);
+  Deno.removeSync(filler);
+  await using _two = await daemons.open(two);
+  assertEquals(Object.keys(rig.record().disks).length, 2);
+});
+
+daemonTest("a daemon whose socket was removed is reported, not doubled", async () => {
+  await using rig = new DaemonRig();
+  const path = await rig.image("one.qcow2");
+  const first = rig.daemons();
+  await first.open(rig.request(path));
+  const { pid } = rig.record().process;
+  await rig.end(first);
+  Deno.renameSync(`${rig.directory}/5/io/qmp`, `${rig.directory}/5/io/away`);
+  const second = rig.daemons();
+  const error = await assertRejects(() => second.open(rig.request(path)), XenblkError);
+  assertMatch(
+    error.line,
+    new RegExp(`^Cannot reach .*\\(process ${pid}\\): its socket .*/io/qmp: No such file.*; find out`),
+  );
+  assertEquals([runs(pid), rig.record().process.pid], [true, pid]);
+  Deno.renameSync(`${rig.directory}/5/io/away`, `${rig.directory}/5/io/qmp`);
+  await using _disk = await second.open(rig.request(path));
+});

@@ -105,6 +105,7 @@ export class DaemonRig implements AsyncDisposable {
   readonly images: string;
   readonly directory: string;
   readonly log = new Lines();
+  #mounted: string | undefined;
   readonly #processes = new Map<StorageDaemons, ConnectingClient>();
 
   /** In the folder of another process's rig, or in one of its own. */
@@ -112,6 +113,15 @@ export class DaemonRig implements AsyncDisposable {
     this.images = `${folder}/images`;
     this.directory = `${folder}/run/daemons`;
     Deno.mkdirSync(this.images, { recursive: true });
+  }
+
+  /** Gives the run directories a file system of that size. Returns the path of a file that fills it. */
+  async limitRun(size: string): Promise<string> {
+    const run = `${this.folder}/run`;
+    Deno.mkdirSync(run);
+    await command("mount", "-t", "tmpfs", "-o", `size=${size}`, "xenblk-test", run);
+    this.#mounted = run;
+    return `${run}/filler`;
   }
 
   /** The daemons of one process of ours. */
@@ -172,6 +182,7 @@ export class DaemonRig implements AsyncDisposable {
     await last.sweep(() => true);
     await last[Symbol.asyncDispose]();
     await this.#reaped();
+    if (this.#mounted !== undefined) await command("umount", this.#mounted);
     Deno.removeSync(this.folder, { recursive: true });
   }
 

@@ -4,7 +4,13 @@
  */
 
 import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
-import { QmpConnection, QmpError, type QmpObject, QmpSilentError } from "../../../lib/storage/qemu/qmp.ts";
+import {
+  QmpAbsentError,
+  QmpConnection,
+  QmpError,
+  type QmpObject,
+  QmpSilentError,
+} from "../../../lib/storage/qemu/qmp.ts";
 
 const GREETING = `{"QMP": {"version": {}, "capabilities": []}}\r\n`;
 
@@ -142,4 +148,9 @@ Deno.test("the end of the connection fails what is in flight, and everything lat
   assertMatch(reason, /^(it ended the connection|the connection to it broke: Connection reset by peer.*)$/);
   assertStringIncludes((await inFlight).message, reason);
   await assertRejects(() => qmp.execute("query-version"), QmpSilentError, reason);
+});
+
+Deno.test("where nothing listens, the error names the socket", async () => {
+  const error = await assertRejects(() => QmpConnection.open("/nowhere/qmp", { name: NAME }), QmpAbsentError);
+  assertStringIncludes(error.message, `Cannot reach ${NAME}: its socket /nowhere/qmp: No such file or directory`);
 });
