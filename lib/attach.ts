@@ -34,7 +34,7 @@ export const DEFAULT_KIND = "vbd3";
 export interface AttachOptions extends Partial<Omit<DeviceSettings, "image">> {
   /** The guest: its name, UUID or domid. */
   readonly domain: string | number;
-  /** The image: a path, `format:target`, or xl's `format=raw,vdev=xvdb,access=ro,target=...`. */
+  /** The image: a path, `format:target`, a URI, or xl's `format=qcow2,vdev=xvdb,access=ro,target=...`. */
   readonly image: string;
   /**
    * Others may write to the image at the same time, as with `access=w!`: for a cluster file system, or to insist on an

@@ -84,7 +84,7 @@ export const NO_DISC = { format: "null", target: "0" } as const;
 
 /** What the toolstack says of the disk. */
 export interface DeviceDescription {
-  /** `target` or `format:target`. */
+  /** As a toolstack names an image: `format:target`, ..., see storage/image/spec.ts. */
   readonly params: string;
   /** `mode` does not allow writing. */
   readonly readOnly: boolean;

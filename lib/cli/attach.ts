@@ -28,7 +28,7 @@ const OPTIONS = {
   "json": flag("Print the connected disk as JSON", "J"),
 } as const;
 
-const IMAGE_HELP = "a path, format:target, or xl's format=raw,...,target=...";
+const IMAGE_HELP = "a path, format:target, a URI, or xl's format=qcow2,...,target=...";
 
 /** The verb. */
 export const attach = defineVerb({

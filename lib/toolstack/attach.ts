@@ -20,7 +20,7 @@ export interface AttachRequest {
   readonly backendDomain: DomId;
   /** The backend's kind, such as `vbd3`. */
   readonly kind: string;
-  /** The image as the backend's `params` node names it: `format:target`. */
+  /** The image as the backend's `params` node names it: `format:target`, a URI, or `format=...,target=...`. */
   readonly params: string;
   /** The guest must not write. */
   readonly readOnly: boolean;

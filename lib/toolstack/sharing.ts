@@ -106,7 +106,7 @@ function candidatesFor(store: XenstoreOperations, user: ImageUser, query: ImageQ
     .filter((device) => device.backendDomain === user.backendDomain && !isItself(device, user))
     .flatMap((device) => {
       const read = (name: string): string | undefined => store.read(`${backendPath(device)}/${name}`);
-      const path = pathOf(read("params") ?? "");
+      const path = pathOfParams(read("params") ?? "");
       const mode = read("mode") ?? "";
       const isExcluding = query.files.some((file) => excludes(file, query, mode));
       if (path === undefined || !isExcluding || isSameMachine(device.frontendDomain)) return [];
@@ -151,7 +151,7 @@ function sameMachine(store: XenstoreOperations, domain: DomId): (other: DomId) =
  * The path in a node `params`: `path`, `format:path`, `...,target=path`, or the name of a device in /dev; undefined if
  * there is none. What a URI or `json:` names is not compared: QEMU locks local files itself.
  */
-function pathOf(params: string): string | undefined {
+function pathOfParams(params: string): string | undefined {
   const named = params.replace(XL_FIELDS, "");
   const target = named.startsWith("/") ? named : named.replace(/^[a-z][a-z0-9+_-]*:/i, "");
   if (target === "" || REMOTE.test(named)) return undefined;

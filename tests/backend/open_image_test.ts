@@ -4,6 +4,8 @@
  */
 
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import type { DiskRequest } from "../../lib/storage/disk.ts";
+import { openDisk } from "../../lib/storage/open.ts";
 import { removeDevice } from "../../lib/toolstack/attach.ts";
 import { requestRemoval } from "../../lib/toolstack/removal.ts";
 import { backendPath } from "../../lib/xenbus/paths.ts";
@@ -167,4 +169,25 @@ Deno.test("an image that the toolstack names while the disk is offered is the on
   await until("the first one is open", () => rig.backend(device, "hotplug-status") === "connected");
   rig.toolstack.write(`${backendPath(device)}/params`, "null:2M");
   assertEquals((await rig.frontend(device).connect()).disk.sectors, 4096);
+});
+
+Deno.test("a program's own openDisk gets formats that only it knows, and the files of passphrases", async () => {
+  await using rig = new Rig();
+  const requests: DiskRequest[] = [];
+  const device = rig.attach({ params: "my:disk 1" });
+  const other = rig.attach({ params: "format=luks,passphrase-file=/etc/keys/db,target=/srv/db", vdev: "xvdb" });
+  rig.serve({}, {
+    openDisk: (request) => {
+      requests.push(request);
+      return openDisk({ ...request, format: "memory", target: "1M" });
+    },
+  });
+  for (const each of [device, other]) {
+    await until("it is offered", () => rig.backend(each, "hotplug-status") === "connected");
+  }
+  const named = requests.map(({ format, target, passphraseFile }) => ({ format, target, passphraseFile }));
+  assertEquals(named, [
+    { format: "my", target: "disk 1", passphraseFile: undefined },
+    { format: "luks", target: "/srv/db", passphraseFile: "/etc/keys/db" },
+  ]);
 });

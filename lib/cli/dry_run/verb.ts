@@ -87,7 +87,7 @@ export const dryRun = defineVerb({
     "everything back. At the end the image file is compared with the expected content. Of an image above 4 GiB, only " +
     "the first 4 GiB are used. IMAGE stays locked until the run is over; an image that another process writes to is " +
     "refused. A run that INT, TERM or HUP ends early verifies what it has done, and ends with status 130, 143 or 129.",
-  operands: [{ name: "IMAGE", help: "a path or format:target", required: false, isPath: true }],
+  operands: [{ name: "IMAGE", help: "a path, format:target, or a URI", required: false, isPath: true }],
   options: OPTIONS,
   permissions: "--allow-read --allow-write, limited to the checkout, IMAGE and the temporary directory. " +
     "To lock IMAGE, and so with --write, also --allow-ffi, which is as good as all permissions, and --allow-read of " +

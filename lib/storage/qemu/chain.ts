@@ -8,7 +8,7 @@ import { XenblkError } from "../../errors.ts";
 import { shellWord } from "../../shell_word.ts";
 import { canonicalFormat, isFile, isStore } from "../image/formats.ts";
 import { imageLabel, type ImageName, withoutPasswords } from "../image/spec.ts";
-import { allowRemedy, allowsFile, checkName, matchesPattern, ownDirectory } from "./allow.ts";
+import { allowRemedy, allowsFile, checkName, type LocalFile, matchesPattern, ownDirectory } from "./allow.ts";
 import { type BlockGraph, describeTree, graphOf, type GraphOptions } from "./graph.ts";
 import type { ImageInfo, ImageInspector } from "./image_info.ts";
 import { checkContent, lookAtFile, type LookedFile, severalExtents } from "./local_file.ts";
@@ -69,6 +69,16 @@ function namedTree({ format, target }: ImageName, label: string): BlockTree {
   }
   const file = isStore(target) ? storeTree(target) : { driver: "file", filename: absolute(target) };
   return { driver: format, file };
+}
+
+/** Without `.` and `..`, as far as that can be said without looking at links. */
+function normalized(path: string): string {
+  const parts: string[] = [];
+  for (const part of path.split("/")) {
+    if (part === "..") parts.pop();
+    else if (part !== "" && part !== ".") parts.push(part);
+  }
+  return `/${parts.join("/")}`;
 }
 
 function absolute(path: string): string {
@@ -173,15 +183,6 @@ class ChainFinder {
     if (!path.startsWith("/")) throw this.#refusal(`the file name ${path} is relative`, "name it from / on");
     const file = await this.#look(path, header);
     if (header === undefined) this.#own ??= { directory: ownDirectory(file) };
-    else if (!allowsFile(file, this.#own?.directory, this.#patterns)) {
-      const where = this.#own?.directory === undefined
-        ? ""
-        : `, which is not in the image's own directory ${this.#own.directory}`;
-      throw this.#refusal(
-        `the header of ${header.path} names ${header.what} ${file.real}${where}`,
-        allowRemedy(file.real),
-      );
-    }
     if (ancestors.includes(file.identity)) throw this.#loop(path);
     const driver = tree.driver === "file" && file.isDevice ? "host_device" : tree.driver;
     return { tree: { ...tree, driver, filename: file.real }, file };
@@ -193,21 +194,30 @@ class ChainFinder {
 
   async #look(path: string, header: Header | undefined): Promise<LookedFile> {
     try {
-      return await lookAtFile(path, this.#label);
+      return await lookAtFile(path, this.#label, (file) => this.#checkFile(file, header));
     } catch (error) {
       if (!(error instanceof Deno.errors.NotFound)) throw error;
       if (header === undefined) {
-        throw this.#refusal(
-          "there is no such file",
-          "name an existing file, or create it with `qemu-img create`",
-          error,
-        );
+        const remedy = "name an existing file, or create it with `qemu-img create`";
+        throw this.#refusal("there is no such file", remedy, error);
       }
+      // A guest can read the error: it must not learn which files the host has.
+      this.#checkFile({ named: path, real: normalized(path), isDevice: false }, header);
       const remedy = header.what === "the backing file"
         ? `put it there, or name where it is: \`qemu-img rebase -u -F FORMAT -b PATH ${shellWord(header.path)}\``
         : "put it there";
       throw this.#refusal(`${header.what} ${path} does not exist`, remedy, error);
     }
+  }
+
+  /** Refuses a file that a header may not name, before it is opened. */
+  #checkFile(file: LocalFile, header: Header | undefined): void {
+    const own = this.#own?.directory;
+    if (header === undefined || allowsFile(file, own, this.#patterns)) return;
+    const where = own === undefined ? "is not allowed" : `is not in the image's own directory ${own}`;
+    const link = normalized(file.named) === file.real ? "" : ` (a link to ${file.real})`;
+    const name = `${header.what} ${file.named}${link}`;
+    throw this.#refusal(`the header of ${header.path} names ${name}, which ${where}`, allowRemedy(file.real));
   }
 
   /** A header may name formats over files; anything else only if its text matches a pattern. */

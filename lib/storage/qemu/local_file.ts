@@ -24,28 +24,34 @@ const VHD_TYPE_AT = 60;
 const VHD_DIFFERENCE = 4;
 
 /**
- * Looks at an absolute path. Rejects with {@linkcode XenblkError}: NoAnswerError if the file system does not answer, and
- * for anything that is not a regular file or block device. `label` is the image's name in messages.
+ * Looks at an absolute path. `check` throws for a file that must not be opened. Rejects with what it throws; with
+ * Deno.errors.NotFound; and with {@linkcode XenblkError}: NoAnswerError if the file system does not answer, and for
+ * anything that is not a regular file or block device. `label` is the image's name in messages.
  */
-export async function lookAtFile(named: string, label: string): Promise<LookedFile> {
+export async function lookAtFile(
+  named: string,
+  label: string,
+  check: (file: LocalFile) => void,
+): Promise<LookedFile> {
   try {
-    return await lookWithin(named, () => look(named));
+    return await lookWithin(named, () => look(named, check));
   } catch (error) {
     if (error instanceof Deno.errors.NotFound) throw error;
     throw error instanceof XenblkError ? error : cannotOpen(label, true, error);
   }
 }
 
-async function look(named: string): Promise<LookedFile> {
+async function look(named: string, check: (file: LocalFile) => void): Promise<LookedFile> {
   const real = await Deno.realPath(named);
   const info = await Deno.stat(real);
+  const isDevice = info.isBlockDevice === true;
+  check({ named, real, isDevice });
   checkKind(named, info); // before opening, because opening a FIFO would wait for its other end
   using file = await Deno.open(real, { read: true });
   const start = new Uint8Array(START_BYTES);
   let bytes = 0;
   for (let read; bytes < START_BYTES && (read = await file.read(start.subarray(bytes))) !== null;) bytes += read;
   const { rdev, dev, ino } = info;
-  const isDevice = info.isBlockDevice === true;
   const identity = isDevice ? `device ${rdev}` : `${dev}:${ino}`;
   return { named, real, isDevice, identity, start: start.subarray(0, bytes) };
 }

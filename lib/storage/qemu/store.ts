@@ -39,7 +39,7 @@ export function storeTree(uri: string): BlockTree {
   const bad: Complaint = (why, remedy) =>
     new XenblkError(`Cannot use image ${name}: ${why}`, { kind: "usage", remedy });
   if (/^rbd:/i.test(uri)) return rbdTree(uri, bad);
-  if (/\/(\.|%2e){1,2}(\/|$|[?#])/i.test(uri)) throw bad("its path has a . or .. in it", "write the path without");
+  checkPlain(uri, bad);
   if (/^https?:/i.test(uri)) return httpTree(uri, bad);
   const parameters = new Map<string, string>();
   const parts = partsOf(uri, parameters, bad);
@@ -49,11 +49,26 @@ export function storeTree(uri: string): BlockTree {
   return tree;
 }
 
+/** Refuses what would lead elsewhere than the text says, past a pattern that allows the text. */
+function checkPlain(uri: string, bad: Complaint): void {
+  if (/[\p{Cc}\s\\]/u.test(uri)) {
+    throw bad("it has a space, a backslash or a control character in it", "write %20 and so on");
+  }
+  // What follows the path of http is the server's own.
+  const path = /^https?:/i.test(uri) ? uri.replace(/[?#].*/s, "") : uri;
+  if (/%(2f|5c|00)/i.test(path)) throw bad("it has an encoded slash in it", "write / itself");
+  if (/\/(\.|%2e){1,2}(\/|$|[?#&])/i.test(path)) throw bad("its path has a . or .. in it", "write the path without");
+}
+
 function partsOf(uri: string, parameters: Map<string, string>, bad: Complaint): Parts {
   try {
-    const { protocol, hostname, port, username, pathname, searchParams, hash } = new URL(uri);
+    const { protocol, hostname, port, username, pathname, search, hash } = new URL(uri);
     if (hash !== "") throw bad("it has a # in it", "write %23");
-    for (const [name, value] of searchParams) parameters.set(name, value);
+    for (const parameter of search.slice(1).split("&").filter((text) => text !== "")) {
+      const [name, value] = splitOnce(parameter, "=").map(decodeURIComponent) as [string, string];
+      if (parameters.has(name)) throw bad(`it has the parameter ${name} twice`, "leave one of them out");
+      parameters.set(name, value);
+    }
     return {
       scheme: protocol.slice(0, -1).toLowerCase(),
       host: decodeURIComponent(hostname).replace(/^\[(.*)\]$/, "$1"),

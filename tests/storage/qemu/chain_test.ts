@@ -116,7 +116,18 @@ Deno.test("a backing file elsewhere is refused with the option that allows it, a
   await tree(name, { allowImages: [base] });
   Deno.symlinkSync("/etc/hostname", `${folder.path}/inside`);
   run("qemu-img", "rebase", "-u", "-F", "raw", "-b", "inside", "-f", "qcow2", top);
-  assertEquals((await refusal(folder, name)).includes("names the backing file /etc/hostname, which"), true);
+  assertEquals(
+    (await refusal(folder, name)).includes(
+      "names the backing file /F/inside (a link to /etc/hostname), which is not in",
+    ),
+    true,
+  );
+  // Whether a file is there is told of the own directory only.
+  run("qemu-img", "rebase", "-u", "-F", "raw", "-b", "/nonexistent/../etc/none", "-f", "qcow2", top);
+  assertEquals(
+    (await refusal(folder, name)).endsWith("own directory /F; allow it with --allow-image /etc/none if it is meant"),
+    true,
+  );
   // A FIFO would hang whoever opens it.
   run("mkfifo", `${folder.path}/fifo`);
   run("qemu-img", "rebase", "-u", "-F", "raw", "-b", "fifo", "-f", "qcow2", top);
@@ -349,3 +360,40 @@ Deno.test("what xenstore names needs a pattern, and the header's rule holds besi
       `'json:{"driver":"null-co"}' if it is meant`,
   );
 });
+
+Deno.test({
+  name:
+    "a block device is a host_device under its real name, and a header on it names nothing beside it (needs losetup)",
+  ignore: losetup("--find") === undefined,
+  fn: async () => {
+    using folder = new ImageFolder();
+    const image = folder.create("disk.qcow2", "qcow2");
+    const device = losetup("--find", "--show", image)!;
+    using _loop = { [Symbol.dispose]: () => void losetup("--detach", device) };
+    Deno.symlinkSync(device, `${folder.path}/link`);
+    const target = `${folder.path}/link`;
+    assertEquals(await qcow2(target), {
+      driver: "qcow2",
+      file: { driver: "host_device", filename: device },
+      backing: null,
+    });
+    await opens({ format: "qcow2", target });
+    await opens({ format: "raw", target });
+    run("qemu-img", "rebase", "-u", "-F", "raw", "-b", "null", "-f", "qcow2", device);
+    assertEquals(
+      await refusal(folder, { format: "qcow2", target: device }),
+      `Cannot open image qcow2:${device}: the header of ${device} names the backing file /dev/null, which is not allowed; ` +
+        "allow it with --allow-image /dev/null if it is meant",
+    );
+  },
+});
+
+/** Runs losetup; undefined if this machine has no loop devices for us. */
+function losetup(...args: string[]): string | undefined {
+  try {
+    const { success, stdout } = new Deno.Command("losetup", { args, stderr: "null" }).outputSync();
+    return success ? new TextDecoder().decode(stdout).trim() : undefined;
+  } catch {
+    return undefined;
+  }
+}

@@ -24,6 +24,7 @@ Deno.test("NBD by TCP, by a Unix socket, with TLS", () => {
     server: { type: "unix", path: "/run/a b.sock" },
     export: "disk",
   });
+  assertEquals(storeTree("nbd+unix:///disk?socket=/run/a+b.sock").server, { type: "unix", path: "/run/a+b.sock" });
   assertEquals(storeTree("nbds://host/disk?tls-certificates=/etc/pki&tls-hostname=nbd.example"), {
     driver: "nbd",
     server: inet,
@@ -96,7 +97,13 @@ Deno.test("what is wrong with a URI is said with how to write it", () => {
     "nbds://host/disk":
       "it does not say which certificates to use for TLS; add tls-certificates=/DIRECTORY, where ca-cert.pem is",
     "nbd://host/disk?colour=red": "its parameter colour is unknown; leave it out, or use json:",
-    "nbd://ho st/x": "it is not a URI; write it like nbd://HOST:PORT/NAME, and odd characters as %20",
+    "nbd://[host/x": "it is not a URI; write it like nbd://HOST:PORT/NAME, and odd characters as %20",
+    "nbd://ho st/x": "it has a space, a backslash or a control character in it; write %20 and so on",
+    "ssh://host/srv/.\t./etc/x": "it has a space, a backslash or a control character in it; write %20 and so on",
+    "http://host/srv\\..\\x": "it has a space, a backslash or a control character in it; write %20 and so on",
+    "ssh://host/srv/..%2f..%2fetc": "it has an encoded slash in it; write / itself",
+    "nbd+unix:///disk?socket=/run/%2e./x": "its path has a . or .. in it; write the path without",
+    "nbd+unix:///disk?socket=/a&socket=/b": "it has the parameter socket twice; leave one of them out",
     "nbd://host/%zz": "it is not a URI; write it like nbd://HOST:PORT/NAME, and odd characters as %20",
     "nbd://host/a#b": "it has a # in it; write %23",
     "ssh://host/a/../b": "its path has a . or .. in it; write the path without",
