@@ -19,9 +19,12 @@ const VERB = "image convert";
 
 const OPTIONS = {
   ...FORMAT_OPTIONS,
-  "snapshot": optional(text("NAME", "Copy this snapshot inside SOURCE, not its present content")),
+  "snapshot": optional({
+    ...text("NAME", "Copy a snapshot inside SOURCE, not its present content"),
+    allowed: "its name, as image info shows it",
+  }),
   "compress": flag("Compress the data: for archives, since it costs CPU time with every read (qcow2, vmdk)"),
-  "rate": optional(size("Most bytes per second", 1, 64 * 1024, 2 ** 40), "as fast as it can"),
+  "rate": optional(size("Most bytes per second", 1024, 64 * 1024, 2 ** 40), "as fast as it can"),
   "json": flag("Print events as JSON, one a line: progress, then done", "J"),
 } as const;
 

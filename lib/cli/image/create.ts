@@ -4,7 +4,7 @@
 
 import { formatSize } from "../../sizes.ts";
 import { usageError } from "../args.ts";
-import { choice, flag, optional, text } from "../options.ts";
+import { choice, flag, optional, path } from "../options.ts";
 import { defineVerb } from "../verb.ts";
 import { endingBySignal } from "./cancel.ts";
 import { readFacts } from "./facts.ts";
@@ -16,7 +16,7 @@ const VERB = "image create";
 const OPTIONS = {
   ...FORMAT_OPTIONS,
   "backing": optional(
-    text(
+    path(
       "BASE",
       "The new image is an overlay of this one, named with its format: qcow2:base.qcow2; BASE stays as it is",
     ),

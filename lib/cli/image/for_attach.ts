@@ -9,7 +9,7 @@ import { pathExists } from "../../path_lookup.ts";
 import { isFile } from "../../storage/image/formats.ts";
 import { imageLabel } from "../../storage/image/spec.ts";
 import { usageError } from "../args.ts";
-import { optional, path, size, text } from "../options.ts";
+import { optional, path, size } from "../options.ts";
 import type { Context } from "../verb.ts";
 import { readFacts } from "./facts.ts";
 import { checkSize, createImage, findBacking } from "./making.ts";
@@ -26,7 +26,7 @@ export const CREATING_OPTIONS = {
     ),
   ),
   "overlay": optional(
-    text(
+    path(
       "BASE",
       "In place of IMAGE: a new qcow2 overlay of BASE, which stays as it is. BASE is named with its format: qcow2:PATH",
     ),

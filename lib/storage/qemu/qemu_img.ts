@@ -148,6 +148,7 @@ const REMEDIES: readonly (readonly [RegExp, string])[] = [
   [/Disk quota exceeded/, "raise the quota, or free space"],
   [/Permission denied/, "run it as a user who has the right"],
   [/Read-only file system/, "name a file on another file system"],
+  [/Cannot grow device files/, "name a device that is as large as the image"],
   [/No such file or directory/, "check the path"],
   [/Image is not in \S+ format|not supported by|Image format/, "name its real format: FORMAT:PATH"],
   [/need to rebuild refcount structures/, "repair a copy of it with --repair all, which rebuilds them"],
