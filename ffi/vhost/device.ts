@@ -143,7 +143,7 @@ export class NativeVhostDevice implements VhostDevice {
     this.#wakeAll();
   }
 
-  async reconnect(socket: string, replay?: () => Promise<void>): Promise<void> {
+  async reconnect(socket: string): Promise<void> {
     if (this.#control.phase !== PHASE.lost) {
       throw new XenblkError(`Cannot connect to ${this.#options.name} again: its connection is not lost`);
     }
@@ -153,7 +153,6 @@ export class NativeVhostDevice implements VhostDevice {
       const facts = this.#fitting(await session.readConfig());
       await session.share(this.#memory);
       await this.#channelsPause();
-      await replay?.();
       await this.#channelsFollow();
       const epoch = this.#control.epoch + 1;
       for (const queue of this.#slots.keys()) await this.#restart(session, queue, epoch);

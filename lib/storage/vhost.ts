@@ -61,9 +61,8 @@ export interface VhostDevice extends AsyncDisposable {
   paused(): Promise<void>;
   /**
    * After {@linkcode lost}: connects to an export of the same image that has taken the place of the lost one. The
-   * operations that were in flight are carried out again, then those that came since. `replay` is awaited before that,
-   * when the export has accepted the connection and no virtqueue is set up yet. Rejects with XenblkError; then the
-   * operations go on waiting.
+   * operations that were in flight are carried out again, from their beginning, then those that came since. Rejects with
+   * XenblkError; then the operations go on waiting.
    */
-  reconnect(socket: string, replay?: () => Promise<void>): Promise<void>;
+  reconnect(socket: string): Promise<void>;
 }

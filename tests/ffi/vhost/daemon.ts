@@ -3,6 +3,7 @@
  * with channels to it. No test is in here.
  */
 
+import { assertEquals } from "@std/assert";
 import "../libraries.ts";
 import { openNativePlatform } from "../../../ffi/platform.ts";
 import { openChannel, openMemory } from "../../../ffi/vhost/channel.ts";
@@ -179,6 +180,18 @@ export class VhostRig implements Disposable {
 
   /** See DiskModule. */
   readonly openMemory: BufferOpener = (attachment) => openMemory(attachment as VhostAttachment);
+
+  /** Resolves with the promise. Meanwhile the thread looks at its channels, as a reactor does; nothing may complete. */
+  async turningOver<T>(channels: readonly ChannelRig[], promise: Promise<T>): Promise<T> {
+    let isOver = false;
+    const over = promise.finally(() => isOver = true);
+    while (!isOver) {
+      this.parker.park(0);
+      for (const { channel } of channels) assertEquals(channel.reap(), 0);
+      await Promise.race([over.catch(() => {}), new Promise((resolve) => setTimeout(resolve, 1))]);
+    }
+    return await over;
+  }
 
   /** A channel with buffers of its own. */
   async channel(

@@ -78,12 +78,10 @@ test("after a reconnect the operations in flight are carried out again, and thos
     await before.kill();
     await device.lost;
     const next = daemons.use(await StorageDaemon.start({ image: daemon.image }, daemon.folder));
-    const steps: string[] = [];
-    await device.reconnect(next.socket, async () => {
-      assertEquals(busy.channel.reap(), 0);
-      steps.push(await Promise.resolve("replayed"));
-    });
-    assertEquals(steps, ["replayed"]);
+    await rig.turningOver([busy, idle], device.paused());
+    const reconnected = device.reconnect(next.socket);
+    assertEquals(busy.channel.reap(), 0);
+    await reconnected;
     assert(!await isLost(device));
     assertEquals([...busy.finish().values()], new Array(DEPTH).fill(0));
     for (let tag = 0; tag < DEPTH; tag++) idle.read(tag, tag * 4096, [4096]);
@@ -118,7 +116,7 @@ test("a reconnect to a daemon that lives is possible after its connection was gi
   channel.write(0, 0, [4096]);
   channel.channel.submit();
   assertEquals(channel.channel.reap(), 0);
-  await device.reconnect(daemon.socket);
+  await rig.turningOver([channel], device.reconnect(daemon.socket));
   assertEquals(channel.finish().get(0), 0);
 });
 

@@ -86,11 +86,10 @@ export class ConnectingClient implements VhostClient {
       attachment: () => Promise.reject(new Error("this client has no channels")),
       paused: () => Promise.resolve(),
       fail: () => {},
-      reconnect: async (path, replay) => {
+      reconnect: async (path) => {
         close();
         lost = Promise.withResolvers<string>();
         await open(path);
-        await replay?.();
       },
       [Symbol.asyncDispose]: () => {
         close();
