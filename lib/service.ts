@@ -95,14 +95,14 @@ export interface Service {
   close(options: CloseOptions): Promise<CloseResult>;
 }
 
-/** Storage daemons start with the first disk that needs one. Undefined: this host has none. */
+/** Storage daemons start with the first disk that needs one. Nothing: this host has none. */
 function startDaemons(
   { platform, daemonPerDisk, writeLog }: ServiceOptions,
   journals: JournalStore,
   undo: AsyncDisposableStack,
-): DaemonServices | undefined {
+): { readonly daemons?: DaemonServices } {
   const { vhost, descriptor } = platform;
-  if (vhost === undefined) return undefined;
+  if (vhost === undefined) return {};
   const daemons = undo.use(
     new StorageDaemons({
       directory: daemonsDirectory(journalDirectory((name) => Deno.env.get(name))),
@@ -111,7 +111,7 @@ function startDaemons(
       ...(daemonPerDisk === undefined ? {} : { perDisk: daemonPerDisk }),
     }),
   );
-  return {
+  const services = {
     ...imageContext(),
     daemons,
     vhost,
@@ -119,6 +119,7 @@ function startDaemons(
     clock: SYSTEM_CLOCK,
     ...(writeLog === false ? {} : { logs: journals }),
   };
+  return { daemons: services };
 }
 
 /**
@@ -151,6 +152,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
   );
   const journals = options.journals ?? platform.journals;
   const daemons = startDaemons(options, journals, undo);
+  const native = files === undefined ? {} : { native: files };
   // A toolstack waits ten seconds for its device, and threads can take several to start; simulated guests have time.
   files?.prepare();
   // Without I/O Workers devices say so themselves, and try again.
@@ -162,13 +164,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     ...(only === undefined ? {} : { only }),
     openXenstore: () => platform.openXenstore(),
     dataPlane,
-    openDisk: (request) =>
-      openDisk(request, {
-        pool,
-        warn,
-        ...(files === undefined ? {} : { native: files }),
-        ...(daemons === undefined ? {} : { daemons }),
-      }),
+    openDisk: (request) => openDisk(request, { pool, warn, ...native, ...daemons }),
     imageLocks: imageLocksOf(platform, warn),
     findExcludingDisk: (store, user, query) => findExcludingDisk(store, user, query, { disks }),
     journals,

@@ -9,20 +9,16 @@ import { ABIS, ringSlots } from "../blkif/abi.ts";
 import type { Clock } from "../clock.ts";
 import { createStats, type QueueStats, readStats, sumStats } from "../dataplane/stats.ts";
 import type { DataPlane, GrantMode, JournalSpec, QueueHandle } from "../dataplane/types.ts";
-import { ENOENT } from "../errno.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { DomId, JournalStore } from "../hypervisor.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
-import { errnoOf } from "../storage/errno.ts";
 import { type ImageLocks, lockImage } from "../storage/image/lock.ts";
-import { isFile } from "../storage/image/formats.ts";
-import { literalPattern } from "../storage/qemu/allow.ts";
-import { imageName, imageText, parseParams } from "../storage/image/spec.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { Ring } from "../xenbus/transitions.ts";
 import { DeviceLatch } from "./device_latch.ts";
 import { DeviceLock } from "./device_lock.ts";
 import type { DeviceDescription } from "./device_nodes.ts";
+import { openDescribed } from "./disk_request.ts";
 import { emptyDrive } from "./empty_drive.ts";
 import { type ConnectionIdentity, DeviceJournals, keptNames } from "./journals.ts";
 import type { DeviceSettings } from "./settings.ts";
@@ -179,27 +175,15 @@ export class DeviceResources {
   /** Opens the image that the description names, and closes another one first. Rejects with the reason. */
   async openImage(description: DeviceDescription): Promise<OpenImage> {
     const { settings, openDisk } = this.#services;
-    const readOnly = description.readOnly || settings.readOnly;
-    const { shared, directIoSafe } = description;
     const key = this.#keyOf(description);
     if (this.#image?.key === key) {
       this.#image = { ...this.#image, description };
       return this.#image;
     }
     await this.release();
-    const { engine, cache } = settings;
-    const disk = await this.#openingDisk.get(key, () => `open image ${description.params}`, async () => {
-      const image = imageName(await parseParams(description.params));
-      const allowImages = settings.image === undefined
-        ? settings.allowImages
-        : [...settings.allowImages, literalPattern(imageText(image))];
-      const { guestUuid } = description;
-      const owner = { guest: this.#guest, device: this.#label, ...(guestUuid && { uuid: guestUuid }) };
-      const request = { ...image, allowImages, owner, readOnly, shared, engine, directIoSafe };
-      const opening = openDisk(cache === undefined ? request : { ...request, cache });
-      const isRelative = settings.image === undefined && isFile(image) && !image.target.startsWith("/");
-      return isRelative ? await opening.catch(relativePath) : await opening;
-    });
+    const owner = { guest: this.#guest, device: this.#label };
+    const open = (): Promise<Disk> => openDescribed(description, settings, owner, openDisk);
+    const disk = await this.#openingDisk.get(key, () => `open image ${description.params}`, open);
     this.#image = { disk, description, key };
     disk.failed?.then((reason) => this.#diskFailed(disk, reason));
     return this.#image;
@@ -489,12 +473,6 @@ export class DeviceResources {
 
 function openedOf(results: readonly PromiseSettledResult<QueueHandle>[]): QueueHandle[] {
   return results.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
-}
-
-/** A toolstack does not know in which directory this process runs. */
-function relativePath(error: unknown): never {
-  if (!(error instanceof XenblkError) || errnoOf(error.cause) !== -ENOENT) throw error;
-  throw new XenblkError(error.message, { cause: error.cause, remedy: "attach it with its absolute path" });
 }
 
 /** For messages: the image's path, or what the disk is. */

@@ -129,7 +129,7 @@ function isInUse(physical: string | undefined, read: (name: string) => string | 
  * The path in a node `params`: `path`, `format:path`, `...,target=path`, or the name of a device in /dev; undefined if
  * there is none. What a URI or `json:` names is not compared: QEMU locks local files itself.
  */
-export function pathOfParams(params: string): string | undefined {
+function pathOfParams(params: string): string | undefined {
   const named = params.replace(XL_FIELDS, "");
   const target = named.startsWith("/") ? named : named.replace(/^[a-z][a-z0-9+_-]*:/i, "");
   if (target === "" || REMOTE.test(named)) return undefined;

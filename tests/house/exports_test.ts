@@ -17,7 +17,6 @@ const ONLY_TESTS: Readonly<Record<string, string>> = {
   "lib/sim/platform.ts#machineUsage": "part of the simulation that tests of other programs can use",
   "lib/storage/engine/fault.ts#FaultChannel": "an engine for tests of other programs",
   "lib/storage/engine/record.ts#RecordingChannel": "an engine for tests of other programs",
-  "lib/storage/qemu/chain.ts#imageGraph": "what opens disks by the storage daemon will use it",
 };
 
 const { dead, needless } = uselessExports(typeScriptFiles().map(({ path, text }) => readNames(path, text)));

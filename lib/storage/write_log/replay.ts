@@ -4,31 +4,10 @@
  */
 
 import { XenblkError } from "../../errors.ts";
-import type { PlatformDescriptor } from "../../hypervisor.ts";
-import type { DiskAttachment } from "../disk.ts";
-import type { LogPlace } from "./log.ts";
+import type { ReplayAnswer, Replayed, ReplayOrder } from "./replay_order.ts";
 
 /** How long a replay may take. The largest log is written in far less on any disk that answers. */
 const LIMIT_MS = 60_000;
-
-/** What the Worker is sent. */
-export interface ReplayOrder {
-  readonly platform: PlatformDescriptor;
-  /** The disk itself, not logged. */
-  readonly attachment: DiskAttachment;
-  readonly log: LogPlace;
-  /** False: the disk has carried everything out, and only has to flush it. */
-  readonly writes: boolean;
-}
-
-/** What was written again. */
-export interface Replayed {
-  readonly operations: number;
-  readonly bytes: number;
-}
-
-/** What the Worker answers. */
-export type ReplayAnswer = { readonly replayed: Replayed } | { readonly failure: string };
 
 /**
  * Replays the log to a disk that no channel writes to. `name` is the disk's, for messages. Rejects with {@linkcode

@@ -13,7 +13,7 @@ import type { IoChannel, IoVectors } from "../disk.ts";
 import { errnoText } from "../errno.ts";
 import { SECTOR_BYTES } from "../../units.ts";
 import { DiskLog, type LoggedOperation } from "./log.ts";
-import type { ReplayAnswer, Replayed, ReplayOrder } from "./replay.ts";
+import type { ReplayAnswer, Replayed, ReplayOrder } from "./replay_order.ts";
 
 /** Bytes that are written at a time. */
 const BUFFER_BYTES = 1 << 20;

@@ -1,0 +1,46 @@
+/**
+ * What storage is asked for when the image of a device is opened: the image that the toolstack or the operator has named, and
+ * what each of them may name.
+ */
+
+import { XenblkError } from "../errors.ts";
+import { ENOENT } from "../errno.ts";
+import type { Disk, DiskOwner, DiskRequest } from "../storage/disk.ts";
+import { errnoOf } from "../storage/errno.ts";
+import { isFile } from "../storage/image/formats.ts";
+import { imageName, imageText, parseParams } from "../storage/image/spec.ts";
+import { literalPattern } from "../storage/qemu/allow.ts";
+import type { DeviceDescription } from "./device_nodes.ts";
+import type { DeviceSettings } from "./settings.ts";
+
+/** Opens the image that a device's nodes, or the settings in their place, name. Rejects with the reason. */
+export async function openDescribed(
+  description: DeviceDescription,
+  settings: DeviceSettings,
+  owner: DiskOwner,
+  openDisk: (request: DiskRequest) => Promise<Disk>,
+): Promise<Disk> {
+  const { shared, directIoSafe, guestUuid } = description;
+  const { engine, cache, image: chosen } = settings;
+  const image = imageName(await parseParams(description.params));
+  // The operator vouches for an image that the command line names.
+  const allowImages = [...settings.allowImages, ...(chosen === undefined ? [] : [literalPattern(imageText(image))])];
+  const opening = openDisk({
+    ...image,
+    allowImages,
+    owner: { ...owner, ...(guestUuid === undefined ? {} : { uuid: guestUuid }) },
+    readOnly: description.readOnly || settings.readOnly,
+    shared,
+    engine,
+    directIoSafe,
+    ...(cache === undefined ? {} : { cache }),
+  });
+  const isRelative = chosen === undefined && isFile(image) && !image.target.startsWith("/");
+  return isRelative ? await opening.catch(relativePath) : await opening;
+}
+
+/** A toolstack does not know in which directory this process runs. */
+function relativePath(error: unknown): never {
+  if (!(error instanceof XenblkError) || errnoOf(error.cause) !== -ENOENT) throw error;
+  throw new XenblkError(error.message, { cause: error.cause, remedy: "attach it with its absolute path" });
+}
