@@ -407,14 +407,12 @@ class VhostChannel extends TableChannel {
     const rests = this.#unfinishedTags();
     const started = [...this.#state.keys()].filter((tag) => this.#state[tag] === STARTED);
     started.sort((one, other) => this.#order[one]! - this.#order[other]!);
-    const oldArea = viewOf(this.#address + (this.#epoch % RING_AREAS) * RING_BYTES, RING_BYTES);
     this.#epoch = epoch;
     this.#queue = this.#openQueue();
     this.#isBroken = false;
     this.#isArmed = false;
     this.#unfinishedHead = this.#unfinishedCount = 0;
     for (const tag of [...started, ...rests]) this.#postpone(tag);
-    oldArea.fill(0);
     this.#control.follow(this.#attachment.queue, epoch);
   }
 
