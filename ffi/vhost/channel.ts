@@ -452,7 +452,6 @@ class VhostChannel extends TableChannel {
     const rests = this.#unfinishedTags();
     const started = [...this.#state.keys()].filter((tag) => this.#state[tag] === STARTED);
     started.sort((one, other) => this.#order[one]! - this.#order[other]!);
-    const oldArea = viewOf(this.#address + (this.#epoch % RING_AREAS) * RING_BYTES, RING_BYTES);
     this.#epoch = epoch;
     this.#queue = this.#openQueue();
     this.#isBroken = false;
@@ -460,7 +459,6 @@ class VhostChannel extends TableChannel {
     this.#pause = PAUSE.none;
     this.#unfinishedHead = this.#unfinishedCount = 0;
     for (const tag of [...started, ...rests]) this.#startOver(tag);
-    oldArea.fill(0);
     this.#control.follow(this.#attachment.queue, epoch);
   }
 

@@ -152,7 +152,7 @@ export class DeviceControl {
     return Atomics.load(this.#words, this.#at(queue) + 1);
   }
 
-  /** The virtqueue's channel uses the area of this epoch, and has cleared the other one. */
+  /** The virtqueue's channel uses the area of this epoch, and no longer looks at the other one. */
   follow(queue: number, epoch: number): void {
     Atomics.store(this.#words, this.#at(queue) + 1, epoch);
   }

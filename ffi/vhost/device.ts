@@ -149,7 +149,8 @@ export class NativeVhostDevice implements VhostDevice {
     }
     await this.#exclusively("connect again to", async () => {
       using undo = new DisposableStack();
-      const session = undo.use(await VhostSession.open({ ...this.#options, socket }, this.#patience));
+      const { readOnly, queues } = this.#options;
+      const session = undo.use(await VhostSession.open({ socket, readOnly, queues }, this.#patience));
       const facts = this.#fitting(await session.readConfig());
       await session.share(this.#memory);
       await this.#channelsPause();
@@ -173,7 +174,10 @@ export class NativeVhostDevice implements VhostDevice {
       slot.isStarted = false;
       return;
     }
-    await session.startQueue(queue, this.#ringOffset(queue, epoch), slot.kickFd, slot.callFd);
+    const offset = this.#ringOffset(queue, epoch);
+    // An earlier daemon may have used this area.
+    this.#memory.release(offset, RING_BYTES);
+    await session.startQueue(queue, offset, slot.kickFd, slot.callFd);
   }
 
   /** The new connection takes the place of the lost one; channels go on. */

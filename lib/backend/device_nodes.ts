@@ -196,10 +196,13 @@ export class DeviceNodes {
    * naming a node that is missing.
    */
   describe(image: string | undefined): DeviceDescription | undefined {
+    // Not within the transaction, which a node of the guest's directory could make fail.
+    const uuid = this.#guestUuid();
     try {
-      return this.#store.transaction((transaction) =>
-        this.#describe((name) => transaction.read(`${this.#path}/${name}`), image)
-      );
+      return this.#store.transaction((transaction) => ({
+        ...this.#describe((name) => transaction.read(`${this.#path}/${name}`), image),
+        ...uuid,
+      }));
     } catch (error) {
       // Nodes that are removed all at once while they are read are not missing.
       if (error instanceof XenblkError && this.#store.read(`${this.#path}/state`) === undefined) return undefined;
@@ -232,7 +235,6 @@ export class DeviceNodes {
       removable: read("removable") === "1",
       directIoSafe: read("direct-io-safe") === "1",
       discardEnable: read("discard-enable") !== "0",
-      ...this.#guestUuid(),
     };
   }
 

@@ -47,7 +47,10 @@ export interface VhostDevice extends AsyncDisposable {
    * is closed. Rejects with XenblkError if all virtqueues are taken or the daemon does not answer.
    */
   attachment(lane: number): Promise<DiskAttachment>;
-  /** Resolves, never rejects, with the reason when the connection ends without having been closed here. */
+  /**
+   * Resolves, never rejects, with the reason when the connection ends without having been closed here. After {@linkcode
+   * reconnect} it is another promise, for the new connection.
+   */
   readonly lost: Promise<string>;
   /**
    * After {@linkcode lost}: every operation in flight and every later one completes with -EIO. Until this or {@linkcode

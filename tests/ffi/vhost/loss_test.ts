@@ -166,6 +166,27 @@ test("connecting waits for the export's other client to end", async () => {
   }
 });
 
+test("after the death of another process that had the export, a connect succeeds at once", async () => {
+  await using daemon = await StorageDaemon.start();
+  const program = new URL("./client_child.ts", import.meta.url).pathname;
+  for (let round = 0; round < 3; round++) {
+    const child = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-check", program, daemon.socket],
+      stdin: "null",
+      stdout: "piped",
+    }).spawn();
+    const output = child.stdout.getReader();
+    assertEquals((await output.read()).done, false);
+    child.kill("SIGKILL");
+    using rig = new VhostRig();
+    await using device = await rig.connect(daemon.socket);
+    using channel = await rig.channel(device);
+    assertEquals(channel.writeNow(0, 4096), 0);
+    await output.cancel();
+    await child.status;
+  }
+});
+
 test("connecting can be aborted, and says what is wrong with the socket", async () => {
   await using daemon = await StorageDaemon.start({ queues: 1 });
   using rig = new VhostRig({ patience: { busyMs: 50 } });
