@@ -64,7 +64,7 @@ export { WorkerDataPlane, type WorkerDataPlaneOptions } from "./lib/dataplane/wo
 
 export { BackendKind, type BackendKindOptions, ownDomain } from "./lib/backend/kind.ts";
 export type { CloseOptions, ExcludingDiskFinder } from "./lib/backend/device.ts";
-export type { ImageQuery } from "./lib/toolstack/sharing.ts";
+export type { Exclusion, ImageQuery, QueriedFile } from "./lib/toolstack/sharing.ts";
 export type { GrantChoice } from "./lib/backend/grant_choice.ts";
 export { DEFAULT_SETTINGS, type DeviceSettings } from "./lib/backend/settings.ts";
 export type { StuckDevice } from "./lib/backend/kind.ts";

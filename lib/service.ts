@@ -14,11 +14,11 @@ import { type HostPlatform, imageLocksOf } from "./host_platform.ts";
 import type { JournalStore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { journalDirectory } from "./journal_directory.ts";
-import { type DaemonServices, imageContext } from "./storage/daemon_disk.ts";
+import { imageContext, openDaemonDisk } from "./storage/daemon_disk.ts";
 import { StorageDaemons } from "./storage/qemu/daemons.ts";
 import { daemonsDirectory } from "./storage/qemu/survey.ts";
 import { IoPool } from "./storage/pool/pool.ts";
-import { openDisk } from "./storage/open.ts";
+import { type OpenContext, openDisk } from "./storage/open.ts";
 import { DisksInUse } from "./toolstack/disks_in_use.ts";
 import { findExcludingDisk } from "./toolstack/sharing.ts";
 import type { DeviceAddress } from "./xenbus/paths.ts";
@@ -100,7 +100,8 @@ function startDaemons(
   { platform, daemonPerDisk, writeLog }: ServiceOptions,
   journals: JournalStore,
   undo: AsyncDisposableStack,
-): { readonly daemons?: DaemonServices } {
+  warn: (message: string) => void,
+): Pick<OpenContext, "openByDaemon"> {
   const { vhost, descriptor } = platform;
   if (vhost === undefined) return {};
   const daemons = undo.use(
@@ -119,7 +120,7 @@ function startDaemons(
     clock: SYSTEM_CLOCK,
     ...(writeLog === false ? {} : { logs: journals }),
   };
-  return { daemons: services };
+  return { openByDaemon: (request) => openDaemonDisk(request, services, warn) };
 }
 
 /**
@@ -151,7 +152,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     }),
   );
   const journals = options.journals ?? platform.journals;
-  const daemons = startDaemons(options, journals, undo);
+  const daemons = startDaemons(options, journals, undo, warn);
   const native = files === undefined ? {} : { native: files };
   // A toolstack waits ten seconds for its device, and threads can take several to start; simulated guests have time.
   files?.prepare();

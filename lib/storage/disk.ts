@@ -165,6 +165,7 @@ export interface Disk extends AsyncDisposable {
 
 /** A local file or device that a disk reads. */
 export interface DiskFile {
+  /** Absolute, or relative to the process. */
   readonly path: string;
   /** The disk writes to it. */
   readonly writable: boolean;

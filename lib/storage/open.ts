@@ -6,7 +6,6 @@
 import { SECTOR_BYTES } from "../units.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { Refusal } from "../hypervisor.ts";
-import { type DaemonServices, openDaemonDisk } from "./daemon_disk.ts";
 import type { Disk, DiskAttachment, DiskProperties, DiskRequest, MemoryRule } from "./disk.ts";
 import { fileDescriptor, inlineFileAttachment } from "./engine/file.ts";
 import { memoryAttachment } from "./engine/memory.ts";
@@ -46,8 +45,8 @@ const CLOSE_LIMIT_MS = 10_000;
 export interface OpenContext extends ServingContext {
   /** The I/O Workers that serve files. Absent: each channel makes the file calls in its own thread, and blocks it. */
   readonly pool?: Pick<IoPool, "open">;
-  /** Serves what needs a storage daemon. Absent: nobody does. */
-  readonly daemons?: DaemonServices;
+  /** Opens what needs a storage daemon. Absent: it is refused. */
+  readonly openByDaemon?: (request: DiskRequest) => Promise<Disk>;
   /** How long closing the disk waits for storage that does not answer. Default 10 s. */
   readonly closeLimitMs?: number;
 }
@@ -69,8 +68,8 @@ export async function openDisk(request: DiskRequest, context: OpenContext = {}):
     });
   }
   if (request.engine === "qemu" || needsDaemon(image)) {
-    if (context.daemons === undefined) throw noDaemon(name);
-    return await openDaemonDisk(image, context.daemons, context.warn);
+    if (context.openByDaemon === undefined) throw noDaemon(name);
+    return await context.openByDaemon(image);
   }
   return format === "raw" ? await openFileDisk(request, context) : openSizedDisk(format, request, context);
 }

@@ -13,6 +13,7 @@ import { keyOfPhysical, type Medium, mediumAt, overlap, PATH_LOOKUPS, type PathL
 
 /** A file or block device of an image: the image itself, or one of its backing files, which are only read. */
 export interface QueriedFile {
+  /** Absolute. */
   readonly path: string;
   /** The guest's writes reach it. */
   readonly writable: boolean;
