@@ -1,0 +1,103 @@
+/**
+ * A guest with one disk of a format that QEMU's storage daemon serves, and the ends of `serve` and its daemon under load:
+ * for the tests of formats and for the task `kills`.
+ */
+
+import { assert, assertEquals } from "@std/assert";
+import type { DomId } from "../../../lib/hypervisor.ts";
+import { type DeviceAddress, frontendPath } from "../../../lib/xenbus/paths.ts";
+import { NativeXen } from "../harness.ts";
+import { attach, BackendProcess, detach } from "./backend.ts";
+import { type GuestDisk, GuestProcess, type RingShape } from "./guest.ts";
+import { DiskFolder, GUEST } from "./scenes.ts";
+
+const SIZE = "64M";
+
+/** Runs qemu-img. */
+export async function qemuImg(...args: string[]): Promise<string> {
+  const { success, stdout, stderr } = await new Deno.Command("qemu-img", { args }).output();
+  const text = new TextDecoder();
+  assert(success, `qemu-img ${args.join(" ")}: ${text.decode(stderr)}`);
+  return text.decode(stdout);
+}
+
+/** A daemon that was killed may leave clusters that nothing refers to, but nothing wrong. */
+async function assertSound(format: string, image: string): Promise<void> {
+  const { code, stdout, stderr } = await new Deno.Command("qemu-img", {
+    args: ["check", "--output=json", "-f", format, image],
+  }).output();
+  const text = new TextDecoder();
+  const said = text.decode(stdout) + text.decode(stderr);
+  assert(code === 0 || code === 3, said);
+  const { corruptions = 0, "check-errors": errors = 0 } = JSON.parse(text.decode(stdout));
+  assertEquals([corruptions, errors], [0, 0], said);
+}
+
+/** A guest with one disk of a format. */
+export class FormatStage implements AsyncDisposable {
+  readonly #owned: AsyncDisposableStack;
+
+  private constructor(
+    readonly xen: NativeXen,
+    readonly folder: string,
+    readonly image: string,
+    readonly format: string,
+    readonly device: DeviceAddress,
+    readonly disk: GuestDisk,
+    owned: AsyncDisposableStack,
+  ) {
+    this.#owned = owned;
+  }
+
+  static async open(format: string, options: readonly string[] = [], shape: RingShape = {}): Promise<FormatStage> {
+    await using undo = new AsyncDisposableStack();
+    const xen = undo.use(await NativeXen.start());
+    await xen.createDomain(GUEST);
+    const guest = undo.use(new GuestProcess(xen, GUEST));
+    const folder = undo.use(new DiskFolder());
+    const image = `${folder.path}/disk.${format}`;
+    await qemuImg("create", "-q", "-f", format, ...options, image, SIZE);
+    const device = await attach(xen, { domain: GUEST as DomId, params: `${format}:${image}`, readOnly: false });
+    const disk = await guest.disk(frontendPath(device), undefined, {}, shape);
+    return new FormatStage(xen, folder.path, image, format, device, disk, undo.move());
+  }
+
+  serve(...args: string[]): BackendProcess {
+    return this.#owned.use(new BackendProcess(this.xen, ["serve", ...args]));
+  }
+
+  /** The storage daemons that run for this test, by process number. */
+  async daemons(): Promise<number[]> {
+    const found: number[] = [];
+    for await (const { name } of Deno.readDir("/proc")) {
+      if (!/^\d+$/.test(name)) continue;
+      const line = await Deno.readTextFile(`/proc/${name}/cmdline`).catch(() => "");
+      if (/^[^\0]*qemu-storage-daemon\0/.test(line) && line.includes(this.xen.directory)) found.push(Number(name));
+    }
+    return found;
+  }
+
+  async killDaemon(): Promise<void> {
+    const [pid] = await this.daemons();
+    assert(pid !== undefined, "no daemon runs");
+    Deno.kill(pid, "SIGKILL");
+  }
+
+  /** Detaches the disk; then every byte in the image is what the guest has written. */
+  async finish(backend: BackendProcess): Promise<void> {
+    await detach(this.xen, this.device);
+    const raw = `${this.folder}/disk.raw`;
+    if (this.format !== "vpc") await assertSound(this.format, this.image);
+    await qemuImg("convert", "-f", this.format, "-O", "raw", this.image, raw);
+    assertEquals((await this.disk.verify(raw)).miscompares, 0);
+    assertEquals(await backend.stop(), 0, backend.messages);
+    assertEquals(await this.daemons(), [], "the daemon has ended");
+    const left = [...Deno.readDirSync(`${this.xen.directory}/journals`)].map(({ name }) => name);
+    assertEquals(left.filter((name) => name !== "daemons"), [], "nothing is kept");
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const pid of await this.daemons()) Deno.kill(pid, "SIGKILL");
+    await this.#owned.disposeAsync();
+  }
+}
