@@ -75,7 +75,7 @@ nativeTest("each bad input is refused in one line with its status, and leaves no
     ["a missing image", attach("web", missing), 1, /Cannot open image .*none\.img: there is no such file; create it/],
     ["a directory", attach("web", bench.xen.directory), 1, /Cannot open image .*: it is a directory; name an image/],
     ["an image below a sector", attach("web", text), 1, /smaller than one sector/],
-    ["another format", attach("web", `qcow2:${bench.image}`), 1, /this process starts no storage daemon; convert it/],
+    ["another format", attach("web", `qcow2:${bench.image}`), 1, /Image is not in qcow2 format; name its real format/],
     ["no virtual device", attach("web", bench.image, "foo"), 2, /foo/],
     ["a library that is missing", attach("web", bench.image), 5, /Cannot load libxengnttab: .*correct XENBLK_LIB/, {
       XENBLK_LIBXENGNTTAB: library,

@@ -144,8 +144,10 @@ testImages("an image that another process is making is refused, with what is in 
 });
 
 Deno.test("without qemu-img the package is named", async () => {
+  const directory = Deno.makeTempDirSync();
+  using _directory = { [Symbol.dispose]: () => Deno.removeSync(directory) };
   const env = { XENBLK_QEMU_IMG: "/nonexistent/qemu-img" };
-  const { status, stdout, stderr } = await xenblk(["image", "create", "/tmp/xenblk-never-made", "1M"], { env });
+  const { status, stdout, stderr } = await xenblk(["image", "create", `${directory}/never-made`, "1M"], { env });
   assertEquals([status, stdout, stderr], [
     1,
     "",
