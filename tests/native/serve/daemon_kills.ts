@@ -96,7 +96,12 @@ async function end(
   args: readonly string[],
 ): Promise<BackendProcess> {
   if (ending === "daemon") {
+    const before = backend.messages.length;
     await stage.killDaemon();
+    for (const end = performance.now() + PATIENCE_MS; !backend.messages.includes("served again", before);) {
+      if (performance.now() > end) throw new Error(`not served again: ${backend.messages.slice(before)}`);
+      await new Promise((resolve) => setTimeout(resolve, 10));
+    }
     return backend;
   }
   if (ending === "both") await Promise.all([backend.stop("SIGKILL"), stage.killDaemon()]);
