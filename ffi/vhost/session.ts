@@ -26,7 +26,8 @@ export interface VhostPatience {
 /** Between two tries to connect. */
 const RETRY_MS = 20;
 
-const WRITE_BACK = 1;
+/** The config field `wce` (virtio_blk.h): whether writes are cached until a flush. */
+const WCE = { writeThrough: 0, writeBack: 1 } as const;
 /** The flags of SET_CONFIG: a writable field (VHOST_SET_CONFIG_TYPE_FRONTEND). */
 const SET_BY_FRONTEND = 0;
 
@@ -35,6 +36,8 @@ export interface SessionOptions {
   readonly socket: string;
   readonly readOnly: boolean;
   readonly queues: number;
+  /** A completed write is durable; an export without CONFIG_WCE does as it was made. */
+  readonly writeThrough?: boolean;
   readonly signal?: AbortSignal;
 }
 
@@ -133,7 +136,7 @@ async function openOnce(options: SessionOptions, patience: VhostPatience): Promi
 /** Negotiates features. Resolves with those that the server offers. */
 async function shakeHands(
   connection: VhostConnection,
-  { queues }: SessionOptions,
+  { queues, writeThrough }: SessionOptions,
   owned: DisposableStack,
 ): Promise<bigint> {
   const ask = async (name: "getFeatures" | "getProtocolFeatures" | "getQueueNum"): Promise<bigint> =>
@@ -151,8 +154,8 @@ async function shakeHands(
   if (most < queues) throw new VhostUserError(`it has ${most} virtqueues, and ${queues} are needed`);
   if ((chosen & PROTOCOL_F.backendReq) !== 0n) await openBackendChannel(connection, owned);
   if ((features & FEATURE.configWce) !== 0n) {
-    const writeBack = joined(words(WCE_AT, 1, SET_BY_FRONTEND), Uint8Array.of(WRITE_BACK));
-    await connection.tell("setConfig", writeBack);
+    const wce = writeThrough === true ? WCE.writeThrough : WCE.writeBack;
+    await connection.tell("setConfig", joined(words(WCE_AT, 1, SET_BY_FRONTEND), Uint8Array.of(wce)));
   }
   return features;
 }

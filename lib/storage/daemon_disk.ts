@@ -78,7 +78,9 @@ export async function openDaemonDisk(
   const opening = { graph, readOnly, ...(cache === undefined ? {} : { cache }), name, owner, tag };
   await using undo = new AsyncDisposableStack();
   const disk = undo.use(await services.daemons.open(opening));
-  const log = readOnly || services.logs === undefined ? undefined : undo.use(new KeptLog(services.logs, owner));
+  // With writethrough an answered write is durable.
+  const isDurable = readOnly || cache === "writethrough";
+  const log = isDurable || services.logs === undefined ? undefined : undo.use(new KeptLog(services.logs, owner));
   const served = new ServedDisk(disk, { name, services, log, warn });
   await served.begin(tag);
   undo.move();

@@ -24,6 +24,8 @@ export interface VhostOptions {
   readonly readOnly: boolean;
   /** Most channels at a time; the export must have as many virtqueues. */
   readonly queues: number;
+  /** A completed write is durable. Default: flushes make writes durable. */
+  readonly writeThrough?: boolean;
   /** Gets messages for the operator. */
   readonly warn?: (message: string) => void;
   /** Ends an attempt to connect. */

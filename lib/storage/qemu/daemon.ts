@@ -211,9 +211,9 @@ export class StorageDaemon implements Disposable {
     await this.#place(name, plan.files);
     const files = await Promise.all(plan.files.map(recordedFile));
     const { identity, exportId, nodeNames: nodes, objectIds: objects } = plan;
-    const { readOnly } = plan;
+    const { durable } = plan;
     const tag = this.#lostOf(device, plan)?.tag ?? plan.tag;
-    const disk = { name, plan: identity, readOnly, exportId, nodes, objects, files, ...(tag && { tag }) };
+    const disk = { name, plan: identity, durable, exportId, nodes, objects, files, ...(tag && { tag }) };
     await this.#write(withDisk(this.#record, device, { ...disk, exported: false }));
     try {
       await this.#open(name, plan);

@@ -108,7 +108,15 @@ export class StorageDaemons implements ImageDaemons {
         const lostBefore = daemon.lostBefore(owner.device, plan);
         const socket = await daemon.add(owner.device, name, plan);
         const warn = (message: string): void => this.#logger.warning(message);
-        const device = await this.#options.vhost.connect({ name, socket, readOnly, queues: this.#queues, warn });
+        const writeThrough = request.cache === "writethrough";
+        const device = await this.#options.vhost.connect({
+          name,
+          socket,
+          readOnly,
+          queues: this.#queues,
+          writeThrough,
+          warn,
+        });
         return new QemuDisk(request, daemon, device, this.#keeper(request, plan), lostBefore);
       } catch (error) {
         await this.#release(owner).catch((also) => this.#logger.warning(errorText(also)));

@@ -17,7 +17,7 @@ export async function lostDisks(record: DaemonRecord): Promise<Readonly<Record<s
   // The guest has ended with its host.
   if (boot !== process.bootId) return {};
   const reason = `the storage daemon of domain ${guest} (process ${process.pid}) ended while it was not watched`;
-  const died = Object.entries(disks).filter(([, { exported, readOnly }]) => exported && !readOnly);
+  const died = Object.entries(disks).filter(([, { exported, durable }]) => exported && !durable);
   const lost = died.map(([device, { plan, tag }]) => [device, { plan, ...(tag && { tag }), reason }] as const);
   // What was lost before has not been written again yet: nothing else has been written since.
   return { ...Object.fromEntries(lost), ...record.lost };

@@ -20,7 +20,8 @@ export type AioMode = "io_uring" | "threads";
 export interface DiskPlan {
   /** Of what is opened and how: two requests with the same text are served by the same nodes. */
   readonly identity: string;
-  readonly readOnly: boolean;
+  /** As in DiskRecord. */
+  readonly durable: boolean;
   /** For object-add. */
   readonly objects: readonly QmpObject[];
   readonly objectIds: readonly string[];
@@ -68,7 +69,7 @@ export function planDisk({ graph, readOnly, cache, owner, tag }: QemuRequest, { 
   };
   return {
     identity: JSON.stringify([objects, nodes, exported]),
-    readOnly,
+    durable: readOnly || cache === "writethrough",
     ...(tag === undefined ? {} : { tag }),
     objects,
     objectIds: objects.map(({ id }) => id),

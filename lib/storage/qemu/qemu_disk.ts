@@ -139,7 +139,8 @@ export class QemuDisk implements DaemonDisk {
   async #watch(daemon: StorageDaemon): Promise<DiskLoss> {
     const reason = await Promise.race([this.#device.lost, daemon.died]);
     const death = await daemon.fate();
-    const writesLost = death !== undefined && !daemon.endedWell && !this.properties.readOnly;
+    const { readOnly, cache } = this.properties;
+    const writesLost = death !== undefined && !daemon.endedWell && !readOnly && cache !== "writethrough";
     if (death !== undefined) return { reason: death, writesLost };
     const renewal = this.#renewal;
     this.#renewal = undefined;

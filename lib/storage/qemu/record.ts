@@ -24,7 +24,8 @@ export interface DiskRecord {
   readonly name: string;
   /** Identifies what was opened, and how: see {@linkcode DiskPlan}. */
   readonly plan: string;
-  readonly readOnly: boolean;
+  /** Whatever was answered is on the disk: it is read-only, or each write is durable. */
+  readonly durable: boolean;
   readonly exportId: string;
   /** In the order in which they were added. */
   readonly nodes: readonly string[];

@@ -169,7 +169,12 @@ export class VhostRig implements Disposable {
 
   connect(
     socket: string,
-    options: { readonly queues?: number; readonly readOnly?: boolean; readonly signal?: AbortSignal } = {},
+    options: {
+      readonly queues?: number;
+      readonly readOnly?: boolean;
+      readonly writeThrough?: boolean;
+      readonly signal?: AbortSignal;
+    } = {},
   ): Promise<VhostDevice> {
     return this.#client.connect({ name: "image disk", socket, readOnly: false, queues: 2, ...options });
   }

@@ -151,6 +151,15 @@ test("a flush reaches the medium, and a plain write does not flush", async () =>
   assertEquals(channel.finish().get(0), -EIO);
 });
 
+test("a disk that writes through flushes with each write", async () => {
+  await using daemon = await StorageDaemon.start({ format: "raw", failingFlushes: true });
+  using rig = new VhostRig();
+  await using device = await rig.connect(daemon.socket, { writeThrough: true });
+  using channel = await rig.channel(device);
+  const results = [1, 2, 3].map(() => channel.writeNow(0, 4096));
+  assert(results.includes(-EIO), `${results}`);
+});
+
 test("a discard of a whole qcow2 makes its file smaller, piece by piece, and a secure one is refused", async () => {
   await using daemon = await StorageDaemon.start({ sizeBytes: 64 * MIB });
   using rig = new VhostRig();

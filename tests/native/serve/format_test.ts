@@ -41,6 +41,22 @@ nativeTest(`the daemon dies ${KILLS} times under load: nothing that was answered
   await stage.finish(backend);
 });
 
+nativeTest("with writethrough a daemon that dies has nothing to lose, and there is no log", async () => {
+  await using stage = await FormatStage.open("qcow2");
+  const backend = stage.serve("--cache", "writethrough");
+  const facts = await stage.disk.connect();
+  assertEquals(facts.flush, false);
+  await stage.disk.startLoad(UNTIL_STOPPED);
+  await assertProgress(stage.disk, 200);
+  await stage.killDaemon();
+  await backend.says(/served again after/);
+  await assertProgress(stage.disk, 200);
+  assertClean(received(await stage.disk.stopLoad()), backend.messages);
+  const kept = [...Deno.readDirSync(`${stage.xen.directory}/journals`)].map(({ name }) => name);
+  assertEquals(kept.filter((name) => name.endsWith("-writes")), []);
+  await stage.finish(backend);
+});
+
 nativeTest(`serve dies ${KILLS} times under load, its daemon lives: the next one goes on with it`, async () => {
   await using stage = await FormatStage.open("qcow2");
   let backend = stage.serve();
