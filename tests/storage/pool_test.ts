@@ -51,7 +51,14 @@ Deno.test("a stalled disk holds up no other disk's I/O, nor its opening", async 
   assertEquals(lateRig.readNow(0, 4096), 0);
   assertEquals(slowRig.channel.inFlight, 32);
   Deno.removeSync(`${slowPath}.stall`);
-  assertEquals([...slowRig.finish().values()], new Array(32).fill(0));
+  // On a busy machine its Workers were taken for stuck by now, and those in their place start in the event loop.
+  const results: number[] = [];
+  await eventually(() => {
+    slowRig.channel.submit();
+    results.push(...slowRig.channel.results.subarray(0, slowRig.channel.reap()));
+    return results.length === 32;
+  }, "all reads are answered");
+  assertEquals(results, new Array(32).fill(0));
 });
 
 Deno.test("an operation of many vectors, and more operations than a queue holds, complete whole", async () => {
