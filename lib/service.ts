@@ -4,7 +4,7 @@
  */
 
 import { unlessAborted } from "./abort.ts";
-import { BackendKind, type StuckDevice } from "./backend/kind.ts";
+import { BackendKind, type BackendKindOptions, type StuckDevice } from "./backend/kind.ts";
 import type { CloseOptions } from "./backend/device.ts";
 import { DEFAULT_SETTINGS, type DeviceSettings } from "./backend/settings.ts";
 import { WorkerDataPlane } from "./dataplane/worker_dataplane.ts";
@@ -101,7 +101,7 @@ function startDaemons(
   journals: JournalStore,
   undo: AsyncDisposableStack,
   warn: (message: string) => void,
-): Pick<OpenContext, "openByDaemon"> {
+): Pick<OpenContext, "openByDaemon"> & Pick<BackendKindOptions, "endLeftovers"> {
   const { vhost, descriptor } = platform;
   if (vhost === undefined) return {};
   const daemons = undo.use(
@@ -120,7 +120,10 @@ function startDaemons(
     clock: SYSTEM_CLOCK,
     ...(writeLog === false ? {} : { logs: journals }),
   };
-  return { openByDaemon: (request) => openDaemonDisk(request, services, warn) };
+  return {
+    openByDaemon: (request) => openDaemonDisk(request, services, warn),
+    endLeftovers: (isGone) => daemons.sweep(isGone),
+  };
 }
 
 /**
@@ -152,7 +155,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     }),
   );
   const journals = options.journals ?? platform.journals;
-  const daemons = startDaemons(options, journals, undo, warn);
+  const { endLeftovers, ...daemons } = startDaemons(options, journals, undo, warn);
   const native = files === undefined ? {} : { native: files };
   // A toolstack waits ten seconds for its device, and threads can take several to start; simulated guests have time.
   files?.prepare();
@@ -166,6 +169,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     openXenstore: () => platform.openXenstore(),
     dataPlane,
     openDisk: (request) => openDisk(request, { pool, warn, ...native, ...daemons }),
+    ...(endLeftovers === undefined ? {} : { endLeftovers }),
     imageLocks: imageLocksOf(platform, warn),
     findExcludingDisk: (store, user, query) => findExcludingDisk(store, user, query, { disks }),
     journals,

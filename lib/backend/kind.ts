@@ -17,7 +17,7 @@ import { isDisconnection } from "../xenstore.ts";
 import { Backoff } from "./backoff.ts";
 import { BackendDevice, type CloseOptions, type ExcludingDiskFinder } from "./device.ts";
 import { TOOLSTACK_NODES } from "./device_nodes.ts";
-import { sweepLeftovers } from "./leftovers.ts";
+import { isDeviceGone, sweepLeftovers } from "./leftovers.ts";
 import type { DeviceSettings } from "./settings.ts";
 import type { DeviceStatus } from "./status.ts";
 import { StoreLink } from "./store_link.ts";
@@ -34,6 +34,11 @@ export interface BackendKindOptions {
   readonly dataPlane: DataPlane;
   /** Opens a device's image, or rejects with what its error node shall say. */
   readonly openDisk: (request: DiskRequest) => Promise<Disk>;
+  /**
+   * Ends what earlier processes left running of devices that are gone, such as storage daemons. `isGone` judges a device
+   * by its label. Resolves with a line about each. Absent: nothing is left running.
+   */
+  readonly endLeftovers?: (isGone: (label: string) => boolean) => Promise<string[]>;
   /** Locks images while a guest uses them; absent: images are not locked. */
   readonly imageLocks?: ImageLocks;
   /** Searches the disks of other guests of this host; absent: whoever holds an image's lock is waited for. */
@@ -191,7 +196,10 @@ export class BackendKind {
   #connected(store: Xenstore, again: boolean): void {
     this.#store = store;
     this.#domain = ownDomain(store);
-    if (!again) this.#sweep(store);
+    if (!again) {
+      this.#sweep(store);
+      void this.#endLeftovers(store);
+    }
     const trusted = !again || this.#keptItsContents(store);
     if (!trusted) this.#options.logger.warning("xenstore came back without our devices: they are served on");
     for (const device of this.#devices.values()) device.attachStore(store, trusted);
@@ -219,6 +227,17 @@ export class BackendKind {
     } catch (error) {
       if (isDisconnection(error)) throw error;
       logger.warning(`cannot remove what earlier processes left of devices that are gone: ${errorText(error)}`);
+    }
+  }
+
+  /** The same of what still runs. It is not waited for. */
+  async #endLeftovers(store: Xenstore): Promise<void> {
+    const { logger, endLeftovers } = this.#options;
+    try {
+      const isGone = (label: string): boolean => isDeviceGone(store, this.#domain, label);
+      for (const line of await endLeftovers?.(isGone) ?? []) logger.info(line);
+    } catch (error) {
+      logger.warning(`cannot end what earlier processes left of devices that are gone: ${errorText(error)}`);
     }
   }
 

@@ -6,7 +6,7 @@
  */
 
 import type { DomId, JournalStore, XenstoreOperations } from "../hypervisor.ts";
-import { backendPath, isBackendKind, parseDomId } from "../xenbus/paths.ts";
+import { backendPath, type DeviceAddress, isBackendKind, parseDomId } from "../xenbus/paths.ts";
 import { parseDecimal } from "../xenbus/decimal.ts";
 import { MAX_VDEV } from "../xenbus/vdev.ts";
 import { keptNames } from "./journals.ts";
@@ -38,12 +38,30 @@ export function sweepLeftovers(store: JournalStore, xenstore: XenstoreOperations
   return swept;
 }
 
+/** Whether xenstore has no device with that label any more; false for a text that is no label. Throws what xenstore throws. */
+export function isDeviceGone(xenstore: XenstoreOperations, backendDomain: DomId, label: string): boolean {
+  const [kind, domain, device, ...rest] = label.split("/");
+  if (kind === undefined || domain === undefined || device === undefined || rest.length > 0) return false;
+  const address = addressOf(backendDomain, kind, domain, device);
+  return address !== undefined && xenstore.read(backendPath(address)) === undefined;
+}
+
+function addressOf(
+  backendDomain: DomId,
+  kind: string,
+  domain: string,
+  device: string,
+): DeviceAddress | undefined {
+  const frontendDomain = parseDomId(domain);
+  const vdev = parseDecimal(device, 0, MAX_VDEV);
+  if (!isBackendKind(kind) || frontendDomain === undefined || vdev === undefined) return undefined;
+  return { backendDomain, kind, frontendDomain, vdev };
+}
+
 /** The device that a file name belongs to; undefined if it is not one of our names. */
 function deviceOf(name: string, backendDomain: DomId): { readonly label: string; readonly path: string } | undefined {
   const [, kind, domain, device] = KEPT_NAME.exec(name) ?? [];
-  if (kind === undefined || domain === undefined || device === undefined || !isBackendKind(kind)) return undefined;
-  const frontendDomain = parseDomId(domain);
-  const vdev = parseDecimal(device, 0, MAX_VDEV);
-  if (frontendDomain === undefined || vdev === undefined) return undefined;
-  return { label: `${kind}/${domain}/${device}`, path: backendPath({ backendDomain, kind, frontendDomain, vdev }) };
+  if (kind === undefined || domain === undefined || device === undefined) return undefined;
+  const address = addressOf(backendDomain, kind, domain, device);
+  return address && { label: `${kind}/${domain}/${device}`, path: backendPath(address) };
 }

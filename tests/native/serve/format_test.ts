@@ -91,6 +91,20 @@ nativeTest(`serve and its daemon die ${KILLS} times together: nothing that was a
   await stage.finish(backend);
 });
 
+nativeTest("the daemon of a disk that is removed while no serve runs is ended by the next serve", async () => {
+  await using stage = await FormatStage.open("qcow2");
+  const backend = stage.serve();
+  await stage.disk.connect();
+  assertClean(received(await stage.disk.load({ ...LOAD, requests: 200 })), backend.messages);
+  await backend.stop("SIGKILL");
+  assertEquals((await stage.daemons()).length, 1);
+  await stage.xen.run("xenstore-rm", [`/local/domain/0/backend/vbd3/${GUEST}`]);
+  const next = stage.serve();
+  await next.says(/domain 7: .*ended process \d+/);
+  assertEquals(await stage.daemons(), []);
+  assertEquals(await next.stop(), 0, next.messages);
+});
+
 nativeTest("without a write log the death of the daemon fails the disk, and says so", async () => {
   await using stage = await FormatStage.open("qcow2");
   const backend = stage.serve("--no-write-log");
