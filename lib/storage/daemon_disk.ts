@@ -8,10 +8,11 @@ import type { Clock } from "../clock.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { JournalStore, OwnedMemory, PlatformDescriptor } from "../hypervisor.ts";
 import { newNonce, nonceText, parseNonce } from "../nonce.ts";
-import type { Disk, DiskAttachment, DiskFile, DiskOwner, DiskProperties, DiskRequest } from "./disk.ts";
+import type { CacheMode, Disk, DiskAttachment, DiskFile, DiskOwner, DiskProperties, DiskRequest } from "./disk.ts";
 import { imageLabel } from "./image/spec.ts";
 import { type ChainContext, type ImageGraph, imageGraph } from "./qemu/chain.ts";
 import { QemuImg } from "./qemu/image_info.ts";
+import type { BlockGraph } from "./qemu/graph.ts";
 import type { DaemonDisk, DiskLoss, ImageDaemons } from "./qemu/types.ts";
 import type { VhostClient } from "./vhost.ts";
 import { loggedAttachment } from "./write_log/channel.ts";
@@ -68,12 +69,13 @@ export async function openDaemonDisk(
   services: DaemonServices,
   warn: (message: string) => void = () => {},
 ): Promise<Disk> {
-  const { owner, readOnly, cache } = request;
+  const { owner, readOnly } = request;
   const name = `image ${imageLabel(request)}`;
   if (owner === undefined) {
     throw new XenblkError(`Cannot open ${name}: a storage daemon belongs to a guest, and none is named`);
   }
   const { graph } = await findImage(request, services);
+  const cache = cacheFor(request, graph, name, warn);
   const tag = nonceText(newNonce());
   const opening = { graph, readOnly, ...(cache === undefined ? {} : { cache }), name, owner, tag };
   await using undo = new AsyncDisposableStack();
@@ -85,6 +87,22 @@ export async function openDaemonDisk(
   await served.begin(tag);
   undo.move();
   return served;
+}
+
+/**
+ * The server of a remote store may restart alone. QEMU then connects to it again, and nobody learns that it has lost what
+ * it had not flushed. So each write is flushed, unless the operator has chosen otherwise.
+ */
+function cacheFor(
+  { cache }: DiskRequest,
+  { remote }: BlockGraph,
+  name: string,
+  warn: (message: string) => void,
+): CacheMode | undefined {
+  if (remote === undefined || cache === "writethrough") return cache;
+  if (cache === undefined) return "writethrough";
+  warn(`${name}: cache ${cache}: if its ${remote} server restarts, writes that it has not flushed are lost unnoticed`);
+  return cache;
 }
 
 /** The write log of one disk. Disposing it keeps it for the next process, unless there is nothing in it. */

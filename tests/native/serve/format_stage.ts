@@ -49,7 +49,13 @@ export class FormatStage implements AsyncDisposable {
     this.#owned = owned;
   }
 
-  static async open(format: string, options: readonly string[] = [], shape: RingShape = {}): Promise<FormatStage> {
+  /** `params` is the value of that node for an image file. */
+  static async open(
+    format: string,
+    options: readonly string[] = [],
+    shape: RingShape = {},
+    params: (image: string) => string = (image) => `${format}:${image}`,
+  ): Promise<FormatStage> {
     await using undo = new AsyncDisposableStack();
     const xen = undo.use(await NativeXen.start());
     await xen.createDomain(GUEST);
@@ -57,7 +63,7 @@ export class FormatStage implements AsyncDisposable {
     const folder = undo.use(new DiskFolder());
     const image = `${folder.path}/disk.${format}`;
     await qemuImg("create", "-q", "-f", format, ...options, image, SIZE);
-    const device = await attach(xen, { domain: GUEST as DomId, params: `${format}:${image}`, readOnly: false });
+    const device = await attach(xen, { domain: GUEST as DomId, params: params(image), readOnly: false });
     const disk = await guest.disk(frontendPath(device), undefined, {}, shape);
     return new FormatStage(xen, folder.path, image, format, device, disk, undo.move());
   }
@@ -83,13 +89,18 @@ export class FormatStage implements AsyncDisposable {
     Deno.kill(pid, "SIGKILL");
   }
 
-  /** Detaches the disk; then every byte in the image is what the guest has written. */
-  async finish(backend: BackendProcess): Promise<void> {
-    await detach(this.xen, this.device);
-    const raw = `${this.folder}/disk.raw`;
+  /** Every byte in the image is what the guest has written. Nobody may have it open. */
+  async verify(): Promise<void> {
+    const raw = `${this.folder}/copy.raw`;
     if (this.format !== "vpc") await assertSound(this.format, this.image);
     await qemuImg("convert", "-f", this.format, "-O", "raw", this.image, raw);
     assertEquals((await this.disk.verify(raw)).miscompares, 0);
+  }
+
+  /** Detaches the disk; then the image is right, and nothing is left. */
+  async finish(backend: BackendProcess): Promise<void> {
+    await detach(this.xen, this.device);
+    await this.verify();
     assertEquals(await backend.stop(), 0, backend.messages);
     assertEquals(await this.daemons(), [], "the daemon has ended");
     const left = [...Deno.readDirSync(`${this.xen.directory}/journals`)].map(({ name }) => name);
