@@ -83,10 +83,10 @@ export class FormatStage implements AsyncDisposable {
     return found;
   }
 
-  async killDaemon(): Promise<void> {
+  async killDaemon(signal: Deno.Signal = "SIGKILL"): Promise<void> {
     const [pid] = await this.daemons();
     assert(pid !== undefined, "no daemon runs");
-    Deno.kill(pid, "SIGKILL");
+    Deno.kill(pid, signal);
   }
 
   /** Every byte in the image is what the guest has written. Nobody may have it open. */

@@ -101,6 +101,39 @@ nativeTest(`serve and its daemon die ${KILLS} times together: nothing that was a
   await stage.finish(backend);
 });
 
+nativeTest("a daemon that hangs is said to, and the disk goes on when it answers again", async () => {
+  await using stage = await FormatStage.open("qcow2");
+  const backend = stage.serve();
+  await stage.disk.connect();
+  await stage.disk.startLoad(UNTIL_STOPPED);
+  await assertProgress(stage.disk, 200);
+  await stage.killDaemon("SIGSTOP");
+  await backend.says(/Cannot complete \d+ requests? of the guest .*no answer within 10 s/);
+  await stage.killDaemon("SIGCONT");
+  await assertProgress(stage.disk, 200);
+  assertClean(received(await stage.disk.stopLoad()), backend.messages);
+  await stage.finish(backend);
+});
+
+nativeTest("serve ends in bounded time while a daemon hangs, and the next one goes on with it", async () => {
+  await using stage = await FormatStage.open("qcow2");
+  let backend = stage.serve();
+  await stage.disk.connect();
+  await stage.disk.startLoad(UNTIL_STOPPED);
+  await assertProgress(stage.disk, 200);
+  await stage.killDaemon("SIGSTOP");
+  const began = performance.now();
+  await backend.stop("SIGTERM");
+  assert(performance.now() - began < 30_000, backend.messages);
+  assertMatch(backend.messages, /ending: SIGTERM/);
+  backend = stage.serve();
+  await stage.killDaemon("SIGCONT");
+  await backend.says(/connected:/);
+  await assertProgress(stage.disk, 200);
+  assertClean(received(await stage.disk.stopLoad()), backend.messages);
+  await stage.finish(backend);
+});
+
 nativeTest("the daemon of a disk that is removed while no serve runs is ended by the next serve", async () => {
   await using stage = await FormatStage.open("qcow2");
   const backend = stage.serve();
