@@ -41,10 +41,9 @@ export type { ExecutorDescriptor, ExecutorModule } from "./lib/storage/pool/exec
 export type { ImageFile } from "./lib/storage/image/file.ts";
 export { ImageBusyError, type ImageLocks, type ImageUse, ProcessImageLocks } from "./lib/storage/image/lock.ts";
 export type {
-  DeviceFacts,
-  DeviceUse,
   DiscardRoute,
   FileMedium,
+  HostUse,
   ImageChannels,
   ImageOptions,
   NativeFiles,

@@ -3,6 +3,7 @@
  * before that leaves nothing behind. The verb `attach` and the library's function of that name both do it here.
  */
 
+import { unlessAborted } from "./abort.ts";
 import { type AttachedDisk, ServedDisk } from "./attached_disk.ts";
 import { DeviceClaim, DeviceClaimedError } from "./backend/claim.ts";
 import { ownDomain } from "./backend/kind.ts";
@@ -10,7 +11,7 @@ import type { DeviceSettings } from "./backend/settings.ts";
 import { SYSTEM_CLOCK } from "./clock.ts";
 import { errorText, XenblkError } from "./errors.ts";
 import { checkDataPath, type HostPlatform, imageLocksOf } from "./host_platform.ts";
-import type { Xenstore } from "./hypervisor.ts";
+import type { DomId, Xenstore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { startService } from "./service.ts";
 import { absolutePath } from "./path_lookup.ts";
@@ -66,32 +67,54 @@ const MOST_CLAIMS = 50;
 
 /** The same as the library's `attach`, on a given host. */
 export async function attachOn(platform: HostPlatform, options: AttachOptions): Promise<AttachedDisk> {
-  const wanted = await readOptions(options);
-  await using opened = new AsyncDisposableStack();
-  const image = opened.use(await openWanted(platform, wanted, options));
-  const params = await paramsOf(wanted.image);
+  const { signal } = options;
+  const { wanted, params, guest, backendDomain } = await unlessAborted(prepare(platform, options), signal)
+    .catch((error) => {
+      throw signal?.aborted ? abortOf(options.image, signal) : error;
+    });
   using store = platform.openXenstore();
-  checkDataPath(platform);
-  const guest = resolveDomain(store, String(options.domain));
-  const user = { backendDomain: ownDomain(store), frontendDomain: guest.domain };
-  await checkUnused(platform, store, user, image, wanted);
-  await opened.disposeAsync();
   await using undo = new AsyncDisposableStack();
   const claim = undo.use(new DeviceClaim(platform.journals));
   const { kind, readOnly, shared, cdrom, vdev } = wanted;
   const device = await attachClaimed(store, claim, {
     domain: guest.domain,
-    backendDomain: user.backendDomain,
+    backendDomain,
     kind,
     params,
     readOnly,
     shared,
     cdrom,
     ...(vdev === undefined ? {} : { vdev }),
-  }, options.signal);
+  }, signal);
   const disk = await serveUntilConnected({ platform, store, claim, device, guest, params, options });
   undo.move();
   return disk;
+}
+
+/** What is found out before anything is written. */
+interface Prepared {
+  readonly wanted: WantedDisk;
+  /** The value of the node `params`. */
+  readonly params: string;
+  readonly guest: DomainInfo;
+  readonly backendDomain: DomId;
+}
+
+/**
+ * Reads the options and looks at the image and the guest. Each look at the image may wait for its storage, so the caller
+ * need not wait for this: it holds what it opens, and once the signal has aborted it only closes that.
+ */
+async function prepare(platform: HostPlatform, options: AttachOptions): Promise<Prepared> {
+  const wanted = await readOptions(options);
+  await using image = await openWanted(platform, wanted, options);
+  const params = await paramsOf(wanted.image);
+  options.signal?.throwIfAborted();
+  using store = platform.openXenstore();
+  checkDataPath(platform);
+  const guest = resolveDomain(store, String(options.domain));
+  const backendDomain = ownDomain(store);
+  await checkUnused(platform, store, { backendDomain, frontendDomain: guest.domain }, image, wanted);
+  return { wanted, params, guest, backendDomain };
 }
 
 /** The options, as far as the image's name and the defaults decide them. */
@@ -154,7 +177,9 @@ async function checkUnused(
   const other = await findExcludingDisk(store, user, { ...use, path: image.path });
   if (other !== undefined) {
     throw new XenblkError(`Cannot ${use.writes ? "write to" : "read"} image ${image.path}: ${other.text}`, {
-      remedy: "detach it there first, or use --shared if a cluster file system is on the image",
+      remedy: use.writes
+        ? "detach it there first, or use --shared if a cluster file system is on the image"
+        : "detach it there first, or attach it read-only there too",
     });
   }
   await checkFree(imageLocksOf(platform, () => {}), image, { ...use, by: "attach" });
@@ -177,7 +202,7 @@ async function attachClaimed(
         signal,
       });
     } catch (error) {
-      if (signal?.aborted) throw abortOf(wanted!, signal);
+      if (signal?.aborted) throw abortOf(formatVdev(wanted!.vdev), signal);
       if (!(error instanceof DeviceClaimedError) || tries === MOST_CLAIMS) throw error;
       await SYSTEM_CLOCK.sleep(CLAIM_INTERVAL_MS, signal);
     }
@@ -222,7 +247,7 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
     undo.move();
     return new ServedDisk({ platform, service, claim, address: device, guest, params, timeoutMs });
   } catch (error) {
-    throw signal?.aborted ? abortOf(device, signal) : error;
+    throw signal?.aborted ? abortOf(formatVdev(device.vdev), signal) : error;
   }
 }
 
@@ -232,8 +257,8 @@ function diedBefore(error: unknown): never {
   throw new XenblkError(message, { cause: error, remedy: "attach the disk again; and report this defect" });
 }
 
-function abortOf({ vdev }: DeviceAddress, { reason }: AbortSignal): XenblkError {
-  return new XenblkError(`Cannot attach ${formatVdev(vdev)}: ${errorText(reason)}`, { cause: reason });
+function abortOf(what: string, { reason }: AbortSignal): XenblkError {
+  return new XenblkError(`Cannot attach ${what}: ${errorText(reason)}`, { cause: reason });
 }
 
 /** Over a connection of its own: the one that wrote the nodes may be lost. */

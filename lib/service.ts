@@ -15,6 +15,7 @@ import type { JournalStore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { IoPool } from "./storage/pool/pool.ts";
 import { openDisk } from "./storage/open.ts";
+import { DisksInUse } from "./toolstack/disks_in_use.ts";
 import { findExcludingDisk } from "./toolstack/sharing.ts";
 import type { DeviceAddress } from "./xenbus/paths.ts";
 
@@ -116,6 +117,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
   // Without I/O Workers devices say so themselves, and try again.
   const poolStarted = files === undefined || uring ? undefined : pool.start().catch((error) => warn(errorText(error)));
   await unlessAborted(Promise.all([dataPlane.start(), poolStarted]), options.signal);
+  const disks = new DisksInUse();
   const devices = new BackendKind({
     kind,
     ...(only === undefined ? {} : { only }),
@@ -123,7 +125,7 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     dataPlane,
     openDisk: (request) => openDisk(request, { pool, warn, ...(files === undefined ? {} : { native: files }) }),
     imageLocks: imageLocksOf(platform, warn),
-    findExcludingDisk,
+    findExcludingDisk: (store, user, query) => findExcludingDisk(store, user, query, { disks }),
     journals: options.journals ?? platform.journals,
     keepJournals: journal ?? true,
     settings,

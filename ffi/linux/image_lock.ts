@@ -38,6 +38,6 @@ export class NativeImageLocks implements ImageLocks {
 
   #unlock(image: LockableImage, opened: number | undefined): Promise<void> {
     const call: LockCall = { module: MODULE, kind: "unlock", image, opened };
-    return this.#threads.run<void>(call, { path: image.path, verb: "unlock" });
+    return this.#threads.run<void>(call, { path: image.path, verb: "unlock", releases: true });
   }
 }

@@ -9,12 +9,13 @@ import { errorText, XenblkError } from "../../lib/errors.ts";
 import { type JournalStore, type OwnedMemory } from "../../lib/hypervisor.ts";
 import { JOURNAL_DIRECTORY, journalDirectory } from "../../lib/journal_directory.ts";
 import { errnoOf } from "../../lib/storage/errno.ts";
+import { factsOf } from "./image_descriptor.ts";
 import { cString, errno, errnoText, libc, MAP_SHARED, PROT_READ, PROT_WRITE } from "./libc.ts";
 import { NativeMemory } from "./memory.ts";
 
 const MAP_FAILED = 0xFFFF_FFFF_FFFF_FFFFn;
-/** O_RDWR, O_CREAT and O_CLOEXEC. */
-const OPEN_OR_CREATE = 0x80042;
+/** O_RDWR, O_CREAT, O_CLOEXEC and O_NOFOLLOW, which differs between architectures. */
+const OPEN_OR_CREATE = 0x80042 | (Deno.build.arch === "aarch64" ? 0x8000 : 0x20000);
 const OWNER_ONLY = 0o600;
 /** LOCK_EX and LOCK_NB of flock(2). */
 const LOCK_AT_ONCE = 6;
@@ -37,7 +38,7 @@ export class JournalFiles implements JournalStore {
     if (fd < 0) throw cannotKeep(path, errno());
     try {
       if (libc().flock(fd, LOCK_AT_ONCE) < 0) throw cannotKeep(path, errno());
-      allocateBlocks(path, fd, lengthBytes);
+      allocateBlocks(path, fd, BigInt(lengthBytes));
       return mapFile(path, fd, lengthBytes);
     } finally {
       libc().close(fd);
@@ -116,18 +117,23 @@ function configuredDirectory(): string {
 
 /**
  * Gives the file its length with all blocks allocated, so that a full /run fails here and not later with SIGBUS. A file
- * of another length was cut off, or belongs to another ring: it starts empty. The contents of others stay.
+ * of another length was cut off, or belongs to another ring: it starts empty. The contents of others stay. All by the
+ * descriptor: the path may name another file by now.
  */
-function allocateBlocks(path: string, fd: number, lengthBytes: number): void {
-  try {
-    const known = Deno.statSync(path).size === lengthBytes;
-    if (!known) Deno.truncateSync(path, 0);
-    if (libc().fallocate(fd, 0, 0n, BigInt(lengthBytes)) === 0) return;
-    const reason = errno();
-    if (reason !== EOPNOTSUPP) throw cannotKeep(path, reason);
-    if (!known) Deno.writeFileSync(path, new Uint8Array(lengthBytes));
-  } catch (error) {
-    throw error instanceof XenblkError ? error : cannotKeep(path, -errnoOf(error), errorText(error));
+function allocateBlocks(path: string, fd: number, lengthBytes: bigint): void {
+  const check = (result: number): void => {
+    if (result < 0) throw cannotKeep(path, errno());
+  };
+  const known = BigInt(factsOf(fd).sizeBytes) === lengthBytes;
+  if (!known) check(libc().ftruncate(fd, 0n));
+  if (libc().fallocate(fd, 0, 0n, lengthBytes) === 0) return;
+  if (errno() !== EOPNOTSUPP) throw cannotKeep(path, errno());
+  if (known) return;
+  const zeroes = new Uint8Array(Number(lengthBytes));
+  for (let written = 0; written < zeroes.length;) {
+    const count = libc().writeBytes(fd, zeroes.subarray(written), lengthBytes - BigInt(written));
+    check(count);
+    written += count;
   }
 }
 

@@ -71,6 +71,7 @@ const SYMBOLS = {
     parameters: ["i32", /* fd */ "i32", /* mode */ "i64", /* offset */ "i64" /* len */],
     result: "i32",
   },
+  ftruncate: { parameters: ["i32", /* fd */ "i64" /* length */], result: "i32" },
   flock: { parameters: ["i32", /* fd */ "i32" /* op */], result: "i32" },
   statx: {
     parameters: [

@@ -7,11 +7,19 @@ import { XenblkError } from "../../lib/errors.ts";
 import type { LockableImage, Refusal } from "../../lib/hypervisor.ts";
 import { type DescriptorLease, ImageDescriptors } from "../../lib/storage/image/descriptors.ts";
 import { cannotOpen } from "../../lib/storage/image/explain.ts";
-import { type FileCallOptions, FileThreads, fileThreads } from "../../lib/storage/image/file_threads.ts";
+import {
+  type FileCallOptions,
+  FileThreads,
+  fileThreads,
+  StorageSilentError,
+} from "../../lib/storage/image/file_threads.ts";
 import type { ImageChannels, ImageOptions, NativeFiles, OpenedImage } from "../../lib/storage/image/medium.ts";
 import type { ImageCall, ImageLook } from "./image_calls.ts";
 import { lazily } from "../linux/library.ts";
 import { ringRefusal } from "./setup.ts";
+
+/** Most uses of one image that wait for its storage to be closed. */
+const MOST_UNCLOSED = 8;
 
 const MODULE = new URL("./image_calls.ts", import.meta.url).href;
 
@@ -37,6 +45,7 @@ export class LinuxFiles implements NativeFiles {
   }
 
   async open(path: string, options: ImageOptions): Promise<OpenedImage> {
+    if (this.#threads.unclosed(path) >= MOST_UNCLOSED) throw tooManyUnclosed(path);
     const call: ImageCall = { module: MODULE, kind: "open", path, options };
     try {
       const look = await this.#threads.run<ImageLook>(call, {
@@ -49,6 +58,14 @@ export class LinuxFiles implements NativeFiles {
       throw error instanceof XenblkError ? error : cannotOpen(path, options.readOnly, error);
     }
   }
+}
+
+/** Else each retry for an image whose lock, say, is not answered would leave one more descriptor open. */
+function tooManyUnclosed(path: string): StorageSilentError {
+  return new StorageSilentError(
+    `Cannot open image ${path}: its storage does not answer (${MOST_UNCLOSED} earlier uses of it could not be closed)`,
+    { remedy: "check the device or file server that it is on" },
+  );
 }
 
 /** An image that is open; every call is made in a file thread. */
@@ -99,7 +116,9 @@ class LinuxImage implements OpenedImage, ImageChannels {
   /** Closes all descriptors once no call uses them any more: then their numbers can be given to other files. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#threads.quiet(this.#image.path);
-    await this.#run<void>({ module: MODULE, kind: "close", image: this.#image }, "close");
+    const { path } = this.#image;
+    const call: ImageCall = { module: MODULE, kind: "close", image: this.#image };
+    await this.#threads.run<void>(call, { path, verb: "close", releases: true });
   }
 
   #run<T>(call: ImageCall, verb: string, late?: (result: T) => void): Promise<T> {

@@ -8,7 +8,7 @@ import { SECTOR_BYTES } from "../../lib/units.ts";
 import type { DiscardProperties } from "../../lib/storage/disk.ts";
 import type { DiscardRoute, FileMedium, ImageOptions, TransferRoute } from "../../lib/storage/image/medium.ts";
 import { closeDescriptor, factsOf, type FileFacts, reopenDescriptor } from "../linux/image_descriptor.ts";
-import { deviceFactsOf } from "../linux/image_devices.ts";
+import { hostUsesOf } from "../linux/image_devices.ts";
 import { errno, libc, pointerTo } from "../linux/libc.ts";
 import { allocate } from "../linux/memory.ts";
 import { probeDiscardCommand } from "./probe.ts";
@@ -69,9 +69,10 @@ export function examine(fd: number, { readOnly, direct, writeThrough }: ImageOpt
   const { blockDevice } = facts;
   const sectors = blockDevice === undefined ? fileSectors(facts) : deviceSectors(fd);
   const type = fileSystemType(fd);
+  const uses = hostUsesOf(fd);
   if (blockDevice === undefined && !NEVER_WAIT.has(type)) {
     const name = FILE_SYSTEM_NAMES.get(type) ?? `of type 0x${type.toString(16)}`;
-    return { routes: { direct: false, reads: "ring", writes: "ring" }, ...sectors, mayWait: mayWait(name) };
+    return { routes: { direct: false, reads: "ring", writes: "ring" }, ...sectors, uses, mayWait: mayWait(name) };
   }
   const notDirect = direct ? directObstacle(fd, readOnly, facts, sectors.logicalSectorBytes) : undefined;
   const discards = readOnly ? undefined : discardOf(fd, facts, sectors.logicalSectorBytes);
@@ -84,7 +85,7 @@ export function examine(fd: number, { readOnly, direct, writeThrough }: ImageOpt
     ...sectors,
     ...(discards === undefined ? {} : { discard: discards.properties }),
     ...(notDirect === undefined ? {} : { notDirect }),
-    ...(blockDevice === undefined ? {} : { device: deviceFactsOf(fd, blockDevice) }),
+    uses,
   };
 }
 

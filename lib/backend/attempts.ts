@@ -33,10 +33,10 @@ export class Attempts {
    * How the last attempt ended, if that still counts. `fingerprint` is the situation with all nodes, and is called only
    * if it matters; `trusted` is what only the toolstack and this process can change, for an attempt that failed.
    */
-  current(fingerprint: () => string, trusted: string): Attempt {
+  async current(fingerprint: () => Promise<string>, trusted: string): Promise<Attempt> {
     const { attempt, situation } = this.#last;
     if (attempt === "fresh") return attempt;
-    const now = attempt === "failed" ? trusted : fingerprint();
+    const now = attempt === "failed" ? trusted : await fingerprint();
     if (now !== situation) this.reset();
     return this.#last.attempt;
   }

@@ -119,29 +119,48 @@ async function serveRings(device: DeviceParts, nodes: DeviceNodes, seen: Observa
     if (isOthers(device)) return "done";
     // A frontend that published another ring under this one has started over: nothing of the old one is replayed.
     const startedOver = resources.ring === "served";
-    await resources.closeRings();
+    if (resources.opening === undefined) await resources.closeRings();
     const image = await currentImage(device, nodes, seen);
     if (image === undefined) return "done";
     await resources.lockImage();
-    if (!nodes.isCurrent(seen)) {
+    const isCurrent = await nodes.isCurrent(seen);
+    const offer = nodes.publishedOffer();
+    const frontend = isCurrent ? negotiate(device, nodes, seen, offer) : undefined;
+    // Rings that took too long to open are still wanted if the frontend asks for the same.
+    if (frontend === undefined || !isSame(resources.opening?.frontend ?? frontend, frontend)) {
       await resources.closeRings();
       return "done";
     }
-    // With the nonce of an earlier process: it may have served requests before it wrote Connected.
-    const identity = resumedConnection(startedOver ? undefined : nodes.connectionNonce());
-    const offer = nodes.publishedOffer();
-    const frontend = negotiate(device, nodes, seen, offer);
-    const { mode: grants, reason: grantsReason } = chooseGrants(device, offer, frontend, image);
-    openLatch(device, nodes);
-    writeIdentity(device, nodes, seen, identity);
-    const journals = resources.journals.open(slotsOf(frontend), identity);
-    const connection = connectionOf(device, image, offer, { frontend, grants, grantsReason, identity });
-    await resources.openRings(image.disk, connection, journals);
+    if (resources.opening === undefined) {
+      // With the nonce of an earlier process: it may have served requests before it wrote Connected.
+      const identity = resumedConnection(startedOver ? undefined : nodes.connectionNonce());
+      beginRings(device, nodes, seen, { image, offer, frontend, identity });
+    }
+    await resources.openRings();
     if (!stillAsksFor(frontend, () => negotiate(device, nodes, seen, offer))) await resources.closeRings();
     return "done";
   } catch (reason) {
     return await refuse(device, nodes, reason, false);
   }
+}
+
+/** What rings are opened from. */
+interface RingChoices {
+  readonly image: OpenImage;
+  readonly offer: Offer;
+  readonly frontend: FrontendParameters;
+  readonly identity: ConnectionIdentity;
+}
+
+function beginRings(device: DeviceParts, nodes: DeviceNodes, seen: Observation, choices: RingChoices): void {
+  const { resources } = device;
+  const { image, offer, frontend, identity } = choices;
+  const { mode: grants, reason: grantsReason } = chooseGrants(device, offer, frontend, image);
+  openLatch(device, nodes);
+  writeIdentity(device, nodes, seen, identity);
+  const journals = resources.journals.open(slotsOf(frontend), identity);
+  const connection = connectionOf(device, image, offer, { frontend, grants, grantsReason, identity });
+  resources.beginRings(image.disk, connection, journals);
 }
 
 /** The open image with what the nodes say of it now; undefined, and it is closed, if they name another one. */
@@ -151,7 +170,7 @@ async function currentImage(
   seen: Observation,
 ): Promise<OpenImage | undefined> {
   const description = nodes.describe(settings.image);
-  if (description === undefined || !nodes.isCurrent(seen)) return undefined;
+  if (description === undefined || !await nodes.isCurrent(seen)) return undefined;
   if (resources.holds(description)) return await resources.openImage(description);
   await resources.release();
   return undefined;

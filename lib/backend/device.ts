@@ -4,7 +4,7 @@
  * looks per second.
  */
 
-import { isAbort } from "../abort.ts";
+import { isAbort, unlessAborted } from "../abort.ts";
 import type { Clock } from "../clock.ts";
 import { sumStats } from "../dataplane/stats.ts";
 import { errorText } from "../errors.ts";
@@ -22,14 +22,15 @@ import {
   type Owner,
 } from "../xenbus/transitions.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
+import type { Turns } from "../turns.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Attempts } from "./attempts.ts";
 import { type DeviceParts, reportLatch } from "./connect.ts";
 import type { ImageQuery } from "../toolstack/sharing.ts";
 import { DeviceActions } from "./device_actions.ts";
 import { DeviceError } from "./device_error.ts";
-import { DeviceNodes, NO_DISC, type Observation } from "./device_nodes.ts";
-import { emptyDrive } from "./empty_drive.ts";
+import { DeviceNodes, type Observation } from "./device_nodes.ts";
+import { withEmptyDrive } from "./empty_drive.ts";
 import { FrontendWatch } from "./frontend_watch.ts";
 import { deviceLabel } from "./journals.ts";
 import { Pacer } from "./pacer.ts";
@@ -45,6 +46,8 @@ export interface DeviceServices extends ResourceServices {
   readonly logger: Logger;
   /** For what happens at most once in an attachment and must not be missed: not limited. Absent: `logger`. */
   readonly alarms?: Logger;
+  /** Shared by the devices of the process: their looks leave the thread to others. */
+  readonly turns: Turns;
   /** Searches the disks of other guests of this host; absent: whoever holds an image's lock is waited for. */
   readonly findExcludingDisk?: ExcludingDiskFinder;
 }
@@ -91,6 +94,7 @@ export class BackendDevice {
   readonly gone: Promise<void>;
 
   readonly #clock: Clock;
+  readonly #turns: Turns;
   readonly #log: Logger;
   readonly #pacer: Pacer;
   readonly #error: DeviceError;
@@ -132,6 +136,7 @@ export class BackendDevice {
     this.path = backendPath(address);
     this.label = deviceLabel(address);
     this.#clock = clock;
+    this.#turns = services.turns;
     const log = this.#log = labelled(logger, this.label);
     this.#pacer = new Pacer(clock, LOOKS_AT_ONCE, LOOK_INTERVAL_MS);
     const poke = (): void => this.poke();
@@ -145,7 +150,8 @@ export class BackendDevice {
     const resources = new DeviceResources(opening, this.label, address.frontendDomain, events, signal);
     this.#resources = resources;
     const findOtherGuest = async (query: ImageQuery): Promise<string | undefined> =>
-      this.#store && (await services.findExcludingDisk?.(this.#store, address, query))?.text;
+      this.#store && services.findExcludingDisk &&
+      (await unlessAborted(services.findExcludingDisk(this.#store, address, query), signal))?.text;
     this.#parts = { resources, settings, error, log, findOtherGuest, announced: undefined };
     this.#actions = new DeviceActions(this.#parts);
     this.#ringInUse = new RingInUse(this.#parts, clock, signal, poke);
@@ -164,7 +170,7 @@ export class BackendDevice {
    */
   attachStore(store: Xenstore, trusted: boolean): void {
     this.#store = store;
-    this.#nodes = new DeviceNodes(store, this.address);
+    this.#nodes = new DeviceNodes(store, this.address, this.#turns);
     this.#proven = trusted;
     this.#attempts.reset();
     this.poke();
@@ -262,7 +268,7 @@ export class BackendDevice {
     try {
       await this.#resources.finish();
     } finally {
-      this.#resources.disown(this.#isDetached());
+      this.#resources.disown(await this.#isDetached());
     }
   }
 
@@ -302,9 +308,9 @@ export class BackendDevice {
   }
 
   /** The attachment is over: no process will serve this directory again. */
-  #isDetached(): boolean {
+  async #isDetached(): Promise<boolean> {
     try {
-      const seen = this.#nodes?.observe();
+      const seen = await this.#nodes?.observe();
       return seen !== undefined && (seen.backendState === "gone" || isRemoved(seen));
     } catch {
       return false; // the next process finds out
@@ -315,7 +321,8 @@ export class BackendDevice {
     while (this.#dirty && this.#nodes !== undefined) {
       await this.#pacer.admit(this.#stop.signal);
       if (this.#stop.signal.aborted || this.#nodes === undefined) break;
-      await this.#look(this.#nodes);
+      const nodes = this.#nodes;
+      await this.#turns.run(() => this.#look(nodes));
     }
     this.#working = undefined;
   }
@@ -328,15 +335,14 @@ export class BackendDevice {
     let fingerprint = "";
     let trusted = "";
     try {
-      const seen = this.#observe(nodes);
+      const seen = await this.#observe(nodes);
       // What the guest cannot write: it must not make a device that fails try again at once.
       trusted = JSON.stringify([seen.backendState, seen.online, seen.params, this.#guestReleased, this.#intent]);
-      const asText = (): string => JSON.stringify(seen) + nodes.fingerprint(seen);
-      const { lock: { owner } } = this.#resources;
-      const attempt = this.#attempts.current(asText, trusted);
+      const asText = async (): Promise<string> => JSON.stringify(seen) + await nodes.fingerprint(seen);
+      const attempt = await this.#attempts.current(asText, trusted);
       const ours = {
         proven: this.#proven,
-        owner,
+        owner: this.#resources.lock.owner,
         ring: this.#ringInUse.see(nodes, seen),
         image: this.#image(seen),
         attempt,
@@ -347,7 +353,7 @@ export class BackendDevice {
       const { backendState, frontendState } = seen;
       this.#log.debug(`frontend ${stateName(frontendState)}, backend ${stateName(backendState)}: ${action.kind}`);
       // Before it is tried: the nodes may have changed by the time it has failed.
-      if (CAN_BE_REFUSED.has(action.kind)) fingerprint = asText();
+      if (CAN_BE_REFUSED.has(action.kind)) fingerprint = await asText();
       outcome = await this.#actions.perform(action, nodes, seen);
       if (action.kind === "request-removal" && outcome === "done") this.#removalAsked = true;
       if (outcome === "idle") this.#reportStanding(nodes, seen, ours);
@@ -365,8 +371,8 @@ export class BackendDevice {
   }
 
   /** The nodes, and what they prove. */
-  #observe(nodes: DeviceNodes): Observation {
-    let seen = nodes.observe();
+  async #observe(nodes: DeviceNodes): Promise<Observation> {
+    let seen = await nodes.observe();
     if (this.#guestReleased) {
       this.#guestReleased = !nodes.guestExists; // a new domain may have got the number
       if (this.#guestReleased) seen = { ...seen, frontendState: "gone" };
@@ -482,12 +488,4 @@ const CAN_BE_REFUSED: ReadonlySet<Action["kind"]> = new Set(["offer", "open", "c
 /** The toolstack's request for removal is carried out. */
 function isRemoved({ backendState, online }: Observation): boolean {
   return backendState === XenbusState.Closed && !online;
-}
-
-/** Opens a drive without a disc, too. */
-function withEmptyDrive(openDisk: ResourceServices["openDisk"]): ResourceServices["openDisk"] {
-  return (request) => {
-    const isEmpty = request.format === NO_DISC.format && request.target === NO_DISC.target;
-    return isEmpty ? Promise.resolve(emptyDrive()) : openDisk(request);
-  };
 }

@@ -89,9 +89,11 @@ export class DeviceActions {
     const { resources, settings, error } = this.#device;
     try {
       if (isOthers(this.#device)) return "done";
-      await resources.closeRings();
-      if (!nodes.isCurrent(seen)) return "done";
+      const standsIn = error.about("disc") !== undefined;
+      await (standsIn ? resources.release() : resources.closeRings());
+      if (!await nodes.isCurrent(seen)) return "done";
       this.#device.announced = undefined;
+      error.clear("disc");
       nodes.offer(seen.backendState, featureNodes(offerBeforeOpening(settings)), error.clear("attempt"));
       return "done";
     } catch (reason) {

@@ -12,13 +12,14 @@ import type { DeviceNodes } from "./device_nodes.ts";
  * - `latch`: a flush failed; over when the disk is attached again.
  * - `storage`: requests of the guest are not answered; over when they are.
  * - `attempt`: opening or connecting failed, or waits; over when it succeeds.
+ * - `disc`: the disc that the toolstack names cannot be opened, and the drive is empty; over when it is changed again.
  * - `change`: the toolstack changed what cannot be changed now; over when the change is taken back or carried out.
  * - `hidden`: the guest keeps its nodes from us.
  */
-export type ErrorTopic = "latch" | "storage" | "attempt" | "change" | "hidden";
+export type ErrorTopic = "latch" | "storage" | "attempt" | "disc" | "change" | "hidden";
 
 /** In the order in which they are shown. */
-const TOPICS: readonly ErrorTopic[] = ["latch", "storage", "attempt", "change", "hidden"];
+const TOPICS: readonly ErrorTopic[] = ["latch", "storage", "attempt", "disc", "change", "hidden"];
 
 /** The errors of one device. */
 export class DeviceError {

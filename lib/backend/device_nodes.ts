@@ -8,12 +8,14 @@
 import { XenblkError } from "../errors.ts";
 import { type Xenstore, XenstoreError, type XenstoreOperations } from "../hypervisor.ts";
 import { printable } from "../log.ts";
+import { parseDecimal } from "../xenbus/decimal.ts";
 import { MOST_RING_PAGE_ORDER, type NodeValue, type Offer, readOffer } from "../xenbus/features.ts";
 import { type FrontendParameters, type NegotiationOptions, readFrontend } from "../xenbus/negotiate.ts";
 import { requestRemoval } from "../toolstack/removal.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../xenbus/paths.ts";
 import { RESIZE_NODE, RESIZE_REQUEST } from "../xenbus/resize.ts";
 import { type ObservedState, parseState, XenbusState } from "../xenbus/states.ts";
+import type { Turns } from "../turns.ts";
 import { removeWithEmptyParents } from "../xenstore.ts";
 import { ATTACHMENT_NODE } from "./device_latch.ts";
 import { NONCE_NODE } from "./journals.ts";
@@ -104,17 +106,22 @@ export interface DeviceDescription {
   readonly discardEnable: boolean;
 }
 
-/** The nodes of one device over one connection to xenstored. */
+/**
+ * The nodes of one device over one connection to xenstored. Methods that return a promise make many calls, and let the
+ * event loop go on between two of them: xenstored may be slow.
+ */
 export class DeviceNodes {
   readonly #store: Xenstore;
   readonly #address: DeviceAddress;
   readonly #path: string;
+  readonly #turns: Turns;
 
   /** Reads nothing yet. */
-  constructor(store: Xenstore, address: DeviceAddress) {
+  constructor(store: Xenstore, address: DeviceAddress, turns: Turns) {
     this.#store = store;
     this.#address = address;
     this.#path = backendPath(address);
+    this.#turns = turns;
   }
 
   /** Whether xenstored knows the guest. */
@@ -146,29 +153,30 @@ export class DeviceNodes {
    * Whether an observation still holds, as far as connecting depends on it: Initialised and Connected are alike, so that
    * a frontend that goes from one to the other, even again and again, does not keep its rings from being served.
    */
-  isCurrent(seen: Observation): boolean {
-    const now = this.observe();
+  async isCurrent(seen: Observation): Promise<boolean> {
+    const now = await this.observe();
     return now.backendState === seen.backendState && now.online === seen.online && now.params === seen.params &&
       now.frontendPath === seen.frontendPath &&
       (now.frontendState === seen.frontendState || (hasRings(now) && hasRings(seen)));
   }
 
   /** What the nodes say now. The state is read before and after the others, which so belong to one state. */
-  observe(): Observation {
-    const read = (name: string): string | undefined => this.#store.read(`${this.#path}/${name}`);
-    let state = read("state");
+  async observe(): Promise<Observation> {
     for (;;) {
-      const frontend = read("frontend") ?? frontendPath(this.#address);
-      const ours = {
+      const [state, frontend, online, resize, params, after] = await this.#turns.map(
+        ["state", "frontend", "online", RESIZE_NODE, "params", "state"],
+        (name) => this.#store.read(`${this.#path}/${name}`),
+      );
+      if (state !== after) continue;
+      const path = frontend ?? frontendPath(this.#address);
+      return {
         backendState: parseState(state),
-        online: read("online") === "1",
-        frontendPath: frontend,
-        resizeAsked: read(RESIZE_NODE) === RESIZE_REQUEST,
-        params: read("params"),
+        online: online === "1",
+        frontendPath: path,
+        resizeAsked: resize === RESIZE_REQUEST,
+        params,
+        ...await this.#turns.run(() => this.#readGuestState(path)),
       };
-      const before = state;
-      state = read("state");
-      if (state === before) return { ...ours, ...this.#readGuestState(frontend) };
     }
   }
 
@@ -206,7 +214,12 @@ export class DeviceNodes {
     };
     const params = image ?? read("params");
     const cdrom = required("device-type") === "cdrom";
-    const empty = cdrom && params !== undefined && /^([a-z]+:)?$/.test(params);
+    const empty = params !== undefined && /^([a-z]+:)?$/.test(params);
+    if (empty && !cdrom) {
+      throw new XenblkError(`Cannot serve ${this.#path}: its node params names no image, and it is no CD-ROM drive`, {
+        remedy: "attach it with an image, or with devtype=cdrom as an empty drive",
+      });
+    }
     return {
       params: empty ? `${NO_DISC.format}:${NO_DISC.target}` : required("params", params),
       readOnly: !required("mode").includes("w"),
@@ -238,15 +251,17 @@ export class DeviceNodes {
   }
 
   /** The values of all nodes that others write, as one text, to see whether any has changed. */
-  fingerprint(seen: Observation): string {
+  async fingerprint(seen: Observation): Promise<string> {
     const { maxQueues } = this.publishedOffer();
-    const ofQueues = maxQueues === 1
-      ? []
-      : Array.from({ length: maxQueues }, (_, queue) => RING_NODES.map((name) => `queue-${queue}/${name}`)).flat();
-    return JSON.stringify([
-      [...TOOLSTACK_NODES].map((name) => this.#store.read(`${this.#path}/${name}`)),
-      [...FRONTEND_NODES, ...ofQueues].map((name) => this.#readUnlessHidden(`${seen.frontendPath}/${name}`)),
-    ]);
+    const asked = this.#readUnlessHidden(`${seen.frontendPath}/multi-queue-num-queues`) ?? "";
+    // With another number than these, no queue's nodes are read.
+    const length = parseDecimal(asked, 1, maxQueues) ?? 0;
+    const ofQueues = Array.from({ length }, (_, queue) => RING_NODES.map((name) => `queue-${queue}/${name}`)).flat();
+    const paths = [
+      ...[...TOOLSTACK_NODES].map((name) => `${this.#path}/${name}`),
+      ...[...FRONTEND_NODES, ...ofQueues].map((name) => `${seen.frontendPath}/${name}`),
+    ];
+    return JSON.stringify(await this.#turns.map(paths, (path) => this.#readUnlessHidden(path)));
   }
 
   #readUnlessHidden(path: string): string | undefined {

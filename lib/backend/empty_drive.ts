@@ -3,9 +3,20 @@
  * and fails. When a disc is put in, the frontend is told the size as after a resize.
  */
 
-import type { Disk } from "../storage/disk.ts";
+import type { Disk, DiskRequest } from "../storage/disk.ts";
 import { nullAttachment } from "../storage/engine/null.ts";
 import { SECTOR_BYTES } from "../units.ts";
+import { NO_DISC } from "./device_nodes.ts";
+
+/** Opens a drive without a disc, too. */
+export function withEmptyDrive(
+  openDisk: (request: DiskRequest) => Promise<Disk>,
+): (request: DiskRequest) => Promise<Disk> {
+  return (request) => {
+    const isEmpty = request.format === NO_DISC.format && request.target === NO_DISC.target;
+    return isEmpty ? Promise.resolve(emptyDrive()) : openDisk(request);
+  };
+}
 
 /** An empty drive. */
 export function emptyDrive(): Disk {

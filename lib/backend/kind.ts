@@ -12,6 +12,7 @@ import { LogLimiter } from "../rate_limit.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
 import type { ImageLocks } from "../storage/image/lock.ts";
 import { backendKindPath, backendPath, type DeviceAddress, parseBackendPath, parseDomId } from "../xenbus/paths.ts";
+import { Turns } from "../turns.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Backoff } from "./backoff.ts";
 import { BackendDevice, type CloseOptions, type ExcludingDiskFinder } from "./device.ts";
@@ -71,6 +72,7 @@ export function ownDomain(store: Xenstore): DomId {
 export class BackendKind {
   readonly #options: BackendKindOptions;
   readonly #clock: Clock;
+  readonly #turns: Turns;
   readonly #limiter: LogLimiter;
   readonly #devices = new Map<string, BackendDevice>();
   readonly #link: StoreLink;
@@ -91,6 +93,7 @@ export class BackendKind {
   constructor(options: BackendKindOptions) {
     this.#options = options;
     this.#clock = options.clock ?? SYSTEM_CLOCK;
+    this.#turns = new Turns(this.#clock);
     this.#limiter = new LogLimiter(options.logger, () => this.#clock.now());
     this.#link = new StoreLink({
       openXenstore: options.openXenstore,
@@ -198,9 +201,11 @@ export class BackendKind {
     ) {
       this.#options.logger.info(`waiting for ${this.#root}: there is no such device yet`);
     }
-    this.#follow(store.watch("@releaseDomain"), () => {
-      for (const device of this.#devices.values()) device.domainReleased();
-    });
+    this.#follow(store.watch("@releaseDomain"), () => void this.#domainReleased());
+  }
+
+  async #domainReleased(): Promise<void> {
+    for (const device of [...this.#devices.values()]) await this.#turns.run(() => device.domainReleased());
   }
 
   /** Removes what is left of devices that were removed while no process served them. A failure does no harm. */
@@ -251,32 +256,34 @@ export class BackendKind {
         return;
       }
     }
-    this.#discover(path);
+    void this.#discover(path);
   }
 
   /** Adopts every device at, above or below the path that we have not yet. What fails is repeated later. */
-  #discover(path: string): void {
+  async #discover(path: string): Promise<void> {
     const store = this.#store;
-    if (store === undefined || this.#closing !== undefined) return;
-    const { only } = this.#options;
-    let complete = true;
-    const attempt = (path: string, act: () => void): void => {
-      complete = this.#attempt(path, act) && complete;
-    };
-    const adopt = (path: string): void => {
+    let complete = store !== undefined;
+    const attempt = async (path: string, act: (store: Xenstore) => void): Promise<void> =>
+      await this.#turns.run(() => {
+        if (store === undefined || this.#store !== store || this.#closing !== undefined) complete = false;
+        else complete = this.#attempt(path, () => act(store)) && complete;
+      });
+    const adopt = async (path: string): Promise<void> => {
       const address = this.#addressOf(path);
-      if (address !== undefined) attempt(path, () => this.#adopt(store, address));
+      if (address !== undefined) await attempt(path, (store) => this.#adopt(store, address));
     };
-    const childrenOf = (path: string, child: string | undefined): string[] =>
-      (child === undefined || child === "" ? store.list(path) ?? [] : [child]).map((name) => `${path}/${name}`);
-    if (only !== undefined) adopt(backendPath(only));
+    const childrenOf = async (path: string, child: string | undefined): Promise<string[]> => {
+      let names = child === undefined || child === "" ? [] : [child];
+      if (names.length === 0) await attempt(path, (store) => names = store.list(path) ?? []);
+      return names.map((name) => `${path}/${name}`);
+    };
+    const { only } = this.#options;
+    if (only !== undefined) await adopt(backendPath(only));
     else {
       const [domain, vdev] = path.slice(this.#root.length + 1).split("/");
-      attempt(path, () => {
-        for (const guest of childrenOf(this.#root, domain)) {
-          attempt(guest, () => childrenOf(guest, vdev).forEach(adopt));
-        }
-      });
+      for (const guest of await childrenOf(this.#root, domain)) {
+        for (const device of await childrenOf(guest, vdev)) await adopt(device);
+      }
     }
     if (!complete || path !== this.#root) return;
     this.#failures.clear();
@@ -301,7 +308,7 @@ export class BackendKind {
     this.#discoversLater = true;
     void this.#clock.sleep(this.#backoff.next(), this.#stop.signal).then(() => {
       this.#discoversLater = false;
-      this.#discover(this.#root);
+      void this.#discover(this.#root);
     });
   }
 
@@ -331,6 +338,7 @@ export class BackendKind {
       alarms: this.#options.logger,
       ...(findExcludingDisk && { findExcludingDisk }),
       clock: this.#clock,
+      turns: this.#turns,
     });
     this.#devices.set(path, device);
     if (this.#options.only !== undefined) {
@@ -347,6 +355,6 @@ export class BackendKind {
     const guest = device.address.frontendDomain;
     const others = [...this.#devices.values()].some((other) => other.address.frontendDomain === guest);
     if (!others) this.#limiter.forget(guest);
-    this.#discover(device.path);
+    void this.#discover(device.path);
   }
 }

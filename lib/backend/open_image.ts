@@ -3,15 +3,19 @@
  * toolstack waits for `hotplug-status`: it is written once the image is open, or once it is clear why it cannot be.
  */
 
-import { XenblkError } from "../errors.ts";
+import { isAbort } from "../abort.ts";
+import { errorText, XenblkError } from "../errors.ts";
+import { XenstoreError } from "../hypervisor.ts";
+import { StorageSilentError } from "../storage/image/file_threads.ts";
 import { ImageBusyError } from "../storage/image/lock.ts";
 import { featureNodes } from "../xenbus/features.ts";
 import { XenbusState } from "../xenbus/states.ts";
 import type { Outcome } from "../xenbus/transitions.ts";
 import { type DeviceParts, isOthers, refuse, waitsForImage } from "./connect.ts";
-import type { DeviceNodes, Observation } from "./device_nodes.ts";
+import type { DeviceDescription, DeviceNodes, Observation } from "./device_nodes.ts";
 import type { OpenImage } from "./resources.ts";
 import { offerOf } from "./settings.ts";
+import { OverdueError } from "./waits.ts";
 
 /**
  * Opens the image that the nodes name, closing another one, and announces it. Called again, it goes on where it was. Ends
@@ -23,7 +27,8 @@ export async function openImage(device: DeviceParts, nodes: DeviceNodes, seen: O
     if (isOthers(device)) return "done";
     const description = nodes.describe(settings.image);
     if (description === undefined) return "done";
-    const image = await resources.openImage(description);
+    const isChange = !isOffered(seen) && device.announced !== undefined && description.cdrom;
+    const image = isChange ? await changeDisc(device, nodes, description) : await resources.openImage(description);
     if (isOffered(seen)) {
       if (await isLocked(device, nodes)) return "busy";
       if (!announce(device, nodes, seen, image)) return "done";
@@ -32,6 +37,25 @@ export async function openImage(device: DeviceParts, nodes: DeviceNodes, seen: O
     return "done";
   } catch (reason) {
     return await refuse(device, nodes, reason, true);
+  }
+}
+
+/** Opens the disc for a guest that uses the drive. If it cannot be, the drive is empty: its requests must be answered. */
+async function changeDisc(
+  { resources, error, log }: DeviceParts,
+  nodes: DeviceNodes,
+  description: DeviceDescription,
+): Promise<OpenImage> {
+  try {
+    const image = await resources.openImage(description);
+    error.retract(nodes, "disc");
+    log.info(`the drive has ${image.disk.description}`);
+    return image;
+  } catch (reason) {
+    const isTemporary = reason instanceof OverdueError || reason instanceof StorageSilentError || isAbort(reason);
+    if (isTemporary || reason instanceof XenstoreError) throw reason;
+    error.report(nodes, "disc", `${errorText(reason)}; the drive is empty until its disc is changed again`);
+    return resources.openEmptyDrive(description);
   }
 }
 
@@ -65,7 +89,9 @@ async function refuseOtherGuest({ findOtherGuest }: DeviceParts, image: OpenImag
   const other = file && await findOtherGuest({ path: file.path, writes: !readOnly, shared });
   if (other === undefined) return;
   throw new XenblkError(`Cannot ${readOnly ? "read" : "write to"} image ${file!.path}: ${other}`, {
-    remedy: "detach it there first, or attach it with mode w! on both sides if its file system may be shared",
+    remedy: readOnly
+      ? "detach it there first, or attach it read-only there too"
+      : "detach it there first, or attach it with mode w! on both sides if its file system may be shared",
   });
 }
 

@@ -9,9 +9,11 @@ import { ABIS, ringSlots } from "../blkif/abi.ts";
 import type { Clock } from "../clock.ts";
 import { createStats, type QueueStats, readStats, sumStats } from "../dataplane/stats.ts";
 import type { DataPlane, GrantMode, JournalSpec, QueueHandle } from "../dataplane/types.ts";
+import { ENOENT } from "../errno.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { DomId, JournalStore } from "../hypervisor.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
+import { errnoOf } from "../storage/errno.ts";
 import { type ImageLocks, lockImage } from "../storage/image/lock.ts";
 import { parseParams } from "../storage/image/spec.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
@@ -19,6 +21,7 @@ import type { Ring } from "../xenbus/transitions.ts";
 import { DeviceLatch } from "./device_latch.ts";
 import { DeviceLock } from "./device_lock.ts";
 import type { DeviceDescription } from "./device_nodes.ts";
+import { emptyDrive } from "./empty_drive.ts";
 import { type ConnectionIdentity, DeviceJournals, keptNames } from "./journals.ts";
 import type { DeviceSettings } from "./settings.ts";
 import { Acquisition, type Operation, OverdueError, Waits } from "./waits.ts";
@@ -71,6 +74,14 @@ export interface Growth {
   readonly now: number;
 }
 
+/** Rings that are being opened. */
+interface RingsOpening {
+  readonly connection: Connection;
+  readonly operation: Operation<PromiseSettledResult<QueueHandle>[]>;
+  /** Rings that the data plane has not begun to open are then refused. */
+  readonly abandon: AbortController;
+}
+
 /** What a device is notified of by its resources. */
 export interface ResourceEvents {
   /** The data plane had to stop a ring that is still open, or a flush failed there. */
@@ -95,12 +106,13 @@ export class DeviceResources {
   readonly #events: ResourceEvents;
   readonly #signal: AbortSignal;
   readonly #stats: SharedArrayBuffer[] = [];
-  readonly #opening: Acquisition<Disk>;
+  readonly #openingDisk: Acquisition<Disk>;
   readonly #locking: Acquisition<AsyncDisposable>;
   #image: OpenImage & { readonly key: string } | undefined;
   /** Held as long as there are rings: a guest that migrates opens its image at both ends, and uses it at one. */
   #imageLock: AsyncDisposable | undefined;
   #rings: readonly QueueHandle[] = [];
+  #opening: RingsOpening | undefined;
   /** Until all rings are closed, `#rings`, `#ring` and the rest stay as they were. */
   #closing: Operation<void> | undefined;
   #growing: { readonly disk: Disk; readonly operation: Operation<Growth> } | undefined;
@@ -124,7 +136,7 @@ export class DeviceResources {
     const release = (text: string, late: AsyncDisposable): void => {
       this.#letGo(text, late).catch(() => {}); // nobody has used it
     };
-    this.#opening = new Acquisition<Disk>(this.waits, release);
+    this.#openingDisk = new Acquisition<Disk>(this.waits, release);
     this.#locking = new Acquisition<AsyncDisposable>(this.waits, release);
     this.lock = new DeviceLock(journals, keptNames(label).lock);
     this.latch = new DeviceLatch(journals, keptNames(label).latch);
@@ -173,12 +185,20 @@ export class DeviceResources {
     }
     await this.release();
     const { engine, cache } = settings;
-    const disk = await this.#opening.get(key, () => `open image ${description.params}`, async () => {
+    const disk = await this.#openingDisk.get(key, () => `open image ${description.params}`, async () => {
       const { format, target } = await parseParams(description.params);
       const request = { format, target, readOnly, shared, engine, directIoSafe };
-      return await openDisk(cache === undefined ? request : { ...request, cache });
+      const opening = openDisk(cache === undefined ? request : { ...request, cache });
+      const isRelative = settings.image === undefined && format === "raw" && !target.startsWith("/");
+      return isRelative ? await opening.catch(relativePath) : await opening;
     });
     this.#image = { disk, description, key };
+    return this.#image;
+  }
+
+  /** A drive without a disc stands in for the image that the description names, as if that were open. */
+  openEmptyDrive(description: DeviceDescription): OpenImage {
+    this.#image = { disk: emptyDrive(), description, key: this.#keyOf(description) };
     return this.#image;
   }
 
@@ -187,9 +207,12 @@ export class DeviceResources {
     return this.#image?.key === this.#keyOf(description);
   }
 
-  /** Locks the open image: before anything is read or written, and before a killed process's requests are replayed. */
+  /**
+   * Locks the open image, unless it is locked: before anything is read or written, and before a killed process's requests
+   * are replayed.
+   */
   async lockImage(): Promise<void> {
-    this.#imageLock = await this.#lock();
+    this.#imageLock ??= await this.#lock();
   }
 
   /** Rejects with {@linkcode ImageBusyError} if {@linkcode lockImage} would now. */
@@ -214,27 +237,30 @@ export class DeviceResources {
     return JSON.stringify([params, readOnly || this.#services.settings.readOnly, shared, directIoSafe]);
   }
 
-  /** Opens all rings of the connection, `untold` so far. Rejects with the reason, and then holds none. */
-  async openRings(disk: Disk, connection: Connection, journals: JournalSpec[] | undefined): Promise<void> {
+  /** What the rings are being opened for, if {@linkcode openRings} stopped waiting for them and nothing closed them. */
+  get opening(): Connection | undefined {
+    return this.#opening?.connection;
+  }
+
+  /**
+   * Begins to open all rings of the connection; {@linkcode openRings} waits for them. Once it has stopped waiting, they
+   * are opened nevertheless: it can be called again, and {@linkcode closeRings} closes them.
+   */
+  beginRings(disk: Disk, connection: Connection, journals: JournalSpec[] | undefined): void {
     const abandon = new AbortController();
     const signal = AbortSignal.any([this.#signal, abandon.signal]);
-    const { queues } = connection.frontend;
     const opening = Promise.allSettled(
-      queues.map((_, queue) => this.#openRing(queue, disk, connection, journals?.[queue], signal)),
+      connection.frontend.queues.map((_, queue) => this.#openRing(queue, disk, connection, journals?.[queue], signal)),
     );
-    const text = (): string => `open the rings on ${nameOf(disk)}`;
-    const operation = this.waits.begin(text, opening);
-    let results: PromiseSettledResult<QueueHandle>[];
-    try {
-      results = await this.waits.until(operation);
-    } catch (error) {
-      // A ring that is being mapped cannot be called back: those that are opened nevertheless are closed.
-      abandon.abort();
-      this.#ringAfter = "none";
-      this.#closing ??= this.waits.begin(text, this.#closeAll(opening.then(openedOf)), operation.sinceMs);
-      this.#closing.overdue ??= operation.overdue; // the same delay, reported once
-      throw error;
-    }
+    const operation = this.waits.begin(() => `open the rings on ${nameOf(disk)}`, opening);
+    this.#opening = { connection, operation, abandon };
+  }
+
+  /** Waits until the rings are open, `untold` so far. Rejects with the reason if one is refused, and then holds none. */
+  async openRings(): Promise<void> {
+    const { connection, operation } = this.#opening!;
+    const results = await this.waits.until(operation);
+    this.#opening = undefined;
     this.#rings = openedOf(results);
     this.#connection = connection;
     this.#ring = "untold";
@@ -242,10 +268,10 @@ export class DeviceResources {
     if (failed < 0) return this.#listen(this.#rings);
     await this.closeRings();
     const { reason } = results[failed] as PromiseRejectedResult;
-    throw queues.length === 1 ? reason : new XenblkError(`Cannot serve queue ${failed}: ${errorText(reason)}`, {
+    const { length } = connection.frontend.queues;
+    throw length === 1 ? reason : new XenblkError(`Cannot serve queue ${failed}: ${errorText(reason)}`, {
       cause: reason,
-      remedy:
-        `if the guest's driver has fewer than ${queues.length} queues, an earlier one left multi-queue-num-queues: ` +
+      remedy: `if the guest's driver has fewer than ${length} queues, an earlier one left multi-queue-num-queues: ` +
         "remove that node and the directories queue-N",
     });
   }
@@ -282,7 +308,7 @@ export class DeviceResources {
 
   /** Closes rings and image, and removes the journals: the frontend has closed the connection. */
   async end(): Promise<void> {
-    this.#opening.drop();
+    this.#openingDisk.drop();
     await this.release();
     this.journals.forget();
   }
@@ -298,7 +324,7 @@ export class DeviceResources {
 
   /** Closes rings and image at the end of the process, however long that takes. */
   async finish(): Promise<void> {
-    this.#opening.drop();
+    this.#openingDisk.drop();
     this.#ringAfter = "none";
     try {
       await this.#beginClosing().outcome;
@@ -375,8 +401,17 @@ export class DeviceResources {
     }
   }
 
+  /** A ring that is being mapped cannot be called back: those that are opened nevertheless are closed. */
   #beginClosing(): Operation<void> {
-    return this.#closing ??= this.waits.begin(() => this.#closingText(), this.#closeAll());
+    if (this.#closing !== undefined) return this.#closing;
+    const opening = this.#opening;
+    this.#opening = undefined;
+    if (opening === undefined) return this.#closing = this.waits.begin(() => this.#closingText(), this.#closeAll());
+    const { abandon, operation: { text, outcome, sinceMs, overdue } } = opening;
+    abandon.abort();
+    this.#closing = this.waits.begin(text, this.#closeAll(outcome.then(openedOf)), sinceMs);
+    this.#closing.overdue = overdue; // the same delay, reported once
+    return this.#closing;
   }
 
   #closingText(): string {
@@ -428,6 +463,12 @@ export class DeviceResources {
 
 function openedOf(results: readonly PromiseSettledResult<QueueHandle>[]): QueueHandle[] {
   return results.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
+}
+
+/** A toolstack does not know in which directory this process runs. */
+function relativePath(error: unknown): never {
+  if (!(error instanceof XenblkError) || errnoOf(error.cause) !== -ENOENT) throw error;
+  throw new XenblkError(error.message, { cause: error.cause, remedy: "attach it with its absolute path" });
 }
 
 /** For messages: the image's path, or what the disk is. */

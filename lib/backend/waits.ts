@@ -123,7 +123,7 @@ export class Waits {
   }
 
   #overdue(operation: Operation<unknown>): OverdueError {
-    return operation.overdue ??= new OverdueError(`Cannot ${this.#describe(operation)}`, {
+    return operation.overdue ??= new OverdueError(`Cannot ${operation.text()}: no answer within ${LIMIT_MS / 1000} s`, {
       remedy: "check the storage behind it; this goes on by itself once it answers",
     });
   }

@@ -69,11 +69,14 @@ function parserTable(table: OptionTable): { boolean: string[]; string: string[];
   };
 }
 
-/** Refuses two mistakes that parseArgs accepts: a flag with a value, and a value option given twice. */
+/**
+ * Refuses mistakes that parseArgs accepts, a flag with a value and a value option given twice, and one that it takes for
+ * another: it reads the value of `--timeout -1` as an option.
+ */
 function refuseMisuse(table: OptionTable, args: readonly string[], complain: Complain): void {
   const seen = new Set<string>();
   const end = args.indexOf("--");
-  for (const argument of end < 0 ? args : args.slice(0, end)) {
+  for (const [index, argument] of (end < 0 ? args : args.slice(0, end)).entries()) {
     const match = /^--([^=]+)(=?)/.exec(argument);
     const option = match === null ? undefined : table[match[1]!];
     if (match === null || option === undefined) continue;
@@ -81,6 +84,10 @@ function refuseMisuse(table: OptionTable, args: readonly string[], complain: Com
     if (option.kind === "flag" && match[2] === "=") complain(`Cannot use ${argument}: ${name} takes no value`);
     if (option.kind === "value" && seen.has(name)) complain(`Cannot use ${name} twice`);
     seen.add(name);
+    const next = args[index + 1] ?? "";
+    if (option.kind === "value" && match[2] === "" && /^-[0-9.]/.test(next)) {
+      complain(`Cannot use ${name}=${next}: it takes ${option.allowed}`);
+    }
   }
 }
 

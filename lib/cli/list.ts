@@ -4,7 +4,7 @@
 
 import { SECTOR_BYTES } from "../units.ts";
 import { formatSize } from "../sizes.ts";
-import { type DeviceListing, listDevices, resolveGuest } from "../toolstack/list.ts";
+import { type DeviceListing, listDevicesUntil, resolveGuest } from "../toolstack/list.ts";
 import { flag } from "./options.ts";
 import { renderTable } from "./table.ts";
 import { defineVerb } from "./verb.ts";
@@ -21,10 +21,11 @@ export const list = defineVerb({
   },
   permissions: "--allow-ffi --allow-env.",
   examples: ["xenblk list", "xenblk list web --json"],
-  async run({ host, output }, options, operands): Promise<number> {
+  async run({ host, signals, output }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
     const domain = operands["domain"];
-    const devices = listDevices(store, domain === undefined ? undefined : resolveGuest(store, domain).domain);
+    const guest = domain === undefined ? undefined : resolveGuest(store, domain).domain;
+    const devices = await listDevicesUntil(signals.signal, store, guest);
     if (options.json) output.json(devices);
     else output.data(renderDevices(devices, !options["no-headings"]));
     return 0;

@@ -14,8 +14,8 @@ import type { ImageFile } from "./image/file.ts";
 import { StorageSilentError } from "./image/file_threads.ts";
 import { formatByContent, openImage } from "./image/inspect.ts";
 import {
-  type DeviceFacts,
   type FileMedium,
+  type HostUse,
   type ImageChannels,
   transferRoute,
   type UringAttachment,
@@ -78,7 +78,7 @@ async function openFileDisk(request: DiskRequest, context: OpenContext): Promise
   undo.defer(closing);
   const format = formatByContent(opened.start);
   if (format !== undefined) context.warn?.(`${name}: it begins like a ${format} image, but is served as it is (raw)`);
-  checkDevice(request, opened.medium?.device);
+  checkHostUse(request, opened.medium?.uses ?? []);
   const serving = decideServing(request, context, opened.medium);
   const properties = filePropertiesOf(serving, propertiesOf(name, opened.sizeBytes, readOnly, context));
   const { identity, below, channels } = opened;
@@ -107,11 +107,11 @@ async function openFileDisk(request: DiskRequest, context: OpenContext): Promise
 }
 
 /**
- * Refuses a block device that the host uses, by the rule of xl's hotplug script (tools/hotplug/Linux/block,
+ * Refuses a file or block device that the host uses, by the rule of xl's hotplug script (tools/hotplug/Linux/block,
  * check_sharing): a writer if it is mounted at all, a reader if it is mounted for writing; none in mode `w!`.
  */
-function checkDevice({ target: path, readOnly, shared }: DiskRequest, device: DeviceFacts | undefined): void {
-  const use = shared === true ? undefined : device?.uses.find(({ writes }) => writes || !readOnly);
+function checkHostUse({ target: path, readOnly, shared }: DiskRequest, uses: readonly HostUse[]): void {
+  const use = shared === true ? undefined : uses.find(({ writes }) => writes || !readOnly);
   if (use === undefined) return;
   throw new XenblkError(`Cannot ${readOnly ? "read" : "write to"} image ${path}: ${use.what}`, {
     remedy: readOnly

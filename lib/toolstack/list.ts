@@ -4,6 +4,7 @@
 
 import type { DomId, XenstoreOperations } from "../hypervisor.ts";
 import { backendPath, type DeviceAddress, frontendPath, parseBackendPath, parseDomId } from "../xenbus/paths.ts";
+import { Turns } from "../turns.ts";
 import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import { describeDomain, type DomainInfo, resolveDomain } from "./domains.ts";
@@ -41,10 +42,27 @@ const OTHERS_KINDS = new Set(["vbd", "qdisk"]);
 
 /** The disks of a guest, or of all guests, ordered by guest, then by virtual device. */
 export function listDevices(store: XenstoreOperations, domain?: DomId): DeviceListing[] {
-  return listAddresses(store)
-    .filter((device) => domain === undefined || device.frontendDomain === domain)
-    .sort((a, b) => a.frontendDomain - b.frontendDomain || a.vdev - b.vdev)
-    .map((device) => describeDevice(store, device));
+  return [...listings(store, domain)].filter((listing) => listing !== undefined).sort(byGuest);
+}
+
+/** The same while the event loop goes on: xenstored may be slow, and the signal ends it. */
+export async function listDevicesUntil(
+  signal: AbortSignal,
+  store: XenstoreOperations,
+  domain?: DomId,
+): Promise<DeviceListing[]> {
+  return (await new Turns().collect(listings(store, domain), signal)).sort(byGuest);
+}
+
+function* listings(store: XenstoreOperations, domain: DomId | undefined): Generator<DeviceListing | undefined> {
+  for (const device of addresses(store)) {
+    const isWanted = device !== undefined && (domain === undefined || device.frontendDomain === domain);
+    yield isWanted ? describeDevice(store, device) : undefined;
+  }
+}
+
+function byGuest(one: DeviceListing, other: DeviceListing): number {
+  return one.frontendDomain - other.frontendDomain || one.vdev - other.vdev;
 }
 
 /**
@@ -52,19 +70,35 @@ export function listDevices(store: XenstoreOperations, domain?: DomId): DeviceLi
  * vbd; so this finds disks of any backend kind.
  */
 export function listAddresses(store: XenstoreOperations): DeviceAddress[] {
+  return [...addresses(store)].filter((device) => device !== undefined);
+}
+
+function* addresses(store: XenstoreOperations): Generator<DeviceAddress | undefined> {
+  const domains = (store.list("/local/domain") ?? []).map(parseDomId).filter((domain) => domain !== undefined);
+  for (const domain of domains) {
+    yield* addressesIn(store, domain);
+    yield undefined;
+  }
+}
+
+/** The same for one backend domain. Undefined stands for a directory without a disk: each step takes a few store calls. */
+export function* addressesIn(store: XenstoreOperations, backendDomain: DomId): Generator<DeviceAddress | undefined> {
   const children = (path: string): string[] => (store.list(path) ?? []).map((name) => `${path}/${name}`);
-  return children("/local/domain")
-    .flatMap((domain) => children(`${domain}/backend`))
-    .flatMap(children)
-    .flatMap(children)
-    .filter((path) => /\/device\/vbd\/[0-9]+$/.test(store.read(`${path}/frontend`) ?? ""))
-    .flatMap((path) => {
-      try {
-        return [parseBackendPath(path, 0 as DomId)];
-      } catch {
-        return []; // the path is not that of a device
-      }
-    });
+  for (const kind of children(`/local/domain/${backendDomain}/backend`)) {
+    for (const guest of children(kind)) {
+      for (const path of children(guest)) yield addressOf(store, path);
+      yield undefined;
+    }
+  }
+}
+
+function addressOf(store: XenstoreOperations, path: string): DeviceAddress | undefined {
+  if (!/\/device\/vbd\/[0-9]+$/.test(store.read(`${path}/frontend`) ?? "")) return undefined;
+  try {
+    return parseBackendPath(path, 0 as DomId);
+  } catch {
+    return undefined; // the path is not that of a device
+  }
 }
 
 /**

@@ -4,12 +4,11 @@
  * backends of every kind. Changes nothing.
  */
 
-import type { DomId, XenstoreOperations } from "../hypervisor.ts";
-import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
-import { parseState, XenbusState } from "../xenbus/states.ts";
+import type { XenstoreOperations } from "../hypervisor.ts";
+import type { DeviceAddress } from "../xenbus/paths.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
+import { type DiskInUse, DisksInUse, type Machine, machineOf } from "./disks_in_use.ts";
 import { describeDomain, domainLabel } from "./domains.ts";
-import { listAddresses } from "./list.ts";
 import { keyOfPhysical, type Medium, mediumAt, overlap, PATH_LOOKUPS, type PathLookups } from "./medium.ts";
 
 /** An image, and how a guest is to use it. */
@@ -34,16 +33,15 @@ export interface ExcludingDisk {
 
 /** Looks in progress at one time. */
 const LOOKS_AT_ONCE = 4;
-/** How long the whole search may take. What was not looked at by then is compared by name. */
+/** How long looking at paths may take. What was not looked at by then is compared by name. */
 const MOST_LOOKS_MS = 5_000;
 
-/** A disk in xenstore that could be the one. */
-interface Candidate {
-  readonly device: DeviceAddress;
-  readonly mode: string;
-  readonly path: string;
-  /** The block device that blkback uses, as `major:minor` in hexadecimal. */
-  readonly physical: string | undefined;
+/** What a search uses. */
+export interface SearchOptions {
+  /** How paths are looked at. */
+  readonly lookups?: PathLookups;
+  /** Shared by the searches of a process. */
+  readonly disks?: DisksInUse;
 }
 
 /**
@@ -55,17 +53,19 @@ export async function findExcludingDisk(
   store: XenstoreOperations,
   user: ImageUser,
   query: ImageQuery,
-  lookups: PathLookups = PATH_LOOKUPS,
+  { lookups = PATH_LOOKUPS, disks = new DisksInUse() }: SearchOptions = {},
 ): Promise<ExcludingDisk | undefined> {
   if (query.writes && query.shared) return undefined;
-  const candidates = candidatesFor(store, user, query);
-  if (candidates.length === 0) return undefined;
+  const all = await disks.read(store, user.backendDomain);
+  const waiting = all.filter((disk) => !isItself(disk.device, user) && excludes(disk, query));
+  if (waiting.length === 0) return undefined;
+  const ours = machineOf(store, user.frontendDomain);
   const wanted = await mediumAt(query.path, lookups);
   const endMs = performance.now() + MOST_LOOKS_MS;
-  let found: Candidate | undefined;
-  const waiting = [...candidates];
+  let found: DiskInUse | undefined;
   const search = async (): Promise<void> => {
     for (let next = waiting.shift(); next !== undefined && found === undefined; next = waiting.shift()) {
+      if (isSameMachine(ours, next.machine)) continue;
       if (await isSame(next, query.path, wanted, performance.now() < endMs ? lookups : undefined)) found = next;
     }
   };
@@ -76,30 +76,9 @@ export async function findExcludingDisk(
   return { device, text: `${formatVdev(device.vdev)} of ${guest} uses it (${device.kind}, mode ${mode})` };
 }
 
-/** The disks in xenstore that exclude the use if they have the same image. */
-function candidatesFor(store: XenstoreOperations, user: ImageUser, { writes }: ImageQuery): Candidate[] {
-  const isSameMachine = sameMachine(store, user.frontendDomain);
-  return listAddresses(store)
-    .filter((device) => device.backendDomain === user.backendDomain && !isItself(device, user))
-    .flatMap((device) => {
-      const read = (name: string): string | undefined => store.read(`${backendPath(device)}/${name}`);
-      const path = pathOf(read("params") ?? "");
-      const mode = read("mode") ?? "";
-      const isExcluding = writes || (mode.includes("w") && !mode.includes("!"));
-      if (path === undefined || !isExcluding || isSameMachine(device.frontendDomain)) return [];
-      const physical = read("physical-device");
-      return isInUse(physical, read) ? [{ device, mode, path, physical }] : [];
-    });
-}
-
-/**
- * Whether a backend has opened the image. Nodes of a disk that was refused, waits, or is not served yet must not keep its
- * legitimate user from it: blkback's script writes physical-device and hotplug-status, this backend hotplug-status, and
- * QEMU goes to Connected.
- */
-function isInUse(physical: string | undefined, read: (name: string) => string | undefined): boolean {
-  return physical !== undefined || read("hotplug-status") === "connected" ||
-    parseState(read("state")) === XenbusState.Connected;
+/** Whether the disk excludes the use if it has the same image. */
+function excludes({ mode }: DiskInUse, { writes }: ImageQuery): boolean {
+  return writes || (mode.includes("w") && !mode.includes("!"));
 }
 
 function isItself(device: DeviceAddress, { kind, frontendDomain, vdev }: ImageUser): boolean {
@@ -107,33 +86,16 @@ function isItself(device: DeviceAddress, { kind, frontendDomain, vdev }: ImageUs
 }
 
 /**
- * Whether another domain is the same virtual machine: it has the same UUID, or one is the device model's domain of the
+ * Whether two domains are the same virtual machine: they have the same UUID, or one is the device model's domain of the
  * other. A domain without a UUID is gone, and only its nodes are left.
  */
-function sameMachine(store: XenstoreOperations, domain: DomId): (other: DomId) => boolean {
-  const machines = (of: DomId): (string | undefined)[] => {
-    const target = store.read(`/local/domain/${of}/target`);
-    const paths = [`/local/domain/${of}/vm`, ...(target === undefined ? [] : [`/local/domain/${target}/vm`])];
-    // While a domain is rebooted or restored, xl appends -1 to its path.
-    return paths.map((path) => store.read(path)?.replace(/^(\/vm\/[0-9a-f-]{36})-[0-9]+$/i, "$1"));
-  };
-  const ours = machines(domain);
-  return (other) => {
-    const theirs = machines(other);
-    return theirs[0] === undefined || theirs.some((vm) => vm !== undefined && ours.includes(vm));
-  };
-}
-
-/** The path in a node `params`: `path`, `format:path`, or the name of a device in /dev; undefined if there is none. */
-function pathOf(params: string): string | undefined {
-  const target = params.startsWith("/") ? params : params.replace(/^[a-z][a-z0-9+_-]*:/i, "");
-  if (target === "") return undefined;
-  return target.startsWith("/") ? target : `/dev/${target}`;
+function isSameMachine(ours: Machine, theirs: Machine): boolean {
+  return theirs[0] === undefined || theirs.some((vm) => vm !== undefined && ours.includes(vm));
 }
 
 /** Without `lookups`, and where a path cannot be looked at, the names alone are compared. */
 async function isSame(
-  { path, physical }: Candidate,
+  { path, physical, medium: look }: DiskInUse,
   wantedPath: string,
   wanted: Medium | undefined,
   lookups: PathLookups | undefined,
@@ -141,6 +103,6 @@ async function isSame(
   if (path === wantedPath) return true;
   if (wanted === undefined || lookups === undefined) return false;
   if (physical !== undefined && overlap(wanted, { key: keyOfPhysical(physical), below: [] })) return true;
-  const medium = await mediumAt(path, lookups);
+  const medium = await look(lookups);
   return medium !== undefined && overlap(wanted, medium);
 }

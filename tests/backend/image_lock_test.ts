@@ -196,9 +196,14 @@ Deno.test("a disk that another guest used is offered when that guest has ended",
   const device = rig.attach({ params: `raw:${names.path}` });
   let held = true;
   const text = "xvda of db (domain 6) uses it (vbd, mode w)";
+  rig.toolstack.write(`${backendPath(device)}/mode`, "r");
   // A backend that takes no locks has it: the nodes alone say so.
   rig.serve({}, { clock: FAST_CLOCK, findExcludingDisk: () => Promise.resolve(held ? { text } : undefined) });
   await until("the toolstack is told", () => rig.backend(device, "hotplug-status") === "error");
+  assertStringIncludes(
+    rig.backend(device, "hotplug-error")!,
+    "detach it there first, or attach it read-only there too",
+  );
   held = false;
   await until("it is offered", () => rig.backend(device, "hotplug-status") === "connected");
   assertEquals([rig.backend(device, "error"), rig.backend(device, "hotplug-error")], [undefined, undefined]);

@@ -36,6 +36,35 @@ Deno.test("devices of several guests are found, whether they exist before the ba
   assertEquals([rig.plane.open.length, rig.openDisks], [0, 0]);
 });
 
+Deno.test("a slow xenstored keeps the thread from signals and timers for no longer than a few of its answers take", async () => {
+  await using rig = new Rig();
+  const domains = Array.from({ length: 8 }, (_, index) => (100 + index) as DomId);
+  for (const domain of domains) rig.simulated.createGuest(domain);
+  const devices = domains.map((domain) => rig.attach({ domain }));
+  const openXenstore = (): Xenstore => {
+    const store = rig.simulated.connect(DOM0);
+    const { read } = store;
+    store.read = (path): string | undefined => {
+      for (const endMs = performance.now() + 1; performance.now() < endMs;);
+      return read.call(store, path);
+    };
+    return store;
+  };
+  let longestMs = 0;
+  let last = performance.now();
+  const turns = setInterval(() => {
+    longestMs = Math.max(longestMs, performance.now() - last);
+    last = performance.now();
+  }, 0);
+  const startMs = performance.now();
+  rig.serve({}, { openXenstore });
+  const offered = (): number => rig.lines.filter((line) => line.includes("offering")).length;
+  await until("all are offered", () => offered() === devices.length);
+  clearInterval(turns);
+  const tookMs = performance.now() - startMs;
+  assert(longestMs < tookMs / 4, `${longestMs} ms of ${tookMs} without a turn of the event loop`);
+});
+
 Deno.test("a device that cannot be read does not keep the others of its kind from being served", async () => {
   await using rig = new Rig();
   const guests = [GUEST, 6 as DomId, 7 as DomId];

@@ -3,7 +3,7 @@
  * a frontend see how it stands, an image that does not open is retried, and a disc can be changed.
  */
 
-import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { removeDevice } from "../../lib/toolstack/attach.ts";
 import { requestRemoval } from "../../lib/toolstack/removal.ts";
 import { backendPath } from "../../lib/xenbus/paths.ts";
@@ -62,7 +62,7 @@ Deno.test("an image that does not answer is reported while it lasts, and its dev
   await until("the image is being opened", image.begun);
   clock.advance(10_000);
   await until("there is an error", () => rig.backend(device, "error") !== undefined);
-  assertStringIncludes(rig.backend(device, "error")!, "open image null:64M: no answer for 10 s");
+  assertStringIncludes(rig.backend(device, "error")!, "open image null:64M: no answer within 10 s");
   assertEquals([rig.backend(device, "hotplug-status"), rig.backend(device, "state")], [undefined, "2"]);
   assertEquals(rig.lines.filter((line) => line.includes("no answer")).length, 1);
   removeDevice(rig.toolstack, device);
@@ -131,13 +131,74 @@ for (const params of ["", "aio:"]) {
   });
 }
 
-Deno.test("a disk that names no image is an error, and not an empty drive", async () => {
+Deno.test("a disc that cannot be opened leaves the guest an empty drive, and people the reason", async () => {
   await using rig = new Rig();
-  const device = rig.attach();
-  rig.toolstack.write(`${backendPath(device)}/params`, "");
+  const device = rig.attach({ cdrom: true, readOnly: true, params: "null:1M" });
+  const kind = rig.serve();
+  await rig.frontend(device).connect();
+  await rig.idle(device);
+  const change = async (params: string, sectors: string): Promise<void> => {
+    rig.toolstack.write(`${backendPath(device)}/params`, params);
+    await until(`it has ${sectors} sectors`, () => rig.backend(device, "sectors") === sectors);
+    await rig.idle(device);
+    assertEquals([rig.plane.open.length, rig.backend(device, "state")], [1, "4"]);
+  };
+  for (const missing of ["raw:/nonexistent/a.iso", "raw:/nonexistent/b.iso"]) {
+    await change(missing, "0");
+    const error = `Cannot open image ${missing.slice(4)}: there is no such file; create it, for instance with ` +
+      `\`truncate -s 1G ${missing.slice(4)}\`; the drive is empty until its disc is changed again`;
+    const { error: status, image } = kind.status()[0]!;
+    assertEquals([rig.backend(device, "error"), status, image], [error, error, "no disc"]);
+    await change("null:2M", "4096");
+    assertEquals([rig.backend(device, "error"), kind.status()[0]!.error], [undefined, undefined]);
+  }
+  await rig.says("the drive has null:2M");
+});
+
+Deno.test("a disc that could not be opened is forgotten once the guest starts over and has another one", async () => {
+  await using rig = new Rig();
+  const device = rig.attach({ cdrom: true, readOnly: true, params: "null:1M" });
+  rig.serve();
+  await rig.frontend(device).connect();
+  rig.toolstack.write(`${backendPath(device)}/params`, "raw:/nonexistent/a.iso");
+  await until("the drive is empty", () => rig.backend(device, "sectors") === "0");
+  assertStringIncludes(rig.backend(device, "error")!, "the drive is empty");
+  rig.guestWrites(device, { state: "1" });
+  await until("the image is refused", () => rig.backend(device, "hotplug-status") === "error");
+  assertEquals(rig.backend(device, "error")!.includes("the drive is empty"), false);
+  rig.toolstack.write(`${backendPath(device)}/params`, "null:2M");
+  await until("it is offered", () => rig.backend(device, "hotplug-status") === "connected");
+  assertEquals(rig.backend(device, "error"), undefined);
+});
+
+for (const params of ["", "aio:"]) {
+  Deno.test(`a disk that names no image (params "${params}") is an error, and not an empty drive`, async () => {
+    await using rig = new Rig();
+    const device = rig.attach();
+    rig.toolstack.write(`${backendPath(device)}/params`, params);
+    rig.serve();
+    await until("there is an error", () => rig.backend(device, "error") !== undefined);
+    assertMatch(
+      rig.backend(device, "error")!,
+      /its node params names no image, and it is no CD-ROM drive; attach it with an image, or with devtype=cdrom/,
+    );
+  });
+}
+
+Deno.test("an image with a relative path that is not there has another remedy, unless the operator named it", async () => {
+  await using rig = new Rig();
+  const device = rig.attach({ params: "raw:disk.img" });
   rig.serve();
   await until("there is an error", () => rig.backend(device, "error") !== undefined);
-  assertStringIncludes(rig.backend(device, "error")!, "its node params is empty");
+  assertEquals(
+    rig.backend(device, "error"),
+    "Cannot open image disk.img: there is no such file; attach it with its absolute path",
+  );
+  await using other = new Rig();
+  const named = other.attach({ params: "/a.img" });
+  other.serve({ image: "disk.img" });
+  await until("there is an error", () => other.backend(named, "error") !== undefined);
+  assertStringIncludes(other.backend(named, "error")!, "Cannot open image disk.img: there is no such file; create it");
 });
 
 Deno.test("a changed image of a disk that is in use is refused aloud, and used once the guest has closed the disk", async () => {
@@ -157,7 +218,8 @@ Deno.test("a changed image of a disk that is in use is refused aloud, and used o
   await until("it is refused", () => rig.backend(device, "error") !== undefined);
   await frontend.disconnect();
   const { disk } = await frontend.reconnect();
-  assertEquals([disk.sectors, rig.backend(device, "error")], [4096, undefined]);
+  assertEquals(disk.sectors, 4096);
+  await until("it is taken back", () => rig.backend(device, "error") === undefined);
 });
 
 Deno.test("an image that the toolstack names while the disk is offered is the one that is connected", async () => {

@@ -45,7 +45,8 @@ async function takeOver(keepJournals: boolean): Promise<void> {
   await until("the second one serves it", () => rig.plane.open.length === 1 && rig.plane.queues.length === 2);
   assertEquals(rig.backend(device, "state"), "4");
   await frontend.disconnect();
-  assertEquals([rig.plane.open.length, second.status()[0]?.backendState], [0, "Closed"]);
+  await until("it has seen that", () => second.status()[0]?.backendState === "Closed");
+  assertEquals(rig.plane.open.length, 0);
 }
 
 Deno.test("of two processes that find a new device one serves it, and the other leaves it open for a guest that clings to it", async () => {

@@ -13,7 +13,7 @@ const STAY = { leave: "connected", timeoutMs: 0 } as const;
 /** Far longer than anything here takes: a test that waits for it hangs. */
 const NEVER_MS = 3_600_000;
 /** Turns of the event loop's queue of promises from finding a device to serving its ring, and some more. */
-const STEPS = 60;
+const STEPS = 120;
 
 /** A frontend's state, and where the next process has to bring the backend, with how many rings. */
 const CASES = [

@@ -79,6 +79,8 @@ Deno.test("a bad value is shown, with what is allowed", () => {
   for (const bad of ["0", "33", "4.5", "1e1", "0x10", "four", "99999999999999999999"]) {
     assertEquals(complaint(`--depth=${bad}`, "a"), `Cannot use --depth=${bad}: it takes a whole number from 1 to 32`);
   }
+  assertEquals(complaint("a", "--depth", "-1"), "Cannot use --depth=-1: it takes a whole number from 1 to 32");
+  assertEquals(complaint("a", "--mix", "-.5"), "Cannot use --mix=-.5: it takes a number from 0 to 1");
   assertEquals(complaint("--engine=fil", "a"), "Cannot use --engine=fil: it takes one of file, null");
   assertEquals(complaint("--mix=1.5", "a"), "Cannot use --mix=1.5: it takes a number from 0 to 1");
   const size = "a size such as 64K, 64M or 1G, from 512 B to 1.0 GiB, a multiple of 512 bytes";

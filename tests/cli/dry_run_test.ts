@@ -45,6 +45,15 @@ Deno.test("dry-run creates an image, verifies it, shows a table and leaves nothi
     assertEquals(entries(path), []);
   }));
 
+Deno.test("dry-run without the permission to write says which one is missing, and not to name another directory", async () => {
+  const { status, stderr } = await xenblk(["dry-run", "--size=1M"], { permissions: ["--allow-read", "--allow-env"] });
+  assertEquals([status, stderr], [
+    1,
+    "xenblk: Cannot create an image in the temporary directory: Deno was started without the permission to write there; " +
+    "run deno with --allow-write, or use --engine memory\n",
+  ]);
+});
+
 for (const abi of ["x86_64", "x86_32", "arm"]) {
   for (const grants of ["copy", "map", "map-each"]) {
     Deno.test(`dry-run verifies ${abi} with grants ${grants}, two guests on one Worker`, async () => {

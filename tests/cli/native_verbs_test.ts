@@ -147,7 +147,10 @@ nativeTest("attach refuses an image that another guest of the host has, unless i
     /Cannot write to image .*disk\.img: xvda of db \(domain 6\) uses it \(qdisk, mode w\); detach/,
   );
   const reader = await bench.run(["attach", "web", bench.image, "--timeout=1", "--read-only"]);
-  assertMatch(reader.stderr, /Cannot read image .*: xvda of db \(domain 6\) uses it/);
+  assertMatch(
+    reader.stderr,
+    /Cannot read image .*: xvda of db .* uses it .*; detach it there .* read-only there too\n$/,
+  );
   // No guest answers, so an attach that is not refused ends with 4.
   assertEquals((await bench.run(["attach", "web", bench.image, "--timeout=1", "--shared"])).status, 4);
   assertEquals((await bench.run(["attach", "web", `access=w!,target=${bench.image}`, "--timeout=1"])).status, 4);
@@ -189,6 +192,36 @@ nativeTest("attach ended by TERM while it waits takes everything back", async ()
   assertMatch(stderr, /Cannot attach xvda: ended by SIGTERM\n$/);
   assertEquals(await bench.store(), before);
 });
+
+nativeTest(
+  "attach and dry-run ended by a signal while their image does not open end at once, each with its status",
+  async () => {
+    await using bench = await Bench.start();
+    await using fuse = await HangingFileSystem.mount();
+    const image = fuse.image("disk.img", 1 << 20);
+    const before = await bench.store();
+    for (
+      const [args, signal, status, message] of [
+        [["attach", "web", image], "SIGINT", 1, `xenblk: Cannot attach ${image}: ended by SIGINT\n`],
+        [["dry-run", image], "SIGTERM", 143, `xenblk: Cannot open ${image}: ended by SIGTERM\n`],
+      ] as const
+    ) {
+      // With interrupts, so that the kernel lets the process end.
+      await fuse.hang("open", "interrupts");
+      const child = startXenblk(args, bench.options());
+      const output = child.output();
+      await fuse.untilHeld("open");
+      const sent = performance.now();
+      child.kill(signal);
+      const { code, stderr } = await output;
+      assert(performance.now() - sent < 2_000, `${args[0]} has not ended in time`);
+      assertEquals([code, new TextDecoder().decode(stderr)], [status, message]);
+      await fuse.resume();
+    }
+    assertEquals(await bench.store(), before);
+  },
+  missingFuse(),
+);
 
 nativeTest("attach to a device that is taken names who has it", async () => {
   await using bench = await Bench.start();

@@ -10,6 +10,7 @@ import { XenblkError } from "../../lib/errors.ts";
 import type { Disk, DiskRequest } from "../../lib/storage/disk.ts";
 import { ProcessImageLocks } from "../../lib/storage/image/lock.ts";
 import { openDisk } from "../../lib/storage/open.ts";
+import { HangingFileSystem, missingFuse } from "../native/hanging_fs.ts";
 import { Folder } from "../storage/rig.ts";
 
 const WRITES = { writes: true, shared: false, by: "vbd3/1/51712" };
@@ -100,6 +101,59 @@ test("a device that the host has mounted is refused for writing, and for reading
   await assertRejects(() => open(loop.device), XenblkError, "it is mounted at");
   await using reader = await open(loop.device, { readOnly: true });
   assertEquals(reader.properties.readOnly, true);
+});
+
+test("a file is in use if a loop device on it, or on a hard link or bind mount of it, is mounted", async () => {
+  using folder = new Folder();
+  const file = folder.file("disk.img", IMAGE_BYTES);
+  const link = `${folder.path}/link.img`;
+  Deno.linkSync(file, link);
+  const [at, bound] = [`${folder.path}/mount`, `${folder.path}/bound`];
+  for (const path of [at, bound]) Deno.mkdirSync(path);
+  using undo = new DisposableStack();
+  run("mount", "--bind", folder.path, bound);
+  undo.defer(() => void run("umount", bound));
+  for (const behind of [file, link, `${bound}/disk.img`]) {
+    using loop = new DisposableStack();
+    const device = run("losetup", "--find", "--show", behind);
+    loop.defer(() => void run("losetup", "--detach", device));
+    run("mkfs.ext4", "-q", "-F", device);
+    {
+      await using free = await open(file);
+      assertEquals(free.properties.sectors, IMAGE_BYTES / 512, "a loop device alone is no use");
+    }
+    run("mount", device, at);
+    loop.defer(() => void run("umount", at));
+    for (const readOnly of [false, true]) {
+      const error = await assertRejects(() => open(file, { readOnly }), XenblkError);
+      assertEquals(
+        error.message,
+        `Cannot ${readOnly ? "read" : "write to"} image ${file}: ${device}, which lies on it, is mounted at ${at}`,
+      );
+    }
+    await using other = await open(folder.file("other.img", IMAGE_BYTES));
+    assertEquals(other.properties.sectors, IMAGE_BYTES / 512);
+    run("mount", "-o", "remount,ro", at);
+    await using reader = await open(file, { readOnly: true });
+    assertEquals(reader.properties.readOnly, true);
+    await using insisted = await open(file, { shared: true });
+    assertEquals(insisted.properties.readOnly, false);
+  }
+});
+
+test("a loop device on a file system that does not answer delays the opening of no other image", async () => {
+  if (missingFuse() !== undefined) return;
+  await using fuse = await HangingFileSystem.mount();
+  using undo = new DisposableStack();
+  const device = run("losetup", "--find", "--show", fuse.image("hung.img", IMAGE_BYTES));
+  undo.defer(() => void run("losetup", "--detach", device));
+  using folder = new Folder();
+  const file = folder.file("disk.img", IMAGE_BYTES);
+  await fuse.hang("lookup", "getattr");
+  await using disk = await open(file);
+  const { lookup, getattr } = await fuse.held();
+  await fuse.resume();
+  assertEquals([disk.properties.sectors, lookup, getattr], [IMAGE_BYTES / 512, 0, 0]);
 });
 
 test("a disk is in use if one of its partitions is mounted", async () => {

@@ -117,6 +117,52 @@ nativeTest(
   missingFuse(),
 );
 
+nativeTest(
+  "retries for an image whose lock hangs leave a bounded number of descriptors, and go on when it answers",
+  async () => {
+    await using rig = await Rig.start();
+    await rig.fuse.hang("lock");
+    for (let retry = 0; retry < 8; retry++) {
+      await using disk = await rig.open(rig.hanging, { closeLimitMs: 10 });
+      await assertRejects(() => rig.locks.tryLock(disk.image!, WRITES), StorageSilentError, "Cannot lock image");
+    }
+    const open = openBelow(rig.fuse.path);
+    await assertRejects(() => rig.open(rig.hanging), StorageSilentError, "8 earlier uses of it could not be closed");
+    assertEquals(openBelow(rig.fuse.path), open);
+    await rig.fuse.resume();
+    await rig.threads.quiet(rig.hanging);
+    await using disk = await rig.open(rig.hanging);
+    const lock = await rig.locks.tryLock(disk.image!, WRITES);
+    assert(typeof lock === "object");
+    await lock[Symbol.asyncDispose]();
+  },
+  missingFuse(),
+);
+
+nativeTest("a lock whose release was not answered in time is released in the end", async () => {
+  await using rig = await Rig.start();
+  await using disk = await rig.open(rig.hanging);
+  const lock = await rig.locks.tryLock(disk.image!, WRITES);
+  assert(typeof lock === "object");
+  await rig.fuse.hang("statfs", "lock", "getattr");
+  const look = { path: rig.hanging, verb: "look at" };
+  const module = new URL("../../ffi/uring/image_calls.ts", import.meta.url).href;
+  const lost = Array.from(
+    { length: 2 },
+    () => rig.threads.run({ module, kind: "isReplaced", image: disk.image }, look),
+  );
+  await Promise.all(lost.map((call) => assertRejects(() => call, StorageSilentError)));
+  await assertRejects(() => lock[Symbol.asyncDispose](), StorageSilentError, "Cannot unlock image");
+  await assertRejects(() => rig.locks.tryLock(disk.image!, WRITES), StorageSilentError, "an earlier call");
+  await rig.fuse.resume();
+  await rig.threads.quiet(rig.hanging);
+  await using other = await rig.open(rig.hanging);
+  const locks = new NativeImageLocks(rig.threads);
+  const taken = await locks.tryLock(other.image!, WRITES);
+  assert(typeof taken === "object", String(taken));
+  await taken[Symbol.asyncDispose]();
+}, missingFuse());
+
 nativeTest("without system calls of our own, an image that hangs is given up as well, and not left open", async () => {
   await using rig = await Rig.start();
   await rig.fuse.hang("open");

@@ -94,6 +94,18 @@ Deno.test("a process that is killed leaves its journals to the next one at once,
   Deno.removeSync(directory, { recursive: true });
 });
 
+Deno.test("a journal is not made through a symbolic link, and what the link names keeps its contents", () => {
+  const directory = Deno.makeTempDirSync();
+  for (const contents of ["short", "x".repeat(4096)]) {
+    Deno.writeTextFileSync(`${directory}/victim`, contents);
+    Deno.symlinkSync("victim", `${directory}/a`);
+    assertThrows(() => new JournalFiles(directory).open("a", 4096), XenblkError, `Cannot keep ${directory}/a: `);
+    assertEquals(Deno.readTextFileSync(`${directory}/victim`), contents);
+    Deno.removeSync(`${directory}/a`);
+  }
+  Deno.removeSync(directory, { recursive: true });
+});
+
 Deno.test("a sparse file gets its blocks and keeps its contents", () => {
   const directory = Deno.makeTempDirSync();
   Deno.writeFileSync(`${directory}/a`, Uint8Array.of(5));

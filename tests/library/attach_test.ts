@@ -7,6 +7,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { attach, type AttachedDisk, XenblkError } from "../../mod.ts";
 import { DeviceClaim } from "../../lib/backend/claim.ts";
 import type { DomId } from "../../lib/hypervisor.ts";
+import type { OpenedImage } from "../../lib/storage/image/medium.ts";
 import { requestRemoval } from "../../lib/toolstack/removal.ts";
 import { backendPath, frontendPath } from "../../lib/xenbus/paths.ts";
 import { parseVdev } from "../../lib/xenbus/vdev.ts";
@@ -164,7 +165,7 @@ Deno.test("what cannot be attached is refused with its reason, and leaves nothin
     [{ kind: "../vbd" }, "usage", 'Cannot use backend kind "../vbd"'],
     [{ engine: "uring", image: "memory:1M" }, "usage", "engine uring does not serve this format"],
     [{ timeoutMs: 50 }, "timeout", "the guest did not connect in time (backend InitWait"],
-    [{ signal: AbortSignal.abort(new Error("enough")) }, "failed", "Cannot attach xvda: enough"],
+    [{ signal: AbortSignal.abort(new Error("enough")) }, "failed", "Cannot attach memory:1M: enough"],
   ];
   for (const [options, kind, message] of cases) {
     const start = (): Promise<unknown> => attach({ ...host.options("memory:1M"), ...options });
@@ -197,4 +198,36 @@ Deno.test("aborting ends the wait for a device that another process still has, t
   setTimeout(() => end.abort("no longer wanted"), 0);
   const error = await assertRejects(() => attaching, XenblkError, "Cannot attach xvda: no longer wanted");
   assertEquals([error.cause, host.holdings()], ["no longer wanted", before]);
+});
+
+Deno.test("aborting ends an attach whose image does not open, or is not locked; what comes late is released", async () => {
+  const file = await Deno.makeTempFile();
+  using _image = { [Symbol.dispose]: () => Deno.removeSync(file) };
+  Deno.truncateSync(file, MIB);
+  for (const hangs of ["open", "lock"] as const) {
+    const [begun, over, released] = Array.from({ length: 3 }, () => Promise.withResolvers<void>());
+    const late = async (what: typeof hangs): Promise<AsyncDisposable> => {
+      if (what === hangs) begun!.resolve();
+      if (what === hangs) await over!.promise;
+      return { [Symbol.asyncDispose]: () => Promise.resolve(what === hangs ? released!.resolve() : undefined) };
+    };
+    using host = new SimulatedHost({ tryLock: () => late("lock") });
+    const looks = { identity: { device: 1, inode: 1 }, sizeBytes: MIB, start: new Uint8Array(8) };
+    const refusal = { reason: "it is a simulation", remedy: "leave it at auto" };
+    const open = async (): Promise<OpenedImage> => ({
+      ...looks,
+      size: () => Promise.resolve(MIB),
+      ...await late("open"),
+    });
+    Object.assign(host.platform, { files: { uringRefusal: () => refusal, uringModule: "", prepare: () => {}, open } });
+    const before = host.holdings();
+    const end = new AbortController();
+    const attaching = attach({ ...host.options(file), signal: end.signal });
+    begun!.promise.then(() => end.abort("no longer wanted"));
+    const error = await assertRejects(() => attaching, XenblkError, `Cannot attach ${file}: no longer wanted`);
+    assertEquals([error.kind, error.cause, host.holdings()], ["failed", "no longer wanted", before], hangs);
+    over!.resolve();
+    await released!.promise;
+    assertEquals(host.holdings(), before, hangs);
+  }
 });

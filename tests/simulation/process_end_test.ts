@@ -16,7 +16,7 @@ import { World } from "./world.ts";
 /** Every decision is the least eventful one. */
 const UNEVENTFUL = { setup: [], steps: [], ending: [] };
 /** More rounds than connecting, or resuming, takes. */
-const MOST_ROUNDS = 40;
+const MOST_ROUNDS = 80;
 
 Deno.test("a process that is killed while it takes over a device holds nothing, after whichever await", async () => {
   let served = 0;

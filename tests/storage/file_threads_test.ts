@@ -3,7 +3,7 @@
  * limit, holds a bounded number of threads, and its late result is not lost; idle threads end.
  */
 
-import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import { type FileThreadLimits, FileThreads, StorageSilentError } from "../../lib/storage/image/file_threads.ts";
 import type { BlockingCall } from "./blocking_calls.ts";
@@ -88,6 +88,33 @@ Deno.test("what a call returns after it was given up is handed over, once, so th
   await waiting;
   assertEquals(rig.late, [1]);
   await rig.threads.quiet("/a");
+});
+
+Deno.test("a call that releases something is made in the end, after those that were lost, however many they are", async () => {
+  await using rig = new Rig({ threads: 2 });
+  const holds = [rig.hold("a"), rig.hold("b")];
+  await rig.lose("/a", holds[0]!);
+  await rig.lose("/b", holds[1]!);
+  const late: number[] = [];
+  const release = (path: string): Promise<number> =>
+    rig.threads.run<number>({ module: MODULE }, {
+      path,
+      verb: "unlock",
+      limitMs: 20,
+      releases: true,
+      late: (result) => late.push(result),
+    });
+  await assertRejects(() => release("/a"), StorageSilentError, "unlock took longer than 0.02 s");
+  await assertRejects(() => release("/c"), StorageSilentError, "Cannot unlock image /c: 2 threads wait");
+  assertThrows(() => rig.threads.mustAnswer("/c", "lock"), StorageSilentError, "an earlier call has not returned");
+  let quiet = false;
+  const waiting = rig.threads.quiet("/a").then(() => quiet = true);
+  await assertRejects(() => rig.run("/a"), StorageSilentError, "an earlier call has not returned");
+  assertEquals([late.length, quiet], [0, false]);
+  for (const hold of holds) Deno.removeSync(hold);
+  await waiting;
+  await rig.threads.quiet("/c");
+  assertEquals(late.length, 2);
 });
 
 Deno.test("retries for the images of a dead file server leave threads to other images", async () => {

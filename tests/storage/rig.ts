@@ -173,6 +173,7 @@ export function pretendMedium({ direct }: ImageOptions, facts: Partial<FileMediu
     routes: { direct: direct && facts.notDirect === undefined, reads: "ring", writes: "call" },
     logicalSectorBytes: 512,
     physicalSectorBytes: 4096,
+    uses: [],
     ...facts,
   };
 }

@@ -3,11 +3,15 @@
  * file or device, for backends of any kind; and that a file system that does not answer delays nothing else.
  */
 
-import { assert, assertEquals } from "@std/assert";
-import type { DomId } from "../../lib/hypervisor.ts";
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { SYSTEM_CLOCK } from "../../lib/clock.ts";
+import { XenblkError } from "../../lib/errors.ts";
+import type { DomId, XenstoreOperations } from "../../lib/hypervisor.ts";
 import { type AttachRequest, removeDevice } from "../../lib/toolstack/attach.ts";
+import { listDevices, listDevicesUntil } from "../../lib/toolstack/list.ts";
+import { DisksInUse } from "../../lib/toolstack/disks_in_use.ts";
 import type { PathLookups } from "../../lib/toolstack/medium.ts";
-import { findExcludingDisk, type ImageQuery } from "../../lib/toolstack/sharing.ts";
+import { type ExcludingDisk, findExcludingDisk, type ImageQuery } from "../../lib/toolstack/sharing.ts";
 import { backendPath, type DeviceAddress } from "../../lib/xenbus/paths.ts";
 import { DOM0, GUEST, Rig } from "../backend/rig.ts";
 import { Folder } from "../storage/rig.ts";
@@ -43,7 +47,7 @@ class Scene implements AsyncDisposable {
   async excluding(query: Partial<ImageQuery> = {}, lookups?: PathLookups): Promise<string | undefined> {
     const whole = { path: this.image, writes: true, shared: false, ...query };
     const user = { backendDomain: DOM0, frontendDomain: GUEST };
-    return (await findExcludingDisk(this.rig.toolstack, user, whole, lookups))?.text;
+    return (await findExcludingDisk(this.rig.toolstack, user, whole, lookups && { lookups }))?.text;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -210,4 +214,94 @@ Deno.test("a path whose file system does not answer is compared by its name, and
   scene.others({ params: scene.image, vdev: "xvdz" });
   assertEquals(await scene.excluding({}, lookups), "xvdz of db (domain 6) uses it (vbd3, mode w)");
   hung.reject(new Error("the server is back, the file is gone"));
+});
+
+/** A disk of each of so many other guests, all with an image of their own. */
+function manyOthers(scene: Scene, count: number): void {
+  for (let index = 0; index < count; index++) {
+    const domain = (100 + index) as DomId;
+    scene.rig.simulated.createGuest(domain);
+    scene.machine(domain, `00000000-0000-4000-8000-${String(index).padStart(12, "0")}`);
+    scene.others({ domain, params: `aio:/images/${index}.img` });
+  }
+}
+
+/** A store of which each read takes time. It counts them. */
+function slowStore(scene: Scene, readMs: number): { readonly store: XenstoreOperations; readonly reads: () => number } {
+  const { toolstack } = scene.rig;
+  let reads = 0;
+  const read = (path: string): string | undefined => {
+    reads++;
+    for (const endMs = performance.now() + readMs; performance.now() < endMs;);
+    return toolstack.read(path);
+  };
+  const list = (path: string): string[] | undefined => toolstack.list(path);
+  return { store: { read, list } as XenstoreOperations, reads: () => reads };
+}
+
+Deno.test("a list of the disks of a slow xenstored is ended by a signal in time", async () => {
+  await using scene = new Scene();
+  manyOthers(scene, 50);
+  const { store, reads } = slowStore(scene, 1);
+  const all = await listDevicesUntil(new AbortController().signal, store);
+  assertEquals(all, listDevices(scene.rig.toolstack));
+  const complete = reads();
+  const signal = AbortSignal.timeout(1);
+  await assertRejects(() => listDevicesUntil(signal, store), DOMException, "aborted due to timeout");
+  assert(reads() - complete < complete / 2, `${reads() - complete} reads of ${complete} before the end`);
+});
+
+const NOWHERE: PathLookups = { stat: (path) => Promise.reject(new Deno.errors.NotFound(path)), timeoutMs: 1_000 };
+
+Deno.test("a search among many disks of a slow xenstored leaves the thread to others every few milliseconds", async () => {
+  await using scene = new Scene();
+  manyOthers(scene, 50);
+  const { store, reads } = slowStore(scene, 2);
+  let longestMs = 0;
+  let last = performance.now();
+  const turns = setInterval(() => {
+    longestMs = Math.max(longestMs, performance.now() - last);
+    last = performance.now();
+  }, 0);
+  const user = { backendDomain: DOM0, frontendDomain: GUEST };
+  const query = { path: scene.image, writes: true, shared: false };
+  const startMs = performance.now();
+  assertEquals(await findExcludingDisk(store, user, query, { lookups: NOWHERE }), undefined);
+  clearInterval(turns);
+  const tookMs = performance.now() - startMs;
+  assert(reads() > 200, `${reads()} reads`);
+  assert(longestMs < tookMs / 4, `${longestMs} ms of ${tookMs} without a turn of the event loop`);
+});
+
+Deno.test("searches at the same time share their reads of the store, and each sees what was opened before it", async () => {
+  await using scene = new Scene();
+  manyOthers(scene, 20);
+  const { store, reads } = slowStore(scene, 1);
+  const disks = new DisksInUse();
+  const find = (path = scene.image): Promise<ExcludingDisk | undefined> => {
+    const query = { path, writes: true, shared: false };
+    return findExcludingDisk(store, { backendDomain: DOM0, frontendDomain: GUEST }, query, { lookups: NOWHERE, disks });
+  };
+  await find();
+  const alone = reads();
+  await Promise.all(Array.from({ length: 30 }, () => find()));
+  assert(reads() < 4 * alone, `${reads()} reads for 31 searches, ${alone} for one`);
+  const early = find();
+  scene.others({ domain: 119 as DomId, params: scene.image, vdev: "xvdz" });
+  const late = find();
+  await early;
+  assertEquals((await late)?.text, "xvdz of guest-119 (domain 119) uses it (vbd3, mode w)");
+});
+
+Deno.test("a search that takes too long is refused with the reason", async () => {
+  await using scene = new Scene();
+  manyOthers(scene, 20);
+  const disks = new DisksInUse({ ...SYSTEM_CLOCK, now: () => SYSTEM_CLOCK.now() * 1_000 });
+  const { store } = slowStore(scene, 1);
+  const error = await assertRejects(() => disks.read(store, DOM0), XenblkError);
+  assertEquals(
+    error.line,
+    "Cannot find out whether another guest uses the image: reading its disks took over 10 s; " +
+      "check why xenstored is slow, then try again; a backend tries again by itself",
+  );
 });

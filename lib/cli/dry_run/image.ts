@@ -104,10 +104,7 @@ class TemporaryFiles implements Disposable {
       return path;
     } catch (error) {
       this[Symbol.dispose]();
-      throw new XenblkError(`Cannot create an image in the temporary directory: ${errorText(error)}`, {
-        cause: error,
-        remedy: "name another directory in TMPDIR, or use --engine memory",
-      });
+      throw cannotCreate(error);
     }
   }
 
@@ -115,6 +112,16 @@ class TemporaryFiles implements Disposable {
     removeEventListener("unload", this.#unload);
     for (const path of this.#paths.splice(0)) Deno.removeSync(path);
   }
+}
+
+function cannotCreate(error: unknown): XenblkError {
+  const denied = error instanceof Deno.errors.NotCapable;
+  const why = denied ? "Deno was started without the permission to write there" : errorText(error);
+  const remedy = denied ? "run deno with --allow-write" : "name another directory in TMPDIR";
+  return new XenblkError(`Cannot create an image in the temporary directory: ${why}`, {
+    cause: error,
+    remedy: `${remedy}, or use --engine memory`,
+  });
 }
 
 /** The null disk stores nothing. */

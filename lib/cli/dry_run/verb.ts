@@ -3,9 +3,10 @@
  * machine, and the guests verify every byte.
  */
 
+import { unlessAborted } from "../../abort.ts";
 import { grantModeOf } from "../../backend/grant_choice.ts";
 import type { AbiName } from "../../blkif/abi.ts";
-import { XenblkError } from "../../errors.ts";
+import { errorText, XenblkError } from "../../errors.ts";
 import type { LoadSpec } from "../../guest/load_types.ts";
 import { MOST_RING_PAGE_ORDER } from "../../xenbus/features.ts";
 import { usageError } from "../args.ts";
@@ -98,9 +99,14 @@ export const dryRun = defineVerb({
     const image = operands["image"];
     checkOptions(options, image);
     const rings = frontendOf(options);
+    const { signal } = context.signals;
     await using images = image === undefined
       ? newImages(options.engine ?? "file", options.size ?? DEFAULT_SIZE_BYTES, options.guests)
-      : await prepareImage(context, image, options.write);
+      : await unlessAborted(prepareImage(context, image, options.write), signal).catch((error) => {
+        if (!signal.aborted) throw error;
+        return undefined;
+      });
+    if (images === undefined) return cancelled(context, image!);
     checkBlockSizes(options, images);
     const { phases, fault, imageSectorsVerified } = await serveAndLoad(context, options, rings, images);
     const { received } = context.signals;
@@ -122,6 +128,12 @@ export const dryRun = defineVerb({
     return received === undefined ? 0 : CANCELLED[received] ?? 1;
   },
 });
+
+/** The storage of IMAGE has not answered; what it still opens is closed with the process. */
+function cancelled({ signals: { received, signal }, output }: Context, image: string): number {
+  output.message(`xenblk: Cannot open ${image}: ${errorText(signal.reason)}`);
+  return CANCELLED[received!] ?? 1;
+}
 
 /** Refuses options that contradict each other or IMAGE. */
 function checkOptions(options: Options, image: string | undefined): void {

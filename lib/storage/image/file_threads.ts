@@ -22,6 +22,8 @@ export interface FileCallOptions<T> {
   readonly limitMs?: number;
   /** Gets the result of a call that returned after its limit, when its caller has been told that it failed. */
   readonly late?: (result: T) => void;
+  /** The call gives back what earlier ones took: it is never refused, and made in the end however late that is. */
+  readonly releases?: boolean;
 }
 
 /** The storage of an image did not answer within a call's limit. The caller can try again later. */
@@ -72,7 +74,7 @@ export class FileThreads {
   readonly #limits: FileThreadLimits;
   readonly #threads = new Set<Thread>();
   readonly #waiting: Job[] = [];
-  readonly #quiet = new Map<string, PromiseWithResolvers<void>>();
+  readonly #quiet = new Map<string, PromiseWithResolvers<void> & { waiting: number }>();
 
   constructor(limits: Partial<FileThreadLimits> = {}) {
     this.#limits = { ...DEFAULT_LIMITS, ...limits };
@@ -88,11 +90,17 @@ export class FileThreads {
    * call threw: {@linkcode XenblkError}, or an Error with the `code` of a failed system call.
    */
   run<T>(call: FileCall, options: FileCallOptions<T>): Promise<T> {
-    const { path, verb, limitMs = this.#limits.limitMs } = options;
+    const { path, limitMs = this.#limits.limitMs } = options;
     const answer = Promise.withResolvers<unknown>();
-    const late = options.late as ((result: unknown) => void) | undefined;
-    const job: Job = { call, options: { path, verb, ...(late && { late }) }, answer, timer: undefined, expired: false };
-    if (this.#callsOn(path).filter(({ expired }) => expired).length >= this.#share) {
+    const job: Job = {
+      call,
+      options: options as FileCallOptions<unknown>,
+      answer,
+      timer: undefined,
+      expired: false,
+    };
+    const lost = this.#callsOn(path).filter(({ expired }) => expired).length;
+    if (!options.releases && lost >= this.#share) {
       answer.reject(silent(job.options, UNANSWERED));
     } else {
       job.timer = setTimeout(() => this.#expire(job, limitMs), limitMs);
@@ -109,15 +117,25 @@ export class FileThreads {
     this.#start("files").worker.postMessage(order);
   }
 
-  /** Throws {@linkcode StorageSilentError} if a call on the image has exceeded its limit and not returned since. */
+  /**
+   * Throws {@linkcode StorageSilentError} if a call on the image has exceeded its limit and not returned since, or is still
+   * to be made.
+   */
   mustAnswer(path: string, verb: string): void {
-    if (this.#callsOn(path).some(({ expired }) => expired)) throw silent({ path, verb }, UNANSWERED);
+    const waiting = this.#waiting.filter(({ options }) => options.path === path);
+    if ([...this.#callsOn(path), ...waiting].some(({ expired }) => expired)) throw silent({ path, verb }, UNANSWERED);
+  }
+
+  /** How many wait until the image is {@linkcode quiet}: each of them holds a use of it that cannot be closed. */
+  unclosed(path: string): number {
+    return this.#quiet.get(path)?.waiting ?? 0;
   }
 
   /** Resolves when no call on the image is being made or waits, lost ones included: before what they use is closed. */
   async quiet(path: string): Promise<void> {
     if (this.#isQuiet(path)) return;
-    const quiet = this.#quiet.get(path) ?? Promise.withResolvers<void>();
+    const quiet = this.#quiet.get(path) ?? { ...Promise.withResolvers<void>(), waiting: 0 };
+    quiet.waiting++;
     this.#quiet.set(path, quiet);
     await quiet.promise;
   }
@@ -217,7 +235,7 @@ export class FileThreads {
   #expire(job: Job, limitMs: number): void {
     job.expired = true;
     const at = this.#waiting.indexOf(job);
-    if (at >= 0) this.#waiting.splice(at, 1);
+    if (at >= 0 && !job.options.releases) this.#waiting.splice(at, 1);
     const others = at >= 0 && this.#callsOn(job.options.path).length === 0;
     job.answer.reject(
       others

@@ -61,23 +61,15 @@ export interface FileMedium {
   readonly notDirect?: string;
   /** Why a reactor's ring must not serve it: a submission might wait for the storage. The end of a sentence. */
   readonly mayWait?: string;
-  /** Of a block device. */
-  readonly device?: DeviceFacts;
+  /** Where the host uses it, a part of it, or a loop device on it: mounted, or as swap space. */
+  readonly uses: readonly HostUse[];
 }
 
-/** What the kernel says of a block device. */
-export interface DeviceFacts {
-  /** It takes no writes (BLKROGET). */
-  readonly readOnly: boolean;
-  /** Where the host uses it, or a part of it: mounted, or as swap space. */
-  readonly uses: readonly DeviceUse[];
-}
-
-/** A use of a block device by the host. */
-export interface DeviceUse {
+/** A use of an image by the host. */
+export interface HostUse {
   /** `it is mounted at /srv`, the end of a sentence. */
   readonly what: string;
-  /** The host writes to it. */
+  /** The host may write to it. */
   readonly writes: boolean;
 }
 

@@ -1,0 +1,139 @@
+/**
+ * The disks that backends of this domain have opened, of all guests and backend kinds, with what decides whether they
+ * exclude another use of their image. Read from xenstore without stopping the event loop, as a host can have a thousand.
+ */
+
+import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
+import { XenblkError } from "../errors.ts";
+import type { DomId, XenstoreOperations } from "../hypervisor.ts";
+import { Turns } from "../turns.ts";
+import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
+import { parseState, XenbusState } from "../xenbus/states.ts";
+import { addressesIn } from "./list.ts";
+import { type Medium, mediumAt, type PathLookups } from "./medium.ts";
+
+/** A disk in xenstore whose image a backend has opened. */
+export interface DiskInUse {
+  readonly device: DeviceAddress;
+  /** As the toolstack wrote it: `r`, `w` or `w!`. */
+  readonly mode: string;
+  readonly path: string;
+  /** The block device that blkback uses, as `major:minor` in hexadecimal. */
+  readonly physical: string | undefined;
+  /** The virtual machine of its guest. */
+  readonly machine: Machine;
+  /** What its path leads to; looked at once. */
+  readonly medium: (lookups: PathLookups) => Promise<Medium | undefined>;
+}
+
+/** The paths in xenstore of a domain's virtual machine, and of the one that it is the device model of. */
+export type Machine = readonly (string | undefined)[];
+
+/** How long reading the nodes of all disks may take: a thousand disks take one second on a busy host. */
+const MOST_READING_MS = 10_000;
+
+/** Reads the disks in use; searches of one store at the same time share their work. */
+export class DisksInUse {
+  readonly #clock: Clock;
+  readonly #turns: Turns;
+  #store: XenstoreOperations | undefined;
+  #current: Promise<readonly DiskInUse[]> | undefined;
+  #next: Promise<readonly DiskInUse[]> | undefined;
+
+  /** `clock`: for tests. */
+  constructor(clock: Clock = SYSTEM_CLOCK) {
+    this.#clock = clock;
+    this.#turns = new Turns(clock);
+  }
+
+  /**
+   * The disks as they are at some moment after the call. Rejects with what the store throws, or with
+   * {@linkcode XenblkError} if xenstored takes too long.
+   */
+  read(store: XenstoreOperations, backendDomain: DomId): Promise<readonly DiskInUse[]> {
+    const begin = (): Promise<readonly DiskInUse[]> => {
+      const reading = this.#turns.collect(this.#steps(store, backendDomain));
+      this.#current = reading;
+      this.#next = undefined;
+      const over = (): void => {
+        if (this.#current === reading) this.#current = undefined;
+      };
+      reading.then(over, over);
+      return reading;
+    };
+    if (this.#store !== store) this.#current = this.#next = undefined;
+    this.#store = store;
+    // A disk that was read already may be opened by now: who comes later needs another reading.
+    return this.#current === undefined ? begin() : this.#next ??= this.#current.then(begin, begin);
+  }
+
+  *#steps(store: XenstoreOperations, backendDomain: DomId): Generator<DiskInUse | undefined> {
+    const endMs = this.#clock.now() + MOST_READING_MS;
+    const machines = new Map<DomId, Machine>();
+    const machine = (domain: DomId): Machine => {
+      const known = machines.get(domain) ?? machineOf(store, domain);
+      machines.set(domain, known);
+      return known;
+    };
+    for (const device of addressesIn(store, backendDomain)) {
+      if (this.#clock.now() > endMs) throw tooSlow();
+      yield device && diskInUse(store, device, machine);
+    }
+  }
+}
+
+/** See {@linkcode Machine}. */
+export function machineOf(store: XenstoreOperations, domain: DomId): Machine {
+  const target = store.read(`/local/domain/${domain}/target`);
+  const paths = [`/local/domain/${domain}/vm`, ...(target === undefined ? [] : [`/local/domain/${target}/vm`])];
+  // While a domain is rebooted or restored, xl appends -1 to its path.
+  return paths.map((path) => store.read(path)?.replace(/^(\/vm\/[0-9a-f-]{36})-[0-9]+$/i, "$1"));
+}
+
+function diskInUse(
+  store: XenstoreOperations,
+  device: DeviceAddress,
+  machine: (domain: DomId) => Machine,
+): DiskInUse | undefined {
+  const read = (name: string): string | undefined => store.read(`${backendPath(device)}/${name}`);
+  const path = pathOf(read("params") ?? "");
+  if (path === undefined) return undefined;
+  const physical = read("physical-device");
+  if (!isInUse(physical, read)) return undefined;
+  let medium: Promise<Medium | undefined> | undefined;
+  return {
+    device,
+    mode: read("mode") ?? "",
+    path,
+    physical,
+    machine: machine(device.frontendDomain),
+    medium: (lookups) => medium ??= mediumAt(path, lookups),
+  };
+}
+
+/**
+ * Whether a backend has opened the image. Nodes of a disk that was refused, waits, or is not served yet must not keep its
+ * legitimate user from it: blkback's script writes physical-device and hotplug-status, this backend hotplug-status, and
+ * QEMU goes to Connected.
+ */
+function isInUse(physical: string | undefined, read: (name: string) => string | undefined): boolean {
+  return physical !== undefined || read("hotplug-status") === "connected" ||
+    parseState(read("state")) === XenbusState.Connected;
+}
+
+/** The path in a node `params`: `path`, `format:path`, or the name of a device in /dev; undefined if there is none. */
+function pathOf(params: string): string | undefined {
+  const target = params.startsWith("/") ? params : params.replace(/^[a-z][a-z0-9+_-]*:/i, "");
+  if (target === "") return undefined;
+  return target.startsWith("/") ? target : `/dev/${target}`;
+}
+
+function tooSlow(): XenblkError {
+  const seconds = MOST_READING_MS / 1000;
+  return new XenblkError(
+    `Cannot find out whether another guest uses the image: reading its disks took over ${seconds} s`,
+    {
+      remedy: "check why xenstored is slow, then try again; a backend tries again by itself",
+    },
+  );
+}
