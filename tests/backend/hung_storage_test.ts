@@ -352,8 +352,10 @@ for (const meanwhile of ["nothing changes", "its nodes are touched all the time"
       const begun = Promise.withResolvers<void>();
       const { openQueue } = rig.plane;
       const asked: number[] = [];
-      rig.plane.openQueue = async (spec): Promise<QueueHandle> => {
+      const signals: AbortSignal[] = [];
+      rig.plane.openQueue = async (spec, signal): Promise<QueueHandle> => {
         asked.push(spec.eventChannel);
+        signals.push(signal!);
         begun.resolve();
         await FAST_CLOCK.sleep(14_000);
         return await openQueue.call(rig.plane, spec);
@@ -370,6 +372,7 @@ for (const meanwhile of ["nothing changes", "its nodes are touched all the time"
       await rig.backendReaches(device, 4);
       clearInterval(touching);
       assertEquals(asked, meanwhile.startsWith("the guest") ? [15, 16] : [15]);
+      assertEquals(signals.map(({ aborted }) => aborted), meanwhile.startsWith("the guest") ? [true, false] : [false]);
       assertEquals([rig.plane.open.length, held], [1, 1]);
       assertEquals([rig.backend(device, "error"), kind.status()[0]!.waitsFor], [undefined, undefined]);
     } finally {

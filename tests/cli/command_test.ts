@@ -70,7 +70,7 @@ Deno.test("wrong operands are usage errors before Xen is looked for, whatever th
     [["attach", "web", "vdev=xvdzzzzz,target=disk.img"], 'Cannot use virtual device "xvdzzzzz"'],
     [["attach", "web", "rwa:disk.img"], "unknown format rwa"],
     [["attach", "web", "access=x,target=disk.img"], "access=x has a value that is unknown; use one of r, ro, w, rw"],
-    [["attach", "web", "colour=red,target=disk.img"], "unknown field colour=red"],
+    [["attach", "web", "access=ro,colour=red,target=disk.img"], "unknown field colour=red"],
     [["attach", "web", "memory:much"], "Cannot read size"],
     [["attach", "web", "null:1M", "--engine=uring"], "engine uring does not serve this format"],
     [["attach", "web", "access=ro,target=disk.img", "--shared"], "Cannot share a disk that is read-only"],

@@ -52,8 +52,10 @@ for (const hangs of ["its attachment does not come", "its module does not load"]
     };
     const opening = assertRejects(() => plane.openQueue(spec, stop.signal), Error, "no longer wanted");
     await begun.promise;
+    const atMs = performance.now();
     stop.abort(new Error("no longer wanted"));
     await opening;
+    assert(performance.now() - atMs < 5_000, "nothing was waited for");
     dispatchEvent(new Event("over"));
     await eventLoopTurn(10);
   });

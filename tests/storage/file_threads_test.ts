@@ -3,7 +3,7 @@
  * limit, holds a bounded number of threads, and its late result is not lost; idle threads end.
  */
 
-import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import { type FileThreadLimits, FileThreads, StorageSilentError } from "../../lib/storage/image/file_threads.ts";
 import type { BlockingCall } from "./blocking_calls.ts";
@@ -106,6 +106,7 @@ Deno.test("a call that releases something is made in the end, after those that w
     });
   await assertRejects(() => release("/a"), StorageSilentError, "unlock took longer than 0.02 s");
   await assertRejects(() => release("/c"), StorageSilentError, "Cannot unlock image /c: 2 threads wait");
+  assertThrows(() => rig.threads.mustAnswer("/c", "lock"), StorageSilentError, "an earlier call has not returned");
   let quiet = false;
   const waiting = rig.threads.quiet("/a").then(() => quiet = true);
   await assertRejects(() => rig.run("/a"), StorageSilentError, "an earlier call has not returned");
