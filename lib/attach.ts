@@ -68,6 +68,7 @@ const MOST_CLAIMS = 50;
 /** The same as the library's `attach`, on a given host. */
 export async function attachOn(platform: HostPlatform, options: AttachOptions): Promise<AttachedDisk> {
   const { signal } = options;
+  if (signal?.aborted) throw abortOf(options.image, signal); // a look that has begun would outlast the rejection
   const { wanted, params, guest, backendDomain } = await unlessAborted(prepare(platform, options), signal)
     .catch((error) => {
       throw signal?.aborted ? abortOf(options.image, signal) : error;
