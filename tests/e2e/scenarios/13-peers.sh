@@ -4,7 +4,7 @@
 # rounds.
 # suites: trixie
 # timeout: 1500 s
-rounds=3 seconds=2
+rounds=2 seconds=2
 ours="uring,copy uring,persistent"
 jobs="randread,4k,32 randwrite,4k,32"
 if [ "${E2E_FULL:-}" = 1 ]; then
