@@ -183,8 +183,8 @@ class ServedDisk implements Disk {
     return this.#disk.files ?? [];
   }
 
-  async grow(): Promise<void> {
-    await this.#disk.grow!();
+  async grow(sizeBytes?: number): Promise<void> {
+    await this.#disk.grow!(sizeBytes);
   }
 
   async attachment(lane: number): Promise<DiskAttachment> {
