@@ -149,8 +149,10 @@ export class NativeVhostDevice implements VhostDevice {
     }
     await this.#exclusively("connect again to", async () => {
       using undo = new DisposableStack();
-      const { readOnly, queues } = this.#options;
-      const session = undo.use(await VhostSession.open({ socket, readOnly, queues }, this.#patience));
+      // All but the signal, which ended the first attempt only.
+      const { readOnly, queues, writeThrough } = this.#options;
+      const asked = { socket, readOnly, queues, ...(writeThrough === undefined ? {} : { writeThrough }) };
+      const session = undo.use(await VhostSession.open(asked, this.#patience));
       const facts = this.#fitting(await session.readConfig());
       await session.share(this.#memory);
       await this.#channelsPause();
