@@ -14,6 +14,7 @@ import { cannotShrink } from "../image/grow.ts";
 import type { VhostDevice } from "../vhost.ts";
 import type { StorageDaemon } from "./daemon.ts";
 import type { BlockGraph } from "./graph.ts";
+import { isFragile } from "./plan.ts";
 import type { DaemonDisk, DiskLoss, QemuRequest } from "./types.ts";
 
 /** How long a disk's channels may take to close: their requests may wait for storage that does not answer. */
@@ -141,8 +142,13 @@ export class QemuDisk implements DaemonDisk {
 
   async #watch(daemon: StorageDaemon): Promise<DiskLoss> {
     const reason = await Promise.race([this.#device.lost, daemon.died]);
-    const death = await daemon.fate();
     const { readOnly, cache } = this.properties;
+    if (isFragile(this.#request.graph) && this.#renewal === undefined) {
+      await daemon.abandon(this.#request.owner.device);
+      const store = `its ${this.#request.graph.remote} server may have been lost`;
+      return { reason: `${store} (${reason})`, writesLost: !readOnly && cache !== "writethrough" };
+    }
+    const death = await daemon.fate();
     const writesLost = death !== undefined && !daemon.endedWell && !readOnly && cache !== "writethrough";
     if (death !== undefined) return { reason: death, writesLost };
     const renewal = this.#renewal;
