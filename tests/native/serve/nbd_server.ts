@@ -20,7 +20,7 @@ export const QEMU_NBD: NbdProgram = (image, socket) => [
 export const NBDKIT: NbdProgram = (image, socket) => [
   "nbdkit",
   "--foreground",
-  ...["--unix", socket, "--filter=fua", "--filter=cache", "file", image, "cache=writeback", "fuamode=none"],
+  ...["--unix", socket, "--filter=fua", "--filter=cache", "file", image, "cache=writeback"],
 ];
 
 /** One server at a time for an image. */
