@@ -258,7 +258,7 @@ export class Exerciser {
 
   #offset(length: number): number {
     const unit = this.#random() < 0.5 ? 4096 : SECTOR;
-    return unit * Math.floor(this.#random() * ((this.#twin.length - length) / unit + 1));
+    return unit * Math.floor(this.#random() * (Math.floor((this.#twin.length - length) / unit) + 1));
   }
 
   #set(tag: number, kind: number, offset: number, length: number, isSure = false): void {
