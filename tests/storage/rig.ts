@@ -268,6 +268,17 @@ export class ChannelRig implements Disposable {
     return results;
   }
 
+  /** As {@linkcode finish}, and the event loop runs meanwhile: the pool replaces Workers in it. */
+  async finished(): Promise<Map<number, number>> {
+    const results = new Map<number, number>();
+    await eventually(() => {
+      this.channel.submit();
+      for (let i = this.channel.reap() - 1; i >= 0; i--) results.set(this.channel.tags[i]!, this.channel.results[i]!);
+      return this.channel.inFlight === 0;
+    }, "all operations are answered");
+    return results;
+  }
+
   /** One read into tag 0's buffer; returns the result. */
   readNow(offsetBytes: number, lengthBytes: number): number {
     this.read(0, offsetBytes, [lengthBytes]);

@@ -151,7 +151,7 @@ Deno.test("without qemu-img the package is named", async () => {
   assertEquals([status, stdout, stderr], [
     1,
     "",
-    "xenblk: Cannot run /nonexistent/qemu-img: there is no such program; install it (Debian: apt-get install " +
+    "xenblk: Cannot run qemu-img create: there is no program /nonexistent/qemu-img; install it (Debian: apt-get install " +
     "qemu-utils), or name it in XENBLK_QEMU_IMG\n",
   ]);
 });
