@@ -143,7 +143,7 @@ class Stage implements Disposable {
     const open = (_: unknown, options: ChannelOptions): IoChannel => openChannel(attachment, options, context);
     this.rings = Array.from(
       { length: rings },
-      () => new ChannelRig(attachment, { platform: this.#platform, open, depth: DEPTH, bufferBytes: 4096 }),
+      () => new ChannelRig(attachment, { platform: this.#platform, open, depth: DEPTH, bufferBytes: 8192 }),
     );
   }
 
@@ -298,6 +298,30 @@ Deno.test("a log that is full flushes by itself, and writes wait for that", () =
   ring.finish();
   assertEquals(stage.log.unflushed(), []);
 });
+
+Deno.test("a write that has no room at the end of the log, which is less than half full, makes room and is carried out", () => {
+  for (const isFlushed of [false, true]) {
+    using stage = new Stage(randomSource(7));
+    const [ring, other] = stage.rings as [ChannelRig, ChannelRig];
+    for (const lengthBytes of [4096, 3072, 5120]) assertEquals(ring.writeNow(0, lengthBytes), 0);
+    // The log's own flush has freed the first two: 5 of 16 KiB are used, and the last 4 are left.
+    while (stage.log.unflushed().length > 1) ring.channel.reap();
+    other.channel.flush(0);
+    if (isFlushed) other.finish();
+    ring.write(1, 8192, [8192]);
+    finishSoon(ring);
+    other.finish();
+  }
+});
+
+/** A write that nobody completes would be waited for for a long time. */
+function finishSoon(ring: ChannelRig): void {
+  for (let turns = 0; ring.channel.inFlight > 0; turns++) {
+    assert(turns < 1000, "it waits for ever");
+    ring.channel.submit();
+    ring.channel.reap();
+  }
+}
 
 Deno.test("a flush of the guest waits for one of the log's own, so that the last one leaves nothing in flight", () => {
   using stage = new Stage(randomSource(6), 1);
