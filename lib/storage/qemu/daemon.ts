@@ -5,17 +5,25 @@
 
 import { errorText, XenblkError } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
-import { lookWithin } from "../../path_lookup.ts";
 import { endsWithin } from "../../within.ts";
 import { basicEnvironment } from "./command.ts";
 import { type AllowedFile, type Confinement, placeFiles, startCommand, takeFiles } from "./confinement.ts";
 import { explainQmpError } from "./explain.ts";
-import { closeDisk, type Execute, exportAnew, exportDisk, nodeSize, openDisk, presentParts } from "./graph_steps.ts";
+import {
+  closeDisk,
+  endExport,
+  type Execute,
+  exportAnew,
+  exportDisk,
+  nodeSize,
+  openDisk,
+  presentParts,
+} from "./graph_steps.ts";
 import type { AioMode, DiskPlan } from "./plan.ts";
 import type { DaemonProgram } from "./program.ts";
 import { hasEnded, identify, type ProcessIdentity, signal } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
-import type { DaemonRecord, DiskRecord, LostDisk, RecordedFile, RunDirectory } from "./record.ts";
+import { type DaemonRecord, type DiskRecord, type LostDisk, recordedFile, type RunDirectory } from "./record.ts";
 import { losesWrites, lostOf, lostOfPlan } from "./leftovers.ts";
 import { DaemonErrors } from "./stderr.ts";
 
@@ -317,6 +325,18 @@ export class StorageDaemon implements Disposable {
     if (Object.keys(this.#record.lost).length === 0) await this.directory.remove();
   }
 
+  /**
+   * Kills the process once the disk's requests have ended, or do not end. What the daemon has not written yet is not
+   * written: a store that it lost must not get the second half of something.
+   */
+  async abandon(device: string): Promise<void> {
+    this.#ending = true;
+    const exportId = this.#record.disks[device]?.exportId;
+    if (exportId !== undefined) await endExport(this.#execute, exportId).catch((error) => this.#warn(error));
+    await signal(this.process, "SIGKILL");
+    await hasEnded(this.process, KILL_MS);
+  }
+
   /** Disconnects; the process goes on. */
   [Symbol.dispose](): void {
     this.#left = true;
@@ -474,16 +494,6 @@ function daemonArguments({ monitor, pidFile }: RunDirectory): string[] {
 
 function withDisk(record: DaemonRecord, device: string, disk: DiskRecord): DaemonRecord {
   return { ...record, disks: { ...record.disks, [device]: disk } };
-}
-
-/** What is at the path now. */
-async function recordedFile({ path, writable }: AllowedFile): Promise<RecordedFile> {
-  try {
-    const { dev, ino } = await lookWithin(path, () => Deno.stat(path));
-    return { path, writable, device: dev, ...(ino === null ? {} : { inode: ino }) };
-  } catch {
-    return { path, writable }; // the daemon reports it, if that matters
-  }
 }
 
 /** How a process ended, for people. */

@@ -63,8 +63,6 @@ export interface DaemonDisk extends Disk {
    * operations go on waiting.
    */
   recover(replay: (socket: string) => Promise<void>): Promise<void>;
-  /** Makes the image larger, and then {@linkcode Disk.grow}s. Rejects with {@linkcode XenblkError}. */
-  resizeTo(sizeBytes: number): Promise<void>;
 }
 
 /**
