@@ -14,10 +14,12 @@ import { checkDataPath, type HostPlatform, imageLocksOf } from "./host_platform.
 import type { DomId, Xenstore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { startService } from "./service.ts";
-import { absolutePath } from "./path_lookup.ts";
-import type { Disk } from "./storage/disk.ts";
+import { type Disk, filesOf } from "./storage/disk.ts";
 import { checkFree } from "./storage/image/lock.ts";
-import { type ImageSpec, parseImage } from "./storage/image/spec.ts";
+import { needsDaemon } from "./storage/image/formats.ts";
+import { type ImageName, imageName, type ImageSpec, imageText, paramsOf, parseImage } from "./storage/image/spec.ts";
+import { findImage, imageContext } from "./storage/daemon_disk.ts";
+import { literalPattern } from "./storage/qemu/allow.ts";
 import { openDisk } from "./storage/open.ts";
 import { attachDevice, type AttachRequest, removeDevice, waitForConnected } from "./toolstack/attach.ts";
 import { type DomainInfo, resolveDomain } from "./toolstack/domains.ts";
@@ -36,7 +38,7 @@ export const DEFAULT_KIND = "vbd3";
 export interface AttachOptions extends Partial<Omit<DeviceSettings, "image">> {
   /** The guest: its name, UUID or domid. */
   readonly domain: string | number;
-  /** The image: a path, `format:target`, or xl's `format=raw,vdev=xvdb,access=ro,target=...`. */
+  /** The image: a path, `format:target`, a URI, or xl's `format=qcow2,vdev=xvdb,access=ro,target=...`. */
   readonly image: string;
   /**
    * Others may write to the image at the same time, as with `access=w!`: for a cluster file system, or to insist on an
@@ -53,6 +55,10 @@ export interface AttachOptions extends Partial<Omit<DeviceSettings, "image">> {
   readonly journal?: boolean;
   /** Most Workers that serve rings. Default: one for each CPU. */
   readonly workers?: number;
+  /** A disk that needs a storage daemon has one of its own. Default: it shares the guest's. */
+  readonly daemonPerDisk?: boolean;
+  /** Keep a log of the writes that a storage daemon has not flushed. Default true. */
+  readonly writeLog?: boolean;
   /** How long the guest may take to connect, and later to close the disk, in milliseconds. Default 60 000. */
   readonly timeoutMs?: number;
   /** Aborting it before the guest has connected ends the attach. */
@@ -108,7 +114,7 @@ interface Prepared {
 async function prepare(platform: HostPlatform, options: AttachOptions): Promise<Prepared> {
   const wanted = await readOptions(options);
   await using image = await openWanted(platform, wanted, options);
-  const params = await paramsOf(wanted.image);
+  const params = await paramsOf(imageName(wanted.image));
   options.signal?.throwIfAborted();
   using store = platform.openXenstore();
   checkDataPath(platform);
@@ -150,19 +156,32 @@ async function readOptions(options: AttachOptions): Promise<WantedDisk> {
   return { image, kind, readOnly, shared, cdrom, vdev };
 }
 
-/** Opens the image as the backend will, before anything is written. */
+/** What is looked at of an image before it is attached. */
+type LookedAt = Pick<Disk, "files" | "image" | "properties" | typeof Symbol.asyncDispose>;
+
+/**
+ * Opens the image as the backend will, before anything is written. Of an image that a storage daemon will open only the
+ * files are found.
+ */
 async function openWanted(
-  { files }: HostPlatform,
-  { image: { format, target }, readOnly, shared }: WantedDisk,
-  { engine = "auto", cache }: AttachOptions,
-): Promise<Disk> {
-  const request = { format, target, readOnly, shared, engine, ...(cache === undefined ? {} : { cache }) };
-  return await openDisk(request, files === undefined ? {} : { native: files });
+  { files, vhost }: HostPlatform,
+  { image, readOnly, shared }: WantedDisk,
+  { engine = "auto", cache, allowImages }: AttachOptions,
+): Promise<LookedAt> {
+  const name = imageName(image);
+  const allowed = { allowImages: allowedFor(name, allowImages) };
+  const request = { ...name, ...allowed, readOnly, shared, engine, ...(cache === undefined ? {} : { cache }) };
+  if (vhost === undefined || (engine !== "qemu" && !(engine === "auto" && needsDaemon(name)))) {
+    return await openDisk(request, files === undefined ? {} : { native: files });
+  }
+  const { graph } = await findImage(request, imageContext());
+  const properties = { sectors: 0, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly };
+  return { files: graph.files, properties, [Symbol.asyncDispose]: () => Promise.resolve() };
 }
 
-/** The value of the node `params`. */
-async function paramsOf({ format, target }: ImageSpec): Promise<string> {
-  return `${format}:${format === "raw" ? await absolutePath(target) : target}`;
+/** Who attaches an image vouches for its name. */
+function allowedFor(name: ImageName, patterns: readonly string[] = []): readonly string[] {
+  return [...patterns, literalPattern(imageText(name))];
 }
 
 /** Rejects with {@linkcode XenblkError} if another guest of this host, or another process, excludes the use. */
@@ -170,19 +189,22 @@ async function checkUnused(
   platform: HostPlatform,
   store: Xenstore,
   user: ImageUser,
-  { image }: Disk,
+  disk: LookedAt,
   { readOnly, shared }: WantedDisk,
 ): Promise<void> {
-  if (image === undefined) return;
-  const use = { writes: !readOnly, shared };
-  const other = await findExcludingDisk(store, user, { ...use, path: image.path });
+  const files = filesOf(disk);
+  const other = await findExcludingDisk(store, user, { files, shared });
   if (other !== undefined) {
-    throw new XenblkError(`Cannot ${use.writes ? "write to" : "read"} image ${image.path}: ${other.text}`, {
-      remedy: use.writes
+    const { file: { path, writable }, text } = other;
+    throw new XenblkError(`Cannot ${writable ? "write to" : "read"} image ${path}: ${text}`, {
+      remedy: writable
         ? "detach it there first, or use --shared if a cluster file system is on the image"
         : "detach it there first, or attach it read-only there too",
     });
   }
+  const { image } = disk;
+  if (image === undefined) return;
+  const use = { writes: !readOnly, shared };
   await checkFree(imageLocksOf(platform, () => {}), image, { ...use, by: "attach" });
 }
 
@@ -226,8 +248,9 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
   const { platform, store, claim, device, guest, params, options } = attachment;
   const { domain: _domain, image: _image, vdev: _vdev, shared: _shared, cdrom: _cdrom, kind: _kind, ...serving } =
     options;
-  const { journal = true, workers, timeoutMs = 60_000, signal, logger = createLogger("backend"), ...settings } =
-    serving;
+  const { journal = true, workers, timeoutMs = 60_000, signal, logger = createLogger("backend"), ...rest } = serving;
+  const { daemonPerDisk, writeLog, ...chosen } = rest;
+  const settings = { ...chosen, allowImages: [...(chosen.allowImages ?? []), literalPattern(params)] };
   await using undo = new AsyncDisposableStack();
   undo.defer(() => removeNodes(platform, device, logger));
   try {
@@ -239,6 +262,8 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
       journal,
       journals: claim.journals,
       ...(workers === undefined ? {} : { workers }),
+      ...(daemonPerDisk === undefined ? {} : { daemonPerDisk }),
+      ...(writeLog === undefined ? {} : { writeLog }),
       logger,
       ...(signal === undefined ? {} : { signal }),
     });
