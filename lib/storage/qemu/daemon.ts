@@ -11,7 +11,7 @@ import { basicEnvironment } from "./command.ts";
 import { type AllowedFile, type Confinement, placeFiles, startCommand, takeFiles } from "./confinement.ts";
 import { explainQmpError } from "./explain.ts";
 import { closeDisk, type Execute, exportAnew, exportDisk, nodeSize, openDisk, presentParts } from "./graph_steps.ts";
-import type { AioMode, DiskPlan } from "./plan.ts";
+import type { AioModes, DiskPlan } from "./plan.ts";
 import type { DaemonProgram } from "./program.ts";
 import { hasEnded, identify, type ProcessIdentity, signal } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
@@ -36,8 +36,8 @@ const DEATH_MS = 1_000;
 
 /** What daemons of this process have in common. */
 export interface DaemonEnvironment {
-  /** How the drivers make system calls; the first refusal changes it for all. */
-  aio: AioMode;
+  /** How the drivers make system calls; a refusal changes it for all. */
+  aio: AioModes;
   /** Limits for tests. */
   readonly startMs?: number;
   readonly requestMs?: number;
@@ -392,19 +392,21 @@ export class StorageDaemon implements Disposable {
     });
   }
 
-  /** Opens the disk's nodes; by threads where the host does not let the daemon have an io_uring. */
+  /** Opens the disk's nodes, by other system calls where the host does not let the daemon have the fastest. */
   async #open(name: string, plan: DiskPlan): Promise<void> {
     const environment = this.#environment;
-    try {
-      await openDisk(this.#execute, plan, environment.aio);
-    } catch (error) {
-      if (environment.aio === "threads" || !(error instanceof QmpError) || !/io_uring/.test(error.description)) {
-        throw error;
+    for (;;) {
+      try {
+        return await openDisk(this.#execute, plan, environment.aio);
+      } catch (error) {
+        if (!(error instanceof QmpError)) throw error;
+        const { description } = error;
+        const modes = modesAfter(description, environment.aio);
+        if (modes === undefined) throw error;
+        this.#logger.warning(`${name}: opened with aio=${modes.aio}, which is slower: ${description}`);
+        environment.aio = modes;
+        await closeDisk(this.#execute, { exportId: plan.exportId, nodes: plan.nodeNames, objects: plan.objectIds });
       }
-      this.#logger.warning(`${name}: opened with aio=threads, which is slower: ${error.description}`);
-      environment.aio = "threads";
-      await closeDisk(this.#execute, { exportId: plan.exportId, nodes: plan.nodeNames, objects: plan.objectIds });
-      await openDisk(this.#execute, plan, environment.aio);
     }
   }
 
@@ -452,6 +454,12 @@ export class StorageDaemon implements Disposable {
   #warn(error: unknown): void {
     this.#logger.warning(errorText(error));
   }
+}
+
+/** What to use after a refusal; undefined if the error is about something else. */
+function modesAfter(description: string, { aio, native }: AioModes): AioModes | undefined {
+  if (native && /O_DIRECT|native AIO|aio=native/.test(description)) return { aio, native: false };
+  return aio === "io_uring" && /io_uring/.test(description) ? { aio: "threads", native } : undefined;
 }
 
 /** The process, as people see it in `ps`. */

@@ -3,7 +3,7 @@
  */
 
 import { XenblkError } from "../../errors.ts";
-import type { AioMode, DiskPlan } from "./plan.ts";
+import type { AioModes, DiskPlan } from "./plan.ts";
 import { QmpError, type QmpObject } from "./qmp.ts";
 
 /** How long an export may take to end: the requests of its client end before that. */
@@ -22,9 +22,9 @@ export interface DiskParts {
 }
 
 /** Adds the disk's objects and nodes. Rejects as `execute` does; then some may have been added. */
-export async function openDisk(execute: Execute, plan: DiskPlan, aio: AioMode): Promise<void> {
+export async function openDisk(execute: Execute, plan: DiskPlan, modes: AioModes): Promise<void> {
   for (const object of plan.objects) await execute("object-add", object);
-  for (const node of plan.nodes(aio)) await execute("blockdev-add", node);
+  for (const node of plan.nodes(modes)) await execute("blockdev-add", node);
 }
 
 /** Exports the disk's top node. */
