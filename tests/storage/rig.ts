@@ -70,8 +70,8 @@ export class Folder implements Disposable {
 }
 
 /** A simulated machine large enough for the tests' buffers. */
-export function simulatedPlatform(): Platform {
-  return openSimulatedPlatform(createMachine({ memoryBytes: 32 << 20, domains: 2 }), 0);
+export function simulatedPlatform(memoryBytes: number = 32 << 20): Platform {
+  return openSimulatedPlatform(createMachine({ memoryBytes, domains: 2 }), 0);
 }
 
 /** A pool with this thread as reactor of lane 0, and the place where it sleeps. */
@@ -265,6 +265,17 @@ export class ChannelRig implements Disposable {
     while (this.channel.inFlight > 0) {
       for (const [tag, result] of this.reapSome()) results.set(tag, result);
     }
+    return results;
+  }
+
+  /** As {@linkcode finish}, and the event loop runs meanwhile: the pool replaces Workers in it. */
+  async finished(): Promise<Map<number, number>> {
+    const results = new Map<number, number>();
+    await eventually(() => {
+      this.channel.submit();
+      for (let i = this.channel.reap() - 1; i >= 0; i--) results.set(this.channel.tags[i]!, this.channel.results[i]!);
+      return this.channel.inFlight === 0;
+    }, "all operations are answered");
     return results;
   }
 

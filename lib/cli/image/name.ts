@@ -11,7 +11,6 @@ import { imageLabel, type ImageName, imageName, parseImage } from "../../storage
 import { imageTree } from "../../storage/qemu/chain.ts";
 import { withObjects } from "../../storage/qemu/graph.ts";
 import { objectArguments, QemuImg } from "../../storage/qemu/image_info.ts";
-import { qemuImgProgram } from "../../storage/qemu/qemu_img.ts";
 import type { Operand } from "../verb.ts";
 
 /** The formats that qemu-img can make. */
@@ -95,7 +94,7 @@ export async function sourceArguments(image: ExistingImage): Promise<SourceArgum
   }
   const credentialsDirectory = passphraseFile?.includes("/") ? undefined : Deno.env.get("CREDENTIALS_DIRECTORY");
   const tree = await imageTree(image, {
-    inspector: new QemuImg(qemuImgProgram()),
+    inspector: new QemuImg(),
     ...(credentialsDirectory === undefined ? {} : { credentialsDirectory }),
   });
   const { tree: named, objects } = withObjects(tree, "source");

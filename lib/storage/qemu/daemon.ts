@@ -16,6 +16,7 @@ import type { DaemonProgram } from "./program.ts";
 import { hasEnded, identify, type ProcessIdentity, signal } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
 import type { DaemonRecord, DiskRecord, LostDisk, RecordedFile, RunDirectory } from "./record.ts";
+import { losesWrites, lostOf, lostOfPlan } from "./leftovers.ts";
 import { DaemonErrors } from "./stderr.ts";
 
 /** How long a daemon may take to start. */
@@ -212,7 +213,8 @@ export class StorageDaemon implements Disposable {
     const files = await Promise.all(plan.files.map(recordedFile));
     const { identity, exportId, nodeNames: nodes, objectIds: objects } = plan;
     const { durable } = plan;
-    const tag = this.#lostOf(device, plan)?.tag ?? plan.tag;
+    const lost = this.#record.lost[device];
+    const tag = (lost && lostOfPlan(lost, plan, files.filter(({ writable }) => writable)))?.tag ?? plan.tag;
     const disk = { name, plan: identity, durable, exportId, nodes, objects, files, ...(tag && { tag }) };
     await this.#write(withDisk(this.#record, device, { ...disk, exported: false }));
     try {
@@ -227,21 +229,30 @@ export class StorageDaemon implements Disposable {
     return socket;
   }
 
-  /** Removes a disk, if it is here. Rejects with {@linkcode XenblkError} if it cannot be; then it stays in the record. */
+  /**
+   * Removes a disk, if it is here. One that loses writes by the death of this daemon stays among those that were lost.
+   * Rejects with {@linkcode XenblkError} if it cannot be removed; then it stays in the record.
+   */
   async remove(device: string): Promise<void> {
-    const disk = this.#record.disks[device];
-    if (disk !== undefined && await this.fate(0) === undefined) {
+    const { [device]: disk, ...disks } = this.#record.disks;
+    if (disk === undefined) return;
+    const death = await this.fate(0);
+    if (death === undefined) {
       await this.#execute("query-version", undefined, this.#silent ? SILENT_PING_MS : PING_MS);
       await closeDisk(this.#execute, disk);
       await this.#take(disk);
     }
-    const { [device]: _disk, ...disks } = this.#record.disks;
-    await this.#write({ ...this.#record, disks });
+    const isLost = death !== undefined && !this.endedWell && losesWrites(disk);
+    const lost = isLost ? { [device]: lostOf(disk, death), ...this.#record.lost } : this.#record.lost;
+    await this.#write({ ...this.#record, disks, lost });
   }
 
   /** Why writes of the disk may be lost, if an earlier daemon of it died unseen. */
-  lostBefore(device: string, plan: DiskPlan): string | undefined {
-    return this.#lostOf(device, plan)?.reason;
+  async lostBefore(device: string, plan: DiskPlan): Promise<string | undefined> {
+    const lost = this.#record.lost[device];
+    if (lost === undefined) return undefined;
+    const files = await Promise.all(plan.files.filter(({ writable }) => writable).map(recordedFile));
+    return lostOfPlan(lost, plan, files)?.reason;
   }
 
   /** The tag of a disk. */
@@ -249,15 +260,10 @@ export class StorageDaemon implements Disposable {
     return this.#record.disks[device]?.tag;
   }
 
-  #lostOf(device: string, plan: DiskPlan): LostDisk | undefined {
-    const lost = this.#record.lost[device];
-    return lost?.plan === plan.identity ? lost : undefined;
-  }
-
   /** What an earlier daemon lost of the disk has been seen to. */
   async settle(device: string): Promise<void> {
-    const { [device]: _lost, ...lost } = this.#record.lost;
-    await this.#write({ ...this.#record, lost });
+    const { [device]: known, ...lost } = this.#record.lost;
+    if (known !== undefined) await this.#write({ ...this.#record, lost });
   }
 
   /** Changes the size of a disk's top node. Rejects with {@linkcode XenblkError}. */

@@ -105,7 +105,7 @@ export class StorageDaemons implements ImageDaemons {
       const held = await this.#daemonFor(owner);
       const { daemon } = held;
       try {
-        const lostBefore = daemon.lostBefore(owner.device, plan);
+        const lostBefore = await daemon.lostBefore(owner.device, plan);
         const socket = await daemon.add(owner.device, name, plan);
         const warn = (message: string): void => this.#logger.warning(message);
         const writeThrough = request.cache === "writethrough";
@@ -167,11 +167,7 @@ export class StorageDaemons implements ImageDaemons {
     const { name, owner } = request;
     return {
       logger: this.#logger,
-      release: async () =>
-        await this.#inTurn(owner.guest, async () => {
-          await this.#settle(owner);
-          await this.#release(owner);
-        }),
+      release: async (settled) => await this.#inTurn(owner.guest, () => this.#release(owner, settled)),
       settle: async () => await this.#inTurn(owner.guest, () => this.#settle(owner)),
       exportAnew: async () =>
         await this.#inTurn(owner.guest, async () => {
@@ -281,10 +277,14 @@ export class StorageDaemons implements ImageDaemons {
     await this.#holderOf(owner)?.daemon.settle(owner.device);
   }
 
-  /** Removes a device from its daemon, and ends a daemon that has no other. */
-  async #release(owner: DiskOwner): Promise<void> {
+  /**
+   * Removes a device from its daemon, and ends a daemon that has no other. `settled`: whatever the daemon has lost of it
+   * was seen to.
+   */
+  async #release(owner: DiskOwner, settled = false): Promise<void> {
     const held = this.#holderOf(owner);
     if (held !== undefined) await held.daemon.remove(owner.device);
+    if (settled) await held?.daemon.settle(owner.device);
     for (const [name, { daemon, lock }] of this.#held) {
       const { guest, disks } = daemon.record;
       if (guest !== owner.guest || Object.keys(disks).length > 0) continue;

@@ -4,8 +4,8 @@
  */
 
 import { XenblkError } from "../../errors.ts";
-import { endsWithin } from "../../within.ts";
 import { type TreeObjects, withObjects } from "./graph.ts";
+import { runQemuImg } from "./qemu_img.ts";
 import { type BlockTree, isRecord } from "./tree.ts";
 
 /** What was read of one image, in the words of `qemu-img info --output=json`. */
@@ -36,57 +36,34 @@ export interface ImageInspector {
 
 /** How long an image may take to answer. */
 const LIMIT_MS = 15_000;
-/** How long a killed process may take to end; one that waits in the kernel ends when its storage answers. */
-const KILL_MS = 1000;
-/** Most output: a header with thousands of snapshots is longer. */
-const MOST_OUTPUT_BYTES = 8 << 20;
-
-/** Images that a killed process still waits for. Another process would wait like it. */
-const stuck = new Set<string>();
+/** Most output, in characters: a header with thousands of snapshots is longer. */
+const MOST_OUTPUT = 8 << 20;
 
 /** Runs `qemu-img`. */
 export class QemuImg implements ImageInspector {
-  readonly #program: string;
+  readonly #program: string | undefined;
   readonly #limitMs: number;
 
-  /** `program` is a name to be found in PATH, or a path. */
-  constructor(program = "qemu-img", limitMs = LIMIT_MS) {
+  /** For tests: another program than the one that the environment names, and another time limit. */
+  constructor(program?: string, limitMs = LIMIT_MS) {
     this.#program = program;
     this.#limitMs = limitMs;
   }
 
   async inspect(tree: BlockTree, label: string): Promise<ImageInfo> {
     const { tree: named, objects } = withObjects(tree, "info");
-    const image = `json:${JSON.stringify(named)}`;
+    // As the daemon opens it: QEMU takes `detect-zeroes=unmap` with this only.
+    const image = `json:${JSON.stringify({ discard: "unmap", ...named })}`;
     const args = ["info", "--output=json", "--force-share", ...objectArguments(objects), "--", image];
-    const { success, stdout, stderr } = await this.#run(args, image, label);
-    if (success) return readInfo(stdout);
+    const { status, stdout, stderr } = await runQemuImg(args, {
+      ...(this.#program === undefined ? {} : { program: this.#program }),
+      what: `Cannot open image ${label}`,
+      image,
+      mostOutput: MOST_OUTPUT,
+      timeoutMs: this.#limitMs,
+    });
+    if (status === 0) return readInfo(stdout);
     throw cannotOpen(label, stderr, tree);
-  }
-
-  async #run(args: string[], image: string, label: string): Promise<Output> {
-    if (stuck.has(image)) throw noAnswer(label, "an earlier qemu-img still waits for it");
-    const child = this.#start(args, label);
-    const output = readAll(child);
-    if (await endsWithin(output, this.#limitMs)) return await output;
-    output.catch(() => {}); // killing it ends the reading
-    kill(child);
-    if (!await endsWithin(child.status, KILL_MS)) {
-      stuck.add(image);
-      child.unref();
-      child.status.then(() => stuck.delete(image));
-    }
-    throw noAnswer(label, `qemu-img was killed after ${this.#limitMs / 1000} s`);
-  }
-
-  #start(args: string[], label: string): Deno.ChildProcess {
-    try {
-      const env = { LC_ALL: "C" };
-      const options = { args, env, stdin: "null", stdout: "piped", stderr: "piped" } as const;
-      return new Deno.Command(this.#program, options).spawn();
-    } catch (error) {
-      throw cannotRun(this.#program, label, error);
-    }
   }
 }
 
@@ -151,43 +128,6 @@ export function objectArguments({ secrets, credentials }: TreeObjects): string[]
   ];
 }
 
-/** What a process printed. */
-interface Output {
-  readonly success: boolean;
-  readonly stdout: string;
-  readonly stderr: string;
-}
-
-async function readAll(child: Deno.ChildProcess): Promise<Output> {
-  const [stdout, stderr, { success }] = await Promise.all([
-    textOf(child.stdout, child),
-    textOf(child.stderr, child),
-    child.status,
-  ]);
-  return { success, stdout, stderr };
-}
-
-/** Kills a process that prints too much: its output is cut off, and is no JSON then. */
-async function textOf(stream: ReadableStream<Uint8Array<ArrayBuffer>>, child: Deno.ChildProcess): Promise<string> {
-  const decoder = new TextDecoder();
-  let text = "";
-  let bytes = 0;
-  for await (const chunk of stream) {
-    bytes += chunk.length;
-    if (bytes <= MOST_OUTPUT_BYTES) text += decoder.decode(chunk, { stream: true });
-    else kill(child);
-  }
-  return text;
-}
-
-function kill(child: Deno.ChildProcess): void {
-  try {
-    child.kill("SIGKILL");
-  } catch {
-    // it has ended already
-  }
-}
-
 function parsed(json: string): Record<string, unknown> {
   try {
     const value: unknown = JSON.parse(json);
@@ -195,28 +135,7 @@ function parsed(json: string): Record<string, unknown> {
   } catch {
     // reported below
   }
-  throw new XenblkError("Cannot read what qemu-img says of the image: it is not JSON, or too long", {
+  throw new XenblkError("Cannot read what qemu-img says of the image: it is not JSON", {
     remedy: "check the image with `qemu-img info`",
-  });
-}
-
-function noAnswer(label: string, why: string): XenblkError {
-  return new XenblkError(`Cannot open image ${label}: its storage does not answer (${why})`, {
-    remedy: "check the device or server that it is on",
-  });
-}
-
-function cannotRun(program: string, label: string, error: unknown): XenblkError {
-  const isDenied = error instanceof Deno.errors.NotCapable;
-  const isMissing = error instanceof Deno.errors.NotFound;
-  const why = isDenied
-    ? "Deno was started without the permission"
-    : isMissing
-    ? "it is not installed"
-    : (error as Error).message;
-  return new XenblkError(`Cannot open image ${label}: ${program} cannot be run: ${why}`, {
-    cause: error,
-    ...(isDenied ? { remedy: `run deno with --allow-run=${program}` } : {}),
-    ...(isMissing ? { remedy: "install the package qemu-utils" } : {}),
   });
 }

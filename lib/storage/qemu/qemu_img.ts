@@ -3,7 +3,7 @@
  * progress, and turns what it prints on failure into the error that a person sees.
  */
 
-import { XenblkError } from "../../errors.ts";
+import { errorText, XenblkError } from "../../errors.ts";
 import { endsWithin } from "../../within.ts";
 
 /** Names another qemu-img than the one on PATH. */
@@ -20,8 +20,19 @@ const KILL_MS = 1_000;
 /** Most characters of stderr that are kept; a check of a badly damaged image prints a line for every cluster. */
 const MOST_STDERR = 64 * 1024;
 
+/** Images that a qemu-img which could not be killed still waits for. Another one would wait like it. */
+const STUCK = new Set<string>();
+
 /** How qemu-img is run. */
 export interface QemuImgOptions {
+  /** The program. Absent: {@linkcode qemuImgProgram}. */
+  readonly program?: string;
+  /** The beginning of the sentence if it cannot be run: `Cannot open image a.qcow2`. */
+  readonly what?: string;
+  /** What it opens: refused while a qemu-img that was killed still waits for the same. */
+  readonly image?: string;
+  /** Most characters of its output; one that prints more is cut off, and is given up. Absent: no limit. */
+  readonly mostOutput?: number;
   /** Aborting it ends qemu-img. */
   readonly signal?: AbortSignal;
   /** How long it may take, in milliseconds. Absent: as long as it needs. */
@@ -45,25 +56,29 @@ export interface QemuImgOutcome {
  * kernel keeps it waiting for its storage.
  */
 export async function runQemuImg(args: readonly string[], options: QemuImgOptions = {}): Promise<QemuImgOutcome> {
+  const { what = `Cannot run qemu-img ${args[0]}`, image, mostOutput = Infinity, timeoutMs } = options;
   options.signal?.throwIfAborted();
-  const child = spawn(args);
+  if (image !== undefined && STUCK.has(image)) throw silent(what, "an earlier qemu-img still waits for it");
+  const child = spawn(options.program ?? qemuImgProgram(), args, what);
+  const { promise: given, reject: giveUp } = Promise.withResolvers<never>();
+  const tooLong = (): void => giveUp(new XenblkError(`${what}: qemu-img printed over ${mostOutput} characters`));
   const output = Promise.all([
     child.status,
-    options.onPercent === undefined ? textOf(child.stdout, Infinity) : percentsOf(child.stdout, options.onPercent),
+    options.onPercent === undefined
+      ? textOf(child.stdout, mostOutput, tooLong)
+      : percentsOf(child.stdout, options.onPercent),
     textOf(child.stderr, MOST_STDERR),
   ]);
   output.catch(() => {}); // it is awaited, or the run was given up
-  const { promise: given, reject: giveUp } = Promise.withResolvers<never>();
   const abort = (): void => giveUp(options.signal?.reason);
   options.signal?.addEventListener("abort", abort, { once: true });
-  const timer = options.timeoutMs === undefined
-    ? undefined
-    : setTimeout(() => giveUp(tooSlow(args, options.timeoutMs!)), options.timeoutMs);
+  const late = (): void => giveUp(silent(what, `qemu-img was ended after ${timeoutMs! / 1000} s`));
+  const timer = timeoutMs === undefined ? undefined : setTimeout(late, timeoutMs);
   try {
     const [{ code }, stdout, stderr] = await Promise.race([output, given]);
     return { status: code, stdout, stderr };
   } catch (error) {
-    await end(child, output);
+    await end(child, output, image);
     throw error;
   } finally {
     clearTimeout(timer);
@@ -73,11 +88,11 @@ export async function runQemuImg(args: readonly string[], options: QemuImgOption
 
 type Child = Deno.ChildProcess;
 
-function spawn(args: readonly string[]): Child {
-  const program = qemuImgProgram();
+function spawn(program: string, args: readonly string[], what: string): Child {
   try {
     return new Deno.Command(program, {
       args: [...args],
+      env: { LC_ALL: "C" },
       stdin: "null",
       stdout: "piped",
       stderr: "piped",
@@ -85,30 +100,41 @@ function spawn(args: readonly string[]): Child {
       detached: true,
     }).spawn();
   } catch (error) {
-    if (error instanceof Deno.errors.NotFound) {
-      throw new XenblkError(`Cannot run ${program}: there is no such program`, {
-        cause: error,
-        remedy: `install it (Debian: apt-get install qemu-utils), or name it in ${QEMU_IMG_VARIABLE}`,
-      });
-    }
-    if (error instanceof Deno.errors.PermissionDenied) {
-      throw new XenblkError(`Cannot run ${program}: permission denied`, {
-        cause: error,
-        remedy: `make it executable for this user, or name another in ${QEMU_IMG_VARIABLE}`,
-      });
-    }
-    throw error;
+    throw cannotRun(program, what, error);
   }
 }
 
-function tooSlow(args: readonly string[], timeoutMs: number): XenblkError {
-  return new XenblkError(`Cannot run qemu-img ${args[0]}: it has not ended for ${timeoutMs / 1000} s`, {
+function cannotRun(program: string, what: string, error: unknown): XenblkError {
+  const known = [
+    [
+      Deno.errors.NotFound,
+      `there is no program ${program}`,
+      `install it (Debian: apt-get install qemu-utils), or name it in ${QEMU_IMG_VARIABLE}`,
+    ],
+    [
+      Deno.errors.PermissionDenied,
+      `${program} cannot be executed: permission denied`,
+      `make it executable for this user, or name another in ${QEMU_IMG_VARIABLE}`,
+    ],
+    [
+      Deno.errors.NotCapable,
+      `${program} cannot be executed: Deno was started without the permission`,
+      `run deno with --allow-run=${program}`,
+    ],
+  ] as const;
+  const found = known.find(([type]) => error instanceof type);
+  if (found === undefined) return new XenblkError(`${what}: ${program}: ${errorText(error)}`, { cause: error });
+  return new XenblkError(`${what}: ${found[1]}`, { cause: error, remedy: found[2] });
+}
+
+function silent(what: string, why: string): XenblkError {
+  return new XenblkError(`${what}: its storage does not answer (${why})`, {
     remedy: "check the device or file server that the image is on",
   });
 }
 
 /** Ends qemu-img. One that waits for its storage in the kernel is left alone: it ends when its storage answers. */
-async function end(child: Child, output: Promise<unknown>): Promise<void> {
+async function end(child: Child, output: Promise<unknown>, image: string | undefined): Promise<void> {
   const ended = output.catch(() => {});
   for (const [signal, ms] of [["SIGTERM", TERM_MS], ["SIGKILL", KILL_MS]] as const) {
     try {
@@ -119,13 +145,21 @@ async function end(child: Child, output: Promise<unknown>): Promise<void> {
     if (await endsWithin(ended, ms)) return;
   }
   child.unref();
+  if (image === undefined) return;
+  STUCK.add(image);
+  child.status.then(() => STUCK.delete(image));
 }
 
-/** The text of a stream, at most so many characters of it; the rest is read and dropped. */
-async function textOf(stream: ReadableStream<Uint8Array>, mostCharacters: number): Promise<string> {
+/** The text of a stream, at most so many characters of it. The rest is read and dropped; `tooLong` learns of it. */
+async function textOf(
+  stream: ReadableStream<Uint8Array>,
+  mostCharacters: number,
+  tooLong?: () => void,
+): Promise<string> {
   let text = "";
   for await (const part of stream.pipeThrough(new TextDecoderStream())) {
     if (text.length < mostCharacters) text += part;
+    else tooLong?.();
   }
   return text.slice(0, mostCharacters);
 }

@@ -3,6 +3,7 @@
  * stands in for it.
  */
 
+import { QemuImg } from "../../../lib/storage/qemu/image_info.ts";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../../lib/errors.ts";
 import {
@@ -83,12 +84,20 @@ Deno.test("a measurement of the machine's speed that fails by chance is made aga
   await Deno.remove(count);
 });
 
+Deno.test("the program that the environment names looks at the headers, too", async () => {
+  await withScript(`echo '{"backing-filename": "from the script"}'`, async () => {
+    const tree = { driver: "qcow2", file: { driver: "file", filename: "/srv/disk" } };
+    assertEquals((await new QemuImg().inspect(tree, "qcow2:/srv/disk")).backingFilename, "from the script");
+  });
+});
+
 Deno.test("what takes too long is ended, and the remedy is its storage", async () => {
   await withScript("exec sleep 100", async () => {
     const error = await assertRejects(() => runQemuImg(["info"], { timeoutMs: 50 }), XenblkError);
     assertEquals(
       error.line,
-      "Cannot run qemu-img info: it has not ended for 0.05 s; check the device or file server that the image is on",
+      "Cannot run qemu-img info: its storage does not answer (qemu-img was ended after 0.05 s); check the device or file " +
+        "server that the image is on",
     );
   });
 });
