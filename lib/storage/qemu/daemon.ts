@@ -16,10 +16,10 @@ import {
   exportAnew,
   exportDisk,
   nodeSize,
-  openDisk,
+  openDiskAsPermitted,
   presentParts,
 } from "./graph_steps.ts";
-import type { AioMode, DiskPlan } from "./plan.ts";
+import type { AioModes, DiskPlan } from "./plan.ts";
 import type { DaemonProgram } from "./program.ts";
 import { hasEnded, identify, type ProcessIdentity, signal } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
@@ -45,8 +45,8 @@ const DEATH_MS = 1_000;
 
 /** What daemons of this process have in common. */
 export interface DaemonEnvironment {
-  /** How the drivers make system calls; the first refusal changes it for all. */
-  aio: AioMode;
+  /** How the drivers make system calls; a refusal changes it for all. */
+  aio: AioModes;
   /** Limits for tests. */
   readonly startMs?: number;
   readonly requestMs?: number;
@@ -226,7 +226,12 @@ export class StorageDaemon implements Disposable {
     const disk = { name, plan: identity, durable, exportId, nodes, objects, files, ...(tag && { tag }) };
     await this.#write(withDisk(this.#record, device, { ...disk, exported: false }));
     try {
-      await this.#open(name, plan);
+      await openDiskAsPermitted(
+        this.#execute,
+        plan,
+        this.#environment,
+        (why) => this.#logger.warning(`${name}: ${why}`),
+      );
       await exportDisk(this.#execute, plan.export(socket));
       await this.#write(withDisk(this.#record, device, { ...disk, exported: true }));
     } catch (error) {
@@ -416,22 +421,6 @@ export class StorageDaemon implements Disposable {
       if (!this.#ending) this.#logger.error(`process ${this.process.pid} died: ${why}`);
       this.#death.resolve(`${this.name} died: ${why}`);
     });
-  }
-
-  /** Opens the disk's nodes; by threads where the host does not let the daemon have an io_uring. */
-  async #open(name: string, plan: DiskPlan): Promise<void> {
-    const environment = this.#environment;
-    try {
-      await openDisk(this.#execute, plan, environment.aio);
-    } catch (error) {
-      if (environment.aio === "threads" || !(error instanceof QmpError) || !/io_uring/.test(error.description)) {
-        throw error;
-      }
-      this.#logger.warning(`${name}: opened with aio=threads, which is slower: ${error.description}`);
-      environment.aio = "threads";
-      await closeDisk(this.#execute, { exportId: plan.exportId, nodes: plan.nodeNames, objects: plan.objectIds });
-      await openDisk(this.#execute, plan, environment.aio);
-    }
   }
 
   /** Whether the disk that was left here can be used as it is; its export is added again if that is all that is missing. */

@@ -94,7 +94,7 @@ export class StorageDaemons implements ImageDaemons {
     this.#limiter = new LogLimiter(logger, () => clock.now());
     this.#queues = options.queues ?? QUEUES;
     this.#environment = {
-      aio: "io_uring",
+      aio: { aio: "io_uring", native: true },
       ...(startMs === undefined ? {} : { startMs }),
       ...(requestMs === undefined ? {} : { requestMs }),
     };
