@@ -94,7 +94,7 @@ export class StorageDaemons implements ImageDaemons {
     this.#limiter = new LogLimiter(logger, () => clock.now());
     this.#queues = options.queues ?? QUEUES;
     this.#environment = {
-      aio: "io_uring",
+      aio: { aio: "io_uring", native: true },
       ...(startMs === undefined ? {} : { startMs }),
       ...(requestMs === undefined ? {} : { requestMs }),
     };
@@ -112,7 +112,7 @@ export class StorageDaemons implements ImageDaemons {
       const held = await this.#daemonFor(owner);
       const { daemon } = held;
       try {
-        const lostBefore = daemon.lostBefore(owner.device, plan);
+        const lostBefore = await daemon.lostBefore(owner.device, plan);
         const socket = await daemon.add(owner.device, name, plan);
         const warn = (message: string): void => this.#logger.warning(message);
         const writeThrough = request.cache === "writethrough";
@@ -176,11 +176,7 @@ export class StorageDaemons implements ImageDaemons {
     const owner = { ...request.owner, fragile: plan.fragile };
     return {
       logger: this.#logger,
-      release: async () =>
-        await this.#inTurn(owner.guest, async () => {
-          await this.#settle(owner);
-          await this.#release(owner);
-        }),
+      release: async (settled) => await this.#inTurn(owner.guest, () => this.#release(owner, settled)),
       settle: async () => await this.#inTurn(owner.guest, () => this.#settle(owner)),
       exportAnew: async () =>
         await this.#inTurn(owner.guest, async () => {
@@ -294,10 +290,14 @@ export class StorageDaemons implements ImageDaemons {
     await this.#holderOf(owner)?.daemon.settle(owner.device);
   }
 
-  /** Removes a device from its daemon, and ends a daemon that has no other. */
-  async #release(owner: Owner): Promise<void> {
+  /**
+   * Removes a device from its daemon, and ends a daemon that has no other. `settled`: whatever the daemon has lost of it
+   * was seen to.
+   */
+  async #release(owner: Owner, settled = false): Promise<void> {
     const held = this.#holderOf(owner);
     if (held !== undefined) await held.daemon.remove(owner.device);
+    if (settled) await held?.daemon.settle(owner.device);
     for (const [name, { daemon, lock }] of this.#held) {
       const { guest, disks } = daemon.record;
       if (guest !== owner.guest || Object.keys(disks).length > 0) continue;

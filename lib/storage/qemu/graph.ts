@@ -75,8 +75,10 @@ export interface GraphOptions {
   readonly cache?: CacheMode;
   /** Others may write to the image at the same time: QEMU's lock is not taken. For raw images only. */
   readonly shared?: boolean;
-  /** How local files are read and written. Default: `io_uring`. */
+  /** How local files are read and written. Default: `io_uring`, and `native` for those {@linkcode inMemory}. */
   readonly aio?: "io_uring" | "threads" | "native";
+  /** Paths of the files that their file system keeps in memory: see {@linkcode filesInMemory}. Default: none. */
+  readonly inMemory?: ReadonlySet<string>;
   /** Written zeroes free space (`unmap`), or are stored as zeroes without data (`on`). Default: `off`. */
   readonly detectZeroes?: "off" | "on" | "unmap";
 }
@@ -180,10 +182,14 @@ interface Role {
 }
 
 /** What every node gets unless it says otherwise itself. */
-function commonOptions({ driver }: BlockTree, { isTop }: Role, options: GraphOptions): Record<string, unknown> {
-  const { cache = "writeback", aio = "io_uring", shared, detectZeroes } = options;
+function commonOptions(node: BlockTree, { isTop }: Role, options: GraphOptions): Record<string, unknown> {
+  const { driver } = node;
+  const { cache = "writeback", inMemory, shared, detectZeroes } = options;
+  const native = options.aio === undefined && driver === "file" && !("aio" in node || "cache" in node) &&
+    inMemory?.has(localPath(node) ?? "") === true;
+  const aio = native ? "native" : options.aio ?? "io_uring";
   return {
-    cache: { direct: cache === "none", "no-flush": cache === "unsafe" },
+    cache: { direct: cache === "none" || native, "no-flush": cache === "unsafe" },
     discard: "unmap",
     ...(HOST.has(driver) ? { aio, locking: shared ? "off" : "on" } : {}),
     ...(isTop && detectZeroes !== undefined ? { "detect-zeroes": detectZeroes } : {}),

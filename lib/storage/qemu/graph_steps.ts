@@ -3,7 +3,7 @@
  */
 
 import { XenblkError } from "../../errors.ts";
-import type { AioMode, DiskPlan } from "./plan.ts";
+import { type AioModes, type DiskPlan, modesAfter } from "./plan.ts";
 import { QmpError, type QmpObject } from "./qmp.ts";
 
 /** How long an export may take to end: the requests of its client end before that. */
@@ -21,10 +21,32 @@ export interface DiskParts {
   readonly objects: readonly string[];
 }
 
-/** Adds the disk's objects and nodes. Rejects as `execute` does; then some may have been added. */
-export async function openDisk(execute: Execute, plan: DiskPlan, aio: AioMode): Promise<void> {
+/**
+ * Adds the disk's objects and nodes; by other system calls where the host does not let the daemon have the fastest, for
+ * all later disks, too. Rejects as `execute` does; then some may have been added.
+ */
+export async function openDiskAsPermitted(
+  execute: Execute,
+  plan: DiskPlan,
+  environment: { aio: AioModes },
+  warn: (message: string) => void,
+): Promise<void> {
+  for (;;) {
+    try {
+      return await openDisk(execute, plan, environment.aio);
+    } catch (error) {
+      const modes = error instanceof QmpError ? modesAfter(error.description, environment.aio) : undefined;
+      if (modes === undefined) throw error;
+      warn(`opened with aio=${modes.aio}, which is slower: ${(error as QmpError).description}`);
+      environment.aio = modes;
+      await closeDisk(execute, { exportId: plan.exportId, nodes: plan.nodeNames, objects: plan.objectIds });
+    }
+  }
+}
+
+async function openDisk(execute: Execute, plan: DiskPlan, modes: AioModes): Promise<void> {
   for (const object of plan.objects) await execute("object-add", object);
-  for (const node of plan.nodes(aio)) await execute("blockdev-add", node);
+  for (const node of plan.nodes(modes)) await execute("blockdev-add", node);
 }
 
 /** Exports the disk's top node. */

@@ -52,7 +52,8 @@ export class QemuImg implements ImageInspector {
 
   async inspect(tree: BlockTree, label: string): Promise<ImageInfo> {
     const { tree: named, objects } = withObjects(tree, "info");
-    const image = `json:${JSON.stringify(named)}`;
+    // As the daemon opens it: QEMU takes `detect-zeroes=unmap` with this only.
+    const image = `json:${JSON.stringify({ discard: "unmap", ...named })}`;
     const args = ["info", "--output=json", "--force-share", ...objectArguments(objects), "--", image];
     const { status, stdout, stderr } = await runQemuImg(args, {
       ...(this.#program === undefined ? {} : { program: this.#program }),

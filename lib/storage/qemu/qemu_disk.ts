@@ -22,8 +22,11 @@ const CLOSE_MS = 10_000;
 
 /** What a disk asks of those who opened it. */
 export interface DiskKeeper {
-  /** Takes the disk out of its daemon, and ends a daemon that has no other. Rejects with XenblkError. */
-  release(): Promise<void>;
+  /**
+   * Takes the disk out of its daemon, and ends a daemon that has no other. Unless `settled`, what a daemon of it has lost
+   * stays known. Rejects with XenblkError.
+   */
+  release(settled: boolean): Promise<void>;
   /** The disk, opened and exported by a daemon that runs: where, and by which. Rejects with XenblkError. */
   reopen(): Promise<{ readonly daemon: StorageDaemon; readonly socket: string }>;
   /** Exports the disk anew, where its daemon has it open; the socket's path. Rejects with XenblkError. */
@@ -45,6 +48,7 @@ export class QemuDisk implements DaemonDisk {
   /** Set while the connection ends because the export is made anew. */
   #renewal: Promise<void> | undefined;
   #closed: Promise<void> | undefined;
+  #isSettled = false;
 
   constructor(
     request: QemuRequest,
@@ -101,13 +105,19 @@ export class QemuDisk implements DaemonDisk {
     await this.#keeper.settle();
   }
 
+  closeSettled(): Promise<void> {
+    this.#isSettled = true;
+    return this[Symbol.asyncDispose]();
+  }
+
   fail(): void {
     this.#device.fail();
   }
 
-  async recover(replay?: (socket: string) => Promise<void>): Promise<void> {
+  async recover(replay: (socket: string) => Promise<void>): Promise<void> {
     const { daemon, socket } = await this.#keeper.reopen();
-    if (replay !== undefined) {
+    // It may have died after the disk was lost for another reason, or in an earlier attempt.
+    if (daemon !== this.#daemon && this.#losesWrites(this.#daemon)) {
       await this.#device.paused();
       await replay(socket);
     }
@@ -124,7 +134,7 @@ export class QemuDisk implements DaemonDisk {
   async #close(): Promise<void> {
     try {
       const closing = Promise.resolve(this.#device[Symbol.asyncDispose]());
-      if (await endsWithin(closing, CLOSE_MS)) return await this.#keeper.release();
+      if (await endsWithin(closing, CLOSE_MS)) return await this.#keeper.release(this.#isSettled);
       closing.catch((error) => this.#keeper.logger.warning(errorText(error)));
       throw new XenblkError(`its requests have not ended for ${CLOSE_MS / 1000} s`);
     } catch (error) {
@@ -140,16 +150,21 @@ export class QemuDisk implements DaemonDisk {
     await this.#device.reconnect(socket);
   }
 
+  /** Whether the daemon, which has ended, can have lost answered writes. */
+  #losesWrites(daemon: StorageDaemon): boolean {
+    const { readOnly, cache } = this.properties;
+    return !daemon.endedWell && !readOnly && cache !== "writethrough";
+  }
+
   async #watch(daemon: StorageDaemon): Promise<DiskLoss> {
     const reason = await Promise.race([this.#device.lost, daemon.died]);
-    const { readOnly, cache } = this.properties;
     if (isFragile(this.#request.graph) && this.#renewal === undefined) {
       await daemon.abandon(this.#request.owner.device);
       const store = `its ${this.#request.graph.remote} server may have been lost`;
-      return { reason: `${store} (${reason})`, writesLost: !readOnly && cache !== "writethrough" };
+      return { reason: `${store} (${reason})`, writesLost: this.#losesWrites(daemon) };
     }
     const death = await daemon.fate();
-    const writesLost = death !== undefined && !daemon.endedWell && !readOnly && cache !== "writethrough";
+    const writesLost = death !== undefined && this.#losesWrites(daemon);
     if (death !== undefined) return { reason: death, writesLost };
     const renewal = this.#renewal;
     this.#renewal = undefined;

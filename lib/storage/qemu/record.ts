@@ -44,6 +44,8 @@ export interface LostDisk {
   readonly plan: string;
   readonly tag?: string;
   readonly reason: string;
+  /** Those that it wrote to. Absent: none, or an earlier version of xenblk wrote the record. */
+  readonly files?: readonly RecordedFile[];
 }
 
 /** A daemon and its disks. */

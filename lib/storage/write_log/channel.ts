@@ -179,8 +179,8 @@ class LoggedChannel implements IoChannel {
 
   /** Starts a write or discard, unless it has to wait. What waits already goes first. */
   #startOrHold(tag: number): void {
-    if (this.#partition.failure !== 0) this.#refused.add(tag);
-    else if (this.#held.count > 0 || this.#overlaps(tag) || !this.#start(tag)) this.#held.add(tag);
+    this.#held.add(tag);
+    if (this.#held.count === 1) this.#startHeld();
     if (this.#partition.isHalfFull) this.#startOwnFlush();
   }
 
