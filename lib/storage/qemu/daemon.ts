@@ -16,6 +16,7 @@ import type { DaemonProgram } from "./program.ts";
 import { hasEnded, identify, type ProcessIdentity, signal } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
 import type { DaemonRecord, DiskRecord, LostDisk, RecordedFile, RunDirectory } from "./record.ts";
+import { repair, wasLeftOpen } from "./repair.ts";
 import { DaemonErrors } from "./stderr.ts";
 
 /** How long a daemon may take to start. */
@@ -396,16 +397,21 @@ export class StorageDaemon implements Disposable {
   async #open(name: string, plan: DiskPlan): Promise<void> {
     const environment = this.#environment;
     try {
-      await openDisk(this.#execute, plan, environment.aio);
+      return await openDisk(this.#execute, plan, environment.aio);
     } catch (error) {
-      if (environment.aio === "threads" || !(error instanceof QmpError) || !/io_uring/.test(error.description)) {
+      if (!(error instanceof QmpError)) throw error;
+      const { description } = error;
+      if (environment.aio === "io_uring" && /io_uring/.test(description)) {
+        this.#logger.warning(`${name}: opened with aio=threads, which is slower: ${description}`);
+        environment.aio = "threads";
+      } else if (wasLeftOpen(error)) {
+        this.#logger.warning(`${name}: ${await repair(name, plan, error)}`);
+      } else {
         throw error;
       }
-      this.#logger.warning(`${name}: opened with aio=threads, which is slower: ${error.description}`);
-      environment.aio = "threads";
-      await closeDisk(this.#execute, { exportId: plan.exportId, nodes: plan.nodeNames, objects: plan.objectIds });
-      await openDisk(this.#execute, plan, environment.aio);
     }
+    await closeDisk(this.#execute, { exportId: plan.exportId, nodes: plan.nodeNames, objects: plan.objectIds });
+    await openDisk(this.#execute, plan, environment.aio);
   }
 
   /** Whether the disk that was left here can be used as it is; its export is added again if that is all that is missing. */
