@@ -16,7 +16,7 @@ import {
   exportAnew,
   exportDisk,
   nodeSize,
-  openDiskAsPermitted,
+  openDiskAnyhow,
   presentParts,
 } from "./graph_steps.ts";
 import type { AioModes, DiskPlan } from "./plan.ts";
@@ -226,8 +226,9 @@ export class StorageDaemon implements Disposable {
     const disk = { name, plan: identity, durable, exportId, nodes, objects, files, ...(tag && { tag }) };
     await this.#write(withDisk(this.#record, device, { ...disk, exported: false }));
     try {
-      await openDiskAsPermitted(
+      await openDiskAnyhow(
         this.#execute,
+        name,
         plan,
         this.#environment,
         (why) => this.#logger.warning(`${name}: ${why}`),
