@@ -129,7 +129,10 @@ const KNOWN: readonly { readonly pattern: RegExp; readonly remedy: (tree: BlockT
 export function objectArguments({ secrets, credentials }: TreeObjects): string[] {
   const option = (text: string): string => text.replaceAll(",", ",,");
   return [
-    ...secrets.flatMap(({ id, file }) => ["--object", `secret,id=${id},file=${option(file)}`]),
+    ...secrets.flatMap(({ id, file, format }) => [
+      "--object",
+      `secret,id=${id},${format === undefined ? "" : `format=${format},`}file=${option(file)}`,
+    ]),
     ...credentials.flatMap(({ id, directory }) => [
       "--object",
       `tls-creds-x509,id=${id},endpoint=client,dir=${option(directory)}`,
