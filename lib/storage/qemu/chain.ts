@@ -5,6 +5,7 @@
  */
 
 import { XenblkError } from "../../errors.ts";
+import { lookWithin } from "../../path_lookup.ts";
 import { shellWord } from "../../shell_word.ts";
 import { canonicalFormat, isFile, isStore } from "../image/formats.ts";
 import { imageLabel, type ImageName, withoutPasswords } from "../image/spec.ts";
@@ -13,7 +14,7 @@ import { type BlockGraph, describeTree, graphOf, type GraphOptions } from "./gra
 import type { ImageInfo, ImageInspector } from "./image_info.ts";
 import { checkContent, lookAtFile, type LookedFile, severalExtents } from "./local_file.ts";
 import { storeTree } from "./store.ts";
-import { type BlockTree, childrenOf, isTree, localPath, mapOptions, parseTree, withChildren } from "./tree.ts";
+import { type BlockTree, childrenOf, isTree, localPath, mapOptions, nodesOf, parseTree, withChildren } from "./tree.ts";
 
 /** What finding a chain uses. */
 export interface ChainContext {
@@ -48,7 +49,7 @@ export async function imageTree(name: ImageName, context: ChainContext): Promise
 }
 
 /** How an image becomes a graph. */
-export interface ImageGraphOptions extends Omit<ChainContext, "readOnly">, Omit<GraphOptions, "label"> {}
+export interface ImageGraphOptions extends Omit<ChainContext, "readOnly">, Omit<GraphOptions, "label" | "inMemory"> {}
 
 /** What the storage daemon is to open for an image. */
 export interface ImageGraph {
@@ -60,7 +61,26 @@ export interface ImageGraph {
 /** Finds the files of an image and names their nodes. Rejects as {@linkcode imageTree} and {@linkcode graphOf}. */
 export async function imageGraph(name: ImageName, options: ImageGraphOptions): Promise<ImageGraph> {
   const tree = await imageTree(name, options);
-  return { graph: graphOf(tree, { ...options, label: imageLabel(name) }), description: describeTree(tree) };
+  const inMemory = await filesInMemory(tree);
+  return { graph: graphOf(tree, { ...options, inMemory, label: imageLabel(name) }), description: describeTree(tree) };
+}
+
+/**
+ * The files of a tree that are on tmpfs, by path. Every call there waits until it is done. An io_uring gives each one to
+ * another thread, which costs more than the call; with Linux AIO, which takes O_DIRECT, the daemon makes it at once.
+ */
+async function filesInMemory(tree: BlockTree): Promise<ReadonlySet<string>> {
+  const paths = nodesOf(tree).flatMap((node) => localPath(node) ?? []);
+  const mounts = await Deno.readTextFile("/proc/self/mountinfo").catch(() => "");
+  const devices = new Set([...mounts.matchAll(/^\d+ \d+ (\d+:\d+) .* - tmpfs /gm)].map(([, device]) => device));
+  const found = new Set<string>();
+  for (const path of paths) {
+    // One that is gone meanwhile is the daemon's to report.
+    const dev = (await lookWithin(path, () => Deno.stat(path).catch(() => undefined)))?.dev ?? 0;
+    // Linux: new_encode_dev(). The major number of a file system without a device is 0.
+    if (devices.has(`${(dev >>> 8) & 0xfff}:${(dev & 0xff) | ((dev >>> 12) & 0xfff00)}`)) found.add(path);
+  }
+  return found;
 }
 
 /** The tree that a name says, before any header is read. */

@@ -5,7 +5,8 @@
 
 import type { Logger } from "../../log.ts";
 import { hasEnded, identify, signal } from "./process.ts";
-import type { DaemonRecord, LostDisk, RunDirectory } from "./record.ts";
+import type { DiskPlan } from "./plan.ts";
+import type { DaemonRecord, DiskRecord, LostDisk, RecordedFile, RunDirectory } from "./record.ts";
 
 /** How long a daemon without disks may take to end. */
 const END_MS = 5_000;
@@ -17,10 +18,38 @@ export async function lostDisks(record: DaemonRecord): Promise<Readonly<Record<s
   // The guest has ended with its host.
   if (boot !== process.bootId) return {};
   const reason = `the storage daemon of domain ${guest} (process ${process.pid}) ended while it was not watched`;
-  const died = Object.entries(disks).filter(([, { exported, durable }]) => exported && !durable);
-  const lost = died.map(([device, { plan, tag }]) => [device, { plan, ...(tag && { tag }), reason }] as const);
+  const lost = Object.entries(disks).flatMap(([device, disk]) =>
+    losesWrites(disk) ? [[device, lostOf(disk, reason)]] : []
+  );
   // What was lost before has not been written again yet: nothing else has been written since.
   return { ...Object.fromEntries(lost), ...record.lost };
+}
+
+/** Whether the death of its daemon can lose answered writes of the disk. */
+export function losesWrites({ exported, durable }: DiskRecord): boolean {
+  return exported && !durable;
+}
+
+/** What remains of a disk with a daemon that died for that reason. */
+export function lostOf({ plan, tag, files }: DiskRecord, reason: string): LostDisk {
+  return { plan, ...(tag && { tag }), reason, files: files.filter(({ writable }) => writable) };
+}
+
+/**
+ * What was lost of the disk that is opened by this plan; `files` are those that it writes to, as they are now. The same
+ * files may be opened in another way. If the plan is the same but a file was replaced, the disk has no tag: its log is not
+ * to be written into another file. Undefined: another image was lost.
+ */
+export function lostOfPlan(lost: LostDisk, plan: DiskPlan, files: readonly RecordedFile[]): LostDisk | undefined {
+  const isSamePlan = lost.plan === plan.identity;
+  const before = lost.files ?? [];
+  if (before.length === 0 || files.some(({ inode }) => inode === undefined)) return isSamePlan ? lost : undefined;
+  const isSame = before.length === files.length &&
+    before.every(({ device, inode }) => files.some((file) => file.device === device && file.inode === inode));
+  if (isSame) return lost;
+  if (!isSamePlan) return undefined;
+  const { tag: _tag, ...rest } = lost;
+  return { ...rest, reason: `${lost.reason}, and its image file was replaced since` };
 }
 
 /**

@@ -10,7 +10,7 @@ import { endsWithin } from "../../within.ts";
 export const QEMU_IMG_VARIABLE = "XENBLK_QEMU_IMG";
 
 /** The program: a path, or a name to be found on PATH. */
-export function qemuImgProgram(): string {
+function qemuImgProgram(): string {
   return Deno.env.get(QEMU_IMG_VARIABLE) ?? "qemu-img";
 }
 
@@ -25,7 +25,7 @@ const STUCK = new Set<string>();
 
 /** How qemu-img is run. */
 export interface QemuImgOptions {
-  /** The program. Absent: {@linkcode qemuImgProgram}. */
+  /** The program. Absent: the one that the environment names. */
   readonly program?: string;
   /** The beginning of the sentence if it cannot be run: `Cannot open image a.qcow2`. */
   readonly what?: string;

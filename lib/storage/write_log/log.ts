@@ -112,13 +112,26 @@ export class DiskLog {
     Atomics.store(header, MAGIC_WORD, MAGIC);
   }
 
+  /** Nothing in it has to be written again. One store: a log that is being emptied is whole at any moment. */
+  empty(): void {
+    Atomics.store(this.#header, FLUSHED_WORD, this.mark);
+  }
+
   /** Whether it is whole, of this version, and was begun with that nonce. */
   belongsTo(nonce: Nonce): boolean {
     const header = this.#header;
     if (Atomics.load(header, MAGIC_WORD) !== MAGIC || header[VERSION_WORD] !== VERSION) return false;
     const [partitions, dataBytes] = [header[PARTITIONS_WORD]!, header[PARTITION_BYTES_WORD]!];
-    if (logBytes(partitions, dataBytes) > this.#memory.byteLength) return false;
-    return holdsNonce(header, NONCE_WORD, nonce);
+    const isWhole = partitions > 0 && dataBytes > 0 && dataBytes % BYTES_PER_ENTRY === 0 &&
+      logBytes(partitions, dataBytes) === this.#memory.byteLength;
+    return isWhole && holdsNonce(header, NONCE_WORD, nonce);
+  }
+
+  /** Whether all that {@linkcode unflushed} returns can have been written to a disk of this size. */
+  isSound(diskBytes: number): boolean {
+    return this.unflushed().every(({ offsetBytes, lengthBytes, data }) =>
+      offsetBytes + lengthBytes <= diskBytes && (data === undefined || data.byteLength === lengthBytes)
+    );
   }
 
   /** One partition, for the thread that is going to write to it. All its entries are free. */
@@ -211,7 +224,7 @@ function operationAt(entries: Int32Array, at: number, state: number, data: Uint8
   const number = (low: number, high: number): number =>
     (entries[at + low]! >>> 0) + (entries[at + high]! >>> 0) * TWO_32;
   const lengthBytes = number(LENGTH_LOW, LENGTH_HIGH);
-  const begin = entries[at + DATA_AT]!;
+  const begin = entries[at + DATA_AT]! >>> 0; // a view ends with the memory that it is of
   return {
     sequence: state >>> KIND_BITS,
     offsetBytes: number(OFFSET_LOW, OFFSET_HIGH),

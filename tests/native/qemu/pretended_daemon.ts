@@ -1,6 +1,6 @@
 /**
  * A program that is started as qemu-storage-daemon is, answers QMP, opens nothing, and misbehaves as its first argument
- * says: `garbage` greets with something else, `no-io-uring` refuses io_uring, `slow` takes 200 ms for each answer.
+ * says: `garbage` greets with something else, `no-io-uring` refuses io_uring, `no-direct` refuses O_DIRECT, `slow` takes 200 ms for each answer.
  */
 
 import type { QmpObject } from "../../../lib/storage/qemu/qmp.ts";
@@ -19,6 +19,9 @@ function answer(command: string, options: QmpObject): QmpObject {
   if (command === "block-export-del") exports.splice(0);
   if (command === "blockdev-add" && behaviour === "no-io-uring" && options.aio === "io_uring") {
     return { error: { class: "GenericError", desc: "Unable to use io_uring: Operation not permitted" } };
+  }
+  if (command === "blockdev-add" && behaviour === "no-direct" && options.aio === "native") {
+    return { error: { class: "GenericError", desc: "Could not open 'x': filesystem does not support O_DIRECT" } };
   }
   return { return: {} };
 }
