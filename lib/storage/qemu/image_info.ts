@@ -24,6 +24,8 @@ export interface ImageInfo {
   readonly encryption?: string;
   /** A qcow2 image that QEMU has found damaged. */
   readonly corrupt: boolean;
+  /** Of formats that have clusters. */
+  readonly clusterBytes?: number;
   /** Of vmdk: its files. */
   readonly extents?: number;
 }
@@ -84,6 +86,7 @@ export function readInfo(json: string): ImageInfo {
     encrypted: info["encrypted"] === true,
     ...(isRecord(data["encrypt"]) ? text("format", "encryption", data["encrypt"]) : {}),
     corrupt: data["corrupt"] === true,
+    ...(typeof info["cluster-size"] === "number" ? { clusterBytes: info["cluster-size"] } : {}),
     ...(Array.isArray(data["extents"]) ? { extents: data["extents"].length } : {}),
   };
 }
