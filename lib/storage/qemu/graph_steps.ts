@@ -5,6 +5,7 @@
 import { XenblkError } from "../../errors.ts";
 import { type AioModes, type DiskPlan, modesAfter } from "./plan.ts";
 import { QmpError, type QmpObject } from "./qmp.ts";
+import { repair, wasLeftOpen } from "./repair.ts";
 
 /** How long an export may take to end: the requests of its client end before that. */
 const EXPORT_MS = 5_000;
@@ -22,23 +23,32 @@ export interface DiskParts {
 }
 
 /**
- * Adds the disk's objects and nodes; by other system calls where the host does not let the daemon have the fastest, for
- * all later disks, too. Rejects as `execute` does; then some may have been added.
+ * Adds the disk's objects and nodes. Where the host does not let the daemon have the fastest system calls, by others, for
+ * all later disks, too; and an image that its writer left open is repaired. Rejects as `execute` does; then some may have
+ * been added.
  */
-export async function openDiskAsPermitted(
+export async function openDiskAnyhow(
   execute: Execute,
+  name: string,
   plan: DiskPlan,
   environment: { aio: AioModes },
   warn: (message: string) => void,
 ): Promise<void> {
-  for (;;) {
+  for (let isRepaired = false;;) {
     try {
       return await openDisk(execute, plan, environment.aio);
     } catch (error) {
-      const modes = error instanceof QmpError ? modesAfter(error.description, environment.aio) : undefined;
-      if (modes === undefined) throw error;
-      warn(`opened with aio=${modes.aio}, which is slower: ${(error as QmpError).description}`);
-      environment.aio = modes;
+      if (!(error instanceof QmpError)) throw error;
+      const modes = modesAfter(error.description, environment.aio);
+      if (modes !== undefined) {
+        warn(`opened with aio=${modes.aio}, which is slower: ${error.description}`);
+        environment.aio = modes;
+      } else if (!isRepaired && wasLeftOpen(error)) {
+        warn(await repair(name, plan, error));
+        isRepaired = true;
+      } else {
+        throw error;
+      }
       await closeDisk(execute, { exportId: plan.exportId, nodes: plan.nodeNames, objects: plan.objectIds });
     }
   }

@@ -26,6 +26,10 @@ export interface ImageInfo {
   readonly corrupt: boolean;
   /** Of formats that have clusters. */
   readonly clusterBytes?: number;
+  /** Of vhdx: its writer died while it changed the image, and a writer has to finish that first. Nothing else is known. */
+  readonly needsReplay?: true;
+  /** The disk has no bytes. */
+  readonly isEmpty?: true;
   /** Of vmdk: its files. */
   readonly extents?: number;
 }
@@ -40,6 +44,9 @@ export interface ImageInspector {
 const LIMIT_MS = 15_000;
 /** Most output, in characters: a header with thousands of snapshots is longer. */
 const MOST_OUTPUT = 8 << 20;
+
+/** qemu-img opens images for reading, and QEMU reads no vhdx whose log has entries. */
+const NEEDS_REPLAY = /contains a log that needs to be replayed/;
 
 /** Runs `qemu-img`. */
 export class QemuImg implements ImageInspector {
@@ -65,6 +72,7 @@ export class QemuImg implements ImageInspector {
       timeoutMs: this.#limitMs,
     });
     if (status === 0) return readInfo(stdout);
+    if (NEEDS_REPLAY.test(stderr)) return { encrypted: false, corrupt: false, needsReplay: true };
     throw cannotOpen(label, stderr, tree);
   }
 }
@@ -87,6 +95,7 @@ export function readInfo(json: string): ImageInfo {
     ...(isRecord(data["encrypt"]) ? text("format", "encryption", data["encrypt"]) : {}),
     corrupt: data["corrupt"] === true,
     ...(typeof info["cluster-size"] === "number" ? { clusterBytes: info["cluster-size"] } : {}),
+    ...(info["virtual-size"] === 0 ? { isEmpty: true } : {}),
     ...(Array.isArray(data["extents"]) ? { extents: data["extents"].length } : {}),
   };
 }
@@ -123,7 +132,10 @@ const KNOWN: readonly { readonly pattern: RegExp; readonly remedy: (tree: BlockT
 export function objectArguments({ secrets, credentials }: TreeObjects): string[] {
   const option = (text: string): string => text.replaceAll(",", ",,");
   return [
-    ...secrets.flatMap(({ id, file }) => ["--object", `secret,id=${id},file=${option(file)}`]),
+    ...secrets.flatMap(({ id, file, format }) => [
+      "--object",
+      `secret,id=${id},${format === undefined ? "" : `format=${format},`}file=${option(file)}`,
+    ]),
     ...credentials.flatMap(({ id, directory }) => [
       "--object",
       `tls-creds-x509,id=${id},endpoint=client,dir=${option(directory)}`,
