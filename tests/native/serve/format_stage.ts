@@ -49,12 +49,12 @@ export class FormatStage implements AsyncDisposable {
     this.#owned = owned;
   }
 
-  /** `params` is the value of that node for an image file. */
+  /** `params` is the value of that node for an image file, which is in a folder of its own. */
   static async open(
     format: string,
     options: readonly string[] = [],
     shape: RingShape = {},
-    params: (image: string) => string = (image) => `${format}:${image}`,
+    params: (image: string) => string | Promise<string> = (image) => `${format}:${image}`,
   ): Promise<FormatStage> {
     await using undo = new AsyncDisposableStack();
     const xen = undo.use(await NativeXen.start());
@@ -63,13 +63,18 @@ export class FormatStage implements AsyncDisposable {
     const folder = undo.use(new DiskFolder());
     const image = `${folder.path}/disk.${format}`;
     await qemuImg("create", "-q", "-f", format, ...options, image, SIZE);
-    const device = await attach(xen, { domain: GUEST as DomId, params: params(image), readOnly: false });
+    const device = await attach(xen, { domain: GUEST as DomId, params: await params(image), readOnly: false });
     const disk = await guest.disk(frontendPath(device), undefined, {}, shape);
     return new FormatStage(xen, folder.path, image, format, device, disk, undo.move());
   }
 
   serve(...args: string[]): BackendProcess {
-    return this.#owned.use(new BackendProcess(this.xen, ["serve", ...args]));
+    return this.serveIn([], ...args);
+  }
+
+  /** `confinement` is a program with arguments that executes `serve` at its end. */
+  serveIn(confinement: readonly string[], ...args: string[]): BackendProcess {
+    return this.#owned.use(new BackendProcess(this.xen, ["serve", ...args], confinement));
   }
 
   /** The storage daemons that run for this test, by process number. */
@@ -92,14 +97,15 @@ export class FormatStage implements AsyncDisposable {
   /** Every byte in the image is what the guest has written. Nobody may have it open. */
   async verify(): Promise<void> {
     const raw = `${this.folder}/copy.raw`;
-    if (this.format !== "vpc") await assertSound(this.format, this.image);
+    if (this.format !== "vpc" && this.format !== "raw") await assertSound(this.format, this.image);
     await qemuImg("convert", "-f", this.format, "-O", "raw", this.image, raw);
     assertEquals((await this.disk.verify(raw)).miscompares, 0);
   }
 
   /** Detaches the disk; then the image is right, and nothing is left. */
-  async finish(backend: BackendProcess): Promise<void> {
+  async finish(backend: BackendProcess, whenDetached?: () => Promise<void>): Promise<void> {
     await detach(this.xen, this.device);
+    await whenDetached?.();
     await this.verify();
     assertEquals(await backend.stop(), 0, backend.messages);
     assertEquals(await this.daemons(), [], "the daemon has ended");
