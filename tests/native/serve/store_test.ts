@@ -96,6 +96,7 @@ storeTest(`${REQUESTS} requests verify on a qcow2 image by ssh`, async () => {
   });
   const backend = stage.serveIn(keys.confinement(), "--allow-image", "ssh://**");
   await verifiedLoad(stage, backend, keys.secret);
+  assertMatch(backend.messages, /warning: .*image qcow2:ssh:.* does not connect again/);
   await stage.finish(backend);
 });
 
