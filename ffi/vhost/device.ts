@@ -133,6 +133,7 @@ export class NativeVhostDevice implements VhostDevice {
         kickFd: slot.kickFd,
         callFd: slot.callFd,
         limits: this.#facts.limits,
+        errorsLose: this.#options.errorsLose === true,
       };
     });
   }

@@ -14,7 +14,8 @@ import { imageLabel } from "./image/spec.ts";
 import { type ChainContext, type ImageGraph, imageGraph } from "./qemu/chain.ts";
 import { QemuImg } from "./qemu/image_info.ts";
 import type { BlockGraph } from "./qemu/graph.ts";
-import type { DaemonDisk, DiskLoss, ImageDaemons } from "./qemu/types.ts";
+import { isFragile } from "./qemu/plan.ts";
+import { type DaemonDisk, type DiskLoss, type ImageDaemons, LostForGoodError } from "./qemu/types.ts";
 import type { VhostClient } from "./vhost.ts";
 import { SECTOR_BYTES } from "../units.ts";
 import { loggedAttachment } from "./write_log/channel.ts";
@@ -25,15 +26,14 @@ import { replayLog, ReplayRefusedError } from "./write_log/replay.ts";
 const MOST_CHANNELS = 8;
 /** Bytes of each part: twice the longest request. */
 const PART_BYTES = 2 << 20;
-/** How long another daemon is tried for before the disk is given up, and the waits in between. */
+/** How long another daemon is tried for before the disk is given up; and where a server has to come back, too. */
 const PATIENCE_MS = 60_000;
+const SERVER_PATIENCE_MS = 600_000;
+/** The waits in between. */
 const FIRST_WAIT_MS = 100;
 const LONGEST_WAIT_MS = 5_000;
 /** How long the connection of a replay may take to close. */
 const CLOSE_MS = 2_000;
-
-/** Nothing can bring the lost writes back: no other attempt is made. */
-class LostForGoodError extends XenblkError {}
 
 /** What serves images by storage daemons. */
 export interface DaemonServices extends Omit<ChainContext, "allowImages"> {
@@ -82,7 +82,7 @@ export async function openDaemonDisk(
     throw new XenblkError(`Cannot open ${name}: a storage daemon belongs to a guest, and none is named`);
   }
   const { graph } = await findImage(request, services);
-  const cache = cacheFor(request, graph, name, warn);
+  const cache = cacheFor(request, graph, services.logs !== undefined, name, warn);
   const tag = nonceText(newNonce());
   const opening = { graph, readOnly, ...(cache === undefined ? {} : { cache }), name, owner, tag };
   await using undo = new AsyncDisposableStack();
@@ -90,23 +90,26 @@ export async function openDaemonDisk(
   // With writethrough an answered write is durable.
   const isDurable = readOnly || cache === "writethrough";
   const log = isDurable || services.logs === undefined ? undefined : undo.use(new KeptLog(services.logs, owner));
-  const served = new ServedDisk(disk, { name, services, log, warn });
+  const served = new ServedDisk(disk, { name, services, log, warn, fragile: isFragile(graph) });
   await served.begin(tag);
   undo.move();
   return served;
 }
 
 /**
- * The server of a remote store may restart alone. QEMU then connects to it again, and nobody learns that it has lost what
- * it had not flushed. So each write is flushed, unless the operator has chosen otherwise.
+ * The server of a remote store may restart alone, and lose what it had not flushed. With an NBD server that shows, and the
+ * log has what was lost. Others are connected to again unnoticed, so each write is flushed, unless the operator has chosen
+ * otherwise.
  */
 function cacheFor(
   { cache }: DiskRequest,
-  { remote }: BlockGraph,
+  graph: BlockGraph,
+  hasLog: boolean,
   name: string,
   warn: (message: string) => void,
 ): CacheMode | undefined {
-  if (remote === undefined || cache === "writethrough") return cache;
+  const { remote } = graph;
+  if (remote === undefined || cache === "writethrough" || (isFragile(graph) && hasLog)) return cache;
   if (cache === undefined) return "writethrough";
   warn(`${name}: cache ${cache}: if its ${remote} server restarts, writes that it has not flushed are lost unnoticed`);
   return cache;
@@ -165,6 +168,8 @@ interface ServedDiskParts {
   readonly services: DaemonServices;
   readonly log: KeptLog | undefined;
   readonly warn: (message: string) => void;
+  /** See DiskPlan. */
+  readonly fragile: boolean;
 }
 
 /** A disk with its log, whichever daemon serves it. */
@@ -174,7 +179,8 @@ class ServedDisk implements Disk {
   readonly #parts: ServedDiskParts;
   readonly #fail: (reason: string) => void;
   readonly #closing = Promise.withResolvers<undefined>();
-  #isClosed = false;
+  /** Ends a wait between two attempts when the disk is closed. */
+  readonly #ending = new AbortController();
   #hasFailed = false;
   #watching: Promise<void> = Promise.resolve();
 
@@ -187,7 +193,8 @@ class ServedDisk implements Disk {
   }
 
   get properties(): DiskProperties {
-    return { ...this.#disk.properties, mostChannels: MOST_CHANNELS };
+    // In one queue an error comes before what is completed after it.
+    return { ...this.#disk.properties, mostChannels: this.#parts.fragile ? 1 : MOST_CHANNELS };
   }
 
   get description(): string {
@@ -198,8 +205,8 @@ class ServedDisk implements Disk {
     return this.#disk.files ?? [];
   }
 
-  async grow(): Promise<void> {
-    await this.#disk.grow!();
+  async grow(sizeBytes?: number): Promise<void> {
+    await this.#disk.grow!(sizeBytes);
   }
 
   async attachment(lane: number): Promise<DiskAttachment> {
@@ -210,8 +217,8 @@ class ServedDisk implements Disk {
 
   async [Symbol.asyncDispose](): Promise<void> {
     const { log } = this.#parts;
-    this.#isClosed = true;
     this.#closing.resolve(undefined);
+    this.#ending.abort();
     await this.#watching;
     if (this.#hasFailed || log?.isEmpty !== false) await this.#disk.closeSettled();
     else await this.#disk[Symbol.asyncDispose]();
@@ -263,21 +270,22 @@ class ServedDisk implements Disk {
 
   /** False: the disk was given up, or is being closed. */
   async #recover(loss: DiskLoss): Promise<boolean> {
-    const { name, services: { clock }, warn } = this.#parts;
+    const { name, services: { clock }, warn, fragile } = this.#parts;
     const beganMs = clock.now();
+    const patienceMs = fragile ? SERVER_PATIENCE_MS : PATIENCE_MS;
     warn(`${name}: ${loss.reason}; its requests wait for another storage daemon`);
-    for (let waitMs = FIRST_WAIT_MS; !this.#isClosed; waitMs = Math.min(2 * waitMs, LONGEST_WAIT_MS)) {
+    for (let waitMs = FIRST_WAIT_MS; !this.#ending.signal.aborted; waitMs = Math.min(2 * waitMs, LONGEST_WAIT_MS)) {
       try {
         await this.#disk.recover((socket) => this.#replay(socket));
         warn(`${name}: served again after ${Math.round(clock.now() - beganMs)} ms`);
         return true;
       } catch (error) {
         const text = errorText(error);
-        if (error instanceof LostForGoodError) return this.#giveUp(loss.reason);
-        if (clock.now() - beganMs > PATIENCE_MS) return this.#giveUp(`${loss.reason}; and no other serves it: ${text}`);
+        if (error instanceof LostForGoodError) return this.#giveUp(`${loss.reason}, and ${text}`);
+        if (clock.now() - beganMs > patienceMs) return this.#giveUp(`${loss.reason}; and no other serves it: ${text}`);
         warn(`${name}: ${text}; trying again`);
       }
-      await Promise.race([clock.sleep(waitMs), this.#closing.promise]);
+      await clock.sleep(waitMs, this.#ending.signal);
     }
     this.#disk.fail(); // what the log holds is written by the one who opens the disk next
     return false;
@@ -286,7 +294,9 @@ class ServedDisk implements Disk {
   /** Writes the log again over a connection of its own, while the disk's channels wait. */
   async #replay(socket: string): Promise<void> {
     const { name, services: { vhost, platform }, log, warn } = this.#parts;
-    if (log === undefined || log.failure !== 0) throw new LostForGoodError(`${name}: answered writes are lost`);
+    if (log === undefined || log.failure !== 0) {
+      throw new LostForGoodError(log === undefined ? "there is no write log" : "a flush had failed before");
+    }
     const device = await vhost.connect({ name, socket, readOnly: false, queues: 1, warn });
     try {
       const attachment = await device.attachment(0);

@@ -136,7 +136,6 @@ class Stage {
         this.lostBefore = undefined;
         return close();
       },
-      resizeTo: () => Promise.reject(new Error("not here")),
       [Symbol.asyncDispose]: close,
     };
   }

@@ -5,18 +5,26 @@
 
 import { errorText, XenblkError } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
-import { lookWithin } from "../../path_lookup.ts";
 import { endsWithin } from "../../within.ts";
 import { basicEnvironment } from "./command.ts";
 import { type AllowedFile, type Confinement, placeFiles, startCommand, takeFiles } from "./confinement.ts";
 import { explainQmpError } from "./explain.ts";
-import { closeDisk, type Execute, exportAnew, exportDisk, nodeSize, openDisk, presentParts } from "./graph_steps.ts";
+import {
+  closeDisk,
+  endExport,
+  type Execute,
+  exportAnew,
+  exportDisk,
+  nodeSize,
+  openDisk,
+  presentParts,
+} from "./graph_steps.ts";
 import type { AioMode, DiskPlan } from "./plan.ts";
 import type { DaemonProgram } from "./program.ts";
 import { hasEnded, identify, type ProcessIdentity, signal } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
-import type { DaemonRecord, DiskRecord, LostDisk, RecordedFile, RunDirectory } from "./record.ts";
-import { losesWrites, lostOf, lostOfPlan } from "./leftovers.ts";
+import { lostOfPlan, lostWith } from "./leftovers.ts";
+import { type DaemonRecord, type DiskRecord, type LostDisk, recordedFile, type RunDirectory } from "./record.ts";
 import { DaemonErrors } from "./stderr.ts";
 
 /** How long a daemon may take to start. */
@@ -211,10 +219,8 @@ export class StorageDaemon implements Disposable {
     if (known !== undefined) await this.remove(device);
     await this.#place(name, plan.files);
     const files = await Promise.all(plan.files.map(recordedFile));
-    const { identity, exportId, nodeNames: nodes, objectIds: objects } = plan;
-    const { durable } = plan;
-    const lost = this.#record.lost[device];
-    const tag = (lost && lostOfPlan(lost, plan, files.filter(({ writable }) => writable)))?.tag ?? plan.tag;
+    const { identity, exportId, nodeNames: nodes, objectIds: objects, durable } = plan;
+    const { tag } = await this.lostBefore(device, plan) ?? plan;
     const disk = { name, plan: identity, durable, exportId, nodes, objects, files, ...(tag && { tag }) };
     await this.#write(withDisk(this.#record, device, { ...disk, exported: false }));
     try {
@@ -242,17 +248,14 @@ export class StorageDaemon implements Disposable {
       await closeDisk(this.#execute, disk);
       await this.#take(disk);
     }
-    const isLost = death !== undefined && !this.endedWell && losesWrites(disk);
-    const lost = isLost ? { [device]: lostOf(disk, death), ...this.#record.lost } : this.#record.lost;
-    await this.#write({ ...this.#record, disks, lost });
+    const lost = this.endedWell ? {} : lostWith({ [device]: disk }, death);
+    await this.#write({ ...this.#record, disks, lost: { ...lost, ...this.#record.lost } });
   }
 
-  /** Why writes of the disk may be lost, if an earlier daemon of it died unseen. */
-  async lostBefore(device: string, plan: DiskPlan): Promise<string | undefined> {
+  /** What an earlier daemon of the disk has lost, if it died unseen. */
+  async lostBefore(device: string, plan: DiskPlan): Promise<LostDisk | undefined> {
     const lost = this.#record.lost[device];
-    if (lost === undefined) return undefined;
-    const files = await Promise.all(plan.files.filter(({ writable }) => writable).map(recordedFile));
-    return lostOfPlan(lost, plan, files)?.reason;
+    return lost && await lostOfPlan(lost, plan);
   }
 
   /** The tag of a disk. */
@@ -315,6 +318,18 @@ export class StorageDaemon implements Disposable {
     this[Symbol.dispose]();
     // What was lost is reported to those who open these disks again.
     if (Object.keys(this.#record.lost).length === 0) await this.directory.remove();
+  }
+
+  /**
+   * Kills the process once the disk's requests have ended, or do not end. What the daemon has not written yet is not
+   * written: a store that it lost must not get the second half of something.
+   */
+  async abandon(device: string): Promise<void> {
+    this.#ending = true;
+    const exportId = this.#record.disks[device]?.exportId;
+    if (exportId !== undefined) await endExport(this.#execute, exportId).catch((error) => this.#warn(error));
+    await signal(this.process, "SIGKILL");
+    await hasEnded(this.process, KILL_MS);
   }
 
   /** Disconnects; the process goes on. */
@@ -474,16 +489,6 @@ function daemonArguments({ monitor, pidFile }: RunDirectory): string[] {
 
 function withDisk(record: DaemonRecord, device: string, disk: DiskRecord): DaemonRecord {
   return { ...record, disks: { ...record.disks, [device]: disk } };
-}
-
-/** What is at the path now. */
-async function recordedFile({ path, writable }: AllowedFile): Promise<RecordedFile> {
-  try {
-    const { dev, ino } = await lookWithin(path, () => Deno.stat(path));
-    return { path, writable, device: dev, ...(ino === null ? {} : { inode: ino }) };
-  } catch {
-    return { path, writable }; // the daemon reports it, if that matters
-  }
 }
 
 /** How a process ended, for people. */

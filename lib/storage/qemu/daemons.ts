@@ -65,6 +65,12 @@ interface HeldDaemon {
   waitMs: number;
 }
 
+/** Whose daemon is wanted, and of which kind. */
+interface Owner extends DiskOwner {
+  /** See DiskPlan. */
+  readonly fragile: boolean;
+}
+
 /** The daemons of one process. */
 export class StorageDaemons implements ImageDaemons {
   readonly #options: StorageDaemonsOptions;
@@ -100,12 +106,13 @@ export class StorageDaemons implements ImageDaemons {
 
   async open(request: QemuRequest): Promise<DaemonDisk> {
     const plan = planDisk(request, { queues: this.#queues, home: this.#variable("HOME") });
-    const { name, owner, readOnly } = request;
+    const { name, readOnly } = request;
+    const owner = { ...request.owner, fragile: plan.fragile };
     return await this.#inTurn(owner.guest, async () => {
       const held = await this.#daemonFor(owner);
       const { daemon } = held;
       try {
-        const lostBefore = await daemon.lostBefore(owner.device, plan);
+        const lostBefore = (await daemon.lostBefore(owner.device, plan))?.reason;
         const socket = await daemon.add(owner.device, name, plan);
         const warn = (message: string): void => this.#logger.warning(message);
         const writeThrough = request.cache === "writethrough";
@@ -115,6 +122,7 @@ export class StorageDaemons implements ImageDaemons {
           readOnly,
           queues: this.#queues,
           writeThrough,
+          errorsLose: plan.fragile,
           warn,
         });
         return new QemuDisk(request, daemon, device, this.#keeper(request, plan), lostBefore);
@@ -164,7 +172,8 @@ export class StorageDaemons implements ImageDaemons {
 
   /** What a disk asks for later. */
   #keeper(request: QemuRequest, plan: DiskPlan): DiskKeeper {
-    const { name, owner } = request;
+    const { name } = request;
+    const owner = { ...request.owner, fragile: plan.fragile };
     return {
       logger: this.#logger,
       release: async (settled) => await this.#inTurn(owner.guest, () => this.#release(owner, settled)),
@@ -190,7 +199,7 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   /** The daemon for a device, running: where the device is already, else where it belongs. */
-  async #daemonFor(owner: DiskOwner): Promise<HeldDaemon> {
+  async #daemonFor(owner: Owner): Promise<HeldDaemon> {
     const { guest, device } = owner;
     const known = this.#holderOf(owner);
     if (known !== undefined) return await this.#running(known, owner);
@@ -201,12 +210,12 @@ export class StorageDaemons implements ImageDaemons {
       return await this.#take(name, owner) ?? fail(busy(owner, record));
     }
     const own = directoryName(guest, device);
-    const shared = this.#options.perDisk === true ? own : directoryName(guest);
+    const shared = this.#options.perDisk === true || owner.fragile ? own : directoryName(guest);
     return await this.#take(shared, owner) ?? await this.#take(own, owner) ?? fail(busy(owner));
   }
 
   /** Takes the daemon of a run directory, found again or started; undefined if another process has it. */
-  async #take(name: string, owner: DiskOwner): Promise<HeldDaemon | undefined> {
+  async #take(name: string, owner: Owner): Promise<HeldDaemon | undefined> {
     const known = this.#held.get(name);
     if (known !== undefined) return await this.#running(known, owner);
     const lock = this.#options.locks.lock(lockName(name));
@@ -221,7 +230,7 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   /** The daemon itself, or another one in its place if it died. */
-  async #running(held: HeldDaemon, owner: DiskOwner): Promise<HeldDaemon> {
+  async #running(held: HeldDaemon, owner: Owner): Promise<HeldDaemon> {
     const { daemon } = held;
     if (await daemon.fate(0) === undefined) return held;
     daemon[Symbol.dispose]();
@@ -237,20 +246,24 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   /** The daemon that an earlier process left; undefined if there is none, after ending one of an earlier guest. */
-  async #findAgain(name: string, owner: DiskOwner): Promise<StorageDaemon | undefined> {
+  async #findAgain(name: string, owner: Owner): Promise<StorageDaemon | undefined> {
     const directory = this.#directory(name);
     const record = await directory.read();
     if (record === undefined) return void await endStrays(directory, this.#logger);
     if (!await isAlive(record.process)) return undefined;
     const logger = this.#loggerOf(record.guest);
-    if (!isOtherGuest(record, owner)) return await StorageDaemon.adopt(this.#environment, directory, logger, record);
+    const isOther = isOtherGuest(record, owner);
+    // What its store has lost while nobody watched it is not known.
+    const isDoubtful = owner.fragile && Object.keys(record.disks).every((device) => device === owner.device);
+    if (!isOther && !isDoubtful) return await StorageDaemon.adopt(this.#environment, directory, logger, record);
     using daemon = StorageDaemon.recorded(this.#environment, directory, logger, record);
+    if (!isOther) return void await daemon.abandon(owner.device);
     this.#logger.warning(`${daemon.name} belongs to an earlier guest with this domid: ending it`);
     await daemon.end();
     return undefined;
   }
 
-  async #start(name: string, owner: DiskOwner): Promise<StorageDaemon> {
+  async #start(name: string, owner: Owner): Promise<StorageDaemon> {
     const { guest, uuid } = owner;
     const program = await findProgram((variable) => this.#variable(variable));
     const directory = this.#directory(name);
@@ -273,7 +286,7 @@ export class StorageDaemons implements ImageDaemons {
     })());
   }
 
-  async #settle(owner: DiskOwner): Promise<void> {
+  async #settle(owner: Owner): Promise<void> {
     await this.#holderOf(owner)?.daemon.settle(owner.device);
   }
 
@@ -281,7 +294,7 @@ export class StorageDaemons implements ImageDaemons {
    * Removes a device from its daemon, and ends a daemon that has no other. `settled`: whatever the daemon has lost of it
    * was seen to.
    */
-  async #release(owner: DiskOwner, settled = false): Promise<void> {
+  async #release(owner: Owner, settled = false): Promise<void> {
     const held = this.#holderOf(owner);
     if (held !== undefined) await held.daemon.remove(owner.device);
     if (settled) await held?.daemon.settle(owner.device);

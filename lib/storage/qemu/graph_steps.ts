@@ -65,7 +65,8 @@ export async function closeDisk(execute: Execute, { exportId, nodes, objects }: 
   for (const id of objects.toReversed()) await ifPresent(execute("object-del", { id }));
 }
 
-async function endExport(execute: Execute, id: string): Promise<void> {
+/** Ends an export once its requests have ended. Rejects with {@linkcode XenblkError} if they do not in time. */
+export async function endExport(execute: Execute, id: string): Promise<void> {
   await ifPresent(execute("block-export-del", { id, mode: "hard" }));
   const deadline = performance.now() + EXPORT_MS;
   for (let waitMs = FIRST_LOOK_MS; await isExported(execute, id); waitMs = Math.min(2 * waitMs, LONGEST_LOOK_MS)) {

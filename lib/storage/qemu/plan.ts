@@ -5,7 +5,7 @@
  */
 
 import type { AllowedFile } from "./confinement.ts";
-import type { BlockNode } from "./graph.ts";
+import type { BlockGraph, BlockNode } from "./graph.ts";
 import type { QmpObject } from "./qmp.ts";
 import { fileName } from "./record.ts";
 import type { QemuRequest } from "./types.ts";
@@ -22,6 +22,8 @@ export interface DiskPlan {
   readonly identity: string;
   /** As in DiskRecord. */
   readonly durable: boolean;
+  /** It is in a daemon of its own, which is killed with all that it holds when its store may have lost something. */
+  readonly fragile: boolean;
   /** For object-add. */
   readonly objects: readonly QmpObject[];
   readonly objectIds: readonly string[];
@@ -70,6 +72,7 @@ export function planDisk({ graph, readOnly, cache, owner, tag }: QemuRequest, { 
   return {
     identity: JSON.stringify([objects, nodes, exported]),
     durable: readOnly || cache === "writethrough",
+    fragile: isFragile(graph),
     ...(tag === undefined ? {} : { tag }),
     objects,
     objectIds: objects.map(({ id }) => id),
@@ -84,6 +87,11 @@ export function planDisk({ graph, readOnly, cache, owner, tag }: QemuRequest, { 
       ...nodes.flatMap((node) => settingsOf(node, home)).map((path) => ({ path, writable: false })),
     ],
   };
+}
+
+/** Whether a failed request can mean that the store has lost writes that it had answered. */
+export function isFragile({ remote }: BlockGraph): boolean {
+  return remote === "nbd";
 }
 
 /** Where the library of a store looks for its settings and keys. */

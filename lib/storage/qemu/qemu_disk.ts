@@ -5,13 +5,17 @@
 
 import { errorText, XenblkError } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
+import { lookWithin } from "../../path_lookup.ts";
 import { formatSize } from "../../sizes.ts";
 import { SECTOR_BYTES } from "../../units.ts";
 import { endsWithin } from "../../within.ts";
 import type { DiskAttachment, DiskFile, DiskProperties } from "../disk.ts";
+import { cannotShrink } from "../image/grow.ts";
 import type { VhostDevice } from "../vhost.ts";
 import type { StorageDaemon } from "./daemon.ts";
-import type { DaemonDisk, DiskLoss, QemuRequest } from "./types.ts";
+import type { BlockGraph } from "./graph.ts";
+import { isFragile } from "./plan.ts";
+import { type DaemonDisk, type DiskLoss, LostForGoodError, type QemuRequest } from "./types.ts";
 
 /** How long a disk's channels may take to close: their requests may wait for storage that does not answer. */
 const CLOSE_MS = 10_000;
@@ -80,17 +84,17 @@ export class QemuDisk implements DaemonDisk {
     return await this.#device.attachment(lane);
   }
 
-  async grow(): Promise<void> {
-    const sizeBytes = await this.#daemon.sizeOf(this.#request.graph.top);
+  async grow(growTo?: number): Promise<void> {
+    const { name, graph } = this.#request;
+    const before = await this.#daemon.sizeOf(graph.top);
+    const bytes = growTo ?? await rawSize(graph) ?? before;
+    if (bytes < before) throw cannotShrink(name, before, bytes);
+    if (graph.nodes.some(({ driver }) => driver === "qed") && bytes > before) throw qedGrows(name);
+    if (bytes > before) await this.#daemon.resize(name, graph.top, bytes);
+    const sectors = Math.floor(bytes / SECTOR_BYTES);
     await this.#device.refresh();
-    const sectors = Math.floor(sizeBytes / SECTOR_BYTES);
     // The exports of QEMU before 8.1 keep the size that they began with.
     if (this.#device.properties.sectors !== sectors) await (this.#renewal = this.#renewExport());
-  }
-
-  async resizeTo(sizeBytes: number): Promise<void> {
-    await this.#daemon.resize(this.#request.name, this.#request.graph.top, sizeBytes);
-    await this.grow();
   }
 
   get tag(): string | undefined {
@@ -111,9 +115,13 @@ export class QemuDisk implements DaemonDisk {
   }
 
   async recover(replay: (socket: string) => Promise<void>): Promise<void> {
+    const { writesLost } = await this.lost;
     const { daemon, socket } = await this.#keeper.reopen();
-    // It may have died after the disk was lost for another reason, or in an earlier attempt.
-    if (daemon !== this.#daemon && this.#losesWrites(this.#daemon)) {
+    // The earlier one may have died after the disk was lost for another reason.
+    if (writesLost || (daemon !== this.#daemon && this.#losesWrites(this.#daemon))) {
+      if (daemon.tagOf(this.#request.owner.device) !== this.tag) {
+        throw new LostForGoodError("its image file was replaced since");
+      }
       await this.#device.paused();
       await replay(socket);
     }
@@ -154,6 +162,11 @@ export class QemuDisk implements DaemonDisk {
 
   async #watch(daemon: StorageDaemon): Promise<DiskLoss> {
     const reason = await Promise.race([this.#device.lost, daemon.died]);
+    if (isFragile(this.#request.graph) && this.#renewal === undefined) {
+      await daemon.abandon(this.#request.owner.device);
+      const store = `its ${this.#request.graph.remote} server may have been lost`;
+      return { reason: `${store} (${reason})`, writesLost: this.#losesWrites(daemon) };
+    }
     const death = await daemon.fate();
     const writesLost = death !== undefined && this.#losesWrites(daemon);
     if (death !== undefined) return { reason: death, writesLost };
@@ -168,4 +181,19 @@ export class QemuDisk implements DaemonDisk {
       ? { reason: `the connection to ${daemon.name} ended: ${reason}`, writesLost }
       : await this.#watch(daemon);
   }
+}
+
+/** Of a raw image that is one whole file: the file's size, which the daemon looked at when it opened the file. */
+async function rawSize({ nodes, files }: BlockGraph): Promise<number | undefined> {
+  const [file, raw] = nodes;
+  const isWhole = file?.driver === "file" && raw?.driver === "raw" && nodes.length === 2 && raw["offset"] === undefined;
+  if (!isWhole || raw["size"] !== undefined) return undefined;
+  const { path } = files[0]!;
+  return (await lookWithin(path, () => Deno.stat(path))).size;
+}
+
+function qedGrows(name: string): XenblkError {
+  return new XenblkError(`Cannot resize ${name}: QEMU 7.2 ends when a qed image grows under load`, {
+    remedy: "detach the disk, then use `qemu-img resize`, or convert the image to qcow2",
+  });
 }

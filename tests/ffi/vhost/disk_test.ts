@@ -151,13 +151,19 @@ test("a flush reaches the medium, and a plain write does not flush", async () =>
   assertEquals(channel.finish().get(0), -EIO);
 });
 
-test("a disk that writes through flushes with each write", async () => {
-  await using daemon = await StorageDaemon.start({ format: "raw", failingFlushes: true });
+test("a disk that writes through flushes with each write, also in the daemon that follows", async () => {
+  const options = { format: "raw", failingFlushes: true };
+  await using daemon = await StorageDaemon.start(options);
   using rig = new VhostRig();
   await using device = await rig.connect(daemon.socket, { writeThrough: true });
   using channel = await rig.channel(device);
-  const results = [1, 2, 3].map(() => channel.writeNow(0, 4096));
-  assert(results.includes(-EIO), `${results}`);
+  const write = (): number[] => [1, 2, 3].map(() => channel.writeNow(0, 4096));
+  assert(write().includes(-EIO));
+  await daemon.kill();
+  await device.lost;
+  await using next = await StorageDaemon.start({ ...options, image: daemon.image }, daemon.folder);
+  await rig.turningOver([channel], device.reconnect(next.socket));
+  assert(write().includes(-EIO));
 });
 
 test("a discard of a whole qcow2 makes its file smaller, piece by piece, and a secure one is refused", async () => {

@@ -7,10 +7,8 @@ import { assert, assertEquals, assertGreater, assertLess, assertRejects } from "
 import { EIO } from "../../../lib/errno.ts";
 import { XenblkError } from "../../../lib/errors.ts";
 import type { VhostDevice } from "../../../lib/storage/vhost.ts";
-import { quads } from "../../../ffi/vhost/messages.ts";
-import { type ChannelRig, eventually, Folder } from "../../storage/rig.ts";
+import { type ChannelRig, eventually } from "../../storage/rig.ts";
 import { HAS_DAEMON, StorageDaemon, VhostRig } from "./daemon.ts";
-import { type Answers, FakeServer } from "./fake_server.ts";
 
 const DEPTH = 32;
 
@@ -120,20 +118,6 @@ test("a reconnect to a daemon that lives is possible after its connection was gi
   assertEquals(channel.channel.reap(), 0);
   await rig.turningOver([channel], device.reconnect(daemon.socket));
   assertEquals(channel.finish().get(0), 0);
-});
-
-test("a disk that writes through does so after a reconnect, too", async () => {
-  using folder = new Folder();
-  const modes: number[] = [];
-  const answers: Answers = { setConfig: (payload) => (modes.push(payload.at(-1)!), { payload: quads(0n) }) };
-  using rig = new VhostRig();
-  const first = new FakeServer(`${folder.path}/first`, answers);
-  await using device = await rig.connect(first.socket, { writeThrough: true });
-  await first[Symbol.asyncDispose]();
-  await device.lost;
-  await using second = new FakeServer(`${folder.path}/second`, answers);
-  await device.reconnect(second.socket);
-  assertEquals(modes, [0, 0]);
 });
 
 test("a daemon that hangs during the handshake is given up in time, and timers run meanwhile", async () => {

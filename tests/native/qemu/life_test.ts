@@ -204,14 +204,13 @@ daemonTest("a disk grows in its daemon, which goes on with its image open, and i
   const path = await rig.image("one.qcow2", "64M");
   await using disk = await rig.daemons().open(rig.request(path));
   const { pid } = rig.record().process;
-  await disk.resizeTo(128 << 20);
+  await disk.grow!(128 << 20);
   assertEquals(JSON.parse(await command("qemu-img", "info", "-U", "--output=json", path))["virtual-size"], 128 << 20);
   assertEquals(rig.record().process.pid, pid);
-  const error = await assertRejects(() => disk.resizeTo(1000), XenblkError);
-  assertMatch(
-    error.line,
-    /^Cannot resize image .*: node d51712-0-qcow2: .* multiple of 512; name a size that is larger/,
-  );
+  const shrunk = await assertRejects(() => disk.grow!(64 << 20), XenblkError);
+  assertMatch(shrunk.line, /^Cannot shrink image qcow2:.* from 128\.0 MiB to 64\.0 MiB under its guest; name a larger/);
+  const error = await assertRejects(() => disk.grow!((128 << 20) + 1000), XenblkError);
+  assertMatch(error.line, /^Cannot resize image .*: node d51712-0-qcow2: .* multiple of 512; name a size that is/);
   Deno.kill(pid, "SIGKILL");
   assertStringIncludes((await disk.lost).reason, `(process ${pid}) died`);
 });
