@@ -7,9 +7,9 @@
 import type { Clock } from "../clock.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import { endsWithin } from "../within.ts";
-import type { JournalStore, OwnedMemory, PlatformDescriptor } from "../hypervisor.ts";
-import { newNonce, nonceText, parseNonce } from "../nonce.ts";
-import type { CacheMode, Disk, DiskAttachment, DiskFile, DiskOwner, DiskProperties, DiskRequest } from "./disk.ts";
+import type { JournalStore, PlatformDescriptor } from "../hypervisor.ts";
+import { newNonce, nonceText } from "../nonce.ts";
+import type { CacheMode, Disk, DiskAttachment, DiskFile, DiskProperties, DiskRequest } from "./disk.ts";
 import { imageLabel } from "./image/spec.ts";
 import { type ChainContext, type ImageGraph, imageGraph } from "./qemu/chain.ts";
 import { QemuImg } from "./qemu/image_info.ts";
@@ -17,15 +17,10 @@ import type { BlockGraph } from "./qemu/graph.ts";
 import { isFragile } from "./qemu/plan.ts";
 import { type DaemonDisk, type DiskLoss, type ImageDaemons, LostForGoodError } from "./qemu/types.ts";
 import type { VhostClient } from "./vhost.ts";
-import { SECTOR_BYTES } from "../units.ts";
 import { loggedAttachment } from "./write_log/channel.ts";
-import { DiskLog, logBytes, type LogPlace } from "./write_log/log.ts";
+import { KeptLog, MOST_PARTS } from "./write_log/kept_log.ts";
 import { replayLog, ReplayRefusedError } from "./write_log/replay.ts";
 
-/** Most channels of a disk; each has a part of the write log. */
-const MOST_CHANNELS = 8;
-/** Bytes of each part: twice the longest request. */
-const PART_BYTES = 2 << 20;
 /** How long another daemon is tried for before the disk is given up; and where a server has to come back, too. */
 const PATIENCE_MS = 60_000;
 const SERVER_PATIENCE_MS = 600_000;
@@ -89,7 +84,9 @@ export async function openDaemonDisk(
   const disk = undo.use(await services.daemons.open(opening));
   // With writethrough an answered write is durable.
   const isDurable = readOnly || cache === "writethrough";
-  const log = isDurable || services.logs === undefined ? undefined : undo.use(new KeptLog(services.logs, owner));
+  const log = isDurable || services.logs === undefined
+    ? undefined
+    : undo.use(new KeptLog(services.logs, writeLogName(owner.device)));
   const served = new ServedDisk(disk, { name, services, log, warn, fragile: isFragile(graph) });
   await served.begin(tag);
   undo.move();
@@ -113,54 +110,6 @@ function cacheFor(
   if (cache === undefined) return "writethrough";
   warn(`${name}: cache ${cache}: if its ${remote} server restarts, writes that it has not flushed are lost unnoticed`);
   return cache;
-}
-
-/** The write log of one disk. Disposing it keeps it for the next process, unless there is nothing in it. */
-class KeptLog implements Disposable {
-  readonly place: LogPlace;
-  readonly users = new SharedArrayBuffer(MOST_CHANNELS * Int32Array.BYTES_PER_ELEMENT);
-  readonly #store: Pick<JournalStore, "open" | "remove">;
-  readonly #name: string;
-  readonly #memory: OwnedMemory;
-  readonly #log: DiskLog;
-
-  /** Throws {@linkcode XenblkError} if it cannot be kept. */
-  constructor(store: Pick<JournalStore, "open" | "remove">, { device }: DiskOwner) {
-    this.#store = store;
-    this.#name = writeLogName(device);
-    const lengthBytes = logBytes(MOST_CHANNELS, PART_BYTES);
-    this.#memory = store.open(this.#name, lengthBytes);
-    this.place = { address: this.#memory.address, lengthBytes };
-    this.#log = new DiskLog(this.#memory.view);
-  }
-
-  /** It is the log of the disk with this tag and size, and can be replayed. */
-  isOf({ tag, properties: { sectors } }: DaemonDisk): boolean {
-    const nonce = parseNonce(tag);
-    return nonce !== undefined && this.#log.belongsTo(nonce) && this.#log.isSound(sectors * SECTOR_BYTES);
-  }
-
-  get failure(): number {
-    return this.#log.failure;
-  }
-
-  /** Empties it, for the disk with this tag. */
-  begin(tag: string | undefined): void {
-    const nonce = parseNonce(tag) ?? newNonce();
-    if (this.#log.belongsTo(nonce)) this.#log.empty();
-    else this.#log.begin(nonce, MOST_CHANNELS, PART_BYTES);
-  }
-
-  /** Nothing that was answered waits for a flush. */
-  get isEmpty(): boolean {
-    return this.#log.failure === 0 && this.#log.isFlushed;
-  }
-
-  [Symbol.dispose](): void {
-    const { isEmpty } = this;
-    this.#memory[Symbol.dispose]();
-    if (isEmpty) this.#store.remove(this.#name);
-  }
 }
 
 interface ServedDiskParts {
@@ -194,7 +143,7 @@ class ServedDisk implements Disk {
 
   get properties(): DiskProperties {
     // In one queue an error comes before what is completed after it.
-    return { ...this.#disk.properties, mostChannels: this.#parts.fragile ? 1 : MOST_CHANNELS };
+    return { ...this.#disk.properties, mostChannels: this.#parts.fragile ? 1 : MOST_PARTS };
   }
 
   get description(): string {
@@ -212,7 +161,7 @@ class ServedDisk implements Disk {
   async attachment(lane: number): Promise<DiskAttachment> {
     const inner = await this.#disk.attachment(lane);
     const { log } = this.#parts;
-    return log === undefined ? inner : loggedAttachment(inner, log.place, log.users);
+    return log === undefined ? inner : loggedAttachment(inner, log.place, log.givePart());
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
@@ -229,7 +178,7 @@ class ServedDisk implements Disk {
   async begin(tag: string): Promise<void> {
     const { log } = this.#parts;
     const { lostBefore } = this.#disk;
-    const isKnown = log?.isOf(this.#disk) === true;
+    const isKnown = log?.isOf(this.#disk.tag, this.#disk.properties) === true;
     if (isKnown && log!.failure !== 0) return void this.#giveUp("a flush of it failed under an earlier process");
     if (lostBefore !== undefined && !isKnown) {
       return void this.#giveUp(`${lostBefore}, and its write log is missing, damaged or another disk's`);
