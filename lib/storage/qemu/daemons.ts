@@ -249,8 +249,7 @@ export class StorageDaemons implements ImageDaemons {
   async #findAgain(name: string, owner: Owner): Promise<StorageDaemon | undefined> {
     const directory = this.#directory(name);
     const record = await directory.read();
-    if (record === undefined) return void await endStrays(directory, this.#logger);
-    if (!await isAlive(record.process)) return undefined;
+    if (record === undefined || !await isAlive(record.process)) return void await endStrays(directory, this.#logger);
     const logger = this.#loggerOf(record.guest);
     const isOther = isOtherGuest(record, owner);
     // What its store has lost while nobody watched it is not known.
@@ -325,6 +324,7 @@ export class StorageDaemons implements ImageDaemons {
     const what = `domain ${record.guest}: ${gone.join(", ") || "no device"} of its storage daemon`;
     if (!await isAlive(record.process)) {
       if (gone.length < devices.length) return undefined;
+      await endStrays(directory, this.#logger);
       await directory.remove();
       return `${what}: removed what was left of it`;
     }
