@@ -62,6 +62,21 @@ nativeTest(`the daemon dies ${KILLS} times under load: nothing that was answered
   await stage.finish(backend);
 });
 
+for (const cache of ["none", "unsafe"]) {
+  nativeTest(`with cache ${cache} the daemon dies under load: nothing that was answered is lost`, async () => {
+    await using stage = await FormatStage.open("qcow2");
+    const backend = stage.serve("--cache", cache);
+    await stage.disk.connect();
+    await stage.disk.startLoad(UNTIL_STOPPED);
+    await assertProgress(stage.disk, 500);
+    await stage.killDaemon();
+    await backend.says(/wrote \d+ operations[^]*served again after/);
+    await assertProgress(stage.disk, 200);
+    assertClean(received(await stage.disk.stopLoad()), backend.messages);
+    await stage.finish(backend);
+  });
+}
+
 nativeTest("with writethrough a daemon that dies has nothing to lose, and there is no log", async () => {
   await using stage = await FormatStage.open("qcow2");
   const backend = stage.serve("--cache", "writethrough");
