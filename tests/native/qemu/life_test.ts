@@ -138,6 +138,22 @@ daemonTest("a daemon whose starter died before it wrote a record is ended", asyn
   assertEquals(runs(rig.record().process.pid), true);
 });
 
+daemonTest(
+  "a daemon that took the place of a dead one, and whose starter died before it wrote a record, is ended",
+  async () => {
+    await using rig = new DaemonRig();
+    const first = rig.daemons();
+    await first.open(rig.request(await rig.image("one.qcow2")));
+    const { process } = rig.record();
+    await rig.end(first);
+    const dead = { ...rig.record(), process: { ...process, startTime: `${process.startTime}0` } };
+    Deno.writeTextFileSync(`${rig.directory}/5/record.json`, JSON.stringify(dead));
+    const disk = await rig.daemons().open(rig.request(`${rig.images}/one.qcow2`));
+    assertEquals([runs(process.pid), disk.lostBefore !== undefined], [false, true]);
+    await disk.closeSettled();
+  },
+);
+
 daemonTest("a process with the number of a recorded daemon is not touched", async () => {
   await using rig = new DaemonRig();
   const path = await rig.image("one.qcow2");
