@@ -79,18 +79,18 @@ export class SshKeys {
   readonly fingerprint: string;
 
   private constructor(readonly folder: string, readonly port: number, fingerprint: string) {
-    this.home = `${folder}/home`;
+    this.home = `${folder}/user`;
     this.fingerprint = fingerprint;
   }
 
   static async make(folder: string): Promise<SshKeys> {
     const port = freePort();
-    Deno.mkdirSync(`${folder}/home/.ssh`, { recursive: true, mode: 0o700 });
-    for (const path of [`${folder}/home/.ssh/id_ed25519`, `${folder}/host_key`]) {
+    Deno.mkdirSync(`${folder}/user/.ssh`, { recursive: true, mode: 0o700 });
+    for (const path of [`${folder}/user/.ssh/id_ed25519`, `${folder}/host_key`]) {
       await run("ssh-keygen", ["-q", "-t", "ed25519", "-N", "", "-C", "test", "-f", path]);
     }
     const [type, key] = Deno.readTextFileSync(`${folder}/host_key.pub`).split(" ");
-    Deno.writeTextFileSync(`${folder}/home/.ssh/known_hosts`, `[127.0.0.1]:${port} ${type} ${key}\n`);
+    Deno.writeTextFileSync(`${folder}/user/.ssh/known_hosts`, `[127.0.0.1]:${port} ${type} ${key}\n`);
     const digest = await crypto.subtle.digest("SHA-256", Uint8Array.fromBase64(key!));
     return new SshKeys(folder, port, `sha256:${new Uint8Array(digest).toHex()}`);
   }
@@ -117,7 +117,7 @@ export async function startSshd(image: string, keys: SshKeys, query = ""): Promi
   const { folder, port } = keys;
   Deno.chmodSync(folder, 0o755);
   for (const path of [image, `${folder}/host_key`]) Deno.chownSync(path, NOBODY, NOBODY);
-  Deno.copyFileSync(`${folder}/home/.ssh/id_ed25519.pub`, `${folder}/authorized_keys`);
+  Deno.copyFileSync(`${folder}/user/.ssh/id_ed25519.pub`, `${folder}/authorized_keys`);
   const config = [
     `ListenAddress 127.0.0.1:${port}`,
     `HostKey ${folder}/host_key`,
