@@ -74,7 +74,7 @@ export { attachDevice, type AttachRequest, removeDevice, waitForConnected } from
 export { detachDevice, type DetachOptions, findDevice } from "./lib/toolstack/detach.ts";
 export { type DomainInfo, listDomains, resolveDomain } from "./lib/toolstack/domains.ts";
 export { type DeviceListing, listDevices } from "./lib/toolstack/list.ts";
-export { type Resized, resizeDevice } from "./lib/toolstack/resize.ts";
+export { type Resized, resizeDevice, type ResizeOptions } from "./lib/toolstack/resize.ts";
 export type { WaitOptions } from "./lib/toolstack/wait.ts";
 export { type DeviceAddress, parseBackendPath } from "./lib/xenbus/paths.ts";
 export { formatVdev, parseVdev } from "./lib/xenbus/vdev.ts";

@@ -14,8 +14,7 @@ import type { Service } from "./service.ts";
 import { removeDevice } from "./toolstack/attach.ts";
 import { detachDevice, type DetachOptions } from "./toolstack/detach.ts";
 import type { DomainInfo } from "./toolstack/domains.ts";
-import { type Resized, resizeDevice } from "./toolstack/resize.ts";
-import type { WaitOptions } from "./toolstack/wait.ts";
+import { type Resized, resizeDevice, type ResizeOptions } from "./toolstack/resize.ts";
 import type { DeviceAddress } from "./xenbus/paths.ts";
 import { formatVdev } from "./xenbus/vdev.ts";
 import { retryConflicts } from "./xenstore.ts";
@@ -60,10 +59,11 @@ export interface AttachedDisk extends AsyncDisposable {
   /** What the disk did since it was attached. */
   stats(): Promise<DiskStats>;
   /**
-   * Tells the guest that the image has grown. Rejects with {@linkcode XenblkError}: `failed` with the reason, `timeout`,
-   * or `not-found` if the disk was removed. Default time limit: that of the attach.
+   * Tells the guest that the image has grown; `sizeBytes` makes it that large before. Rejects with {@linkcode
+   * XenblkError}: `failed` with the reason, `timeout`, or `not-found` if the disk was removed. Default time limit: that
+   * of the attach.
    */
-  resize(options?: Partial<WaitOptions>): Promise<Resized>;
+  resize(options?: Partial<ResizeOptions>): Promise<Resized>;
   /**
    * Asks the guest to close the disk, then removes it and ends its threads. Rejects with {@linkcode XenblkError}
    * (`timeout`) if the guest does not close it in time and `force` is not given: the disk is then still served, and the
@@ -133,7 +133,7 @@ export class ServedDisk implements AttachedDisk {
     return Promise.resolve(diskStats(this.status().totals, SYSTEM_CLOCK.now() - this.#attachedMs));
   }
 
-  async resize(options: Partial<WaitOptions> = {}): Promise<Resized> {
+  async resize(options: Partial<ResizeOptions> = {}): Promise<Resized> {
     const { platform, timeoutMs } = this.#parts;
     using store = platform.openXenstore();
     return await resizeDevice(store, this.address, { timeoutMs, ...options });

@@ -99,6 +99,11 @@ export function setDirect(fd: number, direct: boolean): void {
   if (libc().fcntl(fd, F_SETFL, direct ? BigInt(O_DIRECT) : 0n) < 0) throw systemError(errno());
 }
 
+/** Gives a regular file another end; what is added reads as zeroes. Throws {@linkcode systemError}. */
+export function setSize(fd: number, sizeBytes: number): void {
+  if (libc().ftruncate(fd, BigInt(sizeBytes)) < 0) throw systemError(errno());
+}
+
 const EMPTY_PATH = lazily(() => cString(""));
 
 /** Looks at an open file, or at the file that a path names. Throws {@linkcode systemError}. */

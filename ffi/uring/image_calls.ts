@@ -7,7 +7,7 @@ import type { FileIdentity, LockableImage } from "../../lib/hypervisor.ts";
 import { type DescriptorLease, ImageDescriptors } from "../../lib/storage/image/descriptors.ts";
 import { sameFile } from "../../lib/storage/image/file.ts";
 import type { FileCall } from "../../lib/storage/image/file_call.ts";
-import { checkKind, MAGIC_BYTES } from "../../lib/storage/image/inspect.ts";
+import { cannotGrow, checkGrowth, checkKind, MAGIC_BYTES } from "../../lib/storage/image/inspect.ts";
 import type { FileMedium, ImageOptions } from "../../lib/storage/image/medium.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import * as descriptor from "../linux/image_descriptor.ts";
@@ -21,7 +21,8 @@ export type ImageCall =
   & (
     | { readonly kind: "open"; readonly path: string; readonly options: ImageOptions }
     | { readonly kind: "lease"; readonly image: LockableImage; readonly options: ImageOptions }
-    | { readonly kind: "size" | "isReplaced" | "close"; readonly image: LockableImage }
+    | { readonly kind: "size"; readonly image: LockableImage; readonly growTo?: number }
+    | { readonly kind: "isReplaced" | "close"; readonly image: LockableImage }
   );
 
 /** What opening an image finds out. */
@@ -44,7 +45,7 @@ export function fileCall(call: FileCall): unknown {
     case "lease":
       return lease(request.image, request.options);
     case "size":
-      return descriptor.sizeOf(new ImageDescriptors(request.image).look);
+      return sizeOf(request.image, request.growTo);
     case "isReplaced":
       return isReplaced(request.image);
     case "close":
@@ -110,6 +111,20 @@ function lease(image: LockableImage, { readOnly, writeThrough }: ImageOptions): 
   undo.move();
   coverDescriptor(fd, table);
   return added;
+}
+
+/** Bytes of the image, once it is as large as `growTo`. */
+function sizeOf(image: LockableImage, growTo: number | undefined): number {
+  const { look } = new ImageDescriptors(image);
+  const sizeBytes = descriptor.sizeOf(look);
+  if (growTo === undefined) return sizeBytes;
+  checkGrowth(image.path, descriptor.factsOf(look).isFile, sizeBytes, growTo);
+  try {
+    descriptor.setSize(look, growTo);
+  } catch (error) {
+    throw cannotGrow(image.path, growTo, error);
+  }
+  return growTo;
 }
 
 /** Whether the image's path names another file, or none. */

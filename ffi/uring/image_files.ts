@@ -95,8 +95,14 @@ class LinuxImage implements OpenedImage, ImageChannels {
     this.#threads = threads;
   }
 
-  size(): Promise<number> {
-    return this.#run<number>({ module: MODULE, kind: "size", image: this.#image }, "look at");
+  size(growTo?: number): Promise<number> {
+    const call: ImageCall = {
+      module: MODULE,
+      kind: "size",
+      image: this.#image,
+      ...(growTo !== undefined && { growTo }),
+    };
+    return this.#run<number>(call, growTo === undefined ? "look at" : "resize");
   }
 
   isReplaced(): Promise<boolean> {

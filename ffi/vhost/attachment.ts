@@ -33,4 +33,6 @@ export interface VhostAttachment extends DiskAttachment {
   readonly kickFd: number;
   readonly callFd: number;
   readonly limits: RequestLimits;
+  /** See VhostOptions. */
+  readonly errorsLose: boolean;
 }

@@ -30,7 +30,7 @@ import {
   RING_BYTES,
   STATUS_AT,
 } from "./layout.ts";
-import { IMPOSSIBLE, Virtqueue, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE } from "./virtqueue.ts";
+import { BREACH, IMPOSSIBLE, Virtqueue, VRING_DESC_F_NEXT, VRING_DESC_F_WRITE } from "./virtqueue.ts";
 
 /** virtio_blk.h: VIRTIO_BLK_T_IN, _OUT, _FLUSH, _DISCARD, by operation; and statuses. */
 const TYPES: readonly number[] = [0, 1, 4, 11];
@@ -78,6 +78,9 @@ export function openMemory({ control, queue, lease, name, address }: VhostAttach
   };
 }
 
+/** An operation that fails so often, each time in another connection, is not carried out again. */
+const MOST_FAILURES = 2;
+
 /** What a channel has done about the loss of its connection. */
 const PAUSE = {
   none: 0,
@@ -122,6 +125,8 @@ class VhostChannel extends TableChannel {
   readonly #skipBytes: Float64Array;
   readonly #pieceBytes: Float64Array;
   readonly #order: Float64Array;
+  /** By tag: how often it has failed, where errors lose the connection. */
+  readonly #failures: Uint8Array;
   #started = 0;
   /** Tags with a rest that is to be started, the first one first; a ring of `depth` places. */
   readonly #unfinished: Uint32Array;
@@ -151,6 +156,7 @@ class VhostChannel extends TableChannel {
     this.#skipBytes = new Float64Array(depth);
     this.#pieceBytes = new Float64Array(depth);
     this.#order = new Float64Array(depth);
+    this.#failures = new Uint8Array(depth);
     this.#unfinished = new Uint32Array(depth);
     this.#epoch = this.#control.epoch;
     this.#queue = this.#openQueue();
@@ -224,6 +230,7 @@ class VhostChannel extends TableChannel {
     this.#givenCount[tag] = table.count[tag]!;
     this.#givenLength[tag] = table.lengthBytes[tag]!;
     this.#state[tag] = WAITING;
+    this.#failures[tag] = 0;
     this.#skipBytes[tag] = 0;
   }
 
@@ -381,12 +388,13 @@ class VhostChannel extends TableChannel {
     for (; head >= 0; head = this.#queue.take()) {
       this.#advance(this.#tagOf[head]!, this.#requestBytes[head * REQUEST_BYTES + STATUS_AT]!);
     }
-    if (head === IMPOSSIBLE) this.#accuse();
+    if (head === IMPOSSIBLE) this.#accuse(this.#queue.breach, this.#queue.breachValue);
   }
 
   /** A piece is done: completes its operation, or continues it. */
   #advance(tag: number, status: number): void {
     const { table } = this;
+    if (this.#attachment.errorsLose && this.#isAfterError(tag, status)) return;
     if (status !== VIRTIO_BLK_S_OK) {
       return this.#complete(tag, status === VIRTIO_BLK_S_UNSUPP ? -EOPNOTSUPP : -EIO);
     }
@@ -400,6 +408,14 @@ class VhostChannel extends TableChannel {
       : operation === OPERATION.flush || table.count[tag] === 0;
     if (isWhole) this.#complete(tag, 0);
     else this.#postpone(tag);
+  }
+
+  /** Notes an error, which loses the connection. What is completed after one stays in flight. */
+  #isAfterError(tag: number, status: number): boolean {
+    if (status === VIRTIO_BLK_S_OK || status === VIRTIO_BLK_S_UNSUPP) return this.#isBroken;
+    this.#failures[tag]!++;
+    if (!this.#isBroken) this.#accuse(BREACH.error, 0);
+    return true;
   }
 
   /** The next bytes of a transfer's vectors are done. */
@@ -426,12 +442,11 @@ class VhostChannel extends TableChannel {
     this.table.complete(tag, result);
   }
 
-  /** What the daemon wrote is impossible: ends the connection, so that the control plane learns it. */
-  #accuse(): void {
+  /** The daemon did what it must not: ends the connection, so that the control plane learns it. */
+  #accuse(breach: number, value: number): void {
     this.#isBroken = true;
-    const { breach, breachValue } = this.#queue;
     if (this.#control.epoch !== this.#epoch) return; // that daemon is gone
-    if (this.#control.accuse(this.#attachment.queue, breach, breachValue)) shutDown(this.#control.socket);
+    if (this.#control.accuse(this.#attachment.queue, breach, value)) shutDown(this.#control.socket);
   }
 
   /** The disk was given up. What the daemon has completed before counts. */
@@ -458,7 +473,10 @@ class VhostChannel extends TableChannel {
     this.#isArmed = false;
     this.#pause = PAUSE.none;
     this.#unfinishedHead = this.#unfinishedCount = 0;
-    for (const tag of [...started, ...rests]) this.#startOver(tag);
+    for (const tag of [...started, ...rests]) {
+      if (this.#failures[tag]! < MOST_FAILURES) this.#startOver(tag);
+      else this.#complete(tag, -EIO);
+    }
     this.#control.follow(this.#attachment.queue, epoch);
   }
 

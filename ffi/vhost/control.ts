@@ -104,6 +104,8 @@ export class DeviceControl {
         return `${where}: it reports the completion of descriptor ${value}, which begins no request`;
       case BREACH.length:
         return `${where}: it reports that it wrote ${value} bytes, more than the request has room for`;
+      case BREACH.error:
+        return "it reports an I/O error";
       default:
         return undefined;
     }

@@ -16,7 +16,7 @@ import type { ExportFacts } from "./config.ts";
 import { VhostUserError } from "./connection.ts";
 import { DeviceControl, PHASE } from "./control.ts";
 import { MOST_QUEUES, PARTITION_BYTES, RING_AREAS, RING_BYTES } from "./layout.ts";
-import { type VhostPatience, VhostSession } from "./session.ts";
+import { type SessionOptions, type VhostPatience, VhostSession } from "./session.ts";
 
 /** Milliseconds between the first two looks at what channels do, and at most. */
 const POLL_MS = 2;
@@ -133,6 +133,7 @@ export class NativeVhostDevice implements VhostDevice {
         kickFd: slot.kickFd,
         callFd: slot.callFd,
         limits: this.#facts.limits,
+        errorsLose: this.#options.errorsLose === true,
       };
     });
   }
@@ -149,8 +150,7 @@ export class NativeVhostDevice implements VhostDevice {
     }
     await this.#exclusively("connect again to", async () => {
       using undo = new DisposableStack();
-      const { readOnly, queues } = this.#options;
-      const session = undo.use(await VhostSession.open({ socket, readOnly, queues }, this.#patience));
+      const session = undo.use(await VhostSession.open(this.#sessionAt(socket), this.#patience));
       const facts = this.#fitting(await session.readConfig());
       await session.share(this.#memory);
       await this.#channelsPause();
@@ -164,6 +164,12 @@ export class NativeVhostDevice implements VhostDevice {
 
   [Symbol.asyncDispose](): Promise<void> {
     return this.#closed ??= this.#close();
+  }
+
+  /** Another connection is like the first, but the signal's attempt is over. */
+  #sessionAt(socket: string): SessionOptions {
+    const { readOnly, queues, writeThrough } = this.#options;
+    return { socket, readOnly, queues, ...(writeThrough === undefined ? {} : { writeThrough }) };
   }
 
   /** Sets the virtqueue up for the connection that is to serve, if a channel has it or may still open it. */

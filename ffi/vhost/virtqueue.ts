@@ -27,7 +27,7 @@ const ELEMENTS = 1;
 const ELEMENT_WORDS = 2;
 
 /** What a device did that no device may do. */
-export const BREACH = { index: 1, descriptor: 2, length: 3 } as const;
+export const BREACH = { index: 1, descriptor: 2, length: 3, error: 4 } as const;
 
 /** One virtqueue in memory that is zeroed. Nothing is allocated after construction. */
 export class Virtqueue {

@@ -48,7 +48,7 @@ export class DeviceActions {
       case "drop-ring":
         return await this.#dropRing(nodes, seen);
       case "resize":
-        return await this.#resize(nodes);
+        return await this.#resize(nodes, seen);
       case "request-removal":
         nodes.requestRemoval();
         return "done";
@@ -132,10 +132,10 @@ export class DeviceActions {
   }
 
   /** First the rings take requests up to the new end; then the frontend and the toolstack are notified. */
-  async #resize(nodes: DeviceNodes): Promise<Outcome> {
+  async #resize(nodes: DeviceNodes, { resizeTo }: Observation): Promise<Outcome> {
     const { resources, log } = this.#device;
     try {
-      const { before, now } = await resources.grow();
+      const { before, now } = await resources.grow(resizeTo);
       if (now > before) log.info(`grown from ${size(before)} to ${size(now)}`);
       nodes.answerResize(RESIZE_DONE, now);
     } catch (error) {

@@ -13,7 +13,7 @@ import { MOST_RING_PAGE_ORDER, type NodeValue, type Offer, readOffer } from "../
 import { type FrontendParameters, type NegotiationOptions, readFrontend } from "../xenbus/negotiate.ts";
 import { requestRemoval } from "../toolstack/removal.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../xenbus/paths.ts";
-import { RESIZE_NODE, RESIZE_REQUEST } from "../xenbus/resize.ts";
+import { parseResize, RESIZE_NODE } from "../xenbus/resize.ts";
 import { type ObservedState, parseState, XenbusState } from "../xenbus/states.ts";
 import type { Turns } from "../turns.ts";
 import { removeWithEmptyParents } from "../xenstore.ts";
@@ -73,8 +73,10 @@ export interface Observation {
   readonly online: boolean;
   /** The directory that the backend's `frontend` node names. */
   readonly frontendPath: string;
-  /** The toolstack asks to look at the image's size again. */
+  /** The toolstack asks to look at the image's size again, or to make the image larger. */
   readonly resizeAsked: boolean;
+  /** How large the image is to be made, in bytes. */
+  readonly resizeTo?: number;
   /** The image, as the toolstack names it. */
   readonly params: string | undefined;
   /** The guest keeps this process from reading its state, which is `invalid` then. */
@@ -171,11 +173,13 @@ export class DeviceNodes {
       );
       if (state !== after) continue;
       const path = frontend ?? frontendPath(this.#address);
+      const asked = parseResize(resize);
       return {
         backendState: parseState(state),
         online: online === "1",
         frontendPath: path,
-        resizeAsked: resize === RESIZE_REQUEST,
+        resizeAsked: asked !== undefined,
+        ...(asked?.sizeBytes === undefined ? {} : { resizeTo: asked.sizeBytes }),
         params,
         ...await this.#turns.run(() => this.#readGuestState(path)),
       };

@@ -374,6 +374,7 @@ export class BackendKind {
     const guest = device.address.frontendDomain;
     const others = [...this.#devices.values()].some((other) => other.address.frontendDomain === guest);
     if (!others) this.#limiter.forget(guest);
+    if (this.#store !== undefined) void this.#endLeftovers(this.#store);
     void this.#discover(device.path);
   }
 }

@@ -12,6 +12,7 @@ import type { DataPlane, GrantMode, JournalSpec, QueueHandle } from "../dataplan
 import { errorText, XenblkError } from "../errors.ts";
 import type { DomId, JournalStore } from "../hypervisor.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
+import { checkNewSize } from "../storage/image/grow.ts";
 import { type ImageLocks, lockImage } from "../storage/image/lock.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { Ring } from "../xenbus/transitions.ts";
@@ -113,7 +114,9 @@ export class DeviceResources {
   #opening: RingsOpening | undefined;
   /** Until all rings are closed, `#rings`, `#ring` and the rest stay as they were. */
   #closing: Operation<void> | undefined;
-  #growing: { readonly disk: Disk; readonly operation: Operation<Growth> } | undefined;
+  #growing:
+    | { readonly disk: Disk; readonly sizeBytes: number | undefined; readonly operation: Operation<Growth> }
+    | undefined;
   /** Images and locks that are being released without anybody waiting for it. */
   readonly #releasing = new Set<Promise<void>>();
   #ring: Ring = "none";
@@ -288,17 +291,21 @@ export class DeviceResources {
   }
 
   /**
-   * Looks at the image's size again and lets the rings take requests up to the new end. Returns both sizes in 512-byte
-   * sectors. Rejects with {@linkcode XenblkError} if no image is open, or it cannot change or became smaller.
+   * Looks at the image's size again, or makes the image so large, and lets the rings take requests up to the new end.
+   * Returns both sizes in 512-byte sectors. Rejects with {@linkcode XenblkError} if no image is open, or it cannot change
+   * or became smaller.
    */
-  async grow(): Promise<Growth> {
+  async grow(sizeBytes?: number): Promise<Growth> {
     const disk = this.#image?.disk;
     if (disk?.grow === undefined) {
       throw new XenblkError(`Cannot resize ${disk?.description ?? this.#label}: only files and block devices change`);
     }
     if (this.#growing?.disk !== disk) {
-      const operation = this.waits.begin(() => `read the size of ${nameOf(disk)}`, this.#grow(disk));
-      this.#growing = { disk, operation };
+      if (sizeBytes !== undefined) checkNewSize(disk, sizeBytes);
+      const what = `${sizeBytes === undefined ? "read" : "change"} the size of ${nameOf(disk)}`;
+      this.#growing = { disk, sizeBytes, operation: this.waits.begin(() => what, this.#grow(disk, sizeBytes)) };
+    } else if (this.#growing.sizeBytes !== sizeBytes) {
+      throw new XenblkError(`Cannot resize ${nameOf(disk)}: an earlier resize has not ended`);
     }
     return await this.waits.until(this.#growing.operation);
   }
@@ -397,13 +404,14 @@ export class DeviceResources {
   }
 
   /** The rings take the new size even if nobody waits for it any more: the disk has it. */
-  async #grow(disk: Disk): Promise<Growth> {
+  async #grow(disk: Disk, sizeBytes: number | undefined): Promise<Growth> {
     try {
       const before = disk.properties.sectors;
-      await disk.grow!();
+      await disk.grow!(sizeBytes);
       const { sectors: now } = disk.properties;
       const rings = this.#closing === undefined && this.#image?.disk === disk ? this.#rings : [];
-      if (now !== before) await Promise.all(rings.map((ring) => ring.grow(now)));
+      // Also if the size is known already: a disk that was lost while it grew has it from another daemon.
+      await Promise.all(rings.map((ring) => ring.grow(now)));
       return { before, now };
     } finally {
       if (this.#growing?.disk === disk) this.#growing = undefined;

@@ -39,7 +39,7 @@ export const CATALOG: readonly CatalogEntry[] = [
   },
   {
     name: "resize",
-    summary: "Notify a guest that the image of its disk has grown",
+    summary: "Make a disk larger while its guest uses it",
     load: async () => (await import("./resize.ts")).resize,
   },
   {

@@ -1,10 +1,10 @@
 /**
- * `xenblk resize DOMAIN VDEV`: notifies a guest that the image of its disk has grown.
+ * `xenblk resize DOMAIN VDEV [SIZE]`: makes the image of a guest's disk larger, or notifies the guest that it has grown.
  * The guest can use the disk meanwhile.
  */
 
 import { SECTOR_BYTES } from "../units.ts";
-import { formatSize } from "../sizes.ts";
+import { formatSize, parseSize } from "../sizes.ts";
 import { findDisk } from "../toolstack/detach.ts";
 import { domainLabel } from "../toolstack/domains.ts";
 import { resizeDevice } from "../toolstack/resize.ts";
@@ -15,23 +15,25 @@ import { defineVerb } from "./verb.ts";
 /** The verb. */
 export const resize = defineVerb({
   name: "resize",
-  summary: "Notify a guest that the image of its disk has grown",
+  summary: "Make a disk larger while its guest uses it",
   description:
-    "Grow the image first (truncate -s, lvextend). The process that serves the disk then reads the image's size, " +
-    "accepts requests up to the new end, and notifies the guest. The guest can use the disk meanwhile. A disk cannot " +
-    "shrink.",
+    "The process that serves the disk makes its image SIZE large, accepts requests up to the new end, and notifies the " +
+    "guest. Without SIZE it reads the size that the image has: grow a block device first (lvextend). The guest can use " +
+    "the disk meanwhile. A disk cannot shrink.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "VDEV", help: "the virtual device, such as xvdb", required: true, check: parseVdev },
+    { name: "SIZE", help: "the new size, such as 20G; default: that of the image", required: false, check: parseSize },
   ],
   options: { timeout: TIMEOUT },
   permissions: "--allow-ffi --allow-env.",
-  examples: ["truncate -s 20G disk.img && xenblk resize web xvdb"],
+  examples: ["xenblk resize web xvdb 20G", "lvextend -L 20G /dev/vg/web && xenblk resize web xvdb"],
   async run({ host, signals, output }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
     const { guest, device } = findDisk(store, operands["domain"]!, operands["vdev"]!);
     const timeoutMs = options.timeout * 1000;
-    const { before, now } = await resizeDevice(store, device, { timeoutMs, signal: signals.signal });
+    const asked = operands["size"] === undefined ? {} : { sizeBytes: parseSize(operands["size"]) };
+    const { before, now } = await resizeDevice(store, device, { timeoutMs, signal: signals.signal, ...asked });
     const size = formatSize(now * SECTOR_BYTES);
     const news = now === before
       ? `still has ${size}, the size of its image`

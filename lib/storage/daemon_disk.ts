@@ -6,27 +6,29 @@
 
 import type { Clock } from "../clock.ts";
 import { errorText, XenblkError } from "../errors.ts";
-import type { JournalStore, OwnedMemory, PlatformDescriptor } from "../hypervisor.ts";
-import { newNonce, nonceText, parseNonce } from "../nonce.ts";
-import type { CacheMode, Disk, DiskAttachment, DiskFile, DiskOwner, DiskProperties, DiskRequest } from "./disk.ts";
+import { endsWithin } from "../within.ts";
+import type { JournalStore, PlatformDescriptor } from "../hypervisor.ts";
+import { newNonce, nonceText } from "../nonce.ts";
+import type { CacheMode, Disk, DiskAttachment, DiskFile, DiskProperties, DiskRequest } from "./disk.ts";
 import { imageLabel } from "./image/spec.ts";
 import { type ChainContext, type ImageGraph, imageGraph } from "./qemu/chain.ts";
 import { QemuImg } from "./qemu/image_info.ts";
 import { type BlockGraph, caveatsOf } from "./qemu/graph.ts";
-import type { DaemonDisk, DiskLoss, ImageDaemons } from "./qemu/types.ts";
+import { isFragile } from "./qemu/plan.ts";
+import { type DaemonDisk, type DiskLoss, type ImageDaemons, LostForGoodError } from "./qemu/types.ts";
 import type { VhostClient } from "./vhost.ts";
 import { loggedAttachment } from "./write_log/channel.ts";
-import { DiskLog, logBytes, type LogPlace } from "./write_log/log.ts";
-import { replayLog } from "./write_log/replay.ts";
+import { KeptLog, MOST_PARTS } from "./write_log/kept_log.ts";
+import { replayLog, ReplayRefusedError } from "./write_log/replay.ts";
 
-/** Most channels of a disk; each has a part of the write log. */
-const MOST_CHANNELS = 8;
-/** Bytes of each part: twice the longest request. */
-const PART_BYTES = 2 << 20;
-/** How long another daemon is tried for before the disk is given up, and the waits in between. */
+/** How long another daemon is tried for before the disk is given up; and where a server has to come back, too. */
 const PATIENCE_MS = 60_000;
+const SERVER_PATIENCE_MS = 600_000;
+/** The waits in between. */
 const FIRST_WAIT_MS = 100;
 const LONGEST_WAIT_MS = 5_000;
+/** How long the connection of a replay may take to close. */
+const CLOSE_MS = 2_000;
 
 /** What serves images by storage daemons. */
 export interface DaemonServices extends Omit<ChainContext, "allowImages"> {
@@ -76,75 +78,39 @@ export async function openDaemonDisk(
   }
   const { graph } = await findImage(request, services);
   for (const caveat of caveatsOf(graph)) warn(`${name}: ${caveat}`);
-  const cache = cacheFor(request, graph, name, warn);
+  const cache = cacheFor(request, graph, services.logs !== undefined, name, warn);
   const tag = nonceText(newNonce());
   const opening = { graph, readOnly, ...(cache === undefined ? {} : { cache }), name, owner, tag };
   await using undo = new AsyncDisposableStack();
   const disk = undo.use(await services.daemons.open(opening));
   // With writethrough an answered write is durable.
   const isDurable = readOnly || cache === "writethrough";
-  const log = isDurable || services.logs === undefined ? undefined : undo.use(new KeptLog(services.logs, owner));
-  const served = new ServedDisk(disk, { name, services, log, warn });
+  const log = isDurable || services.logs === undefined
+    ? undefined
+    : undo.use(new KeptLog(services.logs, writeLogName(owner.device)));
+  const served = new ServedDisk(disk, { name, services, log, warn, fragile: isFragile(graph) });
   await served.begin(tag);
   undo.move();
   return served;
 }
 
 /**
- * The server of a remote store may restart alone. QEMU then connects to it again, and nobody learns that it has lost what
- * it had not flushed. So each write is flushed, unless the operator has chosen otherwise.
+ * The server of a remote store may restart alone, and lose what it had not flushed. With an NBD server that shows, and the
+ * log has what was lost. Others are connected to again unnoticed, so each write is flushed, unless the operator has chosen
+ * otherwise.
  */
 function cacheFor(
   { cache }: DiskRequest,
-  { remote }: BlockGraph,
+  graph: BlockGraph,
+  hasLog: boolean,
   name: string,
   warn: (message: string) => void,
 ): CacheMode | undefined {
-  if (remote === undefined || cache === "writethrough") return cache;
+  const { remote } = graph;
+  if (remote === undefined || cache === "writethrough" || (isFragile(graph) && hasLog)) return cache;
   if (cache === undefined) return "writethrough";
   warn(`${name}: cache ${cache}: if its ${remote} server restarts, writes that it has not flushed are lost unnoticed`);
   return cache;
-}
-
-/** The write log of one disk. Disposing it keeps it for the next process, unless there is nothing in it. */
-class KeptLog implements Disposable {
-  readonly place: LogPlace;
-  readonly users = new SharedArrayBuffer(MOST_CHANNELS * Int32Array.BYTES_PER_ELEMENT);
-  readonly #store: Pick<JournalStore, "open" | "remove">;
-  readonly #name: string;
-  readonly #memory: OwnedMemory;
-  readonly #log: DiskLog;
-
-  /** Throws {@linkcode XenblkError} if it cannot be kept. */
-  constructor(store: Pick<JournalStore, "open" | "remove">, { device }: DiskOwner) {
-    this.#store = store;
-    this.#name = writeLogName(device);
-    const lengthBytes = logBytes(MOST_CHANNELS, PART_BYTES);
-    this.#memory = store.open(this.#name, lengthBytes);
-    this.place = { address: this.#memory.address, lengthBytes };
-    this.#log = new DiskLog(this.#memory.view);
-  }
-
-  /** It is the log of the disk with this tag. */
-  isOf(tag: string | undefined): boolean {
-    const nonce = parseNonce(tag);
-    return nonce !== undefined && this.#log.belongsTo(nonce);
-  }
-
-  get failure(): number {
-    return this.#log.failure;
-  }
-
-  /** Empties it. */
-  begin(tag: string | undefined): void {
-    this.#log.begin(parseNonce(tag) ?? newNonce(), MOST_CHANNELS, PART_BYTES);
-  }
-
-  [Symbol.dispose](): void {
-    const isEmpty = this.#log.failure === 0 && this.#log.unflushed().length === 0;
-    this.#memory[Symbol.dispose]();
-    if (isEmpty) this.#store.remove(this.#name);
-  }
 }
 
 interface ServedDiskParts {
@@ -152,6 +118,8 @@ interface ServedDiskParts {
   readonly services: DaemonServices;
   readonly log: KeptLog | undefined;
   readonly warn: (message: string) => void;
+  /** See DiskPlan. */
+  readonly fragile: boolean;
 }
 
 /** A disk with its log, whichever daemon serves it. */
@@ -161,7 +129,9 @@ class ServedDisk implements Disk {
   readonly #parts: ServedDiskParts;
   readonly #fail: (reason: string) => void;
   readonly #closing = Promise.withResolvers<undefined>();
-  #isClosed = false;
+  /** Ends a wait between two attempts when the disk is closed. */
+  readonly #ending = new AbortController();
+  #hasFailed = false;
   #watching: Promise<void> = Promise.resolve();
 
   constructor(disk: DaemonDisk, parts: ServedDiskParts) {
@@ -173,7 +143,8 @@ class ServedDisk implements Disk {
   }
 
   get properties(): DiskProperties {
-    return { ...this.#disk.properties, mostChannels: MOST_CHANNELS };
+    // In one queue an error comes before what is completed after it.
+    return { ...this.#disk.properties, mostChannels: this.#parts.fragile ? 1 : MOST_PARTS };
   }
 
   get description(): string {
@@ -184,46 +155,58 @@ class ServedDisk implements Disk {
     return this.#disk.files ?? [];
   }
 
-  async grow(): Promise<void> {
-    await this.#disk.grow!();
+  async grow(sizeBytes?: number): Promise<void> {
+    await this.#disk.grow!(sizeBytes);
   }
 
   async attachment(lane: number): Promise<DiskAttachment> {
     const inner = await this.#disk.attachment(lane);
     const { log } = this.#parts;
-    return log === undefined ? inner : loggedAttachment(inner, log.place, log.users);
+    return log === undefined ? inner : loggedAttachment(inner, log.place, log.givePart());
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    this.#isClosed = true;
+    const { log } = this.#parts;
     this.#closing.resolve(undefined);
+    this.#ending.abort();
     await this.#watching;
-    await this.#disk[Symbol.asyncDispose]();
-    this.#parts.log?.[Symbol.dispose]();
+    if (this.#hasFailed || log?.isEmpty !== false) await this.#disk.closeSettled();
+    else await this.#disk[Symbol.asyncDispose]();
+    log?.[Symbol.dispose]();
   }
 
   /** Sees to what an earlier process left, then watches the disk. Rejects with {@linkcode XenblkError}. */
   async begin(tag: string): Promise<void> {
     const { log } = this.#parts;
     const { lostBefore } = this.#disk;
-    const isKnown = log?.isOf(this.#disk.tag) === true;
+    const isKnown = log?.isOf(this.#disk.tag, this.#disk.properties) === true;
     if (isKnown && log!.failure !== 0) return void this.#giveUp("a flush of it failed under an earlier process");
-    if (lostBefore !== undefined && !isKnown) return void this.#giveUp(lostBefore);
+    if (lostBefore !== undefined && !isKnown) {
+      return void this.#giveUp(`${lostBefore}, and its write log is missing, damaged or another disk's`);
+    }
     if (log !== undefined && (lostBefore !== undefined || this.#disk.tag !== tag)) await this.#takeOver(log);
+    if (this.#hasFailed) return;
     log?.begin(this.#disk.tag);
-    if (lostBefore !== undefined) await this.#disk.settle();
+    await this.#disk.settle(); // of another image, too, that the device had before
     this.#watching = this.#watch();
   }
 
   /** Writes the log of an earlier process again if its daemon is dead, and flushes in any case. */
   async #takeOver(log: KeptLog): Promise<void> {
     const { services: { platform }, name, warn } = this.#parts;
-    const { lostBefore } = this.#disk;
+    const { lostBefore, lost } = this.#disk;
     const attachment = await this.#disk.attachment(0);
     const order = { platform, attachment, log: log.place, writes: lostBefore !== undefined };
-    const { operations } = await replayLog(order, name);
-    if (lostBefore !== undefined) {
-      warn(`${name}: ${lostBefore}; ${operations} operations of its log were written again`);
+    const target = { name, lost: lost.then(({ reason }) => reason), fail: () => this.#disk.fail() };
+    try {
+      const { operations } = await replayLog(order, target);
+      if (lostBefore !== undefined) {
+        warn(`${name}: ${lostBefore}; ${operations} operations of its log were written again`);
+      }
+    } catch (error) {
+      // A flush fails once: the next one would succeed, and prove nothing. A replay writes everything again.
+      if (order.writes || !(error instanceof ReplayRefusedError)) throw error;
+      this.#giveUp(errorText(error));
     }
   }
 
@@ -237,35 +220,47 @@ class ServedDisk implements Disk {
 
   /** False: the disk was given up, or is being closed. */
   async #recover(loss: DiskLoss): Promise<boolean> {
-    const { name, log, services: { clock }, warn } = this.#parts;
+    const { name, services: { clock }, warn, fragile } = this.#parts;
     const beganMs = clock.now();
+    const patienceMs = fragile ? SERVER_PATIENCE_MS : PATIENCE_MS;
     warn(`${name}: ${loss.reason}; its requests wait for another storage daemon`);
-    if (loss.writesLost && (log === undefined || log.failure !== 0)) return this.#giveUp(loss.reason);
-    for (let waitMs = FIRST_WAIT_MS; !this.#isClosed; waitMs = Math.min(2 * waitMs, LONGEST_WAIT_MS)) {
+    for (let waitMs = FIRST_WAIT_MS; !this.#ending.signal.aborted; waitMs = Math.min(2 * waitMs, LONGEST_WAIT_MS)) {
       try {
-        await this.#disk.recover(loss.writesLost ? (socket) => this.#replay(socket) : undefined);
+        await this.#disk.recover((socket) => this.#replay(socket));
         warn(`${name}: served again after ${Math.round(clock.now() - beganMs)} ms`);
         return true;
       } catch (error) {
         const text = errorText(error);
-        if (clock.now() - beganMs > PATIENCE_MS) return this.#giveUp(`${loss.reason}; and no other serves it: ${text}`);
+        if (error instanceof LostForGoodError) return this.#giveUp(`${loss.reason}, and ${text}`);
+        if (clock.now() - beganMs > patienceMs) return this.#giveUp(`${loss.reason}; and no other serves it: ${text}`);
         warn(`${name}: ${text}; trying again`);
       }
-      await Promise.race([clock.sleep(waitMs), this.#closing.promise]);
+      await clock.sleep(waitMs, this.#ending.signal);
     }
-    return this.#giveUp(loss.reason);
+    this.#disk.fail(); // what the log holds is written by the one who opens the disk next
+    return false;
   }
 
   /** Writes the log again over a connection of its own, while the disk's channels wait. */
   async #replay(socket: string): Promise<void> {
     const { name, services: { vhost, platform }, log, warn } = this.#parts;
-    await using device = await vhost.connect({ name, socket, readOnly: false, queues: 1, warn });
-    const attachment = await device.attachment(0);
-    const { operations, bytes } = await replayLog({ platform, attachment, log: log!.place, writes: true }, name);
-    warn(`${name}: wrote ${operations} operations (${bytes} bytes) of its log again`);
+    if (log === undefined || log.failure !== 0) {
+      throw new LostForGoodError(log === undefined ? "there is no write log" : "a flush had failed before");
+    }
+    const device = await vhost.connect({ name, socket, readOnly: false, queues: 1, warn });
+    try {
+      const attachment = await device.attachment(0);
+      const target = { name, lost: device.lost, fail: () => device.fail() };
+      const { operations, bytes } = await replayLog({ platform, attachment, log: log.place, writes: true }, target);
+      warn(`${name}: wrote ${operations} operations (${bytes} bytes) of its log again`);
+    } finally {
+      // A Worker that hangs in the kernel keeps it.
+      await endsWithin(Promise.resolve(device[Symbol.asyncDispose]()), CLOSE_MS);
+    }
   }
 
   #giveUp(reason: string): false {
+    this.#hasFailed = true;
     this.#disk.fail();
     this.#fail(reason);
     return false;

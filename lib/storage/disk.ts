@@ -141,10 +141,11 @@ export interface Disk extends AsyncDisposable {
   /** The local files behind it, to find other users. Absent: `image`, if there is one. */
   readonly files?: readonly DiskFile[];
   /**
-   * Looks at the image's size again: from then on `properties` has it. Rejects with {@linkcode XenblkError} if it became
-   * smaller, or the storage does not answer; then everything stays as it was. Absent: the size cannot change.
+   * Looks at the image's size again, or makes the image so large before: from then on `properties` has it. Rejects with
+   * {@linkcode XenblkError} if it became smaller or cannot grow, or the storage does not answer; then `properties` stays
+   * as it was. Absent: the size cannot change.
    */
-  grow?(): Promise<void>;
+  grow?(sizeBytes?: number): Promise<void>;
   /**
    * For one channel of a reactor: lane is the number of the reactor that will open it (see DataPlane). What may wait for
    * the storage happens here, not in the reactor. Rejects with {@linkcode XenblkError} if the disk cannot be reached.

@@ -123,7 +123,7 @@ async function openFileDisk(request: DiskRequest, context: OpenContext): Promise
   undo.move();
   const describing = (properties: DiskProperties): string => describe("raw", path, properties, served.engine);
   const watched = channels === undefined ? served : warnOfReplacement(served, name, channels, context);
-  return new OpenedDisk(properties, describing, watched, closing, { image, size: () => opened.size() });
+  return new OpenedDisk(properties, describing, watched, closing, { image, size: (to) => opened.size(to) });
 }
 
 /**
@@ -332,7 +332,7 @@ type Served = Pick<ServedImage, "attachment" | "withoutUring" | "waitsFor">;
 class OpenedDisk implements Disk {
   readonly image?: ImageFile;
   /** Where there is a file. */
-  readonly grow?: () => Promise<void>;
+  readonly grow?: (sizeBytes?: number) => Promise<void>;
   #properties: DiskProperties;
   readonly #describe: (properties: DiskProperties) => string;
   readonly #served: Served;
@@ -344,11 +344,11 @@ class OpenedDisk implements Disk {
     describe: (properties: DiskProperties) => string,
     served: Served,
     close: () => Promise<void>,
-    file?: { readonly image: ImageFile; readonly size: () => Promise<number> },
+    file?: { readonly image: ImageFile; readonly size: (growTo?: number) => Promise<number> },
   ) {
     if (file !== undefined) {
       this.image = file.image;
-      this.grow = async (): Promise<void> => this.#grow(file.image.path, await file.size());
+      this.grow = async (to?: number): Promise<void> => this.#grow(file.image.path, await file.size(to));
     }
     this.#properties = properties;
     this.#describe = describe;

@@ -26,6 +26,13 @@ export interface VhostOptions {
   readonly queues: number;
   /** A completed write is durable. Default: flushes make writes durable. */
   readonly writeThrough?: boolean;
+  /**
+   * An I/O error loses the connection, for the daemon may have lost its storage with what that had not made durable. The
+   * request is carried out again after {@linkcode VhostDevice.reconnect}; if it fails once more, it completes with -EIO
+   * after the next one. In a queue nothing counts that is completed after an error, so such a disk has one channel at a
+   * time.
+   */
+  readonly errorsLose?: boolean;
   /** Gets messages for the operator. */
   readonly warn?: (message: string) => void;
   /** Ends an attempt to connect. */

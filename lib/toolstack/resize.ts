@@ -1,12 +1,12 @@
 /**
- * Asks the backend of a disk to adopt the new size of its image, and waits until it has published that size to the
- * guest.
+ * Asks the backend of a disk to adopt the new size of its image, or to make the image larger, and waits until it has
+ * published that size to the guest.
  */
 
 import { XenblkError } from "../errors.ts";
 import type { Xenstore } from "../hypervisor.ts";
 import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
-import { RESIZE_DONE, RESIZE_NODE, RESIZE_REQUEST } from "../xenbus/resize.ts";
+import { formatResize, RESIZE_DONE, RESIZE_NODE, type ResizeRequest } from "../xenbus/resize.ts";
 import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import { isDisconnection, retryConflicts } from "../xenstore.ts";
@@ -21,20 +21,25 @@ export interface Resized {
   readonly now: number;
 }
 
+/** How a disk is resized, and how long that may take. */
+export interface ResizeOptions extends ResizeRequest, WaitOptions {}
+
 /**
- * Asks the backend to read the image's size again. Rejects with {@linkcode XenblkError}: `failed` with the backend's reason,
- * or if the disk is not Connected; `timeout` if no backend answers; `not-found` if the disk is removed meanwhile.
+ * Asks the backend to read the image's size again, or to make the image as large as `sizeBytes` before. Rejects with
+ * {@linkcode XenblkError}: `failed` with the backend's reason, or if the disk is not Connected; `timeout` if no backend
+ * answers; `not-found` if the disk is removed meanwhile.
  */
-export async function resizeDevice(store: Xenstore, device: DeviceAddress, options: WaitOptions): Promise<Resized> {
+export async function resizeDevice(store: Xenstore, device: DeviceAddress, options: ResizeOptions): Promise<Resized> {
   const path = backendPath(device);
   const node = `${path}/${RESIZE_NODE}`;
   const name = `${formatVdev(device.vdev)} of domain ${device.frontendDomain}`;
-  const before = await retryConflicts(() => askToResize(store, path, name), options);
+  const request = formatResize(options);
+  const before = await retryConflicts(() => askToResize(store, path, name, request), options);
   let answer: string | undefined;
   try {
     answer = await waitFor(store, [path], () => {
       const value = store.read(node);
-      if (value !== undefined) return value === RESIZE_REQUEST ? undefined : value;
+      if (value !== undefined) return value === request ? undefined : value;
       throw new XenblkError(`Cannot resize ${name}: its nodes were removed meanwhile`, { kind: "not-found" });
     }, options);
   } finally {
@@ -58,7 +63,7 @@ function forgetRequest(store: Xenstore, node: string): void {
 }
 
 /** Writes the request; returns the published size in sectors. */
-function askToResize(store: Xenstore, path: string, name: string): number {
+function askToResize(store: Xenstore, path: string, name: string, request: string): number {
   return store.transaction((transaction) => {
     const state = parseState(transaction.read(`${path}/state`));
     const sectors = transaction.read(`${path}/sectors`);
@@ -67,7 +72,7 @@ function askToResize(store: Xenstore, path: string, name: string): number {
         remedy: "resize it once the guest is connected to it",
       });
     }
-    transaction.write(`${path}/${RESIZE_NODE}`, RESIZE_REQUEST);
+    transaction.write(`${path}/${RESIZE_NODE}`, request);
     return Number(sectors);
   });
 }

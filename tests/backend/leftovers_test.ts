@@ -5,7 +5,8 @@
 import { assert, assertEquals } from "@std/assert";
 import { MOST_DEVICES, sweepLeftovers } from "../../lib/backend/leftovers.ts";
 import { removeDevice } from "../../lib/toolstack/attach.ts";
-import { DOM0, Rig } from "./rig.ts";
+import { deviceLabel } from "../../lib/backend/journals.ts";
+import { DOM0, Rig, until } from "./rig.ts";
 
 Deno.test("a process removes at its start what is left of devices that are gone, and says which", async () => {
   await using rig = new Rig();
@@ -23,6 +24,25 @@ Deno.test("a process removes at its start what is left of devices that are gone,
     rig.lines.some((line) => line.includes(`of 1 devices that are gone: vbd3/5/${device.vdev}`)),
     String(rig.lines),
   );
+});
+
+Deno.test("what still runs for a device that could not be opened is ended when the device is removed", async () => {
+  await using rig = new Rig();
+  const gone: boolean[] = [];
+  const device = rig.attach();
+  const label = deviceLabel(device);
+  rig.beforeOpen = () => Promise.reject(new Error("its daemon does not start"));
+  rig.serve({}, {
+    endLeftovers: (isGone) => {
+      gone.push(isGone(label));
+      return Promise.resolve([`ended what ran for ${label}`]);
+    },
+  });
+  await rig.says("its daemon does not start");
+  assertEquals(gone, [false]);
+  removeDevice(rig.toolstack, device);
+  await until("it is ended", () => gone.length > 1);
+  assertEquals(gone, [false, true]);
 });
 
 Deno.test("files in use, of devices that exist, or with other names are left alone", async () => {

@@ -37,6 +37,7 @@ Deno.test("the size of an image that has grown goes to the rings, then to the gu
   const [queue] = rig.plane.open;
   Deno.truncateSync(image.path, 3 * MIB);
   rig.writes.length = 0;
+  const { grow } = queue!;
   queue!.grow = (sectors): Promise<void> => {
     assertEquals(rig.backend(device, "sectors"), "2048", "the rings come first");
     queue!.sectors = sectors;
@@ -54,6 +55,7 @@ Deno.test("the size of an image that has grown goes to the rings, then to the gu
   assert(rig.lines.some((line) => line.endsWith("grown from 1.0 MiB to 3.0 MiB")), rig.lines.join("\n"));
 
   rig.writes.length = 0;
+  queue!.grow = grow;
   assertEquals(await resizeDevice(rig.toolstack, device, PATIENT), { before: 6144, now: 6144 });
   assertEquals(rig.writes.map(({ path }) => path.split("/").at(-1)), ["resize"], "nothing is written twice");
 });
@@ -101,9 +103,12 @@ Deno.test("a size that could not be written for the guest is written at the next
   await rig.idle(device);
   Deno.truncateSync(image.path, 2 * MIB);
   // Xenstore ends when the rings have grown and the guest has not heard of it.
-  rig.plane.open[0]!.grow = (): Promise<void> => {
+  const queue = rig.plane.open[0]!;
+  const { grow } = queue;
+  queue.grow = (sectors): Promise<void> => {
     rig.simulated.stop();
-    return Promise.resolve();
+    queue.grow = grow;
+    return queue.grow(sectors);
   };
   await assertRejects(() => resizeDevice(rig.toolstack, device, PATIENT), XenblkError);
   rig.simulated.start();
@@ -159,4 +164,34 @@ Deno.test("what was asked while no process served is answered by the next one", 
   rig.serve();
   assertEquals(await resized, { before: 2048, now: 4096 });
   await until("the ring is served with the new size", () => rig.plane.open[0]?.sectors === 4096);
+});
+
+Deno.test("a size in the request makes the image so large, if it is larger and the disk can be written to", async () => {
+  await using rig = new Rig();
+  using image = new Image(MIB);
+  const device = rig.attach({ params: image.path });
+  const readOnly = rig.attach({ params: image.path, readOnly: true });
+  rig.serve();
+  await rig.frontend(device).connect();
+  await rig.frontend(readOnly).connect();
+  await rig.idle(device);
+  const to = (sizeBytes: number): Promise<unknown> => resizeDevice(rig.toolstack, device, { ...PATIENT, sizeBytes });
+  assertEquals(await to(3 * MIB), { before: 2048, now: 6144 });
+  assertEquals([Deno.statSync(image.path).size, rig.plane.open[0]!.sectors], [3 * MIB, 6144]);
+  const smaller = await assertRejects(() => to(2 * MIB), XenblkError);
+  assertMatch(smaller.message, /Cannot shrink .* from 3\.0 MiB to 2\.0 MiB under its guest; name a larger size/);
+  const odd = await assertRejects(() => to(4 * MIB + 1), XenblkError);
+  assertMatch(odd.message, /Cannot resize .* to 4194305 bytes; name a multiple of 512 bytes$/);
+  const huge = await assertRejects(() => to(2 ** 53 - 512), XenblkError);
+  assertMatch(huge.message, /Cannot make image .* 8\.0 PiB large: .*; name a smaller size, or free space/);
+  // The file was made larger by hand, and the guest does not know yet: what it has is not cut off.
+  Deno.truncateSync(image.path, 8 * MIB);
+  const cut = await assertRejects(() => to(5 * MIB), XenblkError);
+  assertMatch(cut.message, /Cannot shrink image .* from 8\.0 MiB to 5\.0 MiB/);
+  const fixed = await assertRejects(
+    () => resizeDevice(rig.toolstack, readOnly, { ...PATIENT, sizeBytes: 16 * MIB }),
+    XenblkError,
+  );
+  assertMatch(fixed.message, /Cannot resize .*: it is read-only; attach it so that it can be written to$/);
+  assertEquals(Deno.statSync(image.path).size, 8 * MIB);
 });

@@ -37,6 +37,8 @@ async function handOver(
   }
   await disk.grow!();
   assertEquals(disk.properties.sectors, IMAGE_BYTES / 512);
+  await disk.grow!(2 * IMAGE_BYTES);
+  assertEquals(disk.properties.sectors, 2 * IMAGE_BYTES / 512);
   await lock[Symbol.asyncDispose]();
   assert(disk.description.includes(path));
 }

@@ -8,7 +8,7 @@ SUDO=${SUDO-}
 APT="apt-get -o DPkg::Lock::Timeout=300 -q"
 
 $SUDO env DEBIAN_FRONTEND=noninteractive $APT install -y --no-install-recommends \
-    gcc libc6-dev libxen-dev libxenstore4 libxengnttab1 libxenevtchn1 xenstore-utils qemu-utils qemu-system-common openssl mount \
+    gcc libc6-dev libxen-dev libxenstore4 libxengnttab1 libxenevtchn1 xenstore-utils qemu-utils qemu-system-common nbdkit openssl mount \
     qemu-block-extra openssh-client libwrap0 libpam0g libaudit1 libibverbs1 librdmacm1
 
 # unpack NAME PACKAGE...: into build/NAME, all or nothing.

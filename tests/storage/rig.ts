@@ -70,8 +70,8 @@ export class Folder implements Disposable {
 }
 
 /** A simulated machine large enough for the tests' buffers. */
-export function simulatedPlatform(): Platform {
-  return openSimulatedPlatform(createMachine({ memoryBytes: 32 << 20, domains: 2 }), 0);
+export function simulatedPlatform(memoryBytes: number = 32 << 20): Platform {
+  return openSimulatedPlatform(createMachine({ memoryBytes, domains: 2 }), 0);
 }
 
 /** A pool with this thread as reactor of lane 0, and the place where it sleeps. */

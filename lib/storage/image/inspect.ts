@@ -3,9 +3,11 @@
  * calls, which do not block their caller; ffi does the same by system calls in file threads.
  */
 
-import { XenblkError } from "../../errors.ts";
+import { errorText, XenblkError } from "../../errors.ts";
 import type { FileIdentity } from "../../hypervisor.ts";
+import { formatSize } from "../../sizes.ts";
 import { endsWithin } from "../../within.ts";
+import { cannotShrink } from "./grow.ts";
 import { cannotOpen } from "./explain.ts";
 import { identityOf } from "./file.ts";
 import { StorageSilentError } from "./file_threads.ts";
@@ -52,7 +54,7 @@ export async function openImage(path: string, readOnly: boolean, limitMs: number
       identity,
       sizeBytes,
       start: start.subarray(0, startBytes),
-      size: () => within(sizeOf(file)),
+      size: (growTo) => within(growTo === undefined ? sizeOf(file) : growFile(file, path, growTo)),
       [Symbol.asyncDispose]: () => Promise.resolve(owned.dispose()),
     };
   } catch (error) {
@@ -83,6 +85,35 @@ export function checkKind(
 async function sizeOf(file: Deno.FsFile): Promise<number> {
   const info = await file.stat();
   return info.isBlockDevice ? await file.seek(0, Deno.SeekMode.End) : info.size;
+}
+
+async function growFile(file: Deno.FsFile, path: string, growTo: number): Promise<number> {
+  const { isFile, size } = await file.stat();
+  checkGrowth(path, isFile, size, growTo);
+  try {
+    await file.truncate(growTo);
+  } catch (error) {
+    throw cannotGrow(path, growTo, error);
+  }
+  return growTo;
+}
+
+/** The error about a file that the file system does not make so large. */
+export function cannotGrow(path: string, growTo: number, error: unknown): XenblkError {
+  return new XenblkError(`Cannot make image ${path} ${formatSize(growTo)} large: ${errorText(error)}`, {
+    cause: error,
+    remedy: "name a smaller size, or free space on its file system",
+  });
+}
+
+/** Throws {@linkcode XenblkError} if a file or device cannot be made so large by giving it another end. */
+export function checkGrowth(path: string, isFile: boolean, sizeBytes: number, growTo: number): void {
+  if (!isFile) {
+    throw new XenblkError(`Cannot make block device ${path} larger`, {
+      remedy: "grow the device itself (lvextend, for instance), then resize the disk without a size",
+    });
+  }
+  if (growTo < sizeBytes) throw cannotShrink(`image ${path}`, sizeBytes, growTo);
 }
 
 async function answerWithin<T>(call: Promise<T>, limitMs: number, path: string): Promise<T> {

@@ -97,8 +97,12 @@ export interface OpenedImage extends AsyncDisposable {
   readonly below?: readonly FileIdentity[];
   /** Absent where Deno's file calls are all there is. */
   readonly channels?: ImageChannels;
-  /** Bytes as it is now. Rejects with {@linkcode StorageSilentError}, or Error with the reason. */
-  size(): Promise<number>;
+  /**
+   * Bytes as it is now, or after a regular file was made as large as `growTo`. Rejects with {@linkcode
+   * StorageSilentError}; with {@linkcode XenblkError} for a block device, and for a file that is larger than `growTo`; or
+   * with Error and the reason.
+   */
+  size(growTo?: number): Promise<number>;
 }
 
 /** The descriptors of an image's channels. */

@@ -5,21 +5,30 @@
 
 import { errorText, XenblkError } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
-import { lookWithin } from "../../path_lookup.ts";
 import { endsWithin } from "../../within.ts";
 import { basicEnvironment } from "./command.ts";
 import { type AllowedFile, type Confinement, placeFiles, startCommand, takeFiles } from "./confinement.ts";
 import { explainQmpError } from "./explain.ts";
-import { closeDisk, type Execute, exportAnew, exportDisk, nodeSize, openDisk, presentParts } from "./graph_steps.ts";
-import type { AioMode, DiskPlan } from "./plan.ts";
+import {
+  closeDisk,
+  endExport,
+  type Execute,
+  exportAnew,
+  exportDisk,
+  nodeSize,
+  openDiskAsPermitted,
+  presentParts,
+} from "./graph_steps.ts";
+import type { AioModes, DiskPlan } from "./plan.ts";
 import type { DaemonProgram } from "./program.ts";
 import { hasEnded, identify, type ProcessIdentity, signal } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
-import type { DaemonRecord, DiskRecord, LostDisk, RecordedFile, RunDirectory } from "./record.ts";
+import { lostOfPlan, lostWith } from "./leftovers.ts";
+import { type DaemonRecord, type DiskRecord, type LostDisk, recordedFile, type RunDirectory } from "./record.ts";
 import { DaemonErrors } from "./stderr.ts";
 
-/** How long a daemon may take to start. */
-const START_MS = 10_000;
+/** How long a daemon may take to start: confined by a script of two dozen programs, on a host with busy processors. */
+const START_MS = 30_000;
 const START_LOOK_MS = 5;
 /** How long a daemon may take to end: when asked, by SIGTERM, and by SIGKILL. */
 const QUIT_MS = 5_000;
@@ -36,8 +45,8 @@ const DEATH_MS = 1_000;
 
 /** What daemons of this process have in common. */
 export interface DaemonEnvironment {
-  /** How the drivers make system calls; the first refusal changes it for all. */
-  aio: AioMode;
+  /** How the drivers make system calls; a refusal changes it for all. */
+  aio: AioModes;
   /** Limits for tests. */
   readonly startMs?: number;
   readonly requestMs?: number;
@@ -207,16 +216,20 @@ export class StorageDaemon implements Disposable {
     const socket = this.directory.socket(device);
     const known = this.#record.disks[device];
     if (known?.exported && known.plan === plan.identity && await this.#takeOver(known, plan, socket)) return socket;
-    if (known !== undefined) await this.remove(device);
+    if (known !== undefined) await this.remove(device, PING_MS);
     await this.#place(name, plan.files);
     const files = await Promise.all(plan.files.map(recordedFile));
-    const { identity, exportId, nodeNames: nodes, objectIds: objects } = plan;
-    const { durable } = plan;
-    const tag = this.#lostOf(device, plan)?.tag ?? plan.tag;
+    const { identity, exportId, nodeNames: nodes, objectIds: objects, durable } = plan;
+    const { tag } = await this.lostBefore(device, plan) ?? plan;
     const disk = { name, plan: identity, durable, exportId, nodes, objects, files, ...(tag && { tag }) };
     await this.#write(withDisk(this.#record, device, { ...disk, exported: false }));
     try {
-      await this.#open(name, plan);
+      await openDiskAsPermitted(
+        this.#execute,
+        plan,
+        this.#environment,
+        (why) => this.#logger.warning(`${name}: ${why}`),
+      );
       await exportDisk(this.#execute, plan.export(socket));
       await this.#write(withDisk(this.#record, device, { ...disk, exported: true }));
     } catch (error) {
@@ -227,21 +240,28 @@ export class StorageDaemon implements Disposable {
     return socket;
   }
 
-  /** Removes a disk, if it is here. Rejects with {@linkcode XenblkError} if it cannot be; then it stays in the record. */
-  async remove(device: string): Promise<void> {
-    const disk = this.#record.disks[device];
-    if (disk !== undefined && await this.fate(0) === undefined) {
-      await this.#execute("query-version", undefined, this.#silent ? SILENT_PING_MS : PING_MS);
+  /**
+   * Removes a disk, if it is here. One that loses writes by the death of this daemon stays among those that were lost.
+   * Rejects with {@linkcode XenblkError} if it cannot be removed, or the daemon does not answer within the time; then it
+   * stays in the record.
+   */
+  async remove(device: string, pingMs = this.#silent ? SILENT_PING_MS : PING_MS): Promise<void> {
+    const { [device]: disk, ...disks } = this.#record.disks;
+    if (disk === undefined) return;
+    const death = await this.fate(0);
+    if (death === undefined) {
+      await this.#execute("query-version", undefined, pingMs);
       await closeDisk(this.#execute, disk);
       await this.#take(disk);
     }
-    const { [device]: _disk, ...disks } = this.#record.disks;
-    await this.#write({ ...this.#record, disks });
+    const lost = this.endedWell ? {} : lostWith({ [device]: disk }, death);
+    await this.#write({ ...this.#record, disks, lost: { ...lost, ...this.#record.lost } });
   }
 
-  /** Why writes of the disk may be lost, if an earlier daemon of it died unseen. */
-  lostBefore(device: string, plan: DiskPlan): string | undefined {
-    return this.#lostOf(device, plan)?.reason;
+  /** What an earlier daemon of the disk has lost, if it died unseen. */
+  async lostBefore(device: string, plan: DiskPlan): Promise<LostDisk | undefined> {
+    const lost = this.#record.lost[device];
+    return lost && await lostOfPlan(lost, plan);
   }
 
   /** The tag of a disk. */
@@ -249,15 +269,10 @@ export class StorageDaemon implements Disposable {
     return this.#record.disks[device]?.tag;
   }
 
-  #lostOf(device: string, plan: DiskPlan): LostDisk | undefined {
-    const lost = this.#record.lost[device];
-    return lost?.plan === plan.identity ? lost : undefined;
-  }
-
   /** What an earlier daemon lost of the disk has been seen to. */
   async settle(device: string): Promise<void> {
-    const { [device]: _lost, ...lost } = this.#record.lost;
-    await this.#write({ ...this.#record, lost });
+    const { [device]: known, ...lost } = this.#record.lost;
+    if (known !== undefined) await this.#write({ ...this.#record, lost });
   }
 
   /** Changes the size of a disk's top node. Rejects with {@linkcode XenblkError}. */
@@ -309,6 +324,18 @@ export class StorageDaemon implements Disposable {
     this[Symbol.dispose]();
     // What was lost is reported to those who open these disks again.
     if (Object.keys(this.#record.lost).length === 0) await this.directory.remove();
+  }
+
+  /**
+   * Kills the process once the disk's requests have ended, or do not end. What the daemon has not written yet is not
+   * written: a store that it lost must not get the second half of something.
+   */
+  async abandon(device: string): Promise<void> {
+    this.#ending = true;
+    const exportId = this.#record.disks[device]?.exportId;
+    if (exportId !== undefined) await endExport(this.#execute, exportId).catch((error) => this.#warn(error));
+    await signal(this.process, "SIGKILL");
+    await hasEnded(this.process, KILL_MS);
   }
 
   /** Disconnects; the process goes on. */
@@ -392,22 +419,6 @@ export class StorageDaemon implements Disposable {
     });
   }
 
-  /** Opens the disk's nodes; by threads where the host does not let the daemon have an io_uring. */
-  async #open(name: string, plan: DiskPlan): Promise<void> {
-    const environment = this.#environment;
-    try {
-      await openDisk(this.#execute, plan, environment.aio);
-    } catch (error) {
-      if (environment.aio === "threads" || !(error instanceof QmpError) || !/io_uring/.test(error.description)) {
-        throw error;
-      }
-      this.#logger.warning(`${name}: opened with aio=threads, which is slower: ${error.description}`);
-      environment.aio = "threads";
-      await closeDisk(this.#execute, { exportId: plan.exportId, nodes: plan.nodeNames, objects: plan.objectIds });
-      await openDisk(this.#execute, plan, environment.aio);
-    }
-  }
-
   /** Whether the disk that was left here can be used as it is; its export is added again if that is all that is missing. */
   async #takeOver(known: DiskRecord, plan: DiskPlan, socket: string): Promise<boolean> {
     const { nodes, exported } = await presentParts(this.#execute, plan);
@@ -468,16 +479,6 @@ function daemonArguments({ monitor, pidFile }: RunDirectory): string[] {
 
 function withDisk(record: DaemonRecord, device: string, disk: DiskRecord): DaemonRecord {
   return { ...record, disks: { ...record.disks, [device]: disk } };
-}
-
-/** What is at the path now. */
-async function recordedFile({ path, writable }: AllowedFile): Promise<RecordedFile> {
-  try {
-    const { dev, ino } = await lookWithin(path, () => Deno.stat(path));
-    return { path, writable, device: dev, ...(ino === null ? {} : { inode: ino }) };
-  } catch {
-    return { path, writable }; // the daemon reports it, if that matters
-  }
 }
 
 /** How a process ended, for people. */

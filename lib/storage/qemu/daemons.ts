@@ -29,6 +29,8 @@ const QUEUES = 8;
 const TURNS_MS = 2_000;
 /** How often the daemons' standard error is looked at. */
 const ERRORS_LOOK_MS = 2_000;
+/** How often disks are closed that could not be, because their daemon did not answer. */
+const CLOSE_REST_MS = 5_000;
 /** Wait before a daemon that died soon after its start is started again: twice as long each time. */
 const FIRST_WAIT_MS = 100;
 const LONGEST_WAIT_MS = 5_000;
@@ -65,6 +67,12 @@ interface HeldDaemon {
   waitMs: number;
 }
 
+/** Whose daemon is wanted, and of which kind. */
+interface Owner extends DiskOwner {
+  /** See DiskPlan. */
+  readonly fragile: boolean;
+}
+
 /** The daemons of one process. */
 export class StorageDaemons implements ImageDaemons {
   readonly #options: StorageDaemonsOptions;
@@ -77,7 +85,10 @@ export class StorageDaemons implements ImageDaemons {
   readonly #held = new Map<string, HeldDaemon>();
   /** The last call for each guest: they are carried out one at a time. */
   readonly #turns = new Map<number, Promise<unknown>>();
-  readonly #timer: ReturnType<typeof setInterval>;
+  /** Disks that a daemon has open that did not answer when they were to be closed; by device. */
+  readonly #unclosed = new Map<string, { readonly owner: Owner; readonly settled: boolean }>();
+  readonly #timers: readonly ReturnType<typeof setInterval>[];
+  #closesRest = false;
   #confinement: Promise<Confinement> | undefined;
 
   constructor(options: StorageDaemonsOptions) {
@@ -88,24 +99,30 @@ export class StorageDaemons implements ImageDaemons {
     this.#limiter = new LogLimiter(logger, () => clock.now());
     this.#queues = options.queues ?? QUEUES;
     this.#environment = {
-      aio: "io_uring",
+      aio: { aio: "io_uring", native: true },
       ...(startMs === undefined ? {} : { startMs }),
       ...(requestMs === undefined ? {} : { requestMs }),
     };
-    this.#timer = setInterval(() => {
+    const lookAtErrors = (): void => {
       for (const { daemon } of this.#held.values()) void daemon.lookAtErrors();
-    }, ERRORS_LOOK_MS);
-    Deno.unrefTimer(this.#timer as unknown as number);
+    };
+    this.#timers = [
+      setInterval(lookAtErrors, ERRORS_LOOK_MS),
+      setInterval(() => void this.#closeRest(), CLOSE_REST_MS),
+    ];
+    for (const timer of this.#timers) Deno.unrefTimer(timer as unknown as number);
   }
 
   async open(request: QemuRequest): Promise<DaemonDisk> {
     const plan = planDisk(request, { queues: this.#queues, home: await this.#home() });
-    const { name, owner, readOnly } = request;
+    const { name, readOnly } = request;
+    const owner = { ...request.owner, fragile: plan.fragile };
     return await this.#inTurn(owner.guest, async () => {
+      this.#unclosed.delete(owner.device); // opening it closes it before
       const held = await this.#daemonFor(owner);
       const { daemon } = held;
       try {
-        const lostBefore = daemon.lostBefore(owner.device, plan);
+        const lostBefore = (await daemon.lostBefore(owner.device, plan))?.reason;
         const socket = await daemon.add(owner.device, name, plan);
         const warn = (message: string): void => this.#logger.warning(message);
         const writeThrough = request.cache === "writethrough";
@@ -115,6 +132,7 @@ export class StorageDaemons implements ImageDaemons {
           readOnly,
           queues: this.#queues,
           writeThrough,
+          errorsLose: plan.fragile,
           warn,
         });
         return new QemuDisk(request, daemon, device, this.#keeper(request, plan), lostBefore);
@@ -140,7 +158,7 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    clearInterval(this.#timer);
+    for (const timer of this.#timers) clearInterval(timer);
     // What still waits for a daemon ends with its time limit, or with the process.
     await endsWithin(Promise.allSettled(this.#turns.values()), TURNS_MS);
     for (const [name, { daemon, lock }] of this.#held) {
@@ -164,14 +182,11 @@ export class StorageDaemons implements ImageDaemons {
 
   /** What a disk asks for later. */
   #keeper(request: QemuRequest, plan: DiskPlan): DiskKeeper {
-    const { name, owner } = request;
+    const { name } = request;
+    const owner = { ...request.owner, fragile: plan.fragile };
     return {
       logger: this.#logger,
-      release: async () =>
-        await this.#inTurn(owner.guest, async () => {
-          await this.#settle(owner);
-          await this.#release(owner);
-        }),
+      release: async (settled) => await this.#inTurn(owner.guest, () => this.#release(owner, settled)),
       settle: async () => await this.#inTurn(owner.guest, () => this.#settle(owner)),
       exportAnew: async () =>
         await this.#inTurn(owner.guest, async () => {
@@ -194,7 +209,7 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   /** The daemon for a device, running: where the device is already, else where it belongs. */
-  async #daemonFor(owner: DiskOwner): Promise<HeldDaemon> {
+  async #daemonFor(owner: Owner): Promise<HeldDaemon> {
     const { guest, device } = owner;
     const known = this.#holderOf(owner);
     if (known !== undefined) return await this.#running(known, owner);
@@ -205,12 +220,12 @@ export class StorageDaemons implements ImageDaemons {
       return await this.#take(name, owner) ?? fail(busy(owner, record));
     }
     const own = directoryName(guest, device);
-    const shared = this.#options.perDisk === true ? own : directoryName(guest);
+    const shared = this.#options.perDisk === true || owner.fragile ? own : directoryName(guest);
     return await this.#take(shared, owner) ?? await this.#take(own, owner) ?? fail(busy(owner));
   }
 
   /** Takes the daemon of a run directory, found again or started; undefined if another process has it. */
-  async #take(name: string, owner: DiskOwner): Promise<HeldDaemon | undefined> {
+  async #take(name: string, owner: Owner): Promise<HeldDaemon | undefined> {
     const known = this.#held.get(name);
     if (known !== undefined) return await this.#running(known, owner);
     const lock = this.#options.locks.lock(lockName(name));
@@ -225,7 +240,7 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   /** The daemon itself, or another one in its place if it died. */
-  async #running(held: HeldDaemon, owner: DiskOwner): Promise<HeldDaemon> {
+  async #running(held: HeldDaemon, owner: Owner): Promise<HeldDaemon> {
     const { daemon } = held;
     if (await daemon.fate(0) === undefined) return held;
     daemon[Symbol.dispose]();
@@ -241,20 +256,23 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   /** The daemon that an earlier process left; undefined if there is none, after ending one of an earlier guest. */
-  async #findAgain(name: string, owner: DiskOwner): Promise<StorageDaemon | undefined> {
+  async #findAgain(name: string, owner: Owner): Promise<StorageDaemon | undefined> {
     const directory = this.#directory(name);
     const record = await directory.read();
-    if (record === undefined) return void await endStrays(directory, this.#logger);
-    if (!await isAlive(record.process)) return undefined;
+    if (record === undefined || !await isAlive(record.process)) return void await endStrays(directory, this.#logger);
     const logger = this.#loggerOf(record.guest);
-    if (!isOtherGuest(record, owner)) return await StorageDaemon.adopt(this.#environment, directory, logger, record);
+    const isOther = isOtherGuest(record, owner);
+    // What its store has lost while nobody watched it is not known.
+    const isDoubtful = owner.fragile && Object.keys(record.disks).every((device) => device === owner.device);
+    if (!isOther && !isDoubtful) return await StorageDaemon.adopt(this.#environment, directory, logger, record);
     using daemon = StorageDaemon.recorded(this.#environment, directory, logger, record);
+    if (!isOther) return void await daemon.abandon(owner.device);
     this.#logger.warning(`${daemon.name} belongs to an earlier guest with this domid: ending it`);
     await daemon.end();
     return undefined;
   }
 
-  async #start(name: string, owner: DiskOwner): Promise<StorageDaemon> {
+  async #start(name: string, owner: Owner): Promise<StorageDaemon> {
     const { guest, uuid } = owner;
     const program = await findProgram((variable) => this.#variable(variable));
     const directory = this.#directory(name);
@@ -277,14 +295,20 @@ export class StorageDaemons implements ImageDaemons {
     })());
   }
 
-  async #settle(owner: DiskOwner): Promise<void> {
+  async #settle(owner: Owner): Promise<void> {
     await this.#holderOf(owner)?.daemon.settle(owner.device);
   }
 
-  /** Removes a device from its daemon, and ends a daemon that has no other. */
-  async #release(owner: DiskOwner): Promise<void> {
+  /**
+   * Removes a device from its daemon, and ends a daemon that has no other. `settled`: whatever the daemon has lost of it
+   * was seen to.
+   */
+  async #release(owner: Owner, settled = false, pingMs?: number): Promise<void> {
     const held = this.#holderOf(owner);
-    if (held !== undefined) await held.daemon.remove(owner.device);
+    this.#unclosed.set(owner.device, { owner, settled });
+    if (held !== undefined) await held.daemon.remove(owner.device, pingMs);
+    this.#unclosed.delete(owner.device);
+    if (settled) await held?.daemon.settle(owner.device);
     for (const [name, { daemon, lock }] of this.#held) {
       const { guest, disks } = daemon.record;
       if (guest !== owner.guest || Object.keys(disks).length > 0) continue;
@@ -293,6 +317,24 @@ export class StorageDaemons implements ImageDaemons {
       using _lock = lock;
       await daemon.end();
     }
+  }
+
+  /** Closes disks that a daemon has open that did not answer. */
+  async #closeRest(): Promise<void> {
+    if (this.#closesRest) return;
+    this.#closesRest = true;
+    for (const [device, { owner, settled }] of this.#unclosed) {
+      try {
+        await this.#inTurn(owner.guest, async () => {
+          if (!this.#unclosed.has(device)) return;
+          await this.#release(owner, settled, CLOSE_REST_MS);
+          this.#logger.info(`${device}: closed in its storage daemon, which answers again`);
+        });
+      } catch {
+        // it was said when it did not answer first
+      }
+    }
+    this.#closesRest = false;
   }
 
   async #sweepOne(name: string, isGone: (device: string) => boolean): Promise<string | undefined> {
@@ -312,6 +354,7 @@ export class StorageDaemons implements ImageDaemons {
     const what = `domain ${record.guest}: ${gone.join(", ") || "no device"} of its storage daemon`;
     if (!await isAlive(record.process)) {
       if (gone.length < devices.length) return undefined;
+      await endStrays(directory, this.#logger);
       await directory.remove();
       return `${what}: removed what was left of it`;
     }

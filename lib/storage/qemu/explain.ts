@@ -23,6 +23,11 @@ const REMEDIES: readonly (readonly [RegExp, string])[] = [
   ],
   [/O_DIRECT|[Dd]irect I\/O/, "use cache mode writeback: its file system has no direct I/O"],
   [/key-secret|Invalid password|[Cc]annot unlock|Parameter 'key/, "name the file that holds the right passphrase"],
+  [
+    /does not support resize/,
+    "detach the disk and convert the image (`xenblk image convert`): raw, qcow2 and luks images can grow",
+  ],
+  [/(resize|grow) NBD nodes/, "detach the disk, and grow the export where its server has it"],
   [/multiple of|[Ss]hrink|must be/, "name a size that is larger and a multiple of 512 bytes"],
   [/No space left|Disk quota/, "free space where the image is"],
   [/corrupt|Refusing/, "check it with `qemu-img check FILE`, with a copy of it in reserve"],

@@ -58,9 +58,9 @@ export interface BlockGraph {
   /** To be created before the nodes. Absent: none. */
   readonly credentials?: readonly GraphCredentials[];
   /**
-   * The driver of the store that keeps the disk's writes. Its server may restart alone: the node then connects again by
-   * itself (with QEMU 7.2 after one failed request), and what the server had answered and not flushed is lost. Absent:
-   * the writes are kept on this host.
+   * The driver of the store that keeps the disk's writes. Its server may restart alone, and what it had answered and not
+   * flushed is lost. An `nbd` node then fails at least one request before it connects again by itself. Absent: the writes
+   * are kept on this host.
    */
   readonly remote?: string;
 }
@@ -77,8 +77,10 @@ export interface GraphOptions {
   readonly cache?: CacheMode;
   /** Others may write to the image at the same time: QEMU's lock is not taken. For raw images only. */
   readonly shared?: boolean;
-  /** How local files are read and written. Default: `io_uring`. */
+  /** How local files are read and written. Default: `io_uring`, and `native` for those {@linkcode inMemory}. */
   readonly aio?: "io_uring" | "threads" | "native";
+  /** Paths of the files that their file system keeps in memory: see {@linkcode filesInMemory}. Default: none. */
+  readonly inMemory?: ReadonlySet<string>;
   /** Written zeroes free space (`unmap`), or are stored as zeroes without data (`on`). Default: `off`. */
   readonly detectZeroes?: "off" | "on" | "unmap";
 }
@@ -96,6 +98,8 @@ const PREFIX = /^[a-z][a-z0-9._-]{0,19}$/i;
 const HOST = new Set(["file", "host_device", "host_cdrom"]);
 /** Stores with a server. */
 const STORES = new Set(["nbd", "iscsi", "nfs", "ssh", "rbd", "gluster"]);
+/** How long QEMU waits for an NBD server that nothing is written to, in seconds. */
+const RECONNECT_S = 600;
 /** Stores that cannot be written to. */
 const READ_ONLY_STORES = new Set(["http", "https", "ftp", "ftps"]);
 
@@ -116,7 +120,11 @@ export function graphOf(tree: BlockTree, options: GraphOptions): BlockGraph {
     const names = new Map(
       childrenOf(node).map(({ option, tree: child }) => [
         child,
-        add(child, { writable: role.writable && option !== "backing", isTop: false }),
+        add(child, {
+          writable: role.writable && option !== "backing",
+          isTop: false,
+          isBelowFormat: node.driver !== "raw",
+        }),
       ]),
     );
     nodes.push({
@@ -128,7 +136,7 @@ export function graphOf(tree: BlockTree, options: GraphOptions): BlockGraph {
     files.push(...filesOf(node, role));
     return name;
   };
-  const top = add(named, { writable: !readOnly, isTop: true });
+  const top = add(named, { writable: !readOnly, isTop: true, isBelowFormat: false });
   const remote = readOnly ? undefined : written(tree).find(({ driver }) => STORES.has(driver))?.driver;
   return { nodes, top, files, ...objects, ...(remote === undefined ? {} : { remote }) };
 }
@@ -185,13 +193,19 @@ interface Role {
   /** The disk's writes can reach it. */
   readonly writable: boolean;
   readonly isTop: boolean;
+  /** A format keeps its metadata in it. */
+  readonly isBelowFormat: boolean;
 }
 
 /** What every node gets unless it says otherwise itself. */
-function commonOptions({ driver }: BlockTree, { isTop }: Role, options: GraphOptions): Record<string, unknown> {
-  const { cache = "writeback", aio = "io_uring", shared, detectZeroes } = options;
+function commonOptions(node: BlockTree, { isTop }: Role, options: GraphOptions): Record<string, unknown> {
+  const { driver } = node;
+  const { cache = "writeback", inMemory, shared, detectZeroes } = options;
+  const native = options.aio === undefined && driver === "file" && !("aio" in node || "cache" in node) &&
+    inMemory?.has(localPath(node) ?? "") === true;
+  const aio = native ? "native" : options.aio ?? "io_uring";
   return {
-    cache: { direct: cache === "none", "no-flush": cache === "unsafe" },
+    cache: { direct: cache === "none" || native, "no-flush": cache === "unsafe" },
     discard: "unmap",
     ...(HOST.has(driver) ? { aio, locking: shared ? "off" : "on" } : {}),
     ...(isTop && detectZeroes !== undefined ? { "detect-zeroes": detectZeroes } : {}),
@@ -199,8 +213,15 @@ function commonOptions({ driver }: BlockTree, { isTop }: Role, options: GraphOpt
 }
 
 /** What no node can say otherwise. A backing file is opened for writing only when a job of the daemon writes to it. */
-function accessOptions({ file }: BlockTree, { writable }: Role, { readOnly }: GraphOptions): Record<string, boolean> {
+function accessOptions(node: BlockTree, role: Role, { readOnly }: GraphOptions): Record<string, unknown> {
+  const { driver, file } = node;
+  const { writable, isBelowFormat } = role;
+  if (driver === "nbd" && writable) {
+    // The loss of a server must show as a failed request. Formats ignore discards that fail.
+    return { "reconnect-delay": 0, ...(isBelowFormat ? { discard: "ignore" } : {}) };
+  }
   if (writable) return {};
+  if (driver === "nbd") return { "read-only": true, "reconnect-delay": RECONNECT_S };
   return readOnly || file !== undefined ? { "read-only": true } : { "read-only": false, "auto-read-only": true };
 }
 

@@ -24,6 +24,12 @@ export interface ImageInfo {
   readonly encryption?: string;
   /** A qcow2 image that QEMU has found damaged. */
   readonly corrupt: boolean;
+  /** Of formats that have clusters. */
+  readonly clusterBytes?: number;
+  /** Of vhdx: its writer died while it changed the image, and a writer has to finish that first. Nothing else is known. */
+  readonly needsReplay?: true;
+  /** The disk has no bytes. */
+  readonly isEmpty?: true;
   /** Of vmdk: its files. */
   readonly extents?: number;
 }
@@ -39,6 +45,9 @@ const LIMIT_MS = 15_000;
 /** Most output, in characters: a header with thousands of snapshots is longer. */
 const MOST_OUTPUT = 8 << 20;
 
+/** qemu-img opens images for reading, and QEMU reads no vhdx whose log has entries. */
+const NEEDS_REPLAY = /contains a log that needs to be replayed/;
+
 /** Runs `qemu-img`. */
 export class QemuImg implements ImageInspector {
   readonly #program: string | undefined;
@@ -52,7 +61,8 @@ export class QemuImg implements ImageInspector {
 
   async inspect(tree: BlockTree, label: string): Promise<ImageInfo> {
     const { tree: named, objects } = withObjects(tree, "info");
-    const image = `json:${JSON.stringify(named)}`;
+    // As the daemon opens it: QEMU takes `detect-zeroes=unmap` with this only.
+    const image = `json:${JSON.stringify({ discard: "unmap", ...named })}`;
     const args = ["info", "--output=json", "--force-share", ...objectArguments(objects), "--", image];
     const { status, stdout, stderr } = await runQemuImg(args, {
       ...(this.#program === undefined ? {} : { program: this.#program }),
@@ -62,6 +72,7 @@ export class QemuImg implements ImageInspector {
       timeoutMs: this.#limitMs,
     });
     if (status === 0) return readInfo(stdout);
+    if (NEEDS_REPLAY.test(stderr)) return { encrypted: false, corrupt: false, needsReplay: true };
     throw cannotOpen(label, stderr, tree);
   }
 }
@@ -83,6 +94,8 @@ export function readInfo(json: string): ImageInfo {
     encrypted: info["encrypted"] === true,
     ...(isRecord(data["encrypt"]) ? text("format", "encryption", data["encrypt"]) : {}),
     corrupt: data["corrupt"] === true,
+    ...(typeof info["cluster-size"] === "number" ? { clusterBytes: info["cluster-size"] } : {}),
+    ...(info["virtual-size"] === 0 ? { isEmpty: true } : {}),
     ...(Array.isArray(data["extents"]) ? { extents: data["extents"].length } : {}),
   };
 }

@@ -5,21 +5,28 @@
 
 import { errorText, XenblkError } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
+import { lookWithin } from "../../path_lookup.ts";
 import { formatSize } from "../../sizes.ts";
 import { SECTOR_BYTES } from "../../units.ts";
 import { endsWithin } from "../../within.ts";
 import type { DiskAttachment, DiskFile, DiskProperties } from "../disk.ts";
+import { cannotShrink } from "../image/grow.ts";
 import type { VhostDevice } from "../vhost.ts";
 import type { StorageDaemon } from "./daemon.ts";
-import type { DaemonDisk, DiskLoss, QemuRequest } from "./types.ts";
+import type { BlockGraph } from "./graph.ts";
+import { isFragile } from "./plan.ts";
+import { type DaemonDisk, type DiskLoss, LostForGoodError, type QemuRequest } from "./types.ts";
 
 /** How long a disk's channels may take to close: their requests may wait for storage that does not answer. */
 const CLOSE_MS = 10_000;
 
 /** What a disk asks of those who opened it. */
 export interface DiskKeeper {
-  /** Takes the disk out of its daemon, and ends a daemon that has no other. Rejects with XenblkError. */
-  release(): Promise<void>;
+  /**
+   * Takes the disk out of its daemon, and ends a daemon that has no other. Unless `settled`, what a daemon of it has lost
+   * stays known. Rejects with XenblkError.
+   */
+  release(settled: boolean): Promise<void>;
   /** The disk, opened and exported by a daemon that runs: where, and by which. Rejects with XenblkError. */
   reopen(): Promise<{ readonly daemon: StorageDaemon; readonly socket: string }>;
   /** Exports the disk anew, where its daemon has it open; the socket's path. Rejects with XenblkError. */
@@ -41,6 +48,7 @@ export class QemuDisk implements DaemonDisk {
   /** Set while the connection ends because the export is made anew. */
   #renewal: Promise<void> | undefined;
   #closed: Promise<void> | undefined;
+  #isSettled = false;
 
   constructor(
     request: QemuRequest,
@@ -76,17 +84,17 @@ export class QemuDisk implements DaemonDisk {
     return await this.#device.attachment(lane);
   }
 
-  async grow(): Promise<void> {
-    const sizeBytes = await this.#daemon.sizeOf(this.#request.graph.top);
+  async grow(growTo?: number): Promise<void> {
+    const { name, graph } = this.#request;
+    const before = await this.#daemon.sizeOf(graph.top);
+    const bytes = growTo ?? await rawSize(graph) ?? before;
+    if (bytes < before) throw cannotShrink(name, before, bytes);
+    if (graph.nodes.some(({ driver }) => driver === "qed") && bytes > before) throw qedGrows(name);
+    if (bytes > before) await this.#daemon.resize(name, graph.top, bytes);
+    const sectors = Math.floor(bytes / SECTOR_BYTES);
     await this.#device.refresh();
-    const sectors = Math.floor(sizeBytes / SECTOR_BYTES);
     // The exports of QEMU before 8.1 keep the size that they began with.
     if (this.#device.properties.sectors !== sectors) await (this.#renewal = this.#renewExport());
-  }
-
-  async resizeTo(sizeBytes: number): Promise<void> {
-    await this.#daemon.resize(this.#request.name, this.#request.graph.top, sizeBytes);
-    await this.grow();
   }
 
   get tag(): string | undefined {
@@ -97,13 +105,23 @@ export class QemuDisk implements DaemonDisk {
     await this.#keeper.settle();
   }
 
+  closeSettled(): Promise<void> {
+    this.#isSettled = true;
+    return this[Symbol.asyncDispose]();
+  }
+
   fail(): void {
     this.#device.fail();
   }
 
-  async recover(replay?: (socket: string) => Promise<void>): Promise<void> {
+  async recover(replay: (socket: string) => Promise<void>): Promise<void> {
+    const { writesLost } = await this.lost;
     const { daemon, socket } = await this.#keeper.reopen();
-    if (replay !== undefined) {
+    // The earlier one may have died after the disk was lost for another reason.
+    if (writesLost || (daemon !== this.#daemon && this.#losesWrites(this.#daemon))) {
+      if (daemon.tagOf(this.#request.owner.device) !== this.tag) {
+        throw new LostForGoodError("its image file was replaced since");
+      }
       await this.#device.paused();
       await replay(socket);
     }
@@ -120,11 +138,11 @@ export class QemuDisk implements DaemonDisk {
   async #close(): Promise<void> {
     try {
       const closing = Promise.resolve(this.#device[Symbol.asyncDispose]());
-      if (await endsWithin(closing, CLOSE_MS)) return await this.#keeper.release();
+      if (await endsWithin(closing, CLOSE_MS)) return await this.#keeper.release(this.#isSettled);
       closing.catch((error) => this.#keeper.logger.warning(errorText(error)));
       throw new XenblkError(`its requests have not ended for ${CLOSE_MS / 1000} s`);
     } catch (error) {
-      const rest = "it stays open in its daemon, where the next process finds it";
+      const rest = "it stays open in its daemon until that answers";
       this.#keeper.logger.warning(`${this.#request.name}: ${rest}: ${errorText(error)}`);
     }
   }
@@ -136,11 +154,21 @@ export class QemuDisk implements DaemonDisk {
     await this.#device.reconnect(socket);
   }
 
+  /** Whether the daemon, which has ended, can have lost answered writes. */
+  #losesWrites(daemon: StorageDaemon): boolean {
+    const { readOnly, cache } = this.properties;
+    return !daemon.endedWell && !readOnly && cache !== "writethrough";
+  }
+
   async #watch(daemon: StorageDaemon): Promise<DiskLoss> {
     const reason = await Promise.race([this.#device.lost, daemon.died]);
+    if (isFragile(this.#request.graph) && this.#renewal === undefined) {
+      await daemon.abandon(this.#request.owner.device);
+      const store = `its ${this.#request.graph.remote} server may have been lost`;
+      return { reason: `${store} (${reason})`, writesLost: this.#losesWrites(daemon) };
+    }
     const death = await daemon.fate();
-    const { readOnly, cache } = this.properties;
-    const writesLost = death !== undefined && !daemon.endedWell && !readOnly && cache !== "writethrough";
+    const writesLost = death !== undefined && this.#losesWrites(daemon);
     if (death !== undefined) return { reason: death, writesLost };
     const renewal = this.#renewal;
     this.#renewal = undefined;
@@ -153,4 +181,19 @@ export class QemuDisk implements DaemonDisk {
       ? { reason: `the connection to ${daemon.name} ended: ${reason}`, writesLost }
       : await this.#watch(daemon);
   }
+}
+
+/** Of a raw image that is one whole file: the file's size, which the daemon looked at when it opened the file. */
+async function rawSize({ nodes, files }: BlockGraph): Promise<number | undefined> {
+  const [file, raw] = nodes;
+  const isWhole = file?.driver === "file" && raw?.driver === "raw" && nodes.length === 2 && raw["offset"] === undefined;
+  if (!isWhole || raw["size"] !== undefined) return undefined;
+  const { path } = files[0]!;
+  return (await lookWithin(path, () => Deno.stat(path))).size;
+}
+
+function qedGrows(name: string): XenblkError {
+  return new XenblkError(`Cannot resize ${name}: QEMU 7.2 ends when a qed image grows under load`, {
+    remedy: "detach the disk, then use `qemu-img resize`, or convert the image to qcow2",
+  });
 }

@@ -4,6 +4,7 @@
  */
 
 import { errorText, XenblkError } from "../../errors.ts";
+import { lookWithin } from "../../path_lookup.ts";
 import type { ProcessIdentity } from "./process.ts";
 
 /** Longest path of a Unix socket, in bytes: sun_path of unix(7) is 108 with its final NUL. */
@@ -13,7 +14,7 @@ const LONGEST_SOCKET_PATH = 107;
 export interface RecordedFile {
   readonly path: string;
   readonly writable: boolean;
-  /** Absent: it could not be looked at. */
+  /** Absent: it could not be looked at, or is a socket. */
   readonly device?: number;
   readonly inode?: number;
 }
@@ -43,6 +44,8 @@ export interface LostDisk {
   readonly plan: string;
   readonly tag?: string;
   readonly reason: string;
+  /** Those that it wrote to. Absent: none, or an earlier version of xenblk wrote the record. */
+  readonly files?: readonly RecordedFile[];
 }
 
 /** A daemon and its disks. */
@@ -60,6 +63,17 @@ export interface DaemonRecord {
   readonly disks: Readonly<Record<string, DiskRecord>>;
   /** By the label of their device: disks of an earlier daemon that nobody has opened again yet. */
   readonly lost: Readonly<Record<string, LostDisk>>;
+}
+
+/** The file that is at the path now. */
+export async function recordedFile({ path, writable }: Pick<RecordedFile, "path" | "writable">): Promise<RecordedFile> {
+  try {
+    const { dev, ino, isSocket } = await lookWithin(path, () => Deno.stat(path));
+    // A server makes its socket anew whenever it starts.
+    return { path, writable, ...(ino === null || isSocket === true ? {} : { device: dev, inode: ino }) };
+  } catch {
+    return { path, writable }; // the daemon reports it, if that matters
+  }
 }
 
 /** The name of a daemon's folder: of the guest, or of one of its devices. */

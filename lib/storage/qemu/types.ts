@@ -4,6 +4,7 @@
  */
 
 import type { CacheMode, Disk, DiskOwner } from "../disk.ts";
+import { XenblkError } from "../../errors.ts";
 import type { BlockGraph } from "./graph.ts";
 
 /** How a disk is to be opened by a daemon. */
@@ -22,6 +23,9 @@ export interface QemuRequest {
   readonly tag?: string;
 }
 
+/** What a daemon has lost cannot be brought back: no other attempt is made. */
+export class LostForGoodError extends XenblkError {}
+
 /** Why a disk cannot go on by itself. */
 export interface DiskLoss {
   /** For people, with the daemon's exit status or signal and its last words: no final period. */
@@ -33,7 +37,10 @@ export interface DiskLoss {
   readonly writesLost: boolean;
 }
 
-/** A disk that a daemon serves. Disposing it removes it from its daemon, and ends a daemon that has no other disk. */
+/**
+ * A disk that a daemon serves. Disposing it removes it from its daemon, and ends a daemon that has no other disk. What a
+ * daemon of it lost, and nobody has seen to, is told to the one who opens the disk next.
+ */
 export interface DaemonDisk extends Disk {
   /**
    * Resolves, never rejects, when the disk was lost. Every operation then waits until {@linkcode fail} or
@@ -49,16 +56,17 @@ export interface DaemonDisk extends Disk {
   readonly tag?: string | undefined;
   /** What {@linkcode lostBefore} speaks of was written again. Rejects with {@linkcode XenblkError}. */
   settle(): Promise<void>;
+  /** Disposes it. Nothing that a daemon of it may have lost matters any more: it was flushed before, or reported. */
+  closeSettled(): Promise<void>;
   /** After a loss: every operation in flight, and every later one, completes with -EIO. */
   fail(): void;
   /**
-   * After a loss: opens the same image in another daemon, and carries out again what was in flight. `replay` is awaited
-   * before that, with the socket of the new export, to which it may connect meanwhile. Rejects with {@linkcode
-   * XenblkError}; then the operations go on waiting.
+   * After a loss: opens the same image again, in another daemon if the one it had is dead, and carries out again what was
+   * in flight. If the dead one may have lost answered writes, `replay` is awaited before that, with the socket of the new
+   * export, to which it may connect meanwhile. Rejects with {@linkcode XenblkError}, with {@linkcode LostForGoodError} if
+   * the image's file was replaced meanwhile, or as `replay` does; then the operations go on waiting.
    */
-  recover(replay?: (socket: string) => Promise<void>): Promise<void>;
-  /** Makes the image larger, and then {@linkcode Disk.grow}s. Rejects with {@linkcode XenblkError}. */
-  resizeTo(sizeBytes: number): Promise<void>;
+  recover(replay: (socket: string) => Promise<void>): Promise<void>;
 }
 
 /**

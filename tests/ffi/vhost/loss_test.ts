@@ -7,8 +7,9 @@ import { assert, assertEquals, assertGreater, assertLess, assertRejects } from "
 import { EIO } from "../../../lib/errno.ts";
 import { XenblkError } from "../../../lib/errors.ts";
 import type { VhostDevice } from "../../../lib/storage/vhost.ts";
-import { type ChannelRig, eventually } from "../../storage/rig.ts";
+import { type ChannelRig, eventually, Folder } from "../../storage/rig.ts";
 import { HAS_DAEMON, StorageDaemon, VhostRig } from "./daemon.ts";
+import { FakeServer } from "./fake_server.ts";
 
 const DEPTH = 32;
 
@@ -118,6 +119,27 @@ test("a reconnect to a daemon that lives is possible after its connection was gi
   assertEquals(channel.channel.reap(), 0);
   await rig.turningOver([channel], device.reconnect(daemon.socket));
   assertEquals(channel.finish().get(0), 0);
+});
+
+test("a hundred losses leave as many descriptors and mappings as one", async () => {
+  using folder = new Folder();
+  using rig = new VhostRig();
+  const counts = (): number[] => [
+    [...Deno.readDirSync("/proc/self/fd")].length,
+    Deno.readTextFileSync("/proc/self/maps").split("\n").filter((line) => line.includes("xenblk-vhost")).length,
+  ];
+  let server = new FakeServer(`${folder.path}/0`);
+  await using device = await rig.connect(server.socket);
+  const found: number[][] = [];
+  for (let death = 1; death <= 100; death++) {
+    await server[Symbol.asyncDispose]();
+    await device.lost;
+    server = new FakeServer(`${folder.path}/${death}`);
+    await device.reconnect(server.socket);
+    if (death % 99 === 1) found.push(counts());
+  }
+  assertEquals(found[1], found[0]);
+  await server[Symbol.asyncDispose]();
 });
 
 test("a daemon that hangs during the handshake is given up in time, and timers run meanwhile", async () => {

@@ -5,7 +5,8 @@
 import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { XenblkError } from "../../../lib/errors.ts";
 import { HangingFileSystem } from "../hanging_fs.ts";
-import { DaemonRig, daemonTest, runs, until } from "./rig.ts";
+import { LostForGoodError, type QemuRequest } from "../../../lib/storage/qemu/types.ts";
+import { DaemonRig, daemonTest, qcow2Graph, runs, until } from "./rig.ts";
 
 daemonTest("a killed daemon is noticed, and its disks know that answered writes may be lost", async () => {
   await using rig = new DaemonRig();
@@ -72,11 +73,84 @@ daemonTest(
     await rig.end(second);
     const again = await rig.daemons().open(rig.request(path));
     assertMatch(again.lostBefore!, /ended while it was not watched/);
+    // Nor must the end of an attempt that could not see to it.
     await again[Symbol.asyncDispose]();
+    const last = await rig.daemons().open(rig.request(path));
+    assertMatch(last.lostBefore!, /ended while it was not watched/);
+    await last.closeSettled();
+    assertEquals(rig.directories(), []);
     await using after = await rig.daemons().open(rig.request(path));
     assertEquals(after.lostBefore, undefined);
   },
 );
+
+daemonTest("a disk that is closed after its daemon died stays lost, until somebody has seen to it", async () => {
+  await using rig = new DaemonRig();
+  const path = await rig.image("one.qcow2");
+  const tag = "0123456789abcdef0123456789abcdef";
+  const disk = await rig.daemons().open(rig.request(path, 51712, { tag }));
+  Deno.kill(rig.record().process.pid, "SIGKILL");
+  await disk.lost;
+  await disk[Symbol.asyncDispose]();
+  const next = await rig.daemons().open(rig.request(path, 51712, { tag: "another" }));
+  assertMatch(next.lostBefore!, /died: it was ended with SIGKILL/);
+  assertEquals(next.tag, tag);
+  await next.closeSettled();
+});
+
+daemonTest("a daemon that dies after the connection to it was lost has lost writes, too", async () => {
+  await using rig = new DaemonRig();
+  const daemons = rig.daemons();
+  await using disk = await daemons.open(rig.request(await rig.image("one.qcow2")));
+  const { pid } = rig.record().process;
+  rig.cut(daemons);
+  assertEquals((await disk.lost).writesLost, false);
+  Deno.kill(pid, "SIGKILL");
+  await until("it ends", () => !runs(pid));
+  let replays = 0;
+  await disk.recover(() => Promise.resolve(void replays++));
+  assertEquals(replays, 1);
+  rig.cut(daemons);
+  await disk.lost;
+  await disk.recover(() => Promise.resolve(void replays++));
+  assertEquals(replays, 1, "its daemon lives");
+});
+
+daemonTest("a lost disk is known by its files, however they are opened, and by no other file", async () => {
+  await using rig = new DaemonRig();
+  const [path, other] = [await rig.image("one.qcow2"), await rig.image("other.qcow2")];
+  const tag = "0123456789abcdef0123456789abcdef";
+  const first = rig.daemons();
+  await first.open(rig.request(path, 51712, { tag }));
+  await rig.end(first);
+  const { pid } = rig.record().process;
+  Deno.kill(pid, "SIGKILL");
+  await until("it ends", () => !runs(pid));
+  const openNext = async (request: QemuRequest): Promise<readonly [string | undefined, string | undefined]> => {
+    await using disk = await rig.daemons().open({ ...request, tag: "another" });
+    return [disk.lostBefore, disk.tag];
+  };
+  const withoutCache = { cache: "none", graph: qcow2Graph(path, "d51712", false, "none") } as const;
+  assertEquals((await openNext(rig.request(path, 51712, withoutCache)))[1], tag);
+  assertEquals(await openNext(rig.request(other)), [undefined, "another"]);
+  // As from a backup.
+  Deno.renameSync(other, path);
+  const [lostBefore, newTag] = await openNext(rig.request(path));
+  assertMatch(lostBefore!, /ended while it was not watched, and its image file was replaced since/);
+  assertEquals(newTag, undefined);
+});
+
+daemonTest("a disk does not go on with an image file that took the place of its own", async () => {
+  await using rig = new DaemonRig();
+  const [path, other] = [await rig.image("one.qcow2"), await rig.image("other.qcow2")];
+  const tag = "0123456789abcdef0123456789abcdef";
+  await using disk = await rig.daemons().open(rig.request(path, 51712, { tag }));
+  Deno.kill(rig.record().process.pid, "SIGKILL");
+  await disk.lost;
+  Deno.renameSync(other, path);
+  const replay = (): Promise<void> => Promise.reject(new Error("it replays"));
+  await assertRejects(() => disk.recover(replay), LostForGoodError, "its image file was replaced since");
+});
 
 daemonTest("a stopped daemon costs its own guest an error in time, and another guest nothing", async () => {
   await using rig = new DaemonRig();
@@ -139,7 +213,7 @@ daemonTest("a daemon that keeps dying is started again after longer and longer w
   for (let round = 0; round < 3; round++) {
     Deno.kill(rig.record().process.pid, "SIGKILL");
     await disk.lost;
-    await disk.recover();
+    await disk.recover(() => Promise.resolve());
   }
   assertEquals(waits, [100, 200, 400]);
 });

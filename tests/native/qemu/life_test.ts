@@ -138,6 +138,22 @@ daemonTest("a daemon whose starter died before it wrote a record is ended", asyn
   assertEquals(runs(rig.record().process.pid), true);
 });
 
+daemonTest(
+  "a daemon that took the place of a dead one, and whose starter died before it wrote a record, is ended",
+  async () => {
+    await using rig = new DaemonRig();
+    const first = rig.daemons();
+    await first.open(rig.request(await rig.image("one.qcow2")));
+    const { process } = rig.record();
+    await rig.end(first);
+    const dead = { ...rig.record(), process: { ...process, startTime: `${process.startTime}0` } };
+    Deno.writeTextFileSync(`${rig.directory}/5/record.json`, JSON.stringify(dead));
+    const disk = await rig.daemons().open(rig.request(`${rig.images}/one.qcow2`));
+    assertEquals([runs(process.pid), disk.lostBefore !== undefined], [false, true]);
+    await disk.closeSettled();
+  },
+);
+
 daemonTest("a process with the number of a recorded daemon is not touched", async () => {
   await using rig = new DaemonRig();
   const path = await rig.image("one.qcow2");
@@ -204,14 +220,13 @@ daemonTest("a disk grows in its daemon, which goes on with its image open, and i
   const path = await rig.image("one.qcow2", "64M");
   await using disk = await rig.daemons().open(rig.request(path));
   const { pid } = rig.record().process;
-  await disk.resizeTo(128 << 20);
+  await disk.grow!(128 << 20);
   assertEquals(JSON.parse(await command("qemu-img", "info", "-U", "--output=json", path))["virtual-size"], 128 << 20);
   assertEquals(rig.record().process.pid, pid);
-  const error = await assertRejects(() => disk.resizeTo(1000), XenblkError);
-  assertMatch(
-    error.line,
-    /^Cannot resize image .*: node d51712-0-qcow2: .* multiple of 512; name a size that is larger/,
-  );
+  const shrunk = await assertRejects(() => disk.grow!(64 << 20), XenblkError);
+  assertMatch(shrunk.line, /^Cannot shrink image qcow2:.* from 128\.0 MiB to 64\.0 MiB under its guest; name a larger/);
+  const error = await assertRejects(() => disk.grow!((128 << 20) + 1000), XenblkError);
+  assertMatch(error.line, /^Cannot resize image .*: node d51712-0-qcow2: .* multiple of 512; name a size that is/);
   Deno.kill(pid, "SIGKILL");
   assertStringIncludes((await disk.lost).reason, `(process ${pid}) died`);
 });
@@ -251,4 +266,17 @@ daemonTest("a daemon whose socket was removed is reported, not doubled", async (
   assertEquals([runs(pid), rig.record().process.pid], [true, pid]);
   Deno.renameSync(`${rig.directory}/5/io/away`, `${rig.directory}/5/io/qmp`);
   await using _disk = await second.open(rig.request(path));
+});
+
+daemonTest("a disk that its daemon does not close, because it hangs, is closed once it answers", async () => {
+  await using rig = new DaemonRig();
+  const disk = await rig.daemons().open(rig.request(await rig.image("one.qcow2")));
+  const { pid } = rig.record().process;
+  Deno.kill(pid, "SIGSTOP");
+  await disk[Symbol.asyncDispose]();
+  await rig.log.line(/one\.qcow2: it stays open in its daemon until that answers: .*has not answered query-version/);
+  assertEquals(rig.directories(), ["5"]);
+  Deno.kill(pid, "SIGCONT");
+  await rig.log.line(/info vbd3\/5\/51712: closed in its storage daemon, which answers again/);
+  assertEquals([runs(pid), rig.directories()], [false, []]);
 });

@@ -5,7 +5,7 @@
 
 import { JournalFiles } from "../../../ffi/linux/journal_files.ts";
 import type { Logger } from "../../../lib/log.ts";
-import type { DiskProperties } from "../../../lib/storage/disk.ts";
+import type { CacheMode, DiskProperties } from "../../../lib/storage/disk.ts";
 import { StorageDaemons, type StorageDaemonsOptions } from "../../../lib/storage/qemu/daemons.ts";
 import { type BlockGraph, graphOf } from "../../../lib/storage/qemu/graph.ts";
 import type { DaemonRecord } from "../../../lib/storage/qemu/record.ts";
@@ -55,6 +55,11 @@ export class ConnectingClient implements VhostClient {
   disconnect(): void {
     for (const connection of this.#open) connection.close();
     this.#open.clear();
+  }
+
+  /** The connections end by themselves. */
+  cut(): void {
+    for (const connection of this.#open) connection.closeWrite();
   }
 
   async connect({ socket }: VhostOptions): Promise<VhostDevice> {
@@ -139,6 +144,11 @@ export class DaemonRig implements AsyncDisposable {
     await daemons[Symbol.asyncDispose]();
   }
 
+  /** The disks of these daemons lose their connections, while the daemons live. */
+  cut(daemons: StorageDaemons): void {
+    this.#processes.get(daemons)!.cut();
+  }
+
   /** Makes an image and returns its path. */
   async image(name: string, size = "64M", ...options: string[]): Promise<string> {
     const path = `${this.images}/${name}`;
@@ -196,11 +206,12 @@ export class DaemonRig implements AsyncDisposable {
 }
 
 /** A qcow2 file without a backing file. */
-export function qcow2Graph(path: string, prefix: string, readOnly = false): BlockGraph {
+export function qcow2Graph(path: string, prefix: string, readOnly = false, cache?: CacheMode): BlockGraph {
   return graphOf({ driver: "qcow2", file: { driver: "file", filename: path } }, {
     prefix,
     label: `qcow2:${path}`,
     readOnly,
+    ...(cache === undefined ? {} : { cache }),
   });
 }
 

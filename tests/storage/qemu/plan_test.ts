@@ -11,7 +11,7 @@ import type { QemuRequest } from "../../../lib/storage/qemu/types.ts";
 const GRAPH: BlockGraph = {
   nodes: [
     { "node-name": "f", driver: "file", filename: "/a.qcow2", aio: "io_uring" },
-    { "node-name": "b", driver: "file", filename: "/b.raw", aio: "native" },
+    { "node-name": "b", driver: "file", filename: "/b.raw", aio: "native", cache: { direct: true, "no-flush": false } },
     { "node-name": "top", driver: "qcow2", file: "f", backing: "b" },
   ],
   top: "top",
@@ -29,10 +29,14 @@ function request(more: Partial<QemuRequest> = {}): QemuRequest {
   return { graph: GRAPH, readOnly: false, name: "image qcow2:/a.qcow2", owner, ...more };
 }
 
-Deno.test("where the host has no io_uring, threads take its place, and other choices stand", () => {
-  const aio = (mode: AioMode): unknown[] => plan().nodes(mode).map((node) => node.aio);
-  assertEquals(aio("io_uring"), ["io_uring", "native", undefined]);
-  assertEquals(aio("threads"), ["threads", "native", undefined]);
+Deno.test("where the host has no io_uring, threads take its place; without Linux AIO files in memory are as others", () => {
+  const modes = (aio: AioMode, native: boolean): unknown[] =>
+    plan().nodes({ aio, native }).map((node) => [node.aio, node["cache"]]);
+  const direct = { direct: true, "no-flush": false };
+  const top = [undefined, undefined];
+  assertEquals(modes("io_uring", true), [["io_uring", undefined], ["native", direct], top]);
+  assertEquals(modes("threads", true), [["threads", undefined], ["native", direct], top]);
+  assertEquals(modes("threads", false), [["threads", undefined], ["threads", { ...direct, direct: false }], top]);
 });
 
 Deno.test("of the cache modes, write-through is the export's", () => {
@@ -67,6 +71,7 @@ Deno.test("the home directory is that of the list of users", () => {
 Deno.test("secrets are files and come before the nodes; the export is of the top node", () => {
   const readable = plan({ readOnly: true });
   assertEquals(readable.objects, [
+    { "qom-type": "iothread", id: "thread-vbd3-5-51712", "poll-max-ns": 0 },
     { "qom-type": "secret", id: "s", file: "/secret" },
     { "qom-type": "secret", id: "k", format: "base64", file: "/key" },
     { "qom-type": "tls-creds-x509", id: "t", dir: "/tls", endpoint: "client" },
@@ -79,6 +84,7 @@ Deno.test("secrets are files and come before the nodes; the export is of the top
     "logical-block-size": 512,
     addr: { type: "unix", path: "/socket" },
     "num-queues": 4,
+    iothread: "thread-vbd3-5-51712",
   });
 });
 
