@@ -113,7 +113,7 @@ export class SshKeys {
 }
 
 /** sshd, as a user without rights, who owns the image. */
-export async function startSshd(image: string, keys: SshKeys): Promise<StoreServer> {
+export async function startSshd(image: string, keys: SshKeys, query = ""): Promise<StoreServer> {
   const { folder, port } = keys;
   Deno.chmodSync(folder, 0o755);
   for (const path of [image, `${folder}/host_key`]) Deno.chownSync(path, NOBODY, NOBODY);
@@ -134,7 +134,7 @@ export async function startSshd(image: string, keys: SshKeys): Promise<StoreServ
   const [unshare, ...confined] = keys.confinement();
   const args = [...confined, ...user, serverProgram("sshd")!, "-D", "-q", "-e", "-f", `${folder}/sshd_config`];
   return await StoreServer.start(
-    `ssh://${SSH_USER}@127.0.0.1:${port}${image}`,
+    `ssh://${SSH_USER}@127.0.0.1:${port}${image}${query}`,
     () => new Deno.Command(unshare!, { args, stdin: "null", stdout: "null", stderr: "null" }).spawn(),
     () => listens(port),
   );

@@ -5,10 +5,12 @@
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import type { DiskFacts } from "../../../lib/guest/disk_facts.ts";
+import type { DomId } from "../../../lib/hypervisor.ts";
+import { frontendPath } from "../../../lib/xenbus/paths.ts";
 import { nativeTest } from "../harness.ts";
-import type { BackendProcess } from "./backend.ts";
+import { attach, type BackendProcess, detach } from "./backend.ts";
 import { FormatStage, qemuImg } from "./format_stage.ts";
-import { assertClean, assertProgress, LOAD, received, UNTIL_STOPPED } from "./scenes.ts";
+import { assertClean, assertProgress, GUEST, LOAD, received, UNTIL_STOPPED } from "./scenes.ts";
 import {
   makeCertificates,
   missingServers,
@@ -118,7 +120,16 @@ storeTest(`${REQUESTS} requests verify on an NBD export with TLS and a client's 
     return await startNbds(image, "qcow2", certificates);
   });
   const backend = stage.serve("--allow-image", "nbds://**");
-  await verifiedLoad(stage, backend, key);
+  await connect(stage, backend);
+  assertClean(received(await stage.disk.load({ ...LOAD, requests: REQUESTS })), backend.messages);
+  await assertSecret(stage, backend, key);
+  // The server's death is seen to as without TLS.
+  await stage.disk.startLoad(UNTIL_STOPPED);
+  await assertProgress(stage.disk, 100);
+  await server.restart();
+  await backend.says(/served again after/);
+  await assertProgress(stage.disk, 100);
+  assertClean(received(await stage.disk.stopLoad()), backend.messages);
   await stage.finish(backend, () => server.kill());
 });
 
@@ -161,7 +172,8 @@ storeTest("serve ends in bounded time while an ssh server is stopped, and the ne
   let keys!: SshKeys;
   const { stage, server } = await open(stack, "qcow2", async (image, folder) => {
     keys = await SshKeys.make(folder);
-    return await startSshd(image, keys);
+    Deno.removeSync(`${keys.home}/.ssh/known_hosts`);
+    return await startSshd(image, keys, `?host_key_check=${keys.fingerprint}`);
   });
   const serve = (): BackendProcess => stage.serveIn(keys.confinement(), "--allow-image", "ssh://**");
   let backend = serve();
@@ -179,6 +191,34 @@ storeTest("serve ends in bounded time while an ssh server is stopped, and the ne
   await assertProgress(stage.disk, 100);
   assertClean(received(await stage.disk.stopLoad()), backend.messages);
   await stage.finish(backend);
+});
+
+storeTest("an ssh server dies: the guest gets errors until the disk is attached anew", async () => {
+  await using stack = new AsyncDisposableStack();
+  let keys!: SshKeys;
+  const { stage, server } = await open(stack, "qcow2", async (image, folder) => {
+    keys = await SshKeys.make(folder);
+    return await startSshd(image, keys);
+  });
+  const backend = stage.serveIn(keys.confinement(), "--allow-image", "ssh://**");
+  await connect(stage, backend);
+  await stage.disk.startLoad(UNTIL_STOPPED);
+  await assertProgress(stage.disk, 100);
+  await server.restart();
+  await assertProgress(stage.disk, 100);
+  const { errors, unanswered } = await stage.disk.stopLoad();
+  assert(errors > 0, backend.messages);
+  assertEquals(unanswered, 0);
+  await detach(stage.xen, stage.device);
+  const params = `qcow2:${server.uri}`;
+  const device = await attach(stage.xen, { domain: GUEST as DomId, params, readOnly: false });
+  const disk = await stage.disk.guest.disk(frontendPath(device));
+  await disk.connect();
+  await disk.startLoad(UNTIL_STOPPED);
+  await assertProgress(disk, 100);
+  assertEquals((await disk.stopLoad()).errors, 0, backend.messages);
+  await detach(stage.xen, device);
+  assertEquals(await backend.stop(), 0, backend.messages);
 });
 
 storeTest("an ssh server with another key than known_hosts has is refused", async () => {
