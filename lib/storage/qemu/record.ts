@@ -68,7 +68,8 @@ export interface DaemonRecord {
 /** The file that is at the path now. */
 export async function recordedFile({ path, writable }: Pick<RecordedFile, "path" | "writable">): Promise<RecordedFile> {
   try {
-    const { dev, ino } = await lookWithin(path, () => Deno.stat(path));
+    const { dev, ino, isSocket } = await lookWithin(path, () => Deno.stat(path));
+    if (isSocket) return { path, writable }; // a server makes another one each time
     return { path, writable, device: dev, ...(ino === null ? {} : { inode: ino }) };
   } catch {
     return { path, writable }; // the daemon reports it, if that matters
