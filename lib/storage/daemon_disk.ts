@@ -22,10 +22,10 @@ import { loggedAttachment } from "./write_log/channel.ts";
 import { DiskLog, logBytes, type LogPlace } from "./write_log/log.ts";
 import { replayLog, ReplayRefusedError } from "./write_log/replay.ts";
 
-/** Most channels of a disk; each has a part of the write log. */
-const MOST_CHANNELS = 8;
-/** Bytes of each part: twice the longest request. */
-const PART_BYTES = 2 << 20;
+/** Most channels of a disk; each has a part of the write log. One thread of the daemon serves them all. */
+const MOST_CHANNELS = 4;
+/** Bytes of each part: four times the longest request, so that a flush begins before writes have to wait for it. */
+const PART_BYTES = 4 << 20;
 /** How long another daemon is tried for before the disk is given up; and where a server has to come back, too. */
 const PATIENCE_MS = 60_000;
 const SERVER_PATIENCE_MS = 600_000;

@@ -27,8 +27,8 @@ import { type DaemonRecord, type DiskRecord, type LostDisk, recordedFile, type R
 import { losesWrites, lostOf, lostOfPlan } from "./leftovers.ts";
 import { DaemonErrors } from "./stderr.ts";
 
-/** How long a daemon may take to start. */
-const START_MS = 10_000;
+/** How long a daemon may take to start: confined by a script of two dozen programs, on a host with busy processors. */
+const START_MS = 30_000;
 const START_LOOK_MS = 5;
 /** How long a daemon may take to end: when asked, by SIGTERM, and by SIGKILL. */
 const QUIT_MS = 5_000;
@@ -216,7 +216,7 @@ export class StorageDaemon implements Disposable {
     const socket = this.directory.socket(device);
     const known = this.#record.disks[device];
     if (known?.exported && known.plan === plan.identity && await this.#takeOver(known, plan, socket)) return socket;
-    if (known !== undefined) await this.remove(device);
+    if (known !== undefined) await this.remove(device, PING_MS);
     await this.#place(name, plan.files);
     const files = await Promise.all(plan.files.map(recordedFile));
     const { identity, exportId, nodeNames: nodes, objectIds: objects } = plan;
@@ -244,14 +244,15 @@ export class StorageDaemon implements Disposable {
 
   /**
    * Removes a disk, if it is here. One that loses writes by the death of this daemon stays among those that were lost.
-   * Rejects with {@linkcode XenblkError} if it cannot be removed; then it stays in the record.
+   * Rejects with {@linkcode XenblkError} if it cannot be removed, or the daemon does not answer within the time; then it
+   * stays in the record.
    */
-  async remove(device: string): Promise<void> {
+  async remove(device: string, pingMs = this.#silent ? SILENT_PING_MS : PING_MS): Promise<void> {
     const { [device]: disk, ...disks } = this.#record.disks;
     if (disk === undefined) return;
     const death = await this.fate(0);
     if (death === undefined) {
-      await this.#execute("query-version", undefined, this.#silent ? SILENT_PING_MS : PING_MS);
+      await this.#execute("query-version", undefined, pingMs);
       await closeDisk(this.#execute, disk);
       await this.#take(disk);
     }

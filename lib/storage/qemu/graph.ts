@@ -33,6 +33,8 @@ export interface GraphSecret {
   readonly id: string;
   /** Absolute path of the file that holds it. */
   readonly file: string;
+  /** The file holds it in base64, as Ceph writes its keys. Absent: as it is. */
+  readonly format?: "base64";
 }
 
 /** TLS credentials that nodes refer to: `--object tls-creds-x509,id=,dir=,endpoint=client`. */
@@ -151,6 +153,7 @@ export function withObjects(
     ids.set(path, id);
     return id;
   };
+  const cephKeys = new Set(nodesOf(tree).filter(({ driver }) => driver === "rbd").map((node) => node["key-secret"]));
   const replaced = mapOptions(tree, (option, value) => {
     if (option.endsWith("-secret")) return idOf(secrets, value, "secret");
     return option === "tls-creds" ? idOf(credentials, value, "tls") : value;
@@ -158,7 +161,7 @@ export function withObjects(
   return {
     tree: replaced,
     objects: {
-      secrets: [...secrets].map(([file, id]) => ({ id, file })),
+      secrets: [...secrets].map(([file, id]) => ({ id, file, ...(cephKeys.has(file) ? { format: "base64" } : {}) })),
       credentials: [...credentials].map(([directory, id]) => ({ id, directory })),
     },
   };

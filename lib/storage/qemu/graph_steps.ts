@@ -33,7 +33,7 @@ export async function openDiskAsPermitted(
   environment: { aio: AioModes },
   warn: (message: string) => void,
 ): Promise<void> {
-  for (;;) {
+  for (let isRepaired = false;;) {
     try {
       return await openDisk(execute, plan, environment.aio);
     } catch (error) {
@@ -42,8 +42,9 @@ export async function openDiskAsPermitted(
       if (modes !== undefined) {
         warn(`opened with aio=${modes.aio}, which is slower: ${error.description}`);
         environment.aio = modes;
-      } else if (wasLeftOpen(error)) {
+      } else if (!isRepaired && wasLeftOpen(error)) {
         warn(await repair(plan.nodes(environment.aio), error));
+        isRepaired = true;
       } else {
         throw error;
       }

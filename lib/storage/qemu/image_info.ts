@@ -24,6 +24,8 @@ export interface ImageInfo {
   readonly encryption?: string;
   /** A qcow2 image that QEMU has found damaged. */
   readonly corrupt: boolean;
+  /** Of formats that have clusters. */
+  readonly clusterBytes?: number;
   /** Of vhdx: its writer died while it changed the image, and a writer has to finish that first. Nothing else is known. */
   readonly needsReplay?: true;
   /** The disk has no bytes. */
@@ -92,6 +94,7 @@ export function readInfo(json: string): ImageInfo {
     encrypted: info["encrypted"] === true,
     ...(isRecord(data["encrypt"]) ? text("format", "encryption", data["encrypt"]) : {}),
     corrupt: data["corrupt"] === true,
+    ...(typeof info["cluster-size"] === "number" ? { clusterBytes: info["cluster-size"] } : {}),
     ...(info["virtual-size"] === 0 ? { isEmpty: true } : {}),
     ...(Array.isArray(data["extents"]) ? { extents: data["extents"].length } : {}),
   };
@@ -129,7 +132,10 @@ const KNOWN: readonly { readonly pattern: RegExp; readonly remedy: (tree: BlockT
 export function objectArguments({ secrets, credentials }: TreeObjects): string[] {
   const option = (text: string): string => text.replaceAll(",", ",,");
   return [
-    ...secrets.flatMap(({ id, file }) => ["--object", `secret,id=${id},file=${option(file)}`]),
+    ...secrets.flatMap(({ id, file, format }) => [
+      "--object",
+      `secret,id=${id},${format === undefined ? "" : `format=${format},`}file=${option(file)}`,
+    ]),
     ...credentials.flatMap(({ id, directory }) => [
       "--object",
       `tls-creds-x509,id=${id},endpoint=client,dir=${option(directory)}`,

@@ -61,7 +61,7 @@ export function planDisk({ graph, readOnly, cache, owner, tag }: QemuRequest, { 
   const thread = { "qom-type": "iothread", id: `thread-${fileName(owner.device)}`, "poll-max-ns": 0 };
   const objects = [
     thread,
-    ...secrets.map(({ id, file }) => ({ "qom-type": "secret", id, file })),
+    ...secrets.map(({ file, ...rest }) => ({ "qom-type": "secret", ...rest, file })),
     ...credentials.map(({ id, directory }) => ({
       "qom-type": "tls-creds-x509",
       id,
@@ -118,8 +118,21 @@ function withModes(node: BlockNode, { aio, native }: AioModes): BlockNode {
   return node.aio === "io_uring" ? { ...node, aio } : node;
 }
 
+/** What all users of ssh share, without the host's own keys, which are in the same directory. */
+const SSH_SETTINGS = ["ssh_config", "ssh_config.d", "ssh_known_hosts"].map((name) => `/etc/ssh/${name}`);
+
 /** Where the library of a store looks for its settings and keys. */
 function settingsOf({ driver }: BlockNode, home: string | undefined): string[] {
   if (driver === "rbd") return ["/etc/ceph"];
-  return driver === "ssh" && home !== undefined ? [`${home}/.ssh`] : [];
+  if (driver !== "ssh") return [];
+  return home === undefined ? SSH_SETTINGS : [...SSH_SETTINGS, `${home}/.ssh`];
+}
+
+/**
+ * The home directory of a user in the text of /etc/passwd (passwd(5)). libssh looks there for keys, whatever HOME says; a
+ * service of systemd has no HOME.
+ */
+export function homeOf(uid: number, passwd: string): string | undefined {
+  const entry = passwd.split("\n").map((line) => line.split(":")).find((fields) => fields[2] === `${uid}`);
+  return entry?.[5] === "" ? undefined : entry?.[5];
 }

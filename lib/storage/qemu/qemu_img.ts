@@ -185,6 +185,10 @@ const REMEDIES: readonly (readonly [RegExp, string])[] = [
   [/Cannot grow device files/, "name a device that is as large as the image"],
   [/No such file or directory/, "check the path"],
   [/Image is not in \S+ format|not supported by|Image format/, "name its real format: FORMAT:PATH"],
+  [
+    /key-secret' is required|Invalid password/,
+    "name the file with its passphrase: format=FORMAT,passphrase-file=FILE,target=PATH",
+  ],
   [/need to rebuild refcount structures/, "repair a copy of it with --repair all, which rebuilds them"],
   [/image is corrupt|is marked corrupt|Image is corrupt/, "repair a copy of it with `xenblk image check --repair all`"],
 ];

@@ -63,3 +63,13 @@ daemonTest("a daemon that is slow serves its disks all the same", async () => {
   await using _disk = await daemons.open(rig.request(`${rig.images}/one`));
   assertEquals(Object.keys(rig.record().disks), ["vbd3/5/51712"]);
 });
+
+daemonTest("a daemon that did not answer once, and is slow, serves the disk at the next attempt", async () => {
+  await using rig = new DaemonRig();
+  const daemons = rig.daemons({ ...pretended(rig, "stalls"), requestMs: 2000 });
+  const request = rig.request(`${rig.images}/one`);
+  const error = await assertRejects(() => daemons.open(request), XenblkError);
+  assertMatch(error.message, /it has not answered blockdev-add for 2 s/);
+  await using _disk = await daemons.open(request);
+  assertEquals(Object.keys(rig.record().disks), ["vbd3/5/51712"]);
+});

@@ -144,6 +144,11 @@ Deno.test("secrets and credentials become objects, one for each file", () => {
   assertEquals(nodes.at(-1)!["encrypt"], { format: "luks", "key-secret": "disk-secret0" });
 });
 
+Deno.test("a key of Ceph is in its file in base64", () => {
+  const { secrets } = graphOf({ driver: "raw", file: storeTree("rbd:p/i:id=me:key-file=/keys/c") }, OPTIONS);
+  assertEquals(secrets, [{ id: "disk-secret0", file: "/keys/c", format: "base64" }]);
+});
+
 Deno.test("a socket and a configuration are files that the daemon needs", () => {
   const nbd = graphOf({ driver: "raw", file: storeTree("nbd+unix:///x?socket=/run/s") }, OPTIONS);
   assertEquals(nbd.files, [{ path: "/run/s", writable: true }]);

@@ -5,7 +5,7 @@
 import { assertEquals } from "@std/assert";
 import type { CacheMode } from "../../../lib/storage/disk.ts";
 import type { BlockGraph } from "../../../lib/storage/qemu/graph.ts";
-import { type AioMode, type DiskPlan, planDisk } from "../../../lib/storage/qemu/plan.ts";
+import { type AioMode, type DiskPlan, homeOf, planDisk } from "../../../lib/storage/qemu/plan.ts";
 import type { QemuRequest } from "../../../lib/storage/qemu/types.ts";
 
 const GRAPH: BlockGraph = {
@@ -16,7 +16,7 @@ const GRAPH: BlockGraph = {
   ],
   top: "top",
   files: [{ path: "/a.qcow2", writable: true }],
-  secrets: [{ id: "s", file: "/secret" }],
+  secrets: [{ id: "s", file: "/secret" }, { id: "k", file: "/key", format: "base64" }],
   credentials: [{ id: "t", directory: "/tls" }],
 };
 
@@ -48,6 +48,7 @@ Deno.test("the daemon is let to all that the graph names, and to no more than it
   assertEquals(plan().files, [
     { path: "/a.qcow2", writable: true },
     { path: "/secret", writable: false },
+    { path: "/key", writable: false },
     { path: "/tls", writable: false },
   ]);
 });
@@ -57,7 +58,14 @@ Deno.test("of a store, the daemon also sees the settings and keys that its libra
     const graph = { nodes: [{ "node-name": "top", driver }], top: "top", files: [], secrets: [] };
     return plan({ graph }).files.map(({ path, writable }) => `${path} ${writable}`);
   };
-  assertEquals([pathsOf("rbd"), pathsOf("ssh"), pathsOf("iscsi")], [["/etc/ceph false"], ["/h/.ssh false"], []]);
+  assertEquals([pathsOf("rbd"), pathsOf("iscsi")], [["/etc/ceph false"], []]);
+  const shared = ["ssh_config", "ssh_config.d", "ssh_known_hosts"].map((name) => `/etc/ssh/${name} false`);
+  assertEquals(pathsOf("ssh"), [...shared, "/h/.ssh false"]);
+});
+
+Deno.test("the home directory is that of the list of users", () => {
+  const passwd = "root:x:0:0:root:/r:/bin/bash\nme:x:10:10::/h/me:/bin/sh\nnone:x:11:11:::\n";
+  assertEquals([0, 10, 11, 1].map((uid) => homeOf(uid, passwd)), ["/r", "/h/me", undefined, undefined]);
 });
 
 Deno.test("secrets are files and come before the nodes; the export is of the top node", () => {
@@ -65,6 +73,7 @@ Deno.test("secrets are files and come before the nodes; the export is of the top
   assertEquals(readable.objects, [
     { "qom-type": "iothread", id: "thread-vbd3-5-51712", "poll-max-ns": 0 },
     { "qom-type": "secret", id: "s", file: "/secret" },
+    { "qom-type": "secret", id: "k", format: "base64", file: "/key" },
     { "qom-type": "tls-creds-x509", id: "t", dir: "/tls", endpoint: "client" },
   ]);
   assertEquals(readable.export("/socket"), {
