@@ -12,12 +12,21 @@ import { FORMAT_CASES } from "./format_cases.ts";
 import { QCOW2_CASES } from "./qcow2_cases.ts";
 import { type Case, Stage } from "./stage.ts";
 
-const CASES: readonly Case[] = [...QCOW2_CASES, ...CHAIN_CASES, ...FORMAT_CASES, ...BROKEN_CASES];
+const TABLES: readonly (readonly [what: string, cases: readonly Case[]])[] = [
+  ["qcow2", QCOW2_CASES],
+  ["chains", CHAIN_CASES],
+  ["other formats", FORMAT_CASES],
+  ["damage", BROKEN_CASES],
+];
 
-for (const { iotest, shows, run } of CASES) {
-  daemonTest(`iotest ${iotest}: ${shows}`, async () => {
+for (const [what, cases] of TABLES) {
+  daemonTest(`cases after QEMU's own tests: ${what}`, async (context) => {
     await using rig = new EngineRig();
-    using stage = new Stage(rig);
-    await run(stage);
+    for (const { iotest, shows, run } of cases) {
+      await context.step(`iotest ${iotest}: ${shows}`, async () => {
+        using stage = new Stage(rig);
+        await run(stage);
+      });
+    }
   });
 }

@@ -19,13 +19,13 @@ const MISSING = missingProgram("qemu-storage-daemon", "qemu-system-common") ??
 const IN_CI = Deno.env.get("CI") === "true";
 
 /** Registers a test that needs a real daemon; ignored where there is none, but not in CI. */
-export function daemonTest(name: string, body: () => Promise<void>): void {
+export function daemonTest(name: string, body: (context: Deno.TestContext) => Promise<void>): void {
   Deno.test({
     name: MISSING === undefined ? name : `${name} (${MISSING})`,
     ignore: MISSING !== undefined && !IN_CI,
-    fn: async (): Promise<void> => {
+    fn: async (context): Promise<void> => {
       if (MISSING !== undefined) throw new Error(MISSING);
-      await body();
+      await body(context);
     },
   });
 }

@@ -9,7 +9,7 @@ import type { AttachRequest } from "../../../lib/toolstack/attach.ts";
 import { type DeviceAddress, frontendPath } from "../../../lib/xenbus/paths.ts";
 import { nativeTest, NativeXen } from "../harness.ts";
 import { attach, BackendProcess, detach, nodeValue } from "./backend.ts";
-import { daemonsOf, leftovers, qemuImg } from "./format_stage.ts";
+import { daemonsOf, qemuImg, untilNothingIsLeft } from "./format_stage.ts";
 import { type GuestDisk, GuestProcess } from "./guest.ts";
 import { assertClean, assertProgress, GUEST, LOAD, received, UNTIL_STOPPED } from "./scenes.ts";
 
@@ -68,14 +68,8 @@ class Host implements AsyncDisposable {
     await this.xen.run("xenstore-rm", [`/local/domain/0/backend/vbd3/${domid}`]);
   }
 
-  /** Waits until no daemon runs and none has left anything. */
-  async isClear(): Promise<void> {
-    for (const end = performance.now() + 20_000;;) {
-      const left = [...(await daemonsOf(this.xen)).map(String), ...leftovers(this.xen)];
-      if (left.length === 0) return;
-      assert(performance.now() < end, `left: ${left.join(", ")}`);
-      await new Promise((resolve) => setTimeout(resolve, 20));
-    }
+  isClear(): Promise<void> {
+    return untilNothingIsLeft(this.xen);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -58,6 +58,16 @@ export function leftovers(xen: NativeXen): string[] {
   return [...namesIn(directory).filter((name) => name !== "daemons"), ...daemons];
 }
 
+/** Waits until no daemon runs and nothing is kept. */
+export async function untilNothingIsLeft(xen: NativeXen): Promise<void> {
+  for (const end = performance.now() + 20_000;;) {
+    const left = [...(await daemonsOf(xen)).map(String), ...leftovers(xen)];
+    if (left.length === 0) return;
+    assert(performance.now() < end, `left: ${left.join(", ")}`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
 /** A guest with one disk of a format. */
 export class FormatStage implements AsyncDisposable {
   readonly #owned: AsyncDisposableStack;
