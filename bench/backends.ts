@@ -1,6 +1,6 @@
 /**
  * The backends that are measured, each in a process of its own on one host without a hypervisor: this project's
- * `serve`, with a real image or a null disk, and QEMU's qdisk.
+ * `serve`, with a real image or a null disk, and QEMU's qdisk. A storage daemon of `serve` is a part of it.
  */
 
 import { XenblkError } from "../lib/errors.ts";
@@ -9,7 +9,7 @@ import { frontendPath } from "../lib/xenbus/paths.ts";
 import { parseVdev } from "../lib/xenbus/vdev.ts";
 import type { NativeXen } from "../tests/native/harness.ts";
 import { attach, BackendProcess } from "../tests/native/serve/backend.ts";
-import type { GuestProcess } from "../tests/native/serve/guest.ts";
+import type { GuestDisk, GuestProcess } from "../tests/native/serve/guest.ts";
 import type { LoadedDisk } from "./guest.ts";
 import { opensDirectly } from "./machine.ts";
 
@@ -24,27 +24,31 @@ const QEMU_PATHS = [
   "/usr/bin/qemu-system-i386",
 ];
 
-/** An image to serve. */
-export interface ImagePlan {
+/** A disk to serve. */
+export interface DiskToServe {
+  /** The name by which the bench finds it again. */
+  readonly key: string;
+  /** The size of the guest's ring for it. */
+  readonly pages: number;
   /** As the backend's `params` node names it. */
   readonly params: string;
   /** The file that the backend must open with O_DIRECT; undefined: without O_DIRECT. */
   readonly directPath: string | undefined;
+  /** Other disks have the same image. */
+  readonly shared: boolean;
 }
 
-/** A backend process, and its connected disks by the number of ring pages. */
+/** A backend, and its connected disks by their keys. */
 export interface RunningBackend extends AsyncDisposable {
-  readonly pid: number;
-  readonly disks: ReadonlyMap<number, LoadedDisk>;
-  /** Why the backend has no disk with a ring of this many pages. */
-  readonly lacks: ReadonlyMap<number, string>;
+  readonly disks: ReadonlyMap<string, LoadedDisk>;
+  /** Why the backend cannot serve a disk. */
+  readonly lacks: ReadonlyMap<string, string>;
 }
 
-/** The host, the guest on it, and the ring sizes that the cases need. */
+/** The host, and the guest on it. */
 export interface BackendHost {
   readonly xen: NativeXen;
   readonly guest: GuestProcess;
-  readonly ringPages: readonly number[];
 }
 
 /** Why QEMU cannot be measured; undefined if it can. */
@@ -63,39 +67,75 @@ export function qemuPath(): string | undefined {
   });
 }
 
-/** Starts `serve` for one kind, with one disk for each size of ring. */
+/** Starts `serve` for one kind of devices, in a run directory of its own. */
 export async function startServe(
   host: BackendHost,
   kind: string,
-  image: ImagePlan,
+  disks: readonly DiskToServe[],
   args: readonly string[],
 ): Promise<RunningBackend> {
   await using undo = new AsyncDisposableStack();
-  const backend = undo.use(new BackendProcess(host.xen, ["serve", "--kind", kind, ...args]));
+  const directory = `${host.xen.directory}/${kind}`;
+  await Deno.mkdir(directory);
+  undo.defer(() => endDaemons(directory));
+  const environment = ["env", `XENBLK_JOURNAL_DIR=${directory}`];
+  const backend = undo.use(new BackendProcess(host.xen, ["serve", "--kind", kind, ...args], environment));
   const devices = [];
-  for (const pages of host.ringPages) {
-    const path = await attachDisk(host, kind, image);
-    // Several disks with rings of different sizes share the image, so the toolstack must write mode w!.
-    await host.xen.run("xenstore-write", [`${await backendOf(host, path)}/mode`, "w!"]);
-    devices.push({ pages, path });
+  for (const disk of disks) {
+    const path = await attachDisk(host, kind, disk);
+    if (disk.shared) await host.xen.run("xenstore-write", [`${await backendOf(host, path)}/mode`, "w!"]);
+    devices.push({ ...disk, path });
   }
   const explain = (error: unknown): Error =>
     new XenblkError(`Cannot measure serve: ${error instanceof Error ? error.message : error}; ${backend.messages}`);
-  const connected = await connectAll(host, devices, backend.pid).catch((error) => Promise.reject(explain(error)));
-  return running(undo.move(), connected, backend.pid, image);
+  try {
+    return running(undo.move(), await connectAll(host, devices, () => [backend.pid, ...daemons(directory)]));
+  } catch (error) {
+    throw explain(error);
+  }
+}
+
+/** The storage daemons of a `serve`, by the records in its run directory. */
+function daemons(directory: string): number[] {
+  const pids: number[] = [];
+  for (const folder of entries(`${directory}/daemons`)) {
+    if (entries(folder).includes(`${folder}/record.json`)) {
+      pids.push(JSON.parse(Deno.readTextFileSync(`${folder}/record.json`)).process.pid);
+    }
+  }
+  return pids;
+}
+
+/** The paths of what is in a directory; none if it is not there. */
+function entries(directory: string): string[] {
+  try {
+    return [...Deno.readDirSync(directory)].map(({ name }) => `${directory}/${name}`);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound || error instanceof Deno.errors.NotADirectory) return [];
+    throw error;
+  }
+}
+
+/** Ends the storage daemons, which outlive a `serve` that is killed. */
+function endDaemons(directory: string): void {
+  for (const pid of daemons(directory)) {
+    try {
+      Deno.kill(pid, "SIGKILL");
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
+  }
 }
 
 /**
- * Starts QEMU as the guest's device model, with one qdisk for each size of ring. The disks come from xenstore, as with
- * xl; with O_DIRECT they come from the command line, because the node `direct-io-safe` also asks for Linux AIO, which
- * Debian's build lacks.
+ * Starts QEMU as the guest's device model. The disks come from xenstore, as with xl; with O_DIRECT they come from the
+ * command line, because the node `direct-io-safe` also asks for Linux AIO, which Debian's build lacks.
  */
-export async function startQemu(host: BackendHost, image: ImagePlan): Promise<RunningBackend> {
+export async function startQemu(host: BackendHost, wanted: readonly DiskToServe[]): Promise<RunningBackend> {
   await using undo = new AsyncDisposableStack();
   const { domid } = host.guest;
-  const { directPath } = image;
-  const disks = host.ringPages.map((pages, i) => ({ pages, name: `xvd${String.fromCharCode(113 + i)}` })); // xvdq on
-  const args = directPath === undefined ? [] : disks.flatMap(({ name }) => directDisk(name, domid, directPath));
+  const disks = wanted.map((disk, i) => ({ ...disk, name: `xvd${String.fromCharCode(113 + i)}` })); // xvdq on
+  const args = disks.flatMap((disk) => directDisk(disk, domid));
   const child = new Deno.Command(qemuPath()!, {
     args: ["-xen-domid", `${domid}`, "-xen-attach", "-name", `domain-${domid}`, "-nographic", "-M", "xenpv"]
       .concat(["-nodefaults", "-no-user-config", "-monitor", "none", "-serial", "none"], args),
@@ -109,20 +149,23 @@ export async function startQemu(host: BackendHost, image: ImagePlan): Promise<Ru
     await child.status;
   });
   const devices = [];
-  for (const { pages, name } of disks) {
-    const path = `/local/domain/${domid}/device/vbd/${parseVdev(name)}`;
-    if (directPath === undefined) await attachDisk(host, "qdisk", image, name);
+  for (const disk of disks) {
+    const path = `/local/domain/${domid}/device/vbd/${parseVdev(disk.name)}`;
+    if (disk.directPath === undefined) await attachDisk(host, "qdisk", disk, disk.name);
     else await appears(host, `${path}/backend`);
-    devices.push({ pages, path });
+    devices.push({ ...disk, path });
   }
-  return running(undo.move(), await connectAll(host, devices, child.pid), child.pid, image);
+  return running(undo.move(), await connectAll(host, devices, () => [child.pid]));
 }
 
 /** QEMU's arguments for a disk with O_DIRECT. It gets its own thread, as disks from xenstore do. */
-function directDisk(name: string, domid: number, path: string): string[] {
-  const driver = Deno.statSync(path).isBlockDevice ? "host_device" : "file";
-  const file = `file.driver=${driver},file.filename=${path},file.cache.direct=on,file.locking=off`;
-  return ["-blockdev", `driver=raw,node-name=${name}-image,cache.direct=on,${file}`]
+function directDisk({ name, params, directPath }: DiskToServe & { name: string }, domid: number): string[] {
+  if (directPath === undefined) return [];
+  const driver = Deno.statSync(directPath).isBlockDevice ? "host_device" : "file";
+  const file = `file.driver=${driver},file.filename=${directPath},file.cache.direct=on,file.locking=off`;
+  const format = params.startsWith("qcow2:") ? "qcow2" : "raw";
+  const options = "cache.direct=on,discard=unmap,file.discard=unmap";
+  return ["-blockdev", `driver=${format},node-name=${name}-image,${options},${file}`]
     .concat(["-object", `iothread,id=${name}-thread`])
     .concat(["-device", `xen-disk,vdev=${name},drive=${name}-image,iothread=${name}-thread,frontend-id=${domid}`]);
 }
@@ -136,9 +179,8 @@ async function appears({ xen }: BackendHost, path: string): Promise<void> {
   throw new XenblkError(`Cannot measure QEMU: it does not write ${path}`);
 }
 
-/** A disk in xenstore, and the size of the guest's ring for it. */
-interface PlannedDisk {
-  readonly pages: number;
+/** A disk in xenstore. */
+interface AttachedDisk extends DiskToServe {
   /** The frontend's directory. */
   readonly path: string;
 }
@@ -146,7 +188,7 @@ interface PlannedDisk {
 async function attachDisk(
   { xen, guest }: BackendHost,
   kind: string,
-  { params }: ImagePlan,
+  { params }: DiskToServe,
   vdev?: string,
 ): Promise<string> {
   const domain = guest.domid as DomId;
@@ -157,24 +199,38 @@ async function backendOf({ xen }: BackendHost, path: string): Promise<string> {
   return (await xen.run("xenstore-read", [`${path}/backend`])).trim();
 }
 
-/** The connected disks, and the reasons why others cannot be used, both by the number of ring pages. */
+/** The connected disks, and the reasons why others cannot be used, both by their keys. */
 interface Connected {
-  readonly disks: Map<number, LoadedDisk>;
-  readonly lacks: Map<number, string>;
+  readonly disks: Map<string, LoadedDisk>;
+  readonly lacks: Map<string, string>;
 }
 
-async function connectAll(host: BackendHost, planned: readonly PlannedDisk[], backendPid: number): Promise<Connected> {
-  const connected: Connected = { disks: new Map(), lacks: new Map() };
-  for (const { pages, path } of planned) {
+/** `pids` are the backend's processes once all disks are connected. */
+async function connectAll(
+  host: BackendHost,
+  attached: readonly AttachedDisk[],
+  pids: () => readonly number[],
+): Promise<Connected> {
+  const connected: (AttachedDisk & { disk: GuestDisk })[] = [];
+  for (const planned of attached) {
+    const { pages, path } = planned;
     const disk = await host.guest.disk(path, "x86_64-abi", {}, { ringPages: pages, segments: FRONTEND_SEGMENTS });
     await disk.connect();
+    connected.push({ ...planned, disk });
+  }
+  const backendPids = pids();
+  const disks = new Map<string, LoadedDisk>();
+  const lacks = new Map<string, string>();
+  for (const { key, pages, path, disk, directPath } of connected) {
     const offered = 2 ** await offer(host, path, "max-ring-page-order", 0);
     const offeredSegments = await offer(host, path, "feature-max-indirect-segments", DIRECT_SEGMENTS);
     const mostSegments = Math.min(offeredSegments, FRONTEND_SEGMENTS);
-    if (offered >= pages) connected.disks.set(pages, { disk, mostSegments, backendPid });
-    else connected.lacks.set(pages, `it needs a ring of ${pages} pages, and the backend offers ${offered}`);
+    if (offered < pages) lacks.set(key, `it needs a ring of ${pages} pages, and the backend offers ${offered}`);
+    else if (directPath !== undefined && !backendPids.some((pid) => opensDirectly(pid, directPath))) {
+      lacks.set(key, "the backend does not open the image with O_DIRECT");
+    } else disks.set(key, { disk, mostSegments, backendPids });
   }
-  return connected;
+  return { disks, lacks };
 }
 
 /** A number that the backend published, or the default. */
@@ -183,17 +239,6 @@ async function offer(host: BackendHost, path: string, name: string, absent: numb
   return Number(await host.xen.run("xenstore-read", [node]).catch(() => String(absent)));
 }
 
-function running(
-  owned: AsyncDisposableStack,
-  { disks, lacks }: Connected,
-  pid: number,
-  { directPath }: ImagePlan,
-): RunningBackend {
-  const dispose = (): Promise<void> => owned.disposeAsync();
-  if (directPath === undefined || opensDirectly(pid, directPath)) {
-    return { pid, disks, lacks, [Symbol.asyncDispose]: dispose };
-  }
-  const why = "the backend does not open the image with O_DIRECT";
-  const none = new Map([...disks.keys(), ...lacks.keys()].map((pages) => [pages, why]));
-  return { pid, disks: new Map(), lacks: none, [Symbol.asyncDispose]: dispose };
+function running(owned: AsyncDisposableStack, connected: Connected): RunningBackend {
+  return { ...connected, [Symbol.asyncDispose]: () => owned.disposeAsync() };
 }

@@ -11,39 +11,65 @@ export interface DiskCase {
   readonly blockBytes: number;
   /** Requests in flight. */
   readonly depth: number;
+  /** Every block goes to a place that was never written: the image has to allocate it. Images of a format only. */
+  readonly allocates: boolean;
 }
 
-/** Where the image is and how it is opened. */
-export type StorageName = "tmpfs" | "cached" | "direct" | "loop";
+/** Where a raw image is and how it is opened. */
+type RawStorageName = "tmpfs" | "cached" | "direct" | "loop";
+
+/** Where the image is and how it is opened. The last three hold an image of format qcow2. */
+export type StorageName = RawStorageName | "qcow2-tmpfs" | "qcow2-cached" | "qcow2-direct";
+
+/** The kinds of storage with a raw image, in the order of the report. */
+export const RAW_STORAGES: readonly StorageName[] = ["tmpfs", "cached", "direct", "loop"];
 
 /** All kinds of storage, in the order of the report. */
-export const STORAGES: readonly StorageName[] = ["tmpfs", "cached", "direct", "loop"];
+export const STORAGES: readonly StorageName[] = [...RAW_STORAGES, "qcow2-tmpfs", "qcow2-cached", "qcow2-direct"];
+
+/** Whether a storage holds an image of format qcow2, which a storage daemon serves. */
+export function isQcow2(storage: StorageName): boolean {
+  return storage.startsWith("qcow2-");
+}
+
+/** The place of the image. */
+export function placeOf(storage: StorageName): RawStorageName {
+  return storage.replace("qcow2-", "") as RawStorageName;
+}
 
 /** Whether a storage is used with O_DIRECT. */
 export function isDirect(storage: StorageName): boolean {
-  return storage === "direct" || storage === "loop";
+  const place = placeOf(storage);
+  return place === "direct" || place === "loop";
 }
 
-/** The measured programs: this backend, QEMU's, fio on the same file, and this backend with a null disk. */
-export type SubjectName = "xenblk" | "qemu" | "fio" | "null";
+/**
+ * The measured programs: this backend, QEMU's, fio on the same file, and this backend with a null disk; of a qcow2 image
+ * also this backend without a log of unflushed writes, and with the same data in a raw image.
+ */
+export type SubjectName = "xenblk" | "unlogged" | "qemu" | "raw" | "fio" | "null";
 
 /** All subjects, in the order of the report. */
-export const SUBJECTS: readonly SubjectName[] = ["xenblk", "qemu", "fio", "null"];
+export const SUBJECTS: readonly SubjectName[] = ["xenblk", "unlogged", "qemu", "raw", "fio", "null"];
+
+/** Those that are measured unless others are named. */
+export const USUAL_SUBJECTS: readonly SubjectName[] = ["xenblk", "unlogged", "qemu", "fio", "null"];
 
 /** Maximum segments of a direct request. A larger block is an indirect request, or several direct requests. */
 const DIRECT_BYTES = 11 * 4096;
 /** Requests that a ring of one page holds. */
 const SLOTS_PER_PAGE = 32;
 
-/** A case, with a name made of its parts. */
+/** A case, with a name made of its parts. `alloc` is a write that {@linkcode DiskCase.allocates}. */
 export function diskCase(
   pattern: DiskCase["pattern"],
-  operation: DiskCase["operation"],
+  load: DiskCase["operation"] | "alloc",
   blockKiB: number,
   depth: number,
 ): DiskCase {
-  const name = `${pattern === "random" ? "rand" : "seq"}${operation}-${blockKiB}k-${depth}`;
-  return { name, operation, pattern, blockBytes: blockKiB * 1024, depth };
+  const name = `${pattern === "random" ? "rand" : "seq"}${load}-${blockKiB}k-${depth}`;
+  const operation = load === "alloc" ? "write" : load;
+  return { name, operation, pattern, blockBytes: blockKiB * 1024, depth, allocates: load === "alloc" };
 }
 
 /** The cases of a run, in the order of the report. */
@@ -54,6 +80,17 @@ export const CASES: readonly DiskCase[] = [
   diskCase("random", "write", 4, 32),
   diskCase("sequential", "read", 44, 8),
   diskCase("sequential", "read", 128, 8),
+];
+
+/** The cases of a run on a qcow2 image. */
+export const QCOW2_CASES: readonly DiskCase[] = [
+  diskCase("random", "read", 4, 1),
+  diskCase("random", "write", 4, 1),
+  diskCase("random", "read", 4, 32),
+  diskCase("random", "write", 4, 32),
+  diskCase("sequential", "read", 128, 8),
+  diskCase("random", "alloc", 4, 32),
+  diskCase("sequential", "alloc", 4, 32),
 ];
 
 /** More depths than {@linkcode CASES} has, for the plot. */

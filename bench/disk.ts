@@ -6,23 +6,42 @@
 import { errorText } from "../lib/errors.ts";
 import { missingParts, NativeXen } from "../tests/native/harness.ts";
 import { GuestProcess } from "../tests/native/serve/guest.ts";
-import { type BackendHost, missingQemu, type RunningBackend, startQemu, startServe } from "./backends.ts";
-import { type DiskCase, requestShape, ringPagesFor, type StorageName, type SubjectName } from "./cases.ts";
+import {
+  type BackendHost,
+  type DiskToServe,
+  missingQemu,
+  type RunningBackend,
+  startQemu,
+  startServe,
+} from "./backends.ts";
+import {
+  CASES,
+  type DiskCase,
+  isQcow2,
+  QCOW2_CASES,
+  requestShape,
+  ringPagesFor,
+  type StorageName,
+  type SubjectName,
+} from "./cases.ts";
 import { missingFio, runFio } from "./fio.ts";
 import { type LoadedDisk, runGuest } from "./guest.ts";
 import type { Measurement, Sample } from "./samples.ts";
-import { findStorage, type Image, makeImage, writeBack } from "./storage.ts";
+import { findStorage, type Image, makeImage, makeQcow2, missingQemuImg, writeBack } from "./storage.ts";
 
 /** What to measure, and how long. */
 export interface DiskPlan {
   readonly storages: readonly StorageName[];
-  readonly cases: readonly DiskCase[];
+  /** Undefined: those that suit each storage. */
+  readonly cases: readonly DiskCase[] | undefined;
   readonly subjects: readonly SubjectName[];
   readonly rounds: number;
   readonly roundMs: number;
   readonly imageBytes: number;
   /** The directory for images that are not in memory. */
   readonly directory: string;
+  /** Options of the qcow2 images, as `qemu-img -o` takes them. */
+  readonly qcow2: string;
   /** More arguments for `serve`. */
   readonly serveArguments: readonly string[];
   /** Ends the run after the current round. */
@@ -46,6 +65,8 @@ const WARM_UP_MS = 300;
 /** One side of the comparison on one image. */
 interface Subject {
   readonly name: SubjectName;
+  /** Files that it writes to. */
+  readonly paths: readonly string[];
   /** Undefined if the subject cannot serve the case; the report then lists the reason. */
   prepare(diskCase: DiskCase): Runner | undefined;
 }
@@ -59,6 +80,7 @@ interface Runner {
 /** A subject of one case, and its samples so far. */
 interface Entrant {
   readonly name: SubjectName;
+  readonly paths: readonly string[];
   readonly runner: Runner;
   readonly samples: Sample[];
   failed: boolean;
@@ -83,6 +105,8 @@ class DiskBench {
   readonly #failures: string[] = [];
   /** The subject with a null disk is the same on every storage, so it is measured once. */
   #nullMeasured = false;
+  /** Each round of writes that allocate has a seed of its own, and so a part of the empty image. */
+  #firstSeed = 1;
 
   constructor(plan: DiskPlan, progress: (text: string) => void) {
     this.#plan = plan;
@@ -97,16 +121,26 @@ class DiskBench {
   async measureStorage(storage: StorageName): Promise<void> {
     const found = findStorage(storage, this.#plan.directory);
     if (typeof found === "string") return void this.#leftOut.add(`${storage}: ${found}`);
+    const missing = isQcow2(storage) ? missingQemuImg() : undefined;
+    if (missing !== undefined) return void this.#leftOut.add(`${storage}: ${missing}`);
     this.#storages[storage] = found.description;
     this.#progress(`${storage}: writing the image`);
     try {
       using image = await makeImage(found, this.#plan.imageBytes);
       await using started = new AsyncDisposableStack();
       const subjects = await this.#start(storage, image, started);
-      for (const diskCase of this.#plan.cases) await this.#measureCase(storage, image, diskCase, subjects);
+      for (const diskCase of this.#cases(storage)) await this.#measureCase(storage, diskCase, subjects);
     } catch (error) {
       this.#failures.push(`${storage}: ${errorText(error)}`);
     }
+  }
+
+  #cases(storage: StorageName): readonly DiskCase[] {
+    const { cases } = this.#plan;
+    if (isQcow2(storage)) return cases ?? QCOW2_CASES;
+    const suitable = (cases ?? CASES).filter(({ allocates }) => !allocates);
+    if (suitable.length < (cases ?? CASES).length) this.#leftOut.add(`${storage}: writes that allocate need a format`);
+    return suitable;
   }
 
   async #start(storage: StorageName, image: Image, started: AsyncDisposableStack): Promise<Subject[]> {
@@ -116,40 +150,65 @@ class DiskBench {
     const missing = missingParts();
     if (backends.length > 0 && missing !== undefined) this.#leftOut.add(`backends on the native fakes: ${missing}`);
     else if (backends.length > 0) subjects.push(...await this.#startBackends(storage, image, started));
-    const noFio = wanted("fio") ? missingFio() : undefined;
+    const usesFio = wanted("fio") && !isQcow2(storage); // which would read the format's file
+    const noFio = usesFio ? missingFio() : undefined;
     if (noFio !== undefined) this.#leftOut.add(`fio: ${noFio}`);
-    else if (wanted("fio")) subjects.push(fioSubject(image));
+    else if (usesFio) subjects.push(fioSubject(image));
     return subjects;
   }
 
   async #startBackends(storage: StorageName, image: Image, started: AsyncDisposableStack): Promise<Subject[]> {
-    const { cases, subjects, imageBytes, serveArguments } = this.#plan;
     const xen = started.use(await NativeXen.start());
     await xen.createDomain(GUEST);
     const guest = started.use(new GuestProcess(xen, GUEST));
-    const host: BackendHost = { xen, guest, ringPages: [...new Set(cases.map(ringPagesFor))] };
-    const plan = { params: `aio:${image.path}`, directPath: image.direct ? image.path : undefined };
-    const serveArgs = [...(image.direct ? ["--cache", "none"] : []), ...serveArguments];
-    const nothing = { params: `null:${imageBytes}`, directPath: undefined };
-    const starters: Readonly<Partial<Record<SubjectName, () => Promise<RunningBackend>>>> = {
-      xenblk: () => startServe(host, "vbd3", plan, serveArgs),
-      qemu: () => startQemu(host, plan),
-      null: () => startServe(host, "vbdnull", nothing, serveArguments),
-    };
+    const host: BackendHost = { xen, guest };
     const running: Subject[] = [];
-    for (const name of subjects) {
-      const start = starters[name];
-      if (start === undefined || (name === "null" && this.#nullMeasured)) continue;
+    for (const name of this.#plan.subjects) {
+      const onQcow2Only = name === "unlogged" || name === "raw";
+      if (name === "fio" || (name === "null" ? this.#nullMeasured : onQcow2Only) && !isQcow2(storage)) continue;
+      if (name === "null" && isQcow2(storage)) continue;
       const missing = name === "qemu" ? missingQemu() : undefined;
       if (missing !== undefined) this.#leftOut.add(`${storage}, ${name}: ${missing}`);
       if (missing !== undefined) continue;
-      const backend = await this.#startBackend(`${storage}, ${name}`, start);
+      const disks = this.#disks(storage, name, image, started);
+      const backend = await this.#startBackend(`${storage}, ${name}`, () => this.#starter(name, host, image, disks));
       if (backend === undefined) continue;
       started.use(backend);
       if (name === "null") this.#nullMeasured = true;
-      running.push(this.#backendSubject(storage, name, backend));
+      running.push(this.#backendSubject(storage, name, disks, backend));
     }
     return running;
+  }
+
+  /** What a backend is to serve: a raw image with rings of several sizes, or qcow2 images of its own. */
+  #disks(storage: StorageName, name: SubjectName, image: Image, started: AsyncDisposableStack): DiskToServe[] {
+    const cases = this.#cases(storage);
+    const disk = (key: string, pages: number, params: string, path: string, shared = false): DiskToServe => {
+      return { key, pages, params, directPath: image.direct && name !== "null" ? path : undefined, shared };
+    };
+    if (!isQcow2(storage) || name === "raw") {
+      const params = name === "null" ? `null:${this.#plan.imageBytes}` : `aio:${image.path}`;
+      const sizes = [...new Set(cases.map(ringPagesFor))];
+      return sizes.map((pages) => disk(`${pages}`, pages, params, image.path, name !== "null"));
+    }
+    const { written, empty } = makeQcow2(image, name, this.#plan.qcow2, started);
+    const pages = Math.max(...cases.map(ringPagesFor));
+    const disks = [disk("written", pages, `qcow2:${written}`, written), disk("empty", pages, `qcow2:${empty}`, empty)];
+    return disks.filter(({ key }) => cases.some(({ allocates }) => allocates === (key === "empty")));
+  }
+
+  #starter(
+    name: SubjectName,
+    host: BackendHost,
+    image: Image,
+    disks: readonly DiskToServe[],
+  ): Promise<RunningBackend> {
+    const { serveArguments } = this.#plan;
+    const cache = image.direct && name !== "null" ? ["--cache", "none"] : [];
+    const log = name === "unlogged" ? ["--no-write-log"] : [];
+    if (name === "qemu") return startQemu(host, disks);
+    const kind = name === "xenblk" ? "vbd3" : `vbd${name}`;
+    return startServe(host, kind, disks, [...cache, ...log, ...serveArguments]);
   }
 
   async #startBackend(what: string, start: () => Promise<RunningBackend>): Promise<RunningBackend | undefined> {
@@ -161,36 +220,45 @@ class DiskBench {
     }
   }
 
-  #backendSubject(storage: StorageName, name: SubjectName, { disks, lacks }: RunningBackend): Subject {
+  #backendSubject(
+    storage: StorageName,
+    name: SubjectName,
+    wanted: readonly DiskToServe[],
+    { disks, lacks }: RunningBackend,
+  ): Subject {
     const prepare = (diskCase: DiskCase): Runner | undefined => {
-      const pages = ringPagesFor(diskCase);
-      const disk = disks.get(pages);
+      if (name === "raw" && diskCase.allocates) return undefined;
+      const ofFormat = isQcow2(storage) && name !== "raw";
+      const key = ofFormat ? diskCase.allocates ? "empty" : "written" : `${ringPagesFor(diskCase)}`;
+      const disk = disks.get(key);
       if (disk !== undefined) return guestRunner(disk, diskCase);
-      this.#leftOut.add(`${storage}, ${name}, ${diskCase.name}: ${lacks.get(pages)}`);
+      this.#leftOut.add(`${storage}, ${name}, ${diskCase.name}: ${lacks.get(key)}`);
       return undefined;
     };
-    return { name, prepare };
+    const paths = wanted.map(({ params }) => params.slice(params.indexOf(":") + 1));
+    return { name, paths: name === "null" ? [] : [...new Set(paths)], prepare };
   }
 
   async #measureCase(
     storage: StorageName,
-    image: Image,
     diskCase: DiskCase,
     subjects: readonly Subject[],
   ): Promise<void> {
-    const entrants = subjects.flatMap(({ name, prepare }): Entrant[] => {
+    const entrants = subjects.flatMap(({ name, paths, prepare }): Entrant[] => {
       const runner = prepare(diskCase);
-      return runner === undefined ? [] : [{ name, runner, samples: [], failed: false }];
+      return runner === undefined ? [] : [{ name, paths, runner, samples: [], failed: false }];
     });
+    const firstSeed = this.#firstSeed;
+    if (diskCase.allocates) this.#firstSeed += 1 + this.#plan.rounds;
     const run = (entrant: Entrant, durationMs: number, seed: number): Promise<Sample | undefined> =>
-      this.#runOnce(`${storage}, ${entrant.name}`, image, diskCase, entrant, durationMs, seed);
-    for (const entrant of entrants) if (entrant.runner.warmUp) await run(entrant, WARM_UP_MS, 1);
+      this.#runOnce(`${storage}, ${entrant.name}`, diskCase, entrant, durationMs, firstSeed + seed);
+    for (const entrant of entrants) if (entrant.runner.warmUp) await run(entrant, WARM_UP_MS, 0);
     for (let round = 0; round < this.#plan.rounds; round++) {
       // Rotate: the first of this round is the last of the next.
       for (let i = 0; i < entrants.length; i++) {
         const entrant = entrants[(i + round) % entrants.length]!;
         this.#progress(`${storage}, ${diskCase.name}, round ${round + 1} of ${this.#plan.rounds}, ${entrant.name}`);
-        const sample = await run(entrant, this.#plan.roundMs, round + 2);
+        const sample = await run(entrant, this.#plan.roundMs, round + 1);
         if (sample !== undefined) entrant.samples.push(sample);
       }
     }
@@ -204,7 +272,6 @@ class DiskBench {
   /** Undefined after an interrupt or a failure of this entrant; the others continue. */
   async #runOnce(
     what: string,
-    image: Image,
     diskCase: DiskCase,
     entrant: Entrant,
     durationMs: number,
@@ -213,7 +280,7 @@ class DiskBench {
     if (entrant.failed || this.#plan.signal.aborted) return undefined;
     try {
       const sample = await entrant.runner.run(durationMs, seed);
-      if (diskCase.operation === "write") await writeBack(image.path);
+      if (diskCase.operation === "write") { for (const path of entrant.paths) await writeBack(path); }
       return sample;
     } catch (error) {
       entrant.failed = true;
@@ -241,5 +308,5 @@ function fioSubject(image: Image): Subject {
     warmUp: false,
     run: (durationMs, seed) => runFio(image, diskCase, durationMs, seed),
   });
-  return { name: "fio", prepare };
+  return { name: "fio", paths: [image.path], prepare };
 }

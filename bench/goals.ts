@@ -3,7 +3,7 @@
  * did not measure its figures.
  */
 
-import { isDirect } from "./cases.ts";
+import { isDirect, isQcow2 } from "./cases.ts";
 import type { ManyResult } from "./many.ts";
 import { ringRates, type RingResult } from "./ring.ts";
 import { counterpart, type Measurement, medianSample, type Sample } from "./samples.ts";
@@ -27,7 +27,8 @@ const IDLE_SHARE = 0.01;
 
 /** All goals with figures. */
 export function judge(ring: readonly RingResult[], disk: readonly Measurement[]): Verdict[] {
-  return [...ring.flatMap(judgeRing), ...disk.filter(({ subject }) => subject === "xenblk").flatMap(judgeIn(disk))];
+  const judged = disk.filter(({ subject }) => subject === "xenblk" || subject === "unlogged");
+  return [...ring.flatMap(judgeRing), ...judged.flatMap(judgeIn(disk))];
 }
 
 /** The goals of many disks in one process. */
@@ -79,6 +80,13 @@ function judgeCase(own: Measurement, mine: Sample, qemu: Sample | undefined, fio
   const storage = own.storage!;
   const what = `${name} on ${storage}`;
   const toQemu = ratio(mine.iops, qemu?.iops);
+  if (isQcow2(storage)) {
+    const how = own.subject === "unlogged" ? `${what}, no log` : what;
+    return [
+      ...atLeast(`${how}: IOPS of QEMU's`, toQemu, own.case.depth >= 32 ? 1.2 : 1),
+      ...atMost(`${how}: CPU of QEMU's`, ratio(mine.cpuUs, qemu?.cpuUs), 1),
+    ];
+  }
   const toFio = ratio(mine.iops, fio?.iops);
   switch (name) {
     case "randread-4k-32":

@@ -5,10 +5,12 @@
 
 import { XenblkError } from "../lib/errors.ts";
 import type { LoadOutcome, LoadSpec } from "../lib/guest/load_types.ts";
+import { SECTOR_BYTES } from "../lib/units.ts";
 import type { GuestDisk } from "../tests/native/serve/guest.ts";
 import { type DiskCase, requestShape } from "./cases.ts";
 import { processorSeconds } from "./machine.ts";
 import type { Sample } from "./samples.ts";
+import { EMPTY_PART_BYTES } from "./storage.ts";
 
 /** A backend that has not answered this long after the end of a load has failed. */
 const PATIENCE_MS = 20_000;
@@ -18,12 +20,13 @@ export interface LoadedDisk {
   readonly disk: GuestDisk;
   /** The largest number of segments per request that both ends support. */
   readonly mostSegments: number;
-  readonly backendPid: number;
+  /** The backend's processes. */
+  readonly backendPids: readonly number[];
 }
 
 /** One round of a case. Throws {@linkcode XenblkError} if a request fails or is not answered in time. */
 export async function runGuest(
-  { disk, mostSegments, backendPid }: LoadedDisk,
+  { disk, mostSegments, backendPids }: LoadedDisk,
   diskCase: DiskCase,
   durationMs: number,
   seed: number,
@@ -38,11 +41,13 @@ export async function runGuest(
     flushEvery: 0,
     barrierEvery: 0,
     durationMs,
+    ...(diskCase.allocates ? { area: neverWritten(seed) } : {}),
   };
   const frontendPid = disk.guest.pid;
-  const [backendBefore, frontendBefore] = [processorSeconds(backendPid), processorSeconds(frontendPid)];
+  const backendSeconds = (): number => backendPids.reduce((sum, pid) => sum + processorSeconds(pid), 0);
+  const [backendBefore, frontendBefore] = [backendSeconds(), processorSeconds(frontendPid)];
   const outcome = await within(durationMs + PATIENCE_MS, disk.measure(spec), diskCase);
-  const [backendAfter, frontendAfter] = [processorSeconds(backendPid), processorSeconds(frontendPid)];
+  const [backendAfter, frontendAfter] = [backendSeconds(), processorSeconds(frontendPid)];
   refuseFailures(outcome, diskCase);
   const seconds = outcome.elapsedMs / 1000;
   const blocks = (outcome.bytesRead + outcome.bytesWritten) / diskCase.blockBytes;
@@ -55,6 +60,12 @@ export async function runGuest(
       : undefined,
     frontendShare: (frontendAfter - frontendBefore) / seconds,
   };
+}
+
+/** A part of an empty disk that no round with another seed uses. */
+function neverWritten(seed: number): NonNullable<LoadSpec["area"]> {
+  const sectors = EMPTY_PART_BYTES / SECTOR_BYTES;
+  return { firstSector: (seed - 1) * sectors, sectors };
 }
 
 async function within<T>(timeoutMs: number, work: Promise<T>, { name }: DiskCase): Promise<T> {

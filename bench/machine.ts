@@ -70,12 +70,16 @@ export function parseProcessorSeconds(stat: string): number {
   return (Number(fields[11]) + Number(fields[12])) / 100;
 }
 
-/** Whether a process has a file open with O_DIRECT, by the flags in /proc/PID/fdinfo. */
+/**
+ * Whether a process has a file open with O_DIRECT, by the flags in /proc/PID/fdinfo. Its path of the file may be another.
+ */
 export function opensDirectly(pid: number, path: string): boolean {
   const O_DIRECT = Deno.build.arch === "aarch64" ? 0o200000 : 0o40000;
+  const { dev, ino } = Deno.statSync(path);
   return [...Deno.readDirSync(`/proc/${pid}/fd`)].some(({ name }) => {
     try {
-      if (Deno.readLinkSync(`/proc/${pid}/fd/${name}`) !== path) return false;
+      const open = Deno.statSync(`/proc/${pid}/fd/${name}`);
+      if (open.dev !== dev || open.ino !== ino) return false;
       const info = Deno.readTextFileSync(`/proc/${pid}/fdinfo/${name}`);
       return (parseInt(/^flags:\s*(\d+)/m.exec(info)![1]!, 8) & O_DIRECT) !== 0;
     } catch {

@@ -7,14 +7,22 @@ import { parseArguments, type ParsedArguments } from "../lib/cli/args.ts";
 import { verbHelp } from "../lib/cli/help.ts";
 import { choice, decimal, defaulting, flag, integer, list, optional, path, size, text } from "../lib/cli/options.ts";
 import { XenblkError } from "../lib/errors.ts";
-import { CASES, type DiskCase, diskCase, PLOT_CASES, STORAGES, SUBJECTS } from "./cases.ts";
+import {
+  CASES,
+  type DiskCase,
+  diskCase,
+  PLOT_CASES,
+  RAW_STORAGES,
+  STORAGES,
+  SUBJECTS,
+  USUAL_SUBJECTS,
+} from "./cases.ts";
 import type { DiskPlan } from "./disk.ts";
 import type { ManyPlan } from "./many.ts";
 import type { RingPlan } from "./ring.ts";
 
 const COMMAND = "deno task bench";
-const CASE_NAMES = CASES.map(({ name }) => name);
-const CASE_NAME = /^(rand|seq)(read|write)-(\d{1,4})k-(\d{1,3})$/;
+const CASE_NAME = /^(rand|seq)(read|write|alloc)-(\d{1,4})k-(\d{1,3})$/;
 /** Requests that the largest ring (16 pages) holds. */
 const MOST_DEPTH = 512;
 
@@ -31,22 +39,23 @@ const FACE = {
     `${COMMAND} --quick`,
     `${COMMAND} --plot bench/plot.svg`,
     `${COMMAND} --parts disk --storage tmpfs --cases randread-4k-32,randread-4k-1 --subjects xenblk,fio`,
+    `${COMMAND} --parts disk --storage qcow2-tmpfs,qcow2-cached,qcow2-direct`,
     `${COMMAND} --parts disk --serve='--grants map --workers 1'`,
   ],
   options: {
     "quick": flag("A short run: less time, fewer rounds, a smaller image"),
     "parts": defaulting(list(choice("What to run", ["ring", "disk", "many"])), "ring,disk,many"),
-    "storage": defaulting(list(choice("Where the image is", STORAGES)), STORAGES.join(",")),
-    "cases": defaulting(
+    "storage": defaulting(list(choice("Where the image is", STORAGES)), RAW_STORAGES.join(",")),
+    "cases": optional(
       list({
         placeholder: "CASE",
         help: "Loads, such as randread-4k-32: pattern, operation, block size, depth",
-        allowed: `rand or seq, read or write, -, KiB from 4 to 1024, k-, a depth from 1 to ${MOST_DEPTH}`,
+        allowed: `rand or seq, read, write or alloc, -, KiB from 4 to 1024, k-, a depth from 1 to ${MOST_DEPTH}`,
         parse: parseCase,
       }),
-      CASE_NAMES.join(","),
     ),
-    "subjects": defaulting(list(choice("Programs to measure", SUBJECTS)), SUBJECTS.join(",")),
+    "subjects": defaulting(list(choice("Programs to measure", SUBJECTS)), USUAL_SUBJECTS.join(",")),
+    "qcow2": defaulting(text("OPTIONS", "Options of qcow2 images, for qemu-img -o"), "cluster_size=64k"),
     "rounds": optional(integer("Number of rounds; the median counts; 5, or 1 with --quick", 1, 99)),
     "seconds": optional(decimal("Time of a round; 1, or 0.3 with --quick", 0.05, 600, "S")),
     "size": optional(size("Size of the image; 512M, or 128M with --quick", 4096, 2 ** 20, 2 ** 36)),
@@ -118,12 +127,14 @@ function ringPlan(quick: boolean): RingPlan {
 }
 
 function diskPlan(options: Options): Omit<DiskPlan, "signal"> {
-  const { quick } = options;
-  const cases = new Map(options.cases.map((one) => [one.name, one]));
-  if (options.plot !== undefined) { for (const one of PLOT_CASES) cases.set(one.name, one); }
+  const { quick, plot } = options;
+  const named = options.cases ?? (plot === undefined ? undefined : CASES);
+  const cases = new Map(named?.map((one) => [one.name, one]));
+  if (plot !== undefined) { for (const one of PLOT_CASES) cases.set(one.name, one); }
   return {
     storages: STORAGES.filter((storage) => options.storage.includes(storage)),
-    cases: [...cases.values()],
+    cases: named === undefined ? undefined : [...cases.values()],
+    qcow2: options.qcow2,
     subjects: SUBJECTS.filter((subject) => options.subjects.includes(subject)),
     rounds: options.rounds ?? (quick ? 1 : 5),
     roundMs: (options.seconds ?? (quick ? 0.3 : 1)) * 1000,
@@ -152,5 +163,6 @@ function parseCase(value: string): DiskCase | undefined {
   if (match === null) return undefined;
   const [kib, depth] = [Number(match[3]), Number(match[4])];
   if (kib < 4 || kib > 1024 || depth < 1 || depth > MOST_DEPTH) return undefined;
-  return diskCase(match[1] === "rand" ? "random" : "sequential", match[2] as DiskCase["operation"], kib, depth);
+  const load = match[2] as DiskCase["operation"] | "alloc";
+  return diskCase(match[1] === "rand" ? "random" : "sequential", load, kib, depth);
 }

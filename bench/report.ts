@@ -24,7 +24,14 @@ export interface BenchReport {
 const UNKNOWN = "-";
 /** If the frontend's thread uses this share of a CPU or more, it may limit the case. */
 const BUSY_SHARE = 0.95;
-const SUBJECT_TITLES = { xenblk: "xenblk", qemu: "QEMU qdisk", fio: "fio io_uring", null: "xenblk, no disk" } as const;
+const SUBJECT_TITLES = {
+  xenblk: "xenblk",
+  unlogged: "xenblk, no log",
+  qemu: "QEMU qdisk",
+  raw: "xenblk, raw",
+  fio: "fio io_uring",
+  null: "xenblk, no disk",
+} as const;
 
 /** The failures of all parts. */
 export function failuresOf({ disk }: BenchReport): readonly string[] {

@@ -72,6 +72,20 @@ const REPORT: BenchReport = {
   },
 };
 
+Deno.test("on qcow2 QEMU's IOPS and its processor time are the goals, with the log and without", () => {
+  const disk = [
+    measured("qcow2-tmpfs", "xenblk", READ_32, sample(110, { cpuUs: 3 })),
+    measured("qcow2-tmpfs", "unlogged", READ_32, sample(130, { cpuUs: 5 })),
+    measured("qcow2-tmpfs", "qemu", READ_32, sample(100, { cpuUs: 4 })),
+  ];
+  assertEquals(judge([], disk).map(({ goal, measured, met }) => [goal, measured, met]), [
+    ["randread-4k-32 on qcow2-tmpfs: IOPS of QEMU's, at least 1.2", "1.10", false],
+    ["randread-4k-32 on qcow2-tmpfs: CPU of QEMU's, at most 1", "0.75", true],
+    ["randread-4k-32 on qcow2-tmpfs, no log: IOPS of QEMU's, at least 1.2", "1.30", true],
+    ["randread-4k-32 on qcow2-tmpfs, no log: CPU of QEMU's, at most 1", "1.25", false],
+  ]);
+});
+
 Deno.test("the medians of a measurement ignore the round that was disturbed", () => {
   const disturbed = measured("tmpfs", "xenblk", READ_32, sample(1), sample(100), sample(110, { cpuUs: 50 }));
   assertEquals([medianSample(disturbed).iops, medianSample(disturbed).cpuUs], [100, 2]);

@@ -8,7 +8,7 @@ SUDO=${SUDO-}
 APT="apt-get -o DPkg::Lock::Timeout=300 -q"
 
 $SUDO env DEBIAN_FRONTEND=noninteractive $APT install -y --no-install-recommends \
-    gcc libc6-dev libxen-dev libxenstore4 libxengnttab1 libxenevtchn1 xenstore-utils qemu-utils qemu-system-common openssl mount
+    gcc libc6-dev libxen-dev libxenstore4 libxengnttab1 libxenevtchn1 xenstore-utils qemu-utils qemu-system-common nbdkit openssl mount
 
 # xenstored must have the same version as the libxenctrl that libxen-dev depends on.
 version=$(dpkg-query -W -f '${Package}\n' 'libxenmisc4*' | sed -n 's/^libxenmisc\(4\.[0-9]*\).*/\1/p' | head -n 1)

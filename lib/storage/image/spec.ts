@@ -73,11 +73,18 @@ export async function parseImage(
 
 /**
  * The same for a node `params`: there a format that is served is never the beginning of a path, because toolstacks write
- * absolute paths. So nothing is looked at unless the name is odd.
+ * absolute paths. So nothing is looked at unless the name is odd. libxl writes `aio:` and the target, whatever that is:
+ * its `backendtype=tap` has no format but raw and vhd, so what follows `aio:` may itself name an image.
  */
 export async function parseParams(params: string): Promise<ImageSpec> {
-  const isFormat = isStore(params) || canonicalFormat(PREFIX.exec(params)?.[1] ?? "") !== undefined;
-  return await parseImage(params, (path) => isFormat && path === params ? Promise.resolve(false) : pathExists(path));
+  const inner = params.startsWith("aio:") ? params.slice("aio:".length) : "";
+  const text = isNamed(inner) || XL_FORM.test(inner) ? inner : params;
+  return await parseImage(text, (path) => isNamed(text) && path === text ? Promise.resolve(false) : pathExists(path));
+}
+
+/** It begins with a format that is served, or is a URI. */
+function isNamed(text: string): boolean {
+  return isStore(text) || canonicalFormat(PREFIX.exec(text)?.[1] ?? "") !== undefined;
 }
 
 /** The image alone. */

@@ -5,6 +5,7 @@
  */
 
 import { XenblkError } from "../../errors.ts";
+import { lookWithin } from "../../path_lookup.ts";
 import { shellWord } from "../../shell_word.ts";
 import { canonicalFormat, isFile, isStore } from "../image/formats.ts";
 import { imageLabel, type ImageName, withoutPasswords } from "../image/spec.ts";
@@ -13,7 +14,7 @@ import { type BlockGraph, describeTree, graphOf, type GraphOptions } from "./gra
 import type { ImageInfo, ImageInspector } from "./image_info.ts";
 import { checkContent, lookAtFile, type LookedFile, severalExtents } from "./local_file.ts";
 import { storeTree } from "./store.ts";
-import { type BlockTree, childrenOf, isTree, localPath, mapOptions, parseTree, withChildren } from "./tree.ts";
+import { type BlockTree, childrenOf, isTree, localPath, mapOptions, nodesOf, parseTree, withChildren } from "./tree.ts";
 
 /** What finding a chain uses. */
 export interface ChainContext {
@@ -23,6 +24,8 @@ export interface ChainContext {
   readonly allowImages?: readonly string[];
   /** Where systemd credentials are: the value of `CREDENTIALS_DIRECTORY`. Absent: there are none. */
   readonly credentialsDirectory?: string;
+  /** The image is only read. Default: it may be written to. */
+  readonly readOnly?: boolean;
 }
 
 /** Formats whose headers can name a backing file. */
@@ -46,7 +49,7 @@ export async function imageTree(name: ImageName, context: ChainContext): Promise
 }
 
 /** How an image becomes a graph. */
-export interface ImageGraphOptions extends ChainContext, Omit<GraphOptions, "label"> {}
+export interface ImageGraphOptions extends Omit<ChainContext, "readOnly">, Omit<GraphOptions, "label" | "inMemory"> {}
 
 /** What the storage daemon is to open for an image. */
 export interface ImageGraph {
@@ -58,7 +61,26 @@ export interface ImageGraph {
 /** Finds the files of an image and names their nodes. Rejects as {@linkcode imageTree} and {@linkcode graphOf}. */
 export async function imageGraph(name: ImageName, options: ImageGraphOptions): Promise<ImageGraph> {
   const tree = await imageTree(name, options);
-  return { graph: graphOf(tree, { ...options, label: imageLabel(name) }), description: describeTree(tree) };
+  const inMemory = await filesInMemory(tree);
+  return { graph: graphOf(tree, { ...options, inMemory, label: imageLabel(name) }), description: describeTree(tree) };
+}
+
+/**
+ * The files of a tree that are on tmpfs, by path. Every call there waits until it is done. An io_uring gives each one to
+ * another thread, which costs more than the call; with Linux AIO, which takes O_DIRECT, the daemon makes it at once.
+ */
+async function filesInMemory(tree: BlockTree): Promise<ReadonlySet<string>> {
+  const paths = nodesOf(tree).flatMap((node) => localPath(node) ?? []);
+  const mounts = await Deno.readTextFile("/proc/self/mountinfo").catch(() => "");
+  const devices = new Set([...mounts.matchAll(/^\d+ \d+ (\d+:\d+) .* - tmpfs /gm)].map(([, device]) => device));
+  const found = new Set<string>();
+  for (const path of paths) {
+    // One that is gone meanwhile is the daemon's to report.
+    const dev = (await lookWithin(path, () => Deno.stat(path).catch(() => undefined)))?.dev ?? 0;
+    // Linux: new_encode_dev(). The major number of a file system without a device is 0.
+    if (devices.has(`${(dev >>> 8) & 0xfff}:${(dev & 0xff) | ((dev >>> 12) & 0xfff00)}`)) found.add(path);
+  }
+  return found;
 }
 
 /** The tree that a name says, before any header is read. */
@@ -130,6 +152,20 @@ function hasHeader({ driver }: BlockTree): boolean {
   return isFormat(driver) && driver !== "raw";
 }
 
+/** The node of a local file or device. */
+interface LocalNode {
+  readonly tree: BlockTree;
+  readonly file: LookedFile;
+}
+
+/**
+ * The node of a file that is data as a whole. By io_uring, QEMU 7.2 never completes a read of the last sector if the file
+ * ends within it.
+ */
+function dataTree({ tree, file: { hasWholeSectors } }: LocalNode): BlockTree {
+  return hasWholeSectors ? tree : { aio: "threads", ...tree };
+}
+
 /** Completes the tree of one image. */
 class ChainFinder {
   readonly #label: string;
@@ -151,7 +187,7 @@ class ChainFinder {
     if (place.ancestors.length >= MOST_LAYERS) {
       throw this.#refusal(`its chain has more than ${MOST_LAYERS} images`, "shorten it with `qemu-img rebase`");
     }
-    if (localPath(tree) !== undefined) return (await this.#local(tree, place)).tree;
+    if (localPath(tree) !== undefined) return dataTree(await this.#local(tree, place));
     this.#checkDriver(tree, place);
     const { file } = tree;
     if (!isTree(file)) return await this.#withChildren(tree, place, new Map());
@@ -159,7 +195,7 @@ class ChainFinder {
     const identity = local?.file.identity ?? JSON.stringify(file);
     if (local === undefined && place.ancestors.includes(identity)) throw this.#loop(describeTree(file));
     const below = { ...place, ancestors: [...place.ancestors, identity] };
-    const known = local === undefined ? [] : [[file, local.tree] as const];
+    const known = local === undefined ? [] : [[file, tree.driver === "raw" ? dataTree(local) : local.tree] as const];
     const whole = await this.#withChildren(tree, below, new Map(known));
     if (hasHeader(tree)) return await this.#withHeader(whole, local?.file, below);
     // A dead server is met by a process that can be killed, not by the daemon, which would wait for it with all its disks.
@@ -178,7 +214,7 @@ class ChainFinder {
   async #local(
     tree: BlockTree,
     { header, ancestors }: Place,
-  ): Promise<{ readonly tree: BlockTree; readonly file: LookedFile }> {
+  ): Promise<LocalNode> {
     const path = localPath(tree)!;
     if (!path.startsWith("/")) throw this.#refusal(`the file name ${path} is relative`, "name it from / on");
     const file = await this.#look(path, header);
@@ -240,7 +276,7 @@ class ChainFinder {
     }
     const info = await this.#context.inspector.inspect(tree, this.#label);
     const path = file?.named ?? describeTree(tree["file"] as BlockTree);
-    this.#checkInfo(tree, info, path);
+    this.#checkInfo(tree, info, path, place);
     const opened = this.#withPassphrase(tree, info, path, place);
     const isWhole = info.dataFile === undefined || "data-file" in tree;
     const whole = isWhole ? opened : { ...opened, "data-file": await this.#dataFile(info.dataFile, path, place) };
@@ -253,10 +289,18 @@ class ChainFinder {
     return await this.complete(this.#protocolTree(text, text, header), { ...place, header });
   }
 
-  #checkInfo({ driver }: BlockTree, { corrupt, extents, backingFilename }: ImageInfo, path: string): void {
+  #checkInfo({ driver }: BlockTree, info: ImageInfo, path: string, { header }: Place): void {
+    const { corrupt, extents, backingFilename, needsReplay, isEmpty } = info;
     if (driver === "vmdk" && (extents ?? 1) > 1) throw severalExtents(this.#label, path);
     if (driver === "vmdk" && backingFilename !== undefined) {
       throw severalExtents(this.#label, path, "differences to its parent");
+    }
+    if (isEmpty && header === undefined) {
+      throw this.#refusal(`${path} is a disk of no bytes`, `give it a size: \`qemu-img resize ${shellWord(path)} 1G\``);
+    }
+    if (needsReplay && (header !== undefined || this.#context.readOnly === true)) {
+      const why = `${path} was not closed: its log has to be replayed, and it may only be read`;
+      throw this.#refusal(why, `replay it: \`qemu-img check -r all ${shellWord(path)}\``);
     }
     if (!corrupt) return;
     throw this.#refusal(

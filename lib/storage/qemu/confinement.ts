@@ -2,7 +2,7 @@
  * How a storage daemon is started: in a session and, where systemd runs, a scope of its own, so that the end of this
  * process or of its unit does not end it; and with as little as it can work with. As root it gets a mount namespace and a
  * root directory that hold its own disks' files and QEMU's program, no capability but CAP_DAC_OVERRIDE (images belong to
- * other users), and no new privileges. All of that is done by util-linux and coreutils, which every host has. Files are
+ * other users), and no new privileges. All of that is done by util-linux, coreutils, findutils and sed, which every host has. Files are
  * added to a running daemon's root, or taken out of it, in its namespace; the host's mounts stay as they are, and the
  * kernel removes the namespace with the daemon.
  */
@@ -13,8 +13,8 @@ import type { DaemonProgram } from "./program.ts";
 import type { ProcessIdentity } from "./process.ts";
 import type { RunDirectory } from "./record.ts";
 
-/** How long a probe may take. */
-const PROBE_MS = 10_000;
+/** How long a probe may take. One that is too slow leaves daemons with less confinement, on a host that is just busy. */
+const PROBE_MS = 30_000;
 /** How long a file's storage may take to let the file be put into a daemon's root. */
 const PLACE_MS = 10_000;
 
@@ -37,15 +37,38 @@ place() {
 }
 `;
 
-/** Arguments: the root, then `ro|rw PATH` for each file that is there from the start, `--`, and the command. */
+/**
+ * Arguments: the root, then `ro|rw PATH` for each file that is there from the start, `--`, and the command. It runs few
+ * programs, because a guest waits while a dead daemon's successor starts: one mount(8) mounts all files, from a table.
+ */
 const ENTER_ROOT = `set -eu
 root=$1; shift
 mount -t tmpfs -o mode=755,size=4m,nosuid,noexec xenblk "$root"
-${PLACE}
+links=
 for link in /bin /sbin /lib /lib32 /lib64; do
-  if [ -L "$link" ]; then ln -s "$(readlink "$link")" "$root$link"; else place ro "$link"; fi
+  if [ -L "$link" ]; then links="$links $link"; elif [ -d "$link" ]; then set -- ro "$link" "$@"; fi
 done
-while [ "$1" != -- ]; do place "$1" "$2"; shift 2; done
+[ -z "$links" ] || cp -P $links "$root/"
+folders() {
+  while [ "$1" != -- ]; do
+    if [ -d "$2" ]; then printf '%s\\0' "$root$2"; elif [ -e "$2" ]; then printf '%s\\0' "$root\${2%/*}"; fi
+    shift 2
+  done
+}
+table() {
+  while [ "$1" != -- ]; do
+    if [ -e "$2" ]; then
+      [ -e "$root$2" ] || : > "$root$2"
+      printf '%s\\t%s\\tnone\\tbind,%s\\n' "$2" "$root$2" "$1"
+    fi
+    shift 2
+  done
+}
+folders "$@" | xargs -0 mkdir -p
+table "$@" | sed 's/\\\\/\\\\134/g; s/ /\\\\040/g' > "$root/table"
+mount -a -T "$root/table"
+rm "$root/table"
+while [ "$1" != -- ]; do shift 2; done
 shift
 exec chroot "$root" "$@"
 `;

@@ -16,10 +16,10 @@ import {
   exportAnew,
   exportDisk,
   nodeSize,
-  openDisk,
+  openDiskAnyhow,
   presentParts,
 } from "./graph_steps.ts";
-import type { AioMode, DiskPlan } from "./plan.ts";
+import type { AioModes, DiskPlan } from "./plan.ts";
 import type { DaemonProgram } from "./program.ts";
 import { hasEnded, identify, type ProcessIdentity, signal } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
@@ -27,8 +27,8 @@ import { lostOfPlan, lostWith } from "./leftovers.ts";
 import { type DaemonRecord, type DiskRecord, type LostDisk, recordedFile, type RunDirectory } from "./record.ts";
 import { DaemonErrors } from "./stderr.ts";
 
-/** How long a daemon may take to start. */
-const START_MS = 10_000;
+/** How long a daemon may take to start: confined by a script of two dozen programs, on a host with busy processors. */
+const START_MS = 30_000;
 const START_LOOK_MS = 5;
 /** How long a daemon may take to end: when asked, by SIGTERM, and by SIGKILL. */
 const QUIT_MS = 5_000;
@@ -45,8 +45,8 @@ const DEATH_MS = 1_000;
 
 /** What daemons of this process have in common. */
 export interface DaemonEnvironment {
-  /** How the drivers make system calls; the first refusal changes it for all. */
-  aio: AioMode;
+  /** How the drivers make system calls; a refusal changes it for all. */
+  aio: AioModes;
   /** Limits for tests. */
   readonly startMs?: number;
   readonly requestMs?: number;
@@ -216,7 +216,7 @@ export class StorageDaemon implements Disposable {
     const socket = this.directory.socket(device);
     const known = this.#record.disks[device];
     if (known?.exported && known.plan === plan.identity && await this.#takeOver(known, plan, socket)) return socket;
-    if (known !== undefined) await this.remove(device);
+    if (known !== undefined) await this.remove(device, PING_MS);
     await this.#place(name, plan.files);
     const files = await Promise.all(plan.files.map(recordedFile));
     const { identity, exportId, nodeNames: nodes, objectIds: objects, durable } = plan;
@@ -224,7 +224,13 @@ export class StorageDaemon implements Disposable {
     const disk = { name, plan: identity, durable, exportId, nodes, objects, files, ...(tag && { tag }) };
     await this.#write(withDisk(this.#record, device, { ...disk, exported: false }));
     try {
-      await this.#open(name, plan);
+      await openDiskAnyhow(
+        this.#execute,
+        name,
+        plan,
+        this.#environment,
+        (why) => this.#logger.warning(`${name}: ${why}`),
+      );
       await exportDisk(this.#execute, plan.export(socket));
       await this.#write(withDisk(this.#record, device, { ...disk, exported: true }));
     } catch (error) {
@@ -237,14 +243,15 @@ export class StorageDaemon implements Disposable {
 
   /**
    * Removes a disk, if it is here. One that loses writes by the death of this daemon stays among those that were lost.
-   * Rejects with {@linkcode XenblkError} if it cannot be removed; then it stays in the record.
+   * Rejects with {@linkcode XenblkError} if it cannot be removed, or the daemon does not answer within the time; then it
+   * stays in the record.
    */
-  async remove(device: string): Promise<void> {
+  async remove(device: string, pingMs = this.#silent ? SILENT_PING_MS : PING_MS): Promise<void> {
     const { [device]: disk, ...disks } = this.#record.disks;
     if (disk === undefined) return;
     const death = await this.fate(0);
     if (death === undefined) {
-      await this.#execute("query-version", undefined, this.#silent ? SILENT_PING_MS : PING_MS);
+      await this.#execute("query-version", undefined, pingMs);
       await closeDisk(this.#execute, disk);
       await this.#take(disk);
     }
@@ -411,22 +418,6 @@ export class StorageDaemon implements Disposable {
       if (!this.#ending) this.#logger.error(`process ${this.process.pid} died: ${why}`);
       this.#death.resolve(`${this.name} died: ${why}`);
     });
-  }
-
-  /** Opens the disk's nodes; by threads where the host does not let the daemon have an io_uring. */
-  async #open(name: string, plan: DiskPlan): Promise<void> {
-    const environment = this.#environment;
-    try {
-      await openDisk(this.#execute, plan, environment.aio);
-    } catch (error) {
-      if (environment.aio === "threads" || !(error instanceof QmpError) || !/io_uring/.test(error.description)) {
-        throw error;
-      }
-      this.#logger.warning(`${name}: opened with aio=threads, which is slower: ${error.description}`);
-      environment.aio = "threads";
-      await closeDisk(this.#execute, { exportId: plan.exportId, nodes: plan.nodeNames, objects: plan.objectIds });
-      await openDisk(this.#execute, plan, environment.aio);
-    }
   }
 
   /** Whether the disk that was left here can be used as it is; its export is added again if that is all that is missing. */

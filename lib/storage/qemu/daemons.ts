@@ -14,7 +14,7 @@ import type { VhostClient } from "../vhost.ts";
 import { type Confinement, probeConfinement } from "./confinement.ts";
 import { type DaemonEnvironment, StorageDaemon } from "./daemon.ts";
 import { endStrays, lostDisks } from "./leftovers.ts";
-import { type DiskPlan, planDisk } from "./plan.ts";
+import { type DiskPlan, homeOf, planDisk } from "./plan.ts";
 import { isAlive } from "./process.ts";
 import { type DaemonProgram, findProgram } from "./program.ts";
 import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
@@ -94,7 +94,7 @@ export class StorageDaemons implements ImageDaemons {
     this.#limiter = new LogLimiter(logger, () => clock.now());
     this.#queues = options.queues ?? QUEUES;
     this.#environment = {
-      aio: "io_uring",
+      aio: { aio: "io_uring", native: true },
       ...(startMs === undefined ? {} : { startMs }),
       ...(requestMs === undefined ? {} : { requestMs }),
     };
@@ -105,7 +105,7 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   async open(request: QemuRequest): Promise<DaemonDisk> {
-    const plan = planDisk(request, { queues: this.#queues, home: this.#variable("HOME") });
+    const plan = planDisk(request, { queues: this.#queues, home: await this.#home() });
     const { name, readOnly } = request;
     const owner = { ...request.owner, fragile: plan.fragile };
     return await this.#inTurn(owner.guest, async () => {
@@ -335,6 +335,12 @@ export class StorageDaemons implements ImageDaemons {
     }
     for (const device of gone) await daemon.remove(device);
     return `${what}: closed`;
+  }
+
+  /** The home directory of this user, where libssh looks for it. */
+  async #home(): Promise<string | undefined> {
+    const passwd = await Deno.readTextFile("/etc/passwd").catch(() => "");
+    return homeOf(Deno.uid() ?? 0, passwd) ?? this.#variable("HOME");
   }
 
   #variable(name: string): string | undefined {

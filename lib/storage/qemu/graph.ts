@@ -33,6 +33,8 @@ export interface GraphSecret {
   readonly id: string;
   /** Absolute path of the file that holds it. */
   readonly file: string;
+  /** The file holds it in base64, as Ceph writes its keys. Absent: as it is. */
+  readonly format?: "base64";
 }
 
 /** TLS credentials that nodes refer to: `--object tls-creds-x509,id=,dir=,endpoint=client`. */
@@ -75,8 +77,10 @@ export interface GraphOptions {
   readonly cache?: CacheMode;
   /** Others may write to the image at the same time: QEMU's lock is not taken. For raw images only. */
   readonly shared?: boolean;
-  /** How local files are read and written. Default: `io_uring`. */
+  /** How local files are read and written. Default: `io_uring`, and `native` for those {@linkcode inMemory}. */
   readonly aio?: "io_uring" | "threads" | "native";
+  /** Paths of the files that their file system keeps in memory: see {@linkcode filesInMemory}. Default: none. */
+  readonly inMemory?: ReadonlySet<string>;
   /** Written zeroes free space (`unmap`), or are stored as zeroes without data (`on`). Default: `off`. */
   readonly detectZeroes?: "off" | "on" | "unmap";
 }
@@ -149,6 +153,7 @@ export function withObjects(
     ids.set(path, id);
     return id;
   };
+  const cephKeys = new Set(nodesOf(tree).filter(({ driver }) => driver === "rbd").map((node) => node["key-secret"]));
   const replaced = mapOptions(tree, (option, value) => {
     if (option.endsWith("-secret")) return idOf(secrets, value, "secret");
     return option === "tls-creds" ? idOf(credentials, value, "tls") : value;
@@ -156,7 +161,7 @@ export function withObjects(
   return {
     tree: replaced,
     objects: {
-      secrets: [...secrets].map(([file, id]) => ({ id, file })),
+      secrets: [...secrets].map(([file, id]) => ({ id, file, ...(cephKeys.has(file) ? { format: "base64" } : {}) })),
       credentials: [...credentials].map(([directory, id]) => ({ id, directory })),
     },
   };
@@ -180,10 +185,14 @@ interface Role {
 }
 
 /** What every node gets unless it says otherwise itself. */
-function commonOptions({ driver }: BlockTree, { isTop }: Role, options: GraphOptions): Record<string, unknown> {
-  const { cache = "writeback", aio = "io_uring", shared, detectZeroes } = options;
+function commonOptions(node: BlockTree, { isTop }: Role, options: GraphOptions): Record<string, unknown> {
+  const { driver } = node;
+  const { cache = "writeback", inMemory, shared, detectZeroes } = options;
+  const native = options.aio === undefined && driver === "file" && !("aio" in node || "cache" in node) &&
+    inMemory?.has(localPath(node) ?? "") === true;
+  const aio = native ? "native" : options.aio ?? "io_uring";
   return {
-    cache: { direct: cache === "none", "no-flush": cache === "unsafe" },
+    cache: { direct: cache === "none" || native, "no-flush": cache === "unsafe" },
     discard: "unmap",
     ...(HOST.has(driver) ? { aio, locking: shared ? "off" : "on" } : {}),
     ...(isTop && detectZeroes !== undefined ? { "detect-zeroes": detectZeroes } : {}),

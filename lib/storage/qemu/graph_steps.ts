@@ -3,8 +3,9 @@
  */
 
 import { XenblkError } from "../../errors.ts";
-import type { AioMode, DiskPlan } from "./plan.ts";
+import { type AioModes, type DiskPlan, modesAfter } from "./plan.ts";
 import { QmpError, type QmpObject } from "./qmp.ts";
+import { repair, wasLeftOpen } from "./repair.ts";
 
 /** How long an export may take to end: the requests of its client end before that. */
 const EXPORT_MS = 5_000;
@@ -21,10 +22,41 @@ export interface DiskParts {
   readonly objects: readonly string[];
 }
 
-/** Adds the disk's objects and nodes. Rejects as `execute` does; then some may have been added. */
-export async function openDisk(execute: Execute, plan: DiskPlan, aio: AioMode): Promise<void> {
+/**
+ * Adds the disk's objects and nodes. Where the host does not let the daemon have the fastest system calls, by others, for
+ * all later disks, too; and an image that its writer left open is repaired. Rejects as `execute` does; then some may have
+ * been added.
+ */
+export async function openDiskAnyhow(
+  execute: Execute,
+  name: string,
+  plan: DiskPlan,
+  environment: { aio: AioModes },
+  warn: (message: string) => void,
+): Promise<void> {
+  for (let isRepaired = false;;) {
+    try {
+      return await openDisk(execute, plan, environment.aio);
+    } catch (error) {
+      if (!(error instanceof QmpError)) throw error;
+      const modes = modesAfter(error.description, environment.aio);
+      if (modes !== undefined) {
+        warn(`opened with aio=${modes.aio}, which is slower: ${error.description}`);
+        environment.aio = modes;
+      } else if (!isRepaired && wasLeftOpen(error)) {
+        warn(await repair(name, plan, error));
+        isRepaired = true;
+      } else {
+        throw error;
+      }
+      await closeDisk(execute, { exportId: plan.exportId, nodes: plan.nodeNames, objects: plan.objectIds });
+    }
+  }
+}
+
+async function openDisk(execute: Execute, plan: DiskPlan, modes: AioModes): Promise<void> {
   for (const object of plan.objects) await execute("object-add", object);
-  for (const node of plan.nodes(aio)) await execute("blockdev-add", node);
+  for (const node of plan.nodes(modes)) await execute("blockdev-add", node);
 }
 
 /** Exports the disk's top node. */

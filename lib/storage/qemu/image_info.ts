@@ -24,6 +24,10 @@ export interface ImageInfo {
   readonly encryption?: string;
   /** A qcow2 image that QEMU has found damaged. */
   readonly corrupt: boolean;
+  /** Of vhdx: its writer died while it changed the image, and a writer has to finish that first. Nothing else is known. */
+  readonly needsReplay?: true;
+  /** The disk has no bytes. */
+  readonly isEmpty?: true;
   /** Of vmdk: its files. */
   readonly extents?: number;
 }
@@ -38,6 +42,9 @@ export interface ImageInspector {
 const LIMIT_MS = 15_000;
 /** Most output, in characters: a header with thousands of snapshots is longer. */
 const MOST_OUTPUT = 8 << 20;
+
+/** qemu-img opens images for reading, and QEMU reads no vhdx whose log has entries. */
+const NEEDS_REPLAY = /contains a log that needs to be replayed/;
 
 /** Runs `qemu-img`. */
 export class QemuImg implements ImageInspector {
@@ -63,6 +70,7 @@ export class QemuImg implements ImageInspector {
       timeoutMs: this.#limitMs,
     });
     if (status === 0) return readInfo(stdout);
+    if (NEEDS_REPLAY.test(stderr)) return { encrypted: false, corrupt: false, needsReplay: true };
     throw cannotOpen(label, stderr, tree);
   }
 }
@@ -84,6 +92,7 @@ export function readInfo(json: string): ImageInfo {
     encrypted: info["encrypted"] === true,
     ...(isRecord(data["encrypt"]) ? text("format", "encryption", data["encrypt"]) : {}),
     corrupt: data["corrupt"] === true,
+    ...(info["virtual-size"] === 0 ? { isEmpty: true } : {}),
     ...(Array.isArray(data["extents"]) ? { extents: data["extents"].length } : {}),
   };
 }
@@ -120,7 +129,10 @@ const KNOWN: readonly { readonly pattern: RegExp; readonly remedy: (tree: BlockT
 export function objectArguments({ secrets, credentials }: TreeObjects): string[] {
   const option = (text: string): string => text.replaceAll(",", ",,");
   return [
-    ...secrets.flatMap(({ id, file }) => ["--object", `secret,id=${id},file=${option(file)}`]),
+    ...secrets.flatMap(({ id, file, format }) => [
+      "--object",
+      `secret,id=${id},${format === undefined ? "" : `format=${format},`}file=${option(file)}`,
+    ]),
     ...credentials.flatMap(({ id, directory }) => [
       "--object",
       `tls-creds-x509,id=${id},endpoint=client,dir=${option(directory)}`,

@@ -6,6 +6,7 @@
 import { XenblkError } from "../../errors.ts";
 import { lookWithin } from "../../path_lookup.ts";
 import { shellWord } from "../../shell_word.ts";
+import { SECTOR_BYTES } from "../../units.ts";
 import { cannotOpen } from "../image/explain.ts";
 import { checkKind } from "../image/inspect.ts";
 import type { LocalFile } from "./allow.ts";
@@ -16,6 +17,8 @@ export interface LookedFile extends LocalFile {
   readonly identity: string;
   /** Its first bytes. */
   readonly start: Uint8Array;
+  /** Its size is a multiple of 512 bytes, as a device's is. */
+  readonly hasWholeSectors: boolean;
 }
 
 const START_BYTES = 512;
@@ -53,7 +56,8 @@ async function look(named: string, check: (file: LocalFile) => void): Promise<Lo
   for (let read; bytes < START_BYTES && (read = await file.read(start.subarray(bytes))) !== null;) bytes += read;
   const { rdev, dev, ino } = info;
   const identity = isDevice ? `device ${rdev}` : `${dev}:${ino}`;
-  return { named, real, isDevice, identity, start: start.subarray(0, bytes) };
+  const hasWholeSectors = isDevice || info.size % SECTOR_BYTES === 0;
+  return { named, real, isDevice, identity, start: start.subarray(0, bytes), hasWholeSectors };
 }
 
 /** Refuses what a driver of QEMU would read wrong, or would open further files for by itself. */

@@ -13,8 +13,15 @@ import type { QemuRequest } from "./types.ts";
 /** The unit of I/O of every export: that of the blkif protocol. */
 const LOGICAL_BLOCK_BYTES = 512;
 
-/** How the nodes of files make system calls. */
+/** How the nodes of files make system calls, unless they say otherwise. */
 export type AioMode = "io_uring" | "threads";
+
+/** What the host lets daemons use. */
+export interface AioModes {
+  readonly aio: AioMode;
+  /** Linux AIO where a node asks for it, as one of a file in memory does: it needs O_DIRECT there (Linux 6.6). */
+  readonly native: boolean;
+}
 
 /** One disk, in QEMU's terms. */
 export interface DiskPlan {
@@ -28,7 +35,7 @@ export interface DiskPlan {
   readonly objects: readonly QmpObject[];
   readonly objectIds: readonly string[];
   /** For blockdev-add, in that order. */
-  readonly nodes: (aio: AioMode) => readonly BlockNode[];
+  readonly nodes: (modes: AioModes) => readonly BlockNode[];
   readonly nodeNames: readonly string[];
   readonly exportId: string;
   /** For block-export-add. */
@@ -50,8 +57,11 @@ export interface PlanContext {
 /** The plan for a request. */
 export function planDisk({ graph, readOnly, cache, owner, tag }: QemuRequest, { queues, home }: PlanContext): DiskPlan {
   const { nodes, files, secrets, credentials = [], top } = graph;
+  // A thread of the disk's own waits for its requests with fewer system calls than the main thread does. It does not poll.
+  const thread = { "qom-type": "iothread", id: `thread-${fileName(owner.device)}`, "poll-max-ns": 0 };
   const objects = [
-    ...secrets.map(({ id, file }) => ({ "qom-type": "secret", id, file })),
+    thread,
+    ...secrets.map(({ file, ...rest }) => ({ "qom-type": "secret", ...rest, file })),
     ...credentials.map(({ id, directory }) => ({
       "qom-type": "tls-creds-x509",
       id,
@@ -67,6 +77,7 @@ export function planDisk({ graph, readOnly, cache, owner, tag }: QemuRequest, { 
     writable: !readOnly,
     "logical-block-size": LOGICAL_BLOCK_BYTES,
     "num-queues": queues,
+    iothread: thread.id,
     ...(cache === "writethrough" ? { writethrough: true } : {}),
   };
   return {
@@ -76,7 +87,7 @@ export function planDisk({ graph, readOnly, cache, owner, tag }: QemuRequest, { 
     ...(tag === undefined ? {} : { tag }),
     objects,
     objectIds: objects.map(({ id }) => id),
-    nodes: (aio) => nodes.map((node) => node.aio === "io_uring" ? { ...node, aio } : node),
+    nodes: (modes) => nodes.map((node) => withModes(node, modes)),
     nodeNames: nodes.map((node) => node["node-name"]),
     exportId,
     export: (path) => ({ ...exported, addr: { type: "unix", path } }),
@@ -94,8 +105,34 @@ export function isFragile({ remote }: BlockGraph): boolean {
   return remote === "nbd";
 }
 
+/** What to use after a refusal; undefined if the error is about something else. */
+export function modesAfter(description: string, { aio, native }: AioModes): AioModes | undefined {
+  if (native && /O_DIRECT|native AIO|aio=native/.test(description)) return { aio, native: false };
+  return aio === "io_uring" && /io_uring/.test(description) ? { aio: "threads", native } : undefined;
+}
+
+function withModes(node: BlockNode, { aio, native }: AioModes): BlockNode {
+  if (node.aio === "native" && !native) {
+    return { ...node, aio, cache: { ...node["cache"] as Record<string, boolean>, direct: false } };
+  }
+  return node.aio === "io_uring" ? { ...node, aio } : node;
+}
+
+/** What all users of ssh share, without the host's own keys, which are in the same directory. */
+const SSH_SETTINGS = ["ssh_config", "ssh_config.d", "ssh_known_hosts"].map((name) => `/etc/ssh/${name}`);
+
 /** Where the library of a store looks for its settings and keys. */
 function settingsOf({ driver }: BlockNode, home: string | undefined): string[] {
   if (driver === "rbd") return ["/etc/ceph"];
-  return driver === "ssh" && home !== undefined ? [`${home}/.ssh`] : [];
+  if (driver !== "ssh") return [];
+  return home === undefined ? SSH_SETTINGS : [...SSH_SETTINGS, `${home}/.ssh`];
+}
+
+/**
+ * The home directory of a user in the text of /etc/passwd (passwd(5)). libssh looks there for keys, whatever HOME says; a
+ * service of systemd has no HOME.
+ */
+export function homeOf(uid: number, passwd: string): string | undefined {
+  const entry = passwd.split("\n").map((line) => line.split(":")).find((fields) => fields[2] === `${uid}`);
+  return entry?.[5] === "" ? undefined : entry?.[5];
 }

@@ -11,6 +11,8 @@ import { runWithin } from "./command.ts";
 export const PROGRAM_VARIABLE = "XENBLK_QEMU_STORAGE_DAEMON";
 
 const NAME = "qemu-storage-daemon";
+/** Debian moved the program in 8.0+dfsg-5. */
+const PACKAGE = "qemu-utils, in Debian 12 qemu-system-common";
 /** Where it is looked for after PATH: a service's PATH may be short. */
 const USUAL = ["/usr/bin", "/usr/local/bin", "/usr/libexec", "/usr/lib/qemu"];
 /** How long `--version` may take. */
@@ -47,7 +49,7 @@ export async function findProgram(variable: (name: string) => string | undefined
     if (await isFile(path)) return await examined(path);
   }
   throw new XenblkError(`Cannot find ${NAME} in ${[...directories].join(", ")}`, {
-    remedy: `install it (Debian package qemu-system-common), or name it with ${PROGRAM_VARIABLE}`,
+    remedy: `install it (Debian package ${PACKAGE}), or name it with ${PROGRAM_VARIABLE}`,
   });
 }
 
@@ -66,7 +68,7 @@ async function examined(path: string): Promise<DaemonProgram> {
   if (!success || version === undefined) {
     const why = success ? `it answers ${printable(output.slice(0, 80))}` : reason;
     throw new XenblkError(`Cannot use ${path}: ${why}`, {
-      remedy: `try \`${path} --version\`; reinstall qemu-system-common, or name another with ${PROGRAM_VARIABLE}`,
+      remedy: `try \`${path} --version\`; reinstall it (${PACKAGE}), or name another with ${PROGRAM_VARIABLE}`,
     });
   }
   if (Number.parseInt(version) < OLDEST_MAJOR) {

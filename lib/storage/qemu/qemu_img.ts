@@ -10,7 +10,7 @@ import { endsWithin } from "../../within.ts";
 export const QEMU_IMG_VARIABLE = "XENBLK_QEMU_IMG";
 
 /** The program: a path, or a name to be found on PATH. */
-export function qemuImgProgram(): string {
+function qemuImgProgram(): string {
   return Deno.env.get(QEMU_IMG_VARIABLE) ?? "qemu-img";
 }
 
@@ -25,7 +25,7 @@ const STUCK = new Set<string>();
 
 /** How qemu-img is run. */
 export interface QemuImgOptions {
-  /** The program. Absent: {@linkcode qemuImgProgram}. */
+  /** The program. Absent: the one that the environment names. */
   readonly program?: string;
   /** The beginning of the sentence if it cannot be run: `Cannot open image a.qcow2`. */
   readonly what?: string;
@@ -185,6 +185,10 @@ const REMEDIES: readonly (readonly [RegExp, string])[] = [
   [/Cannot grow device files/, "name a device that is as large as the image"],
   [/No such file or directory/, "check the path"],
   [/Image is not in \S+ format|not supported by|Image format/, "name its real format: FORMAT:PATH"],
+  [
+    /key-secret' is required|Invalid password/,
+    "name the file with its passphrase: format=FORMAT,passphrase-file=FILE,target=PATH",
+  ],
   [/need to rebuild refcount structures/, "repair a copy of it with --repair all, which rebuilds them"],
   [/image is corrupt|is marked corrupt|Image is corrupt/, "repair a copy of it with `xenblk image check --repair all`"],
 ];

@@ -1,6 +1,6 @@
 /**
  * A filter that logs a ring's writes until they are flushed (log.ts), in front of a disk that another process serves.
- * When a partition is half full it flushes on its own; when it is full, writes wait for that flush. Writes and discards
+ * When a quarter of a partition is full it flushes on its own; when it is full, writes wait for that flush. Writes and discards
  * that overlap run one after the other, so that the order of answers is the order on the disk.
  */
 
@@ -174,7 +174,7 @@ class LoggedChannel implements IoChannel {
   #startOrHold(tag: number): void {
     this.#held.add(tag);
     if (this.#held.count === 1) this.#startHeld();
-    if (this.#partition.isHalfFull) this.#startOwnFlush();
+    if (this.#partition.isFilling) this.#startOwnFlush();
   }
 
   /** False: the log has no room for it. */

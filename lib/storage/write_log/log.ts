@@ -268,9 +268,9 @@ export class LogPartition {
     for (let at = STATE; at < entries.length; at += ENTRY_WORDS) Atomics.store(entries, at, FREE);
   }
 
-  /** More than half of the entries or of the bytes are in use. */
-  get isHalfFull(): boolean {
-    return 2 * this.#used > this.#capacity || 2 * this.#dataUsed > this.data.byteLength;
+  /** More than a quarter of the entries or of the bytes are in use: the rest has to last until a flush is done. */
+  get isFilling(): boolean {
+    return 4 * this.#used > this.#capacity || 4 * this.#dataUsed > this.data.byteLength;
   }
 
   /**

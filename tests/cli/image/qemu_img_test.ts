@@ -108,6 +108,11 @@ Deno.test("qemu-img's errors lose its name and their repetitions", () => {
     error("qemu-img: Could not open './a': Could not open './a': Permission denied\n"),
     "Cannot look at a: Could not open './a': Permission denied; run it as a user who has the right",
   );
+  assertEquals(
+    error("qemu-img: Could not open 'a': Parameter 'encrypt.key-secret' is required for cipher\n"),
+    "Cannot look at a: Could not open 'a': Parameter 'encrypt.key-secret' is required for cipher; name the file with " +
+      "its passphrase: format=FORMAT,passphrase-file=FILE,target=PATH",
+  );
   assertEquals(error(""), "Cannot look at a: qemu-img ended with status 1");
   assert(
     isLocked({ stderr: "qemu-img: Could not open 'a': Failed to get shared \"write\" lock\nIs another process?" }),

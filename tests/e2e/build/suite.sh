@@ -9,11 +9,12 @@ xen_version_of() {
   esac
 }
 
-# Packages to install into the dom0 root. qemu-system-xen is a peer (qdisk).
+# Packages to install into the dom0 root. qemu-system-xen is a peer (qdisk). Debian 13 has qemu-storage-daemon in
+# qemu-utils; Debian 12 has it in qemu-system-common, and no scenario needs it there.
 root_packages() {
   local xen
   xen="$(xen_version_of "$1")"
-  echo "xen-utils-$xen xenstore-utils qemu-system-xen busybox-static e2fsprogs kmod procps strace dmsetup"
+  echo "xen-utils-$xen xenstore-utils qemu-system-xen qemu-utils busybox-static e2fsprogs kmod procps strace dmsetup"
 }
 
 # Packages to unpack only: their maintainer scripts would make an initramfs and a boot loader menu. grub-xen-host has the

@@ -60,6 +60,10 @@ left_behind() {
 node left: /local/domain/0/backend/$node/$kind"
     done
   done
+  bad="$bad
+$(pgrep -fa '^[^ ]*qemu-storage-daemon' | sed 's/^/storage daemon left: /')"
+  pkill -9 -f '^[^ ]*qemu-storage-daemon'
+  rm -rf /run/xenblk/daemons
   bad="$(echo "$bad" | sed '/^$/d')"
   for node in $(xenstore-list /local/domain/0/backend 2>/dev/null); do xenstore-rm "/local/domain/0/backend/$node"; done
   [ -z "$bad" ] && return 0

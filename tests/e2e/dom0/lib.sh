@@ -196,15 +196,17 @@ serve_start() {
   fi
 }
 
-# Writes a device's nodes as a toolstack does, for `serve` where xl does not know our kind.
+# Writes a device's nodes as a toolstack does, for `serve` where xl does not know our kind. IMAGE is a path, or what the
+# node params says.
 # nodes_write GUEST IMAGE VDEV [r|w] [KIND]
 nodes_write() {
-  local id vdev mode="${4:-w}" kind="${5:-vbd3}" be fe
+  local id vdev params="$2" mode="${4:-w}" kind="${5:-vbd3}" be fe
+  case "$params" in /*) params="aio:$params" ;; esac
   id="$(domid "$1")" vdev="$(vdev_number "$3")"
   be="/local/domain/0/backend/$kind/$id/$vdev" fe="/local/domain/$id/device/vbd/$vdev"
   say "writing the nodes of $be"
   xenstore-write "$be/frontend" "$fe" "$be/frontend-id" "$id" "$be/online" 1 "$be/removable" 0 "$be/bootable" 1 \
-    "$be/dev" "$3" "$be/type" "$kind" "$be/mode" "$mode" "$be/device-type" disk "$be/params" "aio:$2" \
+    "$be/dev" "$3" "$be/type" "$kind" "$be/mode" "$mode" "$be/device-type" disk "$be/params" "$params" \
     "$be/discard-enable" 1 "$be/state" 1
   xenstore-chmod -r "$be" n0 "r$id"
   xenstore-write "$fe/backend" "$be" "$fe/backend-id" 0 "$fe/virtual-device" "$vdev" "$fe/device-type" disk "$fe/state" 1

@@ -43,6 +43,8 @@ export interface DaemonOptions {
   readonly node?: Readonly<Record<string, string>>;
   /** Every flush of the image file fails with EIO. */
   readonly failingFlushes?: boolean;
+  /** Every read of the image file fails with EIO. */
+  readonly failingReads?: boolean;
 }
 
 /** A running daemon. */
@@ -72,8 +74,9 @@ export class StorageDaemon implements AsyncDisposable {
     if (!exists(this.image)) run("qemu-img", ["create", "-q", "-f", format, ...create, this.image, `${sizeBytes}`]);
     const access = `read-only=${writable ? "off" : "on"}`;
     const node = Object.entries(options.node ?? {}).map(([name, value]) => `,${name}=${value}`).join("");
-    const faults = "inject-error.0.event=none,inject-error.0.iotype=flush,inject-error.0.errno=5";
-    const [top, fault] = options.failingFlushes === true
+    const kind = options.failingFlushes === true ? "flush" : options.failingReads === true ? "read" : undefined;
+    const faults = `inject-error.0.event=none,inject-error.0.iotype=${kind},inject-error.0.errno=5`;
+    const [top, fault] = kind !== undefined
       ? ["debug", [["--blockdev", `blkdebug,node-name=debug,image=file,${faults}`]]]
       : ["file", []];
     const args = [
@@ -173,6 +176,7 @@ export class VhostRig implements Disposable {
       readonly queues?: number;
       readonly readOnly?: boolean;
       readonly writeThrough?: boolean;
+      readonly errorsLose?: boolean;
       readonly signal?: AbortSignal;
     } = {},
   ): Promise<VhostDevice> {

@@ -3,7 +3,7 @@
  * write cache, discards, read-only exports, sector sizes, resizes, and what a request costs the heap.
  */
 
-import { assert, assertEquals, assertGreater, assertLess, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertGreater, assertLess, assertMatch, assertRejects } from "@std/assert";
 import { EBADF, EFAULT, EIO, EOPNOTSUPP } from "../../../lib/errno.ts";
 import { XenblkError } from "../../../lib/errors.ts";
 import { type ChannelRig, randomSource } from "../../storage/rig.ts";
@@ -164,6 +164,28 @@ test("a disk that writes through flushes with each write, also in the daemon tha
   await using next = await StorageDaemon.start({ ...options, image: daemon.image }, daemon.folder);
   await rig.turningOver([channel], device.reconnect(next.socket));
   assert(write().includes(-EIO));
+});
+
+test("where errors lose the connection, one is reported after it came twice, and nothing counts behind it", async () => {
+  const options = { format: "raw", failingReads: true };
+  await using daemon = await StorageDaemon.start(options);
+  await using daemons = new AsyncDisposableStack();
+  using rig = new VhostRig();
+  await using device = await rig.connect(daemon.socket, { errorsLose: true });
+  using channel = await rig.channel(device, { depth: 4 });
+  channel.read(0, 0, [4096]);
+  channel.write(1, 0, [4096]);
+  channel.channel.submit();
+  for (let before = daemon, death = 1; death <= 2; death++) {
+    await rig.turningOver([channel], device.lost);
+    assertMatch(await device.lost, /it reports an I\/O error/);
+    await before.kill();
+    before = daemons.use(await StorageDaemon.start({ ...options, image: daemon.image }, daemon.folder));
+    await rig.turningOver([channel], device.paused());
+    await device.reconnect(before.socket);
+  }
+  const results = channel.finish();
+  assertEquals([results.get(0), results.get(1)], [-EIO, 0]);
 });
 
 test("a discard of a whole qcow2 makes its file smaller, piece by piece, and a secure one is refused", async () => {

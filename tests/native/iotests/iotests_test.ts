@@ -6,10 +6,13 @@
 
 import { EngineRig } from "../qemu/engine_rig.ts";
 import { daemonTest } from "../qemu/rig.ts";
+import { BROKEN_CASES } from "./broken_cases.ts";
+import { CHAIN_CASES } from "./chain_cases.ts";
+import { FORMAT_CASES } from "./format_cases.ts";
 import { QCOW2_CASES } from "./qcow2_cases.ts";
 import { type Case, Stage } from "./stage.ts";
 
-const CASES: readonly Case[] = [...QCOW2_CASES];
+const CASES: readonly Case[] = [...QCOW2_CASES, ...CHAIN_CASES, ...FORMAT_CASES, ...BROKEN_CASES];
 
 for (const { iotest, shows, run } of CASES) {
   daemonTest(`iotest ${iotest}: ${shows}`, async () => {

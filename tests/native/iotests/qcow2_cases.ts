@@ -393,10 +393,10 @@ export const QCOW2_CASES: readonly Case[] = [
       const pair = await stage.pair("qcow2", 5 * GIB);
       await pair.use(async (disk) => {
         for (let round = 0; round < 10; round++) {
-          await disk.writeAtOnce(Array.from({ length: 24 }, (_, i) => (i + round) * 200 * MIB + 512 * i), 4 * KIB);
+          await disk.writeAtOnce(Array.from({ length: 24 }, (_, i) => (i + round) * 150 * MIB + 512 * i), 4 * KIB);
           await disk.disk.flush();
         }
-        await disk.check(200 * MIB, 64 * KIB);
+        await disk.check(150 * MIB, 64 * KIB);
       });
     },
   },

@@ -6,7 +6,7 @@
 
 import { assertEquals } from "@std/assert";
 import { errorText } from "../../../lib/errors.ts";
-import { randomSource } from "../../storage/rig.ts";
+import { Random } from "../../../lib/guest/random.ts";
 import { EngineRig, SMALL_TAGS, TAGS } from "./engine_rig.ts";
 import { type Counts, Exerciser } from "./exerciser.ts";
 import { command } from "./rig.ts";
@@ -86,7 +86,8 @@ class Comparison {
   constructor(rig: EngineRig, options: ComparisonOptions) {
     this.#rig = rig;
     this.#options = options;
-    this.#random = randomSource(options.seed);
+    const random = new Random(options.seed);
+    this.#random = () => random.fraction();
     this.#twin = new Uint8Array(options.sizeBytes);
     this.#exerciser = new Exerciser(this.#twin, this.#random, { tags: TAGS, smallTags: SMALL_TAGS });
     this.#image = `${rig.folder}/base.qcow2`;

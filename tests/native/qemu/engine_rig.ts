@@ -3,7 +3,7 @@
  * reactor of one channel to it. For tests of what is in an image afterwards. No test is in here.
  */
 
-import "../../ffi/libraries.ts";
+import { libc } from "../../../ffi/linux/libc.ts";
 import { JournalFiles } from "../../../ffi/linux/journal_files.ts";
 import { openNativePlatform } from "../../../ffi/platform.ts";
 import { SYSTEM_CLOCK } from "../../../lib/clock.ts";
@@ -16,6 +16,8 @@ import { imageName, parseImage } from "../../../lib/storage/image/spec.ts";
 import { StorageDaemons } from "../../../lib/storage/qemu/daemons.ts";
 import type { DaemonRecord } from "../../../lib/storage/qemu/record.ts";
 import { runs } from "./rig.ts";
+
+libc(); // it is never closed: a test must not be the first to open it
 
 /** The guest that all disks belong to. */
 const GUEST = 5;

@@ -1,6 +1,7 @@
 /**
  * A program that is started as qemu-storage-daemon is, answers QMP, opens nothing, and misbehaves as its first argument
- * says: `garbage` greets with something else, `no-io-uring` refuses io_uring, `slow` takes 200 ms for each answer.
+ * says: `garbage` greets with something else, `no-io-uring` refuses io_uring, `no-direct` refuses O_DIRECT, `slow` takes
+ * 200 ms for each answer, `stalls` does too, and 3 s for the first blockdev-add.
  */
 
 import type { QmpObject } from "../../../lib/storage/qemu/qmp.ts";
@@ -9,6 +10,15 @@ const [behaviour, ...args] = Deno.args;
 const monitor = /path=([^,]*)/.exec(args[args.indexOf("--chardev") + 1]!)![1]!;
 const listener = Deno.listen({ transport: "unix", path: monitor });
 const exports: QmpObject[] = [];
+let hasStalled = false;
+
+function delayMs(command: string): number {
+  if (behaviour === "stalls" && command === "blockdev-add" && !hasStalled) {
+    hasStalled = true;
+    return 3000;
+  }
+  return behaviour === "slow" || behaviour === "stalls" ? 200 : 0;
+}
 
 function answer(command: string, options: QmpObject): QmpObject {
   if (command === "query-block-exports") return { return: exports };
@@ -19,6 +29,9 @@ function answer(command: string, options: QmpObject): QmpObject {
   if (command === "block-export-del") exports.splice(0);
   if (command === "blockdev-add" && behaviour === "no-io-uring" && options.aio === "io_uring") {
     return { error: { class: "GenericError", desc: "Unable to use io_uring: Operation not permitted" } };
+  }
+  if (command === "blockdev-add" && behaviour === "no-direct" && options.aio === "native") {
+    return { error: { class: "GenericError", desc: "Could not open 'x': filesystem does not support O_DIRECT" } };
   }
   return { return: {} };
 }
@@ -39,7 +52,8 @@ for await (const connection of listener) {
     rest = lines.pop()!;
     for (const line of lines) {
       const { execute, arguments: options = {}, id } = JSON.parse(line);
-      if (behaviour === "slow") await new Promise((resolve) => setTimeout(resolve, 200));
+      const waitMs = delayMs(execute);
+      if (waitMs > 0) await new Promise((resolve) => setTimeout(resolve, waitMs));
       await send({ ...answer(execute, options), id });
       if (execute === "quit") Deno.exit(0);
     }

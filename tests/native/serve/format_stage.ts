@@ -33,6 +33,31 @@ async function assertSound(format: string, image: string): Promise<void> {
   assertEquals([corruptions, errors], [0, 0], said);
 }
 
+/** The storage daemons that run for a test, by process number. */
+export async function daemonsOf(xen: NativeXen): Promise<number[]> {
+  const found: number[] = [];
+  for await (const { name } of Deno.readDir("/proc")) {
+    if (!/^\d+$/.test(name)) continue;
+    const line = await Deno.readTextFile(`/proc/${name}/cmdline`).catch(() => "");
+    if (/^[^\0]*qemu-storage-daemon\0/.test(line) && line.includes(xen.directory)) found.push(Number(name));
+  }
+  return found;
+}
+
+/** What is kept in the run directory beside the locks of devices: journals, write logs, directories of daemons. */
+export function leftovers(xen: NativeXen): string[] {
+  const namesIn = (path: string): string[] => {
+    try {
+      return [...Deno.readDirSync(path)].map(({ name }) => name);
+    } catch {
+      return []; // nothing was ever kept there
+    }
+  };
+  const directory = `${xen.directory}/journals`;
+  const daemons = namesIn(`${directory}/daemons`).filter((name) => name !== "probe");
+  return [...namesIn(directory).filter((name) => name !== "daemons"), ...daemons];
+}
+
 /** A guest with one disk of a format. */
 export class FormatStage implements AsyncDisposable {
   readonly #owned: AsyncDisposableStack;
@@ -72,15 +97,9 @@ export class FormatStage implements AsyncDisposable {
     return this.#owned.use(new BackendProcess(this.xen, ["serve", ...args]));
   }
 
-  /** The storage daemons that run for this test, by process number. */
-  async daemons(): Promise<number[]> {
-    const found: number[] = [];
-    for await (const { name } of Deno.readDir("/proc")) {
-      if (!/^\d+$/.test(name)) continue;
-      const line = await Deno.readTextFile(`/proc/${name}/cmdline`).catch(() => "");
-      if (/^[^\0]*qemu-storage-daemon\0/.test(line) && line.includes(this.xen.directory)) found.push(Number(name));
-    }
-    return found;
+  /** See {@linkcode daemonsOf}. */
+  daemons(): Promise<number[]> {
+    return daemonsOf(this.xen);
   }
 
   async killDaemon(signal: Deno.Signal = "SIGKILL"): Promise<void> {
@@ -103,8 +122,7 @@ export class FormatStage implements AsyncDisposable {
     await this.verify();
     assertEquals(await backend.stop(), 0, backend.messages);
     assertEquals(await this.daemons(), [], "the daemon has ended");
-    const left = [...Deno.readDirSync(`${this.xen.directory}/journals`)].map(({ name }) => name);
-    assertEquals(left.filter((name) => name !== "daemons"), [], "nothing is kept");
+    assertEquals(leftovers(this.xen), [], "nothing is kept");
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -55,6 +55,10 @@ Deno.test("in params a format that is served is one, whatever files there are", 
   assertEquals(await parseParams("/srv/a:b.img"), { format: "raw", target: "/srv/a:b.img" });
   assertEquals(await parseParams("qcow2:/srv/a.qcow2"), { format: "qcow2", target: "/srv/a.qcow2" });
   // A program's own openDisk may know it.
+  for (const format of ["qcow2:/srv/a.qcow2", "nbd://host/a", "format=luks,passphrase-file=/k,target=/srv/a,b"]) {
+    assertEquals(await parseParams(`aio:${format}`), await parseParams(format), "xl's raw disk with such a target");
+  }
+  assertEquals(await parseParams("aio:/srv/qcow2:a.img"), { format: "raw", target: "/srv/qcow2:a.img" });
   assertEquals(await parseParams("my:disk.img"), { format: "my", target: "disk.img" });
 });
 

@@ -5,6 +5,7 @@
 
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import fc from "fast-check";
+import { statfsSync } from "node:fs";
 import { XenblkError } from "../../../lib/errors.ts";
 import { imageGraph } from "../../../lib/storage/qemu/chain.ts";
 import { type BlockGraph, graphOf, type GraphOptions } from "../../../lib/storage/qemu/graph.ts";
@@ -97,6 +98,34 @@ Deno.test("options of the cache, of aio and of zeroes go to the nodes that have 
   assertEquals(unsafe["disk-1-file"]!["cache"], { direct: false, "no-flush": true });
 });
 
+Deno.test("a file in memory is read by Linux AIO and O_DIRECT, unless it or the caller says otherwise", () => {
+  const inMemory = new Set(["/top", "/dev/base"]);
+  const calls = (tree: BlockTree, options: Partial<GraphOptions> = {}): unknown[] =>
+    Object.values(nodesBy(graphOf(tree, { ...OPTIONS, inMemory, ...options }))).map((node) => [
+      node["aio"],
+      (node["cache"] as { direct?: boolean }).direct,
+    ]);
+  const others = [["io_uring", false], [undefined, false], [undefined, false]];
+  assertEquals(calls(CHAIN), [["native", true], ...others]);
+  assertEquals(calls(CHAIN, { aio: "threads" })[0], ["threads", false]);
+  assertEquals(calls({ driver: "raw", file: { driver: "file", filename: "/top", cache: {} } })[0], [
+    "io_uring",
+    undefined,
+  ]);
+});
+
+Deno.test("the files of a chain on tmpfs are found", async () => {
+  using folder = new ImageFolder();
+  using memory = new ImageFolder("/dev/shm");
+  if (statfsSync(folder.path).type === statfsSync(memory.path).type) return; // nothing to compare with
+  const base = folder.file("base.img", 1 << 20);
+  const target = memory.overlay("top.qcow2", base, "raw");
+  const options = { inspector, prefix: "disk", readOnly: false, allowImages: ["**"] } as const;
+  const { graph } = await imageGraph({ format: "qcow2", target }, options);
+  const calls = graph.nodes.filter(({ driver }) => driver === "file").map((node) => [node["filename"], node.aio]);
+  assertEquals(calls, [[target, "native"], [base, "io_uring"]]);
+});
+
 Deno.test("secrets and credentials become objects, one for each file", () => {
   const tree: BlockTree = {
     driver: "qcow2",
@@ -113,6 +142,11 @@ Deno.test("secrets and credentials become objects, one for each file", () => {
   assertEquals(credentials, [{ id: "disk-tls0", directory: "/etc/pki" }]);
   assertEquals(JSON.stringify(nodes).includes("/keys/"), false);
   assertEquals(nodes.at(-1)!["encrypt"], { format: "luks", "key-secret": "disk-secret0" });
+});
+
+Deno.test("a key of Ceph is in its file in base64", () => {
+  const { secrets } = graphOf({ driver: "raw", file: storeTree("rbd:p/i:id=me:key-file=/keys/c") }, OPTIONS);
+  assertEquals(secrets, [{ id: "disk-secret0", file: "/keys/c", format: "base64" }]);
 });
 
 Deno.test("a socket and a configuration are files that the daemon needs", () => {

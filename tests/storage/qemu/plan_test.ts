@@ -5,18 +5,18 @@
 import { assertEquals } from "@std/assert";
 import type { CacheMode } from "../../../lib/storage/disk.ts";
 import type { BlockGraph } from "../../../lib/storage/qemu/graph.ts";
-import { type AioMode, type DiskPlan, planDisk } from "../../../lib/storage/qemu/plan.ts";
+import { type AioMode, type DiskPlan, homeOf, planDisk } from "../../../lib/storage/qemu/plan.ts";
 import type { QemuRequest } from "../../../lib/storage/qemu/types.ts";
 
 const GRAPH: BlockGraph = {
   nodes: [
     { "node-name": "f", driver: "file", filename: "/a.qcow2", aio: "io_uring" },
-    { "node-name": "b", driver: "file", filename: "/b.raw", aio: "native" },
+    { "node-name": "b", driver: "file", filename: "/b.raw", aio: "native", cache: { direct: true, "no-flush": false } },
     { "node-name": "top", driver: "qcow2", file: "f", backing: "b" },
   ],
   top: "top",
   files: [{ path: "/a.qcow2", writable: true }],
-  secrets: [{ id: "s", file: "/secret" }],
+  secrets: [{ id: "s", file: "/secret" }, { id: "k", file: "/key", format: "base64" }],
   credentials: [{ id: "t", directory: "/tls" }],
 };
 
@@ -29,10 +29,14 @@ function request(more: Partial<QemuRequest> = {}): QemuRequest {
   return { graph: GRAPH, readOnly: false, name: "image qcow2:/a.qcow2", owner, ...more };
 }
 
-Deno.test("where the host has no io_uring, threads take its place, and other choices stand", () => {
-  const aio = (mode: AioMode): unknown[] => plan().nodes(mode).map((node) => node.aio);
-  assertEquals(aio("io_uring"), ["io_uring", "native", undefined]);
-  assertEquals(aio("threads"), ["threads", "native", undefined]);
+Deno.test("where the host has no io_uring, threads take its place; without Linux AIO files in memory are as others", () => {
+  const modes = (aio: AioMode, native: boolean): unknown[] =>
+    plan().nodes({ aio, native }).map((node) => [node.aio, node["cache"]]);
+  const direct = { direct: true, "no-flush": false };
+  const top = [undefined, undefined];
+  assertEquals(modes("io_uring", true), [["io_uring", undefined], ["native", direct], top]);
+  assertEquals(modes("threads", true), [["threads", undefined], ["native", direct], top]);
+  assertEquals(modes("threads", false), [["threads", undefined], ["threads", { ...direct, direct: false }], top]);
 });
 
 Deno.test("of the cache modes, write-through is the export's", () => {
@@ -44,6 +48,7 @@ Deno.test("the daemon is let to all that the graph names, and to no more than it
   assertEquals(plan().files, [
     { path: "/a.qcow2", writable: true },
     { path: "/secret", writable: false },
+    { path: "/key", writable: false },
     { path: "/tls", writable: false },
   ]);
 });
@@ -53,13 +58,22 @@ Deno.test("of a store, the daemon also sees the settings and keys that its libra
     const graph = { nodes: [{ "node-name": "top", driver }], top: "top", files: [], secrets: [] };
     return plan({ graph }).files.map(({ path, writable }) => `${path} ${writable}`);
   };
-  assertEquals([pathsOf("rbd"), pathsOf("ssh"), pathsOf("iscsi")], [["/etc/ceph false"], ["/h/.ssh false"], []]);
+  assertEquals([pathsOf("rbd"), pathsOf("iscsi")], [["/etc/ceph false"], []]);
+  const shared = ["ssh_config", "ssh_config.d", "ssh_known_hosts"].map((name) => `/etc/ssh/${name} false`);
+  assertEquals(pathsOf("ssh"), [...shared, "/h/.ssh false"]);
+});
+
+Deno.test("the home directory is that of the list of users", () => {
+  const passwd = "root:x:0:0:root:/r:/bin/bash\nme:x:10:10::/h/me:/bin/sh\nnone:x:11:11:::\n";
+  assertEquals([0, 10, 11, 1].map((uid) => homeOf(uid, passwd)), ["/r", "/h/me", undefined, undefined]);
 });
 
 Deno.test("secrets are files and come before the nodes; the export is of the top node", () => {
   const readable = plan({ readOnly: true });
   assertEquals(readable.objects, [
+    { "qom-type": "iothread", id: "thread-vbd3-5-51712", "poll-max-ns": 0 },
     { "qom-type": "secret", id: "s", file: "/secret" },
+    { "qom-type": "secret", id: "k", format: "base64", file: "/key" },
     { "qom-type": "tls-creds-x509", id: "t", dir: "/tls", endpoint: "client" },
   ]);
   assertEquals(readable.export("/socket"), {
@@ -70,6 +84,7 @@ Deno.test("secrets are files and come before the nodes; the export is of the top
     "logical-block-size": 512,
     addr: { type: "unix", path: "/socket" },
     "num-queues": 4,
+    iothread: "thread-vbd3-5-51712",
   });
 });
 
