@@ -150,7 +150,7 @@ export function caveatsOf({ nodes }: BlockGraph): string[] {
         "attached anew; nbdkit's plugin ssh with --filter=retry connects again";
     }
     if (driver !== "http" && driver !== "https") return [];
-    return `QEMU's driver ${driver} can stop answering when requests are in flight together; nbdkit's plugin curl does not`;
+    return `QEMU's driver ${driver} can stop answering when requests are in flight together; nbdkit's plugin curl is safer`;
   });
 }
 

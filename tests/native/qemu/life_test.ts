@@ -220,7 +220,8 @@ daemonTest("a disk grows in its daemon, which goes on with its image open, and i
   const path = await rig.image("one.qcow2", "64M");
   await using disk = await rig.daemons().open(rig.request(path));
   const { pid } = rig.record().process;
-  await disk.grow!(128 << 20);
+  await disk.grow!(96 << 20);
+  await disk.grow!(128 << 20); // with QEMU 7.2 a second one can hang
   assertEquals(JSON.parse(await command("qemu-img", "info", "-U", "--output=json", path))["virtual-size"], 128 << 20);
   assertEquals(rig.record().process.pid, pid);
   const shrunk = await assertRejects(() => disk.grow!(64 << 20), XenblkError);

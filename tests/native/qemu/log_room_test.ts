@@ -16,7 +16,7 @@ const FULL = /^Cannot keep .*\/run\/one-writes: No space left on device.*; free 
 daemonTest(
   "a log that the run directory has no room for is refused, whether as a whole or for one more ring",
   async () => {
-    for (const [size, parts] of [["128k", -1], ["1m", 0], ["5m", 2]] as const) {
+    for (const [size, parts] of [["128k", -1], ["1m", 0], ["9m", 2]] as const) {
       await using rig = new DaemonRig();
       await rig.limitRun(size);
       Deno.mkdirSync(rig.directory);

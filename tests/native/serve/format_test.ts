@@ -33,7 +33,7 @@ nativeTest("a write log takes memory for the rings that there are, and gives it 
   const kibibytes = (): number => Deno.statSync(file).blocks! / 2;
   await stage.disk.connect();
   assertClean(received(await stage.disk.load({ ...LOAD, requests: 200 })), backend.messages);
-  assertEquals(kibibytes(), 4 + 8 * 32 + 2048);
+  assertEquals(kibibytes(), 4 + 4 * 64 + 4096);
   await stage.finish(backend);
 });
 
