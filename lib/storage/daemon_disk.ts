@@ -13,7 +13,7 @@ import type { CacheMode, Disk, DiskAttachment, DiskFile, DiskProperties, DiskReq
 import { imageLabel } from "./image/spec.ts";
 import { type ChainContext, type ImageGraph, imageGraph } from "./qemu/chain.ts";
 import { QemuImg } from "./qemu/image_info.ts";
-import type { BlockGraph } from "./qemu/graph.ts";
+import { type BlockGraph, caveatsOf } from "./qemu/graph.ts";
 import { isFragile } from "./qemu/plan.ts";
 import { type DaemonDisk, type DiskLoss, type ImageDaemons, LostForGoodError } from "./qemu/types.ts";
 import type { VhostClient } from "./vhost.ts";
@@ -77,6 +77,7 @@ export async function openDaemonDisk(
     throw new XenblkError(`Cannot open ${name}: a storage daemon belongs to a guest, and none is named`);
   }
   const { graph } = await findImage(request, services);
+  for (const caveat of caveatsOf(graph)) warn(`${name}: ${caveat}`);
   const cache = cacheFor(request, graph, services.logs !== undefined, name, warn);
   const tag = nonceText(newNonce());
   const opening = { graph, readOnly, ...(cache === undefined ? {} : { cache }), name, owner, tag };

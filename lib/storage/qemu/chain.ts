@@ -32,6 +32,8 @@ export interface ChainContext {
 const WITH_BACKING = new Set(["qcow2", "qcow", "qed", "vmdk"]);
 /** Stores that QEMU connects to by calls that block. */
 const BLOCKING = new Set(["iscsi", "nfs", "ssh", "rbd", "http", "https"]);
+/** At most the size of a cluster, says QEMU. */
+const TABLE_PIECE_BYTES = 4096;
 /** Longest chain. */
 const MOST_LAYERS = 200;
 
@@ -123,6 +125,12 @@ function secretFile(name: string, label: string, { credentialsDirectory }: Chain
 
 function withSecretFiles(tree: BlockTree, label: string, context: ChainContext): BlockTree {
   return mapOptions(tree, (option, value) => option.endsWith("-secret") ? secretFile(value, label, context) : value);
+}
+
+/** QEMU then reads and writes qcow2's L2 tables in pieces of this size: each flush writes less metadata. */
+function withSmallTables(tree: BlockTree, { clusterBytes }: ImageInfo): BlockTree {
+  if (tree.driver !== "qcow2" || "l2-cache-entry-size" in tree || !(clusterBytes! >= TABLE_PIECE_BYTES)) return tree;
+  return { ...tree, "l2-cache-entry-size": TABLE_PIECE_BYTES };
 }
 
 /** What the header of an image names. */
@@ -280,8 +288,9 @@ class ChainFinder {
     const opened = this.#withPassphrase(tree, info, path, place);
     const isWhole = info.dataFile === undefined || "data-file" in tree;
     const whole = isWhole ? opened : { ...opened, "data-file": await this.#dataFile(info.dataFile, path, place) };
-    if (!WITH_BACKING.has(tree.driver) || "backing" in tree) return whole;
-    return { ...whole, backing: await this.#backing(info, path, place) };
+    const cached = withSmallTables(whole, info);
+    if (!WITH_BACKING.has(tree.driver) || "backing" in tree) return cached;
+    return { ...cached, backing: await this.#backing(info, path, place) };
   }
 
   async #dataFile(text: string, path: string, place: Place): Promise<BlockTree> {

@@ -17,7 +17,7 @@ import {
   exportDisk,
   leaveThread,
   nodeSize,
-  openDiskAnyhow,
+  openDiskAsPermitted,
   presentParts,
 } from "./graph_steps.ts";
 import type { AioModes, DiskPlan } from "./plan.ts";
@@ -225,9 +225,8 @@ export class StorageDaemon implements Disposable {
     const disk = { name, plan: identity, durable, exportId, nodes, objects, files, ...(tag && { tag }) };
     await this.#write(withDisk(this.#record, device, { ...disk, exported: false }));
     try {
-      await openDiskAnyhow(
+      await openDiskAsPermitted(
         this.#execute,
-        name,
         plan,
         this.#environment,
         (why) => this.#logger.warning(`${name}: ${why}`),

@@ -29,6 +29,8 @@ const QUEUES = 8;
 const TURNS_MS = 2_000;
 /** How often the daemons' standard error is looked at. */
 const ERRORS_LOOK_MS = 2_000;
+/** How often disks are closed that could not be, because their daemon did not answer. */
+const CLOSE_REST_MS = 5_000;
 /** Wait before a daemon that died soon after its start is started again: twice as long each time. */
 const FIRST_WAIT_MS = 100;
 const LONGEST_WAIT_MS = 5_000;
@@ -83,7 +85,10 @@ export class StorageDaemons implements ImageDaemons {
   readonly #held = new Map<string, HeldDaemon>();
   /** The last call for each guest: they are carried out one at a time. */
   readonly #turns = new Map<number, Promise<unknown>>();
-  readonly #timer: ReturnType<typeof setInterval>;
+  /** Disks that a daemon has open that did not answer when they were to be closed; by device. */
+  readonly #unclosed = new Map<string, { readonly owner: Owner; readonly settled: boolean }>();
+  readonly #timers: readonly ReturnType<typeof setInterval>[];
+  #closesRest = false;
   #confinement: Promise<Confinement> | undefined;
 
   constructor(options: StorageDaemonsOptions) {
@@ -98,10 +103,14 @@ export class StorageDaemons implements ImageDaemons {
       ...(startMs === undefined ? {} : { startMs }),
       ...(requestMs === undefined ? {} : { requestMs }),
     };
-    this.#timer = setInterval(() => {
+    const lookAtErrors = (): void => {
       for (const { daemon } of this.#held.values()) void daemon.lookAtErrors();
-    }, ERRORS_LOOK_MS);
-    Deno.unrefTimer(this.#timer as unknown as number);
+    };
+    this.#timers = [
+      setInterval(lookAtErrors, ERRORS_LOOK_MS),
+      setInterval(() => void this.#closeRest(), CLOSE_REST_MS),
+    ];
+    for (const timer of this.#timers) Deno.unrefTimer(timer as unknown as number);
   }
 
   async open(request: QemuRequest): Promise<DaemonDisk> {
@@ -109,6 +118,7 @@ export class StorageDaemons implements ImageDaemons {
     const { name, readOnly } = request;
     const owner = { ...request.owner, fragile: plan.fragile };
     return await this.#inTurn(owner.guest, async () => {
+      this.#unclosed.delete(owner.device); // opening it closes it before
       const held = await this.#daemonFor(owner);
       const { daemon } = held;
       try {
@@ -148,7 +158,7 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
-    clearInterval(this.#timer);
+    for (const timer of this.#timers) clearInterval(timer);
     // What still waits for a daemon ends with its time limit, or with the process.
     await endsWithin(Promise.allSettled(this.#turns.values()), TURNS_MS);
     for (const [name, { daemon, lock }] of this.#held) {
@@ -293,9 +303,11 @@ export class StorageDaemons implements ImageDaemons {
    * Removes a device from its daemon, and ends a daemon that has no other. `settled`: whatever the daemon has lost of it
    * was seen to.
    */
-  async #release(owner: Owner, settled = false): Promise<void> {
+  async #release(owner: Owner, settled = false, pingMs?: number): Promise<void> {
     const held = this.#holderOf(owner);
-    if (held !== undefined) await held.daemon.remove(owner.device);
+    this.#unclosed.set(owner.device, { owner, settled });
+    if (held !== undefined) await held.daemon.remove(owner.device, pingMs);
+    this.#unclosed.delete(owner.device);
     if (settled) await held?.daemon.settle(owner.device);
     for (const [name, { daemon, lock }] of this.#held) {
       const { guest, disks } = daemon.record;
@@ -305,6 +317,24 @@ export class StorageDaemons implements ImageDaemons {
       using _lock = lock;
       await daemon.end();
     }
+  }
+
+  /** Closes disks that a daemon has open that did not answer. */
+  async #closeRest(): Promise<void> {
+    if (this.#closesRest) return;
+    this.#closesRest = true;
+    for (const [device, { owner, settled }] of this.#unclosed) {
+      try {
+        await this.#inTurn(owner.guest, async () => {
+          if (!this.#unclosed.has(device)) return;
+          await this.#release(owner, settled, CLOSE_REST_MS);
+          this.#logger.info(`${device}: closed in its storage daemon, which answers again`);
+        });
+      } catch {
+        // it was said when it did not answer first
+      }
+    }
+    this.#closesRest = false;
   }
 
   async #sweepOne(name: string, isGone: (device: string) => boolean): Promise<string | undefined> {

@@ -27,7 +27,7 @@ const REMEDIES: readonly (readonly [RegExp, string])[] = [
     /does not support resize/,
     "detach the disk and convert the image (`xenblk image convert`): raw, qcow2 and luks images can grow",
   ],
-  [/(resize|grow) NBD nodes/, "grow it where its server has it, then resize the disk without a size"],
+  [/(resize|grow) NBD nodes/, "detach the disk, and grow the export where its server has it"],
   [/multiple of|[Ss]hrink|must be/, "name a size that is larger and a multiple of 512 bytes"],
   [/No space left|Disk quota/, "free space where the image is"],
   [/corrupt|Refusing/, "check it with `qemu-img check FILE`, with a copy of it in reserve"],

@@ -23,13 +23,12 @@ export interface DiskParts {
 }
 
 /**
- * Adds the disk's objects and nodes. Where the host does not let the daemon have the fastest system calls, by others, for
- * all later disks, too; and an image that its writer left open is repaired. Rejects as `execute` does; then some may have
+ * Adds the disk's objects and nodes; by other system calls where the host does not let the daemon have the fastest, for
+ * all later disks, too. An image that its last writer left open is repaired. Rejects as `execute` does; then some may have
  * been added.
  */
-export async function openDiskAnyhow(
+export async function openDiskAsPermitted(
   execute: Execute,
-  name: string,
   plan: DiskPlan,
   environment: { aio: AioModes },
   warn: (message: string) => void,
@@ -44,7 +43,7 @@ export async function openDiskAnyhow(
         warn(`opened with aio=${modes.aio}, which is slower: ${error.description}`);
         environment.aio = modes;
       } else if (!isRepaired && wasLeftOpen(error)) {
-        warn(await repair(name, plan, error));
+        warn(await repair(plan.nodes(environment.aio), error));
         isRepaired = true;
       } else {
         throw error;

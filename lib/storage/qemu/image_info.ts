@@ -24,6 +24,8 @@ export interface ImageInfo {
   readonly encryption?: string;
   /** A qcow2 image that QEMU has found damaged. */
   readonly corrupt: boolean;
+  /** Of formats that have clusters. */
+  readonly clusterBytes?: number;
   /** Of vhdx: its writer died while it changed the image, and a writer has to finish that first. Nothing else is known. */
   readonly needsReplay?: true;
   /** The disk has no bytes. */
@@ -92,6 +94,7 @@ export function readInfo(json: string): ImageInfo {
     encrypted: info["encrypted"] === true,
     ...(isRecord(data["encrypt"]) ? text("format", "encryption", data["encrypt"]) : {}),
     corrupt: data["corrupt"] === true,
+    ...(typeof info["cluster-size"] === "number" ? { clusterBytes: info["cluster-size"] } : {}),
     ...(info["virtual-size"] === 0 ? { isEmpty: true } : {}),
     ...(Array.isArray(data["extents"]) ? { extents: data["extents"].length } : {}),
   };

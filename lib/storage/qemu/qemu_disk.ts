@@ -142,7 +142,7 @@ export class QemuDisk implements DaemonDisk {
       closing.catch((error) => this.#keeper.logger.warning(errorText(error)));
       throw new XenblkError(`its requests have not ended for ${CLOSE_MS / 1000} s`);
     } catch (error) {
-      const rest = "it stays open in its daemon, where the next process finds it";
+      const rest = "it stays open in its daemon until that answers";
       this.#keeper.logger.warning(`${this.#request.name}: ${rest}: ${errorText(error)}`);
     }
   }

@@ -3,11 +3,10 @@
  * repaired by QEMU itself when it opens them.
  */
 
-import { XenblkError } from "../../errors.ts";
-import { shellWord } from "../../shell_word.ts";
-import type { DiskPlan } from "./plan.ts";
+import { errorText } from "../../errors.ts";
+import type { BlockNode } from "./graph.ts";
 import { runQemuImg } from "./qemu_img.ts";
-import type { QmpError } from "./qmp.ts";
+import { QmpError } from "./qmp.ts";
 
 /** How long a repair may take. */
 const LIMIT_MS = 60_000;
@@ -19,22 +18,22 @@ export function wasLeftOpen({ description }: QmpError): boolean {
 
 /**
  * Repairs the image of the node that the error names; qemu-img takes its lock. Resolves with what was done, for the log.
- * Rejects with {@linkcode XenblkError} if it cannot be repaired. `name` is the disk's, with its noun.
+ * Rejects with {@linkcode QmpError}, the same with more words, if it cannot be repaired.
  */
-export async function repair(name: string, plan: DiskPlan, { subject, description }: QmpError): Promise<string> {
-  const nodes = plan.nodes({ aio: "threads", native: false });
-  const node = nodes.find((each) => each["node-name"] === subject);
-  const filename = nodes.find((each) => each["node-name"] === node?.["file"])?.["filename"];
-  const failed = `Cannot open ${name}: node ${subject}: ${description}`;
-  if (node === undefined || typeof filename !== "string") {
-    throw new XenblkError(failed, { remedy: "repair it with `qemu-img check -r all`" });
+export async function repair(nodes: readonly BlockNode[], error: QmpError): Promise<string> {
+  const { command, subject, errorClass, description } = error;
+  const named = (name: unknown): BlockNode | undefined => nodes.find((each) => each["node-name"] === name);
+  const node = named(subject);
+  const filename = named(node?.["file"])?.["filename"];
+  if (node === undefined || typeof filename !== "string") throw error;
+  try {
+    const { status, stderr } = await runQemuImg(["check", "-q", "-r", "all", "-f", node.driver, filename], {
+      what: "Cannot repair it",
+      timeoutMs: LIMIT_MS,
+    });
+    if (status === 0) return `repaired, because its last writer had not closed it (${description})`;
+    throw new Error(stderr.trim());
+  } catch (cause) {
+    throw new QmpError(command, subject, errorClass, `${description}; qemu-img cannot repair it: ${errorText(cause)}`);
   }
-  const { status, stderr } = await runQemuImg(["check", "-q", "-r", "all", "-f", node.driver, filename], {
-    what: failed,
-    timeoutMs: LIMIT_MS,
-  });
-  if (status === 0) return `repaired, because its last writer had not closed it (${description})`;
-  throw new XenblkError(`${failed}; and repairing it failed: ${stderr.trim()}`, {
-    remedy: `look at it with \`qemu-img check -f ${node.driver} ${shellWord(filename)}\``,
-  });
 }

@@ -22,6 +22,8 @@ export interface ComparisonOptions {
   /** Requests between two deaths of the daemon, and between two closings of the disk: on average. */
   readonly killEvery: number;
   readonly reopenEvery: number;
+  /** The folder for images. Default: where files for a short time are. */
+  readonly under?: string;
   readonly say?: (line: string) => void;
 }
 
@@ -60,7 +62,7 @@ export const LAYERS: readonly Layer[] = [
 /** Runs a comparison. Rejects if a byte is wrong, a request fails or qemu-img finds something. */
 export async function compare(options: ComparisonOptions): Promise<ComparisonResult> {
   const beganMs = performance.now();
-  await using rig = new EngineRig();
+  await using rig = new EngineRig(options.under);
   const comparison = new Comparison(rig, options);
   try {
     await comparison.makeBase();

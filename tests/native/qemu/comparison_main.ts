@@ -1,5 +1,5 @@
 /**
- * `deno task image-comparison [--requests N] [--seed S]`: N random requests (1 000 000) on a chain of qcow2 images beside
+ * `deno task image-comparison [--requests N] [--seed S] [--under FOLDER]`: N random requests (1 000 000) on a chain of qcow2 images beside
  * a twin, while the storage daemon is killed, the disk is reopened and the chain gets longer. Prints what was done. The exit
  * status is 1 if a byte was wrong, a request failed, or qemu-img found something.
  */
@@ -16,7 +16,7 @@ const REOPEN_EVERY = 10_000;
 if (import.meta.main) Deno.exit(await main(Deno.args));
 
 async function main(args: string[]): Promise<number> {
-  const options = parseArgs(args, { string: ["requests", "seed"] });
+  const options = parseArgs(args, { string: ["requests", "seed", "under"] });
   const seed = Number(options.seed ?? Math.floor(Math.random() * 2 ** 31));
   const requestsPerLayer = Math.ceil(Number(options.requests ?? REQUESTS) / LAYERS.length);
   say(`seed ${seed}`);
@@ -28,6 +28,7 @@ async function main(args: string[]): Promise<number> {
       sizeBytes: SIZE_BYTES,
       killEvery: KILL_EVERY,
       reopenEvery: REOPEN_EVERY,
+      ...(options.under === undefined ? {} : { under: String(options.under) }),
       say,
     });
     for (const [name, value] of Object.entries(result)) say(`${name}: ${Math.round(value)}`);

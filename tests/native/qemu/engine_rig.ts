@@ -35,19 +35,9 @@ const PATIENCE_MS = 60_000;
 /** How long the thread sleeps before it lets promises be settled. */
 const SLEEP_MS = 5;
 
-/** In memory where there is such a file system: flushes cost nothing there. */
-function makeFolder(): string {
-  const prefix = "xenblk-engine-";
-  try {
-    return Deno.makeTempDirSync({ dir: "/dev/shm", prefix });
-  } catch {
-    return Deno.makeTempDirSync({ prefix });
-  }
-}
-
 /** Opens disks of one guest, in daemons of its own. */
 export class EngineRig implements AsyncDisposable {
-  readonly folder = makeFolder();
+  readonly folder: string;
   readonly warnings: string[] = [];
   readonly #platform = openNativePlatform();
   readonly #token = this.#platform.createWakeToken();
@@ -57,7 +47,9 @@ export class EngineRig implements AsyncDisposable {
   readonly #services: DaemonServices;
   #vdev = 0;
 
-  constructor() {
+  /** Its folder is made in that one, or where files for a short time are. */
+  constructor(under?: string) {
+    this.folder = Deno.makeTempDirSync({ prefix: "xenblk-engine-", ...(under === undefined ? {} : { dir: under }) });
     const { vhost, descriptor } = this.#platform;
     const logs = new JournalFiles(`${this.folder}/run`);
     const warning = (line: string): void => void this.warnings.push(line);

@@ -268,3 +268,16 @@ daemonTest("a daemon whose socket was removed is reported, not doubled", async (
   Deno.renameSync(`${rig.directory}/5/io/away`, `${rig.directory}/5/io/qmp`);
   await using _disk = await second.open(rig.request(path));
 });
+
+daemonTest("a disk that its daemon does not close, because it hangs, is closed once it answers", async () => {
+  await using rig = new DaemonRig();
+  const disk = await rig.daemons().open(rig.request(await rig.image("one.qcow2")));
+  const { pid } = rig.record().process;
+  Deno.kill(pid, "SIGSTOP");
+  await disk[Symbol.asyncDispose]();
+  await rig.log.line(/one\.qcow2: it stays open in its daemon until that answers: .*has not answered query-version/);
+  assertEquals(rig.directories(), ["5"]);
+  Deno.kill(pid, "SIGCONT");
+  await rig.log.line(/info vbd3\/5\/51712: closed in its storage daemon, which answers again/);
+  assertEquals([runs(pid), rig.directories()], [false, []]);
+});

@@ -36,6 +36,9 @@ async function opens(name: ImageName, context: Partial<ChainContext> = {}): Prom
   return description;
 }
 
+/** What every qcow2 node gets. */
+const PIECES = { "l2-cache-entry-size": 4096 };
+
 function file(filename: string): BlockTree {
   return { driver: "file", filename };
 }
@@ -48,11 +51,22 @@ Deno.test("a chain of three with relative names: every file is named, and the ch
   assertEquals(await qcow2(top), {
     driver: "qcow2",
     file: file(top),
-    backing: { driver: "qcow2", file: file(middle), backing: { driver: "raw", file: file(base) } },
+    ...PIECES,
+    backing: { driver: "qcow2", file: file(middle), ...PIECES, backing: { driver: "raw", file: file(base) } },
   });
   assertEquals(describeTree(await qcow2(top)), `qcow2 ${top}, backed by qcow2 ${middle}, backed by raw ${base}`);
   const alone = folder.create("alone.qcow2", "qcow2");
-  assertEquals(await qcow2(alone), { driver: "qcow2", file: file(alone), backing: null });
+  assertEquals(await qcow2(alone), { driver: "qcow2", file: file(alone), ...PIECES, backing: null });
+});
+
+Deno.test("qcow2's tables are read and written in pieces, unless a cluster is smaller or the user says otherwise", async () => {
+  using folder = new ImageFolder();
+  const small = folder.create("small.qcow2", "qcow2", "-o", "cluster_size=2k");
+  const usual = folder.create("usual.qcow2", "qcow2");
+  assertEquals((await qcow2(small))["l2-cache-entry-size"], undefined);
+  const named = { driver: "qcow2", "file.filename": usual, "l2-cache-entry-size": 512 };
+  assertEquals((await tree({ format: "json", target: JSON.stringify(named) }))["l2-cache-entry-size"], 512);
+  for (const target of [small, usual]) await opens({ format: "qcow2", target });
 });
 
 Deno.test("names with colons, commas, quotes, spaces, hashes and of other alphabets", async () => {
@@ -280,7 +294,13 @@ Deno.test("an external data file is a node of its own, and must be in the own di
   using folder = new ImageFolder();
   const data = `${folder.path}/data.raw`;
   const top = folder.create("top.qcow2", "qcow2", "-o", `data_file=${data},data_file_raw=on`);
-  assertEquals(await qcow2(top), { driver: "qcow2", file: file(top), "data-file": file(data), backing: null });
+  assertEquals(await qcow2(top), {
+    driver: "qcow2",
+    file: file(top),
+    "data-file": file(data),
+    ...PIECES,
+    backing: null,
+  });
   await opens({ format: "qcow2", target: top });
   using other = new ImageFolder();
   const moved = `${other.path}/top.qcow2`;
@@ -338,6 +358,7 @@ Deno.test("json: by the user: any driver, backing files from the header where it
     driver: "qcow2",
     file: file(top),
     "l2-cache-size": 65536,
+    ...PIECES,
     backing: { driver: "raw", file: file(base) },
   });
   assertEquals((await tree(json({ driver: "qcow2", "file.filename": top, backing: null })))["backing"], null);
@@ -375,6 +396,7 @@ Deno.test({
     assertEquals(await qcow2(target), {
       driver: "qcow2",
       file: { driver: "host_device", filename: device },
+      ...PIECES,
       backing: null,
     });
     await opens({ format: "qcow2", target });
