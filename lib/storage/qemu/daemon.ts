@@ -15,7 +15,6 @@ import {
   type Execute,
   exportAnew,
   exportDisk,
-  leaveThread,
   nodeSize,
   openDiskAsPermitted,
   presentParts,
@@ -279,7 +278,6 @@ export class StorageDaemon implements Disposable {
   /** Changes the size of a disk's top node. Rejects with {@linkcode XenblkError}. */
   async resize(name: string, top: string, sizeBytes: number): Promise<void> {
     try {
-      await leaveThread(this.#execute, top);
       await this.#execute("block_resize", { "node-name": top, size: sizeBytes });
     } catch (error) {
       throw error instanceof QmpError ? explainQmpError(name, error) : error;
