@@ -215,10 +215,21 @@ export interface LockableImage {
   readonly descriptors?: SharedArrayBuffer;
 }
 
+/** Memory that outlives the process. Parts of it may be absent: they must not be touched, and take no memory. */
+export interface KeptMemory extends OwnedMemory {
+  /** Makes a part present: with its old contents if it was, else zeroed. Throws if there is no memory for it. */
+  reserve(offsetBytes: number, lengthBytes: number): void;
+  /** Makes a part absent. A failure is no error: the part then goes on to take memory. */
+  release(offsetBytes: number, lengthBytes: number): void;
+}
+
 /** What outlives the process, by name: the memory of journals and latches, and the locks of devices. */
 export interface JournalStore {
-  /** Opens memory by name: with its old contents if it exists in that size, else zeroed. Throws if that fails. */
-  open(name: string, lengthBytes: number): OwnedMemory;
+  /**
+   * Opens memory by name: with its old contents if it exists in that size, else zeroed. Only the first bytes must be
+   * present, by default all of them. Throws if that fails.
+   */
+  open(name: string, lengthBytes: number, firstBytes?: number): KeptMemory;
   /** Names of existing memory, and of locks, held or not. Throws if they cannot be listed. */
   names(): string[];
   /** Removes the memory or lock of that name. No error if there is none. */

@@ -55,7 +55,7 @@ export interface ServiceOptions {
   readonly daemonPerDisk?: boolean;
   /**
    * Keep a log of the writes that a storage daemon has not flushed, so that its death loses none. Default true. It costs
-   * 16 MiB of memory for each disk.
+   * 4 MiB of memory for each ring, and 0.3 MiB for each disk.
    */
   readonly writeLog?: boolean;
   /** Where journals, latches and the devices' locks are kept. Default: where the platform keeps them. */

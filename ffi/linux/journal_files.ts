@@ -6,7 +6,7 @@
 import { PAGE_BYTES } from "../../lib/units.ts";
 import { EAGAIN, EDQUOT, EMFILE, ENFILE, ENOSPC, EOPNOTSUPP } from "../../lib/errno.ts";
 import { errorText, XenblkError } from "../../lib/errors.ts";
-import { type JournalStore, type OwnedMemory } from "../../lib/hypervisor.ts";
+import { type JournalStore, type KeptMemory } from "../../lib/hypervisor.ts";
 import { JOURNAL_DIRECTORY, journalDirectory } from "../../lib/journal_directory.ts";
 import { errnoOf } from "../../lib/storage/errno.ts";
 import { factsOf } from "./image_descriptor.ts";
@@ -17,6 +17,8 @@ const MAP_FAILED = 0xFFFF_FFFF_FFFF_FFFFn;
 /** O_RDWR, O_CREAT, O_CLOEXEC and O_NOFOLLOW, which differs between architectures. */
 const OPEN_OR_CREATE = 0x80042 | (Deno.build.arch === "aarch64" ? 0x8000 : 0x20000);
 const OWNER_ONLY = 0o600;
+/** FALLOC_FL_KEEP_SIZE and FALLOC_FL_PUNCH_HOLE. */
+const PUNCH_HOLE = 3;
 /** LOCK_EX and LOCK_NB of flock(2). */
 const LOCK_AT_ONCE = 6;
 
@@ -32,17 +34,16 @@ export class JournalFiles implements JournalStore {
    * Throws {@linkcode XenblkError} if the file cannot be made or mapped, or is open already: the mapping holds a lock
    * on the file until it is unmapped, however the process ends.
    */
-  open(name: string, lengthBytes: number): OwnedMemory {
+  open(name: string, lengthBytes: number, firstBytes = lengthBytes): KeptMemory {
     const path = this.#prepare(name);
+    using undo = new DisposableStack();
     const fd = libc().open(cString(path), OPEN_OR_CREATE, OWNER_ONLY);
     if (fd < 0) throw cannotKeep(path, errno());
-    try {
-      if (libc().flock(fd, LOCK_AT_ONCE) < 0) throw cannotKeep(path, errno());
-      allocateBlocks(path, fd, BigInt(lengthBytes));
-      return mapFile(path, fd, lengthBytes);
-    } finally {
-      libc().close(fd);
-    }
+    undo.defer(() => void libc().close(fd));
+    if (libc().flock(fd, LOCK_AT_ONCE) < 0) throw cannotKeep(path, errno());
+    allocateBlocks(path, fd, BigInt(lengthBytes), BigInt(firstBytes));
+    if (firstBytes === lengthBytes) return new MappedFile(path, mapFile(path, fd, lengthBytes));
+    return new MappedFile(path, mapFile(path, fd, lengthBytes), { fd, owned: undo.move() });
   }
 
   /** None where there is no directory. */
@@ -97,6 +98,39 @@ export class JournalFiles implements JournalStore {
   }
 }
 
+/** A mapped file. With parts that are absent its descriptor stays open. */
+class MappedFile implements KeptMemory {
+  readonly address: number;
+  readonly view: Uint8Array<ArrayBuffer>;
+  readonly #path: string;
+  readonly #memory: NativeMemory;
+  readonly #file: { readonly fd: number; readonly owned: Disposable } | undefined;
+
+  constructor(path: string, memory: NativeMemory, file?: { readonly fd: number; readonly owned: Disposable }) {
+    this.address = memory.address;
+    this.view = memory.view;
+    this.#path = path;
+    this.#memory = memory;
+    this.#file = file;
+  }
+
+  reserve(offsetBytes: number, lengthBytes: number): void {
+    if (this.#file === undefined) return;
+    if (libc().fallocate(this.#file.fd, 0, BigInt(offsetBytes), BigInt(lengthBytes)) === 0) return;
+    // Then the file was written as a whole when it was opened.
+    if (errno() !== EOPNOTSUPP) throw cannotKeep(this.#path, errno());
+  }
+
+  release(offsetBytes: number, lengthBytes: number): void {
+    if (this.#file !== undefined) libc().fallocate(this.#file.fd, PUNCH_HOLE, BigInt(offsetBytes), BigInt(lengthBytes));
+  }
+
+  [Symbol.dispose](): void {
+    this.#memory[Symbol.dispose]();
+    this.#file?.owned[Symbol.dispose]();
+  }
+}
+
 /** Whether the path still names the open file. */
 function isAt(path: string, file: Deno.FsFile): boolean {
   try {
@@ -116,17 +150,17 @@ function configuredDirectory(): string {
 }
 
 /**
- * Gives the file its length with all blocks allocated, so that a full /run fails here and not later with SIGBUS. A file
+ * Gives the file its length with its first blocks allocated, so that a full /run fails here and not later with SIGBUS. A file
  * of another length was cut off, or belongs to another ring: it starts empty. The contents of others stay. All by the
  * descriptor: the path may name another file by now.
  */
-function allocateBlocks(path: string, fd: number, lengthBytes: bigint): void {
+function allocateBlocks(path: string, fd: number, lengthBytes: bigint, firstBytes: bigint): void {
   const check = (result: number): void => {
     if (result < 0) throw cannotKeep(path, errno());
   };
   const known = BigInt(factsOf(fd).sizeBytes) === lengthBytes;
   if (!known) check(libc().ftruncate(fd, 0n));
-  if (libc().fallocate(fd, 0, 0n, lengthBytes) === 0) return;
+  if (libc().fallocate(fd, 0, 0n, firstBytes) === 0) return check(libc().ftruncate(fd, lengthBytes));
   if (errno() !== EOPNOTSUPP) throw cannotKeep(path, errno());
   if (known) return;
   const zeroes = new Uint8Array(Number(lengthBytes));
@@ -137,7 +171,7 @@ function allocateBlocks(path: string, fd: number, lengthBytes: bigint): void {
   }
 }
 
-function mapFile(path: string, fd: number, lengthBytes: number): OwnedMemory {
+function mapFile(path: string, fd: number, lengthBytes: number): NativeMemory {
   const mapped = BigInt(Math.ceil(lengthBytes / PAGE_BYTES) * PAGE_BYTES);
   const address = libc().mmap(null, mapped, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0n);
   if (address === MAP_FAILED) throw cannotKeep(path, errno());

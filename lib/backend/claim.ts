@@ -40,7 +40,7 @@ export class DeviceClaim implements Disposable {
   get journals(): JournalStore {
     const store = this.#store;
     return {
-      open: (name, lengthBytes) => store.open(name, lengthBytes),
+      open: (name, lengthBytes, firstBytes) => store.open(name, lengthBytes, firstBytes),
       names: () => store.names(),
       remove: (name) => store.remove(name),
       lock: (name) => name === this.#name ? { [Symbol.dispose]: (): void => {} } : store.lock(name),

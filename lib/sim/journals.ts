@@ -3,7 +3,7 @@
  * opened a journal, the control plane's, can find it by name; other threads get its address.
  */
 
-import type { JournalStore, MemorySpace, OwnedMemory } from "../hypervisor.ts";
+import type { JournalStore, KeptMemory, MemorySpace, OwnedMemory } from "../hypervisor.ts";
 
 const stores = new WeakMap<SharedArrayBuffer, JournalStore>();
 
@@ -23,7 +23,7 @@ class SimulatedJournals implements JournalStore {
     this.#memory = memory;
   }
 
-  open(name: string, lengthBytes: number): OwnedMemory {
+  open(name: string, lengthBytes: number): KeptMemory {
     let kept = this.#kept.get(name);
     if (kept?.view.byteLength !== lengthBytes) {
       this.remove(name);
@@ -31,7 +31,9 @@ class SimulatedJournals implements JournalStore {
       kept.view.fill(0);
       this.#kept.set(name, kept);
     }
-    return { address: kept.address, view: kept.view, [Symbol.dispose]: () => {} };
+    const { address, view } = kept;
+    const release = (offsetBytes: number, length: number): void => void view.fill(0, offsetBytes, offsetBytes + length);
+    return { address, view, reserve: () => {}, release, [Symbol.dispose]: () => {} };
   }
 
   names(): string[] {

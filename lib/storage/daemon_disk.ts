@@ -7,25 +7,20 @@
 import type { Clock } from "../clock.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import { endsWithin } from "../within.ts";
-import type { JournalStore, OwnedMemory, PlatformDescriptor } from "../hypervisor.ts";
-import { newNonce, nonceText, parseNonce } from "../nonce.ts";
-import type { CacheMode, Disk, DiskAttachment, DiskFile, DiskOwner, DiskProperties, DiskRequest } from "./disk.ts";
+import type { JournalStore, PlatformDescriptor } from "../hypervisor.ts";
+import { newNonce, nonceText } from "../nonce.ts";
+import type { CacheMode, Disk, DiskAttachment, DiskFile, DiskProperties, DiskRequest } from "./disk.ts";
 import { imageLabel } from "./image/spec.ts";
 import { type ChainContext, type ImageGraph, imageGraph } from "./qemu/chain.ts";
 import { QemuImg } from "./qemu/image_info.ts";
-import type { BlockGraph } from "./qemu/graph.ts";
+import { type BlockGraph, caveatsOf } from "./qemu/graph.ts";
 import { isFragile } from "./qemu/plan.ts";
-import type { DaemonDisk, DiskLoss, ImageDaemons } from "./qemu/types.ts";
+import { type DaemonDisk, type DiskLoss, type ImageDaemons, LostForGoodError } from "./qemu/types.ts";
 import type { VhostClient } from "./vhost.ts";
-import { SECTOR_BYTES } from "../units.ts";
 import { loggedAttachment } from "./write_log/channel.ts";
-import { DiskLog, logBytes, type LogPlace } from "./write_log/log.ts";
+import { KeptLog, MOST_PARTS } from "./write_log/kept_log.ts";
 import { replayLog, ReplayRefusedError } from "./write_log/replay.ts";
 
-/** Most channels of a disk; each has a part of the write log. One thread of the daemon serves them all. */
-const MOST_CHANNELS = 4;
-/** Bytes of each part: four times the longest request, so that a flush begins before writes have to wait for it. */
-const PART_BYTES = 4 << 20;
 /** How long another daemon is tried for before the disk is given up; and where a server has to come back, too. */
 const PATIENCE_MS = 60_000;
 const SERVER_PATIENCE_MS = 600_000;
@@ -34,9 +29,6 @@ const FIRST_WAIT_MS = 100;
 const LONGEST_WAIT_MS = 5_000;
 /** How long the connection of a replay may take to close. */
 const CLOSE_MS = 2_000;
-
-/** Nothing can bring the lost writes back: no other attempt is made. */
-class LostForGoodError extends XenblkError {}
 
 /** What serves images by storage daemons. */
 export interface DaemonServices extends Omit<ChainContext, "allowImages"> {
@@ -85,6 +77,7 @@ export async function openDaemonDisk(
     throw new XenblkError(`Cannot open ${name}: a storage daemon belongs to a guest, and none is named`);
   }
   const { graph } = await findImage(request, services);
+  for (const caveat of caveatsOf(graph)) warn(`${name}: ${caveat}`);
   const cache = cacheFor(request, graph, services.logs !== undefined, name, warn);
   const tag = nonceText(newNonce());
   const opening = { graph, readOnly, ...(cache === undefined ? {} : { cache }), name, owner, tag };
@@ -92,7 +85,9 @@ export async function openDaemonDisk(
   const disk = undo.use(await services.daemons.open(opening));
   // With writethrough an answered write is durable.
   const isDurable = readOnly || cache === "writethrough";
-  const log = isDurable || services.logs === undefined ? undefined : undo.use(new KeptLog(services.logs, owner));
+  const log = isDurable || services.logs === undefined
+    ? undefined
+    : undo.use(new KeptLog(services.logs, writeLogName(owner.device)));
   const served = new ServedDisk(disk, { name, services, log, warn, fragile: isFragile(graph) });
   await served.begin(tag);
   undo.move();
@@ -118,54 +113,6 @@ function cacheFor(
   return cache;
 }
 
-/** The write log of one disk. Disposing it keeps it for the next process, unless there is nothing in it. */
-class KeptLog implements Disposable {
-  readonly place: LogPlace;
-  readonly users = new SharedArrayBuffer(MOST_CHANNELS * Int32Array.BYTES_PER_ELEMENT);
-  readonly #store: Pick<JournalStore, "open" | "remove">;
-  readonly #name: string;
-  readonly #memory: OwnedMemory;
-  readonly #log: DiskLog;
-
-  /** Throws {@linkcode XenblkError} if it cannot be kept. */
-  constructor(store: Pick<JournalStore, "open" | "remove">, { device }: DiskOwner) {
-    this.#store = store;
-    this.#name = writeLogName(device);
-    const lengthBytes = logBytes(MOST_CHANNELS, PART_BYTES);
-    this.#memory = store.open(this.#name, lengthBytes);
-    this.place = { address: this.#memory.address, lengthBytes };
-    this.#log = new DiskLog(this.#memory.view);
-  }
-
-  /** It is the log of the disk with this tag and size, and can be replayed. */
-  isOf({ tag, properties: { sectors } }: DaemonDisk): boolean {
-    const nonce = parseNonce(tag);
-    return nonce !== undefined && this.#log.belongsTo(nonce) && this.#log.isSound(sectors * SECTOR_BYTES);
-  }
-
-  get failure(): number {
-    return this.#log.failure;
-  }
-
-  /** Empties it, for the disk with this tag. */
-  begin(tag: string | undefined): void {
-    const nonce = parseNonce(tag) ?? newNonce();
-    if (this.#log.belongsTo(nonce)) this.#log.empty();
-    else this.#log.begin(nonce, MOST_CHANNELS, PART_BYTES);
-  }
-
-  /** Nothing that was answered waits for a flush. */
-  get isEmpty(): boolean {
-    return this.#log.failure === 0 && this.#log.isFlushed;
-  }
-
-  [Symbol.dispose](): void {
-    const { isEmpty } = this;
-    this.#memory[Symbol.dispose]();
-    if (isEmpty) this.#store.remove(this.#name);
-  }
-}
-
 interface ServedDiskParts {
   readonly name: string;
   readonly services: DaemonServices;
@@ -182,7 +129,8 @@ class ServedDisk implements Disk {
   readonly #parts: ServedDiskParts;
   readonly #fail: (reason: string) => void;
   readonly #closing = Promise.withResolvers<undefined>();
-  #isClosed = false;
+  /** Ends a wait between two attempts when the disk is closed. */
+  readonly #ending = new AbortController();
   #hasFailed = false;
   #watching: Promise<void> = Promise.resolve();
 
@@ -196,7 +144,7 @@ class ServedDisk implements Disk {
 
   get properties(): DiskProperties {
     // In one queue an error comes before what is completed after it.
-    return { ...this.#disk.properties, mostChannels: this.#parts.fragile ? 1 : MOST_CHANNELS };
+    return { ...this.#disk.properties, mostChannels: this.#parts.fragile ? 1 : MOST_PARTS };
   }
 
   get description(): string {
@@ -214,13 +162,13 @@ class ServedDisk implements Disk {
   async attachment(lane: number): Promise<DiskAttachment> {
     const inner = await this.#disk.attachment(lane);
     const { log } = this.#parts;
-    return log === undefined ? inner : loggedAttachment(inner, log.place, log.users);
+    return log === undefined ? inner : loggedAttachment(inner, log.place, log.givePart());
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
     const { log } = this.#parts;
-    this.#isClosed = true;
     this.#closing.resolve(undefined);
+    this.#ending.abort();
     await this.#watching;
     if (this.#hasFailed || log?.isEmpty !== false) await this.#disk.closeSettled();
     else await this.#disk[Symbol.asyncDispose]();
@@ -231,7 +179,7 @@ class ServedDisk implements Disk {
   async begin(tag: string): Promise<void> {
     const { log } = this.#parts;
     const { lostBefore } = this.#disk;
-    const isKnown = log?.isOf(this.#disk) === true;
+    const isKnown = log?.isOf(this.#disk.tag, this.#disk.properties) === true;
     if (isKnown && log!.failure !== 0) return void this.#giveUp("a flush of it failed under an earlier process");
     if (lostBefore !== undefined && !isKnown) {
       return void this.#giveUp(`${lostBefore}, and its write log is missing, damaged or another disk's`);
@@ -276,18 +224,18 @@ class ServedDisk implements Disk {
     const beganMs = clock.now();
     const patienceMs = fragile ? SERVER_PATIENCE_MS : PATIENCE_MS;
     warn(`${name}: ${loss.reason}; its requests wait for another storage daemon`);
-    for (let waitMs = FIRST_WAIT_MS; !this.#isClosed; waitMs = Math.min(2 * waitMs, LONGEST_WAIT_MS)) {
+    for (let waitMs = FIRST_WAIT_MS; !this.#ending.signal.aborted; waitMs = Math.min(2 * waitMs, LONGEST_WAIT_MS)) {
       try {
         await this.#disk.recover((socket) => this.#replay(socket));
         warn(`${name}: served again after ${Math.round(clock.now() - beganMs)} ms`);
         return true;
       } catch (error) {
         const text = errorText(error);
-        if (error instanceof LostForGoodError) return this.#giveUp(loss.reason);
+        if (error instanceof LostForGoodError) return this.#giveUp(`${loss.reason}, and ${text}`);
         if (clock.now() - beganMs > patienceMs) return this.#giveUp(`${loss.reason}; and no other serves it: ${text}`);
         warn(`${name}: ${text}; trying again`);
       }
-      await Promise.race([clock.sleep(waitMs), this.#closing.promise]);
+      await clock.sleep(waitMs, this.#ending.signal);
     }
     this.#disk.fail(); // what the log holds is written by the one who opens the disk next
     return false;
@@ -296,7 +244,9 @@ class ServedDisk implements Disk {
   /** Writes the log again over a connection of its own, while the disk's channels wait. */
   async #replay(socket: string): Promise<void> {
     const { name, services: { vhost, platform }, log, warn } = this.#parts;
-    if (log === undefined || log.failure !== 0) throw new LostForGoodError(`${name}: answered writes are lost`);
+    if (log === undefined || log.failure !== 0) {
+      throw new LostForGoodError(log === undefined ? "there is no write log" : "a flush had failed before");
+    }
     const device = await vhost.connect({ name, socket, readOnly: false, queues: 1, warn });
     try {
       const attachment = await device.attachment(0);

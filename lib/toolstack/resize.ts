@@ -6,7 +6,7 @@
 import { XenblkError } from "../errors.ts";
 import type { Xenstore } from "../hypervisor.ts";
 import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
-import { formatResize, RESIZE_DONE, RESIZE_NODE, type ResizeRequest } from "../xenbus/resize.ts";
+import { formatResize, RESIZE_DONE, RESIZE_NODE } from "../xenbus/resize.ts";
 import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import { isDisconnection, retryConflicts } from "../xenstore.ts";
@@ -22,7 +22,10 @@ export interface Resized {
 }
 
 /** How a disk is resized, and how long that may take. */
-export interface ResizeOptions extends ResizeRequest, WaitOptions {}
+export interface ResizeOptions extends WaitOptions {
+  /** The new size in bytes; absent: that of the image. */
+  readonly sizeBytes?: number;
+}
 
 /**
  * Asks the backend to read the image's size again, or to make the image as large as `sizeBytes` before. Rejects with

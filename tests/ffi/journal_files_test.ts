@@ -118,6 +118,31 @@ Deno.test("a sparse file gets its blocks and keeps its contents", () => {
   Deno.removeSync(directory, { recursive: true });
 });
 
+Deno.test("parts of a journal take blocks while they are reserved, and leave no descriptor", () => {
+  const directory = Deno.makeTempDirSync();
+  const descriptors = (): number => [...Deno.readDirSync("/proc/self/fd")].length;
+  const blocks = (): number => Deno.statSync(`${directory}/a`).blocks!;
+  const before = descriptors();
+  {
+    using journal = new JournalFiles(directory).open("a", 16 * 4096, 4096);
+    assertEquals([journal.view.byteLength, blocks()], [16 * 4096, 8]);
+    journal.reserve(8 * 4096, 2 * 4096);
+    journal.view[8 * 4096] = 5;
+    assertEquals(blocks(), 3 * 8);
+  }
+  {
+    using journal = new JournalFiles(directory).open("a", 16 * 4096, 4096);
+    journal.reserve(8 * 4096, 2 * 4096);
+    assertEquals([journal.view[8 * 4096], blocks()], [5, 3 * 8]);
+    journal.release(4096, 15 * 4096);
+    assertEquals(blocks(), 8);
+    journal.reserve(8 * 4096, 2 * 4096);
+    assertEquals(journal.view[8 * 4096], 0);
+  }
+  assertEquals(descriptors(), before);
+  Deno.removeSync(directory, { recursive: true });
+});
+
 Deno.test("without a descriptor left, the error of a journal and of a lock names the limit", async () => {
   const directory = Deno.makeTempDirSync();
   const script = `

@@ -82,8 +82,8 @@ export class KeptFiles {
   wrap(platform: Platform): Platform {
     const journals: JournalStore = {
       open: (name, lengthBytes) => {
-        const { address, view, [Symbol.dispose]: _ } = this.#hold(this.#files.open(name, lengthBytes));
-        return { address, view, [Symbol.dispose]: () => this.#release(address) };
+        const { address, view } = this.#hold(this.#files.open(name, lengthBytes));
+        return { address, view, reserve: () => {}, release: () => {}, [Symbol.dispose]: () => this.#release(address) };
       },
       names: () => this.#files.names(),
       remove: (name) => {

@@ -151,7 +151,7 @@ class Stage {
   }
 }
 
-const LOG_BYTES = logBytes(8, 2 << 20);
+const LOG_BYTES = logBytes(4, 4 << 20);
 
 async function until(holds: () => boolean, what: string): Promise<void> {
   for (const end = performance.now() + 20_000; !holds();) {

@@ -5,11 +5,12 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { newNonce } from "../../lib/nonce.ts";
-import type { ChannelContext, ChannelOptions, IoChannel } from "../../lib/storage/disk.ts";
+import type { ChannelContext, ChannelOptions, DiskAttachment, IoChannel } from "../../lib/storage/disk.ts";
 import { TableChannel } from "../../lib/storage/engine/operations.ts";
 import { OPERATION } from "../../lib/storage/engine/executor.ts";
 import { loggedAttachment, openChannel } from "../../lib/storage/write_log/channel.ts";
 import { DiskLog, logBytes } from "../../lib/storage/write_log/log.ts";
+import { LogParts } from "../../lib/storage/write_log/parts.ts";
 import { ChannelRig, simulatedPlatform } from "./rig.ts";
 
 const DISK_BYTES = 64 << 10;
@@ -124,7 +125,6 @@ export class Stage implements Disposable {
   readonly disk: ForgetfulDisk;
   readonly log: DiskLog;
   readonly rings: ChannelRig[];
-  readonly users: SharedArrayBuffer;
   readonly #platform = simulatedPlatform();
 
   constructor(random: () => number, rings = 2) {
@@ -133,16 +133,19 @@ export class Stage implements Disposable {
     const memory = this.#platform.memory.allocate(lengthBytes);
     this.log = new DiskLog(memory.view);
     this.log.begin(newNonce(), 2, DATA_BYTES);
-    this.users = new SharedArrayBuffer(2 * Int32Array.BYTES_PER_ELEMENT);
     const place = { address: memory.address, lengthBytes };
-    const attachment = loggedAttachment({ module: "file:///forgetful.ts" }, place, this.users);
+    const parts = new LogParts(2);
     const context = { platform: this.#platform, openChannel: (_, options) => this.disk.open(options) } as Partial<
       ChannelContext
     > as ChannelContext;
-    const open = (_: unknown, options: ChannelOptions): IoChannel => openChannel(attachment, options, context);
+    const open = (attachment: DiskAttachment, options: ChannelOptions): IoChannel =>
+      openChannel(attachment, options, context);
     this.rings = Array.from(
       { length: rings },
-      () => new ChannelRig(attachment, { platform: this.#platform, open, depth: DEPTH, bufferBytes: 8192 }),
+      () => {
+        const attachment = loggedAttachment({ module: "file:///forgetful.ts" }, place, parts.give()!);
+        return new ChannelRig(attachment, { platform: this.#platform, open, depth: DEPTH, bufferBytes: 8192 });
+      },
     );
   }
 

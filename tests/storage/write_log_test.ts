@@ -5,8 +5,10 @@
 
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { EIO } from "../../lib/errno.ts";
+import { XenblkError } from "../../lib/errors.ts";
 import { newNonce } from "../../lib/nonce.ts";
 import { DiskLog, logBytes } from "../../lib/storage/write_log/log.ts";
+import { LogParts, takePart } from "../../lib/storage/write_log/parts.ts";
 import { type ChannelRig, randomSource } from "./rig.ts";
 import { DATA_BYTES, Guest, Stage } from "./write_log_rig.ts";
 
@@ -124,7 +126,7 @@ Deno.test("a log belongs to its nonce, and to nobody if it is cut or damaged", (
   const words = new Uint32Array(memory.buffer);
   words[1] = 99;
   assertEquals(log.belongsTo(nonce), false);
-  words[1] = 1;
+  words[1] = 2;
   words[0] = 0;
   assertEquals(log.belongsTo(nonce), false);
   assertThrows(() => log.begin(nonce, 2, DATA_BYTES), TypeError);
@@ -145,9 +147,17 @@ Deno.test("what an idle ring has not reclaimed is not written again once another
   assertEquals(stage.afterDeath()[0], 2);
 });
 
-Deno.test("each channel has a part of the log, which the next one can have when it is closed", () => {
-  using stage = new Stage(randomSource(5));
-  assertEquals([...new Int32Array(stage.users)], [1, 1]);
-  stage.close(stage.rings.pop()!);
-  assertEquals([...new Int32Array(stage.users)], [1, 0]);
+Deno.test("each channel has a part of the log, which another one gets once it is closed, or was never opened", () => {
+  const parts = new LogParts(2);
+  const [first, second] = [parts.give()!, parts.give()!];
+  assertEquals([first.part, second.part], [0, 1]);
+  const taken = takePart(first);
+  const third = parts.give()!;
+  assertEquals(third.part, 1);
+  assertThrows(() => takePart(second), XenblkError, "has gone to another one");
+  using _third = takePart(third);
+  assertEquals(parts.give(), undefined);
+  taken[Symbol.dispose]();
+  assertThrows(() => takePart(first), XenblkError);
+  assertEquals(parts.give()?.part, 0);
 });

@@ -15,6 +15,7 @@ import {
   type Execute,
   exportAnew,
   exportDisk,
+  leaveThread,
   nodeSize,
   openDiskAsPermitted,
   presentParts,
@@ -23,8 +24,8 @@ import type { AioModes, DiskPlan } from "./plan.ts";
 import type { DaemonProgram } from "./program.ts";
 import { hasEnded, identify, type ProcessIdentity, signal } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
+import { lostOfPlan, lostWith } from "./leftovers.ts";
 import { type DaemonRecord, type DiskRecord, type LostDisk, recordedFile, type RunDirectory } from "./record.ts";
-import { losesWrites, lostOf, lostOfPlan } from "./leftovers.ts";
 import { DaemonErrors } from "./stderr.ts";
 
 /** How long a daemon may take to start: confined by a script of two dozen programs, on a host with busy processors. */
@@ -219,10 +220,8 @@ export class StorageDaemon implements Disposable {
     if (known !== undefined) await this.remove(device, PING_MS);
     await this.#place(name, plan.files);
     const files = await Promise.all(plan.files.map(recordedFile));
-    const { identity, exportId, nodeNames: nodes, objectIds: objects } = plan;
-    const { durable } = plan;
-    const lost = this.#record.lost[device];
-    const tag = (lost && lostOfPlan(lost, plan, files.filter(({ writable }) => writable)))?.tag ?? plan.tag;
+    const { identity, exportId, nodeNames: nodes, objectIds: objects, durable } = plan;
+    const { tag } = await this.lostBefore(device, plan) ?? plan;
     const disk = { name, plan: identity, durable, exportId, nodes, objects, files, ...(tag && { tag }) };
     await this.#write(withDisk(this.#record, device, { ...disk, exported: false }));
     try {
@@ -256,17 +255,14 @@ export class StorageDaemon implements Disposable {
       await closeDisk(this.#execute, disk);
       await this.#take(disk);
     }
-    const isLost = death !== undefined && !this.endedWell && losesWrites(disk);
-    const lost = isLost ? { [device]: lostOf(disk, death), ...this.#record.lost } : this.#record.lost;
-    await this.#write({ ...this.#record, disks, lost });
+    const lost = this.endedWell ? {} : lostWith({ [device]: disk }, death);
+    await this.#write({ ...this.#record, disks, lost: { ...lost, ...this.#record.lost } });
   }
 
-  /** Why writes of the disk may be lost, if an earlier daemon of it died unseen. */
-  async lostBefore(device: string, plan: DiskPlan): Promise<string | undefined> {
+  /** What an earlier daemon of the disk has lost, if it died unseen. */
+  async lostBefore(device: string, plan: DiskPlan): Promise<LostDisk | undefined> {
     const lost = this.#record.lost[device];
-    if (lost === undefined) return undefined;
-    const files = await Promise.all(plan.files.filter(({ writable }) => writable).map(recordedFile));
-    return lostOfPlan(lost, plan, files)?.reason;
+    return lost && await lostOfPlan(lost, plan);
   }
 
   /** The tag of a disk. */
@@ -283,6 +279,7 @@ export class StorageDaemon implements Disposable {
   /** Changes the size of a disk's top node. Rejects with {@linkcode XenblkError}. */
   async resize(name: string, top: string, sizeBytes: number): Promise<void> {
     try {
+      await leaveThread(this.#execute, top);
       await this.#execute("block_resize", { "node-name": top, size: sizeBytes });
     } catch (error) {
       throw error instanceof QmpError ? explainQmpError(name, error) : error;

@@ -122,7 +122,7 @@ export class StorageDaemons implements ImageDaemons {
       const held = await this.#daemonFor(owner);
       const { daemon } = held;
       try {
-        const lostBefore = await daemon.lostBefore(owner.device, plan);
+        const lostBefore = (await daemon.lostBefore(owner.device, plan))?.reason;
         const socket = await daemon.add(owner.device, name, plan);
         const warn = (message: string): void => this.#logger.warning(message);
         const writeThrough = request.cache === "writethrough";
@@ -259,8 +259,7 @@ export class StorageDaemons implements ImageDaemons {
   async #findAgain(name: string, owner: Owner): Promise<StorageDaemon | undefined> {
     const directory = this.#directory(name);
     const record = await directory.read();
-    if (record === undefined) return void await endStrays(directory, this.#logger);
-    if (!await isAlive(record.process)) return undefined;
+    if (record === undefined || !await isAlive(record.process)) return void await endStrays(directory, this.#logger);
     const logger = this.#loggerOf(record.guest);
     const isOther = isOtherGuest(record, owner);
     // What its store has lost while nobody watched it is not known.
@@ -355,6 +354,7 @@ export class StorageDaemons implements ImageDaemons {
     const what = `domain ${record.guest}: ${gone.join(", ") || "no device"} of its storage daemon`;
     if (!await isAlive(record.process)) {
       if (gone.length < devices.length) return undefined;
+      await endStrays(directory, this.#logger);
       await directory.remove();
       return `${what}: removed what was left of it`;
     }

@@ -141,6 +141,19 @@ export function graphOf(tree: BlockTree, options: GraphOptions): BlockGraph {
   return { nodes, top, files, ...objects, ...(remote === undefined ? {} : { remote }) };
 }
 
+/** What QEMU's own driver of a store lacks, and what serves the store without that lack; for the log. */
+export function caveatsOf({ nodes }: BlockGraph): string[] {
+  const drivers = [...new Set(nodes.map(({ driver }) => driver))];
+  return drivers.flatMap((driver) => {
+    if (driver === "ssh") {
+      return "QEMU's driver ssh does not connect again: when its connection ends, all requests fail until the disk is " +
+        "attached anew; nbdkit's plugin ssh with --filter=retry connects again";
+    }
+    if (driver !== "http" && driver !== "https") return [];
+    return `QEMU's driver ${driver} can stop answering when requests are in flight together; nbdkit's plugin curl is safer`;
+  });
+}
+
 /** The tree with the names of objects in place of their files, and the objects. Each file is one object. */
 export function withObjects(
   tree: BlockTree,

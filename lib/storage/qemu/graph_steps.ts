@@ -68,8 +68,17 @@ export async function exportDisk(execute: Execute, options: QmpObject): Promise<
  * the images stay open.
  */
 export async function exportAnew(execute: Execute, options: QmpObject): Promise<void> {
+  await leaveThread(execute, `${options["node-name"]}`);
   await endExport(execute, `${options.id}`);
   await exportDisk(execute, options);
+}
+
+/**
+ * Moves a node, and its export, from its thread to the main loop, until it is exported anew. In a thread, with QEMU 7.2,
+ * a second block_resize and the end of an export with a client never return, nor does the monitor.
+ */
+export async function leaveThread(execute: Execute, node: string): Promise<void> {
+  await execute("x-blockdev-set-iothread", { "node-name": node, iothread: null, force: true });
 }
 
 /** The size of a node, in bytes. */

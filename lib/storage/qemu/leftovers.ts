@@ -6,7 +6,7 @@
 import type { Logger } from "../../log.ts";
 import { hasEnded, identify, signal } from "./process.ts";
 import type { DiskPlan } from "./plan.ts";
-import type { DaemonRecord, DiskRecord, LostDisk, RecordedFile, RunDirectory } from "./record.ts";
+import { type DaemonRecord, type DiskRecord, type LostDisk, recordedFile, type RunDirectory } from "./record.ts";
 
 /** How long a daemon without disks may take to end. */
 const END_MS = 5_000;
@@ -18,38 +18,37 @@ export async function lostDisks(record: DaemonRecord): Promise<Readonly<Record<s
   // The guest has ended with its host.
   if (boot !== process.bootId) return {};
   const reason = `the storage daemon of domain ${guest} (process ${process.pid}) ended while it was not watched`;
-  const lost = Object.entries(disks).flatMap(([device, disk]) =>
-    losesWrites(disk) ? [[device, lostOf(disk, reason)]] : []
-  );
   // What was lost before has not been written again yet: nothing else has been written since.
-  return { ...Object.fromEntries(lost), ...record.lost };
+  return { ...lostWith(disks, reason), ...record.lost };
 }
 
-/** Whether the death of its daemon can lose answered writes of the disk. */
-export function losesWrites({ exported, durable }: DiskRecord): boolean {
-  return exported && !durable;
-}
-
-/** What remains of a disk with a daemon that died for that reason. */
-export function lostOf({ plan, tag, files }: DiskRecord, reason: string): LostDisk {
-  return { plan, ...(tag && { tag }), reason, files: files.filter(({ writable }) => writable) };
+/** Of these disks, those that can lose answered writes by the death of their daemon. Undefined: it lives. */
+export function lostWith(
+  disks: Readonly<Record<string, DiskRecord>>,
+  reason: string | undefined,
+): Readonly<Record<string, LostDisk>> {
+  if (reason === undefined) return {};
+  const died = Object.entries(disks).filter(([, { exported, durable }]) => exported && !durable);
+  return Object.fromEntries(died.map(([device, { plan, tag, files }]) => {
+    return [device, { plan, ...(tag && { tag }), reason, files: files.filter(({ writable }) => writable) }];
+  }));
 }
 
 /**
- * What was lost of the disk that is opened by this plan; `files` are those that it writes to, as they are now. The same
- * files may be opened in another way. If the plan is the same but a file was replaced, the disk has no tag: its log is not
- * to be written into another file. Undefined: another image was lost.
+ * What was lost of the disk that is opened by this plan. The same files may be opened in another way. If the plan is the
+ * same but a file was replaced, the disk has no tag: its log must not be written into another file. Undefined: another
+ * image was lost.
  */
-export function lostOfPlan(lost: LostDisk, plan: DiskPlan, files: readonly RecordedFile[]): LostDisk | undefined {
+export async function lostOfPlan(lost: LostDisk, plan: DiskPlan): Promise<LostDisk | undefined> {
+  const files = await Promise.all(plan.files.filter(({ writable }) => writable).map(recordedFile));
+  const { files: before = [], tag: _tag, ...rest } = lost;
   const isSamePlan = lost.plan === plan.identity;
-  const before = lost.files ?? [];
-  if (before.length === 0 || files.some(({ inode }) => inode === undefined)) return isSamePlan ? lost : undefined;
+  const isUnknown = lost.files === undefined || [...before, ...files].some(({ inode }) => inode === undefined);
+  if (isUnknown) return isSamePlan ? lost : undefined;
   const isSame = before.length === files.length &&
     before.every(({ device, inode }) => files.some((file) => file.device === device && file.inode === inode));
-  if (isSame) return lost;
-  if (!isSamePlan) return undefined;
-  const { tag: _tag, ...rest } = lost;
-  return { ...rest, reason: `${lost.reason}, and its image file was replaced since` };
+  if (isSame && (isSamePlan || files.length > 0)) return lost;
+  return isSamePlan ? { ...rest, reason: `${lost.reason}, and its image file was replaced since` } : undefined;
 }
 
 /**

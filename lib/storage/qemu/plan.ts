@@ -57,10 +57,7 @@ export interface PlanContext {
 /** The plan for a request. */
 export function planDisk({ graph, readOnly, cache, owner, tag }: QemuRequest, { queues, home }: PlanContext): DiskPlan {
   const { nodes, files, secrets, credentials = [], top } = graph;
-  // A thread of the disk's own waits for its requests with fewer system calls than the main thread does. It does not poll.
-  const thread = { "qom-type": "iothread", id: `thread-${fileName(owner.device)}`, "poll-max-ns": 0 };
   const objects = [
-    thread,
     ...secrets.map(({ file, ...rest }) => ({ "qom-type": "secret", ...rest, file })),
     ...credentials.map(({ id, directory }) => ({
       "qom-type": "tls-creds-x509",
@@ -77,7 +74,6 @@ export function planDisk({ graph, readOnly, cache, owner, tag }: QemuRequest, { 
     writable: !readOnly,
     "logical-block-size": LOGICAL_BLOCK_BYTES,
     "num-queues": queues,
-    iothread: thread.id,
     ...(cache === "writethrough" ? { writethrough: true } : {}),
   };
   return {

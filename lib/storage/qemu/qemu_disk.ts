@@ -15,7 +15,7 @@ import type { VhostDevice } from "../vhost.ts";
 import type { StorageDaemon } from "./daemon.ts";
 import type { BlockGraph } from "./graph.ts";
 import { isFragile } from "./plan.ts";
-import type { DaemonDisk, DiskLoss, QemuRequest } from "./types.ts";
+import { type DaemonDisk, type DiskLoss, LostForGoodError, type QemuRequest } from "./types.ts";
 
 /** How long a disk's channels may take to close: their requests may wait for storage that does not answer. */
 const CLOSE_MS = 10_000;
@@ -115,9 +115,13 @@ export class QemuDisk implements DaemonDisk {
   }
 
   async recover(replay: (socket: string) => Promise<void>): Promise<void> {
+    const { writesLost } = await this.lost;
     const { daemon, socket } = await this.#keeper.reopen();
-    // It may have died after the disk was lost for another reason, or in an earlier attempt.
-    if (daemon !== this.#daemon && this.#losesWrites(this.#daemon)) {
+    // The earlier one may have died after the disk was lost for another reason.
+    if (writesLost || (daemon !== this.#daemon && this.#losesWrites(this.#daemon))) {
+      if (daemon.tagOf(this.#request.owner.device) !== this.tag) {
+        throw new LostForGoodError("its image file was replaced since");
+      }
       await this.#device.paused();
       await replay(socket);
     }

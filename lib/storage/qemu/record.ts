@@ -14,7 +14,7 @@ const LONGEST_SOCKET_PATH = 107;
 export interface RecordedFile {
   readonly path: string;
   readonly writable: boolean;
-  /** Absent: it could not be looked at. */
+  /** Absent: it could not be looked at, or is a socket. */
   readonly device?: number;
   readonly inode?: number;
 }
@@ -68,8 +68,9 @@ export interface DaemonRecord {
 /** The file that is at the path now. */
 export async function recordedFile({ path, writable }: Pick<RecordedFile, "path" | "writable">): Promise<RecordedFile> {
   try {
-    const { dev, ino } = await lookWithin(path, () => Deno.stat(path));
-    return { path, writable, device: dev, ...(ino === null ? {} : { inode: ino }) };
+    const { dev, ino, isSocket } = await lookWithin(path, () => Deno.stat(path));
+    // A server makes its socket anew whenever it starts.
+    return { path, writable, ...(ino === null || isSocket === true ? {} : { device: dev, inode: ino }) };
   } catch {
     return { path, writable }; // the daemon reports it, if that matters
   }

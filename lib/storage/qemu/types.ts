@@ -4,6 +4,7 @@
  */
 
 import type { CacheMode, Disk, DiskOwner } from "../disk.ts";
+import { XenblkError } from "../../errors.ts";
 import type { BlockGraph } from "./graph.ts";
 
 /** How a disk is to be opened by a daemon. */
@@ -21,6 +22,9 @@ export interface QemuRequest {
   /** Kept with the disk as long as it is open, in whichever daemon, and whichever process of ours watches it. */
   readonly tag?: string;
 }
+
+/** What a daemon has lost cannot be brought back: no other attempt is made. */
+export class LostForGoodError extends XenblkError {}
 
 /** Why a disk cannot go on by itself. */
 export interface DiskLoss {
@@ -59,8 +63,8 @@ export interface DaemonDisk extends Disk {
   /**
    * After a loss: opens the same image again, in another daemon if the one it had is dead, and carries out again what was
    * in flight. If the dead one may have lost answered writes, `replay` is awaited before that, with the socket of the new
-   * export, to which it may connect meanwhile. Rejects with {@linkcode XenblkError}, or as `replay` does; then the
-   * operations go on waiting.
+   * export, to which it may connect meanwhile. Rejects with {@linkcode XenblkError}, with {@linkcode LostForGoodError} if
+   * the image's file was replaced meanwhile, or as `replay` does; then the operations go on waiting.
    */
   recover(replay: (socket: string) => Promise<void>): Promise<void>;
 }

@@ -4,41 +4,34 @@
  * that overlap run one after the other, so that the order of answers is the order on the disk.
  */
 
-import { XenblkError } from "../../errors.ts";
 import type { ChannelContext, ChannelOptions, DiskAttachment, IoChannel, IoVectors } from "../disk.ts";
 import { MemoryViews } from "../engine/views.ts";
 import { DiskLog, type LogPartition, type LogPlace } from "./log.ts";
+import { type PartLease, takePart } from "./parts.ts";
 
 /** Names a logged disk. */
 export interface LoggedAttachment extends DiskAttachment {
   /** The disk. */
   readonly inner: DiskAttachment;
   readonly log: LogPlace;
-  /** A word for each partition: 1 if a channel uses it. */
-  readonly users: SharedArrayBuffer;
+  /** The partition of the channel. */
+  readonly part: PartLease;
 }
 
 /** The attachment of a logged disk. */
-export function loggedAttachment(inner: DiskAttachment, log: LogPlace, users: SharedArrayBuffer): LoggedAttachment {
-  return { module: import.meta.url, inner, log, users };
+export function loggedAttachment(inner: DiskAttachment, log: LogPlace, part: PartLease): LoggedAttachment {
+  return { module: import.meta.url, inner, log, part };
 }
 
-/** See DiskModule. Throws {@linkcode XenblkError} if all partitions are in use. */
+/** See DiskModule. Throws XenblkError if the partition has gone to another channel. */
 export function openChannel(attachment: DiskAttachment, options: ChannelOptions, context: ChannelContext): IoChannel {
-  const { inner, log, users } = attachment as LoggedAttachment;
-  const words = new Int32Array(users);
-  const index = words.findIndex((_, i) => Atomics.compareExchange(words, i, 0, 1) === 0);
-  if (index < 0) {
-    throw new XenblkError(`Cannot open I/O channel: all ${words.length} parts of the disk's write log are in use`, {
-      remedy: "attach the disk with at most so many queues",
-    });
-  }
+  const { inner, log, part } = attachment as LoggedAttachment;
   using undo = new DisposableStack();
-  undo.defer(() => Atomics.store(words, index, 0));
+  undo.use(takePart(part));
   const memory = context.platform.memory.view(log.address, log.lengthBytes);
   // One operation more: the flush that the log starts by itself.
   const channel = undo.use(context.openChannel(inner, { ...options, depth: options.depth + 1 }));
-  const partition = new DiskLog(memory).partition(index);
+  const partition = new DiskLog(memory).partition(part.part);
   return new LoggedChannel(channel, partition, options, undo.move());
 }
 

@@ -6,16 +6,17 @@
  * Every channel of the disk has a partition, which only its thread writes to: a ring of entries, and a ring of bytes for
  * their data. All partitions share the sequence of answers, and how far the disk is flushed.
  *
- * Header, in u32 words: 0 magic; 1 version; 2 partitions; 3 bytes of a partition; 4 to 7 nonce; 8 sequence number of the
- * next answer; 9 answers before this number are flushed; 10 the negative errno of a flush that failed, or 0. Entry, in u32 words: 0 state; 1, 2 offset in bytes, low and
- * high; 3, 4 length in bytes; 5 where its data begins in the partition's bytes; 6 discard: 1 for a secure one. State: 0
- * free; 1 in flight; else the sequence number of its answer, shifted left by 2, and 2 for a write or 3 for a discard.
+ * Header, in u32 words: 0 magic; 1 version; 2 partitions; 3 bytes of a partition's data; 4 to 7 nonce; 8 sequence number
+ * of the next answer; 9 answers before this number are flushed; 10 the negative errno of a flush that failed, or 0. Behind
+ * it lie the entries of all partitions, then their data. Entry, in u32 words: 0 state; 1, 2 offset in bytes, low and high;
+ * 3, 4 length in bytes; 5 where its data begins in the partition's; 6 discard: 1 for a secure one. State: 0 free; 1 in
+ * flight; else the sequence number of its answer, shifted left by 2, and 2 for a write or 3 for a discard.
  */
 
 import { holdsNonce, type Nonce, storeNonce } from "../../nonce.ts";
 
 const MAGIC = 0x776b6278; // "xbkw"
-const VERSION = 1;
+const VERSION = 2;
 const MAGIC_WORD = 0;
 const VERSION_WORD = 1;
 const PARTITIONS_WORD = 2;
@@ -71,11 +72,19 @@ export interface LogPlace {
 
 /** Bytes of a log whose partitions hold so many bytes of data each. */
 export function logBytes(partitions: number, dataBytes: number): number {
-  return HEADER_BYTES + partitions * partitionBytes(dataBytes);
+  return dataOffset(partitions, dataBytes, partitions);
 }
 
-function partitionBytes(dataBytes: number): number {
-  return (dataBytes / BYTES_PER_ENTRY) * ENTRY_BYTES + dataBytes;
+/**
+ * Where the data of a partition begins in the memory. Header and entries of all partitions lie before all data: the data
+ * of a partition that no channel uses is never touched.
+ */
+export function dataOffset(partitions: number, dataBytes: number, partition: number): number {
+  return HEADER_BYTES + partitions * entriesBytes(dataBytes) + partition * dataBytes;
+}
+
+function entriesBytes(dataBytes: number): number {
+  return (dataBytes / BYTES_PER_ENTRY) * ENTRY_BYTES;
 }
 
 /** The log of one disk, as any thread sees it. */
@@ -201,11 +210,11 @@ export class DiskLog {
   #partition(index: number): PartitionMemory {
     const dataBytes = this.#header[PARTITION_BYTES_WORD]!;
     const entries = dataBytes / BYTES_PER_ENTRY;
-    const begin = this.#memory.byteOffset + HEADER_BYTES + index * partitionBytes(dataBytes);
-    const { buffer } = this.#memory;
+    const { buffer, byteOffset } = this.#memory;
+    const entriesAt = byteOffset + HEADER_BYTES + index * entriesBytes(dataBytes);
     return {
-      entries: new Int32Array(buffer, begin, entries * ENTRY_WORDS),
-      data: new Uint8Array(buffer, begin + entries * ENTRY_BYTES, dataBytes),
+      entries: new Int32Array(buffer, entriesAt, entries * ENTRY_WORDS),
+      data: new Uint8Array(buffer, byteOffset + dataOffset(this.partitions, dataBytes, index), dataBytes),
     };
   }
 }

@@ -5,7 +5,7 @@
 import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { XenblkError } from "../../../lib/errors.ts";
 import { HangingFileSystem } from "../hanging_fs.ts";
-import type { QemuRequest } from "../../../lib/storage/qemu/types.ts";
+import { LostForGoodError, type QemuRequest } from "../../../lib/storage/qemu/types.ts";
 import { DaemonRig, daemonTest, qcow2Graph, runs, until } from "./rig.ts";
 
 daemonTest("a killed daemon is noticed, and its disks know that answered writes may be lost", async () => {
@@ -137,7 +137,19 @@ daemonTest("a lost disk is known by its files, however they are opened, and by n
   Deno.renameSync(other, path);
   const [lostBefore, newTag] = await openNext(rig.request(path));
   assertMatch(lostBefore!, /ended while it was not watched, and its image file was replaced since/);
-  assertEquals(newTag, "another");
+  assertEquals(newTag, undefined);
+});
+
+daemonTest("a disk does not go on with an image file that took the place of its own", async () => {
+  await using rig = new DaemonRig();
+  const [path, other] = [await rig.image("one.qcow2"), await rig.image("other.qcow2")];
+  const tag = "0123456789abcdef0123456789abcdef";
+  await using disk = await rig.daemons().open(rig.request(path, 51712, { tag }));
+  Deno.kill(rig.record().process.pid, "SIGKILL");
+  await disk.lost;
+  Deno.renameSync(other, path);
+  const replay = (): Promise<void> => Promise.reject(new Error("it replays"));
+  await assertRejects(() => disk.recover(replay), LostForGoodError, "its image file was replaced since");
 });
 
 daemonTest("a stopped daemon costs its own guest an error in time, and another guest nothing", async () => {

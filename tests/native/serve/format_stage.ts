@@ -84,12 +84,12 @@ export class FormatStage implements AsyncDisposable {
     this.#owned = owned;
   }
 
-  /** `params` is the value of that node for an image file. */
+  /** `params` is the value of that node for an image file, which is in a folder of its own. */
   static async open(
     format: string,
     options: readonly string[] = [],
     shape: RingShape = {},
-    params: (image: string) => string = (image) => `${format}:${image}`,
+    params: (image: string) => string | Promise<string> = (image) => `${format}:${image}`,
   ): Promise<FormatStage> {
     await using undo = new AsyncDisposableStack();
     const xen = undo.use(await NativeXen.start());
@@ -98,13 +98,18 @@ export class FormatStage implements AsyncDisposable {
     const folder = undo.use(new DiskFolder());
     const image = `${folder.path}/disk.${format}`;
     await qemuImg("create", "-q", "-f", format, ...options, image, SIZE);
-    const device = await attach(xen, { domain: GUEST as DomId, params: params(image), readOnly: false });
+    const device = await attach(xen, { domain: GUEST as DomId, params: await params(image), readOnly: false });
     const disk = await guest.disk(frontendPath(device), undefined, {}, shape);
     return new FormatStage(xen, folder.path, image, format, device, disk, undo.move());
   }
 
   serve(...args: string[]): BackendProcess {
-    return this.#owned.use(new BackendProcess(this.xen, ["serve", ...args]));
+    return this.serveIn([], ...args);
+  }
+
+  /** `confinement` is a program with arguments that executes `serve` at its end. */
+  serveIn(confinement: readonly string[], ...args: string[]): BackendProcess {
+    return this.#owned.use(new BackendProcess(this.xen, ["serve", ...args], confinement));
   }
 
   /** See {@linkcode daemonsOf}. */
@@ -127,8 +132,9 @@ export class FormatStage implements AsyncDisposable {
   }
 
   /** Detaches the disk; then the image is right, and nothing is left. */
-  async finish(backend: BackendProcess): Promise<void> {
+  async finish(backend: BackendProcess, whenDetached?: () => Promise<void>): Promise<void> {
     await detach(this.xen, this.device);
+    await whenDetached?.();
     await this.verify();
     assertEquals(await backend.stop(), 0, backend.messages);
     assertEquals(await this.daemons(), [], "the daemon has ended");

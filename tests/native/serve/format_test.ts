@@ -26,6 +26,17 @@ for (const format of ["qcow2", "vmdk", "vdi", "vhdx", "qed", "vpc"]) {
   });
 }
 
+nativeTest("a write log takes memory for the rings that there are, and gives it back", async () => {
+  await using stage = await FormatStage.open("qcow2");
+  const backend = stage.serve();
+  const file = `${stage.xen.directory}/journals/vbd3-${GUEST}-${stage.device.vdev}-writes`;
+  const kibibytes = (): number => Deno.statSync(file).blocks! / 2;
+  await stage.disk.connect();
+  assertClean(received(await stage.disk.load({ ...LOAD, requests: 200 })), backend.messages);
+  assertEquals(kibibytes(), 4 + 4 * 64 + 4096);
+  await stage.finish(backend);
+});
+
 nativeTest(`the daemon dies ${KILLS} times under load: nothing that was answered is lost`, async () => {
   await using stage = await FormatStage.open("qcow2");
   const backend = stage.serve();
@@ -40,6 +51,21 @@ nativeTest(`the daemon dies ${KILLS} times under load: nothing that was answered
   assertClean(received(await stage.disk.stopLoad()), backend.messages);
   await stage.finish(backend);
 });
+
+for (const cache of ["none", "unsafe"]) {
+  nativeTest(`with cache ${cache} the daemon dies under load: nothing that was answered is lost`, async () => {
+    await using stage = await FormatStage.open("qcow2");
+    const backend = stage.serve("--cache", cache);
+    await stage.disk.connect();
+    await stage.disk.startLoad(UNTIL_STOPPED);
+    await assertProgress(stage.disk, 500);
+    await stage.killDaemon();
+    await backend.says(/wrote \d+ operations[^]*served again after/);
+    await assertProgress(stage.disk, 200);
+    assertClean(received(await stage.disk.stopLoad()), backend.messages);
+    await stage.finish(backend);
+  });
+}
 
 nativeTest("with writethrough a daemon that dies has nothing to lose, and there is no log", async () => {
   await using stage = await FormatStage.open("qcow2");

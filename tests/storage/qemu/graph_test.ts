@@ -3,12 +3,12 @@
  * every format that qemu-img can create.
  */
 
-import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { statfsSync } from "node:fs";
 import { XenblkError } from "../../../lib/errors.ts";
 import { imageGraph } from "../../../lib/storage/qemu/chain.ts";
-import { type BlockGraph, graphOf, type GraphOptions } from "../../../lib/storage/qemu/graph.ts";
+import { type BlockGraph, caveatsOf, graphOf, type GraphOptions } from "../../../lib/storage/qemu/graph.ts";
 import { QemuImg } from "../../../lib/storage/qemu/image_info.ts";
 import { storeTree } from "../../../lib/storage/qemu/store.ts";
 import type { BlockTree } from "../../../lib/storage/qemu/tree.ts";
@@ -162,6 +162,16 @@ Deno.test("a store that keeps the disk's writes is named, one below a backing fi
   assertEquals(graphOf(nbd, OPTIONS).remote, "nbd");
   assertEquals(graphOf(nbd, { ...OPTIONS, readOnly: true }).remote, undefined);
   assertEquals(graphOf(local, OPTIONS).remote, undefined);
+});
+
+Deno.test("drivers that lack something are named, also below a backing file", () => {
+  const caveats = (uri: string): string[] => {
+    const backing = { driver: "raw", file: storeTree(uri) };
+    return caveatsOf(graphOf({ driver: "qcow2", file: { driver: "file", filename: "/x" }, backing }, OPTIONS));
+  };
+  assertMatch(caveats("ssh://h/x").join(), /^QEMU's driver ssh does not connect again: .*--filter=retry/);
+  assertMatch(caveats("https://h/x").join(), /^QEMU's driver https can stop answering .*nbdkit's plugin curl/);
+  assertEquals(caveats("iscsi://h/iqn.x:y/0"), []);
 });
 
 Deno.test("what cannot be written, or must not be shared, is refused", () => {

@@ -71,7 +71,6 @@ Deno.test("the home directory is that of the list of users", () => {
 Deno.test("secrets are files and come before the nodes; the export is of the top node", () => {
   const readable = plan({ readOnly: true });
   assertEquals(readable.objects, [
-    { "qom-type": "iothread", id: "thread-vbd3-5-51712", "poll-max-ns": 0 },
     { "qom-type": "secret", id: "s", file: "/secret" },
     { "qom-type": "secret", id: "k", format: "base64", file: "/key" },
     { "qom-type": "tls-creds-x509", id: "t", dir: "/tls", endpoint: "client" },
@@ -84,7 +83,6 @@ Deno.test("secrets are files and come before the nodes; the export is of the top
     "logical-block-size": 512,
     addr: { type: "unix", path: "/socket" },
     "num-queues": 4,
-    iothread: "thread-vbd3-5-51712",
   });
 });
 
