@@ -166,7 +166,7 @@ test("a disk that writes through flushes with each write, also in the daemon tha
   assert(write().includes(-EIO));
 });
 
-test("where errors lose the connection, one is reported after it came twice, and nothing counts behind it", async () => {
+test("where errors lose the connection, one is reported after it came three times, and nothing counts behind it", async () => {
   const options = { format: "raw", failingReads: true };
   await using daemon = await StorageDaemon.start(options);
   await using daemons = new AsyncDisposableStack();
@@ -176,7 +176,7 @@ test("where errors lose the connection, one is reported after it came twice, and
   channel.read(0, 0, [4096]);
   channel.write(1, 0, [4096]);
   channel.channel.submit();
-  for (let before = daemon, death = 1; death <= 2; death++) {
+  for (let before = daemon, death = 1; death <= 3; death++) {
     await rig.turningOver([channel], device.lost);
     assertMatch(await device.lost, /it reports an I\/O error/);
     await before.kill();

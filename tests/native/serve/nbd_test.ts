@@ -10,7 +10,7 @@ import { FormatStage } from "./format_stage.ts";
 import { NBDKIT, type NbdProgram, NbdServer, QEMU_NBD } from "./nbd_server.ts";
 import { assertClean, assertProgress, LOAD, received, UNTIL_STOPPED } from "./scenes.ts";
 
-const KILLS = Deno.env.get("XENBLK_NATIVE") === "full" ? 10 : 3;
+const KILLS = Deno.env.get("XENBLK_NATIVE") === "full" ? 5 : 3;
 const ALLOW = ["--allow-image", "nbd+unix:**", "--allow-image", "json:**"];
 
 /** A disk on a server, and the server. */
