@@ -78,10 +78,7 @@ export function openMemory({ control, queue, lease, name, address }: VhostAttach
   };
 }
 
-/**
- * An operation that fails so often, each time in another connection, is not carried out again. Not two: one that waits
- * long for its store can be in flight at two losses of the server, one after the other.
- */
+/** An operation that fails so often, each in another connection, is given up. A slow one can meet two losses in a row. */
 const MOST_FAILURES = 3;
 
 /** What a channel has done about the loss of its connection. */
