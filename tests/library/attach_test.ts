@@ -174,6 +174,22 @@ Deno.test("what cannot be attached is refused with its reason, and leaves nothin
   }
 });
 
+Deno.test("with a signal that has aborted nothing is looked at, neither before the rejection nor after it", async () => {
+  using host = new SimulatedHost();
+  const opened: string[] = [];
+  const refusal = { reason: "it is a simulation", remedy: "leave it at auto" };
+  const open = (path: string): Promise<never> => Promise.reject(new Error(`opened ${opened.push(path)}`));
+  Object.assign(host.platform, { files: { uringRefusal: () => refusal, uringModule: "", prepare: () => {}, open } });
+  const file = await Deno.makeTempFile();
+  using _image = { [Symbol.dispose]: () => Deno.removeSync(file) };
+  const start = (): Promise<unknown> =>
+    attach({ ...host.options(file), signal: AbortSignal.abort(new Error("enough")) });
+  await assertRejects(start, XenblkError, `Cannot attach ${file}: enough`);
+  // Longer than the looks that come before the opening.
+  for (let look = 0; look < 3; look++) await Deno.stat(file);
+  assertEquals(opened, []);
+});
+
 Deno.test("aborting ends the wait for the guest, with the signal's reason as the cause", async () => {
   using host = new SimulatedHost();
   const before = host.holdings();
