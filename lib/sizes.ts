@@ -4,6 +4,7 @@
  */
 
 import { XenblkError } from "./errors.ts";
+import { SECTOR_BYTES } from "./units.ts";
 
 const UNITS = ["", "K", "M", "G", "T", "P"];
 
@@ -18,6 +19,15 @@ export function parseSize(text: string): number {
   throw new XenblkError(`Cannot read size ${text}: it is not a number of bytes below 2^53`, {
     kind: "usage",
     remedy: "write it like 4096, 64M or 1G",
+  });
+}
+
+/** The same for the size of a disk. Throws {@linkcode XenblkError} (usage) for what is none, too. */
+export function parseDiskSize(text: string): number {
+  const bytes = parseSize(text);
+  if (bytes > 0 && bytes % SECTOR_BYTES === 0) return bytes;
+  throw new XenblkError(`Cannot use size ${text}: it is not a multiple of ${SECTOR_BYTES} bytes above 0`, {
+    kind: "usage",
   });
 }
 

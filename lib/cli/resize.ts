@@ -4,7 +4,7 @@
  */
 
 import { SECTOR_BYTES } from "../units.ts";
-import { formatSize, parseSize } from "../sizes.ts";
+import { formatSize, parseDiskSize } from "../sizes.ts";
 import { findDisk } from "../toolstack/detach.ts";
 import { domainLabel } from "../toolstack/domains.ts";
 import { resizeDevice } from "../toolstack/resize.ts";
@@ -23,7 +23,12 @@ export const resize = defineVerb({
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "VDEV", help: "the virtual device, such as xvdb", required: true, check: parseVdev },
-    { name: "SIZE", help: "the new size, such as 20G; default: that of the image", required: false, check: parseSize },
+    {
+      name: "SIZE",
+      help: "the new size, such as 20G; default: that of the image",
+      required: false,
+      check: parseDiskSize,
+    },
   ],
   options: { timeout: TIMEOUT },
   permissions: "--allow-ffi --allow-env.",
@@ -32,7 +37,7 @@ export const resize = defineVerb({
     using store = (await host.openNativePlatform()).openXenstore();
     const { guest, device } = findDisk(store, operands["domain"]!, operands["vdev"]!);
     const timeoutMs = options.timeout * 1000;
-    const asked = operands["size"] === undefined ? {} : { sizeBytes: parseSize(operands["size"]) };
+    const asked = operands["size"] === undefined ? {} : { sizeBytes: parseDiskSize(operands["size"]) };
     const { before, now } = await resizeDevice(store, device, { timeoutMs, signal: signals.signal, ...asked });
     const size = formatSize(now * SECTOR_BYTES);
     const news = now === before

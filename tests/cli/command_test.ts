@@ -77,6 +77,7 @@ Deno.test("wrong operands are usage errors before Xen is looked for, whatever th
     [["detach", "web", "disk1"], 'Cannot use virtual device "disk1"'],
     [["show", "web", "xvda256"], "the last partition of its kind is 255"],
     [["resize", "web", "hde"], "the last disk of its kind is hdd"],
+    [["resize", "web", "xvdb", "10"], "Cannot use size 10: it is not a multiple of 512 bytes above 0"],
     [["serve", "backend/vbd3/5"], "it is not the path of a device"],
     [["serve", "backend/vbd3/5/51712", "--kind=qdisk"], "it is of kind vbd3"],
     [["serve", "--image=disk.img"], "Cannot use --image without BACKEND-PATH"],

@@ -2,13 +2,13 @@
  * `xenblk image create IMAGE [SIZE]`: creates an image, with the defaults that measured best where none are given.
  */
 
-import { formatSize } from "../../sizes.ts";
+import { formatSize, parseDiskSize } from "../../sizes.ts";
 import { usageError } from "../args.ts";
 import { choice, flag, optional, path } from "../options.ts";
 import { defineVerb } from "../verb.ts";
 import { endingBySignal } from "./cancel.ts";
 import { readFacts } from "./facts.ts";
-import { checkSize, createImage, findBacking, FORMAT_OPTIONS, layoutOf, newName, parseImageSize } from "./making.ts";
+import { checkSize, createImage, findBacking, FORMAT_OPTIONS, layoutOf, newName } from "./making.ts";
 import { findImage, MADE_FORMATS, parseGiven } from "./name.ts";
 
 const VERB = "image create";
@@ -35,7 +35,7 @@ export const create = defineVerb({
     "It needs qemu-img (Debian: qemu-utils), by PATH or XENBLK_QEMU_IMG, as all image verbs do.",
   operands: [
     { name: "IMAGE", help: "a path that does not exist, or FORMAT:PATH", required: true, isPath: true },
-    { name: "SIZE", help: "such as 64M or 10G; default: that of BASE", required: false, check: parseImageSize },
+    { name: "SIZE", help: "such as 64M or 10G; default: that of BASE", required: false, check: parseDiskSize },
   ],
   options: OPTIONS,
   permissions:
@@ -52,7 +52,7 @@ export const create = defineVerb({
     const image = await parseGiven(operands["image"]!);
     const layout = layoutOf(VERB, image, options);
     const size = operands["size"];
-    const sizeBytes = size === undefined ? undefined : parseImageSize(size);
+    const sizeBytes = size === undefined ? undefined : parseDiskSize(size);
     checkSize(layout.format, sizeBytes);
     if (sizeBytes === undefined && options.backing === undefined) {
       throw usageError(VERB, `Cannot run ${VERB} without SIZE: such as 64M or 10G, unless --backing has one`);

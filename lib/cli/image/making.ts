@@ -5,8 +5,7 @@
 
 import { XenblkError } from "../../errors.ts";
 import { makeByQemuImg, qemuImgError } from "../../storage/qemu/qemu_img.ts";
-import { formatSize, parseSize } from "../../sizes.ts";
-import { SECTOR_BYTES } from "../../units.ts";
+import { formatSize } from "../../sizes.ts";
 import { isFile } from "../../storage/image/formats.ts";
 import { imageLabel, imageText } from "../../storage/image/spec.ts";
 import { usageError } from "../args.ts";
@@ -179,15 +178,6 @@ export async function findBacking(name: string, namedFormat?: string): Promise<E
   throw new XenblkError(`Cannot use backing image ${name}: its format is not named`, {
     kind: "usage",
     remedy: `name it ${image.format}:${image.target}, if that is its format`,
-  });
-}
-
-/** Checks a size operand. Throws {@linkcode XenblkError} (usage) for what is no size of a disk. */
-export function parseImageSize(size: string): number {
-  const bytes = parseSize(size);
-  if (bytes > 0 && bytes % SECTOR_BYTES === 0) return bytes;
-  throw new XenblkError(`Cannot use size ${size}: it is not a multiple of ${SECTOR_BYTES} bytes above 0`, {
-    kind: "usage",
   });
 }
 
