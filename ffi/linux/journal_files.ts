@@ -150,9 +150,9 @@ function configuredDirectory(): string {
 }
 
 /**
- * Gives the file its length with its first blocks allocated, so that a full /run fails here and not later with SIGBUS. A file
- * of another length was cut off, or belongs to another ring: it starts empty. The contents of others stay. All by the
- * descriptor: the path may name another file by now.
+ * Gives the file its length with its first blocks allocated, so that a full /run fails here and not later with SIGBUS.
+ * A file of another length was cut off, or belongs to another ring: it starts empty. The contents of others stay. All by
+ * the descriptor: the path may name another file by now.
  */
 function allocateBlocks(path: string, fd: number, lengthBytes: bigint, firstBytes: bigint): void {
   const check = (result: number): void => {

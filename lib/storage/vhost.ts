@@ -28,8 +28,8 @@ export interface VhostOptions {
   readonly writeThrough?: boolean;
   /**
    * An I/O error loses the connection, for the daemon may have lost its storage with what that had not made durable. The
-   * request is carried out again after {@linkcode VhostDevice.reconnect}; if it fails once more, it completes with -EIO
-   * after the next one. In a queue nothing counts that is completed after an error, so such a disk has one channel at a
+   * request is carried out again after {@linkcode VhostDevice.reconnect}; once it has failed in three connections, it
+   * completes with -EIO. In a queue nothing counts that is completed after an error, so such a disk has one channel at a
    * time.
    */
   readonly errorsLose?: boolean;
