@@ -104,9 +104,10 @@ function startDaemons(
 ): Pick<OpenContext, "openByDaemon"> & Pick<BackendKindOptions, "endLeftovers"> {
   const { vhost, descriptor } = platform;
   if (vhost === undefined) return {};
+  const directory = journalDirectory((name) => Deno.env.get(name));
   const daemons = undo.use(
     new StorageDaemons({
-      directory: daemonsDirectory(journalDirectory((name) => Deno.env.get(name))),
+      directory: daemonsDirectory(directory),
       locks: journals,
       vhost,
       ...(daemonPerDisk === undefined ? {} : { perDisk: daemonPerDisk }),
@@ -118,6 +119,7 @@ function startDaemons(
     vhost,
     platform: descriptor,
     clock: SYSTEM_CLOCK,
+    directory,
     ...(writeLog === false ? {} : { logs: journals }),
   };
   return {

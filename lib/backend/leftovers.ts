@@ -14,7 +14,7 @@ import { keptNames } from "./journals.ts";
 /** Most devices of one sweep; the next sweep handles the rest. */
 export const MOST_DEVICES = 500;
 /** A kind may contain digits and dashes; the domain and the device are the last two numbers. */
-const KEPT_NAME = /^(.+)-(\d+)-(\d+)(?:-(?:\d+|latch|writes)|\.lock)$/;
+const KEPT_NAME = /^(.+)-(\d+)-(\d+)(?:-(?:\d+|latch|writes|snapshot)|\.lock)$/;
 
 /** Removes what is left of devices that are gone; returns their labels. Throws what store and xenstore throw. */
 export function sweepLeftovers(store: JournalStore, xenstore: XenstoreOperations, domain: DomId): string[] {

@@ -31,7 +31,7 @@ const LONGEST_WAIT_MS = 5_000;
 const CLOSE_MS = 2_000;
 
 /** What serves images by storage daemons. */
-export interface DaemonServices extends Omit<ChainContext, "allowImages"> {
+export interface DaemonServices extends Omit<ChainContext, "allowImages" | "headerFile"> {
   readonly daemons: ImageDaemons;
   readonly vhost: VhostClient;
   /** For the Worker that writes the log again. */
@@ -39,6 +39,8 @@ export interface DaemonServices extends Omit<ChainContext, "allowImages"> {
   /** Where write logs are kept. Absent: there are none, and a disk with a daemon that died fails. */
   readonly logs?: Pick<JournalStore, "open" | "remove">;
   readonly clock: Clock;
+  /** Where headers of snapshots are kept: the directory of the journal store. */
+  readonly directory: string;
 }
 
 /** How images are looked at on this host. */
@@ -50,6 +52,11 @@ export function imageContext(): Omit<ChainContext, "allowImages"> {
 /** The name of a device's write log in the journal store. */
 export function writeLogName(label: string): string {
   return `${label.replaceAll("/", "-")}-writes`;
+}
+
+/** The name of the header that shows a snapshot inside a device's image, in the same directory. */
+function snapshotHeaderName(label: string): string {
+  return `${label.replaceAll("/", "-")}-snapshot`;
 }
 
 /** What a daemon is to open for an image. Nothing is opened for writing. Rejects with {@linkcode XenblkError}. */
@@ -76,19 +83,21 @@ export async function openDaemonDisk(
   if (owner === undefined) {
     throw new XenblkError(`Cannot open ${name}: a storage daemon belongs to a guest, and none is named`);
   }
-  const { graph } = await findImage(request, services);
+  const headerFile = `${services.directory}/${snapshotHeaderName(owner.device)}`;
+  const { graph } = await findImage(request, { ...services, headerFile });
   for (const caveat of caveatsOf(graph)) warn(`${name}: ${caveat}`);
   const cache = cacheFor(request, graph, services.logs !== undefined, name, warn);
   const tag = nonceText(newNonce());
   const opening = { graph, readOnly, ...(cache === undefined ? {} : { cache }), name, owner, tag };
   await using undo = new AsyncDisposableStack();
+  undo.defer(() => removeIfThere(headerFile));
   const disk = undo.use(await services.daemons.open(opening));
   // With writethrough an answered write is durable.
   const isDurable = readOnly || cache === "writethrough";
   const log = isDurable || services.logs === undefined
     ? undefined
     : undo.use(new KeptLog(services.logs, writeLogName(owner.device)));
-  const served = new ServedDisk(disk, { name, services, log, warn, fragile: isFragile(graph) });
+  const served = new ServedDisk(disk, { name, services, log, warn, headerFile, fragile: isFragile(graph) });
   await served.begin(tag);
   undo.move();
   return served;
@@ -118,6 +127,8 @@ interface ServedDiskParts {
   readonly services: DaemonServices;
   readonly log: KeptLog | undefined;
   readonly warn: (message: string) => void;
+  /** Of a snapshot: its header. */
+  readonly headerFile: string;
   /** See DiskPlan. */
   readonly fragile: boolean;
 }
@@ -173,6 +184,7 @@ class ServedDisk implements Disk {
     if (this.#hasFailed || log?.isEmpty !== false) await this.#disk.closeSettled();
     else await this.#disk[Symbol.asyncDispose]();
     log?.[Symbol.dispose]();
+    await removeIfThere(this.#parts.headerFile);
   }
 
   /** Sees to what an earlier process left, then watches the disk. Rejects with {@linkcode XenblkError}. */
@@ -264,5 +276,13 @@ class ServedDisk implements Disk {
     this.#disk.fail();
     this.#fail(reason);
     return false;
+  }
+}
+
+async function removeIfThere(path: string): Promise<void> {
+  try {
+    await Deno.remove(path);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
 }

@@ -37,6 +37,8 @@ export interface DiskRequest {
   readonly target: string;
   /** Of an encrypted image: the absolute path of the file with its passphrase, or the name of a systemd credential. */
   readonly passphraseFile?: string;
+  /** Of a qcow2 image: the name or the ID of the snapshot inside it that is to be read. */
+  readonly snapshot?: string;
   /**
    * Patterns of what may be named beside local files (`--allow-image`), see qemu/allow.ts. Absent: the caller vouches for
    * the image's name, and the image's header may name files in its own directory.

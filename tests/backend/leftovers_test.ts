@@ -57,7 +57,15 @@ Deno.test("files in use, of devices that exist, or with other names are left alo
     "a b-1-2-0",
     "vbd3-99999-1-0",
   ];
-  for (const name of [...kept, "vbd3-6-51728-0", "some-kind-7-6-51728-3", "some-kind-7-6-51728-latch"]) {
+  for (
+    const name of [
+      ...kept,
+      "vbd3-6-51728-0",
+      "some-kind-7-6-51728-3",
+      "some-kind-7-6-51728-latch",
+      "vbd3-6-51728-snapshot",
+    ]
+  ) {
     journals.open(name, 64);
   }
   using _served = journals.lock("vbd3-6-51712.lock");

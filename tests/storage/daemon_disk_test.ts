@@ -47,6 +47,7 @@ class Stage {
       platform: this.platform.descriptor,
       logs: this.platform.journals,
       clock: SYSTEM_CLOCK,
+      directory: "/nonexistent",
     };
     const request = {
       format: "json",

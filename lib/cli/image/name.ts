@@ -37,6 +37,12 @@ export async function parseGiven(text: string): Promise<GivenImage> {
       remedy: "use PATH, FORMAT:PATH or a URI",
     });
   }
+  if (name.snapshot !== undefined) {
+    throw new XenblkError(`Cannot use image ${label}: the verbs of \`image\` take no snapshot by snapshot=`, {
+      kind: "usage",
+      remedy: "leave it out; `image convert --snapshot NAME` copies a snapshot",
+    });
+  }
   return { ...name, isNamed: target !== text && target !== `./${text}` };
 }
 

@@ -17,7 +17,9 @@ export interface ImageSpec {
   readonly target: string;
   /** From `passphrase-file=`: an absolute path, or the name of a systemd credential. */
   readonly passphraseFile?: string;
-  /** From `access=`; a CD-ROM is always read-only. */
+  /** From `snapshot=`: the name or the ID of a snapshot inside the image. */
+  readonly snapshot?: string;
+  /** From `access=`; a CD-ROM and a snapshot are always read-only. */
   readonly readOnly?: boolean;
   /** From `access=w!`: others may write to the image too. */
   readonly shared?: boolean;
@@ -28,7 +30,7 @@ export interface ImageSpec {
 }
 
 /** The image itself, without how a guest gets it. */
-export type ImageName = Pick<DiskRequest, "format" | "target" | "passphraseFile">;
+export type ImageName = Pick<DiskRequest, "format" | "target" | "passphraseFile" | "snapshot">;
 
 /** What precedes the first colon, if that can be a format. */
 const PREFIX = /^([a-z][a-z0-9+_-]*):/i;
@@ -88,13 +90,21 @@ function isNamed(text: string): boolean {
 }
 
 /** The image alone. */
-export function imageName({ format, target, passphraseFile }: ImageSpec): ImageName {
-  return { format, target, ...(passphraseFile === undefined ? {} : { passphraseFile }) };
+export function imageName({ format, target, passphraseFile, snapshot }: ImageSpec): ImageName {
+  return {
+    format,
+    target,
+    ...(passphraseFile === undefined ? {} : { passphraseFile }),
+    ...(snapshot === undefined ? {} : { snapshot }),
+  };
 }
 
 /** The text that {@linkcode parseParams} reads as this image. */
-export function imageText({ format, target, passphraseFile }: ImageName): string {
-  if (passphraseFile !== undefined) return `format=${format},passphrase-file=${passphraseFile},target=${target}`;
+export function imageText({ format, target, passphraseFile, snapshot }: ImageName): string {
+  if (passphraseFile !== undefined || snapshot !== undefined) {
+    const passphrase = passphraseFile === undefined ? "" : `passphrase-file=${passphraseFile},`;
+    return `format=${format},${passphrase}${snapshot === undefined ? "" : `snapshot=${snapshot},`}target=${target}`;
+  }
   return format === "raw" && isStore(target) ? target : `${format}:${target}`;
 }
 
@@ -160,7 +170,7 @@ function parseXl(text: string): ImageSpec {
   }
   const image = formatAndTarget(fields.get("format") ?? "raw", fields.get("target") ?? "", text);
   const snapshot = fields.get("snapshot");
-  if (snapshot !== undefined) throw noSnapshot(image, snapshot);
+  if (snapshot !== undefined) checkSnapshot(image, snapshot);
   const accessName = fields.get("access");
   const access = accessName === undefined ? {} : ACCESS.get(accessName);
   if (access === undefined) throw badValue(text, `access=${accessName}`, [...ACCESS.keys()]);
@@ -170,6 +180,7 @@ function parseXl(text: string): ImageSpec {
     ...image,
     ...passphraseOf(image, fields.get("passphrase-file")),
     ...access,
+    ...(snapshot === undefined ? {} : { snapshot, readOnly: true }),
     ...(vdev === undefined ? {} : { vdev }),
     ...(cdrom ? { cdrom, readOnly: true } : {}),
   };
@@ -221,13 +232,22 @@ function hasPassword(name: string): XenblkError {
   });
 }
 
-/** blockdev-add has no option for it in any QEMU so far: only qemu-img and qemu-nbd load a snapshot for reading. */
-function noSnapshot({ format, target }: ImageSpec, snapshot: string): XenblkError {
+/** Throws {@linkcode XenblkError} (usage) for a snapshot of an image that has none, or that cannot be looked into here. */
+export function checkSnapshot({ format, target }: ImageName, snapshot: string): void {
+  if (format === "qcow2" && !isStore(target) && snapshot !== "") return;
   const name = imageLabel({ format, target });
-  return new XenblkError(`Cannot use snapshot ${snapshot} of image ${name}: QEMU's storage daemon cannot open it`, {
+  const source = `${shellWord(`${format}:${withoutPasswords(target)}`)} COPY`;
+  const [why, remedy] = snapshot === ""
+    ? ["its name is empty", "`xenblk image info` lists the snapshots of an image"]
+    : format === "qcow2"
+    ? [
+      "only those of local files can be opened by name",
+      `copy it out with \`xenblk image convert ${source} --snapshot ${shellWord(snapshot)}\` and attach the copy`,
+    ]
+    : [`the format ${format} has none`, "name the format: format=qcow2"];
+  throw new XenblkError(`Cannot use snapshot ${JSON.stringify(snapshot)} of image ${name}: ${why}`, {
     kind: "usage",
-    remedy: `copy it out with \`qemu-img convert -f ${format} -l ${shellWord(`snapshot.name=${snapshot}`)} -O qcow2 ` +
-      `${shellWord(withoutPasswords(target))} COPY\` and attach the copy`,
+    remedy,
   });
 }
 

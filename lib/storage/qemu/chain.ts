@@ -8,10 +8,11 @@ import { XenblkError } from "../../errors.ts";
 import { lookWithin } from "../../path_lookup.ts";
 import { shellWord } from "../../shell_word.ts";
 import { canonicalFormat, isFile, isStore } from "../image/formats.ts";
-import { imageLabel, type ImageName, withoutPasswords } from "../image/spec.ts";
+import { checkSnapshot, imageLabel, type ImageName, withoutPasswords } from "../image/spec.ts";
 import { allowRemedy, allowsFile, checkName, type LocalFile, matchesPattern, ownDirectory } from "./allow.ts";
 import { type BlockGraph, describeTree, graphOf, type GraphOptions } from "./graph.ts";
 import type { ImageInfo, ImageInspector } from "./image_info.ts";
+import { snapshotFile } from "./snapshot.ts";
 import { checkContent, lookAtFile, type LookedFile, severalExtents } from "./local_file.ts";
 import { storeTree } from "./store.ts";
 import { type BlockTree, childrenOf, isTree, localPath, mapOptions, nodesOf, parseTree, withChildren } from "./tree.ts";
@@ -26,6 +27,8 @@ export interface ChainContext {
   readonly credentialsDirectory?: string;
   /** The image is only read. Default: it may be written to. */
   readonly readOnly?: boolean;
+  /** Where the header of a snapshot inside the image is kept (see snapshot.ts). Absent: the tree is only looked at. */
+  readonly headerFile?: string;
 }
 
 /** Formats whose headers can name a backing file. */
@@ -44,10 +47,11 @@ const MOST_LAYERS = 200;
 export async function imageTree(name: ImageName, context: ChainContext): Promise<BlockTree> {
   if (context.allowImages !== undefined) checkName(name, context.allowImages);
   const label = imageLabel(name);
+  if (name.snapshot !== undefined) checkSnapshot(name, name.snapshot);
   const tree = withSecretFiles(namedTree(name, label), label, context);
   const passphrase = name.passphraseFile;
   const passphraseFile = passphrase === undefined ? undefined : secretFile(passphrase, label, context);
-  return await new ChainFinder(label, context, passphraseFile).complete(tree, { ancestors: [] });
+  return await new ChainFinder(label, context, passphraseFile, name.snapshot).complete(tree, { ancestors: [] });
 }
 
 /** How an image becomes a graph. */
@@ -180,10 +184,17 @@ class ChainFinder {
   readonly #context: ChainContext;
   readonly #passphraseFile: string | undefined;
   readonly #patterns: readonly string[];
+  readonly #snapshot: string | undefined;
   /** Of the first local file that the user named; see {@linkcode ownDirectory}. */
   #own: { readonly directory: string | undefined } | undefined;
 
-  constructor(label: string, context: ChainContext, passphraseFile: string | undefined) {
+  constructor(
+    label: string,
+    context: ChainContext,
+    passphraseFile: string | undefined,
+    snapshot: string | undefined,
+  ) {
+    this.#snapshot = snapshot;
     this.#label = label;
     this.#context = context;
     this.#passphraseFile = passphraseFile;
@@ -203,12 +214,24 @@ class ChainFinder {
     const identity = local?.file.identity ?? JSON.stringify(file);
     if (local === undefined && place.ancestors.includes(identity)) throw this.#loop(describeTree(file));
     const below = { ...place, ancestors: [...place.ancestors, identity] };
-    const known = local === undefined ? [] : [[file, tree.driver === "raw" ? dataTree(local) : local.tree] as const];
+    const known = local === undefined ? [] : [[file, await this.#fileTree(tree, local, place)] as const];
     const whole = await this.#withChildren(tree, below, new Map(known));
     if (hasHeader(tree)) return await this.#withHeader(whole, local?.file, below);
     // A dead server is met by a process that can be killed, not by the daemon, which would wait for it with all its disks.
     if (tree.driver === "raw" && BLOCKING.has(file.driver)) await this.#context.inspector.inspect(whole, this.#label);
     return whole;
+  }
+
+  /** What stands for the local file of a format. */
+  async #fileTree({ driver }: BlockTree, local: LocalNode, { ancestors }: Place): Promise<BlockTree> {
+    if (driver === "raw") return dataTree(local);
+    if (this.#snapshot === undefined || ancestors.length > 0) return local.tree;
+    const { readOnly, headerFile } = this.#context;
+    if (readOnly === false) {
+      throw this.#refusal("a snapshot can only be read", "attach it read-only, or copy it (`xenblk image convert`)");
+    }
+    const name = { snapshot: this.#snapshot, label: this.#label, ...(headerFile === undefined ? {} : { headerFile }) };
+    return await snapshotFile(local.tree, local.file, name);
   }
 
   async #withChildren(tree: BlockTree, place: Place, known: Map<BlockTree, BlockTree>): Promise<BlockTree> {

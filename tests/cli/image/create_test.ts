@@ -187,6 +187,11 @@ Deno.test("wrong arguments of the image verbs are usage errors that say what is 
       ["create", "a", "much"],
       "Cannot read size much: it is not a number of bytes below 2^53; write it like 4096, 64M or 1G",
     ],
+    [
+      ["info", "format=qcow2,snapshot=s,target=a"],
+      "Cannot use image format=qcow2,snapshot=s,target=a: the verbs of `image` take no snapshot by snapshot=; leave it " +
+      "out; `image convert --snapshot NAME` copies a snapshot",
+    ],
     [["create", "a", "100"], "Cannot use size 100: it is not a multiple of 512 bytes above 0"],
     [["create", "a", "0"], "Cannot use size 0: it is not a multiple of 512 bytes above 0"],
     [

@@ -62,6 +62,7 @@ export class EngineRig implements AsyncDisposable {
       platform: descriptor,
       logs,
       clock: SYSTEM_CLOCK,
+      directory: `${this.folder}/run`,
     };
   }
 

@@ -132,6 +132,35 @@ nativeTest("a read-only disk and a CD-ROM drive read a qcow2, and nothing can be
   assertEquals(await backend.stop(), 0, backend.messages);
 });
 
+nativeTest("a snapshot inside a qcow2 is read by name, also by the next daemon and the next serve", async () => {
+  await using host = await Host.start();
+  const guest = await host.guest();
+  const image = await host.image();
+  await qemuImg("snapshot", "-c", "before", image);
+  await host.xen.run("qemu-io", ["-f", "qcow2", "-c", `write -P 0xaa 0 ${SIZE_BYTES}`, image]);
+  const bytes = Deno.readFileSync(image);
+  const params = `format=qcow2,snapshot=before,target=${image}`;
+  const first = host.serve();
+  const written = await host.offer(guest, { params, vdev: "xvda", readOnly: false });
+  assertMatch(await nodeValue(host.xen, `${written.path}/error`), /a snapshot can only be read; attach it read-only/);
+  await detach(host.xen, written.device);
+  const { device, disk } = await host.offer(guest, { params, vdev: "xvdb", readOnly: true });
+  await disk.connect();
+  // The disk held nothing when the snapshot was taken; each read is compared.
+  const reads = { ...LOAD, requests: 100, readShare: 1 };
+  assertClean(received(await disk.load(reads)), first.messages);
+  for (const pid of await daemonsOf(host.xen)) Deno.kill(pid, "SIGKILL");
+  assertClean(received(await disk.load(reads)), first.messages);
+  await first.stop("SIGKILL");
+  const second = host.serve();
+  await second.says(/connected:/);
+  assertClean(received(await disk.load(reads)), second.messages);
+  await detach(host.xen, device);
+  await host.isClear();
+  assertEquals(await second.stop(), 0, second.messages);
+  assertEquals(Deno.readFileSync(image), bytes, "the image is as it was");
+});
+
 nativeTest(
   "a backing file elsewhere is refused with the option that allows it, and served with that option",
   async () => {

@@ -212,16 +212,28 @@ Deno.test("a password in the name is refused, and no message shows it", async ()
   assertEquals(imageLabel({ format: "json", target: '{"password":"hunter2"}' }), "json:{...}");
 });
 
-Deno.test("a snapshot inside qcow2 is refused with the way to copy it", async () => {
-  const error = await refusal("format=qcow2,snapshot=before it,target=/srv/my disk");
+Deno.test("a snapshot inside a qcow2 file has a name of its own, and is read-only", async () => {
+  const spec = await parseImage("format=qcow2,snapshot=before it,access=rw,target=/srv/my disk", nothing);
+  assertEquals(spec, { format: "qcow2", target: "/srv/my disk", snapshot: "before it", readOnly: true });
+  const text = await paramsOf(imageName(spec));
+  assertEquals(text, "format=qcow2,snapshot=before it,target=/srv/my disk");
+  assertEquals(imageName(await parseImage(text, nothing)), imageName(spec));
+});
+
+Deno.test("a snapshot of what has none, or is no local file, is refused with the way to copy it", async () => {
+  const error = await refusal("format=qcow2,snapshot=before it,target=nbd://host/disk");
   assertEquals(
-    error.message,
-    "Cannot use snapshot before it of image qcow2:/srv/my disk: QEMU's storage daemon cannot open it",
+    error.line,
+    'Cannot use snapshot "before it" of image qcow2:nbd://host/disk: only those of local files can be opened by name; ' +
+      "copy it out with `xenblk image convert qcow2:nbd://host/disk COPY --snapshot 'before it'` and attach the copy",
   );
-  assertEquals(
-    error.remedy,
-    "copy it out with `qemu-img convert -f qcow2 -l 'snapshot.name=before it' -O qcow2 '/srv/my disk' COPY` and attach " +
-      "the copy",
+  assertMatch(
+    (await refusal("snapshot=a,target=/srv/disk")).line,
+    /the format raw has none; name the format: format=qcow2/,
+  );
+  assertMatch(
+    (await refusal("format=qcow2,snapshot=,target=/srv/disk")).line,
+    /its name is empty; `xenblk image info` lists/,
   );
 });
 
