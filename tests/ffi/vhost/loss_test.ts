@@ -121,6 +121,18 @@ test("a reconnect to a daemon that lives is possible after its connection was gi
   assertEquals(channel.finish().get(0), 0);
 });
 
+test("a signal ends a reconnect that waits for a socket nobody listens at", async () => {
+  await using daemon = await StorageDaemon.start();
+  using rig = new VhostRig();
+  await using device = await rig.connect(daemon.socket);
+  await daemon.kill();
+  await device.lost;
+  const ending = new AbortController();
+  const reconnecting = device.reconnect(daemon.socket, ending.signal);
+  ending.abort(new Error("the daemon died"));
+  await assertRejects(() => reconnecting, Error, "the daemon died");
+});
+
 test("a hundred losses leave as many descriptors and mappings as one", async () => {
   using folder = new Folder();
   using rig = new VhostRig();
