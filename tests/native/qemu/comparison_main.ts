@@ -1,7 +1,7 @@
 /**
  * `deno task image-comparison [--requests N] [--seed S] [--under FOLDER]`: N random requests (1 000 000) on a chain of qcow2 images beside
- * a twin, while the storage daemon is killed, the disk is reopened and the chain gets longer. Prints what was done. The exit
- * status is 1 if a byte was wrong, a request failed, or qemu-img found something.
+ * a twin, while the storage daemon is killed, the disk grows and is reopened, and the chain gets longer. Prints what was
+ * done. The exit status is 1 if a byte was wrong, a request failed, or qemu-img found something.
  */
 
 import { parseArgs } from "@std/cli";
@@ -10,6 +10,7 @@ import { compare, LAYERS } from "./comparison.ts";
 
 const REQUESTS = 1_000_000;
 const SIZE_BYTES = 256 << 20;
+const RESIZES = 24;
 const KILL_EVERY = 4000;
 const REOPEN_EVERY = 10_000;
 
@@ -26,6 +27,7 @@ async function main(args: string[]): Promise<number> {
       requestsPerLayer,
       layers: LAYERS,
       sizeBytes: SIZE_BYTES,
+      resizes: RESIZES,
       killEvery: KILL_EVERY,
       reopenEvery: REOPEN_EVERY,
       ...(options.under === undefined ? {} : { under: String(options.under) }),
