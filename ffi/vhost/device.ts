@@ -139,7 +139,7 @@ export class NativeVhostDevice implements VhostDevice {
   }
 
   fail(): void {
-    this.#control.phase = PHASE.failed;
+    this.#control.fail();
     this.#session.connection.fail("it was given up");
     this.#wakeAll();
   }
@@ -194,8 +194,7 @@ export class NativeVhostDevice implements VhostDevice {
     session.connection.moveTo(fd);
     this.#session = session;
     this.#facts = facts;
-    this.#control.epoch = epoch;
-    this.#control.phase = PHASE.serving;
+    this.#control.serve(epoch);
     this.#lost = this.#watch(session);
     this.#wakeAll();
   }
