@@ -18,6 +18,8 @@ const KILL_WITHIN_MS = 150;
 /** How soon after a kill a resize must succeed, and the wait between two attempts. */
 const RESIZE_PATIENCE_MS = 60_000;
 const RESIZE_AGAIN_MS = 20;
+/** Of the backend's warnings, a failure shows so many. */
+const LAST_WARNINGS = 20;
 
 /** What a comparison does. */
 export interface ComparisonOptions {
@@ -84,7 +86,8 @@ export async function compare(options: ComparisonOptions): Promise<ComparisonRes
     await comparison.makeBase();
     for (const layer of options.layers) await comparison.runLayer(layer);
   } catch (error) {
-    throw new Error(`seed ${options.seed}: ${errorText(error)}`, { cause: error });
+    const warnings = rig.warnings.slice(-LAST_WARNINGS).join("\n");
+    throw new Error(`seed ${options.seed}: ${errorText(error)}\nthe last warnings:\n${warnings}`, { cause: error });
   }
   return { ...comparison.result, elapsedMs: performance.now() - beganMs };
 }
