@@ -16,7 +16,7 @@ import { lowerEventfd, raiseEventfd } from "../linux/eventfd.ts";
 import { NativeMemory, viewOf } from "../linux/memory.ts";
 import { shutDown } from "../linux/unix_socket.ts";
 import type { RequestLimits, VhostAttachment } from "./attachment.ts";
-import { DeviceControl, PHASE } from "./control.ts";
+import { DeviceControl, epochOf, PHASE, phaseOf } from "./control.ts";
 import {
   BUFFERS_AT,
   HEADER_BYTES,
@@ -252,17 +252,17 @@ class VhostChannel extends TableChannel {
   #endPause(): void {
     if (this.#pause === PAUSE.none || this.#pause === PAUSE.over) return;
     this.#pause = PAUSE.over;
-    this.#control.pause(this.#attachment.queue);
+    this.#control.pause(this.#attachment.queue, this.#epoch);
   }
 
   /** Does what the control plane asks for. True: operations may be started. */
   #mayServe(): boolean {
-    const { phase, epoch } = this.#control;
-    if (phase === PHASE.failed) this.#failAll();
-    if (phase === PHASE.lost) this.#beginPause();
-    if (phase !== PHASE.serving) return false;
-    if (epoch !== this.#epoch) this.#changeArea(epoch);
-    return !this.#isBroken;
+    const { state } = this.#control;
+    // Also if that connection is lost already: the channel has to let go of it like of any other.
+    if (epochOf(state) !== this.#epoch) this.#changeArea(epochOf(state));
+    if (phaseOf(state) === PHASE.failed) this.#failAll();
+    if (phaseOf(state) === PHASE.lost) this.#beginPause();
+    return phaseOf(state) === PHASE.serving && !this.#isBroken;
   }
 
   /** Starts the rests first, then what waits, as far as there are descriptors; notifies the daemon at most once. */

@@ -19,20 +19,31 @@ export const PHASE = {
   failed: 2,
 } as const;
 
-const PHASE_WORD = 0;
-const EPOCH = 1;
-const SOCKET = 2;
+/** In the lowest bits the phase, above them the epoch: a channel sees both at once. */
+const STATE = 0;
+const PHASE_BITS = 2;
+const SOCKET = 1;
 /** Of {@linkcode BREACH}, the virtqueue, and the value; written before the phase becomes `lost`. */
-const BREACH_WORD = 3;
-const BREACH_QUEUE = 4;
-const BREACH_VALUE = 5;
-const HEADER_WORDS = 6;
+const BREACH_WORD = 2;
+const BREACH_QUEUE = 3;
+const BREACH_VALUE = 4;
+const HEADER_WORDS = 5;
 /** Words of a virtqueue: its lease, the epoch that its channel uses, and the lost epoch that it has let go of, plus 1. */
 const QUEUE_WORDS = 3;
 
 /** Lowest bits of a lease: users so far, then closed. A lease of 0 was never given away. */
 const USERS = 3;
 const CLOSED = 3;
+
+/** The phase in a state; see {@linkcode PHASE}. */
+export function phaseOf(state: number): number {
+  return state & (1 << PHASE_BITS) - 1;
+}
+
+/** The epoch in a state: it counts connections, modulo 2^30. */
+export function epochOf(state: number): number {
+  return state >>> PHASE_BITS;
+}
 
 /** One thread's view of the words. */
 export class DeviceControl {
@@ -51,21 +62,28 @@ export class DeviceControl {
     this.#words = new Int32Array(memory);
   }
 
-  get phase(): number {
-    return Atomics.load(this.#words, PHASE_WORD);
+  /** Phase and epoch, see {@linkcode phaseOf} and {@linkcode epochOf}. */
+  get state(): number {
+    return Atomics.load(this.#words, STATE);
   }
 
-  set phase(phase: number) {
-    Atomics.store(this.#words, PHASE_WORD, phase);
+  get phase(): number {
+    return phaseOf(this.state);
   }
 
   /** Counts connections: rings lie in the area of the epoch's parity. */
   get epoch(): number {
-    return Atomics.load(this.#words, EPOCH);
+    return epochOf(this.state);
   }
 
-  set epoch(epoch: number) {
-    Atomics.store(this.#words, EPOCH, epoch);
+  /** Connection number `epoch` serves. */
+  serve(epoch: number): void {
+    Atomics.store(this.#words, STATE, epoch << PHASE_BITS | PHASE.serving);
+  }
+
+  /** The disk is given up. */
+  fail(): void {
+    Atomics.store(this.#words, STATE, this.epoch << PHASE_BITS | PHASE.failed);
   }
 
   /** The connection's descriptor, the same for all connections of the disk. */
@@ -79,7 +97,9 @@ export class DeviceControl {
 
   /** Makes the phase `lost` if it is `serving`. False: it is another one. */
   lose(): boolean {
-    return Atomics.compareExchange(this.#words, PHASE_WORD, PHASE.serving, PHASE.lost) === PHASE.serving;
+    const { state } = this;
+    const lost = epochOf(state) << PHASE_BITS | PHASE.lost;
+    return phaseOf(state) === PHASE.serving && Atomics.compareExchange(this.#words, STATE, state, lost) === state;
   }
 
   /** A channel reports what the daemon did; like {@linkcode lose}. */
@@ -159,14 +179,14 @@ export class DeviceControl {
     Atomics.store(this.#words, this.#at(queue) + 1, epoch);
   }
 
-  /** The channel takes no more completions of the current epoch, which is lost, and its owner has dealt with the last. */
-  pause(queue: number): void {
-    Atomics.store(this.#words, this.#at(queue) + 2, (this.epoch + 1) | 0);
+  /** The channel takes no more completions of this epoch, which is lost, and its owner has dealt with the last. */
+  pause(queue: number, epoch: number): void {
+    Atomics.store(this.#words, this.#at(queue) + 2, epoch + 1);
   }
 
-  /** See {@linkcode pause}. */
+  /** Whether the channel has paused in the current epoch. */
   isPaused(queue: number): boolean {
-    return Atomics.load(this.#words, this.#at(queue) + 2) === ((this.epoch + 1) | 0);
+    return Atomics.load(this.#words, this.#at(queue) + 2) === this.epoch + 1;
   }
 
   /** The last user closes the lease for ever. */

@@ -139,18 +139,18 @@ export class NativeVhostDevice implements VhostDevice {
   }
 
   fail(): void {
-    this.#control.phase = PHASE.failed;
+    this.#control.fail();
     this.#session.connection.fail("it was given up");
     this.#wakeAll();
   }
 
-  async reconnect(socket: string): Promise<void> {
+  async reconnect(socket: string, signal?: AbortSignal): Promise<void> {
     if (this.#control.phase !== PHASE.lost) {
       throw new XenblkError(`Cannot connect to ${this.#options.name} again: its connection is not lost`);
     }
     await this.#exclusively("connect again to", async () => {
       using undo = new DisposableStack();
-      const session = undo.use(await VhostSession.open(this.#sessionAt(socket), this.#patience));
+      const session = undo.use(await VhostSession.open(this.#sessionAt(socket, signal), this.#patience));
       const facts = this.#fitting(await session.readConfig());
       await session.share(this.#memory);
       await this.#channelsPause();
@@ -166,10 +166,11 @@ export class NativeVhostDevice implements VhostDevice {
     return this.#closed ??= this.#close();
   }
 
-  /** Another connection is like the first, but the signal's attempt is over. */
-  #sessionAt(socket: string): SessionOptions {
+  /** Another connection is like the first, but for its signal. */
+  #sessionAt(socket: string, signal: AbortSignal | undefined): SessionOptions {
     const { readOnly, queues, writeThrough } = this.#options;
-    return { socket, readOnly, queues, ...(writeThrough === undefined ? {} : { writeThrough }) };
+    const base = { socket, readOnly, queues, ...(writeThrough === undefined ? {} : { writeThrough }) };
+    return { ...base, ...(signal === undefined ? {} : { signal }) };
   }
 
   /** Sets the virtqueue up for the connection that is to serve, if a channel has it or may still open it. */
@@ -193,8 +194,7 @@ export class NativeVhostDevice implements VhostDevice {
     session.connection.moveTo(fd);
     this.#session = session;
     this.#facts = facts;
-    this.#control.epoch = epoch;
-    this.#control.phase = PHASE.serving;
+    this.#control.serve(epoch);
     this.#lost = this.#watch(session);
     this.#wakeAll();
   }

@@ -74,7 +74,7 @@ export interface VhostDevice extends AsyncDisposable {
   /**
    * After {@linkcode lost}: connects to an export of the same image that has taken the place of the lost one. The
    * operations that were in flight are carried out again, from their beginning, then those that came since. Rejects with
-   * XenblkError; then the operations go on waiting.
+   * XenblkError, or with the signal's reason; then the operations go on waiting.
    */
-  reconnect(socket: string): Promise<void>;
+  reconnect(socket: string, signal?: AbortSignal): Promise<void>;
 }

@@ -384,6 +384,12 @@ export class StorageDaemon implements Disposable {
   /** The connection; another one if an earlier one ended. The limit is for the greeting. */
   async #monitor(timeoutMs?: number): Promise<QmpConnection> {
     if (this.#qmp !== undefined) return this.#qmp;
+    // Another daemon may listen at the path by now.
+    if (this.#isOver) {
+      throw new QmpAbsentError(`Cannot reach ${this.name}: it has ended`, {
+        remedy: "repeat this once another daemon serves the disk",
+      });
+    }
     const opening = this.#opening ??= this.#connect(timeoutMs);
     try {
       return await opening;

@@ -147,11 +147,17 @@ export class QemuDisk implements DaemonDisk {
     }
   }
 
-  /** Operations in flight wait, and are carried out again. */
+  /**
+   * Operations in flight wait, and are carried out again. It ends with its daemon: the next one has another socket at the
+   * same path, and gets no operation before the log was written again.
+   */
   async #renewExport(): Promise<void> {
+    const ended = new AbortController();
+    const { name } = this.#request;
+    void this.#daemon.died.then((reason) => ended.abort(new XenblkError(`Cannot export ${name} anew: ${reason}`)));
     const socket = await this.#keeper.exportAnew();
     await this.#device.lost;
-    await this.#device.reconnect(socket);
+    await this.#device.reconnect(socket, ended.signal);
   }
 
   /** Whether the daemon, which has ended, can have lost answered writes. */
@@ -168,18 +174,13 @@ export class QemuDisk implements DaemonDisk {
       return { reason: `${store} (${reason})`, writesLost: this.#losesWrites(daemon) };
     }
     const death = await daemon.fate();
-    const writesLost = death !== undefined && this.#losesWrites(daemon);
-    if (death !== undefined) return { reason: death, writesLost };
     const renewal = this.#renewal;
     this.#renewal = undefined;
-    try {
-      await renewal;
-    } catch (error) {
-      return { reason: errorText(error), writesLost };
-    }
-    return renewal === undefined
-      ? { reason: `the connection to ${daemon.name} ended: ${reason}`, writesLost }
-      : await this.#watch(daemon);
+    const failure = renewal === undefined
+      ? `the connection to ${daemon.name} ended: ${reason}`
+      : await renewal.then(() => undefined, errorText);
+    if (death !== undefined) return { reason: death, writesLost: this.#losesWrites(daemon) };
+    return failure === undefined ? await this.#watch(daemon) : { reason: failure, writesLost: false };
   }
 }
 

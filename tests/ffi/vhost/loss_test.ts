@@ -93,6 +93,33 @@ test("after a reconnect the operations in flight are carried out again, and thos
   await daemons.disposeAsync();
 });
 
+test("a connection that is lost before a reactor has used it does not stay lost", async () => {
+  await using daemon = await StorageDaemon.start();
+  using rig = new VhostRig({ withIo: true });
+  await using device = await rig.connect(daemon.socket);
+  using busy = await rig.channel(device, { depth: DEPTH, bufferBytes: 4096 });
+  using idle = await rig.channel(device, { depth: DEPTH, bufferBytes: 4096 });
+  // If it does, the operations in flight end all the same.
+  using _end = { [Symbol.dispose]: (): void => (device.fail(), void busy.finish()) };
+  await using daemons = new AsyncDisposableStack();
+  daemon.signal("SIGSTOP");
+  startWrites(busy, 7);
+  await daemon.kill();
+  await device.lost;
+  for (let round = 0; round < 3; round++) {
+    const next = daemons.use(await StorageDaemon.start({ image: daemon.image }, daemon.folder));
+    await rig.turningOver([busy, idle], device.paused());
+    await device.reconnect(next.socket);
+    await next.kill();
+    await device.lost;
+  }
+  const last = daemons.use(await StorageDaemon.start({ image: daemon.image }, daemon.folder));
+  await rig.turningOver([busy, idle], device.paused());
+  await device.reconnect(last.socket);
+  assertEquals([...busy.finish().values()], new Array(DEPTH).fill(0));
+  assertEquals([idle.readNow(0, 4096), idle.buffer(0)[0]], [0, 7]);
+});
+
 test("a reconnect to a daemon that lives is possible after its connection was given up by it", async () => {
   await using daemon = await StorageDaemon.start();
   using rig = new VhostRig();
@@ -119,6 +146,18 @@ test("a reconnect to a daemon that lives is possible after its connection was gi
   assertEquals(channel.channel.reap(), 0);
   await rig.turningOver([channel], device.reconnect(daemon.socket));
   assertEquals(channel.finish().get(0), 0);
+});
+
+test("a signal ends a reconnect that waits for a socket nobody listens at", async () => {
+  await using daemon = await StorageDaemon.start();
+  using rig = new VhostRig();
+  await using device = await rig.connect(daemon.socket);
+  await daemon.kill();
+  await device.lost;
+  const ending = new AbortController();
+  const reconnecting = device.reconnect(daemon.socket, ending.signal);
+  ending.abort(new Error("the daemon died"));
+  await assertRejects(() => reconnecting, Error, "the daemon died");
 });
 
 test("a hundred losses leave as many descriptors and mappings as one", async () => {

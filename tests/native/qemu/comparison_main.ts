@@ -1,7 +1,8 @@
 /**
- * `deno task image-comparison [--requests N] [--seed S] [--under FOLDER]`: N random requests (1 000 000) on a chain of qcow2 images beside
- * a twin, while the storage daemon is killed, the disk is reopened and the chain gets longer. Prints what was done. The exit
- * status is 1 if a byte was wrong, a request failed, or qemu-img found something.
+ * `deno task image-comparison [--requests N] [--resizes R] [--seed S] [--under FOLDER]`: N random requests (1 000 000) on
+ * a chain of qcow2 images beside a twin, while the storage daemon is killed, the disk grows (R times, 24) and is reopened,
+ * and the chain gets longer. Prints what was done. The exit status is 1 if a byte was wrong, a request failed, or qemu-img
+ * found something.
  */
 
 import { parseArgs } from "@std/cli";
@@ -10,13 +11,14 @@ import { compare, LAYERS } from "./comparison.ts";
 
 const REQUESTS = 1_000_000;
 const SIZE_BYTES = 256 << 20;
+const RESIZES = 24;
 const KILL_EVERY = 4000;
 const REOPEN_EVERY = 10_000;
 
 if (import.meta.main) Deno.exit(await main(Deno.args));
 
 async function main(args: string[]): Promise<number> {
-  const options = parseArgs(args, { string: ["requests", "seed", "under"] });
+  const options = parseArgs(args, { string: ["requests", "resizes", "seed", "under"] });
   const seed = Number(options.seed ?? Math.floor(Math.random() * 2 ** 31));
   const requestsPerLayer = Math.ceil(Number(options.requests ?? REQUESTS) / LAYERS.length);
   say(`seed ${seed}`);
@@ -26,6 +28,7 @@ async function main(args: string[]): Promise<number> {
       requestsPerLayer,
       layers: LAYERS,
       sizeBytes: SIZE_BYTES,
+      resizes: Number(options.resizes ?? RESIZES),
       killEvery: KILL_EVERY,
       reopenEvery: REOPEN_EVERY,
       ...(options.under === undefined ? {} : { under: String(options.under) }),

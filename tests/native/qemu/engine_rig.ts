@@ -15,6 +15,7 @@ import type { BufferSpace, Disk, DiskAttachment, DiskRequest, IoChannel } from "
 import { imageName, parseImage } from "../../../lib/storage/image/spec.ts";
 import { StorageDaemons } from "../../../lib/storage/qemu/daemons.ts";
 import type { DaemonRecord } from "../../../lib/storage/qemu/record.ts";
+import type { VhostClient } from "../../../lib/storage/vhost.ts";
 import { runs } from "./rig.ts";
 
 libc(); // it is never closed: a test must not be the first to open it
@@ -47,10 +48,11 @@ export class EngineRig implements AsyncDisposable {
   readonly #services: DaemonServices;
   #vdev = 0;
 
-  /** Its folder is made in that one, or where files for a short time are. */
-  constructor(under?: string) {
+  /** Its folder is made in that one, or where files for a short time are. `clientOf` may put a client before the real one. */
+  constructor(under?: string, clientOf: (real: VhostClient) => VhostClient = (real) => real) {
     this.folder = Deno.makeTempDirSync({ prefix: "xenblk-engine-", ...(under === undefined ? {} : { dir: under }) });
-    const { vhost, descriptor } = this.#platform;
+    const { descriptor } = this.#platform;
+    const vhost = clientOf(this.#platform.vhost);
     const logs = new JournalFiles(`${this.folder}/run`);
     const warning = (line: string): void => void this.warnings.push(line);
     const logger = { debug: (): void => {}, info: (): void => {}, warning, error: warning };
@@ -87,11 +89,13 @@ export class EngineRig implements AsyncDisposable {
     return record.process.pid;
   }
 
-  /** Kills it, and waits for its end. */
-  async killDaemon(): Promise<void> {
+  /** Kills it, and waits for its end. False: it was dead already, and no other has its place yet. */
+  async killDaemon(): Promise<boolean> {
     const pid = this.daemon;
+    if (!runs(pid)) return false;
     Deno.kill(pid, "SIGKILL");
     while (runs(pid)) await tick();
+    return true;
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -10,6 +10,8 @@ const LONGEST = 1 << 20;
 /** Longest discard: more than the daemon takes at a time. */
 const LONGEST_DISCARD = 20 << 20;
 const POOL_BYTES = 4 << 20;
+/** The share of requests that lie across the end that the disk had before. */
+const OVER_OLD_END = 0.03;
 
 /** What was done. */
 export interface Counts {
@@ -17,6 +19,8 @@ export interface Counts {
   reads: number;
   /** Of the reads: those whose bytes were compared; the others met a write in flight. */
   compares: number;
+  /** Of the reads: those across the end that the disk had before it grew last. */
+  readsOverOldEnd: number;
   writes: number;
   zeroWrites: number;
   discards: number;
@@ -63,6 +67,7 @@ export class Exerciser {
     requests: 0,
     reads: 0,
     compares: 0,
+    readsOverOldEnd: 0,
     writes: 0,
     zeroWrites: 0,
     discards: 0,
@@ -79,16 +84,29 @@ export class Exerciser {
   readonly #largeFree: number[] = [];
   readonly #smallTags: number;
   #unsure: Unsure | undefined;
+  #sizeBytes: number;
+  #oldEnd = 0;
 
-  /** The twin's bytes are the disk's now. */
+  /** The twin's bytes are the disk's now. It has room for what the disk grows to, too. */
   constructor(twin: Uint8Array, random: () => number, { tags, smallTags }: TagCounts) {
     this.#twin = twin;
     this.#words = new Int32Array(twin.buffer);
     this.#random = random;
     this.#smallTags = smallTags;
+    this.#sizeBytes = twin.length;
     this.#requests = Array.from({ length: tags }, () => ({ kind: FLUSH, offset: 0, length: 0, isSure: false }));
     for (let tag = 0; tag < tags; tag++) this.#release(tag);
     for (let i = 0; i < this.#pool.length; i++) this.#pool[i] = random() * 2 ** 32;
+  }
+
+  /** How large the disk is: at first as large as the twin. */
+  get sizeBytes(): number {
+    return this.#sizeBytes;
+  }
+
+  set sizeBytes(sizeBytes: number) {
+    this.#oldEnd = sizeBytes > this.#sizeBytes ? this.#sizeBytes : 0;
+    this.#sizeBytes = sizeBytes;
   }
 
   /** Fills whole sectors with data that differs from all that was written before. */
@@ -150,7 +168,7 @@ export class Exerciser {
   #startDiscard(disk: EngineDisk): boolean {
     if (this.#unsure !== undefined) return false;
     const length = this.#random() < 0.1
-      ? SECTOR * Math.ceil(this.#random() * Math.min(LONGEST_DISCARD, this.#twin.length / 4) / SECTOR)
+      ? SECTOR * Math.ceil(this.#random() * Math.min(LONGEST_DISCARD, this.#sizeBytes / 4) / SECTOR)
       : this.#length();
     const offset = this.#offset(length);
     const tag = this.#take(SECTOR);
@@ -167,6 +185,7 @@ export class Exerciser {
     const isSure = !this.#requests.some((other) => other.kind === WRITE && overlap(other, offset, length));
     this.#set(tag, READ, offset, length, isSure);
     this.counts.reads++;
+    if (offset < this.#oldEnd && this.#oldEnd < offset + length) this.counts.readsOverOldEnd++;
     this.counts.bytesRead += length;
     disk.startRead(tag, offset, length);
   }
@@ -257,8 +276,13 @@ export class Exerciser {
   }
 
   #offset(length: number): number {
+    const last = this.#sizeBytes - length;
+    if (this.#oldEnd > 0 && this.#random() < OVER_OLD_END) {
+      const before = SECTOR * Math.floor(this.#random() * length / SECTOR);
+      return Math.min(last, Math.max(0, this.#oldEnd - before));
+    }
     const unit = this.#random() < 0.5 ? 4096 : SECTOR;
-    return unit * Math.floor(this.#random() * (Math.floor((this.#twin.length - length) / unit) + 1));
+    return unit * Math.floor(this.#random() * (Math.floor(last / unit) + 1));
   }
 
   #set(tag: number, kind: number, offset: number, length: number, isSure = false): void {
