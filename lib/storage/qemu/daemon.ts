@@ -243,7 +243,7 @@ export class StorageDaemon implements Disposable {
   /**
    * Removes a disk, if it is here. One that loses writes by the death of this daemon stays among those that were lost.
    * Rejects with {@linkcode XenblkError} if it cannot be removed, or the daemon does not answer within the time; then it
-   * stays in the record.
+   * stays in the record. A record that cannot be written does not keep the disk here: a later process finds it missing.
    */
   async remove(device: string, pingMs = this.#silent ? SILENT_PING_MS : PING_MS): Promise<void> {
     const { [device]: disk, ...disks } = this.#record.disks;
@@ -255,7 +255,8 @@ export class StorageDaemon implements Disposable {
       await this.#take(disk);
     }
     const lost = this.endedWell ? {} : lostWith({ [device]: disk }, death);
-    await this.#write({ ...this.#record, disks, lost: { ...lost, ...this.#record.lost } });
+    this.#record = { ...this.#record, disks, lost: { ...lost, ...this.#record.lost } };
+    await this.#write(this.#record).catch((error) => this.#warn(error));
   }
 
   /** What an earlier daemon of the disk has lost, if it died unseen. */
