@@ -15,7 +15,7 @@ import { type ChainContext, type ImageGraph, imageGraph } from "./qemu/chain.ts"
 import { QemuImg } from "./qemu/image_info.ts";
 import { type BlockGraph, caveatsOf } from "./qemu/graph.ts";
 import { isFragile } from "./qemu/plan.ts";
-import { type DaemonDisk, type DiskLoss, type ImageDaemons, LostForGoodError } from "./qemu/types.ts";
+import { type DaemonDisk, type DiskLoss, type ImageDaemons, LostForGoodError, type QemuRequest } from "./qemu/types.ts";
 import type { VhostClient } from "./vhost.ts";
 import { loggedAttachment } from "./write_log/channel.ts";
 import { KeptLog, MOST_PARTS } from "./write_log/kept_log.ts";
@@ -37,7 +37,7 @@ export interface DaemonServices extends Omit<ChainContext, "allowImages"> {
   /** For the Worker that writes the log again. */
   readonly platform: PlatformDescriptor;
   /** Where write logs are kept. Absent: there are none, and a disk with a daemon that died fails. */
-  readonly logs?: Pick<JournalStore, "open" | "remove">;
+  readonly logs?: Pick<JournalStore, "open" | "remove" | "names">;
   readonly clock: Clock;
 }
 
@@ -50,6 +50,12 @@ export function imageContext(): Omit<ChainContext, "allowImages"> {
 /** The name of a device's write log in the journal store. */
 export function writeLogName(label: string): string {
   return `${label.replaceAll("/", "-")}-writes`;
+}
+
+/** The device of the write log with that name; undefined if it is another file. */
+export function writeLogOwner(name: string): string | undefined {
+  const [, kind, domain, vdev] = /^(.+)-(\d+)-(\d+)-writes$/.exec(name) ?? [];
+  return kind === undefined ? undefined : `${kind}/${domain}/${vdev}`;
 }
 
 /** What a daemon is to open for an image. Nothing is opened for writing. Rejects with {@linkcode XenblkError}. */
@@ -80,9 +86,30 @@ export async function openDaemonDisk(
   for (const caveat of caveatsOf(graph)) warn(`${name}: ${caveat}`);
   const cache = cacheFor(request, graph, services.logs !== undefined, name, warn);
   const tag = nonceText(newNonce());
-  const opening = { graph, readOnly, ...(cache === undefined ? {} : { cache }), name, owner, tag };
+  return await serve({ graph, readOnly, ...(cache === undefined ? {} : { cache }), name, owner, tag }, services, warn);
+}
+
+/**
+ * Writes the log of a disk that nobody else opens to its image again. Resolves with the reason if that is not possible
+ * any more. Rejects with {@linkcode XenblkError} if it is not possible now.
+ */
+export async function writeLogAgain(
+  request: QemuRequest,
+  services: DaemonServices,
+  warn: (message: string) => void,
+): Promise<string | undefined> {
+  await using disk = await serve(request, services, warn);
+  return disk.failure;
+}
+
+async function serve(
+  request: QemuRequest,
+  services: DaemonServices,
+  warn: (message: string) => void,
+): Promise<ServedDisk> {
+  const { graph, readOnly, cache, name, owner, tag } = request;
   await using undo = new AsyncDisposableStack();
-  const disk = undo.use(await services.daemons.open(opening));
+  const disk = undo.use(await services.daemons.open(request));
   // With writethrough an answered write is durable.
   const isDurable = readOnly || cache === "writethrough";
   const log = isDurable || services.logs === undefined
@@ -131,7 +158,7 @@ class ServedDisk implements Disk {
   readonly #closing = Promise.withResolvers<undefined>();
   /** Ends a wait between two attempts when the disk is closed. */
   readonly #ending = new AbortController();
-  #hasFailed = false;
+  #failure: string | undefined;
   #watching: Promise<void> = Promise.resolve();
 
   constructor(disk: DaemonDisk, parts: ServedDiskParts) {
@@ -145,6 +172,11 @@ class ServedDisk implements Disk {
   get properties(): DiskProperties {
     // In one queue an error comes before what is completed after it.
     return { ...this.#disk.properties, mostChannels: this.#parts.fragile ? 1 : MOST_PARTS };
+  }
+
+  /** Why it has failed for good; undefined: it has not. */
+  get failure(): string | undefined {
+    return this.#failure;
   }
 
   get description(): string {
@@ -170,13 +202,13 @@ class ServedDisk implements Disk {
     this.#closing.resolve(undefined);
     this.#ending.abort();
     await this.#watching;
-    if (this.#hasFailed || log?.isEmpty !== false) await this.#disk.closeSettled();
+    if (this.#failure !== undefined || log?.isEmpty !== false) await this.#disk.closeSettled();
     else await this.#disk[Symbol.asyncDispose]();
     log?.[Symbol.dispose]();
   }
 
   /** Sees to what an earlier process left, then watches the disk. Rejects with {@linkcode XenblkError}. */
-  async begin(tag: string): Promise<void> {
+  async begin(tag: string | undefined): Promise<void> {
     const { log } = this.#parts;
     const { lostBefore } = this.#disk;
     const isKnown = log?.isOf(this.#disk.tag, this.#disk.properties) === true;
@@ -185,7 +217,7 @@ class ServedDisk implements Disk {
       return void this.#giveUp(`${lostBefore}, and its write log is missing, damaged or another disk's`);
     }
     if (log !== undefined && (lostBefore !== undefined || this.#disk.tag !== tag)) await this.#takeOver(log);
-    if (this.#hasFailed) return;
+    if (this.#failure !== undefined) return;
     log?.begin(this.#disk.tag);
     await this.#disk.settle(); // of another image, too, that the device had before
     this.#watching = this.#watch();
@@ -260,7 +292,7 @@ class ServedDisk implements Disk {
   }
 
   #giveUp(reason: string): false {
-    this.#hasFailed = true;
+    this.#failure = reason;
     this.#disk.fail();
     this.#fail(reason);
     return false;

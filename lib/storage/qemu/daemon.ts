@@ -219,9 +219,10 @@ export class StorageDaemon implements Disposable {
     if (known !== undefined) await this.remove(device, PING_MS);
     await this.#place(name, plan.files);
     const files = await Promise.all(plan.files.map(recordedFile));
-    const { identity, exportId, nodeNames: nodes, objectIds: objects, durable } = plan;
+    const { identity, exportId, nodeNames: nodes, objectIds: objects, durable, graph } = plan;
     const { tag } = await this.lostBefore(device, plan) ?? plan;
-    const disk = { name, plan: identity, durable, exportId, nodes, objects, files, ...(tag && { tag }) };
+    const kept = { ...(tag && { tag }), ...(graph && { graph }) };
+    const disk = { name, plan: identity, durable, exportId, nodes, objects, files, ...kept };
     await this.#write(withDisk(this.#record, device, { ...disk, exported: false }));
     try {
       await openDiskAsPermitted(
@@ -303,18 +304,20 @@ export class StorageDaemon implements Disposable {
   }
 
   /**
-   * Ends the process, whatever it holds, and removes its directory. Rejects with {@linkcode XenblkError} if it does not
-   * end.
+   * Ends the process, whatever it holds, and removes its directory, unless it has lost disks. Rejects with
+   * {@linkcode XenblkError} if it does not end.
    */
   async end(): Promise<void> {
     this.#ending = true;
     const { process } = this;
+    let isForced = await hasEnded(process, 0);
     await this.#quit();
     for (const [name, timeoutMs] of [["SIGTERM", TERMINATE_MS], ["SIGKILL", KILL_MS]] as const) {
       if (await hasEnded(process, 0)) break;
       this.#logger.warning(`process ${process.pid} does not end: sending ${name}`);
       await signal(process, name);
       await hasEnded(process, timeoutMs);
+      isForced ||= name === "SIGKILL";
     }
     if (!await hasEnded(process, 0)) {
       throw new XenblkError(`Cannot end ${this.name}: the kernel keeps it`, {
@@ -323,8 +326,11 @@ export class StorageDaemon implements Disposable {
     }
     await this.fate(0);
     this[Symbol.dispose]();
+    const { disks, lost } = this.#record;
+    const all = { ...(isForced ? lostWith(disks, `${this.name} was ended by force`) : {}), ...lost };
     // What was lost is reported to those who open these disks again.
-    if (Object.keys(this.#record.lost).length === 0) await this.directory.remove();
+    if (Object.keys(all).length > 0) await this.#write({ ...this.#record, disks: {}, lost: all });
+    else await this.directory.remove();
   }
 
   /**

@@ -5,6 +5,7 @@
 
 import { errorText, XenblkError } from "../../errors.ts";
 import { lookWithin } from "../../path_lookup.ts";
+import type { BlockGraph } from "./graph.ts";
 import type { ProcessIdentity } from "./process.ts";
 
 /** Longest path of a Unix socket, in bytes: sun_path of unix(7) is 108 with its final NUL. */
@@ -36,13 +37,17 @@ export interface DiskRecord {
   readonly exported: boolean;
   /** See QemuRequest. */
   readonly tag?: string;
+  /** What was opened, to open it again if its guest is gone. Absent: it is durable. */
+  readonly graph?: BlockGraph;
 }
 
 /** A disk of a daemon that died while no process of ours ran: what was not flushed may be lost. */
 export interface LostDisk {
+  readonly name?: string;
   /** As in {@linkcode DiskRecord}. */
   readonly plan: string;
   readonly tag?: string;
+  readonly graph?: BlockGraph;
   readonly reason: string;
   /** Those that it wrote to. Absent: none, or an earlier version of xenblk wrote the record. */
   readonly files?: readonly RecordedFile[];
