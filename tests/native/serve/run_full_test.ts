@@ -11,47 +11,14 @@ import { nativeTest } from "../harness.ts";
 import { type BackendProcess, nodeValue } from "./backend.ts";
 import { FormatStage } from "./format_stage.ts";
 import { assertClean, assertProgress, received, UNTIL_STOPPED } from "./scenes.ts";
+import { SmallFileSystem } from "./small_fs.ts";
 
 /** Room for a device's journals, its write log with one ring, and a daemon's files. */
 const ROOM = "8m";
 const NO_ROOM = /Cannot keep .*\/journals\/.*: No space left on device.*free space/;
 
-/** A small tmpfs at the run directory of a stage. Disposing it unmounts it. */
-class SmallRun implements AsyncDisposable {
-  readonly #path: string;
-  #isFull = false;
-
-  private constructor(path: string) {
-    this.#path = path;
-  }
-
-  static async mount({ xen }: FormatStage): Promise<SmallRun> {
-    const path = `${xen.directory}/journals`;
-    Deno.mkdirSync(path, { mode: 0o700 });
-    await xen.run("mount", ["-t", "tmpfs", "-o", `size=${ROOM},mode=700`, "xenblk-test", path]);
-    return new SmallRun(path);
-  }
-
-  /** Takes all bytes that are free. */
-  fill(): void {
-    this.#isFull = true;
-    using file = Deno.openSync(`${this.#path}/filler`, { write: true, create: true });
-    const page = new Uint8Array(4096);
-    try {
-      for (;;) file.writeSync(page);
-    } catch (error) {
-      assertMatch(String(error), /No space left/);
-    }
-  }
-
-  makeRoom(): void {
-    if (this.#isFull) Deno.removeSync(`${this.#path}/filler`);
-    this.#isFull = false;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await new Deno.Command("umount", { args: ["--lazy", this.#path], stderr: "null" }).output();
-  }
+function smallRun({ xen }: FormatStage): Promise<SmallFileSystem> {
+  return SmallFileSystem.mount(`${xen.directory}/journals`, ROOM);
 }
 
 /** The disk under load. */
@@ -62,7 +29,7 @@ async function beginLoad({ disk }: FormatStage): Promise<void> {
 }
 
 /** The load goes on, and the disk can be detached, with or without room. */
-async function goesOnCleanly(stage: FormatStage, backend: BackendProcess, run: SmallRun): Promise<void> {
+async function goesOnCleanly(stage: FormatStage, backend: BackendProcess, run: SmallFileSystem): Promise<void> {
   await assertProgress(stage.disk, 200);
   assertClean(received(await stage.disk.stopLoad()), backend.messages);
   await stage.finish(backend, () => Promise.resolve(run.makeRoom()));
@@ -70,7 +37,7 @@ async function goesOnCleanly(stage: FormatStage, backend: BackendProcess, run: S
 
 nativeTest("a run directory without room: the disk waits with an error, and is served once there is room", async () => {
   await using stage = await FormatStage.open("qcow2");
-  await using run = await SmallRun.mount(stage);
+  await using run = await smallRun(stage);
   run.fill();
   const backend = stage.serve();
   assertMatch(await nodeValue(stage.xen, `${backendPath(stage.device)}/error`), NO_ROOM);
@@ -81,7 +48,7 @@ nativeTest("a run directory without room: the disk waits with an error, and is s
 
 nativeTest("a daemon dies and the run directory has no room for another: its disk waits for room", async () => {
   await using stage = await FormatStage.open("qcow2");
-  await using run = await SmallRun.mount(stage);
+  await using run = await smallRun(stage);
   const backend = stage.serve();
   await beginLoad(stage);
   run.fill();
@@ -97,7 +64,7 @@ for (const both of [false, true]) {
   const who = both ? "serve and its daemon are" : "serve is";
   nativeTest(`${who} killed, and the next one finds the run directory full: nothing is lost`, async () => {
     await using stage = await FormatStage.open("qcow2");
-    await using run = await SmallRun.mount(stage);
+    await using run = await smallRun(stage);
     const first = stage.serve();
     await beginLoad(stage);
     run.fill();
