@@ -15,15 +15,25 @@ import { type ChainContext, type ImageGraph, imageGraph } from "./qemu/chain.ts"
 import { QemuImg } from "./qemu/image_info.ts";
 import { type BlockGraph, caveatsOf } from "./qemu/graph.ts";
 import { isFragile } from "./qemu/plan.ts";
-import { type DaemonDisk, type DiskLoss, type ImageDaemons, LostForGoodError, type QemuRequest } from "./qemu/types.ts";
+import {
+  type DaemonDisk,
+  type DiskLoss,
+  type ImageDaemons,
+  LostForGoodError,
+  type QemuRequest,
+  RunDirectoryError,
+} from "./qemu/types.ts";
 import type { VhostClient } from "./vhost.ts";
 import { loggedAttachment } from "./write_log/channel.ts";
 import { KeptLog, MOST_PARTS } from "./write_log/kept_log.ts";
 import { replayLog, ReplayRefusedError } from "./write_log/replay.ts";
 
-/** How long another daemon is tried for before the disk is given up; and where a server has to come back, too. */
+/**
+ * How long another daemon is tried for before the disk is given up; and where a server has to come back, too, or somebody
+ * has to make room in the run directory.
+ */
 const PATIENCE_MS = 60_000;
-const SERVER_PATIENCE_MS = 600_000;
+const LONG_PATIENCE_MS = 600_000;
 /** The waits in between. */
 const FIRST_WAIT_MS = 100;
 const LONGEST_WAIT_MS = 5_000;
@@ -254,8 +264,8 @@ class ServedDisk implements Disk {
   async #recover(loss: DiskLoss): Promise<boolean> {
     const { name, services: { clock }, warn, fragile } = this.#parts;
     const beganMs = clock.now();
-    const patienceMs = fragile ? SERVER_PATIENCE_MS : PATIENCE_MS;
     warn(`${name}: ${loss.reason}; its requests wait for another storage daemon`);
+    let said = "";
     for (let waitMs = FIRST_WAIT_MS; !this.#ending.signal.aborted; waitMs = Math.min(2 * waitMs, LONGEST_WAIT_MS)) {
       try {
         await this.#disk.recover((socket) => this.#replay(socket));
@@ -264,8 +274,11 @@ class ServedDisk implements Disk {
       } catch (error) {
         const text = errorText(error);
         if (error instanceof LostForGoodError) return this.#giveUp(`${loss.reason}, and ${text}`);
+        const isLong = fragile || error instanceof RunDirectoryError;
+        const patienceMs = isLong ? LONG_PATIENCE_MS : PATIENCE_MS;
         if (clock.now() - beganMs > patienceMs) return this.#giveUp(`${loss.reason}; and no other serves it: ${text}`);
-        warn(`${name}: ${text}; trying again`);
+        if (text !== said) warn(`${name}: ${text}; trying again`);
+        said = text;
       }
       await clock.sleep(waitMs, this.#ending.signal);
     }

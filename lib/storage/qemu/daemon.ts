@@ -375,6 +375,7 @@ export class StorageDaemon implements Disposable {
       }
       if (ended !== undefined) {
         await this.#errors.look();
+        await this.directory.checkRoom(); // without room it says nothing
         throw new XenblkError(`Cannot start ${this.name}: ${statusText(ended)}${this.#errors.last}`, {
           remedy: "start qemu-storage-daemon by hand to see what it lacks",
         });

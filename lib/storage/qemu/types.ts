@@ -26,6 +26,9 @@ export interface QemuRequest {
 /** What a daemon has lost cannot be brought back: no other attempt is made. */
 export class LostForGoodError extends XenblkError {}
 
+/** The run directory of daemons has no room, or cannot be written to: nothing is wrong with the disk. */
+export class RunDirectoryError extends XenblkError {}
+
 /** Why a disk cannot go on by itself. */
 export interface DiskLoss {
   /** For people, with the daemon's exit status or signal and its last words: no final period. */

@@ -4,7 +4,7 @@
  * as there is room.
  */
 
-import { assertMatch } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
 import { backendPath } from "../../../lib/xenbus/paths.ts";
 import { missingFuse } from "../hanging_fs.ts";
 import { nativeTest } from "../harness.ts";
@@ -44,6 +44,15 @@ nativeTest("a run directory without room: the disk waits with an error, and is s
   run.makeRoom();
   await beginLoad(stage);
   await goesOnCleanly(stage, backend, run);
+}, missingFuse());
+
+nativeTest("a daemon that has no room for its own files says what it lacks", async () => {
+  await using stage = await FormatStage.open("qcow2");
+  await using run = await smallRun(stage);
+  run.fill(1);
+  const backend = stage.serve();
+  assertMatch(await nodeValue(stage.xen, `${backendPath(stage.device)}/error`), NO_ROOM);
+  assertEquals(await backend.stop(), 0, backend.messages);
 }, missingFuse());
 
 nativeTest("a daemon dies and the run directory has no room for another: its disk waits for room", async () => {

@@ -3,6 +3,7 @@
  */
 
 import { assertMatch } from "@std/assert";
+import { PAGE_BYTES } from "../../../lib/units.ts";
 
 /** A mounted tmpfs. Disposing it unmounts it. */
 export class SmallFileSystem implements AsyncDisposable {
@@ -22,16 +23,17 @@ export class SmallFileSystem implements AsyncDisposable {
     return new SmallFileSystem(path);
   }
 
-  /** Takes all bytes that are free. */
-  fill(): void {
+  /** Takes all bytes that are free, but for so many pages. */
+  fill(freePages = 0): void {
     this.#isFull = true;
     using file = Deno.openSync(`${this.#path}/filler`, { write: true, create: true });
-    const page = new Uint8Array(4096);
+    const page = new Uint8Array(PAGE_BYTES);
     try {
       for (;;) file.writeSync(page);
     } catch (error) {
       assertMatch(String(error), /No space left/);
     }
+    file.truncateSync(file.statSync().size - freePages * PAGE_BYTES);
   }
 
   /** Frees what {@linkcode fill} has taken. */
