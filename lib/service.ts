@@ -121,7 +121,8 @@ function startDaemons(
     clock: SYSTEM_CLOCK,
     ...(writeLog === false ? {} : { logs: journals }),
   };
-  const orphans = undo.use(new OrphanedDisks(services, warn));
+  // An earlier process may have kept logs.
+  const orphans = undo.use(new OrphanedDisks({ ...services, logs: journals }, warn));
   return {
     openByDaemon: (request) => openDaemonDisk(request, services, warn),
     endLeftovers: (isGone) => orphans.end(isGone),
