@@ -14,6 +14,8 @@ import type { LogContent } from "./write_log/log.ts";
 const FIRST_WAIT_MS = 1_000;
 const LONGEST_WAIT_MS = 30_000;
 
+const NOTHING: LogContent = { operations: 0, bytes: 0 };
+
 /** The disks of this host that nobody opens any more. */
 export class OrphanedDisks implements AsyncDisposable {
   readonly #services: DaemonServices;
@@ -53,7 +55,10 @@ export class OrphanedDisks implements AsyncDisposable {
     for (let waitMs = FIRST_WAIT_MS; !signal.aborted; waitMs = Math.min(2 * waitMs, LONGEST_WAIT_MS)) {
       await this.#services.clock.sleep(waitMs, signal);
       try {
-        if (!signal.aborted && (await this.#inTurn(isGone)).complete) break;
+        if (signal.aborted) break;
+        const { lines, complete } = await this.#inTurn(isGone);
+        for (const line of lines) this.#warn(line);
+        if (complete) break;
       } catch (error) {
         const text = errorText(error);
         if (text !== said) this.#warn(`cannot look for disks of devices that are gone: ${text}`);
@@ -73,9 +78,10 @@ export class OrphanedDisks implements AsyncDisposable {
   async #endOnce(isGone: (device: string) => boolean): Promise<{ lines: string[]; complete: boolean }> {
     const { daemons } = this.#services;
     const before = await daemons.orphans(isGone);
-    for (const disk of before) await this.#see(disk);
+    const written = [];
+    for (const disk of before) written.push(...await this.#see(disk));
     // A daemon that had to be killed leaves such disks, too.
-    const lines = await daemons.sweep(isGone);
+    const lines = [...written, ...await daemons.sweep(isGone)];
     const left = await daemons.orphans(isGone);
     this.#removeLogs(isGone, left);
     return { lines, complete: left.length === 0 };
@@ -96,11 +102,17 @@ export class OrphanedDisks implements AsyncDisposable {
     }
   }
 
-  async #see(disk: OrphanedDisk): Promise<void> {
-    const { name, owner, reason, request } = disk;
+  /** Returns what is to be logged. */
+  async #see(disk: OrphanedDisk): Promise<string[]> {
+    const { name, owner, reason, request, served } = disk;
     try {
       const content = this.#contentOf(disk);
-      if (content?.operations === 0) return await this.#services.daemons.forget(owner);
+      // Its daemon has nothing to flush, or nothing is kept to judge that by.
+      if (served && (content ?? NOTHING).operations === 0) return [];
+      if (content?.operations === 0) {
+        await this.#services.daemons.forget(owner);
+        return [];
+      }
       const isKept = content !== undefined && request !== undefined;
       const failure = isKept ? await writeLogAgain(request, this.#services, this.#warn) : this.#lackOf(disk);
       if (failure !== undefined) {
@@ -110,8 +122,12 @@ export class OrphanedDisks implements AsyncDisposable {
         await this.#services.daemons.forget(owner);
       }
       this.#said.delete(owner.device);
+      return failure === undefined
+        ? [`${name}: what ${owner.device}, which is gone, was answered is in it: closed`]
+        : [];
     } catch (error) {
       this.#wait(disk, errorText(error));
+      return [];
     }
   }
 

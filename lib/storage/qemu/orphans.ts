@@ -1,11 +1,12 @@
 /**
- * Disks of devices that are gone, whose daemon died before it had flushed what was answered: a guest was destroyed while
- * neither its daemon nor a process of ours ran. Nobody opens such a disk by itself any more.
+ * Disks of devices that are gone with writes that were answered and may not be flushed: a guest was destroyed while no
+ * process of ours ran. Its daemon died, too, or still has the disk: when that is asked to end, it reports no failed flush.
+ * Nobody opens such a disk by itself any more.
  */
 
 import { XenblkError } from "../../errors.ts";
 import type { AllowedFile } from "./confinement.ts";
-import { lostDisks } from "./leftovers.ts";
+import { lostDisks, lostWith } from "./leftovers.ts";
 import { isAlive } from "./process.ts";
 import { type DaemonRecord, type LostDisk, type RecordedFile, recordedFile, type RunDirectory } from "./record.ts";
 import type { OrphanedDisk, QemuRequest } from "./types.ts";
@@ -21,9 +22,25 @@ export async function orphansOf(
   held: boolean,
   isGone: (device: string) => boolean,
 ): Promise<Orphan[]> {
-  const { lost } = held ? record : await asItIsNow(record);
-  const gone = Object.entries(lost).filter(([device]) => isGone(device) && !(held && device in record.disks));
-  return gone.map(([device, disk]) => orphanOf(record, device, disk));
+  const { disks, lost } = held ? { disks: {}, lost: record.lost } : await asItIsNow(record);
+  const dead = orphansAmong(record, lost, (device) => isGone(device) && !(held && device in record.disks));
+  const served = lostWith(disks, "its guest was destroyed");
+  return [...dead, ...orphansAmong(record, served, (device) => isGone(device) && !(device in lost)).flatMap(toFlush)];
+}
+
+/** A disk that its daemon still has. Opened without a tag, it is flushed, and nothing is written again. */
+function toFlush({ request, ...orphan }: Orphan): Orphan[] {
+  if (request === undefined) return [];
+  const { tag: _tag, ...rest } = request;
+  return [{ ...orphan, served: true, request: rest }];
+}
+
+function orphansAmong(
+  record: DaemonRecord,
+  lost: Readonly<Record<string, LostDisk>>,
+  isOne: (device: string) => boolean,
+): Orphan[] {
+  return Object.entries(lost).flatMap(([device, disk]) => isOne(device) ? [orphanOf(record, device, disk)] : []);
 }
 
 function orphanOf(
@@ -34,7 +51,7 @@ function orphanOf(
   const owner = { guest, ...(uuid === undefined ? {} : { uuid }), device };
   const disk = { name: name ?? `the disk of ${device}`, owner, ...(tag === undefined ? {} : { tag }) };
   const request = graph && { ...disk, graph, readOnly: false };
-  return { ...disk, reason, files: files ?? [], ...(request && { request }) };
+  return { ...disk, reason, served: false, files: files ?? [], ...(request && { request }) };
 }
 
 /** A daemon that has died has no disks. */

@@ -72,7 +72,7 @@ export interface DaemonDisk extends Disk {
   recover(replay: (socket: string) => Promise<void>): Promise<void>;
 }
 
-/** A disk of a device that is gone. A daemon that died may have lost writes of it. */
+/** A disk of a device that is gone. A daemon that died may have lost writes of it, or one that lives has not flushed it. */
 export interface OrphanedDisk {
   /** For messages, with its noun. */
   readonly name: string;
@@ -80,6 +80,8 @@ export interface OrphanedDisk {
   readonly reason: string;
   /** As in {@linkcode QemuRequest}. */
   readonly tag?: string;
+  /** A daemon that lives has it open. */
+  readonly served: boolean;
   /** Opens it. Absent: how it was opened was not recorded. */
   readonly request?: QemuRequest;
 }
@@ -96,7 +98,7 @@ export interface ImageDaemons extends AsyncDisposable {
    */
   open(request: QemuRequest): Promise<DaemonDisk>;
   /**
-   * The disks of devices that are gone which daemons that died may have lost writes of. From now on no other device can
+   * The disks of devices that are gone which may have writes that are not in their images. From now on no other device can
    * have their images before they were opened and disposed, or forgotten. `isGone` judges a device by its label.
    */
   orphans(isGone: (device: string) => boolean): Promise<readonly OrphanedDisk[]>;

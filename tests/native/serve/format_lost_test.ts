@@ -66,12 +66,12 @@ nativeTest(
   },
 );
 
-/** Serve and the daemon of a disk die with writes that nobody has flushed, and the guest is destroyed. */
-async function orphan(stage: FormatStage): Promise<void> {
+/** Serve and, as a rule, the daemon of a disk die with writes that nobody has flushed, and the guest is destroyed. */
+async function orphan(stage: FormatStage, which: "both die" | "its daemon lives" = "both die"): Promise<void> {
   const backend = stage.serve();
   await stage.disk.connect();
   assertClean(received(await stage.disk.load(UNFLUSHED)), backend.messages);
-  await Promise.all([backend.stop("SIGKILL"), stage.killDaemon()]);
+  await Promise.all([backend.stop("SIGKILL"), ...(which === "both die" ? [stage.killDaemon()] : [])]);
   await stage.xen.run("xenstore-rm", [`/local/domain/0/backend/vbd3/${GUEST}`]);
 }
 
@@ -86,7 +86,20 @@ nativeTest("serve and a daemon are killed, and the guest is destroyed: the next 
 });
 
 nativeTest(
-  "the same while the image is away: doctor and serve name it, and it is written once it is back",
+  "serve is killed, and the guest is destroyed: the next serve has its daemon flush, and ends it",
+  async () => {
+    await using stage = await FormatStage.open("qcow2");
+    await orphan(stage, "its daemon lives");
+    const backend = stage.serve();
+    await backend.says(/image qcow2:.*: what vbd3\/7\/\d+, which is gone, was answered is in it: closed/);
+    await untilNothingIsLeft(stage.xen);
+    await stage.verify();
+    assertEquals(await backend.stop(), 0, backend.messages);
+  },
+);
+
+nativeTest(
+  "the guest of a dead daemon is destroyed, and its image is away: doctor and serve say so, and it is written later",
   async () => {
     await using stage = await FormatStage.open("qcow2");
     await orphan(stage);
