@@ -205,6 +205,8 @@ daemonTest(
     await rig.end(first);
     Deno.kill(pid, "SIGSTOP");
     const daemons = rig.daemons({ requestMs: 100 });
+    const [live] = await daemons.orphans(() => true);
+    assertEquals([live!.served, live!.tag, live!.request!.tag], [true, request.tag, undefined]);
     await daemons.sweep(() => true);
     assertEquals([runs(pid), rig.directories()], [false, ["5"]]);
     const [{ owner, request: again }, ...others] = await daemons.orphans(() => true) as [OrphanedDisk];
