@@ -95,7 +95,7 @@ nativeTest(`serve dies ${KILLS} times under load, its daemon lives: the next one
     backend = stage.serve();
     await backend.says(/connected:/);
     await assertProgress(stage.disk, 200);
-    assertEquals(await stage.daemons(), [pid]);
+    assertEquals(await stage.daemons(), [pid], backend.messages);
   }
   assertClean(received(await stage.disk.stopLoad()), backend.messages);
   await stage.finish(backend);
