@@ -15,6 +15,7 @@ import type { JournalStore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { journalDirectory } from "./journal_directory.ts";
 import { imageContext, openDaemonDisk } from "./storage/daemon_disk.ts";
+import { OrphanedDisks } from "./storage/orphans.ts";
 import { StorageDaemons } from "./storage/qemu/daemons.ts";
 import { daemonsDirectory } from "./storage/qemu/survey.ts";
 import { IoPool } from "./storage/pool/pool.ts";
@@ -122,9 +123,11 @@ function startDaemons(
     directory,
     ...(writeLog === false ? {} : { logs: journals }),
   };
+  // An earlier process may have kept logs.
+  const orphans = undo.use(new OrphanedDisks({ ...services, logs: journals }, warn));
   return {
     openByDaemon: (request) => openDaemonDisk(request, services, warn),
-    endLeftovers: (isGone) => daemons.sweep(isGone),
+    endLeftovers: (isGone) => orphans.end(isGone),
   };
 }
 

@@ -234,7 +234,7 @@ export class BackendKind {
   async #endLeftovers(store: Xenstore): Promise<void> {
     const { logger, endLeftovers } = this.#options;
     try {
-      const isGone = (label: string): boolean => isDeviceGone(store, this.#domain, label);
+      const isGone = (label: string): boolean => isDeviceGone(this.#store ?? store, this.#domain, label);
       for (const line of await endLeftovers?.(isGone) ?? []) logger.info(line);
     } catch (error) {
       logger.warning(`cannot end what earlier processes left of devices that are gone: ${errorText(error)}`);

@@ -1,6 +1,6 @@
 /**
  * Removes what earlier processes left of devices that were removed while no process ran: locks, latches and journals,
- * which would otherwise stay until the host reboots. A device's files are removed only if it is gone from xenstore and
+ * which would otherwise stay until the host reboots. Write logs go with the disks that they are of. A device's files are removed only if it is gone from xenstore and
  * its lock is free. The calls are synchronous: the store is in a tmpfs below /run, which waits for no disk, and a sweep
  * is bounded.
  */
@@ -14,7 +14,7 @@ import { keptNames } from "./journals.ts";
 /** Most devices of one sweep; the next sweep handles the rest. */
 export const MOST_DEVICES = 500;
 /** A kind may contain digits and dashes; the domain and the device are the last two numbers. */
-const KEPT_NAME = /^(.+)-(\d+)-(\d+)(?:-(?:\d+|latch|writes|snapshot)|\.lock)$/;
+const KEPT_NAME = /^(.+)-(\d+)-(\d+)(?:-(?:\d+|latch|snapshot)|\.lock)$/;
 
 /** Removes what is left of devices that are gone; returns their labels. Throws what store and xenstore throw. */
 export function sweepLeftovers(store: JournalStore, xenstore: XenstoreOperations, domain: DomId): string[] {

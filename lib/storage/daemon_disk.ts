@@ -15,15 +15,25 @@ import { type ChainContext, type ImageGraph, imageGraph } from "./qemu/chain.ts"
 import { QemuImg } from "./qemu/image_info.ts";
 import { type BlockGraph, caveatsOf } from "./qemu/graph.ts";
 import { isFragile } from "./qemu/plan.ts";
-import { type DaemonDisk, type DiskLoss, type ImageDaemons, LostForGoodError } from "./qemu/types.ts";
+import {
+  type DaemonDisk,
+  type DiskLoss,
+  type ImageDaemons,
+  LostForGoodError,
+  type QemuRequest,
+  RunDirectoryError,
+} from "./qemu/types.ts";
 import type { VhostClient } from "./vhost.ts";
 import { loggedAttachment } from "./write_log/channel.ts";
 import { KeptLog, MOST_PARTS } from "./write_log/kept_log.ts";
 import { replayLog, ReplayRefusedError } from "./write_log/replay.ts";
 
-/** How long another daemon is tried for before the disk is given up; and where a server has to come back, too. */
+/**
+ * How long another daemon is tried for before the disk is given up; and where a server has to come back, too, or somebody
+ * has to make room in the run directory.
+ */
 const PATIENCE_MS = 60_000;
-const SERVER_PATIENCE_MS = 600_000;
+const LONG_PATIENCE_MS = 600_000;
 /** The waits in between. */
 const FIRST_WAIT_MS = 100;
 const LONGEST_WAIT_MS = 5_000;
@@ -37,7 +47,7 @@ export interface DaemonServices extends Omit<ChainContext, "allowImages" | "head
   /** For the Worker that writes the log again. */
   readonly platform: PlatformDescriptor;
   /** Where write logs are kept. Absent: there are none, and a disk with a daemon that died fails. */
-  readonly logs?: Pick<JournalStore, "open" | "remove">;
+  readonly logs?: Pick<JournalStore, "open" | "remove" | "names">;
   readonly clock: Clock;
   /** Where headers of snapshots are kept: the directory of the journal store. */
   readonly directory: string;
@@ -54,9 +64,15 @@ export function writeLogName(label: string): string {
   return `${label.replaceAll("/", "-")}-writes`;
 }
 
-/** The name of the header that shows a snapshot inside a device's image, in the same directory. */
-function snapshotHeaderName(label: string): string {
-  return `${label.replaceAll("/", "-")}-snapshot`;
+/** Where the header is that shows a snapshot inside a device's image. */
+function headerFileOf(label: string, { directory }: DaemonServices): string {
+  return `${directory}/${label.replaceAll("/", "-")}-snapshot`;
+}
+
+/** The device of the write log with that name; undefined if it is another file. */
+export function writeLogOwner(name: string): string | undefined {
+  const [, kind, domain, vdev] = /^(.+)-(\d+)-(\d+)-writes$/.exec(name) ?? [];
+  return kind === undefined ? undefined : `${kind}/${domain}/${vdev}`;
 }
 
 /** What a daemon is to open for an image. Nothing is opened for writing. Rejects with {@linkcode XenblkError}. */
@@ -83,15 +99,37 @@ export async function openDaemonDisk(
   if (owner === undefined) {
     throw new XenblkError(`Cannot open ${name}: a storage daemon belongs to a guest, and none is named`);
   }
-  const headerFile = `${services.directory}/${snapshotHeaderName(owner.device)}`;
+  const headerFile = headerFileOf(owner.device, services);
   const { graph } = await findImage(request, { ...services, headerFile });
   for (const caveat of caveatsOf(graph)) warn(`${name}: ${caveat}`);
   const cache = cacheFor(request, graph, services.logs !== undefined, name, warn);
   const tag = nonceText(newNonce());
-  const opening = { graph, readOnly, ...(cache === undefined ? {} : { cache }), name, owner, tag };
+  return await serve({ graph, readOnly, ...(cache === undefined ? {} : { cache }), name, owner, tag }, services, warn);
+}
+
+/**
+ * Writes the log of a disk that nobody else opens to its image again. Resolves with the reason if that is not possible
+ * any more. Rejects with {@linkcode XenblkError} if it is not possible now.
+ */
+export async function writeLogAgain(
+  request: QemuRequest,
+  services: DaemonServices,
+  warn: (message: string) => void,
+): Promise<string | undefined> {
+  await using disk = await serve(request, services, warn);
+  return disk.failure;
+}
+
+async function serve(
+  request: QemuRequest,
+  services: DaemonServices,
+  warn: (message: string) => void,
+): Promise<ServedDisk> {
+  const { graph, readOnly, cache, name, owner, tag } = request;
   await using undo = new AsyncDisposableStack();
+  const headerFile = headerFileOf(owner.device, services);
   undo.defer(() => removeIfThere(headerFile));
-  const disk = undo.use(await services.daemons.open(opening));
+  const disk = undo.use(await services.daemons.open(request));
   // With writethrough an answered write is durable.
   const isDurable = readOnly || cache === "writethrough";
   const log = isDurable || services.logs === undefined
@@ -142,7 +180,7 @@ class ServedDisk implements Disk {
   readonly #closing = Promise.withResolvers<undefined>();
   /** Ends a wait between two attempts when the disk is closed. */
   readonly #ending = new AbortController();
-  #hasFailed = false;
+  #failure: string | undefined;
   #watching: Promise<void> = Promise.resolve();
 
   constructor(disk: DaemonDisk, parts: ServedDiskParts) {
@@ -156,6 +194,11 @@ class ServedDisk implements Disk {
   get properties(): DiskProperties {
     // In one queue an error comes before what is completed after it.
     return { ...this.#disk.properties, mostChannels: this.#parts.fragile ? 1 : MOST_PARTS };
+  }
+
+  /** Why it has failed for good; undefined: it has not. */
+  get failure(): string | undefined {
+    return this.#failure;
   }
 
   get description(): string {
@@ -181,14 +224,14 @@ class ServedDisk implements Disk {
     this.#closing.resolve(undefined);
     this.#ending.abort();
     await this.#watching;
-    if (this.#hasFailed || log?.isEmpty !== false) await this.#disk.closeSettled();
+    if (this.#failure !== undefined || log?.isEmpty !== false) await this.#disk.closeSettled();
     else await this.#disk[Symbol.asyncDispose]();
     log?.[Symbol.dispose]();
     await removeIfThere(this.#parts.headerFile);
   }
 
   /** Sees to what an earlier process left, then watches the disk. Rejects with {@linkcode XenblkError}. */
-  async begin(tag: string): Promise<void> {
+  async begin(tag: string | undefined): Promise<void> {
     const { log } = this.#parts;
     const { lostBefore } = this.#disk;
     const isKnown = log?.isOf(this.#disk.tag, this.#disk.properties) === true;
@@ -197,7 +240,7 @@ class ServedDisk implements Disk {
       return void this.#giveUp(`${lostBefore}, and its write log is missing, damaged or another disk's`);
     }
     if (log !== undefined && (lostBefore !== undefined || this.#disk.tag !== tag)) await this.#takeOver(log);
-    if (this.#hasFailed) return;
+    if (this.#failure !== undefined) return;
     log?.begin(this.#disk.tag);
     await this.#disk.settle(); // of another image, too, that the device had before
     this.#watching = this.#watch();
@@ -234,8 +277,8 @@ class ServedDisk implements Disk {
   async #recover(loss: DiskLoss): Promise<boolean> {
     const { name, services: { clock }, warn, fragile } = this.#parts;
     const beganMs = clock.now();
-    const patienceMs = fragile ? SERVER_PATIENCE_MS : PATIENCE_MS;
     warn(`${name}: ${loss.reason}; its requests wait for another storage daemon`);
+    let said = "";
     for (let waitMs = FIRST_WAIT_MS; !this.#ending.signal.aborted; waitMs = Math.min(2 * waitMs, LONGEST_WAIT_MS)) {
       try {
         await this.#disk.recover((socket) => this.#replay(socket));
@@ -244,8 +287,11 @@ class ServedDisk implements Disk {
       } catch (error) {
         const text = errorText(error);
         if (error instanceof LostForGoodError) return this.#giveUp(`${loss.reason}, and ${text}`);
+        const isLong = fragile || error instanceof RunDirectoryError;
+        const patienceMs = isLong ? LONG_PATIENCE_MS : PATIENCE_MS;
         if (clock.now() - beganMs > patienceMs) return this.#giveUp(`${loss.reason}; and no other serves it: ${text}`);
-        warn(`${name}: ${text}; trying again`);
+        if (text !== said) warn(`${name}: ${text}; trying again`);
+        said = text;
       }
       await clock.sleep(waitMs, this.#ending.signal);
     }
@@ -272,7 +318,7 @@ class ServedDisk implements Disk {
   }
 
   #giveUp(reason: string): false {
-    this.#hasFailed = true;
+    this.#failure = reason;
     this.#disk.fail();
     this.#fail(reason);
     return false;

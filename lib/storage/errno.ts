@@ -71,7 +71,7 @@ export function errnoOf(error: unknown): number {
  * whose names stand in parentheses.
  */
 const MEANINGS: ReadonlyMap<number, string> = new Map([
-  [EIO, "the medium failed, or the image ends before it"],
+  [EIO, "the medium failed or is full, or the image ends before it"],
   [EOPNOTSUPP, "the disk does not carry out this operation (operation not supported)"],
   [ETIMEDOUT, "the disk, or the path to it, did not answer in time (timeout)"],
   [ENOSPC, "the file system below the image is full, or a thin device has no space left (critical space allocation)"],

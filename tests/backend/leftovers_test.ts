@@ -53,6 +53,7 @@ Deno.test("files in use, of devices that exist, or with other names are left alo
     `vbd3-5-${device.vdev}-0`,
     `vbd3-5-${device.vdev}-latch`,
     "vbd3-6-51712-0",
+    "vbd3-6-51728-writes",
     "notes",
     "a b-1-2-0",
     "vbd3-99999-1-0",

@@ -3,7 +3,7 @@
  */
 
 import { assertEquals, assertMatch } from "@std/assert";
-import { checkDaemons, checkProgram } from "../../lib/cli/doctor/daemons.ts";
+import { checkDaemons, checkLost, checkProgram } from "../../lib/cli/doctor/daemons.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import type { DaemonSeen } from "../../lib/storage/qemu/survey.ts";
 
@@ -15,6 +15,7 @@ const DAEMON: DaemonSeen = {
   upgraded: false,
   rooted: true,
   disks: ["vbd3/5/51712", "vbd3/5/51728"],
+  lost: [],
 };
 
 /** The one row for a daemon, as `standing: detail; fix`. */
@@ -56,4 +57,15 @@ Deno.test("a daemon of removed devices, a dead, an upgraded and an unconfined on
   assertMatch(row({ alive: false }, () => true), /^warn: process 812 of domain 5 died, and has left files of /);
   assertMatch(row({ upgraded: true }), /runs QEMU 7.2.22, and its package was upgraded since; none is needed; to use/);
   assertMatch(row({ rooted: false }), /can open files beside its disks; let xenblk use mount namespaces/);
+});
+
+Deno.test("what a removed device was answered and is not in its image is a warning with the image and the amount", () => {
+  const lost = { device: "vbd3/5/51712", name: "image qcow2:/srv/a.qcow2" };
+  const { standing, detail, fix } = checkLost(lost, { operations: 12, bytes: 49152 });
+  assertEquals(standing, "warn");
+  assertEquals(
+    detail,
+    "12 operations (49152 bytes) that vbd3/5/51712, removed since, was answered are not in image qcow2:/srv/a.qcow2 yet",
+  );
+  assertMatch(fix!, /^start xenblk serve/);
 });

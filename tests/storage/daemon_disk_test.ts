@@ -4,13 +4,19 @@
  */
 
 import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
-import { SYSTEM_CLOCK } from "../../lib/clock.ts";
+import { type Clock, SYSTEM_CLOCK } from "../../lib/clock.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import type { Platform } from "../../lib/hypervisor.ts";
 import { parseNonce } from "../../lib/nonce.ts";
 import type { Disk } from "../../lib/storage/disk.ts";
 import { openDaemonDisk, writeLogName } from "../../lib/storage/daemon_disk.ts";
-import type { DaemonDisk, DiskLoss, ImageDaemons, QemuRequest } from "../../lib/storage/qemu/types.ts";
+import {
+  type DaemonDisk,
+  type DiskLoss,
+  type ImageDaemons,
+  type QemuRequest,
+  RunDirectoryError,
+} from "../../lib/storage/qemu/types.ts";
 import type { VhostClient, VhostDevice } from "../../lib/storage/vhost.ts";
 import { DiskLog, logBytes, type LogPartition } from "../../lib/storage/write_log/log.ts";
 import { STATE, stoppedAttachment } from "./replayed_disk.ts";
@@ -31,6 +37,9 @@ class Stage {
   lostBefore: string | undefined;
   failed = false;
   connections = 0;
+  clock: Clock = SYSTEM_CLOCK;
+  /** What keeps the disk from being opened by another daemon. */
+  reopening: () => Promise<void> = () => Promise.resolve();
   /** Of the disk that was opened last: the other processes are dead. */
   #current = { loss: Promise.withResolvers<DiskLoss>() };
   /** Of connections of a replay. */
@@ -46,7 +55,7 @@ class Stage {
       vhost: { connect: () => Promise.resolve(this.#connect()) } as unknown as VhostClient,
       platform: this.platform.descriptor,
       logs: this.platform.journals,
-      clock: SYSTEM_CLOCK,
+      clock: this.clock,
       directory: "/nonexistent",
     };
     const request = {
@@ -132,7 +141,10 @@ class Stage {
         this.failed = true;
         this.word = STATE.fails;
       },
-      recover: async (replay) => await replay("socket"),
+      recover: async (replay) => {
+        await this.reopening();
+        await replay("socket");
+      },
       closeSettled: () => {
         this.lostBefore = undefined;
         return close();
@@ -292,3 +304,19 @@ Deno.test("a disk that was closed with nothing to lose leaves no log", async () 
   assertEquals(stage.platform.journals.names(), []);
   assertEquals(parseNonce(stage.tag), undefined);
 });
+
+for (const [error, seconds] of [[XenblkError, 60], [RunDirectoryError, 600]] as const) {
+  Deno.test(`after ${seconds} s without another daemon for ${error.name} a disk fails, and not before`, async () => {
+    const stage = new Stage();
+    let nowMs = 0;
+    const sleep = (ms: number): Promise<void> => Promise.resolve(void (nowMs += ms));
+    stage.clock = { now: () => nowMs, sleep };
+    stage.reopening = () => Promise.reject(new error("Cannot start it: no"));
+    await using disk = await stage.openDisk();
+    stage.logWrite(stage.partition(), 3, 7);
+    stage.die();
+    assertMatch(await disk.failed!, /^the daemon died; and no other serves it: Cannot start it: no/);
+    assert(nowMs >= seconds * 1000 && nowMs < seconds * 1000 + 10_000, `${nowMs}`);
+    assertEquals(stage.messages.filter((message) => /trying again/.test(message)).length, 1, "it is said once");
+  });
+}

@@ -34,7 +34,7 @@ Deno.test("every error of a block device has its name, its meaning for a disk, a
     assertMatch(text, new RegExp(`^${name}, .*\\(${words}`));
   }
   assertEquals(errnoText(-ERRNO.ENODATA), "ENODATA, the medium is damaged there (critical medium error)");
-  assertEquals(errnoText(-EIO), "EIO, the medium failed, or the image ends before it");
+  assertEquals(errnoText(-EIO), "EIO, the medium failed or is full, or the image ends before it");
   assertEquals([errnoText(-ERRNO.EDOM), errnoText(-999)], ["EDOM", "errno 999"]);
 });
 

@@ -5,7 +5,8 @@
 
 import { errorText, XenblkError } from "../../errors.ts";
 import type { DaemonProgram } from "../../storage/qemu/program.ts";
-import type { DaemonSeen } from "../../storage/qemu/survey.ts";
+import type { DaemonSeen, LostSeen } from "../../storage/qemu/survey.ts";
+import type { LogContent } from "../../storage/write_log/log.ts";
 import type { Finding } from "./checks.ts";
 
 /** The storage daemon's program can be used; without it only raw images can be. `program`: found, or why not. */
@@ -15,6 +16,17 @@ export function checkProgram(program: DaemonProgram | Error): Finding {
   const remedy = program instanceof XenblkError ? program.remedy : undefined;
   const detail = `raw images only: ${program instanceof XenblkError ? program.message : errorText(program)}`;
   return { check, standing: "warn", detail, fix: remedy ?? "run deno with --allow-run, --allow-read and --allow-env" };
+}
+
+/** What a removed device was answered and is not in its image yet. `content`: what its write log holds. */
+export function checkLost({ device, name }: LostSeen, content: LogContent): Finding {
+  const amount = `${content.operations} operations (${content.bytes} bytes)`;
+  return {
+    check: "unwritten disks",
+    standing: "warn",
+    detail: `${amount} that ${device}, removed since, was answered are not in ${name} yet`,
+    fix: "start xenblk serve: it writes them; until its log says so, do not use the image otherwise",
+  };
 }
 
 /**

@@ -8,11 +8,13 @@ import { errorText, EXIT_STATUS, XenblkError } from "../../errors.ts";
 import type { NativePlatform } from "../../host_platform.ts";
 import type { DomId, Refusal } from "../../hypervisor.ts";
 import * as checks from "./checks.ts";
-import { checkDaemons, checkProgram } from "./daemons.ts";
+import { checkDaemons, checkLost, checkProgram } from "./daemons.ts";
 import { checkJournals, checkLimits, type JournalOwner } from "./journals.ts";
 import { journalDirectory } from "../../journal_directory.ts";
+import { writeLogName } from "../../storage/daemon_disk.ts";
 import { findProgram } from "../../storage/qemu/program.ts";
 import { daemonsDirectory, surveyDaemons } from "../../storage/qemu/survey.ts";
+import { DiskLog, type LogContent } from "../../storage/write_log/log.ts";
 import { listAddresses, listDevices } from "../../toolstack/list.ts";
 import { backendPath } from "../../xenbus/paths.ts";
 import { flag } from "../options.ts";
@@ -85,16 +87,32 @@ async function storageDaemons(
   isGone: ReturnType<typeof goneDevices>,
 ): Promise<checks.Finding[]> {
   const program = checkProgram(await findProgram((name) => machine.environment(name)).catch((error) => error));
-  const directory = daemonsDirectory(journalDirectory((name) => machine.environment(name)));
+  const journals = journalDirectory((name) => machine.environment(name));
+  const directory = daemonsDirectory(journals);
   try {
     const daemons = await surveyDaemons(directory);
     const isDeviceGone = isGone && ((label: string): boolean => {
       const [kind, domain, vdev] = label.split("/");
       return isGone({ kind: kind!, domain: Number(domain), vdev: Number(vdev) });
     });
-    return [program, ...checkDaemons(daemons, isDeviceGone)];
+    const lost = daemons.flatMap((daemon) => daemon.lost).filter(({ device }) => isDeviceGone?.(device) === true);
+    const unwritten = await Promise.all(lost.map(async (disk) => {
+      const content = await contentOf(`${journals}/${writeLogName(disk.device)}`, disk.tag);
+      return content === undefined || content.operations === 0 ? [] : [checkLost(disk, content)];
+    }));
+    return [program, ...checkDaemons(daemons, isDeviceGone), ...unwritten.flat()];
   } catch {
     return [program]; // the row about journals reports a directory that cannot be read
+  }
+}
+
+/** What a write log holds for the disk with this tag; undefined if there is none. */
+async function contentOf(path: string, tag: string | undefined): Promise<LogContent | undefined> {
+  try {
+    const bytes = await Deno.readFile(path);
+    return new DiskLog(bytes).contentFor(tag);
+  } catch {
+    return undefined; // the row about daemons is there in any case
   }
 }
 

@@ -219,9 +219,10 @@ export class StorageDaemon implements Disposable {
     if (known !== undefined) await this.remove(device, PING_MS);
     await this.#place(name, plan.files);
     const files = await Promise.all(plan.files.map(recordedFile));
-    const { identity, exportId, nodeNames: nodes, objectIds: objects, durable } = plan;
+    const { identity, exportId, nodeNames: nodes, objectIds: objects, durable, graph } = plan;
     const { tag } = await this.lostBefore(device, plan) ?? plan;
-    const disk = { name, plan: identity, durable, exportId, nodes, objects, files, ...(tag && { tag }) };
+    const kept = { ...(tag && { tag }), ...(graph && { graph }) };
+    const disk = { name, plan: identity, durable, exportId, nodes, objects, files, ...kept };
     await this.#write(withDisk(this.#record, device, { ...disk, exported: false }));
     try {
       await openDiskAsPermitted(
@@ -243,7 +244,7 @@ export class StorageDaemon implements Disposable {
   /**
    * Removes a disk, if it is here. One that loses writes by the death of this daemon stays among those that were lost.
    * Rejects with {@linkcode XenblkError} if it cannot be removed, or the daemon does not answer within the time; then it
-   * stays in the record.
+   * stays in the record. A record that cannot be written does not keep the disk here: a later process finds it missing.
    */
   async remove(device: string, pingMs = this.#silent ? SILENT_PING_MS : PING_MS): Promise<void> {
     const { [device]: disk, ...disks } = this.#record.disks;
@@ -255,7 +256,8 @@ export class StorageDaemon implements Disposable {
       await this.#take(disk);
     }
     const lost = this.endedWell ? {} : lostWith({ [device]: disk }, death);
-    await this.#write({ ...this.#record, disks, lost: { ...lost, ...this.#record.lost } });
+    this.#record = { ...this.#record, disks, lost: { ...lost, ...this.#record.lost } };
+    await this.#write(this.#record).catch((error) => this.#warn(error));
   }
 
   /** What an earlier daemon of the disk has lost, if it died unseen. */
@@ -302,18 +304,20 @@ export class StorageDaemon implements Disposable {
   }
 
   /**
-   * Ends the process, whatever it holds, and removes its directory. Rejects with {@linkcode XenblkError} if it does not
-   * end.
+   * Ends the process, whatever it holds, and removes its directory, unless it has lost disks. Rejects with
+   * {@linkcode XenblkError} if it does not end.
    */
   async end(): Promise<void> {
     this.#ending = true;
     const { process } = this;
+    let isForced = await hasEnded(process, 0);
     await this.#quit();
     for (const [name, timeoutMs] of [["SIGTERM", TERMINATE_MS], ["SIGKILL", KILL_MS]] as const) {
       if (await hasEnded(process, 0)) break;
       this.#logger.warning(`process ${process.pid} does not end: sending ${name}`);
       await signal(process, name);
       await hasEnded(process, timeoutMs);
+      isForced ||= name === "SIGKILL";
     }
     if (!await hasEnded(process, 0)) {
       throw new XenblkError(`Cannot end ${this.name}: the kernel keeps it`, {
@@ -322,8 +326,11 @@ export class StorageDaemon implements Disposable {
     }
     await this.fate(0);
     this[Symbol.dispose]();
+    const { disks, lost } = this.#record;
+    const all = { ...(isForced ? lostWith(disks, `${this.name} was ended by force`) : {}), ...lost };
     // What was lost is reported to those who open these disks again.
-    if (Object.keys(this.#record.lost).length === 0) await this.directory.remove();
+    if (Object.keys(all).length > 0) await this.#write({ ...this.#record, disks: {}, lost: all });
+    else await this.directory.remove();
   }
 
   /**
@@ -368,6 +375,7 @@ export class StorageDaemon implements Disposable {
       }
       if (ended !== undefined) {
         await this.#errors.look();
+        await this.directory.checkRoom(); // without room it says nothing
         throw new XenblkError(`Cannot start ${this.name}: ${statusText(ended)}${this.#errors.last}`, {
           remedy: "start qemu-storage-daemon by hand to see what it lacks",
         });

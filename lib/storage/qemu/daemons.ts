@@ -14,6 +14,7 @@ import type { VhostClient } from "../vhost.ts";
 import { type Confinement, probeConfinement } from "./confinement.ts";
 import { type DaemonEnvironment, StorageDaemon } from "./daemon.ts";
 import { endStrays, lostDisks } from "./leftovers.ts";
+import { checkUnwritten, forgetLost, type Orphan, orphansOf } from "./orphans.ts";
 import { type DiskPlan, homeOf, planDisk } from "./plan.ts";
 import { isAlive } from "./process.ts";
 import { type DaemonProgram, findProgram } from "./program.ts";
@@ -21,7 +22,7 @@ import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
 import { type DaemonRecord, directoryName, guestOfDirectory, RunDirectory } from "./record.ts";
 import { daemonNames } from "./survey.ts";
 import type { DiskOwner } from "../disk.ts";
-import type { DaemonDisk, ImageDaemons, QemuRequest } from "./types.ts";
+import type { DaemonDisk, ImageDaemons, OrphanedDisk, QemuRequest } from "./types.ts";
 
 /** Virtqueues of an export: rings of a device, and those of its last connection that still close. */
 const QUEUES = 8;
@@ -87,6 +88,8 @@ export class StorageDaemons implements ImageDaemons {
   readonly #turns = new Map<number, Promise<unknown>>();
   /** Disks that a daemon has open that did not answer when they were to be closed; by device. */
   readonly #unclosed = new Map<string, { readonly owner: Owner; readonly settled: boolean }>();
+  /** Disks that daemons have lost, of devices that are gone. Known once this process has looked for them. */
+  #orphans: Promise<readonly Orphan[]> = Promise.resolve([]);
   readonly #timers: readonly ReturnType<typeof setInterval>[];
   #closesRest = false;
   #confinement: Promise<Confinement> | undefined;
@@ -117,12 +120,15 @@ export class StorageDaemons implements ImageDaemons {
     const plan = planDisk(request, { queues: this.#queues, home: await this.#home() });
     const { name, readOnly } = request;
     const owner = { ...request.owner, fragile: plan.fragile };
+    await checkUnwritten(request, plan.files, await this.#orphans);
     return await this.#inTurn(owner.guest, async () => {
       this.#unclosed.delete(owner.device); // opening it closes it before
       const held = await this.#daemonFor(owner);
       const { daemon } = held;
       try {
         const lostBefore = (await daemon.lostBefore(owner.device, plan))?.reason;
+        const other = lostBefore === undefined ? daemon.record.lost[owner.device] : undefined;
+        if (other !== undefined) this.#logger.error(`${other.name}: answered writes may be lost: ${other.reason}`);
         const socket = await daemon.add(owner.device, name, plan);
         const warn = (message: string): void => this.#logger.warning(message);
         const writeThrough = request.cache === "writethrough";
@@ -140,6 +146,27 @@ export class StorageDaemons implements ImageDaemons {
         await this.#release(owner).catch((also) => this.#logger.warning(errorText(also)));
         throw error;
       }
+    });
+  }
+
+  async orphans(isGone: (device: string) => boolean): Promise<readonly OrphanedDisk[]> {
+    const found = this.#findOrphans(isGone);
+    this.#orphans = found.catch(() => []);
+    return await found;
+  }
+
+  async forget(owner: DiskOwner): Promise<void> {
+    await this.#inTurn(owner.guest, async () => {
+      if (this.#holderOf(owner) !== undefined) return await this.#settle(owner);
+      for (const name of await daemonNames(this.#options.directory)) {
+        if (guestOfDirectory(name) !== owner.guest || this.#held.has(name)) continue;
+        using lock = this.#options.locks.lock(lockName(name));
+        const directory = this.#directory(name);
+        const record = await directory.read();
+        if (lock === undefined || record === undefined || !mentions(record, owner.device)) continue;
+        await forgetLost(directory, record, owner.device);
+      }
+      this.#notOrphaned(owner);
     });
   }
 
@@ -295,8 +322,30 @@ export class StorageDaemons implements ImageDaemons {
     })());
   }
 
-  async #settle(owner: Owner): Promise<void> {
+  /** Those that no other process sees to. */
+  async #findOrphans(isGone: (device: string) => boolean): Promise<readonly Orphan[]> {
+    const found: Orphan[] = [];
+    for (const name of await daemonNames(this.#options.directory)) {
+      const held = this.#held.get(name);
+      if (held === undefined && !this.#isFree(name)) continue;
+      const record = held?.daemon.record ?? await this.#directory(name).read();
+      if (record !== undefined) found.push(...await orphansOf(record, held !== undefined, isGone));
+    }
+    return found;
+  }
+
+  #isFree(name: string): boolean {
+    using lock = this.#options.locks.lock(lockName(name));
+    return lock !== undefined;
+  }
+
+  #notOrphaned({ device }: DiskOwner): void {
+    this.#orphans = this.#orphans.then((orphans) => orphans.filter(({ owner }) => owner.device !== device));
+  }
+
+  async #settle(owner: DiskOwner): Promise<void> {
     await this.#holderOf(owner)?.daemon.settle(owner.device);
+    this.#notOrphaned(owner);
   }
 
   /**
@@ -308,7 +357,7 @@ export class StorageDaemons implements ImageDaemons {
     this.#unclosed.set(owner.device, { owner, settled });
     if (held !== undefined) await held.daemon.remove(owner.device, pingMs);
     this.#unclosed.delete(owner.device);
-    if (settled) await held?.daemon.settle(owner.device);
+    if (settled) await this.#settle(owner);
     for (const [name, { daemon, lock }] of this.#held) {
       const { guest, disks } = daemon.record;
       if (guest !== owner.guest || Object.keys(disks).length > 0) continue;
@@ -353,7 +402,8 @@ export class StorageDaemons implements ImageDaemons {
     const logger = this.#loggerOf(record.guest);
     const what = `domain ${record.guest}: ${gone.join(", ") || "no device"} of its storage daemon`;
     if (!await isAlive(record.process)) {
-      if (gone.length < devices.length) return undefined;
+      const isOrphaned = Object.keys(await lostDisks(record)).length > 0;
+      if (gone.length < devices.length || isOrphaned) return undefined;
       await endStrays(directory, this.#logger);
       await directory.remove();
       return `${what}: removed what was left of it`;

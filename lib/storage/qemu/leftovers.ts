@@ -29,8 +29,9 @@ export function lostWith(
 ): Readonly<Record<string, LostDisk>> {
   if (reason === undefined) return {};
   const died = Object.entries(disks).filter(([, { exported, durable }]) => exported && !durable);
-  return Object.fromEntries(died.map(([device, { plan, tag, files }]) => {
-    return [device, { plan, ...(tag && { tag }), reason, files: files.filter(({ writable }) => writable) }];
+  return Object.fromEntries(died.map(([device, { name, plan, tag, graph, files }]) => {
+    const written = files.filter(({ writable }) => writable);
+    return [device, { name, plan, ...(tag && { tag }), ...(graph && { graph }), reason, files: written }];
   }));
 }
 

@@ -29,6 +29,8 @@ export interface DiskPlan {
   readonly identity: string;
   /** As in DiskRecord. */
   readonly durable: boolean;
+  /** As in DiskRecord. */
+  readonly graph?: BlockGraph;
   /** It is in a daemon of its own, which is killed with all that it holds when its store may have lost something. */
   readonly fragile: boolean;
   /** For object-add. */
@@ -55,7 +57,9 @@ export interface PlanContext {
 }
 
 /** The plan for a request. */
-export function planDisk({ graph, readOnly, cache, owner, tag }: QemuRequest, { queues, home }: PlanContext): DiskPlan {
+export function planDisk(request: QemuRequest, { queues, home }: PlanContext): DiskPlan {
+  const { graph, readOnly, cache, owner, tag } = request;
+  const durable = readOnly || cache === "writethrough";
   const { nodes, files, secrets, credentials = [], top } = graph;
   const objects = [
     ...secrets.map(({ file, ...rest }) => ({ "qom-type": "secret", ...rest, file })),
@@ -78,7 +82,8 @@ export function planDisk({ graph, readOnly, cache, owner, tag }: QemuRequest, { 
   };
   return {
     identity: JSON.stringify([objects, nodes, exported]),
-    durable: readOnly || cache === "writethrough",
+    durable,
+    ...(durable ? {} : { graph }),
     fragile: isFragile(graph),
     ...(tag === undefined ? {} : { tag }),
     objects,

@@ -5,7 +5,9 @@
 
 import { errorText, XenblkError } from "../../errors.ts";
 import { lookWithin } from "../../path_lookup.ts";
+import type { BlockGraph } from "./graph.ts";
 import type { ProcessIdentity } from "./process.ts";
+import { RunDirectoryError } from "./types.ts";
 
 /** Longest path of a Unix socket, in bytes: sun_path of unix(7) is 108 with its final NUL. */
 const LONGEST_SOCKET_PATH = 107;
@@ -36,13 +38,17 @@ export interface DiskRecord {
   readonly exported: boolean;
   /** See QemuRequest. */
   readonly tag?: string;
+  /** What was opened, to open it again if its guest is gone. Absent: it is durable. */
+  readonly graph?: BlockGraph;
 }
 
 /** A disk of a daemon that died while no process of ours ran: what was not flushed may be lost. */
 export interface LostDisk {
+  readonly name?: string;
   /** As in {@linkcode DiskRecord}. */
   readonly plan: string;
   readonly tag?: string;
+  readonly graph?: BlockGraph;
   readonly reason: string;
   /** Those that it wrote to. Absent: none, or an earlier version of xenblk wrote the record. */
   readonly files?: readonly RecordedFile[];
@@ -170,6 +176,17 @@ export class RunDirectory {
     }
   }
 
+  /** Rejects with {@linkcode XenblkError} if nothing can be written there. */
+  async checkRoom(): Promise<void> {
+    const path = `${this.path}/room`;
+    try {
+      await Deno.writeFile(path, new Uint8Array(1));
+      await Deno.remove(path);
+    } catch (error) {
+      throw this.#cannotKeep(error);
+    }
+  }
+
   /** The process that the daemon itself has named; for a daemon that has no record. */
   async statedPid(): Promise<number | undefined> {
     try {
@@ -180,8 +197,8 @@ export class RunDirectory {
     }
   }
 
-  #cannotKeep(error: unknown): XenblkError {
-    return new XenblkError(`Cannot keep the storage daemon's files in ${this.path}: ${errorText(error)}`, {
+  #cannotKeep(error: unknown): RunDirectoryError {
+    return new RunDirectoryError(`Cannot keep the storage daemon's files in ${this.path}: ${errorText(error)}`, {
       cause: error,
       remedy: "free space there and make it writable, or name another directory with XENBLK_JOURNAL_DIR",
     });

@@ -3,6 +3,7 @@
  */
 
 import { errorText, XenblkError } from "../../errors.ts";
+import { lostDisks } from "./leftovers.ts";
 import { isAlive, isUpgraded } from "./process.ts";
 import { guestOfDirectory, RunDirectory } from "./record.ts";
 
@@ -19,6 +20,17 @@ export interface DaemonSeen {
   readonly rooted: boolean;
   /** Labels of devices. */
   readonly disks: readonly string[];
+  /** Disks that it may have lost writes of. */
+  readonly lost: readonly LostSeen[];
+}
+
+/** A disk that a daemon that died may have lost writes of. */
+export interface LostSeen {
+  readonly device: string;
+  /** With its noun. */
+  readonly name: string;
+  /** See QemuRequest. */
+  readonly tag?: string;
 }
 
 /** The folder of all daemons, below the directory of journals. */
@@ -32,8 +44,9 @@ export async function surveyDaemons(directory: string): Promise<DaemonSeen[]> {
   for (const name of await daemonNames(directory)) {
     const record = await new RunDirectory(directory, name).read();
     if (record === undefined) continue;
-    const { guest, process, qemu, rooted, disks, lost } = record;
+    const { guest, process, qemu, rooted, disks } = record;
     const alive = await isAlive(process);
+    const lost = alive ? record.lost : await lostDisks(record);
     const labels = [...new Set([...Object.keys(disks), ...Object.keys(lost)])];
     seen.push({
       guest,
@@ -43,6 +56,9 @@ export async function surveyDaemons(directory: string): Promise<DaemonSeen[]> {
       upgraded: alive && await isUpgraded(process),
       rooted,
       disks: labels,
+      lost: Object.entries(lost).map(([device, { name = `the disk of ${device}`, tag }]) => {
+        return { device, name, ...(tag === undefined ? {} : { tag }) };
+      }),
     });
   }
   return seen;

@@ -26,6 +26,9 @@ export interface QemuRequest {
 /** What a daemon has lost cannot be brought back: no other attempt is made. */
 export class LostForGoodError extends XenblkError {}
 
+/** The run directory of daemons has no room, or cannot be written to: nothing is wrong with the disk. */
+export class RunDirectoryError extends XenblkError {}
+
 /** Why a disk cannot go on by itself. */
 export interface DiskLoss {
   /** For people, with the daemon's exit status or signal and its last words: no final period. */
@@ -69,6 +72,20 @@ export interface DaemonDisk extends Disk {
   recover(replay: (socket: string) => Promise<void>): Promise<void>;
 }
 
+/** A disk of a device that is gone. A daemon that died may have lost writes of it, or one that lives has not flushed it. */
+export interface OrphanedDisk {
+  /** For messages, with its noun. */
+  readonly name: string;
+  readonly owner: DiskOwner;
+  readonly reason: string;
+  /** As in {@linkcode QemuRequest}. */
+  readonly tag?: string;
+  /** A daemon that lives has it open. */
+  readonly served: boolean;
+  /** Opens it. Absent: how it was opened was not recorded. */
+  readonly request?: QemuRequest;
+}
+
 /**
  * The storage daemons of this process's guests. Disposing it disconnects from them; the disks are disposed before. A
  * daemon with a disk that was not disposed goes on, and the next process finds it.
@@ -81,8 +98,15 @@ export interface ImageDaemons extends AsyncDisposable {
    */
   open(request: QemuRequest): Promise<DaemonDisk>;
   /**
+   * The disks of devices that are gone which may have writes that are not in their images. From now on no other device can
+   * have their images before they were opened and disposed, or forgotten. `isGone` judges a device by its label.
+   */
+  orphans(isGone: (device: string) => boolean): Promise<readonly OrphanedDisk[]>;
+  /** Whatever was lost of that disk matters no more. Rejects with {@linkcode XenblkError}. */
+  forget(owner: DiskOwner): Promise<void>;
+  /**
    * Removes disks of devices that are gone, and ends daemons that have no other: what is left of guests that were
-   * destroyed while no process ran. `isGone` judges a device by its label. Resolves with a line about each for the log.
+   * destroyed while no process ran; but not {@linkcode orphans}. Resolves with a line about each for the log.
    */
   sweep(isGone: (device: string) => boolean): Promise<string[]>;
 }

@@ -8,7 +8,7 @@ import type { JournalStore, KeptMemory } from "../../hypervisor.ts";
 import { newNonce, parseNonce } from "../../nonce.ts";
 import { SECTOR_BYTES } from "../../units.ts";
 import type { DiskProperties } from "../disk.ts";
-import { dataOffset, DiskLog, logBytes, type LogPlace } from "./log.ts";
+import { dataOffset, DiskLog, logBytes, type LogContent, type LogPlace } from "./log.ts";
 import { LogParts, type PartLease } from "./parts.ts";
 
 /** Most channels of a disk: each has a part of the log. One thread of the daemon serves them all. */
@@ -39,6 +39,11 @@ export class KeptLog implements Disposable {
   isOf(tag: string | undefined, { sectors }: Pick<DiskProperties, "sectors">): boolean {
     const nonce = parseNonce(tag);
     return nonce !== undefined && this.#log.belongsTo(nonce) && this.#log.isSound(sectors * SECTOR_BYTES);
+  }
+
+  /** What the disk with this tag would lose without it; undefined if it is not that disk's. */
+  contentFor(tag: string | undefined): LogContent | undefined {
+    return this.#log.contentFor(tag);
   }
 
   /** The negative errno of a flush that failed, or 0. */

@@ -13,7 +13,7 @@
  * flight; else the sequence number of its answer, shifted left by 2, and 2 for a write or 3 for a discard.
  */
 
-import { holdsNonce, type Nonce, storeNonce } from "../../nonce.ts";
+import { holdsNonce, type Nonce, parseNonce, storeNonce } from "../../nonce.ts";
 
 const MAGIC = 0x776b6278; // "xbkw"
 const VERSION = 2;
@@ -62,6 +62,13 @@ export interface LoggedOperation {
   readonly data?: Uint8Array;
   /** A discard that must be unrecoverable. */
   readonly secure: boolean;
+}
+
+/** How much was answered and is not flushed. */
+export interface LogContent {
+  readonly operations: number;
+  /** Of the writes. */
+  readonly bytes: number;
 }
 
 /** Where a log is. Structured-cloneable. */
@@ -134,6 +141,14 @@ export class DiskLog {
     const isWhole = partitions > 0 && dataBytes > 0 && dataBytes % BYTES_PER_ENTRY === 0 &&
       logBytes(partitions, dataBytes) === this.#memory.byteLength;
     return isWhole && holdsNonce(header, NONCE_WORD, nonce);
+  }
+
+  /** What it holds of the disk with this tag; undefined if it is not that disk's. No channel may be adding to it. */
+  contentFor(tag: string | undefined): LogContent | undefined {
+    const nonce = parseNonce(tag);
+    if (nonce === undefined || !this.belongsTo(nonce)) return undefined;
+    const found = this.unflushed();
+    return { operations: found.length, bytes: found.reduce((sum, { data }) => sum + (data?.byteLength ?? 0), 0) };
   }
 
   /** Whether all that {@linkcode unflushed} returns can have been written to a disk of this size. */

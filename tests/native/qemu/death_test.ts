@@ -5,7 +5,7 @@
 import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { XenblkError } from "../../../lib/errors.ts";
 import { HangingFileSystem } from "../hanging_fs.ts";
-import { LostForGoodError, type QemuRequest } from "../../../lib/storage/qemu/types.ts";
+import { LostForGoodError, type OrphanedDisk, type QemuRequest } from "../../../lib/storage/qemu/types.ts";
 import { DaemonRig, daemonTest, qcow2Graph, runs, until } from "./rig.ts";
 
 daemonTest("a killed daemon is noticed, and its disks know that answered writes may be lost", async () => {
@@ -192,16 +192,59 @@ daemonTest("many disks of a stopped daemon hold up the end of their process as l
   assertEquals([runs(pid), Object.keys(rig.record().disks).length], [true, 8]);
 });
 
-daemonTest("a stopped daemon of a guest that is gone is ended by force", async () => {
-  await using rig = new DaemonRig();
-  const first = rig.daemons();
-  await first.open(rig.request(await rig.image("one.qcow2")));
-  const { pid } = rig.record().process;
-  await rig.end(first);
-  Deno.kill(pid, "SIGSTOP");
-  await rig.daemons({ requestMs: 100 }).sweep(() => true);
-  assertEquals([runs(pid), rig.directories()], [false, []]);
-});
+daemonTest(
+  "a stopped daemon of a guest that is gone is ended by force, and what it may have lost is known",
+  async () => {
+    await using rig = new DaemonRig();
+    const first = rig.daemons();
+    const [one, two] = [await rig.image("one.qcow2"), await rig.image("two.qcow2")];
+    const request = rig.request(one, 51712, { tag: "0123456789abcdef0123456789abcdef" });
+    await first.open(request);
+    await first.open(rig.request(two, 51728, { readOnly: true }));
+    const { pid } = rig.record().process;
+    await rig.end(first);
+    Deno.kill(pid, "SIGSTOP");
+    const daemons = rig.daemons({ requestMs: 100 });
+    const [live] = await daemons.orphans(() => true);
+    assertEquals([live!.served, live!.tag, live!.request!.tag], [true, request.tag, undefined]);
+    await daemons.sweep(() => true);
+    assertEquals([runs(pid), rig.directories()], [false, ["5"]]);
+    const [{ owner, request: again }, ...others] = await daemons.orphans(() => true) as [OrphanedDisk];
+    assertEquals([again, others], [request, []]);
+    assertEquals(await daemons.orphans((device) => device !== owner.device), []);
+    await daemons.forget(owner);
+    assertEquals([await daemons.orphans(() => true), rig.directories()], [[], []]);
+  },
+);
+
+daemonTest(
+  "an image with writes of a device that is gone is opened by no other device before they are in it",
+  async () => {
+    await using rig = new DaemonRig();
+    const path = await rig.image("one.qcow2");
+    const first = rig.daemons();
+    await first.open(rig.request(path));
+    const { pid } = rig.record().process;
+    await rig.end(first);
+    Deno.kill(pid, "SIGKILL");
+    await until("it ends", () => !runs(pid));
+    const daemons = rig.daemons();
+    const [orphan] = await daemons.orphans((device) => device === "vbd3/5/51712");
+    const other = rig.request(path, 51712, { owner: { guest: 6, device: "vbd3/6/51712" } });
+    const error = await assertRejects(() => daemons.open(other), XenblkError);
+    assertMatch(
+      error.line,
+      /^Cannot open image .*: what vbd3\/5\/51712, which is gone, has written to it is not there yet;/,
+    );
+    await using unrelated = await daemons.open(rig.request(await rig.image("two.qcow2"), 51728));
+    const disk = await daemons.open(orphan!.request!);
+    assertMatch(disk.lostBefore!, /ended while it was not watched/);
+    await disk.closeSettled();
+    await using opened = await daemons.open(other);
+    assertEquals([unrelated, opened].map(({ lostBefore }) => lostBefore), [undefined, undefined]);
+    assertEquals(await daemons.orphans(() => true), []);
+  },
+);
 
 daemonTest("a daemon that keeps dying is started again after longer and longer waits", async () => {
   await using rig = new DaemonRig();

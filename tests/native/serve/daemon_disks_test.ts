@@ -110,6 +110,38 @@ nativeTest("a guest is destroyed while its daemon is dead: what it had written i
   assertEquals((await disk.verify(`${image}.raw`)).miscompares, 0, backend.messages);
 });
 
+nativeTest(
+  "of a guest with two disks, one is removed while serve and the daemon are dead: its log is written, the other goes on",
+  async () => {
+    await using host = await Host.start();
+    const first = host.serve();
+    const guest = await host.guest();
+    const [one, two] = [await host.image("one.qcow2"), await host.image("two.qcow2")];
+    const gone = await host.offer(guest, { params: `qcow2:${one}`, vdev: "xvda" } as Partial<AttachRequest>);
+    const kept = await host.offer(guest, { params: `qcow2:${two}`, vdev: "xvdb" } as Partial<AttachRequest>);
+    const unflushed = { ...LOAD, requests: 300, flushEvery: 0, barrierEvery: 0 };
+    for (const { disk } of [gone, kept]) await disk.connect();
+    assertClean(received(await gone.disk.load(unflushed)), first.messages);
+    await kept.disk.startLoad(UNTIL_STOPPED);
+    await assertProgress(kept.disk, 100);
+    const [pid] = await daemonsOf(host.xen);
+    await first.stop("SIGKILL");
+    Deno.kill(pid!, "SIGKILL");
+    await host.xen.run("xenstore-rm", [gone.path]);
+    const backend = host.serve();
+    await backend.says(/one\.qcow2: .*operations of its log were written again/);
+    await assertProgress(kept.disk, 100);
+    assertClean(received(await kept.disk.stopLoad()), backend.messages);
+    await detach(host.xen, kept.device);
+    await host.isClear();
+    for (const [{ disk }, image] of [[gone, one], [kept, two]] as const) {
+      await qemuImg("convert", "-f", "qcow2", "-O", "raw", image, `${image}.raw`);
+      assertEquals((await disk.verify(`${image}.raw`)).miscompares, 0, backend.messages);
+    }
+    assertEquals(await backend.stop(), 0, backend.messages);
+  },
+);
+
 nativeTest("a read-only disk and a CD-ROM drive read a qcow2, and nothing can be written", async () => {
   await using host = await Host.start();
   const guest = await host.guest();
