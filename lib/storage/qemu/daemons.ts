@@ -19,6 +19,7 @@ import { isAlive } from "./process.ts";
 import { type DaemonProgram, findProgram } from "./program.ts";
 import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
 import { type DaemonRecord, directoryName, guestOfDirectory, RunDirectory } from "./record.ts";
+import { hasServers } from "./sockets.ts";
 import { daemonNames } from "./survey.ts";
 import type { DiskOwner } from "../disk.ts";
 import type { DaemonDisk, ImageDaemons, QemuRequest } from "./types.ts";
@@ -27,8 +28,8 @@ import type { DaemonDisk, ImageDaemons, QemuRequest } from "./types.ts";
 const QUEUES = 8;
 /** How long disposing waits for calls that are being carried out. */
 const TURNS_MS = 2_000;
-/** How often the daemons' standard error is looked at. */
-const ERRORS_LOOK_MS = 2_000;
+/** How often the daemons' standard error is looked at, and the sockets of their disks' servers. */
+const LOOK_MS = 2_000;
 /** How often disks are closed that could not be, because their daemon did not answer. */
 const CLOSE_REST_MS = 5_000;
 /** Wait before a daemon that died soon after its start is started again: twice as long each time. */
@@ -87,6 +88,8 @@ export class StorageDaemons implements ImageDaemons {
   readonly #turns = new Map<number, Promise<unknown>>();
   /** Disks that a daemon has open that did not answer when they were to be closed; by device. */
   readonly #unclosed = new Map<string, { readonly owner: Owner; readonly settled: boolean }>();
+  /** Their sockets are being looked at, or will be in their guest's turn. */
+  readonly #renewing = new Set<StorageDaemon>();
   readonly #timers: readonly ReturnType<typeof setInterval>[];
   #closesRest = false;
   #confinement: Promise<Confinement> | undefined;
@@ -103,11 +106,8 @@ export class StorageDaemons implements ImageDaemons {
       ...(startMs === undefined ? {} : { startMs }),
       ...(requestMs === undefined ? {} : { requestMs }),
     };
-    const lookAtErrors = (): void => {
-      for (const { daemon } of this.#held.values()) void daemon.lookAtErrors();
-    };
     this.#timers = [
-      setInterval(lookAtErrors, ERRORS_LOOK_MS),
+      setInterval(() => this.#look(), LOOK_MS),
       setInterval(() => void this.#closeRest(), CLOSE_REST_MS),
     ];
     for (const timer of this.#timers) Deno.unrefTimer(timer as unknown as number);
@@ -316,6 +316,16 @@ export class StorageDaemons implements ImageDaemons {
       this.#limiter.forget(guest as DomId);
       using _lock = lock;
       await daemon.end();
+    }
+  }
+
+  #look(): void {
+    for (const { daemon } of this.#held.values()) {
+      void daemon.lookAtErrors();
+      if (!hasServers(daemon.record) || this.#renewing.has(daemon)) continue;
+      this.#renewing.add(daemon);
+      const renewal = this.#inTurn(daemon.record.guest, () => daemon.renewSockets());
+      void renewal.finally(() => this.#renewing.delete(daemon));
     }
   }
 
