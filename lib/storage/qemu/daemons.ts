@@ -15,7 +15,7 @@ import { type Confinement, probeConfinement } from "./confinement.ts";
 import { type DaemonEnvironment, StorageDaemon } from "./daemon.ts";
 import { endStrays, lostDisks } from "./leftovers.ts";
 import { type DiskPlan, homeOf, planDisk } from "./plan.ts";
-import { isAlive } from "./process.ts";
+import { identify, isAlive } from "./process.ts";
 import { type DaemonProgram, findProgram } from "./program.ts";
 import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
 import { type DaemonRecord, directoryName, guestOfDirectory, RunDirectory } from "./record.ts";
@@ -114,8 +114,9 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   async open(request: QemuRequest): Promise<DaemonDisk> {
-    const plan = planDisk(request, { queues: this.#queues, home: await this.#home() });
     const { name, readOnly } = request;
+    if (await identify(Deno.pid) === undefined) throw notPermitted(name);
+    const plan = planDisk(request, { queues: this.#queues, home: await this.#home() });
     const owner = { ...request.owner, fragile: plan.fragile };
     return await this.#inTurn(owner.guest, async () => {
       this.#unclosed.delete(owner.device); // opening it closes it before
@@ -408,6 +409,13 @@ function mentions({ disks, lost }: DaemonRecord, device: string): boolean {
 /** Whether the record is of an earlier guest with the same domid. */
 function isOtherGuest(record: DaemonRecord, { guest, uuid }: DiskOwner): boolean {
   return record.guest !== guest || (uuid !== undefined && record.uuid !== undefined && uuid !== record.uuid);
+}
+
+/** Deno lets nobody read /proc who has less. */
+function notPermitted(name: string): XenblkError {
+  return new XenblkError(`Cannot open ${name}: Deno was started without the permissions for storage daemons`, {
+    remedy: "run deno with --allow-all",
+  });
 }
 
 function busy({ guest, device }: DiskOwner, record?: DaemonRecord): XenblkError {
