@@ -8,10 +8,11 @@ import { errorText, EXIT_STATUS, XenblkError } from "../../errors.ts";
 import type { NativePlatform } from "../../host_platform.ts";
 import type { DomId, Refusal } from "../../hypervisor.ts";
 import * as checks from "./checks.ts";
-import { checkDaemons, checkProgram } from "./daemons.ts";
+import { checkDaemons, checkProgram, checkQemuImg } from "./daemons.ts";
 import { checkJournals, checkLimits, type JournalOwner } from "./journals.ts";
 import { journalDirectory } from "../../journal_directory.ts";
 import { findProgram } from "../../storage/qemu/program.ts";
+import { runQemuImg } from "../../storage/qemu/qemu_img.ts";
 import { daemonsDirectory, surveyDaemons } from "../../storage/qemu/survey.ts";
 import { listAddresses, listDevices } from "../../toolstack/list.ts";
 import { backendPath } from "../../xenbus/paths.ts";
@@ -79,12 +80,19 @@ function goneDevices(platform: NativePlatform): ((device: JournalOwner) => boole
   }
 }
 
-/** The program of storage daemons, and those that run. */
+/** How long qemu-img may take to print its version. */
+const VERSION_MS = 10_000;
+
+/** The programs that storage daemons need, and those that run. */
 async function storageDaemons(
   machine: checks.Machine,
   isGone: ReturnType<typeof goneDevices>,
 ): Promise<checks.Finding[]> {
-  const program = checkProgram(await findProgram((name) => machine.environment(name)).catch((error) => error));
+  const version = runQemuImg(["--version"], { what: "Cannot use qemu-img", timeoutMs: VERSION_MS });
+  const programs = [
+    checkProgram(await findProgram((name) => machine.environment(name)).catch((error) => error)),
+    checkQemuImg(await version.then(({ stdout }) => stdout, (error) => error)),
+  ];
   const directory = daemonsDirectory(journalDirectory((name) => machine.environment(name)));
   try {
     const daemons = await surveyDaemons(directory);
@@ -92,9 +100,9 @@ async function storageDaemons(
       const [kind, domain, vdev] = label.split("/");
       return isGone({ kind: kind!, domain: Number(domain), vdev: Number(vdev) });
     });
-    return [program, ...checkDaemons(daemons, isDeviceGone)];
+    return [...programs, ...checkDaemons(daemons, isDeviceGone)];
   } catch {
-    return [program]; // the row about journals reports a directory that cannot be read
+    return programs; // the row about journals reports a directory that cannot be read
   }
 }
 

@@ -3,6 +3,7 @@
  */
 
 import { XenblkError } from "../../errors.ts";
+import { SERVER_GONE } from "./qemu_img.ts";
 import type { QmpError } from "./qmp.ts";
 
 /** What QEMU says, and what to do. */
@@ -31,7 +32,7 @@ const REMEDIES: readonly (readonly [RegExp, string])[] = [
   [/multiple of|[Ss]hrink|must be/, "name a size that is larger and a multiple of 512 bytes"],
   [/No space left|Disk quota/, "free space where the image is"],
   [/corrupt|Refusing/, "check it with `qemu-img check FILE`, with a copy of it in reserve"],
-  [/Connection refused|timed out|No route|Name or service|Failed to connect|resolve/, "check the server that has it"],
+  [SERVER_GONE, "check the server that has it"],
 ];
 
 const OTHERWISE = "try `qemu-img info` on it, which opens it in the same way";
