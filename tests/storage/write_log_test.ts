@@ -164,7 +164,7 @@ Deno.test("each channel has a part of the log, which another one gets once it is
   assertEquals(parts.give()?.part, 0);
 });
 
-Deno.test("200 000 logged writes, with the log's own flushes, leave the heap as it was", () => {
+Deno.test("logged writes, with the log's own flushes, allocate nothing", () => {
   const [depth, dataBytes] = [32, 4 << 20];
   const platform = simulatedPlatform();
   const lengthBytes = logBytes(1, dataBytes);
@@ -189,10 +189,14 @@ Deno.test("200 000 logged writes, with the log's own flushes, leave the heap as 
     }
   };
   write(50_000);
-  const early = Deno.memoryUsage().heapUsed;
-  write(200_000);
-  assertLess(Deno.memoryUsage().heapUsed - early, 4 << 20); // an object for each would be more than twice that
-  assert(log.mark >= 250_000);
+  const growths = Array.from({ length: 21 }, () => {
+    const before = Deno.memoryUsage().heapUsed;
+    write(10_000);
+    return Deno.memoryUsage().heapUsed - before;
+  });
+  const [median] = growths.sort((a, b) => a - b).slice(10); // a collection makes a few of them negative
+  assertLess(median!, 80_000); // the smallest object for each would be 120 000
+  assert(log.mark >= 260_000);
   ring.channel.flush(0);
   ring.finish();
 });
