@@ -8,10 +8,8 @@ import type { QmpError } from "./qmp.ts";
 
 /** What QEMU says, and what to do. */
 const REMEDIES: readonly (readonly [RegExp, string])[] = [
-  [
-    /Failed to get .*lock|is already in use|Failed to lock byte/,
-    "end the other use first (`fuser -v FILE` names it); on a file system without locks, add locking=off by json:",
-  ],
+  [/Failed to get .*lock|is already in use/, "end the other use first: `fuser -v FILE` names it"],
+  [/Failed to lock byte/, "its file system may have no locks: add locking=off by json:"],
   [/No such file or directory/, "check the path, and those of its backing files: `qemu-img info --backing-chain FILE`"],
   [/Permission denied|Operation not permitted/, "make the file readable and writable for root"],
   [
