@@ -25,7 +25,6 @@ import { hasEnded, identify, type ProcessIdentity, signal } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
 import { lostOfPlan, lostWith } from "./leftovers.ts";
 import { type DaemonRecord, type DiskRecord, type LostDisk, recordedFile, type RunDirectory } from "./record.ts";
-import { renewSockets } from "./sockets.ts";
 import { DaemonErrors } from "./stderr.ts";
 
 /** How long a daemon may take to start: confined by a script of two dozen programs, on a host with busy processors. */
@@ -300,12 +299,6 @@ export class StorageDaemon implements Disposable {
   /** Passes on what it wrote to its standard error. */
   async lookAtErrors(): Promise<void> {
     await this.#errors.look();
-  }
-
-  /** Gives it the sockets that its disks' servers have made anew. Never rejects. */
-  async renewSockets(): Promise<void> {
-    if (this.#ending) return;
-    for (const line of await renewSockets(this.#record, this.directory.root)) this.#logger.info(line);
   }
 
   /**

@@ -19,7 +19,7 @@ import { identify, isAlive } from "./process.ts";
 import { type DaemonProgram, findProgram } from "./program.ts";
 import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
 import { type DaemonRecord, directoryName, guestOfDirectory, RunDirectory } from "./record.ts";
-import { hasServers } from "./sockets.ts";
+import { hasServers, renewSockets } from "./sockets.ts";
 import { daemonNames } from "./survey.ts";
 import type { DiskOwner } from "../disk.ts";
 import type { DaemonDisk, ImageDaemons, QemuRequest } from "./types.ts";
@@ -325,7 +325,10 @@ export class StorageDaemons implements ImageDaemons {
       void daemon.lookAtErrors();
       if (!hasServers(daemon.record) || this.#renewing.has(daemon)) continue;
       this.#renewing.add(daemon);
-      const renewal = this.#inTurn(daemon.record.guest, () => daemon.renewSockets());
+      const { record: { guest }, directory: { root } } = daemon;
+      const renewal = this.#inTurn(guest, async () => {
+        for (const line of await renewSockets(daemon.record, root)) this.#loggerOf(guest).info(line);
+      });
       void renewal.finally(() => this.#renewing.delete(daemon));
     }
   }

@@ -36,14 +36,14 @@ function serversOf({ rooted, disks }: DaemonRecord): RecordedFile[] {
   return files.filter(({ inode }) => inode === undefined);
 }
 
-/** Whether the host has a socket there, and the daemon has another one or none. */
+/** Whether the host has a socket there, and the daemon, which runs, has another one. */
 async function isAnother(path: string, inRoot: string): Promise<boolean> {
   try {
     const { isSocket, dev, ino } = await lookWithin(path, () => Deno.stat(path));
     if (isSocket !== true) return false;
-    const seen = await lookWithin(inRoot, () => Deno.stat(inRoot).catch(() => undefined));
-    return seen?.dev !== dev || seen.ino !== ino;
+    const seen = await lookWithin(inRoot, () => Deno.stat(inRoot));
+    return seen.dev !== dev || seen.ino !== ino;
   } catch {
-    return false; // the server is gone
+    return false; // the server or the daemon is gone
   }
 }
