@@ -19,6 +19,9 @@ const MSG_DONTWAIT = 0x40;
 const MSG_NOSIGNAL = 0x4000;
 const SHUT_RDWR = 2;
 
+/** O_PATH and O_CLOEXEC; and O_NOFOLLOW, which differs between architectures. */
+const JUST_THIS = 0x280000 | (Deno.build.arch === "aarch64" ? 0x8000 : 0x20000);
+
 /** A descriptor, or the errno of the call that failed. */
 export type Opening = { readonly fd: number } | { readonly errno: number };
 
@@ -35,6 +38,18 @@ export function connectUnix(path: string): Opening {
   const reason = errno();
   libc().close(fd);
   return { errno: reason };
+}
+
+/**
+ * The same for a socket in a folder that its server can write to: a link there, which could lead to another server, is
+ * ECONNREFUSED.
+ */
+export function connectUnixItself(path: string): Opening {
+  const socket = libc().open(cString(path), JUST_THIS, 0);
+  if (socket < 0) return { errno: errno() };
+  const opening = connectUnix(`/proc/self/fd/${socket}`);
+  libc().close(socket);
+  return opening;
 }
 
 /** Two nonblocking sockets that are connected to each other, or the errno of the call that failed. */

@@ -9,7 +9,7 @@ import { descriptorWatch } from "../linux/descriptor_watch.ts";
 import { createEventfd } from "../linux/eventfd.ts";
 import { errnoText, libc } from "../linux/libc.ts";
 import type { SharedMemory } from "../linux/shared_memory.ts";
-import { connectUnix, receive, unixPair } from "../linux/unix_socket.ts";
+import { connectUnixItself, receive, unixPair } from "../linux/unix_socket.ts";
 import { CONFIG_BYTES, type ExportFacts, FEATURE, FEATURES, readConfig, WCE_AT } from "./config.ts";
 import { readAs, VhostConnection, VhostUserError } from "./connection.ts";
 import { AVAIL_AT, BASE_ADDRESS, DESCRIPTORS_AT, QUEUE_SIZE, USED_AT } from "./layout.ts";
@@ -122,7 +122,7 @@ export class VhostSession implements Disposable {
 
 async function openOnce(options: SessionOptions, patience: VhostPatience): Promise<VhostSession> {
   const { socket, signal } = options;
-  const opening = connectUnix(socket);
+  const opening = connectUnixItself(socket);
   if ("errno" in opening) {
     const isBusy = opening.errno === EAGAIN || opening.errno === ERRNO.ECONNREFUSED;
     throw new VhostUserError(`${socket}: ${errnoText(opening.errno)}`, isBusy);

@@ -51,8 +51,8 @@ export const attach = defineVerb({
   options: OPTIONS,
   permissions:
     "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, /run/xenblk " +
-    "and IMAGE if it is a regular file; --allow-ffi is as good as all permissions. For --create and --overlay also " +
-    "--allow-run=qemu-img.",
+    "and IMAGE if it is a regular file; --allow-ffi is as good as all permissions. For --create also " +
+    "--allow-run=qemu-img; images of other formats than raw need --allow-all.",
   examples: [
     "xenblk attach web disk.img",
     "xenblk attach web disk.img --create 10G",

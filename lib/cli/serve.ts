@@ -40,7 +40,8 @@ export const serve = defineVerb({
   }],
   options: OPTIONS,
   permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, " +
-    "/run/xenblk and the images if they are regular files; --allow-ffi is as good as all permissions.",
+    "/run/xenblk and the images if they are regular files; --allow-ffi is as good as all permissions. Images of other " +
+    "formats than raw need --allow-all.",
   examples: [
     "xenblk serve",
     "xenblk serve --kind qdisk --grants map",

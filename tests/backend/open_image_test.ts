@@ -147,8 +147,8 @@ Deno.test("a disc that cannot be opened leaves the guest an empty drive, and peo
   };
   for (const missing of ["raw:/nonexistent/a.iso", "raw:/nonexistent/b.iso"]) {
     await change(missing, "0");
-    const error = `Cannot open image ${missing.slice(4)}: there is no such file; create it, for instance with ` +
-      `\`truncate -s 1G ${missing.slice(4)}\`; the drive is empty until its disc is changed again`;
+    const error = `Cannot open image ${missing.slice(4)}: there is no such file; check the path; ` +
+      "the drive is empty until its disc is changed again";
     const { error: status, image } = kind.status()[0]!;
     assertEquals([rig.backend(device, "error"), status, image], [error, error, "no disc"]);
     await change("null:2M", "4096");

@@ -3,7 +3,7 @@
  */
 
 import { assertEquals, assertMatch } from "@std/assert";
-import { checkDaemons, checkLost, checkProgram } from "../../lib/cli/doctor/daemons.ts";
+import { checkDaemons, checkLost, checkProgram, checkQemuImg } from "../../lib/cli/doctor/daemons.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import type { DaemonSeen } from "../../lib/storage/qemu/survey.ts";
 
@@ -36,6 +36,20 @@ Deno.test("the program's version and path; and where it is missing, the package"
     standing: "warn",
     detail: "raw images only: Cannot find it in /usr/bin",
     fix: "install qemu-system-common",
+  });
+});
+
+Deno.test("qemu-img's version; and where it is missing, the package", () => {
+  assertEquals(checkQemuImg("qemu-img version 7.2.22 (Debian 1:7.2)\nCopyright\n"), {
+    check: "qemu-img",
+    standing: "ok",
+    detail: "7.2.22",
+  });
+  assertEquals(checkQemuImg(new XenblkError("there is no program qemu-img", { remedy: "install qemu-utils" })), {
+    check: "qemu-img",
+    standing: "warn",
+    detail: "raw images only: there is no program qemu-img",
+    fix: "install qemu-utils",
   });
 });
 

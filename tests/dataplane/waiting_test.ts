@@ -18,6 +18,7 @@ import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import type { ChannelOptions, IoChannel } from "../../lib/storage/disk.ts";
 import type { RaisingOrders } from "./raising_worker.ts";
+import { assertNoAllocation } from "../heap.ts";
 
 const GUEST = 5 as DomId;
 const BACKEND = 0 as DomId;
@@ -336,13 +337,14 @@ for (const [way, withIo] of [["poll", false], ["io_uring", true]] as const) {
     using bench = new DescriptorRig(withIo);
     const { rig, fd } = bench;
     rig.channel.submitted = (): void => raiseEventfd(fd);
-    const grown = heapGrowth(() => {
-      rig.request();
-      rig.run();
-      rig.reactor.sleep(PATIENCE_MS);
+    assertNoAllocation(5000, (rounds) => {
+      for (let round = 0; round < rounds; round++) {
+        rig.request();
+        rig.run();
+        rig.reactor.sleep(PATIENCE_MS);
+      }
     });
-    assert(rig.responses > ROUNDS);
-    assertLess(grown, LEAST_BYTES * ROUNDS);
+    assert(rig.responses > 5000);
   });
 }
 
@@ -353,29 +355,12 @@ Deno.test("a channel that names times allocates nothing while it is not due, nor
   using rig = new Rig((options) => new TimedChannel(options), { parker: () => parker, now });
   rig.channel.done = (): number => rig.channel.inFlight;
   looks = 0;
-  const grown = heapGrowth(() => {
-    rig.request();
-    rig.run();
-    rig.reactor.sleep(-1);
+  assertNoAllocation(5000, (rounds) => {
+    for (let round = 0; round < rounds; round++) {
+      rig.request();
+      rig.run();
+      rig.reactor.sleep(-1);
+    }
   });
   assertEquals(looks, 0);
-  assertLess(grown, LEAST_BYTES * ROUNDS);
 });
-
-/** Rounds of one measurement; an object for each of them would show. */
-const ROUNDS = 5000;
-/** Of a heap number, the smallest object. */
-const LEAST_BYTES = 12;
-
-/** Bytes that the heap grows by in so many rounds: the least of several times, for compiling and collecting disturb some. */
-function heapGrowth(round: () => void): number {
-  for (let i = 0; i < 4 * ROUNDS; i++) round();
-  let least = Infinity;
-  for (let time = 0; time < 12; time++) {
-    const before = Deno.memoryUsage().heapUsed;
-    for (let i = 0; i < ROUNDS; i++) round();
-    const grown = Deno.memoryUsage().heapUsed - before;
-    if (grown >= 0) least = Math.min(least, grown);
-  }
-  return least;
-}

@@ -60,4 +60,7 @@ Deno.test("an image that cannot be opened for want of something says what to rai
       "there is no device behind it (ENXIO); connect the device, or name another image",
     ].map((text) => `Cannot open image /a: ${text}`),
   );
+  // What is only to be read would be empty.
+  const missing = Object.assign(new Error("no"), { code: "ENOENT" });
+  assertEquals(cannotOpen("/a", true, missing).line, "Cannot open image /a: there is no such file; check the path");
 });

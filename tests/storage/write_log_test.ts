@@ -7,9 +7,12 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { EIO } from "../../lib/errno.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import { newNonce } from "../../lib/nonce.ts";
+import { nullAttachment } from "../../lib/storage/engine/null.ts";
+import { loggedAttachment, openChannel as openLogged } from "../../lib/storage/write_log/channel.ts";
 import { DiskLog, logBytes } from "../../lib/storage/write_log/log.ts";
 import { LogParts, takePart } from "../../lib/storage/write_log/parts.ts";
-import { type ChannelRig, randomSource } from "./rig.ts";
+import { ChannelRig, openChannel, randomSource, simulatedPlatform } from "./rig.ts";
+import { assertNoAllocation } from "../heap.ts";
 import { DATA_BYTES, Guest, Stage } from "./write_log_rig.ts";
 
 Deno.test("a disk that forgets what was not flushed gets every answered write back, at any moment, in order", () => {
@@ -160,4 +163,34 @@ Deno.test("each channel has a part of the log, which another one gets once it is
   taken[Symbol.dispose]();
   assertThrows(() => takePart(first), XenblkError);
   assertEquals(parts.give()?.part, 0);
+});
+
+Deno.test("logged writes, with the log's own flushes, allocate nothing", () => {
+  const [depth, dataBytes] = [32, 4 << 20];
+  const platform = simulatedPlatform();
+  const lengthBytes = logBytes(1, dataBytes);
+  const memory = platform.memory.allocate(lengthBytes);
+  const log = new DiskLog(memory.view);
+  log.begin(newNonce(), 1, dataBytes);
+  const attachment = loggedAttachment(
+    nullAttachment(),
+    { address: memory.address, lengthBytes },
+    new LogParts(1).give()!,
+  );
+  const context = { platform, openChannel } as unknown as Parameters<typeof openLogged>[2];
+  const open: typeof openChannel = (attachment, options) => openLogged(attachment, options, context);
+  using ring = new ChannelRig(attachment, { platform, open, depth, bufferBytes: 4096, vectorsPerTag: 1 });
+  for (let tag = 0; tag < depth; tag++) ring.write(tag, tag * 4096, [4096]);
+  ring.finish();
+  const write = (operations: number): void => {
+    for (let done = 0; done < operations;) {
+      for (let tag = 0; tag < depth; tag++) ring.channel.write(tag, tag * 4096, tag, 1);
+      ring.channel.submit();
+      while (ring.channel.inFlight > 0) done += ring.channel.reap();
+    }
+  };
+  assertNoAllocation(10_000, write);
+  assert(log.mark >= 160_000);
+  ring.channel.flush(0);
+  ring.finish();
 });

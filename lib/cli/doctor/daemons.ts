@@ -1,5 +1,5 @@
 /**
- * The checks of `doctor` on storage daemons: the program is there, and none of those that run needs attention. They
+ * The checks of `doctor` on storage daemons: the programs are there, and none of those that run needs attention. They
  * return rows, as in checks.ts.
  */
 
@@ -12,10 +12,21 @@ import type { Finding } from "./checks.ts";
 /** The storage daemon's program can be used; without it only raw images can be. `program`: found, or why not. */
 export function checkProgram(program: DaemonProgram | Error): Finding {
   const check = "qemu-storage-daemon";
-  if (!(program instanceof Error)) return { check, standing: "ok", detail: `${program.version}, ${program.path}` };
-  const remedy = program instanceof XenblkError ? program.remedy : undefined;
-  const detail = `raw images only: ${program instanceof XenblkError ? program.message : errorText(program)}`;
-  return { check, standing: "warn", detail, fix: remedy ?? "run deno with --allow-run, --allow-read and --allow-env" };
+  if (program instanceof Error) return rawOnly(check, program);
+  return { check, standing: "ok", detail: `${program.version}, ${program.path}` };
+}
+
+/** The same of qemu-img, which reads headers. `said`: what it prints as its version, or why it cannot be run. */
+export function checkQemuImg(said: string | Error): Finding {
+  const check = "qemu-img";
+  if (said instanceof Error) return rawOnly(check, said);
+  return { check, standing: "ok", detail: /version (\d[\d.]*)/.exec(said)?.[1] ?? "its version is unknown" };
+}
+
+function rawOnly(check: string, error: Error): Finding {
+  const remedy = error instanceof XenblkError ? error.remedy : undefined;
+  const detail = `raw images only: ${error instanceof XenblkError ? error.message : errorText(error)}`;
+  return { check, standing: "warn", detail, fix: remedy ?? "run deno with --allow-all" };
 }
 
 /** What a removed device was answered and is not in its image yet. `content`: what its write log holds. */
@@ -51,7 +62,8 @@ export function checkDaemons(daemons: readonly DaemonSeen[], isGone?: (device: s
       ];
     }
     if (!alive) {
-      const fix = "start xenblk serve: it serves the disk anew, and refuses writes if it may have lost some";
+      const fix =
+        "start xenblk serve: it serves the disk anew, after it has written what the daemon may have lost again";
       return [warn(`${name} died; it served ${disks.join(", ")}`, fix)];
     }
     const found: Finding[] = [];

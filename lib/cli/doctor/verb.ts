@@ -8,11 +8,12 @@ import { errorText, EXIT_STATUS, XenblkError } from "../../errors.ts";
 import type { NativePlatform } from "../../host_platform.ts";
 import type { DomId, Refusal } from "../../hypervisor.ts";
 import * as checks from "./checks.ts";
-import { checkDaemons, checkLost, checkProgram } from "./daemons.ts";
+import { checkDaemons, checkLost, checkProgram, checkQemuImg } from "./daemons.ts";
 import { checkJournals, checkLimits, type JournalOwner } from "./journals.ts";
 import { journalDirectory } from "../../journal_directory.ts";
 import { writeLogName } from "../../storage/daemon_disk.ts";
 import { findProgram } from "../../storage/qemu/program.ts";
+import { runQemuImg } from "../../storage/qemu/qemu_img.ts";
 import { daemonsDirectory, surveyDaemons } from "../../storage/qemu/survey.ts";
 import { DiskLog, type LogContent } from "../../storage/write_log/log.ts";
 import { listAddresses, listDevices } from "../../toolstack/list.ts";
@@ -81,12 +82,19 @@ function goneDevices(platform: NativePlatform): ((device: JournalOwner) => boole
   }
 }
 
-/** The program of storage daemons, and those that run. */
+/** How long qemu-img may take to print its version. */
+const VERSION_MS = 10_000;
+
+/** The programs that storage daemons need, and those that run. */
 async function storageDaemons(
   machine: checks.Machine,
   isGone: ReturnType<typeof goneDevices>,
 ): Promise<checks.Finding[]> {
-  const program = checkProgram(await findProgram((name) => machine.environment(name)).catch((error) => error));
+  const version = runQemuImg(["--version"], { what: "Cannot use qemu-img", timeoutMs: VERSION_MS });
+  const programs = [
+    checkProgram(await findProgram((name) => machine.environment(name)).catch((error) => error)),
+    checkQemuImg(await version.then(({ stdout }) => stdout, (error) => error)),
+  ];
   const journals = journalDirectory((name) => machine.environment(name));
   const directory = daemonsDirectory(journals);
   try {
@@ -100,9 +108,9 @@ async function storageDaemons(
       const content = await contentOf(`${journals}/${writeLogName(disk.device)}`, disk.tag);
       return content === undefined || content.operations === 0 ? [] : [checkLost(disk, content)];
     }));
-    return [program, ...checkDaemons(daemons, isDeviceGone), ...unwritten.flat()];
+    return [...programs, ...checkDaemons(daemons, isDeviceGone), ...unwritten.flat()];
   } catch {
-    return [program]; // the row about journals reports a directory that cannot be read
+    return programs; // the row about journals reports a directory that cannot be read
   }
 }
 

@@ -92,12 +92,12 @@ export function layoutOf(
     const key = given.slice(0, given.indexOf("="));
     if (REFUSED[key] !== undefined) throw usageError(verb, `Cannot use --option=${given}: ${REFUSED[key]}`);
   }
-  return {
-    format: options.format ?? named ?? "qcow2",
-    options: options.option,
-    preallocate: options.preallocate,
-    keyFile: options["key-file"] ?? image.passphraseFile,
-  };
+  const format = options.format ?? named ?? "qcow2";
+  const keyFile = options["key-file"] ?? image.passphraseFile;
+  if (format === "luks" && keyFile === undefined) {
+    throw usageError(verb, "Cannot create a luks image without --key-file=FILE, the file with its passphrase");
+  }
+  return { format, options: options.option, preallocate: options.preallocate, keyFile };
 }
 
 /** The new image's name, as attach takes it. */

@@ -52,7 +52,10 @@ function explain(path: string, readOnly: boolean, error: unknown): Explanation {
   if (exhausted !== undefined) return exhausted;
   switch (-errno) {
     case ENOENT:
-      return { why: "there is no such file", remedy: `create it, for instance with \`truncate -s 1G ${path}\`` };
+      return {
+        why: "there is no such file",
+        remedy: readOnly ? "check the path" : `create it, for instance with \`truncate -s 1G ${path}\``,
+      };
     case EACCES:
     case EPERM: {
       const right = readOnly ? "read it" : "write it, or attach it read-only";

@@ -45,10 +45,11 @@ const MOST_LAYERS = 200;
  * and the file: missing, not allowed, of an unknown format, encrypted without a passphrase, a chain without end, ...
  */
 export async function imageTree(name: ImageName, context: ChainContext): Promise<BlockTree> {
-  if (context.allowImages !== undefined) checkName(name, context.allowImages);
   const label = imageLabel(name);
   if (name.snapshot !== undefined) checkSnapshot(name, name.snapshot);
-  const tree = withSecretFiles(namedTree(name, label), label, context);
+  const named = namedTree(name, label); // refuses a password, before anything quotes the name
+  if (context.allowImages !== undefined) checkName(name, context.allowImages);
+  const tree = withSecretFiles(named, label, context);
   const passphrase = name.passphraseFile;
   const passphraseFile = passphrase === undefined ? undefined : secretFile(passphrase, label, context);
   return await new ChainFinder(label, context, passphraseFile, name.snapshot).complete(tree, { ancestors: [] });

@@ -24,20 +24,6 @@ const SYSTEMD = "/run/systemd/system";
 const GUESTS = ["xendomains.service", "libvirt-guests.service"];
 
 /**
- * Puts files into the root: `place ro|rw PATH`. What is not there is left to QEMU to report. The root's own `usr` tells
- * the daemon's namespace from all others.
- */
-const PLACE = `
-place() {
-  [ -e "$2" ] || return 0
-  if [ -d "$2" ]; then mkdir -p "$root$2"; else
-    dir=\${2%/*}; mkdir -p "$root$dir"; [ -e "$root$2" ] || : > "$root$2"
-  fi
-  mount --bind -o "$1" "$2" "$root$2"
-}
-`;
-
-/**
  * Arguments: the root, then `ro|rw PATH` for each file that is there from the start, `--`, and the command. It runs few
  * programs, because a guest waits while a dead daemon's successor starts: one mount(8) mounts all files, from a table.
  */
@@ -68,17 +54,36 @@ folders "$@" | xargs -0 mkdir -p
 table "$@" | sed 's/\\\\/\\\\134/g; s/ /\\\\040/g' > "$root/table"
 mount -a -T "$root/table"
 rm "$root/table"
+mount -o remount,bind,ro,nosuid,noexec "$root"
 while [ "$1" != -- ]; do shift 2; done
 shift
 exec chroot "$root" "$@"
 `;
 
-/** Arguments as above, without a command; in the daemon's namespace. */
+/**
+ * Makes places for files in the root, which is read-only for the daemon: it could put links to the host there. So it is
+ * made writable in another mount namespace, of this script alone. What is not there is left to QEMU to report.
+ */
+const MAKE_PLACES = `set -eu
+root=$1; shift
+mount -o remount,bind,rw,nosuid,noexec "$root"
+while [ $# -gt 0 ]; do
+  if [ -d "$2" ]; then mkdir -p "$root$2"; elif [ -e "$2" ]; then
+    mkdir -p "$root\${2%/*}"; [ -e "$root$2" ] || : > "$root$2"
+  fi
+  shift 2
+done
+`;
+
+/** Arguments as above, without a command; in the daemon's namespace, which the root's own `usr` tells from all others. */
 const ADD_FILES = `set -eu
 root=$1; shift
 [ -d "$root/usr" ] || { echo "its root is gone" >&2; exit 1; }
-${PLACE}
-while [ $# -gt 0 ]; do place "$1" "$2"; shift 2; done
+unshare --mount sh -c '${MAKE_PLACES}' xenblk "$root" "$@"
+while [ $# -gt 0 ]; do
+  [ ! -e "$2" ] || mount --bind -o "$1" "$2" "$root$2"
+  shift 2
+done
 `;
 
 /** Arguments: the root, then paths. */

@@ -16,10 +16,11 @@ import { type DaemonEnvironment, StorageDaemon } from "./daemon.ts";
 import { endStrays, lostDisks } from "./leftovers.ts";
 import { checkUnwritten, forgetLost, type Orphan, orphansOf } from "./orphans.ts";
 import { type DiskPlan, homeOf, planDisk } from "./plan.ts";
-import { isAlive } from "./process.ts";
+import { identify, isAlive } from "./process.ts";
 import { type DaemonProgram, findProgram } from "./program.ts";
 import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
 import { type DaemonRecord, directoryName, guestOfDirectory, RunDirectory } from "./record.ts";
+import { hasServers, renewSockets } from "./sockets.ts";
 import { daemonNames } from "./survey.ts";
 import type { DiskOwner } from "../disk.ts";
 import type { DaemonDisk, ImageDaemons, OrphanedDisk, QemuRequest } from "./types.ts";
@@ -28,8 +29,8 @@ import type { DaemonDisk, ImageDaemons, OrphanedDisk, QemuRequest } from "./type
 const QUEUES = 8;
 /** How long disposing waits for calls that are being carried out. */
 const TURNS_MS = 2_000;
-/** How often the daemons' standard error is looked at. */
-const ERRORS_LOOK_MS = 2_000;
+/** How often the daemons' standard error is looked at, and the sockets of their disks' servers. */
+const LOOK_MS = 2_000;
 /** How often disks are closed that could not be, because their daemon did not answer. */
 const CLOSE_REST_MS = 5_000;
 /** Wait before a daemon that died soon after its start is started again: twice as long each time. */
@@ -90,6 +91,8 @@ export class StorageDaemons implements ImageDaemons {
   readonly #unclosed = new Map<string, { readonly owner: Owner; readonly settled: boolean }>();
   /** Disks that daemons have lost, of devices that are gone. Known once this process has looked for them. */
   #orphans: Promise<readonly Orphan[]> = Promise.resolve([]);
+  /** Their sockets are being looked at, or will be in their guest's turn. */
+  readonly #renewing = new Set<StorageDaemon>();
   readonly #timers: readonly ReturnType<typeof setInterval>[];
   #closesRest = false;
   #confinement: Promise<Confinement> | undefined;
@@ -106,19 +109,17 @@ export class StorageDaemons implements ImageDaemons {
       ...(startMs === undefined ? {} : { startMs }),
       ...(requestMs === undefined ? {} : { requestMs }),
     };
-    const lookAtErrors = (): void => {
-      for (const { daemon } of this.#held.values()) void daemon.lookAtErrors();
-    };
     this.#timers = [
-      setInterval(lookAtErrors, ERRORS_LOOK_MS),
+      setInterval(() => this.#look(), LOOK_MS),
       setInterval(() => void this.#closeRest(), CLOSE_REST_MS),
     ];
     for (const timer of this.#timers) Deno.unrefTimer(timer as unknown as number);
   }
 
   async open(request: QemuRequest): Promise<DaemonDisk> {
-    const plan = planDisk(request, { queues: this.#queues, home: await this.#home() });
     const { name, readOnly } = request;
+    if (await identify(Deno.pid) === undefined) throw notPermitted(name);
+    const plan = planDisk(request, { queues: this.#queues, home: await this.#home() });
     const owner = { ...request.owner, fragile: plan.fragile };
     await checkUnwritten(request, plan.files, await this.#orphans);
     return await this.#inTurn(owner.guest, async () => {
@@ -368,6 +369,19 @@ export class StorageDaemons implements ImageDaemons {
     }
   }
 
+  #look(): void {
+    for (const { daemon } of this.#held.values()) {
+      void daemon.lookAtErrors();
+      if (!hasServers(daemon.record) || this.#renewing.has(daemon)) continue;
+      this.#renewing.add(daemon);
+      const { record: { guest }, directory: { root } } = daemon;
+      const renewal = this.#inTurn(guest, async () => {
+        for (const line of await renewSockets(daemon.record, root)) this.#loggerOf(guest).info(line);
+      });
+      void renewal.finally(() => this.#renewing.delete(daemon));
+    }
+  }
+
   /** Closes disks that a daemon has open that did not answer. */
   async #closeRest(): Promise<void> {
     if (this.#closesRest) return;
@@ -448,6 +462,13 @@ function mentions({ disks, lost }: DaemonRecord, device: string): boolean {
 /** Whether the record is of an earlier guest with the same domid. */
 function isOtherGuest(record: DaemonRecord, { guest, uuid }: DiskOwner): boolean {
   return record.guest !== guest || (uuid !== undefined && record.uuid !== undefined && uuid !== record.uuid);
+}
+
+/** Deno lets nobody read /proc who has less. */
+function notPermitted(name: string): XenblkError {
+  return new XenblkError(`Cannot open ${name}: Deno was started without the permissions for storage daemons`, {
+    remedy: "run deno with --allow-all",
+  });
 }
 
 function busy({ guest, device }: DiskOwner, record?: DaemonRecord): XenblkError {

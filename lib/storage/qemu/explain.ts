@@ -3,14 +3,13 @@
  */
 
 import { XenblkError } from "../../errors.ts";
+import { SERVER_GONE } from "./qemu_img.ts";
 import type { QmpError } from "./qmp.ts";
 
 /** What QEMU says, and what to do. */
 const REMEDIES: readonly (readonly [RegExp, string])[] = [
-  [
-    /Failed to get .*lock|is already in use|Failed to lock byte/,
-    "end the other use first (`fuser -v FILE` names it); on a file system without locks, add locking=off by json:",
-  ],
+  [/Failed to get .*lock|is already in use/, "end the other use first: `fuser -v FILE` names it"],
+  [/Failed to lock byte/, "its file system may have no locks: add locking=off by json:"],
   [/No such file or directory/, "check the path, and those of its backing files: `qemu-img info --backing-chain FILE`"],
   [/Permission denied|Operation not permitted/, "make the file readable and writable for root"],
   [
@@ -31,7 +30,7 @@ const REMEDIES: readonly (readonly [RegExp, string])[] = [
   [/multiple of|[Ss]hrink|must be/, "name a size that is larger and a multiple of 512 bytes"],
   [/No space left|Disk quota/, "free space where the image is"],
   [/corrupt|Refusing/, "check it with `qemu-img check FILE`, with a copy of it in reserve"],
-  [/Connection refused|timed out|No route|Name or service|Failed to connect|resolve/, "check the server that has it"],
+  [SERVER_GONE, "check the server that has it"],
 ];
 
 const OTHERWISE = "try `qemu-img info` on it, which opens it in the same way";

@@ -5,7 +5,7 @@
 
 import { XenblkError } from "../../errors.ts";
 import { type TreeObjects, withObjects } from "./graph.ts";
-import { runQemuImg } from "./qemu_img.ts";
+import { runQemuImg, SERVER_GONE } from "./qemu_img.ts";
 import { type BlockTree, isRecord } from "./tree.ts";
 
 /** What was read of one image, in the words of `qemu-img info --output=json`. */
@@ -126,6 +126,11 @@ const KNOWN: readonly { readonly pattern: RegExp; readonly remedy: (tree: BlockT
       `name its real format; it does not begin like ${driver} (\`qemu-img info\` tells what it is)`,
   },
   { pattern: /Permission denied/, remedy: () => "let this user read it" },
+  {
+    pattern: /^error connecting/, // librados
+    remedy: () => "check the cluster, its configuration (/etc/ceph/ceph.conf, or conf=), and the key (key-file=)",
+  },
+  { pattern: SERVER_GONE, remedy: () => "check the server that has it" },
 ];
 
 /** The options of QEMU's tools that create the objects. */

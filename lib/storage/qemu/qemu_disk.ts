@@ -89,6 +89,7 @@ export class QemuDisk implements DaemonDisk {
     const before = await this.#daemon.sizeOf(graph.top);
     const bytes = growTo ?? await rawSize(graph) ?? before;
     if (bytes < before) throw cannotShrink(name, before, bytes);
+    if (bytes > before && isFragile(graph)) throw nbdGrows(name);
     if (graph.nodes.some(({ driver }) => driver === "qed") && bytes > before) throw qedGrows(name);
     if (bytes > before) await this.#daemon.resize(name, graph.top, bytes);
     const sectors = Math.floor(bytes / SECTOR_BYTES);
@@ -191,6 +192,13 @@ async function rawSize({ nodes, files }: BlockGraph): Promise<number | undefined
   if (!isWhole || raw["size"] !== undefined) return undefined;
   const { path } = files[0]!;
   return (await lookWithin(path, () => Deno.stat(path))).size;
+}
+
+/** What fails while QEMU changes the image would be the loss of the server, and no request would show it. */
+function nbdGrows(name: string): XenblkError {
+  return new XenblkError(`Cannot resize ${name}: a disk on an NBD server does not grow while it is used`, {
+    remedy: "detach the disk, and grow the export where its server has it; then a format on it, with `qemu-img resize`",
+  });
 }
 
 function qedGrows(name: string): XenblkError {

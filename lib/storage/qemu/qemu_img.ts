@@ -176,6 +176,9 @@ async function percentsOf(stream: ReadableStream<Uint8Array>, onPercent: (percen
   return rest.trim();
 }
 
+/** What QEMU says of a server that it cannot reach. */
+export const SERVER_GONE: RegExp = /Connection refused|timed out|No route|Name or service|[Ff]ailed to connect|resolve/;
+
 /** What qemu-img says about common failures, each with what to do. */
 const REMEDIES: readonly (readonly [RegExp, string])[] = [
   [/No space left on device/, "free space on its file system, or name a file on another one"],
@@ -184,11 +187,14 @@ const REMEDIES: readonly (readonly [RegExp, string])[] = [
   [/Read-only file system/, "name a file on another file system"],
   [/Cannot grow device files/, "name a device that is as large as the image"],
   [/No such file or directory/, "check the path"],
-  [/Image is not in \S+ format|not supported by|Image format/, "name its real format: FORMAT:PATH"],
+  [/is not in \S+ format|not in QED format|not supported by|Image format/, "name its real format: FORMAT:PATH"],
   [
-    /key-secret' is required|Invalid password/,
+    /key-secret' is required/,
     "name the file with its passphrase: format=FORMAT,passphrase-file=FILE,target=PATH",
   ],
+  [/Invalid password/, "name the file with the right passphrase: all that it holds counts, a line's end included"],
+  [/Can't find snapshot/, "name one that `xenblk image info` lists"],
+  [SERVER_GONE, "check the server that has it"],
   [/need to rebuild refcount structures/, "repair a copy of it with --repair all, which rebuilds them"],
   [/image is corrupt|is marked corrupt|Image is corrupt/, "repair a copy of it with `xenblk image check --repair all`"],
 ];
@@ -219,11 +225,17 @@ export function qemuImgError(what: string, outcome: QemuImgOutcome): XenblkError
   return new XenblkError(`${what}: ${reason}`, remedy === undefined ? {} : { remedy });
 }
 
-/** Qemu-img's lines without its name and without the repetition of `Could not open 'x': Could not open 'x':`. */
+/**
+ * Qemu-img's lines without its name, without the options of `json:`, and without the repetition of
+ * `Could not open 'x': Could not open 'x':`.
+ */
 function reasonOf({ status, stderr }: QemuImgOutcome): string {
   const lines = stderr.split("\n").map((line) => line.trim().replace(/^qemu-img: /, "").slice(0, 500)).filter((line) =>
     line !== ""
   );
-  const text = lines.slice(0, 5).join("; ").replace(/(\b[^:]+: )\1+/g, "$1");
+  const text = lines.slice(0, 5).join("; ").replace(/Could not open 'json:\{.*\}': /g, "").replace(
+    /(\b[^:]+: )\1+/g,
+    "$1",
+  );
   return text === "" ? `qemu-img ended with status ${status}` : text;
 }

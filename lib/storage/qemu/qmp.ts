@@ -86,7 +86,7 @@ export class QmpConnection implements Disposable {
     options: QmpOptions,
     timeoutMs: number = options.requestMs ?? REQUEST_MS,
   ): Promise<QmpConnection> {
-    const connecting = Deno.connect({ transport: "unix", path });
+    const connecting = connectItself(path);
     const connected = await within(connecting, timeoutMs).catch((error) => {
       throw new QmpAbsentError(`Cannot reach ${options.name}: its socket ${path}: ${error.message}`, {
         cause: error,
@@ -194,6 +194,12 @@ export class QmpConnection implements Disposable {
     for (const { reject } of this.#pending.values()) reject(error);
     this.#ended.resolve(reason);
   }
+}
+
+/** Not by a link, which a daemon could put in place of its socket, to another daemon's. */
+async function connectItself(path: string): Promise<Deno.UnixConn> {
+  if ((await Deno.lstat(path)).isSymlink) throw new Error("it is a link");
+  return await Deno.connect({ transport: "unix", path });
 }
 
 function parseObject(line: string): QmpObject | undefined {

@@ -4,6 +4,7 @@
  */
 
 import { XenblkError } from "../../errors.ts";
+import { withoutPasswords } from "../image/spec.ts";
 
 /**
  * A node and, as values of its options, its children. Options that name objects, such as `key-secret`, name the object's
@@ -20,6 +21,8 @@ export interface BlockTree {
 const CHILDREN = new Set(["file", "backing", "data-file"]);
 /** Drivers of local files, with the option `filename`. */
 const LOCAL = new Set(["file", "host_device", "host_cdrom"]);
+/** Options that hold a secret, and those that name a file with it. */
+const SECRETS: ReadonlyMap<string, string> = new Map([["password", "password-secret"], ["cookie", "cookie-secret"]]);
 /** Deepest nesting of options; a chain of backing files has its own bound. */
 const MOST_NESTED = 64;
 
@@ -86,7 +89,7 @@ type Complaint = (why: string, remedy: string) => XenblkError;
 /**
  * Reads what follows `json:`. As in QEMU, a key with dots is nested (`file.driver`), and a `file` without a driver is a
  * local file. Throws {@linkcode XenblkError} (usage) for anything that is not a tree of nodes, for a reference to a node
- * by its name, and for a password.
+ * by its name, and for a password or cookie.
  */
 export function parseTree(json: string, label: string): BlockTree {
   const bad: Complaint = (why, remedy) =>
@@ -100,7 +103,12 @@ export function parseTree(json: string, label: string): BlockTree {
       }
       return node;
     }
-    if ("password" in node) throw bad("it contains a password", 'name a file in "password-secret"');
+    for (const [of, file] of SECRETS) {
+      if (of in node) throw bad(`it contains a ${of}`, `name a file that holds it in "${file}"`);
+    }
+    if (withoutPasswords(`${node["url"]}`) !== `${node["url"]}`) {
+      throw bad("its url contains a password", 'write "username", and name a file in "password-secret"');
+    }
     const { "node-name": _named, ...options } = node;
     const checked = Object.fromEntries(Object.entries(options).map(([of, value]) => [of, check(value, of)]));
     if (!CHILDREN.has(option) || "driver" in checked) return checked;

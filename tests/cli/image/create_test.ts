@@ -202,6 +202,10 @@ Deno.test("wrong arguments of the image verbs are usage errors that say what is 
     [["create", "nbd://h/a", "1M"], `Cannot create image nbd://h/a: it names no local file${help("create")}`],
     [["create", "a", "1M", "--backing-format=raw"], `Cannot use --backing-format without --backing${help("create")}`],
     [
+      ["create", "luks:a", "1M"],
+      `Cannot create a luks image without --key-file=FILE, the file with its passphrase${help("create")}`,
+    ],
+    [
       ["create", "a", "1M", "--option=big"],
       `Cannot use --option=big: it takes a list separated by commas, each NAME=VALUE${help("create")}`,
     ],

@@ -113,6 +113,19 @@ Deno.test("qemu-img's errors lose its name and their repetitions", () => {
     "Cannot look at a: Could not open 'a': Parameter 'encrypt.key-secret' is required for cipher; name the file with " +
       "its passphrase: format=FORMAT,passphrase-file=FILE,target=PATH",
   );
+  const why: Record<string, string> = {
+    "Invalid password, cannot unlock any keyslot":
+      "name the file with the right passphrase: all that it holds counts, a line's end included",
+    "Volume is not in LUKS format": "name its real format: FORMAT:PATH",
+    "Failed to load snapshot: Can't find snapshot": "name one that `xenblk image info` lists",
+    "Failed to connect to 'h:1': Connection refused": "check the server that has it",
+  };
+  for (const [reason, remedy] of Object.entries(why)) {
+    assertEquals(
+      error(`qemu-img: Could not open 'json:{"driver":"raw","file":{"filename":"/it's: {a}"}}': ${reason}\n`),
+      `Cannot look at a: ${reason}; ${remedy}`,
+    );
+  }
   assertEquals(error(""), "Cannot look at a: qemu-img ended with status 1");
   assert(
     isLocked({ stderr: "qemu-img: Could not open 'a': Failed to get shared \"write\" lock\nIs another process?" }),

@@ -267,6 +267,15 @@ test("connecting can be aborted, and says what is wrong with the socket", async 
   await assertRejects(() => rig.connect(daemon.socket), XenblkError, "Connection refused (ECONNREFUSED)");
 });
 
+test("a link in place of a daemon's socket is not followed to another daemon's", async () => {
+  await using daemon = await StorageDaemon.start();
+  using rig = new VhostRig({ patience: { busyMs: 50 } });
+  const link = `${daemon.folder.path}/link`;
+  await Deno.symlink(daemon.socket, link);
+  await assertRejects(() => rig.connect(link), XenblkError, "Connection refused (ECONNREFUSED)");
+  await using _device = await rig.connect(daemon.socket);
+});
+
 test("a disk that is lost before it is closed, or while it is, does not keep its operations waiting", async () => {
   for (const closedFirst of [false, true]) {
     await using daemon = await StorageDaemon.start();

@@ -58,6 +58,23 @@ daemonTest("a daemon can read a read-only image, and its root does not let it wr
   assertMatch(mounts.find((line) => line.includes(path))!.split(" ")[5]!, /^ro/);
 });
 
+daemonTest(
+  "a daemon cannot write to its root, where links could lead those who place files to the host's",
+  async () => {
+    await using rig = new DaemonRig();
+    const daemons = rig.daemons();
+    await using _one = await daemons.open(rig.request(await rig.image("one.qcow2"), 51712));
+    const { pid } = rig.record().process;
+    const link = async (): Promise<void> => {
+      const inRoot = ["nsenter", "--target", `${pid}`, "--mount", "--root", "ln", "-s", "/etc", "/link"] as const;
+      await assertRejects(() => command(...inRoot), Error, "Read-only file system");
+    };
+    await link();
+    await using _two = await daemons.open(rig.request(await rig.image("two.qcow2"), 51728)); // its file is placed later
+    await link();
+  },
+);
+
 daemonTest("the host sees none of a daemon's mounts", async () => {
   await using rig = new DaemonRig();
   await using _disk = await rig.daemons().open(rig.request(await rig.image("one.qcow2")));

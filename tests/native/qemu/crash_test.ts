@@ -10,9 +10,9 @@ class Child implements AsyncDisposable {
   readonly #process: Deno.ChildProcess;
   readonly #output: ReadableStreamDefaultReader<string>;
 
-  constructor(rig: DaemonRig, image: string, vdev = 51712, by: readonly string[] = []) {
+  constructor(rig: DaemonRig, image: string, vdev = 51712, by: readonly string[] = [], permissions = ["-A"]) {
     const script = new URL("child.ts", import.meta.url).pathname;
-    const args = [...by, Deno.execPath(), "run", "-A", "--no-check", script, rig.folder, image, `${vdev}`];
+    const args = [...by, Deno.execPath(), "run", ...permissions, "--no-check", script, rig.folder, image, `${vdev}`];
     this.#process = new Deno.Command(args[0]!, { args: args.slice(1), stdout: "piped" }).spawn();
     this.#output = this.#process.stdout.pipeThrough(new TextDecoderStream()).getReader();
   }
@@ -69,4 +69,14 @@ daemonTest("without the right to mount, a daemon is confined as far as it goes, 
   const { process: { pid }, rooted } = rig.record();
   assertEquals(rooted, false);
   assertEquals([statusOf(pid, "CapEff"), statusOf(pid, "NoNewPrivs")], ["0000000000000002", "1"]);
+});
+
+daemonTest("with fewer permissions than it needs, no daemon is started, and the remedy says which", async () => {
+  await using rig = new DaemonRig();
+  const image = await rig.image("one.qcow2");
+  const permissions = ["read", "write", "env", "ffi", "run", "sys", "net"].map((name) => `--allow-${name}`);
+  await using child = new Child(rig, image, 51712, [], permissions);
+  const { error } = await child.said();
+  assertMatch(error!, /^Cannot open image .*: Deno was started without the permissions for storage daemons/);
+  Deno.mkdirSync(rig.directory, { recursive: true }); // the rig looks there for daemons to end
 });

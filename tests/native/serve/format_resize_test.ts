@@ -8,6 +8,7 @@ import { backendPath } from "../../../lib/xenbus/paths.ts";
 import { nativeTest } from "../harness.ts";
 import { detach } from "./backend.ts";
 import { FormatStage } from "./format_stage.ts";
+import { NBDKIT, NbdServer } from "./nbd_server.ts";
 import { assertClean, assertProgress, GUEST, LOAD, received, UNTIL_STOPPED } from "./scenes.ts";
 
 const CLI = new URL("../../../cli.ts", import.meta.url).pathname;
@@ -67,6 +68,23 @@ nativeTest("an encrypted image grows while its guest uses it", async () => {
   const { errors, reads, writes } = await stage.disk.finishLoad();
   assertEquals(errors, 0, backend.messages);
   assert(reads > 0 && writes > 0);
+  await detach(stage.xen, stage.device);
+  assertEquals(await backend.stop(), 0, backend.messages);
+});
+
+nativeTest("a qcow2 on an NBD server does not grow while it is used, and the disk goes on", async () => {
+  await using stage = await FormatStage.open("qcow2", [], {}, (image) => {
+    const file = { driver: "nbd", server: { type: "unix", path: `${image}.nbd` }, export: "" };
+    return `json:${JSON.stringify({ driver: "qcow2", file })}`;
+  });
+  Deno.truncateSync(stage.image, 256 << 20); // a qcow2 cannot make its server's export larger
+  await using server = new NbdServer(NBDKIT, stage.image, `${stage.image}.nbd`);
+  await server.start();
+  const backend = stage.serve("--allow-image", "json:**");
+  await stage.disk.connect();
+  const refused = await assertRejects(() => resize(stage, "128M"), Error);
+  assertMatch(refused.message, /a disk on an NBD server does not grow while it is used; detach the disk, and grow/);
+  assertClean(received(await stage.disk.load({ ...LOAD, requests: 100 })), backend.messages);
   await detach(stage.xen, stage.device);
   assertEquals(await backend.stop(), 0, backend.messages);
 });

@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { nativeTest } from "../harness.ts";
 import { detach } from "./backend.ts";
-import { FormatStage } from "./format_stage.ts";
+import { FormatStage, qemuImg } from "./format_stage.ts";
 import { NBDKIT, type NbdProgram, NbdServer, QEMU_NBD } from "./nbd_server.ts";
 import { assertClean, assertProgress, LOAD, received, UNTIL_STOPPED } from "./scenes.ts";
 
@@ -132,4 +132,29 @@ nativeTest("an error of the server itself reaches the guest, and the disk goes o
   await detach(stage.xen, stage.device);
   await server.end("SIGTERM");
   assertEquals(await backend.stop(), 0, backend.messages);
+});
+
+nativeTest("a base on a server that is started again, with another socket, is read again by itself", async () => {
+  await using stage = await FormatStage.open("qcow2");
+  const base = `${stage.folder}/base.raw`;
+  await qemuImg("create", "-q", "-f", "raw", base, "64M");
+  const program: NbdProgram = (image, socket) => [
+    "qemu-nbd",
+    ...["--persistent", "--read-only", "-f", "raw", "-k", socket, "-x", "disk", image],
+  ];
+  const socket = `${stage.folder}/base.sock`;
+  await using server = new NbdServer(program, base, socket);
+  await server.start();
+  await qemuImg("rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", plain(socket), stage.image);
+  const backend = stage.serve(...ALLOW);
+  await stage.disk.connect();
+  const reads = { ...LOAD, requests: 50, readShare: 1, flushEvery: 0, barrierEvery: 0, discardEvery: 0 };
+  assertClean(received(await stage.disk.load(reads)), backend.messages);
+  await server.end();
+  await server.start();
+  assertClean(received(await stage.disk.load(reads)), backend.messages);
+  await stage.finish(backend, async () => {
+    await server.end("SIGTERM");
+    await qemuImg("rebase", "-u", "-f", "qcow2", "-F", "raw", "-b", base, stage.image);
+  });
 });

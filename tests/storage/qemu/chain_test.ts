@@ -380,6 +380,11 @@ Deno.test("what xenstore names needs a pattern, and the header's rule holds besi
     "Cannot use image json:{...}: xenstore names QEMU's options, which is not allowed; allow it with --allow-image " +
       `'json:{"driver":"null-co"}' if it is meant`,
   );
+  const secret = { format: "json", target: '{"driver":"https","url":"https://me:hunter2@host/a"}' };
+  assertEquals(
+    await refusal(folder, secret, { allowImages: [] }),
+    'Cannot use image json:{...}: its url contains a password; write "username", and name a file in "password-secret"',
+  );
 });
 
 Deno.test({

@@ -153,4 +153,12 @@ Deno.test("the end of the connection fails what is in flight, and everything lat
 Deno.test("where nothing listens, the error names the socket", async () => {
   const error = await assertRejects(() => QmpConnection.open("/nowhere/qmp", { name: NAME }), QmpAbsentError);
   assertStringIncludes(error.message, `Cannot reach ${NAME}: its socket /nowhere/qmp: No such file or directory`);
+  // A daemon that was taken over could lead us to another one.
+  const folder = await Deno.makeTempDir();
+  const listener = Deno.listen({ transport: "unix", path: `${folder}/other` });
+  await Deno.symlink(`${folder}/other`, `${folder}/qmp`);
+  const link = await assertRejects(() => QmpConnection.open(`${folder}/qmp`, { name: NAME }), QmpAbsentError);
+  assertStringIncludes(link.message, "qmp: it is a link");
+  listener.close();
+  await Deno.remove(folder, { recursive: true });
 });

@@ -36,7 +36,11 @@ Deno.test("what is no tree of nodes is refused with what to write", () => {
     '{"driver":"qcow2","file":"node0"}':
       "its option file refers to the node node0; write that node's options in place of its name",
     '{"driver":"qcow2","file":{"path":"/a"}}': 'its option file has no driver; add "driver"',
-    '{"driver":"iscsi","password":"hunter2"}': 'it contains a password; name a file in "password-secret"',
+    '{"driver":"iscsi","password":"hunter2"}': 'it contains a password; name a file that holds it in "password-secret"',
+    '{"driver":"raw","file":{"driver":"https","url":"https://h/a","cookie":"hunter2"}}':
+      'it contains a cookie; name a file that holds it in "cookie-secret"',
+    '{"driver":"raw","file.driver":"https","file.url":"https://me:hunter2@h/a"}':
+      'its url contains a password; write "username", and name a file in "password-secret"',
     '{"driver":"raw","driver.x":1}': "it has the option driver twice; leave one of them out",
   };
   for (const [json, line] of Object.entries(lines)) {
