@@ -21,7 +21,7 @@ import {
 } from "./graph_steps.ts";
 import type { AioModes, DiskPlan } from "./plan.ts";
 import type { DaemonProgram } from "./program.ts";
-import { hasEnded, identify, type ProcessIdentity, signal } from "./process.ts";
+import { hasEnded, identify, type ProcessIdentity, signal, statusText } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
 import { lostOfPlan, lostWith } from "./leftovers.ts";
 import { type DaemonRecord, type DiskRecord, type LostDisk, recordedFile, type RunDirectory } from "./record.ts";
@@ -196,7 +196,8 @@ export class StorageDaemon implements Disposable {
 
   /** For messages. */
   get name(): string {
-    return daemonName(this.#record);
+    const { guest, process } = this.#record;
+    return `the storage daemon of domain ${guest} (process ${process.pid})`;
   }
 
   /** The reason of its end, if its process ends within the time; undefined: it runs. */
@@ -479,11 +480,6 @@ export class StorageDaemon implements Disposable {
   }
 }
 
-/** The process, as people see it in `ps`. */
-function daemonName({ guest, process }: Pick<DaemonRecord, "guest" | "process">): string {
-  return `the storage daemon of domain ${guest} (process ${process.pid})`;
-}
-
 function daemonArguments({ monitor, pidFile }: RunDirectory): string[] {
   // In QEMU's options a comma of a value is doubled.
   const path = monitor.replaceAll(",", ",,");
@@ -493,11 +489,4 @@ function daemonArguments({ monitor, pidFile }: RunDirectory): string[] {
 
 function withDisk(record: DaemonRecord, device: string, disk: DiskRecord): DaemonRecord {
   return { ...record, disks: { ...record.disks, [device]: disk } };
-}
-
-/** How a process ended, for people. */
-function statusText({ code, signal }: Deno.CommandStatus): string {
-  if (signal === null) return `it exited with status ${code}`;
-  const sender = signal === "SIGKILL" ? " by hand, or by the kernel for lack of memory (see `dmesg`)" : "";
-  return `it was ended with ${signal}${sender}`;
 }

@@ -72,3 +72,10 @@ async function readOptional(path: string): Promise<string | undefined> {
     return undefined; // no such process, or not permitted
   }
 }
+
+/** How a process ended, for people. */
+export function statusText({ code, signal }: Deno.CommandStatus): string {
+  if (signal === null) return `it exited with status ${code}`;
+  const sender = signal === "SIGKILL" ? " by hand, or by the kernel for lack of memory (see `dmesg`)" : "";
+  return `it was ended with ${signal}${sender}`;
+}
