@@ -21,6 +21,7 @@ import { type DaemonProgram, findProgram } from "./program.ts";
 import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
 import { type DaemonRecord, directoryName, guestOfDirectory, RunDirectory } from "./record.ts";
 import { hasServers, renewSockets } from "./sockets.ts";
+import { DaemonErrors } from "./stderr.ts";
 import { daemonNames } from "./survey.ts";
 import type { DiskOwner } from "../disk.ts";
 import type { DaemonDisk, ImageDaemons, OrphanedDisk, QemuRequest } from "./types.ts";
@@ -305,6 +306,7 @@ export class StorageDaemons implements ImageDaemons {
     const program = await findProgram((variable) => this.#variable(variable));
     const directory = this.#directory(name);
     const record = await directory.read();
+    await new DaemonErrors(directory.errors, this.#loggerOf(guest)).look(); // the last words of an earlier one
     const lost = record === undefined || isOtherGuest(record, owner) ? {} : await lostDisks(record);
     const confinement = await this.#probe(program);
     const identity = { guest, ...(uuid === undefined ? {} : { uuid }) };

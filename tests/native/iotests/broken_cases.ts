@@ -4,7 +4,8 @@
  */
 
 import { assert, assertEquals, assertLess } from "@std/assert";
-import { bytesOf, type Case, isSame, KIB, MIB, pattern, poke, qemuImg, type Stage } from "./stage.ts";
+import { qemuImg } from "../qemu_img.ts";
+import { bytesOf, type Case, isSame, KIB, MIB, pattern, poke, type Stage } from "./stage.ts";
 import { command } from "../qemu/rig.ts";
 
 /** A lie in a header: where, and what. */

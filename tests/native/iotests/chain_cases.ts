@@ -4,7 +4,8 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
-import { type Case, isZero, KIB, MIB, Pair, pattern, poke, qemuImg } from "./stage.ts";
+import { qemuImg } from "../qemu_img.ts";
+import { type Case, isZero, KIB, MIB, Pair, pattern, poke } from "./stage.ts";
 
 /** Makes the header of an overlay name a backing file that qemu-img would refuse. */
 async function rebase(path: string, backing: string, format: string): Promise<void> {

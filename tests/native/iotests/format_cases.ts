@@ -4,7 +4,8 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
-import { type Case, KIB, MIB, type Pair, qemuImg, type Stage } from "./stage.ts";
+import { qemuImg } from "../qemu_img.ts";
+import { type Case, KIB, MIB, type Pair, type Stage } from "./stage.ts";
 
 /** Formats with the options that their images are made with, and the distance of their borders. */
 const FORMATS: readonly (readonly [format: string, options: string, border: number])[] = [

@@ -4,7 +4,8 @@
  */
 
 import { assert, assertEquals, assertLess } from "@std/assert";
-import { type Case, GIB, isSame, isZero, KIB, MIB, pattern, qemuImg, TIB } from "./stage.ts";
+import { qemuImg } from "../qemu_img.ts";
+import { type Case, GIB, isSame, isZero, KIB, MIB, pattern, TIB } from "./stage.ts";
 
 /** `json:` with zeroes that become write-zeroes operations. */
 function detecting(path: string): string {

@@ -7,7 +7,7 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { XenblkError } from "../../../lib/errors.ts";
 import type { DiskRequest } from "../../../lib/storage/disk.ts";
 import type { EngineDisk, EngineRig } from "../qemu/engine_rig.ts";
-import { command } from "../qemu/rig.ts";
+import { qemuImg } from "../qemu_img.ts";
 
 export const KIB = 2 ** 10;
 export const MIB = 2 ** 20;
@@ -218,10 +218,6 @@ export function isZero(bytes: Uint8Array): boolean {
 
 function wordsOf({ buffer, byteOffset, byteLength }: Uint8Array): Uint32Array {
   return new Uint32Array(buffer, byteOffset, byteLength / 4);
-}
-
-export async function qemuImg(...args: string[]): Promise<string> {
-  return await command("qemu-img", ...args);
 }
 
 /** Formats that qemu-img can check. */

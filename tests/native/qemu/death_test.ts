@@ -26,6 +26,21 @@ daemonTest("a killed daemon is noticed, and its disks know that answered writes 
   await rig.log.line(/^error storage daemon of domain 5: .*its last words/);
 });
 
+daemonTest(
+  "the last words of a daemon that died unseen are logged by the process that starts the next one",
+  async () => {
+    await using rig = new DaemonRig();
+    const request = rig.request(await rig.image("one.qcow2"));
+    const first = rig.daemons();
+    await first.open(request);
+    await rig.end(first);
+    Deno.writeTextFileSync(`${rig.directory}/5/stderr.log`, "its last words\n");
+    Deno.kill(rig.record().process.pid, "SIGKILL");
+    await using _disk = await rig.daemons().open(request);
+    await rig.log.line(/^warning storage daemon of domain 5: its last words/);
+  },
+);
+
 daemonTest("a daemon that was asked to end by its signal has lost nothing", async () => {
   await using rig = new DaemonRig();
   await using disk = await rig.daemons().open(rig.request(await rig.image("one.qcow2")));

@@ -7,7 +7,7 @@ import { assert, assertEquals } from "@std/assert";
 import { frontendPath } from "../../../lib/xenbus/paths.ts";
 import { nativeTest, NativeXen } from "../harness.ts";
 import { BackendProcess } from "./backend.ts";
-import { qemuImg } from "./format_stage.ts";
+import { qemuImg } from "../qemu_img.ts";
 import { GuestProcess } from "./guest.ts";
 import { assertClean, GUEST, LOAD, received } from "./scenes.ts";
 

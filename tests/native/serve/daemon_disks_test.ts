@@ -9,7 +9,8 @@ import type { AttachRequest } from "../../../lib/toolstack/attach.ts";
 import { type DeviceAddress, frontendPath } from "../../../lib/xenbus/paths.ts";
 import { nativeTest, NativeXen } from "../harness.ts";
 import { attach, BackendProcess, detach, nodeValue } from "./backend.ts";
-import { daemonsOf, qemuImg, untilNothingIsLeft } from "./format_stage.ts";
+import { qemuImg } from "../qemu_img.ts";
+import { daemonsOf, untilNothingIsLeft } from "./format_stage.ts";
 import { type GuestDisk, GuestProcess } from "./guest.ts";
 import { assertClean, assertProgress, GUEST, LOAD, received, UNTIL_STOPPED } from "./scenes.ts";
 

@@ -5,21 +5,14 @@
 
 import { assert, assertEquals } from "@std/assert";
 import type { DomId } from "../../../lib/hypervisor.ts";
-import { makeByQemuImg } from "../../../lib/storage/qemu/qemu_img.ts";
 import { type DeviceAddress, frontendPath } from "../../../lib/xenbus/paths.ts";
 import { NativeXen } from "../harness.ts";
+import { qemuImg } from "../qemu_img.ts";
 import { attach, BackendProcess, detach } from "./backend.ts";
 import { type GuestDisk, GuestProcess, type RingShape } from "./guest.ts";
 import { DiskFolder, GUEST } from "./scenes.ts";
 
 const SIZE = "64M";
-
-/** Runs qemu-img; again if QEMU could not measure how fast it derives keys, which is chance: see makeByQemuImg. */
-export async function qemuImg(...args: string[]): Promise<string> {
-  const { status, stdout, stderr } = await makeByQemuImg(args);
-  assertEquals(status, 0, `qemu-img ${args.join(" ")}: ${stderr}`);
-  return stdout;
-}
 
 /** A daemon that was killed may leave clusters that nothing refers to, but nothing wrong. */
 async function assertSound(format: string, image: string): Promise<void> {

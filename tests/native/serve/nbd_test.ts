@@ -6,7 +6,8 @@
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { nativeTest } from "../harness.ts";
 import { detach } from "./backend.ts";
-import { FormatStage, qemuImg } from "./format_stage.ts";
+import { qemuImg } from "../qemu_img.ts";
+import { FormatStage } from "./format_stage.ts";
 import { NBDKIT, type NbdProgram, NbdServer, QEMU_NBD } from "./nbd_server.ts";
 import { assertClean, assertProgress, LOAD, received, UNTIL_STOPPED } from "./scenes.ts";
 

@@ -9,7 +9,8 @@ import type { DomId } from "../../../lib/hypervisor.ts";
 import { frontendPath } from "../../../lib/xenbus/paths.ts";
 import { nativeTest } from "../harness.ts";
 import { attach, type BackendProcess, detach } from "./backend.ts";
-import { FormatStage, qemuImg } from "./format_stage.ts";
+import { qemuImg } from "../qemu_img.ts";
+import { FormatStage } from "./format_stage.ts";
 import { assertClean, assertProgress, GUEST, LOAD, received, UNTIL_STOPPED } from "./scenes.ts";
 import {
   makeCertificates,
