@@ -57,6 +57,8 @@ export interface AttachOptions extends Partial<Omit<DeviceSettings, "image">> {
   readonly workers?: number;
   /** A disk that needs a storage daemon has one of its own. Default: it shares the guest's. */
   readonly daemonPerDisk?: boolean;
+  /** The user as whom storage daemons run, by name or number. Default: root, with CAP_DAC_OVERRIDE. */
+  readonly daemonUser?: string;
   /** Keep a log of the writes that a storage daemon has not flushed. Default true. */
   readonly writeLog?: boolean;
   /** How long the guest may take to connect, and later to close the disk, in milliseconds. Default 60 000. */
@@ -249,7 +251,7 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
   const { domain: _domain, image: _image, vdev: _vdev, shared: _shared, cdrom: _cdrom, kind: _kind, ...serving } =
     options;
   const { journal = true, workers, timeoutMs = 60_000, signal, logger = createLogger("backend"), ...rest } = serving;
-  const { daemonPerDisk, writeLog, ...chosen } = rest;
+  const { daemonPerDisk, daemonUser, writeLog, ...chosen } = rest;
   const settings = { ...chosen, allowImages: [...(chosen.allowImages ?? []), literalPattern(params)] };
   await using undo = new AsyncDisposableStack();
   undo.defer(() => removeNodes(platform, device, logger));
@@ -263,6 +265,7 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
       journals: claim.journals,
       ...(workers === undefined ? {} : { workers }),
       ...(daemonPerDisk === undefined ? {} : { daemonPerDisk }),
+      ...(daemonUser === undefined ? {} : { daemonUser }),
       ...(writeLog === undefined ? {} : { writeLog }),
       logger,
       ...(signal === undefined ? {} : { signal }),

@@ -54,6 +54,8 @@ export interface ServiceOptions {
   readonly journal?: boolean;
   /** Each disk that needs a storage daemon has one of its own. Default: the disks of a guest share one. */
   readonly daemonPerDisk?: boolean;
+  /** The user as whom storage daemons run, by name or number. Default: root, with CAP_DAC_OVERRIDE. */
+  readonly daemonUser?: string;
   /**
    * Keep a log of the writes that a storage daemon has not flushed, so that its death loses none. Default true. It costs
    * 4 MiB of memory for each ring, and 0.3 MiB for each disk.
@@ -98,7 +100,7 @@ export interface Service {
 
 /** Storage daemons start with the first disk that needs one. Nothing: this host has none. */
 function startDaemons(
-  { platform, daemonPerDisk, writeLog }: ServiceOptions,
+  { platform, daemonPerDisk, daemonUser, writeLog }: ServiceOptions,
   journals: JournalStore,
   undo: AsyncDisposableStack,
   warn: (message: string) => void,
@@ -112,6 +114,7 @@ function startDaemons(
       locks: journals,
       vhost,
       ...(daemonPerDisk === undefined ? {} : { perDisk: daemonPerDisk }),
+      ...(daemonUser === undefined ? {} : { user: daemonUser }),
     }),
   );
   const services = {

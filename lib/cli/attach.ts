@@ -77,6 +77,7 @@ export const attach = defineVerb({
       journal: !options["no-journal"],
       writeLog: !options["no-write-log"],
       daemonPerDisk: options["daemon-per-disk"],
+      ...(options["daemon-user"] === undefined ? {} : { daemonUser: options["daemon-user"] }),
       workers: options.workers,
       timeoutMs,
       signal: signals.signal,

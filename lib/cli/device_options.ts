@@ -107,6 +107,9 @@ export const DEVICE_OPTIONS = {
   "daemon-per-disk": flag(
     "Serve each disk of a format other than raw by a storage daemon of its own, not one per guest",
   ),
+  "daemon-user": optional(
+    text("USER", "Run storage daemons as this user, who must be able to open the images; not as root"),
+  ),
   "no-write-log": flag(
     "Keep no log of the writes that a storage daemon has not flushed: if it dies, the disk fails for good",
   ),

@@ -61,6 +61,7 @@ export const serve = defineVerb({
       journal: !options["no-journal"],
       writeLog: !options["no-write-log"],
       daemonPerDisk: options["daemon-per-disk"],
+      ...(options["daemon-user"] === undefined ? {} : { daemonUser: options["daemon-user"] }),
       workers: options.workers,
       logger,
       // With --detach-on-exit the start is not aborted: a device must be served before it can be detached.

@@ -2,7 +2,7 @@
  * How a storage daemon is started: in a session and, where systemd runs, a scope of its own, so that the end of this
  * process or of its unit does not end it; and with as little as it can work with. As root it gets a mount namespace and a
  * root directory that hold its own disks' files and QEMU's program, no capability but CAP_DAC_OVERRIDE (images belong to
- * other users), and no new privileges. All of that is done by util-linux, coreutils, findutils and sed, which every host has. Files are
+ * other users), and no new privileges; with a user of its own no capability at all. All of that is done by util-linux, coreutils, findutils and sed, which every host has. Files are
  * added to a running daemon's root, or taken out of it, in its namespace; the host's mounts stay as they are, and the
  * kernel removes the namespace with the daemon.
  */
@@ -12,6 +12,7 @@ import { runWithin } from "./command.ts";
 import type { DaemonProgram } from "./program.ts";
 import type { ProcessIdentity } from "./process.ts";
 import type { RunDirectory } from "./record.ts";
+import type { DaemonUser } from "./user.ts";
 
 /** How long a probe may take. One that is too slow leaves daemons with less confinement, on a host that is just busy. */
 const PROBE_MS = 30_000;
@@ -28,6 +29,7 @@ const GUESTS = ["xendomains.service", "libvirt-guests.service"];
  * programs, because a guest waits while a dead daemon's successor starts: one mount(8) mounts all files, from a table.
  */
 const ENTER_ROOT = `set -eu
+umask 022
 root=$1; shift
 mount -t tmpfs -o mode=755,size=4m,nosuid,noexec xenblk "$root"
 links=
@@ -65,6 +67,7 @@ exec chroot "$root" "$@"
  * made writable in another mount namespace, of this script alone. What is not there is left to QEMU to report.
  */
 const MAKE_PLACES = `set -eu
+umask 022
 root=$1; shift
 mount -o remount,bind,rw,nosuid,noexec "$root"
 while [ $# -gt 0 ]; do
@@ -129,12 +132,18 @@ export interface Confinement {
   readonly rooted: boolean;
   /** This process is root. */
   readonly privileged: boolean;
+  /** As whom daemons run. Absent: as this process. */
+  readonly user?: DaemonUser;
   /** What is missing, and why: for the log. */
   readonly lacks: readonly string[];
 }
 
 /** Finds out, by trying, what this host allows. Never rejects. `folder` is an empty directory. */
-export async function probeConfinement(program: DaemonProgram, folder: string): Promise<Confinement> {
+export async function probeConfinement(
+  program: DaemonProgram,
+  folder: string,
+  user?: DaemonUser,
+): Promise<Confinement> {
   const lacks: string[] = [];
   const privileged = Deno.uid() === 0;
   let scope = false;
@@ -143,12 +152,12 @@ export async function probeConfinement(program: DaemonProgram, folder: string): 
     scope = success;
     if (!success) lacks.push(`no scope of its own, so it ends with this service: systemd-run: ${reason}`);
   }
-  const [command, ...args] = rootedCommand(program, folder, [], [program.path, "--version"]);
+  const [command, ...args] = rootedCommand(program, folder, [], [program.path, "--version"], user);
   const { success, reason } = privileged
     ? await runWithin(command!, args, PROBE_MS)
     : { success: false, reason: "only root can make it" };
   if (!success) lacks.push(`no root directory of its own, so it can open every file that this user can: ${reason}`);
-  return { scope, rooted: success, privileged, lacks };
+  return { scope, rooted: success, privileged, lacks, ...(user === undefined ? {} : { user }) };
 }
 
 /**
@@ -157,14 +166,14 @@ export async function probeConfinement(program: DaemonProgram, folder: string): 
  */
 export function startCommand(
   program: DaemonProgram,
-  { scope, rooted, privileged }: Confinement,
+  { scope, rooted, privileged, user }: Confinement,
   directory: RunDirectory,
   args: readonly string[],
 ): string[] {
   const daemon = [program.path, ...args];
   const confined = rooted
-    ? rootedCommand(program, directory.root, [{ path: directory.sockets, writable: true }], daemon)
-    : plainCommand(privileged, daemon);
+    ? rootedCommand(program, directory.root, [{ path: directory.sockets, writable: true }], daemon, user)
+    : plainCommand(privileged, daemon, user);
   const scoped = scope ? ["systemd-run", ...scopeArguments(directory.name), ...confined] : confined;
   return ["sh", "-c", 'exec 2>> "$0"; exec "$@"', directory.errors, ...scoped];
 }
@@ -206,19 +215,21 @@ function rootedCommand(
   root: string,
   files: readonly AllowedFile[],
   daemon: readonly string[],
+  user?: DaemonUser,
 ): string[] {
   const system = [...SYSTEM_FILES, ...programFolder(program.path)].map((path) => ({ path, writable: false }));
   const devices = SYSTEM_DEVICES.map((path) => ({ path, writable: true }));
   const all = [...system, ...devices, ...files].flatMap(placed);
   const enter = ["unshare", "--mount", "--propagation", "slave", "sh", "-c", ENTER_ROOT, "xenblk", root, ...all, "--"];
-  return [...enter, ...plainCommand(true, daemon)];
+  return [...enter, ...plainCommand(true, daemon, user)];
 }
 
 /** Without a root of its own. */
-function plainCommand(privileged: boolean, daemon: readonly string[]): string[] {
-  const keep = "-all,+dac_override";
+function plainCommand(privileged: boolean, daemon: readonly string[], user?: DaemonUser): string[] {
+  const keep = user === undefined ? "-all,+dac_override" : "-all";
   const drop = privileged ? [`--inh-caps=-all`, `--ambient-caps=-all`, `--bounding-set=${keep}`] : [];
-  return ["setpriv", "--no-new-privs", ...drop, ...daemon];
+  const become = user === undefined ? [] : [`--reuid=${user.uid}`, `--regid=${user.gid}`, "--init-groups"];
+  return ["setpriv", "--no-new-privs", ...become, ...drop, ...daemon];
 }
 
 /** Where a QEMU of another prefix lies. */

@@ -110,7 +110,7 @@ export class StorageDaemon implements Disposable {
     logger: Logger,
     { program, confinement, guest, uuid, lost }: DaemonStart,
   ): Promise<StorageDaemon> {
-    await directory.prepare();
+    await directory.prepare(confinement.user);
     const [command, ...args] = startCommand(program, confinement, directory, daemonArguments(directory));
     const child = new Deno.Command(command!, {
       args,

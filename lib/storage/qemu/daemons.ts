@@ -15,7 +15,7 @@ import { type Confinement, probeConfinement } from "./confinement.ts";
 import { type DaemonEnvironment, StorageDaemon } from "./daemon.ts";
 import { endStrays, lostDisks } from "./leftovers.ts";
 import { checkUnwritten, forgetLost, type Orphan, orphansOf } from "./orphans.ts";
-import { type DiskPlan, homeOf, planDisk } from "./plan.ts";
+import { type DiskPlan, planDisk } from "./plan.ts";
 import { identify, isAlive } from "./process.ts";
 import { type DaemonProgram, findProgram } from "./program.ts";
 import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
@@ -23,6 +23,7 @@ import { type DaemonRecord, directoryName, guestOfDirectory, RunDirectory } from
 import { hasServers, renewSockets } from "./sockets.ts";
 import { DaemonErrors } from "./stderr.ts";
 import { daemonNames } from "./survey.ts";
+import { type DaemonUser, daemonUser, userOf } from "./user.ts";
 import type { DiskOwner } from "../disk.ts";
 import type { DaemonDisk, ImageDaemons, OrphanedDisk, QemuRequest } from "./types.ts";
 
@@ -50,6 +51,8 @@ export interface StorageDaemonsOptions {
   readonly vhost: VhostClient;
   /** One daemon for each disk. Default: one for each guest. */
   readonly perDisk?: boolean;
+  /** The user as whom daemons run, by name or number. Default: root, with CAP_DAC_OVERRIDE. */
+  readonly user?: string;
   /** Virtqueues of an export: at least the most rings of a device. Default 8. */
   readonly queues?: number;
   /** Reads one of the environment's variables. Default: this process's. */
@@ -319,7 +322,7 @@ export class StorageDaemons implements ImageDaemons {
     return await (this.#confinement ??= (async () => {
       const folder = `${this.#options.directory}/probe`;
       await Deno.mkdir(folder, { recursive: true, mode: 0o700 });
-      const confinement = await probeConfinement(program, folder);
+      const confinement = await probeConfinement(program, folder, await this.#user());
       for (const lack of confinement.lacks) this.#logger.warning(`a storage daemon has ${lack}`);
       return confinement;
     })());
@@ -435,8 +438,13 @@ export class StorageDaemons implements ImageDaemons {
 
   /** The home directory of this user, where libssh looks for it. */
   async #home(): Promise<string | undefined> {
-    const passwd = await Deno.readTextFile("/etc/passwd").catch(() => "");
-    return homeOf(Deno.uid() ?? 0, passwd) ?? this.#variable("HOME");
+    const user = await this.#user() ?? userOf(Deno.uid() ?? 0, await passwords());
+    return user?.home ?? this.#variable("HOME");
+  }
+
+  async #user(): Promise<DaemonUser | undefined> {
+    const { user } = this.#options;
+    return user === undefined ? undefined : daemonUser(user, await passwords(), Deno.uid() === 0);
   }
 
   #variable(name: string): string | undefined {
@@ -484,4 +492,8 @@ function busy({ guest, device }: DiskOwner, record?: DaemonRecord): XenblkError 
 
 function fail(error: Error): never {
   throw error;
+}
+
+async function passwords(): Promise<string> {
+  return await Deno.readTextFile("/etc/passwd").catch(() => "");
 }

@@ -11,7 +11,10 @@ const REMEDIES: readonly (readonly [RegExp, string])[] = [
   [/Failed to get .*lock|is already in use/, "end the other use first: `fuser -v FILE` names it"],
   [/Failed to lock byte/, "its file system may have no locks: add locking=off by json:"],
   [/No such file or directory/, "check the path, and those of its backing files: `qemu-img info --backing-chain FILE`"],
-  [/Permission denied|Operation not permitted/, "make the file readable and writable for root"],
+  [
+    /Permission denied|Operation not permitted/,
+    "let the daemon's user (--daemon-user, else root) read and write the file and its backing files",
+  ],
   [
     /Unknown driver|does not accept value|Unknown protocol|Driver '.*' (is not|can only)/,
     "install Debian's package qemu-block-extra, which has the drivers for rbd, iscsi, nfs, ssh and http",

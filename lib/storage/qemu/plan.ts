@@ -128,12 +128,3 @@ function settingsOf({ driver }: BlockNode, home: string | undefined): string[] {
   if (driver !== "ssh") return [];
   return home === undefined ? SSH_SETTINGS : [...SSH_SETTINGS, `${home}/.ssh`];
 }
-
-/**
- * The home directory of a user in the text of /etc/passwd (passwd(5)). libssh looks there for keys, whatever HOME says; a
- * service of systemd has no HOME.
- */
-export function homeOf(uid: number, passwd: string): string | undefined {
-  const entry = passwd.split("\n").map((line) => line.split(":")).find((fields) => fields[2] === `${uid}`);
-  return entry?.[5] === "" ? undefined : entry?.[5];
-}

@@ -7,6 +7,7 @@ import { errorText, XenblkError } from "../../errors.ts";
 import { lookWithin } from "../../path_lookup.ts";
 import type { BlockGraph } from "./graph.ts";
 import type { ProcessIdentity } from "./process.ts";
+import type { DaemonUser } from "./user.ts";
 import { RunDirectoryError } from "./types.ts";
 
 /** Longest path of a Unix socket, in bytes: sun_path of unix(7) is 108 with its final NUL. */
@@ -136,13 +137,17 @@ export class RunDirectory {
     );
   }
 
-  /** Makes it, empty of what an earlier daemon left, but for its record. Rejects with {@linkcode XenblkError}. */
-  async prepare(): Promise<void> {
+  /**
+   * Makes it, empty of what an earlier daemon left, but for its record; the sockets' folder is the user's. Rejects with
+   * {@linkcode XenblkError}.
+   */
+  async prepare(user?: DaemonUser): Promise<void> {
     try {
       for (const path of [this.sockets, this.root]) {
         await removeIfThere(path);
         await Deno.mkdir(path, { recursive: true, mode: 0o700 });
       }
+      if (user !== undefined) await Deno.chown(this.sockets, user.uid, user.gid);
       await Deno.writeTextFile(this.errors, "", { mode: 0o600 });
     } catch (error) {
       throw this.#cannotKeep(error);

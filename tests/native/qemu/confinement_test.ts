@@ -24,6 +24,26 @@ daemonTest("a daemon has a session of its own, one capability, and no new privil
   assertEquals(session, `${pid}`);
 });
 
+daemonTest("a daemon with a user of its own has no capability, and opens what that user can", async () => {
+  await using rig = new DaemonRig();
+  const [own, other] = [await rig.image("own.qcow2"), await rig.image("other.qcow2")];
+  for (const path of [own, other]) Deno.chmodSync(path, 0o600);
+  Deno.chownSync(own, 65534, 65534);
+  const daemons = rig.daemons({ user: "nobody" });
+  await using _disk = await daemons.open(rig.request(own));
+  const { pid } = rig.record().process;
+  for (const set of ["CapPrm", "CapEff", "CapInh", "CapAmb", "CapBnd"]) {
+    assertEquals(statusOf(pid, set), "0".repeat(16), set);
+  }
+  assertEquals([statusOf(pid, "Uid"), statusOf(pid, "Gid")], Array(2).fill(Array(4).fill("65534").join("\t")));
+  assertEquals(rig.record().rooted, true);
+  const error = await assertRejects(() => daemons.open(rig.request(other, 51728)), XenblkError);
+  assertMatch(error.line, /other\.qcow2.*Permission denied; let the daemon's user \(--daemon-user, else root\) read/);
+  // A signal of its own: root's processes are not its.
+  const as = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups", "kill", "-0", `${Deno.pid}`] as const;
+  await assertRejects(() => command(...as), Error, "Operation not permitted");
+});
+
 daemonTest("a daemon sees its disks' files, those of a later disk too, and no other", async () => {
   await using rig = new DaemonRig();
   const daemons = rig.daemons();

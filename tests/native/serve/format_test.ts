@@ -67,6 +67,23 @@ for (const cache of ["none", "unsafe"]) {
   });
 }
 
+nativeTest("a daemon with a user of its own dies under load: nothing that was answered is lost", async () => {
+  await using stage = await FormatStage.open("qcow2");
+  Deno.chownSync(stage.image, 65534, 65534);
+  Deno.chmodSync(stage.image, 0o600);
+  const backend = stage.serve("--daemon-user", "nobody");
+  await stage.disk.connect();
+  await stage.disk.startLoad(UNTIL_STOPPED);
+  await assertProgress(stage.disk, 200);
+  const [pid] = await stage.daemons();
+  assertMatch(Deno.readTextFileSync(`/proc/${pid}/status`), /^Uid:\t65534\t65534/m);
+  await stage.killDaemon();
+  await backend.says(/wrote \d+ operations[^]*served again after/);
+  await assertProgress(stage.disk, 200);
+  assertClean(received(await stage.disk.stopLoad()), backend.messages);
+  await stage.finish(backend);
+});
+
 nativeTest("with writethrough a daemon that dies has nothing to lose, and there is no log", async () => {
   await using stage = await FormatStage.open("qcow2");
   const backend = stage.serve("--cache", "writethrough");

@@ -5,7 +5,7 @@
 import { assertEquals } from "@std/assert";
 import type { CacheMode } from "../../../lib/storage/disk.ts";
 import type { BlockGraph } from "../../../lib/storage/qemu/graph.ts";
-import { type AioMode, type DiskPlan, homeOf, planDisk } from "../../../lib/storage/qemu/plan.ts";
+import { type AioMode, type DiskPlan, planDisk } from "../../../lib/storage/qemu/plan.ts";
 import type { QemuRequest } from "../../../lib/storage/qemu/types.ts";
 
 const GRAPH: BlockGraph = {
@@ -61,11 +61,6 @@ Deno.test("of a store, the daemon also sees the settings and keys that its libra
   assertEquals([pathsOf("rbd"), pathsOf("iscsi")], [["/etc/ceph false"], []]);
   const shared = ["ssh_config", "ssh_config.d", "ssh_known_hosts"].map((name) => `/etc/ssh/${name} false`);
   assertEquals(pathsOf("ssh"), [...shared, "/h/.ssh false"]);
-});
-
-Deno.test("the home directory is that of the list of users", () => {
-  const passwd = "root:x:0:0:root:/r:/bin/bash\nme:x:10:10::/h/me:/bin/sh\nnone:x:11:11:::\n";
-  assertEquals([0, 10, 11, 1].map((uid) => homeOf(uid, passwd)), ["/r", "/h/me", undefined, undefined]);
 });
 
 Deno.test("secrets are files and come before the nodes; the export is of the top node", () => {
