@@ -168,14 +168,20 @@ export function startCommand(
   program: DaemonProgram,
   { scope, rooted, privileged, user }: Confinement,
   directory: RunDirectory,
-  args: readonly string[],
 ): string[] {
-  const daemon = [program.path, ...args];
+  const daemon = [program.path, ...daemonArguments(directory)];
   const confined = rooted
     ? rootedCommand(program, directory.root, [{ path: directory.sockets, writable: true }], daemon, user)
     : plainCommand(privileged, daemon, user);
   const scoped = scope ? ["systemd-run", ...scopeArguments(directory.name), ...confined] : confined;
   return ["sh", "-c", 'exec 2>> "$0"; exec "$@"', directory.errors, ...scoped];
+}
+
+function daemonArguments({ monitor, pidFile }: RunDirectory): string[] {
+  // In QEMU's options a comma of a value is doubled.
+  const path = monitor.replaceAll(",", ",,");
+  const chardev = `socket,id=qmp,path=${path},server=on,wait=off`;
+  return ["--chardev", chardev, "--monitor", "chardev=qmp", "--pidfile", pidFile];
 }
 
 /** Puts files into a running daemon's root. The reason why they could not be; undefined: they are there. */

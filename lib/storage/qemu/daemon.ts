@@ -24,7 +24,14 @@ import type { DaemonProgram } from "./program.ts";
 import { hasEnded, identify, type ProcessIdentity, signal, statusText } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
 import { lostOfPlan, lostWith } from "./leftovers.ts";
-import { type DaemonRecord, type DiskRecord, type LostDisk, recordedFile, type RunDirectory } from "./record.ts";
+import {
+  type DaemonRecord,
+  type DiskRecord,
+  type LostDisk,
+  recordedFile,
+  type RunDirectory,
+  withDisk,
+} from "./record.ts";
 import { DaemonErrors } from "./stderr.ts";
 
 /** How long a daemon may take to start: confined by a script of two dozen programs, on a host with busy processors. */
@@ -74,6 +81,8 @@ export class StorageDaemon implements Disposable {
   #record: DaemonRecord;
   #qmp: QmpConnection | undefined;
   #opening: Promise<QmpConnection> | undefined;
+  /** What is found out once the connection has ended. */
+  #reporting: Promise<unknown> = Promise.resolve();
   #isOver = false;
   #endedWell = false;
   #ending = false;
@@ -111,7 +120,7 @@ export class StorageDaemon implements Disposable {
     { program, confinement, guest, uuid, lost }: DaemonStart,
   ): Promise<StorageDaemon> {
     await directory.prepare(confinement.user);
-    const [command, ...args] = startCommand(program, confinement, directory, daemonArguments(directory));
+    const [command, ...args] = startCommand(program, confinement, directory);
     const child = new Deno.Command(command!, {
       args,
       stdin: "null",
@@ -143,6 +152,8 @@ export class StorageDaemon implements Disposable {
       daemon[Symbol.dispose]();
       await signal(process, "SIGKILL");
       await hasEnded(process, KILL_MS);
+      child.ref();
+      await endsWithin(child.status, KILL_MS);
       if (Object.keys(lost).length === 0) await directory.remove();
       throw error;
     }
@@ -346,6 +357,12 @@ export class StorageDaemon implements Disposable {
     await hasEnded(this.process, KILL_MS);
   }
 
+  /** Disconnects, and resolves when nothing of that goes on; the process does. */
+  async leave(): Promise<void> {
+    this[Symbol.dispose]();
+    await this.#reporting;
+  }
+
   /** Disconnects; the process goes on. */
   [Symbol.dispose](): void {
     this.#left = true;
@@ -415,11 +432,12 @@ export class StorageDaemon implements Disposable {
       event: (name: string, data: QmpObject): void => this.#logger.debug(`event ${name} ${JSON.stringify(data)}`),
     };
     const qmp = this.#qmp = await QmpConnection.open(this.directory.monitor, options, timeoutMs);
-    void qmp.closed.then(async (reason) => {
+    const report = async (reason: string): Promise<void> => {
       if (this.#qmp !== qmp) return;
       this.#qmp = undefined;
       if (await this.fate() === undefined && !this.#ending) this.#logger.warning(`QMP: ${reason}`);
-    });
+    };
+    this.#reporting = Promise.all([this.#reporting, qmp.closed.then(report)]);
     return qmp;
   }
 
@@ -478,15 +496,4 @@ export class StorageDaemon implements Disposable {
   #warn(error: unknown): void {
     this.#logger.warning(errorText(error));
   }
-}
-
-function daemonArguments({ monitor, pidFile }: RunDirectory): string[] {
-  // In QEMU's options a comma of a value is doubled.
-  const path = monitor.replaceAll(",", ",,");
-  const chardev = `socket,id=qmp,path=${path},server=on,wait=off`;
-  return ["--chardev", chardev, "--monitor", "chardev=qmp", "--pidfile", pidFile];
-}
-
-function withDisk(record: DaemonRecord, device: string, disk: DiskRecord): DaemonRecord {
-  return { ...record, disks: { ...record.disks, [device]: disk } };
 }

@@ -195,7 +195,7 @@ export class StorageDaemons implements ImageDaemons {
     await endsWithin(Promise.allSettled(this.#turns.values()), TURNS_MS);
     for (const [name, { daemon, lock }] of this.#held) {
       await daemon.lookAtErrors();
-      daemon[Symbol.dispose]();
+      await daemon.leave();
       lock[Symbol.dispose]();
       this.#held.delete(name);
     }

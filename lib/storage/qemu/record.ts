@@ -83,6 +83,11 @@ export async function recordedFile({ path, writable }: Pick<RecordedFile, "path"
   }
 }
 
+/** The record with that disk, in place of one that the device had. */
+export function withDisk(record: DaemonRecord, device: string, disk: DiskRecord): DaemonRecord {
+  return { ...record, disks: { ...record.disks, [device]: disk } };
+}
+
 /** The name of a daemon's folder: of the guest, or of one of its devices. */
 export function directoryName(guest: number, device?: string): string {
   return device === undefined ? `${guest}` : `${guest}.${fileName(device)}`;

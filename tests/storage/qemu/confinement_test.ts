@@ -9,8 +9,19 @@ import { RunDirectory } from "../../../lib/storage/qemu/record.ts";
 const PROGRAM = { path: "/usr/bin/qemu-storage-daemon", version: "7.2.22" };
 const DIRECTORY = new RunDirectory("/run/xenblk/daemons", "5");
 
+/** QEMU's own part: which run directory it belongs to can be seen in `ps`. */
+const OWN = [
+  PROGRAM.path,
+  "--chardev",
+  "socket,id=qmp,path=/run/xenblk/daemons/5/io/qmp,server=on,wait=off",
+  "--monitor",
+  "chardev=qmp",
+  "--pidfile",
+  "/run/xenblk/daemons/5/io/pid",
+];
+
 function command(scope: boolean, rooted: boolean, privileged = true): string[] {
-  return startCommand(PROGRAM, { scope, rooted, privileged, lacks: [] }, DIRECTORY, ["--pidfile", "/p"]);
+  return startCommand(PROGRAM, { scope, rooted, privileged, lacks: [] }, DIRECTORY);
 }
 
 Deno.test("where systemd runs, a daemon has a scope of its own, which stops after the guests", () => {
@@ -32,12 +43,12 @@ Deno.test("where systemd runs, a daemon has a scope of its own, which stops afte
 Deno.test("its standard error is a file, and its command line ends with QEMU's own", () => {
   for (const all of [command(true, true), command(false, true), command(false, false), command(false, false, false)]) {
     assertEquals(all.slice(0, 4), ["sh", "-c", 'exec 2>> "$0"; exec "$@"', "/run/xenblk/daemons/5/stderr.log"]);
-    assertEquals(all.slice(-3), [PROGRAM.path, "--pidfile", "/p"]);
+    assertEquals(all.slice(-OWN.length), OWN);
   }
 });
 
 Deno.test("privileges are dropped where there are any; new ones are never got", () => {
   const drop = ["--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all,+dac_override"];
-  assertEquals(command(false, false).slice(4, -3), ["setpriv", "--no-new-privs", ...drop]);
-  assertEquals(command(false, false, false).slice(4, -3), ["setpriv", "--no-new-privs"]);
+  assertEquals(command(false, false).slice(4, -OWN.length), ["setpriv", "--no-new-privs", ...drop]);
+  assertEquals(command(false, false, false).slice(4, -OWN.length), ["setpriv", "--no-new-privs"]);
 });
