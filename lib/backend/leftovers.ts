@@ -1,8 +1,8 @@
 /**
- * Removes what earlier processes left of devices that were removed while no process ran: locks, latches and journals,
- * which would otherwise stay until the host reboots. Write logs go with the disks that they are of. A device's files are removed only if it is gone from xenstore and
- * its lock is free. The calls are synchronous: the store is in a tmpfs below /run, which waits for no disk, and a sweep
- * is bounded.
+ * Removes what earlier processes left of devices that were removed while no process ran: locks, latches, journals and
+ * headers of snapshots, which would otherwise stay until the host reboots. A device's files are removed only if it is
+ * gone from xenstore and its lock is free. Write logs are not removed here: their disks get them first (orphans.ts). The
+ * calls are synchronous: the store is in a tmpfs below /run, which waits for no disk, and a sweep is bounded.
  */
 
 import type { DomId, JournalStore, XenstoreOperations } from "../hypervisor.ts";

@@ -13,6 +13,7 @@ import type { CacheMode, Disk, DiskAttachment, DiskFile, DiskProperties, DiskReq
 import { imageLabel } from "./image/spec.ts";
 import { type ChainContext, type ImageGraph, imageGraph } from "./qemu/chain.ts";
 import { QemuImg } from "./qemu/image_info.ts";
+import { removeIfThere } from "./qemu/record.ts";
 import { type BlockGraph, caveatsOf } from "./qemu/graph.ts";
 import { isFragile } from "./qemu/plan.ts";
 import {
@@ -322,13 +323,5 @@ class ServedDisk implements Disk {
     this.#disk.fail();
     this.#fail(reason);
     return false;
-  }
-}
-
-async function removeIfThere(path: string): Promise<void> {
-  try {
-    await Deno.remove(path);
-  } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
 }

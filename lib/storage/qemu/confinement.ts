@@ -2,9 +2,9 @@
  * How a storage daemon is started: in a session and, where systemd runs, a scope of its own, so that the end of this
  * process or of its unit does not end it; and with as little as it can work with. As root it gets a mount namespace and a
  * root directory that hold its own disks' files and QEMU's program, no capability but CAP_DAC_OVERRIDE (images belong to
- * other users), and no new privileges; with a user of its own no capability at all. All of that is done by util-linux, coreutils, findutils and sed, which every host has. Files are
- * added to a running daemon's root, or taken out of it, in its namespace; the host's mounts stay as they are, and the
- * kernel removes the namespace with the daemon.
+ * other users), and no new privileges; with a user of its own it gets no capability at all. All of that is done by
+ * util-linux, coreutils, findutils and sed, which every host has. Files are added to a running daemon's root, or taken
+ * out of it, in its namespace; the host's mounts stay as they are, and the kernel removes the namespace with the daemon.
  */
 
 import { lookWithin } from "../../path_lookup.ts";

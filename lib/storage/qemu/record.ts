@@ -215,7 +215,8 @@ export class RunDirectory {
   }
 }
 
-async function removeIfThere(path: string): Promise<void> {
+/** Removes a file, or a folder with all that is in it. */
+export async function removeIfThere(path: string): Promise<void> {
   try {
     await Deno.remove(path, { recursive: true });
   } catch (error) {
