@@ -6,7 +6,7 @@ import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/
 import { type BootRequest, type Limits, type Rig, runAll } from "./plan.ts";
 import { type BootReport, reportText, type RunReport, type ScenarioResult, succeeded } from "./report.ts";
 import { shell } from "./shell.ts";
-import { listScenarios, type Scenario } from "./scenarios.ts";
+import { listScenarios, type Scenario, shortForm } from "./scenarios.ts";
 
 const LIMITS: Limits = { seconds: 2100, bootSeconds: 100, boots: 1 };
 
@@ -53,8 +53,8 @@ class FakeRig implements Rig {
 }
 
 const SCENARIOS: readonly Scenario[] = [
-  { name: "one", suites: ["new", "old"], timeoutSeconds: 10 },
-  { name: "two", suites: ["new"], timeoutSeconds: 10 },
+  { name: "one", suites: ["new", "old"], shortSuites: ["new"], timeoutSeconds: 10 },
+  { name: "two", suites: ["new"], shortSuites: ["new"], timeoutSeconds: 10 },
 ];
 
 async function run(rig: Rig, limits = LIMITS): Promise<{ run: RunReport; text: string; last: string }> {
@@ -136,10 +136,19 @@ Deno.test("a skipped scenario is counted as skipped", async () => {
 Deno.test("every scenario has valid suites and a valid timeout", () => {
   const scenarios = listScenarios();
   assert(scenarios.length >= 14);
-  for (const { name, suites, timeoutSeconds } of scenarios) {
+  for (const { name, suites, shortSuites, timeoutSeconds } of scenarios) {
     assert(suites.every((suite) => ["trixie", "bookworm"].includes(suite)), `${name}: ${suites}`);
+    assert(shortSuites.every((suite) => suites.includes(suite)), `${name}: ${shortSuites}`);
     assert(timeoutSeconds >= 60, name);
   }
+});
+
+Deno.test("a short run boots both systems, and leaves the measurements of the peers to a full run", () => {
+  const short = shortForm(listScenarios());
+  const on = (suite: string) => short.filter(({ suites }) => suites.includes(suite)).map(({ name }) => name);
+  assert(on("trixie").includes("01-ext4-tree") && on("bookworm").includes("01-ext4-tree"));
+  assert(!on("trixie").includes("13-peers"));
+  assert(listScenarios().some(({ name, suites }) => name === "13-peers" && suites.includes("trixie")));
 });
 
 Deno.test("if a script of the rig fails, its last line is the reason", async () => {

@@ -4,32 +4,34 @@
  * and the builds of images are shell scripts.
  *
  * XENBLK_E2E_CACHE is the cache's folder (default xenblk-e2e below the temporary folder), XENBLK_E2E_SUITES the dom0
- * roots, XENBLK_E2E_MINUTES the time limit of the whole run.
+ * roots, XENBLK_E2E_MINUTES the time limit of the whole run, XENBLK_E2E_FULL=1 asks for all scenarios in their long form.
  */
 
 import { BOOT_SECONDS, bootSuite } from "./boot.ts";
 import { Builder } from "./build.ts";
 import { type Rig, runAll } from "./plan.ts";
 import { reportText, succeeded } from "./report.ts";
-import { listScenarios, type Scenario } from "./scenarios.ts";
+import { listScenarios, type Scenario, shortForm } from "./scenarios.ts";
 import { print } from "./shell.ts";
 
 const SUITES = (Deno.env.get("XENBLK_E2E_SUITES") ?? "trixie,bookworm").split(",").filter((suite) => suite !== "");
 const CACHE = Deno.env.get("XENBLK_E2E_CACHE") ?? `${Deno.env.get("TMPDIR") ?? "/tmp"}/xenblk-e2e`;
-const MINUTES = Number(Deno.env.get("XENBLK_E2E_MINUTES") ?? "45");
+const FULL = Deno.env.get("XENBLK_E2E_FULL") === "1";
+const MINUTES = Number(Deno.env.get("XENBLK_E2E_MINUTES") ?? (FULL ? "120" : "45"));
 
 /** Memory and CPUs that one emulated machine needs. With fewer CPUs, its virtual CPUs wait for each other. */
 const BOOT_BYTES = 4.5 * 2 ** 30;
 const BOOT_CPUS = 2;
 
-/** The scenarios named on the command line, or all. */
+/** The scenarios named on the command line, or those of a short or a full run. */
 function chosen(names: readonly string[]): readonly Scenario[] {
   const all = listScenarios();
   const unknown = names.filter((name) => !all.some((scenario) => scenario.name === name));
   if (unknown.length > 0) {
     throw new Error(`no scenario ${unknown.join(", ")}; there are ${all.map((scenario) => scenario.name).join(", ")}`);
   }
-  return names.length === 0 ? all : all.filter((scenario) => names.includes(scenario.name));
+  if (names.length === 0) return FULL ? all : shortForm(all);
+  return all.filter((scenario) => names.includes(scenario.name));
 }
 
 /** How many machines this one can emulate in parallel. */

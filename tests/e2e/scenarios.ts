@@ -1,7 +1,8 @@
 /**
  * The list of scenarios: the files in the folder scenarios, and the settings in their first lines.
  *
- * A scenario's comment may hold `# suites: trixie` (default: all) and `# timeout: 120 s` (default 240).
+ * A scenario's comment may hold `# suites: trixie` (default: all), `# short: trixie` or `# short: none` (default: all of
+ * its suites), and `# timeout: 120 s` (default 240).
  */
 
 /** One scenario. */
@@ -10,6 +11,8 @@ export interface Scenario {
   readonly name: string;
   /** The dom0 roots that it runs on. */
   readonly suites: readonly string[];
+  /** Those of `suites` on which a short run has it. */
+  readonly shortSuites: readonly string[];
   /** dom0 ends it after this time. */
   readonly timeoutSeconds: number;
 }
@@ -28,8 +31,15 @@ export function listScenarios(): readonly Scenario[] {
     .map((name) => describe(name, Deno.readTextFileSync(new URL(`${name}.sh`, FOLDER))));
 }
 
+/** The same scenarios, each on those suites only on which a short run has it. */
+export function shortForm(scenarios: readonly Scenario[]): readonly Scenario[] {
+  return scenarios.map((scenario) => ({ ...scenario, suites: scenario.shortSuites }));
+}
+
 function describe(name: string, text: string): Scenario {
   const suites = /^# suites: (.+)$/m.exec(text)?.[1]?.split(" ") ?? ALL_SUITES;
+  const short = /^# short: (.+)$/m.exec(text)?.[1];
+  const shortSuites = short === undefined ? suites : short.split(" ").filter((suite) => suite !== "none");
   const timeoutSeconds = Number(/^# timeout: (\d+) s$/m.exec(text)?.[1] ?? DEFAULT_TIMEOUT_SECONDS);
-  return { name, suites, timeoutSeconds };
+  return { name, suites, shortSuites, timeoutSeconds };
 }

@@ -1,6 +1,7 @@
 # Disks are detached from a guest that does not release them by itself: one that it has mounted and writes to, and one
 # while the guest is paused. The guest sees the request. A detach that times out says so, and its request stays; --force
 # completes it. Nothing hangs.
+# short: trixie
 # timeout: 600 s
 image mounted 64M
 mounted="$image"

@@ -1,9 +1,9 @@
-# `serve` is ended by SIGTERM and restarted as systemd does: with an idle guest, and three times under fio with
-# verification (once on the second suite; ten times with XENBLK_E2E_FULL=1). The guest sees pauses but no error, and
+# `serve` is ended by SIGTERM and restarted as systemd does: with an idle guest, and twice under fio with
+# verification (ten times with XENBLK_E2E_FULL=1). The guest sees pauses but no error, and
 # the states stay Connected.
+# short: trixie
 # timeout: 900 s
-rounds=3
-[ "$E2E_SUITE" = trixie ] || rounds=1
+rounds=2
 [ "${E2E_FULL:-}" != 1 ] || rounds=10
 image disk 16M
 image probed 4M

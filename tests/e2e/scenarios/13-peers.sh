@@ -3,6 +3,7 @@
 # relative to blkback: requests per second, and dom0's CPU time per request. XENBLK_E2E_FULL=1 adds modes, jobs and
 # rounds.
 # suites: trixie
+# short: none
 # timeout: 1500 s
 rounds=2 seconds=2
 ours="uring,copy uring,persistent"

@@ -1,9 +1,9 @@
-# `serve` is killed by kill -9 five times under fio with verification (twenty times with XENBLK_E2E_FULL=1), and
+# `serve` is killed by kill -9 four times under fio with verification (twenty times with XENBLK_E2E_FULL=1), and
 # restarted each time as systemd does. fio reads back every byte that it wrote; the guest sees pauses but no error.
 # Every fourth process is killed while it starts.
 # suites: trixie
 # timeout: 1200 s
-rounds=5
+rounds=4
 [ "${E2E_FULL:-}" != 1 ] || rounds=20
 image disk 16M
 image probed 4M

@@ -2,6 +2,7 @@
 # the initramfs, and closes; then the kernel connects to the same device. The second time the image is unlinked while
 # GRUB uses it: the kernel is served the same, open file.
 # suites: trixie
+# short: none
 # timeout: 600 s
 menu='set timeout=0
 menuentry guest {

@@ -1,11 +1,14 @@
-# Images that QEMU's storage daemon opens. A qcow2, a vmdk, a luks image and an NBD export each get the same writes as a
-# raw image (dm-mirror in the guest), with the daemon killed under load; each is the same as the raw one afterwards.
+# Images that QEMU's storage daemon opens. A qcow2, a vmdk, an NBD export and (with XENBLK_E2E_FULL=1) a luks image each
+# get the same writes as a raw image (dm-mirror in the guest), with the daemon killed under load; each is the same as
+# the raw one afterwards.
 # `attach --create` makes a qcow2 that shrinks by fstrim. A guest boots through GRUB from a qcow2 overlay that xl names.
 # No daemon is left after a detach.
 # suites: trixie
 # timeout: 1200 s
 size=32M sectors=65536
-formats="qcow2 vmdk luks nbd"
+formats="qcow2 vmdk nbd"
+[ "${E2E_FULL:-}" != 1 ] || formats="qcow2 vmdk luks nbd"
+local_formats="${formats% nbd}"
 secret="$images/$E2E_NAME-secret" socket=/run/e2e/nbd.sock
 (umask 077 && printf 'open sesame' >"$secret")
 export DM_DISABLE_UDEV=1
@@ -24,7 +27,7 @@ sound() {
   [ "$status" = 0 ] || [ "$status" = 3 ] || fail "qemu-img check of $2: status $status"
 }
 
-# ---- four formats and their twins
+# ---- formats and their twins
 
 guest_create alpha
 for format in $formats; do image "$format-twin" "$size"; done
@@ -32,9 +35,12 @@ xenblk image create "qcow2:$(file_of qcow2)" "$size"
 rm -f "$(file_of vmdk)" "$(file_of luks)" "$(file_of nbd)"
 qemu-img create -q -f vmdk "$(file_of vmdk)" "$size"
 qemu-img create -q -f qcow2 "$(file_of nbd)" "$size"
-# What was never written reads as noise from a new luks image, so it is made from its twin.
-qemu-img convert -f raw -O luks --object "secret,id=key,file=$secret" -o key-secret=key,iter-time=10 \
-  "$(file_of luks-twin)" "$(file_of luks)"
+case "$formats" in *luks*)
+  # What was never written reads as noise from a new luks image, so it is made from its twin.
+  qemu-img convert -f raw -O luks --object "secret,id=key,file=$secret" -o key-secret=key,iter-time=10 \
+    "$(file_of luks-twin)" "$(file_of luks)"
+  ;;
+esac
 background nbd qemu-nbd --persistent --cache=writeback --discard=unmap -f qcow2 -k "$socket" -x disk "$(file_of nbd)"
 nbd_pid="$background_pid"
 serve_start serve --allow-image "nbd+unix:///disk?socket=$socket" --allow-image "$secret"
@@ -64,13 +70,13 @@ for mirror in $mirrors; do
   guest_run alpha "export DM_DISABLE_UDEV=1; echo '$table' | dmsetup create $format"
 done
 
-# The daemon of three disks is killed while one is written to and another is read.
+# The daemon that all but one share is killed while one is written to and another is read.
 probe_starts alpha xvdd
 load_starts alpha dm-0
 is_written() { [ "$(kib "$(file_of qcow2)")" -gt 3000 ]; }
 wait_for 30 "the load to write" is_written
 kill -9 "$(shared_daemon "$id")"
-served_again() { [ "$(grep -c 'served again after' "$E2E_OUT/serve.err")" -ge 3 ]; }
+served_again() { [ "$(grep -c 'served again after' "$E2E_OUT/serve.err")" -ge "$(wc -w <<<"$local_formats")" ]; }
 wait_for 60 "the disks to be served again" served_again
 replayed="$(sed -n 's/.*-qcow2: wrote \([0-9]*\) operations.*/\1/p' "$E2E_OUT/serve.err" | tail -1)"
 equal "$(daemons "$id" | wc -l)" 2 "storage daemons after the kill"
@@ -94,7 +100,7 @@ for format in $formats; do
   number=$((number + 1))
 done
 guest_run alpha 'dmsetup status'
-equal "$(grep -c ' AA ' <<<"$guest_answer")" 4 "mirrors that had no error"
+equal "$(grep -c ' AA ' <<<"$guest_answer")" "$(wc -w <<<"$formats")" "mirrors that had no error"
 guest_run alpha 'dmsetup remove_all'
 
 for disk in $disks; do
@@ -111,8 +117,11 @@ sound vmdk "$(file_of vmdk)"
 sound qcow2 "$(file_of nbd)"
 for format in qcow2 vmdk; do qemu-img compare -f "$format" -F raw "$(file_of "$format")" "$(file_of "$format-twin")"; done
 qemu-img compare -f qcow2 -F raw "$(file_of nbd)" "$(file_of nbd-twin)"
-qemu-img compare --object "secret,id=key,file=$secret" --image-opts \
-  "driver=luks,key-secret=key,file.filename=$(file_of luks)" "driver=raw,file.filename=$(file_of luks-twin)"
+case "$formats" in *luks*)
+  qemu-img compare --object "secret,id=key,file=$secret" --image-opts \
+    "driver=luks,key-secret=key,file.filename=$(file_of luks)" "driver=raw,file.filename=$(file_of luks-twin)"
+  ;;
+esac
 
 # ---- discards shrink a qcow2
 
