@@ -1,6 +1,5 @@
 # `serve` is ended by SIGTERM and restarted as systemd does: with an idle guest, and twice under fio with
-# verification (ten times with XENBLK_E2E_FULL=1). The guest sees pauses but no error, and
-# the states stay Connected.
+# verification (ten times with XENBLK_E2E_FULL=1). The guest sees pauses but no error, and the states stay Connected.
 # short: trixie
 # timeout: 900 s
 rounds=2
