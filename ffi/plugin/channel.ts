@@ -46,6 +46,9 @@ const STARTED = 2;
 /** Its process has ended: it is to be carried out again. */
 const AGAIN = 3;
 
+/** An operation that was in flight at so many ends of processes in a row is given up: it may be what ends them. */
+const MOST_LOSSES = 3;
+
 /** Where a thread cannot watch descriptors (a simulated machine), it looks so often, with requests in flight and without. */
 const LOOK_MS = 0.2;
 const IDLE_LOOK_MS = 20;
@@ -90,6 +93,8 @@ class PluginChannel extends TableChannel {
   readonly #bytes: Float64Array;
   readonly #startedMs: Float64Array;
   readonly #covers: Int32Array;
+  /** By tag: how many processes have ended with it. */
+  readonly #losses: Uint8Array;
   /** Tags that are to be carried out again, before those that wait. */
   readonly #again: Uint32Array;
   #againCount = 0;
@@ -116,6 +121,7 @@ class PluginChannel extends TableChannel {
     this.#bytes = new Float64Array(depth);
     this.#startedMs = new Float64Array(depth);
     this.#covers = new Int32Array(depth);
+    this.#losses = new Uint8Array(depth);
     this.#again = new Uint32Array(depth);
     this.#epoch = this.#control.epoch;
     this.#beginRings();
@@ -336,6 +342,7 @@ class PluginChannel extends TableChannel {
 
   #complete(tag: number, result: number): void {
     this.#state[tag] = IDLE;
+    this.#losses[tag] = 0;
     this.table.complete(tag, result);
   }
 
@@ -385,8 +392,13 @@ class PluginChannel extends TableChannel {
     this.#checkMs = Infinity;
     this.#againCount = 0;
     for (let tag = this.#state.length - 1; tag >= 0; tag--) {
-      if (this.#state[tag] !== STARTED && this.#state[tag] !== AGAIN) continue;
+      const state = this.#state[tag];
+      if (state !== STARTED && state !== AGAIN) continue;
       this.#free(tag);
+      if (state === STARTED && ++this.#losses[tag]! >= MOST_LOSSES) {
+        this.#complete(tag, -EIO);
+        continue;
+      }
       this.#state[tag] = AGAIN;
       this.#again[this.#againCount++] = tag;
     }

@@ -50,6 +50,7 @@ async function serve(system: HostSystem): Promise<void> {
     }
     const sizeBytes = command.do === "size" ? command.sizeBytes : undefined;
     answer(await attempt(() => resize(disk, sizeBytes)));
+    loop.sizeBytes = disk.sizeBytes;
     return false;
   });
   // What the plugin has open does not keep the process.

@@ -3,7 +3,7 @@
  * completes each request when its method is done. Sleeps when there is nothing to take; the event loop runs meanwhile.
  */
 
-import { EOPNOTSUPP } from "../../lib/errno.ts";
+import { EIO, ENOSPC } from "../../lib/errno.ts";
 import { errnoOf } from "../../lib/storage/errno.ts";
 import { OPERATION } from "../../lib/storage/engine/executor.ts";
 import type { DiskMethods } from "../../lib/storage/plugin/disk_methods.ts";
@@ -67,10 +67,13 @@ export class HostLoop {
   readonly #parts: LoopParts;
   readonly #header: Int32Array;
   readonly #channels: readonly HostChannel[];
+  /** Of the disk; methods are called for nothing behind it. */
+  sizeBytes: number;
   #isPublishing = false;
 
   constructor(parts: LoopParts) {
     this.#parts = parts;
+    this.sizeBytes = parts.disk.sizeBytes;
     const { memory } = parts.system;
     this.#header = new Int32Array(memory, 0, HEADER_WORDS);
     this.#channels = Array.from(
@@ -157,8 +160,12 @@ export class HostLoop {
     const length = requests[at + REQUEST.lengthBytes]! >>> 0;
     const dataAt = requests[at + REQUEST.dataAt]!;
     channel.inFlight++;
+    const bytes = operation === OPERATION.discard ? length * 512 : length;
+    if (offset + bytes > this.sizeBytes) {
+      return this.#complete(channel, tag, operation === OPERATION.read ? -EIO : -ENOSPC);
+    }
     try {
-      const done = this.#call(channel, operation, offset, length, dataAt);
+      const done = this.#call(channel, operation, offset, bytes, dataAt);
       if (done === undefined) return this.#complete(channel, tag, 0);
       done.then(
         () => this.#completeLater(channel, tag, 0),
@@ -177,22 +184,21 @@ export class HostLoop {
     dataAt: number,
   ): Promise<void> | undefined {
     const { disk } = this.#parts;
-    const bytes = (): Uint8Array => data.subarray(dataAt, dataAt + length);
+    const buffer = (): Uint8Array => data.subarray(dataAt, dataAt + length);
     const result = operation === OPERATION.read
-      ? disk.read(offset, bytes())
+      ? disk.read(offset, buffer())
       : operation === OPERATION.write
-      ? disk.write!(offset, bytes())
+      ? disk.write!(offset, buffer())
       : operation === OPERATION.flush
       ? disk.flush!()
-      : disk.discard!(offset, length * 512);
+      : disk.discard!(offset, length);
     return result instanceof Promise ? result : undefined;
   }
 
   #failure(operation: number, offset: number, error: unknown): number {
     const place = operation === OPERATION.flush ? "" : ` at byte ${offset}`;
     this.#parts.failed(`${NAMES[operation] ?? "request"}${place}`, error);
-    const errno = errnoOf(error);
-    return errno === 0 ? -EOPNOTSUPP : errno;
+    return errnoOf(error);
   }
 
   #completeLater(channel: HostChannel, tag: number, result: number): void {

@@ -3,7 +3,7 @@
  * `survives`, `readonly`.
  */
 
-import { defineDisk, type DiskMethods } from "../../../lib/storage/plugin/disk_methods.ts";
+import { defineDisk, type DiskMethods } from "../../../../lib/storage/plugin/disk_methods.ts";
 
 const SIZE_BYTES = 4 << 20;
 
