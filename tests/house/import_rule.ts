@@ -150,7 +150,15 @@ export const ROOMS: readonly Room[] = [
   },
   { name: "native.ts", floor: 11, files: ["native.ts"], mayImport: LIB, mayImportDynamically: FFI },
   { name: "mod.ts", floor: 12, files: ["mod.ts"], mayImport: [...LIB, "guest", "sim", "native.ts", "platform.ts"] },
-  { name: "examples", floor: 15, files: ["examples/"], mayImport: ["mod.ts"] },
+  // As a program outside the checkout does, so that the same file runs there.
+  { name: "examples", floor: 15, files: ["examples/"], mayImport: [], packages: ["xenblk", "xenblk/*"] },
+  {
+    name: "pack",
+    floor: 15,
+    files: ["pack/"],
+    mayImport: ["seam", "cli.ts"],
+    packages: ["typescript", "node:*"],
+  },
   {
     name: "frame",
     floor: 11,
@@ -185,7 +193,7 @@ export const ROOMS: readonly Room[] = [
     name: "tests",
     floor: 18,
     files: ["tests/"],
-    mayImport: [...PRODUCT, "examples", "tests/native", "bench"],
+    mayImport: [...PRODUCT, "examples", "pack", "tests/native", "bench"],
     packages: ["@std/assert", "@std/cli", "fast-check", "node:*"],
   },
   { name: "types", floor: 0, files: ["types/"], mayImport: [] },
