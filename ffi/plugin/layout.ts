@@ -47,16 +47,16 @@ export const CHANNEL_WORD = {
 export const RING_SIZE = 1024;
 
 /** A request in 32-bit words: tag, operation, offset (low and high), length, and where its data lies in the data area. */
-export const REQUESTS_AT = 4096;
+const REQUESTS_AT = 4096;
 export const REQUEST_WORDS = 8;
 export const REQUEST = { tag: 0, operation: 1, offsetLow: 2, offsetHigh: 3, lengthBytes: 4, dataAt: 5 } as const;
 
 /** A completion: tag, and 0 or a negative errno. */
-export const COMPLETIONS_AT = REQUESTS_AT + RING_SIZE * REQUEST_WORDS * 4;
+const COMPLETIONS_AT = REQUESTS_AT + RING_SIZE * REQUEST_WORDS * 4;
 export const COMPLETION_WORDS = 2;
 
 /** Data of requests in flight, in granules. */
-export const DATA_AT = 64 << 10;
+const DATA_AT = 64 << 10;
 export const DATA_BYTES = 8 << 20;
 export const GRANULE_BYTES = 4096;
 
