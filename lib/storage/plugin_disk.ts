@@ -25,9 +25,13 @@ const WELL_MS = 10_000;
 
 /** What runs disks in TypeScript. */
 export interface PluginServices {
+  /** Starts processes. */
   readonly plugins: PluginClient;
+  /** How they are run. */
   readonly settings: PluginSettings;
+  /** Times the waits between two starts. */
   readonly clock: Clock;
+  /** Gets what plugins log, and what becomes of their processes. */
   readonly log: Logger;
 }
 
