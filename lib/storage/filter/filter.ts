@@ -4,7 +4,6 @@
  */
 
 import type { DiskAttachment, DiskModule, DiskProperties } from "../disk.ts";
-import type { LiveValues } from "./live.ts";
 
 /** A value of an option, as a program writes it; on the command line it is text. */
 export type FilterValue = string | number | boolean;
@@ -46,7 +45,7 @@ export interface FilterDefinition {
    * holds may keep it from ending.
    */
   readonly atEnd?: FilterValues;
-  /** The guest relies on what the filter's state holds: if that is lost, so is the disk. */
+  /** The guest relies on what the filter's state holds: see {@linkcode FilterAttachment.lost}. */
   readonly keepsWrites?: boolean;
   /** What the guest sees of a disk behind the filter. Absent: the same as without it. */
   properties?(disk: DiskProperties, values: FilterValues): DiskProperties;
@@ -69,8 +68,10 @@ export interface FilterAttachment extends DiskAttachment {
   readonly inner: DiskAttachment;
   /** All options; of those that are live, the values when the channel was attached. */
   readonly options: FilterValues;
-  /** The live options, in the order of the definition, and the size of the disk: see {@linkcode LiveValues}. */
+  /** The live options, in the order of the definition, and the size of the disk: see LiveValues. */
   readonly live: SharedArrayBuffer;
   /** See {@linkcode FilterDefinition.createState}. */
   readonly state?: unknown;
+  /** The guest's writes were in the state of a process that has ended: all operations must fail. */
+  readonly lost: boolean;
 }

@@ -30,7 +30,7 @@ class StackedFilter implements LiveFilter {
   readonly #live: SharedArrayBuffer;
   #values: FilterValues;
   #sectors = 0;
-  #state: { readonly key: string; readonly state: unknown } | undefined;
+  #state: { readonly key: string; readonly state: unknown; used: boolean; lost: boolean } | undefined;
 
   constructor(chosen: ChosenFilter) {
     this.chosen = chosen;
@@ -55,7 +55,8 @@ class StackedFilter implements LiveFilter {
   prepare(key: string, disk: DiskProperties): void {
     this.resized(disk);
     if (this.#state?.key === key) return;
-    this.#state = { key, state: this.chosen.definition.createState?.(disk, this.#values) };
+    const state = this.chosen.definition.createState?.(disk, this.#values);
+    this.#state = { key, state, used: false, lost: false };
   }
 
   /** Tells the channels the size of the disk behind the filter. */
@@ -66,7 +67,15 @@ class StackedFilter implements LiveFilter {
 
   attachment(inner: DiskAttachment): FilterAttachment {
     const { module } = this.chosen;
-    return { module, inner, options: this.#values, live: this.#live, state: this.#state?.state };
+    const { state, lost = false } = this.#state ?? {};
+    if (this.#state !== undefined) this.#state.used = true;
+    return { module, inner, options: this.#values, live: this.#live, state, lost };
+  }
+
+  /** What it keeps of the guest's writes is another process's, and gone. */
+  isLost(): boolean {
+    if (this.#state === undefined || this.chosen.definition.keepsWrites !== true) return false;
+    return this.#state.lost ||= !this.#state.used;
   }
 
   propertiesOf(disk: DiskProperties): DiskProperties {
@@ -112,6 +121,22 @@ export class FilterStack {
   /** All filters, from the guest to the disk. */
   get filters(): readonly LiveFilter[] {
     return this.#filters;
+  }
+
+  /** The device comes to its end: no filter holds anything any more. */
+  end(): void {
+    for (const filter of this.#filters) filter.set(filter.chosen.definition.atEnd ?? {});
+  }
+
+  /**
+   * A guest that an earlier process served goes on with the disk. Returns what filters held of its writes and is lost, as
+   * the end of a sentence; all operations then fail. Undefined: nothing is.
+   */
+  takeOver(): string | undefined {
+    const lost = this.#filters.filter((filter) => filter.isLost());
+    return lost.length === 0
+      ? undefined
+      : `the process that kept its writes in memory (filter ${lost.map(({ name }) => name).join(", ")}) has ended`;
   }
 }
 

@@ -16,6 +16,8 @@ import * as readonly from "./readonly.ts";
 import * as throttle from "./throttle.ts";
 import type { ThrottleOptions } from "./throttle.ts";
 
+export type { CowOptions, DelayOptions, ErrorOptions, HangOptions, ThrottleOptions };
+
 /** A filter and its module. */
 export interface FilterRow {
   /** The module's absolute URL. */
