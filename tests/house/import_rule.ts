@@ -26,7 +26,19 @@ const STORAGE = ["disk", "image", "qemu", "engine", "pool", "write_log", "storag
 const LIB = [...PROTOCOL, ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi"];
-const PRODUCT = [...LIB, "guest", "sim", ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
+const PRODUCT = [
+  ...LIB,
+  "guest",
+  "sim",
+  "testing",
+  "testing.ts",
+  ...FFI,
+  ...ROOTS,
+  "frame",
+  "verbs",
+  "catalogue",
+  "cli.ts",
+];
 /** In full, since a program that imports the library does not have our import map. */
 const LOG = ["npm:@logtape/logtape@*"];
 
@@ -122,6 +134,8 @@ export const ROOMS: readonly Room[] = [
     files: ["ffi/*.ts"],
     mayImport: [...PROTOCOL, "disk", "image", "host", "ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost"],
   },
+  { name: "testing", floor: 11, files: ["lib/testing/"], mayImport: [...LIB, "guest", "sim"] },
+  { name: "testing.ts", floor: 12, files: ["testing.ts"], mayImport: [...LIB, "guest", "sim", "testing"] },
   {
     name: "platform.ts",
     floor: 11,
@@ -131,7 +145,7 @@ export const ROOMS: readonly Room[] = [
   },
   { name: "native.ts", floor: 11, files: ["native.ts"], mayImport: LIB, mayImportDynamically: FFI },
   { name: "mod.ts", floor: 12, files: ["mod.ts"], mayImport: [...LIB, "guest", "sim", "native.ts", "platform.ts"] },
-  { name: "examples", floor: 15, files: ["examples/"], mayImport: ["mod.ts"] },
+  { name: "examples", floor: 15, files: ["examples/"], mayImport: ["mod.ts", "testing.ts"] },
   {
     name: "frame",
     floor: 11,
@@ -145,7 +159,7 @@ export const ROOMS: readonly Room[] = [
     files: CATALOGUE.map((name) => `lib/cli/${name}.ts`),
     mayImport: [...LIB, "frame", "verbs"],
   },
-  { name: "verbs", floor: 12, files: ["lib/cli/"], mayImport: [...LIB, "guest", "sim", "frame"] },
+  { name: "verbs", floor: 12, files: ["lib/cli/"], mayImport: [...LIB, "guest", "sim", "testing", "frame"] },
   {
     name: "cli.ts",
     floor: 14,
