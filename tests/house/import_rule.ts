@@ -24,9 +24,9 @@ const BASE = ["seam", "log", "parts"];
 const PROTOCOL = [...BASE, "blkif", "xenbus"];
 const STORAGE = ["disk", "image", "qemu", "engine", "pool", "write_log", "storage"];
 const LIB = [...PROTOCOL, ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
-const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
+const ROOTS = ["native.ts", "platform.ts", "mod.ts", "testing.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi"];
-const PRODUCT = [...LIB, "guest", "sim", ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
+const PRODUCT = [...LIB, "guest", "sim", "testing", ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
 /** In full, since a program that imports the library does not have our import map. */
 const LOG = ["npm:@logtape/logtape@*"];
 
@@ -78,6 +78,8 @@ export const ROOMS: readonly Room[] = [
   { name: "sim", floor: 2, files: ["lib/sim/"], mayImport: BASE },
   { name: "toolstack", floor: 3, files: ["lib/toolstack/"], mayImport: PROTOCOL },
   { name: "guest", floor: 3, files: ["lib/guest/"], mayImport: PROTOCOL },
+  { name: "testing", floor: 11, files: ["lib/testing/"], mayImport: [...LIB, "guest", "sim"] },
+  { name: "testing.ts", floor: 12, files: ["testing.ts"], mayImport: [...LIB, "guest", "sim", "testing"] },
   { name: "disk", floor: 2, files: DISK, mayImport: BASE },
   { name: "image", floor: 3, files: ["lib/storage/image/"], mayImport: [...BASE, "disk"] },
   { name: "qemu", floor: 4, files: ["lib/storage/qemu/"], mayImport: [...BASE, "disk", "image"] },
@@ -131,7 +133,7 @@ export const ROOMS: readonly Room[] = [
   },
   { name: "native.ts", floor: 11, files: ["native.ts"], mayImport: LIB, mayImportDynamically: FFI },
   { name: "mod.ts", floor: 12, files: ["mod.ts"], mayImport: [...LIB, "guest", "sim", "native.ts", "platform.ts"] },
-  { name: "examples", floor: 15, files: ["examples/"], mayImport: ["mod.ts"] },
+  { name: "examples", floor: 15, files: ["examples/"], mayImport: ["mod.ts", "testing.ts"] },
   {
     name: "frame",
     floor: 11,
