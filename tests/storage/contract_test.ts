@@ -10,10 +10,13 @@ import { kernelSetup, type SetupCall } from "../../ffi/uring/setup.ts";
 import { EINVAL } from "../../lib/errno.ts";
 import type { Platform } from "../../lib/hypervisor.ts";
 import type { CacheMode, Disk } from "../../lib/storage/disk.ts";
+import { chooseFilters, type FilterChoice } from "../../lib/storage/filter/spec.ts";
+import { filterDisk } from "../../lib/storage/filter/stack.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import type { VhostDevice } from "../../lib/storage/vhost.ts";
 import { type DiskContract, diskContract } from "../../lib/testing/contract.ts";
 import type { ContractStage } from "../../lib/testing/contract_stage.ts";
+import { powerLossFilter } from "../../lib/testing/power_loss.ts";
 import { type DaemonOptions, HAS_DAEMON, StorageDaemon, VhostRig } from "../ffi/vhost/daemon.ts";
 import { Folder, openBelow, openFile, PoolRig, simulatedPlatform, UringRig } from "./rig.ts";
 import { maskedDisk } from "../dataplane/modules/masked_disk.ts";
@@ -96,6 +99,23 @@ async function servedByNbd(undo: AsyncDisposableStack): Promise<DaemonOptions> {
   return { file: `nbd,node-name=file,discard=unmap,server.type=unix,server.path=${path},export=disk` };
 }
 
+/** Behind filters. */
+function filtered(open: Opener, ...filters: readonly FilterChoice[]): Opener {
+  return async (undo, readOnly) => {
+    const { disk, ...stage } = await open(undo, readOnly);
+    return { ...stage, disk: filterDisk(disk, await chooseFilters(filters)) };
+  };
+}
+
+/** With a volatile write cache, and a switch for its power. */
+function powered(open: Opener, seed: number): Opener {
+  return async (undo, readOnly) => {
+    const power = undo.use(powerLossFilter({ seed }));
+    const stage = await filtered(open, power.filter)(undo, readOnly);
+    return { ...stage, cutPower: async () => void await power.cut() };
+  };
+}
+
 /** A qcow2 frees whole clusters only. */
 const QCOW2: DaemonOptions = { format: "qcow2", create: "cluster_size=4096" };
 
@@ -114,6 +134,9 @@ const DISKS: Readonly<Record<string, { readonly open: Opener } & Partial<Omit<Di
   "uring, written through": { open: ring("writethrough") },
   "uring, on a file system in memory": { open: ring("writeback", { under: "/dev/shm" }) },
   "uring, as on an old kernel": { open: ring("writeback", { setup: oldKernel }) },
+  "memory, with a volatile write cache": { open: powered(sized("memory"), 1) },
+  "file, with a volatile write cache": { open: powered(pooled(simulatedPlatform), 2) },
+  "uring, with a volatile write cache": { open: powered(ring("writeback"), 3) },
   ...(HAS_DAEMON && {
     "vhost-user-blk, qcow2": { open: exported(QCOW2) },
     "vhost-user-blk, vhdx": { open: exported({ format: "vhdx" }), discardsToZeroes: false },
