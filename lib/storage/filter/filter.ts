@@ -4,6 +4,7 @@
  */
 
 import type { DiskAttachment, DiskModule, DiskProperties } from "../disk.ts";
+import type { LiveValues } from "./live.ts";
 
 /** A value of an option, as a program writes it; on the command line it is text. */
 export type FilterValue = string | number | boolean;
@@ -40,6 +41,13 @@ export interface FilterDefinition {
   refuse?(values: FilterValues): string | undefined;
   /** The disk behind it is only read, so its image is opened and locked for reading. */
   readonly readsOnly?: boolean;
+  /**
+   * Live options that are set when the device is given up, or its guest or its nodes are gone: nothing that the filter
+   * holds may keep it from ending.
+   */
+  readonly atEnd?: FilterValues;
+  /** The guest relies on what the filter's state holds: if that is lost, so is the disk. */
+  readonly keepsWrites?: boolean;
   /** What the guest sees of a disk behind the filter. Absent: the same as without it. */
   properties?(disk: DiskProperties, values: FilterValues): DiskProperties;
   /**
@@ -61,7 +69,7 @@ export interface FilterAttachment extends DiskAttachment {
   readonly inner: DiskAttachment;
   /** All options; of those that are live, the values when the channel was attached. */
   readonly options: FilterValues;
-  /** The live options, in the order of the definition: see LiveValues. */
+  /** The live options, in the order of the definition, and the size of the disk: see {@linkcode LiveValues}. */
   readonly live: SharedArrayBuffer;
   /** See {@linkcode FilterDefinition.createState}. */
   readonly state?: unknown;

@@ -29,6 +29,7 @@ class StackedFilter implements LiveFilter {
   readonly chosen: ChosenFilter;
   readonly #live: SharedArrayBuffer;
   #values: FilterValues;
+  #sectors = 0;
   #state: { readonly key: string; readonly state: unknown } | undefined;
 
   constructor(chosen: ChosenFilter) {
@@ -52,8 +53,15 @@ class StackedFilter implements LiveFilter {
 
   /** What its channels share, made anew for each image. */
   prepare(key: string, disk: DiskProperties): void {
+    this.resized(disk);
     if (this.#state?.key === key) return;
     this.#state = { key, state: this.chosen.definition.createState?.(disk, this.#values) };
+  }
+
+  /** Tells the channels the size of the disk behind the filter. */
+  resized({ sectors }: DiskProperties): void {
+    this.#sectors = sectors;
+    writeLive(this.#live, this.#numbers());
   }
 
   attachment(inner: DiskAttachment): FilterAttachment {
@@ -66,7 +74,7 @@ class StackedFilter implements LiveFilter {
   }
 
   #numbers(): number[] {
-    return liveOptions(this.chosen.definition).map(([key, { live }]) => live!(this.#values[key]!));
+    return [...liveOptions(this.chosen.definition).map(([key, { live }]) => live!(this.#values[key]!)), this.#sectors];
   }
 }
 
@@ -90,10 +98,7 @@ export class FilterStack {
    */
   wrap(disk: Disk, { key, readOnly }: { readonly key: string; readonly readOnly: boolean }): Disk {
     if (this.#filters.length === 0) return disk;
-    this.#filters.toReversed().reduce((properties, filter) => {
-      prepare(filter, key, properties);
-      return filter.propertiesOf(properties);
-    }, disk.properties);
+    eachFrom(disk, this.#filters, (filter, below) => prepare(filter, key, below));
     return new FilteredDisk(disk, this.#filters, { readsOnly: this.readsOnly, readOnly });
   }
 
@@ -113,6 +118,18 @@ export class FilterStack {
 /** The disk behind these filters, the first one nearest to the guest; it then belongs to the result. */
 export function filterDisk(disk: Disk, filters: readonly ChosenFilter[]): Disk {
   return new FilterStack(filters).wrap(disk, { key: "", readOnly: false });
+}
+
+/** From the disk to the guest, each filter with the properties of what is behind it. Returns those for the guest. */
+function eachFrom(
+  disk: Disk,
+  filters: readonly StackedFilter[],
+  visit: (filter: StackedFilter, below: DiskProperties) => void = () => {},
+): DiskProperties {
+  return filters.reduceRight((below, filter) => {
+    visit(filter, below);
+    return filter.propertiesOf(below);
+  }, disk.properties);
 }
 
 function prepare(filter: StackedFilter, key: string, disk: DiskProperties): void {
@@ -154,7 +171,7 @@ class FilteredDisk implements Disk {
     if (imageReadOnly !== undefined) this.imageReadOnly = imageReadOnly;
     if (failed !== undefined) this.failed = failed;
     if (files !== undefined) this.files = readsOnly ? files.map((file) => ({ ...file, writable: false })) : files;
-    if (disk.grow !== undefined) this.grow = (sizeBytes) => disk.grow!(sizeBytes);
+    if (disk.grow !== undefined) this.grow = (sizeBytes) => this.#grow(sizeBytes);
     if (disk.waitsFor !== undefined) this.waitsFor = (rule) => disk.waitsFor!(rule);
     if (disk.withoutUring !== undefined) {
       this.withoutUring = async (lane, refusal) => this.#behind(await disk.withoutUring!(lane, refusal));
@@ -162,7 +179,7 @@ class FilteredDisk implements Disk {
   }
 
   get properties(): DiskProperties {
-    const all = this.#filters.reduceRight((below, filter) => filter.propertiesOf(below), this.#disk.properties);
+    const all = eachFrom(this.#disk, this.#filters);
     return this.#readOnly ? { ...all, readOnly: true } : all;
   }
 
@@ -176,6 +193,11 @@ class FilteredDisk implements Disk {
 
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#disk[Symbol.asyncDispose]();
+  }
+
+  async #grow(sizeBytes: number | undefined): Promise<void> {
+    await this.#disk.grow!(sizeBytes);
+    eachFrom(this.#disk, this.#filters, (filter, below) => filter.resized(below));
   }
 
   #behind(disk: DiskAttachment): DiskAttachment {
