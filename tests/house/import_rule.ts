@@ -24,9 +24,10 @@ const BASE = ["seam", "log", "parts"];
 const PROTOCOL = [...BASE, "blkif", "xenbus"];
 const STORAGE = ["disk", "plugin", "image", "qemu", "engine", "pool", "write_log", "filter", "storage"];
 const LIB = [...PROTOCOL, ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
-const ROOTS = ["native.ts", "platform.ts", "mod.ts", "testing.ts"];
+const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi/plugin", "ffi"];
-const PRODUCT = [...LIB, "guest", "sim", "testing", ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
+const KIT = ["testing", "testing.ts"];
+const PRODUCT = [...LIB, "guest", "sim", ...KIT, ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
 /** In full, since a program that imports the library does not have our import map. */
 const LOG = ["npm:@logtape/logtape@*"];
 
@@ -78,8 +79,6 @@ export const ROOMS: readonly Room[] = [
   { name: "sim", floor: 2, files: ["lib/sim/"], mayImport: BASE },
   { name: "toolstack", floor: 3, files: ["lib/toolstack/"], mayImport: PROTOCOL },
   { name: "guest", floor: 3, files: ["lib/guest/"], mayImport: PROTOCOL },
-  { name: "testing", floor: 11, files: ["lib/testing/"], mayImport: [...LIB, "guest", "sim"] },
-  { name: "testing.ts", floor: 12, files: ["testing.ts"], mayImport: [...LIB, "guest", "sim", "testing"] },
   { name: "disk", floor: 2, files: DISK, mayImport: BASE },
   { name: "plugin", floor: 3, files: ["lib/storage/plugin/"], mayImport: [...BASE, "disk"] },
   { name: "image", floor: 3, files: ["lib/storage/image/"], mayImport: [...BASE, "disk"] },
@@ -143,6 +142,8 @@ export const ROOMS: readonly Room[] = [
       "ffi/plugin",
     ],
   },
+  { name: "testing", floor: 11, files: ["lib/testing/"], mayImport: [...LIB, "guest", "sim"] },
+  { name: "testing.ts", floor: 12, files: ["testing.ts"], mayImport: [...LIB, "guest", "sim", "testing"] },
   {
     name: "platform.ts",
     floor: 11,
@@ -174,7 +175,7 @@ export const ROOMS: readonly Room[] = [
     files: CATALOGUE.map((name) => `lib/cli/${name}.ts`),
     mayImport: [...LIB, "frame", "verbs"],
   },
-  { name: "verbs", floor: 12, files: ["lib/cli/"], mayImport: [...LIB, "guest", "sim", "frame"] },
+  { name: "verbs", floor: 12, files: ["lib/cli/"], mayImport: [...LIB, "guest", "sim", "testing", "frame"] },
   {
     name: "cli.ts",
     floor: 14,
