@@ -175,7 +175,7 @@ export const ROOMS: readonly Room[] = [
     floor: 18,
     files: ["tests/"],
     mayImport: [...PRODUCT, "examples", "pack", "tests/native", "bench"],
-    packages: ["@std/assert", "@std/cli", "fast-check", "node:*"],
+    packages: ["@std/assert", "@std/cli", "fast-check", "typescript", "node:*"],
   },
   { name: "types", floor: 0, files: ["types/"], mayImport: [] },
 ];
