@@ -98,11 +98,10 @@ Deno.test("npx xenblk runs the command: its version, an image of one's own, and 
   );
 });
 
-Deno.test("^C, which a terminal sends to all of its processes, reaches the command once, and its status comes back", async () => {
+Deno.test("a signal reaches the command, outside of the terminal's session, and its status comes back", async () => {
   const { project } = await installed();
   const temporary = `${project}/temporary`;
   await Deno.mkdir(temporary);
-  // A second signal would end it at once, without a report.
   await using command = new Deno.Command("setsid", {
     args: [`${project}/node_modules/.bin/xenblk`, "dry-run", "--seconds=60", "--size=1M"],
     env: { TMPDIR: temporary },
@@ -115,6 +114,10 @@ Deno.test("^C, which a terminal sends to all of its processes, reaches the comma
   const writes = (): boolean =>
     [...Deno.readDirSync(temporary)].some(({ name }) => Deno.statSync(`${temporary}/${name}`).blocks !== 0);
   while (!writes()) await new Promise((resolve) => setTimeout(resolve, 10));
+  // ^C goes to all processes of the terminal's session, and a second signal would end the command at once.
+  const child = Deno.readTextFileSync(`/proc/${command.pid}/task/${command.pid}/children`).trim();
+  const [, , , session] = Deno.readTextFileSync(`/proc/${child}/stat`).replace(/^.*\) /, "").split(" ");
+  assertEquals(session, child);
   Deno.kill(-command.pid, "SIGINT");
   const { code, stdout, stderr } = await output;
   const text = new TextDecoder();
