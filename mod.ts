@@ -33,6 +33,15 @@ export { type Clock, SYSTEM_CLOCK } from "./lib/clock.ts";
 export { createLogger, type Logger, type LogLevel, SILENT, startLogging } from "./lib/log.ts";
 
 export * from "./lib/storage/disk.ts";
+export {
+  type DefinedDisk,
+  defineDisk,
+  type DiskMethods,
+  type DiskModuleContext,
+  type DiskModuleDefinition,
+} from "./lib/storage/plugin/disk_methods.ts";
+export { DEFAULT_PLUGIN_SETTINGS, type PluginSettings, type PluginTrouble } from "./lib/storage/plugin/settings.ts";
+export type { PluginClient, PluginOptions, PluginProcess } from "./lib/storage/plugin/types.ts";
 export type { VhostClient, VhostDevice, VhostOptions } from "./lib/storage/vhost.ts";
 export type { PoolAttachment } from "./lib/storage/pool/attachment.ts";
 export { IoPool, type IoPoolLimits, type IoPoolOptions, type PoolDisk } from "./lib/storage/pool/pool.ts";
@@ -55,6 +64,18 @@ export type {
 } from "./lib/storage/image/medium.ts";
 export type { DescriptorLease } from "./lib/storage/image/descriptors.ts";
 export { type OpenContext, openDisk } from "./lib/storage/open.ts";
+export * from "./lib/storage/filter/filter.ts";
+export { HoldingChannel } from "./lib/storage/filter/holding.ts";
+export { LiveValues } from "./lib/storage/filter/live.ts";
+export {
+  type BuiltInFilter,
+  chooseFilters,
+  type ChosenFilter,
+  type FilterChoice,
+  type OutsideFilter,
+} from "./lib/storage/filter/spec.ts";
+export { filterDisk, type LiveFilter } from "./lib/storage/filter/stack.ts";
+export type { FilterName, FilterOptions } from "./lib/storage/filter/table.ts";
 export type { ServingContext } from "./lib/storage/serving.ts";
 export { type ImageSpec, parseImage } from "./lib/storage/image/spec.ts";
 

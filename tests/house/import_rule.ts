@@ -22,10 +22,10 @@ export interface Room {
 
 const BASE = ["seam", "log", "parts"];
 const PROTOCOL = [...BASE, "blkif", "xenbus"];
-const STORAGE = ["disk", "image", "qemu", "engine", "pool", "write_log", "storage"];
+const STORAGE = ["disk", "plugin", "image", "qemu", "engine", "pool", "write_log", "filter", "storage"];
 const LIB = [...PROTOCOL, ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
-const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi"];
+const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi/plugin", "ffi"];
 const PRODUCT = [...LIB, "guest", "sim", ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
 /** In full, since a program that imports the library does not have our import map. */
 const LOG = ["npm:@logtape/logtape@*"];
@@ -48,7 +48,7 @@ const FRAME = [
 const CATALOGUE = ["catalog", "completion", "main"];
 
 /** What engines, filters and those who open disks share. */
-const DISK = ["channel", "disk", "errno", "open_channels", "vhost"].map((name) => `lib/storage/${name}.ts`);
+const DISK = ["channel", "disk", "errno", "open_channels", "tag_line", "vhost"].map((name) => `lib/storage/${name}.ts`);
 
 /** The first room that holds a path is its room. */
 export const ROOMS: readonly Room[] = [
@@ -72,13 +72,14 @@ export const ROOMS: readonly Room[] = [
     files: ["attach", "attached_disk", "disk_stats"].map((name) => `lib/${name}.ts`),
     mayImport: LIB.filter((name) => name !== "attach"),
   },
-  { name: "host", floor: 4, files: ["lib/host_platform.ts"], mayImport: [...BASE, "disk", "image"] },
+  { name: "host", floor: 4, files: ["lib/host_platform.ts"], mayImport: [...BASE, "disk", "plugin", "image"] },
   { name: "parts", floor: 1, files: ["lib/*.ts"], mayImport: ["seam", "log"] },
   { name: "xenbus", floor: 2, files: ["lib/xenbus/"], mayImport: ["seam", "blkif"] },
   { name: "sim", floor: 2, files: ["lib/sim/"], mayImport: BASE },
   { name: "toolstack", floor: 3, files: ["lib/toolstack/"], mayImport: PROTOCOL },
   { name: "guest", floor: 3, files: ["lib/guest/"], mayImport: PROTOCOL },
   { name: "disk", floor: 2, files: DISK, mayImport: BASE },
+  { name: "plugin", floor: 3, files: ["lib/storage/plugin/"], mayImport: [...BASE, "disk"] },
   { name: "image", floor: 3, files: ["lib/storage/image/"], mayImport: [...BASE, "disk"] },
   { name: "qemu", floor: 4, files: ["lib/storage/qemu/"], mayImport: [...BASE, "disk", "image"] },
   {
@@ -89,11 +90,12 @@ export const ROOMS: readonly Room[] = [
   },
   { name: "pool", floor: 5, files: ["lib/storage/pool/"], mayImport: [...BASE, "disk", "image", "engine"] },
   { name: "write_log", floor: 5, files: ["lib/storage/write_log/"], mayImport: [...BASE, "disk", "engine"] },
+  { name: "filter", floor: 5, files: ["lib/storage/filter/"], mayImport: [...BASE, "disk", "engine"] },
   {
     name: "storage",
     floor: 6,
     files: ["lib/storage/*.ts"],
-    mayImport: [...BASE, "disk", "image", "qemu", "engine", "pool", "write_log"],
+    mayImport: [...BASE, "disk", "plugin", "image", "qemu", "engine", "pool", "write_log", "filter"],
   },
   { name: "dataplane", floor: 7, files: ["lib/dataplane/"], mayImport: [...PROTOCOL, ...STORAGE] },
   {
@@ -117,10 +119,27 @@ export const ROOMS: readonly Room[] = [
     mayImport: [...BASE, "disk", "image", "engine", "ffi/linux"],
   },
   {
+    name: "ffi/plugin",
+    floor: 5,
+    files: ["ffi/plugin/"],
+    mayImport: [...BASE, "disk", "plugin", "image", "engine", "ffi/linux"],
+  },
+  {
     name: "ffi",
     floor: 7,
     files: ["ffi/*.ts"],
-    mayImport: [...PROTOCOL, "disk", "image", "host", "ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost"],
+    mayImport: [
+      ...PROTOCOL,
+      "disk",
+      "plugin",
+      "image",
+      "host",
+      "ffi/linux",
+      "ffi/xen",
+      "ffi/uring",
+      "ffi/vhost",
+      "ffi/plugin",
+    ],
   },
   {
     name: "platform.ts",
