@@ -71,14 +71,14 @@ export class Specifiers {
     if (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword) {
       return factory.updateCallExpression(node, node.expression, node.typeArguments, [literal(first.text), ...rest]);
     }
-    if (ts.isNewExpression(node) && isModuleUrl(node)) {
+    if (ts.isNewExpression(node) && first.text.endsWith(".ts") && isModuleUrl(node)) {
       return factory.updateNewExpression(node, node.expression, node.typeArguments, [literal(first.text), ...rest]);
     }
     return node;
   }
 }
 
-/** Whether it is `new URL("./x", import.meta.url)`: a Worker's entry, or a module that a descriptor names. */
+/** Whether it is `new URL(..., import.meta.url)`: of a Worker's entry, or of a module that a descriptor names. */
 function isModuleUrl({ expression, arguments: [, base] = ts.factory.createNodeArray() }: ts.NewExpression): boolean {
   return ts.isIdentifier(expression) && expression.text === "URL" && base !== undefined &&
     ts.isPropertyAccessExpression(base) && base.name.text === "url" && ts.isMetaProperty(base.expression);

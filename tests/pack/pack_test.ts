@@ -24,6 +24,7 @@ const REWRITTEN: readonly (readonly [string, string, string])[] = [
     `export default new URL("./d.ts", import.meta.url);`,
     `export default new URL("./d.js", import.meta.url);`,
   ],
+  ["no folder", `export default new URL("../", import.meta.url);`, `export default new URL("../", import.meta.url);`],
   ["the manifest", `import j from "./deno.json";\nj();`, `import j from "./package.json";\nj();`],
   ["a module of Node", `import "node:fs";`, `import "node:fs";`],
   [

@@ -36,7 +36,7 @@ function filesBelow(folder: string, prefix = ""): string[] {
 function modulesOf(path: string, text: string): string[] {
   const imports = ts.preProcessFile(text, true, true).importedFiles.map(({ fileName }) => fileName);
   const urls = [...text.matchAll(/new URL\(\s*"([^"]+)",\s*import\.meta\.url/g)].map((match) => match[1]!);
-  const relative = [...imports, ...urls].filter((name) => name.startsWith("."));
+  const relative = [...imports, ...urls].filter((name) => /^\..*[^/]$/.test(name));
   return relative.map((name) => new URL(name, `file:///${path}`).pathname.slice(1));
 }
 
