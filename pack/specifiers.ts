@@ -42,7 +42,8 @@ export class Specifiers {
   /** A transformer for TypeScript's emitter, of JavaScript and of declarations. */
   transformer<T extends ts.SourceFile | ts.Bundle>(): ts.TransformerFactory<T> {
     return (context) => (root) => {
-      const path = ts.isSourceFile(root) ? root.fileName : "";
+      const { rootDir = "" } = context.getCompilerOptions();
+      const path = ts.isSourceFile(root) ? root.fileName.replace(rootDir, "") : "";
       const visit = (node: ts.Node): ts.Node => this.#replaced(ts.visitEachChild(node, visit, context), path, context);
       return ts.visitEachChild(root, visit, context);
     };

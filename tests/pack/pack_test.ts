@@ -2,10 +2,11 @@
  * The parts of packing: which specifiers are rewritten, what cannot be packed, and why; what JSR would take.
  */
 
-import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import ts from "typescript";
 import { XenblkError } from "../../lib/errors.ts";
 import { checkVersion, manifest, readProject } from "../../pack/manifest.ts";
+import { pack } from "../../pack/package.ts";
 import { Specifiers } from "../../pack/specifiers.ts";
 import { ROOT } from "../house/source.ts";
 
@@ -61,6 +62,47 @@ Deno.test("a version without a section of the changelog is refused; this version
   checkVersion(project, changelog);
   const { message } = assertThrows(() => checkVersion({ ...project, version: "99.0.0" }, changelog), XenblkError);
   assertMatch(message, /^Cannot pack version 99\.0\.0 of deno\.json: CHANGELOG\.md has no section \[99\.0\.0\]$/);
+});
+
+/** A small checkout, whose modules all have one text; it goes when it is disposed. */
+class Checkout implements Disposable {
+  readonly root = `${Deno.makeTempDirSync({ prefix: "xenblk-checkout-" })}/`;
+  readonly output = `${this.root}dist`;
+
+  constructor(text: string) {
+    const named = ["deno.json", "CHANGELOG.md", "README.md", "LICENSE", "SECURITY.md", ".dvmrc", "pack/launcher.ts"];
+    for (const folder of ["lib", "ffi", "docs", "contrib", "pack"]) Deno.mkdirSync(this.root + folder);
+    for (const name of named) Deno.copyFileSync(ROOT + name, this.root + name);
+    for (const name of ["cli.ts", "mod.ts", "testing.ts"]) Deno.writeTextFileSync(this.root + name, text);
+  }
+
+  [Symbol.dispose](): void {
+    Deno.removeSync(this.root, { recursive: true });
+  }
+}
+
+Deno.test("what cannot be packed leaves the output folder as it was", async () => {
+  const wrong = [[`import "jsr:@a/b@1.0.0";`, "cli.ts: it imports jsr:@a/b@1.0.0"], [
+    "export const = 1;",
+    "cli.ts:1: ",
+  ]];
+  for (const [text = "", why] of wrong) {
+    using checkout = new Checkout(text);
+    await assertRejects(() => pack(checkout.root, checkout.output), XenblkError, `Cannot pack ${why}`);
+    assertEquals([...Deno.readDirSync(checkout.output)], []);
+  }
+});
+
+Deno.test("without npm, packing says what to install", async () => {
+  using checkout = new Checkout("export const a = 1;");
+  const path = Deno.env.get("PATH") ?? "";
+  Deno.env.set("PATH", "/nowhere");
+  try {
+    const { line } = await assertRejects(() => pack(checkout.root, checkout.output), XenblkError);
+    assertEquals(line, "Cannot pack: there is no npm on the path; install Node.js, which has it");
+  } finally {
+    Deno.env.set("PATH", path);
+  }
 });
 
 async function deno(...args: readonly string[]): Promise<{ status: number; output: string }> {
