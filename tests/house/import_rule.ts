@@ -26,7 +26,8 @@ const STORAGE = ["disk", "plugin", "image", "qemu", "engine", "pool", "write_log
 const LIB = [...PROTOCOL, ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi/plugin", "ffi"];
-const PRODUCT = [...LIB, "guest", "sim", ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
+const KIT = ["testing", "testing.ts"];
+const PRODUCT = [...LIB, "guest", "sim", ...KIT, ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
 /** In full, since a program that imports the library does not have our import map. */
 const LOG = ["npm:@logtape/logtape@*"];
 
@@ -141,6 +142,8 @@ export const ROOMS: readonly Room[] = [
       "ffi/plugin",
     ],
   },
+  { name: "testing", floor: 11, files: ["lib/testing/"], mayImport: [...LIB, "guest", "sim"] },
+  { name: "testing.ts", floor: 12, files: ["testing.ts"], mayImport: [...LIB, "guest", "sim", "testing"] },
   {
     name: "platform.ts",
     floor: 11,
@@ -172,7 +175,7 @@ export const ROOMS: readonly Room[] = [
     files: CATALOGUE.map((name) => `lib/cli/${name}.ts`),
     mayImport: [...LIB, "frame", "verbs"],
   },
-  { name: "verbs", floor: 12, files: ["lib/cli/"], mayImport: [...LIB, "guest", "sim", "frame"] },
+  { name: "verbs", floor: 12, files: ["lib/cli/"], mayImport: [...LIB, "guest", "sim", "testing", "frame"] },
   {
     name: "cli.ts",
     floor: 14,
