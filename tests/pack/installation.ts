@@ -13,8 +13,8 @@ export interface Outcome {
   readonly stderr: string;
 }
 
-/** TypeScript as users of Node have it; the version that the package is made with. */
-const TYPESCRIPT = "typescript@6.0.3";
+/** TypeScript as users of Node have it, in the version that the package is made with; the types of Node's modules. */
+const TOOLS = ["typescript@6.0.3", "@types/node@24.10.1"];
 
 /** A project with the package, and the tarball in a folder beside it. Both go when it is disposed. */
 export class Installation implements Disposable {
@@ -41,7 +41,7 @@ export class Installation implements Disposable {
     const { stdout } = await succeeds(ROOT, Deno.execPath(), "task", "--quiet", "pack", `${folder}/tarballs`);
     await Deno.writeTextFile(`${folder}/project/package.json`, `{ "private": true, "type": "module" }`);
     const quiet = ["--no-audit", "--no-fund", "--prefer-offline"];
-    await succeeds(`${folder}/project`, "npm", "install", ...quiet, tarball, TYPESCRIPT);
+    await succeeds(`${folder}/project`, "npm", "install", ...quiet, tarball, ...TOOLS);
     return new Installation(folder, stdout);
   }
 

@@ -144,6 +144,7 @@ Deno.test("without its dependency deno the command says what is missing and what
 /** Uses values and types of the library; no cast, and no types of Deno. */
 const PROGRAM = `
 import { attach, type AttachedDisk, type AttachOptions, type DiskStats, parseVdev, XenblkError } from "xenblk";
+import { testHost } from "xenblk/testing";
 
 const options: AttachOptions = { domain: "web", image: "disk.img", vdev: "xvdb" };
 export async function reads(): Promise<number> {
@@ -153,6 +154,10 @@ export async function reads(): Promise<number> {
 }
 const error: Error = new XenblkError("Cannot", { remedy: "do" });
 console.log(parseVdev("xvdb"), error.message);
+export async function served(): Promise<number> {
+  await using host = await testHost();
+  return (await host.startGuest({ name: "web" })).domid;
+}
 `;
 
 Deno.test("types are complete for Deno and for TypeScript's compiler, and a wrong one is found", async () => {
@@ -177,6 +182,33 @@ Deno.test("every example is correct as a program of one's own, without a cast", 
     await Deno.writeTextFile(`${installation.project}/${name}`, text);
   }
   await installation.succeeds(Deno.execPath(), "check", ...EXAMPLES);
+});
+
+/** A test of one's own image over mock rings; `node:assert` is what every project has. */
+const KIT_TEST = `
+import { deepStrictEqual } from "node:assert";
+import { type Guest, testHost } from "xenblk/testing";
+
+Deno.test("what a guest writes is in the image", async () => {
+  Deno.writeFileSync("kit.img", new Uint8Array(1 << 20));
+  await using host = await testHost();
+  const guest: Guest = await host.startGuest({ name: "web" });
+  await using disk = await host.attach({ domain: guest.domid, image: "kit.img" });
+  await using drive = await guest.connect(disk.vdev);
+  const bytes = crypto.getRandomValues(new Uint8Array(8192));
+  await drive.write(4096, bytes);
+  await drive.flush();
+  deepStrictEqual(await drive.read(4096, 8192), bytes);
+  deepStrictEqual(Deno.readFileSync("kit.img").subarray(4096, 4096 + 8192), bytes);
+  const { errors, miscompares } = await guest.load({ requests: 200 });
+  deepStrictEqual([errors, miscompares], [0, 0]);
+});
+`;
+
+Deno.test("the testing kit serves a project's own image over mock rings, in a test of the project", async () => {
+  const installation = await installed();
+  await Deno.writeTextFile(`${installation.project}/kit_test.ts`, KIT_TEST);
+  assertMatch((await installation.succeeds(Deno.execPath(), "test", "-A", "kit_test.ts")).stdout, /^ok \| 1 passed/m);
 });
 
 nativeTest("the installed library attaches a disk, from the example", async () => {
