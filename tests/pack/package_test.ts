@@ -174,7 +174,13 @@ Deno.test("types are complete for Deno and for TypeScript's compiler, and a wron
   ]);
 });
 
-Deno.test("every example is correct as a program of one's own, without a cast", async () => {
+/** How a project runs an example; undefined: it needs a guest, and has a test of its own. */
+function exampleRun(name: string): readonly string[] | undefined {
+  if (name === "scripted_attach.ts") return undefined;
+  return name.endsWith("_test.ts") ? ["test", "-A", name] : ["run", "-A", name];
+}
+
+Deno.test("every example runs as a program of one's own, and is correct without a cast", async () => {
   const installation = await installed();
   for (const name of EXAMPLES) {
     const text = await Deno.readTextFile(`${ROOT}examples/${name}`);
@@ -182,6 +188,9 @@ Deno.test("every example is correct as a program of one's own, without a cast", 
     await Deno.writeTextFile(`${installation.project}/${name}`, text);
   }
   await installation.succeeds(Deno.execPath(), "check", ...EXAMPLES);
+  for (const args of EXAMPLES.map(exampleRun)) {
+    if (args !== undefined) await installation.succeeds(Deno.execPath(), ...args);
+  }
 });
 
 /** A test of one's own image over mock rings; `node:assert` is what every project has. */
