@@ -121,9 +121,9 @@ export const ROOMS: readonly Room[] = [
   },
   {
     name: "ffi/plugin",
-    floor: 5,
+    floor: 6,
     files: ["ffi/plugin/"],
-    mayImport: [...BASE, "disk", "plugin", "image", "engine", "ffi/linux"],
+    mayImport: [...BASE, "disk", "plugin", "engine", "ffi/linux", "ffi/vhost"],
   },
   {
     name: "ffi",
@@ -202,8 +202,8 @@ export const ROOMS: readonly Room[] = [
   { name: "types", floor: 0, files: ["types/"], mayImport: [] },
 ];
 
-/** The one file that imports modules by computed names: those that descriptors name. */
-const COMPUTED = "lib/modules.ts";
+/** The files that import modules by computed names: those that descriptors name, and a plugin in its own process. */
+const COMPUTED: readonly string[] = ["lib/modules.ts", "ffi/plugin/host_module.ts"];
 
 /** Files of data, and the rooms that may import them. */
 const DATA: Readonly<Record<string, readonly string[]>> = { "deno.json": ["cli.ts"] };
@@ -238,7 +238,7 @@ export function importFaults(path: string, facts: SourceFacts): string[] {
 }
 
 function allows(room: Room, path: string, { specifier, kind }: ImportFact): boolean {
-  if (kind === "computed") return path === COMPUTED;
+  if (kind === "computed") return COMPUTED.includes(path);
   if (!specifier.startsWith(".")) return (room.packages ?? []).some((name) => matches(name, specifier));
   const target = targetOf(path, specifier);
   if (DATA[target] !== undefined) return DATA[target].includes(room.name);

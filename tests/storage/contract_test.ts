@@ -13,6 +13,7 @@ import type { Parker, Platform } from "../../lib/hypervisor.ts";
 import type { BufferOpener, CacheMode, ChannelOpener, Disk } from "../../lib/storage/disk.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import { HAS_DAEMON, StorageDaemon, VhostRig } from "../ffi/vhost/daemon.ts";
+import { PluginRig } from "../ffi/plugin/rig.ts";
 import { ChannelRig, Folder, openBelow, openFile, PoolRig, randomSource, simulatedPlatform, UringRig } from "./rig.ts";
 
 const DISK_BYTES = 4 << 20;
@@ -88,6 +89,17 @@ function exported(format: string): Engine {
   };
 }
 
+/** By the process of a plugin. */
+function plugin(makePlatform: () => Platform, target: string): Engine {
+  return async (undo, readOnly) => {
+    const rig = undo.use(await PluginRig.start({ disk: "memory_disk.ts", target, readOnly, platform: makePlatform() }));
+    const { disk, platform, parker, channels } = rig;
+    // Without a descriptor to wake it, the thread looks.
+    const sleeps = platform.descriptor.module === openNativePlatform().descriptor.module;
+    return { disk, platform, parker: sleeps ? parker : undefined, open: channels, folder: "/nowhere" };
+  };
+}
+
 const ENGINES: Readonly<Record<string, Engine>> = {
   memory: sized("memory"),
   null: sized("null"),
@@ -99,6 +111,8 @@ const ENGINES: Readonly<Record<string, Engine>> = {
   "uring, written through": ring("writethrough"),
   "uring, on a file system in memory": ring("writeback", { under: "/dev/shm" }),
   "uring, as on an old kernel": ring("writeback", { setup: oldKernel }),
+  plugin: plugin(openNativePlatform, "async,flush"),
+  "plugin, in a simulation": plugin(simulatedPlatform, ""),
   ...(HAS_DAEMON && { "vhost-user-blk, qcow2": exported("qcow2"), "vhost-user-blk, raw": exported("raw") }),
 };
 
