@@ -154,7 +154,7 @@ export const ROOMS: readonly Room[] = [
   { name: "native.ts", floor: 11, files: ["native.ts"], mayImport: LIB, mayImportDynamically: FFI },
   { name: "mod.ts", floor: 12, files: ["mod.ts"], mayImport: [...LIB, "guest", "sim", "native.ts", "platform.ts"] },
   // As a program outside the checkout does, so that the same file runs there.
-  { name: "examples", floor: 15, files: ["examples/"], mayImport: [], packages: ["xenblk", "xenblk/*"] },
+  { name: "examples", floor: 15, files: ["examples/"], mayImport: [], packages: ["xenblk", "xenblk/*", "node:*"] },
   {
     name: "pack",
     floor: 15,
@@ -197,7 +197,7 @@ export const ROOMS: readonly Room[] = [
     floor: 18,
     files: ["tests/"],
     mayImport: [...PRODUCT, "examples", "pack", "tests/native", "bench"],
-    packages: ["@std/assert", "@std/cli", "fast-check", "node:*"],
+    packages: ["@std/assert", "@std/cli", "fast-check", "typescript", "node:*"],
   },
   { name: "types", floor: 0, files: ["types/"], mayImport: [] },
 ];
