@@ -23,7 +23,7 @@ export interface Room {
 const BASE = ["seam", "log", "parts"];
 const PROTOCOL = [...BASE, "blkif", "xenbus"];
 const STORAGE = ["disk", "image", "qemu", "engine", "pool", "write_log", "storage"];
-const LIB = [...PROTOCOL, ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
+const LIB = [...PROTOCOL, "trace", ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi"];
 const PRODUCT = [...LIB, "guest", "sim", ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
@@ -73,11 +73,12 @@ export const ROOMS: readonly Room[] = [
     mayImport: LIB.filter((name) => name !== "attach"),
   },
   { name: "host", floor: 4, files: ["lib/host_platform.ts"], mayImport: [...BASE, "disk", "image"] },
+  { name: "trace", floor: 2, files: ["lib/trace/"], mayImport: BASE, packages: ["node:zlib"] },
   { name: "parts", floor: 1, files: ["lib/*.ts"], mayImport: ["seam", "log"] },
   { name: "xenbus", floor: 2, files: ["lib/xenbus/"], mayImport: ["seam", "blkif"] },
   { name: "sim", floor: 2, files: ["lib/sim/"], mayImport: BASE },
   { name: "toolstack", floor: 3, files: ["lib/toolstack/"], mayImport: PROTOCOL },
-  { name: "guest", floor: 3, files: ["lib/guest/"], mayImport: PROTOCOL },
+  { name: "guest", floor: 3, files: ["lib/guest/"], mayImport: [...PROTOCOL, "trace"] },
   { name: "disk", floor: 2, files: DISK, mayImport: BASE },
   { name: "image", floor: 3, files: ["lib/storage/image/"], mayImport: [...BASE, "disk"] },
   { name: "qemu", floor: 4, files: ["lib/storage/qemu/"], mayImport: [...BASE, "disk", "image"] },
