@@ -55,6 +55,18 @@ export type {
 } from "./lib/storage/image/medium.ts";
 export type { DescriptorLease } from "./lib/storage/image/descriptors.ts";
 export { type OpenContext, openDisk } from "./lib/storage/open.ts";
+export * from "./lib/storage/filter/filter.ts";
+export { HoldingChannel } from "./lib/storage/filter/holding.ts";
+export { LiveValues } from "./lib/storage/filter/live.ts";
+export {
+  type BuiltInFilter,
+  chooseFilters,
+  type ChosenFilter,
+  type FilterChoice,
+  type OutsideFilter,
+} from "./lib/storage/filter/spec.ts";
+export { filterDisk, type LiveFilter } from "./lib/storage/filter/stack.ts";
+export type { FilterName, FilterOptions } from "./lib/storage/filter/table.ts";
 export type { ServingContext } from "./lib/storage/serving.ts";
 export { type ImageSpec, parseImage } from "./lib/storage/image/spec.ts";
 

@@ -14,7 +14,9 @@ import { checkDataPath, type HostPlatform, imageLocksOf } from "./host_platform.
 import type { DomId, Xenstore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { startService } from "./service.ts";
-import { type Disk, filesOf } from "./storage/disk.ts";
+import { type Disk, filesOf, writesImage } from "./storage/disk.ts";
+import { chooseFilters } from "./storage/filter/spec.ts";
+import { FilterStack } from "./storage/filter/stack.ts";
 import { checkFree } from "./storage/image/lock.ts";
 import { needsDaemon } from "./storage/image/formats.ts";
 import { type ImageName, imageName, type ImageSpec, imageText, paramsOf, parseImage } from "./storage/image/spec.ts";
@@ -134,6 +136,8 @@ interface WantedDisk {
   readonly shared: boolean;
   readonly cdrom: boolean;
   readonly vdev: string | undefined;
+  /** The filters let no write through to the image. */
+  readonly readsOnly: boolean;
 }
 
 /** Rejects with {@linkcode XenblkError} (`usage`) if an option is wrong, before anything is opened or asked for. */
@@ -155,7 +159,8 @@ async function readOptions(options: AttachOptions): Promise<WantedDisk> {
       remedy: "attach it without --shared, or for writing",
     });
   }
-  return { image, kind, readOnly, shared, cdrom, vdev };
+  const { readsOnly } = new FilterStack(await chooseFilters(options.filters));
+  return { image, kind, readOnly, shared, cdrom, vdev, readsOnly };
 }
 
 /** What is looked at of an image before it is attached. */
@@ -167,9 +172,10 @@ type LookedAt = Pick<Disk, "files" | "image" | "properties" | typeof Symbol.asyn
  */
 async function openWanted(
   { files, vhost }: HostPlatform,
-  { image, readOnly, shared }: WantedDisk,
+  { image, shared, ...wanted }: WantedDisk,
   { engine = "auto", cache, allowImages }: AttachOptions,
 ): Promise<LookedAt> {
+  const readOnly = wanted.readOnly || wanted.readsOnly;
   const name = imageName(image);
   const allowed = { allowImages: allowedFor(name, allowImages) };
   const request = { ...name, ...allowed, readOnly, shared, engine, ...(cache === undefined ? {} : { cache }) };
@@ -192,7 +198,7 @@ async function checkUnused(
   store: Xenstore,
   user: ImageUser,
   disk: LookedAt,
-  { readOnly, shared }: WantedDisk,
+  { shared }: WantedDisk,
 ): Promise<void> {
   const files = filesOf(disk);
   const other = await findExcludingDisk(store, user, { files, shared });
@@ -206,7 +212,7 @@ async function checkUnused(
   }
   const { image } = disk;
   if (image === undefined) return;
-  const use = { writes: !readOnly, shared };
+  const use = { writes: writesImage(disk), shared };
   await checkFree(imageLocksOf(platform, () => {}), image, { ...use, by: "attach" });
 }
 

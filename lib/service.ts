@@ -15,6 +15,7 @@ import type { JournalStore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { journalDirectory } from "./journal_directory.ts";
 import { imageContext, openDaemonDisk } from "./storage/daemon_disk.ts";
+import { chooseFilters } from "./storage/filter/spec.ts";
 import { OrphanedDisks } from "./storage/orphans.ts";
 import { StorageDaemons } from "./storage/qemu/daemons.ts";
 import { daemonsDirectory } from "./storage/qemu/survey.ts";
@@ -136,11 +137,12 @@ function startDaemons(
 
 /**
  * Starts the threads that the first disk needs, connects to xenstore and begins to serve. Rejects with what
- * `openXenstore` throws, with {@linkcode XenblkError} if a thread cannot be started, or with the signal's reason; then
+ * `openXenstore` throws, with {@linkcode XenblkError} if a filter is wrong or a thread cannot be started, or with the signal's reason; then
  * nothing is left behind.
  */
 export async function startService(options: ServiceOptions): Promise<Service> {
   const { platform, kind, only, journal, logger = createLogger("backend") } = options;
+  await chooseFilters(options.settings?.filters); // a wrong one is refused before any device is
   const { files } = platform;
   const settings = { ...DEFAULT_SETTINGS, ...options.settings };
   const warn = (message: string): void => logger.warning(message);

@@ -9,7 +9,7 @@ import { XenblkError } from "../errors.ts";
 import { type Xenstore, XenstoreError, type XenstoreOperations } from "../hypervisor.ts";
 import { printable } from "../log.ts";
 import { parseDecimal } from "../xenbus/decimal.ts";
-import { MOST_RING_PAGE_ORDER, type NodeValue, type Offer, readOffer } from "../xenbus/features.ts";
+import { IMAGE_MODE_NODE, MOST_RING_PAGE_ORDER, type NodeValue, type Offer, readOffer } from "../xenbus/features.ts";
 import { type FrontendParameters, type NegotiationOptions, readFrontend } from "../xenbus/negotiate.ts";
 import { requestRemoval } from "../toolstack/removal.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../xenbus/paths.ts";
@@ -61,6 +61,7 @@ const ABSENT_IF_NOT_OFFERED = [
   "discard-granularity",
   "discard-alignment",
   "discard-secure",
+  IMAGE_MODE_NODE,
 ];
 
 /** The nodes that decide a device's next step. */

@@ -10,11 +10,30 @@ import { errnoOf } from "../storage/errno.ts";
 import { isFile } from "../storage/image/formats.ts";
 import { imageName, imageText, parseParams } from "../storage/image/spec.ts";
 import { literalPattern } from "../storage/qemu/allow.ts";
+import type { DeviceFilters } from "./device_filters.ts";
 import type { DeviceDescription } from "./device_nodes.ts";
 import type { DeviceSettings } from "./settings.ts";
 
-/** Opens the image that a device's nodes, or the settings in their place, name. Rejects with the reason. */
+/**
+ * Opens the image that a device's nodes, or the settings in their place, name, behind its filters. Rejects with the
+ * reason.
+ */
 export async function openDescribed(
+  description: DeviceDescription,
+  settings: DeviceSettings,
+  owner: DiskOwner,
+  filters: DeviceFilters,
+  openDisk: (request: DiskRequest) => Promise<Disk>,
+): Promise<Disk> {
+  const readOnly = description.readOnly || settings.readOnly;
+  return await filters.open(
+    description.params,
+    readOnly,
+    (readOnly) => openImage(description, { ...settings, readOnly }, owner, openDisk),
+  );
+}
+
+async function openImage(
   description: DeviceDescription,
   settings: DeviceSettings,
   owner: DiskOwner,
@@ -29,7 +48,7 @@ export async function openDescribed(
     ...image,
     allowImages,
     owner: { ...owner, ...(guestUuid === undefined ? {} : { uuid: guestUuid }) },
-    readOnly: description.readOnly || settings.readOnly,
+    readOnly: settings.readOnly,
     shared,
     engine,
     directIoSafe,

@@ -9,7 +9,7 @@ import { XenstoreError } from "../hypervisor.ts";
 import { filesOf } from "../storage/disk.ts";
 import { StorageSilentError } from "../storage/image/file_threads.ts";
 import { ImageBusyError } from "../storage/image/lock.ts";
-import { featureNodes } from "../xenbus/features.ts";
+import { featureNodes, imageModeNodes } from "../xenbus/features.ts";
 import { XenbusState } from "../xenbus/states.ts";
 import type { Outcome } from "../xenbus/transitions.ts";
 import { type DeviceParts, isOthers, refuse, waitsForImage } from "./connect.ts";
@@ -104,7 +104,10 @@ function announce(
   seen: Observation,
   { disk, description }: OpenImage,
 ): boolean {
-  const features = featureNodes(offerOf(settings, disk.properties, description.discardEnable));
+  const features = [
+    ...featureNodes(offerOf(settings, disk.properties, description.discardEnable)),
+    ...imageModeNodes(disk.imageReadOnly === true && !description.readOnly),
+  ];
   if (!nodes.opened(seen.backendState, features, error.clear("attempt"))) return false;
   const kind = description.cdrom ? ", cdrom" : "";
   log.info(`offering ${disk.description} as ${description.name}${kind} (type ${description.type})`);

@@ -11,11 +11,12 @@ import { createStats, type QueueStats, readStats, sumStats } from "../dataplane/
 import type { DataPlane, GrantMode, JournalSpec, QueueHandle } from "../dataplane/types.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { DomId, JournalStore } from "../hypervisor.ts";
-import type { Disk, DiskRequest } from "../storage/disk.ts";
+import { type Disk, type DiskRequest, writesImage } from "../storage/disk.ts";
 import { checkNewSize } from "../storage/image/grow.ts";
 import { type ImageLocks, lockImage } from "../storage/image/lock.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { Ring } from "../xenbus/transitions.ts";
+import { DeviceFilters } from "./device_filters.ts";
 import { DeviceLatch } from "./device_latch.ts";
 import { DeviceLock } from "./device_lock.ts";
 import type { DeviceDescription } from "./device_nodes.ts";
@@ -99,6 +100,8 @@ export class DeviceResources {
   readonly journals: DeviceJournals;
   /** All waits for storage. */
   readonly waits: Waits;
+  /** In front of the image. */
+  readonly filters: DeviceFilters;
   readonly #services: ResourceServices;
   readonly #label: string;
   readonly #guest: DomId;
@@ -143,6 +146,7 @@ export class DeviceResources {
     this.lock = new DeviceLock(journals, keptNames(label).lock);
     this.latch = new DeviceLatch(journals, keptNames(label).latch);
     this.journals = new DeviceJournals(journals, label, keepJournals);
+    this.filters = new DeviceFilters(services.settings.filters);
   }
 
   /** The open image, if there is one. */
@@ -185,7 +189,7 @@ export class DeviceResources {
     }
     await this.release();
     const owner = { guest: this.#guest, device: this.#label };
-    const open = (): Promise<Disk> => openDescribed(description, settings, owner, openDisk);
+    const open = (): Promise<Disk> => openDescribed(description, settings, owner, this.filters, openDisk);
     const disk = await this.#openingDisk.get(key, () => `open image ${description.params}`, open);
     this.#image = { disk, description, key };
     disk.failed?.then((reason) => this.#diskFailed(disk, reason));
@@ -232,9 +236,9 @@ export class DeviceResources {
 
   async #lock(): Promise<AsyncDisposable | undefined> {
     const { imageLocks, clock } = this.#services;
-    const { disk: { image, properties }, description: { shared } } = this.#image!;
+    const { disk, disk: { image }, description: { shared } } = this.#image!;
     if (imageLocks === undefined || image === undefined) return undefined;
-    const use = { writes: !properties.readOnly, shared, by: this.#label };
+    const use = { writes: writesImage(disk), shared, by: this.#label };
     return await this.#locking.get(
       image.path,
       () => `lock image ${image.path}`,

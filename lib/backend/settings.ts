@@ -5,6 +5,7 @@
 
 import type { AbiName } from "../blkif/abi.ts";
 import type { CacheMode, DiskProperties, EngineName } from "../storage/disk.ts";
+import type { FilterChoice } from "../storage/filter/spec.ts";
 import { BASIC_OFFER, MOST_INDIRECT_SEGMENTS, MOST_RING_PAGE_ORDER, type Offer } from "../xenbus/features.ts";
 import { type GrantChoice, offersPersistent } from "./grant_choice.ts";
 
@@ -37,6 +38,8 @@ export interface DeviceSettings {
    * directory; see storage/qemu/allow.ts.
    */
   readonly allowImages: readonly string[];
+  /** Filters in front of the disk, as `throttle,iops=500`; the first one is nearest to the guest. */
+  readonly filters: readonly FilterChoice[];
   /** The ABI of a frontend that names none. */
   readonly defaultProtocol: AbiName;
 }
@@ -56,6 +59,7 @@ export const DEFAULT_SETTINGS: DeviceSettings = {
   maxQueues: Math.min(DEFAULT_MOST_QUEUES, navigator.hardwareConcurrency),
   readOnly: false,
   allowImages: [],
+  filters: [],
   defaultProtocol: Deno.build.arch === "aarch64" ? "arm-abi" : "x86_32-abi",
 };
 

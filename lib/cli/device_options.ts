@@ -104,6 +104,13 @@ export const DEVICE_OPTIONS = {
         "directory; * is any text without a slash, ** any text",
     ),
   }),
+  "filter": repeated(
+    text(
+      "FILTER",
+      `Put a filter before the disk: its name or the path of its module, and options, as throttle,iops=500; the first ` +
+        "one given is nearest to the guest; docs/filters.md lists them",
+    ),
+  ),
   "daemon-per-disk": flag(
     "Serve each disk of a format other than raw by a storage daemon of its own, not one per guest",
   ),
@@ -151,6 +158,7 @@ export function settingsOf(options: OptionValues<typeof DEVICE_OPTIONS>, image?:
     readOnly: options["read-only"],
     ...(image === undefined ? {} : { image }),
     allowImages: options["allow-image"],
+    filters: options.filter,
     defaultProtocol: options["default-protocol"],
   };
 }

@@ -8,7 +8,7 @@ import { SECTOR_BYTES } from "../units.ts";
 /** Words of a sector. */
 const SECTOR_WORDS = SECTOR_BYTES / 4;
 /** Sectors of one checksum: 64 KiB. */
-export const CHECKSUM_SECTORS = 128;
+const CHECKSUM_SECTORS = 128;
 
 /** Fills a sector with what write number `serial` has for it. */
 export function fillSector(words: Uint32Array, at: number, sector: number, serial: number, seed: number): void {

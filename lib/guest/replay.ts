@@ -17,7 +17,7 @@ import {
 } from "../blkif/abi.ts";
 import { ResponseFields } from "../blkif/front_ring.ts";
 import type { EventChannels, Platform } from "../hypervisor.ts";
-import { TRACE_OPERATIONS } from "../trace/format.ts";
+import { TRACE_OPERATIONS } from "../trace/record.ts";
 import { type Checksums, fillSector } from "./disk_content.ts";
 import { LoadRings, wordsAt } from "./load_rings.ts";
 import { FREE_SLOT, LoadSlots } from "./load_slots.ts";

@@ -4,7 +4,7 @@
  */
 
 import { Histogram, HISTOGRAM_BYTES } from "../histogram.ts";
-import type { TraceOperation } from "../trace/format.ts";
+import type { TraceOperation } from "../trace/record.ts";
 import type { TraceFaults } from "../trace/reader.ts";
 
 /** The requests of a trace, and how fast they are issued. */

@@ -3,7 +3,7 @@
  */
 
 import { OP_DISCARD, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE } from "../blkif/abi.ts";
-import { TRACE_OPERATIONS, type TraceRecord } from "../trace/format.ts";
+import { TRACE_OPERATIONS, type TraceRecord } from "../trace/record.ts";
 import type { OrderedTrace } from "../trace/order.ts";
 import { SECTOR_BYTES } from "../units.ts";
 import type { DiskFacts } from "./disk_facts.ts";

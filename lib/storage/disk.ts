@@ -135,6 +135,8 @@ export interface Disk extends AsyncDisposable {
   readonly description: string;
   /** The file behind it, to be locked while the disk is used; absent where there is none, or another process locks it. */
   readonly image?: LockableImage;
+  /** The image is only read, whatever the guest may do: a filter keeps its writes. Absent: as `properties` says. */
+  readonly imageReadOnly?: boolean;
   /**
    * Resolves, never rejects, if writes that were answered may be lost: with the reason, as the end of a sentence. All
    * operations then fail. Absent: that cannot happen without a failed flush.
@@ -174,11 +176,17 @@ export interface DiskFile {
   readonly writable: boolean;
 }
 
+/** Whether the guest's writes reach the image. */
+export function writesImage({ imageReadOnly, properties }: Pick<Disk, "imageReadOnly" | "properties">): boolean {
+  return !(imageReadOnly ?? properties.readOnly);
+}
+
 /** The local files behind a disk, to find other users. */
 export function filesOf(
-  { files, image, properties }: Pick<Disk, "files" | "image" | "properties">,
+  disk: Pick<Disk, "files" | "image" | "imageReadOnly" | "properties">,
 ): readonly DiskFile[] {
-  return files ?? (image === undefined ? [] : [{ path: image.path, writable: !properties.readOnly }]);
+  const { files, image } = disk;
+  return files ?? (image === undefined ? [] : [{ path: image.path, writable: writesImage(disk) }]);
 }
 
 /**

@@ -7,6 +7,7 @@ import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
 import { XenblkError } from "../errors.ts";
 import type { DomId, XenstoreOperations } from "../hypervisor.ts";
 import { Turns } from "../turns.ts";
+import { IMAGE_MODE_NODE } from "../xenbus/features.ts";
 import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
 import { parseState, XenbusState } from "../xenbus/states.ts";
 import { addressesIn } from "./list.ts";
@@ -15,7 +16,7 @@ import { type Medium, mediumAt, type PathLookups } from "./medium.ts";
 /** A disk in xenstore whose image a backend has opened. */
 export interface DiskInUse {
   readonly device: DeviceAddress;
-  /** As the toolstack wrote it: `r`, `w` or `w!`. */
+  /** How the image is used: `r`, `w` or `w!`. */
   readonly mode: string;
   readonly path: string;
   /** The block device that blkback uses, as `major:minor` in hexadecimal. */
@@ -107,7 +108,7 @@ function diskInUse(
   let medium: Promise<Medium | undefined> | undefined;
   return {
     device,
-    mode: read("mode") ?? "",
+    mode: read(IMAGE_MODE_NODE) ?? read("mode") ?? "",
     path,
     physical,
     machine: machine(device.frontendDomain),

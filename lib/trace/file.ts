@@ -9,11 +9,11 @@ import {
   decodeBlock,
   encodeSession,
   HEADER_BYTES,
-  RECORD_BYTES,
   RECORDS_PER_BLOCK,
   sealRecords,
   type TraceSession,
 } from "./format.ts";
+import { RECORD_BYTES } from "./record.ts";
 
 /** A trace file that is open for writing, and locked. */
 export class TraceFile implements Disposable {

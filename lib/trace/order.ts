@@ -3,7 +3,8 @@
  * mixed. A window of bounded size sorts them; sessions follow one another without the time between them.
  */
 
-import { TraceRecord, type TraceSession } from "./format.ts";
+import { type TraceSession } from "./format.ts";
+import { TraceRecord } from "./record.ts";
 import type { TraceReader } from "./reader.ts";
 
 /** Records that wait to be sorted: as many as the rings of a large disk can have in flight. */

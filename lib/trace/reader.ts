@@ -4,8 +4,9 @@
  */
 
 import { errorText, XenblkError } from "../errors.ts";
-import { BLOCK_BYTES, cannotRead, decodeBlock, decodeRecord, HEADER_BYTES, RECORD_BYTES } from "./format.ts";
-import { TraceRecord, type TraceSession, viewOf } from "./format.ts";
+import { BLOCK_BYTES, cannotRead, decodeBlock, HEADER_BYTES } from "./format.ts";
+import { decodeRecord, RECORD_BYTES, TraceRecord, viewOf } from "./record.ts";
+import { type TraceSession } from "./format.ts";
 
 /** Blocks that one read takes. */
 const BLOCKS_AT_ONCE = 64;

@@ -3,7 +3,7 @@
  * for each channel, with one producer and one consumer. A producer never waits: what finds no room is counted as lost.
  */
 
-import { encodeRecord, RECORD_BYTES, type TraceRecord } from "./format.ts";
+import { encodeRecord, RECORD_BYTES, type TraceRecord } from "./record.ts";
 
 /** Most channels of a disk that can record at a time. */
 const PARTS = 64;

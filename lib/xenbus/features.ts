@@ -60,6 +60,17 @@ export const INFO_REMOVABLE = 2;
 /** See {@linkcode INFO_CDROM}. */
 export const INFO_READ_ONLY = 4;
 
+/**
+ * The node that says `r` if the image is only read although the node `mode` is `w`: a filter keeps the guest's writes. So
+ * other guests may have the image, too.
+ */
+export const IMAGE_MODE_NODE = "image-mode";
+
+/** See {@linkcode IMAGE_MODE_NODE}; without it, `mode` holds for the image. */
+export function imageModeNodes(isOnlyRead: boolean): NodeValue[] {
+  return isOnlyRead ? [[IMAGE_MODE_NODE, "r"]] : [];
+}
+
 /** The disk's properties, as published to the frontend. */
 export interface DiskDescription {
   /** Size in 512-byte sectors, whatever the logical sector size. */

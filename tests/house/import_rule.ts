@@ -22,7 +22,7 @@ export interface Room {
 
 const BASE = ["seam", "log", "parts"];
 const PROTOCOL = [...BASE, "blkif", "xenbus"];
-const STORAGE = ["disk", "image", "qemu", "engine", "pool", "write_log", "storage"];
+const STORAGE = ["disk", "image", "qemu", "engine", "pool", "write_log", "filter", "storage"];
 const LIB = [...PROTOCOL, "trace", ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi"];
@@ -48,7 +48,7 @@ const FRAME = [
 const CATALOGUE = ["catalog", "completion", "main"];
 
 /** What engines, filters and those who open disks share. */
-const DISK = ["channel", "disk", "errno", "open_channels", "vhost"].map((name) => `lib/storage/${name}.ts`);
+const DISK = ["channel", "disk", "errno", "open_channels", "tag_line", "vhost"].map((name) => `lib/storage/${name}.ts`);
 
 /** The first room that holds a path is its room. */
 export const ROOMS: readonly Room[] = [
@@ -90,11 +90,12 @@ export const ROOMS: readonly Room[] = [
   },
   { name: "pool", floor: 5, files: ["lib/storage/pool/"], mayImport: [...BASE, "disk", "image", "engine"] },
   { name: "write_log", floor: 5, files: ["lib/storage/write_log/"], mayImport: [...BASE, "disk", "engine"] },
+  { name: "filter", floor: 5, files: ["lib/storage/filter/"], mayImport: [...BASE, "disk", "engine"] },
   {
     name: "storage",
     floor: 6,
     files: ["lib/storage/*.ts"],
-    mayImport: [...BASE, "disk", "image", "qemu", "engine", "pool", "write_log"],
+    mayImport: [...BASE, "disk", "image", "qemu", "engine", "pool", "write_log", "filter"],
   },
   { name: "dataplane", floor: 7, files: ["lib/dataplane/"], mayImport: [...PROTOCOL, ...STORAGE] },
   {

@@ -4,16 +4,13 @@
 
 import {
   BLOCK_BYTES,
-  encodeRecord,
   encodeSession,
   HEADER_BYTES,
-  RECORD_BYTES,
   RECORDS_PER_BLOCK,
   sealRecords,
-  TraceRecord,
   type TraceSession,
-  viewOf,
 } from "../../lib/trace/format.ts";
+import { encodeRecord, RECORD_BYTES, TraceRecord, viewOf } from "../../lib/trace/record.ts";
 import { OrderedTrace } from "../../lib/trace/order.ts";
 import { type TraceFaults, TraceReader, type TraceSource } from "../../lib/trace/reader.ts";
 

@@ -6,7 +6,8 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import { TraceFile } from "../../lib/trace/file.ts";
-import { BLOCK_BYTES, RECORDS_PER_BLOCK, TraceRecord } from "../../lib/trace/format.ts";
+import { BLOCK_BYTES, RECORDS_PER_BLOCK } from "../../lib/trace/format.ts";
+import { TraceRecord } from "../../lib/trace/record.ts";
 import { createTraceMemory, TraceConsumer, TraceProducer } from "../../lib/trace/rings.ts";
 import { TraceWriter } from "../../lib/trace/writer.ts";
 import { readAll, readInOrder, record, recordBytes, SESSION } from "./traces.ts";

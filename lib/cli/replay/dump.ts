@@ -3,7 +3,8 @@
  */
 
 import { eventLoopTurn } from "../../modules.ts";
-import { TRACE_OPERATIONS, TRACE_VERSION, type TraceRecord, type TraceSession } from "../../trace/format.ts";
+import { TRACE_VERSION, type TraceSession } from "../../trace/format.ts";
+import { TRACE_OPERATIONS, type TraceRecord } from "../../trace/record.ts";
 import { openTrace } from "../../trace/reader.ts";
 import { SECTOR_BYTES } from "../../units.ts";
 import type { Output } from "../output.ts";

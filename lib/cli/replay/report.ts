@@ -5,7 +5,7 @@
 import { Checksums } from "../../guest/disk_content.ts";
 import type { ReplayError, ReplayOutcome, Skipped } from "../../guest/replay_types.ts";
 import { formatSize } from "../../sizes.ts";
-import type { TraceOperation } from "../../trace/format.ts";
+import type { TraceOperation } from "../../trace/record.ts";
 import { SECTOR_BYTES } from "../../units.ts";
 import { renderTable } from "../table.ts";
 import type { SideResult } from "./side.ts";

@@ -7,14 +7,15 @@ import { unlessAborted } from "../../abort.ts";
 import type { DeviceSettings } from "../../backend/settings.ts";
 import { XenblkError } from "../../errors.ts";
 import type { ReplaySpec } from "../../guest/replay_types.ts";
-import { RECORD_BYTES } from "../../trace/format.ts";
+import type { CacheMode, EngineName } from "../../storage/disk.ts";
+import { RECORD_BYTES } from "../../trace/record.ts";
 import { openTrace } from "../../trace/reader.ts";
 import { MOST_INDIRECT_SEGMENTS } from "../../xenbus/features.ts";
 import { usageError } from "../args.ts";
-import { CACHE, ENGINE, GRANTS, WORKERS } from "../device_options.ts";
+import { CACHE, DEVICE_OPTIONS, ENGINE, GRANTS, WORKERS } from "../device_options.ts";
 import type { GuestRings } from "../dry_run/guest.ts";
 import { prepareImage } from "../dry_run/verb.ts";
-import { choice, defaulting, flag, integer, optional, type OptionValues, text } from "../options.ts";
+import { choice, defaulting, flag, integer, optional, type OptionValues, repeated, text } from "../options.ts";
 import { Progress } from "../progress.ts";
 import { signalStatus } from "../signals.ts";
 import { type Context, defineVerb } from "../verb.ts";
@@ -43,6 +44,8 @@ const OPTIONS = {
   "cache": CACHE,
   "against-engine": optional(choice("Engine of the second replay", ["auto", "uring", "file", "memory", "null"])),
   "against-cache": optional(choice("Cache mode of the second replay", ["none", "writeback", "writethrough", "unsafe"])),
+  "filter": DEVICE_OPTIONS.filter,
+  "against-filter": repeated(text("FILTER", "Filters of the second replay, in place of those of the first")),
   "depth": defaulting(integer("Maximum number of requests in flight", 1, 512), "32"),
   "queues": defaulting(integer("Number of rings", 1, 16), "1"),
   "grants": GRANTS,
@@ -146,24 +149,36 @@ async function replayAll(context: Context, options: Options, trace: string, imag
   return results;
 }
 
+type SideSettings = Pick<DeviceSettings, "engine" | "cache" | "filters">;
+
+/** A side as the options say. */
+interface WantedSide {
+  readonly name: string;
+  readonly image: string;
+  readonly settings: SideSettings;
+}
+
 /** One or two sides: the second has the settings of the first where it has none of its own. */
-function sidesOf(
-  options: Options,
-  image: string,
-): { readonly name: string; readonly image: string; readonly settings: Partial<DeviceSettings> }[] {
-  const { engine, cache } = options;
-  const first = { name: "A", image, settings: { engine, ...(cache === undefined ? {} : { cache }) } };
-  const own = [options.against, options["against-engine"], options["against-cache"]];
-  if (own.every((value) => value === undefined)) {
-    if (options["no-compare"]) throw usageError("replay", "Cannot use --no-compare without --against");
+function sidesOf(options: Options, image: string): WantedSide[] {
+  const settings = (engine: EngineName, cache: CacheMode | undefined, filters: readonly string[]): SideSettings => ({
+    engine,
+    filters,
+    ...(cache === undefined ? {} : { cache }),
+  });
+  const { engine, cache, filter } = options;
+  const first = { name: "A", image, settings: settings(engine, cache, filter) };
+  const own = {
+    image: options.against,
+    engine: options["against-engine"],
+    cache: options["against-cache"],
+    filters: options["against-filter"].length === 0 ? undefined : options["against-filter"],
+  };
+  if (Object.values(own).every((value) => value === undefined)) {
+    if (options["no-compare"]) throw usageError("replay", "Cannot use --no-compare without a second replay");
     return [first];
   }
-  const otherCache = options["against-cache"] ?? cache;
-  const settings = {
-    engine: options["against-engine"] ?? engine,
-    ...(otherCache === undefined ? {} : { cache: otherCache }),
-  };
-  return [first, { name: "B", image: options.against ?? image, settings }];
+  const others = settings(own.engine ?? engine, own.cache ?? cache, own.filters ?? filter);
+  return [first, { name: "B", image: own.image ?? image, settings: others }];
 }
 
 /** Rings that hold all requests in flight, each of up to 1 MiB. */

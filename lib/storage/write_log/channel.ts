@@ -6,6 +6,7 @@
 
 import type { ChannelContext, ChannelOptions, DiskAttachment, IoChannel, IoVectors } from "../disk.ts";
 import { MemoryViews } from "../engine/views.ts";
+import { TagLine } from "../tag_line.ts";
 import { DiskLog, type LogPartition, type LogPlace } from "./log.ts";
 import { type PartLease, takePart } from "./parts.ts";
 
@@ -277,34 +278,5 @@ class LoggedChannel implements IoChannel {
       else if (!this.#start(tag)) return this.#startOwnFlush();
       held.shift();
     }
-  }
-}
-
-/** Tags in line, each at most once. */
-class TagLine {
-  readonly #tags: Uint32Array;
-  #head = 0;
-  count = 0;
-
-  constructor(depth: number) {
-    this.#tags = new Uint32Array(depth);
-  }
-
-  /** The first in line; -1 if there is none. */
-  get first(): number {
-    return this.count === 0 ? -1 : this.#tags[this.#head]!;
-  }
-
-  add(tag: number): void {
-    this.#tags[(this.#head + this.count++) % this.#tags.length] = tag;
-  }
-
-  /** Takes the first out of the line; -1 if there is none. */
-  shift(): number {
-    const { first } = this;
-    if (first < 0) return first;
-    this.#head = (this.#head + 1) % this.#tags.length;
-    this.count--;
-    return first;
   }
 }

@@ -1,0 +1,37 @@
+/**
+ * The filters of one device: read from the settings when its first disk is opened, and kept as long as the device, so
+ * that their options and what they hold stay when the guest connects again.
+ */
+
+import type { Disk } from "../storage/disk.ts";
+import { chooseFilters, type FilterChoice } from "../storage/filter/spec.ts";
+import { FilterStack, type LiveFilter } from "../storage/filter/stack.ts";
+
+/** Puts the filters in front of the disks that a device opens, one at a time. */
+export class DeviceFilters {
+  readonly #choices: readonly FilterChoice[];
+  #stack: FilterStack | undefined;
+
+  /** `choices`: the first is nearest to the guest. */
+  constructor(choices: readonly FilterChoice[]) {
+    this.#choices = choices;
+  }
+
+  /**
+   * Opens a disk behind the filters. `key` names the image; `readOnly`: the guest must not write. Rejects with what
+   * `openDisk` rejects with, and with {@linkcode XenblkError} for a filter that is wrong.
+   */
+  async open(key: string, readOnly: boolean, openDisk: (readOnly: boolean) => Promise<Disk>): Promise<Disk> {
+    const stack = this.#stack ??= new FilterStack(await chooseFilters(this.#choices));
+    await using undo = new AsyncDisposableStack();
+    const disk = undo.use(await openDisk(readOnly || stack.readsOnly));
+    const filtered = stack.wrap(disk, { key, readOnly });
+    undo.move();
+    return filtered;
+  }
+
+  /** From the guest to the disk; none before a disk was opened. */
+  get filters(): readonly LiveFilter[] {
+    return this.#stack?.filters ?? [];
+  }
+}

@@ -1,0 +1,198 @@
+/**
+ * The channel that filters extend which decide about each operation: it goes to the disk at once, later, or not at all.
+ * All memory is made with the channel.
+ */
+
+import type { ChannelOptions, IoChannel, IoVectors } from "../disk.ts";
+import { OPERATION } from "../engine/executor.ts";
+
+/** Decides nothing by itself. It owns the channel behind it. */
+export abstract class HoldingChannel implements IoChannel {
+  /** See IoChannel. */
+  readonly tags: Uint32Array;
+  /** See IoChannel. */
+  readonly results: Int32Array;
+  /** Of the operation in flight, by tag: one of {@linkcode OPERATION}. */
+  protected readonly operation: Uint8Array;
+  /** By tag: where it begins on the disk. */
+  protected readonly offsetBytes: Float64Array;
+  /** By tag: its first vector. */
+  protected readonly first: Uint32Array;
+  /** By tag: the number of its vectors. */
+  protected readonly count: Uint32Array;
+  /** Of a discard, by tag: its length; see {@linkcode lengthOf} for the others. */
+  protected readonly discardBytes: Float64Array;
+  /** Of a discard, by tag: 1 for a secure one. */
+  protected readonly secure: Uint8Array;
+  /** The disk. */
+  protected readonly inner: IoChannel;
+  /** Those of the channel's options. */
+  protected readonly vectors: IoVectors;
+  /** True: operations go straight to the disk, and {@linkcode take} does not see them. */
+  protected abstract readonly passes: boolean;
+  /** Operations that wait for {@linkcode release}. */
+  protected held = 0;
+  readonly #answeredTags: Uint32Array;
+  readonly #answeredResults: Int32Array;
+  #answered = 0;
+  /** Those of them that were submitted. */
+  #ready = 0;
+  /** An operation came since the last submit. */
+  #isOpen = false;
+
+  /** `options` are those that the inner channel was opened with. */
+  constructor(inner: IoChannel, { depth, vectors }: ChannelOptions) {
+    this.inner = inner;
+    this.vectors = vectors;
+    this.tags = new Uint32Array(depth);
+    this.results = new Int32Array(depth);
+    this.operation = new Uint8Array(depth);
+    this.offsetBytes = new Float64Array(depth);
+    this.first = new Uint32Array(depth);
+    this.count = new Uint32Array(depth);
+    this.discardBytes = new Float64Array(depth);
+    this.secure = new Uint8Array(depth);
+    this.#answeredTags = new Uint32Array(depth);
+    this.#answeredResults = new Int32Array(depth);
+  }
+
+  get dueMs(): number {
+    return Math.min(this.held === 0 ? Infinity : this.nextMs(), this.inner.dueMs ?? Infinity);
+  }
+
+  get inFlight(): number {
+    return this.inner.inFlight + this.held + this.#answered;
+  }
+
+  read(tag: number, offsetBytes: number, first: number, count: number): void {
+    if (this.passes) this.inner.read(tag, offsetBytes, first, count);
+    else this.#take(tag, OPERATION.read, offsetBytes, first, count);
+  }
+
+  write(tag: number, offsetBytes: number, first: number, count: number): void {
+    if (this.passes) this.inner.write(tag, offsetBytes, first, count);
+    else this.#take(tag, OPERATION.write, offsetBytes, first, count);
+  }
+
+  flush(tag: number): void {
+    if (this.passes) this.inner.flush(tag);
+    else this.#take(tag, OPERATION.flush, 0, 0, 0);
+  }
+
+  discard(tag: number, offsetBytes: number, lengthBytes: number, secure: boolean): void {
+    if (this.passes) return this.inner.discard(tag, offsetBytes, lengthBytes, secure);
+    this.discardBytes[tag] = lengthBytes;
+    this.secure[tag] = secure ? 1 : 0;
+    this.#take(tag, OPERATION.discard, offsetBytes, 0, 0);
+  }
+
+  submit(): void {
+    this.refresh();
+    if (this.held > 0) this.release();
+    this.#ready = this.#answered;
+    this.#isOpen = false;
+    this.inner.submit();
+  }
+
+  reap(): number {
+    if (this.held > 0 && !this.#isOpen) this.#releaseLate();
+    const { inner } = this;
+    let count = inner.reap();
+    const { tags, results } = inner;
+    for (let i = 0; i < count; i++) {
+      const tag = tags[i]!;
+      this.tags[i] = tag;
+      this.results[i] = this.finish(tag, results[i]!);
+    }
+    if (this.#ready > 0) count = this.#reapAnswered(count);
+    return count;
+  }
+
+  /** Closes the channel behind it, too. */
+  [Symbol.dispose](): void {
+    this.inner[Symbol.dispose]();
+  }
+
+  /** Decides about an operation that was just queued: {@linkcode start}, {@linkcode answer}, or holding it. */
+  protected abstract take(tag: number): void;
+
+  /** Starts or answers the held operations that are due. */
+  protected release(): void {}
+
+  /** When {@linkcode release} has something to do; called while operations are held. */
+  protected nextMs(): number {
+    return Infinity;
+  }
+
+  /** Called before each pass, to take over changed options. */
+  protected refresh(): void {}
+
+  /** The disk has completed an operation. Returns what the guest is told. */
+  protected finish(_tag: number, result: number): number {
+    return result;
+  }
+
+  /** Queues an operation at the disk. */
+  protected start(tag: number): void {
+    const offsetBytes = this.offsetBytes[tag]!;
+    switch (this.operation[tag]) {
+      case OPERATION.read:
+        return this.inner.read(tag, offsetBytes, this.first[tag]!, this.count[tag]!);
+      case OPERATION.write:
+        return this.inner.write(tag, offsetBytes, this.first[tag]!, this.count[tag]!);
+      case OPERATION.flush:
+        return this.inner.flush(tag);
+      default:
+        return this.inner.discard(tag, offsetBytes, this.discardBytes[tag]!, this.secure[tag] === 1);
+    }
+  }
+
+  /** Completes an operation without the disk, once it is submitted. */
+  protected answer(tag: number, result: number): void {
+    this.#answeredTags[this.#answered] = tag;
+    this.#answeredResults[this.#answered++] = result;
+  }
+
+  /** Bytes of an operation; 0 for a flush. */
+  protected lengthOf(tag: number): number {
+    if (this.operation[tag] === OPERATION.discard) return this.discardBytes[tag]!;
+    const { lengths } = this.vectors;
+    const end = this.first[tag]! + this.count[tag]!;
+    let lengthBytes = 0;
+    for (let i = this.first[tag]!; i < end; i++) lengthBytes += lengths[i]!;
+    return lengthBytes;
+  }
+
+  #take(tag: number, operation: number, offsetBytes: number, first: number, count: number): void {
+    this.operation[tag] = operation;
+    this.offsetBytes[tag] = offsetBytes;
+    this.first[tag] = first;
+    this.count[tag] = count;
+    this.#isOpen = true;
+    this.take(tag);
+  }
+
+  /** What starts now has been submitted before. */
+  #releaseLate(): void {
+    const before = this.held;
+    this.refresh();
+    this.release();
+    if (this.held === before) return;
+    this.#ready = this.#answered;
+    this.inner.submit();
+  }
+
+  #reapAnswered(from: number): number {
+    let count = from;
+    for (let i = 0; i < this.#ready; i++) {
+      this.tags[count] = this.#answeredTags[i]!;
+      this.results[count++] = this.#answeredResults[i]!;
+    }
+    // Those that were answered since the last submit wait for the next.
+    this.#answeredTags.copyWithin(0, this.#ready, this.#answered);
+    this.#answeredResults.copyWithin(0, this.#ready, this.#answered);
+    this.#answered -= this.#ready;
+    this.#ready = 0;
+    return count;
+  }
+}

@@ -1,0 +1,160 @@
+/**
+ * Reads which filters stand in front of a disk: `throttle,iops=500` on the command line, `{ name: "throttle", iops: 500 }`
+ * in a program. A name with a slash or a colon is that of a module from outside. Nothing of the disk is opened.
+ */
+
+import { XenblkError } from "../../errors.ts";
+import { Modules } from "../../modules.ts";
+import type { FilterDefinition, FilterModule, FilterOption, FilterValue, FilterValues } from "./filter.ts";
+import { type FilterName, type FilterOptions, filterRow, FILTERS } from "./table.ts";
+
+/** A filter of this project and its options. */
+export type BuiltInFilter = {
+  readonly [N in FilterName]: { readonly name: N } & FilterOptions[N];
+}[FilterName];
+
+/** A filter from outside: the path or the URL of its module, and its options. */
+export interface OutsideFilter {
+  /** The module: `./my_filter.ts`, relative to the process's directory, or a URL. */
+  readonly name: `${string}/${string}` | `${string}:${string}`;
+  /** As the module describes them. */
+  readonly [option: string]: FilterValue;
+}
+
+/** A filter in front of a disk: as on the command line, or as an object. */
+export type FilterChoice = string | BuiltInFilter | OutsideFilter;
+
+/** A filter that was found, with all its options. */
+export interface ChosenFilter {
+  /** As it was named. */
+  readonly name: string;
+  /** The module's absolute URL. */
+  readonly module: string;
+  /** What the module says of itself. */
+  readonly definition: FilterDefinition;
+  /** Of all options. */
+  readonly values: FilterValues;
+}
+
+const OUTSIDE = new Modules<FilterModule>("openChannel");
+
+/**
+ * Reads a list of filters. Rejects with {@linkcode XenblkError} (usage) if one is not known or has a wrong option, and
+ * with `failed` if the module of one cannot be loaded.
+ */
+export async function chooseFilters(choices: readonly FilterChoice[] = []): Promise<readonly ChosenFilter[]> {
+  return await Promise.all(choices.map(choose));
+}
+
+async function choose(choice: FilterChoice): Promise<ChosenFilter> {
+  const { name, given } = typeof choice === "string" ? parseText(choice) : parseObject(choice);
+  const { module, filter } = filterRow(name) ?? await outside(name);
+  const values = readValues(name, filter, given);
+  return { name, module, definition: filter, values };
+}
+
+/** What was given for options. */
+type Given = readonly (readonly [string, FilterValue])[];
+
+function parseText(text: string): { name: string; given: Given } {
+  const [name = "", ...rest] = text.split(",");
+  const given = rest.map((part) => {
+    const at = part.indexOf("=");
+    if (at <= 0) throw wrong(name, `${JSON.stringify(part)} is not option=value`);
+    return [part.slice(0, at), part.slice(at + 1)] as const;
+  });
+  return { name, given };
+}
+
+function parseObject(choice: Exclude<FilterChoice, string>): { name: string; given: Given } {
+  const { name, ...options } = choice;
+  return { name: String(name), given: Object.entries<FilterValue | undefined>(options).filter(isGiven) };
+}
+
+function isGiven(entry: [string, FilterValue | undefined]): entry is [string, FilterValue] {
+  return entry[1] !== undefined;
+}
+
+async function outside(name: string): Promise<{ module: string; filter: FilterDefinition }> {
+  if (!/[/:]/.test(name)) {
+    const names = Object.keys(FILTERS).join(", ");
+    throw new XenblkError(`Cannot use filter ${JSON.stringify(name)}: there is none of that name`, {
+      kind: "usage",
+      remedy: `use one of ${names}, or the path of a module such as ./my_filter.ts`,
+    });
+  }
+  const module = moduleUrl(name);
+  const { filter } = await OUTSIDE.load(module);
+  if (isDefinition(filter)) return { module, filter };
+  throw wrong(name, "its module exports no `filter` with options, as docs/filters.md describes it");
+}
+
+/** What a module from outside exports has not been checked by a compiler. */
+function isDefinition(filter: unknown): filter is FilterDefinition {
+  return typeof filter === "object" && filter !== null && "options" in filter && typeof filter.options === "object" &&
+    filter.options !== null;
+}
+
+/** A path is relative to the directory of the process. */
+function moduleUrl(name: string): string {
+  if (/^[a-z][a-z0-9+.-]+:/i.test(name)) return name;
+  const url = new URL("file:///");
+  url.pathname = (name.startsWith("/") ? name : `${Deno.cwd()}/${name}`).replaceAll("%", "%25");
+  return url.href;
+}
+
+function readValues(name: string, definition: FilterDefinition, given: Given): FilterValues {
+  const values: Record<string, FilterValue> = {};
+  for (const [key, value] of given) {
+    if (Object.hasOwn(values, key)) throw wrong(name, `${key} is given twice`);
+    values[key] = readValue(name, definition, key, value);
+  }
+  for (const [key, { fallback, help }] of Object.entries(definition.options)) {
+    if (values[key] !== undefined) continue;
+    if (fallback === undefined) throw wrong(name, `it needs ${key}: ${help}`);
+    values[key] = fallback;
+  }
+  const refusal = definition.refuse?.(values);
+  if (refusal !== undefined) throw wrong(name, refusal);
+  return values;
+}
+
+/** One value. Throws {@linkcode XenblkError} (usage). */
+function readValue(name: string, { options }: FilterDefinition, key: string, value: FilterValue): FilterValue {
+  const option = Object.hasOwn(options, key) ? options[key] : undefined;
+  if (option === undefined) {
+    const keys = Object.keys(options);
+    throw wrong(name, `it has no option ${key}; it has ${keys.length === 0 ? "none" : keys.join(", ")}`);
+  }
+  const parsed = option.parse(value);
+  if (parsed === undefined) throw wrong(name, `${key} takes ${option.allowed}, not ${JSON.stringify(value)}`);
+  return parsed;
+}
+
+/** The live options of a filter, in the order in which channels see them. */
+export function liveOptions({ options }: FilterDefinition): [string, FilterOption][] {
+  return Object.entries(options).filter(([, { live }]) => live !== undefined);
+}
+
+/** The values after a change of live ones. Throws {@linkcode XenblkError} (usage), and then nothing has changed. */
+export function changedValues(
+  { name, definition }: Pick<ChosenFilter, "name" | "definition">,
+  before: FilterValues,
+  changes: Readonly<Record<string, FilterValue | undefined>>,
+): FilterValues {
+  const values = { ...before };
+  for (const [key, value] of Object.entries(changes)) {
+    if (value === undefined) continue;
+    values[key] = readValue(name, definition, key, value);
+    if (definition.options[key]!.live === undefined) {
+      throw wrong(name, `${key} cannot be changed while the disk is served`);
+    }
+  }
+  const refusal = definition.refuse?.(values);
+  if (refusal !== undefined) throw wrong(name, refusal);
+  return values;
+}
+
+function wrong(name: string, why: string): XenblkError {
+  return new XenblkError(`Cannot use filter ${name}: ${why}`, { kind: "usage" });
+}

@@ -1,0 +1,184 @@
+/**
+ * The filters of one device, stacked in front of its disk: the first one is nearest to the guest. The stack outlives the
+ * disk, so what was changed while the disk was served stays when the guest connects again.
+ */
+
+import type { LockableImage, Refusal } from "../../hypervisor.ts";
+import { XenblkError } from "../../errors.ts";
+import type { Disk, DiskAttachment, DiskFile, DiskProperties, MemoryRule } from "../disk.ts";
+import type { FilterAttachment, FilterValue, FilterValues } from "./filter.ts";
+import { createLive, writeLive } from "./live.ts";
+import { changedValues, type ChosenFilter, liveOptions } from "./spec.ts";
+import type { FilterName, FilterOptions } from "./table.ts";
+
+/** A filter in front of a disk that is served. `O` are its options. */
+export interface LiveFilter<O = Readonly<Record<string, FilterValue>>> {
+  /** As it was named. */
+  readonly name: string;
+  /** All options, with their present values. */
+  readonly options: FilterValues;
+  /**
+   * Changes options; those that are not named stay. All rings of the disk follow at their next pass. Throws {@linkcode
+   * XenblkError} (usage) for a value that is not allowed and for an option that cannot change; then nothing changes.
+   */
+  set(options: Partial<O>): void;
+}
+
+/** One filter of a stack: its live options, and what its channels share. */
+class StackedFilter implements LiveFilter {
+  readonly chosen: ChosenFilter;
+  readonly #live: SharedArrayBuffer;
+  #values: FilterValues;
+  #state: { readonly key: string; readonly state: unknown } | undefined;
+
+  constructor(chosen: ChosenFilter) {
+    this.chosen = chosen;
+    this.#values = chosen.values;
+    this.#live = createLive(this.#numbers());
+  }
+
+  get name(): string {
+    return this.chosen.name;
+  }
+
+  get options(): FilterValues {
+    return this.#values;
+  }
+
+  set(options: Readonly<Record<string, FilterValue | undefined>>): void {
+    this.#values = changedValues(this.chosen, this.#values, options);
+    writeLive(this.#live, this.#numbers());
+  }
+
+  /** What its channels share, made anew for each image. */
+  prepare(key: string, disk: DiskProperties): void {
+    if (this.#state?.key === key) return;
+    this.#state = { key, state: this.chosen.definition.createState?.(disk, this.#values) };
+  }
+
+  attachment(inner: DiskAttachment): FilterAttachment {
+    const { module } = this.chosen;
+    return { module, inner, options: this.#values, live: this.#live, state: this.#state?.state };
+  }
+
+  propertiesOf(disk: DiskProperties): DiskProperties {
+    return this.chosen.definition.properties?.(disk, this.#values) ?? disk;
+  }
+
+  #numbers(): number[] {
+    return liveOptions(this.chosen.definition).map(([key, { live }]) => live!(this.#values[key]!));
+  }
+}
+
+/** The filters of one device. */
+export class FilterStack {
+  readonly #filters: readonly StackedFilter[];
+
+  /** `filters`: the first one is nearest to the guest. */
+  constructor(filters: readonly ChosenFilter[]) {
+    this.#filters = filters.map((chosen) => new StackedFilter(chosen));
+  }
+
+  /** Whether a filter keeps writes from the image, so that it is opened for reading. */
+  get readsOnly(): boolean {
+    return this.#filters.some(({ chosen }) => chosen.definition.readsOnly === true);
+  }
+
+  /**
+   * The disk behind the filters, which then belongs to the result. `key` names the image: what filters keep of it lasts
+   * as long as the same is given. `readOnly`: the guest must not write, whatever the filters allow. Throws {@linkcode XenblkError} if a filter cannot stand in front of it.
+   */
+  wrap(disk: Disk, { key, readOnly }: { readonly key: string; readonly readOnly: boolean }): Disk {
+    if (this.#filters.length === 0) return disk;
+    this.#filters.toReversed().reduce((properties, filter) => {
+      prepare(filter, key, properties);
+      return filter.propertiesOf(properties);
+    }, disk.properties);
+    return new FilteredDisk(disk, this.#filters, { readsOnly: this.readsOnly, readOnly });
+  }
+
+  /** The filter of that name that is nearest to the guest; undefined: there is none. */
+  filter<N extends FilterName>(name: N): LiveFilter<FilterOptions[N]> | undefined;
+  filter(name: string): LiveFilter | undefined;
+  filter(name: string): LiveFilter | undefined {
+    return this.#filters.find((filter) => filter.name === name);
+  }
+
+  /** All filters, from the guest to the disk. */
+  get filters(): readonly LiveFilter[] {
+    return this.#filters;
+  }
+}
+
+/** The disk behind these filters, the first one nearest to the guest; it then belongs to the result. */
+export function filterDisk(disk: Disk, filters: readonly ChosenFilter[]): Disk {
+  return new FilterStack(filters).wrap(disk, { key: "", readOnly: false });
+}
+
+function prepare(filter: StackedFilter, key: string, disk: DiskProperties): void {
+  try {
+    filter.prepare(key, disk);
+  } catch (error) {
+    if (error instanceof XenblkError) throw error;
+    throw new XenblkError(`Cannot put filter ${filter.name} before the disk: there is not enough memory`, {
+      cause: error,
+      remedy: "give it a smaller size",
+    });
+  }
+}
+
+/** A disk behind filters. What filters do not change is the disk's own. */
+class FilteredDisk implements Disk {
+  readonly image?: LockableImage;
+  readonly imageReadOnly?: boolean;
+  readonly failed?: Promise<string>;
+  readonly files?: readonly DiskFile[];
+  readonly grow?: (sizeBytes?: number) => Promise<void>;
+  readonly waitsFor?: (rule: MemoryRule) => string | undefined;
+  readonly withoutUring?: (lane: number, refusal: Refusal) => Promise<DiskAttachment>;
+  readonly #disk: Disk;
+  readonly #filters: readonly StackedFilter[];
+  readonly #readOnly: boolean;
+
+  constructor(
+    disk: Disk,
+    filters: readonly StackedFilter[],
+    { readsOnly, readOnly }: { readonly readsOnly: boolean; readonly readOnly: boolean },
+  ) {
+    this.#disk = disk;
+    this.#filters = filters;
+    this.#readOnly = readOnly;
+    const { image, failed, files } = disk;
+    const imageReadOnly = readsOnly || disk.imageReadOnly;
+    if (image !== undefined) this.image = image;
+    if (imageReadOnly !== undefined) this.imageReadOnly = imageReadOnly;
+    if (failed !== undefined) this.failed = failed;
+    if (files !== undefined) this.files = readsOnly ? files.map((file) => ({ ...file, writable: false })) : files;
+    if (disk.grow !== undefined) this.grow = (sizeBytes) => disk.grow!(sizeBytes);
+    if (disk.waitsFor !== undefined) this.waitsFor = (rule) => disk.waitsFor!(rule);
+    if (disk.withoutUring !== undefined) {
+      this.withoutUring = async (lane, refusal) => this.#behind(await disk.withoutUring!(lane, refusal));
+    }
+  }
+
+  get properties(): DiskProperties {
+    const all = this.#filters.reduceRight((below, filter) => filter.propertiesOf(below), this.#disk.properties);
+    return this.#readOnly ? { ...all, readOnly: true } : all;
+  }
+
+  get description(): string {
+    return `${this.#disk.description} behind ${this.#filters.map(({ name }) => name).join(", ")}`;
+  }
+
+  async attachment(lane: number): Promise<DiskAttachment> {
+    return this.#behind(await this.#disk.attachment(lane));
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#disk[Symbol.asyncDispose]();
+  }
+
+  #behind(disk: DiskAttachment): DiskAttachment {
+    return this.#filters.reduceRight<DiskAttachment>((inner, filter) => filter.attachment(inner), disk);
+  }
+}

@@ -1,0 +1,38 @@
+/**
+ * The filters of this project, by name. A filter is a module beside this one and a row here; its options have a row in
+ * {@linkcode FilterOptions}, for programs.
+ */
+
+import type { FilterDefinition } from "./filter.ts";
+import * as readonly from "./readonly.ts";
+
+/** A filter and its module. */
+export interface FilterRow {
+  /** The module's absolute URL. */
+  readonly module: string;
+  /** What it exports. */
+  readonly filter: FilterDefinition;
+}
+
+/** The options of each filter, as programs give them. All are optional unless the filter needs one. */
+export interface FilterOptions {
+  /** See readonly.ts. */
+  readonly: Readonly<Record<never, never>>;
+}
+
+/** The name of a filter of this project. */
+export type FilterName = keyof FilterOptions;
+
+/** In the order of the documentation. */
+export const FILTERS: Readonly<Record<FilterName, FilterRow>> = {
+  readonly: row("readonly", readonly),
+};
+
+/** The row of a name, if it is one of this project's. */
+export function filterRow(name: string): FilterRow | undefined {
+  return Object.hasOwn(FILTERS, name) ? FILTERS[name as FilterName] : undefined;
+}
+
+function row(name: string, { filter }: { readonly filter: FilterDefinition }): FilterRow {
+  return { module: new URL(`./${name}.ts`, import.meta.url).href, filter };
+}

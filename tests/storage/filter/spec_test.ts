@@ -1,0 +1,56 @@
+/**
+ * How filters are named: what a text and an object stand for, and that each mistake is a usage error that says what would
+ * be right.
+ */
+
+import { assertEquals, assertRejects } from "@std/assert";
+import { XenblkError } from "../../../lib/errors.ts";
+import { chooseFilters, type FilterChoice } from "../../../lib/storage/filter/spec.ts";
+
+/** A module beside this one, as an operator would name it. */
+const OUTSIDE = new URL("./modules/flipping_filter.ts", import.meta.url);
+
+async function refusal(choice: FilterChoice): Promise<string> {
+  const error = await assertRejects(() => chooseFilters([choice]), XenblkError);
+  assertEquals(error.kind, "usage", error.message);
+  return error.line;
+}
+
+Deno.test("a mistake in a filter's name or options is a usage error", async () => {
+  const cases: Readonly<Record<string, string>> = {
+    "": 'Cannot use filter "": there is none of that name; use one of ',
+    "readonlie": 'Cannot use filter "readonlie": there is none of that name; use one of ',
+    "__proto__": 'Cannot use filter "__proto__": there is none of that name; use one of ',
+    "readonly,x=1": "Cannot use filter readonly: it has no option x; it has none",
+    "readonly,toString=1": "Cannot use filter readonly: it has no option toString; it has none",
+    "readonly,": 'Cannot use filter readonly: "" is not option=value',
+    "readonly,=3": 'Cannot use filter readonly: "=3" is not option=value',
+  };
+  for (const [text, message] of Object.entries(cases)) {
+    const said = await refusal(text);
+    assertEquals(said.slice(0, message.length), message);
+  }
+});
+
+Deno.test("a module from outside is a filter, named by its path or its URL, with options of its own", async () => {
+  const [byPath, byUrl, byObject] = await chooseFilters([
+    `${OUTSIDE.pathname},mask=3`,
+    OUTSIDE.href,
+    { name: OUTSIDE.href as `${string}:${string}`, mask: 9 },
+  ]);
+  assertEquals([byPath!, byUrl!, byObject!].map(({ module, values }) => [module, values]), [
+    [OUTSIDE.href, { mask: 3 }],
+    [OUTSIDE.href, { mask: 255 }],
+    [OUTSIDE.href, { mask: 9 }],
+  ]);
+  assertEquals(
+    await refusal(`${OUTSIDE.pathname},mask=256`),
+    `Cannot use filter ${OUTSIDE.pathname}: mask takes a whole number from 0 to 255, not "256"`,
+  );
+});
+
+Deno.test("a module that is missing or no filter is refused by its name", async () => {
+  await assertRejects(() => chooseFilters(["./none/there.ts"]), XenblkError, "Cannot load module file:///");
+  const noFilter = new URL("../../dataplane/modules/masked_disk.ts", import.meta.url).pathname;
+  assertEquals((await refusal(noFilter)).includes("its module exports no `filter`"), true);
+});
