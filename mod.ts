@@ -33,6 +33,15 @@ export { type Clock, SYSTEM_CLOCK } from "./lib/clock.ts";
 export { createLogger, type Logger, type LogLevel, SILENT, startLogging } from "./lib/log.ts";
 
 export * from "./lib/storage/disk.ts";
+export {
+  type DefinedDisk,
+  defineDisk,
+  type DiskMethods,
+  type DiskModuleContext,
+  type DiskModuleDefinition,
+} from "./lib/storage/plugin/disk_methods.ts";
+export { DEFAULT_PLUGIN_SETTINGS, type PluginSettings, type PluginTrouble } from "./lib/storage/plugin/settings.ts";
+export type { PluginClient, PluginOptions, PluginProcess } from "./lib/storage/plugin/types.ts";
 export type { VhostClient, VhostDevice, VhostOptions } from "./lib/storage/vhost.ts";
 export type { PoolAttachment } from "./lib/storage/pool/attachment.ts";
 export { IoPool, type IoPoolLimits, type IoPoolOptions, type PoolDisk } from "./lib/storage/pool/pool.ts";

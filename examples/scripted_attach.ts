@@ -6,7 +6,7 @@
  *     deno run -A examples/scripted_attach.ts DOMAIN IMAGE [VDEV]
  */
 
-import { attach, type AttachOptions, XenblkError } from "../mod.ts";
+import { attach, type AttachOptions, XenblkError } from "xenblk";
 
 /** Attaches the disk, serves it to the end, and returns the exit status. */
 async function main([domain, image, vdev]: readonly string[]): Promise<number> {

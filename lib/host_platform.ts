@@ -6,6 +6,7 @@
 import type { DomId, Platform, Xenstore } from "./hypervisor.ts";
 import { type ImageLocks, ProcessImageLocks } from "./storage/image/lock.ts";
 import type { NativeFiles } from "./storage/image/medium.ts";
+import type { PluginClient } from "./storage/plugin/types.ts";
 import type { VhostClient } from "./storage/vhost.ts";
 
 /** A hypervisor with its xenstore. */
@@ -18,6 +19,8 @@ export interface HostPlatform extends Platform {
   readonly files?: NativeFiles;
   /** Reaches disks that a storage daemon exports. Absent: only raw images can be served. */
   readonly vhost?: VhostClient;
+  /** Runs disks in TypeScript, each in a process of its own. Absent: they cannot be served. */
+  readonly plugins?: PluginClient;
 }
 
 /** The hypervisor that this process runs under. Its parts throw {@linkcode XenblkError} (`hypervisor`) when opened. */

@@ -32,8 +32,9 @@ import {
 } from "./serving.ts";
 import { formatSize, parseSize } from "../sizes.ts";
 import { endsWithin } from "../within.ts";
-import { canonicalFormat, enginesFor, needsDaemon, unknownFormat } from "./image/formats.ts";
+import { canonicalFormat, enginesFor, isPlugin, needsDaemon, unknownFormat } from "./image/formats.ts";
 import { imageLabel } from "./image/spec.ts";
+import { checkName } from "./qemu/allow.ts";
 
 /** Published where the medium is not known: what today's are written in, so that guests align to it. */
 const PHYSICAL_SECTOR_BYTES = 4096;
@@ -47,6 +48,8 @@ export interface OpenContext extends ServingContext {
   readonly pool?: Pick<IoPool, "open">;
   /** Opens what needs a storage daemon. Absent: it is refused. */
   readonly openByDaemon?: (request: DiskRequest) => Promise<Disk>;
+  /** Opens a disk in TypeScript, in a process of its own. Absent: it is refused. */
+  readonly openPlugin?: (request: DiskRequest) => Promise<Disk>;
   /** How long closing the disk waits for storage that does not answer. Default 10 s. */
   readonly closeLimitMs?: number;
 }
@@ -67,11 +70,22 @@ export async function openDisk(request: DiskRequest, context: OpenContext = {}):
       remedy: `use engine ${engines.join(" or ")}`,
     });
   }
+  if (isPlugin(image)) {
+    if (request.allowImages !== undefined) checkName(image, request.allowImages);
+    if (context.openPlugin === undefined) throw noPlugins(name);
+    return await context.openPlugin(image);
+  }
   if (request.engine === "qemu" || needsDaemon(image)) {
     if (context.openByDaemon === undefined) throw noDaemon(name);
     return await context.openByDaemon(image);
   }
   return format === "raw" ? await openFileDisk(request, context) : openSizedDisk(format, request, context);
+}
+
+function noPlugins(name: string): XenblkError {
+  return new XenblkError(`Cannot open image ${name}: this process starts no plugins`, {
+    remedy: "start deno with all permissions (-A): a plugin runs in a process of its own",
+  });
 }
 
 function noDaemon(name: string): XenblkError {

@@ -22,10 +22,10 @@ export interface Room {
 
 const BASE = ["seam", "log", "parts"];
 const PROTOCOL = [...BASE, "blkif", "xenbus"];
-const STORAGE = ["disk", "image", "qemu", "engine", "pool", "write_log", "filter", "storage"];
+const STORAGE = ["disk", "plugin", "image", "qemu", "engine", "pool", "write_log", "filter", "storage"];
 const LIB = [...PROTOCOL, "trace", ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
-const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi"];
+const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi/plugin", "ffi"];
 const PRODUCT = [...LIB, "guest", "sim", ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
 /** In full, since a program that imports the library does not have our import map. */
 const LOG = ["npm:@logtape/logtape@*"];
@@ -72,7 +72,7 @@ export const ROOMS: readonly Room[] = [
     files: ["attach", "attached_disk", "disk_stats"].map((name) => `lib/${name}.ts`),
     mayImport: LIB.filter((name) => name !== "attach"),
   },
-  { name: "host", floor: 4, files: ["lib/host_platform.ts"], mayImport: [...BASE, "disk", "image"] },
+  { name: "host", floor: 4, files: ["lib/host_platform.ts"], mayImport: [...BASE, "disk", "plugin", "image"] },
   { name: "trace", floor: 2, files: ["lib/trace/"], mayImport: BASE, packages: ["node:zlib"] },
   { name: "parts", floor: 1, files: ["lib/*.ts"], mayImport: ["seam", "log"] },
   { name: "xenbus", floor: 2, files: ["lib/xenbus/"], mayImport: ["seam", "blkif"] },
@@ -80,6 +80,7 @@ export const ROOMS: readonly Room[] = [
   { name: "toolstack", floor: 3, files: ["lib/toolstack/"], mayImport: PROTOCOL },
   { name: "guest", floor: 3, files: ["lib/guest/"], mayImport: [...PROTOCOL, "trace"] },
   { name: "disk", floor: 2, files: DISK, mayImport: BASE },
+  { name: "plugin", floor: 3, files: ["lib/storage/plugin/"], mayImport: [...BASE, "disk"] },
   { name: "image", floor: 3, files: ["lib/storage/image/"], mayImport: [...BASE, "disk"] },
   { name: "qemu", floor: 4, files: ["lib/storage/qemu/"], mayImport: [...BASE, "disk", "image"] },
   {
@@ -95,7 +96,7 @@ export const ROOMS: readonly Room[] = [
     name: "storage",
     floor: 6,
     files: ["lib/storage/*.ts"],
-    mayImport: [...BASE, "disk", "image", "qemu", "engine", "pool", "write_log", "filter"],
+    mayImport: [...BASE, "disk", "plugin", "image", "qemu", "engine", "pool", "write_log", "filter"],
   },
   { name: "dataplane", floor: 7, files: ["lib/dataplane/"], mayImport: [...PROTOCOL, ...STORAGE] },
   {
@@ -119,10 +120,27 @@ export const ROOMS: readonly Room[] = [
     mayImport: [...BASE, "disk", "image", "engine", "ffi/linux"],
   },
   {
+    name: "ffi/plugin",
+    floor: 5,
+    files: ["ffi/plugin/"],
+    mayImport: [...BASE, "disk", "plugin", "image", "engine", "ffi/linux"],
+  },
+  {
     name: "ffi",
     floor: 7,
     files: ["ffi/*.ts"],
-    mayImport: [...PROTOCOL, "disk", "image", "host", "ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost"],
+    mayImport: [
+      ...PROTOCOL,
+      "disk",
+      "plugin",
+      "image",
+      "host",
+      "ffi/linux",
+      "ffi/xen",
+      "ffi/uring",
+      "ffi/vhost",
+      "ffi/plugin",
+    ],
   },
   {
     name: "platform.ts",
@@ -133,7 +151,15 @@ export const ROOMS: readonly Room[] = [
   },
   { name: "native.ts", floor: 11, files: ["native.ts"], mayImport: LIB, mayImportDynamically: FFI },
   { name: "mod.ts", floor: 12, files: ["mod.ts"], mayImport: [...LIB, "guest", "sim", "native.ts", "platform.ts"] },
-  { name: "examples", floor: 15, files: ["examples/"], mayImport: ["mod.ts"] },
+  // As a program outside the checkout does, so that the same file runs there.
+  { name: "examples", floor: 15, files: ["examples/"], mayImport: [], packages: ["xenblk", "xenblk/*"] },
+  {
+    name: "pack",
+    floor: 15,
+    files: ["pack/"],
+    mayImport: ["seam", "cli.ts"],
+    packages: ["typescript", "node:*"],
+  },
   {
     name: "frame",
     floor: 11,
@@ -168,7 +194,7 @@ export const ROOMS: readonly Room[] = [
     name: "tests",
     floor: 18,
     files: ["tests/"],
-    mayImport: [...PRODUCT, "examples", "tests/native", "bench"],
+    mayImport: [...PRODUCT, "examples", "pack", "tests/native", "bench"],
     packages: ["@std/assert", "@std/cli", "fast-check", "node:*"],
   },
   { name: "types", floor: 0, files: ["types/"], mayImport: [] },

@@ -1,6 +1,6 @@
 /**
- * The formats of images by name, and who serves each: our own engines raw files, memory and null; QEMU's storage daemon
- * the rest, and raw images in remote stores.
+ * The formats of images by name, and who serves each: our own engines raw files, memory and null; processes of their
+ * own disks in TypeScript; QEMU's storage daemon the rest, and raw images in remote stores.
  */
 
 import { XenblkError } from "../../errors.ts";
@@ -16,6 +16,7 @@ const OWN: ReadonlyMap<string, string> = new Map([
   ["phy", "raw"],
   ["memory", "memory"],
   ["null", "null"],
+  ["plugin", "plugin"],
 ]);
 
 /** Spellings of the formats that the daemon serves. The values are QEMU's drivers, apart from `json`. */
@@ -64,6 +65,11 @@ export function isFile({ format, target }: Named): boolean {
   return (format === "raw" || DAEMON.has(format)) && format !== "json" && !isStore(target);
 }
 
+/** Whether a module in TypeScript is the disk. `format` in its one spelling. */
+export function isPlugin({ format }: Pick<Named, "format">): boolean {
+  return format === "plugin";
+}
+
 /** The image cannot be written to, whatever the storage. */
 export function isReadOnlyFormat(format: string): boolean {
   return READ_ONLY.has(format);
@@ -83,6 +89,7 @@ export function needsDaemon({ format, target }: Named): boolean {
 export function enginesFor(image: Named): readonly EngineName[] {
   if (needsDaemon(image)) return ["auto", "qemu"];
   if (image.format === "raw") return ["auto", "uring", "file", "qemu"];
+  if (isPlugin(image)) return ["auto"];
   return ["auto", image.format as "memory" | "null"];
 }
 
@@ -92,6 +99,6 @@ export function unknownFormat(format: string, image: string): XenblkError {
     kind: "usage",
     remedy: SCHEME.test(format)
       ? `write a URI, for instance ${format}://${/unix/i.test(format) ? "/EXPORT?socket=PATH" : "HOST/NAME"}`
-      : "use a path, raw:PATH, qcow2:PATH or another format of QEMU, a URI, memory:SIZE or null:SIZE",
+      : "use a path, raw:PATH, qcow2:PATH or another format of QEMU, a URI, plugin:MODULE, memory:SIZE or null:SIZE",
   });
 }

@@ -7,13 +7,17 @@ import { XenblkError } from "../../errors.ts";
 import { absolutePath, pathExists } from "../../path_lookup.ts";
 import { shellWord } from "../../shell_word.ts";
 import type { DiskRequest } from "../disk.ts";
-import { canonicalFormat, isFile, isStore, takesPassphrase } from "./formats.ts";
+import { canonicalFormat, isFile, isPlugin, isStore, takesPassphrase } from "./formats.ts";
+import { absolutePlugin } from "./plugin_name.ts";
 
 /** An image as it was named. Fields that xl's syntax alone has are undefined when it did not name them. */
 export interface ImageSpec {
   /** In its one spelling (`raw`, `qcow2`, `vpc`, `memory`, ...); one that is served by nobody here as it was written. */
   readonly format: string;
-  /** A path, the URI of a store, a size for memory and null, or QEMU's options as JSON for `json`. */
+  /**
+   * A path, the URI of a store, a size for memory and null, QEMU's options as JSON for `json`, or a module and what follows
+   * `?` for `plugin`.
+   */
   readonly target: string;
   /** From `passphrase-file=`: an absolute path, or the name of a systemd credential. */
   readonly passphraseFile?: string;
@@ -49,6 +53,11 @@ const ACCESS: ReadonlyMap<string, Pick<ImageSpec, "readOnly" | "shared">> = new 
 }));
 /** Deno puts it in place of bytes that are not UTF-8, in arguments and in what it reads from xenstore. */
 const NOT_UTF8 = "\uFFFD";
+/** Where a password can be instead. */
+const STORE_SECRETS = "name a file with the password: password-file=PATH in an iscsi URI, key-file=PATH for rbd; " +
+  'for https use json: with "password-secret":"PATH"';
+const PLUGIN_SECRETS =
+  "have the plugin read it from a file or a variable, allowed with --plugin-allow read=PATH or env=NAME";
 /** A password in what names a store: `//user:password@`, iSCSI's `//user%password@`, or an option. */
 const PASSWORDS: readonly RegExp[] = [
   /(\/\/[^/?#@:%]*[:%])([^/?#]*)(?=@)/g,
@@ -113,9 +122,13 @@ export function imageLabel(name: ImageName): string {
   return name.format === "json" ? "json:{...}" : withoutPasswords(imageText(name));
 }
 
-/** The value of the node `params`: a relative path becomes absolute. Rejects as {@linkcode absolutePath}. */
+/**
+ * The value of the node `params`: a relative path becomes absolute. Rejects as {@linkcode absolutePath}, and if a plugin's
+ * module is missing.
+ */
 export async function paramsOf(name: ImageName): Promise<string> {
   const { format, target } = name;
+  if (isPlugin(name)) return imageText({ ...name, target: await absolutePlugin(target) });
   if (!isFile(name)) return imageText(name);
   if (format === "raw") return imageText({ ...name, target: await absolutePath(target) });
   // QEMU looks for a relative backing file where the image's name says, not where a link leads.
@@ -153,8 +166,11 @@ function formatAndTarget(format: string, target: string, image: string): ImageSp
       remedy: "name a path, a URI or a size after the colon; only a CD drive can be empty",
     });
   }
-  if (isStore(target) && withoutPasswords(target) !== target) throw hasPassword(name);
-  return { format: canonicalFormat(format) ?? format, target };
+  const spec = { format: canonicalFormat(format) ?? format, target };
+  if (withoutPasswords(target) === target) return spec;
+  if (isPlugin(spec)) throw hasPassword(name, PLUGIN_SECRETS);
+  if (isStore(target)) throw hasPassword(name, STORE_SECRETS);
+  return spec;
 }
 
 /** xl-disk-configuration(5), `key=value` form. As there, `target=` takes the rest of the string, commas included. */
@@ -224,11 +240,10 @@ function badField(text: string, field: string): XenblkError {
   });
 }
 
-function hasPassword(name: string): XenblkError {
+function hasPassword(name: string, remedy: string): XenblkError {
   return new XenblkError(`Cannot use image ${name}: it contains a password, which others could read in xenstore`, {
     kind: "usage",
-    remedy: "name a file with the password: password-file=PATH in an iscsi URI, key-file=PATH for rbd; " +
-      'for https use json: with "password-secret":"PATH"',
+    remedy,
   });
 }
 

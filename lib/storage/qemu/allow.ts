@@ -5,7 +5,8 @@
 
 import { XenblkError } from "../../errors.ts";
 import { shellWord } from "../../shell_word.ts";
-import { isFile, isStore } from "../image/formats.ts";
+import { isFile, isPlugin, isStore } from "../image/formats.ts";
+import { splitPlugin } from "../image/plugin_name.ts";
 import { imageLabel, type ImageName, imageText } from "../image/spec.ts";
 
 /** A local file as it was named, and what it turned out to be. */
@@ -20,6 +21,9 @@ export interface LocalFile {
 
 /** Directories of things that are not images: being in one allows nothing. */
 const NO_OWN_DIRECTORY = /^\/($|(?:dev(?!\/shm(?:\/|$))|proc|sys)(?:\/|$))/;
+
+/** An absolute path without `//`, `.` and `..`. */
+const PLAIN_PATH = /^(?:\/(?!\.{0,2}(?:\/|$))[^/]+)+$/;
 
 /**
  * Whether a text matches a pattern as a whole: `*` is any text without a slash, `**` any text, a backslash takes the next
@@ -40,10 +44,12 @@ export function literalPattern(text: string): string {
 
 /**
  * Throws {@linkcode XenblkError} unless xenstore may name this image: a local file, without a file that holds its
- * passphrase; or any image that matches a pattern. A systemd credential may be named for the passphrase.
+ * passphrase; or any image that matches a pattern. A systemd credential may be named for the passphrase. A plugin needs a
+ * pattern that begins with `plugin:`.
  */
 export function checkName(name: ImageName, patterns: readonly string[]): void {
   const text = imageText(name);
+  if (isPlugin(name)) return checkPlugin(name, text, patterns);
   const isAllowed = (of: string): boolean => patterns.some((pattern) => matchesPattern(pattern, of));
   if (isAllowed(text) || (isStore(name.target) && isAllowed(name.target))) return;
   if (!isFile(name)) {
@@ -59,6 +65,24 @@ export function checkName(name: ImageName, patterns: readonly string[]): void {
     `Cannot use image ${imageLabel(name)}: xenstore names the file ${passphraseFile}, which is not allowed`,
     { remedy: `${allowRemedy(passphraseFile)}, or name a systemd credential` },
   );
+}
+
+/**
+ * A plugin is code, so a pattern such as `**` does not allow it. A pattern without `?` allows its modules with whatever
+ * follows `?`. A path that leads upwards is matched by no star.
+ */
+function checkPlugin(name: ImageName, text: string, patterns: readonly string[]): void {
+  const { module } = splitPlugin(name.target);
+  const texts = (pattern: string): readonly string[] => pattern.includes("?") ? [text] : [text, `plugin:${module}`];
+  const isAllowed = PLAIN_PATH.test(module)
+    ? patterns.some((pattern) =>
+      pattern.startsWith("plugin:") && texts(pattern).some((of) => matchesPattern(pattern, of))
+    )
+    : patterns.includes(literalPattern(text));
+  if (isAllowed) return;
+  throw new XenblkError(`Cannot use image ${imageLabel(name)}: xenstore names a program, which is not allowed`, {
+    remedy: allowRemedy(text),
+  });
 }
 
 /** The directory of an image within which its header may name regular files; undefined: none. */

@@ -263,7 +263,7 @@ Deno.test("unknown fields and missing targets are usage errors that name them; a
   assertEquals(
     await open("rwa:/srv/disk"),
     "Cannot use image rwa:/srv/disk: unknown format rwa; use a path, raw:PATH, qcow2:PATH or another format of QEMU, a URI, " +
-      "memory:SIZE or null:SIZE",
+      "plugin:MODULE, memory:SIZE or null:SIZE",
   );
   assertMatch(await open("nbd:host:10809"), /unknown format nbd; write a URI, for instance nbd:\/\/HOST\/NAME$/);
   assertMatch(await open("nbd+unix:/x"), /instance nbd\+unix:\/\/\/EXPORT\?socket=PATH$/);
@@ -271,7 +271,7 @@ Deno.test("unknown fields and missing targets are usage errors that name them; a
 
 Deno.test("whatever the text, the parser throws nothing but an expected error, and its own text gives the same image", async () => {
   const piece = fc.constantFrom(
-    ..."raw: qcow2: vhd: luks: json: nbd:// nbd+unix:/// rbd: iscsi:// format= target= passphrase-file= snapshot="
+    ..."raw: qcow2: vhd: luks: json: plugin: nbd:// nbd+unix:/// rbd: iscsi:// format= target= passphrase-file= snapshot="
       .split(" "),
     ..."access= devtype= vdev= , : ; = ? & @ % %2 # / // /srv/a \\ { } [ ] \" ' \0 \uFFFD é 1G key= password= socket="
       .split(" "),

@@ -1,0 +1,112 @@
+/**
+ * Makes the npm package: emits the code, adds the manifest and the documents, and has npm write the tarball. The folder
+ * in which the package is put together is temporary.
+ */
+
+import { errorText, XenblkError } from "../lib/errors.ts";
+import { emit, type Files } from "./emit.ts";
+import { checkVersion, COMMAND, manifest, type Project, readProject } from "./manifest.ts";
+import { Specifiers } from "./specifiers.ts";
+
+/** A tarball that was written. */
+export interface Tarball {
+  readonly path: string;
+  /** Its size, and that of the installed files. */
+  readonly sizeBytes: number;
+  readonly unpackedBytes: number;
+  readonly fileCount: number;
+}
+
+/** Files that are in the package as they are; of a folder, all. */
+const DOCUMENTS = ["README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "docs/", "contrib/"];
+const LAUNCHER = "pack/launcher";
+
+/**
+ * Writes the tarball of the checkout `root` (a path that ends with a slash) into a folder, which is made if it is
+ * missing. A tarball of the same version is replaced once the new one is complete. Rejects with
+ * {@linkcode XenblkError} and leaves the folder as it was if that fails.
+ */
+export async function pack(root: string, folder: string): Promise<Tarball> {
+  const project = readProject(root);
+  checkVersion(project, Deno.readTextFileSync(`${root}CHANGELOG.md`));
+  const output = makeFolder(folder);
+  const stage = await Deno.makeTempDir({ prefix: "xenblk-pack-" });
+  try {
+    for (const [path, text] of packageFiles(root, project)) write(`${stage}/package/${path}`, text);
+    for (const path of DOCUMENTS.flatMap((name) => filesBelow(root, name))) {
+      write(`${stage}/package/${path}`, Deno.readFileSync(root + path));
+    }
+    return await tarball(stage, output);
+  } finally {
+    await Deno.remove(stage, { recursive: true });
+  }
+}
+
+/** The code, the command and the manifest. */
+function packageFiles(root: string, project: Project): Files {
+  const specifiers = new Specifiers(project.imports);
+  const roots = Object.values(project.exports).map((path) => path.replace(/^\.\//, ""));
+  const sources = ["cli.ts", ...roots, ...filesBelow(root, "lib/"), ...filesBelow(root, "ffi/"), `${LAUNCHER}.ts`];
+  const files = emit(root, sources.filter((path) => path.endsWith(".ts")), specifiers);
+  const launcher = files.get(`${LAUNCHER}.js`);
+  if (launcher === undefined) throw new XenblkError(`Cannot pack ${root}: ${LAUNCHER}.ts was not emitted`);
+  for (const end of [".js", ".d.ts"]) files.delete(LAUNCHER + end);
+  const deno = Deno.readTextFileSync(`${root}.dvmrc`).trim();
+  return files.set(COMMAND, launcher).set("package.json", manifest(project, specifiers.packages, deno));
+}
+
+/** Has npm write the tarball of `stage`/package, and moves it to the output folder. */
+async function tarball(stage: string, output: string): Promise<Tarball> {
+  const args = ["pack", "--json", "--ignore-scripts", "--pack-destination", stage, `${stage}/package`];
+  const { filename, size, unpackedSize, files } = JSON.parse(await npm(args))[0];
+  const path = `${output}/${filename}`;
+  try {
+    await Deno.copyFile(`${stage}/${filename}`, `${path}.partial`);
+    await Deno.rename(`${path}.partial`, path);
+  } catch (error) {
+    throw cannotWrite(path, error);
+  }
+  return { path, sizeBytes: size, unpackedBytes: unpackedSize, fileCount: files.length };
+}
+
+async function npm(args: readonly string[]): Promise<string> {
+  try {
+    const { success, stdout, stderr } = await new Deno.Command("npm", { args: [...args], stdin: "null" }).output();
+    if (success) return new TextDecoder().decode(stdout);
+    throw new XenblkError(`Cannot pack: npm pack failed: ${new TextDecoder().decode(stderr).trim()}`);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    throw new XenblkError("Cannot pack: there is no npm on the path", { remedy: "install Node.js, which has it" });
+  }
+}
+
+/** The folder's full path. */
+function makeFolder(folder: string): string {
+  try {
+    Deno.mkdirSync(folder, { recursive: true });
+    return Deno.realPathSync(folder);
+  } catch (error) {
+    throw cannotWrite(folder, error);
+  }
+}
+
+function cannotWrite(path: string, error: unknown): XenblkError {
+  return new XenblkError(`Cannot write ${path}: ${errorText(error)}`, {
+    remedy: "name a folder that you may write to",
+    cause: error,
+  });
+}
+
+/** The paths of all files of a folder, whose name ends with a slash; of a file, itself. */
+function filesBelow(root: string, name: string): string[] {
+  if (!name.endsWith("/")) return [name];
+  return [...Deno.readDirSync(root + name)].flatMap((entry) =>
+    filesBelow(root, `${name}${entry.name}${entry.isDirectory ? "/" : ""}`)
+  ).sort();
+}
+
+function write(path: string, content: string | Uint8Array): void {
+  Deno.mkdirSync(path.slice(0, path.lastIndexOf("/")), { recursive: true });
+  const mode = path.endsWith(COMMAND) || path.includes("/contrib/") ? 0o755 : 0o644;
+  Deno.writeFileSync(path, typeof content === "string" ? new TextEncoder().encode(content) : content, { mode });
+}
