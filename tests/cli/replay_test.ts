@@ -6,7 +6,17 @@
 import { assert, assertEquals, assertMatch, assertNotEquals, assertStringIncludes } from "@std/assert";
 import { Random } from "../../lib/guest/random.ts";
 import { encodeSession } from "../../lib/trace/format.ts";
-import { joined, record, recordBlock, type RecordFields, SESSION, traceBytes } from "../trace/traces.ts";
+import { ROOT } from "../house/source.ts";
+import {
+  joined,
+  readAll,
+  readInOrder,
+  record,
+  recordBlock,
+  type RecordFields,
+  SESSION,
+  traceBytes,
+} from "../trace/traces.ts";
 import { startXenblk, xenblk } from "./command.ts";
 
 const [READ, WRITE, FLUSH, DISCARD] = [0, 1, 2, 3];
@@ -25,6 +35,23 @@ function newImage(path: string, sizeBytes = SIZE): string {
   Deno.writeFileSync(path, new Uint8Array(0));
   Deno.truncateSync(path, sizeBytes);
   return path;
+}
+
+/** Without flushes: the backend makes some of its own. */
+function requestsOf(records: readonly RecordFields[]): RecordFields[] {
+  return records.filter(({ operation }) => operation !== FLUSH);
+}
+
+/** Waits until a trace holds so many records. */
+async function recorded(trace: string, records: number): Promise<void> {
+  // No event tells of what another process writes.
+  while (!(await exists(trace)) || readAll(Deno.readFileSync(trace)).records.length < records) {
+    await new Promise((done) => setTimeout(done, 5));
+  }
+}
+
+async function exists(path: string): Promise<boolean> {
+  return await Deno.stat(path).then(({ size }) => size > 0, () => false);
 }
 
 /** Requests that overlap often, with flushes among them. */
@@ -131,6 +158,44 @@ Deno.test("a signal ends a replay whose next request is days away, and the repor
     const { interrupted, sides: [side] } = JSON.parse(stdout);
     assertEquals([code, interrupted], [130, true]);
     assert(side.operations[READ].requests <= 1);
+  }));
+
+Deno.test("the trace of a killed process is whole up to its last block, and the next process continues it", () =>
+  inDirectory(async (directory) => {
+    const [trace, log] = [`${directory}/x.trace`, `${directory}/log.trace`];
+    Deno.writeFileSync(trace, traceBytes([...busyTrace(500), record({ timeUs: 2 ** 40 })]));
+    const child = startXenblk(["replay", trace, "memory:1M", `--filter=log,file=${log}`, "--speed=recorded"]);
+    await recorded(log, 500);
+    child.kill("SIGKILL");
+    await child.output();
+    const { status, stderr } = await xenblk(["replay", log, "memory:1M", `--filter=log,file=${log}2`]);
+    assertEquals([status, stderr], [0, ""]);
+    const again = readInOrder(Deno.readFileSync(`${log}2`)).records;
+    const first = readInOrder(Deno.readFileSync(log)).records;
+    assertEquals(requestsOf(again).length, requestsOf(first).length);
+
+    const next = await xenblk(["replay", log, "memory:1M", `--filter=log,file=${log}2`]);
+    assertEquals(next.status, 0);
+    const { sessions, faults } = readAll(Deno.readFileSync(`${log}2`));
+    assertEquals([sessions.length, faults.first], [2, undefined]);
+  }));
+
+Deno.test("a full file system costs the trace, with one warning, and not the disk", () =>
+  inDirectory(async (directory) => {
+    const [trace, log] = [`${directory}/x.trace`, `${directory}/log.trace`];
+    Deno.writeFileSync(trace, traceBytes(busyTrace(3000)));
+    const args = ["run", "-A", `${ROOT}cli.ts`, "replay", trace, "memory:1M", "--json", `--filter=log,file=${log}`];
+    // Files of at most 40 blocks of 512 bytes; a write beyond that fails, and does not kill.
+    const script = `trap '' XFSZ; ulimit -f 40; exec "$@"`;
+    const shell = new Deno.Command("bash", { args: ["-c", script, "bash", Deno.execPath(), ...args] });
+    const { code, stdout, stderr } = await shell.output();
+    const text = new TextDecoder();
+    const { sides: [side] } = JSON.parse(text.decode(stdout));
+    assertEquals([code, side.records], [0, 3000]);
+    const lines = text.decode(stderr).trimEnd().split("\n");
+    assertEquals(lines.length, 1, lines.join("\n"));
+    assertMatch(lines[0]!, /Cannot write trace .*log\.trace: .*; the disk goes on, and nothing more is recorded$/);
+    assert(readAll(Deno.readFileSync(log)).records.length > 0);
   }));
 
 Deno.test("what cannot be replayed is one line that says why", async (context) => {

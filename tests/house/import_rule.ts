@@ -91,7 +91,7 @@ export const ROOMS: readonly Room[] = [
   },
   { name: "pool", floor: 5, files: ["lib/storage/pool/"], mayImport: [...BASE, "disk", "image", "engine"] },
   { name: "write_log", floor: 5, files: ["lib/storage/write_log/"], mayImport: [...BASE, "disk", "engine"] },
-  { name: "filter", floor: 5, files: ["lib/storage/filter/"], mayImport: [...BASE, "disk", "engine"] },
+  { name: "filter", floor: 5, files: ["lib/storage/filter/"], mayImport: [...BASE, "trace", "disk", "engine"] },
   {
     name: "storage",
     floor: 6,

@@ -4,6 +4,8 @@
  */
 
 import type { FilterDefinition } from "./filter.ts";
+import * as log from "./log.ts";
+import type { LogOptions } from "./log.ts";
 import * as readonly from "./readonly.ts";
 
 /** A filter and its module. */
@@ -16,6 +18,8 @@ export interface FilterRow {
 
 /** The options of each filter, as programs give them. All are optional unless the filter needs one. */
 export interface FilterOptions {
+  /** A trace. */
+  readonly log: LogOptions;
   /** See readonly.ts. */
   readonly: Readonly<Record<never, never>>;
 }
@@ -25,6 +29,7 @@ export type FilterName = keyof FilterOptions;
 
 /** In the order of the documentation. */
 export const FILTERS: Readonly<Record<FilterName, FilterRow>> = {
+  log: row("log", log),
   readonly: row("readonly", readonly),
 };
 
