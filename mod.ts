@@ -75,8 +75,17 @@ export {
   type OutsideFilter,
 } from "./lib/storage/filter/spec.ts";
 export { filterDisk, type LiveFilter } from "./lib/storage/filter/stack.ts";
-export type { LogOptions } from "./lib/storage/filter/log.ts";
-export type { FilterName, FilterOptions } from "./lib/storage/filter/table.ts";
+export type {
+  CowOptions,
+  DelayOptions,
+  ErrorOptions,
+  FilterName,
+  FilterOptions,
+  HangOptions,
+  LogOptions,
+  ThrottleOptions,
+} from "./lib/storage/filter/table.ts";
+export type { ChoiceOptions } from "./lib/storage/filter/choice.ts";
 export type { ServingContext } from "./lib/storage/serving.ts";
 export { type ImageSpec, parseImage } from "./lib/storage/image/spec.ts";
 

@@ -34,6 +34,18 @@ export class DeviceFilters {
     return filtered;
   }
 
+  /** See FilterStack. */
+  end(): void {
+    this.#stack?.end();
+  }
+
+  /** See FilterStack. A process without the filters of the one before has lost what they held, too. */
+  takeOver(): string | undefined {
+    const stack = this.#stack;
+    if (stack?.readsOnly === true) return stack.takeOver();
+    return "the process that kept its writes in memory has ended, and this one has no such filter";
+  }
+
   /** From the guest to the disk; none before a disk was opened. */
   get filters(): readonly LiveFilter[] {
     return this.#stack?.filters ?? [];

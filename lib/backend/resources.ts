@@ -194,12 +194,12 @@ export class DeviceResources {
     const open = (): Promise<Disk> => openDescribed(description, settings, owner, this.filters, openDisk);
     const disk = await this.#openingDisk.get(key, () => `open image ${description.params}`, open);
     this.#image = { disk, description, key };
-    disk.failed?.then((reason) => this.#diskFailed(disk, reason));
+    disk.failed?.then((reason) => this.diskFailed(disk, reason));
     return this.#image;
   }
 
   /** Answered writes of the disk may be lost: as after a failed flush, nothing is written any more. */
-  #diskFailed(disk: Disk, reason: string): void {
+  diskFailed(disk: Disk, reason: string): void {
     if (this.#image?.disk !== disk) return;
     this.#failure = reason;
     this.latch.trip();

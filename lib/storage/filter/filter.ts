@@ -40,6 +40,13 @@ export interface FilterDefinition {
   refuse?(values: FilterValues): string | undefined;
   /** The disk behind it is only read, so its image is opened and locked for reading. */
   readonly readsOnly?: boolean;
+  /**
+   * Live options that are set when the device is given up, or its guest or its nodes are gone: nothing that the filter
+   * holds may keep it from ending.
+   */
+  readonly atEnd?: FilterValues;
+  /** The guest relies on what the filter's state holds: see {@linkcode FilterAttachment.lost}. */
+  readonly keepsWrites?: boolean;
   /** What the guest sees of a disk behind the filter. Absent: the same as without it. */
   properties?(disk: DiskProperties, values: FilterValues): DiskProperties;
   /**
@@ -80,8 +87,10 @@ export interface FilterAttachment extends DiskAttachment {
   readonly inner: DiskAttachment;
   /** All options; of those that are live, the values when the channel was attached. */
   readonly options: FilterValues;
-  /** The live options, in the order of the definition: see LiveValues. */
+  /** The live options, in the order of the definition, and the size of the disk: see LiveValues. */
   readonly live: SharedArrayBuffer;
   /** See {@linkcode FilterDefinition.createState}. */
   readonly state?: unknown;
+  /** The guest's writes were in the state of a process that has ended: all operations must fail. */
+  readonly lost: boolean;
 }
