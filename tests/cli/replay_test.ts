@@ -89,7 +89,24 @@ Deno.test("two images that get the same trace are alike afterwards, and the repo
     assertNotEquals(Deno.readFileSync(c), Deno.readFileSync(b));
   }));
 
-Deno.test("without --write an image stays as it is; what the disk cannot have is skipped, what is too large is split", () =>
+Deno.test("without --write images stay as they are, and what was written over them can be compared", () =>
+  inDirectory(async (directory) => {
+    const [a, b] = [newImage(`${directory}/a.img`), newImage(`${directory}/b.img`)];
+    Deno.writeFileSync(b, new Uint8Array(SIZE).fill(1, SIZE - 1));
+    const trace = `${directory}/x.trace`;
+    Deno.writeFileSync(trace, traceBytes(busyTrace(300)));
+    const { status, stdout } = await xenblk(["replay", trace, a, "--against", b, "--json"]);
+    const { identical, differsFrom, sides } = JSON.parse(stdout);
+    assertEquals([status, identical, differsFrom], [0, false, SIZE - 65536]);
+    assert(sides.every(({ operations }: { operations: { bytes: number }[] }) => operations[WRITE]!.bytes > 0));
+    assert(Deno.readFileSync(a).every((byte) => byte === 0));
+    const small = await xenblk(["replay", trace, a, "--filter=cow,size=64K"]);
+    assertEquals(small.status, 1);
+    assertMatch(small.stdout, /A: requests failed, first: write at sector \d+ \(-1\)/);
+    assertMatch(small.stderr, /^xenblk: Cannot replay all of .*: \d+ requests failed$/m);
+  }));
+
+Deno.test("what the disk cannot have is skipped, and what is too large is split", () =>
   inDirectory(async (directory) => {
     const image = newImage(`${directory}/a.img`, 4 * SIZE);
     const trace = `${directory}/x.trace`;
@@ -103,7 +120,14 @@ Deno.test("without --write an image stays as it is; what the disk cannot have is
       record({ operation: FLUSH, sectorCount: 0, timeUs: 7 }),
     ];
     Deno.writeFileSync(trace, joined([traceBytes(records), recordBlock([record({ operation: 77 })], 3)]));
-    const { status, stdout, stderr } = await xenblk(["replay", trace, image, "--json", "--speed=recorded"]);
+    const { status, stdout, stderr } = await xenblk([
+      "replay",
+      trace,
+      image,
+      "--json",
+      "--speed=recorded",
+      "--filter=readonly",
+    ]);
     assertEquals([status, stderr], [0, ""]);
     const { sides: [side], faults } = JSON.parse(stdout);
     assertEquals(side.skipped, [

@@ -26,6 +26,8 @@ import { replaySide, type SideOptions, type SideResult } from "./side.ts";
 /** Slots of a ring per page. */
 const SLOTS_PER_PAGE = 32;
 const MOST_SPEED = 1e6;
+/** In front of an image that must not be written to. */
+const OVERLAY = "cow,size=1G";
 
 const OPTIONS = {
   "speed": defaulting({
@@ -65,7 +67,7 @@ export const replay = defineVerb({
     "The filter log records a trace: attach or serve with --filter log,file=TRACE. A trace has no data: what is written " +
     "depends on the seed alone. Requests that overlap are carried out in the order of the trace, and a flush waits for " +
     "the writes before it, so two images that were alike are alike again afterwards. Without --write the images are " +
-    "served read-only, and what would change them is skipped. Requests that the disk cannot have, for instance beyond " +
+    "only read: writes go to an overlay of at most 1 GiB in memory (--filter cow,size=SIZE in place of it). Requests that the disk cannot have, for instance beyond " +
     "its end, are counted and skipped. If requests fail, the status is 1. A replay that INT, TERM or HUP ends early " +
     "reports what it has done, and ends with status 130, 143 or 129.",
   operands: [
@@ -123,8 +125,7 @@ async function replayAll(context: Context, options: Options, trace: string, imag
   const results: SideResult[] = [];
   for (const { name, image, settings } of sides) {
     if (signal.aborted) break;
-    const isNew = /^(memory|null):/.test(image);
-    const writes = options.write || isNew;
+    const writes = options.write || /^(memory|null):/.test(image);
     await using images = await unlessAborted(prepareImage(context, image, writes), signal);
     const { params } = images.images[0]!;
     const { grants, workers } = options;
@@ -132,8 +133,8 @@ async function replayAll(context: Context, options: Options, trace: string, imag
       name,
       params,
       description: images.description,
-      readOnly: !writes,
-      settings,
+      readOnly: false,
+      settings: writes ? settings : { ...settings, filters: withOverlay(settings.filters) },
       grants,
       workers,
       rings: ringsOf(options),
@@ -156,6 +157,12 @@ interface WantedSide {
   readonly name: string;
   readonly image: string;
   readonly settings: SideSettings;
+}
+
+/** Keeps writes from the image, unless the user's filters do so already. */
+function withOverlay(filters: SideSettings["filters"]): SideSettings["filters"] {
+  const isKept = filters.some((filter) => /^(cow|readonly)(,|$)/.test(String(filter)));
+  return isKept ? filters : [...filters, OVERLAY];
 }
 
 /** One or two sides: the second has the settings of the first where it has none of its own. */
