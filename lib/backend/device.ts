@@ -406,7 +406,7 @@ export class BackendDevice {
   #reportStanding(nodes: DeviceNodes, { hidden }: Observation, { image, owner }: { image: Image; owner: Owner }): void {
     if (owner !== "us") return;
     reportLatch(this.#parts, nodes);
-    const { text } = this.#stall;
+    const text = this.#resources.image?.disk.trouble ?? this.#stall.text;
     if (text === undefined) this.#error.retract(nodes, "storage");
     else this.#error.report(nodes, "storage", text);
     if (image !== "changed") this.#error.retract(nodes, "change");

@@ -84,7 +84,7 @@ interface RingsOpening {
 
 /** What a device is notified of by its resources. */
 export interface ResourceEvents {
-  /** The data plane had to stop a ring that is still open, or a flush failed there. */
+  /** The data plane had to stop a ring that is still open, a flush failed there, or a disk is in trouble. */
   readonly ringStopped: () => void;
   /** Storage has answered after a call had stopped waiting for it. */
   readonly answered: () => void;
@@ -195,6 +195,7 @@ export class DeviceResources {
     const disk = await this.#openingDisk.get(key, () => `open image ${description.params}`, open);
     this.#image = { disk, description, key };
     disk.failed?.then((reason) => this.diskFailed(disk, reason));
+    disk.watchTrouble?.(this.#events.ringStopped);
     return this.#image;
   }
 
