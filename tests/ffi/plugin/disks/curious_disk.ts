@@ -2,7 +2,7 @@
  * A disk, as a plugin, whose content is what its process can reach: a line for each attempt, `name: ok` or the error.
  */
 
-import { defineDisk } from "../../../../lib/storage/plugin/disk_methods.ts";
+import { defineDisk, type DiskMethods } from "../../../../lib/storage/plugin/disk_methods.ts";
 
 async function attempt(name: string, body: () => unknown): Promise<string> {
   try {
@@ -14,7 +14,7 @@ async function attempt(name: string, body: () => unknown): Promise<string> {
 }
 
 export default defineDisk({
-  async open(path) {
+  async open(path): Promise<DiskMethods> {
     const lines = [
       await attempt("own folder", () => Deno.readTextFile(new URL(import.meta.url).pathname)),
       await attempt("passwd", () => Deno.readTextFile("/etc/passwd")),
