@@ -104,14 +104,11 @@ function environmentFor(permissions: readonly string[]): Record<string, string> 
 
 /** The import map of the plugin's own project, if it has one. */
 function configOf(directory: string): string[] {
-  for (
-    let folder = directory;
-    folder !== "";
-    folder = folder.slice(0, folder.lastIndexOf("/", folder.length - 2) + 1)
-  ) {
+  for (let folder = directory;;) {
     for (const name of CONFIGS) if (exists(folder + name)) return [`--config=${folder}${name}`];
+    if (folder === "/") return ["--no-config"];
+    folder = folder.slice(0, folder.lastIndexOf("/", folder.length - 2) + 1);
   }
-  return ["--no-config"];
 }
 
 function exists(path: string): boolean {
