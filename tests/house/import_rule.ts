@@ -38,6 +38,7 @@ const FRAME = [
   "host",
   "options",
   "output",
+  "plugin_options",
   "progress",
   "report",
   "signals",
@@ -151,7 +152,7 @@ export const ROOMS: readonly Room[] = [
   { name: "native.ts", floor: 11, files: ["native.ts"], mayImport: LIB, mayImportDynamically: FFI },
   { name: "mod.ts", floor: 12, files: ["mod.ts"], mayImport: [...LIB, "guest", "sim", "native.ts", "platform.ts"] },
   // As a program outside the checkout does, so that the same file runs there.
-  { name: "examples", floor: 15, files: ["examples/"], mayImport: [], packages: ["xenblk", "xenblk/*"] },
+  { name: "examples", floor: 15, files: ["examples/"], mayImport: [], packages: ["xenblk", "xenblk/*", "node:*"] },
   {
     name: "pack",
     floor: 15,
