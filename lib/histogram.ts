@@ -20,13 +20,21 @@ export const HISTOGRAM_BYTES = (HEADER + BUCKETS) * Float64Array.BYTES_PER_ELEME
 
 /** Percentiles and the like, in nanoseconds; all 0 if nothing was recorded. */
 export interface LatencySummary {
+  /** Durations that were recorded. */
   readonly count: number;
+  /** The average. */
   readonly meanNs: number;
+  /** The shortest. */
   readonly minNs: number;
+  /** Half took no longer. */
   readonly p50Ns: number;
+  /** Ninety of a hundred took no longer. */
   readonly p90Ns: number;
+  /** 99 of a hundred took no longer. */
   readonly p99Ns: number;
+  /** 999 of a thousand took no longer. */
   readonly p999Ns: number;
+  /** The longest. */
   readonly maxNs: number;
 }
 

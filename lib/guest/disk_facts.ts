@@ -12,14 +12,21 @@ import { INFO_READ_ONLY } from "../xenbus/features.ts";
 export interface DiskFacts {
   /** In 512-byte sectors, whatever the logical sector size. */
   readonly sectors: number;
+  /** The unit of requests. */
   readonly logicalSectorBytes: number;
+  /** What guests align to. */
   readonly physicalSectorBytes: number;
   /** The `info` node: VDISK_* bits. */
   readonly info: number;
+  /** The guest must not write. */
   readonly readOnly: boolean;
+  /** feature-barrier: writes with a flush before and after. */
   readonly barrier: boolean;
+  /** feature-flush-cache. */
   readonly flush: boolean;
+  /** feature-discard. */
   readonly discard: boolean;
+  /** feature-persistent: the backend keeps mappings of grants. */
   readonly persistent: boolean;
   /** Most segments of an indirect request; 0: not supported. */
   readonly maxIndirectSegments: number;

@@ -40,14 +40,17 @@ const UNCHECKED = 2;
 
 /** A sector with wrong contents. */
 export interface Miscompare {
+  /** Its number, in 512-byte sectors. */
   readonly sector: number;
   /** In words: `write 17`, `zeroes`. */
   readonly expected: string;
+  /** What was read instead, in words. */
   readonly got: string;
 }
 
 /** The model of one disk; each thread makes its own over the shared buffer. */
 export class DiskModel {
+  /** Size in 512-byte sectors. */
   readonly sectors: number;
   readonly #seed: number;
   readonly #header: Int32Array;
@@ -55,6 +58,7 @@ export class DiskModel {
   /** Hashes of sectors that no load wrote, as first read; 0: not read yet. Absent: such sectors are zeroes. */
   readonly #hashes: Uint32Array | undefined;
 
+  /** A view of a model that {@linkcode DiskModel.create} made. */
   constructor(readonly buffer: SharedArrayBuffer) {
     this.#header = new Int32Array(buffer, 0, HEADER_BYTES / 4);
     this.sectors = new Float64Array(buffer, 0, HEADER_BYTES / 8)[SECTORS_FLOAT]!;

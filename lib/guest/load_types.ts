@@ -12,7 +12,9 @@ import type { FrontendConnection } from "./frontend.ts";
 
 /** Which requests to issue. */
 export interface LoadSpec {
+  /** Of the random choices. */
   readonly seed: number;
+  /** At random places, or one after the other. */
   readonly pattern: "random" | "sequential";
   /** Share of reads among reads and writes, from 0 to 1. */
   readonly readShare: number;
@@ -89,31 +91,45 @@ export function loadTarget(connection: FrontendConnection): LoadTarget {
 
 /** The results of a load. */
 export interface LoadOutcome {
-  /** Successful requests, by operation. */
+  /** Successful reads. */
   readonly reads: number;
+  /** Successful writes, without barriers. */
   readonly writes: number;
+  /** Successful write barriers. */
   readonly barriers: number;
+  /** Successful flushes. */
   readonly flushes: number;
+  /** Successful discards. */
   readonly discards: number;
+  /** Bytes of the successful reads. */
   readonly bytesRead: number;
+  /** Bytes of the successful writes and barriers. */
   readonly bytesWritten: number;
-  /** Failed requests: all, and by `<operation> <status>`, for example `write -1`. */
+  /** Failed requests. */
   readonly errors: number;
+  /** The same by `<operation> <status>`, for example `write -1`. */
   readonly errorsByKind: Readonly<Record<string, number>>;
-  /** Sectors that were read and are right; that the model knows nothing of; that are wrong. */
+  /** Sectors that were read and are right. */
   readonly verifiedSectors: number;
+  /** Sectors that were read and that the model knew nothing of. */
   readonly uncheckedSectors: number;
+  /** Sectors that were read and are wrong. */
   readonly miscompares: number;
+  /** The first of them. */
   readonly firstMiscompare: Miscompare | undefined;
-  /** Responses that break the protocol: wrong id or operation, impossible index. The first one in words. */
+  /** Responses that break the protocol: wrong id or operation, impossible index. */
   readonly protocolErrors: number;
+  /** The first one in words. */
   readonly firstProtocolError: string | undefined;
   /** Requests without a response. */
   readonly unanswered: number;
+  /** Pushes that the backend had asked to be notified of. */
   readonly notificationsSent: number;
   /** Pushes that the backend had not asked to be notified of. */
   readonly notificationsSaved: number;
+  /** From the first request to the last response, in milliseconds. */
   readonly elapsedMs: number;
+  /** How long requests took. */
   readonly latency: LatencySummary;
 }
 

@@ -7,7 +7,7 @@
 import type { Parker, Wakeable, Waker, WakeToken } from "../hypervisor.ts";
 import { enterPark, leavePark, PARKED } from "../park_word.ts";
 import { hasFired, isSet, rouse, setWatcher } from "./events.ts";
-import type { Machine } from "./machine.ts";
+import { Machine } from "./machine.ts";
 
 /** Reserves a word to sleep on. Disposing releases it, which must not happen before its Parker is disposed. */
 export function createWakeToken(machine: Machine): WakeToken & Disposable {
@@ -91,5 +91,52 @@ export class SimulatedParker implements Parker {
       any = true;
     }
     return any;
+  }
+}
+
+/**
+ * A place to wait for events without blocking the thread: for a simulated guest whose program runs in the event loop.
+ * It keeps no process alive.
+ */
+export class EventLoopParker implements Disposable {
+  readonly #machine: Machine;
+  readonly #index: number;
+  readonly #word: Int32Array;
+  #watched: number | undefined;
+
+  constructor(machine: SharedArrayBuffer) {
+    this.#machine = new Machine(machine);
+    this.#index = this.#machine.takeWakeWord();
+    this.#word = this.#machine.wakeWord(this.#index);
+  }
+
+  /** Events of these channels, and of no others, end the wait from now on. */
+  watch({ fd }: Wakeable): void {
+    this.#watched = fd;
+    setWatcher(this.#machine, fd, this.#index);
+  }
+
+  /** Events end no wait any more. */
+  unwatch(): void {
+    if (this.#watched !== undefined) setWatcher(this.#machine, this.#watched, -1);
+    this.#watched = undefined;
+  }
+
+  /** Ends the present wait, or the next one. */
+  wake(): void {
+    rouse(this.#word);
+  }
+
+  /** Resolves when there are events that were not taken yet, or after a {@linkcode wake}. */
+  async park(): Promise<void> {
+    if (!enterPark(this.#word)) return;
+    const fired = this.#watched !== undefined && hasFired(this.#machine, this.#watched);
+    if (!fired) await Atomics.waitAsync(this.#word, 0, PARKED).value;
+    leavePark(this.#word);
+  }
+
+  [Symbol.dispose](): void {
+    this.unwatch();
+    this.#machine.freeWakeWord(this.#index);
   }
 }

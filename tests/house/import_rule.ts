@@ -23,10 +23,11 @@ export interface Room {
 const BASE = ["seam", "log", "parts"];
 const PROTOCOL = [...BASE, "blkif", "xenbus"];
 const STORAGE = ["disk", "plugin", "image", "qemu", "engine", "pool", "write_log", "filter", "storage"];
-const LIB = [...PROTOCOL, ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
+const LIB = [...PROTOCOL, "trace", ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi/plugin", "ffi"];
-const PRODUCT = [...LIB, "guest", "sim", ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
+const KIT = ["testing", "testing.ts"];
+const PRODUCT = [...LIB, "guest", "sim", ...KIT, ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
 /** In full, since a program that imports the library does not have our import map. */
 const LOG = ["npm:@logtape/logtape@*"];
 
@@ -74,11 +75,12 @@ export const ROOMS: readonly Room[] = [
     mayImport: LIB.filter((name) => name !== "attach"),
   },
   { name: "host", floor: 4, files: ["lib/host_platform.ts"], mayImport: [...BASE, "disk", "plugin", "image"] },
+  { name: "trace", floor: 2, files: ["lib/trace/"], mayImport: BASE, packages: ["node:zlib"] },
   { name: "parts", floor: 1, files: ["lib/*.ts"], mayImport: ["seam", "log"] },
   { name: "xenbus", floor: 2, files: ["lib/xenbus/"], mayImport: ["seam", "blkif"] },
   { name: "sim", floor: 2, files: ["lib/sim/"], mayImport: BASE },
   { name: "toolstack", floor: 3, files: ["lib/toolstack/"], mayImport: PROTOCOL },
-  { name: "guest", floor: 3, files: ["lib/guest/"], mayImport: PROTOCOL },
+  { name: "guest", floor: 3, files: ["lib/guest/"], mayImport: [...PROTOCOL, "trace"] },
   { name: "disk", floor: 2, files: DISK, mayImport: BASE },
   { name: "plugin", floor: 3, files: ["lib/storage/plugin/"], mayImport: [...BASE, "disk"] },
   { name: "image", floor: 3, files: ["lib/storage/image/"], mayImport: [...BASE, "disk"] },
@@ -91,7 +93,7 @@ export const ROOMS: readonly Room[] = [
   },
   { name: "pool", floor: 5, files: ["lib/storage/pool/"], mayImport: [...BASE, "disk", "image", "engine"] },
   { name: "write_log", floor: 5, files: ["lib/storage/write_log/"], mayImport: [...BASE, "disk", "engine"] },
-  { name: "filter", floor: 5, files: ["lib/storage/filter/"], mayImport: [...BASE, "disk", "engine"] },
+  { name: "filter", floor: 5, files: ["lib/storage/filter/"], mayImport: [...BASE, "trace", "disk", "engine"] },
   {
     name: "storage",
     floor: 6,
@@ -142,6 +144,8 @@ export const ROOMS: readonly Room[] = [
       "ffi/plugin",
     ],
   },
+  { name: "testing", floor: 11, files: ["lib/testing/"], mayImport: [...LIB, "guest", "sim"] },
+  { name: "testing.ts", floor: 12, files: ["testing.ts"], mayImport: [...LIB, "guest", "sim", "testing"] },
   {
     name: "platform.ts",
     floor: 11,
@@ -173,7 +177,7 @@ export const ROOMS: readonly Room[] = [
     files: CATALOGUE.map((name) => `lib/cli/${name}.ts`),
     mayImport: [...LIB, "frame", "verbs"],
   },
-  { name: "verbs", floor: 12, files: ["lib/cli/"], mayImport: [...LIB, "guest", "sim", "frame"] },
+  { name: "verbs", floor: 12, files: ["lib/cli/"], mayImport: [...LIB, "guest", "sim", "testing", "frame"] },
   {
     name: "cli.ts",
     floor: 14,
@@ -195,7 +199,7 @@ export const ROOMS: readonly Room[] = [
     floor: 18,
     files: ["tests/"],
     mayImport: [...PRODUCT, "examples", "pack", "tests/native", "bench"],
-    packages: ["@std/assert", "@std/cli", "fast-check", "node:*"],
+    packages: ["@std/assert", "@std/cli", "fast-check", "typescript", "node:*"],
   },
   { name: "types", floor: 0, files: ["types/"], mayImport: [] },
 ];

@@ -5,10 +5,10 @@
 
 import { PAGE_BYTES } from "../../units.ts";
 import type { GrantChoice } from "../../backend/grant_choice.ts";
-import { DEFAULT_SETTINGS } from "../../backend/settings.ts";
+import { DEFAULT_SETTINGS, type DeviceSettings } from "../../backend/settings.ts";
 import type { AbiName } from "../../blkif/abi.ts";
 import { XenblkError } from "../../errors.ts";
-import type { DomId } from "../../hypervisor.ts";
+import type { DomId, Platform, Xenstore } from "../../hypervisor.ts";
 import { createLogger } from "../../log.ts";
 import { createMachine } from "../../sim/machine.ts";
 import { openSimulatedPlatform } from "../../sim/platform.ts";
@@ -39,10 +39,19 @@ export interface MachineSettings {
   readonly grants: GrantChoice;
   /** Maximum number of reactors. */
   readonly workers: number;
-  /** Runs the guests' disks if they are in TypeScript. */
-  readonly plugins: PluginClient | undefined;
-  /** How such a disk is run. */
-  readonly plugin: PluginSettings;
+  /** Runs the guests' disks if they are in TypeScript; and how. */
+  readonly plugins?: PluginClient;
+  readonly plugin?: PluginSettings;
+  /** How disks are served beyond that. What is absent is as in {@linkcode DEFAULT_SETTINGS}. */
+  readonly settings?: Partial<DeviceSettings>;
+}
+
+/** A new guest with a disk whose nodes are written, as its frontend sees them. */
+export interface GuestDisk {
+  readonly domain: DomId;
+  readonly vdev: number;
+  readonly platform: Platform;
+  readonly store: Xenstore;
 }
 
 /** The machine of a dry run. Disposing it ends the guests, then the service. */
@@ -63,7 +72,7 @@ export class DryRunMachine implements AsyncDisposable {
 
   /** Rejects with {@linkcode XenblkError} if there is not enough memory. */
   static async start(options: MachineSettings): Promise<DryRunMachine> {
-    const { guests, frontend, grants, workers, plugins, plugin } = options;
+    const { guests, frontend, grants, workers, settings, plugins, plugin } = options;
     const memory = makeMachine(guests, frontend);
     const store = new SimulatedStore();
     const logger = createLogger("backend");
@@ -76,8 +85,8 @@ export class DryRunMachine implements AsyncDisposable {
       platform,
       kind: KIND,
       // The user has named the images, and nobody else writes to this xenstore.
-      settings: { ...DEFAULT_SETTINGS, grants, maxQueues: frontend.queues, allowImages: ["plugin:**"] },
-      plugin,
+      settings: { ...DEFAULT_SETTINGS, ...settings, grants, maxQueues: frontend.queues, allowImages: ["plugin:**"] },
+      ...(plugin === undefined ? {} : { plugin }),
       workers,
       // In a dry run, connects and closes are not worth a line at level info.
       logger: { ...logger, info: (line) => logger.debug(line) },
@@ -87,18 +96,21 @@ export class DryRunMachine implements AsyncDisposable {
 
   /** Creates a guest with a disk, and connects it. */
   async addGuest(image: GuestImage, abi: AbiName, seed: number): Promise<DryRunGuest> {
+    const rings = this.#frontend;
+    const guest = this.#guests.use(await DryRunGuest.start({ ...this.addDisk(image), abi, rings, image, seed }));
+    await guest.connect();
+    return guest;
+  }
+
+  /** Creates a guest with a disk; whoever asks for it connects the frontend. */
+  addDisk({ params, readOnly }: Pick<GuestImage, "params" | "readOnly">): GuestDisk {
     const domain = ++this.#lastDomain as DomId;
     this.#store.createGuest(domain);
     using toolstack = this.#store.connect(BACKEND);
-    const { params, readOnly } = image;
     const request = { domain, backendDomain: BACKEND, kind: KIND, params, readOnly, cdrom: false };
     const { vdev } = attachDevice(toolstack, request);
     const platform = openSimulatedPlatform(this.#memory, domain);
-    const store = this.#store.connect(domain);
-    const rings = this.#frontend;
-    const guest = this.#guests.use(await DryRunGuest.start({ domain, vdev, platform, store, abi, rings, image, seed }));
-    await guest.connect();
-    return guest;
+    return { domain, vdev, platform, store: this.#store.connect(domain) };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

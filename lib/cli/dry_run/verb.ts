@@ -17,6 +17,7 @@ import { faultOf, type PhaseResult, renderResult } from "./report.ts";
 import { DryRunMachine } from "./machine.ts";
 import { PhaseRunner } from "./phases.ts";
 import { formatSize } from "../../sizes.ts";
+import { DEFAULT_PLUGIN_SETTINGS, type PluginSettings } from "../../storage/plugin/settings.ts";
 import { PLUGIN_OPTIONS, pluginSettingsOf } from "../plugin_options.ts";
 import { choice, decimal, defaulting, flag, integer, optional, type OptionValues, size } from "../options.ts";
 import { parseBlockSizes, segmentsFor } from "./block_sizes.ts";
@@ -113,10 +114,12 @@ export const dryRun = defineVerb({
     const { signal } = context.signals;
     await using images = image === undefined
       ? newImages(options.engine ?? "file", options.size ?? DEFAULT_SIZE_BYTES, options.guests)
-      : await unlessAborted(prepareImage(context, image, options), signal).catch((error) => {
-        if (!signal.aborted) throw error;
-        return undefined;
-      });
+      : await unlessAborted(prepareImage(context, image, options.write, pluginSettingsOf(options)), signal).catch(
+        (error) => {
+          if (!signal.aborted) throw error;
+          return undefined;
+        },
+      );
     if (images === undefined) return cancelled(context, image!);
     checkBlockSizes(options, images);
     const { phases, fault, imageSectorsVerified } = await serveAndLoad(context, options, rings, images);
@@ -161,9 +164,12 @@ function checkOptions(options: Options, image: string | undefined): void {
 }
 
 /** The image that the user named, locked if Deno's permissions allow that. */
-async function prepareImage({ host, output }: Context, name: string, options: Options): Promise<DryRunImages> {
-  const writes = options.write;
-  const plugin = pluginSettingsOf(options);
+export async function prepareImage(
+  { host, output }: Context,
+  name: string,
+  writes: boolean,
+  plugin: PluginSettings = DEFAULT_PLUGIN_SETTINGS,
+): Promise<DryRunImages> {
   const warn = (message: string): void => output.message(`xenblk: ${message}`);
   if (Deno.permissions.querySync({ name: "ffi" }).state === "granted") {
     return await givenImage(name, { writes, plugin, warn, platform: await host.openNativePlatform() });
@@ -214,7 +220,7 @@ async function serveAndLoad(
     frontend: rings,
     grants,
     workers,
-    plugins,
+    ...(plugins === undefined ? {} : { plugins }),
     plugin: pluginSettingsOf(options),
   });
   const guests: DryRunGuest[] = [];

@@ -9,6 +9,7 @@ import type { PluginAttachment } from "../../../ffi/plugin/attachment.ts";
 import { openNativePlatform } from "../../../ffi/platform.ts";
 import type { Parker, Platform, WakeToken } from "../../../lib/hypervisor.ts";
 import type { Logger } from "../../../lib/log.ts";
+import type { ChannelPlace } from "../../../lib/storage/channel.ts";
 import type { ChannelOpener } from "../../../lib/storage/disk.ts";
 import { DEFAULT_PLUGIN_SETTINGS, type PluginSettings } from "../../../lib/storage/plugin/settings.ts";
 import type { PluginProcess } from "../../../lib/storage/plugin/types.ts";
@@ -74,6 +75,11 @@ export class PluginRig implements AsyncDisposable {
       platform: this.platform,
       token: this.#token,
     });
+
+  /** This thread, as a reactor. */
+  get place(): ChannelPlace {
+    return { platform: this.platform, parker: this.parker, token: this.#token };
+  }
 
   /** A channel with a buffer for each tag. */
   async channel(): Promise<ChannelRig> {
