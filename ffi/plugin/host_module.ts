@@ -25,11 +25,19 @@ export async function openModule(module: string, target: string, context: DiskMo
     const exported = (await import(url.href)).default;
     if (!isDefinedDisk(exported)) return { answer: { ok: false, stage: "export", message: "" } };
     stage = "open";
-    const disk = await exported.open(target, context);
+    const disk: unknown = await exported.open(target, context);
+    if (!isObject(disk)) {
+      return { answer: { ok: false, stage, message: `it returned ${String(disk)}, not a disk` } };
+    }
     return { disk, answer: factsOf(disk, exported.survivesCrash) };
   } catch (error) {
     return { answer: { ok: false, stage, message: oneLine(error), ...placeOf(error) } };
   }
+}
+
+/** The types say so, which nobody may have checked. */
+function isObject(disk: unknown): disk is DiskMethods {
+  return typeof disk === "object" && disk !== null;
 }
 
 function factsOf(disk: DiskMethods, survivesCrash: boolean | undefined): OpenAnswer {

@@ -84,9 +84,7 @@ function withoutComma(path: string): string {
   if (!path.includes(",")) return path;
   throw new XenblkError(
     `Cannot allow a plugin to read ${path}: there is a comma in it, and Deno takes it for two paths`,
-    {
-      remedy: "rename it, or name a folder above it that has no comma",
-    },
+    { remedy: "rename it, or name a folder above it that has no comma" },
   );
 }
 
@@ -116,12 +114,11 @@ function environmentFor(permissions: readonly string[]): Record<string, string> 
 
 /** The import map of the plugin's own project, if it has one. */
 function configOf(directory: string): string[] {
-  const parts = directory.split("/").slice(0, -1);
-  for (let count = parts.length; count > 0; count--) {
-    const folder = parts.slice(0, count).join("/");
-    for (const name of CONFIGS) if (exists(`${folder}/${name}`)) return [`--config=${folder}/${name}`];
+  for (let folder = directory;;) {
+    for (const name of CONFIGS) if (exists(folder + name)) return [`--config=${folder}${name}`];
+    if (folder === "/") return ["--no-config"];
+    folder = folder.slice(0, folder.lastIndexOf("/", folder.length - 2) + 1);
   }
-  return ["--no-config"];
 }
 
 function exists(path: string): boolean {

@@ -13,6 +13,7 @@ import { type Service, startService } from "../service.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import { usageError } from "./args.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
+import { pluginSettingsOf } from "./plugin_options.ts";
 import { flag, optional, type OptionValues, path } from "./options.ts";
 import { type Context, defineVerb } from "./verb.ts";
 
@@ -41,7 +42,7 @@ export const serve = defineVerb({
   options: OPTIONS,
   permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, " +
     "/run/xenblk and the images if they are regular files; --allow-ffi is as good as all permissions. Images of other " +
-    "formats than raw need --allow-all.",
+    "formats than raw, and plugins, need --allow-all.",
   examples: [
     "xenblk serve",
     "xenblk serve --kind qdisk --grants map",
@@ -60,6 +61,7 @@ export const serve = defineVerb({
       settings: settingsOf(options, options.image),
       journal: !options["no-journal"],
       writeLog: !options["no-write-log"],
+      plugin: pluginSettingsOf(options),
       daemonPerDisk: options["daemon-per-disk"],
       ...(options["daemon-user"] === undefined ? {} : { daemonUser: options["daemon-user"] }),
       workers: options.workers,

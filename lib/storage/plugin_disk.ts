@@ -25,13 +25,13 @@ const WELL_MS = 10_000;
 
 /** What runs disks in TypeScript. */
 export interface PluginServices {
-  /** Starts processes. */
+  /** Starts their processes. */
   readonly plugins: PluginClient;
-  /** How they are run. */
+  /** How the processes are run. */
   readonly settings: PluginSettings;
-  /** Times the waits between two starts. */
+  /** For the waits between two processes. */
   readonly clock: Clock;
-  /** Gets what plugins log, and what becomes of their processes. */
+  /** Gets what plugins log and print, and what happens to their processes. */
   readonly log: Logger;
 }
 

@@ -39,6 +39,7 @@ const FRAME = [
   "host",
   "options",
   "output",
+  "plugin_options",
   "progress",
   "report",
   "signals",

@@ -17,6 +17,8 @@ import { faultOf, type PhaseResult, renderResult } from "./report.ts";
 import { DryRunMachine } from "./machine.ts";
 import { PhaseRunner } from "./phases.ts";
 import { formatSize } from "../../sizes.ts";
+import { DEFAULT_PLUGIN_SETTINGS, type PluginSettings } from "../../storage/plugin/settings.ts";
+import { PLUGIN_OPTIONS, pluginSettingsOf } from "../plugin_options.ts";
 import { choice, decimal, defaulting, flag, integer, optional, type OptionValues, size } from "../options.ts";
 import { parseBlockSizes, segmentsFor } from "./block_sizes.ts";
 import { Progress } from "../progress.ts";
@@ -72,6 +74,7 @@ const OPTIONS = {
   "abi": defaulting(choice("The guests' ABI", ["x86_64", "x86_32", "arm"]), "x86_64"),
   "grants": GRANTS,
   "workers": WORKERS,
+  ...PLUGIN_OPTIONS,
   "seed": defaulting(integer("Seed of the random choice of requests", 0, 2 ** 31 - 1), "1"),
   "json": flag("Print JSON", "J"),
 } as const;
@@ -86,14 +89,24 @@ export const dryRun = defineVerb({
     "Without IMAGE, a new image is created and removed at the end. A given IMAGE is only read, unless --write is " +
     "given. First the guest sends random requests, with flushes, barriers and discards among them. Then it reads " +
     "everything back. At the end the image file is compared with the expected content. Of an image above 4 GiB, only " +
-    "the first 4 GiB are used. IMAGE stays locked until the run is over; an image that another process writes to is " +
+    "the first 4 GiB are used. A plugin has no file: with --write, its whole content is read first. IMAGE stays locked until the run is over; an image that another process writes to is " +
     "refused. A run that INT, TERM or HUP ends early verifies what it has done, and ends with status 130, 143 or 129.",
-  operands: [{ name: "IMAGE", help: "a path, format:target, or a URI", required: false, isPath: true }],
+  operands: [{
+    name: "IMAGE",
+    help: "a path, format:target, a URI, or plugin:MODULE?TARGET",
+    required: false,
+    isPath: true,
+  }],
   options: OPTIONS,
   permissions: "--allow-read --allow-write, limited to the checkout, IMAGE and the temporary directory. " +
     "To lock IMAGE, and so with --write, also --allow-ffi, which is as good as all permissions, and --allow-read of " +
-    "/proc.",
-  examples: ["xenblk dry-run", "xenblk dry-run --seconds 10 --guests 4 --grants map", "xenblk dry-run disk.img"],
+    "/proc. A plugin needs --allow-all.",
+  examples: [
+    "xenblk dry-run",
+    "xenblk dry-run --seconds 10 --guests 4 --grants map",
+    "xenblk dry-run disk.img",
+    "xenblk dry-run --write plugin:./my_disk.ts",
+  ],
   async run(context, options, operands): Promise<number> {
     const image = operands["image"];
     checkOptions(options, image);
@@ -101,10 +114,12 @@ export const dryRun = defineVerb({
     const { signal } = context.signals;
     await using images = image === undefined
       ? newImages(options.engine ?? "file", options.size ?? DEFAULT_SIZE_BYTES, options.guests)
-      : await unlessAborted(prepareImage(context, image, options.write), signal).catch((error) => {
-        if (!signal.aborted) throw error;
-        return undefined;
-      });
+      : await unlessAborted(prepareImage(context, image, options.write, pluginSettingsOf(options)), signal).catch(
+        (error) => {
+          if (!signal.aborted) throw error;
+          return undefined;
+        },
+      );
     if (images === undefined) return cancelled(context, image!);
     checkBlockSizes(options, images);
     const { phases, fault, imageSectorsVerified } = await serveAndLoad(context, options, rings, images);
@@ -153,17 +168,18 @@ export async function prepareImage(
   { host, output }: Context,
   name: string,
   writes: boolean,
+  plugin: PluginSettings = DEFAULT_PLUGIN_SETTINGS,
 ): Promise<DryRunImages> {
   const warn = (message: string): void => output.message(`xenblk: ${message}`);
   if (Deno.permissions.querySync({ name: "ffi" }).state === "granted") {
-    return await givenImage(name, { writes, warn, platform: await host.openNativePlatform() });
+    return await givenImage(name, { writes, plugin, warn, platform: await host.openNativePlatform() });
   }
   if (writes) {
     throw new XenblkError("Cannot write to IMAGE: Deno was started without the permission to lock it", {
       remedy: "run deno with --allow-ffi too, because only a C function can take the locks that QEMU respects",
     });
   }
-  const images = await givenImage(name, { writes, warn });
+  const images = await givenImage(name, { writes, plugin, warn });
   if (images.images[0]!.path !== undefined) {
     warn(
       "IMAGE is not locked, because Deno was started without --allow-ffi: no other process may write to it meanwhile",
@@ -196,7 +212,7 @@ async function serveAndLoad(
   context: Context,
   options: Options,
   rings: GuestRings,
-  { images }: DryRunImages,
+  { images, plugins }: DryRunImages,
 ): Promise<Findings> {
   const { grants, workers } = options;
   await using machine = await DryRunMachine.start({
@@ -204,12 +220,20 @@ async function serveAndLoad(
     frontend: rings,
     grants,
     workers,
+    ...(plugins === undefined ? {} : { plugins }),
+    plugin: pluginSettingsOf(options),
   });
   const guests: DryRunGuest[] = [];
   for (const image of images) guests.push(await machine.addGuest(image, ABI_NAMES[options.abi]!, options.seed));
   using progress = new Progress(context.output, context.quiet);
   const runner = new PhaseRunner(guests, progress, context.signals.signal);
-  const phases = [await runner.run("random", async (guest) => [await guest.load(randomLoad(options))])];
+  const phases: PhaseResult[] = [];
+  // What the disk holds has to be known before it is written to. A file is read by the model itself.
+  const { path, readOnly, baseline } = images[0]!;
+  if (path === undefined && !readOnly && baseline === "anything") {
+    phases.push(await runner.run("first read", (guest) => guest.readBack(options.depth)));
+  }
+  phases.push(await runner.run("random", async (guest) => [await guest.load(randomLoad(options))]));
   if (images[0]!.baseline !== undefined && !context.signals.signal.aborted) {
     phases.push(await runner.run("read back", (guest) => guest.readBack(options.depth)));
   }

@@ -134,6 +134,7 @@ async function replayAll(context: Context, options: Options, trace: string, imag
       params,
       description: images.description,
       readOnly: false,
+      ...(images.plugins === undefined ? {} : { plugins: images.plugins }),
       settings: writes ? settings : { ...settings, filters: withOverlay(settings.filters) },
       grants,
       workers,
