@@ -14,6 +14,7 @@ import { createMachine } from "../../sim/machine.ts";
 import { openSimulatedPlatform } from "../../sim/platform.ts";
 import { SimulatedStore } from "../../sim/xenstore.ts";
 import { formatSize } from "../../sizes.ts";
+import type { FilterChoice } from "../../storage/filter/spec.ts";
 import { attachDevice } from "../../toolstack/attach.ts";
 import { DryRunGuest, type GuestImage, type GuestRings } from "./guest.ts";
 import { type Service, startService } from "../../service.ts";
@@ -35,6 +36,8 @@ export interface MachineSettings {
   /** The rings that each guest's frontend asks for. */
   readonly frontend: GuestRings;
   readonly grants: GrantChoice;
+  /** In front of each disk. */
+  readonly filters: readonly FilterChoice[];
   /** Maximum number of reactors. */
   readonly workers: number;
 }
@@ -56,7 +59,7 @@ export class DryRunMachine implements AsyncDisposable {
   }
 
   /** Rejects with {@linkcode XenblkError} if there is not enough memory. */
-  static async start({ guests, frontend, grants, workers }: MachineSettings): Promise<DryRunMachine> {
+  static async start({ guests, frontend, grants, workers, filters }: MachineSettings): Promise<DryRunMachine> {
     const memory = makeMachine(guests, frontend);
     const store = new SimulatedStore();
     const logger = createLogger("backend");
@@ -67,7 +70,7 @@ export class DryRunMachine implements AsyncDisposable {
     const service = await startService({
       platform,
       kind: KIND,
-      settings: { ...DEFAULT_SETTINGS, grants, maxQueues: frontend.queues },
+      settings: { ...DEFAULT_SETTINGS, grants, filters, maxQueues: frontend.queues },
       workers,
       // In a dry run, connects and closes are not worth a line at level info.
       logger: { ...logger, info: (line) => logger.debug(line) },
