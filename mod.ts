@@ -84,6 +84,7 @@ export type {
   FilterName,
   FilterOptions,
   HangOptions,
+  LogOptions,
   ThrottleOptions,
 } from "./lib/storage/filter/table.ts";
 export type { ChoiceOptions } from "./lib/storage/filter/choice.ts";

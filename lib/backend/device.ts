@@ -148,7 +148,7 @@ export class BackendDevice {
       this.#attempts.reset();
       this.poke();
     };
-    const events = { ringStopped: poke, answered };
+    const events = { ringStopped: poke, answered, warn: (message: string) => log.warning(message) };
     const opening = { ...services, openDisk: withEmptyDrive(services.openDisk) };
     const resources = new DeviceResources(opening, this.label, address.frontendDomain, events, signal);
     this.#resources = resources;

@@ -88,6 +88,8 @@ export interface ResourceEvents {
   readonly ringStopped: () => void;
   /** Storage has answered after a call had stopped waiting for it. */
   readonly answered: () => void;
+  /** A filter has a line for the operator. */
+  readonly warn: (message: string) => void;
 }
 
 /** Lock, image, rings and counters of one device. Its calls must not overlap. */
@@ -146,7 +148,7 @@ export class DeviceResources {
     this.lock = new DeviceLock(journals, keptNames(label).lock);
     this.latch = new DeviceLatch(journals, keptNames(label).latch);
     this.journals = new DeviceJournals(journals, label, keepJournals);
-    this.filters = new DeviceFilters(services.settings.filters);
+    this.filters = new DeviceFilters(services.settings.filters, { device: label, warn: events.warn });
   }
 
   /** The open image, if there is one. */

@@ -23,7 +23,7 @@ export interface Room {
 const BASE = ["seam", "log", "parts"];
 const PROTOCOL = [...BASE, "blkif", "xenbus"];
 const STORAGE = ["disk", "plugin", "image", "qemu", "engine", "pool", "write_log", "filter", "storage"];
-const LIB = [...PROTOCOL, ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
+const LIB = [...PROTOCOL, "trace", ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi/plugin", "ffi"];
 const KIT = ["testing", "testing.ts"];
@@ -74,11 +74,12 @@ export const ROOMS: readonly Room[] = [
     mayImport: LIB.filter((name) => name !== "attach"),
   },
   { name: "host", floor: 4, files: ["lib/host_platform.ts"], mayImport: [...BASE, "disk", "plugin", "image"] },
+  { name: "trace", floor: 2, files: ["lib/trace/"], mayImport: BASE, packages: ["node:zlib"] },
   { name: "parts", floor: 1, files: ["lib/*.ts"], mayImport: ["seam", "log"] },
   { name: "xenbus", floor: 2, files: ["lib/xenbus/"], mayImport: ["seam", "blkif"] },
   { name: "sim", floor: 2, files: ["lib/sim/"], mayImport: BASE },
   { name: "toolstack", floor: 3, files: ["lib/toolstack/"], mayImport: PROTOCOL },
-  { name: "guest", floor: 3, files: ["lib/guest/"], mayImport: PROTOCOL },
+  { name: "guest", floor: 3, files: ["lib/guest/"], mayImport: [...PROTOCOL, "trace"] },
   { name: "disk", floor: 2, files: DISK, mayImport: BASE },
   { name: "plugin", floor: 3, files: ["lib/storage/plugin/"], mayImport: [...BASE, "disk"] },
   { name: "image", floor: 3, files: ["lib/storage/image/"], mayImport: [...BASE, "disk"] },
@@ -91,7 +92,7 @@ export const ROOMS: readonly Room[] = [
   },
   { name: "pool", floor: 5, files: ["lib/storage/pool/"], mayImport: [...BASE, "disk", "image", "engine"] },
   { name: "write_log", floor: 5, files: ["lib/storage/write_log/"], mayImport: [...BASE, "disk", "engine"] },
-  { name: "filter", floor: 5, files: ["lib/storage/filter/"], mayImport: [...BASE, "disk", "engine"] },
+  { name: "filter", floor: 5, files: ["lib/storage/filter/"], mayImport: [...BASE, "trace", "disk", "engine"] },
   {
     name: "storage",
     floor: 6,

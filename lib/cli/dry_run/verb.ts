@@ -153,11 +153,11 @@ function checkOptions(options: Options, image: string | undefined): void {
 }
 
 /** The image that the user named, locked if Deno's permissions allow that. */
-async function prepareImage(
+export async function prepareImage(
   { host, output }: Context,
   name: string,
   writes: boolean,
-  overlaid: boolean,
+  overlaid = false,
 ): Promise<DryRunImages> {
   const warn = (message: string): void => output.message(`xenblk: ${message}`);
   if (Deno.permissions.querySync({ name: "ffi" }).state === "granted") {
@@ -209,7 +209,7 @@ async function serveAndLoad(
     frontend: rings,
     grants,
     workers,
-    filters,
+    settings: { filters },
   });
   const guests: DryRunGuest[] = [];
   for (const image of images) guests.push(await machine.addGuest(image, ABI_NAMES[options.abi]!, options.seed));

@@ -54,6 +54,25 @@ export interface FilterDefinition {
    * the device is detached or gets another image. Throws what the memory throws.
    */
   createState?(disk: DiskProperties, values: FilterValues): unknown;
+  /**
+   * Opens what the filter needs beside memory, such as a file, each time that a disk is opened; its state takes the place of
+   * that of {@linkcode createState}. It may wait. What it rejects with is the reason why the disk cannot be opened.
+   */
+  open?(disk: DiskProperties, values: FilterValues, place: FilterPlace): Promise<FilterHold>;
+}
+
+/** Where a filter is opened. */
+export interface FilterPlace {
+  /** The device's label, unique on this host: `vbd3/5/51712`. */
+  readonly device: string;
+  /** Gets lines for the operator. */
+  readonly warn: (message: string) => void;
+}
+
+/** What a filter holds while a disk is open. Disposed when the disk and its channels are closed. */
+export interface FilterHold extends AsyncDisposable {
+  /** See {@linkcode FilterAttachment.state}. */
+  readonly state: unknown;
 }
 
 /** What the module of a filter exports. */
