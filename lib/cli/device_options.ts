@@ -4,6 +4,7 @@
 
 import { DEFAULT_MOST_QUEUES, DEFAULT_SETTINGS, type DeviceSettings } from "../backend/settings.ts";
 import { DEFAULT_PERSISTENT_GRANTS } from "../dataplane/types.ts";
+import { FILTERS } from "../storage/filter/table.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
 import { isBackendKind } from "../xenbus/paths.ts";
 import { choice, defaulting, flag, integer, optional, type OptionValues, repeated, text } from "./options.ts";
@@ -66,8 +67,8 @@ export const WORKERS = {
 export const FILTER = repeated(
   text(
     "FILTER",
-    "Put a filter before the disk: its name or the path of its module, and options, as throttle,iops=500; the first " +
-      "one given is nearest to the guest; docs/filters.md lists them",
+    `Put a filter before the disk: ${Object.keys(FILTERS).join(", ")}, or the path of a module; with options, as ` +
+      "throttle,iops=500, see docs/filters.md; the first one given is nearest to the guest",
   ),
 );
 
