@@ -24,7 +24,8 @@ import { Frontend, type FrontendConnection } from "../guest/frontend.ts";
 import type { LoadOutcome } from "../guest/load_types.ts";
 import type { Platform, Xenstore } from "../hypervisor.ts";
 import { SECTOR_BYTES } from "../units.ts";
-import { DriveLoad, type LoadOptions } from "./drive_load.ts";
+import { DriveLoad, type LoadCounts, type LoadOptions } from "./drive_load.ts";
+import { HOSTILE_REQUESTS, type HostileRequest } from "./hostile.ts";
 import { type RawRequest, type RawResponse, type RawSegment, RingClient, RingEndedError } from "./ring_client.ts";
 
 /** The rings that a guest's driver asks for; fewer if the backend offers fewer. */
@@ -45,6 +46,9 @@ export interface DriveOptions {
 const DEFAULT_SEGMENTS = 32;
 /** More than a step of the backend takes, on a busy machine. */
 const PATIENCE_MS = 60_000;
+
+/** An id that no other request has. */
+const DOUBLE_ID = 0xFFFF_FFFF_FFFF_FFFFn;
 
 /** A request of a {@linkcode Drive} failed. */
 export class DriveError extends XenblkError {
@@ -156,6 +160,11 @@ export class Drive implements AsyncDisposable {
     return this.#client.inFlight;
   }
 
+  /** How far the load is that runs on it; all 0 if none does. */
+  get progress(): LoadCounts {
+    return this.#loading?.load.counts ?? { requests: 0, bytes: 0, errors: 0 };
+  }
+
   /** Most bytes of one request: longer reads and writes are several. */
   get mostBytes(): number {
     return this.#connection.segments * SECTORS_PER_PAGE * SECTOR_BYTES;
@@ -223,6 +232,17 @@ export class Drive implements AsyncDisposable {
   /** Makes any request, valid or not. Resolves with the response whatever its status. */
   async request(request: RawRequest): Promise<RawResponse> {
     return await this.#put(request);
+  }
+
+  /** Makes a request that no driver makes. Resolves with the response, which should not have status 0. */
+  async hostile(name: HostileRequest): Promise<RawResponse> {
+    return await this.#put(HOSTILE_REQUESTS[name]);
+  }
+
+  /** Makes two requests with the same id. Resolves with both responses. */
+  async doubleId(request: RawRequest): Promise<readonly [RawResponse, RawResponse]> {
+    const twice = { ...request, id: DOUBLE_ID };
+    return await Promise.all([this.#put(twice), this.#put(twice)]);
   }
 
   /**

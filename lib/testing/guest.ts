@@ -80,6 +80,8 @@ export interface GuestParts {
   readonly connect: () => Xenstore;
   /** A connection of the toolstack. */
   readonly toolstack: () => Xenstore;
+  /** A toolstack gives it this image. */
+  readonly imageAdded: (image: string) => Promise<void>;
   /** Its domain ends. */
   readonly crashed: () => void;
 }
@@ -122,6 +124,7 @@ export class Guest {
   addDisk({ image, readOnly = false, cdrom = false, kind = "vbd3", ...rest }: DiskOptions): ToolstackDisk {
     using store = this.#parts.toolstack();
     const { domid: domain, toolstack } = this.#parts;
+    void this.#parts.imageAdded(image).catch(() => {}); // the backend says what is wrong with it
     const request = { domain, backendDomain: 0 as DomId, kind, params: image, readOnly, cdrom, ...rest };
     const address = attachDevice(store, request);
     return {
