@@ -1,6 +1,7 @@
 /**
  * The testing kit, re-exports only: a simulated host with guests ({@linkcode testHost}), on which the real backend serves
- * real images, without Xen. For tests of images, disks and frontends, in CI or anywhere.
+ * real images, without Xen. For tests of images, disks and frontends, in CI or anywhere. {@linkcode diskContract}
+ * tests an engine, a filter or a disk of one's own by the rules that every disk keeps.
  *
  * Importing this opens nothing and needs no permission.
  *
@@ -16,6 +17,10 @@ export {
   type GuestParts,
   type ToolstackDisk,
 } from "./lib/testing/guest.ts";
+export { type DiskContract, diskContract } from "./lib/testing/contract.ts";
+export type { ContractStage } from "./lib/testing/contract_stage.ts";
+export { type PowerLoss, powerLossFilter, type PowerLossOptions } from "./lib/testing/power_loss.ts";
+export type { PowerCut, SectorRange } from "./lib/testing/volatile_cache.ts";
 export { Drive, DriveError, type DriveOptions, type DriveParts } from "./lib/testing/drive.ts";
 export type { LoadCounts, LoadOptions } from "./lib/testing/drive_load.ts";
 export type { RawRequest, RawResponse, RawSegment } from "./lib/testing/ring_client.ts";
@@ -38,3 +43,4 @@ export type { Baseline, DiskModel, Miscompare } from "./lib/guest/disk_model.ts"
 export type { LoadOutcome, LoadSpec } from "./lib/guest/load_types.ts";
 export type { LatencySummary } from "./lib/histogram.ts";
 export type { MachineUsage } from "./lib/sim/machine.ts";
+export type { ChannelPlace } from "./lib/storage/channel.ts";

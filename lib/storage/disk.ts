@@ -142,6 +142,12 @@ export interface Disk extends AsyncDisposable {
    * operations then fail. Absent: that cannot happen without a failed flush.
    */
   readonly failed?: Promise<string>;
+  /**
+   * What is wrong at the moment, for people: requests wait, or fail, until it is over. Absent or undefined: nothing is.
+   */
+  readonly trouble?: string | undefined;
+  /** Calls back whenever {@linkcode trouble} changes, until disposed. Absent: there never is any. */
+  watchTrouble?(listener: () => void): Disposable;
   /** The local files behind it, to find other users. Absent: `image`, if there is one. */
   readonly files?: readonly DiskFile[];
   /**
@@ -251,7 +257,8 @@ export interface ChannelContext {
  * its call until {@linkcode reap} yields it; until then its vectors and their memory belong to the channel. Every
  * operation completes exactly once, whole: short transfers are continued and EINTR is retried inside. A channel never
  * blocks its caller on the disk unless it says so. Completion wakes the reactor that the channel was opened in. Errors
- * are results: a method that throws ends the process, and with it what other guests are served.
+ * are results: a method that throws ends the process, and with it what other guests are served. Only a defect of the
+ * caller throws: a tag that is in flight or not below the depth (RangeError), and disposing it with operations in flight.
  */
 export interface IoChannel extends Disposable {
   /** Operations accepted and not yet reaped. */

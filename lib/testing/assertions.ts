@@ -22,10 +22,10 @@ export class AssertionError extends Error {
 
 /**
  * Nothing is left on a host whose disks and services have ended and whose drives are disconnected: no grant is mapped or
- * given, no event channel is bound, no thread sleeps, and no image is open. Threads get 5 s to end.
+ * given, no event channel is bound, no thread sleeps, and no image is open. Threads get `withinMs` to end, default 5 s.
  */
-export async function assertNoLeak(host: TestHost): Promise<void> {
-  for (const endMs = performance.now() + PATIENCE_MS;;) {
+export async function assertNoLeak(host: TestHost, options: { readonly withinMs?: number } = {}): Promise<void> {
+  for (const endMs = performance.now() + (options.withinMs ?? PATIENCE_MS);;) {
     const left = leftOn(host);
     if (left.length === 0) return;
     if (performance.now() > endMs) throw new AssertionError(`the host leaks: ${left.join(", ")}`);

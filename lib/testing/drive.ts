@@ -90,15 +90,20 @@ export class Drive implements AsyncDisposable {
   readonly vdev: string;
   readonly #parts: DriveParts;
   readonly #frontend: Frontend;
+  #store: Xenstore;
   #connection: FrontendConnection;
   #client: RingClient;
   #model: DiskModel | undefined;
   #loading: { readonly load: DriveLoad; readonly over: Promise<void> } | undefined;
   #over: string | undefined;
+  readonly #closed = Promise.withResolvers<void>();
+  /** Resolves when xenstore is there again. */
+  #restored = Promise.withResolvers<void>();
 
   private constructor(parts: DriveParts, frontend: Frontend, connection: FrontendConnection) {
     this.vdev = parts.vdev;
     this.#parts = parts;
+    this.#store = parts.store;
     this.#frontend = frontend;
     this.#connection = connection;
     this.#client = this.#newClient();
@@ -129,9 +134,9 @@ export class Drive implements AsyncDisposable {
     return drive;
   }
 
-  /** Resolves when the disk is disconnected, by either side. Rejects if that failed. */
+  /** Resolves when the disk is disconnected, by either side. */
   get closed(): Promise<void> {
-    return this.#frontend.closed;
+    return this.#closed.promise;
   }
 
   /** Whether the disk is connected. */
@@ -141,7 +146,7 @@ export class Drive implements AsyncDisposable {
 
   /** The disk's properties and the backend's features, as its nodes say now: a resize is seen at once. */
   get facts(): DiskFacts {
-    const { store, path } = this.#parts;
+    const [store, { path }] = [this.#store, this.#parts];
     return readDiskFacts(store, store.read(`${path}/backend`) ?? "");
   }
 
@@ -180,7 +185,9 @@ export class Drive implements AsyncDisposable {
    * and discards of the drive itself make their sectors unknown.
    */
   get model(): DiskModel {
-    return this.#model ??= DiskModel.create(this.#connection.disk.sectors, 1, "anything");
+    const { sectors } = this.facts;
+    const model = this.#model ??= DiskModel.create(sectors, 1, "anything");
+    return this.#model = sectors > model.sectors ? model.grown(sectors) : model;
   }
 
   /** Reads bytes. Rejects with {@linkcode DriveError}. */
@@ -286,6 +293,17 @@ export class Drive implements AsyncDisposable {
     this.#end("it is disconnected");
   }
 
+  /** Goes on with another connection to xenstore. If the disk's nodes are gone, its end is sudden. */
+  useStore(store: Xenstore): void {
+    this.#store = store;
+    try {
+      this.#frontend.useStore(store);
+      this.#restored.resolve();
+    } catch {
+      this.drop();
+    }
+  }
+
   /** Ends at once, as the death of the guest does: what is in flight is never answered. */
   drop(): void {
     this.#end("its guest has ended");
@@ -309,9 +327,14 @@ export class Drive implements AsyncDisposable {
     this.#client.end("the disk was closed");
   }
 
+  /** Until the backend has closed the disk. Without xenstore the disk stays connected. */
   async #followEnd(): Promise<void> {
-    await this.closed.catch(() => {});
-    this.#end("the backend closed it");
+    for (;;) {
+      await this.#frontend.closed.catch(() => {});
+      if (this.#frontend.connection === undefined) return this.#end("the backend closed it");
+      await this.#restored.promise;
+      this.#restored = Promise.withResolvers();
+    }
   }
 
   #end(reason: string): void {
@@ -320,6 +343,7 @@ export class Drive implements AsyncDisposable {
     this.#loading?.load.abandon();
     this.#client.end(reason);
     this.#parts.ended(this);
+    this.#closed.resolve();
   }
 
   #mustBeFree(): void {

@@ -94,7 +94,7 @@ export class Guest {
   readonly name: string;
   readonly #parts: GuestParts;
   readonly #platform: Platform;
-  readonly #store: Xenstore;
+  #store: Xenstore;
   /** By virtual device number. */
   readonly #drives = new Map<number, Drive>();
   readonly #connecting = new Map<number, Promise<Drive>>();
@@ -107,7 +107,7 @@ export class Guest {
     this.name = parts.options.name ?? `guest-${parts.domid}`;
     this.#platform = openSimulatedPlatform(parts.machine, parts.domid);
     this.#store = parts.connect();
-    if (parts.options.autoconnect ?? true) void this.#connectAll();
+    this.#followStore();
   }
 
   /** Whether it has not crashed. */
@@ -159,6 +159,14 @@ export class Guest {
     return await (await this.connect(vdev)).load(load);
   }
 
+  /** xenstore is there again after it was lost: the guest goes on with a new connection. */
+  storeRestored(): void {
+    if (this.#over) return;
+    this.#store = this.#parts.connect();
+    for (const drive of this.drives) drive.useStore(this.#store);
+    this.#followStore();
+  }
+
   /** The guest's sudden end: nothing is closed, and what is in flight is never answered. */
   crash(): void {
     if (this.#over) return;
@@ -166,6 +174,10 @@ export class Guest {
     for (const drive of this.drives) drive.drop();
     this.#store[Symbol.dispose]();
     this.#parts.crashed();
+  }
+
+  #followStore(): void {
+    if (this.#parts.options.autoconnect ?? true) void this.#connectAll();
   }
 
   async #onlyDisk(): Promise<number> {
@@ -216,6 +228,7 @@ export class Guest {
     const seen = new Set<number>();
     using watch = this.#store.watch("device/vbd");
     for await (const _path of watch) {
+      if (this.#over) return;
       const there = (this.#store.list("device/vbd") ?? []).map(Number);
       for (const vdev of seen) if (!there.includes(vdev)) seen.delete(vdev);
       for (const vdev of there) {

@@ -204,7 +204,10 @@ export class TestHost implements AsyncDisposable {
     const store = this.#store;
     return {
       lose: () => store.stop(),
-      restore: (options) => store.start(options),
+      restore: (options) => {
+        store.start(options);
+        for (const guest of this.guests) guest.storeRestored();
+      },
       freeze: () => store.freeze(),
       thaw: () => store.thaw(),
       read: (path) => {

@@ -1,21 +1,32 @@
 /**
- * What every engine must do, in one suite that runs on all of them: data arrives where it belongs, operations complete
- * once, errors are reported, and nothing is left behind. Engines without a file, or without data, are treated separately.
+ * Every engine and every format keeps the one contract of disks: data arrives where it belongs, operations complete once,
+ * errors are reported; and no descriptor of an image is left open.
  */
 
-import { EBADF, EINVAL, EIO, EOPNOTSUPP } from "../../lib/errno.ts";
-import { SECTOR_BYTES } from "../../lib/units.ts";
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assertEquals } from "@std/assert";
 import "../ffi/libraries.ts";
-import { kernelSetup, type SetupCall } from "../../ffi/uring/setup.ts";
 import { openNativePlatform } from "../../ffi/platform.ts";
-import type { Parker, Platform } from "../../lib/hypervisor.ts";
-import type { BufferOpener, CacheMode, ChannelOpener, Disk } from "../../lib/storage/disk.ts";
+import { kernelSetup, type SetupCall } from "../../ffi/uring/setup.ts";
+import { EINVAL } from "../../lib/errno.ts";
+import type { Platform } from "../../lib/hypervisor.ts";
+import type { CacheMode, Disk } from "../../lib/storage/disk.ts";
+import { chooseFilters, type FilterChoice } from "../../lib/storage/filter/spec.ts";
+import { filterDisk } from "../../lib/storage/filter/stack.ts";
 import { openDisk } from "../../lib/storage/open.ts";
-import { HAS_DAEMON, StorageDaemon, VhostRig } from "../ffi/vhost/daemon.ts";
-import { ChannelRig, Folder, openBelow, openFile, PoolRig, randomSource, simulatedPlatform, UringRig } from "./rig.ts";
+import type { PluginProcess } from "../../lib/storage/plugin/types.ts";
+import type { VhostDevice } from "../../lib/storage/vhost.ts";
+import { type DiskContract, diskContract } from "../../lib/testing/contract.ts";
+import type { ContractStage } from "../../lib/testing/contract_stage.ts";
+import { powerLossFilter } from "../../lib/testing/power_loss.ts";
+import { PluginRig } from "../ffi/plugin/rig.ts";
+import { type DaemonOptions, HAS_DAEMON, StorageDaemon, VhostRig } from "../ffi/vhost/daemon.ts";
+import { Folder, openBelow, openFile, PoolRig, simulatedPlatform, UringRig } from "./rig.ts";
+import { maskedDisk } from "../dataplane/modules/masked_disk.ts";
 
-const DISK_BYTES = 4 << 20;
+const SIZE_BYTES = 4 << 20;
+
+/** Makes the stage of one test; what is in `undo` is disposed after its disk. */
+type Opener = (undo: AsyncDisposableStack, readOnly: boolean) => Promise<ContractStage>;
 
 /** Knows none of the setup flags that came after Linux 5.13. */
 const oldKernel: SetupCall = (entries, params) => {
@@ -23,272 +34,140 @@ const oldKernel: SetupCall = (entries, params) => {
   return (flags & ~0x18) !== 0 ? -EINVAL : kernelSetup(entries, params);
 };
 
-/** A disk of zeroes on some engine, and what its channels need. */
-interface Stage extends AsyncDisposable {
-  readonly disk: Pick<Disk, "properties" | "attachment">;
-  readonly platform: Platform;
-  readonly parker: Parker | undefined;
-  /** Opens channels to it; absent: storage's own engines do. */
-  readonly open?: ChannelOpener;
-  /** Where its buffers must lie; absent: anywhere. */
-  readonly openMemory?: BufferOpener;
-  /** Where its file is, if it has one. */
-  readonly folder: string;
+function sized(format: string): Opener {
+  return async (_undo, readOnly) => ({
+    disk: await openDisk({ format, target: `${SIZE_BYTES}`, readOnly, engine: "auto" }),
+  });
 }
 
-/** How a suite's disk is made. */
-type Engine = (undo: AsyncDisposableStack, readOnly: boolean) => Promise<Omit<Stage, keyof AsyncDisposable>>;
-
-function sized(format: string): Engine {
-  return async (undo, readOnly) => {
-    const disk = undo.use(await openDisk({ format, target: `${DISK_BYTES}`, readOnly, engine: "auto" }));
-    return { disk, platform: simulatedPlatform(), parker: undefined, folder: "/nowhere" };
-  };
+/** A file of zeroes in a folder in which nothing is open at the end. */
+function file(undo: AsyncDisposableStack, under?: string): string {
+  const folder = undo.use(new Folder(under));
+  undo.defer(() => assertEquals(openBelow(folder.path), 0, "descriptors that are left open"));
+  return folder.file("disk.img", SIZE_BYTES);
 }
 
-function pooled(makePlatform: () => Platform): Engine {
+const inline: Opener = async (undo, readOnly) => ({ disk: await openFile(file(undo), {}, readOnly) });
+
+function pooled(makePlatform: () => Platform): Opener {
   return async (undo, readOnly) => {
-    const folder = undo.use(new Folder());
-    const path = folder.file("disk.img", DISK_BYTES);
-    const { pool, platform, parker } = undo.use(new PoolRig({ platform: makePlatform(), workers: 3 }));
-    const disk = undo.use(await openFile(path, { pool }, readOnly));
-    return { disk, platform, parker, folder: folder.path };
+    const path = file(undo);
+    const rig = undo.use(new PoolRig({ platform: makePlatform(), workers: 3 }));
+    return { disk: await openFile(path, { pool: rig.pool }, readOnly), place: rig.place };
   };
 }
 
 /** Through a ring of this thread's own; `under` is where the file is made. */
-function ring(cache: CacheMode, options: { setup?: SetupCall; under?: string } = {}): Engine {
+function ring(cache: CacheMode, options: { setup?: SetupCall; under?: string } = {}): Opener {
   return async (undo, readOnly) => {
-    const folder = undo.use(new Folder(options.under));
-    const path = folder.file("disk.img", DISK_BYTES);
+    const path = file(undo, options.under);
     const rig = undo.use(new UringRig(options.setup === undefined ? {} : { setup: options.setup }));
-    const disk = undo.use(await rig.open(path, { readOnly, cache }));
-    const { platform, parker, channels } = rig;
-    return { disk, platform, parker, open: channels, folder: folder.path };
+    return { disk: await rig.open(path, { readOnly, cache }), place: rig.place };
   };
 }
-
-const inline: Engine = async (undo, readOnly) => {
-  const folder = undo.use(new Folder());
-  const disk = undo.use(await openFile(folder.file("disk.img", DISK_BYTES), {}, readOnly));
-  return { disk, platform: simulatedPlatform(), parker: undefined, folder: folder.path };
-};
 
 /** Through a storage daemon's export. */
-function exported(format: string): Engine {
-  // A qcow2 frees whole clusters only.
-  const create = format === "qcow2" ? { create: "cluster_size=4096" } : {};
+function exported(options: DaemonOptions, prepare?: (undo: AsyncDisposableStack) => Promise<DaemonOptions>): Opener {
   return async (undo, readOnly) => {
-    const options = { format, sizeBytes: DISK_BYTES, writable: !readOnly, ...create };
-    const daemon = undo.use(await StorageDaemon.start(options));
+    const more = await prepare?.(undo) ?? {};
+    const daemon = undo.use(
+      await StorageDaemon.start({ sizeBytes: SIZE_BYTES, writable: !readOnly, queues: 4, ...options, ...more }),
+    );
     const rig = undo.use(new VhostRig());
-    const disk = undo.use(await rig.connect(daemon.socket, { readOnly }));
-    const { platform, parker, channels, openMemory } = rig;
-    return { disk, platform, parker, open: channels, openMemory, folder: daemon.folder.path };
+    undo.defer(() => assertEquals(openBelow(daemon.folder.path), 0, "descriptors that are left open"));
+    const device = await rig.connect(daemon.socket, { readOnly, queues: 4 });
+    return { disk: withoutLife(device, "export of a storage daemon"), place: rig.place };
   };
 }
 
-const ENGINES: Readonly<Record<string, Engine>> = {
-  memory: sized("memory"),
-  null: sized("null"),
-  "file-inline": inline,
-  file: pooled(simulatedPlatform),
-  "file, real memory": pooled(openNativePlatform),
-  uring: ring("writeback"),
-  "uring, past the page cache": ring("none"),
-  "uring, written through": ring("writethrough"),
-  "uring, on a file system in memory": ring("writeback", { under: "/dev/shm" }),
-  "uring, as on an old kernel": ring("writeback", { setup: oldKernel }),
-  ...(HAS_DAEMON && { "vhost-user-blk, qcow2": exported("qcow2"), "vhost-user-blk, raw": exported("raw") }),
+/** What storage makes of an export or a process, without the life of that. */
+function withoutLife(device: VhostDevice | PluginProcess, description: string): Disk {
+  return {
+    description,
+    get properties() {
+      return device.properties;
+    },
+    attachment: (lane) => device.attachment(lane),
+    [Symbol.asyncDispose]: () => device[Symbol.asyncDispose](),
+  };
+}
+
+/** Another daemon exports the image by NBD on a Unix socket. */
+async function servedByNbd(undo: AsyncDisposableStack): Promise<DaemonOptions> {
+  const server = undo.use(await StorageDaemon.start({ format: "raw", sizeBytes: SIZE_BYTES }));
+  const path = `${server.folder.path}/nbd.sock`;
+  await server.command("nbd-server-start", { addr: { type: "unix", data: { path } } });
+  await server.command("block-export-add", { type: "nbd", id: "nbd", "node-name": "disk", writable: true });
+  return { file: `nbd,node-name=file,discard=unmap,server.type=unix,server.path=${path},export=disk` };
+}
+
+/** By the process of a plugin. */
+function plugin(makePlatform: () => Platform, target: string): Opener {
+  return async (undo, readOnly) => {
+    const rig = undo.use(await PluginRig.start({ disk: "memory_disk.ts", target, readOnly, platform: makePlatform() }));
+    return { disk: withoutLife(rig.disk, "process of a plugin"), place: rig.place };
+  };
+}
+
+/** Behind filters. */
+function filtered(open: Opener, ...filters: readonly FilterChoice[]): Opener {
+  return async (undo, readOnly) => {
+    const { disk, ...stage } = await open(undo, readOnly);
+    return { ...stage, disk: filterDisk(disk, await chooseFilters(filters)) };
+  };
+}
+
+/** With a volatile write cache, and a switch for its power. */
+function powered(open: Opener, seed: number): Opener {
+  return async (undo, readOnly) => {
+    const power = undo.use(powerLossFilter({ seed }));
+    const stage = await filtered(open, power.filter)(undo, readOnly);
+    return { ...stage, cutPower: async () => void await power.cut() };
+  };
+}
+
+/** A qcow2 frees whole clusters only. */
+const QCOW2: DaemonOptions = { format: "qcow2", create: "cluster_size=4096" };
+
+const DISKS: Readonly<Record<string, { readonly open: Opener } & Partial<Omit<DiskContract, "open">>>> = {
+  memory: { open: sized("memory") },
+  null: { open: sized("null"), keepsData: false },
+  "a disk from outside the project": {
+    open: () => Promise.resolve({ disk: maskedDisk(SIZE_BYTES) }),
+    opensReadOnly: false,
+  },
+  "file-inline": { open: inline },
+  file: { open: pooled(simulatedPlatform) },
+  "file, real memory": { open: pooled(openNativePlatform) },
+  uring: { open: ring("writeback") },
+  "uring, past the page cache": { open: ring("none") },
+  "uring, written through": { open: ring("writethrough") },
+  "uring, on a file system in memory": { open: ring("writeback", { under: "/dev/shm" }) },
+  "uring, as on an old kernel": { open: ring("writeback", { setup: oldKernel }) },
+  plugin: { open: plugin(openNativePlatform, "async,flush") },
+  "plugin, in a simulation": { open: plugin(simulatedPlatform, "") },
+  "memory, with a volatile write cache": { open: powered(sized("memory"), 1) },
+  "file, with a volatile write cache": { open: powered(pooled(simulatedPlatform), 2) },
+  "uring, with a volatile write cache": { open: powered(ring("writeback"), 3) },
+  ...(HAS_DAEMON && {
+    "vhost-user-blk, qcow2": { open: exported(QCOW2) },
+    "vhost-user-blk, vhdx": { open: exported({ format: "vhdx" }), discardsToZeroes: false },
+    "vhost-user-blk, raw": { open: exported({ format: "raw" }) },
+    "vhost-user-blk, raw by NBD": { open: exported({ format: "raw" }, servedByNbd) },
+  }),
 };
 
-async function stage(engine: Engine, readOnly = false): Promise<Stage> {
-  const undo = new AsyncDisposableStack();
-  const made = await engine(undo, readOnly);
-  return { ...made, [Symbol.asyncDispose]: () => undo.disposeAsync() };
-}
-
-async function rigOn(
-  { disk, platform, parker, open, openMemory }: Stage,
-  options: { depth?: number; announce?: boolean } = {},
-): Promise<ChannelRig> {
-  return new ChannelRig(await disk.attachment(0), { platform, parker, open, openMemory, ...options });
-}
-
-function fillRandomly(bytes: Uint8Array, random: () => number): void {
-  for (let i = 0; i < bytes.length; i++) bytes[i] = random() * 256;
-}
-
-/** Cuts whole sectors into 1 to 11 pieces. */
-function cut(sectors: number, random: () => number): number[] {
-  const lengths: number[] = [];
-  for (let left = sectors; left > 0;) {
-    const piece = lengths.length === 10 ? left : Math.min(left, 1 + Math.floor(random() * 8));
-    lengths.push(piece * SECTOR_BYTES);
-    left -= piece;
-  }
-  return lengths;
-}
-
-/** Copies pieces that lie `gapBytes` apart in a buffer from or to one run of bytes. */
-function gather(buffer: Uint8Array, lengths: readonly number[], gapBytes: number): Uint8Array {
-  const whole = new Uint8Array(lengths.reduce((sum, length) => sum + length, 0));
-  let from = 0;
-  let to = 0;
-  for (const length of lengths) {
-    whole.set(buffer.subarray(from, from + length), to);
-    from += length + gapBytes;
-    to += length;
-  }
-  return whole;
-}
-
-/** Random reads and writes on disjoint parts of the disk, 32 at a time, each compared with a model. */
-function exercise(rig: ChannelRig, rounds: number, random: () => number): void {
-  const model = new Uint8Array(DISK_BYTES);
-  const partBytes = DISK_BYTES / 32;
-  const placed: { reading: boolean; offset: number; lengths: number[]; gap: number }[] = [];
-  const start = (tag: number): void => {
-    const lengths = cut(1 + Math.floor(random() * 40), random);
-    const sectors = lengths.reduce((sum, length) => sum + length, 0) / SECTOR_BYTES;
-    const offset = tag * partBytes + Math.floor(random() * (partBytes / SECTOR_BYTES - sectors)) * SECTOR_BYTES;
-    const operation = { reading: random() < 0.5, offset, lengths, gap: random() < 0.5 ? 0 : SECTOR_BYTES };
-    placed[tag] = operation;
-    fillRandomly(rig.buffer(tag), random);
-    if (operation.reading) rig.read(tag, offset, lengths, operation.gap);
-    else rig.write(tag, offset, lengths, operation.gap);
-  };
-  const check = (tag: number, result: number): void => {
-    const { reading, offset, lengths, gap } = placed[tag]!;
-    const data = gather(rig.buffer(tag), lengths, gap);
-    assertEquals(result, 0);
-    if (!reading) model.set(data, offset);
-    else assertEquals(data, model.slice(offset, offset + data.length), `read at ${offset}`);
-  };
-  let left = rounds;
-  for (let tag = 0; tag < 32; tag++) start(tag);
-  while (rig.channel.inFlight > 0) {
-    for (const [tag, result] of rig.reapSome()) {
-      check(tag, result);
-      if (left-- > 0) start(tag);
-    }
-  }
-}
-
-for (const [name, engine] of Object.entries(ENGINES)) {
-  const movesData = name !== "null";
-
-  if (movesData) {
-    Deno.test(`${name}: random operations at depth 32 with scattered vectors read back what was written`, async () => {
-      await using made = await stage(engine);
-      using rig = await rigOn(made);
-      exercise(rig, 1500, randomSource(1));
-    });
-  }
-
-  if (movesData) {
-    Deno.test(`${name}: buffers that the channel was not opened with serve as well`, async () => {
-      await using made = await stage(engine);
-      using rig = await rigOn(made, { announce: false });
-      exercise(rig, 200, randomSource(2));
-    });
-  }
-
-  Deno.test(`${name}: every operation completes once, flushes among them`, async () => {
-    await using made = await stage(engine);
-    using rig = await rigOn(made);
-    const seen = new Map<number, number>();
-    for (let round = 0; round < 20; round++) {
-      for (let tag = 0; tag < 32; tag++) {
-        if (tag % 4 === 0) rig.channel.flush(tag);
-        else rig.write(tag, tag * 4096, [4096]);
-      }
-      assertEquals(rig.channel.inFlight, 32);
-      while (rig.channel.inFlight > 0) {
-        for (const [tag, result] of rig.reapSome()) {
-          assertEquals(result, 0);
-          seen.set(tag, (seen.get(tag) ?? 0) + 1);
-        }
-      }
-    }
-    assertEquals([...seen.values()], new Array(32).fill(20));
-    assertEquals(rig.channel.reap(), 0);
-  });
-
-  Deno.test(`${name}: nothing starts before submit`, async () => {
-    await using made = await stage(engine);
-    using rig = await rigOn(made);
-    rig.write(0, 0, [512]);
-    assertEquals(rig.channel.reap(), 0);
-    assertEquals(rig.channel.inFlight, 1);
-    assertEquals(rig.finish(), new Map([[0, 0]]));
-  });
-
-  Deno.test(`${name}: a tag that is in flight or too large, and closing while busy, are refused`, async () => {
-    await using made = await stage(engine);
-    using rig = await rigOn(made);
-    rig.channel.flush(3);
-    assertThrows(() => rig.channel.flush(3), RangeError, "in flight");
-    assertThrows(() => rig.channel.flush(32), RangeError, "depth");
-    assertThrows(() => rig.channel[Symbol.dispose](), Error, "operations in flight: 1");
-    assertEquals(rig.finish().get(3), 0);
-  });
-
-  Deno.test(`${name}: writes to a read-only disk fail, reads and flushes do not`, async () => {
-    await using made = await stage(engine, true);
-    assert(made.disk.properties.readOnly);
-    using rig = await rigOn(made);
-    assertEquals(rig.writeNow(0, 512), -EBADF);
-    assertEquals(rig.readNow(0, 512), 0);
-    rig.channel.flush(1);
-    assertEquals(rig.finish().get(1), 0);
-  });
-
-  Deno.test(`${name}: a discard gives bytes back where the properties say so, and is refused elsewhere`, async () => {
-    await using made = await stage(engine);
-    using rig = await rigOn(made);
-    rig.buffer(0).fill(0x5a);
-    assertEquals(rig.writeNow(0, 64 << 10), 0);
-    const { discard } = made.disk.properties;
-    rig.channel.discard(1, 16 << 10, 32 << 10, false);
-    assertEquals(rig.finish().get(1), discard === undefined ? -EOPNOTSUPP : 0);
-    if (discard?.secure !== true) {
-      rig.channel.discard(1, 16 << 10, 4096, true);
-      assertEquals(rig.finish().get(1), -EOPNOTSUPP);
-    }
-    if (!movesData) return;
-    assertEquals(rig.readNow(0, 64 << 10), 0);
-    const expected = new Uint8Array(64 << 10).fill(0x5a);
-    if (discard !== undefined) expected.fill(0, 16 << 10, 48 << 10);
-    assertEquals(rig.buffer(0), expected);
-  });
-
-  if (movesData) {
-    Deno.test(`${name}: a read beyond the end is an I/O error, and the next one is not`, async () => {
-      await using made = await stage(engine);
-      using rig = await rigOn(made);
-      assertEquals(rig.readNow(DISK_BYTES - 512, 1024), -EIO);
-      assertEquals(rig.readNow(DISK_BYTES, 512), -EIO);
-      assertEquals(rig.readNow(DISK_BYTES - 512, 512), 0);
-    });
-  }
-
-  Deno.test(`${name}: channels come and go, several at a time, and leave no descriptor`, async () => {
-    let folder: string;
-    {
-      await using made = await stage(engine);
-      folder = made.folder;
-      for (let round = 0; round < 5; round++) {
-        using one = await rigOn(made, { depth: 4 });
-        using other = await rigOn(made, { depth: 4 });
-        one.buffer(0).fill(round + 1);
-        one.write(0, 0, [4096]);
-        other.write(0, 4096, [512]);
-        assertEquals([one.finish().get(0), other.finish().get(0)], [0, 0]);
-        assertEquals(other.readNow(0, 4096), 0);
-        if (movesData) assertEquals(other.buffer(0)[4095], round + 1);
-      }
-    }
-    assertEquals(openBelow(folder), 0);
+for (const [name, { open, ...traits }] of Object.entries(DISKS)) {
+  diskContract({
+    name,
+    sizeBytes: SIZE_BYTES,
+    discardsToZeroes: true,
+    ...traits,
+    open: async ({ readOnly }) => {
+      await using undo = new AsyncDisposableStack();
+      const stage = await open(undo, readOnly);
+      const owned = undo.move();
+      return { ...stage, [Symbol.asyncDispose]: () => owned.disposeAsync() };
+    },
   });
 }

@@ -8,19 +8,9 @@ import { UringEngine, type UringEngineOptions } from "../../ffi/uring/engine.ts"
 import { openImage } from "../../lib/storage/image/inspect.ts";
 import { ImageDescriptors } from "../../lib/storage/image/descriptors.ts";
 import type { FileMedium, ImageOptions, NativeFiles, UringAttachment } from "../../lib/storage/image/medium.ts";
-import type { OwnedMemory, Parker, Platform, Refusal, WakeToken } from "../../lib/hypervisor.ts";
-import type {
-  BufferOpener,
-  BufferSpace,
-  CacheMode,
-  ChannelOpener,
-  Disk,
-  DiskAttachment,
-  DiskModule,
-  IoChannel,
-  IoVectors,
-  MemoryRule,
-} from "../../lib/storage/disk.ts";
+import type { Parker, Platform, Refusal, WakeToken } from "../../lib/hypervisor.ts";
+import type { CacheMode, ChannelOpener, Disk, DiskAttachment, DiskModule } from "../../lib/storage/disk.ts";
+import type { ChannelPlace } from "../../lib/storage/channel.ts";
 import * as file from "../../lib/storage/engine/file.ts";
 import * as memory from "../../lib/storage/engine/memory.ts";
 import * as none from "../../lib/storage/engine/null.ts";
@@ -30,6 +20,7 @@ import { IoPool, type IoPoolLimits } from "../../lib/storage/pool/pool.ts";
 import { type OpenContext, openDisk } from "../../lib/storage/open.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
+import { ChannelDriver, type ChannelDriverOptions, PATIENCE_MS } from "../../lib/testing/channel_driver.ts";
 
 /** The engines whose channels need nothing of their thread, by their modules. */
 const ENGINES: ReadonlyMap<string, Pick<DiskModule, "openChannel">> = new Map(
@@ -40,9 +31,6 @@ const ENGINES: ReadonlyMap<string, Pick<DiskModule, "openChannel">> = new Map(
 /** Opens channels of these engines. */
 export const openChannel: ChannelOpener = (attachment, options) =>
   ENGINES.get(attachment.module)!.openChannel(attachment, options, undefined as never);
-
-/** How long a test waits for a completion before it fails. */
-const PATIENCE_MS = 20_000;
 
 /** A folder that is removed with all its content. */
 export class Folder implements Disposable {
@@ -101,6 +89,11 @@ export class PoolRig implements AsyncDisposable {
     this.pool.addLane(0, this.#token);
   }
 
+  /** This thread. */
+  get place(): ChannelPlace {
+    return { platform: this.platform, parker: this.parker, token: this.#token };
+  }
+
   /** Opens a file through the pool. */
   open(path: string, readOnly = false, closeLimitMs?: number, warn?: (message: string) => void): Promise<Disk> {
     const module = this.#module?.href;
@@ -126,6 +119,11 @@ export class UringRig implements Disposable {
 
   constructor(options: UringEngineOptions = {}) {
     this.parker = new UringEngine(this.#token, options);
+  }
+
+  /** This thread. */
+  get place(): ChannelPlace {
+    return { platform: this.platform, parker: this.parker, token: this.#token };
   }
 
   /** Opens a file for the ring. */
@@ -185,77 +183,26 @@ export function openFile(path: string, context: OpenContext, readOnly = false): 
   return openDisk({ format: "raw", target: path, readOnly, engine: "auto" }, context);
 }
 
-/** A channel with one buffer a tag, cut into vectors by each operation. */
-export class ChannelRig implements Disposable {
-  readonly channel: IoChannel;
-  readonly vectors: IoVectors;
-  readonly #space: BufferSpace | undefined;
-  readonly #memory: OwnedMemory;
-  readonly #bufferBytes: number;
-  readonly #vectorsPerTag: number;
-  readonly #parker: Parker | undefined;
-
+/** A driver of a channel of storage's own engines, and of others; it also waits without the event loop. */
+export class ChannelRig extends ChannelDriver {
   constructor(
     attachment: DiskAttachment,
-    options: {
-      platform: Platform;
-      parker?: Parker | undefined;
-      depth?: number;
-      bufferBytes?: number;
-      vectorsPerTag?: number;
-      /** Whether the engine knows the buffers, or sees unknown addresses. Default true. */
-      announce?: boolean;
-      rule?: MemoryRule;
+    options: Omit<ChannelDriverOptions, "open"> & {
       /** Absent: {@linkcode openChannel}. */
-      open?: ChannelOpener | undefined;
-      /** Where the buffers must lie; absent: in the platform's memory. */
-      openMemory?: BufferOpener | undefined;
-      wrap?: (channel: IoChannel, vectors: IoVectors) => IoChannel;
+      readonly open?: ChannelOpener | undefined;
     },
   ) {
-    const { platform, depth = 32, bufferBytes = 64 << 10, vectorsPerTag = 16 } = options;
-    this.#space = options.openMemory?.(attachment);
-    this.#memory = (this.#space ?? platform.memory).allocate(depth * bufferBytes);
-    this.#bufferBytes = bufferBytes;
-    this.#vectorsPerTag = vectorsPerTag;
-    this.#parker = options.parker;
-    this.vectors = {
-      addresses: new Float64Array(depth * vectorsPerTag),
-      lengths: new Uint32Array(depth * vectorsPerTag),
-    };
-    const buffers = options.announce === false ? {} : { buffers: this.#memory };
-    const open = options.open ?? openChannel;
-    const rule = options.rule === undefined ? {} : { rule: options.rule };
-    const { vectors } = this;
-    const channel = open(attachment, { depth, vectors, memory: platform.memory, ...buffers, ...rule });
-    this.channel = options.wrap?.(channel, this.vectors) ?? channel;
-  }
-
-  /** The tag's buffer. */
-  buffer(tag: number): Uint8Array {
-    return this.#memory.view.subarray(tag * this.#bufferBytes, (tag + 1) * this.#bufferBytes);
-  }
-
-  /** Vectors of the tag's buffer: pieces of these lengths, each `gapBytes` after the one before; queues a read. */
-  read(tag: number, offsetBytes: number, lengths: readonly number[], gapBytes = 0): void {
-    this.channel.read(tag, offsetBytes, this.#cut(tag, lengths, gapBytes), lengths.length);
-  }
-
-  /** As {@linkcode read}, for a write. */
-  write(tag: number, offsetBytes: number, lengths: readonly number[], gapBytes = 0): void {
-    this.channel.write(tag, offsetBytes, this.#cut(tag, lengths, gapBytes), lengths.length);
+    super(attachment, { ...options, open: options.open ?? openChannel });
   }
 
   /** Submits, and waits until something is reaped; returns results by tag. */
   reapSome(): Map<number, number> {
     this.channel.submit();
-    const deadline = performance.now() + PATIENCE_MS;
-    while (true) {
-      const count = this.channel.reap();
-      const { tags, results } = this.channel;
-      if (count > 0) return new Map(Array.from({ length: count }, (_, i) => [tags[i]!, results[i]!]));
+    for (const deadline = performance.now() + PATIENCE_MS;;) {
+      const results = this.reapNow();
+      if (results.size > 0) return results;
       if (performance.now() > deadline) throw new Error("no completion came");
-      this.#parker?.park(PATIENCE_MS);
+      this.parker?.park(PATIENCE_MS);
     }
   }
 
@@ -265,17 +212,6 @@ export class ChannelRig implements Disposable {
     while (this.channel.inFlight > 0) {
       for (const [tag, result] of this.reapSome()) results.set(tag, result);
     }
-    return results;
-  }
-
-  /** As {@linkcode finish}, and the event loop runs meanwhile: the pool replaces Workers in it. */
-  async finished(): Promise<Map<number, number>> {
-    const results = new Map<number, number>();
-    await eventually(() => {
-      this.channel.submit();
-      for (let i = this.channel.reap() - 1; i >= 0; i--) results.set(this.channel.tags[i]!, this.channel.results[i]!);
-      return this.channel.inFlight === 0;
-    }, "all operations are answered");
     return results;
   }
 
@@ -289,23 +225,6 @@ export class ChannelRig implements Disposable {
   writeNow(offsetBytes: number, lengthBytes: number): number {
     this.write(0, offsetBytes, [lengthBytes]);
     return this.finish().get(0)!;
-  }
-
-  [Symbol.dispose](): void {
-    this.channel[Symbol.dispose]();
-    this.#memory[Symbol.dispose]();
-    this.#space?.[Symbol.dispose]();
-  }
-
-  #cut(tag: number, lengths: readonly number[], gapBytes: number): number {
-    const first = tag * this.#vectorsPerTag;
-    let address = this.#memory.address + tag * this.#bufferBytes;
-    lengths.forEach((lengthBytes, i) => {
-      this.vectors.addresses[first + i] = address;
-      this.vectors.lengths[first + i] = lengthBytes;
-      address += lengthBytes + gapBytes;
-    });
-    return first;
   }
 }
 

@@ -6,6 +6,9 @@
 import type { ChannelOptions, IoChannel, IoVectors } from "../disk.ts";
 import { OPERATION } from "../engine/executor.ts";
 
+/** While operations are held, options are looked at this often, so that a change takes effect. */
+export const RECHECK_MS = 50;
+
 /** Decides nothing by itself. It owns the channel behind it. */
 export abstract class HoldingChannel implements IoChannel {
   /** See IoChannel. */
@@ -39,6 +42,8 @@ export abstract class HoldingChannel implements IoChannel {
   #ready = 0;
   /** An operation came since the last submit. */
   #isOpen = false;
+  /** By tag: 1 if it is in flight. */
+  readonly #busy: Uint8Array;
 
   /** `options` are those that the inner channel was opened with. */
   constructor(inner: IoChannel, { depth, vectors }: ChannelOptions) {
@@ -52,6 +57,7 @@ export abstract class HoldingChannel implements IoChannel {
     this.count = new Uint32Array(depth);
     this.discardBytes = new Float64Array(depth);
     this.secure = new Uint8Array(depth);
+    this.#busy = new Uint8Array(depth);
     this.#answeredTags = new Uint32Array(depth);
     this.#answeredResults = new Int32Array(depth);
   }
@@ -65,21 +71,25 @@ export abstract class HoldingChannel implements IoChannel {
   }
 
   read(tag: number, offsetBytes: number, first: number, count: number): void {
+    this.#accept(tag);
     if (this.passes) this.inner.read(tag, offsetBytes, first, count);
     else this.#take(tag, OPERATION.read, offsetBytes, first, count);
   }
 
   write(tag: number, offsetBytes: number, first: number, count: number): void {
+    this.#accept(tag);
     if (this.passes) this.inner.write(tag, offsetBytes, first, count);
     else this.#take(tag, OPERATION.write, offsetBytes, first, count);
   }
 
   flush(tag: number): void {
+    this.#accept(tag);
     if (this.passes) this.inner.flush(tag);
     else this.#take(tag, OPERATION.flush, 0, 0, 0);
   }
 
   discard(tag: number, offsetBytes: number, lengthBytes: number, secure: boolean): void {
+    this.#accept(tag);
     if (this.passes) return this.inner.discard(tag, offsetBytes, lengthBytes, secure);
     this.discardBytes[tag] = lengthBytes;
     this.secure[tag] = secure ? 1 : 0;
@@ -87,8 +97,10 @@ export abstract class HoldingChannel implements IoChannel {
   }
 
   submit(): void {
-    this.refresh();
-    if (this.held > 0) this.release();
+    if (this.held > 0) {
+      this.refresh();
+      this.release();
+    }
     this.#ready = this.#answered;
     this.#isOpen = false;
     this.inner.submit();
@@ -101,6 +113,7 @@ export abstract class HoldingChannel implements IoChannel {
     const { tags, results } = inner;
     for (let i = 0; i < count; i++) {
       const tag = tags[i]!;
+      this.#busy[tag] = 0;
       this.tags[i] = tag;
       this.results[i] = this.finish(tag, results[i]!);
     }
@@ -108,8 +121,9 @@ export abstract class HoldingChannel implements IoChannel {
     return count;
   }
 
-  /** Closes the channel behind it, too. */
+  /** Closes the channel behind it, too. Throws if operations are in flight: their memory cannot be released yet. */
   [Symbol.dispose](): void {
+    if (this.inFlight > 0) throw new Error(`Cannot close the I/O channel: operations in flight: ${this.inFlight}`);
     this.inner[Symbol.dispose]();
   }
 
@@ -168,8 +182,19 @@ export abstract class HoldingChannel implements IoChannel {
     this.offsetBytes[tag] = offsetBytes;
     this.first[tag] = first;
     this.count[tag] = count;
-    this.#isOpen = true;
     this.take(tag);
+  }
+
+  /** The first operation of a pass takes over changed options. Throws RangeError as all channels do. */
+  #accept(tag: number): void {
+    if (!(tag < this.#busy.length)) {
+      throw new RangeError(`Cannot queue tag ${tag}: the depth is ${this.#busy.length}`);
+    }
+    if (this.#busy[tag] === 1) throw new RangeError(`Cannot queue tag ${tag}: it is in flight`);
+    this.#busy[tag] = 1;
+    if (this.#isOpen) return;
+    this.#isOpen = true;
+    this.refresh();
   }
 
   /** What starts now has been submitted before. */
@@ -185,7 +210,9 @@ export abstract class HoldingChannel implements IoChannel {
   #reapAnswered(from: number): number {
     let count = from;
     for (let i = 0; i < this.#ready; i++) {
-      this.tags[count] = this.#answeredTags[i]!;
+      const tag = this.#answeredTags[i]!;
+      this.#busy[tag] = 0;
+      this.tags[count] = tag;
       this.results[count++] = this.#answeredResults[i]!;
     }
     // Those that were answered since the last submit wait for the next.

@@ -32,12 +32,13 @@ export function writeLive(live: SharedArrayBuffer, values: readonly number[]): v
 
 /** One channel's view of the live options. */
 export class LiveValues {
-  /** As of the last {@linkcode refresh} that returned true; of `names`, in their order. */
+  /** As of the last {@linkcode refresh} that returned true: those of the live options, in the order of the definition. */
   readonly numbers: Float64Array;
   readonly #words: Int32Array;
   readonly #read: Float64Array;
   readonly #readWords: Int32Array;
-  #generation = 0;
+  /** Changes with each change of the options; even. */
+  generation = 0;
 
   /** Zeroes until the first refresh. */
   constructor(live: SharedArrayBuffer) {
@@ -48,16 +49,21 @@ export class LiveValues {
     this.#readWords = new Int32Array(this.#read.buffer);
   }
 
+  /** The size of the disk behind the filter, in sectors of 512 bytes. */
+  get sectors(): number {
+    return this.numbers[this.numbers.length - 1]!;
+  }
+
   /** Takes over a change, if there was one since the last call. */
   refresh(): boolean {
     const generation = Atomics.load(this.#words, GENERATION);
-    if (generation === this.#generation || (generation & 1) === 1) return false;
+    if (generation === this.generation || (generation & 1) === 1) return false;
     for (let i = 0; i < this.#readWords.length; i++) {
       this.#readWords[i] = Atomics.load(this.#words, FIRST_WORD + i);
     }
     if (Atomics.load(this.#words, GENERATION) !== generation) return false; // the next pass has the change
     this.numbers.set(this.#read);
-    this.#generation = generation;
+    this.generation = generation;
     return true;
   }
 }

@@ -2,7 +2,7 @@
  * The filter `readonly`: the guest sees a read-only disk, and the image is opened for reading.
  */
 
-import { EROFS } from "../../errno.ts";
+import { EBADF } from "../../errno.ts";
 import type { ChannelContext, ChannelOptions, DiskAttachment, IoChannel } from "../disk.ts";
 import { OPERATION } from "../engine/executor.ts";
 import type { FilterAttachment, FilterDefinition } from "./filter.ts";
@@ -29,7 +29,7 @@ class ReadOnlyChannel extends HoldingChannel {
   protected override take(tag: number): void {
     const operation = this.operation[tag]!;
     const changes = operation === OPERATION.write || operation === OPERATION.discard;
-    if (changes) this.answer(tag, -EROFS);
+    if (changes) this.answer(tag, -EBADF);
     else this.start(tag);
   }
 }

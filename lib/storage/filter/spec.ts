@@ -61,7 +61,9 @@ function parseText(text: string): { name: string; given: Given } {
   const given = rest.map((part) => {
     const at = part.indexOf("=");
     if (at <= 0) throw wrong(name, `${JSON.stringify(part)} is not option=value`);
-    return [part.slice(0, at), part.slice(at + 1)] as const;
+    // On a command line words are joined by dashes, in a program by capitals.
+    const key = part.slice(0, at).replaceAll(/-([a-z])/g, (_, letter: string) => letter.toUpperCase());
+    return [key, part.slice(at + 1)] as const;
   });
   return { name, given };
 }

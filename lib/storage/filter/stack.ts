@@ -6,7 +6,7 @@
 import type { LockableImage, Refusal } from "../../hypervisor.ts";
 import { XenblkError } from "../../errors.ts";
 import type { Disk, DiskAttachment, DiskFile, DiskProperties, MemoryRule } from "../disk.ts";
-import type { FilterAttachment, FilterValue, FilterValues } from "./filter.ts";
+import type { FilterAttachment, FilterPlace, FilterValue, FilterValues } from "./filter.ts";
 import { createLive, writeLive } from "./live.ts";
 import { changedValues, type ChosenFilter, liveOptions } from "./spec.ts";
 import type { FilterName, FilterOptions } from "./table.ts";
@@ -29,7 +29,10 @@ class StackedFilter implements LiveFilter {
   readonly chosen: ChosenFilter;
   readonly #live: SharedArrayBuffer;
   #values: FilterValues;
-  #state: { readonly key: string; readonly state: unknown } | undefined;
+  #sectors = 0;
+  #state: { readonly key: string; readonly state: unknown; used: boolean; lost: boolean } | undefined;
+  /** The state of what it has opened. */
+  #held: unknown;
 
   constructor(chosen: ChosenFilter) {
     this.chosen = chosen;
@@ -52,13 +55,36 @@ class StackedFilter implements LiveFilter {
 
   /** What its channels share, made anew for each image. */
   prepare(key: string, disk: DiskProperties): void {
+    this.resized(disk);
     if (this.#state?.key === key) return;
-    this.#state = { key, state: this.chosen.definition.createState?.(disk, this.#values) };
+    const state = this.chosen.definition.createState?.(disk, this.#values);
+    this.#state = { key, state, used: false, lost: false };
+  }
+
+  /** Tells the channels the size of the disk behind the filter. */
+  resized({ sectors }: DiskProperties): void {
+    this.#sectors = sectors;
+    writeLive(this.#live, this.#numbers());
   }
 
   attachment(inner: DiskAttachment): FilterAttachment {
     const { module } = this.chosen;
-    return { module, inner, options: this.#values, live: this.#live, state: this.#state?.state };
+    const { state, lost = false } = this.#state ?? {};
+    if (this.#state !== undefined) this.#state.used = true;
+    return { module, inner, options: this.#values, live: this.#live, state: this.#held ?? state, lost };
+  }
+
+  /** What it keeps of the guest's writes is another process's, and gone. */
+  isLost(): boolean {
+    if (this.#state === undefined || this.chosen.definition.keepsWrites !== true) return false;
+    return this.#state.lost ||= !this.#state.used;
+  }
+
+  /** Opens what the filter holds while a disk is open; undefined: it holds nothing. */
+  async open(disk: DiskProperties, place: FilterPlace): Promise<AsyncDisposable | undefined> {
+    const hold = await this.chosen.definition.open?.(disk, this.#values, place);
+    this.#held = hold?.state;
+    return hold;
   }
 
   propertiesOf(disk: DiskProperties): DiskProperties {
@@ -66,8 +92,15 @@ class StackedFilter implements LiveFilter {
   }
 
   #numbers(): number[] {
-    return liveOptions(this.chosen.definition).map(([key, { live }]) => live!(this.#values[key]!));
+    return [...liveOptions(this.chosen.definition).map(([key, { live }]) => live!(this.#values[key]!)), this.#sectors];
   }
+}
+
+/** How a disk is put behind filters. */
+interface WrapOptions {
+  readonly key: string;
+  readonly readOnly: boolean;
+  readonly hold?: AsyncDisposable;
 }
 
 /** The filters of one device. */
@@ -86,15 +119,25 @@ export class FilterStack {
 
   /**
    * The disk behind the filters, which then belongs to the result. `key` names the image: what filters keep of it lasts
-   * as long as the same is given. `readOnly`: the guest must not write, whatever the filters allow. Throws {@linkcode XenblkError} if a filter cannot stand in front of it.
+   * as long as the same is given. `readOnly`: the guest must not write, whatever the filters allow. `hold`: of {@linkcode
+   * open}, then belongs to the result, too. Throws {@linkcode XenblkError} if a filter cannot stand in front of it.
    */
-  wrap(disk: Disk, { key, readOnly }: { readonly key: string; readonly readOnly: boolean }): Disk {
+  wrap(disk: Disk, { key, readOnly, hold }: WrapOptions): Disk {
     if (this.#filters.length === 0) return disk;
-    this.#filters.toReversed().reduce((properties, filter) => {
-      prepare(filter, key, properties);
-      return filter.propertiesOf(properties);
-    }, disk.properties);
-    return new FilteredDisk(disk, this.#filters, { readsOnly: this.readsOnly, readOnly });
+    eachFrom(disk, this.#filters, (filter, below) => prepare(filter, key, below));
+    const held = hold === undefined ? {} : { hold };
+    return new FilteredDisk(disk, this.#filters, { readsOnly: this.readsOnly, readOnly, ...held });
+  }
+
+  /** Opens what the filters hold while this disk is open. Rejects with the reason why one cannot. */
+  async open(disk: DiskProperties, place: FilterPlace): Promise<AsyncDisposable> {
+    await using undo = new AsyncDisposableStack();
+    let below = disk;
+    for (const filter of this.#filters.toReversed()) {
+      undo.use(await filter.open(below, place));
+      below = filter.propertiesOf(below);
+    }
+    return undo.move();
   }
 
   /** The filter of that name that is nearest to the guest; undefined: there is none. */
@@ -108,11 +151,39 @@ export class FilterStack {
   get filters(): readonly LiveFilter[] {
     return this.#filters;
   }
+
+  /** The device comes to its end: no filter holds anything any more. */
+  end(): void {
+    for (const filter of this.#filters) filter.set(filter.chosen.definition.atEnd ?? {});
+  }
+
+  /**
+   * A guest that an earlier process served goes on with the disk. Returns what filters held of its writes and is lost, as
+   * the end of a sentence; all operations then fail. Undefined: nothing is.
+   */
+  takeOver(): string | undefined {
+    const lost = this.#filters.filter((filter) => filter.isLost());
+    return lost.length === 0
+      ? undefined
+      : `the process that kept its writes in memory (filter ${lost.map(({ name }) => name).join(", ")}) has ended`;
+  }
 }
 
 /** The disk behind these filters, the first one nearest to the guest; it then belongs to the result. */
 export function filterDisk(disk: Disk, filters: readonly ChosenFilter[]): Disk {
   return new FilterStack(filters).wrap(disk, { key: "", readOnly: false });
+}
+
+/** From the disk to the guest, each filter with the properties of what is behind it. Returns those for the guest. */
+function eachFrom(
+  disk: Disk,
+  filters: readonly StackedFilter[],
+  visit: (filter: StackedFilter, below: DiskProperties) => void = () => {},
+): DiskProperties {
+  return filters.reduceRight((below, filter) => {
+    visit(filter, below);
+    return filter.propertiesOf(below);
+  }, disk.properties);
 }
 
 function prepare(filter: StackedFilter, key: string, disk: DiskProperties): void {
@@ -139,12 +210,14 @@ class FilteredDisk implements Disk {
   readonly #disk: Disk;
   readonly #filters: readonly StackedFilter[];
   readonly #readOnly: boolean;
+  readonly #hold: AsyncDisposable | undefined;
 
   constructor(
     disk: Disk,
     filters: readonly StackedFilter[],
-    { readsOnly, readOnly }: { readonly readsOnly: boolean; readonly readOnly: boolean },
+    { readsOnly, readOnly, hold }: Omit<WrapOptions, "key"> & { readonly readsOnly: boolean },
   ) {
+    this.#hold = hold;
     this.#disk = disk;
     this.#filters = filters;
     this.#readOnly = readOnly;
@@ -154,7 +227,7 @@ class FilteredDisk implements Disk {
     if (imageReadOnly !== undefined) this.imageReadOnly = imageReadOnly;
     if (failed !== undefined) this.failed = failed;
     if (files !== undefined) this.files = readsOnly ? files.map((file) => ({ ...file, writable: false })) : files;
-    if (disk.grow !== undefined) this.grow = (sizeBytes) => disk.grow!(sizeBytes);
+    if (disk.grow !== undefined) this.grow = (sizeBytes) => this.#grow(sizeBytes);
     if (disk.waitsFor !== undefined) this.waitsFor = (rule) => disk.waitsFor!(rule);
     if (disk.withoutUring !== undefined) {
       this.withoutUring = async (lane, refusal) => this.#behind(await disk.withoutUring!(lane, refusal));
@@ -162,7 +235,7 @@ class FilteredDisk implements Disk {
   }
 
   get properties(): DiskProperties {
-    const all = this.#filters.reduceRight((below, filter) => filter.propertiesOf(below), this.#disk.properties);
+    const all = eachFrom(this.#disk, this.#filters);
     return this.#readOnly ? { ...all, readOnly: true } : all;
   }
 
@@ -175,7 +248,13 @@ class FilteredDisk implements Disk {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await using _hold = this.#hold;
     await this.#disk[Symbol.asyncDispose]();
+  }
+
+  async #grow(sizeBytes: number | undefined): Promise<void> {
+    await this.#disk.grow!(sizeBytes);
+    eachFrom(this.#disk, this.#filters, (filter, below) => filter.resized(below));
   }
 
   #behind(disk: DiskAttachment): DiskAttachment {

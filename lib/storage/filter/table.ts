@@ -4,7 +4,21 @@
  */
 
 import type { FilterDefinition } from "./filter.ts";
+import * as cow from "./cow.ts";
+import type { CowOptions } from "./cow.ts";
+import * as delay from "./delay.ts";
+import type { DelayOptions } from "./delay.ts";
+import * as error from "./error.ts";
+import type { ErrorOptions } from "./error.ts";
+import * as hang from "./hang.ts";
+import type { HangOptions } from "./hang.ts";
+import * as log from "./log.ts";
+import type { LogOptions } from "./log.ts";
 import * as readonly from "./readonly.ts";
+import * as throttle from "./throttle.ts";
+import type { ThrottleOptions } from "./throttle.ts";
+
+export type { CowOptions, DelayOptions, ErrorOptions, HangOptions, LogOptions, ThrottleOptions };
 
 /** A filter and its module. */
 export interface FilterRow {
@@ -16,7 +30,19 @@ export interface FilterRow {
 
 /** The options of each filter, as programs give them. All are optional unless the filter needs one. */
 export interface FilterOptions {
-  /** See readonly.ts. */
+  /** Limits on requests and bytes. */
+  readonly throttle: ThrottleOptions;
+  /** Delays. */
+  readonly delay: DelayOptions;
+  /** Errors. */
+  readonly error: ErrorOptions;
+  /** Operations that do not complete. */
+  readonly hang: HangOptions;
+  /** An overlay in memory. */
+  readonly cow: CowOptions;
+  /** A trace. */
+  readonly log: LogOptions;
+  /** It has none. */
   readonly: Readonly<Record<never, never>>;
 }
 
@@ -25,6 +51,12 @@ export type FilterName = keyof FilterOptions;
 
 /** In the order of the documentation. */
 export const FILTERS: Readonly<Record<FilterName, FilterRow>> = {
+  throttle: row("throttle", throttle),
+  delay: row("delay", delay),
+  error: row("error", error),
+  hang: row("hang", hang),
+  cow: row("cow", cow),
+  log: row("log", log),
   readonly: row("readonly", readonly),
 };
 

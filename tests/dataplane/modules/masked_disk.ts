@@ -3,7 +3,19 @@
  * that a test can tell who stored it.
  */
 
-import type { ChannelOptions, DiskAttachment, IoChannel, IoVectors, MemorySpace } from "../../../mod.ts";
+import {
+  type ChannelOptions,
+  type Disk,
+  type DiskAttachment,
+  ERRNO,
+  type Executor,
+  immediateChannel,
+  type IoChannel,
+  type IoVectors,
+  type MemoryViews,
+  OPERATION,
+  type Operation,
+} from "../../../mod.ts";
 
 /** Names a masked disk. */
 export interface MaskedAttachment extends DiskAttachment {
@@ -17,72 +29,65 @@ export function maskedAttachment(data: SharedArrayBuffer): MaskedAttachment {
   return { module: import.meta.url, data };
 }
 
-/** See DiskModule. */
-export function openChannel({ data }: MaskedAttachment, options: ChannelOptions): IoChannel {
-  return new MaskedChannel(new Uint8Array(data), options);
+/** A disk of zeroes. */
+export function maskedDisk(sizeBytes: number): Disk {
+  const data = new SharedArrayBuffer(sizeBytes);
+  new Uint8Array(data).fill(MASK);
+  let isClosed = false;
+  return {
+    properties: {
+      sectors: sizeBytes / 512,
+      logicalSectorBytes: 512,
+      physicalSectorBytes: 512,
+      readOnly: false,
+      discard: { granularityBytes: 512, alignmentBytes: 0, secure: false },
+    },
+    description: "masked bytes",
+    attachment: () => isClosed ? Promise.reject(new Error("it is closed")) : Promise.resolve(maskedAttachment(data)),
+    [Symbol.asyncDispose]: () => {
+      isClosed = true;
+      return Promise.resolve();
+    },
+  };
 }
 
-/** Carries everything out at once. */
-class MaskedChannel implements IoChannel {
-  readonly tags: Uint32Array;
-  readonly results: Int32Array;
-  inFlight = 0;
+/** See DiskModule. */
+export function openChannel({ data }: MaskedAttachment, options: ChannelOptions): IoChannel {
+  return immediateChannel(new MaskedExecutor(new Uint8Array(data)), options);
+}
+
+class MaskedExecutor implements Executor {
   readonly #data: Uint8Array;
-  readonly #vectors: IoVectors;
-  readonly #memory: MemorySpace;
 
-  constructor(data: Uint8Array, { depth, vectors, memory }: ChannelOptions) {
-    this.tags = new Uint32Array(depth);
-    this.results = new Int32Array(depth);
+  constructor(data: Uint8Array) {
     this.#data = data;
-    this.#vectors = vectors;
-    this.#memory = memory;
   }
 
-  read(tag: number, offsetBytes: number, first: number, count: number): void {
-    this.#forEach(first, count, offsetBytes, (bytes, at) => {
-      for (let i = 0; i < bytes.length; i++) bytes[i] = this.#data[at + i]! ^ MASK;
-    });
-    this.#done(tag);
+  execute(
+    operation: Operation,
+    offsetBytes: number,
+    vectors: IoVectors,
+    first: number,
+    count: number,
+    views: MemoryViews,
+  ): number {
+    if (operation === OPERATION.flush) return 0;
+    let at = offsetBytes;
+    for (let i = first; i < first + count; i++) {
+      const bytes = views.view(vectors.addresses[i]!, vectors.lengths[i]!);
+      if (at + bytes.length > this.#data.length) return -ERRNO.EIO;
+      const ours = this.#data.subarray(at, at += bytes.length);
+      const [from, to] = operation === OPERATION.read ? [ours, bytes] : [bytes, ours];
+      for (let j = 0; j < from.length; j++) to[j] = from[j]! ^ MASK;
+    }
+    return 0;
   }
 
-  write(tag: number, offsetBytes: number, first: number, count: number): void {
-    this.#forEach(first, count, offsetBytes, (bytes, at) => {
-      for (let i = 0; i < bytes.length; i++) this.#data[at + i] = bytes[i]! ^ MASK;
-    });
-    this.#done(tag);
-  }
-
-  flush(tag: number): void {
-    this.#done(tag);
-  }
-
-  discard(tag: number, offsetBytes: number, lengthBytes: number): void {
+  discard(offsetBytes: number, lengthBytes: number, secure: boolean): number {
+    if (secure) return -ERRNO.EOPNOTSUPP;
     this.#data.fill(MASK, offsetBytes, offsetBytes + lengthBytes);
-    this.#done(tag);
-  }
-
-  submit(): void {}
-
-  reap(): number {
-    const count = this.inFlight;
-    this.inFlight = 0;
-    return count;
+    return 0;
   }
 
   [Symbol.dispose](): void {}
-
-  #forEach(first: number, count: number, offsetBytes: number, carryOut: (bytes: Uint8Array, at: number) => void): void {
-    let at = offsetBytes;
-    for (let i = first; i < first + count; i++) {
-      const lengthBytes = this.#vectors.lengths[i]!;
-      carryOut(this.#memory.view(this.#vectors.addresses[i]!, lengthBytes), at);
-      at += lengthBytes;
-    }
-  }
-
-  #done(tag: number): void {
-    this.tags[this.inFlight] = tag;
-    this.results[this.inFlight++] = 0;
-  }
 }

@@ -11,6 +11,7 @@ import type { VhostAttachment } from "../../../ffi/vhost/attachment.ts";
 import { NativeVhostClient } from "../../../ffi/vhost/client.ts";
 import type { VhostPatience } from "../../../ffi/vhost/session.ts";
 import type { Parker } from "../../../lib/hypervisor.ts";
+import type { ChannelPlace } from "../../../lib/storage/channel.ts";
 import type { BufferOpener, ChannelOpener } from "../../../lib/storage/disk.ts";
 import type { VhostDevice } from "../../../lib/storage/vhost.ts";
 import { ChannelRig, eventually, Folder } from "../../storage/rig.ts";
@@ -41,6 +42,8 @@ export interface DaemonOptions {
   readonly image?: string;
   /** Of the format's node, beside those it needs. */
   readonly node?: Readonly<Record<string, string>>;
+  /** What the format's node reads in place of the image's file, as a block node with the name `file`. */
+  readonly file?: string;
   /** Every flush of the image file fails with EIO. */
   readonly failingFlushes?: boolean;
   /** Every read of the image file fails with EIO. */
@@ -82,7 +85,7 @@ export class StorageDaemon implements AsyncDisposable {
     const args = [
       ["--chardev", `socket,id=qmp,path=${path}/qmp.sock,server=on,wait=off`],
       ["--monitor", "chardev=qmp"],
-      ["--blockdev", `file,node-name=file,filename=${this.image},discard=unmap,${access}`],
+      ["--blockdev", options.file ?? `file,node-name=file,filename=${this.image},discard=unmap,${access}`],
       ...fault,
       ["--blockdev", `${format},node-name=disk,file=${top},discard=unmap,${access}${node}`],
       [
@@ -168,6 +171,11 @@ export class VhostRig implements Disposable {
   constructor({ withIo = false, patience = {} }: { withIo?: boolean; patience?: Partial<VhostPatience> } = {}) {
     this.parker = this.platform.openParker(this.#token, { withIo });
     this.#client = new NativeVhostClient(patience);
+  }
+
+  /** This thread. */
+  get place(): ChannelPlace {
+    return { platform: this.platform, parker: this.parker, token: this.#token };
   }
 
   connect(

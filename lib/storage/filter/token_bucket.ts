@@ -1,0 +1,78 @@
+/**
+ * A budget per second that any number of threads share: tokens flow into a bucket, and who needs some reserves them in
+ * advance. A reservation that the bucket cannot cover yet says when it will, so reservations are served in their order,
+ * whichever thread made them, and large ones are not starved by small ones.
+ *
+ * The bucket is in shared memory. A word that is taken by compare-and-swap guards it for some nanoseconds; nobody waits
+ * for it without a limit.
+ */
+
+const BYTES = 24;
+/** Int32 of the lock; Float64 of the tokens in the bucket and of the time when they were counted. */
+const LOCK = 0;
+const LEVEL = 1;
+const COUNTED_MS = 2;
+
+/** Tries to take the lock; its owner may have lost its processor. */
+const MOST_TRIES = 200;
+/** A clock that is so far behind was set: the tokens since then are not known. Less is the difference between threads. */
+const MOST_SKEW_MS = 1000;
+/** The size of a bucket that is not given: what flows in during so many seconds. */
+const DEFAULT_BURST_S = 0.1;
+
+/** What {@linkcode TokenBucket.reserve} returns if another thread has the bucket: try again. */
+export const BUCKET_BUSY = -1;
+
+/** A new bucket. It is full, whatever its size will be. */
+export function createBucket(): SharedArrayBuffer {
+  return new SharedArrayBuffer(BYTES);
+}
+
+/** One thread's access to a bucket. The rate and the size may differ from call to call: they are the caller's. */
+export class TokenBucket {
+  readonly #lock: Int32Array;
+  readonly #numbers: Float64Array;
+
+  constructor(bucket: SharedArrayBuffer) {
+    this.#lock = new Int32Array(bucket);
+    this.#numbers = new Float64Array(bucket);
+  }
+
+  /**
+   * Takes tokens out of the bucket, even if it then holds less than none. Returns when they may be used, on the clock of
+   * `nowMs`: at once if there were enough. More tokens than the bucket can hold may be used once it is full. `burst`: the
+   * size of the bucket; 0: what flows in during 0.1 s, and at least one. Or returns {@linkcode BUCKET_BUSY}.
+   */
+  reserve(nowMs: number, amount: number, perSecond: number, burst: number): number {
+    if (!this.#take()) return BUCKET_BUSY;
+    const size = burst > 0 ? burst : Math.max(1, perSecond * DEFAULT_BURST_S);
+    const numbers = this.#numbers;
+    const elapsedMs = nowMs - numbers[COUNTED_MS]!;
+    let level = Math.min(numbers[LEVEL]!, size);
+    if (elapsedMs > 0) level = Math.min(size, level + elapsedMs * perSecond / 1000);
+    if (elapsedMs > 0 || elapsedMs < -MOST_SKEW_MS) numbers[COUNTED_MS] = nowMs;
+    level -= amount;
+    numbers[LEVEL] = level;
+    this.#release();
+    const missing = Math.min(0, size - amount) - level;
+    return missing > 0 ? nowMs + missing * 1000 / perSecond : nowMs;
+  }
+
+  /** Returns tokens that were reserved and not used. */
+  giveBack(amount: number): void {
+    if (!this.#take()) return; // the rate is a little lower then, for a moment
+    this.#numbers[LEVEL]! += amount;
+    this.#release();
+  }
+
+  #take(): boolean {
+    for (let tries = 0; tries < MOST_TRIES; tries++) {
+      if (Atomics.compareExchange(this.#lock, LOCK, 0, 1) === 0) return true;
+    }
+    return false;
+  }
+
+  #release(): void {
+    Atomics.store(this.#lock, LOCK, 0);
+  }
+}
