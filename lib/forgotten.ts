@@ -17,13 +17,9 @@ export function mustBeDisposed(describe: Describe): void {
 
 /** Writes a line about each handle that is left. */
 function nameForgotten(): void {
-  for (const line of forgotten()) {
+  for (const describe of HELD) {
+    const line = describe();
     // deno-lint-ignore no-console -- the process ends, and no logger is left
-    console.warn(`xenblk: ${line}`);
+    if (line !== undefined) console.warn(`xenblk: ${line}`);
   }
-}
-
-/** What is said of the handles that are left. */
-export function forgotten(): string[] {
-  return [...HELD].flatMap((describe) => describe() ?? []);
 }

@@ -206,8 +206,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
     clock,
   });
   const threads = undo.move();
-  const closing = new AbortController();
-  void checkProgress(devices, clock, closing.signal);
+  const closing = watchProgress(devices, clock);
   const close = async (how: CloseOptions): Promise<CloseResult> => {
     closing.abort();
     const finished = await devices.close(how, hasFailed ? GRACE_AFTER_FAILURE_MS : GRACE_MS, STALL_MS);
@@ -218,11 +217,17 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
   return { service: { devices, failed: failure.promise, close }, threads, images };
 }
 
-async function checkProgress(devices: BackendKind, clock: Clock, end: AbortSignal): Promise<void> {
-  while (!end.aborted) {
-    await clock.sleep(PROGRESS_LOOK_MS, end);
-    if (!end.aborted) devices.checkProgress();
-  }
+/** Checks devices now and then, until it is aborted. */
+function watchProgress(devices: BackendKind, clock: Clock): AbortController {
+  const end = new AbortController();
+  const watch = async (): Promise<void> => {
+    while (!end.signal.aborted) {
+      await clock.sleep(PROGRESS_LOOK_MS, end.signal);
+      if (!end.signal.aborted) devices.checkProgress();
+    }
+  };
+  void watch();
+  return end;
 }
 
 async function endThreads(threads: AsyncDisposable, warn: (message: string) => void): Promise<void> {

@@ -6,7 +6,7 @@
 import { PAGE_BYTES } from "../units.ts";
 
 /** It lives. */
-export const ALIVE = 0;
+const ALIVE = 0;
 /** It dies when it next notifies a guest, before that. */
 const DIES_AT_NOTIFY = 1;
 /** It was killed: none of its threads has an effect any more. */

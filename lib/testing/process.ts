@@ -13,7 +13,7 @@ import type { ImageLocks, ImageUse } from "../storage/image/lock.ts";
 import { ProcessClock } from "./clock.ts";
 import type { InjectedFaults } from "./injected_faults.ts";
 import { Life, ProcessKilledError } from "./life.ts";
-import { processDescriptor, ProcessPlatform } from "./process_platform.ts";
+import { type ProcessDescriptor, ProcessPlatform } from "./process_platform.ts";
 
 const DOM0 = 0 as DomId;
 
@@ -154,4 +154,10 @@ export class SimulatedProcess {
       },
     };
   }
+}
+
+/** The descriptor by which the threads of a process open its platform. */
+function processDescriptor(machine: SharedArrayBuffer, life: Life, faults: InjectedFaults): ProcessDescriptor {
+  const module = new URL("./process_thread.ts", import.meta.url).href;
+  return { module, machine, domain: DOM0, life: life.buffer, faults: faults.buffer };
 }

@@ -31,12 +31,6 @@ export interface ProcessDescriptor extends SimulatedDescriptor {
   readonly faults: SharedArrayBuffer;
 }
 
-/** The descriptor of a process of domain 0. */
-export function processDescriptor(machine: SharedArrayBuffer, life: Life, faults: InjectedFaults): ProcessDescriptor {
-  const module = new URL("./process_thread.ts", import.meta.url).href;
-  return { module, machine, domain: 0, life: life.buffer, faults: faults.buffer };
-}
-
 /** One thread's view. */
 export class ProcessPlatform implements Platform {
   readonly descriptor: ProcessDescriptor;
