@@ -42,6 +42,7 @@ export {
 } from "./lib/storage/plugin/disk_methods.ts";
 export { DEFAULT_PLUGIN_SETTINGS, type PluginSettings, type PluginTrouble } from "./lib/storage/plugin/settings.ts";
 export type { PluginClient, PluginOptions, PluginProcess } from "./lib/storage/plugin/types.ts";
+export { openPluginDisk, type PluginServices } from "./lib/storage/plugin_disk.ts";
 export type { VhostClient, VhostDevice, VhostOptions } from "./lib/storage/vhost.ts";
 export type { PoolAttachment } from "./lib/storage/pool/attachment.ts";
 export { IoPool, type IoPoolLimits, type IoPoolOptions, type PoolDisk } from "./lib/storage/pool/pool.ts";
@@ -76,7 +77,17 @@ export {
   type OutsideFilter,
 } from "./lib/storage/filter/spec.ts";
 export { filterDisk, type LiveFilter } from "./lib/storage/filter/stack.ts";
-export type { FilterName, FilterOptions } from "./lib/storage/filter/table.ts";
+export type {
+  CowOptions,
+  DelayOptions,
+  ErrorOptions,
+  FilterName,
+  FilterOptions,
+  HangOptions,
+  LogOptions,
+  ThrottleOptions,
+} from "./lib/storage/filter/table.ts";
+export type { ChoiceOptions } from "./lib/storage/filter/choice.ts";
 export type { ServingContext } from "./lib/storage/serving.ts";
 export { type ImageSpec, parseImage } from "./lib/storage/image/spec.ts";
 

@@ -3,6 +3,7 @@
  * that only reads xenstore never loads libxengnttab.
  */
 
+import { sharedNow } from "../lib/clock.ts";
 import type {
   DomId,
   EventChannels,
@@ -19,11 +20,13 @@ import type {
   Xenstore,
 } from "../lib/hypervisor.ts";
 import type { NativeFiles } from "../lib/storage/image/medium.ts";
+import type { PluginClient } from "../lib/storage/plugin/types.ts";
 import type { VhostClient } from "../lib/storage/vhost.ts";
 import { NativeImageLocks } from "./linux/image_lock.ts";
 import { JournalFiles } from "./linux/journal_files.ts";
 import { nativeMemory } from "./linux/memory.ts";
 import { NativeParker, NativeWaker, NativeWakeToken } from "./linux/park.ts";
+import { NativePluginClient } from "./plugin/client.ts";
 import { openUringParker } from "./uring/engine.ts";
 import { LinuxFiles } from "./uring/image_files.ts";
 import { NativeVhostClient } from "./vhost/client.ts";
@@ -42,6 +45,8 @@ export class NativePlatform implements Platform {
   readonly files: NativeFiles = new LinuxFiles();
   /** Connects to exports of a storage daemon. */
   readonly vhost: VhostClient = new NativeVhostClient();
+  /** Starts the processes of disks in TypeScript. */
+  readonly plugins: PluginClient = new NativePluginClient();
 
   /** A connection of its own to xenstored. */
   openXenstore(): Xenstore {
@@ -74,7 +79,7 @@ export class NativePlatform implements Platform {
   }
 
   now(): number {
-    return performance.now();
+    return sharedNow();
   }
 }
 

@@ -11,6 +11,8 @@ import { type DiskStats, diskStats } from "./disk_stats.ts";
 import { errorText, XenblkError } from "./errors.ts";
 import type { HostPlatform } from "./host_platform.ts";
 import type { Service } from "./service.ts";
+import type { LiveFilter } from "./storage/filter/stack.ts";
+import type { FilterName, FilterOptions, ThrottleOptions } from "./storage/filter/table.ts";
 import { removeDevice } from "./toolstack/attach.ts";
 import { detachDevice, type DetachOptions } from "./toolstack/detach.ts";
 import type { DomainInfo } from "./toolstack/domains.ts";
@@ -58,6 +60,15 @@ export interface AttachedDisk extends AsyncDisposable {
   status(): DeviceStatus;
   /** What the disk did since it was attached. */
   stats(): Promise<DiskStats>;
+  /**
+   * The filter of that name in front of the disk, to see and to change its options; of several the one nearest to the
+   * guest. Throws {@linkcode XenblkError} (`usage`) if there is none, or the disk is not served any more.
+   */
+  filter<N extends FilterName>(name: N): LiveFilter<FilterOptions[N]>;
+  /** The same for a filter from outside: its path or URL, as it was named. */
+  filter(name: string): LiveFilter;
+  /** Changes the limits of the filter `throttle`; those that are not named stay. Throws as {@linkcode filter} does. */
+  setLimits(limits: ThrottleOptions): void;
   /**
    * Tells the guest that the image has grown; `sizeBytes` makes it that large before. Rejects with {@linkcode
    * XenblkError}: `failed` with the reason, `timeout`, or `not-found` if the disk was removed. Default time limit: that
@@ -131,6 +142,22 @@ export class ServedDisk implements AttachedDisk {
 
   stats(): Promise<DiskStats> {
     return Promise.resolve(diskStats(this.status().totals, SYSTEM_CLOCK.now() - this.#attachedMs));
+  }
+
+  filter<N extends FilterName>(name: N): LiveFilter<FilterOptions[N]>;
+  filter(name: string): LiveFilter;
+  filter(name: string): LiveFilter {
+    const filters = this.#parts.service.devices.filtersOf(this.address);
+    const filter = filters.find((each) => each.name === name);
+    if (filter !== undefined) return filter;
+    throw new XenblkError(`Cannot use filter ${name} of ${this.vdev}: there is none in front of it`, {
+      kind: "usage",
+      remedy: "name it when the disk is attached",
+    });
+  }
+
+  setLimits(limits: ThrottleOptions): void {
+    this.filter("throttle").set(limits);
   }
 
   async resize(options: Partial<ResizeOptions> = {}): Promise<Resized> {

@@ -31,6 +31,8 @@ export interface NativePlatform extends HostPlatform {
   readonly files: NativeFiles;
   /** By Unix sockets and shared memory. */
   readonly vhost: VhostClient;
+  /** By Deno, with descriptors of shared memory. */
+  readonly plugins: PluginClient;
 }
 
 /** The locks among the disks of this process, by the platform that they are on. */

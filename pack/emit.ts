@@ -42,7 +42,7 @@ export function emit(root: string, sources: readonly string[], specifiers: Speci
   );
   const faults = [...program.getSyntacticDiagnostics(), ...diagnostics];
   if (faults.length > 0) {
-    throw new XenblkError(`Cannot pack: ${describe(root, faults[0]!)}`, { remedy: "run deno check" });
+    throw new XenblkError(`Cannot pack ${describe(root, faults[0]!)}`, { remedy: "run deno check" });
   }
   return files;
 }

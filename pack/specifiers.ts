@@ -42,7 +42,8 @@ export class Specifiers {
   /** A transformer for TypeScript's emitter, of JavaScript and of declarations. */
   transformer<T extends ts.SourceFile | ts.Bundle>(): ts.TransformerFactory<T> {
     return (context) => (root) => {
-      const path = ts.isSourceFile(root) ? root.fileName : "";
+      const { rootDir = "" } = context.getCompilerOptions();
+      const path = ts.isSourceFile(root) ? root.fileName.replace(rootDir, "") : "";
       const visit = (node: ts.Node): ts.Node => this.#replaced(ts.visitEachChild(node, visit, context), path, context);
       return ts.visitEachChild(root, visit, context);
     };
@@ -71,14 +72,14 @@ export class Specifiers {
     if (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword) {
       return factory.updateCallExpression(node, node.expression, node.typeArguments, [literal(first.text), ...rest]);
     }
-    if (ts.isNewExpression(node) && isModuleUrl(node)) {
+    if (ts.isNewExpression(node) && first.text.endsWith(".ts") && isModuleUrl(node)) {
       return factory.updateNewExpression(node, node.expression, node.typeArguments, [literal(first.text), ...rest]);
     }
     return node;
   }
 }
 
-/** Whether it is `new URL("./x", import.meta.url)`: a Worker's entry, or a module that a descriptor names. */
+/** Whether it is `new URL(..., import.meta.url)`: of a Worker's entry, or of a module that a descriptor names. */
 function isModuleUrl({ expression, arguments: [, base] = ts.factory.createNodeArray() }: ts.NewExpression): boolean {
   return ts.isIdentifier(expression) && expression.text === "URL" && base !== undefined &&
     ts.isPropertyAccessExpression(base) && base.name.text === "url" && ts.isMetaProperty(base.expression);

@@ -161,6 +161,9 @@ function beginRings(device: DeviceParts, nodes: DeviceNodes, seen: Observation, 
   const { resources } = device;
   const { image, offer, frontend, identity } = choices;
   const { mode: grants, reason: grantsReason } = chooseGrants(device, offer, frontend, image);
+  const goesOn = identity.resume || seen.backendState === XenbusState.Connected;
+  const lost = goesOn && nodes.keptWrites() ? resources.filters.takeOver() : undefined;
+  if (lost !== undefined) resources.diskFailed(image.disk, lost);
   openLatch(device, nodes);
   writeIdentity(device, nodes, seen, identity);
   const journals = resources.journals.open(slotsOf(frontend), identity);

@@ -29,6 +29,7 @@ import { type DeviceParts, reportLatch } from "./connect.ts";
 import type { Exclusion, ImageQuery } from "../toolstack/sharing.ts";
 import { DeviceActions } from "./device_actions.ts";
 import { DeviceError } from "./device_error.ts";
+import type { DeviceFilters } from "./device_filters.ts";
 import { DeviceNodes, type Observation } from "./device_nodes.ts";
 import { withEmptyDrive } from "./empty_drive.ts";
 import { FrontendWatch } from "./frontend_watch.ts";
@@ -86,6 +87,8 @@ export class BackendDevice {
   readonly path: string;
   /** `vbd3/5/51712`: kind, domid, virtual device. */
   readonly label: string;
+  /** In front of its image. */
+  readonly filters: DeviceFilters;
   /** Resolves when the toolstack's removal is carried out: Closed and not online, or the directory is gone. */
   readonly retired: Promise<void>;
   /** Resolves when the guest is found to have ended, while there is a store that knows. */
@@ -145,10 +148,11 @@ export class BackendDevice {
       this.#attempts.reset();
       this.poke();
     };
-    const events = { ringStopped: poke, answered };
+    const events = { ringStopped: poke, answered, warn: (message: string) => log.warning(message) };
     const opening = { ...services, openDisk: withEmptyDrive(services.openDisk) };
     const resources = new DeviceResources(opening, this.label, address.frontendDomain, events, signal);
     this.#resources = resources;
+    this.filters = resources.filters;
     const findOtherGuest = async (query: ImageQuery): Promise<Exclusion | undefined> =>
       this.#store && services.findExcludingDisk &&
       await unlessAborted(services.findExcludingDisk(this.#store, address, query), signal);
@@ -263,6 +267,8 @@ export class BackendDevice {
     this.#stop.abort();
     await this.#working;
     this.#draining = true;
+    // What filters hold would keep it from being closed.
+    if (leave === "detached" || await this.#isDetached()) this.filters.end();
     if (leave === "detached") await this.#detachNow();
     this.#unwatch();
     try {
@@ -400,7 +406,7 @@ export class BackendDevice {
   #reportStanding(nodes: DeviceNodes, { hidden }: Observation, { image, owner }: { image: Image; owner: Owner }): void {
     if (owner !== "us") return;
     reportLatch(this.#parts, nodes);
-    const { text } = this.#stall;
+    const text = this.#resources.image?.disk.trouble ?? this.#stall.text;
     if (text === undefined) this.#error.retract(nodes, "storage");
     else this.#error.report(nodes, "storage", text);
     if (image !== "changed") this.#error.retract(nodes, "change");

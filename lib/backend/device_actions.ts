@@ -58,6 +58,7 @@ export class DeviceActions {
       case "close":
         return await this.#close(nodes, seen, "closed");
       case "teardown":
+        this.#device.resources.filters.end(); // nobody waits for what they hold
         return seen.backendState === "gone"
           ? await this.#remove(nodes)
           : await this.#close(nodes, seen, `closed: ${this.#whyGone(nodes)}`);

@@ -5,16 +5,19 @@
 
 import type { Disk } from "../storage/disk.ts";
 import { chooseFilters, type FilterChoice } from "../storage/filter/spec.ts";
+import type { FilterPlace } from "../storage/filter/filter.ts";
 import { FilterStack, type LiveFilter } from "../storage/filter/stack.ts";
 
 /** Puts the filters in front of the disks that a device opens, one at a time. */
 export class DeviceFilters {
   readonly #choices: readonly FilterChoice[];
+  readonly #place: FilterPlace;
   #stack: FilterStack | undefined;
 
   /** `choices`: the first is nearest to the guest. */
-  constructor(choices: readonly FilterChoice[]) {
+  constructor(choices: readonly FilterChoice[], place: FilterPlace) {
     this.#choices = choices;
+    this.#place = place;
   }
 
   /**
@@ -25,9 +28,22 @@ export class DeviceFilters {
     const stack = this.#stack ??= new FilterStack(await chooseFilters(this.#choices));
     await using undo = new AsyncDisposableStack();
     const disk = undo.use(await openDisk(readOnly || stack.readsOnly));
-    const filtered = stack.wrap(disk, { key, readOnly });
+    const hold = undo.use(await stack.open(disk.properties, this.#place));
+    const filtered = stack.wrap(disk, { key, readOnly, hold });
     undo.move();
     return filtered;
+  }
+
+  /** See FilterStack. */
+  end(): void {
+    this.#stack?.end();
+  }
+
+  /** See FilterStack. A process without the filters of the one before has lost what they held, too. */
+  takeOver(): string | undefined {
+    const stack = this.#stack;
+    if (stack?.readsOnly === true) return stack.takeOver();
+    return "the process that kept its writes in memory has ended, and this one has no such filter";
   }
 
   /** From the guest to the disk; none before a disk was opened. */

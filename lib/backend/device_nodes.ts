@@ -9,7 +9,14 @@ import { XenblkError } from "../errors.ts";
 import { type Xenstore, XenstoreError, type XenstoreOperations } from "../hypervisor.ts";
 import { printable } from "../log.ts";
 import { parseDecimal } from "../xenbus/decimal.ts";
-import { IMAGE_MODE_NODE, MOST_RING_PAGE_ORDER, type NodeValue, type Offer, readOffer } from "../xenbus/features.ts";
+import {
+  IMAGE_MODE_NODE,
+  INFO_READ_ONLY,
+  MOST_RING_PAGE_ORDER,
+  type NodeValue,
+  type Offer,
+  readOffer,
+} from "../xenbus/features.ts";
 import { type FrontendParameters, type NegotiationOptions, readFrontend } from "../xenbus/negotiate.ts";
 import { requestRemoval } from "../toolstack/removal.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../xenbus/paths.ts";
@@ -271,6 +278,12 @@ export class DeviceNodes {
   /** What is published, by this process or by the one before. */
   publishedOffer(): Offer {
     return readOffer((name) => this.#store.read(`${this.#path}/${name}`));
+  }
+
+  /** Whether the backend that connected the guest kept its writes from the image. */
+  keptWrites(): boolean {
+    const isReadOnly = (Number(this.#store.read(`${this.#path}/info`) ?? INFO_READ_ONLY) & INFO_READ_ONLY) !== 0;
+    return !isReadOnly && this.#store.read(`${this.#path}/${IMAGE_MODE_NODE}`) === "r";
   }
 
   /** The values of all nodes that others write, as one text, to see whether any has changed. */

@@ -10,6 +10,7 @@ import type { DomId, JournalStore, Xenstore, XenstoreWatch } from "../hypervisor
 import type { Logger } from "../log.ts";
 import { LogLimiter } from "../rate_limit.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
+import type { LiveFilter } from "../storage/filter/stack.ts";
 import type { ImageLocks } from "../storage/image/lock.ts";
 import { backendKindPath, backendPath, type DeviceAddress, parseBackendPath, parseDomId } from "../xenbus/paths.ts";
 import { Turns } from "../turns.ts";
@@ -63,6 +64,8 @@ export interface StuckDevice {
   readonly reason: string;
 }
 
+/** How long devices that were given up may take to finish what their filters held. */
+const FILTERS_MS = 2_000;
 /** How often it is looked whether devices that are closing make progress. */
 const STALL_LOOK_MS = 500;
 /** Devices that are named in one line of the log. */
@@ -127,6 +130,14 @@ export class BackendKind {
     return [...this.#devices.values()].map((device) => device.status());
   }
 
+  /**
+   * The filters in front of a device's disk, from the guest to the disk; none if the device is not served, or its image
+   * was not opened yet.
+   */
+  filtersOf(address: DeviceAddress): readonly LiveFilter[] {
+    return this.#devices.get(backendPath(address))?.filters.filters ?? [];
+  }
+
   /** To be called every few seconds: devices whose storage has stopped answering report that. */
   checkProgress(): void {
     for (const device of this.#devices.values()) device.checkProgress();
@@ -163,6 +174,7 @@ export class BackendKind {
     const limitMs = graceMs + (options.leave === "detached" ? options.timeoutMs : 0);
     await Promise.race([closing, this.#clock.sleep(limitMs, over.signal), this.#stalled(open, stallMs, over.signal)]);
     over.abort();
+    await this.#giveUp(open, closing);
     this.#stuck = [...open].map(({ label, waitsFor }) => ({
       label,
       reason: waitsFor.join("; ") || "it has not closed",
@@ -170,6 +182,15 @@ export class BackendKind {
     for (const { label, reason } of this.#stuck) this.#options.logger.error(`${label}: given up: cannot ${reason}`);
     await this.#link[Symbol.asyncDispose]();
     return open.size === 0;
+  }
+
+  /** What filters hold goes on now, and may be all that a device had in flight. */
+  async #giveUp(open: ReadonlySet<BackendDevice>, closing: Promise<unknown>): Promise<void> {
+    if (![...open].some(({ filters }) => filters.filters.length > 0)) return;
+    for (const device of open) device.filters.end();
+    const over = new AbortController();
+    await Promise.race([closing, this.#clock.sleep(FILTERS_MS, over.signal)]);
+    over.abort();
   }
 
   /** Resolves when all devices have had requests in flight for so long without any answer; never after the signal. */

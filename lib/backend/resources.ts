@@ -84,10 +84,12 @@ interface RingsOpening {
 
 /** What a device is notified of by its resources. */
 export interface ResourceEvents {
-  /** The data plane had to stop a ring that is still open, or a flush failed there. */
+  /** The data plane had to stop a ring that is still open, a flush failed there, or a disk is in trouble. */
   readonly ringStopped: () => void;
   /** Storage has answered after a call had stopped waiting for it. */
   readonly answered: () => void;
+  /** A filter has a line for the operator. */
+  readonly warn: (message: string) => void;
 }
 
 /** Lock, image, rings and counters of one device. Its calls must not overlap. */
@@ -146,7 +148,7 @@ export class DeviceResources {
     this.lock = new DeviceLock(journals, keptNames(label).lock);
     this.latch = new DeviceLatch(journals, keptNames(label).latch);
     this.journals = new DeviceJournals(journals, label, keepJournals);
-    this.filters = new DeviceFilters(services.settings.filters);
+    this.filters = new DeviceFilters(services.settings.filters, { device: label, warn: events.warn });
   }
 
   /** The open image, if there is one. */
@@ -183,21 +185,19 @@ export class DeviceResources {
   async openImage(description: DeviceDescription): Promise<OpenImage> {
     const { settings, openDisk } = this.#services;
     const key = this.#keyOf(description);
-    if (this.#image?.key === key) {
-      this.#image = { ...this.#image, description };
-      return this.#image;
-    }
+    if (this.#image?.key === key) return this.#image = { ...this.#image, description };
     await this.release();
     const owner = { guest: this.#guest, device: this.#label };
     const open = (): Promise<Disk> => openDescribed(description, settings, owner, this.filters, openDisk);
     const disk = await this.#openingDisk.get(key, () => `open image ${description.params}`, open);
     this.#image = { disk, description, key };
-    disk.failed?.then((reason) => this.#diskFailed(disk, reason));
+    disk.failed?.then((reason) => this.diskFailed(disk, reason));
+    disk.watchTrouble?.(this.#events.ringStopped);
     return this.#image;
   }
 
   /** Answered writes of the disk may be lost: as after a failed flush, nothing is written any more. */
-  #diskFailed(disk: Disk, reason: string): void {
+  diskFailed(disk: Disk, reason: string): void {
     if (this.#image?.disk !== disk) return;
     this.#failure = reason;
     this.latch.trip();

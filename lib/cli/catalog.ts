@@ -23,6 +23,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./dry_run/verb.ts")).dryRun,
   },
   {
+    name: "replay",
+    summary: "Replay a recorded trace on an image, or compare two; no Xen needed",
+    load: async () => (await import("./replay/verb.ts")).replay,
+  },
+  {
     name: "serve",
     summary: "Serve devices that a toolstack wrote: all of a kind, or one",
     load: async () => (await import("./serve.ts")).serve,

@@ -28,7 +28,7 @@ const MAX_PERSISTENT_GRANTS = defaulting(
 );
 
 /** The storage engine. */
-const ENGINE = defaulting(
+export const ENGINE = defaulting(
   choice("Storage engine: auto is qemu for formats other than raw, else uring if the kernel allows it, else file", [
     "auto",
     "uring",
@@ -41,7 +41,7 @@ const ENGINE = defaulting(
 );
 
 /** When a completed write is durable. */
-const CACHE = optional(
+export const CACHE = optional(
   choice(
     "Bypass the page cache (none), or use it and make data durable on the guest's flushes (writeback), with each " +
       "write (writethrough), or never (unsafe)",

@@ -329,8 +329,11 @@ export class LoadDriver {
   }
 }
 
+/** What a thread steps, see {@linkcode LoadDriver}. */
+export type SteppedDriver = Pick<LoadDriver, "finished" | "sleepMs" | "step" | "prepareToSleep">;
+
 /** Drives a load to its end, and parks while there is nothing to do: for a thread that does nothing else. */
-export function runLoad(driver: LoadDriver, parker: Parker): void {
+export function runLoad(driver: SteppedDriver, parker: Parker): void {
   while (!driver.finished) {
     if (!driver.step() && !driver.prepareToSleep()) parker.park(driver.sleepMs);
   }

@@ -5,6 +5,7 @@
 
 import type { DomId, EvtchnPort, PlatformDescriptor, WakeToken } from "../hypervisor.ts";
 import type { LoadOutcome, LoadSpec, LoadTarget } from "./load_types.ts";
+import type { ReplayOutcome, ReplaySpec, SweepSpec } from "./replay_types.ts";
 
 /** To the Worker, which answers each with one {@linkcode LoadReply}, in order. */
 export type LoadCommand =
@@ -18,6 +19,14 @@ export type LoadCommand =
     readonly model: SharedArrayBuffer | undefined;
     readonly progress: SharedArrayBuffer;
   }
+  | {
+    readonly type: "replay";
+    readonly target: LoadTarget;
+    readonly spec: ReplaySpec | SweepSpec;
+    readonly progress: SharedArrayBuffer;
+    /** Of ReplayLatencies. */
+    readonly latencies: SharedArrayBuffer;
+  }
   | { readonly type: "close" };
 
 /** From the Worker. */
@@ -25,4 +34,5 @@ export type LoadReply =
   | { readonly type: "done" }
   | { readonly type: "bound"; readonly port: EvtchnPort }
   | { readonly type: "outcome"; readonly outcome: LoadOutcome }
+  | { readonly type: "replayed"; readonly outcome: ReplayOutcome }
   | { readonly type: "failed"; readonly message: string };

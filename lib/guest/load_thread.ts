@@ -9,17 +9,24 @@ import type { DiskModel } from "./disk_model.ts";
 import type { EventEndpoint } from "./event_endpoint.ts";
 import type { LoadCommand, LoadReply } from "./load_messages.ts";
 import { type LoadOutcome, LoadProgress, type LoadSpec, type LoadTarget } from "./load_types.ts";
+import { ReplayLatencies, type ReplayOutcome, type ReplaySpec, type SweepSpec } from "./replay_types.ts";
 
-/** A running load. */
-export interface LoadRun {
+/** A running load or replay. */
+export interface LoadRun<T = LoadOutcome> {
   /** Counters and latencies while it runs. */
   readonly progress: LoadProgress;
   /** Its results; rejects with {@linkcode XenblkError} if the load could not be run. */
-  readonly outcome: Promise<LoadOutcome>;
+  readonly outcome: Promise<T>;
   /** Issues no more requests; resolves when all are answered. */
-  stop(): Promise<LoadOutcome>;
+  stop(): Promise<T>;
   /** Ends at once, with requests unanswered: the rings must not be used again. */
-  abandon(): Promise<LoadOutcome>;
+  abandon(): Promise<T>;
+}
+
+/** A running replay. */
+export interface ReplayRun extends LoadRun<ReplayOutcome> {
+  /** While it runs and afterwards. */
+  readonly latencies: ReplayLatencies;
 }
 
 /** A command whose reply has not come yet. */
@@ -34,7 +41,7 @@ export class LoadThread implements EventEndpoint, AsyncDisposable {
   readonly #token: WakeToken & Disposable;
   readonly #waker: Waker;
   readonly #awaited: Awaited[] = [];
-  #run: LoadRun | undefined;
+  #run: LoadRun<unknown> | undefined;
   #ended = false;
 
   private constructor(platform: Platform) {
@@ -70,25 +77,41 @@ export class LoadThread implements EventEndpoint, AsyncDisposable {
 
   /** Starts a load on ports that this Worker bound; with a model it is verified. Throws if a load is running. */
   run(target: LoadTarget, spec: LoadSpec, model?: DiskModel): LoadRun {
-    if (this.#run !== undefined) throw new XenblkError("Cannot run the load: another one runs in the same Worker");
-    const progress = new LoadProgress();
-    const reply = this.#ask({ type: "run", target, spec, model: model?.buffer, progress: progress.buffer });
-    const outcome = reply.finally(() => this.#run = undefined).then((reply) => {
+    return this.#begin((progress) => ({ type: "run", target, spec, model: model?.buffer, progress }), (reply) => {
       if (reply.type !== "outcome") throw unexpected(reply);
       return reply.outcome;
     });
+  }
+
+  /** Starts a replay, or a sweep over the disk, on ports that this Worker bound. Throws if a load is running. */
+  replay(target: LoadTarget, spec: ReplaySpec | SweepSpec): ReplayRun {
+    const latencies = new ReplayLatencies();
+    const command = { type: "replay", target, spec, latencies: latencies.buffer } as const;
+    const run = this.#begin((progress) => ({ ...command, progress }), (reply) => {
+      if (reply.type !== "replayed") throw unexpected(reply);
+      return reply.outcome;
+    });
+    return { ...run, latencies };
+  }
+
+  #begin<T>(command: (progress: SharedArrayBuffer) => LoadCommand, outcomeOf: (reply: LoadReply) => T): LoadRun<T> {
+    if (this.#run !== undefined) throw new XenblkError("Cannot run the load: another one runs in the same Worker");
+    const progress = new LoadProgress();
+    const outcome = this.#ask(command(progress.buffer)).finally(() => this.#run = undefined).then(outcomeOf);
     outcome.catch(() => {});
-    const end = (request: () => void): Promise<LoadOutcome> => {
+    const end = (request: () => void): Promise<T> => {
       request();
       this.#waker.wake();
       return outcome;
     };
-    return this.#run = {
+    const run: LoadRun<T> = {
       progress,
       outcome,
       stop: () => end(() => progress.requestStop()),
       abandon: () => end(() => progress.requestAbandon()),
     };
+    this.#run = run;
+    return run;
   }
 
   /** Stops the running load, if any; resolves once nothing is in flight. For {@linkcode FrontendOptions.quiesce}. */

@@ -12,6 +12,7 @@ import { DiskModel } from "./disk_model.ts";
 import { LoadDriver, runLoad } from "./load.ts";
 import type { LoadCommand, LoadReply } from "./load_messages.ts";
 import { LoadProgress } from "./load_types.ts";
+import { runReplay } from "./replay_run.ts";
 
 let platform: Platform | undefined;
 let parker: Parker | undefined;
@@ -43,6 +44,11 @@ async function obey(command: LoadCommand): Promise<LoadReply> {
       return { type: "done" };
     case "run":
       return { type: "outcome", outcome: run(command) };
+    case "replay":
+      return {
+        type: "replayed",
+        outcome: runReplay(command, { platform: platform!, events: events!, parker: parker! }),
+      };
     case "close":
       closeEvents();
       parker?.[Symbol.dispose]();

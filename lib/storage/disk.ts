@@ -142,6 +142,12 @@ export interface Disk extends AsyncDisposable {
    * operations then fail. Absent: that cannot happen without a failed flush.
    */
   readonly failed?: Promise<string>;
+  /**
+   * What is wrong at the moment, for people: requests wait, or fail, until it is over. Absent or undefined: nothing is.
+   */
+  readonly trouble?: string | undefined;
+  /** Calls back whenever {@linkcode trouble} changes, until disposed. Absent: there never is any. */
+  watchTrouble?(listener: () => void): Disposable;
   /** The local files behind it, to find other users. Absent: `image`, if there is one. */
   readonly files?: readonly DiskFile[];
   /**

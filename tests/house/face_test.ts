@@ -3,7 +3,7 @@
  */
 
 import { assert, assertEquals } from "@std/assert";
-import { ROOT } from "./source.ts";
+import { ROOT, sourceFiles } from "./source.ts";
 
 Deno.test("mod.ts only re-exports", () => {
   const text = Deno.readTextFileSync(ROOT + "mod.ts").replace(/\/\*\*.*?\*\//gs, "");
@@ -34,4 +34,14 @@ Deno.test("mod.ts has what attaches a disk, what serves, and what a backend is m
   ) {
     assert(typeof face[name] === "function", name);
   }
+});
+
+Deno.test("every example is run by a test of the checkout", () => {
+  const files = sourceFiles();
+  const texts = files.filter((path) => /^tests\/(?!pack\/).*\.ts$/.test(path)).map((path) =>
+    Deno.readTextFileSync(ROOT + path)
+  );
+  const examples = files.filter((path) => path.startsWith("examples/"));
+  assert(examples.length > 0);
+  assertEquals(examples.filter((path) => !texts.some((text) => text.includes(path))), []);
 });

@@ -13,10 +13,12 @@ import type { CacheMode, Disk } from "../../lib/storage/disk.ts";
 import { chooseFilters, type FilterChoice } from "../../lib/storage/filter/spec.ts";
 import { filterDisk } from "../../lib/storage/filter/stack.ts";
 import { openDisk } from "../../lib/storage/open.ts";
+import type { PluginProcess } from "../../lib/storage/plugin/types.ts";
 import type { VhostDevice } from "../../lib/storage/vhost.ts";
 import { type DiskContract, diskContract } from "../../lib/testing/contract.ts";
 import type { ContractStage } from "../../lib/testing/contract_stage.ts";
 import { powerLossFilter } from "../../lib/testing/power_loss.ts";
+import { PluginRig } from "../ffi/plugin/rig.ts";
 import { type DaemonOptions, HAS_DAEMON, StorageDaemon, VhostRig } from "../ffi/vhost/daemon.ts";
 import { Folder, openBelow, openFile, PoolRig, simulatedPlatform, UringRig } from "./rig.ts";
 import { maskedDisk } from "../dataplane/modules/masked_disk.ts";
@@ -74,14 +76,14 @@ function exported(options: DaemonOptions, prepare?: (undo: AsyncDisposableStack)
     const rig = undo.use(new VhostRig());
     undo.defer(() => assertEquals(openBelow(daemon.folder.path), 0, "descriptors that are left open"));
     const device = await rig.connect(daemon.socket, { readOnly, queues: 4 });
-    return { disk: exportedDisk(device), place: rig.place };
+    return { disk: withoutLife(device, "export of a storage daemon"), place: rig.place };
   };
 }
 
-/** What lib/storage/qemu makes of an export, without the life of its daemon. */
-function exportedDisk(device: VhostDevice): Disk {
+/** What storage makes of an export or a process, without the life of that. */
+function withoutLife(device: VhostDevice | PluginProcess, description: string): Disk {
   return {
-    description: "export of a storage daemon",
+    description,
     get properties() {
       return device.properties;
     },
@@ -97,6 +99,14 @@ async function servedByNbd(undo: AsyncDisposableStack): Promise<DaemonOptions> {
   await server.command("nbd-server-start", { addr: { type: "unix", data: { path } } });
   await server.command("block-export-add", { type: "nbd", id: "nbd", "node-name": "disk", writable: true });
   return { file: `nbd,node-name=file,discard=unmap,server.type=unix,server.path=${path},export=disk` };
+}
+
+/** By the process of a plugin. */
+function plugin(makePlatform: () => Platform, target: string): Opener {
+  return async (undo, readOnly) => {
+    const rig = undo.use(await PluginRig.start({ disk: "memory_disk.ts", target, readOnly, platform: makePlatform() }));
+    return { disk: withoutLife(rig.disk, "process of a plugin"), place: rig.place };
+  };
 }
 
 /** Behind filters. */
@@ -141,6 +151,8 @@ const DISKS: Readonly<Record<string, { readonly open: Opener } & Partial<Omit<Di
   "uring behind four filters": { open: filtered(ring("writeback"), ...IDLE_FILTERS) },
   "memory behind delays and limits": { open: filtered(sized("memory"), "delay,read=1,flush=2", "throttle,iops=20000") },
   "file behind cow": { open: filtered(inline, "cow,size=16M"), opensReadOnly: false },
+  plugin: { open: plugin(openNativePlatform, "async,flush") },
+  "plugin, in a simulation": { open: plugin(simulatedPlatform, "") },
   "memory, with a volatile write cache": { open: powered(sized("memory"), 1) },
   "file, with a volatile write cache": { open: powered(pooled(simulatedPlatform), 2) },
   "uring, with a volatile write cache": { open: powered(ring("writeback"), 3) },

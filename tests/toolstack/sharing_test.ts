@@ -86,6 +86,14 @@ Deno.test("a disk of another guest is found by its name, a link, a hard link, an
   assertEquals(await scene.excluding(), undefined);
 });
 
+Deno.test("a disk whose image is only read while its guest writes excludes writers of the image, not readers", async () => {
+  await using scene = new Scene();
+  const device = scene.others({ params: scene.image });
+  scene.rig.toolstack.write(`${backendPath(device)}/image-mode`, "r");
+  assertEquals(await scene.excluding({ writes: false }), undefined);
+  assertEquals(await scene.excluding(), "xvda of db (domain 6) uses it (vbd3, mode r)");
+});
+
 Deno.test("a block device is found under any of its names, and as blkback's physical-device", async () => {
   await using scene = new Scene();
   // Two nodes of one block device: the stand-in says what stat would say of them.

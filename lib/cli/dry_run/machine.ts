@@ -5,10 +5,10 @@
 
 import { PAGE_BYTES } from "../../units.ts";
 import type { GrantChoice } from "../../backend/grant_choice.ts";
-import { DEFAULT_SETTINGS } from "../../backend/settings.ts";
+import { DEFAULT_SETTINGS, type DeviceSettings } from "../../backend/settings.ts";
 import type { AbiName } from "../../blkif/abi.ts";
 import { XenblkError } from "../../errors.ts";
-import type { DomId } from "../../hypervisor.ts";
+import type { DomId, Platform, Xenstore } from "../../hypervisor.ts";
 import { createLogger } from "../../log.ts";
 import { createMachine } from "../../sim/machine.ts";
 import { openSimulatedPlatform } from "../../sim/platform.ts";
@@ -37,6 +37,16 @@ export interface MachineSettings {
   readonly grants: GrantChoice;
   /** Maximum number of reactors. */
   readonly workers: number;
+  /** How disks are served beyond that. What is absent is as in {@linkcode DEFAULT_SETTINGS}. */
+  readonly settings?: Partial<DeviceSettings>;
+}
+
+/** A new guest with a disk whose nodes are written, as its frontend sees them. */
+export interface GuestDisk {
+  readonly domain: DomId;
+  readonly vdev: number;
+  readonly platform: Platform;
+  readonly store: Xenstore;
 }
 
 /** The machine of a dry run. Disposing it ends the guests, then the service. */
@@ -56,7 +66,7 @@ export class DryRunMachine implements AsyncDisposable {
   }
 
   /** Rejects with {@linkcode XenblkError} if there is not enough memory. */
-  static async start({ guests, frontend, grants, workers }: MachineSettings): Promise<DryRunMachine> {
+  static async start({ guests, frontend, grants, workers, settings }: MachineSettings): Promise<DryRunMachine> {
     const memory = makeMachine(guests, frontend);
     const store = new SimulatedStore();
     const logger = createLogger("backend");
@@ -67,7 +77,7 @@ export class DryRunMachine implements AsyncDisposable {
     const service = await startService({
       platform,
       kind: KIND,
-      settings: { ...DEFAULT_SETTINGS, grants, maxQueues: frontend.queues },
+      settings: { ...DEFAULT_SETTINGS, ...settings, grants, maxQueues: frontend.queues },
       workers,
       // In a dry run, connects and closes are not worth a line at level info.
       logger: { ...logger, info: (line) => logger.debug(line) },
@@ -77,18 +87,21 @@ export class DryRunMachine implements AsyncDisposable {
 
   /** Creates a guest with a disk, and connects it. */
   async addGuest(image: GuestImage, abi: AbiName, seed: number): Promise<DryRunGuest> {
+    const rings = this.#frontend;
+    const guest = this.#guests.use(await DryRunGuest.start({ ...this.addDisk(image), abi, rings, image, seed }));
+    await guest.connect();
+    return guest;
+  }
+
+  /** Creates a guest with a disk; whoever asks for it connects the frontend. */
+  addDisk({ params, readOnly }: Pick<GuestImage, "params" | "readOnly">): GuestDisk {
     const domain = ++this.#lastDomain as DomId;
     this.#store.createGuest(domain);
     using toolstack = this.#store.connect(BACKEND);
-    const { params, readOnly } = image;
     const request = { domain, backendDomain: BACKEND, kind: KIND, params, readOnly, cdrom: false };
     const { vdev } = attachDevice(toolstack, request);
     const platform = openSimulatedPlatform(this.#memory, domain);
-    const store = this.#store.connect(domain);
-    const rings = this.#frontend;
-    const guest = this.#guests.use(await DryRunGuest.start({ domain, vdev, platform, store, abi, rings, image, seed }));
-    await guest.connect();
-    return guest;
+    return { domain, vdev, platform, store: this.#store.connect(domain) };
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

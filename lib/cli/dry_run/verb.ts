@@ -149,7 +149,11 @@ function checkOptions(options: Options, image: string | undefined): void {
 }
 
 /** The image that the user named, locked if Deno's permissions allow that. */
-async function prepareImage({ host, output }: Context, name: string, writes: boolean): Promise<DryRunImages> {
+export async function prepareImage(
+  { host, output }: Context,
+  name: string,
+  writes: boolean,
+): Promise<DryRunImages> {
   const warn = (message: string): void => output.message(`xenblk: ${message}`);
   if (Deno.permissions.querySync({ name: "ffi" }).state === "granted") {
     return await givenImage(name, { writes, warn, platform: await host.openNativePlatform() });

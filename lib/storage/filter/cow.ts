@@ -62,6 +62,7 @@ class CowChannel extends HoldingChannel {
   #nextMs = 0;
   /** By tag of a read: 1 if the overlay has parts of it. */
   readonly #isMixed: Uint8Array;
+  readonly #isLost: boolean;
 
   constructor(inner: IoChannel, options: ChannelOptions, attachment: FilterAttachment, platform: Platform) {
     super(inner, options);
@@ -71,6 +72,7 @@ class CowChannel extends HoldingChannel {
     this.#views = new MemoryViews(options.memory, options.buffers);
     this.#line = new TagLine(options.depth);
     this.#discards = new TagLine(options.depth);
+    this.#isLost = attachment.lost;
     this.#isMixed = new Uint8Array(options.depth);
     this.refresh();
   }
@@ -80,6 +82,7 @@ class CowChannel extends HoldingChannel {
   }
 
   protected override take(tag: number): void {
+    if (this.#isLost) return this.answer(tag, -EIO);
     // The image is not written, and the overlay is in memory.
     if (this.operation[tag] === OPERATION.flush) return this.answer(tag, 0);
     const isRefused = this.operation[tag] === OPERATION.discard && this.secure[tag] === 1;

@@ -4,7 +4,6 @@
  */
 
 import type { DiskAttachment, DiskModule, DiskProperties } from "../disk.ts";
-import type { LiveValues } from "./live.ts";
 
 /** A value of an option, as a program writes it; on the command line it is text. */
 export type FilterValue = string | number | boolean;
@@ -46,7 +45,7 @@ export interface FilterDefinition {
    * holds may keep it from ending.
    */
   readonly atEnd?: FilterValues;
-  /** The guest relies on what the filter's state holds: if that is lost, so is the disk. */
+  /** The guest relies on what the filter's state holds: see {@linkcode FilterAttachment.lost}. */
   readonly keepsWrites?: boolean;
   /** What the guest sees of a disk behind the filter. Absent: the same as without it. */
   properties?(disk: DiskProperties, values: FilterValues): DiskProperties;
@@ -55,6 +54,25 @@ export interface FilterDefinition {
    * the device is detached or gets another image. Throws what the memory throws.
    */
   createState?(disk: DiskProperties, values: FilterValues): unknown;
+  /**
+   * Opens what the filter needs beside memory, such as a file, each time that a disk is opened; its state takes the place of
+   * that of {@linkcode createState}. It may wait. What it rejects with is the reason why the disk cannot be opened.
+   */
+  open?(disk: DiskProperties, values: FilterValues, place: FilterPlace): Promise<FilterHold>;
+}
+
+/** Where a filter is opened. */
+export interface FilterPlace {
+  /** The device's label, unique on this host: `vbd3/5/51712`. */
+  readonly device: string;
+  /** Gets lines for the operator. */
+  readonly warn: (message: string) => void;
+}
+
+/** What a filter holds while a disk is open. Disposed when the disk and its channels are closed. */
+export interface FilterHold extends AsyncDisposable {
+  /** See {@linkcode FilterAttachment.state}. */
+  readonly state: unknown;
 }
 
 /** What the module of a filter exports. */
@@ -69,8 +87,10 @@ export interface FilterAttachment extends DiskAttachment {
   readonly inner: DiskAttachment;
   /** All options; of those that are live, the values when the channel was attached. */
   readonly options: FilterValues;
-  /** The live options, in the order of the definition, and the size of the disk: see {@linkcode LiveValues}. */
+  /** The live options, in the order of the definition, and the size of the disk: see LiveValues. */
   readonly live: SharedArrayBuffer;
   /** See {@linkcode FilterDefinition.createState}. */
   readonly state?: unknown;
+  /** The guest's writes were in the state of a process that has ended: all operations must fail. */
+  readonly lost: boolean;
 }

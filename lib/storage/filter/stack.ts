@@ -6,7 +6,7 @@
 import type { LockableImage, Refusal } from "../../hypervisor.ts";
 import { XenblkError } from "../../errors.ts";
 import type { Disk, DiskAttachment, DiskFile, DiskProperties, MemoryRule } from "../disk.ts";
-import type { FilterAttachment, FilterValue, FilterValues } from "./filter.ts";
+import type { FilterAttachment, FilterPlace, FilterValue, FilterValues } from "./filter.ts";
 import { createLive, writeLive } from "./live.ts";
 import { changedValues, type ChosenFilter, liveOptions } from "./spec.ts";
 import type { FilterName, FilterOptions } from "./table.ts";
@@ -30,7 +30,9 @@ class StackedFilter implements LiveFilter {
   readonly #live: SharedArrayBuffer;
   #values: FilterValues;
   #sectors = 0;
-  #state: { readonly key: string; readonly state: unknown } | undefined;
+  #state: { readonly key: string; readonly state: unknown; used: boolean; lost: boolean } | undefined;
+  /** The state of what it has opened. */
+  #held: unknown;
 
   constructor(chosen: ChosenFilter) {
     this.chosen = chosen;
@@ -55,7 +57,8 @@ class StackedFilter implements LiveFilter {
   prepare(key: string, disk: DiskProperties): void {
     this.resized(disk);
     if (this.#state?.key === key) return;
-    this.#state = { key, state: this.chosen.definition.createState?.(disk, this.#values) };
+    const state = this.chosen.definition.createState?.(disk, this.#values);
+    this.#state = { key, state, used: false, lost: false };
   }
 
   /** Tells the channels the size of the disk behind the filter. */
@@ -66,7 +69,22 @@ class StackedFilter implements LiveFilter {
 
   attachment(inner: DiskAttachment): FilterAttachment {
     const { module } = this.chosen;
-    return { module, inner, options: this.#values, live: this.#live, state: this.#state?.state };
+    const { state, lost = false } = this.#state ?? {};
+    if (this.#state !== undefined) this.#state.used = true;
+    return { module, inner, options: this.#values, live: this.#live, state: this.#held ?? state, lost };
+  }
+
+  /** What it keeps of the guest's writes is another process's, and gone. */
+  isLost(): boolean {
+    if (this.#state === undefined || this.chosen.definition.keepsWrites !== true) return false;
+    return this.#state.lost ||= !this.#state.used;
+  }
+
+  /** Opens what the filter holds while a disk is open; undefined: it holds nothing. */
+  async open(disk: DiskProperties, place: FilterPlace): Promise<AsyncDisposable | undefined> {
+    const hold = await this.chosen.definition.open?.(disk, this.#values, place);
+    this.#held = hold?.state;
+    return hold;
   }
 
   propertiesOf(disk: DiskProperties): DiskProperties {
@@ -76,6 +94,13 @@ class StackedFilter implements LiveFilter {
   #numbers(): number[] {
     return [...liveOptions(this.chosen.definition).map(([key, { live }]) => live!(this.#values[key]!)), this.#sectors];
   }
+}
+
+/** How a disk is put behind filters. */
+interface WrapOptions {
+  readonly key: string;
+  readonly readOnly: boolean;
+  readonly hold?: AsyncDisposable;
 }
 
 /** The filters of one device. */
@@ -94,12 +119,25 @@ export class FilterStack {
 
   /**
    * The disk behind the filters, which then belongs to the result. `key` names the image: what filters keep of it lasts
-   * as long as the same is given. `readOnly`: the guest must not write, whatever the filters allow. Throws {@linkcode XenblkError} if a filter cannot stand in front of it.
+   * as long as the same is given. `readOnly`: the guest must not write, whatever the filters allow. `hold`: of {@linkcode
+   * open}, then belongs to the result, too. Throws {@linkcode XenblkError} if a filter cannot stand in front of it.
    */
-  wrap(disk: Disk, { key, readOnly }: { readonly key: string; readonly readOnly: boolean }): Disk {
+  wrap(disk: Disk, { key, readOnly, hold }: WrapOptions): Disk {
     if (this.#filters.length === 0) return disk;
     eachFrom(disk, this.#filters, (filter, below) => prepare(filter, key, below));
-    return new FilteredDisk(disk, this.#filters, { readsOnly: this.readsOnly, readOnly });
+    const held = hold === undefined ? {} : { hold };
+    return new FilteredDisk(disk, this.#filters, { readsOnly: this.readsOnly, readOnly, ...held });
+  }
+
+  /** Opens what the filters hold while this disk is open. Rejects with the reason why one cannot. */
+  async open(disk: DiskProperties, place: FilterPlace): Promise<AsyncDisposable> {
+    await using undo = new AsyncDisposableStack();
+    let below = disk;
+    for (const filter of this.#filters.toReversed()) {
+      undo.use(await filter.open(below, place));
+      below = filter.propertiesOf(below);
+    }
+    return undo.move();
   }
 
   /** The filter of that name that is nearest to the guest; undefined: there is none. */
@@ -112,6 +150,22 @@ export class FilterStack {
   /** All filters, from the guest to the disk. */
   get filters(): readonly LiveFilter[] {
     return this.#filters;
+  }
+
+  /** The device comes to its end: no filter holds anything any more. */
+  end(): void {
+    for (const filter of this.#filters) filter.set(filter.chosen.definition.atEnd ?? {});
+  }
+
+  /**
+   * A guest that an earlier process served goes on with the disk. Returns what filters held of its writes and is lost, as
+   * the end of a sentence; all operations then fail. Undefined: nothing is.
+   */
+  takeOver(): string | undefined {
+    const lost = this.#filters.filter((filter) => filter.isLost());
+    return lost.length === 0
+      ? undefined
+      : `the process that kept its writes in memory (filter ${lost.map(({ name }) => name).join(", ")}) has ended`;
   }
 }
 
@@ -151,17 +205,20 @@ class FilteredDisk implements Disk {
   readonly failed?: Promise<string>;
   readonly files?: readonly DiskFile[];
   readonly grow?: (sizeBytes?: number) => Promise<void>;
+  readonly watchTrouble?: (listener: () => void) => Disposable;
   readonly waitsFor?: (rule: MemoryRule) => string | undefined;
   readonly withoutUring?: (lane: number, refusal: Refusal) => Promise<DiskAttachment>;
   readonly #disk: Disk;
   readonly #filters: readonly StackedFilter[];
   readonly #readOnly: boolean;
+  readonly #hold: AsyncDisposable | undefined;
 
   constructor(
     disk: Disk,
     filters: readonly StackedFilter[],
-    { readsOnly, readOnly }: { readonly readsOnly: boolean; readonly readOnly: boolean },
+    { readsOnly, readOnly, hold }: Omit<WrapOptions, "key"> & { readonly readsOnly: boolean },
   ) {
+    this.#hold = hold;
     this.#disk = disk;
     this.#filters = filters;
     this.#readOnly = readOnly;
@@ -172,6 +229,7 @@ class FilteredDisk implements Disk {
     if (failed !== undefined) this.failed = failed;
     if (files !== undefined) this.files = readsOnly ? files.map((file) => ({ ...file, writable: false })) : files;
     if (disk.grow !== undefined) this.grow = (sizeBytes) => this.#grow(sizeBytes);
+    if (disk.watchTrouble !== undefined) this.watchTrouble = (listener) => disk.watchTrouble!(listener);
     if (disk.waitsFor !== undefined) this.waitsFor = (rule) => disk.waitsFor!(rule);
     if (disk.withoutUring !== undefined) {
       this.withoutUring = async (lane, refusal) => this.#behind(await disk.withoutUring!(lane, refusal));
@@ -183,6 +241,10 @@ class FilteredDisk implements Disk {
     return this.#readOnly ? { ...all, readOnly: true } : all;
   }
 
+  get trouble(): string | undefined {
+    return this.#disk.trouble;
+  }
+
   get description(): string {
     return `${this.#disk.description} behind ${this.#filters.map(({ name }) => name).join(", ")}`;
   }
@@ -192,6 +254,7 @@ class FilteredDisk implements Disk {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    await using _hold = this.#hold;
     await this.#disk[Symbol.asyncDispose]();
   }
 

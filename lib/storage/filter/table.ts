@@ -12,9 +12,13 @@ import * as error from "./error.ts";
 import type { ErrorOptions } from "./error.ts";
 import * as hang from "./hang.ts";
 import type { HangOptions } from "./hang.ts";
+import * as log from "./log.ts";
+import type { LogOptions } from "./log.ts";
 import * as readonly from "./readonly.ts";
 import * as throttle from "./throttle.ts";
 import type { ThrottleOptions } from "./throttle.ts";
+
+export type { CowOptions, DelayOptions, ErrorOptions, HangOptions, LogOptions, ThrottleOptions };
 
 /** A filter and its module. */
 export interface FilterRow {
@@ -36,6 +40,8 @@ export interface FilterOptions {
   readonly hang: HangOptions;
   /** An overlay in memory. */
   readonly cow: CowOptions;
+  /** A trace. */
+  readonly log: LogOptions;
   /** It has none. */
   readonly: Readonly<Record<never, never>>;
 }
@@ -50,6 +56,7 @@ export const FILTERS: Readonly<Record<FilterName, FilterRow>> = {
   error: row("error", error),
   hang: row("hang", hang),
   cow: row("cow", cow),
+  log: row("log", log),
   readonly: row("readonly", readonly),
 };
 

@@ -91,3 +91,8 @@ export interface DefinedDisk extends DiskModuleDefinition {
 export function defineDisk(definition: DiskModuleDefinition): DefinedDisk {
   return { ...definition, kind: "xenblk disk" };
 }
+
+/** Whether a module's default export comes from {@linkcode defineDisk}. */
+export function isDefinedDisk(value: unknown): value is DefinedDisk {
+  return typeof value === "object" && value !== null && "kind" in value && value.kind === "xenblk disk";
+}

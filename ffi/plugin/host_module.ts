@@ -1,0 +1,52 @@
+/**
+ * Imports the module of a plugin and opens its disk, in the plugin's process: what is wrong with the module becomes an
+ * answer with a stage, the plugin's own message, and the place of the error.
+ */
+
+import { errorText } from "../../lib/errors.ts";
+import { type DiskMethods, type DiskModuleContext, isDefinedDisk } from "../../lib/storage/plugin/disk_methods.ts";
+import type { OpenAnswer } from "../../lib/storage/plugin/facts.ts";
+
+/** What became of it. */
+export interface OpenedModule {
+  readonly answer: OpenAnswer;
+  /** Absent: it could not be opened. */
+  readonly disk?: DiskMethods;
+}
+
+/** Never rejects. `module` is an absolute path. */
+export async function openModule(module: string, target: string, context: DiskModuleContext): Promise<OpenedModule> {
+  let stage: "import" | "open" = "import";
+  try {
+    const url = new URL(`file://${encodeURI(module).replaceAll("?", "%3F").replaceAll("#", "%23")}`);
+    const exported = (await import(url.href)).default;
+    if (!isDefinedDisk(exported)) return { answer: { ok: false, stage: "export", message: "" } };
+    stage = "open";
+    const disk = await exported.open(target, context);
+    return { disk, answer: factsOf(disk, exported.survivesCrash) };
+  } catch (error) {
+    return { answer: { ok: false, stage, message: errorText(error), ...placeOf(error) } };
+  }
+}
+
+function factsOf(disk: DiskMethods, survivesCrash: boolean | undefined): OpenAnswer {
+  const has = (name: keyof DiskMethods): boolean => typeof disk[name] === "function";
+  const { sizeBytes, logicalSectorBytes, physicalSectorBytes, discardGranularityBytes } = disk;
+  return {
+    ok: true,
+    sizeBytes,
+    reads: has("read"),
+    writes: has("write"),
+    flushes: has("flush"),
+    discards: has("discard"),
+    ...(survivesCrash === undefined ? {} : { survivesCrash }),
+    ...(logicalSectorBytes === undefined ? {} : { logicalSectorBytes }),
+    ...(physicalSectorBytes === undefined ? {} : { physicalSectorBytes }),
+    ...(discardGranularityBytes === undefined ? {} : { discardGranularityBytes }),
+  };
+}
+
+function placeOf(error: unknown): { readonly place?: string } {
+  const place = error instanceof Error ? /((?:file|https?):\S+?:\d+:\d+)\)?$/m.exec(error.stack ?? "")?.[1] : undefined;
+  return place === undefined ? {} : { place };
+}

@@ -1,0 +1,123 @@
+/**
+ * Starts the process of a plugin: Deno with few permissions, a limit of memory, a bare environment, and the descriptors
+ * that it shares with this process.
+ */
+
+import type { PluginOptions } from "../../lib/storage/plugin/types.ts";
+import { libc } from "../linux/libc.ts";
+
+const HOST = new URL("./host.ts", import.meta.url);
+/** The folder of this project: a plugin imports it, and so may read it. */
+const PROJECT = new URL("../../", import.meta.url);
+
+const F_SETFD = 2;
+const FD_CLOEXEC = 1n;
+
+/** Variables by which Deno finds its cache, and the loader Deno's libraries. The plugin cannot read them. */
+const KEPT_VARIABLES = ["HOME", "DENO_DIR", "XDG_CACHE_HOME", "LD_LIBRARY_PATH"];
+
+/** The files by which Deno knows a project's import map. */
+const CONFIGS = ["deno.json", "deno.jsonc"];
+
+/** What the process is told, beside what is in the options. */
+export interface SharedParts {
+  readonly memoryFd: number;
+  readonly bellFd: number;
+  readonly newsFd: number;
+  readonly callFds: readonly number[];
+  readonly epoch: number;
+}
+
+/** A process with its output as streams. */
+export type HostProcess = Deno.ChildProcess;
+
+/** Starts it. Throws if there is no process or memory left. */
+export function spawnHost(options: PluginOptions, shared: SharedParts): HostProcess {
+  const { module, target, readOnly, settings: { memoryBytes, permissions } } = options;
+  const directory = module.slice(0, module.lastIndexOf("/") + 1);
+  const parts = { ...shared, parent: Deno.pid, module, target, readOnly, memoryBytes };
+  const command = new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      "--quiet",
+      "--no-prompt",
+      "--no-lock",
+      ...configOf(directory),
+      `--v8-flags=--max-old-space-size=${Math.ceil(memoryBytes / 2 ** 20)}`,
+      "--allow-ffi",
+      ...permissionFlags(directory, permissions),
+      HOST.href,
+      JSON.stringify(parts),
+    ],
+    cwd: directory,
+    clearEnv: true,
+    env: environmentFor(permissions),
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  });
+  const inherited = [shared.memoryFd, shared.bellFd, shared.newsFd, ...shared.callFds];
+  // Nothing else can start a process in between.
+  for (const fd of inherited) libc().fcntl(fd, F_SETFD, 0n);
+  try {
+    return command.spawn();
+  } finally {
+    for (const fd of inherited) libc().fcntl(fd, F_SETFD, FD_CLOEXEC);
+  }
+}
+
+/** `net=host` as `--allow-net=host`; and without an import from elsewhere, what is cached has to do. */
+function permissionFlags(directory: string, permissions: readonly string[]): string[] {
+  const readable = [directory, ...(PROJECT.protocol === "file:" ? [decodeURIComponent(PROJECT.pathname)] : [])];
+  const named = permissions.filter((permission) => permission.startsWith("read=")).map((each) => each.slice(5));
+  const reads = permissions.includes("read")
+    ? ["--allow-read"]
+    : [`--allow-read=${[...readable, ...named].map((path) => path.replaceAll(",", ",,")).join(",")}`];
+  const others = permissions.filter((permission) => !/^read(=|$)/.test(permission));
+  const imports = others.some((permission) => /^import(=|$)/.test(permission)) ? [] : ["--cached-only"];
+  return [...imports, ...reads, ...merged(others)];
+}
+
+/** Deno takes each option once: the values of a kind in one list. */
+function merged(permissions: readonly string[]): string[] {
+  const kinds = new Map<string, string[] | undefined>();
+  for (const permission of permissions) {
+    const [kind, ...rest] = permission.split("=");
+    const value = rest.join("=");
+    const before = kinds.has(kind!) ? kinds.get(kind!) : [];
+    kinds.set(kind!, rest.length === 0 || before === undefined ? undefined : [...before, value.replaceAll(",", ",,")]);
+  }
+  return [...kinds].map(([kind, values]) => `--allow-${kind}${values === undefined ? "" : `=${values.join(",")}`}`);
+}
+
+/** Nothing but what Deno itself needs, and what the operator allows. */
+function environmentFor(permissions: readonly string[]): Record<string, string> {
+  const names = permissions.includes("env")
+    ? Object.keys(Deno.env.toObject())
+    : permissions.filter((each) => each.startsWith("env=")).flatMap((each) => each.slice(4).split(","));
+  const kept = [...KEPT_VARIABLES, ...names].flatMap((name): [string, string][] => {
+    const value = Deno.env.get(name);
+    return value === undefined ? [] : [[name, value]];
+  });
+  return { ...Object.fromEntries(kept), NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1" };
+}
+
+/** The import map of the plugin's own project, if it has one. */
+function configOf(directory: string): string[] {
+  for (
+    let folder = directory;
+    folder !== "";
+    folder = folder.slice(0, folder.lastIndexOf("/", folder.length - 2) + 1)
+  ) {
+    for (const name of CONFIGS) if (exists(folder + name)) return [`--config=${folder}${name}`];
+  }
+  return ["--no-config"];
+}
+
+function exists(path: string): boolean {
+  try {
+    return Deno.statSync(path).isFile;
+  } catch {
+    return false; // not there, or not for us
+  }
+}

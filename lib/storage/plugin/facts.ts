@@ -1,0 +1,150 @@
+/**
+ * What a plugin's process says of its disk, checked: it is not trusted, and its author makes mistakes.
+ */
+
+import { XenblkError } from "../../errors.ts";
+import { SECTOR_BYTES } from "../../units.ts";
+import type { DiskProperties } from "../disk.ts";
+
+/** The answer to the command `open`. */
+export type OpenAnswer =
+  | {
+    readonly ok: true;
+    readonly sizeBytes: number;
+    /** Which methods it has. */
+    readonly reads: boolean;
+    readonly writes: boolean;
+    readonly flushes: boolean;
+    readonly discards: boolean;
+    /** See DiskModuleDefinition and DiskMethods. */
+    readonly survivesCrash?: boolean;
+    readonly logicalSectorBytes?: number;
+    readonly physicalSectorBytes?: number;
+    readonly discardGranularityBytes?: number;
+  }
+  | {
+    readonly ok: false;
+    readonly stage: "import" | "export" | "open";
+    readonly message: string;
+    /** `file:///my_disk.ts:3:7`. */
+    readonly place?: string;
+  };
+
+/** A plugin's disk. */
+export interface PluginFacts {
+  readonly properties: DiskProperties;
+  /** Flushes are carried out by the plugin. */
+  readonly flushes: boolean;
+  /** Writes that were answered are not lost with the process. */
+  readonly survivesCrash: boolean;
+}
+
+const DEFAULT_PHYSICAL_BYTES = 4096;
+const MOST_PHYSICAL_BYTES = 2 ** 20;
+/** Offsets in bytes must be whole numbers. */
+const MOST_SIZE_BYTES = 2 ** 53 - SECTOR_BYTES;
+
+/** Throws XenblkError with what is wrong, and where. `warn` gets what is not served. */
+export function readFacts(
+  answer: unknown,
+  name: string,
+  readOnly: boolean,
+  warn: (message: string) => void,
+): PluginFacts {
+  if (typeof answer !== "object" || answer === null || !("ok" in answer)) {
+    throw refuse(name, "its process answers nonsense");
+  }
+  const facts = answer as OpenAnswer;
+  if (!facts.ok) throw notOpened(facts, name);
+  if (!facts.reads) {
+    throw refuse(name, "its disk has no method read", "have open return an object with sizeBytes and read");
+  }
+  const {
+    logicalSectorBytes = SECTOR_BYTES,
+    physicalSectorBytes = Math.max(DEFAULT_PHYSICAL_BYTES, logicalSectorBytes),
+  } = facts;
+  if (logicalSectorBytes !== SECTOR_BYTES && logicalSectorBytes !== 4096) {
+    throw refuse(name, `its logicalSectorBytes is ${text(logicalSectorBytes)}`, "use 512 or 4096");
+  }
+  if (
+    !isPowerOfTwo(physicalSectorBytes) || physicalSectorBytes < logicalSectorBytes ||
+    physicalSectorBytes > MOST_PHYSICAL_BYTES
+  ) {
+    throw refuse(
+      name,
+      `its physicalSectorBytes is ${text(physicalSectorBytes)}`,
+      `use a power of two from ${logicalSectorBytes} to ${MOST_PHYSICAL_BYTES}`,
+    );
+  }
+  const sectors = sectorsOf(facts.sizeBytes, logicalSectorBytes, name, warn);
+  const { discardGranularityBytes: granularityBytes = physicalSectorBytes } = facts;
+  if (
+    !Number.isSafeInteger(granularityBytes) || granularityBytes < SECTOR_BYTES || granularityBytes % SECTOR_BYTES > 0
+  ) {
+    throw refuse(
+      name,
+      `its discardGranularityBytes is ${text(granularityBytes)}`,
+      `use a multiple of ${SECTOR_BYTES}`,
+    );
+  }
+  const isReadOnly = readOnly || facts.writes !== true;
+  const discard = { granularityBytes, alignmentBytes: 0, secure: false };
+  const base = { sectors, logicalSectorBytes, physicalSectorBytes, readOnly: isReadOnly };
+  return {
+    properties: facts.discards === true && !isReadOnly ? { ...base, discard } : base,
+    flushes: facts.flushes === true && !isReadOnly,
+    survivesCrash: isReadOnly || facts.flushes !== true || facts.survivesCrash === true,
+  };
+}
+
+/** The size in sectors of 512 bytes. Throws XenblkError if there is no such disk. */
+export function sectorsOf(
+  sizeBytes: unknown,
+  logicalSectorBytes: number,
+  name: string,
+  warn: (message: string) => void,
+): number {
+  if (typeof sizeBytes !== "number" || !Number.isInteger(sizeBytes) || sizeBytes < logicalSectorBytes) {
+    throw refuse(
+      name,
+      `its sizeBytes is ${text(sizeBytes)}`,
+      `give the disk a size in bytes: a number from ${logicalSectorBytes} on`,
+    );
+  }
+  if (sizeBytes > MOST_SIZE_BYTES) {
+    throw refuse(name, `its sizeBytes is ${text(sizeBytes)}`, "use less than 2^53 bytes");
+  }
+  const rest = sizeBytes % logicalSectorBytes;
+  if (rest > 0) {
+    warn(`${name}: its last ${rest} bytes are not served: its size is not a multiple of ${logicalSectorBytes}`);
+  }
+  return (sizeBytes - rest) / SECTOR_BYTES;
+}
+
+function notOpened({ stage, message, place }: OpenAnswer & { readonly ok: false }, name: string): XenblkError {
+  const where = typeof place === "string" ? ` (${place})` : "";
+  switch (stage) {
+    case "import":
+      return refuse(
+        name,
+        `its module cannot be imported: ${message}${where}`,
+        "correct the module; `deno check` finds most mistakes",
+      );
+    case "open":
+      return refuse(name, `its open failed: ${message}${where}`);
+    default:
+      return refuse(name, "its module exports no disk", "write `export default defineDisk({ open: ... })`");
+  }
+}
+
+function refuse(name: string, why: string, remedy?: string): XenblkError {
+  return new XenblkError(`Cannot open ${name}: ${why}`, remedy === undefined ? {} : { remedy });
+}
+
+function text(value: unknown): string {
+  return typeof value === "string" ? JSON.stringify(value) : String(value);
+}
+
+function isPowerOfTwo(value: number): boolean {
+  return Number.isSafeInteger(value) && value > 0 && Math.log2(value) % 1 === 0;
+}

@@ -1,0 +1,246 @@
+/**
+ * The npm package outside the checkout: what is in it, the command under Node, the library from a project with
+ * TypeScript or Deno, and every example. It is packed and installed once, for all tests of this file.
+ */
+
+import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes } from "@std/assert";
+import ts from "typescript";
+import { frontendPath } from "../../lib/xenbus/paths.ts";
+import { parseVdev } from "../../lib/xenbus/vdev.ts";
+import { ROOT } from "../house/source.ts";
+import { machineFaults } from "../house/style_rule.ts";
+import { RunningProgram } from "../library/programs.ts";
+import { nativeTest, NativeXen } from "../native/harness.ts";
+import { nodeValue, sparseImage } from "../native/serve/backend.ts";
+import { GuestProcess } from "../native/serve/guest.ts";
+import { assertClean, GUEST, LOAD, received } from "../native/serve/scenes.ts";
+import { Installation } from "./installation.ts";
+
+const KIB = 1024;
+const EXAMPLES = [...Deno.readDirSync(`${ROOT}examples`)].map(({ name }) => name).sort();
+/** What a user may see at the top of the package. */
+const TOP = /^(bin\/xenblk\.js|cli\.(js|d\.ts)|(docs|contrib|lib|ffi)\/.+|[A-Z]+(\.md)?|package\.json)$/;
+
+let made: Promise<Installation> | undefined;
+const installed = (): Promise<Installation> => made ??= Installation.make();
+Deno.test.afterAll(async () => (await made)?.[Symbol.dispose]());
+
+/** Paths of all files below a folder, relative to it. */
+function filesBelow(folder: string, prefix = ""): string[] {
+  return [...Deno.readDirSync(`${folder}/${prefix}`)].flatMap(({ name, isDirectory }) =>
+    isDirectory ? filesBelow(folder, `${prefix}${name}/`) : [prefix + name]
+  );
+}
+
+/** The relative modules that a file names, also as URLs, as paths in the package. */
+function modulesOf(path: string, text: string): string[] {
+  const imports = ts.preProcessFile(text, true, true).importedFiles.map(({ fileName }) => fileName);
+  const urls = [...text.matchAll(/new URL\(\s*"([^"]+)",\s*import\.meta\.url/g)].map((match) => match[1]!);
+  const relative = [...imports, ...urls].filter((name) => /^\..*[^/]$/.test(name));
+  return relative.map((name) => new URL(name, `file:///${path}`).pathname.slice(1));
+}
+
+Deno.test(
+  { name: "the package holds the product and its documents, and nothing of the checkout", timeout: 120_000 },
+  async () => {
+    const installation = await installed();
+    const files = filesBelow(installation.package);
+    const publicModules = Object.values<string>(JSON.parse(Deno.readTextFileSync(`${ROOT}deno.json`)).exports)
+      .map((path) => path.slice(2, -3));
+    const roots = [...publicModules, "native", "platform"].flatMap((name) => [`${name}.js`, `${name}.d.ts`]);
+    assertEquals(files.filter((path) => !TOP.test(path) && !roots.includes(path)), []);
+    assertEquals(files.filter((path) => path.endsWith(".ts") && !path.endsWith(".d.ts")), []);
+    for (const path of ["LICENSE", "README.md", "CHANGELOG.md", "mod.d.ts", "ffi/platform.js"]) {
+      assert(
+        files.includes(path),
+        path,
+      );
+    }
+    const missing: string[] = [];
+    for (const path of files) {
+      const text = Deno.readTextFileSync(`${installation.package}/${path}`);
+      assertEquals(machineFaults(path, text), []);
+      if (!/\.(js|d\.ts)$/.test(path)) continue;
+      missing.push(
+        ...modulesOf(path, text).filter((name) => !files.includes(name)).map((name) => `${path} names ${name}`),
+      );
+      if (path.endsWith(".d.ts")) assertEquals(text.replaceAll(/\/\*.*?\*\//gs, "").match(/: any\b/g), null, path);
+    }
+    assertEquals(missing, []);
+  },
+);
+
+Deno.test("deno task pack replaces a tarball of the same version, and says where it is and how large", async () => {
+  const { said, tarballs } = await installed();
+  const { version } = JSON.parse(Deno.readTextFileSync(`${ROOT}deno.json`));
+  assertEquals([...Deno.readDirSync(tarballs)].map(({ name }) => name), [`xenblk-${version}.tgz`]);
+  const [, path, kib] = /^(\S+): (\d+) KiB; \d+ files, \d+ KiB installed\n$/.exec(said) ?? [];
+  assertEquals(path, `${Deno.realPathSync(tarballs)}/xenblk-${version}.tgz`);
+  assertEquals(Number(kib), Math.ceil(Deno.statSync(`${tarballs}/xenblk-${version}.tgz`).size / KIB));
+  assertLess(Number(kib), 1024, "a package of a megabyte holds something that nobody asked for");
+});
+
+Deno.test("npx xenblk runs the command: its version, an image of one's own, and the status of a failure", async () => {
+  const installation = await installed();
+  const { version } = JSON.parse(Deno.readTextFileSync(`${ROOT}deno.json`));
+  assertEquals((await installation.succeeds("npx", "xenblk", "--version")).stdout, `xenblk ${version}\n`);
+  const bytes = crypto.getRandomValues(new Uint8Array(64 * KIB));
+  await Deno.writeFile(`${installation.project}/disk.img`, bytes);
+  const { stdout } = await installation.succeeds("npx", "xenblk", "dry-run", "disk.img", "--requests", "100");
+  assertMatch(stdout, /Verified/);
+  assertEquals(await Deno.readFile(`${installation.project}/disk.img`), bytes, "a dry run only reads an image");
+  const { status, stderr } = await installation.run("npx", "xenblk", "dry-run", "none.img");
+  assertEquals(status, 1);
+  assertStringIncludes(stderr, "none.img");
+  assertEquals(
+    [...Deno.readDirSync(installation.project)].map(({ name }) => name).filter((name) => name === "deno.lock"),
+    [],
+  );
+});
+
+Deno.test("a signal reaches the command, outside of the terminal's session, and its status comes back", async () => {
+  const { project } = await installed();
+  const temporary = `${project}/temporary`;
+  await Deno.mkdir(temporary);
+  await using command = new Deno.Command("setsid", {
+    args: [`${project}/node_modules/.bin/xenblk`, "dry-run", "--seconds=60", "--size=1M"],
+    env: { TMPDIR: temporary },
+    stdin: "null",
+    stdout: "piped",
+    stderr: "piped",
+  }).spawn();
+  const output = command.output();
+  // The run has no output before its end; once its image holds data, it listens for signals.
+  const writes = (): boolean =>
+    [...Deno.readDirSync(temporary)].some(({ name }) => Deno.statSync(`${temporary}/${name}`).blocks !== 0);
+  while (!writes()) await new Promise((resolve) => setTimeout(resolve, 10));
+  // ^C goes to all processes of the terminal's session, and a second signal would end the command at once.
+  const child = Deno.readTextFileSync(`/proc/${command.pid}/task/${command.pid}/children`).trim();
+  const [, , , session] = Deno.readTextFileSync(`/proc/${child}/stat`).replace(/^.*\) /, "").split(" ");
+  assertEquals(session, child);
+  Deno.kill(-command.pid, "SIGINT");
+  const { code, stdout, stderr } = await output;
+  const text = new TextDecoder();
+  assertEquals([code, text.decode(stderr)], [130, ""]);
+  assertMatch(text.decode(stdout), /Stopped early\. Verified/);
+});
+
+Deno.test("without its dependency deno the command says what is missing and what to do", async () => {
+  const installation = await installed();
+  const deno = `${installation.project}/node_modules/deno`;
+  await Deno.rename(deno, `${deno}.away`);
+  try {
+    const { status, stderr } = await installation.run("npx", "xenblk", "--version");
+    assertEquals(status, 1);
+    assertMatch(
+      stderr,
+      /^xenblk: Cannot start xenblk: its dependency deno is missing .*; install the package again.*\n$/,
+    );
+  } finally {
+    await Deno.rename(`${deno}.away`, deno);
+  }
+});
+
+/** Uses values and types of the library; no cast, and no types of Deno. */
+const PROGRAM = `
+import { attach, type AttachedDisk, type AttachOptions, type DiskStats, parseVdev, XenblkError } from "xenblk";
+import { testHost } from "xenblk/testing";
+
+const options: AttachOptions = { domain: "web", image: "disk.img", vdev: "xvdb" };
+export async function reads(): Promise<number> {
+  await using disk: AttachedDisk = await attach(options);
+  const stats: DiskStats = await disk.stats();
+  return stats.operations.read.requests;
+}
+const error: Error = new XenblkError("Cannot", { remedy: "do" });
+console.log(parseVdev("xvdb"), error.message);
+export async function served(): Promise<number> {
+  await using host = await testHost();
+  return (await host.startGuest({ name: "web" })).domid;
+}
+`;
+
+Deno.test("types are complete for Deno and for TypeScript's compiler, and a wrong one is found", async () => {
+  const installation = await installed();
+  const { project } = installation;
+  await Deno.writeTextFile(`${project}/program.ts`, PROGRAM);
+  await Deno.writeTextFile(`${project}/wrong.ts`, PROGRAM.replace('vdev: "xvdb"', "vdev: 51728"));
+  await installation.succeeds(Deno.execPath(), "check", "program.ts");
+  assertMatch((await installation.succeeds(Deno.execPath(), "run", "-A", "program.ts")).stdout, /^51728 Cannot$/m);
+  const flags = ["--noEmit", "--strict", "--exactOptionalPropertyTypes", "--skipLibCheck", "--target", "esnext"];
+  const tsc = await installation.run("npx", "tsc", ...flags, "--module", "nodenext", "program.ts", "wrong.ts");
+  assertEquals(tsc.stdout.trimEnd().split("\n").map((line) => line.replace(/\(.*?: /, ": ")), [
+    "wrong.ts: error TS2322: Type 'number' is not assignable to type 'string'.",
+  ]);
+});
+
+/** How a project runs an example; undefined: it needs a guest, and has a test of its own. */
+function exampleRun(name: string): readonly string[] | undefined {
+  if (name === "scripted_attach.ts") return undefined;
+  return name.endsWith("_test.ts") ? ["test", "-A", name] : ["run", "-A", name];
+}
+
+Deno.test("every example runs as a program of one's own, and is correct without a cast", async () => {
+  const installation = await installed();
+  for (const name of EXAMPLES) {
+    const text = await Deno.readTextFile(`${ROOT}examples/${name}`);
+    assertEquals(text.match(/\bas (?!const\b)\w+|<any>/g), null, `${name} has a cast`);
+    await Deno.writeTextFile(`${installation.project}/${name}`, text);
+  }
+  await installation.succeeds(Deno.execPath(), "check", ...EXAMPLES);
+  for (const args of EXAMPLES.map(exampleRun)) {
+    if (args !== undefined) await installation.succeeds(Deno.execPath(), ...args);
+  }
+});
+
+/** A test of one's own image over mock rings; `node:assert` is what every project has. */
+const KIT_TEST = `
+import { deepStrictEqual } from "node:assert";
+import { type Guest, testHost } from "xenblk/testing";
+
+Deno.test("what a guest writes is in the image", async () => {
+  Deno.writeFileSync("kit.img", new Uint8Array(1 << 20));
+  await using host = await testHost();
+  const guest: Guest = await host.startGuest({ name: "web" });
+  await using disk = await host.attach({ domain: guest.domid, image: "kit.img" });
+  await using drive = await guest.connect(disk.vdev);
+  const bytes = crypto.getRandomValues(new Uint8Array(8192));
+  await drive.write(4096, bytes);
+  await drive.flush();
+  deepStrictEqual(await drive.read(4096, 8192), bytes);
+  deepStrictEqual(Deno.readFileSync("kit.img").subarray(4096, 4096 + 8192), bytes);
+  const { errors, miscompares } = await guest.load({ requests: 200 });
+  deepStrictEqual([errors, miscompares], [0, 0]);
+});
+`;
+
+Deno.test("the testing kit serves a project's own image over mock rings, in a test of the project", async () => {
+  const installation = await installed();
+  await Deno.writeTextFile(`${installation.project}/kit_test.ts`, KIT_TEST);
+  assertMatch((await installation.succeeds(Deno.execPath(), "test", "-A", "kit_test.ts")).stdout, /^ok \| 1 passed/m);
+});
+
+nativeTest("the installed library attaches a disk, from the example", async () => {
+  const { project } = await installed();
+  await Deno.copyFile(`${ROOT}examples/scripted_attach.ts`, `${project}/scripted_attach.ts`);
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST, "web");
+  for (const path of [`/local/domain/${GUEST}/device/vbd`, "/local/domain/0/backend"]) {
+    await xen.run("xenstore-write", [path, ""]);
+  }
+  const image = sparseImage(xen.directory, "disk.img", 16 * 2 ** 20);
+  await using guest = new GuestProcess(xen, GUEST);
+  await using program = new RunningProgram(xen, "scripted_attach.ts", ["web", image, "xvdb"], project);
+  const path = frontendPath({ frontendDomain: GUEST as never, vdev: parseVdev("xvdb") });
+  await nodeValue(xen, `${path}/state`);
+  const disk = await guest.disk(path);
+  await disk.connect();
+  await program.says(/^xvdb of web is raw:/);
+  const load = received(await disk.load({ ...LOAD, requests: 300 }));
+  assertClean(load, "the guest's load");
+  program.kill("SIGINT");
+  const { status, stdout, stderr } = await program.ended();
+  assertEquals([status, stderr], [0, ""]);
+  assertMatch(stdout, new RegExp(`^read: ${load.reads} requests, ${load.bytesRead} bytes, 0 errors$`, "m"));
+  assertEquals((await disk.verify(image)).miscompares, 0);
+});
