@@ -62,6 +62,15 @@ export const WORKERS = {
   fallbackText: "one per processor",
 };
 
+/** Filters in front of the disk. */
+export const FILTER = repeated(
+  text(
+    "FILTER",
+    "Put a filter before the disk: its name or the path of its module, and options, as throttle,iops=500; the first " +
+      "one given is nearest to the guest; docs/filters.md lists them",
+  ),
+);
+
 /** Options of verbs that serve devices. */
 export const DEVICE_OPTIONS = {
   "read-only": flag("Serve read-only, even if the device's nodes allow writes", "r"),
@@ -104,13 +113,7 @@ export const DEVICE_OPTIONS = {
         "directory; * is any text without a slash, ** any text",
     ),
   }),
-  "filter": repeated(
-    text(
-      "FILTER",
-      `Put a filter before the disk: its name or the path of its module, and options, as throttle,iops=500; the first ` +
-        "one given is nearest to the guest; docs/filters.md lists them",
-    ),
-  ),
+  "filter": FILTER,
   "daemon-per-disk": flag(
     "Serve each disk of a format other than raw by a storage daemon of its own, not one per guest",
   ),
