@@ -142,9 +142,6 @@ function powered(open: Opener, seed: number): Opener {
 /** A qcow2 frees whole clusters only. */
 const QCOW2: DaemonOptions = { format: "qcow2", create: "cluster_size=4096" };
 
-/** They stay out of the way. */
-const IDLE_FILTERS = ["throttle", "delay", "error,rate=0", "hang,rate=0"] as const;
-
 const DISKS: Readonly<Record<string, { readonly open: Opener } & Partial<Omit<DiskContract, "open">>>> = {
   memory: { open: sized("memory") },
   null: { open: sized("null"), keepsData: false },
@@ -160,10 +157,6 @@ const DISKS: Readonly<Record<string, { readonly open: Opener } & Partial<Omit<Di
   "uring, written through": { open: ring("writethrough") },
   "uring, on a file system in memory": { open: ring("writeback", { under: "/dev/shm" }) },
   "uring, as on an old kernel": { open: ring("writeback", { setup: oldKernel }) },
-  "memory behind four filters": { open: filtered(sized("memory"), ...IDLE_FILTERS) },
-  "uring behind four filters": { open: filtered(ring("writeback"), ...IDLE_FILTERS) },
-  "memory behind delays and limits": { open: filtered(sized("memory"), "delay,read=1,flush=2", "throttle,iops=20000") },
-  "file behind cow": { open: filtered(inline, "cow,size=16M"), opensReadOnly: false },
   plugin: { open: plugin(openNativePlatform, "async,flush") },
   "plugin, in a simulation": { open: plugin(simulatedPlatform, "") },
   "memory, with a volatile write cache": { open: powered(sized("memory"), 1) },
