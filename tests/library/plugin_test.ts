@@ -3,7 +3,7 @@
  * its own, which verifies every byte; a disk that grows; and what is said of a module that is no disk.
  */
 
-import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { libc } from "../../ffi/linux/libc.ts";
 import { openNativePlatform } from "../../ffi/platform.ts";
 import type { LoadOutcome } from "../../lib/guest/load_types.ts";
@@ -26,6 +26,10 @@ async function attachPlugin(
 ): Promise<AttachedDisk> {
   const platform = Object.assign(host.platform, { plugins: openNativePlatform().plugins });
   return await attach({ ...host.options(image), ...options, platform });
+}
+
+async function waitUntil(isTrue: () => boolean): Promise<void> {
+  while (!isTrue()) await new Promise((resolve) => setTimeout(resolve, 5));
 }
 
 /** The same, with the guest that uses the disk. */
@@ -137,4 +141,28 @@ Deno.test("a plugin grows: by the size that resize asks for, or because it has g
   assertVerified(load);
   const error = await assertRejects(() => disk.resize({ sizeBytes: MIB }), XenblkError);
   assertStringIncludes(error.message, "Cannot shrink");
+});
+
+Deno.test("a disk that is only in memory fails with its process, once it was written to, and says why", async () => {
+  using host = new SimulatedHost();
+  using folder = new Folder({
+    "dying.ts": `import { defineDisk } from "${ROOT}mod.ts";
+      export default defineDisk({
+        survivesCrash: false,
+        open: () => ({
+          sizeBytes: ${MIB},
+          read: (offset) => offset < ${MIB / 2} ? undefined : Deno.exit(7),
+          write() {},
+        }),
+      });`,
+  });
+  const { disk, guest } = await attached(host, `plugin:${folder.path}/dying.ts`);
+  await using _disk = disk;
+  const writes = { readShare: 0, requests: 10, area: { firstSector: 0, sectors: 1024 } };
+  assertEquals((await guest.load(writes)).errors, 0);
+  const failing = await guest.load({ readShare: 1, requests: 10, area: { firstSector: 1024, sectors: 1024 } });
+  assertEquals(failing.errors, 10);
+  await waitUntil(() => disk.status().latched);
+  assertEquals((await guest.load(writes)).errors, 10);
+  assertMatch(disk.status().error ?? "", /it ended with status 7, with writes that it had not flushed/);
 });

@@ -95,7 +95,7 @@ export function readFacts(
   return {
     properties: facts.discards === true && !isReadOnly ? { ...base, discard } : base,
     flushes: facts.flushes === true && !isReadOnly,
-    survivesCrash: isReadOnly || facts.flushes !== true || facts.survivesCrash === true,
+    survivesCrash: isReadOnly || (facts.survivesCrash ?? facts.flushes !== true) === true,
   };
 }
 
