@@ -229,6 +229,7 @@ function openLatch({ resources }: DeviceParts, nodes: DeviceNodes): void {
   const nonce = resources.latch.open(nodes.attachmentNonce());
   if (nonce !== undefined) nodes.keepAttachmentNonce(nonce);
   if (resources.failure !== undefined) resources.latch.trip();
+  if (resources.image!.disk.losesUnflushed === true) resources.latch.beginRisk();
 }
 
 /**

@@ -17,6 +17,9 @@ export class DeviceLatch implements Disposable {
   readonly #name: string;
   #memory: OwnedMemory | undefined;
   #latch: Latch | undefined;
+  /** This process has noted the risk. */
+  #isOurRisk = false;
+  #failure: string | undefined;
 
   /** `name` is the memory's, in the store. */
   constructor(store: JournalStore, name: string) {
@@ -27,6 +30,11 @@ export class DeviceLatch implements Disposable {
   /** A flush failed since the disk was attached. */
   get tripped(): boolean {
     return this.#latch?.tripped ?? false;
+  }
+
+  /** Why it was tripped when it was opened, if an earlier process ended at risk. */
+  get failure(): string | undefined {
+    return this.#failure;
   }
 
   /** The address of the memory; only after {@linkcode open}. */
@@ -43,10 +51,34 @@ export class DeviceLatch implements Disposable {
     this.#memory ??= this.#store.open(this.#name, LATCH_BYTES);
     this.#latch ??= new Latch(this.#memory.view);
     const known = parseNonce(node);
-    if (known !== undefined && this.#latch.belongsTo(known)) return undefined;
+    if (known !== undefined && this.#latch.belongsTo(known)) {
+      if (this.#latch.isAtRisk && !this.#isOurRisk) {
+        this.#failure = "an earlier process ended, and with it what its disk had not flushed";
+        this.#latch.trip();
+      }
+      return undefined;
+    }
+    this.#failure = undefined;
     const nonce = known ?? newNonce();
     this.#latch.begin(nonce, known !== undefined);
     return known === undefined ? nonceText(nonce) : undefined;
+  }
+
+  /** From now on, writes that are answered and not flushed end with this process. Only after {@linkcode open}. */
+  beginRisk(): void {
+    this.#isOurRisk = true;
+    this.#latch!.isAtRisk = true;
+  }
+
+  /** The disk; once it is closed in order, all that was answered is durable. */
+  endsRisk(disk: AsyncDisposable): AsyncDisposable {
+    return {
+      [Symbol.asyncDispose]: async (): Promise<void> => {
+        await disk[Symbol.asyncDispose]();
+        if (this.#isOurRisk && this.#latch !== undefined) this.#latch.isAtRisk = false;
+        this.#isOurRisk = false;
+      },
+    };
   }
 
   /** Answered writes may be lost. Before {@linkcode open} it has no effect. */

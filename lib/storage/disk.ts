@@ -143,6 +143,11 @@ export interface Disk extends AsyncDisposable {
    */
   readonly failed?: Promise<string>;
   /**
+   * Writes that were answered and not flushed are lost if this process ends without closing the disk; closing it makes
+   * them durable, or rejects. Absent: they are not.
+   */
+  readonly losesUnflushed?: boolean;
+  /**
    * What is wrong at the moment, for people: requests wait, or fail, until it is over. Absent or undefined: nothing is.
    */
   readonly trouble?: string | undefined;

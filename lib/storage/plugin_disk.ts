@@ -90,6 +90,10 @@ class PluginDisk implements Disk {
     return `${this.#facts.label} (${formatSize(sectors * SECTOR_BYTES)}, ${access}process ${this.#process.pid})`;
   }
 
+  get losesUnflushed(): boolean {
+    return this.#process.losesUnflushed;
+  }
+
   get trouble(): string | undefined {
     return this.#trouble;
   }
@@ -115,7 +119,9 @@ class PluginDisk implements Disk {
     this.#closing.resolve(undefined);
     this.#ending.abort();
     await this.#watching;
-    await this.#process[Symbol.asyncDispose]();
+    await Promise.resolve(this.#process[Symbol.asyncDispose]()).catch((error) => {
+      if (!this.#hasFailed) throw error; // it is known already
+    });
   }
 
   /** Until the disk is closed or fails. */

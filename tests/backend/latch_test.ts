@@ -146,3 +146,33 @@ Deno.test("a failed flush is in the error node, the status and the log at once, 
   await until("the error is written", () => /a flush failed/.test(rig.backend(device, "error") ?? ""));
   assertEquals([reports(rig).length, /a flush failed/.test(kind.status()[0]!.error ?? "")], [1, true]);
 });
+
+Deno.test("a process that is killed while its disk keeps unflushed writes leaves the latch tripped; one that ends in order does not", async () => {
+  for (const isKilled of [false, true]) {
+    await using rig = new Rig();
+    rig.wrapDisk = () => ({ losesUnflushed: true });
+    const device = rig.attach();
+    const first = rig.serve();
+    const frontend = rig.frontend(device);
+    await frontend.connect();
+    await frontend.disconnect();
+    await frontend.reconnect();
+    assertEquals(latched(first), false, "the same process may open the disk again");
+    const atKill = rig.platform.memory.view(rig.plane.queues.at(-1)!.spec.latch!, LATCH_BYTES).slice();
+    assertEquals(await first.close(STAY, 5000), true);
+    // Killed, the process would not have closed the disk.
+    using memory = rig.platform.journals.open(latchName(rig), LATCH_BYTES);
+    if (isKilled) memory.view.set(atKill);
+    const second = rig.serve();
+    await until("the second one serves it", () => rig.plane.open.length === 1 && rig.plane.queues.length === 3);
+    assertEquals(latched(second), isKilled);
+    if (isKilled) {
+      await until("the error says why", () => /an earlier process ended/.test(rig.backend(device, "error") ?? ""));
+    }
+  }
+});
+
+/** Of the one latch that there is. */
+function latchName(rig: Rig): string {
+  return [...rig.platform.journals.names()].find((name) => name.endsWith("latch"))!;
+}

@@ -205,6 +205,7 @@ class FilteredDisk implements Disk {
   readonly failed?: Promise<string>;
   readonly files?: readonly DiskFile[];
   readonly grow?: (sizeBytes?: number) => Promise<void>;
+  readonly losesUnflushed?: boolean;
   readonly watchTrouble?: (listener: () => void) => Disposable;
   readonly waitsFor?: (rule: MemoryRule) => string | undefined;
   readonly withoutUring?: (lane: number, refusal: Refusal) => Promise<DiskAttachment>;
@@ -229,6 +230,7 @@ class FilteredDisk implements Disk {
     if (failed !== undefined) this.failed = failed;
     if (files !== undefined) this.files = readsOnly ? files.map((file) => ({ ...file, writable: false })) : files;
     if (disk.grow !== undefined) this.grow = (sizeBytes) => this.#grow(sizeBytes);
+    if (disk.losesUnflushed !== undefined) this.losesUnflushed = disk.losesUnflushed;
     if (disk.watchTrouble !== undefined) this.watchTrouble = (listener) => disk.watchTrouble!(listener);
     if (disk.waitsFor !== undefined) this.waitsFor = (rule) => disk.waitsFor!(rule);
     if (disk.withoutUring !== undefined) {

@@ -36,11 +36,14 @@ export interface PluginOptions {
 
 /**
  * A disk in TypeScript, with the process that runs it now. Disposing it ends the process once no channel is open;
- * operations that wait then fail (see {@linkcode PluginProcess.fail}).
+ * operations that wait then fail (see {@linkcode PluginProcess.fail}). It flushes before; disposing rejects with
+ * XenblkError if answered writes may be lost.
  */
 export interface PluginProcess extends AsyncDisposable {
   /** As the plugin has them: size, sectors, discard, read-only. */
   readonly properties: DiskProperties;
+  /** Writes that were answered and not flushed end with the process. */
+  readonly losesUnflushed: boolean;
   /** Of the process that runs now, or ran last. */
   readonly pid: number;
   /** For one channel of the reactor with that number. Rejects with XenblkError if all channels are taken. */
