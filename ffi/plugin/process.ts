@@ -5,7 +5,7 @@
 
 import { errorText, XenblkError } from "../../lib/errors.ts";
 import { formatSize } from "../../lib/sizes.ts";
-import type { DiskProperties } from "../../lib/storage/disk.ts";
+import type { DiskProperties, VolatileContent } from "../../lib/storage/disk.ts";
 import { type PluginFacts, readFacts, sectorsOf } from "../../lib/storage/plugin/facts.ts";
 import type { PluginOptions, PluginProcess } from "../../lib/storage/plugin/types.ts";
 import { descriptorWatch } from "../linux/descriptor_watch.ts";
@@ -98,6 +98,11 @@ export class NativePluginProcess implements PluginProcess {
 
   get properties(): DiskProperties {
     return { ...this.#facts.properties, mostChannels: MOST_CHANNELS };
+  }
+
+  get loses(): VolatileContent["loses"] | undefined {
+    const { survivesCrash, flushes } = this.#facts;
+    return survivesCrash ? undefined : flushes ? "unflushed" : "all";
   }
 
   get pid(): number {
