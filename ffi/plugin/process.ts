@@ -5,7 +5,7 @@
 
 import { errorText, XenblkError } from "../../lib/errors.ts";
 import { formatSize } from "../../lib/sizes.ts";
-import type { DiskProperties } from "../../lib/storage/disk.ts";
+import type { DiskProperties, VolatileContent } from "../../lib/storage/disk.ts";
 import { type PluginFacts, readFacts, sectorsOf } from "../../lib/storage/plugin/facts.ts";
 import type { PluginOptions, PluginProcess } from "../../lib/storage/plugin/types.ts";
 import { descriptorWatch } from "../linux/descriptor_watch.ts";
@@ -100,8 +100,9 @@ export class NativePluginProcess implements PluginProcess {
     return { ...this.#facts.properties, mostChannels: MOST_CHANNELS };
   }
 
-  get losesUnflushed(): boolean {
-    return !this.#facts.survivesCrash;
+  get loses(): VolatileContent["loses"] | undefined {
+    const { survivesCrash, flushes } = this.#facts;
+    return survivesCrash ? undefined : flushes ? "unflushed" : "all";
   }
 
   get pid(): number {
@@ -249,7 +250,7 @@ export class NativePluginProcess implements PluginProcess {
     await this.#host[Symbol.asyncDispose]();
     this.#owned.dispose();
     await descriptorWatch().settled();
-    if (this.losesUnflushed && this.#notes.isUnflushed) {
+    if (this.loses !== undefined && this.#notes.isUnflushed) {
       throw new XenblkError(`Cannot close ${name} in order: writes that it had answered may be lost`, {
         remedy: "attach it anew, and check its content",
       });

@@ -6,6 +6,7 @@
 
 import { newNonce, nonceText, parseNonce } from "../nonce.ts";
 import { Latch, LATCH_BYTES } from "../dataplane/latch.ts";
+import type { VolatileContent } from "../storage/disk.ts";
 import type { JournalStore, OwnedMemory } from "../hypervisor.ts";
 
 /** The node of the backend's directory that holds the attachment's nonce. */
@@ -17,9 +18,7 @@ export class DeviceLatch implements Disposable {
   readonly #name: string;
   #memory: OwnedMemory | undefined;
   #latch: Latch | undefined;
-  /** This process has noted the risk. */
-  #isOurRisk = false;
-  #failure: string | undefined;
+  #held: VolatileContent["loses"] | undefined;
 
   /** `name` is the memory's, in the store. */
   constructor(store: JournalStore, name: string) {
@@ -30,11 +29,6 @@ export class DeviceLatch implements Disposable {
   /** A flush failed since the disk was attached. */
   get tripped(): boolean {
     return this.#latch?.tripped ?? false;
-  }
-
-  /** Why it was tripped when it was opened, if an earlier process ended at risk. */
-  get failure(): string | undefined {
-    return this.#failure;
   }
 
   /** The address of the memory; only after {@linkcode open}. */
@@ -51,34 +45,26 @@ export class DeviceLatch implements Disposable {
     this.#memory ??= this.#store.open(this.#name, LATCH_BYTES);
     this.#latch ??= new Latch(this.#memory.view);
     const known = parseNonce(node);
-    if (known !== undefined && this.#latch.belongsTo(known)) {
-      if (this.#latch.isAtRisk && !this.#isOurRisk) {
-        this.#failure = "an earlier process ended, and with it what its disk had not flushed";
-        this.#latch.trip();
-      }
-      return undefined;
-    }
-    this.#failure = undefined;
+    if (known !== undefined && this.#latch.belongsTo(known)) return undefined;
     const nonce = known ?? newNonce();
     this.#latch.begin(nonce, known !== undefined);
     return known === undefined ? nonceText(nonce) : undefined;
   }
 
-  /** From now on, writes that are answered and not flushed end with this process. Only after {@linkcode open}. */
-  beginRisk(): void {
-    this.#isOurRisk = true;
-    this.#latch!.isAtRisk = true;
+  /**
+   * From now on answered writes end with this process, until {@linkcode letGo}. True: an earlier process ended with some.
+   * Only after {@linkcode open}.
+   */
+  hold(loses: VolatileContent["loses"]): boolean {
+    const isFirst = this.#held === undefined;
+    this.#held = loses;
+    return this.#latch!.hold() && isFirst;
   }
 
-  /** The disk; once it is closed in order, all that was answered is durable. */
-  endsRisk(disk: AsyncDisposable): AsyncDisposable {
-    return {
-      [Symbol.asyncDispose]: async (): Promise<void> => {
-        await disk[Symbol.asyncDispose]();
-        if (this.#isOurRisk && this.#latch !== undefined) this.#latch.isAtRisk = false;
-        this.#isOurRisk = false;
-      },
-    };
+  /** Everything was flushed, and the disk is closed. If it lost all with that, nobody may take it for what it was. */
+  letGo(): void {
+    if (this.#held === "unflushed") this.#latch?.letGo();
+    this.#held = undefined;
   }
 
   /** Answered writes may be lost. Before {@linkcode open} it has no effect. */

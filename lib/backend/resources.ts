@@ -206,7 +206,7 @@ export class DeviceResources {
 
   /** Why answered writes of the open disk may be lost, apart from a failed flush. */
   get failure(): string | undefined {
-    return this.#failure ?? this.latch.failure;
+    return this.#failure;
   }
 
   /** A drive without a disc stands in for the image that the description names, as if that were open. */
@@ -349,6 +349,7 @@ export class DeviceResources {
       await this.#closeImage();
       await Promise.all(this.#releasing);
     }
+    this.latch.letGo();
   }
 
   /**
@@ -466,7 +467,7 @@ export class DeviceResources {
     const disk = this.#image?.disk;
     this.#image = undefined;
     this.#failure = undefined;
-    if (disk !== undefined) await this.#letGo(`close ${nameOf(disk)}`, this.latch.endsRisk(disk));
+    if (disk !== undefined) await this.#letGo(`close ${nameOf(disk)}`, disk);
   }
 
   /** Disposes it. What takes too long goes on in the background: nothing of the guest's depends on it. */

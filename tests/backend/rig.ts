@@ -315,7 +315,6 @@ export class Rig implements AsyncDisposable {
       get trouble() {
         return changed.trouble;
       },
-      losesUnflushed: changed.losesUnflushed === true,
       ...(watchTrouble === undefined ? {} : { watchTrouble }),
       ...(grow === undefined ? {} : { grow }),
       ...(disk.image === undefined ? {} : { image: disk.image }),

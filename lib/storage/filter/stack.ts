@@ -5,7 +5,7 @@
 
 import type { LockableImage, Refusal } from "../../hypervisor.ts";
 import { XenblkError } from "../../errors.ts";
-import type { Disk, DiskAttachment, DiskFile, DiskProperties, MemoryRule } from "../disk.ts";
+import type { Disk, DiskAttachment, DiskFile, DiskProperties, MemoryRule, VolatileContent } from "../disk.ts";
 import type { FilterAttachment, FilterPlace, FilterValue, FilterValues } from "./filter.ts";
 import { createLive, writeLive } from "./live.ts";
 import { changedValues, type ChosenFilter, liveOptions } from "./spec.ts";
@@ -203,9 +203,9 @@ class FilteredDisk implements Disk {
   readonly image?: LockableImage;
   readonly imageReadOnly?: boolean;
   readonly failed?: Promise<string>;
+  readonly volatile?: VolatileContent;
   readonly files?: readonly DiskFile[];
   readonly grow?: (sizeBytes?: number) => Promise<void>;
-  readonly losesUnflushed?: boolean;
   readonly watchTrouble?: (listener: () => void) => Disposable;
   readonly waitsFor?: (rule: MemoryRule) => string | undefined;
   readonly withoutUring?: (lane: number, refusal: Refusal) => Promise<DiskAttachment>;
@@ -223,14 +223,14 @@ class FilteredDisk implements Disk {
     this.#disk = disk;
     this.#filters = filters;
     this.#readOnly = readOnly;
-    const { image, failed, files } = disk;
+    const { image, failed, files, volatile } = disk;
     const imageReadOnly = readsOnly || disk.imageReadOnly;
     if (image !== undefined) this.image = image;
     if (imageReadOnly !== undefined) this.imageReadOnly = imageReadOnly;
     if (failed !== undefined) this.failed = failed;
+    if (volatile !== undefined) this.volatile = volatile;
     if (files !== undefined) this.files = readsOnly ? files.map((file) => ({ ...file, writable: false })) : files;
     if (disk.grow !== undefined) this.grow = (sizeBytes) => this.#grow(sizeBytes);
-    if (disk.losesUnflushed !== undefined) this.losesUnflushed = disk.losesUnflushed;
     if (disk.watchTrouble !== undefined) this.watchTrouble = (listener) => disk.watchTrouble!(listener);
     if (disk.waitsFor !== undefined) this.waitsFor = (rule) => disk.waitsFor!(rule);
     if (disk.withoutUring !== undefined) {

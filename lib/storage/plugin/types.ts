@@ -4,7 +4,7 @@
  */
 
 import type { Logger } from "../../log.ts";
-import type { DiskAttachment, DiskProperties } from "../disk.ts";
+import type { DiskAttachment, DiskProperties, VolatileContent } from "../disk.ts";
 import type { PluginSettings } from "./settings.ts";
 
 /** Starts processes of plugins. */
@@ -42,8 +42,8 @@ export interface PluginOptions {
 export interface PluginProcess extends AsyncDisposable {
   /** As the plugin has them: size, sectors, discard, read-only. */
   readonly properties: DiskProperties;
-  /** Writes that were answered and not flushed end with the process. */
-  readonly losesUnflushed: boolean;
+  /** Which answered writes end with the process; undefined: none do. */
+  readonly loses: VolatileContent["loses"] | undefined;
   /** Of the process that runs now, or ran last. */
   readonly pid: number;
   /** For one channel of the reactor with that number. Rejects with XenblkError if all channels are taken. */
