@@ -13,6 +13,7 @@ import {
   readInOrder,
   record,
   recordBlock,
+  recorded,
   type RecordFields,
   SESSION,
   traceBytes,
@@ -40,18 +41,6 @@ function newImage(path: string, sizeBytes = SIZE): string {
 /** Without flushes: the backend makes some of its own. */
 function requestsOf(records: readonly RecordFields[]): RecordFields[] {
   return records.filter(({ operation }) => operation !== FLUSH);
-}
-
-/** Waits until a trace holds so many records. */
-async function recorded(trace: string, records: number): Promise<void> {
-  // No event tells of what another process writes.
-  while (!(await exists(trace)) || readAll(Deno.readFileSync(trace)).records.length < records) {
-    await new Promise((done) => setTimeout(done, 5));
-  }
-}
-
-async function exists(path: string): Promise<boolean> {
-  return await Deno.stat(path).then(({ size }) => size > 0, () => false);
 }
 
 /** Requests that overlap often, with flushes among them. */
