@@ -3,6 +3,7 @@
  * that only reads xenstore never loads libxengnttab.
  */
 
+import { sharedNow } from "../lib/clock.ts";
 import type {
   DomId,
   EventChannels,
@@ -78,7 +79,7 @@ export class NativePlatform implements Platform {
   }
 
   now(): number {
-    return performance.now();
+    return sharedNow();
   }
 }
 

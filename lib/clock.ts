@@ -11,6 +11,14 @@ export interface Clock {
   sleep(ms: number, signal?: AbortSignal): Promise<void>;
 }
 
+/** A thread's own clock begins when the thread does. */
+const THREAD_BEGAN_MS = performance.timeOrigin;
+
+/** Milliseconds of a monotonic clock that the threads of this process share, but for steps of the host's clock. */
+export function sharedNow(): number {
+  return THREAD_BEGAN_MS + performance.now();
+}
+
 /** This process's clock. */
 export const SYSTEM_CLOCK: Clock = {
   now: () => performance.now(),

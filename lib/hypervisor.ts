@@ -278,7 +278,7 @@ export interface Platform {
   openParker(token: WakeToken, options?: ParkerOptions): Parker;
   /** For any thread that knows the token. */
   openWaker(token: WakeToken): Waker;
-  /** Milliseconds of a monotonic clock. */
+  /** Milliseconds of a monotonic clock that all threads of the process share, as nearly as its clocks allow. */
   now(): number;
 }
 

@@ -185,10 +185,7 @@ export class DeviceResources {
   async openImage(description: DeviceDescription): Promise<OpenImage> {
     const { settings, openDisk } = this.#services;
     const key = this.#keyOf(description);
-    if (this.#image?.key === key) {
-      this.#image = { ...this.#image, description };
-      return this.#image;
-    }
+    if (this.#image?.key === key) return this.#image = { ...this.#image, description };
     await this.release();
     const owner = { guest: this.#guest, device: this.#label };
     const open = (): Promise<Disk> => openDescribed(description, settings, owner, this.filters, openDisk);

@@ -3,6 +3,7 @@
  * Platform over one machine. Any number of threads may open it.
  */
 
+import { sharedNow } from "../clock.ts";
 import { PAGE_BYTES } from "../units.ts";
 import {
   type DomId,
@@ -102,7 +103,7 @@ class SimulatedPlatform implements Platform {
   }
 
   now(): number {
-    return performance.now();
+    return sharedNow();
   }
 }
 

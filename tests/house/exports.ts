@@ -63,7 +63,7 @@ function declaredNames(declaration: string): { name: string; isType: boolean }[]
 }
 
 /** Functions that a module exports because a descriptor names it; it is imported by a computed name. */
-const CALLED_BY_NAME = ["openPlatform", "openChannel", "openMemory", "openExecutor", "fileCall"];
+const CALLED_BY_NAME = ["openPlatform", "openChannel", "openMemory", "filter", "openExecutor", "fileCall"];
 
 /**
  * Exports of lib/ and ffi/, as `path#name`, that are not used: `dead` ones are used by tests at most, not even in their

@@ -205,6 +205,7 @@ class FilteredDisk implements Disk {
   readonly failed?: Promise<string>;
   readonly files?: readonly DiskFile[];
   readonly grow?: (sizeBytes?: number) => Promise<void>;
+  readonly watchTrouble?: (listener: () => void) => Disposable;
   readonly waitsFor?: (rule: MemoryRule) => string | undefined;
   readonly withoutUring?: (lane: number, refusal: Refusal) => Promise<DiskAttachment>;
   readonly #disk: Disk;
@@ -228,6 +229,7 @@ class FilteredDisk implements Disk {
     if (failed !== undefined) this.failed = failed;
     if (files !== undefined) this.files = readsOnly ? files.map((file) => ({ ...file, writable: false })) : files;
     if (disk.grow !== undefined) this.grow = (sizeBytes) => this.#grow(sizeBytes);
+    if (disk.watchTrouble !== undefined) this.watchTrouble = (listener) => disk.watchTrouble!(listener);
     if (disk.waitsFor !== undefined) this.waitsFor = (rule) => disk.waitsFor!(rule);
     if (disk.withoutUring !== undefined) {
       this.withoutUring = async (lane, refusal) => this.#behind(await disk.withoutUring!(lane, refusal));
@@ -237,6 +239,10 @@ class FilteredDisk implements Disk {
   get properties(): DiskProperties {
     const all = eachFrom(this.#disk, this.#filters);
     return this.#readOnly ? { ...all, readOnly: true } : all;
+  }
+
+  get trouble(): string | undefined {
+    return this.#disk.trouble;
   }
 
   get description(): string {
