@@ -59,7 +59,7 @@ export class TraceFeed implements RequestFeed {
   next(): "request" | "later" | "end" {
     for (let tried = 0; tried < MOST_SKIPPED; tried++) {
       const record = this.#trace.next();
-      if (record === undefined) return "end";
+      if (record === undefined) return this.#trace.ended ? "end" : "later";
       this.count++;
       const reason = this.#unfit(record);
       if (reason === undefined) {

@@ -99,7 +99,7 @@ export function readAll(bytes: Uint8Array): Found {
   const records: RecordFields[] = [];
   for (let found = reader.next(); found !== "end"; found = reader.next()) {
     if (found === "session") sessions.push(reader.session!);
-    else records.push({ ...reader.record });
+    else if (found === "record") records.push({ ...reader.record });
   }
   return { sessions, records, faults: reader.faults };
 }
@@ -120,8 +120,9 @@ async function hasBytes(path: string): Promise<boolean> {
 export function readInOrder(bytes: Uint8Array, window?: number): { readonly records: RecordFields[]; late: number } {
   const order = new OrderedTrace(new TraceReader(sourceOf(bytes), "x.trace"), window);
   const records: RecordFields[] = [];
-  for (let next = order.next(); next !== undefined; next = order.next()) {
-    records.push({ ...next, timeUs: order.timeUs });
+  while (!order.ended) {
+    const next = order.next();
+    if (next !== undefined) records.push({ ...next, timeUs: order.timeUs });
   }
   return { records, late: order.late };
 }
