@@ -47,6 +47,16 @@ export interface LoadOptions {
   readonly sizeBytes?: number;
 }
 
+/** How far a load is. */
+export interface LoadCounts {
+  /** Requests that were answered. */
+  readonly requests: number;
+  /** Bytes that they moved. */
+  readonly bytes: number;
+  /** Requests that failed. */
+  readonly errors: number;
+}
+
 /** What a load runs on. */
 export interface LoadStage {
   readonly machine: SharedArrayBuffer;
@@ -79,6 +89,11 @@ export class DriveLoad {
     this.#events = events;
     this.#seconds = options.seconds;
     this.#parker = new EventLoopParker(machine);
+  }
+
+  /** How far it is. */
+  get counts(): LoadCounts {
+    return this.#progress.read();
   }
 
   /** Runs to the end. */
