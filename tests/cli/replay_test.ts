@@ -121,8 +121,8 @@ Deno.test("what the disk cannot have is skipped, and what is too large is split"
     const { sides: [side], faults } = JSON.parse(stdout);
     assert(side.elapsedMs >= 89, "the flush comes at its time, counted from the first request that the disk can have");
     assertEquals(side.skipped, [
-      { reason: "beyond the end", records: 2, operation: "read", firstSector: 8190 },
       { reason: "read-only", records: 2, operation: "write", firstSector: 0 },
+      { reason: "beyond the end", records: 2, operation: "read", firstSector: 8190 },
       { reason: "empty", records: 1, operation: "read", firstSector: 0 },
     ]);
     assertEquals([side.records, side.split], [7, 1]);
