@@ -44,3 +44,4 @@ export type { LoadOutcome, LoadSpec } from "./lib/guest/load_types.ts";
 export type { LatencySummary } from "./lib/histogram.ts";
 export type { MachineUsage } from "./lib/sim/machine.ts";
 export type { ChannelPlace } from "./lib/storage/channel.ts";
+export type { HostUse } from "./lib/testing/idle_end.ts";
