@@ -4,8 +4,10 @@
 
 import { DEFAULT_MOST_QUEUES, DEFAULT_SETTINGS, type DeviceSettings } from "../backend/settings.ts";
 import { DEFAULT_PERSISTENT_GRANTS } from "../dataplane/types.ts";
+import { FILTERS } from "../storage/filter/table.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
 import { isBackendKind } from "../xenbus/paths.ts";
+import { PLUGIN_OPTIONS } from "./plugin_options.ts";
 import { choice, defaulting, flag, integer, optional, type OptionValues, repeated, text } from "./options.ts";
 
 /** Longest `--timeout`. */
@@ -62,6 +64,15 @@ export const WORKERS = {
   fallbackText: "one per processor",
 };
 
+/** Filters in front of the disk. */
+export const FILTER = repeated(
+  text(
+    "FILTER",
+    `Put a filter before the disk: ${Object.keys(FILTERS).join(", ")}, or the path of a module; with options, as ` +
+      "throttle,iops=500, see docs/filters.md; the first one given is nearest to the guest",
+  ),
+);
+
 /** Options of verbs that serve devices. */
 export const DEVICE_OPTIONS = {
   "read-only": flag("Serve read-only, even if the device's nodes allow writes", "r"),
@@ -100,17 +111,11 @@ export const DEVICE_OPTIONS = {
   "allow-image": repeated({
     ...text(
       "PATTERN",
-      "Allow images that match: stores and json: that xenstore names, and backing files outside an image's own " +
+      "Allow images that match: stores, json: and plugin: that xenstore names, and backing files outside an image's own " +
         "directory; * is any text without a slash, ** any text",
     ),
   }),
-  "filter": repeated(
-    text(
-      "FILTER",
-      `Put a filter before the disk: its name or the path of its module, and options, as throttle,iops=500; the first ` +
-        "one given is nearest to the guest; docs/filters.md lists them",
-    ),
-  ),
+  "filter": FILTER,
   "daemon-per-disk": flag(
     "Serve each disk of a format other than raw by a storage daemon of its own, not one per guest",
   ),
@@ -120,6 +125,7 @@ export const DEVICE_OPTIONS = {
   "no-write-log": flag(
     "Keep no log of the writes that a storage daemon has not flushed: if it dies, the disk fails for good",
   ),
+  ...PLUGIN_OPTIONS,
   "default-protocol": {
     ...defaulting(
       choice("ABI of a frontend that writes no protocol node", ["x86_32-abi", "x86_64-abi", "arm-abi"]),

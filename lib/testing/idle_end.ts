@@ -51,6 +51,7 @@ export class HostUse implements Disposable {
     };
   }
 
+  /** The host is disposed. */
   [Symbol.dispose](): void {
     clearInterval(this.#timer);
   }

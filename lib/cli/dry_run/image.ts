@@ -6,11 +6,17 @@
 import { SECTOR_BYTES } from "../../units.ts";
 import { errorText, XenblkError } from "../../errors.ts";
 import type { NativePlatform } from "../../host_platform.ts";
+import { SYSTEM_CLOCK } from "../../clock.ts";
 import type { LockableImage } from "../../hypervisor.ts";
+import { createLogger } from "../../log.ts";
+import type { Disk, DiskRequest } from "../../storage/disk.ts";
 import { type ImageLocks, ProcessImageLocks } from "../../storage/image/lock.ts";
 import { openDisk } from "../../storage/open.ts";
-import { isFile } from "../../storage/image/formats.ts";
-import { imageLabel, imageName, paramsOf, parseImage } from "../../storage/image/spec.ts";
+import { isFile, isPlugin } from "../../storage/image/formats.ts";
+import type { PluginSettings } from "../../storage/plugin/settings.ts";
+import type { PluginClient } from "../../storage/plugin/types.ts";
+import { openPluginDisk } from "../../storage/plugin_disk.ts";
+import { imageLabel, type ImageName, imageName, paramsOf, parseImage } from "../../storage/image/spec.ts";
 import type { GuestImage } from "./guest.ts";
 
 /** The images to serve; disposing unlocks a given image and removes new ones. */
@@ -20,17 +26,23 @@ export interface DryRunImages extends AsyncDisposable {
   /** The first image, for messages. */
   readonly description: string;
   readonly sizeBytes: number;
+  /** Runs a disk in TypeScript; absent: the images are none. */
+  readonly plugins?: PluginClient;
 }
 
 /** How a given image is used. */
 export interface GivenImageOptions {
   /** It will be written to. */
   readonly writes: boolean;
+  /** A filter keeps writes from it, so the guest may write although the image is only read. */
+  readonly overlaid: boolean;
   /**
    * Its locks keep other processes from the image until the run is over, and it knows which block devices the host has
    * mounted. Absent: the image is not locked.
    */
   readonly platform?: NativePlatform;
+  /** How a disk in TypeScript is run. */
+  readonly plugin: PluginSettings;
   /** Gets a line if the image cannot be locked. */
   readonly warn: (message: string) => void;
 }
@@ -39,8 +51,12 @@ export interface GivenImageOptions {
  * The image that the user named, locked. Rejects with {@linkcode XenblkError} if it cannot be served, or if another
  * process uses it in a way that excludes this use.
  */
-export async function givenImage(name: string, { writes, platform, warn }: GivenImageOptions): Promise<DryRunImages> {
+export async function givenImage(
+  name: string,
+  { writes, overlaid, platform, warn, plugin }: GivenImageOptions,
+): Promise<DryRunImages> {
   const named = imageName(await parseImage(name));
+  if (isPlugin(named)) return await givenPlugin(named, writes, platform?.plugins, plugin);
   await using undo = new AsyncDisposableStack();
   const request = { ...named, readOnly: !writes, engine: "auto" } as const;
   const disk = undo.use(await openDisk(request, platform && { native: platform.files }));
@@ -52,7 +68,7 @@ export async function givenImage(name: string, { writes, platform, warn }: Given
   const image: GuestImage = {
     params: await paramsOf(named),
     path: isRaw ? named.target : undefined,
-    readOnly: !writes,
+    readOnly: !writes && !(overlaid && isRaw),
     baseline: isNew ? baselineOf(named.format) : "anything",
   };
   const held = undo.move();
@@ -61,6 +77,38 @@ export async function givenImage(name: string, { writes, platform, warn }: Given
     description: imageLabel(named),
     sizeBytes: disk.properties.sectors * SECTOR_BYTES,
     [Symbol.asyncDispose]: () => held.disposeAsync(),
+  };
+}
+
+/**
+ * A disk in TypeScript. It is opened before the run, so that what keeps it from that is said at once, and closed again,
+ * because it need not bear to be open twice.
+ */
+async function givenPlugin(
+  named: ImageName,
+  writes: boolean,
+  plugins: PluginClient | undefined,
+  settings: PluginSettings,
+): Promise<DryRunImages> {
+  const params = await paramsOf(named);
+  const request = { ...named, readOnly: !writes, engine: "auto" } as const;
+  const services = { settings, clock: SYSTEM_CLOCK, log: createLogger("backend") };
+  const openPlugin = plugins &&
+    ((request: DiskRequest): Promise<Disk> => openPluginDisk(request, { plugins, ...services }));
+  await using disk = await openDisk(request, openPlugin && { openPlugin });
+  const { sectors, readOnly } = disk.properties;
+  if (writes && readOnly) {
+    throw new XenblkError(`Cannot write to ${imageLabel(named)}: the plugin has no method write`, {
+      kind: "usage",
+      remedy: "leave out --write, or give the plugin one",
+    });
+  }
+  return {
+    images: [{ params, path: undefined, readOnly: !writes, baseline: "anything" }],
+    description: imageLabel(named),
+    sizeBytes: sectors * SECTOR_BYTES,
+    ...(plugins === undefined ? {} : { plugins }),
+    [Symbol.asyncDispose]: () => Promise.resolve(),
   };
 }
 
