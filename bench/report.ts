@@ -26,6 +26,7 @@ const UNKNOWN = "-";
 const BUSY_SHARE = 0.95;
 const SUBJECT_TITLES = {
   xenblk: "xenblk",
+  filtered: "xenblk, filters",
   unlogged: "xenblk, no log",
   qemu: "QEMU qdisk",
   raw: "xenblk, raw",

@@ -86,6 +86,18 @@ Deno.test("on qcow2 QEMU's IOPS and its processor time are the goals, with the l
   ]);
 });
 
+Deno.test("filters that do nothing are judged by the same disk without them, where it is in memory", () => {
+  const disk = [
+    measured("tmpfs", "xenblk", READ_32, sample(100)),
+    measured("tmpfs", "filtered", READ_32, sample(93)),
+    measured("direct", "xenblk", READ_32, sample(100)),
+    measured("direct", "filtered", READ_32, sample(50)),
+  ];
+  assertEquals(judge([], disk).map(({ goal, measured, met }) => [goal, measured, met]), [
+    ["randread-4k-32 on tmpfs: IOPS behind three filters, of none, at least 0.9", "0.93", true],
+  ]);
+});
+
 Deno.test("the medians of a measurement ignore the round that was disturbed", () => {
   const disturbed = measured("tmpfs", "xenblk", READ_32, sample(1), sample(100), sample(110, { cpuUs: 50 }));
   assertEquals([medianSample(disturbed).iops, medianSample(disturbed).cpuUs], [100, 2]);

@@ -10,8 +10,6 @@ import { typeScriptFiles } from "./source.ts";
 /** Exports that only tests use, and why they are not in tests/. */
 const ONLY_TESTS: Readonly<Record<string, string>> = {
   "lib/dataplane/inline_dataplane.ts#InlineDataPlane": "the data plane in one thread, which tests step",
-  "lib/storage/engine/fault.ts#FaultChannel": "an engine for tests of other programs",
-  "lib/storage/engine/record.ts#RecordingChannel": "an engine for tests of other programs",
 };
 
 const { dead, needless } = uselessExports(typeScriptFiles().map(({ path, text }) => readNames(path, text)));

@@ -26,6 +26,8 @@ export interface DryRunImages extends AsyncDisposable {
 export interface GivenImageOptions {
   /** It will be written to. */
   readonly writes: boolean;
+  /** A filter keeps writes from it, so the guest may write although the image is only read. */
+  readonly overlaid: boolean;
   /**
    * Its locks keep other processes from the image until the run is over, and it knows which block devices the host has
    * mounted. Absent: the image is not locked.
@@ -39,7 +41,10 @@ export interface GivenImageOptions {
  * The image that the user named, locked. Rejects with {@linkcode XenblkError} if it cannot be served, or if another
  * process uses it in a way that excludes this use.
  */
-export async function givenImage(name: string, { writes, platform, warn }: GivenImageOptions): Promise<DryRunImages> {
+export async function givenImage(
+  name: string,
+  { writes, overlaid, platform, warn }: GivenImageOptions,
+): Promise<DryRunImages> {
   const named = imageName(await parseImage(name));
   await using undo = new AsyncDisposableStack();
   const request = { ...named, readOnly: !writes, engine: "auto" } as const;
@@ -52,7 +57,7 @@ export async function givenImage(name: string, { writes, platform, warn }: Given
   const image: GuestImage = {
     params: await paramsOf(named),
     path: isRaw ? named.target : undefined,
-    readOnly: !writes,
+    readOnly: !writes && !(overlaid && isRaw),
     baseline: isNew ? baselineOf(named.format) : "anything",
   };
   const held = undo.move();
