@@ -8,18 +8,20 @@ import { type AttachedDisk, ServedDisk } from "./attached_disk.ts";
 import { DeviceClaim, DeviceClaimedError } from "./backend/claim.ts";
 import { ownDomain } from "./backend/kind.ts";
 import type { DeviceSettings } from "./backend/settings.ts";
-import { SYSTEM_CLOCK } from "./clock.ts";
+import { type Clock, SYSTEM_CLOCK } from "./clock.ts";
 import { errorText, XenblkError } from "./errors.ts";
 import { checkDataPath, type HostPlatform, imageLocksOf } from "./host_platform.ts";
 import type { DomId, Xenstore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { startService } from "./service.ts";
-import { type Disk, filesOf, writesImage } from "./storage/disk.ts";
+import { type Disk, type DiskFile, filesOf, writesImage } from "./storage/disk.ts";
 import { chooseFilters } from "./storage/filter/spec.ts";
 import { FilterStack } from "./storage/filter/stack.ts";
 import { checkFree } from "./storage/image/lock.ts";
-import { needsDaemon } from "./storage/image/formats.ts";
+import { isPlugin, needsDaemon } from "./storage/image/formats.ts";
+import { findModule } from "./storage/image/plugin_name.ts";
 import { type ImageName, imageName, type ImageSpec, imageText, paramsOf, parseImage } from "./storage/image/spec.ts";
+import type { PluginSettings } from "./storage/plugin/settings.ts";
 import { findImage, imageContext } from "./storage/daemon_disk.ts";
 import { literalPattern } from "./storage/qemu/allow.ts";
 import { openDisk } from "./storage/open.ts";
@@ -40,7 +42,7 @@ export const DEFAULT_KIND = "vbd3";
 export interface AttachOptions extends Partial<Omit<DeviceSettings, "image">> {
   /** The guest: its name, UUID or domid. */
   readonly domain: string | number;
-  /** The image: a path, `format:target`, a URI, or xl's `format=qcow2,vdev=xvdb,access=ro,target=...`. */
+  /** The image: a path, `format:target`, a URI, `plugin:MODULE?TARGET`, or xl's `format=qcow2,vdev=xvdb,access=ro,target=...`. */
   readonly image: string;
   /**
    * Others may write to the image at the same time, as with `access=w!`: for a cluster file system, or to insist on an
@@ -63,12 +65,16 @@ export interface AttachOptions extends Partial<Omit<DeviceSettings, "image">> {
   readonly daemonUser?: string;
   /** Keep a log of the writes that a storage daemon has not flushed. Default true. */
   readonly writeLog?: boolean;
+  /** How a disk in TypeScript is run. What is absent is as in {@linkcode DEFAULT_PLUGIN_SETTINGS}. */
+  readonly plugin?: Partial<PluginSettings>;
   /** How long the guest may take to connect, and later to close the disk, in milliseconds. Default 60 000. */
   readonly timeoutMs?: number;
   /** Aborting it before the guest has connected ends the attach. */
   readonly signal?: AbortSignal;
   /** Receives the backend's lines. Default: LogTape's category `xenblk.backend`. */
   readonly logger?: Logger;
+  /** The control plane's time: its limits, retries and pauses. Default: this process's clock. */
+  readonly clock?: Clock;
 }
 
 /** How often, and how many times, a device is claimed while another process still has it. */
@@ -77,7 +83,7 @@ const MOST_CLAIMS = 50;
 
 /** The same as the library's `attach`, on a given host. */
 export async function attachOn(platform: HostPlatform, options: AttachOptions): Promise<AttachedDisk> {
-  const { signal } = options;
+  const { signal, clock = SYSTEM_CLOCK } = options;
   if (signal?.aborted) throw abortOf(options.image, signal); // a look that has begun would outlast the rejection
   const { wanted, params, guest, backendDomain } = await unlessAborted(prepare(platform, options), signal)
     .catch((error) => {
@@ -96,7 +102,7 @@ export async function attachOn(platform: HostPlatform, options: AttachOptions): 
     shared,
     cdrom,
     ...(vdev === undefined ? {} : { vdev }),
-  }, signal);
+  }, { signal, clock });
   const disk = await serveUntilConnected({ platform, store, claim, device, guest, params, options });
   undo.move();
   return disk;
@@ -168,10 +174,10 @@ type LookedAt = Pick<Disk, "files" | "image" | "properties" | typeof Symbol.asyn
 
 /**
  * Opens the image as the backend will, before anything is written. Of an image that a storage daemon will open only the
- * files are found.
+ * files are found; of a disk in TypeScript, only the module: it is opened once, because it may have effects.
  */
 async function openWanted(
-  { files, vhost }: HostPlatform,
+  { files, vhost, plugins }: HostPlatform,
   { image, shared, ...wanted }: WantedDisk,
   { engine = "auto", cache, allowImages }: AttachOptions,
 ): Promise<LookedAt> {
@@ -179,12 +185,20 @@ async function openWanted(
   const name = imageName(image);
   const allowed = { allowImages: allowedFor(name, allowImages) };
   const request = { ...name, ...allowed, readOnly, shared, engine, ...(cache === undefined ? {} : { cache }) };
+  if (plugins !== undefined && engine === "auto" && isPlugin(name)) {
+    await findModule(name.target);
+    return unopened(readOnly, []);
+  }
   if (vhost === undefined || (engine !== "qemu" && !(engine === "auto" && needsDaemon(name)))) {
     return await openDisk(request, files === undefined ? {} : { native: files });
   }
   const { graph } = await findImage(request, imageContext());
+  return unopened(readOnly, graph.files);
+}
+
+function unopened(readOnly: boolean, files: readonly DiskFile[]): LookedAt {
   const properties = { sectors: 0, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly };
-  return { files: graph.files, properties, [Symbol.asyncDispose]: () => Promise.resolve() };
+  return { files, properties, [Symbol.asyncDispose]: () => Promise.resolve() };
 }
 
 /** Who attaches an image vouches for its name. */
@@ -224,18 +238,19 @@ async function attachClaimed(
   store: Xenstore,
   claim: DeviceClaim,
   request: AttachRequest,
-  signal: AbortSignal | undefined,
+  { signal, clock }: { readonly signal: AbortSignal | undefined; readonly clock: Clock },
 ): Promise<DeviceAddress> {
   let wanted: DeviceAddress;
   for (let tries = 1;; tries++) {
     try {
       return await retryConflicts(() => attachDevice(store, request, (device) => claim.take(wanted = device)), {
         signal,
+        clock,
       });
     } catch (error) {
       if (signal?.aborted) throw abortOf(formatVdev(wanted!.vdev), signal);
       if (!(error instanceof DeviceClaimedError) || tries === MOST_CLAIMS) throw error;
-      await SYSTEM_CLOCK.sleep(CLAIM_INTERVAL_MS, signal);
+      await clock.sleep(CLAIM_INTERVAL_MS, signal);
     }
   }
 }
@@ -257,7 +272,7 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
   const { domain: _domain, image: _image, vdev: _vdev, shared: _shared, cdrom: _cdrom, kind: _kind, ...serving } =
     options;
   const { journal = true, workers, timeoutMs = 60_000, signal, logger = createLogger("backend"), ...rest } = serving;
-  const { daemonPerDisk, daemonUser, writeLog, ...chosen } = rest;
+  const { daemonPerDisk, daemonUser, writeLog, plugin, clock = SYSTEM_CLOCK, ...chosen } = rest;
   const settings = { ...chosen, allowImages: [...(chosen.allowImages ?? []), literalPattern(params)] };
   await using undo = new AsyncDisposableStack();
   undo.defer(() => removeNodes(platform, device, logger));
@@ -273,14 +288,20 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
       ...(daemonPerDisk === undefined ? {} : { daemonPerDisk }),
       ...(daemonUser === undefined ? {} : { daemonUser }),
       ...(writeLog === undefined ? {} : { writeLog }),
+      ...(plugin === undefined ? {} : { plugin }),
       logger,
+      clock,
       ...(signal === undefined ? {} : { signal }),
     });
     undo.defer(async () => void await service.close({ leave: "connected", timeoutMs }));
-    const connected = waitForConnected(store, device, { timeoutMs, ...(signal === undefined ? {} : { signal }) });
+    const connected = waitForConnected(store, device, {
+      timeoutMs,
+      clock,
+      ...(signal === undefined ? {} : { signal }),
+    });
     await Promise.race([connected, service.failed.catch(diedBefore)]);
     undo.move();
-    return new ServedDisk({ platform, service, claim, address: device, guest, params, timeoutMs });
+    return new ServedDisk({ platform, service, claim, address: device, guest, params, timeoutMs, clock });
   } catch (error) {
     throw signal?.aborted ? abortOf(formatVdev(device.vdev), signal) : error;
   }
