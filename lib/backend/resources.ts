@@ -349,6 +349,7 @@ export class DeviceResources {
       await this.#closeImage();
       await Promise.all(this.#releasing);
     }
+    this.latch.letGo();
   }
 
   /**
