@@ -46,7 +46,7 @@ async function serve(system: HostSystem): Promise<void> {
     if (command.do === "close") {
       ending.abort();
       await loop.idle();
-      answer(await attempt(() => disk.close?.()));
+      answer(await attempt(() => close(disk)));
       return true;
     }
     const sizeBytes = command.do === "size" ? command.sizeBytes : undefined;
@@ -62,6 +62,11 @@ async function resize(disk: DiskMethods, sizeBytes: number | undefined): Promise
   if (sizeBytes !== undefined && disk.resize === undefined) throw new Error("it has no method resize");
   await disk.resize?.(sizeBytes);
   return { sizeBytes: disk.sizeBytes };
+}
+
+async function close(disk: DiskMethods): Promise<void> {
+  if (!parts.readOnly) await disk.flush?.();
+  await disk.close?.();
 }
 
 async function attempt(body: () => unknown): Promise<unknown> {

@@ -241,12 +241,20 @@ export class NativePluginProcess implements PluginProcess {
     for (const channel of this.#channels()) this.#control.withdraw(channel);
     const anyUsed = (): boolean => this.#channels().some((channel) => this.#control.isUsed(channel));
     for (let pollMs = POLL_MS; anyUsed(); pollMs = Math.min(2 * pollMs, LONGEST_POLL_MS)) await delay(pollMs);
-    await this.#host.close(this.#patience.closeMs).catch((error) => {
-      this.#options.log.warning(`${this.#options.name}: its close failed: ${errorText(error)}`);
-    });
+    const { name, log } = this.#options;
+    try {
+      if (await this.#host.close(this.#patience.closeMs)) this.#notes.flushed(this.#notes.written);
+    } catch (error) {
+      log.warning(`${name}: its close failed: ${errorText(error)}`);
+    }
     await this.#host[Symbol.asyncDispose]();
     this.#owned.dispose();
     await descriptorWatch().settled();
+    if (this.loses !== undefined && this.#notes.isUnflushed) {
+      throw new XenblkError(`Cannot close ${name} in order: writes that it had answered may be lost`, {
+        remedy: "attach it anew, and check its content",
+      });
+    }
   }
 }
 

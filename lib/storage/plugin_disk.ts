@@ -118,7 +118,9 @@ class PluginDisk implements Disk {
     this.#closing.resolve(undefined);
     this.#ending.abort();
     await this.#watching;
-    await this.#process[Symbol.asyncDispose]();
+    await Promise.resolve(this.#process[Symbol.asyncDispose]()).catch((error) => {
+      if (!this.#hasFailed) throw error; // it is known already
+    });
   }
 
   /** Until the disk is closed or fails. */

@@ -36,7 +36,8 @@ export interface PluginOptions {
 
 /**
  * A disk in TypeScript, with the process that runs it now. Disposing it ends the process once no channel is open;
- * operations that wait then fail (see {@linkcode PluginProcess.fail}).
+ * operations that wait then fail (see {@linkcode PluginProcess.fail}). It flushes before; disposing rejects with
+ * XenblkError if answered writes may be lost.
  */
 export interface PluginProcess extends AsyncDisposable {
   /** As the plugin has them: size, sectors, discard, read-only. */

@@ -130,3 +130,26 @@ Deno.test("a process that does not open its disk in time is ended, and so is one
   assertMatch((await rejection("nonsense(")).message, /its module cannot be imported: .*disk.ts/);
   assertMatch((await rejection("export default 1;")).message, /its module exports no disk/);
 });
+
+Deno.test("a disk is flushed when it is closed; if that fails, closing says that answered writes may be lost", async () => {
+  using folder = new Folder();
+  for (const flush of ["Deno.writeTextFile(path, '1')", "Promise.reject(new Error('no'))"]) {
+    const source = `
+      import { defineDisk } from "${new URL("../../../lib/storage/plugin/disk_methods.ts", import.meta.url).href}";
+      const open = (path) => ({ sizeBytes: 4096, read() {}, write() {}, flush: () => ${flush} });
+      export default defineDisk({ open });`;
+    const disk = folder.file("disk.ts", new TextEncoder().encode(source));
+    const path = `${folder.path}/flushed`;
+    const rig = await PluginRig.open({ disk, target: path, settings: { permissions: [`write=${path}`] } });
+    {
+      using channel = await rig.channel();
+      channel.write(0, 0, [4096]);
+      assertEquals([...await channel.finished()], [[0, 0]]);
+    }
+    const closing = rig[Symbol.asyncDispose]();
+    if (flush.startsWith("Deno")) {
+      await closing;
+      assertEquals(Deno.readTextFileSync(path), "1");
+    } else await assertRejects(() => closing, XenblkError, "in order: writes that it had answered may be lost");
+  }
+});
