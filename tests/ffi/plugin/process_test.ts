@@ -153,3 +153,17 @@ Deno.test("a disk is flushed when it is closed; if that fails, closing says that
     } else await assertRejects(() => closing, XenblkError, "in order: writes that it had answered may be lost");
   }
 });
+
+Deno.test("what a plugin prints is logged, limited in number, and the log says how much is missing", async () => {
+  using folder = new Folder();
+  const source = `
+    import { defineDisk } from "${new URL("../../../lib/storage/plugin/disk_methods.ts", import.meta.url).href}";
+    for (let i = 0; i < 5000; i++) console.log("line", i);
+    export default defineDisk({ open: () => ({ sizeBytes: 4096, read() {} }) });`;
+  const rig = await PluginRig.start({ disk: folder.file("disk.ts", new TextEncoder().encode(source)) });
+  await rig[Symbol.asyncDispose]();
+  const { all } = rig.lines;
+  assertEquals([all[0], all[59]], ["image plugin:test: line 0", "image plugin:test: line 59"]);
+  const suppressed = all.slice(60).map((line) => Number(/: suppressed (\d+) lines of the plugin$/.exec(line)?.[1]));
+  assertEquals(suppressed.reduce((sum, count) => sum + count, 0), 4940);
+});
