@@ -105,6 +105,14 @@ Deno.test("npx xenblk runs the command: its version, an image of one's own, and 
   );
 });
 
+Deno.test("npx xenblk runs a disk in TypeScript that imports the package", async () => {
+  const installation = await installed();
+  await Deno.copyFile(`${ROOT}examples/compressed_disk.ts`, `${installation.project}/my_disk.ts`);
+  const args = ["xenblk", "dry-run", "--write", "plugin:./my_disk.ts?1M", "--requests=100"];
+  const { stdout } = await installation.succeeds("npx", ...args);
+  assertMatch(stdout, /\nVerified: \d+ sectors read back correctly\.\n$/);
+});
+
 Deno.test("a signal reaches the command, outside of the terminal's session, and its status comes back", async () => {
   const { project } = await installed();
   const temporary = `${project}/temporary`;
