@@ -194,8 +194,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
   );
   const journals = options.journals ?? platform.journals;
   const { endLeftovers, ...daemons } = startDaemons(options, journals, undo, warn);
-  const native = files === undefined ? {} : { native: files };
-  const plugins = startPlugins(options, logger);
+  const native = { ...(files === undefined ? {} : { native: files }), ...startPlugins(options, logger) };
   // A toolstack waits ten seconds for its device, and threads can take several to start; simulated guests have time.
   files?.prepare();
   // Without I/O Workers devices say so themselves, and try again.
@@ -208,7 +207,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
     ...(only === undefined ? {} : { only }),
     openXenstore: () => platform.openXenstore(),
     dataPlane,
-    openDisk: (request) => openDisk(request, { pool, warn, images, ...native, ...daemons, ...plugins }),
+    openDisk: (request) => openDisk(request, { pool, warn, images, ...native, ...daemons }),
     ...(endLeftovers === undefined ? {} : { endLeftovers }),
     imageLocks: imageLocksOf(platform, warn),
     findExcludingDisk: (store, user, query) => findExcludingDisk(store, user, query, { disks }),
