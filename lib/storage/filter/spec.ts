@@ -50,6 +50,7 @@ async function choose(choice: FilterChoice): Promise<ChosenFilter> {
   const { name, given } = typeof choice === "string" ? parseText(choice) : parseObject(choice);
   const { module, filter } = filterRow(name) ?? await outside(name);
   const values = readValues(name, filter, given);
+  await filter.check?.(values);
   return { name, module, definition: filter, values };
 }
 
