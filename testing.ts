@@ -23,6 +23,7 @@ export { type PowerLoss, powerLossFilter, type PowerLossOptions } from "./lib/te
 export type { PowerCut, SectorRange } from "./lib/testing/volatile_cache.ts";
 export { Drive, DriveError, type DriveOptions, type DriveParts } from "./lib/testing/drive.ts";
 export type { LoadCounts, LoadOptions } from "./lib/testing/drive_load.ts";
+export type { ReplayOptions, ReplayResult } from "./lib/testing/drive_replay.ts";
 export type { RawRequest, RawResponse, RawSegment } from "./lib/testing/ring_client.ts";
 export { HOSTILE_REQUESTS, type HostileRequest } from "./lib/testing/hostile.ts";
 export { TestService, type TestServiceOptions } from "./lib/testing/service.ts";
@@ -41,6 +42,10 @@ export type { AbiName } from "./lib/blkif/abi.ts";
 export type { DiskFacts } from "./lib/guest/disk_facts.ts";
 export type { Baseline, DiskModel, Miscompare } from "./lib/guest/disk_model.ts";
 export type { LoadOutcome, LoadSpec } from "./lib/guest/load_types.ts";
+export type { OperationOutcome, ReplayError, ReplayOutcome, Skipped, SkipReason } from "./lib/guest/replay_types.ts";
+export type { TraceFaults } from "./lib/trace/reader.ts";
+export type { TraceOperation } from "./lib/trace/record.ts";
 export type { LatencySummary } from "./lib/histogram.ts";
 export type { MachineUsage } from "./lib/sim/machine.ts";
 export type { ChannelPlace } from "./lib/storage/channel.ts";
+export type { HostUse } from "./lib/testing/idle_end.ts";

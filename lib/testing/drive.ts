@@ -24,7 +24,8 @@ import { Frontend, type FrontendConnection } from "../guest/frontend.ts";
 import type { LoadOutcome } from "../guest/load_types.ts";
 import type { Platform, Xenstore } from "../hypervisor.ts";
 import { SECTOR_BYTES } from "../units.ts";
-import { DriveLoad, type LoadCounts, type LoadOptions } from "./drive_load.ts";
+import { DriveLoad, type DriveWork, type LoadCounts, type LoadOptions, type LoadStage } from "./drive_load.ts";
+import { DriveReplay, type ReplayOptions, type ReplayResult } from "./drive_replay.ts";
 import { HOSTILE_REQUESTS, type HostileRequest } from "./hostile.ts";
 import { type RawRequest, type RawResponse, type RawSegment, RingClient, RingEndedError } from "./ring_client.ts";
 
@@ -79,6 +80,8 @@ export interface DriveParts {
   readonly abi: AbiName;
   /** The rings that the driver asks for. */
   readonly options: DriveOptions;
+  /** Called when the drive is used. */
+  readonly used: () => void;
   /** Called when the drive is disconnected by either side. */
   readonly ended: (drive: Drive) => void;
 }
@@ -96,7 +99,7 @@ export class Drive implements AsyncDisposable {
   #connection: FrontendConnection;
   #client: RingClient;
   #model: DiskModel | undefined;
-  #loading: { readonly load: DriveLoad; readonly over: Promise<void> } | undefined;
+  #loading: { readonly load: DriveWork<unknown>; readonly over: Promise<void> } | undefined;
   #over: string | undefined;
   readonly #closed = Promise.withResolvers<void>();
   /** Resolves when xenstore is there again. */
@@ -161,6 +164,11 @@ export class Drive implements AsyncDisposable {
   /** Bytes of a logical sector: requests that are not multiples of it are refused. */
   get sectorBytes(): number {
     return this.#connection.disk.logicalSectorBytes;
+  }
+
+  /** Whether requests are in flight, or a load runs. */
+  get busy(): boolean {
+    return this.inFlight > 0 || this.#loading !== undefined;
   }
 
   /** Requests that are not answered. */
@@ -262,10 +270,28 @@ export class Drive implements AsyncDisposable {
   async load(options: LoadOptions = {}): Promise<LoadOutcome> {
     this.#mustBeFree();
     if (this.#over !== undefined) throw this.#gone("make requests");
-    const model = options.verify === false ? undefined : this.model;
+    return await this.#alone(new DriveLoad(this.#stage(options.verify === false ? undefined : this.model), options));
+  }
+
+  /**
+   * Makes the requests of a trace, which the filter `log` has recorded. Resolves with what was found, as {@linkcode
+   * Drive.load}; what is written is then unknown to the drive's model. Rejects with {@linkcode XenblkError} if the trace
+   * cannot be read.
+   */
+  async replay(trace: string, options: ReplayOptions = {}): Promise<ReplayResult> {
+    this.#mustBeFree();
+    if (this.#over !== undefined) throw this.#gone("make requests");
+    return await this.#alone(new DriveReplay(this.#stage(this.#model), trace, options));
+  }
+
+  #stage(model: DiskModel | undefined): LoadStage {
     const { machine, platform } = this.#parts;
     const [connection, events] = [this.#connection, this.#frontend.events];
-    const load = new DriveLoad({ machine, platform, connection, events, disk: this.facts, model }, options);
+    return { machine, platform, connection, events, disk: this.facts, model };
+  }
+
+  /** Runs it once the drive's own requests are answered. */
+  async #alone<T>(load: DriveWork<T>): Promise<T> {
     const over = Promise.withResolvers<void>();
     this.#loading = { load, over: over.promise };
     try {
@@ -396,6 +422,7 @@ export class Drive implements AsyncDisposable {
   }
 
   async #put(request: RawRequest): Promise<RawResponse> {
+    this.#parts.used();
     this.#mustBeFree();
     try {
       return await this.#client.request(request);

@@ -67,8 +67,20 @@ export interface LoadStage {
   readonly model: DiskModel | undefined;
 }
 
+/** What runs on the rings of a connection, and nothing beside it. */
+export interface DriveWork<T> {
+  /** How far it is. */
+  readonly counts: LoadCounts;
+  /** Runs to the end. */
+  run(): Promise<T>;
+  /** Makes no more requests; it ends when all are answered. */
+  stop(): void;
+  /** Ends at once, with requests unanswered. */
+  abandon(): void;
+}
+
 /** A load on the rings of a connection, which nobody else uses meanwhile. */
-export class DriveLoad {
+export class DriveLoad implements DriveWork<LoadOutcome> {
   readonly #progress = new LoadProgress();
   readonly #driver: LoadDriver;
   readonly #parker: EventLoopParker;

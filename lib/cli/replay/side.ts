@@ -4,6 +4,7 @@
  */
 
 import type { GrantChoice } from "../../backend/grant_choice.ts";
+import type { PluginClient } from "../../storage/plugin/types.ts";
 import type { DeviceSettings } from "../../backend/settings.ts";
 import { XenblkError } from "../../errors.ts";
 import { checksumMemory } from "../../guest/disk_content.ts";
@@ -29,6 +30,8 @@ export interface SideOptions {
   /** For people. */
   readonly description: string;
   readonly readOnly: boolean;
+  /** Runs the image if it is in TypeScript. */
+  readonly plugins?: PluginClient;
   readonly settings: Partial<DeviceSettings>;
   readonly grants: GrantChoice;
   readonly workers: number;
@@ -61,8 +64,8 @@ export async function replaySide(
   sweeps: boolean,
   watch: SideWatch,
 ): Promise<SideResult> {
-  const { rings, grants, workers, settings, params, readOnly } = side;
-  await using machine = await DryRunMachine.start({ guests: 1, frontend: rings, grants, workers, settings });
+  const { rings, params, readOnly } = side;
+  await using machine = await DryRunMachine.start({ ...side, guests: 1, frontend: rings });
   const { domain, vdev, platform, store } = machine.addDisk({ params, readOnly });
   await using thread = await LoadThread.start(platform);
   const path = frontendPath({ frontendDomain: domain, vdev });
