@@ -17,6 +17,9 @@ const FD_CLOEXEC = 1n;
 /** Variables by which Deno finds its cache, and the loader Deno's libraries. The plugin cannot read them. */
 const KEPT_VARIABLES = ["HOME", "DENO_DIR", "XDG_CACHE_HOME", "LD_LIBRARY_PATH"];
 
+/** An installed package and the plugins beside it find each other, and other packages, in node_modules. */
+const INSTALLED = HOST.pathname.includes("/node_modules/") ? ["--node-modules-dir=manual"] : [];
+
 /** The files by which Deno knows a project's import map. */
 const CONFIGS = ["deno.json", "deno.jsonc"];
 
@@ -44,6 +47,7 @@ export function spawnHost(options: PluginOptions, shared: SharedParts): HostProc
       "--no-prompt",
       "--no-lock",
       ...configOf(directory),
+      ...INSTALLED,
       `--v8-flags=--max-old-space-size=${Math.ceil(memoryBytes / 2 ** 20)}`,
       "--allow-ffi",
       ...permissionFlags(directory, permissions),
