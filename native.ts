@@ -5,6 +5,7 @@
 
 import { attachOn, type AttachOptions } from "./lib/attach.ts";
 import { type AttachedDisk, openDisks } from "./lib/attached_disk.ts";
+import { mustBeDisposed } from "./lib/forgotten.ts";
 import type { HostPlatform, NativePlatform } from "./lib/host_platform.ts";
 
 /**
@@ -35,18 +36,11 @@ export async function openNativePlatform(): Promise<NativePlatform> {
  */
 export async function attach(options: AttachOptions & { readonly platform?: HostPlatform }): Promise<AttachedDisk> {
   const { platform, ...rest } = options;
-  // Several times the same listener is one.
-  addEventListener("unload", nameForgotten);
-  return await attachOn(platform ?? await openNativePlatform(), rest);
-}
-
-/** A program that ends with a disk attached leaves it Connected: its guest waits. */
-function nameForgotten(): void {
-  for (const { vdev, address: { frontendDomain: domain } } of openDisks()) {
-    // deno-lint-ignore no-console -- the process ends, and no logger is left
-    console.warn(
-      `xenblk: ${vdev} of domain ${domain} was not disposed: it stays Connected; serve it with \`xenblk serve\`, or ` +
-        `remove it with \`xenblk detach ${domain} ${vdev}\``,
-    );
-  }
+  const disk = await attachOn(platform ?? await openNativePlatform(), rest);
+  const { vdev, address: { frontendDomain: domain } } = disk;
+  // A program that ends with a disk attached leaves it Connected: its guest waits.
+  const remedy = `serve it with \`xenblk serve\`, or remove it with \`xenblk detach ${domain} ${vdev}\``;
+  const text = `${vdev} of domain ${domain} was not disposed: it stays Connected; ${remedy}`;
+  mustBeDisposed(() => openDisks().has(disk) ? text : undefined);
+  return disk;
 }

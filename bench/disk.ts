@@ -61,6 +61,8 @@ export interface DiskReport {
 
 const GUEST = 7;
 const WARM_UP_MS = 300;
+/** Three filters that let everything pass: what it costs that they could change. */
+const IDLE_FILTERS = ["throttle", "delay", "error,rate=0"].map((filter) => `--filter=${filter}`);
 
 /** One side of the comparison on one image. */
 interface Subject {
@@ -205,10 +207,10 @@ class DiskBench {
   ): Promise<RunningBackend> {
     const { serveArguments } = this.#plan;
     const cache = image.direct && name !== "null" ? ["--cache", "none"] : [];
-    const log = name === "unlogged" ? ["--no-write-log"] : [];
+    const own = name === "unlogged" ? ["--no-write-log"] : name === "filtered" ? IDLE_FILTERS : [];
     if (name === "qemu") return startQemu(host, disks);
     const kind = name === "xenblk" ? "vbd3" : `vbd${name}`;
-    return startServe(host, kind, disks, [...cache, ...log, ...serveArguments]);
+    return startServe(host, kind, disks, [...cache, ...own, ...serveArguments]);
   }
 
   async #startBackend(what: string, start: () => Promise<RunningBackend>): Promise<RunningBackend | undefined> {

@@ -28,7 +28,8 @@ const IDLE_SHARE = 0.01;
 /** All goals with figures. */
 export function judge(ring: readonly RingResult[], disk: readonly Measurement[]): Verdict[] {
   const judged = disk.filter(({ subject }) => subject === "xenblk" || subject === "unlogged");
-  return [...ring.flatMap(judgeRing), ...judged.flatMap(judgeIn(disk))];
+  const filtered = disk.filter(({ subject }) => subject === "filtered");
+  return [...ring.flatMap(judgeRing), ...judged.flatMap(judgeIn(disk)), ...filtered.flatMap(judgeFilters(disk))];
 }
 
 /** The goals of many disks in one process. */
@@ -63,6 +64,16 @@ function judgeRing(result: RingResult): Verdict[] {
       met: collections === 0 && heapGrowthBytes < FLAT_BYTES,
     },
   ];
+}
+
+/** What filters that do nothing cost, where the disk is not the limit. */
+function judgeFilters(all: readonly Measurement[]): (own: Measurement) => Verdict[] {
+  return (own) => {
+    const bare = counterpart(all, own, "xenblk");
+    if (bare === undefined || own.case.name !== "randread-4k-32" || isDirect(own.storage!)) return [];
+    const share = ratio(medianSample(own).iops, medianSample(bare).iops);
+    return atLeast(`${own.case.name} on ${own.storage}: IOPS behind three filters, of none`, share, 0.9);
+  };
 }
 
 function judgeIn(all: readonly Measurement[]): (own: Measurement) => Verdict[] {

@@ -8,7 +8,7 @@ import { type AttachedDisk, ServedDisk } from "./attached_disk.ts";
 import { DeviceClaim, DeviceClaimedError } from "./backend/claim.ts";
 import { ownDomain } from "./backend/kind.ts";
 import type { DeviceSettings } from "./backend/settings.ts";
-import { SYSTEM_CLOCK } from "./clock.ts";
+import { type Clock, SYSTEM_CLOCK } from "./clock.ts";
 import { errorText, XenblkError } from "./errors.ts";
 import { checkDataPath, type HostPlatform, imageLocksOf } from "./host_platform.ts";
 import type { DomId, Xenstore } from "./hypervisor.ts";
@@ -73,6 +73,8 @@ export interface AttachOptions extends Partial<Omit<DeviceSettings, "image">> {
   readonly signal?: AbortSignal;
   /** Receives the backend's lines. Default: LogTape's category `xenblk.backend`. */
   readonly logger?: Logger;
+  /** The control plane's time: its limits, retries and pauses. Default: this process's clock. */
+  readonly clock?: Clock;
 }
 
 /** How often, and how many times, a device is claimed while another process still has it. */
@@ -81,7 +83,7 @@ const MOST_CLAIMS = 50;
 
 /** The same as the library's `attach`, on a given host. */
 export async function attachOn(platform: HostPlatform, options: AttachOptions): Promise<AttachedDisk> {
-  const { signal } = options;
+  const { signal, clock = SYSTEM_CLOCK } = options;
   if (signal?.aborted) throw abortOf(options.image, signal); // a look that has begun would outlast the rejection
   const { wanted, params, guest, backendDomain } = await unlessAborted(prepare(platform, options), signal)
     .catch((error) => {
@@ -100,7 +102,7 @@ export async function attachOn(platform: HostPlatform, options: AttachOptions): 
     shared,
     cdrom,
     ...(vdev === undefined ? {} : { vdev }),
-  }, signal);
+  }, { signal, clock });
   const disk = await serveUntilConnected({ platform, store, claim, device, guest, params, options });
   undo.move();
   return disk;
@@ -236,18 +238,19 @@ async function attachClaimed(
   store: Xenstore,
   claim: DeviceClaim,
   request: AttachRequest,
-  signal: AbortSignal | undefined,
+  { signal, clock }: { readonly signal: AbortSignal | undefined; readonly clock: Clock },
 ): Promise<DeviceAddress> {
   let wanted: DeviceAddress;
   for (let tries = 1;; tries++) {
     try {
       return await retryConflicts(() => attachDevice(store, request, (device) => claim.take(wanted = device)), {
         signal,
+        clock,
       });
     } catch (error) {
       if (signal?.aborted) throw abortOf(formatVdev(wanted!.vdev), signal);
       if (!(error instanceof DeviceClaimedError) || tries === MOST_CLAIMS) throw error;
-      await SYSTEM_CLOCK.sleep(CLAIM_INTERVAL_MS, signal);
+      await clock.sleep(CLAIM_INTERVAL_MS, signal);
     }
   }
 }
@@ -269,7 +272,7 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
   const { domain: _domain, image: _image, vdev: _vdev, shared: _shared, cdrom: _cdrom, kind: _kind, ...serving } =
     options;
   const { journal = true, workers, timeoutMs = 60_000, signal, logger = createLogger("backend"), ...rest } = serving;
-  const { daemonPerDisk, daemonUser, writeLog, plugin, ...chosen } = rest;
+  const { daemonPerDisk, daemonUser, writeLog, plugin, clock = SYSTEM_CLOCK, ...chosen } = rest;
   const settings = { ...chosen, allowImages: [...(chosen.allowImages ?? []), literalPattern(params)] };
   await using undo = new AsyncDisposableStack();
   undo.defer(() => removeNodes(platform, device, logger));
@@ -287,13 +290,18 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
       ...(writeLog === undefined ? {} : { writeLog }),
       ...(plugin === undefined ? {} : { plugin }),
       logger,
+      clock,
       ...(signal === undefined ? {} : { signal }),
     });
     undo.defer(async () => void await service.close({ leave: "connected", timeoutMs }));
-    const connected = waitForConnected(store, device, { timeoutMs, ...(signal === undefined ? {} : { signal }) });
+    const connected = waitForConnected(store, device, {
+      timeoutMs,
+      clock,
+      ...(signal === undefined ? {} : { signal }),
+    });
     await Promise.race([connected, service.failed.catch(diedBefore)]);
     undo.move();
-    return new ServedDisk({ platform, service, claim, address: device, guest, params, timeoutMs });
+    return new ServedDisk({ platform, service, claim, address: device, guest, params, timeoutMs, clock });
   } catch (error) {
     throw signal?.aborted ? abortOf(formatVdev(device.vdev), signal) : error;
   }

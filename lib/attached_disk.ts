@@ -6,7 +6,7 @@
 import type { DeviceClaim } from "./backend/claim.ts";
 import type { CloseOptions } from "./backend/device.ts";
 import type { DeviceStatus } from "./backend/status.ts";
-import { SYSTEM_CLOCK } from "./clock.ts";
+import type { Clock } from "./clock.ts";
 import { type DiskStats, diskStats } from "./disk_stats.ts";
 import { errorText, XenblkError } from "./errors.ts";
 import type { HostPlatform } from "./host_platform.ts";
@@ -100,6 +100,8 @@ export interface ServedDiskParts {
   readonly params: string;
   /** How long the guest may take for one step. */
   readonly timeoutMs: number;
+  /** Measures that. */
+  readonly clock: Clock;
 }
 
 const OPEN = new Set<AttachedDisk>();
@@ -117,7 +119,7 @@ export class ServedDisk implements AttachedDisk {
   readonly params: string;
   readonly ended: Promise<DiskEnd>;
   readonly #parts: ServedDiskParts;
-  readonly #attachedMs = SYSTEM_CLOCK.now();
+  readonly #attachedMs: number;
   readonly #closed = Promise.withResolvers<void>();
   #status: DeviceStatus;
   /** This process has begun to detach or close the disk. */
@@ -127,6 +129,7 @@ export class ServedDisk implements AttachedDisk {
 
   constructor(parts: ServedDiskParts) {
     this.#parts = parts;
+    this.#attachedMs = parts.clock.now();
     this.address = parts.address;
     this.guest = parts.guest;
     this.params = parts.params;
@@ -141,7 +144,7 @@ export class ServedDisk implements AttachedDisk {
   }
 
   stats(): Promise<DiskStats> {
-    return Promise.resolve(diskStats(this.status().totals, SYSTEM_CLOCK.now() - this.#attachedMs));
+    return Promise.resolve(diskStats(this.status().totals, this.#parts.clock.now() - this.#attachedMs));
   }
 
   filter<N extends FilterName>(name: N): LiveFilter<FilterOptions[N]>;
@@ -161,18 +164,18 @@ export class ServedDisk implements AttachedDisk {
   }
 
   async resize(options: Partial<ResizeOptions> = {}): Promise<Resized> {
-    const { platform, timeoutMs } = this.#parts;
+    const { platform, timeoutMs, clock } = this.#parts;
     using store = platform.openXenstore();
-    return await resizeDevice(store, this.address, { timeoutMs, ...options });
+    return await resizeDevice(store, this.address, { timeoutMs, clock, ...options });
   }
 
   async detach(options: Partial<DetachOptions> = {}): Promise<void> {
-    const { platform, timeoutMs } = this.#parts;
+    const { platform, timeoutMs, clock } = this.#parts;
     this.#ending = true;
     if (this.#closing === undefined && !this.#failed) {
       this.status();
       using store = platform.openXenstore();
-      await detachDevice(store, this.address, { timeoutMs, ...options });
+      await detachDevice(store, this.address, { timeoutMs, clock, ...options });
     }
     await this.close({ leave: "connected", timeoutMs: 0 });
   }

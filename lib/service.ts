@@ -8,7 +8,7 @@ import { BackendKind, type BackendKindOptions, type StuckDevice } from "./backen
 import type { CloseOptions } from "./backend/device.ts";
 import { DEFAULT_SETTINGS, type DeviceSettings } from "./backend/settings.ts";
 import { WorkerDataPlane } from "./dataplane/worker_dataplane.ts";
-import { SYSTEM_CLOCK } from "./clock.ts";
+import { type Clock, SYSTEM_CLOCK } from "./clock.ts";
 import { errorText, XenblkError } from "./errors.ts";
 import { type HostPlatform, imageLocksOf } from "./host_platform.ts";
 import type { JournalStore } from "./hypervisor.ts";
@@ -74,6 +74,8 @@ export interface ServiceOptions {
   readonly logger?: Logger;
   /** Ends the wait for threads to start; then nothing is served. */
   readonly signal?: AbortSignal;
+  /** The control plane's time: its limits, retries and pauses. Default: this process's clock. */
+  readonly clock?: Clock;
 }
 
 /** How a service was closed. */
@@ -101,6 +103,15 @@ export interface Service {
    * with Deno.exit.
    */
   close(options: CloseOptions): Promise<CloseResult>;
+}
+
+/** A service with the parts that a process takes with it when it is killed. For the testing kit. */
+export interface RunningService {
+  readonly service: Service;
+  /** The threads. Disposing it ends them, once they have finished what they do. */
+  readonly threads: AsyncDisposable;
+  /** Image files that are open. */
+  readonly images: ReadonlySet<AsyncDisposable>;
 }
 
 /** Storage daemons start with the first disk that needs one. Nothing: this host has none. */
@@ -153,7 +164,12 @@ function startPlugins({ platform, plugin }: ServiceOptions, logger: Logger): Pic
  * nothing is left behind.
  */
 export async function startService(options: ServiceOptions): Promise<Service> {
-  const { platform, kind, only, journal, logger = createLogger("backend") } = options;
+  return (await startRunning(options)).service;
+}
+
+/** The same as {@linkcode startService}. */
+export async function startRunning(options: ServiceOptions): Promise<RunningService> {
+  const { platform, kind, only, journal, logger = createLogger("backend"), clock = SYSTEM_CLOCK } = options;
   await chooseFilters(options.settings?.filters); // a wrong one is refused before any device is
   const { files } = platform;
   const settings = { ...DEFAULT_SETTINGS, ...options.settings };
@@ -186,12 +202,13 @@ export async function startService(options: ServiceOptions): Promise<Service> {
   const poolStarted = files === undefined || uring ? undefined : pool.start().catch((error) => warn(errorText(error)));
   await unlessAborted(Promise.all([dataPlane.start(), poolStarted]), options.signal);
   const disks = new DisksInUse();
+  const images = new Set<AsyncDisposable>();
   const devices = new BackendKind({
     kind,
     ...(only === undefined ? {} : { only }),
     openXenstore: () => platform.openXenstore(),
     dataPlane,
-    openDisk: (request) => openDisk(request, { pool, warn, ...native, ...daemons, ...plugins }),
+    openDisk: (request) => openDisk(request, { pool, warn, images, ...native, ...daemons, ...plugins }),
     ...(endLeftovers === undefined ? {} : { endLeftovers }),
     imageLocks: imageLocksOf(platform, warn),
     findExcludingDisk: (store, user, query) => findExcludingDisk(store, user, query, { disks }),
@@ -199,17 +216,31 @@ export async function startService(options: ServiceOptions): Promise<Service> {
     keepJournals: journal ?? true,
     settings,
     logger,
+    clock,
   });
   const threads = undo.move();
-  const progress = setInterval(() => devices.checkProgress(), PROGRESS_LOOK_MS);
+  const closing = watchProgress(devices, clock);
   const close = async (how: CloseOptions): Promise<CloseResult> => {
-    clearInterval(progress);
+    closing.abort();
     const finished = await devices.close(how, hasFailed ? GRACE_AFTER_FAILURE_MS : GRACE_MS, STALL_MS);
     // A reactor that serves no device any more ends; one with requests in flight does when they are over.
     await endThreads(threads, warn);
     return { finished, stuck: devices.stuck };
   };
-  return { devices, failed: failure.promise, close };
+  return { service: { devices, failed: failure.promise, close }, threads, images };
+}
+
+/** Checks devices now and then, until it is aborted. */
+function watchProgress(devices: BackendKind, clock: Clock): AbortController {
+  const end = new AbortController();
+  const watch = async (): Promise<void> => {
+    while (!end.signal.aborted) {
+      await clock.sleep(PROGRESS_LOOK_MS, end.signal);
+      if (!end.signal.aborted) devices.checkProgress();
+    }
+  };
+  void watch();
+  return end;
 }
 
 async function endThreads(threads: AsyncDisposable, warn: (message: string) => void): Promise<void> {

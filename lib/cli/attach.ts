@@ -5,6 +5,7 @@
 
 import { attachOn, DEFAULT_KIND } from "../attach.ts";
 import { XenblkError } from "../errors.ts";
+import { chooseFilters } from "../storage/filter/spec.ts";
 import { domainLabel } from "../toolstack/domains.ts";
 import { describeDevice } from "../toolstack/list.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
@@ -64,6 +65,7 @@ export const attach = defineVerb({
   async run(context, options, operands): Promise<number> {
     const { host, signals, output } = context;
     checkCreating(options);
+    await chooseFilters(options.filter); // a wrong one is refused before anything is looked for
     const { named, vdev } = imageAndVdev(operands, options.overlay !== undefined);
     const platform = await host.openNativePlatform();
     const timeoutMs = options.timeout * 1000;

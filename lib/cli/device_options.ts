@@ -4,6 +4,7 @@
 
 import { DEFAULT_MOST_QUEUES, DEFAULT_SETTINGS, type DeviceSettings } from "../backend/settings.ts";
 import { DEFAULT_PERSISTENT_GRANTS } from "../dataplane/types.ts";
+import { FILTERS } from "../storage/filter/table.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
 import { isBackendKind } from "../xenbus/paths.ts";
 import { PLUGIN_OPTIONS } from "./plugin_options.ts";
@@ -63,6 +64,15 @@ export const WORKERS = {
   fallbackText: "one per processor",
 };
 
+/** Filters in front of the disk. */
+export const FILTER = repeated(
+  text(
+    "FILTER",
+    `Put a filter before the disk: ${Object.keys(FILTERS).join(", ")}, or the path of a module; with options, as ` +
+      "throttle,iops=500, see docs/filters.md; the first one given is nearest to the guest",
+  ),
+);
+
 /** Options of verbs that serve devices. */
 export const DEVICE_OPTIONS = {
   "read-only": flag("Serve read-only, even if the device's nodes allow writes", "r"),
@@ -105,13 +115,7 @@ export const DEVICE_OPTIONS = {
         "directory; * is any text without a slash, ** any text",
     ),
   }),
-  "filter": repeated(
-    text(
-      "FILTER",
-      `Put a filter before the disk: its name or the path of its module, and options, as throttle,iops=500; the first ` +
-        "one given is nearest to the guest; docs/filters.md lists them",
-    ),
-  ),
+  "filter": FILTER,
   "daemon-per-disk": flag(
     "Serve each disk of a format other than raw by a storage daemon of its own, not one per guest",
   ),

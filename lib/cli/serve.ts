@@ -10,6 +10,7 @@ import { checkDataPath, type NativePlatform } from "../host_platform.ts";
 import type { DomId } from "../hypervisor.ts";
 import { createLogger } from "../log.ts";
 import { type Service, startService } from "../service.ts";
+import { chooseFilters } from "../storage/filter/spec.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import { usageError } from "./args.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
@@ -49,6 +50,7 @@ export const serve = defineVerb({
     "xenblk serve backend/vbd3/5/51728 --image a.img",
   ],
   async run(context, options, operands): Promise<number> {
+    await chooseFilters(options.filter); // a wrong one is refused before anything is looked for
     const platform = await context.host.openNativePlatform();
     const only = onlyDevice(platform, options, operands["backend-path"]);
     checkDataPath(platform);

@@ -80,6 +80,15 @@ export class DiskModel {
     return new DiskModel(buffer);
   }
 
+  /** The model of the same disk once it has become larger: of what was added, it expects what it expects of a new disk. */
+  grown(sectors: number): DiskModel {
+    const grown = DiskModel.create(sectors, this.#seed, this.#hashes === undefined ? "zeroes" : "anything");
+    Atomics.store(grown.#header, WRITES_WORD, Atomics.load(this.#header, WRITES_WORD));
+    grown.#writes.set(this.#writes);
+    if (this.#hashes !== undefined) grown.#hashes?.set(this.#hashes);
+    return grown;
+  }
+
   /** The number of the next write, below 2^31; unique across threads. */
   takeWrite(): number {
     return (Atomics.add(this.#header, WRITES_WORD, 1) + 1) >>> 0;

@@ -12,7 +12,8 @@ import { DiskModel } from "./disk_model.ts";
 import { LoadDriver, runLoad } from "./load.ts";
 import type { LoadCommand, LoadReply } from "./load_messages.ts";
 import { LoadProgress } from "./load_types.ts";
-import { runReplay } from "./replay_run.ts";
+import { openReplay } from "./replay_run.ts";
+import { ReplayLatencies, type ReplayOutcome } from "./replay_types.ts";
 
 let platform: Platform | undefined;
 let parker: Parker | undefined;
@@ -45,10 +46,7 @@ async function obey(command: LoadCommand): Promise<LoadReply> {
     case "run":
       return { type: "outcome", outcome: run(command) };
     case "replay":
-      return {
-        type: "replayed",
-        outcome: runReplay(command, { platform: platform!, events: events!, parker: parker! }),
-      };
+      return { type: "replayed", outcome: replay(command) };
     case "close":
       closeEvents();
       parker?.[Symbol.dispose]();
@@ -79,6 +77,18 @@ function run({ target, spec, model, progress }: Extract<LoadCommand, { type: "ru
   });
   runLoad(driver, parker!);
   return driver.outcome();
+}
+
+function replay({ target, spec, progress, latencies }: Extract<LoadCommand, { type: "replay" }>): ReplayOutcome {
+  using opened = openReplay({
+    target,
+    platform: platform!,
+    events: events!,
+    progress: new LoadProgress(progress),
+    latencies: new ReplayLatencies(latencies),
+  }, spec);
+  runLoad(opened.driver, parker!);
+  return opened.outcome();
 }
 
 function closeEvents(): void {

@@ -19,6 +19,7 @@ import { ResponseFields } from "../blkif/front_ring.ts";
 import type { EventChannels, Platform } from "../hypervisor.ts";
 import { TRACE_OPERATIONS } from "../trace/record.ts";
 import { type Checksums, fillSector } from "./disk_content.ts";
+import type { DiskModel } from "./disk_model.ts";
 import { LoadRings, wordsAt } from "./load_rings.ts";
 import { FREE_SLOT, LoadSlots } from "./load_slots.ts";
 import type { LoadProgress, LoadTarget } from "./load_types.ts";
@@ -48,6 +49,8 @@ export interface ReplayEnvironment {
   readonly latencies: ReplayLatencies;
   /** Of what is read. Absent: data is not looked at. */
   readonly checksums?: Checksums;
+  /** Its sectors that are written or discarded become unknown. */
+  readonly model?: DiskModel;
 }
 
 /** What the driver itself finds out. */
@@ -232,6 +235,9 @@ export class ReplayDriver {
     this.#rest -= Math.max(1, length);
     if (operation !== OP_DISCARD) slots.layOutRegular(slot, length, 0);
     if (operation === OP_WRITE) this.#fill(slot);
+    if (operation === OP_WRITE || operation === OP_DISCARD) {
+      this.#environment.model?.writing(slots.sector[slot]!, length);
+    }
     this.#rings.put(slots, slot, operation !== OP_DISCARD && slots.segmentCount[slot]! > MAX_SEGMENTS_PER_REQUEST);
   }
 

@@ -30,32 +30,36 @@ export interface SweepSpec {
 
 /** What became of the requests of one operation. */
 export interface OperationOutcome {
+  /** Which one. */
   readonly operation: TraceOperation;
   /** Answered ones, also those that failed. */
   readonly requests: number;
+  /** Failed ones. */
   readonly errors: number;
   /** Of those that succeeded. */
   readonly bytes: number;
 }
 
-/** Records that were not replayed, by reason. */
-export const SKIP_REASONS = ["beyond the end", "not of whole sectors", "not offered", "read-only", "empty"] as const;
-
 /** Why a record was not replayed. */
-export type SkipReason = typeof SKIP_REASONS[number];
+export type SkipReason = "beyond the end" | "not of whole sectors" | "not offered" | "read-only" | "empty";
 
 /** Records of the trace that are no requests to this disk. */
 export interface Skipped {
+  /** What is wrong with them. */
   readonly reason: SkipReason;
+  /** How many they are. */
   readonly records: number;
-  /** The first one's operation and sector. */
+  /** The first one's operation. */
   readonly operation: TraceOperation;
+  /** The first one's place. */
   readonly firstSector: number;
 }
 
 /** A request that failed. */
 export interface ReplayError {
+  /** What it was. */
   readonly operation: TraceOperation;
+  /** Its first sector. */
   readonly sector: number;
   /** As answered: -1 is an error, -2 an operation that is not supported. */
   readonly status: number;
@@ -63,11 +67,13 @@ export interface ReplayError {
 
 /** The results of a replay. */
 export interface ReplayOutcome {
+  /** In the order read, write, flush, discard. */
   readonly operations: readonly OperationOutcome[];
   /** Records that were read from the trace. */
   readonly records: number;
   /** Records that were larger than a request, and issued as several. */
   readonly split: number;
+  /** By reason. */
   readonly skipped: readonly Skipped[];
   /** The first requests that failed. */
   readonly firstErrors: readonly ReplayError[];
@@ -75,11 +81,13 @@ export interface ReplayOutcome {
   readonly firstProtocolError: string | undefined;
   /** Requests without a response. */
   readonly unanswered: number;
+  /** From the first request to the last response. */
   readonly elapsedMs: number;
   /** How long after its time a request was issued, at most; 0 for a replay that is not bound to times. */
   readonly latestMs: number;
   /** Records that could not be brought into the order of their times. */
   readonly outOfOrder: number;
+  /** What is wrong with the trace. */
   readonly faults: TraceFaults;
 }
 

@@ -7,7 +7,7 @@ import { TRACE_OPERATIONS, type TraceRecord } from "../trace/record.ts";
 import type { OrderedTrace } from "../trace/order.ts";
 import { SECTOR_BYTES } from "../units.ts";
 import type { DiskFacts } from "./disk_facts.ts";
-import { SKIP_REASONS, type Skipped, type SkipReason } from "./replay_types.ts";
+import type { Skipped, SkipReason } from "./replay_types.ts";
 
 /** The ring's operations in the order of TRACE_OPERATIONS. */
 export const RING_OPERATIONS: readonly number[] = [OP_READ, OP_WRITE, OP_FLUSH_DISKCACHE, OP_DISCARD];
@@ -51,15 +51,15 @@ export class TraceFeed implements RequestFeed {
     this.#unit = disk.logicalSectorBytes / SECTOR_BYTES;
   }
 
-  /** What was skipped so far. */
+  /** What was skipped so far, in the order of the first ones. */
   get skipped(): Skipped[] {
-    return SKIP_REASONS.flatMap((reason) => this.#skipped.get(reason) ?? []);
+    return [...this.#skipped.values()];
   }
 
   next(): "request" | "later" | "end" {
     for (let tried = 0; tried < MOST_SKIPPED; tried++) {
       const record = this.#trace.next();
-      if (record === undefined) return "end";
+      if (record === undefined) return this.#trace.ended ? "end" : "later";
       this.count++;
       const reason = this.#unfit(record);
       if (reason === undefined) {

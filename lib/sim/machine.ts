@@ -89,12 +89,17 @@ export function createMachine(options: MachineOptions = {}): SharedArrayBuffer {
 
 /** What of a machine is in use: equal before and after, nothing leaked. */
 export interface MachineUsage {
+  /** Pages of memory. */
   readonly frames: number;
   /** Pages mapped through grants, counted once for each mapping. */
   readonly mappedPages: number;
+  /** Grants that are given, or still mapped. */
   readonly grants: number;
+  /** Event channels. */
   readonly ports: number;
+  /** Open handles of event channels. */
   readonly channelSets: number;
+  /** Words that threads sleep on. */
   readonly wakeWords: number;
 }
 

@@ -50,6 +50,8 @@ export interface OpenContext extends ServingContext {
   readonly openByDaemon?: (request: DiskRequest) => Promise<Disk>;
   /** Opens a disk in TypeScript, in a process of its own. Absent: it is refused. */
   readonly openPlugin?: (request: DiskRequest) => Promise<Disk>;
+  /** Has the image files that are open, for who must close them when a process ends without closing its disks. */
+  readonly images?: Set<AsyncDisposable>;
   /** How long closing the disk waits for storage that does not answer. Default 10 s. */
   readonly closeLimitMs?: number;
 }
@@ -102,6 +104,8 @@ async function openFileDisk(request: DiskRequest, context: OpenContext): Promise
   const opened = owned.use(
     await (context.native?.open(path, examinationFor(request)) ?? openImage(path, readOnly)),
   );
+  context.images?.add(opened);
+  owned.defer(() => void context.images?.delete(opened));
   const closing = closeWithin(name, context, () => owned.disposeAsync());
   await using undo = new AsyncDisposableStack();
   undo.defer(closing);

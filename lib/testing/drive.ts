@@ -24,7 +24,9 @@ import { Frontend, type FrontendConnection } from "../guest/frontend.ts";
 import type { LoadOutcome } from "../guest/load_types.ts";
 import type { Platform, Xenstore } from "../hypervisor.ts";
 import { SECTOR_BYTES } from "../units.ts";
-import { DriveLoad, type LoadOptions } from "./drive_load.ts";
+import { DriveLoad, type DriveWork, type LoadCounts, type LoadOptions, type LoadStage } from "./drive_load.ts";
+import { DriveReplay, type ReplayOptions, type ReplayResult } from "./drive_replay.ts";
+import { HOSTILE_REQUESTS, type HostileRequest } from "./hostile.ts";
 import { type RawRequest, type RawResponse, type RawSegment, RingClient, RingEndedError } from "./ring_client.ts";
 
 /** The rings that a guest's driver asks for; fewer if the backend offers fewer. */
@@ -39,12 +41,17 @@ export interface DriveOptions {
   readonly persistent?: boolean;
   /** Time limit for each step of the backend, in milliseconds. Default a minute. */
   readonly timeoutMs?: number;
+  /** The driver hangs: when the backend asks it to close the disk, it does nothing. Default false. */
+  readonly deaf?: boolean;
 }
 
 /** As Linux's driver: requests of up to 128 KiB, indirect ones where the backend offers them. */
 const DEFAULT_SEGMENTS = 32;
 /** More than a step of the backend takes, on a busy machine. */
 const PATIENCE_MS = 60_000;
+
+/** An id that no other request has. */
+const DOUBLE_ID = 0xFFFF_FFFF_FFFF_FFFFn;
 
 /** A request of a {@linkcode Drive} failed. */
 export class DriveError extends XenblkError {
@@ -73,6 +80,8 @@ export interface DriveParts {
   readonly abi: AbiName;
   /** The rings that the driver asks for. */
   readonly options: DriveOptions;
+  /** Called when the drive is used. */
+  readonly used: () => void;
   /** Called when the drive is disconnected by either side. */
   readonly ended: (drive: Drive) => void;
 }
@@ -86,15 +95,20 @@ export class Drive implements AsyncDisposable {
   readonly vdev: string;
   readonly #parts: DriveParts;
   readonly #frontend: Frontend;
+  #store: Xenstore;
   #connection: FrontendConnection;
   #client: RingClient;
   #model: DiskModel | undefined;
-  #loading: { readonly load: DriveLoad; readonly over: Promise<void> } | undefined;
+  #loading: { readonly load: DriveWork<unknown>; readonly over: Promise<void> } | undefined;
   #over: string | undefined;
+  readonly #closed = Promise.withResolvers<void>();
+  /** Resolves when xenstore is there again. */
+  #restored = Promise.withResolvers<void>();
 
   private constructor(parts: DriveParts, frontend: Frontend, connection: FrontendConnection) {
     this.vdev = parts.vdev;
     this.#parts = parts;
+    this.#store = parts.store;
     this.#frontend = frontend;
     this.#connection = connection;
     this.#client = this.#newClient();
@@ -114,6 +128,7 @@ export class Drive implements AsyncDisposable {
       ...options,
       quiesce: async () => {
         const { drive } = connected;
+        if (options.deaf === true) await new Promise<never>(() => {});
         if (drive !== undefined) await drive.#quiesce();
       },
     });
@@ -125,9 +140,9 @@ export class Drive implements AsyncDisposable {
     return drive;
   }
 
-  /** Resolves when the disk is disconnected, by either side. Rejects if that failed. */
+  /** Resolves when the disk is disconnected, by either side. */
   get closed(): Promise<void> {
-    return this.#frontend.closed;
+    return this.#closed.promise;
   }
 
   /** Whether the disk is connected. */
@@ -137,7 +152,7 @@ export class Drive implements AsyncDisposable {
 
   /** The disk's properties and the backend's features, as its nodes say now: a resize is seen at once. */
   get facts(): DiskFacts {
-    const { store, path } = this.#parts;
+    const [store, { path }] = [this.#store, this.#parts];
     return readDiskFacts(store, store.read(`${path}/backend`) ?? "");
   }
 
@@ -151,9 +166,19 @@ export class Drive implements AsyncDisposable {
     return this.#connection.disk.logicalSectorBytes;
   }
 
+  /** Whether requests are in flight, or a load runs. */
+  get busy(): boolean {
+    return this.inFlight > 0 || this.#loading !== undefined;
+  }
+
   /** Requests that are not answered. */
   get inFlight(): number {
     return this.#client.inFlight;
+  }
+
+  /** How far the load is that runs on it; all 0 if none does. */
+  get progress(): LoadCounts {
+    return this.#loading?.load.counts ?? { requests: 0, bytes: 0, errors: 0 };
   }
 
   /** Most bytes of one request: longer reads and writes are several. */
@@ -171,7 +196,9 @@ export class Drive implements AsyncDisposable {
    * and discards of the drive itself make their sectors unknown.
    */
   get model(): DiskModel {
-    return this.#model ??= DiskModel.create(this.#connection.disk.sectors, 1, "anything");
+    const { sectors } = this.facts;
+    const model = this.#model ??= DiskModel.create(sectors, 1, "anything");
+    return this.#model = sectors > model.sectors ? model.grown(sectors) : model;
   }
 
   /** Reads bytes. Rejects with {@linkcode DriveError}. */
@@ -225,6 +252,17 @@ export class Drive implements AsyncDisposable {
     return await this.#put(request);
   }
 
+  /** Makes a request that no driver makes. Resolves with the response, which should not have status 0. */
+  async hostile(name: HostileRequest): Promise<RawResponse> {
+    return await this.#put(HOSTILE_REQUESTS[name]);
+  }
+
+  /** Makes two requests with the same id. Resolves with both responses. */
+  async doubleId(request: RawRequest): Promise<readonly [RawResponse, RawResponse]> {
+    const twice = { ...request, id: DOUBLE_ID };
+    return await Promise.all([this.#put(twice), this.#put(twice)]);
+  }
+
   /**
    * Makes random requests, and verifies every byte that they read. Resolves with what was found: nothing of the disk
    * makes it reject. Rejects with {@linkcode XenblkError} (`usage`) for options that make no sense on this disk.
@@ -232,10 +270,28 @@ export class Drive implements AsyncDisposable {
   async load(options: LoadOptions = {}): Promise<LoadOutcome> {
     this.#mustBeFree();
     if (this.#over !== undefined) throw this.#gone("make requests");
-    const model = options.verify === false ? undefined : this.model;
+    return await this.#alone(new DriveLoad(this.#stage(options.verify === false ? undefined : this.model), options));
+  }
+
+  /**
+   * Makes the requests of a trace, which the filter `log` has recorded. Resolves with what was found, as {@linkcode
+   * Drive.load}; what is written is then unknown to the drive's model. Rejects with {@linkcode XenblkError} if the trace
+   * cannot be read.
+   */
+  async replay(trace: string, options: ReplayOptions = {}): Promise<ReplayResult> {
+    this.#mustBeFree();
+    if (this.#over !== undefined) throw this.#gone("make requests");
+    return await this.#alone(new DriveReplay(this.#stage(this.#model), trace, options));
+  }
+
+  #stage(model: DiskModel | undefined): LoadStage {
     const { machine, platform } = this.#parts;
     const [connection, events] = [this.#connection, this.#frontend.events];
-    const load = new DriveLoad({ machine, platform, connection, events, disk: this.facts, model }, options);
+    return { machine, platform, connection, events, disk: this.facts, model };
+  }
+
+  /** Runs it once the drive's own requests are answered. */
+  async #alone<T>(load: DriveWork<T>): Promise<T> {
     const over = Promise.withResolvers<void>();
     this.#loading = { load, over: over.promise };
     try {
@@ -266,6 +322,17 @@ export class Drive implements AsyncDisposable {
     this.#end("it is disconnected");
   }
 
+  /** Goes on with another connection to xenstore. If the disk's nodes are gone, its end is sudden. */
+  useStore(store: Xenstore): void {
+    this.#store = store;
+    try {
+      this.#frontend.useStore(store);
+      this.#restored.resolve();
+    } catch {
+      this.drop();
+    }
+  }
+
   /** Ends at once, as the death of the guest does: what is in flight is never answered. */
   drop(): void {
     this.#end("its guest has ended");
@@ -289,9 +356,14 @@ export class Drive implements AsyncDisposable {
     this.#client.end("the disk was closed");
   }
 
+  /** Until the backend has closed the disk. Without xenstore the disk stays connected. */
   async #followEnd(): Promise<void> {
-    await this.closed.catch(() => {});
-    this.#end("the backend closed it");
+    for (;;) {
+      await this.#frontend.closed.catch(() => {});
+      if (this.#frontend.connection === undefined) return this.#end("the backend closed it");
+      await this.#restored.promise;
+      this.#restored = Promise.withResolvers();
+    }
   }
 
   #end(reason: string): void {
@@ -300,6 +372,7 @@ export class Drive implements AsyncDisposable {
     this.#loading?.load.abandon();
     this.#client.end(reason);
     this.#parts.ended(this);
+    this.#closed.resolve();
   }
 
   #mustBeFree(): void {
@@ -349,6 +422,7 @@ export class Drive implements AsyncDisposable {
   }
 
   async #put(request: RawRequest): Promise<RawResponse> {
+    this.#parts.used();
     this.#mustBeFree();
     try {
       return await this.#client.request(request);

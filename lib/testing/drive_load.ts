@@ -47,6 +47,16 @@ export interface LoadOptions {
   readonly sizeBytes?: number;
 }
 
+/** How far a load is. */
+export interface LoadCounts {
+  /** Requests that were answered. */
+  readonly requests: number;
+  /** Bytes that they moved. */
+  readonly bytes: number;
+  /** Requests that failed. */
+  readonly errors: number;
+}
+
 /** What a load runs on. */
 export interface LoadStage {
   readonly machine: SharedArrayBuffer;
@@ -57,8 +67,20 @@ export interface LoadStage {
   readonly model: DiskModel | undefined;
 }
 
+/** What runs on the rings of a connection, and nothing beside it. */
+export interface DriveWork<T> {
+  /** How far it is. */
+  readonly counts: LoadCounts;
+  /** Runs to the end. */
+  run(): Promise<T>;
+  /** Makes no more requests; it ends when all are answered. */
+  stop(): void;
+  /** Ends at once, with requests unanswered. */
+  abandon(): void;
+}
+
 /** A load on the rings of a connection, which nobody else uses meanwhile. */
-export class DriveLoad {
+export class DriveLoad implements DriveWork<LoadOutcome> {
   readonly #progress = new LoadProgress();
   readonly #driver: LoadDriver;
   readonly #parker: EventLoopParker;
@@ -79,6 +101,11 @@ export class DriveLoad {
     this.#events = events;
     this.#seconds = options.seconds;
     this.#parker = new EventLoopParker(machine);
+  }
+
+  /** How far it is. */
+  get counts(): LoadCounts {
+    return this.#progress.read();
   }
 
   /** Runs to the end. */

@@ -14,6 +14,7 @@ import { type DeviceAddress, frontendPath } from "../xenbus/paths.ts";
 import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
 import { Drive, type DriveOptions } from "./drive.ts";
 import type { LoadOptions } from "./drive_load.ts";
+import type { HostUse } from "./idle_end.ts";
 
 /** Longest wait for a disk's nodes. */
 const PATIENCE_MS = 60_000;
@@ -80,6 +81,10 @@ export interface GuestParts {
   readonly connect: () => Xenstore;
   /** A connection of the toolstack. */
   readonly toolstack: () => Xenstore;
+  /** Notes that the host is used. */
+  readonly use: Pick<HostUse, "used" | "call">;
+  /** A toolstack gives it this image. */
+  readonly imageAdded: (image: string) => Promise<void>;
   /** Its domain ends. */
   readonly crashed: () => void;
 }
@@ -92,7 +97,7 @@ export class Guest {
   readonly name: string;
   readonly #parts: GuestParts;
   readonly #platform: Platform;
-  readonly #store: Xenstore;
+  #store: Xenstore;
   /** By virtual device number. */
   readonly #drives = new Map<number, Drive>();
   readonly #connecting = new Map<number, Promise<Drive>>();
@@ -105,7 +110,7 @@ export class Guest {
     this.name = parts.options.name ?? `guest-${parts.domid}`;
     this.#platform = openSimulatedPlatform(parts.machine, parts.domid);
     this.#store = parts.connect();
-    if (parts.options.autoconnect ?? true) void this.#connectAll();
+    this.#followStore();
   }
 
   /** Whether it has not crashed. */
@@ -122,6 +127,7 @@ export class Guest {
   addDisk({ image, readOnly = false, cdrom = false, kind = "vbd3", ...rest }: DiskOptions): ToolstackDisk {
     using store = this.#parts.toolstack();
     const { domid: domain, toolstack } = this.#parts;
+    void this.#parts.imageAdded(image).catch(() => {}); // the backend says what is wrong with it
     const request = { domain, backendDomain: 0 as DomId, kind, params: image, readOnly, cdrom, ...rest };
     const address = attachDevice(store, request);
     return {
@@ -140,6 +146,7 @@ export class Guest {
    * connected by itself.
    */
   async connect(vdev?: string, options?: DriveOptions): Promise<Drive> {
+    using _call = this.#parts.use.call();
     const number = vdev === undefined ? await this.#onlyDisk() : parseVdev(vdev);
     const known = this.#drives.get(number) ?? this.#connecting.get(number);
     if (known === undefined) return await this.#open(number, options);
@@ -156,6 +163,14 @@ export class Guest {
     return await (await this.connect(vdev)).load(load);
   }
 
+  /** xenstore is there again after it was lost: the guest goes on with a new connection. */
+  storeRestored(): void {
+    if (this.#over) return;
+    this.#store = this.#parts.connect();
+    for (const drive of this.drives) drive.useStore(this.#store);
+    this.#followStore();
+  }
+
   /** The guest's sudden end: nothing is closed, and what is in flight is never answered. */
   crash(): void {
     if (this.#over) return;
@@ -163,6 +178,10 @@ export class Guest {
     for (const drive of this.drives) drive.drop();
     this.#store[Symbol.dispose]();
     this.#parts.crashed();
+  }
+
+  #followStore(): void {
+    if (this.#parts.options.autoconnect ?? true) void this.#connectAll();
   }
 
   async #onlyDisk(): Promise<number> {
@@ -200,6 +219,7 @@ export class Guest {
       vdev: formatVdev(vdev),
       abi: ABI_OF[this.#parts.options.abi ?? "x86_64"],
       options,
+      used: () => this.#parts.use.used(),
       ended: (drive) => {
         if (this.#drives.get(vdev) === drive) this.#drives.delete(vdev);
       },
@@ -213,6 +233,7 @@ export class Guest {
     const seen = new Set<number>();
     using watch = this.#store.watch("device/vbd");
     for await (const _path of watch) {
+      if (this.#over) return;
       const there = (this.#store.list("device/vbd") ?? []).map(Number);
       for (const vdev of seen) if (!there.includes(vdev)) seen.delete(vdev);
       for (const vdev of there) {

@@ -5,17 +5,27 @@
 
 import { attachOn, type AttachOptions } from "../attach.ts";
 import type { AttachedDisk } from "../attached_disk.ts";
+import type { Clock } from "../clock.ts";
 import { XenblkError } from "../errors.ts";
+import { mustBeDisposed } from "../forgotten.ts";
 import type { HostPlatform } from "../host_platform.ts";
-import type { DomId } from "../hypervisor.ts";
-import { createMachine } from "../sim/machine.ts";
-import { destroyDomain, openSimulatedPlatform } from "../sim/platform.ts";
+import type { DomId, XenstoreOperations } from "../hypervisor.ts";
+import { createMachine, type MachineUsage } from "../sim/machine.ts";
+import { destroyDomain, machineUsage } from "../sim/platform.ts";
 import { SimulatedStore } from "../sim/xenstore.ts";
+import { type ImageLocks, ProcessImageLocks } from "../storage/image/lock.ts";
+import { imageName, parseImage } from "../storage/image/spec.ts";
 import { Guest, type GuestOptions } from "./guest.ts";
+import { HostUse } from "./idle_end.ts";
+import { type FaultName, type FaultOptions, type InjectedFault, InjectedFaults } from "./injected_faults.ts";
+import { type ProcessHost, SimulatedProcess } from "./process.ts";
+import { TestService, type TestServiceOptions } from "./service.ts";
 
 const DOM0 = 0 as DomId;
+const DEFAULT_DOMAINS = 8;
+const FORGOTTEN_AFTER_MS = 30_000;
 
-/** A host to be made: how large it is. */
+/** A host to be made. */
 export interface TestHostOptions {
   /** Memory of the machine, in bytes. It costs nothing until it is used. Default 256 MiB. */
   readonly memoryBytes?: number;
@@ -23,28 +33,79 @@ export interface TestHostOptions {
   readonly domains?: number;
   /** Grant references of each domain. Default 16384. */
   readonly grantsPerDomain?: number;
+  /** The time of the backends on the host, such as a `SimulatedClock`. Default the system's. */
+  readonly clock?: Clock;
+  /** Locks that keep other users from images. Default: only users on this host exclude each other. */
+  readonly imageLocks?: ImageLocks;
+  /**
+   * A program whose main module has ended, and that has not used the host for so long, ends with status 1 and names what
+   * it forgot to dispose; `deno test` ends by itself. In milliseconds. Default 30 000; Infinity: it runs on.
+   */
+  readonly forgottenAfterMs?: number;
 }
 
-/**
- * A simulated host. Disposing it ends what runs on it, guests last, and rejects with what could not be ended in order.
- */
+/** The xenstore of a host, as the person who breaks it sees it. */
+export interface TestStore {
+  /** xenstored ends: all connections are lost, and none can be opened. */
+  lose(): void;
+  /** xenstored runs again, with the nodes that it had, or empty. */
+  restore(options?: { readonly empty?: boolean }): void;
+  /** xenstored answers nobody, as after SIGSTOP. */
+  freeze(): void;
+  /** It goes on with the nodes that it had. */
+  thaw(): void;
+  /** The value of a node. Throws {@linkcode XenblkError} while the store is lost. */
+  read(path: string): string | undefined;
+  /** Writes a node as a toolstack. Throws {@linkcode XenblkError} while the store is lost. */
+  write(path: string, value: string): void;
+}
+
+/** What is in use on a host. */
+export interface Holdings {
+  /** Of the machine. */
+  readonly usage: MachineUsage;
+  /** The nodes of xenstore, sorted. */
+  readonly nodes: readonly string[];
+  /** Names of journals and locks. */
+  readonly journals: readonly string[];
+}
+
+/** A simulated host. Disposing it ends what runs on it: disks and services first, guests last. */
 export class TestHost implements AsyncDisposable {
   /** The machine: memory, grants and event channels of all domains. */
   readonly machine: SharedArrayBuffer;
-  /** Its domain 0, as a program that serves disks has it. */
+  /** What this program has of the host, as a process of domain 0 that serves disks. */
   readonly platform: HostPlatform;
+  /** Its xenstore. */
+  readonly store: TestStore;
   readonly #store = new SimulatedStore();
+  readonly #faults = new InjectedFaults();
+  readonly #processHost: ProcessHost;
   readonly #domains: number;
   readonly #guests = new Map<number, Guest>();
   readonly #disks = new Set<AttachedDisk>();
+  readonly #services = new Set<TestService>();
+  readonly #images = new Set<string>();
+  readonly #use: HostUse;
+  #disposed = false;
 
   /** Made by {@linkcode testHost}. */
-  constructor(options: TestHostOptions) {
-    this.machine = createMachine(options);
-    this.#domains = options.domains ?? 8;
-    this.platform = Object.assign(openSimulatedPlatform(this.machine, DOM0), {
-      openXenstore: () => this.#store.connect(DOM0),
-    });
+  constructor({ clock, imageLocks, forgottenAfterMs = FORGOTTEN_AFTER_MS, ...size }: TestHostOptions) {
+    this.machine = createMachine({ domains: DEFAULT_DOMAINS, ...size });
+    this.#domains = size.domains ?? DEFAULT_DOMAINS;
+    this.#processHost = {
+      machine: this.machine,
+      store: this.#store,
+      faults: this.#faults,
+      imageLocks: new ProcessImageLocks(imageLocks, () => {}),
+      clock,
+    };
+    this.platform = new SimulatedProcess(this.#processHost).platform;
+    this.store = this.#storeControls();
+    this.#makeDirectories();
+    const isBusy = (): boolean => this.guests.some(({ drives }) => drives.some(({ busy }) => busy));
+    this.#use = new HostUse(isBusy, forgottenAfterMs);
+    mustBeDisposed(() => this.#disposed ? undefined : this.#forgottenText());
   }
 
   /** The guests that run. */
@@ -52,33 +113,32 @@ export class TestHost implements AsyncDisposable {
     return [...this.#guests.values()];
   }
 
+  /** Image files that were attached or added here, also if they are no longer. */
+  get images(): readonly string[] {
+    return [...this.#images];
+  }
+
   /** Starts a guest, as a toolstack creates a domain. Rejects with {@linkcode XenblkError} if there is no room for it. */
   startGuest(options: GuestOptions = {}): Promise<Guest> {
     const free = Array.from({ length: this.#domains - 1 }, (_, i) => i + 1).find((domid) => !this.#guests.has(domid));
-    const domid = options.domid ?? free;
-    if (domid === undefined || this.#guests.has(domid) || !(domid > 0 && domid < this.#domains)) {
-      const what = domid === undefined ? "another guest" : `domain ${domid}`;
-      return Promise.reject(
-        new XenblkError(
-          `Cannot start ${what}: the host has room for the domains 1 to ${this.#domains - 1}, each once`,
-          {
-            kind: "usage",
-            remedy: "give testHost more domains",
-          },
-        ),
-      );
+    const number = options.domid ?? free;
+    if (number === undefined || this.#guests.has(number) || !(number > 0 && number < this.#domains)) {
+      return Promise.reject(noRoom(number, this.#domains));
     }
-    this.#store.createGuest(domid as DomId, options.name);
+    const domid = number as DomId;
+    this.#store.createGuest(domid, options.name);
     const guest = new Guest({
       machine: this.machine,
-      domid: domid as DomId,
+      domid,
       options,
-      connect: () => this.#store.connect(domid as DomId),
+      connect: () => this.#store.connect(domid),
       toolstack: () => this.#store.connect(DOM0),
+      use: this.#use,
+      imageAdded: (image) => this.#imageAdded(image),
       crashed: () => {
         this.#guests.delete(domid);
-        destroyDomain(this.machine, domid as DomId);
-        this.#store.releaseDomain(domid as DomId);
+        destroyDomain(this.machine, domid);
+        this.#store.releaseDomain(domid);
       },
     });
     this.#guests.set(domid, guest);
@@ -90,17 +150,89 @@ export class TestHost implements AsyncDisposable {
    * Resolves once the guest's driver has connected, so `autoconnect` must not be false, or `connect` be called meanwhile.
    */
   async attach(options: AttachOptions): Promise<AttachedDisk> {
-    const disk = await attachOn(this.platform, options);
+    using _call = this.#use.call();
+    const { clock } = this.#processHost;
+    await this.#imageAdded(options.image);
+    const disk = await attachOn(this.platform, { ...(clock === undefined ? {} : { clock }), ...options });
     this.#disks.add(disk);
     void disk.ended.then(({ reason }) => reason === "closed" ? this.#disks.delete(disk) : false);
     return disk;
   }
 
-  /** Ends what runs on it. */
+  /** Starts a service in a process of its own: it serves the disks that toolstacks add. */
+  async serve(options: TestServiceOptions = {}): Promise<TestService> {
+    using _call = this.#use.call();
+    const service = await TestService.start(this.#processHost, options);
+    this.#services.add(service);
+    return service;
+  }
+
+  /** Makes calls of the backends to the hypervisor fail until it is disposed. Throws {@linkcode XenblkError} (`usage`). */
+  inject(name: FaultName, options?: FaultOptions): InjectedFault {
+    return this.#faults.inject(name, options);
+  }
+
+  /** What is in use: equal before and after something, and it left nothing behind. */
+  holdings(): Holdings {
+    using store = this.#store.connect(DOM0);
+    return {
+      usage: machineUsage(this.machine),
+      nodes: nodesBelow(store, "/"),
+      journals: this.platform.journals.names().toSorted(),
+    };
+  }
+
+  /** Ends what runs on it. Rejects with what could not be ended in order. */
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#disposed = true;
     await using undo = new AsyncDisposableStack();
+    undo.use(this.#use);
     undo.defer(() => this.guests.forEach((guest) => guest.crash()));
+    for (const service of this.#services) if (service.running) undo.use(service);
     for (const disk of this.#disks) undo.use(disk);
+  }
+
+  #forgottenText(): string {
+    const what = [
+      ...this.guests.map(({ name }) => `guest ${name}`),
+      ...[...this.#disks].map(({ vdev, guest }) => `${vdev} of domain ${guest.domain}`),
+      ...[...this.#services].filter(({ running }) => running).map(() => "a service"),
+    ];
+    const parts = what.length === 0 ? "" : ` (with ${what.join(", ")})`;
+    return `a test host was not disposed${parts}: declare it with \`await using host = await testHost()\``;
+  }
+
+  async #imageAdded(image: string): Promise<void> {
+    const { format, target } = imageName(await parseImage(image));
+    if (format === "raw") this.#images.add(target);
+  }
+
+  /** Directories that outlive a disk, so that they are no difference between before and after. */
+  #makeDirectories(): void {
+    using store = this.#store.connect(DOM0);
+    store.makeDirectory("/local/domain/0/backend");
+    store.makeDirectory("/libxl");
+  }
+
+  #storeControls(): TestStore {
+    const store = this.#store;
+    return {
+      lose: () => store.stop(),
+      restore: (options) => {
+        store.start(options);
+        for (const guest of this.guests) guest.storeRestored();
+      },
+      freeze: () => store.freeze(),
+      thaw: () => store.thaw(),
+      read: (path) => {
+        using connection = store.connect(DOM0);
+        return connection.read(path);
+      },
+      write: (path, value) => {
+        using connection = store.connect(DOM0);
+        connection.write(path, value);
+      },
+    };
   }
 }
 
@@ -117,4 +249,19 @@ export function testHost(options: TestHostOptions = {}): Promise<TestHost> {
       }),
     );
   }
+}
+
+function noRoom(domid: number | undefined, domains: number): XenblkError {
+  const what = domid === undefined ? "another guest" : `a guest as domain ${domid}`;
+  return new XenblkError(`Cannot start ${what}: the host has room for the domains 1 to ${domains - 1}, each once`, {
+    kind: "usage",
+    remedy: "give testHost more domains",
+  });
+}
+
+function nodesBelow(store: XenstoreOperations, path: string): string[] {
+  const below = (store.list(path) ?? []).toSorted().flatMap((name) =>
+    nodesBelow(store, path === "/" ? `/${name}` : `${path}/${name}`)
+  );
+  return [path, ...below];
 }

@@ -4,6 +4,7 @@
  */
 
 import { errorText, XenblkError } from "../errors.ts";
+import { cannotWrite, checkKind, noTrace } from "./check.ts";
 import {
   BLOCK_BYTES,
   decodeBlock,
@@ -45,7 +46,7 @@ export class TraceFile implements Disposable {
   static open(path: string, session: TraceSession, limitBytes = Infinity): TraceFile {
     let file: Deno.FsFile | undefined;
     try {
-      checkKind(path);
+      if (exists(path)) checkKind(path, Deno.statSync(path));
       file = Deno.openSync(path, { read: true, write: true, create: true, mode: 0o600 });
       if (!file.tryLockSync(true)) {
         throw cannotWrite(
@@ -137,13 +138,13 @@ export class TraceFile implements Disposable {
   }
 }
 
-/** Opening a pipe would wait for its reader, and writing to a device would destroy what is on it. */
-function checkKind(path: string): void {
+function exists(path: string): boolean {
   try {
-    const { isFile, isDirectory } = Deno.statSync(path);
-    if (!isFile) throw cannotWrite(path, isDirectory ? "it is a directory" : "it is not a regular file");
+    Deno.lstatSync(path);
+    return true;
   } catch (error) {
-    if (!(error instanceof Deno.errors.NotFound)) throw error;
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
   }
 }
 
@@ -157,12 +158,5 @@ function checkTrace(file: Deno.FsFile, path: string): void {
   const found = decodeBlock(block);
   if (found.kind === "session") return;
   const why = found.kind === "damaged" ? found.why : "it begins with records, not with a session";
-  throw cannotWrite(path, `it exists, and is no trace that can be continued: ${why}`, "name a new file");
-}
-
-function cannotWrite(path: string, why: string, remedy?: string, cause?: unknown): XenblkError {
-  return new XenblkError(`Cannot write trace ${path}: ${why}`, {
-    ...(remedy === undefined ? {} : { remedy }),
-    ...(cause === undefined ? {} : { cause }),
-  });
+  throw noTrace(path, why);
 }

@@ -10,6 +10,9 @@ import type { TraceReader } from "./reader.ts";
 /** Records that wait to be sorted: as many as the rings of a large disk can have in flight. */
 const WINDOW = 8192;
 
+/** Blocks that one call reads: more than fill the window, unless they are damaged. */
+const MOST_BLOCKS = 1000;
+
 /** A record, and where it stands. */
 interface Entry {
   readonly record: TraceRecord;
@@ -50,10 +53,17 @@ export class OrderedTrace {
     return this.#lastUs;
   }
 
-  /** The next record, valid until the next call; undefined at the end. Throws as {@linkcode TraceReader.next} does. */
+  /** There is nothing after the present record. */
+  get ended(): boolean {
+    return this.#ended && this.#size === 0;
+  }
+
+  /**
+   * The next record, valid until the next call; undefined at the end, and if a call would take too long: call again unless
+   * {@linkcode ended}. Throws as {@linkcode TraceReader.next} does.
+   */
   next(): TraceRecord | undefined {
-    this.#fill();
-    if (this.#size === 0) return undefined;
+    if (!this.#fill() || this.#size === 0) return undefined;
     const first = this.#heap[0]!;
     const last = --this.#size;
     this.#heap[0] = this.#heap[last]!;
@@ -66,19 +76,22 @@ export class OrderedTrace {
     return this.#current;
   }
 
-  /** Fills the window, but not across the beginning of a session. */
-  #fill(): void {
+  /** Fills the window, but not across the beginning of a session. False: it is not full yet, and could be. */
+  #fill(): boolean {
+    let blocks = 0;
     while (this.#size < this.#heap.length && !this.#ended) {
       if (this.#pendingSession) {
-        if (this.#size > 0) return;
+        if (this.#size > 0) return true;
         this.#pendingSession = false;
         this.#baseUs = this.#lastUs;
       }
       const found = this.#reader.next();
       if (found === "end") this.#ended = true;
       else if (found === "session") this.#pendingSession = true;
-      else this.#add(this.#reader.record);
+      else if (found === "record") this.#add(this.#reader.record);
+      else if (++blocks === MOST_BLOCKS) return false;
     }
+    return true;
   }
 
   #add(record: TraceRecord): void {

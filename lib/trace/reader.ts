@@ -77,22 +77,19 @@ export class TraceReader {
   }
 
   /**
-   * Goes on to the next record or session. Throws {@linkcode XenblkError} if the file cannot be read or does not begin
+   * Goes on to the next record, session or other block: so each call takes a bounded time, whatever is damaged. Throws {@linkcode XenblkError} if the file cannot be read or does not begin
    * with a session of a known version.
    */
-  next(): "record" | "session" | "end" {
-    while (true) {
-      while (this.#next < this.#count) {
-        const at = this.#block + HEADER_BYTES + this.#next * RECORD_BYTES;
-        this.#next++;
-        if (decodeRecord(this.#view, at, this.record)) return "record";
-        this.#unknownRecords++;
-        this.#fault(`record ${this.#next} of the block at byte ${this.#offset}`, "its operation is unknown");
-      }
-      if (!this.#advance()) return "end";
-      const found = this.#open();
-      if (found) return "session";
+  next(): "record" | "session" | "block" | "end" {
+    while (this.#next < this.#count) {
+      const at = this.#block + HEADER_BYTES + this.#next * RECORD_BYTES;
+      this.#next++;
+      if (decodeRecord(this.#view, at, this.record)) return "record";
+      this.#unknownRecords++;
+      this.#fault(`record ${this.#next} of the block at byte ${this.#offset}`, "its operation is unknown");
     }
+    if (!this.#advance()) return "end";
+    return this.#open() ? "session" : "block";
   }
 
   /** Goes on to the next block. False: there is none. */

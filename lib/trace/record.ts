@@ -8,11 +8,11 @@ export const TWO_32 = 2 ** 32;
 /** The most of a number of 48 bits. */
 export const MOST_48: number = 2 ** 48 - 1;
 
-/** The operations of records by number; those that a filter sees. A barrier is a flush, a write and a flush. */
-export const TRACE_OPERATIONS = ["read", "write", "flush", "discard"] as const;
-
 /** An operation of a record. */
-export type TraceOperation = typeof TRACE_OPERATIONS[number];
+export type TraceOperation = "read" | "write" | "flush" | "discard";
+
+/** The operations of records by number; those that a filter sees. A barrier is a flush, a write and a flush. */
+export const TRACE_OPERATIONS: readonly TraceOperation[] = ["read", "write", "flush", "discard"];
 
 /** A block, or any bytes, as numbers. */
 export function viewOf(bytes: Uint8Array): DataView {

@@ -7,7 +7,7 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { removeDevice } from "../../lib/toolstack/attach.ts";
 import { requestRemoval } from "../../lib/toolstack/removal.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../../lib/xenbus/paths.ts";
-import { SimulatedClock } from "../simulation/simulated_clock.ts";
+import { SimulatedClock } from "../../lib/testing/clock.ts";
 import { faultyStore, type Judge } from "./faulty_store.ts";
 import { DOM0, Rig, RING_NODES, turn, until } from "./rig.ts";
 

@@ -99,3 +99,15 @@ Deno.test("a filter that is wrong is reported as the device's error", async () =
   await until("it says so", () => rig.backend(device, "error") !== undefined);
   assertStringIncludes(rig.backend(device, "error")!, "Cannot use filter cow: size takes a size such as 64K");
 });
+
+Deno.test("a device that is given up because of what a filter holds ends after all, when that is released", async () => {
+  await using rig = new Rig();
+  const kind = rig.serve({ filters: ["hang", "throttle,iops=1"] });
+  const device = rig.attach();
+  await connected(rig, device);
+  const [hang, throttle] = kind.filtersOf(device);
+  const released = (): boolean => hang!.options["rate"] === 0 && throttle!.options["iops"] === 0;
+  rig.plane.queues[0]!.close = (): Promise<void> => until("filters hold nothing", released);
+  assertEquals(released(), false);
+  assertEquals([await kind.close(STAY, 50), kind.stuck], [true, []]);
+});

@@ -7,7 +7,7 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import type { DomId, Xenstore, XenstoreWatch } from "../../lib/hypervisor.ts";
 import { removeDevice } from "../../lib/toolstack/attach.ts";
 import { backendPath, frontendPath } from "../../lib/xenbus/paths.ts";
-import { SimulatedClock } from "../simulation/simulated_clock.ts";
+import { SimulatedClock } from "../../lib/testing/clock.ts";
 import { faultyStore, type Judge } from "./faulty_store.ts";
 import { DOM0, FAST_CLOCK, GUEST, Rig, RING_NODES, turn, until } from "./rig.ts";
 

@@ -9,7 +9,7 @@ import { openDisk } from "../../lib/storage/open.ts";
 import { removeDevice } from "../../lib/toolstack/attach.ts";
 import { requestRemoval } from "../../lib/toolstack/removal.ts";
 import { backendPath } from "../../lib/xenbus/paths.ts";
-import { SimulatedClock } from "../simulation/simulated_clock.ts";
+import { SimulatedClock } from "../../lib/testing/clock.ts";
 import { FAST_CLOCK, Rig, RING_NODES, turn, until } from "./rig.ts";
 
 /** An image that opens when the test says so. */

@@ -8,7 +8,7 @@ import type { JournalStore } from "../../lib/hypervisor.ts";
 import { requestRemoval } from "../../lib/toolstack/removal.ts";
 import { removeDevice } from "../../lib/toolstack/attach.ts";
 import { backendPath, type DeviceAddress } from "../../lib/xenbus/paths.ts";
-import { SimulatedClock } from "../simulation/simulated_clock.ts";
+import { SimulatedClock } from "../../lib/testing/clock.ts";
 import { faultyStore, type Judge } from "./faulty_store.ts";
 import { DOM0, Rig, RING_NODES, turn, until } from "./rig.ts";
 

@@ -9,7 +9,7 @@ import { Random } from "../../lib/guest/random.ts";
 import { requestRemoval } from "../../lib/toolstack/removal.ts";
 import { removeDevice } from "../../lib/toolstack/attach.ts";
 import { backendPath, type DeviceAddress } from "../../lib/xenbus/paths.ts";
-import { SimulatedClock } from "../simulation/simulated_clock.ts";
+import { SimulatedClock } from "../../lib/testing/clock.ts";
 import { faultyStore, type Judge, type StoreCall } from "./faulty_store.ts";
 import { DOM0, FAST_CLOCK, GUEST, Rig, RING_NODES, turn, until } from "./rig.ts";
 

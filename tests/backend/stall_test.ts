@@ -6,7 +6,7 @@
 import { assertEquals, assertStringIncludes } from "@std/assert";
 import { Stall } from "../../lib/backend/stall.ts";
 import { STAT } from "../../lib/dataplane/stats.ts";
-import { SimulatedClock } from "../simulation/simulated_clock.ts";
+import { SimulatedClock } from "../../lib/testing/clock.ts";
 import { Rig, RING_NODES, until } from "./rig.ts";
 
 Deno.test("requests that storage does not answer are reported while that lasts", async () => {

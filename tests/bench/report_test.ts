@@ -70,7 +70,22 @@ const REPORT: BenchReport = {
     },
     leftOut: [],
   },
+  plugin: {
+    results: ["memory", "plugin, no-op"].map((disk, i) => ({
+      disk,
+      case: diskCase("random", "read", 4, 32),
+      samples: [{ iops: 200_000 / (i + 1), cpuUs: 1, latencyUs: { p50: 1, p99: 2, p999: 3 }, frontendShare: 0.5 }],
+    })),
+    leftOut: [],
+    failures: ["plugins: a disk is missing"],
+  },
 };
+
+Deno.test("disks in TypeScript stand beside the one in memory, and their failures in the report", () => {
+  const text = renderReport(REPORT);
+  assertMatch(text, /^plugin, no-op +randread-4k-32 +100000 +0 +0.50 +1 +2$/m);
+  assertStringIncludes(text, "Failed: plugins: a disk is missing");
+});
 
 Deno.test("on qcow2 QEMU's IOPS and its processor time are the goals, with the log and without", () => {
   const disk = [
@@ -83,6 +98,18 @@ Deno.test("on qcow2 QEMU's IOPS and its processor time are the goals, with the l
     ["randread-4k-32 on qcow2-tmpfs: CPU of QEMU's, at most 1", "0.75", true],
     ["randread-4k-32 on qcow2-tmpfs, no log: IOPS of QEMU's, at least 1.2", "1.30", true],
     ["randread-4k-32 on qcow2-tmpfs, no log: CPU of QEMU's, at most 1", "1.25", false],
+  ]);
+});
+
+Deno.test("filters that do nothing are judged by the same disk without them, where it is in memory", () => {
+  const disk = [
+    measured("tmpfs", "xenblk", READ_32, sample(100)),
+    measured("tmpfs", "filtered", READ_32, sample(93)),
+    measured("direct", "xenblk", READ_32, sample(100)),
+    measured("direct", "filtered", READ_32, sample(50)),
+  ];
+  assertEquals(judge([], disk).map(({ goal, measured, met }) => [goal, measured, met]), [
+    ["randread-4k-32 on tmpfs: IOPS behind three filters, of none, at least 0.9", "0.93", true],
   ]);
 });
 
@@ -108,7 +135,7 @@ Deno.test("the report names the machine's size and gives each subject's ratios",
 
 Deno.test("the report lists failures, and leaves out what was not measured", () => {
   const disk = { measurements: [], storages: {}, leftOut: [], failures: ["tmpfs: it broke"] };
-  const report = { machine: MACHINE, ring: undefined, disk, many: undefined };
+  const report = { machine: MACHINE, ring: undefined, disk, many: undefined, plugin: undefined };
   assertEquals(failuresOf(report), ["tmpfs: it broke"]);
   assertEquals(renderReport(report), `${machineLine(MACHINE)}\n\nFailed: tmpfs: it broke\n`);
 });

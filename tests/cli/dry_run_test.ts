@@ -81,6 +81,17 @@ Deno.test("dry-run only reads a given image, and needs no more than the document
     assertEquals(Deno.readFileSync(image), before);
   }));
 
+Deno.test("dry-run serves through filters; behind cow the guest writes, and the image is only read", () =>
+  inDirectory(async (path) => {
+    const image = `${path}/a.img`;
+    const before = randomImage(image, 1 << 20);
+    const filters = ["--filter=throttle,iops=100000", "--filter=cow"];
+    const { status, stdout, stderr } = await xenblk(["dry-run", image, ...filters, "--requests=500", "--json"]);
+    const { phases: [random, readBack], imageSectorsVerified } = JSON.parse(stdout);
+    assertEquals([status, stderr, random.requests, readBack.verifiedSectors], [0, "", 500, 2048]);
+    assertEquals([imageSectorsVerified, Deno.readFileSync(image)], [0, before]);
+  }));
+
 Deno.test("dry-run --write writes a given image and verifies what it did not write too", () =>
   inDirectory(async (path) => {
     const image = `${path}/a.img`;

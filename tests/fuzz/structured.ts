@@ -8,9 +8,9 @@ import type { AbiName } from "../../lib/blkif/abi.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
 import { Random } from "../../lib/guest/random.ts";
 import type { ChannelOpener } from "../../lib/storage/disk.ts";
-import { FaultChannel } from "../../lib/storage/engine/fault.ts";
 import { ABI_NAMES, GRANT_MODES, openMemory, PAGE, SECTOR_SIZES, type SectorBytes, World } from "../hardening/world.ts";
 import type { WireAnswer, WireRequest } from "../hardening/wire.ts";
+import { LateChannel } from "./late_channel.ts";
 import { Model } from "./model.ts";
 import { type Facts, FLUSH, judge, RequestGenerator } from "./requests.ts";
 
@@ -145,8 +145,7 @@ export class StructuredRun implements Disposable {
 
 /** A channel whose completions come up to three reaps late. */
 function delayingChannel(random: Random): ChannelOpener {
-  return (attachment, options) =>
-    new FaultChannel(openMemory(attachment, options), options.vectors, () => ({ heldReaps: random.below(4) }));
+  return (attachment, options) => new LateChannel(openMemory(attachment, options), () => random.below(4));
 }
 
 function flushesData(request: WireRequest): boolean {

@@ -7,7 +7,7 @@ import { assert, assertEquals, assertRejects, assertStringIncludes, assertThrows
 import { XenblkError } from "../../lib/errors.ts";
 import { Frontend, type FrontendOptions } from "../../lib/guest/frontend.ts";
 import { machineUsage } from "../../lib/sim/platform.ts";
-import { SimulatedClock } from "../simulation/simulated_clock.ts";
+import { SimulatedClock } from "../../lib/testing/clock.ts";
 import { BACK_PATH, FRONT_PATH, Host, settled } from "./rig.ts";
 
 function frontend(host: Host, options: Partial<FrontendOptions> = {}): Frontend {

@@ -9,12 +9,7 @@ import { typeScriptFiles } from "./source.ts";
 
 /** Exports that only tests use, and why they are not in tests/. */
 const ONLY_TESTS: Readonly<Record<string, string>> = {
-  "lib/blkif/abi.ts#OP_RESERVED": "the ABI's table of operations is complete",
   "lib/dataplane/inline_dataplane.ts#InlineDataPlane": "the data plane in one thread, which tests step",
-  "lib/sim/faults.ts#withFaults": "part of the simulation that tests of other programs can use",
-  "lib/sim/platform.ts#machineUsage": "part of the simulation that tests of other programs can use",
-  "lib/storage/engine/fault.ts#FaultChannel": "an engine for tests of other programs",
-  "lib/storage/engine/record.ts#RecordingChannel": "an engine for tests of other programs",
 };
 
 const { dead, needless } = uselessExports(typeScriptFiles().map(({ path, text }) => readNames(path, text)));

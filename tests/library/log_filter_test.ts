@@ -3,7 +3,8 @@
  * continues it, and no other disk writes into it.
  */
 
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { ENOSPC } from "../../lib/errno.ts";
 import { attach, type AttachedDisk, XenblkError } from "../../mod.ts";
 import { readAll, type RecordFields } from "../trace/traces.ts";
 import { type Guest, SimulatedHost } from "./host.ts";
@@ -75,22 +76,54 @@ Deno.test("the next attach continues the trace with a session of its own", () =>
     assertEquals([sessions.length, countOf(records, 0)], [2, 120]);
   }));
 
-Deno.test("a trace that another disk writes, and an image in its place, are refused; nothing is left behind", () =>
+Deno.test("a trace that another disk writes is refused, and nothing of the second disk is left behind", () =>
   inDirectory(async (directory) => {
     using host = new SimulatedHost();
     const filters = [`log,file=${directory}/a.trace`];
     const { disk } = await attached(host, { filters });
     await using _disk = disk;
     const { usage, journals } = host.holdings();
+    const options = { ...host.options("memory:1M"), vdev: "xvdb", timeoutMs: 300, filters };
+    const error = await assertRejects(() => attach(options), XenblkError, "another disk or process writes to it");
+    assertStringIncludes(error.line, "use {device} in its name");
+    assertEquals({ ...host.holdings(), nodes: [] }, { usage, journals, nodes: [] });
+  }));
+
+Deno.test("an image, a directory or a path that is not there in place of a trace is refused before anything is done", () =>
+  inDirectory(async (directory) => {
+    using host = new SimulatedHost();
+    const before = host.holdings();
     const image = `${directory}/disk.img`;
     Deno.writeFileSync(image, new Uint8Array(MIB));
-    const options = { ...host.options("memory:1M"), vdev: "xvdb", timeoutMs: 300 };
-    for (const refused of [filters, [`log,file=${image}`]]) {
-      const attaching = attach({ ...options, filters: refused });
-      await assertRejects(() => attaching, XenblkError, "Cannot write trace");
+    const cases: readonly (readonly [file: string, why: string])[] = [
+      [image, "it exists, and is no trace that can be continued: it does not begin with xbtr"],
+      [directory, "it is a directory"],
+      ["/dev/null", "it is not a regular file"],
+      [`${directory}/none/a.trace`, "there is no such directory"],
+      [`${directory}/none/{device}.trace`, "there is no such directory"],
+    ];
+    for (const [file, why] of cases) {
+      const attaching = (): Promise<AttachedDisk> =>
+        attach({ ...host.options("memory:1M"), filters: [{ name: "log", file }] });
+      await assertRejects(attaching, XenblkError, `Cannot write trace ${file}: ${why}`);
     }
-    assertEquals({ ...host.holdings(), nodes: [] }, { usage, journals, nodes: [] });
+    assertEquals(host.holdings(), before);
     assert(Deno.readFileSync(image).every((byte) => byte === 0));
+  }));
+
+Deno.test("a trace has the error of a request that failed; where log stands decides whether it sees it", () =>
+  inDirectory(async (directory) => {
+    using host = new SimulatedHost();
+    const [near, far] = [`${directory}/near`, `${directory}/far`];
+    const filters = [`log,file=${near}`, "error,rate=1,operations=write,errno=ENOSPC", `log,file=${far}`];
+    const { disk, guest } = await attached(host, { filters });
+    const { errors, reads } = await guest.load({ requests: 40 });
+    await disk[Symbol.asyncDispose]();
+    const records = readAll(Deno.readFileSync(near)).records;
+    assertEquals(records.filter(({ errno }) => errno === ENOSPC).length, errors);
+    assert(records.every(({ operation, errno }) => (operation === 1) === (errno === ENOSPC)));
+    assertEquals([countOf(readAll(Deno.readFileSync(far)).records, 0)], [reads]);
+    assertEquals(countOf(readAll(Deno.readFileSync(far)).records, 1), 0);
   }));
 
 Deno.test("a wrong option of log is a usage error", async () => {

@@ -22,7 +22,7 @@ import type { DiskWatch } from "./disk_watch.ts";
 import { GatedStore, type GatedWatch } from "./gated_store.ts";
 import { type JournalAccount, ProcessPlatform } from "./process_platform.ts";
 import type { Run } from "./run.ts";
-import { SimulatedClock } from "./simulated_clock.ts";
+import { SimulatedClock } from "../../lib/testing/clock.ts";
 import { SimulatedFile } from "./simulated_file.ts";
 import { SteppedChannel } from "./stepped_channel.ts";
 

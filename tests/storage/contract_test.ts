@@ -117,12 +117,25 @@ function filtered(open: Opener, ...filters: readonly FilterChoice[]): Opener {
   };
 }
 
+/** The disk is only read; its guest may write. */
+function overlaid(open: Opener): Opener {
+  return filtered((undo) => open(undo, true), "cow,size=8M");
+}
+
+/** Filters that let everything pass at once, and such that make it wait. */
+const IDLE = ["throttle", "delay", "error,rate=0"];
+const SLOW = [
+  "throttle,iops=20000,iops-burst=8",
+  "delay,read=0.2,write=0.4,flush=0.1,discard=0.3",
+  "hang,count=0,rate=0",
+];
+
 /** With a volatile write cache, and a switch for its power. */
 function powered(open: Opener, seed: number): Opener {
   return async (undo, readOnly) => {
     const power = undo.use(powerLossFilter({ seed }));
     const stage = await filtered(open, power.filter)(undo, readOnly);
-    return { ...stage, cutPower: async () => void await power.cut() };
+    return { ...stage, cutPower: () => power.cut() };
   };
 }
 
@@ -149,7 +162,12 @@ const DISKS: Readonly<Record<string, { readonly open: Opener } & Partial<Omit<Di
   "memory, with a volatile write cache": { open: powered(sized("memory"), 1) },
   "file, with a volatile write cache": { open: powered(pooled(simulatedPlatform), 2) },
   "uring, with a volatile write cache": { open: powered(ring("writeback"), 3) },
+  "memory behind filters": { open: filtered(sized("memory"), ...IDLE) },
+  "memory behind slow filters": { open: filtered(sized("memory"), ...SLOW) },
+  "memory behind an overlay": { open: overlaid(sized("memory")), opensReadOnly: false },
+  "uring behind filters": { open: filtered(ring("writeback"), ...IDLE) },
   ...(HAS_DAEMON && {
+    "vhost-user-blk, qcow2 behind an overlay": { open: overlaid(exported(QCOW2)), opensReadOnly: false },
     "vhost-user-blk, qcow2": { open: exported(QCOW2) },
     "vhost-user-blk, vhdx": { open: exported({ format: "vhdx" }), discardsToZeroes: false },
     "vhost-user-blk, raw": { open: exported({ format: "raw" }) },

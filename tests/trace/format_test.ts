@@ -6,9 +6,10 @@
 import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { XenblkError } from "../../lib/errors.ts";
-import { BLOCK_BYTES, encodeSession } from "../../lib/trace/format.ts";
-import { openTrace } from "../../lib/trace/reader.ts";
-import { joined, readAll, readInOrder, record, recordBlock, SESSION, traceBytes } from "./traces.ts";
+import { BLOCK_BYTES, encodeSession, RECORDS_PER_BLOCK } from "../../lib/trace/format.ts";
+import { OrderedTrace } from "../../lib/trace/order.ts";
+import { openTrace, TraceReader } from "../../lib/trace/reader.ts";
+import { joined, readAll, readInOrder, record, recordBlock, SESSION, sourceOf, traceBytes } from "./traces.ts";
 
 const wide = fc.nat({ max: 2 ** 48 - 1 });
 const RECORD = fc.record({
@@ -111,6 +112,19 @@ Deno.test("no bytes at all make the reader fail in another way, or find more tha
       if (!(error instanceof XenblkError)) throw error;
     }
   }));
+});
+
+Deno.test("a long damaged part keeps a reader no longer than a short one, and what follows it is found", () => {
+  const hole = new Uint8Array(2500 * BLOCK_BYTES);
+  const bytes = joined([traceBytes([record({ timeUs: 1 })]), hole, recordBlock([record({ timeUs: 2 })])]);
+  const order = new OrderedTrace(new TraceReader(sourceOf(bytes), "x.trace"));
+  const found = [order.next(), order.next(), order.next()?.timeUs, order.next()?.timeUs, order.next()];
+  assertEquals(found, [undefined, undefined, 1, 2, undefined]);
+  assertEquals(order.ended, true);
+
+  const strange = recordBlock(Array.from({ length: RECORDS_PER_BLOCK }, () => record({ operation: 200 })));
+  const { faults } = readAll(joined([traceBytes([]), ...Array.from({ length: 3000 }, () => strange)]));
+  assertEquals(faults.unknownRecords, 3000 * RECORDS_PER_BLOCK);
 });
 
 Deno.test("what is no regular file is not opened as a trace", () => {

@@ -99,17 +99,30 @@ export function readAll(bytes: Uint8Array): Found {
   const records: RecordFields[] = [];
   for (let found = reader.next(); found !== "end"; found = reader.next()) {
     if (found === "session") sessions.push(reader.session!);
-    else records.push({ ...reader.record });
+    else if (found === "record") records.push({ ...reader.record });
   }
   return { sessions, records, faults: reader.faults };
+}
+
+/** Waits until a trace that is being written holds so many records. */
+export async function recorded(path: string, records: number): Promise<void> {
+  // No event tells of what another thread or process writes.
+  while (!(await hasBytes(path)) || readAll(Deno.readFileSync(path)).records.length < records) {
+    await new Promise((done) => setTimeout(done, 2));
+  }
+}
+
+async function hasBytes(path: string): Promise<boolean> {
+  return await Deno.stat(path).then(({ size }) => size > 0, () => false);
 }
 
 /** Reads all of a trace in order: each record with its time on the whole trace. */
 export function readInOrder(bytes: Uint8Array, window?: number): { readonly records: RecordFields[]; late: number } {
   const order = new OrderedTrace(new TraceReader(sourceOf(bytes), "x.trace"), window);
   const records: RecordFields[] = [];
-  for (let next = order.next(); next !== undefined; next = order.next()) {
-    records.push({ ...next, timeUs: order.timeUs });
+  while (!order.ended) {
+    const next = order.next();
+    if (next !== undefined) records.push({ ...next, timeUs: order.timeUs });
   }
   return { records, late: order.late };
 }

@@ -10,7 +10,7 @@ import { BLOCK_BYTES, RECORDS_PER_BLOCK } from "../../lib/trace/format.ts";
 import { TraceRecord } from "../../lib/trace/record.ts";
 import { createTraceMemory, TraceConsumer, TraceProducer } from "../../lib/trace/rings.ts";
 import { TraceWriter } from "../../lib/trace/writer.ts";
-import { readAll, readInOrder, record, recordBytes, SESSION } from "./traces.ts";
+import { readAll, readInOrder, record, recordBytes, recorded, SESSION } from "./traces.ts";
 
 async function inDirectory(body: (path: string) => Promise<void> | void): Promise<void> {
   const path = await Deno.makeTempDir();
@@ -45,8 +45,7 @@ Deno.test("records of several rings reach the file while it is written, and all 
       for (let i = 0; i < 500; i++) put(i % 2 === 0 ? one : other, i);
       one.publish();
       other.publish();
-      // Nothing tells when the Worker has written: the file does.
-      while (readAll(Deno.readFileSync(path)).records.length < 500) await new Promise((done) => setTimeout(done, 1));
+      await recorded(path, 500);
       put(other, 500);
       other.publish();
     }

@@ -34,6 +34,8 @@ export interface DryRunImages extends AsyncDisposable {
 export interface GivenImageOptions {
   /** It will be written to. */
   readonly writes: boolean;
+  /** A filter keeps writes from it, so the guest may write although the image is only read. */
+  readonly overlaid: boolean;
   /**
    * Its locks keep other processes from the image until the run is over, and it knows which block devices the host has
    * mounted. Absent: the image is not locked.
@@ -51,7 +53,7 @@ export interface GivenImageOptions {
  */
 export async function givenImage(
   name: string,
-  { writes, platform, warn, plugin }: GivenImageOptions,
+  { writes, overlaid, platform, warn, plugin }: GivenImageOptions,
 ): Promise<DryRunImages> {
   const named = imageName(await parseImage(name));
   if (isPlugin(named)) return await givenPlugin(named, writes, platform?.plugins, plugin);
@@ -66,7 +68,7 @@ export async function givenImage(
   const image: GuestImage = {
     params: await paramsOf(named),
     path: isRaw ? named.target : undefined,
-    readOnly: !writes,
+    readOnly: !writes && !(overlaid && isRaw),
     baseline: isNew ? baselineOf(named.format) : "anything",
   };
   const held = undo.move();

@@ -9,17 +9,19 @@ import { openTrace } from "../../trace/reader.ts";
 import { SECTOR_BYTES } from "../../units.ts";
 import type { Output } from "../output.ts";
 
-/** Lines that are written at a time; then signals are noticed. */
-const LINES_AT_ONCE = 1000;
+/** Steps of the reader after which the lines are written and signals are noticed. */
+const STEPS_AT_ONCE = 1000;
 
 /** Prints the whole trace, unless the signal aborts or the reader of the output is gone. Rejects as openTrace throws. */
 export async function dumpTrace(path: string, output: Output, signal: AbortSignal): Promise<void> {
   using trace = openTrace(path);
   const { reader } = trace;
   let lines: string[] = [];
-  for (let found = reader.next(); found !== "end"; found = reader.next()) {
-    lines.push(found === "session" ? sessionLine(reader.session!) : recordLine(reader.record));
-    if (lines.length < LINES_AT_ONCE) continue;
+  let found = reader.next();
+  for (let step = 1; found !== "end"; step++, found = reader.next()) {
+    if (found === "session") lines.push(sessionLine(reader.session!));
+    else if (found === "record") lines.push(recordLine(reader.record));
+    if (step % STEPS_AT_ONCE !== 0) continue;
     output.data(lines.join(""));
     lines = [];
     await eventLoopTurn();

@@ -126,7 +126,7 @@ async function replayAll(context: Context, options: Options, trace: string, imag
   for (const { name, image, settings } of sides) {
     if (signal.aborted) break;
     const writes = options.write || /^(memory|null):/.test(image);
-    await using images = await unlessAborted(prepareImage(context, image, writes), signal);
+    await using images = await unlessAborted(prepareImage(context, image, { writes: options.write }), signal);
     const { params } = images.images[0]!;
     const { grants, workers } = options;
     const side: SideOptions = {

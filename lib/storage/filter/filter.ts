@@ -38,6 +38,11 @@ export interface FilterDefinition {
   readonly options: Readonly<Record<string, FilterOption>>;
   /** Why these values, each allowed by itself, cannot be used together; undefined: they can. */
   refuse?(values: FilterValues): string | undefined;
+  /**
+   * Looks whether what {@linkcode open} needs can be had, before any disk is served. Rejects with {@linkcode XenblkError}
+   * if not; it changes nothing.
+   */
+  check?(values: FilterValues): Promise<void>;
   /** The disk behind it is only read, so its image is opened and locked for reading. */
   readonly readsOnly?: boolean;
   /**

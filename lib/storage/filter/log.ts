@@ -4,6 +4,7 @@
  */
 
 import { parseSize } from "../../sizes.ts";
+import { checkTracePath } from "../../trace/check.ts";
 import { TRACE_OPERATIONS, TraceRecord } from "../../trace/record.ts";
 import { TraceProducer } from "../../trace/rings.ts";
 import { TraceWriter } from "../../trace/writer.ts";
@@ -22,6 +23,9 @@ export interface LogOptions {
 const DEFAULT_LIMIT_BYTES = 2 ** 30;
 /** Two blocks: one of them has records. */
 const LEAST_LIMIT_BYTES = 8192;
+
+/** In the name of the trace. */
+const DEVICE = "{device}";
 
 /** What all channels to one disk share. */
 interface LogState {
@@ -48,10 +52,11 @@ export const filter: FilterDefinition = {
       fallback: DEFAULT_LIMIT_BYTES,
     },
   },
+  check: ({ file }) => checkTracePath(String(file), DEVICE),
   async open({ sectors, logicalSectorBytes }, { file, limit }, { device, warn }): Promise<FilterHold> {
     const startMs = Date.now();
     const writer = await TraceWriter.open({
-      path: String(file).replaceAll("{device}", device.replaceAll("/", "-")),
+      path: String(file).replaceAll(DEVICE, device.replaceAll("/", "-")),
       session: { sectors, logicalSectorBytes, startMs, disk: device },
       ...(limit === 0 ? {} : { limitBytes: Number(limit) }),
       warn,

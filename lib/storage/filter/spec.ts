@@ -50,6 +50,7 @@ async function choose(choice: FilterChoice): Promise<ChosenFilter> {
   const { name, given } = typeof choice === "string" ? parseText(choice) : parseObject(choice);
   const { module, filter } = filterRow(name) ?? await outside(name);
   const values = readValues(name, filter, given);
+  await filter.check?.(values);
   return { name, module, definition: filter, values };
 }
 
@@ -93,8 +94,14 @@ async function outside(name: string): Promise<{ module: string; filter: FilterDe
 
 /** What a module from outside exports has not been checked by a compiler. */
 function isDefinition(filter: unknown): filter is FilterDefinition {
-  return typeof filter === "object" && filter !== null && "options" in filter && typeof filter.options === "object" &&
-    filter.options !== null;
+  return isObject(filter) && "options" in filter && isObject(filter.options) &&
+    Object.values<unknown>({ ...filter.options }).every((option) =>
+      isObject(option) && "parse" in option && typeof option.parse === "function"
+    );
+}
+
+function isObject(value: unknown): value is object {
+  return typeof value === "object" && value !== null;
 }
 
 /** A path is relative to the directory of the process. */

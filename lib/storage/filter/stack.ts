@@ -259,6 +259,11 @@ class FilteredDisk implements Disk {
   }
 
   async #grow(sizeBytes: number | undefined): Promise<void> {
+    if (sizeBytes !== undefined && this.imageReadOnly === true) {
+      throw new XenblkError(`Cannot make ${this.#disk.description} larger: a filter keeps all writes from it`, {
+        remedy: "make the image larger by other means, then look at its size again",
+      });
+    }
     await this.#disk.grow!(sizeBytes);
     eachFrom(this.#disk, this.#filters, (filter, below) => filter.resized(below));
   }

@@ -47,6 +47,8 @@ export const filter: FilterDefinition = {
 const [IOPS, IOPS_BURST, BYTES, BYTES_BURST] = [0, 1, 2, 3] as const;
 
 const NOT_RESERVED = -1;
+/** How long it takes at most until another thread has let go of a bucket. */
+const BUSY_MS = 1;
 
 /** The buckets that all rings of a disk share. */
 interface ThrottleState {
@@ -104,15 +106,18 @@ class ThrottledChannel extends HoldingChannel {
 
   protected override release(): void {
     const nowMs = this.#platform.now();
+    this.#recheckMs = nowMs + RECHECK_MS;
     for (let tag = this.#line.first; tag >= 0; tag = this.#line.first) {
-      if (this.#startMs < 0 && !this.#reserve(tag, nowMs)) break;
+      if (this.#startMs < 0 && !this.#reserve(tag, nowMs)) {
+        this.#recheckMs = nowMs + BUSY_MS;
+        break;
+      }
       if (this.#startMs > nowMs) break;
       this.#line.shift();
       this.held--;
       this.#forget();
       this.start(tag);
     }
-    this.#recheckMs = nowMs + RECHECK_MS;
     if (this.held === 0) this.#adapt();
   }
 

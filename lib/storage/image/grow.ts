@@ -6,14 +6,19 @@
 import { XenblkError } from "../../errors.ts";
 import { formatSize } from "../../sizes.ts";
 import { SECTOR_BYTES } from "../../units.ts";
-import type { Disk } from "../disk.ts";
+import { type Disk, writesImage } from "../disk.ts";
 
 /** Throws {@linkcode XenblkError} if the disk cannot be made so large. */
 export function checkNewSize(
-  { description, properties }: Pick<Disk, "description" | "properties">,
+  disk: Pick<Disk, "description" | "imageReadOnly" | "properties">,
   bytes: number,
 ): void {
-  const { readOnly, sectors } = properties;
+  const { description, properties: { readOnly, sectors } } = disk;
+  if (!readOnly && !writesImage(disk)) {
+    throw new XenblkError(`Cannot resize ${description}: a filter keeps all writes from its image`, {
+      remedy: "make the image larger by other means, then resize the disk without a size",
+    });
+  }
   if (readOnly) {
     throw new XenblkError(`Cannot resize ${description}: it is read-only`, {
       remedy: "attach it so that it can be written to",

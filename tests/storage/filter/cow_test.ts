@@ -113,6 +113,7 @@ Deno.test("nothing is written beyond the end, until the disk behind has grown", 
   assertEquals(write(ring, DISK_BYTES - SECTOR, [2 * SECTOR], 1), -ENOSPC);
   ring.read(1, DISK_BYTES, [SECTOR]);
   assertEquals(pass(ring).get(1), -EIO);
+  await assertRejects(() => rig.disk.grow!(2 * DISK_BYTES), XenblkError, "a filter keeps all writes from it");
   Deno.truncateSync(path, 2 * DISK_BYTES);
   await rig.disk.grow!();
   assertEquals([write(ring, DISK_BYTES - SECTOR, [2 * SECTOR], 1), rig.disk.properties.sectors], [0, 4096]);

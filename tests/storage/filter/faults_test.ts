@@ -120,6 +120,18 @@ Deno.test("operations are delayed by their kind and keep the order of their kind
   assertEquals([done(), channel.inFlight, channel.dueMs], [[2], 0, Infinity]);
 });
 
+Deno.test("a filter is due when it or a filter behind it is", async () => {
+  await using rig = await FilterRig.open(["throttle", "delay,write=30", "error,rate=0", "delay,read=10"]);
+  const { ring, ring: { channel } } = rig;
+  ring.read(0, 0, [SECTOR]);
+  ring.write(1, 0, [SECTOR]);
+  assertEquals([pass(ring).size, channel.dueMs, channel.inFlight], [0, START_MS + 10, 2]);
+  rig.advance(10);
+  assertEquals([[...pass(ring).keys()], channel.dueMs, channel.inFlight], [[0], START_MS + 30, 1]);
+  rig.advance(20);
+  assertEquals([[...pass(ring).keys()], channel.dueMs, channel.inFlight], [[1], Infinity, 0]);
+});
+
 Deno.test("a changed delay holds for what waits already", async () => {
   await using rig = await FilterRig.open([{ name: "delay", read: 3_600_000 }]);
   const { ring, ring: { channel } } = rig;

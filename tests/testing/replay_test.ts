@@ -1,0 +1,52 @@
+/**
+ * A drive of the testing kit replays a trace: two disks are alike afterwards, and the drive can be used as before.
+ */
+
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { XenblkError } from "../../mod.ts";
+import { testHost } from "../../testing.ts";
+import { record, traceBytes } from "../trace/traces.ts";
+
+const MIB = 2 ** 20;
+
+Deno.test("a drive replays what the filter log has recorded of another one", async () => {
+  const directory = await Deno.makeTempDir();
+  using _directory = { [Symbol.dispose]: () => Deno.removeSync(directory, { recursive: true }) };
+  const trace = `${directory}/a.trace`;
+  await using host = await testHost();
+  const guest = await host.startGuest();
+  {
+    await using disk = await host.attach({ domain: guest.domid, image: "memory:1M", filters: [`log,file=${trace}`] });
+    await using drive = await guest.connect(disk.vdev);
+    await drive.load({ requests: 300, flushEvery: 25 });
+  }
+  const contents: Uint8Array[] = [];
+  for (const speed of ["max", "recorded"] as const) {
+    await using disk = await host.attach({ domain: guest.domid, image: "memory:1M" });
+    await using drive = await guest.connect(disk.vdev);
+    const { operations, skipped, faults, latencies } = await drive.replay(trace, { speed, depth: 8 });
+    const requests = operations.reduce((total, { requests }) => total + requests, 0);
+    assertEquals([requests >= 300, skipped, faults.first], [true, [], undefined]);
+    assert(latencies.write.count > 50 && latencies.write.p50Ns > 0);
+    contents.push(await drive.read(0, MIB));
+    assertEquals((await drive.load({ requests: 50 })).miscompares, 0);
+  }
+  assertEquals(contents[0], contents[1]);
+  assert(contents[0]!.some((byte) => byte !== 0));
+});
+
+Deno.test("a replay that waits for a time ends when its drive does", async () => {
+  const directory = await Deno.makeTempDir();
+  using _directory = { [Symbol.dispose]: () => Deno.removeSync(directory, { recursive: true }) };
+  const trace = `${directory}/a.trace`;
+  Deno.writeFileSync(trace, traceBytes([record(), record({ timeUs: 2 ** 46 })]));
+  await using host = await testHost();
+  const guest = await host.startGuest();
+  await using disk = await host.attach({ domain: guest.domid, image: "memory:1M" });
+  await using drive = await guest.connect(disk.vdev);
+  await assertRejects(() => drive.replay(`${directory}/none`), XenblkError, "there is no such file");
+  const replaying = drive.replay(trace, { speed: "recorded" });
+  await drive.disconnect();
+  const { operations } = await replaying;
+  assertEquals(operations[1]!.requests, 0);
+});
