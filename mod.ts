@@ -1,7 +1,8 @@
 /**
  * The library's public face, re-exports only. It serves three uses: a program that attaches disks to guests
  * ({@linkcode attach}), one that serves what a toolstack attaches ({@linkcode startService}), and one that puts the
- * parts together itself, or brings a hypervisor, a data plane or disks of its own. The command is cli.ts.
+ * parts together itself, or brings a hypervisor, a data plane or disks of its own. The command is cli.ts. A disk in a few
+ * lines of TypeScript is {@linkcode defineDisk}.
  *
  * A service is made of four parts: a {@linkcode Platform} ({@linkcode openNativePlatform}, {@linkcode openPlatform}), an
  * {@linkcode IoPool} that makes file calls, a {@linkcode WorkerDataPlane} that serves rings, and a
@@ -30,6 +31,7 @@ export { NATIVE_PLATFORM, openPlatform } from "./platform.ts";
 
 export { ABI_NAMES, type AbiName } from "./lib/blkif/abi.ts";
 export { type Clock, SYSTEM_CLOCK } from "./lib/clock.ts";
+export { formatSize, parseSize } from "./lib/sizes.ts";
 export { createLogger, type Logger, type LogLevel, SILENT, startLogging } from "./lib/log.ts";
 
 export * from "./lib/storage/disk.ts";

@@ -13,6 +13,7 @@ import { benchHelp, type BenchOptions, parseBenchOptions } from "./options.ts";
 import { writePlot } from "./plot.ts";
 import { type BenchReport, failuresOf, jsonReport, renderReport } from "./report.ts";
 import { runMany } from "./many.ts";
+import { runPlugin } from "./plugin.ts";
 import { runRing } from "./ring.ts";
 
 const output = new Output();
@@ -48,5 +49,8 @@ async function measure(options: BenchOptions, signal: AbortSignal): Promise<Benc
   const ring = options.ring === undefined ? undefined : await runRing(options.ring, say);
   const disk = options.disk === undefined ? undefined : await runDisk({ ...options.disk, signal }, say);
   const many = options.many === undefined || signal.aborted ? undefined : await runMany(options.many, say);
-  return { machine, ring, disk, many };
+  const plugin = options.plugin === undefined || signal.aborted
+    ? undefined
+    : await runPlugin({ ...options.plugin, signal }, say);
+  return { machine, ring, disk, many, plugin };
 }

@@ -19,6 +19,7 @@ import {
 } from "./cases.ts";
 import type { DiskPlan } from "./disk.ts";
 import type { ManyPlan } from "./many.ts";
+import type { PluginPlan } from "./plugin.ts";
 import type { RingPlan } from "./ring.ts";
 
 const COMMAND = "deno task bench";
@@ -31,7 +32,8 @@ const FACE = {
   summary: "Measure this backend on this machine, and compare it with C, QEMU and fio",
   description:
     "First the ring alone with null I/O, and a C loop with the same algorithm. Then whole backends on a host without a " +
-    "hypervisor under one frontend, and fio on the same file, in alternating rounds. Then 64 disks of 16 guests at once. What this machine cannot measure is left out and listed. " +
+    "hypervisor under one frontend, and fio on the same file, in alternating rounds. Then 64 disks of 16 guests at once. " +
+    "Then disks in TypeScript beside one in memory. What this machine cannot measure is left out and listed. " +
     "bench/README.md explains how to read the figures.",
   operands: [],
   permissions: "all.",
@@ -44,7 +46,7 @@ const FACE = {
   ],
   options: {
     "quick": flag("A short run: less time, fewer rounds, a smaller image"),
-    "parts": defaulting(list(choice("What to run", ["ring", "disk", "many"])), "ring,disk,many"),
+    "parts": defaulting(list(choice("What to run", ["ring", "disk", "many", "plugin"])), "ring,disk,many,plugin"),
     "storage": defaulting(list(choice("Where the image is", STORAGES)), RAW_STORAGES.join(",")),
     "cases": optional(
       list({
@@ -74,6 +76,7 @@ export interface BenchOptions {
   readonly ring: RingPlan | undefined;
   readonly disk: Omit<DiskPlan, "signal"> | undefined;
   readonly many: ManyPlan | undefined;
+  readonly plugin: Omit<PluginPlan, "signal"> | undefined;
   readonly plot: string | undefined;
   readonly json: boolean;
   readonly quiet: boolean;
@@ -96,6 +99,7 @@ export function parseBenchOptions(args: readonly string[]): BenchOptions {
     ring: parts.includes("ring") ? ringPlan(quick) : undefined,
     disk: parts.includes("disk") ? diskPlan(options) : undefined,
     many: parts.includes("many") ? manyPlan(options) : undefined,
+    plugin: parts.includes("plugin") ? pluginPlan(options) : undefined,
     plot,
     json: options.json,
     quiet: common.quiet,
@@ -150,6 +154,14 @@ function manyPlan({ quick, serve }: Options): ManyPlan {
     disksPerDomain: 4,
     idleMs: quick ? 1000 : 10_000,
     loadMs: quick ? 1000 : 10_000,
+    serveArguments: wordsOf(serve),
+  };
+}
+
+function pluginPlan({ quick, rounds, seconds, serve }: Options): Omit<PluginPlan, "signal"> {
+  return {
+    rounds: rounds ?? (quick ? 1 : 5),
+    roundMs: (seconds ?? (quick ? 0.3 : 1)) * 1000,
     serveArguments: wordsOf(serve),
   };
 }

@@ -9,6 +9,7 @@ import type { DiskReport } from "./disk.ts";
 import { judge, judgeMany, type Verdict } from "./goals.ts";
 import { type Machine, machineLine } from "./machine.ts";
 import type { ManyReport, ManyResult } from "./many.ts";
+import type { PluginReport } from "./plugin.ts";
 import { ringRates, type RingReport } from "./ring.ts";
 import { counterpart, type Latency, type Measurement, medianSample } from "./samples.ts";
 import { ratio, spread } from "./statistics.ts";
@@ -19,6 +20,7 @@ export interface BenchReport {
   readonly ring: RingReport | undefined;
   readonly disk: DiskReport | undefined;
   readonly many: ManyReport | undefined;
+  readonly plugin: PluginReport | undefined;
 }
 
 const UNKNOWN = "-";
@@ -35,13 +37,13 @@ const SUBJECT_TITLES = {
 } as const;
 
 /** The failures of all parts. */
-export function failuresOf({ disk }: BenchReport): readonly string[] {
-  return disk?.failures ?? [];
+export function failuresOf({ disk, plugin }: BenchReport): readonly string[] {
+  return [disk, plugin].flatMap((part) => part?.failures ?? []);
 }
 
 /** The report as text. */
 export function renderReport(report: BenchReport): string {
-  const { machine, ring, disk, many } = report;
+  const { machine, ring, disk, many, plugin } = report;
   const verdicts = verdictsOf(report);
   const goals = renderTable(
     [{ heading: "GOAL" }, right("MEASURED"), { heading: "MET" }],
@@ -52,6 +54,7 @@ export function renderReport(report: BenchReport): string {
     ...(ring === undefined ? [] : [renderRing(ring)]),
     ...(disk === undefined || disk.measurements.length === 0 ? [] : [renderDisk(disk)]),
     ...(many?.result === undefined ? [] : [renderMany(many.result)]),
+    ...(plugin === undefined || plugin.results.length === 0 ? [] : [renderPlugins(plugin)]),
     ...(verdicts.length === 0 ? [] : [goals]),
     renderLines("Left out: ", leftOutOf(report)),
     renderLines("Failed: ", failuresOf(report)),
@@ -61,13 +64,14 @@ export function renderReport(report: BenchReport): string {
 
 /** The report as JSON: medians, and the figures of each round. */
 export function jsonReport(report: BenchReport): unknown {
-  const { machine, ring, disk, many } = report;
+  const { machine, ring, disk, many, plugin } = report;
   return {
     machine: { ...machine, line: machineLine(machine) },
     ring: ring?.results.map((result) => ({ ...result, ...named(ringRates(result)) })),
     disk: disk?.measurements.map((measurement) => ({ ...measurement, median: medianSample(measurement) })),
     storages: disk?.storages,
     many: many?.result,
+    plugin: plugin?.results.map((result) => ({ ...result, median: medianSample(result) })),
     goals: verdictsOf(report),
     leftOut: leftOutOf(report),
     failures: failuresOf(report),
@@ -78,8 +82,8 @@ function verdictsOf({ ring, disk, many }: BenchReport): Verdict[] {
   return [...judge(ring?.results ?? [], disk?.measurements ?? []), ...judgeMany(many?.result)];
 }
 
-function leftOutOf({ ring, disk, many }: BenchReport): string[] {
-  return [ring, disk, many].flatMap((part) => part?.leftOut ?? []);
+function leftOutOf({ ring, disk, many, plugin }: BenchReport): string[] {
+  return [ring, disk, many, plugin].flatMap((part) => part?.leftOut ?? []);
 }
 
 function named({ typescript, c, ratio }: ReturnType<typeof ringRates>): Record<string, number | undefined> {
@@ -140,6 +144,28 @@ function renderMany(
     ["processor time per read", `${cpuUs.toFixed(2)} µs`],
   ];
   return renderTable([{ heading: "MANY DISKS" }, right("MEASURED")], rows);
+}
+
+function renderPlugins({ results }: PluginReport): string {
+  const columns = [
+    ...["DISK IN TYPESCRIPT", "CASE"].map((heading) => ({ heading })),
+    ...["IOPS", "±%", "OF MEMORY", "p50 µs", "p99 µs"].map(right),
+  ];
+  const rows = results.map((result) => {
+    const { iops, latencyUs } = medianSample(result);
+    const memory = results.find(({ disk, case: { name } }) => disk === "memory" && name === result.case.name);
+    const deviation = spread(result.samples.map((sample) => sample.iops));
+    return [
+      result.disk,
+      result.case.name,
+      iops.toFixed(0),
+      deviation === undefined ? UNKNOWN : (100 * deviation).toFixed(0),
+      decimals(ratio(iops, memory === undefined ? undefined : medianSample(memory).iops), 2),
+      decimals(latencyUs?.p50, 0),
+      decimals(latencyUs?.p99, 0),
+    ];
+  });
+  return renderTable(columns, rows);
 }
 
 function diskRow(

@@ -37,7 +37,7 @@ export interface Measurement {
 }
 
 /** The median of each value over a measurement's rounds. */
-export function medianSample({ samples }: Measurement): Sample {
+export function medianSample({ samples }: Pick<Measurement, "samples">): Sample {
   const latency = (value: (latency: Latency) => number): number =>
     median(samples.flatMap(({ latencyUs }) => latencyUs === undefined ? [] : [value(latencyUs)]))!;
   const known = samples.some(({ latencyUs }) => latencyUs !== undefined);

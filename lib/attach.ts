@@ -14,12 +14,14 @@ import { checkDataPath, type HostPlatform, imageLocksOf } from "./host_platform.
 import type { DomId, Xenstore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { startService } from "./service.ts";
-import { type Disk, filesOf, writesImage } from "./storage/disk.ts";
+import { type Disk, type DiskFile, filesOf, writesImage } from "./storage/disk.ts";
 import { chooseFilters } from "./storage/filter/spec.ts";
 import { FilterStack } from "./storage/filter/stack.ts";
 import { checkFree } from "./storage/image/lock.ts";
-import { needsDaemon } from "./storage/image/formats.ts";
+import { isPlugin, needsDaemon } from "./storage/image/formats.ts";
+import { findModule } from "./storage/image/plugin_name.ts";
 import { type ImageName, imageName, type ImageSpec, imageText, paramsOf, parseImage } from "./storage/image/spec.ts";
+import type { PluginSettings } from "./storage/plugin/settings.ts";
 import { findImage, imageContext } from "./storage/daemon_disk.ts";
 import { literalPattern } from "./storage/qemu/allow.ts";
 import { openDisk } from "./storage/open.ts";
@@ -40,7 +42,7 @@ export const DEFAULT_KIND = "vbd3";
 export interface AttachOptions extends Partial<Omit<DeviceSettings, "image">> {
   /** The guest: its name, UUID or domid. */
   readonly domain: string | number;
-  /** The image: a path, `format:target`, a URI, or xl's `format=qcow2,vdev=xvdb,access=ro,target=...`. */
+  /** The image: a path, `format:target`, a URI, `plugin:MODULE?TARGET`, or xl's `format=qcow2,vdev=xvdb,access=ro,target=...`. */
   readonly image: string;
   /**
    * Others may write to the image at the same time, as with `access=w!`: for a cluster file system, or to insist on an
@@ -63,6 +65,8 @@ export interface AttachOptions extends Partial<Omit<DeviceSettings, "image">> {
   readonly daemonUser?: string;
   /** Keep a log of the writes that a storage daemon has not flushed. Default true. */
   readonly writeLog?: boolean;
+  /** How a disk in TypeScript is run. What is absent is as in {@linkcode DEFAULT_PLUGIN_SETTINGS}. */
+  readonly plugin?: Partial<PluginSettings>;
   /** How long the guest may take to connect, and later to close the disk, in milliseconds. Default 60 000. */
   readonly timeoutMs?: number;
   /** Aborting it before the guest has connected ends the attach. */
@@ -170,10 +174,10 @@ type LookedAt = Pick<Disk, "files" | "image" | "properties" | typeof Symbol.asyn
 
 /**
  * Opens the image as the backend will, before anything is written. Of an image that a storage daemon will open only the
- * files are found.
+ * files are found; of a disk in TypeScript, only the module: it is opened once, because it may have effects.
  */
 async function openWanted(
-  { files, vhost }: HostPlatform,
+  { files, vhost, plugins }: HostPlatform,
   { image, shared, ...wanted }: WantedDisk,
   { engine = "auto", cache, allowImages }: AttachOptions,
 ): Promise<LookedAt> {
@@ -181,12 +185,20 @@ async function openWanted(
   const name = imageName(image);
   const allowed = { allowImages: allowedFor(name, allowImages) };
   const request = { ...name, ...allowed, readOnly, shared, engine, ...(cache === undefined ? {} : { cache }) };
+  if (plugins !== undefined && engine === "auto" && isPlugin(name)) {
+    await findModule(name.target);
+    return unopened(readOnly, []);
+  }
   if (vhost === undefined || (engine !== "qemu" && !(engine === "auto" && needsDaemon(name)))) {
     return await openDisk(request, files === undefined ? {} : { native: files });
   }
   const { graph } = await findImage(request, imageContext());
+  return unopened(readOnly, graph.files);
+}
+
+function unopened(readOnly: boolean, files: readonly DiskFile[]): LookedAt {
   const properties = { sectors: 0, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly };
-  return { files: graph.files, properties, [Symbol.asyncDispose]: () => Promise.resolve() };
+  return { files, properties, [Symbol.asyncDispose]: () => Promise.resolve() };
 }
 
 /** Who attaches an image vouches for its name. */
@@ -260,7 +272,7 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
   const { domain: _domain, image: _image, vdev: _vdev, shared: _shared, cdrom: _cdrom, kind: _kind, ...serving } =
     options;
   const { journal = true, workers, timeoutMs = 60_000, signal, logger = createLogger("backend"), ...rest } = serving;
-  const { daemonPerDisk, daemonUser, writeLog, clock = SYSTEM_CLOCK, ...chosen } = rest;
+  const { daemonPerDisk, daemonUser, writeLog, plugin, clock = SYSTEM_CLOCK, ...chosen } = rest;
   const settings = { ...chosen, allowImages: [...(chosen.allowImages ?? []), literalPattern(params)] };
   await using undo = new AsyncDisposableStack();
   undo.defer(() => removeNodes(platform, device, logger));
@@ -276,6 +288,7 @@ async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk
       ...(daemonPerDisk === undefined ? {} : { daemonPerDisk }),
       ...(daemonUser === undefined ? {} : { daemonUser }),
       ...(writeLog === undefined ? {} : { writeLog }),
+      ...(plugin === undefined ? {} : { plugin }),
       logger,
       clock,
       ...(signal === undefined ? {} : { signal }),

@@ -19,6 +19,8 @@ import { chooseFilters } from "./storage/filter/spec.ts";
 import { OrphanedDisks } from "./storage/orphans.ts";
 import { StorageDaemons } from "./storage/qemu/daemons.ts";
 import { daemonsDirectory } from "./storage/qemu/survey.ts";
+import { DEFAULT_PLUGIN_SETTINGS, type PluginSettings } from "./storage/plugin/settings.ts";
+import { openPluginDisk } from "./storage/plugin_disk.ts";
 import { IoPool } from "./storage/pool/pool.ts";
 import { type OpenContext, openDisk } from "./storage/open.ts";
 import { DisksInUse } from "./toolstack/disks_in_use.ts";
@@ -62,6 +64,8 @@ export interface ServiceOptions {
    * 4 MiB of memory for each ring, and 0.3 MiB for each disk.
    */
   readonly writeLog?: boolean;
+  /** How the processes of disks in TypeScript are run. What is absent is as in {@linkcode DEFAULT_PLUGIN_SETTINGS}. */
+  readonly plugin?: Partial<PluginSettings>;
   /** Where journals, latches and the devices' locks are kept. Default: where the platform keeps them. */
   readonly journals?: JournalStore;
   /** Most reactors, each a Worker that serves rings: 1 to 64. Default: one for each CPU, at most 64. */
@@ -146,6 +150,14 @@ function startDaemons(
   };
 }
 
+/** Each disk in TypeScript gets its process when it is opened. Nothing: this host runs none. */
+function startPlugins({ platform, plugin }: ServiceOptions, logger: Logger): Pick<OpenContext, "openPlugin"> {
+  const { plugins } = platform;
+  if (plugins === undefined) return {};
+  const services = { plugins, settings: { ...DEFAULT_PLUGIN_SETTINGS, ...plugin }, clock: SYSTEM_CLOCK, log: logger };
+  return { openPlugin: (request) => openPluginDisk(request, services) };
+}
+
 /**
  * Starts the threads that the first disk needs, connects to xenstore and begins to serve. Rejects with what
  * `openXenstore` throws, with {@linkcode XenblkError} if a filter is wrong or a thread cannot be started, or with the signal's reason; then
@@ -183,6 +195,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
   const journals = options.journals ?? platform.journals;
   const { endLeftovers, ...daemons } = startDaemons(options, journals, undo, warn);
   const native = files === undefined ? {} : { native: files };
+  const plugins = startPlugins(options, logger);
   // A toolstack waits ten seconds for its device, and threads can take several to start; simulated guests have time.
   files?.prepare();
   // Without I/O Workers devices say so themselves, and try again.
@@ -195,7 +208,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
     ...(only === undefined ? {} : { only }),
     openXenstore: () => platform.openXenstore(),
     dataPlane,
-    openDisk: (request) => openDisk(request, { pool, warn, images, ...native, ...daemons }),
+    openDisk: (request) => openDisk(request, { pool, warn, images, ...native, ...daemons, ...plugins }),
     ...(endLeftovers === undefined ? {} : { endLeftovers }),
     imageLocks: imageLocksOf(platform, warn),
     findExcludingDisk: (store, user, query) => findExcludingDisk(store, user, query, { disks }),

@@ -21,6 +21,8 @@ export interface PluginAttachment extends DiskAttachment {
   readonly newsFd: number;
   /** False: a completed write is durable, and flushes need no plugin. */
   readonly flushes: boolean;
+  /** An answered write is lost with the process until it is flushed. */
+  readonly losesWrites: boolean;
   /** Writes and discards are refused. */
   readonly readOnly: boolean;
   readonly discards: boolean;

@@ -329,7 +329,7 @@ class PluginChannel extends TableChannel {
   #finish(tag: number, result: number): void {
     const operation = this.table.operation[tag]!;
     if (result === 0 && operation === OPERATION.read) this.#move(tag, false);
-    if (this.#attachment.flushes && result === 0 && operation === OPERATION.write) this.#notes.wrote();
+    if (this.#attachment.losesWrites && result === 0 && operation === OPERATION.write) this.#notes.wrote();
     if (result === 0 && operation === OPERATION.flush) this.#notes.flushed(this.#covers[tag]!);
     this.#free(tag);
     this.#complete(tag, result);

@@ -6,6 +6,7 @@
 
 import { errorText } from "../../lib/errors.ts";
 import type { DiskMethods } from "../../lib/storage/plugin/disk_methods.ts";
+import { deniedAccess } from "../../lib/storage/plugin/denied.ts";
 import { hostLog } from "./host_log.ts";
 import { HostLoop } from "./host_loop.ts";
 import { openModule } from "./host_module.ts";
@@ -73,6 +74,8 @@ async function attempt(body: () => unknown): Promise<unknown> {
 
 /** The error, and the line of the module where it was thrown. */
 function withPlace(error: unknown): string {
+  const denied = deniedAccess(errorText(error));
+  const text = denied === undefined ? errorText(error) : `${denied.message}; ${denied.remedy}`;
   const place = error instanceof Error ? /^ +at .*?((?:file|https?):\S+:\d+:\d+)\)?$/m.exec(error.stack ?? "") : null;
-  return place === null ? errorText(error) : `${errorText(error)} (${place[1]})`;
+  return place === null ? text : `${text} (${place[1]})`;
 }

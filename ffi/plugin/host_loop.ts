@@ -3,7 +3,7 @@
  * completes each request when its method is done. Sleeps when there is nothing to take; the event loop runs meanwhile.
  */
 
-import { EIO, ENOSPC } from "../../lib/errno.ts";
+import { EIO, ENOMEM, ENOSPC } from "../../lib/errno.ts";
 import { errnoOf } from "../../lib/storage/errno.ts";
 import { OPERATION } from "../../lib/storage/engine/executor.ts";
 import type { DiskMethods } from "../../lib/storage/plugin/disk_methods.ts";
@@ -198,7 +198,9 @@ export class HostLoop {
   #failure(operation: number, offset: number, error: unknown): number {
     const place = operation === OPERATION.flush ? "" : ` at byte ${offset}`;
     this.#parts.failed(`${NAMES[operation] ?? "request"}${place}`, error);
-    return errnoOf(error);
+    // Of Deno's files a RangeError is a bad address; in a plugin it is a mistake, or memory that is not there.
+    if (!(error instanceof RangeError)) return errnoOf(error);
+    return /allocation failed/.test(error.message) ? -ENOMEM : -EIO;
   }
 
   #completeLater(channel: HostChannel, tag: number, result: number): void {

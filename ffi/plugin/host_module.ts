@@ -7,6 +7,9 @@ import { errorText } from "../../lib/errors.ts";
 import { type DiskMethods, type DiskModuleContext, isDefinedDisk } from "../../lib/storage/plugin/disk_methods.ts";
 import type { OpenAnswer } from "../../lib/storage/plugin/facts.ts";
 
+/** Of a message; there may be a whole page in it. */
+const MOST_CHARACTERS = 1000;
+
 /** What became of it. */
 export interface OpenedModule {
   readonly answer: OpenAnswer;
@@ -22,11 +25,19 @@ export async function openModule(module: string, target: string, context: DiskMo
     const exported = (await import(url.href)).default;
     if (!isDefinedDisk(exported)) return { answer: { ok: false, stage: "export", message: "" } };
     stage = "open";
-    const disk = await exported.open(target, context);
+    const disk: unknown = await exported.open(target, context);
+    if (!isObject(disk)) {
+      return { answer: { ok: false, stage, message: `it returned ${String(disk)}, not a disk` } };
+    }
     return { disk, answer: factsOf(disk, exported.survivesCrash) };
   } catch (error) {
-    return { answer: { ok: false, stage, message: errorText(error), ...placeOf(error) } };
+    return { answer: { ok: false, stage, message: oneLine(error), ...placeOf(error) } };
   }
+}
+
+/** The types say so, which nobody may have checked. */
+function isObject(disk: unknown): disk is DiskMethods {
+  return typeof disk === "object" && disk !== null;
 }
 
 function factsOf(disk: DiskMethods, survivesCrash: boolean | undefined): OpenAnswer {
@@ -46,7 +57,13 @@ function factsOf(disk: DiskMethods, survivesCrash: boolean | undefined): OpenAns
   };
 }
 
+/** Errors of syntax show the line. */
+function oneLine(error: unknown): string {
+  return errorText(error).replaceAll(/\s*\n[\s|]*/g, " ").slice(0, MOST_CHARACTERS);
+}
+
+/** The first place of its stack, unless the message has it. */
 function placeOf(error: unknown): { readonly place?: string } {
   const place = error instanceof Error ? /((?:file|https?):\S+?:\d+:\d+)\)?$/m.exec(error.stack ?? "")?.[1] : undefined;
-  return place === undefined ? {} : { place };
+  return place === undefined || errorText(error).includes(place) ? {} : { place };
 }

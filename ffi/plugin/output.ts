@@ -12,6 +12,8 @@ const LINE_CHARACTERS = 1000;
 const MINUTE_MS = 60_000;
 /** Lines that a report quotes. */
 const QUOTED_LINES = 3;
+/** A line of a stack, or a mark below a line of code: the lines around it say more. */
+const STACK = /^\s+(at |[\^~])/;
 /** Said before V8's report of where its memory went. */
 const OUT_OF_MEMORY = /out of memory|Array buffer allocation failed/i;
 
@@ -63,7 +65,7 @@ export class PluginOutput {
     const level = isLog ? LEVELS[line[1] ?? ""] ?? "warning" : "warning";
     const text = (isLog ? line.slice(2) : line).slice(0, LINE_CHARACTERS);
     if (OUT_OF_MEMORY.test(text)) this.#hasNoMemory = true;
-    if (!isLog) this.#last = [...this.#last, text.trim()].slice(-QUOTED_LINES);
+    if (!isLog && !STACK.test(text)) this.#last = [...this.#last, text.trim()].slice(-QUOTED_LINES);
     const nowMs = performance.now();
     if (nowMs - this.#sinceMs >= MINUTE_MS) {
       this.#reportSuppressed();

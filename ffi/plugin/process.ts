@@ -109,7 +109,7 @@ export class NativePluginProcess implements PluginProcess {
   }
 
   attachment(_lane: number): Promise<PluginAttachment> {
-    const { properties: { readOnly, discard }, flushes } = this.#facts;
+    const { properties: { readOnly, discard }, flushes, survivesCrash } = this.#facts;
     const { settings: { requestTimeoutMs, onTrouble }, name } = this.#options;
     const { memory, bellFd, newsFd, callFds } = this.#shared;
     const channel = this.#freeChannel();
@@ -132,6 +132,7 @@ export class NativePluginProcess implements PluginProcess {
       callFd: callFds[channel]!,
       newsFd,
       flushes,
+      losesWrites: !survivesCrash,
       readOnly,
       discards: discard !== undefined,
       requestTimeoutMs,
@@ -158,7 +159,7 @@ export class NativePluginProcess implements PluginProcess {
       }
       await delay(POLL_MS);
     }
-    return !this.#facts.survivesCrash && this.#notes.isUnflushed;
+    return this.#notes.isUnflushed;
   }
 
   async restart(signal?: AbortSignal): Promise<void> {

@@ -2,6 +2,7 @@
  * One process of a plugin while it runs: commands and answers, its heartbeat, its output, and how it ends.
  */
 
+import { labelled } from "../../lib/log.ts";
 import type { PluginOptions } from "../../lib/storage/plugin/types.ts";
 import { endsWithin } from "../../lib/within.ts";
 import { raiseEventfd } from "../linux/eventfd.ts";
@@ -42,7 +43,7 @@ export class RunningHost implements AsyncDisposable {
     this.#mailbox = new Mailbox(header);
     this.#mailbox.ask({ do: "open" });
     this.#process = spawnHost(options, shared);
-    this.#output = new PluginOutput(options.log);
+    this.#output = new PluginOutput(labelled(options.log, options.name));
     this.#reading = Promise.all([
       this.#output.follow(this.#process.stdout),
       this.#output.follow(this.#process.stderr),
@@ -72,6 +73,7 @@ export class RunningHost implements AsyncDisposable {
     const answered = this.#answered = Promise.withResolvers<void>();
     this.look();
     const ended = this.ended.then((reason) => {
+      if (this.#mailbox.isAnswered) return; // its last words
       throw new Error(reason);
     });
     ended.catch(() => {}); // the answer was there first

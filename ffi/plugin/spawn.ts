@@ -3,6 +3,7 @@
  * that it shares with this process.
  */
 
+import { XenblkError } from "../../lib/errors.ts";
 import type { PluginOptions } from "../../lib/storage/plugin/types.ts";
 import { libc } from "../linux/libc.ts";
 
@@ -72,10 +73,19 @@ function permissionFlags(directory: string, permissions: readonly string[]): str
   const named = permissions.filter((permission) => permission.startsWith("read=")).map((each) => each.slice(5));
   const reads = permissions.includes("read")
     ? ["--allow-read"]
-    : [`--allow-read=${[...readable, ...named].map((path) => path.replaceAll(",", ",,")).join(",")}`];
+    : [`--allow-read=${[...readable, ...named].map(withoutComma).join(",")}`];
   const others = permissions.filter((permission) => !/^read(=|$)/.test(permission));
   const imports = others.some((permission) => /^import(=|$)/.test(permission)) ? [] : ["--cached-only"];
   return [...imports, ...reads, ...merged(others)];
+}
+
+/** Deno's options take lists, and have no way to write a comma. Throws XenblkError. */
+function withoutComma(path: string): string {
+  if (!path.includes(",")) return path;
+  throw new XenblkError(
+    `Cannot allow a plugin to read ${path}: there is a comma in it, and Deno takes it for two paths`,
+    { remedy: "rename it, or name a folder above it that has no comma" },
+  );
 }
 
 /** Deno takes each option once: the values of a kind in one list. */
@@ -85,7 +95,7 @@ function merged(permissions: readonly string[]): string[] {
     const [kind, ...rest] = permission.split("=");
     const value = rest.join("=");
     const before = kinds.has(kind!) ? kinds.get(kind!) : [];
-    kinds.set(kind!, rest.length === 0 || before === undefined ? undefined : [...before, value.replaceAll(",", ",,")]);
+    kinds.set(kind!, rest.length === 0 || before === undefined ? undefined : [...before, value]);
   }
   return [...kinds].map(([kind, values]) => `--allow-${kind}${values === undefined ? "" : `=${values.join(",")}`}`);
 }
@@ -104,14 +114,11 @@ function environmentFor(permissions: readonly string[]): Record<string, string> 
 
 /** The import map of the plugin's own project, if it has one. */
 function configOf(directory: string): string[] {
-  for (
-    let folder = directory;
-    folder !== "";
-    folder = folder.slice(0, folder.lastIndexOf("/", folder.length - 2) + 1)
-  ) {
+  for (let folder = directory;;) {
     for (const name of CONFIGS) if (exists(folder + name)) return [`--config=${folder}${name}`];
+    if (folder === "/") return ["--no-config"];
+    folder = folder.slice(0, folder.lastIndexOf("/", folder.length - 2) + 1);
   }
-  return ["--no-config"];
 }
 
 function exists(path: string): boolean {

@@ -109,8 +109,9 @@ class VhostChannel extends TableChannel {
   #queue: Virtqueue;
   /** The daemon has broken the rules of this virtqueue: it is not looked at again. */
   #isBroken = false;
-  /** The daemon has been asked to notify us of the next completion. */
+  /** The daemon has been asked to notify us of the next completion; an operation came that the next submit starts. */
   #isArmed = false;
+  #isOpen = false;
   /** What has been done about the loss of the connection. */
   #pause: number = PAUSE.none;
   /** By first descriptor: the tag. */
@@ -196,6 +197,7 @@ class VhostChannel extends TableChannel {
   }
 
   submit(): void {
+    this.#isOpen = false;
     if (this.#mayServe()) this.#startAll();
   }
 
@@ -205,7 +207,7 @@ class VhostChannel extends TableChannel {
     if (this.inFlight === 0) return 0;
     for (;;) {
       this.#takeAll();
-      if (this.#mayServe() && (this.#unfinishedCount > 0 || this.table.waitingCount > 0)) this.#startAll();
+      if (this.#mayServe() && !this.#isOpen) this.#startAll();
       const count = super.reap();
       if (this.#pause === PAUSE.begun) this.#pause = PAUSE.told;
       this.#isArmed = count === 0 && this.#pause !== PAUSE.told;
@@ -232,6 +234,7 @@ class VhostChannel extends TableChannel {
     this.#state[tag] = WAITING;
     this.#failures[tag] = 0;
     this.#skipBytes[tag] = 0;
+    this.#isOpen = true;
   }
 
   /** The daemon has completed something, or the control plane has changed the phase. */
@@ -267,13 +270,12 @@ class VhostChannel extends TableChannel {
 
   /** Starts the rests first, then what waits, as far as there are descriptors; notifies the daemon at most once. */
   #startAll(): void {
-    const { table } = this;
     while (this.#unfinishedCount > 0 && this.#start(this.#unfinished[this.#unfinishedHead]!)) {
       this.#unfinishedHead = (this.#unfinishedHead + 1) % this.#unfinished.length;
       this.#unfinishedCount--;
     }
     if (this.#unfinishedCount === 0) {
-      for (let tag = table.next; tag !== -1 && this.#start(tag); tag = table.next) table.shift();
+      for (let tag = this.table.next; tag !== -1 && this.#start(tag); tag = this.table.next) this.table.shift();
     }
     if (this.#queue.publish()) raiseEventfd(this.#attachment.kickFd);
   }
@@ -361,13 +363,11 @@ class VhostChannel extends TableChannel {
   /** Adds so many bytes of the operation's vectors, from where it stands. */
   #addData(tag: number, bytes: number): void {
     const { addresses, lengths } = this.#vectors;
-    const { mostSegmentBytes } = this.#limits;
-    const reading = this.table.operation[tag] === OPERATION.read;
-    const flags = reading ? VRING_DESC_F_NEXT | VRING_DESC_F_WRITE : VRING_DESC_F_NEXT;
+    const flags = VRING_DESC_F_NEXT | (this.table.operation[tag] === OPERATION.read ? VRING_DESC_F_WRITE : 0);
     let skipBytes = this.#skipBytes[tag]!;
     for (let vector = this.table.first[tag]!; bytes > 0;) {
       const leftBytes = lengths[vector]! - skipBytes;
-      const lengthBytes = Math.min(leftBytes, mostSegmentBytes, bytes);
+      const lengthBytes = Math.min(leftBytes, this.#limits.mostSegmentBytes, bytes);
       this.#queue.add(addresses[vector]! + skipBytes - this.#address + this.#offset, lengthBytes, flags);
       bytes -= lengthBytes;
       skipBytes += lengthBytes;

@@ -12,6 +12,7 @@ import { parseVdev } from "../xenbus/vdev.ts";
 import { usageError } from "./args.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
 import { checkCreating, CREATING_OPTIONS, imageForAttach } from "./image/for_attach.ts";
+import { pluginSettingsOf } from "./plugin_options.ts";
 import { defaulting, flag } from "./options.ts";
 import { defineVerb } from "./verb.ts";
 
@@ -29,7 +30,7 @@ const OPTIONS = {
   "json": flag("Print the connected disk as JSON", "J"),
 } as const;
 
-const IMAGE_HELP = "a path, format:target, a URI, or xl's format=qcow2,...,target=...";
+const IMAGE_HELP = "a path, format:target, a URI, plugin:MODULE?TARGET, or xl's format=qcow2,...,target=...";
 
 /** The verb. */
 export const attach = defineVerb({
@@ -53,11 +54,12 @@ export const attach = defineVerb({
   permissions:
     "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, /run/xenblk " +
     "and IMAGE if it is a regular file; --allow-ffi is as good as all permissions. For --create also " +
-    "--allow-run=qemu-img; images of other formats than raw need --allow-all.",
+    "--allow-run=qemu-img; images of other formats than raw, and plugins, need --allow-all.",
   examples: [
     "xenblk attach web disk.img",
     "xenblk attach web disk.img --create 10G",
     "xenblk attach 5 raw:/dev/vg/lv xvdc --read-only",
+    "xenblk attach web 'plugin:./my_disk.ts?https://host/disk.img' --plugin-allow net=host",
     "xenblk attach test7 --overlay qcow2:base.qcow2",
   ],
   async run(context, options, operands): Promise<number> {
@@ -78,6 +80,7 @@ export const attach = defineVerb({
       kind: options.kind,
       journal: !options["no-journal"],
       writeLog: !options["no-write-log"],
+      plugin: pluginSettingsOf(options),
       daemonPerDisk: options["daemon-per-disk"],
       ...(options["daemon-user"] === undefined ? {} : { daemonUser: options["daemon-user"] }),
       workers: options.workers,

@@ -7,6 +7,7 @@ import { DEFAULT_PERSISTENT_GRANTS } from "../dataplane/types.ts";
 import { FILTERS } from "../storage/filter/table.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
 import { isBackendKind } from "../xenbus/paths.ts";
+import { PLUGIN_OPTIONS } from "./plugin_options.ts";
 import { choice, defaulting, flag, integer, optional, type OptionValues, repeated, text } from "./options.ts";
 
 /** Longest `--timeout`. */
@@ -110,7 +111,7 @@ export const DEVICE_OPTIONS = {
   "allow-image": repeated({
     ...text(
       "PATTERN",
-      "Allow images that match: stores and json: that xenstore names, and backing files outside an image's own " +
+      "Allow images that match: stores, json: and plugin: that xenstore names, and backing files outside an image's own " +
         "directory; * is any text without a slash, ** any text",
     ),
   }),
@@ -124,6 +125,7 @@ export const DEVICE_OPTIONS = {
   "no-write-log": flag(
     "Keep no log of the writes that a storage daemon has not flushed: if it dies, the disk fails for good",
   ),
+  ...PLUGIN_OPTIONS,
   "default-protocol": {
     ...defaulting(
       choice("ABI of a frontend that writes no protocol node", ["x86_32-abi", "x86_64-abi", "arm-abi"]),

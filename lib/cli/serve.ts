@@ -14,6 +14,7 @@ import { chooseFilters } from "../storage/filter/spec.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import { usageError } from "./args.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
+import { pluginSettingsOf } from "./plugin_options.ts";
 import { flag, optional, type OptionValues, path } from "./options.ts";
 import { type Context, defineVerb } from "./verb.ts";
 
@@ -42,7 +43,7 @@ export const serve = defineVerb({
   options: OPTIONS,
   permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, " +
     "/run/xenblk and the images if they are regular files; --allow-ffi is as good as all permissions. Images of other " +
-    "formats than raw need --allow-all.",
+    "formats than raw, and plugins, need --allow-all.",
   examples: [
     "xenblk serve",
     "xenblk serve --kind qdisk --grants map",
@@ -62,6 +63,7 @@ export const serve = defineVerb({
       settings: settingsOf(options, options.image),
       journal: !options["no-journal"],
       writeLog: !options["no-write-log"],
+      plugin: pluginSettingsOf(options),
       daemonPerDisk: options["daemon-per-disk"],
       ...(options["daemon-user"] === undefined ? {} : { daemonUser: options["daemon-user"] }),
       workers: options.workers,

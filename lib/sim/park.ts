@@ -103,6 +103,7 @@ export class EventLoopParker implements Disposable {
   readonly #index: number;
   readonly #word: Int32Array;
   #watched: number | undefined;
+  #disposed = false;
 
   constructor(machine: SharedArrayBuffer) {
     this.#machine = new Machine(machine);
@@ -129,14 +130,19 @@ export class EventLoopParker implements Disposable {
 
   /** Resolves when there are events that were not taken yet, or after a {@linkcode wake}. */
   async park(): Promise<void> {
-    if (!enterPark(this.#word)) return;
+    if (this.#disposed || !enterPark(this.#word)) return;
     const fired = this.#watched !== undefined && hasFired(this.#machine, this.#watched);
     if (!fired) await Atomics.waitAsync(this.#word, 0, PARKED).value;
-    leavePark(this.#word);
+    // Another sleeper may have the word by now.
+    if (!this.#disposed) leavePark(this.#word);
   }
 
+  /** Ends the present wait too. */
   [Symbol.dispose](): void {
+    if (this.#disposed) return;
     this.unwatch();
+    this.wake();
+    this.#disposed = true;
     this.#machine.freeWakeWord(this.#index);
   }
 }

@@ -25,9 +25,13 @@ const WELL_MS = 10_000;
 
 /** What runs disks in TypeScript. */
 export interface PluginServices {
+  /** Starts their processes. */
   readonly plugins: PluginClient;
+  /** How the processes are run. */
   readonly settings: PluginSettings;
+  /** For the waits between two processes. */
   readonly clock: Clock;
+  /** Gets what plugins log and print, and what happens to their processes. */
   readonly log: Logger;
 }
 

@@ -19,9 +19,9 @@ export interface ContractStage extends Partial<AsyncDisposable> {
   readonly place?: ChannelPlace;
   /**
    * Takes the disk's power away and returns it, while no channel is open: what was not flushed may be lost, whole or in
-   * part. Absent: this cannot be had, and durability is not tested.
+   * part. What it returns is awaited. Absent: this cannot be had, and durability is not tested.
    */
-  cutPower?(): void | Promise<void>;
+  cutPower?(): unknown;
 }
 
 /** Opens drivers of channels to one disk. */
@@ -55,9 +55,9 @@ export class StageRig implements AsyncDisposable {
   }
 
   /** See {@linkcode ContractStage.cutPower}. */
-  get cutPower(): (() => void | Promise<void>) | undefined {
-    const { cutPower } = this.#stage;
-    return cutPower && ((): void | Promise<void> => cutPower.call(this.#stage));
+  get cutPower(): (() => Promise<void>) | undefined {
+    const stage = this.#stage;
+    return stage.cutPower && (async (): Promise<void> => void await stage.cutPower!());
   }
 
   /** Opens a channel by an attachment that went through a message, as all do. */

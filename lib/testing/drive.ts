@@ -41,6 +41,8 @@ export interface DriveOptions {
   readonly persistent?: boolean;
   /** Time limit for each step of the backend, in milliseconds. Default a minute. */
   readonly timeoutMs?: number;
+  /** The driver hangs: when the backend asks it to close the disk, it does nothing. Default false. */
+  readonly deaf?: boolean;
 }
 
 /** As Linux's driver: requests of up to 128 KiB, indirect ones where the backend offers them. */
@@ -124,6 +126,7 @@ export class Drive implements AsyncDisposable {
       ...options,
       quiesce: async () => {
         const { drive } = connected;
+        if (options.deaf === true) await new Promise<never>(() => {});
         if (drive !== undefined) await drive.#quiesce();
       },
     });

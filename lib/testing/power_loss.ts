@@ -5,6 +5,7 @@
 
 import { EBADF, EOPNOTSUPP } from "../errno.ts";
 import { XenblkError } from "../errors.ts";
+import type { DiskModel } from "../guest/disk_model.ts";
 import { Random } from "../guest/random.ts";
 import { eventLoopTurn } from "../modules.ts";
 import type { ChannelContext, ChannelOptions, DiskAttachment, DiskProperties, IoChannel } from "../storage/disk.ts";
@@ -19,6 +20,8 @@ export interface PowerLossOptions {
   readonly seed?: number;
   /** Size of the cache in bytes, at least 1 MiB; a full cache is flushed. Default 16 MiB. */
   readonly cacheBytes?: number;
+  /** How long a cut waits for a flush that is under way, in milliseconds; then the flush fails. Default 1000. */
+  readonly flushLimitMs?: number;
 }
 
 /** The power of one disk. It goes on to know what is in the cache while the disk is detached. */
@@ -26,10 +29,10 @@ export interface PowerLoss extends Disposable {
   /** For the list `filters` that a disk is attached with. One disk at a time. */
   readonly filter: OutsideFilter;
   /**
-   * Takes the power away and returns it. A flush that is under way fails then, if it does not end within a second.
-   * Resolves with what became of the writes that were not flushed.
+   * Takes the power away and returns it. A flush that is under way fails then, unless it ends within `flushLimitMs`.
+   * Resolves with what became of the writes that were not flushed; of their sectors `model` then expects nothing.
    */
-  cut(): Promise<PowerCut>;
+  cut(model?: DiskModel): Promise<PowerCut>;
 }
 
 /** What all channels of a disk share. */
@@ -40,9 +43,6 @@ interface PowerLossState {
 
 const LEAST_CACHE_BYTES = 1 << 20;
 
-/** How long {@linkcode PowerLoss.cut} waits for a flush. */
-const FLUSH_LIMIT_MS = 1000;
-
 /** The caches of this process, by the number that filters name; the threads of channels get theirs by attachment. */
 const caches = new Map<number, VolatileCache>();
 let lastId = 0;
@@ -51,7 +51,8 @@ let lastId = 0;
  * A disk that can lose its power: the filter to attach it with, and the switch. Throws {@linkcode XenblkError} (usage) for
  * a cache that is too small.
  */
-export function powerLossFilter({ seed = 1, cacheBytes = 16 << 20 }: PowerLossOptions = {}): PowerLoss {
+export function powerLossFilter(options: PowerLossOptions = {}): PowerLoss {
+  const { seed = 1, cacheBytes = 16 << 20, flushLimitMs = 1000 } = options;
   if (!(cacheBytes >= LEAST_CACHE_BYTES)) {
     throw new XenblkError(`Cannot make a write cache of ${cacheBytes} bytes: a request may be larger`, {
       kind: "usage",
@@ -64,10 +65,12 @@ export function powerLossFilter({ seed = 1, cacheBytes = 16 << 20 }: PowerLossOp
   caches.set(id, cache);
   return {
     filter: { name: import.meta.url as OutsideFilter["name"], id },
-    cut: async () => {
-      const end = performance.now() + FLUSH_LIMIT_MS;
+    cut: async (model) => {
+      const end = performance.now() + flushLimitMs;
       while (cache.isDestaging && performance.now() < end) await eventLoopTurn();
-      return cache.cut(random);
+      const result = cache.cut(random);
+      for (const { sector, count } of result.unflushed) model?.writing(sector, count);
+      return result;
     },
     [Symbol.dispose]: () => void caches.delete(id),
   };

@@ -154,8 +154,7 @@ export class RingClient implements Disposable {
     this.#pending.clear();
     this.#inFlight = 0;
     for (const idle of this.#idle.splice(0)) idle();
-    this.#parker.unwatch();
-    this.#parker.wake();
+    this.#parker[Symbol.dispose]();
   }
 
   [Symbol.dispose](): void {
@@ -164,7 +163,6 @@ export class RingClient implements Disposable {
 
   /** Takes responses as they come, until the end. */
   async #follow(): Promise<void> {
-    using parker = this.#parker;
     while (this.#ended === undefined) {
       while (this.#events.take(this.#ports) === this.#ports.length);
       let more = false;
@@ -172,7 +170,7 @@ export class RingClient implements Disposable {
         this.#takeResponses(ring);
         if (this.#rings[ring]!.finalCheck()) more = true;
       }
-      if (!more) await parker.park();
+      if (!more) await this.#parker.park();
       else await Promise.resolve();
     }
   }

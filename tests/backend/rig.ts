@@ -300,8 +300,9 @@ export class Rig implements AsyncDisposable {
   async #openDisk(request: DiskRequest): Promise<Disk> {
     await this.beforeOpen(request);
     const disk = await openDisk(request);
-    const { grow = disk.grow?.bind(disk), ...wrapped } = this.wrapDisk(request, disk);
-    const dispose = wrapped[Symbol.asyncDispose] ?? disk[Symbol.asyncDispose].bind(disk);
+    const changed = this.wrapDisk(request, disk);
+    const { grow = disk.grow?.bind(disk), watchTrouble } = changed;
+    const dispose = changed[Symbol.asyncDispose] ?? disk[Symbol.asyncDispose].bind(disk);
     const entry = { request, closed: false };
     this.disks.push(entry);
     return {
@@ -311,6 +312,10 @@ export class Rig implements AsyncDisposable {
       get description() {
         return disk.description;
       },
+      get trouble() {
+        return changed.trouble;
+      },
+      ...(watchTrouble === undefined ? {} : { watchTrouble }),
       ...(grow === undefined ? {} : { grow }),
       ...(disk.image === undefined ? {} : { image: disk.image }),
       attachment: (lane) => disk.attachment(lane),

@@ -70,7 +70,22 @@ const REPORT: BenchReport = {
     },
     leftOut: [],
   },
+  plugin: {
+    results: ["memory", "plugin, no-op"].map((disk, i) => ({
+      disk,
+      case: diskCase("random", "read", 4, 32),
+      samples: [{ iops: 200_000 / (i + 1), cpuUs: 1, latencyUs: { p50: 1, p99: 2, p999: 3 }, frontendShare: 0.5 }],
+    })),
+    leftOut: [],
+    failures: ["plugins: a disk is missing"],
+  },
 };
+
+Deno.test("disks in TypeScript stand beside the one in memory, and their failures in the report", () => {
+  const text = renderReport(REPORT);
+  assertMatch(text, /^plugin, no-op +randread-4k-32 +100000 +0 +0.50 +1 +2$/m);
+  assertStringIncludes(text, "Failed: plugins: a disk is missing");
+});
 
 Deno.test("on qcow2 QEMU's IOPS and its processor time are the goals, with the log and without", () => {
   const disk = [
@@ -120,7 +135,7 @@ Deno.test("the report names the machine's size and gives each subject's ratios",
 
 Deno.test("the report lists failures, and leaves out what was not measured", () => {
   const disk = { measurements: [], storages: {}, leftOut: [], failures: ["tmpfs: it broke"] };
-  const report = { machine: MACHINE, ring: undefined, disk, many: undefined };
+  const report = { machine: MACHINE, ring: undefined, disk, many: undefined, plugin: undefined };
   assertEquals(failuresOf(report), ["tmpfs: it broke"]);
   assertEquals(renderReport(report), `${machineLine(MACHINE)}\n\nFailed: tmpfs: it broke\n`);
 });

@@ -39,6 +39,7 @@ const FRAME = [
   "host",
   "options",
   "output",
+  "plugin_options",
   "progress",
   "report",
   "signals",
@@ -192,6 +193,7 @@ export const ROOMS: readonly Room[] = [
     packages: ["@std/assert", "@std/cli", "node:*"],
   },
   { name: "bench", floor: 16, files: ["bench/*.ts"], mayImport: [...PRODUCT, "tests/native"], packages: ["node:*"] },
+  { name: "bench/plugins", floor: 15, files: ["bench/plugins/"], mayImport: ["mod.ts"] },
   { name: "bench/plot", floor: 17, files: ["bench/plot/"], mayImport: ["bench"], packages: ["echarts"] },
   {
     name: "tests",

@@ -119,7 +119,7 @@ Deno.test("detach waits for the guest, removes the nodes and ends the disk; disp
 Deno.test("a guest that does not close its disk keeps it unless detaching is forced", async () => {
   using host = new SimulatedHost();
   const before = host.holdings();
-  const deaf = host.guest("xvda", () => new Promise(() => {}));
+  const deaf = host.guest("xvda", { deaf: true });
   const [disk] = await Promise.all([attach(host.options("memory:1M")), deaf.connect()]);
   const error = await assertRejects(() => disk.detach({ timeoutMs: 50 }), XenblkError, "the guest did not");
   assertEquals([error.kind, disk.status().connected], ["timeout", true]);
@@ -210,8 +210,13 @@ Deno.test("aborting ends the wait for a device that another process still has, t
   claim.take({ backendDomain: 0 as DomId, kind: "vbd3", frontendDomain: GUEST, vdev: parseVdev("xvda") });
   const before = host.holdings();
   const end = new AbortController();
+  const { journals } = host.platform;
+  const lock = (name: string): Disposable | undefined => {
+    setTimeout(() => end.abort("no longer wanted"), 0);
+    return journals.lock(name);
+  };
+  Object.assign(host.platform, { journals: { ...journals, lock } });
   const attaching = attach({ ...host.options("memory:1M"), vdev: "xvda", signal: end.signal });
-  setTimeout(() => end.abort("no longer wanted"), 0);
   const error = await assertRejects(() => attaching, XenblkError, "Cannot attach xvda: no longer wanted");
   assertEquals([error.cause, host.holdings()], ["no longer wanted", before]);
 });

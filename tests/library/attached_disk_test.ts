@@ -5,6 +5,7 @@
 
 import { assertEquals, assertRejects } from "@std/assert";
 import { openDisks, ServedDisk } from "../../lib/attached_disk.ts";
+import { SYSTEM_CLOCK } from "../../lib/clock.ts";
 import type { CloseOptions } from "../../lib/backend/device.ts";
 import { DeviceClaim } from "../../lib/backend/claim.ts";
 import type { DeviceStatus } from "../../lib/backend/status.ts";
@@ -50,6 +51,7 @@ class Rig implements Disposable {
       guest: { domain: GUEST },
       params: "memory:1M",
       timeoutMs: 7,
+      clock: SYSTEM_CLOCK,
     });
   }
 
@@ -122,7 +124,7 @@ Deno.test("a disk that failed is not taken from its guest by detaching it", asyn
 });
 
 Deno.test("a disk that goes away while this process detaches it has ended closed, too", async () => {
-  const host = new SimulatedHost();
+  using host = new SimulatedHost();
   const openXenstore = (): Xenstore => {
     rig.retired.resolve();
     rig.isThere = false;

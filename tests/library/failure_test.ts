@@ -6,6 +6,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { DEFAULT_KIND } from "../../lib/attach.ts";
 import { ServedDisk } from "../../lib/attached_disk.ts";
+import { SYSTEM_CLOCK } from "../../lib/clock.ts";
 import { DeviceClaim, DeviceClaimedError } from "../../lib/backend/claim.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import type { DomId } from "../../lib/hypervisor.ts";
@@ -43,7 +44,8 @@ Deno.test("a disk reports that its process has lost a thread; disposing it leave
   await Promise.all([host.guest("xvda").connect(), waitForConnected(store, address, { timeoutMs })]);
   const death = Promise.withResolvers<never>();
   const service = { ...real, failed: death.promise };
-  const disk = new ServedDisk({ platform, service, claim, address, guest: { domain: GUEST }, params, timeoutMs });
+  const [guest, clock] = [{ domain: GUEST }, SYSTEM_CLOCK];
+  const disk = new ServedDisk({ platform, service, claim, address, guest, params, timeoutMs, clock });
 
   const error = new XenblkError("Cannot go on serving: the reactor's Worker failed");
   death.reject(error);

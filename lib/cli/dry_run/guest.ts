@@ -76,14 +76,16 @@ export class DryRunGuest implements AsyncDisposable {
     return new DryRunGuest(options, await LoadThread.start(options.platform));
   }
 
-  /** Connects. If the guest will write to a given image, reads its present content into the model first. */
+  /** Connects. If the guest will write to a given file, reads its present content into the model first. */
   async connect(): Promise<void> {
     const connection = await this.#frontend.connect();
     this.#connection = connection;
     const { image, seed } = this.#options;
     if (image.baseline === undefined) return;
     this.#model = DiskModel.create(Math.min(connection.disk.sectors, MOST_SECTORS), seed, image.baseline);
-    if (image.baseline === "anything" && !image.readOnly) rememberImageFile(image.path!, this.#model);
+    if (image.baseline === "anything" && !image.readOnly && image.path !== undefined) {
+      rememberImageFile(image.path, this.#model);
+    }
   }
 
   /** The number of 512-byte sectors that loads use, and that the disk has. */

@@ -6,11 +6,17 @@
 import { SECTOR_BYTES } from "../../units.ts";
 import { errorText, XenblkError } from "../../errors.ts";
 import type { NativePlatform } from "../../host_platform.ts";
+import { SYSTEM_CLOCK } from "../../clock.ts";
 import type { LockableImage } from "../../hypervisor.ts";
+import { createLogger } from "../../log.ts";
+import type { Disk, DiskRequest } from "../../storage/disk.ts";
 import { type ImageLocks, ProcessImageLocks } from "../../storage/image/lock.ts";
 import { openDisk } from "../../storage/open.ts";
-import { isFile } from "../../storage/image/formats.ts";
-import { imageLabel, imageName, paramsOf, parseImage } from "../../storage/image/spec.ts";
+import { isFile, isPlugin } from "../../storage/image/formats.ts";
+import type { PluginSettings } from "../../storage/plugin/settings.ts";
+import type { PluginClient } from "../../storage/plugin/types.ts";
+import { openPluginDisk } from "../../storage/plugin_disk.ts";
+import { imageLabel, type ImageName, imageName, paramsOf, parseImage } from "../../storage/image/spec.ts";
 import type { GuestImage } from "./guest.ts";
 
 /** The images to serve; disposing unlocks a given image and removes new ones. */
@@ -20,6 +26,8 @@ export interface DryRunImages extends AsyncDisposable {
   /** The first image, for messages. */
   readonly description: string;
   readonly sizeBytes: number;
+  /** Runs a disk in TypeScript; absent: the images are none. */
+  readonly plugins?: PluginClient;
 }
 
 /** How a given image is used. */
@@ -33,6 +41,8 @@ export interface GivenImageOptions {
    * mounted. Absent: the image is not locked.
    */
   readonly platform?: NativePlatform;
+  /** How a disk in TypeScript is run. */
+  readonly plugin: PluginSettings;
   /** Gets a line if the image cannot be locked. */
   readonly warn: (message: string) => void;
 }
@@ -43,9 +53,10 @@ export interface GivenImageOptions {
  */
 export async function givenImage(
   name: string,
-  { writes, overlaid, platform, warn }: GivenImageOptions,
+  { writes, overlaid, platform, warn, plugin }: GivenImageOptions,
 ): Promise<DryRunImages> {
   const named = imageName(await parseImage(name));
+  if (isPlugin(named)) return await givenPlugin(named, writes, platform?.plugins, plugin);
   await using undo = new AsyncDisposableStack();
   const request = { ...named, readOnly: !writes, engine: "auto" } as const;
   const disk = undo.use(await openDisk(request, platform && { native: platform.files }));
@@ -66,6 +77,38 @@ export async function givenImage(
     description: imageLabel(named),
     sizeBytes: disk.properties.sectors * SECTOR_BYTES,
     [Symbol.asyncDispose]: () => held.disposeAsync(),
+  };
+}
+
+/**
+ * A disk in TypeScript. It is opened before the run, so that what keeps it from that is said at once, and closed again,
+ * because it need not bear to be open twice.
+ */
+async function givenPlugin(
+  named: ImageName,
+  writes: boolean,
+  plugins: PluginClient | undefined,
+  settings: PluginSettings,
+): Promise<DryRunImages> {
+  const params = await paramsOf(named);
+  const request = { ...named, readOnly: !writes, engine: "auto" } as const;
+  const services = { settings, clock: SYSTEM_CLOCK, log: createLogger("backend") };
+  const openPlugin = plugins &&
+    ((request: DiskRequest): Promise<Disk> => openPluginDisk(request, { plugins, ...services }));
+  await using disk = await openDisk(request, openPlugin && { openPlugin });
+  const { sectors, readOnly } = disk.properties;
+  if (writes && readOnly) {
+    throw new XenblkError(`Cannot write to ${imageLabel(named)}: the plugin has no method write`, {
+      kind: "usage",
+      remedy: "leave out --write, or give the plugin one",
+    });
+  }
+  return {
+    images: [{ params, path: undefined, readOnly: !writes, baseline: "anything" }],
+    description: imageLabel(named),
+    sizeBytes: sectors * SECTOR_BYTES,
+    ...(plugins === undefined ? {} : { plugins }),
+    [Symbol.asyncDispose]: () => Promise.resolve(),
   };
 }
 

@@ -12,6 +12,8 @@ import type { DomId, Platform, Xenstore } from "../../hypervisor.ts";
 import { createLogger } from "../../log.ts";
 import { createMachine } from "../../sim/machine.ts";
 import { openSimulatedPlatform } from "../../sim/platform.ts";
+import type { PluginSettings } from "../../storage/plugin/settings.ts";
+import type { PluginClient } from "../../storage/plugin/types.ts";
 import { SimulatedStore } from "../../sim/xenstore.ts";
 import { formatSize } from "../../sizes.ts";
 import { attachDevice } from "../../toolstack/attach.ts";
@@ -37,6 +39,9 @@ export interface MachineSettings {
   readonly grants: GrantChoice;
   /** Maximum number of reactors. */
   readonly workers: number;
+  /** Runs the guests' disks if they are in TypeScript; and how. */
+  readonly plugins?: PluginClient;
+  readonly plugin?: PluginSettings;
   /** How disks are served beyond that. What is absent is as in {@linkcode DEFAULT_SETTINGS}. */
   readonly settings?: Partial<DeviceSettings>;
 }
@@ -66,18 +71,22 @@ export class DryRunMachine implements AsyncDisposable {
   }
 
   /** Rejects with {@linkcode XenblkError} if there is not enough memory. */
-  static async start({ guests, frontend, grants, workers, settings }: MachineSettings): Promise<DryRunMachine> {
+  static async start(options: MachineSettings): Promise<DryRunMachine> {
+    const { guests, frontend, grants, workers, settings, plugins, plugin } = options;
     const memory = makeMachine(guests, frontend);
     const store = new SimulatedStore();
     const logger = createLogger("backend");
     // The run has locked a given image already, and the new ones are its own.
     const platform = Object.assign(openSimulatedPlatform(memory, BACKEND), {
       openXenstore: () => store.connect(BACKEND),
+      ...(plugins === undefined ? {} : { plugins }),
     });
     const service = await startService({
       platform,
       kind: KIND,
-      settings: { ...DEFAULT_SETTINGS, ...settings, grants, maxQueues: frontend.queues },
+      // The user has named the images, and nobody else writes to this xenstore.
+      settings: { ...DEFAULT_SETTINGS, ...settings, grants, maxQueues: frontend.queues, allowImages: ["plugin:**"] },
+      ...(plugin === undefined ? {} : { plugin }),
       workers,
       // In a dry run, connects and closes are not worth a line at level info.
       logger: { ...logger, info: (line) => logger.debug(line) },

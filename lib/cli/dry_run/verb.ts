@@ -12,13 +12,15 @@ import { MOST_RING_PAGE_ORDER } from "../../xenbus/features.ts";
 import { usageError } from "../args.ts";
 import { FILTER, GRANTS, WORKERS } from "../device_options.ts";
 import type { DryRunGuest, GuestRings } from "./guest.ts";
-import { type DryRunImages, givenImage, newImages } from "./image.ts";
+import { type DryRunImages, givenImage, type GivenImageOptions, newImages } from "./image.ts";
 import { faultOf, type PhaseResult, renderResult } from "./report.ts";
 import { DryRunMachine } from "./machine.ts";
 import { PhaseRunner } from "./phases.ts";
 import { formatSize } from "../../sizes.ts";
 import { chooseFilters } from "../../storage/filter/spec.ts";
 import { FilterStack } from "../../storage/filter/stack.ts";
+import { DEFAULT_PLUGIN_SETTINGS } from "../../storage/plugin/settings.ts";
+import { PLUGIN_OPTIONS, pluginSettingsOf } from "../plugin_options.ts";
 import { choice, decimal, defaulting, flag, integer, optional, type OptionValues, size } from "../options.ts";
 import { parseBlockSizes, segmentsFor } from "./block_sizes.ts";
 import { Progress } from "../progress.ts";
@@ -75,6 +77,7 @@ const OPTIONS = {
   "grants": GRANTS,
   "filter": FILTER,
   "workers": WORKERS,
+  ...PLUGIN_OPTIONS,
   "seed": defaulting(integer("Seed of the random choice of requests", 0, 2 ** 31 - 1), "1"),
   "json": flag("Print JSON", "J"),
 } as const;
@@ -89,14 +92,25 @@ export const dryRun = defineVerb({
     "Without IMAGE, a new image is created and removed at the end. A given IMAGE is only read, unless --write is " +
     "given. First the guest sends random requests, with flushes, barriers and discards among them. Then it reads " +
     "everything back. At the end the image file is compared with the expected content, unless there are filters. Of an " +
-    "image above 4 GiB, only the first 4 GiB are used. IMAGE stays locked until the run is over; an image that another process writes to is " +
+    "image above 4 GiB, only the first 4 GiB are used. A plugin has no file: with --write, its whole content is read " +
+    "first. IMAGE stays locked until the run is over; an image that another process writes to is " +
     "refused. A run that INT, TERM or HUP ends early verifies what it has done, and ends with status 130, 143 or 129.",
-  operands: [{ name: "IMAGE", help: "a path, format:target, or a URI", required: false, isPath: true }],
+  operands: [{
+    name: "IMAGE",
+    help: "a path, format:target, a URI, or plugin:MODULE?TARGET",
+    required: false,
+    isPath: true,
+  }],
   options: OPTIONS,
   permissions: "--allow-read --allow-write, limited to the checkout, IMAGE and the temporary directory. " +
     "To lock IMAGE, and so with --write, also --allow-ffi, which is as good as all permissions, and --allow-read of " +
-    "/proc.",
-  examples: ["xenblk dry-run", "xenblk dry-run --seconds 10 --guests 4 --grants map", "xenblk dry-run disk.img"],
+    "/proc. A plugin needs --allow-all.",
+  examples: [
+    "xenblk dry-run",
+    "xenblk dry-run --seconds 10 --guests 4 --grants map",
+    "xenblk dry-run disk.img",
+    "xenblk dry-run --write plugin:./my_disk.ts",
+  ],
   async run(context, options, operands): Promise<number> {
     const image = operands["image"];
     checkOptions(options, image);
@@ -105,7 +119,10 @@ export const dryRun = defineVerb({
     const { signal } = context.signals;
     await using images = image === undefined
       ? newImages(options.engine ?? "file", options.size ?? DEFAULT_SIZE_BYTES, options.guests)
-      : await unlessAborted(prepareImage(context, image, options.write, overlaid), signal).catch((error) => {
+      : await unlessAborted(
+        prepareImage(context, image, { writes: options.write, overlaid, plugin: pluginSettingsOf(options) }),
+        signal,
+      ).catch((error) => {
         if (!signal.aborted) throw error;
         return undefined;
       });
@@ -152,23 +169,26 @@ function checkOptions(options: Options, image: string | undefined): void {
   if (options.engine !== undefined) refuse("Cannot use --engine with IMAGE: it is the kind of a new image");
 }
 
+/** How a verb uses the image that it is given; see {@linkcode GivenImageOptions}. */
+type ImageUse = Pick<GivenImageOptions, "writes"> & Partial<Pick<GivenImageOptions, "overlaid" | "plugin">>;
+
 /** The image that the user named, locked if Deno's permissions allow that. */
 export async function prepareImage(
   { host, output }: Context,
   name: string,
-  writes: boolean,
-  overlaid = false,
+  { writes, overlaid = false, plugin = DEFAULT_PLUGIN_SETTINGS }: ImageUse,
 ): Promise<DryRunImages> {
   const warn = (message: string): void => output.message(`xenblk: ${message}`);
+  const use = { writes, overlaid, plugin, warn };
   if (Deno.permissions.querySync({ name: "ffi" }).state === "granted") {
-    return await givenImage(name, { writes, overlaid, warn, platform: await host.openNativePlatform() });
+    return await givenImage(name, { ...use, platform: await host.openNativePlatform() });
   }
   if (writes) {
     throw new XenblkError("Cannot write to IMAGE: Deno was started without the permission to lock it", {
       remedy: "run deno with --allow-ffi too, because only a C function can take the locks that QEMU respects",
     });
   }
-  const images = await givenImage(name, { writes, overlaid, warn });
+  const images = await givenImage(name, use);
   if (images.images[0]!.path !== undefined) {
     warn(
       "IMAGE is not locked, because Deno was started without --allow-ffi: no other process may write to it meanwhile",
@@ -201,7 +221,7 @@ async function serveAndLoad(
   context: Context,
   options: Options,
   rings: GuestRings,
-  { images }: DryRunImages,
+  { images, plugins }: DryRunImages,
 ): Promise<Findings> {
   const { grants, workers, filter: filters } = options;
   await using machine = await DryRunMachine.start({
@@ -210,12 +230,20 @@ async function serveAndLoad(
     grants,
     workers,
     settings: { filters },
+    ...(plugins === undefined ? {} : { plugins }),
+    plugin: pluginSettingsOf(options),
   });
   const guests: DryRunGuest[] = [];
   for (const image of images) guests.push(await machine.addGuest(image, ABI_NAMES[options.abi]!, options.seed));
   using progress = new Progress(context.output, context.quiet);
   const runner = new PhaseRunner(guests, progress, context.signals.signal);
-  const phases = [await runner.run("random", async (guest) => [await guest.load(randomLoad(options))])];
+  const phases: PhaseResult[] = [];
+  // What the disk holds has to be known before it is written to. A file is read by the model itself.
+  const { path, readOnly, baseline } = images[0]!;
+  if (path === undefined && !readOnly && baseline === "anything") {
+    phases.push(await runner.run("first read", (guest) => guest.readBack(options.depth)));
+  }
+  phases.push(await runner.run("random", async (guest) => [await guest.load(randomLoad(options))]));
   if (images[0]!.baseline !== undefined && !context.signals.signal.aborted) {
     phases.push(await runner.run("read back", (guest) => guest.readBack(options.depth)));
   }

@@ -56,9 +56,9 @@ export interface DiskModuleDefinition {
    */
   open(target: string, context: DiskModuleContext): DiskMethods | Promise<DiskMethods>;
   /**
-   * Writes that are done outlive a crash of the plugin's process, although there is a `flush`: it is the system below, such
-   * as a file's page cache or a server, that has to flush. Default: without `flush` true, with it false. If it is false,
-   * a crash with writes that were not flushed stops all writes to the disk, as a failed flush does.
+   * Writes that are done outlive a crash of the plugin's process. Default: without `flush` true, with it false. True with a
+   * `flush`: it is the system below, such as a file's page cache or a server, that has to flush. False without one: the
+   * disk is in the process's memory. Where it is false, a crash with writes that were not flushed fails the disk for good.
    */
   readonly survivesCrash?: boolean;
 }
@@ -77,6 +77,7 @@ export interface DefinedDisk extends DiskModuleDefinition {
  * import { defineDisk } from "xenblk";
  *
  * export default defineDisk({
+ *   survivesCrash: false, // all is in memory
  *   open: () => {
  *     const data = new Uint8Array(64 * 2 ** 20);
  *     return {

@@ -3,8 +3,10 @@
  */
 
 import { XenblkError } from "../../errors.ts";
+import { printable } from "../../log.ts";
 import { SECTOR_BYTES } from "../../units.ts";
 import type { DiskProperties } from "../disk.ts";
+import { deniedAccess } from "./denied.ts";
 
 /** The answer to the command `open`. */
 export type OpenAnswer =
@@ -93,7 +95,7 @@ export function readFacts(
   return {
     properties: facts.discards === true && !isReadOnly ? { ...base, discard } : base,
     flushes: facts.flushes === true && !isReadOnly,
-    survivesCrash: isReadOnly || facts.flushes !== true || facts.survivesCrash === true,
+    survivesCrash: isReadOnly || (facts.survivesCrash ?? facts.flushes !== true) === true,
   };
 }
 
@@ -123,18 +125,26 @@ export function sectorsOf(
 
 function notOpened({ stage, message, place }: OpenAnswer & { readonly ok: false }, name: string): XenblkError {
   const where = typeof place === "string" ? ` (${place})` : "";
+  const denied = deniedAccess(String(message));
+  const why = `${oneLine(denied?.message ?? String(message))}${where}`;
   switch (stage) {
     case "import":
       return refuse(
         name,
-        `its module cannot be imported: ${message}${where}`,
-        "correct the module; `deno check` finds most mistakes",
+        `its module cannot be imported: ${why}`,
+        denied?.remedy ?? "correct the module; `deno check` finds most mistakes",
       );
     case "open":
-      return refuse(name, `its open failed: ${message}${where}`);
+      return refuse(name, `its open failed: ${why}`, denied?.remedy);
     default:
       return refuse(name, "its module exports no disk", "write `export default defineDisk({ open: ... })`");
   }
+}
+
+/** Without Deno's picture of the place, which is named anyway. */
+function oneLine(message: string): string {
+  const lines = message.split("\n").filter((line) => !/^\s*(?:\d* *\||at )/.test(line));
+  return printable(lines.join(" ").replace(/\.$/, ""));
 }
 
 function refuse(name: string, why: string, remedy?: string): XenblkError {

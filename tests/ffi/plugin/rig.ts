@@ -9,15 +9,16 @@ import type { PluginAttachment } from "../../../ffi/plugin/attachment.ts";
 import { openNativePlatform } from "../../../ffi/platform.ts";
 import type { Parker, Platform, WakeToken } from "../../../lib/hypervisor.ts";
 import type { Logger } from "../../../lib/log.ts";
+import { SYSTEM_CLOCK } from "../../../lib/clock.ts";
 import type { ChannelPlace } from "../../../lib/storage/channel.ts";
-import type { ChannelOpener } from "../../../lib/storage/disk.ts";
+import type { ChannelOpener, Disk } from "../../../lib/storage/disk.ts";
 import { DEFAULT_PLUGIN_SETTINGS, type PluginSettings } from "../../../lib/storage/plugin/settings.ts";
 import type { PluginProcess } from "../../../lib/storage/plugin/types.ts";
+import { openPluginDisk } from "../../../lib/storage/plugin_disk.ts";
 import { ChannelRig } from "../../storage/rig.ts";
 
-/** The path of a module for tests. */
-export function testDisk(name: string): string {
-  return new URL(`./disks/${name}`, import.meta.url).pathname;
+function modulePath(disk: string): string {
+  return disk.startsWith("/") ? disk : new URL(`./disks/${disk}`, import.meta.url).pathname;
 }
 
 /** Collects lines. */
@@ -29,38 +30,47 @@ export class Lines implements Logger {
   readonly error = this.debug;
 }
 
-/** A process, and a reactor. */
-export class PluginRig implements AsyncDisposable {
-  readonly disk: PluginProcess;
+/** How a rig's disk is run. */
+export interface RigOptions {
+  /** A file of the folder disks, or an absolute path. */
+  readonly disk: string;
+  readonly target?: string;
+  readonly readOnly?: boolean;
+  readonly settings?: Partial<PluginSettings>;
+  readonly platform?: Platform;
+  /** How long the process may take to open its disk. */
+  readonly startMs?: number;
+}
+
+/** A disk, and a reactor. */
+export class PluginRig<D extends PluginProcess | Disk> implements AsyncDisposable {
+  readonly disk: D;
   readonly lines: Lines;
   readonly platform: Platform;
   readonly parker: Parker;
   readonly #token: WakeToken & Disposable;
 
-  /** `disk` is a file of the folder disks, or an absolute path. */
-  static async start(
-    options: {
-      readonly disk: string;
-      readonly target?: string;
-      readonly readOnly?: boolean;
-      readonly settings?: Partial<PluginSettings>;
-      readonly platform?: Platform;
-    },
-  ): Promise<PluginRig> {
-    const { disk, target = "", readOnly = false, settings, platform = openNativePlatform() } = options;
+  /** A bare process. */
+  static async start(options: RigOptions): Promise<PluginRig<PluginProcess>> {
+    const { disk, target = "", readOnly = false, platform = openNativePlatform() } = options;
     const log = new Lines();
-    const process = await new NativePluginClient().start({
-      name: "image plugin:test",
-      module: disk.startsWith("/") ? disk : testDisk(disk),
-      target,
-      readOnly,
-      settings: { ...DEFAULT_PLUGIN_SETTINGS, ...settings },
-      log,
-    });
-    return new PluginRig(process, log, platform);
+    const settings = { ...DEFAULT_PLUGIN_SETTINGS, ...options.settings };
+    const base = { name: "image plugin:test", module: modulePath(disk), target, readOnly, settings, log };
+    const client = new NativePluginClient(options.startMs === undefined ? {} : { startMs: options.startMs });
+    return new PluginRig(await client.start(base), log, platform);
   }
 
-  private constructor(disk: PluginProcess, lines: Lines, platform: Platform) {
+  /** A disk that starts another process when one has ended. */
+  static async open(options: RigOptions): Promise<PluginRig<Disk>> {
+    const { disk, target = "", readOnly = false, platform = openNativePlatform() } = options;
+    const log = new Lines();
+    const settings = { ...DEFAULT_PLUGIN_SETTINGS, ...options.settings };
+    const request = { format: "plugin", target: `${modulePath(disk)}?${target}`, readOnly, engine: "auto" } as const;
+    const services = { plugins: new NativePluginClient(), settings, clock: SYSTEM_CLOCK, log };
+    return new PluginRig(await openPluginDisk(request, services), log, platform);
+  }
+
+  private constructor(disk: D, lines: Lines, platform: Platform) {
     this.disk = disk;
     this.lines = lines;
     this.platform = platform;
@@ -83,9 +93,9 @@ export class PluginRig implements AsyncDisposable {
 
   /** A channel with a buffer for each tag. */
   async channel(): Promise<ChannelRig> {
-    const { platform, parker, channels } = this;
-    // A short sleep: what the control plane does in this thread's event loop goes on in between.
-    return new ChannelRig(await this.disk.attachment(0), { platform, parker, open: channels });
+    const { platform, channels } = this;
+    // Without a parker: what the control plane does in this thread's event loop must go on.
+    return new ChannelRig(await this.disk.attachment(0), { platform, open: channels });
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

@@ -3,11 +3,13 @@
  * which modules are refused before anything of them is run.
  */
 
-import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../../lib/errors.ts";
 import { findModule } from "../../../lib/storage/image/plugin_name.ts";
 import { imageName, imageText, paramsOf, parseImage, parseParams } from "../../../lib/storage/image/spec.ts";
 import { openDisk } from "../../../lib/storage/open.ts";
+import { type DeniedAccess, deniedAccess } from "../../../lib/storage/plugin/denied.ts";
+import { readPermission } from "../../../lib/storage/plugin/settings.ts";
 import { checkName } from "../../../lib/storage/qemu/allow.ts";
 import { Folder } from "../rig.ts";
 
@@ -112,4 +114,45 @@ Deno.test("opening asks whether the name is allowed, and says where no plugin ca
   assertEquals(line.includes("xenstore names a program, which is not allowed"), true);
   const named = await lineOf(() => openDisk({ ...request, engine: "qemu" }, { openPlugin }));
   assertEquals(named.endsWith("engine qemu does not serve this format; use engine auto"), true);
+});
+
+Deno.test("permissions are those that a plugin can be given", () => {
+  for (
+    const text of ["net", "net=[::1]:80", "read", "read=/srv/a, b", "write=/srv", "env=HOME", "sys=hostname"]
+  ) {
+    assertEquals(readPermission(text), text);
+  }
+  for (
+    const text of [
+      "run",
+      "run=ls",
+      "ffi",
+      "all",
+      "",
+      "net=",
+      "read=here",
+      "net=a b",
+      "net=a,b",
+      "--allow-net",
+      "write=",
+    ]
+  ) {
+    assertEquals(readPermission(text), undefined, text);
+  }
+});
+
+Deno.test("an error of Deno's permissions has the option that allows the access, not Deno's", () => {
+  const denied = (access: string, flag: string): DeniedAccess | undefined =>
+    deniedAccess(`Requires ${access}, run again with the --allow-${flag} flag`);
+  assertEquals(denied('net access to "127.0.0.1:80"', "net"), {
+    message: 'Requires net access to "127.0.0.1:80"',
+    remedy: "allow it with --plugin-allow net=127.0.0.1:80",
+  });
+  const remedy = (access: string, flag: string): string | undefined => denied(access, flag)?.remedy;
+  assertEquals(remedy('read access to "/srv/a b"', "read"), "allow it with --plugin-allow 'read=/srv/a b'");
+  assertEquals(remedy("write access to <TMP>", "write"), "allow it with --plugin-allow write");
+  assertEquals(remedy("env access", "env"), "allow it with --plugin-allow env");
+  assertMatch(remedy('run access to "ls"', "run")!, /^have the plugin do without/);
+  assertMatch(remedy('all access to "/dev/shm/x"', "all")!, /^use a file elsewhere/);
+  assertEquals(deniedAccess("no such table: blocks"), undefined);
 });
