@@ -48,3 +48,4 @@ export type { TraceOperation } from "./lib/trace/record.ts";
 export type { LatencySummary } from "./lib/histogram.ts";
 export type { MachineUsage } from "./lib/sim/machine.ts";
 export type { ChannelPlace } from "./lib/storage/channel.ts";
+export type { HostUse } from "./lib/testing/idle_end.ts";

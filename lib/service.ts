@@ -158,10 +158,28 @@ function startPlugins({ platform, plugin }: ServiceOptions, logger: Logger): Pic
   return { openPlugin: (request) => openPluginDisk(request, services) };
 }
 
+/** What opens the disks of a service, whoever serves them. */
+function diskOpener(
+  options: ServiceOptions,
+  { pool, images, journals }: { pool: IoPool; images: Set<AsyncDisposable>; journals: JournalStore },
+  undo: AsyncDisposableStack,
+  logger: Logger,
+): Pick<BackendKindOptions, "openDisk" | "endLeftovers"> {
+  const warn = (message: string): void => logger.warning(message);
+  const { files } = options.platform;
+  const { endLeftovers, ...daemons } = startDaemons(options, journals, undo, warn);
+  const native = files === undefined ? {} : { native: files };
+  const context = { pool, warn, images, ...native, ...daemons, ...startPlugins(options, logger) };
+  return {
+    openDisk: (request) => openDisk(request, context),
+    ...(endLeftovers === undefined ? {} : { endLeftovers }),
+  };
+}
+
 /**
  * Starts the threads that the first disk needs, connects to xenstore and begins to serve. Rejects with what
- * `openXenstore` throws, with {@linkcode XenblkError} if a filter is wrong or a thread cannot be started, or with the signal's reason; then
- * nothing is left behind.
+ * `openXenstore` throws, with {@linkcode XenblkError} if a filter is wrong or a thread cannot be started, or with the
+ * signal's reason; then nothing is left behind.
  */
 export async function startService(options: ServiceOptions): Promise<Service> {
   return (await startRunning(options)).service;
@@ -193,23 +211,20 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
     }),
   );
   const journals = options.journals ?? platform.journals;
-  const { endLeftovers, ...daemons } = startDaemons(options, journals, undo, warn);
-  const native = files === undefined ? {} : { native: files };
-  const plugins = startPlugins(options, logger);
+  const images = new Set<AsyncDisposable>();
+  const opener = diskOpener(options, { pool, images, journals }, undo, logger);
   // A toolstack waits ten seconds for its device, and threads can take several to start; simulated guests have time.
   files?.prepare();
   // Without I/O Workers devices say so themselves, and try again.
   const poolStarted = files === undefined || uring ? undefined : pool.start().catch((error) => warn(errorText(error)));
   await unlessAborted(Promise.all([dataPlane.start(), poolStarted]), options.signal);
   const disks = new DisksInUse();
-  const images = new Set<AsyncDisposable>();
   const devices = new BackendKind({
     kind,
     ...(only === undefined ? {} : { only }),
     openXenstore: () => platform.openXenstore(),
     dataPlane,
-    openDisk: (request) => openDisk(request, { pool, warn, images, ...native, ...daemons, ...plugins }),
-    ...(endLeftovers === undefined ? {} : { endLeftovers }),
+    ...opener,
     imageLocks: imageLocksOf(platform, warn),
     findExcludingDisk: (store, user, query) => findExcludingDisk(store, user, query, { disks }),
     journals,

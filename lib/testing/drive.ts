@@ -80,6 +80,8 @@ export interface DriveParts {
   readonly abi: AbiName;
   /** The rings that the driver asks for. */
   readonly options: DriveOptions;
+  /** Called when the drive is used. */
+  readonly used: () => void;
   /** Called when the drive is disconnected by either side. */
   readonly ended: (drive: Drive) => void;
 }
@@ -162,6 +164,11 @@ export class Drive implements AsyncDisposable {
   /** Bytes of a logical sector: requests that are not multiples of it are refused. */
   get sectorBytes(): number {
     return this.#connection.disk.logicalSectorBytes;
+  }
+
+  /** Whether requests are in flight, or a load runs. */
+  get busy(): boolean {
+    return this.inFlight > 0 || this.#loading !== undefined;
   }
 
   /** Requests that are not answered. */
@@ -415,6 +422,7 @@ export class Drive implements AsyncDisposable {
   }
 
   async #put(request: RawRequest): Promise<RawResponse> {
+    this.#parts.used();
     this.#mustBeFree();
     try {
       return await this.#client.request(request);

@@ -14,6 +14,7 @@ import { type DeviceAddress, frontendPath } from "../xenbus/paths.ts";
 import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
 import { Drive, type DriveOptions } from "./drive.ts";
 import type { LoadOptions } from "./drive_load.ts";
+import type { HostUse } from "./idle_end.ts";
 
 /** Longest wait for a disk's nodes. */
 const PATIENCE_MS = 60_000;
@@ -80,6 +81,8 @@ export interface GuestParts {
   readonly connect: () => Xenstore;
   /** A connection of the toolstack. */
   readonly toolstack: () => Xenstore;
+  /** Notes that the host is used. */
+  readonly use: Pick<HostUse, "used" | "call">;
   /** A toolstack gives it this image. */
   readonly imageAdded: (image: string) => Promise<void>;
   /** Its domain ends. */
@@ -143,6 +146,7 @@ export class Guest {
    * connected by itself.
    */
   async connect(vdev?: string, options?: DriveOptions): Promise<Drive> {
+    using _call = this.#parts.use.call();
     const number = vdev === undefined ? await this.#onlyDisk() : parseVdev(vdev);
     const known = this.#drives.get(number) ?? this.#connecting.get(number);
     if (known === undefined) return await this.#open(number, options);
@@ -215,6 +219,7 @@ export class Guest {
       vdev: formatVdev(vdev),
       abi: ABI_OF[this.#parts.options.abi ?? "x86_64"],
       options,
+      used: () => this.#parts.use.used(),
       ended: (drive) => {
         if (this.#drives.get(vdev) === drive) this.#drives.delete(vdev);
       },

@@ -16,12 +16,14 @@ import { SimulatedStore } from "../sim/xenstore.ts";
 import { type ImageLocks, ProcessImageLocks } from "../storage/image/lock.ts";
 import { imageName, parseImage } from "../storage/image/spec.ts";
 import { Guest, type GuestOptions } from "./guest.ts";
+import { HostUse } from "./idle_end.ts";
 import { type FaultName, type FaultOptions, type InjectedFault, InjectedFaults } from "./injected_faults.ts";
 import { type ProcessHost, SimulatedProcess } from "./process.ts";
 import { TestService, type TestServiceOptions } from "./service.ts";
 
 const DOM0 = 0 as DomId;
 const DEFAULT_DOMAINS = 8;
+const FORGOTTEN_AFTER_MS = 30_000;
 
 /** A host to be made. */
 export interface TestHostOptions {
@@ -35,6 +37,11 @@ export interface TestHostOptions {
   readonly clock?: Clock;
   /** Locks that keep other users from images. Default: only users on this host exclude each other. */
   readonly imageLocks?: ImageLocks;
+  /**
+   * A program whose main module has ended, and that has not used the host for so long, ends with status 1 and names what
+   * it forgot to dispose; `deno test` ends by itself. In milliseconds. Default 30 000; Infinity: it runs on.
+   */
+  readonly forgottenAfterMs?: number;
 }
 
 /** The xenstore of a host, as the person who breaks it sees it. */
@@ -79,10 +86,11 @@ export class TestHost implements AsyncDisposable {
   readonly #disks = new Set<AttachedDisk>();
   readonly #services = new Set<TestService>();
   readonly #images = new Set<string>();
+  readonly #use: HostUse;
   #disposed = false;
 
   /** Made by {@linkcode testHost}. */
-  constructor({ clock, imageLocks, ...size }: TestHostOptions) {
+  constructor({ clock, imageLocks, forgottenAfterMs = FORGOTTEN_AFTER_MS, ...size }: TestHostOptions) {
     this.machine = createMachine({ domains: DEFAULT_DOMAINS, ...size });
     this.#domains = size.domains ?? DEFAULT_DOMAINS;
     this.#processHost = {
@@ -95,6 +103,8 @@ export class TestHost implements AsyncDisposable {
     this.platform = new SimulatedProcess(this.#processHost).platform;
     this.store = this.#storeControls();
     this.#makeDirectories();
+    const isBusy = (): boolean => this.guests.some(({ drives }) => drives.some(({ busy }) => busy));
+    this.#use = new HostUse(isBusy, forgottenAfterMs);
     mustBeDisposed(() => this.#disposed ? undefined : this.#forgottenText());
   }
 
@@ -123,6 +133,7 @@ export class TestHost implements AsyncDisposable {
       options,
       connect: () => this.#store.connect(domid),
       toolstack: () => this.#store.connect(DOM0),
+      use: this.#use,
       imageAdded: (image) => this.#imageAdded(image),
       crashed: () => {
         this.#guests.delete(domid);
@@ -139,6 +150,7 @@ export class TestHost implements AsyncDisposable {
    * Resolves once the guest's driver has connected, so `autoconnect` must not be false, or `connect` be called meanwhile.
    */
   async attach(options: AttachOptions): Promise<AttachedDisk> {
+    using _call = this.#use.call();
     const { clock } = this.#processHost;
     await this.#imageAdded(options.image);
     const disk = await attachOn(this.platform, { ...(clock === undefined ? {} : { clock }), ...options });
@@ -149,6 +161,7 @@ export class TestHost implements AsyncDisposable {
 
   /** Starts a service in a process of its own: it serves the disks that toolstacks add. */
   async serve(options: TestServiceOptions = {}): Promise<TestService> {
+    using _call = this.#use.call();
     const service = await TestService.start(this.#processHost, options);
     this.#services.add(service);
     return service;
@@ -173,6 +186,7 @@ export class TestHost implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     this.#disposed = true;
     await using undo = new AsyncDisposableStack();
+    undo.use(this.#use);
     undo.defer(() => this.guests.forEach((guest) => guest.crash()));
     for (const service of this.#services) if (service.running) undo.use(service);
     for (const disk of this.#disks) undo.use(disk);

@@ -11,10 +11,6 @@ export const RECHECK_MS = 50;
 
 /** Decides nothing by itself. It owns the channel behind it. */
 export abstract class HoldingChannel implements IoChannel {
-  /** See IoChannel. */
-  readonly tags: Uint32Array;
-  /** See IoChannel. */
-  readonly results: Int32Array;
   /** Of the operation in flight, by tag: one of {@linkcode OPERATION}. */
   protected readonly operation: Uint8Array;
   /** By tag: where it begins on the disk. */
@@ -40,26 +36,41 @@ export abstract class HoldingChannel implements IoChannel {
   #answered = 0;
   /** Those of them that were submitted. */
   #ready = 0;
+  readonly #tags: Uint32Array;
+  readonly #results: Int32Array;
+  /** The last reap had results of the disk only, as they were. */
+  #isBare = true;
   /** An operation came since the last submit. */
   #isOpen = false;
-  /** By tag: 1 if it is in flight. */
-  readonly #busy: Uint8Array;
+  /** By tag: 1 for an operation that {@linkcode take} has seen until it is reaped; and how many there are. */
+  readonly #seen: Uint8Array;
+  #seenCount = 0;
 
   /** `options` are those that the inner channel was opened with. */
   constructor(inner: IoChannel, { depth, vectors }: ChannelOptions) {
     this.inner = inner;
     this.vectors = vectors;
-    this.tags = new Uint32Array(depth);
-    this.results = new Int32Array(depth);
+    this.#tags = new Uint32Array(depth);
+    this.#results = new Int32Array(depth);
     this.operation = new Uint8Array(depth);
     this.offsetBytes = new Float64Array(depth);
     this.first = new Uint32Array(depth);
     this.count = new Uint32Array(depth);
     this.discardBytes = new Float64Array(depth);
     this.secure = new Uint8Array(depth);
-    this.#busy = new Uint8Array(depth);
+    this.#seen = new Uint8Array(depth);
     this.#answeredTags = new Uint32Array(depth);
     this.#answeredResults = new Int32Array(depth);
+  }
+
+  /** See IoChannel. */
+  get tags(): Uint32Array {
+    return this.#isBare ? this.inner.tags : this.#tags;
+  }
+
+  /** See IoChannel. */
+  get results(): Int32Array {
+    return this.#isBare ? this.inner.results : this.#results;
   }
 
   get dueMs(): number {
@@ -71,25 +82,25 @@ export abstract class HoldingChannel implements IoChannel {
   }
 
   read(tag: number, offsetBytes: number, first: number, count: number): void {
-    this.#accept(tag);
+    if (!this.#isOpen) this.#open();
     if (this.passes) this.inner.read(tag, offsetBytes, first, count);
     else this.#take(tag, OPERATION.read, offsetBytes, first, count);
   }
 
   write(tag: number, offsetBytes: number, first: number, count: number): void {
-    this.#accept(tag);
+    if (!this.#isOpen) this.#open();
     if (this.passes) this.inner.write(tag, offsetBytes, first, count);
     else this.#take(tag, OPERATION.write, offsetBytes, first, count);
   }
 
   flush(tag: number): void {
-    this.#accept(tag);
+    if (!this.#isOpen) this.#open();
     if (this.passes) this.inner.flush(tag);
     else this.#take(tag, OPERATION.flush, 0, 0, 0);
   }
 
   discard(tag: number, offsetBytes: number, lengthBytes: number, secure: boolean): void {
-    this.#accept(tag);
+    if (!this.#isOpen) this.#open();
     if (this.passes) return this.inner.discard(tag, offsetBytes, lengthBytes, secure);
     this.discardBytes[tag] = lengthBytes;
     this.secure[tag] = secure ? 1 : 0;
@@ -108,17 +119,9 @@ export abstract class HoldingChannel implements IoChannel {
 
   reap(): number {
     if (this.held > 0 && !this.#isOpen) this.#releaseLate();
-    const { inner } = this;
-    let count = inner.reap();
-    const { tags, results } = inner;
-    for (let i = 0; i < count; i++) {
-      const tag = tags[i]!;
-      this.#busy[tag] = 0;
-      this.tags[i] = tag;
-      this.results[i] = this.finish(tag, results[i]!);
-    }
-    if (this.#ready > 0) count = this.#reapAnswered(count);
-    return count;
+    const count = this.inner.reap();
+    this.#isBare = this.#seenCount === 0;
+    return this.#isBare ? count : this.#reapSeen(count);
   }
 
   /** Closes the channel behind it, too. Throws if operations are in flight: their memory cannot be released yet. */
@@ -141,7 +144,7 @@ export abstract class HoldingChannel implements IoChannel {
   /** Called before each pass, to take over changed options. */
   protected refresh(): void {}
 
-  /** The disk has completed an operation. Returns what the guest is told. */
+  /** The disk has completed an operation that {@linkcode take} had seen. Returns what the guest is told. */
   protected finish(_tag: number, result: number): number {
     return result;
   }
@@ -177,7 +180,14 @@ export abstract class HoldingChannel implements IoChannel {
     return lengthBytes;
   }
 
+  /** Throws RangeError as all channels do. */
   #take(tag: number, operation: number, offsetBytes: number, first: number, count: number): void {
+    if (!(tag < this.#seen.length)) {
+      throw new RangeError(`Cannot queue tag ${tag}: the depth is ${this.#seen.length}`);
+    }
+    if (this.#seen[tag] === 1) throw new RangeError(`Cannot queue tag ${tag}: it is in flight`);
+    this.#seen[tag] = 1;
+    this.#seenCount++;
     this.operation[tag] = operation;
     this.offsetBytes[tag] = offsetBytes;
     this.first[tag] = first;
@@ -185,14 +195,8 @@ export abstract class HoldingChannel implements IoChannel {
     this.take(tag);
   }
 
-  /** The first operation of a pass takes over changed options. Throws RangeError as all channels do. */
-  #accept(tag: number): void {
-    if (!(tag < this.#busy.length)) {
-      throw new RangeError(`Cannot queue tag ${tag}: the depth is ${this.#busy.length}`);
-    }
-    if (this.#busy[tag] === 1) throw new RangeError(`Cannot queue tag ${tag}: it is in flight`);
-    this.#busy[tag] = 1;
-    if (this.#isOpen) return;
+  /** The first operation of a pass takes over changed options. */
+  #open(): void {
     this.#isOpen = true;
     this.refresh();
   }
@@ -207,13 +211,20 @@ export abstract class HoldingChannel implements IoChannel {
     this.inner.submit();
   }
 
-  #reapAnswered(from: number): number {
-    let count = from;
-    for (let i = 0; i < this.#ready; i++) {
+  #reapSeen(reaped: number): number {
+    const { tags, results } = this.inner;
+    let count = 0;
+    for (; count < reaped; count++) {
+      const tag = tags[count]!;
+      this.#tags[count] = tag;
+      this.#results[count] = this.#seen[tag] === 1 ? this.finish(tag, results[count]!) : results[count]!;
+      this.#forget(tag);
+    }
+    for (let i = 0; i < this.#ready; i++, count++) {
       const tag = this.#answeredTags[i]!;
-      this.#busy[tag] = 0;
-      this.tags[count] = tag;
-      this.results[count++] = this.#answeredResults[i]!;
+      this.#tags[count] = tag;
+      this.#results[count] = this.#answeredResults[i]!;
+      this.#forget(tag);
     }
     // Those that were answered since the last submit wait for the next.
     this.#answeredTags.copyWithin(0, this.#ready, this.#answered);
@@ -221,5 +232,10 @@ export abstract class HoldingChannel implements IoChannel {
     this.#answered -= this.#ready;
     this.#ready = 0;
     return count;
+  }
+
+  #forget(tag: number): void {
+    this.#seenCount -= this.#seen[tag]!;
+    this.#seen[tag] = 0;
   }
 }

@@ -218,6 +218,20 @@ const STOPPED_STORE: Hostility = {
   },
 };
 
+/** A disk in TypeScript whose process does that, again and again. */
+function hostilePlugin(how: string, short = false): Hostility {
+  const module = new URL("./hostile_disk.ts", import.meta.url).pathname;
+  return {
+    name: `a disk in TypeScript ${how}`,
+    short,
+    args: ["--allow-image", `plugin:${module}?**`, "--plugin-timeout", "0.5", "--plugin-memory", "64M"],
+    prepare: async (scene) => {
+      const disk = await scene.connected(`plugin:${module}?${how}`, SHAPE);
+      return () => disk.startMeasure(FULL);
+    },
+  };
+}
+
 const POOLED = ["--engine", "file"];
 
 /** All rows. */
@@ -254,4 +268,8 @@ export const HOSTILITIES: readonly Hostility[] = [
   FIRING,
   BAD_REQUESTS,
   STOPPED_STORE,
+  hostilePlugin("loops", true),
+  hostilePlugin("is silent"),
+  hostilePlugin("exits"),
+  hostilePlugin("takes memory"),
 ];

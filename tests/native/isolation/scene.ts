@@ -129,7 +129,8 @@ export class Scene implements AsyncDisposable {
   ): Promise<{ disk: GuestDisk; device: DeviceAddress; attachedMs: number }> {
     const guest = await this.guest(domid);
     const path = image ?? sparseImage(this.xen.directory, `${this.#images++}.img`, IMAGE_BYTES);
-    const device = await attach(this.xen, { domain: domid as DomId, params: `aio:${path}` });
+    const params = path.startsWith("plugin:") ? path : `aio:${path}`;
+    const device = await attach(this.xen, { domain: domid as DomId, params });
     const attachedMs = performance.now();
     return { disk: await guest.disk(frontendPath(device), "x86_64-abi", {}, shape), device, attachedMs };
   }
