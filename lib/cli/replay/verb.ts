@@ -68,12 +68,13 @@ export const replay = defineVerb({
   name: "replay",
   summary: "Replay a recorded trace on an image, or compare two; no Xen needed",
   description:
-    "The filter log records a trace: attach or serve with --filter log,file=TRACE. A trace has no data: what is written " +
-    "depends on the seed alone. Requests that overlap are carried out in the order of the trace, and a flush waits for " +
-    "the writes before it, so two images that were alike are alike again afterwards, but for what is discarded. Without --write the images are " +
-    "only read: writes go to an overlay of at most 1 GiB in memory (--filter cow,size=SIZE in place of it). Requests that the disk cannot have, for instance beyond " +
-    "its end, are counted and skipped. If requests fail, the status is 1. A replay that INT, TERM or HUP ends early " +
-    "reports what it has done, and ends with status 130, 143 or 129.",
+    "The filter log records a trace: attach or serve with --filter log,file=TRACE. A trace has no data: what is " +
+    "written depends on the seed alone. Requests that overlap are carried out in the order of the trace, and a flush " +
+    "waits for the writes before it, so two images that were alike are alike again afterwards, but for what is " +
+    "discarded. Without --write the images are only read: writes go to an overlay of at most 1 GiB in memory " +
+    "(--filter cow,size=SIZE in place of it). Requests that the disk cannot have, for instance beyond its end, are " +
+    "counted and skipped. If requests fail, the status is 1. A replay that INT, TERM or HUP ends early reports what it " +
+    "has done, and ends with status 130, 143 or 129.",
   operands: [
     { name: "TRACE", help: "the path of a trace", required: true, isPath: true },
     {
