@@ -19,9 +19,16 @@ import type { DeviceError } from "./device_error.ts";
 import type { DeviceNodes, Observation } from "./device_nodes.ts";
 import { grantModeOf } from "./grant_choice.ts";
 import { type ConnectionIdentity, resumedConnection } from "./journals.ts";
-import { type Connection, type DeviceResources, type OpenImage, slotsOf } from "./resources.ts";
+import type { Connection, OpenImage } from "./resource_types.ts";
+import { type DeviceResources, slotsOf } from "./resources.ts";
 import { type DeviceSettings, offerOf } from "./settings.ts";
 import { OverdueError } from "./waits.ts";
+
+/** Why a disk fails that an earlier process has served. */
+const ENDED = {
+  all: "what was written to it has ended with the process that served it",
+  unflushed: "an earlier process has ended before its writes were flushed",
+} as const;
 
 /** Reported for a disk that is served although a flush of it failed, perhaps under an earlier process. */
 const LATCHED = "Cannot write to it: a flush failed since it was attached, or the file that records this was lost; " +
@@ -224,10 +231,15 @@ function chooseGrants(
   return grantModeOf(settings.grants, persistent, copyOnly ?? refusal);
 }
 
-/** A flush that failed under an earlier process counts as if it had failed under this one. */
+/**
+ * A flush that failed under an earlier process counts as if it had failed under this one; and so do writes that ended with
+ * an earlier process.
+ */
 function openLatch({ resources }: DeviceParts, nodes: DeviceNodes): void {
   const nonce = resources.latch.open(nodes.attachmentNonce());
   if (nonce !== undefined) nodes.keepAttachmentNonce(nonce);
+  const { volatile } = resources.image!.disk;
+  if (volatile !== undefined && resources.latch.hold(volatile.loses)) volatile.giveUp(ENDED[volatile.loses]);
   if (resources.failure !== undefined) resources.latch.trip();
 }
 

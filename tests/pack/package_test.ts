@@ -12,11 +12,12 @@ import { machineFaults } from "../house/style_rule.ts";
 import { RunningProgram } from "../library/programs.ts";
 import { nativeTest, NativeXen } from "../native/harness.ts";
 import { nodeValue, sparseImage } from "../native/serve/backend.ts";
-import { GuestProcess } from "../native/serve/guest.ts";
+import { type GuestDisk, GuestProcess } from "../native/serve/guest.ts";
 import { assertClean, GUEST, LOAD, received } from "../native/serve/scenes.ts";
 import { Installation } from "./installation.ts";
 
 const KIB = 1024;
+const MIB = 1024 * KIB;
 const EXAMPLES = [...Deno.readDirSync(`${ROOT}examples`)].map(({ name }) => name).sort();
 /** What a user may see at the top of the package. */
 const TOP = /^(bin\/xenblk\.js|cli\.(js|d\.ts)|(docs|contrib|lib|ffi)\/.+|[A-Z]+(\.md)?|package\.json)$/;
@@ -86,7 +87,14 @@ Deno.test("npx xenblk runs the command: its version, an image of one's own, and 
   assertEquals((await installation.succeeds("npx", "xenblk", "--version")).stdout, `xenblk ${version}\n`);
   const bytes = crypto.getRandomValues(new Uint8Array(64 * KIB));
   await Deno.writeFile(`${installation.project}/disk.img`, bytes);
-  const { stdout } = await installation.succeeds("npx", "xenblk", "dry-run", "disk.img", "--requests", "100");
+  const { stdout } = await installation.succeeds(
+    "npx",
+    "xenblk",
+    "dry-run",
+    "disk.img",
+    "--requests=100",
+    "--filter=throttle",
+  );
   assertMatch(stdout, /Verified/);
   assertEquals(await Deno.readFile(`${installation.project}/disk.img`), bytes, "a dry run only reads an image");
   const { status, stderr } = await installation.run("npx", "xenblk", "dry-run", "none.img");
@@ -96,6 +104,14 @@ Deno.test("npx xenblk runs the command: its version, an image of one's own, and 
     [...Deno.readDirSync(installation.project)].map(({ name }) => name).filter((name) => name === "deno.lock"),
     [],
   );
+});
+
+Deno.test("npx xenblk runs a disk in TypeScript that imports the package", async () => {
+  const installation = await installed();
+  await Deno.copyFile(`${ROOT}examples/compressed_disk.ts`, `${installation.project}/my_disk.ts`);
+  const args = ["xenblk", "dry-run", "--write", "plugin:./my_disk.ts?1M", "--requests=100"];
+  const { stdout } = await installation.succeeds("npx", ...args);
+  assertMatch(stdout, /\nVerified: \d+ sectors read back correctly\.\n$/);
 });
 
 Deno.test("a signal reaches the command, outside of the terminal's session, and its status comes back", async () => {
@@ -174,22 +190,34 @@ Deno.test("types are complete for Deno and for TypeScript's compiler, and a wron
   ]);
 });
 
-/** How a project runs an example; undefined: it needs a guest, and has a test of its own. */
-function exampleRun(name: string): readonly string[] | undefined {
-  if (name === "scripted_attach.ts") return undefined;
-  return name.endsWith("_test.ts") ? ["test", "-A", name] : ["run", "-A", name];
+/** The type assertions of a program, but `as const`. */
+function castsOf(text: string): string[] {
+  const source = ts.createSourceFile("a.ts", text, ts.ScriptTarget.ESNext, true);
+  const casts: string[] = [];
+  const visit = (node: ts.Node): void => {
+    if ((ts.isAsExpression(node) && !ts.isConstTypeReference(node.type)) || ts.isTypeAssertionExpression(node)) {
+      casts.push(node.getText());
+    }
+    ts.forEachChild(node, visit);
+  };
+  visit(source);
+  return casts;
 }
 
+/** Examples that need a guest or a server, and have a test of their own. */
+const SERVED = ["scripted_attach.ts", "compressed_disk.ts", "http_disk.ts", "sqlite_disk.ts"];
+
 Deno.test("every example runs as a program of one's own, and is correct without a cast", async () => {
+  assertEquals(castsOf("const a = b as C, d = [] as const; // as an example"), ["b as C"]);
   const installation = await installed();
   for (const name of EXAMPLES) {
     const text = await Deno.readTextFile(`${ROOT}examples/${name}`);
-    assertEquals(text.match(/\bas (?!const\b)\w+|<any>/g), null, `${name} has a cast`);
+    assertEquals(castsOf(text), [], name);
     await Deno.writeTextFile(`${installation.project}/${name}`, text);
   }
   await installation.succeeds(Deno.execPath(), "check", ...EXAMPLES);
-  for (const args of EXAMPLES.map(exampleRun)) {
-    if (args !== undefined) await installation.succeeds(Deno.execPath(), ...args);
+  for (const name of EXAMPLES.filter((name) => !SERVED.includes(name))) {
+    await installation.succeeds(Deno.execPath(), name.endsWith("_test.ts") ? "test" : "run", "-A", name);
   }
 });
 
@@ -220,27 +248,63 @@ Deno.test("the testing kit serves a project's own image over mock rings, in a te
   assertMatch((await installation.succeeds(Deno.execPath(), "test", "-A", "kit_test.ts")).stdout, /^ok \| 1 passed/m);
 });
 
-nativeTest("the installed library attaches a disk, from the example", async () => {
+Deno.test("disks in TypeScript that import the installed package are served", async () => {
+  const installation = await installed();
+  for (const name of EXAMPLES) await Deno.copyFile(`${ROOT}examples/${name}`, `${installation.project}/${name}`);
+  await using server = serveZeroes(MIB);
+  const { hostname, port } = server.addr;
+  const compressed = ["--write", "plugin:./compressed_disk.ts?2M"];
+  const http = [`--plugin-allow=net=${hostname}:${port}`, `plugin:./http_disk.ts?http://${hostname}:${port}/`];
+  for (const args of [compressed, http]) {
+    const { stdout } = await installation.succeeds("npx", "xenblk", "dry-run", "--requests=50", ...args);
+    assertMatch(stdout, /Verified/);
+  }
+});
+
+/** A web server of a file of zeroes, with range requests. */
+function serveZeroes(length: number): Deno.HttpServer<Deno.NetAddr> {
+  return Deno.serve({ port: 0, hostname: "127.0.0.1", onListen: () => {} }, ({ headers }) => {
+    const [, first, last] = /^bytes=(\d+)-(\d+)$/.exec(headers.get("range") ?? "") ?? [];
+    if (first === undefined) {
+      return new Response(null, { headers: { "accept-ranges": "bytes", "content-length": String(length) } });
+    }
+    return new Response(new Uint8Array(Number(last) - Number(first) + 1), { status: 206 });
+  });
+}
+
+/** The guest's disk, once the program has written its nodes. */
+async function connectedDisk(xen: NativeXen, guest: GuestProcess, vdev: string): Promise<GuestDisk> {
+  const path = frontendPath({ frontendDomain: GUEST as never, vdev: parseVdev(vdev) });
+  await nodeValue(xen, `${path}/state`);
+  const disk = await guest.disk(path);
+  await disk.connect();
+  return disk;
+}
+
+nativeTest("the installed library and command attach disks to a guest: from an example, and in SQLite", async () => {
   const { project } = await installed();
-  await Deno.copyFile(`${ROOT}examples/scripted_attach.ts`, `${project}/scripted_attach.ts`);
+  for (const name of EXAMPLES) await Deno.copyFile(`${ROOT}examples/${name}`, `${project}/${name}`);
   await using xen = await NativeXen.start();
   await xen.createDomain(GUEST, "web");
   for (const path of [`/local/domain/${GUEST}/device/vbd`, "/local/domain/0/backend"]) {
     await xen.run("xenstore-write", [path, ""]);
   }
-  const image = sparseImage(xen.directory, "disk.img", 16 * 2 ** 20);
+  const image = sparseImage(xen.directory, "disk.img", 16 * MIB);
+  const sqlite = [`plugin:./sqlite_disk.ts?${project}/disk.db`, "xvdc"];
+  const allowed = ["read", "write"].map((kind) => `--plugin-allow=${kind}=${project}`);
   await using guest = new GuestProcess(xen, GUEST);
   await using program = new RunningProgram(xen, "scripted_attach.ts", ["web", image, "xvdb"], project);
-  const path = frontendPath({ frontendDomain: GUEST as never, vdev: parseVdev("xvdb") });
-  await nodeValue(xen, `${path}/state`);
-  const disk = await guest.disk(path);
-  await disk.connect();
+  const command = ["attach", "web", ...sqlite, ...allowed];
+  await using plugin = new RunningProgram(xen, "node_modules/xenblk/cli.js", command, project);
+  const disks = [await connectedDisk(xen, guest, "xvdb"), await connectedDisk(xen, guest, "xvdc")];
   await program.says(/^xvdb of web is raw:/);
-  const load = received(await disk.load({ ...LOAD, requests: 300 }));
-  assertClean(load, "the guest's load");
+  for (const disk of disks) assertClean(received(await disk.load({ ...LOAD, requests: 300 })), "the guest's load");
   program.kill("SIGINT");
   const { status, stdout, stderr } = await program.ended();
   assertEquals([status, stderr], [0, ""]);
-  assertMatch(stdout, new RegExp(`^read: ${load.reads} requests, ${load.bytesRead} bytes, 0 errors$`, "m"));
-  assertEquals((await disk.verify(image)).miscompares, 0);
+  assertMatch(stdout, /^read: [1-9]\d* requests, \d+ bytes, 0 errors$/m);
+  assertEquals((await disks[0]!.verify(image)).miscompares, 0);
+  plugin.kill("SIGTERM");
+  assertEquals((await plugin.ended()).status, 0);
+  assert(Deno.statSync(`${project}/disk.db`).size > MIB, "the guest's data is in the database");
 });
