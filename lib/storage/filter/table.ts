@@ -51,13 +51,13 @@ export type FilterName = keyof FilterOptions;
 
 /** In the order of the documentation. */
 export const FILTERS: Readonly<Record<FilterName, FilterRow>> = {
-  throttle: row("throttle", throttle),
-  delay: row("delay", delay),
-  error: row("error", error),
-  hang: row("hang", hang),
-  cow: row("cow", cow),
-  log: row("log", log),
-  readonly: row("readonly", readonly),
+  throttle: row(new URL("./throttle.ts", import.meta.url), throttle),
+  delay: row(new URL("./delay.ts", import.meta.url), delay),
+  error: row(new URL("./error.ts", import.meta.url), error),
+  hang: row(new URL("./hang.ts", import.meta.url), hang),
+  cow: row(new URL("./cow.ts", import.meta.url), cow),
+  log: row(new URL("./log.ts", import.meta.url), log),
+  readonly: row(new URL("./readonly.ts", import.meta.url), readonly),
 };
 
 /** The row of a name, if it is one of this project's. */
@@ -65,6 +65,6 @@ export function filterRow(name: string): FilterRow | undefined {
   return Object.hasOwn(FILTERS, name) ? FILTERS[name as FilterName] : undefined;
 }
 
-function row(name: string, { filter }: { readonly filter: FilterDefinition }): FilterRow {
-  return { module: new URL(`./${name}.ts`, import.meta.url).href, filter };
+function row({ href }: URL, { filter }: { readonly filter: FilterDefinition }): FilterRow {
+  return { module: href, filter };
 }
