@@ -6,7 +6,7 @@
 
 import { defineDisk, type DiskMethods } from "xenblk";
 
-/** Reads one range. Throws with what the server answered instead, which the guest sees as an I/O error. */
+/** Reads one range. Throws with what the server answered instead, and the guest gets an I/O error. */
 async function readRange(url: string, version: string | null, offset: number, into: Uint8Array): Promise<void> {
   const headers = new Headers({ range: `bytes=${offset}-${offset + into.length - 1}` });
   // Parts of two versions of a file must not be mixed: the server answers 412 once it has another one.

@@ -110,7 +110,7 @@ export interface RunningService {
   readonly service: Service;
   /** The threads. Disposing it ends them, once they have finished what they do. */
   readonly threads: AsyncDisposable;
-  /** Image files that are open. */
+  /** Image files that are open, and what filters hold open. */
   readonly images: ReadonlySet<AsyncDisposable>;
 }
 
@@ -225,6 +225,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
     openXenstore: () => platform.openXenstore(),
     dataPlane,
     ...opener,
+    holds: images,
     imageLocks: imageLocksOf(platform, warn),
     findExcludingDisk: (store, user, query) => findExcludingDisk(store, user, query, { disks }),
     journals,

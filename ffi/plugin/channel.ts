@@ -173,7 +173,7 @@ class PluginChannel extends TableChannel {
       if (this.#now() >= this.#checkMs) this.#checkAges();
     }
     const count = super.reap();
-    this.#isArmed = count === 0 && !this.#armed();
+    this.#isArmed = count === 0 && this.#arm();
     return count;
   }
 
@@ -234,6 +234,7 @@ class PluginChannel extends TableChannel {
     }
     if (this.#requestTail === before) return;
     Atomics.store(this.#memory.words, CHANNEL_WORD.requestTail, this.#requestTail);
+    this.#isArmed = false;
     if (Atomics.exchange(this.#header, WORD.asleep, 0) !== 0) raiseEventfd(this.#attachment.bellFd);
     if (this.#checkMs === Infinity) this.#checkMs = nowMs + this.#attachment.requestTimeoutMs / 4;
   }
@@ -346,12 +347,13 @@ class PluginChannel extends TableChannel {
     this.table.complete(tag, result);
   }
 
-  /** Asks to be notified of the next completion. True: there is one already. */
-  #armed(): boolean {
-    if (this.inFlight === 0 || this.#isLost || this.#isBroken) return false;
+  /** Asks to be notified of the next completion. False: there is one already, or nothing is in flight. */
+  #arm(): boolean {
+    if (this.#isLost || this.#isBroken) return true; // the control plane notifies us
+    if (this.inFlight === 0) return false;
     const { words } = this.#memory;
     Atomics.store(words, CHANNEL_WORD.armed, 1);
-    return Atomics.load(words, CHANNEL_WORD.completionTail) !== this.#completionHead;
+    return Atomics.load(words, CHANNEL_WORD.completionTail) === this.#completionHead;
   }
 
   /** Reports a request that takes too long; looks at all of them, but seldom. */

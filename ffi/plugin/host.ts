@@ -21,6 +21,9 @@ interface HostArguments extends SystemArguments {
   readonly readOnly: boolean;
 }
 
+/** A terminal sends the first to all processes, a service manager the second: the one that serves the disk ends this one. */
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) Deno.addSignalListener(signal, () => {});
+
 const parts: HostArguments = JSON.parse(Deno.args[0]!);
 await serve(openSystem(parts));
 
@@ -46,7 +49,7 @@ async function serve(system: HostSystem): Promise<void> {
     if (command.do === "close") {
       ending.abort();
       await loop.idle();
-      answer(await attempt(() => disk.close?.()));
+      answer(await attempt(() => close(disk)));
       return true;
     }
     const sizeBytes = command.do === "size" ? command.sizeBytes : undefined;
@@ -62,6 +65,11 @@ async function resize(disk: DiskMethods, sizeBytes: number | undefined): Promise
   if (sizeBytes !== undefined && disk.resize === undefined) throw new Error("it has no method resize");
   await disk.resize?.(sizeBytes);
   return { sizeBytes: disk.sizeBytes };
+}
+
+async function close(disk: DiskMethods): Promise<void> {
+  if (!parts.readOnly) await disk.flush?.();
+  await disk.close?.();
 }
 
 async function attempt(body: () => unknown): Promise<unknown> {

@@ -192,7 +192,8 @@ export class HostLoop {
       : operation === OPERATION.flush
       ? disk.flush!()
       : disk.discard!(offset, length);
-    return result instanceof Promise ? result : undefined;
+    // Any thenable: a library's promises need not be those of the language.
+    return typeof result === "object" && result !== null ? Promise.resolve(result) : undefined;
   }
 
   #failure(operation: number, offset: number, error: unknown): number {

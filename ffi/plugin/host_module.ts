@@ -31,7 +31,7 @@ export async function openModule(module: string, target: string, context: DiskMo
     }
     return { disk, answer: factsOf(disk, exported.survivesCrash) };
   } catch (error) {
-    return { answer: { ok: false, stage, message: oneLine(error), ...placeOf(error) } };
+    return { answer: { ok: false, stage, message: errorText(error).slice(0, MOST_CHARACTERS), ...placeOf(error) } };
   }
 }
 
@@ -57,13 +57,8 @@ function factsOf(disk: DiskMethods, survivesCrash: boolean | undefined): OpenAns
   };
 }
 
-/** Errors of syntax show the line. */
-function oneLine(error: unknown): string {
-  return errorText(error).replaceAll(/\s*\n[\s|]*/g, " ").slice(0, MOST_CHARACTERS);
-}
-
-/** The first place of its stack, unless the message has it. */
+/** The first place of its stack. */
 function placeOf(error: unknown): { readonly place?: string } {
   const place = error instanceof Error ? /((?:file|https?):\S+?:\d+:\d+)\)?$/m.exec(error.stack ?? "")?.[1] : undefined;
-  return place === undefined || errorText(error).includes(place) ? {} : { place };
+  return place === undefined ? {} : { place };
 }

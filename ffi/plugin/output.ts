@@ -10,6 +10,9 @@ import { LEVEL_MARK } from "./layout.ts";
 const LINES_PER_MINUTE = 60;
 const LINE_CHARACTERS = 1000;
 const MINUTE_MS = 60_000;
+/** After so many bytes comes a rest, and the plugin's writes wait: this thread has other things to do. */
+const BYTES_IN_A_ROW = 64 << 10;
+const REST_MS = 50;
 /** Lines that a report quotes. */
 const QUOTED_LINES = 3;
 /** A line of a stack, or a mark below a line of code: the lines around it say more. */
@@ -46,11 +49,16 @@ export class PluginOutput {
   async follow(stream: ReadableStream<Uint8Array>): Promise<void> {
     const decoder = new TextDecoder();
     let rest = "";
+    let inARow = 0;
     try {
       for await (const bytes of stream) {
         const lines = (rest + decoder.decode(bytes, { stream: true })).split("\n");
         rest = lines.pop()!.slice(0, LINE_CHARACTERS);
         for (const line of lines) this.#take(line);
+        inARow += bytes.length;
+        if (inARow < BYTES_IN_A_ROW) continue;
+        inARow = 0;
+        await new Promise((resolve) => setTimeout(resolve, REST_MS));
       }
     } catch {
       // The process has ended.

@@ -5,7 +5,7 @@
 
 import { errorText, XenblkError } from "../../lib/errors.ts";
 import { formatSize } from "../../lib/sizes.ts";
-import type { DiskProperties } from "../../lib/storage/disk.ts";
+import type { DiskProperties, VolatileContent } from "../../lib/storage/disk.ts";
 import { type PluginFacts, readFacts, sectorsOf } from "../../lib/storage/plugin/facts.ts";
 import type { PluginOptions, PluginProcess } from "../../lib/storage/plugin/types.ts";
 import { descriptorWatch } from "../linux/descriptor_watch.ts";
@@ -98,6 +98,11 @@ export class NativePluginProcess implements PluginProcess {
 
   get properties(): DiskProperties {
     return { ...this.#facts.properties, mostChannels: MOST_CHANNELS };
+  }
+
+  get loses(): VolatileContent["loses"] | undefined {
+    const { survivesCrash, flushes } = this.#facts;
+    return survivesCrash ? undefined : flushes ? "unflushed" : "all";
   }
 
   get pid(): number {
@@ -236,12 +241,20 @@ export class NativePluginProcess implements PluginProcess {
     for (const channel of this.#channels()) this.#control.withdraw(channel);
     const anyUsed = (): boolean => this.#channels().some((channel) => this.#control.isUsed(channel));
     for (let pollMs = POLL_MS; anyUsed(); pollMs = Math.min(2 * pollMs, LONGEST_POLL_MS)) await delay(pollMs);
-    await this.#host.close(this.#patience.closeMs).catch((error) => {
-      this.#options.log.warning(`${this.#options.name}: its close failed: ${errorText(error)}`);
-    });
+    const { name, log } = this.#options;
+    try {
+      if (await this.#host.close(this.#patience.closeMs)) this.#notes.flushed(this.#notes.written);
+    } catch (error) {
+      log.warning(`${name}: its close failed: ${errorText(error)}`);
+    }
     await this.#host[Symbol.asyncDispose]();
     this.#owned.dispose();
     await descriptorWatch().settled();
+    if (this.loses !== undefined && this.#notes.isUnflushed) {
+      throw new XenblkError(`Cannot close ${name} in order: writes that it had answered may be lost`, {
+        remedy: "attach it anew, and check its content",
+      });
+    }
   }
 }
 

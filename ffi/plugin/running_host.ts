@@ -100,11 +100,15 @@ export class RunningHost implements AsyncDisposable {
     return answer;
   }
 
-  /** Has it close its disk and end, if it runs. Rejects with an Error if the plugin's `close` fails or takes too long. */
-  async close(timeoutMs: number): Promise<void> {
-    if (this.#hasEnded) return;
+  /**
+   * Has it flush, close its disk and end. False: it has ended before. Rejects with an Error if the plugin's methods fail or
+   * take too long.
+   */
+  async close(timeoutMs: number): Promise<boolean> {
+    if (this.#hasEnded) return false;
     await this.ask({ do: "close" }, timeoutMs);
     await endsWithin(this.ended, timeoutMs);
+    return true;
   }
 
   /** Ends it at once; `reason`: why, if no channel has said so. */

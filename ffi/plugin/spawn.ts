@@ -17,8 +17,12 @@ const FD_CLOEXEC = 1n;
 /** Variables by which Deno finds its cache, and the loader Deno's libraries. The plugin cannot read them. */
 const KEPT_VARIABLES = ["HOME", "DENO_DIR", "XDG_CACHE_HOME", "LD_LIBRARY_PATH"];
 
-/** An installed package and the plugins beside it find each other, and other packages, in node_modules. */
-const INSTALLED = HOST.pathname.includes("/node_modules/") ? ["--node-modules-dir=manual"] : [];
+/** By which `import "xenblk"` finds this project from a file that belongs to none. In the package it is JavaScript. */
+const IMPORTS = { xenblk: new URL(`mod${HOST.pathname.slice(-".ts".length)}`, PROJECT).href };
+const IMPORT_MAP = `data:application/json,${encodeURIComponent(JSON.stringify({ imports: IMPORTS }))}`;
+
+/** Installed as a package, this project has its dependencies in a folder beside it. */
+const PACKAGES = HOST.pathname.includes("/node_modules/") ? ["--node-modules-dir=manual"] : [];
 
 /** The files by which Deno knows a project's import map. */
 const CONFIGS = ["deno.json", "deno.jsonc"];
@@ -46,8 +50,8 @@ export function spawnHost(options: PluginOptions, shared: SharedParts): HostProc
       "--quiet",
       "--no-prompt",
       "--no-lock",
+      ...PACKAGES,
       ...configOf(directory),
-      ...INSTALLED,
       `--v8-flags=--max-old-space-size=${Math.ceil(memoryBytes / 2 ** 20)}`,
       "--allow-ffi",
       ...permissionFlags(directory, permissions),
@@ -116,11 +120,11 @@ function environmentFor(permissions: readonly string[]): Record<string, string> 
   return { ...Object.fromEntries(kept), NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1" };
 }
 
-/** The import map of the plugin's own project, if it has one. */
+/** The import map of the plugin's own project, if it has one; else one with this project alone. */
 function configOf(directory: string): string[] {
   for (let folder = directory;;) {
     for (const name of CONFIGS) if (exists(folder + name)) return [`--config=${folder}${name}`];
-    if (folder === "/") return ["--no-config"];
+    if (folder === "/") return ["--no-config", `--import-map=${IMPORT_MAP}`];
     folder = folder.slice(0, folder.lastIndexOf("/", folder.length - 2) + 1);
   }
 }

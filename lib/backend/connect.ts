@@ -23,6 +23,12 @@ import { type Connection, type DeviceResources, type OpenImage, slotsOf } from "
 import { type DeviceSettings, offerOf } from "./settings.ts";
 import { OverdueError } from "./waits.ts";
 
+/** Why a disk fails that an earlier process has served. */
+const ENDED = {
+  all: "what was written to it has ended with the process that served it",
+  unflushed: "an earlier process has ended before its writes were flushed",
+} as const;
+
 /** Reported for a disk that is served although a flush of it failed, perhaps under an earlier process. */
 const LATCHED = "Cannot write to it: a flush failed since it was attached, or the file that records this was lost; " +
   "check its storage, then attach it anew";
@@ -224,10 +230,15 @@ function chooseGrants(
   return grantModeOf(settings.grants, persistent, copyOnly ?? refusal);
 }
 
-/** A flush that failed under an earlier process counts as if it had failed under this one. */
+/**
+ * A flush that failed under an earlier process counts as if it had failed under this one; and so do writes that ended with
+ * an earlier process.
+ */
 function openLatch({ resources }: DeviceParts, nodes: DeviceNodes): void {
   const nonce = resources.latch.open(nodes.attachmentNonce());
   if (nonce !== undefined) nodes.keepAttachmentNonce(nonce);
+  const { volatile } = resources.image!.disk;
+  if (volatile !== undefined && resources.latch.hold(volatile.loses)) volatile.giveUp(ENDED[volatile.loses]);
   if (resources.failure !== undefined) resources.latch.trip();
 }
 

@@ -12,12 +12,14 @@ import { FilterStack, type LiveFilter } from "../storage/filter/stack.ts";
 export class DeviceFilters {
   readonly #choices: readonly FilterChoice[];
   readonly #place: FilterPlace;
+  readonly #holds: Set<AsyncDisposable> | undefined;
   #stack: FilterStack | undefined;
 
-  /** `choices`: the first is nearest to the guest. */
-  constructor(choices: readonly FilterChoice[], place: FilterPlace) {
+  /** `choices`: the first is nearest to the guest. `holds` gets what they hold open, while they do. */
+  constructor(choices: readonly FilterChoice[], place: FilterPlace, holds?: Set<AsyncDisposable>) {
     this.#choices = choices;
     this.#place = place;
+    this.#holds = holds;
   }
 
   /**
@@ -28,10 +30,21 @@ export class DeviceFilters {
     const stack = this.#stack ??= new FilterStack(await chooseFilters(this.#choices));
     await using undo = new AsyncDisposableStack();
     const disk = undo.use(await openDisk(readOnly || stack.readsOnly));
-    const hold = undo.use(await stack.open(disk.properties, this.#place));
+    const hold = undo.use(this.#noted(await stack.open(disk.properties, this.#place)));
     const filtered = stack.wrap(disk, { key, readOnly, hold });
     undo.move();
     return filtered;
+  }
+
+  #noted(hold: AsyncDisposable): AsyncDisposable {
+    const noted = {
+      [Symbol.asyncDispose]: async (): Promise<void> => {
+        this.#holds?.delete(noted);
+        await hold[Symbol.asyncDispose]();
+      },
+    };
+    this.#holds?.add(noted);
+    return noted;
   }
 
   /** See FilterStack. */

@@ -6,6 +6,7 @@
 
 import { newNonce, nonceText, parseNonce } from "../nonce.ts";
 import { Latch, LATCH_BYTES } from "../dataplane/latch.ts";
+import type { VolatileContent } from "../storage/disk.ts";
 import type { JournalStore, OwnedMemory } from "../hypervisor.ts";
 
 /** The node of the backend's directory that holds the attachment's nonce. */
@@ -17,6 +18,7 @@ export class DeviceLatch implements Disposable {
   readonly #name: string;
   #memory: OwnedMemory | undefined;
   #latch: Latch | undefined;
+  #held: VolatileContent["loses"] | undefined;
 
   /** `name` is the memory's, in the store. */
   constructor(store: JournalStore, name: string) {
@@ -47,6 +49,22 @@ export class DeviceLatch implements Disposable {
     const nonce = known ?? newNonce();
     this.#latch.begin(nonce, known !== undefined);
     return known === undefined ? nonceText(nonce) : undefined;
+  }
+
+  /**
+   * From now on answered writes end with this process, until {@linkcode letGo}. True: an earlier process ended with some.
+   * Only after {@linkcode open}.
+   */
+  hold(loses: VolatileContent["loses"]): boolean {
+    const isFirst = this.#held === undefined;
+    this.#held = loses;
+    return this.#latch!.hold() && isFirst;
+  }
+
+  /** Everything was flushed, and the disk is closed. If it lost all with that, nobody may take it for what it was. */
+  letGo(): void {
+    if (this.#held === "unflushed") this.#latch?.letGo();
+    this.#held = undefined;
   }
 
   /** Answered writes may be lost. Before {@linkcode open} it has no effect. */

@@ -50,6 +50,8 @@ export interface BackendKindOptions {
   readonly keepJournals?: boolean;
   /** For all devices alike. */
   readonly settings: DeviceSettings;
+  /** Gets what filters hold open, while they do. */
+  readonly holds?: Set<AsyncDisposable>;
   /** Gets all lines; those that a guest causes are limited per guest. */
   readonly logger: Logger;
   /** Absent: this process's. */
@@ -365,12 +367,14 @@ export class BackendKind {
   #adopt(store: Xenstore, address: DeviceAddress): void {
     const path = backendPath(address);
     if (this.#devices.has(path) || store.read(`${path}/state`) === undefined) return;
-    const { dataPlane, openDisk, imageLocks, journals, keepJournals, settings, findExcludingDisk } = this.#options;
+    const { dataPlane, openDisk, imageLocks, journals, keepJournals, settings, holds, findExcludingDisk } =
+      this.#options;
     const logger = this.#limiter.forGuest(address.frontendDomain);
     const device = new BackendDevice(address, {
       dataPlane,
       openDisk,
       ...(imageLocks && { imageLocks }),
+      ...(holds && { holds }),
       journals,
       keepJournals: keepJournals ?? true,
       settings,

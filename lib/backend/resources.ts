@@ -42,6 +42,8 @@ export interface ResourceServices {
   readonly keepJournals: boolean;
   /** How images are opened and rings are served. */
   readonly settings: DeviceSettings;
+  /** Gets what filters hold open, while they do. */
+  readonly holds?: Set<AsyncDisposable>;
 }
 
 /** What was negotiated for a connection. */
@@ -148,7 +150,7 @@ export class DeviceResources {
     this.lock = new DeviceLock(journals, keptNames(label).lock);
     this.latch = new DeviceLatch(journals, keptNames(label).latch);
     this.journals = new DeviceJournals(journals, label, keepJournals);
-    this.filters = new DeviceFilters(services.settings.filters, { device: label, warn: events.warn });
+    this.filters = new DeviceFilters(services.settings.filters, { device: label, warn: events.warn }, services.holds);
   }
 
   /** The open image, if there is one. */
@@ -349,6 +351,7 @@ export class DeviceResources {
       await this.#closeImage();
       await Promise.all(this.#releasing);
     }
+    this.latch.letGo();
   }
 
   /**

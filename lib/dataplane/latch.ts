@@ -3,7 +3,7 @@
  * fail, on all of its queues and in whichever process serves it. The latch's memory outlives the connections of the
  * queues and, if the control plane keeps it in a file, the process.
  *
- * In u32 words: 0 magic; 1 version; 2 tripped; 3 unused; 4 to 7 nonce of the attachment that it belongs to.
+ * In u32 words: 0 magic; 1 version; 2 tripped; 3 held: a process has answered writes that end with it; 4 to 7 nonce of the attachment that it belongs to.
  */
 
 import { holdsNonce, type Nonce, NONCE_WORDS, storeNonce } from "../nonce.ts";
@@ -14,6 +14,7 @@ const VERSION = 1;
 const MAGIC_WORD = 0;
 const VERSION_WORD = 1;
 const TRIPPED_WORD = 2;
+const HELD_WORD = 3;
 const NONCE_WORD = 4;
 
 /** Bytes of a latch. */
@@ -37,10 +38,21 @@ export class Latch {
     Atomics.store(this.#words, TRIPPED_WORD, 1);
   }
 
+  /** From now on answered writes may end with this process. True: an earlier one has ended so. */
+  hold(): boolean {
+    return Atomics.exchange(this.#words, HELD_WORD, 1) !== 0;
+  }
+
+  /** They are flushed. */
+  letGo(): void {
+    Atomics.store(this.#words, HELD_WORD, 0);
+  }
+
   /** Resets the latch for a new attachment of the disk; `tripped` if its earlier state is not known. */
   begin(nonce: Nonce, tripped = false): void {
     Atomics.store(this.#words, MAGIC_WORD, 0); // invalid until everything is written
     this.#words[VERSION_WORD] = VERSION;
+    Atomics.store(this.#words, HELD_WORD, 0);
     storeNonce(this.#words, NONCE_WORD, nonce);
     Atomics.store(this.#words, TRIPPED_WORD, tripped ? 1 : 0);
     Atomics.store(this.#words, MAGIC_WORD, MAGIC);

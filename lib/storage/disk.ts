@@ -142,6 +142,8 @@ export interface Disk extends AsyncDisposable {
    * operations then fail. Absent: that cannot happen without a failed flush.
    */
   readonly failed?: Promise<string>;
+  /** Answered writes end with the process that serves the disk. Absent: they are in a file or a server by then. */
+  readonly volatile?: VolatileContent;
   /**
    * What is wrong at the moment, for people: requests wait, or fail, until it is over. Absent or undefined: nothing is.
    */
@@ -172,6 +174,14 @@ export interface Disk extends AsyncDisposable {
    * served without.
    */
   withoutUring?(lane: number, refusal: Refusal): Promise<DiskAttachment>;
+}
+
+/** What a disk loses with the process that serves it. */
+export interface VolatileContent {
+  /** All that was written, or what was not flushed. */
+  readonly loses: "all" | "unflushed";
+  /** Fails the disk for good, because an earlier process has lost writes: {@linkcode Disk.failed} then resolves. */
+  giveUp(reason: string): void;
 }
 
 /** A local file or device that a disk reads. */

@@ -9,7 +9,7 @@ import type { Logger } from "../log.ts";
 import { lookWithin } from "../path_lookup.ts";
 import { formatSize } from "../sizes.ts";
 import { SECTOR_BYTES } from "../units.ts";
-import type { Disk, DiskAttachment, DiskFile, DiskProperties, DiskRequest } from "./disk.ts";
+import type { Disk, DiskAttachment, DiskFile, DiskProperties, DiskRequest, VolatileContent } from "./disk.ts";
 import { findModule } from "./image/plugin_name.ts";
 import { imageLabel } from "./image/spec.ts";
 import type { PluginSettings } from "./plugin/settings.ts";
@@ -57,6 +57,7 @@ interface DiskFacts {
 class PluginDisk implements Disk {
   readonly failed: Promise<string>;
   readonly files: readonly DiskFile[] = [];
+  readonly volatile?: VolatileContent;
   readonly #process: PluginProcess;
   readonly #services: PluginServices;
   readonly #facts: DiskFacts;
@@ -77,6 +78,8 @@ class PluginDisk implements Disk {
     const { promise, resolve } = Promise.withResolvers<string>();
     this.failed = promise;
     this.#fail = resolve;
+    const { loses } = process;
+    if (loses !== undefined) this.volatile = { loses, giveUp: (reason) => void this.#giveUp(reason) };
     this.#watching = this.#watch();
   }
 
@@ -115,7 +118,9 @@ class PluginDisk implements Disk {
     this.#closing.resolve(undefined);
     this.#ending.abort();
     await this.#watching;
-    await this.#process[Symbol.asyncDispose]();
+    await Promise.resolve(this.#process[Symbol.asyncDispose]()).catch((error) => {
+      if (!this.#hasFailed) throw error; // it is known already
+    });
   }
 
   /** Until the disk is closed or fails. */

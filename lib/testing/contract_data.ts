@@ -109,7 +109,7 @@ async function survives(rig: StageRig): Promise<void> {
   const units = 64;
   const flushed = new Uint8Array(units);
   const allowed = Array.from({ length: units }, () => new Set([0]));
-  for (let round = 1; round <= 20; round++) {
+  for (let round = 1; round <= 10; round++) {
     {
       using driver = await rig.driver();
       for (let write = 1; write <= 8; write++) {

@@ -45,7 +45,7 @@ async function completesOnce(rig: StageRig): Promise<void> {
   const { channel } = driver;
   const unit = rig.unitBytes;
   const seen = new Uint32Array(DEPTH);
-  for (let round = 1; round <= 20; round++) {
+  for (let round = 1; round <= 10; round++) {
     for (let tag = 0; tag < DEPTH; tag++) {
       if (tag % 4 === 0) channel.flush(tag);
       else driver.write(tag, tag * unit, [unit]);

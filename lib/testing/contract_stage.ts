@@ -3,7 +3,7 @@
  * reactor opens them.
  */
 
-import type { Parker, WakeToken } from "../hypervisor.ts";
+import type { Platform } from "../hypervisor.ts";
 import { createMachine } from "../sim/machine.ts";
 import { openSimulatedPlatform } from "../sim/platform.ts";
 import { type ChannelPlace, DiskModules } from "../storage/channel.ts";
@@ -15,7 +15,9 @@ import { ChannelDriver, type ChannelDriverOptions } from "./channel_driver.ts";
 export interface ContractStage extends Partial<AsyncDisposable> {
   /** Holds zeroes; of the size that the contract names. */
   readonly disk: Disk;
-  /** The thread that opens channels, as reactor 0. Absent: a simulated machine's, which has no descriptors to watch. */
+  /** The hypervisor on which channels are opened. Absent: a simulated one, which has no descriptors to watch. */
+  readonly platform?: Platform;
+  /** The thread that opens channels, as reactor 0, if it must be this one. Absent: one is made on `platform`. */
   readonly place?: ChannelPlace;
   /**
    * Takes the disk's power away and returns it, while no channel is open: what was not flushed may be lost, whole or in
@@ -36,7 +38,7 @@ export class StageRig implements AsyncDisposable {
     using undo = new DisposableStack();
     this.#stage = stage;
     this.disk = stage.disk;
-    this.place = stage.place ?? simulatedPlace(undo);
+    this.place = stage.place ?? placeOn(stage.platform ?? simulated(), undo);
     this.#modules = new DiskModules(this.place);
     this.#owned = undo.move();
   }
@@ -86,9 +88,12 @@ export class StageRig implements AsyncDisposable {
 /** Bytes of the simulated machine's memory: buffers for a few channels. */
 const MACHINE_BYTES = 64 << 20;
 
-function simulatedPlace(owned: DisposableStack): ChannelPlace {
-  const platform = openSimulatedPlatform(createMachine({ memoryBytes: MACHINE_BYTES, domains: 2 }), 0);
-  const token: WakeToken = owned.use(platform.createWakeToken());
-  const parker: Parker = owned.use(platform.openParker(token));
+function simulated(): Platform {
+  return openSimulatedPlatform(createMachine({ memoryBytes: MACHINE_BYTES, domains: 2 }), 0);
+}
+
+function placeOn(platform: Platform, owned: DisposableStack): ChannelPlace {
+  const token = owned.use(platform.createWakeToken());
+  const parker = owned.use(platform.openParker(token, { withIo: true }));
   return { platform, parker, token };
 }

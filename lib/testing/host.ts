@@ -15,6 +15,7 @@ import { destroyDomain, machineUsage } from "../sim/platform.ts";
 import { SimulatedStore } from "../sim/xenstore.ts";
 import { type ImageLocks, ProcessImageLocks } from "../storage/image/lock.ts";
 import { imageName, parseImage } from "../storage/image/spec.ts";
+import type { PluginClient } from "../storage/plugin/types.ts";
 import { Guest, type GuestOptions } from "./guest.ts";
 import { HostUse } from "./idle_end.ts";
 import { type FaultName, type FaultOptions, type InjectedFault, InjectedFaults } from "./injected_faults.ts";
@@ -37,6 +38,11 @@ export interface TestHostOptions {
   readonly clock?: Clock;
   /** Locks that keep other users from images. Default: only users on this host exclude each other. */
   readonly imageLocks?: ImageLocks;
+  /**
+   * Runs disks in TypeScript that {@linkcode TestHost.attach} is given: `(await openNativePlatform()).plugins`. Default:
+   * they are refused.
+   */
+  readonly plugins?: PluginClient;
   /**
    * A program whose main module has ended, and that has not used the host for so long, ends with status 1 and names what
    * it forgot to dispose; `deno test` ends by itself. In milliseconds. Default 30 000; Infinity: it runs on.
@@ -90,7 +96,7 @@ export class TestHost implements AsyncDisposable {
   #disposed = false;
 
   /** Made by {@linkcode testHost}. */
-  constructor({ clock, imageLocks, forgottenAfterMs = FORGOTTEN_AFTER_MS, ...size }: TestHostOptions) {
+  constructor({ clock, imageLocks, plugins, forgottenAfterMs = FORGOTTEN_AFTER_MS, ...size }: TestHostOptions) {
     this.machine = createMachine({ domains: DEFAULT_DOMAINS, ...size });
     this.#domains = size.domains ?? DEFAULT_DOMAINS;
     this.#processHost = {
@@ -100,7 +106,8 @@ export class TestHost implements AsyncDisposable {
       imageLocks: new ProcessImageLocks(imageLocks, () => {}),
       clock,
     };
-    this.platform = new SimulatedProcess(this.#processHost).platform;
+    const { platform } = new SimulatedProcess(this.#processHost);
+    this.platform = plugins === undefined ? platform : Object.assign(platform, { plugins });
     this.store = this.#storeControls();
     this.#makeDirectories();
     const isBusy = (): boolean => this.guests.some(({ drives }) => drives.some(({ busy }) => busy));

@@ -6,6 +6,8 @@
 import { assert, assertEquals } from "@std/assert";
 import { BackendKind } from "../../lib/backend/kind.ts";
 import { Latch, LATCH_BYTES } from "../../lib/dataplane/latch.ts";
+import type { Disk, DiskRequest, VolatileContent } from "../../lib/storage/disk.ts";
+import { openDisk } from "../../lib/storage/open.ts";
 import { removeDevice } from "../../lib/toolstack/attach.ts";
 import { requestRemoval } from "../../lib/toolstack/removal.ts";
 import { backendPath, type DeviceAddress } from "../../lib/xenbus/paths.ts";
@@ -146,3 +148,56 @@ Deno.test("a failed flush is in the error node, the status and the log at once, 
   await until("the error is written", () => /a flush failed/.test(rig.backend(device, "error") ?? ""));
   assertEquals([reports(rig).length, /a flush failed/.test(kind.status()[0]!.error ?? "")], [1, true]);
 });
+
+/** Opens disks that lose answered writes with their process; collects why they are given up. */
+function volatileDisks(loses: VolatileContent["loses"], reasons: string[]): (request: DiskRequest) => Promise<Disk> {
+  return async (request) => {
+    const disk = await openDisk(request);
+    const failed = Promise.withResolvers<string>();
+    const giveUp = (reason: string): void => {
+      reasons.push(reason);
+      failed.resolve(reason);
+    };
+    return {
+      properties: disk.properties,
+      description: disk.description,
+      failed: failed.promise,
+      volatile: { loses, giveUp },
+      attachment: (lane) => disk.attachment(lane),
+      [Symbol.asyncDispose]: () => disk[Symbol.asyncDispose](),
+    };
+  };
+}
+
+for (const loses of ["unflushed", "all"] as const) {
+  Deno.test(`a disk that loses ${loses} with its process is given up by the next one, if that is so`, async () => {
+    await using rig = new Rig();
+    const device = rig.attach();
+    const reasons: string[] = [];
+    const serve = async (): Promise<BackendKind> => {
+      const kind = rig.serve({}, { openDisk: volatileDisks(loses, reasons) });
+      await until("its ring is served", () => rig.plane.open.length === 1);
+      return kind;
+    };
+    const frontend = rig.frontend(device);
+    const [first] = await Promise.all([serve(), frontend.connect()]);
+    await frontend.disconnect();
+    await frontend.reconnect();
+    assertEquals(reasons, [], "the same process has it still");
+    assertEquals(await first.close(STAY, 5000), true);
+    const second = await serve();
+    const ended = "what was written to it has ended with the process that served it";
+    assertEquals(reasons, loses === "all" ? [ended] : [], "it was flushed and closed");
+    assertEquals(await second.close(STAY, 5000), true);
+    // As a process that is killed leaves it.
+    const { journals } = openSimulatedPlatform(rig.machine, DOM0);
+    using memory = journals.open(journals.names().find((name) => name.endsWith("-latch"))!, LATCH_BYTES);
+    new Latch(memory.view).hold();
+    await serve();
+    const killed = "an earlier process has ended before its writes were flushed";
+    const reason = loses === "all" ? ended : killed;
+    assertEquals(reasons.at(-1), reason);
+    const error = `Cannot use it: ${reason}; writes that it had answered may be lost: attach it anew`;
+    await until("the error is written", () => rig.backend(device, "error")?.includes(error) === true);
+  });
+}

@@ -9,7 +9,7 @@ import { Folder } from "../library/programs.ts";
 import { xenblk } from "./command.ts";
 
 /** A disk of 1 MiB that is wrong in the way that its target names. */
-const FAULTY = `import { defineDisk } from "${ROOT}mod.ts";
+const FAULTY = `import { defineDisk } from "xenblk";
 
 export default defineDisk({
   open(target) {

@@ -11,7 +11,6 @@ import type { Disk } from "../../lib/storage/disk.ts";
 import { openPluginDisk } from "../../lib/storage/plugin_disk.ts";
 import { DEFAULT_PLUGIN_SETTINGS } from "../../lib/storage/plugin/settings.ts";
 import { XenblkError } from "../../mod.ts";
-import { ROOT } from "../house/source.ts";
 import { Folder } from "./programs.ts";
 
 // For all tests: libraries stay loaded.
@@ -19,7 +18,7 @@ libc();
 
 /** Modules by name, beside each other. */
 function modules(texts: Readonly<Record<string, string>>): Folder {
-  const importing = (text: string): string => `import { defineDisk } from "${ROOT}mod.ts";\n${text}\n`;
+  const importing = (text: string): string => `import { defineDisk } from "xenblk";\n${text}\n`;
   return new Folder(Object.fromEntries(Object.entries(texts).map(([name, text]) => [`${name}.ts`, importing(text)])));
 }
 

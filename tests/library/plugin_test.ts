@@ -115,7 +115,7 @@ Deno.test("the example over HTTP reads ranges, from the server alone that it was
 Deno.test("a plugin grows: by the size that resize asks for, or because it has grown", async () => {
   using host = new SimulatedHost();
   using folder = new Folder({
-    "growing.ts": `import { defineDisk } from "${ROOT}mod.ts";
+    "growing.ts": `import { defineDisk } from "xenblk";
       export default defineDisk({
         open() {
           let data = new Uint8Array(${MIB});
@@ -146,7 +146,7 @@ Deno.test("a plugin grows: by the size that resize asks for, or because it has g
 Deno.test("a disk that is only in memory fails with its process, once it was written to, and says why", async () => {
   using host = new SimulatedHost();
   using folder = new Folder({
-    "dying.ts": `import { defineDisk } from "${ROOT}mod.ts";
+    "dying.ts": `import { defineDisk } from "xenblk";
       export default defineDisk({
         survivesCrash: false,
         open: () => ({
@@ -165,4 +165,14 @@ Deno.test("a disk that is only in memory fails with its process, once it was wri
   await waitUntil(() => disk.status().latched);
   assertEquals((await guest.load(writes)).errors, 10);
   assertMatch(disk.status().error ?? "", /it ended with status 7, with writes that it had not flushed/);
+});
+
+Deno.test("the disk that docs/plugins.md begins with does what it says", async () => {
+  using host = new SimulatedHost();
+  const [, text] = /```ts\n([^]*?)```/.exec(Deno.readTextFileSync(`${ROOT}docs/plugins.md`)) ?? [];
+  using folder = new Folder({ "my_disk.ts": text! });
+  const { disk, guest } = await attached(host, `plugin:${folder.path}/my_disk.ts?16`);
+  await using _disk = disk;
+  assertEquals(guest.sectors, 16 * MIB / 512);
+  assertVerified(await guest.load({ requests: 200 }));
 });

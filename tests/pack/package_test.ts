@@ -87,7 +87,14 @@ Deno.test("npx xenblk runs the command: its version, an image of one's own, and 
   assertEquals((await installation.succeeds("npx", "xenblk", "--version")).stdout, `xenblk ${version}\n`);
   const bytes = crypto.getRandomValues(new Uint8Array(64 * KIB));
   await Deno.writeFile(`${installation.project}/disk.img`, bytes);
-  const { stdout } = await installation.succeeds("npx", "xenblk", "dry-run", "disk.img", "--requests", "100");
+  const { stdout } = await installation.succeeds(
+    "npx",
+    "xenblk",
+    "dry-run",
+    "disk.img",
+    "--requests=100",
+    "--filter=throttle",
+  );
   assertMatch(stdout, /Verified/);
   assertEquals(await Deno.readFile(`${installation.project}/disk.img`), bytes, "a dry run only reads an image");
   const { status, stderr } = await installation.run("npx", "xenblk", "dry-run", "none.img");
@@ -97,6 +104,14 @@ Deno.test("npx xenblk runs the command: its version, an image of one's own, and 
     [...Deno.readDirSync(installation.project)].map(({ name }) => name).filter((name) => name === "deno.lock"),
     [],
   );
+});
+
+Deno.test("npx xenblk runs a disk in TypeScript that imports the package", async () => {
+  const installation = await installed();
+  await Deno.copyFile(`${ROOT}examples/compressed_disk.ts`, `${installation.project}/my_disk.ts`);
+  const args = ["xenblk", "dry-run", "--write", "plugin:./my_disk.ts?1M", "--requests=100"];
+  const { stdout } = await installation.succeeds("npx", ...args);
+  assertMatch(stdout, /\nVerified: \d+ sectors read back correctly\.\n$/);
 });
 
 Deno.test("a signal reaches the command, outside of the terminal's session, and its status comes back", async () => {

@@ -3,11 +3,14 @@
  */
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { SILENT } from "../../lib/log.ts";
 import { XenblkError } from "../../mod.ts";
 import { testHost } from "../../testing.ts";
-import { record, traceBytes } from "../trace/traces.ts";
+import { readAll, record, recorded, traceBytes } from "../trace/traces.ts";
 
 const MIB = 2 ** 20;
+/** The operation of a record; the backend makes flushes of its own. */
+const FLUSH = 2;
 
 Deno.test("a drive replays what the filter log has recorded of another one", async () => {
   const directory = await Deno.makeTempDir();
@@ -33,6 +36,29 @@ Deno.test("a drive replays what the filter log has recorded of another one", asy
   }
   assertEquals(contents[0], contents[1]);
   assert(contents[0]!.some((byte) => byte !== 0));
+});
+
+Deno.test("the service that takes over after a kill continues the trace", async () => {
+  const directory = await Deno.makeTempDir();
+  using _directory = { [Symbol.dispose]: () => Deno.removeSync(directory, { recursive: true }) };
+  const [image, trace] = [`${directory}/disk.img`, `${directory}/a.trace`];
+  Deno.writeFileSync(image, new Uint8Array(MIB));
+  const options = { logger: SILENT, workers: 1, settings: { filters: [`log,file=${trace}`] } };
+  await using host = await testHost();
+  const guest = await host.startGuest();
+  const killed = await host.serve(options);
+  const { vdev } = guest.addDisk({ image });
+  await using drive = await guest.connect(vdev);
+  await drive.load({ requests: 100 });
+  await recorded(trace, 100);
+  await killed.kill();
+  const next = await host.serve(options);
+  const { errors, unanswered } = await drive.load({ requests: 100 });
+  await drive.disconnect();
+  await next.close();
+  const { sessions, records, faults } = readAll(Deno.readFileSync(trace));
+  assertEquals([errors, unanswered, faults.first, sessions.length], [0, 0, undefined, 2]);
+  assertEquals(records.filter(({ operation }) => operation !== FLUSH).length, 200);
 });
 
 Deno.test("a replay that waits for a time ends when its drive does", async () => {

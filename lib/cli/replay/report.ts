@@ -177,11 +177,15 @@ function notesOf({ name, split, skipped, firstErrors, latestMs, operations }: Si
   return notes;
 }
 
+function isDiscard({ operation, requests }: OperationReport): boolean {
+  return operation === "discard" && requests > 0;
+}
+
 function requestsText(count: number): string {
   return count === 1 ? "1 request" : `${count} requests`;
 }
 
-function traceNotes({ faults, identical, differsFrom, interrupted }: ReplayReport): string[] {
+function traceNotes({ faults, identical, differsFrom, interrupted, sides }: ReplayReport): string[] {
   const { lost, damagedBlocks, unknownRecords, cutBytes, outOfOrder, first } = faults;
   const notes: string[] = [];
   const add = (count: number, text: string): void => void (count > 0 && notes.push(`The trace: ${count} ${text}`));
@@ -189,7 +193,11 @@ function traceNotes({ faults, identical, differsFrom, interrupted }: ReplayRepor
   add(damagedBlocks + unknownRecords + (cutBytes > 0 ? 1 : 0), `damaged and skipped; first: ${first}`);
   add(outOfOrder, "recorded too late to be put in order");
   if (identical === true) notes.push("Both disks hold the same.");
-  if (identical === false) notes.push(`The disks differ, first in the 64 KiB from byte ${differsFrom} on.`);
+  if (identical === false) {
+    const discarded = sides.some(({ operations }) => operations.some(isDiscard));
+    const why = discarded ? " The trace has discards, and discarded sectors may hold anything." : "";
+    notes.push(`The disks differ, first in the 64 KiB from byte ${differsFrom} on.${why}`);
+  }
   if (interrupted) notes.push("Stopped early.");
   return notes;
 }

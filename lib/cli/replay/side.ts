@@ -4,7 +4,6 @@
  */
 
 import type { GrantChoice } from "../../backend/grant_choice.ts";
-import type { PluginClient } from "../../storage/plugin/types.ts";
 import type { DeviceSettings } from "../../backend/settings.ts";
 import { XenblkError } from "../../errors.ts";
 import { checksumMemory } from "../../guest/disk_content.ts";
@@ -12,6 +11,8 @@ import { Frontend, type FrontendConnection } from "../../guest/frontend.ts";
 import { LoadThread, type ReplayRun } from "../../guest/load_thread.ts";
 import { loadTarget } from "../../guest/load_types.ts";
 import type { ReplayLatencies, ReplayOutcome, ReplaySpec, SweepSpec } from "../../guest/replay_types.ts";
+import type { PluginSettings } from "../../storage/plugin/settings.ts";
+import type { PluginClient } from "../../storage/plugin/types.ts";
 import { SECTOR_BYTES } from "../../units.ts";
 import { frontendPath } from "../../xenbus/paths.ts";
 import type { GuestRings } from "../dry_run/guest.ts";
@@ -29,12 +30,12 @@ export interface SideOptions {
   readonly params: string;
   /** For people. */
   readonly description: string;
-  readonly readOnly: boolean;
   /** Runs the image if it is in TypeScript. */
   readonly plugins?: PluginClient;
   readonly settings: Partial<DeviceSettings>;
   readonly grants: GrantChoice;
   readonly workers: number;
+  readonly plugin: PluginSettings;
   readonly rings: GuestRings;
 }
 
@@ -64,9 +65,9 @@ export async function replaySide(
   sweeps: boolean,
   watch: SideWatch,
 ): Promise<SideResult> {
-  const { rings, params, readOnly } = side;
+  const { rings, params } = side;
   await using machine = await DryRunMachine.start({ ...side, guests: 1, frontend: rings });
-  const { domain, vdev, platform, store } = machine.addDisk({ params, readOnly });
+  const { domain, vdev, platform, store } = machine.addDisk({ params, readOnly: false });
   await using thread = await LoadThread.start(platform);
   const path = frontendPath({ frontendDomain: domain, vdev });
   using frontend = new Frontend({ ...rings, platform, store, path, endpoint: thread });

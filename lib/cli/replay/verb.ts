@@ -8,20 +8,23 @@ import type { DeviceSettings } from "../../backend/settings.ts";
 import { XenblkError } from "../../errors.ts";
 import type { ReplaySpec } from "../../guest/replay_types.ts";
 import type { CacheMode, EngineName } from "../../storage/disk.ts";
+import { chooseFilters } from "../../storage/filter/spec.ts";
+import { FilterStack } from "../../storage/filter/stack.ts";
 import { RECORD_BYTES } from "../../trace/record.ts";
 import { openTrace } from "../../trace/reader.ts";
 import { MOST_INDIRECT_SEGMENTS } from "../../xenbus/features.ts";
 import { usageError } from "../args.ts";
-import { CACHE, DEVICE_OPTIONS, ENGINE, GRANTS, WORKERS } from "../device_options.ts";
+import { CACHE, ENGINE, FILTER, GRANTS, WORKERS } from "../device_options.ts";
 import type { GuestRings } from "../dry_run/guest.ts";
 import { prepareImage } from "../dry_run/verb.ts";
 import { choice, defaulting, flag, integer, optional, type OptionValues, repeated, text } from "../options.ts";
+import { PLUGIN_OPTIONS, pluginSettingsOf } from "../plugin_options.ts";
 import { Progress } from "../progress.ts";
 import { signalStatus } from "../signals.ts";
 import { type Context, defineVerb } from "../verb.ts";
 import { dumpTrace } from "./dump.ts";
 import { errorsOf, renderReport, reportOf } from "./report.ts";
-import { replaySide, type SideOptions, type SideResult } from "./side.ts";
+import { replaySide, type SideOptions, type SideResult, type SideWatch } from "./side.ts";
 
 /** Slots of a ring per page. */
 const SLOTS_PER_PAGE = 32;
@@ -46,12 +49,13 @@ const OPTIONS = {
   "cache": CACHE,
   "against-engine": optional(choice("Engine of the second replay", ["auto", "uring", "file", "memory", "null"])),
   "against-cache": optional(choice("Cache mode of the second replay", ["none", "writeback", "writethrough", "unsafe"])),
-  "filter": DEVICE_OPTIONS.filter,
+  "filter": FILTER,
   "against-filter": repeated(text("FILTER", "Filters of the second replay, in place of those of the first")),
   "depth": defaulting(integer("Maximum number of requests in flight", 1, 512), "32"),
   "queues": defaulting(integer("Number of rings", 1, 16), "1"),
   "grants": GRANTS,
   "workers": WORKERS,
+  ...PLUGIN_OPTIONS,
   "seed": defaulting(integer("Seed of the data that is written", 0, 2 ** 31 - 1), "1"),
   "dump": flag("Print the trace as JSON lines instead"),
   "json": flag("Print JSON", "J"),
@@ -64,12 +68,13 @@ export const replay = defineVerb({
   name: "replay",
   summary: "Replay a recorded trace on an image, or compare two; no Xen needed",
   description:
-    "The filter log records a trace: attach or serve with --filter log,file=TRACE. A trace has no data: what is written " +
-    "depends on the seed alone. Requests that overlap are carried out in the order of the trace, and a flush waits for " +
-    "the writes before it, so two images that were alike are alike again afterwards. Without --write the images are " +
-    "only read: writes go to an overlay of at most 1 GiB in memory (--filter cow,size=SIZE in place of it). Requests that the disk cannot have, for instance beyond " +
-    "its end, are counted and skipped. If requests fail, the status is 1. A replay that INT, TERM or HUP ends early " +
-    "reports what it has done, and ends with status 130, 143 or 129.",
+    "The filter log records a trace: attach or serve with --filter log,file=TRACE. A trace has no data: what is " +
+    "written depends on the seed alone. Requests that overlap are carried out in the order of the trace, and a flush " +
+    "waits for the writes before it, so two images that were alike are alike again afterwards, but for what is " +
+    "discarded. Without --write the images are only read: writes go to an overlay of at most 1 GiB in memory " +
+    "(--filter cow,size=SIZE in place of it). Requests that the disk cannot have, for instance beyond its end, are " +
+    "counted and skipped. If requests fail, the status is 1. A replay that INT, TERM or HUP ends early reports what it " +
+    "has done, and ends with status 130, 143 or 129.",
   operands: [
     { name: "TRACE", help: "the path of a trace", required: true, isPath: true },
     {
@@ -123,32 +128,42 @@ async function replayAll(context: Context, options: Options, trace: string, imag
   const sweeps = sides.length === 2 && !options["no-compare"];
   using progress = new Progress(context.output, context.quiet);
   const results: SideResult[] = [];
-  for (const { name, image, settings } of sides) {
+  for (const side of sides) {
     if (signal.aborted) break;
-    const writes = options.write || /^(memory|null):/.test(image);
-    await using images = await unlessAborted(prepareImage(context, image, { writes: options.write }), signal);
-    const { params } = images.images[0]!;
-    const { grants, workers } = options;
-    const side: SideOptions = {
-      name,
-      params,
-      description: images.description,
-      readOnly: false,
-      ...(images.plugins === undefined ? {} : { plugins: images.plugins }),
-      settings: writes ? settings : { ...settings, filters: withOverlay(settings.filters) },
-      grants,
-      workers,
-      rings: ringsOf(options),
-    };
-    results.push(
-      await replaySide(side, spec, sweeps && !image.startsWith("null:"), {
-        signal,
-        progress: (requests, bytes, elapsedMs) =>
-          progress.update(progressLine(name, requests, recordsAtMost, bytes, elapsedMs)),
-      }),
-    );
+    const show = (requests: number, bytes: number, elapsedMs: number): void =>
+      progress.update(progressLine(side.name, requests, recordsAtMost, bytes, elapsedMs));
+    results.push(await replayOn(context, options, side, spec, sweeps, show));
   }
   return results;
+}
+
+/** Replays on one image, which stays locked meanwhile. */
+async function replayOn(
+  context: Context,
+  options: Options,
+  { name, image, settings }: WantedSide,
+  spec: ReplaySpec,
+  sweeps: boolean,
+  progress: SideWatch["progress"],
+): Promise<SideResult> {
+  const { signal } = context.signals;
+  const { grants, workers, write } = options;
+  const plugin = pluginSettingsOf(options);
+  const { filters, overlaid } = await filtersOf(settings, write || /^(memory|null):/.test(image));
+  const use = { writes: write, overlaid, plugin };
+  await using images = await unlessAborted(prepareImage(context, image, use), signal);
+  const side: SideOptions = {
+    name,
+    params: images.images[0]!.params,
+    description: images.description,
+    settings: { ...settings, filters },
+    plugin,
+    ...(images.plugins === undefined ? {} : { plugins: images.plugins }),
+    grants,
+    workers,
+    rings: ringsOf(options),
+  };
+  return await replaySide(side, spec, sweeps && !image.startsWith("null:"), { signal, progress });
 }
 
 type SideSettings = Pick<DeviceSettings, "engine" | "cache" | "filters">;
@@ -160,10 +175,14 @@ interface WantedSide {
   readonly settings: SideSettings;
 }
 
-/** Keeps writes from the image, unless the user's filters do so already. */
-function withOverlay(filters: SideSettings["filters"]): SideSettings["filters"] {
-  const isKept = filters.some((filter) => /^(cow|readonly)(,|$)/.test(String(filter)));
-  return isKept ? filters : [...filters, OVERLAY];
+/** The filters of a side: with an overlay, if writes must not reach the image and no filter keeps them from it yet. */
+async function filtersOf(
+  { filters: given }: SideSettings,
+  writes: boolean,
+): Promise<{ readonly filters: SideSettings["filters"]; readonly overlaid: boolean }> {
+  const { readsOnly } = new FilterStack(await chooseFilters(given));
+  const filters = writes || readsOnly ? given : [...given, OVERLAY];
+  return { filters, overlaid: readsOnly || filters !== given };
 }
 
 /** One or two sides: the second has the settings of the first where it has none of its own. */

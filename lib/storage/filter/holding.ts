@@ -36,6 +36,8 @@ export abstract class HoldingChannel implements IoChannel {
   #answered = 0;
   /** Those of them that were submitted. */
   #ready = 0;
+  /** Where operations go that pass: behind those filters that let everything pass, too. As of the last pass. */
+  #target: IoChannel;
   readonly #tags: Uint32Array;
   readonly #results: Int32Array;
   /** The last reap had results of the disk only, as they were. */
@@ -49,6 +51,7 @@ export abstract class HoldingChannel implements IoChannel {
   /** `options` are those that the inner channel was opened with. */
   constructor(inner: IoChannel, { depth, vectors }: ChannelOptions) {
     this.inner = inner;
+    this.#target = inner;
     this.vectors = vectors;
     this.#tags = new Uint32Array(depth);
     this.#results = new Int32Array(depth);
@@ -83,25 +86,25 @@ export abstract class HoldingChannel implements IoChannel {
 
   read(tag: number, offsetBytes: number, first: number, count: number): void {
     if (!this.#isOpen) this.#open();
-    if (this.passes) this.inner.read(tag, offsetBytes, first, count);
+    if (this.passes) this.#target.read(tag, offsetBytes, first, count);
     else this.#take(tag, OPERATION.read, offsetBytes, first, count);
   }
 
   write(tag: number, offsetBytes: number, first: number, count: number): void {
     if (!this.#isOpen) this.#open();
-    if (this.passes) this.inner.write(tag, offsetBytes, first, count);
+    if (this.passes) this.#target.write(tag, offsetBytes, first, count);
     else this.#take(tag, OPERATION.write, offsetBytes, first, count);
   }
 
   flush(tag: number): void {
     if (!this.#isOpen) this.#open();
-    if (this.passes) this.inner.flush(tag);
+    if (this.passes) this.#target.flush(tag);
     else this.#take(tag, OPERATION.flush, 0, 0, 0);
   }
 
   discard(tag: number, offsetBytes: number, lengthBytes: number, secure: boolean): void {
     if (!this.#isOpen) this.#open();
-    if (this.passes) return this.inner.discard(tag, offsetBytes, lengthBytes, secure);
+    if (this.passes) return this.#target.discard(tag, offsetBytes, lengthBytes, secure);
     this.discardBytes[tag] = lengthBytes;
     this.secure[tag] = secure ? 1 : 0;
     this.#take(tag, OPERATION.discard, offsetBytes, 0, 0);
@@ -198,7 +201,15 @@ export abstract class HoldingChannel implements IoChannel {
   /** The first operation of a pass takes over changed options. */
   #open(): void {
     this.#isOpen = true;
+    this.#adopt();
+  }
+
+  #adopt(): void {
+    const { inner } = this;
     this.refresh();
+    if (!(inner instanceof HoldingChannel)) return;
+    inner.#adopt();
+    this.#target = inner.passes ? inner.#target : inner;
   }
 
   /** What starts now has been submitted before. */

@@ -5,7 +5,7 @@
 
 import type { LockableImage, Refusal } from "../../hypervisor.ts";
 import { XenblkError } from "../../errors.ts";
-import type { Disk, DiskAttachment, DiskFile, DiskProperties, MemoryRule } from "../disk.ts";
+import type { Disk, DiskAttachment, DiskFile, DiskProperties, MemoryRule, VolatileContent } from "../disk.ts";
 import type { FilterAttachment, FilterPlace, FilterValue, FilterValues } from "./filter.ts";
 import { createLive, writeLive } from "./live.ts";
 import { changedValues, type ChosenFilter, liveOptions } from "./spec.ts";
@@ -203,6 +203,7 @@ class FilteredDisk implements Disk {
   readonly image?: LockableImage;
   readonly imageReadOnly?: boolean;
   readonly failed?: Promise<string>;
+  readonly volatile?: VolatileContent;
   readonly files?: readonly DiskFile[];
   readonly grow?: (sizeBytes?: number) => Promise<void>;
   readonly watchTrouble?: (listener: () => void) => Disposable;
@@ -222,11 +223,12 @@ class FilteredDisk implements Disk {
     this.#disk = disk;
     this.#filters = filters;
     this.#readOnly = readOnly;
-    const { image, failed, files } = disk;
+    const { image, failed, files, volatile } = disk;
     const imageReadOnly = readsOnly || disk.imageReadOnly;
     if (image !== undefined) this.image = image;
     if (imageReadOnly !== undefined) this.imageReadOnly = imageReadOnly;
     if (failed !== undefined) this.failed = failed;
+    if (volatile !== undefined) this.volatile = volatile;
     if (files !== undefined) this.files = readsOnly ? files.map((file) => ({ ...file, writable: false })) : files;
     if (disk.grow !== undefined) this.grow = (sizeBytes) => this.#grow(sizeBytes);
     if (disk.watchTrouble !== undefined) this.watchTrouble = (listener) => disk.watchTrouble!(listener);

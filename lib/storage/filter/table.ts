@@ -65,6 +65,7 @@ export function filterRow(name: string): FilterRow | undefined {
   return Object.hasOwn(FILTERS, name) ? FILTERS[name as FilterName] : undefined;
 }
 
+/** The URL is written out in each row, so that a packager finds the module. */
 function row({ href }: URL, { filter }: { readonly filter: FilterDefinition }): FilterRow {
   return { module: href, filter };
 }

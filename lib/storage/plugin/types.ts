@@ -4,7 +4,7 @@
  */
 
 import type { Logger } from "../../log.ts";
-import type { DiskAttachment, DiskProperties } from "../disk.ts";
+import type { DiskAttachment, DiskProperties, VolatileContent } from "../disk.ts";
 import type { PluginSettings } from "./settings.ts";
 
 /** Starts processes of plugins. */
@@ -36,11 +36,14 @@ export interface PluginOptions {
 
 /**
  * A disk in TypeScript, with the process that runs it now. Disposing it ends the process once no channel is open;
- * operations that wait then fail (see {@linkcode PluginProcess.fail}).
+ * operations that wait then fail (see {@linkcode PluginProcess.fail}). It flushes before; disposing rejects with
+ * XenblkError if answered writes may be lost.
  */
 export interface PluginProcess extends AsyncDisposable {
   /** As the plugin has them: size, sectors, discard, read-only. */
   readonly properties: DiskProperties;
+  /** Which answered writes end with the process; undefined: none do. */
+  readonly loses: VolatileContent["loses"] | undefined;
   /** Of the process that runs now, or ran last. */
   readonly pid: number;
   /** For one channel of the reactor with that number. Rejects with XenblkError if all channels are taken. */

@@ -130,3 +130,51 @@ Deno.test("a process that does not open its disk in time is ended, and so is one
   assertMatch((await rejection("nonsense(")).message, /its module cannot be imported: .*disk.ts/);
   assertMatch((await rejection("export default 1;")).message, /its module exports no disk/);
 });
+
+Deno.test("a disk is flushed when it is closed; if that fails, closing says that answered writes may be lost", async () => {
+  using folder = new Folder();
+  for (const flush of ["Deno.writeTextFile(path, '1')", "Promise.reject(new Error('no'))"]) {
+    const source = `
+      import { defineDisk } from "${new URL("../../../lib/storage/plugin/disk_methods.ts", import.meta.url).href}";
+      const open = (path) => ({ sizeBytes: 4096, read() {}, write() {}, flush: () => ${flush} });
+      export default defineDisk({ open });`;
+    const disk = folder.file("disk.ts", new TextEncoder().encode(source));
+    const path = `${folder.path}/flushed`;
+    const rig = await PluginRig.open({ disk, target: path, settings: { permissions: [`write=${path}`] } });
+    {
+      using channel = await rig.channel();
+      channel.write(0, 0, [4096]);
+      assertEquals([...await channel.finished()], [[0, 0]]);
+    }
+    const closing = rig[Symbol.asyncDispose]();
+    if (flush.startsWith("Deno")) {
+      await closing;
+      assertEquals(Deno.readTextFileSync(path), "1");
+    } else await assertRejects(() => closing, XenblkError, "in order: writes that it had answered may be lost");
+  }
+});
+
+Deno.test("what a plugin prints is logged, limited in number, and the log says how much is missing", async () => {
+  using folder = new Folder();
+  const source = `
+    import { defineDisk } from "${new URL("../../../lib/storage/plugin/disk_methods.ts", import.meta.url).href}";
+    for (let i = 0; i < 5000; i++) console.log("line", i);
+    export default defineDisk({ open: () => ({ sizeBytes: 4096, read() {} }) });`;
+  const rig = await PluginRig.start({ disk: folder.file("disk.ts", new TextEncoder().encode(source)) });
+  await rig[Symbol.asyncDispose]();
+  const { all } = rig.lines;
+  assertEquals([all[0], all[59]], ["image plugin:test: line 0", "image plugin:test: line 59"]);
+  const suppressed = all.slice(60).map((line) => Number(/: suppressed (\d+) lines of the plugin$/.exec(line)?.[1]));
+  assertEquals(suppressed.reduce((sum, count) => sum + count, 0), 4940);
+});
+
+Deno.test("a signal that ends the server by its terminal or service manager does not end the plugin's process first", async () => {
+  await using rig = await PluginRig.start({ disk: "memory_disk.ts" });
+  using channel = await rig.channel();
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) Deno.kill(rig.disk.pid, signal);
+  for (let i = 0; i < 3; i++) {
+    channel.write(0, 0, [4096]);
+    assertEquals([...await channel.finished()], [[0, 0]]);
+  }
+  assert(isRunning(rig.disk.pid));
+});

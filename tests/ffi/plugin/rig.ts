@@ -99,8 +99,8 @@ export class PluginRig<D extends PluginProcess | Disk> implements AsyncDisposabl
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    using _token = this.#token;
+    using _parker = this.parker;
     await this.disk[Symbol.asyncDispose]();
-    this.parker[Symbol.dispose]();
-    this.#token[Symbol.dispose]();
   }
 }

@@ -7,7 +7,6 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { EIO } from "../../../lib/errno.ts";
 import { XenblkError } from "../../../lib/errors.ts";
 import { chooseFilters, type FilterChoice } from "../../../lib/storage/filter/spec.ts";
-import { Folder } from "../rig.ts";
 import { FilterRig, pass } from "./rig.ts";
 
 /** A module beside this one, as an operator would name it. */
@@ -58,20 +57,19 @@ Deno.test("a module that is missing or no filter is refused by its name", async 
   assertEquals((await refusal(noFilter)).includes("its module exports no `filter`"), true);
 });
 
-Deno.test("the filter that docs/filters.md shows is one, and its types are right", async () => {
-  const page = Deno.readTextFileSync(new URL("../../../docs/filters.md", import.meta.url));
-  const [shown] = [...page.matchAll(/```ts ignore\n(import.*?)```/gs)].map(([, code]) => code!);
-  using folder = new Folder();
-  const mod = new URL("../../../mod.ts", import.meta.url).href;
-  const path = folder.file("bad_sector.ts", new TextEncoder().encode(shown!.replaceAll('"xenblk"', `"${mod}"`)));
-  const config = new URL("../../../deno.json", import.meta.url).pathname;
-  const { success, stderr } = await new Deno.Command(Deno.execPath(), {
-    args: ["check", "--quiet", "--config", config, path],
-  }).output();
-  assertEquals([success, new TextDecoder().decode(stderr)], [true, ""]);
+Deno.test("the filter that docs/filters.md shows is this one, and works", async () => {
+  const read = (path: string): string => Deno.readTextFileSync(new URL(path, import.meta.url));
+  const [, shown] = /```ts ignore\n(import.*?)```/s.exec(read("../../../docs/filters.md"))!;
+  const code = read("./modules/bad_sector_filter.ts").replace(/^\/\*\*.*?\*\/\n/s, "").replaceAll(
+    "../../../../mod.ts",
+    "xenblk",
+  );
+  const words = (text: string): string => text.replaceAll(/[\s,]/g, "");
+  assertEquals(words(code), words(shown!));
+  const path = new URL("./modules/bad_sector_filter.ts", import.meta.url).pathname;
   await using rig = await FilterRig.open([`${path},sector=9`]);
   for (const [tag, lengthBytes] of [[0, 512], [1, 1024]] as const) rig.ring.read(tag, 4096, [lengthBytes]);
   rig.ring.write(2, 4608, [512]);
   assertEquals(pass(rig.ring), new Map([[0, 0], [2, 0], [1, -EIO]]));
-  assertEquals(await refusal(`${path}`), `Cannot use filter ${path}: it needs sector: The sector`);
+  assertEquals(await refusal(path), `Cannot use filter ${path}: it needs sector: The sector`);
 });
