@@ -21,6 +21,9 @@ interface HostArguments extends SystemArguments {
   readonly readOnly: boolean;
 }
 
+/** A terminal sends the first to all processes, a service manager the second: the one that serves the disk ends this one. */
+for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) Deno.addSignalListener(signal, () => {});
+
 const parts: HostArguments = JSON.parse(Deno.args[0]!);
 await serve(openSystem(parts));
 

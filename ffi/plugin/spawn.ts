@@ -17,8 +17,8 @@ const FD_CLOEXEC = 1n;
 /** Variables by which Deno finds its cache, and the loader Deno's libraries. The plugin cannot read them. */
 const KEPT_VARIABLES = ["HOME", "DENO_DIR", "XDG_CACHE_HOME", "LD_LIBRARY_PATH"];
 
-/** By which `import "xenblk"` finds this project from a file that belongs to none. */
-const IMPORTS = { xenblk: new URL("../../mod.ts", import.meta.url).href };
+/** By which `import "xenblk"` finds this project from a file that belongs to none. In the package it is JavaScript. */
+const IMPORTS = { xenblk: new URL(`mod${HOST.pathname.slice(-".ts".length)}`, PROJECT).href };
 const IMPORT_MAP = `data:application/json,${encodeURIComponent(JSON.stringify({ imports: IMPORTS }))}`;
 
 /** Installed as a package, this project has its dependencies in a folder beside it. */

@@ -167,3 +167,14 @@ Deno.test("what a plugin prints is logged, limited in number, and the log says h
   const suppressed = all.slice(60).map((line) => Number(/: suppressed (\d+) lines of the plugin$/.exec(line)?.[1]));
   assertEquals(suppressed.reduce((sum, count) => sum + count, 0), 4940);
 });
+
+Deno.test("a signal that ends the server by its terminal or service manager does not end the plugin's process first", async () => {
+  await using rig = await PluginRig.start({ disk: "memory_disk.ts" });
+  using channel = await rig.channel();
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) Deno.kill(rig.disk.pid, signal);
+  for (let i = 0; i < 3; i++) {
+    channel.write(0, 0, [4096]);
+    assertEquals([...await channel.finished()], [[0, 0]]);
+  }
+  assert(isRunning(rig.disk.pid));
+});
