@@ -16,7 +16,7 @@ import { checkNewSize } from "../storage/image/grow.ts";
 import { type ImageLocks, lockImage } from "../storage/image/lock.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { Ring } from "../xenbus/transitions.ts";
-import { DeviceFilters } from "./device_filters.ts";
+import { DeviceFilters, type FilterServices } from "./device_filters.ts";
 import { DeviceLatch } from "./device_latch.ts";
 import { DeviceLock } from "./device_lock.ts";
 import type { DeviceDescription } from "./device_nodes.ts";
@@ -27,7 +27,7 @@ import type { DeviceSettings } from "./settings.ts";
 import { Acquisition, type Operation, OverdueError, Waits } from "./waits.ts";
 
 /** What the resources of a device are made from. */
-export interface ResourceServices {
+export interface ResourceServices extends FilterServices {
   /** Serves the rings. */
   readonly dataPlane: DataPlane;
   /** Opens an image, or rejects with the reason. */
@@ -42,8 +42,6 @@ export interface ResourceServices {
   readonly keepJournals: boolean;
   /** How images are opened and rings are served. */
   readonly settings: DeviceSettings;
-  /** Gets what filters hold open, while they do. */
-  readonly holds?: Set<AsyncDisposable>;
 }
 
 /** What was negotiated for a connection. */
@@ -150,7 +148,7 @@ export class DeviceResources {
     this.lock = new DeviceLock(journals, keptNames(label).lock);
     this.latch = new DeviceLatch(journals, keptNames(label).latch);
     this.journals = new DeviceJournals(journals, label, keepJournals);
-    this.filters = new DeviceFilters(services.settings.filters, { device: label, warn: events.warn }, services.holds);
+    this.filters = new DeviceFilters(services.settings.filters, { device: label, warn: events.warn }, services);
   }
 
   /** The open image, if there is one. */
