@@ -19,7 +19,8 @@ import type { DeviceError } from "./device_error.ts";
 import type { DeviceNodes, Observation } from "./device_nodes.ts";
 import { grantModeOf } from "./grant_choice.ts";
 import { type ConnectionIdentity, resumedConnection } from "./journals.ts";
-import { type Connection, type DeviceResources, type OpenImage, slotsOf } from "./resources.ts";
+import type { Connection, OpenImage } from "./resource_types.ts";
+import { type DeviceResources, slotsOf } from "./resources.ts";
 import { type DeviceSettings, offerOf } from "./settings.ts";
 import { OverdueError } from "./waits.ts";
 

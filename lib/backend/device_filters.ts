@@ -8,12 +8,6 @@ import { chooseFilters, type FilterChoice } from "../storage/filter/spec.ts";
 import type { FilterPlace } from "../storage/filter/filter.ts";
 import { FilterStack, type LiveFilter } from "../storage/filter/stack.ts";
 
-/** What a process keeps of the filters of all its devices. */
-export interface FilterServices {
-  /** Gets what filters hold open, while they do. */
-  readonly holds?: Set<AsyncDisposable>;
-}
-
 /** Puts the filters in front of the disks that a device opens, one at a time. */
 export class DeviceFilters {
   readonly #choices: readonly FilterChoice[];
@@ -21,8 +15,8 @@ export class DeviceFilters {
   readonly #holds: Set<AsyncDisposable> | undefined;
   #stack: FilterStack | undefined;
 
-  /** `choices`: the first is nearest to the guest. */
-  constructor(choices: readonly FilterChoice[], place: FilterPlace, { holds }: FilterServices) {
+  /** `choices`: the first is nearest to the guest. `holds` gets what they hold open, while they do. */
+  constructor(choices: readonly FilterChoice[], place: FilterPlace, holds?: Set<AsyncDisposable>) {
     this.#choices = choices;
     this.#place = place;
     this.#holds = holds;

@@ -14,7 +14,7 @@ import { XenbusState } from "../xenbus/states.ts";
 import type { Outcome } from "../xenbus/transitions.ts";
 import { type DeviceParts, isOthers, refuse, waitsForImage } from "./connect.ts";
 import type { DeviceDescription, DeviceNodes, Observation } from "./device_nodes.ts";
-import type { OpenImage } from "./resources.ts";
+import type { OpenImage } from "./resource_types.ts";
 import { offerOf } from "./settings.ts";
 import { OverdueError } from "./waits.ts";
 

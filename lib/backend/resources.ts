@@ -6,73 +6,24 @@
 
 import { isAbort } from "../abort.ts";
 import { ABIS, ringSlots } from "../blkif/abi.ts";
-import type { Clock } from "../clock.ts";
 import { createStats, type QueueStats, readStats, sumStats } from "../dataplane/stats.ts";
-import type { DataPlane, GrantMode, JournalSpec, QueueHandle } from "../dataplane/types.ts";
+import type { JournalSpec, QueueHandle } from "../dataplane/types.ts";
 import { errorText, XenblkError } from "../errors.ts";
-import type { DomId, JournalStore } from "../hypervisor.ts";
-import { type Disk, type DiskRequest, writesImage } from "../storage/disk.ts";
+import type { DomId } from "../hypervisor.ts";
+import { type Disk, writesImage } from "../storage/disk.ts";
 import { checkNewSize } from "../storage/image/grow.ts";
-import { type ImageLocks, lockImage } from "../storage/image/lock.ts";
+import { lockImage } from "../storage/image/lock.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { Ring } from "../xenbus/transitions.ts";
-import { DeviceFilters, type FilterServices } from "./device_filters.ts";
+import { DeviceFilters } from "./device_filters.ts";
 import { DeviceLatch } from "./device_latch.ts";
 import { DeviceLock } from "./device_lock.ts";
 import type { DeviceDescription } from "./device_nodes.ts";
 import { openDescribed } from "./disk_request.ts";
 import { emptyDrive } from "./empty_drive.ts";
-import { type ConnectionIdentity, DeviceJournals, keptNames } from "./journals.ts";
-import type { DeviceSettings } from "./settings.ts";
+import { DeviceJournals, keptNames } from "./journals.ts";
+import type { Connection, Growth, OpenImage, ResourceEvents, ResourceServices } from "./resource_types.ts";
 import { Acquisition, type Operation, OverdueError, Waits } from "./waits.ts";
-
-/** What the resources of a device are made from. */
-export interface ResourceServices extends FilterServices {
-  /** Serves the rings. */
-  readonly dataPlane: DataPlane;
-  /** Opens an image, or rejects with the reason. */
-  readonly openDisk: (request: DiskRequest) => Promise<Disk>;
-  /** Locks images while a guest uses them; absent: images are not locked. */
-  readonly imageLocks?: ImageLocks;
-  /** Bounds the wait for an image's lock. */
-  readonly clock: Clock;
-  /** Where the device's lock and latch are kept, and the journals of its rings. */
-  readonly journals: JournalStore;
-  /** Rings have journals. False: a crash loses the requests in flight. */
-  readonly keepJournals: boolean;
-  /** How images are opened and rings are served. */
-  readonly settings: DeviceSettings;
-}
-
-/** What was negotiated for a connection. */
-export interface Connection {
-  /** What the frontend asked for. */
-  readonly frontend: FrontendParameters;
-  /** The mode that both sides agreed to. */
-  readonly grants: GrantMode;
-  /** Why that is not the mode of the settings. */
-  readonly grantsReason: string | undefined;
-  /** The device itself may read and write the guest's pages. */
-  readonly directIoSafe: boolean;
-  /** Tells this connection from earlier ones. */
-  readonly identity: ConnectionIdentity;
-  /** Discards are carried out. */
-  readonly discard: boolean;
-  /** Most segments of an indirect request; 0: indirect requests are refused. */
-  readonly maxIndirectSegments: number;
-}
-
-/** An image that is open, and what the toolstack says of it. */
-export interface OpenImage {
-  readonly disk: Disk;
-  readonly description: DeviceDescription;
-}
-
-/** An image's size in 512-byte sectors, before it was looked at and now. */
-export interface Growth {
-  readonly before: number;
-  readonly now: number;
-}
 
 /** Rings that are being opened. */
 interface RingsOpening {
@@ -80,16 +31,6 @@ interface RingsOpening {
   readonly operation: Operation<PromiseSettledResult<QueueHandle>[]>;
   /** Rings that the data plane has not begun to open are then refused. */
   readonly abandon: AbortController;
-}
-
-/** What a device is notified of by its resources. */
-export interface ResourceEvents {
-  /** The data plane had to stop a ring that is still open, a flush failed there, or a disk is in trouble. */
-  readonly ringStopped: () => void;
-  /** Storage has answered after a call had stopped waiting for it. */
-  readonly answered: () => void;
-  /** A filter has a line for the operator. */
-  readonly warn: (message: string) => void;
 }
 
 /** Lock, image, rings and counters of one device. Its calls must not overlap. */
@@ -148,7 +89,7 @@ export class DeviceResources {
     this.lock = new DeviceLock(journals, keptNames(label).lock);
     this.latch = new DeviceLatch(journals, keptNames(label).latch);
     this.journals = new DeviceJournals(journals, label, keepJournals);
-    this.filters = new DeviceFilters(services.settings.filters, { device: label, warn: events.warn }, services);
+    this.filters = new DeviceFilters(services.settings.filters, { device: label, warn: events.warn }, services.holds);
   }
 
   /** The open image, if there is one. */

@@ -8,7 +8,7 @@ import { XenbusState } from "../xenbus/states.ts";
 import type { Ring } from "../xenbus/transitions.ts";
 import { asksForOthers, type DeviceParts } from "./connect.ts";
 import type { DeviceNodes, Observation } from "./device_nodes.ts";
-import type { Connection } from "./resources.ts";
+import type { Connection } from "./resource_types.ts";
 
 /** A guest that writes its ring's nodes again and again has them compared once in this time. */
 const COMPARE_INTERVAL_MS = 1_000;

@@ -1,0 +1,74 @@
+/**
+ * The shapes of what a device holds (resources.ts): what that is made from, what was negotiated, the open image, and what
+ * the device is notified of.
+ */
+
+import type { Clock } from "../clock.ts";
+import type { DataPlane, GrantMode } from "../dataplane/types.ts";
+import type { JournalStore } from "../hypervisor.ts";
+import type { Disk, DiskRequest } from "../storage/disk.ts";
+import type { ImageLocks } from "../storage/image/lock.ts";
+import type { FrontendParameters } from "../xenbus/negotiate.ts";
+import type { DeviceDescription } from "./device_nodes.ts";
+import type { ConnectionIdentity } from "./journals.ts";
+import type { DeviceSettings } from "./settings.ts";
+
+/** What the resources of a device are made from. */
+export interface ResourceServices {
+  /** Serves the rings. */
+  readonly dataPlane: DataPlane;
+  /** Opens an image, or rejects with the reason. */
+  readonly openDisk: (request: DiskRequest) => Promise<Disk>;
+  /** Locks images while a guest uses them; absent: images are not locked. */
+  readonly imageLocks?: ImageLocks;
+  /** Bounds the wait for an image's lock. */
+  readonly clock: Clock;
+  /** Where the device's lock and latch are kept, and the journals of its rings. */
+  readonly journals: JournalStore;
+  /** Rings have journals. False: a crash loses the requests in flight. */
+  readonly keepJournals: boolean;
+  /** How images are opened and rings are served. */
+  readonly settings: DeviceSettings;
+  /** Gets what filters hold open, while they do. */
+  readonly holds?: Set<AsyncDisposable>;
+}
+
+/** What was negotiated for a connection. */
+export interface Connection {
+  /** What the frontend asked for. */
+  readonly frontend: FrontendParameters;
+  /** The mode that both sides agreed to. */
+  readonly grants: GrantMode;
+  /** Why that is not the mode of the settings. */
+  readonly grantsReason: string | undefined;
+  /** The device itself may read and write the guest's pages. */
+  readonly directIoSafe: boolean;
+  /** Tells this connection from earlier ones. */
+  readonly identity: ConnectionIdentity;
+  /** Discards are carried out. */
+  readonly discard: boolean;
+  /** Most segments of an indirect request; 0: indirect requests are refused. */
+  readonly maxIndirectSegments: number;
+}
+
+/** An image that is open, and what the toolstack says of it. */
+export interface OpenImage {
+  readonly disk: Disk;
+  readonly description: DeviceDescription;
+}
+
+/** An image's size in 512-byte sectors, before it was looked at and now. */
+export interface Growth {
+  readonly before: number;
+  readonly now: number;
+}
+
+/** What a device is notified of by its resources. */
+export interface ResourceEvents {
+  /** The data plane had to stop a ring that is still open, a flush failed there, or a disk is in trouble. */
+  readonly ringStopped: () => void;
+  /** Storage has answered after a call had stopped waiting for it. */
+  readonly answered: () => void;
+  /** A filter has a line for the operator. */
+  readonly warn: (message: string) => void;
+}
