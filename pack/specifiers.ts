@@ -31,9 +31,7 @@ export class Specifiers {
     if (/^\.\.?\/.*\.ts$/.test(specifier)) return specifier.replace(/\.ts$/, ".js");
     const [, name, version, file = ""] = NPM.exec(this.#aliases[specifier] ?? specifier) ?? [];
     if (name === undefined || version === undefined) {
-      throw new XenblkError(`Cannot pack ${path}: it imports ${specifier}, which an installed package cannot resolve`, {
-        remedy: "import a .ts file, a node: module, or an npm package with an exact version",
-      });
+      throw cannotPack(path, `it imports ${specifier}, which an installed package cannot resolve`);
     }
     this.packages.set(name, version);
     return name + file;
@@ -68,7 +66,11 @@ export class Specifiers {
       return factory.updateImportTypeNode(node, target, attributes, qualifier, typeArguments, isTypeOf);
     }
     const [first, ...rest] = ts.isCallExpression(node) || ts.isNewExpression(node) ? node.arguments ?? [] : [];
-    if (first === undefined || !ts.isStringLiteral(first)) return node;
+    if (first === undefined) return node;
+    if (!ts.isStringLiteral(first)) {
+      if (ts.isNewExpression(node) && isModuleUrl(node)) throw cannotPack(path, "a module's URL is not a literal");
+      return node;
+    }
     if (ts.isCallExpression(node) && node.expression.kind === ts.SyntaxKind.ImportKeyword) {
       return factory.updateCallExpression(node, node.expression, node.typeArguments, [literal(first.text), ...rest]);
     }
@@ -83,4 +85,10 @@ export class Specifiers {
 function isModuleUrl({ expression, arguments: [, base] = ts.factory.createNodeArray() }: ts.NewExpression): boolean {
   return ts.isIdentifier(expression) && expression.text === "URL" && base !== undefined &&
     ts.isPropertyAccessExpression(base) && base.name.text === "url" && ts.isMetaProperty(base.expression);
+}
+
+function cannotPack(path: string, why: string): XenblkError {
+  return new XenblkError(`Cannot pack ${path}: ${why}`, {
+    remedy: 'name a .ts file by "./" and its path, a node: module, or an npm package with an exact version',
+  });
 }

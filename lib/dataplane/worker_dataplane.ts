@@ -218,8 +218,10 @@ class ReactorWorker {
   }
 
   async exit(): Promise<void> {
-    if (!this.#isReady) this.#unavailable(new XenblkError(CLOSED));
-    else if (this.#failure === undefined) {
+    if (!this.#isReady) {
+      this.#unavailable(new XenblkError(CLOSED));
+      this.#say({ type: "exit" }); // one that sleeps already would not end, and the process neither
+    } else if (this.#failure === undefined) {
       this.#say({ type: "exit" });
       await this.#exited.promise;
     }

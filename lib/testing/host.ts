@@ -201,7 +201,7 @@ export class TestHost implements AsyncDisposable {
 
   #forgottenText(): string {
     const what = [
-      ...this.guests.map(({ name }) => `guest ${name}`),
+      ...this.guests.flatMap(({ name, drives }) => [`guest ${name}`, ...drives.map(({ vdev }) => `its drive ${vdev}`)]),
       ...[...this.#disks].map(({ vdev, guest }) => `${vdev} of domain ${guest.domain}`),
       ...[...this.#services].filter(({ running }) => running).map(() => "a service"),
     ];

@@ -56,6 +56,11 @@ for (const specifier of ["npm:x", "npm:x@^1.0.0", "jsr:@a/b@1.0.0", "https://a.e
   });
 }
 
+Deno.test("a module's URL that is computed is refused: its name could not be rewritten", () => {
+  const text = "export default (name) => new URL(`./${name}.ts`, import.meta.url);";
+  assertThrows(() => rewritten(text), XenblkError, "Cannot pack a.ts: a module's URL is not a literal");
+});
+
 Deno.test("a version without a section of the changelog is refused; this version has one", () => {
   const project = readProject(ROOT);
   const changelog = Deno.readTextFileSync(`${ROOT}CHANGELOG.md`);

@@ -81,11 +81,12 @@ export class DryRunMachine implements AsyncDisposable {
       openXenstore: () => store.connect(BACKEND),
       ...(plugins === undefined ? {} : { plugins }),
     });
+    // The user has named the images, and nobody else writes to this xenstore.
+    const allowImages = [...settings?.allowImages ?? [], "plugin:**"];
     const service = await startService({
       platform,
       kind: KIND,
-      // The user has named the images, and nobody else writes to this xenstore.
-      settings: { ...DEFAULT_SETTINGS, ...settings, grants, maxQueues: frontend.queues, allowImages: ["plugin:**"] },
+      settings: { ...DEFAULT_SETTINGS, ...settings, grants, maxQueues: frontend.queues, allowImages },
       ...(plugin === undefined ? {} : { plugin }),
       workers,
       // In a dry run, connects and closes are not worth a line at level info.

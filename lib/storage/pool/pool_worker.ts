@@ -110,6 +110,8 @@ export class PoolWorker {
 
   /** Its answers will never come. */
   end(reason: string): void {
+    // One that sleeps would not end, and the process neither: this takes it to its event loop.
+    this.post({ type: "stop", request: 0 });
     this.#worker.terminate();
     this.#reject(reason);
   }
