@@ -171,6 +171,7 @@ export class NativePluginProcess implements PluginProcess {
     if (this.#control.phase !== PHASE.lost) {
       throw new XenblkError(`Cannot serve ${this.#options.name} again: its process has not ended`);
     }
+    this.#notes.takeAccusation(); // of the process before; it would end the next one
     const epoch = this.#control.epoch + 1;
     await using undo = new AsyncDisposableStack();
     const host = undo.use(startHost(this.#options, this.#shared, epoch));
@@ -179,7 +180,6 @@ export class NativePluginProcess implements PluginProcess {
     mustFit(this.#options.name, this.#facts, facts);
     undo.move();
     this.#facts = facts;
-    this.#notes.takeAccusation(); // of the process before
     this.#control.serve(epoch);
     this.#lost = this.#watch(host);
     this.#wakeAll();

@@ -10,6 +10,7 @@ import type { PluginAttachment } from "../../../ffi/plugin/attachment.ts";
 import { viewOf } from "../../../ffi/linux/memory.ts";
 import { CHANNEL_BYTES, CHANNEL_WORD, channelAt, ChannelMemory } from "../../../ffi/plugin/layout.ts";
 import { ChannelRig, eventually, Folder } from "../../storage/rig.ts";
+import { BREACH, PluginNotes } from "../../../ffi/plugin/notes.ts";
 import { PluginRig, type RigOptions } from "./rig.ts";
 
 const PAGE_BYTES = 4096;
@@ -189,3 +190,14 @@ for (
     );
   });
 }
+
+Deno.test("what a channel says of a process that has ended does not end the next one", async () => {
+  await using rig = await PluginRig.start({ disk: "memory_disk.ts" });
+  const { notes } = await rig.disk.attachment(0) as PluginAttachment;
+  Deno.kill(rig.disk.pid, "SIGKILL");
+  await rig.disk.lost;
+  new PluginNotes(notes).accuse(BREACH.age, 1);
+  await rig.disk.restart();
+  using channel = await rig.channel();
+  assertEquals(await writeTo(channel, PAGE.good), 0);
+});
