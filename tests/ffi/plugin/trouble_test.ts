@@ -3,7 +3,7 @@
  * on with the next process, or fail, and never lie.
  */
 
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { EIO, ENOMEM, ENOSPC } from "../../../lib/errno.ts";
 import type { Disk } from "../../../lib/storage/disk.ts";
 import type { PluginAttachment } from "../../../ffi/plugin/attachment.ts";
@@ -190,6 +190,21 @@ for (
     );
   });
 }
+
+Deno.test("a start that is given up before it began, or while it is under way, leaves no process", async () => {
+  await using rig = await PluginRig.start({ disk: "memory_disk.ts" });
+  const first = rig.disk.pid;
+  Deno.kill(first, "SIGKILL");
+  await rig.disk.lost;
+  const reason = new Error("the disk is closed");
+  assertEquals(await rig.disk.restart(AbortSignal.abort(reason)).catch((error) => error), reason);
+  const ending = new AbortController();
+  const starting = rig.disk.restart(ending.signal).catch((error) => error);
+  await eventually(() => rig.disk.pid !== first, "a process is started");
+  ending.abort(reason);
+  assertEquals(await starting, reason);
+  assertThrows(() => Deno.kill(rig.disk.pid, "SIGCONT"), Deno.errors.NotFound);
+});
 
 Deno.test("what a channel says of a process that has ended does not end the next one", async () => {
   await using rig = await PluginRig.start({ disk: "memory_disk.ts" });
