@@ -9,7 +9,7 @@ import type { DiskMethods } from "../../lib/storage/plugin/disk_methods.ts";
 import { deniedAccess } from "../../lib/storage/plugin/denied.ts";
 import { hostLog } from "./host_log.ts";
 import { HostLoop } from "./host_loop.ts";
-import { openModule } from "./host_module.ts";
+import { MOST_CHARACTERS, openModule } from "./host_module.ts";
 import { type HostSystem, openSystem, type SystemArguments } from "./host_system.ts";
 import { Mailbox } from "./mailbox.ts";
 
@@ -80,7 +80,7 @@ async function attempt(body: () => unknown): Promise<unknown> {
   try {
     return { ok: true, ...(await body() as object | undefined) };
   } catch (error) {
-    return { ok: false, message: withPlace(error) };
+    return { ok: false, message: withPlace(error).slice(0, MOST_CHARACTERS) };
   }
 }
 
