@@ -48,13 +48,14 @@ Deno.test("a mistake in the module is reported with the plugin's own message and
     "tiny": opening("return { sizeBytes: 511, read() {} };"),
     "curious": opening('return Deno.readTextFileSync("/etc/hostname");'),
     "nought": opening("return undefined;"),
+    "big": opening("return new Uint8Array(2 ** 32);"),
   });
   const line = async (name: string): Promise<string> => {
     const { line } = await assertRejects(() => open(`${folder.path}/${name}.ts?luck`), XenblkError);
     return line.replaceAll(`image plugin:${folder.path}/${name}.ts?luck`, "IT").replaceAll(folder.path, "");
   };
   const names = ["throws", "syntax", "nothing", "unmarked", "missing", "refuses", "unread", "text", "tiny"];
-  const lines = await Promise.all([...names, "curious", "nought"].map(line));
+  const lines = await Promise.all([...names, "curious", "nought", "big"].map(line));
   const fixIt = "; correct the module; `deno check` finds most mistakes";
   const noDisk = "Cannot open IT: its module exports no disk; write `export default defineDisk({ open: ... })`";
   assertEquals(lines[0], `Cannot open IT: its module cannot be imported: no such luck (file:///throws.ts:2:7)${fixIt}`);
@@ -80,6 +81,10 @@ Deno.test("a mistake in the module is reported with the plugin's own message and
       "allow it with --plugin-allow read=/etc/hostname",
   );
   assertEquals(lines[10], "Cannot open IT: its open failed: it returned undefined, not a disk");
+  assertMatch(
+    lines[11]!,
+    /its open failed: Array buffer allocation failed \S+; allow it more memory with --plugin-memory$/,
+  );
 });
 
 Deno.test("what is left over behind the last sector is not served, with a warning; the log has what the plugin prints", async () => {
