@@ -18,7 +18,7 @@ export interface Tarball {
 }
 
 /** Files that are in the package as they are; of a folder, all. */
-const DOCUMENTS = ["README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "docs/", "contrib/"];
+const DOCUMENTS = ["README.md", "LICENSE", "CHANGELOG.md", "SECURITY.md", "docs/", "examples/", "contrib/"];
 const LAUNCHER = "pack/launcher";
 
 /**

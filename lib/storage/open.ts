@@ -86,7 +86,7 @@ export async function openDisk(request: DiskRequest, context: OpenContext = {}):
 
 function noPlugins(name: string): XenblkError {
   return new XenblkError(`Cannot open image ${name}: this process starts no plugins`, {
-    remedy: "start deno with all permissions (-A): a plugin runs in a process of its own",
+    remedy: "start deno with all permissions (-A); on a test host, pass `plugins` to testHost (docs/plugins.md)",
   });
 }
 

@@ -138,7 +138,10 @@ export class TraceReader {
   #open(): boolean {
     const block = decodeBlock(this.#buffer.subarray(this.#block, this.#block + BLOCK_BYTES));
     if (this.#session === undefined && block.kind !== "session") {
-      if (block.kind === "damaged") throw cannotRead(this.#name, `the block at byte ${this.#offset}: ${block.why}`);
+      if (block.kind === "damaged") {
+        const why = `the block at byte ${this.#offset}: ${block.why}`;
+        throw cannotRead(this.#name, why, "name a trace that the filter log has written");
+      }
       throw cannotRead(this.#name, "it begins with records, not with a session");
     }
     if (block.kind === "session") {

@@ -224,7 +224,7 @@ Deno.test("what cannot be replayed is one line that says why", async (context) =
   for (const [name, bytes] of Object.entries(files)) Deno.writeFileSync(`${directory}/${name}`, bytes);
   const cases: readonly (readonly [args: readonly string[], status: number, message: string])[] = [
     [["v2", "memory:1M"], 1, "the block at byte 0: it is of version 2 of the format, and this program reads version 1"],
-    [["--dump", "garbage"], 1, "the block at byte 0: it does not begin with xbtr"],
+    [["--dump", "garbage"], 1, "it does not begin with xbtr; name a trace that the filter log"],
     [["none", "memory:1M"], 1, "there is no such file; record one with `--filter log,file=TRACE`"],
     [["good"], 2, "Cannot replay without IMAGE"],
     [["good", "memory:1M", "--engine=uring"], 2, "it takes one of auto, file, memory, null"],

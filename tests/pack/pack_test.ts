@@ -76,7 +76,7 @@ class Checkout implements Disposable {
 
   constructor(text: string) {
     const named = ["deno.json", "CHANGELOG.md", "README.md", "LICENSE", "SECURITY.md", ".dvmrc", "pack/launcher.ts"];
-    for (const folder of ["lib", "ffi", "docs", "contrib", "pack"]) Deno.mkdirSync(this.root + folder);
+    for (const folder of ["lib", "ffi", "docs", "examples", "contrib", "pack"]) Deno.mkdirSync(this.root + folder);
     for (const name of named) Deno.copyFileSync(ROOT + name, this.root + name);
     for (const name of ["cli.ts", "mod.ts", "testing.ts"]) Deno.writeTextFileSync(this.root + name, text);
   }

@@ -20,7 +20,7 @@ const KIB = 1024;
 const MIB = 1024 * KIB;
 const EXAMPLES = [...Deno.readDirSync(`${ROOT}examples`)].map(({ name }) => name).sort();
 /** What a user may see at the top of the package. */
-const TOP = /^(bin\/xenblk\.js|cli\.(js|d\.ts)|(docs|contrib|lib|ffi)\/.+|[A-Z]+(\.md)?|package\.json)$/;
+const TOP = /^(bin\/xenblk\.js|cli\.(js|d\.ts)|(docs|examples|contrib|lib|ffi)\/.+|[A-Z]+(\.md)?|package\.json)$/;
 
 let made: Promise<Installation> | undefined;
 const installed = (): Promise<Installation> => made ??= Installation.make();
@@ -50,7 +50,8 @@ Deno.test(
       .map((path) => path.slice(2, -3));
     const roots = [...publicModules, "native", "platform"].flatMap((name) => [`${name}.js`, `${name}.d.ts`]);
     assertEquals(files.filter((path) => !TOP.test(path) && !roots.includes(path)), []);
-    assertEquals(files.filter((path) => path.endsWith(".ts") && !path.endsWith(".d.ts")), []);
+    const sources = files.filter((path) => path.endsWith(".ts") && !path.endsWith(".d.ts"));
+    assertEquals(sources.sort(), EXAMPLES.map((name) => `examples/${name}`)); // to copy
     for (const path of ["LICENSE", "README.md", "CHANGELOG.md", "mod.d.ts", "ffi/platform.js"]) {
       assert(
         files.includes(path),

@@ -123,6 +123,10 @@ export function sectorsOf(
   return (sizeBytes - rest) / SECTOR_BYTES;
 }
 
+function remedyFor(why: string): string | undefined {
+  return /allocation failed/.test(why) ? "allow it more memory with --plugin-memory" : undefined;
+}
+
 function notOpened({ stage, message, place }: OpenAnswer & { readonly ok: false }, name: string): XenblkError {
   const where = typeof place === "string" ? ` (${printable(place)})` : "";
   const said = typeof message === "string" ? message : "it gives no reason";
@@ -137,7 +141,7 @@ function notOpened({ stage, message, place }: OpenAnswer & { readonly ok: false 
         remedy ?? "correct the module; `deno check` finds most mistakes",
       );
     case "open":
-      return refuse(name, `its open failed: ${why}`, remedy);
+      return refuse(name, `its open failed: ${why}`, remedy ?? remedyFor(why));
     default:
       return refuse(name, "its module exports no disk", "write `export default defineDisk({ open: ... })`");
   }

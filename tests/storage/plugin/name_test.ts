@@ -104,8 +104,8 @@ Deno.test("opening asks whether the name is allowed, and says where no plugin ca
   const request = { format: "plugin", target: "/srv/a.ts", readOnly: false, engine: "auto" } as const;
   assertEquals(
     await lineOf(() => openDisk(request)),
-    "Cannot open image plugin:/srv/a.ts: this process starts no plugins; start deno with all permissions (-A): a plugin runs " +
-      "in a process of its own",
+    "Cannot open image plugin:/srv/a.ts: this process starts no plugins; start deno with all permissions (-A); on a " +
+      "test host, pass `plugins` to testHost (docs/plugins.md)",
   );
   const openPlugin = (): never => {
     throw new Error("it was asked to run a program that is not allowed");
