@@ -208,7 +208,7 @@ export class NativePluginProcess implements PluginProcess {
     this.#control.lose();
     this.#wakeAll();
     if (this.#closed !== undefined) this.fail(); // nobody will start another one
-    return `the process of ${this.#options.name}: ${this.#notes.takeAccusation() ?? reason}`;
+    return `its process is lost: ${this.#notes.takeAccusation() ?? reason}`;
   }
 
   async #ask(command: Command): Promise<object> {

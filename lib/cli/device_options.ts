@@ -30,7 +30,7 @@ const MAX_PERSISTENT_GRANTS = defaulting(
 );
 
 /** The storage engine. */
-export const ENGINE = defaulting(
+const ENGINE = defaulting(
   choice("Storage engine: auto is qemu for formats other than raw, else uring if the kernel allows it, else file", [
     "auto",
     "uring",

@@ -3,11 +3,14 @@
  */
 
 import { COMMON_OPTIONS, optionNames } from "./args.ts";
-import type { Option, OptionTable } from "./options.ts";
+import { ANY_TEXT, type Option, type OptionTable } from "./options.ts";
 import type { VerbFace } from "./verb.ts";
 
-/** Width of a line in characters. */
-const WIDTH = 100;
+/** Most characters of a line; fewer if the terminal has fewer, down to {@linkcode NARROWEST}. */
+const WIDEST = 100;
+const NARROWEST = 60;
+/** Most characters of the first of two columns, and for a narrow terminal. */
+const FIRST = { wide: 30, narrow: 24 } as const;
 
 /** A verb as the overview shows it. */
 export interface VerbSummary {
@@ -15,37 +18,43 @@ export interface VerbSummary {
   readonly summary: string;
 }
 
-/** `xenblk --help`. */
-export function overview(verbs: readonly VerbSummary[]): string {
+/** `xenblk --help`, for a terminal of so many columns. */
+export function overview(verbs: readonly VerbSummary[], terminalColumns = Infinity): string {
+  const width = widthFor(terminalColumns);
   const lines = [
     "xenblk serves disk images to Xen guests through the blkif ring protocol.",
     "",
     "Usage: xenblk VERB [OPTIONS] [OPERANDS]",
     "",
     "Verbs:",
-    ...columns(verbs.map(({ name, summary }) => [name, summary])),
+    ...columns(verbs.map(({ name, summary }) => [name, summary]), width),
     "",
     "Options:",
-    ...optionLines({ help: COMMON_OPTIONS.help, version: COMMON_OPTIONS.version }),
+    ...optionLines({ help: COMMON_OPTIONS.help, version: COMMON_OPTIONS.version }, width),
     "",
     "xenblk VERB --help describes a verb and its options.",
-    "Exit status: 0 done, 1 failed, 2 usage, 3 no such domain or device, 4 timed out waiting for the guest,",
-    "5 hypervisor missing or not permitted, 6 image corrupt, 7 image with leaks (both: image check).",
+    ...wrap(
+      "Exit status: 0 done, 1 failed, 2 usage, 3 no such domain or device, 4 timed out waiting for the guest, " +
+        "5 hypervisor missing or not permitted, 6 image corrupt, 7 image with leaks (both: image check).",
+      0,
+      width,
+    ),
   ];
   return lines.join("\n") + "\n";
 }
 
-/** `xenblk VERB --help`. */
-export function verbHelp(verb: VerbFace): string {
-  const lines = [`Usage: ${usageLine(verb)}`, "", ...wrap(`${verb.summary}.`, 0)];
-  if (verb.description !== undefined) lines.push("", ...wrap(verb.description, 0));
+/** `xenblk VERB --help`, for a terminal of so many columns. */
+export function verbHelp(verb: VerbFace, terminalColumns = Infinity): string {
+  const width = widthFor(terminalColumns);
+  const lines = [`Usage: ${usageLine(verb)}`, "", ...wrap(`${verb.summary}.`, 0, width)];
+  if (verb.description !== undefined) lines.push("", ...wrap(verb.description, 0, width));
   if (verb.operands.length > 0) {
-    lines.push("", "Operands:", ...columns(verb.operands.map(({ name, help }) => [name, help])));
+    lines.push("", "Operands:", ...columns(verb.operands.map(({ name, help }) => [name, help]), width));
   }
-  if (Object.keys(verb.options).length > 0) lines.push("", "Options:", ...optionLines(verb.options));
-  lines.push("", "Common options:", ...optionLines(COMMON_OPTIONS));
+  if (Object.keys(verb.options).length > 0) lines.push("", "Options:", ...optionLines(verb.options, width));
+  lines.push("", "Common options:", ...optionLines(COMMON_OPTIONS, width));
   if (verb.examples.length > 0) lines.push("", "Examples:", ...verb.examples.map((example) => `  ${example}`));
-  lines.push("", "Deno permissions:", ...wrap(verb.permissions, 2));
+  lines.push("", "Deno permissions:", ...wrap(verb.permissions, 2, width));
   return lines.join("\n") + "\n";
 }
 
@@ -55,8 +64,15 @@ function usageLine(verb: VerbFace): string {
   return ["xenblk", verb.name, "[OPTIONS]", ...operands].join(" ");
 }
 
-function optionLines(table: OptionTable): string[] {
-  return columns(Object.entries(table).map(([name, option]) => [optionColumn(name, option), optionText(option)]));
+function widthFor(terminalColumns: number): number {
+  return Math.max(NARROWEST, Math.min(WIDEST, terminalColumns));
+}
+
+function optionLines(table: OptionTable, width: number): string[] {
+  return columns(
+    Object.entries(table).map(([name, option]) => [optionColumn(name, option), optionText(option)]),
+    width,
+  );
 }
 
 function optionColumn(name: string, option: Option): string {
@@ -67,28 +83,30 @@ function optionColumn(name: string, option: Option): string {
 
 function optionText(option: Option): string {
   if (option.kind === "flag") return option.help;
-  const range = option.choices !== undefined || option.isPath ? "" : `: ${option.allowed}`;
+  const says = option.choices === undefined && !option.isPath && option.allowed !== ANY_TEXT;
+  const range = says ? `: ${option.allowed}` : "";
   const fallback = option.fallbackText === undefined ? "" : ` (default: ${option.fallbackText})`;
   return option.help + range + fallback;
 }
 
 /** Two columns. If a text is too wide for the first column, the second one starts on the next line. */
-function columns(entries: readonly (readonly [string, string])[]): string[] {
-  const first = Math.min(30, Math.max(...entries.map(([name]) => name.length)));
+function columns(entries: readonly (readonly [string, string])[], width: number): string[] {
+  const most = width < WIDEST ? FIRST.narrow : FIRST.wide;
+  const first = Math.min(most, Math.max(...entries.map(([name]) => name.length)));
   return entries.flatMap(([name, text]) => {
-    const [head = "", ...tail] = wrap(text, first + 4);
+    const [head = "", ...tail] = wrap(text, first + 4, width);
     return name.length > first
       ? [`  ${name}`, head, ...tail]
       : [`  ${name.padEnd(first + 2)}${head.trimStart()}`, ...tail];
   });
 }
 
-/** Breaks a text at spaces into indented lines of at most {@linkcode WIDTH} characters. */
-function wrap(text: string, indent: number): string[] {
+/** Breaks a text at spaces into indented lines of at most `width` characters. */
+function wrap(text: string, indent: number, width: number): string[] {
   const lines: string[] = [];
   let line = "";
   for (const word of text.split(/\s+/)) {
-    if (line !== "" && indent + line.length + 1 + word.length > WIDTH) {
+    if (line !== "" && indent + line.length + 1 + word.length > width) {
       lines.push(" ".repeat(indent) + line);
       line = word;
     } else line = line === "" ? word : `${line} ${word}`;

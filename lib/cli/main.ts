@@ -35,7 +35,7 @@ export async function main(args: readonly string[], host: Host, version: string)
 async function dispatch(args: readonly string[], host: Host, version: string, output: Output): Promise<number> {
   const [first, ...rest] = args;
   if (first === undefined) {
-    output.raw(overview(CATALOG));
+    output.raw(overview(CATALOG, output.columns));
     return new XenblkError("", { kind: "usage" }).exitStatus;
   }
   if (first === "-V" || first === "--version") {
@@ -44,18 +44,18 @@ async function dispatch(args: readonly string[], host: Host, version: string, ou
   }
   if (first === "help") return await dispatch([...rest, "--help"], host, version, output);
   if (first === "-h" || first === "--help") {
-    output.data(overview(CATALOG));
+    output.data(overview(CATALOG, output.columns));
     return 0;
   }
   const group = verbsOf(first);
   if (group.length === 0) return await runVerb(findVerb(first, CATALOG), rest, host, version, output);
   const [second, ...others] = rest;
   if (second === "-h" || second === "--help") {
-    output.data(overview(group));
+    output.data(overview(group, output.columns));
     return 0;
   }
   if (second !== undefined) return await runVerb(findVerb(`${first} ${second}`, group), others, host, version, output);
-  output.raw(overview(group));
+  output.raw(overview(group, output.columns));
   return new XenblkError("", { kind: "usage" }).exitStatus;
 }
 
@@ -69,7 +69,7 @@ async function runVerb(
   const verb = await entry.load();
   const { options, common, operands } = parseArguments(verb, args);
   if (common.help) {
-    output.data(verbHelp(verb));
+    output.data(verbHelp(verb, output.columns));
     return 0;
   }
   if (common.version) {

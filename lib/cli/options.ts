@@ -83,9 +83,12 @@ export function repeated<V>(element: Description<V>): Valued<readonly V[], reado
   return { kind: "value", ...element, help: `${element.help}; may be repeated`, parse, fallback: [], repeats: true };
 }
 
+/** What {@linkcode text} allows; help leaves it out. */
+export const ANY_TEXT = "a text that is not empty";
+
 /** Any text except the empty one. */
 export function text(placeholder: string, help: string): Description<string> {
-  return { placeholder, help, allowed: "a text that is not empty", parse: (value) => value === "" ? undefined : value };
+  return { placeholder, help, allowed: ANY_TEXT, parse: (value) => value === "" ? undefined : value };
 }
 
 /** A file name. */

@@ -141,6 +141,7 @@ class PluginDisk implements Disk {
   async #recover(reason: string, firstWaitMs: number, beganMs: number): Promise<number | undefined> {
     const { clock, log, settings: { onTrouble } } = this.#services;
     const { name } = this.#facts;
+    const lostMs = clock.now();
     const does = onTrouble === "hold"
       ? "its requests wait for another process"
       : "its requests fail until another runs";
@@ -154,7 +155,7 @@ class PluginDisk implements Disk {
         await this.#warnOfChange();
         await this.#process.restart(this.#ending.signal);
         log.warning(
-          `${name}: served again after ${Math.round(clock.now() - beganMs)} ms, by process ${this.#process.pid}`,
+          `${name}: served again after ${Math.round(clock.now() - lostMs)} ms, by process ${this.#process.pid}`,
         );
         this.#setTrouble(undefined);
         return Math.min(2 * waitMs, LONGEST_WAIT_MS);

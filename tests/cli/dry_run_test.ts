@@ -328,7 +328,7 @@ Deno.test("anything wrong with a load or an image is a fault, and the first one 
   );
   assertEquals(
     faultOf([outcome({ errors: 2, errorsByKind: { "write -1": 2 } })], []),
-    "requests failed: 2 of write -1",
+    "requests failed: 2 write (status -1)",
   );
   assertEquals(faultOf([outcome({ unanswered: 3 })], []), "3 requests were never answered");
   const broken = outcome({ protocolErrors: 1, firstProtocolError: "an unknown id" });

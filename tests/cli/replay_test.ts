@@ -227,6 +227,7 @@ Deno.test("what cannot be replayed is one line that says why", async (context) =
     [["--dump", "garbage"], 1, "the block at byte 0: it does not begin with xbtr"],
     [["none", "memory:1M"], 1, "there is no such file; record one with `--filter log,file=TRACE`"],
     [["good"], 2, "Cannot replay without IMAGE"],
+    [["good", "memory:1M", "--engine=uring"], 2, "it takes one of auto, file, memory, null"],
     [["good", "memory:1M", "--speed=0"], 2, "it takes recorded, max, or a number above 0"],
     [["good", "memory:1M", "--filter=none"], 2, 'Cannot use filter "none"'],
   ];

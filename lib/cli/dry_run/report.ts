@@ -73,21 +73,29 @@ export function faultOf(
   outcomes: readonly LoadOutcome[],
   verdicts: readonly (ImageVerdict | undefined)[],
 ): string | undefined {
-  return outcomes.map(faultOfLoad).find((fault) => fault !== undefined) ??
+  const failed = failuresOf(outcomes);
+  return outcomes.map((outcome) => faultOfLoad(outcome, failed)).find((fault) => fault !== undefined) ??
     verdicts.map(faultOfImage).find((fault) => fault !== undefined);
 }
 
-function faultOfLoad(outcome: LoadOutcome): string | undefined {
-  const { firstMiscompare, firstProtocolError, errors, errorsByKind, unanswered } = outcome;
+/** The failed requests of all loads, as the table counts them. */
+function failuresOf(outcomes: readonly LoadOutcome[]): string {
+  const counts = new Map<string, number>();
+  for (const [kind, count] of outcomes.flatMap(({ errorsByKind }) => Object.entries(errorsByKind))) {
+    counts.set(kind, (counts.get(kind) ?? 0) + count);
+  }
+  const texts = [...counts].map(([kind, count]) => `${count} ${kind.replace(" ", " (status ")})`);
+  return `requests failed: ${texts.join(", ")}`;
+}
+
+function faultOfLoad(outcome: LoadOutcome, failed: string): string | undefined {
+  const { firstMiscompare, firstProtocolError, errors, unanswered } = outcome;
   if (firstMiscompare !== undefined) {
     const { sector, expected, got } = firstMiscompare;
     return `sector ${sector} read back as ${got}, expected ${expected} (${outcome.miscompares} sectors differ)`;
   }
   if (firstProtocolError !== undefined) return `the backend broke the protocol: ${firstProtocolError}`;
-  if (errors > 0) {
-    const kinds = Object.entries(errorsByKind).map(([kind, count]) => `${count} of ${kind}`);
-    return `requests failed: ${kinds.join(", ")}`;
-  }
+  if (errors > 0) return failed;
   return unanswered > 0 ? `${unanswered} requests were never answered` : undefined;
 }
 

@@ -131,7 +131,8 @@ export function renderReport(report: ReplayReport): string {
   const heads = report.sides.map(({ name, image, sizeBytes, elapsedMs }) =>
     `${name}: ${image} (${formatSize(sizeBytes)}), ${(elapsedMs / 1000).toFixed(2)} s\n`
   );
-  const speed = report.speed === "max" ? "as fast as it goes" : `${report.speed} times the recorded speed`;
+  const times = report.speed === 1 ? "" : `${report.speed} times `;
+  const speed = report.speed === "max" ? "as fast as it goes" : `at ${times}the recorded speed`;
   const notes = [...report.sides.flatMap(notesOf), ...traceNotes(report)].map((note) => `${note}\n`);
   return `${report.trace}, ${speed}, seed ${report.seed}\n${heads.join("")}\n${tableOf(report)}${
     notes.length === 0 ? "" : "\n"

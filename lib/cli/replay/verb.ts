@@ -14,7 +14,7 @@ import { RECORD_BYTES } from "../../trace/record.ts";
 import { openTrace } from "../../trace/reader.ts";
 import { MOST_INDIRECT_SEGMENTS } from "../../xenbus/features.ts";
 import { usageError } from "../args.ts";
-import { CACHE, ENGINE, FILTER, GRANTS, WORKERS } from "../device_options.ts";
+import { CACHE, FILTER, GRANTS, WORKERS } from "../device_options.ts";
 import type { GuestRings } from "../dry_run/guest.ts";
 import { prepareImage } from "../dry_run/verb.ts";
 import { choice, defaulting, flag, integer, optional, type OptionValues, repeated, text } from "../options.ts";
@@ -31,6 +31,8 @@ const SLOTS_PER_PAGE = 32;
 const MOST_SPEED = 1e6;
 /** In front of an image that must not be written to. */
 const OVERLAY = "cow,size=1G";
+/** The others need the memory of a real guest. */
+const ENGINES = ["auto", "file", "memory", "null"] as const;
 
 const OPTIONS = {
   "speed": defaulting({
@@ -45,9 +47,9 @@ const OPTIONS = {
     text("IMAGE", "Replay on this image too, and compare; by default with the settings of the first"),
   ),
   "no-compare": flag("With --against: do not read both disks afterwards to compare their contents"),
-  "engine": ENGINE,
+  "engine": defaulting(choice("Storage engine: auto is file for raw images", ENGINES), "auto"),
   "cache": CACHE,
-  "against-engine": optional(choice("Engine of the second replay", ["auto", "uring", "file", "memory", "null"])),
+  "against-engine": optional(choice("Engine of the second replay", ENGINES)),
   "against-cache": optional(choice("Cache mode of the second replay", ["none", "writeback", "writethrough", "unsafe"])),
   "filter": FILTER,
   "against-filter": repeated(text("FILTER", "Filters of the second replay, in place of those of the first")),

@@ -5,6 +5,7 @@
 
 import { XenblkError } from "../../errors.ts";
 import { Modules } from "../../modules.ts";
+import { lookWithin } from "../../path_lookup.ts";
 import type { FilterDefinition, FilterModule, FilterOption, FilterValue, FilterValues } from "./filter.ts";
 import { type FilterName, type FilterOptions, filterRow, FILTERS } from "./table.ts";
 
@@ -47,9 +48,10 @@ export async function chooseFilters(choices: readonly FilterChoice[] = []): Prom
 }
 
 async function choose(choice: FilterChoice): Promise<ChosenFilter> {
-  const { name, given } = typeof choice === "string" ? parseText(choice) : parseObject(choice);
+  const isText = typeof choice === "string";
+  const { name, given } = isText ? parseText(choice) : parseObject(choice);
   const { module, filter } = filterRow(name) ?? await outside(name);
-  const values = readValues(name, filter, given);
+  const values = readValues(name, filter, given, isText ? dashed : asItIs);
   await filter.check?.(values);
   return { name, module, definition: filter, values };
 }
@@ -67,6 +69,17 @@ function parseText(text: string): { name: string; given: Given } {
     return [key, part.slice(at + 1)] as const;
   });
   return { name, given };
+}
+
+/** How a message spells the name of an option: as the one who gave the filter does. */
+type Spelling = (key: string) => string;
+
+function dashed(key: string): string {
+  return key.replaceAll(/[A-Z]/g, (letter) => `-${letter.toLowerCase()}`);
+}
+
+function asItIs(key: string): string {
+  return key;
 }
 
 function parseObject(choice: Exclude<FilterChoice, string>): { name: string; given: Given } {
@@ -87,9 +100,25 @@ async function outside(name: string): Promise<{ module: string; filter: FilterDe
     });
   }
   const module = moduleUrl(name);
+  if (await isMissing(module)) {
+    throw new XenblkError(`Cannot use filter ${name}: there is no such file`, {
+      kind: "usage",
+      remedy: `name its module's file, by an absolute path or one relative to ${Deno.cwd()}`,
+    });
+  }
   const { filter } = await OUTSIDE.load(module);
   if (isDefinition(filter)) return { module, filter };
   throw wrong(name, "its module exports no `filter` with options, as docs/filters.md describes it");
+}
+
+/** True only for what is certainly no file: whatever else is wrong, the import says it. */
+async function isMissing(module: string): Promise<boolean> {
+  if (!module.startsWith("file:")) return false;
+  const url = new URL(module);
+  return await lookWithin(url.pathname, () => Deno.stat(url)).then(
+    () => false,
+    (error) => error instanceof Deno.errors.NotFound,
+  );
 }
 
 /** What a module from outside exports has not been checked by a compiler. */
@@ -112,15 +141,15 @@ function moduleUrl(name: string): string {
   return url.href;
 }
 
-function readValues(name: string, definition: FilterDefinition, given: Given): FilterValues {
+function readValues(name: string, definition: FilterDefinition, given: Given, spell: Spelling): FilterValues {
   const values: Record<string, FilterValue> = {};
   for (const [key, value] of given) {
-    if (Object.hasOwn(values, key)) throw wrong(name, `${key} is given twice`);
-    values[key] = readValue(name, definition, key, value);
+    if (Object.hasOwn(values, key)) throw wrong(name, `${spell(key)} is given twice`);
+    values[key] = readValue(name, definition, key, value, spell);
   }
   for (const [key, { fallback, help }] of Object.entries(definition.options)) {
     if (values[key] !== undefined) continue;
-    if (fallback === undefined) throw wrong(name, `it needs ${key}: ${help}`);
+    if (fallback === undefined) throw wrong(name, `it needs ${spell(key)}: ${help}`);
     values[key] = fallback;
   }
   const refusal = definition.refuse?.(values);
@@ -129,14 +158,20 @@ function readValues(name: string, definition: FilterDefinition, given: Given): F
 }
 
 /** One value. Throws {@linkcode XenblkError} (usage). */
-function readValue(name: string, { options }: FilterDefinition, key: string, value: FilterValue): FilterValue {
+function readValue(
+  name: string,
+  { options }: FilterDefinition,
+  key: string,
+  value: FilterValue,
+  spell: Spelling = asItIs,
+): FilterValue {
   const option = Object.hasOwn(options, key) ? options[key] : undefined;
   if (option === undefined) {
-    const keys = Object.keys(options);
-    throw wrong(name, `it has no option ${key}; it has ${keys.length === 0 ? "none" : keys.join(", ")}`);
+    const keys = Object.keys(options).map(spell);
+    throw wrong(name, `it has no option ${spell(key)}; it has ${keys.length === 0 ? "none" : keys.join(", ")}`);
   }
   const parsed = option.parse(value);
-  if (parsed === undefined) throw wrong(name, `${key} takes ${option.allowed}, not ${JSON.stringify(value)}`);
+  if (parsed === undefined) throw wrong(name, `${spell(key)} takes ${option.allowed}, not ${JSON.stringify(value)}`);
   return parsed;
 }
 

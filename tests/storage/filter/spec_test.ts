@@ -24,7 +24,10 @@ Deno.test("a mistake in a filter's name or options is a usage error", async () =
     "readonlie": 'Cannot use filter "readonlie": there is none of that name; use one of ',
     "__proto__": 'Cannot use filter "__proto__": there is none of that name; use one of ',
     "readonly,x=1": "Cannot use filter readonly: it has no option x; it has none",
-    "readonly,toString=1": "Cannot use filter readonly: it has no option toString; it has none",
+    "readonly,to-string=1": "Cannot use filter readonly: it has no option to-string; it has none",
+    "throttle,bytes-per-minute=1": "Cannot use filter throttle: it has no option bytes-per-minute; it has iops, " +
+      "iops-burst, bytes-per-second, bytes-burst",
+    "throttle,iops-burst=x": "Cannot use filter throttle: iops-burst takes ",
     "readonly,": 'Cannot use filter readonly: "" is not option=value',
     "readonly,=3": 'Cannot use filter readonly: "=3" is not option=value',
   };
@@ -32,6 +35,11 @@ Deno.test("a mistake in a filter's name or options is a usage error", async () =
     const said = await refusal(text);
     assertEquals(said.slice(0, message.length), message);
   }
+});
+
+Deno.test("a mistake in a program's object is named as the object spells it", async () => {
+  const choice = { name: "throttle", iopsBurst: -1 } as const;
+  assertEquals((await refusal(choice)).startsWith("Cannot use filter throttle: iopsBurst takes "), true);
 });
 
 Deno.test("a module from outside is a filter, named by its path or its URL, with options of its own", async () => {
@@ -52,7 +60,12 @@ Deno.test("a module from outside is a filter, named by its path or its URL, with
 });
 
 Deno.test("a module that is missing or no filter is refused by its name", async () => {
-  await assertRejects(() => chooseFilters(["./none/there.ts"]), XenblkError, "Cannot load module file:///");
+  assertEquals(
+    await refusal("./none/there.ts"),
+    "Cannot use filter ./none/there.ts: there is no such file; name its module's file, by an absolute path or one " +
+      `relative to ${Deno.cwd()}`,
+  );
+  await assertRejects(() => chooseFilters(["https:nowhere"]), XenblkError, "Cannot load module https:nowhere");
   const noFilter = new URL("../../dataplane/modules/masked_disk.ts", import.meta.url).pathname;
   assertEquals((await refusal(noFilter)).includes("its module exports no `filter`"), true);
 });

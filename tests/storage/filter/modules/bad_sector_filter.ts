@@ -2,26 +2,24 @@
  * The filter that docs/filters.md shows, word for word.
  */
 
-import type {
-  ChannelContext,
-  ChannelOptions,
-  DiskAttachment,
-  FilterAttachment,
-  FilterDefinition,
-  IoChannel,
-} from "../../../../mod.ts";
-import { HoldingChannel } from "../../../../mod.ts";
+import type { ChannelContext, ChannelOptions, FilterAttachment, FilterDefinition, IoChannel } from "../../../../mod.ts";
+import { ERRNO, HoldingChannel, OPERATION } from "../../../../mod.ts";
 
 export const filter: FilterDefinition = {
   summary: "Fails reads of a sector",
   options: {
-    sector: { help: "The sector", placeholder: "N", allowed: "a number", parse: (value) => Number(value) || undefined },
+    sector: {
+      help: "The sector",
+      placeholder: "N",
+      allowed: "a whole number",
+      parse: (value) => Number.isSafeInteger(Number(value)) ? Number(value) : undefined,
+    },
   },
 };
 
-export function openChannel(attachment: DiskAttachment, options: ChannelOptions, context: ChannelContext): IoChannel {
-  const { inner, options: { sector } } = attachment as FilterAttachment;
-  return new BadSectorChannel(context.openChannel(inner, options), options, 512 * Number(sector));
+export function openChannel(attachment: FilterAttachment, options: ChannelOptions, context: ChannelContext): IoChannel {
+  const bad = 512 * Number(attachment.options["sector"]);
+  return new BadSectorChannel(context.openChannel(attachment.inner, options), options, bad);
 }
 
 class BadSectorChannel extends HoldingChannel {
@@ -35,8 +33,9 @@ class BadSectorChannel extends HoldingChannel {
 
   protected override take(tag: number): void {
     const begin = this.offsetBytes[tag]!;
-    const isBad = this.operation[tag] === 0 && begin <= this.#bad && this.#bad < begin + this.lengthOf(tag);
-    if (isBad) this.answer(tag, -5); // EIO
+    const isBad = this.operation[tag] === OPERATION.read && begin <= this.#bad &&
+      this.#bad < begin + this.lengthOf(tag);
+    if (isBad) this.answer(tag, -ERRNO.EIO);
     else this.start(tag);
   }
 }
