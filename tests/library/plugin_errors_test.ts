@@ -45,6 +45,8 @@ Deno.test("a mistake in the module is reported with the plugin's own message and
     "refuses": opening('throw new Error("no " + target);'),
     "unread": opening("return { sizeBytes: 512 };"),
     "text": opening('return { sizeBytes: "1M", read() {} };'),
+    "big": opening("return { sizeBytes: 1048576n, read() {} };"),
+    "untold": opening("throw Object.create(null);"),
     "tiny": opening("return { sizeBytes: 511, read() {} };"),
     "curious": opening('return Deno.readTextFileSync("/etc/hostname");'),
     "nought": opening("return undefined;"),
@@ -54,7 +56,7 @@ Deno.test("a mistake in the module is reported with the plugin's own message and
     return line.replaceAll(`image plugin:${folder.path}/${name}.ts?luck`, "IT").replaceAll(folder.path, "");
   };
   const names = ["throws", "syntax", "nothing", "unmarked", "missing", "refuses", "unread", "text", "tiny"];
-  const lines = await Promise.all([...names, "curious", "nought"].map(line));
+  const lines = await Promise.all([...names, "curious", "nought", "big", "untold"].map(line));
   const fixIt = "; correct the module; `deno check` finds most mistakes";
   const noDisk = "Cannot open IT: its module exports no disk; write `export default defineDisk({ open: ... })`";
   assertEquals(lines[0], `Cannot open IT: its module cannot be imported: no such luck (file:///throws.ts:2:7)${fixIt}`);
@@ -80,6 +82,11 @@ Deno.test("a mistake in the module is reported with the plugin's own message and
       "allow it with --plugin-allow read=/etc/hostname",
   );
   assertEquals(lines[10], "Cannot open IT: its open failed: it returned undefined, not a disk");
+  assertMatch(
+    lines[11]!,
+    /^Cannot open IT: its sizeBytes is "1048576n"; give the disk a size in bytes: a number from /,
+  );
+  assertEquals(lines[12], "Cannot open IT: its open failed: an error without a text");
 });
 
 Deno.test("what is left over behind the last sector is not served, with a warning; the log has what the plugin prints", async () => {
