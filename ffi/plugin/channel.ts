@@ -266,13 +266,13 @@ class PluginChannel extends TableChannel {
     const at = (this.#requestTail & MASK) * REQUEST_WORDS;
     const { requests } = this.#memory;
     const offset = this.table.offsetBytes[tag]!;
-    // A discard may be longer than 4 GiB: its length is in sectors.
+    // A discard may be longer than 4 GiB: its length is in sectors. What is beyond 2 TiB is kept, which it may be.
     const isDiscard = operation === OPERATION.discard;
     requests[at + REQUEST.tag] = tag;
     requests[at + REQUEST.operation] = operation;
     requests[at + REQUEST.offsetLow] = offset % TWO_32;
     requests[at + REQUEST.offsetHigh] = offset / TWO_32;
-    requests[at + REQUEST.lengthBytes] = isDiscard ? bytes / 512 : bytes;
+    requests[at + REQUEST.lengthBytes] = isDiscard ? Math.min(bytes / 512, TWO_32 - 1) : bytes;
     requests[at + REQUEST.dataAt] = dataAt;
     this.#requestTail = this.#requestTail + 1 | 0;
     this.#startedCount++;

@@ -9,7 +9,7 @@ import type { DiskMethods } from "../../lib/storage/plugin/disk_methods.ts";
 import { deniedAccess } from "../../lib/storage/plugin/denied.ts";
 import { hostLog } from "./host_log.ts";
 import { HostLoop } from "./host_loop.ts";
-import { openModule } from "./host_module.ts";
+import { MOST_CHARACTERS, openModule } from "./host_module.ts";
 import { type HostSystem, openSystem, type SystemArguments } from "./host_system.ts";
 import { Mailbox } from "./mailbox.ts";
 
@@ -23,6 +23,10 @@ interface HostArguments extends SystemArguments {
 
 /** A terminal sends the first to all processes, a service manager the second: the one that serves the disk ends this one. */
 for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) Deno.addSignalListener(signal, () => {});
+
+// Deno itself would end the event loop first, and can crash then, because a thread of its pool is still in the sleep.
+addEventListener("unhandledrejection", (event) => endBy(event, event.reason));
+addEventListener("error", (event) => endBy(event, event.error));
 
 const parts: HostArguments = JSON.parse(Deno.args[0]!);
 await serve(openSystem(parts));
@@ -76,8 +80,15 @@ async function attempt(body: () => unknown): Promise<unknown> {
   try {
     return { ok: true, ...(await body() as object | undefined) };
   } catch (error) {
-    return { ok: false, message: withPlace(error) };
+    return { ok: false, message: withPlace(error).slice(0, MOST_CHARACTERS) };
   }
+}
+
+/** Nobody has caught the error: the process ends. */
+function endBy(event: Event, error: unknown): never {
+  event.preventDefault();
+  Deno.stderr.writeSync(new TextEncoder().encode(`uncaught: ${withPlace(error).replaceAll("\n", " ")}\n`));
+  Deno.exit(1);
 }
 
 /** The error, and the line of the module where it was thrown. */

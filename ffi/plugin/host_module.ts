@@ -8,7 +8,7 @@ import { type DiskMethods, type DiskModuleContext, isDefinedDisk } from "../../l
 import type { OpenAnswer } from "../../lib/storage/plugin/facts.ts";
 
 /** Of a message; there may be a whole page in it. */
-const MOST_CHARACTERS = 1000;
+export const MOST_CHARACTERS = 1000;
 
 /** What became of it. */
 export interface OpenedModule {

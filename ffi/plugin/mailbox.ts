@@ -53,12 +53,17 @@ export class Mailbox {
 }
 
 function put(place: Uint8Array, value: unknown): number {
-  const bytes = new TextEncoder().encode(JSON.stringify(value));
+  const bytes = new TextEncoder().encode(JSON.stringify(value, withBigInts));
   if (bytes.length > place.length) {
     throw new RangeError(`Cannot send ${bytes.length} bytes to a plugin, or to its disk`);
   }
   place.set(bytes);
   return bytes.length;
+}
+
+/** JSON has none; the reader says what it wants in their place. */
+function withBigInts(_key: string, value: unknown): unknown {
+  return typeof value === "bigint" ? `${value}n` : value;
 }
 
 /** The bytes are copied first: the other process can change them at any time. */

@@ -16,6 +16,7 @@ import { SharedMemory } from "../linux/shared_memory.ts";
 import { DeviceControl, PHASE } from "../vhost/control.ts";
 import type { PluginAttachment } from "./attachment.ts";
 import { RunningHost } from "./running_host.ts";
+import { findConfig } from "./spawn.ts";
 import { CHANNEL_BYTES, channelAt, HEADER_BYTES, MEMORY_BYTES, MOST_CHANNELS } from "./layout.ts";
 import type { Command } from "./mailbox.ts";
 import { PluginNotes } from "./notes.ts";
@@ -70,7 +71,7 @@ export class NativePluginProcess implements PluginProcess {
     undo.defer(() => descriptorWatch().settled());
     const owned = undo.use(new DisposableStack());
     const shared = share(options.name, owned);
-    const host = undo.use(startHost(options, shared, 1));
+    const host = undo.use(await startHost(options, shared, 1));
     shared.news = () => host.look();
     const facts = await opened(host, options, patience, options.signal);
     undo.move();
@@ -171,15 +172,16 @@ export class NativePluginProcess implements PluginProcess {
     if (this.#control.phase !== PHASE.lost) {
       throw new XenblkError(`Cannot serve ${this.#options.name} again: its process has not ended`);
     }
+    this.#notes.takeAccusation(); // of the process before; it would end the next one
     const epoch = this.#control.epoch + 1;
     await using undo = new AsyncDisposableStack();
-    const host = undo.use(startHost(this.#options, this.#shared, epoch));
+    const host = undo.use(await startHost(this.#options, this.#shared, epoch));
     this.#host = host;
     const facts = await opened(host, this.#options, this.#patience, signal);
     mustFit(this.#options.name, this.#facts, facts);
+    signal?.throwIfAborted();
     undo.move();
     this.#facts = facts;
-    this.#notes.takeAccusation(); // of the process before
     this.#control.serve(epoch);
     this.#lost = this.#watch(host);
     this.#wakeAll();
@@ -206,7 +208,7 @@ export class NativePluginProcess implements PluginProcess {
     this.#control.lose();
     this.#wakeAll();
     if (this.#closed !== undefined) this.fail(); // nobody will start another one
-    return this.#notes.takeAccusation() ?? reason;
+    return `its process is lost: ${this.#notes.takeAccusation() ?? reason}`;
   }
 
   async #ask(command: Command): Promise<object> {
@@ -282,11 +284,12 @@ function share(name: string, owned: DisposableStack): Shared {
 }
 
 /** The process begins with zeroed words. */
-function startHost(options: PluginOptions, shared: Shared, epoch: number): RunningHost {
+async function startHost(options: PluginOptions, shared: Shared, epoch: number): Promise<RunningHost> {
+  const config = await findConfig(options);
   const { memory, bellFd, newsFd, callFds } = shared;
   const header = viewOf(memory.address, HEADER_BYTES);
   header.fill(0);
-  return new RunningHost(options, header.buffer, { memoryFd: memory.fd, bellFd, newsFd, callFds, epoch });
+  return new RunningHost(options, header.buffer, { memoryFd: memory.fd, bellFd, newsFd, callFds, epoch }, config);
 }
 
 /** Waits for the disk, and kills a process that has none. Rejects with XenblkError. */

@@ -2,7 +2,7 @@
  * One process of a plugin while it runs: commands and answers, its heartbeat, its output, and how it ends.
  */
 
-import { labelled } from "../../lib/log.ts";
+import { labelled, printable } from "../../lib/log.ts";
 import type { PluginOptions } from "../../lib/storage/plugin/types.ts";
 import { endsWithin } from "../../lib/within.ts";
 import { raiseEventfd } from "../linux/eventfd.ts";
@@ -35,14 +35,17 @@ export class RunningHost implements AsyncDisposable {
   #hasEnded = false;
   #answered: PromiseWithResolvers<void> | undefined;
 
-  /** Starts it, with the command `open`. `header` is the zeroed first part of the shared memory. */
-  constructor(options: PluginOptions, header: ArrayBufferLike, shared: SharedParts) {
+  /**
+   * Starts it, with the command `open`. `header` is the zeroed first part of the shared memory; `config`: see {@linkcode
+   * spawnHost}.
+   */
+  constructor(options: PluginOptions, header: ArrayBufferLike, shared: SharedParts, config: readonly string[]) {
     this.#options = options;
     this.#bellFd = shared.bellFd;
     this.#words = new Int32Array(header, 0, HEADER_WORDS);
     this.#mailbox = new Mailbox(header);
     this.#mailbox.ask({ do: "open" });
-    this.#process = spawnHost(options, shared);
+    this.#process = spawnHost(options, shared, config);
     this.#output = new PluginOutput(labelled(options.log, options.name));
     this.#reading = Promise.all([
       this.#output.follow(this.#process.stdout),
@@ -70,6 +73,7 @@ export class RunningHost implements AsyncDisposable {
 
   /** The answer to `open`, or to the last command. Rejects with an Error if it ends before, or needs too long. */
   async answer(timeoutMs: number, signal?: AbortSignal): Promise<unknown> {
+    signal?.throwIfAborted();
     const answered = this.#answered = Promise.withResolvers<void>();
     this.look();
     const ended = this.ended.then((reason) => {
@@ -96,7 +100,10 @@ export class RunningHost implements AsyncDisposable {
     this.#wake();
     const answer = await this.answer(timeoutMs);
     if (typeof answer !== "object" || answer === null || !("ok" in answer)) throw new Error("it answers nonsense");
-    if (answer.ok !== true) throw new Error("message" in answer ? String(answer.message) : "it gives no reason");
+    if (answer.ok !== true) {
+      const said = "message" in answer && typeof answer.message === "string" ? answer.message : "it gives no reason";
+      throw new Error(printable(said));
+    }
     return answer;
   }
 

@@ -4,6 +4,7 @@
  */
 
 import { XenblkError } from "../../lib/errors.ts";
+import { pathExists } from "../../lib/path_lookup.ts";
 import type { PluginOptions } from "../../lib/storage/plugin/types.ts";
 import { libc } from "../linux/libc.ts";
 
@@ -39,10 +40,12 @@ export interface SharedParts {
 /** A process with its output as streams. */
 export type HostProcess = Deno.ChildProcess;
 
-/** Starts it. Throws if there is no process or memory left. */
-export function spawnHost(options: PluginOptions, shared: SharedParts): HostProcess {
+/**
+ * Starts it, with what {@linkcode findConfig} has found. Throws if there is no process or memory left.
+ */
+export function spawnHost(options: PluginOptions, shared: SharedParts, config: readonly string[]): HostProcess {
   const { module, target, readOnly, settings: { memoryBytes, permissions } } = options;
-  const directory = module.slice(0, module.lastIndexOf("/") + 1);
+  const directory = directoryOf(module);
   const parts = { ...shared, parent: Deno.pid, module, target, readOnly, memoryBytes };
   const command = new Deno.Command(Deno.execPath(), {
     args: [
@@ -51,7 +54,7 @@ export function spawnHost(options: PluginOptions, shared: SharedParts): HostProc
       "--no-prompt",
       "--no-lock",
       ...PACKAGES,
-      ...configOf(directory),
+      ...config,
       `--v8-flags=--max-old-space-size=${Math.ceil(memoryBytes / 2 ** 20)}`,
       "--allow-ffi",
       ...permissionFlags(directory, permissions),
@@ -120,19 +123,19 @@ function environmentFor(permissions: readonly string[]): Record<string, string> 
   return { ...Object.fromEntries(kept), NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1" };
 }
 
-/** The import map of the plugin's own project, if it has one; else one with this project alone. */
-function configOf(directory: string): string[] {
-  for (let folder = directory;;) {
-    for (const name of CONFIGS) if (exists(folder + name)) return [`--config=${folder}${name}`];
+/**
+ * Deno's options for the import map of the plugin's own project, if it has one; else for one with this project alone.
+ * Rejects with NoAnswerError if the file system of the module does not answer.
+ */
+export async function findConfig({ module }: PluginOptions): Promise<readonly string[]> {
+  for (let folder = directoryOf(module);;) {
+    for (const name of CONFIGS) if (await pathExists(folder + name)) return [`--config=${folder}${name}`];
     if (folder === "/") return ["--no-config", `--import-map=${IMPORT_MAP}`];
-    folder = folder.slice(0, folder.lastIndexOf("/", folder.length - 2) + 1);
+    folder = directoryOf(folder.slice(0, -1));
   }
 }
 
-function exists(path: string): boolean {
-  try {
-    return Deno.statSync(path).isFile;
-  } catch {
-    return false; // not there, or not for us
-  }
+/** With a slash at its end. */
+function directoryOf(path: string): string {
+  return path.slice(0, path.lastIndexOf("/") + 1);
 }

@@ -28,6 +28,7 @@ export class DeviceFilters {
    */
   async open(key: string, readOnly: boolean, openDisk: (readOnly: boolean) => Promise<Disk>): Promise<Disk> {
     const stack = this.#stack ??= new FilterStack(await chooseFilters(this.#choices));
+    if (stack.filters.length === 0) return await openDisk(readOnly);
     await using undo = new AsyncDisposableStack();
     const disk = undo.use(await openDisk(readOnly || stack.readsOnly));
     const hold = undo.use(this.#noted(await stack.open(disk.properties, this.#place)));

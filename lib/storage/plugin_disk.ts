@@ -6,7 +6,7 @@
 import type { Clock } from "../clock.ts";
 import { errorText } from "../errors.ts";
 import type { Logger } from "../log.ts";
-import { lookWithin } from "../path_lookup.ts";
+import { lookWithin, NoAnswerError } from "../path_lookup.ts";
 import { formatSize } from "../sizes.ts";
 import { SECTOR_BYTES } from "../units.ts";
 import type { Disk, DiskAttachment, DiskFile, DiskProperties, DiskRequest, VolatileContent } from "./disk.ts";
@@ -63,7 +63,7 @@ class PluginDisk implements Disk {
   readonly #facts: DiskFacts;
   readonly #fail: (reason: string) => void;
   readonly #closing = Promise.withResolvers<undefined>();
-  /** Ends a wait, or a start, when the disk is closed. */
+  /** Ends a wait, or a start, when the disk is closed or has failed. */
   readonly #ending = new AbortController();
   readonly #listeners = new Set<() => void>();
   readonly #watching: Promise<void>;
@@ -129,7 +129,7 @@ class PluginDisk implements Disk {
     let [waitMs, beganMs] = [FIRST_WAIT_MS, clock.now()];
     for (let sinceMs = -Infinity;; sinceMs = clock.now()) {
       const reason = await Promise.race([this.#process.lost, this.#closing.promise]);
-      if (reason === undefined) return;
+      if (reason === undefined || this.#hasFailed) return;
       if (clock.now() - sinceMs >= WELL_MS) [waitMs, beganMs] = [FIRST_WAIT_MS, clock.now()];
       const next = await this.#recover(reason, waitMs, beganMs);
       if (next === undefined) return;
@@ -141,6 +141,7 @@ class PluginDisk implements Disk {
   async #recover(reason: string, firstWaitMs: number, beganMs: number): Promise<number | undefined> {
     const { clock, log, settings: { onTrouble } } = this.#services;
     const { name } = this.#facts;
+    const lostMs = clock.now();
     const does = onTrouble === "hold"
       ? "its requests wait for another process"
       : "its requests fail until another runs";
@@ -154,7 +155,7 @@ class PluginDisk implements Disk {
         await this.#warnOfChange();
         await this.#process.restart(this.#ending.signal);
         log.warning(
-          `${name}: served again after ${Math.round(clock.now() - beganMs)} ms, by process ${this.#process.pid}`,
+          `${name}: served again after ${Math.round(clock.now() - lostMs)} ms, by process ${this.#process.pid}`,
         );
         this.#setTrouble(undefined);
         return Math.min(2 * waitMs, LONGEST_WAIT_MS);
@@ -173,7 +174,12 @@ class PluginDisk implements Disk {
   /** The next process imports the module as it is now. */
   async #warnOfChange(): Promise<void> {
     const { module, content, name } = this.#facts;
-    if (await contentOf(module).catch(() => content) === content) return;
+    const now = await contentOf(module).catch((error) => {
+      // Starting a process would wait for that file system, too, and all other disks with it.
+      if (error instanceof NoAnswerError) throw error;
+      return content; // the process says what is wrong with it
+    });
+    if (now === content) return;
     this.#services.log.warning(
       `${name}: its module has changed since the disk was attached; the next process runs it as it is now`,
     );
@@ -182,6 +188,7 @@ class PluginDisk implements Disk {
   #giveUp(reason: string): undefined {
     if (this.#hasFailed) return;
     this.#hasFailed = true;
+    this.#ending.abort(); // a process that is being started would serve again
     this.#process.fail();
     this.#setTrouble(undefined);
     this.#fail(reason);

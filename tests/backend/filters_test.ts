@@ -111,3 +111,13 @@ Deno.test("a device that is given up because of what a filter holds ends after a
   assertEquals(released(), false);
   assertEquals([await kind.close(STAY, 50), kind.stuck], [true, []]);
 });
+
+Deno.test("without filters nothing of them stays open, however often the guest connects", async () => {
+  await using rig = new Rig();
+  const holds = new Set<AsyncDisposable>();
+  rig.serve({}, { holds });
+  const frontend = await connected(rig, rig.attach());
+  await frontend.disconnect();
+  await frontend.reconnect();
+  assertEquals(holds.size, 0);
+});

@@ -5,6 +5,7 @@
 
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { ENOSPC } from "../../lib/errno.ts";
+import { SILENT } from "../../lib/log.ts";
 import { attach, type AttachedDisk, XenblkError } from "../../mod.ts";
 import { readAll, type RecordFields } from "../trace/traces.ts";
 import { type Guest, SimulatedHost } from "./host.ts";
@@ -83,9 +84,12 @@ Deno.test("a trace that another disk writes is refused, and nothing of the secon
     const { disk } = await attached(host, { filters });
     await using _disk = disk;
     const { usage, journals } = host.holdings();
-    const options = { ...host.options("memory:1M"), vdev: "xvdb", timeoutMs: 300, filters };
-    const error = await assertRejects(() => attach(options), XenblkError, "another disk or process writes to it");
-    assertStringIncludes(error.line, "use {device} in its name");
+    const refused = new AbortController();
+    const error = (line: string): void => refused.abort(new Error(line));
+    const options = { ...host.options("memory:1M"), vdev: "xvdb", filters, logger: { ...SILENT, error } };
+    const attaching = attach({ ...options, signal: refused.signal });
+    const { message } = await assertRejects(() => attaching, XenblkError, "another disk or process writes to it");
+    assertStringIncludes(message, "use {device} in its name");
     assertEquals({ ...host.holdings(), nodes: [] }, { usage, journals, nodes: [] });
   }));
 

@@ -48,6 +48,8 @@ Deno.test("a mistake in the module is reported with the plugin's own message and
     "tiny": opening("return { sizeBytes: 511, read() {} };"),
     "curious": opening('return Deno.readTextFileSync("/etc/hostname");'),
     "nought": opening("return undefined;"),
+    "wide": opening("return { sizeBytes: 2n ** 20n, read() {} };"),
+    "unclear": opening('throw new Error("a\\u001b[31m\\u009b\\u2028b");'),
     "big": opening("return new Uint8Array(2 ** 32);"),
   });
   const line = async (name: string): Promise<string> => {
@@ -55,7 +57,7 @@ Deno.test("a mistake in the module is reported with the plugin's own message and
     return line.replaceAll(`image plugin:${folder.path}/${name}.ts?luck`, "IT").replaceAll(folder.path, "");
   };
   const names = ["throws", "syntax", "nothing", "unmarked", "missing", "refuses", "unread", "text", "tiny"];
-  const lines = await Promise.all([...names, "curious", "nought", "big"].map(line));
+  const lines = await Promise.all([...names, "curious", "nought", "wide", "unclear", "big"].map(line));
   const fixIt = "; correct the module; `deno check` finds most mistakes";
   const noDisk = "Cannot open IT: its module exports no disk; write `export default defineDisk({ open: ... })`";
   assertEquals(lines[0], `Cannot open IT: its module cannot be imported: no such luck (file:///throws.ts:2:7)${fixIt}`);
@@ -81,8 +83,10 @@ Deno.test("a mistake in the module is reported with the plugin's own message and
       "allow it with --plugin-allow read=/etc/hostname",
   );
   assertEquals(lines[10], "Cannot open IT: its open failed: it returned undefined, not a disk");
+  assertMatch(lines[11]!, /^Cannot open IT: its sizeBytes is "1048576n"; give the disk a size in bytes: a number /);
+  assertMatch(lines[12]!, /^Cannot open IT: its open failed: a\\x1b\[31m\\x9b\\x2028b \(file:/);
   assertMatch(
-    lines[11]!,
+    lines[13]!,
     /its open failed: Array buffer allocation failed \S+; allow it more memory with --plugin-memory$/,
   );
 });

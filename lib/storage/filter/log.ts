@@ -79,18 +79,13 @@ function limitBytes(value: FilterValue): number | undefined {
 export function openChannel(attachment: DiskAttachment, options: ChannelOptions, context: ChannelContext): IoChannel {
   const { inner, state } = attachment as FilterAttachment;
   const { memory, startMs } = state as LogState;
-  using undo = new DisposableStack();
-  const channel = undo.use(context.openChannel(inner, options));
+  const channel = context.openChannel(inner, options);
   const producer = TraceProducer.open(memory);
-  if (producer === undefined) {
-    undo.move();
-    return channel; // more rings than a device can have
-  }
-  undo.use(producer);
+  if (producer === undefined) return channel; // more rings than a device can have
   const { platform } = context;
   // Threads have clocks of their own; what they agree on is the time of day when each began.
   const originMs = performance.timeOrigin + performance.now() - startMs - platform.now();
-  return new LogChannel(channel, producer, options, () => (originMs + platform.now()) * 1000, undo.move());
+  return new LogChannel(channel, producer, options, () => (originMs + platform.now()) * 1000);
 }
 
 const READ = TRACE_OPERATIONS.indexOf("read");
@@ -105,7 +100,6 @@ class LogChannel implements IoChannel {
   readonly #vectors: IoVectors;
   /** Microseconds since the session began. */
   readonly #clock: () => number;
-  readonly #owned: Disposable;
   readonly #record = new TraceRecord();
   /** By tag. */
   readonly #timeUs: Float64Array;
@@ -121,13 +115,11 @@ class LogChannel implements IoChannel {
     producer: TraceProducer,
     { depth, vectors }: ChannelOptions,
     clock: () => number,
-    owned: Disposable,
   ) {
     this.#inner = inner;
     this.#producer = producer;
     this.#vectors = vectors;
     this.#clock = clock;
-    this.#owned = owned;
     this.#timeUs = new Float64Array(depth);
     this.#operation = new Uint8Array(depth);
     this.#sector = new Float64Array(depth);
@@ -197,8 +189,10 @@ class LogChannel implements IoChannel {
     return count;
   }
 
+  /** A channel that refuses to be closed stays as it is. */
   [Symbol.dispose](): void {
-    this.#owned[Symbol.dispose]();
+    this.#inner[Symbol.dispose]();
+    this.#producer[Symbol.dispose]();
   }
 
   #note(tag: number, operation: number, offsetBytes: number, lengthBytes: number, secure: boolean): void {

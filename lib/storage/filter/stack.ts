@@ -169,8 +169,18 @@ export class FilterStack {
   }
 }
 
-/** The disk behind these filters, the first one nearest to the guest; it then belongs to the result. */
+/**
+ * The disk behind these filters, the first one nearest to the guest; it then belongs to the result. Throws {@linkcode
+ * XenblkError} (usage) for a filter that opens more than memory, such as `log`: only a device can have it.
+ */
 export function filterDisk(disk: Disk, filters: readonly ChosenFilter[]): Disk {
+  const opening = filters.find(({ definition }) => definition.open !== undefined);
+  if (opening !== undefined) {
+    throw new XenblkError(`Cannot put filter ${opening.name} before ${disk.description}: it belongs to a device`, {
+      kind: "usage",
+      remedy: "name it among the filters when the disk is attached",
+    });
+  }
   return new FilterStack(filters).wrap(disk, { key: "", readOnly: false });
 }
 

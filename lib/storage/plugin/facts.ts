@@ -128,18 +128,20 @@ function remedyFor(why: string): string | undefined {
 }
 
 function notOpened({ stage, message, place }: OpenAnswer & { readonly ok: false }, name: string): XenblkError {
-  const where = typeof place === "string" ? ` (${place})` : "";
-  const denied = deniedAccess(String(message));
-  const why = `${oneLine(denied?.message ?? String(message))}${where}`;
+  const where = typeof place === "string" ? ` (${printable(place)})` : "";
+  const said = typeof message === "string" ? message : "it gives no reason";
+  const denied = deniedAccess(said);
+  const why = `${oneLine(denied?.message ?? said)}${where}`;
+  const remedy = denied && printable(denied.remedy);
   switch (stage) {
     case "import":
       return refuse(
         name,
         `its module cannot be imported: ${why}`,
-        denied?.remedy ?? "correct the module; `deno check` finds most mistakes",
+        remedy ?? "correct the module; `deno check` finds most mistakes",
       );
     case "open":
-      return refuse(name, `its open failed: ${why}`, denied?.remedy ?? remedyFor(why));
+      return refuse(name, `its open failed: ${why}`, remedy ?? remedyFor(why));
     default:
       return refuse(name, "its module exports no disk", "write `export default defineDisk({ open: ... })`");
   }
@@ -155,8 +157,10 @@ function refuse(name: string, why: string, remedy?: string): XenblkError {
   return new XenblkError(`Cannot open ${name}: ${why}`, remedy === undefined ? {} : { remedy });
 }
 
+/** A value from JSON, or none. An object may be too deep for any text of it. */
 function text(value: unknown): string {
-  return typeof value === "string" ? JSON.stringify(value) : String(value);
+  if (typeof value === "object" && value !== null) return "an object";
+  return typeof value === "string" ? printable(JSON.stringify(value)) : String(value);
 }
 
 function isPowerOfTwo(value: number): boolean {

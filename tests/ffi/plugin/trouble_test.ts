@@ -3,13 +3,14 @@
  * on with the next process, or fail, and never lie.
  */
 
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { EIO, ENOMEM, ENOSPC } from "../../../lib/errno.ts";
 import type { Disk } from "../../../lib/storage/disk.ts";
 import type { PluginAttachment } from "../../../ffi/plugin/attachment.ts";
 import { viewOf } from "../../../ffi/linux/memory.ts";
 import { CHANNEL_BYTES, CHANNEL_WORD, channelAt, ChannelMemory } from "../../../ffi/plugin/layout.ts";
 import { ChannelRig, eventually, Folder } from "../../storage/rig.ts";
+import { BREACH, PluginNotes } from "../../../ffi/plugin/notes.ts";
 import { PluginRig, type RigOptions } from "./rig.ts";
 
 const PAGE_BYTES = 4096;
@@ -189,3 +190,29 @@ for (
     );
   });
 }
+
+Deno.test("a start that is given up before it began, or while it is under way, leaves no process", async () => {
+  await using rig = await PluginRig.start({ disk: "memory_disk.ts" });
+  const first = rig.disk.pid;
+  Deno.kill(first, "SIGKILL");
+  await rig.disk.lost;
+  const reason = new Error("the disk is closed");
+  assertEquals(await rig.disk.restart(AbortSignal.abort(reason)).catch((error) => error), reason);
+  const ending = new AbortController();
+  const starting = rig.disk.restart(ending.signal).catch((error) => error);
+  await eventually(() => rig.disk.pid !== first, "a process is started");
+  ending.abort(reason);
+  assertEquals(await starting, reason);
+  assertThrows(() => Deno.kill(rig.disk.pid, "SIGCONT"), Deno.errors.NotFound);
+});
+
+Deno.test("what a channel says of a process that has ended does not end the next one", async () => {
+  await using rig = await PluginRig.start({ disk: "memory_disk.ts" });
+  const { notes } = await rig.disk.attachment(0) as PluginAttachment;
+  Deno.kill(rig.disk.pid, "SIGKILL");
+  await rig.disk.lost;
+  new PluginNotes(notes).accuse(BREACH.age, 1);
+  await rig.disk.restart();
+  using channel = await rig.channel();
+  assertEquals(await writeTo(channel, PAGE.good), 0);
+});

@@ -3,7 +3,8 @@
  * what it lacks stays absent.
  */
 
-import { assertEquals } from "@std/assert";
+import { assertEquals, assertThrows } from "@std/assert";
+import { XenblkError } from "../../../lib/errors.ts";
 import type { Disk, DiskAttachment, DiskProperties } from "../../../lib/storage/disk.ts";
 import { filesOf, writesImage } from "../../../lib/storage/disk.ts";
 import { chooseFilters } from "../../../lib/storage/filter/spec.ts";
@@ -76,4 +77,9 @@ Deno.test("filters that keep writes change what is said of the image, and no mor
     assertEquals([seen, copyOnly, cache, image!.path], [readOnly, "it has its own memory", "none", "/a.img"]);
     assertEquals([writesImage(filtered), filesOf(filtered).map(({ writable }) => writable)], [false, [false, false]]);
   }
+});
+
+Deno.test("a filter that opens a file is refused where no device would close it", async () => {
+  const filters = await chooseFilters([...IDLE, "log,file=a.trace"]);
+  assertThrows(() => filterDisk(fullDisk(), filters), XenblkError, "Cannot put filter log before a disk");
 });

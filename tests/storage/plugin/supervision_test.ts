@@ -20,6 +20,7 @@ class Stage {
   /** What becomes of each start. */
   start: () => Promise<void> = () => Promise.resolve();
   isUnflushed = false;
+  loses: PluginProcess["loses"];
   hasFailed = false;
   isClosed = false;
   starts = 0;
@@ -58,7 +59,7 @@ class Stage {
     const stage = this;
     return {
       properties: { sectors: 8, logicalSectorBytes: 512, physicalSectorBytes: 4096, readOnly: false },
-      loses: undefined,
+      loses: this.loses,
       pid: 1,
       get lost() {
         return stage.#lost.promise;
@@ -111,6 +112,25 @@ Deno.test("with answered writes that were not flushed no other process is starte
   stage.die("it crashed");
   assertEquals(await disk.failed!, "it crashed, with writes that it had not flushed");
   assertEquals([stage.starts, stage.hasFailed], [0, true]);
+});
+
+Deno.test("a disk that was given up starts no other process, and has no trouble that could end", async () => {
+  for (const isWaiting of [false, true]) {
+    const stage = new Stage();
+    stage.loses = "all";
+    await using disk = await stage.open();
+    stage.start = CANNOT;
+    if (isWaiting) {
+      stage.die("it crashed");
+      await eventually(() => stage.starts > 0, "another process is tried");
+    }
+    disk.volatile!.giveUp("an earlier process has lost writes");
+    assertEquals(await disk.failed!, "an earlier process has lost writes");
+    const { starts } = stage;
+    if (!isWaiting) stage.die("it crashed");
+    await disk[Symbol.asyncDispose]();
+    assertEquals([stage.starts, disk.trouble, stage.hasFailed], [starts, undefined, true]);
+  }
 });
 
 Deno.test("closing a disk that waits for another process ends the wait", async () => {
