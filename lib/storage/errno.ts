@@ -74,7 +74,11 @@ const MEANINGS: ReadonlyMap<number, string> = new Map([
   [EIO, "the medium failed or is full, or the image ends before it"],
   [EOPNOTSUPP, "the disk does not carry out this operation (operation not supported)"],
   [ETIMEDOUT, "the disk, or the path to it, did not answer in time (timeout)"],
-  [ENOSPC, "the file system below the image is full, or a thin device has no space left (critical space allocation)"],
+  [
+    ENOSPC,
+    "the file system below the image is full, the overlay of filter cow is full, or a thin device has no space left " +
+    "(critical space allocation)",
+  ],
   [ENOLINK, "the path to the disk failed; it may come back (recoverable transport error)"],
   [EREMOTEIO, "the disk reports that it failed (critical target error)"],
   [EBADE, "another host has reserved the disk (reservation conflict)"],
