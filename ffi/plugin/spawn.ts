@@ -43,7 +43,9 @@ export type HostProcess = Deno.ChildProcess;
 export function spawnHost(options: PluginOptions, shared: SharedParts): HostProcess {
   const { module, target, readOnly, settings: { memoryBytes, permissions } } = options;
   const directory = module.slice(0, module.lastIndexOf("/") + 1);
-  const parts = { ...shared, parent: Deno.pid, module, target, readOnly, memoryBytes };
+  // An import from elsewhere is kept in Deno's own directory.
+  const writesFiles = permissions.some((each) => /^(write|import)(=|$)/.test(each));
+  const parts = { ...shared, parent: Deno.pid, module, target, readOnly, memoryBytes, writesFiles };
   const command = new Deno.Command(Deno.execPath(), {
     args: [
       "run",
