@@ -14,6 +14,9 @@ const POLLIN = 1;
 const PR_SET_PDEATHSIG = 1;
 const PR_SET_NO_NEW_PRIVS = 38;
 const SIGKILL = 9n;
+const SIGXFSZ = 25;
+const SIG_IGN = 1n;
+const RLIMIT_FSIZE = 1;
 const RLIMIT_DATA = 2;
 const RLIMIT_CORE = 4;
 /** What the process may need beside the plugin's memory: threads of the pool, code. */
@@ -31,6 +34,8 @@ export interface SystemArguments {
   readonly parent: number;
   /** See PluginSettings. */
   readonly memoryBytes: number;
+  /** It may write to files. */
+  readonly writesFiles: boolean;
 }
 
 /** Linux, as far as the process may still reach it. */
@@ -57,6 +62,7 @@ const SYMBOLS = {
   fcntl: { parameters: ["i32", /* fd */ "i32", /* op */ "u64" /* arg */], result: "i32" },
   prctl: { parameters: ["i32", /* op */ "u64", "u64", "u64", "u64"], result: "i32" },
   getppid: { parameters: [], result: "i32" },
+  signal: { parameters: ["i32", /* signum */ "usize" /* handler */], result: "usize" },
   setrlimit: { parameters: ["i32", /* resource */ "buffer" /* rlim */], result: "i32" },
   open: { parameters: ["buffer", /* pathname */ "i32", /* flags */ "u32" /* mode */], result: "i32" },
   read: { parameters: ["i32", /* fd */ "buffer", /* buf */ "usize" /* count */], result: "i32" },
@@ -82,6 +88,7 @@ export function openSystem(parts: SystemArguments): HostSystem {
   symbols.close(memoryFd);
   limit(symbols, RLIMIT_DATA, dataBytes(symbols) + parts.memoryBytes + OTHER_BYTES);
   limit(symbols, RLIMIT_CORE, 0);
+  if (!parts.writesFiles) forbidFiles(symbols);
   const polled = new Int32Array([bellFd, POLLIN]);
   const pointer = Deno.UnsafePointer.of(polled);
   const count = new Uint8Array(8);
@@ -96,6 +103,12 @@ export function openSystem(parts: SystemArguments): HostSystem {
     },
     ring: (fd) => void eventfd_write(fd, 1n),
   };
+}
+
+/** Without a permission to write, there still are stores in Deno's own directory: `caches` and `localStorage`. */
+function forbidFiles(symbols: Symbols): void {
+  symbols.signal(SIGXFSZ, SIG_IGN); // a write to a file fails, and ends nothing
+  limit(symbols, RLIMIT_FSIZE, 0);
 }
 
 /** The process ends with its parent, and gains no privileges. */

@@ -46,7 +46,9 @@ export type HostProcess = Deno.ChildProcess;
 export function spawnHost(options: PluginOptions, shared: SharedParts, config: readonly string[]): HostProcess {
   const { module, target, readOnly, settings: { memoryBytes, permissions } } = options;
   const directory = directoryOf(module);
-  const parts = { ...shared, parent: Deno.pid, module, target, readOnly, memoryBytes };
+  // An import from elsewhere is kept in Deno's own directory.
+  const writesFiles = permissions.some((each) => /^(write|import)(=|$)/.test(each));
+  const parts = { ...shared, parent: Deno.pid, module, target, readOnly, memoryBytes, writesFiles };
   const command = new Deno.Command(Deno.execPath(), {
     args: [
       "run",

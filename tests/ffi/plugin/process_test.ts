@@ -24,7 +24,7 @@ async function reachOf(target: string, permissions: readonly string[]): Promise<
   return new TextDecoder().decode(channel.buffer(0).subarray(0, 4096)).trim().split("\n");
 }
 
-Deno.test("a plugin can read its own folder, and nothing else of this machine", async () => {
+Deno.test("a plugin can read its own folder, and nothing else of this machine, and keeps nothing in Deno's", async () => {
   using folder = new Folder();
   assertEquals(await reachOf(folder.file("a", 10), []), [
     "own folder: ok",
@@ -38,6 +38,8 @@ Deno.test("a plugin can read its own folder, and nothing else of this machine", 
     "env: NotCapable",
     "allowed env: XENBLK_TOLD: NotCapable",
     "cwd: true",
+    "store: Error",
+    "cache: Error",
   ]);
 });
 
@@ -55,6 +57,8 @@ Deno.test("a plugin can reach what the operator allows, and no more", async () =
     "env: NotCapable",
     "allowed env: XENBLK_TOLD: ok",
     "cwd: true",
+    "store: Error",
+    "cache: Error",
   ]);
 });
 

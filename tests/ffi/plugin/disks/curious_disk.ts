@@ -27,6 +27,8 @@ export default defineDisk({
       await attempt("env", () => Deno.env.get("XENBLK_SECRET") !== undefined),
       `allowed env: ${await attempt("XENBLK_TOLD", () => Deno.env.get("XENBLK_TOLD"))}`,
       `cwd: ${new URL(".", import.meta.url).pathname === `${Deno.cwd()}/`}\n`,
+      await attempt("store", () => localStorage.setItem("key", "value")),
+      await attempt("cache", async () => await (await caches.open("it")).put("http://a/", new Response("text"))),
     ];
     const data = new Uint8Array(4096).fill(32);
     data.set(new TextEncoder().encode(lines.join("")));
