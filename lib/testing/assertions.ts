@@ -28,7 +28,10 @@ export async function assertNoLeak(host: TestHost, options: { readonly withinMs?
   for (const endMs = performance.now() + (options.withinMs ?? PATIENCE_MS);;) {
     const left = leftOn(host);
     if (left.length === 0) return;
-    if (performance.now() > endMs) throw new AssertionError(`the host leaks: ${left.join(", ")}`);
+    if (performance.now() > endMs) {
+      const unended = host.unended.length === 0 ? "" : `; not ended: ${host.unended.join(", ")}`;
+      throw new AssertionError(`the host leaks: ${left.join(", ")}${unended}`);
+    }
     await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
   }
 }
@@ -77,7 +80,10 @@ export function assertClean(outcome: LoadOutcome): void {
     );
   }
   if (firstProtocolError !== undefined) throw new AssertionError(`the protocol was broken: ${firstProtocolError}`);
-  if (errors > 0) throw new AssertionError(`requests failed: ${JSON.stringify(errorsByKind)}`);
+  if (errors > 0) {
+    const kinds = Object.entries(errorsByKind).map(([kind, count]) => `${count} ${kind.replace(" ", " (status ")})`);
+    throw new AssertionError(`requests failed: ${kinds.join(", ")}`);
+  }
   if (unanswered > 0) throw new AssertionError(`${unanswered} requests were never answered`);
 }
 
