@@ -18,6 +18,7 @@ export {
   type ToolstackDisk,
 } from "./lib/testing/guest.ts";
 export { type DiskContract, diskContract } from "./lib/testing/contract.ts";
+export type { DiskTraits } from "./lib/testing/contract_protocol.ts";
 export type { ContractStage } from "./lib/testing/contract_stage.ts";
 export { type PowerLoss, powerLossFilter, type PowerLossOptions } from "./lib/testing/power_loss.ts";
 export type { PowerCut, SectorRange } from "./lib/testing/volatile_cache.ts";

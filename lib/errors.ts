@@ -50,10 +50,14 @@ export class XenblkError extends Error {
   }
 }
 
-/** The text of anything thrown, for a log line or an error node. */
+/** The text of anything thrown, for a log line or an error node. Never throws. */
 export function errorText(error: unknown): string {
-  if (error instanceof XenblkError) return error.line;
-  // What failed first, and what failed during the clean-up.
-  if (error instanceof SuppressedError) return `${errorText(error.suppressed)} (and then: ${errorText(error.error)})`;
-  return error instanceof Error ? error.message : String(error);
+  try {
+    if (error instanceof XenblkError) return error.line;
+    // What failed first, and what failed during the clean-up.
+    if (error instanceof SuppressedError) return `${errorText(error.suppressed)} (and then: ${errorText(error.error)})`;
+    return String(error instanceof Error ? error.message : error);
+  } catch {
+    return "an error without a text"; // what throws when it is looked at, such as an object without a prototype
+  }
 }

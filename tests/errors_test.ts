@@ -10,6 +10,11 @@ Deno.test("the text of an error is its message and remedy, of anything else the 
   assertEquals(errorText(new XenblkError("Cannot x", { remedy: "do y" })), "Cannot x; do y");
   assertEquals(errorText(new TypeError("no such thing")), "no such thing");
   assertEquals(errorText("text"), "text");
+  const refuse = (): never => {
+    throw new Error("not even that");
+  };
+  const untold = [Object.create(null), { toString: refuse }, new Proxy({}, { getPrototypeOf: refuse, get: refuse })];
+  for (const each of untold) assertEquals(errorText(each), "an error without a text");
 });
 
 Deno.test("an error during the clean-up after another one does not hide that one", () => {

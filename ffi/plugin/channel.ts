@@ -69,6 +69,8 @@ class PluginChannel extends TableChannel {
   readonly #notes: PluginNotes;
   readonly #vectors: IoVectors;
   readonly #views: MemoryViews;
+  /** Of the data area, as if that began at address 0. */
+  readonly #places: MemoryViews;
   readonly #now: () => number;
   readonly #owned: DisposableStack;
   readonly #memory: ChannelMemory;
@@ -116,6 +118,7 @@ class PluginChannel extends TableChannel {
     this.#now = () => platform.now();
     this.#header = new Int32Array(viewOf(address, HEADER_WORDS * Int32Array.BYTES_PER_ELEMENT).buffer);
     this.#memory = new ChannelMemory(viewOf(address + channelAt(channel), CHANNEL_BYTES).buffer, 0);
+    this.#places = new MemoryViews(memory, { address: 0, view: this.#memory.data });
     this.#state = new Uint8Array(depth);
     this.#dataAt = new Float64Array(depth);
     this.#bytes = new Float64Array(depth);
@@ -290,7 +293,6 @@ class PluginChannel extends TableChannel {
   /** Copies between an operation's memory and its place in the data area. */
   #move(tag: number, isWrite: boolean): void {
     const { addresses, lengths } = this.#vectors;
-    const { data } = this.#memory;
     const first = this.table.first[tag]!;
     const end = first + this.table.count[tag]!;
     let at = this.#dataAt[tag]!;
@@ -300,7 +302,7 @@ class PluginChannel extends TableChannel {
       // Vectors that are adjacent in memory go into one copy.
       while (i < end && addresses[i] === address + lengthBytes) lengthBytes += lengths[i++]!;
       const view = this.#views.view(address, lengthBytes);
-      const place = data.subarray(at, at + lengthBytes);
+      const place = this.#places.view(at, lengthBytes);
       if (isWrite) place.set(view);
       else view.set(place);
       at += lengthBytes;

@@ -9,7 +9,7 @@ import type { DiskMethods } from "../../lib/storage/plugin/disk_methods.ts";
 import { deniedAccess } from "../../lib/storage/plugin/denied.ts";
 import { hostLog } from "./host_log.ts";
 import { HostLoop } from "./host_loop.ts";
-import { MOST_CHARACTERS, openModule } from "./host_module.ts";
+import { MOST_CHARACTERS, openModule, sendable } from "./host_module.ts";
 import { type HostSystem, openSystem, type SystemArguments } from "./host_system.ts";
 import { Mailbox } from "./mailbox.ts";
 
@@ -57,18 +57,23 @@ async function serve(system: HostSystem): Promise<void> {
       return true;
     }
     const sizeBytes = command.do === "size" ? command.sizeBytes : undefined;
-    answer(await attempt(() => resize(disk, sizeBytes)));
-    loop.sizeBytes = disk.sizeBytes;
+    answer(
+      await attempt(async () => {
+        const size = await resize(disk, sizeBytes);
+        if (typeof size === "number") loop.sizeBytes = size;
+        return { sizeBytes: size };
+      }),
+    );
     return false;
   });
   // What the plugin has open does not keep the process.
   Deno.exit(0);
 }
 
-async function resize(disk: DiskMethods, sizeBytes: number | undefined): Promise<{ readonly sizeBytes: number }> {
+async function resize(disk: DiskMethods, sizeBytes: number | undefined): Promise<number | string> {
   if (sizeBytes !== undefined && disk.resize === undefined) throw new Error("it has no method resize");
   await disk.resize?.(sizeBytes);
-  return { sizeBytes: disk.sizeBytes };
+  return sendable(disk.sizeBytes);
 }
 
 async function close(disk: DiskMethods): Promise<void> {

@@ -198,10 +198,14 @@ export class HostLoop {
 
   #failure(operation: number, offset: number, error: unknown): number {
     const place = operation === OPERATION.flush ? "" : ` at byte ${offset}`;
-    this.#parts.failed(`${NAMES[operation] ?? "request"}${place}`, error);
-    // Of Deno's files a RangeError is a bad address; in a plugin it is a mistake, or memory that is not there.
-    if (!(error instanceof RangeError)) return errnoOf(error);
-    return /allocation failed/.test(error.message) ? -ENOMEM : -EIO;
+    try {
+      this.#parts.failed(`${NAMES[operation] ?? "request"}${place}`, error);
+      // Of Deno's files a RangeError is a bad address; in a plugin it is a mistake, or memory that is not there.
+      if (!(error instanceof RangeError)) return errnoOf(error);
+      return /allocation failed/.test(error.message) ? -ENOMEM : -EIO;
+    } catch {
+      return -EIO; // an error that throws when it is looked at
+    }
   }
 
   #completeLater(channel: HostChannel, tag: number, result: number): void {

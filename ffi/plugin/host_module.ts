@@ -9,6 +9,8 @@ import type { OpenAnswer } from "../../lib/storage/plugin/facts.ts";
 
 /** Of a message; there may be a whole page in it. */
 export const MOST_CHARACTERS = 1000;
+/** Of a value that should be a number. */
+const MOST_VALUE_CHARACTERS = 40;
 
 /** What became of it. */
 export interface OpenedModule {
@@ -27,7 +29,7 @@ export async function openModule(module: string, target: string, context: DiskMo
     stage = "open";
     const disk: unknown = await exported.open(target, context);
     if (!isObject(disk)) {
-      return { answer: { ok: false, stage, message: `it returned ${String(disk)}, not a disk` } };
+      return { answer: { ok: false, stage, message: `it returned ${sendable(disk)}, not a disk` } };
     }
     return { disk, answer: factsOf(disk, exported.survivesCrash) };
   } catch (error) {
@@ -45,16 +47,23 @@ function factsOf(disk: DiskMethods, survivesCrash: boolean | undefined): OpenAns
   const { sizeBytes, logicalSectorBytes, physicalSectorBytes, discardGranularityBytes } = disk;
   return {
     ok: true,
-    sizeBytes,
+    sizeBytes: sendable(sizeBytes),
     reads: has("read"),
     writes: has("write"),
     flushes: has("flush"),
     discards: has("discard"),
-    ...(survivesCrash === undefined ? {} : { survivesCrash }),
-    ...(logicalSectorBytes === undefined ? {} : { logicalSectorBytes }),
-    ...(physicalSectorBytes === undefined ? {} : { physicalSectorBytes }),
-    ...(discardGranularityBytes === undefined ? {} : { discardGranularityBytes }),
+    ...(survivesCrash === undefined ? {} : { survivesCrash: survivesCrash === true }),
+    ...(logicalSectorBytes === undefined ? {} : { logicalSectorBytes: sendable(logicalSectorBytes) }),
+    ...(physicalSectorBytes === undefined ? {} : { physicalSectorBytes: sendable(physicalSectorBytes) }),
+    ...(discardGranularityBytes === undefined ? {} : { discardGranularityBytes: sendable(discardGranularityBytes) }),
   };
+}
+
+/** What the types call a number, as JSON can have it: of anything else its text, which is then refused with that. */
+export function sendable(value: unknown): number | string {
+  if (typeof value === "number" && Number.isFinite(value)) return value;
+  const text = typeof value === "bigint" ? `${value}n` : errorText(value); // of anything
+  return text.slice(0, MOST_VALUE_CHARACTERS);
 }
 
 /** The first place of its stack. */

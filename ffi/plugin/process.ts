@@ -316,7 +316,9 @@ function mustFit(name: string, before: PluginFacts, after: PluginFacts): void {
   const kept = ({ properties: { sectors: _, ...properties }, ...facts }: PluginFacts): string =>
     JSON.stringify([properties, facts]);
   if (kept(before) !== kept(after)) {
-    throw new XenblkError(`Cannot serve ${name} again: it opens with other properties or methods than before`);
+    throw new XenblkError(`Cannot serve ${name} again: it opens with other properties or methods than before`, {
+      remedy: "have its module open it as before, or detach the disk and attach it anew",
+    });
   }
   const { sectors } = before.properties;
   if (after.properties.sectors < sectors) throw shrunk(name, sectors, after.properties.sectors);

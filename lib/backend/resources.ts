@@ -65,6 +65,8 @@ export class DeviceResources {
     | undefined;
   /** Images and locks that are being released without anybody waiting for it. */
   readonly #releasing = new Set<Promise<void>>();
+  /** Something was not closed in order, perhaps after it was waited for: a disk may have lost answered writes. */
+  #releaseFailed = false;
   #ring: Ring = "none";
   /** Where the rings stand once they are closed. */
   #ringAfter: "none" | "stopped" | "broken" = "none";
@@ -290,7 +292,7 @@ export class DeviceResources {
       await this.#closeImage();
       await Promise.all(this.#releasing);
     }
-    this.latch.letGo();
+    if (!this.#releaseFailed) this.latch.letGo();
   }
 
   /**
@@ -415,7 +417,9 @@ export class DeviceResources {
   async #letGo(text: string, resource: AsyncDisposable): Promise<void> {
     const operation = this.waits.begin(() => text, resource[Symbol.asyncDispose]());
     const { outcome } = operation;
-    const released = outcome.catch(() => {}).then(() => void this.#releasing.delete(released));
+    const released = outcome.catch(() => void (this.#releaseFailed = true)).then(() =>
+      void this.#releasing.delete(released)
+    );
     this.#releasing.add(released);
     try {
       await this.waits.until(operation);

@@ -3,7 +3,8 @@
  * fail, on all of its queues and in whichever process serves it. The latch's memory outlives the connections of the
  * queues and, if the control plane keeps it in a file, the process.
  *
- * In u32 words: 0 magic; 1 version; 2 tripped; 3 held: a process has answered writes that end with it; 4 to 7 nonce of the attachment that it belongs to.
+ * In u32 words: 0 magic; 1 version; 2 tripped; 3 held: a process has answered writes that end with it; 4 to 7 nonce of
+ * the attachment that it belongs to.
  */
 
 import { holdsNonce, type Nonce, NONCE_WORDS, storeNonce } from "../nonce.ts";

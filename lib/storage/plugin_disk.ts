@@ -20,7 +20,7 @@ const PATIENCE_MS = 60_000;
 /** The waits in between. */
 const FIRST_WAIT_MS = 100;
 const LONGEST_WAIT_MS = 5_000;
-/** A process that has run so long was well: the next trouble is a new one. */
+/** After a process that has run so long, the next one is started at once. */
 const WELL_MS = 10_000;
 
 /** What runs disks in TypeScript. */
@@ -126,19 +126,19 @@ class PluginDisk implements Disk {
   /** Until the disk is closed or fails. */
   async #watch(): Promise<void> {
     const { clock } = this.#services;
-    let [waitMs, beganMs] = [FIRST_WAIT_MS, clock.now()];
+    let waitMs = FIRST_WAIT_MS;
     for (let sinceMs = -Infinity;; sinceMs = clock.now()) {
       const reason = await Promise.race([this.#process.lost, this.#closing.promise]);
       if (reason === undefined || this.#hasFailed) return;
-      if (clock.now() - sinceMs >= WELL_MS) [waitMs, beganMs] = [FIRST_WAIT_MS, clock.now()];
-      const next = await this.#recover(reason, waitMs, beganMs);
+      if (clock.now() - sinceMs >= WELL_MS) waitMs = FIRST_WAIT_MS;
+      const next = await this.#recover(reason, waitMs);
       if (next === undefined) return;
       waitMs = next;
     }
   }
 
   /** Starts another process. Resolves with the next wait, if it ends soon again; undefined: the disk failed or is closed. */
-  async #recover(reason: string, firstWaitMs: number, beganMs: number): Promise<number | undefined> {
+  async #recover(reason: string, firstWaitMs: number): Promise<number | undefined> {
     const { clock, log, settings: { onTrouble } } = this.#services;
     const { name } = this.#facts;
     const lostMs = clock.now();
@@ -162,7 +162,7 @@ class PluginDisk implements Disk {
       } catch (error) {
         if (this.#ending.signal.aborted) break;
         const text = errorText(error);
-        if (clock.now() - beganMs > PATIENCE_MS) return this.#giveUp(`${reason}; and no other serves it: ${text}`);
+        if (clock.now() - lostMs > PATIENCE_MS) return this.#giveUp(`${reason}; and no other serves it: ${text}`);
         if (text !== said) log.warning(`${text}; trying again`);
         said = text;
       }

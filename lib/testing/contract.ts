@@ -7,23 +7,20 @@
 import { XenblkError } from "../errors.ts";
 import { DATA_RULES } from "./contract_data.ts";
 import { DISK_RULES } from "./contract_disk.ts";
-import { type ContractRule, PROTOCOL_RULES } from "./contract_protocol.ts";
+import { type ContractFacts, type ContractRule, type DiskTraits, PROTOCOL_RULES } from "./contract_protocol.ts";
 import { type ContractStage, StageRig } from "./contract_stage.ts";
 
-/** A kind of disk, and how a fresh one is made for each test. */
-export interface DiskContract {
+/**
+ * A kind of disk, its traits, and how a fresh one is made for each test. A rule about a trait is a test where the kind of
+ * disk has the trait, and fails if the disk does not.
+ */
+export interface DiskContract extends DiskTraits {
   /** Begins the name of each test. */
   readonly name: string;
   /** The size of the disks that `open` makes, in bytes: at least 1 MiB, a multiple of 4096. */
   readonly sizeBytes: number;
   /** Makes a fresh disk of zeroes. Each test calls it once, and disposes what it gets. */
   open(options: { readonly readOnly: boolean }): ContractStage | Promise<ContractStage>;
-  /** Reads return what was written. False for a disk that discards it. Default true. */
-  readonly keepsData?: boolean;
-  /** The kind of disk can be opened for reading only. Default true. */
-  readonly opensReadOnly?: boolean;
-  /** Discarded bytes read as zeroes; else they may hold anything. Default false. */
-  readonly discardsToZeroes?: boolean;
   /** Registers a test. Default `Deno.test`. */
   readonly test?: (name: string, run: () => Promise<void>) => unknown;
 }
@@ -43,6 +40,7 @@ const LEAST_BYTES = 1 << 20;
  * diskContract({
  *   name: "memory",
  *   sizeBytes: 1 << 20,
+ *   discards: true,
  *   open: async ({ readOnly }) => ({
  *     disk: await openDisk({ format: "memory", target: "1M", readOnly, engine: "auto" }),
  *   }),
@@ -57,16 +55,30 @@ export function diskContract(contract: DiskContract): void {
       remedy: "make its disks at least 1 MiB large, in multiples of 4096 bytes",
     });
   }
-  for (const rule of rulesFor(contract)) test(`${name}: ${rule.name}`, () => obey(contract, rule));
+  const facts: ContractFacts = { ...DEFAULT_TRAITS, ...contract };
+  for (const rule of rulesFor(facts)) test(`${name}: ${rule.name}`, () => obey(contract, facts, rule));
 }
 
-function rulesFor({ keepsData = true, opensReadOnly = true }: DiskContract): ContractRule[] {
-  return [...DISK_RULES, ...PROTOCOL_RULES, ...DATA_RULES].filter(({ needsData = false, readOnly = false }) =>
-    (keepsData || !needsData) && (opensReadOnly || !readOnly)
+/** What most disks have. */
+const DEFAULT_TRAITS: Required<DiskTraits> = {
+  keepsData: true,
+  opensReadOnly: true,
+  sharesChannels: true,
+  discards: false,
+  discardsToZeroes: false,
+  grows: false,
+  cutsPower: false,
+};
+
+/** A rule about what another trait does needs data, too. */
+function rulesFor(facts: ContractFacts): ContractRule[] {
+  const data = facts.keepsData ? DATA_RULES : [];
+  return [...DISK_RULES, ...PROTOCOL_RULES, ...data].filter(({ needs, lacks }) =>
+    (needs === undefined || facts[needs]) && (lacks === undefined || !facts[lacks])
   );
 }
 
-async function obey(contract: DiskContract, rule: ContractRule): Promise<void> {
+async function obey(contract: DiskContract, facts: ContractFacts, rule: ContractRule): Promise<void> {
   await using rig = new StageRig(await contract.open({ readOnly: rule.readOnly ?? false }));
-  await rule.run(rig, contract);
+  await rule.run(rig, facts);
 }

@@ -11,10 +11,10 @@ import { expect, expectBytes, expectDone, expectEqual } from "./expect.ts";
 
 /** See {@linkcode ContractRule}. */
 export const DATA_RULES: readonly ContractRule[] = [
-  { name: "a fresh disk reads as zeroes", needsData: true, run: beginsWithZeroes },
+  { name: "a fresh disk reads as zeroes", needs: "keepsData", run: beginsWithZeroes },
   {
     name: "random operations at depth 32 with scattered vectors read back what was written",
-    needsData: true,
+    needs: "keepsData",
     run: async (rig) => {
       using driver = await rig.driver();
       await new Exercise(driver, rig, 1).run(1500);
@@ -22,16 +22,20 @@ export const DATA_RULES: readonly ContractRule[] = [
   },
   {
     name: "buffers that the channel was not opened with serve as well",
-    needsData: true,
+    needs: "keepsData",
     run: async (rig) => {
       using driver = await rig.driver({ announce: false });
       await new Exercise(driver, rig, 2).run(200);
     },
   },
-  { name: "a channel sees what another has written", needsData: true, run: sharesWrites },
-  { name: "a later channel sees what a closed one has written", needsData: true, run: keepsWrites },
-  { name: "a discard touches what it names and nothing else", needsData: true, run: discards },
-  { name: "what was flushed survives a power failure, the rest whole, in part or not", needsData: true, run: survives },
+  { name: "a channel sees what another has written", needs: "sharesChannels", run: sharesWrites },
+  { name: "a later channel sees what a closed one has written", needs: "keepsData", run: keepsWrites },
+  { name: "a discard touches what it names and nothing else", needs: "discards", run: discards },
+  {
+    name: "what was flushed survives a power failure, the rest whole, in part or not",
+    needs: "cutsPower",
+    run: survives,
+  },
 ];
 
 const TAGS = 32;
@@ -52,7 +56,6 @@ async function beginsWithZeroes(rig: StageRig): Promise<void> {
 }
 
 async function sharesWrites(rig: StageRig): Promise<void> {
-  if (!rig.takes(2)) return;
   const unit = rig.unitBytes;
   using one = await rig.driver({ depth: 4 });
   using other = await rig.driver({ depth: 4 });
@@ -83,12 +86,10 @@ async function keepsWrites(rig: StageRig): Promise<void> {
 }
 
 /** The middle half of what was written is discarded. */
-async function discards(rig: StageRig, { discardsToZeroes = false }: ContractFacts): Promise<void> {
-  const { discard } = rig.properties;
-  if (discard === undefined) return;
-  const { granularityBytes: granule, alignmentBytes: alignment } = discard;
-  const quarter = Math.max(granule, BUFFER_BYTES / 4);
-  if (quarter % granule !== 0 || 4 * quarter > BUFFER_BYTES) return; // a granule larger than the buffer
+async function discards(rig: StageRig, { discardsToZeroes }: ContractFacts): Promise<void> {
+  const { granularityBytes: granule, alignmentBytes: alignment } = rig.properties.discard!;
+  const quarter = BUFFER_BYTES / 4;
+  expectEqual(quarter % granule, 0, `what is left of ${quarter} bytes by the discard granularity of ${granule} bytes`);
   using driver = await rig.driver();
   const buffer = driver.buffer(0).fill(0x5a);
   expectDone(await driver.writeAt(alignment, BUFFER_BYTES), "a write");
@@ -103,8 +104,7 @@ async function discards(rig: StageRig, { discardsToZeroes = false }: ContractFac
 
 /** Each unit holds the number of the last write to it; an unflushed one may hold the flushed one instead. */
 async function survives(rig: StageRig): Promise<void> {
-  const { cutPower, unitBytes: unit } = rig;
-  if (cutPower === undefined) return;
+  const { unitBytes: unit } = rig;
   const random = new Random(3);
   const units = 64;
   const flushed = new Uint8Array(units);
@@ -123,7 +123,7 @@ async function survives(rig: StageRig): Promise<void> {
         flushed.forEach((value, i) => allowed[i] = new Set([value]));
       }
     }
-    await cutPower();
+    await rig.cutPower();
     using driver = await rig.driver();
     for (let i = 0; i < units; i++) {
       expectDone(await driver.readAt(i * unit, unit), "a read after the power failure");

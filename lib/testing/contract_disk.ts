@@ -10,9 +10,11 @@ import type { StageRig } from "./contract_stage.ts";
 /** See {@linkcode ContractRule}. */
 export const DISK_RULES: readonly ContractRule[] = [
   { name: "the properties make sense, and the description says what it is", run: describesItself },
+  { name: "it has the traits that the contract names, and no others", run: hasTraits },
   { name: "attachments can be posted to another thread", run: postsAttachments },
   { name: "channels come and go", run: channelsComeAndGo },
-  { name: "where it can grow, the new end can be used; it does not shrink", run: grows },
+  { name: "it grows, and the new end can be used; it does not shrink", needs: "grows", run: grows },
+  { name: "it stays as large as it is", lacks: "grows", run: staysAsLarge },
   { name: "closing it twice is closing it once, and then it has no attachments", run: closes },
 ];
 
@@ -38,6 +40,14 @@ function describesItself({ disk, properties }: StageRig, { sizeBytes }: Contract
   return Promise.resolve();
 }
 
+/** A trait that nobody names would not be tested. */
+function hasTraits(rig: StageRig, { sharesChannels, discards, cutsPower }: ContractFacts): Promise<void> {
+  expectEqual(rig.takes(2), sharesChannels, "sharesChannels: it can have several channels at a time");
+  expectEqual(rig.properties.discard !== undefined, discards, "discards: its properties offer discards");
+  expectEqual(rig.canCutPower, cutsPower, "cutsPower: its stage can cut the power");
+  return Promise.resolve();
+}
+
 async function postsAttachments({ disk }: StageRig): Promise<void> {
   const attachment = await disk.attachment(0);
   expect(URL.canParse(attachment.module), `the module of an attachment is an absolute URL: ${attachment.module}`);
@@ -55,13 +65,12 @@ async function channelsComeAndGo(rig: StageRig): Promise<void> {
   }
 }
 
-async function grows(rig: StageRig, { keepsData = true }: ContractFacts): Promise<void> {
+async function grows(rig: StageRig, { keepsData }: ContractFacts): Promise<void> {
   const { disk, sizeBytes, unitBytes } = rig;
-  if (disk.grow === undefined) return;
+  if (disk.grow === undefined) throw new Error("it has no method grow");
   const toBytes = 2 * sizeBytes;
-  const hasGrown = await disk.grow(toBytes).then(() => true, () => false);
-  expectEqual(rig.sizeBytes, hasGrown ? toBytes : sizeBytes, "bytes after it was to grow");
-  if (!hasGrown) return;
+  await disk.grow(toBytes);
+  expectEqual(rig.sizeBytes, toBytes, "bytes after it has grown");
   await disk.grow();
   expectEqual(rig.sizeBytes, toBytes, "bytes after a second look");
   await expectRejects(disk.grow(sizeBytes), "making it smaller");
@@ -72,6 +81,11 @@ async function grows(rig: StageRig, { keepsData = true }: ContractFacts): Promis
   driver.buffer(0).fill(0);
   expectDone(await driver.readAt(toBytes - unitBytes, unitBytes), "a read at the new end");
   if (keepsData) expectEqual(driver.buffer(0)[unitBytes - 1]!, 0x77, "the last byte");
+}
+
+async function staysAsLarge({ disk, sizeBytes, properties }: StageRig): Promise<void> {
+  if (disk.grow !== undefined) await expectRejects(disk.grow(2 * sizeBytes), "making it larger");
+  expectEqual(disk.properties.sectors, properties.sectors, "sectors");
 }
 
 async function closes(rig: StageRig): Promise<void> {

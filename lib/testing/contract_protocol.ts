@@ -12,18 +12,39 @@ import { expect, expectDone, expectEqual, expectFailed, expectThrows } from "./e
 export interface ContractRule {
   /** What holds, for the test's name. */
   readonly name: string;
-  /** Is about what reads return. */
-  readonly needsData?: boolean;
+  /** The kind of disk has this trait. Absent: the rule is for every kind. */
+  readonly needs?: DiskTrait;
+  /** The kind of disk does not have this one. */
+  readonly lacks?: DiskTrait;
   /** The disk is opened for reading only. */
   readonly readOnly?: boolean;
   run(rig: StageRig, contract: ContractFacts): Promise<void>;
 }
 
-/** What a rule may know of the kind of disk. */
-export interface ContractFacts {
-  readonly sizeBytes: number;
+/** What a kind of disk has, or not. */
+export interface DiskTraits {
+  /** Reads return what was written. False for a disk that discards it. Default true. */
   readonly keepsData?: boolean;
+  /** The kind of disk can be opened for reading only. Default true. */
+  readonly opensReadOnly?: boolean;
+  /** Several channels can be open at a time. Default true. */
+  readonly sharesChannels?: boolean;
+  /** Its properties offer discards, in units of at most 16 KiB. Default false. */
+  readonly discards?: boolean;
+  /** Discarded bytes read as zeroes; else they may hold anything. Default false. */
   readonly discardsToZeroes?: boolean;
+  /** It can be made larger. Default false. */
+  readonly grows?: boolean;
+  /** Its stage can cut the power: see {@linkcode ContractStage.cutPower}. Default false. */
+  readonly cutsPower?: boolean;
+}
+
+/** The name of one. */
+export type DiskTrait = keyof DiskTraits;
+
+/** What a rule may know of the kind of disk. */
+export interface ContractFacts extends Required<DiskTraits> {
+  readonly sizeBytes: number;
 }
 
 const DEPTH = 32;
@@ -35,9 +56,19 @@ export const PROTOCOL_RULES: readonly ContractRule[] = [
   { name: "a tag that is in flight or too large, and closing while busy, are refused", run: refusesMisuse },
   { name: "a completion wakes the thread that sleeps, and an idle channel is not due", run: wakes },
   { name: "a channel of one operation at a time serves", run: servesDepthOne },
-  { name: "writes to a read-only disk fail, reads and flushes do not", readOnly: true, run: refusesWrites },
-  { name: "a discard is refused where the properties do not offer it", run: refusesDiscards },
-  { name: "a read beyond the end fails, and the next one does not", run: endsAtTheEnd },
+  {
+    name: "writes to a read-only disk fail, reads and flushes do not",
+    needs: "opensReadOnly",
+    readOnly: true,
+    run: refusesWrites,
+  },
+  { name: "a discard that is not offered is refused", lacks: "discards", run: refusesDiscards },
+  {
+    name: "a secure discard is carried out where it is offered, and refused where not",
+    needs: "discards",
+    run: refusesSecureDiscards,
+  },
+  { name: "a read beyond the end fails, and the next one does not", needs: "keepsData", run: endsAtTheEnd },
 ];
 
 async function completesOnce(rig: StageRig): Promise<void> {
@@ -124,18 +155,19 @@ async function refusesWrites(rig: StageRig): Promise<void> {
 
 async function refusesDiscards(rig: StageRig): Promise<void> {
   using driver = await rig.driver();
-  const { discard } = rig.properties;
-  if (discard === undefined) {
-    expectEqual(await driver.discardAt(0, rig.unitBytes), -EOPNOTSUPP, "the result of a discard that is not offered");
-  }
-  if (discard?.secure !== true) {
-    const result = await driver.discardAt(0, discard?.granularityBytes ?? rig.unitBytes, true);
-    expectEqual(result, -EOPNOTSUPP, "the result of a secure discard that is not offered");
+  for (const secure of [false, true]) {
+    expectEqual(await driver.discardAt(0, rig.unitBytes, secure), -EOPNOTSUPP, "the result of a discard");
   }
 }
 
-async function endsAtTheEnd(rig: StageRig, { keepsData = true }: ContractFacts): Promise<void> {
-  if (!keepsData) return;
+async function refusesSecureDiscards(rig: StageRig): Promise<void> {
+  const { granularityBytes, secure } = rig.properties.discard!;
+  using driver = await rig.driver();
+  const result = await driver.discardAt(0, granularityBytes, true);
+  expectEqual(result, secure ? 0 : -EOPNOTSUPP, "the result of a secure discard");
+}
+
+async function endsAtTheEnd(rig: StageRig): Promise<void> {
   using driver = await rig.driver();
   const { unitBytes, sizeBytes } = rig;
   expectFailed(await driver.readAt(sizeBytes - unitBytes, 2 * unitBytes), "a read across the end");

@@ -21,7 +21,7 @@ export interface ContractStage extends Partial<AsyncDisposable> {
   readonly place?: ChannelPlace;
   /**
    * Takes the disk's power away and returns it, while no channel is open: what was not flushed may be lost, whole or in
-   * part. What it returns is awaited. Absent: this cannot be had, and durability is not tested.
+   * part. What it returns is awaited. See the trait `cutsPower`.
    */
   cutPower?(): unknown;
 }
@@ -57,9 +57,13 @@ export class StageRig implements AsyncDisposable {
   }
 
   /** See {@linkcode ContractStage.cutPower}. */
-  get cutPower(): (() => Promise<void>) | undefined {
-    const stage = this.#stage;
-    return stage.cutPower && (async (): Promise<void> => void await stage.cutPower!());
+  get canCutPower(): boolean {
+    return this.#stage.cutPower !== undefined;
+  }
+
+  /** See {@linkcode ContractStage.cutPower}. */
+  async cutPower(): Promise<void> {
+    await this.#stage.cutPower!();
   }
 
   /** Opens a channel by an attachment that went through a message, as all do. */

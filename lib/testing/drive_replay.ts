@@ -3,6 +3,7 @@
  * backend's events and by the times of the trace.
  */
 
+import { XenblkError } from "../errors.ts";
 import { LoadProgress, loadTarget } from "../guest/load_types.ts";
 import { openReplay, type Replay } from "../guest/replay_run.ts";
 import { ReplayLatencies, type ReplayOutcome } from "../guest/replay_types.ts";
@@ -41,13 +42,19 @@ export class DriveReplay implements DriveWork<ReplayResult> {
   readonly #parker: EventLoopParker;
   readonly #events: EventChannels;
 
-  /** Opens the trace. Throws {@linkcode XenblkError} if that fails. */
+  /** Opens the trace. Throws {@linkcode XenblkError} if that fails, or (`usage`) for a speed that is none. */
   constructor(
     { machine, platform, connection, events, disk, model }: LoadStage,
     trace: string,
     options: ReplayOptions,
   ) {
     const { speed = "max", depth = 32, seed = 1 } = options;
+    if (typeof speed === "number" && !(speed > 0)) {
+      throw new XenblkError(`Cannot replay ${trace} at speed ${speed}`, {
+        kind: "usage",
+        remedy: "use max, recorded, or a number above 0",
+      });
+    }
     const factor = speed === "max" ? 0 : speed === "recorded" ? 1 : speed;
     this.#replay = openReplay({
       target: { ...loadTarget(connection), disk },

@@ -93,9 +93,17 @@ export const filter: FilterDefinition = {
 
 function createState(disk: DiskProperties, { id }: FilterValues): PowerLossState {
   const { copyOnly, readOnly, logicalSectorBytes } = disk;
-  if (copyOnly !== undefined) throw new XenblkError(`Cannot put a write cache before the disk: ${copyOnly}`);
+  if (copyOnly !== undefined) {
+    throw new XenblkError(`Cannot put a write cache before the disk: ${copyOnly}`, {
+      remedy: "put it before an image that no storage daemon serves",
+    });
+  }
   const cache = caches.get(Number(id));
-  if (cache === undefined) throw new XenblkError("Cannot put a write cache before the disk: it was disposed");
+  if (cache === undefined) {
+    throw new XenblkError("Cannot put a write cache before the disk: it was disposed", {
+      remedy: "dispose what powerLossFilter returns after the disk",
+    });
+  }
   cache.reopen(logicalSectorBytes);
   return { cache: cache.buffer, readOnly };
 }

@@ -10,7 +10,7 @@ import type { TraceReader } from "./reader.ts";
 /** Records that wait to be sorted: as many as the rings of a large disk can have in flight. */
 const WINDOW = 8192;
 
-/** Blocks that one call reads: more than fill the window, unless they are damaged. */
+/** Blocks that one call reads: more than fill the window, unless they are damaged, or sessions without records. */
 const MOST_BLOCKS = 1000;
 
 /** A record, and where it stands. */
@@ -87,9 +87,11 @@ export class OrderedTrace {
       }
       const found = this.#reader.next();
       if (found === "end") this.#ended = true;
-      else if (found === "session") this.#pendingSession = true;
       else if (found === "record") this.#add(this.#reader.record);
-      else if (++blocks === MOST_BLOCKS) return false;
+      else {
+        if (found === "session") this.#pendingSession = true;
+        if (++blocks === MOST_BLOCKS) return false;
+      }
     }
     return true;
   }

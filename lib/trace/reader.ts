@@ -77,8 +77,8 @@ export class TraceReader {
   }
 
   /**
-   * Goes on to the next record, session or other block: so each call takes a bounded time, whatever is damaged. Throws {@linkcode XenblkError} if the file cannot be read or does not begin
-   * with a session of a known version.
+   * Goes on to the next record, session or other block: so each call takes a bounded time, whatever is damaged. Throws
+   * {@linkcode XenblkError} if the file cannot be read or does not begin with a session of a known version.
    */
   next(): "record" | "session" | "block" | "end" {
     while (this.#next < this.#count) {

@@ -201,3 +201,31 @@ for (const loses of ["unflushed", "all"] as const) {
     await until("the error is written", () => rig.backend(device, "error")?.includes(error) === true);
   });
 }
+
+Deno.test("a disk that takes long to close, and then has lost answered writes, is given up by the next process", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  const reasons: string[] = [];
+  const open = volatileDisks("unflushed", reasons);
+  const closing = Promise.withResolvers<void>();
+  let isClosing = false;
+  const clock = new SimulatedClock();
+  const first = rig.serve({}, {
+    clock,
+    openDisk: async (request) => {
+      const disk = await open(request);
+      return Object.assign(disk, { [Symbol.asyncDispose]: () => (isClosing = true, closing.promise) });
+    },
+  });
+  await rig.frontend(device).connect();
+  const closed = first.close(STAY, 60_000);
+  await until("the disk is being closed", () => isClosing);
+  // Longer than anybody waits for it.
+  clock.advance(11_000);
+  await turn();
+  closing.reject(new Error("writes that it had answered may be lost"));
+  assertEquals(await closed, true);
+  rig.serve({}, { openDisk: open });
+  await until("its ring is served", () => rig.plane.open.length === 1);
+  assertEquals(reasons, ["an earlier process has ended before its writes were flushed"]);
+});

@@ -45,6 +45,7 @@ Deno.test("a mistake in the module is reported with the plugin's own message and
     "refuses": opening('throw new Error("no " + target);'),
     "unread": opening("return { sizeBytes: 512 };"),
     "text": opening('return { sizeBytes: "1M", read() {} };'),
+    "untold": opening("throw Object.create(null);"),
     "tiny": opening("return { sizeBytes: 511, read() {} };"),
     "curious": opening('return Deno.readTextFileSync("/etc/hostname");'),
     "nought": opening("return undefined;"),
@@ -57,7 +58,7 @@ Deno.test("a mistake in the module is reported with the plugin's own message and
     return line.replaceAll(`image plugin:${folder.path}/${name}.ts?luck`, "IT").replaceAll(folder.path, "");
   };
   const names = ["throws", "syntax", "nothing", "unmarked", "missing", "refuses", "unread", "text", "tiny"];
-  const lines = await Promise.all([...names, "curious", "nought", "wide", "unclear", "big"].map(line));
+  const lines = await Promise.all([...names, "curious", "nought", "wide", "unclear", "big", "untold"].map(line));
   const fixIt = "; correct the module; `deno check` finds most mistakes";
   const noDisk = "Cannot open IT: its module exports no disk; write `export default defineDisk({ open: ... })`";
   assertEquals(lines[0], `Cannot open IT: its module cannot be imported: no such luck (file:///throws.ts:2:7)${fixIt}`);
@@ -89,6 +90,7 @@ Deno.test("a mistake in the module is reported with the plugin's own message and
     lines[13]!,
     /its open failed: Array buffer allocation failed \S+; allow it more memory with --plugin-memory$/,
   );
+  assertEquals(lines[14], "Cannot open IT: its open failed: an error without a text");
 });
 
 Deno.test("what is left over behind the last sector is not served, with a warning; the log has what the plugin prints", async () => {

@@ -142,6 +142,9 @@ function powered(open: Opener, seed: number): Opener {
 /** A qcow2 frees whole clusters only. */
 const QCOW2: DaemonOptions = { format: "qcow2", create: "cluster_size=4096" };
 
+/** Its blocks cannot be freed without native calls. */
+const FILE = { discards: false, grows: true };
+
 const DISKS: Readonly<Record<string, { readonly open: Opener } & Partial<Omit<DiskContract, "open">>>> = {
   memory: { open: sized("memory") },
   null: { open: sized("null"), keepsData: false },
@@ -149,25 +152,29 @@ const DISKS: Readonly<Record<string, { readonly open: Opener } & Partial<Omit<Di
     open: () => Promise.resolve({ disk: maskedDisk(SIZE_BYTES) }),
     opensReadOnly: false,
   },
-  "file-inline": { open: inline },
-  file: { open: pooled(simulatedPlatform) },
-  "file, real memory": { open: pooled(openNativePlatform) },
-  uring: { open: ring("writeback") },
-  "uring, past the page cache": { open: ring("none") },
-  "uring, written through": { open: ring("writethrough") },
-  "uring, on a file system in memory": { open: ring("writeback", { under: "/dev/shm" }) },
-  "uring, as on an old kernel": { open: ring("writeback", { setup: oldKernel }) },
+  "file-inline": { open: inline, ...FILE },
+  file: { open: pooled(simulatedPlatform), ...FILE },
+  "file, real memory": { open: pooled(openNativePlatform), ...FILE },
+  uring: { open: ring("writeback"), grows: true },
+  "uring, past the page cache": { open: ring("none"), grows: true },
+  "uring, written through": { open: ring("writethrough"), grows: true },
+  "uring, on a file system in memory": { open: ring("writeback", { under: "/dev/shm" }), grows: true },
+  "uring, as on an old kernel": { open: ring("writeback", { setup: oldKernel }), grows: true },
   plugin: { open: plugin(openNativePlatform, "async,flush") },
   "plugin, in a simulation": { open: plugin(simulatedPlatform, "") },
-  "memory, with a volatile write cache": { open: powered(sized("memory"), 1) },
-  "file, with a volatile write cache": { open: powered(pooled(simulatedPlatform), 2) },
-  "uring, with a volatile write cache": { open: powered(ring("writeback"), 3) },
+  "memory, with a volatile write cache": { open: powered(sized("memory"), 1), discards: false, cutsPower: true },
+  "file, with a volatile write cache": { open: powered(pooled(simulatedPlatform), 2), ...FILE, cutsPower: true },
+  "uring, with a volatile write cache": { open: powered(ring("writeback"), 3), ...FILE, cutsPower: true },
   "memory behind filters": { open: filtered(sized("memory"), ...IDLE) },
   "memory behind slow filters": { open: filtered(sized("memory"), ...SLOW) },
-  "memory behind an overlay": { open: overlaid(sized("memory")), opensReadOnly: false },
-  "uring behind filters": { open: filtered(ring("writeback"), ...IDLE) },
+  "memory behind an overlay": { open: overlaid(sized("memory")), opensReadOnly: false, sharesChannels: false },
+  "uring behind filters": { open: filtered(ring("writeback"), ...IDLE), grows: true },
   ...(HAS_DAEMON && {
-    "vhost-user-blk, qcow2 behind an overlay": { open: overlaid(exported(QCOW2)), opensReadOnly: false },
+    "vhost-user-blk, qcow2 behind an overlay": {
+      open: overlaid(exported(QCOW2)),
+      opensReadOnly: false,
+      sharesChannels: false,
+    },
     "vhost-user-blk, qcow2": { open: exported(QCOW2) },
     "vhost-user-blk, vhdx": { open: exported({ format: "vhdx" }), discardsToZeroes: false },
     "vhost-user-blk, raw": { open: exported({ format: "raw" }) },
@@ -179,6 +186,7 @@ for (const [name, { open, ...traits }] of Object.entries(DISKS)) {
   diskContract({
     name,
     sizeBytes: SIZE_BYTES,
+    discards: true,
     discardsToZeroes: true,
     ...traits,
     open: async ({ readOnly }) => {

@@ -3,21 +3,25 @@
  * without a fault passes.
  */
 
-import { assert, assertEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import type { Disk, DiskProperties } from "../../lib/storage/disk.ts";
-import { diskContract } from "../../testing.ts";
+import { diskContract, type DiskTraits } from "../../testing.ts";
 import { brokenDisk, type ChannelFault } from "./broken_disk.ts";
 
 const SIZE_BYTES = 1 << 20;
 
 /** Runs the suite, and returns the names of the rules that the disk breaks. */
-async function broken(options: { fault?: ChannelFault; changes?: Partial<Disk> }): Promise<string[]> {
+async function broken(
+  options: { fault?: ChannelFault; changes?: Partial<Disk>; traits?: DiskTraits },
+): Promise<string[]> {
   const failed: string[] = [];
   const tests: (() => Promise<void>)[] = [];
   diskContract({
     name: "it",
     sizeBytes: SIZE_BYTES,
+    discards: true,
+    ...options.traits,
     open: async ({ readOnly }) => ({ disk: await brokenDisk(SIZE_BYTES, { ...options, readOnly }) }),
     test: (name, run) => tests.push(() => run().catch(() => void failed.push(name))),
   });
@@ -72,6 +76,14 @@ Deno.test("the contract's suite finds wrong properties, descriptions, attachment
   ];
   const counts = await Promise.all(changes.map(async (change) => (await broken({ changes: change })).length));
   assertEquals(counts.map((count) => count > 0), changes.map(() => true));
+});
+
+Deno.test("traits that the disk does not have are found, and those that nobody named", async () => {
+  const found = async (traits: DiskTraits): Promise<string> => (await broken({ traits })).join("; ");
+  assertMatch(await found({ sharesChannels: false }), /it has the traits that the contract names/);
+  assertMatch(await found({ discards: false }), /it has the traits .*; it: a discard that is not offered is refused/);
+  assertMatch(await found({ cutsPower: true }), /it has the traits .*; it: what was flushed survives/);
+  assertMatch(await found({ grows: true }), /it grows, and the new end can be used/);
 });
 
 Deno.test("the contract is not for disks that its tests do not fit", () => {

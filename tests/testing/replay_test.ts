@@ -71,6 +71,9 @@ Deno.test("a replay that waits for a time ends when its drive does", async () =>
   await using disk = await host.attach({ domain: guest.domid, image: "memory:1M" });
   await using drive = await guest.connect(disk.vdev);
   await assertRejects(() => drive.replay(`${directory}/none`), XenblkError, "there is no such file");
+  for (const speed of [0, -1, NaN]) {
+    await assertRejects(() => drive.replay(trace, { speed }), XenblkError, `at speed ${speed}`);
+  }
   const replaying = drive.replay(trace, { speed: "recorded" });
   await drive.disconnect();
   const { operations } = await replaying;

@@ -80,6 +80,11 @@ Deno.test("damaged blocks are skipped and counted, and the rest is read", () => 
   const good = recordBlock([record({ timeUs: 1 })]);
   const flipped = good.slice();
   flipped[200]! ^= 1;
+  const empty = joined(Array.from({ length: 2500 }, () => traceBytes([])));
+  const sessions = new OrderedTrace(new TraceReader(sourceOf(empty), "x.trace"));
+  assertEquals([sessions.next(), sessions.ended], [undefined, false], "sessions without records are no longer either");
+  assertEquals([sessions.next(), sessions.next(), sessions.ended], [undefined, undefined, true]);
+
   const strange = recordBlock([record({ operation: 9 }), record({ timeUs: 2 })], 7);
   const bytes = joined([
     encodeSession(SESSION),
@@ -121,6 +126,11 @@ Deno.test("a long damaged part keeps a reader no longer than a short one, and wh
   const found = [order.next(), order.next(), order.next()?.timeUs, order.next()?.timeUs, order.next()];
   assertEquals(found, [undefined, undefined, 1, 2, undefined]);
   assertEquals(order.ended, true);
+
+  const empty = joined(Array.from({ length: 2500 }, () => traceBytes([])));
+  const sessions = new OrderedTrace(new TraceReader(sourceOf(empty), "x.trace"));
+  assertEquals([sessions.next(), sessions.ended], [undefined, false], "sessions without records are no longer either");
+  assertEquals([sessions.next(), sessions.next(), sessions.ended], [undefined, undefined, true]);
 
   const strange = recordBlock(Array.from({ length: RECORDS_PER_BLOCK }, () => record({ operation: 200 })));
   const { faults } = readAll(joined([traceBytes([]), ...Array.from({ length: 3000 }, () => strange)]));

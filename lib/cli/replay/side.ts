@@ -110,7 +110,11 @@ async function run(
     watchStall(run, progress, () => {
       thread.terminate();
       const seconds = STALL_MS / 1000;
-      stalled.reject(new XenblkError(`Cannot finish the replay: no request was answered for ${seconds} s`));
+      stalled.reject(
+        new XenblkError(`Cannot finish the replay: no request was answered for ${seconds} s`, {
+          remedy: "check the image's storage, and the filters in front of it",
+        }),
+      );
     }),
     TICK_MS,
   );

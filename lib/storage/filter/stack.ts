@@ -31,8 +31,8 @@ class StackedFilter implements LiveFilter {
   #values: FilterValues;
   #sectors = 0;
   #state: { readonly key: string; readonly state: unknown; used: boolean; lost: boolean } | undefined;
-  /** The state of what it has opened. */
-  #held: unknown;
+  /** The state of what it has opened, in place of the other one. */
+  #openedState: unknown;
 
   constructor(chosen: ChosenFilter) {
     this.chosen = chosen;
@@ -71,7 +71,7 @@ class StackedFilter implements LiveFilter {
     const { module } = this.chosen;
     const { state, lost = false } = this.#state ?? {};
     if (this.#state !== undefined) this.#state.used = true;
-    return { module, inner, options: this.#values, live: this.#live, state: this.#held ?? state, lost };
+    return { module, inner, options: this.#values, live: this.#live, state: this.#openedState ?? state, lost };
   }
 
   /** What it keeps of the guest's writes is another process's, and gone. */
@@ -83,7 +83,7 @@ class StackedFilter implements LiveFilter {
   /** Opens what the filter holds while a disk is open; undefined: it holds nothing. */
   async open(disk: DiskProperties, place: FilterPlace): Promise<AsyncDisposable | undefined> {
     const hold = await this.chosen.definition.open?.(disk, this.#values, place);
-    this.#held = hold?.state;
+    this.#openedState = hold?.state;
     return hold;
   }
 
@@ -125,8 +125,8 @@ export class FilterStack {
   wrap(disk: Disk, { key, readOnly, hold }: WrapOptions): Disk {
     if (this.#filters.length === 0) return disk;
     eachFrom(disk, this.#filters, (filter, below) => prepare(filter, key, below));
-    const held = hold === undefined ? {} : { hold };
-    return new FilteredDisk(disk, this.#filters, { readsOnly: this.readsOnly, readOnly, ...held });
+    const owned = hold === undefined ? {} : { hold };
+    return new FilteredDisk(disk, this.#filters, { readsOnly: this.readsOnly, readOnly, ...owned });
   }
 
   /** Opens what the filters hold while this disk is open. Rejects with the reason why one cannot. */

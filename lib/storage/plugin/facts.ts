@@ -12,7 +12,8 @@ import { deniedAccess } from "./denied.ts";
 export type OpenAnswer =
   | {
     readonly ok: true;
-    readonly sizeBytes: number;
+    /** A text, here and below: what it has in place of a number. */
+    readonly sizeBytes: number | string;
     /** Which methods it has. */
     readonly reads: boolean;
     readonly writes: boolean;
@@ -20,9 +21,9 @@ export type OpenAnswer =
     readonly discards: boolean;
     /** See DiskModuleDefinition and DiskMethods. */
     readonly survivesCrash?: boolean;
-    readonly logicalSectorBytes?: number;
-    readonly physicalSectorBytes?: number;
-    readonly discardGranularityBytes?: number;
+    readonly logicalSectorBytes?: number | string;
+    readonly physicalSectorBytes?: number | string;
+    readonly discardGranularityBytes?: number | string;
   }
   | {
     readonly ok: false;
@@ -61,13 +62,11 @@ export function readFacts(
   if (!facts.reads) {
     throw refuse(name, "its disk has no method read", "have open return an object with sizeBytes and read");
   }
-  const {
-    logicalSectorBytes = SECTOR_BYTES,
-    physicalSectorBytes = Math.max(DEFAULT_PHYSICAL_BYTES, logicalSectorBytes),
-  } = facts;
+  const { logicalSectorBytes = SECTOR_BYTES } = facts;
   if (logicalSectorBytes !== SECTOR_BYTES && logicalSectorBytes !== 4096) {
     throw refuse(name, `its logicalSectorBytes is ${text(logicalSectorBytes)}`, "use 512 or 4096");
   }
+  const { physicalSectorBytes = Math.max(DEFAULT_PHYSICAL_BYTES, logicalSectorBytes) } = facts;
   if (
     !isPowerOfTwo(physicalSectorBytes) || physicalSectorBytes < logicalSectorBytes ||
     physicalSectorBytes > MOST_PHYSICAL_BYTES
@@ -81,7 +80,8 @@ export function readFacts(
   const sectors = sectorsOf(facts.sizeBytes, logicalSectorBytes, name, warn);
   const { discardGranularityBytes: granularityBytes = physicalSectorBytes } = facts;
   if (
-    !Number.isSafeInteger(granularityBytes) || granularityBytes < SECTOR_BYTES || granularityBytes % SECTOR_BYTES > 0
+    typeof granularityBytes !== "number" || !Number.isSafeInteger(granularityBytes) ||
+    granularityBytes < SECTOR_BYTES || granularityBytes % SECTOR_BYTES > 0
   ) {
     throw refuse(
       name,
@@ -163,6 +163,6 @@ function text(value: unknown): string {
   return typeof value === "string" ? printable(JSON.stringify(value)) : String(value);
 }
 
-function isPowerOfTwo(value: number): boolean {
-  return Number.isSafeInteger(value) && value > 0 && Math.log2(value) % 1 === 0;
+function isPowerOfTwo(value: unknown): value is number {
+  return typeof value === "number" && Number.isSafeInteger(value) && value > 0 && Math.log2(value) % 1 === 0;
 }

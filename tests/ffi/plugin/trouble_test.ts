@@ -14,7 +14,19 @@ import { BREACH, PluginNotes } from "../../../ffi/plugin/notes.ts";
 import { PluginRig, type RigOptions } from "./rig.ts";
 
 const PAGE_BYTES = 4096;
-const PAGE = { exit: 1, loop: 2, silence: 3, heap: 4, arrays: 5, full: 6, later: 7, unhandled: 8, good: 20 };
+const PAGE = {
+  exit: 1,
+  loop: 2,
+  silence: 3,
+  heap: 4,
+  arrays: 5,
+  full: 6,
+  later: 7,
+  unhandled: 8,
+  untold: 9,
+  trap: 10,
+  good: 20,
+};
 
 /** A disk whose troubles happen once, in a folder of its own. */
 async function troubled(
@@ -112,8 +124,9 @@ Deno.test("errors of methods are errors of their requests, with their errno, and
   using channel = await rig.channel();
   assertEquals(await writeTo(channel, PAGE.full), -ENOSPC);
   assertEquals(await writeTo(channel, PAGE.later), -EIO);
+  assertEquals([await writeTo(channel, PAGE.untold), await writeTo(channel, PAGE.trap)], [-EIO, -EIO]);
   assertEquals(await writeTo(channel, PAGE.good), 0);
-  await eventually(() => rig.lines.all.length === 2, "each error is logged");
+  await eventually(() => rig.lines.all.length === 3, "each error that can be read is logged");
   assertMatch(
     rig.lines.all[0]!,
     /: write at byte 24576 failed: the store is full \(file:.*troubled_disk.ts:\d+:\d+\)$/,

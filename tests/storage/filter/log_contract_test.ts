@@ -24,6 +24,7 @@ async function logged(readOnly: boolean): Promise<Disk> {
 diskContract({
   name: "memory behind log",
   sizeBytes: 2 ** 20,
+  discards: true,
   discardsToZeroes: true,
   open: async ({ readOnly }) => ({ disk: await logged(readOnly) }),
 });

@@ -105,6 +105,19 @@ Deno.test("a process that crashes soon again is started ever more seldom; one th
   assertEquals(stage.hasFailed, false);
 });
 
+Deno.test("a disk that has been served in between is not given up for one start that fails", async () => {
+  const stage = new Stage();
+  await using disk = await stage.open();
+  for (let i = 0; i < 20; i++) {
+    stage.nowMs += 5000; // less than it takes to be well
+    const { starts } = stage;
+    stage.start = () => stage.starts === starts + 1 && i > 15 ? CANNOT() : Promise.resolve();
+    stage.die("it crashed");
+    await eventually(() => stage.starts > starts && (disk.trouble === undefined || stage.hasFailed), "it is served");
+    assertEquals([stage.hasFailed, i], [false, i]);
+  }
+});
+
 Deno.test("with answered writes that were not flushed no other process is started", async () => {
   const stage = new Stage();
   await using disk = await stage.open();

@@ -28,6 +28,14 @@ const TROUBLES: readonly ((() => void | Promise<void>) | undefined)[] = [
   },
   () => new Promise((_, reject) => setTimeout(() => reject(new Error("later")), 1)),
   () => new Promise(() => void Promise.reject(new Error("nobody waits for this"))),
+  () => Promise.reject(Object.create(null)),
+  () => {
+    throw new Proxy({}, {
+      getPrototypeOf: () => {
+        throw 1;
+      },
+    });
+  },
 ];
 
 export default defineDisk({
