@@ -209,7 +209,10 @@ export class Guest {
     const node = `${path}/backend`;
     const found = await waitFor(this.#store, [node], () => this.#store.read(node), { timeoutMs: PATIENCE_MS });
     if (found === undefined) {
-      throw new XenblkError(`Cannot connect ${formatVdev(vdev)}: ${this.name} has no such disk`, { kind: "timeout" });
+      throw new XenblkError(`Cannot connect ${formatVdev(vdev)}: ${this.name} has no such disk`, {
+        kind: "timeout",
+        remedy: "attach one with host.attach, or add its nodes with guest.addDisk",
+      });
     }
     const drive = await Drive.connect({
       machine,

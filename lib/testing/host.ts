@@ -199,12 +199,17 @@ export class TestHost implements AsyncDisposable {
     for (const disk of this.#disks) undo.use(disk);
   }
 
-  #forgottenText(): string {
-    const what = [
-      ...this.guests.flatMap(({ name, drives }) => [`guest ${name}`, ...drives.map(({ vdev }) => `its drive ${vdev}`)]),
-      ...[...this.#disks].map(({ vdev, guest }) => `${vdev} of domain ${guest.domain}`),
+  /** What has not ended, in words: drives, disks and services. */
+  get unended(): readonly string[] {
+    return [
+      ...this.guests.flatMap(({ name, drives }) => drives.map(({ vdev }) => `drive ${vdev} of ${name}`)),
+      ...[...this.#disks].map(({ vdev, guest }) => `disk ${vdev} of domain ${guest.domain}`),
       ...[...this.#services].filter(({ running }) => running).map(() => "a service"),
     ];
+  }
+
+  #forgottenText(): string {
+    const what = [...this.guests.map(({ name }) => `guest ${name}`), ...this.unended];
     const parts = what.length === 0 ? "" : ` (with ${what.join(", ")})`;
     return `a test host was not disposed${parts}: declare it with \`await using host = await testHost()\``;
   }

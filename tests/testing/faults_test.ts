@@ -67,12 +67,13 @@ Deno.test("a drive connects again, sees a resize, and says what it cannot do", a
     await assertIoError(drive.discard(0, 4096), -2);
     await assertRejects(() => assertIoError(drive.flush()), AssertionError, "it succeeded");
     await assertRejects(() => drive.read(1, 512), XenblkError, "1 is not a multiple of 512");
+    assertThrows(() => assertImageEquals(image, drive.model), AssertionError, `nothing of ${image} was compared`);
     assertClean(await drive.load({ requests: 200, seconds: 10 }));
     assertImageEquals(image, drive.model);
     Deno.writeFileSync(image, new Uint8Array(2 ** 20).fill(1));
     Deno.truncateSync(image, 2 ** 21);
     assertThrows(() => assertImageEquals(image, drive.model), AssertionError, `of ${image} holds`);
-    await assertRejects(() => assertNoLeak(host, { withinMs: 0 }), AssertionError, "the host leaks: ");
+    await assertRejects(() => assertNoLeak(host, { withinMs: 0 }), AssertionError, "; not ended: drive xvda of ");
   }
   await assertNoLeak(host);
 });

@@ -23,7 +23,7 @@ Deno.test("a forgotten host with a disk ends the program, which names what was f
   assertEquals(status, 1);
   assertMatch(stderr, /^xenblk: the program has ended, but for a test host that nothing has used for 0\.4 s: /m);
   const what =
-    /^xenblk: a test host was not disposed \(with guest web, its drive xvda, xvda of domain 1\): declare it with `await using/m;
+    /^xenblk: a test host was not disposed \(with guest web, drive xvda of web, disk xvda of domain 1\): declare it with `await using/m;
   assertMatch(stderr, what);
 });
 
