@@ -7,6 +7,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { attach, type AttachedDisk, XenblkError } from "../../mod.ts";
 import { DeviceClaim } from "../../lib/backend/claim.ts";
 import type { DomId } from "../../lib/hypervisor.ts";
+import { eventLoopTurn } from "../../lib/modules.ts";
 import type { OpenedImage } from "../../lib/storage/image/medium.ts";
 import { requestRemoval } from "../../lib/toolstack/removal.ts";
 import { backendPath, frontendPath } from "../../lib/xenbus/paths.ts";
@@ -35,7 +36,9 @@ Deno.test("a guest uses an attached disk, its statistics count that, and disposi
     assertEquals([disk.vdev, disk.guest.name, disk.params], ["xvda", "web", "memory:16M"]);
     assertEquals([disk.address.kind, disk.status().connected, disk.status().totals.reads], ["vbd3", true, 0]);
     const load = await guest.load({ flushEvery: 20, barrierEvery: 30, discardEvery: 25 });
-    const { operations, inFlight, sinceMs } = await disk.stats();
+    // A pass counts what is in flight after it has answered, so the guest may be done before.
+    while ((await disk.stats()).inFlight > 0) await eventLoopTurn(1);
+    const { operations, sinceMs } = await disk.stats();
     const { latencyUs: _, ...read } = operations.read;
     assertEquals(read, { requests: load.reads, bytes: load.bytesRead, errors: 0 });
     const { write, flush, discard } = operations;
@@ -43,7 +46,7 @@ Deno.test("a guest uses an attached disk, its statistics count that, and disposi
     assertEquals(flush, { requests: load.flushes, bytes: 0, errors: 0 });
     assertEquals([discard.requests, discard.errors], [load.discards, 0]);
     assert(load.reads > 0 && load.barriers > 0 && load.flushes > 0 && load.discards > 0 && discard.bytes > 0);
-    assert(inFlight === 0 && sinceMs > 0);
+    assert(sinceMs > 0);
   }
   assertEquals(host.holdings(), before);
 });
