@@ -23,6 +23,8 @@ export interface OverlayMemory {
   readonly heads: SharedArrayBuffer;
   /** One bit for each block of the disk. */
   readonly zeroed: SharedArrayBuffer;
+  /** What the hash multiplies with: two odd numbers that a guest cannot know, so it cannot choose blocks of one bucket. */
+  readonly multipliers: readonly [number, number];
   /** The first free slot (plus one) that was used before; the slots that were ever used; those in use. */
   readonly counts: SharedArrayBuffer;
 }
@@ -34,7 +36,8 @@ const USED = 2;
 /** An empty overlay. `dataBytes`: most bytes of data. Throws RangeError if there is not so much address space. */
 export function createOverlay(dataBytes: number, diskSectors: number): OverlayMemory {
   const slots = Math.floor(dataBytes / BLOCK_BYTES);
-  const buckets = 2 ** Math.ceil(Math.log2(slots));
+  const buckets = 2 ** Math.max(1, Math.ceil(Math.log2(slots)));
+  const [low, high] = crypto.getRandomValues(new Int32Array(2));
   const diskBlocks = Math.ceil(diskSectors / SECTORS_PER_BLOCK);
   return {
     data: new SharedArrayBuffer(slots * BLOCK_BYTES),
@@ -43,6 +46,7 @@ export function createOverlay(dataBytes: number, diskSectors: number): OverlayMe
     next: new SharedArrayBuffer(slots * Int32Array.BYTES_PER_ELEMENT),
     heads: new SharedArrayBuffer(buckets * Int32Array.BYTES_PER_ELEMENT),
     zeroed: new SharedArrayBuffer(Math.ceil(diskBlocks / 8)),
+    multipliers: [low! | 1, high! | 1],
     counts: new SharedArrayBuffer(3 * Int32Array.BYTES_PER_ELEMENT),
   };
 }
@@ -56,10 +60,14 @@ export class Overlay {
   readonly #heads: Int32Array;
   readonly #zeroed: Uint8Array;
   readonly #counts: Int32Array;
+  readonly #low: number;
+  readonly #high: number;
+  /** 32 less the logarithm of the number of buckets. */
+  readonly #shift: number;
   /** Views of slots, made when they are first read whole. */
   readonly #views: (Uint8Array | undefined)[] = [];
 
-  constructor({ data, blocks, masks, next, heads, zeroed, counts }: OverlayMemory) {
+  constructor({ data, blocks, masks, next, heads, zeroed, multipliers, counts }: OverlayMemory) {
     this.#data = new Uint8Array(data);
     this.#blocks = new Float64Array(blocks);
     this.#masks = new Uint8Array(masks);
@@ -67,6 +75,8 @@ export class Overlay {
     this.#heads = new Int32Array(heads);
     this.#zeroed = new Uint8Array(zeroed);
     this.#counts = new Int32Array(counts);
+    [this.#low, this.#high] = multipliers;
+    this.#shift = 1 + Math.clz32(this.#heads.length);
   }
 
   /** Blocks that have no slot yet. */
@@ -134,9 +144,9 @@ export class Overlay {
     return ((this.#zeroed[Math.floor(block / 8)] ?? 0) & (1 << block % 8)) !== 0;
   }
 
+  /** Multiply-shift hashing (Dietzfelbinger and others, 1997) of both words. */
   #bucketOf(block: number): number {
-    const mixed = Math.imul(block ^ (block / 2 ** 32), 0x9E3779B1);
-    return (mixed ^ (mixed >>> 15)) & (this.#heads.length - 1);
+    return (Math.imul(block, this.#low) + Math.imul(block / 2 ** 32, this.#high)) >>> this.#shift;
   }
 
   #slotOf(block: number): number {
