@@ -51,9 +51,9 @@ export interface PluginProcess extends AsyncDisposable {
   /** Asks for the size again, or has the disk made so large before. Rejects with XenblkError; then all stays as it was. */
   refresh(sizeBytes?: number): Promise<void>;
   /**
-   * Resolves, never rejects, with the reason, as the end of a sentence, when the process has ended without having been asked to: it crashed, was
-   * killed, had no memory left, hung or broke the protocol. It is dead by then. After {@linkcode restart} it is another
-   * promise, for the new process.
+   * Resolves, never rejects, with the reason, as the end of a sentence, when the process has ended without having been
+   * asked to: it crashed, was killed, had no memory left, hung or broke the protocol. It is dead by then. After {@linkcode
+   * restart} it is another promise, for the new process.
    */
   readonly lost: Promise<string>;
   /**
