@@ -13,6 +13,7 @@ import { type Service, startService } from "../service.ts";
 import { chooseFilters } from "../storage/filter/spec.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import { usageError } from "./args.ts";
+import { COMPANION_OPTIONS, startCompanions } from "./companions.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
 import { pluginSettingsOf } from "./plugin_options.ts";
 import { flag, optional, type OptionValues, path } from "./options.ts";
@@ -20,6 +21,7 @@ import { type Context, defineVerb } from "./verb.ts";
 
 const OPTIONS = {
   ...DEVICE_OPTIONS,
+  ...COMPANION_OPTIONS,
   "kind": optional(KIND, `that of BACKEND-PATH, or ${DEFAULT_KIND}`),
   "image": optional(path("IMAGE", "Image of the device BACKEND-PATH, instead of the one in its node params")),
   "detach-on-exit": flag("At the end detach the devices instead of leaving them Connected"),
@@ -76,6 +78,7 @@ export const serve = defineVerb({
       return 0;
     }
     logger.info(only === undefined ? `serving all of kind ${kind}` : `serving ${operands["backend-path"]}`);
+    await using _companions = await startCompanions({ context, platform, service, kind, options });
     const removal = service.devices.retired.then(() => "removal" as const);
     const ending = await Promise.race([context.signals.drain, removal, service.failed]);
     logger.info(`ending: ${ending}`);

@@ -34,6 +34,7 @@ const LOG = ["npm:@logtape/logtape@*"];
 /** The files of lib/cli that the verbs build on. */
 const FRAME = [
   "args",
+  "companions",
   "device_options",
   "help",
   "host",
