@@ -79,7 +79,7 @@ async function runVerb(
   const logLevel: LogLevel = common.verbose ? "debug" : common.quiet ? "error" : "info";
   using _logging = await startLogging(logLevel, (line) => output.message(`xenblk: ${line}`));
   using signals = new DrainSignals();
-  const context: Context = { output, signals, host, logLevel, loadVerbs, quiet: common.quiet };
+  const context: Context = { output, signals, host, version, logLevel, loadVerbs, quiet: common.quiet };
   return await verb.run(context, options, operands);
 }
 

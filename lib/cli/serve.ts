@@ -13,7 +13,7 @@ import { type Service, startService } from "../service.ts";
 import { chooseFilters } from "../storage/filter/spec.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import { usageError } from "./args.ts";
-import { COMPANION_OPTIONS, startCompanions } from "./companions.ts";
+import { checkCompanions, COMPANION_OPTIONS, startCompanions } from "./companions.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
 import { pluginSettingsOf } from "./plugin_options.ts";
 import { flag, optional, type OptionValues, path } from "./options.ts";
@@ -45,14 +45,16 @@ export const serve = defineVerb({
   options: OPTIONS,
   permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, " +
     "/run/xenblk and the images if they are regular files; --allow-ffi is as good as all permissions. Images of other " +
-    "formats than raw, and plugins, need --allow-all.",
+    "formats than raw, and plugins, need --allow-all; --metrics needs --allow-net=HOST:PORT.",
   examples: [
     "xenblk serve",
     "xenblk serve --kind qdisk --grants map",
     "xenblk serve backend/vbd3/5/51728 --image a.img",
+    "xenblk serve --metrics 127.0.0.1:9779",
   ],
   async run(context, options, operands): Promise<number> {
     await chooseFilters(options.filter); // a wrong one is refused before anything is looked for
+    checkCompanions(options);
     const platform = await context.host.openNativePlatform();
     const only = onlyDevice(platform, options, operands["backend-path"]);
     checkDataPath(platform);

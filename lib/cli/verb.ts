@@ -31,6 +31,8 @@ export interface Context {
   readonly output: Output;
   readonly signals: DrainSignals;
   readonly host: Host;
+  /** Of xenblk. */
+  readonly version: string;
   readonly logLevel: LogLevel;
   /** Loads all verbs. */
   readonly loadVerbs: () => Promise<readonly VerbFace[]>;

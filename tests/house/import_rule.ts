@@ -38,7 +38,7 @@ const LIB = [
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi/plugin", "ffi"];
 const KIT = ["testing", "testing.ts"];
-const PRODUCT = [...LIB, "guest", "sim", ...KIT, ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
+const PRODUCT = [...LIB, "metrics", "guest", "sim", ...KIT, ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
 /** In full, since a program that imports the library does not have our import map. */
 const LOG = ["npm:@logtape/logtape@*"];
 
@@ -49,6 +49,7 @@ const FRAME = [
   "device_options",
   "help",
   "host",
+  "metrics",
   "options",
   "output",
   "plugin_options",
@@ -178,10 +179,17 @@ export const ROOMS: readonly Room[] = [
     packages: ["typescript", "node:*"],
   },
   {
+    name: "metrics",
+    floor: 9,
+    files: ["lib/metrics/"],
+    mayImport: [...BASE, "figures", "backend"],
+    packages: ["npm:prom-client@*", "node:*"],
+  },
+  {
     name: "frame",
     floor: 11,
     files: FRAME.map((name) => `lib/cli/${name}.ts`),
-    mayImport: LIB,
+    mayImport: [...LIB, "metrics"],
     packages: ["@std/cli"],
   },
   {
