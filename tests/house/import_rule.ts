@@ -39,6 +39,7 @@ const FRAME = [
   "device_options",
   "help",
   "host",
+  "live",
   "options",
   "output",
   "plugin_options",
