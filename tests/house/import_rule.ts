@@ -56,6 +56,7 @@ const FRAME = [
   "report",
   "signals",
   "table",
+  "text",
   "verb",
 ];
 /** The files of lib/cli that know all verbs. */
