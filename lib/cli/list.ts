@@ -35,7 +35,7 @@ export const list = defineVerb({
     const live = await asked;
     const devices = listed.map((device) => ({ ...device, ...liveMember(live.get(device.backendPath)) }));
     if (options.json) output.json(devices);
-    else output.data(renderDevices(devices, !options["no-headings"]));
+    else output.data(renderDevices(devices, !options["no-headings"], output.columns));
     return 0;
   },
 });
@@ -44,17 +44,17 @@ export const list = defineVerb({
 type LiveListing = DeviceListing & { readonly live?: LiveMember };
 
 /** The disks as a table; the error of a disk, what it waits for, or a hint, is on its own line below it. */
-function renderDevices(devices: readonly LiveListing[], headings: boolean): string {
+function renderDevices(devices: readonly LiveListing[], headings: boolean, terminalColumns: number): string {
   const columns = [
     { heading: "DOMAIN", align: "right" },
-    { heading: "NAME" },
+    { heading: "NAME", cut: "end" },
     { heading: "VDEV" },
-    { heading: "KIND" },
-    { heading: "MODE" },
+    { heading: "KIND", leaveOut: 2 },
+    { heading: "MODE", leaveOut: 1 },
     { heading: "SIZE", align: "right" },
     { heading: "BACKEND" },
-    { heading: "FRONTEND" },
-    { heading: "IMAGE" },
+    { heading: "FRONTEND", leaveOut: 3 },
+    { heading: "IMAGE", cut: "start" },
   ] as const;
   const rows = devices.flatMap((device) => {
     const row = [
@@ -71,7 +71,7 @@ function renderDevices(devices: readonly LiveListing[], headings: boolean): stri
     const note = noteOf(device);
     return note === undefined ? [row] : [row, [...Array(8).fill(""), note]];
   });
-  return renderTable(columns, rows, headings);
+  return renderTable(columns, rows, headings, terminalColumns);
 }
 
 function noteOf({ error, hint, live }: LiveListing): string | undefined {

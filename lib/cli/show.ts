@@ -39,7 +39,7 @@ export const show = defineVerb({
       ...liveMember((await liveDevices()).get(backendPath(device))),
     };
     if (options.json) output.json(details);
-    else output.data(renderDetails(details));
+    else output.data(renderDetails(details, output.columns));
     return 0;
   },
 });
@@ -48,7 +48,7 @@ export const show = defineVerb({
 type LiveDetails = DeviceDetails & { readonly live?: LiveMember };
 
 /** The disk as lines of names and values. A missing value has no line. */
-export function renderDetails(disk: LiveDetails): string {
+export function renderDetails(disk: LiveDetails, terminalColumns = Infinity): string {
   const { error, hint, frontendError, offer, live } = disk;
   const fields: [string, string | undefined][] = [
     ["disk", `${disk.name} (${disk.vdev})`],
@@ -68,7 +68,8 @@ export function renderDetails(disk: LiveDetails): string {
     ["ring error", frontendError],
     ["offered", offer === undefined ? undefined : offerText(disk, offer)],
   ];
-  return renderFields(fields.flatMap(([name, value]) => value === undefined ? [] : [[name, value] as const]));
+  const known = fields.flatMap(([name, value]) => value === undefined ? [] : [[name, value] as const]);
+  return renderFields(known, terminalColumns);
 }
 
 function sizeText({ sectors, logicalSectorBytes, physicalSectorBytes }: DeviceDetails): string | undefined {
