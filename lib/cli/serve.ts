@@ -78,7 +78,8 @@ export const serve = defineVerb({
       return 0;
     }
     logger.info(only === undefined ? `serving all of kind ${kind}` : `serving ${operands["backend-path"]}`);
-    await using _companions = await startCompanions({ context, platform, service, kind, options });
+    const closingMs = options["detach-on-exit"] ? options.timeout * 1000 : 0;
+    await using _companions = await startCompanions({ context, platform, service, kind, options, closingMs });
     const removal = service.devices.retired.then(() => "removal" as const);
     const ending = await Promise.race([context.signals.drain, removal, service.failed]);
     logger.info(`ending: ${ending}`);

@@ -38,7 +38,7 @@ const LIB = [
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi/plugin", "ffi"];
 const KIT = ["testing", "testing.ts"];
-const PRODUCT = [...LIB, "guest", "sim", ...KIT, ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
+const PRODUCT = [...LIB, "systemd", "guest", "sim", ...KIT, ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
 /** In full, since a program that imports the library does not have our import map. */
 const LOG = ["npm:@logtape/logtape@*"];
 
@@ -88,6 +88,7 @@ export const ROOMS: readonly Room[] = [
     mayImport: LIB.filter((name) => name !== "attach"),
   },
   { name: "host", floor: 4, files: ["lib/host_platform.ts"], mayImport: [...BASE, "disk", "plugin", "image"] },
+  { name: "systemd", floor: 10, files: ["lib/systemd/"], mayImport: [...BASE, "host", "backend", "service"] },
   { name: "trace", floor: 2, files: ["lib/trace/"], mayImport: BASE, packages: ["node:zlib"] },
   { name: "figures", floor: 2, files: ["lib/figures/"], mayImport: BASE },
   { name: "parts", floor: 1, files: ["lib/*.ts"], mayImport: ["seam", "log"] },
@@ -182,7 +183,7 @@ export const ROOMS: readonly Room[] = [
     name: "frame",
     floor: 11,
     files: FRAME.map((name) => `lib/cli/${name}.ts`),
-    mayImport: LIB,
+    mayImport: [...LIB, "systemd"],
     packages: ["@std/cli"],
   },
   {
