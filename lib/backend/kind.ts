@@ -90,6 +90,7 @@ export class BackendKind {
   readonly #onlyRetired = Promise.withResolvers<void>();
   readonly #onlyBereft = Promise.withResolvers<void>();
   readonly #listeners = new Set<(path: string) => void>();
+  readonly #discovered = Promise.withResolvers<void>();
   #store: Xenstore | undefined;
   #watches: XenstoreWatch[] = [];
   #domain = 0 as DomId;
@@ -127,6 +128,11 @@ export class BackendKind {
    */
   get guestGone(): Promise<void> {
     return this.#onlyBereft.promise;
+  }
+
+  /** Resolves when the devices that were there at the start have been found. */
+  get discovered(): Promise<void> {
+    return this.#discovered.promise;
   }
 
   /** What each device looks like now. */
@@ -346,6 +352,7 @@ export class BackendKind {
       }
     }
     if (!complete || path !== this.#root) return;
+    this.#discovered.resolve();
     this.#failures.clear();
     this.#backoff.reset();
   }

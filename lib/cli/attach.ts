@@ -106,6 +106,7 @@ export const attach = defineVerb({
       verb: "attach",
       kind,
       options,
+      closingMs: options.keep ? 0 : timeoutMs,
     });
     const end = await Promise.race([signals.drain, disk.ended]);
     await companions[Symbol.asyncDispose]();

@@ -78,7 +78,9 @@ export const serve = defineVerb({
       return 0;
     }
     logger.info(only === undefined ? `serving all of kind ${kind}` : `serving ${operands["backend-path"]}`);
-    await using _companions = await startCompanions({ context, platform, service, verb: "serve", kind, options });
+    const closingMs = options["detach-on-exit"] ? options.timeout * 1000 : 0;
+    const serving = { context, platform, service, verb: "serve", kind, options, closingMs } as const;
+    await using _companions = await startCompanions(serving);
     const removal = service.devices.retired.then(() => "removal" as const);
     const ending = await Promise.race([context.signals.drain, removal, service.failed]);
     logger.info(`ending: ${ending}`);

@@ -39,7 +39,19 @@ const SERVING = [...LIB, "control"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi/plugin", "ffi"];
 const KIT = ["testing", "testing.ts"];
-const PRODUCT = [...SERVING, "guest", "sim", ...KIT, ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
+const PRODUCT = [
+  ...SERVING,
+  "systemd",
+  "guest",
+  "sim",
+  ...KIT,
+  ...FFI,
+  ...ROOTS,
+  "frame",
+  "verbs",
+  "catalogue",
+  "cli.ts",
+];
 /** In full, since a program that imports the library does not have our import map. */
 const LOG = ["npm:@logtape/logtape@*"];
 
@@ -91,6 +103,7 @@ export const ROOMS: readonly Room[] = [
   },
   { name: "control", floor: 11, files: ["lib/control/"], mayImport: LIB },
   { name: "host", floor: 4, files: ["lib/host_platform.ts"], mayImport: [...BASE, "disk", "plugin", "image"] },
+  { name: "systemd", floor: 10, files: ["lib/systemd/"], mayImport: [...BASE, "host", "backend", "service"] },
   { name: "trace", floor: 2, files: ["lib/trace/"], mayImport: BASE, packages: ["node:zlib"] },
   { name: "figures", floor: 2, files: ["lib/figures/"], mayImport: BASE },
   { name: "parts", floor: 1, files: ["lib/*.ts"], mayImport: ["seam", "log"] },
@@ -185,7 +198,7 @@ export const ROOMS: readonly Room[] = [
     name: "frame",
     floor: 12,
     files: FRAME.map((name) => `lib/cli/${name}.ts`),
-    mayImport: SERVING,
+    mayImport: [...SERVING, "systemd"],
     packages: ["@std/cli"],
   },
   {
