@@ -27,7 +27,7 @@ const LIB = [...PROTOCOL, "trace", ...STORAGE, "host", "dataplane", "toolstack",
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi/plugin", "ffi"];
 const KIT = ["testing", "testing.ts"];
-const PRODUCT = [...LIB, "guest", "sim", ...KIT, ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
+const PRODUCT = [...LIB, "config", "guest", "sim", ...KIT, ...FFI, ...ROOTS, "frame", "verbs", "catalogue", "cli.ts"];
 /** In full, since a program that imports the library does not have our import map. */
 const LOG = ["npm:@logtape/logtape@*"];
 
@@ -43,6 +43,7 @@ const FRAME = [
   "plugin_options",
   "progress",
   "report",
+  "serve_options",
   "signals",
   "table",
   "verb",
@@ -76,6 +77,7 @@ export const ROOMS: readonly Room[] = [
     mayImport: LIB.filter((name) => name !== "attach"),
   },
   { name: "host", floor: 4, files: ["lib/host_platform.ts"], mayImport: [...BASE, "disk", "plugin", "image"] },
+  { name: "config", floor: 2, files: ["lib/config/"], mayImport: BASE, packages: ["npm:toml-eslint-parser@*"] },
   { name: "trace", floor: 2, files: ["lib/trace/"], mayImport: BASE, packages: ["node:zlib"] },
   { name: "parts", floor: 1, files: ["lib/*.ts"], mayImport: ["seam", "log"] },
   { name: "xenbus", floor: 2, files: ["lib/xenbus/"], mayImport: ["seam", "blkif"] },
@@ -178,7 +180,7 @@ export const ROOMS: readonly Room[] = [
     files: CATALOGUE.map((name) => `lib/cli/${name}.ts`),
     mayImport: [...LIB, "frame", "verbs"],
   },
-  { name: "verbs", floor: 12, files: ["lib/cli/"], mayImport: [...LIB, "guest", "sim", "testing", "frame"] },
+  { name: "verbs", floor: 12, files: ["lib/cli/"], mayImport: [...LIB, "config", "guest", "sim", "testing", "frame"] },
   {
     name: "cli.ts",
     floor: 14,
