@@ -65,9 +65,12 @@ export const showConfig = defineVerb({
     );
     if (options.json) output.json(values);
     else {
-      const columns = [{ heading: "KEY" }, { heading: "VALUE" }, { heading: "FROM" }];
+      const columns = [{ heading: "KEY" }, { heading: "VALUE", cut: "wrap" }, {
+        heading: "FROM",
+        cut: "start",
+      }] as const;
       const rows = values.map(({ key, value, from }) => [key, value, from]);
-      output.data(renderTable(columns, rows, !options["no-headings"]));
+      output.data(renderTable(columns, rows, !options["no-headings"], output.columns));
     }
     return 0;
   },
