@@ -162,7 +162,7 @@ export const ROOMS: readonly Room[] = [
     name: "pack",
     floor: 15,
     files: ["pack/"],
-    mayImport: ["seam", "cli.ts"],
+    mayImport: ["seam", "frame", "verbs", "catalogue", "cli.ts"],
     packages: ["typescript", "node:*"],
   },
   {
