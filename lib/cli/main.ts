@@ -90,7 +90,9 @@ async function runVerb(
   const logLevel: LogLevel = common.verbose ? "debug" : common.quiet ? "error" : "info";
   using _logging = await startLogging(logLevel, (line) => output.message(`xenblk: ${line}`));
   using signals = new DrainSignals();
-  const context: Context = { output, signals, host, logLevel, loadVerbs, quiet: common.quiet };
+  const { quiet } = common;
+  const inform = (line: string): void => quiet ? undefined : output.message(`xenblk: ${line}`);
+  const context: Context = { output, signals, host, logLevel, loadVerbs, quiet, inform };
   return await verb.run(context, options, operands);
 }
 

@@ -34,8 +34,10 @@ export interface Context {
   readonly logLevel: LogLevel;
   /** Loads all verbs. */
   readonly loadVerbs: () => Promise<readonly VerbFace[]>;
-  /** Show no progress. */
+  /** Show no progress, and nothing else but data and errors. */
   readonly quiet: boolean;
+  /** Shows a line about what was done on stderr, unless {@linkcode Context.quiet}. */
+  readonly inform: (line: string) => void;
 }
 
 /** One command of the command line. */

@@ -36,6 +36,7 @@ const FRAME = [
   "args",
   "companions",
   "device_options",
+  "disk_result",
   "help",
   "host",
   "options",

@@ -29,6 +29,7 @@ async function prepare(
     logLevel: "info",
     loadVerbs: () => Promise.resolve([]),
     quiet: false,
+    inform: (line: string) => output.message(`xenblk: ${line}`),
   } as const;
   return { made: await imageForAttach(context, { ...NOTHING, ...options }, image), said };
 }
