@@ -17,6 +17,7 @@ import { COMPANION_OPTIONS, startCompanions } from "./companions.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
 import { pluginSettingsOf } from "./plugin_options.ts";
 import { flag, optional, type OptionValues, path } from "./options.ts";
+import { readableLine } from "./readable.ts";
 import { type Context, defineVerb } from "./verb.ts";
 
 const OPTIONS = {
@@ -123,6 +124,8 @@ function kindOf(backendPath: string): string {
 async function end(context: Context, service: Service, options: OptionValues<typeof OPTIONS>): Promise<number> {
   const leave = options["detach-on-exit"] ? "detached" : "connected";
   const { finished, stuck } = await service.close({ leave, timeoutMs: options.timeout * 1000 });
-  for (const { label, reason } of stuck) context.output.message(`xenblk: Cannot release ${label}: cannot ${reason}`);
+  for (const { label, reason } of stuck) {
+    context.output.message(`xenblk: ${readableLine(`Cannot release ${label}: cannot ${reason}`)}`);
+  }
   return finished ? 0 : 1;
 }

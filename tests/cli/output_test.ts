@@ -7,6 +7,7 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { XenblkError } from "../../lib/errors.ts";
 import { XenstoreError } from "../../lib/hypervisor.ts";
 import { type ByteSink, Output } from "../../lib/cli/output.ts";
+import { readableLine } from "../../lib/cli/readable.ts";
 import { EndedBySignal } from "../../lib/cli/signals.ts";
 import { Progress, showWait, timeLeft } from "../../lib/cli/progress.ts";
 import { reportError } from "../../lib/cli/error_report.ts";
@@ -120,6 +121,19 @@ Deno.test("progress is not shown without a terminal, or when quiet", () => {
     }
     assertEquals(stderr.text, "");
   }
+});
+
+Deno.test("log lines name disks as xl and list do, and leave paths as they are", () => {
+  const lines = {
+    "vbd3/5/51712: removed": "xvda of domain 5: removed",
+    "error: qdisk/5/51760 queue 2: refused": "error: xvdd of domain 5, queue 2: refused",
+    "Cannot release vbd3/7/51713: cannot close": "Cannot release xvda1 of domain 7: cannot close",
+    "cannot look at /local/domain/0/backend/vbd3/5/51712: no":
+      "cannot look at /local/domain/0/backend/vbd3/5/51712: no",
+    "serving backend/vbd3/5/51712": "serving backend/vbd3/5/51712",
+    "vbd3/5/17: closed": "vbd3/5/17: closed",
+  };
+  for (const [line, readable] of Object.entries(lines)) assertEquals(readableLine(line), readable);
 });
 
 Deno.test("a line of progress gives way to what is written next", () => {

@@ -54,6 +54,7 @@ const FRAME = [
   "output",
   "plugin_options",
   "progress",
+  "readable",
   "report",
   "signals",
   "table",
