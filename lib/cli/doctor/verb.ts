@@ -38,7 +38,7 @@ export const doctor = defineVerb({
   async run({ output, host }, options): Promise<number> {
     const findings = await examine(host, checks.THIS_MACHINE);
     if (options.json) output.json(findings);
-    else output.data(renderFindings(findings, !options["no-headings"]));
+    else output.data(renderFindings(findings, !options["no-headings"], output.columns));
     return findings.some(({ standing }) => standing === "fail") ? EXIT_STATUS.hypervisor : 0;
   },
 });
@@ -90,10 +90,12 @@ async function storageDaemons(
   machine: checks.Machine,
   isGone: ReturnType<typeof goneDevices>,
 ): Promise<checks.Finding[]> {
-  const version = runQemuImg(["--version"], { what: "Cannot use qemu-img", timeoutMs: VERSION_MS });
+  // Its failure is expected from the start: it may come while the other program is looked for.
+  const version = runQemuImg(["--version"], { what: "Cannot use qemu-img", timeoutMs: VERSION_MS })
+    .then(({ stdout }) => stdout, (error) => error);
   const programs = [
     checkProgram(await findProgram((name) => machine.environment(name)).catch((error) => error)),
-    checkQemuImg(await version.then(({ stdout }) => stdout, (error) => error)),
+    checkQemuImg(await version),
   ];
   const journals = journalDirectory((name) => machine.environment(name));
   const directory = daemonsDirectory(journals);
@@ -158,11 +160,15 @@ function tryParts(platform: NativePlatform): checks.Finding[] {
 }
 
 /** The findings as a table; a fix is on its own line below its row. */
-export function renderFindings(findings: readonly checks.Finding[], headings: boolean): string {
-  const columns = [{ heading: "CHECK" }, { heading: "STANDING" }, { heading: "DETAIL" }];
+export function renderFindings(
+  findings: readonly checks.Finding[],
+  headings: boolean,
+  terminalColumns = Infinity,
+): string {
+  const columns = [{ heading: "CHECK" }, { heading: "STANDING" }, { heading: "DETAIL", cut: "wrap" }] as const;
   const rows = findings.flatMap(({ check, standing, detail, fix }) => {
     const row = [check, standing, detail];
     return fix === undefined ? [row] : [row, ["", "", `fix: ${fix}`]];
   });
-  return renderTable(columns, rows, headings);
+  return renderTable(columns, rows, headings, terminalColumns);
 }
