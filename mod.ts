@@ -104,6 +104,8 @@ export type { GrantChoice } from "./lib/backend/grant_choice.ts";
 export { DEFAULT_SETTINGS, type DeviceSettings } from "./lib/backend/settings.ts";
 export type { StuckDevice } from "./lib/backend/kind.ts";
 export type { DeviceStatus } from "./lib/backend/status.ts";
+export { diskFigures } from "./lib/backend/figures.ts";
+export type { DiskFigures, LatencyHistogram } from "./lib/figures/figures.ts";
 
 export { attachDevice, type AttachRequest, removeDevice, waitForConnected } from "./lib/toolstack/attach.ts";
 export { detachDevice, type DetachOptions, findDevice } from "./lib/toolstack/detach.ts";

@@ -27,23 +27,23 @@ export const list = defineVerb({
     const guest = domain === undefined ? undefined : resolveGuest(store, domain).domain;
     const devices = await listDevicesUntil(signals.signal, store, guest);
     if (options.json) output.json(devices);
-    else output.data(renderDevices(devices, !options["no-headings"]));
+    else output.data(renderDevices(devices, !options["no-headings"], output.columns));
     return 0;
   },
 });
 
 /** The disks as a table; the error of a disk, or a hint, is on its own line below it. */
-function renderDevices(devices: readonly DeviceListing[], headings: boolean): string {
+function renderDevices(devices: readonly DeviceListing[], headings: boolean, terminalColumns: number): string {
   const columns = [
     { heading: "DOMAIN", align: "right" },
-    { heading: "NAME" },
+    { heading: "NAME", cut: "end" },
     { heading: "VDEV" },
-    { heading: "KIND" },
-    { heading: "MODE" },
+    { heading: "KIND", leaveOut: 2 },
+    { heading: "MODE", leaveOut: 1 },
     { heading: "SIZE", align: "right" },
     { heading: "BACKEND" },
-    { heading: "FRONTEND" },
-    { heading: "IMAGE" },
+    { heading: "FRONTEND", leaveOut: 3 },
+    { heading: "IMAGE", cut: "start" },
   ] as const;
   const rows = devices.flatMap((device) => {
     const row = [
@@ -60,5 +60,5 @@ function renderDevices(devices: readonly DeviceListing[], headings: boolean): st
     const note = device.error === undefined ? device.hint && `hint: ${device.hint}` : `error: ${device.error}`;
     return note === undefined ? [row] : [row, [...Array(8).fill(""), note]];
   });
-  return renderTable(columns, rows, headings);
+  return renderTable(columns, rows, headings, terminalColumns);
 }

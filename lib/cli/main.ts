@@ -18,24 +18,35 @@ const OUTPUT_FAILED = 1;
 
 /**
  * Runs a command line (without the program's name) and returns the exit status: 1 also if all went well but the output
- * could not be written. Never throws.
+ * could not be written. Never throws. `output`: in place of the streams of this process.
  */
-export async function main(args: readonly string[], host: Host, version: string): Promise<number> {
-  const output = new Output();
+export async function main(
+  args: readonly string[],
+  host: Host,
+  version: string,
+  output: Output = new Output(),
+): Promise<number> {
   let status: number;
   try {
     status = await dispatch(args, host, version, output);
   } catch (error) {
-    const verbose = args.some((argument) => argument === "-v" || argument === "--verbose");
-    status = reportError(error, output, verbose);
+    // The arguments may be what is wrong, so the parser cannot say what they ask for.
+    status = reportError(error, output, { verbose: asksFor(args, "verbose", "v"), json: asksFor(args, "json", "J") });
   }
   return status === 0 && output.failed ? OUTPUT_FAILED : status;
+}
+
+/** Whether a flag is among the arguments, alone or with other letters. */
+function asksFor(args: readonly string[], name: string, letter: string): boolean {
+  const end = args.indexOf("--");
+  return (end < 0 ? args : args.slice(0, end))
+    .some((argument) => argument === `--${name}` || (/^-[a-zA-Z]+$/.test(argument) && argument.includes(letter)));
 }
 
 async function dispatch(args: readonly string[], host: Host, version: string, output: Output): Promise<number> {
   const [first, ...rest] = args;
   if (first === undefined) {
-    output.raw(overview(CATALOG, output.columns));
+    output.raw(overview(CATALOG, output.messageColumns));
     return new XenblkError("", { kind: "usage" }).exitStatus;
   }
   if (first === "-V" || first === "--version") {
@@ -55,7 +66,7 @@ async function dispatch(args: readonly string[], host: Host, version: string, ou
     return 0;
   }
   if (second !== undefined) return await runVerb(findVerb(`${first} ${second}`, group), others, host, version, output);
-  output.raw(overview(group, output.columns));
+  output.raw(overview(group, output.messageColumns));
   return new XenblkError("", { kind: "usage" }).exitStatus;
 }
 

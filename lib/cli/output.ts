@@ -26,6 +26,7 @@ export class Output {
   #messagesLost = 0;
   #messagesFailed = false;
 
+  /** `columns` yields the width of the terminal. */
   constructor(stdout: ByteSink = Deno.stdout, stderr: ByteSink = Deno.stderr, columns = terminalColumns) {
     this.#stdout = stdout;
     this.#stderr = stderr;
@@ -42,9 +43,14 @@ export class Output {
     return this.#stderr.isTerminal();
   }
 
-  /** The present width of the terminal in characters; Infinity if there is none. */
+  /** The present width for data, in characters: that of the terminal, or Infinity if stdout is none. */
   get columns(): number {
-    return this.#columns();
+    return this.#stdout.isTerminal() ? this.#columns() : Infinity;
+  }
+
+  /** The same for messages, by stderr. */
+  get messageColumns(): number {
+    return this.#stderr.isTerminal() ? this.#columns() : Infinity;
   }
 
   /** Writes data unchanged. After a failure, which is reported on stderr, further data is dropped. */

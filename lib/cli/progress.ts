@@ -29,7 +29,7 @@ export class Progress implements Disposable {
     this.#drawnAt = this.#now();
     this.#drawn = true;
     // Cut to the width: a wrapped line could not be rewritten.
-    this.#output.raw(`\r${line.slice(0, this.#output.columns - 1)}\x1b[K`);
+    this.#output.raw(`\r${line.slice(0, this.#output.messageColumns - 1)}\x1b[K`);
   }
 
   /** Erases the line, so that something else can be written. */

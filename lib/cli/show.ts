@@ -31,13 +31,13 @@ export const show = defineVerb({
     const { device } = findDisk(store, operands["domain"]!, operands["vdev"]!);
     const details = await retryConflicts(() => showDevice(store, device), { signal: signals.signal });
     if (options.json) output.json(details);
-    else output.data(renderDetails(details));
+    else output.data(renderDetails(details, output.columns));
     return 0;
   },
 });
 
 /** The disk as lines of names and values. A missing value has no line. */
-export function renderDetails(disk: DeviceDetails): string {
+export function renderDetails(disk: DeviceDetails, terminalColumns = Infinity): string {
   const { error, hint, frontendError, offer } = disk;
   const fields: [string, string | undefined][] = [
     ["disk", `${disk.name} (${disk.vdev})`],
@@ -54,7 +54,8 @@ export function renderDetails(disk: DeviceDetails): string {
     ["ring error", frontendError],
     ["offered", offer === undefined ? undefined : offerText(disk, offer)],
   ];
-  return renderFields(fields.flatMap(([name, value]) => value === undefined ? [] : [[name, value] as const]));
+  const known = fields.flatMap(([name, value]) => value === undefined ? [] : [[name, value] as const]);
+  return renderFields(known, terminalColumns);
 }
 
 function sizeText({ sectors, logicalSectorBytes, physicalSectorBytes }: DeviceDetails): string | undefined {

@@ -23,7 +23,18 @@ export interface Room {
 const BASE = ["seam", "log", "parts"];
 const PROTOCOL = [...BASE, "blkif", "xenbus"];
 const STORAGE = ["disk", "plugin", "image", "qemu", "engine", "pool", "write_log", "filter", "storage"];
-const LIB = [...PROTOCOL, "trace", ...STORAGE, "host", "dataplane", "toolstack", "backend", "service", "attach"];
+const LIB = [
+  ...PROTOCOL,
+  "trace",
+  "figures",
+  ...STORAGE,
+  "host",
+  "dataplane",
+  "toolstack",
+  "backend",
+  "service",
+  "attach",
+];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi/plugin", "ffi"];
 const KIT = ["testing", "testing.ts"];
@@ -45,6 +56,7 @@ const FRAME = [
   "report",
   "signals",
   "table",
+  "text",
   "verb",
 ];
 /** The files of lib/cli that know all verbs. */
@@ -77,6 +89,7 @@ export const ROOMS: readonly Room[] = [
   },
   { name: "host", floor: 4, files: ["lib/host_platform.ts"], mayImport: [...BASE, "disk", "plugin", "image"] },
   { name: "trace", floor: 2, files: ["lib/trace/"], mayImport: BASE, packages: ["node:zlib"] },
+  { name: "figures", floor: 2, files: ["lib/figures/"], mayImport: BASE },
   { name: "parts", floor: 1, files: ["lib/*.ts"], mayImport: ["seam", "log"] },
   { name: "xenbus", floor: 2, files: ["lib/xenbus/"], mayImport: ["seam", "blkif"] },
   { name: "sim", floor: 2, files: ["lib/sim/"], mayImport: BASE },
@@ -106,7 +119,7 @@ export const ROOMS: readonly Room[] = [
     name: "backend",
     floor: 8,
     files: ["lib/backend/"],
-    mayImport: [...PROTOCOL, ...STORAGE, "dataplane", "toolstack"],
+    mayImport: [...PROTOCOL, "figures", ...STORAGE, "dataplane", "toolstack"],
   },
   { name: "ffi/linux", floor: 4, files: ["ffi/linux/"], mayImport: [...BASE, "disk", "image"] },
   { name: "ffi/xen", floor: 5, files: ["ffi/xen/"], mayImport: [...PROTOCOL, "ffi/linux"] },

@@ -38,7 +38,7 @@ export const doctor = defineVerb({
   async run({ output, host }, options): Promise<number> {
     const findings = await examine(host, checks.THIS_MACHINE);
     if (options.json) output.json(findings);
-    else output.data(renderFindings(findings, !options["no-headings"]));
+    else output.data(renderFindings(findings, !options["no-headings"], output.columns));
     return findings.some(({ standing }) => standing === "fail") ? EXIT_STATUS.hypervisor : 0;
   },
 });
@@ -158,11 +158,15 @@ function tryParts(platform: NativePlatform): checks.Finding[] {
 }
 
 /** The findings as a table; a fix is on its own line below its row. */
-export function renderFindings(findings: readonly checks.Finding[], headings: boolean): string {
-  const columns = [{ heading: "CHECK" }, { heading: "STANDING" }, { heading: "DETAIL" }];
+export function renderFindings(
+  findings: readonly checks.Finding[],
+  headings: boolean,
+  terminalColumns = Infinity,
+): string {
+  const columns = [{ heading: "CHECK" }, { heading: "STANDING" }, { heading: "DETAIL", cut: "wrap" }] as const;
   const rows = findings.flatMap(({ check, standing, detail, fix }) => {
     const row = [check, standing, detail];
     return fix === undefined ? [row] : [row, ["", "", `fix: ${fix}`]];
   });
-  return renderTable(columns, rows, headings);
+  return renderTable(columns, rows, headings, terminalColumns);
 }

@@ -6,7 +6,7 @@
 import { unlessAborted } from "../../abort.ts";
 import { grantModeOf } from "../../backend/grant_choice.ts";
 import type { AbiName } from "../../blkif/abi.ts";
-import { errorText, XenblkError } from "../../errors.ts";
+import { XenblkError } from "../../errors.ts";
 import type { LoadSpec } from "../../guest/load_types.ts";
 import { MOST_RING_PAGE_ORDER } from "../../xenbus/features.ts";
 import { usageError } from "../args.ts";
@@ -24,7 +24,7 @@ import { PLUGIN_OPTIONS, pluginSettingsOf } from "../plugin_options.ts";
 import { choice, decimal, defaulting, flag, integer, optional, type OptionValues, size } from "../options.ts";
 import { parseBlockSizes, segmentsFor } from "./block_sizes.ts";
 import { Progress } from "../progress.ts";
-import { signalStatus } from "../signals.ts";
+import { EndedBySignal, signalStatus } from "../signals.ts";
 import { type Context, defineVerb } from "../verb.ts";
 
 /** Requests of a run with neither --requests nor --seconds. */
@@ -123,10 +123,10 @@ export const dryRun = defineVerb({
         prepareImage(context, image, { writes: options.write, overlaid, plugin: pluginSettingsOf(options) }),
         signal,
       ).catch((error) => {
-        if (!signal.aborted) throw error;
-        return undefined;
+        const { received } = context.signals;
+        // Its storage has not answered; what it still opens is closed with the process.
+        throw received === undefined ? error : new EndedBySignal(`Cannot open ${image}`, received);
       });
-    if (images === undefined) return cancelled(context, image!);
     checkBlockSizes(options, images);
     const { phases, fault, imageSectorsVerified } = await serveAndLoad(context, options, rings, images);
     const { received } = context.signals;
@@ -143,17 +143,11 @@ export const dryRun = defineVerb({
       fault,
     };
     if (options.json) context.output.json(result);
-    else context.output.data(renderResult(result));
+    else context.output.data(renderResult(result, context.output.columns));
     if (fault !== undefined) throw new XenblkError(`Cannot verify ${images.description}: ${fault}`);
     return received === undefined ? 0 : signalStatus(received);
   },
 });
-
-/** The storage of IMAGE has not answered; what it still opens is closed with the process. */
-function cancelled({ signals: { received, signal }, output }: Context, image: string): number {
-  output.message(`xenblk: Cannot open ${image}: ${errorText(signal.reason)}`);
-  return received === undefined ? 1 : signalStatus(received);
-}
 
 /** Refuses options that contradict each other or IMAGE. */
 function checkOptions(options: Options, image: string | undefined): void {

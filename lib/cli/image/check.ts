@@ -88,7 +88,7 @@ export const check = defineVerb({
       if (![CLEAN, CORRUPT, LEAKS].includes(outcome.status)) throw qemuImgError(what, outcome);
       const verdict = verdictOf(name, outcome.status, JSON.parse(outcome.stdout) as ImageCheck);
       if (options.json) output.json(verdict);
-      else output.data(renderVerdict(verdict));
+      else output.data(renderVerdict(verdict, output.columns));
       return verdict.verdict === "clean" ? 0 : CHECK_STATUS[verdict.verdict];
     });
   },
@@ -115,7 +115,7 @@ function verdictOf(image: string, status: number, found: ImageCheck): Verdict {
   };
 }
 
-function renderVerdict(verdict: Verdict): string {
+function renderVerdict(verdict: Verdict, terminalColumns: number): string {
   const { image, corruptions, leaks, corruptionsFixed, leaksFixed, allocatedClusters, totalClusters, endBytes } =
     verdict;
   const remedies = {
@@ -132,5 +132,6 @@ function renderVerdict(verdict: Verdict): string {
     ["clusters", totalClusters === undefined ? undefined : `${allocatedClusters ?? 0} of ${totalClusters} allocated`],
     ["end", endBytes === undefined ? undefined : formatSize(endBytes)],
   ];
-  return renderFields(fields.flatMap(([name, value]) => value === undefined ? [] : [[name, value] as const]));
+  const known = fields.flatMap(([name, value]) => value === undefined ? [] : [[name, value] as const]);
+  return renderFields(known, terminalColumns);
 }

@@ -65,7 +65,7 @@ export const map = defineVerb({
       if (outcome.status !== 0) throw qemuImgError(what, outcome);
       const ranges = (JSON.parse(outcome.stdout) as MapEntry[]).map(rangeOf);
       if (options.json) output.json(ranges);
-      else output.data(renderRanges(ranges, !options["no-headings"]));
+      else output.data(renderRanges(ranges, !options["no-headings"], output.columns));
       return 0;
     });
   },
@@ -77,14 +77,14 @@ function rangeOf({ start, length, depth, zero, data, present = true, compressed,
   return { startBytes: start, lengthBytes: length, content, depth, ...place };
 }
 
-function renderRanges(ranges: readonly MapRange[], headings: boolean): string {
+function renderRanges(ranges: readonly MapRange[], headings: boolean, terminalColumns: number): string {
   const columns = [
     { heading: "START", align: "right" },
     { heading: "LENGTH", align: "right" },
-    { heading: "SIZE", align: "right" },
+    { heading: "SIZE", align: "right", leaveOut: 1 },
     { heading: "CONTENT" },
     { heading: "DEPTH", align: "right" },
-    { heading: "OFFSET", align: "right" },
+    { heading: "OFFSET", align: "right", leaveOut: 2 },
   ] as const;
   const rows = ranges.map(({ startBytes, lengthBytes, content, depth, hostOffsetBytes }) => [
     String(startBytes),
@@ -94,5 +94,5 @@ function renderRanges(ranges: readonly MapRange[], headings: boolean): string {
     content === "unallocated" ? "-" : String(depth),
     hostOffsetBytes === undefined ? "-" : String(hostOffsetBytes),
   ]);
-  return renderTable(columns, rows, headings);
+  return renderTable(columns, rows, headings, terminalColumns);
 }

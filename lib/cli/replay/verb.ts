@@ -113,7 +113,7 @@ export const replay = defineVerb({
       results,
     });
     if (options.json) output.json(report);
-    else output.data(renderReport(report));
+    else output.data(renderReport(report, output.columns));
     checkProtocol(results);
     const errors = errorsOf(report);
     if (errors > 0) throw new XenblkError(`Cannot replay all of ${trace}: ${errors} requests failed`);
