@@ -44,7 +44,7 @@ export const serve = defineVerb({
   }],
   options: OPTIONS,
   permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, " +
-    "/run/xenblk and the images if they are regular files; --allow-ffi is as good as all permissions. Images of other " +
+    "/run/xenblk and the images if they are regular files; --allow-net for the control socket; --allow-ffi is as good as all permissions. Images of other " +
     "formats than raw, and plugins, need --allow-all.",
   examples: [
     "xenblk serve",
@@ -78,7 +78,7 @@ export const serve = defineVerb({
       return 0;
     }
     logger.info(only === undefined ? `serving all of kind ${kind}` : `serving ${operands["backend-path"]}`);
-    await using _companions = await startCompanions({ context, platform, service, kind, options });
+    await using _companions = await startCompanions({ context, platform, service, verb: "serve", kind, options });
     const removal = service.devices.retired.then(() => "removal" as const);
     const ending = await Promise.race([context.signals.drain, removal, service.failed]);
     logger.info(`ending: ${ending}`);
