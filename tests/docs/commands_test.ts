@@ -44,6 +44,11 @@ const RUNS: readonly (readonly [document: string, text: string, run: Run])[] = [
   ["docs/plugins.md", "dry-run --write", { how: "elsewhere", by: "tests/library/plugin_test.ts" }],
   ["docs/plugins.md", "attach web 'plugin:./my_disk.ts?16'", { how: "elsewhere", by: "tests/library/plugin_test.ts" }],
   ["docs/plugins.md", "--plugin-allow", { how: "elsewhere", by: "tests/native/serve/plugin_test.ts" }],
+  ["docs/start.md", "xenblk doctor", { how: "on a host" }],
+  ["docs/start.md", "--create 1G", { how: "on a host" }],
+  ["docs/start.md", "xenblk detach web xvdz", { how: "on a host" }],
+  ["docs/xl.md", "install -m 755 contrib/block-xenblk", { how: "elsewhere", by: "tests/e2e/scenarios/08-xl-disks.sh" }],
+  ["docs/xl.md", "xl block-attach", { how: "elsewhere", by: "tests/e2e/scenarios/08-xl-disks.sh" }],
   ["docs/storage.md", "--backing qcow2:base.qcow2", { how: "on a host" }],
   ["docs/storage.md", "--overlay qcow2:base.qcow2", { how: "on a host" }],
   ["docs/storage.md", "image create luks:", { how: "on a host" }],
@@ -68,7 +73,7 @@ Deno.test("every command of xenblk in the documents parses", async () => {
     for (const words of commandsOf(text)) await note(document, words, false);
   }
   for (const { document, page } of PAGES) {
-    const whole = inlineCommands(page).filter((code) => !/\bVERB\b|\.\.\.|\w\|\w/.test(code));
+    const whole = inlineCommands(page).filter((code) => !/\bVERB\b|\.\.\.|…|\w\|\w/.test(code));
     for (const code of whole) await note(document, commandsOf(code)[0]!, true);
   }
   for (const { name, load } of CATALOG) {
@@ -137,6 +142,7 @@ for (const { document } of PAGES) {
     await using host = await HostWithWeb.start();
     await using place = Place.inDomain0(host.xen);
     for (const block of blocks) await context.step(titleOf(block), () => runOnHost(block, place));
+    await endAll(place);
   }, missingProgram("qemu-storage-daemon", "qemu-system-common"));
 }
 
@@ -146,15 +152,22 @@ const NO_HYPERVISOR = 5;
 async function runOnHost(block: ShellBlock, place: Place): Promise<void> {
   const run = runOf(block);
   if (run?.how === "on a host" && run.before !== undefined) await place.run(run.before);
-  for (const line of block.text.trim().split(/(?<!\\)\n/)) {
+  const lines = block.text.trim().split(/(?<!\\)\n/).map((line) => {
     const args = argumentsOf(commandsOf(line).at(-1) ?? []);
-    const ready = args === undefined || args.includes("--background") ? undefined : SERVING[args[0]!];
+    return { line, args, ready: args?.includes("--background") ? undefined : SERVING[args?.[0] ?? ""] };
+  });
+  // An example that serves a disk follows one whose disks are no longer needed.
+  if (lines.some(({ ready }) => ready !== undefined)) await endAll(place);
+  for (const { line, args, ready } of lines) {
     if (ready !== undefined) await place.serve(line, ready);
     else {
       const { status, stdout, stderr } = await place.run(line);
       assertEquals(status, args?.[0] === "doctor" ? NO_HYPERVISOR : 0, `${line}: ${stderr}${stdout}`);
     }
   }
+}
+
+async function endAll(place: Place): Promise<void> {
   assertEquals((await place.end()).filter((status) => status !== 0), []);
 }
 

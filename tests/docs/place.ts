@@ -24,44 +24,42 @@ const LOOK_MS = 50;
 /** A folder where command lines run one after another; it goes when it is disposed. */
 export class Place implements AsyncDisposable {
   readonly folder = Deno.makeTempDirSync({ prefix: "xenblk-docs-" });
-  readonly #isOnHost: boolean;
   readonly #env: Record<string, string>;
   readonly #served: ServingLine[] = [];
 
-  private constructor(host?: Record<string, string>) {
-    this.#isOnHost = host !== undefined;
+  private constructor(host: Record<string, string>, private readonly isCheckout: boolean) {
     Deno.mkdirSync(`${this.folder}/bin`);
     this.#program("xenblk", `exec "${Deno.execPath()}" run -A --no-check "${ROOT}cli.ts" "$@"`);
     this.#program("npx", `shift 2; exec "${Deno.execPath()}" "$@"`);
     this.#env = { NO_COLOR: "1", ...host, PATH: `${this.folder}/bin:${Deno.env.get("PATH")}` };
   }
 
-  /** Without Xen. */
-  static withoutXen(): Place {
-    return new Place();
+  /** Without Xen, in a checkout or in the folder. */
+  static withoutXen(where: "checkout" | "folder" = "checkout"): Place {
+    return new Place({}, where === "checkout");
   }
 
   /** As a process of domain 0. */
   static inDomain0(xen: NativeXen): Place {
-    return new Place(xen.env(0));
+    return new Place(xen.env(0), false);
   }
 
   #program(name: string, line: string): void {
     Deno.writeTextFileSync(`${this.folder}/bin/${name}`, `#!/bin/sh\n${line}\n`, { mode: 0o755 });
   }
 
-  /** Runs a script to its end. Without Xen it runs in the checkout. */
+  /** Runs a script to its end. */
   async run(script: string): Promise<Outcome> {
     const { code, stdout, stderr } = await this.#command(script).output();
     const decoder = new TextDecoder();
     return { status: code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
   }
 
-  /** Starts a line that serves until it is ended, and waits until its messages match. */
-  async serve(line: string, ready: RegExp): Promise<void> {
+  /** Starts a line that serves until it is ended, and waits until its messages match; returns them. */
+  async serve(line: string, ready: RegExp): Promise<string> {
     const serving = new ServingLine(this.#command(`exec ${line}`).spawn());
     this.#served.push(serving);
-    await serving.says(ready);
+    return await serving.says(ready);
   }
 
   /** Ends the lines that serve by INT, as a person would; returns their exit statuses. */
@@ -70,7 +68,7 @@ export class Place implements AsyncDisposable {
   }
 
   #command(script: string): Deno.Command {
-    const cwd = this.#isOnHost ? this.folder : ROOT;
+    const cwd = this.isCheckout ? ROOT : this.folder;
     const args = ["-euo", "pipefail", "-c", script];
     return new Deno.Command("bash", { args, cwd, env: this.#env, stdin: "null", stdout: "piped", stderr: "piped" });
   }
@@ -90,7 +88,7 @@ class ServingLine {
     this.#ended = this.#collect();
   }
 
-  async says(what: RegExp): Promise<void> {
+  async says(what: RegExp): Promise<string> {
     while (!what.test(this.#said)) {
       const heard = new Promise<undefined>((resolve) => {
         this.#heard.addEventListener("text", () => resolve(undefined), { once: true });
@@ -98,6 +96,7 @@ class ServingLine {
       const status = await Promise.race([heard, this.#ended]);
       if (status !== undefined) throw new Error(`it ended with ${status} before it said ${what}: ${this.#said}`);
     }
+    return this.#said;
   }
 
   async end(signal: Deno.Signal): Promise<number> {
