@@ -19,6 +19,7 @@ import { Backoff } from "./backoff.ts";
 import type { ExcludingDiskFinder } from "../toolstack/sharing.ts";
 import { BackendDevice, type CloseOptions } from "./device.ts";
 import { TOOLSTACK_NODES } from "./device_nodes.ts";
+import { identifyDisk, type SettingsRule } from "./disk_identity.ts";
 import { isDeviceGone, sweepLeftovers } from "./leftovers.ts";
 import type { DeviceSettings } from "./settings.ts";
 import type { DeviceStatus } from "./status.ts";
@@ -49,8 +50,10 @@ export interface BackendKindOptions {
   readonly journals: JournalStore;
   /** Rings have journals. Absent: they do; false: a crash of this process loses the requests in flight. */
   readonly keepJournals?: boolean;
-  /** For all devices alike. */
+  /** For all devices alike, unless there is a rule. */
   readonly settings: DeviceSettings;
+  /** The settings of each device, in place of `settings`; asked once, when the device appears. */
+  readonly settingsFor?: SettingsRule;
   /** Gets what filters hold open, while they do. */
   readonly holds?: Set<AsyncDisposable>;
   /** Gets all lines; those that a guest causes are limited per guest. */
@@ -90,6 +93,7 @@ export class BackendKind {
   readonly #onlyRetired = Promise.withResolvers<void>();
   readonly #onlyBereft = Promise.withResolvers<void>();
   readonly #listeners = new Set<(path: string) => void>();
+  readonly #discovered = Promise.withResolvers<void>();
   #store: Xenstore | undefined;
   #watches: XenstoreWatch[] = [];
   #domain = 0 as DomId;
@@ -127,6 +131,11 @@ export class BackendKind {
    */
   get guestGone(): Promise<void> {
     return this.#onlyBereft.promise;
+  }
+
+  /** Resolves when the devices that were there at the start have been found. */
+  get discovered(): Promise<void> {
+    return this.#discovered.promise;
   }
 
   /** What each device looks like now. */
@@ -346,6 +355,7 @@ export class BackendKind {
       }
     }
     if (!complete || path !== this.#root) return;
+    this.#discovered.resolve();
     this.#failures.clear();
     this.#backoff.reset();
   }
@@ -385,8 +395,8 @@ export class BackendKind {
   #adopt(store: Xenstore, address: DeviceAddress): void {
     const path = backendPath(address);
     if (this.#devices.has(path) || store.read(`${path}/state`) === undefined) return;
-    const { dataPlane, openDisk, imageLocks, journals, keepJournals, settings, holds, findExcludingDisk } =
-      this.#options;
+    const { dataPlane, openDisk, imageLocks, journals, keepJournals, holds, findExcludingDisk } = this.#options;
+    const settings = this.#options.settingsFor?.(identifyDisk(store, address)) ?? this.#options.settings;
     const logger = this.#limiter.forGuest(address.frontendDomain);
     const device = new BackendDevice(address, {
       dataPlane,

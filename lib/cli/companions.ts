@@ -9,6 +9,8 @@ import type { NativePlatform } from "../host_platform.ts";
 import { journalDirectory } from "../journal_directory.ts";
 import { createLogger } from "../log.ts";
 import type { Service } from "../service.ts";
+import { ownEnvironment, serviceManagerOf } from "../systemd/environment.ts";
+import { Notices } from "../systemd/notices.ts";
 import type { OptionValues } from "./options.ts";
 import type { Context } from "./verb.ts";
 
@@ -24,13 +26,26 @@ export interface Serving {
   /** The backend kind, such as `vbd3`. */
   readonly kind: string;
   readonly options: OptionValues<typeof COMPANION_OPTIONS>;
+  /** How long guests may take to close their disks once the process ends. */
+  readonly closingMs: number;
 }
 
 /** Starts the companions that the options ask for. Disposing the result ends them. Rejects if one cannot start. */
 export async function startCompanions(serving: Serving): Promise<AsyncDisposable> {
-  const companions = new AsyncDisposableStack();
+  await using companions = new AsyncDisposableStack();
   companions.use(await startControlSocket(serving));
-  return companions;
+  const notices = tellServiceManager(serving); // the last one: it says that the process serves
+  if (notices !== undefined) companions.use(notices);
+  return companions.move();
+}
+
+/** Undefined if no service manager wants to know. */
+function tellServiceManager({ context, platform, service, kind, closingMs }: Serving): Notices | undefined {
+  const manager = serviceManagerOf(ownEnvironment, Deno.pid);
+  if (manager === undefined) return undefined;
+  const ending = context.signals.signal;
+  const logger = createLogger("systemd");
+  return new Notices({ manager, send: platform.sendDatagram, service, kind, ending, closingMs, logger });
 }
 
 /** The control socket. Disks are served without one if it cannot be made; the log says why. */

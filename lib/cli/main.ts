@@ -78,7 +78,7 @@ async function runVerb(
   output: Output,
 ): Promise<number> {
   const verb = await entry.load();
-  const { options, common, operands } = parseArguments(verb, args);
+  const { options, common, operands, given } = parseArguments(verb, args);
   if (common.help) {
     output.data(verbHelp(verb, output.columns));
     return 0;
@@ -90,7 +90,7 @@ async function runVerb(
   const logLevel: LogLevel = common.verbose ? "debug" : common.quiet ? "error" : "info";
   using logging = await startLogging(logLevel, (line) => output.message(`xenblk: ${line}`));
   using signals = new DrainSignals();
-  const context: Context = { output, signals, host, version, logging, loadVerbs, quiet: common.quiet };
+  const context: Context = { output, signals, host, version, logging, loadVerbs, quiet: common.quiet, given };
   return await verb.run(context, options, operands);
 }
 

@@ -39,6 +39,8 @@ export interface Context {
   readonly loadVerbs: () => Promise<readonly VerbFace[]>;
   /** Show no progress. */
   readonly quiet: boolean;
+  /** The names of the options that were given: a configuration file does not change these. */
+  readonly given: ReadonlySet<string>;
 }
 
 /** One command of the command line. */

@@ -16,10 +16,11 @@ export function shellBlocks(document: string, page: string): ShellBlock[] {
   return [...page.matchAll(/^```sh\n(.*?)^```$/gms)].map((match) => ({ document, text: match[1]! }));
 }
 
-/** The code in backticks that begins with `xenblk` and a word, from the text outside of blocks. */
+/** The code that begins with `xenblk`, in backticks or in indented lines, from the text outside of blocks. */
 export function inlineCommands(page: string): string[] {
   const prose = page.replace(/^```.*?^```$/gms, "");
-  return [...prose.matchAll(/`(xenblk [^`]+)`/g)].map((match) => match[1]!.replace(/\s+/g, " "));
+  const code = [...prose.matchAll(/`(xenblk [^`]+)`|^ {4}(xenblk .+)$/gm)].map((match) => match[1] ?? match[2]!);
+  return code.map((text) => text.replace(/\s+/g, " "));
 }
 
 /** Each command of a script as its words, those in `$(...)` too. Variables stay as they are written. */

@@ -101,6 +101,17 @@ const SYMPTOMS: readonly Symptom[] = [
     holds: inFiles(/storage\/filter|lib\/trace|cli\/replay/),
   },
   {
+    title: "The configuration file has a fault",
+    advice: "`xenblk config check` shows all faults of the file at once. See [config.md](config.md).",
+    holds: inFiles(/\/config\b/),
+  },
+  {
+    title: "A serving process cannot be reached",
+    advice: "`list`, `show`, `detach` and `resize` ask the process that serves a disk through a socket in " +
+      "`/run/xenblk/control`, and use xenstore alone if there is none.",
+    holds: inFiles(/lib\/(control|cli\/(log_level|background|events))/),
+  },
+  {
     title: "Other messages",
     advice: "A usage error names the option or operand, and says what is allowed; the exit status is 2.",
     holds: () => true,

@@ -35,7 +35,8 @@ const LIB = [
   "service",
   "attach",
 ];
-const SERVING = [...LIB, "control"];
+/** What the verbs use beside LIB: the surroundings of a process that serves. */
+const SERVING = [...LIB, "config", "systemd", "control"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi/plugin", "ffi"];
 const KIT = ["testing", "testing.ts"];
@@ -56,6 +57,7 @@ const FRAME = [
   "plugin_options",
   "progress",
   "report",
+  "serve_options",
   "signals",
   "table",
   "text",
@@ -91,6 +93,8 @@ export const ROOMS: readonly Room[] = [
   },
   { name: "control", floor: 11, files: ["lib/control/"], mayImport: LIB },
   { name: "host", floor: 4, files: ["lib/host_platform.ts"], mayImport: [...BASE, "disk", "plugin", "image"] },
+  { name: "systemd", floor: 10, files: ["lib/systemd/"], mayImport: [...BASE, "host", "backend", "service"] },
+  { name: "config", floor: 2, files: ["lib/config/"], mayImport: BASE, packages: ["npm:toml-eslint-parser@*"] },
   { name: "trace", floor: 2, files: ["lib/trace/"], mayImport: BASE, packages: ["node:zlib"] },
   { name: "figures", floor: 2, files: ["lib/figures/"], mayImport: BASE },
   { name: "parts", floor: 1, files: ["lib/*.ts"], mayImport: ["seam", "log"] },

@@ -29,6 +29,7 @@ async function prepare(
     logLevel: "info",
     loadVerbs: () => Promise.resolve([]),
     quiet: false,
+    given: new Set<string>(),
   } as const;
   return { made: await imageForAttach(context, { ...NOTHING, ...options }, image), said };
 }
