@@ -192,7 +192,13 @@ export const ROOMS: readonly Room[] = [
     files: CATALOGUE.map((name) => `lib/cli/${name}.ts`),
     mayImport: [...LIB, "frame", "verbs"],
   },
-  { name: "verbs", floor: 12, files: ["lib/cli/"], mayImport: [...LIB, "guest", "sim", "testing", "frame"] },
+  {
+    name: "verbs",
+    floor: 12,
+    files: ["lib/cli/"],
+    mayImport: [...LIB, "guest", "sim", "testing", "systemd", "frame"],
+    packages: ["node:crypto"],
+  },
   {
     name: "cli.ts",
     floor: 14,
