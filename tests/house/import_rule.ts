@@ -208,7 +208,13 @@ export const ROOMS: readonly Room[] = [
     files: CATALOGUE.map((name) => `lib/cli/${name}.ts`),
     mayImport: [...SERVING, "frame", "verbs"],
   },
-  { name: "verbs", floor: 13, files: ["lib/cli/"], mayImport: [...SERVING, "guest", "sim", "testing", "frame"] },
+  {
+    name: "verbs",
+    floor: 13,
+    files: ["lib/cli/"],
+    mayImport: [...SERVING, "guest", "sim", "testing", "frame"],
+    packages: ["node:crypto"],
+  },
   {
     name: "cli.ts",
     floor: 15,
