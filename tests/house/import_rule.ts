@@ -193,7 +193,13 @@ export const ROOMS: readonly Room[] = [
     files: CATALOGUE.map((name) => `lib/cli/${name}.ts`),
     mayImport: [...LIB, "frame", "verbs"],
   },
-  { name: "verbs", floor: 12, files: ["lib/cli/"], mayImport: [...LIB, "config", "guest", "sim", "testing", "frame"] },
+  {
+    name: "verbs",
+    floor: 12,
+    files: ["lib/cli/"],
+    mayImport: [...LIB, "config", "guest", "sim", "testing", "frame"],
+    packages: ["node:fs"],
+  },
   {
     name: "cli.ts",
     floor: 14,
