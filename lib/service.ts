@@ -99,6 +99,11 @@ export interface Service {
    */
   readonly failed: Promise<never>;
   /**
+   * Asks each thread that serves rings for a sign of life; to be called regularly. Returns for how long, in milliseconds,
+   * the most silent one has left an earlier question unanswered. One that waits for a disk in the kernel is not silent.
+   */
+  silentMs(): number;
+  /**
    * Finishes what is in flight and ends all threads. All devices are closed at the same time, and each is released as
    * soon as it is done. A device is given up after 20 s (if the devices are detached, in addition to `timeoutMs`), or
    * when all that are left have requests in flight and none was answered for 5 s; after {@linkcode failed}, after 2 s.
@@ -247,7 +252,8 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
     await endThreads(threads, warn);
     return { finished, stuck: devices.stuck };
   };
-  return { service: { devices, failed: failure.promise, close }, threads, images };
+  const silentMs = (): number => dataPlane.silentMs();
+  return { service: { devices, failed: failure.promise, silentMs, close }, threads, images };
 }
 
 /** With a rule, any disk may ask for it. */

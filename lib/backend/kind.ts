@@ -16,7 +16,8 @@ import { backendKindPath, backendPath, type DeviceAddress, parseBackendPath, par
 import { Turns } from "../turns.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Backoff } from "./backoff.ts";
-import { BackendDevice, type CloseOptions, type ExcludingDiskFinder } from "./device.ts";
+import type { ExcludingDiskFinder } from "../toolstack/sharing.ts";
+import { BackendDevice, type CloseOptions } from "./device.ts";
 import { TOOLSTACK_NODES } from "./device_nodes.ts";
 import { identifyDisk, type SettingsRule } from "./disk_identity.ts";
 import { isDeviceGone, sweepLeftovers } from "./leftovers.ts";
@@ -91,6 +92,8 @@ export class BackendKind {
   readonly #link: StoreLink;
   readonly #onlyRetired = Promise.withResolvers<void>();
   readonly #onlyBereft = Promise.withResolvers<void>();
+  readonly #listeners = new Set<(path: string) => void>();
+  readonly #discovered = Promise.withResolvers<void>();
   #store: Xenstore | undefined;
   #watches: XenstoreWatch[] = [];
   #domain = 0 as DomId;
@@ -130,9 +133,30 @@ export class BackendKind {
     return this.#onlyBereft.promise;
   }
 
+  /** Resolves when the devices that were there at the start have been found. */
+  get discovered(): Promise<void> {
+    return this.#discovered.promise;
+  }
+
   /** What each device looks like now. */
   status(): DeviceStatus[] {
     return [...this.#devices.values()].map((device) => device.status());
+  }
+
+  /** What one looks like, by the backend's directory. Undefined if there is no such device. */
+  statusOf(path: string): DeviceStatus | undefined {
+    return this.#devices.get(path)?.status();
+  }
+
+  /** Calls the listener with the directory of each device that may have changed, until the result is disposed. */
+  onChange(listener: (path: string) => void): Disposable {
+    const own = (path: string): void => listener(path);
+    this.#listeners.add(own);
+    return { [Symbol.dispose]: (): void => void this.#listeners.delete(own) };
+  }
+
+  #announce(path: string): void {
+    for (const listener of this.#listeners) listener(path);
   }
 
   /**
@@ -331,6 +355,7 @@ export class BackendKind {
       }
     }
     if (!complete || path !== this.#root) return;
+    this.#discovered.resolve();
     this.#failures.clear();
     this.#backoff.reset();
   }
@@ -386,6 +411,7 @@ export class BackendKind {
       ...(findExcludingDisk && { findExcludingDisk }),
       clock: this.#clock,
       turns: this.#turns,
+      looked: () => this.#announce(path),
     });
     this.#devices.set(path, device);
     if (this.#options.only !== undefined) {
@@ -399,6 +425,7 @@ export class BackendKind {
   /** The device's directory is gone; a new one may be in its place already. */
   #drop(device: BackendDevice): void {
     this.#devices.delete(device.path);
+    this.#announce(device.path);
     const guest = device.address.frontendDomain;
     const others = [...this.#devices.values()].some((other) => other.address.frontendDomain === guest);
     if (!others) this.#limiter.forget(guest);

@@ -10,6 +10,7 @@ import { domainLabel } from "../toolstack/domains.ts";
 import { describeDevice } from "../toolstack/list.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
 import { usageError } from "./args.ts";
+import { COMPANION_OPTIONS, startCompanions } from "./companions.ts";
 import { loadConfig } from "./config/file.ts";
 import { optionsForAttach } from "./config/for_attach.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
@@ -21,6 +22,7 @@ import { defineVerb } from "./verb.ts";
 
 const OPTIONS = {
   ...DEVICE_OPTIONS,
+  ...COMPANION_OPTIONS,
   ...CONFIG_OPTIONS,
   "kind": defaulting(KIND, DEFAULT_KIND),
   "shared": flag(
@@ -58,7 +60,7 @@ export const attach = defineVerb({
   options: OPTIONS,
   permissions:
     "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, /run/xenblk " +
-    "and IMAGE if it is a regular file, read also to /etc/xenblk; --allow-ffi is as good as all permissions. For --create also " +
+    "and IMAGE if it is a regular file, read also to /etc/xenblk; --allow-net for the control socket; --allow-ffi is as good as all permissions. For --create also " +
     "--allow-run=qemu-img; images of other formats than raw, and plugins, need --allow-all.",
   examples: [
     "xenblk attach web disk.img",
@@ -107,7 +109,18 @@ export const attach = defineVerb({
       using store = platform.openXenstore();
       output.json(describeDevice(store, disk.address));
     } else output.data(`${disk.vdev}\n`);
+    const { kind } = options;
+    const companions = await startCompanions({
+      context,
+      platform,
+      service: disk.service,
+      verb: "attach",
+      kind,
+      options,
+      closingMs: options.keep ? 0 : timeoutMs,
+    });
     const end = await Promise.race([signals.drain, disk.ended]);
+    await companions[Symbol.asyncDispose]();
     if (typeof end === "object" && end.reason === "failed") throw died(end.error, options.kind);
     await disk.close({ leave: options.keep ? "connected" : "detached", timeoutMs });
     await image.release();

@@ -98,6 +98,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./doctor/verb.ts")).doctor,
   },
   {
+    name: "log-level",
+    summary: "Show or change how much serving processes log",
+    load: async () => (await import("./log_level.ts")).logLevel,
+  },
+  {
     name: "completion",
     summary: "Print a completion script for a shell",
     load: async () => (await import("./completion.ts")).completion,

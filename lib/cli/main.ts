@@ -88,9 +88,9 @@ async function runVerb(
     return 0;
   }
   const logLevel: LogLevel = common.verbose ? "debug" : common.quiet ? "error" : "info";
-  using _logging = await startLogging(logLevel, (line) => output.message(`xenblk: ${line}`));
+  using logging = await startLogging(logLevel, (line) => output.message(`xenblk: ${line}`));
   using signals = new DrainSignals();
-  const context: Context = { output, signals, host, logLevel, loadVerbs, quiet: common.quiet, given };
+  const context: Context = { output, signals, host, version, logging, loadVerbs, quiet: common.quiet, given };
   return await verb.run(context, options, operands);
 }
 

@@ -38,7 +38,7 @@ export const serve = defineVerb({
   }],
   options: SERVE_OPTIONS,
   permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, " +
-    "/run/xenblk and the images if they are regular files, read also to /etc/xenblk; --allow-ffi is as good as all permissions. Images of other " +
+    "/run/xenblk and the images if they are regular files, read also to /etc/xenblk; --allow-net for the control socket; --allow-ffi is as good as all permissions. Images of other " +
     "formats than raw, and plugins, need --allow-all.",
   examples: [
     "xenblk serve",
@@ -76,7 +76,9 @@ export const serve = defineVerb({
       return 0;
     }
     logger.info(only === undefined ? `serving all of kind ${kind}` : `serving ${operands["backend-path"]}`);
-    await using _companions = await startCompanions({ context, platform, service, kind, options });
+    const closingMs = options["detach-on-exit"] ? options.timeout * 1000 : 0;
+    const serving = { context, platform, service, verb: "serve", kind, options, closingMs } as const;
+    await using _companions = await startCompanions(serving);
     const removal = service.devices.retired.then(() => "removal" as const);
     const ending = await Promise.race([context.signals.drain, removal, service.failed]);
     logger.info(`ending: ${ending}`);

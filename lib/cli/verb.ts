@@ -3,7 +3,7 @@
  */
 
 import type { NativePlatform } from "../host_platform.ts";
-import type { LogLevel } from "../log.ts";
+import type { Logging } from "../log.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import type { Output } from "./output.ts";
 import type { DrainSignals } from "./signals.ts";
@@ -31,7 +31,10 @@ export interface Context {
   readonly output: Output;
   readonly signals: DrainSignals;
   readonly host: Host;
-  readonly logLevel: LogLevel;
+  /** Of xenblk. */
+  readonly version: string;
+  /** What the command logs; its level can be changed. */
+  readonly logging: Logging;
   /** Loads all verbs. */
   readonly loadVerbs: () => Promise<readonly VerbFace[]>;
   /** Show no progress. */

@@ -75,9 +75,9 @@ export class Scene implements AsyncDisposable {
       for (const [name, value] of Object.entries(all)) host.store.write(`${backendPath}/${name}`, value);
       for (const [name, value] of Object.entries(frontend)) host.store.write(`${frontendPath}/${name}`, value);
     }
-    const { files, vhost, plugins } = await openNativePlatform();
+    const { files, vhost, plugins, sendDatagram } = await openNativePlatform();
     const { imageLocks } = host.platform;
-    const parts = { files, vhost, plugins, imageLocks: imageLocks! };
+    const parts = { files, vhost, plugins, sendDatagram, imageLocks: imageLocks! };
     return new Scene(host, Object.assign(host.platform, parts));
   }
 
