@@ -182,7 +182,7 @@ export const ROOMS: readonly Room[] = [
     name: "pack",
     floor: 16,
     files: ["pack/"],
-    mayImport: ["seam", "cli.ts"],
+    mayImport: ["seam", "frame", "verbs", "catalogue", "cli.ts"],
     packages: ["typescript", "node:*"],
   },
   {

@@ -5,6 +5,7 @@
 
 import { statfsSync } from "node:fs";
 import { journalDirectory } from "../../journal_directory.ts";
+import { endsWithin } from "../../within.ts";
 
 /** A directory. */
 export interface Directory {
@@ -147,22 +148,22 @@ export const THIS_MACHINE: Machine = {
   },
 };
 
+/** How long a program that was killed may take to end. */
+const KILL_MS = 1_000;
+
 async function run(
   [program, ...args]: readonly [string, ...string[]],
   timeoutMs: number,
 ): Promise<{ readonly stdout: string } | "absent" | "late" | "hidden"> {
-  const late = Promise.withResolvers<"late">();
-  const timer = setTimeout(() => late.resolve("late"), timeoutMs);
   try {
     const child = new Deno.Command(program, { args, stdin: "null", stdout: "piped", stderr: "null" }).spawn();
-    const output = child.output().then(({ stdout }) => ({ stdout: new TextDecoder().decode(stdout) }));
-    const outcome = await Promise.race([output, late.promise]);
-    if (outcome === "late") child.kill("SIGKILL");
-    return outcome;
+    const output = child.output();
+    if (await endsWithin(output, timeoutMs)) return { stdout: new TextDecoder().decode((await output).stdout) };
+    child.kill("SIGKILL");
+    await endsWithin(output, KILL_MS);
+    return "late";
   } catch (error) {
     return error instanceof Deno.errors.NotCapable ? "hidden" : "absent";
-  } finally {
-    clearTimeout(timer);
   }
 }
 
