@@ -214,6 +214,8 @@ export const ROOMS: readonly Room[] = [
     files: ["lib/cli/"],
     mayImport: [...SERVING, "guest", "sim", "testing", "frame"],
     packages: ["node:crypto"],
+    mayImport: [...SERVING, "config", "guest", "sim", "testing", "frame"],
+    packages: ["node:fs"],
   },
   {
     name: "cli.ts",
