@@ -17,8 +17,8 @@ import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
 import { checkCreating, CREATING_OPTIONS, imageForAttach } from "./image/for_attach.ts";
 import { pluginSettingsOf } from "./plugin_options.ts";
 import { defaulting, flag } from "./options.ts";
-import { showWait } from "./progress.ts";
 import { CONFIG_OPTIONS } from "./serve_options.ts";
+import { showWait } from "./progress.ts";
 import { defineVerb } from "./verb.ts";
 
 const OPTIONS = {

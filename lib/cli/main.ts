@@ -93,7 +93,7 @@ async function runVerb(
   using signals = new DrainSignals();
   const { quiet } = common;
   const inform = (line: string): void => quiet ? undefined : output.message(`xenblk: ${line}`);
-  const context: Context = { output, signals, host, version, logging, loadVerbs, quiet, inform, given };
+  const context: Context = { output, signals, host, version, logging, loadVerbs, quiet, given, inform };
   return await verb.run(context, options, operands);
 }
 

@@ -39,10 +39,10 @@ export interface Context {
   readonly loadVerbs: () => Promise<readonly VerbFace[]>;
   /** Show no progress, and nothing else but data and errors. */
   readonly quiet: boolean;
-  /** Shows a line about what was done on stderr, unless {@linkcode Context.quiet}. */
-  readonly inform: (line: string) => void;
   /** The names of the options that were given: a configuration file does not change these. */
   readonly given: ReadonlySet<string>;
+  /** Shows a line about what was done on stderr, unless {@linkcode Context.quiet}. */
+  readonly inform: (line: string) => void;
 }
 
 /** One command of the command line. */

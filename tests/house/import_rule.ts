@@ -36,7 +36,7 @@ const LIB = [
   "attach",
 ];
 /** What the verbs use beside LIB: the surroundings of a process that serves. */
-const SERVING = [...LIB, "config", "systemd", "control"];
+const SERVING = [...LIB, "config", "metrics", "systemd", "control"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi/plugin", "ffi"];
 const KIT = ["testing", "testing.ts"];
@@ -53,6 +53,7 @@ const FRAME = [
   "help",
   "host",
   "live",
+  "metrics",
   "options",
   "output",
   "plugin_options",
@@ -184,8 +185,15 @@ export const ROOMS: readonly Room[] = [
     name: "pack",
     floor: 16,
     files: ["pack/"],
-    mayImport: ["seam", "cli.ts"],
+    mayImport: ["seam", "frame", "verbs", "catalogue", "cli.ts"],
     packages: ["typescript", "node:*"],
+  },
+  {
+    name: "metrics",
+    floor: 9,
+    files: ["lib/metrics/"],
+    mayImport: [...BASE, "figures", "backend"],
+    packages: ["npm:prom-client@*", "node:*"],
   },
   {
     name: "frame",
