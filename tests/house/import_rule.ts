@@ -213,9 +213,7 @@ export const ROOMS: readonly Room[] = [
     floor: 13,
     files: ["lib/cli/"],
     mayImport: [...SERVING, "guest", "sim", "testing", "frame"],
-    packages: ["node:crypto"],
-    mayImport: [...SERVING, "config", "guest", "sim", "testing", "frame"],
-    packages: ["node:fs"],
+    packages: ["node:crypto", "node:fs"],
   },
   {
     name: "cli.ts",
