@@ -244,16 +244,25 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
     clock,
   });
   const threads = undo.move();
+  const close = closer(devices, threads, { clock, warn, graceMs: () => hasFailed ? GRACE_AFTER_FAILURE_MS : GRACE_MS });
+  const silentMs = (): number => dataPlane.silentMs();
+  return { service: { devices, failed: failure.promise, silentMs, close }, threads, images };
+}
+
+/** Watches the progress of devices until the result is called, which closes them and then ends the threads. */
+function closer(
+  devices: BackendKind,
+  threads: AsyncDisposable,
+  { clock, warn, graceMs }: { clock: Clock; warn: (message: string) => void; graceMs: () => number },
+): Service["close"] {
   const closing = watchProgress(devices, clock);
-  const close = async (how: CloseOptions): Promise<CloseResult> => {
+  return async (how) => {
     closing.abort();
-    const finished = await devices.close(how, hasFailed ? GRACE_AFTER_FAILURE_MS : GRACE_MS, STALL_MS);
+    const finished = await devices.close(how, graceMs(), STALL_MS);
     // A reactor that serves no device any more ends; one with requests in flight does when they are over.
     await endThreads(threads, warn);
     return { finished, stuck: devices.stuck };
   };
-  const silentMs = (): number => dataPlane.silentMs();
-  return { service: { devices, failed: failure.promise, silentMs, close }, threads, images };
 }
 
 /** With a rule, any disk may ask for it. */

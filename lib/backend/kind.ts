@@ -251,7 +251,11 @@ export class BackendKind {
       void this.#endLeftovers(store);
     }
     const trusted = !again || this.#keptItsContents(store);
-    if (!trusted) this.#options.logger.warning("xenstore came back without our devices: they are served on");
+    if (!trusted) {
+      this.#options.logger.warning(
+        "xenstored has lost the nodes of the disks: they are served on, but no tool sees them",
+      );
+    }
     for (const device of this.#devices.values()) device.attachStore(store, trusted);
     this.#follow(store.watch(this.#root), (path) => this.#changed(path));
     if (
@@ -313,7 +317,11 @@ export class BackendKind {
     const follow = async (): Promise<void> => {
       for await (const path of watch) changed(path);
     };
-    follow().catch((error) => this.#options.logger.error(`a watch failed: ${errorText(error)}`));
+    follow().catch((error) =>
+      this.#options.logger.error(
+        `cannot watch xenstore: ${errorText(error)}; restart this process, or it will miss new disks`,
+      )
+    );
   }
 
   /** A node changed: pokes the devices at, above or below it, and looks for new ones. */

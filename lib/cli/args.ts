@@ -13,7 +13,7 @@ export const COMMON_OPTIONS = {
   help: flag("Show this help and exit", "h"),
   version: flag("Show the version and exit", "V"),
   verbose: flag("Log every step; show the stack of an error", "v"),
-  quiet: flag("Log only errors; show no progress", "q"),
+  quiet: flag("Show only data and errors: no progress, news or warnings", "q"),
 } as const;
 
 /** A verb's arguments, parsed. */

@@ -18,6 +18,7 @@ import { checkCreating, CREATING_OPTIONS, imageForAttach } from "./image/for_att
 import { pluginSettingsOf } from "./plugin_options.ts";
 import { defaulting, flag } from "./options.ts";
 import { CONFIG_OPTIONS } from "./serve_options.ts";
+import { showWait } from "./progress.ts";
 import { defineVerb } from "./verb.ts";
 
 const OPTIONS = {
@@ -83,7 +84,7 @@ export const attach = defineVerb({
     });
     const timeoutMs = options.timeout * 1000;
     const image = await imageForAttach(context, options, named);
-    const disk = await attachOn(platform, {
+    const attaching = attachOn(platform, {
       ...settingsOf(options),
       domain: operands["domain"]!,
       image: image.name,
@@ -103,8 +104,10 @@ export const attach = defineVerb({
       await image.undo();
       throw error;
     });
-    output.message(`xenblk: ${disk.params} is ${disk.vdev} of ${domainLabel(disk.guest)}`);
-    if (!disk.status().connected) output.message(`xenblk: ${servedElsewhere(options.kind)}`);
+    const quiet = context.quiet || options.json;
+    const disk = await showWait({ output, quiet, what: "waiting for the guest to connect", timeoutMs }, attaching);
+    context.inform(`${disk.params} is ${disk.vdev} of ${domainLabel(disk.guest)}`);
+    if (!disk.status().connected) context.inform(servedElsewhere(options.kind));
     if (options.json) {
       using store = platform.openXenstore();
       output.json(describeDevice(store, disk.address));

@@ -18,6 +18,7 @@ import { loadConfig } from "./config/file.ts";
 import { settingsOf } from "./device_options.ts";
 import type { OptionValues } from "./options.ts";
 import { pluginSettingsOf } from "./plugin_options.ts";
+import { readableLine } from "./readable.ts";
 import { SERVE_OPTIONS } from "./serve_options.ts";
 import { type Context, defineVerb } from "./verb.ts";
 
@@ -123,6 +124,8 @@ function kindOf(backendPath: string): string {
 async function end(context: Context, service: Service, options: OptionValues<typeof SERVE_OPTIONS>): Promise<number> {
   const leave = options["detach-on-exit"] ? "detached" : "connected";
   const { finished, stuck } = await service.close({ leave, timeoutMs: options.timeout * 1000 });
-  for (const { label, reason } of stuck) context.output.message(`xenblk: Cannot release ${label}: cannot ${reason}`);
+  for (const { label, reason } of stuck) {
+    context.output.message(`xenblk: ${readableLine(`Cannot release ${label}: cannot ${reason}`)}`);
+  }
   return finished ? 0 : 1;
 }
