@@ -9,9 +9,9 @@ import type { NativePlatform } from "../host_platform.ts";
 import { journalDirectory } from "../journal_directory.ts";
 import { createLogger } from "../log.ts";
 import type { Service } from "../service.ts";
-import { checkMetrics, METRICS_OPTIONS, startMetrics } from "./metrics.ts";
 import { ownEnvironment, serviceManagerOf } from "../systemd/environment.ts";
 import { Notices } from "../systemd/notices.ts";
+import { checkMetrics, METRICS_OPTIONS, startMetrics } from "./metrics.ts";
 import type { OptionValues } from "./options.ts";
 import type { Context } from "./verb.ts";
 

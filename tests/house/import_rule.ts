@@ -36,7 +36,7 @@ const LIB = [
   "attach",
 ];
 /** What the verbs use beside LIB: the surroundings of a process that serves. */
-const SERVING = [...LIB, "metrics", "config", "systemd", "control"];
+const SERVING = [...LIB, "config", "metrics", "systemd", "control"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi/plugin", "ffi"];
 const KIT = ["testing", "testing.ts"];
@@ -208,7 +208,13 @@ export const ROOMS: readonly Room[] = [
     files: CATALOGUE.map((name) => `lib/cli/${name}.ts`),
     mayImport: [...SERVING, "frame", "verbs"],
   },
-  { name: "verbs", floor: 13, files: ["lib/cli/"], mayImport: [...SERVING, "guest", "sim", "testing", "frame"] },
+  {
+    name: "verbs",
+    floor: 13,
+    files: ["lib/cli/"],
+    mayImport: [...SERVING, "guest", "sim", "testing", "frame"],
+    packages: ["node:crypto", "node:fs"],
+  },
   {
     name: "cli.ts",
     floor: 15,

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Installs the Debian packages that tests/native and tests/package need. It starts no service: it does not install the
-# packages with daemons (Xen's, sshd, tgtd, Prometheus), but unpacks them into tests/native/build. Needs root (or set
+# Installs the Debian packages that the tests of native parts, metrics and packages need. It starts no service: packages
+# with daemons (Xen's, sshd, tgtd, Prometheus) are not installed but unpacked into tests/native/build. Needs root (or set
 # SUDO=sudo) and an apt index.
 set -eu
 
