@@ -27,6 +27,11 @@ const REWRITTEN: readonly (readonly [string, string, string])[] = [
   ],
   ["no folder", `export default new URL("../", import.meta.url);`, `export default new URL("../", import.meta.url);`],
   ["the manifest", `import j from "./deno.json";\nj();`, `import j from "./package.json";\nj();`],
+  [
+    "a file that is imported as text",
+    `import t from "./page.js" with { type: "text" };\nt();`,
+    `import t from "./page.js" with { type: "text" };\nt();`,
+  ],
   ["a module of Node", `import "node:fs";`, `import "node:fs";`],
   [
     "no text, comment, or other URL",
