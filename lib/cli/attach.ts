@@ -10,6 +10,7 @@ import { domainLabel } from "../toolstack/domains.ts";
 import { describeDevice } from "../toolstack/list.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
 import { usageError } from "./args.ts";
+import { attachInBackground } from "./background.ts";
 import { COMPANION_OPTIONS, startCompanions } from "./companions.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
 import { checkCreating, CREATING_OPTIONS, imageForAttach } from "./image/for_attach.ts";
@@ -28,6 +29,11 @@ const OPTIONS = {
   ...CREATING_OPTIONS,
   "cdrom": flag("Attach as a CD-ROM, read-only"),
   "keep": flag("At the end leave the disk Connected; serve can continue with it"),
+  "background": flag(
+    "Have a running `serve` of the kind serve the disk, and return once the guest has connected; options left at " +
+      "their defaults are those of `serve`",
+    "b",
+  ),
   "timeout": TIMEOUT,
   "json": flag("Print the connected disk as JSON", "J"),
 } as const;
@@ -60,6 +66,7 @@ export const attach = defineVerb({
   examples: [
     "xenblk attach web disk.img",
     "xenblk attach web disk.img --create 10G",
+    "xenblk attach web disk.img --background",
     "xenblk attach 5 raw:/dev/vg/lv xvdc --read-only",
     "xenblk attach web 'plugin:./my_disk.ts?https://host/disk.img' --plugin-allow net=host",
     "xenblk attach test7 --overlay qcow2:base.qcow2",
@@ -69,6 +76,9 @@ export const attach = defineVerb({
     checkCreating(options);
     await chooseFilters(options.filter); // a wrong one is refused before anything is looked for
     const { named, vdev } = imageAndVdev(operands, options.overlay !== undefined);
+    if (options.background) {
+      return await attachInBackground(context, options, { domain: operands["domain"]!, image: named, vdev });
+    }
     const platform = await host.openNativePlatform();
     const timeoutMs = options.timeout * 1000;
     const image = await imageForAttach(context, options, named);
@@ -104,6 +114,7 @@ export const attach = defineVerb({
       platform,
       service: disk.service,
       verb: "attach",
+      servesAll: false,
       kind,
       options,
     });

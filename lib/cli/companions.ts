@@ -20,6 +20,8 @@ export interface Serving {
   readonly context: Context;
   readonly platform: NativePlatform;
   readonly verb: ServingVerb;
+  /** All devices of the kind are served. */
+  readonly servesAll: boolean;
   readonly service: Service;
   /** The backend kind, such as `vbd3`. */
   readonly kind: string;
@@ -35,7 +37,7 @@ export async function startCompanions(serving: Serving): Promise<AsyncDisposable
 
 /** The control socket. Disks are served without one if it cannot be made; the log says why. */
 async function startControlSocket(
-  { context, platform, service, verb, kind }: Serving,
+  { context, platform, service, verb, servesAll, kind }: Serving,
 ): Promise<AsyncDisposable | undefined> {
   const { version, logging } = context;
   const logger = createLogger("control");
@@ -44,7 +46,17 @@ async function startControlSocket(
   const directory = controlDirectory(journalDirectory((name) => Deno.env.get(name)));
   try {
     const { startControl } = await import("../control/process.ts");
-    return await startControl({ directory, platform, service, verb, kind, version, logging, warn });
+    return await startControl({
+      directory,
+      platform,
+      service,
+      verb,
+      attaches: servesAll,
+      kind,
+      version,
+      logging,
+      warn,
+    });
   } catch (error) {
     const remedy = error instanceof Deno.errors.NotCapable
       ? "start it with --allow-net as well"

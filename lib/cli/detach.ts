@@ -2,10 +2,12 @@
  * `xenblk detach DOMAIN VDEV`: detaches a disk from a guest, whichever backend serves it, and removes its nodes.
  */
 
+import { deviceLabel } from "../backend/journals.ts";
 import { detachDevice, findDisk } from "../toolstack/detach.ts";
 import { domainLabel } from "../toolstack/domains.ts";
 import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
 import { TIMEOUT } from "./device_options.ts";
+import { CALL_SLACK_MS, throughSocket } from "./through_socket.ts";
 import { flag } from "./options.ts";
 import { defineVerb } from "./verb.ts";
 
@@ -24,14 +26,23 @@ export const detach = defineVerb({
     force: flag("After the timeout, remove the nodes even if the guest still uses the disk: its I/O then fails", "f"),
     timeout: TIMEOUT,
   },
-  permissions: "--allow-ffi --allow-env.",
+  permissions:
+    "--allow-ffi --allow-env; to ask the serving process also --allow-net, and --allow-read and --allow-write of /run/xenblk.",
   examples: ["xenblk detach web xvdb", "xenblk detach 5 xvdb --force --timeout 5"],
   async run({ host, signals, output }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
     const { guest, device } = findDisk(store, operands["domain"]!, operands["vdev"]!);
     const timeoutMs = options.timeout * 1000;
     const { force } = options;
-    await detachDevice(store, device, { timeoutMs, force, signal: signals.signal });
+    const { signal } = signals;
+    await throughSocket(
+      device,
+      async (client) => {
+        const params = { device: deviceLabel(device), timeoutMs, force };
+        await client.call("detach", params, { timeoutMs: timeoutMs + CALL_SLACK_MS, signal });
+      },
+      () => detachDevice(store, device, { timeoutMs, force, signal }),
+    );
     output.message(`xenblk: ${formatVdev(device.vdev)} of ${domainLabel(guest)} is detached`);
     return 0;
   },

@@ -3,6 +3,7 @@
  * The guest can use the disk meanwhile.
  */
 
+import { deviceLabel } from "../backend/journals.ts";
 import { SECTOR_BYTES } from "../units.ts";
 import { formatSize, parseDiskSize } from "../sizes.ts";
 import { findDisk } from "../toolstack/detach.ts";
@@ -10,6 +11,7 @@ import { domainLabel } from "../toolstack/domains.ts";
 import { resizeDevice } from "../toolstack/resize.ts";
 import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
 import { TIMEOUT } from "./device_options.ts";
+import { CALL_SLACK_MS, throughSocket } from "./through_socket.ts";
 import { defineVerb } from "./verb.ts";
 
 /** The verb. */
@@ -31,14 +33,23 @@ export const resize = defineVerb({
     },
   ],
   options: { timeout: TIMEOUT },
-  permissions: "--allow-ffi --allow-env.",
+  permissions:
+    "--allow-ffi --allow-env; to ask the serving process also --allow-net, and --allow-read and --allow-write of /run/xenblk.",
   examples: ["xenblk resize web xvdb 20G", "lvextend -L 20G /dev/vg/web && xenblk resize web xvdb"],
   async run({ host, signals, output }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
     const { guest, device } = findDisk(store, operands["domain"]!, operands["vdev"]!);
     const timeoutMs = options.timeout * 1000;
+    const { signal } = signals;
     const asked = operands["size"] === undefined ? {} : { sizeBytes: parseDiskSize(operands["size"]) };
-    const { before, now } = await resizeDevice(store, device, { timeoutMs, signal: signals.signal, ...asked });
+    const { before, now } = await throughSocket(
+      device,
+      (client) => {
+        const params = { device: deviceLabel(device), timeoutMs, ...asked };
+        return client.call("resize", params, { timeoutMs: timeoutMs + CALL_SLACK_MS, signal });
+      },
+      () => resizeDevice(store, device, { timeoutMs, signal, ...asked }),
+    );
     const size = formatSize(now * SECTOR_BYTES);
     const news = now === before
       ? `still has ${size}, the size of its image`

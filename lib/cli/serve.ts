@@ -78,7 +78,15 @@ export const serve = defineVerb({
       return 0;
     }
     logger.info(only === undefined ? `serving all of kind ${kind}` : `serving ${operands["backend-path"]}`);
-    await using _companions = await startCompanions({ context, platform, service, verb: "serve", kind, options });
+    await using _companions = await startCompanions({
+      context,
+      platform,
+      service,
+      verb: "serve",
+      servesAll: only === undefined,
+      kind,
+      options,
+    });
     const removal = service.devices.retired.then(() => "removal" as const);
     const ending = await Promise.race([context.signals.drain, removal, service.failed]);
     logger.info(`ending: ${ending}`);
