@@ -3,7 +3,6 @@
  * that only reads xenstore never loads libxengnttab.
  */
 
-import { sharedNow } from "../lib/clock.ts";
 import type {
   DomId,
   EventChannels,
@@ -25,6 +24,7 @@ import type { VhostClient } from "../lib/storage/vhost.ts";
 import { NativeImageLocks } from "./linux/image_lock.ts";
 import { JournalFiles } from "./linux/journal_files.ts";
 import { nativeMemory } from "./linux/memory.ts";
+import { readMonotonicMs } from "./linux/monotonic.ts";
 import { NativeParker, NativeWaker, NativeWakeToken } from "./linux/park.ts";
 import { NativePluginClient } from "./plugin/client.ts";
 import { openUringParker } from "./uring/engine.ts";
@@ -47,6 +47,8 @@ export class NativePlatform implements Platform {
   readonly vhost: VhostClient = new NativeVhostClient();
   /** Starts the processes of disks in TypeScript. */
   readonly plugins: PluginClient = new NativePluginClient();
+
+  readonly #nowMs = new Float64Array(1);
 
   /** A connection of its own to xenstored. */
   openXenstore(): Xenstore {
@@ -79,7 +81,12 @@ export class NativePlatform implements Platform {
   }
 
   now(): number {
-    return sharedNow();
+    this.readClock(this.#nowMs, 0);
+    return this.#nowMs[0]!;
+  }
+
+  readClock(into: Float64Array, index: number): void {
+    readMonotonicMs(into, index);
   }
 }
 
