@@ -282,6 +282,16 @@ export interface Platform {
   now(): number;
   /** Stores the same in `into[index]`, without making a number: a reactor does so for each request. Absent: now(). */
   readClock?(into: Float64Array, index: number): void;
+  /** Tells threads that a disk holds up from those that hang. Absent: that cannot be told. */
+  readonly threads?: ThreadStates;
+}
+
+/** What the kernel does with the threads of this process. */
+export interface ThreadStates {
+  /** The number of the calling thread, for {@linkcode isHeld} in any thread. */
+  current(): number;
+  /** Whether the kernel holds the thread in a wait that no signal ends, as for a disk that does not answer. */
+  isHeld(thread: number): boolean;
 }
 
 /** One entry of a node's permissions: entry 0 is the owner, and its access is the default for all other domains. */
