@@ -102,6 +102,7 @@ export type { CloseOptions } from "./lib/backend/device.ts";
 export type { ExcludingDiskFinder } from "./lib/toolstack/sharing.ts";
 export type { Exclusion, ImageQuery, QueriedFile } from "./lib/toolstack/sharing.ts";
 export type { GrantChoice } from "./lib/backend/grant_choice.ts";
+export type { DiskIdentity, SettingsRule } from "./lib/backend/disk_identity.ts";
 export { DEFAULT_SETTINGS, type DeviceSettings } from "./lib/backend/settings.ts";
 export type { ExpectedDevice, StuckDevice } from "./lib/backend/kind.ts";
 export type { DeviceStatus } from "./lib/backend/status.ts";

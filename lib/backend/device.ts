@@ -300,7 +300,7 @@ export class BackendDevice {
       if (outcome !== "failed" || !this.#resources.waits.overdue) looks++;
       this.#attempts.reset();
     }
-    this.#log.warning("cannot leave it Closed");
+    this.#log.warning("cannot complete the detachment; remove what is left with `xenblk detach`");
   }
 
   /** Nothing is written to a device that may be another process's. */
@@ -470,7 +470,7 @@ export class BackendDevice {
     try {
       this.#resources.disown(true);
     } catch (error) {
-      this.#log.warning(`cannot remove its latch or its lock: ${errorText(error)}`);
+      this.#log.warning(`cannot remove its files beside the journals: ${errorText(error)}`);
     }
     this.#unwatch();
     this.#retired.resolve();

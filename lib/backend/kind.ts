@@ -19,6 +19,7 @@ import { Backoff } from "./backoff.ts";
 import type { ExcludingDiskFinder } from "../toolstack/sharing.ts";
 import { BackendDevice, type CloseOptions } from "./device.ts";
 import { TOOLSTACK_NODES } from "./device_nodes.ts";
+import { identifyDisk, type SettingsRule } from "./disk_identity.ts";
 import { isDeviceGone, sweepLeftovers } from "./leftovers.ts";
 import type { DeviceSettings } from "./settings.ts";
 import type { DeviceStatus } from "./status.ts";
@@ -49,8 +50,10 @@ export interface BackendKindOptions {
   readonly journals: JournalStore;
   /** Rings have journals. Absent: they do; false: a crash of this process loses the requests in flight. */
   readonly keepJournals?: boolean;
-  /** For all devices alike. */
+  /** For all devices alike, unless there is a rule. */
   readonly settings: DeviceSettings;
+  /** The settings of each device, in place of `settings`; asked once, when the device appears. */
+  readonly settingsFor?: SettingsRule;
   /** Gets what filters hold open, while they do. */
   readonly holds?: Set<AsyncDisposable>;
   /** Gets all lines; those that a guest causes are limited per guest. */
@@ -61,7 +64,7 @@ export interface BackendKindOptions {
 
 /** How one device is served that this process is about to attach. */
 export interface ExpectedDevice {
-  /** In place of those of the kind. */
+  /** In place of those of the kind, but patterns of images are added. */
   readonly settings: Partial<DeviceSettings>;
   /** Keeps other processes from the device; it is released when the device is. */
   readonly claim: Disposable & {
@@ -102,6 +105,7 @@ export class BackendKind {
   readonly #onlyRetired = Promise.withResolvers<void>();
   readonly #onlyBereft = Promise.withResolvers<void>();
   readonly #listeners = new Set<(path: string) => void>();
+  readonly #discovered = Promise.withResolvers<void>();
   #store: Xenstore | undefined;
   #watches: XenstoreWatch[] = [];
   #domain = 0 as DomId;
@@ -139,6 +143,11 @@ export class BackendKind {
    */
   get guestGone(): Promise<void> {
     return this.#onlyBereft.promise;
+  }
+
+  /** Resolves when the devices that were there at the start have been found. */
+  get discovered(): Promise<void> {
+    return this.#discovered.promise;
   }
 
   /** What each device looks like now. */
@@ -275,7 +284,11 @@ export class BackendKind {
       void this.#endLeftovers(store);
     }
     const trusted = !again || this.#keptItsContents(store);
-    if (!trusted) this.#options.logger.warning("xenstore came back without our devices: they are served on");
+    if (!trusted) {
+      this.#options.logger.warning(
+        "xenstored has lost the nodes of the disks: they are served on, but no tool sees them",
+      );
+    }
     for (const device of this.#devices.values()) device.attachStore(store, trusted);
     this.#follow(store.watch(this.#root), (path) => this.#changed(path));
     if (
@@ -337,7 +350,11 @@ export class BackendKind {
     const follow = async (): Promise<void> => {
       for await (const path of watch) changed(path);
     };
-    follow().catch((error) => this.#options.logger.error(`a watch failed: ${errorText(error)}`));
+    follow().catch((error) =>
+      this.#options.logger.error(
+        `cannot watch xenstore: ${errorText(error)}; restart this process, or it will miss new disks`,
+      )
+    );
   }
 
   /** A node changed: pokes the devices at, above or below it, and looks for new ones. */
@@ -379,6 +396,7 @@ export class BackendKind {
       }
     }
     if (!complete || path !== this.#root) return;
+    this.#discovered.resolve();
     this.#failures.clear();
     this.#backoff.reset();
   }
@@ -418,8 +436,8 @@ export class BackendKind {
   #adopt(store: Xenstore, address: DeviceAddress): void {
     const path = backendPath(address);
     if (this.#devices.has(path) || store.read(`${path}/state`) === undefined) return;
-    const { dataPlane, openDisk, imageLocks, journals, keepJournals, settings, holds, findExcludingDisk } =
-      this.#options;
+    const { dataPlane, openDisk, imageLocks, journals, keepJournals, holds, findExcludingDisk } = this.#options;
+    const settings = this.#options.settingsFor?.(identifyDisk(store, address)) ?? this.#options.settings;
     const expected = this.#expected.get(path);
     const logger = this.#limiter.forGuest(address.frontendDomain);
     const device = new BackendDevice(address, {
@@ -429,7 +447,11 @@ export class BackendKind {
       ...(holds && { holds }),
       journals: expected?.claim.journals ?? journals,
       keepJournals: keepJournals ?? true,
-      settings: { ...settings, ...expected?.settings },
+      settings: expected === undefined ? settings : {
+        ...settings,
+        ...expected.settings,
+        allowImages: [...settings.allowImages, ...(expected.settings.allowImages ?? [])],
+      },
       logger,
       alarms: this.#options.logger,
       ...(findExcludingDisk && { findExcludingDisk }),

@@ -12,15 +12,20 @@ import { parseVdev } from "../xenbus/vdev.ts";
 import { usageError } from "./args.ts";
 import { attachInBackground } from "./background.ts";
 import { COMPANION_OPTIONS, startCompanions } from "./companions.ts";
+import { loadConfig } from "./config/file.ts";
+import { optionsForAttach } from "./config/for_attach.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
 import { checkCreating, CREATING_OPTIONS, imageForAttach } from "./image/for_attach.ts";
 import { pluginSettingsOf } from "./plugin_options.ts";
 import { defaulting, flag } from "./options.ts";
+import { CONFIG_OPTIONS } from "./serve_options.ts";
+import { showWait } from "./progress.ts";
 import { defineVerb } from "./verb.ts";
 
 const OPTIONS = {
   ...DEVICE_OPTIONS,
   ...COMPANION_OPTIONS,
+  ...CONFIG_OPTIONS,
   "kind": defaulting(KIND, DEFAULT_KIND),
   "shared": flag(
     "Others may write to the image at the same time (mode w!): for a cluster file system, or to insist on an image that " +
@@ -47,7 +52,8 @@ export const attach = defineVerb({
   description:
     "Writes the nodes that xl would write, serves the disk, and prints the device's name once the guest has " +
     "connected. On INT, TERM or HUP it detaches the disk and removes the nodes; it also ends when another command detaches the " +
-    "disk. A serve of the same kind leaves the disk alone meanwhile. With --overlay the operands are DOMAIN and VDEV.",
+    "disk. A serve of the same kind leaves the disk alone meanwhile. With --overlay the operands are DOMAIN and VDEV. A " +
+    "configuration file applies as it does to serve; the command line takes precedence.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "IMAGE", help: IMAGE_HELP, required: false, isPath: true },
@@ -61,7 +67,7 @@ export const attach = defineVerb({
   options: OPTIONS,
   permissions:
     "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, /run/xenblk " +
-    "and IMAGE if it is a regular file; --allow-net for the control socket; --allow-ffi is as good as all permissions. For --create also " +
+    "and IMAGE if it is a regular file, read also to /etc/xenblk; --allow-net for the control socket; --allow-ffi is as good as all permissions. For --create also " +
     "--allow-run=qemu-img; images of other formats than raw, and plugins, need --allow-all.",
   examples: [
     "xenblk attach web disk.img",
@@ -71,18 +77,24 @@ export const attach = defineVerb({
     "xenblk attach web 'plugin:./my_disk.ts?https://host/disk.img' --plugin-allow net=host",
     "xenblk attach test7 --overlay qcow2:base.qcow2",
   ],
-  async run(context, options, operands): Promise<number> {
+  async run(context, given, operands): Promise<number> {
     const { host, signals, output } = context;
-    checkCreating(options);
-    await chooseFilters(options.filter); // a wrong one is refused before anything is looked for
-    const { named, vdev } = imageAndVdev(operands, options.overlay !== undefined);
-    if (options.background) {
-      return await attachInBackground(context, options, { domain: operands["domain"]!, image: named, vdev });
+    checkCreating(given);
+    await chooseFilters(given.filter); // a wrong one is refused before anything is looked for
+    const { named, vdev } = imageAndVdev(operands, given.overlay !== undefined);
+    if (given.background) {
+      return await attachInBackground(context, given, { domain: operands["domain"]!, image: named, vdev });
     }
+    const config = await loadConfig("attach", given);
     const platform = await host.openNativePlatform();
+    const options = await optionsForAttach(platform, config, { options: given, given: context.given }, {
+      domain: operands["domain"]!,
+      image: named,
+      vdev,
+    });
     const timeoutMs = options.timeout * 1000;
     const image = await imageForAttach(context, options, named);
-    const disk = await attachOn(platform, {
+    const attaching = attachOn(platform, {
       ...settingsOf(options),
       domain: operands["domain"]!,
       image: image.name,
@@ -102,8 +114,10 @@ export const attach = defineVerb({
       await image.undo();
       throw error;
     });
-    output.message(`xenblk: ${disk.params} is ${disk.vdev} of ${domainLabel(disk.guest)}`);
-    if (!disk.status().connected) output.message(`xenblk: ${servedElsewhere(options.kind)}`);
+    const quiet = context.quiet || options.json;
+    const disk = await showWait({ output, quiet, what: "waiting for the guest to connect", timeoutMs }, attaching);
+    context.inform(`${disk.params} is ${disk.vdev} of ${domainLabel(disk.guest)}`);
+    if (!disk.status().connected) context.inform(servedElsewhere(options.kind));
     if (options.json) {
       using store = platform.openXenstore();
       output.json(describeDevice(store, disk.address));
@@ -117,6 +131,7 @@ export const attach = defineVerb({
       servesAll: false,
       kind,
       options,
+      closingMs: options.keep ? 0 : timeoutMs,
     });
     const end = await Promise.race([signals.drain, disk.ended]);
     await companions[Symbol.asyncDispose]();

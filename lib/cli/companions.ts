@@ -9,11 +9,14 @@ import type { NativePlatform } from "../host_platform.ts";
 import { journalDirectory } from "../journal_directory.ts";
 import { createLogger } from "../log.ts";
 import type { Service } from "../service.ts";
+import { ownEnvironment, serviceManagerOf } from "../systemd/environment.ts";
+import { Notices } from "../systemd/notices.ts";
+import { checkMetrics, METRICS_OPTIONS, startMetrics } from "./metrics.ts";
 import type { OptionValues } from "./options.ts";
 import type { Context } from "./verb.ts";
 
 /** The options of companions, for the verbs that serve. */
-export const COMPANION_OPTIONS = {} as const;
+export const COMPANION_OPTIONS = { ...METRICS_OPTIONS } as const;
 
 /** A process that serves, as a companion sees it. */
 export interface Serving {
@@ -26,13 +29,28 @@ export interface Serving {
   /** The backend kind, such as `vbd3`. */
   readonly kind: string;
   readonly options: OptionValues<typeof COMPANION_OPTIONS>;
+  /** How long guests may take to close their disks once the process ends. */
+  readonly closingMs: number;
 }
 
 /** Starts the companions that the options ask for. Disposing the result ends them. Rejects if one cannot start. */
 export async function startCompanions(serving: Serving): Promise<AsyncDisposable> {
-  const companions = new AsyncDisposableStack();
+  await using companions = new AsyncDisposableStack();
   companions.use(await startControlSocket(serving));
-  return companions;
+  const { context, platform, service, options } = serving;
+  companions.use(await startMetrics({ platform, service, version: context.version, options }));
+  const notices = tellServiceManager(serving); // the last one: it says that the process serves
+  if (notices !== undefined) companions.use(notices);
+  return companions.move();
+}
+
+/** Undefined if no service manager wants to know. */
+function tellServiceManager({ context, platform, service, kind, closingMs }: Serving): Notices | undefined {
+  const manager = serviceManagerOf(ownEnvironment, Deno.pid);
+  if (manager === undefined) return undefined;
+  const ending = context.signals.signal;
+  const logger = createLogger("systemd");
+  return new Notices({ manager, send: platform.sendDatagram, service, kind, ending, closingMs, logger });
 }
 
 /** The control socket. Disks are served without one if it cannot be made; the log says why. */
@@ -64,4 +82,9 @@ async function startControlSocket(
     warn(`no control socket: ${errorText(error)}; the disks are served without one; ${remedy}`);
     return undefined;
   }
+}
+
+/** Throws XenblkError if what the options ask for cannot work: to be called before a disk is served. */
+export function checkCompanions(options: OptionValues<typeof COMPANION_OPTIONS>): void {
+  checkMetrics(options);
 }

@@ -9,6 +9,8 @@ import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
 import { TIMEOUT } from "./device_options.ts";
 import { CALL_SLACK_MS, throughSocket } from "./through_socket.ts";
 import { flag } from "./options.ts";
+import { namedDisk } from "./disk_result.ts";
+import { showWait } from "./progress.ts";
 import { defineVerb } from "./verb.ts";
 
 /** The verb. */
@@ -25,17 +27,20 @@ export const detach = defineVerb({
   options: {
     force: flag("After the timeout, remove the nodes even if the guest still uses the disk: its I/O then fails", "f"),
     timeout: TIMEOUT,
+    json: flag("Print the disk that was detached as JSON", "J"),
   },
   permissions:
     "--allow-ffi --allow-env; to ask the serving process also --allow-net, and --allow-read and --allow-write of /run/xenblk.",
   examples: ["xenblk detach web xvdb", "xenblk detach 5 xvdb --force --timeout 5"],
-  async run({ host, signals, output }, options, operands): Promise<number> {
+  async run({ host, signals, output, quiet, inform }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
-    const { guest, device } = findDisk(store, operands["domain"]!, operands["vdev"]!);
+    const found = findDisk(store, operands["domain"]!, operands["vdev"]!);
+    const { guest, device } = found;
     const timeoutMs = options.timeout * 1000;
-    const { force } = options;
+    const { force, json } = options;
     const { signal } = signals;
-    await throughSocket(
+    const name = formatVdev(device.vdev);
+    const detaching = throughSocket(
       device,
       async (client) => {
         const params = { device: deviceLabel(device), timeoutMs, force };
@@ -43,7 +48,12 @@ export const detach = defineVerb({
       },
       () => detachDevice(store, device, { timeoutMs, force, signal }),
     );
-    output.message(`xenblk: ${formatVdev(device.vdev)} of ${domainLabel(guest)} is detached`);
+    await showWait(
+      { output, quiet: quiet || json, what: `waiting for the guest to close ${name}`, timeoutMs },
+      detaching,
+    );
+    if (json) output.json({ ...namedDisk(found), detached: true });
+    else inform(`${name} of ${domainLabel(guest)} is detached`);
     return 0;
   },
 });

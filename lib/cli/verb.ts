@@ -37,8 +37,12 @@ export interface Context {
   readonly logging: Logging;
   /** Loads all verbs. */
   readonly loadVerbs: () => Promise<readonly VerbFace[]>;
-  /** Show no progress. */
+  /** Show no progress, and nothing else but data and errors. */
   readonly quiet: boolean;
+  /** The names of the options that were given: a configuration file does not change these. */
+  readonly given: ReadonlySet<string>;
+  /** Shows a line about what was done on stderr, unless {@linkcode Context.quiet}. */
+  readonly inform: (line: string) => void;
 }
 
 /** One command of the command line. */

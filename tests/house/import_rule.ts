@@ -35,7 +35,8 @@ const LIB = [
   "service",
   "attach",
 ];
-const SERVING = [...LIB, "control"];
+/** What the verbs use beside LIB: the surroundings of a process that serves. */
+const SERVING = [...LIB, "config", "metrics", "systemd", "control"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi/plugin", "ffi"];
 const KIT = ["testing", "testing.ts"];
@@ -48,14 +49,18 @@ const FRAME = [
   "args",
   "companions",
   "device_options",
+  "disk_result",
   "help",
   "host",
   "live",
+  "metrics",
   "options",
   "output",
   "plugin_options",
   "progress",
+  "readable",
   "report",
+  "serve_options",
   "signals",
   "table",
   "through_socket",
@@ -92,6 +97,8 @@ export const ROOMS: readonly Room[] = [
   },
   { name: "control", floor: 11, files: ["lib/control/"], mayImport: LIB },
   { name: "host", floor: 4, files: ["lib/host_platform.ts"], mayImport: [...BASE, "disk", "plugin", "image"] },
+  { name: "systemd", floor: 10, files: ["lib/systemd/"], mayImport: [...BASE, "host", "backend", "service"] },
+  { name: "config", floor: 2, files: ["lib/config/"], mayImport: BASE, packages: ["npm:toml-eslint-parser@*"] },
   { name: "trace", floor: 2, files: ["lib/trace/"], mayImport: BASE, packages: ["node:zlib"] },
   { name: "figures", floor: 2, files: ["lib/figures/"], mayImport: BASE },
   { name: "parts", floor: 1, files: ["lib/*.ts"], mayImport: ["seam", "log"] },
@@ -179,8 +186,15 @@ export const ROOMS: readonly Room[] = [
     name: "pack",
     floor: 16,
     files: ["pack/"],
-    mayImport: ["seam", "cli.ts"],
+    mayImport: ["seam", "frame", "verbs", "catalogue", "cli.ts"],
     packages: ["typescript", "node:*"],
+  },
+  {
+    name: "metrics",
+    floor: 9,
+    files: ["lib/metrics/"],
+    mayImport: [...BASE, "figures", "backend"],
+    packages: ["npm:prom-client@*", "node:*"],
   },
   {
     name: "frame",
@@ -195,7 +209,13 @@ export const ROOMS: readonly Room[] = [
     files: CATALOGUE.map((name) => `lib/cli/${name}.ts`),
     mayImport: [...SERVING, "frame", "verbs"],
   },
-  { name: "verbs", floor: 13, files: ["lib/cli/"], mayImport: [...SERVING, "guest", "sim", "testing", "frame"] },
+  {
+    name: "verbs",
+    floor: 13,
+    files: ["lib/cli/"],
+    mayImport: [...SERVING, "guest", "sim", "testing", "frame"],
+    packages: ["node:crypto", "node:fs"],
+  },
   {
     name: "cli.ts",
     floor: 15,

@@ -45,6 +45,9 @@ export interface CreatingOptions {
   readonly keep: boolean;
 }
 
+/** What is used of the verb's context. */
+type CreatingContext = Pick<Context, "host" | "inform" | "signals">;
+
 /** The image to attach. */
 export interface AttachImage {
   /** As attach takes it. */
@@ -72,7 +75,7 @@ export function checkCreating(options: CreatingOptions): void {
 
 /** Creates the image if an option asks for that. Rejects with {@linkcode XenblkError}; nothing is then left. */
 export async function imageForAttach(
-  context: Context,
+  context: CreatingContext,
   options: CreatingOptions,
   image: string | undefined,
 ): Promise<AttachImage> {
@@ -86,7 +89,11 @@ function existing(name: string): AttachImage {
   return { name, undo: () => Promise.resolve(), release: () => Promise.resolve() };
 }
 
-async function createSized({ host, output, signals }: Context, sizeBytes: number, text: string): Promise<AttachImage> {
+async function createSized(
+  { host, inform, signals }: CreatingContext,
+  sizeBytes: number,
+  text: string,
+): Promise<AttachImage> {
   const { isNamed: _isNamed, ...given } = await parseGiven(text);
   const name = imageLabel(given);
   if (!isFile(given)) throw usageError("attach", `Cannot create image ${name}: it names no local file`);
@@ -104,12 +111,12 @@ async function createSized({ host, output, signals }: Context, sizeBytes: number
   checkSize(image.format, sizeBytes);
   const { format, target: path, passphraseFile: keyFile } = image;
   await createImage({ format, path, keyFile, sizeBytes, force: false }, host, signal);
-  output.message(`xenblk: created ${name} (${formatSize(sizeBytes)})`);
+  inform(`created ${name} (${formatSize(sizeBytes)})`);
   return { ...existing(name), undo: () => Deno.remove(image.target) };
 }
 
 async function createOverlay(
-  { host, output, signals }: Context,
+  { host, inform, signals }: CreatingContext,
   base: string,
   kept: string | undefined,
 ): Promise<AttachImage> {
@@ -117,7 +124,7 @@ async function createOverlay(
   const path = kept ?? placeBeside(backing);
   await createImage({ format: "qcow2", path, backing, force: false }, host, signals.signal);
   const fate = kept === undefined ? "it is removed when the disk is detached" : "it is kept";
-  output.message(`xenblk: created qcow2:${path}, an overlay of ${imageLabel(backing)}; ${fate}`);
+  inform(`created qcow2:${path}, an overlay of ${imageLabel(backing)}; ${fate}`);
   const remove = (): Promise<void> => Deno.remove(path);
   return { name: `qcow2:${path}`, undo: remove, release: kept === undefined ? remove : () => Promise.resolve() };
 }
