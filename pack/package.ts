@@ -33,7 +33,9 @@ export async function pack(root: string, folder: string): Promise<Tarball> {
   const stage = await Deno.makeTempDir({ prefix: "xenblk-pack-" });
   try {
     for (const [path, text] of packageFiles(root, project)) write(`${stage}/package/${path}`, text);
-    for (const path of DOCUMENTS.flatMap((name) => filesBelow(root, name))) {
+    // Beside the code are files that it imports as text.
+    const texts = filesBelow(root, "lib/").filter((path) => !path.endsWith(".ts"));
+    for (const path of [...DOCUMENTS.flatMap((name) => filesBelow(root, name)), ...texts]) {
       write(`${stage}/package/${path}`, Deno.readFileSync(root + path));
     }
     return await tarball(stage, output);

@@ -23,8 +23,10 @@ const BLOCKS = PAGES.flatMap(({ document, page }) => shellBlocks(document, page)
 type Run =
   /** Without Xen, in a checkout. */
   | { readonly how: "here" }
-  /** On a stand-in host: the lines that serve run beside those that follow. `before` makes files. */
-  | { readonly how: "on a host"; readonly before?: string }
+  /** On a stand-in host: the lines that serve run beside those that follow. `before` makes files;
+   * `instead` is a path that is not to be touched, and another.
+   */
+  | { readonly how: "on a host"; readonly before?: string; readonly instead?: readonly [path: string, other: string] }
   /** By a test that runs the same elsewhere. */
   | { readonly how: "elsewhere"; readonly by: string }
   /** It was run by hand, as the document says in these words. */
@@ -44,6 +46,9 @@ const RUNS: readonly (readonly [document: string, text: string, run: Run])[] = [
   ["docs/plugins.md", "dry-run --write", { how: "elsewhere", by: "tests/library/plugin_test.ts" }],
   ["docs/plugins.md", "attach web 'plugin:./my_disk.ts?16'", { how: "elsewhere", by: "tests/library/plugin_test.ts" }],
   ["docs/plugins.md", "--plugin-allow", { how: "elsewhere", by: "tests/native/serve/plugin_test.ts" }],
+  ["docs/metrics.md", "curl ", { how: "on a host" }],
+  ["docs/metrics.md", "--metrics-textfile", { how: "on a host", instead: ["/var/lib/prometheus/node-exporter", "."] }],
+  ["docs/metrics.md", "OTEL_DENO=true", { how: "on a host" }],
   ["docs/start.md", "xenblk doctor", { how: "on a host" }],
   ["docs/start.md", "--create 1G", { how: "on a host" }],
   ["docs/start.md", "xenblk detach web xvdz", { how: "on a host" }],
@@ -132,8 +137,11 @@ for (const block of BLOCKS.filter((block) => runOf(block)?.how === "here")) {
   });
 }
 
-/** The verbs that serve until they are ended, with what they say once they do. */
-const SERVING: Readonly<Record<string, RegExp>> = { attach: / is \w+ of web/, serve: /serving all/ };
+/** What a command says once it serves, if it serves until it is ended. */
+function readyOf([verb, ...options]: readonly string[]): RegExp | undefined {
+  if (verb === "serve") return options.includes("--metrics") ? /metrics and status page/ : /serving all/;
+  return verb === "attach" && !options.includes("--background") ? / is \w+ of web/ : undefined;
+}
 
 for (const { document } of PAGES) {
   const blocks = BLOCKS.filter((block) => block.document === document && runOf(block)?.how === "on a host");
@@ -151,10 +159,12 @@ const NO_HYPERVISOR = 5;
 
 async function runOnHost(block: ShellBlock, place: Place): Promise<void> {
   const run = runOf(block);
-  if (run?.how === "on a host" && run.before !== undefined) await place.run(run.before);
-  const lines = block.text.trim().split(/(?<!\\)\n/).map((line) => {
+  const { before, instead } = run?.how === "on a host" ? run : {};
+  if (before !== undefined) await place.run(before);
+  const text = instead === undefined ? block.text : block.text.replaceAll(...instead);
+  const lines = text.trim().split(/(?<!\\)\n/).map((line) => {
     const args = argumentsOf(commandsOf(line).at(-1) ?? []);
-    return { line, args, ready: args?.includes("--background") ? undefined : SERVING[args?.[0] ?? ""] };
+    return { line, args, ready: readyOf(args ?? []) };
   });
   // An example that serves a disk follows one whose disks are no longer needed.
   if (lines.some(({ ready }) => ready !== undefined)) await endAll(place);
@@ -167,8 +177,9 @@ async function runOnHost(block: ShellBlock, place: Place): Promise<void> {
   }
 }
 
+/** A command whose disk was detached is ending by itself: it may have stopped to handle INT. */
 async function endAll(place: Place): Promise<void> {
-  assertEquals((await place.end()).filter((status) => status !== 0), []);
+  assertEquals((await place.end()).filter((status) => status !== 0 && status !== 130), []);
 }
 
 function titleOf({ text }: ShellBlock): string {
