@@ -23,10 +23,15 @@ const BLOCKS = PAGES.flatMap(({ document, page }) => shellBlocks(document, page)
 type Run =
   /** Without Xen, in a checkout. */
   | { readonly how: "here" }
-  /** On a stand-in host: the lines that serve run beside those that follow. `before` makes files;
+  /** On a stand-in host: the lines that serve run beside those that follow. `before` makes files, `beside` serves;
    * `instead` is a path that is not to be touched, and another.
    */
-  | { readonly how: "on a host"; readonly before?: string; readonly instead?: readonly [path: string, other: string] }
+  | {
+    readonly how: "on a host";
+    readonly before?: string;
+    readonly beside?: string;
+    readonly instead?: readonly [path: string, other: string];
+  }
   /** By a test that runs the same elsewhere. */
   | { readonly how: "elsewhere"; readonly by: string }
   /** It was run by hand, as the document says in these words. */
@@ -49,9 +54,12 @@ const RUNS: readonly (readonly [document: string, text: string, run: Run])[] = [
   ["docs/metrics.md", "curl ", { how: "on a host" }],
   ["docs/metrics.md", "--metrics-textfile", { how: "on a host", instead: ["/var/lib/prometheus/node-exporter", "."] }],
   ["docs/metrics.md", "OTEL_DENO=true", { how: "on a host" }],
+  ["docs/start.md", "apt install", { how: "elsewhere", by: "tests/package/debian.ts" }],
+  ["docs/start.md", "cli.ts install", { how: "elsewhere", by: "tests/cli/install_test.ts" }],
+  ["docs/start.md", "systemctl enable", { how: "elsewhere", by: "tests/native/serve/systemd_test.ts" }],
   ["docs/start.md", "xenblk doctor", { how: "on a host" }],
-  ["docs/start.md", "--create 1G", { how: "on a host" }],
-  ["docs/start.md", "xenblk detach web xvdz", { how: "on a host" }],
+  ["docs/start.md", "--create 1G", { how: "on a host", beside: "xenblk serve" }],
+  ["docs/start.md", "xenblk detach web xvda", { how: "on a host" }],
   ["docs/xl.md", "install -m 755 contrib/block-xenblk", { how: "elsewhere", by: "tests/e2e/scenarios/08-xl-disks.sh" }],
   ["docs/xl.md", "xl block-attach", { how: "elsewhere", by: "tests/e2e/scenarios/08-xl-disks.sh" }],
   ["docs/storage.md", "--backing qcow2:base.qcow2", { how: "on a host" }],
@@ -159,7 +167,7 @@ const NO_HYPERVISOR = 5;
 
 async function runOnHost(block: ShellBlock, place: Place): Promise<void> {
   const run = runOf(block);
-  const { before, instead } = run?.how === "on a host" ? run : {};
+  const { before, beside, instead } = run?.how === "on a host" ? run : {};
   if (before !== undefined) await place.run(before);
   const text = instead === undefined ? block.text : block.text.replaceAll(...instead);
   const lines = text.trim().split(/(?<!\\)\n/).map((line) => {
@@ -167,9 +175,10 @@ async function runOnHost(block: ShellBlock, place: Place): Promise<void> {
     return { line, args, ready: readyOf(args ?? []) };
   });
   // An example that serves a disk follows one whose disks are no longer needed.
-  if (lines.some(({ ready }) => ready !== undefined)) await endAll(place);
+  if (beside !== undefined || lines.some(({ ready }) => ready !== undefined)) await endAll(place);
+  if (beside !== undefined) await place.serve(beside, /serving all/);
   for (const { line, args, ready } of lines) {
-    if (ready !== undefined) await place.serve(line, ready);
+    if (ready !== undefined) await place.serve(line.replace(/&\s*(#.*)?$/, ""), ready);
     else {
       const { status, stdout, stderr } = await place.run(line);
       assertEquals(status, args?.[0] === "doctor" ? NO_HYPERVISOR : 0, `${line}: ${stderr}${stdout}`);
