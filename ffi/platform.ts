@@ -15,6 +15,7 @@ import type {
   ParkerOptions,
   Platform,
   PlatformDescriptor,
+  ThreadStates,
   Waker,
   WakeToken,
   Xenstore,
@@ -22,10 +23,12 @@ import type {
 import type { NativeFiles } from "../lib/storage/image/medium.ts";
 import type { PluginClient } from "../lib/storage/plugin/types.ts";
 import type { VhostClient } from "../lib/storage/vhost.ts";
+import { sendDatagram } from "./linux/datagram.ts";
 import { NativeImageLocks } from "./linux/image_lock.ts";
 import { JournalFiles } from "./linux/journal_files.ts";
 import { nativeMemory } from "./linux/memory.ts";
 import { NativeParker, NativeWaker, NativeWakeToken } from "./linux/park.ts";
+import { nativeThreads } from "./linux/threads.ts";
 import { NativePluginClient } from "./plugin/client.ts";
 import { openUringParker } from "./uring/engine.ts";
 import { LinuxFiles } from "./uring/image_files.ts";
@@ -47,6 +50,10 @@ export class NativePlatform implements Platform {
   readonly vhost: VhostClient = new NativeVhostClient();
   /** Starts the processes of disks in TypeScript. */
   readonly plugins: PluginClient = new NativePluginClient();
+  /** Reaches the service manager and the system's log. */
+  readonly sendDatagram: typeof sendDatagram = sendDatagram;
+  /** From /proc. */
+  readonly threads: ThreadStates = nativeThreads;
 
   /** A connection of its own to xenstored. */
   openXenstore(): Xenstore {

@@ -33,6 +33,11 @@ export interface NativePlatform extends HostPlatform {
   readonly vhost: VhostClient;
   /** By Deno, with descriptors of shared memory. */
   readonly plugins: PluginClient;
+  /**
+   * Sends one datagram to a Unix socket, named by its path, or by `@` and an abstract name. Never waits. Returns 0 or a
+   * negative errno: EAGAIN if the receiver has no room for it now.
+   */
+  sendDatagram(socket: string, bytes: Uint8Array<ArrayBuffer>): number;
 }
 
 /** The locks among the disks of this process, by the platform that they are on. */

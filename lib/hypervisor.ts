@@ -280,6 +280,16 @@ export interface Platform {
   openWaker(token: WakeToken): Waker;
   /** Milliseconds of a monotonic clock that all threads of the process share, as nearly as its clocks allow. */
   now(): number;
+  /** Tells threads that a disk holds up from those that hang. Absent: that cannot be told. */
+  readonly threads?: ThreadStates;
+}
+
+/** What the kernel does with the threads of this process. */
+export interface ThreadStates {
+  /** The number of the calling thread, for {@linkcode isHeld} in any thread. */
+  current(): number;
+  /** Whether the kernel holds the thread in a wait that no signal ends, as for a disk that does not answer. */
+  isHeld(thread: number): boolean;
 }
 
 /** One entry of a node's permissions: entry 0 is the owner, and its access is the default for all other domains. */

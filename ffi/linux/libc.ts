@@ -65,6 +65,7 @@ const SYMBOLS = {
     parameters: ["i32", /* sockfd */ "buffer", /* buf */ "usize", /* len */ "i32" /* flags */],
     result: "i32",
   },
+  gettid: { parameters: [], result: "i32" },
   shutdown: { parameters: ["i32", /* sockfd */ "i32" /* how */], result: "i32" },
   dup3: { parameters: ["i32", /* oldfd */ "i32", /* newfd */ "i32" /* flags */], result: "i32" },
   memfd_create: { parameters: ["buffer", /* name */ "u32" /* flags */], result: "i32" },

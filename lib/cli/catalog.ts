@@ -83,9 +83,34 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./image/map.ts")).map,
   },
   {
+    name: "config check",
+    summary: "Check a configuration file, and show all of its faults",
+    load: async () => (await import("./config/check.ts")).check,
+  },
+  {
+    name: "config show",
+    summary: "Show what holds for serve, or for one disk, and where each value comes from",
+    load: async () => (await import("./config/show.ts")).showConfig,
+  },
+  {
     name: "doctor",
     summary: "Check this machine for everything that serving needs; each problem comes with its fix",
     load: async () => (await import("./doctor/verb.ts")).doctor,
+  },
+  {
+    name: "log-level",
+    summary: "Show or change how much serving processes log",
+    load: async () => (await import("./log_level.ts")).logLevel,
+  },
+  {
+    name: "install",
+    summary: "Install this copy of xenblk as a service of the host",
+    load: async () => (await import("./install/install.ts")).install,
+  },
+  {
+    name: "uninstall",
+    summary: "Remove what `xenblk install` has written",
+    load: async () => (await import("./install/uninstall.ts")).uninstall,
   },
   {
     name: "completion",

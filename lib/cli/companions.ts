@@ -3,27 +3,76 @@
  * once the service does, and ends before it. `serve` and `attach` start them.
  */
 
+import type { ServingVerb } from "../control/protocol.ts";
+import { errorText } from "../errors.ts";
 import type { NativePlatform } from "../host_platform.ts";
+import { journalDirectory } from "../journal_directory.ts";
+import { createLogger } from "../log.ts";
 import type { Service } from "../service.ts";
+import { ownEnvironment, serviceManagerOf } from "../systemd/environment.ts";
+import { Notices } from "../systemd/notices.ts";
+import { checkMetrics, METRICS_OPTIONS, startMetrics } from "./metrics.ts";
 import type { OptionValues } from "./options.ts";
 import type { Context } from "./verb.ts";
 
 /** The options of companions, for the verbs that serve. */
-export const COMPANION_OPTIONS = {} as const;
+export const COMPANION_OPTIONS = { ...METRICS_OPTIONS } as const;
 
 /** A process that serves, as a companion sees it. */
 export interface Serving {
   readonly context: Context;
   readonly platform: NativePlatform;
+  readonly verb: ServingVerb;
   readonly service: Service;
   /** The backend kind, such as `vbd3`. */
   readonly kind: string;
   readonly options: OptionValues<typeof COMPANION_OPTIONS>;
+  /** How long guests may take to close their disks once the process ends. */
+  readonly closingMs: number;
 }
 
 /** Starts the companions that the options ask for. Disposing the result ends them. Rejects if one cannot start. */
-// deno-lint-ignore require-await -- companions start one after the other
-export async function startCompanions(_serving: Serving): Promise<AsyncDisposable> {
-  const companions = new AsyncDisposableStack();
-  return companions;
+export async function startCompanions(serving: Serving): Promise<AsyncDisposable> {
+  await using companions = new AsyncDisposableStack();
+  companions.use(await startControlSocket(serving));
+  const { context, platform, service, options } = serving;
+  companions.use(await startMetrics({ platform, service, version: context.version, options }));
+  const notices = tellServiceManager(serving); // the last one: it says that the process serves
+  if (notices !== undefined) companions.use(notices);
+  return companions.move();
+}
+
+/** Undefined if no service manager wants to know. */
+function tellServiceManager({ context, platform, service, kind, closingMs }: Serving): Notices | undefined {
+  const manager = serviceManagerOf(ownEnvironment, Deno.pid);
+  if (manager === undefined) return undefined;
+  const ending = context.signals.signal;
+  const logger = createLogger("systemd");
+  return new Notices({ manager, send: platform.sendDatagram, service, kind, ending, closingMs, logger });
+}
+
+/** The control socket. Disks are served without one if it cannot be made; the log says why. */
+async function startControlSocket(
+  { context, platform, service, verb, kind }: Serving,
+): Promise<AsyncDisposable | undefined> {
+  const { version, logging } = context;
+  const logger = createLogger("control");
+  const warn = (line: string): void => logger.warning(line);
+  const { controlDirectory } = await import("../control/directory.ts");
+  const directory = controlDirectory(journalDirectory((name) => Deno.env.get(name)));
+  try {
+    const { startControl } = await import("../control/process.ts");
+    return await startControl({ directory, platform, service, verb, kind, version, logging, warn });
+  } catch (error) {
+    const remedy = error instanceof Deno.errors.NotCapable
+      ? "start it with --allow-net as well"
+      : `check that ${directory} can be written to`;
+    warn(`no control socket: ${errorText(error)}; the disks are served without one; ${remedy}`);
+    return undefined;
+  }
+}
+
+/** Throws XenblkError if what the options ask for cannot work: to be called before a disk is served. */
+export function checkCompanions(options: OptionValues<typeof COMPANION_OPTIONS>): void {
+  checkMetrics(options);
 }

@@ -1,25 +1,55 @@
 /**
  * Shows why a command failed and chooses its exit status. An expected failure is one line with its remedy; any other
- * exception is reported as a defect.
+ * exception is reported as a defect. For programs the line is a JSON object.
  */
 
 import { isAbort } from "../abort.ts";
-import { errorText, XenblkError } from "../errors.ts";
+import { type ErrorKind, errorText, XenblkError } from "../errors.ts";
 import { XenstoreError } from "../hypervisor.ts";
 import { printable } from "../log.ts";
 import { explainStoreError } from "../xenstore.ts";
 import type { Output } from "./output.ts";
 
-/** Shows the error and returns the exit status. Only a defect is shown with its stack, if `verbose`. */
-export function reportError(error: unknown, output: Output, verbose: boolean): number {
+/** How an error is shown. */
+export interface ErrorForm {
+  /** A defect is shown with its stack. */
+  readonly verbose: boolean;
+  /** The line is an {@linkcode ErrorObject} in JSON. */
+  readonly json: boolean;
+}
+
+/** What programs get: the last line of stderr. */
+interface ErrorObject {
+  readonly error: {
+    /** `defect`: an error that the program does not expect. */
+    readonly kind: ErrorKind | "defect";
+    readonly exitStatus: number;
+    readonly message: string;
+    readonly remedy?: string;
+  };
+}
+
+const DEFECT_STATUS = 1;
+const DEFECT_REMEDY = "please report it with the output of -v";
+
+/** Shows the error and returns the exit status. */
+export function reportError(error: unknown, output: Output, { verbose, json }: ErrorForm): number {
   const expected = expectedFailure(error);
-  if (expected !== undefined) {
-    output.message(`xenblk: ${printable(expected.line)}`);
-    return expected.exitStatus;
+  const status = expected?.exitStatus ?? DEFECT_STATUS;
+  if (expected === undefined && verbose) showStack(error, output);
+  if (json) output.message(JSON.stringify(errorObject(error, expected)));
+  else if (expected !== undefined) output.message(`xenblk: ${printable(expected.line)}`);
+  else output.message(`xenblk: ${printable(errorText(error))}; this is a defect; ${DEFECT_REMEDY}`);
+  return status;
+}
+
+function errorObject(error: unknown, expected: XenblkError | undefined): ErrorObject {
+  if (expected === undefined) {
+    const message = errorText(error);
+    return { error: { kind: "defect", exitStatus: DEFECT_STATUS, message, remedy: DEFECT_REMEDY } };
   }
-  output.message(`xenblk: ${printable(errorText(error))}; this is a defect; please report it with the output of -v`);
-  if (verbose) showStack(error, output);
-  return 1;
+  const { kind, exitStatus, message, remedy } = expected;
+  return { error: { kind, exitStatus, message, ...(remedy === undefined ? {} : { remedy }) } };
 }
 
 /** The failure with its exit status, unless the error is a defect. */

@@ -4,13 +4,18 @@
 
 import { COMMON_OPTIONS, optionNames } from "./args.ts";
 import { ANY_TEXT, type Option, type OptionTable } from "./options.ts";
+import { wrap, wrapAlternatives, wrapCommand, wrapUsage } from "./text.ts";
 import type { VerbFace } from "./verb.ts";
 
 /** Most characters of a line; fewer if the terminal has fewer, down to {@linkcode NARROWEST}. */
-const WIDEST = 100;
-const NARROWEST = 60;
-/** Most characters of the first of two columns, and for a narrow terminal. */
-const FIRST = { wide: 30, narrow: 24 } as const;
+const WIDEST = 80;
+const NARROWEST = 40;
+/** Most characters of the first of two columns. */
+const FIRST = 24;
+/** On a narrower terminal the second column would have too little room: it goes below the first one. */
+const TWO_COLUMNS = 60;
+/** The indent of a text below its name. */
+const BELOW = 6;
 
 /** A verb as the overview shows it. */
 export interface VerbSummary {
@@ -22,9 +27,9 @@ export interface VerbSummary {
 export function overview(verbs: readonly VerbSummary[], terminalColumns = Infinity): string {
   const width = widthFor(terminalColumns);
   const lines = [
-    "xenblk serves disk images to Xen guests through the blkif ring protocol.",
+    ...wrap("xenblk serves disk images to Xen guests through the blkif ring protocol.", 0, width),
     "",
-    "Usage: xenblk VERB [OPTIONS] [OPERANDS]",
+    ...wrapUsage("Usage: xenblk VERB [OPTIONS] [OPERANDS]", 0, width),
     "",
     "Verbs:",
     ...columns(verbs.map(({ name, summary }) => [name, summary]), width),
@@ -32,7 +37,7 @@ export function overview(verbs: readonly VerbSummary[], terminalColumns = Infini
     "Options:",
     ...optionLines({ help: COMMON_OPTIONS.help, version: COMMON_OPTIONS.version }, width),
     "",
-    "xenblk VERB --help describes a verb and its options.",
+    ...wrap("xenblk VERB --help describes a verb and its options.", 0, width),
     ...wrap(
       "Exit status: 0 done, 1 failed, 2 usage, 3 no such domain or device, 4 timed out waiting for the guest, " +
         "5 hypervisor missing or not permitted, 6 image corrupt, 7 image with leaks (both: image check).",
@@ -46,14 +51,16 @@ export function overview(verbs: readonly VerbSummary[], terminalColumns = Infini
 /** `xenblk VERB --help`, for a terminal of so many columns. */
 export function verbHelp(verb: VerbFace, terminalColumns = Infinity): string {
   const width = widthFor(terminalColumns);
-  const lines = [`Usage: ${usageLine(verb)}`, "", ...wrap(`${verb.summary}.`, 0, width)];
+  const lines = [...wrapUsage(`Usage: ${usageLine(verb)}`, 0, width), "", ...wrap(`${verb.summary}.`, 0, width)];
   if (verb.description !== undefined) lines.push("", ...wrap(verb.description, 0, width));
   if (verb.operands.length > 0) {
     lines.push("", "Operands:", ...columns(verb.operands.map(({ name, help }) => [name, help]), width));
   }
   if (Object.keys(verb.options).length > 0) lines.push("", "Options:", ...optionLines(verb.options, width));
   lines.push("", "Common options:", ...optionLines(COMMON_OPTIONS, width));
-  if (verb.examples.length > 0) lines.push("", "Examples:", ...verb.examples.map((example) => `  ${example}`));
+  if (verb.examples.length > 0) {
+    lines.push("", "Examples:", ...verb.examples.flatMap((example) => wrapCommand(example, 2, width)));
+  }
   lines.push("", "Deno permissions:", ...wrap(verb.permissions, 2, width));
   return lines.join("\n") + "\n";
 }
@@ -89,27 +96,14 @@ function optionText(option: Option): string {
   return option.help + range + fallback;
 }
 
-/** Two columns. If a text is too wide for the first column, the second one starts on the next line. */
+/** Two columns. If a text is too wide for the first column, or the terminal too narrow, the second one is below it. */
 function columns(entries: readonly (readonly [string, string])[], width: number): string[] {
-  const most = width < WIDEST ? FIRST.narrow : FIRST.wide;
-  const first = Math.min(most, Math.max(...entries.map(([name]) => name.length)));
+  const first = Math.min(FIRST, Math.max(...entries.map(([name]) => name.length)));
+  const isNarrow = width < TWO_COLUMNS;
   return entries.flatMap(([name, text]) => {
-    const [head = "", ...tail] = wrap(text, first + 4, width);
-    return name.length > first
-      ? [`  ${name}`, head, ...tail]
+    const [head = "", ...tail] = wrap(text, isNarrow ? BELOW : first + 4, width);
+    return isNarrow || name.length > first
+      ? [...wrapAlternatives(isNarrow ? name.trimStart() : name, 2, width), head, ...tail]
       : [`  ${name.padEnd(first + 2)}${head.trimStart()}`, ...tail];
   });
-}
-
-/** Breaks a text at spaces into indented lines of at most `width` characters. */
-function wrap(text: string, indent: number, width: number): string[] {
-  const lines: string[] = [];
-  let line = "";
-  for (const word of text.split(/\s+/)) {
-    if (line !== "" && indent + line.length + 1 + word.length > width) {
-      lines.push(" ".repeat(indent) + line);
-      line = word;
-    } else line = line === "" ? word : `${line} ${word}`;
-  }
-  return [...lines, " ".repeat(indent) + line];
 }

@@ -10,6 +10,7 @@ import { CATALOG, type CatalogEntry, verbsOf } from "./catalog.ts";
 import { overview, verbHelp } from "./help.ts";
 import { Output } from "./output.ts";
 import { reportError } from "./error_report.ts";
+import { readableLine } from "./readable.ts";
 import { DrainSignals } from "./signals.ts";
 import type { Context, Host, VerbFace } from "./verb.ts";
 
@@ -18,24 +19,35 @@ const OUTPUT_FAILED = 1;
 
 /**
  * Runs a command line (without the program's name) and returns the exit status: 1 also if all went well but the output
- * could not be written. Never throws.
+ * could not be written. Never throws. `output`: in place of the streams of this process.
  */
-export async function main(args: readonly string[], host: Host, version: string): Promise<number> {
-  const output = new Output();
+export async function main(
+  args: readonly string[],
+  host: Host,
+  version: string,
+  output: Output = new Output(),
+): Promise<number> {
   let status: number;
   try {
     status = await dispatch(args, host, version, output);
   } catch (error) {
-    const verbose = args.some((argument) => argument === "-v" || argument === "--verbose");
-    status = reportError(error, output, verbose);
+    // The arguments may be what is wrong, so the parser cannot say what they ask for.
+    status = reportError(error, output, { verbose: asksFor(args, "verbose", "v"), json: asksFor(args, "json", "J") });
   }
   return status === 0 && output.failed ? OUTPUT_FAILED : status;
+}
+
+/** Whether a flag is among the arguments, alone or with other letters. */
+function asksFor(args: readonly string[], name: string, letter: string): boolean {
+  const end = args.indexOf("--");
+  return (end < 0 ? args : args.slice(0, end))
+    .some((argument) => argument === `--${name}` || (/^-[a-zA-Z]+$/.test(argument) && argument.includes(letter)));
 }
 
 async function dispatch(args: readonly string[], host: Host, version: string, output: Output): Promise<number> {
   const [first, ...rest] = args;
   if (first === undefined) {
-    output.raw(overview(CATALOG, output.columns));
+    output.raw(overview(CATALOG, output.messageColumns));
     return new XenblkError("", { kind: "usage" }).exitStatus;
   }
   if (first === "-V" || first === "--version") {
@@ -55,7 +67,7 @@ async function dispatch(args: readonly string[], host: Host, version: string, ou
     return 0;
   }
   if (second !== undefined) return await runVerb(findVerb(`${first} ${second}`, group), others, host, version, output);
-  output.raw(overview(group, output.columns));
+  output.raw(overview(group, output.messageColumns));
   return new XenblkError("", { kind: "usage" }).exitStatus;
 }
 
@@ -67,7 +79,7 @@ async function runVerb(
   output: Output,
 ): Promise<number> {
   const verb = await entry.load();
-  const { options, common, operands } = parseArguments(verb, args);
+  const { options, common, operands, given } = parseArguments(verb, args);
   if (common.help) {
     output.data(verbHelp(verb, output.columns));
     return 0;
@@ -77,9 +89,11 @@ async function runVerb(
     return 0;
   }
   const logLevel: LogLevel = common.verbose ? "debug" : common.quiet ? "error" : "info";
-  using _logging = await startLogging(logLevel, (line) => output.message(`xenblk: ${line}`));
+  using logging = await startLogging(logLevel, (line) => output.message(`xenblk: ${readableLine(line)}`));
   using signals = new DrainSignals();
-  const context: Context = { output, signals, host, logLevel, loadVerbs, quiet: common.quiet };
+  const { quiet } = common;
+  const inform = (line: string): void => quiet ? undefined : output.message(`xenblk: ${line}`);
+  const context: Context = { output, signals, host, version, logging, loadVerbs, quiet, given, inform };
   return await verb.run(context, options, operands);
 }
 

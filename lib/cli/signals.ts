@@ -3,6 +3,8 @@
  * at once.
  */
 
+import { XenblkError } from "../errors.ts";
+
 /** The signals that end a command, each with the exit status. */
 const STATUS = { SIGINT: 130, SIGTERM: 143, SIGHUP: 129 } as const;
 
@@ -12,6 +14,21 @@ export type EndSignal = keyof typeof STATUS;
 /** The exit status of a command that the signal ended: 128 and the signal's number, as a shell reports it. */
 export function signalStatus(signal: EndSignal): number {
   return STATUS[signal];
+}
+
+/** A signal ended the work before there was a result. */
+export class EndedBySignal extends XenblkError {
+  readonly #signal: EndSignal;
+
+  /** `what` is what could not be done: `Cannot convert a.img`. */
+  constructor(what: string, signal: EndSignal) {
+    super(`${what}: ended by ${signal}`);
+    this.#signal = signal;
+  }
+
+  override get exitStatus(): number {
+    return signalStatus(this.#signal);
+  }
 }
 
 /**

@@ -42,12 +42,14 @@ export type ReactorCommand =
   | OpenCommand
   | { readonly type: "grow"; readonly id: number; readonly sectors: number }
   | { readonly type: "close"; readonly id: number }
+  /** Asks for a sign of life. */
+  | { readonly type: "ping" }
   | { readonly type: "exit" };
 
 /** From the Worker. */
 export type ReactorEvent =
-  /** `uringRefusal`: it has no io_uring, for that reason. */
-  | { readonly type: "ready"; readonly uringRefusal: Refusal | undefined }
+  /** `uringRefusal`: it has no io_uring, for that reason. `thread`: see ThreadStates; absent if there are none. */
+  | { readonly type: "ready"; readonly uringRefusal: Refusal | undefined; readonly thread?: number | undefined }
   | { readonly type: "unavailable"; readonly reason: string; readonly remedy: string | undefined }
   | { readonly type: "opened"; readonly id: number }
   | { readonly type: "refused"; readonly id: number; readonly reason: string }
@@ -57,4 +59,5 @@ export type ReactorEvent =
   | { readonly type: "latched"; readonly id: number }
   | { readonly type: "warning"; readonly message: string }
   | { readonly type: "debug"; readonly message: string }
+  | { readonly type: "alive" }
   | { readonly type: "exited" };

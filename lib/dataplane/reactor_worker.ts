@@ -62,7 +62,8 @@ async function run(platform: Platform, parkerOfRun: Parker, { token, control }: 
   using reactor = new Reactor(platform, parker, host, { openChannel, openMemory, mostPollMs: MOST_POLL_MS });
   const commands = new Commands(reactor, modules);
   self.onmessage = ({ data }: MessageEvent<ReactorCommand>): void => commands.take(data);
-  post({ type: "ready", uringRefusal: parker.submit === undefined ? parker.refusal ?? NOT_ASKED : undefined });
+  const uringRefusal = parker.submit === undefined ? parker.refusal ?? NOT_ASKED : undefined;
+  post({ type: "ready", uringRefusal, thread: platform.threads?.current() });
   const posted = new Int32Array(control);
   while (!commands.exiting) {
     const busy = reactor.turn();
@@ -126,6 +127,8 @@ class Commands {
         return post({ type: "grown", id: command.id });
       case "close":
         return this.#reactor.close(command.id);
+      case "ping":
+        return post({ type: "alive" });
       case "exit":
         this.exiting = true;
     }

@@ -112,7 +112,11 @@ class ReactorWorker {
   readonly #failed: ((reason: string) => void) | undefined;
   readonly #died: () => void;
   readonly #debug: ((message: string) => void) | undefined;
+  readonly #platform: Platform;
   #isReady = false;
+  #thread: number | undefined;
+  /** When it was asked for the sign of life that it has not given yet. */
+  #askedMs: number | undefined;
   #failure: string | undefined;
   #uringRefusal: Refusal | undefined;
 
@@ -120,6 +124,7 @@ class ReactorWorker {
   constructor(options: WorkerDataPlaneOptions, died: () => void) {
     this.#died = died;
     const { platform, warn, debug, uring = false } = options;
+    this.#platform = platform;
     this.#warn = warn;
     this.#failed = options.failed;
     this.#debug = debug;
@@ -147,6 +152,23 @@ class ReactorWorker {
 
   get ready(): Promise<void> {
     return this.#ready.promise;
+  }
+
+  /**
+   * Asks for a sign of life, and returns for how long it has given none. A reactor that starts, or that a disk holds up
+   * in the kernel, counts as alive.
+   */
+  silentMs(): number {
+    const { threads } = this.#platform;
+    if (!this.#isReady || this.#failure !== undefined) return 0;
+    const now = this.#platform.now();
+    if (this.#askedMs === undefined) {
+      this.#askedMs = now;
+      this.#say({ type: "ping" });
+      return 0;
+    }
+    if (this.#thread !== undefined && threads?.isHeld(this.#thread)) this.#askedMs = now;
+    return now - this.#askedMs;
   }
 
   /** How the reactor opens the disk, once the reactor is ready. */
@@ -242,6 +264,7 @@ class ReactorWorker {
     switch (event.type) {
       case "ready":
         this.#uringRefusal = event.uringRefusal;
+        this.#thread = event.thread;
         this.#isReady = true;
         return this.#ready.resolve();
       case "unavailable":
@@ -267,6 +290,9 @@ class ReactorWorker {
         return this.#warn(event.message);
       case "debug":
         return this.#debug?.(event.message);
+      case "alive":
+        this.#askedMs = undefined;
+        return;
       case "exited":
         return this.#exited.resolve();
     }
@@ -359,6 +385,14 @@ export class WorkerDataPlane implements DataPlane {
     }
   }
 
+  /**
+   * Asks each reactor for a sign of life. Returns for how long, in milliseconds, the most silent one has left an earlier
+   * question unanswered; 0 if none has, or a disk holds it up in the kernel.
+   */
+  silentMs(): number {
+    return Math.max(0, ...this.#lanes.map(({ reactor }) => reactor.silentMs()));
+  }
+
   /** Closes all queues and ends the Workers; one that has not started yet serves nothing and is not waited for. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.disposeWithin(Infinity);
@@ -388,7 +422,7 @@ export class WorkerDataPlane implements DataPlane {
       } catch (error) {
         leave();
         if (signal?.aborted || this.#closed || this.#lanes.length === 0 || !mayStart) throw error;
-        this.#options.warn(`a reactor could not be started, another one serves its rings: ${errorText(error)}`);
+        this.#options.warn(`a thread for rings could not be started, another one serves them: ${errorText(error)}`);
       }
     }
   }

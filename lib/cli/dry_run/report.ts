@@ -9,6 +9,7 @@ import type { ImageVerdict } from "../../guest/verify_image.ts";
 import { formatSize } from "../../sizes.ts";
 import type { LoadResult } from "./guest.ts";
 import { renderTable } from "../table.ts";
+import { wrap } from "../text.ts";
 
 /** One phase of a run: the loads of all guests together. */
 export interface PhaseResult {
@@ -106,12 +107,19 @@ function faultOfImage(verdict: ImageVerdict | undefined): string | undefined {
 }
 
 /** The result as a table, and a line about what was verified. */
-export function renderResult(result: DryRunResult): string {
+export function renderResult(result: DryRunResult, terminalColumns = Infinity): string {
   const right = { align: "right" } as const;
   const columns = [
     { heading: "PHASE" },
-    ...["REQUESTS", "MB/s", "IOPS", "p50 µs", "p90 µs", "p99 µs", "p99.9 µs", "VERIFIED SECTORS", "ERRORS"]
-      .map((heading) => ({ heading, ...right })),
+    { heading: "REQUESTS", ...right },
+    { heading: "MB/s", ...right },
+    { heading: "IOPS", ...right, leaveOut: 4 },
+    { heading: "p50 µs", ...right, leaveOut: 3 },
+    { heading: "p90 µs", ...right, leaveOut: 2 },
+    { heading: "p99 µs", ...right, leaveOut: 5 },
+    { heading: "p99.9 µs", ...right, leaveOut: 1 },
+    { heading: "VERIFIED SECTORS", ...right, leaveOut: 6 },
+    { heading: "ERRORS", ...right },
   ];
   const rows = result.phases.map((phase) => {
     const { p50, p90, p99, p999 } = phase.latencyUs;
@@ -125,7 +133,9 @@ export function renderResult(result: DryRunResult): string {
       String(phase.errors),
     ];
   });
-  return `${headline(result)}\n\n${renderTable(columns, rows)}\n${verdictLine(result)}`;
+  const table = renderTable(columns, rows, true, terminalColumns);
+  const [head, verdict] = [headline(result), verdictLine(result)].map((line) => wrap(line, 0, terminalColumns));
+  return `${head!.join("\n")}\n\n${table}\n${verdict!.join("\n")}\n`;
 }
 
 /** The run's parameters in one line. */
@@ -137,9 +147,9 @@ function headline({ image, sizeBytes, guests, abi, grants, seed }: DryRunResult)
 function verdictLine(result: DryRunResult): string {
   const { fault, interrupted, imageSectorsVerified, phases } = result;
   const early = interrupted ? "Stopped early. " : "";
-  if (fault !== undefined) return `${early}Failed.\n`;
+  if (fault !== undefined) return `${early}Failed.`;
   const read = phases.reduce((total, { verifiedSectors }) => total + verifiedSectors, 0);
-  if (read === 0 && imageSectorsVerified === 0) return `${early}Done; nothing was verified.\n`;
+  if (read === 0 && imageSectorsVerified === 0) return `${early}Done; nothing was verified.`;
   const image = imageSectorsVerified === 0 ? "" : `, ${imageSectorsVerified} sectors of the image file compared`;
-  return `${early}Verified: ${read} sectors read back correctly${image}.\n`;
+  return `${early}Verified: ${read} sectors read back correctly${image}.`;
 }

@@ -6,7 +6,7 @@
 import { unlessAborted } from "../../abort.ts";
 import { grantModeOf } from "../../backend/grant_choice.ts";
 import type { AbiName } from "../../blkif/abi.ts";
-import { errorText, XenblkError } from "../../errors.ts";
+import { XenblkError } from "../../errors.ts";
 import type { LoadSpec } from "../../guest/load_types.ts";
 import { MOST_RING_PAGE_ORDER } from "../../xenbus/features.ts";
 import { usageError } from "../args.ts";
@@ -24,7 +24,7 @@ import { PLUGIN_OPTIONS, pluginSettingsOf } from "../plugin_options.ts";
 import { choice, decimal, defaulting, flag, integer, optional, type OptionValues, size } from "../options.ts";
 import { parseBlockSizes, segmentsFor } from "./block_sizes.ts";
 import { Progress } from "../progress.ts";
-import { signalStatus } from "../signals.ts";
+import { EndedBySignal, signalStatus } from "../signals.ts";
 import { type Context, defineVerb } from "../verb.ts";
 
 /** Requests of a run with neither --requests nor --seconds. */
@@ -123,10 +123,10 @@ export const dryRun = defineVerb({
         prepareImage(context, image, { writes: options.write, overlaid, plugin: pluginSettingsOf(options) }),
         signal,
       ).catch((error) => {
-        if (!signal.aborted) throw error;
-        return undefined;
+        const { received } = context.signals;
+        // Its storage has not answered; what it still opens is closed with the process.
+        throw received === undefined ? error : new EndedBySignal(`Cannot open ${image}`, received);
       });
-    if (images === undefined) return cancelled(context, image!);
     checkBlockSizes(options, images);
     const { phases, fault, imageSectorsVerified } = await serveAndLoad(context, options, rings, images);
     const { received } = context.signals;
@@ -143,17 +143,11 @@ export const dryRun = defineVerb({
       fault,
     };
     if (options.json) context.output.json(result);
-    else context.output.data(renderResult(result));
+    else context.output.data(renderResult(result, context.output.columns));
     if (fault !== undefined) throw new XenblkError(`Cannot verify ${images.description}: ${fault}`);
     return received === undefined ? 0 : signalStatus(received);
   },
 });
-
-/** The storage of IMAGE has not answered; what it still opens is closed with the process. */
-function cancelled({ signals: { received, signal }, output }: Context, image: string): number {
-  output.message(`xenblk: Cannot open ${image}: ${errorText(signal.reason)}`);
-  return received === undefined ? 1 : signalStatus(received);
-}
 
 /** Refuses options that contradict each other or IMAGE. */
 function checkOptions(options: Options, image: string | undefined): void {
@@ -174,11 +168,10 @@ type ImageUse = Pick<GivenImageOptions, "writes"> & Partial<Pick<GivenImageOptio
 
 /** The image that the user named, locked if Deno's permissions allow that. */
 export async function prepareImage(
-  { host, output }: Context,
+  { host, inform: warn }: Context,
   name: string,
   { writes, overlaid = false, plugin = DEFAULT_PLUGIN_SETTINGS }: ImageUse,
 ): Promise<DryRunImages> {
-  const warn = (message: string): void => output.message(`xenblk: ${message}`);
   const use = { writes, overlaid, plugin, warn };
   if (Deno.permissions.querySync({ name: "ffi" }).state === "granted") {
     return await givenImage(name, { ...use, platform: await host.openNativePlatform() });
@@ -235,17 +228,20 @@ async function serveAndLoad(
   });
   const guests: DryRunGuest[] = [];
   for (const image of images) guests.push(await machine.addGuest(image, ABI_NAMES[options.abi]!, options.seed));
-  using progress = new Progress(context.output, context.quiet);
+  using progress = new Progress(context.output, context.quiet || options.json);
   const runner = new PhaseRunner(guests, progress, context.signals.signal);
+  const load = randomLoad(options);
+  const randomEnd = { requests: load.requests && load.requests * guests.length, seconds: options.seconds };
+  const wholeDisks = { requests: guests.reduce((sum, guest) => sum + guest.readBackRequests, 0) };
   const phases: PhaseResult[] = [];
   // What the disk holds has to be known before it is written to. A file is read by the model itself.
   const { path, readOnly, baseline } = images[0]!;
   if (path === undefined && !readOnly && baseline === "anything") {
-    phases.push(await runner.run("first read", (guest) => guest.readBack(options.depth)));
+    phases.push(await runner.run("first read", wholeDisks, (guest) => guest.readBack(options.depth)));
   }
-  phases.push(await runner.run("random", async (guest) => [await guest.load(randomLoad(options))]));
+  phases.push(await runner.run("random", randomEnd, async (guest) => [await guest.load(load)]));
   if (images[0]!.baseline !== undefined && !context.signals.signal.aborted) {
-    phases.push(await runner.run("read back", (guest) => guest.readBack(options.depth)));
+    phases.push(await runner.run("read back", wholeDisks, (guest) => guest.readBack(options.depth)));
   }
   for (const guest of guests) await guest.disconnect();
   // Filters may make anything of the guests' writes.

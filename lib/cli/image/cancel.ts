@@ -4,13 +4,12 @@
  */
 
 import { isAbort } from "../../abort.ts";
-import { errorText } from "../../errors.ts";
-import { signalStatus } from "../signals.ts";
+import { EndedBySignal } from "../signals.ts";
 import type { Context } from "../verb.ts";
 
-/** Runs the work; `what` is the beginning of the message if a signal ends it: `Cannot convert a.img`. */
+/** Runs the work; `what` is the beginning of the error if a signal ends it: `Cannot convert a.img`. */
 export async function endingBySignal(
-  { output, signals }: Context,
+  { signals }: Pick<Context, "signals">,
   what: string,
   work: () => Promise<number>,
 ): Promise<number> {
@@ -18,7 +17,6 @@ export async function endingBySignal(
     return await work();
   } catch (error) {
     if (signals.received === undefined || !isAbort(error)) throw error;
-    output.message(`xenblk: ${what}: ${errorText(error)}`);
-    return signalStatus(signals.received);
+    throw new EndedBySignal(what, signals.received);
   }
 }

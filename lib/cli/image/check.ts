@@ -8,6 +8,7 @@ import { imageLabel } from "../../storage/image/spec.ts";
 import { isLocked, qemuImgError, runQemuImg } from "../../storage/qemu/qemu_img.ts";
 import { choice, flag, optional } from "../options.ts";
 import { renderFields } from "../table.ts";
+import { showWait } from "../progress.ts";
 import { defineVerb } from "../verb.ts";
 import { endingBySignal } from "./cancel.ts";
 import { findNamedImage, IMAGE_OPERAND, sourceArguments } from "./name.ts";
@@ -80,7 +81,10 @@ export const check = defineVerb({
       const repair = options.repair === undefined ? [] : ["-r", options.repair];
       const source = await sourceArguments(image);
       const args = ["check", "--output=json", ...repair, ...source.objects, ...source.image];
-      const outcome = await runQemuImg(args, { signal: signals.signal });
+      const outcome = await showWait(
+        { output, quiet: context.quiet || options.json, what: `checking ${imageLabel(image)}` },
+        runQemuImg(args, { signal: signals.signal }),
+      );
       if (isLocked(outcome)) throw await inUseError(host, what, image.target, options.repair !== undefined);
       if (outcome.status === NOT_SUPPORTED) {
         throw new XenblkError(`${what}: the format ${image.format} cannot be checked`, { kind: "usage" });
@@ -88,7 +92,7 @@ export const check = defineVerb({
       if (![CLEAN, CORRUPT, LEAKS].includes(outcome.status)) throw qemuImgError(what, outcome);
       const verdict = verdictOf(name, outcome.status, JSON.parse(outcome.stdout) as ImageCheck);
       if (options.json) output.json(verdict);
-      else output.data(renderVerdict(verdict));
+      else output.data(renderVerdict(verdict, output.columns));
       return verdict.verdict === "clean" ? 0 : CHECK_STATUS[verdict.verdict];
     });
   },
@@ -115,7 +119,7 @@ function verdictOf(image: string, status: number, found: ImageCheck): Verdict {
   };
 }
 
-function renderVerdict(verdict: Verdict): string {
+function renderVerdict(verdict: Verdict, terminalColumns: number): string {
   const { image, corruptions, leaks, corruptionsFixed, leaksFixed, allocatedClusters, totalClusters, endBytes } =
     verdict;
   const remedies = {
@@ -132,5 +136,6 @@ function renderVerdict(verdict: Verdict): string {
     ["clusters", totalClusters === undefined ? undefined : `${allocatedClusters ?? 0} of ${totalClusters} allocated`],
     ["end", endBytes === undefined ? undefined : formatSize(endBytes)],
   ];
-  return renderFields(fields.flatMap(([name, value]) => value === undefined ? [] : [[name, value] as const]));
+  const known = fields.flatMap(([name, value]) => value === undefined ? [] : [[name, value] as const]);
+  return renderFields(known, terminalColumns);
 }

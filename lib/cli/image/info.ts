@@ -54,14 +54,14 @@ export const info = defineVerb({
       };
       const all = [top, ...backing.map((facts): Description => ({ ...facts, formatBy: "image", guests: [] }))];
       if (options.json) output.json(all);
-      else output.data(all.map(renderDescription).join("\n"));
+      else output.data(all.map((image) => renderDescription(image, output.columns)).join("\n"));
       return 0;
     });
   },
 });
 
 /** The image as lines of names and values, and its snapshots as a table. */
-function renderDescription(image: Description): string {
+function renderDescription(image: Description, terminalColumns: number): string {
   const { backing, encryption, allocatedBytes, clusterBytes, snapshots } = image;
   const byContent = image.formatBy === "content" ? ", by its content; no format was named" : "";
   const fields: [string, string | undefined][] = [
@@ -78,17 +78,20 @@ function renderDescription(image: Description): string {
     ["condition", conditionText(image)],
     ["used by", usersText(image)],
   ];
-  const text = renderFields(fields.flatMap(([name, value]) => value === undefined ? [] : [[name, value] as const]));
+  const known = fields.flatMap(([name, value]) => value === undefined ? [] : [[name, value] as const]);
+  const text = renderFields(known, terminalColumns);
   if (snapshots.length === 0) return text;
   const columns = [
     { heading: "SNAPSHOT" },
-    { heading: "NAME" },
+    { heading: "NAME", cut: "end" },
     { heading: "TAKEN" },
     { heading: "STATE", align: "right" },
   ] as const;
   return text + renderTable(
     columns,
     snapshots.map(({ id, name, takenAt, vmStateBytes }) => [id, name, takenAt, formatSize(vmStateBytes)]),
+    true,
+    terminalColumns,
   );
 }
 

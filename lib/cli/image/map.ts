@@ -7,6 +7,7 @@ import { imageLabel } from "../../storage/image/spec.ts";
 import { isLocked, qemuImgError, runQemuImg } from "../../storage/qemu/qemu_img.ts";
 import { flag } from "../options.ts";
 import { renderTable } from "../table.ts";
+import { showWait } from "../progress.ts";
 import { defineVerb } from "../verb.ts";
 import { endingBySignal } from "./cancel.ts";
 import { findNamedImage, IMAGE_OPERAND, sourceArguments } from "./name.ts";
@@ -60,12 +61,15 @@ export const map = defineVerb({
     return await endingBySignal(context, what, async () => {
       const source = await sourceArguments(image);
       const args = ["map", "--output=json", ...source.objects, ...source.image];
-      const outcome = await runQemuImg(args, { signal: signals.signal });
+      const outcome = await showWait(
+        { output, quiet: context.quiet || options.json, what: `reading the map of ${imageLabel(image)}` },
+        runQemuImg(args, { signal: signals.signal }),
+      );
       if (isLocked(outcome)) throw await inUseError(host, what, image.target, false);
       if (outcome.status !== 0) throw qemuImgError(what, outcome);
       const ranges = (JSON.parse(outcome.stdout) as MapEntry[]).map(rangeOf);
       if (options.json) output.json(ranges);
-      else output.data(renderRanges(ranges, !options["no-headings"]));
+      else output.data(renderRanges(ranges, !options["no-headings"], output.columns));
       return 0;
     });
   },
@@ -77,14 +81,14 @@ function rangeOf({ start, length, depth, zero, data, present = true, compressed,
   return { startBytes: start, lengthBytes: length, content, depth, ...place };
 }
 
-function renderRanges(ranges: readonly MapRange[], headings: boolean): string {
+function renderRanges(ranges: readonly MapRange[], headings: boolean, terminalColumns: number): string {
   const columns = [
     { heading: "START", align: "right" },
     { heading: "LENGTH", align: "right" },
-    { heading: "SIZE", align: "right" },
+    { heading: "SIZE", align: "right", leaveOut: 1 },
     { heading: "CONTENT" },
     { heading: "DEPTH", align: "right" },
-    { heading: "OFFSET", align: "right" },
+    { heading: "OFFSET", align: "right", leaveOut: 2 },
   ] as const;
   const rows = ranges.map(({ startBytes, lengthBytes, content, depth, hostOffsetBytes }) => [
     String(startBytes),
@@ -94,5 +98,5 @@ function renderRanges(ranges: readonly MapRange[], headings: boolean): string {
     content === "unallocated" ? "-" : String(depth),
     hostOffsetBytes === undefined ? "-" : String(hostOffsetBytes),
   ]);
-  return renderTable(columns, rows, headings);
+  return renderTable(columns, rows, headings, terminalColumns);
 }

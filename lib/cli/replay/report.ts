@@ -127,24 +127,30 @@ export function errorsOf({ sides }: ReplayReport): number {
 }
 
 /** The report for people. */
-export function renderReport(report: ReplayReport): string {
+export function renderReport(report: ReplayReport, terminalColumns = Infinity): string {
   const heads = report.sides.map(({ name, image, sizeBytes, elapsedMs }) =>
     `${name}: ${image} (${formatSize(sizeBytes)}), ${(elapsedMs / 1000).toFixed(2)} s\n`
   );
   const times = report.speed === 1 ? "" : `${report.speed} times `;
   const speed = report.speed === "max" ? "as fast as it goes" : `at ${times}the recorded speed`;
   const notes = [...report.sides.flatMap(notesOf), ...traceNotes(report)].map((note) => `${note}\n`);
-  return `${report.trace}, ${speed}, seed ${report.seed}\n${heads.join("")}\n${tableOf(report)}${
+  return `${report.trace}, ${speed}, seed ${report.seed}\n${heads.join("")}\n${tableOf(report, terminalColumns)}${
     notes.length === 0 ? "" : "\n"
   }${notes.join("")}`;
 }
 
-function tableOf({ sides, ratios }: ReplayReport): string {
+function tableOf({ sides, ratios }: ReplayReport, terminalColumns: number): string {
   const right = { align: "right" } as const;
   const columns = [
     { heading: "OPERATION" },
     { heading: "" },
-    ...["REQUESTS", "IOPS", "MB/s", "p50 µs", "p99 µs", "max µs", "ERRORS"].map((heading) => ({ heading, ...right })),
+    { heading: "REQUESTS", ...right },
+    { heading: "IOPS", ...right },
+    { heading: "MB/s", ...right, leaveOut: 1 },
+    { heading: "p50 µs", ...right, leaveOut: 3 },
+    { heading: "p99 µs", ...right },
+    { heading: "max µs", ...right, leaveOut: 2 },
+    { heading: "ERRORS", ...right },
   ];
   const rows = sides[0]!.operations.flatMap(({ operation }, index) => {
     const each = sides.map(({ name, operations }) => rowOf(name, operations[index]!));
@@ -152,7 +158,7 @@ function tableOf({ sides, ratios }: ReplayReport): string {
     const ratio = ratios[index];
     return ratio === undefined ? each : [...each, ratioRow(operation, ratio)];
   });
-  return renderTable(columns, rows);
+  return renderTable(columns, rows, true, terminalColumns);
 }
 
 function rowOf(name: string, { operation, requests, iops, mbPerSecond, latencyUs, errors }: OperationReport): string[] {
