@@ -62,8 +62,9 @@ export function packageFiles(root: string, project: Project): PackageFiles {
   for (const end of [".js", ".d.ts"]) files.delete(LAUNCHER + end);
   const deno = Deno.readTextFileSync(`${root}.dvmrc`).trim();
   // Beside the code are files that it imports as text.
-  const texts = filesBelow(root, "lib/").filter((path) => !path.endsWith(".ts"));
-  for (const path of texts) files.set(path, Deno.readTextFileSync(root + path));
+  for (const path of filesBelow(root, "lib/").filter((path) => !path.endsWith(".ts"))) {
+    files.set(path, Deno.readTextFileSync(root + path));
+  }
   files.set(COMMAND, launcher).set("package.json", manifest(project, specifiers.packages, deno));
   return { files, packages: specifiers.packages };
 }
