@@ -32,7 +32,7 @@ export { NATIVE_PLATFORM, openPlatform } from "./platform.ts";
 export { ABI_NAMES, type AbiName } from "./lib/blkif/abi.ts";
 export { type Clock, SYSTEM_CLOCK } from "./lib/clock.ts";
 export { formatSize, parseSize } from "./lib/sizes.ts";
-export { createLogger, type Logger, type LogLevel, SILENT, startLogging } from "./lib/log.ts";
+export { createLogger, type Logger, type Logging, type LogLevel, SILENT, startLogging } from "./lib/log.ts";
 
 export * from "./lib/storage/disk.ts";
 export {
@@ -98,9 +98,11 @@ export { createStats, type QueueStats, STAT } from "./lib/dataplane/stats.ts";
 export { WorkerDataPlane, type WorkerDataPlaneOptions } from "./lib/dataplane/worker_dataplane.ts";
 
 export { BackendKind, type BackendKindOptions, ownDomain } from "./lib/backend/kind.ts";
-export type { CloseOptions, ExcludingDiskFinder } from "./lib/backend/device.ts";
+export type { CloseOptions } from "./lib/backend/device.ts";
+export type { ExcludingDiskFinder } from "./lib/toolstack/sharing.ts";
 export type { Exclusion, ImageQuery, QueriedFile } from "./lib/toolstack/sharing.ts";
 export type { GrantChoice } from "./lib/backend/grant_choice.ts";
+export type { DiskIdentity, SettingsRule } from "./lib/backend/disk_identity.ts";
 export { DEFAULT_SETTINGS, type DeviceSettings } from "./lib/backend/settings.ts";
 export type { StuckDevice } from "./lib/backend/kind.ts";
 export type { DeviceStatus } from "./lib/backend/status.ts";

@@ -21,7 +21,7 @@ try {
   const options = parseBenchOptions(Deno.args);
   Deno.exit(options.help ? help() : await bench(options));
 } catch (error) {
-  Deno.exit(reportError(error, output, false));
+  Deno.exit(reportError(error, output, { verbose: false, json: false }));
 }
 
 function help(): number {

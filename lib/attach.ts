@@ -4,7 +4,7 @@
  */
 
 import { unlessAborted } from "./abort.ts";
-import { type AttachedDisk, ServedDisk } from "./attached_disk.ts";
+import { ServedDisk } from "./attached_disk.ts";
 import { DeviceClaim, DeviceClaimedError } from "./backend/claim.ts";
 import { ownDomain } from "./backend/kind.ts";
 import type { DeviceSettings } from "./backend/settings.ts";
@@ -82,7 +82,7 @@ const CLAIM_INTERVAL_MS = 200;
 const MOST_CLAIMS = 50;
 
 /** The same as the library's `attach`, on a given host. */
-export async function attachOn(platform: HostPlatform, options: AttachOptions): Promise<AttachedDisk> {
+export async function attachOn(platform: HostPlatform, options: AttachOptions): Promise<ServedDisk> {
   const { signal, clock = SYSTEM_CLOCK } = options;
   if (signal?.aborted) throw abortOf(options.image, signal); // a look that has begun would outlast the rejection
   const { wanted, params, guest, backendDomain } = await unlessAborted(prepare(platform, options), signal)
@@ -267,7 +267,7 @@ interface Attachment {
 }
 
 /** Serves the device and waits for the guest; if that fails, ends serving and removes the nodes. */
-async function serveUntilConnected(attachment: Attachment): Promise<AttachedDisk> {
+async function serveUntilConnected(attachment: Attachment): Promise<ServedDisk> {
   const { platform, store, claim, device, guest, params, options } = attachment;
   const { domain: _domain, image: _image, vdev: _vdev, shared: _shared, cdrom: _cdrom, kind: _kind, ...serving } =
     options;

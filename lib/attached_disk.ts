@@ -139,6 +139,11 @@ export class ServedDisk implements AttachedDisk {
     OPEN.add(this);
   }
 
+  /** What serves the disk, for what runs beside it. */
+  get service(): Service {
+    return this.#parts.service;
+  }
+
   status(): DeviceStatus {
     return this.#status = this.#parts.service.devices.status()[0] ?? this.#status;
   }

@@ -9,6 +9,9 @@ import { configure, getLogger, type LogRecord, resetSync } from "npm:@logtape/lo
 /** How much is logged; each level includes those after it. */
 export type LogLevel = "debug" | "info" | "warning" | "error";
 
+/** The levels in that order. */
+export const LOG_LEVELS: readonly LogLevel[] = ["debug", "info", "warning", "error"];
+
 /** Takes log lines. A line is plain text without a final period; `label: what happened` where a device is meant. */
 export interface Logger {
   /** Details that only help to find a fault. */
@@ -62,23 +65,49 @@ export function labelled(logger: Logger, label: string): Logger {
   };
 }
 
+/** The running log. Disposing it ends all logging. */
+export interface Logging extends Disposable {
+  /** Lines of this level and above are written. It can be changed at any time. */
+  level: LogLevel;
+  /** Calls `take` with each line whatever its level, until the result is disposed. */
+  follow(take: (level: LogLevel, line: string) => void): Disposable;
+}
+
+/** The level of a record: LogTape has two more. */
+function levelOf({ level }: LogRecord): LogLevel {
+  return level === "trace" ? "debug" : level === "fatal" ? "error" : level;
+}
+
 /**
  * Sends all lines of `level` and above to `write`, each as `level: line` (an info line bare), without a line end.
- * Called once by the command; a later call replaces the earlier one. Disposing the result ends all logging.
+ * Called once by the command; a later call replaces the earlier one.
  */
-export async function startLogging(level: LogLevel, write: (line: string) => void): Promise<Disposable> {
+export async function startLogging(level: LogLevel, write: (line: string) => void): Promise<Logging> {
+  const followers = new Set<(level: LogLevel, line: string) => void>();
+  const logging: Logging = {
+    level,
+    follow(take): Disposable {
+      const own: typeof take = (level, line) => take(level, line);
+      followers.add(own);
+      return { [Symbol.dispose]: (): void => void followers.delete(own) };
+    },
+    [Symbol.dispose]: resetSync,
+  };
   const sink = (record: LogRecord): void => {
     const text = record.message.join("");
-    write(record.level === "info" ? text : `${record.level}: ${text}`);
+    const level = levelOf(record);
+    for (const take of followers) take(level, text);
+    if (LOG_LEVELS.indexOf(level) < LOG_LEVELS.indexOf(logging.level)) return;
+    write(level === "info" ? text : `${level}: ${text}`);
   };
   await configure({
     reset: true,
     sinks: { lines: sink },
     loggers: [
-      { category: "xenblk", sinks: ["lines"], lowestLevel: level },
+      { category: "xenblk", sinks: ["lines"], lowestLevel: "debug" },
       // LogTape's own diagnostics; this leaves out its hint that the category is not configured.
       { category: ["logtape", "meta"], sinks: ["lines"], lowestLevel: "warning" },
     ],
   });
-  return { [Symbol.dispose]: resetSync };
+  return logging;
 }

@@ -6,6 +6,7 @@
 import { unlessAborted } from "./abort.ts";
 import { BackendKind, type BackendKindOptions, type StuckDevice } from "./backend/kind.ts";
 import type { CloseOptions } from "./backend/device.ts";
+import type { SettingsRule } from "./backend/disk_identity.ts";
 import { DEFAULT_SETTINGS, type DeviceSettings } from "./backend/settings.ts";
 import { WorkerDataPlane } from "./dataplane/worker_dataplane.ts";
 import { type Clock, SYSTEM_CLOCK } from "./clock.ts";
@@ -53,6 +54,8 @@ export interface ServiceOptions {
   readonly only?: DeviceAddress;
   /** For all devices alike. What is absent is as in {@linkcode DEFAULT_SETTINGS}. */
   readonly settings?: Partial<DeviceSettings>;
+  /** The settings of each device, in place of `settings`; asked once, when the device appears. Absent: they are alike. */
+  readonly settingsFor?: SettingsRule;
   /** Keep journals, so that a crash loses no request. Default true. */
   readonly journal?: boolean;
   /** Each disk that needs a storage daemon has one of its own. Default: the disks of a guest share one. */
@@ -201,7 +204,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
   let hasFailed = false;
   failure.promise.catch(() => hasFailed = true);
   const failed = (reason: string): void => failure.reject(deathOf(reason));
-  const uring = settings.engine !== "file" && files !== undefined && files.uringRefusal() === undefined;
+  const uring = usesUring(options, settings);
   await using undo = new AsyncDisposableStack();
   const pool = undo.use(new IoPool({ platform: platform.descriptor, warn, failed }));
   const dataPlane = undo.use(
@@ -236,20 +239,36 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
     journals,
     keepJournals: journal ?? true,
     settings,
+    ...(options.settingsFor && { settingsFor: options.settingsFor }),
     logger,
     clock,
   });
   const threads = undo.move();
+  const close = closer(devices, threads, { clock, warn, graceMs: () => hasFailed ? GRACE_AFTER_FAILURE_MS : GRACE_MS });
+  const silentMs = (): number => dataPlane.silentMs();
+  return { service: { devices, failed: failure.promise, silentMs, close }, threads, images };
+}
+
+/** Watches the progress of devices until the result is called, which closes them and then ends the threads. */
+function closer(
+  devices: BackendKind,
+  threads: AsyncDisposable,
+  { clock, warn, graceMs }: { clock: Clock; warn: (message: string) => void; graceMs: () => number },
+): Service["close"] {
   const closing = watchProgress(devices, clock);
-  const close = async (how: CloseOptions): Promise<CloseResult> => {
+  return async (how) => {
     closing.abort();
-    const finished = await devices.close(how, hasFailed ? GRACE_AFTER_FAILURE_MS : GRACE_MS, STALL_MS);
+    const finished = await devices.close(how, graceMs(), STALL_MS);
     // A reactor that serves no device any more ends; one with requests in flight does when they are over.
     await endThreads(threads, warn);
     return { finished, stuck: devices.stuck };
   };
-  const silentMs = (): number => dataPlane.silentMs();
-  return { service: { devices, failed: failure.promise, silentMs, close }, threads, images };
+}
+
+/** With a rule, any disk may ask for it. */
+function usesUring({ platform: { files }, settingsFor }: ServiceOptions, { engine }: DeviceSettings): boolean {
+  if (engine === "file" && settingsFor === undefined) return false;
+  return files !== undefined && files.uringRefusal() === undefined;
 }
 
 /** Checks devices now and then, until it is aborted. */

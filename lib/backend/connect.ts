@@ -276,8 +276,9 @@ function frontendKnows({ resources, settings, log }: DeviceParts): void {
   if (grantsReason !== undefined) log.info(`grants ${grants} in place of ${settings.grants}: ${grantsReason}`);
   const ports = queues.map((queue) => queue.eventChannel).join(", ");
   const pages = queues[0]?.ringRefs.length ?? 0;
-  const rings = `${queues.length} of ${pages} page${pages === 1 ? "" : "s"}`;
-  log.info(`connected: ${abi}, rings ${rings}, event channels ${ports}, grants ${grants}`);
+  const rings = `${queues.length} ring${queues.length === 1 ? "" : "s"} of ${pages} page${pages === 1 ? "" : "s"}`;
+  log.info(`connected: the guest uses the disk by ${rings}, grants ${grants}`);
+  log.debug(`${abi}, event channels ${ports}`);
   resources.ringTold();
 }
 

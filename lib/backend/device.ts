@@ -8,7 +8,7 @@ import { isAbort, unlessAborted } from "../abort.ts";
 import type { Clock } from "../clock.ts";
 import { sumStats } from "../dataplane/stats.ts";
 import { errorText } from "../errors.ts";
-import type { Xenstore, XenstoreOperations } from "../hypervisor.ts";
+import type { Xenstore } from "../hypervisor.ts";
 import { labelled, type Logger } from "../log.ts";
 import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
 import { stateName, XenbusState } from "../xenbus/states.ts";
@@ -26,11 +26,11 @@ import type { Turns } from "../turns.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Attempts } from "./attempts.ts";
 import { type DeviceParts, reportLatch } from "./connect.ts";
-import type { Exclusion, ImageQuery } from "../toolstack/sharing.ts";
+import type { ExcludingDiskFinder, Exclusion, ImageQuery } from "../toolstack/sharing.ts";
 import { DeviceActions } from "./device_actions.ts";
 import { DeviceError } from "./device_error.ts";
 import type { DeviceFilters } from "./device_filters.ts";
-import { DeviceNodes, type Observation } from "./device_nodes.ts";
+import { DeviceNodes, isRemoved, type Observation } from "./device_nodes.ts";
 import { withEmptyDrive } from "./empty_drive.ts";
 import { FrontendWatch } from "./frontend_watch.ts";
 import { deviceLabel } from "./journals.ts";
@@ -50,16 +50,11 @@ export interface DeviceServices extends ResourceServices {
   readonly alarms?: Logger;
   /** Shared by the devices of the process: their looks leave the thread to others. */
   readonly turns: Turns;
+  /** Called after each look at the device. */
+  readonly looked?: () => void;
   /** Searches the disks of other guests of this host; absent: whoever holds an image's lock is waited for. */
   readonly findExcludingDisk?: ExcludingDiskFinder;
 }
-
-/** Finds the disk of another guest that excludes a use of an image by this one. */
-export type ExcludingDiskFinder = (
-  store: XenstoreOperations,
-  user: DeviceAddress,
-  query: ImageQuery,
-) => Promise<Exclusion | undefined>;
 
 /** How a device is left when its process stops serving it. */
 export interface CloseOptions {
@@ -126,6 +121,8 @@ export class BackendDevice {
   #dirty = false;
   #working: Promise<void> | undefined;
   #seen: Observation | undefined;
+  #guestName: string | undefined;
+  readonly #looked: () => void;
   #closing: Promise<void> | undefined;
   #draining = false;
   readonly #stall = new Stall();
@@ -136,6 +133,7 @@ export class BackendDevice {
   constructor(address: DeviceAddress, services: DeviceServices) {
     const { clock, logger, settings } = services;
     const { signal } = this.#stop;
+    this.#looked = services.looked ?? ((): void => {});
     this.address = address;
     this.path = backendPath(address);
     this.label = deviceLabel(address);
@@ -210,7 +208,7 @@ export class BackendDevice {
   /** What the device looks like now. */
   status(): DeviceStatus {
     const { kind, frontendDomain, vdev } = this.address;
-    const { image, connected, latch } = this.#resources;
+    const { image, connected, latch, lock } = this.#resources;
     const error = this.#error.message;
     const waitsFor = this.waitsFor;
     const queues = this.#resources.readStats();
@@ -219,10 +217,12 @@ export class BackendDevice {
       backendPath: this.path,
       kind,
       domain: frontendDomain,
+      ...(this.#guestName !== undefined && { guest: this.#guestName }),
       vdev,
       name: formatVdev(vdev),
       backendState: stateName(this.#seen?.backendState ?? "gone"),
       frontendState: this.#guestReleased ? "domain gone" : stateName(this.#seen?.frontendState ?? "gone"),
+      owned: lock.owner === "us",
       connected,
       ...(image && { image: image.disk.description }),
       ...(error !== undefined && { error }),
@@ -300,7 +300,7 @@ export class BackendDevice {
       if (outcome !== "failed" || !this.#resources.waits.overdue) looks++;
       this.#attempts.reset();
     }
-    this.#log.warning("cannot leave it Closed");
+    this.#log.warning("cannot complete the detachment; remove what is left with `xenblk detach`");
   }
 
   /** Nothing is written to a device that may be another process's. */
@@ -374,6 +374,7 @@ export class BackendDevice {
       this.#attempts.ended(outcome, outcome === "failed" ? trusted : fingerprint);
       this.#announce(outcome);
     }
+    this.#looked();
     return outcome;
   }
 
@@ -383,6 +384,9 @@ export class BackendDevice {
     if (this.#guestReleased) {
       this.#guestReleased = !nodes.guestExists; // a new domain may have got the number
       if (this.#guestReleased) seen = { ...seen, frontendState: "gone" };
+    }
+    if (this.#seen?.backendState !== seen.backendState || this.#seen.frontendState !== seen.frontendState) {
+      this.#guestName = nodes.guestName;
     }
     this.#seen = seen;
     this.#removalAsked ||= this.#intent !== "serve" && isRemovalAsked(seen);
@@ -466,7 +470,7 @@ export class BackendDevice {
     try {
       this.#resources.disown(true);
     } catch (error) {
-      this.#log.warning(`cannot remove its latch or its lock: ${errorText(error)}`);
+      this.#log.warning(`cannot remove its files beside the journals: ${errorText(error)}`);
     }
     this.#unwatch();
     this.#retired.resolve();
@@ -491,8 +495,3 @@ export class BackendDevice {
 
 /** Actions after which the situation may be `refused` or `busy`. */
 const CAN_BE_REFUSED: ReadonlySet<Action["kind"]> = new Set(["offer", "open", "connect", "resume"]);
-
-/** The toolstack's request for removal is carried out. */
-function isRemoved({ backendState, online }: Observation): boolean {
-  return backendState === XenbusState.Closed && !online;
-}

@@ -178,7 +178,9 @@ export class DeviceActions {
       return "waiting"; // permissions may change without an event for those who had none
     }
     const state = stateName(side === "backend" ? seen.backendState : seen.frontendState);
-    if (this.#unknownLogged !== side + state) log.warning(`${side} state ${state} means nothing here, ignored`);
+    if (this.#unknownLogged !== side + state) {
+      log.warning(`the ${side} wrote the state ${state}, which makes no sense now: ignored`);
+    }
     this.#unknownLogged = side + state;
     return "idle";
   }

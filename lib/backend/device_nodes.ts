@@ -141,6 +141,16 @@ export class DeviceNodes {
     return this.#store.isDomainIntroduced(this.#address.frontendDomain);
   }
 
+  /** The guest's name, if its toolstack has named it and this domain may read it: a driver domain may not. */
+  get guestName(): string | undefined {
+    try {
+      return this.#store.read(`/local/domain/${this.#address.frontendDomain}/name`) || undefined;
+    } catch (error) {
+      if (error instanceof XenstoreError && error.code === "EACCES") return undefined;
+      throw error;
+    }
+  }
+
   /** The nonce of the connection that was served last, if one was. */
   connectionNonce(): string | undefined {
     return this.#store.read(`${this.#path}/${NONCE_NODE}`);
@@ -465,4 +475,9 @@ export function hiddenNode(path: string): XenblkError {
   return new XenblkError(`Cannot read ${path}: the guest does not permit it (EACCES)`, {
     remedy: "let the guest's driver, or xenstore-chmod in domain 0, give this domain read access to that directory",
   });
+}
+
+/** The toolstack's request for removal is carried out. */
+export function isRemoved({ backendState, online }: Observation): boolean {
+  return backendState === XenbusState.Closed && !online;
 }

@@ -16,8 +16,10 @@ import { backendKindPath, backendPath, type DeviceAddress, parseBackendPath, par
 import { Turns } from "../turns.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Backoff } from "./backoff.ts";
-import { BackendDevice, type CloseOptions, type ExcludingDiskFinder } from "./device.ts";
+import type { ExcludingDiskFinder } from "../toolstack/sharing.ts";
+import { BackendDevice, type CloseOptions } from "./device.ts";
 import { TOOLSTACK_NODES } from "./device_nodes.ts";
+import { identifyDisk, type SettingsRule } from "./disk_identity.ts";
 import { isDeviceGone, sweepLeftovers } from "./leftovers.ts";
 import type { DeviceSettings } from "./settings.ts";
 import type { DeviceStatus } from "./status.ts";
@@ -48,8 +50,10 @@ export interface BackendKindOptions {
   readonly journals: JournalStore;
   /** Rings have journals. Absent: they do; false: a crash of this process loses the requests in flight. */
   readonly keepJournals?: boolean;
-  /** For all devices alike. */
+  /** For all devices alike, unless there is a rule. */
   readonly settings: DeviceSettings;
+  /** The settings of each device, in place of `settings`; asked once, when the device appears. */
+  readonly settingsFor?: SettingsRule;
   /** Gets what filters hold open, while they do. */
   readonly holds?: Set<AsyncDisposable>;
   /** Gets all lines; those that a guest causes are limited per guest. */
@@ -88,6 +92,7 @@ export class BackendKind {
   readonly #link: StoreLink;
   readonly #onlyRetired = Promise.withResolvers<void>();
   readonly #onlyBereft = Promise.withResolvers<void>();
+  readonly #listeners = new Set<(path: string) => void>();
   readonly #discovered = Promise.withResolvers<void>();
   #store: Xenstore | undefined;
   #watches: XenstoreWatch[] = [];
@@ -136,6 +141,22 @@ export class BackendKind {
   /** What each device looks like now. */
   status(): DeviceStatus[] {
     return [...this.#devices.values()].map((device) => device.status());
+  }
+
+  /** What one looks like, by the backend's directory. Undefined if there is no such device. */
+  statusOf(path: string): DeviceStatus | undefined {
+    return this.#devices.get(path)?.status();
+  }
+
+  /** Calls the listener with the directory of each device that may have changed, until the result is disposed. */
+  onChange(listener: (path: string) => void): Disposable {
+    const own = (path: string): void => listener(path);
+    this.#listeners.add(own);
+    return { [Symbol.dispose]: (): void => void this.#listeners.delete(own) };
+  }
+
+  #announce(path: string): void {
+    for (const listener of this.#listeners) listener(path);
   }
 
   /**
@@ -230,7 +251,11 @@ export class BackendKind {
       void this.#endLeftovers(store);
     }
     const trusted = !again || this.#keptItsContents(store);
-    if (!trusted) this.#options.logger.warning("xenstore came back without our devices: they are served on");
+    if (!trusted) {
+      this.#options.logger.warning(
+        "xenstored has lost the nodes of the disks: they are served on, but no tool sees them",
+      );
+    }
     for (const device of this.#devices.values()) device.attachStore(store, trusted);
     this.#follow(store.watch(this.#root), (path) => this.#changed(path));
     if (
@@ -292,7 +317,11 @@ export class BackendKind {
     const follow = async (): Promise<void> => {
       for await (const path of watch) changed(path);
     };
-    follow().catch((error) => this.#options.logger.error(`a watch failed: ${errorText(error)}`));
+    follow().catch((error) =>
+      this.#options.logger.error(
+        `cannot watch xenstore: ${errorText(error)}; restart this process, or it will miss new disks`,
+      )
+    );
   }
 
   /** A node changed: pokes the devices at, above or below it, and looks for new ones. */
@@ -374,8 +403,8 @@ export class BackendKind {
   #adopt(store: Xenstore, address: DeviceAddress): void {
     const path = backendPath(address);
     if (this.#devices.has(path) || store.read(`${path}/state`) === undefined) return;
-    const { dataPlane, openDisk, imageLocks, journals, keepJournals, settings, holds, findExcludingDisk } =
-      this.#options;
+    const { dataPlane, openDisk, imageLocks, journals, keepJournals, holds, findExcludingDisk } = this.#options;
+    const settings = this.#options.settingsFor?.(identifyDisk(store, address)) ?? this.#options.settings;
     const logger = this.#limiter.forGuest(address.frontendDomain);
     const device = new BackendDevice(address, {
       dataPlane,
@@ -390,6 +419,7 @@ export class BackendKind {
       ...(findExcludingDisk && { findExcludingDisk }),
       clock: this.#clock,
       turns: this.#turns,
+      looked: () => this.#announce(path),
     });
     this.#devices.set(path, device);
     if (this.#options.only !== undefined) {
@@ -403,6 +433,7 @@ export class BackendKind {
   /** The device's directory is gone; a new one may be in its place already. */
   #drop(device: BackendDevice): void {
     this.#devices.delete(device.path);
+    this.#announce(device.path);
     const guest = device.address.frontendDomain;
     const others = [...this.#devices.values()].some((other) => other.address.frontendDomain === guest);
     if (!others) this.#limiter.forget(guest);

@@ -110,6 +110,6 @@ function announce(
   ];
   if (!nodes.opened(seen.backendState, features, error.clear("attempt"))) return false;
   const kind = description.cdrom ? ", cdrom" : "";
-  log.info(`offering ${disk.description} as ${description.name}${kind} (type ${description.type})`);
+  log.info(`offering ${disk.description} as ${description.name}${kind}`);
   return true;
 }

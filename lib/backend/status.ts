@@ -16,6 +16,8 @@ export interface DeviceStatus {
   readonly kind: string;
   /** The guest. */
   readonly domain: DomId;
+  /** The guest's name, as it was when one of the states changed last; absent if it has none. */
+  readonly guest?: string;
   /** The virtual device number. */
   readonly vdev: number;
   /** The virtual device's name, such as `xvda`. */
@@ -24,6 +26,8 @@ export interface DeviceStatus {
   readonly backendState: string;
   /** The guest's, likewise; `domain gone` if xenstored does not know its domain any more. */
   readonly frontendState: string;
+  /** This process has the device; another one, or none yet, otherwise. */
+  readonly owned: boolean;
   /** This process serves its ring. */
   readonly connected: boolean;
   /** The open image, described for people; absent while none is open. */

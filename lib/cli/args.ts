@@ -13,7 +13,7 @@ export const COMMON_OPTIONS = {
   help: flag("Show this help and exit", "h"),
   version: flag("Show the version and exit", "V"),
   verbose: flag("Log every step; show the stack of an error", "v"),
-  quiet: flag("Log only errors; show no progress", "q"),
+  quiet: flag("Show only data and errors: no progress, news or warnings", "q"),
 } as const;
 
 /** A verb's arguments, parsed. */
@@ -22,6 +22,8 @@ export interface ParsedArguments<T extends OptionTable> {
   readonly common: OptionValues<typeof COMMON_OPTIONS>;
   /** The operands by name in lower case; an operand that was not given is absent. */
   readonly operands: Readonly<Record<string, string>>;
+  /** The names of the options that were given. */
+  readonly given: ReadonlySet<string>;
 }
 
 /** Parses the arguments after the verb. Throws XenblkError (usage). With `--help` or `--version` operands may be missing. */
@@ -43,10 +45,11 @@ export function parseArguments<T extends OptionTable>(
     },
   });
   const values = optionValues(table, parsed, complain);
-  const given = [...parsed._.map(String), ...(parsed["--"] as string[])];
+  const rest = [...parsed._.map(String), ...(parsed["--"] as string[])];
   const common = pick(values, COMMON_OPTIONS);
-  const operands = common.help || common.version ? {} : nameOperands(verb, given, complain);
-  return { options: pick(values, verb.options), common, operands };
+  const operands = common.help || common.version ? {} : nameOperands(verb, rest, complain);
+  const given = new Set(Object.keys(table).filter((name) => isGiven(parsed[name])));
+  return { options: pick(values, verb.options), common, operands, given };
 }
 
 /** An error about how the command was called; exit status 2. */
@@ -149,6 +152,11 @@ function nameOperands(
 function pick<T extends OptionTable>(values: Readonly<Record<string, unknown>>, table: T): OptionValues<T> {
   // Each value came from the parser of that option, so it has the option's type.
   return Object.fromEntries(Object.keys(table).map((name) => [name, values[name]])) as OptionValues<T>;
+}
+
+/** The parser sets flags that were not given to false, and lists to empty ones. */
+function isGiven(parsed: unknown): boolean {
+  return Array.isArray(parsed) ? parsed.length > 0 : parsed !== undefined && parsed !== false;
 }
 
 /** The option as it was given, without its value. */

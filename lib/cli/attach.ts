@@ -10,14 +10,21 @@ import { domainLabel } from "../toolstack/domains.ts";
 import { describeDevice } from "../toolstack/list.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
 import { usageError } from "./args.ts";
+import { COMPANION_OPTIONS, startCompanions } from "./companions.ts";
+import { loadConfig } from "./config/file.ts";
+import { optionsForAttach } from "./config/for_attach.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
 import { checkCreating, CREATING_OPTIONS, imageForAttach } from "./image/for_attach.ts";
 import { pluginSettingsOf } from "./plugin_options.ts";
 import { defaulting, flag } from "./options.ts";
+import { CONFIG_OPTIONS } from "./serve_options.ts";
+import { showWait } from "./progress.ts";
 import { defineVerb } from "./verb.ts";
 
 const OPTIONS = {
   ...DEVICE_OPTIONS,
+  ...COMPANION_OPTIONS,
+  ...CONFIG_OPTIONS,
   "kind": defaulting(KIND, DEFAULT_KIND),
   "shared": flag(
     "Others may write to the image at the same time (mode w!): for a cluster file system, or to insist on an image that " +
@@ -39,7 +46,8 @@ export const attach = defineVerb({
   description:
     "Writes the nodes that xl would write, serves the disk, and prints the device's name once the guest has " +
     "connected. On INT, TERM or HUP it detaches the disk and removes the nodes; it also ends when another command detaches the " +
-    "disk. A serve of the same kind leaves the disk alone meanwhile. With --overlay the operands are DOMAIN and VDEV.",
+    "disk. A serve of the same kind leaves the disk alone meanwhile. With --overlay the operands are DOMAIN and VDEV. A " +
+    "configuration file applies as it does to serve; the command line takes precedence.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "IMAGE", help: IMAGE_HELP, required: false, isPath: true },
@@ -53,7 +61,7 @@ export const attach = defineVerb({
   options: OPTIONS,
   permissions:
     "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, /run/xenblk " +
-    "and IMAGE if it is a regular file; --allow-ffi is as good as all permissions. For --create also " +
+    "and IMAGE if it is a regular file, read also to /etc/xenblk; --allow-net for the control socket; --allow-ffi is as good as all permissions. For --create also " +
     "--allow-run=qemu-img; images of other formats than raw, and plugins, need --allow-all.",
   examples: [
     "xenblk attach web disk.img",
@@ -62,15 +70,21 @@ export const attach = defineVerb({
     "xenblk attach web 'plugin:./my_disk.ts?https://host/disk.img' --plugin-allow net=host",
     "xenblk attach test7 --overlay qcow2:base.qcow2",
   ],
-  async run(context, options, operands): Promise<number> {
+  async run(context, given, operands): Promise<number> {
     const { host, signals, output } = context;
-    checkCreating(options);
-    await chooseFilters(options.filter); // a wrong one is refused before anything is looked for
-    const { named, vdev } = imageAndVdev(operands, options.overlay !== undefined);
+    checkCreating(given);
+    await chooseFilters(given.filter); // a wrong one is refused before anything is looked for
+    const { named, vdev } = imageAndVdev(operands, given.overlay !== undefined);
+    const config = await loadConfig("attach", given);
     const platform = await host.openNativePlatform();
+    const options = await optionsForAttach(platform, config, { options: given, given: context.given }, {
+      domain: operands["domain"]!,
+      image: named,
+      vdev,
+    });
     const timeoutMs = options.timeout * 1000;
     const image = await imageForAttach(context, options, named);
-    const disk = await attachOn(platform, {
+    const attaching = attachOn(platform, {
       ...settingsOf(options),
       domain: operands["domain"]!,
       image: image.name,
@@ -90,13 +104,26 @@ export const attach = defineVerb({
       await image.undo();
       throw error;
     });
-    output.message(`xenblk: ${disk.params} is ${disk.vdev} of ${domainLabel(disk.guest)}`);
-    if (!disk.status().connected) output.message(`xenblk: ${servedElsewhere(options.kind)}`);
+    const quiet = context.quiet || options.json;
+    const disk = await showWait({ output, quiet, what: "waiting for the guest to connect", timeoutMs }, attaching);
+    context.inform(`${disk.params} is ${disk.vdev} of ${domainLabel(disk.guest)}`);
+    if (!disk.status().connected) context.inform(servedElsewhere(options.kind));
     if (options.json) {
       using store = platform.openXenstore();
       output.json(describeDevice(store, disk.address));
     } else output.data(`${disk.vdev}\n`);
+    const { kind } = options;
+    const companions = await startCompanions({
+      context,
+      platform,
+      service: disk.service,
+      verb: "attach",
+      kind,
+      options,
+      closingMs: options.keep ? 0 : timeoutMs,
+    });
     const end = await Promise.race([signals.drain, disk.ended]);
+    await companions[Symbol.asyncDispose]();
     if (typeof end === "object" && end.reason === "failed") throw died(end.error, options.kind);
     await disk.close({ leave: options.keep ? "connected" : "detached", timeoutMs });
     await image.release();

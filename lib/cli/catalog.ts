@@ -83,6 +83,16 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./image/map.ts")).map,
   },
   {
+    name: "config check",
+    summary: "Check a configuration file, and show all of its faults",
+    load: async () => (await import("./config/check.ts")).check,
+  },
+  {
+    name: "config show",
+    summary: "Show what holds for serve, or for one disk, and where each value comes from",
+    load: async () => (await import("./config/show.ts")).showConfig,
+  },
+  {
     name: "doctor",
     summary: "Check this machine for everything that serving needs; each problem comes with its fix",
     load: async () => (await import("./doctor/verb.ts")).doctor,
@@ -96,6 +106,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     name: "uninstall",
     summary: "Remove what `xenblk install` has written",
     load: async () => (await import("./install/uninstall.ts")).uninstall,
+  },
+  {
+    name: "log-level",
+    summary: "Show or change how much serving processes log",
+    load: async () => (await import("./log_level.ts")).logLevel,
   },
   {
     name: "completion",

@@ -3,7 +3,10 @@
  * once the service does, and ends before it. `serve` and `attach` start them.
  */
 
+import type { ServingVerb } from "../control/protocol.ts";
+import { errorText } from "../errors.ts";
 import type { NativePlatform } from "../host_platform.ts";
+import { journalDirectory } from "../journal_directory.ts";
 import { createLogger } from "../log.ts";
 import type { Service } from "../service.ts";
 import { ownEnvironment, serviceManagerOf } from "../systemd/environment.ts";
@@ -18,6 +21,7 @@ export const COMPANION_OPTIONS = {} as const;
 export interface Serving {
   readonly context: Context;
   readonly platform: NativePlatform;
+  readonly verb: ServingVerb;
   readonly service: Service;
   /** The backend kind, such as `vbd3`. */
   readonly kind: string;
@@ -29,6 +33,7 @@ export interface Serving {
 /** Starts the companions that the options ask for. Disposing the result ends them. Rejects if one cannot start. */
 export async function startCompanions(serving: Serving): Promise<AsyncDisposable> {
   await using companions = new AsyncDisposableStack();
+  companions.use(await startControlSocket(serving));
   const notices = tellServiceManager(serving); // the last one: it says that the process serves
   if (notices !== undefined) companions.use(notices);
   return companions.move();
@@ -41,4 +46,25 @@ function tellServiceManager({ context, platform, service, kind, closingMs }: Ser
   const ending = context.signals.signal;
   const logger = createLogger("systemd");
   return new Notices({ manager, send: platform.sendDatagram, service, kind, ending, closingMs, logger });
+}
+
+/** The control socket. Disks are served without one if it cannot be made; the log says why. */
+async function startControlSocket(
+  { context, platform, service, verb, kind }: Serving,
+): Promise<AsyncDisposable | undefined> {
+  const { version, logging } = context;
+  const logger = createLogger("control");
+  const warn = (line: string): void => logger.warning(line);
+  const { controlDirectory } = await import("../control/directory.ts");
+  const directory = controlDirectory(journalDirectory((name) => Deno.env.get(name)));
+  try {
+    const { startControl } = await import("../control/process.ts");
+    return await startControl({ directory, platform, service, verb, kind, version, logging, warn });
+  } catch (error) {
+    const remedy = error instanceof Deno.errors.NotCapable
+      ? "start it with --allow-net as well"
+      : `check that ${directory} can be written to`;
+    warn(`no control socket: ${errorText(error)}; the disks are served without one; ${remedy}`);
+    return undefined;
+  }
 }

@@ -7,6 +7,8 @@ import { domainLabel } from "../toolstack/domains.ts";
 import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
 import { TIMEOUT } from "./device_options.ts";
 import { flag } from "./options.ts";
+import { namedDisk } from "./disk_result.ts";
+import { showWait } from "./progress.ts";
 import { defineVerb } from "./verb.ts";
 
 /** The verb. */
@@ -23,16 +25,23 @@ export const detach = defineVerb({
   options: {
     force: flag("After the timeout, remove the nodes even if the guest still uses the disk: its I/O then fails", "f"),
     timeout: TIMEOUT,
+    json: flag("Print the disk that was detached as JSON", "J"),
   },
   permissions: "--allow-ffi --allow-env.",
   examples: ["xenblk detach web xvdb", "xenblk detach 5 xvdb --force --timeout 5"],
-  async run({ host, signals, output }, options, operands): Promise<number> {
+  async run({ host, signals, output, quiet, inform }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
-    const { guest, device } = findDisk(store, operands["domain"]!, operands["vdev"]!);
+    const found = findDisk(store, operands["domain"]!, operands["vdev"]!);
+    const { guest, device } = found;
     const timeoutMs = options.timeout * 1000;
-    const { force } = options;
-    await detachDevice(store, device, { timeoutMs, force, signal: signals.signal });
-    output.message(`xenblk: ${formatVdev(device.vdev)} of ${domainLabel(guest)} is detached`);
+    const { force, json } = options;
+    const name = formatVdev(device.vdev);
+    await showWait(
+      { output, quiet: quiet || json, what: `waiting for the guest to close ${name}`, timeoutMs },
+      detachDevice(store, device, { timeoutMs, force, signal: signals.signal }),
+    );
+    if (json) output.json({ ...namedDisk(found), detached: true });
+    else inform(`${name} of ${domainLabel(guest)} is detached`);
     return 0;
   },
 });

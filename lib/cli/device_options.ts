@@ -73,8 +73,8 @@ export const FILTER = repeated(
   ),
 );
 
-/** Options of verbs that serve devices. */
-export const DEVICE_OPTIONS = {
+/** How one disk is served: a configuration file can set these for disks that it names. */
+export const DISK_OPTIONS = {
   "read-only": flag("Serve read-only, even if the device's nodes allow writes", "r"),
   "engine": ENGINE,
   "cache": CACHE,
@@ -103,11 +103,6 @@ export const DEVICE_OPTIONS = {
     choice("Offer discards if the image supports them", ["on", "off"]),
     "as the disk's nodes say",
   ),
-  "workers": WORKERS,
-  "no-journal": flag(
-    "Keep no journals: a crash of the process loses the requests in flight; this saves a few percent of CPU time " +
-      "per request at most",
-  ),
   "allow-image": repeated({
     ...text(
       "PATTERN",
@@ -116,6 +111,23 @@ export const DEVICE_OPTIONS = {
     ),
   }),
   "filter": FILTER,
+  "default-protocol": {
+    ...defaulting(
+      choice("ABI of a frontend that writes no protocol node", ["x86_32-abi", "x86_64-abi", "arm-abi"]),
+      DEFAULT_SETTINGS.defaultProtocol,
+    ),
+    fallbackText: "arm-abi on ARM, else x86_32-abi",
+  },
+} as const;
+
+/** Options of verbs that serve devices. Those that are not {@linkcode DISK_OPTIONS} concern the whole process. */
+export const DEVICE_OPTIONS = {
+  ...DISK_OPTIONS,
+  "workers": WORKERS,
+  "no-journal": flag(
+    "Keep no journals: a crash of the process loses the requests in flight; this saves a few percent of CPU time " +
+      "per request at most",
+  ),
   "daemon-per-disk": flag(
     "Serve each disk of a format other than raw by a storage daemon of its own, not one per guest",
   ),
@@ -126,13 +138,6 @@ export const DEVICE_OPTIONS = {
     "Keep no log of the writes that a storage daemon has not flushed: if it dies, the disk fails for good",
   ),
   ...PLUGIN_OPTIONS,
-  "default-protocol": {
-    ...defaulting(
-      choice("ABI of a frontend that writes no protocol node", ["x86_32-abi", "x86_64-abi", "arm-abi"]),
-      DEFAULT_SETTINGS.defaultProtocol,
-    ),
-    fallbackText: "arm-abi on ARM, else x86_32-abi",
-  },
 } as const;
 
 /** The time limit of the verbs that wait for a guest. */
@@ -149,7 +154,7 @@ export const KIND = {
 };
 
 /** The settings that the options express. */
-export function settingsOf(options: OptionValues<typeof DEVICE_OPTIONS>, image?: string): DeviceSettings {
+export function settingsOf(options: OptionValues<typeof DISK_OPTIONS>, image?: string): DeviceSettings {
   const maxRequests = options["max-requests"];
   return {
     grants: options.grants,

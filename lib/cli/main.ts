@@ -10,6 +10,7 @@ import { CATALOG, type CatalogEntry, verbsOf } from "./catalog.ts";
 import { overview, verbHelp } from "./help.ts";
 import { Output } from "./output.ts";
 import { reportError } from "./error_report.ts";
+import { readableLine } from "./readable.ts";
 import { DrainSignals } from "./signals.ts";
 import type { Context, Host, VerbFace } from "./verb.ts";
 
@@ -78,7 +79,7 @@ async function runVerb(
   output: Output,
 ): Promise<number> {
   const verb = await entry.load();
-  const { options, common, operands } = parseArguments(verb, args);
+  const { options, common, operands, given } = parseArguments(verb, args);
   if (common.help) {
     output.data(verbHelp(verb, output.columns));
     return 0;
@@ -88,9 +89,11 @@ async function runVerb(
     return 0;
   }
   const logLevel: LogLevel = common.verbose ? "debug" : common.quiet ? "error" : "info";
-  using _logging = await startLogging(logLevel, (line) => output.message(`xenblk: ${line}`));
+  using logging = await startLogging(logLevel, (line) => output.message(`xenblk: ${readableLine(line)}`));
   using signals = new DrainSignals();
-  const context: Context = { output, signals, host, logLevel, loadVerbs, quiet: common.quiet };
+  const { quiet } = common;
+  const inform = (line: string): void => quiet ? undefined : output.message(`xenblk: ${line}`);
+  const context: Context = { output, signals, host, version, logging, loadVerbs, quiet, given, inform };
   return await verb.run(context, options, operands);
 }
 

@@ -25,6 +25,8 @@ export class Output {
   /** Messages that could not be written since the last one that could. */
   #messagesLost = 0;
   #messagesFailed = false;
+  /** A line of progress is on the terminal, without a line's end. */
+  #showsProgress = false;
 
   /** `columns` yields the width of the terminal. */
   constructor(stdout: ByteSink = Deno.stdout, stderr: ByteSink = Deno.stderr, columns = terminalColumns) {
@@ -56,6 +58,7 @@ export class Output {
   /** Writes data unchanged. After a failure, which is reported on stderr, further data is dropped. */
   data(text: string): void {
     if (this.#dataFailed) return;
+    this.endProgress();
     try {
       writeAll(this.#stdout, this.#encoder.encode(text), Infinity);
     } catch (error) {
@@ -74,8 +77,24 @@ export class Output {
     this.raw(line + "\n");
   }
 
+  /** Shows a line of progress in place of the last one. Only for a terminal; what is written next takes its place. */
+  showProgress(line: string): void {
+    this.#showsProgress = false; // it is written over
+    // Cut to the width: a wrapped line could not be rewritten.
+    this.raw(`\r${line.slice(0, this.messageColumns - 1)}\x1b[K`);
+    this.#showsProgress = true;
+  }
+
+  /** Erases the line of progress, if one is shown. */
+  endProgress(): void {
+    if (!this.#showsProgress) return;
+    this.#showsProgress = false;
+    this.raw("\r\x1b[K");
+  }
+
   /** Writes text to stderr unchanged. Text that cannot be written is dropped; the next text that can says so. */
   raw(text: string): void {
+    this.endProgress();
     const lost = this.#messagesLost;
     const notice = lost === 0 ? "" : `xenblk: ${lost} message${lost === 1 ? "" : "s"} could not be written here\n`;
     try {

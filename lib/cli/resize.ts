@@ -10,6 +10,9 @@ import { domainLabel } from "../toolstack/domains.ts";
 import { resizeDevice } from "../toolstack/resize.ts";
 import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
 import { TIMEOUT } from "./device_options.ts";
+import { namedDisk } from "./disk_result.ts";
+import { flag } from "./options.ts";
+import { showWait } from "./progress.ts";
 import { defineVerb } from "./verb.ts";
 
 /** The verb. */
@@ -30,20 +33,29 @@ export const resize = defineVerb({
       check: parseDiskSize,
     },
   ],
-  options: { timeout: TIMEOUT },
+  options: { timeout: TIMEOUT, json: flag("Print the new size as JSON", "J") },
   permissions: "--allow-ffi --allow-env.",
   examples: ["xenblk resize web xvdb 20G", "lvextend -L 20G /dev/vg/web && xenblk resize web xvdb"],
-  async run({ host, signals, output }, options, operands): Promise<number> {
+  async run({ host, signals, output, quiet, inform }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
-    const { guest, device } = findDisk(store, operands["domain"]!, operands["vdev"]!);
+    const found = findDisk(store, operands["domain"]!, operands["vdev"]!);
+    const { guest, device } = found;
     const timeoutMs = options.timeout * 1000;
     const asked = operands["size"] === undefined ? {} : { sizeBytes: parseDiskSize(operands["size"]) };
-    const { before, now } = await resizeDevice(store, device, { timeoutMs, signal: signals.signal, ...asked });
+    const name = formatVdev(device.vdev);
+    const { before, now } = await showWait(
+      { output, quiet: quiet || options.json, what: `waiting for the backend of ${name}`, timeoutMs },
+      resizeDevice(store, device, { timeoutMs, signal: signals.signal, ...asked }),
+    );
+    if (options.json) {
+      output.json({ ...namedDisk(found), sizeBytes: now * SECTOR_BYTES, sizeBytesBefore: before * SECTOR_BYTES });
+      return 0;
+    }
     const size = formatSize(now * SECTOR_BYTES);
     const news = now === before
       ? `still has ${size}, the size of its image`
       : `has grown from ${formatSize(before * SECTOR_BYTES)} to ${size}`;
-    output.message(`xenblk: ${formatVdev(device.vdev)} of ${domainLabel(guest)} ${news}`);
+    inform(`${name} of ${domainLabel(guest)} ${news}`);
     return 0;
   },
 });

@@ -13,20 +13,14 @@ import { type Service, startService } from "../service.ts";
 import { chooseFilters } from "../storage/filter/spec.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import { usageError } from "./args.ts";
-import { COMPANION_OPTIONS, startCompanions } from "./companions.ts";
-import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
+import { startCompanions } from "./companions.ts";
+import { loadConfig } from "./config/file.ts";
+import { settingsOf } from "./device_options.ts";
+import type { OptionValues } from "./options.ts";
 import { pluginSettingsOf } from "./plugin_options.ts";
-import { flag, optional, type OptionValues, path } from "./options.ts";
+import { readableLine } from "./readable.ts";
+import { SERVE_OPTIONS } from "./serve_options.ts";
 import { type Context, defineVerb } from "./verb.ts";
-
-const OPTIONS = {
-  ...DEVICE_OPTIONS,
-  ...COMPANION_OPTIONS,
-  "kind": optional(KIND, `that of BACKEND-PATH, or ${DEFAULT_KIND}`),
-  "image": optional(path("IMAGE", "Image of the device BACKEND-PATH, instead of the one in its node params")),
-  "detach-on-exit": flag("At the end detach the devices instead of leaving them Connected"),
-  "timeout": TIMEOUT,
-} as const;
 
 /** The verb. */
 export const serve = defineVerb({
@@ -35,26 +29,30 @@ export const serve = defineVerb({
   description:
     "Watches xenstore: serves devices when they appear, and releases them when they are removed. On INT, TERM or HUP it " +
     "finishes the requests in flight, flushes, and leaves the devices Connected: their guests wait, and the next serve " +
-    "continues. If xenstored is restarted, serve reconnects; the disks keep working meanwhile.",
+    "continues. If xenstored is restarted, serve reconnects; the disks keep working meanwhile. A configuration file has " +
+    "defaults for these options, and settings of single disks; the command line takes precedence.",
   operands: [{
     name: "BACKEND-PATH",
     help: "serve only this device: /local/domain/B/backend/KIND/D/VDEV, or backend/KIND/D/VDEV",
     required: false,
     check: kindOf,
   }],
-  options: OPTIONS,
+  options: SERVE_OPTIONS,
   permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, " +
-    "/run/xenblk and the images if they are regular files; --allow-ffi is as good as all permissions. Images of other " +
+    "/run/xenblk and the images if they are regular files, read also to /etc/xenblk; --allow-net for the control socket; --allow-ffi is as good as all permissions. Images of other " +
     "formats than raw, and plugins, need --allow-all.",
   examples: [
     "xenblk serve",
     "xenblk serve --kind qdisk --grants map",
     "xenblk serve backend/vbd3/5/51728 --image a.img",
   ],
-  async run(context, options, operands): Promise<number> {
-    await chooseFilters(options.filter); // a wrong one is refused before anything is looked for
+  async run(context, given, operands): Promise<number> {
+    await chooseFilters(given.filter); // a wrong one is refused before anything is looked for
+    const config = await loadConfig("serve", given);
+    const options = config.forServe({ options: given, given: context.given });
+    const settingsFor = config.rule({ options, given: context.given }, options.image);
     const platform = await context.host.openNativePlatform();
-    const only = onlyDevice(platform, options, operands["backend-path"]);
+    const only = onlyDevice(platform, given, operands["backend-path"]);
     checkDataPath(platform);
     const logger = createLogger("backend");
     const kind = only?.kind ?? options.kind ?? DEFAULT_KIND;
@@ -63,6 +61,7 @@ export const serve = defineVerb({
       kind,
       ...(only === undefined ? {} : { only }),
       settings: settingsOf(options, options.image),
+      ...(settingsFor === undefined ? {} : { settingsFor }),
       journal: !options["no-journal"],
       writeLog: !options["no-write-log"],
       plugin: pluginSettingsOf(options),
@@ -79,7 +78,8 @@ export const serve = defineVerb({
     }
     logger.info(only === undefined ? `serving all of kind ${kind}` : `serving ${operands["backend-path"]}`);
     const closingMs = options["detach-on-exit"] ? options.timeout * 1000 : 0;
-    await using _companions = await startCompanions({ context, platform, service, kind, options, closingMs });
+    const serving = { context, platform, service, verb: "serve", kind, options, closingMs } as const;
+    await using _companions = await startCompanions(serving);
     const removal = service.devices.retired.then(() => "removal" as const);
     const ending = await Promise.race([context.signals.drain, removal, service.failed]);
     logger.info(`ending: ${ending}`);
@@ -100,7 +100,7 @@ async function unlessEnded(starting: Promise<Service>): Promise<Service | undefi
 /** Parses BACKEND-PATH, and refuses options that contradict it. */
 function onlyDevice(
   platform: NativePlatform,
-  options: OptionValues<typeof OPTIONS>,
+  options: OptionValues<typeof SERVE_OPTIONS>,
   path: string | undefined,
 ): DeviceAddress | undefined {
   if (path === undefined) {
@@ -121,9 +121,11 @@ function kindOf(backendPath: string): string {
   return parseBackendPath(backendPath, 0 as DomId).kind;
 }
 
-async function end(context: Context, service: Service, options: OptionValues<typeof OPTIONS>): Promise<number> {
+async function end(context: Context, service: Service, options: OptionValues<typeof SERVE_OPTIONS>): Promise<number> {
   const leave = options["detach-on-exit"] ? "detached" : "connected";
   const { finished, stuck } = await service.close({ leave, timeoutMs: options.timeout * 1000 });
-  for (const { label, reason } of stuck) context.output.message(`xenblk: Cannot release ${label}: cannot ${reason}`);
+  for (const { label, reason } of stuck) {
+    context.output.message(`xenblk: ${readableLine(`Cannot release ${label}: cannot ${reason}`)}`);
+  }
   return finished ? 0 : 1;
 }

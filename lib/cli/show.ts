@@ -2,12 +2,15 @@
  * `xenblk show DOMAIN VDEV`: shows one disk in detail, whichever backend serves it.
  */
 
+import { liveDevices } from "../control/serving.ts";
 import { SECTOR_BYTES } from "../units.ts";
 import { formatSize } from "../sizes.ts";
 import { findDisk } from "../toolstack/detach.ts";
 import { type DeviceDetails, showDevice } from "../toolstack/show.ts";
+import { backendPath } from "../xenbus/paths.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
 import { retryConflicts } from "../xenstore.ts";
+import { type LiveMember, liveMember } from "./live.ts";
 import { flag } from "./options.ts";
 import { renderFields } from "./table.ts";
 import { defineVerb } from "./verb.ts";
@@ -18,27 +21,35 @@ export const show = defineVerb({
   summary: "Show one disk in detail",
   description:
     "Shows what xenstore holds about the disk: what the toolstack asked for, what the backend offers, and which rings " +
-    "the guest has set up. It works for disks of other backends too.",
+    "the guest has set up. It works for disks of other backends too. If a process of xenblk serves the disk, it also shows " +
+    "what that process says: its errors, and what it waits for.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "VDEV", help: "the virtual device, such as xvdb", required: true, check: parseVdev },
   ],
   options: { "json": flag("Print JSON", "J") },
-  permissions: "--allow-ffi --allow-env.",
+  permissions: "--allow-ffi --allow-env; for what the serving process says also --allow-net, and --allow-read and " +
+    "--allow-write of /run/xenblk.",
   examples: ["xenblk show web xvda", "xenblk show 5 51712 --json"],
   async run({ host, signals, output }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
     const { device } = findDisk(store, operands["domain"]!, operands["vdev"]!);
-    const details = await retryConflicts(() => showDevice(store, device), { signal: signals.signal });
+    const details: LiveDetails = {
+      ...await retryConflicts(() => showDevice(store, device), { signal: signals.signal }),
+      ...liveMember((await liveDevices()).get(backendPath(device))),
+    };
     if (options.json) output.json(details);
     else output.data(renderDetails(details, output.columns));
     return 0;
   },
 });
 
+/** A disk in detail, and what its process says. */
+type LiveDetails = DeviceDetails & { readonly live?: LiveMember };
+
 /** The disk as lines of names and values. A missing value has no line. */
-export function renderDetails(disk: DeviceDetails, terminalColumns = Infinity): string {
-  const { error, hint, frontendError, offer } = disk;
+export function renderDetails(disk: LiveDetails, terminalColumns = Infinity): string {
+  const { error, hint, frontendError, offer, live } = disk;
   const fields: [string, string | undefined][] = [
     ["disk", `${disk.name} (${disk.vdev})`],
     ["guest", `${disk.domainName === undefined ? "" : `${disk.domainName}, `}domain ${disk.frontendDomain}`],
@@ -46,7 +57,10 @@ export function renderDetails(disk: DeviceDetails, terminalColumns = Infinity): 
     ["access", `${disk.readOnly ? "read-only" : "read and write"}${disk.cdrom ? ", CD-ROM" : ""}`],
     ["size", sizeText(disk)],
     ["backend", `${disk.backendState}${disk.online ? "" : ", to be removed"}: ${disk.backendPath}`],
-    ["error", error],
+    ["served by", live && `process ${live.pid} (xenblk ${live.verb})`],
+    ["waits for", live?.waitsFor?.join("; ")],
+    ["error", error ?? live?.error],
+    ["writes", live?.latched ? "refused: a flush has failed; attach the disk again" : undefined],
     ["hint", hint],
     ["frontend", `${disk.frontendState}: ${disk.frontendPath}`],
     ["protocol", disk.protocol],

@@ -3,7 +3,7 @@
  */
 
 import type { NativePlatform } from "../host_platform.ts";
-import type { LogLevel } from "../log.ts";
+import type { Logging } from "../log.ts";
 import type { OptionTable, OptionValues } from "./options.ts";
 import type { Output } from "./output.ts";
 import type { DrainSignals } from "./signals.ts";
@@ -31,11 +31,18 @@ export interface Context {
   readonly output: Output;
   readonly signals: DrainSignals;
   readonly host: Host;
-  readonly logLevel: LogLevel;
+  /** Of xenblk. */
+  readonly version: string;
+  /** What the command logs; its level can be changed. */
+  readonly logging: Logging;
   /** Loads all verbs. */
   readonly loadVerbs: () => Promise<readonly VerbFace[]>;
-  /** Show no progress. */
+  /** Show no progress, and nothing else but data and errors. */
   readonly quiet: boolean;
+  /** The names of the options that were given: a configuration file does not change these. */
+  readonly given: ReadonlySet<string>;
+  /** Shows a line about what was done on stderr, unless {@linkcode Context.quiet}. */
+  readonly inform: (line: string) => void;
 }
 
 /** One command of the command line. */

@@ -182,11 +182,14 @@ function openJournal(
  */
 function checkNothingIsLost(ring: BackRing, complain: (line: string) => void): void {
   if (ring.responseProducer !== 0 && ring.unconsumed() !== 0) {
-    throw new XenblkError("Cannot resume ring: its journal is missing or damaged, and requests are unanswered", {
-      remedy: "restart the guest, or detach the disk and attach it again",
-    });
+    throw new XenblkError(
+      "Cannot continue with the guest's requests: an earlier process left no valid journal of them",
+      {
+        remedy: "restart the guest, or detach the disk and attach it again",
+      },
+    );
   }
-  complain("there is no journal of this connection, but its ring shows that nothing is lost");
+  complain("an earlier process left no journal, but the ring shows that no request is lost");
 }
 
 function withoutDiscard({ discard: _, ...properties }: DiskProperties): DiskProperties {

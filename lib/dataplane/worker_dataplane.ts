@@ -422,7 +422,7 @@ export class WorkerDataPlane implements DataPlane {
       } catch (error) {
         leave();
         if (signal?.aborted || this.#closed || this.#lanes.length === 0 || !mayStart) throw error;
-        this.#options.warn(`a reactor could not be started, another one serves its rings: ${errorText(error)}`);
+        this.#options.warn(`a thread for rings could not be started, another one serves them: ${errorText(error)}`);
       }
     }
   }

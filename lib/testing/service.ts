@@ -3,6 +3,7 @@
  */
 
 import type { CloseOptions } from "../backend/device.ts";
+import type { SettingsRule } from "../backend/disk_identity.ts";
 import type { DeviceSettings } from "../backend/settings.ts";
 import type { DeviceStatus } from "../backend/status.ts";
 import { createLogger, type Logger } from "../log.ts";
@@ -15,6 +16,8 @@ export interface TestServiceOptions {
   readonly kind?: string;
   /** For all devices alike. */
   readonly settings?: Partial<DeviceSettings>;
+  /** The settings of each device, in place of `settings`. Absent: they are alike. */
+  readonly settingsFor?: SettingsRule;
   /** Keep journals, so that a kill loses no request. Default true. */
   readonly journal?: boolean;
   /** Most threads that serve rings. Default: one for each CPU. */

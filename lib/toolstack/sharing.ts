@@ -43,6 +43,13 @@ export interface ExcludingDisk extends Exclusion {
   readonly device: DeviceAddress;
 }
 
+/** Finds the disk of another guest that excludes a use of an image by this one. */
+export type ExcludingDiskFinder = (
+  store: XenstoreOperations,
+  user: DeviceAddress,
+  query: ImageQuery,
+) => Promise<Exclusion | undefined>;
+
 /** Looks in progress at one time. */
 const LOOKS_AT_ONCE = 4;
 /** How long looking at paths may take. What was not looked at by then is compared by name. */

@@ -2,10 +2,11 @@
  * Every row that `doctor` can show about storage daemons.
  */
 
-import { assertEquals, assertMatch } from "@std/assert";
+import { assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { checkDaemons, checkLost, checkProgram, checkQemuImg } from "../../lib/cli/doctor/daemons.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import type { DaemonSeen } from "../../lib/storage/qemu/survey.ts";
+import { xenblk } from "./command.ts";
 
 const DAEMON: DaemonSeen = {
   guest: 5,
@@ -51,6 +52,12 @@ Deno.test("qemu-img's version; and where it is missing, the package", () => {
     detail: "raw images only: there is no program qemu-img",
     fix: "install qemu-utils",
   });
+});
+
+Deno.test("without qemu-img doctor says so, and reports the rest", async () => {
+  const { stdout, stderr } = await xenblk(["doctor"], { env: { XENBLK_QEMU_IMG: "/nowhere/qemu-img" } });
+  assertEquals(stderr, "");
+  for (const part of ["/nowhere/qemu-img", "io_uring"]) assertStringIncludes(stdout, part);
 });
 
 Deno.test("daemons in order are counted", () => {

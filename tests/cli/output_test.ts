@@ -7,8 +7,9 @@ import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/as
 import { XenblkError } from "../../lib/errors.ts";
 import { XenstoreError } from "../../lib/hypervisor.ts";
 import { type ByteSink, Output } from "../../lib/cli/output.ts";
+import { readableLine } from "../../lib/cli/readable.ts";
 import { EndedBySignal } from "../../lib/cli/signals.ts";
-import { Progress } from "../../lib/cli/progress.ts";
+import { Progress, showWait, timeLeft } from "../../lib/cli/progress.ts";
 import { reportError } from "../../lib/cli/error_report.ts";
 import { renderFields, renderTable } from "../../lib/cli/table.ts";
 
@@ -120,6 +121,51 @@ Deno.test("progress is not shown without a terminal, or when quiet", () => {
     }
     assertEquals(stderr.text, "");
   }
+});
+
+Deno.test("log lines name disks as xl and list do, and leave paths as they are", () => {
+  const lines = {
+    "vbd3/5/51712: removed": "xvda of domain 5: removed",
+    "error: qdisk/5/51760 queue 2: refused": "error: xvdd of domain 5, queue 2: refused",
+    "Cannot release vbd3/7/51713: cannot close": "Cannot release xvda1 of domain 7: cannot close",
+    "cannot look at /local/domain/0/backend/vbd3/5/51712: no":
+      "cannot look at /local/domain/0/backend/vbd3/5/51712: no",
+    "serving backend/vbd3/5/51712": "serving backend/vbd3/5/51712",
+    "vbd3/5/17: closed": "vbd3/5/17: closed",
+  };
+  for (const [line, readable] of Object.entries(lines)) assertEquals(readableLine(line), readable);
+});
+
+Deno.test("a line of progress gives way to what is written next", () => {
+  const terminal = new Recorder(true);
+  const output = new Output(terminal, terminal, () => 80);
+  output.showProgress("half");
+  output.message("a message");
+  output.showProgress("more");
+  output.data("data\n");
+  output.endProgress();
+  assertEquals(terminal.text, "\rhalf\x1b[K\r\x1b[Ka message\n\rmore\x1b[K\r\x1b[Kdata\n");
+});
+
+Deno.test("a wait shows how long it has lasted and may last, until it is over", async () => {
+  const shown = async (quiet: boolean, isTerminal: boolean): Promise<string> => {
+    const over = Promise.withResolvers<string>();
+    const stderr = new Recorder(isTerminal);
+    const output = new Output(new Recorder(), stderr, () => 80);
+    const what = "waiting for the guest to close xvdb";
+    const wait = showWait({ output, quiet, what, timeoutMs: 60_000, tickMs: 1 }, over.promise);
+    while (!quiet && isTerminal && stderr.text === "") await new Promise((resolve) => setTimeout(resolve, 1));
+    over.resolve("closed");
+    assertEquals(await wait, "closed");
+    return stderr.text;
+  };
+  assertEquals(await shown(false, true), "\rwaiting for the guest to close xvdb: 0 s of 60 s\x1b[K\r\x1b[K");
+  assertEquals([await shown(true, true), await shown(false, false)], ["", ""]);
+});
+
+Deno.test("the time left follows from the share that is done, once that says something", () => {
+  assertEquals([timeLeft(0.5, 1_000), timeLeft(0, 10_000), timeLeft(0.25, 10_000)], ["", "", ", 30 s left"]);
+  assertEquals([timeLeft(0.01, 60_000), timeLeft(0.001, 60_000)], [", 99 min left", ", 17 h left"]);
 });
 
 Deno.test("an expected error is one line with its remedy, and has its status", () => {

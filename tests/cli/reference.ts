@@ -13,9 +13,10 @@ This page is what \`xenblk --help\` and \`xenblk VERB --help\` print, verb by ve
 stands for \`deno run -A cli.ts\`. If a verb needs fewer permissions, its section names them.
 
 Data goes to stdout. Messages go to stderr, and on a terminal progress too. Help and tables fit the terminal: on a
-narrow one, columns are shortened or left out. A pipe or a file gets tables in full. Options can stand before or after
-the operands. \`--option=value\` and \`--option value\` mean the same. After \`--\` everything is an operand. After the first
-INT, TERM or HUP, the command finishes its requests and ends; the second ends the process at once.
+narrow one, columns are shortened or left out. A pipe or a file gets tables in full. With \`-q\` only data and errors are
+left: no progress, news or warnings. Options can stand before or after the operands. \`--option=value\` and
+\`--option value\` mean the same. After \`--\` everything is an operand. After the first INT, TERM or HUP, the command
+finishes its requests and ends; the second ends the process at once.
 
 With \`--json\` an error is JSON too: the last line of stderr is an object
 \`{"error":{"kind","exitStatus","message","remedy"}}\`, also for a wrong argument. \`kind\` is \`failed\`, \`usage\`,

@@ -190,7 +190,9 @@ for (const [what, change] of DAMAGES) {
     host.damage(JOURNAL, change);
     host.world.startProcess();
     await host.rounds(20);
-    host.says(/Cannot resume ring: its journal is missing or damaged, .*; restart the guest/);
+    host.says(
+      /Cannot continue with the guest's requests: an earlier process left no valid journal of them; restart the guest/,
+    );
     assertEquals([host.node("state"), host.inFlight], ["4", 4], "its requests are left to the operator");
     host.world.slots[0]!.remove();
     await host.until("it is attached anew", () => {
@@ -232,7 +234,7 @@ test("killed with nothing in flight, and the journal is missing: the disk is ser
   await host.until("it is taken over", () => host.world.slots[0]!.isServed);
   host.world.slots[0]!.guest!.connection!.send(undefined, 0);
   await host.until("all is answered", () => host.inFlight === 0);
-  assert(host.world.process!.log.some((line) => /its ring shows that nothing is lost/.test(line)));
+  assert(host.world.process!.log.some((line) => /the ring shows that no request is lost/.test(line)));
 });
 
 const LOST_LATCHES: readonly (readonly [what: string, change: (bytes: Uint8Array) => Uint8Array | undefined])[] = [

@@ -1,6 +1,7 @@
 #!/bin/sh
-# Installs the Debian packages that tests/native needs. It starts no service: it does not install the packages with
-# daemons (Xen's, sshd, tgtd), but unpacks them into tests/native/build. Needs root (or set SUDO=sudo) and an apt index.
+# Installs the Debian packages that tests/native and tests/package need. It starts no service: it does not install the
+# packages with daemons (Xen's, sshd, tgtd), but unpacks them into tests/native/build. Needs root (or set SUDO=sudo) and
+# an apt index.
 set -eu
 
 cd "$(dirname "$0")"
@@ -9,7 +10,7 @@ APT="apt-get -o DPkg::Lock::Timeout=300 -q"
 
 $SUDO env DEBIAN_FRONTEND=noninteractive $APT install -y --no-install-recommends \
     gcc libc6-dev libxen-dev libxenstore4 libxengnttab1 libxenevtchn1 xenstore-utils qemu-utils qemu-system-common nbdkit openssl mount \
-    qemu-block-extra openssh-client libwrap0 libpam0g libaudit1 libibverbs1 librdmacm1
+    qemu-block-extra openssh-client libwrap0 libpam0g libaudit1 libibverbs1 librdmacm1 groff-base mandoc
 
 # unpack NAME PACKAGE...: into build/NAME, all or nothing.
 mkdir -p build

@@ -65,7 +65,13 @@ function settled(): Promise<void> {
 function device(label: string, more: Partial<DeviceStatus> = {}): DeviceStatus {
   const totals = readStats(createStats());
   const domain = 5 as DeviceStatus["domain"];
-  const states = { backendState: "Connected", frontendState: "Connected", connected: true, latched: false };
+  const states = {
+    backendState: "Connected",
+    frontendState: "Connected",
+    connected: true,
+    latched: false,
+    owned: true,
+  };
   return {
     label,
     backendPath: "",

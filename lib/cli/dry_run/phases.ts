@@ -7,11 +7,18 @@ import { XenblkError } from "../../errors.ts";
 import type { LoadOutcome } from "../../guest/load_types.ts";
 import type { DryRunGuest, LoadResult } from "./guest.ts";
 import { phaseOf, type PhaseResult } from "./report.ts";
-import type { Progress } from "../progress.ts";
+import { type Progress, timeLeft } from "../progress.ts";
 
 const TICK_MS = 100;
 /** A load has stalled if nothing is answered for this long. */
 const STALL_MS = 60_000;
+
+/** When a phase ends: what is reached first. */
+export interface PhaseEnd {
+  /** Of all guests. */
+  readonly requests?: number | undefined;
+  readonly seconds?: number | undefined;
+}
 
 /** Runs phases one after the other. */
 export class PhaseRunner {
@@ -34,10 +41,14 @@ export class PhaseRunner {
   }
 
   /** Runs the phase's work on all guests at once. */
-  async run(name: string, work: (guest: DryRunGuest) => Promise<LoadResult[]>): Promise<PhaseResult> {
+  async run(
+    name: string,
+    end: PhaseEnd,
+    work: (guest: DryRunGuest) => Promise<LoadResult[]>,
+  ): Promise<PhaseResult> {
     const beganMs = performance.now();
     const stalled = Promise.withResolvers<never>();
-    const watch = new Watch(this.#guests, name, beganMs);
+    const watch = new Watch(this.#guests, name, end, beganMs);
     const timer = setInterval(() => {
       this.#progress.update(watch.look(performance.now()));
       if (watch.quietMs > STALL_MS) stalled.reject(this.#stall(name));
@@ -62,15 +73,17 @@ export class PhaseRunner {
 class Watch {
   readonly #guests: readonly DryRunGuest[];
   readonly #name: string;
+  readonly #end: PhaseEnd;
   readonly #beganMs: number;
   #requests = -1;
   #changedMs: number;
   /** Milliseconds since a request was last answered. */
   quietMs = 0;
 
-  constructor(guests: readonly DryRunGuest[], name: string, nowMs: number) {
+  constructor(guests: readonly DryRunGuest[], name: string, end: PhaseEnd, nowMs: number) {
     this.#guests = guests;
     this.#name = name;
+    this.#end = end;
     this.#beganMs = this.#changedMs = nowMs;
   }
 
@@ -84,7 +97,10 @@ class Watch {
     this.quietMs = nowMs - this.#changedMs;
     const seconds = (nowMs - this.#beganMs) / 1000;
     const mbPerSecond = sum("bytes") / seconds / 1e6;
-    return `${this.#name}: ${requests} requests, ${mbPerSecond.toFixed(0)} MB/s, ` +
+    const { requests: all = Infinity, seconds: limit = Infinity } = this.#end;
+    const share = Math.min(1, Math.max(requests / all, seconds / limit));
+    const left = timeLeft(share, nowMs - this.#beganMs);
+    return `${this.#name}: ${Math.floor(100 * share)}%${left}, ${requests} requests, ${mbPerSecond.toFixed(0)} MB/s, ` +
       `${sum("verifiedSectors")} sectors verified, ${seconds.toFixed(1)} s`;
   }
 }

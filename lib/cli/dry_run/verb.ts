@@ -168,11 +168,10 @@ type ImageUse = Pick<GivenImageOptions, "writes"> & Partial<Pick<GivenImageOptio
 
 /** The image that the user named, locked if Deno's permissions allow that. */
 export async function prepareImage(
-  { host, output }: Context,
+  { host, inform: warn }: Context,
   name: string,
   { writes, overlaid = false, plugin = DEFAULT_PLUGIN_SETTINGS }: ImageUse,
 ): Promise<DryRunImages> {
-  const warn = (message: string): void => output.message(`xenblk: ${message}`);
   const use = { writes, overlaid, plugin, warn };
   if (Deno.permissions.querySync({ name: "ffi" }).state === "granted") {
     return await givenImage(name, { ...use, platform: await host.openNativePlatform() });
@@ -229,17 +228,20 @@ async function serveAndLoad(
   });
   const guests: DryRunGuest[] = [];
   for (const image of images) guests.push(await machine.addGuest(image, ABI_NAMES[options.abi]!, options.seed));
-  using progress = new Progress(context.output, context.quiet);
+  using progress = new Progress(context.output, context.quiet || options.json);
   const runner = new PhaseRunner(guests, progress, context.signals.signal);
+  const load = randomLoad(options);
+  const randomEnd = { requests: load.requests && load.requests * guests.length, seconds: options.seconds };
+  const wholeDisks = { requests: guests.reduce((sum, guest) => sum + guest.readBackRequests, 0) };
   const phases: PhaseResult[] = [];
   // What the disk holds has to be known before it is written to. A file is read by the model itself.
   const { path, readOnly, baseline } = images[0]!;
   if (path === undefined && !readOnly && baseline === "anything") {
-    phases.push(await runner.run("first read", (guest) => guest.readBack(options.depth)));
+    phases.push(await runner.run("first read", wholeDisks, (guest) => guest.readBack(options.depth)));
   }
-  phases.push(await runner.run("random", async (guest) => [await guest.load(randomLoad(options))]));
+  phases.push(await runner.run("random", randomEnd, async (guest) => [await guest.load(load)]));
   if (images[0]!.baseline !== undefined && !context.signals.signal.aborted) {
-    phases.push(await runner.run("read back", (guest) => guest.readBack(options.depth)));
+    phases.push(await runner.run("read back", wholeDisks, (guest) => guest.readBack(options.depth)));
   }
   for (const guest of guests) await guest.disconnect();
   // Filters may make anything of the guests' writes.

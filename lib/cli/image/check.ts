@@ -8,6 +8,7 @@ import { imageLabel } from "../../storage/image/spec.ts";
 import { isLocked, qemuImgError, runQemuImg } from "../../storage/qemu/qemu_img.ts";
 import { choice, flag, optional } from "../options.ts";
 import { renderFields } from "../table.ts";
+import { showWait } from "../progress.ts";
 import { defineVerb } from "../verb.ts";
 import { endingBySignal } from "./cancel.ts";
 import { findNamedImage, IMAGE_OPERAND, sourceArguments } from "./name.ts";
@@ -80,7 +81,10 @@ export const check = defineVerb({
       const repair = options.repair === undefined ? [] : ["-r", options.repair];
       const source = await sourceArguments(image);
       const args = ["check", "--output=json", ...repair, ...source.objects, ...source.image];
-      const outcome = await runQemuImg(args, { signal: signals.signal });
+      const outcome = await showWait(
+        { output, quiet: context.quiet || options.json, what: `checking ${imageLabel(image)}` },
+        runQemuImg(args, { signal: signals.signal }),
+      );
       if (isLocked(outcome)) throw await inUseError(host, what, image.target, options.repair !== undefined);
       if (outcome.status === NOT_SUPPORTED) {
         throw new XenblkError(`${what}: the format ${image.format} cannot be checked`, { kind: "usage" });

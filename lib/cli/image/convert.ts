@@ -88,7 +88,12 @@ export const convert = defineVerb({
   },
 });
 
-async function reportDone({ output, signals }: Context, name: string, json: boolean, ms: number): Promise<void> {
+async function reportDone(
+  { output, signals, inform }: Context,
+  name: string,
+  json: boolean,
+  ms: number,
+): Promise<void> {
   const made: ExistingImage = await findImage(name);
   const [facts] = await readFacts(made, { signal: signals.signal });
   const { sizeBytes, allocatedBytes = sizeBytes } = facts!;
@@ -97,10 +102,8 @@ async function reportDone({ output, signals }: Context, name: string, json: bool
     output.data(JSON.stringify({ event: "done", image: name, sizeBytes, allocatedBytes, seconds }) + "\n");
     return;
   }
-  output.message(
-    `xenblk: made ${name} (${formatSize(sizeBytes)}, ${formatSize(allocatedBytes)} allocated) in ${
-      seconds.toFixed(1)
-    } s`,
+  inform(
+    `made ${name} (${formatSize(sizeBytes)}, ${formatSize(allocatedBytes)} allocated) in ${seconds.toFixed(1)} s`,
   );
   output.data(`${name}\n`);
 }

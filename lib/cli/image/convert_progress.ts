@@ -2,15 +2,13 @@
  * How far a conversion is: a bar on a terminal, a line every tenth in a pipe, or events in JSON.
  */
 
-import { Progress } from "../progress.ts";
+import { Progress, timeLeft } from "../progress.ts";
 import type { Context } from "../verb.ts";
 
 /** Characters of the bar. */
 const BAR = 30;
 /** Between two lines in a pipe, in percent. */
 const STEP = 10;
-/** Before that the rate says little about the end. */
-const ESTIMATE_MS = 2_000;
 
 /** Shows the progress of one conversion; disposing it erases the bar. */
 export class ConvertProgress implements Disposable {
@@ -59,14 +57,6 @@ export class ConvertProgress implements Disposable {
   }
 
   #timeLeft(percent: number): string {
-    const ms = this.#now() - this.#startMs;
-    if (ms < ESTIMATE_MS || percent === 0) return "";
-    return `, ${durationText(ms * (100 - percent) / percent / 1000)} left`;
+    return timeLeft(percent / 100, this.#now() - this.#startMs);
   }
-}
-
-/** A duration for people, in the largest unit that has two digits: `14 s`, `95 min`, `30 h`. */
-function durationText(seconds: number): string {
-  if (seconds < 100) return `${Math.ceil(seconds)} s`;
-  return seconds < 6000 ? `${Math.ceil(seconds / 60)} min` : `${Math.ceil(seconds / 3600)} h`;
 }

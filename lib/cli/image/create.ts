@@ -48,7 +48,7 @@ export const create = defineVerb({
     "xenblk attach web $(xenblk image create data.qcow2 100G)",
   ],
   async run(context, options, operands): Promise<number> {
-    const { host, output, signals } = context;
+    const { host, output, signals, inform } = context;
     const image = await parseGiven(operands["image"]!);
     const layout = layoutOf(VERB, image, options);
     const size = operands["size"];
@@ -71,7 +71,7 @@ export const create = defineVerb({
         signals.signal,
       );
       const [facts] = await readFacts(await findImage(name), { signal: signals.signal });
-      output.message(`xenblk: created ${name} (${formatSize(facts!.sizeBytes)})`);
+      inform(`created ${name} (${formatSize(facts!.sizeBytes)})`);
       if (options.json) output.json(facts);
       else output.data(`${name}\n`);
       return 0;

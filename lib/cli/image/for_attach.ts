@@ -86,7 +86,7 @@ function existing(name: string): AttachImage {
   return { name, undo: () => Promise.resolve(), release: () => Promise.resolve() };
 }
 
-async function createSized({ host, output, signals }: Context, sizeBytes: number, text: string): Promise<AttachImage> {
+async function createSized({ host, inform, signals }: Context, sizeBytes: number, text: string): Promise<AttachImage> {
   const { isNamed: _isNamed, ...given } = await parseGiven(text);
   const name = imageLabel(given);
   if (!isFile(given)) throw usageError("attach", `Cannot create image ${name}: it names no local file`);
@@ -104,12 +104,12 @@ async function createSized({ host, output, signals }: Context, sizeBytes: number
   checkSize(image.format, sizeBytes);
   const { format, target: path, passphraseFile: keyFile } = image;
   await createImage({ format, path, keyFile, sizeBytes, force: false }, host, signal);
-  output.message(`xenblk: created ${name} (${formatSize(sizeBytes)})`);
+  inform(`created ${name} (${formatSize(sizeBytes)})`);
   return { ...existing(name), undo: () => Deno.remove(image.target) };
 }
 
 async function createOverlay(
-  { host, output, signals }: Context,
+  { host, inform, signals }: Context,
   base: string,
   kept: string | undefined,
 ): Promise<AttachImage> {
@@ -117,7 +117,7 @@ async function createOverlay(
   const path = kept ?? placeBeside(backing);
   await createImage({ format: "qcow2", path, backing, force: false }, host, signals.signal);
   const fate = kept === undefined ? "it is removed when the disk is detached" : "it is kept";
-  output.message(`xenblk: created qcow2:${path}, an overlay of ${imageLabel(backing)}; ${fate}`);
+  inform(`created qcow2:${path}, an overlay of ${imageLabel(backing)}; ${fate}`);
   const remove = (): Promise<void> => Deno.remove(path);
   return { name: `qcow2:${path}`, undo: remove, release: kept === undefined ? remove : () => Promise.resolve() };
 }

@@ -7,6 +7,7 @@ import { imageLabel } from "../../storage/image/spec.ts";
 import { isLocked, qemuImgError, runQemuImg } from "../../storage/qemu/qemu_img.ts";
 import { flag } from "../options.ts";
 import { renderTable } from "../table.ts";
+import { showWait } from "../progress.ts";
 import { defineVerb } from "../verb.ts";
 import { endingBySignal } from "./cancel.ts";
 import { findNamedImage, IMAGE_OPERAND, sourceArguments } from "./name.ts";
@@ -60,7 +61,10 @@ export const map = defineVerb({
     return await endingBySignal(context, what, async () => {
       const source = await sourceArguments(image);
       const args = ["map", "--output=json", ...source.objects, ...source.image];
-      const outcome = await runQemuImg(args, { signal: signals.signal });
+      const outcome = await showWait(
+        { output, quiet: context.quiet || options.json, what: `reading the map of ${imageLabel(image)}` },
+        runQemuImg(args, { signal: signals.signal }),
+      );
       if (isLocked(outcome)) throw await inUseError(host, what, image.target, false);
       if (outcome.status !== 0) throw qemuImgError(what, outcome);
       const ranges = (JSON.parse(outcome.stdout) as MapEntry[]).map(rangeOf);

@@ -9,7 +9,7 @@ import type { PlannedFile } from "./plan.ts";
 import { dirname } from "./paths.ts";
 
 /** Where the manifest is, as the installed system sees it. */
-export const MANIFEST = "/var/lib/xenblk/installed.json";
+const MANIFEST = "/var/lib/xenblk/installed.json";
 
 /** What happens to a file. `kept`: it is not as we wrote it. */
 export type Verdict = "install" | "update" | "unchanged" | "remove" | "kept";

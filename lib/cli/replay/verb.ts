@@ -19,7 +19,7 @@ import type { GuestRings } from "../dry_run/guest.ts";
 import { prepareImage } from "../dry_run/verb.ts";
 import { choice, defaulting, flag, integer, optional, type OptionValues, repeated, text } from "../options.ts";
 import { PLUGIN_OPTIONS, pluginSettingsOf } from "../plugin_options.ts";
-import { Progress } from "../progress.ts";
+import { Progress, timeLeft } from "../progress.ts";
 import { signalStatus } from "../signals.ts";
 import { type Context, defineVerb } from "../verb.ts";
 import { dumpTrace } from "./dump.ts";
@@ -128,7 +128,7 @@ async function replayAll(context: Context, options: Options, trace: string, imag
   const spec: ReplaySpec = { kind: "trace", trace, speed: options.speed, seed: options.seed, depth: options.depth };
   const sides = sidesOf(options, image);
   const sweeps = sides.length === 2 && !options["no-compare"];
-  using progress = new Progress(context.output, context.quiet);
+  using progress = new Progress(context.output, context.quiet || options.json);
   const results: SideResult[] = [];
   for (const side of sides) {
     if (signal.aborted) break;
@@ -223,12 +223,11 @@ function sizeOf(trace: string): number {
 }
 
 function progressLine(name: string, requests: number, records: number, bytes: number, elapsedMs: number): string {
-  const share = Math.min(100, 100 * requests / Math.max(1, records));
+  const share = Math.min(1, requests / Math.max(1, records));
   const seconds = elapsedMs / 1000;
   const mbPerSecond = bytes / seconds / 1e6;
-  return `${name}: ${requests} requests, about ${share.toFixed(0)} %, ${mbPerSecond.toFixed(0)} MB/s, ${
-    seconds.toFixed(1)
-  } s`;
+  const done = `about ${Math.floor(100 * share)}%${timeLeft(share, elapsedMs)}`;
+  return `${name}: ${done}, ${requests} requests, ${mbPerSecond.toFixed(0)} MB/s, ${seconds.toFixed(1)} s`;
 }
 
 function checkProtocol(results: readonly SideResult[]): void {

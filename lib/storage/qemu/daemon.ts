@@ -435,7 +435,7 @@ export class StorageDaemon implements Disposable {
     const report = async (reason: string): Promise<void> => {
       if (this.#qmp !== qmp) return;
       this.#qmp = undefined;
-      if (await this.fate() === undefined && !this.#ending) this.#logger.warning(`QMP: ${reason}`);
+      if (await this.fate() === undefined && !this.#ending) this.#logger.warning(`cannot control it: ${reason}`);
     };
     this.#reporting = Promise.all([this.#reporting, qmp.closed.then(report)]);
     return qmp;
@@ -485,7 +485,7 @@ export class StorageDaemon implements Disposable {
     const others = Object.values(this.#record.disks).filter((other) => other !== disk).flatMap(({ files }) => files);
     const paths = disk.files.map(({ path }) => path).filter((path) => !others.some((file) => file.path === path));
     const reason = await takeFiles(this.process, this.directory.root, paths);
-    if (reason !== undefined) this.#logger.warning(`cannot take ${paths.join(", ")} out of its root: ${reason}`);
+    if (reason !== undefined) this.#logger.warning(`it can still open ${paths.join(", ")}: ${reason}`);
   }
 
   async #write(record: DaemonRecord): Promise<void> {

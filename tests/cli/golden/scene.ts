@@ -5,7 +5,7 @@
 
 import { main } from "../../../lib/cli/main.ts";
 import { type ByteSink, Output } from "../../../lib/cli/output.ts";
-import type { NativePlatform } from "../../../lib/host_platform.ts";
+import type { Host } from "../../../lib/cli/verb.ts";
 import { openNativePlatform } from "../../../native.ts";
 import { type TestHost, testHost } from "../../../testing.ts";
 
@@ -54,14 +54,27 @@ const DISKS: readonly Nodes[] = [
   },
 ];
 
+/** A simulated host as the verbs see theirs: with its hypervisor and xenstore, and the files of this machine. */
+export async function hostOf(host: TestHost): Promise<Host> {
+  const { files, vhost, plugins, sendDatagram } = await openNativePlatform();
+  const platform = Object.assign(host.platform, {
+    files,
+    vhost,
+    plugins,
+    sendDatagram,
+    imageLocks: host.platform.imageLocks!,
+  });
+  return { openNativePlatform: () => Promise.resolve(platform) };
+}
+
 /** A host on which commands can run. */
 export class Scene implements AsyncDisposable {
   readonly #host: TestHost;
-  readonly #platform: NativePlatform;
+  readonly #verbsHost: Host;
 
-  private constructor(host: TestHost, platform: NativePlatform) {
+  private constructor(host: TestHost, verbsHost: Host) {
     this.#host = host;
-    this.#platform = platform;
+    this.#verbsHost = verbsHost;
   }
 
   /** Guests web (domain 1) and db (domain 2) with {@linkcode DISKS}. */
@@ -75,18 +88,14 @@ export class Scene implements AsyncDisposable {
       for (const [name, value] of Object.entries(all)) host.store.write(`${backendPath}/${name}`, value);
       for (const [name, value] of Object.entries(frontend)) host.store.write(`${frontendPath}/${name}`, value);
     }
-    const { files, vhost, plugins } = await openNativePlatform();
-    const { imageLocks } = host.platform;
-    const parts = { files, vhost, plugins, imageLocks: imageLocks! };
-    return new Scene(host, Object.assign(host.platform, parts));
+    return new Scene(host, await hostOf(host));
   }
 
   /** Runs `xenblk <command>` on a terminal; returns what a person sees there, and the exit status. */
   async run(command: string, columns: number): Promise<string> {
     const screen = new Screen();
     const args = command.split(" ").filter((word) => word !== "");
-    const host = { openNativePlatform: (): Promise<NativePlatform> => Promise.resolve(this.#platform) };
-    const status = await main(args, host, "0.0.0", new Output(screen, screen, () => columns));
+    const status = await main(args, this.#verbsHost, "0.0.0", new Output(screen, screen, () => columns));
     return `${`$ xenblk ${command}`.trimEnd()}\n${screen.text}[status ${status}]\n`;
   }
 

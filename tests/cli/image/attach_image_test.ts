@@ -4,6 +4,7 @@
 
 import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { XenblkError } from "../../../lib/errors.ts";
+import { startLogging } from "../../../lib/log.ts";
 import { type AttachImage, type CreatingOptions, imageForAttach } from "../../../lib/cli/image/for_attach.ts";
 import { Output } from "../../../lib/cli/output.ts";
 import { DrainSignals } from "../../../lib/cli/signals.ts";
@@ -21,14 +22,18 @@ async function prepare(
   const sink = { writeSync: (bytes: Uint8Array): number => (said += new TextDecoder().decode(bytes), bytes.length) };
   const output = new Output({ ...sink, isTerminal: () => false }, { ...sink, isTerminal: () => false });
   using signals = new DrainSignals();
+  using logging = await startLogging("info", (line) => output.message(line));
   const host = { openNativePlatform: () => Promise.reject(new Error("not used")) };
   const context = {
     output,
     signals,
     host,
-    logLevel: "info",
+    version: "0.0.0",
+    logging,
     loadVerbs: () => Promise.resolve([]),
     quiet: false,
+    given: new Set<string>(),
+    inform: (line: string) => output.message(`xenblk: ${line}`),
   } as const;
   return { made: await imageForAttach(context, { ...NOTHING, ...options }, image), said };
 }

@@ -41,7 +41,7 @@ for (const [grants, abi] of FULL ? ALL : SOME) {
     assertClean(outcome, backend.messages);
     assert(outcome.bytesWritten / outcome.writes > 200_000, "most requests are large");
     assert(outcome.verifiedSectors > requests * 10, `only ${outcome.verifiedSectors} sectors verified`);
-    assertMatch(backend.messages, /connected: .*rings 4 of 16 pages/);
+    assertMatch(backend.messages, /connected: .*4 rings of 16 pages/);
     await detach(xen, device);
     assertEquals((await backend.holdings()).mappedPages, 0);
     const verdict = await disk.verify(image);
@@ -58,18 +58,18 @@ nativeTest(
     await using backend = new BackendProcess(xen, ["serve", "--max-ring-page-order", "3", "--queues", "2"]);
     await using guest = new GuestProcess(xen, GUEST);
     const shapes: [string, RingShape, Record<string, string>, string][] = [
-      ["a", { ringPages: 2 }, {}, "1 of 2 pages"],
-      ["b", { ringPages: 4, queues: 2 }, {}, "2 of 4 pages"],
-      ["c", { ringPages: 16, queues: 64 }, {}, "2 of 8 pages"],
-      ["d", { ringPages: 4 }, { "num-ring-pages": "4" }, "1 of 4 pages"],
-      ["e", { queues: 2 }, { "ring-page-order": "0" }, "2 of 1 page"],
+      ["a", { ringPages: 2 }, {}, "1 ring of 2 pages"],
+      ["b", { ringPages: 4, queues: 2 }, {}, "2 rings of 4 pages"],
+      ["c", { ringPages: 16, queues: 64 }, {}, "2 rings of 8 pages"],
+      ["d", { ringPages: 4 }, { "num-ring-pages": "4" }, "1 ring of 4 pages"],
+      ["e", { queues: 2 }, { "ring-page-order": "0" }, "2 rings of 1 page"],
     ];
     for (const [name, shape, override, rings] of shapes) {
       const device = await attach(xen, { domain: GUEST as DomId, params: "memory:16M", readOnly: false });
       const disk = await guest.disk(frontendPath(device), "x86_64-abi", override, { ...shape, requests: 128 });
       await disk.connect();
       assertClean(received(await disk.load({ ...LOAD, depth: 128, requests: 400, discardEvery: 20 })), name);
-      assert(backend.messages.includes(`rings ${rings}, event`), `${name}: ${backend.messages}`);
+      assert(backend.messages.includes(` ${rings}, grants`), `${name}: ${backend.messages}`);
       await detach(xen, device);
     }
     const device = await attach(xen, { domain: GUEST as DomId, params: "memory:16M", readOnly: false });

@@ -1,0 +1,30 @@
+/**
+ * What the process that serves a disk says about it, for the verbs that show disks: more than xenstore holds.
+ */
+
+import type { LiveDevice } from "../control/serving.ts";
+import type { DeviceReport } from "../control/protocol.ts";
+
+/** The member `live` of a disk in JSON. */
+export interface LiveMember extends Pick<DeviceReport, "connected" | "latched" | "image" | "error" | "waitsFor"> {
+  /** The process that serves it. */
+  readonly pid: number;
+  readonly verb: string;
+}
+
+/** The member `live`; none where no process of ours serves the disk. */
+export function liveMember(device: LiveDevice | undefined): { readonly live?: LiveMember } {
+  if (device === undefined) return {};
+  const { hello: { pid, verb }, report: { connected, latched, image, error, waitsFor } } = device;
+  return {
+    live: {
+      pid,
+      verb,
+      connected,
+      latched,
+      ...(image === undefined ? {} : { image }),
+      ...(error === undefined ? {} : { error }),
+      ...(waitsFor === undefined ? {} : { waitsFor }),
+    },
+  };
+}

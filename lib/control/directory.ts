@@ -1,0 +1,68 @@
+/**
+ * Where the sockets of serving processes are: `control/PID.sock` below the directory of the journals, in a directory that
+ * its owner alone may enter.
+ */
+
+import { errorText } from "../errors.ts";
+
+/** How old a socket must be before it can be called stale: one that is being made does not listen yet. */
+const SETTLED_MS = 2_000;
+/** Sockets that are looked at; more processes do not serve on one host. */
+const MOST_SOCKETS = 1024;
+
+/** The directory of the sockets. `journals` is that of the journals. */
+export function controlDirectory(journals: string): string {
+  return `${journals}/control`;
+}
+
+/** The socket of a process. */
+export function socketPath(directory: string, pid: number): string {
+  return `${directory}/${pid}.sock`;
+}
+
+/** The sockets in the directory, those of dead processes among them, by path. None if there is no directory. */
+export async function listSockets(directory: string): Promise<{ readonly path: string; readonly pid: number }[]> {
+  const sockets = [];
+  try {
+    for await (const { name } of Deno.readDir(directory)) {
+      const pid = /^([0-9]+)\.sock$/.exec(name)?.[1];
+      if (pid !== undefined && sockets.push({ path: `${directory}/${name}`, pid: Number(pid) }) === MOST_SOCKETS) break;
+    }
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+  return sockets.sort((a, b) => a.pid - b.pid);
+}
+
+/** Connects to a socket, or resolves with undefined if nobody listens there any more. */
+export async function connectTo(path: string): Promise<Deno.UnixConn | undefined> {
+  try {
+    return await Deno.connect({ transport: "unix", path });
+  } catch (error) {
+    if (error instanceof Deno.errors.ConnectionRefused || error instanceof Deno.errors.NotFound) return undefined;
+    throw error;
+  }
+}
+
+/** Makes the directory, for its owner alone, and removes sockets whose processes have ended. */
+export async function prepareDirectory(directory: string, pid: number, warn: (line: string) => void): Promise<void> {
+  await Deno.mkdir(directory, { recursive: true, mode: 0o700 });
+  await Deno.chmod(directory, 0o700); // also one that another umask or hand made
+  for (const socket of await listSockets(directory)) {
+    try {
+      if (await isStale(socket.path, socket.pid === pid)) await Deno.remove(socket.path);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) warn(`cannot remove the stale socket: ${errorText(error)}`);
+    }
+  }
+}
+
+/** A socket of our own number is that of an earlier process. */
+async function isStale(path: string, isOurs: boolean): Promise<boolean> {
+  const connection = await connectTo(path);
+  connection?.close();
+  if (connection !== undefined) return false;
+  if (isOurs) return true;
+  const { mtime } = await Deno.stat(path);
+  return Date.now() - (mtime?.getTime() ?? 0) >= SETTLED_MS;
+}

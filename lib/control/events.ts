@@ -1,0 +1,117 @@
+/**
+ * What happens to the devices of a process, for those who follow it: compares each device that may have changed with how
+ * it was seen before. Without followers it costs nothing.
+ */
+
+import type { BackendKind } from "../backend/kind.ts";
+import type { DeviceStatus } from "../backend/status.ts";
+import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
+import type { ControlEvent, DeviceReport } from "./protocol.ts";
+
+/** Changes that follow one another closely are one event. */
+const SETTLE_MS = 20;
+
+/** The devices that are watched. */
+export type WatchedDevices = Pick<BackendKind, "status" | "statusOf" | "onChange">;
+
+/** Takes events. */
+export type TakeEvent = (event: ControlEvent) => void;
+
+/** The status as clients see it. */
+export function reportOf({ totals: _totals, queues: _queues, ...report }: DeviceStatus): DeviceReport {
+  return report;
+}
+
+/** The events of the devices of one process. */
+export class DeviceEvents implements Disposable {
+  readonly #devices: WatchedDevices;
+  readonly #clock: Clock;
+  readonly #listeners = new Set<TakeEvent>();
+  readonly #known = new Map<string, DeviceReport>();
+  readonly #changed = new Set<string>();
+  readonly #over = new AbortController();
+  #watch: Disposable | undefined;
+  #looking: Promise<void> | undefined;
+
+  /** `clock`: how long changes may follow one another. */
+  constructor(devices: WatchedDevices, clock: Clock = SYSTEM_CLOCK) {
+    this.#devices = devices;
+    this.#clock = clock;
+  }
+
+  /** Calls the listener with each event from now on, until the result is disposed. */
+  follow(listener: TakeEvent): Disposable {
+    if (this.#listeners.size === 0) this.#begin();
+    const own: TakeEvent = (event) => listener(event);
+    this.#listeners.add(own);
+    return {
+      [Symbol.dispose]: (): void => {
+        this.#listeners.delete(own);
+        if (this.#listeners.size === 0) this.#end();
+      },
+    };
+  }
+
+  /** Ends the looks. */
+  [Symbol.dispose](): void {
+    this.#over.abort();
+    this.#listeners.clear();
+    this.#end();
+  }
+
+  #begin(): void {
+    for (const status of this.#devices.status()) this.#known.set(status.backendPath, reportOf(status));
+    this.#watch = this.#devices.onChange((path) => {
+      this.#changed.add(path);
+      this.#looking ??= this.#lookSoon();
+    });
+  }
+
+  #end(): void {
+    this.#watch?.[Symbol.dispose]();
+    this.#watch = undefined;
+    this.#known.clear();
+    this.#changed.clear();
+  }
+
+  async #lookSoon(): Promise<void> {
+    await this.#clock.sleep(SETTLE_MS, this.#over.signal);
+    this.#looking = undefined;
+    for (const path of this.#changed) this.#look(path);
+    this.#changed.clear();
+  }
+
+  #look(path: string): void {
+    const before = this.#known.get(path);
+    const status = this.#devices.statusOf(path);
+    const now = status === undefined ? undefined : reportOf(status);
+    if (now === undefined) this.#known.delete(path);
+    else this.#known.set(path, now);
+    for (const event of changes(before, now)) for (const listener of this.#listeners) listener(event);
+  }
+}
+
+/** What has changed about a device, in the order in which it is told. Undefined: there is no such device. */
+function changes(before: DeviceReport | undefined, now: DeviceReport | undefined): ControlEvent[] {
+  const time = new Date().toISOString();
+  const device = (now ?? before)?.label;
+  if (device === undefined) return [];
+  if (now === undefined) return [{ event: "removed", time, device }];
+  const events: ControlEvent[] = [];
+  if (before === undefined) events.push({ event: "added", time, device, report: now });
+  const { backendState, frontendState, error } = now;
+  if (before !== undefined && (before.backendState !== backendState || before.frontendState !== frontendState)) {
+    events.push({ event: "state", time, device, backendState, frontendState });
+  }
+  const was = before ?? { connected: false, latched: false, error: undefined };
+  if (was.connected !== now.connected) {
+    events.push({ event: now.connected ? "connected" : "disconnected", time, device });
+  }
+  if (was.error !== error) {
+    events.push(
+      error === undefined ? { event: "error-cleared", time, device } : { event: "error", time, device, error },
+    );
+  }
+  if (was.latched !== now.latched) events.push({ event: now.latched ? "latched" : "latch-cleared", time, device });
+  return events;
+}

@@ -1,0 +1,71 @@
+/**
+ * The methods of the control socket that every serving process has, over its devices and its log.
+ */
+
+import type { DeviceStatus } from "../backend/status.ts";
+import { XenblkError } from "../errors.ts";
+import type { HostPlatform } from "../host_platform.ts";
+import { LOG_LEVELS, type Logging } from "../log.ts";
+import type { Service } from "../service.ts";
+import type { Call, Handler } from "./connection.ts";
+import { reportOf } from "./events.ts";
+import { readParams, TEXT, word } from "./params.ts";
+import { type DeviceReport, type Method, type Methods, PROTOCOL_VERSION, type ServingVerb } from "./protocol.ts";
+
+/** A process, as its control socket shows it. */
+export interface ControlledProcess {
+  readonly platform: HostPlatform;
+  readonly service: Service;
+  readonly verb: ServingVerb;
+  readonly kind: string;
+  /** Of xenblk. */
+  readonly version: string;
+  readonly logging: Logging;
+}
+
+/** The handlers by method; those that a process does not have are absent. */
+export type Handlers = {
+  readonly [M in Method]?: (
+    params: Readonly<Record<string, unknown>>,
+    call: Call,
+  ) => Methods[M]["result"] | Promise<Methods[M]["result"]>;
+};
+
+/** The methods that ask, and those that change nothing of a disk. */
+export function basicMethods(process: ControlledProcess): Handlers & Readonly<Record<string, Handler>> {
+  const { service, verb, kind, version, logging } = process;
+  const level = word(LOG_LEVELS);
+  return {
+    hello: (params) => {
+      readParams("hello", {}, params);
+      return { protocol: PROTOCOL_VERSION, pid: Deno.pid, version, verb, kind };
+    },
+    ping: (params) => readParams("ping", {}, params),
+    status: (params) => {
+      const { device } = readParams("status", { device: TEXT }, params);
+      return { devices: statusOf(service, device).map(reportOf) };
+    },
+    subscribe: (params, call): { readonly devices: readonly DeviceReport[] } => {
+      const { log } = readParams("subscribe", { log: level }, params);
+      call.subscribe(log);
+      return { devices: service.devices.status().map(reportOf) };
+    },
+    logLevel: (params) => {
+      const wanted = readParams("logLevel", { level }, params).level;
+      if (wanted !== undefined) logging.level = wanted;
+      return { level: logging.level };
+    },
+  };
+}
+
+/** The device of that label, or all. Throws {@linkcode XenblkError} (`not-found`). */
+function statusOf({ devices }: Service, label: string | undefined): DeviceStatus[] {
+  const all = devices.status();
+  if (label === undefined) return all;
+  const found = all.filter((status) => status.label === label);
+  if (found.length > 0) return found;
+  throw new XenblkError(`Cannot find device ${label}: this process does not serve it`, {
+    kind: "not-found",
+    remedy: "see the method status",
+  });
+}

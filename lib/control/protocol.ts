@@ -1,0 +1,193 @@
+/**
+ * The control protocol of a serving process: JSON-RPC 2.0, one message a line, over a Unix socket. docs/control.md
+ * describes it for people, and docs/control.schema.json for programs.
+ */
+
+import type { DeviceSettings } from "../backend/settings.ts";
+import type { DeviceStatus } from "../backend/status.ts";
+import type { ErrorKind } from "../errors.ts";
+import type { DiskFigures } from "../figures/figures.ts";
+import type { LogLevel } from "../log.ts";
+import type { ThrottleOptions } from "../storage/filter/table.ts";
+import type { DomainInfo } from "../toolstack/domains.ts";
+
+/** Grows when a client of the version before would no longer understand the answers. */
+export const PROTOCOL_VERSION = 1;
+/** The longest line of a client, in bytes. */
+export const MOST_REQUEST_BYTES = 65_536;
+
+/** No members. */
+export type Nothing = Readonly<Record<never, never>>;
+
+/** The verb that a serving process runs. */
+export type ServingVerb = "serve" | "attach";
+
+/** Who answers on a socket. */
+export interface Hello {
+  readonly protocol: number;
+  readonly pid: number;
+  /** Of xenblk. */
+  readonly version: string;
+  readonly verb: ServingVerb;
+  /** The backend kind, such as `vbd3`. */
+  readonly kind: string;
+}
+
+/** A device as its process sees it, without counters. Its `label` names it in requests. */
+export type DeviceReport = Omit<DeviceStatus, "totals" | "queues">;
+
+/** What a request about one device names. */
+export interface DeviceParams {
+  /** Its label: `vbd3/5/51712`, that is kind, domid and virtual device number. */
+  readonly device: string;
+}
+
+/** The same where it may be left out: all devices. */
+export interface DevicesParams {
+  readonly device?: string;
+}
+
+/** What one disk did. */
+export interface DeviceFigures {
+  readonly device: string;
+  readonly figures: DiskFigures;
+}
+
+/** The settings of a device that `attach` takes; those that are absent are the serving process's. */
+export type SettingsParams = Partial<Omit<DeviceSettings, "image" | "readOnly">>;
+
+/** A disk for a guest. */
+export interface AttachParams extends SettingsParams {
+  /** The guest: its name, UUID or domid. */
+  readonly domain: string | number;
+  /** As `xenblk attach` takes it, with absolute paths: others are relative to the serving process. */
+  readonly image: string;
+  /** Absent: the first free one. */
+  readonly vdev?: string;
+  readonly readOnly?: boolean;
+  readonly shared?: boolean;
+  readonly cdrom?: boolean;
+  /** How long the guest may take to connect. Default 60 000. */
+  readonly timeoutMs?: number;
+}
+
+/** A disk that a guest has connected to. */
+export interface Attached {
+  readonly device: string;
+  /** The virtual device's name, such as `xvdb`. */
+  readonly vdev: string;
+  /** The image, as the node `params` names it. */
+  readonly params: string;
+  readonly guest: DomainInfo;
+}
+
+/** Limits of the filter `throttle`, with all members in an answer. 0: none. */
+export type Limits = Pick<ThrottleOptions, "iops" | "iopsBurst" | "bytesPerSecond" | "bytesBurst">;
+
+/** The methods: their parameters and results. */
+export interface Methods {
+  /** Who answers. */
+  readonly hello: { readonly params: Nothing; readonly result: Hello };
+  /** Answers as soon as the process can. */
+  readonly ping: { readonly params: Nothing; readonly result: Nothing };
+  /** What the devices look like now. */
+  readonly status: { readonly params: DevicesParams; readonly result: { readonly devices: readonly DeviceReport[] } };
+  /** What the devices did. */
+  readonly stats: { readonly params: DevicesParams; readonly result: { readonly devices: readonly DeviceFigures[] } };
+  /** From now on the connection gets events, and the lines of the log from this level on; absent: no lines. */
+  readonly subscribe: {
+    readonly params: { readonly log?: LogLevel };
+    readonly result: { readonly devices: readonly DeviceReport[] };
+  };
+  /** Gives a guest a disk, served by this process, and waits until the guest has connected. Of `serve` alone. */
+  readonly attach: { readonly params: AttachParams; readonly result: Attached };
+  /** Asks the guest to close the disk, waits for it, and removes the disk's nodes. */
+  readonly detach: {
+    readonly params: DeviceParams & { readonly force?: boolean; readonly timeoutMs?: number };
+    readonly result: Nothing;
+  };
+  /** Adopts the size of the image, after making it `sizeBytes` large if that is given. Sizes in sectors of 512 bytes. */
+  readonly resize: {
+    readonly params: DeviceParams & { readonly sizeBytes?: number; readonly timeoutMs?: number };
+    readonly result: { readonly before: number; readonly now: number };
+  };
+  /** Changes the limits that are named, and answers with all. */
+  readonly limit: {
+    readonly params: DeviceParams & { readonly limits?: Limits };
+    readonly result: { readonly limits: Required<Limits> };
+  };
+  /** Sets the level of the process's own log if one is given, and answers with the present one. */
+  readonly logLevel: { readonly params: { readonly level?: LogLevel }; readonly result: { readonly level: LogLevel } };
+}
+
+/** The name of a method. */
+export type Method = keyof Methods;
+
+/** What every event has. */
+interface EventBase {
+  /** The wall clock, in ISO 8601 with milliseconds. */
+  readonly time: string;
+}
+
+/** The same of an event of a device. */
+interface DeviceEventBase extends EventBase {
+  /** Its label. */
+  readonly device: string;
+}
+
+/** News of a serving process: the parameters of the notification `event`. */
+export type ControlEvent =
+  | (DeviceEventBase & { readonly event: "added"; readonly report: DeviceReport })
+  | (DeviceEventBase & { readonly event: "state"; readonly backendState: string; readonly frontendState: string })
+  | (DeviceEventBase & { readonly event: "error"; readonly error: string })
+  | (DeviceEventBase & {
+    readonly event: "connected" | "disconnected" | "error-cleared" | "latched" | "latch-cleared" | "removed";
+  })
+  | (EventBase & { readonly event: "log"; readonly level: LogLevel; readonly line: string })
+  /** The last event of a connection. */
+  | (EventBase & { readonly event: "end"; readonly reason: string });
+
+/** The parameters of the notification `progress`: how far the request with this id is. */
+export interface ProgressParams {
+  readonly id: RequestId;
+  readonly text: string;
+}
+
+/** As the client chose it. */
+export type RequestId = string | number | null;
+
+/** JSON-RPC's codes, and one for each kind of our errors. */
+export const ERROR_CODE = {
+  parse: -32700,
+  request: -32600,
+  method: -32601,
+  usage: -32602,
+  internal: -32603,
+  "failed": -32001,
+  "not-found": -32003,
+  "timeout": -32004,
+  "hypervisor": -32005,
+} as const satisfies Readonly<Record<ErrorKind | "parse" | "request" | "method" | "internal", number>>;
+
+/** The member `error` of an answer. */
+export interface ErrorObject {
+  readonly code: number;
+  readonly message: string;
+  /** Absent for a defect, and for a message that breaks the protocol. */
+  readonly data?: { readonly kind: ErrorKind; readonly remedy?: string };
+}
+
+/** A line of the server. */
+export type ServerMessage =
+  | { readonly jsonrpc: "2.0"; readonly id: RequestId; readonly result: unknown }
+  | { readonly jsonrpc: "2.0"; readonly id: RequestId; readonly error: ErrorObject }
+  | { readonly jsonrpc: "2.0"; readonly method: "event"; readonly params: ControlEvent }
+  | { readonly jsonrpc: "2.0"; readonly method: "progress"; readonly params: ProgressParams };
+
+/** A line of the client. */
+export interface ClientMessage {
+  readonly jsonrpc: "2.0";
+  readonly id: RequestId;
+  readonly method: string;
+  readonly params: Readonly<Record<string, unknown>>;
+}

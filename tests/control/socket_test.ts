@@ -1,0 +1,143 @@
+/**
+ * The control socket: who may open it, what hostile clients cost others, and what becomes of sockets of dead processes.
+ */
+
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { ControlClient } from "../../lib/control/client.ts";
+import { prepareDirectory } from "../../lib/control/directory.ts";
+import { MOST_REQUEST_BYTES, PROTOCOL_VERSION } from "../../lib/control/protocol.ts";
+import { liveDevices, servingProcesses } from "../../lib/control/serving.ts";
+import { Rig } from "./rig.ts";
+
+const HELLO = '{"jsonrpc":"2.0","id":1,"method":"hello"}\n';
+
+Deno.test("the socket says who serves, and only its owner can reach it", async () => {
+  const rig = await Rig.start();
+  {
+    await using _rig = rig;
+    using client = await rig.client();
+    const hello = await client.call("hello", {});
+    assertEquals(hello, {
+      protocol: PROTOCOL_VERSION,
+      pid: Deno.pid,
+      version: "1.2.3",
+      verb: "serve",
+      kind: "vbd3",
+    });
+    assertEquals((await Deno.stat(rig.directory)).mode! & 0o777, 0o700);
+    assertEquals((await Deno.stat(rig.path)).mode! & 0o777, 0o600);
+    assertEquals(await servingProcesses(rig.directory), [{ path: rig.path, hello }]);
+    assertEquals(await client.call("ping", {}), {});
+  }
+  assertEquals(await servingProcesses(rig.directory), [], "it is gone with its process");
+});
+
+Deno.test("junk gets an error each, half a line nothing, and one-shot clients their answer", async () => {
+  await using rig = await Rig.start();
+  using half = await rig.connect();
+  await half.send('{"jsonrpc":');
+  using client = await rig.connect();
+  const requests = [
+    "junk",
+    "[]",
+    '{"id":3,"method":"hello"}',
+    '{"jsonrpc":"2.0","id":4,"method":"toString"}',
+    '{"jsonrpc":"2.0","id":5,"method":"status","params":{"device":7}}',
+    '{"jsonrpc":"2.0","id":6,"method":"status","params":{"device":"vbd3/9/1"}}',
+    '{"jsonrpc":"2.0","id":{},"method":"hello"}',
+    '{"jsonrpc":"2.0","method":"ping"}',
+    "",
+    '{"jsonrpc":"2.0","id":"last","method":"ping","params":{}}',
+  ];
+  await client.send(new Uint8Array([0xff, 0xfe, 10]));
+  await client.send(requests.join("\n") + "\n");
+  await client.end();
+  const answers = (await client.rest()).map(({ id, error }) => [id, (error as { code?: number } | undefined)?.code]);
+  assertEquals(answers, [
+    [null, -32700],
+    [null, -32700],
+    [null, -32600],
+    [3, -32600],
+    [4, -32601],
+    [5, -32602],
+    [6, -32003],
+    [null, -32600],
+    ["last", undefined],
+  ]);
+});
+
+Deno.test("a line without end and clients without number are refused; others are served on", async () => {
+  await using rig = await Rig.start();
+  using long = await rig.connect();
+  await long.send("x".repeat(MOST_REQUEST_BYTES + 1));
+  assertMatch(JSON.stringify(await long.rest()), /the line is longer than 65536 bytes/);
+  using clients = new DisposableStack();
+  for (let count = 0; count < 64; count++) {
+    const one = clients.use(await rig.connect());
+    await one.send(HELLO);
+  }
+  using late = await rig.connect();
+  assertMatch(JSON.stringify(await late.rest()), /"event":"end".*64 connections already/);
+  clients.dispose();
+  // The places are free again once the server has seen the ends.
+  for (let answer: unknown[] = []; answer.length !== 1 || !("result" in (answer[0] as object));) {
+    using next = await rig.connect();
+    await next.send(HELLO).catch(() => {});
+    await next.end().catch(() => {});
+    answer = await next.rest().catch(() => []);
+  }
+});
+
+Deno.test("a client that never reads loses its connection when too much waits, and nobody else's", async () => {
+  await using rig = await Rig.start();
+  using deaf = await rig.connect();
+  await deaf.send('{"jsonrpc":"2.0","id":1,"method":"subscribe","params":{"log":"debug"}}\n');
+  using client = await rig.client();
+  const { createLogger } = await import("../../lib/log.ts");
+  const logger = createLogger("control");
+  // Once it is subscribed, each line is an event for it; its socket holds a few hundred KiB.
+  const line = "x".repeat(900);
+  for (let sent = 0; sent < 20_000; sent++) logger.debug(line);
+  assertEquals(await client.call("ping", {}), {});
+  const last = (await deaf.rest()).at(-1);
+  assertEquals((last?.params as { event: string; reason: string }).reason, "the client does not read");
+});
+
+Deno.test("a process that does not answer costs a client its time limit, no more", async () => {
+  const directory = await Deno.makeTempDir();
+  try {
+    const path = `${directory}/77.sock`;
+    using _silent = Deno.listen({ transport: "unix", path });
+    using client = (await ControlClient.connect(path))!;
+    await assertRejects(() => client.call("hello", {}, { timeoutMs: 50 }), Error, "no answer for 0.05 s");
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+});
+
+Deno.test("sockets of processes that were killed are passed over, and removed by the next start", async () => {
+  const directory = await Deno.makeTempDir();
+  try {
+    const path = `${directory}/78.sock`;
+    const program = `Deno.listen({ transport: "unix", path: "${path}" }); Deno.kill(Deno.pid, "SIGKILL");`;
+    await new Deno.Command(Deno.execPath(), { args: ["eval", program], stderr: "null" }).output();
+    assert((await Deno.lstat(path)).isSocket);
+    assertEquals((await liveDevices(directory)).size, 0);
+    using _living = Deno.listen({ transport: "unix", path: `${directory}/79.sock` });
+    await Deno.utime(path, new Date(0), new Date(0));
+    await prepareDirectory(directory, 80, (line) => {
+      throw new Error(line);
+    });
+    assertEquals([...Deno.readDirSync(directory)].map(({ name }) => name), ["79.sock"]);
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+});
+
+Deno.test("where no socket can be made, the error is the file system's", async () => {
+  await assertRejects(
+    () => prepareDirectory("/proc/xenblk/control", 1, () => {}),
+    Deno.errors.NotFound,
+  );
+  assertEquals(await servingProcesses("/proc/xenblk/control"), []);
+});
