@@ -34,6 +34,7 @@ async function prepare(
     quiet: false,
     given: new Set<string>(),
     inform: (line: string) => output.message(`xenblk: ${line}`),
+    guestNames: new Map<number, string>(),
   } as const;
   return { made: await imageForAttach(context, { ...NOTHING, ...options }, image), said };
 }
