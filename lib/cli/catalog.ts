@@ -98,6 +98,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./doctor/verb.ts")).doctor,
   },
   {
+    name: "log-level",
+    summary: "Show or change how much serving processes log",
+    load: async () => (await import("./log_level.ts")).logLevel,
+  },
+  {
     name: "install",
     summary: "Install this copy of xenblk as a service of the host",
     load: async () => (await import("./install/install.ts")).install,
@@ -106,11 +111,6 @@ export const CATALOG: readonly CatalogEntry[] = [
     name: "uninstall",
     summary: "Remove what `xenblk install` has written",
     load: async () => (await import("./install/uninstall.ts")).uninstall,
-  },
-  {
-    name: "log-level",
-    summary: "Show or change how much serving processes log",
-    load: async () => (await import("./log_level.ts")).logLevel,
   },
   {
     name: "completion",

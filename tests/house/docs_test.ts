@@ -3,7 +3,7 @@
  * for, which .dvmrc holds.
  */
 
-import { assertEquals, assertGreater } from "@std/assert";
+import { assert, assertEquals, assertGreater } from "@std/assert";
 import { CATALOG } from "../../lib/cli/catalog.ts";
 import { ROOT, sourceFiles } from "./source.ts";
 
@@ -39,6 +39,63 @@ Deno.test("every file and link that the documents name exists", () => {
       .map((path) => `${document} names ${path}`)
   );
   assertEquals(lacking, []);
+});
+
+/** The names by which links reach the headings of a document. */
+function anchors(text: string): Set<string> {
+  const headings = text.replace(/^```.*?^```$/gms, "").matchAll(/^#+ (.*)$/gm);
+  return new Set([...headings].map(([, title]) => title!.toLowerCase().replace(/[^\w\- ]/g, "").replaceAll(" ", "-")));
+}
+
+Deno.test("every heading that the documents link to exists", () => {
+  const documents = sourceFiles().filter((file) => file.endsWith(".md"));
+  const textOf = (path: string): string => Deno.readTextFileSync(ROOT + path);
+  const links = documents.flatMap((document) =>
+    [...textOf(document).matchAll(/\]\(([\w./-]*\.md)?#([^)]+)\)/g)].map(([, path, anchor]) => ({
+      document,
+      target: path === undefined ? document : new URL(path, `file:///${document}`).pathname.slice(1),
+      anchor: anchor!,
+    }))
+  );
+  assertGreater(links.length, 5);
+  assertEquals(links.filter(({ target, anchor }) => !anchors(textOf(target)).has(anchor)), []);
+  assertEquals([...anchors("# A `b` c, d\n```sh\n# no\n```\n## E-f")], ["a-b-c-d", "e-f"]);
+});
+
+/** The documents below docs/ that no chain of links reaches from docs/README.md. */
+function unreachable(textOf: (path: string) => string | undefined, documents: readonly string[]): string[] {
+  const reached = new Set<string>();
+  const visit = (path: string): void => {
+    const text = reached.has(path) ? undefined : textOf(path);
+    if (text === undefined) return;
+    reached.add(path);
+    for (const named of namedPaths(path, text)) if (named.endsWith(".md")) visit(named);
+  };
+  visit("docs/README.md");
+  return documents.filter((path) => !reached.has(path));
+}
+
+Deno.test("every page is reached from docs/README.md, and the README leads there", () => {
+  const documents = sourceFiles().filter((file) => /^docs\/.*\.md$/.test(file));
+  const textOf = (path: string): string | undefined =>
+    documents.includes(path) ? Deno.readTextFileSync(ROOT + path) : undefined;
+  assertEquals(unreachable(textOf, documents), []);
+  assert(namedPaths("README.md", Deno.readTextFileSync(`${ROOT}README.md`)).includes("docs/README.md"));
+  const pages: Record<string, string> = { "docs/README.md": "[a](a.md)", "docs/a.md": "[b](b.md)", "docs/b.md": "" };
+  assertEquals(unreachable((path) => pages[path], [...Object.keys(pages), "docs/c.md"]), ["docs/c.md"]);
+});
+
+/** Lines of a README that a person sees first. */
+const FIRST_SCREEN = 60;
+
+Deno.test("the code on the README's first screen fits a terminal", () => {
+  const lines = Deno.readTextFileSync(`${ROOT}README.md`).split("\n").slice(0, FIRST_SCREEN);
+  const isCode = lines.map((line, index) =>
+    !line.startsWith("```") && lines.slice(0, index).filter((each) => each.startsWith("```")).length % 2 === 1
+  );
+  const code = lines.filter((_, index) => isCode[index]);
+  assertGreater(code.length, 2);
+  assertEquals(code.filter((line) => line.length > 80), []);
 });
 
 Deno.test("every task that the documents name exists", () => {

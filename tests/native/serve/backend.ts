@@ -28,12 +28,12 @@ export class BackendProcess implements AsyncDisposable {
   messages = "";
 
   /** `confinement` is a program with arguments that executes Deno at its end, such as setpriv. */
-  constructor(xen: NativeXen, args: readonly string[], confinement: readonly string[] = []) {
+  constructor(xen: NativeXen, args: readonly string[], confinement: readonly string[] = [], domid = 0) {
     this.#xen = xen;
     const [program, ...rest] = [...confinement, Deno.execPath(), "run", "-A", "--no-check", `${ROOT}cli.ts`, ...args];
     this.#child = new Deno.Command(program!, {
       args: rest,
-      env: xen.env(0),
+      env: xen.env(domid),
       stdin: "null",
       stdout: "null",
       stderr: "piped",

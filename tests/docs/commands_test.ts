@@ -1,0 +1,176 @@
+/**
+ * The commands in the README and the documents are true. Every command of xenblk is checked against the tables of the
+ * verbs. Every block of commands is run here, without Xen or on a stand-in host with a guest, or the table below names
+ * the test that runs it elsewhere.
+ */
+
+import { assertEquals } from "@std/assert";
+import { CATALOG } from "../../lib/cli/catalog.ts";
+import { ROOT, sourceFiles } from "../house/source.ts";
+import { missingProgram, nativeTest } from "../native/harness.ts";
+import { argumentsOf, faultOf } from "./command_line.ts";
+import { HostWithWeb, Place } from "./place.ts";
+import { commandsOf, inlineCommands, type ShellBlock, shellBlocks } from "./shell.ts";
+
+const PAGES = sourceFiles()
+  .filter((path) =>
+    /^(README|CONTRIBUTING|ARCHITECTURE|CHANGELOG|SECURITY)\.md$|^(docs|bench|tests)\/.*\.md$/.test(path)
+  )
+  .map((document) => ({ document, page: Deno.readTextFileSync(ROOT + document) }));
+const BLOCKS = PAGES.flatMap(({ document, page }) => shellBlocks(document, page));
+
+/** How a block is run. */
+type Run =
+  /** Without Xen, in a checkout. */
+  | { readonly how: "here" }
+  /** On a stand-in host: the lines that serve run beside those that follow. `before` makes files. */
+  | { readonly how: "on a host"; readonly before?: string }
+  /** By a test that runs the same elsewhere. */
+  | { readonly how: "elsewhere"; readonly by: string }
+  /** It was run by hand, as the document says in these words. */
+  | { readonly how: "by hand"; readonly says: string };
+
+/** By document and a text that one block of it has. */
+const RUNS: readonly (readonly [document: string, text: string, run: Run])[] = [
+  ["README.md", "cli.ts dry-run", { how: "here" }],
+  ["README.md", "task test", { how: "elsewhere", by: ".ci/run" }],
+  ["README.md", "xenblk detach web xvdb", {
+    how: "on a host",
+    before: "truncate -s 1G disk.img; qemu-img create -q -f qcow2 web.qcow2 1G",
+  }],
+  ["CONTRIBUTING.md", "task test:quick", { how: "elsewhere", by: ".ci/run" }],
+  ["CONTRIBUTING.md", "tests/xenbus/", { how: "elsewhere", by: ".ci/run" }],
+  ["docs/packaging.md", "deno task pack dist", { how: "elsewhere", by: "tests/pack/package_test.ts" }],
+  ["docs/plugins.md", "dry-run --write", { how: "elsewhere", by: "tests/library/plugin_test.ts" }],
+  ["docs/plugins.md", "attach web 'plugin:./my_disk.ts?16'", { how: "elsewhere", by: "tests/library/plugin_test.ts" }],
+  ["docs/plugins.md", "--plugin-allow", { how: "elsewhere", by: "tests/native/serve/plugin_test.ts" }],
+  ["docs/start.md", "xenblk doctor", { how: "on a host" }],
+  ["docs/start.md", "--create 1G", { how: "on a host" }],
+  ["docs/start.md", "xenblk detach web xvdz", { how: "on a host" }],
+  ["docs/xl.md", "install -m 755 contrib/block-xenblk", { how: "elsewhere", by: "tests/e2e/scenarios/08-xl-disks.sh" }],
+  ["docs/xl.md", "xl block-attach", { how: "elsewhere", by: "tests/e2e/scenarios/08-xl-disks.sh" }],
+  ["docs/storage.md", "--backing qcow2:base.qcow2", { how: "on a host" }],
+  ["docs/storage.md", "--overlay qcow2:base.qcow2", { how: "on a host" }],
+  ["docs/storage.md", "image create luks:", { how: "on a host" }],
+  ["docs/storage.md", "qemu-nbd --persistent", { how: "elsewhere", by: "tests/native/serve/nbd_test.ts" }],
+  ["docs/storage.md", "--filter=retry ssh", { how: "by hand", says: "This was run with the server killed" }],
+  ["docs/storage.md", "--filter=retry curl", { how: "by hand", says: "at depth 32 on a qcow2 overlay was verified" }],
+  ["docs/storage.md", "ganesha.nfsd", { how: "by hand", says: "NFS and Ceph were run by hand" }],
+  ["docs/storage.md", "ceph-authtool", { how: "by hand", says: "NFS and Ceph were run by hand" }],
+];
+
+const runOf = ({ document, text }: ShellBlock): Run | undefined =>
+  RUNS.find(([of, part]) => of === document && text.includes(part))?.[2];
+
+Deno.test("every command of xenblk in the documents parses", async () => {
+  const faults: string[] = [];
+  const note = async (document: string, words: readonly string[], mention: boolean): Promise<void> => {
+    const args = argumentsOf(words);
+    const fault = args === undefined ? undefined : await faultOf(args, { mention });
+    if (fault !== undefined) faults.push(`${document}: ${words.join(" ")}: ${fault}`);
+  };
+  for (const { document, text } of BLOCKS) {
+    for (const words of commandsOf(text)) await note(document, words, false);
+  }
+  for (const { document, page } of PAGES) {
+    const whole = inlineCommands(page).filter((code) => !/\bVERB\b|\.\.\.|…|\w\|\w/.test(code));
+    for (const code of whole) await note(document, commandsOf(code)[0]!, true);
+  }
+  for (const { name, load } of CATALOG) {
+    const examples = (await load()).examples.flatMap((example) => commandsOf(example));
+    for (const words of examples) await note(`the help of ${name}`, words, false);
+  }
+  assertEquals(faults, []);
+});
+
+Deno.test("a command that does not exist, or has a wrong option or value, is found", async () => {
+  const faults = async (script: string): Promise<(string | undefined)[]> =>
+    await Promise.all(commandsOf(script).map((words) => faultOf(argumentsOf(words)!)));
+  const [verb, option, value, operand, right] = await faults(
+    "xenblk serv\nxenblk list --jsno | xenblk dry-run --depth 0 && xenblk attach # web\nxenblk attach 'web' \\\n a.img",
+  );
+  assertEquals(verb, 'Cannot run "serv": there is no such verb');
+  assertEquals(option?.startsWith("Cannot use --jsno: list has no such option"), true);
+  assertEquals(value?.startsWith("Cannot use --depth=0"), true);
+  assertEquals(operand?.startsWith("Cannot run attach without DOMAIN"), true);
+  assertEquals(right, undefined);
+});
+
+Deno.test("the words of a script are those of the shell", () => {
+  assertEquals(commandsOf("cat >a <<END | b; c\nnot a command\nEND\nd \"e $(f 'g  h') i\" # j\n"), [
+    ["cat"],
+    ["b"],
+    ["c"],
+    ["f", "g  h"],
+    ["d", "e substituted i"],
+  ]);
+});
+
+Deno.test("each block of commands is run, here or by a test that exists, and the table names no other", () => {
+  assertEquals(
+    BLOCKS.filter((block) => runOf(block) === undefined).map(({ document, text }) => ({ document, text })),
+    [],
+  );
+  const unused = RUNS.filter(([document, part]) =>
+    !BLOCKS.some((block) => block.document === document && block.text.includes(part))
+  );
+  assertEquals(unused, []);
+  const files = sourceFiles();
+  const pageOf = (document: string): string =>
+    PAGES.find((page) => page.document === document)!.page.replace(/\s+/g, " ");
+  const untrue = RUNS.filter(([document, , run]) =>
+    run.how === "elsewhere" && !files.includes(run.by) || run.how === "by hand" && !pageOf(document).includes(run.says)
+  );
+  assertEquals(untrue, []);
+});
+
+for (const block of BLOCKS.filter((block) => runOf(block)?.how === "here")) {
+  Deno.test(`${block.document}: ${titleOf(block)}`, async () => {
+    await using place = Place.withoutXen();
+    const { status, stderr } = await place.run(block.text);
+    assertEquals(status, 0, stderr);
+  });
+}
+
+/** The verbs that serve until they are ended, with what they say once they do. */
+const SERVING: Readonly<Record<string, RegExp>> = { attach: / is \w+ of web/, serve: /serving all/ };
+
+for (const { document } of PAGES) {
+  const blocks = BLOCKS.filter((block) => block.document === document && runOf(block)?.how === "on a host");
+  if (blocks.length === 0) continue;
+  nativeTest(`${document}: the commands for a host work, in their order`, async (context) => {
+    await using host = await HostWithWeb.start();
+    await using place = Place.inDomain0(host.xen);
+    for (const block of blocks) await context.step(titleOf(block), () => runOnHost(block, place));
+    await endAll(place);
+  }, missingProgram("qemu-storage-daemon", "qemu-system-common"));
+}
+
+/** What `doctor` ends with on the stand-in host, which has everything else. */
+const NO_HYPERVISOR = 5;
+
+async function runOnHost(block: ShellBlock, place: Place): Promise<void> {
+  const run = runOf(block);
+  if (run?.how === "on a host" && run.before !== undefined) await place.run(run.before);
+  const lines = block.text.trim().split(/(?<!\\)\n/).map((line) => {
+    const args = argumentsOf(commandsOf(line).at(-1) ?? []);
+    return { line, args, ready: args?.includes("--background") ? undefined : SERVING[args?.[0] ?? ""] };
+  });
+  // An example that serves a disk follows one whose disks are no longer needed.
+  if (lines.some(({ ready }) => ready !== undefined)) await endAll(place);
+  for (const { line, args, ready } of lines) {
+    if (ready !== undefined) await place.serve(line, ready);
+    else {
+      const { status, stdout, stderr } = await place.run(line);
+      assertEquals(status, args?.[0] === "doctor" ? NO_HYPERVISOR : 0, `${line}: ${stderr}${stdout}`);
+    }
+  }
+}
+
+async function endAll(place: Place): Promise<void> {
+  assertEquals((await place.end()).filter((status) => status !== 0), []);
+}
+
+function titleOf({ text }: ShellBlock): string {
+  return text.split("\n")[0]!.replace(/\s*#.*/, "");
+}
