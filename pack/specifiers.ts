@@ -29,6 +29,8 @@ export class Specifiers {
     // The manifest of the package has the version too.
     if (specifier === "./deno.json") return "./package.json";
     if (/^\.\.?\/.*\.ts$/.test(specifier)) return specifier.replace(/\.ts$/, ".js");
+    // Imported as text: the package has the file as it is.
+    if (/^\.\.?\/.*\.(html|css|js)$/.test(specifier)) return specifier;
     const [, name, version, file = ""] = NPM.exec(this.#aliases[specifier] ?? specifier) ?? [];
     if (name === undefined || version === undefined) {
       throw cannotPack(path, `it imports ${specifier}, which an installed package cannot resolve`);

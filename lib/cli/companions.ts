@@ -11,11 +11,12 @@ import { createLogger } from "../log.ts";
 import type { Service } from "../service.ts";
 import { ownEnvironment, serviceManagerOf } from "../systemd/environment.ts";
 import { Notices } from "../systemd/notices.ts";
+import { checkMetrics, METRICS_OPTIONS, startMetrics } from "./metrics.ts";
 import type { OptionValues } from "./options.ts";
 import type { Context } from "./verb.ts";
 
 /** The options of companions, for the verbs that serve. */
-export const COMPANION_OPTIONS = {} as const;
+export const COMPANION_OPTIONS = { ...METRICS_OPTIONS } as const;
 
 /** A process that serves, as a companion sees it. */
 export interface Serving {
@@ -34,6 +35,8 @@ export interface Serving {
 export async function startCompanions(serving: Serving): Promise<AsyncDisposable> {
   await using companions = new AsyncDisposableStack();
   companions.use(await startControlSocket(serving));
+  const { context, platform, service, options } = serving;
+  companions.use(await startMetrics({ platform, service, version: context.version, options }));
   const notices = tellServiceManager(serving); // the last one: it says that the process serves
   if (notices !== undefined) companions.use(notices);
   return companions.move();
@@ -67,4 +70,9 @@ async function startControlSocket(
     warn(`no control socket: ${errorText(error)}; the disks are served without one; ${remedy}`);
     return undefined;
   }
+}
+
+/** Throws XenblkError if what the options ask for cannot work: to be called before a disk is served. */
+export function checkCompanions(options: OptionValues<typeof COMPANION_OPTIONS>): void {
+  checkMetrics(options);
 }

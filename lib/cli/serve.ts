@@ -13,7 +13,7 @@ import { type Service, startService } from "../service.ts";
 import { chooseFilters } from "../storage/filter/spec.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import { usageError } from "./args.ts";
-import { startCompanions } from "./companions.ts";
+import { checkCompanions, startCompanions } from "./companions.ts";
 import { loadConfig } from "./config/file.ts";
 import { settingsOf } from "./device_options.ts";
 import type { OptionValues } from "./options.ts";
@@ -40,11 +40,12 @@ export const serve = defineVerb({
   options: SERVE_OPTIONS,
   permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, " +
     "/run/xenblk and the images if they are regular files, read also to /etc/xenblk; --allow-net for the control socket; --allow-ffi is as good as all permissions. Images of other " +
-    "formats than raw, and plugins, need --allow-all.",
+    "formats than raw, and plugins, need --allow-all; --metrics needs --allow-net=HOST:PORT.",
   examples: [
     "xenblk serve",
     "xenblk serve --kind qdisk --grants map",
     "xenblk serve backend/vbd3/5/51728 --image a.img",
+    "xenblk serve --metrics 127.0.0.1:9779",
   ],
   async run(context, given, operands): Promise<number> {
     await chooseFilters(given.filter); // a wrong one is refused before anything is looked for
@@ -52,6 +53,7 @@ export const serve = defineVerb({
     const options = config.forServe({ options: given, given: context.given });
     chooseLogLevel(context, options["log-level"]);
     const settingsFor = config.rule({ options, given: context.given }, options.image);
+    checkCompanions(options);
     const platform = await context.host.openNativePlatform();
     const only = onlyDevice(platform, given, operands["backend-path"]);
     checkDataPath(platform);

@@ -11,10 +11,10 @@ import { record, traceBytes } from "../trace/traces.ts";
 import { type Outcome, startXenblk, xenblk } from "./command.ts";
 import { testImages } from "./image/images.ts";
 
-/** The permissions that the first sentence of the verb's help names; read and write are limited to the paths. */
+/** The permissions that the verb's help names for every use; read and write are limited to the paths. */
 async function permissionsOf(verb: string, paths: readonly string[]): Promise<string[]> {
   const { permissions } = await CATALOG.find(({ name }) => name === verb)!.load();
-  const named = permissions.slice(0, permissions.search(/[;.,] |\.$/)).match(/--allow-\S+/g) ?? [];
+  const named = permissions.slice(0, permissions.search(/; (for|to) |\.( |$)/)).match(/--allow-[\w=-]*\w/g) ?? [];
   return named.map((flag) => /^--allow-(read|write)$/.test(flag) ? `${flag}=${[ROOT, ...paths].join(",")}` : flag);
 }
 
@@ -70,7 +70,7 @@ nativeTest("the verbs that use Xen need no more than their help names", async ()
   Deno.writeFileSync(image, new Uint8Array(1 << 20));
   const journals = `${directory}/journals`;
   const env = { ...xen.env(), XENBLK_JOURNAL_DIR: journals };
-  const paths = [journals, image];
+  const paths = [journals, image, "/etc/xenblk"];
   const nodes = { "frontend": "/local/domain/5/device/vbd/51712", "mode": "w", "params": image, "state": "1" };
   for (const [name, value] of Object.entries(nodes)) {
     await xen.run("xenstore-write", [`/local/domain/0/backend/qdisk/5/51712/${name}`, value]);

@@ -36,7 +36,7 @@ const LIB = [
   "attach",
 ];
 /** What the verbs use beside LIB: the surroundings of a process that serves. */
-const SERVING = [...LIB, "config", "systemd", "control"];
+const SERVING = [...LIB, "config", "metrics", "systemd", "control"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi/plugin", "ffi"];
 const KIT = ["testing", "testing.ts"];
@@ -53,6 +53,7 @@ const FRAME = [
   "help",
   "host",
   "live",
+  "metrics",
   "options",
   "output",
   "plugin_options",
@@ -188,6 +189,13 @@ export const ROOMS: readonly Room[] = [
     packages: ["typescript", "node:*"],
   },
   {
+    name: "metrics",
+    floor: 9,
+    files: ["lib/metrics/"],
+    mayImport: [...BASE, "figures", "backend"],
+    packages: ["npm:prom-client@*", "node:*"],
+  },
+  {
     name: "frame",
     floor: 12,
     files: FRAME.map((name) => `lib/cli/${name}.ts`),
@@ -204,8 +212,8 @@ export const ROOMS: readonly Room[] = [
     name: "verbs",
     floor: 13,
     files: ["lib/cli/"],
-    mayImport: [...SERVING, "config", "guest", "sim", "testing", "frame"],
-    packages: ["node:fs"],
+    mayImport: [...SERVING, "guest", "sim", "testing", "frame"],
+    packages: ["node:crypto", "node:fs"],
   },
   {
     name: "cli.ts",

@@ -45,6 +45,9 @@ export interface CreatingOptions {
   readonly keep: boolean;
 }
 
+/** What is used of the verb's context. */
+type CreatingContext = Pick<Context, "host" | "inform" | "signals">;
+
 /** The image to attach. */
 export interface AttachImage {
   /** As attach takes it. */
@@ -72,7 +75,7 @@ export function checkCreating(options: CreatingOptions): void {
 
 /** Creates the image if an option asks for that. Rejects with {@linkcode XenblkError}; nothing is then left. */
 export async function imageForAttach(
-  context: Context,
+  context: CreatingContext,
   options: CreatingOptions,
   image: string | undefined,
 ): Promise<AttachImage> {
@@ -86,7 +89,11 @@ function existing(name: string): AttachImage {
   return { name, undo: () => Promise.resolve(), release: () => Promise.resolve() };
 }
 
-async function createSized({ host, inform, signals }: Context, sizeBytes: number, text: string): Promise<AttachImage> {
+async function createSized(
+  { host, inform, signals }: CreatingContext,
+  sizeBytes: number,
+  text: string,
+): Promise<AttachImage> {
   const { isNamed: _isNamed, ...given } = await parseGiven(text);
   const name = imageLabel(given);
   if (!isFile(given)) throw usageError("attach", `Cannot create image ${name}: it names no local file`);
@@ -109,7 +116,7 @@ async function createSized({ host, inform, signals }: Context, sizeBytes: number
 }
 
 async function createOverlay(
-  { host, inform, signals }: Context,
+  { host, inform, signals }: CreatingContext,
   base: string,
   kept: string | undefined,
 ): Promise<AttachImage> {

@@ -56,13 +56,12 @@ const DISKS: readonly Nodes[] = [
 
 /** A simulated host as the verbs see theirs: with its hypervisor and xenstore, and the files of this machine. */
 export async function hostOf(host: TestHost): Promise<Host> {
-  const { files, vhost, plugins, sendDatagram } = await openNativePlatform();
-  const platform = Object.assign(host.platform, {
-    files,
-    vhost,
-    plugins,
-    sendDatagram,
-    imageLocks: host.platform.imageLocks!,
+  const { platform: simulated } = host;
+  const platform = Object.assign(await openNativePlatform(), {
+    imageLocks: simulated.imageLocks!,
+    openXenstore: simulated.openXenstore.bind(simulated),
+    openGrantTable: simulated.openGrantTable.bind(simulated),
+    openEventChannels: simulated.openEventChannels.bind(simulated),
   });
   return { openNativePlatform: () => Promise.resolve(platform) };
 }

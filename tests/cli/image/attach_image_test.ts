@@ -4,9 +4,7 @@
 
 import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { XenblkError } from "../../../lib/errors.ts";
-import { startLogging } from "../../../lib/log.ts";
 import { type AttachImage, type CreatingOptions, imageForAttach } from "../../../lib/cli/image/for_attach.ts";
-import { Output } from "../../../lib/cli/output.ts";
 import { DrainSignals } from "../../../lib/cli/signals.ts";
 import { xenblk } from "../command.ts";
 import { namesIn, qemu, testImages } from "./images.ts";
@@ -19,28 +17,15 @@ async function prepare(
   image?: string,
 ): Promise<{ made: AttachImage; said: string }> {
   let said = "";
-  const sink = { writeSync: (bytes: Uint8Array): number => (said += new TextDecoder().decode(bytes), bytes.length) };
-  const output = new Output({ ...sink, isTerminal: () => false }, { ...sink, isTerminal: () => false });
   using signals = new DrainSignals();
-  using logging = await startLogging("info", (line) => output.message(line));
   const host = { openNativePlatform: () => Promise.reject(new Error("not used")) };
-  const context = {
-    output,
-    signals,
-    host,
-    version: "0.0.0",
-    logging,
-    loadVerbs: () => Promise.resolve([]),
-    quiet: false,
-    given: new Set<string>(),
-    inform: (line: string) => output.message(`xenblk: ${line}`),
-  } as const;
+  const context = { signals, host, inform: (line: string): void => void (said += `${line}\n`) };
   return { made: await imageForAttach(context, { ...NOTHING, ...options }, image), said };
 }
 
 testImages("--create makes an image of the format that its name says, which is raw without one", async (directory) => {
   const raw = await prepare({ create: 2 ** 20 }, `${directory}/a`);
-  assertEquals([raw.made.name, raw.said], [`raw:${directory}/a`, `xenblk: created raw:${directory}/a (1.0 MiB)\n`]);
+  assertEquals([raw.made.name, raw.said], [`raw:${directory}/a`, `created raw:${directory}/a (1.0 MiB)\n`]);
   assertEquals(Deno.statSync(`${directory}/a`).size, 2 ** 20);
   const { made } = await prepare({ create: 2 ** 20 }, `qcow2:${directory}/b`);
   assertEquals(made.name, `qcow2:${directory}/b`);
@@ -75,7 +60,7 @@ testImages(
     assertMatch(made.name, new RegExp(`^qcow2:${directory}/base\\.overlay-[0-9a-f]{8}$`));
     assertEquals(
       said,
-      `xenblk: created ${made.name}, an overlay of raw:${directory}/base; it is removed when the disk is detached\n`,
+      `created ${made.name}, an overlay of raw:${directory}/base; it is removed when the disk is detached\n`,
     );
     const info = JSON.parse(await qemu("qemu-img", "info", "--output=json", made.name.slice("qcow2:".length)));
     assertEquals([info["backing-filename"], info["backing-filename-format"]], [`${directory}/base`, "raw"]);

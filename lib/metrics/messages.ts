@@ -1,0 +1,41 @@
+/**
+ * What the main thread and the Worker of the metrics say to each other.
+ */
+
+import type { View } from "./view.ts";
+
+/** Where a server listens. */
+export interface HttpAddress {
+  /** An IP address or a name of this machine. */
+  readonly hostname: string;
+  /** 0: any free one. */
+  readonly port: number;
+}
+
+/** What metrics are given out, and where. */
+export interface MonitorOptions {
+  /** Serve metrics and the status page here. Absent: no server. */
+  readonly address?: HttpAddress;
+  /** Names by which browsers and Prometheus may call this server, besides addresses and that of `address`. */
+  readonly hostNames?: readonly string[];
+  /** Write the metrics into this file. Absent: none is written. */
+  readonly textfile?: string;
+}
+
+/** To the Worker: what to do, first of all; then a view for each {@linkcode MonitorEvent} `want`. */
+export type MonitorCommand =
+  | { readonly kind: "start"; readonly options: MonitorOptions }
+  | { readonly kind: "view"; readonly view: View | undefined }
+  | { readonly kind: "end" };
+
+/** From the Worker. */
+export type MonitorEvent =
+  /** It is ready; `port` is that of its server. */
+  | { readonly kind: "ready"; readonly port: number | undefined }
+  /** It cannot start. */
+  | { readonly kind: "refused"; readonly reason: string }
+  /** It needs a view. */
+  | { readonly kind: "want" }
+  | { readonly kind: "warn"; readonly line: string }
+  /** It has ended: its file is removed. */
+  | { readonly kind: "ended" };

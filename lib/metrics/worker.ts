@@ -1,0 +1,75 @@
+/**
+ * The Worker of the metrics: serves them over HTTP and writes them into a file. It has a thread of its own, so that a
+ * client that floods it, or a file system that hangs, costs the disks and their control nothing: the main thread only
+ * makes a view of its figures, a few times a second at most.
+ */
+
+/// <reference lib="deno.worker" />
+
+import { errorText } from "../errors.ts";
+import { CONTENT_TYPE, Exposition } from "./exposition.ts";
+import type { MonitorCommand, MonitorEvent, MonitorOptions } from "./messages.ts";
+import { PAGE_FILES } from "./page/files.ts";
+import { type Page, startServer } from "./server.ts";
+import { Textfile } from "./textfile.ts";
+import { Rendering, ViewCache } from "./view_cache.ts";
+
+/** How often the file is written: as often as Prometheus reads it by default. */
+const TEXTFILE_MS = 15_000;
+
+const post = (event: MonitorEvent): void => self.postMessage(event);
+const warn = (line: string): void => post({ kind: "warn", line });
+
+const views = new ViewCache(() => post({ kind: "want" }));
+const exposition = new Exposition();
+const metrics = new Rendering((view) => exposition.text(view));
+const status = new Rendering((view) => Promise.resolve(`${JSON.stringify(view)}\n`));
+let textfile: Textfile | undefined;
+let writing: Promise<void> = Promise.resolve();
+let pause: ReturnType<typeof setTimeout> | undefined;
+
+self.onmessage = async ({ data }: MessageEvent<MonitorCommand>): Promise<void> => {
+  if (data.kind === "view") views.accept(data.view);
+  else if (data.kind === "start") await start(data.options);
+  else await end();
+};
+
+async function start({ address, hostNames = [], textfile: path }: MonitorOptions): Promise<void> {
+  try {
+    const port = address === undefined ? undefined : await startServer(address, {
+      pages: pages(),
+      hostNames: new Set([address.hostname, ...hostNames].map((name) => name.toLowerCase())),
+      warn,
+    });
+    if (path !== undefined) keepFile(new Textfile(path, warn));
+    post({ kind: "ready", port });
+  } catch (error) {
+    post({ kind: "refused", reason: errorText(error) });
+  }
+}
+
+function pages(): ReadonlyMap<string, Page> {
+  const json = "application/json; charset=utf-8";
+  return new Map<string, Page>([
+    ...PAGE_FILES,
+    ["/metrics", { type: CONTENT_TYPE, body: async () => await metrics.of(await views.fresh()) }],
+    ["/status.json", { type: json, body: async () => await status.of(await views.fresh()) }],
+  ]);
+}
+
+function keepFile(file: Textfile): void {
+  textfile = file;
+  const write = async (): Promise<void> => await file.write(await metrics.of(await views.fresh()));
+  const again = (): void => {
+    // The next write waits for this one, however long a dead file system holds it.
+    writing = write().catch(() => {}).finally(() => pause = setTimeout(again, TEXTFILE_MS));
+  };
+  views.whenFirst(again);
+}
+
+async function end(): Promise<void> {
+  await writing;
+  clearTimeout(pause);
+  await textfile?.remove();
+  post({ kind: "ended" });
+}
