@@ -8,7 +8,7 @@ import { DEFAULT_KIND } from "../attach.ts";
 import { ownDomain } from "../backend/kind.ts";
 import { checkDataPath, type NativePlatform } from "../host_platform.ts";
 import type { DomId } from "../hypervisor.ts";
-import { createLogger } from "../log.ts";
+import { createLogger, type LogLevel } from "../log.ts";
 import { type Service, startService } from "../service.ts";
 import { chooseFilters } from "../storage/filter/spec.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
@@ -57,6 +57,7 @@ export const serve = defineVerb({
     await chooseFilters(given.filter); // a wrong one is refused before anything is looked for
     const config = await loadConfig("serve", given);
     const options = config.forServe({ options: given, given: context.given });
+    chooseLogLevel(context, options["log-level"]);
     const settingsFor = config.rule({ options, given: context.given }, options.image);
     checkCompanions(options);
     const platform = await context.host.openNativePlatform();
@@ -101,6 +102,13 @@ export const serve = defineVerb({
 async function eventLines(service: Service): Promise<AsyncDisposable> {
   const { writeEvents } = await import("../control/event_lines.ts");
   return writeEvents(service, Deno.stdout);
+}
+
+/** The file's level does not override -v and -q. */
+function chooseLogLevel({ logging, given }: Context, level: LogLevel | undefined): void {
+  const isFromFile = !given.has("log-level");
+  if (level === undefined || (isFromFile && (given.has("verbose") || given.has("quiet")))) return;
+  logging.level = level;
 }
 
 /** Undefined if a signal ended the start. */
