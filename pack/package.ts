@@ -5,8 +5,9 @@
 
 import { errorText, XenblkError } from "../lib/errors.ts";
 import { emit, type Files } from "./emit.ts";
+import { filesBelow } from "./files.ts";
 import { checkVersion, COMMAND, manifest, type Project, readProject } from "./manifest.ts";
-import { Specifiers } from "./specifiers.ts";
+import { type Packages, Specifiers } from "./specifiers.ts";
 
 /** A tarball that was written. */
 export interface Tarball {
@@ -32,10 +33,8 @@ export async function pack(root: string, folder: string): Promise<Tarball> {
   const output = makeFolder(folder);
   const stage = await Deno.makeTempDir({ prefix: "xenblk-pack-" });
   try {
-    for (const [path, text] of packageFiles(root, project)) write(`${stage}/package/${path}`, text);
-    // Beside the code are files that it imports as text.
-    const texts = filesBelow(root, "lib/").filter((path) => !path.endsWith(".ts"));
-    for (const path of [...DOCUMENTS.flatMap((name) => filesBelow(root, name)), ...texts]) {
+    for (const [path, text] of packageFiles(root, project).files) write(`${stage}/package/${path}`, text);
+    for (const path of DOCUMENTS.flatMap((name) => filesBelow(root, name))) {
       write(`${stage}/package/${path}`, Deno.readFileSync(root + path));
     }
     return await tarball(stage, output);
@@ -44,8 +43,16 @@ export async function pack(root: string, folder: string): Promise<Tarball> {
   }
 }
 
-/** The code, the command and the manifest. */
-function packageFiles(root: string, project: Project): Files {
+/** What the package is made of. */
+export interface PackageFiles {
+  /** The code, the command and the manifest. */
+  readonly files: Files;
+  /** The npm packages that the code imports. */
+  readonly packages: Packages;
+}
+
+/** Emits the code of the checkout `root`, and adds the command and the manifest. */
+export function packageFiles(root: string, project: Project): PackageFiles {
   const specifiers = new Specifiers(project.imports);
   const roots = Object.values(project.exports).map((path) => path.replace(/^\.\//, ""));
   const sources = ["cli.ts", ...roots, ...filesBelow(root, "lib/"), ...filesBelow(root, "ffi/"), `${LAUNCHER}.ts`];
@@ -54,7 +61,12 @@ function packageFiles(root: string, project: Project): Files {
   if (launcher === undefined) throw new XenblkError(`Cannot pack ${root}: ${LAUNCHER}.ts was not emitted`);
   for (const end of [".js", ".d.ts"]) files.delete(LAUNCHER + end);
   const deno = Deno.readTextFileSync(`${root}.dvmrc`).trim();
-  return files.set(COMMAND, launcher).set("package.json", manifest(project, specifiers.packages, deno));
+  // Beside the code are files that it imports as text.
+  for (const path of filesBelow(root, "lib/").filter((path) => !path.endsWith(".ts"))) {
+    files.set(path, Deno.readTextFileSync(root + path));
+  }
+  files.set(COMMAND, launcher).set("package.json", manifest(project, specifiers.packages, deno));
+  return { files, packages: specifiers.packages };
 }
 
 /** Has npm write the tarball of `stage`/package, and moves it to the output folder. */
@@ -97,14 +109,6 @@ function cannotWrite(path: string, error: unknown): XenblkError {
     remedy: "name a folder that you may write to",
     cause: error,
   });
-}
-
-/** The paths of all files of a folder, whose name ends with a slash; of a file, itself. */
-function filesBelow(root: string, name: string): string[] {
-  if (!name.endsWith("/")) return [name];
-  return [...Deno.readDirSync(root + name)].flatMap((entry) =>
-    filesBelow(root, `${name}${entry.name}${entry.isDirectory ? "/" : ""}`)
-  ).sort();
 }
 
 function write(path: string, content: string | Uint8Array): void {

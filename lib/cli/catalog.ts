@@ -103,6 +103,16 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./log_level.ts")).logLevel,
   },
   {
+    name: "install",
+    summary: "Install this copy of xenblk as a service of the host",
+    load: async () => (await import("./install/install.ts")).install,
+  },
+  {
+    name: "uninstall",
+    summary: "Remove what `xenblk install` has written",
+    load: async () => (await import("./install/uninstall.ts")).uninstall,
+  },
+  {
     name: "completion",
     summary: "Print a completion script for a shell",
     load: async () => (await import("./completion.ts")).completion,

@@ -24,6 +24,7 @@ import { IndirectPages } from "./indirect_pages.ts";
 import { Latch, LATCH_BYTES } from "./latch.ts";
 import { Journal, journalBytes } from "./journal.ts";
 import { Queue } from "./queue.ts";
+import { RequestTimes } from "./request_times.ts";
 import { SlotTable } from "./slot_table.ts";
 import { DEFAULT_PERSISTENT_GRANTS, type QueueSpec } from "./types.ts";
 
@@ -105,6 +106,12 @@ export function openConnection(
     limits: request.discard === true ? request.properties : withoutDiscard(request.properties),
     journal,
     stats: request.stats,
+    times: new RequestTimes({
+      slots: inFlight,
+      stats: request.stats,
+      ...(request.busy && { busy: request.busy }),
+      platform,
+    }),
     latch: deviceLatch,
     notify: () => notifyFrontend(handles.events, port, complain),
     complain,

@@ -31,9 +31,15 @@ export function startXenblk(args: readonly string[], options: RunOptions = {}): 
   return command(args, options).spawn();
 }
 
+/** The words of `xenblk <args>`, for a program that runs it. */
+export function xenblkCommand(args: readonly string[], permissions: readonly string[] = ["-A"]): string[] {
+  return [Deno.execPath(), "run", "--no-prompt", ...permissions, `${ROOT}cli.ts`, ...args];
+}
+
 function command(args: readonly string[], { permissions = ["-A"], env = {} }: RunOptions): Deno.Command {
-  return new Deno.Command(Deno.execPath(), {
-    args: ["run", "--no-prompt", ...permissions, `${ROOT}cli.ts`, ...args],
+  const [program, ...rest] = xenblkCommand(args, permissions);
+  return new Deno.Command(program!, {
+    args: rest,
     env: { NO_COLOR: "1", ...env },
     stdin: "null",
     stdout: "piped",

@@ -6,39 +6,11 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import * as checks from "../../lib/cli/doctor/checks.ts";
+import { machine, type MachineParts } from "./doctor_machine.ts";
 import { checkJournals, checkLimits } from "../../lib/cli/doctor/journals.ts";
 import { listDevices } from "../../lib/toolstack/list.ts";
 import { Rig, until } from "../backend/rig.ts";
 import { renderFindings } from "../../lib/cli/doctor/verb.ts";
-
-/** A machine with these files; everything is permitted unless overridden. */
-function machine(parts: {
-  texts?: Record<string, string>;
-  denied?: readonly string[];
-  hidden?: readonly string[];
-  directories?: Record<string, checks.Directory | "denied" | "other" | "hidden">;
-  user?: number;
-  environment?: Record<string, string>;
-  permissions?: Partial<Record<"read" | "write" | "ffi" | "env", "granted" | "partial" | "prompt">>;
-}): checks.Machine {
-  const texts = parts.texts ?? {};
-  return {
-    readText: (path) => texts[path],
-    isHidden: (path) => parts.hidden?.includes(path) ?? false,
-    access: (path) =>
-      parts.hidden?.includes(path)
-        ? "hidden"
-        : parts.denied?.includes(path)
-        ? "denied"
-        : path in texts
-        ? "usable"
-        : "absent",
-    directory: (path) => parts.directories?.[path] ?? "absent",
-    user: () => parts.user ?? 0,
-    environment: (name) => parts.environment?.[name],
-    permission: (name) => parts.permissions?.[name] ?? "granted",
-  };
-}
 
 function standings(findings: readonly checks.Finding[]): string[] {
   return findings.map(({ standing }) => standing);
@@ -169,14 +141,14 @@ const MOUNTS = "22 1 0:21 / / rw,relatime shared:1 - ext4 /dev/vda rw\n24 22 0:2
   "25 22 0:24 / /media ro - iso9660 /dev/sr0 ro";
 
 Deno.test("the directory of journals: absent, in memory, on a disk, read-only, of another user, open to all, not a directory", () => {
-  const look = (parts: Parameters<typeof machine>[0]): checks.Finding[] =>
+  const look = (parts: MachineParts): checks.Finding[] =>
     checkJournals(machine({ texts: { "/proc/self/mountinfo": MOUNTS }, ...parts }));
   const elsewhere = (path: string): Record<string, string> => ({ XENBLK_JOURNAL_DIR: path });
   assertEquals(look({}), [{ check: "journals", standing: "ok", detail: `${RUN} is created when it is first needed` }]);
   const inMemory = look({ directories: { [RUN]: OWN } });
   assertEquals(inMemory, [{ check: "journals", standing: "ok", detail: `${RUN}, on tmpfs` }]);
   assertEquals(look({ directories: { [RUN]: OWN }, texts: {} })[0]!.detail, RUN);
-  const bad: [Parameters<typeof machine>[0], string, string, RegExp][] = [
+  const bad: [MachineParts, string, string, RegExp][] = [
     [
       { directories: { "/var/x": OWN }, environment: elsewhere("/var/x") },
       "warn",

@@ -5,8 +5,8 @@
 
 import { XenblkError } from "../../errors.ts";
 import type { Refusal } from "../../hypervisor.ts";
-import { journalDirectory } from "../../journal_directory.ts";
 import type { DeviceListing } from "../../toolstack/list.ts";
+import type { Machine } from "./machine.ts";
 
 /** The result of a check. `fail`: disks cannot be served; `warn`: they can. */
 export type Standing = "ok" | "warn" | "fail";
@@ -20,104 +20,18 @@ export interface Finding {
   readonly fix?: string;
 }
 
-/** A directory. */
-export interface Directory {
-  /** The names of its entries. */
-  readonly entries: readonly string[];
-  /** Its permission bits. */
-  readonly mode: number;
-  /** The user that owns it. */
-  readonly owner: number;
-}
-
-/** The machine, as far as the checks read it. */
-export interface Machine {
-  /** The text of a file, or undefined if it is missing or not readable. */
-  readText(path: string): string | undefined;
-  /** Deno was started without the permission to read the path. */
-  isHidden(path: string): boolean;
-  /** Whether a file or device can be opened for reading and writing; `hidden`: Deno lacks the permission for that. */
-  access(path: string): "usable" | "denied" | "absent" | "hidden";
-  /** The directory at a path; `other` if something else is there, `hidden` if Deno lacks the permission to look. */
-  directory(path: string): Directory | "absent" | "denied" | "other" | "hidden";
-  /** The user of this process; undefined if it is not known. */
-  user(): number | undefined;
-  environment(name: string): string | undefined;
-  permission(name: "read" | "write" | "ffi" | "env"): "granted" | "partial" | "denied" | "prompt";
-}
-
-/** This machine. */
-export const THIS_MACHINE: Machine = {
-  readText(path): string | undefined {
-    try {
-      return Deno.readTextFileSync(path).trim();
-    } catch {
-      return undefined;
-    }
-  },
-  isHidden(path): boolean {
-    try {
-      Deno.statSync(path);
-      return false;
-    } catch (error) {
-      return error instanceof Deno.errors.NotCapable;
-    }
-  },
-  access(path): "usable" | "denied" | "absent" | "hidden" {
-    try {
-      if (Deno.statSync(path).isSocket) return "usable";
-      Deno.openSync(path, { read: true, write: true }).close();
-      return "usable";
-    } catch (error) {
-      return whyNot(error);
-    }
-  },
-  directory(path): Directory | "absent" | "denied" | "other" | "hidden" {
-    try {
-      const { isDirectory, mode, uid } = Deno.statSync(path);
-      if (!isDirectory) return "other";
-      return { entries: [...Deno.readDirSync(path)].map(({ name }) => name), mode: mode ?? 0, owner: uid ?? 0 };
-    } catch (error) {
-      return whyNot(error);
-    }
-  },
-  user(): number | undefined {
-    try {
-      return Deno.statSync("/proc/self").uid ?? undefined;
-    } catch {
-      return undefined;
-    }
-  },
-  environment(name): string | undefined {
-    try {
-      return Deno.env.get(name);
-    } catch {
-      return undefined;
-    }
-  },
-  permission(name): "granted" | "partial" | "denied" | "prompt" {
-    const status = Deno.permissions.querySync({ name });
-    // What is limited to paths is not granted as a whole; serving needs the directory of journals in any case.
-    const path = journalDirectory((variable) => THIS_MACHINE.environment(variable));
-    const ofPath = name === "read" || name === "write" ? Deno.permissions.querySync({ name, path }) : status;
-    if (status.state !== "granted" && ofPath.state === "granted") return "partial";
-    return status.state === "granted" && status.partial ? "partial" : status.state;
-  },
-};
-
-function whyNot(error: unknown): "absent" | "denied" | "hidden" {
-  if (error instanceof Deno.errors.NotCapable) return "hidden";
-  return error instanceof Deno.errors.NotFound ? "absent" : "denied";
-}
-
 /** The row of a check that Deno's permissions prevent. Xen's libraries may be able to open the path all the same. */
 export function notChecked(check: string, path: string): Finding {
-  const fix = "run deno with --allow-all (-A) to check it";
+  return notAllowed(check, `to open ${path}`);
+}
+
+/** The same; `permission`: what Deno does not permit, as "to open /dev/x". */
+export function notAllowed(check: string, permission: string): Finding {
   return {
     check,
     standing: "warn",
-    detail: `not checked: Deno was started without the permission to open ${path}`,
-    fix,
+    detail: `not checked: Deno was started without the permission ${permission}`,
+    fix: "run deno with --allow-all (-A) to check it",
   };
 }
 

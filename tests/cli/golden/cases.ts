@@ -56,6 +56,15 @@ export const CASES: Readonly<Record<string, readonly string[]>> = {
   "image convert": ["image convert none.img", "image convert none.img a.qcow2", "image convert none.img a.qcow2 -J"],
   "image check": ["image check", "image check none.img", "image check none.img --repair some"],
   "image map": ["image map", "image map none.img"],
+  "config check": ["config", "config check none.toml", "config check --jsn", "config check a.toml b.toml"],
+  "config show": [
+    "config show web",
+    "config show web disk1",
+    "config show --config none.toml",
+    "config show --config a.toml --no-config",
+    "config show --no-config --engine file --workers 2",
+    "config show web xvda --no-config --cache none",
+  ],
   "doctor": ["doctor web"],
   "completion": ["completion", "completion ksh"],
 };

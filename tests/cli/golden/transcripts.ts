@@ -8,6 +8,7 @@ import type { Finding } from "../../../lib/cli/doctor/checks.ts";
 import { renderFindings } from "../../../lib/cli/doctor/verb.ts";
 import { ROOT } from "../../house/source.ts";
 import { CASES } from "./cases.ts";
+import { lacking } from "./lacking.ts";
 import { Scene } from "./scene.ts";
 
 /** Columns of the terminals. */
@@ -48,6 +49,10 @@ export async function transcripts(): Promise<Map<string, string>> {
       files.set(fileName(name, columns), runs.join("\n"));
     }
     files.set(fileName("doctor table", columns), renderFindings(FINDINGS, true, columns));
+    const parts = [...await lacking()].map(([part, rows]) =>
+      `Without ${part}:\n${renderFindings(rows, false, columns)}`
+    );
+    files.set(fileName("doctor lacking", columns), parts.join("\n"));
   }
   return files;
 }
