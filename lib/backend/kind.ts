@@ -64,7 +64,7 @@ export interface BackendKindOptions {
 
 /** How one device is served that this process is about to attach. */
 export interface ExpectedDevice {
-  /** In place of those of the kind. */
+  /** In place of those of the kind, but patterns of images are added. */
   readonly settings: Partial<DeviceSettings>;
   /** Keeps other processes from the device; it is released when the device is. */
   readonly claim: Disposable & {
@@ -447,7 +447,11 @@ export class BackendKind {
       ...(holds && { holds }),
       journals: expected?.claim.journals ?? journals,
       keepJournals: keepJournals ?? true,
-      settings: { ...settings, ...expected?.settings },
+      settings: expected === undefined ? settings : {
+        ...settings,
+        ...expected.settings,
+        allowImages: [...settings.allowImages, ...(expected.settings.allowImages ?? [])],
+      },
       logger,
       alarms: this.#options.logger,
       ...(findExcludingDisk && { findExcludingDisk }),

@@ -20,6 +20,7 @@ import type { OptionValues } from "./options.ts";
 import { pluginSettingsOf } from "./plugin_options.ts";
 import { readableLine } from "./readable.ts";
 import { SERVE_OPTIONS } from "./serve_options.ts";
+import { flag } from "./options.ts";
 import { type Context, defineVerb } from "./verb.ts";
 
 /** The verb. */
@@ -37,14 +38,18 @@ export const serve = defineVerb({
     required: false,
     check: kindOf,
   }],
-  options: SERVE_OPTIONS,
+  options: {
+    ...SERVE_OPTIONS,
+    "json": flag("Print what happens to the disks as lines of JSON on standard output; see docs/control.md", "J"),
+  },
   permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, " +
-    "/run/xenblk and the images if they are regular files, read also to /etc/xenblk; --allow-net for the control socket; --allow-ffi is as good as all permissions. Images of other " +
-    "formats than raw, and plugins, need --allow-all; --metrics needs --allow-net=HOST:PORT.",
+    "/run/xenblk and the images if they are regular files, read also to /etc/xenblk; --allow-net for the control " +
+    "socket; --allow-ffi is as good as all permissions. Images of other formats than raw, and plugins, need --allow-all; --metrics needs --allow-net=HOST:PORT.",
   examples: [
     "xenblk serve",
     "xenblk serve --kind qdisk --grants map",
     "xenblk serve backend/vbd3/5/51728 --image a.img",
+    "xenblk serve --json >events.json",
     "xenblk serve --metrics 127.0.0.1:9779",
   ],
   async run(context, given, operands): Promise<number> {
@@ -83,12 +88,18 @@ export const serve = defineVerb({
     const servesAll = only === undefined;
     const serving = { context, platform, service, verb: "serve", servesAll, kind, options, closingMs } as const;
     await using _companions = await startCompanions(serving);
+    await using _lines = given.json ? await eventLines(service) : undefined;
     const removal = service.devices.retired.then(() => "removal" as const);
     const ending = await Promise.race([context.signals.drain, removal, service.failed]);
     logger.info(`ending: ${ending}`);
     return await end(context, service, options);
   },
 });
+
+async function eventLines(service: Service): Promise<AsyncDisposable> {
+  const { writeEvents } = await import("../control/event_lines.ts");
+  return writeEvents(service, Deno.stdout);
+}
 
 /** Undefined if a signal ended the start. */
 async function unlessEnded(starting: Promise<Service>): Promise<Service | undefined> {

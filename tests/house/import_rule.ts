@@ -238,7 +238,7 @@ export const ROOMS: readonly Room[] = [
     floor: 19,
     files: ["tests/"],
     mayImport: [...PRODUCT, "examples", "pack", "tests/native", "bench"],
-    packages: ["@std/assert", "@std/cli", "fast-check", "typescript", "node:*"],
+    packages: ["@std/assert", "@std/cli", "ajv", "fast-check", "typescript", "node:*"],
   },
   { name: "types", floor: 0, files: ["types/"], mayImport: [] },
 ];
