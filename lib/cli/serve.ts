@@ -26,6 +26,7 @@ import { type Context, defineVerb } from "./verb.ts";
 /** The verb. */
 export const serve = defineVerb({
   name: "serve",
+  keepsRunning: true,
   summary: "Serve devices that a toolstack wrote: all of a kind, or one",
   description:
     "Watches xenstore: serves devices when they appear, and releases them when they are removed. On INT, TERM or HUP it " +
@@ -76,6 +77,7 @@ export const serve = defineVerb({
       ...(options["daemon-user"] === undefined ? {} : { daemonUser: options["daemon-user"] }),
       workers: options.workers,
       logger,
+      guestFound: (domain, name) => void context.guestNames.set(domain, name),
       // With --detach-on-exit the start is not aborted: a device must be served before it can be detached.
       ...(options["detach-on-exit"] ? {} : { signal: context.signals.signal }),
     }));
@@ -139,7 +141,10 @@ async function end(context: Context, service: Service, options: OptionValues<typ
   const leave = options["detach-on-exit"] ? "detached" : "connected";
   const { finished, stuck } = await service.close({ leave, timeoutMs: options.timeout * 1000 });
   for (const { label, reason } of stuck) {
-    context.output.message(`xenblk: ${readableLine(`Cannot release ${label}: cannot ${reason}`)}`);
+    context.output.message(
+      `xenblk: ${readableLine(`Cannot release ${label}: cannot ${reason}`, context.guestNames)}`,
+      "error",
+    );
   }
   return finished ? 0 : 1;
 }

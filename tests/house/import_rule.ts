@@ -51,6 +51,7 @@ const FRAME = [
   "device_options",
   "disk_result",
   "help",
+  "log_format",
   "host",
   "live",
   "metrics",
@@ -201,7 +202,7 @@ export const ROOMS: readonly Room[] = [
     floor: 12,
     files: FRAME.map((name) => `lib/cli/${name}.ts`),
     mayImport: SERVING,
-    packages: ["@std/cli"],
+    packages: ["@std/cli", "node:fs"],
   },
   {
     name: "catalogue",
