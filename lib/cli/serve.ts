@@ -44,8 +44,9 @@ export const serve = defineVerb({
     "json": flag("Print what happens to the disks as lines of JSON on standard output; see docs/control.md", "J"),
   },
   permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, " +
-    "/run/xenblk and the images if they are regular files, read also to /etc/xenblk; --allow-net for the control " +
-    "socket; --allow-ffi is as good as all permissions. Images of other formats than raw, and plugins, need --allow-all; --metrics needs --allow-net=HOST:PORT.",
+    "/run/xenblk and the images if they are regular files, read also to /etc/xenblk; --allow-net for the control socket " +
+    "and --metrics; --allow-ffi is as good as all permissions. Images of other formats than raw, and plugins, need " +
+    "--allow-all.",
   examples: [
     "xenblk serve",
     "xenblk serve --kind qdisk --grants map",
@@ -58,8 +59,8 @@ export const serve = defineVerb({
     const config = await loadConfig("serve", given);
     const options = config.forServe({ options: given, given: context.given });
     chooseLogLevel(context, options["log-level"]);
-    const settingsFor = config.rule({ options, given: context.given }, options.image);
     checkCompanions(options);
+    const settingsFor = config.rule({ options, given: context.given }, options.image);
     const platform = await context.host.openNativePlatform();
     const only = onlyDevice(platform, given, operands["backend-path"]);
     checkDataPath(platform);
