@@ -48,10 +48,8 @@ export const detach = defineVerb({
       },
       () => detachDevice(store, device, { timeoutMs, force, signal }),
     );
-    await showWait(
-      { output, quiet: quiet || json, what: `waiting for the guest to close ${name}`, timeoutMs },
-      detaching,
-    );
+    const what = `waiting for the guest to close ${name}`;
+    await showWait({ output, quiet: quiet || json, what, timeoutMs }, detaching);
     if (json) output.json({ ...namedDisk(found), detached: true });
     else inform(`${name} of ${domainLabel(guest)} is detached`);
     return 0;

@@ -11,10 +11,10 @@ import { domainLabel } from "../toolstack/domains.ts";
 import { resizeDevice } from "../toolstack/resize.ts";
 import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
 import { TIMEOUT } from "./device_options.ts";
-import { CALL_SLACK_MS, throughSocket } from "./through_socket.ts";
 import { namedDisk } from "./disk_result.ts";
 import { flag } from "./options.ts";
 import { showWait } from "./progress.ts";
+import { CALL_SLACK_MS, throughSocket } from "./through_socket.ts";
 import { defineVerb } from "./verb.ts";
 
 /** The verb. */
@@ -55,10 +55,8 @@ export const resize = defineVerb({
       },
       () => resizeDevice(store, device, { timeoutMs, signal, ...asked }),
     );
-    const { before, now } = await showWait(
-      { output, quiet: quiet || options.json, what: `waiting for the backend of ${name}`, timeoutMs },
-      resizing,
-    );
+    const what = `waiting for the backend of ${name}`;
+    const { before, now } = await showWait({ output, quiet: quiet || options.json, what, timeoutMs }, resizing);
     if (options.json) {
       output.json({ ...namedDisk(found), sizeBytes: now * SECTOR_BYTES, sizeBytesBefore: before * SECTOR_BYTES });
       return 0;

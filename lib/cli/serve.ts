@@ -44,7 +44,8 @@ export const serve = defineVerb({
   },
   permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, " +
     "/run/xenblk and the images if they are regular files, read also to /etc/xenblk; --allow-net for the control " +
-    "socket; --allow-ffi is as good as all permissions. Images of other formats than raw, and plugins, need --allow-all; --metrics needs --allow-net=HOST:PORT.",
+    "socket; --allow-ffi is as good as all permissions. Images of other formats than raw, and plugins, need " +
+    "--allow-all; --metrics needs --allow-net=HOST:PORT.",
   examples: [
     "xenblk serve",
     "xenblk serve --kind qdisk --grants map",

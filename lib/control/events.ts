@@ -17,9 +17,26 @@ export type WatchedDevices = Pick<BackendKind, "status" | "statusOf" | "onChange
 /** Takes events. */
 export type TakeEvent = (event: ControlEvent) => void;
 
-/** The status as clients see it. */
-export function reportOf({ totals: _totals, queues: _queues, ...report }: DeviceStatus): DeviceReport {
-  return report;
+/** The status as clients see it: docs/control.md names each member. */
+export function reportOf(status: DeviceStatus): DeviceReport {
+  const { guest, image, error, waitsFor } = status;
+  return {
+    label: status.label,
+    backendPath: status.backendPath,
+    kind: status.kind,
+    domain: status.domain,
+    ...(guest === undefined ? {} : { guest }),
+    vdev: status.vdev,
+    name: status.name,
+    backendState: status.backendState,
+    frontendState: status.frontendState,
+    owned: status.owned,
+    connected: status.connected,
+    latched: status.latched,
+    ...(image === undefined ? {} : { image }),
+    ...(error === undefined ? {} : { error }),
+    ...(waitsFor === undefined ? {} : { waitsFor }),
+  };
 }
 
 /** The events of the devices of one process. */

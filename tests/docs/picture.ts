@@ -34,8 +34,8 @@ async function attaching(): Promise<Exchange[]> {
   await using host = await HostWithWeb.start();
   await using place = Place.inDomain0(host.xen);
   await place.run("truncate -s 1G disk.img");
-  const command = "xenblk attach web disk.img";
-  const output = shown(place, await place.serve(command, / is \w+ of web/));
+  const command = "xenblk attach web disk.img --quiet";
+  const output = shown(place, await place.serve(command, /xvda\n/));
   return [
     { command: `${command} &`, output },
     await exchange(place, "xenblk list"),

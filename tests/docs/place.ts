@@ -55,7 +55,7 @@ export class Place implements AsyncDisposable {
     return { status: code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
   }
 
-  /** Starts a line that serves until it is ended, and waits until its messages match; returns them. */
+  /** Starts a line that serves until it is ended, and waits until its output matches; returns that. */
   async serve(line: string, ready: RegExp): Promise<string> {
     const serving = new ServingLine(this.#command(`exec ${line}`).spawn());
     this.#served.push(serving);
@@ -107,12 +107,12 @@ class ServingLine {
   }
 
   async #collect(): Promise<number> {
-    const output = new Response(this.child.stdout).text();
-    for await (const text of this.child.stderr.pipeThrough(new TextDecoderStream())) {
-      this.#said += text;
-      this.#heard.dispatchEvent(new Event("text"));
-    }
-    await output;
+    await Promise.all([this.child.stdout, this.child.stderr].map(async (stream) => {
+      for await (const text of stream.pipeThrough(new TextDecoderStream())) {
+        this.#said += text;
+        this.#heard.dispatchEvent(new Event("text"));
+      }
+    }));
     return (await this.child.status).code;
   }
 }

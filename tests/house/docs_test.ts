@@ -41,6 +41,27 @@ Deno.test("every file and link that the documents name exists", () => {
   assertEquals(lacking, []);
 });
 
+/** The names by which links reach the headings of a document. */
+function anchors(text: string): Set<string> {
+  const headings = text.replace(/^```.*?^```$/gms, "").matchAll(/^#+ (.*)$/gm);
+  return new Set([...headings].map(([, title]) => title!.toLowerCase().replace(/[^\w\- ]/g, "").replaceAll(" ", "-")));
+}
+
+Deno.test("every heading that the documents link to exists", () => {
+  const documents = sourceFiles().filter((file) => file.endsWith(".md"));
+  const textOf = (path: string): string => Deno.readTextFileSync(ROOT + path);
+  const links = documents.flatMap((document) =>
+    [...textOf(document).matchAll(/\]\(([\w./-]*\.md)?#([^)]+)\)/g)].map(([, path, anchor]) => ({
+      document,
+      target: path === undefined ? document : new URL(path, `file:///${document}`).pathname.slice(1),
+      anchor: anchor!,
+    }))
+  );
+  assertGreater(links.length, 5);
+  assertEquals(links.filter(({ target, anchor }) => !anchors(textOf(target)).has(anchor)), []);
+  assertEquals([...anchors("# A `b` c, d\n```sh\n# no\n```\n## E-f")], ["a-b-c-d", "e-f"]);
+});
+
 /** The documents below docs/ that no chain of links reaches from docs/README.md. */
 function unreachable(textOf: (path: string) => string | undefined, documents: readonly string[]): string[] {
   const reached = new Set<string>();
