@@ -109,7 +109,7 @@ export class DeviceEvents implements Disposable {
 }
 
 /** What has changed about a device, in the order in which it is told. Undefined: there is no such device. */
-function changes(before: DeviceReport | undefined, now: DeviceReport | undefined): ControlEvent[] {
+export function changes(before: DeviceReport | undefined, now: DeviceReport | undefined): ControlEvent[] {
   const time = new Date().toISOString();
   const device = (now ?? before)?.label;
   if (device === undefined) return [];
