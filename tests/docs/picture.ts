@@ -35,6 +35,7 @@ async function attaching(): Promise<Exchange[]> {
   await using place = Place.inDomain0(host.xen);
   await place.run("truncate -s 1G disk.img");
   await place.serve("xenblk serve", /serving all/);
+  await place.reachable(1);
   return [
     await exchange(place, "xenblk attach web disk.img --background"),
     await exchange(place, "xenblk list"),
