@@ -8,6 +8,7 @@ import { type LogLevel, startLogging } from "../log.ts";
 import { ownEnvironment } from "../systemd/environment.ts";
 import { isOneSlipAway, parseArguments, usageError } from "./args.ts";
 import { CATALOG, type CatalogEntry, verbsOf } from "./catalog.ts";
+import { COMPLETION_WORDS, completionWords } from "./completion_words.ts";
 import { overview, verbHelp } from "./help.ts";
 import { Output } from "./output.ts";
 import { reportError } from "./error_report.ts";
@@ -59,6 +60,10 @@ async function dispatch(args: readonly string[], host: Host, version: string, ou
   if (first === "help") return await dispatch([...rest, "--help"], host, version, output);
   if (first === "-h" || first === "--help") {
     output.data(overview(CATALOG, output.columns));
+    return 0;
+  }
+  if (first === COMPLETION_WORDS) {
+    output.data(await completionWords(rest, await loadVerbs(), host));
     return 0;
   }
   const group = verbsOf(first);

@@ -69,7 +69,7 @@ const FRAME = [
   "verb",
 ];
 /** The files of lib/cli that know all verbs. */
-const CATALOGUE = ["catalog", "completion", "main"];
+const CATALOGUE = ["catalog", "completion", "completion_words", "main"];
 
 /** What engines, filters and those who open disks share. */
 const DISK = ["channel", "disk", "errno", "open_channels", "tag_line", "vhost"].map((name) => `lib/storage/${name}.ts`);
