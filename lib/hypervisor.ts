@@ -282,6 +282,8 @@ export interface Platform {
   now(): number;
   /** Tells threads that a disk holds up from those that hang. Absent: that cannot be told. */
   readonly threads?: ThreadStates;
+  /** Stores the same in `into[index]`, without making a number: a reactor does so for each request. Absent: now(). */
+  readClock?(into: Float64Array, index: number): void;
 }
 
 /** What the kernel does with the threads of this process. */

@@ -64,6 +64,17 @@ export interface BackendKindOptions {
   readonly clock?: Clock;
 }
 
+/** How one device is served that this process is about to attach. */
+export interface ExpectedDevice {
+  /** In place of those of the kind. */
+  readonly settings: Partial<DeviceSettings>;
+  /** Keeps other processes from the device; it is released when the device is. */
+  readonly claim: Disposable & {
+    /** Where the device's lock, which the claim holds, can be taken again. */
+    readonly journals: JournalStore;
+  };
+}
+
 /** A device that had not ended when its process stopped waiting for it. */
 export interface StuckDevice {
   /** `vbd3/5/51712`: kind, domid, virtual device. */
@@ -91,6 +102,7 @@ export class BackendKind {
   readonly #turns: Turns;
   readonly #limiter: LogLimiter;
   readonly #devices = new Map<string, BackendDevice>();
+  readonly #expected = new Map<string, ExpectedDevice>();
   readonly #link: StoreLink;
   readonly #onlyRetired = Promise.withResolvers<void>();
   readonly #onlyBereft = Promise.withResolvers<void>();
@@ -157,6 +169,26 @@ export class BackendKind {
     return { [Symbol.dispose]: (): void => void this.#listeners.delete(own) };
   }
 
+  /** A device with its own settings will appear. It is forgotten when it is gone. */
+  expect(address: DeviceAddress, expected: ExpectedDevice): void {
+    this.#expected.set(backendPath(address), expected);
+  }
+
+  /** The device has not appeared and will not. */
+  forget(address: DeviceAddress): void {
+    this.#expected.delete(backendPath(address));
+  }
+
+  /** As the devices of the kind are served, but for those with their own settings. */
+  get settings(): DeviceSettings {
+    return this.#options.settings;
+  }
+
+  #release(path: string): void {
+    this.#expected.get(path)?.claim[Symbol.dispose]();
+    this.#expected.delete(path);
+  }
+
   #announce(path: string): void {
     for (const listener of this.#listeners) listener(path);
   }
@@ -199,6 +231,7 @@ export class BackendKind {
       } catch (error) {
         this.#options.logger.error(`${device.label}: cannot close cleanly: ${errorText(error)}`);
       }
+      this.#release(device.path);
       open.delete(device);
     }));
     const over = new AbortController();
@@ -408,15 +441,16 @@ export class BackendKind {
     const { dataPlane, openDisk, imageLocks, journals, keepJournals, holds, findExcludingDisk } = this.#options;
     const settings = this.#options.settingsFor?.(identifyDisk(store, address)) ?? this.#options.settings;
     this.#nameGuest(store, address.frontendDomain);
+    const expected = this.#expected.get(path);
     const logger = this.#limiter.forGuest(address.frontendDomain);
     const device = new BackendDevice(address, {
       dataPlane,
       openDisk,
       ...(imageLocks && { imageLocks }),
       ...(holds && { holds }),
-      journals,
+      journals: expected?.claim.journals ?? journals,
       keepJournals: keepJournals ?? true,
-      settings,
+      settings: { ...settings, ...expected?.settings },
       logger,
       alarms: this.#options.logger,
       ...(findExcludingDisk && { findExcludingDisk }),
@@ -441,6 +475,7 @@ export class BackendKind {
   /** The device's directory is gone; a new one may be in its place already. */
   #drop(device: BackendDevice): void {
     this.#devices.delete(device.path);
+    this.#release(device.path);
     this.#announce(device.path);
     const guest = device.address.frontendDomain;
     const others = [...this.#devices.values()].some((other) => other.address.frontendDomain === guest);

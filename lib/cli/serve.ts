@@ -82,7 +82,8 @@ export const serve = defineVerb({
     }
     logger.info(only === undefined ? `serving all of kind ${kind}` : `serving ${operands["backend-path"]}`);
     const closingMs = options["detach-on-exit"] ? options.timeout * 1000 : 0;
-    const serving = { context, platform, service, verb: "serve", kind, options, closingMs } as const;
+    const servesAll = only === undefined;
+    const serving = { context, platform, service, verb: "serve", servesAll, kind, options, closingMs } as const;
     await using _companions = await startCompanions(serving);
     const removal = service.devices.retired.then(() => "removal" as const);
     const ending = await Promise.race([context.signals.drain, removal, service.failed]);

@@ -96,8 +96,11 @@ function changes(before: DeviceReport | undefined, now: DeviceReport | undefined
   const time = new Date().toISOString();
   const device = (now ?? before)?.label;
   if (device === undefined) return [];
-  if (now === undefined) return [{ event: "removed", time, device }];
   const events: ControlEvent[] = [];
+  if (now === undefined) {
+    if (before?.connected) events.push({ event: "disconnected", time, device });
+    return [...events, { event: "removed", time, device }];
+  }
   if (before === undefined) events.push({ event: "added", time, device, report: now });
   const { backendState, frontendState, error } = now;
   if (before !== undefined && (before.backendState !== backendState || before.frontendState !== frontendState)) {

@@ -23,6 +23,7 @@ Deno.test("the socket says who serves, and only its owner can reach it", async (
       version: "1.2.3",
       verb: "serve",
       kind: "vbd3",
+      attaches: true,
     });
     assertEquals((await Deno.stat(rig.directory)).mode! & 0o777, 0o700);
     assertEquals((await Deno.stat(rig.path)).mode! & 0o777, 0o600);

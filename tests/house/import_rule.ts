@@ -64,6 +64,7 @@ const FRAME = [
   "serve_options",
   "signals",
   "table",
+  "through_socket",
   "text",
   "verb",
 ];
@@ -92,7 +93,7 @@ export const ROOMS: readonly Room[] = [
   {
     name: "attach",
     floor: 10,
-    files: ["attach", "attached_disk", "disk_stats"].map((name) => `lib/${name}.ts`),
+    files: ["attach", "attach_to", "attached_disk", "disk_stats"].map((name) => `lib/${name}.ts`),
     mayImport: LIB.filter((name) => name !== "attach"),
   },
   { name: "control", floor: 11, files: ["lib/control/"], mayImport: LIB },

@@ -1,0 +1,157 @@
+/**
+ * `xenblk attach --background`: hands the disk to a running `serve` of the kind by its control socket, and returns once
+ * the guest has connected.
+ */
+
+import { ControlClient } from "../control/client.ts";
+import type { Attached, AttachParams, SettingsParams } from "../control/protocol.ts";
+import { servingProcesses } from "../control/serving.ts";
+import type { DeviceSettings } from "../backend/settings.ts";
+import { XenblkError } from "../errors.ts";
+import { imageName, paramsOf, parseImage } from "../storage/image/spec.ts";
+import { domainLabel } from "../toolstack/domains.ts";
+import { findDisk } from "../toolstack/detach.ts";
+import { describeDevice } from "../toolstack/list.ts";
+import { usageError } from "./args.ts";
+import { COMPANION_OPTIONS } from "./companions.ts";
+import { DEVICE_OPTIONS, settingsOf } from "./device_options.ts";
+import { type AttachImage, type CreatingOptions, imageForAttach } from "./image/for_attach.ts";
+import type { OptionTable, OptionValues } from "./options.ts";
+import { PLUGIN_OPTIONS } from "./plugin_options.ts";
+import { CALL_SLACK_MS } from "./through_socket.ts";
+import type { Context } from "./verb.ts";
+
+/** What the serving process has for all its disks, so that one disk cannot choose it. */
+const OF_THE_PROCESS = [
+  "workers",
+  "no-journal",
+  "no-write-log",
+  "daemon-per-disk",
+  "daemon-user",
+  "keep",
+  ...Object.keys(PLUGIN_OPTIONS),
+  ...Object.keys(COMPANION_OPTIONS),
+];
+
+/** The options of `attach` that concern its disk. */
+type BackgroundOptions = OptionValues<typeof DEVICE_OPTIONS> & CreatingOptions & {
+  readonly kind: string;
+  readonly shared: boolean;
+  readonly cdrom: boolean;
+  readonly timeout: number;
+  readonly json: boolean;
+};
+
+/** What is attached to whom. */
+interface Wanted {
+  readonly domain: string;
+  readonly image: string | undefined;
+  readonly vdev: string | undefined;
+}
+
+/** Resolves with the exit status. Rejects with {@linkcode XenblkError}; then nothing of the disk is left. */
+export async function attachInBackground(
+  context: Context,
+  options: BackgroundOptions,
+  wanted: Wanted,
+): Promise<number> {
+  checkOptions(options);
+  const { output } = context;
+  const path = await servingKind(options.kind);
+  using client = await ControlClient.connect(path);
+  if (client === undefined) throw nobodyServes(options.kind);
+  const image = await imageForAttach(context, options, wanted.image);
+  const { vdev, guest, params } = await handOver(context, client, options, { ...wanted, image }).catch(
+    async (error) => {
+      await image.undo();
+      throw error;
+    },
+  );
+  const { pid } = await client.call("hello", {});
+  output.message(`xenblk: ${params} is ${vdev} of ${domainLabel(guest)}, served by process ${pid}`);
+  if (options.json) {
+    using store = (await context.host.openNativePlatform()).openXenstore();
+    output.json(describeDevice(store, findDisk(store, String(guest.domain), vdev).device));
+  } else output.data(`${vdev}\n`);
+  return 0;
+}
+
+async function handOver(
+  { signals }: Context,
+  client: ControlClient,
+  options: BackgroundOptions,
+  { domain, image, vdev }: Omit<Wanted, "image"> & { readonly image: AttachImage },
+): Promise<Attached> {
+  const spec = await parseImage(image.name);
+  const device = vdev ?? spec.vdev;
+  const timeoutMs = options.timeout * 1000;
+  const params: AttachParams = {
+    ...chosenSettings(options),
+    domain,
+    image: await paramsOf(imageName(spec)), // absolute: the other process has another directory
+    ...(device === undefined ? {} : { vdev: device }),
+    readOnly: options["read-only"] || (spec.readOnly ?? false),
+    shared: options.shared || (spec.shared ?? false),
+    cdrom: options.cdrom || (spec.cdrom ?? false),
+    timeoutMs,
+  };
+  return await client.call("attach", params, { timeoutMs: timeoutMs + CALL_SLACK_MS, signal: signals.signal });
+}
+
+/** Throws {@linkcode XenblkError} (usage) for an option that only a process of the disk's own can have. */
+function checkOptions(options: BackgroundOptions): void {
+  const table: OptionTable = { ...DEVICE_OPTIONS, ...COMPANION_OPTIONS };
+  const values: Readonly<Record<string, unknown>> = { ...options };
+  const own = OF_THE_PROCESS.find((name) => isGiven(table, name, values[name]));
+  if (own !== undefined) {
+    throw usageError("attach", `Cannot use --${own} with --background: it belongs to the process that serves the disk`);
+  }
+  if (options.overlay === undefined || options["keep-overlay"] !== undefined) return;
+  throw usageError(
+    "attach",
+    "Cannot use --overlay with --background: nobody removes the overlay at the end; keep it with --keep-overlay",
+  );
+}
+
+function isGiven(table: OptionTable, name: string, value: unknown): boolean {
+  const option = Object.hasOwn(table, name) ? table[name] : undefined;
+  const fallback = option?.kind === "value" ? option.fallback : false;
+  return JSON.stringify(value) !== JSON.stringify(fallback);
+}
+
+/** What differs from the defaults: for the rest the serving process's settings hold. */
+function chosenSettings(options: BackgroundOptions): SettingsParams {
+  const fallbacks = Object.entries(DEVICE_OPTIONS).map(([name, option]) => [
+    name,
+    option.kind === "value" ? option.fallback : false,
+  ]);
+  const defaults = settingsOf(Object.fromEntries(fallbacks));
+  const { readOnly: _readOnly, ...settings } = settingsOf(options);
+  const chosen = Object.entries(settings).filter(([name, value]) =>
+    JSON.stringify(value) !== JSON.stringify(defaults[name as keyof DeviceSettings])
+  );
+  return {
+    ...Object.fromEntries(chosen),
+    ...(options.filter.length === 0 ? {} : { filters: options.filter.map(absoluteModule) }),
+  };
+}
+
+/** A filter from outside is named by a path that the other process would look for elsewhere. */
+function absoluteModule(filter: string): string {
+  const [name = ""] = filter.split(",");
+  const isRelative = name.includes("/") && !name.startsWith("/") && !/^[a-z][a-z0-9+.-]+:/i.test(name);
+  return isRelative ? `${Deno.cwd()}/${filter}` : filter;
+}
+
+/** The socket of a process that serves all devices of the kind. */
+async function servingKind(kind: string): Promise<string> {
+  const found = (await servingProcesses()).find(({ hello }) => hello.attaches && hello.kind === kind);
+  if (found === undefined) throw nobodyServes(kind);
+  return found.path;
+}
+
+function nobodyServes(kind: string): XenblkError {
+  return new XenblkError(`Cannot attach in the background: no \`xenblk serve\` of kind ${kind} runs here`, {
+    remedy: `start \`xenblk serve --kind ${kind}\` first, or attach without --background`,
+  });
+}

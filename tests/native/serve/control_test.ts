@@ -1,0 +1,93 @@
+/**
+ * The control socket of a real `serve`, in its own process, with a guest that responds: a disk handed over by `attach
+ * --background`, looked at, resized and detached; and what is left of a process that was killed.
+ */
+
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import type { DomId } from "../../../lib/hypervisor.ts";
+import { frontendErrorPath, frontendPath } from "../../../lib/xenbus/paths.ts";
+import { nativeTest, NativeXen } from "../harness.ts";
+import { BackendProcess, sparseImage } from "./backend.ts";
+import { GuestProcess } from "./guest.ts";
+import { assertClean, GUEST, LOAD, received } from "./scenes.ts";
+
+const CLI = new URL("../../../cli.ts", import.meta.url).pathname;
+const ADDRESS = { frontendDomain: GUEST as DomId, vdev: 51728 };
+
+/** A verb to its end. */
+async function xenblk(xen: NativeXen, ...args: string[]): Promise<{ status: number; stdout: string; stderr: string }> {
+  const command = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--no-check", CLI, ...args],
+    env: { NO_COLOR: "1", ...xen.env() },
+    stdin: "null",
+  });
+  const { code, stdout, stderr } = await command.output();
+  const decoder = new TextDecoder();
+  return { status: code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
+}
+
+nativeTest("a disk is handed to a running serve, looked at, resized and detached by its control socket", async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  const image = sparseImage(xen.directory, "disk.img", 2 ** 26);
+  const attaching = ["attach", String(GUEST), image, "xvdb", "--background"];
+  const early = await xenblk(xen, ...attaching);
+  assertEquals([early.status, early.stdout], [1, ""]);
+  assertMatch(early.stderr, /no `xenblk serve` of kind vbd3 runs here; start `xenblk serve --kind vbd3` first/);
+
+  await using guest = new GuestProcess(xen, GUEST);
+  await using serve = new BackendProcess(xen, ["serve", "--grants", "copy"]);
+  await serve.says(/serving all/);
+  const refused = await xenblk(xen, ...attaching, "--workers=7");
+  assertEquals(refused.status, 2);
+  assertMatch(refused.stderr, /Cannot use --workers with --background: it belongs to the process that serves/);
+
+  const attached = xenblk(xen, ...attaching, "--grants=map");
+  const disk = await guest.disk(frontendPath(ADDRESS));
+  await serve.says(/offering/);
+  await disk.connect();
+  const { status, stdout, stderr } = await attached;
+  assertEquals([status, stdout], [0, "xvdb\n"], stderr);
+  assertMatch(stderr, new RegExp(`is xvdb of guest-7 \\(domain 7\\), served by process ${serve.pid}`));
+  assertMatch(serve.messages, /connected: .*grants map/);
+  assertClean(received(await disk.load({ ...LOAD, requests: 200 })), serve.messages);
+
+  const [shown] = JSON.parse((await xenblk(xen, "list", "--json")).stdout);
+  assertEquals([shown.live.pid, shown.live.verb, shown.live.connected], [serve.pid, "serve", true]);
+  assertMatch((await xenblk(xen, "show", "7", "xvdb")).stdout, new RegExp(`served by +process ${serve.pid}`));
+  assertMatch((await xenblk(xen, "resize", "7", "xvdb", "128M")).stderr, /has grown from 64\.0 MiB to 128\.0 MiB/);
+  assertMatch((await xenblk(xen, "log-level", "debug")).stdout, new RegExp(`${serve.pid} +serve +vbd3 +debug`));
+
+  // A guest that uses the disk keeps it: its driver says so.
+  await xen.run("xenstore-write", [frontendErrorPath(ADDRESS), "16 Device in use; refusing to close"]);
+  Deno.kill(guest.pid, "SIGSTOP");
+  const late = await xenblk(xen, "detach", "7", "xvdb", "--timeout=1");
+  assertEquals(late.status, 4, late.stderr);
+  assertMatch(
+    late.stderr,
+    /of guest-7 \(domain 7\): the guest still uses the disk .*says "Device in use; refusing to close"; unmount it in the guest/,
+  );
+  Deno.kill(guest.pid, "SIGCONT");
+  const detached = await xenblk(xen, "detach", "7", "xvdb");
+  assertEquals([detached.status, detached.stderr], [0, "xenblk: xvdb of guest-7 (domain 7) is detached\n"]);
+  assertEquals(await serve.stop(), 0, serve.messages);
+});
+
+nativeTest("a killed serve leaves a socket that nobody takes for a process, and the next one removes it", async () => {
+  await using xen = await NativeXen.start();
+  const sockets = `${xen.directory}/journals/control`;
+  await using killed = new BackendProcess(xen, ["serve"]);
+  await killed.says(/serving all/);
+  assertMatch((await xenblk(xen, "log-level")).stdout, new RegExp(`${killed.pid} +serve`));
+  await killed.stop("SIGKILL");
+  const socket = `${sockets}/${killed.pid}.sock`;
+  assert((await Deno.lstat(socket)).isSocket);
+  assertEquals((await xenblk(xen, "log-level")).status, 3);
+  await Deno.utime(socket, new Date(0), new Date(0));
+  await using serve = new BackendProcess(xen, ["serve"]);
+  await serve.says(/serving all/);
+  assertMatch((await xenblk(xen, "log-level")).stdout, new RegExp(`${serve.pid} +serve`));
+  assertEquals([...Deno.readDirSync(sockets)].map(({ name }) => name), [`${serve.pid}.sock`]);
+  assertEquals(await serve.stop(), 0, serve.messages);
+  assertEquals([...Deno.readDirSync(sockets)], []);
+});
