@@ -47,6 +47,7 @@ const RUNS: readonly (readonly [document: string, text: string, run: Run])[] = [
   }],
   ["CONTRIBUTING.md", "task test:quick", { how: "elsewhere", by: ".ci/run" }],
   ["CONTRIBUTING.md", "tests/xenbus/", { how: "elsewhere", by: ".ci/run" }],
+  ["docs/deploy.md", "xenblk install --dry-run", { how: "elsewhere", by: "tests/cli/install_test.ts" }],
   ["docs/packaging.md", "deno task pack dist", { how: "elsewhere", by: "tests/pack/package_test.ts" }],
   ["docs/plugins.md", "dry-run --write", { how: "elsewhere", by: "tests/library/plugin_test.ts" }],
   ["docs/plugins.md", "attach web 'plugin:./my_disk.ts?16'", { how: "elsewhere", by: "tests/library/plugin_test.ts" }],
