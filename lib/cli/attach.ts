@@ -50,6 +50,7 @@ const IMAGE_HELP = "a path, format:target, a URI, plugin:MODULE?TARGET, or xl's 
 /** The verb. */
 export const attach = defineVerb({
   name: "attach",
+  keepsRunning: true,
   summary: "Attach a disk to a running guest and serve it until INT, TERM or detach",
   description:
     "Writes the nodes that xl would write, serves the disk, and prints the device's name once the guest has " +

@@ -18,7 +18,8 @@ export type WatchedDevices = Pick<BackendKind, "status" | "statusOf" | "onChange
 export type TakeEvent = (event: ControlEvent) => void;
 
 /** The status as clients see it. */
-export function reportOf({ totals: _totals, queues: _queues, ...report }: DeviceStatus): DeviceReport {
+export function reportOf(status: DeviceStatus): DeviceReport {
+  const { totals: _totals, queues: _queues, latency: _latency, busyNs: _busyNs, atMs: _atMs, ...report } = status;
   return report;
 }
 

@@ -36,7 +36,7 @@ export interface Hello {
 }
 
 /** A device as its process sees it, without counters. Its `label` names it in requests. */
-export type DeviceReport = Omit<DeviceStatus, "totals" | "queues">;
+export type DeviceReport = Omit<DeviceStatus, "totals" | "queues" | "latency" | "busyNs" | "atMs">;
 
 /** What a request about one device names. */
 export interface DeviceParams {
