@@ -8,7 +8,7 @@ import { DEFAULT_KIND } from "../attach.ts";
 import { ownDomain } from "../backend/kind.ts";
 import { checkDataPath, type NativePlatform } from "../host_platform.ts";
 import type { DomId } from "../hypervisor.ts";
-import { createLogger } from "../log.ts";
+import { createLogger, type LogLevel } from "../log.ts";
 import { type Service, startService } from "../service.ts";
 import { chooseFilters } from "../storage/filter/spec.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
@@ -44,8 +44,9 @@ export const serve = defineVerb({
     "json": flag("Print what happens to the disks as lines of JSON on standard output; see docs/control.md", "J"),
   },
   permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, " +
-    "/run/xenblk and the images if they are regular files, read also to /etc/xenblk; --allow-net for the control " +
-    "socket; --allow-ffi is as good as all permissions. Images of other formats than raw, and plugins, need --allow-all; --metrics needs --allow-net=HOST:PORT.",
+    "/run/xenblk and the images if they are regular files, read also to /etc/xenblk; --allow-net for the control socket " +
+    "and --metrics; --allow-ffi is as good as all permissions. Images of other formats than raw, and plugins, need " +
+    "--allow-all.",
   examples: [
     "xenblk serve",
     "xenblk serve --kind qdisk --grants map",
@@ -57,8 +58,9 @@ export const serve = defineVerb({
     await chooseFilters(given.filter); // a wrong one is refused before anything is looked for
     const config = await loadConfig("serve", given);
     const options = config.forServe({ options: given, given: context.given });
-    const settingsFor = config.rule({ options, given: context.given }, options.image);
+    chooseLogLevel(context, options["log-level"]);
     checkCompanions(options);
+    const settingsFor = config.rule({ options, given: context.given }, options.image);
     const platform = await context.host.openNativePlatform();
     const only = onlyDevice(platform, given, operands["backend-path"]);
     checkDataPath(platform);
@@ -101,6 +103,13 @@ export const serve = defineVerb({
 async function eventLines(service: Service): Promise<AsyncDisposable> {
   const { writeEvents } = await import("../control/event_lines.ts");
   return writeEvents(service, Deno.stdout);
+}
+
+/** The file's level does not override -v and -q. */
+function chooseLogLevel({ logging, given }: Context, level: LogLevel | undefined): void {
+  const isFromFile = !given.has("log-level");
+  if (level === undefined || (isFromFile && (given.has("verbose") || given.has("quiet")))) return;
+  logging.level = level;
 }
 
 /** Undefined if a signal ended the start. */
