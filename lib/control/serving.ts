@@ -39,6 +39,15 @@ export async function liveDevices(directory = hostControlDirectory()): Promise<R
   return new Map(devices.flat().map((device) => [device.report.backendPath, device]));
 }
 
+/** A connection to the process that has the device at that directory of its backend. Undefined: none says that it has. */
+export async function clientOf(
+  backendPath: string,
+  directory = hostControlDirectory(),
+): Promise<ControlClient | undefined> {
+  const device = (await liveDevices(directory)).get(backendPath);
+  return device === undefined ? undefined : await ControlClient.connect(device.path);
+}
+
 async function devicesOf(client: ControlClient, process: ServingProcess): Promise<readonly LiveDevice[]> {
   const { devices } = await client.call("status", {}, { timeoutMs: ASK_MS });
   return devices.filter(({ owned }) => owned).map((report) => ({ ...process, report }));
