@@ -3,6 +3,7 @@
  * the guest has connected.
  */
 
+import { DEFAULT_KIND } from "../attach.ts";
 import { ControlClient } from "../control/client.ts";
 import type { Attached, AttachParams, SettingsParams } from "../control/protocol.ts";
 import { servingProcesses } from "../control/serving.ts";
@@ -12,12 +13,14 @@ import { domainLabel } from "../toolstack/domains.ts";
 import { findDisk } from "../toolstack/detach.ts";
 import { describeDevice } from "../toolstack/list.ts";
 import { usageError } from "./args.ts";
+import { loadConfig } from "./config/file.ts";
 import { COMPANION_OPTIONS } from "./companions.ts";
 import { DEVICE_OPTIONS, settingsOf } from "./device_options.ts";
 import { type AttachImage, type CreatingOptions, imageForAttach } from "./image/for_attach.ts";
 import type { OptionValues } from "./options.ts";
 import { PLUGIN_OPTIONS } from "./plugin_options.ts";
 import { showWait } from "./progress.ts";
+import type { CONFIG_OPTIONS } from "./serve_options.ts";
 import { CALL_SLACK_MS } from "./through_socket.ts";
 import type { Context } from "./verb.ts";
 
@@ -34,7 +37,7 @@ const OF_THE_PROCESS = [
 ];
 
 /** The options of `attach` that concern its disk. */
-type BackgroundOptions = OptionValues<typeof DEVICE_OPTIONS> & CreatingOptions & {
+type BackgroundOptions = OptionValues<typeof DEVICE_OPTIONS & typeof CONFIG_OPTIONS> & CreatingOptions & {
   readonly kind: string;
   readonly shared: boolean;
   readonly cdrom: boolean;
@@ -52,10 +55,13 @@ interface Wanted {
 /** Resolves with the exit status. Rejects with {@linkcode XenblkError}; then nothing of the disk is left. */
 export async function attachInBackground(
   context: Context,
-  options: BackgroundOptions,
+  given: BackgroundOptions,
   wanted: Wanted,
 ): Promise<number> {
-  checkOptions(options, context.given);
+  checkOptions(given, context.given);
+  const config = await loadConfig("attach", given);
+  const { kind, timeout } = config.forAttach({ options: given, given: context.given }, { kind: DEFAULT_KIND });
+  const options = { ...given, kind, timeout };
   const { output, inform } = context;
   const path = await servingKind(options.kind);
   using client = await ControlClient.connect(path);

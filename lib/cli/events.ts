@@ -4,6 +4,7 @@
  */
 
 import { ControlClient } from "../control/client.ts";
+import { changes } from "../control/events.ts";
 import type { ControlEvent } from "../control/protocol.ts";
 import { servingProcesses } from "../control/serving.ts";
 import { SYSTEM_CLOCK } from "../clock.ts";
@@ -60,8 +61,7 @@ async function follow(
     const client = await ControlClient.connect(path);
     if (client === undefined) return undefined;
     const { devices } = await client.subscribe(log === undefined ? {} : { log }, print);
-    const time = new Date().toISOString();
-    for (const report of devices) print({ event: "added", time, device: report.label, report });
+    for (const report of devices) changes(undefined, report).forEach(print);
     return client;
   } catch {
     return undefined; // it is looked for again

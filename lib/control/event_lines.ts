@@ -4,7 +4,7 @@
  */
 
 import type { Service } from "../service.ts";
-import { DeviceEvents, reportOf } from "./events.ts";
+import { changes, DeviceEvents, reportOf } from "./events.ts";
 import { type ByteTarget, LineWriter } from "./lines.ts";
 import type { ControlEvent } from "./protocol.ts";
 import { endsWithin } from "../within.ts";
@@ -24,9 +24,7 @@ export function writeEvents({ devices }: Pick<Service, "devices">, target: ByteT
     events[Symbol.dispose]();
     writer.end(JSON.stringify({ event: "end", time: now(), reason: "nobody reads the lines" } satisfies ControlEvent));
   };
-  for (const status of devices.status()) {
-    write({ event: "added", time: now(), device: status.label, report: reportOf(status) });
-  }
+  for (const status of devices.status()) changes(undefined, reportOf(status)).forEach(write);
   events.follow(write);
   return {
     async [Symbol.asyncDispose](): Promise<void> {
