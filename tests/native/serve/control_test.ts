@@ -39,6 +39,9 @@ nativeTest("a disk is handed to a running serve, looked at, resized and detached
   await using guest = new GuestProcess(xen, GUEST);
   await using serve = new BackendProcess(xen, ["serve", "--grants", "copy"]);
   await serve.says(/serving all/);
+  const absent = await xenblk(xen, "attach", String(GUEST), `${image}.none`, "-b");
+  assertEquals(absent.status, 1);
+  assertMatch(absent.stderr, /^xenblk: Cannot open image .*disk\.img\.none: there is no such file; create it/);
   const refused = await xenblk(xen, ...attaching, "--workers=7");
   assertEquals(refused.status, 2);
   assertMatch(refused.stderr, /Cannot use --workers with --background: it belongs to the process that serves/);
