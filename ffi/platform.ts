@@ -3,7 +3,6 @@
  * that only reads xenstore never loads libxengnttab.
  */
 
-import { sharedNow } from "../lib/clock.ts";
 import type {
   DomId,
   EventChannels,
@@ -27,6 +26,7 @@ import { sendDatagram } from "./linux/datagram.ts";
 import { NativeImageLocks } from "./linux/image_lock.ts";
 import { JournalFiles } from "./linux/journal_files.ts";
 import { nativeMemory } from "./linux/memory.ts";
+import { readMonotonicMs } from "./linux/monotonic.ts";
 import { NativeParker, NativeWaker, NativeWakeToken } from "./linux/park.ts";
 import { nativeThreads } from "./linux/threads.ts";
 import { NativePluginClient } from "./plugin/client.ts";
@@ -54,6 +54,8 @@ export class NativePlatform implements Platform {
   readonly sendDatagram: typeof sendDatagram = sendDatagram;
   /** From /proc. */
   readonly threads: ThreadStates = nativeThreads;
+
+  readonly #nowMs = new Float64Array(1);
 
   /** A connection of its own to xenstored. */
   openXenstore(): Xenstore {
@@ -86,7 +88,12 @@ export class NativePlatform implements Platform {
   }
 
   now(): number {
-    return sharedNow();
+    this.readClock(this.#nowMs, 0);
+    return this.#nowMs[0]!;
+  }
+
+  readClock(into: Float64Array, index: number): void {
+    readMonotonicMs(into, index);
   }
 }
 

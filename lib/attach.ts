@@ -25,7 +25,7 @@ import type { PluginSettings } from "./storage/plugin/settings.ts";
 import { findImage, imageContext } from "./storage/daemon_disk.ts";
 import { literalPattern } from "./storage/qemu/allow.ts";
 import { openDisk } from "./storage/open.ts";
-import { attachDevice, type AttachRequest, removeDevice, waitForConnected } from "./toolstack/attach.ts";
+import { attachDevice, removeDevice, waitForConnected } from "./toolstack/attach.ts";
 import { type DomainInfo, resolveDomain } from "./toolstack/domains.ts";
 import { findExcludingDisk, type ImageUser } from "./toolstack/sharing.ts";
 import { type DeviceAddress, isBackendKind } from "./xenbus/paths.ts";
@@ -84,32 +84,19 @@ const MOST_CLAIMS = 50;
 /** The same as the library's `attach`, on a given host. */
 export async function attachOn(platform: HostPlatform, options: AttachOptions): Promise<ServedDisk> {
   const { signal, clock = SYSTEM_CLOCK } = options;
-  if (signal?.aborted) throw abortOf(options.image, signal); // a look that has begun would outlast the rejection
-  const { wanted, params, guest, backendDomain } = await unlessAborted(prepare(platform, options), signal)
-    .catch((error) => {
-      throw signal?.aborted ? abortOf(options.image, signal) : error;
-    });
+  const prepared = await prepareAttach(platform, options);
   using store = platform.openXenstore();
   await using undo = new AsyncDisposableStack();
   const claim = undo.use(new DeviceClaim(platform.journals));
-  const { kind, readOnly, shared, cdrom, vdev } = wanted;
-  const device = await attachClaimed(store, claim, {
-    domain: guest.domain,
-    backendDomain,
-    kind,
-    params,
-    readOnly,
-    shared,
-    cdrom,
-    ...(vdev === undefined ? {} : { vdev }),
-  }, { signal, clock });
+  const device = await attachClaimed(store, claim, prepared, { signal, clock });
+  const { guest, params } = prepared;
   const disk = await serveUntilConnected({ platform, store, claim, device, guest, params, options });
   undo.move();
   return disk;
 }
 
 /** What is found out before anything is written. */
-interface Prepared {
+export interface PreparedAttach {
   readonly wanted: WantedDisk;
   /** The value of the node `params`. */
   readonly params: string;
@@ -117,11 +104,20 @@ interface Prepared {
   readonly backendDomain: DomId;
 }
 
+/** Looks at everything first. Rejects with {@linkcode XenblkError}; nothing was changed then. */
+export async function prepareAttach(platform: HostPlatform, options: AttachOptions): Promise<PreparedAttach> {
+  const { signal, image } = options;
+  if (signal?.aborted) throw abortOf(image, signal); // a look that has begun would outlast the rejection
+  return await unlessAborted(prepare(platform, options), signal).catch((error) => {
+    throw signal?.aborted ? abortOf(image, signal) : error;
+  });
+}
+
 /**
  * Reads the options and looks at the image and the guest. Each look at the image may wait for its storage, so the caller
  * need not wait for this: it holds what it opens, and once the signal has aborted it only closes that.
  */
-async function prepare(platform: HostPlatform, options: AttachOptions): Promise<Prepared> {
+async function prepare(platform: HostPlatform, options: AttachOptions): Promise<PreparedAttach> {
   const wanted = await readOptions(options);
   await using image = await openWanted(platform, wanted, options);
   const params = await paramsOf(imageName(wanted.image));
@@ -230,23 +226,36 @@ async function checkUnused(
   await checkFree(imageLocksOf(platform, () => {}), image, { ...use, by: "attach" });
 }
 
+/** How nodes are written. */
+interface ClaimOptions {
+  readonly signal: AbortSignal | undefined;
+  readonly clock: Clock;
+  /** Called before others can see the nodes, with each device that is tried. */
+  readonly claimed?: (device: DeviceAddress) => void;
+}
+
 /**
  * Writes the nodes of a device that this process has claimed, so that a `serve` of the kind leaves it alone. Retries for
  * a while: a process that served a device of that number before may not have released it yet.
  */
-async function attachClaimed(
+export async function attachClaimed(
   store: Xenstore,
   claim: DeviceClaim,
-  request: AttachRequest,
-  { signal, clock }: { readonly signal: AbortSignal | undefined; readonly clock: Clock },
+  prepared: PreparedAttach,
+  { signal, clock, claimed }: ClaimOptions,
 ): Promise<DeviceAddress> {
+  const { guest, backendDomain, params } = prepared;
+  const { kind, readOnly, shared, cdrom, vdev } = prepared.wanted;
+  const named = vdev === undefined ? {} : { vdev };
+  const request = { domain: guest.domain, backendDomain, kind, params, readOnly, shared, cdrom, ...named };
   let wanted: DeviceAddress;
+  const take = (device: DeviceAddress): void => {
+    claim.take(wanted = device);
+    claimed?.(device);
+  };
   for (let tries = 1;; tries++) {
     try {
-      return await retryConflicts(() => attachDevice(store, request, (device) => claim.take(wanted = device)), {
-        signal,
-        clock,
-      });
+      return await retryConflicts(() => attachDevice(store, request, take), { signal, clock });
     } catch (error) {
       if (signal?.aborted) throw abortOf(formatVdev(wanted!.vdev), signal);
       if (!(error instanceof DeviceClaimedError) || tries === MOST_CLAIMS) throw error;
@@ -313,12 +322,13 @@ function diedBefore(error: unknown): never {
   throw new XenblkError(message, { cause: error, remedy: "attach the disk again; and report this defect" });
 }
 
-function abortOf(what: string, { reason }: AbortSignal): XenblkError {
+/** What an attach rejects with when its signal ends it. */
+export function abortOf(what: string, { reason }: AbortSignal): XenblkError {
   return new XenblkError(`Cannot attach ${what}: ${errorText(reason)}`, { cause: reason });
 }
 
-/** Over a connection of its own: the one that wrote the nodes may be lost. */
-async function removeNodes(platform: HostPlatform, device: DeviceAddress, logger: Logger): Promise<void> {
+/** Over a connection of its own: the one that wrote the nodes may be lost. A failure is logged. */
+export async function removeNodes(platform: HostPlatform, device: DeviceAddress, logger: Logger): Promise<void> {
   try {
     using store = platform.openXenstore();
     await retryConflicts(() => removeDevice(store, device));

@@ -149,7 +149,7 @@ export class ServedDisk implements AttachedDisk {
   }
 
   stats(): Promise<DiskStats> {
-    return Promise.resolve(diskStats(this.status().totals, this.#parts.clock.now() - this.#attachedMs));
+    return Promise.resolve(diskStats(this.status(), this.#parts.clock.now() - this.#attachedMs));
   }
 
   filter<N extends FilterName>(name: N): LiveFilter<FilterOptions[N]>;

@@ -3,7 +3,9 @@
  * counters of its rings.
  */
 
-import type { QueueStats } from "./dataplane/stats.ts";
+import type { DeviceStatus } from "./backend/status.ts";
+import type { LatencyHistogram } from "./figures/figures.ts";
+import { percentileNs } from "./figures/latency.ts";
 import { SECTOR_BYTES } from "./units.ts";
 
 /** One kind of operation. All numbers count since the disk was attached. */
@@ -14,7 +16,7 @@ export interface OperationStats {
   readonly bytes: number;
   /** Requests that were answered with BLKIF_RSP_ERROR. */
   readonly errors: number;
-  /** From taking a request to answering it, in microseconds. Absent: it is not measured. */
+  /** From taking a request to answering it, in microseconds; failed ones too. Absent: none was answered. */
   readonly latencyUs?: LatencyUs;
 }
 
@@ -53,20 +55,31 @@ export interface DiskStats {
   readonly sinceMs: number;
 }
 
-/** The statistics of a disk from the counters of its rings, added up. */
-export function diskStats(totals: QueueStats, sinceMs: number): DiskStats {
-  const of = (requests: number, sectors: number, errors: number): OperationStats => (
-    { requests, bytes: sectors * SECTOR_BYTES, errors }
+/** The statistics of a disk from what its rings counted and measured. */
+export function diskStats({ totals, latency }: DeviceStatus, sinceMs: number): DiskStats {
+  const of = (requests: number, sectors: number, errors: number, times: LatencyHistogram): OperationStats => (
+    { requests, bytes: sectors * SECTOR_BYTES, errors, ...(times.count > 0 && { latencyUs: latencyUs(times) }) }
   );
   const { reads, writes, barriers, flushes, discards } = totals;
   return {
     operations: {
-      read: of(reads, totals.sectorsRead, totals.readErrors),
-      write: of(writes + barriers, totals.sectorsWritten, totals.writeErrors + totals.barrierErrors),
-      flush: of(flushes, 0, totals.flushErrors),
-      discard: of(discards, totals.sectorsDiscarded, totals.discardErrors),
+      read: of(reads, totals.sectorsRead, totals.readErrors, latency.read),
+      write: of(writes + barriers, totals.sectorsWritten, totals.writeErrors + totals.barrierErrors, latency.write),
+      flush: of(flushes, 0, totals.flushErrors, latency.flush),
+      discard: of(discards, totals.sectorsDiscarded, totals.discardErrors, latency.discard),
     },
     inFlight: totals.inFlight,
     sinceMs,
+  };
+}
+
+function latencyUs(times: LatencyHistogram): LatencyUs {
+  return {
+    mean: times.sum_ns / times.count / 1e3,
+    p50: percentileNs(times, 0.5) / 1e3,
+    p90: percentileNs(times, 0.9) / 1e3,
+    p99: percentileNs(times, 0.99) / 1e3,
+    p999: percentileNs(times, 0.999) / 1e3,
+    max: times.max_ns / 1e3,
   };
 }

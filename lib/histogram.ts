@@ -52,15 +52,30 @@ export class Histogram {
     return this.#values[COUNT]!;
   }
 
-  /** Records a duration in nanoseconds; a negative one counts as 0. */
-  record(ns: number): void {
+  /** Their sum. */
+  get sumNs(): number {
+    return this.#values[SUM]!;
+  }
+
+  /** The longest; 0 if nothing was recorded. */
+  get maxNs(): number {
+    return this.#values[GREATEST]!;
+  }
+
+  /** Records a duration in nanoseconds, `times` times; a negative one counts as 0. */
+  record(ns: number, times = 1): void {
     const values = this.#values;
     const value = ns > 0 ? ns : 0;
-    values[HEADER + bucketOf(value)]! += 1;
+    values[HEADER + bucketOf(value)]! += times;
     if (values[COUNT] === 0 || value < values[LEAST]!) values[LEAST] = value;
     if (value > values[GREATEST]!) values[GREATEST] = value;
-    values[SUM]! += value;
-    values[COUNT]! += 1;
+    values[SUM]! += value * times;
+    values[COUNT]! += times;
+  }
+
+  /** Records the time from `ms[from]` to `ms[to]`: a number that is passed may have to be allocated. */
+  recordSpan(ms: Float64Array, from: number, to: number, times: number): void {
+    this.record((ms[to]! - ms[from]!) * 1e6, times);
   }
 
   /** Adds the durations of another histogram. */
@@ -76,13 +91,18 @@ export class Histogram {
 
   /** The percentile of a share from 0 to 1, in nanoseconds; 0 if nothing was recorded. */
   percentile(share: number): number {
-    const wanted = Math.max(1, Math.ceil(share * this.count));
-    let seen = 0;
+    const upperNs = rankedBucket(this.buckets(), Math.ceil(share * this.count));
+    return Math.max(this.#values[LEAST]!, Math.min(upperNs, this.#values[GREATEST]!));
+  }
+
+  /** The buckets that are not empty, ascending: the upper end in nanoseconds, and the durations in this bucket alone. */
+  buckets(): [upperNs: number, count: number][] {
+    const found: [number, number][] = [];
     for (let bucket = 0; bucket < BUCKETS; bucket++) {
-      seen += this.#values[HEADER + bucket]!;
-      if (seen >= wanted) return Math.max(this.#values[LEAST]!, Math.min(upperEnd(bucket), this.#values[GREATEST]!));
+      const count = this.#values[HEADER + bucket]!;
+      if (count > 0) found.push([upperEnd(bucket), count]);
     }
-    return this.#values[GREATEST]!;
+    return found;
   }
 
   /** Count, mean, extremes and percentiles. */
@@ -99,6 +119,16 @@ export class Histogram {
       maxNs: this.#values[GREATEST]!,
     };
   }
+}
+
+/** The upper end of the bucket that holds the value of that rank, from 1 on; the last one's if there are fewer values. */
+export function rankedBucket(buckets: readonly (readonly [upperNs: number, count: number])[], rank: number): number {
+  let seen = 0;
+  for (const [upperNs, count] of buckets) {
+    seen += count;
+    if (seen >= rank) return upperNs;
+  }
+  return buckets.at(-1)?.[0] ?? 0;
 }
 
 /** Below 32 a bucket is one nanosecond wide; then each doubling has 32 of equal width. */

@@ -280,6 +280,8 @@ export interface Platform {
   openWaker(token: WakeToken): Waker;
   /** Milliseconds of a monotonic clock that all threads of the process share, as nearly as its clocks allow. */
   now(): number;
+  /** Stores the same in `into[index]`, without making a number: a reactor does so for each request. Absent: now(). */
+  readClock?(into: Float64Array, index: number): void;
   /** Tells threads that a disk holds up from those that hang. Absent: that cannot be told. */
   readonly threads?: ThreadStates;
 }

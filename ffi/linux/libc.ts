@@ -34,6 +34,7 @@ const SYMBOLS = {
     result: "usize",
   },
   munmap: { parameters: ["usize", /* addr */ "usize" /* length */], result: "i32" },
+  clock_gettime: { parameters: ["i32", /* clockid */ "pointer" /* tp */], result: "i32" },
   eventfd: { parameters: ["u32", /* initval */ "i32" /* flags */], result: "i32" },
   poll: { parameters: ["pointer", /* fds */ "u64", /* nfds */ "i32" /* timeout */], result: "i32" },
   pollOnPool: {

@@ -6,7 +6,6 @@
 
 import { isAbort, unlessAborted } from "../abort.ts";
 import type { Clock } from "../clock.ts";
-import { sumStats } from "../dataplane/stats.ts";
 import { errorText } from "../errors.ts";
 import type { Xenstore } from "../hypervisor.ts";
 import { labelled, type Logger } from "../log.ts";
@@ -211,7 +210,6 @@ export class BackendDevice {
     const { image, connected, latch, lock } = this.#resources;
     const error = this.#error.message;
     const waitsFor = this.waitsFor;
-    const queues = this.#resources.readStats();
     return {
       label: this.label,
       backendPath: this.path,
@@ -228,8 +226,7 @@ export class BackendDevice {
       ...(error !== undefined && { error }),
       ...(waitsFor.length > 0 && { waitsFor }),
       latched: latch.tripped,
-      totals: sumStats(queues),
-      queues,
+      ...this.#resources.counters.read(),
     };
   }
 
@@ -240,19 +237,19 @@ export class BackendDevice {
 
   /** The guest's time to close it is over, and requests are in flight. */
   get draining(): boolean {
-    return this.#draining && sumStats(this.#resources.readStats()).inFlight > 0;
+    return this.#draining && this.#resources.counters.totals.inFlight > 0;
   }
 
   /** Changes whenever a request is answered. */
   get progress(): number {
-    const { reads, writes, barriers, flushes, discards, errors, inFlight } = sumStats(this.#resources.readStats());
+    const { reads, writes, barriers, flushes, discards, errors, inFlight } = this.#resources.counters.totals;
     return reads + writes + barriers + flushes + discards + errors - inFlight;
   }
 
   /** To be called every few seconds: reports storage that has stopped answering, and takes the report back. */
   checkProgress(): void {
     const { connected, image } = this.#resources;
-    const inFlight = connected ? sumStats(this.#resources.readStats()).inFlight : 0;
+    const inFlight = connected ? this.#resources.counters.totals.inFlight : 0;
     const name = image === undefined ? "its image" : image.disk.description;
     if (this.#stall.check(inFlight, this.progress, name, this.#clock.now())) this.poke();
   }

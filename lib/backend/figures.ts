@@ -2,14 +2,12 @@
  * The figures of a device, made from its status: what the control socket, `show --json` and `top` have.
  */
 
-import type { DiskFigures, LatencyHistogram } from "../figures/figures.ts";
+import type { DiskFigures } from "../figures/figures.ts";
 import { SECTOR_BYTES } from "../units.ts";
 import type { DeviceStatus } from "./status.ts";
 
-const NO_REQUESTS: LatencyHistogram = { count: 0, sum_ns: 0, max_ns: 0, buckets: [] };
-
 /** What a device did since this process first saw it, over all its rings. */
-export function diskFigures({ totals }: DeviceStatus): DiskFigures {
+export function diskFigures({ totals, latency, busyNs, atMs }: DeviceStatus): DiskFigures {
   return {
     rd_req: totals.reads,
     wr_req: totals.writes + totals.barriers,
@@ -20,13 +18,13 @@ export function diskFigures({ totals }: DeviceStatus): DiskFigures {
     ds_sect: totals.sectorsDiscarded,
     rd_bytes: totals.sectorsRead * SECTOR_BYTES,
     wr_bytes: totals.sectorsWritten * SECTOR_BYTES,
-    rd_total_times: 0,
-    wr_total_times: 0,
-    flush_total_times: 0,
+    rd_total_times: latency.read.sum_ns,
+    wr_total_times: latency.write.sum_ns,
+    flush_total_times: latency.flush.sum_ns,
     errs: totals.errors,
     in_flight: totals.inFlight,
-    busy_ns: 0,
-    at_ms: performance.now(),
-    latency: { read: NO_REQUESTS, write: NO_REQUESTS, flush: NO_REQUESTS, discard: NO_REQUESTS },
+    busy_ns: Math.round(busyNs),
+    at_ms: atMs,
+    latency,
   };
 }

@@ -54,12 +54,25 @@ export interface BackendKindOptions {
   readonly settings: DeviceSettings;
   /** The settings of each device, in place of `settings`; asked once, when the device appears. */
   readonly settingsFor?: SettingsRule;
+  /** Called with the name of a device's guest when the device is found. Absent: nobody needs the names. */
+  readonly guestFound?: (domain: DomId, name: string) => void;
   /** Gets what filters hold open, while they do. */
   readonly holds?: Set<AsyncDisposable>;
   /** Gets all lines; those that a guest causes are limited per guest. */
   readonly logger: Logger;
   /** Absent: this process's. */
   readonly clock?: Clock;
+}
+
+/** How one device is served that this process is about to attach. */
+export interface ExpectedDevice {
+  /** In place of those of the kind, but patterns of images are added. */
+  readonly settings: Partial<DeviceSettings>;
+  /** Keeps other processes from the device; it is released when the device is. */
+  readonly claim: Disposable & {
+    /** Where the device's lock, which the claim holds, can be taken again. */
+    readonly journals: JournalStore;
+  };
 }
 
 /** A device that had not ended when its process stopped waiting for it. */
@@ -89,6 +102,7 @@ export class BackendKind {
   readonly #turns: Turns;
   readonly #limiter: LogLimiter;
   readonly #devices = new Map<string, BackendDevice>();
+  readonly #expected = new Map<string, ExpectedDevice>();
   readonly #link: StoreLink;
   readonly #onlyRetired = Promise.withResolvers<void>();
   readonly #onlyBereft = Promise.withResolvers<void>();
@@ -155,6 +169,26 @@ export class BackendKind {
     return { [Symbol.dispose]: (): void => void this.#listeners.delete(own) };
   }
 
+  /** A device with its own settings will appear. It is forgotten when it is gone. */
+  expect(address: DeviceAddress, expected: ExpectedDevice): void {
+    this.#expected.set(backendPath(address), expected);
+  }
+
+  /** The device has not appeared and will not. */
+  forget(address: DeviceAddress): void {
+    this.#expected.delete(backendPath(address));
+  }
+
+  /** As the devices of the kind are served, but for those with their own settings. */
+  get settings(): DeviceSettings {
+    return this.#options.settings;
+  }
+
+  #release(path: string): void {
+    this.#expected.get(path)?.claim[Symbol.dispose]();
+    this.#expected.delete(path);
+  }
+
   #announce(path: string): void {
     for (const listener of this.#listeners) listener(path);
   }
@@ -197,6 +231,7 @@ export class BackendKind {
       } catch (error) {
         this.#options.logger.error(`${device.label}: cannot close cleanly: ${errorText(error)}`);
       }
+      this.#release(device.path);
       open.delete(device);
     }));
     const over = new AbortController();
@@ -405,15 +440,21 @@ export class BackendKind {
     if (this.#devices.has(path) || store.read(`${path}/state`) === undefined) return;
     const { dataPlane, openDisk, imageLocks, journals, keepJournals, holds, findExcludingDisk } = this.#options;
     const settings = this.#options.settingsFor?.(identifyDisk(store, address)) ?? this.#options.settings;
+    const expected = this.#expected.get(path);
+    this.#nameGuest(store, address.frontendDomain);
     const logger = this.#limiter.forGuest(address.frontendDomain);
     const device = new BackendDevice(address, {
       dataPlane,
       openDisk,
       ...(imageLocks && { imageLocks }),
       ...(holds && { holds }),
-      journals,
+      journals: expected?.claim.journals ?? journals,
       keepJournals: keepJournals ?? true,
-      settings,
+      settings: expected === undefined ? settings : {
+        ...settings,
+        ...expected.settings,
+        allowImages: [...settings.allowImages, ...(expected.settings.allowImages ?? [])],
+      },
       logger,
       alarms: this.#options.logger,
       ...(findExcludingDisk && { findExcludingDisk }),
@@ -430,9 +471,15 @@ export class BackendKind {
     device.attachStore(store, true);
   }
 
+  #nameGuest(store: Xenstore, domain: DomId): void {
+    const name = this.#options.guestFound && store.read(`${store.domainPath(domain)}/name`);
+    if (name !== undefined) this.#options.guestFound?.(domain, name);
+  }
+
   /** The device's directory is gone; a new one may be in its place already. */
   #drop(device: BackendDevice): void {
     this.#devices.delete(device.path);
+    this.#release(device.path);
     this.#announce(device.path);
     const guest = device.address.frontendDomain;
     const others = [...this.#devices.values()].some((other) => other.address.frontendDomain === guest);

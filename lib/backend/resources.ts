@@ -6,7 +6,6 @@
 
 import { isAbort } from "../abort.ts";
 import { ABIS, ringSlots } from "../blkif/abi.ts";
-import { createStats, type QueueStats, readStats, sumStats } from "../dataplane/stats.ts";
 import type { JournalSpec, QueueHandle } from "../dataplane/types.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { DomId } from "../hypervisor.ts";
@@ -15,6 +14,7 @@ import { checkNewSize } from "../storage/image/grow.ts";
 import { lockImage } from "../storage/image/lock.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { Ring } from "../xenbus/transitions.ts";
+import { DeviceCounters } from "./device_counters.ts";
 import { DeviceFilters } from "./device_filters.ts";
 import { DeviceLatch } from "./device_latch.ts";
 import { DeviceLock } from "./device_lock.ts";
@@ -45,12 +45,13 @@ export class DeviceResources {
   readonly waits: Waits;
   /** In front of the image. */
   readonly filters: DeviceFilters;
+  /** Of all rings that the device ever had. */
+  readonly counters: DeviceCounters;
   readonly #services: ResourceServices;
   readonly #label: string;
   readonly #guest: DomId;
   readonly #events: ResourceEvents;
   readonly #signal: AbortSignal;
-  readonly #stats: SharedArrayBuffer[] = [];
   readonly #openingDisk: Acquisition<Disk>;
   readonly #locking: Acquisition<AsyncDisposable>;
   #image: OpenImage & { readonly key: string } | undefined;
@@ -81,7 +82,8 @@ export class DeviceResources {
     this.#guest = guest;
     this.#events = events;
     this.#signal = signal;
-    const { journals, keepJournals, clock } = services;
+    const { journals, keepJournals, clock, dataPlane } = services;
+    this.counters = new DeviceCounters(() => dataPlane.now?.() ?? clock.now());
     this.waits = new Waits(clock, signal, events.answered);
     const release = (text: string, late: AsyncDisposable): void => {
       this.#letGo(text, late).catch(() => {}); // nobody has used it
@@ -117,11 +119,6 @@ export class DeviceResources {
   /** Why the data plane stopped a ring. */
   get stopReason(): string | undefined {
     return this.#stopReason;
-  }
-
-  /** Counters of each ring that the device ever had. */
-  readStats(): QueueStats[] {
-    return this.#stats.map(readStats);
   }
 
   /** Opens the image that the description names, and closes another one first. Rejects with the reason. */
@@ -334,7 +331,8 @@ export class DeviceResources {
       ...(journal && { journal }),
       ...(maxPersistentGrants !== undefined && { maxPersistentGrants }),
       ...(maxRequests !== undefined && { maxRequests }),
-      stats: this.#stats[queue] ??= createStats(),
+      stats: this.counters.of(queue),
+      busy: this.counters.busy,
       latch: this.latch.address,
     }, signal);
   }
@@ -380,7 +378,7 @@ export class DeviceResources {
   }
 
   #closingText(): string {
-    const { inFlight } = sumStats(this.readStats());
+    const { inFlight } = this.counters.totals;
     const image = this.#image === undefined ? "" : ` of ${nameOf(this.#image.disk)}`;
     if (inFlight === 0) return `flush and close the rings${image}`;
     return `complete ${inFlight} request${inFlight === 1 ? "" : "s"} in flight${image}`;

@@ -4,6 +4,7 @@
  */
 
 import type { QueueStats } from "../dataplane/stats.ts";
+import type { DiskFigures } from "../figures/figures.ts";
 import type { DomId } from "../hypervisor.ts";
 
 /** A device at one moment. */
@@ -42,4 +43,10 @@ export interface DeviceStatus {
   readonly totals: QueueStats;
   /** Counters of each ring the device has had since it was first seen. */
   readonly queues: readonly QueueStats[];
+  /** Durations of its requests, over all rings, by operation. */
+  readonly latency: DiskFigures["latency"];
+  /** Nanoseconds in which it had a request in flight, up to {@linkcode atMs}. */
+  readonly busyNs: number;
+  /** When the counters were read: milliseconds of the data plane's clock. */
+  readonly atMs: number;
 }

@@ -4,22 +4,25 @@
  */
 
 import { attachOn, DEFAULT_KIND } from "../attach.ts";
+import type { ServedDisk } from "../attached_disk.ts";
 import { XenblkError } from "../errors.ts";
+import type { NativePlatform } from "../host_platform.ts";
 import { chooseFilters } from "../storage/filter/spec.ts";
 import { domainLabel } from "../toolstack/domains.ts";
 import { describeDevice } from "../toolstack/list.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
 import { usageError } from "./args.ts";
+import { attachInBackground } from "./background.ts";
 import { checkCompanions, COMPANION_OPTIONS, startCompanions } from "./companions.ts";
 import { loadConfig } from "./config/file.ts";
 import { optionsForAttach } from "./config/for_attach.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
 import { checkCreating, CREATING_OPTIONS, imageForAttach } from "./image/for_attach.ts";
 import { pluginSettingsOf } from "./plugin_options.ts";
-import { defaulting, flag } from "./options.ts";
+import { defaulting, flag, type OptionValues } from "./options.ts";
 import { CONFIG_OPTIONS } from "./serve_options.ts";
 import { showWait } from "./progress.ts";
-import { defineVerb } from "./verb.ts";
+import { type Context, defineVerb } from "./verb.ts";
 
 const OPTIONS = {
   ...DEVICE_OPTIONS,
@@ -33,6 +36,11 @@ const OPTIONS = {
   ...CREATING_OPTIONS,
   "cdrom": flag("Attach as a CD-ROM, read-only"),
   "keep": flag("At the end leave the disk Connected; serve can continue with it"),
+  "background": flag(
+    "Have a running `serve` of the kind serve the disk, and return once the guest has connected; options left at " +
+      "their defaults are those of `serve`",
+    "b",
+  ),
   "timeout": TIMEOUT,
   "json": flag("Print the connected disk as JSON", "J"),
 } as const;
@@ -42,6 +50,7 @@ const IMAGE_HELP = "a path, format:target, a URI, plugin:MODULE?TARGET, or xl's 
 /** The verb. */
 export const attach = defineVerb({
   name: "attach",
+  keepsRunning: true,
   summary: "Attach a disk to a running guest and serve it until INT, TERM or detach",
   description:
     "Writes the nodes that xl would write, serves the disk, and prints the device's name once the guest has " +
@@ -67,6 +76,7 @@ export const attach = defineVerb({
   examples: [
     "xenblk attach web disk.img",
     "xenblk attach web disk.img --create 10G",
+    "xenblk attach web disk.img --background",
     "xenblk attach 5 raw:/dev/vg/lv xvdc --read-only",
     "xenblk attach web 'plugin:./my_disk.ts?https://host/disk.img' --plugin-allow net=host",
     "xenblk attach test7 --overlay qcow2:base.qcow2",
@@ -74,16 +84,19 @@ export const attach = defineVerb({
   async run(context, given, operands): Promise<number> {
     const { host, signals, output } = context;
     checkCreating(given);
-    await chooseFilters(given.filter); // a wrong one is refused before anything is looked for
     checkCompanions(given);
+    await chooseFilters(given.filter); // a wrong one is refused before anything is looked for
     const { named, vdev } = imageAndVdev(operands, given.overlay !== undefined);
     const config = await loadConfig("attach", given);
+    const command = { options: given, given: context.given };
+    const wanted = { domain: operands["domain"]!, image: named, vdev };
+    if (given.background) {
+      // The settings of the disk are the serving process's business.
+      const { kind, timeout } = config.forAttach(command, { kind: DEFAULT_KIND });
+      return await attachInBackground(context, { ...given, kind, timeout }, wanted);
+    }
     const platform = await host.openNativePlatform();
-    const options = await optionsForAttach(platform, config, { options: given, given: context.given }, {
-      domain: operands["domain"]!,
-      image: named,
-      vdev,
-    });
+    const options = await optionsForAttach(platform, config, command, wanted);
     const timeoutMs = options.timeout * 1000;
     const image = await imageForAttach(context, options, named);
     const attaching = attachOn(platform, {
@@ -114,24 +127,33 @@ export const attach = defineVerb({
       using store = platform.openXenstore();
       output.json(describeDevice(store, disk.address));
     } else output.data(`${disk.vdev}\n`);
-    const { kind } = options;
-    const companions = await startCompanions({
-      context,
-      platform,
-      service: disk.service,
-      verb: "attach",
-      kind,
-      options,
-      closingMs: options.keep ? 0 : timeoutMs,
-    });
-    const end = await Promise.race([signals.drain, disk.ended]);
-    await companions[Symbol.asyncDispose]();
-    if (typeof end === "object" && end.reason === "failed") throw died(end.error, options.kind);
-    await disk.close({ leave: options.keep ? "connected" : "detached", timeoutMs });
+    await serveUntilEnd(context, platform, disk, options);
     await image.release();
     return 0;
   },
 });
+
+/** Serves until a signal or the end of the disk, and closes it. If a companion cannot start, closes it at once. */
+async function serveUntilEnd(
+  context: Context,
+  platform: NativePlatform,
+  disk: ServedDisk,
+  options: OptionValues<typeof OPTIONS>,
+): Promise<void> {
+  const { kind, keep, timeout } = options;
+  const timeoutMs = timeout * 1000;
+  const how = { leave: keep ? "connected" : "detached", timeoutMs } as const;
+  const closingMs = keep ? 0 : timeoutMs;
+  const parts = { platform, service: disk.service, verb: "attach", servesAll: false, kind } as const;
+  const companions = await startCompanions({ context, ...parts, options, closingMs }).catch(async (error) => {
+    await disk.close(how);
+    throw error;
+  });
+  const end = await Promise.race([context.signals.drain, disk.ended]);
+  await companions[Symbol.asyncDispose]();
+  if (typeof end === "object" && end.reason === "failed") throw died(end.error, kind);
+  await disk.close(how);
+}
 
 /** With --overlay there is no IMAGE, so the second operand is VDEV. Throws {@linkcode XenblkError} (usage). */
 function imageAndVdev(

@@ -58,6 +58,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./show.ts")).show,
   },
   {
+    name: "top",
+    summary: "Show what live disks do, as iostat -x does",
+    load: async () => (await import("./top/verb.ts")).top,
+  },
+  {
     name: "image create",
     summary: "Create an image",
     load: async () => (await import("./image/create.ts")).create,
@@ -96,6 +101,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     name: "doctor",
     summary: "Check this machine for everything that serving needs; each problem comes with its fix",
     load: async () => (await import("./doctor/verb.ts")).doctor,
+  },
+  {
+    name: "events",
+    summary: "Follow what happens to the disks of all serving processes",
+    load: async () => (await import("./events.ts")).events,
   },
   {
     name: "log-level",

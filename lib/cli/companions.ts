@@ -23,6 +23,8 @@ export interface Serving {
   readonly context: Context;
   readonly platform: NativePlatform;
   readonly verb: ServingVerb;
+  /** All devices of the kind are served. */
+  readonly servesAll: boolean;
   readonly service: Service;
   /** The backend kind, such as `vbd3`. */
   readonly kind: string;
@@ -53,7 +55,7 @@ function tellServiceManager({ context, platform, service, kind, closingMs }: Ser
 
 /** The control socket. Disks are served without one if it cannot be made; the log says why. */
 async function startControlSocket(
-  { context, platform, service, verb, kind }: Serving,
+  { context, platform, service, verb, servesAll, kind }: Serving,
 ): Promise<AsyncDisposable | undefined> {
   const { version, logging } = context;
   const logger = createLogger("control");
@@ -62,10 +64,20 @@ async function startControlSocket(
   const directory = controlDirectory(journalDirectory((name) => Deno.env.get(name)));
   try {
     const { startControl } = await import("../control/process.ts");
-    return await startControl({ directory, platform, service, verb, kind, version, logging, warn });
+    return await startControl({
+      directory,
+      platform,
+      service,
+      verb,
+      attaches: servesAll,
+      kind,
+      version,
+      logging,
+      warn,
+    });
   } catch (error) {
     const remedy = error instanceof Deno.errors.NotCapable
-      ? "start it with --allow-net as well"
+      ? `it needs --allow-net, and --allow-read and --allow-write of ${directory}`
       : `check that ${directory} can be written to`;
     warn(`no control socket: ${errorText(error)}; the disks are served without one; ${remedy}`);
     return undefined;

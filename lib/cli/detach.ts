@@ -2,10 +2,12 @@
  * `xenblk detach DOMAIN VDEV`: detaches a disk from a guest, whichever backend serves it, and removes its nodes.
  */
 
+import { deviceLabel } from "../backend/journals.ts";
 import { detachDevice, findDisk } from "../toolstack/detach.ts";
 import { domainLabel } from "../toolstack/domains.ts";
 import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
 import { TIMEOUT } from "./device_options.ts";
+import { CALL_SLACK_MS, throughSocket } from "./through_socket.ts";
 import { flag } from "./options.ts";
 import { namedDisk } from "./disk_result.ts";
 import { showWait } from "./progress.ts";
@@ -27,7 +29,8 @@ export const detach = defineVerb({
     timeout: TIMEOUT,
     json: flag("Print the disk that was detached as JSON", "J"),
   },
-  permissions: "--allow-ffi --allow-env.",
+  permissions:
+    "--allow-ffi --allow-env; to ask the serving process also --allow-net, and --allow-read and --allow-write of /run/xenblk.",
   examples: ["xenblk detach web xvdb", "xenblk detach 5 xvdb --force --timeout 5"],
   async run({ host, signals, output, quiet, inform }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
@@ -35,11 +38,18 @@ export const detach = defineVerb({
     const { guest, device } = found;
     const timeoutMs = options.timeout * 1000;
     const { force, json } = options;
+    const { signal } = signals;
     const name = formatVdev(device.vdev);
-    await showWait(
-      { output, quiet: quiet || json, what: `waiting for the guest to close ${name}`, timeoutMs },
-      detachDevice(store, device, { timeoutMs, force, signal: signals.signal }),
+    const detaching = throughSocket(
+      device,
+      async (client) => {
+        const params = { device: deviceLabel(device), timeoutMs, force };
+        await client.call("detach", params, { timeoutMs: timeoutMs + CALL_SLACK_MS, signal });
+      },
+      () => detachDevice(store, device, { timeoutMs, force, signal }),
     );
+    const what = `waiting for the guest to close ${name}`;
+    await showWait({ output, quiet: quiet || json, what, timeoutMs }, detaching);
     if (json) output.json({ ...namedDisk(found), detached: true });
     else inform(`${name} of ${domainLabel(guest)} is detached`);
     return 0;

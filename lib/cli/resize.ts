@@ -3,6 +3,7 @@
  * The guest can use the disk meanwhile.
  */
 
+import { deviceLabel } from "../backend/journals.ts";
 import { SECTOR_BYTES } from "../units.ts";
 import { formatSize, parseDiskSize } from "../sizes.ts";
 import { findDisk } from "../toolstack/detach.ts";
@@ -13,6 +14,7 @@ import { TIMEOUT } from "./device_options.ts";
 import { namedDisk } from "./disk_result.ts";
 import { flag } from "./options.ts";
 import { showWait } from "./progress.ts";
+import { CALL_SLACK_MS, throughSocket } from "./through_socket.ts";
 import { defineVerb } from "./verb.ts";
 
 /** The verb. */
@@ -34,19 +36,27 @@ export const resize = defineVerb({
     },
   ],
   options: { timeout: TIMEOUT, json: flag("Print the new size as JSON", "J") },
-  permissions: "--allow-ffi --allow-env.",
+  permissions:
+    "--allow-ffi --allow-env; to ask the serving process also --allow-net, and --allow-read and --allow-write of /run/xenblk.",
   examples: ["xenblk resize web xvdb 20G", "lvextend -L 20G /dev/vg/web && xenblk resize web xvdb"],
   async run({ host, signals, output, quiet, inform }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
     const found = findDisk(store, operands["domain"]!, operands["vdev"]!);
     const { guest, device } = found;
     const timeoutMs = options.timeout * 1000;
+    const { signal } = signals;
     const asked = operands["size"] === undefined ? {} : { sizeBytes: parseDiskSize(operands["size"]) };
     const name = formatVdev(device.vdev);
-    const { before, now } = await showWait(
-      { output, quiet: quiet || options.json, what: `waiting for the backend of ${name}`, timeoutMs },
-      resizeDevice(store, device, { timeoutMs, signal: signals.signal, ...asked }),
+    const resizing = throughSocket(
+      device,
+      (client) => {
+        const params = { device: deviceLabel(device), timeoutMs, ...asked };
+        return client.call("resize", params, { timeoutMs: timeoutMs + CALL_SLACK_MS, signal });
+      },
+      () => resizeDevice(store, device, { timeoutMs, signal, ...asked }),
     );
+    const what = `waiting for the backend of ${name}`;
+    const { before, now } = await showWait({ output, quiet: quiet || options.json, what, timeoutMs }, resizing);
     if (options.json) {
       output.json({ ...namedDisk(found), sizeBytes: now * SECTOR_BYTES, sizeBytesBefore: before * SECTOR_BYTES });
       return 0;

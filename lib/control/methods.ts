@@ -2,6 +2,7 @@
  * The methods of the control socket that every serving process has, over its devices and its log.
  */
 
+import { diskFigures } from "../backend/figures.ts";
 import type { DeviceStatus } from "../backend/status.ts";
 import { XenblkError } from "../errors.ts";
 import type { HostPlatform } from "../host_platform.ts";
@@ -18,6 +19,8 @@ export interface ControlledProcess {
   readonly service: Service;
   readonly verb: ServingVerb;
   readonly kind: string;
+  /** All devices of the kind are served here, so this process can attach more. */
+  readonly attaches: boolean;
   /** Of xenblk. */
   readonly version: string;
   readonly logging: Logging;
@@ -33,17 +36,22 @@ export type Handlers = {
 
 /** The methods that ask, and those that change nothing of a disk. */
 export function basicMethods(process: ControlledProcess): Handlers & Readonly<Record<string, Handler>> {
-  const { service, verb, kind, version, logging } = process;
+  const { service, verb, kind, attaches, version, logging } = process;
   const level = word(LOG_LEVELS);
   return {
     hello: (params) => {
       readParams("hello", {}, params);
-      return { protocol: PROTOCOL_VERSION, pid: Deno.pid, version, verb, kind };
+      return { protocol: PROTOCOL_VERSION, pid: Deno.pid, version, verb, kind, attaches };
     },
     ping: (params) => readParams("ping", {}, params),
     status: (params) => {
       const { device } = readParams("status", { device: TEXT }, params);
       return { devices: statusOf(service, device).map(reportOf) };
+    },
+    stats: (params) => {
+      const { device } = readParams("stats", { device: TEXT }, params);
+      const devices = statusOf(service, device);
+      return { devices: devices.map((status) => ({ device: status.label, figures: diskFigures(status) })) };
     },
     subscribe: (params, call): { readonly devices: readonly DeviceReport[] } => {
       const { log } = readParams("subscribe", { log: level }, params);
@@ -59,7 +67,7 @@ export function basicMethods(process: ControlledProcess): Handlers & Readonly<Re
 }
 
 /** The device of that label, or all. Throws {@linkcode XenblkError} (`not-found`). */
-function statusOf({ devices }: Service, label: string | undefined): DeviceStatus[] {
+export function statusOf({ devices }: Service, label: string | undefined): DeviceStatus[] {
   const all = devices.status();
   if (label === undefined) return all;
   const found = all.filter((status) => status.label === label);

@@ -26,9 +26,50 @@ export const TEXT: Param<string> = {
   read: (value) => typeof value === "string" && value !== "" ? value : undefined,
 };
 
+/** True or false. */
+export const FLAG: Param<boolean> = {
+  allowed: "true or false",
+  read: (value) => typeof value === "boolean" ? value : undefined,
+};
+
+/** A whole number in a range. */
+export function whole(least: number, most: number): Param<number> {
+  return {
+    allowed: `a whole number from ${least} to ${most}`,
+    read: (value) =>
+      typeof value === "number" && Number.isInteger(value) && value >= least && value <= most ? value : undefined,
+  };
+}
+
 /** One of some words. */
 export function word<const W extends string>(words: readonly W[]): Param<W> {
   return { allowed: `one of ${words.join(", ")}`, read: (value) => words.find((each) => each === value) };
+}
+
+/** A list. */
+export function list<T>(element: Param<T>): Param<readonly T[]> {
+  return {
+    allowed: `a list, each ${element.allowed}`,
+    read: (value) => {
+      if (!Array.isArray(value)) return undefined;
+      const read = value.map((each: unknown) => element.read(each));
+      return read.every((each): each is NonNullable<typeof each> => each !== undefined) ? read : undefined;
+    },
+  };
+}
+
+/** An object of named values, read by a table of its own. */
+export function object<T extends ParamTable>(table: T): Param<ParamValues<T>> {
+  return {
+    allowed: `an object with ${Object.entries(table).map(([name, { allowed }]) => `${name} (${allowed})`).join(", ")}`,
+    read: (value) => {
+      if (typeof value !== "object" || value === null || Array.isArray(value)) return undefined;
+      const read = readEach(table, value);
+      return read.every(([name, each]) => each !== undefined && Object.hasOwn(table, name))
+        ? values(table, read)
+        : undefined;
+    },
+  };
 }
 
 /**

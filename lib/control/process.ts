@@ -4,6 +4,7 @@
 
 import { LOG_LEVELS, type LogLevel } from "../log.ts";
 import type { ConnectionParts } from "./connection.ts";
+import { deviceMethods } from "./device_methods.ts";
 import { DeviceEvents, type TakeEvent } from "./events.ts";
 import { basicMethods, type ControlledProcess } from "./methods.ts";
 import { ControlServer } from "./server.ts";
@@ -22,7 +23,13 @@ export async function startControl(options: ControlOptions): Promise<AsyncDispos
   const events = undo.use(new DeviceEvents(options.service.devices));
   const subscribed = followers(events, options);
   const server = undo.use(
-    await ControlServer.start({ directory, pid: Deno.pid, methods: basicMethods(options), subscribed, warn }),
+    await ControlServer.start({
+      directory,
+      pid: Deno.pid,
+      methods: { ...basicMethods(options), ...deviceMethods(options) },
+      subscribed,
+      warn,
+    }),
   );
   const running = undo.move();
   return { path: server.path, [Symbol.asyncDispose]: () => running.disposeAsync() };

@@ -31,10 +31,12 @@ export interface Hello {
   readonly verb: ServingVerb;
   /** The backend kind, such as `vbd3`. */
   readonly kind: string;
+  /** It takes the method `attach`. */
+  readonly attaches: boolean;
 }
 
 /** A device as its process sees it, without counters. Its `label` names it in requests. */
-export type DeviceReport = Omit<DeviceStatus, "totals" | "queues">;
+export type DeviceReport = Omit<DeviceStatus, "totals" | "queues" | "latency" | "busyNs" | "atMs">;
 
 /** What a request about one device names. */
 export interface DeviceParams {
@@ -54,7 +56,10 @@ export interface DeviceFigures {
 }
 
 /** The settings of a device that `attach` takes; those that are absent are the serving process's. */
-export type SettingsParams = Partial<Omit<DeviceSettings, "image" | "readOnly">>;
+export interface SettingsParams extends Partial<Omit<DeviceSettings, "image" | "readOnly" | "filters">> {
+  /** As `--filter` takes them: `throttle,iops=500`. */
+  readonly filters?: readonly string[];
+}
 
 /** A disk for a guest. */
 export interface AttachParams extends SettingsParams {

@@ -24,6 +24,7 @@ import { IndirectPages } from "./indirect_pages.ts";
 import { Latch, LATCH_BYTES } from "./latch.ts";
 import { Journal, journalBytes } from "./journal.ts";
 import { Queue } from "./queue.ts";
+import { RequestTimes } from "./request_times.ts";
 import { SlotTable } from "./slot_table.ts";
 import { DEFAULT_PERSISTENT_GRANTS, type QueueSpec } from "./types.ts";
 
@@ -81,9 +82,7 @@ export function openConnection(
       stats: request.stats,
     }),
   );
-  const indirect = maxIndirectSegments === 0
-    ? undefined
-    : undo.use(new IndirectPages(slots, handles.grants, platform.memory));
+  const indirect = maxIndirectSegments > 0 && undo.use(new IndirectPages(slots, handles.grants, platform.memory));
   const channel = undo.use(openChannel(request.attachment, {
     depth: inFlight,
     vectors: slots.vectors,
@@ -105,6 +104,7 @@ export function openConnection(
     limits: request.discard === true ? request.properties : withoutDiscard(request.properties),
     journal,
     stats: request.stats,
+    times: new RequestTimes({ ...request, slots: inFlight, platform }),
     latch: deviceLatch,
     notify: () => notifyFrontend(handles.events, port, complain),
     complain,

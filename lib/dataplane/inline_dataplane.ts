@@ -32,6 +32,8 @@ interface OpenQueue {
 
 /** One reactor, driven by its owner. Queues are served, and closed, only in {@linkcode InlineDataPlane.turn}. */
 export class InlineDataPlane implements DataPlane {
+  /** The platform's clock. */
+  readonly now: () => number;
   readonly #token: WakeToken & Disposable;
   readonly #parker: Parker;
   readonly #waker: Waker;
@@ -44,6 +46,7 @@ export class InlineDataPlane implements DataPlane {
   /** Takes a place to sleep on the platform, and nothing else yet. */
   constructor(options: InlineDataPlaneOptions) {
     const { platform, openChannel, warn } = options;
+    this.now = () => platform.now();
     this.#token = platform.createWakeToken();
     this.#parker = platform.openParker(this.#token);
     this.#waker = platform.openWaker(this.#token);

@@ -1,7 +1,8 @@
 /**
  * One ring's loop: {@linkcode Queue.step} makes one pass over all requests in flight. It decides when a request makes
- * its next step, and in which order; the steps themselves are in request_steps.ts. It has no thread, no clock and never
- * waits: a reactor (or a test) calls step() until it returns false, and rest() before it sleeps.
+ * its next step, and in which order; the steps themselves are in request_steps.ts. It has no thread and never
+ * waits: a reactor (or a test) calls step() until it returns false, settle() after the last of several passes, and rest()
+ * before it sleeps.
  */
 
 import { OP_READ, RING_BROKEN } from "../blkif/abi.ts";
@@ -11,6 +12,7 @@ import { errnoText } from "../storage/errno.ts";
 import type { GrantStrategy, KeptGrants } from "./grants/strategy.ts";
 import type { IndirectPages } from "./indirect_pages.ts";
 import { type QueueParts, RequestSteps } from "./request_steps.ts";
+import type { RequestTimes } from "./request_times.ts";
 import { NO_SLOT, PHASE_TAKEN, type SlotTable } from "./slot_table.ts";
 import { STAT } from "./stats.ts";
 
@@ -46,6 +48,7 @@ export class Queue implements Disposable {
   readonly #indirect: IndirectPages | undefined;
   readonly #stats: Float64Array;
   readonly #steps: RequestSteps;
+  readonly #times: RequestTimes;
   /** Completions that the channel handed over, and how many of them are dealt with. */
   #reapedCount = 0;
   #reapedDone = 0;
@@ -63,6 +66,7 @@ export class Queue implements Disposable {
     this.#indirect = parts.indirect;
     this.#stats = new Float64Array(parts.stats);
     this.#steps = new RequestSteps(parts);
+    this.#times = parts.times;
   }
 
   get state(): QueueState {
@@ -99,7 +103,10 @@ export class Queue implements Disposable {
     this.#grants.transfer();
     this.#start(acquired);
     this.#channel.submit();
+    this.#times.beginAnswering();
     this.#steps.answer(this.#broken !== undefined);
+    // Not in answer(): the compiler would inline this there, and have no room left for what each request needs.
+    if (this.inFlight === 0) this.#times.idle();
     this.#stats[STAT.inFlight] = this.inFlight;
     const flushing = this.#state === "draining" && this.#drain();
     // What was started may be complete already, and a request that failed at once has left room behind: nothing announces
@@ -113,8 +120,14 @@ export class Queue implements Disposable {
    * of its own wakes it.
    */
   rest(): boolean {
+    this.settle();
     if (!this.#mayTake() || this.#slots.takenCount > 0) return false;
     return this.#ring.finalCheck();
+  }
+
+  /** After the last pass of a visit: records how long the requests took that it answered. */
+  settle(): void {
+    this.#times.settle();
   }
 
   /** Takes no more requests from now on; call step() until {@linkcode state} is `drained`. */
@@ -123,6 +136,7 @@ export class Queue implements Disposable {
   }
 
   [Symbol.dispose](): void {
+    this.#times[Symbol.dispose]();
     this.#channel[Symbol.dispose]();
     this.#indirect?.[Symbol.dispose]();
     this.#grants[Symbol.dispose]();
@@ -158,6 +172,7 @@ export class Queue implements Disposable {
       this.#break();
       return 0;
     }
+    if (available > 0) this.#times.beginTaking();
     let taken = 0;
     while (available > 0 && this.#hasRoom()) {
       this.#steps.take();
@@ -171,6 +186,7 @@ export class Queue implements Disposable {
   /** After a crash: takes what the last process left unanswered, from the journal instead of the ring. */
   #takeAgain(): number {
     const { replay } = this.#slots;
+    this.#times.beginTaking();
     let taken = 0;
     while (replay.length > 0 && this.#slots.barrier === NO_SLOT && this.#indirect?.full !== true) {
       this.#steps.admit(replay.pop()!);

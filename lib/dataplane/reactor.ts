@@ -312,6 +312,7 @@ export class Reactor implements Disposable {
       more = queue.step();
       served.movedBytes += queue.movedBytes;
     }
+    queue.settle();
     more ||= !polled && queue.rest();
     served.isHeavy = served.movedBytes > LIGHT_BYTES || queue.inFlight >= SEVERAL_IN_FLIGHT;
     if (served.faults.count !== faults) this.#noteFault(served);

@@ -27,10 +27,11 @@ import type { GrantStrategy } from "./grants/strategy.ts";
 import type { IndirectPages } from "./indirect_pages.ts";
 import type { Journal } from "./journal.ts";
 import type { Latch } from "./latch.ts";
+import type { RequestTimes } from "./request_times.ts";
 import { PHASE_DATA, PHASE_FLUSH_AFTER, PHASE_FLUSH_BEFORE, type SlotTable } from "./slot_table.ts";
 import { STAT } from "./stats.ts";
 
-/** What a queue is made of. The queue owns grants, indirect and channel, and disposes them. */
+/** What a queue is made of. The queue owns grants, indirect, channel and times, and disposes them. */
 export interface QueueParts {
   /** The image's path, for messages; absent without an image file. */
   readonly image?: string;
@@ -46,6 +47,8 @@ export interface QueueParts {
   readonly journal: Journal;
   /** The memory of the counters; see stats.ts. */
   readonly stats: SharedArrayBuffer;
+  /** Measures the requests. */
+  readonly times: RequestTimes;
   /** Shared by all queues of the device. */
   readonly latch: Latch;
   /** Notifies the frontend of responses. */
@@ -65,6 +68,7 @@ export class RequestSteps {
   readonly #journal: Journal;
   readonly #latch: Latch;
   readonly #stats: Float64Array;
+  readonly #times: RequestTimes;
   #limits: DiskLimits;
 
   constructor(parts: QueueParts) {
@@ -77,6 +81,7 @@ export class RequestSteps {
     this.#journal = parts.journal;
     this.#latch = parts.latch;
     this.#stats = new Float64Array(parts.stats);
+    this.#times = parts.times;
     this.#limits = parts.limits;
   }
 
@@ -98,6 +103,7 @@ export class RequestSteps {
   admit(slot: number): void {
     decodeRequest(this.#journal.snapshot, this.#journal.requestAt(slot), this.#parts.abi, this.#slots, slot);
     this.#slots.take(slot);
+    this.#times.taken(slot);
     this.#validate(slot);
   }
 
@@ -220,6 +226,7 @@ export class RequestSteps {
     if (status === STATUS_ERROR) this.#countError(operation);
     else if (status === STATUS_OKAY) this.#countSectors(slot, operation);
     if (!broken) {
+      if (status !== STATUS_EOPNOTSUPP) this.#times.answered(slot, operation);
       this.#journal.answering(slot, this.#ring.responseProducer);
       this.#ring.putResponse(slots.idLow[slot]!, slots.idHigh[slot]!, operation, status);
     }

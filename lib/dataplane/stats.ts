@@ -1,7 +1,10 @@
 /**
- * The counters of one queue, in shared memory: the reactor that serves the queue writes them, and the control plane
- * reads them at any time. They are plain doubles: each is written as a whole, and a reader may be a moment behind.
+ * The counters of one queue, and the histograms of its requests' durations, in shared memory: the reactor that serves the
+ * queue writes them, and the control plane reads them at any time. They are plain doubles: each is written as a whole, and
+ * a reader may be a moment behind.
  */
+
+import { Histogram, HISTOGRAM_BYTES } from "../histogram.ts";
 
 /** Index of each counter in the Float64Array over the shared memory. */
 export const STAT = {
@@ -38,9 +41,17 @@ export const STAT = {
   barrierErrors: 20,
   flushErrors: 21,
   discardErrors: 22,
+  /** The nanoseconds in which the device had a request in flight, in periods that this queue ended; see busy_time.ts. */
+  busyNs: 23,
 } as const;
 
-const COUNTERS = Object.keys(STAT).length;
+const COUNTERS_BYTES = Object.keys(STAT).length * Float64Array.BYTES_PER_ELEMENT;
+
+/** The operations whose durations are measured, in the order of their histograms behind the counters. */
+const MEASURED = ["read", "write", "flush", "discard"] as const;
+
+/** From taking a request to answering it, by operation; barriers are writes. Not offered operations are left out. */
+export type Durations = { readonly [Operation in typeof MEASURED[number]]: Histogram };
 
 /** The counters by name, as a plain object for tables and JSON. */
 export type QueueStats = { readonly [Name in keyof typeof STAT]: number };
@@ -52,14 +63,26 @@ export function sumStats(queues: readonly QueueStats[]): QueueStats {
   return Object.fromEntries(sums) as QueueStats;
 }
 
-/** Zeroed counters for one queue. They outlive its connection, so that counting continues after a reconnect. */
+/** Zeroed memory for one queue. It outlives the connection, so that counting continues after a reconnect. */
 export function createStats(): SharedArrayBuffer {
-  return new SharedArrayBuffer(COUNTERS * Float64Array.BYTES_PER_ELEMENT);
+  return new SharedArrayBuffer(COUNTERS_BYTES + MEASURED.length * HISTOGRAM_BYTES);
+}
+
+/** The histograms in a queue's memory. */
+export function durationsIn(stats: SharedArrayBuffer): Durations {
+  const histogram = (operation: typeof MEASURED[number]): Histogram =>
+    new Histogram(stats, COUNTERS_BYTES + MEASURED.indexOf(operation) * HISTOGRAM_BYTES);
+  return {
+    read: histogram("read"),
+    write: histogram("write"),
+    flush: histogram("flush"),
+    discard: histogram("discard"),
+  };
 }
 
 /** The counters' present values. */
 export function readStats(stats: SharedArrayBuffer): QueueStats {
-  const values = new Float64Array(stats);
+  const values = new Float64Array(stats, 0, COUNTERS_BYTES / Float64Array.BYTES_PER_ELEMENT);
   const entries = Object.entries(STAT).map(([name, index]) => [name, values[index]!]);
   return Object.fromEntries(entries) as QueueStats;
 }

@@ -56,6 +56,8 @@ export interface QueueSpec {
   readonly journal?: JournalSpec;
   /** Where the queue counts; see stats.ts. */
   readonly stats: SharedArrayBuffer;
+  /** Where the queues of the device note that one of them has work; see busy_time.ts. Absent: the queue has its own. */
+  readonly busy?: SharedArrayBuffer;
   /**
    * Address of the device's latch, for all of its queues; see latch.ts. It stays mapped until the queue is closed.
    * Absent: the queue has its own.
@@ -91,4 +93,6 @@ export interface DataPlane extends AsyncDisposable {
    * waited for.
    */
   openQueue(spec: QueueSpec, signal?: AbortSignal): Promise<QueueHandle>;
+  /** Milliseconds of the clock that queues measure their requests with. Absent: they do not. */
+  now?(): number;
 }

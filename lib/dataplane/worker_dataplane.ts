@@ -370,6 +370,10 @@ export class WorkerDataPlane implements DataPlane {
     await (this.#lanes[0] ?? this.#startLane()).usable;
   }
 
+  now(): number {
+    return this.#options.platform.now();
+  }
+
   async openQueue(spec: QueueSpec, signal?: AbortSignal): Promise<QueueHandle> {
     const { disk, ...rest } = spec;
     const storage = disk.waitsFor?.(memoryRule(spec.grants, spec.directIoSafe ?? false));

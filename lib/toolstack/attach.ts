@@ -10,6 +10,7 @@ import { backendKindPath, backendPath, type DeviceAddress, frontendPath, libxlPa
 import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
 import { clashes, formatVdev, parseVdev } from "../xenbus/vdev.ts";
 import { removeWithEmptyParents } from "../xenstore.ts";
+import { frontendSays } from "./frontend_says.ts";
 import { waitFor, type WaitOptions } from "./wait.ts";
 
 /** A disk for a guest. */
@@ -105,9 +106,19 @@ export async function waitForConnected(store: Xenstore, device: DeviceAddress, o
     return connected ? true : undefined;
   };
   if (await waitFor(store, [backend, frontend], look, options)) return;
-  throw new XenblkError(`Cannot attach ${name}: the guest did not connect in time (${states()})`, {
+  throw notConnected(store, device, name, states());
+}
+
+/** A guest without a driver for Xen's disks leaves its state at Initialising. */
+function notConnected(store: Xenstore, device: DeviceAddress, name: string, states: string): XenblkError {
+  const state = parseState(store.read(`${frontendPath(device)}/state`));
+  const idle = state === XenbusState.Initialising || state === "gone";
+  const why = idle ? ": no driver in the guest has taken the disk" : frontendSays(store, device);
+  return new XenblkError(`Cannot attach ${name}: the guest did not connect in time (${states})${why}`, {
     kind: "timeout",
-    remedy: "check that the guest is running and has a Xen block frontend",
+    remedy: idle
+      ? "check that the guest is running and has a Xen block frontend (in Linux the module xen-blkfront)"
+      : "see the guest's kernel log",
   });
 }
 

@@ -17,7 +17,8 @@ import { parseState, stateName, XenbusState } from "../xenbus/states.ts";
 import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
 import { retryConflicts } from "../xenstore.ts";
 import { removeDevice } from "./attach.ts";
-import type { DomainInfo } from "./domains.ts";
+import { describeDomain, type DomainInfo, domainLabel } from "./domains.ts";
+import { frontendSays } from "./frontend_says.ts";
 import { listAddresses, resolveGuest } from "./list.ts";
 import { requestRemoval } from "./removal.ts";
 import { waitFor, type WaitOptions } from "./wait.ts";
@@ -98,17 +99,18 @@ function isClosed(store: Xenstore, path: string): true | undefined {
 function notInTime(store: Xenstore, device: DeviceAddress): XenblkError {
   const [backend, frontend] = [backendPath(device), frontendPath(device)]
     .map((path) => parseState(store.read(`${path}/state`)));
-  const name = `${formatVdev(device.vdev)} of domain ${device.frontendDomain}`;
+  const holder = domainLabel(describeDomain(store, device.frontendDomain));
+  const name = `${formatVdev(device.vdev)} of ${holder}`;
   const states = `backend ${stateName(backend!)}, frontend ${stateName(frontend!)}`;
   const guestHolds = frontend === XenbusState.Connected || frontend === XenbusState.Closing;
   return new XenblkError(
     `Cannot detach ${name}: ${
-      guestHolds ? "the guest did not close the disk" : "its backend did not answer"
-    } in time (${states})`,
+      guestHolds ? "the guest still uses the disk and did not close it" : "its backend did not answer"
+    } in time (${states})${guestHolds ? frontendSays(store, device) : ""}`,
     {
       kind: "timeout",
       remedy: guestHolds
-        ? "unmount it in the guest and try again, or use --force"
+        ? "unmount it in the guest and try again, or use --force: its I/O then fails"
         : `start \`xenblk serve --kind ${device.kind}\` and try again, or use --force`,
     },
   );

@@ -38,6 +38,11 @@ export function frontendPath(device: Pick<DeviceAddress, "frontendDomain" | "vde
   return `/local/domain/${device.frontendDomain}/device/vbd/${device.vdev}`;
 }
 
+/** Where the guest's driver writes why it failed with a device (xenbus_dev_error in Linux's xenbus_client.c). */
+export function frontendErrorPath(device: Pick<DeviceAddress, "frontendDomain" | "vdev">): string {
+  return `/local/domain/${device.frontendDomain}/error/device/vbd/${device.vdev}/error`;
+}
+
 /** libxl's own directory of a device, from which xl lists disks. */
 export function libxlPath(device: Pick<DeviceAddress, "frontendDomain" | "vdev">): string {
   return `/libxl/${device.frontendDomain}/device/vbd/${device.vdev}`;

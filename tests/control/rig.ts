@@ -44,6 +44,9 @@ export class Rig implements AsyncDisposable {
     const host = undo.use(await testHost());
     await host.startGuest({ name: "web" });
     const { platform } = host;
+    using store = platform.openXenstore();
+    // Directories that outlive disks.
+    for (const domid of [1, 2]) store.makeDirectory(`/libxl/${domid}/device`);
     const service = await startService({ platform, kind: "vbd3", workers: 1, logger: SILENT });
     undo.defer(async () => void await service.close({ leave: "connected", timeoutMs: 0 }));
     const directory = join(folder, "control");
@@ -55,6 +58,7 @@ export class Rig implements AsyncDisposable {
         platform,
         verb: "serve",
         kind: "vbd3",
+        attaches: true,
         version: "1.2.3",
         logging,
         warn: (line) => warnings.push(line),

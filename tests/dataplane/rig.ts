@@ -19,8 +19,9 @@ import { IndirectPages } from "../../lib/dataplane/indirect_pages.ts";
 import { Latch, LATCH_BYTES } from "../../lib/dataplane/latch.ts";
 import { Journal, journalBytes, type Outstanding } from "../../lib/dataplane/journal.ts";
 import { Queue } from "../../lib/dataplane/queue.ts";
+import { RequestTimes } from "../../lib/dataplane/request_times.ts";
 import { SlotTable } from "../../lib/dataplane/slot_table.ts";
-import { createStats, type QueueStats, readStats } from "../../lib/dataplane/stats.ts";
+import { createStats, type Durations, durationsIn, type QueueStats, readStats } from "../../lib/dataplane/stats.ts";
 import type { GrantMode } from "../../lib/dataplane/types.ts";
 import type { DomId, GrantShares, GrantTable, Platform, SharedPages } from "../../lib/hypervisor.ts";
 import { createMachine, type MachineUsage } from "../../lib/sim/machine.ts";
@@ -184,6 +185,8 @@ export class Rig implements Disposable {
   readonly complaints: string[] = [];
   readonly latch: Latch;
   notified = 0;
+  /** What the queue's clock shows. */
+  nowMs = 0;
   readonly #machine = createMachine({ memoryBytes: 32 * 2 ** 20 });
   readonly #stats = createStats();
   readonly #resources = new DisposableStack();
@@ -253,6 +256,7 @@ export class Rig implements Disposable {
         limits,
         journal,
         stats: this.#stats,
+        times: new RequestTimes({ slots: inFlight, stats: this.#stats, platform: { now: () => this.nowMs } }),
         latch: this.latch,
         notify: () => {
           options.beforeStore?.();
@@ -270,6 +274,10 @@ export class Rig implements Disposable {
 
   get stats(): QueueStats {
     return readStats(this.#stats);
+  }
+
+  get durations(): Durations {
+    return durationsIn(this.#stats);
   }
 
   get usage(): MachineUsage {

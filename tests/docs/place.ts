@@ -57,9 +57,19 @@ export class Place implements AsyncDisposable {
 
   /** Starts a line that serves until it is ended, and waits until its output matches; returns that. */
   async serve(line: string, ready: RegExp): Promise<string> {
-    const serving = new ServingLine(this.#command(`exec ${line}`).spawn());
+    const serving = new ServingLine(this.#command(`exec env ${line}`).spawn());
     this.#served.push(serving);
     return await serving.says(ready);
+  }
+
+  /** Waits until as many serving processes can be reached by their control sockets. */
+  async reachable(processes: number): Promise<void> {
+    const sockets = `${this.#env["XENBLK_JOURNAL_DIR"]}/control`;
+    const count = async (): Promise<number> => {
+      const { stdout } = await this.run(`ls ${sockets} | grep -c sock || true`);
+      return Number(stdout);
+    };
+    while (await count() < processes) await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
   }
 
   /** Ends the lines that serve by INT, as a person would; returns their exit statuses. */

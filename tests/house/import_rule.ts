@@ -51,6 +51,7 @@ const FRAME = [
   "device_options",
   "disk_result",
   "help",
+  "log_format",
   "host",
   "live",
   "metrics",
@@ -63,11 +64,12 @@ const FRAME = [
   "serve_options",
   "signals",
   "table",
+  "through_socket",
   "text",
   "verb",
 ];
 /** The files of lib/cli that know all verbs. */
-const CATALOGUE = ["catalog", "completion", "main"];
+const CATALOGUE = ["catalog", "completion", "completion_words", "main"];
 
 /** What engines, filters and those who open disks share. */
 const DISK = ["channel", "disk", "errno", "open_channels", "tag_line", "vhost"].map((name) => `lib/storage/${name}.ts`);
@@ -91,7 +93,7 @@ export const ROOMS: readonly Room[] = [
   {
     name: "attach",
     floor: 10,
-    files: ["attach", "attached_disk", "disk_stats"].map((name) => `lib/${name}.ts`),
+    files: ["attach", "attach_to", "attached_disk", "disk_stats"].map((name) => `lib/${name}.ts`),
     mayImport: LIB.filter((name) => name !== "attach"),
   },
   { name: "control", floor: 11, files: ["lib/control/"], mayImport: LIB },
@@ -200,7 +202,7 @@ export const ROOMS: readonly Room[] = [
     floor: 12,
     files: FRAME.map((name) => `lib/cli/${name}.ts`),
     mayImport: SERVING,
-    packages: ["@std/cli"],
+    packages: ["@std/cli", "node:fs"],
   },
   {
     name: "catalogue",
@@ -237,7 +239,7 @@ export const ROOMS: readonly Room[] = [
     floor: 19,
     files: ["tests/"],
     mayImport: [...PRODUCT, "examples", "pack", "tests/native", "bench"],
-    packages: ["@std/assert", "@std/cli", "fast-check", "typescript", "node:*"],
+    packages: ["@std/assert", "@std/cli", "ajv", "fast-check", "typescript", "node:*"],
   },
   { name: "types", floor: 0, files: ["types/"], mayImport: [] },
 ];

@@ -39,11 +39,15 @@ Deno.test("a guest uses an attached disk, its statistics count that, and disposi
     // A pass counts what is in flight after it has answered, so the guest may be done before.
     while ((await disk.stats()).inFlight > 0) await eventLoopTurn(1);
     const { operations, sinceMs } = await disk.stats();
-    const { latencyUs: _, ...read } = operations.read;
+    const [read, write, flush] = [operations.read, operations.write, operations.flush].map((each) => {
+      const { latencyUs: { p50, p99, max } = { p50: 0, p99: 0, max: 0 }, ...counted } = each;
+      assert(p50 > 0 && p50 <= p99 && p99 <= max, JSON.stringify(each));
+      return counted;
+    });
     assertEquals(read, { requests: load.reads, bytes: load.bytesRead, errors: 0 });
-    const { write, flush, discard } = operations;
     assertEquals(write, { requests: load.writes + load.barriers, bytes: load.bytesWritten, errors: 0 });
     assertEquals(flush, { requests: load.flushes, bytes: 0, errors: 0 });
+    const { discard } = operations;
     assertEquals([discard.requests, discard.errors], [load.discards, 0]);
     assert(load.reads > 0 && load.barriers > 0 && load.flushes > 0 && load.discards > 0 && discard.bytes > 0);
     assert(sinceMs > 0);
@@ -124,7 +128,11 @@ Deno.test("a guest that does not close its disk keeps it unless detaching is for
   const before = host.holdings();
   const deaf = host.guest("xvda", { deaf: true });
   const [disk] = await Promise.all([attach(host.options("memory:1M")), deaf.connect()]);
-  const error = await assertRejects(() => disk.detach({ timeoutMs: 50 }), XenblkError, "the guest did not");
+  const error = await assertRejects(
+    () => disk.detach({ timeoutMs: 50 }),
+    XenblkError,
+    "of web (domain 5): the guest still uses the disk",
+  );
   assertEquals([error.kind, disk.status().connected], ["timeout", true]);
   await disk.detach({ timeoutMs: 50, force: true });
   assertEquals(host.holdings().nodes, before.nodes);

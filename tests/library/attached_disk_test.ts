@@ -9,7 +9,8 @@ import { SYSTEM_CLOCK } from "../../lib/clock.ts";
 import type { CloseOptions } from "../../lib/backend/device.ts";
 import { DeviceClaim } from "../../lib/backend/claim.ts";
 import type { DeviceStatus } from "../../lib/backend/status.ts";
-import { createStats, readStats, STAT } from "../../lib/dataplane/stats.ts";
+import { createStats, durationsIn, readStats, STAT } from "../../lib/dataplane/stats.ts";
+import { latencyOf } from "../../lib/figures/latency.ts";
 import { XenblkError } from "../../lib/errors.ts";
 import type { HostPlatform } from "../../lib/host_platform.ts";
 import type { DomId, Xenstore } from "../../lib/hypervisor.ts";
@@ -31,8 +32,7 @@ class Rig implements Disposable {
   readonly disk: ServedDisk;
 
   constructor(platform: Partial<HostPlatform> = {}) {
-    const status = (): DeviceStatus[] =>
-      this.isThere ? [{ totals: readStats(this.counters) } as unknown as DeviceStatus] : [];
+    const status = (): DeviceStatus[] => this.isThere ? [this.#counted() as unknown as DeviceStatus] : [];
     const devices = { status, retired: this.retired.promise, guestGone: new Promise<void>(() => {}) };
     const close = (how: CloseOptions): Promise<CloseResult> => {
       this.closes.push(how);
@@ -53,6 +53,13 @@ class Rig implements Disposable {
       timeoutMs: 7,
       clock: SYSTEM_CLOCK,
     });
+  }
+
+  #counted(): Pick<DeviceStatus, "totals" | "latency"> {
+    const { read, write, flush, discard } = durationsIn(this.counters);
+    const [reads, writes, flushes, discards] = [read, write, flush, discard].map((times) => latencyOf([times]));
+    const latency = { read: reads!, write: writes!, flush: flushes!, discard: discards! };
+    return { totals: readStats(this.counters), latency };
   }
 
   /** Whether this process still keeps others from the device. */
@@ -102,13 +109,16 @@ Deno.test("a disk that goes away because this process closes it has ended closed
   using rig = new Rig();
   rig.closing = () => {
     new Float64Array(rig.counters)[STAT.reads] = 5;
+    durationsIn(rig.counters).read.record(8_000, 5);
     rig.retired.resolve();
     return true;
   };
   await rig.disk.close({ leave: "connected", timeoutMs: 0 });
   assertEquals(await rig.disk.ended, { reason: "closed" });
   rig.isThere = false;
-  assertEquals((await rig.disk.stats()).operations.read.requests, 5);
+  const { read, write } = (await rig.disk.stats()).operations;
+  const latencyUs = { mean: 8, p50: 8, p90: 8, p99: 8, p999: 8, max: 8 };
+  assertEquals([read, write], [{ requests: 5, bytes: 0, errors: 0, latencyUs }, { requests: 0, bytes: 0, errors: 0 }]);
 });
 
 Deno.test("a disk that failed is not taken from its guest by detaching it", async () => {

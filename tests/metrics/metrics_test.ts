@@ -3,6 +3,7 @@
  */
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { latencyOf } from "../../lib/figures/latency.ts";
 import type { DeviceStatus } from "../../lib/backend/status.ts";
 import { sumStats } from "../../lib/dataplane/stats.ts";
 import type { DomId } from "../../lib/hypervisor.ts";
@@ -67,6 +68,7 @@ Deno.test("what a guest can choose forges no line, and is cut", async () => {
   assertStringIncludes(text, `domain="a\\"} 1\\nxenblk_disks 7\\\\",`);
   assertEquals(text.match(/^xenblk_disks .*/gm), ["xenblk_disks 1"]);
   const stats = sumStats([]);
+  const none = latencyOf([]);
   const device: DeviceStatus = {
     label: "vbd3/5/51712",
     backendPath: "/local/domain/0/backend/vbd3/5/51712",
@@ -82,6 +84,9 @@ Deno.test("what a guest can choose forges no line, and is cut", async () => {
     latched: false,
     totals: stats,
     queues: [stats],
+    latency: { read: none, write: none, flush: none, discard: none },
+    busyNs: 0,
+    atMs: 0,
   };
   const [view] = takeView([device], "1.2.3", () => "x".repeat(4096)).disks;
   assertEquals([view?.domain.length, view?.domain.at(-1), view?.error], [200, "…", "no\\x1b[31m"]);

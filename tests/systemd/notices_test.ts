@@ -6,6 +6,7 @@
 import { assert, assertEquals } from "@std/assert";
 import type { DeviceStatus } from "../../lib/backend/status.ts";
 import { EAGAIN } from "../../lib/errno.ts";
+import { latencyOf } from "../../lib/figures/latency.ts";
 import { SILENT } from "../../lib/log.ts";
 import { serviceManagerOf } from "../../lib/systemd/environment.ts";
 import { Notices, statusLine } from "../../lib/systemd/notices.ts";
@@ -64,6 +65,7 @@ function settled(): Promise<void> {
 
 function device(label: string, more: Partial<DeviceStatus> = {}): DeviceStatus {
   const totals = readStats(createStats());
+  const none = latencyOf([]);
   const domain = 5 as DeviceStatus["domain"];
   const states = {
     backendState: "Connected",
@@ -81,6 +83,9 @@ function device(label: string, more: Partial<DeviceStatus> = {}): DeviceStatus {
     name: "xvda",
     ...states,
     totals,
+    latency: { read: none, write: none, flush: none, discard: none },
+    busyNs: 0,
+    atMs: 0,
     queues: [],
     ...more,
   };

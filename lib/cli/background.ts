@@ -1,0 +1,171 @@
+/**
+ * `xenblk attach --background`: hands the disk to a running `serve` of the kind by its control socket, and returns once
+ * the guest has connected.
+ */
+
+import { DEFAULT_KIND } from "../attach.ts";
+import { ControlClient } from "../control/client.ts";
+import type { Attached, AttachParams, SettingsParams } from "../control/protocol.ts";
+import { servingProcesses } from "../control/serving.ts";
+import { XenblkError } from "../errors.ts";
+import { type ImageName, imageName, imageText, paramsOf, parseImage } from "../storage/image/spec.ts";
+import { domainLabel } from "../toolstack/domains.ts";
+import { findDisk } from "../toolstack/detach.ts";
+import { describeDevice } from "../toolstack/list.ts";
+import { usageError } from "./args.ts";
+import { loadConfig } from "./config/file.ts";
+import { COMPANION_OPTIONS } from "./companions.ts";
+import { DEVICE_OPTIONS, settingsOf } from "./device_options.ts";
+import { type AttachImage, type CreatingOptions, imageForAttach } from "./image/for_attach.ts";
+import type { OptionValues } from "./options.ts";
+import { PLUGIN_OPTIONS } from "./plugin_options.ts";
+import { showWait } from "./progress.ts";
+import type { CONFIG_OPTIONS } from "./serve_options.ts";
+import { CALL_SLACK_MS } from "./through_socket.ts";
+import type { Context } from "./verb.ts";
+
+/** What the serving process has for all its disks, so that one disk cannot choose it. */
+const OF_THE_PROCESS = [
+  "workers",
+  "no-journal",
+  "no-write-log",
+  "daemon-per-disk",
+  "daemon-user",
+  "keep",
+  ...Object.keys(PLUGIN_OPTIONS),
+  ...Object.keys(COMPANION_OPTIONS),
+];
+
+/** The options of `attach` that concern its disk. */
+type BackgroundOptions = OptionValues<typeof DEVICE_OPTIONS & typeof CONFIG_OPTIONS> & CreatingOptions & {
+  readonly kind: string;
+  readonly shared: boolean;
+  readonly cdrom: boolean;
+  readonly timeout: number;
+  readonly json: boolean;
+};
+
+/** What is attached to whom. */
+interface Wanted {
+  readonly domain: string;
+  readonly image: string | undefined;
+  readonly vdev: string | undefined;
+}
+
+/** Resolves with the exit status. Rejects with {@linkcode XenblkError}; then nothing of the disk is left. */
+export async function attachInBackground(
+  context: Context,
+  given: BackgroundOptions,
+  wanted: Wanted,
+): Promise<number> {
+  checkOptions(given, context.given);
+  const config = await loadConfig("attach", given);
+  const { kind, timeout } = config.forAttach({ options: given, given: context.given }, { kind: DEFAULT_KIND });
+  const options = { ...given, kind, timeout };
+  const { output, inform } = context;
+  const path = await servingKind(options.kind);
+  using client = await ControlClient.connect(path);
+  if (client === undefined) throw nobodyServes(options.kind);
+  const image = await imageForAttach(context, options, wanted.image);
+  const { vdev, guest, params } = await handOver(context, client, options, { ...wanted, image }).catch(
+    async (error) => {
+      await image.undo();
+      throw error;
+    },
+  );
+  const { pid } = await client.call("hello", {});
+  inform(`${params} is ${vdev} of ${domainLabel(guest)}, served by process ${pid}`);
+  if (options.json) {
+    using store = (await context.host.openNativePlatform()).openXenstore();
+    output.json(describeDevice(store, findDisk(store, String(guest.domain), vdev).device));
+  } else output.data(`${vdev}\n`);
+  return 0;
+}
+
+async function handOver(
+  { signals, given, output, quiet }: Context,
+  client: ControlClient,
+  options: BackgroundOptions,
+  { domain, image, vdev }: Omit<Wanted, "image"> & { readonly image: AttachImage },
+): Promise<Attached> {
+  const spec = await parseImage(image.name);
+  const device = vdev ?? spec.vdev;
+  const timeoutMs = options.timeout * 1000;
+  const params: AttachParams = {
+    ...chosenSettings(options, given),
+    domain,
+    image: await absoluteImage(imageName(spec)),
+    ...(device === undefined ? {} : { vdev: device }),
+    readOnly: options["read-only"] || (spec.readOnly ?? false),
+    shared: options.shared || (spec.shared ?? false),
+    cdrom: options.cdrom || (spec.cdrom ?? false),
+    timeoutMs,
+  };
+  const attaching = client.call("attach", params, { timeoutMs: timeoutMs + CALL_SLACK_MS, signal: signals.signal });
+  const isQuiet = quiet || options.json;
+  return await showWait({ output, quiet: isQuiet, what: "waiting for the guest to connect", timeoutMs }, attaching);
+}
+
+/** The other process has another directory. An image that is not there is named all the same: that process says why. */
+async function absoluteImage(name: ImageName): Promise<string> {
+  try {
+    return await paramsOf(name);
+  } catch (error) {
+    if (error instanceof XenblkError) throw error;
+    return imageText({ ...name, target: name.target.startsWith("/") ? name.target : `${Deno.cwd()}/${name.target}` });
+  }
+}
+
+/** Throws {@linkcode XenblkError} (usage) for an option that only a process of the disk's own can have. */
+function checkOptions(options: BackgroundOptions, given: ReadonlySet<string>): void {
+  const own = OF_THE_PROCESS.find((name) => given.has(name));
+  if (own !== undefined) {
+    throw usageError("attach", `Cannot use --${own} with --background: it belongs to the process that serves the disk`);
+  }
+  if (options.overlay === undefined || options["keep-overlay"] !== undefined) return;
+  throw usageError(
+    "attach",
+    "Cannot use --overlay with --background: nobody removes the overlay at the end; keep it with --keep-overlay",
+  );
+}
+
+/** Settings with another name than their option. */
+const SETTING_OF: Readonly<Record<string, string>> = {
+  "queues": "maxQueues",
+  "filter": "filters",
+  "allow-image": "allowImages",
+};
+
+/** What the options that were given say: for the rest the serving process's settings hold. */
+function chosenSettings(options: BackgroundOptions, given: ReadonlySet<string>): SettingsParams {
+  const names = new Set(
+    Object.keys(DEVICE_OPTIONS).filter((option) => given.has(option)).map((option) =>
+      SETTING_OF[option] ?? option.replaceAll(/-([a-z])/g, (_, letter: string) => letter.toUpperCase())
+    ),
+  );
+  const { readOnly: _readOnly, image: _image, filters: _filters, ...settings } = settingsOf(options);
+  return {
+    ...Object.fromEntries(Object.entries(settings).filter(([name]) => names.has(name))),
+    ...(names.has("filters") ? { filters: options.filter.map(absoluteModule) } : {}),
+  };
+}
+
+/** A filter from outside is named by a path that the other process would look for elsewhere. */
+function absoluteModule(filter: string): string {
+  const [name = ""] = filter.split(",");
+  const isRelative = name.includes("/") && !name.startsWith("/") && !/^[a-z][a-z0-9+.-]+:/i.test(name);
+  return isRelative ? `${Deno.cwd()}/${filter}` : filter;
+}
+
+/** The socket of a process that serves all devices of the kind. */
+async function servingKind(kind: string): Promise<string> {
+  const found = (await servingProcesses()).find(({ hello }) => hello.attaches && hello.kind === kind);
+  if (found === undefined) throw nobodyServes(kind);
+  return found.path;
+}
+
+function nobodyServes(kind: string): XenblkError {
+  return new XenblkError(`Cannot attach in the background: no \`xenblk serve\` of kind ${kind} runs here`, {
+    remedy: `start \`xenblk serve --kind ${kind}\` first, or attach without --background`,
+  });
+}

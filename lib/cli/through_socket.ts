@@ -1,0 +1,27 @@
+/**
+ * Work on a disk that its serving process does, asked for by the control socket; or, where no process of xenblk serves
+ * it or the process ends meanwhile, by the nodes in xenstore, as with other backends.
+ */
+
+import { ConnectionLostError, type ControlClient } from "../control/client.ts";
+import { clientOf } from "../control/serving.ts";
+import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
+
+/** How much longer a call may take than what it waits for. */
+export const CALL_SLACK_MS = 10_000;
+
+/** The result of `asked`, or else of `direct`. */
+export async function throughSocket<T>(
+  device: DeviceAddress,
+  asked: (client: ControlClient) => Promise<T>,
+  direct: () => Promise<T>,
+): Promise<T> {
+  using client = await clientOf(backendPath(device)).catch(() => undefined);
+  if (client === undefined) return await direct();
+  try {
+    return await asked(client);
+  } catch (error) {
+    if (!(error instanceof ConnectionLostError)) throw error;
+  }
+  return await direct();
+}

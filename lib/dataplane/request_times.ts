@@ -1,0 +1,120 @@
+/**
+ * How long the requests of one queue take, from being taken off the ring to being answered: a time per slot, and
+ * histograms in the memory of the counters. Reading the clock costs as much as a tenth of a request, so it is read at most
+ * twice per pass: when requests are taken, and when some are answered. Requests that were taken together and are answered
+ * in one visit share one entry into the histogram.
+ */
+
+import { OP_DISCARD, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER } from "../blkif/abi.ts";
+import type { Histogram } from "../histogram.ts";
+import type { Platform } from "../hypervisor.ts";
+import { BusyTime, createBusyTime } from "./busy_time.ts";
+import { durationsIn, STAT } from "./stats.ts";
+
+/** Times in milliseconds: when this pass took requests; when it answers; when those of the run were taken. */
+const TAKE_MS = 0;
+const ANSWER_MS = 1;
+const RUN_MS = 2;
+
+/** What the times of a queue are made from. */
+export interface RequestTimesOptions {
+  /** Most requests in flight. */
+  readonly slots: number;
+  /** The memory of the queue's counters; see stats.ts. */
+  readonly stats: SharedArrayBuffer;
+  /** Shared by the queues of the device; see busy_time.ts. Absent: the queue is the only one. */
+  readonly busy?: SharedArrayBuffer;
+  /** Its clock measures the requests. */
+  readonly platform: Pick<Platform, "now" | "readClock">;
+}
+
+/** The times of one queue's requests. Disposing it ends the queue's part in the device's busy time. */
+export class RequestTimes implements Disposable {
+  readonly #readClock: (into: Float64Array, index: number) => void;
+  readonly #stats: Float64Array;
+  /** By operation. */
+  readonly #histograms: readonly (Histogram | undefined)[];
+  readonly #busy: BusyTime;
+  /** By slot: when its request was taken. */
+  readonly #takenMs: Float64Array;
+  /** See the indices above; as properties they would be allocated anew whenever they change. */
+  readonly #times = new Float64Array(3);
+  #isBusy = false;
+  /** {@linkcode ANSWER_MS} is of this pass. */
+  #isTimed = false;
+  /** Answered requests of one kind that were taken together, and are not recorded yet. */
+  #runLength = 0;
+  #runOperation = 0;
+
+  constructor({ slots, stats, busy, platform }: RequestTimesOptions) {
+    this.#readClock = platform.readClock?.bind(platform) ?? ((into, index) => void (into[index] = platform.now()));
+    this.#stats = new Float64Array(stats);
+    this.#takenMs = new Float64Array(slots);
+    const { read, write, flush, discard } = durationsIn(stats);
+    const histograms: (Histogram | undefined)[] = Array(OP_DISCARD + 1).fill(undefined);
+    histograms[OP_READ] = read;
+    histograms[OP_WRITE] = histograms[OP_WRITE_BARRIER] = write;
+    histograms[OP_FLUSH_DISKCACHE] = flush;
+    histograms[OP_DISCARD] = discard;
+    this.#histograms = histograms;
+    this.#busy = new BusyTime(busy ?? createBusyTime());
+  }
+
+  /** Requests are about to be taken. */
+  beginTaking(): void {
+    this.#readClock(this.#times, TAKE_MS);
+    if (this.#isBusy) return;
+    this.#isBusy = true;
+    this.#busy.begin(this.#times, TAKE_MS);
+  }
+
+  /** The slot holds one of them. */
+  taken(slot: number): void {
+    this.#takenMs[slot] = this.#times[TAKE_MS]!;
+  }
+
+  /** Requests are about to be answered. */
+  beginAnswering(): void {
+    this.#isTimed = false;
+  }
+
+  /** The slot's request is one of them. */
+  answered(slot: number, operation: number): void {
+    if (this.#takenMs[slot] !== this.#times[RUN_MS] || operation !== this.#runOperation) {
+      this.settle();
+      this.#times[RUN_MS] = this.#takenMs[slot]!;
+      this.#runOperation = operation;
+    }
+    this.#runLength++;
+  }
+
+  /** No request is in flight any more. */
+  idle(): void {
+    this.settle();
+    if (!this.#isBusy) return;
+    this.#isBusy = false;
+    this.#lookAtClock();
+    this.#busy.end(this.#times, ANSWER_MS, this.#stats, STAT.busyNs);
+  }
+
+  /** Records what was answered. To be called right after the last pass of a visit. */
+  settle(): void {
+    if (this.#runLength === 0) return;
+    this.#lookAtClock();
+    if (this.#runOperation <= OP_DISCARD) {
+      this.#histograms[this.#runOperation]?.recordSpan(this.#times, RUN_MS, ANSWER_MS, this.#runLength);
+    }
+    this.#runLength = 0;
+  }
+
+  [Symbol.dispose](): void {
+    this.#isTimed = false;
+    this.idle();
+  }
+
+  #lookAtClock(): void {
+    if (this.#isTimed) return;
+    this.#isTimed = true;
+    this.#readClock(this.#times, ANSWER_MS);
+  }
+}

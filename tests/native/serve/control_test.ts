@@ -1,0 +1,160 @@
+/**
+ * The control socket of a real `serve`, in its own process, with a guest that responds: a disk handed over by `attach
+ * --background`, looked at, resized and detached; and what is left of a process that was killed.
+ */
+
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { readLines } from "../../../lib/control/lines.ts";
+import type { DomId } from "../../../lib/hypervisor.ts";
+import { frontendErrorPath, frontendPath } from "../../../lib/xenbus/paths.ts";
+import { nativeTest, NativeXen } from "../harness.ts";
+import { attach, BackendProcess, detach, sparseImage } from "./backend.ts";
+import { GuestProcess } from "./guest.ts";
+import { assertClean, GUEST, LOAD, received } from "./scenes.ts";
+
+const CLI = new URL("../../../cli.ts", import.meta.url).pathname;
+const ADDRESS = { frontendDomain: GUEST as DomId, vdev: 51728 };
+
+/** A verb to its end. */
+async function xenblk(xen: NativeXen, ...args: string[]): Promise<{ status: number; stdout: string; stderr: string }> {
+  const command = new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--no-check", CLI, ...args],
+    env: { NO_COLOR: "1", ...xen.env() },
+    stdin: "null",
+  });
+  const { code, stdout, stderr } = await command.output();
+  const decoder = new TextDecoder();
+  return { status: code, stdout: decoder.decode(stdout), stderr: decoder.decode(stderr) };
+}
+
+nativeTest("a disk is handed to a running serve, looked at, resized and detached by its control socket", async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  const image = sparseImage(xen.directory, "disk.img", 2 ** 26);
+  const attaching = ["attach", String(GUEST), image, "xvdb", "--background"];
+  const early = await xenblk(xen, ...attaching);
+  assertEquals([early.status, early.stdout], [1, ""]);
+  assertMatch(early.stderr, /no `xenblk serve` of kind vbd3 runs here; start `xenblk serve --kind vbd3` first/);
+
+  await using guest = new GuestProcess(xen, GUEST);
+  await using serve = new BackendProcess(xen, ["serve", "--grants", "copy"]);
+  await serve.says(/serving all/);
+  const absent = await xenblk(xen, "attach", String(GUEST), `${image}.none`, "-b");
+  assertEquals(absent.status, 1);
+  assertMatch(absent.stderr, /^xenblk: Cannot open image .*disk\.img\.none: there is no such file; create it/);
+  const refused = await xenblk(xen, ...attaching, "--workers=7");
+  assertEquals(refused.status, 2);
+  assertMatch(refused.stderr, /Cannot use --workers with --background: it belongs to the process that serves/);
+
+  const attached = xenblk(xen, ...attaching, "--grants=map");
+  const disk = await guest.disk(frontendPath(ADDRESS));
+  await serve.says(/offering/);
+  await disk.connect();
+  const { status, stdout, stderr } = await attached;
+  assertEquals([status, stdout], [0, "xvdb\n"], stderr);
+  assertMatch(stderr, new RegExp(`is xvdb of guest-7 \\(domain 7\\), served by process ${serve.pid}`));
+  assertMatch(serve.messages, /connected: .*grants map/);
+  assertClean(received(await disk.load({ ...LOAD, requests: 200 })), serve.messages);
+
+  const [shown] = JSON.parse((await xenblk(xen, "list", "--json")).stdout);
+  assertEquals([shown.live.pid, shown.live.verb, shown.live.connected], [serve.pid, "serve", true]);
+  assertMatch((await xenblk(xen, "show", "7", "xvdb")).stdout, new RegExp(`served by +process ${serve.pid}`));
+  assertMatch((await xenblk(xen, "resize", "7", "xvdb", "128M")).stderr, /has grown from 64\.0 MiB to 128\.0 MiB/);
+  assertMatch((await xenblk(xen, "log-level", "debug")).stdout, new RegExp(`${serve.pid} +serve +vbd3 +debug`));
+
+  // A guest that uses the disk keeps it: its driver says so.
+  await xen.run("xenstore-write", [frontendErrorPath(ADDRESS), "16 Device in use; refusing to close"]);
+  Deno.kill(guest.pid, "SIGSTOP");
+  const late = await xenblk(xen, "detach", "7", "xvdb", "--timeout=1");
+  assertEquals(late.status, 4, late.stderr);
+  assertMatch(
+    late.stderr,
+    /of guest-7 \(domain 7\): the guest still uses the disk .*says "Device in use; refusing to close"; unmount it in the guest/,
+  );
+  Deno.kill(guest.pid, "SIGCONT");
+  const detached = await xenblk(xen, "detach", "7", "xvdb");
+  assertEquals([detached.status, detached.stderr], [0, "xenblk: xvdb of guest-7 (domain 7) is detached\n"]);
+  assertEquals(await serve.stop(), 0, serve.messages);
+});
+
+nativeTest("a killed serve leaves a socket that nobody takes for a process, and the next one removes it", async () => {
+  await using xen = await NativeXen.start();
+  const sockets = `${xen.directory}/journals/control`;
+  await using killed = new BackendProcess(xen, ["serve"]);
+  await killed.says(/serving all/);
+  assertMatch((await xenblk(xen, "log-level")).stdout, new RegExp(`${killed.pid} +serve`));
+  await killed.stop("SIGKILL");
+  const socket = `${sockets}/${killed.pid}.sock`;
+  assert((await Deno.lstat(socket)).isSocket);
+  assertEquals((await xenblk(xen, "log-level")).status, 3);
+  await using serve = new BackendProcess(xen, ["serve"]);
+  await serve.says(/serving all/);
+  assertMatch((await xenblk(xen, "log-level")).stdout, new RegExp(`${serve.pid} +serve`));
+  assertEquals([...Deno.readDirSync(sockets)].map(({ name }) => name), [`${serve.pid}.sock`]);
+  assertEquals(await serve.stop(), 0, serve.messages);
+  await assertRejects(() => Deno.lstat(sockets), Deno.errors.NotFound);
+});
+
+nativeTest("serve --json and events print what happens to a disk, the same way", async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  const start = (...args: string[]): Deno.ChildProcess =>
+    new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-check", CLI, ...args],
+      env: { NO_COLOR: "1", ...xen.env() },
+      stdin: "null",
+      stdout: "piped",
+      stderr: "null",
+    }).spawn();
+  const serve = start("serve", "--json");
+  const follower = start("events", "--json");
+  const [served, followed] = [new Events(serve.stdout), new Events(follower.stdout)];
+  const image = sparseImage(xen.directory, "disk.img", 2 ** 20);
+  const device = await attach(xen, { domain: GUEST as DomId, params: `aio:${image}` });
+  const label = `vbd3/${GUEST}/${device.vdev}`;
+  for (const events of [served, followed]) {
+    const added = await events.next("added");
+    assertEquals([added["device"], (added["report"] as { guest?: string }).guest], [label, `guest-${GUEST}`]);
+  }
+  await detach(xen, device);
+  for (const events of [served, followed]) assertEquals((await events.next("removed"))["device"], label);
+  serve.kill("SIGTERM");
+  assertEquals((await serve.status).code, 0);
+  for (const events of [served, followed]) assertEquals((await events.next("end"))["reason"], "the process ends");
+  follower.kill("SIGTERM");
+  assertEquals((await follower.status).code, 0);
+  for (const events of [served, followed]) await events.drain();
+});
+
+/** The lines of a process. */
+class Events {
+  readonly #lines: AsyncIterator<string>;
+
+  constructor(stdout: ReadableStream<Uint8Array>) {
+    const reader = stdout.getReader();
+    let rest = new Uint8Array();
+    const read = async (buffer: Uint8Array): Promise<number | null> => {
+      if (rest.length === 0) rest = new Uint8Array((await reader.read()).value ?? []);
+      const taken = rest.subarray(0, buffer.length);
+      buffer.set(taken);
+      rest = rest.subarray(taken.length);
+      return taken.length === 0 ? null : taken.length;
+    };
+    this.#lines = readLines({ read }, 1e6);
+  }
+
+  /** The next event of that name; others are passed over. */
+  async next(name: string): Promise<Record<string, unknown>> {
+    for (;;) {
+      const { value, done } = await this.#lines.next();
+      if (done) throw new Error(`there was no event ${name}`);
+      const event = JSON.parse(value);
+      if (event.event === name) return event;
+    }
+  }
+
+  /** Reads to the end. */
+  async drain(): Promise<void> {
+    while (!(await this.#lines.next()).done);
+  }
+}
