@@ -53,9 +53,9 @@ export async function attachTo(
   const wanted = { ...settings, ...options, allowImages: [...settings.allowImages, ...(options.allowImages ?? [])] };
   const prepared = await prepareAttach(platform, wanted);
   const { guest, params } = prepared;
-  const { domain: _d, image: _i, vdev: _v, shared: _s, cdrom: _c, kind: _k, signal: _g, ...rest } = wanted;
+  const { domain: _d, image: _i, vdev: _v, shared: _s, cdrom: _c, kind: _k, signal: _g, ...rest } = options;
   const { timeoutMs: _t, logger: _l, clock: _o, readOnly: _r, ...chosen } = rest;
-  const own = { ...chosen, allowImages: [...wanted.allowImages, literalPattern(params)] };
+  const own = { ...chosen, allowImages: [...(options.allowImages ?? []), literalPattern(params)] };
   using store = platform.openXenstore();
   await using undo = new AsyncDisposableStack();
   const claim = new DeviceClaim(platform.journals);

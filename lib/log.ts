@@ -79,10 +79,13 @@ function levelOf({ level }: LogRecord): LogLevel {
 }
 
 /**
- * Sends all lines of `level` and above to `write`, each as `level: line` (an info line bare), without a line end.
- * Called once by the command; a later call replaces the earlier one.
+ * Sends all lines of `level` and above to `write`, each as `level: line` (an info line bare), without a line end; and
+ * both parts by themselves. Called once by the command; a later call replaces the earlier one.
  */
-export async function startLogging(level: LogLevel, write: (line: string) => void): Promise<Logging> {
+export async function startLogging(
+  level: LogLevel,
+  write: (line: string, level: LogLevel, text: string) => void,
+): Promise<Logging> {
   const followers = new Set<(level: LogLevel, line: string) => void>();
   const logging: Logging = {
     level,
@@ -98,7 +101,7 @@ export async function startLogging(level: LogLevel, write: (line: string) => voi
     const level = levelOf(record);
     for (const take of followers) take(level, text);
     if (LOG_LEVELS.indexOf(level) < LOG_LEVELS.indexOf(logging.level)) return;
-    write(level === "info" ? text : `${level}: ${text}`);
+    write(level === "info" ? text : `${level}: ${text}`, level, text);
   };
   await configure({
     reset: true,

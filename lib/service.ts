@@ -75,6 +75,8 @@ export interface ServiceOptions {
   readonly workers?: number;
   /** Default: LogTape's category `xenblk.backend`. */
   readonly logger?: Logger;
+  /** Called with the domid and name of a disk's guest when the disk is found. Absent: nobody needs the names. */
+  readonly guestFound?: NonNullable<BackendKindOptions["guestFound"]>;
   /** Ends the wait for threads to start; then nothing is served. */
   readonly signal?: AbortSignal;
   /** The control plane's time: its limits, retries and pauses. Default: this process's clock. */
@@ -240,6 +242,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
     keepJournals: journal ?? true,
     settings,
     ...(options.settingsFor && { settingsFor: options.settingsFor }),
+    ...(options.guestFound && { guestFound: options.guestFound }),
     logger,
     clock,
   });

@@ -113,6 +113,7 @@ function cannotWrite(path: string, error: unknown): XenblkError {
 
 function write(path: string, content: string | Uint8Array): void {
   Deno.mkdirSync(path.slice(0, path.lastIndexOf("/")), { recursive: true });
-  const mode = path.endsWith(COMMAND) || path.includes("/contrib/") ? 0o755 : 0o644;
-  Deno.writeFileSync(path, typeof content === "string" ? new TextEncoder().encode(content) : content, { mode });
+  const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
+  const isScript = path.includes("/contrib/") && new TextDecoder().decode(bytes.subarray(0, 2)) === "#!";
+  Deno.writeFileSync(path, bytes, { mode: path.endsWith(COMMAND) || isScript ? 0o755 : 0o644 });
 }

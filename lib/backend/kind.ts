@@ -54,6 +54,8 @@ export interface BackendKindOptions {
   readonly settings: DeviceSettings;
   /** The settings of each device, in place of `settings`; asked once, when the device appears. */
   readonly settingsFor?: SettingsRule;
+  /** Called with the name of a device's guest when the device is found. Absent: nobody needs the names. */
+  readonly guestFound?: (domain: DomId, name: string) => void;
   /** Gets what filters hold open, while they do. */
   readonly holds?: Set<AsyncDisposable>;
   /** Gets all lines; those that a guest causes are limited per guest. */
@@ -64,7 +66,7 @@ export interface BackendKindOptions {
 
 /** How one device is served that this process is about to attach. */
 export interface ExpectedDevice {
-  /** In place of those of the kind. */
+  /** In place of those of the kind, but patterns of images are added. */
   readonly settings: Partial<DeviceSettings>;
   /** Keeps other processes from the device; it is released when the device is. */
   readonly claim: Disposable & {
@@ -439,6 +441,7 @@ export class BackendKind {
     const { dataPlane, openDisk, imageLocks, journals, keepJournals, holds, findExcludingDisk } = this.#options;
     const settings = this.#options.settingsFor?.(identifyDisk(store, address)) ?? this.#options.settings;
     const expected = this.#expected.get(path);
+    this.#nameGuest(store, address.frontendDomain);
     const logger = this.#limiter.forGuest(address.frontendDomain);
     const device = new BackendDevice(address, {
       dataPlane,
@@ -447,7 +450,11 @@ export class BackendKind {
       ...(holds && { holds }),
       journals: expected?.claim.journals ?? journals,
       keepJournals: keepJournals ?? true,
-      settings: { ...settings, ...expected?.settings },
+      settings: expected === undefined ? settings : {
+        ...settings,
+        ...expected.settings,
+        allowImages: [...settings.allowImages, ...(expected.settings.allowImages ?? [])],
+      },
       logger,
       alarms: this.#options.logger,
       ...(findExcludingDisk && { findExcludingDisk }),
@@ -462,6 +469,11 @@ export class BackendKind {
     }
     device.gone.then(() => this.#drop(device));
     device.attachStore(store, true);
+  }
+
+  #nameGuest(store: Xenstore, domain: DomId): void {
+    const name = this.#options.guestFound && store.read(`${store.domainPath(domain)}/name`);
+    if (name !== undefined) this.#options.guestFound?.(domain, name);
   }
 
   /** The device's directory is gone; a new one may be in its place already. */

@@ -50,6 +50,7 @@ const IMAGE_HELP = "a path, format:target, a URI, plugin:MODULE?TARGET, or xl's 
 /** The verb. */
 export const attach = defineVerb({
   name: "attach",
+  keepsRunning: true,
   summary: "Attach a disk to a running guest and serve it until INT, TERM or detach",
   description:
     "Writes the nodes that xl would write, serves the disk, and prints the device's name once the guest has " +
@@ -69,7 +70,8 @@ export const attach = defineVerb({
   options: OPTIONS,
   permissions:
     "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, /run/xenblk " +
-    "and IMAGE if it is a regular file, read also to /etc/xenblk; --allow-net for the control socket; --allow-ffi is as good as all permissions. For --create also " +
+    "and IMAGE if it is a regular file, read also to /etc/xenblk; --allow-net for the control socket and --metrics; " +
+    "--allow-ffi is as good as all permissions. For --create also " +
     "--allow-run=qemu-img; images of other formats than raw, and plugins, need --allow-all.",
   examples: [
     "xenblk attach web disk.img",
@@ -85,16 +87,16 @@ export const attach = defineVerb({
     checkCompanions(given);
     await chooseFilters(given.filter); // a wrong one is refused before anything is looked for
     const { named, vdev } = imageAndVdev(operands, given.overlay !== undefined);
-    if (given.background) {
-      return await attachInBackground(context, given, { domain: operands["domain"]!, image: named, vdev });
-    }
     const config = await loadConfig("attach", given);
+    const command = { options: given, given: context.given };
+    const wanted = { domain: operands["domain"]!, image: named, vdev };
+    if (given.background) {
+      // The settings of the disk are the serving process's business.
+      const { kind, timeout } = config.forAttach(command, { kind: DEFAULT_KIND });
+      return await attachInBackground(context, { ...given, kind, timeout }, wanted);
+    }
     const platform = await host.openNativePlatform();
-    const options = await optionsForAttach(platform, config, { options: given, given: context.given }, {
-      domain: operands["domain"]!,
-      image: named,
-      vdev,
-    });
+    const options = await optionsForAttach(platform, config, command, wanted);
     const timeoutMs = options.timeout * 1000;
     const image = await imageForAttach(context, options, named);
     const attaching = attachOn(platform, {

@@ -3,21 +3,24 @@
  * the guest has connected.
  */
 
+import { DEFAULT_KIND } from "../attach.ts";
 import { ControlClient } from "../control/client.ts";
 import type { Attached, AttachParams, SettingsParams } from "../control/protocol.ts";
 import { servingProcesses } from "../control/serving.ts";
-import type { DeviceSettings } from "../backend/settings.ts";
 import { XenblkError } from "../errors.ts";
 import { imageName, paramsOf, parseImage } from "../storage/image/spec.ts";
 import { domainLabel } from "../toolstack/domains.ts";
 import { findDisk } from "../toolstack/detach.ts";
 import { describeDevice } from "../toolstack/list.ts";
 import { usageError } from "./args.ts";
+import { loadConfig } from "./config/file.ts";
 import { COMPANION_OPTIONS } from "./companions.ts";
 import { DEVICE_OPTIONS, settingsOf } from "./device_options.ts";
 import { type AttachImage, type CreatingOptions, imageForAttach } from "./image/for_attach.ts";
-import type { OptionTable, OptionValues } from "./options.ts";
+import type { OptionValues } from "./options.ts";
 import { PLUGIN_OPTIONS } from "./plugin_options.ts";
+import { showWait } from "./progress.ts";
+import type { CONFIG_OPTIONS } from "./serve_options.ts";
 import { CALL_SLACK_MS } from "./through_socket.ts";
 import type { Context } from "./verb.ts";
 
@@ -34,7 +37,7 @@ const OF_THE_PROCESS = [
 ];
 
 /** The options of `attach` that concern its disk. */
-type BackgroundOptions = OptionValues<typeof DEVICE_OPTIONS> & CreatingOptions & {
+type BackgroundOptions = OptionValues<typeof DEVICE_OPTIONS & typeof CONFIG_OPTIONS> & CreatingOptions & {
   readonly kind: string;
   readonly shared: boolean;
   readonly cdrom: boolean;
@@ -52,11 +55,14 @@ interface Wanted {
 /** Resolves with the exit status. Rejects with {@linkcode XenblkError}; then nothing of the disk is left. */
 export async function attachInBackground(
   context: Context,
-  options: BackgroundOptions,
+  given: BackgroundOptions,
   wanted: Wanted,
 ): Promise<number> {
-  checkOptions(options);
-  const { output } = context;
+  checkOptions(given, context.given);
+  const config = await loadConfig("attach", given);
+  const { kind, timeout } = config.forAttach({ options: given, given: context.given }, { kind: DEFAULT_KIND });
+  const options = { ...given, kind, timeout };
+  const { output, inform } = context;
   const path = await servingKind(options.kind);
   using client = await ControlClient.connect(path);
   if (client === undefined) throw nobodyServes(options.kind);
@@ -68,7 +74,7 @@ export async function attachInBackground(
     },
   );
   const { pid } = await client.call("hello", {});
-  output.message(`xenblk: ${params} is ${vdev} of ${domainLabel(guest)}, served by process ${pid}`);
+  inform(`${params} is ${vdev} of ${domainLabel(guest)}, served by process ${pid}`);
   if (options.json) {
     using store = (await context.host.openNativePlatform()).openXenstore();
     output.json(describeDevice(store, findDisk(store, String(guest.domain), vdev).device));
@@ -77,7 +83,7 @@ export async function attachInBackground(
 }
 
 async function handOver(
-  { signals }: Context,
+  { signals, given, output, quiet }: Context,
   client: ControlClient,
   options: BackgroundOptions,
   { domain, image, vdev }: Omit<Wanted, "image"> & { readonly image: AttachImage },
@@ -86,7 +92,7 @@ async function handOver(
   const device = vdev ?? spec.vdev;
   const timeoutMs = options.timeout * 1000;
   const params: AttachParams = {
-    ...chosenSettings(options),
+    ...chosenSettings(options, given),
     domain,
     image: await paramsOf(imageName(spec)), // absolute: the other process has another directory
     ...(device === undefined ? {} : { vdev: device }),
@@ -95,14 +101,14 @@ async function handOver(
     cdrom: options.cdrom || (spec.cdrom ?? false),
     timeoutMs,
   };
-  return await client.call("attach", params, { timeoutMs: timeoutMs + CALL_SLACK_MS, signal: signals.signal });
+  const attaching = client.call("attach", params, { timeoutMs: timeoutMs + CALL_SLACK_MS, signal: signals.signal });
+  const isQuiet = quiet || options.json;
+  return await showWait({ output, quiet: isQuiet, what: "waiting for the guest to connect", timeoutMs }, attaching);
 }
 
 /** Throws {@linkcode XenblkError} (usage) for an option that only a process of the disk's own can have. */
-function checkOptions(options: BackgroundOptions): void {
-  const table: OptionTable = { ...DEVICE_OPTIONS, ...COMPANION_OPTIONS };
-  const values: Readonly<Record<string, unknown>> = { ...options };
-  const own = OF_THE_PROCESS.find((name) => isGiven(table, name, values[name]));
+function checkOptions(options: BackgroundOptions, given: ReadonlySet<string>): void {
+  const own = OF_THE_PROCESS.find((name) => given.has(name));
   if (own !== undefined) {
     throw usageError("attach", `Cannot use --${own} with --background: it belongs to the process that serves the disk`);
   }
@@ -113,26 +119,24 @@ function checkOptions(options: BackgroundOptions): void {
   );
 }
 
-function isGiven(table: OptionTable, name: string, value: unknown): boolean {
-  const option = Object.hasOwn(table, name) ? table[name] : undefined;
-  const fallback = option?.kind === "value" ? option.fallback : false;
-  return JSON.stringify(value) !== JSON.stringify(fallback);
-}
+/** Settings with another name than their option. */
+const SETTING_OF: Readonly<Record<string, string>> = {
+  "queues": "maxQueues",
+  "filter": "filters",
+  "allow-image": "allowImages",
+};
 
-/** What differs from the defaults: for the rest the serving process's settings hold. */
-function chosenSettings(options: BackgroundOptions): SettingsParams {
-  const fallbacks = Object.entries(DEVICE_OPTIONS).map(([name, option]) => [
-    name,
-    option.kind === "value" ? option.fallback : false,
-  ]);
-  const defaults = settingsOf(Object.fromEntries(fallbacks));
-  const { readOnly: _readOnly, ...settings } = settingsOf(options);
-  const chosen = Object.entries(settings).filter(([name, value]) =>
-    JSON.stringify(value) !== JSON.stringify(defaults[name as keyof DeviceSettings])
+/** What the options that were given say: for the rest the serving process's settings hold. */
+function chosenSettings(options: BackgroundOptions, given: ReadonlySet<string>): SettingsParams {
+  const names = new Set(
+    Object.keys(DEVICE_OPTIONS).filter((option) => given.has(option)).map((option) =>
+      SETTING_OF[option] ?? option.replaceAll(/-([a-z])/g, (_, letter: string) => letter.toUpperCase())
+    ),
   );
+  const { readOnly: _readOnly, image: _image, filters: _filters, ...settings } = settingsOf(options);
   return {
-    ...Object.fromEntries(chosen),
-    ...(options.filter.length === 0 ? {} : { filters: options.filter.map(absoluteModule) }),
+    ...Object.fromEntries(Object.entries(settings).filter(([name]) => names.has(name))),
+    ...(names.has("filters") ? { filters: options.filter.map(absoluteModule) } : {}),
   };
 }
 

@@ -103,6 +103,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./doctor/verb.ts")).doctor,
   },
   {
+    name: "events",
+    summary: "Follow what happens to the disks of all serving processes",
+    load: async () => (await import("./events.ts")).events,
+  },
+  {
     name: "log-level",
     summary: "Show or change how much serving processes log",
     load: async () => (await import("./log_level.ts")).logLevel,

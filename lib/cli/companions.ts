@@ -36,8 +36,8 @@ export interface Serving {
 /** Starts the companions that the options ask for. Disposing the result ends them. Rejects if one cannot start. */
 export async function startCompanions(serving: Serving): Promise<AsyncDisposable> {
   await using companions = new AsyncDisposableStack();
-  companions.use(await startControlSocket(serving));
   const { context, platform, service, options } = serving;
+  companions.use(await startControlSocket(serving));
   companions.use(await startMetrics({ platform, service, version: context.version, options }));
   const notices = tellServiceManager(serving); // the last one: it says that the process serves
   if (notices !== undefined) companions.use(notices);

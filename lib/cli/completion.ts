@@ -3,6 +3,7 @@
  */
 
 import { COMMON_OPTIONS, optionNames, usageError } from "./args.ts";
+import { COMPLETION_WORDS } from "./completion_words.ts";
 import type { Option } from "./options.ts";
 import { defineVerb, type VerbFace } from "./verb.ts";
 
@@ -12,7 +13,9 @@ const SHELLS = ["bash", "zsh", "fish"] as const;
 export const completion = defineVerb({
   name: "completion",
   summary: "Print a completion script for a shell",
-  description: "The script completes a command named xenblk on the path.",
+  description:
+    "The script completes a command named xenblk on the path: verbs, options and their values, file names, and " +
+    "from xenstore the names of guests and of their disks.",
   operands: [{ name: "SHELL", help: `one of ${SHELLS.join(", ")}`, required: true }],
   options: {},
   permissions: "none.",
@@ -50,7 +53,8 @@ function bashScript(verbs: readonly VerbFace[], forZsh: boolean): string {
   return [
     ...prologue,
     "_xenblk() {",
-    '  local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" verb="${COMP_WORDS[1]}" words=""',
+    '  local cur="${COMP_WORDS[COMP_CWORD]}" prev="${COMP_WORDS[COMP_CWORD-1]}" verb="${COMP_WORDS[1]}" words="" IFS',
+    "  IFS=$' \\t\\n'",
     "  # The shell splits --option=value at the =, and the = becomes a word.",
     '  if [ "$cur" = "=" ]; then cur=""; fi',
     '  if [ "$prev" = "=" ]; then prev="${COMP_WORDS[COMP_CWORD-2]}"; fi',
@@ -64,10 +68,18 @@ function bashScript(verbs: readonly VerbFace[], forZsh: boolean): string {
     "  else",
     '    case "$verb $prev" in',
     ...verbs.flatMap(bashChoices),
-    ...verbs.map((verb) => `      "${verb.name} "*) words="${bashWords(verb)}" ;;`),
     ...[...groupsOf(verbs)].map(([group, words]) => `      "${group} "*) words="${words.join(" ")}" ;;`),
     `      "help "*) words="${firsts.join(" ")}" ;;`,
+    `      "completion "*) words="${SHELLS.join(" ")}" ;;`,
     "    esac",
+    '    case "$verb $cur" in',
+    ...verbs.map((verb) => `      "${verb.name} -"*) words="${bashWords(verb)}" ;;`),
+    "    esac",
+    "  fi",
+    "  # Guests, disks, or file names: only xenblk knows.",
+    '  if [ -z "$words" ]; then',
+    `    words="$("\${COMP_WORDS[0]}" ${COMPLETION_WORDS} "\${COMP_WORDS[@]:1:$COMP_CWORD}" 2>/dev/null)"`,
+    '    if [ "$words" = ":files" ]; then words=""; else compopt +o default 2>/dev/null; fi',
     "  fi",
     '  COMPREPLY=($(compgen -W "$words" -- "$cur"))',
     "}",
@@ -86,8 +98,7 @@ function bashChoices(verb: VerbFace): string[] {
 }
 
 function bashWords(verb: VerbFace): string {
-  const operands = verb.name === "completion" ? [...SHELLS] : [];
-  return [...operands, ...optionsOf(verb).map(([name]) => `--${name}`)].join(" ");
+  return optionsOf(verb).map(([name]) => `--${name}`).join(" ");
 }
 
 function fishScript(verbs: readonly VerbFace[]): string {
@@ -112,10 +123,14 @@ function fishScript(verbs: readonly VerbFace[]): string {
       lines.push(`complete -c xenblk ${when} -l ${name}${short}${fishValue(option)} -d ${quote(option.help)}`);
     }
     if (verb.operands.some(({ isPath }) => isPath)) lines.push(`complete -c xenblk ${when} -F`);
+    if (verb.operands.some(({ name }) => name === "DOMAIN")) lines.push(`complete -c xenblk ${when} -a ${FISH_WORDS}`);
     if (verb.name === "completion") lines.push(`complete -c xenblk ${when} -a '${SHELLS.join(" ")}'`);
   }
   return lines.join("\n") + "\n";
 }
+
+/** What xenblk knows of guests and disks; the file names are fish's own. */
+const FISH_WORDS = `'(xenblk ${COMPLETION_WORDS} (commandline -opc)[2..-1] "" 2>/dev/null | string match -v ":*")'`;
 
 function fishValue(option: Option): string {
   if (option.kind === "flag") return "";

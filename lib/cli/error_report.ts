@@ -37,9 +37,9 @@ export function reportError(error: unknown, output: Output, { verbose, json }: E
   const expected = expectedFailure(error);
   const status = expected?.exitStatus ?? DEFECT_STATUS;
   if (expected === undefined && verbose) showStack(error, output);
-  if (json) output.message(JSON.stringify(errorObject(error, expected)));
-  else if (expected !== undefined) output.message(`xenblk: ${printable(expected.line)}`);
-  else output.message(`xenblk: ${printable(errorText(error))}; this is a defect; ${DEFECT_REMEDY}`);
+  if (json) output.raw(`${JSON.stringify(errorObject(error, expected))}\n`);
+  else if (expected !== undefined) output.message(`xenblk: ${printable(expected.line)}`, "error");
+  else output.message(`xenblk: ${printable(errorText(error))}; this is a defect; ${DEFECT_REMEDY}`, "error");
   return status;
 }
 
@@ -69,6 +69,6 @@ function expectedFailure(error: unknown): XenblkError | undefined {
 
 function showStack(error: unknown, output: Output): void {
   for (let cause = error, depth = 0; cause instanceof Error && depth < 5; cause = cause.cause, depth++) {
-    output.message(cause.stack ?? String(cause));
+    output.message(cause.stack ?? String(cause), "error");
   }
 }

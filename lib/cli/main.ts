@@ -5,14 +5,17 @@
 
 import { XenblkError } from "../errors.ts";
 import { type LogLevel, startLogging } from "../log.ts";
+import { ownEnvironment } from "../systemd/environment.ts";
 import { isOneSlipAway, parseArguments, usageError } from "./args.ts";
 import { CATALOG, type CatalogEntry, verbsOf } from "./catalog.ts";
+import { COMPLETION_WORDS, completionWords } from "./completion_words.ts";
 import { overview, verbHelp } from "./help.ts";
 import { Output } from "./output.ts";
 import { reportError } from "./error_report.ts";
-import { readableLine } from "./readable.ts";
+import { journalMessage, logFormatFor, logLine } from "./log_format.ts";
+import { type GuestNames, readableLine } from "./readable.ts";
 import { DrainSignals } from "./signals.ts";
-import type { Context, Host, VerbFace } from "./verb.ts";
+import type { Context, Host, Verb, VerbFace } from "./verb.ts";
 
 /** The exit status if only the output failed. */
 const OUTPUT_FAILED = 1;
@@ -59,6 +62,10 @@ async function dispatch(args: readonly string[], host: Host, version: string, ou
     output.data(overview(CATALOG, output.columns));
     return 0;
   }
+  if (first === COMPLETION_WORDS) {
+    output.data(await completionWords(rest, await loadVerbs(), host));
+    return 0;
+  }
   const group = verbsOf(first);
   if (group.length === 0) return await runVerb(findVerb(first, CATALOG), rest, host, version, output);
   const [second, ...others] = rest;
@@ -89,12 +96,25 @@ async function runVerb(
     return 0;
   }
   const logLevel: LogLevel = common.verbose ? "debug" : common.quiet ? "error" : "info";
-  using logging = await startLogging(logLevel, (line) => output.message(`xenblk: ${readableLine(line)}`));
+  const guestNames = new Map<number, string>();
+  const write = logWriter(verb, output, guestNames);
+  using logging = await startLogging(logLevel, (_line, level, text) => write(level, text));
   using signals = new DrainSignals();
   const { quiet } = common;
   const inform = (line: string): void => quiet ? undefined : output.message(`xenblk: ${line}`);
-  const context: Context = { output, signals, host, version, logging, loadVerbs, quiet, given, inform };
+  const context: Context = { output, signals, host, version, logging, loadVerbs, quiet, given, inform, guestNames };
   return await verb.run(context, options, operands);
+}
+
+/** Writes lines of the log in the format for where stderr goes, and lets the command's own messages have it too. */
+function logWriter(
+  { keepsRunning = false }: Verb,
+  output: Output,
+  guests: GuestNames,
+): (level: LogLevel, text: string) => void {
+  const format = logFormatFor({ environment: ownEnvironment, onTerminal: output.messagesOnTerminal, keepsRunning });
+  if (format === "journal") output.dress = journalMessage;
+  return (level, text) => output.raw(`${logLine(format, level, readableLine(text, guests), new Date())}\n`);
 }
 
 function loadVerbs(): Promise<readonly VerbFace[]> {

@@ -5,6 +5,7 @@
  */
 
 import { errorText } from "../errors.ts";
+import type { LogLevel } from "../log.ts";
 
 /** How long a message waits for a reader that lets a non-blocking pipe fill up. */
 const PATIENCE_MS = 1_000;
@@ -27,6 +28,9 @@ export class Output {
   #messagesFailed = false;
   /** A line of progress is on the terminal, without a line's end. */
   #showsProgress = false;
+
+  /** How a message is written; unchanged, unless stderr goes to a log that knows levels. */
+  dress: (message: string, level: LogLevel) => string = (message) => message;
 
   /** `columns` yields the width of the terminal. */
   constructor(stdout: ByteSink = Deno.stdout, stderr: ByteSink = Deno.stderr, columns = terminalColumns) {
@@ -72,9 +76,9 @@ export class Output {
     this.data(JSON.stringify(value, undefined, 2) + "\n");
   }
 
-  /** Writes one line for a person to stderr. */
-  message(line: string): void {
-    this.raw(line + "\n");
+  /** Writes one line for a person to stderr. An error is one that ends the command. */
+  message(line: string, level: LogLevel = "info"): void {
+    this.raw(this.dress(line, level) + "\n");
   }
 
   /** Shows a line of progress in place of the last one. Only for a terminal; what is written next takes its place. */

@@ -2,15 +2,22 @@
  * Log lines as an operator reads them: a device's label, `vbd3/5/51712`, becomes the names that `xenblk list` and xl use.
  */
 
+import { printable } from "../log.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 
 /** A label at the beginning of a line or after a space: not a part of a path. */
 const LABEL = /(?<=^|\s)[A-Za-z][\w-]*\/(\d{1,5})\/(\d{1,9})( queue \d+)?(?=[\s:;,]|$)/g;
 
-/** `vbd3/5/51712: offering` becomes `xvda of domain 5: offering`. */
-export function readableLine(line: string): string {
+/** The names of guests, as far as they are known. */
+export type GuestNames = ReadonlyMap<number, string>;
+
+/** `vbd3/5/51712: offering` becomes `xvda of web (domain 5): offering`; without a name, `xvda of domain 5: offering`. */
+export function readableLine(line: string, guests: GuestNames = new Map()): string {
   return line.replace(LABEL, (label, domain: string, vdev: string, queue: string | undefined) => {
-    const name = formatVdev(Number(vdev));
-    return name === vdev ? label : `${name} of domain ${domain}${queue === undefined ? "" : `,${queue}`}`;
+    const disk = formatVdev(Number(vdev));
+    if (disk === vdev) return label;
+    const name = guests.get(Number(domain));
+    const guest = name === undefined ? `domain ${domain}` : `${printable(name)} (domain ${domain})`;
+    return `${disk} of ${guest}${queue === undefined ? "" : `,${queue}`}`;
   });
 }

@@ -8,7 +8,7 @@ import { DEFAULT_KIND } from "../attach.ts";
 import { ownDomain } from "../backend/kind.ts";
 import { checkDataPath, type NativePlatform } from "../host_platform.ts";
 import type { DomId } from "../hypervisor.ts";
-import { createLogger } from "../log.ts";
+import { createLogger, type LogLevel } from "../log.ts";
 import { type Service, startService } from "../service.ts";
 import { chooseFilters } from "../storage/filter/spec.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
@@ -20,11 +20,13 @@ import type { OptionValues } from "./options.ts";
 import { pluginSettingsOf } from "./plugin_options.ts";
 import { readableLine } from "./readable.ts";
 import { SERVE_OPTIONS } from "./serve_options.ts";
+import { flag } from "./options.ts";
 import { type Context, defineVerb } from "./verb.ts";
 
 /** The verb. */
 export const serve = defineVerb({
   name: "serve",
+  keepsRunning: true,
   summary: "Serve devices that a toolstack wrote: all of a kind, or one",
   description:
     "Watches xenstore: serves devices when they appear, and releases them when they are removed. On INT, TERM or HUP it " +
@@ -37,22 +39,28 @@ export const serve = defineVerb({
     required: false,
     check: kindOf,
   }],
-  options: SERVE_OPTIONS,
+  options: {
+    ...SERVE_OPTIONS,
+    "json": flag("Print what happens to the disks as lines of JSON on standard output; see docs/control.md", "J"),
+  },
   permissions: "--allow-ffi --allow-read --allow-write --allow-env, read and write limited to the checkout, " +
-    "/run/xenblk and the images if they are regular files, read also to /etc/xenblk; --allow-net for the control socket; --allow-ffi is as good as all permissions. Images of other " +
-    "formats than raw, and plugins, need --allow-all; --metrics needs --allow-net=HOST:PORT.",
+    "/run/xenblk and the images if they are regular files, read also to /etc/xenblk; --allow-net for the control socket " +
+    "and --metrics; --allow-ffi is as good as all permissions. Images of other formats than raw, and plugins, need " +
+    "--allow-all.",
   examples: [
     "xenblk serve",
     "xenblk serve --kind qdisk --grants map",
     "xenblk serve backend/vbd3/5/51728 --image a.img",
+    "xenblk serve --json >events.json",
     "xenblk serve --metrics 127.0.0.1:9779",
   ],
   async run(context, given, operands): Promise<number> {
     await chooseFilters(given.filter); // a wrong one is refused before anything is looked for
     const config = await loadConfig("serve", given);
     const options = config.forServe({ options: given, given: context.given });
-    const settingsFor = config.rule({ options, given: context.given }, options.image);
+    chooseLogLevel(context, options["log-level"]);
     checkCompanions(options);
+    const settingsFor = config.rule({ options, given: context.given }, options.image);
     const platform = await context.host.openNativePlatform();
     const only = onlyDevice(platform, given, operands["backend-path"]);
     checkDataPath(platform);
@@ -71,6 +79,7 @@ export const serve = defineVerb({
       ...(options["daemon-user"] === undefined ? {} : { daemonUser: options["daemon-user"] }),
       workers: options.workers,
       logger,
+      guestFound: (domain, name) => void context.guestNames.set(domain, name),
       // With --detach-on-exit the start is not aborted: a device must be served before it can be detached.
       ...(options["detach-on-exit"] ? {} : { signal: context.signals.signal }),
     }));
@@ -83,12 +92,25 @@ export const serve = defineVerb({
     const servesAll = only === undefined;
     const serving = { context, platform, service, verb: "serve", servesAll, kind, options, closingMs } as const;
     await using _companions = await startCompanions(serving);
+    await using _lines = given.json ? await eventLines(service) : undefined;
     const removal = service.devices.retired.then(() => "removal" as const);
     const ending = await Promise.race([context.signals.drain, removal, service.failed]);
     logger.info(`ending: ${ending}`);
     return await end(context, service, options);
   },
 });
+
+async function eventLines(service: Service): Promise<AsyncDisposable> {
+  const { writeEvents } = await import("../control/event_lines.ts");
+  return writeEvents(service, Deno.stdout);
+}
+
+/** The file's level does not override -v and -q. */
+function chooseLogLevel({ logging, given }: Context, level: LogLevel | undefined): void {
+  const isFromFile = !given.has("log-level");
+  if (level === undefined || (isFromFile && (given.has("verbose") || given.has("quiet")))) return;
+  logging.level = level;
+}
 
 /** Undefined if a signal ended the start. */
 async function unlessEnded(starting: Promise<Service>): Promise<Service | undefined> {
@@ -128,7 +150,10 @@ async function end(context: Context, service: Service, options: OptionValues<typ
   const leave = options["detach-on-exit"] ? "detached" : "connected";
   const { finished, stuck } = await service.close({ leave, timeoutMs: options.timeout * 1000 });
   for (const { label, reason } of stuck) {
-    context.output.message(`xenblk: ${readableLine(`Cannot release ${label}: cannot ${reason}`)}`);
+    context.output.message(
+      `xenblk: ${readableLine(`Cannot release ${label}: cannot ${reason}`, context.guestNames)}`,
+      "error",
+    );
   }
   return finished ? 0 : 1;
 }

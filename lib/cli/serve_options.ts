@@ -5,7 +5,7 @@
 import { DEFAULT_KIND } from "../attach.ts";
 import { COMPANION_OPTIONS } from "./companions.ts";
 import { DEVICE_OPTIONS, KIND, TIMEOUT } from "./device_options.ts";
-import { flag, optional, path } from "./options.ts";
+import { choice, flag, optional, path } from "./options.ts";
 
 /** The configuration file that is read if it exists. */
 export const CONFIG_FILE = "/etc/xenblk/config.toml";
@@ -23,6 +23,15 @@ export const SERVE_OPTIONS = {
   ...CONFIG_OPTIONS,
   "kind": optional(KIND, `that of BACKEND-PATH, or ${DEFAULT_KIND}`),
   "image": optional(path("IMAGE", "Image of the device BACKEND-PATH, instead of the one in its node params")),
+  "log-level": optional(
+    choice("Log lines of this level and above; xenblk log-level changes it later", [
+      "debug",
+      "info",
+      "warning",
+      "error",
+    ]),
+    "debug with -v, error with -q, else info",
+  ),
   "detach-on-exit": flag("At the end detach the devices instead of leaving them Connected"),
   "timeout": TIMEOUT,
 } as const;

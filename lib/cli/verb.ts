@@ -43,6 +43,8 @@ export interface Context {
   readonly given: ReadonlySet<string>;
   /** Shows a line about what was done on stderr, unless {@linkcode Context.quiet}. */
   readonly inform: (line: string) => void;
+  /** Lines of the log name these guests. */
+  readonly guestNames: Map<number, string>;
 }
 
 /** One command of the command line. */
@@ -57,6 +59,8 @@ export interface Verb<T extends OptionTable = OptionTable> {
   /** The narrowest set of Deno permissions that it runs with. */
   readonly permissions: string;
   readonly examples: readonly string[];
+  /** It serves until it is ended, so its lines come at times that matter. Absent: it does not. */
+  readonly keepsRunning?: boolean;
   /** Does the work and returns the exit status. Rejects with XenblkError for an expected failure. */
   run(context: Context, options: OptionValues<T>, operands: Readonly<Record<string, string>>): Promise<number>;
 }

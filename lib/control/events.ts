@@ -17,10 +17,26 @@ export type WatchedDevices = Pick<BackendKind, "status" | "statusOf" | "onChange
 /** Takes events. */
 export type TakeEvent = (event: ControlEvent) => void;
 
-/** The status as clients see it. */
+/** The status as clients see it: docs/control.md names each member. */
 export function reportOf(status: DeviceStatus): DeviceReport {
-  const { totals: _totals, queues: _queues, latency: _latency, busyNs: _busyNs, atMs: _atMs, ...report } = status;
-  return report;
+  const { guest, image, error, waitsFor } = status;
+  return {
+    label: status.label,
+    backendPath: status.backendPath,
+    kind: status.kind,
+    domain: status.domain,
+    ...(guest === undefined ? {} : { guest }),
+    vdev: status.vdev,
+    name: status.name,
+    backendState: status.backendState,
+    frontendState: status.frontendState,
+    owned: status.owned,
+    connected: status.connected,
+    latched: status.latched,
+    ...(image === undefined ? {} : { image }),
+    ...(error === undefined ? {} : { error }),
+    ...(waitsFor === undefined ? {} : { waitsFor }),
+  };
 }
 
 /** The events of the devices of one process. */
@@ -93,7 +109,7 @@ export class DeviceEvents implements Disposable {
 }
 
 /** What has changed about a device, in the order in which it is told. Undefined: there is no such device. */
-function changes(before: DeviceReport | undefined, now: DeviceReport | undefined): ControlEvent[] {
+export function changes(before: DeviceReport | undefined, now: DeviceReport | undefined): ControlEvent[] {
   const time = new Date().toISOString();
   const device = (now ?? before)?.label;
   if (device === undefined) return [];

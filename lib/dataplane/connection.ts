@@ -104,7 +104,7 @@ export function openConnection(
     limits: request.discard === true ? request.properties : withoutDiscard(request.properties),
     journal,
     stats: request.stats,
-    times: requestTimes(request, inFlight, platform),
+    times: new RequestTimes({ ...request, slots: inFlight, platform }),
     latch: deviceLatch,
     notify: () => notifyFrontend(handles.events, port, complain),
     complain,
@@ -113,10 +113,6 @@ export function openConnection(
   if (request.journal !== undefined) notifyFrontend(handles.events, port, complain);
   const owned = undo.move();
   return { queue, channel, latch: deviceLatch, guest: request.guest, port, [Symbol.dispose]: () => owned.dispose() };
-}
-
-function requestTimes({ stats, busy }: OpenRequest, slots: number, platform: Platform): RequestTimes {
-  return new RequestTimes({ slots, stats, ...(busy && { busy }), platform });
 }
 
 /** After a crash more may be in flight than the limit allows from now on. */

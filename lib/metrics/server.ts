@@ -10,7 +10,7 @@ import type { HttpAddress } from "./messages.ts";
 const MOST_CONNECTIONS = 64;
 const MOST_HEADER_BYTES = 8 * 1024;
 /** How long a client may take to send a request. */
-const REQUEST_MS = 5_000;
+const REQUEST_MS = 3_000;
 /** How long a connection may be silent, in a request or between two. */
 const IDLE_MS = 15_000;
 /** How often slow requests are looked for. */

@@ -71,7 +71,7 @@ export interface View {
   /** Unix time, in milliseconds. */
   readonly atMs: number;
   readonly process: ProcessView;
-  /** By guest, then by virtual device. */
+  /** Those that this process has, by guest, then by virtual device. */
   readonly disks: readonly DiskView[];
 }
 
@@ -85,7 +85,8 @@ export function takeView(
   return {
     atMs: Date.now(),
     process: processView(version),
-    disks: [...devices].sort(byGuest).map((device) => diskView(device, nameOf(device.domain))),
+    // What another process serves is in the metrics of that process.
+    disks: devices.filter(({ owned }) => owned).sort(byGuest).map((device) => diskView(device, nameOf(device.domain))),
   };
 }
 

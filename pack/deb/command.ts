@@ -19,7 +19,7 @@ export async function succeeds(
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
     throw new XenblkError(`Cannot make the Debian package: there is no ${program} on the path`, {
-      remedy: "install dpkg-dev and Node.js",
+      remedy: "install it: npm is part of Node.js, and dpkg-deb of dpkg",
     });
   }
 }

@@ -36,7 +36,9 @@ export function lockedPackages(lockText: string, roots: ReadonlyMap<string, stri
   const wanted = [...roots].map(([name, version]) => `${name}@${version}`);
   for (const key of wanted) {
     // A dependency is named without its version if there is only one.
-    const full = Object.keys(npm).find((each) => each === key || each.startsWith(`${key}@`));
+    const full = Object.keys(npm).find((each) =>
+      each === key || each.startsWith(`${key}@`) || each.startsWith(`${key}_`)
+    );
     const entry = full === undefined ? undefined : npm[full];
     if (full === undefined || entry === undefined) throw cannot(`deno.lock has no ${key}`);
     const at = full.indexOf("@", 1);

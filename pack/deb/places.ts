@@ -14,6 +14,12 @@ import { addFile, type Tree } from "./tree.ts";
 /** Files of the checkout that a program of the host reads: the place, the source, the mode. */
 const PLACES: readonly (readonly [string, string, number])[] = [
   ["etc/xen/scripts/block-xenblk", "contrib/block-xenblk", 0o755],
+  ["etc/xenblk/config.toml", "contrib/config.toml", 0o644],
+  ["usr/lib/systemd/system/xenblk.service", "contrib/systemd/xenblk.service", 0o644],
+  ["usr/lib/systemd/system/xenblk@.service", "contrib/systemd/xenblk@.service", 0o644],
+  ["usr/lib/tmpfiles.d/xenblk.conf", "contrib/systemd/xenblk.tmpfiles", 0o644],
+  ["usr/lib/sysusers.d/xenblk.conf", "contrib/systemd/xenblk.sysusers", 0o644],
+  ["usr/lib/udev/rules.d/70-xenblk.rules", "contrib/udev/70-xenblk.rules", 0o644],
 ];
 
 const COMPLETIONS = {
@@ -22,7 +28,7 @@ const COMPLETIONS = {
   fish: "usr/share/fish/vendor_completions.d/xenblk.fish",
 } as const;
 
-const DOCUMENTS = ["README.md", "CHANGELOG.md", "SECURITY.md", "docs/", "examples/"];
+const DOCUMENTS = ["README.md", "CHANGELOG.md", "SECURITY.md", "docs/", "examples/", "contrib/"];
 const DOC = "usr/share/doc/xenblk";
 
 /** Puts all of it into the tree. `fill` replaces the names in the scripts. */

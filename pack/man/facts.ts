@@ -31,6 +31,7 @@ export const FILES: readonly Fact[] = [
     "/run/xenblk",
     "Journals, locks, and the record of failed flushes. It must survive a restart of the process, or requests in flight are lost after a crash.",
   ],
+  ["/etc/xenblk/config.toml", "Defaults of serve and settings of single disks; xenblk config check checks it."],
   ["/var/cache/xenblk", "What Deno keeps when root runs the packaged command. It may be removed at any time."],
   ["/etc/xen/scripts/block-xenblk", "The hotplug script that xl runs for a disk with script=block-xenblk."],
 ];

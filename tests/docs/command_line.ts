@@ -14,8 +14,9 @@ const CALLS = [
   /^npx (-y )?xenblk /,
 ];
 
-/** The arguments, if these words are a command of xenblk. */
-export function argumentsOf(words: readonly string[]): string[] | undefined {
+/** The arguments, if these words are a command of xenblk, with or without variables of its environment. */
+export function argumentsOf(all: readonly string[]): string[] | undefined {
+  const words = all.slice(all.findIndex((word) => !/^[A-Z_]+=/.test(word)));
   const line = `${words.join(" ")} `;
   const call = CALLS.map((pattern) => pattern.exec(line)?.[0]).find((match) => match !== undefined);
   return call === undefined ? undefined : words.slice(call.trim().split(" ").length);

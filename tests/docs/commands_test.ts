@@ -23,8 +23,15 @@ const BLOCKS = PAGES.flatMap(({ document, page }) => shellBlocks(document, page)
 type Run =
   /** Without Xen, in a checkout. */
   | { readonly how: "here" }
-  /** On a stand-in host: the lines that serve run beside those that follow. `before` makes files. */
-  | { readonly how: "on a host"; readonly before?: string }
+  /** On a stand-in host: the lines that serve run beside those that follow. `before` makes files, `beside` serves;
+   * `instead` is a path that is not to be touched, and another.
+   */
+  | {
+    readonly how: "on a host";
+    readonly before?: string;
+    readonly beside?: string;
+    readonly instead?: readonly [path: string, other: string];
+  }
   /** By a test that runs the same elsewhere. */
   | { readonly how: "elsewhere"; readonly by: string }
   /** It was run by hand, as the document says in these words. */
@@ -44,9 +51,15 @@ const RUNS: readonly (readonly [document: string, text: string, run: Run])[] = [
   ["docs/plugins.md", "dry-run --write", { how: "elsewhere", by: "tests/library/plugin_test.ts" }],
   ["docs/plugins.md", "attach web 'plugin:./my_disk.ts?16'", { how: "elsewhere", by: "tests/library/plugin_test.ts" }],
   ["docs/plugins.md", "--plugin-allow", { how: "elsewhere", by: "tests/native/serve/plugin_test.ts" }],
+  ["docs/metrics.md", "curl ", { how: "on a host" }],
+  ["docs/metrics.md", "--metrics-textfile", { how: "on a host", instead: ["/var/lib/prometheus/node-exporter", "."] }],
+  ["docs/metrics.md", "OTEL_DENO=true", { how: "on a host" }],
+  ["docs/start.md", "apt install", { how: "elsewhere", by: "tests/package/debian.ts" }],
+  ["docs/start.md", "cli.ts install", { how: "elsewhere", by: "tests/cli/install_test.ts" }],
+  ["docs/start.md", "systemctl enable", { how: "elsewhere", by: "tests/native/serve/systemd_test.ts" }],
   ["docs/start.md", "xenblk doctor", { how: "on a host" }],
-  ["docs/start.md", "--create 1G", { how: "on a host" }],
-  ["docs/start.md", "xenblk detach web xvdz", { how: "on a host" }],
+  ["docs/start.md", "--create 1G", { how: "on a host", beside: "xenblk serve" }],
+  ["docs/start.md", "xenblk detach web xvda", { how: "on a host" }],
   ["docs/xl.md", "install -m 755 contrib/block-xenblk", { how: "elsewhere", by: "tests/e2e/scenarios/08-xl-disks.sh" }],
   ["docs/xl.md", "xl block-attach", { how: "elsewhere", by: "tests/e2e/scenarios/08-xl-disks.sh" }],
   ["docs/storage.md", "--backing qcow2:base.qcow2", { how: "on a host" }],
@@ -132,8 +145,11 @@ for (const block of BLOCKS.filter((block) => runOf(block)?.how === "here")) {
   });
 }
 
-/** The verbs that serve until they are ended, with what they say once they do. */
-const SERVING: Readonly<Record<string, RegExp>> = { attach: / is \w+ of web/, serve: /serving all/ };
+/** What a command says once it serves, if it serves until it is ended. */
+function readyOf([verb, ...options]: readonly string[]): RegExp | undefined {
+  if (verb === "serve") return options.includes("--metrics") ? /metrics and status page/ : /serving all/;
+  return verb === "attach" && !options.includes("--background") ? / is \w+ of web/ : undefined;
+}
 
 for (const { document } of PAGES) {
   const blocks = BLOCKS.filter((block) => block.document === document && runOf(block)?.how === "on a host");
@@ -151,15 +167,18 @@ const NO_HYPERVISOR = 5;
 
 async function runOnHost(block: ShellBlock, place: Place): Promise<void> {
   const run = runOf(block);
-  if (run?.how === "on a host" && run.before !== undefined) await place.run(run.before);
-  const lines = block.text.trim().split(/(?<!\\)\n/).map((line) => {
+  const { before, beside, instead } = run?.how === "on a host" ? run : {};
+  if (before !== undefined) await place.run(before);
+  const text = instead === undefined ? block.text : block.text.replaceAll(...instead);
+  const lines = text.trim().split(/(?<!\\)\n/).map((line) => {
     const args = argumentsOf(commandsOf(line).at(-1) ?? []);
-    return { line, args, ready: args?.includes("--background") ? undefined : SERVING[args?.[0] ?? ""] };
+    return { line, args, ready: readyOf(args ?? []) };
   });
   // An example that serves a disk follows one whose disks are no longer needed.
-  if (lines.some(({ ready }) => ready !== undefined)) await endAll(place);
+  if (beside !== undefined || lines.some(({ ready }) => ready !== undefined)) await endAll(place);
+  if (beside !== undefined) await place.serve(beside, /serving all/);
   for (const { line, args, ready } of lines) {
-    if (ready !== undefined) await place.serve(line, ready);
+    if (ready !== undefined) await place.serve(line.replace(/&\s*(#.*)?$/, ""), ready);
     else {
       const { status, stdout, stderr } = await place.run(line);
       assertEquals(status, args?.[0] === "doctor" ? NO_HYPERVISOR : 0, `${line}: ${stderr}${stdout}`);
@@ -167,8 +186,9 @@ async function runOnHost(block: ShellBlock, place: Place): Promise<void> {
   }
 }
 
+/** A command whose disk was detached is ending by itself: it may have stopped to handle INT. */
 async function endAll(place: Place): Promise<void> {
-  assertEquals((await place.end()).filter((status) => status !== 0), []);
+  assertEquals((await place.end()).filter((status) => status !== 0 && status !== 130), []);
 }
 
 function titleOf({ text }: ShellBlock): string {

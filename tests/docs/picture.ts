@@ -34,10 +34,9 @@ async function attaching(): Promise<Exchange[]> {
   await using host = await HostWithWeb.start();
   await using place = Place.inDomain0(host.xen);
   await place.run("truncate -s 1G disk.img");
-  const command = "xenblk attach web disk.img --quiet";
-  const output = shown(place, await place.serve(command, /xvda\n/));
+  await place.serve("xenblk serve", /serving all/);
   return [
-    { command: `${command} &`, output },
+    await exchange(place, "xenblk attach web disk.img --background"),
     await exchange(place, "xenblk list"),
     await exchange(place, "xenblk resize web xvda 2G"),
     await exchange(place, "xenblk detach web xvda"),

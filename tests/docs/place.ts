@@ -57,7 +57,7 @@ export class Place implements AsyncDisposable {
 
   /** Starts a line that serves until it is ended, and waits until its output matches; returns that. */
   async serve(line: string, ready: RegExp): Promise<string> {
-    const serving = new ServingLine(this.#command(`exec ${line}`).spawn());
+    const serving = new ServingLine(this.#command(`exec env ${line}`).spawn());
     this.#served.push(serving);
     return await serving.says(ready);
   }

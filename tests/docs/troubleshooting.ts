@@ -130,7 +130,9 @@ export async function troubleshooting(): Promise<string> {
 }
 
 function lineOf({ text, remedy, check }: Message): string {
-  const name = check === undefined || check === "…" ? "" : `${plain(check)}: `;
+  // A reason alone is the end of a sentence such as "Cannot open image a.img: ...".
+  const start = check ?? (/^(Cannot|…)/.test(text) ? "" : "…");
+  const name = start === "" ? "" : `${plain(start)}: `;
   return `- **${name}${plain(text)}**: ${plain(remedy)}`;
 }
 

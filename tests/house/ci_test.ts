@@ -10,6 +10,8 @@ interface Script {
   readonly house?: number;
   readonly test: string;
   readonly testStatus?: number;
+  readonly deb?: string;
+  readonly debStatus?: number;
   readonly e2e?: string;
   readonly e2eStatus?: number;
   readonly ci?: string;
@@ -22,7 +24,7 @@ async function runCi(script: Script): Promise<[string, number]> {
 }
 
 async function runCiInFull(script: Script): Promise<{ lines: string[]; code: number }> {
-  const { house = 0, test, testStatus = 0, e2e = "", e2eStatus = 0, ci = "true" } = script;
+  const { house = 0, test, testStatus = 0, deb = "", debStatus = 0, e2e = "", e2eStatus = 0, ci = "true" } = script;
   const root = await Deno.makeTempDir();
   try {
     for (const folder of [".ci", "tests/native", "bin"]) await Deno.mkdir(`${root}/${folder}`, { recursive: true });
@@ -33,6 +35,7 @@ async function runCiInFull(script: Script): Promise<{ lines: string[]; code: num
       'case "$4" in',
       `house) exit ${house} ;;`,
       `test) cat <<'OUT'\n${test}\nOUT\nexit ${testStatus} ;;`,
+      `test:deb) cat <<'OUT'\n${deb}\nOUT\nexit ${debStatus} ;;`,
       `e2e) echo "$2 $XENBLK_E2E_MINUTES"; cat <<'OUT'\n${e2e}\nOUT\nexit ${e2eStatus} ;;`,
       "*) exit 99 ;;",
       "esac\n",
@@ -78,6 +81,13 @@ Deno.test(".ci/run sums the scenarios with real guests, and fails when one of th
   assertEquals(await runCi({ test, e2e: `${table}ok | 21 passed | 0 failed (900s)` }), ["33 passed, 0 failed", 0]);
   const failed = { test, e2e: `${table}FAILED | 19 passed | 2 failed (2100s)`, e2eStatus: 1 };
   assertEquals(await runCi(failed), ["31 passed, 2 failed", 1]);
+});
+
+Deno.test(".ci/run sums the tests of the Debian package, and fails when one of them failed", async () => {
+  const test = "ok | 12 passed | 0 failed (5s)";
+  assertEquals(await runCi({ test, deb: "ok | 4 passed (14 steps) | 0 failed (90s)" }), ["16 passed, 0 failed", 0]);
+  const failed = { test, deb: "FAILED | 3 passed | 1 failed (2 steps) (90s)", debStatus: 1 };
+  assertEquals(await runCi(failed), ["15 passed, 1 failed", 1]);
 });
 
 Deno.test(".ci/run runs the Deno of .dvmrc, and gives the scenarios what is left of 85 minutes", async () => {

@@ -51,6 +51,7 @@ const FRAME = [
   "device_options",
   "disk_result",
   "help",
+  "log_format",
   "host",
   "live",
   "metrics",
@@ -68,7 +69,7 @@ const FRAME = [
   "verb",
 ];
 /** The files of lib/cli that know all verbs. */
-const CATALOGUE = ["catalog", "completion", "main"];
+const CATALOGUE = ["catalog", "completion", "completion_words", "main"];
 
 /** What engines, filters and those who open disks share. */
 const DISK = ["channel", "disk", "errno", "open_channels", "tag_line", "vhost"].map((name) => `lib/storage/${name}.ts`);
@@ -201,7 +202,7 @@ export const ROOMS: readonly Room[] = [
     floor: 12,
     files: FRAME.map((name) => `lib/cli/${name}.ts`),
     mayImport: SERVING,
-    packages: ["@std/cli"],
+    packages: ["@std/cli", "node:fs"],
   },
   {
     name: "catalogue",
@@ -238,7 +239,7 @@ export const ROOMS: readonly Room[] = [
     floor: 19,
     files: ["tests/"],
     mayImport: [...PRODUCT, "examples", "pack", "tests/native", "bench"],
-    packages: ["@std/assert", "@std/cli", "fast-check", "typescript", "node:*"],
+    packages: ["@std/assert", "@std/cli", "ajv", "fast-check", "typescript", "node:*"],
   },
   { name: "types", floor: 0, files: ["types/"], mayImport: [] },
 ];

@@ -69,6 +69,8 @@ Deno.test(
       if (path.endsWith(".d.ts")) assertEquals(text.replaceAll(/\/\*.*?\*\//gs, "").match(/: any\b/g), null, path);
     }
     assertEquals(missing, []);
+    const isRun = (path: string): boolean => (Deno.statSync(`${installation.package}/${path}`).mode! & 0o100) !== 0;
+    assertEquals(files.filter((path) => path.startsWith("contrib/") && isRun(path)), ["contrib/block-xenblk"]);
   },
 );
 

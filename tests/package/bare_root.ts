@@ -32,6 +32,16 @@ const ENVIRONMENT = {
   PATH: "/usr/sbin:/usr/bin:/sbin:/bin",
 };
 
+/** The folder that the scenarios with real guests use too. */
+const CACHE = Deno.env.get("XENBLK_E2E_CACHE") ?? "/tmp/xenblk-e2e";
+
+/** Makes the base of a suite if there is none, and returns its path. */
+export async function makeBase(suite: string): Promise<string> {
+  const base = `${CACHE}/bare-${suite}`;
+  await succeeds("bash", [`${ROOT}tests/package/bare_root.sh`, suite, base]);
+  return base;
+}
+
 /** A root. Disposing it removes what was done in it. */
 export class BareRoot implements Disposable {
   readonly suite: string;
@@ -44,12 +54,10 @@ export class BareRoot implements Disposable {
     this.#layer = layer;
   }
 
-  /** Makes the suite's base if there is none, in the cache that the scenarios with real guests use too. */
+  /** A layer over the suite's base. */
   static async make(suite: string): Promise<BareRoot> {
-    const cache = Deno.env.get("XENBLK_E2E_CACHE") ?? "/tmp/xenblk-e2e";
-    const base = `${cache}/bare-${suite}`;
-    await succeeds("bash", [`${ROOT}tests/package/bare_root.sh`, suite, base]);
-    const layer = await Deno.makeTempDir({ prefix: `xenblk-${suite}-`, dir: cache });
+    const base = await makeBase(suite);
+    const layer = await Deno.makeTempDir({ prefix: `xenblk-${suite}-`, dir: CACHE });
     for (const name of ["upper", "work", "root"]) await Deno.mkdir(`${layer}/${name}`);
     // For the names of the mirror's hosts.
     await Deno.mkdir(`${layer}/upper/etc`);

@@ -67,5 +67,8 @@ export const CASES: Readonly<Record<string, readonly string[]>> = {
     "config show web xvda --no-config --cache none",
   ],
   "doctor": ["doctor web"],
+  "log-level": ["log-level loud"],
+  "install": ["install web"],
+  "uninstall": ["uninstall web"],
   "completion": ["completion", "completion ksh"],
 };

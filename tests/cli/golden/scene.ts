@@ -7,7 +7,7 @@ import { main } from "../../../lib/cli/main.ts";
 import { type ByteSink, Output } from "../../../lib/cli/output.ts";
 import type { Host } from "../../../lib/cli/verb.ts";
 import { openNativePlatform } from "../../../native.ts";
-import { type TestHost, testHost } from "../../../testing.ts";
+import { type TestHost, testHost, type TestStore } from "../../../testing.ts";
 
 /** Long enough to be shortened on a narrow terminal. */
 const LONG_PATH = "/srv/images/guests/web-server-of-the-accounting-department/root.img";
@@ -69,11 +69,12 @@ export async function hostOf(host: TestHost): Promise<Host> {
 /** A host on which commands can run. */
 export class Scene implements AsyncDisposable {
   readonly #host: TestHost;
-  readonly #verbsHost: Host;
+  /** As the verbs see it. */
+  readonly verbsHost: Host;
 
   private constructor(host: TestHost, verbsHost: Host) {
     this.#host = host;
-    this.#verbsHost = verbsHost;
+    this.verbsHost = verbsHost;
   }
 
   /** Guests web (domain 1) and db (domain 2) with {@linkcode DISKS}. */
@@ -90,11 +91,16 @@ export class Scene implements AsyncDisposable {
     return new Scene(host, await hostOf(host));
   }
 
+  /** Its xenstore. */
+  get store(): TestStore {
+    return this.#host.store;
+  }
+
   /** Runs `xenblk <command>` on a terminal; returns what a person sees there, and the exit status. */
   async run(command: string, columns: number): Promise<string> {
     const screen = new Screen();
     const args = command.split(" ").filter((word) => word !== "");
-    const status = await main(args, this.#verbsHost, "0.0.0", new Output(screen, screen, () => columns));
+    const status = await main(args, this.verbsHost, "0.0.0", new Output(screen, screen, () => columns));
     return `${`$ xenblk ${command}`.trimEnd()}\n${screen.text}[status ${status}]\n`;
   }
 

@@ -4,36 +4,18 @@
  */
 
 import { CATALOG } from "../../../lib/cli/catalog.ts";
-import type { Finding } from "../../../lib/cli/doctor/checks.ts";
 import { renderFindings } from "../../../lib/cli/doctor/verb.ts";
 import { ROOT } from "../../house/source.ts";
 import { CASES } from "./cases.ts";
 import { lacking } from "./lacking.ts";
 import { Scene } from "./scene.ts";
+import { TABLES } from "./tables.ts";
 
 /** Columns of the terminals. */
 export const WIDTHS = [80, 60] as const;
 
 /** The folder of the files. */
 export const FOLDER = `${ROOT}tests/cli/golden/`;
-
-/** Rows of `doctor`, whose own depend on the machine: here only how they are laid out is shown. */
-const FINDINGS: readonly Finding[] = [
-  { check: "permission read", standing: "ok", detail: "granted" },
-  {
-    check: "hypervisor",
-    standing: "fail",
-    detail: "this kernel does not run under Xen: there is no /sys/hypervisor/type",
-    fix: "boot under Xen; `xenblk dry-run` needs none of this",
-  },
-  { check: "io_uring", standing: "ok", detail: "can be used" },
-  {
-    check: "journal vbd3-1-51712",
-    standing: "warn",
-    detail: "3 requests of xvda of web (domain 1) that no process has answered",
-    fix: "start `xenblk serve --kind vbd3`, which carries them out and answers them",
-  },
-];
 
 /** The content of every golden file, by its name. */
 export async function transcripts(): Promise<Map<string, string>> {
@@ -48,7 +30,7 @@ export async function transcripts(): Promise<Map<string, string>> {
       for (const command of commands) runs.push(await scene.run(command, columns));
       files.set(fileName(name, columns), runs.join("\n"));
     }
-    files.set(fileName("doctor table", columns), renderFindings(FINDINGS, true, columns));
+    for (const [name, render] of Object.entries(TABLES)) files.set(fileName(`${name} table`, columns), render(columns));
     const parts = [...await lacking()].map(([part, rows]) =>
       `Without ${part}:\n${renderFindings(rows, false, columns)}`
     );

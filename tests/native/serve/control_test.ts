@@ -4,10 +4,11 @@
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import { readLines } from "../../../lib/control/lines.ts";
 import type { DomId } from "../../../lib/hypervisor.ts";
 import { frontendErrorPath, frontendPath } from "../../../lib/xenbus/paths.ts";
 import { nativeTest, NativeXen } from "../harness.ts";
-import { BackendProcess, sparseImage } from "./backend.ts";
+import { attach, BackendProcess, detach, sparseImage } from "./backend.ts";
 import { GuestProcess } from "./guest.ts";
 import { assertClean, GUEST, LOAD, received } from "./scenes.ts";
 
@@ -91,3 +92,67 @@ nativeTest("a killed serve leaves a socket that nobody takes for a process, and 
   assertEquals(await serve.stop(), 0, serve.messages);
   assertEquals([...Deno.readDirSync(sockets)], []);
 });
+
+nativeTest("serve --json and events print what happens to a disk, the same way", async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  const start = (...args: string[]): Deno.ChildProcess =>
+    new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-check", CLI, ...args],
+      env: { NO_COLOR: "1", ...xen.env() },
+      stdin: "null",
+      stdout: "piped",
+      stderr: "null",
+    }).spawn();
+  const serve = start("serve", "--json");
+  const follower = start("events", "--json");
+  const [served, followed] = [new Events(serve.stdout), new Events(follower.stdout)];
+  const image = sparseImage(xen.directory, "disk.img", 2 ** 20);
+  const device = await attach(xen, { domain: GUEST as DomId, params: `aio:${image}` });
+  const label = `vbd3/${GUEST}/${device.vdev}`;
+  for (const events of [served, followed]) {
+    const added = await events.next("added");
+    assertEquals([added["device"], (added["report"] as { guest?: string }).guest], [label, `guest-${GUEST}`]);
+  }
+  await detach(xen, device);
+  for (const events of [served, followed]) assertEquals((await events.next("removed"))["device"], label);
+  serve.kill("SIGTERM");
+  assertEquals((await serve.status).code, 0);
+  for (const events of [served, followed]) assertEquals((await events.next("end"))["reason"], "the process ends");
+  follower.kill("SIGTERM");
+  assertEquals((await follower.status).code, 0);
+  for (const events of [served, followed]) await events.drain();
+});
+
+/** The lines of a process. */
+class Events {
+  readonly #lines: AsyncIterator<string>;
+
+  constructor(stdout: ReadableStream<Uint8Array>) {
+    const reader = stdout.getReader();
+    let rest = new Uint8Array();
+    const read = async (buffer: Uint8Array): Promise<number | null> => {
+      if (rest.length === 0) rest = new Uint8Array((await reader.read()).value ?? []);
+      const taken = rest.subarray(0, buffer.length);
+      buffer.set(taken);
+      rest = rest.subarray(taken.length);
+      return taken.length === 0 ? null : taken.length;
+    };
+    this.#lines = readLines({ read }, 1e6);
+  }
+
+  /** The next event of that name; others are passed over. */
+  async next(name: string): Promise<Record<string, unknown>> {
+    for (;;) {
+      const { value, done } = await this.#lines.next();
+      if (done) throw new Error(`there was no event ${name}`);
+      const event = JSON.parse(value);
+      if (event.event === name) return event;
+    }
+  }
+
+  /** Reads to the end. */
+  async drain(): Promise<void> {
+    while (!(await this.#lines.next()).done);
+  }
+}

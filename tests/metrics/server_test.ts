@@ -1,0 +1,147 @@
+/**
+ * The server of the metrics and the file, in their Worker: what they answer, whom they refuse, and what a hostile client
+ * can take.
+ */
+
+import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
+import { XenblkError } from "../../lib/errors.ts";
+import type { MonitorOptions } from "../../lib/metrics/messages.ts";
+import { Monitor } from "../../lib/metrics/monitor.ts";
+import { diskView, viewOf } from "./views.ts";
+
+const ANYWHERE = { hostname: "127.0.0.1", port: 0 };
+const VIEW = viewOf(diskView());
+
+/** A monitor of one disk, and what it warned of. */
+class Rig implements AsyncDisposable {
+  readonly warnings: string[];
+  readonly monitor: Monitor;
+  readonly port: number;
+
+  private constructor(monitor: Monitor, warnings: string[]) {
+    this.monitor = monitor;
+    this.warnings = warnings;
+    this.port = Number(monitor.url === undefined ? NaN : new URL(monitor.url).port);
+  }
+
+  static async start(options: MonitorOptions = { address: ANYWHERE }): Promise<Rig> {
+    const warnings: string[] = [];
+    return new Rig(await Monitor.start(options, (line) => warnings.push(line)), warnings);
+  }
+
+  /** The whole answer to bytes that are sent as they are; empty if the connection is refused. */
+  async raw(text: string): Promise<string> {
+    try {
+      using connection = await Deno.connect(ANYWHERE.port === this.port ? ANYWHERE : { ...ANYWHERE, port: this.port });
+      await connection.write(new TextEncoder().encode(text));
+      return await new Response(connection.readable).text();
+    } catch {
+      return "";
+    }
+  }
+
+  /** The status of a request by its first line and headers. */
+  async status(line: string, ...headers: readonly string[]): Promise<number> {
+    const answer = await this.raw([line, ...headers, "connection: close", "", ""].join("\r\n"));
+    return Number(/^HTTP\/1\.1 (\d+)/.exec(answer)?.[1]);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.monitor[Symbol.asyncDispose]();
+  }
+}
+
+Deno.test("paths, methods and hosts that are not served are refused, and nothing before there are disks", async () => {
+  await using rig = await Rig.start({ address: ANYWHERE, hostNames: ["Dom0.example"] });
+  const host = "host: 127.0.0.1";
+  assertEquals(await rig.status("GET /metrics HTTP/1.1", host), 503, "no disk is followed yet");
+  rig.monitor.observe(() => VIEW);
+  assertEquals(await rig.status("GET /metrics HTTP/1.1", host), 200);
+  for (const path of ["/", "/page.js", "/page.css", "/status.json?x=1"]) {
+    assertEquals(await rig.status(`GET ${path} HTTP/1.1`, host), 200, path);
+  }
+  for (const path of ["/metrics/", "/../etc/passwd", "//", "/worker.ts", "http://127.0.0.1/etc"]) {
+    assertEquals(await rig.status(`GET ${path} HTTP/1.1`, host), 404, path);
+  }
+  for (const method of ["POST", "PUT", "DELETE", "OPTIONS", "TRACE"]) {
+    assertEquals(await rig.status(`${method} /metrics HTTP/1.1`, host, "content-length: 0"), 405, method);
+  }
+  for (const name of ["localhost:1", "[::1]:9779", "192.0.2.1", "dom0.EXAMPLE:80"]) {
+    assertEquals(await rig.status("GET / HTTP/1.1", `host: ${name}`), 200, name);
+  }
+  for (const name of ["evil.example", "localhost.evil.example", "127.0.0.1.evil.example", "dom0"]) {
+    assertEquals(await rig.status("GET / HTTP/1.1", `host: ${name}`), 421, name);
+  }
+  assertEquals(await rig.status("GET / HTTP/1.0"), 421, "no host at all");
+});
+
+Deno.test("an answer has no body for HEAD, and headers that keep other pages out", async () => {
+  await using rig = await Rig.start();
+  rig.monitor.observe(() => VIEW);
+  const answer = await rig.raw("HEAD / HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n");
+  assertMatch(answer, /^HTTP\/1\.1 200 OK\r\n/);
+  assert(answer.endsWith("\r\n\r\n"), "no body");
+  assertMatch(answer, /content-security-policy: default-src 'none'; script-src 'self';/i);
+  assertMatch(answer, /x-content-type-options: nosniff/i);
+});
+
+Deno.test("clients that are slow, silent, too big or too many are ended, and others are answered", async () => {
+  await using rig = await Rig.start();
+  let looks = 0;
+  rig.monitor.observe(() => (looks++, VIEW));
+  const ask = "GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n";
+  assertMatch(await rig.raw(`GET / HTTP/1.1\r\nx: ${"a".repeat(9000)}\r\n\r\n`), /^HTTP\/1\.1 431 /);
+  assertMatch(await rig.raw("\0\x01\x02 not HTTP\r\n\r\n"), /^HTTP\/1\.1 400 /);
+  const halves = Array.from({ length: 50 }, () => rig.raw("GET /metrics HT"));
+  assertMatch(await rig.raw(ask), /^HTTP\/1\.1 200 /, "beside 50 that never finish");
+  const flood = await Promise.all(Array.from({ length: 300 }, () => rig.raw(ask)));
+  const answered = flood.filter((answer) => answer.startsWith("HTTP/1.1 200 ")).length;
+  assert(answered > 0 && answered < 300, `${answered} of 300 at once were answered`);
+  assert(looks < 60, `the main thread made ${looks} views for ${answered} answers`);
+  for (const answer of await Promise.all(halves)) assertMatch(answer, /^(HTTP\/1\.1 408 |$)/);
+  assertMatch(await rig.raw(ask), /^HTTP\/1\.1 200 /);
+  assertEquals(rig.warnings, []);
+});
+
+Deno.test("a view that fails is a warning and 503, not the end of the process", async () => {
+  await using rig = await Rig.start();
+  rig.monitor.observe(() => {
+    throw new Error("a defect");
+  });
+  assertEquals(await rig.status("GET /metrics HTTP/1.1", "host: 127.0.0.1"), 503);
+  assertStringIncludes(rig.warnings[0] ?? "", "cannot take the figures of the disks: a defect");
+});
+
+Deno.test("an address that is taken, or of another machine, is refused with what to do", async () => {
+  await using rig = await Rig.start();
+  for (const address of [{ ...ANYWHERE, port: rig.port }, { hostname: "192.0.2.1", port: 0 }]) {
+    const error = await assertRejects(() => Rig.start({ address }), XenblkError, "Cannot serve metrics on ");
+    assertMatch(error.remedy ?? "", /choose a free port and an address of this machine/);
+  }
+});
+
+Deno.test("the file is whole, is removed at the end, and a folder that is missing is one warning", async () => {
+  const folder = Deno.makeTempDirSync();
+  try {
+    const textfile = `${folder}/later/xenblk.prom`;
+    {
+      await using rig = await Rig.start({ textfile });
+      rig.monitor.observe(() => VIEW);
+      const end = performance.now() + 10_000;
+      while (rig.warnings.length === 0 && performance.now() < end) await new Promise((go) => setTimeout(go, 10));
+      assertMatch(rig.warnings.join(), /^cannot write the metrics into .*xenblk\.prom: .*; trying again$/);
+    }
+    Deno.mkdirSync(`${folder}/later`);
+    await using rig = await Rig.start({ textfile });
+    rig.monitor.observe(() => VIEW);
+    let text = "";
+    for (const end = performance.now() + 10_000; text === "" && performance.now() < end;) {
+      text = await Deno.readTextFile(textfile).catch(() => "");
+    }
+    assertMatch(text, /\nprocess_start_time_seconds \d+\n$/, "complete");
+    await rig[Symbol.asyncDispose]();
+    assertEquals([...Deno.readDirSync(`${folder}/later`)], []);
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
+});

@@ -1,0 +1,48 @@
+/**
+ * What the Debian package is made from: the version of Deno, the packages that deno.lock names, and the scripts. The
+ * package itself is tried by debian.ts.
+ */
+
+import { assertEquals, assertThrows } from "@std/assert";
+import { XenblkError } from "../../lib/errors.ts";
+import { DENO, lockedPackages } from "../../pack/deb/fetched.ts";
+import { ROOT } from "../house/source.ts";
+
+/** A lock as Deno writes it. */
+const LOCK = JSON.stringify({
+  version: "5",
+  npm: {
+    "@a/one@1.0.0": { integrity: "sha512-one", dependencies: ["two", "three@3.1.0"] },
+    "two@2.0.0": { integrity: "sha512-two" },
+    "three@3.1.0": { integrity: "sha512-three", dependencies: ["two"] },
+    "three@3.2.0": { integrity: "sha512-other" },
+    "four@4.0.0_two@2.0.0": { integrity: "sha512-four", dependencies: ["three@3.2.0"] },
+  },
+});
+
+Deno.test("the packages of the lock are those that the code imports, and what these need", () => {
+  assertEquals(lockedPackages(LOCK, new Map([["@a/one", "1.0.0"]])), [
+    { name: "@a/one", version: "1.0.0", integrity: "sha512-one" },
+    { name: "two", version: "2.0.0", integrity: "sha512-two" },
+    { name: "three", version: "3.1.0", integrity: "sha512-three" },
+  ]);
+});
+
+Deno.test("a package that the lock lacks, or that is needed in two versions, is refused", () => {
+  assertThrows(() => lockedPackages(LOCK, new Map([["five", "1.0.0"]])), XenblkError, "deno.lock has no five@1.0.0");
+  const both = new Map([["@a/one", "1.0.0"], ["four", "4.0.0"]]);
+  assertThrows(() => lockedPackages(LOCK, both), XenblkError, "three is needed in two versions");
+});
+
+Deno.test("the package has the Deno of .dvmrc", () => {
+  assertEquals(DENO.version, Deno.readTextFileSync(`${ROOT}.dvmrc`).trim());
+});
+
+Deno.test("the shell finds no fault in the scripts of the package", async () => {
+  const folder = `${ROOT}pack/deb/debian/`;
+  const scripts = ["preinst", "postinst", "prerm", "postrm", "launcher.sh", "common.sh"].map((name) => folder + name);
+  for (const script of scripts) {
+    const { code, stderr } = await new Deno.Command("sh", { args: ["-n", script] }).output();
+    assertEquals([code, new TextDecoder().decode(stderr)], [0, ""], script);
+  }
+});
