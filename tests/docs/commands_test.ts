@@ -47,10 +47,17 @@ const RUNS: readonly (readonly [document: string, text: string, run: Run])[] = [
   }],
   ["CONTRIBUTING.md", "task test:quick", { how: "elsewhere", by: ".ci/run" }],
   ["CONTRIBUTING.md", "tests/xenbus/", { how: "elsewhere", by: ".ci/run" }],
+  ["docs/deploy.md", "xenblk install --dry-run", { how: "elsewhere", by: "tests/cli/install_test.ts" }],
   ["docs/packaging.md", "deno task pack dist", { how: "elsewhere", by: "tests/pack/package_test.ts" }],
   ["docs/plugins.md", "dry-run --write", { how: "elsewhere", by: "tests/library/plugin_test.ts" }],
   ["docs/plugins.md", "attach web 'plugin:./my_disk.ts?16'", { how: "elsewhere", by: "tests/library/plugin_test.ts" }],
   ["docs/plugins.md", "--plugin-allow", { how: "elsewhere", by: "tests/native/serve/plugin_test.ts" }],
+  ["docs/figures.md", "xenblk top --guests", { how: "elsewhere", by: "tests/native/serve/top_test.ts" }],
+  ["docs/control.md", "socat", {
+    how: "on a host",
+    beside: "xenblk serve",
+    instead: ["/run/xenblk", "$XENBLK_JOURNAL_DIR"],
+  }],
   ["docs/metrics.md", "curl ", { how: "on a host" }],
   ["docs/metrics.md", "--metrics-textfile", { how: "on a host", instead: ["/var/lib/prometheus/node-exporter", "."] }],
   ["docs/metrics.md", "OTEL_DENO=true", { how: "on a host" }],
@@ -64,7 +71,7 @@ const RUNS: readonly (readonly [document: string, text: string, run: Run])[] = [
   ["docs/xl.md", "xl block-attach", { how: "elsewhere", by: "tests/e2e/scenarios/08-xl-disks.sh" }],
   ["docs/storage.md", "--backing qcow2:base.qcow2", { how: "on a host" }],
   ["docs/storage.md", "--overlay qcow2:base.qcow2", { how: "on a host" }],
-  ["docs/storage.md", "image create luks:", { how: "on a host" }],
+  ["docs/storage.md", "image create luks:", { how: "elsewhere", by: "tests/native/serve/daemon_attach_test.ts" }],
   ["docs/storage.md", "qemu-nbd --persistent", { how: "elsewhere", by: "tests/native/serve/nbd_test.ts" }],
   ["docs/storage.md", "--filter=retry ssh", { how: "by hand", says: "This was run with the server killed" }],
   ["docs/storage.md", "--filter=retry curl", { how: "by hand", says: "at depth 32 on a qcow2 overlay was verified" }],
@@ -170,16 +177,22 @@ async function runOnHost(block: ShellBlock, place: Place): Promise<void> {
   const { before, beside, instead } = run?.how === "on a host" ? run : {};
   if (before !== undefined) await place.run(before);
   const text = instead === undefined ? block.text : block.text.replaceAll(...instead);
-  const lines = text.trim().split(/(?<!\\)\n/).map((line) => {
+  const steps = /^.*xenblk (serve|attach)\b/m.test(text) ? text.trim().split(/(?<!\\)\n/) : [text];
+  const lines = steps.map((line) => {
     const args = argumentsOf(commandsOf(line).at(-1) ?? []);
     return { line, args, ready: readyOf(args ?? []) };
   });
   // An example that serves a disk follows one whose disks are no longer needed.
   if (beside !== undefined || lines.some(({ ready }) => ready !== undefined)) await endAll(place);
-  if (beside !== undefined) await place.serve(beside, /serving all/);
+  if (beside !== undefined) {
+    await place.serve(beside, /serving all/);
+    await place.reachable(1);
+  }
   for (const { line, args, ready } of lines) {
-    if (ready !== undefined) await place.serve(line.replace(/&\s*(#.*)?$/, ""), ready);
-    else {
+    if (ready !== undefined) {
+      await place.serve(line.replace(/&\s*(#.*)?$/, ""), ready);
+      await place.reachable(1);
+    } else {
       const { status, stdout, stderr } = await place.run(line);
       assertEquals(status, args?.[0] === "doctor" ? NO_HYPERVISOR : 0, `${line}: ${stderr}${stdout}`);
     }

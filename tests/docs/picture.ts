@@ -4,6 +4,7 @@
  */
 
 import { ROOT } from "../house/source.ts";
+import { formatted } from "./formatted.ts";
 import { HostWithWeb, Place } from "./place.ts";
 
 /** A command as it was typed, and what it printed. */
@@ -35,6 +36,7 @@ async function attaching(): Promise<Exchange[]> {
   await using place = Place.inDomain0(host.xen);
   await place.run("truncate -s 1G disk.img");
   await place.serve("xenblk serve", /serving all/);
+  await place.reachable(1);
   return [
     await exchange(place, "xenblk attach web disk.img --background"),
     await exchange(place, "xenblk list"),
@@ -94,5 +96,7 @@ export function linesOf(svg: string): string[] {
 }
 
 if (import.meta.main) {
-  for (const { file, run } of PICTURES) Deno.writeTextFileSync(ROOT + file, drawing(await run()));
+  for (const { file, run } of PICTURES) {
+    Deno.writeTextFileSync(ROOT + file, await formatted(drawing(await run()), "svg"));
+  }
 }

@@ -62,6 +62,16 @@ export class Place implements AsyncDisposable {
     return await serving.says(ready);
   }
 
+  /** Waits until as many serving processes can be reached by their control sockets. */
+  async reachable(processes: number): Promise<void> {
+    const sockets = `${this.#env["XENBLK_JOURNAL_DIR"]}/control`;
+    const count = async (): Promise<number> => {
+      const { stdout } = await this.run(`ls ${sockets} | grep -c sock || true`);
+      return Number(stdout);
+    };
+    while (await count() < processes) await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+  }
+
   /** Ends the lines that serve by INT, as a person would; returns their exit statuses. */
   async end(): Promise<number[]> {
     return await Promise.all(this.#served.splice(0).map((serving) => serving.end("SIGINT")));
