@@ -99,6 +99,20 @@ nativeTest("a killed serve leaves a socket that nobody takes for a process, and 
   await assertRejects(() => Deno.lstat(sockets), Deno.errors.NotFound);
 });
 
+nativeTest("a serve that cannot make its socket serves all the same, and says what is missing", async () => {
+  await using xen = await NativeXen.start();
+  await Deno.mkdir(`${xen.directory}/journals`);
+  await Deno.writeTextFile(`${xen.directory}/journals/control`, "no directory");
+  await using serve = new BackendProcess(xen, ["serve"]);
+  await serve.says(/warning: no control socket: File exists .*served without one; check that .*\/control can be/);
+  await xen.createDomain(GUEST);
+  const image = sparseImage(xen.directory, "disk.img", 2 ** 20);
+  const device = await attach(xen, { domain: GUEST as DomId, params: `aio:${image}` });
+  await serve.says(/offering/);
+  await detach(xen, device);
+  assertEquals(await serve.stop(), 0, serve.messages);
+});
+
 nativeTest("serve --json and events print what happens to a disk, the same way", async () => {
   await using xen = await NativeXen.start();
   await xen.createDomain(GUEST);
