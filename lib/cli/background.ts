@@ -8,7 +8,7 @@ import { ControlClient } from "../control/client.ts";
 import type { Attached, AttachParams, SettingsParams } from "../control/protocol.ts";
 import { servingProcesses } from "../control/serving.ts";
 import { XenblkError } from "../errors.ts";
-import { imageName, paramsOf, parseImage } from "../storage/image/spec.ts";
+import { type ImageName, imageName, imageText, paramsOf, parseImage } from "../storage/image/spec.ts";
 import { domainLabel } from "../toolstack/domains.ts";
 import { findDisk } from "../toolstack/detach.ts";
 import { describeDevice } from "../toolstack/list.ts";
@@ -94,7 +94,7 @@ async function handOver(
   const params: AttachParams = {
     ...chosenSettings(options, given),
     domain,
-    image: await paramsOf(imageName(spec)), // absolute: the other process has another directory
+    image: await absoluteImage(imageName(spec)),
     ...(device === undefined ? {} : { vdev: device }),
     readOnly: options["read-only"] || (spec.readOnly ?? false),
     shared: options.shared || (spec.shared ?? false),
@@ -104,6 +104,16 @@ async function handOver(
   const attaching = client.call("attach", params, { timeoutMs: timeoutMs + CALL_SLACK_MS, signal: signals.signal });
   const isQuiet = quiet || options.json;
   return await showWait({ output, quiet: isQuiet, what: "waiting for the guest to connect", timeoutMs }, attaching);
+}
+
+/** The other process has another directory. An image that is not there is named all the same: that process says why. */
+async function absoluteImage(name: ImageName): Promise<string> {
+  try {
+    return await paramsOf(name);
+  } catch (error) {
+    if (error instanceof XenblkError) throw error;
+    return imageText({ ...name, target: name.target.startsWith("/") ? name.target : `${Deno.cwd()}/${name.target}` });
+  }
 }
 
 /** Throws {@linkcode XenblkError} (usage) for an option that only a process of the disk's own can have. */

@@ -58,6 +58,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./show.ts")).show,
   },
   {
+    name: "top",
+    summary: "Show what live disks do, as iostat -x does",
+    load: async () => (await import("./top/verb.ts")).top,
+  },
+  {
     name: "image create",
     summary: "Create an image",
     load: async () => (await import("./image/create.ts")).create,

@@ -78,7 +78,7 @@ async function startControlSocket(
     });
   } catch (error) {
     const remedy = error instanceof Deno.errors.NotCapable
-      ? "start it with --allow-net as well"
+      ? `it needs --allow-net, and --allow-read and --allow-write of ${directory}`
       : `check that ${directory} can be written to`;
     warn(`no control socket: ${errorText(error)}; the disks are served without one; ${remedy}`);
     return undefined;

@@ -29,13 +29,14 @@ export const events = defineVerb({
   },
   permissions: "--allow-env --allow-read --allow-write --allow-net, read and write limited to /run/xenblk.",
   examples: ["xenblk events", "xenblk events --json --log warning"],
-  async run({ output, signals }, { log, json }): Promise<number> {
+  async run({ output, signals, inform }, { log, json }): Promise<number> {
     const print = (pid: number, event: ControlEvent): void => {
       if (json) output.data(`${JSON.stringify({ pid, ...event })}\n`);
       else output.data(`${event.time} ${pid} ${eventText(event)}\n`);
     };
     using clients = new DisposableStack();
     const followed = new Map<string, number>();
+    if ((await servingProcesses()).length === 0) inform("no process serves disks yet; waiting for one");
     while (!signals.signal.aborted && !output.failed) {
       for (const { path, hello: { pid } } of await servingProcesses()) {
         if (followed.get(path) === pid) continue;

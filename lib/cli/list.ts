@@ -2,13 +2,14 @@
  * `xenblk list [DOMAIN]`: shows the disks in xenstore, whichever backends serve them.
  */
 
-import { liveDevices } from "../control/serving.ts";
+import type { DiskRates } from "../figures/rates.ts";
 import { SECTOR_BYTES } from "../units.ts";
 import { formatSize } from "../sizes.ts";
 import { type DeviceListing, listDevicesUntil, resolveGuest } from "../toolstack/list.ts";
 import { type LiveMember, liveMember } from "./live.ts";
+import { measureLive, type RateMembers, rateMembers } from "./live_rates.ts";
 import { flag } from "./options.ts";
-import { renderTable } from "./table.ts";
+import { type Column, renderTable } from "./table.ts";
 import { defineVerb } from "./verb.ts";
 
 /** The verb. */
@@ -17,7 +18,7 @@ export const list = defineVerb({
   summary: "Show the disks of a guest, or of all guests",
   description:
     "Shows every disk in xenstore, including disks of other backends; and for those that xenblk serves, what the " +
-    "serving process says: its errors, and what it waits for.",
+    "serving process says: its errors, what it waits for, and rates over a short time (see docs/figures.md).",
   operands: [{ name: "DOMAIN", help: "the guest: a name, UUID or domid; default: all guests", required: false }],
   options: {
     "json": flag("Print JSON", "J"),
@@ -30,10 +31,13 @@ export const list = defineVerb({
     using store = (await host.openNativePlatform()).openXenstore();
     const domain = operands["domain"];
     const guest = domain === undefined ? undefined : resolveGuest(store, domain).domain;
-    const asked = liveDevices();
+    const measured = measureLive(signals.signal);
     const listed = await listDevicesUntil(signals.signal, store, guest);
-    const live = await asked;
-    const devices = listed.map((device) => ({ ...device, ...liveMember(live.get(device.backendPath)) }));
+    const live = await measured;
+    const devices = listed.map((device) => {
+      const served = live.get(device.backendPath);
+      return { ...device, ...liveMember(served), ...rateMembers(served) };
+    });
     if (options.json) output.json(devices);
     else output.data(renderDevices(devices, !options["no-headings"], output.columns));
     return 0;
@@ -41,11 +45,12 @@ export const list = defineVerb({
 });
 
 /** A disk, and what its process says. */
-type LiveListing = DeviceListing & { readonly live?: LiveMember };
+type LiveListing = DeviceListing & Partial<RateMembers> & { readonly live?: LiveMember };
 
 /** The disks as a table; the error of a disk, what it waits for, or a hint, is on its own line below it. */
 function renderDevices(devices: readonly LiveListing[], headings: boolean, terminalColumns: number): string {
-  const columns = [
+  const anyRates = devices.some(({ rates }) => rates !== undefined);
+  const columns: Column[] = [
     { heading: "DOMAIN", align: "right" },
     { heading: "NAME", cut: "end" },
     { heading: "VDEV" },
@@ -53,9 +58,10 @@ function renderDevices(devices: readonly LiveListing[], headings: boolean, termi
     { heading: "MODE", leaveOut: 1 },
     { heading: "SIZE", align: "right" },
     { heading: "BACKEND" },
-    { heading: "FRONTEND", leaveOut: 3 },
+    { heading: "FRONTEND", leaveOut: 4 },
+    ...(anyRates ? RATE_COLUMNS : []),
     { heading: "IMAGE", cut: "start" },
-  ] as const;
+  ];
   const rows = devices.flatMap((device) => {
     const row = [
       String(device.frontendDomain),
@@ -66,12 +72,26 @@ function renderDevices(devices: readonly LiveListing[], headings: boolean, termi
       device.sectors === undefined ? "-" : formatSize(device.sectors * SECTOR_BYTES),
       device.backendState,
       device.frontendState,
+      ...(anyRates ? rateCells(device.rates) : []),
       device.params ?? "-",
     ];
     const note = noteOf(device);
-    return note === undefined ? [row] : [row, [...Array(8).fill(""), note]];
+    return note === undefined ? [row] : [row, [...Array(columns.length - 1).fill(""), note]];
   });
   return renderTable(columns, rows, headings, terminalColumns);
+}
+
+const RATE_COLUMNS: readonly Column[] = [
+  { heading: "r/s", align: "right", leaveOut: 5 },
+  { heading: "w/s", align: "right", leaveOut: 5 },
+  { heading: "kB/s", align: "right", leaveOut: 3 },
+  { heading: "%util", align: "right", leaveOut: 5 },
+];
+
+/** One for each of these columns. */
+function rateCells(rates: DiskRates | undefined): string[] {
+  if (rates === undefined) return RATE_COLUMNS.map(() => "-");
+  return [rates["r/s"], rates["w/s"], rates["rkB/s"] + rates["wkB/s"], rates.util].map((rate) => rate.toFixed(0));
 }
 
 function noteOf({ error, hint, live }: LiveListing): string | undefined {

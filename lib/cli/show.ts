@@ -2,7 +2,8 @@
  * `xenblk show DOMAIN VDEV`: shows one disk in detail, whichever backend serves it.
  */
 
-import { liveDevices } from "../control/serving.ts";
+import { percentileNs } from "../figures/latency.ts";
+import type { LatencyHistogram } from "../figures/figures.ts";
 import { SECTOR_BYTES } from "../units.ts";
 import { formatSize } from "../sizes.ts";
 import { findDisk } from "../toolstack/detach.ts";
@@ -11,6 +12,7 @@ import { backendPath } from "../xenbus/paths.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
 import { retryConflicts } from "../xenstore.ts";
 import { type LiveMember, liveMember } from "./live.ts";
+import { measureLive, type RateMembers, rateMembers } from "./live_rates.ts";
 import { flag } from "./options.ts";
 import { renderFields } from "./table.ts";
 import { defineVerb } from "./verb.ts";
@@ -22,7 +24,8 @@ export const show = defineVerb({
   description:
     "Shows what xenstore holds about the disk: what the toolstack asked for, what the backend offers, and which rings " +
     "the guest has set up. It works for disks of other backends too. If a process of xenblk serves the disk, it also shows " +
-    "what that process says: its errors, and what it waits for.",
+    "what that process says: its errors, what it waits for, what the disk did since the process began, and rates over a " +
+    "short time. docs/figures.md names them all.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "VDEV", help: "the virtual device, such as xvdb", required: true, check: parseVdev },
@@ -34,10 +37,9 @@ export const show = defineVerb({
   async run({ host, signals, output }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
     const { device } = findDisk(store, operands["domain"]!, operands["vdev"]!);
-    const details: LiveDetails = {
-      ...await retryConflicts(() => showDevice(store, device), { signal: signals.signal }),
-      ...liveMember((await liveDevices()).get(backendPath(device))),
-    };
+    const shown = await retryConflicts(() => showDevice(store, device), { signal: signals.signal });
+    const served = (await measureLive(signals.signal)).get(backendPath(device));
+    const details: LiveDetails = { ...shown, ...liveMember(served), ...rateMembers(served) };
     if (options.json) output.json(details);
     else output.data(renderDetails(details, output.columns));
     return 0;
@@ -45,7 +47,7 @@ export const show = defineVerb({
 });
 
 /** A disk in detail, and what its process says. */
-type LiveDetails = DeviceDetails & { readonly live?: LiveMember };
+type LiveDetails = DeviceDetails & Partial<RateMembers> & { readonly live?: LiveMember };
 
 /** The disk as lines of names and values. A missing value has no line. */
 export function renderDetails(disk: LiveDetails, terminalColumns = Infinity): string {
@@ -67,9 +69,41 @@ export function renderDetails(disk: LiveDetails, terminalColumns = Infinity): st
     ["rings", ringsText(disk)],
     ["ring error", frontendError],
     ["offered", offer === undefined ? undefined : offerText(disk, offer)],
+    ...figureFields(disk),
   ];
   const known = fields.flatMap(([name, value]) => value === undefined ? [] : [[name, value] as const]);
   return renderFields(known, terminalColumns);
+}
+
+/** What the disk did since its process began, and does now. */
+function figureFields({ stats, rates }: Partial<RateMembers>): [string, string | undefined][] {
+  if (stats === undefined) return [];
+  const { latency } = stats;
+  const operation = (count: number, bytes: number, perSecond: number, kb: number, times: LatencyHistogram): string =>
+    `${count}, ${formatAmount(bytes)}; now ${perSecond.toFixed(1)}/s, ${kb.toFixed(1)} kB/s${timesText(times)}`;
+  return [
+    ["reads", operation(stats.rd_req, stats.rd_bytes, rates?.["r/s"] ?? 0, rates?.["rkB/s"] ?? 0, latency.read)],
+    ["writes", operation(stats.wr_req, stats.wr_bytes, rates?.["w/s"] ?? 0, rates?.["wkB/s"] ?? 0, latency.write)],
+    ["flushes", `${stats.f_req}${timesText(latency.flush)}`],
+    ["discards", stats.ds_req === 0 ? undefined : `${stats.ds_req}${timesText(latency.discard)}`],
+    [
+      "in flight",
+      `${stats.in_flight}; now ${(rates?.["aqu-sz"] ?? 0).toFixed(2)} on average, ${
+        (rates?.util ?? 0).toFixed(0)
+      } % of the time`,
+    ],
+    ["failed", stats.errs === 0 ? undefined : `${stats.errs} requests`],
+  ];
+}
+
+function timesText(times: LatencyHistogram): string {
+  if (times.count === 0) return "";
+  const [p50, p99] = [0.5, 0.99].map((share) => (percentileNs(times, share) / 1e6).toFixed(3));
+  return `; took ${p50} ms (p50), ${p99} ms (p99), ${(times.max_ns / 1e6).toFixed(3)} ms at most`;
+}
+
+function formatAmount(bytes: number): string {
+  return bytes < 2 ** 20 ? `${(bytes / 2 ** 10).toFixed(0)} KiB` : `${(bytes / 2 ** 20).toFixed(0)} MiB`;
 }
 
 function sizeText({ sectors, logicalSectorBytes, physicalSectorBytes }: DeviceDetails): string | undefined {

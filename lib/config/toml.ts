@@ -79,7 +79,7 @@ async function loadParser(): Promise<Parser> {
   } catch (error) {
     throw new XenblkError(`Cannot load the TOML parser, npm package toml-eslint-parser: ${errorText(error)}`, {
       cause: error,
-      remedy: "run it once with network access, which keeps the package, or install xenblk from its package",
+      remedy: "run `deno install` in the checkout once, with network access; packages of xenblk have the parser",
     });
   }
 }

@@ -3,10 +3,11 @@
  * its owner alone may enter.
  */
 
+import { SYSTEM_CLOCK } from "../clock.ts";
 import { errorText } from "../errors.ts";
 
-/** How old a socket must be before it can be called stale: one that is being made does not listen yet. */
-const SETTLED_MS = 2_000;
+/** How long nobody may listen on a socket until it is stale: one that is being made does not listen yet. */
+const SETTLE_MS = 50;
 /** Sockets that are looked at; more processes do not serve on one host. */
 const MOST_SOCKETS = 1024;
 
@@ -45,24 +46,34 @@ export async function connectTo(path: string): Promise<Deno.UnixConn | undefined
 }
 
 /** Makes the directory, for its owner alone, and removes sockets whose processes have ended. */
-export async function prepareDirectory(directory: string, pid: number, warn: (line: string) => void): Promise<void> {
+export async function prepareDirectory(directory: string, warn: (line: string) => void): Promise<void> {
   await Deno.mkdir(directory, { recursive: true, mode: 0o700 });
   await Deno.chmod(directory, 0o700); // also one that another umask or hand made
-  for (const socket of await listSockets(directory)) {
+  const silent = await silentOf((await listSockets(directory)).map(({ path }) => path));
+  if (silent.length === 0) return;
+  await SYSTEM_CLOCK.sleep(SETTLE_MS);
+  for (const path of await silentOf(silent)) {
     try {
-      if (await isStale(socket.path, socket.pid === pid)) await Deno.remove(socket.path);
+      await Deno.remove(path);
     } catch (error) {
       if (!(error instanceof Deno.errors.NotFound)) warn(`cannot remove the stale socket: ${errorText(error)}`);
     }
   }
 }
 
-/** A socket of our own number is that of an earlier process. */
-async function isStale(path: string, isOurs: boolean): Promise<boolean> {
-  const connection = await connectTo(path);
-  connection?.close();
-  if (connection !== undefined) return false;
-  if (isOurs) return true;
-  const { mtime } = await Deno.stat(path);
-  return Date.now() - (mtime?.getTime() ?? 0) >= SETTLED_MS;
+/** Removes the directory if no socket is in it. */
+export async function leaveDirectory(directory: string): Promise<void> {
+  try {
+    await Deno.remove(directory);
+  } catch { /* others have sockets in it */ }
+}
+
+/** Those on which nobody listens. */
+async function silentOf(paths: readonly string[]): Promise<string[]> {
+  const silent = [];
+  for (const path of paths) {
+    using connection = await connectTo(path);
+    if (connection === undefined) silent.push(path);
+  }
+  return silent;
 }

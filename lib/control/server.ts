@@ -6,7 +6,7 @@ import { SYSTEM_CLOCK } from "../clock.ts";
 import { endsWithin } from "../within.ts";
 import { errorText } from "../errors.ts";
 import { type ConnectionParts, ControlConnection, type Handler } from "./connection.ts";
-import { prepareDirectory, socketPath } from "./directory.ts";
+import { leaveDirectory, prepareDirectory, socketPath } from "./directory.ts";
 
 /** Connections at the same time; the next one is closed at once. */
 const MOST_CONNECTIONS = 64;
@@ -15,6 +15,9 @@ const CLOSING_MS = 3_000;
 
 /** The pause after a connection could not be accepted, such as with too many open files. */
 const RETRY_MS = 1_000;
+
+/** How often the socket is made anew after its directory has disappeared. */
+const MOST_ATTEMPTS = 5;
 
 /** What a server is made of. */
 export interface ControlServerOptions {
@@ -49,16 +52,16 @@ export class ControlServer implements AsyncDisposable {
   /** Makes the directory and the socket. Rejects with Deno's errors. */
   static async start(options: ControlServerOptions): Promise<ControlServer> {
     const { directory, pid, warn } = options;
-    await prepareDirectory(directory, pid, warn);
     const path = socketPath(directory, pid);
-    const listener = Deno.listen({ transport: "unix", path });
-    try {
-      await Deno.chmod(path, 0o600);
-    } catch (error) {
-      listener.close();
-      throw error;
+    for (let attempt = 1;; attempt++) {
+      await prepareDirectory(directory, warn);
+      try {
+        return new ControlServer(options, path, await listen(path));
+      } catch (error) {
+        // The last process that left has removed the directory meanwhile.
+        if (!(error instanceof Deno.errors.NotFound) || attempt === MOST_ATTEMPTS) throw error;
+      }
     }
-    return new ControlServer(options, path, listener);
   }
 
   /** How many clients are connected. */
@@ -76,6 +79,7 @@ export class ControlServer implements AsyncDisposable {
       await over;
     });
     await endsWithin(Promise.all(closing), CLOSING_MS);
+    await leaveDirectory(this.#options.directory);
   }
 
   async #accept(): Promise<void> {
@@ -100,5 +104,16 @@ export class ControlServer implements AsyncDisposable {
       return;
     }
     this.#connections.set(connection, connection.run().finally(() => this.#connections.delete(connection)));
+  }
+}
+
+async function listen(path: string): Promise<Deno.Listener<Deno.Conn>> {
+  const listener = Deno.listen({ transport: "unix", path });
+  try {
+    await Deno.chmod(path, 0o600);
+    return listener;
+  } catch (error) {
+    listener.close();
+    throw error;
   }
 }

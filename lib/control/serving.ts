@@ -9,7 +9,7 @@ import { controlDirectory, listSockets } from "./directory.ts";
 import type { DeviceReport, Hello } from "./protocol.ts";
 
 /** How long a process may take to say who it is, and what it serves. */
-const ASK_MS = 2_000;
+export const ASK_MS = 1_000;
 
 /** A process that answers on its socket. */
 export interface ServingProcess {
@@ -24,7 +24,7 @@ export interface LiveDevice extends ServingProcess {
 }
 
 /** The directory of the sockets of this host, as this process's environment has it. */
-function hostControlDirectory(): string {
+export function hostControlDirectory(): string {
   return controlDirectory(journalDirectory((name) => Deno.env.get(name)));
 }
 
@@ -48,13 +48,14 @@ export async function clientOf(
   return device === undefined ? undefined : await ControlClient.connect(device.path);
 }
 
-async function devicesOf(client: ControlClient, process: ServingProcess): Promise<readonly LiveDevice[]> {
+/** The devices that one process has. */
+export async function devicesOf(client: ControlClient, process: ServingProcess): Promise<readonly LiveDevice[]> {
   const { devices } = await client.call("status", {}, { timeoutMs: ASK_MS });
   return devices.filter(({ owned }) => owned).map((report) => ({ ...process, report }));
 }
 
 /** Asks all processes at the same time. */
-async function askEach<T>(
+export async function askEach<T>(
   directory: string,
   ask: (client: ControlClient, process: ServingProcess) => Promise<T>,
 ): Promise<T[]> {

@@ -61,7 +61,9 @@ Deno.test("without the service manager, its unit, the script or sockets there is
     directories: booted,
     programs: { systemctl: "LoadState=not-found\nActiveState=inactive" },
   });
-  assertEquals((await checkService(unknown)).map(({ detail }) => detail), ["no unit xenblk.service is installed"]);
+  assertEquals((await checkService(unknown)).map(({ detail }) => detail), [
+    "no unit xenblk.service: xenblk install writes one",
+  ]);
   assertEquals(checkScript(machine({}), "/own").map(({ standing }) => standing), ["ok"]);
   assertEquals(checkSockets(machine({})), []);
   const absent = await checkConfig(machine({}), () => Promise.reject(new Error("not read")));

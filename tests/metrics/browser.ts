@@ -3,12 +3,12 @@
  * Runtime, Log and Emulation).
  */
 
-const PROGRAMS = ["chromium-headless-shell", "chromium"];
+/** Debian's programs themselves: what is on the path is a script, which would outlive a kill of its own process. */
+const PROGRAMS = ["/usr/lib/chromium/chromium-headless-shell", "/usr/lib/chromium/chromium"];
 
 /** Where Chromium is; undefined if it is not installed. */
 export function findChromium(): string | undefined {
-  const folders = (Deno.env.get("PATH") ?? "").split(":");
-  return PROGRAMS.flatMap((name) => folders.map((folder) => `${folder}/${name}`)).find((path) => {
+  return PROGRAMS.find((path) => {
     try {
       return Deno.statSync(path).isFile;
     } catch {

@@ -86,7 +86,7 @@ export class Prometheus implements AsyncDisposable {
   async untilFound(expression: string, timeoutMs = 30_000): Promise<readonly Series[]> {
     for (const end = performance.now() + timeoutMs; performance.now() < end;) {
       const found = await this.query(expression).catch((error) => {
-        if (error instanceof TypeError) return []; // it is not up yet
+        if (error instanceof TypeError) return []; // it is not up or not ready yet
         throw error;
       });
       if (found.length > 0) return found;
@@ -97,7 +97,9 @@ export class Prometheus implements AsyncDisposable {
 
   /** The data of an answer of its API. */
   async ask<T>(path: string): Promise<T> {
-    const answer = await (await fetch(`http://${this.#address}/api/v1/${path}`)).json();
+    const response = await fetch(`http://${this.#address}/api/v1/${path}`);
+    if (response.status === 503) throw new TypeError(`Prometheus is not ready: ${await response.text()}`);
+    const answer = await response.json();
     if (answer.status !== "success") throw new Error(`Prometheus: ${answer.error}: ${path}`);
     return answer.data;
   }

@@ -20,14 +20,14 @@ export const check = defineVerb({
   options: { "json": flag("Print JSON: the file, and a list of faults", "J") },
   permissions: `--allow-read=${CONFIG_FILE}, or the FILE.`,
   examples: ["xenblk config check", "xenblk config check ./new.toml && cp new.toml /etc/xenblk/config.toml"],
-  async run({ output, quiet }, options, operands): Promise<number> {
+  async run({ output, inform }, options, operands): Promise<number> {
     const path = operands["file"] ?? CONFIG_FILE;
     const { faults, disks } = (await readConfig(path, true))!;
     if (options.json) output.json({ file: path, faults });
     else {
       output.data(faults.map((fault) => `${printable(faultText(path, fault))}\n`).join(""));
       const rules = `${disks.length} ${disks.length === 1 ? "rule" : "rules"} for disks`;
-      if (faults.length === 0 && !quiet) output.message(`xenblk: ${path} has no faults, and ${rules}`);
+      if (faults.length === 0) inform(`${path} has no faults, and ${rules}`);
     }
     return faults.length === 0 ? 0 : 1;
   },

@@ -11,10 +11,9 @@ import { parseVdev } from "../../xenbus/vdev.ts";
 import { usageError } from "../args.ts";
 import { DISK_OPTIONS } from "../device_options.ts";
 import { flag, type Option, optional, path } from "../options.ts";
-import type { Output } from "../output.ts";
 import { SERVE_OPTIONS } from "../serve_options.ts";
 import { renderTable } from "../table.ts";
-import { defineVerb, type Host } from "../verb.ts";
+import { type Context, defineVerb, type Host } from "../verb.ts";
 import { SERVE_KEYS } from "./content.ts";
 import { type Config, loadConfig } from "./file.ts";
 
@@ -47,13 +46,13 @@ export const showConfig = defineVerb({
   options: OPTIONS,
   permissions: "--allow-read=/etc/xenblk; with DOMAIN also --allow-ffi --allow-env.",
   examples: ["xenblk config show", "xenblk config show web xvda", "xenblk config show web xvdb --image /srv/new.img"],
-  async run({ output, host, given }, options, { domain, vdev }): Promise<number> {
+  async run({ output, host, given, inform }, options, { domain, vdev }): Promise<number> {
     if (domain !== undefined && vdev === undefined) {
       throw usageError("config show", "Cannot run config show with DOMAIN alone: a disk also has a VDEV");
     }
     const config = await loadConfig("config show", options);
     const { kind = DEFAULT_KIND, image } = config.forServe({ options, given });
-    const disk = domain === undefined ? undefined : await identify(host, output, {
+    const disk = domain === undefined ? undefined : await identify(host, inform, {
       domain,
       vdev: vdev!,
       kind,
@@ -85,13 +84,13 @@ interface NamedDisk {
 }
 
 /** The disk in xenstore, or one that is not attached yet. */
-async function identify(host: Host, output: Output, named: NamedDisk): Promise<DiskIdentity> {
+async function identify(host: Host, inform: Context["inform"], named: NamedDisk): Promise<DiskIdentity> {
   try {
     using store = (await host.openNativePlatform()).openXenstore();
     return identifyDisk(store, findDisk(store, named.domain, named.vdev).device);
   } catch (error) {
     if (!(error instanceof XenblkError) || (error.kind !== "not-found" && error.kind !== "hypervisor")) throw error;
-    output.message(`xenblk: no such disk is found (${error.message}): it is judged by the names given here`);
+    inform(`no such disk is found (${error.message}): it is judged by the names given here`);
     const domid = parseDomId(named.domain);
     return {
       kind: named.kind,

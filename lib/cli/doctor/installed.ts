@@ -80,7 +80,7 @@ export async function checkService(machine: Machine): Promise<Finding[]> {
   const [load, active, enabled, result] = ["LoadState", "ActiveState", "UnitFileState", "Result"].map((key) =>
     unit.get(key) ?? ""
   );
-  if (load === "not-found") return [{ check, standing: "ok", detail: `no unit ${UNIT} is installed` }];
+  if (load === "not-found") return [{ check, standing: "ok", detail: `no unit ${UNIT}: xenblk install writes one` }];
   if (load === "masked") return [warn(`${UNIT} is masked: it cannot be started`, `systemctl unmask ${UNIT}`)];
   if (active === "failed" || unit.get("SubState") === "auto-restart") {
     return [

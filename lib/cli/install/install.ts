@@ -37,7 +37,7 @@ export const install = defineVerb({
   permissions: "--allow-read --allow-write --allow-env.",
   examples: ["xenblk install --dry-run", "xenblk install", "xenblk install --prefix /opt/xenblk --root /mnt/image"],
   // deno-lint-ignore require-await -- a verb is asynchronous
-  async run({ output }, { prefix, root = "", force, "dry-run": dryRun }): Promise<number> {
+  async run({ output, inform }, { prefix, root = "", force, "dry-run": dryRun }): Promise<number> {
     if (!force) refuseBesidePackage(root);
     const copy = runningCopy(ownEnvironment);
     const planned = planFiles(within(root, copy), prefix);
@@ -45,16 +45,16 @@ export const install = defineVerb({
     const steps = installation.stepsTo(planned, force);
     if (!dryRun) installation.install(planned, steps);
     for (const { verdict, path } of steps) output.data(`${verdict.padEnd(9)} ${root}${path}\n`);
-    if (copy.deno.includes("/_npx/")) output.message(`xenblk: the command needs ${copy.deno}, ${NPX}`);
-    if (dryRun) output.message("xenblk: nothing was done (--dry-run)");
-    else if (root === "" && steps.some(({ verdict }) => verdict !== "unchanged")) output.message(NEXT);
+    if (copy.deno.includes("/_npx/")) inform(`the command needs ${copy.deno}, ${NPX}`);
+    if (dryRun) inform("nothing was done (--dry-run)");
+    else if (root === "" && steps.some(({ verdict }) => verdict !== "unchanged")) inform(NEXT);
     return 0;
   },
 });
 
 const NPX = "which npx may remove some day: to be safe, install Deno, and install xenblk again with it";
 
-const NEXT = `xenblk: to start the service:
+const NEXT = `to start the service:
   systemctl daemon-reload
   systemd-sysusers xenblk.conf && systemd-tmpfiles --create xenblk.conf
   udevadm control --reload && udevadm trigger --subsystem-match=misc

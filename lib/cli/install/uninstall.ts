@@ -26,17 +26,17 @@ export const uninstall = defineVerb({
   permissions: "--allow-read --allow-write.",
   examples: ["xenblk uninstall --dry-run", "xenblk uninstall"],
   // deno-lint-ignore require-await -- a verb is asynchronous
-  async run({ output }, { root = "", force, "dry-run": dryRun }): Promise<number> {
+  async run({ output, inform }, { root = "", force, "dry-run": dryRun }): Promise<number> {
     const installation = new Installation(root);
     if (installation.isEmpty) {
-      output.message("xenblk: there is nothing to remove: xenblk install has written nothing here");
+      inform("there is nothing to remove: xenblk install has written nothing here");
       return 0;
     }
     if (!force) refuseWhileRunning(root);
     const steps = installation.removal();
     if (!dryRun) installation.uninstall(steps);
     for (const { verdict, path } of steps) output.data(`${verdict.padEnd(9)} ${root}${path}\n`);
-    if (dryRun) output.message("xenblk: nothing was done (--dry-run)");
+    if (dryRun) inform("nothing was done (--dry-run)");
     return 0;
   },
 });

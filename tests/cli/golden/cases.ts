@@ -38,6 +38,7 @@ export const CASES: Readonly<Record<string, readonly string[]>> = {
   ],
   "list": ["list", "list web", "list --no-headings", "list nobody", "list nobody --json", "list web xvda"],
   "show": ["show", "show web xvda", "show web xvdb", "show db xvda", "show nobody xvda", "show web xvda --jsn"],
+  "top": ["top --sort await", "top --delay 0", "top web", "top -n 0 --json"],
   "dry-run": [
     "dry-run none.img",
     "dry-run --write",

@@ -141,5 +141,5 @@ nativeTest("what a guest that is gone has written and cannot be written again is
 
 function kept({ xen }: FormatStage): string[] {
   const names = [...Deno.readDirSync(`${xen.directory}/journals`)].map(({ name }) => name);
-  return names.filter((name) => name !== "daemons");
+  return names.filter((name) => name !== "daemons" && name !== "control");
 }

@@ -1,0 +1,45 @@
+/**
+ * What the live disks of this host did, and what they do now, for the verbs that show disks: two readings, a short time
+ * apart.
+ */
+
+import { SYSTEM_CLOCK } from "../clock.ts";
+import { type LiveFigures, liveFigures } from "../control/live_figures.ts";
+import type { DiskFigures } from "../figures/figures.ts";
+import { type DiskRates, intervalBetween, ratesOf } from "../figures/rates.ts";
+
+/** Long enough for rates of busy disks, and short for who waits. */
+const SAMPLE_MS = 250;
+
+/** The members of a disk in JSON. */
+export interface RateMembers {
+  readonly stats: DiskFigures;
+  /** Absent: there was only one reading. */
+  readonly rates?: DiskRates;
+}
+
+/** A live device with its rates. */
+export interface MeasuredDevice extends LiveFigures {
+  readonly rates?: DiskRates;
+}
+
+/** The live devices by the backend's directory. Does not wait if there are none. */
+export async function measureLive(signal: AbortSignal): Promise<ReadonlyMap<string, MeasuredDevice>> {
+  const first = await liveFigures();
+  if (first.length === 0) return new Map();
+  await SYSTEM_CLOCK.sleep(SAMPLE_MS, signal);
+  const before = new Map(first.map((device) => [device.report.backendPath, device]));
+  return new Map((await liveFigures()).map((device) => {
+    const { report: { backendPath }, hello, figures } = device;
+    const earlier = before.get(backendPath);
+    const interval = earlier?.hello.pid === hello.pid ? intervalBetween(earlier.figures, figures) : undefined;
+    return [backendPath, { ...device, ...(interval && { rates: ratesOf([interval]) }) }];
+  }));
+}
+
+/** The members `stats` and `rates`; none where no process of ours serves the disk. */
+export function rateMembers(device: MeasuredDevice | undefined): Partial<RateMembers> {
+  if (device === undefined) return {};
+  const { figures, rates } = device;
+  return { stats: figures, ...(rates && { rates }) };
+}
