@@ -7,6 +7,8 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { makeDebianPackage } from "../../pack/deb/package.ts";
 import { readProject } from "../../pack/manifest.ts";
+import type { LiveMember } from "../../lib/cli/live.ts";
+import type { DeviceListing } from "../../lib/toolstack/list.ts";
 import { ROOT } from "../house/source.ts";
 import { BareRoot, makeBase } from "./bare_root.ts";
 
@@ -41,11 +43,15 @@ async function dpkgDeb(option: string): Promise<string> {
   return new TextDecoder().decode(stdout);
 }
 
-/** A line for each file: mode, owner and path. Modules, pages and documents are one line for each folder and mode. */
+/** A line for each file: mode, owner and path. Modules, packages, pages and documents are one line for each mode. */
 async function listing(): Promise<string> {
   const lines = (await dpkgDeb("--contents")).trimEnd().split("\n").map((line) => {
     const [mode, owner, , , , path = ""] = line.split(/\s+/);
-    const place = path.replace(version, "VERSION").replace(/(node_modules\/(@[^/]+\/)?[^/]+\/).+/, "$1...")
+    const place = path.replace(version, "VERSION")
+      .replace(/node_modules\/(?!xenblk\/).+/, "node_modules/PACKAGE/...").replace(
+        /(node_modules\/(@[^/]+\/)?[^/]+\/).+/,
+        "$1...",
+      )
       .replace(/(\/(docs|examples)\/).+/, "$1...").replace(/xenblk-[a-z-]+\.1\.gz/, "xenblk-VERB.1.gz");
     return place.endsWith("...") && path.endsWith("/") ? undefined : `${mode} ${owner} ${place}`;
   });
@@ -146,6 +152,32 @@ async function upgradesUnderUse(root: BareRoot): Promise<void> {
   assertEquals(lines, [version, NEXT, "the same", NEXT], text);
 }
 
+/** Two disks of a guest as `xenblk list --json` prints them, one of them served by xenblk and connected. */
+const SERVED: LiveMember = { pid: 7, verb: "serve", connected: true, latched: false };
+const LISTED: readonly (Partial<DeviceListing> & { readonly live?: LiveMember })[] = [
+  { domainName: "web", name: "xvda", backendState: "Connected" },
+  { domainName: "web", name: "xvdb", backendState: "Connected", live: SERVED },
+  { domainName: "web", name: "xvdc", backendState: "InitWait", live: { ...SERVED, connected: false } },
+];
+
+/** The command stands aside for one that says that guests use disks, which needs a Xen. */
+async function staysWhileInUse(root: BareRoot): Promise<void> {
+  const command = `#!/bin/sh\ncat <<'END'\n${JSON.stringify(LISTED)}\nEND\n`;
+  const [away, back] = ["mv /usr/bin/xenblk /srv/xenblk", "mv /srv/xenblk /usr/bin/xenblk"];
+  await root.succeeds([
+    "sh",
+    "-c",
+    `${away} && printf %s "$1" >/usr/bin/xenblk && chmod 755 /usr/bin/xenblk`,
+    "sh",
+    command,
+  ]);
+  const { status, text } = await root.run(["dpkg", "--remove", "xenblk"]);
+  assertEquals(status, 1, text);
+  assertStringIncludes(text, "guests still use these disks:\n  web xvdb\nWithout xenblk");
+  await root.succeeds(["sh", "-c", back]);
+  assertEquals(await root.succeeds(["xenblk", "--version"]), `xenblk ${version}\n`);
+}
+
 async function vanishes(root: BareRoot, before: readonly string[]): Promise<void> {
   await apt(root, "remove", "xenblk");
   const kept = (await root.paths()).filter((path) => /xenblk/.test(path) && !OTHERS.test(path));
@@ -175,6 +207,7 @@ for (const suite of SUITES) {
       "installed over itself and upgraded, it keeps a changed configuration file and what still runs",
       () => upgrades(root),
     );
+    await t.step("it is not removed while guests use disks, and says which", () => staysWhileInUse(root));
     await t.step("removed, it leaves its configuration; purged, nothing", () => vanishes(root, before));
   });
 }
