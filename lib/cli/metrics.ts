@@ -7,6 +7,7 @@ import { errorText, XenblkError } from "../errors.ts";
 import type { NativePlatform } from "../host_platform.ts";
 import { createLogger } from "../log.ts";
 import type { HttpAddress, MonitorOptions } from "../metrics/messages.ts";
+import { otlpOptions } from "../metrics/otlp.ts";
 import type { View } from "../metrics/view.ts";
 import type { Service } from "../service.ts";
 import { optional, type OptionValues, path, repeated, text } from "./options.ts";
@@ -61,8 +62,7 @@ export function checkMetrics({ metrics: address }: MetricsOptions): void {
 export async function startMetrics({ platform, service, version, options }: Measured): Promise<AsyncDisposable> {
   await using started = new AsyncDisposableStack();
   const wanted = monitorOptions(options);
-  const otel = isOtelOn();
-  if (wanted === undefined && !otel) return started.move();
+  if (wanted === undefined) return started.move();
   const logger = createLogger("metrics");
   const warn = (line: string): void => logger.warning(line);
   try {
@@ -70,13 +70,11 @@ export async function startMetrics({ platform, service, version, options }: Meas
     const { GuestNames } = await import("../metrics/guest_names.ts");
     const names = started.use(new GuestNames(() => platform.openXenstore()));
     const look = (): View => takeView(service.devices.status(), version, (domid) => names.of(domid));
-    if (wanted !== undefined) {
-      const { Monitor } = await import("../metrics/monitor.ts");
-      const monitor = started.use(await Monitor.start(wanted, warn));
-      monitor.observe(look);
-      if (monitor.url !== undefined) logger.info(`metrics and status page: ${monitor.url}`);
-    }
-    if (otel) started.use((await import("../metrics/telemetry.ts")).startTelemetry(look, version, warn));
+    const { Monitor } = await import("../metrics/monitor.ts");
+    const monitor = started.use(await Monitor.start(wanted, warn));
+    monitor.observe(look);
+    if (monitor.url !== undefined) logger.info(`metrics and status page: ${monitor.url}`);
+    if (wanted.otlp !== undefined) logger.info(`metrics are sent to ${wanted.otlp.url}`);
   } catch (error) {
     logger.warning(`${errorText(error)}; the disks are served without`);
   }
@@ -85,13 +83,14 @@ export async function startMetrics({ platform, service, version, options }: Meas
 
 function monitorOptions(options: MetricsOptions): MonitorOptions | undefined {
   const { metrics: address, "metrics-host": hostNames, "metrics-textfile": textfile } = options;
-  if (address === undefined && textfile === undefined) return undefined;
-  return { hostNames, ...(address === undefined ? {} : { address }), ...(textfile === undefined ? {} : { textfile }) };
-}
-
-/** Whether Deno exports telemetry: it reads the same variable. */
-function isOtelOn(): boolean {
-  return /^(true|1)$/.test(Deno.env.get("OTEL_DENO") ?? "");
+  const otlp = otlpOptions((name) => Deno.env.get(name));
+  if (address === undefined && textfile === undefined && otlp === undefined) return undefined;
+  return {
+    hostNames,
+    ...(address === undefined ? {} : { address }),
+    ...(textfile === undefined ? {} : { textfile }),
+    ...(otlp === undefined ? {} : { otlp }),
+  };
 }
 
 /** Undefined if it is not HOST:PORT, where HOST is not empty, and an IPv6 address is in brackets. */

@@ -2,6 +2,7 @@
  * What the main thread and the Worker of the metrics say to each other.
  */
 
+import type { OtlpOptions } from "./otlp.ts";
 import type { View } from "./view.ts";
 
 /** Where a server listens. */
@@ -20,6 +21,8 @@ export interface MonitorOptions {
   readonly hostNames?: readonly string[];
   /** Write the metrics into this file. Absent: none is written. */
   readonly textfile?: string;
+  /** Send the metrics to a collector. Absent: none are sent. */
+  readonly otlp?: OtlpOptions;
 }
 
 /** To the Worker: what to do, first of all; then a view for each {@linkcode MonitorEvent} `want`. */

@@ -9,6 +9,7 @@
 import { errorText } from "../errors.ts";
 import { CONTENT_TYPE, Exposition } from "./exposition.ts";
 import type { MonitorCommand, MonitorEvent, MonitorOptions } from "./messages.ts";
+import { OtlpExporter } from "./otlp.ts";
 import { PAGE_FILES } from "./page/files.ts";
 import { type Page, startServer } from "./server.ts";
 import { Textfile } from "./textfile.ts";
@@ -34,7 +35,7 @@ self.onmessage = async ({ data }: MessageEvent<MonitorCommand>): Promise<void> =
   else await end();
 };
 
-async function start({ address, hostNames = [], textfile: path }: MonitorOptions): Promise<void> {
+async function start({ address, hostNames = [], textfile: path, otlp }: MonitorOptions): Promise<void> {
   try {
     const port = address === undefined ? undefined : await startServer(address, {
       pages: pages(),
@@ -42,6 +43,7 @@ async function start({ address, hostNames = [], textfile: path }: MonitorOptions
       warn,
     });
     if (path !== undefined) keepFile(new Textfile(path, warn));
+    if (otlp !== undefined) keepSending(new OtlpExporter(otlp, warn), otlp.intervalMs);
     post({ kind: "ready", port });
   } catch (error) {
     post({ kind: "refused", reason: errorText(error) });
@@ -65,6 +67,14 @@ function keepFile(file: Textfile): void {
     writing = write().catch(() => {}).finally(() => pause = setTimeout(again, TEXTFILE_MS));
   };
   views.whenFirst(again);
+}
+
+function keepSending(exporter: OtlpExporter, intervalMs: number): void {
+  const send = async (): Promise<void> => {
+    await views.fresh().then((view) => exporter.send(view)).catch(() => {});
+    setTimeout(send, intervalMs);
+  };
+  views.whenFirst(() => void send());
 }
 
 async function end(): Promise<void> {
