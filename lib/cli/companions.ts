@@ -50,7 +50,8 @@ function tellServiceManager({ context, platform, service, kind, closingMs }: Ser
   if (manager === undefined) return undefined;
   const ending = context.signals.signal;
   const logger = createLogger("systemd");
-  return new Notices({ manager, send: platform.sendDatagram, service, kind, ending, closingMs, logger });
+  const guests = context.guestNames;
+  return new Notices({ manager, send: platform.sendDatagram, service, kind, ending, closingMs, guests, logger });
 }
 
 /** The control socket. Disks are served without one if it cannot be made; the log says why. */

@@ -11,10 +11,11 @@ import type { Platform } from "../hypervisor.ts";
 import { BusyTime, createBusyTime } from "./busy_time.ts";
 import { durationsIn, STAT } from "./stats.ts";
 
-/** Times in milliseconds: when this pass took requests; when it answers; when those of the run were taken. */
+/** Times in milliseconds: when this pass took requests; when it answers; when those of the run were taken; then by slot. */
 const TAKE_MS = 0;
 const ANSWER_MS = 1;
 const RUN_MS = 2;
+const SLOT_MS = 3;
 
 /** What the times of a queue are made from. */
 export interface RequestTimesOptions {
@@ -24,6 +25,8 @@ export interface RequestTimesOptions {
   readonly stats: SharedArrayBuffer;
   /** Shared by the queues of the device; see busy_time.ts. Absent: the queue is the only one. */
   readonly busy?: SharedArrayBuffer;
+  /** That many of them. Absent: 1. */
+  readonly busyQueues?: number;
   /** Its clock measures the requests. */
   readonly platform: Pick<Platform, "now" | "readClock">;
 }
@@ -35,10 +38,8 @@ export class RequestTimes implements Disposable {
   /** By operation. */
   readonly #histograms: readonly (Histogram | undefined)[];
   readonly #busy: BusyTime;
-  /** By slot: when its request was taken. */
-  readonly #takenMs: Float64Array;
   /** See the indices above; as properties they would be allocated anew whenever they change. */
-  readonly #times = new Float64Array(3);
+  readonly #times: Float64Array;
   #isBusy = false;
   /** {@linkcode ANSWER_MS} is of this pass. */
   #isTimed = false;
@@ -46,10 +47,10 @@ export class RequestTimes implements Disposable {
   #runLength = 0;
   #runOperation = 0;
 
-  constructor({ slots, stats, busy, platform }: RequestTimesOptions) {
+  constructor({ slots, stats, busy, busyQueues = 1, platform }: RequestTimesOptions) {
     this.#readClock = platform.readClock?.bind(platform) ?? ((into, index) => void (into[index] = platform.now()));
     this.#stats = new Float64Array(stats);
-    this.#takenMs = new Float64Array(slots);
+    this.#times = new Float64Array(SLOT_MS + slots);
     const { read, write, flush, discard } = durationsIn(stats);
     const histograms: (Histogram | undefined)[] = Array(OP_DISCARD + 1).fill(undefined);
     histograms[OP_READ] = read;
@@ -57,7 +58,7 @@ export class RequestTimes implements Disposable {
     histograms[OP_FLUSH_DISKCACHE] = flush;
     histograms[OP_DISCARD] = discard;
     this.#histograms = histograms;
-    this.#busy = new BusyTime(busy ?? createBusyTime());
+    this.#busy = new BusyTime(busy ?? createBusyTime(), busyQueues > 1);
   }
 
   /** Requests are about to be taken. */
@@ -70,7 +71,8 @@ export class RequestTimes implements Disposable {
 
   /** The slot holds one of them. */
   taken(slot: number): void {
-    this.#takenMs[slot] = this.#times[TAKE_MS]!;
+    const times = this.#times;
+    times[SLOT_MS + slot] = times[TAKE_MS]!;
   }
 
   /** Requests are about to be answered. */
@@ -80,9 +82,10 @@ export class RequestTimes implements Disposable {
 
   /** The slot's request is one of them. */
   answered(slot: number, operation: number): void {
-    if (this.#takenMs[slot] !== this.#times[RUN_MS] || operation !== this.#runOperation) {
+    const times = this.#times;
+    if (times[SLOT_MS + slot] !== times[RUN_MS] || operation !== this.#runOperation) {
       this.settle();
-      this.#times[RUN_MS] = this.#takenMs[slot]!;
+      times[RUN_MS] = times[SLOT_MS + slot]!;
       this.#runOperation = operation;
     }
     this.#runLength++;

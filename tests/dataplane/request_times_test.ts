@@ -91,7 +91,7 @@ Deno.test("a broken ring answers nothing, and is busy no longer", () => {
 Deno.test("rings of one device are busy together: overlapping times count once", () => {
   const memory = createBusyTime();
   const ring = (): { begin: (ms: number) => void; end: (ms: number) => number } => {
-    const busy = new BusyTime(memory);
+    const busy = new BusyTime(memory, true);
     const end = (ms: number): number => {
       const total = new Float64Array(1);
       busy.end(Float64Array.of(ms), 0, total, 0);
@@ -99,7 +99,7 @@ Deno.test("rings of one device are busy together: overlapping times count once",
     };
     return { begin: (ms) => busy.begin(Float64Array.of(ms), 0), end };
   };
-  const [first, second, reader] = [ring(), ring(), new BusyTime(memory)];
+  const [first, second, reader] = [ring(), ring(), new BusyTime(memory, true)];
   first.begin(10);
   second.begin(12);
   assertEquals([first.end(15), reader.soFar(16)], [0, 6 * MS]);

@@ -60,7 +60,7 @@ const RUNS: readonly (readonly [document: string, text: string, run: Run])[] = [
   }],
   ["docs/metrics.md", "curl ", { how: "on a host" }],
   ["docs/metrics.md", "--metrics-textfile", { how: "on a host", instead: ["/var/lib/prometheus/node-exporter", "."] }],
-  ["docs/metrics.md", "OTEL_DENO=true", { how: "on a host" }],
+  ["docs/metrics.md", "OTEL_SERVICE_NAME", { how: "on a host" }],
   ["docs/start.md", "apt install", { how: "elsewhere", by: "tests/package/debian.ts" }],
   ["docs/start.md", "cli.ts install", { how: "elsewhere", by: "tests/cli/install_test.ts" }],
   ["docs/start.md", "systemctl enable", { how: "elsewhere", by: "tests/native/serve/systemd_test.ts" }],
