@@ -13,7 +13,7 @@ import { describeDevice } from "../toolstack/list.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
 import { usageError } from "./args.ts";
 import { attachInBackground } from "./background.ts";
-import { checkCompanions, COMPANION_OPTIONS, startCompanions } from "./companions.ts";
+import { COMPANION_OPTIONS, startCompanions } from "./companions.ts";
 import { loadConfig } from "./config/file.ts";
 import { optionsForAttach } from "./config/for_attach.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
@@ -84,7 +84,6 @@ export const attach = defineVerb({
   async run(context, given, operands): Promise<number> {
     const { host, signals, output } = context;
     checkCreating(given);
-    checkCompanions(given);
     await chooseFilters(given.filter); // a wrong one is refused before anything is looked for
     const { named, vdev } = imageAndVdev(operands, given.overlay !== undefined);
     const config = await loadConfig("attach", given);

@@ -11,7 +11,7 @@ import { createLogger } from "../log.ts";
 import type { Service } from "../service.ts";
 import { ownEnvironment, serviceManagerOf } from "../systemd/environment.ts";
 import { Notices } from "../systemd/notices.ts";
-import { checkMetrics, METRICS_OPTIONS, startMetrics } from "./metrics.ts";
+import { METRICS_OPTIONS, startMetrics } from "./metrics.ts";
 import type { OptionValues } from "./options.ts";
 import type { Context } from "./verb.ts";
 
@@ -36,9 +36,9 @@ export interface Serving {
 /** Starts the companions that the options ask for. Disposing the result ends them. Rejects if one cannot start. */
 export async function startCompanions(serving: Serving): Promise<AsyncDisposable> {
   await using companions = new AsyncDisposableStack();
-  const { context, platform, service, options } = serving;
+  const { context, service, options } = serving;
   companions.use(await startControlSocket(serving));
-  companions.use(await startMetrics({ platform, service, version: context.version, options }));
+  companions.use(await startMetrics({ service, version: context.version, options }));
   const notices = tellServiceManager(serving); // the last one: it says that the process serves
   if (notices !== undefined) companions.use(notices);
   return companions.move();
@@ -83,9 +83,4 @@ async function startControlSocket(
     warn(`no control socket: ${errorText(error)}; the disks are served without one; ${remedy}`);
     return undefined;
   }
-}
-
-/** Throws XenblkError if what the options ask for cannot work: to be called before a disk is served. */
-export function checkCompanions(options: OptionValues<typeof COMPANION_OPTIONS>): void {
-  checkMetrics(options);
 }
