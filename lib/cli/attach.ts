@@ -132,7 +132,7 @@ export const attach = defineVerb({
   },
 });
 
-/** Serves until a signal or the end of the disk, and closes it. If a companion cannot start, closes it at once. */
+/** Serves until a signal or the end of the disk, and closes it. */
 async function serveUntilEnd(
   context: Context,
   platform: NativePlatform,
@@ -144,12 +144,8 @@ async function serveUntilEnd(
   const how = { leave: keep ? "connected" : "detached", timeoutMs } as const;
   const closingMs = keep ? 0 : timeoutMs;
   const parts = { platform, service: disk.service, verb: "attach", servesAll: false, kind } as const;
-  const companions = await startCompanions({ context, ...parts, options, closingMs }).catch(async (error) => {
-    await disk.close(how);
-    throw error;
-  });
+  await using _companions = await startCompanions({ context, ...parts, options, closingMs });
   const end = await Promise.race([context.signals.drain, disk.ended]);
-  await companions[Symbol.asyncDispose]();
   if (typeof end === "object" && end.reason === "failed") throw died(end.error, kind);
   await disk.close(how);
 }

@@ -33,15 +33,21 @@ export interface Serving {
   readonly closingMs: number;
 }
 
-/** Starts the companions that the options ask for. Disposing the result ends them. Rejects if one cannot start. */
+/**
+ * Starts the companions that the options ask for. One that cannot start is missing, and the log says why. Disposing the
+ * result ends them, once the disks are closed.
+ */
 export async function startCompanions(serving: Serving): Promise<AsyncDisposable> {
-  await using companions = new AsyncDisposableStack();
   const { context, service, options } = serving;
-  companions.use(await startControlSocket(serving));
-  companions.use(await startMetrics({ service, version: context.version, options }));
-  const notices = tellServiceManager(serving); // the last one: it says that the process serves
-  if (notices !== undefined) companions.use(notices);
-  return companions.move();
+  const control = await startControlSocket(serving);
+  const metrics = await startMetrics({ service, version: context.version, options });
+  // The first one is ended last: the service manager is told that the process lives as long as it does. It starts last,
+  // since it says that the process serves.
+  const companions = new AsyncDisposableStack();
+  companions.use(tellServiceManager(serving));
+  companions.use(control);
+  companions.use(metrics);
+  return companions;
 }
 
 /** Undefined if no service manager wants to know. */
