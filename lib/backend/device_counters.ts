@@ -16,7 +16,7 @@ const MOST_READINGS = 4;
 export class DeviceCounters {
   /** For the rings' {@linkcode QueueSpec.busy}. */
   readonly busy: SharedArrayBuffer = createBusyTime();
-  readonly #busyTime = new BusyTime(this.busy);
+  readonly #busyTime = new BusyTime(this.busy, true);
   readonly #rings: SharedArrayBuffer[] = [];
   readonly #now: () => number;
 

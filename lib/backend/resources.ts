@@ -333,6 +333,7 @@ export class DeviceResources {
       ...(maxRequests !== undefined && { maxRequests }),
       stats: this.counters.of(queue),
       busy: this.counters.busy,
+      busyQueues: queues.length,
       latch: this.latch.address,
     }, signal);
   }

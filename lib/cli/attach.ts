@@ -13,7 +13,7 @@ import { describeDevice } from "../toolstack/list.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
 import { usageError } from "./args.ts";
 import { attachInBackground } from "./background.ts";
-import { checkCompanions, COMPANION_OPTIONS, startCompanions } from "./companions.ts";
+import { COMPANION_OPTIONS, startCompanions } from "./companions.ts";
 import { loadConfig } from "./config/file.ts";
 import { optionsForAttach } from "./config/for_attach.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
@@ -84,7 +84,6 @@ export const attach = defineVerb({
   async run(context, given, operands): Promise<number> {
     const { host, signals, output } = context;
     checkCreating(given);
-    checkCompanions(given);
     await chooseFilters(given.filter); // a wrong one is refused before anything is looked for
     const { named, vdev } = imageAndVdev(operands, given.overlay !== undefined);
     const config = await loadConfig("attach", given);
@@ -133,7 +132,7 @@ export const attach = defineVerb({
   },
 });
 
-/** Serves until a signal or the end of the disk, and closes it. If a companion cannot start, closes it at once. */
+/** Serves until a signal or the end of the disk, and closes it. */
 async function serveUntilEnd(
   context: Context,
   platform: NativePlatform,
@@ -145,12 +144,8 @@ async function serveUntilEnd(
   const how = { leave: keep ? "connected" : "detached", timeoutMs } as const;
   const closingMs = keep ? 0 : timeoutMs;
   const parts = { platform, service: disk.service, verb: "attach", servesAll: false, kind } as const;
-  const companions = await startCompanions({ context, ...parts, options, closingMs }).catch(async (error) => {
-    await disk.close(how);
-    throw error;
-  });
+  await using _companions = await startCompanions({ context, ...parts, options, closingMs });
   const end = await Promise.race([context.signals.drain, disk.ended]);
-  await companions[Symbol.asyncDispose]();
   if (typeof end === "object" && end.reason === "failed") throw died(end.error, kind);
   await disk.close(how);
 }

@@ -48,6 +48,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./resize.ts")).resize,
   },
   {
+    name: "limit",
+    summary: "Show or change the limits of a disk while its guest uses it",
+    load: async () => (await import("./limit.ts")).limit,
+  },
+  {
     name: "list",
     summary: "Show the disks of a guest, or of all guests",
     load: async () => (await import("./list.ts")).list,

@@ -3,7 +3,6 @@
  * apart.
  */
 
-import { SYSTEM_CLOCK } from "../clock.ts";
 import { type LiveFigures, liveFigures } from "../control/live_figures.ts";
 import type { DiskFigures } from "../figures/figures.ts";
 import { type DiskRates, intervalBetween, ratesOf } from "../figures/rates.ts";
@@ -25,15 +24,10 @@ export interface MeasuredDevice extends LiveFigures {
 
 /** The live devices by the backend's directory. Does not wait if there are none. */
 export async function measureLive(signal: AbortSignal): Promise<ReadonlyMap<string, MeasuredDevice>> {
-  const first = await liveFigures();
-  if (first.length === 0) return new Map();
-  await SYSTEM_CLOCK.sleep(SAMPLE_MS, signal);
-  const before = new Map(first.map((device) => [device.report.backendPath, device]));
-  return new Map((await liveFigures()).map((device) => {
-    const { report: { backendPath }, hello, figures } = device;
-    const earlier = before.get(backendPath);
-    const interval = earlier?.hello.pid === hello.pid ? intervalBetween(earlier.figures, figures) : undefined;
-    return [backendPath, { ...device, ...(interval && { rates: ratesOf([interval]) }) }];
+  const devices = await liveFigures({ apartMs: SAMPLE_MS, signal });
+  return new Map(devices.map((device) => {
+    const interval = device.earlier && intervalBetween(device.earlier, device.figures);
+    return [device.report.backendPath, { ...device, ...(interval && { rates: ratesOf([interval]) }) }];
   }));
 }
 

@@ -21,20 +21,27 @@ export class BusyTime {
   readonly #times: Float64Array;
   readonly #words: Int32Array;
 
-  constructor(memory: SharedArrayBuffer) {
+  /** `isShared`: other rings of the device are open, too. One alone needs no atomic operations, which are slow. */
+  constructor(memory: SharedArrayBuffer, readonly isShared: boolean) {
     this.#times = new Float64Array(memory, 0, 1);
     this.#words = new Int32Array(memory);
   }
 
   /** A ring that had no request in flight has one since `ms[at]`. */
   begin(ms: Float64Array, at: number): void {
-    if (Atomics.add(this.#words, RINGS, 1) === 0) this.#times[SINCE] = ms[at]!;
+    if (!this.isShared) {
+      this.#times[SINCE] = ms[at]!;
+      this.#words[RINGS] = 1;
+    } else if (Atomics.add(this.#words, RINGS, 1) === 0) {
+      this.#times[SINCE] = ms[at]!;
+    }
   }
 
   /** That ring has none since `ms[at]`. Adds the nanoseconds of the period to `totals[total]`, unless another is busy. */
   end(ms: Float64Array, at: number, totals: Float64Array, total: number): void {
     const sinceMs = this.#times[SINCE]!;
-    if (Atomics.sub(this.#words, RINGS, 1) !== 1) return;
+    if (!this.isShared) this.#words[RINGS] = 0;
+    else if (Atomics.sub(this.#words, RINGS, 1) !== 1) return;
     // The ring that began the period may have stored its time only now, and another ring may have begun a new one.
     totals[total]! += Math.max(0, ms[at]! - Math.max(sinceMs, this.#times[SINCE]!)) * 1e6;
   }

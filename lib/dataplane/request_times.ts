@@ -1,8 +1,9 @@
 /**
  * How long the requests of one queue take, from being taken off the ring to being answered: a time per slot, and
  * histograms in the memory of the counters. Reading the clock costs as much as a tenth of a request, so it is read at most
- * twice per pass: when requests are taken, and when some are answered. Requests that were taken together and are answered
- * in one visit share one entry into the histogram.
+ * twice per pass: when requests are taken, and when some are answered. A pass that directly follows another one takes its
+ * requests at the time of that one's answers. Requests that were taken together and are answered in one visit share one
+ * entry into the histogram.
  */
 
 import { OP_DISCARD, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER } from "../blkif/abi.ts";
@@ -11,10 +12,11 @@ import type { Platform } from "../hypervisor.ts";
 import { BusyTime, createBusyTime } from "./busy_time.ts";
 import { durationsIn, STAT } from "./stats.ts";
 
-/** Times in milliseconds: when this pass took requests; when it answers; when those of the run were taken. */
+/** Times in milliseconds: when this pass took requests; when it answers; when those of the run were taken; then by slot. */
 const TAKE_MS = 0;
 const ANSWER_MS = 1;
 const RUN_MS = 2;
+const SLOT_MS = 3;
 
 /** What the times of a queue are made from. */
 export interface RequestTimesOptions {
@@ -24,6 +26,8 @@ export interface RequestTimesOptions {
   readonly stats: SharedArrayBuffer;
   /** Shared by the queues of the device; see busy_time.ts. Absent: the queue is the only one. */
   readonly busy?: SharedArrayBuffer;
+  /** That many of them. Absent: 1. */
+  readonly busyQueues?: number;
   /** Its clock measures the requests. */
   readonly platform: Pick<Platform, "now" | "readClock">;
 }
@@ -35,21 +39,21 @@ export class RequestTimes implements Disposable {
   /** By operation. */
   readonly #histograms: readonly (Histogram | undefined)[];
   readonly #busy: BusyTime;
-  /** By slot: when its request was taken. */
-  readonly #takenMs: Float64Array;
   /** See the indices above; as properties they would be allocated anew whenever they change. */
-  readonly #times = new Float64Array(3);
+  readonly #times: Float64Array;
   #isBusy = false;
   /** {@linkcode ANSWER_MS} is of this pass. */
   #isTimed = false;
+  /** It is of this pass or the one directly before. */
+  #isFresh = false;
   /** Answered requests of one kind that were taken together, and are not recorded yet. */
   #runLength = 0;
   #runOperation = 0;
 
-  constructor({ slots, stats, busy, platform }: RequestTimesOptions) {
+  constructor({ slots, stats, busy, busyQueues = 1, platform }: RequestTimesOptions) {
     this.#readClock = platform.readClock?.bind(platform) ?? ((into, index) => void (into[index] = platform.now()));
     this.#stats = new Float64Array(stats);
-    this.#takenMs = new Float64Array(slots);
+    this.#times = new Float64Array(SLOT_MS + slots);
     const { read, write, flush, discard } = durationsIn(stats);
     const histograms: (Histogram | undefined)[] = Array(OP_DISCARD + 1).fill(undefined);
     histograms[OP_READ] = read;
@@ -57,12 +61,14 @@ export class RequestTimes implements Disposable {
     histograms[OP_FLUSH_DISKCACHE] = flush;
     histograms[OP_DISCARD] = discard;
     this.#histograms = histograms;
-    this.#busy = new BusyTime(busy ?? createBusyTime());
+    this.#busy = new BusyTime(busy ?? createBusyTime(), busyQueues > 1);
   }
 
   /** Requests are about to be taken. */
   beginTaking(): void {
-    this.#readClock(this.#times, TAKE_MS);
+    const times = this.#times;
+    if (this.#isFresh) times[TAKE_MS] = times[ANSWER_MS]!;
+    else this.#readClock(times, TAKE_MS);
     if (this.#isBusy) return;
     this.#isBusy = true;
     this.#busy.begin(this.#times, TAKE_MS);
@@ -70,19 +76,26 @@ export class RequestTimes implements Disposable {
 
   /** The slot holds one of them. */
   taken(slot: number): void {
-    this.#takenMs[slot] = this.#times[TAKE_MS]!;
+    const times = this.#times;
+    times[SLOT_MS + slot] = times[TAKE_MS]!;
   }
 
   /** Requests are about to be answered. */
   beginAnswering(): void {
-    this.#isTimed = false;
+    this.#isTimed = this.#isFresh = false;
+  }
+
+  /** Something else was done since the last pass. */
+  interrupted(): void {
+    this.#isFresh = false;
   }
 
   /** The slot's request is one of them. */
   answered(slot: number, operation: number): void {
-    if (this.#takenMs[slot] !== this.#times[RUN_MS] || operation !== this.#runOperation) {
+    const times = this.#times;
+    if (times[SLOT_MS + slot] !== times[RUN_MS] || operation !== this.#runOperation) {
       this.settle();
-      this.#times[RUN_MS] = this.#takenMs[slot]!;
+      times[RUN_MS] = times[SLOT_MS + slot]!;
       this.#runOperation = operation;
     }
     this.#runLength++;
@@ -114,7 +127,7 @@ export class RequestTimes implements Disposable {
 
   #lookAtClock(): void {
     if (this.#isTimed) return;
-    this.#isTimed = true;
+    this.#isTimed = this.#isFresh = true;
     this.#readClock(this.#times, ANSWER_MS);
   }
 }

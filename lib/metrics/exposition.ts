@@ -11,7 +11,7 @@ import { type Durations, type Labels, METRICS, type Sample, type Scalar } from "
 import type { View } from "./view.ts";
 
 /** The media type of the text. */
-export const CONTENT_TYPE = Registry.PROMETHEUS_CONTENT_TYPE;
+export const CONTENT_TYPE: string = Registry.PROMETHEUS_CONTENT_TYPE;
 
 /** A sample as prom-client writes it. */
 interface Line {

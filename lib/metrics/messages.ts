@@ -2,6 +2,7 @@
  * What the main thread and the Worker of the metrics say to each other.
  */
 
+import type { OtlpOptions } from "./otlp.ts";
 import type { View } from "./view.ts";
 
 /** Where a server listens. */
@@ -20,6 +21,8 @@ export interface MonitorOptions {
   readonly hostNames?: readonly string[];
   /** Write the metrics into this file. Absent: none is written. */
   readonly textfile?: string;
+  /** Send the metrics to a collector. Absent: none are sent. */
+  readonly otlp?: OtlpOptions;
 }
 
 /** To the Worker: what to do, first of all; then a view for each {@linkcode MonitorEvent} `want`. */
@@ -30,10 +33,8 @@ export type MonitorCommand =
 
 /** From the Worker. */
 export type MonitorEvent =
-  /** It is ready; `port` is that of its server. */
-  | { readonly kind: "ready"; readonly port: number | undefined }
-  /** It cannot start. */
-  | { readonly kind: "refused"; readonly reason: string }
+  /** Its server listens at this port. */
+  | { readonly kind: "listens"; readonly port: number }
   /** It needs a view. */
   | { readonly kind: "want" }
   | { readonly kind: "warn"; readonly line: string }

@@ -16,6 +16,10 @@ const IDLE_MS = 15_000;
 /** How often slow requests are looked for. */
 const CHECK_MS = 1_000;
 
+/** Answers a second, and those that may come at once: a page with its files is four. More wait for their turn. */
+const ANSWERS_PER_S = 50;
+const BURST = 20;
+
 /** For browsers: nothing from elsewhere, no script in the page itself, no frame around it. */
 const SECURITY_HEADERS: Readonly<Record<string, string>> = {
   "content-security-policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; " +
@@ -44,13 +48,14 @@ export interface ServerOptions {
 
 /** Starts a server. Resolves once it listens, to its port; rejects if it cannot. */
 export async function startServer(address: HttpAddress, options: ServerOptions): Promise<number> {
+  const pace = new Pace();
   const server: Server = createServer({
     maxHeaderSize: MOST_HEADER_BYTES,
     headersTimeout: REQUEST_MS,
     requestTimeout: REQUEST_MS,
     keepAliveTimeout: IDLE_MS,
     connectionsCheckingInterval: CHECK_MS,
-  }, (request, response) => void answer(request, response, options));
+  }, (request, response) => void pace.turn().then(() => answer(request, response, options)));
   server.maxConnections = MOST_CONNECTIONS;
   server.timeout = IDLE_MS;
   const { promise, resolve, reject } = Promise.withResolvers<void>();
@@ -61,6 +66,20 @@ export async function startServer(address: HttpAddress, options: ServerOptions):
   server.on("error", ({ message }) => options.warn(`the server of the metrics: ${message}`));
   const bound = server.address();
   return typeof bound === "object" && bound !== null ? bound.port : address.port;
+}
+
+/**
+ * Spreads answers over time, so that a client that asks without end does not take the CPUs that the disks need. The wait
+ * is bounded by the connections: each has one request at a time.
+ */
+class Pace {
+  #nextMs = 0;
+
+  async turn(): Promise<void> {
+    const now = performance.now();
+    this.#nextMs = Math.max(this.#nextMs, now - BURST * 1000 / ANSWERS_PER_S) + 1000 / ANSWERS_PER_S;
+    if (this.#nextMs > now) await new Promise((resolve) => setTimeout(resolve, this.#nextMs - now));
+  }
 }
 
 async function answer(request: IncomingMessage, response: ServerResponse, options: ServerOptions): Promise<void> {

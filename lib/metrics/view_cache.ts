@@ -16,7 +16,7 @@ export class ViewCache {
   #view: View | undefined;
   #atMs = -Infinity;
   #asked: PromiseWithResolvers<View> | undefined;
-  #first: (() => void) | undefined;
+  readonly #first: (() => void)[] = [];
 
   /** `want` asks the main thread for a view, which comes through {@linkcode accept}. */
   constructor(want: () => void) {
@@ -44,7 +44,7 @@ export class ViewCache {
 
   /** Calls `act` once, with the first view; it need not be asked for. */
   whenFirst(act: () => void): void {
-    this.#first = act;
+    this.#first.push(act);
   }
 
   /** Takes what the main thread sends. Undefined: the process serves nothing yet. */
@@ -55,8 +55,7 @@ export class ViewCache {
     this.#view = view;
     this.#atMs = performance.now();
     asked?.resolve(view);
-    this.#first?.();
-    this.#first = undefined;
+    for (const act of this.#first.splice(0)) act();
   }
 }
 

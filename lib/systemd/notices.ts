@@ -23,6 +23,8 @@ export interface NoticeOptions {
   readonly ending: AbortSignal;
   /** How long its guests may then take to close their disks. */
   readonly closingMs: number;
+  /** Names of guests, as far as they are known. */
+  readonly guests: ReadonlyMap<number, string>;
   readonly logger: Logger;
   /** Absent: this process's. */
   readonly clock?: Clock;
@@ -82,9 +84,9 @@ export class Notices implements AsyncDisposable {
   }
 
   #tellState(): void {
-    const { service, kind } = this.#options;
+    const { service, kind, guests } = this.#options;
     if (this.#endingSinceMs !== undefined) return this.#tellEnding(this.#endingSinceMs);
-    const status = statusLine(service.devices.status(), kind);
+    const status = statusLine(service.devices.status(), kind, guests);
     const message = this.#isReady ? `READY=1\nSTATUS=${status}` : "STATUS=Looking for disks";
     if (message !== this.#told && this.#send(message)) this.#told = message;
   }
@@ -125,12 +127,17 @@ export class Notices implements AsyncDisposable {
 }
 
 /** One line about all devices, as `systemctl status` shows it. */
-export function statusLine(devices: readonly DeviceStatus[], kind: string): string {
+export function statusLine(
+  devices: readonly DeviceStatus[],
+  kind: string,
+  guests: ReadonlyMap<number, string> = new Map(),
+): string {
   const plural = devices.length === 1 ? "disk" : "disks";
   const connected = devices.filter((device) => device.connected).length;
   const failed = devices.filter(({ error }) => error !== undefined);
   const line = `${devices.length} ${plural} of kind ${kind}, ${connected} connected`;
   const [first] = failed;
   if (first === undefined) return line;
-  return printable(`${line}, ${failed.length} with an error: ${first.label}: ${first.error}`);
+  const guest = guests.get(first.domain) ?? `domain ${first.domain}`;
+  return printable(`${line}, ${failed.length} with an error: ${first.name} of ${guest}: ${first.error}`);
 }

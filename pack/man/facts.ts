@@ -22,6 +22,10 @@ export const ENVIRONMENT: readonly Fact[] = [
     "XENBLK_HOTPLUG_SECONDS, XENBLK_HOTPLUG_WAIT_SECONDS",
     "How long block-xenblk waits for an answer, and for a disk that waits for its image's lock.",
   ],
+  [
+    "XENBLK_LOG_FORMAT",
+    "The form of the log's lines: plain, time, journal, json or auto, the default, which is journal below systemd, plain on a terminal and time elsewhere.",
+  ],
   ["CREDENTIALS_DIRECTORY", "The folder of systemd's credentials, where passphrases of images are found by name."],
 ];
 

@@ -4,6 +4,7 @@
  */
 
 import { ROOT } from "../house/source.ts";
+import { formatted } from "./formatted.ts";
 import { HostWithWeb, Place } from "./place.ts";
 
 /** A command as it was typed, and what it printed. */
@@ -95,5 +96,7 @@ export function linesOf(svg: string): string[] {
 }
 
 if (import.meta.main) {
-  for (const { file, run } of PICTURES) Deno.writeTextFileSync(ROOT + file, drawing(await run()));
+  for (const { file, run } of PICTURES) {
+    Deno.writeTextFileSync(ROOT + file, await formatted(drawing(await run()), "svg"));
+  }
 }

@@ -4,6 +4,7 @@
  */
 
 import { ROOT } from "../house/source.ts";
+import { formatted } from "./formatted.ts";
 import { type Message, messages } from "./messages.ts";
 
 /** Path of the page, in the checkout. */
@@ -112,6 +113,11 @@ const SYMPTOMS: readonly Symptom[] = [
     holds: inFiles(/lib\/(control|cli\/(log_level|background|events))/),
   },
   {
+    title: "The service, or the address of its metrics",
+    advice: "[deploy.md](deploy.md) describes the service, [metrics.md](metrics.md) the metrics.",
+    holds: inFiles(/cli\/(install|metrics)|lib\/(metrics|systemd)/),
+  },
+  {
     title: "Other messages",
     advice: "A usage error names the option or operand, and says what is allowed; the exit status is 2.",
     holds: () => true,
@@ -126,7 +132,7 @@ export async function troubleshooting(): Promise<string> {
     for (const message of own) left.delete(message);
     return `## ${title}\n\n${advice}\n\n${own.map(lineOf).join("\n")}\n`;
   });
-  return await formatted([HEAD, ...sections].join("\n"));
+  return await formatted([HEAD, ...sections].join("\n"), "md");
 }
 
 function lineOf({ text, remedy, check }: Message): string {
@@ -139,21 +145,6 @@ function lineOf({ text, remedy, check }: Message): string {
 /** Without characters that Markdown would take for its own. */
 function plain(text: string): string {
   return text.split("`").map((part, index) => index % 2 === 1 ? part : part.replace(/[*<[\]]/g, "\\$&")).join("`");
-}
-
-async function formatted(page: string): Promise<string> {
-  const child = new Deno.Command(Deno.execPath(), {
-    args: ["fmt", "--ext=md", "-"],
-    cwd: ROOT,
-    stdin: "piped",
-    stdout: "piped",
-  }).spawn();
-  const output = new Response(child.stdout).text();
-  const input = child.stdin.getWriter();
-  await input.write(new TextEncoder().encode(page));
-  await input.close();
-  await child.status;
-  return await output;
 }
 
 if (import.meta.main) Deno.writeTextFileSync(ROOT + TROUBLESHOOTING, await troubleshooting());

@@ -27,6 +27,11 @@ const REWRITTEN: readonly (readonly [string, string, string])[] = [
   ],
   ["no folder", `export default new URL("../", import.meta.url);`, `export default new URL("../", import.meta.url);`],
   ["the manifest", `import j from "./deno.json";\nj();`, `import j from "./package.json";\nj();`],
+  [
+    "a file that is imported as text",
+    `import t from "./page.js" with { type: "text" };\nt();`,
+    `import t from "./page.js" with { type: "text" };\nt();`,
+  ],
   ["a module of Node", `import "node:fs";`, `import "node:fs";`],
   [
     "no text, comment, or other URL",
@@ -129,6 +134,7 @@ Deno.test("JSR would take the sources: no slow types, and the product's files on
   assertEquals(status, 0, output);
   const files = [...output.matchAll(/^\s+file:\/\/(\S+) \(/gm)].map((match) => match[1]!.replace(ROOT, ""));
   assert(files.includes("ffi/platform.ts"), output);
-  const PRODUCT = /^((lib|ffi)\/.+\.ts|\w+\.ts|deno\.json|LICENSE|README\.md|CHANGELOG\.md)$/;
+  const PRODUCT =
+    /^((lib|ffi)\/.+\.ts|lib\/metrics\/page\/\w+\.(html|css|js)|\w+\.ts|deno\.json|LICENSE|README\.md|CHANGELOG\.md)$/;
   assertEquals(files.filter((path) => !PRODUCT.test(path)), []);
 });

@@ -6,6 +6,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import { DENO, lockedPackages } from "../../pack/deb/fetched.ts";
+import { readProject } from "../../pack/manifest.ts";
 import { ROOT } from "../house/source.ts";
 
 /** A lock as Deno writes it. */
@@ -44,5 +45,27 @@ Deno.test("the shell finds no fault in the scripts of the package", async () => 
   for (const script of scripts) {
     const { code, stderr } = await new Deno.Command("sh", { args: ["-n", script] }).output();
     assertEquals([code, new TextDecoder().decode(stderr)], [0, ""], script);
+  }
+});
+
+Deno.test("deno install -g in a checkout gives the command, and deno uninstall -g takes it away", async () => {
+  const folder = await Deno.makeTempDir();
+  const path = `${Deno.execPath().replace(/\/[^/]+$/, "")}:${Deno.env.get("PATH")}`;
+  const run = async (program: string, ...args: readonly string[]): Promise<string> => {
+    const env = { PATH: path, NO_COLOR: "1" };
+    const options: Deno.CommandOptions = { args: [...args], cwd: ROOT, env, stdin: "null" };
+    const { success, stdout, stderr } = await new Deno.Command(program, options).output();
+    const text = new TextDecoder().decode(stdout);
+    if (!success) throw new Error(`${program} ${args.join(" ")}: ${text}${new TextDecoder().decode(stderr)}`);
+    return text;
+  };
+  try {
+    const flags = ["-A", "--root", folder, "--name", "xenblk", "--config", "deno.json"];
+    await run(Deno.execPath(), "install", "-g", ...flags, "cli.ts");
+    assertEquals(await run(`${folder}/bin/xenblk`, "--version"), `xenblk ${readProject(ROOT).version}\n`);
+    await run(Deno.execPath(), "uninstall", "-g", "--root", folder, "xenblk");
+    assertEquals([...Deno.readDirSync(`${folder}/bin`)], []);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
   }
 });

@@ -3,7 +3,7 @@
  * repetition of what found no room, and an end to requests for more time.
  */
 
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import type { DeviceStatus } from "../../lib/backend/status.ts";
 import { EAGAIN } from "../../lib/errno.ts";
 import { latencyOf } from "../../lib/figures/latency.ts";
@@ -38,6 +38,7 @@ class Rig implements AsyncDisposable {
       kind: "vbd3",
       ending: this.ending.signal,
       closingMs: 10_000,
+      guests: new Map(),
       logger: SILENT,
       clock: this.clock,
     });
@@ -127,9 +128,10 @@ Deno.test("an ending process asks for more time as long as its guests may take a
 Deno.test("the status names the first disk with an error, in one line", () => {
   const devices = [device("vbd3/5/1"), device("vbd3/6/2", { connected: false, error: "Cannot open\nREADY=1" })];
   assertEquals(
-    statusLine(devices, "vbd3"),
-    "2 disks of kind vbd3, 1 connected, 1 with an error: vbd3/6/2: Cannot open\\x0aREADY=1",
+    statusLine(devices, "vbd3", new Map([[5, "web"]])),
+    "2 disks of kind vbd3, 1 connected, 1 with an error: xvda of web: Cannot open\\x0aREADY=1",
   );
+  assertMatch(statusLine(devices, "vbd3"), /: xvda of domain 5: Cannot/);
 });
 
 Deno.test("a service manager is known by its socket; a watchdog for another process does not count", () => {

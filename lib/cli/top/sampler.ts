@@ -40,7 +40,7 @@ export class Sampler {
   #before: ReadonlyMap<string, LiveFigures> = new Map();
 
   /** `names` is asked at each reading. */
-  constructor(names: () => Names, read: () => Promise<readonly LiveFigures[]> = liveFigures) {
+  constructor(names: () => Names, read: () => Promise<readonly LiveFigures[]> = () => liveFigures()) {
     this.#names = names;
     this.#read = read;
   }

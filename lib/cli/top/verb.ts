@@ -10,7 +10,7 @@ import { listDomains } from "../../toolstack/domains.ts";
 import { choice, decimal, defaulting, flag, integer, optional } from "../options.ts";
 import type { Output } from "../output.ts";
 import { type DrainSignals, signalStatus } from "../signals.ts";
-import { defineVerb } from "../verb.ts";
+import { type Context, defineVerb } from "../verb.ts";
 import { type Sample, Sampler } from "./sampler.ts";
 import { Screen } from "./screen.ts";
 import { NOBODY, RATE_COLUMNS, renderRates, rowsOf, screenLines, sorted, type TopView, viewAfter } from "./view.ts";
@@ -39,11 +39,18 @@ export const top = defineVerb({
   },
   permissions: "--allow-env --allow-ffi --allow-net, and --allow-read and --allow-write of /run/xenblk.",
   examples: ["xenblk top", "xenblk top --guests --sort w_await", "xenblk top --json --batch -n 1 -d 1"],
-  async run({ host, signals, output }, options): Promise<number> {
+  async run({ host, signals, output, inform }, options): Promise<number> {
     const platform = await host.openNativePlatform();
     const sampler = new Sampler(() => guestNames(platform));
     const view = { sort: options.sort, reverse: options.reverse, byGuest: options.guests };
-    const run = { output, signals, sampler, delayMs: options.delay * 1000, most: options.iterations ?? Infinity };
+    const run = {
+      output,
+      inform,
+      signals,
+      sampler,
+      delayMs: options.delay * 1000,
+      most: options.iterations ?? Infinity,
+    };
     const isTerminal = Deno.stdin.isTerminal() && output.columns !== Infinity;
     if (options.batch || options.json || !isTerminal) await writeBatches(run, view, options.json);
     else await showOnScreen(run, view);
@@ -54,6 +61,7 @@ export const top = defineVerb({
 /** What both ways of showing need. */
 interface Run {
   readonly output: Output;
+  readonly inform: Context["inform"];
   readonly signals: DrainSignals;
   readonly sampler: Sampler;
   readonly delayMs: number;
@@ -62,17 +70,17 @@ interface Run {
 }
 
 async function writeBatches(
-  { output, signals: { signal }, sampler, delayMs, most }: Run,
+  { output, inform, signals: { signal }, sampler, delayMs, most }: Run,
   view: TopView,
   json: boolean,
 ): Promise<void> {
   let hadDisks = (await sampler.sample()).live > 0;
-  if (!hadDisks) output.message(`xenblk: ${NOBODY}`);
+  if (!hadDisks) inform(NOBODY);
   for (let count = 0; count < most && !output.failed; count++) {
     await SYSTEM_CLOCK.sleep(delayMs, signal);
     if (signal.aborted) return;
     const sample = await sampler.sample();
-    if (hadDisks && sample.live === 0) output.message(`xenblk: ${NOBODY}`);
+    if (hadDisks && sample.live === 0) inform(NOBODY);
     hadDisks = sample.live > 0;
     if (json) output.data(JSON.stringify(reportOf(sample, view)) + "\n");
     else output.data((count === 0 ? "" : "\n") + renderRates(rowsOf(sample, view), view, output.columns));

@@ -70,11 +70,15 @@ const COLUMNS = [
   ["Image", "text", (disk) => [nameOf(disk.image), disk.error, disk.waitsFor].filter((part) => part !== "").join("; ")],
 ];
 
-/** The elements of one disk: a row, and a figure with its plot. */
+/**
+ * The elements of one disk: a row, and a figure with its plot. The roles are said because a row that is laid out as a card
+ * is no row any more for a screen reader.
+ */
 function elements(disk) {
   const cells = COLUMNS.map(([label, className], index) => {
-    const cell = make(index < 2 ? "th" : "td", { className });
-    if (index < 2) cell.scope = "row";
+    const isHeading = index < 2;
+    const cell = make(isHeading ? "th" : "td", { className, role: isHeading ? "rowheader" : "cell" });
+    if (isHeading) cell.scope = "row";
     cell.dataset.label = label;
     return cell;
   });
@@ -97,7 +101,7 @@ function elements(disk) {
     image,
   ]);
   return {
-    row: make("tr", {}, cells),
+    row: make("tr", { role: "row" }, cells),
     cells,
     figure: make("figure", {}, [caption, plot]),
     plot,
@@ -179,7 +183,9 @@ function show(status) {
   const bad = disks.filter((disk) => disk.latched || disk.error !== "").length;
   set(
     document.getElementById("summary"),
-    `${disks.length} disks, ${disks.filter(({ connected }) => connected).length} connected, ${bad} in trouble; ` +
+    `${disks.length} ${disks.length === 1 ? "disk" : "disks"}, ${
+      disks.filter(({ connected }) => connected).length
+    } connected, ${bad} in trouble; ` +
       `version ${process.version}, process ${process.pid}, ${short(process.residentBytes, "B")} of memory`,
   );
 }

@@ -46,7 +46,7 @@ nativeTest("a disk is handed to a running serve, looked at, resized and detached
   assertEquals(refused.status, 2);
   assertMatch(refused.stderr, /Cannot use --workers with --background: it belongs to the process that serves/);
 
-  const attached = xenblk(xen, ...attaching, "--grants=map");
+  const attached = xenblk(xen, ...attaching, "--grants=map", "--filter=throttle");
   const disk = await guest.disk(frontendPath(ADDRESS));
   await serve.says(/offering/);
   await disk.connect();
@@ -60,6 +60,10 @@ nativeTest("a disk is handed to a running serve, looked at, resized and detached
   assertEquals([shown.live.pid, shown.live.verb, shown.live.connected], [serve.pid, "serve", true]);
   assertMatch((await xenblk(xen, "show", "7", "xvdb")).stdout, new RegExp(`served by +process ${serve.pid}`));
   assertMatch((await xenblk(xen, "resize", "7", "xvdb", "128M")).stderr, /has grown from 64\.0 MiB to 128\.0 MiB/);
+  assertMatch(
+    (await xenblk(xen, "limit", "7", "xvdb", "--iops=500")).stdout,
+    /^iops +500\nbytes per second +no limit\n$/,
+  );
   assertMatch((await xenblk(xen, "log-level", "debug")).stdout, new RegExp(`${serve.pid} +serve +vbd3 +debug`));
 
   // A guest that uses the disk keeps it: its driver says so.
@@ -93,6 +97,20 @@ nativeTest("a killed serve leaves a socket that nobody takes for a process, and 
   assertEquals([...Deno.readDirSync(sockets)].map(({ name }) => name), [`${serve.pid}.sock`]);
   assertEquals(await serve.stop(), 0, serve.messages);
   await assertRejects(() => Deno.lstat(sockets), Deno.errors.NotFound);
+});
+
+nativeTest("a serve that cannot make its socket serves all the same, and says what is missing", async () => {
+  await using xen = await NativeXen.start();
+  await Deno.mkdir(`${xen.directory}/journals`);
+  await Deno.writeTextFile(`${xen.directory}/journals/control`, "no directory");
+  await using serve = new BackendProcess(xen, ["serve"]);
+  await serve.says(/warning: no control socket: File exists .*served without one; check that .*\/control can be/);
+  await xen.createDomain(GUEST);
+  const image = sparseImage(xen.directory, "disk.img", 2 ** 20);
+  const device = await attach(xen, { domain: GUEST as DomId, params: `aio:${image}` });
+  await serve.says(/offering/);
+  await detach(xen, device);
+  assertEquals(await serve.stop(), 0, serve.messages);
 });
 
 nativeTest("serve --json and events print what happens to a disk, the same way", async () => {

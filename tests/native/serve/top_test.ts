@@ -117,6 +117,10 @@ nativeTest("top, show and list have the figures of a loaded disk; top leaves its
   assertEquals(listed.rates["r/s"], 0);
   assertMatch(await xenblk("show", String(GUEST), "xvda"), /reads +\d+, \d+ [KM]iB; now 0\.0\/s.*ms \(p99\)/);
 
+  Deno.kill(serve.pid, "SIGSTOP");
+  const [alone] = JSON.parse(await xenblk("list", "--json"));
+  assertEquals([alone.name, alone.stats], ["xvda", undefined], "a process that does not answer is passed over");
+  Deno.kill(serve.pid, "SIGCONT");
   assertEquals(await serve.stop(), 0, serve.messages);
   assertEquals(
     await xenblk("top", "--batch", "-n", "1", "-d", "0.1", "--json").then((text) => JSON.parse(text).disks),
