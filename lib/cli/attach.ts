@@ -86,16 +86,11 @@ export const attach = defineVerb({
     checkCreating(given);
     await chooseFilters(given.filter); // a wrong one is refused before anything is looked for
     const { named, vdev } = imageAndVdev(operands, given.overlay !== undefined);
-    const config = await loadConfig("attach", given);
-    const command = { options: given, given: context.given };
     const wanted = { domain: operands["domain"]!, image: named, vdev };
-    if (given.background) {
-      // The settings of the disk are the serving process's business.
-      const { kind, timeout } = config.forAttach(command, { kind: DEFAULT_KIND });
-      return await attachInBackground(context, { ...given, kind, timeout }, wanted);
-    }
+    if (given.background) return await attachInBackground(context, given, wanted);
+    const config = await loadConfig("attach", given);
     const platform = await host.openNativePlatform();
-    const options = await optionsForAttach(platform, config, command, wanted);
+    const options = await optionsForAttach(platform, config, { options: given, given: context.given }, wanted);
     const timeoutMs = options.timeout * 1000;
     const image = await imageForAttach(context, options, named);
     const attaching = attachOn(platform, {
