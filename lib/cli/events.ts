@@ -8,7 +8,7 @@ import { changes } from "../control/events.ts";
 import type { ControlEvent } from "../control/protocol.ts";
 import { servingProcesses } from "../control/serving.ts";
 import { SYSTEM_CLOCK } from "../clock.ts";
-import { LOG_LEVELS, type LogLevel } from "../log.ts";
+import { LOG_LEVELS, type LogLevel, printable } from "../log.ts";
 import { choice, flag, optional } from "./options.ts";
 import { defineVerb } from "./verb.ts";
 
@@ -32,7 +32,7 @@ export const events = defineVerb({
   async run({ output, signals, inform }, { log, json }): Promise<number> {
     const print = (pid: number, event: ControlEvent): void => {
       if (json) output.data(`${JSON.stringify({ pid, ...event })}\n`);
-      else output.data(`${event.time} ${pid} ${eventText(event)}\n`);
+      else output.data(`${event.time} ${pid} ${printable(eventText(event))}\n`);
     };
     using clients = new DisposableStack();
     const followed = new Map<string, number>();

@@ -86,11 +86,11 @@ export const serve = defineVerb({
       logger.info(`ending: ${context.signals.received}, before any device was served`);
       return 0;
     }
-    logger.info(only === undefined ? `serving all of kind ${kind}` : `serving ${operands["backend-path"]}`);
     const closingMs = options["detach-on-exit"] ? options.timeout * 1000 : 0;
     const servesAll = only === undefined;
     const serving = { context, platform, service, verb: "serve", servesAll, kind, options, closingMs } as const;
     await using _companions = await startCompanions(serving);
+    logger.info(only === undefined ? `serving all of kind ${kind}` : `serving ${operands["backend-path"]}`);
     await using _lines = given.json ? await eventLines(service) : undefined;
     const removal = service.devices.retired.then(() => "removal" as const);
     const ending = await Promise.race([context.signals.drain, removal, service.failed]);

@@ -103,6 +103,52 @@ nativeTest("promtool finds nothing to improve in the text, nor in the alerts", a
   assertMatch(rules.said, /SUCCESS: \d+ rules found/);
 }, missingPrometheus());
 
+/** Series of one disk over ten minutes, a sample each 30 s, and the alerts that must fire at the end. */
+const TROUBLES: readonly (readonly [string, Readonly<Record<string, string>>, readonly string[]])[] = [
+  ["a healthy disk", { connected: "1x20", latched: "0x20", in_flight: "4x20", reads_completed_total: "0+9x20" }, []],
+  ["a latched disk", { latched: "0 1x19" }, ["XenblkDiskLatched"]],
+  ["a disk with an error that its guest does not connect", { error: "1x20", connected: "0x20" }, [
+    "XenblkDiskError",
+    "XenblkDiskNotConnected",
+  ]],
+  [
+    "a disk whose storage answers nothing",
+    {
+      in_flight: "4x20",
+      reads_completed_total: "9x20",
+      writes_completed_total: "9x20",
+      flushes_completed_total: "9x20",
+      discards_completed_total: "9x20",
+    },
+    ["XenblkDiskStalled"],
+  ],
+  ["a disk that waits for its storage", { storage_waiting: "1x20" }, ["XenblkStorageWaiting"]],
+];
+
+nativeTest("an alert fires for its trouble, and none for a healthy disk", async () => {
+  const tests = TROUBLES.map(([name, values, alerts]) => ({
+    name,
+    interval: "30s",
+    input_series: Object.entries(values).map(([metric, samples]) => ({
+      series: `xenblk_disk_${metric}{${DISK}}`,
+      values: samples,
+    })),
+    promql_expr_test: [{
+      expr: `count by (alertname) (ALERTS{alertstate="firing"})`,
+      eval_time: "10m",
+      exp_samples: alerts.map((alertname) => ({ labels: `{alertname="${alertname}"}`, value: 1 })),
+    }],
+  }));
+  const file = Deno.makeTempFileSync({ suffix: ".yml" });
+  try {
+    Deno.writeTextFileSync(file, JSON.stringify({ rule_files: [ALERTS], evaluation_interval: "30s", tests }));
+    const { status, said } = await promtool(["test", "rules", file]);
+    assertEquals(status, 0, said);
+  } finally {
+    Deno.removeSync(file);
+  }
+}, missingPrometheus());
+
 /** The names of metrics in an expression, and the labels that it matches or groups by. */
 function namesIn(expression: string): { metrics: string[]; labels: string[] } {
   const matched = [...expression.matchAll(/[{,]\s*(\w+)\s*(?:=~|!=|=)/g)].map((match) => match[1]!);

@@ -4,6 +4,7 @@
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import type { DiskFigures } from "../../lib/figures/figures.ts";
 import type { View } from "../../lib/metrics/view.ts";
 import { nativeTest, NativeXen } from "../native/harness.ts";
 import { BackendProcess } from "../native/serve/backend.ts";
@@ -97,23 +98,28 @@ interface Listed {
   readonly domainName: string;
   readonly name: string;
   readonly backendState: string;
+  readonly stats: DiskFigures;
 }
 
-/** The page shows the same disk, in the same state, as `list --json`. */
+/** The page shows the same disk, in the same state and with the same totals, as `list --json`. */
 async function checkList({ xen }: Scene, page: Browser): Promise<void> {
   const args = ["run", "-A", "--no-check", `${ROOT}cli.ts`, "list", "--json"];
   const listed: readonly Listed[] = JSON.parse(await xen.run(Deno.execPath(), args));
   const rows = listed.map(({ domainName, name, backendState }) => [domainName, name, backendState]);
   const cells = `[...document.querySelectorAll("#disks tbody tr > *")].slice(0, 3).map((cell) => cell.textContent)`;
   assertEquals([await page.evaluate<string[]>(cells)], rows);
+  const totals = listed.map(({ stats }) => `${stats.rd_bytes},${stats.wr_bytes}`);
+  assertEquals([await page.evaluate<string>(TOTALS)], totals);
 }
+
+/** In the page: the bytes read and written of its one disk. */
+const TOTALS = `[...document.querySelectorAll("#plots data")].map(({ value }) => Number(value)).join()`;
 
 /** The page's totals are those of status.json within two seconds, as soon as nothing changes any more. */
 async function checkTotals(scene: Scene, page: Browser): Promise<void> {
   const { figures } = (await scene.view()).disks[0]!;
   const began = performance.now();
-  const shown = `[...document.querySelectorAll("#plots data")].map(({ value }) => Number(value)).join()`;
-  await page.until(`${shown} === "${figures.rd_bytes},${figures.wr_bytes}"`);
+  await page.until(`${TOTALS} === "${figures.rd_bytes},${figures.wr_bytes}"`);
   assert(performance.now() - began < 2000, "the page follows each second");
 }
 

@@ -4,7 +4,8 @@
  */
 
 import { existsSync } from "node:fs";
-import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { assert, assertEquals, assertLess, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
+import { XenblkError } from "../../lib/errors.ts";
 import type { MonitorOptions } from "../../lib/metrics/messages.ts";
 import { Monitor } from "../../lib/metrics/monitor.ts";
 import { diskView, viewOf } from "./views.ts";
@@ -108,6 +109,24 @@ Deno.test("clients that are slow, silent, too big or too many are ended, and oth
   for (const answer of await Promise.all(halves)) assertMatch(answer, /^(HTTP\/1\.1 408 |$)/);
   assertMatch(await rig.raw(ask), /^HTTP\/1\.1 200 /);
   assertEquals(rig.warnings, []);
+});
+
+Deno.test("clients that ask ahead of the answers, or leave before theirs, hold nobody up", async () => {
+  await using rig = await Rig.start();
+  rig.monitor.observe(() => VIEW);
+  const ask = "GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n";
+  const ahead = await rig.raw(ask.repeat(3000));
+  assert(ahead.split("HTTP/1.1 200 ").length <= 2, "one request at a time");
+  for (let count = 0; count < 1000; count++) {
+    using connection = await Deno.connect({ ...ANYWHERE, port: rig.port });
+    await connection.write(new TextEncoder().encode(ask));
+  }
+  const beganMs = performance.now();
+  // The server may have all its connections until it has seen that they are closed.
+  while (await rig.status("GET /metrics HTTP/1.1", "host: 127.0.0.1") !== 200) {
+    assertLess(performance.now() - beganMs, 10_000);
+  }
+  assertLess(performance.now() - beganMs, 10_000);
 });
 
 Deno.test("a view that fails is a warning and 503, not the end of the process", async () => {
