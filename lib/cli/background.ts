@@ -3,11 +3,12 @@
  * the guest has connected.
  */
 
+import { isAbort } from "../abort.ts";
 import { DEFAULT_KIND } from "../attach.ts";
 import { ControlClient, NoAnswerError } from "../control/client.ts";
 import type { Attached, AttachParams, SettingsParams } from "../control/protocol.ts";
 import { servingProcesses } from "../control/serving.ts";
-import { XenblkError } from "../errors.ts";
+import { errorText, XenblkError } from "../errors.ts";
 import { type ImageName, imageName, imageText, paramsOf, parseImage } from "../storage/image/spec.ts";
 import { domainLabel } from "../toolstack/domains.ts";
 import { findDisk } from "../toolstack/detach.ts";
@@ -73,7 +74,7 @@ export async function attachInBackground(
       // Without an answer the guest may have the disk, and use it.
       if (error instanceof XenblkError && !(error instanceof NoAnswerError)) await image.undo();
       else if (image.isNew) inform(`${image.name} is kept: the serving process may have given it to the guest`);
-      throw error;
+      throw isAbort(error) ? aborted(image.name, error) : error;
     },
   );
   const { pid } = await client.call("hello", {});
@@ -83,6 +84,14 @@ export async function attachInBackground(
     output.json(describeDevice(store, findDisk(store, String(guest.domain), vdev).device));
   } else output.data(`${vdev}\n`);
   return 0;
+}
+
+/** A disk whose guest connects at this moment is not taken back. */
+function aborted(image: string, cause: Error): XenblkError {
+  return new XenblkError(`Cannot wait until the guest has ${image}: ${errorText(cause)}`, {
+    cause,
+    remedy: "see `xenblk list`: the attach ends, unless the guest has connected already",
+  });
 }
 
 async function handOver(

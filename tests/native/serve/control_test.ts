@@ -97,6 +97,20 @@ nativeTest("the death of serve during an attach leaves the image that it may hav
   assertEquals((await Deno.stat(image)).size, 2 ** 20);
 });
 
+nativeTest("attach --background that is interrupted takes the disk back, and says where to look", async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  await using serve = new BackendProcess(xen, ["serve"]);
+  await serve.says(/serving all/);
+  const image = sparseImage(xen.directory, "disk.img", 2 ** 20);
+  await using attaching = new BackendProcess(xen, ["attach", String(GUEST), image, "xvdb", "--background"]);
+  await serve.says(/offering/);
+  assertEquals(await attaching.stop("SIGINT"), 1);
+  assertMatch(attaching.messages, /Cannot wait until the guest has .*disk\.img: ended by SIGINT; see `xenblk list`/);
+  await serve.says(/removed/);
+  assertEquals(JSON.parse((await xenblk(xen, "list", "--json")).stdout), []);
+});
+
 nativeTest("a killed serve leaves a socket that nobody takes for a process, and the next one removes it", async () => {
   await using xen = await NativeXen.start();
   const sockets = `${xen.directory}/journals/control`;
