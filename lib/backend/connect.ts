@@ -272,13 +272,11 @@ function connectionOf(
 
 /** The rings are served and the frontend knows it. */
 function frontendKnows({ resources, settings, log }: DeviceParts): void {
-  const { frontend: { abi, queues }, grants, grantsReason } = resources.connection!;
+  const { frontend: { queues }, grants, grantsReason } = resources.connection!;
   if (grantsReason !== undefined) log.info(`grants ${grants} in place of ${settings.grants}: ${grantsReason}`);
-  const ports = queues.map((queue) => queue.eventChannel).join(", ");
   const pages = queues[0]?.ringRefs.length ?? 0;
   const rings = `${queues.length} ring${queues.length === 1 ? "" : "s"} of ${pages} page${pages === 1 ? "" : "s"}`;
   log.info(`connected: the guest uses the disk by ${rings}, grants ${grants}`);
-  log.debug(`${abi}, event channels ${ports}`);
   resources.ringTold();
 }
 

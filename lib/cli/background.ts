@@ -4,7 +4,7 @@
  */
 
 import { DEFAULT_KIND } from "../attach.ts";
-import { ControlClient } from "../control/client.ts";
+import { ControlClient, NoAnswerError } from "../control/client.ts";
 import type { Attached, AttachParams, SettingsParams } from "../control/protocol.ts";
 import { servingProcesses } from "../control/serving.ts";
 import { XenblkError } from "../errors.ts";
@@ -60,6 +60,7 @@ export async function attachInBackground(
 ): Promise<number> {
   checkOptions(given, context.given);
   const config = await loadConfig("attach", given);
+  // The settings of the disk are the serving process's business.
   const { kind, timeout } = config.forAttach({ options: given, given: context.given }, { kind: DEFAULT_KIND });
   const options = { ...given, kind, timeout };
   const { output, inform } = context;
@@ -69,7 +70,9 @@ export async function attachInBackground(
   const image = await imageForAttach(context, options, wanted.image);
   const { vdev, guest, params } = await handOver(context, client, options, { ...wanted, image }).catch(
     async (error) => {
-      await image.undo();
+      // Without an answer the guest may have the disk, and use it.
+      if (error instanceof XenblkError && !(error instanceof NoAnswerError)) await image.undo();
+      else if (image.isNew) inform(`${image.name} is kept: the serving process may have given it to the guest`);
       throw error;
     },
   );

@@ -59,7 +59,7 @@ export function renderDetails(disk: LiveDetails, terminalColumns = Infinity): st
     ["access", `${disk.readOnly ? "read-only" : "read and write"}${disk.cdrom ? ", CD-ROM" : ""}`],
     ["size", sizeText(disk)],
     ["backend", `${disk.backendState}${disk.online ? "" : ", to be removed"}: ${disk.backendPath}`],
-    ["served by", live && `process ${live.pid} (xenblk ${live.verb})`],
+    ["served by", live && `process ${live.pid} (xenblk ${live.verb}, version ${live.version})`],
     ["waits for", live?.waitsFor?.join("; ")],
     ["error", error ?? live?.error],
     ["writes", live?.latched ? "refused: a flush has failed; attach the disk again" : undefined],

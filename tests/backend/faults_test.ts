@@ -184,7 +184,7 @@ Deno.test("states that mean nothing are ignored with one line each, and what is 
       await rig.idle(device);
     }
   }
-  assertEquals(rig.lines.filter((line) => line.includes("means nothing")).length, 2); // Reconfiguring, and invalid
+  assertEquals(rig.lines.filter((line) => line.includes("makes no sense now")).length, 2); // Reconfiguring, and invalid
   assertEquals([rig.plane.open.length, rig.backend(device, "state")], [1, "4"]);
 });
 

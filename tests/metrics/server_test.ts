@@ -3,6 +3,7 @@
  * can take.
  */
 
+import { existsSync } from "node:fs";
 import { assert, assertEquals, assertLess, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import type { MonitorOptions } from "../../lib/metrics/messages.ts";
@@ -12,21 +13,28 @@ import { diskView, viewOf } from "./views.ts";
 const ANYWHERE = { hostname: "127.0.0.1", port: 0 };
 const VIEW = viewOf(diskView());
 
+/** Waits until something is so, but not for ever. */
+async function until(isSo: () => boolean): Promise<void> {
+  const end = performance.now() + 10_000;
+  while (!isSo() && performance.now() < end) await new Promise((go) => setTimeout(go, 10));
+}
+
 /** A monitor of one disk, and what it warned of. */
 class Rig implements AsyncDisposable {
   readonly warnings: string[];
   readonly monitor: Monitor;
   readonly port: number;
 
-  private constructor(monitor: Monitor, warnings: string[]) {
+  private constructor(monitor: Monitor, warnings: string[], url?: string) {
     this.monitor = monitor;
     this.warnings = warnings;
-    this.port = Number(monitor.url === undefined ? NaN : new URL(monitor.url).port);
+    this.port = Number(url === undefined ? NaN : new URL(url).port);
   }
 
   static async start(options: MonitorOptions = { address: ANYWHERE }): Promise<Rig> {
     const warnings: string[] = [];
-    return new Rig(await Monitor.start(options, (line) => warnings.push(line)), warnings);
+    const monitor = new Monitor(options, (line) => warnings.push(line));
+    return new Rig(monitor, warnings, options.address === undefined ? undefined : await monitor.listening);
   }
 
   /** The whole answer to bytes that are sent as they are; empty if the connection is refused. */
@@ -130,12 +138,52 @@ Deno.test("a view that fails is a warning and 503, not the end of the process", 
   assertStringIncludes(rig.warnings[0] ?? "", "cannot take the figures of the disks: a defect");
 });
 
-Deno.test("an address that is taken, or of another machine, is refused with what to do", async () => {
-  await using rig = await Rig.start();
-  for (const address of [{ ...ANYWHERE, port: rig.port }, { hostname: "192.0.2.1", port: 0 }]) {
-    const error = await assertRejects(() => Rig.start({ address }), XenblkError, "Cannot serve metrics on ");
-    assertMatch(error.remedy ?? "", /choose a free port and an address of this machine/);
+Deno.test("an address that is taken, or of another machine, is a warning with what to do, and the rest works", async () => {
+  using taken = Deno.listen(ANYWHERE);
+  const folder = Deno.makeTempDirSync();
+  try {
+    for (const address of [taken.addr as Deno.NetAddr, { hostname: "192.0.2.1", port: 0 }]) {
+      const textfile = `${folder}/${address.hostname}.prom`;
+      const warnings: string[] = [];
+      await using monitor = new Monitor({ address, textfile }, (line) => warnings.push(line));
+      monitor.observe(() => VIEW);
+      await until(() => warnings.length > 0 && existsSync(textfile));
+      assertMatch(
+        warnings.join(),
+        /^cannot serve metrics on \S+, port \d+: .*; the disks are served without; it is tried/,
+      );
+      assertStringIncludes(warnings.join(), "choose a free port and an address of this machine");
+    }
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
   }
+});
+
+Deno.test("an address that becomes free is used then", async () => {
+  const taken = Deno.listen(ANYWHERE);
+  const { port } = taken.addr as Deno.NetAddr;
+  const warnings: string[] = [];
+  await using monitor = new Monitor({ address: { ...ANYWHERE, port } }, (line) => warnings.push(line));
+  await until(() => warnings.length > 0);
+  taken.close();
+  assertEquals(await monitor.listening, `http://127.0.0.1:${port}/`);
+  assertEquals(warnings.length, 1);
+});
+
+Deno.test({
+  name: "without the permission to listen there is a warning that says which one is missing",
+  permissions: { read: true, env: true, net: false },
+  async fn(): Promise<void> {
+    for (const [hostname, option] of [["127.0.0.1", "127.0.0.1:9779"], ["::1", "[::1]:9779"]] as const) {
+      const warnings: string[] = [];
+      await using _monitor = new Monitor({ address: { hostname, port: 9779 } }, (line) => warnings.push(line));
+      await until(() => warnings.length > 0);
+      assertStringIncludes(
+        warnings.join(),
+        `run deno with --allow-net=${option} as well; the disks are served without`,
+      );
+    }
+  },
 });
 
 Deno.test("the file is whole, is removed at the end, and a folder that is missing is one warning", async () => {
@@ -145,8 +193,7 @@ Deno.test("the file is whole, is removed at the end, and a folder that is missin
     {
       await using rig = await Rig.start({ textfile });
       rig.monitor.observe(() => VIEW);
-      const end = performance.now() + 10_000;
-      while (rig.warnings.length === 0 && performance.now() < end) await new Promise((go) => setTimeout(go, 10));
+      await until(() => rig.warnings.length > 0);
       assertMatch(rig.warnings.join(), /^cannot write the metrics into .*xenblk\.prom: .*; trying again$/);
     }
     Deno.mkdirSync(`${folder}/later`);

@@ -52,7 +52,7 @@ async function listing(): Promise<string> {
         /(node_modules\/(@[^/]+\/)?[^/]+\/).+/,
         "$1...",
       )
-      .replace(/(\/(docs|examples)\/).+/, "$1...").replace(/xenblk-[a-z-]+\.1\.gz/, "xenblk-VERB.1.gz");
+      .replace(/(\/(docs|examples|contrib)\/).+/, "$1...").replace(/xenblk-[a-z-]+\.1\.gz/, "xenblk-VERB.1.gz");
     return place.endsWith("...") && path.endsWith("/") ? undefined : `${mode} ${owner} ${place}`;
   });
   return [...new Set(lines.filter((line) => line !== undefined))].join("\n") + "\n";

@@ -109,6 +109,8 @@ export class BackendProcess {
   #kind: BackendKind | undefined;
   #state: "running" | "stopping" | "ended" = "running";
   #busy = false;
+  /** Promises that the end of the process has waited for since a call to storage returned. */
+  #stepsSinceCall = 0;
 
   /** Throws what connecting to xenstore throws; then the process has ended. */
   constructor(options: ProcessOptions) {
@@ -197,7 +199,9 @@ export class BackendProcess {
   finishCall(): void {
     const { oneThread } = this.#options.breakage;
     const at = this.#calls.findIndex(({ watch }, index) => !watch.hangs && (index === 0 || !oneThread));
-    if (at >= 0) this.#calls.splice(at, 1)[0]!.finish();
+    if (at < 0) return;
+    this.#calls.splice(at, 1)[0]!.finish();
+    this.#stepsSinceCall = 0;
   }
 
   /**
@@ -214,8 +218,8 @@ export class BackendProcess {
       return this.kill();
     }
     await this.#plane[Symbol.asyncDispose]();
-    // An image that opens just now is given to a device that has ended, which begins to close it.
-    for (let step = 0; step < LATE_STEPS; step++) await Promise.resolve();
+    // An image that opens just now, or meanwhile, is given to a device that has ended, which begins to close it.
+    for (this.#stepsSinceCall = 0; this.#stepsSinceCall < LATE_STEPS; this.#stepsSinceCall++) await Promise.resolve();
     if (this.#gone || this.#options.run.violation !== undefined) return;
     this.#checkLeaks();
     this.#end();

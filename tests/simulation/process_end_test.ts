@@ -17,6 +17,10 @@ import { World } from "./world.ts";
 const UNEVENTFUL = { setup: [], steps: [], ending: [] };
 /** More rounds than connecting, or resuming, takes. */
 const MOST_ROUNDS = 80;
+/** Far more microtasks than a process takes to end. */
+const END_TICKS = 100;
+/** More than a guest has to close its disk when the process detaches it. */
+const GUEST_TIME_MS = 20_000;
 
 Deno.test("a process that is killed while it takes over a device holds nothing, after whichever await", async () => {
   let served = 0;
@@ -98,6 +102,40 @@ Deno.test("a process that detaches leaves a device alone that was attached anew 
   }
   assertEquals(stateOf(world), "1");
 });
+
+for (const leave of ["connected", "detached"] as const) {
+  Deno.test(`an image that opens at any moment while its process ends, the device ${leave}, is closed`, async () => {
+    let [before, after] = [0, 0];
+    for (let ticks = 0; ticks < END_TICKS; ticks++) {
+      const world = await openingWorld();
+      const process = world.process!;
+      world.stopProcess(leave);
+      process.clock.advance(GUEST_TIME_MS);
+      await world.settle(ticks);
+      if (process.state === "ended") after++;
+      else before++;
+      process.finishCall();
+      await world.settle();
+      process.clock.advance(GUEST_TIME_MS);
+      await world.settle();
+      assertEquals([process.state, world.run.violation], ["ended", undefined], `after ${ticks} ticks`);
+    }
+    assert(before > 0 && after > 0, `opened before the end ${before} times, and after it ${after} times`);
+  });
+}
+
+/** A world with one process that is opening the image of a device. */
+async function openingWorld(): Promise<World> {
+  const world = new World(new Run(new Decisions(new Random(0), UNEVENTFUL), false), {});
+  world.startProcess();
+  world.slots[0]!.toolstackStep();
+  for (let rounds = 0; stateOf(world) !== "2"; rounds++) {
+    assert(rounds < MOST_ROUNDS, "the device is not offered");
+    world.deliver();
+    await world.settle();
+  }
+  return world;
+}
 
 /** A world with one process that serves a connected guest. */
 function connectedWorld(): Promise<World> {

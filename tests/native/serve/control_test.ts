@@ -81,6 +81,22 @@ nativeTest("a disk is handed to a running serve, looked at, resized and detached
   assertEquals(await serve.stop(), 0, serve.messages);
 });
 
+nativeTest("the death of serve during an attach leaves the image that it may have given to the guest", async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  await using serve = new BackendProcess(xen, ["serve"]);
+  await serve.says(/serving all/);
+  const image = `${xen.directory}/new.img`;
+  const attaching = xenblk(xen, "attach", String(GUEST), image, "xvdb", "--background", "--create=1M");
+  await serve.says(/offering/);
+  await serve.stop("SIGKILL");
+  const { status, stderr } = await attaching;
+  assertEquals(status, 1, stderr);
+  assertMatch(stderr, /new\.img is kept: the serving process may have given it to the guest\n/);
+  assertMatch(stderr, /Cannot complete .*: the process has closed the connection; see `xenblk list`/);
+  assertEquals((await Deno.stat(image)).size, 2 ** 20);
+});
+
 nativeTest("a killed serve leaves a socket that nobody takes for a process, and the next one removes it", async () => {
   await using xen = await NativeXen.start();
   const sockets = `${xen.directory}/journals/control`;
