@@ -72,8 +72,10 @@ export async function leaveDirectory(directory: string): Promise<void> {
 async function silentOf(paths: readonly string[]): Promise<string[]> {
   const silent = [];
   for (const path of paths) {
-    using connection = await connectTo(path);
-    if (connection === undefined) silent.push(path);
+    try {
+      using connection = await connectTo(path);
+      if (connection === undefined) silent.push(path);
+    } catch { /* it is somebody's: a stopped process has no room for another connection, or it is another user's */ }
   }
   return silent;
 }
