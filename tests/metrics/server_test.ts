@@ -4,8 +4,7 @@
  */
 
 import { existsSync } from "node:fs";
-import { assert, assertEquals, assertLess, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
-import { XenblkError } from "../../lib/errors.ts";
+import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes } from "@std/assert";
 import type { MonitorOptions } from "../../lib/metrics/messages.ts";
 import { Monitor } from "../../lib/metrics/monitor.ts";
 import { diskView, viewOf } from "./views.ts";
