@@ -7,7 +7,7 @@ import { isAbort } from "../abort.ts";
 import { DEFAULT_KIND } from "../attach.ts";
 import { ControlClient, NoAnswerError } from "../control/client.ts";
 import type { Attached, AttachParams, SettingsParams } from "../control/protocol.ts";
-import { servingProcesses } from "../control/serving.ts";
+import { hostControlDirectory, servingProcesses } from "../control/serving.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import { type ImageName, imageName, imageText, paramsOf, parseImage } from "../storage/image/spec.ts";
 import { domainLabel } from "../toolstack/domains.ts";
@@ -22,6 +22,7 @@ import type { OptionValues } from "./options.ts";
 import { PLUGIN_OPTIONS } from "./plugin_options.ts";
 import { showWait } from "./progress.ts";
 import type { CONFIG_OPTIONS } from "./serve_options.ts";
+import { Silent } from "./silent.ts";
 import { CALL_SLACK_MS } from "./through_socket.ts";
 import type { Context } from "./verb.ts";
 
@@ -171,7 +172,10 @@ function absoluteModule(filter: string): string {
 
 /** The socket of a process that serves all devices of the kind. */
 async function servingKind(kind: string): Promise<string> {
-  const found = (await servingProcesses()).find(({ hello }) => hello.attaches && hello.kind === kind);
+  const silent = new Silent();
+  const processes = await servingProcesses(hostControlDirectory(), silent.note);
+  const found = processes.find(({ hello }) => hello.attaches && hello.kind === kind);
+  if (found === undefined && !silent.isEmpty) throw silent.error("Cannot attach in the background");
   if (found === undefined) throw nobodyServes(kind);
   return found.path;
 }

@@ -10,7 +10,7 @@ import { frontendErrorPath, frontendPath } from "../../../lib/xenbus/paths.ts";
 import { nativeTest, NativeXen } from "../harness.ts";
 import { attach, BackendProcess, detach, sparseImage } from "./backend.ts";
 import { GuestProcess } from "./guest.ts";
-import { assertClean, GUEST, LOAD, received } from "./scenes.ts";
+import { assertClean, GUEST, LOAD, newDisk, received } from "./scenes.ts";
 
 const CLI = new URL("../../../cli.ts", import.meta.url).pathname;
 const ADDRESS = { frontendDomain: GUEST as DomId, vdev: 51728 };
@@ -127,6 +127,36 @@ nativeTest("a killed serve leaves a socket that nobody takes for a process, and 
   assertEquals([...Deno.readDirSync(sockets)].map(({ name }) => name), [`${serve.pid}.sock`]);
   assertEquals(await serve.stop(), 0, serve.messages);
   await assertRejects(() => Deno.lstat(sockets), Deno.errors.NotFound);
+});
+
+nativeTest("a stopped serve is named by those who wait for it, instead of a start of another one", async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  await using guest = new GuestProcess(xen, GUEST);
+  await using serve = new BackendProcess(xen, ["serve"]);
+  const { disk, image } = await newDisk(xen, guest, "disk.img", { sizeBytes: 2 ** 20 });
+  await disk.connect();
+  Deno.kill(serve.pid, "SIGSTOP");
+  const silent = `process ${serve.pid} does not answer on its control socket`;
+  const calls: readonly (readonly [status: number, ...args: string[]])[] = [
+    [0, "list"],
+    [0, "show", "7", "xvda"],
+    [0, "top", "-n", "1", "-d", "0.1"],
+    [1, "attach", "7", image, "xvdb", "--background"],
+    [1, "log-level"],
+    [1, "limit", "7", "xvda"],
+    [4, "resize", "7", "xvda", "--timeout=1"],
+    [4, "detach", "7", "xvda", "--timeout=1"],
+  ];
+  const outcomes = await Promise.all(calls.map(([, ...args]) => xenblk(xen, ...args)));
+  for (const [index, { status, stderr }] of outcomes.entries()) {
+    const [expected, verb] = calls[index]!;
+    assertEquals(status, expected, `${verb}: ${stderr}`);
+    assertMatch(stderr, new RegExp(`${silent}[:;] see whether it is stopped`), verb);
+    assert(!stderr.includes("start `"), stderr);
+  }
+  Deno.kill(serve.pid, "SIGCONT");
+  assertEquals(await serve.stop(), 0, serve.messages);
 });
 
 nativeTest("a serve that cannot make its socket serves all the same, and says what is missing", async () => {
