@@ -79,7 +79,7 @@ async function silentOf(paths: readonly string[]): Promise<string[]> {
     try {
       using connection = await connectTo(path);
       if (connection === undefined) silent.push(path);
-    } catch { /* nobody knows whether it is in use */ }
+    } catch { /* it is somebody's: a stopped process has no room for another connection, or it is another user's */ }
   }
   return silent;
 }

@@ -117,6 +117,30 @@ Deno.test("a process that does not answer costs a client its time limit, no more
   }
 });
 
+Deno.test("a process that takes no connection is named, and does not keep the next one from its socket", async () => {
+  const directory = await Deno.makeTempDir();
+  try {
+    const path = `${directory}/77.sock`;
+    using _stopped = Deno.listen({ transport: "unix", path });
+    const named = async (): Promise<number[]> => {
+      const pids: number[] = [];
+      assertEquals(await servingProcesses(directory, (pid) => pids.push(pid)), []);
+      return pids;
+    };
+    assertEquals(await named(), [77], "there is room for a connection, but no answer");
+    await assertRejects(async () => {
+      for (;;) (await Deno.connect({ transport: "unix", path })).close();
+    }, Deno.errors.WouldBlock);
+    assertEquals(await named(), [77], "there is no room");
+    await prepareDirectory(directory, (line) => {
+      throw new Error(line);
+    });
+    assert((await Deno.lstat(path)).isSocket);
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+});
+
 Deno.test("sockets of processes that were killed are passed over, and removed by the next start", async () => {
   const directory = await Deno.makeTempDir();
   try {

@@ -185,6 +185,40 @@ Deno.test({
   },
 });
 
+Deno.test("what is no file of metrics is neither replaced nor removed; one that a killed process left is", async () => {
+  const folder = Deno.makeTempDirSync();
+  try {
+    const textfile = `${folder}/xenblk.prom`;
+    const named: readonly (readonly [make: () => void, warning: RegExp])[] = [
+      [() => Deno.writeTextFileSync(textfile, "a disk image"), /it holds something else; trying again/],
+      [() => Deno.symlinkSync("/dev/null", textfile), /it is not a regular file; trying again/],
+      [() => Deno.mkdirSync(textfile), /it is not a regular file; trying again/],
+    ];
+    for (const [make, warning] of named) {
+      make();
+      const before = Deno.lstatSync(textfile);
+      {
+        await using rig = await Rig.start({ textfile });
+        rig.monitor.observe(() => VIEW);
+        await until(() => rig.warnings.length > 0);
+        assertMatch(rig.warnings.join(), warning);
+      }
+      assertEquals(Deno.lstatSync(textfile).ino, before.ino);
+      Deno.removeSync(textfile);
+    }
+    Deno.writeTextFileSync(textfile, "# HELP old Of a killed process\n");
+    {
+      await using rig = await Rig.start({ textfile });
+      rig.monitor.observe(() => VIEW);
+      await until(() => Deno.readTextFileSync(textfile).includes("\nprocess_start_time_seconds "));
+      assertEquals(rig.warnings, []);
+    }
+    assertEquals([...Deno.readDirSync(folder)], []);
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
+});
+
 Deno.test("the file is whole, is removed at the end, and a folder that is missing is one warning", async () => {
   const folder = Deno.makeTempDirSync();
   try {
