@@ -109,6 +109,7 @@ export const attach = defineVerb({
       workers: options.workers,
       timeoutMs,
       signal: signals.signal,
+      guestFound: (domain, name) => void context.guestNames.set(domain, name),
     }).catch(async (error) => {
       await image.undo();
       throw error;

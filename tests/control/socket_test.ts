@@ -159,6 +159,29 @@ Deno.test("sockets of processes that were killed are passed over, and removed by
   }
 });
 
+Deno.test("a socket that cannot be reached, such as another user's, keeps no process from its own", async () => {
+  const directory = await Deno.makeTempDir();
+  try {
+    await Deno.symlink("77.sock", `${directory}/77.sock`);
+    await prepareDirectory(directory, () => {});
+    assertEquals([...Deno.readDirSync(directory)].map(({ name }) => name), ["77.sock"]);
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+});
+
+Deno.test("a link in the place of the directory is not followed", async () => {
+  const directory = await Deno.makeTempDir();
+  try {
+    await Deno.mkdir(`${directory}/other`, { mode: 0o755 });
+    await Deno.symlink("other", `${directory}/control`);
+    await assertRejects(() => prepareDirectory(`${directory}/control`, () => {}), Deno.errors.NotADirectory);
+    assertEquals((await Deno.stat(`${directory}/other`)).mode! & 0o777, 0o755);
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+});
+
 Deno.test("where no socket can be made, the error is the file system's", async () => {
   await assertRejects(
     () => prepareDirectory("/proc/xenblk/control", () => {}),
