@@ -80,6 +80,9 @@ Deno.test("a line without end and clients without number are refused; others are
   }
   using late = await rig.connect();
   assertMatch(JSON.stringify(await late.rest()), /"event":"end".*64 connections already/);
+  const silent: number[] = [];
+  assertEquals(await servingProcesses(rig.directory, (pid) => silent.push(pid)), []);
+  assertEquals(silent, [Deno.pid], "it is there, although it takes nobody");
   clients.dispose();
   // The places are free again once the server has seen the ends.
   for (let answer: unknown[] = []; answer.length !== 1 || !("result" in (answer[0] as object));) {
