@@ -6,7 +6,7 @@
  */
 
 import { XenblkError } from "../errors.ts";
-import { type Xenstore, XenstoreError, type XenstoreOperations } from "../hypervisor.ts";
+import { type DomId, type Xenstore, XenstoreError, type XenstoreOperations } from "../hypervisor.ts";
 import { printable } from "../log.ts";
 import { parseDecimal } from "../xenbus/decimal.ts";
 import {
@@ -141,14 +141,9 @@ export class DeviceNodes {
     return this.#store.isDomainIntroduced(this.#address.frontendDomain);
   }
 
-  /** The guest's name, if its toolstack has named it and this domain may read it: a driver domain may not. */
+  /** The guest's name; see {@linkcode guestName}. */
   get guestName(): string | undefined {
-    try {
-      return this.#store.read(`/local/domain/${this.#address.frontendDomain}/name`) || undefined;
-    } catch (error) {
-      if (error instanceof XenstoreError && error.code === "EACCES") return undefined;
-      throw error;
-    }
+    return guestName(this.#store, this.#address.frontendDomain);
   }
 
   /** The nonce of the connection that was served last, if one was. */
@@ -475,6 +470,16 @@ export function hiddenNode(path: string): XenblkError {
   return new XenblkError(`Cannot read ${path}: the guest does not permit it (EACCES)`, {
     remedy: "let the guest's driver, or xenstore-chmod in domain 0, give this domain read access to that directory",
   });
+}
+
+/** A guest's name, if its toolstack has named it and this domain may read it: a driver domain may not. */
+export function guestName(store: XenstoreOperations, domain: DomId): string | undefined {
+  try {
+    return store.read(`/local/domain/${domain}/name`) || undefined;
+  } catch (error) {
+    if (error instanceof XenstoreError && error.code === "EACCES") return undefined;
+    throw error;
+  }
 }
 
 /** The toolstack's request for removal is carried out. */

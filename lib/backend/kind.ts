@@ -18,7 +18,7 @@ import { isDisconnection } from "../xenstore.ts";
 import { Backoff } from "./backoff.ts";
 import type { ExcludingDiskFinder } from "../toolstack/sharing.ts";
 import { BackendDevice, type CloseOptions } from "./device.ts";
-import { TOOLSTACK_NODES } from "./device_nodes.ts";
+import { guestName, TOOLSTACK_NODES } from "./device_nodes.ts";
 import { identifyDisk, type SettingsRule } from "./disk_identity.ts";
 import { isDeviceGone, sweepLeftovers } from "./leftovers.ts";
 import type { DeviceSettings } from "./settings.ts";
@@ -472,8 +472,9 @@ export class BackendKind {
   }
 
   #nameGuest(store: Xenstore, domain: DomId): void {
-    const name = this.#options.guestFound && store.read(`${store.domainPath(domain)}/name`);
-    if (name !== undefined) this.#options.guestFound?.(domain, name);
+    const { guestFound } = this.#options;
+    const name = guestFound && guestName(store, domain);
+    if (name !== undefined) guestFound?.(domain, name);
   }
 
   /** The device's directory is gone; a new one may be in its place already. */

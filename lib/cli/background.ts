@@ -3,11 +3,13 @@
  * the guest has connected.
  */
 
+import { isAbort } from "../abort.ts";
 import { DEFAULT_KIND } from "../attach.ts";
-import { ControlClient } from "../control/client.ts";
+import { SYSTEM_CLOCK } from "../clock.ts";
+import { ControlClient, NoAnswerError } from "../control/client.ts";
 import type { Attached, AttachParams, SettingsParams } from "../control/protocol.ts";
-import { servingProcesses } from "../control/serving.ts";
-import { XenblkError } from "../errors.ts";
+import { hostControlDirectory, servingProcesses } from "../control/serving.ts";
+import { errorText, XenblkError } from "../errors.ts";
 import { type ImageName, imageName, imageText, paramsOf, parseImage } from "../storage/image/spec.ts";
 import { domainLabel } from "../toolstack/domains.ts";
 import { findDisk } from "../toolstack/detach.ts";
@@ -17,10 +19,12 @@ import { loadConfig } from "./config/file.ts";
 import { COMPANION_OPTIONS } from "./companions.ts";
 import { DEVICE_OPTIONS, settingsOf } from "./device_options.ts";
 import { type AttachImage, type CreatingOptions, imageForAttach } from "./image/for_attach.ts";
+import { findImage } from "./image/name.ts";
 import type { OptionValues } from "./options.ts";
 import { PLUGIN_OPTIONS } from "./plugin_options.ts";
 import { showWait } from "./progress.ts";
 import type { CONFIG_OPTIONS } from "./serve_options.ts";
+import { Silent } from "./silent.ts";
 import { CALL_SLACK_MS } from "./through_socket.ts";
 import type { Context } from "./verb.ts";
 
@@ -35,6 +39,11 @@ const OF_THE_PROCESS = [
   ...Object.keys(PLUGIN_OPTIONS),
   ...Object.keys(COMPANION_OPTIONS),
 ];
+
+/** How long a process that serves may take to start. */
+const STARTING_MS = 3_000;
+/** How often it is looked for. */
+const LOOK_MS = 100;
 
 /** The options of `attach` that concern its disk. */
 type BackgroundOptions = OptionValues<typeof DEVICE_OPTIONS & typeof CONFIG_OPTIONS> & CreatingOptions & {
@@ -60,17 +69,21 @@ export async function attachInBackground(
 ): Promise<number> {
   checkOptions(given, context.given);
   const config = await loadConfig("attach", given);
+  // The settings of the disk are the serving process's business.
   const { kind, timeout } = config.forAttach({ options: given, given: context.given }, { kind: DEFAULT_KIND });
   const options = { ...given, kind, timeout };
   const { output, inform } = context;
-  const path = await servingKind(options.kind);
+  const path = await servingKind(context, options);
   using client = await ControlClient.connect(path);
   if (client === undefined) throw nobodyServes(options.kind);
   const image = await imageForAttach(context, options, wanted.image);
+  await warnOfContent(context, image.name);
   const { vdev, guest, params } = await handOver(context, client, options, { ...wanted, image }).catch(
     async (error) => {
-      await image.undo();
-      throw error;
+      // Without an answer the guest may have the disk, and use it.
+      if (error instanceof XenblkError && !(error instanceof NoAnswerError)) await image.undo();
+      else if (image.isNew) inform(`${image.name} is kept: the serving process may have given it to the guest`);
+      throw isAbort(error) ? aborted(image.name, error) : error;
     },
   );
   const { pid } = await client.call("hello", {});
@@ -80,6 +93,14 @@ export async function attachInBackground(
     output.json(describeDevice(store, findDisk(store, String(guest.domain), vdev).device));
   } else output.data(`${vdev}\n`);
   return 0;
+}
+
+/** A disk whose guest connects at this moment is not taken back. */
+function aborted(image: string, cause: Error): XenblkError {
+  return new XenblkError(`Cannot wait until the guest has ${image}: ${errorText(cause)}`, {
+    cause,
+    remedy: "see `xenblk list`: the attach ends, unless the guest has connected already",
+  });
 }
 
 async function handOver(
@@ -157,11 +178,35 @@ function absoluteModule(filter: string): string {
   return isRelative ? `${Deno.cwd()}/${filter}` : filter;
 }
 
-/** The socket of a process that serves all devices of the kind. */
-async function servingKind(kind: string): Promise<string> {
-  const found = (await servingProcesses()).find(({ hello }) => hello.attaches && hello.kind === kind);
-  if (found === undefined) throw nobodyServes(kind);
-  return found.path;
+/** The other process logs that a raw image looks like another format; who attaches it sees that here. */
+async function warnOfContent({ inform }: Context, name: string): Promise<void> {
+  const image = await findImage(name).catch(() => undefined); // that process says why it cannot be read
+  if (image?.knownBy !== "content") return;
+  const { format, target } = image;
+  inform(
+    `warning: image ${target}: it begins like a ${format} image, but is served as it is (raw); name it ` +
+      `${format}:${target} if the guest is to see its content`,
+  );
+}
+
+/** The socket of a process that serves all devices of the kind: of one that is just starting, too. */
+async function servingKind(
+  { output, signals: { signal }, quiet }: Context,
+  { kind, json }: BackgroundOptions,
+): Promise<string> {
+  const looking = async (): Promise<string> => {
+    for (const start = SYSTEM_CLOCK.now();;) {
+      const silent = new Silent();
+      const processes = await servingProcesses(hostControlDirectory(), silent.note);
+      const found = processes.find(({ hello }) => hello.attaches && hello.kind === kind);
+      if (found !== undefined) return found.path;
+      if (!silent.isEmpty) throw silent.error("Cannot attach in the background");
+      if (signal.aborted || SYSTEM_CLOCK.now() - start >= STARTING_MS) throw nobodyServes(kind);
+      await SYSTEM_CLOCK.sleep(LOOK_MS, signal);
+    }
+  };
+  const what = `waiting for a serve of kind ${kind}`;
+  return await showWait({ output, quiet: quiet || json, what, timeoutMs: STARTING_MS }, looking());
 }
 
 function nobodyServes(kind: string): XenblkError {

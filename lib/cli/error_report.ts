@@ -9,6 +9,7 @@ import { XenstoreError } from "../hypervisor.ts";
 import { printable } from "../log.ts";
 import { explainStoreError } from "../xenstore.ts";
 import type { Output } from "./output.ts";
+import { readableLine } from "./readable.ts";
 
 /** How an error is shown. */
 export interface ErrorForm {
@@ -38,7 +39,7 @@ export function reportError(error: unknown, output: Output, { verbose, json }: E
   const status = expected?.exitStatus ?? DEFECT_STATUS;
   if (expected === undefined && verbose) showStack(error, output);
   if (json) output.raw(`${JSON.stringify(errorObject(error, expected))}\n`);
-  else if (expected !== undefined) output.message(`xenblk: ${printable(expected.line)}`, "error");
+  else if (expected !== undefined) output.message(`xenblk: ${printable(readableLine(expected.line))}`, "error");
   else output.message(`xenblk: ${printable(errorText(error))}; this is a defect; ${DEFECT_REMEDY}`, "error");
   return status;
 }
@@ -48,8 +49,10 @@ function errorObject(error: unknown, expected: XenblkError | undefined): ErrorOb
     const message = errorText(error);
     return { error: { kind: "defect", exitStatus: DEFECT_STATUS, message, remedy: DEFECT_REMEDY } };
   }
-  const { kind, exitStatus, message, remedy } = expected;
-  return { error: { kind, exitStatus, message, ...(remedy === undefined ? {} : { remedy }) } };
+  const { kind, exitStatus, remedy } = expected;
+  return {
+    error: { kind, exitStatus, message: readableLine(expected.message), ...(remedy === undefined ? {} : { remedy }) },
+  };
 }
 
 /** The failure with its exit status, unless the error is a defect. */

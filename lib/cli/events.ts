@@ -10,6 +10,7 @@ import { servingProcesses } from "../control/serving.ts";
 import { SYSTEM_CLOCK } from "../clock.ts";
 import { LOG_LEVELS, type LogLevel } from "../log.ts";
 import { choice, flag, optional } from "./options.ts";
+import { readableLine } from "./readable.ts";
 import { defineVerb } from "./verb.ts";
 
 /** How often processes that have started meanwhile are looked for. */
@@ -30,9 +31,13 @@ export const events = defineVerb({
   permissions: "--allow-env --allow-read --allow-write --allow-net, read and write limited to /run/xenblk.",
   examples: ["xenblk events", "xenblk events --json --log warning"],
   async run({ output, signals, inform }, { log, json }): Promise<number> {
+    const names = new Map<number, string>();
     const print = (pid: number, event: ControlEvent): void => {
+      if (event.event === "added" && event.report.guest !== undefined) {
+        names.set(event.report.domain, event.report.guest);
+      }
       if (json) output.data(`${JSON.stringify({ pid, ...event })}\n`);
-      else output.data(`${event.time} ${pid} ${eventText(event)}\n`);
+      else output.data(`${event.time} ${pid} ${readableLine(eventText(event), names)}\n`);
     };
     using clients = new DisposableStack();
     const followed = new Map<string, number>();
@@ -58,11 +63,14 @@ async function follow(
   log: LogLevel | undefined,
   print: (event: ControlEvent) => void,
 ): Promise<ControlClient | undefined> {
+  using undo = new DisposableStack();
   try {
     const client = await ControlClient.connect(path);
     if (client === undefined) return undefined;
+    undo.use(client);
     const { devices } = await client.subscribe(log === undefined ? {} : { log }, print);
     for (const report of devices) changes(undefined, report).forEach(print);
+    undo.move();
     return client;
   } catch {
     return undefined; // it is looked for again

@@ -10,16 +10,19 @@ export interface LiveMember extends Pick<DeviceReport, "connected" | "latched" |
   /** The process that serves it. */
   readonly pid: number;
   readonly verb: string;
+  /** Its version of xenblk: after an update not yet that of the command. */
+  readonly version: string;
 }
 
 /** The member `live`; none where no process of ours serves the disk. */
 export function liveMember(device: LiveDevice | undefined): { readonly live?: LiveMember } {
   if (device === undefined) return {};
-  const { hello: { pid, verb }, report: { connected, latched, image, error, waitsFor } } = device;
+  const { hello: { pid, verb, version }, report: { connected, latched, image, error, waitsFor } } = device;
   return {
     live: {
       pid,
       verb,
+      version,
       connected,
       latched,
       ...(image === undefined ? {} : { image }),

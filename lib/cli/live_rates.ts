@@ -6,6 +6,7 @@
 import { type LiveFigures, liveFigures } from "../control/live_figures.ts";
 import type { DiskFigures } from "../figures/figures.ts";
 import { type DiskRates, intervalBetween, ratesOf } from "../figures/rates.ts";
+import { Silent } from "./silent.ts";
 
 /** Long enough for rates of busy disks, and short for who waits. */
 const SAMPLE_MS = 250;
@@ -23,8 +24,13 @@ export interface MeasuredDevice extends LiveFigures {
 }
 
 /** The live devices by the backend's directory. Does not wait if there are none. */
-export async function measureLive(signal: AbortSignal): Promise<ReadonlyMap<string, MeasuredDevice>> {
-  const devices = await liveFigures({ apartMs: SAMPLE_MS, signal });
+export async function measureLive(
+  signal: AbortSignal,
+  inform: (line: string) => void,
+): Promise<ReadonlyMap<string, MeasuredDevice>> {
+  const silent = new Silent();
+  const devices = await liveFigures({ apartMs: SAMPLE_MS, signal, silent: silent.note });
+  if (!silent.isEmpty) inform(`${silent.line}; its disks are shown as xenstore has them`);
   return new Map(devices.map((device) => {
     const interval = device.earlier && intervalBetween(device.earlier, device.figures);
     return [device.report.backendPath, { ...device, ...(interval && { rates: ratesOf([interval]) }) }];

@@ -130,6 +130,11 @@ export class Queue implements Disposable {
     this.#times.settle();
   }
 
+  /** The reactor has visited other queues since the last pass. */
+  interrupted(): void {
+    this.#times.interrupted();
+  }
+
   /** Takes no more requests from now on; call step() until {@linkcode state} is `drained`. */
   drain(): void {
     if (this.#state === "serving") this.#state = "draining";

@@ -304,6 +304,7 @@ export class Reactor implements Disposable {
     const { queue } = served.connection;
     const faults = served.faults.count;
     const polled = this.#poll.nowMs > 0;
+    if (this.#served.length > 1) queue.interrupted();
     let more = queue.step();
     served.movedBytes = queue.movedBytes;
     // With little in flight another pass mostly finds nothing; then parking submits, with the same call.

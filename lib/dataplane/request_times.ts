@@ -1,8 +1,9 @@
 /**
  * How long the requests of one queue take, from being taken off the ring to being answered: a time per slot, and
  * histograms in the memory of the counters. Reading the clock costs as much as a tenth of a request, so it is read at most
- * twice per pass: when requests are taken, and when some are answered. Requests that were taken together and are answered
- * in one visit share one entry into the histogram.
+ * twice per pass: when requests are taken, and when some are answered. A pass that directly follows another one takes its
+ * requests at the time of that one's answers. Requests that were taken together and are answered in one visit share one
+ * entry into the histogram.
  */
 
 import { OP_DISCARD, OP_FLUSH_DISKCACHE, OP_READ, OP_WRITE, OP_WRITE_BARRIER } from "../blkif/abi.ts";
@@ -43,6 +44,8 @@ export class RequestTimes implements Disposable {
   #isBusy = false;
   /** {@linkcode ANSWER_MS} is of this pass. */
   #isTimed = false;
+  /** It is of this pass or the one directly before. */
+  #isFresh = false;
   /** Answered requests of one kind that were taken together, and are not recorded yet. */
   #runLength = 0;
   #runOperation = 0;
@@ -63,7 +66,9 @@ export class RequestTimes implements Disposable {
 
   /** Requests are about to be taken. */
   beginTaking(): void {
-    this.#readClock(this.#times, TAKE_MS);
+    const times = this.#times;
+    if (this.#isFresh) times[TAKE_MS] = times[ANSWER_MS]!;
+    else this.#readClock(times, TAKE_MS);
     if (this.#isBusy) return;
     this.#isBusy = true;
     this.#busy.begin(this.#times, TAKE_MS);
@@ -77,7 +82,12 @@ export class RequestTimes implements Disposable {
 
   /** Requests are about to be answered. */
   beginAnswering(): void {
-    this.#isTimed = false;
+    this.#isTimed = this.#isFresh = false;
+  }
+
+  /** Something else was done since the last pass. */
+  interrupted(): void {
+    this.#isFresh = false;
   }
 
   /** The slot's request is one of them. */
@@ -117,7 +127,7 @@ export class RequestTimes implements Disposable {
 
   #lookAtClock(): void {
     if (this.#isTimed) return;
-    this.#isTimed = true;
+    this.#isTimed = this.#isFresh = true;
     this.#readClock(this.#times, ANSWER_MS);
   }
 }

@@ -41,7 +41,7 @@ Deno.test("of two devices with one image both are offered, one connects, and the
   const frontend = rig.frontend(first);
   await frontend.connect();
   rig.guestWrites(second, { ...RING_NODES, state: "3" });
-  const waits = `It waits for image ${names.link}: this process serves it to vbd3/5/${first.vdev}`;
+  const waits = `It waits for image ${names.link}: xenblk serves it to vbd3/5/${first.vdev}`;
   await until("it says that it waits", () => rig.backend(second, "error")?.startsWith(waits) === true);
   await rig.idle(second, { as: /: wait$/ });
   assertEquals([rig.plane.open.length, rig.backend(second, "state")], [1, "2"]);

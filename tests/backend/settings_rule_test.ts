@@ -5,7 +5,7 @@
 import { assertEquals } from "@std/assert";
 import type { DiskIdentity } from "../../lib/backend/disk_identity.ts";
 import { DEFAULT_SETTINGS } from "../../lib/backend/settings.ts";
-import { XenstoreError } from "../../lib/hypervisor.ts";
+import { type Xenstore, XenstoreError } from "../../lib/hypervisor.ts";
 import { DOM0, GUEST, Rig } from "./rig.ts";
 
 const UUID = "11111111-2222-3333-4444-555555555555";
@@ -29,21 +29,23 @@ Deno.test("a rule sees guest, virtual device, kind and image of each disk, and i
   assertEquals([first, second].map((device) => rig.backend(device, "multi-queue-max-queues")), [undefined, "3"]);
 });
 
+/** A connection as a driver domain has it: it may not read the guest's name. */
+function withoutName(rig: Rig): Xenstore {
+  const store = rig.simulated.connect(DOM0);
+  const read = (path: string): string | undefined => {
+    if (path === `/local/domain/${GUEST}/name`) throw new XenstoreError("not permitted", "EACCES", path);
+    return store.read(path);
+  };
+  return new Proxy(store, {
+    get: (target, key) => key === "read" ? read : Reflect.get(target, key).bind?.(target) ?? Reflect.get(target, key),
+  });
+}
+
 Deno.test("where the guest's name may not be read, as in a driver domain, the rule sees the disk without it", async () => {
   await using rig = new Rig();
   const seen: DiskIdentity[] = [];
   rig.serve({}, {
-    openXenstore: () => {
-      const store = rig.simulated.connect(DOM0);
-      const read = (path: string): string | undefined => {
-        if (path === `/local/domain/${GUEST}/name`) throw new XenstoreError("not permitted", "EACCES", path);
-        return store.read(path);
-      };
-      return new Proxy(store, {
-        get: (target, key) =>
-          key === "read" ? read : Reflect.get(target, key).bind?.(target) ?? Reflect.get(target, key),
-      });
-    },
+    openXenstore: () => withoutName(rig),
     settingsFor: (disk) => {
       seen.push(disk);
       return DEFAULT_SETTINGS;
@@ -51,4 +53,12 @@ Deno.test("where the guest's name may not be read, as in a driver domain, the ru
   });
   await rig.frontend(rig.attach({ vdev: "xvda" })).connect();
   assertEquals(seen, [{ kind: "vbd3", domain: GUEST, vdev: 51712, image: "null:64M" }]);
+});
+
+Deno.test("a disk is served where the guest's name may not be read, although the log asks for it", async () => {
+  await using rig = new Rig();
+  const named: string[] = [];
+  rig.serve({}, { openXenstore: () => withoutName(rig), guestFound: (_domain, name) => void named.push(name) });
+  await rig.frontend(rig.attach({ vdev: "xvda" })).connect();
+  assertEquals(named, []);
 });

@@ -175,6 +175,15 @@ Deno.test("an expected error is one line with its remedy, and has its status", (
   assertEquals(stderr.text, "xenblk: Cannot find domain web\\x0a1; see xl list\n");
 });
 
+Deno.test("an error names a disk as xl and list do", () => {
+  const error = new XenblkError("Cannot read image a.img: xenblk serves it to vbd3/5/51712", { remedy: "end that" });
+  for (const json of [false, true]) {
+    const stderr = new Recorder();
+    reportError(error, new Output(new Recorder(), stderr), { verbose: false, json });
+    assertStringIncludes(stderr.text, "xenblk serves it to xvda of domain 5");
+  }
+});
+
 Deno.test("an expected error shows no stack, even when asked for details", () => {
   const stderr = new Recorder();
   reportError(new XenblkError("Cannot x", { cause: new Error("deeper") }), new Output(new Recorder(), stderr), VERBOSE);

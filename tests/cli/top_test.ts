@@ -5,7 +5,15 @@
 
 import { assert, assertEquals } from "@std/assert";
 import { Sampler } from "../../lib/cli/top/sampler.ts";
-import { RATE_COLUMNS, screenLines, sorted, type TopView, viewAfter } from "../../lib/cli/top/view.ts";
+import {
+  RATE_COLUMNS,
+  renderRates,
+  rowsOf,
+  screenLines,
+  sorted,
+  type TopView,
+  viewAfter,
+} from "../../lib/cli/top/view.ts";
 import type { LiveFigures } from "../../lib/control/live_figures.ts";
 import type { DomId } from "../../lib/hypervisor.ts";
 
@@ -75,6 +83,8 @@ Deno.test("no line is wider than the terminal, and more rows than it has are cou
       if (columns >= 60) assert(lines[1]!.includes(sort === "util" ? "%util" : sort), `${sort} in ${columns}`);
     }
   }
+  const [headings] = renderRates(rowsOf(sample, VIEW), VIEW, 200).split("\n");
+  assert(headings!.endsWith("  %util"), "scripts find the column by its name");
   const nothing = screenLines({ disks: [], guests: [], live: 0 }, VIEW, { columns: 80, rows: 24 });
   assert(nothing.some((line) => line.includes("start `xenblk serve`")));
 });

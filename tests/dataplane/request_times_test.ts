@@ -6,6 +6,8 @@
 import { assertEquals } from "@std/assert";
 import { OP_DISCARD, OP_FLUSH_DISKCACHE, OP_WRITE, OP_WRITE_BARRIER } from "../../lib/blkif/abi.ts";
 import { BusyTime, createBusyTime } from "../../lib/dataplane/busy_time.ts";
+import { RequestTimes } from "../../lib/dataplane/request_times.ts";
+import { createStats } from "../../lib/dataplane/stats.ts";
 import { latencyOf } from "../../lib/figures/latency.ts";
 import { READ_PAGE, Rig, type TestRequest } from "./rig.ts";
 
@@ -86,6 +88,23 @@ Deno.test("a broken ring answers nothing, and is busy no longer", () => {
   new Int32Array(rig.ringPage.view.buffer, rig.ringPage.view.byteOffset, 1)[0] = 100;
   rig.run();
   assertEquals([durations(rig), rig.stats.busyNs, rig.stats.inFlight], [{}, 4 * MS, 0]);
+});
+
+Deno.test("in a row of passes only answers look at the clock; after an interruption or a pass without answers, takings do", () => {
+  let looks = 0;
+  using times = new RequestTimes({ slots: 1, stats: createStats(), platform: { now: () => ++looks } });
+  const pass = (answers = true): number => {
+    const before = looks;
+    times.beginTaking();
+    times.taken(0);
+    times.beginAnswering();
+    if (answers) times.answered(0, OP_WRITE);
+    times.settle();
+    return looks - before;
+  };
+  assertEquals([pass(), pass(), pass()], [2, 1, 1]);
+  times.interrupted();
+  assertEquals([pass(), pass(false), pass()], [2, 0, 2]);
 });
 
 Deno.test("rings of one device are busy together: overlapping times count once", () => {

@@ -182,7 +182,7 @@ test("a disk is in use if one of its partitions is mounted", async () => {
   assert(typeof lock === "object");
   assertEquals(
     await locks.tryLock(part.image!, WRITES),
-    `this process serves ${loop.device}, the same medium, to vbd3/1/51712`,
+    `xenblk serves ${loop.device}, the same medium, to vbd3/1/51712`,
   );
   await lock[Symbol.asyncDispose]();
 });
@@ -199,8 +199,8 @@ test("a device is one by its number: another node of it, and the file behind a l
   const locks = new ProcessImageLocks(undefined, () => {});
   const first = await locks.tryLock(device.image!, WRITES);
   assert(typeof first === "object");
-  assertEquals(await locks.tryLock(twin.image!, WRITES), "this process serves it to vbd3/1/51712");
-  assertMatch(String(await locks.tryLock(file.image!, WRITES)), /^this process serves .*, the same medium, to vbd3/);
+  assertEquals(await locks.tryLock(twin.image!, WRITES), "xenblk serves it to vbd3/1/51712");
+  assertMatch(String(await locks.tryLock(file.image!, WRITES)), /^xenblk serves .*, the same medium, to vbd3/);
   assert(typeof await locks.tryLock(other.image!, WRITES) === "object");
   await first[Symbol.asyncDispose]();
   const second = await locks.tryLock(file.image!, WRITES);

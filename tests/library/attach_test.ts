@@ -64,7 +64,7 @@ Deno.test("one process attaches several disks, but no image twice", async () => 
   const one = await attached(host, path);
   const other = await attached(host, "memory:1M", { vdev: "xvdb" });
   const again = (): Promise<unknown> => attach({ ...host.options(path), vdev: "xvdc" });
-  await assertRejects(again, XenblkError, "this process serves it to vbd3/5/51712");
+  await assertRejects(again, XenblkError, "xenblk serves it to vbd3/5/51712");
   await one.disk.detach();
   assertEquals((await other.guest.load({})).errors, 0);
   await other.disk[Symbol.asyncDispose]();

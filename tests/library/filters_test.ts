@@ -98,7 +98,7 @@ Deno.test("guests share one image behind cow: each sees its own writes, and the 
   await assertRejects(
     () => attach({ ...host.options(image.path), vdev: "xvdc" }),
     XenblkError,
-    "this process serves it to vbd3/5/51712",
+    "xenblk serves it to vbd3/5/51712",
   );
 });
 

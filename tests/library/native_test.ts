@@ -112,7 +112,7 @@ nativeTest(
     assertEquals(said, { vdev: "xvdb", before: 16 * 2048, now: 24 * 2048, reads: 0 });
     assertMatch(
       busy,
-      /^Cannot write to image .*disk\.img: this process serves it to vbd3\/7\/51728; end that use first/,
+      /^Cannot write to image .*disk\.img: xenblk serves it to vbd3\/7\/51728; end that use first/,
     );
     assertEquals(await store(), before);
   },

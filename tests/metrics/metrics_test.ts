@@ -74,6 +74,7 @@ Deno.test("what a guest can choose forges no line, and is cut", async () => {
     backendPath: "/local/domain/0/backend/vbd3/5/51712",
     kind: "vbd3",
     domain: 5 as DomId,
+    guest: "x".repeat(4096),
     vdev: 51712,
     name: "xvda",
     backendState: "Connected",
@@ -88,7 +89,7 @@ Deno.test("what a guest can choose forges no line, and is cut", async () => {
     busyNs: 0,
     atMs: 0,
   };
-  const [view] = takeView([device], "1.2.3", () => "x".repeat(4096)).disks;
+  const [view] = takeView([device], "1.2.3").disks;
   assertEquals([view?.domain.length, view?.domain.at(-1), view?.error], [200, "…", "no\\x1b[31m"]);
 });
 
@@ -100,6 +101,52 @@ nativeTest("promtool finds nothing to improve in the text, nor in the alerts", a
   const rules = await promtool(["check", "rules", ALERTS]);
   assertEquals(rules.status, 0, rules.said);
   assertMatch(rules.said, /SUCCESS: \d+ rules found/);
+}, missingPrometheus());
+
+/** Series of one disk over ten minutes, a sample each 30 s, and the alerts that must fire at the end. */
+const TROUBLES: readonly (readonly [string, Readonly<Record<string, string>>, readonly string[]])[] = [
+  ["a healthy disk", { connected: "1x20", latched: "0x20", in_flight: "4x20", reads_completed_total: "0+9x20" }, []],
+  ["a latched disk", { latched: "0 1x19" }, ["XenblkDiskLatched"]],
+  ["a disk with an error that its guest does not connect", { error: "1x20", connected: "0x20" }, [
+    "XenblkDiskError",
+    "XenblkDiskNotConnected",
+  ]],
+  [
+    "a disk whose storage answers nothing",
+    {
+      in_flight: "4x20",
+      reads_completed_total: "9x20",
+      writes_completed_total: "9x20",
+      flushes_completed_total: "9x20",
+      discards_completed_total: "9x20",
+    },
+    ["XenblkDiskStalled"],
+  ],
+  ["a disk that waits for its storage", { storage_waiting: "1x20" }, ["XenblkStorageWaiting"]],
+];
+
+nativeTest("an alert fires for its trouble, and none for a healthy disk", async () => {
+  const tests = TROUBLES.map(([name, values, alerts]) => ({
+    name,
+    interval: "30s",
+    input_series: Object.entries(values).map(([metric, samples]) => ({
+      series: `xenblk_disk_${metric}{${DISK}}`,
+      values: samples,
+    })),
+    promql_expr_test: [{
+      expr: `count by (alertname) (ALERTS{alertstate="firing"})`,
+      eval_time: "10m",
+      exp_samples: alerts.map((alertname) => ({ labels: `{alertname="${alertname}"}`, value: 1 })),
+    }],
+  }));
+  const file = Deno.makeTempFileSync({ suffix: ".yml" });
+  try {
+    Deno.writeTextFileSync(file, JSON.stringify({ rule_files: [ALERTS], evaluation_interval: "30s", tests }));
+    const { status, said } = await promtool(["test", "rules", file]);
+    assertEquals(status, 0, said);
+  } finally {
+    Deno.removeSync(file);
+  }
 }, missingPrometheus());
 
 /** The names of metrics in an expression, and the labels that it matches or groups by. */

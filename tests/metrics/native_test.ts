@@ -4,6 +4,7 @@
  */
 
 import { assert, assertEquals, assertMatch } from "@std/assert";
+import type { DiskFigures } from "../../lib/figures/figures.ts";
 import type { View } from "../../lib/metrics/view.ts";
 import { nativeTest, NativeXen } from "../native/harness.ts";
 import { BackendProcess } from "../native/serve/backend.ts";
@@ -97,23 +98,28 @@ interface Listed {
   readonly domainName: string;
   readonly name: string;
   readonly backendState: string;
+  readonly stats: DiskFigures;
 }
 
-/** The page shows the same disk, in the same state, as `list --json`. */
+/** The page shows the same disk, in the same state and with the same totals, as `list --json`. */
 async function checkList({ xen }: Scene, page: Browser): Promise<void> {
   const args = ["run", "-A", "--no-check", `${ROOT}cli.ts`, "list", "--json"];
   const listed: readonly Listed[] = JSON.parse(await xen.run(Deno.execPath(), args));
   const rows = listed.map(({ domainName, name, backendState }) => [domainName, name, backendState]);
   const cells = `[...document.querySelectorAll("#disks tbody tr > *")].slice(0, 3).map((cell) => cell.textContent)`;
   assertEquals([await page.evaluate<string[]>(cells)], rows);
+  const totals = listed.map(({ stats }) => `${stats.rd_bytes},${stats.wr_bytes}`);
+  assertEquals([await page.evaluate<string>(TOTALS)], totals);
 }
+
+/** In the page: the bytes read and written of its one disk. */
+const TOTALS = `[...document.querySelectorAll("#plots data")].map(({ value }) => Number(value)).join()`;
 
 /** The page's totals are those of status.json within two seconds, as soon as nothing changes any more. */
 async function checkTotals(scene: Scene, page: Browser): Promise<void> {
   const { figures } = (await scene.view()).disks[0]!;
   const began = performance.now();
-  const shown = `[...document.querySelectorAll("#plots data")].map(({ value }) => Number(value)).join()`;
-  await page.until(`${shown} === "${figures.rd_bytes},${figures.wr_bytes}"`);
+  await page.until(`${TOTALS} === "${figures.rd_bytes},${figures.wr_bytes}"`);
   assert(performance.now() - began < 2000, "the page follows each second");
 }
 
@@ -212,16 +218,17 @@ nativeTest("Prometheus, OpenTelemetry and the status page have the figures of a 
   await page.until(`!document.getElementById("trouble").hidden`);
 }, missingPrometheus() ?? MISSING_CHROMIUM);
 
-nativeTest("an address of --metrics that is taken ends serve before it serves a disk", async () => {
+nativeTest("an address of --metrics that is taken is a warning, and the disks are served", async () => {
   await using xen = await NativeXen.start();
   using taken = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = taken.addr as Deno.NetAddr;
+  await xen.createDomain(GUEST, "web");
   await using backend = new BackendProcess(xen, ["serve", "--metrics", `127.0.0.1:${port}`]);
-  assertEquals(await backend.exited(), 1);
-  assertMatch(
-    backend.messages,
-    new RegExp(`^xenblk: Cannot serve metrics on 127.0.0.1, port ${port}: .*; choose a free port`),
-  );
+  await using guest = new GuestProcess(xen, GUEST);
+  const { disk } = await newDisk(xen, guest, "disk.img");
+  await disk.connect();
+  await backend.says(/cannot serve metrics on 127\.0\.0\.1, port \d+: .*; the disks are served without/);
+  assertEquals(await backend.stop(), 0, backend.messages);
   for (const wrong of ["9779", "127.0.0.1", "a b:1", "127.0.0.1:65536", "::1:80"]) {
     await using refused = new BackendProcess(xen, ["serve", "--metrics", wrong]);
     assertEquals(await refused.exited(), 2, wrong);

@@ -52,7 +52,7 @@ async function listing(): Promise<string> {
         /(node_modules\/(@[^/]+\/)?[^/]+\/).+/,
         "$1...",
       )
-      .replace(/(\/(docs|examples)\/).+/, "$1...").replace(/xenblk-[a-z-]+\.1\.gz/, "xenblk-VERB.1.gz");
+      .replace(/(\/(docs|examples|contrib)\/).+/, "$1...").replace(/xenblk-[a-z-]+\.1\.gz/, "xenblk-VERB.1.gz");
     return place.endsWith("...") && path.endsWith("/") ? undefined : `${mode} ${owner} ${place}`;
   });
   return [...new Set(lines.filter((line) => line !== undefined))].join("\n") + "\n";
@@ -153,7 +153,7 @@ async function upgradesUnderUse(root: BareRoot): Promise<void> {
 }
 
 /** Two disks of a guest as `xenblk list --json` prints them, one of them served by xenblk and connected. */
-const SERVED: LiveMember = { pid: 7, verb: "serve", connected: true, latched: false };
+const SERVED: LiveMember = { pid: 7, verb: "serve", version, connected: true, latched: false };
 const LISTED: readonly (Partial<DeviceListing> & { readonly live?: LiveMember })[] = [
   { domainName: "web", name: "xvda", backendState: "Connected" },
   { domainName: "web", name: "xvdb", backendState: "Connected", live: SERVED },

@@ -40,12 +40,12 @@ Deno.test("an image is one by its file and not by its path, and is free when its
   const locks = new ProcessImageLocks(undefined, silent);
   const lock = await locks.tryLock(image(), WRITES);
   assert(typeof lock === "object");
-  assertEquals(await locks.tryLock(image(7, "/other/name"), READS), "this process serves it to vbd3/5/51712");
+  assertEquals(await locks.tryLock(image(7, "/other/name"), READS), "xenblk serves it to vbd3/5/51712");
   assert(typeof await locks.tryLock(image(8), WRITES) === "object", "another file");
   await lock[Symbol.asyncDispose]();
   const readers = [await locks.tryLock(image(), READS), await locks.tryLock(image(), READS_SHARED)];
   assert(readers.every((reader) => typeof reader === "object"));
-  assertEquals(await locks.tryLock(image(), WRITES), "this process serves it to vbd3/6/51712");
+  assertEquals(await locks.tryLock(image(), WRITES), "xenblk serves it to vbd3/6/51712");
   await lock[Symbol.asyncDispose](); // a second time, which releases no other lock
   assert(typeof await locks.tryLock(image(), WRITES) === "string");
 });
@@ -76,7 +76,7 @@ Deno.test("an image that cannot be locked against others is used, with a warning
   const locks = new ProcessImageLocks(beyond, (line) => warnings.push(line));
   assert(typeof await locks.tryLock(image(), WRITES) === "object");
   assertEquals(warnings, ["image /images/a.img: other processes are not kept from it: No locks available (ENOLCK)"]);
-  assertEquals(await locks.tryLock(image(), WRITES), "this process serves it to vbd3/5/51712");
+  assertEquals(await locks.tryLock(image(), WRITES), "xenblk serves it to vbd3/5/51712");
 });
 
 Deno.test("a lock is waited for a little, and then refused with the image's name, the holder and what to do", async () => {
@@ -87,7 +87,7 @@ Deno.test("a lock is waited for a little, and then refused with the image's name
   const error = await assertRejects(() => lockImage(locks, image(), READS, clock), ImageBusyError);
   assertEquals(
     error.line,
-    "Cannot read image /images/a.img: this process serves it to vbd3/5/51712; " +
+    "Cannot read image /images/a.img: xenblk serves it to vbd3/5/51712; " +
       "end that use first: two at a time would damage what is on the image",
   );
   assert(nowMs >= 500 && nowMs < 700, `${nowMs} ms`);

@@ -72,7 +72,8 @@ export class ProcessImageLocks implements ImageLocks {
     for (const other of this.#held) {
       if (!excludes(use, other.use) || !overlap(image, other.image)) continue;
       const medium = sameFile(image.identity, other.image.identity) ? "it" : `${other.image.path}, the same medium,`;
-      return `this process serves ${medium} to ${other.use.by}`;
+      // Not "this process": a client of its control socket may be the one who reads this.
+      return `xenblk serves ${medium} to ${other.use.by}`;
     }
     const mine = { image, use };
     // Before the wait for other processes' locks, so that two disks of this process do not both get through.

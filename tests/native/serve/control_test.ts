@@ -10,7 +10,7 @@ import { frontendErrorPath, frontendPath } from "../../../lib/xenbus/paths.ts";
 import { nativeTest, NativeXen } from "../harness.ts";
 import { attach, BackendProcess, detach, sparseImage } from "./backend.ts";
 import { GuestProcess } from "./guest.ts";
-import { assertClean, GUEST, LOAD, received } from "./scenes.ts";
+import { assertClean, GUEST, LOAD, newDisk, received } from "./scenes.ts";
 
 const CLI = new URL("../../../cli.ts", import.meta.url).pathname;
 const ADDRESS = { frontendDomain: GUEST as DomId, vdev: 51728 };
@@ -38,7 +38,7 @@ nativeTest("a disk is handed to a running serve, looked at, resized and detached
 
   await using guest = new GuestProcess(xen, GUEST);
   await using serve = new BackendProcess(xen, ["serve", "--grants", "copy"]);
-  await serve.says(/serving all/);
+  // It has not started yet: it is waited for.
   const absent = await xenblk(xen, "attach", String(GUEST), `${image}.none`, "-b");
   assertEquals(absent.status, 1);
   assertMatch(absent.stderr, /^xenblk: Cannot open image .*disk\.img\.none: there is no such file; create it/);
@@ -46,9 +46,14 @@ nativeTest("a disk is handed to a running serve, looked at, resized and detached
   assertEquals(refused.status, 2);
   assertMatch(refused.stderr, /Cannot use --workers with --background: it belongs to the process that serves/);
 
+  const qcow2 = `${xen.directory}/web.qcow2`;
+  Deno.writeFileSync(qcow2, Uint8Array.of(0x51, 0x46, 0x49, 0xfb, ...new Uint8Array(4092)));
+  const raw = await xenblk(xen, "attach", String(GUEST), qcow2, "xvdc", "-b", "--timeout=1");
+  assertMatch(raw.stderr, /warning: image .*web\.qcow2: it begins like a qcow2 image, but is served as it is \(raw\)/);
+
   const attached = xenblk(xen, ...attaching, "--grants=map", "--filter=throttle");
   const disk = await guest.disk(frontendPath(ADDRESS));
-  await serve.says(/offering/);
+  await serve.says(/offering .*disk\.img/);
   await disk.connect();
   const { status, stdout, stderr } = await attached;
   assertEquals([status, stdout], [0, "xvdb\n"], stderr);
@@ -81,6 +86,36 @@ nativeTest("a disk is handed to a running serve, looked at, resized and detached
   assertEquals(await serve.stop(), 0, serve.messages);
 });
 
+nativeTest("the death of serve during an attach leaves the image that it may have given to the guest", async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  await using serve = new BackendProcess(xen, ["serve"]);
+  await serve.says(/serving all/);
+  const image = `${xen.directory}/new.img`;
+  const attaching = xenblk(xen, "attach", String(GUEST), image, "xvdb", "--background", "--create=1M");
+  await serve.says(/offering/);
+  await serve.stop("SIGKILL");
+  const { status, stderr } = await attaching;
+  assertEquals(status, 1, stderr);
+  assertMatch(stderr, /new\.img is kept: the serving process may have given it to the guest\n/);
+  assertMatch(stderr, /Cannot complete .*: the process has closed the connection; see `xenblk list`/);
+  assertEquals((await Deno.stat(image)).size, 2 ** 20);
+});
+
+nativeTest("attach --background that is interrupted takes the disk back, and says where to look", async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  await using serve = new BackendProcess(xen, ["serve"]);
+  await serve.says(/serving all/);
+  const image = sparseImage(xen.directory, "disk.img", 2 ** 20);
+  await using attaching = new BackendProcess(xen, ["attach", String(GUEST), image, "xvdb", "--background"]);
+  await serve.says(/offering/);
+  assertEquals(await attaching.stop("SIGINT"), 1);
+  assertMatch(attaching.messages, /Cannot wait until the guest has .*disk\.img: ended by SIGINT; see `xenblk list`/);
+  await serve.says(/removed/);
+  assertEquals(JSON.parse((await xenblk(xen, "list", "--json")).stdout), []);
+});
+
 nativeTest("a killed serve leaves a socket that nobody takes for a process, and the next one removes it", async () => {
   await using xen = await NativeXen.start();
   const sockets = `${xen.directory}/journals/control`;
@@ -97,6 +132,36 @@ nativeTest("a killed serve leaves a socket that nobody takes for a process, and 
   assertEquals([...Deno.readDirSync(sockets)].map(({ name }) => name), [`${serve.pid}.sock`]);
   assertEquals(await serve.stop(), 0, serve.messages);
   await assertRejects(() => Deno.lstat(sockets), Deno.errors.NotFound);
+});
+
+nativeTest("a stopped serve is named by those who wait for it, instead of a start of another one", async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  await using guest = new GuestProcess(xen, GUEST);
+  await using serve = new BackendProcess(xen, ["serve"]);
+  const { disk, image } = await newDisk(xen, guest, "disk.img", { sizeBytes: 2 ** 20 });
+  await disk.connect();
+  Deno.kill(serve.pid, "SIGSTOP");
+  const silent = `process ${serve.pid} does not answer on its control socket`;
+  const calls: readonly (readonly [status: number, ...args: string[]])[] = [
+    [0, "list"],
+    [0, "show", "7", "xvda"],
+    [0, "top", "-n", "1", "-d", "0.1"],
+    [1, "attach", "7", image, "xvdb", "--background"],
+    [1, "log-level"],
+    [1, "limit", "7", "xvda"],
+    [4, "resize", "7", "xvda", "--timeout=1"],
+    [4, "detach", "7", "xvda", "--timeout=1"],
+  ];
+  const outcomes = await Promise.all(calls.map(([, ...args]) => xenblk(xen, ...args)));
+  for (const [index, { status, stderr }] of outcomes.entries()) {
+    const [expected, verb] = calls[index]!;
+    assertEquals(status, expected, `${verb}: ${stderr}`);
+    assertMatch(stderr, new RegExp(`${silent}[:;] see whether it is stopped`), verb);
+    assert(!stderr.includes("start `"), stderr);
+  }
+  Deno.kill(serve.pid, "SIGCONT");
+  assertEquals(await serve.stop(), 0, serve.messages);
 });
 
 nativeTest("a serve that cannot make its socket serves all the same, and says what is missing", async () => {
@@ -126,6 +191,7 @@ nativeTest("serve --json and events print what happens to a disk, the same way",
     }).spawn();
   const serve = start("serve", "--json");
   const follower = start("events", "--json");
+  const forPeople = start("events");
   const [served, followed] = [new Events(serve.stdout), new Events(follower.stdout)];
   const image = sparseImage(xen.directory, "disk.img", 2 ** 20);
   const device = await attach(xen, { domain: GUEST as DomId, params: `aio:${image}` });
@@ -139,8 +205,10 @@ nativeTest("serve --json and events print what happens to a disk, the same way",
   serve.kill("SIGTERM");
   assertEquals((await serve.status).code, 0);
   for (const events of [served, followed]) assertEquals((await events.next("end"))["reason"], "the process ends");
-  follower.kill("SIGTERM");
+  for (const ending of [follower, forPeople]) ending.kill("SIGTERM");
   assertEquals((await follower.status).code, 0);
+  const shown = new TextDecoder().decode((await forPeople.output()).stdout);
+  assertMatch(shown, new RegExp(` ${serve.pid} xvda of guest-${GUEST} \\(domain ${GUEST}\\) removed\n`));
   for (const events of [served, followed]) await events.drain();
 });
 
