@@ -2,11 +2,12 @@
  * `xenblk list [DOMAIN]`: shows the disks in xenstore, whichever backends serve them.
  */
 
+import { ownDomain } from "../backend/kind.ts";
 import type { DiskRates } from "../figures/rates.ts";
 import { SECTOR_BYTES } from "../units.ts";
 import { formatSize } from "../sizes.ts";
 import { type DeviceListing, listDevicesUntil, resolveGuest } from "../toolstack/list.ts";
-import { type LiveMember, liveMember } from "./live.ts";
+import { type LiveMember, liveMember, unattendedHint } from "./live.ts";
 import { measureLive, type RateMembers, rateMembers } from "./live_rates.ts";
 import { flag } from "./options.ts";
 import { type Column, renderTable } from "./table.ts";
@@ -34,9 +35,10 @@ export const list = defineVerb({
     const measured = measureLive(signals.signal);
     const listed = await listDevicesUntil(signals.signal, store, guest);
     const live = await measured;
+    const own = ownDomain(store);
     const devices = listed.map((device) => {
       const served = live.get(device.backendPath);
-      return { ...device, ...liveMember(served), ...rateMembers(served) };
+      return { ...device, ...liveMember(served), ...rateMembers(served), ...unattendedHint(device, served, own) };
     });
     if (options.json) output.json(devices);
     else output.data(renderDevices(devices, !options["no-headings"], output.columns));

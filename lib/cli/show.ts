@@ -2,6 +2,7 @@
  * `xenblk show DOMAIN VDEV`: shows one disk in detail, whichever backend serves it.
  */
 
+import { ownDomain } from "../backend/kind.ts";
 import { percentileNs } from "../figures/latency.ts";
 import type { LatencyHistogram } from "../figures/figures.ts";
 import { SECTOR_BYTES } from "../units.ts";
@@ -11,7 +12,7 @@ import { type DeviceDetails, showDevice } from "../toolstack/show.ts";
 import { backendPath } from "../xenbus/paths.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
 import { retryConflicts } from "../xenstore.ts";
-import { type LiveMember, liveMember } from "./live.ts";
+import { type LiveMember, liveMember, unattendedHint } from "./live.ts";
 import { measureLive, type RateMembers, rateMembers } from "./live_rates.ts";
 import { flag } from "./options.ts";
 import { renderFields } from "./table.ts";
@@ -39,7 +40,8 @@ export const show = defineVerb({
     const { device } = findDisk(store, operands["domain"]!, operands["vdev"]!);
     const shown = await retryConflicts(() => showDevice(store, device), { signal: signals.signal });
     const served = (await measureLive(signals.signal)).get(backendPath(device));
-    const details: LiveDetails = { ...shown, ...liveMember(served), ...rateMembers(served) };
+    const hint = unattendedHint(shown, served, ownDomain(store));
+    const details: LiveDetails = { ...shown, ...liveMember(served), ...rateMembers(served), ...hint };
     if (options.json) output.json(details);
     else output.data(renderDetails(details, output.columns));
     return 0;
