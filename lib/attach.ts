@@ -73,6 +73,8 @@ export interface AttachOptions extends Partial<Omit<DeviceSettings, "image">> {
   readonly signal?: AbortSignal;
   /** Receives the backend's lines. Default: LogTape's category `xenblk.backend`. */
   readonly logger?: Logger;
+  /** Called with the guest's domid and name before the first line about the disk. Absent: nobody needs the name. */
+  readonly guestFound?: (domain: DomId, name: string) => void;
   /** The control plane's time: its limits, retries and pauses. Default: this process's clock. */
   readonly clock?: Clock;
 }
@@ -281,7 +283,7 @@ async function serveUntilConnected(attachment: Attachment): Promise<ServedDisk> 
   const { domain: _domain, image: _image, vdev: _vdev, shared: _shared, cdrom: _cdrom, kind: _kind, ...serving } =
     options;
   const { journal = true, workers, timeoutMs = 60_000, signal, logger = createLogger("backend"), ...rest } = serving;
-  const { daemonPerDisk, daemonUser, writeLog, plugin, clock = SYSTEM_CLOCK, ...chosen } = rest;
+  const { daemonPerDisk, daemonUser, writeLog, plugin, guestFound, clock = SYSTEM_CLOCK, ...chosen } = rest;
   const settings = { ...chosen, allowImages: [...(chosen.allowImages ?? []), literalPattern(params)] };
   await using undo = new AsyncDisposableStack();
   undo.defer(() => removeNodes(platform, device, logger));
@@ -298,6 +300,7 @@ async function serveUntilConnected(attachment: Attachment): Promise<ServedDisk> 
       ...(daemonUser === undefined ? {} : { daemonUser }),
       ...(writeLog === undefined ? {} : { writeLog }),
       ...(plugin === undefined ? {} : { plugin }),
+      ...(guestFound === undefined ? {} : { guestFound }),
       logger,
       clock,
       ...(signal === undefined ? {} : { signal }),

@@ -27,8 +27,11 @@ import { endsWithin } from "./within.ts";
 const RELEASE_MS = 5_000;
 
 /** How a disk is attached to a service that runs: what concerns a process of its own is left out. */
-export interface AttachToOptions
-  extends Omit<AttachOptions, "kind" | "journal" | "workers" | "daemonPerDisk" | "daemonUser" | "writeLog" | "plugin"> {
+export interface AttachToOptions extends
+  Omit<
+    AttachOptions,
+    "kind" | "journal" | "workers" | "daemonPerDisk" | "daemonUser" | "writeLog" | "plugin" | "guestFound"
+  > {
   /** The backend kind, which is the service's. */
   readonly kind: string;
 }

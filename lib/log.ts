@@ -30,11 +30,14 @@ export const SILENT: Logger = { debug: () => {}, info: () => {}, warning: () => 
 /** Longest line that is logged, in characters; the rest is cut off. */
 const MAX_LINE_CHARACTERS = 1000;
 
-/** The text as one printable line: control characters become `\xNN`, and an overlong text is cut with an ellipsis. */
+/**
+ * The text as one printable line: control characters, and those that turn the direction of what follows, become `\xNN`;
+ * an overlong text is cut with an ellipsis.
+ */
 export function printable(text: string): string {
   const cut = text.length > MAX_LINE_CHARACTERS ? `${text.slice(0, MAX_LINE_CHARACTERS)}…` : text;
   // deno-lint-ignore no-control-regex -- control characters are what must not get through
-  return cut.replace(/[\x00-\x1f\x7f-\x9f\u2028\u2029]/g, (character) => {
+  return cut.replace(/[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]/g, (character) => {
     return `\\x${character.charCodeAt(0).toString(16).padStart(2, "0")}`;
   });
 }

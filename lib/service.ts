@@ -107,10 +107,11 @@ export interface Service {
   silentMs(): number;
   /**
    * Finishes what is in flight and ends all threads. All devices are closed at the same time, and each is released as
-   * soon as it is done. A device is given up after 20 s (if the devices are detached, in addition to `timeoutMs`), or
-   * when all that are left have requests in flight and none was answered for 5 s; after {@linkcode failed}, after 2 s.
-   * Then the threads get 2 s. Those that are still blocked in the kernel run on until the process ends, so it should end
-   * with Deno.exit.
+   * soon as it is done. An image that is being opened is closed, too, if it opens within a second from when that began,
+   * or ten if the devices are detached. A device is given up after 20 s (if the devices are detached, in addition to
+   * `timeoutMs`), or when all that are left have requests in flight and none was answered for 5 s; after
+   * {@linkcode failed}, after 2 s. Then the threads get 2 s. Those that are still blocked in the kernel run on until the
+   * process ends, so it should end with Deno.exit.
    */
   close(options: CloseOptions): Promise<CloseResult>;
 }

@@ -31,8 +31,8 @@ Deno.test("a guest's text can't forge lines, terminal sequences or placeholders,
   const lines: string[] = [];
   using _logging = await startLogging("info", (line) => lines.push(line));
   const logger = createLogger("test");
-  logger.info("protocol {x} {{y}} \n error: forged\x1b[2J\u2028\x9b");
-  assertEquals(lines, ["protocol {x} {{y}} \\x0a error: forged\\x1b[2J\\x2028\\x9b"]);
+  logger.info("protocol {x} {{y}} \n error: forged\x1b[2J\u2028\x9b\u202egpj.exe");
+  assertEquals(lines, ["protocol {x} {{y}} \\x0a error: forged\\x1b[2J\\x2028\\x9b\\x202egpj.exe"]);
   logger.info("x".repeat(100_000));
   assert(lines[1]!.length <= 1001);
 });

@@ -270,7 +270,7 @@ export class BackendDevice {
     if (leave === "detached") await this.#detachNow();
     this.#unwatch();
     try {
-      await this.#resources.finish();
+      await this.#resources.finish(leave === "connected"); // guests wait for the next process
     } finally {
       this.#resources.disown(await this.#isDetached());
     }

@@ -279,15 +279,19 @@ export class DeviceResources {
     }
   }
 
-  /** Closes rings and image at the end of the process, however long that takes. */
-  async finish(): Promise<void> {
+  /**
+   * Closes rings and image at the end of the process, however long that takes. An image that is being opened is waited
+   * for, so that it is closed, too: for ten seconds at most, and if it is `urgent`, for one.
+   */
+  async finish(urgent: boolean): Promise<void> {
     this.#openingDisk.drop();
     this.#ringAfter = "none";
     try {
       await this.#beginClosing().outcome;
     } finally {
       await this.#closeImage();
-      await Promise.all(this.#releasing);
+      await this.#openingDisk.dropped(urgent);
+      while (this.#releasing.size > 0) await Promise.all(this.#releasing);
     }
     if (!this.#releaseFailed) this.latch.letGo();
   }

@@ -1,7 +1,8 @@
 /**
  * What a device waits for. Storage may never answer, so each wait has an end: after ten seconds in any case, and after
  * one second as soon as the device has something else to look at. The operation itself goes on in the background; the
- * next attempt waits for the same operation, and its result is kept until then, or until it is not wanted any more.
+ * next attempt waits for the same operation, and its result is kept until then, or until it is not wanted any more. At
+ * the end of the process a device waits for the latter, too, so that an image that opens late is closed in order.
  */
 
 import type { Clock } from "../clock.ts";
@@ -104,6 +105,15 @@ export class Waits {
     }
   }
 
+  /** Waits until the operation has ended, or is so old. The signal does not end this. */
+  async untilOld({ outcome, sinceMs }: Operation<unknown>, ageMs: number): Promise<void> {
+    const leftMs = sinceMs + ageMs - this.#clock.now();
+    if (leftMs <= 0) return;
+    const over = new AbortController();
+    await Promise.race([outcome.catch(() => {}), this.#clock.sleep(leftMs, over.signal)]);
+    over.abort();
+  }
+
   /** Throws the signal's reason if it is aborted. */
   throwIfStopped(): void {
     this.#signal.throwIfAborted();
@@ -146,6 +156,8 @@ export class Acquisition<T> {
   readonly #waits: Waits;
   readonly #release: (text: string, late: T) => void;
   #pending: Pending<T> | undefined;
+  /** Operations whose result was not wanted any more, and that have not ended. */
+  readonly #dropped = new Set<Operation<T>>();
 
   /** `release` disposes what came and is not wanted any more; the text is what that does, as after "Cannot". */
   constructor(waits: Waits, release: (text: string, late: T) => void) {
@@ -176,8 +188,19 @@ export class Acquisition<T> {
     if (pending === undefined) return;
     this.#pending = undefined;
     pending.abandon.abort();
-    const release = (late: T): void => this.#release(`dispose what came late (${pending.text()})`, late);
-    pending.operation.outcome.then(release, () => {});
+    const { operation, text } = pending;
+    this.#dropped.add(operation);
+    const release = (late: T): void => this.#release(`dispose what came late (${text()})`, late);
+    operation.outcome.then(release, () => {}).finally(() => this.#dropped.delete(operation));
+  }
+
+  /**
+   * Waits until what was dropped has come and is being released: for each until ten seconds after it was begun, and if
+   * it is `urgent`, until one second after that.
+   */
+  async dropped(urgent: boolean): Promise<void> {
+    const ageMs = urgent ? PATIENCE_MS : LIMIT_MS;
+    await Promise.all([...this.#dropped].map((operation) => this.#waits.untilOld(operation, ageMs)));
   }
 
   #begin(key: string, text: () => string, begin: (signal: AbortSignal) => Promise<T>): void {

@@ -13,7 +13,7 @@ import { describeDevice } from "../toolstack/list.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
 import { usageError } from "./args.ts";
 import { attachInBackground } from "./background.ts";
-import { checkCompanions, COMPANION_OPTIONS, startCompanions } from "./companions.ts";
+import { COMPANION_OPTIONS, startCompanions } from "./companions.ts";
 import { loadConfig } from "./config/file.ts";
 import { optionsForAttach } from "./config/for_attach.ts";
 import { DEVICE_OPTIONS, KIND, settingsOf, TIMEOUT } from "./device_options.ts";
@@ -84,19 +84,13 @@ export const attach = defineVerb({
   async run(context, given, operands): Promise<number> {
     const { host, signals, output } = context;
     checkCreating(given);
-    checkCompanions(given);
     await chooseFilters(given.filter); // a wrong one is refused before anything is looked for
     const { named, vdev } = imageAndVdev(operands, given.overlay !== undefined);
-    const config = await loadConfig("attach", given);
-    const command = { options: given, given: context.given };
     const wanted = { domain: operands["domain"]!, image: named, vdev };
-    if (given.background) {
-      // The settings of the disk are the serving process's business.
-      const { kind, timeout } = config.forAttach(command, { kind: DEFAULT_KIND });
-      return await attachInBackground(context, { ...given, kind, timeout }, wanted);
-    }
+    if (given.background) return await attachInBackground(context, given, wanted);
+    const config = await loadConfig("attach", given);
     const platform = await host.openNativePlatform();
-    const options = await optionsForAttach(platform, config, command, wanted);
+    const options = await optionsForAttach(platform, config, { options: given, given: context.given }, wanted);
     const timeoutMs = options.timeout * 1000;
     const image = await imageForAttach(context, options, named);
     const attaching = attachOn(platform, {
@@ -115,6 +109,7 @@ export const attach = defineVerb({
       workers: options.workers,
       timeoutMs,
       signal: signals.signal,
+      guestFound: (domain, name) => void context.guestNames.set(domain, name),
     }).catch(async (error) => {
       await image.undo();
       throw error;
@@ -133,7 +128,7 @@ export const attach = defineVerb({
   },
 });
 
-/** Serves until a signal or the end of the disk, and closes it. If a companion cannot start, closes it at once. */
+/** Serves until a signal or the end of the disk, and closes it. */
 async function serveUntilEnd(
   context: Context,
   platform: NativePlatform,
@@ -145,12 +140,8 @@ async function serveUntilEnd(
   const how = { leave: keep ? "connected" : "detached", timeoutMs } as const;
   const closingMs = keep ? 0 : timeoutMs;
   const parts = { platform, service: disk.service, verb: "attach", servesAll: false, kind } as const;
-  const companions = await startCompanions({ context, ...parts, options, closingMs }).catch(async (error) => {
-    await disk.close(how);
-    throw error;
-  });
+  await using _companions = await startCompanions({ context, ...parts, options, closingMs });
   const end = await Promise.race([context.signals.drain, disk.ended]);
-  await companions[Symbol.asyncDispose]();
   if (typeof end === "object" && end.reason === "failed") throw died(end.error, kind);
   await disk.close(how);
 }

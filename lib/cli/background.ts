@@ -3,12 +3,13 @@
  * the guest has connected.
  */
 
+import { isAbort } from "../abort.ts";
 import { DEFAULT_KIND } from "../attach.ts";
 import { SYSTEM_CLOCK } from "../clock.ts";
-import { ControlClient } from "../control/client.ts";
+import { ControlClient, NoAnswerError } from "../control/client.ts";
 import type { Attached, AttachParams, SettingsParams } from "../control/protocol.ts";
-import { servingProcesses } from "../control/serving.ts";
-import { XenblkError } from "../errors.ts";
+import { hostControlDirectory, servingProcesses } from "../control/serving.ts";
+import { errorText, XenblkError } from "../errors.ts";
 import { type ImageName, imageName, imageText, paramsOf, parseImage } from "../storage/image/spec.ts";
 import { domainLabel } from "../toolstack/domains.ts";
 import { findDisk } from "../toolstack/detach.ts";
@@ -23,6 +24,7 @@ import type { OptionValues } from "./options.ts";
 import { PLUGIN_OPTIONS } from "./plugin_options.ts";
 import { showWait } from "./progress.ts";
 import type { CONFIG_OPTIONS } from "./serve_options.ts";
+import { Silent } from "./silent.ts";
 import { CALL_SLACK_MS } from "./through_socket.ts";
 import type { Context } from "./verb.ts";
 
@@ -67,6 +69,7 @@ export async function attachInBackground(
 ): Promise<number> {
   checkOptions(given, context.given);
   const config = await loadConfig("attach", given);
+  // The settings of the disk are the serving process's business.
   const { kind, timeout } = config.forAttach({ options: given, given: context.given }, { kind: DEFAULT_KIND });
   const options = { ...given, kind, timeout };
   const { output, inform } = context;
@@ -77,8 +80,10 @@ export async function attachInBackground(
   await warnOfContent(context, image.name);
   const { vdev, guest, params } = await handOver(context, client, options, { ...wanted, image }).catch(
     async (error) => {
-      await image.undo();
-      throw error;
+      // Without an answer the guest may have the disk, and use it.
+      if (error instanceof XenblkError && !(error instanceof NoAnswerError)) await image.undo();
+      else if (image.isNew) inform(`${image.name} is kept: the serving process may have given it to the guest`);
+      throw isAbort(error) ? aborted(image.name, error) : error;
     },
   );
   const { pid } = await client.call("hello", {});
@@ -88,6 +93,14 @@ export async function attachInBackground(
     output.json(describeDevice(store, findDisk(store, String(guest.domain), vdev).device));
   } else output.data(`${vdev}\n`);
   return 0;
+}
+
+/** A disk whose guest connects at this moment is not taken back. */
+function aborted(image: string, cause: Error): XenblkError {
+  return new XenblkError(`Cannot wait until the guest has ${image}: ${errorText(cause)}`, {
+    cause,
+    remedy: "see `xenblk list`: the attach ends, unless the guest has connected already",
+  });
 }
 
 async function handOver(
@@ -183,9 +196,14 @@ async function servingKind(
 ): Promise<string> {
   const looking = async (): Promise<string> => {
     for (const start = SYSTEM_CLOCK.now();;) {
-      const found = (await servingProcesses()).find(({ hello }) => hello.attaches && hello.kind === kind);
+      const silent = new Silent();
+      const processes = await servingProcesses(hostControlDirectory(), silent.note);
+      const found = processes.find(({ hello }) => hello.attaches && hello.kind === kind);
       if (found !== undefined) return found.path;
-      if (signal.aborted || SYSTEM_CLOCK.now() - start >= STARTING_MS) throw nobodyServes(kind);
+      signal.throwIfAborted();
+      if (SYSTEM_CLOCK.now() - start >= STARTING_MS) {
+        throw silent.isEmpty ? nobodyServes(kind) : silent.error("Cannot attach in the background");
+      }
       await SYSTEM_CLOCK.sleep(LOOK_MS, signal);
     }
   };

@@ -11,7 +11,7 @@ import { createLogger } from "../log.ts";
 import type { Service } from "../service.ts";
 import { ownEnvironment, serviceManagerOf } from "../systemd/environment.ts";
 import { Notices } from "../systemd/notices.ts";
-import { checkMetrics, METRICS_OPTIONS, startMetrics } from "./metrics.ts";
+import { METRICS_OPTIONS, startMetrics } from "./metrics.ts";
 import type { OptionValues } from "./options.ts";
 import type { Context } from "./verb.ts";
 
@@ -33,15 +33,21 @@ export interface Serving {
   readonly closingMs: number;
 }
 
-/** Starts the companions that the options ask for. Disposing the result ends them. Rejects if one cannot start. */
+/**
+ * Starts the companions that the options ask for. One that cannot start is missing, and the log says why. Disposing the
+ * result ends them, once the disks are closed.
+ */
 export async function startCompanions(serving: Serving): Promise<AsyncDisposable> {
-  await using companions = new AsyncDisposableStack();
-  const { context, platform, service, options } = serving;
-  companions.use(await startControlSocket(serving));
-  companions.use(await startMetrics({ platform, service, version: context.version, options }));
-  const notices = tellServiceManager(serving); // the last one: it says that the process serves
-  if (notices !== undefined) companions.use(notices);
-  return companions.move();
+  const { context, service, options } = serving;
+  const control = await startControlSocket(serving);
+  const metrics = await startMetrics({ service, version: context.version, options });
+  // The first one is ended last: the service manager is told that the process lives as long as it does. It starts last,
+  // since it says that the process serves.
+  const companions = new AsyncDisposableStack();
+  companions.use(tellServiceManager(serving));
+  companions.use(control);
+  companions.use(metrics);
+  return companions;
 }
 
 /** Undefined if no service manager wants to know. */
@@ -83,9 +89,4 @@ async function startControlSocket(
     warn(`no control socket: ${errorText(error)}; the disks are served without one; ${remedy}`);
     return undefined;
   }
-}
-
-/** Throws XenblkError if what the options ask for cannot work: to be called before a disk is served. */
-export function checkCompanions(options: OptionValues<typeof COMPANION_OPTIONS>): void {
-  checkMetrics(options);
 }

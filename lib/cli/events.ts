@@ -63,11 +63,14 @@ async function follow(
   log: LogLevel | undefined,
   print: (event: ControlEvent) => void,
 ): Promise<ControlClient | undefined> {
+  using undo = new DisposableStack();
   try {
     const client = await ControlClient.connect(path);
     if (client === undefined) return undefined;
+    undo.use(client);
     const { devices } = await client.subscribe(log === undefined ? {} : { log }, print);
     for (const report of devices) changes(undefined, report).forEach(print);
+    undo.move();
     return client;
   } catch {
     return undefined; // it is looked for again

@@ -14,6 +14,7 @@ import { backendPath } from "../xenbus/paths.ts";
 import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
 import { namedDisk } from "./disk_result.ts";
 import { type Description, flag, integer, optional, size } from "./options.ts";
+import { Silent } from "./silent.ts";
 import { renderFields } from "./table.ts";
 import { defineVerb } from "./verb.ts";
 
@@ -48,14 +49,14 @@ export const limit = defineVerb({
     using store = (await host.openNativePlatform()).openXenstore();
     const found = findDisk(store, operands["domain"]!, operands["vdev"]!);
     const { guest, device } = found;
-    using client = await clientOf(backendPath(device));
+    const silent = new Silent();
+    using client = await clientOf(backendPath(device), silent.note);
     if (client === undefined) {
-      throw new XenblkError(
-        `Cannot limit ${formatVdev(device.vdev)} of ${domainLabel(guest)}: no process of xenblk serves it`,
-        {
-          remedy: "see `xenblk list`; the process may also belong to another user",
-        },
-      );
+      const what = `Cannot limit ${formatVdev(device.vdev)} of ${domainLabel(guest)}`;
+      if (!silent.isEmpty) throw silent.error(what);
+      throw new XenblkError(`${what}: no process of xenblk serves it`, {
+        remedy: "see `xenblk list`; the process may also belong to another user",
+      });
     }
     const wanted = {
       iops: options.iops,

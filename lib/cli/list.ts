@@ -28,17 +28,17 @@ export const list = defineVerb({
   permissions: "--allow-ffi --allow-env; for what serving processes say also --allow-net, and --allow-read and " +
     "--allow-write of /run/xenblk.",
   examples: ["xenblk list", "xenblk list web --json"],
-  async run({ host, signals, output }, options, operands): Promise<number> {
+  async run({ host, signals, output, inform }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
     const domain = operands["domain"];
     const guest = domain === undefined ? undefined : resolveGuest(store, domain).domain;
-    const measured = measureLive(signals.signal);
+    const measuring = measureLive(signals.signal, inform);
     const listed = await listDevicesUntil(signals.signal, store, guest);
-    const live = await measured;
+    const measured = await measuring;
     const own = ownDomain(store);
     const devices = listed.map((device) => {
-      const served = live.get(device.backendPath);
-      return { ...device, ...liveMember(served), ...rateMembers(served), ...unattendedHint(device, served, own) };
+      const served = measured.live.get(device.backendPath);
+      return { ...device, ...liveMember(served), ...rateMembers(served), ...unattendedHint(device, measured, own) };
     });
     if (options.json) output.json(devices);
     else output.data(renderDevices(devices, !options["no-headings"], output.columns));

@@ -4,6 +4,7 @@
 
 import type { LiveDevice } from "../control/serving.ts";
 import type { DeviceReport } from "../control/protocol.ts";
+import type { Measured } from "./live_rates.ts";
 import type { DomId } from "../hypervisor.ts";
 import { type DeviceListing, OTHERS_KINDS } from "../toolstack/list.ts";
 
@@ -12,16 +13,19 @@ export interface LiveMember extends Pick<DeviceReport, "connected" | "latched" |
   /** The process that serves it. */
   readonly pid: number;
   readonly verb: string;
+  /** Its version of xenblk: after an update not yet that of the command. */
+  readonly version: string;
 }
 
 /** The member `live`; none where no process of ours serves the disk. */
 export function liveMember(device: LiveDevice | undefined): { readonly live?: LiveMember } {
   if (device === undefined) return {};
-  const { hello: { pid, verb }, report: { connected, latched, image, error, waitsFor } } = device;
+  const { hello: { pid, verb, version }, report: { connected, latched, image, error, waitsFor } } = device;
   return {
     live: {
       pid,
       verb,
+      version,
       connected,
       latched,
       ...(image === undefined ? {} : { image }),
@@ -39,12 +43,12 @@ const ATTENDED: ReadonlySet<string> = new Set(["InitWait", "Initialised", "Conne
  * was killed.
  */
 export function unattendedHint(
-  { kind, backendDomain, backendState, hint }: DeviceListing,
-  served: LiveDevice | undefined,
+  { backendPath, kind, backendDomain, backendState, hint }: DeviceListing,
+  { live, isWhole }: Measured,
   ownDomain: DomId,
 ): { readonly hint?: string } {
   const isOurs = backendDomain === ownDomain && !OTHERS_KINDS.has(kind);
-  if (served !== undefined || hint !== undefined || !isOurs || !ATTENDED.has(backendState)) return {};
+  if (!isWhole || live.has(backendPath) || hint !== undefined || !isOurs || !ATTENDED.has(backendState)) return {};
   return {
     hint: `no process of xenblk answers for it; if none runs, its requests wait: start \`xenblk serve --kind ${kind}\``,
   };

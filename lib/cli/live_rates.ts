@@ -6,6 +6,7 @@
 import { type LiveFigures, liveFigures } from "../control/live_figures.ts";
 import type { DiskFigures } from "../figures/figures.ts";
 import { type DiskRates, intervalBetween, ratesOf } from "../figures/rates.ts";
+import { Silent } from "./silent.ts";
 
 /** Long enough for rates of busy disks, and short for who waits. */
 const SAMPLE_MS = 250;
@@ -22,13 +23,27 @@ export interface MeasuredDevice extends LiveFigures {
   readonly rates?: DiskRates;
 }
 
-/** The live devices by the backend's directory. Does not wait if there are none. */
-export async function measureLive(signal: AbortSignal): Promise<ReadonlyMap<string, MeasuredDevice>> {
-  const devices = await liveFigures({ apartMs: SAMPLE_MS, signal });
-  return new Map(devices.map((device) => {
+/** What the processes of this host have said. */
+export interface Measured {
+  /** By the backend's directory. */
+  readonly live: ReadonlyMap<string, MeasuredDevice>;
+  /** All processes have answered. */
+  readonly isWhole: boolean;
+}
+
+/** The live devices. Does not wait if there are none. */
+export async function measureLive(
+  signal: AbortSignal,
+  inform: (line: string) => void,
+): Promise<Measured> {
+  const silent = new Silent();
+  const devices = await liveFigures({ apartMs: SAMPLE_MS, signal, silent: silent.note });
+  if (!silent.isEmpty) inform(`${silent.line}; its disks are shown as xenstore has them`);
+  const live = devices.map((device): [string, MeasuredDevice] => {
     const interval = device.earlier && intervalBetween(device.earlier, device.figures);
     return [device.report.backendPath, { ...device, ...(interval && { rates: ratesOf([interval]) }) }];
-  }));
+  });
+  return { live: new Map(live), isWhole: silent.isEmpty };
 }
 
 /** The members `stats` and `rates`; none where no process of ours serves the disk. */

@@ -3,11 +3,12 @@
  */
 
 import { ControlClient } from "../control/client.ts";
-import { servingProcesses } from "../control/serving.ts";
+import { hostControlDirectory, servingProcesses } from "../control/serving.ts";
 import { XenblkError } from "../errors.ts";
 import { LOG_LEVELS, type LogLevel } from "../log.ts";
 import { usageError } from "./args.ts";
 import { flag, integer, optional } from "./options.ts";
+import { Silent } from "./silent.ts";
 import { renderTable } from "./table.ts";
 import { defineVerb } from "./verb.ts";
 
@@ -28,10 +29,16 @@ export const logLevel = defineVerb({
   },
   permissions: "--allow-env --allow-read --allow-write --allow-net, read and write limited to /run/xenblk.",
   examples: ["xenblk log-level", "xenblk log-level debug --pid 812"],
-  async run({ output }, options, operands): Promise<number> {
+  async run({ output, inform }, options, operands): Promise<number> {
     const level = operands["level"] === undefined ? {} : { level: parseLevel(operands["level"]) };
-    const processes = (await servingProcesses()).filter(({ hello }) => (options.pid ?? hello.pid) === hello.pid);
-    if (processes.length === 0) throw nobody(options.pid);
+    const silent = new Silent();
+    const isMeant = (pid: number): boolean => (options.pid ?? pid) === pid;
+    const all = await servingProcesses(hostControlDirectory(), (pid) => isMeant(pid) && silent.note(pid));
+    const processes = all.filter(({ hello }) => isMeant(hello.pid));
+    if (processes.length === 0) {
+      throw silent.isEmpty ? nobody(options.pid) : silent.error("Cannot ask what serves disks");
+    }
+    if (!silent.isEmpty) inform(silent.line);
     const rows = [];
     for (const { path, hello } of processes) {
       using client = await ControlClient.connect(path);

@@ -3,13 +3,12 @@
  * of them, and OpenTelemetry.
  */
 
-import { errorText, XenblkError } from "../errors.ts";
-import type { NativePlatform } from "../host_platform.ts";
+import { errorText } from "../errors.ts";
 import { createLogger } from "../log.ts";
 import type { HttpAddress, MonitorOptions } from "../metrics/messages.ts";
-import { otlpOptions } from "../metrics/otlp.ts";
-import type { View } from "../metrics/view.ts";
+import { otlpOptions, shownUrl } from "../metrics/otlp.ts";
 import type { Service } from "../service.ts";
+import { ownEnvironment } from "../systemd/environment.ts";
 import { optional, type OptionValues, path, repeated, text } from "./options.ts";
 
 /** The options. */
@@ -32,7 +31,6 @@ export type MetricsOptions = OptionValues<typeof METRICS_OPTIONS>;
 
 /** What the metrics are about. */
 export interface Measured {
-  readonly platform: NativePlatform;
   readonly service: Service;
   /** Of xenblk. */
   readonly version: string;
@@ -40,50 +38,32 @@ export interface Measured {
 }
 
 /**
- * Throws {@linkcode XenblkError} if the address of --metrics cannot be used: before a disk is served, so that a service
- * with a wrong option is not started again and again under running guests.
+ * Starts what the options and the environment ask for, and waits for none of it. Disks are served whatever becomes of it;
+ * the log says what fails. Undefined if nothing is asked for.
  */
-export function checkMetrics({ metrics: address }: MetricsOptions): void {
-  if (address === undefined) return;
-  try {
-    Deno.listen({ hostname: address.hostname, port: address.port }).close();
-  } catch (error) {
-    const { hostname, port } = address;
-    throw new XenblkError(`Cannot serve metrics on ${hostname}, port ${port}: ${errorText(error)}`, {
-      remedy: error instanceof Deno.errors.NotCapable
-        ? `start it with --allow-net=${hostname}:${port} as well`
-        : "choose a free port and an address of this machine; `ss -ltnp` lists the ports in use",
-      cause: error,
-    });
-  }
-}
-
-/** Starts what the options and the environment ask for. Disks are served without it if it fails; the log says why. */
-export async function startMetrics({ platform, service, version, options }: Measured): Promise<AsyncDisposable> {
-  await using started = new AsyncDisposableStack();
+export async function startMetrics(
+  { service, version, options }: Measured,
+): Promise<AsyncDisposable | undefined> {
   const wanted = monitorOptions(options);
-  if (wanted === undefined) return started.move();
+  if (wanted === undefined) return undefined;
   const logger = createLogger("metrics");
-  const warn = (line: string): void => logger.warning(line);
   try {
     const { takeView } = await import("../metrics/view.ts");
-    const { GuestNames } = await import("../metrics/guest_names.ts");
-    const names = started.use(new GuestNames(() => platform.openXenstore()));
-    const look = (): View => takeView(service.devices.status(), version, (domid) => names.of(domid));
     const { Monitor } = await import("../metrics/monitor.ts");
-    const monitor = started.use(await Monitor.start(wanted, warn));
-    monitor.observe(look);
-    if (monitor.url !== undefined) logger.info(`metrics and status page: ${monitor.url}`);
-    if (wanted.otlp !== undefined) logger.info(`metrics are sent to ${wanted.otlp.url}`);
+    const monitor = new Monitor(wanted, (line) => logger.warning(line));
+    monitor.observe(() => takeView(service.devices.status(), version));
+    void monitor.listening.then((url) => logger.info(`metrics and status page: ${url}`));
+    if (wanted.otlp !== undefined) logger.info(`metrics are sent to ${shownUrl(wanted.otlp.url)}`);
+    return monitor;
   } catch (error) {
-    logger.warning(`${errorText(error)}; the disks are served without`);
+    logger.warning(`cannot start the metrics: ${errorText(error)}; the disks are served without; report this defect`);
+    return undefined;
   }
-  return started.move();
 }
 
 function monitorOptions(options: MetricsOptions): MonitorOptions | undefined {
   const { metrics: address, "metrics-host": hostNames, "metrics-textfile": textfile } = options;
-  const otlp = otlpOptions((name) => Deno.env.get(name));
+  const otlp = otlpOptions(ownEnvironment);
   if (address === undefined && textfile === undefined && otlp === undefined) return undefined;
   return {
     hostNames,

@@ -13,7 +13,7 @@ import { type Service, startService } from "../service.ts";
 import { chooseFilters } from "../storage/filter/spec.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import { usageError } from "./args.ts";
-import { checkCompanions, startCompanions } from "./companions.ts";
+import { startCompanions } from "./companions.ts";
 import { loadConfig } from "./config/file.ts";
 import { settingsOf } from "./device_options.ts";
 import type { OptionValues } from "./options.ts";
@@ -59,7 +59,6 @@ export const serve = defineVerb({
     const config = await loadConfig("serve", given);
     const options = config.forServe({ options: given, given: context.given });
     chooseLogLevel(context, options["log-level"]);
-    checkCompanions(options);
     const settingsFor = config.rule({ options, given: context.given }, options.image);
     const platform = await context.host.openNativePlatform();
     const only = onlyDevice(platform, given, operands["backend-path"]);

@@ -35,12 +35,13 @@ export const show = defineVerb({
   permissions: "--allow-ffi --allow-env; for what the serving process says also --allow-net, and --allow-read and " +
     "--allow-write of /run/xenblk.",
   examples: ["xenblk show web xvda", "xenblk show 5 51712 --json"],
-  async run({ host, signals, output }, options, operands): Promise<number> {
+  async run({ host, signals, output, inform }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
     const { device } = findDisk(store, operands["domain"]!, operands["vdev"]!);
     const shown = await retryConflicts(() => showDevice(store, device), { signal: signals.signal });
-    const served = (await measureLive(signals.signal)).get(backendPath(device));
-    const hint = unattendedHint(shown, served, ownDomain(store));
+    const measured = await measureLive(signals.signal, inform);
+    const served = measured.live.get(backendPath(device));
+    const hint = unattendedHint(shown, measured, ownDomain(store));
     const details: LiveDetails = { ...shown, ...liveMember(served), ...rateMembers(served), ...hint };
     if (options.json) output.json(details);
     else output.data(renderDetails(details, output.columns));
@@ -61,7 +62,7 @@ export function renderDetails(disk: LiveDetails, terminalColumns = Infinity): st
     ["access", `${disk.readOnly ? "read-only" : "read and write"}${disk.cdrom ? ", CD-ROM" : ""}`],
     ["size", sizeText(disk)],
     ["backend", `${disk.backendState}${disk.online ? "" : ", to be removed"}: ${disk.backendPath}`],
-    ["served by", live && `process ${live.pid} (xenblk ${live.verb})`],
+    ["served by", live && `process ${live.pid} (xenblk ${live.verb}, version ${live.version})`],
     ["waits for", live?.waitsFor?.join("; ")],
     ["error", error ?? live?.error],
     ["writes", live?.latched ? "refused: a flush has failed; attach the disk again" : undefined],

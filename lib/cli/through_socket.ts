@@ -5,7 +5,9 @@
 
 import { ConnectionLostError, type ControlClient } from "../control/client.ts";
 import { clientOf } from "../control/serving.ts";
+import { XenblkError } from "../errors.ts";
 import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
+import { Silent } from "./silent.ts";
 
 /** How much longer a call may take than what it waits for. */
 export const CALL_SLACK_MS = 10_000;
@@ -16,8 +18,17 @@ export async function throughSocket<T>(
   asked: (client: ControlClient) => Promise<T>,
   direct: () => Promise<T>,
 ): Promise<T> {
-  using client = await clientOf(backendPath(device)).catch(() => undefined);
-  if (client === undefined) return await direct();
+  const silent = new Silent();
+  using client = await clientOf(backendPath(device), silent.note).catch(() => undefined);
+  if (client === undefined) {
+    return await direct().catch((error) => {
+      // The process that does not answer is the backend that did nothing.
+      if (error instanceof XenblkError && error.kind === "timeout" && !silent.isEmpty) {
+        throw silent.error(error.message, "timeout");
+      }
+      throw error;
+    });
+  }
   try {
     return await asked(client);
   } catch (error) {

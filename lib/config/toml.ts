@@ -59,7 +59,16 @@ type Growing = GrowingTable | GrowingList | TomlScalar;
  */
 export async function readToml(text: string): Promise<TomlTable> {
   const parse = await loadParser();
-  const [top] = parsed(parse, text).body;
+  try {
+    return treeOf(parsed(parse, text));
+  } catch (error) {
+    // The parser and what follows call themselves for each level, and the parser's patterns for each character.
+    if (!(error instanceof RangeError)) throw error;
+    throw new TomlError("it is nested too deeply, or a text in it is too long", 1);
+  }
+}
+
+function treeOf({ body: [top] }: AST.TOMLProgram): TomlTable {
   const root = emptyTable(1);
   for (const item of top.body) {
     if (item.type === "TOMLKeyValue") put(root, item);
@@ -88,10 +97,12 @@ function parsed(parse: Parser, text: string): AST.TOMLProgram {
   try {
     return parse(text);
   } catch (error) {
+    if (error instanceof RangeError) throw error;
     const line = error instanceof Error && "lineNumber" in error ? Number(error.lineNumber) : 1;
-    const text = errorText(error);
-    // Where a value is missing, the parser names the place of the next token.
-    throw new TomlError(text, text.startsWith("Unspecified values") ? line - 1 : line);
+    const why = errorText(error);
+    // Where a value is missing, the parser names the place of the next token; or the end of the file.
+    const isAfter = why.startsWith("Unspecified values") && !/=\s*(#.*)?$/.test(text.split("\n")[line - 1] ?? "");
+    throw new TomlError(why, isAfter ? line - 1 : line);
   }
 }
 

@@ -24,8 +24,11 @@ export interface CallOptions {
   readonly progress?: (text: string) => void;
 }
 
+/** The process has not answered: what it was asked to do may be done, or not. */
+export class NoAnswerError extends XenblkError {}
+
 /** The process ended, or closed the connection, before it answered. */
-export class ConnectionLostError extends XenblkError {}
+export class ConnectionLostError extends NoAnswerError {}
 
 /** A call that waits for its answer. */
 interface Waiting {
@@ -134,8 +137,8 @@ export class ControlClient implements Disposable {
     else waiting?.settle.resolve(message.result);
   }
 
-  #late(method: string, timeoutMs: number): XenblkError {
-    return new XenblkError(`Cannot run ${method} on ${this.path}: no answer for ${timeoutMs / 1000} s`, {
+  #late(method: string, timeoutMs: number): NoAnswerError {
+    return new NoAnswerError(`Cannot run ${method} on ${this.path}: no answer for ${timeoutMs / 1000} s`, {
       kind: "timeout",
       remedy: "check that the process is not stopped (ps, state T)",
     });

@@ -48,7 +48,11 @@ export async function connectTo(path: string): Promise<Deno.UnixConn | undefined
 /** Makes the directory, for its owner alone, and removes sockets whose processes have ended. */
 export async function prepareDirectory(directory: string, warn: (line: string) => void): Promise<void> {
   await Deno.mkdir(directory, { recursive: true, mode: 0o700 });
-  await Deno.chmod(directory, 0o700); // also one that another umask or hand made
+  const { isDirectory, mode } = await Deno.lstat(directory);
+  // The user of an unprivileged serve owns the folder around it, and root may come by: no link may lead it astray.
+  if (!isDirectory) throw new Deno.errors.NotADirectory(`${directory} is not a directory`);
+  // One that another umask or hand made.
+  if (((mode ?? 0) & 0o777) !== 0o700) await Deno.chmod(directory, 0o700);
   const silent = await silentOf((await listSockets(directory)).map(({ path }) => path));
   if (silent.length === 0) return;
   await SYSTEM_CLOCK.sleep(SETTLE_MS);
@@ -68,12 +72,14 @@ export async function leaveDirectory(directory: string): Promise<void> {
   } catch { /* others have sockets in it */ }
 }
 
-/** Those on which nobody listens. */
+/** Those on which nobody listens. One that cannot be reached, such as another user's, is left alone. */
 async function silentOf(paths: readonly string[]): Promise<string[]> {
   const silent = [];
   for (const path of paths) {
-    using connection = await connectTo(path);
-    if (connection === undefined) silent.push(path);
+    try {
+      using connection = await connectTo(path);
+      if (connection === undefined) silent.push(path);
+    } catch { /* it is somebody's: a stopped process has no room for another connection, or it is another user's */ }
   }
   return silent;
 }

@@ -5,7 +5,7 @@
 import { SYSTEM_CLOCK } from "../clock.ts";
 import type { DiskFigures } from "../figures/figures.ts";
 import type { ControlClient } from "./client.ts";
-import { ASK_MS, askEach, devicesOf, hostControlDirectory, type LiveDevice } from "./serving.ts";
+import { ASK_MS, askEach, devicesOf, hostControlDirectory, type LiveDevice, type NoteSilent } from "./serving.ts";
 
 /** A device that a process has, and what it did. */
 export interface LiveFigures extends LiveDevice {
@@ -22,11 +22,12 @@ export interface ReadingOptions {
   readonly signal?: AbortSignal;
   /** Of the sockets. Default: that of this host. */
   readonly directory?: string;
+  readonly silent?: NoteSilent;
 }
 
 /** The devices with their figures. A process that does not answer holds nobody up for longer than a second. */
 export async function liveFigures(options: ReadingOptions = {}): Promise<readonly LiveFigures[]> {
-  const { apartMs, signal, directory = hostControlDirectory() } = options;
+  const { apartMs, signal, directory = hostControlDirectory(), silent } = options;
   const found = await askEach(directory, async (client, process) => {
     const devices = await devicesOf(client, process);
     const earlier = apartMs === undefined || devices.length === 0 ? undefined : await figuresOf(client);
@@ -36,7 +37,7 @@ export async function liveFigures(options: ReadingOptions = {}): Promise<readonl
       const [figures, before] = [now.get(device.report.label), earlier?.get(device.report.label)];
       return figures === undefined ? [] : [{ ...device, figures, ...(before && { earlier: before }) }];
     });
-  });
+  }, silent);
   return found.flat();
 }
 

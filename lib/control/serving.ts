@@ -3,6 +3,7 @@
  * process that has ended, does not answer, or may not be asked is passed over: xenstore still tells the rest.
  */
 
+import { XenblkError } from "../errors.ts";
 import { journalDirectory } from "../journal_directory.ts";
 import { ControlClient } from "./client.ts";
 import { controlDirectory, listSockets } from "./directory.ts";
@@ -23,28 +24,37 @@ export interface LiveDevice extends ServingProcess {
   readonly report: DeviceReport;
 }
 
+/** Gets the number of a process that has a socket and does not answer: it is stopped, or hangs. */
+export type NoteSilent = (pid: number) => void;
+
 /** The directory of the sockets of this host, as this process's environment has it. */
 export function hostControlDirectory(): string {
   return controlDirectory(journalDirectory((name) => Deno.env.get(name)));
 }
 
 /** The processes that serve, in the order of their numbers. */
-export async function servingProcesses(directory = hostControlDirectory()): Promise<readonly ServingProcess[]> {
-  return await askEach(directory, (_client, process) => Promise.resolve(process));
+export async function servingProcesses(
+  directory = hostControlDirectory(),
+  silent?: NoteSilent,
+): Promise<readonly ServingProcess[]> {
+  return await askEach(directory, (_client, process) => Promise.resolve(process), silent);
 }
 
 /** The devices that processes have, by the backend's directory. */
-export async function liveDevices(directory = hostControlDirectory()): Promise<ReadonlyMap<string, LiveDevice>> {
-  const devices = await askEach(directory, devicesOf);
+export async function liveDevices(
+  directory = hostControlDirectory(),
+  silent?: NoteSilent,
+): Promise<ReadonlyMap<string, LiveDevice>> {
+  const devices = await askEach(directory, devicesOf, silent);
   return new Map(devices.flat().map((device) => [device.report.backendPath, device]));
 }
 
 /** A connection to the process that has the device at that directory of its backend. Undefined: none says that it has. */
 export async function clientOf(
   backendPath: string,
-  directory = hostControlDirectory(),
+  silent?: NoteSilent,
 ): Promise<ControlClient | undefined> {
-  const device = (await liveDevices(directory)).get(backendPath);
+  const device = (await liveDevices(hostControlDirectory(), silent)).get(backendPath);
   return device === undefined ? undefined : await ControlClient.connect(device.path);
 }
 
@@ -58,24 +68,31 @@ export async function devicesOf(client: ControlClient, process: ServingProcess):
 export async function askEach<T>(
   directory: string,
   ask: (client: ControlClient, process: ServingProcess) => Promise<T>,
+  silent: NoteSilent = () => {},
 ): Promise<T[]> {
-  const asked = (await socketsIn(directory)).map(async (path): Promise<T[]> => {
+  const asked = (await socketsIn(directory)).map(async ({ path, pid }): Promise<T[]> => {
     try {
       using client = await ControlClient.connect(path);
       if (client === undefined) return [];
       const hello = await client.call("hello", {}, { timeoutMs: ASK_MS });
       return [await ask(client, { path, hello })];
-    } catch {
+    } catch (error) {
+      if (isSilence(error)) silent(pid);
       return []; // it ended meanwhile, is stopped, or is another user's
     }
   });
   return (await Promise.all(asked)).flat();
 }
 
+/** It did not answer, or has so many connections to take that no other one can wait. */
+function isSilence(error: unknown): boolean {
+  return (error instanceof XenblkError && error.kind === "timeout") || error instanceof Deno.errors.WouldBlock;
+}
+
 /** None where this process may not look. */
-async function socketsIn(directory: string): Promise<string[]> {
+async function socketsIn(directory: string): ReturnType<typeof listSockets> {
   try {
-    return (await listSockets(directory)).map(({ path }) => path);
+    return await listSockets(directory);
   } catch {
     return [];
   }

@@ -33,10 +33,8 @@ export type MonitorCommand =
 
 /** From the Worker. */
 export type MonitorEvent =
-  /** It is ready; `port` is that of its server. */
-  | { readonly kind: "ready"; readonly port: number | undefined }
-  /** It cannot start. */
-  | { readonly kind: "refused"; readonly reason: string }
+  /** Its server listens at this port. */
+  | { readonly kind: "listens"; readonly port: number }
   /** It needs a view. */
   | { readonly kind: "want" }
   | { readonly kind: "warn"; readonly line: string }

@@ -3,9 +3,9 @@
  * view when it asks.
  */
 
-import { errorText, XenblkError } from "../errors.ts";
+import { errorText } from "../errors.ts";
 import { endsWithin } from "../within.ts";
-import type { HttpAddress, MonitorCommand, MonitorEvent, MonitorOptions } from "./messages.ts";
+import type { MonitorCommand, MonitorEvent, MonitorOptions } from "./messages.ts";
 import type { View } from "./view.ts";
 
 /** How long the Worker may take to remove its file at the end. */
@@ -15,42 +15,35 @@ const END_MS = 1_000;
 export class Monitor implements AsyncDisposable {
   readonly #worker: Worker;
   readonly #ended = Promise.withResolvers<void>();
+  readonly #listening = Promise.withResolvers<string>();
   readonly #warn: (line: string) => void;
   #look: (() => View) | undefined;
-  /** Where the status page is; absent without a server. */
-  readonly url: string | undefined;
 
-  private constructor(worker: Worker, url: string | undefined, warn: (line: string) => void) {
-    this.#worker = worker;
+  /**
+   * Starts the Worker. Its server, if one is asked for, answers 503 until {@linkcode observe} is called. `warn` gets what
+   * cannot be done, such as to use the address; that is tried again.
+   */
+  constructor(options: MonitorOptions, warn: (line: string) => void) {
     this.#warn = warn;
-    this.url = url;
+    const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: "metrics" });
+    this.#worker = worker;
     worker.onmessage = ({ data }: MessageEvent<MonitorEvent>) => {
       if (data.kind === "want") this.#answer();
       else if (data.kind === "warn") warn(data.line);
       else if (data.kind === "ended") this.#ended.resolve();
+      else this.#listening.resolve(url(options.address?.hostname ?? "", data.port));
     };
     worker.onerror = (event) => {
       event.preventDefault();
       warn(`there are no metrics any more: ${event.message}; start xenblk again and report this defect`);
       this.#ended.resolve();
     };
+    this.#send({ kind: "start", options });
   }
 
-  /**
-   * Starts the Worker, and its server if one is asked for, which answers 503 until {@linkcode observe} is called.
-   * Rejects with {@linkcode XenblkError} if the address cannot be used.
-   */
-  static async start(options: MonitorOptions, warn: (line: string) => void): Promise<Monitor> {
-    const worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module", name: "metrics" });
-    try {
-      const port = await ready(worker, options);
-      const { address } = options;
-      const url = address === undefined || port === undefined ? undefined : `http://${shown({ ...address, port })}/`;
-      return new Monitor(worker, url, warn);
-    } catch (error) {
-      worker.terminate();
-      throw error;
-    }
+  /** Resolves with the address of the status page once the server listens. */
+  get listening(): Promise<string> {
+    return this.#listening.promise;
   }
 
   /** From now on the metrics are those of the views that `look` takes. */
@@ -81,28 +74,6 @@ export class Monitor implements AsyncDisposable {
   }
 }
 
-/** Resolves to the port of the server, if there is one. */
-async function ready(worker: Worker, options: MonitorOptions): Promise<number | undefined> {
-  const { promise, resolve, reject } = Promise.withResolvers<number | undefined>();
-  worker.onmessage = ({ data }: MessageEvent<MonitorEvent>) => {
-    if (data.kind === "ready") resolve(data.port);
-    else if (data.kind === "refused") reject(refusal(options.address, data.reason));
-  };
-  worker.onerror = (event) => {
-    event.preventDefault();
-    reject(refusal(options.address, event.message));
-  };
-  worker.postMessage({ kind: "start", options } satisfies MonitorCommand);
-  return await promise;
-}
-
-function refusal(address: HttpAddress | undefined, reason: string): XenblkError {
-  const where = address === undefined ? "" : ` on ${shown(address)}`;
-  return new XenblkError(`Cannot serve metrics${where}: ${reason}`, {
-    remedy: "choose a free port and an address of this machine (`ss -ltn` lists the ports in use)",
-  });
-}
-
-function shown({ hostname, port }: HttpAddress): string {
-  return `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
+function url(hostname: string, port: number): string {
+  return `http://${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}/`;
 }

@@ -68,6 +68,11 @@ function decoded(value: string): string {
   }
 }
 
+/** The collector's address for people: it may have a password in it. */
+export function shownUrl(url: string): string {
+  return url.replace(/\/\/[^/]*@/, "//");
+}
+
 /** Sends views to a collector. */
 export class OtlpExporter {
   readonly #options: OtlpOptions;
@@ -94,7 +99,7 @@ export class OtlpExporter {
       if (!response.ok) throw new Error(`it answered ${response.status} ${response.statusText}`);
       this.#failing = false;
     } catch (error) {
-      if (!this.#failing) this.#warn(`cannot send the metrics to ${url}: ${errorText(error)}; trying again`);
+      if (!this.#failing) this.#warn(`cannot send the metrics to ${shownUrl(url)}: ${errorText(error)}; trying again`);
       this.#failing = true;
     }
   }

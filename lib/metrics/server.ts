@@ -4,6 +4,7 @@
  */
 
 import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { Socket } from "node:net";
 import type { HttpAddress } from "./messages.ts";
 
 /** Connections at a time. Prometheus needs one, and a browser six. */
@@ -55,7 +56,7 @@ export async function startServer(address: HttpAddress, options: ServerOptions):
     requestTimeout: REQUEST_MS,
     keepAliveTimeout: IDLE_MS,
     connectionsCheckingInterval: CHECK_MS,
-  }, (request, response) => void pace.turn().then(() => answer(request, response, options)));
+  }, (request, response) => pace.add(request, response, () => void answer(request, response, options)));
   server.maxConnections = MOST_CONNECTIONS;
   server.timeout = IDLE_MS;
   const { promise, resolve, reject } = Promise.withResolvers<void>();
@@ -68,17 +69,45 @@ export async function startServer(address: HttpAddress, options: ServerOptions):
   return typeof bound === "object" && bound !== null ? bound.port : address.port;
 }
 
+/** A request that waits for its turn. */
+interface Waiting {
+  readonly socket: Socket;
+  readonly act: () => void;
+}
+
 /**
  * Spreads answers over time, so that a client that asks without end does not take the CPUs that the disks need. The wait
- * is bounded by the connections: each has one request at a time.
+ * is bounded by the connections: each has one request at a time, and one that is closed meanwhile costs no time.
  */
 class Pace {
+  readonly #waiting: Waiting[] = [];
+  /** Connections with a request that was not answered yet. */
+  readonly #busy = new WeakSet<Socket>();
   #nextMs = 0;
+  #timer: ReturnType<typeof setTimeout> | undefined;
 
-  async turn(): Promise<void> {
+  /** Calls `act` when it is the request's turn, unless its connection is closed before. */
+  add({ socket }: IncomingMessage, response: ServerResponse, act: () => void): void {
+    // Requests ahead of their answers, which no browser sends and Prometheus does not either, would wait without bound.
+    if (this.#busy.has(socket)) return void socket.destroy();
+    this.#busy.add(socket);
+    response.once("finish", () => this.#busy.delete(socket));
+    this.#waiting.push({ socket, act });
+    if (this.#timer === undefined) this.#serve();
+  }
+
+  #serve(): void {
+    this.#timer = undefined;
     const now = performance.now();
-    this.#nextMs = Math.max(this.#nextMs, now - BURST * 1000 / ANSWERS_PER_S) + 1000 / ANSWERS_PER_S;
-    if (this.#nextMs > now) await new Promise((resolve) => setTimeout(resolve, this.#nextMs - now));
+    this.#nextMs = Math.max(this.#nextMs, now - BURST * 1000 / ANSWERS_PER_S);
+    while (this.#nextMs <= now) {
+      const next = this.#waiting.shift();
+      if (next === undefined) return;
+      if (next.socket.destroyed) continue;
+      this.#nextMs += 1000 / ANSWERS_PER_S;
+      next.act();
+    }
+    if (this.#waiting.length > 0) this.#timer = setTimeout(() => this.#serve(), this.#nextMs - now);
   }
 }
 

@@ -75,22 +75,18 @@ export interface View {
   readonly disks: readonly DiskView[];
 }
 
-/** The view of this process. `nameOf` tells a guest's name by its domid. */
-export function takeView(
-  devices: readonly DeviceStatus[],
-  version: string,
-  nameOf: (domid: number) => string | undefined,
-): View {
+/** The view of this process. */
+export function takeView(devices: readonly DeviceStatus[], version: string): View {
   const byGuest = (a: DeviceStatus, b: DeviceStatus): number => a.domain - b.domain || a.vdev - b.vdev;
   return {
     atMs: Date.now(),
     process: processView(version),
     // What another process serves is in the metrics of that process.
-    disks: devices.filter(({ owned }) => owned).sort(byGuest).map((device) => diskView(device, nameOf(device.domain))),
+    disks: devices.filter(({ owned }) => owned).sort(byGuest).map(diskView),
   };
 }
 
-function diskView(device: DeviceStatus, domainName: string | undefined): DiskView {
+function diskView(device: DeviceStatus): DiskView {
   const { domain, name, kind, backendState, frontendState, connected, image, error, waitsFor, latched, totals } =
     device;
   const errors = {
@@ -101,7 +97,7 @@ function diskView(device: DeviceStatus, domainName: string | undefined): DiskVie
   };
   const named = errors.read + errors.write + errors.flush + errors.discard;
   return {
-    domain: bounded(domainName ?? String(domain)),
+    domain: bounded(device.guest ?? String(domain)),
     domid: domain,
     vdev: name,
     kind,

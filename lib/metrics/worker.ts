@@ -6,9 +6,10 @@
 
 /// <reference lib="deno.worker" />
 
+import { SYSTEM_CLOCK } from "../clock.ts";
 import { errorText } from "../errors.ts";
 import { CONTENT_TYPE, Exposition } from "./exposition.ts";
-import type { MonitorCommand, MonitorEvent, MonitorOptions } from "./messages.ts";
+import type { HttpAddress, MonitorCommand, MonitorEvent, MonitorOptions } from "./messages.ts";
 import { OtlpExporter } from "./otlp.ts";
 import { PAGE_FILES } from "./page/files.ts";
 import { type Page, startServer } from "./server.ts";
@@ -17,6 +18,11 @@ import { Rendering, ViewCache } from "./view_cache.ts";
 
 /** How often the file is written: as often as Prometheus reads it by default. */
 const TEXTFILE_MS = 15_000;
+const WITHOUT = "the disks are served without";
+const REMEDY =
+  "it is tried again; or choose a free port and an address of this machine (`ss -ltnp` lists ports in use)";
+/** How often an address that cannot be used is tried again: it may be taken, or not be this machine's yet. */
+const LISTEN_MS = 5_000;
 
 const post = (event: MonitorEvent): void => self.postMessage(event);
 const warn = (line: string): void => post({ kind: "warn", line });
@@ -31,22 +37,34 @@ let pause: ReturnType<typeof setTimeout> | undefined;
 
 self.onmessage = async ({ data }: MessageEvent<MonitorCommand>): Promise<void> => {
   if (data.kind === "view") views.accept(data.view);
-  else if (data.kind === "start") await start(data.options);
+  else if (data.kind === "start") start(data.options);
   else await end();
 };
 
-async function start({ address, hostNames = [], textfile: path, otlp }: MonitorOptions): Promise<void> {
-  try {
-    const port = address === undefined ? undefined : await startServer(address, {
-      pages: pages(),
-      hostNames: new Set([address.hostname, ...hostNames].map((name) => name.toLowerCase())),
-      warn,
-    });
-    if (path !== undefined) keepFile(new Textfile(path, warn));
-    if (otlp !== undefined) keepSending(new OtlpExporter(otlp, warn), otlp.intervalMs);
-    post({ kind: "ready", port });
-  } catch (error) {
-    post({ kind: "refused", reason: errorText(error) });
+function start({ address, hostNames = [], textfile: path, otlp }: MonitorOptions): void {
+  if (address !== undefined) void keepListening(address, hostNames);
+  if (path !== undefined) keepFile(new Textfile(path, warn));
+  if (otlp !== undefined) keepSending(new OtlpExporter(otlp, warn), otlp.intervalMs);
+}
+
+/** Starts the server, as soon as its address can be used. */
+async function keepListening(address: HttpAddress, names: readonly string[]): Promise<void> {
+  const { hostname, port } = address;
+  const place = `${hostname}, port ${port}`;
+  const host = `${hostname.includes(":") ? `[${hostname}]` : hostname}:${port}`;
+  // Asked first: node's server would not reject, but end this Worker.
+  const { state } = await Deno.permissions.query({ name: "net", host });
+  if (state !== "granted") {
+    return warn(`cannot serve metrics on ${place}: run deno with --allow-net=${host} as well; ${WITHOUT}`);
+  }
+  const hostNames = new Set([hostname, ...names].map((name) => name.toLowerCase()));
+  for (let isFirst = true;; isFirst = false) {
+    try {
+      return post({ kind: "listens", port: await startServer(address, { pages: pages(), hostNames, warn }) });
+    } catch (error) {
+      if (isFirst) warn(`cannot serve metrics on ${place}: ${errorText(error)}; ${WITHOUT}; ${REMEDY}`);
+    }
+    await SYSTEM_CLOCK.sleep(LISTEN_MS);
   }
 }
 

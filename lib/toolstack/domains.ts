@@ -4,6 +4,7 @@
 
 import { XenblkError } from "../errors.ts";
 import type { DomId, XenstoreOperations } from "../hypervisor.ts";
+import { printable } from "../log.ts";
 import { parseDomId } from "../xenbus/paths.ts";
 
 /** A domain as its nodes describe it. */
@@ -47,9 +48,9 @@ export function resolveDomain(store: XenstoreOperations, text: string): DomainIn
   });
 }
 
-/** For messages: `web (domain 5)`, or `domain 5` if it has no name. */
+/** For messages: `web (domain 5)`, or `domain 5` if it has no name. A name may hold anything. */
 export function domainLabel(info: DomainInfo): string {
-  return info.name === undefined ? `domain ${info.domain}` : `${info.name} (domain ${info.domain})`;
+  return info.name === undefined ? `domain ${info.domain}` : `${printable(info.name)} (domain ${info.domain})`;
 }
 
 function matcher(text: string): (info: DomainInfo) => boolean {

@@ -7,7 +7,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { unlessAborted } from "../../lib/abort.ts";
 import { XenbusState } from "../../lib/xenbus/states.ts";
-import { Rig, RING_NODES, steps, turn, until } from "./rig.ts";
+import { FAST_CLOCK, Rig, RING_NODES, steps, turn, until } from "./rig.ts";
 
 const STAY = { leave: "connected", timeoutMs: 0 } as const;
 /** Far longer than anything here takes: a test that waits for it hangs. */
@@ -64,7 +64,7 @@ const WAITS = {
 
 for (const [what, hold] of Object.entries(WAITS)) {
   for (const [frontend, backend] of [["3", "2"], ["4", "4"]] as const) {
-    Deno.test(`ended while ${what}, the frontend at ${frontend}: it does not wait, and the next goes on`, async () => {
+    Deno.test(`ended while ${what}, the frontend at ${frontend}: it ends soon, and the next goes on`, async () => {
       await using rig = new Rig();
       const device = rig.attach();
       rig.toolstack.write(`/local/domain/0/backend/vbd3/5/${device.vdev}/state`, backend);
@@ -73,7 +73,7 @@ for (const [what, hold] of Object.entries(WAITS)) {
       const begun = Promise.withResolvers<void>();
       const over = Promise.withResolvers<void>();
       hold(rig, begun.resolve, over.promise);
-      const first = rig.serve();
+      const first = rig.serve({}, { clock: FAST_CLOCK });
       await begun.promise;
       assert(await first.close(STAY, NEVER_MS));
       assertEquals([rig.backend(device, "state"), rig.backend(device, "error")], [backend, undefined]);
@@ -152,8 +152,33 @@ Deno.test("a process that detaches while an image does not open ends in time, an
   const device = rig.attach();
   const begun = Promise.withResolvers<void>();
   rig.beforeOpen = () => (begun.resolve(), new Promise<never>(() => {}));
-  const kind = rig.serve();
+  const kind = rig.serve({}, { clock: FAST_CLOCK });
   await begun.promise;
   assert(await kind.close({ leave: "detached", timeoutMs: 20 }, NEVER_MS));
   assertEquals([rig.backend(device, "state"), rig.backend(device, "online")], ["6", "0"]);
 });
+
+for (const leave of ["connected", "detached"] as const) {
+  Deno.test(`ended while its image opens, the device ${leave}: that is waited for, and the image is closed`, async () => {
+    await using rig = new Rig();
+    rig.attach();
+    const begun = Promise.withResolvers<void>();
+    const over = Promise.withResolvers<void>();
+    rig.beforeOpen = () => (begun.resolve(), over.promise);
+    rig.wrapDisk = (_request, disk) => ({
+      [Symbol.asyncDispose]: async (): Promise<void> => {
+        await turn();
+        await disk[Symbol.asyncDispose]();
+      },
+    });
+    const kind = rig.serve();
+    await begun.promise;
+    let ended = false;
+    const closing = kind.close({ leave, timeoutMs: 0 }, NEVER_MS).finally(() => ended = true);
+    for (let turns = 0; turns < 20; turns++) await turn();
+    assertEquals([ended, rig.disks.length], [false, 0]);
+    over.resolve();
+    assert(await closing);
+    assertEquals([rig.disks.length, rig.openDisks], [1, 0]);
+  });
+}

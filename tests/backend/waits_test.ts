@@ -117,6 +117,35 @@ Deno.test("what comes after its wait is kept for the next call of that key, and 
   assertEquals(released, ["dispose what came late (open a): a2"], "what was handed out is its owner's");
 });
 
+Deno.test("what was dropped is waited for until ten seconds after it was begun, or one, or until it has come", async () => {
+  const rig = new Rig();
+  const released: string[] = [];
+  const acquisition = new Acquisition<string>(rig.waits, (_text, late) => released.push(late));
+  const { promise, resolve } = Promise.withResolvers<string>();
+  const get = assertRejects(() => acquisition.get("a", () => "open a", () => promise), DOMException, "the end");
+  const ended = new Set<string>();
+  const wait = (name: string, urgent: boolean): Promise<unknown> =>
+    acquisition.dropped(urgent).then(() => ended.add(`${name}: ${released}`));
+  await wait("before", false);
+  await rig.pass(600);
+  rig.stop.abort(new DOMException("the end", "AbortError"));
+  await get;
+  acquisition.drop();
+  void wait("urgent", true);
+  void wait("patient", false);
+  await rig.pass(399);
+  assertEquals([...ended], ["before: "]);
+  await rig.pass(1);
+  assertEquals([...ended], ["before: ", "urgent: "]);
+  await rig.pass(8_999);
+  assertEquals(ended.size, 2);
+  const late = wait("late", false);
+  resolve("a1");
+  await late;
+  assertEquals([...ended], ["before: ", "urgent: ", "patient: a1", "late: a1"]);
+  await wait("after", false);
+});
+
 Deno.test("an operation that fails is not waited for again, and after the end nothing is begun", async () => {
   const rig = new Rig();
   const acquisition = new Acquisition<string>(rig.waits, () => {});

@@ -101,6 +101,48 @@ Deno.test("a file of others is not overwritten without --force, and nothing else
   assert(Deno.readTextFileSync(root.path + script).startsWith("#!/bin/sh"));
 });
 
+Deno.test("nothing outside of the root is touched, whatever links and manifest it has", async () => {
+  using root = new Root();
+  using elsewhere = new Root();
+  elsewhere.put("/secret", "theirs\n");
+  Deno.mkdirSync(`${root.path}/etc/systemd`, { recursive: true });
+  Deno.symlinkSync(elsewhere.path, `${root.path}/etc/systemd/system`);
+  const refused = await root.run("install");
+  assertEquals(refused.status, 1);
+  assertStringIncludes(
+    refused.stderr,
+    `${root.path}/etc/systemd/system is a link that leads out of ${root.path}; make`,
+  );
+  Deno.removeSync(`${root.path}/etc/systemd/system`);
+  // Links within the root are followed; one in the way of a new file is not.
+  Deno.mkdirSync(`${root.path}/usr/lib/here`, { recursive: true });
+  Deno.symlinkSync("../../usr/lib/here", `${root.path}/etc/systemd/system`);
+  Deno.mkdirSync(`${root.path}/usr/local/bin`, { recursive: true });
+  Deno.symlinkSync(`${elsewhere.path}/secret`, `${root.path}/usr/local/bin/xenblk.partial`);
+  assertEquals((await root.run("install")).status, 0);
+  assert(root.files("/usr/lib/here").includes("/usr/lib/here/xenblk.service"));
+  assertEquals(elsewhere.files(), ["/secret"]);
+  const outside = `/../${elsewhere.path.split("/").at(-1)}/secret`;
+  const theirs = await crypto.subtle.digest("SHA-256", Deno.readFileSync(`${elsewhere.path}/secret`));
+  const files = { [outside]: new Uint8Array(theirs).toHex() };
+  root.put("/var/lib/xenblk/installed.json", JSON.stringify({ format: 1, files, folders: [] }));
+  assertStringIncludes((await root.run("uninstall")).stderr, "Cannot understand");
+  assertEquals(Deno.readTextFileSync(`${elsewhere.path}/secret`), "theirs\n");
+});
+
+Deno.test("a root that is not there is refused, and one with spaces is served", async () => {
+  using root = new Root();
+  const absent = await xenblk(["install", "--root", `${root.path}/nosuch`]);
+  assertEquals([absent.status, root.files()], [1, []]);
+  assertStringIncludes(absent.stderr, `Cannot use root ${root.path}/nosuch: `);
+  const spaced = `${root.path}/a b\'c`;
+  Deno.mkdirSync(spaced);
+  assertEquals((await xenblk(["install", "--root", spaced])).status, 0);
+  assertEquals(await output(`${spaced}/usr/local/bin/xenblk`, "--version"), (await xenblk(["--version"])).stdout);
+  assertEquals((await xenblk(["uninstall", "--root", spaced])).status, 0);
+  assertEquals([...Deno.readDirSync(spaced)], []);
+});
+
 Deno.test("what was changed after installation is kept and named; an update replaces only what was not", async () => {
   using root = new Root();
   const unit = "/etc/systemd/system/xenblk.service";

@@ -9,6 +9,9 @@ import { Events, Rig } from "./rig.ts";
 
 const DEVICE = /^vbd3\/1\/[0-9]+$/;
 
+/** A machine under load takes its time. */
+const PATIENT = { timeoutMs: 50_000 };
+
 Deno.test("a disk is attached to a running service, grows, is limited and detached, and events tell of it", async () => {
   await using rig = await Rig.start();
   const before = rig.host.holdings();
@@ -20,6 +23,7 @@ Deno.test("a disk is attached to a running service, grows, is limited and detach
   const image = rig.image();
   const filters = ["throttle,iops=100"];
   const attached = await client.call("attach", { domain: "web", image, filters }, {
+    ...PATIENT,
     progress: (text) => progress.push(text),
   });
   const { device, guest, vdev, params } = attached;
@@ -84,10 +88,10 @@ Deno.test("wrong requests are refused with what is allowed", async () => {
       [{ domain: "web" }, "usage", "it needs image: a text"],
     ] as const
   ) {
-    const error = await assertRejects(() => client.call("attach", params as never), XenblkError, text);
+    const error = await assertRejects(() => client.call("attach", params as never, PATIENT), XenblkError, text);
     assertEquals(error.kind, kind);
   }
-  const { device } = await client.call("attach", { domain: "web", image });
+  const { device } = await client.call("attach", { domain: "web", image }, PATIENT);
   await assertRejects(() => client.call("limit", { device }), XenblkError, "no filter throttle is in front of it");
   await client.call("detach", { device });
   assertEquals(rig.host.holdings(), before);

@@ -117,6 +117,30 @@ Deno.test("a process that does not answer costs a client its time limit, no more
   }
 });
 
+Deno.test("a process that takes no connection is named, and does not keep the next one from its socket", async () => {
+  const directory = await Deno.makeTempDir();
+  try {
+    const path = `${directory}/77.sock`;
+    using _stopped = Deno.listen({ transport: "unix", path });
+    const named = async (): Promise<number[]> => {
+      const pids: number[] = [];
+      assertEquals(await servingProcesses(directory, (pid) => pids.push(pid)), []);
+      return pids;
+    };
+    assertEquals(await named(), [77], "there is room for a connection, but no answer");
+    await assertRejects(async () => {
+      for (;;) (await Deno.connect({ transport: "unix", path })).close();
+    }, Deno.errors.WouldBlock);
+    assertEquals(await named(), [77], "there is no room");
+    await prepareDirectory(directory, (line) => {
+      throw new Error(line);
+    });
+    assert((await Deno.lstat(path)).isSocket);
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+});
+
 Deno.test("sockets of processes that were killed are passed over, and removed by the next start", async () => {
   const directory = await Deno.makeTempDir();
   try {
@@ -130,6 +154,29 @@ Deno.test("sockets of processes that were killed are passed over, and removed by
       throw new Error(line);
     });
     assertEquals([...Deno.readDirSync(directory)].map(({ name }) => name), ["79.sock"]);
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+});
+
+Deno.test("a socket that cannot be reached, such as another user's, keeps no process from its own", async () => {
+  const directory = await Deno.makeTempDir();
+  try {
+    await Deno.symlink("77.sock", `${directory}/77.sock`);
+    await prepareDirectory(directory, () => {});
+    assertEquals([...Deno.readDirSync(directory)].map(({ name }) => name), ["77.sock"]);
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
+});
+
+Deno.test("a link in the place of the directory is not followed", async () => {
+  const directory = await Deno.makeTempDir();
+  try {
+    await Deno.mkdir(`${directory}/other`, { mode: 0o755 });
+    await Deno.symlink("other", `${directory}/control`);
+    await assertRejects(() => prepareDirectory(`${directory}/control`, () => {}), Deno.errors.NotADirectory);
+    assertEquals((await Deno.stat(`${directory}/other`)).mode! & 0o777, 0o755);
   } finally {
     await Deno.remove(directory, { recursive: true });
   }

@@ -64,6 +64,7 @@ const FRAME = [
   "serve_options",
   "signals",
   "table",
+  "silent",
   "through_socket",
   "text",
   "verb",

@@ -74,6 +74,7 @@ Deno.test("what a guest can choose forges no line, and is cut", async () => {
     backendPath: "/local/domain/0/backend/vbd3/5/51712",
     kind: "vbd3",
     domain: 5 as DomId,
+    guest: "x".repeat(4096),
     vdev: 51712,
     name: "xvda",
     backendState: "Connected",
@@ -88,7 +89,7 @@ Deno.test("what a guest can choose forges no line, and is cut", async () => {
     busyNs: 0,
     atMs: 0,
   };
-  const [view] = takeView([device], "1.2.3", () => "x".repeat(4096)).disks;
+  const [view] = takeView([device], "1.2.3").disks;
   assertEquals([view?.domain.length, view?.domain.at(-1), view?.error], [200, "…", "no\\x1b[31m"]);
 });
 

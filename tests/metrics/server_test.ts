@@ -3,8 +3,8 @@
  * can take.
  */
 
-import { assert, assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
-import { XenblkError } from "../../lib/errors.ts";
+import { existsSync } from "node:fs";
+import { assert, assertEquals, assertLess, assertMatch, assertStringIncludes } from "@std/assert";
 import type { MonitorOptions } from "../../lib/metrics/messages.ts";
 import { Monitor } from "../../lib/metrics/monitor.ts";
 import { diskView, viewOf } from "./views.ts";
@@ -12,21 +12,28 @@ import { diskView, viewOf } from "./views.ts";
 const ANYWHERE = { hostname: "127.0.0.1", port: 0 };
 const VIEW = viewOf(diskView());
 
+/** Waits until something is so, but not for ever. */
+async function until(isSo: () => boolean): Promise<void> {
+  const end = performance.now() + 10_000;
+  while (!isSo() && performance.now() < end) await new Promise((go) => setTimeout(go, 10));
+}
+
 /** A monitor of one disk, and what it warned of. */
 class Rig implements AsyncDisposable {
   readonly warnings: string[];
   readonly monitor: Monitor;
   readonly port: number;
 
-  private constructor(monitor: Monitor, warnings: string[]) {
+  private constructor(monitor: Monitor, warnings: string[], url?: string) {
     this.monitor = monitor;
     this.warnings = warnings;
-    this.port = Number(monitor.url === undefined ? NaN : new URL(monitor.url).port);
+    this.port = Number(url === undefined ? NaN : new URL(url).port);
   }
 
   static async start(options: MonitorOptions = { address: ANYWHERE }): Promise<Rig> {
     const warnings: string[] = [];
-    return new Rig(await Monitor.start(options, (line) => warnings.push(line)), warnings);
+    const monitor = new Monitor(options, (line) => warnings.push(line));
+    return new Rig(monitor, warnings, options.address === undefined ? undefined : await monitor.listening);
   }
 
   /** The whole answer to bytes that are sent as they are; empty if the connection is refused. */
@@ -103,6 +110,24 @@ Deno.test("clients that are slow, silent, too big or too many are ended, and oth
   assertEquals(rig.warnings, []);
 });
 
+Deno.test("clients that ask ahead of the answers, or leave before theirs, hold nobody up", async () => {
+  await using rig = await Rig.start();
+  rig.monitor.observe(() => VIEW);
+  const ask = "GET /metrics HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n";
+  const ahead = await rig.raw(ask.repeat(3000));
+  assert(ahead.split("HTTP/1.1 200 ").length <= 2, "one request at a time");
+  for (let count = 0; count < 1000; count++) {
+    using connection = await Deno.connect({ ...ANYWHERE, port: rig.port });
+    await connection.write(new TextEncoder().encode(ask));
+  }
+  const beganMs = performance.now();
+  // The server may have all its connections until it has seen that they are closed.
+  while (await rig.status("GET /metrics HTTP/1.1", "host: 127.0.0.1") !== 200) {
+    assertLess(performance.now() - beganMs, 10_000);
+  }
+  assertLess(performance.now() - beganMs, 10_000);
+});
+
 Deno.test("a view that fails is a warning and 503, not the end of the process", async () => {
   await using rig = await Rig.start();
   rig.monitor.observe(() => {
@@ -112,11 +137,85 @@ Deno.test("a view that fails is a warning and 503, not the end of the process", 
   assertStringIncludes(rig.warnings[0] ?? "", "cannot take the figures of the disks: a defect");
 });
 
-Deno.test("an address that is taken, or of another machine, is refused with what to do", async () => {
-  await using rig = await Rig.start();
-  for (const address of [{ ...ANYWHERE, port: rig.port }, { hostname: "192.0.2.1", port: 0 }]) {
-    const error = await assertRejects(() => Rig.start({ address }), XenblkError, "Cannot serve metrics on ");
-    assertMatch(error.remedy ?? "", /choose a free port and an address of this machine/);
+Deno.test("an address that is taken, or of another machine, is a warning with what to do, and the rest works", async () => {
+  using taken = Deno.listen(ANYWHERE);
+  const folder = Deno.makeTempDirSync();
+  try {
+    for (const address of [taken.addr as Deno.NetAddr, { hostname: "192.0.2.1", port: 0 }]) {
+      const textfile = `${folder}/${address.hostname}.prom`;
+      const warnings: string[] = [];
+      await using monitor = new Monitor({ address, textfile }, (line) => warnings.push(line));
+      monitor.observe(() => VIEW);
+      await until(() => warnings.length > 0 && existsSync(textfile));
+      assertMatch(
+        warnings.join(),
+        /^cannot serve metrics on \S+, port \d+: .*; the disks are served without; it is tried/,
+      );
+      assertStringIncludes(warnings.join(), "choose a free port and an address of this machine");
+    }
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
+  }
+});
+
+Deno.test("an address that becomes free is used then", async () => {
+  const taken = Deno.listen(ANYWHERE);
+  const { port } = taken.addr as Deno.NetAddr;
+  const warnings: string[] = [];
+  await using monitor = new Monitor({ address: { ...ANYWHERE, port } }, (line) => warnings.push(line));
+  await until(() => warnings.length > 0);
+  taken.close();
+  assertEquals(await monitor.listening, `http://127.0.0.1:${port}/`);
+  assertEquals(warnings.length, 1);
+});
+
+Deno.test({
+  name: "without the permission to listen there is a warning that says which one is missing",
+  permissions: { read: true, env: true, net: false },
+  async fn(): Promise<void> {
+    for (const [hostname, option] of [["127.0.0.1", "127.0.0.1:9779"], ["::1", "[::1]:9779"]] as const) {
+      const warnings: string[] = [];
+      await using _monitor = new Monitor({ address: { hostname, port: 9779 } }, (line) => warnings.push(line));
+      await until(() => warnings.length > 0);
+      assertStringIncludes(
+        warnings.join(),
+        `run deno with --allow-net=${option} as well; the disks are served without`,
+      );
+    }
+  },
+});
+
+Deno.test("what is no file of metrics is neither replaced nor removed; one that a killed process left is", async () => {
+  const folder = Deno.makeTempDirSync();
+  try {
+    const textfile = `${folder}/xenblk.prom`;
+    const named: readonly (readonly [make: () => void, warning: RegExp])[] = [
+      [() => Deno.writeTextFileSync(textfile, "a disk image"), /it holds something else; trying again/],
+      [() => Deno.symlinkSync("/dev/null", textfile), /it is not a regular file; trying again/],
+      [() => Deno.mkdirSync(textfile), /it is not a regular file; trying again/],
+    ];
+    for (const [make, warning] of named) {
+      make();
+      const before = Deno.lstatSync(textfile);
+      {
+        await using rig = await Rig.start({ textfile });
+        rig.monitor.observe(() => VIEW);
+        await until(() => rig.warnings.length > 0);
+        assertMatch(rig.warnings.join(), warning);
+      }
+      assertEquals(Deno.lstatSync(textfile).ino, before.ino);
+      Deno.removeSync(textfile);
+    }
+    Deno.writeTextFileSync(textfile, "# HELP old Of a killed process\n");
+    {
+      await using rig = await Rig.start({ textfile });
+      rig.monitor.observe(() => VIEW);
+      await until(() => Deno.readTextFileSync(textfile).includes("\nprocess_start_time_seconds "));
+      assertEquals(rig.warnings, []);
+    }
+    assertEquals([...Deno.readDirSync(folder)], []);
+  } finally {
+    Deno.removeSync(folder, { recursive: true });
   }
 });
 
@@ -127,8 +226,7 @@ Deno.test("the file is whole, is removed at the end, and a folder that is missin
     {
       await using rig = await Rig.start({ textfile });
       rig.monitor.observe(() => VIEW);
-      const end = performance.now() + 10_000;
-      while (rig.warnings.length === 0 && performance.now() < end) await new Promise((go) => setTimeout(go, 10));
+      await until(() => rig.warnings.length > 0);
       assertMatch(rig.warnings.join(), /^cannot write the metrics into .*xenblk\.prom: .*; trying again$/);
     }
     Deno.mkdirSync(`${folder}/later`);

@@ -6,7 +6,7 @@ import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import type { DomId, Xenstore } from "../../lib/hypervisor.ts";
 import { SimulatedStore } from "../../lib/sim/xenstore.ts";
-import { listDomains, resolveDomain } from "../../lib/toolstack/domains.ts";
+import { domainLabel, listDomains, resolveDomain } from "../../lib/toolstack/domains.ts";
 
 const UUID = "5f1e4b2a-0c6d-4e8f-9a7b-123456789abc";
 
@@ -26,6 +26,13 @@ Deno.test("a domid, a UUID in any case and a name find the same domain", () => {
   const db = { domain: 3 as DomId, name: "db", uuid: UUID };
   for (const text of ["3", UUID, UUID.toUpperCase(), "db"]) assertEquals(resolveDomain(store, text), db);
   assertEquals(resolveDomain(store, "0").name, "Domain-0");
+});
+
+Deno.test("the label of a domain is printable whatever its name is", () => {
+  assertEquals(
+    domainLabel({ domain: 3 as DomId, name: "a\x1b[31m\nxenblk: forged" }),
+    "a\\x1b[31m\\x0axenblk: forged (domain 3)",
+  );
 });
 
 Deno.test("domains are listed by number, and other names are ignored", () => {

@@ -52,6 +52,8 @@ type CreatingContext = Pick<Context, "host" | "inform" | "signals">;
 export interface AttachImage {
   /** As attach takes it. */
   readonly name: string;
+  /** It was created just now. */
+  readonly isNew: boolean;
   /** The disk could not be attached: removes what was created. */
   undo(): Promise<void>;
   /** The disk was detached: removes an overlay that is not kept. */
@@ -86,7 +88,7 @@ export async function imageForAttach(
 
 /** Nothing was created, so nothing is removed. */
 function existing(name: string): AttachImage {
-  return { name, undo: () => Promise.resolve(), release: () => Promise.resolve() };
+  return { name, isNew: false, undo: () => Promise.resolve(), release: () => Promise.resolve() };
 }
 
 async function createSized(
@@ -112,7 +114,7 @@ async function createSized(
   const { format, target: path, passphraseFile: keyFile } = image;
   await createImage({ format, path, keyFile, sizeBytes, force: false }, host, signal);
   inform(`created ${name} (${formatSize(sizeBytes)})`);
-  return { ...existing(name), undo: () => Deno.remove(image.target) };
+  return { ...existing(name), isNew: true, undo: () => Deno.remove(image.target) };
 }
 
 async function createOverlay(
@@ -126,7 +128,12 @@ async function createOverlay(
   const fate = kept === undefined ? "it is removed when the disk is detached" : "it is kept";
   inform(`created qcow2:${path}, an overlay of ${imageLabel(backing)}; ${fate}`);
   const remove = (): Promise<void> => Deno.remove(path);
-  return { name: `qcow2:${path}`, undo: remove, release: kept === undefined ? remove : () => Promise.resolve() };
+  return {
+    name: `qcow2:${path}`,
+    isNew: true,
+    undo: remove,
+    release: kept === undefined ? remove : () => Promise.resolve(),
+  };
 }
 
 /** A new name in the base's directory: a backing image elsewhere has to be allowed before it is opened. */

@@ -7,6 +7,7 @@ import { createHash } from "node:crypto";
 import { errorText, XenblkError } from "../../errors.ts";
 import type { PlannedFile } from "./plan.ts";
 import { dirname } from "./paths.ts";
+import { Inside } from "./inside.ts";
 
 /** Where the manifest is, as the installed system sees it. */
 const MANIFEST = "/var/lib/xenblk/installed.json";
@@ -33,11 +34,13 @@ const NOTHING: Manifest = { format: 1, files: {}, folders: [] };
 /** The installation below `root`, which is empty or a folder without a slash at its end. */
 export class Installation {
   readonly #root: string;
+  readonly #inside: Inside | undefined;
   readonly #manifest: Manifest;
 
-  /** Reads the manifest. Throws {@linkcode XenblkError} if it cannot be understood. */
+  /** Reads the manifest. Throws {@linkcode XenblkError} if it cannot be understood, or if there is no such root. */
   constructor(root: string) {
     this.#root = root;
+    this.#inside = root === "" ? undefined : new Inside(root);
     this.#manifest = this.#readManifest();
   }
 
@@ -99,6 +102,7 @@ export class Installation {
     this.#remove(MANIFEST);
     for (const folder of this.#manifest.folders.toReversed()) {
       try {
+        this.#inside?.check(folder);
         Deno.removeSync(this.#root + folder);
       } catch { /* others have put something into it, or removed it */ }
     }
@@ -116,7 +120,9 @@ export class Installation {
     try {
       const found: Partial<Manifest> = JSON.parse(text);
       if (found.format === 1 && found.files !== undefined && found.folders !== undefined) {
-        return { format: 1, files: found.files, folders: found.folders };
+        const { files, folders } = found;
+        // It names what is removed, so a path that leads elsewhere is not ours.
+        if ([...Object.keys(files), ...folders].every(isPlain)) return { format: 1, files, folders };
       }
     } catch { /* as if it were of another format */ }
     throw new XenblkError(`Cannot understand ${path}: this version of xenblk has not written it`, {
@@ -126,6 +132,7 @@ export class Installation {
 
   /** Undefined if there is no such file. */
   #digestOf(path: string): string | undefined {
+    this.#inside?.check(path);
     try {
       return digest(Deno.readFileSync(this.#root + path));
     } catch (error) {
@@ -141,6 +148,7 @@ export class Installation {
   }
 
   #exists(path: string): boolean {
+    this.#inside?.check(path);
     try {
       Deno.statSync(this.#root + path);
       return true;
@@ -152,25 +160,44 @@ export class Installation {
 
   /** As a whole or not at all. */
   #write({ path, text, mode }: PlannedFile): void {
+    this.#inside?.check(path);
     const target = this.#root + path;
     const partial = `${target}.partial`;
     try {
       Deno.mkdirSync(dirname(target), { recursive: true, mode: 0o755 });
-      Deno.writeTextFileSync(partial, text, { mode });
+      removeIfThere(partial); // of an interrupted call, or a link that leads elsewhere
+      Deno.writeTextFileSync(partial, text, { mode, createNew: true });
       Deno.chmodSync(partial, mode); // whatever the umask
       Deno.renameSync(partial, target);
     } catch (error) {
+      try {
+        removeIfThere(partial);
+      } catch { /* the first error says more */ }
       throw cannot("write", target, error);
     }
   }
 
   #remove(path: string): void {
+    this.#inside?.check(path);
     try {
-      Deno.removeSync(this.#root + path);
+      removeIfThere(this.#root + path);
     } catch (error) {
-      if (!(error instanceof Deno.errors.NotFound)) throw cannot("remove", this.#root + path, error);
+      throw cannot("remove", this.#root + path, error);
     }
   }
+}
+
+function removeIfThere(path: string): void {
+  try {
+    Deno.removeSync(path);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) throw error;
+  }
+}
+
+/** An absolute path that leads to what it says. */
+function isPlain(path: string): boolean {
+  return /^(\/[^/]+)+$/.test(path) && !path.split("/").some((name) => name === "." || name === "..");
 }
 
 function digest(content: string | Uint8Array): string {

@@ -4,8 +4,10 @@
  */
 
 import { type LiveFigures, liveFigures } from "../../control/live_figures.ts";
+import type { NoteSilent } from "../../control/serving.ts";
 import { type DiskInterval, type DiskRates, intervalBetween, ratesOf } from "../../figures/rates.ts";
 import type { DomId } from "../../hypervisor.ts";
+import { Silent } from "../silent.ts";
 
 /** What a row is about, and its rates. */
 export interface RateRow {
@@ -28,7 +30,11 @@ export interface Sample {
   readonly guests: readonly RateRow[];
   /** Disks that processes have now, with a row or not. */
   readonly live: number;
+  /** What to say of processes that did not answer, if there are any. */
+  readonly silence?: string;
 }
+
+type ReadFigures = (silent: NoteSilent) => Promise<readonly LiveFigures[]>;
 
 /** Guests' names by domid. */
 type Names = ReadonlyMap<DomId, string>;
@@ -36,18 +42,19 @@ type Names = ReadonlyMap<DomId, string>;
 /** Takes readings, one after the other. */
 export class Sampler {
   readonly #names: () => Names;
-  readonly #read: () => Promise<readonly LiveFigures[]>;
+  readonly #read: ReadFigures;
   #before: ReadonlyMap<string, LiveFigures> = new Map();
 
   /** `names` is asked at each reading. */
-  constructor(names: () => Names, read: () => Promise<readonly LiveFigures[]> = () => liveFigures()) {
+  constructor(names: () => Names, read: ReadFigures = (silent) => liveFigures({ silent })) {
     this.#names = names;
     this.#read = read;
   }
 
   /** Takes a reading. */
   async sample(): Promise<Sample> {
-    const now = await this.#read();
+    const silent = new Silent();
+    const now = await this.#read(silent.note);
     const names = this.#names();
     const before = this.#before;
     this.#before = new Map(now.map((device) => [keyOf(device), device]));
@@ -56,7 +63,12 @@ export class Sampler {
       const interval = earlier && intervalBetween(earlier.figures, device.figures);
       return interval === undefined ? [] : [{ device, interval }];
     });
-    return { disks: diskRows(measured, names), guests: guestRows(measured, names), live: now.length };
+    return {
+      disks: diskRows(measured, names),
+      guests: guestRows(measured, names),
+      live: now.length,
+      ...(silent.isEmpty ? {} : { silence: silent.line }),
+    };
   }
 }
 

@@ -13,7 +13,7 @@ import { type DrainSignals, signalStatus } from "../signals.ts";
 import { type Context, defineVerb } from "../verb.ts";
 import { type Sample, Sampler } from "./sampler.ts";
 import { Screen } from "./screen.ts";
-import { NOBODY, RATE_COLUMNS, renderRates, rowsOf, screenLines, sorted, type TopView, viewAfter } from "./view.ts";
+import { notesOf, RATE_COLUMNS, renderRates, rowsOf, screenLines, sorted, type TopView, viewAfter } from "./view.ts";
 
 /** The first rates in a terminal come sooner. */
 const FIRST_MS = 500;
@@ -74,14 +74,18 @@ async function writeBatches(
   view: TopView,
   json: boolean,
 ): Promise<void> {
-  let hadDisks = (await sampler.sample()).live > 0;
-  if (!hadDisks) inform(NOBODY);
+  let said = "";
+  const say = (sample: Sample): void => {
+    const notes = notesOf(sample).join("; ");
+    if (notes !== said && notes !== "") inform(notes);
+    said = notes;
+  };
+  say(await sampler.sample());
   for (let count = 0; count < most && !output.failed; count++) {
     await SYSTEM_CLOCK.sleep(delayMs, signal);
     if (signal.aborted) return;
     const sample = await sampler.sample();
-    if (hadDisks && sample.live === 0) inform(NOBODY);
-    hadDisks = sample.live > 0;
+    say(sample);
     if (json) output.data(JSON.stringify(reportOf(sample, view)) + "\n");
     else output.data((count === 0 ? "" : "\n") + renderRates(rowsOf(sample, view), view, output.columns));
   }

@@ -7,7 +7,7 @@ import { type Column, renderTable } from "../table.ts";
 import type { RateRow, Sample } from "./sampler.ts";
 
 /** For a person who sees no disk. */
-export const NOBODY = "no process of xenblk serves a disk here: start `xenblk serve`, or run this as its user";
+const NOBODY = "no process of xenblk serves a disk here: start `xenblk serve`, or run this as its user";
 
 /** Lines of the screen beside the table's rows: title, headings, keys. */
 const OTHER_LINES = 3;
@@ -108,11 +108,19 @@ export function screenLines(
 ): string[] {
   const what = sample.live === 1 ? "1 disk" : `${sample.live} disks`;
   const title = `xenblk top, ${new Date().toTimeString().slice(0, 8)}, ${what}`;
+  const notes = notesOf(sample);
   const table = renderRates(rowsOf(sample, view), view, columns, true).trimEnd().split("\n");
-  const room = Math.max(1, rows - OTHER_LINES);
+  const room = Math.max(1, rows - OTHER_LINES - notes.length);
   const hidden = table.length - 1 - room;
   const shown = hidden > 0 ? [...table.slice(0, room), `... and ${hidden + 1} more`] : table;
-  return [title, ...(sample.live === 0 ? [NOBODY] : shown), KEYS].map((line) => line.slice(0, Math.max(1, columns)));
+  return [title, ...notes, ...(sample.live === 0 ? [] : shown), KEYS].map((line) =>
+    line.slice(0, Math.max(1, columns))
+  );
+}
+
+/** What is missing among the disks, if anything. */
+export function notesOf({ live, silence }: Sample): string[] {
+  return silence === undefined ? (live === 0 ? [NOBODY] : []) : [silence];
 }
 
 /** The rows that the view is about. */

@@ -30,11 +30,28 @@ const PLAIN_PATH = /^(?:\/(?!\.{0,2}(?:\/|$))[^/]+)+$/;
  * character as it is. `?` means itself, since URIs have it.
  */
 export function matchesPattern(pattern: string, text: string): boolean {
-  const source = pattern.replace(/\\(.)|\*\*|\*|[^]/gs, (token, escaped: string | undefined) => {
-    if (token === "**") return "[^]*";
-    return token === "*" ? "[^/]*" : literal(escaped ?? token);
-  });
-  return new RegExp(`^${source}$`).test(text);
+  // All places of the text that the pattern so far can end at. A RegExp would try one after the other, and stars multiply.
+  let places = [0];
+  for (const token of pattern.match(/\\[^]|\*\*|[^]/g) ?? []) {
+    places = token.startsWith("*")
+      ? placesAfterStar(places, text, token === "**")
+      : places.filter((place) => text[place] === token.at(-1)).map((place) => place + 1);
+    if (places.length === 0) return false;
+  }
+  return places.at(-1) === text.length;
+}
+
+/** The places, and those that a star reaches from them; in order. */
+function placesAfterStar(places: readonly number[], text: string, slashesToo: boolean): number[] {
+  const reached: number[] = [];
+  for (const place of places) {
+    for (let next = Math.max(place, (reached.at(-1) ?? -1) + 1); next <= text.length; next++) {
+      const isOnWay = next === place || reached.at(-1) === next - 1;
+      if (!isOnWay || (next > place && !slashesToo && text[next - 1] === "/")) break;
+      reached.push(next);
+    }
+  }
+  return reached;
 }
 
 /** The pattern that matches this text alone. */
@@ -105,8 +122,4 @@ export function allowsFile(file: LocalFile, own: string | undefined, patterns: r
 /** What to do about a name that is not allowed. */
 export function allowRemedy(text: string): string {
   return `allow it with --allow-image ${shellWord(literalPattern(text))} if it is meant`;
-}
-
-function literal(character: string): string {
-  return character.replace(/[\\^$.*+?()[\]{}|/-]/, "\\$&");
 }

@@ -3,7 +3,7 @@
  * line takes precedence.
  */
 
-import { assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
+import { assertEquals, assertMatch, assertRejects, assertStringIncludes } from "@std/assert";
 import type { DiskIdentity } from "../../../lib/backend/disk_identity.ts";
 import { parseArguments } from "../../../lib/cli/args.ts";
 import { readContent } from "../../../lib/cli/config/content.ts";
@@ -93,6 +93,21 @@ Deno.test("what is no TOML is one fault with its line", async () => {
     assertStringIncludes(faults[0]!.message, "Cannot read this as TOML: ");
   }
   assertEquals((await readContent("[serve]\nengine = \n")).faults[0]!.line, 2);
+});
+
+Deno.test("a value that is missing at the end, or is nested too deeply, is a fault with its line", async () => {
+  const cases: readonly (readonly [text: string, line: number, what: RegExp])[] = [
+    ["kind =", 1, /unspecified values/],
+    ["[serve]\nkind = ", 2, /unspecified values/],
+    [`[serve]\nfilter = ${"[".repeat(3000)}${"]".repeat(3000)}`, 1, /nested too deeply/],
+    [`[serve]\nfilter = ${"[".repeat(100_000)}${"]".repeat(100_000)}`, 1, /nested too deeply/],
+    [`[serve]\nkind = "${"x".repeat(900_000)}"`, 1, /a text in it is too long/],
+  ];
+  for (const [text, line, what] of cases) {
+    const { faults } = await readContent(text);
+    assertEquals(faults.map((fault) => fault.line), [line], text.slice(0, 40));
+    assertMatch(faults[0]!.message, what);
+  }
 });
 
 Deno.test("the command line precedes [[disk]], which precedes [serve], which precedes the defaults", async () => {

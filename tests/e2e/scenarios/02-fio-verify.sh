@@ -11,7 +11,7 @@ for engine in file uring; do
     if grep -q "$engine" "$E2E_OUT/help.txt" && grep -q "$grants" "$E2E_OUT/help.txt"; then pairs="$pairs $engine,$grants"; fi
   done
 done
-if [ "$E2E_SUITE" = bookworm ] || [ "${E2E_FULL:-}" != 1 ]; then pairs="file,map-each uring,copy uring,map uring,persistent"; fi
+if [ "$E2E_SUITE" = bookworm ] || [ "${E2E_FULL:-}" != 1 ]; then pairs="file,map-each uring,map uring,persistent"; fi
 for pair in $pairs; do
   image "${pair/,/-}" 16M
   attach_start "${pair/,/-}" alpha "$image" xvdb --engine "${pair%,*}" --grants "${pair#*,}"

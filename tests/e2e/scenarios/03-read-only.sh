@@ -1,5 +1,6 @@
 # A read-only disk and a CD-ROM: the guest sees them as read-only, its writes fail, and the images do not change.
 # suites: trixie
+# short: none
 # timeout: 500 s
 image disk 16M
 disk="$image"

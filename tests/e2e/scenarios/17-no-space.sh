@@ -1,6 +1,7 @@
 # A sparse image on a file system that fills up. Writes of the guest that find no space fail; earlier data is still
 # there, and reads work. Once there is space again, writes work too, without a new attach.
 # suites: trixie
+# short: none
 # timeout: 500 s
 image small 48M
 small="$image"

@@ -25,6 +25,7 @@ async function attached(
   const disk = await guest.disk(frontendPath({ frontendDomain: GUEST as never, vdev: VDEV }));
   await disk.connect();
   await process.says(/ is xvdb of guest-7/);
+  assertMatch(process.messages, /xvdb of guest-7 \(domain 7\): offering/, "lines of the log name the guest");
   return { process, disk, image };
 }
 

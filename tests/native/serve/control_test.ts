@@ -11,7 +11,7 @@ import { formatVdev } from "../../../lib/xenbus/vdev.ts";
 import { nativeTest, NativeXen } from "../harness.ts";
 import { attach, BackendProcess, detach, sparseImage } from "./backend.ts";
 import { GuestProcess } from "./guest.ts";
-import { assertClean, GUEST, LOAD, received } from "./scenes.ts";
+import { assertClean, GUEST, LOAD, newDisk, received } from "./scenes.ts";
 
 const CLI = new URL("../../../cli.ts", import.meta.url).pathname;
 const ADDRESS = { frontendDomain: GUEST as DomId, vdev: 51728 };
@@ -87,6 +87,36 @@ nativeTest("a disk is handed to a running serve, looked at, resized and detached
   assertEquals(await serve.stop(), 0, serve.messages);
 });
 
+nativeTest("the death of serve during an attach leaves the image that it may have given to the guest", async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  await using serve = new BackendProcess(xen, ["serve"]);
+  await serve.says(/serving all/);
+  const image = `${xen.directory}/new.img`;
+  const attaching = xenblk(xen, "attach", String(GUEST), image, "xvdb", "--background", "--create=1M");
+  await serve.says(/offering/);
+  await serve.stop("SIGKILL");
+  const { status, stderr } = await attaching;
+  assertEquals(status, 1, stderr);
+  assertMatch(stderr, /new\.img is kept: the serving process may have given it to the guest\n/);
+  assertMatch(stderr, /Cannot complete .*: the process has closed the connection; see `xenblk list`/);
+  assertEquals((await Deno.stat(image)).size, 2 ** 20);
+});
+
+nativeTest("attach --background that is interrupted takes the disk back, and says where to look", async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  await using serve = new BackendProcess(xen, ["serve"]);
+  await serve.says(/serving all/);
+  const image = sparseImage(xen.directory, "disk.img", 2 ** 20);
+  await using attaching = new BackendProcess(xen, ["attach", String(GUEST), image, "xvdb", "--background"]);
+  await serve.says(/offering/);
+  assertEquals(await attaching.stop("SIGINT"), 1);
+  assertMatch(attaching.messages, /Cannot wait until the guest has .*disk\.img: ended by SIGINT; see `xenblk list`/);
+  await serve.says(/removed/);
+  assertEquals(JSON.parse((await xenblk(xen, "list", "--json")).stdout), []);
+});
+
 nativeTest("a killed serve leaves a socket that nobody takes for a process, and the next one removes it", async () => {
   await using xen = await NativeXen.start();
   const sockets = `${xen.directory}/journals/control`;
@@ -112,6 +142,36 @@ nativeTest("a killed serve leaves a socket that nobody takes for a process, and 
   await detach(xen, device);
   assertEquals(await serve.stop(), 0, serve.messages);
   await assertRejects(() => Deno.lstat(sockets), Deno.errors.NotFound);
+});
+
+nativeTest("a stopped serve is named by those who wait for it, instead of a start of another one", async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  await using guest = new GuestProcess(xen, GUEST);
+  await using serve = new BackendProcess(xen, ["serve"]);
+  const { disk, image } = await newDisk(xen, guest, "disk.img", { sizeBytes: 2 ** 20 });
+  await disk.connect();
+  Deno.kill(serve.pid, "SIGSTOP");
+  const silent = `process ${serve.pid} does not answer on its control socket`;
+  const calls: readonly (readonly [status: number, ...args: string[]])[] = [
+    [0, "list"],
+    [0, "show", "7", "xvda"],
+    [0, "top", "-n", "1", "-d", "0.1"],
+    [1, "attach", "7", image, "xvdb", "--background"],
+    [1, "log-level"],
+    [1, "limit", "7", "xvda"],
+    [4, "resize", "7", "xvda", "--timeout=1"],
+    [4, "detach", "7", "xvda", "--timeout=1"],
+  ];
+  const outcomes = await Promise.all(calls.map(([, ...args]) => xenblk(xen, ...args)));
+  for (const [index, { status, stdout, stderr }] of outcomes.entries()) {
+    const [expected, verb] = calls[index]!;
+    assertEquals(status, expected, `${verb}: ${stderr}`);
+    assertMatch(stderr, new RegExp(`${silent}[:;] see whether it is stopped`), verb);
+    assert(!(stdout + stderr).includes("start `"), stdout + stderr);
+  }
+  Deno.kill(serve.pid, "SIGCONT");
+  assertEquals(await serve.stop(), 0, serve.messages);
 });
 
 nativeTest("a serve that cannot make its socket serves all the same, and says what is missing", async () => {

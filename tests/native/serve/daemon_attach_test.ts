@@ -8,7 +8,7 @@ import { frontendPath } from "../../../lib/xenbus/paths.ts";
 import { nativeTest, NativeXen } from "../harness.ts";
 import { attach, BackendProcess, detach } from "./backend.ts";
 import { qemuImg } from "../qemu_img.ts";
-import { daemonsOf, untilNothingIsLeft } from "./format_stage.ts";
+import { daemonsOf, leftovers, untilNothingIsLeft } from "./format_stage.ts";
 import { type GuestDisk, GuestProcess } from "./guest.ts";
 import { assertClean, assertProgress, GUEST, LOAD, received, UNTIL_STOPPED } from "./scenes.ts";
 
@@ -87,6 +87,21 @@ nativeTest("SIGINT ends attach, its daemon and the disk, and the image has every
   await scene.isClear();
   await qemuImg("check", "-q", image);
   await scene.verify(disk, image);
+});
+
+nativeTest("attach that is ended while its image opens leaves no daemon, and says nothing of one", async () => {
+  await using scene = await Scene.start();
+  const image = await scene.image();
+  for (const afterMs of [0, 100, 200]) {
+    const process = new BackendProcess(scene.xen, ["attach", `${GUEST}`, `qcow2:${image}`, "xvdb", "-v"]);
+    await using _process = process;
+    await process.says(/backend InitWait: open/);
+    await new Promise((resolve) => setTimeout(resolve, afterMs));
+    await process.stop();
+    assertEquals([await daemonsOf(scene.xen), leftovers(scene.xen)], [[], []], process.messages);
+    assert(!process.messages.includes("warning"), process.messages);
+    await qemuImg("check", "-q", image);
+  }
 });
 
 nativeTest("attach is killed under load: serve goes on with its daemon, and nothing is lost", async () => {

@@ -5,10 +5,11 @@
 
 import { assert, assertEquals } from "@std/assert";
 import type { DomId } from "../../../lib/hypervisor.ts";
-import { backendPath } from "../../../lib/xenbus/paths.ts";
+import { backendPath, frontendPath } from "../../../lib/xenbus/paths.ts";
 import { DatagramSocket } from "../datagram_socket.ts";
 import { nativeTest, NativeXen } from "../harness.ts";
 import { attach, BackendProcess, nodeValue, sparseImage } from "./backend.ts";
+import { GuestProcess } from "./guest.ts";
 
 const GUEST = 7;
 
@@ -42,3 +43,27 @@ for (const [kind, nameIn] of NAMES) {
     },
   );
 }
+
+nativeTest("attach gives signs of life for as long as its guest takes to close the disk", async () => {
+  await using xen = await NativeXen.start();
+  await xen.createDomain(GUEST);
+  const image = sparseImage(xen.directory, "disk.img", 2 ** 20);
+  const name = `${xen.directory}/notify`;
+  using socket = new DatagramSocket(name);
+  await using guest = new GuestProcess(xen, GUEST);
+  await using backend = new BackendProcess(xen, ["attach", String(GUEST), image, "xvdb", "--timeout=3"], [
+    "env",
+    `NOTIFY_SOCKET=${name}`,
+    "WATCHDOG_USEC=400000",
+  ]);
+  const disk = await guest.disk(frontendPath({ frontendDomain: GUEST as DomId, vdev: 51728 }));
+  await backend.says(/offering/);
+  await disk.connect();
+  await socket.get(/^READY=1$/m);
+  Deno.kill(guest.pid, "SIGSTOP");
+  await backend.stop();
+  Deno.kill(guest.pid, "SIGCONT");
+  const stopping = await socket.get(/^STOPPING=1$/m);
+  const signs = socket.take().slice(stopping).filter((text) => text === "WATCHDOG=1").length;
+  assert(signs > 10, `${signs} signs of life in the 3 s that the guest had`);
+});

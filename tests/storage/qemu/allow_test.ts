@@ -2,7 +2,7 @@
  * What xenstore and images' headers may name: local files, an image's own directory, and what patterns allow.
  */
 
-import { assertEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertLess, assertThrows } from "@std/assert";
 import fc from "fast-check";
 import { XenblkError } from "../../../lib/errors.ts";
 import type { ImageName } from "../../../lib/storage/image/spec.ts";
@@ -39,9 +39,22 @@ Deno.test("a pattern matches the whole text; one star stops at a slash, two do n
     ["**", "anything\nat all", true],
     ["", "", true],
     ["", "x", false],
+    ["*a*b*", "xxaxxbxx", true],
+    ["*a*b*", "xxbxxaxx", false],
+    ["*/b", "a/a/b", false],
+    ["**/b", "a/a/b", true],
+    ["a\\", "a\\", true],
   ];
   for (const [pattern, text, isMatch] of cases) {
     assertEquals(matchesPattern(pattern, text), isMatch, `${pattern} ${text}`);
+  }
+});
+
+Deno.test("a pattern with many stars costs no more time than others", () => {
+  for (const star of ["*", "**"]) {
+    const beganMs = performance.now();
+    assertEquals(matchesPattern(`${star}a`.repeat(40) + "b", "a".repeat(4000)), false);
+    assertLess(performance.now() - beganMs, 2000);
   }
 });
 
