@@ -6,6 +6,8 @@
 import { type LiveFigures, liveFigures } from "../control/live_figures.ts";
 import type { DiskFigures } from "../figures/figures.ts";
 import { type DiskRates, intervalBetween, ratesOf } from "../figures/rates.ts";
+import type { DomId } from "../hypervisor.ts";
+import { type DeviceListing, OTHERS_KINDS } from "../toolstack/list.ts";
 import { Silent } from "./silent.ts";
 
 /** Long enough for rates of busy disks, and short for who waits. */
@@ -51,4 +53,23 @@ export function rateMembers(device: MeasuredDevice | undefined): Partial<RateMem
   if (device === undefined) return {};
   const { figures, rates } = device;
   return { stats: figures, ...(rates && { rates }) };
+}
+
+/** A backend in one of these states has work to do. */
+const ATTENDED: ReadonlySet<string> = new Set(["InitWait", "Initialised", "Connected", "Closing"]);
+
+/**
+ * The hint for a disk of this domain for which no process of ours answers: xenstore keeps the states of a process that
+ * was killed.
+ */
+export function unattendedHint(
+  { backendPath, kind, backendDomain, backendState, hint }: DeviceListing,
+  { live, isWhole }: Measured,
+  ownDomain: DomId,
+): { readonly hint?: string } {
+  const isOurs = backendDomain === ownDomain && !OTHERS_KINDS.has(kind);
+  if (!isWhole || live.has(backendPath) || hint !== undefined || !isOurs || !ATTENDED.has(backendState)) return {};
+  return {
+    hint: `no process of xenblk answers for it; if none runs, its requests wait: start \`xenblk serve --kind ${kind}\``,
+  };
 }
