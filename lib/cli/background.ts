@@ -200,7 +200,7 @@ async function servingKind(
       const processes = await servingProcesses(hostControlDirectory(), silent.note);
       const found = processes.find(({ hello }) => hello.attaches && hello.kind === kind);
       if (found !== undefined) return found.path;
-      signal.throwIfAborted();
+      if (signal.aborted) throw new XenblkError(`Cannot attach in the background: ${errorText(signal.reason)}`);
       if (SYSTEM_CLOCK.now() - start >= STARTING_MS) {
         throw silent.isEmpty ? nobodyServes(kind) : silent.error("Cannot attach in the background");
       }

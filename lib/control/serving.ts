@@ -3,11 +3,12 @@
  * process that has ended, does not answer, or may not be asked is passed over: xenstore still tells the rest.
  */
 
+import type { DeviceReport } from "../backend/status.ts";
 import { XenblkError } from "../errors.ts";
 import { journalDirectory } from "../journal_directory.ts";
-import { ControlClient } from "./client.ts";
-import { controlDirectory, listSockets } from "./directory.ts";
-import type { DeviceReport, Hello } from "./protocol.ts";
+import { ConnectionLostError, ControlClient } from "./client.ts";
+import { connectTo, controlDirectory, listSockets } from "./directory.ts";
+import type { Hello } from "./protocol.ts";
 
 /** How long a process may take to say who it is, and what it serves. */
 export const ASK_MS = 1_000;
@@ -77,7 +78,7 @@ export async function askEach<T>(
       const hello = await client.call("hello", {}, { timeoutMs: ASK_MS });
       return [await ask(client, { path, hello })];
     } catch (error) {
-      if (isSilence(error)) silent(pid);
+      if (isSilence(error) || await refuses(path, error)) silent(pid);
       return []; // it ended meanwhile, is stopped, or is another user's
     }
   });
@@ -87,6 +88,13 @@ export async function askEach<T>(
 /** It did not answer, or has so many connections to take that no other one can wait. */
 function isSilence(error: unknown): boolean {
   return (error instanceof XenblkError && error.kind === "timeout") || error instanceof Deno.errors.WouldBlock;
+}
+
+/** It is there, but has closed the connection: it has too many. */
+async function refuses(path: string, error: unknown): Promise<boolean> {
+  if (!(error instanceof ConnectionLostError)) return false;
+  using again = await connectTo(path).catch(() => undefined);
+  return again !== undefined;
 }
 
 /** None where this process may not look. */

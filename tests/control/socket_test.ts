@@ -6,6 +6,7 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { ControlClient } from "../../lib/control/client.ts";
 import { prepareDirectory } from "../../lib/control/directory.ts";
 import { MOST_REQUEST_BYTES, PROTOCOL_VERSION } from "../../lib/control/protocol.ts";
+import { ControlServer } from "../../lib/control/server.ts";
 import { liveDevices, servingProcesses } from "../../lib/control/serving.ts";
 import { Rig } from "./rig.ts";
 
@@ -80,6 +81,9 @@ Deno.test("a line without end and clients without number are refused; others are
   }
   using late = await rig.connect();
   assertMatch(JSON.stringify(await late.rest()), /"event":"end".*64 connections already/);
+  const silent: number[] = [];
+  assertEquals(await servingProcesses(rig.directory, (pid) => silent.push(pid)), []);
+  assertEquals(silent, [Deno.pid], "it is there, although it takes nobody");
   clients.dispose();
   // The places are free again once the server has seen the ends.
   for (let answer: unknown[] = []; answer.length !== 1 || !("result" in (answer[0] as object));) {
@@ -179,6 +183,44 @@ Deno.test("a link in the place of the directory is not followed", async () => {
     assertEquals((await Deno.stat(`${directory}/other`)).mode! & 0o777, 0o755);
   } finally {
     await Deno.remove(directory, { recursive: true });
+  }
+});
+
+Deno.test("a socket that was removed while its process runs is made anew, and is gone at the end", async () => {
+  const folder = await Deno.makeTempDir();
+  const directory = `${folder}/run/control`;
+  const warnings: string[] = [];
+  try {
+    const methods = { ping: (): object => ({}) };
+    await using server = await ControlServer.start({
+      directory,
+      pid: 80,
+      methods,
+      subscribed: () => new DisposableStack(),
+      warn: (line) => warnings.push(line),
+      lookMs: 10,
+    });
+    using before = (await ControlClient.connect(server.path))!;
+    await before.call("ping", {});
+    for (let removals = 1; removals <= 2; removals++) {
+      // A directory that cannot be made at first.
+      await Deno.remove(`${folder}/run`, { recursive: true });
+      await Deno.writeTextFile(`${folder}/run`, "");
+      while (warnings.length < 2 * removals - 1) await new Promise((resolve) => setTimeout(resolve, 5));
+      await Deno.remove(`${folder}/run`);
+      while (warnings.length < 2 * removals) await new Promise((resolve) => setTimeout(resolve, 5));
+      using client = (await ControlClient.connect(server.path))!;
+      await client.call("ping", {});
+    }
+    await before.call("ping", {});
+    await server[Symbol.asyncDispose]();
+    assertEquals([...Deno.readDirSync(`${folder}/run`)], []);
+    assertMatch(
+      warnings.join("\n"),
+      /^(.*80\.sock was removed: .*; trying again\n.*was removed, and is there again\n?){2}$/,
+    );
+  } finally {
+    await Deno.remove(folder, { recursive: true });
   }
 });
 
