@@ -65,7 +65,7 @@ export async function attachTo(
   let expected: DeviceAddress | undefined;
   undo.defer(() => {
     // A device that has appeared keeps its claim until it is gone.
-    if (expected === undefined || devices.statusOf(backendPath(expected)) !== undefined) return;
+    if (expected === undefined || devices.reportOf(backendPath(expected)) !== undefined) return;
     devices.forget(expected);
     claim[Symbol.dispose]();
   });
@@ -92,7 +92,7 @@ export async function attachTo(
 async function released({ devices }: Pick<Service, "devices">, address: DeviceAddress): Promise<void> {
   const path = backendPath(address);
   const gone = Promise.withResolvers<void>();
-  const look = (): void => devices.statusOf(path) === undefined ? gone.resolve() : undefined;
+  const look = (): void => devices.reportOf(path) === undefined ? gone.resolve() : undefined;
   using _changes = devices.onChange(look);
   look();
   await endsWithin(gone.promise, RELEASE_MS);

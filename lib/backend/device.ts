@@ -38,7 +38,7 @@ import type { ResourceServices } from "./resource_types.ts";
 import { DeviceResources } from "./resources.ts";
 import { RingInUse } from "./ring_in_use.ts";
 import { Stall } from "./stall.ts";
-import type { DeviceStatus } from "./status.ts";
+import type { DeviceReport, DeviceStatus } from "./status.ts";
 import { OverdueError } from "./waits.ts";
 
 /** What a device uses of the rest of the process. */
@@ -205,7 +205,7 @@ export class BackendDevice {
   }
 
   /** What the device looks like now. */
-  status(): DeviceStatus {
+  report(): DeviceReport {
     const { kind, frontendDomain, vdev } = this.address;
     const { image, connected, latch, lock } = this.#resources;
     const error = this.#error.message;
@@ -226,8 +226,12 @@ export class BackendDevice {
       ...(error !== undefined && { error }),
       ...(waitsFor.length > 0 && { waitsFor }),
       latched: latch.tripped,
-      ...this.#resources.counters.read(),
     };
+  }
+
+  /** The same, and what it did. */
+  status(): DeviceStatus {
+    return { ...this.report(), ...this.#resources.counters.read() };
   }
 
   /** What storage has not done yet, and for how long. Empty if the device waits for no storage. */

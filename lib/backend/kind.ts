@@ -22,7 +22,7 @@ import { guestName, TOOLSTACK_NODES } from "./device_nodes.ts";
 import { identifyDisk, type SettingsRule } from "./disk_identity.ts";
 import { isDeviceGone, sweepLeftovers } from "./leftovers.ts";
 import type { DeviceSettings } from "./settings.ts";
-import type { DeviceStatus } from "./status.ts";
+import type { DeviceReport, DeviceStatus } from "./status.ts";
 import { StoreLink } from "./store_link.ts";
 
 /** What a set of devices is made of. */
@@ -153,13 +153,18 @@ export class BackendKind {
   }
 
   /** What each device looks like now. */
+  reports(): DeviceReport[] {
+    return [...this.#devices.values()].map((device) => device.report());
+  }
+
+  /** The same, and what it did. */
   status(): DeviceStatus[] {
     return [...this.#devices.values()].map((device) => device.status());
   }
 
   /** What one looks like, by the backend's directory. Undefined if there is no such device. */
-  statusOf(path: string): DeviceStatus | undefined {
-    return this.#devices.get(path)?.status();
+  reportOf(path: string): DeviceReport | undefined {
+    return this.#devices.get(path)?.report();
   }
 
   /** Calls the listener with the directory of each device that may have changed, until the result is disposed. */

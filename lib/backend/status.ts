@@ -7,8 +7,11 @@ import type { QueueStats } from "../dataplane/stats.ts";
 import type { DiskFigures } from "../figures/figures.ts";
 import type { DomId } from "../hypervisor.ts";
 
-/** A device at one moment. */
-export interface DeviceStatus {
+/**
+ * A device at one moment, without what it did: cheap to make, however busy it is. Clients of the control socket get it, so
+ * docs/control.md names each member.
+ */
+export interface DeviceReport {
   /** `vbd3/5/51712`: kind, domid, virtual device. */
   readonly label: string;
   /** The backend's directory in xenstore. */
@@ -39,6 +42,10 @@ export interface DeviceStatus {
   readonly waitsFor?: readonly string[];
   /** A flush failed: writes are refused until the operator attaches the disk again. */
   readonly latched: boolean;
+}
+
+/** A device at one moment. To make one takes some hundred microseconds: all its histograms are read. */
+export interface DeviceStatus extends DeviceReport {
   /** Counters of all rings together. */
   readonly totals: QueueStats;
   /** Counters of each ring the device has had since it was first seen. */

@@ -200,8 +200,9 @@ async function servingKind(
       const processes = await servingProcesses(hostControlDirectory(), silent.note);
       const found = processes.find(({ hello }) => hello.attaches && hello.kind === kind);
       if (found !== undefined) return found.path;
+      if (signal.aborted) throw new XenblkError(`Cannot attach in the background: ${errorText(signal.reason)}`);
       if (!silent.isEmpty) throw silent.error("Cannot attach in the background");
-      if (signal.aborted || SYSTEM_CLOCK.now() - start >= STARTING_MS) throw nobodyServes(kind);
+      if (SYSTEM_CLOCK.now() - start >= STARTING_MS) throw nobodyServes(kind);
       await SYSTEM_CLOCK.sleep(LOOK_MS, signal);
     }
   };

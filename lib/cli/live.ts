@@ -3,7 +3,7 @@
  */
 
 import type { LiveDevice } from "../control/serving.ts";
-import type { DeviceReport } from "../control/protocol.ts";
+import type { DeviceReport } from "../backend/status.ts";
 
 /** The member `live` of a disk in JSON. */
 export interface LiveMember extends Pick<DeviceReport, "connected" | "latched" | "image" | "error" | "waitsFor"> {

@@ -15,7 +15,7 @@ import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xe
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import type { Call } from "./connection.ts";
-import { type ControlledProcess, type Handlers, statusOf } from "./methods.ts";
+import { type ControlledProcess, type Handlers, ofLabel } from "./methods.ts";
 import { FLAG, list, object, type Param, readParams, TEXT, whole, word } from "./params.ts";
 import type { Attached, Limits } from "./protocol.ts";
 
@@ -98,7 +98,7 @@ async function attach(
 
 /** Throws {@linkcode XenblkError} (`not-found`). */
 function addressOf(service: Service, label: string): DeviceAddress {
-  return parseBackendPath(statusOf(service, label)[0]!.backendPath, 0 as DomId);
+  return parseBackendPath(ofLabel(service.devices.reports(), label)[0]!.backendPath, 0 as DomId);
 }
 
 /** Throws {@linkcode XenblkError} if there is none. */

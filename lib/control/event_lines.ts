@@ -4,7 +4,7 @@
  */
 
 import type { Service } from "../service.ts";
-import { changes, DeviceEvents, reportOf } from "./events.ts";
+import { changes, DeviceEvents } from "./events.ts";
 import { type ByteTarget, LineWriter } from "./lines.ts";
 import type { ControlEvent } from "./protocol.ts";
 import { endsWithin } from "../within.ts";
@@ -24,7 +24,7 @@ export function writeEvents({ devices }: Pick<Service, "devices">, target: ByteT
     events[Symbol.dispose]();
     writer.end(JSON.stringify({ event: "end", time: now(), reason: "nobody reads the lines" } satisfies ControlEvent));
   };
-  for (const status of devices.status()) changes(undefined, reportOf(status)).forEach(write);
+  for (const report of devices.reports()) changes(undefined, report).forEach(write);
   events.follow(write);
   return {
     async [Symbol.asyncDispose](): Promise<void> {

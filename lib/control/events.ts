@@ -4,40 +4,18 @@
  */
 
 import type { BackendKind } from "../backend/kind.ts";
-import type { DeviceStatus } from "../backend/status.ts";
+import type { DeviceReport } from "../backend/status.ts";
 import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
-import type { ControlEvent, DeviceReport } from "./protocol.ts";
+import type { ControlEvent } from "./protocol.ts";
 
 /** Changes that follow one another closely are one event. */
 const SETTLE_MS = 20;
 
 /** The devices that are watched. */
-export type WatchedDevices = Pick<BackendKind, "status" | "statusOf" | "onChange">;
+export type WatchedDevices = Pick<BackendKind, "reports" | "reportOf" | "onChange">;
 
 /** Takes events. */
 export type TakeEvent = (event: ControlEvent) => void;
-
-/** The status as clients see it: docs/control.md names each member. */
-export function reportOf(status: DeviceStatus): DeviceReport {
-  const { guest, image, error, waitsFor } = status;
-  return {
-    label: status.label,
-    backendPath: status.backendPath,
-    kind: status.kind,
-    domain: status.domain,
-    ...(guest === undefined ? {} : { guest }),
-    vdev: status.vdev,
-    name: status.name,
-    backendState: status.backendState,
-    frontendState: status.frontendState,
-    owned: status.owned,
-    connected: status.connected,
-    latched: status.latched,
-    ...(image === undefined ? {} : { image }),
-    ...(error === undefined ? {} : { error }),
-    ...(waitsFor === undefined ? {} : { waitsFor }),
-  };
-}
 
 /** The events of the devices of one process. */
 export class DeviceEvents implements Disposable {
@@ -77,7 +55,7 @@ export class DeviceEvents implements Disposable {
   }
 
   #begin(): void {
-    for (const status of this.#devices.status()) this.#known.set(status.backendPath, reportOf(status));
+    for (const report of this.#devices.reports()) this.#known.set(report.backendPath, report);
     this.#watch = this.#devices.onChange((path) => {
       this.#changed.add(path);
       this.#looking ??= this.#lookSoon();
@@ -100,8 +78,7 @@ export class DeviceEvents implements Disposable {
 
   #look(path: string): void {
     const before = this.#known.get(path);
-    const status = this.#devices.statusOf(path);
-    const now = status === undefined ? undefined : reportOf(status);
+    const now = this.#devices.reportOf(path);
     if (now === undefined) this.#known.delete(path);
     else this.#known.set(path, now);
     for (const event of changes(before, now)) for (const listener of this.#listeners) listener(event);

@@ -3,15 +3,14 @@
  */
 
 import { diskFigures } from "../backend/figures.ts";
-import type { DeviceStatus } from "../backend/status.ts";
+import type { DeviceReport } from "../backend/status.ts";
 import { XenblkError } from "../errors.ts";
 import type { HostPlatform } from "../host_platform.ts";
 import { LOG_LEVELS, type Logging } from "../log.ts";
 import type { Service } from "../service.ts";
 import type { Call, Handler } from "./connection.ts";
-import { reportOf } from "./events.ts";
 import { readParams, TEXT, word } from "./params.ts";
-import { type DeviceReport, type Method, type Methods, PROTOCOL_VERSION, type ServingVerb } from "./protocol.ts";
+import { type Method, type Methods, PROTOCOL_VERSION, type ServingVerb } from "./protocol.ts";
 
 /** A process, as its control socket shows it. */
 export interface ControlledProcess {
@@ -46,17 +45,17 @@ export function basicMethods(process: ControlledProcess): Handlers & Readonly<Re
     ping: (params) => readParams("ping", {}, params),
     status: (params) => {
       const { device } = readParams("status", { device: TEXT }, params);
-      return { devices: statusOf(service, device).map(reportOf) };
+      return { devices: ofLabel(service.devices.reports(), device) };
     },
     stats: (params) => {
       const { device } = readParams("stats", { device: TEXT }, params);
-      const devices = statusOf(service, device);
+      const devices = ofLabel(service.devices.status(), device);
       return { devices: devices.map((status) => ({ device: status.label, figures: diskFigures(status) })) };
     },
     subscribe: (params, call): { readonly devices: readonly DeviceReport[] } => {
       const { log } = readParams("subscribe", { log: level }, params);
       call.subscribe(log);
-      return { devices: service.devices.status().map(reportOf) };
+      return { devices: service.devices.reports() };
     },
     logLevel: (params) => {
       const wanted = readParams("logLevel", { level }, params).level;
@@ -67,8 +66,7 @@ export function basicMethods(process: ControlledProcess): Handlers & Readonly<Re
 }
 
 /** The device of that label, or all. Throws {@linkcode XenblkError} (`not-found`). */
-export function statusOf({ devices }: Service, label: string | undefined): DeviceStatus[] {
-  const all = devices.status();
+export function ofLabel<D extends DeviceReport>(all: D[], label: string | undefined): D[] {
   if (label === undefined) return all;
   const found = all.filter((status) => status.label === label);
   if (found.length > 0) return found;

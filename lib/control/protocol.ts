@@ -4,7 +4,7 @@
  */
 
 import type { DeviceSettings } from "../backend/settings.ts";
-import type { DeviceStatus } from "../backend/status.ts";
+import type { DeviceReport } from "../backend/status.ts";
 import type { ErrorKind } from "../errors.ts";
 import type { DiskFigures } from "../figures/figures.ts";
 import type { LogLevel } from "../log.ts";
@@ -34,9 +34,6 @@ export interface Hello {
   /** It takes the method `attach`. */
   readonly attaches: boolean;
 }
-
-/** A device as its process sees it, without counters. Its `label` names it in requests. */
-export type DeviceReport = Omit<DeviceStatus, "totals" | "queues" | "latency" | "busyNs" | "atMs">;
 
 /** What a request about one device names. */
 export interface DeviceParams {

@@ -3,11 +3,12 @@
  * process that has ended, does not answer, or may not be asked is passed over: xenstore still tells the rest.
  */
 
+import type { DeviceReport } from "../backend/status.ts";
 import { XenblkError } from "../errors.ts";
 import { journalDirectory } from "../journal_directory.ts";
 import { ConnectionLostError, ControlClient } from "./client.ts";
 import { connectTo, controlDirectory, listSockets } from "./directory.ts";
-import type { DeviceReport, Hello } from "./protocol.ts";
+import type { Hello } from "./protocol.ts";
 
 /** How long a process may take to say who it is, and what it serves. */
 export const ASK_MS = 1_000;

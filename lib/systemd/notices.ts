@@ -3,7 +3,7 @@
  * ending. Any service manager with the same protocol will do.
  */
 
-import type { DeviceStatus } from "../backend/status.ts";
+import type { DeviceReport } from "../backend/status.ts";
 import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
 import type { NativePlatform } from "../host_platform.ts";
 import { type Logger, printable } from "../log.ts";
@@ -15,7 +15,7 @@ export interface NoticeOptions {
   readonly manager: ServiceManager;
   readonly send: NativePlatform["sendDatagram"];
   readonly service: Pick<Service, "silentMs"> & {
-    readonly devices: Pick<Service["devices"], "discovered" | "status">;
+    readonly devices: Pick<Service["devices"], "discovered" | "reports">;
   };
   /** The backend kind. */
   readonly kind: string;
@@ -86,7 +86,7 @@ export class Notices implements AsyncDisposable {
   #tellState(): void {
     const { service, kind, guests } = this.#options;
     if (this.#endingSinceMs !== undefined) return this.#tellEnding(this.#endingSinceMs);
-    const status = statusLine(service.devices.status(), kind, guests);
+    const status = statusLine(service.devices.reports(), kind, guests);
     const message = this.#isReady ? `READY=1\nSTATUS=${status}` : "STATUS=Looking for disks";
     if (message !== this.#told && this.#send(message)) this.#told = message;
   }
@@ -128,7 +128,7 @@ export class Notices implements AsyncDisposable {
 
 /** One line about all devices, as `systemctl status` shows it. */
 export function statusLine(
-  devices: readonly DeviceStatus[],
+  devices: readonly DeviceReport[],
   kind: string,
   guests: ReadonlyMap<number, string> = new Map(),
 ): string {

@@ -33,7 +33,7 @@ class Rig implements AsyncDisposable {
       },
       service: {
         silentMs: () => this.silentMs,
-        devices: { discovered: this.found.promise, status: () => this.devices },
+        devices: { discovered: this.found.promise, reports: () => this.devices },
       },
       kind: "vbd3",
       ending: this.ending.signal,

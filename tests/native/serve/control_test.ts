@@ -105,9 +105,17 @@ nativeTest("the death of serve during an attach leaves the image that it may hav
 nativeTest("attach --background that is interrupted takes the disk back, and says where to look", async () => {
   await using xen = await NativeXen.start();
   await xen.createDomain(GUEST);
+  const image = sparseImage(xen.directory, "disk.img", 2 ** 20);
+  {
+    await Deno.mkdir(`${xen.directory}/journals/control`, { recursive: true, mode: 0o700 });
+    using nobody = Deno.listen({ transport: "unix", path: `${xen.directory}/journals/control/1.sock` });
+    await using early = new BackendProcess(xen, ["attach", String(GUEST), image, "--background"]);
+    (await nobody.accept()).close();
+    assertEquals(await early.stop("SIGINT"), 1);
+    assertMatch(early.messages, /Cannot attach in the background: ended by SIGINT\n$/);
+  }
   await using serve = new BackendProcess(xen, ["serve"]);
   await serve.says(/serving all/);
-  const image = sparseImage(xen.directory, "disk.img", 2 ** 20);
   await using attaching = new BackendProcess(xen, ["attach", String(GUEST), image, "xvdb", "--background"]);
   await serve.says(/offering/);
   assertEquals(await attaching.stop("SIGINT"), 1);
