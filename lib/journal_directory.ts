@@ -9,7 +9,7 @@ export const JOURNAL_DIRECTORY = "/run/xenblk";
 /** The environment variable that names another directory. */
 export const JOURNAL_DIRECTORY_VARIABLE = "XENBLK_JOURNAL_DIR";
 
-/** The directory that an environment names; `variable` reads one of its variables. */
+/** The directory that an environment names; `variable` reads one of its variables. An empty one counts as unset. */
 export function journalDirectory(variable: (name: string) => string | undefined): string {
-  return variable(JOURNAL_DIRECTORY_VARIABLE) ?? JOURNAL_DIRECTORY;
+  return variable(JOURNAL_DIRECTORY_VARIABLE) || JOURNAL_DIRECTORY;
 }

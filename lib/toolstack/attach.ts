@@ -102,6 +102,13 @@ export async function waitForConnected(store: Xenstore, device: DeviceAddress, o
     if (state === "gone") {
       throw new XenblkError(`Cannot attach ${name}: ${backend} was removed meanwhile`, { kind: "not-found" });
     }
+    // A guest that ends takes the whole directory with it.
+    if (store.read(frontend) === undefined) {
+      throw new XenblkError(`Cannot attach ${name}: the guest's nodes were removed meanwhile: it has ended`, {
+        kind: "not-found",
+        remedy: "start the guest and attach the disk again",
+      });
+    }
     const connected = [state, parseState(store.read(`${frontend}/state`))].every((s) => s === XenbusState.Connected);
     return connected ? true : undefined;
   };

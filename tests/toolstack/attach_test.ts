@@ -150,6 +150,19 @@ Deno.test("waiting for a guest that does not connect ends in time, with both sta
   assertEquals([error.kind, error.exitStatus], ["timeout", 4]);
 });
 
+Deno.test("waiting for a guest that ends meanwhile ends at once, and says so", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  const attaching = waitForConnected(rig.toolstack, device, SOON);
+  rig.toolstack.remove(frontendPath(device)); // what the guest owns goes with it, the backend's nodes later
+  const error = await assertRejects(
+    () => attaching,
+    XenblkError,
+    "the guest's nodes were removed meanwhile: it has ended",
+  );
+  assertEquals(error.kind, "not-found");
+});
+
 Deno.test("waiting for a device that is removed meanwhile, or for a store that is lost, ends at once", async () => {
   await using rig = new Rig();
   const device = rig.attach();
