@@ -1,6 +1,6 @@
 /**
- * What runs beside the disks of a serving process, such as a control socket or a page of metrics: each companion starts
- * once the service does, and ends before it. `serve` and `attach` start them.
+ * What runs beside the disks of a serving process, such as a control socket or a page of metrics: companions start once
+ * the service does, and end once its disks are closed. `serve` and `attach` start them.
  */
 
 import type { ServingVerb } from "../control/protocol.ts";
