@@ -201,8 +201,9 @@ async function servingKind(
       const found = processes.find(({ hello }) => hello.attaches && hello.kind === kind);
       if (found !== undefined) return found.path;
       if (signal.aborted) throw new XenblkError(`Cannot attach in the background: ${errorText(signal.reason)}`);
-      if (!silent.isEmpty) throw silent.error("Cannot attach in the background");
-      if (SYSTEM_CLOCK.now() - start >= STARTING_MS) throw nobodyServes(kind);
+      if (SYSTEM_CLOCK.now() - start >= STARTING_MS) {
+        throw silent.isEmpty ? nobodyServes(kind) : silent.error("Cannot attach in the background");
+      }
       await SYSTEM_CLOCK.sleep(LOOK_MS, signal);
     }
   };

@@ -13,12 +13,17 @@ import { domainLabel } from "../toolstack/domains.ts";
 import { backendPath } from "../xenbus/paths.ts";
 import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
 import { namedDisk } from "./disk_result.ts";
-import { flag, integer, optional, text } from "./options.ts";
+import { type Description, flag, integer, optional, size } from "./options.ts";
 import { Silent } from "./silent.ts";
 import { renderFields } from "./table.ts";
 import { defineVerb } from "./verb.ts";
 
 const MOST_IOPS = 1e9;
+const MOST_BYTES = 2 ** 50;
+
+function bytes(help: string): Description<number> {
+  return { ...size(help, 1, 0, MOST_BYTES), allowed: "a size such as 64K or 10M, or 0" };
+}
 
 /** The verb. */
 export const limit = defineVerb({
@@ -34,8 +39,8 @@ export const limit = defineVerb({
   options: {
     "iops": optional(integer("Reads, writes and discards per second", 0, MOST_IOPS), "as it is"),
     "iops-burst": optional(integer("Most of them at once, after a pause", 0, MOST_IOPS), "as it is"),
-    "bytes-per-second": optional(text("SIZE", "Bytes read and written per second, such as 10M"), "as it is"),
-    "bytes-burst": optional(text("SIZE", "Most of them at once, after a pause"), "as it is"),
+    "bytes-per-second": optional(bytes("Bytes read and written per second"), "as it is"),
+    "bytes-burst": optional(bytes("Most of them at once, after a pause"), "as it is"),
     "json": flag("Print the limits as JSON", "J"),
   },
   permissions: "--allow-ffi --allow-env --allow-net, and --allow-read and --allow-write of /run/xenblk.",

@@ -2,12 +2,13 @@
  * `xenblk list [DOMAIN]`: shows the disks in xenstore, whichever backends serve them.
  */
 
+import { ownDomain } from "../backend/kind.ts";
 import type { DiskRates } from "../figures/rates.ts";
 import { SECTOR_BYTES } from "../units.ts";
 import { formatSize } from "../sizes.ts";
 import { type DeviceListing, listDevicesUntil, resolveGuest } from "../toolstack/list.ts";
 import { type LiveMember, liveMember } from "./live.ts";
-import { measureLive, type RateMembers, rateMembers } from "./live_rates.ts";
+import { measureLive, type RateMembers, rateMembers, unattendedHint } from "./live_rates.ts";
 import { flag } from "./options.ts";
 import { type Column, renderTable } from "./table.ts";
 import { defineVerb } from "./verb.ts";
@@ -31,12 +32,13 @@ export const list = defineVerb({
     using store = (await host.openNativePlatform()).openXenstore();
     const domain = operands["domain"];
     const guest = domain === undefined ? undefined : resolveGuest(store, domain).domain;
-    const measured = measureLive(signals.signal, inform);
+    const measuring = measureLive(signals.signal, inform);
     const listed = await listDevicesUntil(signals.signal, store, guest);
-    const live = await measured;
+    const measured = await measuring;
+    const own = ownDomain(store);
     const devices = listed.map((device) => {
-      const served = live.get(device.backendPath);
-      return { ...device, ...liveMember(served), ...rateMembers(served) };
+      const served = measured.live.get(device.backendPath);
+      return { ...device, ...liveMember(served), ...rateMembers(served), ...unattendedHint(device, measured, own) };
     });
     if (options.json) output.json(devices);
     else output.data(renderDevices(devices, !options["no-headings"], output.columns));

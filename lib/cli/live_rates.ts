@@ -6,6 +6,8 @@
 import { type LiveFigures, liveFigures } from "../control/live_figures.ts";
 import type { DiskFigures } from "../figures/figures.ts";
 import { type DiskRates, intervalBetween, ratesOf } from "../figures/rates.ts";
+import type { DomId } from "../hypervisor.ts";
+import { type DeviceListing, OTHERS_KINDS } from "../toolstack/list.ts";
 import { Silent } from "./silent.ts";
 
 /** Long enough for rates of busy disks, and short for who waits. */
@@ -23,18 +25,27 @@ export interface MeasuredDevice extends LiveFigures {
   readonly rates?: DiskRates;
 }
 
-/** The live devices by the backend's directory. Does not wait if there are none. */
+/** What the processes of this host have said. */
+export interface Measured {
+  /** By the backend's directory. */
+  readonly live: ReadonlyMap<string, MeasuredDevice>;
+  /** All processes have answered. */
+  readonly isWhole: boolean;
+}
+
+/** The live devices. Does not wait if there are none. */
 export async function measureLive(
   signal: AbortSignal,
   inform: (line: string) => void,
-): Promise<ReadonlyMap<string, MeasuredDevice>> {
+): Promise<Measured> {
   const silent = new Silent();
   const devices = await liveFigures({ apartMs: SAMPLE_MS, signal, silent: silent.note });
   if (!silent.isEmpty) inform(`${silent.line}; its disks are shown as xenstore has them`);
-  return new Map(devices.map((device) => {
+  const live = devices.map((device): [string, MeasuredDevice] => {
     const interval = device.earlier && intervalBetween(device.earlier, device.figures);
     return [device.report.backendPath, { ...device, ...(interval && { rates: ratesOf([interval]) }) }];
-  }));
+  });
+  return { live: new Map(live), isWhole: silent.isEmpty };
 }
 
 /** The members `stats` and `rates`; none where no process of ours serves the disk. */
@@ -42,4 +53,23 @@ export function rateMembers(device: MeasuredDevice | undefined): Partial<RateMem
   if (device === undefined) return {};
   const { figures, rates } = device;
   return { stats: figures, ...(rates && { rates }) };
+}
+
+/** A backend in one of these states has work to do. */
+const ATTENDED: ReadonlySet<string> = new Set(["InitWait", "Initialised", "Connected", "Closing"]);
+
+/**
+ * The hint for a disk of this domain for which no process of ours answers: xenstore keeps the states of a process that
+ * was killed.
+ */
+export function unattendedHint(
+  { backendPath, kind, backendDomain, backendState, hint }: DeviceListing,
+  { live, isWhole }: Measured,
+  ownDomain: DomId,
+): { readonly hint?: string } {
+  const isOurs = backendDomain === ownDomain && !OTHERS_KINDS.has(kind);
+  if (!isWhole || live.has(backendPath) || hint !== undefined || !isOurs || !ATTENDED.has(backendState)) return {};
+  return {
+    hint: `no process of xenblk answers for it; if none runs, its requests wait: start \`xenblk serve --kind ${kind}\``,
+  };
 }

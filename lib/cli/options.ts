@@ -51,7 +51,7 @@ export function flag(help: string, short?: string): Flag {
 }
 
 /** The parts that all kinds of values share. */
-interface Description<V> {
+export interface Description<V> {
   readonly placeholder: string;
   readonly help: string;
   readonly allowed: string;

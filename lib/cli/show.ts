@@ -2,6 +2,7 @@
  * `xenblk show DOMAIN VDEV`: shows one disk in detail, whichever backend serves it.
  */
 
+import { ownDomain } from "../backend/kind.ts";
 import { percentileNs } from "../figures/latency.ts";
 import type { LatencyHistogram } from "../figures/figures.ts";
 import { SECTOR_BYTES } from "../units.ts";
@@ -12,7 +13,7 @@ import { backendPath } from "../xenbus/paths.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
 import { retryConflicts } from "../xenstore.ts";
 import { type LiveMember, liveMember } from "./live.ts";
-import { measureLive, type RateMembers, rateMembers } from "./live_rates.ts";
+import { measureLive, type RateMembers, rateMembers, unattendedHint } from "./live_rates.ts";
 import { flag } from "./options.ts";
 import { renderFields } from "./table.ts";
 import { defineVerb } from "./verb.ts";
@@ -38,8 +39,10 @@ export const show = defineVerb({
     using store = (await host.openNativePlatform()).openXenstore();
     const { device } = findDisk(store, operands["domain"]!, operands["vdev"]!);
     const shown = await retryConflicts(() => showDevice(store, device), { signal: signals.signal });
-    const served = (await measureLive(signals.signal, inform)).get(backendPath(device));
-    const details: LiveDetails = { ...shown, ...liveMember(served), ...rateMembers(served) };
+    const measured = await measureLive(signals.signal, inform);
+    const served = measured.live.get(backendPath(device));
+    const hint = unattendedHint(shown, measured, ownDomain(store));
+    const details: LiveDetails = { ...shown, ...liveMember(served), ...rateMembers(served), ...hint };
     if (options.json) output.json(details);
     else output.data(renderDetails(details, output.columns));
     return 0;

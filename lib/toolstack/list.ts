@@ -38,7 +38,7 @@ export interface DeviceListing extends DeviceAddress {
 }
 
 /** Backends of the kernel and of QEMU, which the toolstack starts. */
-const OTHERS_KINDS = new Set(["vbd", "qdisk"]);
+export const OTHERS_KINDS: ReadonlySet<string> = new Set(["vbd", "qdisk"]);
 
 /** The disks of a guest, or of all guests, ordered by guest, then by virtual device. */
 export function listDevices(store: XenstoreOperations, domain?: DomId): DeviceListing[] {

@@ -150,6 +150,7 @@ Deno.test("bash completes the second word of a verb, then its options and their 
   assertEquals(await complete("xenblk", "image", "check", "--rep"), ["--repair"]);
   assertEquals(await complete("xenblk", "image", "check", "--repair", "=", "a"), ["all"]);
   assertEquals(await complete("xenblk", "attach", "--over"), ["--overlay"]);
+  assertEquals(await complete("xenblk", "image", "info", "c"), [""], "an operand is no second word of the verb");
 });
 
 Deno.test("completion refuses another shell with what is allowed", async () => {

@@ -19,6 +19,7 @@ import { type DiskPlan, planDisk } from "./plan.ts";
 import { identify, isAlive } from "./process.ts";
 import { type DaemonProgram, findProgram } from "./program.ts";
 import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
+import { busy, notPermitted, processEnds } from "./refusals.ts";
 import { type DaemonRecord, directoryName, guestOfDirectory, RunDirectory } from "./record.ts";
 import { hasServers, renewSockets } from "./sockets.ts";
 import { DaemonErrors } from "./stderr.ts";
@@ -29,8 +30,8 @@ import type { DaemonDisk, ImageDaemons, OrphanedDisk, QemuRequest } from "./type
 
 /** Virtqueues of an export: rings of a device, and those of its last connection that still close. */
 const QUEUES = 8;
-/** How long disposing waits for calls that are being carried out. */
-const TURNS_MS = 2_000;
+/** How long disposing waits for calls that are being carried out: less than a process waits for its threads. */
+const TURNS_MS = 1_500;
 /** How often the daemons' standard error is looked at, and the sockets of their disks' servers. */
 const LOOK_MS = 2_000;
 /** How often disks are closed that could not be, because their daemon did not answer. */
@@ -99,6 +100,8 @@ export class StorageDaemons implements ImageDaemons {
   readonly #renewing = new Set<StorageDaemon>();
   readonly #timers: readonly ReturnType<typeof setInterval>[];
   #closesRest = false;
+  /** What is being opened now is closed again. */
+  #ends = false;
   #confinement: Promise<Confinement> | undefined;
 
   constructor(options: StorageDaemonsOptions) {
@@ -127,6 +130,7 @@ export class StorageDaemons implements ImageDaemons {
     const owner = { ...request.owner, fragile: plan.fragile };
     await checkUnwritten(request, plan.files, await this.#orphans);
     return await this.#inTurn(owner.guest, async () => {
+      if (this.#ends) throw processEnds(name);
       this.#unclosed.delete(owner.device); // opening it closes it before
       const held = await this.#daemonFor(owner);
       const { daemon } = held;
@@ -146,6 +150,10 @@ export class StorageDaemons implements ImageDaemons {
           errorsLose: plan.fragile,
           warn,
         });
+        if (this.#ends) {
+          await device[Symbol.asyncDispose]();
+          throw processEnds(name);
+        }
         return new QemuDisk(request, daemon, device, this.#keeper(request, plan), lostBefore);
       } catch (error) {
         await this.#release(owner).catch((also) => this.#logger.warning(errorText(also)));
@@ -190,6 +198,7 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   async [Symbol.asyncDispose](): Promise<void> {
+    this.#ends = true;
     for (const timer of this.#timers) clearInterval(timer);
     // What still waits for a daemon ends with its time limit, or with the process.
     await endsWithin(Promise.allSettled(this.#turns.values()), TURNS_MS);
@@ -472,22 +481,6 @@ function mentions({ disks, lost }: DaemonRecord, device: string): boolean {
 /** Whether the record is of an earlier guest with the same domid. */
 function isOtherGuest(record: DaemonRecord, { guest, uuid }: DiskOwner): boolean {
   return record.guest !== guest || (uuid !== undefined && record.uuid !== undefined && uuid !== record.uuid);
-}
-
-/** Deno lets nobody read /proc who has less. */
-function notPermitted(name: string): XenblkError {
-  return new XenblkError(`Cannot open ${name}: Deno was started without the permissions for storage daemons`, {
-    remedy: "run deno with --allow-all",
-  });
-}
-
-function busy({ guest, device }: DiskOwner, record?: DaemonRecord): XenblkError {
-  const process = record === undefined ? "" : ` (process ${record.process.pid})`;
-  return new XenblkError(
-    `Cannot use the storage daemon of domain ${guest}${process} for ${device}: another process of ` +
-      "xenblk has it",
-    { remedy: "end that process, or wait until it has released the disk" },
-  );
 }
 
 function fail(error: Error): never {

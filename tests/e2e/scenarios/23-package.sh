@@ -27,7 +27,6 @@ id="$(domid alpha)"
 step "start serve" keep_serving serve
 step "attach a disk" xenblk attach alpha "$disk" xvdb --background --timeout 300
 step "attach another" xenblk attach alpha "$probed" xvdc --background --timeout 300
-step "list" xenblk list
 step "make it larger" xenblk resize alpha xvdb 80M
 guest_run alpha 'test "$(cat /sys/block/xvdb/size)" = 163840'
 

@@ -50,6 +50,19 @@ daemonTest("the next process finds a daemon again and opens nothing anew", async
   assertEquals([runs(process.pid), rig.directories()], [false, []]);
 });
 
+daemonTest("an image that opens while its process ends is closed, and its daemon ended", async () => {
+  await using rig = new DaemonRig();
+  const daemons = rig.daemons();
+  const [one, two] = [await rig.image("one.qcow2"), await rig.image("two.qcow2")];
+  const opening = assertRejects(() => daemons.open(rig.request(one, 51712)), XenblkError, "this process ends");
+  const waiting = assertRejects(() => daemons.open(rig.request(two, 51728)), XenblkError, "this process ends");
+  await rig.log.line(/started QEMU/);
+  await rig.end(daemons);
+  await Promise.all([opening, waiting]);
+  assertEquals(rig.directories(), []);
+  await command("qemu-img", "check", "-q", one);
+});
+
 daemonTest("a disk that is to be opened differently is opened anew, in the daemon that was found", async () => {
   await using rig = new DaemonRig();
   const [one, two] = [await rig.image("one.qcow2"), await rig.image("two.qcow2")];

@@ -104,6 +104,23 @@ nativeTest("attach that is ended while its image opens leaves no daemon, and say
   }
 });
 
+nativeTest(
+  "attach that is ended while a server does not answer ends within seconds, and speaks of no thread",
+  async () => {
+    await using scene = await Scene.start();
+    const socket = `${scene.xen.directory}/silent.sock`;
+    using _silent = Deno.listen({ transport: "unix", path: socket });
+    const name = `nbd+unix:///disk?socket=${socket}`;
+    await using process = new BackendProcess(scene.xen, ["attach", `${GUEST}`, name, "xvdb"]);
+    await process.says(/started QEMU/);
+    const start = performance.now();
+    await process.stop("SIGINT");
+    assert(performance.now() - start < 8_000, process.messages);
+    assertMatch(process.messages, /Cannot attach xvdb: ended by SIGINT/);
+    assert(!process.messages.includes("blocked in the kernel"), process.messages);
+  },
+);
+
 nativeTest("attach is killed under load: serve goes on with its daemon, and nothing is lost", async () => {
   await using scene = await Scene.start();
   const image = await scene.image();
