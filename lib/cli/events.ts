@@ -8,7 +8,7 @@ import { changes } from "../control/events.ts";
 import type { ControlEvent } from "../control/protocol.ts";
 import { servingProcesses } from "../control/serving.ts";
 import { SYSTEM_CLOCK } from "../clock.ts";
-import { LOG_LEVELS, type LogLevel } from "../log.ts";
+import { LOG_LEVELS, type LogLevel, printable } from "../log.ts";
 import { choice, flag, optional } from "./options.ts";
 import { readableLine } from "./readable.ts";
 import { defineVerb } from "./verb.ts";
@@ -37,7 +37,7 @@ export const events = defineVerb({
         names.set(event.report.domain, event.report.guest);
       }
       if (json) output.data(`${JSON.stringify({ pid, ...event })}\n`);
-      else output.data(`${event.time} ${pid} ${readableLine(eventText(event), names)}\n`);
+      else output.data(`${event.time} ${pid} ${printable(readableLine(eventText(event), names))}\n`);
     };
     using clients = new DisposableStack();
     const followed = new Map<string, number>();
