@@ -91,7 +91,7 @@ nativeTest(
     await using stage = await FormatStage.open("qcow2");
     await orphan(stage, "its daemon lives");
     const backend = stage.serve();
-    await backend.says(/image qcow2:.*: what vbd3\/7\/\d+, which is gone, was answered is in it: closed/);
+    await backend.says(/image qcow2:.*: what xvd\w of .*, which is gone, was answered is in it: closed/);
     await untilNothingIsLeft(stage.xen);
     await stage.verify();
     assertEquals(await backend.stop(), 0, backend.messages);
@@ -133,7 +133,7 @@ nativeTest("what a guest that is gone has written and cannot be written again is
   Deno.copyFileSync(`${stage.image}.away`, stage.image);
   const before = Deno.readFileSync(stage.image);
   const backend = stage.serve();
-  await backend.says(/image qcow2:.*: \d+ operations \(\d+ bytes\) that vbd3.* are lost: .*replaced since/);
+  await backend.says(/image qcow2:.*: \d+ operations \(\d+ bytes\) that xvd\w of .* are lost: .*replaced since/);
   await untilNothingIsLeft(stage.xen);
   assertEquals(Deno.readFileSync(stage.image), before);
   assertEquals(await backend.stop(), 0, backend.messages);

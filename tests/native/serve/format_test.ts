@@ -183,7 +183,7 @@ nativeTest("the daemon of a disk that is removed while no serve runs is ended by
   assertEquals((await stage.daemons()).length, 1);
   await stage.xen.run("xenstore-rm", [`/local/domain/0/backend/vbd3/${GUEST}`]);
   const next = stage.serve();
-  await next.says(/what vbd3\/7\/\d+, which is gone, was answered is in it: closed|domain 7: .*ended process \d+/);
+  await next.says(/what xvd\w of .*, which is gone, was answered is in it: closed|domain 7: .*ended process \d+/);
   await untilNothingIsLeft(stage.xen);
   await stage.verify();
   assertEquals(await next.stop(), 0, next.messages);
