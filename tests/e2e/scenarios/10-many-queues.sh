@@ -1,6 +1,7 @@
 # blkfront of a guest with two virtual CPUs asks for 16-page rings, several queues and long requests. It gets what the
 # backend offers, and the data is right.
 # suites: trixie
+# short: none
 # timeout: 500 s
 image disk 32M
 GUEST_ARGUMENTS="xen_blkfront.max_ring_page_order=4 xen_blkfront.max_queues=4 xen_blkfront.max_indirect_segments=256"

@@ -2,6 +2,7 @@
 # the blocks that fail, read or written. Its other blocks, and a second guest served by the same process, get no error.
 # Once the device works again, so does the guest's disk.
 # suites: trixie
+# short: none
 # timeout: 500 s
 modprobe dm-mod
 export DM_DISABLE_UDEV=1
