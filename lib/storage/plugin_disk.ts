@@ -151,8 +151,8 @@ class PluginDisk implements Disk {
       await clock.sleep(waitMs, this.#ending.signal);
       try {
         if (await this.#process.unflushed()) return this.#giveUp(`${reason}, with writes that it had not flushed`);
-        this.#ending.signal.throwIfAborted();
         await this.#warnOfChange();
+        this.#ending.signal.throwIfAborted();
         await this.#process.restart(this.#ending.signal);
         log.warning(
           `${name}: served again after ${Math.round(clock.now() - lostMs)} ms, by process ${this.#process.pid}`,

@@ -16,6 +16,9 @@ const PLATFORMS: Readonly<Record<string, () => Platform>> = {
   native: openNativePlatform,
 };
 
+// Loads the C library, which stays loaded.
+openNativePlatform().now();
+
 for (const [name, open] of Object.entries(PLATFORMS)) {
   Deno.test(`a thread that begins later has the same time: ${name} platform`, async () => {
     const platform = open();

@@ -102,7 +102,7 @@ nativeTest("xenstored stops while the backend looks at a device: nothing but the
   for (let time = 0; time < 3; time++) {
     const args = ["run", "-A", "--no-check", flood, "flaps", frontendPath(device), "1000000"];
     const flapping = new Deno.Command(Deno.execPath(), { args, env: xen.env(GUEST), stderr: "null" }).spawn();
-    await backend.says(/51728/);
+    await backend.says(/xvdb of/);
     await new Promise((resolve) => setTimeout(resolve, 500 + 200 * Math.random()));
     {
       using _stopped = new Stopped(xen);
