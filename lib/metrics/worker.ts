@@ -9,6 +9,7 @@
 import { SYSTEM_CLOCK } from "../clock.ts";
 import { errorText } from "../errors.ts";
 import { CONTENT_TYPE, Exposition } from "./exposition.ts";
+import { History } from "./history.ts";
 import type { HttpAddress, MonitorCommand, MonitorEvent, MonitorOptions } from "./messages.ts";
 import { OtlpExporter } from "./otlp.ts";
 import { PAGE_FILES } from "./page/files.ts";
@@ -18,6 +19,8 @@ import { Rendering, ViewCache } from "./view_cache.ts";
 
 /** How often the file is written: as often as Prometheus reads it by default. */
 const TEXTFILE_MS = 15_000;
+/** How often the status page's past is recorded. */
+const HISTORY_MS = 5_000;
 const WITHOUT = "the disks are served without";
 const REMEDY =
   "it is tried again; or choose a free port and an address of this machine (`ss -ltnp` lists ports in use)";
@@ -31,6 +34,7 @@ const views = new ViewCache(() => post({ kind: "want" }));
 const exposition = new Exposition();
 const metrics = new Rendering((view) => exposition.text(view));
 const status = new Rendering((view) => Promise.resolve(`${JSON.stringify(view)}\n`));
+const history = new History();
 let textfile: Textfile | undefined;
 let writing: Promise<void> = Promise.resolve();
 let pause: ReturnType<typeof setTimeout> | undefined;
@@ -42,7 +46,10 @@ self.onmessage = async ({ data }: MessageEvent<MonitorCommand>): Promise<void> =
 };
 
 function start({ address, hostNames = [], textfile: path, otlp }: MonitorOptions): void {
-  if (address !== undefined) void keepListening(address, hostNames);
+  if (address !== undefined) {
+    void keepListening(address, hostNames);
+    views.whenFirst(() => void keepHistory());
+  }
   if (path !== undefined) keepFile(new Textfile(path, warn));
   if (otlp !== undefined) keepSending(new OtlpExporter(otlp, warn), otlp.intervalMs);
 }
@@ -68,12 +75,17 @@ async function keepListening(address: HttpAddress, names: readonly string[]): Pr
   }
 }
 
+async function keepHistory(): Promise<never> {
+  for (;; await SYSTEM_CLOCK.sleep(HISTORY_MS)) await views.fresh().then((view) => history.add(view)).catch(() => {});
+}
+
 function pages(): ReadonlyMap<string, Page> {
   const json = "application/json; charset=utf-8";
   return new Map<string, Page>([
     ...PAGE_FILES,
     ["/metrics", { type: CONTENT_TYPE, body: async () => await metrics.of(await views.fresh()) }],
     ["/status.json", { type: json, body: async () => await status.of(await views.fresh()) }],
+    ["/history.json", { type: json, body: () => new TextEncoder().encode(`${JSON.stringify(history)}\n`) }],
   ]);
 }
 

@@ -94,6 +94,21 @@ async function checkPage(page: Browser): Promise<void> {
   assertEquals(page.troubles, []);
 }
 
+/** A page that is opened now has a plot of what was before. */
+async function checkPast({ url }: Scene): Promise<void> {
+  const kept = async (): Promise<number> => {
+    const { readings }: { readings: { disks: object }[] } = await (await fetch(`${url}history.json`)).json();
+    return readings.filter(({ disks }) => Object.keys(disks).length > 0).length;
+  };
+  while (await kept() < 2) await new Promise((resolve) => setTimeout(resolve, 100));
+  await using page = await Browser.open(url);
+  await page.until(`document.querySelector("#plots polyline") !== null`);
+  const label = `document.querySelector("#plots svg").getAttribute("aria-label")`;
+  const [text, ageMs] = await page.evaluate<[string, number]>(`[${label}, performance.now()]`);
+  const [, seconds] = /in the last (\d+) s$/.exec(text) ?? [];
+  assert(Number(seconds) * 1000 > ageMs + 2000, `${text}, ${ageMs} ms after the page was opened`);
+}
+
 interface Listed {
   readonly domainName: string;
   readonly name: string;
@@ -209,6 +224,7 @@ nativeTest("Prometheus, OpenTelemetry and the status page have the figures of a 
   await using page = await Browser.open(scene.url);
   await scene.disk.startLoad(UNTIL_STOPPED);
   await Promise.all([checkPrometheus(scene), checkPage(page), receiver.check()]);
+  await checkPast(scene);
   await scene.disk.stopLoad();
   await checkTotals(scene, page);
   await checkList(scene, page);

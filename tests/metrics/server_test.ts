@@ -64,7 +64,7 @@ Deno.test("paths, methods and hosts that are not served are refused, and nothing
   assertEquals(await rig.status("GET /metrics HTTP/1.1", host), 503, "no disk is followed yet");
   rig.monitor.observe(() => VIEW);
   assertEquals(await rig.status("GET /metrics HTTP/1.1", host), 200);
-  for (const path of ["/", "/page.js", "/page.css", "/status.json?x=1"]) {
+  for (const path of ["/", "/page.js", "/page.css", "/status.json?x=1", "/history.json"]) {
     assertEquals(await rig.status(`GET ${path} HTTP/1.1`, host), 200, path);
   }
   for (const path of ["/metrics/", "/../etc/passwd", "//", "/worker.ts", "http://127.0.0.1/etc"]) {

@@ -1,6 +1,6 @@
 /**
  * The status page: reads status.json each second, and shows the rates since the last reading in a table and in a plot of
- * the last five minutes for each disk. What guests can choose is only ever set as text.
+ * the last five minutes for each disk, which begins with what the process has kept. What guests can choose is only ever set as text.
  */
 
 const POLL_MS = 1000;
@@ -11,6 +11,8 @@ const SVG = "http://www.w3.org/2000/svg";
 
 /** Of each disk: its last figures, the points of its plots, and its elements. */
 const shown = new Map();
+/** Readings of each disk's counters from the time before this page was opened, oldest first. */
+const past = await readPast();
 const measure = document.getElementById("measure");
 
 function make(name, properties = {}, children = []) {
@@ -128,6 +130,35 @@ function showDisk(entry, disk, now) {
   }
 }
 
+async function readPast() {
+  const byDisk = new Map();
+  try {
+    const response = await fetch("history.json", { signal: AbortSignal.timeout(5 * POLL_MS) });
+    for (const { disks } of (await response.json()).readings) {
+      for (const [key, figures] of Object.entries(disks)) byDisk.set(key, [...byDisk.get(key) ?? [], figures]);
+    }
+  } catch { /* the plots begin now */ }
+  return byDisk;
+}
+
+/** Counters that fell are those of a disk that was attached again. */
+function follows(now, before) {
+  return before !== undefined && before.rd_req <= now.rd_req && before.wr_req <= now.wr_req;
+}
+
+/** Gives a new entry the points of the past. */
+function recall(entry, readings, latest) {
+  const timeOf = ({ at_ms }) => performance.now() - (latest.at_ms - at_ms);
+  let before;
+  for (const reading of readings.filter(({ at_ms }) => at_ms < latest.at_ms)) {
+    if (follows(reading, before)) entry.points.push({ atMs: timeOf(before), ...rates(before, reading) });
+    before = reading;
+  }
+  if (!follows(latest, before)) return;
+  entry.points.push({ atMs: timeOf(before), ...rates(before, latest) });
+  entry.figures = before;
+}
+
 /** Draws the two lines of a disk over the last five minutes, or over as many as there are. */
 function draw(entry) {
   const { points, lines, plot } = entry;
@@ -135,7 +166,9 @@ function draw(entry) {
   const start = Math.max(points[0]?.atMs ?? 0, performance.now() - KEPT_MS);
   const span = Math.max(10 * POLL_MS, performance.now() - start);
   const most = Math.max(0, ...points.flatMap((point) => point[name].filter(Number.isFinite)));
-  const text = name === "wait" ? milliseconds(most) : short(most, name === "bytes" ? "B/s" : "/s");
+  const value = name === "wait" ? milliseconds(most) : short(most, name === "bytes" ? "B/s" : "/s");
+  const seconds = Math.round((performance.now() - start) / 1000);
+  const text = `${value} in the last ${seconds < 120 ? `${seconds} s` : `${Math.round(seconds / 60)} min`}`;
   lines.forEach((line, index) => {
     const places = points.filter((point) => Number.isFinite(point[name][index])).map((point) => {
       const x = (point.atMs - start) / span * WIDTH;
@@ -161,12 +194,13 @@ function show(status) {
   for (const key of shown.keys()) if (!keys.includes(key)) shown.delete(key);
   const entries = disks.map((disk, index) => {
     const key = keys[index];
-    // Counters that fell are those of another process, or of a disk that was attached again.
     const known = shown.get(key);
     const isSame = known !== undefined && known.domain === disk.domain && known.pid === process.pid &&
-      known.figures.rd_req <= disk.figures.rd_req && known.figures.wr_req <= disk.figures.wr_req;
+      follows(disk.figures, known.figures);
     const entry = isSame ? known : { ...elements(disk), points: [], domain: disk.domain, pid: process.pid };
     shown.set(key, entry);
+    if (past.has(key)) recall(entry, past.get(key), disk.figures);
+    past.delete(key);
     const isNew = entry.figures === undefined || disk.figures.at_ms > entry.figures.at_ms;
     if (isNew && entry.figures !== undefined) entry.now = rates(entry.figures, disk.figures);
     if (isNew) entry.figures = disk.figures;
