@@ -55,7 +55,8 @@ store_gone "/local/domain/0/backend/vbd3/$(domid beta)" || fail "backend nodes o
 store_gone "/local/domain/$(domid beta)/device/vbd/51728" || fail "frontend nodes of beta are still there"
 guest_stop beta
 
-# A mounted disk of a paused guest: detach says who holds it. Linux that runs would let go of it.
+# A mounted disk of a paused guest: detach says who holds it. Linux that runs lets go of it, and its file system fails.
+allow_words 'I/O error,? (on )?dev(ice)? xvda\b|EXT4-fs( [a-z]+)? \((device )?xvda\): .*I/O error|JBD2: I/O error .*xvda-8'
 guest_run alpha 'mkfs.ext4 -q /dev/xvda && mount /dev/xvda /mnt && echo kept >/mnt/file && sync' 60
 xl pause alpha
 status=0
@@ -64,6 +65,7 @@ cat "$E2E_OUT/detach.txt"
 equal "$status" 4 "the status of a detach that timed out"
 grep -q 'alpha' "$E2E_OUT/detach.txt" || fail "detach does not say who holds the disk"
 xl unpause alpha
+xenblk detach alpha xvda --timeout 100
 wait_for 60 "the nodes to go" store_gone "/local/domain/0/backend/vbd3/$id"
 
 kill -TERM "$events_pid"
