@@ -184,7 +184,10 @@ export class Queue implements Disposable {
       taken++;
       available--;
     }
-    if (taken > 0) this.#parts.journal.consumed(this.#ring.requestConsumer);
+    if (taken > 0) {
+      this.#times.taken(this.#slots.taken, taken);
+      this.#parts.journal.consumed(this.#ring.requestConsumer);
+    }
     return taken;
   }
 
@@ -197,6 +200,7 @@ export class Queue implements Disposable {
       this.#steps.admit(replay.pop()!);
       taken++;
     }
+    this.#times.taken(this.#slots.taken, taken);
     return taken;
   }
 

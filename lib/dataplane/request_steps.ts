@@ -103,7 +103,6 @@ export class RequestSteps {
   admit(slot: number): void {
     decodeRequest(this.#journal.snapshot, this.#journal.requestAt(slot), this.#parts.abi, this.#slots, slot);
     this.#slots.take(slot);
-    this.#times.taken(slot);
     this.#validate(slot);
   }
 
@@ -172,6 +171,7 @@ export class RequestSteps {
   answer(broken: boolean): void {
     const count = this.#slots.finishedCount;
     if (count === 0) return;
+    if (!broken) this.#times.answered(this.#slots, count);
     this.#journal.committing(this.#ring.responseProducer + count);
     for (let i = 0; i < count; i++) this.#respond(this.#slots.finished[i]!, broken);
     this.#slots.finishedCount = 0;
@@ -226,7 +226,6 @@ export class RequestSteps {
     if (status === STATUS_ERROR) this.#countError(operation);
     else if (status === STATUS_OKAY) this.#countSectors(slot, operation);
     if (!broken) {
-      if (status !== STATUS_EOPNOTSUPP) this.#times.answered(slot, operation);
       this.#journal.answering(slot, this.#ring.responseProducer);
       this.#ring.putResponse(slots.idLow[slot]!, slots.idHigh[slot]!, operation, status);
     }

@@ -7,6 +7,7 @@ import { assertEquals } from "@std/assert";
 import { OP_DISCARD, OP_FLUSH_DISKCACHE, OP_WRITE, OP_WRITE_BARRIER } from "../../lib/blkif/abi.ts";
 import { BusyTime, createBusyTime } from "../../lib/dataplane/busy_time.ts";
 import { RequestTimes } from "../../lib/dataplane/request_times.ts";
+import { SlotTable } from "../../lib/dataplane/slot_table.ts";
 import { createStats } from "../../lib/dataplane/stats.ts";
 import { latencyOf } from "../../lib/figures/latency.ts";
 import { READ_PAGE, Rig, type TestRequest } from "./rig.ts";
@@ -93,12 +94,14 @@ Deno.test("a broken ring answers nothing, and is busy no longer", () => {
 Deno.test("in a row of passes only answers look at the clock; after an interruption or a pass without answers, takings do", () => {
   let looks = 0;
   using times = new RequestTimes({ slots: 1, stats: createStats(), platform: { now: () => ++looks } });
+  const slots = new SlotTable(1, 1);
+  slots.responseOperation[0] = OP_WRITE;
   const pass = (answers = true): number => {
     const before = looks;
     times.beginTaking();
-    times.taken(0);
+    times.taken(slots.taken, 1);
     times.beginAnswering();
-    if (answers) times.answered(0, OP_WRITE);
+    if (answers) times.answered(slots, 1);
     times.settle();
     return looks - before;
   };
