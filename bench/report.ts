@@ -30,6 +30,7 @@ const SUBJECT_TITLES = {
   xenblk: "xenblk",
   filtered: "xenblk, filters",
   unlogged: "xenblk, no log",
+  c: "C reference",
   qemu: "QEMU qdisk",
   raw: "xenblk, raw",
   fio: "fio io_uring",
