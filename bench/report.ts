@@ -7,9 +7,11 @@ import { renderTable } from "../lib/cli/table.ts";
 import type { StorageName } from "./cases.ts";
 import type { DiskReport } from "./disk.ts";
 import { judge, judgeMany, type Verdict } from "./goals.ts";
+import { loadLine, type MachineLoad, wasIdle } from "./load.ts";
 import { type Machine, machineLine } from "./machine.ts";
 import type { ManyReport, ManyResult } from "./many.ts";
 import type { PluginReport } from "./plugin.ts";
+import { ratiosOf, renderRatios } from "./ratios.ts";
 import { ringRates, type RingReport } from "./ring.ts";
 import { counterpart, type Latency, type Measurement, medianSample } from "./samples.ts";
 import { ratio, spread } from "./statistics.ts";
@@ -17,6 +19,7 @@ import { ratio, spread } from "./statistics.ts";
 /** The results of a run. Parts that were not chosen are undefined. */
 export interface BenchReport {
   readonly machine: Machine;
+  readonly load: MachineLoad;
   readonly ring: RingReport | undefined;
   readonly disk: DiskReport | undefined;
   readonly many: ManyReport | undefined;
@@ -44,16 +47,17 @@ export function failuresOf({ disk, plugin }: BenchReport): readonly string[] {
 
 /** The report as text. */
 export function renderReport(report: BenchReport): string {
-  const { machine, ring, disk, many, plugin } = report;
+  const { machine, load, ring, disk, many, plugin } = report;
   const verdicts = verdictsOf(report);
   const goals = renderTable(
     [{ heading: "GOAL" }, right("MEASURED"), { heading: "MET" }],
     verdicts.map(({ goal, measured, met }) => [goal, measured, met ? "yes" : "no"]),
   );
   const sections = [
-    machineLine(machine) + "\n",
+    `${machineLine(machine)}\n${loadLine(load)}\n`,
     ...(ring === undefined ? [] : [renderRing(ring)]),
     ...(disk === undefined || disk.measurements.length === 0 ? [] : [renderDisk(disk)]),
+    disk === undefined ? "" : renderRatios(disk.measurements, disk.storages),
     ...(many?.result === undefined ? [] : [renderMany(many.result)]),
     ...(plugin === undefined || plugin.results.length === 0 ? [] : [renderPlugins(plugin)]),
     ...(verdicts.length === 0 ? [] : [goals]),
@@ -65,12 +69,14 @@ export function renderReport(report: BenchReport): string {
 
 /** The report as JSON: medians, and the figures of each round. */
 export function jsonReport(report: BenchReport): unknown {
-  const { machine, ring, disk, many, plugin } = report;
+  const { machine, load, ring, disk, many, plugin } = report;
   return {
     machine: { ...machine, line: machineLine(machine) },
+    load: { ...load, idle: wasIdle(load), line: loadLine(load) },
     ring: ring?.results.map((result) => ({ ...result, ...named(ringRates(result)) })),
     disk: disk?.measurements.map((measurement) => ({ ...measurement, median: medianSample(measurement) })),
     storages: disk?.storages,
+    ratios: disk === undefined ? undefined : ratiosOf(disk.measurements),
     many: many?.result,
     plugin: plugin?.results.map((result) => ({ ...result, median: medianSample(result) })),
     goals: verdictsOf(report),

@@ -5,6 +5,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { type DiskCase, diskCase, type StorageName, type SubjectName } from "../../bench/cases.ts";
 import { judge } from "../../bench/goals.ts";
+import { loadLine } from "../../bench/load.ts";
 import { machineLine } from "../../bench/machine.ts";
 import { curve, pictureOf, wrapAtCommas } from "../../bench/plot.ts";
 import { type BenchReport, failuresOf, jsonReport, renderReport } from "../../bench/report.ts";
@@ -18,6 +19,7 @@ const MACHINE = {
   kernel: "6.1.0",
   programs: { Deno: "2.9.6", QEMU: "missing" },
 };
+const LOAD = { before: { average: 0.1, busyCpus: 0.02 }, after: { average: 2, busyCpus: 0 } };
 const READ_32 = diskCase("random", "read", 4, 32);
 const READ_1 = diskCase("random", "read", 4, 1);
 
@@ -44,6 +46,7 @@ const RING: RingResult = {
 
 const REPORT: BenchReport = {
   machine: MACHINE,
+  load: LOAD,
   ring: { results: [RING], leftOut: [] },
   disk: {
     measurements: [
@@ -120,7 +123,7 @@ Deno.test("the medians of a measurement ignore the round that was disturbed", ()
 
 Deno.test("the report names the machine's size and gives each subject's ratios", () => {
   const text = renderReport(REPORT);
-  assertStringIncludes(text, "Sample CPU, 2 CPUs, 24.0 GiB, Linux 6.1.0, Deno 2.9.6, QEMU missing");
+  assertStringIncludes(text, "Sample CPU, 2 CPUs, 24.0 GiB, Linux 6.1.0, Deno 2.9.6, QEMU missing\nLoad average 0.10;");
   assertMatch(text, /tmpfs +randread-4k-32 +xenblk +300000 .* 3\.00 +0\.50 +2\.00 +10 +20 +30 +40\n/);
   assertMatch(text, /tmpfs +randread-4k-32 +QEMU qdisk +100000 .* - +0\.17 +8\.00/);
   assertMatch(text, /none +randread-4k-32 +xenblk, no disk +1500000 .* - +- .* 97!\n/);
@@ -135,9 +138,9 @@ Deno.test("the report names the machine's size and gives each subject's ratios",
 
 Deno.test("the report lists failures, and leaves out what was not measured", () => {
   const disk = { measurements: [], storages: {}, leftOut: [], failures: ["tmpfs: it broke"] };
-  const report = { machine: MACHINE, ring: undefined, disk, many: undefined, plugin: undefined };
+  const report = { machine: MACHINE, load: LOAD, ring: undefined, disk, many: undefined, plugin: undefined };
   assertEquals(failuresOf(report), ["tmpfs: it broke"]);
-  assertEquals(renderReport(report), `${machineLine(MACHINE)}\n\nFailed: tmpfs: it broke\n`);
+  assertEquals(renderReport(report), `${machineLine(MACHINE)}\n${loadLine(LOAD)}\n\nFailed: tmpfs: it broke\n`);
 });
 
 Deno.test("JSON holds the rounds, the medians and the goals", () => {
@@ -145,6 +148,7 @@ Deno.test("JSON holds the rounds, the medians and the goals", () => {
   assertEquals(json.disk[0].median.iops, 300_000);
   assertEquals(json.disk[0].samples.length, 3);
   assertEquals(json.ring[0].ratioToC, 0.4);
+  assertEquals([json.load.idle, json.ratios.length, json.ratios[0].case], [true, 1, "randread-4k-32"]);
   assertEquals(json.leftOut, ["direct: there is no disk"]);
   assert(json.goals.length > 0 && json.machine.line.startsWith("Sample CPU"));
 });
