@@ -4,6 +4,7 @@
  */
 
 import { isDirect, isQcow2 } from "./cases.ts";
+import { describePattern, FIGURES_GOAL, type FiguresCost, shareOf } from "./figures.ts";
 import { limitOf } from "./limits.ts";
 import type { ManyResult } from "./many.ts";
 import { ringRates, type RingResult } from "./ring.ts";
@@ -41,6 +42,18 @@ export function judge(ring: readonly RingResult[], disk: readonly Measurement[])
     ...besideC.flatMap(judgeBesideC(disk)),
     ...filtered.flatMap(judgeFilters(disk)),
   ];
+}
+
+/** The goal of the cost of figures, where the requests of one take are answered in one visit. */
+export function judgeFigures(costs: readonly FiguresCost[]): Verdict[] {
+  return costs.filter(({ visits }) => visits === 1).map((cost) => {
+    const { share, met } = shareOf(cost);
+    return {
+      goal: `figures, ${describePattern(cost)}: ${FIGURES_GOAL}`,
+      measured: `${(100 * share).toFixed(1)} %`,
+      met,
+    };
+  });
 }
 
 /** The goals of many disks in one process. */

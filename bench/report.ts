@@ -6,7 +6,8 @@
 import { renderTable } from "../lib/cli/table.ts";
 import type { StorageName } from "./cases.ts";
 import type { DiskReport } from "./disk.ts";
-import { judge, judgeMany, type Verdict } from "./goals.ts";
+import { describePattern, type FiguresCost, shareOf } from "./figures.ts";
+import { judge, judgeFigures, judgeMany, type Verdict } from "./goals.ts";
 import { loadLine, type MachineLoad, wasIdle } from "./load.ts";
 import { type Machine, machineLine } from "./machine.ts";
 import type { ManyReport, ManyResult } from "./many.ts";
@@ -55,7 +56,7 @@ export function renderReport(report: BenchReport): string {
   );
   const sections = [
     `${machineLine(machine)}\n${loadLine(load)}\n`,
-    ...(ring === undefined ? [] : [renderRing(ring)]),
+    ...(ring === undefined ? [] : [renderRing(ring), renderFigures(ring.figures)]),
     ...(disk === undefined || disk.measurements.length === 0 ? [] : [renderDisk(disk)]),
     disk === undefined ? "" : renderRatios(disk.measurements, disk.storages),
     ...(many?.result === undefined ? [] : [renderMany(many.result)]),
@@ -74,6 +75,7 @@ export function jsonReport(report: BenchReport): unknown {
     machine: { ...machine, line: machineLine(machine) },
     load: { ...load, idle: wasIdle(load), line: loadLine(load) },
     ring: ring?.results.map((result) => ({ ...result, ...named(ringRates(result)) })),
+    figures: ring?.figures.map((cost) => ({ ...cost, share: shareOf(cost).share })),
     disk: disk?.measurements.map((measurement) => ({ ...measurement, median: medianSample(measurement) })),
     storages: disk?.storages,
     ratios: disk === undefined ? undefined : ratiosOf(disk.measurements),
@@ -86,7 +88,8 @@ export function jsonReport(report: BenchReport): unknown {
 }
 
 function verdictsOf({ ring, disk, many }: BenchReport): Verdict[] {
-  return [...judge(ring?.results ?? [], disk?.measurements ?? []), ...judgeMany(many?.result)];
+  const figures = judgeFigures(ring?.figures ?? []);
+  return [...judge(ring?.results ?? [], disk?.measurements ?? []), ...figures, ...judgeMany(many?.result)];
 }
 
 function leftOutOf({ ring, disk, many, plugin }: BenchReport): string[] {
@@ -118,6 +121,14 @@ function renderRing({ results }: RingReport): string {
     ];
   });
   return renderTable(columns, rows);
+}
+
+function renderFigures(figures: readonly FiguresCost[]): string {
+  const columns = [{ heading: "HISTOGRAMS AND BUSY TIME" }, right("ns/REQUEST"), right("% OF 333 ns")];
+  return renderTable(
+    columns,
+    figures.map((cost) => [describePattern(cost), cost.ns.toFixed(1), (100 * shareOf(cost).share).toFixed(1)]),
+  );
 }
 
 function renderDisk({ measurements, storages }: DiskReport): string {

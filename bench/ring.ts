@@ -1,9 +1,10 @@
 /**
  * Part one of the bench. The data plane alone with a disk that does nothing, and a C loop with the same algorithm, in
- * alternating rounds. Then many requests, to count V8's garbage collections.
+ * alternating rounds. Then many requests, to count V8's garbage collections, and the cost of the data plane's figures.
  */
 
 import { compile, MISSING_COMPILER } from "./compile.ts";
+import { type FiguresCost, type FiguresPlan, runFigures } from "./figures.ts";
 import { median, ratio } from "./statistics.ts";
 
 /** A command for ring_process.ts. */
@@ -48,11 +49,14 @@ export interface RingPlan {
   readonly rounds: number;
   readonly requestsPerRound: number;
   readonly steadyRequests: number;
+  /** Of the cost of the data plane's own figures. */
+  readonly figures: FiguresPlan;
 }
 
 /** All of part one. */
 export interface RingReport {
   readonly results: readonly RingResult[];
+  readonly figures: readonly FiguresCost[];
   /** Parts that were not measured, and why. */
   readonly leftOut: readonly string[];
 }
@@ -100,7 +104,8 @@ export async function runRing(plan: RingPlan, progress: (text: string) => void):
       ...rest,
       steady: { ...steady, collections: collections[i]! },
     }));
-    return { results, leftOut };
+    progress("the cost of the data plane's figures");
+    return { results, figures: await runFigures(plan.figures), leftOut };
   } finally {
     await Deno.remove(directory, { recursive: true });
   }

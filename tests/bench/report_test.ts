@@ -4,7 +4,8 @@
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { type DiskCase, diskCase, type StorageName, type SubjectName } from "../../bench/cases.ts";
-import { judge } from "../../bench/goals.ts";
+import { undisturbed } from "../../bench/figures.ts";
+import { judge, judgeFigures } from "../../bench/goals.ts";
 import { loadLine } from "../../bench/load.ts";
 import { machineLine } from "../../bench/machine.ts";
 import { curve, pictureOf, wrapAtCommas } from "../../bench/plot.ts";
@@ -44,10 +45,16 @@ const RING: RingResult = {
   steady: { requests: 1_000_000, collections: 0, heapGrowthBytes: 1024, residentGrowthBytes: 0 },
 };
 
+const FIGURES = [{ passes: 1, visits: 1, ns: 6.6 }, { passes: 11, visits: 1, ns: 6.7 }, {
+  passes: 11,
+  visits: 11,
+  ns: 25,
+}];
+
 const REPORT: BenchReport = {
   machine: MACHINE,
   load: LOAD,
-  ring: { results: [RING], leftOut: [] },
+  ring: { results: [RING], figures: FIGURES, leftOut: [] },
   disk: {
     measurements: [
       measured("tmpfs", "xenblk", READ_32, sample(90_000), sample(300_000), sample(310_000)),
@@ -178,6 +185,15 @@ Deno.test("the ring's goals are a rate or a ratio, and no collection at all", ()
   assertEquals(judge([RING], []).map(({ met }) => met), [true, true]);
   const bad = { ...RING, typescriptNs: [500], steady: { ...RING.steady, collections: 1 } };
   assertEquals(judge([bad], []).map(({ met }) => met), [false, false]);
+});
+
+Deno.test("what figures cost is a share of a request, judged where one visit answers what was taken at once", () => {
+  const text = renderReport(REPORT);
+  assertMatch(text, /^32 taken at once, answered in 1 pass of 1 visit +6\.6 +2\.0$/m);
+  assertMatch(text, /^32 taken at once, answered in 11 passes of 11 visits +25\.0 +7\.5$/m);
+  assertEquals(judgeFigures(FIGURES).map(({ measured, met }) => [measured, met]), [["2.0 %", true], ["2.0 %", false]]);
+  assertMatch(judgeFigures(FIGURES)[1]!.goal, /^figures, .* at most 2 % of a request at 3 million\/s \(333 ns\)$/);
+  assertEquals(undisturbed([30, 20, 10, 90, 80, 70, 60, 50, 40, 100]), 20);
 });
 
 Deno.test("a goal without figures to compare with is left out", () => {
