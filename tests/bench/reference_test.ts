@@ -10,7 +10,7 @@ import { backendPath, type DeviceAddress, frontendPath } from "../../lib/xenbus/
 import { nativeTest, NativeXen } from "../native/harness.ts";
 import { attach, nodeValue, sparseImage } from "../native/serve/backend.ts";
 import { type GuestDisk, GuestProcess, type RingShape } from "../native/serve/guest.ts";
-import { assertClean, DiskFolder, GUEST, received } from "../native/serve/scenes.ts";
+import { assertClean, assertProgress, DiskFolder, GUEST, received } from "../native/serve/scenes.ts";
 import { MIXED_LOAD } from "../../lib/guest/load_types.ts";
 
 const MIB = 2 ** 20;
@@ -84,6 +84,17 @@ nativeTest("large requests are indirect, and rings have several pages", async ()
     await disk.load({ ...LOAD, blockBytes: { min: 512, max: 128 * 1024 }, depth: 400, requests: 5000 }),
   );
   assertClean(outcome, "indirect");
+  await assertVerified(disk, stage.image);
+});
+
+nativeTest("it ends when a toolstack asks for that, with every answered write in the image", async () => {
+  await using stage = await Stage.start();
+  const disk = await stage.connect();
+  await disk.startLoad(LOAD);
+  await assertProgress(disk, 200);
+  await stage.xen.run("xenstore-write", [`${backendPath(stage.device)}/state`, "5"]);
+  assertClean(received(await disk.finishLoad()), "a load that the end of the disk ends");
+  assertEquals(await stage.reference.ended(), { code: 0, messages: "" });
   await assertVerified(disk, stage.image);
 });
 
