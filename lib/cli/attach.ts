@@ -110,6 +110,7 @@ export const attach = defineVerb({
       daemonPerDisk: options["daemon-per-disk"],
       ...(options["daemon-user"] === undefined ? {} : { daemonUser: options["daemon-user"] }),
       workers: options.workers,
+      balance: !options["no-balance"],
       timeoutMs,
       signal: signals.signal,
       guestFound: (domain, name) => void context.guestNames.set(domain, name),
