@@ -52,6 +52,7 @@ const FRAME = [
   "disk_result",
   "help",
   "log_format",
+  "log_writer",
   "host",
   "live",
   "metrics",
