@@ -59,6 +59,8 @@ export interface AttachOptions extends Partial<Omit<DeviceSettings, "image">> {
   readonly journal?: boolean;
   /** Most Workers that serve rings. Default: one for each CPU. */
   readonly workers?: number;
+  /** Move rings from a Worker that is full to one that has room. Default true. */
+  readonly balance?: boolean;
   /** A disk that needs a storage daemon has one of its own. Default: it shares the guest's. */
   readonly daemonPerDisk?: boolean;
   /** The user as whom storage daemons run, by name or number. Default: root, with CAP_DAC_OVERRIDE. */
@@ -282,7 +284,8 @@ async function serveUntilConnected(attachment: Attachment): Promise<ServedDisk> 
   const { platform, store, claim, device, guest, params, options } = attachment;
   const { domain: _domain, image: _image, vdev: _vdev, shared: _shared, cdrom: _cdrom, kind: _kind, ...serving } =
     options;
-  const { journal = true, workers, timeoutMs = 60_000, signal, logger = createLogger("backend"), ...rest } = serving;
+  const { journal = true, workers, balance, timeoutMs = 60_000, signal, logger = createLogger("backend"), ...rest } =
+    serving;
   const { daemonPerDisk, daemonUser, writeLog, plugin, guestFound, clock = SYSTEM_CLOCK, ...chosen } = rest;
   const settings = { ...chosen, allowImages: [...(chosen.allowImages ?? []), literalPattern(params)] };
   await using undo = new AsyncDisposableStack();
@@ -296,6 +299,7 @@ async function serveUntilConnected(attachment: Attachment): Promise<ServedDisk> 
       journal,
       journals: claim.journals,
       ...(workers === undefined ? {} : { workers }),
+      ...(balance === undefined ? {} : { balance }),
       ...(daemonPerDisk === undefined ? {} : { daemonPerDisk }),
       ...(daemonUser === undefined ? {} : { daemonUser }),
       ...(writeLog === undefined ? {} : { writeLog }),

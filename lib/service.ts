@@ -37,6 +37,8 @@ const GRACE_MS = 20_000;
 const GRACE_AFTER_FAILURE_MS = 2_000;
 /** How often devices are checked for requests that storage does not answer. It reads a few words for each. */
 const PROGRESS_LOOK_MS = 2_000;
+/** How often the load of the reactors is looked at: at most one ring moves each time. */
+const LOAD_LOOK_MS = 1_000;
 /** Devices are given up earlier if all that are left have requests in flight and none has answered any for so long. */
 const STALL_MS = 5_000;
 /** How long threads may take to end; one that the kernel holds ends with the process. */
@@ -73,6 +75,8 @@ export interface ServiceOptions {
   readonly journals?: JournalStore;
   /** Most reactors, each a Worker that serves rings: 1 to 64. Default: one for each CPU, at most 64. */
   readonly workers?: number;
+  /** Move rings from a reactor that is full to one that has room; their guests see at most a pause. Default true. */
+  readonly balance?: boolean;
   /** Default: LogTape's category `xenblk.backend`. */
   readonly logger?: Logger;
   /** Called with the domid and name of a disk's guest when the disk is found. Absent: nobody needs the names. */
@@ -198,7 +202,8 @@ export async function startService(options: ServiceOptions): Promise<Service> {
 
 /** The same as {@linkcode startService}. */
 export async function startRunning(options: ServiceOptions): Promise<RunningService> {
-  const { platform, kind, only, journal, logger = createLogger("backend"), clock = SYSTEM_CLOCK } = options;
+  const { platform, kind, only, journal, balance = true, logger = createLogger("backend"), clock = SYSTEM_CLOCK } =
+    options;
   await chooseFilters(options.settings?.filters); // a wrong one is refused before any device is
   const { files } = platform;
   const settings = { ...DEFAULT_SETTINGS, ...options.settings };
@@ -206,6 +211,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
   const failure = Promise.withResolvers<never>();
   let hasFailed = false;
   failure.promise.catch(() => hasFailed = true);
+  const workers = Math.min(options.workers ?? navigator.hardwareConcurrency, MOST_WORKERS);
   const failed = (reason: string): void => failure.reject(deathOf(reason));
   const uring = usesUring(options, settings);
   await using undo = new AsyncDisposableStack();
@@ -213,7 +219,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
   const dataPlane = undo.use(
     new WorkerDataPlane({
       platform,
-      workers: Math.min(options.workers ?? navigator.hardwareConcurrency, MOST_WORKERS),
+      workers,
       addLane: (lane, token) => pool.addLane(lane, token),
       uring,
       warn,
@@ -247,6 +253,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
     logger,
     clock,
   });
+  if (balance && workers > 1) undo.use(balanceLoad(dataPlane, clock, logger));
   const threads = undo.move();
   const close = closer(devices, threads, { clock, warn, graceMs: () => hasFailed ? GRACE_AFTER_FAILURE_MS : GRACE_MS });
   const silentMs = (): number => dataPlane.silentMs();
@@ -286,6 +293,26 @@ function watchProgress(devices: BackendKind, clock: Clock): AbortController {
   };
   void watch();
   return end;
+}
+
+/** Looks at the load of the reactors until it is disposed. Who listens to the log learns of each move. */
+function balanceLoad(dataPlane: WorkerDataPlane, clock: Clock, logger: Logger): Disposable {
+  const end = new AbortController();
+  const look = async (): Promise<void> => {
+    while (!end.signal.aborted) {
+      await clock.sleep(LOAD_LOOK_MS, end.signal);
+      if (end.signal.aborted) return;
+      const move = await dataPlane.balance();
+      if (move === undefined) continue;
+      const { label, from, to } = move;
+      const what = `${label}: reactor ${from} is full, ${to} has room`;
+      logger.debug(
+        move.moved ? `${what}: moved, paused for ${move.pausedMs.toFixed(1)} ms` : `${what}, but: ${move.reason}`,
+      );
+    }
+  };
+  void look();
+  return { [Symbol.dispose]: () => end.abort() };
 }
 
 async function endThreads(threads: AsyncDisposable, warn: (message: string) => void): Promise<void> {

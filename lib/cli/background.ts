@@ -31,6 +31,7 @@ import type { Context } from "./verb.ts";
 /** What the serving process has for all its disks, so that one disk cannot choose it. */
 const OF_THE_PROCESS = [
   "workers",
+  "no-balance",
   "no-journal",
   "no-write-log",
   "daemon-per-disk",

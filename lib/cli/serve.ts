@@ -77,6 +77,7 @@ export const serve = defineVerb({
       daemonPerDisk: options["daemon-per-disk"],
       ...(options["daemon-user"] === undefined ? {} : { daemonUser: options["daemon-user"] }),
       workers: options.workers,
+      balance: !options["no-balance"],
       logger,
       guestFound: (domain, name) => void context.guestNames.set(domain, name),
       // With --detach-on-exit the start is not aborted: a device must be served before it can be detached.
