@@ -6,9 +6,10 @@
  */
 
 /** The weight of a disk that was given none, as in a cgroup's io.weight. */
-const DEFAULT_WEIGHT = 100;
-/** The smallest weight; the largest is 1000. */
-const LEAST_WEIGHT = 1;
+export const DEFAULT_WEIGHT = 100;
+/** The smallest and the largest weight. */
+export const LEAST_WEIGHT = 1;
+export const MOST_WEIGHT = 1000;
 
 /** A request costs as much as to move so many bytes, beside those that it moves. */
 export const REQUEST_COST = 32 * 1024;
@@ -27,7 +28,7 @@ export class Weight {
   readonly memory: SharedArrayBuffer = new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT);
   readonly #words = new Int32Array(this.memory);
 
-  /** Whole, from {@linkcode LEAST_WEIGHT} to 1000. */
+  /** Whole, from {@linkcode LEAST_WEIGHT} to {@linkcode MOST_WEIGHT}. */
   constructor(weight = DEFAULT_WEIGHT) {
     this.#words[0] = weight;
   }
