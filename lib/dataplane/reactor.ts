@@ -6,14 +6,13 @@
 
 import type { DomId, Parker, Platform } from "../hypervisor.ts";
 import { errorText } from "../errors.ts";
-import { LogLimiter } from "../rate_limit.ts";
-import { SILENT } from "../log.ts";
+import { LogLimiter, warningsTo } from "../rate_limit.ts";
 import type { BufferOpener, ChannelOpener } from "../storage/disk.ts";
 import { openConnection, type OpenRequest } from "./connection.ts";
 import { Fairness, FAULT_COST, QueueShare, Weight } from "./fairness.ts";
 import { Guest } from "./guest.ts";
 import { PollTime } from "./poll_time.ts";
-import { dueTime, isHeavyAndReady, isReady, type Served } from "./served.ts";
+import { dueTime, isHeavyAndReady, isOver, isReady, type Served } from "./served.ts";
 
 /** Turns between two checks of idle queues' events and of due times, while there is always work. */
 const TURNS_PER_EVENT_CHECK = 4;
@@ -54,6 +53,8 @@ export interface ReactorOptions {
 export interface ReactorHost {
   /** The queue is drained and everything it had is released. */
   closed(id: number): void;
+  /** The queue was asked to leave: nothing is in flight, and everything it had is released. Absent: none is asked to. */
+  released?(id: number): void;
   /** The frontend broke its ring; the queue answers nothing more and waits to be closed. */
   stopped(id: number, reason: string): void;
   /** A flush of the queue's device has failed. Absent: nobody needs to know before the queue is closed. */
@@ -101,7 +102,7 @@ export class Reactor implements Disposable {
     this.#host = host;
     this.#open = options;
     this.#poll = new PollTime(options.mostPollMs ?? 0);
-    this.#limiter = new LogLimiter({ ...SILENT, warning: host.warn }, () => platform.now());
+    this.#limiter = new LogLimiter(warningsTo(host.warn), () => platform.now());
   }
 
   /** Queues that are served or being drained. */
@@ -132,6 +133,7 @@ export class Reactor implements Disposable {
         table,
         hasWork: true,
         closing: false,
+        leaving: false,
         reportedBroken: false,
         reportedLatched: false,
         faults,
@@ -166,6 +168,28 @@ export class Reactor implements Disposable {
     served.connection.queue.drain();
   }
 
+  /**
+   * Serves a queue no more, once nothing is in flight, and flushes nothing: another reactor goes on with its ring.
+   * {@linkcode ReactorHost.released} reports the end. False: it is being closed, or its ring is broken.
+   */
+  release(id: number): boolean {
+    const served = this.#served.find((served) => served.id === id);
+    if (served === undefined || served.closing || served.connection.queue.state !== "serving") return false;
+    served.leaving = true;
+    served.connection.queue.pause();
+    return true;
+  }
+
+  /** Goes on with a queue that was to leave. False: it has left. */
+  keep(id: number): boolean {
+    const served = this.#served.find((served) => served.id === id);
+    if (served === undefined) return false;
+    served.leaving = false;
+    served.hasWork = true;
+    served.connection.queue.resume();
+    return true;
+  }
+
   /** One visit to every queue that has work. True: there may be more at once; false: the reactor may sleep. */
   turn(): boolean {
     if (this.#turnsSinceEvents++ % TURNS_PER_EVENT_CHECK === 0) {
@@ -192,7 +216,7 @@ export class Reactor implements Disposable {
     const { queue } = served.connection;
     const busy = isReady(served) && this.#visit(served, MOST_REQUESTS);
     this.#inFlight = queue.inFlight;
-    if (served.closing && queue.state === "drained") this.#finish(0);
+    if (isOver(served)) this.#finish(0);
     return busy;
   }
 
@@ -212,16 +236,15 @@ export class Reactor implements Disposable {
         busy = true;
         break;
       }
-      if (served.round !== this.#round && isReady(served)) {
-        if (this.#mustWait(served)) fairness.waits(served.share);
-        else {
-          if (this.#visit(served, most)) busy = true;
-          cost += served.cost;
-        }
+      const isDone = served.round === this.#round || !isReady(served);
+      if (!isDone && this.#mustWait(served)) fairness.waits(served.share);
+      else if (!isDone) {
+        if (this.#visit(served, most)) busy = true;
+        cost += served.cost;
       }
       this.#inFlight += queue.inFlight;
       fairness.count(served.share, queue.inFlight > 0);
-      if (served.closing && queue.state === "drained") this.#finish(this.#next);
+      if (isOver(served)) this.#finish(this.#next);
       else this.#next++;
     }
     if (cost >= COST_PER_TURN) this.#turnsSinceEvents = 0;
@@ -234,8 +257,8 @@ export class Reactor implements Disposable {
   }
 
   /** Others come first. A queue that has nothing to do is visited, which costs nothing: then it may sleep. */
-  #mustWait({ share, closing, connection: { queue } }: Served): boolean {
-    return !closing && !this.#fairness.isDue(share) && (queue.inFlight > 0 || queue.hasRequest);
+  #mustWait({ share, closing, leaving, connection: { queue } }: Served): boolean {
+    return !closing && !leaving && !this.#fairness.isDue(share) && (queue.inFlight > 0 || queue.hasRequest);
   }
 
   /**
@@ -445,9 +468,10 @@ export class Reactor implements Disposable {
   }
 
   #finish(index: number): void {
-    const { id } = this.#served[index]!;
+    const { id, leaving } = this.#served[index]!;
     this.#remove(index);
-    this.#host.closed(id);
+    if (leaving) this.#host.released?.(id);
+    else this.#host.closed(id);
   }
 
   #remove(index: number): void {

@@ -17,6 +17,8 @@ export interface Served {
   readonly table: GuestTable;
   hasWork: boolean;
   closing: boolean;
+  /** It leaves this reactor once nothing is in flight. */
+  leaving: boolean;
   reportedBroken: boolean;
   reportedLatched: boolean;
   /** Bad requests and failures so far. */
@@ -39,6 +41,11 @@ export interface Served {
 /** It has work, or I/O in flight, which may be over. */
 export function isReady({ hasWork, connection }: Served): boolean {
   return hasWork || connection.queue.inFlight > 0;
+}
+
+/** Nothing is left to do for it here. */
+export function isOver({ closing, leaving, connection: { queue } }: Served): boolean {
+  return closing ? queue.state === "drained" : leaving && queue.inFlight === 0;
 }
 
 /** The same of one with much to do. */
