@@ -1,17 +1,19 @@
 /**
  * The backends that are measured, each in a process of its own on one host without a hypervisor: this project's
- * `serve`, with a real image or a null disk, and QEMU's qdisk. A storage daemon of `serve` is a part of it.
+ * `serve`, with a real image or a null disk, QEMU's qdisk, and the C reference, with a process per disk. A storage daemon
+ * of `serve` is a part of it.
  */
 
 import { XenblkError } from "../lib/errors.ts";
 import type { DomId } from "../lib/hypervisor.ts";
-import { frontendPath } from "../lib/xenbus/paths.ts";
+import { backendPath, frontendPath } from "../lib/xenbus/paths.ts";
 import { parseVdev } from "../lib/xenbus/vdev.ts";
 import type { NativeXen } from "../tests/native/harness.ts";
 import { attach, BackendProcess } from "../tests/native/serve/backend.ts";
 import type { GuestDisk, GuestProcess } from "../tests/native/serve/guest.ts";
 import type { LoadedDisk } from "./guest.ts";
 import { opensDirectly } from "./machine.ts";
+import { buildReference, ReferenceProcess } from "./reference.ts";
 
 /** Segments of a direct request. */
 const DIRECT_SEGMENTS = 11;
@@ -156,6 +158,29 @@ export async function startQemu(host: BackendHost, wanted: readonly DiskToServe[
     devices.push({ ...disk, path });
   }
   return running(undo.move(), await connectAll(host, devices, () => [child.pid]));
+}
+
+/** Builds the C reference and starts it for each disk. */
+export async function startReference(host: BackendHost, wanted: readonly DiskToServe[]): Promise<RunningBackend> {
+  await using undo = new AsyncDisposableStack();
+  const { xen, guest } = host;
+  const program = await buildReference(xen.directory);
+  const devices = [];
+  const processes: ReferenceProcess[] = [];
+  for (const disk of wanted) {
+    const device = await attach(xen, { domain: guest.domid as DomId, kind: "vbdc", params: disk.params });
+    const image = disk.params.slice(disk.params.indexOf(":") + 1);
+    const served = { directory: backendPath(device), image, direct: disk.directPath !== undefined };
+    processes.push(undo.use(new ReferenceProcess(xen, program, served)));
+    devices.push({ ...disk, path: frontendPath(device) });
+  }
+  const failed = Promise.race(processes.map(async (process): Promise<never> => {
+    const { code, messages } = await process.ended();
+    throw new XenblkError(`Cannot measure the C reference: it ended with exit status ${code}: ${messages}`);
+  }));
+  failed.catch(() => {}); // it ends when it is not needed any more
+  const connected = await Promise.race([connectAll(host, devices, () => processes.map(({ pid }) => pid)), failed]);
+  return running(undo.move(), connected);
 }
 
 /** QEMU's arguments for a disk with O_DIRECT. It gets its own thread, as disks from xenstore do. */

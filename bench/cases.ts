@@ -44,16 +44,17 @@ export function isDirect(storage: StorageName): boolean {
 }
 
 /**
- * The measured programs: this backend, QEMU's, fio on the same file, and this backend with a null disk, or with three
- * filters that do nothing (`filtered`); of a qcow2 image also this backend without a log of unflushed writes, and with the same data in a raw image.
+ * The measured programs: this backend, the C reference (`c`, of raw images), QEMU's, fio on the same file, and this
+ * backend with a null disk, or with three filters that do nothing (`filtered`); of a qcow2 image also this backend
+ * without a log of unflushed writes, and with the same data in a raw image.
  */
-export type SubjectName = "xenblk" | "filtered" | "unlogged" | "qemu" | "raw" | "fio" | "null";
+export type SubjectName = "xenblk" | "filtered" | "unlogged" | "c" | "qemu" | "raw" | "fio" | "null";
 
 /** All subjects, in the order of the report. */
-export const SUBJECTS: readonly SubjectName[] = ["xenblk", "filtered", "unlogged", "qemu", "raw", "fio", "null"];
+export const SUBJECTS: readonly SubjectName[] = ["xenblk", "filtered", "unlogged", "c", "qemu", "raw", "fio", "null"];
 
 /** Those that are measured unless others are named. */
-export const USUAL_SUBJECTS: readonly SubjectName[] = ["xenblk", "unlogged", "qemu", "fio", "null"];
+export const USUAL_SUBJECTS: readonly SubjectName[] = ["xenblk", "unlogged", "c", "qemu", "fio", "null"];
 
 /** Maximum segments of a direct request. A larger block is an indirect request, or several direct requests. */
 const DIRECT_BYTES = 11 * 4096;

@@ -12,6 +12,7 @@ import {
   missingQemu,
   type RunningBackend,
   startQemu,
+  startReference,
   startServe,
 } from "./backends.ts";
 import {
@@ -168,7 +169,7 @@ class DiskBench {
     for (const name of this.#plan.subjects) {
       const onQcow2Only = name === "unlogged" || name === "raw";
       if (name === "fio" || (name === "null" ? this.#nullMeasured : onQcow2Only) && !isQcow2(storage)) continue;
-      if (name === "null" && isQcow2(storage)) continue;
+      if ((name === "null" || name === "c") && isQcow2(storage)) continue;
       const missing = name === "qemu" ? missingQemu() : undefined;
       if (missing !== undefined) this.#leftOut.add(`${storage}, ${name}: ${missing}`);
       if (missing !== undefined) continue;
@@ -209,6 +210,7 @@ class DiskBench {
     const cache = image.direct && name !== "null" ? ["--cache", "none"] : [];
     const own = name === "unlogged" ? ["--no-write-log"] : name === "filtered" ? IDLE_FILTERS : [];
     if (name === "qemu") return startQemu(host, disks);
+    if (name === "c") return startReference(host, disks);
     const kind = name === "xenblk" ? "vbd3" : `vbd${name}`;
     return startServe(host, kind, disks, [...cache, ...own, ...serveArguments]);
   }

@@ -4,6 +4,8 @@
  */
 
 import { isDirect, isQcow2 } from "./cases.ts";
+import { describePattern, FIGURES_GOAL, type FiguresCost, shareOf } from "./figures.ts";
+import { limitOf } from "./limits.ts";
 import type { ManyResult } from "./many.ts";
 import { ringRates, type RingResult } from "./ring.ts";
 import { counterpart, type Measurement, medianSample, type Sample } from "./samples.ts";
@@ -25,11 +27,33 @@ const FLAT_BYTES = 256 * 1024;
 /** Allowed processor time of the process while all disks are idle. */
 const IDLE_SHARE = 0.01;
 
+/** Of the C reference's, where that is a limit: processor time per request, and p50 with one request in flight. */
+const CPU_TO_C = 1.1;
+const P50_TO_C = 1.05;
+
 /** All goals with figures. */
 export function judge(ring: readonly RingResult[], disk: readonly Measurement[]): Verdict[] {
   const judged = disk.filter(({ subject }) => subject === "xenblk" || subject === "unlogged");
   const filtered = disk.filter(({ subject }) => subject === "filtered");
-  return [...ring.flatMap(judgeRing), ...judged.flatMap(judgeIn(disk)), ...filtered.flatMap(judgeFilters(disk))];
+  const besideC = disk.filter(({ subject }) => subject === "xenblk");
+  return [
+    ...ring.flatMap(judgeRing),
+    ...judged.flatMap(judgeIn(disk)),
+    ...besideC.flatMap(judgeBesideC(disk)),
+    ...filtered.flatMap(judgeFilters(disk)),
+  ];
+}
+
+/** The goal of the cost of figures, where the requests of one take are answered in one visit. */
+export function judgeFigures(costs: readonly FiguresCost[]): Verdict[] {
+  return costs.filter(({ visits }) => visits === 1).map((cost) => {
+    const { share, met } = shareOf(cost);
+    return {
+      goal: `figures, ${describePattern(cost)}: ${FIGURES_GOAL}`,
+      measured: `${(100 * share).toFixed(1)} %`,
+      met,
+    };
+  });
 }
 
 /** The goals of many disks in one process. */
@@ -73,6 +97,21 @@ function judgeFilters(all: readonly Measurement[]): (own: Measurement) => Verdic
     if (bare === undefined || own.case.name !== "randread-4k-32" || isDirect(own.storage!)) return [];
     const share = ratio(medianSample(own).iops, medianSample(bare).iops);
     return atLeast(`${own.case.name} on ${own.storage}: IOPS behind three filters, of none`, share, 0.9);
+  };
+}
+
+/** The goals beside the C reference, in the cells whose limit it shows. */
+function judgeBesideC(all: readonly Measurement[]): (own: Measurement) => Verdict[] {
+  return (own) => {
+    const reference = counterpart(all, own, "c");
+    if (reference === undefined || limitOf(all, own)?.counts !== true) return [];
+    const [mine, theirs] = [medianSample(own), medianSample(reference)];
+    const what = `${own.case.name} on ${own.storage}`;
+    const p50 = own.case.depth === 1 ? ratio(mine.latencyUs?.p50, theirs.latencyUs?.p50) : undefined;
+    return [
+      ...atMost(`${what}: CPU of C's`, ratio(mine.cpuUs, theirs.cpuUs), CPU_TO_C),
+      ...atMost(`${what}: p50 latency of C's`, p50, P50_TO_C),
+    ];
   };
 }
 

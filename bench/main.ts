@@ -8,6 +8,7 @@ import { Progress } from "../lib/cli/progress.ts";
 import { reportError } from "../lib/cli/error_report.ts";
 import { qemuPath } from "./backends.ts";
 import { runDisk } from "./disk.ts";
+import { readLoad } from "./load.ts";
 import { describeMachine } from "./machine.ts";
 import { benchHelp, type BenchOptions, parseBenchOptions } from "./options.ts";
 import { writePlot } from "./plot.ts";
@@ -45,6 +46,7 @@ async function measure(options: BenchOptions, signal: AbortSignal): Promise<Benc
   using progress = new Progress(output, options.quiet);
   const say = (text: string): void => progress.update(`bench: ${text}`);
   const programs = { QEMU: [qemuPath() ?? "", "--version"], fio: ["fio", "--version"], gcc: ["gcc", "--version"] };
+  const before = await readLoad();
   const machine = await describeMachine(programs);
   const ring = options.ring === undefined ? undefined : await runRing(options.ring, say);
   const disk = options.disk === undefined ? undefined : await runDisk({ ...options.disk, signal }, say);
@@ -52,5 +54,6 @@ async function measure(options: BenchOptions, signal: AbortSignal): Promise<Benc
   const plugin = options.plugin === undefined || signal.aborted
     ? undefined
     : await runPlugin({ ...options.plugin, signal }, say);
-  return { machine, ring, disk, many, plugin };
+  const load = { before, after: await readLoad() };
+  return { machine, load, ring, disk, many, plugin };
 }

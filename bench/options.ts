@@ -127,6 +127,7 @@ function ringPlan(quick: boolean): RingPlan {
     rounds: quick ? 3 : 7,
     requestsPerRound: quick ? 500_000 : 2_000_000,
     steadyRequests: quick ? 1_000_000 : 10_000_000,
+    figures: { rounds: quick ? 200 : 2000, requestsPerRound: 32_000 },
   };
 }
 

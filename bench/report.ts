@@ -6,10 +6,13 @@
 import { renderTable } from "../lib/cli/table.ts";
 import type { StorageName } from "./cases.ts";
 import type { DiskReport } from "./disk.ts";
-import { judge, judgeMany, type Verdict } from "./goals.ts";
+import { describePattern, type FiguresCost, shareOf } from "./figures.ts";
+import { judge, judgeFigures, judgeMany, type Verdict } from "./goals.ts";
+import { loadLine, type MachineLoad, wasIdle } from "./load.ts";
 import { type Machine, machineLine } from "./machine.ts";
 import type { ManyReport, ManyResult } from "./many.ts";
 import type { PluginReport } from "./plugin.ts";
+import { ratiosOf, renderRatios } from "./ratios.ts";
 import { ringRates, type RingReport } from "./ring.ts";
 import { counterpart, type Latency, type Measurement, medianSample } from "./samples.ts";
 import { ratio, spread } from "./statistics.ts";
@@ -17,6 +20,7 @@ import { ratio, spread } from "./statistics.ts";
 /** The results of a run. Parts that were not chosen are undefined. */
 export interface BenchReport {
   readonly machine: Machine;
+  readonly load: MachineLoad;
   readonly ring: RingReport | undefined;
   readonly disk: DiskReport | undefined;
   readonly many: ManyReport | undefined;
@@ -30,6 +34,7 @@ const SUBJECT_TITLES = {
   xenblk: "xenblk",
   filtered: "xenblk, filters",
   unlogged: "xenblk, no log",
+  c: "C reference",
   qemu: "QEMU qdisk",
   raw: "xenblk, raw",
   fio: "fio io_uring",
@@ -43,16 +48,17 @@ export function failuresOf({ disk, plugin }: BenchReport): readonly string[] {
 
 /** The report as text. */
 export function renderReport(report: BenchReport): string {
-  const { machine, ring, disk, many, plugin } = report;
+  const { machine, load, ring, disk, many, plugin } = report;
   const verdicts = verdictsOf(report);
   const goals = renderTable(
     [{ heading: "GOAL" }, right("MEASURED"), { heading: "MET" }],
     verdicts.map(({ goal, measured, met }) => [goal, measured, met ? "yes" : "no"]),
   );
   const sections = [
-    machineLine(machine) + "\n",
-    ...(ring === undefined ? [] : [renderRing(ring)]),
+    `${machineLine(machine)}\n${loadLine(load)}\n`,
+    ...(ring === undefined ? [] : [renderRing(ring), renderFigures(ring.figures)]),
     ...(disk === undefined || disk.measurements.length === 0 ? [] : [renderDisk(disk)]),
+    disk === undefined ? "" : renderRatios(disk.measurements, disk.storages, wasIdle(load)),
     ...(many?.result === undefined ? [] : [renderMany(many.result)]),
     ...(plugin === undefined || plugin.results.length === 0 ? [] : [renderPlugins(plugin)]),
     ...(verdicts.length === 0 ? [] : [goals]),
@@ -64,12 +70,15 @@ export function renderReport(report: BenchReport): string {
 
 /** The report as JSON: medians, and the figures of each round. */
 export function jsonReport(report: BenchReport): unknown {
-  const { machine, ring, disk, many, plugin } = report;
+  const { machine, load, ring, disk, many, plugin } = report;
   return {
     machine: { ...machine, line: machineLine(machine) },
+    load: { ...load, idle: wasIdle(load), line: loadLine(load) },
     ring: ring?.results.map((result) => ({ ...result, ...named(ringRates(result)) })),
+    figures: ring?.figures.map((cost) => ({ ...cost, share: shareOf(cost).share })),
     disk: disk?.measurements.map((measurement) => ({ ...measurement, median: medianSample(measurement) })),
     storages: disk?.storages,
+    ratios: disk === undefined ? undefined : ratiosOf(disk.measurements),
     many: many?.result,
     plugin: plugin?.results.map((result) => ({ ...result, median: medianSample(result) })),
     goals: verdictsOf(report),
@@ -79,7 +88,8 @@ export function jsonReport(report: BenchReport): unknown {
 }
 
 function verdictsOf({ ring, disk, many }: BenchReport): Verdict[] {
-  return [...judge(ring?.results ?? [], disk?.measurements ?? []), ...judgeMany(many?.result)];
+  const figures = judgeFigures(ring?.figures ?? []);
+  return [...judge(ring?.results ?? [], disk?.measurements ?? []), ...figures, ...judgeMany(many?.result)];
 }
 
 function leftOutOf({ ring, disk, many, plugin }: BenchReport): string[] {
@@ -111,6 +121,14 @@ function renderRing({ results }: RingReport): string {
     ];
   });
   return renderTable(columns, rows);
+}
+
+function renderFigures(figures: readonly FiguresCost[]): string {
+  const columns = [{ heading: "HISTOGRAMS AND BUSY TIME" }, right("ns/REQUEST"), right("% OF 333 ns")];
+  return renderTable(
+    columns,
+    figures.map((cost) => [describePattern(cost), cost.ns.toFixed(1), (100 * shareOf(cost).share).toFixed(1)]),
+  );
 }
 
 function renderDisk({ measurements, storages }: DiskReport): string {

@@ -1,8 +1,10 @@
 /**
  * Part one of the bench. The data plane alone with a disk that does nothing, and a C loop with the same algorithm, in
- * alternating rounds. Then many requests, to count V8's garbage collections.
+ * alternating rounds. Then many requests, to count V8's garbage collections, and the cost of the data plane's figures.
  */
 
+import { compile, MISSING_COMPILER } from "./compile.ts";
+import { type FiguresCost, type FiguresPlan, runFigures } from "./figures.ts";
 import { median, ratio } from "./statistics.ts";
 
 /** A command for ring_process.ts. */
@@ -47,17 +49,18 @@ export interface RingPlan {
   readonly rounds: number;
   readonly requestsPerRound: number;
   readonly steadyRequests: number;
+  /** Of the cost of the data plane's own figures. */
+  readonly figures: FiguresPlan;
 }
 
 /** All of part one. */
 export interface RingReport {
   readonly results: readonly RingResult[];
+  readonly figures: readonly FiguresCost[];
   /** Parts that were not measured, and why. */
   readonly leftOut: readonly string[];
 }
 
-const SOURCE = new URL("./ring.c", import.meta.url).pathname;
-const COMPILER = "gcc";
 /** V8 writes this in the trace line of a collection that the program requested. */
 const ASKED_FOR = /\btesting\b/;
 
@@ -88,10 +91,8 @@ export function collectionsWatched(trace: string): number[] {
 export async function runRing(plan: RingPlan, progress: (text: string) => void): Promise<RingReport> {
   const directory = await Deno.makeTempDir({ prefix: "xenblk-bench-" });
   try {
-    const program = await compile(directory);
-    const leftOut = program === undefined
-      ? ["the C loop beside the null-I/O ring: gcc is missing (Debian package gcc)"]
-      : [];
+    const program = await compile("ring.c", directory);
+    const leftOut = program === undefined ? [`the C loop beside the null-I/O ring: ${MISSING_COMPILER}`] : [];
     await using typescript = new RingProcess();
     const measured = [];
     for (const segments of plan.segments) {
@@ -103,7 +104,8 @@ export async function runRing(plan: RingPlan, progress: (text: string) => void):
       ...rest,
       steady: { ...steady, collections: collections[i]! },
     }));
-    return { results, leftOut };
+    progress("the cost of the data plane's figures");
+    return { results, figures: await runFigures(plan.figures), leftOut };
   } finally {
     await Deno.remove(directory, { recursive: true });
   }
@@ -130,21 +132,6 @@ async function measure(
   const { heapGrowthBytes, residentGrowthBytes } = await typescript.run(steadyOrder);
   const steady = { requests: plan.steadyRequests, heapGrowthBytes, residentGrowthBytes };
   return { segments, requestsPerRound: requests, typescriptNs, cNs, steady };
-}
-
-/** Builds the C loop; undefined without a compiler. Throws Error with the compiler's message if that fails. */
-async function compile(directory: string): Promise<string | undefined> {
-  const program = `${directory}/ring`;
-  const args = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, SOURCE];
-  let result: Deno.CommandOutput;
-  try {
-    result = await new Deno.Command(COMPILER, { args, stdin: "null", stdout: "null" }).output();
-  } catch (error) {
-    if (error instanceof Deno.errors.NotFound) return undefined;
-    throw error;
-  }
-  if (!result.success) throw new Error(`Cannot build ${SOURCE}: ${new TextDecoder().decode(result.stderr)}`);
-  return program;
 }
 
 async function runC(program: string, segments: number, requests: number): Promise<number> {

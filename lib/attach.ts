@@ -22,18 +22,14 @@ import { isPlugin, needsDaemon } from "./storage/image/formats.ts";
 import { findModule } from "./storage/image/plugin_name.ts";
 import { type ImageName, imageName, type ImageSpec, imageText, paramsOf, parseImage } from "./storage/image/spec.ts";
 import type { PluginSettings } from "./storage/plugin/settings.ts";
-import { findImage, imageContext } from "./storage/daemon_disk.ts";
 import { literalPattern } from "./storage/qemu/allow.ts";
 import { openDisk } from "./storage/open.ts";
 import { attachDevice, removeDevice, waitForConnected } from "./toolstack/attach.ts";
 import { type DomainInfo, resolveDomain } from "./toolstack/domains.ts";
 import { findExcludingDisk, type ImageUser } from "./toolstack/sharing.ts";
-import { type DeviceAddress, isBackendKind } from "./xenbus/paths.ts";
+import { DEFAULT_KIND, type DeviceAddress, isBackendKind } from "./xenbus/paths.ts";
 import { formatVdev, parseVdev } from "./xenbus/vdev.ts";
 import { retryConflicts } from "./xenstore.ts";
-
-/** The kind of backend that is served and attached where nothing else is said. */
-export const DEFAULT_KIND = "vbd3";
 
 /**
  * A disk for a guest, and how it is served. Settings that are absent are as in {@linkcode DEFAULT_SETTINGS}; a CD-ROM
@@ -59,6 +55,8 @@ export interface AttachOptions extends Partial<Omit<DeviceSettings, "image">> {
   readonly journal?: boolean;
   /** Most Workers that serve rings. Default: one for each CPU. */
   readonly workers?: number;
+  /** Move rings from a Worker that is full to one that has room. Default true. */
+  readonly balance?: boolean;
   /** A disk that needs a storage daemon has one of its own. Default: it shares the guest's. */
   readonly daemonPerDisk?: boolean;
   /** The user as whom storage daemons run, by name or number. Default: root, with CAP_DAC_OVERRIDE. */
@@ -190,6 +188,7 @@ async function openWanted(
   if (vhost === undefined || (engine !== "qemu" && !(engine === "auto" && needsDaemon(name)))) {
     return await openDisk(request, files === undefined ? {} : { native: files });
   }
+  const { findImage, imageContext } = await import("./storage/daemon_disk.ts");
   const { graph } = await findImage(request, imageContext());
   return unopened(readOnly, graph.files);
 }
@@ -282,7 +281,8 @@ async function serveUntilConnected(attachment: Attachment): Promise<ServedDisk> 
   const { platform, store, claim, device, guest, params, options } = attachment;
   const { domain: _domain, image: _image, vdev: _vdev, shared: _shared, cdrom: _cdrom, kind: _kind, ...serving } =
     options;
-  const { journal = true, workers, timeoutMs = 60_000, signal, logger = createLogger("backend"), ...rest } = serving;
+  const { journal = true, workers, balance, timeoutMs = 60_000, signal, logger = createLogger("backend"), ...rest } =
+    serving;
   const { daemonPerDisk, daemonUser, writeLog, plugin, guestFound, clock = SYSTEM_CLOCK, ...chosen } = rest;
   const settings = { ...chosen, allowImages: [...(chosen.allowImages ?? []), literalPattern(params)] };
   await using undo = new AsyncDisposableStack();
@@ -296,6 +296,7 @@ async function serveUntilConnected(attachment: Attachment): Promise<ServedDisk> 
       journal,
       journals: claim.journals,
       ...(workers === undefined ? {} : { workers }),
+      ...(balance === undefined ? {} : { balance }),
       ...(daemonPerDisk === undefined ? {} : { daemonPerDisk }),
       ...(daemonUser === undefined ? {} : { daemonUser }),
       ...(writeLog === undefined ? {} : { writeLog }),

@@ -30,7 +30,7 @@ const RELEASE_MS = 5_000;
 export interface AttachToOptions extends
   Omit<
     AttachOptions,
-    "kind" | "journal" | "workers" | "daemonPerDisk" | "daemonUser" | "writeLog" | "plugin" | "guestFound"
+    "kind" | "journal" | "workers" | "balance" | "daemonPerDisk" | "daemonUser" | "writeLog" | "plugin" | "guestFound"
   > {
   /** The backend kind, which is the service's. */
   readonly kind: string;

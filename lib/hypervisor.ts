@@ -292,6 +292,8 @@ export interface ThreadStates {
   current(): number;
   /** Whether the kernel holds the thread in a wait that no signal ends, as for a disk that does not answer. */
   isHeld(thread: number): boolean;
+  /** Milliseconds in which it has had a processor, or waited for one; undefined if that is not known. */
+  busyMs?(thread: number): number | undefined;
 }
 
 /** One entry of a node's permissions: entry 0 is the owner, and its access is the default for all other domains. */

@@ -15,13 +15,9 @@ import { type HostPlatform, imageLocksOf } from "./host_platform.ts";
 import type { JournalStore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { journalDirectory } from "./journal_directory.ts";
-import { imageContext, openDaemonDisk } from "./storage/daemon_disk.ts";
+import { LazyDaemonDisks } from "./storage/lazy_daemon_disks.ts";
 import { chooseFilters } from "./storage/filter/spec.ts";
-import { OrphanedDisks } from "./storage/orphans.ts";
-import { StorageDaemons } from "./storage/qemu/daemons.ts";
-import { daemonsDirectory } from "./storage/qemu/survey.ts";
 import { DEFAULT_PLUGIN_SETTINGS, type PluginSettings } from "./storage/plugin/settings.ts";
-import { openPluginDisk } from "./storage/plugin_disk.ts";
 import { IoPool } from "./storage/pool/pool.ts";
 import { type OpenContext, openDisk } from "./storage/open.ts";
 import { DisksInUse } from "./toolstack/disks_in_use.ts";
@@ -37,6 +33,8 @@ const GRACE_MS = 20_000;
 const GRACE_AFTER_FAILURE_MS = 2_000;
 /** How often devices are checked for requests that storage does not answer. It reads a few words for each. */
 const PROGRESS_LOOK_MS = 2_000;
+/** How often the load of the reactors is looked at: at most one ring moves each time. */
+const LOAD_LOOK_MS = 1_000;
 /** Devices are given up earlier if all that are left have requests in flight and none has answered any for so long. */
 const STALL_MS = 5_000;
 /** How long threads may take to end; one that the kernel holds ends with the process. */
@@ -73,6 +71,8 @@ export interface ServiceOptions {
   readonly journals?: JournalStore;
   /** Most reactors, each a Worker that serves rings: 1 to 64. Default: one for each CPU, at most 64. */
   readonly workers?: number;
+  /** Move rings from a reactor that is full to one that has room; their guests see at most a pause. Default true. */
+  readonly balance?: boolean;
   /** Default: LogTape's category `xenblk.backend`. */
   readonly logger?: Logger;
   /** Called with the domid and name of a disk's guest when the disk is found. Absent: nobody needs the names. */
@@ -125,39 +125,30 @@ export interface RunningService {
   readonly images: ReadonlySet<AsyncDisposable>;
 }
 
-/** Storage daemons start with the first disk that needs one. Nothing: this host has none. */
-function startDaemons(
-  { platform, daemonPerDisk, daemonUser, writeLog }: ServiceOptions,
+/** Nothing: this host has no storage daemons. */
+function daemonDisks(
+  { platform, daemonPerDisk, daemonUser, writeLog = true }: ServiceOptions,
   journals: JournalStore,
   undo: AsyncDisposableStack,
   warn: (message: string) => void,
 ): Pick<OpenContext, "openByDaemon"> & Pick<BackendKindOptions, "endLeftovers"> {
   const { vhost, descriptor } = platform;
   if (vhost === undefined) return {};
-  const directory = journalDirectory((name) => Deno.env.get(name));
-  const daemons = undo.use(
-    new StorageDaemons({
-      directory: daemonsDirectory(directory),
-      locks: journals,
+  const disks = undo.use(
+    new LazyDaemonDisks({
+      directory: journalDirectory((name) => Deno.env.get(name)),
+      journals,
       vhost,
+      platform: descriptor,
+      writeLog,
+      warn,
       ...(daemonPerDisk === undefined ? {} : { perDisk: daemonPerDisk }),
       ...(daemonUser === undefined ? {} : { user: daemonUser }),
     }),
   );
-  const services = {
-    ...imageContext(),
-    daemons,
-    vhost,
-    platform: descriptor,
-    clock: SYSTEM_CLOCK,
-    directory,
-    ...(writeLog === false ? {} : { logs: journals }),
-  };
-  // An earlier process may have kept logs.
-  const orphans = undo.use(new OrphanedDisks({ ...services, logs: journals }, warn));
   return {
-    openByDaemon: (request) => openDaemonDisk(request, services, warn),
-    endLeftovers: (isGone) => orphans.end(isGone),
+    openByDaemon: (request) => disks.open(request),
+    endLeftovers: (isGone) => disks.endLeftovers(isGone),
   };
 }
 
@@ -166,7 +157,12 @@ function startPlugins({ platform, plugin }: ServiceOptions, logger: Logger): Pic
   const { plugins } = platform;
   if (plugins === undefined) return {};
   const services = { plugins, settings: { ...DEFAULT_PLUGIN_SETTINGS, ...plugin }, clock: SYSTEM_CLOCK, log: logger };
-  return { openPlugin: (request) => openPluginDisk(request, services) };
+  return {
+    openPlugin: async (request) => {
+      const { openPluginDisk } = await import("./storage/plugin_disk.ts");
+      return await openPluginDisk(request, services);
+    },
+  };
 }
 
 /** What opens the disks of a service, whoever serves them. */
@@ -178,7 +174,7 @@ function diskOpener(
 ): Pick<BackendKindOptions, "openDisk" | "endLeftovers"> {
   const warn = (message: string): void => logger.warning(message);
   const { files } = options.platform;
-  const { endLeftovers, ...daemons } = startDaemons(options, journals, undo, warn);
+  const { endLeftovers, ...daemons } = daemonDisks(options, journals, undo, warn);
   const native = files === undefined ? {} : { native: files };
   const context = { pool, warn, images, ...native, ...daemons, ...startPlugins(options, logger) };
   return {
@@ -198,7 +194,8 @@ export async function startService(options: ServiceOptions): Promise<Service> {
 
 /** The same as {@linkcode startService}. */
 export async function startRunning(options: ServiceOptions): Promise<RunningService> {
-  const { platform, kind, only, journal, logger = createLogger("backend"), clock = SYSTEM_CLOCK } = options;
+  const { platform, kind, only, journal, balance = true, logger = createLogger("backend"), clock = SYSTEM_CLOCK } =
+    options;
   await chooseFilters(options.settings?.filters); // a wrong one is refused before any device is
   const { files } = platform;
   const settings = { ...DEFAULT_SETTINGS, ...options.settings };
@@ -206,6 +203,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
   const failure = Promise.withResolvers<never>();
   let hasFailed = false;
   failure.promise.catch(() => hasFailed = true);
+  const workers = Math.min(options.workers ?? navigator.hardwareConcurrency, MOST_WORKERS);
   const failed = (reason: string): void => failure.reject(deathOf(reason));
   const uring = usesUring(options, settings);
   await using undo = new AsyncDisposableStack();
@@ -213,7 +211,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
   const dataPlane = undo.use(
     new WorkerDataPlane({
       platform,
-      workers: Math.min(options.workers ?? navigator.hardwareConcurrency, MOST_WORKERS),
+      workers,
       addLane: (lane, token) => pool.addLane(lane, token),
       uring,
       warn,
@@ -247,6 +245,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
     logger,
     clock,
   });
+  if (balance && workers > 1) undo.use(balanceLoad(dataPlane, clock, logger));
   const threads = undo.move();
   const close = closer(devices, threads, { clock, warn, graceMs: () => hasFailed ? GRACE_AFTER_FAILURE_MS : GRACE_MS });
   const silentMs = (): number => dataPlane.silentMs();
@@ -286,6 +285,26 @@ function watchProgress(devices: BackendKind, clock: Clock): AbortController {
   };
   void watch();
   return end;
+}
+
+/** Looks at the load of the reactors until it is disposed. Who listens to the log learns of each move. */
+function balanceLoad(dataPlane: WorkerDataPlane, clock: Clock, logger: Logger): Disposable {
+  const end = new AbortController();
+  const look = async (): Promise<void> => {
+    while (!end.signal.aborted) {
+      await clock.sleep(LOAD_LOOK_MS, end.signal);
+      if (end.signal.aborted) return;
+      const move = await dataPlane.balance();
+      if (move === undefined) continue;
+      const { label, from, to } = move;
+      const what = `${label}: reactor ${from} is full, ${to} has room`;
+      logger.debug(
+        move.moved ? `${what}: moved, paused for ${move.pausedMs.toFixed(1)} ms` : `${what}, but: ${move.reason}`,
+      );
+    }
+  };
+  void look();
+  return { [Symbol.dispose]: () => end.abort() };
 }
 
 async function endThreads(threads: AsyncDisposable, warn: (message: string) => void): Promise<void> {

@@ -146,7 +146,7 @@ export class BackendDevice {
       this.#attempts.reset();
       this.poke();
     };
-    const events = { ringStopped: poke, answered, warn: (message: string) => log.warning(message) };
+    const events = { ringStopped: poke, ringMoved: poke, answered, warn: (message: string) => log.warning(message) };
     const opening = { ...services, openDisk: withEmptyDrive(services.openDisk) };
     const resources = new DeviceResources(opening, this.label, address.frontendDomain, events, signal);
     this.#resources = resources;
@@ -207,7 +207,7 @@ export class BackendDevice {
   /** What the device looks like now. */
   report(): DeviceReport {
     const { kind, frontendDomain, vdev } = this.address;
-    const { image, connected, latch, lock } = this.#resources;
+    const { image, connected, latch, lock, reactors } = this.#resources;
     const error = this.#error.message;
     const waitsFor = this.waitsFor;
     return {
@@ -223,6 +223,7 @@ export class BackendDevice {
       owned: lock.owner === "us",
       connected,
       ...(image && { image: image.disk.description }),
+      ...(reactors.length > 0 && { reactors }),
       ...(error !== undefined && { error }),
       ...(waitsFor.length > 0 && { waitsFor }),
       latched: latch.tripped,

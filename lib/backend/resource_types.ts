@@ -67,6 +67,8 @@ export interface Growth {
 export interface ResourceEvents {
   /** The data plane had to stop a ring that is still open, a flush failed there, or a disk is in trouble. */
   readonly ringStopped: () => void;
+  /** Another reactor serves a ring. */
+  readonly ringMoved: () => void;
   /** Storage has answered after a call had stopped waiting for it. */
   readonly answered: () => void;
   /** A filter has a line for the operator. */

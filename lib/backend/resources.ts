@@ -116,6 +116,11 @@ export class DeviceResources {
     return this.#connection !== undefined;
   }
 
+  /** The reactor of each ring; empty if there are none, or they cannot be told apart. */
+  get reactors(): number[] {
+    return this.#rings.flatMap(({ reactor }) => reactor ?? []);
+  }
+
   /** Why the data plane stopped a ring. */
   get stopReason(): string | undefined {
     return this.#stopReason;
@@ -339,6 +344,7 @@ export class DeviceResources {
       busy: this.counters.busy,
       busyQueues: queues.length,
       latch: this.latch.address,
+      moved: this.#events.ringMoved,
     }, signal);
   }
 

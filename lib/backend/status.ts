@@ -36,6 +36,8 @@ export interface DeviceReport {
   readonly connected: boolean;
   /** The open image, described for people; absent while none is open. */
   readonly image?: string;
+  /** The reactor that serves each of its rings, by number; absent while there are none. They can change. */
+  readonly reactors?: readonly number[];
   /** The last error that was not put right. */
   readonly error?: string;
   /** What its storage has not done yet: `open image raw:/a.img: no answer for 7 s`. Absent: nothing is waited for. */

@@ -3,14 +3,16 @@
  * image first. If it fails before the guest has connected, it leaves no nodes and no new image behind.
  */
 
-import { attachOn, DEFAULT_KIND } from "../attach.ts";
-import type { ServedDisk } from "../attached_disk.ts";
+import { attachOn } from "../attach.ts";
+import type { AttachedDisk, ServedDisk } from "../attached_disk.ts";
+import type { CloseOptions } from "../backend/device.ts";
 import { XenblkError } from "../errors.ts";
 import type { NativePlatform } from "../host_platform.ts";
 import { chooseFilters } from "../storage/filter/spec.ts";
 import { domainLabel } from "../toolstack/domains.ts";
 import { describeDevice } from "../toolstack/list.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
+import { DEFAULT_KIND } from "../xenbus/paths.ts";
 import { usageError } from "./args.ts";
 import { attachInBackground } from "./background.ts";
 import { COMPANION_OPTIONS, startCompanions } from "./companions.ts";
@@ -44,6 +46,8 @@ const OPTIONS = {
   "timeout": TIMEOUT,
   "json": flag("Print the connected disk as JSON", "J"),
 } as const;
+
+type Options = OptionValues<typeof OPTIONS>;
 
 const IMAGE_HELP = "a path, format:target, a URI, plugin:MODULE?TARGET, or xl's format=qcow2,...,target=...";
 
@@ -107,6 +111,7 @@ export const attach = defineVerb({
       daemonPerDisk: options["daemon-per-disk"],
       ...(options["daemon-user"] === undefined ? {} : { daemonUser: options["daemon-user"] }),
       workers: options.workers,
+      balance: !options["no-balance"],
       timeoutMs,
       signal: signals.signal,
       guestFound: (domain, name) => void context.guestNames.set(domain, name),
@@ -116,29 +121,52 @@ export const attach = defineVerb({
     });
     const quiet = context.quiet || options.json;
     const disk = await showWait({ output, quiet, what: "waiting for the guest to connect", timeoutMs }, attaching);
-    context.inform(`${disk.params} is ${disk.vdev} of ${domainLabel(disk.guest)}`);
-    if (!disk.status().connected) context.inform(servedElsewhere(options.kind));
-    if (options.json) {
-      using store = platform.openXenstore();
-      output.json(describeDevice(store, disk.address));
-    } else output.data(`${disk.vdev}\n`);
+    await orClose(disk, endingOf(options), () => tellOf(disk, context, platform, options));
     await serveUntilEnd(context, platform, disk, options);
     await image.release();
     return 0;
   },
 });
 
+/** Says what the guest has. */
+function tellOf(
+  disk: ServedDisk,
+  { output, inform }: Context,
+  platform: NativePlatform,
+  { kind, json }: Options,
+): void {
+  inform(`${disk.params} is ${disk.vdev} of ${domainLabel(disk.guest)}`);
+  if (!disk.status().connected) inform(servedElsewhere(kind));
+  if (!json) return output.data(`${disk.vdev}\n`);
+  using store = platform.openXenstore();
+  output.json(describeDevice(store, disk.address));
+}
+
+/** Does something with the disk. If that throws, the disk is closed first: nobody would serve it. */
+export async function orClose(disk: AttachedDisk, ending: CloseOptions, action: () => void): Promise<void> {
+  try {
+    action();
+  } catch (error) {
+    await disk.close(ending);
+    throw error;
+  }
+}
+
+/** How the disk is left. */
+function endingOf({ keep, timeout }: Options): CloseOptions {
+  return { leave: keep ? "connected" : "detached", timeoutMs: timeout * 1000 };
+}
+
 /** Serves until a signal or the end of the disk, and closes it. */
 async function serveUntilEnd(
   context: Context,
   platform: NativePlatform,
   disk: ServedDisk,
-  options: OptionValues<typeof OPTIONS>,
+  options: Options,
 ): Promise<void> {
-  const { kind, keep, timeout } = options;
-  const timeoutMs = timeout * 1000;
-  const how = { leave: keep ? "connected" : "detached", timeoutMs } as const;
-  const closingMs = keep ? 0 : timeoutMs;
+  const { kind } = options;
+  const how = endingOf(options);
+  const closingMs = how.leave === "connected" ? 0 : how.timeoutMs;
   const parts = { platform, service: disk.service, verb: "attach", servesAll: false, kind } as const;
   await using _companions = await startCompanions({ context, ...parts, options, closingMs });
   const end = await Promise.race([context.signals.drain, disk.ended]);

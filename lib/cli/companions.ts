@@ -4,7 +4,7 @@
  */
 
 import type { ServingVerb } from "../control/protocol.ts";
-import { errorText } from "../errors.ts";
+import { errorText, XenblkError } from "../errors.ts";
 import type { NativePlatform } from "../host_platform.ts";
 import { journalDirectory } from "../journal_directory.ts";
 import { createLogger } from "../log.ts";
@@ -83,10 +83,13 @@ async function startControlSocket(
       warn,
     });
   } catch (error) {
-    const remedy = error instanceof Deno.errors.NotCapable
-      ? `it needs --allow-net, and --allow-read and --allow-write of ${directory}`
-      : `check that ${directory} can be written to`;
-    warn(`no control socket: ${errorText(error)}; the disks are served without one; ${remedy}`);
+    const { message, remedy } = error instanceof XenblkError ? error : {
+      message: errorText(error),
+      remedy: error instanceof Deno.errors.NotCapable
+        ? `it needs --allow-net, and --allow-read and --allow-write of ${directory}`
+        : `check that ${directory} can be written to`,
+    };
+    warn(`no control socket: ${message}; the disks are served without one; ${remedy}`);
     return undefined;
   }
 }

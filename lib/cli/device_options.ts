@@ -124,6 +124,10 @@ export const DISK_OPTIONS = {
 export const DEVICE_OPTIONS = {
   ...DISK_OPTIONS,
   "workers": WORKERS,
+  "no-balance": flag(
+    "Leave each ring with the Worker that it began with; without this, a ring moves from a Worker that is full to one " +
+      "that has room",
+  ),
   "no-journal": flag(
     "Keep no journals: a crash of the process loses the requests in flight; this saves a few percent of CPU time " +
       "per request at most",

@@ -88,6 +88,8 @@ function eventText(event: ControlEvent): string {
       return `${event.device} added: ${event.report.image ?? "no image open"}`;
     case "state":
       return `${event.device} backend ${event.backendState}, frontend ${event.frontendState}`;
+    case "moved":
+      return `${event.device} queue ${event.queue} moved from reactor ${event.from} to ${event.to}`;
     case "error":
       return `${event.device} error: ${event.error}`;
     default:

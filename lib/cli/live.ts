@@ -6,7 +6,8 @@ import type { LiveDevice } from "../control/serving.ts";
 import type { DeviceReport } from "../backend/status.ts";
 
 /** The member `live` of a disk in JSON. */
-export interface LiveMember extends Pick<DeviceReport, "connected" | "latched" | "image" | "error" | "waitsFor"> {
+export interface LiveMember
+  extends Pick<DeviceReport, "connected" | "latched" | "image" | "reactors" | "error" | "waitsFor"> {
   /** The process that serves it. */
   readonly pid: number;
   readonly verb: string;
@@ -17,7 +18,7 @@ export interface LiveMember extends Pick<DeviceReport, "connected" | "latched" |
 /** The member `live`; none where no process of ours serves the disk. */
 export function liveMember(device: LiveDevice | undefined): { readonly live?: LiveMember } {
   if (device === undefined) return {};
-  const { hello: { pid, verb, version }, report: { connected, latched, image, error, waitsFor } } = device;
+  const { hello: { pid, verb, version }, report: { connected, latched, image, reactors, error, waitsFor } } = device;
   return {
     live: {
       pid,
@@ -26,6 +27,7 @@ export function liveMember(device: LiveDevice | undefined): { readonly live?: Li
       connected,
       latched,
       ...(image === undefined ? {} : { image }),
+      ...(reactors === undefined ? {} : { reactors }),
       ...(error === undefined ? {} : { error }),
       ...(waitsFor === undefined ? {} : { waitsFor }),
     },

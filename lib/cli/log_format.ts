@@ -6,6 +6,7 @@
 import { fstatSync } from "node:fs";
 import { usageError } from "./args.ts";
 import type { LogLevel } from "../log.ts";
+import type { NamedDisk } from "./readable.ts";
 import type { Environment } from "../systemd/environment.ts";
 
 /** `time` is plain with the time in front; `json` has an object in each line. */
@@ -18,7 +19,7 @@ export type LogFormat = (typeof LOG_FORMATS)[number];
 const VARIABLE = "XENBLK_LOG_FORMAT";
 
 /** The priorities of syslog(3). */
-const PRIORITY: Readonly<Record<LogLevel, number>> = { debug: 7, info: 6, warning: 4, error: 3 };
+export const PRIORITY: Readonly<Record<LogLevel, number>> = { debug: 7, info: 6, warning: 4, error: 3 };
 
 /** What decides the format. */
 export interface LogPlace {
@@ -37,8 +38,13 @@ export function logFormatFor({ environment, onTerminal, keepsRunning }: LogPlace
   if (named !== "auto" && named !== "") {
     throw usageError(undefined, `Cannot use ${VARIABLE}=${named}: it is one of auto, ${LOG_FORMATS.join(", ")}`);
   }
-  if (environment("JOURNAL_STREAM") === stderrIdentity()) return "journal";
+  if (isJournal(environment)) return "journal";
   return onTerminal || !keepsRunning ? "plain" : "time";
+}
+
+/** stderr goes to systemd's journal. */
+export function isJournal(environment: Environment): boolean {
+  return environment("JOURNAL_STREAM") === stderrIdentity();
 }
 
 /** stderr as JOURNAL_STREAM names the journal's stream. A value that no variable has, if it is closed. */
@@ -51,8 +57,8 @@ function stderrIdentity(): string {
   }
 }
 
-/** One line of the log, without a line end. */
-export function logLine(format: LogFormat, level: LogLevel, text: string, time: Date): string {
+/** One line of the log, without a line end. `disk`: what it is about, for a form with fields. */
+export function logLine(format: LogFormat, level: LogLevel, text: string, time: Date, disk?: NamedDisk): string {
   const named = level === "info" ? text : `${level}: ${text}`;
   switch (format) {
     case "plain":
@@ -62,7 +68,7 @@ export function logLine(format: LogFormat, level: LogLevel, text: string, time: 
     case "journal":
       return `<${PRIORITY[level]}>${text}`;
     case "json":
-      return JSON.stringify({ time: time.toISOString(), level, message: text });
+      return JSON.stringify({ time: time.toISOString(), level, message: text, ...disk });
   }
 }
 

@@ -12,10 +12,9 @@ import { COMPLETION_WORDS, completionWords } from "./completion_words.ts";
 import { overview, verbHelp } from "./help.ts";
 import { Output } from "./output.ts";
 import { reportError } from "./error_report.ts";
-import { journalMessage, logFormatFor, logLine } from "./log_format.ts";
-import { type GuestNames, readableLine } from "./readable.ts";
+import { LogWriter } from "./log_writer.ts";
 import { DrainSignals } from "./signals.ts";
-import type { Context, Host, Verb, VerbFace } from "./verb.ts";
+import type { Context, Host, VerbFace } from "./verb.ts";
 
 /** The exit status if only the output failed. */
 const OUTPUT_FAILED = 1;
@@ -97,24 +96,15 @@ async function runVerb(
   }
   const logLevel: LogLevel = common.verbose ? "debug" : common.quiet ? "error" : "info";
   const guestNames = new Map<number, string>();
-  const write = logWriter(verb, output, guestNames);
-  using logging = await startLogging(logLevel, (_line, level, text) => write(level, text));
+  const { keepsRunning = false } = verb;
+  const log = new LogWriter({ output, environment: ownEnvironment, keepsRunning, guests: guestNames });
+  using logging = await startLogging(logLevel, (_line, level, text) => log.write(level, text));
   using signals = new DrainSignals();
   const { quiet } = common;
   const inform = (line: string): void => quiet ? undefined : output.message(`xenblk: ${line}`);
-  const context: Context = { output, signals, host, version, logging, loadVerbs, quiet, given, inform, guestNames };
+  const own = { output, signals, host: log.through(host), version, logging, loadVerbs };
+  const context: Context = { ...own, quiet, given, inform, guestNames };
   return await verb.run(context, options, operands);
-}
-
-/** Writes lines of the log in the format for where stderr goes, and lets the command's own messages have it too. */
-function logWriter(
-  { keepsRunning = false }: Verb,
-  output: Output,
-  guests: GuestNames,
-): (level: LogLevel, text: string) => void {
-  const format = logFormatFor({ environment: ownEnvironment, onTerminal: output.messagesOnTerminal, keepsRunning });
-  if (format === "journal") output.dress = journalMessage;
-  return (level, text) => output.raw(`${logLine(format, level, readableLine(text, guests), new Date())}\n`);
 }
 
 function loadVerbs(): Promise<readonly VerbFace[]> {

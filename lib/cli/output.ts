@@ -59,7 +59,10 @@ export class Output {
     return this.#stderr.isTerminal() ? this.#columns() : Infinity;
   }
 
-  /** Writes data unchanged. After a failure, which is reported on stderr, further data is dropped. */
+  /**
+   * Writes data unchanged. After a failure further data is dropped. It is reported on stderr, unless the reader has closed
+   * the pipe.
+   */
   data(text: string): void {
     if (this.#dataFailed) return;
     this.endProgress();
@@ -67,6 +70,8 @@ export class Output {
       writeAll(this.#stdout, this.#encoder.encode(text), Infinity);
     } catch (error) {
       this.#dataFailed = true;
+      // Its reader has seen enough, as in `xenblk list | head`: other programs die of SIGPIPE then, and say nothing.
+      if (error instanceof Deno.errors.BrokenPipe) return;
       this.message(`xenblk: Cannot write to standard output: ${errorText(error)}`);
     }
   }

@@ -4,14 +4,13 @@
  */
 
 import { isAbort } from "../abort.ts";
-import { DEFAULT_KIND } from "../attach.ts";
 import { ownDomain } from "../backend/kind.ts";
 import { checkDataPath, type NativePlatform } from "../host_platform.ts";
 import type { DomId } from "../hypervisor.ts";
 import { createLogger, type LogLevel } from "../log.ts";
 import { type Service, startService } from "../service.ts";
 import { chooseFilters } from "../storage/filter/spec.ts";
-import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
+import { DEFAULT_KIND, type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import { usageError } from "./args.ts";
 import { startCompanions } from "./companions.ts";
 import { loadConfig } from "./config/file.ts";
@@ -77,6 +76,7 @@ export const serve = defineVerb({
       daemonPerDisk: options["daemon-per-disk"],
       ...(options["daemon-user"] === undefined ? {} : { daemonUser: options["daemon-user"] }),
       workers: options.workers,
+      balance: !options["no-balance"],
       logger,
       guestFound: (domain, name) => void context.guestNames.set(domain, name),
       // With --detach-on-exit the start is not aborted: a device must be served before it can be detached.

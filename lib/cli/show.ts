@@ -70,6 +70,7 @@ export function renderDetails(disk: LiveDetails, terminalColumns = Infinity): st
     ["frontend", `${disk.frontendState}: ${disk.frontendPath}`],
     ["protocol", disk.protocol],
     ["rings", ringsText(disk)],
+    ["reactors", live?.reactors?.join(", ")],
     ["ring error", frontendError],
     ["offered", offer === undefined ? undefined : offerText(disk, offer)],
     ...figureFields(disk),

@@ -104,6 +104,7 @@ export function changes(before: DeviceReport | undefined, now: DeviceReport | un
   if (was.connected !== now.connected) {
     events.push({ event: now.connected ? "connected" : "disconnected", time, device });
   }
+  events.push(...moves(device, time, before?.reactors, now.reactors));
   if (was.error !== error) {
     events.push(
       error === undefined ? { event: "error-cleared", time, device } : { event: "error", time, device, error },
@@ -111,4 +112,18 @@ export function changes(before: DeviceReport | undefined, now: DeviceReport | un
   }
   if (was.latched !== now.latched) events.push({ event: now.latched ? "latched" : "latch-cleared", time, device });
   return events;
+}
+
+/** Each ring that another reactor serves than before. Rings that were opened anew have not moved. */
+function moves(
+  device: string,
+  time: string,
+  before: readonly number[] | undefined,
+  now: readonly number[] | undefined,
+): ControlEvent[] {
+  if (before === undefined || before.length !== now?.length) return [];
+  return before.flatMap((from, queue) => {
+    const to = now[queue]!;
+    return to === from ? [] : [{ event: "moved" as const, time, device, queue, from, to }];
+  });
 }

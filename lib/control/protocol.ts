@@ -142,6 +142,13 @@ export type ControlEvent =
   | (DeviceEventBase & { readonly event: "added"; readonly report: DeviceReport })
   | (DeviceEventBase & { readonly event: "state"; readonly backendState: string; readonly frontendState: string })
   | (DeviceEventBase & { readonly event: "error"; readonly error: string })
+  /** Another reactor serves the ring of that number. */
+  | (DeviceEventBase & {
+    readonly event: "moved";
+    readonly queue: number;
+    readonly from: number;
+    readonly to: number;
+  })
   | (DeviceEventBase & {
     readonly event: "connected" | "disconnected" | "error-cleared" | "latched" | "latch-cleared" | "removed";
   })

@@ -6,6 +6,7 @@ import { SYSTEM_CLOCK } from "../clock.ts";
 import { endsWithin } from "../within.ts";
 import { errorText } from "../errors.ts";
 import { type ConnectionParts, ControlConnection, type Handler } from "./connection.ts";
+import { socketPathBelow } from "../socket_path.ts";
 import { leaveDirectory, prepareDirectory, socketPath } from "./directory.ts";
 
 /** Connections at the same time; the next one is closed at once. */
@@ -56,9 +57,9 @@ export class ControlServer implements AsyncDisposable {
     this.#keeping = this.#keep();
   }
 
-  /** Makes the directory and the socket. Rejects with Deno's errors. */
+  /** Makes the directory and the socket. Rejects with Deno's errors, and {@linkcode XenblkError} for too long a path. */
   static async start(options: ControlServerOptions): Promise<ControlServer> {
-    const path = socketPath(options.directory, options.pid);
+    const path = socketPathBelow(socketPath(options.directory, options.pid));
     return new ControlServer(options, path, await listenIn(options, path));
   }
 

@@ -29,7 +29,7 @@ import { SlotTable } from "./slot_table.ts";
 import { DEFAULT_PERSISTENT_GRANTS, type QueueSpec } from "./types.ts";
 
 /** What a reactor needs to open a queue: a QueueSpec in a form that can be posted to its Worker. */
-export interface OpenRequest extends Omit<QueueSpec, "disk"> {
+export interface OpenRequest extends Omit<QueueSpec, "disk" | "moved"> {
   readonly attachment: DiskAttachment;
   readonly properties: DiskProperties;
   /** The image's path, for messages; absent where there is none. */

@@ -1,16 +1,17 @@
 /**
  * The data plane without Workers: one reactor in the caller's own thread, which the caller drives. For simulations that
- * are single-stepped, and for programs that have a loop of their own.
+ * are single-stepped, and for programs that have a loop of their own. A queue can move from one such data plane to another.
  */
 
 import { unlessAborted } from "../abort.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { Parker, Platform, Waker, WakeToken } from "../hypervisor.ts";
 import { DiskModules } from "../storage/channel.ts";
-import type { ChannelOpener } from "../storage/disk.ts";
+import type { ChannelOpener, Disk, DiskAttachment } from "../storage/disk.ts";
+import type { OpenRequest } from "./connection.ts";
+import { type PlacedEvents, PlacedQueue, type Site } from "./placed_queue.ts";
 import { Reactor } from "./reactor.ts";
-import { STAT } from "./stats.ts";
-import type { DataPlane, QueueHandle, QueueSpec } from "./types.ts";
+import type { DataPlane, QueueSpec } from "./types.ts";
 
 /** What the data plane is made of. */
 export interface InlineDataPlaneOptions {
@@ -20,18 +21,21 @@ export interface InlineDataPlaneOptions {
   readonly openChannel?: ChannelOpener;
   /** Gets messages for the operator. */
   readonly warn: (message: string) => void;
+  /** The number of its reactor; absent: 0. */
+  readonly lane?: number;
 }
 
 /** What is remembered of an open queue. */
 interface OpenQueue {
-  readonly stop: (reason: string) => void;
-  readonly latch: () => void;
+  readonly queue: PlacedEvents;
   readonly closed: PromiseWithResolvers<void>;
-  readonly handle: QueueHandle;
+  /** It is to be released by then; absent: it is not to be. */
+  releasing?: PromiseWithResolvers<boolean> & { readonly endMs: number };
 }
 
 /** One reactor, driven by its owner. Queues are served, and closed, only in {@linkcode InlineDataPlane.turn}. */
-export class InlineDataPlane implements DataPlane {
+export class InlineDataPlane implements DataPlane, Site {
+  readonly lane: number;
   /** The platform's clock. */
   readonly now: () => number;
   readonly #token: WakeToken & Disposable;
@@ -41,11 +45,11 @@ export class InlineDataPlane implements DataPlane {
   /** Absent: channels are opened without them. */
   readonly #modules: DiskModules | undefined;
   readonly #queues = new Map<number, OpenQueue>();
-  #lastId = 0;
 
   /** Takes a place to sleep on the platform, and nothing else yet. */
   constructor(options: InlineDataPlaneOptions) {
     const { platform, openChannel, warn } = options;
+    this.lane = options.lane ?? 0;
     this.now = () => platform.now();
     this.#token = platform.createWakeToken();
     this.#parker = platform.openParker(this.#token);
@@ -58,8 +62,9 @@ export class InlineDataPlane implements DataPlane {
       this.#parker,
       {
         closed: (id) => this.#closed(id),
-        stopped: (id, reason) => this.#queues.get(id)?.stop(reason),
-        latched: (id) => this.#queues.get(id)?.latch(),
+        released: (id) => this.#released(id),
+        stopped: (id, reason) => this.#queues.get(id)?.queue.stop(reason),
+        latched: (id) => this.#queues.get(id)?.queue.latch(),
         warn,
         debug: () => {},
       },
@@ -76,6 +81,10 @@ export class InlineDataPlane implements DataPlane {
 
   /** One visit to every queue that has work. True: there may be more at once; false: the caller may sleep. */
   turn(): boolean {
+    for (const [id, open] of this.#queues) {
+      if (open.releasing === undefined || open.releasing.endMs > this.now()) continue;
+      if (this.#reactor.keep(id)) this.#settle(open, false);
+    }
     return this.#reactor.turn();
   }
 
@@ -85,55 +94,80 @@ export class InlineDataPlane implements DataPlane {
   }
 
   /** Its disk's modules are loaded first, if they are not; what follows needs no waiting. */
-  async openQueue(spec: QueueSpec, signal?: AbortSignal): Promise<QueueHandle> {
-    const { disk, ...rest } = spec;
-    const id = ++this.#lastId;
+  async openQueue(spec: QueueSpec, signal?: AbortSignal): Promise<PlacedQueue> {
+    const attachment = await unlessAborted(this.#attachmentTo(spec.disk), signal);
+    const queue = new PlacedQueue(spec, { site: this, leave: () => {} }, attachment, this.now);
+    await queue.open();
+    return queue;
+  }
+
+  async prepare(attachment: DiskAttachment): Promise<void> {
+    if (this.#modules?.has(attachment) === false) await this.#modules.load(attachment);
+  }
+
+  open(queue: PlacedEvents, request: OpenRequest): Promise<void> {
     try {
-      const attachment = await unlessAborted(disk.attachment(0), signal);
-      if (this.#modules?.has(attachment) === false) await unlessAborted(this.#modules.load(attachment), signal);
-      const image = disk.image?.path;
-      const request = { ...rest, attachment, properties: disk.properties, ...(image === undefined ? {} : { image }) };
-      this.#reactor.open(id, request);
+      this.#reactor.open(queue.id, request);
     } catch (error) {
-      signal?.throwIfAborted();
-      throw new XenblkError(errorText(error), { cause: error });
+      return Promise.reject(new XenblkError(errorText(error), { cause: error }));
     }
-    const stopped = Promise.withResolvers<string>();
-    const latched = Promise.withResolvers<void>();
-    const closed = Promise.withResolvers<void>();
-    const counters = new Float64Array(spec.stats);
-    const handle = {
-      stopped: stopped.promise,
-      latched: latched.promise,
-      get inFlight(): number {
-        return counters[STAT.inFlight]!;
-      },
-      grow: (sectors: number) => Promise.resolve(this.#reactor.grow(id, sectors)),
-      close: () => this.#close(id, closed.promise),
-    };
-    this.#queues.set(id, { stop: stopped.resolve, latch: latched.resolve, closed, handle });
+    this.#queues.set(queue.id, { queue, closed: Promise.withResolvers<void>() });
     this.#waker.wake();
-    return handle;
+    return Promise.resolve();
+  }
+
+  /** The limit ends it in {@linkcode turn}. */
+  release(id: number, limitMs: number): Promise<boolean> {
+    const open = this.#queues.get(id);
+    if (open === undefined || !this.#reactor.release(id)) return Promise.resolve(false);
+    open.releasing = { ...Promise.withResolvers<boolean>(), endMs: this.now() + limitMs };
+    this.#waker.wake();
+    return open.releasing.promise;
+  }
+
+  grow(id: number, sectors: number): Promise<void> {
+    return Promise.resolve(this.#reactor.grow(id, sectors));
+  }
+
+  close(id: number): Promise<void> {
+    const open = this.#queues.get(id);
+    if (open === undefined) return Promise.resolve();
+    this.#reactor.close(id);
+    this.#waker.wake();
+    return open.closed.promise;
   }
 
   /** Closes all queues, then releases its parker. The caller must keep calling {@linkcode turn} until then. */
   async [Symbol.asyncDispose](): Promise<void> {
-    await Promise.all([...this.#queues.values()].map(({ handle }) => handle.close()));
+    await Promise.all([...this.#queues.values()].map(({ queue }) => queue.close()));
     this.#reactor[Symbol.dispose]();
     this.#parker[Symbol.dispose]();
     this.#token[Symbol.dispose]();
   }
 
-  #close(id: number, closed: Promise<void>): Promise<void> {
-    if (this.#queues.has(id)) {
-      this.#reactor.close(id);
-      this.#waker.wake();
+  async #attachmentTo(disk: Disk): Promise<DiskAttachment> {
+    try {
+      const attachment = await disk.attachment(this.lane);
+      await this.prepare(attachment);
+      return attachment;
+    } catch (error) {
+      throw new XenblkError(errorText(error), { cause: error });
     }
-    return closed;
   }
 
   #closed(id: number): void {
     this.#queues.get(id)?.closed.resolve();
     this.#queues.delete(id);
+  }
+
+  #released(id: number): void {
+    const open = this.#queues.get(id);
+    this.#queues.delete(id);
+    if (open !== undefined) this.#settle(open, true);
+  }
+
+  #settle(open: OpenQueue, released: boolean): void {
+    open.releasing?.resolve(released);
+    delete open.releasing;
   }
 }

@@ -4,6 +4,7 @@
  */
 
 import type { PlatformDescriptor, Refusal, WakeToken } from "../hypervisor.ts";
+import type { DiskAttachment } from "../storage/disk.ts";
 import type { OpenRequest } from "./connection.ts";
 
 /** Index in the control words: messages posted to the Worker so far, modulo 2^32. */
@@ -33,6 +34,8 @@ export interface StartMessage {
   readonly platform: PlatformDescriptor;
   readonly token: WakeToken;
   readonly control: SharedArrayBuffer;
+  /** Where it notes how long it sleeps; see reactor_load.ts. */
+  readonly load: SharedArrayBuffer;
   /** It may use io_uring. */
   readonly uring: boolean;
 }
@@ -40,6 +43,12 @@ export interface StartMessage {
 /** To the Worker. */
 export type ReactorCommand =
   | OpenCommand
+  /** Load what the attachment needs. `id` is the number of the preparation. */
+  | { readonly type: "prepare"; readonly id: number; readonly attachment: DiskAttachment }
+  /** Serve the queue no more, once nothing of it is in flight; flush nothing. */
+  | { readonly type: "release"; readonly id: number }
+  /** Go on with it after all, unless it was released. */
+  | { readonly type: "keep"; readonly id: number }
   | { readonly type: "grow"; readonly id: number; readonly sectors: number }
   | { readonly type: "close"; readonly id: number }
   /** Asks for a sign of life. */
@@ -53,6 +62,9 @@ export type ReactorEvent =
   | { readonly type: "unavailable"; readonly reason: string; readonly remedy: string | undefined }
   | { readonly type: "opened"; readonly id: number }
   | { readonly type: "refused"; readonly id: number; readonly reason: string }
+  | { readonly type: "prepared"; readonly id: number; readonly refusal: string | undefined }
+  | { readonly type: "released"; readonly id: number }
+  | { readonly type: "kept"; readonly id: number }
   | { readonly type: "grown"; readonly id: number }
   | { readonly type: "closed"; readonly id: number }
   | { readonly type: "stopped"; readonly id: number; readonly reason: string }

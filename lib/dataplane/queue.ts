@@ -56,6 +56,7 @@ export class Queue implements Disposable {
   /** Why the ring was stopped, if it was. */
   #broken: string | undefined;
   #finalFlush = false;
+  #paused = false;
 
   constructor(parts: QueueParts) {
     this.#parts = parts;
@@ -140,6 +141,16 @@ export class Queue implements Disposable {
     if (this.#state === "serving") this.#state = "draining";
   }
 
+  /** Takes no more requests until {@linkcode resume}; those in flight are finished. */
+  pause(): void {
+    this.#paused = true;
+  }
+
+  /** Takes requests again: call step(). */
+  resume(): void {
+    this.#paused = false;
+  }
+
   [Symbol.dispose](): void {
     this.#times[Symbol.dispose]();
     this.#channel[Symbol.dispose]();
@@ -205,7 +216,7 @@ export class Queue implements Disposable {
   }
 
   #mayTake(): boolean {
-    return this.#state === "serving" && this.#broken === undefined && this.#hasRoom();
+    return this.#state === "serving" && !this.#paused && this.#broken === undefined && this.#hasRoom();
   }
 
   /** One more request can be taken. */

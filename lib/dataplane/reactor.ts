@@ -7,7 +7,7 @@
 import type { DomId, Parker, Platform } from "../hypervisor.ts";
 import { errorText } from "../errors.ts";
 import { LogLimiter } from "../rate_limit.ts";
-import { SILENT } from "../log.ts";
+import type { Logger } from "../log.ts";
 import type { BufferOpener, ChannelOpener } from "../storage/disk.ts";
 import { type Connection, openConnection, type OpenRequest } from "./connection.ts";
 import { Guest, type GuestTable } from "./guest.ts";
@@ -53,6 +53,8 @@ export interface ReactorOptions {
 export interface ReactorHost {
   /** The queue is drained and everything it had is released. */
   closed(id: number): void;
+  /** The queue was asked to leave: nothing is in flight, and everything it had is released. Absent: none is asked to. */
+  released?(id: number): void;
   /** The frontend broke its ring; the queue answers nothing more and waits to be closed. */
   stopped(id: number, reason: string): void;
   /** A flush of the queue's device has failed. Absent: nobody needs to know before the queue is closed. */
@@ -70,6 +72,8 @@ interface Served {
   readonly table: GuestTable;
   hasWork: boolean;
   closing: boolean;
+  /** It leaves this reactor once nothing is in flight. */
+  leaving: boolean;
   reportedBroken: boolean;
   reportedLatched: boolean;
   /** Bad requests and failures so far. */
@@ -121,7 +125,7 @@ export class Reactor implements Disposable {
     this.#host = host;
     this.#open = options;
     this.#poll = new PollTime(options.mostPollMs ?? 0);
-    this.#limiter = new LogLimiter({ ...SILENT, warning: host.warn }, () => platform.now());
+    this.#limiter = new LogLimiter(warningsTo(host.warn), () => platform.now());
   }
 
   /** Queues that are served or being drained. */
@@ -152,6 +156,7 @@ export class Reactor implements Disposable {
         table,
         hasWork: true,
         closing: false,
+        leaving: false,
         reportedBroken: false,
         reportedLatched: false,
         faults,
@@ -183,6 +188,28 @@ export class Reactor implements Disposable {
     served.closing = true;
     served.hasWork = true;
     served.connection.queue.drain();
+  }
+
+  /**
+   * Serves a queue no more, once nothing is in flight, and flushes nothing: another reactor goes on with its ring.
+   * {@linkcode ReactorHost.released} reports the end. False: it is being closed, or its ring is broken.
+   */
+  release(id: number): boolean {
+    const served = this.#served.find((served) => served.id === id);
+    if (served === undefined || served.closing || served.connection.queue.state !== "serving") return false;
+    served.leaving = true;
+    served.connection.queue.pause();
+    return true;
+  }
+
+  /** Goes on with a queue that was to leave. False: it has left. */
+  keep(id: number): boolean {
+    const served = this.#served.find((served) => served.id === id);
+    if (served === undefined) return false;
+    served.leaving = false;
+    served.hasWork = true;
+    served.connection.queue.resume();
+    return true;
   }
 
   /** One visit to every queue that has work. True: there may be more at once; false: the reactor may sleep. */
@@ -218,7 +245,7 @@ export class Reactor implements Disposable {
         movedBytes += served.movedBytes;
       }
       this.#inFlight += queue.inFlight;
-      if (served.closing && queue.state === "drained") this.#finish(this.#next);
+      if (isOver(served)) this.#finish(this.#next);
       else this.#next++;
     }
     if (busy || this.#eventsLeft) this.#parker.submit?.();
@@ -416,9 +443,10 @@ export class Reactor implements Disposable {
   }
 
   #finish(index: number): void {
-    const { id } = this.#served[index]!;
+    const { id, leaving } = this.#served[index]!;
     this.#remove(index);
-    this.#host.closed(id);
+    if (leaving) this.#host.released?.(id);
+    else this.#host.closed(id);
   }
 
   #remove(index: number): void {
@@ -445,8 +473,19 @@ function isReady({ hasWork, connection }: Served): boolean {
   return hasWork || connection.queue.inFlight > 0;
 }
 
+/** Nothing is left to do for it here. */
+function isOver({ closing, leaving, connection: { queue } }: Served): boolean {
+  return closing ? queue.state === "drained" : leaving && queue.inFlight === 0;
+}
+
 function isHeavyAndReady(served: Served): boolean {
   return served.isHeavy && isReady(served);
+}
+
+/** A logger of warnings alone, written out here: the module of the log would load LogTape into every Worker. */
+function warningsTo(warning: Logger["warning"]): Logger {
+  const drop = (): void => {};
+  return { debug: drop, info: drop, warning, error: drop };
 }
 
 /** When a queue is due; Infinity: never. A time that has passed, and for which it was visited, is put off. */

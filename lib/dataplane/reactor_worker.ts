@@ -20,6 +20,7 @@ import {
   type StartMessage,
 } from "./messages.ts";
 import { Reactor } from "./reactor.ts";
+import { ReactorLoadMeter } from "./reactor_load.ts";
 
 const post = (event: ReactorEvent): void => self.postMessage(event);
 
@@ -47,11 +48,12 @@ self.onmessage = async ({ data }: MessageEvent<StartMessage>): Promise<void> => 
   post({ type: "exited" });
 };
 
-async function run(platform: Platform, parkerOfRun: Parker, { token, control }: StartMessage): Promise<void> {
+async function run(platform: Platform, parkerOfRun: Parker, { token, control, load }: StartMessage): Promise<void> {
   using parker = parkerOfRun;
   const modules = new DiskModules({ platform, parker, token });
   const host = {
     closed: (id: number): void => post({ type: "closed", id }),
+    released: (id: number): void => post({ type: "released", id }),
     stopped: (id: number, reason: string): void => post({ type: "stopped", id, reason }),
     latched: (id: number): void => post({ type: "latched", id }),
     warn: (message: string): void => post({ type: "warning", message }),
@@ -65,20 +67,27 @@ async function run(platform: Platform, parkerOfRun: Parker, { token, control }: 
   const uringRefusal = parker.submit === undefined ? parker.refusal ?? NOT_ASKED : undefined;
   post({ type: "ready", uringRefusal, thread: platform.threads?.current() });
   const posted = new Int32Array(control);
+  const meter = new ReactorLoadMeter(load, platform);
   while (!commands.exiting) {
     const busy = reactor.turn();
     const count = Atomics.load(posted, CONTROL_POSTED);
     if (count !== commands.handled) await eventLoopTurn(!busy && commands.onlyLoads(count) ? LOADING_TURN_MS : 0);
-    else if (!busy) reactor.sleep(-1);
+    else if (!busy) {
+      meter.sleeps();
+      reactor.sleep(-1);
+      meter.wakes();
+    }
   }
 }
+
+type PrepareCommand = Extract<ReactorCommand, { readonly type: "prepare" }>;
 
 /** Carries out the control plane's commands. An open that has to load modules first is carried out when they are there. */
 class Commands {
   exiting = false;
   /** Commands carried out so far, modulo 2^32. */
   handled = 0;
-  /** Opens that wait for their modules. */
+  /** Commands that wait for modules. */
   #loading = 0;
   readonly #reactor: Reactor;
   readonly #modules: DiskModules;
@@ -94,7 +103,8 @@ class Commands {
   }
 
   take(command: ReactorCommand): void {
-    if (command.type === "open" && !this.#isLoaded(command.request.attachment)) void this.#load(command);
+    if (command.type === "open" && !this.#isLoaded(command.request.attachment)) void this.#openLater(command);
+    else if (command.type === "prepare") void this.#prepare(command);
     else this.#handle(command);
   }
 
@@ -107,21 +117,36 @@ class Commands {
     }
   }
 
-  /** Meanwhile the other rings are served, and the event loop gets its turns, in which modules load. */
-  async #load(command: OpenCommand): Promise<void> {
-    this.#loading++;
-    const failure = await this.#modules.load(command.request.attachment).then(() => undefined, errorText);
-    this.#loading--;
+  async #openLater(command: OpenCommand): Promise<void> {
+    const failure = await this.#load(command.request.attachment);
     if (failure === undefined) return this.#handle(command);
     this.handled = (this.handled + 1) | 0;
     post({ type: "refused", id: command.id, reason: failure });
   }
 
-  #handle(command: ReactorCommand): void {
+  async #prepare({ id, attachment }: PrepareCommand): Promise<void> {
+    const refusal = this.#isLoaded(attachment) ? undefined : await this.#load(attachment);
+    this.handled = (this.handled + 1) | 0;
+    post({ type: "prepared", id, refusal });
+  }
+
+  /** Meanwhile the other rings are served, and the event loop gets its turns, in which modules load. Why it failed. */
+  async #load(attachment: DiskAttachment): Promise<string | undefined> {
+    this.#loading++;
+    const failure = await this.#modules.load(attachment).then(() => undefined, errorText);
+    this.#loading--;
+    return failure;
+  }
+
+  #handle(command: Exclude<ReactorCommand, PrepareCommand>): void {
     this.handled = (this.handled + 1) | 0;
     switch (command.type) {
       case "open":
         return this.#open(command);
+      case "release":
+        return this.#reactor.release(command.id) ? undefined : post({ type: "kept", id: command.id });
+      case "keep":
+        return this.#reactor.keep(command.id) ? post({ type: "kept", id: command.id }) : undefined;
       case "grow":
         this.#reactor.grow(command.id, command.sectors);
         return post({ type: "grown", id: command.id });

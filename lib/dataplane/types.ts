@@ -65,6 +65,8 @@ export interface QueueSpec {
    * Absent: the queue has its own.
    */
   readonly latch?: number;
+  /** Called when another reactor has begun to serve the ring. Absent: nobody needs to know. */
+  readonly moved?: () => void;
 }
 
 /** A ring that is served. */
@@ -78,6 +80,8 @@ export interface QueueHandle {
    * request: a queue with 0 in flight can still wait for it.
    */
   readonly inFlight: number;
+  /** The number of the reactor that serves it, which can change. Absent: there is one reactor. */
+  readonly reactor?: number;
   /** The disk has so many sectors from now on; resolves when requests up to its new end are taken. */
   grow(sectors: number): Promise<void>;
   /**

@@ -164,6 +164,12 @@ export interface Disk extends AsyncDisposable {
    */
   attachment(lane: number): Promise<DiskAttachment>;
   /**
+   * With what another reactor opens a channel in place of the one that was opened with `attachment`, once that is closed:
+   * without a flush, and without waiting for the storage. What was written to the first channel is flushed through the
+   * second. Undefined, or absent: the disk's rings stay in the reactor that they were opened in.
+   */
+  reattach?(attachment: DiskAttachment, lane: number): DiskAttachment | undefined;
+  /**
    * Names the storage that channels with memory of this rule can make their thread wait for, if they can: they make
    * synchronous calls, which block while a file system is frozen or a device is dead. Disks with the same name share
    * reactors; others get their own. Absent: channels never wait.

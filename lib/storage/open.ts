@@ -209,6 +209,8 @@ function filePropertiesOf({ engine, cache, medium }: Serving, sized: DiskPropert
 interface ServedImage {
   readonly engine: string;
   readonly attachment: (lane: number) => Promise<DiskAttachment>;
+  /** See {@linkcode Disk.reattach}. */
+  readonly reattach?: (attachment: DiskAttachment, lane: number) => DiskAttachment | undefined;
   readonly withoutUring?: (lane: number, refusal: Refusal) => Promise<DiskAttachment>;
   readonly waitsFor?: (rule: MemoryRule) => string | undefined;
   readonly close: () => Promise<void>;
@@ -235,6 +237,8 @@ function serveByRing(
       channels,
       descriptor: await leases.lease(),
     }),
+    // The same descriptor, so that its next flush reports what has failed since its last one.
+    reattach: (attachment) => attachment.module === module ? attachment : undefined,
     waitsFor: (rule) => waitsFor(image, medium, rule),
     withoutUring: async (lane, refusal) => {
       const served = fallback ??= other(refusal);
@@ -279,6 +283,7 @@ async function serveFile(image: ImageFile, pool: OpenContext["pool"]): Promise<S
   return {
     engine: "file",
     attachment: async (lane) => await Promise.resolve(opened.attachment(lane)),
+    reattach: (_attachment, lane) => opened.attachment(lane),
     close: () => opened.close(),
   };
 }
@@ -296,7 +301,7 @@ function openSizedDisk(format: string, request: DiskRequest, context: OpenContex
   return new OpenedDisk(
     properties,
     describing,
-    { attachment: () => Promise.resolve(attachment) },
+    { attachment: () => Promise.resolve(attachment), reattach: (attachment) => attachment },
     () => Promise.resolve(),
   );
 }
@@ -344,7 +349,7 @@ function waitsFor({ identity: { device } }: ImageFile, medium: FileMedium, rule:
 }
 
 /** What a disk asks of how its file is served. */
-type Served = Pick<ServedImage, "attachment" | "withoutUring" | "waitsFor">;
+type Served = Pick<ServedImage, "attachment" | "reattach" | "withoutUring" | "waitsFor">;
 
 /** A disk as its opener left it. */
 class OpenedDisk implements Disk {
@@ -385,6 +390,10 @@ class OpenedDisk implements Disk {
   async attachment(lane: number): Promise<DiskAttachment> {
     this.#mustBeOpen();
     return await this.#served.attachment(lane);
+  }
+
+  reattach(attachment: DiskAttachment, lane: number): DiskAttachment | undefined {
+    return this.#closed === undefined ? this.#served.reattach?.(attachment, lane) : undefined;
   }
 
   waitsFor(rule: MemoryRule): string | undefined {

@@ -11,6 +11,9 @@ import { MAX_VDEV } from "./vdev.ts";
 /** The largest domain id that a domain can have (xen.h: DOMID_FIRST_RESERVED - 1). */
 export const MAX_DOMID = 0x7FEF;
 
+/** The kind of backend that is served and attached where nothing else is said. */
+export const DEFAULT_KIND = "vbd3";
+
 /** What names one disk of one guest in one backend. */
 export interface DeviceAddress {
   /** The domain that the backend runs in. */

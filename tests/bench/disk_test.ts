@@ -9,19 +9,23 @@ import { nativeTest } from "../native/harness.ts";
 const MAIN = new URL("../../bench/main.ts", import.meta.url).pathname;
 const CASES = ["randread-4k-1", "randread-4k-128", "randwrite-4k-32", "seqread-128k-8"];
 
-nativeTest("loads of every kind are measured on this backend, large ones in one request each", async () => {
-  const choice = ["--parts=disk", "--storage=tmpfs", `--cases=${CASES}`, "--subjects=xenblk,null"];
-  const size = ["--rounds=1", "--seconds=0.2", "--size=16M", "--json", "--quiet"];
-  const command = new Deno.Command(Deno.execPath(), { args: ["run", "-A", "--no-check", MAIN, ...choice, ...size] });
-  const { code, stdout, stderr } = await command.output();
-  assertEquals(code, 0, new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr));
-  const { disk, failures, leftOut } = JSON.parse(new TextDecoder().decode(stdout));
-  assertEquals([failures, leftOut], [[], []]);
-  const measured = disk.map(({ case: { name }, subject, remark }: Measured) => [name, subject, remark]);
-  // JSON has no undefined: without a remark, blocks were not split.
-  assertEquals(measured, CASES.flatMap((name) => [[name, "xenblk", undefined], [name, "null", undefined]]));
-  for (const { median: { iops, latencyUs } } of disk) assert(iops > 0 && latencyUs.p50 <= latencyUs.p999);
-});
+nativeTest(
+  "loads of every kind are measured on this backend and the C reference, large ones in one request",
+  async () => {
+    const choice = ["--parts=disk", "--storage=tmpfs", `--cases=${CASES}`, "--subjects=xenblk,c,null"];
+    const size = ["--rounds=1", "--seconds=0.2", "--size=16M", "--json", "--quiet"];
+    const command = new Deno.Command(Deno.execPath(), { args: ["run", "-A", "--no-check", MAIN, ...choice, ...size] });
+    const { code, stdout, stderr } = await command.output();
+    assertEquals(code, 0, new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr));
+    const { disk, failures, leftOut } = JSON.parse(new TextDecoder().decode(stdout));
+    assertEquals([failures, leftOut], [[], []]);
+    const measured = disk.map(({ case: { name }, subject, remark }: Measured) => [name, subject, remark]);
+    // JSON has no undefined: without a remark, blocks were not split.
+    const subjects = ["xenblk", "c", "null"];
+    assertEquals(measured, CASES.flatMap((name) => subjects.map((subject) => [name, subject, undefined])));
+    for (const { median: { iops, latencyUs } } of disk) assert(iops > 0 && latencyUs.p50 <= latencyUs.p999);
+  },
+);
 
 nativeTest("a qcow2 image is measured with its storage daemon, also where writes allocate", async () => {
   const cases = ["randread-4k-32", "randalloc-4k-32"];

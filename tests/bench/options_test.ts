@@ -49,7 +49,7 @@ const REFUSED: readonly (readonly [args: string[], words: string])[] = [
   [["--cases=randread-4k-513"], "a depth from 1 to 512"],
   [["--cases=randtrim-4k-1"], "--cases=randtrim-4k-1"],
   [["--storage=nfs"], "one of tmpfs, cached, direct, loop, qcow2-tmpfs, qcow2-cached, qcow2-direct"],
-  [["--subjects=blkback"], "one of xenblk, filtered, unlogged, qemu, raw, fio, null"],
+  [["--subjects=blkback"], "one of xenblk, filtered, unlogged, c, qemu, raw, fio, null"],
   [["--rounds=0"], "a whole number from 1 to 99"],
   [["--seconds=never"], "--seconds=never"],
   [["--parts=ring", "--plot=x.svg"], "Cannot use --plot without the part disk"],

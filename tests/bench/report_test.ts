@@ -4,7 +4,9 @@
 
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { type DiskCase, diskCase, type StorageName, type SubjectName } from "../../bench/cases.ts";
-import { judge } from "../../bench/goals.ts";
+import { undisturbed } from "../../bench/figures.ts";
+import { judge, judgeFigures } from "../../bench/goals.ts";
+import { loadLine } from "../../bench/load.ts";
 import { machineLine } from "../../bench/machine.ts";
 import { curve, pictureOf, wrapAtCommas } from "../../bench/plot.ts";
 import { type BenchReport, failuresOf, jsonReport, renderReport } from "../../bench/report.ts";
@@ -18,6 +20,7 @@ const MACHINE = {
   kernel: "6.1.0",
   programs: { Deno: "2.9.6", QEMU: "missing" },
 };
+const LOAD = { before: { average: 0.1, busyCpus: 0.02 }, after: { average: 2, busyCpus: 0 } };
 const READ_32 = diskCase("random", "read", 4, 32);
 const READ_1 = diskCase("random", "read", 4, 1);
 
@@ -42,9 +45,16 @@ const RING: RingResult = {
   steady: { requests: 1_000_000, collections: 0, heapGrowthBytes: 1024, residentGrowthBytes: 0 },
 };
 
+const FIGURES = [{ passes: 1, visits: 1, ns: 6.6 }, { passes: 11, visits: 1, ns: 6.7 }, {
+  passes: 11,
+  visits: 11,
+  ns: 25,
+}];
+
 const REPORT: BenchReport = {
   machine: MACHINE,
-  ring: { results: [RING], leftOut: [] },
+  load: LOAD,
+  ring: { results: [RING], figures: FIGURES, leftOut: [] },
   disk: {
     measurements: [
       measured("tmpfs", "xenblk", READ_32, sample(90_000), sample(300_000), sample(310_000)),
@@ -120,7 +130,7 @@ Deno.test("the medians of a measurement ignore the round that was disturbed", ()
 
 Deno.test("the report names the machine's size and gives each subject's ratios", () => {
   const text = renderReport(REPORT);
-  assertStringIncludes(text, "Sample CPU, 2 CPUs, 24.0 GiB, Linux 6.1.0, Deno 2.9.6, QEMU missing");
+  assertStringIncludes(text, "Sample CPU, 2 CPUs, 24.0 GiB, Linux 6.1.0, Deno 2.9.6, QEMU missing\nLoad average 0.10;");
   assertMatch(text, /tmpfs +randread-4k-32 +xenblk +300000 .* 3\.00 +0\.50 +2\.00 +10 +20 +30 +40\n/);
   assertMatch(text, /tmpfs +randread-4k-32 +QEMU qdisk +100000 .* - +0\.17 +8\.00/);
   assertMatch(text, /none +randread-4k-32 +xenblk, no disk +1500000 .* - +- .* 97!\n/);
@@ -135,9 +145,9 @@ Deno.test("the report names the machine's size and gives each subject's ratios",
 
 Deno.test("the report lists failures, and leaves out what was not measured", () => {
   const disk = { measurements: [], storages: {}, leftOut: [], failures: ["tmpfs: it broke"] };
-  const report = { machine: MACHINE, ring: undefined, disk, many: undefined, plugin: undefined };
+  const report = { machine: MACHINE, load: LOAD, ring: undefined, disk, many: undefined, plugin: undefined };
   assertEquals(failuresOf(report), ["tmpfs: it broke"]);
-  assertEquals(renderReport(report), `${machineLine(MACHINE)}\n\nFailed: tmpfs: it broke\n`);
+  assertEquals(renderReport(report), `${machineLine(MACHINE)}\n${loadLine(LOAD)}\n\nFailed: tmpfs: it broke\n`);
 });
 
 Deno.test("JSON holds the rounds, the medians and the goals", () => {
@@ -145,6 +155,7 @@ Deno.test("JSON holds the rounds, the medians and the goals", () => {
   assertEquals(json.disk[0].median.iops, 300_000);
   assertEquals(json.disk[0].samples.length, 3);
   assertEquals(json.ring[0].ratioToC, 0.4);
+  assertEquals([json.load.idle, json.ratios.length, json.ratios[0].case], [true, 1, "randread-4k-32"]);
   assertEquals(json.leftOut, ["direct: there is no disk"]);
   assert(json.goals.length > 0 && json.machine.line.startsWith("Sample CPU"));
 });
@@ -174,6 +185,15 @@ Deno.test("the ring's goals are a rate or a ratio, and no collection at all", ()
   assertEquals(judge([RING], []).map(({ met }) => met), [true, true]);
   const bad = { ...RING, typescriptNs: [500], steady: { ...RING.steady, collections: 1 } };
   assertEquals(judge([bad], []).map(({ met }) => met), [false, false]);
+});
+
+Deno.test("what figures cost is a share of a request, judged where one visit answers what was taken at once", () => {
+  const text = renderReport(REPORT);
+  assertMatch(text, /^32 taken at once, answered in 1 pass of 1 visit +6\.6 +2\.0$/m);
+  assertMatch(text, /^32 taken at once, answered in 11 passes of 11 visits +25\.0 +7\.5$/m);
+  assertEquals(judgeFigures(FIGURES).map(({ measured, met }) => [measured, met]), [["2.0 %", true], ["2.0 %", false]]);
+  assertMatch(judgeFigures(FIGURES)[1]!.goal, /^figures, .* at most 2 % of a request at 3 million\/s \(333 ns\)$/);
+  assertEquals(undisturbed([30, 20, 10, 90, 80, 70, 60, 50, 40, 100]), 20);
 });
 
 Deno.test("a goal without figures to compare with is left out", () => {

@@ -16,7 +16,7 @@ async function bench(...args: string[]): Promise<{ code: number; stdout: string;
 Deno.test("the ring is measured for 1 and 11 segments, beside C where there is a compiler, without collections", async () => {
   const { code, stdout, stderr } = await bench("--quick", "--parts=ring", "--json");
   assertEquals([code, stderr], [0, ""]);
-  const { ring, disk, machine, leftOut } = JSON.parse(stdout);
+  const { ring, figures, disk, machine, leftOut } = JSON.parse(stdout);
   assertEquals(ring.map(({ segments }: { segments: number }) => segments), [1, 11]);
   for (const { typescriptPerSecond, cPerSecond, ratioToC, steady } of ring) {
     assertGreater(typescriptPerSecond, 0);
@@ -25,6 +25,9 @@ Deno.test("the ring is measured for 1 and 11 segments, beside C where there is a
     assertEquals(steady.collections, 0);
     assertEquals(steady.requests, 1_000_000);
   }
+  const patterns = figures.map(({ passes, visits }: { passes: number; visits: number }) => [passes, visits]);
+  assertEquals(patterns, [[1, 1], [11, 1], [11, 11]]);
+  for (const { ns, share } of figures) assert(ns > 0 && share > 0);
   assertEquals(disk, undefined);
   assertGreater(machine.cpus, 0);
 });

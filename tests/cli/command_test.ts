@@ -181,10 +181,10 @@ Deno.test("a full disk behind stdout or stderr is an I/O error of status 1, for 
   assertEquals((await redirected("no-such-verb", "2>/dev/full")).status, 2);
 });
 
-Deno.test("a reader of stdout that goes away is an I/O error of status 1", async () => {
+Deno.test("a reader of stdout that goes away makes the status 1, and is nothing to report", async () => {
   const child = startXenblk(["completion", "fish"]);
   const stderr = new Response(child.stderr).text();
   await child.stdout.cancel();
   assertEquals((await child.status).code, 1);
-  assertMatch(await stderr, /^xenblk: Cannot write to standard output: Broken pipe [^\n]*\n$/);
+  assertEquals(await stderr, "");
 });

@@ -12,30 +12,10 @@ import { EndedBySignal } from "../../lib/cli/signals.ts";
 import { Progress, showWait, timeLeft } from "../../lib/cli/progress.ts";
 import { reportError } from "../../lib/cli/error_report.ts";
 import { renderFields, renderTable } from "../../lib/cli/table.ts";
+import { Recorder } from "./recorder.ts";
 
 const PLAIN = { verbose: false, json: false };
 const VERBOSE = { verbose: true, json: false };
-
-/** A stream that keeps what is written, and takes only a few bytes at a time. */
-class Recorder implements ByteSink {
-  text = "";
-  readonly #terminal: boolean;
-  readonly #faults: Error[];
-  constructor(terminal = false, faults: Error[] = []) {
-    this.#terminal = terminal;
-    this.#faults = faults;
-  }
-  writeSync(bytes: Uint8Array): number {
-    const fault = this.#faults.shift();
-    if (fault !== undefined) throw fault;
-    const taken = bytes.subarray(0, 5);
-    this.text += new TextDecoder().decode(taken);
-    return taken.length;
-  }
-  isTerminal(): boolean {
-    return this.#terminal;
-  }
-}
 
 Deno.test("data goes to stdout, messages to stderr, and short writes are continued", () => {
   const [stdout, stderr] = [new Recorder(), new Recorder()];

@@ -43,7 +43,7 @@ Deno.test("dry-run verifies a plugin through itself: what it held, what was writ
 Deno.test("dry-run finds a byte that a plugin changes, and names the sector", async () => {
   using folder = new Folder({ "faulty.ts": FAULTY });
   const image = `format=plugin,target=${folder.path}/faulty.ts?flip`;
-  const { status, stderr } = await xenblk(["dry-run", "--write", "--requests=300", image]);
+  const { status, stderr } = await xenblk(["dry-run", "--write", "--requests=2000", image]);
   assertEquals(status, 1);
   assertMatch(stderr, /^xenblk: Cannot verify plugin:\S+\?flip: sector 100 read back as /);
 });
@@ -51,7 +51,7 @@ Deno.test("dry-run finds a byte that a plugin changes, and names the sector", as
 Deno.test("dry-run shows what a method throws, with its message and line, and counts the request as failed", async () => {
   using folder = new Folder({ "faulty.ts": FAULTY });
   const image = `plugin:${folder.path}/faulty.ts?full`;
-  const { status, stderr } = await xenblk(["dry-run", "--write", "--requests=300", image]);
+  const { status, stderr } = await xenblk(["dry-run", "--write", "--requests=1000", image]);
   assertEquals(status, 1);
   assertMatch(stderr, /write at byte 10\d{5} failed: no room \(file:\/\/\S+faulty\.ts:14:\d+\)$/m);
   assertMatch(stderr, /WRITE at sector \d+: I\/O failed: ENOSPC/);

@@ -2,12 +2,13 @@
  * The control socket: who may open it, what hostile clients cost others, and what becomes of sockets of dead processes.
  */
 
-import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects, fail } from "@std/assert";
 import { ControlClient } from "../../lib/control/client.ts";
 import { prepareDirectory } from "../../lib/control/directory.ts";
 import { MOST_REQUEST_BYTES, PROTOCOL_VERSION } from "../../lib/control/protocol.ts";
 import { ControlServer } from "../../lib/control/server.ts";
 import { liveDevices, servingProcesses } from "../../lib/control/serving.ts";
+import { XenblkError } from "../../lib/errors.ts";
 import { Rig } from "./rig.ts";
 
 const HELLO = '{"jsonrpc":"2.0","id":1,"method":"hello"}\n';
@@ -230,4 +231,16 @@ Deno.test("where no socket can be made, the error is the file system's", async (
     Deno.errors.NotFound,
   );
   assertEquals(await servingProcesses("/proc/xenblk/control"), []);
+});
+
+Deno.test("a directory that is too long for a socket is named, with what to do", async () => {
+  const directory = `/nowhere/${"long".repeat(30)}`;
+  const error = await assertRejects(
+    () => ControlServer.start({ directory, pid: 7, methods: {}, subscribed: () => new DisposableStack(), warn: fail }),
+    XenblkError,
+  );
+  assertMatch(
+    error.line,
+    /^Cannot use \/nowhere\/\S+\/7\.sock as a socket: it has 136 bytes, and the kernel takes 107; name /,
+  );
 });

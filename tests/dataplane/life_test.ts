@@ -23,7 +23,6 @@ const REQUESTS = 200;
 const FILES = [
   "lib/dataplane/queue.ts",
   "lib/dataplane/request_steps.ts",
-  "lib/dataplane/request_times.ts",
   "lib/dataplane/slot_table.ts",
   "lib/blkif/back_ring.ts",
   "lib/dataplane/journal.ts",

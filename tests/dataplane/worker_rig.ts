@@ -86,12 +86,13 @@ export class Bench implements AsyncDisposable {
   readonly warnings: string[] = [];
   readonly plane: WorkerDataPlane;
 
-  constructor(workers = 1, change: (platform: Platform) => Platform = (platform) => platform) {
+  constructor(workers = 1, change: (platform: Platform) => Platform = (platform) => platform, entry?: URL) {
     this.plane = new WorkerDataPlane({
       platform: change(openSimulatedPlatform(this.machine, BACKEND)),
       workers,
       addLane: (lane) => Promise.resolve(void this.lanes.push(lane)),
       warn: (message) => this.warnings.push(message),
+      ...(entry && { entry }),
     });
   }
 

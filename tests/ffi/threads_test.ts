@@ -2,7 +2,7 @@
  * What the kernel does with a thread: its number and state, whatever its name is.
  */
 
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { libc } from "../../ffi/linux/libc.ts";
 import { nativeThreads } from "../../ffi/linux/threads.ts";
 
@@ -20,4 +20,15 @@ Deno.test("a thread knows its number, and one that runs is not held, even if its
     Deno.writeTextFileSync(nameFile, name.trimEnd());
   }
   assertEquals(nativeThreads.isHeld(0), false, "there is no such thread");
+});
+
+Deno.test("a thread's time on a processor grows while it works", () => {
+  const thread = nativeThreads.current();
+  const before = nativeThreads.busyMs!(thread);
+  if (before === undefined) return; // a kernel without CONFIG_SCHED_INFO
+  const end = performance.now() + 50;
+  while (performance.now() < end);
+  const worked = nativeThreads.busyMs!(thread)!;
+  assert(worked - before >= 40, `${worked - before} ms of 50`);
+  assertEquals(nativeThreads.busyMs!(0), undefined, "there is no such thread");
 });

@@ -9,7 +9,8 @@ import { BackendKind } from "../../lib/backend/kind.ts";
 import type { DeviceStatus } from "../../lib/backend/status.ts";
 import type { DeviceSettings } from "../../lib/backend/settings.ts";
 import { InlineDataPlane } from "../../lib/dataplane/inline_dataplane.ts";
-import type { DataPlane, QueueHandle, QueueSpec } from "../../lib/dataplane/types.ts";
+import type { PlacedQueue } from "../../lib/dataplane/placed_queue.ts";
+import type { DataPlane, QueueSpec } from "../../lib/dataplane/types.ts";
 import type { DomId, Platform, Xenstore } from "../../lib/hypervisor.ts";
 import type { Logger } from "../../lib/log.ts";
 import { withFaults } from "../../lib/sim/faults.ts";
@@ -71,6 +72,13 @@ interface StorageCall {
   readonly finish: () => void;
 }
 
+/** A ring that is served, and the number by which its channels are known. */
+interface OpenRing {
+  readonly queue: PlacedQueue;
+  readonly watch: DiskWatch;
+  readonly number: number;
+}
+
 /** An open image: its number among all that the process opened, and the channels to it. */
 interface OpenDisk {
   readonly watch: DiskWatch;
@@ -79,6 +87,8 @@ interface OpenDisk {
   closing: boolean;
 }
 
+/** Reactors of a process. */
+const REACTORS = 2;
 /** Time limit for guests when the process detaches its devices. */
 const DETACH_MS = 10_000;
 /** A call to xenstored that takes longer ends the connection. */
@@ -94,7 +104,11 @@ export class BackendProcess {
   readonly log: string[] = [];
   readonly #options: ProcessOptions;
   readonly #platform: ProcessPlatform;
-  readonly #plane: InlineDataPlane;
+  /** Reactors, between which rings move. The first one serves each ring at first. */
+  readonly #planes: readonly InlineDataPlane[];
+  /** Those that are awake. */
+  readonly #busy: boolean[];
+  readonly #queues = new Set<OpenRing>();
   readonly #stores: GatedStore[] = [];
   /** Calls to storage that have not returned, the oldest first. */
   readonly #calls: StorageCall[] = [];
@@ -108,7 +122,6 @@ export class BackendProcess {
   readonly #crasher: Crasher;
   #kind: BackendKind | undefined;
   #state: "running" | "stopping" | "ended" = "running";
-  #busy = false;
   /** Promises that the end of the process has waited for since a call to storage returned. */
   #stepsSinceCall = 0;
 
@@ -125,11 +138,14 @@ export class BackendProcess {
     );
     const { platform } = this.#platform;
     const seen = withFaults(breakage.platform?.(platform) ?? platform, run.faults.plan);
-    this.#plane = new InlineDataPlane({
-      platform: seen,
-      openChannel: (attachment, channelOptions) => this.#openChannel(attachment, channelOptions),
-      warn: (line) => this.#say(line),
-    });
+    this.#planes = Array.from({ length: REACTORS }, (_, lane) =>
+      new InlineDataPlane({
+        platform: seen,
+        openChannel: (attachment, channelOptions) => this.#openChannel(attachment, channelOptions),
+        warn: (line) => this.#say(line),
+        lane,
+      }));
+    this.#busy = this.#planes.map(() => false);
     try {
       this.#kind = new BackendKind({
         kind: "vbd3",
@@ -174,14 +190,18 @@ export class BackendProcess {
     return [...this.#openDisks.values()].filter((each) => each.watch === watch).length;
   }
 
-  /** One turn of the data plane. False: it sleeps, and nothing wakes it, or the process has ended. */
+  /** One turn of a reactor. False: all sleep, and nothing wakes them, or the process has ended. */
   turn(): boolean {
-    if (this.#gone || (!this.#busy && !this.#platform.wouldWake)) return false;
+    if (this.#gone) return false;
     const { run } = this.#options;
+    const wakes = this.#platform.wouldWake;
+    const awake = this.#planes.filter((_, lane) => this.#busy[lane] || wakes[lane]);
+    if (awake.length === 0) return false;
+    const plane = awake.length === 1 ? awake[0]! : run.decisions.pick(awake);
     try {
       this.#crasher.run(() => {
-        if (!this.#busy) this.#plane.sleep(-1);
-        this.#busy = this.#plane.turn();
+        if (!this.#busy[plane.lane]) plane.sleep(-1);
+        this.#busy[plane.lane] = plane.turn();
       });
     } catch (error) {
       if (!this.#crasher.dead) run.fail(`the data plane threw ${error instanceof Error ? error.stack : error}`);
@@ -190,9 +210,26 @@ export class BackendProcess {
     return true;
   }
 
-  /** A completion wakes the data plane. */
+  /** A completion wakes the reactors. */
   wake(): void {
-    this.#busy = true;
+    this.#busy.fill(true);
+  }
+
+  /** A ring begins to move to the other reactor. */
+  moveQueue(): void {
+    if (this.#state !== "running" || this.#queues.size === 0) return;
+    const { run } = this.#options;
+    const { queue, watch, number } = run.decisions.pick([...this.#queues]);
+    const to = this.#planes[(queue.reactor + 1) % REACTORS]!;
+    if (!queue.canMoveTo(to.lane)) return;
+    run.note(`${watch.disk.name} moves to reactor ${to.lane}`);
+    watch.moves(number);
+    void queue.move({ site: to, leave: () => {} }).then((result) => {
+      if (this.#gone) return;
+      watch.moved(number);
+      run.faults.count(result.moved ? "queue moved" : "queue not moved");
+      run.note(result.moved ? `${watch.disk.name} has moved` : `${watch.disk.name} stays: ${result.reason}`);
+    });
   }
 
   /** The oldest call to storage that does not hang returns. */
@@ -217,7 +254,7 @@ export class BackendProcess {
       this.#options.run.faults.count("device given up");
       return this.kill();
     }
-    await this.#plane[Symbol.asyncDispose]();
+    await Promise.all(this.#planes.map((plane) => plane[Symbol.asyncDispose]()));
     // An image that opens just now, or meanwhile, is given to a device that has ended, which begins to close it.
     for (this.#stepsSinceCall = 0; this.#stepsSinceCall < LATE_STEPS; this.#stepsSinceCall++) await Promise.resolve();
     if (this.#gone || this.#options.run.violation !== undefined) return;
@@ -335,7 +372,8 @@ export class BackendProcess {
       properties: disk.properties,
       image: { path: disk.name, identity: { device: 1, inode: 1 } },
       description: disk.name,
-      attachment: () => this.#call(watch, () => ({ module: "simulated", disk: disk.name, number })),
+      attachment: () => this.#call(watch, () => ({ module: "simulated", disk: disk.name, number, ring: run.tick() })),
+      reattach: (attachment) => attachment,
       [Symbol.asyncDispose]: () => {
         const open = this.#openDisks.get(number);
         if (open?.closing !== false && !this.#gone) run.fail(`${disk.name} is closed twice`);
@@ -354,7 +392,7 @@ export class BackendProcess {
     this.#openDisks.delete(number);
   }
 
-  #openChannel({ disk, number }: DiskAttachment, options: ChannelOptions): IoChannel {
+  #openChannel({ disk, number, ring }: DiskAttachment, options: ChannelOptions): IoChannel {
     this.#assertAlive();
     const { run, breakage, disks } = this.#options;
     const watch = disks.get(String(disk))!;
@@ -363,7 +401,7 @@ export class BackendProcess {
     const file = new SimulatedFile(watch.disk, run);
     const channel = new SteppedChannel({ file, calls: breakage.file?.(file) ?? file, observer: watch, run }, options);
     open.channels.add(channel);
-    watch.channels.push(channel);
+    watch.opened(channel, Number(ring));
     return channel;
   }
 
@@ -406,6 +444,7 @@ export class BackendProcess {
         this.#assertAlive();
         const { guest, disk } = spec;
         let counted = false;
+        let number = 0;
         const closed = (): void => {
           if (!counted || this.#gone) return;
           counted = false;
@@ -416,19 +455,31 @@ export class BackendProcess {
           const attachment = await disk.attachment(lane);
           this.#assertAlive();
           signal?.throwIfAborted();
+          number = Number(attachment["ring"]);
           counted = true;
           this.#rings.set(guest, (this.#rings.get(guest) ?? 0) + 1);
           return attachment;
         };
         const counting = { ...spec, disk: { ...disk, attachment } };
-        const plane: DataPlane = this.#plane;
-        const handle = await plane.openQueue(breakage.spec?.(counting) ?? counting, signal).catch((error) => {
+        const queue = await this.#planes[0]!.openQueue(breakage.spec?.(counting) ?? counting, signal).catch((error) => {
           closed();
           throw error;
         });
+        const ring = { queue, watch: this.#options.disks.get(disk.description)!, number };
+        this.#queues.add(ring);
         let closing: Promise<void> | undefined;
-        const close = (): Promise<void> => closing ??= handle.close().then(closed);
-        return Object.create(handle, { close: { value: close } }) as QueueHandle;
+        return {
+          stopped: queue.stopped,
+          latched: queue.latched,
+          get inFlight() {
+            return queue.inFlight;
+          },
+          grow: (sectors) => queue.grow(sectors),
+          close: () => {
+            this.#queues.delete(ring);
+            return closing ??= queue.close().then(closed);
+          },
+        };
       },
       [Symbol.asyncDispose]: () => Promise.resolve(),
     };

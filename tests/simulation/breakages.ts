@@ -6,6 +6,7 @@
 import { OP_FLUSH_DISKCACHE, OP_WRITE_BARRIER } from "../../lib/blkif/abi.ts";
 import { BackRing } from "../../lib/blkif/back_ring.ts";
 import { Journal } from "../../lib/dataplane/journal.ts";
+import { Queue } from "../../lib/dataplane/queue.ts";
 import { Latch } from "../../lib/dataplane/latch.ts";
 import type { EventChannels, GrantTable, Platform, Xenstore, XenstoreOperations } from "../../lib/hypervisor.ts";
 import type { BlockFile } from "../../lib/storage/engine/executor.ts";
@@ -35,6 +36,10 @@ export const BREAKAGES: readonly NamedBreakage[] = [
     replace: () => replace(Latch.prototype, "belongsTo", forgetting),
   },
   { name: "a journal that forgets responses", replace: () => replace(Journal.prototype, "answering", () => () => {}) },
+  {
+    name: "a ring that moves with requests in flight",
+    replace: () => replaceGetter(Queue.prototype, "inFlight", () => 0),
+  },
   { name: "an image that is not locked", breakage: { unlocked: true } },
   { name: "an image that is never closed", breakage: { unclosed: true } },
   { name: "one thread for the storage calls of all disks", breakage: { oneThread: true } },

@@ -70,6 +70,11 @@ export class DiskWatch implements ChannelObserver {
   /** When the last write of a channel was carried out. */
   readonly #lastExecuted = new WeakMap<SteppedChannel, number>();
   readonly #requests = new Map<number, SentRequest>();
+  /** Rings that move to another reactor, by their number: one can begin to move again before its last move is noted. */
+  readonly #moving = new Map<number, number>();
+  readonly #rings = new WeakMap<SteppedChannel, number>();
+  /** By ring: when the last write was carried out that the next channel of a ring that moves has to flush. */
+  readonly #owed = new Map<number, number>();
 
   constructor(readonly disk: SimulatedDisk, run: Run) {
     this.#run = run;
@@ -175,6 +180,7 @@ export class DiskWatch implements ChannelObserver {
   /** A flush failed. On a channel from before the disk was attached anew it does not latch. */
   #distrust({ opened }: SteppedChannel): void {
     for (const each of this.channels) this.#unreliable.add(each);
+    this.#owed.clear();
     if (opened >= this.#attached) this.flushFailed = true;
     else this.history.forgive();
   }
@@ -184,10 +190,32 @@ export class DiskWatch implements ChannelObserver {
     this.latched = Math.min(this.latched, this.#run.tick());
   }
 
+  /** A ring begins to move to another reactor. */
+  moves(ring: number): void {
+    this.#moving.set(ring, (this.#moving.get(ring) ?? 0) + 1);
+  }
+
+  /** It has moved, or stays. */
+  moved(ring: number): void {
+    this.#moving.set(ring, (this.#moving.get(ring) ?? 0) - 1);
+  }
+
+  /** A channel of that ring was opened. */
+  opened(channel: SteppedChannel, ring: number): void {
+    this.channels.push(channel);
+    this.#rings.set(channel, ring);
+    const owed = this.#owed.get(ring);
+    this.#owed.delete(ring);
+    if (owed !== undefined) this.#lastExecuted.set(channel, owed);
+  }
+
   closed(channel: SteppedChannel): void {
     this.channels.splice(this.channels.indexOf(channel), 1);
     if (this.flushFailed || this.#unreliable.has(channel) || this.disk.properties.readOnly) return;
-    const safe = this.flushStarted > (this.#lastExecuted.get(channel) ?? -1);
+    const lastExecuted = this.#lastExecuted.get(channel) ?? -1;
+    const ring = this.#rings.get(channel);
+    if (ring !== undefined && (this.#moving.get(ring) ?? 0) > 0) return void this.#owed.set(ring, lastExecuted);
+    const safe = this.flushStarted > lastExecuted;
     this.#run.require(safe, `a channel to ${this.disk.name} was closed before what was written was flushed`);
     this.history.flushed(this.flushStarted);
   }
@@ -242,6 +270,8 @@ export class DiskWatch implements ChannelObserver {
 
   /** The process that served the disk has ended. The next one inherits its latch. */
   processEnded(): void {
+    this.#moving.clear();
+    this.#owed.clear();
     if (this.flushFailed && this.latched === Infinity) this.#forgetUntold();
     this.locked = false;
     for (const request of this.#requests.values()) {

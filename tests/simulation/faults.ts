@@ -37,6 +37,8 @@ const ACTIONS = [
   "guest death",
   "state nonsense",
   "device detached",
+  "queue moved",
+  "queue not moved",
   "process stopped",
   "process detached",
   "process killed",

@@ -75,9 +75,9 @@ export class ProcessPlatform {
     return [...this.#held.values()];
   }
 
-  /** Whether a park would return at once. */
-  get wouldWake(): boolean {
-    return [...this.#parkers].some((parker) => parker.wouldWake);
+  /** Of each parker, in the order in which they were opened: whether a park would return at once. */
+  get wouldWake(): boolean[] {
+    return [...this.#parkers].map((parker) => parker.wouldWake);
   }
 
   /** Releases everything, as the kernel does when a process ends; afterwards every call fails. */

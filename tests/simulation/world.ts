@@ -38,6 +38,7 @@ const USUAL: readonly (readonly [weight: number, act: Act])[] = [
   [20, (world) => world.passTime()],
   [30, (world) => world.process?.finishCall()],
   [20, (world) => world.startProcess()],
+  [15, (world) => world.process?.moveQueue()],
   [10, (world) => world.pick().guest?.correctState()],
 ];
 

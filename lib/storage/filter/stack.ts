@@ -217,6 +217,7 @@ class FilteredDisk implements Disk {
   readonly files?: readonly DiskFile[];
   readonly grow?: (sizeBytes?: number) => Promise<void>;
   readonly watchTrouble?: (listener: () => void) => Disposable;
+  readonly reattach?: (attachment: DiskAttachment, lane: number) => DiskAttachment | undefined;
   readonly waitsFor?: (rule: MemoryRule) => string | undefined;
   readonly withoutUring?: (lane: number, refusal: Refusal) => Promise<DiskAttachment>;
   readonly #disk: Disk;
@@ -243,6 +244,12 @@ class FilteredDisk implements Disk {
     if (disk.grow !== undefined) this.grow = (sizeBytes) => this.#grow(sizeBytes);
     if (disk.watchTrouble !== undefined) this.watchTrouble = (listener) => disk.watchTrouble!(listener);
     if (disk.waitsFor !== undefined) this.waitsFor = (rule) => disk.waitsFor!(rule);
+    if (disk.reattach !== undefined) {
+      this.reattach = (attachment, lane) => {
+        const inner = disk.reattach!(behind(attachment, filters.length), lane);
+        return inner === undefined ? undefined : this.#behind(inner);
+      };
+    }
     if (disk.withoutUring !== undefined) {
       this.withoutUring = async (lane, refusal) => this.#behind(await disk.withoutUring!(lane, refusal));
     }
@@ -283,4 +290,15 @@ class FilteredDisk implements Disk {
   #behind(disk: DiskAttachment): DiskAttachment {
     return this.#filters.reduceRight<DiskAttachment>((inner, filter) => filter.attachment(inner), disk);
   }
+}
+
+/** What is behind so many filters that have one disk each. */
+function behind(attachment: DiskAttachment, filters: number): DiskAttachment {
+  const { inner } = attachment;
+  return filters === 0 || inner === undefined || isSeveral(inner) ? attachment : behind(inner, filters - 1);
+}
+
+/** Array.isArray does not narrow to a readonly array. */
+function isSeveral(inner: DiskAttachment | readonly DiskAttachment[]): inner is readonly DiskAttachment[] {
+  return Array.isArray(inner);
 }

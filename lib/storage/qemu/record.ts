@@ -3,15 +3,13 @@
  * again. Nothing that the daemon itself can write to is believed: its sockets have a folder of their own.
  */
 
-import { errorText, XenblkError } from "../../errors.ts";
+import { errorText } from "../../errors.ts";
 import { lookWithin } from "../../path_lookup.ts";
 import type { BlockGraph } from "./graph.ts";
 import type { ProcessIdentity } from "./process.ts";
 import type { DaemonUser } from "./user.ts";
+import { socketPathBelow } from "../../socket_path.ts";
 import { RunDirectoryError } from "./types.ts";
-
-/** Longest path of a Unix socket, in bytes: sun_path of unix(7) is 108 with its final NUL. */
-const LONGEST_SOCKET_PATH = 107;
 
 /** A file of a disk, as it was when the daemon opened it. */
 export interface RecordedFile {
@@ -133,13 +131,7 @@ export class RunDirectory {
 
   /** The export's socket of a device. Throws {@linkcode XenblkError} if the path is too long for a socket. */
   socket(device: string): string {
-    const path = `${this.sockets}/${fileName(device)}`;
-    const bytes = new TextEncoder().encode(path).length;
-    if (bytes <= LONGEST_SOCKET_PATH) return path;
-    throw new XenblkError(
-      `Cannot use ${path} as a socket: it has ${bytes} bytes, and the kernel takes ${LONGEST_SOCKET_PATH}`,
-      { remedy: "name a directory with a shorter path with XENBLK_JOURNAL_DIR" },
-    );
+    return socketPathBelow(`${this.sockets}/${fileName(device)}`);
   }
 
   /**

@@ -1,5 +1,6 @@
 # A disk is attached to a running guest. The guest makes a file system on it and copies a tree. After the detach no
 # node, mapping or process is left, and the image, mounted in dom0, has the same content in every file.
+# short: trixie
 # timeout: 300 s
 image disk 96M
 guest_start alpha

@@ -2,6 +2,7 @@
 # host writes to, and an image that is missing. It also fails while no `serve` runs. libxl leaves the nodes of a disk
 # that it could not add: `xl block-detach` removes them. The disk of the other guest is not disturbed.
 # suites: trixie
+# short: none
 # timeout: 500 s
 image taken 16M
 taken="$image"

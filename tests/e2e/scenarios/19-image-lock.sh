@@ -1,6 +1,7 @@
 # Another process locks the image for a while, as the source of a migration does, when a guest's disk is attached. xl
 # returns 0, the error node says what the disk waits for, and the guest has the disk once the lock is free.
 # suites: trixie
+# short: none
 # timeout: 500 s
 image disk 16M
 disk="$image"

@@ -1,12 +1,12 @@
-# Images that QEMU's storage daemon opens. A qcow2, a vmdk, an NBD export and (with XENBLK_E2E_FULL=1) a luks image each
-# get the same writes as a raw image (dm-mirror in the guest), with the daemon killed under load; each is the same as
+# Images that QEMU's storage daemon opens. A qcow2, an NBD export and (with XENBLK_E2E_FULL=1) a vmdk and a luks image
+# each get the same writes as a raw image (dm-mirror in the guest), with the daemon killed under load; each is the same as
 # the raw one afterwards.
 # `attach --create` makes a qcow2 that shrinks by fstrim. A guest boots through GRUB from a qcow2 overlay that xl names.
 # No daemon is left after a detach.
 # suites: trixie
 # timeout: 1200 s
 size=32M sectors=65536
-formats="qcow2 vmdk nbd"
+formats="qcow2 nbd"
 [ "${E2E_FULL:-}" != 1 ] || formats="qcow2 vmdk luks nbd"
 local_formats="${formats% nbd}"
 secret="$images/$E2E_NAME-secret" socket=/run/e2e/nbd.sock
@@ -33,7 +33,7 @@ guest_create alpha
 for format in $formats; do image "$format-twin" "$size"; done
 xenblk image create "qcow2:$(file_of qcow2)" "$size"
 rm -f "$(file_of vmdk)" "$(file_of luks)" "$(file_of nbd)"
-qemu-img create -q -f vmdk "$(file_of vmdk)" "$size"
+case "$formats" in *vmdk*) qemu-img create -q -f vmdk "$(file_of vmdk)" "$size" ;; esac
 qemu-img create -q -f qcow2 "$(file_of nbd)" "$size"
 case "$formats" in *luks*)
   # What was never written reads as noise from a new luks image, so it is made from its twin.
@@ -113,10 +113,14 @@ wait_for 30 "the storage daemon to end" no_daemons "$id"
 kill "$nbd_pid"
 process_ends "$nbd_pid" 30 0
 sound qcow2 "$(file_of qcow2)"
-sound vmdk "$(file_of vmdk)"
 sound qcow2 "$(file_of nbd)"
-for format in qcow2 vmdk; do qemu-img compare -f "$format" -F raw "$(file_of "$format")" "$(file_of "$format-twin")"; done
+qemu-img compare -f qcow2 -F raw "$(file_of qcow2)" "$(file_of qcow2-twin)"
 qemu-img compare -f qcow2 -F raw "$(file_of nbd)" "$(file_of nbd-twin)"
+case "$formats" in *vmdk*)
+  sound vmdk "$(file_of vmdk)"
+  qemu-img compare -f vmdk -F raw "$(file_of vmdk)" "$(file_of vmdk-twin)"
+  ;;
+esac
 case "$formats" in *luks*)
   qemu-img compare --object "secret,id=key,file=$secret" --image-opts \
     "driver=luks,key-secret=key,file.filename=$(file_of luks)" "driver=raw,file.filename=$(file_of luks-twin)"
