@@ -27,7 +27,10 @@ export interface Memory {
 }
 
 /** Memory with an owner. Disposing frees it; no view of it may be used afterwards. */
-export interface OwnedMemory extends Memory, Disposable {}
+export interface OwnedMemory extends Memory, Disposable {
+  /** Gives the pages back until they are used again; they then begin as zeroes. Absent: the memory stays. */
+  discard?(): void;
+}
 
 /** Private memory of this process that engines and grant copies may name by address. */
 export interface MemorySpace {
