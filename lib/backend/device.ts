@@ -246,19 +246,18 @@ export class BackendDevice {
 
   /** The guest's time to close it is over, and requests are in flight. */
   get draining(): boolean {
-    return this.#draining && this.#resources.counters.totals.inFlight > 0;
+    return this.#draining && this.#resources.counters.inFlight > 0;
   }
 
   /** Changes whenever a request is answered. */
   get progress(): number {
-    const { reads, writes, barriers, flushes, discards, errors, inFlight } = this.#resources.counters.totals;
-    return reads + writes + barriers + flushes + discards + errors - inFlight;
+    return this.#resources.counters.progress;
   }
 
   /** To be called every few seconds: reports storage that has stopped answering, and takes the report back. */
   checkProgress(): void {
     const { connected, image } = this.#resources;
-    const inFlight = connected ? this.#resources.counters.totals.inFlight : 0;
+    const inFlight = connected ? this.#resources.counters.inFlight : 0;
     const name = image === undefined ? "its image" : image.disk.description;
     if (this.#stall.check(inFlight, this.progress, name, this.#clock.now())) this.poke();
   }

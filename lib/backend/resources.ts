@@ -19,7 +19,7 @@ import { DeviceCounters } from "./device_counters.ts";
 import { DeviceFilters } from "./device_filters.ts";
 import { DeviceLatch } from "./device_latch.ts";
 import { DeviceLock } from "./device_lock.ts";
-import type { DeviceDescription } from "./device_nodes.ts";
+import type { DeviceDescription } from "./description.ts";
 import { openDescribed } from "./disk_request.ts";
 import { emptyDrive } from "./empty_drive.ts";
 import { DeviceJournals, keptNames } from "./journals.ts";

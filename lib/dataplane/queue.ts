@@ -101,6 +101,18 @@ export class Queue implements Disposable {
     return this.#grants.kept;
   }
 
+  /** There are mappings or buffers that are released when they are not used for long. */
+  get keepsMemory(): boolean {
+    return (this.#grants.kept?.count ?? 0) > 0 || (this.#grants.bufferedBytes ?? 0) > 0;
+  }
+
+  /** Releases those that were not used since the last round of calls. True: there is more, call again. */
+  releaseIdle(): boolean {
+    if (this.#grants.kept?.releaseIdle()) return true;
+    this.#grants.releaseBuffers?.();
+    return false;
+  }
+
   /** The disk has become larger. Requests that were validated before keep their verdict. */
   grow(sectors: number): void {
     this.#steps.grow(sectors);
@@ -212,9 +224,10 @@ export class Queue implements Disposable {
       this.#break();
       return 0;
     }
+    if (available > most) available = most;
     if (available > 0) this.#times.beginTaking();
     let taken = 0;
-    while (available > 0 && taken < most && this.#hasRoom()) {
+    while (available > 0 && this.#hasRoom()) {
       this.#steps.take();
       taken++;
       available--;

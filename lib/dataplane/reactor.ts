@@ -16,7 +16,7 @@ import { dueTime, isHeavyAndReady, isOver, isReady, type Served } from "./served
 
 /** Turns between two checks of idle queues' events and of due times, while there is always work. */
 const TURNS_PER_EVENT_CHECK = 4;
-/** Kept mappings are released after being unused for one to two of these intervals. */
+/** Kept mappings and buffers are released after being unused for one to two of these intervals. */
 const IDLE_ROUND_MS = 30_000;
 /** Turns between two readings of the clock for that, in a reactor that never sleeps. */
 const TURNS_PER_CLOCK_CHECK = 1024;
@@ -370,9 +370,7 @@ export class Reactor implements Disposable {
       served.looks = LOOKS_AT_LIGHT;
       this.#fairness.charge(served.share, cost);
     }
-    if (this.#idleRoundMs === Infinity && queue.keptGrants !== undefined && queue.keptGrants.count > 0) {
-      this.#idleRoundMs = this.#platform.now() + IDLE_ROUND_MS;
-    }
+    if (this.#idleRoundMs === Infinity && queue.keepsMemory) this.#idleRoundMs = this.#platform.now() + IDLE_ROUND_MS;
     if (queue.broken !== undefined && !served.reportedBroken) {
       served.reportedBroken = true;
       this.#host.stopped(served.id, queue.broken);
@@ -422,10 +420,10 @@ export class Reactor implements Disposable {
     const now = this.#platform.now();
     if (now < this.#idleRoundMs) return Math.ceil(this.#idleRoundMs - now);
     for (; this.#idleRoundAt < this.#served.length; this.#idleRoundAt++) {
-      if (this.#served[this.#idleRoundAt]!.connection.queue.keptGrants?.releaseIdle()) return 0;
+      if (this.#served[this.#idleRoundAt]!.connection.queue.releaseIdle()) return 0;
     }
     this.#idleRoundAt = 0;
-    const kept = this.#served.some(({ connection }) => (connection.queue.keptGrants?.count ?? 0) > 0);
+    const kept = this.#served.some(({ connection }) => connection.queue.keepsMemory);
     this.#idleRoundMs = kept ? now + IDLE_ROUND_MS : Infinity;
     return kept ? IDLE_ROUND_MS : -1;
   }
