@@ -6,6 +6,7 @@
 import { isDirect, isQcow2 } from "./cases.ts";
 import { describePattern, FIGURES_GOAL, type FiguresCost, shareOf } from "./figures.ts";
 import { limitOf } from "./limits.ts";
+import type { FairResult } from "./fair.ts";
 import type { ManyResult } from "./many.ts";
 import { ringRates, type RingResult } from "./ring.ts";
 import { counterpart, type Measurement, medianSample, type Sample } from "./samples.ts";
@@ -68,6 +69,19 @@ export function judgeMany(result: ManyResult | undefined): Verdict[] {
       met: busy < IDLE_SHARE,
     },
     ...atLeast(`${disks} loaded disks: the slowest, of the fastest's IOPS`, Math.min(...iops) / Math.max(...iops), 0.5),
+  ];
+}
+
+/** The goals of guests that share a reactor. */
+export function judgeFair(result: FairResult | undefined): Verdict[] {
+  if (result === undefined) return [];
+  const { alone, beside, weighted } = result;
+  const worst = Math.max(...beside.map(({ p99Us }) => p99Us / alone.p99Us));
+  const [small, large] = weighted as [typeof weighted[0], typeof weighted[0]];
+  return [
+    ...atLeast("depth 1 beside busy guests, of its fair share", Math.min(...beside.map(({ share }) => share)), 0.5),
+    { goal: "depth 1 beside busy guests: p99 of that alone at most 5", measured: worst.toFixed(2), met: worst <= 5 },
+    ...atLeast("weights 400 and 100: the ratio, of 4", large!.iops / small!.iops / 4, 0.8),
   ];
 }
 

@@ -5,7 +5,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { type DiskCase, diskCase, type StorageName, type SubjectName } from "../../bench/cases.ts";
 import { undisturbed } from "../../bench/figures.ts";
-import { judge, judgeFigures } from "../../bench/goals.ts";
+import { judge, judgeFair, judgeFigures } from "../../bench/goals.ts";
 import { loadLine } from "../../bench/load.ts";
 import { machineLine } from "../../bench/machine.ts";
 import { curve, pictureOf, wrapAtCommas } from "../../bench/plot.ts";
@@ -217,4 +217,19 @@ Deno.test("a curve has one point for each depth of 4 KiB random reads, in order"
 Deno.test("small print is broken at commas", () => {
   assertEquals(wrapAtCommas("one, two, three, four", 10), "one, two,\nthree,\nfour");
   assertEquals(wrapAtCommas("alone", 2), "alone");
+});
+
+Deno.test("guests that share a Worker are judged by the worst of them", () => {
+  const beside = [{ load: "reads", iops: 4000, p99Us: 100, share: 2 }, {
+    load: "writes",
+    iops: 900,
+    p99Us: 600,
+    share: 0.45,
+  }];
+  const weighted = [{ weight: 100, iops: 1000 }, { weight: 400, iops: 3600 }];
+  const verdicts = judgeFair({ alone: { iops: 10_000, p99Us: 100 }, beside, weighted });
+  assertEquals(verdicts.map(({ measured, met }) => [measured, met]), [["0.45", false], ["6.00", false], [
+    "0.90",
+    true,
+  ]]);
 });
