@@ -6,8 +6,7 @@
 
 import type { DomId, Parker, Platform } from "../hypervisor.ts";
 import { errorText } from "../errors.ts";
-import { LogLimiter } from "../rate_limit.ts";
-import type { Logger } from "../log.ts";
+import { LogLimiter, warningsTo } from "../rate_limit.ts";
 import type { BufferOpener, ChannelOpener } from "../storage/disk.ts";
 import { type Connection, openConnection, type OpenRequest } from "./connection.ts";
 import { Guest, type GuestTable } from "./guest.ts";
@@ -480,12 +479,6 @@ function isOver({ closing, leaving, connection: { queue } }: Served): boolean {
 
 function isHeavyAndReady(served: Served): boolean {
   return served.isHeavy && isReady(served);
-}
-
-/** A logger of warnings alone, written out here: the module of the log would load LogTape into every Worker. */
-function warningsTo(warning: Logger["warning"]): Logger {
-  const drop = (): void => {};
-  return { debug: drop, info: drop, warning, error: drop };
 }
 
 /** When a queue is due; Infinity: never. A time that has passed, and for which it was visited, is put off. */
