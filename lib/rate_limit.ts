@@ -21,15 +21,6 @@ interface Allowance {
   forgotten: boolean;
 }
 
-/**
- * A logger of warnings alone, for Workers: it is written out here, since the module of the log would load LogTape into each
- * of them.
- */
-export function warningsTo(warning: Logger["warning"]): Logger {
-  const drop = (): void => {};
-  return { debug: drop, info: drop, warning, error: drop };
-}
-
 /** Counts the lines of each guest and passes on those within its allowance. */
 export class LogLimiter {
   readonly #logger: Logger;
@@ -89,4 +80,10 @@ export class LogLimiter {
     this.#logger.warning(`domain ${guest}: suppressed ${allowance.suppressed} log lines`);
     allowance.suppressed = 0;
   }
+}
+
+/** A logger of warnings alone, written out here: the module of the log would load LogTape into every Worker. */
+export function warningsTo(warning: Logger["warning"]): Logger {
+  const drop = (): void => {};
+  return { debug: drop, info: drop, warning, error: drop };
 }

@@ -100,7 +100,7 @@ export class Config {
 
 /**
  * Reads the file that the options name, or the usual one if it exists. Rejects with {@linkcode XenblkError}: `usage` for
- * contradicting options, `failed` if the file cannot be read or has a fault.
+ * contradicting options and for a file with a fault, `failed` if it cannot be read.
  */
 export async function loadConfig(verbName: string, options: OptionValues<typeof CONFIG_OPTIONS>): Promise<Config> {
   const { config: named, "no-config": none } = options;
