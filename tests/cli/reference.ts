@@ -27,7 +27,7 @@ there is none.
 | ------------- | -------------------------------------------------------------------------------- |
 | 0             | done                                                                             |
 | 1             | failed                                                                           |
-| 2             | usage: an option or operand is wrong                                             |
+| 2             | usage: an option, an operand or the configuration file is wrong                  |
 | 3             | no such domain or device                                                         |
 | 4             | timed out waiting for the guest                                                  |
 | 5             | hypervisor missing or not permitted                                              |

@@ -18,16 +18,19 @@ const SIGNALS = ["SIGINT", "SIGTERM"] as const;
 
 /** Boots, runs the scenarios and returns the outcome of each. A scenario that never ended counts as failed. */
 export async function bootSuite(cache: string, request: BootRequest): Promise<BootReport> {
-  const { suite, images, scenarios, jobSeconds, attempt } = request;
-  const disk = (name: string): string => `${cache}/run-${suite}-${name}.ext4`;
-  const results = `${cache}/results-${suite}${attempt === 1 ? "" : `-${attempt}`}`;
+  const { suite, init, images, scenarios, jobSeconds, attempt } = request;
+  // Boots of the same suite may run at the same time.
+  const boot = init === "systemd" ? `${suite}-systemd` : suite;
+  const job = `${cache}/job-${boot}.conf`;
+  const disk = (name: string): string => `${cache}/run-${boot}-${name}.ext4`;
+  const results = `${cache}/results-${boot}${attempt === 1 ? "" : `-${attempt}`}`;
   const names = scenarios.map((scenario) => scenario.name);
-  await writeJob(`${cache}/job-${suite}.conf`, request);
-  await shell("build/payload.sh", [cache, disk("payload"), `${cache}/job-${suite}.conf`], 300);
+  await writeJob(job, request);
+  await shell("build/payload.sh", [cache, disk("payload"), job], 300);
   await shell("build/disks.sh", [disk("output"), disk("scratch")], 120);
   const started = performance.now();
   const secondsSince = (): number => Math.round((performance.now() - started) / 1000);
-  print(`e2e: booting Xen with a dom0 of Debian ${suite}, ${names.length} scenarios`);
+  print(`e2e: booting Xen with a dom0 of Debian ${boot}, ${names.length} scenarios`);
   let bootSeconds: number | undefined;
   const watch = new Watch(scenarios);
   const lines = await runQemu(
@@ -36,20 +39,26 @@ export async function bootSuite(cache: string, request: BootRequest): Promise<Bo
     watch,
     (said) => {
       bootSeconds ??= secondsSince();
-      print(`e2e: ${suite} ${said}`);
+      print(`e2e: ${boot} ${said}`);
     },
   );
   await shell("build/results.sh", [disk("output"), results], 120);
   await Deno.remove(disk("scratch"));
   await Deno.writeTextFile(`${results}/serial.txt`, lines.join("\n"));
   const report = names.map((name) => resultOf(name, lines, results));
-  return { suite, folder: results, seconds: secondsSince(), bootSeconds, results: report };
+  return { suite, init, folder: results, seconds: secondsSince(), bootSeconds, results: report };
 }
 
-async function writeJob(path: string, { suite, scenarios, jobSeconds }: BootRequest): Promise<void> {
+async function writeJob(path: string, { suite, init, scenarios, jobSeconds }: BootRequest): Promise<void> {
   const names = scenarios.map(({ name }) => name).join(" ");
   const full = Deno.env.get("XENBLK_E2E_FULL") === "1" ? 1 : 0;
-  const settings = { E2E_JOB_SECONDS: jobSeconds, E2E_SUITE: suite, E2E_FULL: full, E2E_SCENARIOS: `"${names}"` };
+  const settings = {
+    E2E_JOB_SECONDS: jobSeconds,
+    E2E_SUITE: suite,
+    E2E_INIT: init,
+    E2E_FULL: full,
+    E2E_SCENARIOS: `"${names}"`,
+  };
   await Deno.writeTextFile(path, Object.entries(settings).map(([name, value]) => `${name}=${value}\n`).join(""));
 }
 
@@ -87,6 +96,7 @@ async function runQemu(
     rest = parts.pop()!;
     for (const line of parts) {
       lines.push(line);
+      if (line.includes("e2e dom0: ")) guard.progress();
       const progress = /e2e: ((BEGIN|END) .*)/.exec(line)?.[1];
       if (progress === undefined) continue;
       watch.said(progress);

@@ -1,17 +1,19 @@
 /**
- * The order of a run. Each suite is booted once with all of its scenarios; suites run in parallel if the machine has
- * the memory. Scenarios that fail run a second time in a fresh boot, one suite after the other: an emulated machine on
+ * The order of a run. Each suite is booted once with all of its scenarios, and once more with those that want systemd as
+ * dom0's process 1; boots run in parallel if the machine has the memory. Scenarios that fail run a second time in a fresh boot, one suite after the other: an emulated machine on
  * busy cores may be too slow once, but not twice. A scenario that does not fit into the time limit, or that the machine
  * cannot run, has failed.
  */
 
 import { errorText } from "../../lib/errors.ts";
 import type { BootReport, RunReport, ScenarioResult, Stage } from "./report.ts";
-import type { Scenario } from "./scenarios.ts";
+import { type Init, INITS, type Scenario } from "./scenarios.ts";
 
 /** One boot of a suite. */
 export interface BootRequest {
   readonly suite: string;
+  /** Process 1 of dom0. */
+  readonly init: Init;
   readonly images: string;
   readonly scenarios: readonly Scenario[];
   /** Time limit of all scenarios together. */
@@ -47,9 +49,10 @@ export interface Limits {
 /** With less time left than this, no boot is started. */
 const LEAST_JOB_SECONDS = 60;
 
-/** A suite and the scenarios to run on it. */
+/** A suite, process 1 of its dom0, and the scenarios to run on it. */
 interface Work {
   readonly suite: string;
+  readonly init: Init;
   readonly scenarios: readonly Scenario[];
 }
 
@@ -62,9 +65,9 @@ export async function runAll(
 ): Promise<RunReport> {
   const began = rig.now();
   const left = (): number => limits.seconds - (rig.now() - began);
-  const works = suites.map((suite) => ({ suite, scenarios: scenarios.filter((one) => one.suites.includes(suite)) }))
+  const works = suites.flatMap((suite) => INITS.map((init) => workOf(suite, init, scenarios)))
     .filter((work) => work.scenarios.length > 0);
-  const images = makeImages(rig, works);
+  const images = makeImages(rig, [...new Set(works.map(({ suite }) => suite))]);
   const boots = await inLanes(limits.boots, works, (work) => attempt(rig, work, images, 1, left, limits));
   for (const [index, work] of works.entries()) {
     const again = failedIn(work, boots[index]!);
@@ -74,6 +77,10 @@ export async function runAll(
     if (report.folder !== undefined) boots.push(report);
   }
   return { boots, stages: rig.stages(), seconds: rig.now() - began };
+}
+
+function workOf(suite: string, init: Init, scenarios: readonly Scenario[]): Work {
+  return { suite, init, scenarios: scenarios.filter((one) => one.init === init && one.suites.includes(suite)) };
 }
 
 /** Does the work for each item in order, for at most `lanes` items in parallel. */
@@ -88,11 +95,11 @@ async function inLanes<T, R>(lanes: number, items: readonly T[], work: (item: T)
 }
 
 /** Starts to build the images, one suite after the other. So one suite's images are built while another boots. */
-function makeImages(rig: Rig, works: readonly Work[]): Map<string, Promise<string>> {
+function makeImages(rig: Rig, suites: readonly string[]): Map<string, Promise<string>> {
   const ready = rig.prepare();
   const made = new Map<string, Promise<string>>();
   let before: Promise<unknown> = ready;
-  for (const { suite } of works) {
+  for (const suite of suites) {
     const images = before.then(() => ready).then(() => rig.images(suite));
     before = images.catch(() => {}); // the boot of this suite reports it
     made.set(suite, images);
@@ -108,7 +115,7 @@ async function attempt(
   left: () => number,
   limits: Limits,
 ): Promise<BootReport> {
-  const { suite, scenarios } = work;
+  const { suite, init, scenarios } = work;
   const began = rig.now();
   try {
     const folder = await images.get(suite)!;
@@ -116,12 +123,13 @@ async function attempt(
     if (jobSeconds < LEAST_JOB_SECONDS) {
       throw new Error(`no time is left of ${Math.round(limits.seconds / 60)} minutes`);
     }
-    return await rig.boot({ suite, images: folder, scenarios, jobSeconds, attempt });
+    return await rig.boot({ suite, init, images: folder, scenarios, jobSeconds, attempt });
   } catch (error) {
     const reason = errorText(error);
     rig.print(`e2e: ${suite}: ${scenarios.length} scenarios do not run: ${reason}`);
     return {
       suite,
+      init,
       folder: undefined,
       seconds: rig.now() - began,
       bootSeconds: undefined,
@@ -134,7 +142,7 @@ function notRun(reason: string): (scenario: Scenario) => ScenarioResult {
   return ({ name }) => ({ name, outcome: "failed", seconds: 0, remark: `not run: ${reason}`, log: "", report: "" });
 }
 
-function failedIn({ suite, scenarios }: Work, { results }: BootReport): Work {
+function failedIn({ suite, init, scenarios }: Work, { results }: BootReport): Work {
   const failed = results.filter(({ outcome }) => outcome === "failed").map(({ name }) => name);
-  return { suite, scenarios: scenarios.filter(({ name }) => failed.includes(name)) };
+  return { suite, init, scenarios: scenarios.filter(({ name }) => failed.includes(name)) };
 }

@@ -29,8 +29,12 @@ class FakeRig implements Rig {
     return `/images/${suite}`;
   }
 
-  boot({ suite, scenarios, attempt, jobSeconds }: BootRequest): Promise<BootReport> {
-    this.done.push(`${suite} ${scenarios.map(({ name }) => name).join(" ")}, at most ${jobSeconds} s`);
+  boot({ suite, init, scenarios, attempt, jobSeconds }: BootRequest): Promise<BootReport> {
+    this.done.push(
+      `${suite}${init === "systemd" ? " with systemd" : ""} ${
+        scenarios.map(({ name }) => name).join(" ")
+      }, at most ${jobSeconds} s`,
+    );
     this.seconds += this.bootSeconds;
     const results = scenarios.map(({ name }) => {
       const outcome = this.course[`${suite} ${name}`]?.[attempt - 1] ?? "passed";
@@ -38,7 +42,7 @@ class FakeRig implements Rig {
       return { name, outcome, seconds: 7, remark, log: `log of ${name}`, report: "" };
     });
     const folder = `/results-${suite}-${attempt}`;
-    return Promise.resolve({ suite, folder, seconds: this.bootSeconds, bootSeconds: 20, results });
+    return Promise.resolve({ suite, init, folder, seconds: this.bootSeconds, bootSeconds: 20, results });
   }
 
   now(): number {
@@ -53,12 +57,16 @@ class FakeRig implements Rig {
 }
 
 const SCENARIOS: readonly Scenario[] = [
-  { name: "one", suites: ["new", "old"], shortSuites: ["new"], timeoutSeconds: 10 },
-  { name: "two", suites: ["new"], shortSuites: ["new"], timeoutSeconds: 10 },
+  { name: "one", suites: ["new", "old"], shortSuites: ["new"], timeoutSeconds: 10, init: "script" },
+  { name: "two", suites: ["new"], shortSuites: ["new"], timeoutSeconds: 10, init: "script" },
 ];
 
-async function run(rig: Rig, limits = LIMITS): Promise<{ run: RunReport; text: string; last: string }> {
-  const run = await runAll(rig, ["new", "old"], SCENARIOS, limits);
+async function run(
+  rig: Rig,
+  limits = LIMITS,
+  scenarios = SCENARIOS,
+): Promise<{ run: RunReport; text: string; last: string }> {
+  const run = await runAll(rig, ["new", "old"], scenarios, limits);
   const text = reportText(run);
   return { run, text, last: text.split("\n").at(-1)! };
 }
@@ -69,6 +77,27 @@ Deno.test("if all scenarios pass, each suite is booted once, with its scenarios"
   assertEquals(rig.done, ["new one two, at most 2000 s", "old one, at most 1700 s"]);
   assertEquals(last, "ok | 3 passed | 0 failed (600s)");
   assert(succeeded(report));
+});
+
+Deno.test("scenarios that want systemd have a boot of their own, with the images of their suite; a second one if they fail", async () => {
+  const three: Scenario = { ...SCENARIOS[1]!, name: "three", init: "systemd" };
+  const rig = new FakeRig({ "new three": ["failed"] });
+  const made: string[] = [];
+  const images = rig.images.bind(rig);
+  rig.images = (suite): Promise<string> => {
+    made.push(suite);
+    return images(suite);
+  };
+  const { text, last } = await run(rig, LIMITS, [...SCENARIOS, three]);
+  assertEquals(made, ["new", "old"]);
+  assertEquals(rig.done.map((line) => line.split(",")[0]), [
+    "new one two",
+    "new with systemd three",
+    "old one",
+    "new with systemd three",
+  ]);
+  assertStringIncludes(text, "new with systemd: 1 scenarios, and power off");
+  assertEquals(last, "ok | 4 passed | 0 failed (1200s)");
 });
 
 Deno.test("suites boot in parallel if the machine can; failed scenarios boot one suite at a time", async () => {

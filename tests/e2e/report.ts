@@ -3,6 +3,8 @@
  * closing line like the test runner's.
  */
 
+import type { Init } from "./scenarios.ts";
+
 /** The outcome of one scenario in one boot. */
 export interface ScenarioResult {
   readonly name: string;
@@ -18,6 +20,7 @@ export interface ScenarioResult {
 /** The outcome of one boot. */
 export interface BootReport {
   readonly suite: string;
+  readonly init: Init;
   /** The folder of its logs; undefined if nothing was booted. */
   readonly folder: string | undefined;
   readonly seconds: number;
@@ -98,9 +101,10 @@ function measurements(run: RunReport): string[] {
 function stagesText({ boots, stages, seconds }: RunReport): string {
   const rows = stages.map((stage) => [stage.name, stage.seconds] as const);
   for (const boot of boots.filter(({ folder }) => folder !== undefined)) {
-    rows.push([`${boot.suite}: QEMU's start to the first scenario`, boot.bootSeconds ?? boot.seconds]);
+    const name = boot.init === "systemd" ? `${boot.suite} with systemd` : boot.suite;
+    rows.push([`${name}: QEMU's start to the first scenario`, boot.bootSeconds ?? boot.seconds]);
     rows.push([
-      `${boot.suite}: ${boot.results.length} scenarios, and power off`,
+      `${name}: ${boot.results.length} scenarios, and power off`,
       boot.seconds - (boot.bootSeconds ?? 0),
     ]);
   }

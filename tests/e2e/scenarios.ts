@@ -2,8 +2,14 @@
  * The list of scenarios: the files in the folder scenarios, and the settings in their first lines.
  *
  * A scenario's comment may hold `# suites: trixie` (default: all), `# short: trixie` or `# short: none` (default: all of
- * its suites), and `# timeout: 120 s` (default 240).
+ * its suites), `# timeout: 120 s` (default 240), and `# init: systemd` (default: a script of ours is process 1 of dom0).
  */
+
+/** What process 1 of dom0 is: `script` is dom0/init, which starts what the scenarios need and little else. */
+export const INITS = ["script", "systemd"] as const;
+
+/** One of them. Each needs a boot of its own. */
+export type Init = (typeof INITS)[number];
 
 /** One scenario. */
 export interface Scenario {
@@ -15,6 +21,7 @@ export interface Scenario {
   readonly shortSuites: readonly string[];
   /** dom0 ends it after this time. */
   readonly timeoutSeconds: number;
+  readonly init: Init;
 }
 
 const FOLDER = new URL("./scenarios/", import.meta.url);
@@ -41,5 +48,8 @@ function describe(name: string, text: string): Scenario {
   const short = /^# short: (.+)$/m.exec(text)?.[1];
   const shortSuites = short === undefined ? suites : short.split(" ").filter((suite) => suite !== "none");
   const timeoutSeconds = Number(/^# timeout: (\d+) s$/m.exec(text)?.[1] ?? DEFAULT_TIMEOUT_SECONDS);
-  return { name, suites, shortSuites, timeoutSeconds };
+  const named = /^# init: (.+)$/m.exec(text)?.[1] ?? "script";
+  const init = INITS.find((one) => one === named);
+  if (init === undefined) throw new Error(`scenario ${name}: no init ${named}; it is one of ${INITS.join(", ")}`);
+  return { name, suites, shortSuites, timeoutSeconds, init };
 }

@@ -22,5 +22,5 @@ export function faultText(path: string, { line, message, remedy }: Fault): strin
 export function faultError(path: string, faults: readonly [Fault, ...Fault[]]): XenblkError {
   const [{ line, message, remedy }, ...others] = faults;
   const more = others.length === 0 ? "" : `; \`xenblk config check ${path}\` shows ${others.length} more`;
-  return new XenblkError(`${path}:${line}: ${message}`, { remedy: remedy + more });
+  return new XenblkError(`${path}:${line}: ${message}`, { kind: "usage", remedy: remedy + more });
 }

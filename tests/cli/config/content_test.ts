@@ -216,8 +216,11 @@ Deno.test("the file that is missing, no file, too large or not text: what, which
   const line = await complaint(wrong);
   assertStringIncludes(line, `${wrong}:2: Cannot use "x" in [serve]: there is no such key`);
   assertStringIncludes(line, `\`xenblk config check ${wrong}\` shows 1 more`);
-  const error = await assertRejects(() => loadConfig("serve", { config: wrong, "no-config": true }), XenblkError);
-  assertEquals(error.exitStatus, 2);
+  // After this status systemd does not start xenblk.service again.
+  for (const without of [true, false]) {
+    const load = (): Promise<Config> => loadConfig("serve", { config: wrong, "no-config": without });
+    assertEquals((await assertRejects(load, XenblkError)).exitStatus, 2);
+  }
 });
 
 Deno.test("contrib/config.toml and docs/config.md are up to date (else: deno task docs)", () => {
