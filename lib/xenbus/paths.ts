@@ -89,3 +89,9 @@ export function parseBackendPath(path: string, ownDomain: DomId): DeviceAddress 
   if (vdev === undefined) throw wrong(`device ${quoted(vdevText)} is not a number from 0 to ${MAX_VDEV}`);
   return { backendDomain, kind, frontendDomain, vdev };
 }
+
+/** The directory of a device in that of its kind which the path is, or which it lies in; undefined for a path above. */
+export function deviceDirectory(kindPath: string, path: string): string | undefined {
+  const [guest, vdev] = path.slice(kindPath.length + 1).split("/");
+  return vdev === undefined ? undefined : `${kindPath}/${guest}/${vdev}`;
+}
