@@ -20,6 +20,11 @@ const FIGURES: Readonly<Record<string, (sample: Sample) => number | undefined>> 
   p99: ({ latencyUs }) => latencyUs?.p99,
 };
 
+/** What the limits are worth on a busy machine. */
+const DOUBTFUL =
+  "Limits are doubtful: the machine was not idle, and a backend and its guest, two processes, get more of a\n" +
+  "busy machine than fio, which is one.\n";
+
 /** One cell: this backend's medians divided by those of others. */
 export interface CellRatios {
   readonly storage: StorageName;
@@ -49,10 +54,11 @@ export function ratiosOf(measurements: readonly Measurement[]): CellRatios[] {
   });
 }
 
-/** The ratios as a table, and below it where the C reference shows no limit; empty without any. */
+/** The ratios as a table, and below it where the C reference shows no limit; empty without any. `idle`: see load.ts. */
 export function renderRatios(
   measurements: readonly Measurement[],
   storages: Readonly<Partial<Record<StorageName, string>>>,
+  idle: boolean,
 ): string {
   const cells = ratiosOf(measurements);
   if (cells.length === 0) return "";
@@ -69,13 +75,14 @@ export function renderRatios(
     ...headings.map((heading) => ratios[heading]?.toFixed(2) ?? "-"),
     limit === undefined ? "-" : limit.counts ? "yes" : "no",
   ]);
-  return renderTable(columns, rows) + notes(cells);
+  return renderTable(columns, rows) + notes(cells, idle);
 }
 
-function notes(cells: readonly CellRatios[]): string {
+function notes(cells: readonly CellRatios[], idle: boolean): string {
   const lines = cells.flatMap(({ storage, case: name, limit }) =>
     limit === undefined || limit.counts ? [] : [`No limit: C reference, ${name} on ${storage}: ${limit.why}\n`]
   );
+  if (!idle && cells.some(({ limit }) => limit?.counts === true)) lines.push(DOUBTFUL);
   return lines.length === 0 ? "" : `\n${lines.join("")}`;
 }
 

@@ -303,8 +303,8 @@ static uint32_t take(void)
 
 static void consume_events(uint32_t flags)
 {
-    for (int port = xenevtchn_pending(back.events); port >= 0; port = xenevtchn_pending(back.events))
-        xenevtchn_unmask(back.events, port);
+    int port = xenevtchn_pending(back.events);
+    if (port >= 0) xenevtchn_unmask(back.events, port); /* until then there is no other event of this one port */
     if (!(flags & IORING_CQE_F_MORE)) watch(xenevtchn_fd(back.events), EVENTS, IORING_POLL_ADD_MULTI);
 }
 

@@ -58,7 +58,7 @@ export function renderReport(report: BenchReport): string {
     `${machineLine(machine)}\n${loadLine(load)}\n`,
     ...(ring === undefined ? [] : [renderRing(ring), renderFigures(ring.figures)]),
     ...(disk === undefined || disk.measurements.length === 0 ? [] : [renderDisk(disk)]),
-    disk === undefined ? "" : renderRatios(disk.measurements, disk.storages),
+    disk === undefined ? "" : renderRatios(disk.measurements, disk.storages, wasIdle(load)),
     ...(many?.result === undefined ? [] : [renderMany(many.result)]),
     ...(plugin === undefined || plugin.results.length === 0 ? [] : [renderPlugins(plugin)]),
     ...(verdicts.length === 0 ? [] : [goals]),

@@ -22,18 +22,14 @@ import { isPlugin, needsDaemon } from "./storage/image/formats.ts";
 import { findModule } from "./storage/image/plugin_name.ts";
 import { type ImageName, imageName, type ImageSpec, imageText, paramsOf, parseImage } from "./storage/image/spec.ts";
 import type { PluginSettings } from "./storage/plugin/settings.ts";
-import { findImage, imageContext } from "./storage/daemon_disk.ts";
 import { literalPattern } from "./storage/qemu/allow.ts";
 import { openDisk } from "./storage/open.ts";
 import { attachDevice, removeDevice, waitForConnected } from "./toolstack/attach.ts";
 import { type DomainInfo, resolveDomain } from "./toolstack/domains.ts";
 import { findExcludingDisk, type ImageUser } from "./toolstack/sharing.ts";
-import { type DeviceAddress, isBackendKind } from "./xenbus/paths.ts";
+import { DEFAULT_KIND, type DeviceAddress, isBackendKind } from "./xenbus/paths.ts";
 import { formatVdev, parseVdev } from "./xenbus/vdev.ts";
 import { retryConflicts } from "./xenstore.ts";
-
-/** The kind of backend that is served and attached where nothing else is said. */
-export const DEFAULT_KIND = "vbd3";
 
 /**
  * A disk for a guest, and how it is served. Settings that are absent are as in {@linkcode DEFAULT_SETTINGS}; a CD-ROM
@@ -192,6 +188,7 @@ async function openWanted(
   if (vhost === undefined || (engine !== "qemu" && !(engine === "auto" && needsDaemon(name)))) {
     return await openDisk(request, files === undefined ? {} : { native: files });
   }
+  const { findImage, imageContext } = await import("./storage/daemon_disk.ts");
   const { graph } = await findImage(request, imageContext());
   return unopened(readOnly, graph.files);
 }

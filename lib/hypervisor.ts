@@ -27,7 +27,10 @@ export interface Memory {
 }
 
 /** Memory with an owner. Disposing frees it; no view of it may be used afterwards. */
-export interface OwnedMemory extends Memory, Disposable {}
+export interface OwnedMemory extends Memory, Disposable {
+  /** Gives the pages back until they are used again; they then begin as zeroes. Absent: the memory stays. */
+  discard?(): void;
+}
 
 /** Private memory of this process that engines and grant copies may name by address. */
 export interface MemorySpace {
@@ -331,9 +334,14 @@ export class XenstoreError extends Error {
 export interface XenstoreOperations {
   /** The node's value, or undefined if there is no such node. */
   read(path: string): string | undefined;
+  /**
+   * The values of many nodes, read in their order, with one wait for all of them; in place of a value, the error that
+   * reading that node would throw. Absent: they are read one by one.
+   */
+  readAll?(paths: readonly string[]): (string | undefined | XenstoreError)[];
   /** Names of the children, or undefined if there is no such node. */
   list(path: string): string[] | undefined;
-  /** Writes, and creates the node and its missing parents. */
+  /** Writes, and creates the node and its missing parents. In a transaction a later operation may throw its error. */
   write(path: string, value: string): void;
   /** Makes an empty node and its missing parents; a node that is there stays as it is. */
   makeDirectory(path: string): void;

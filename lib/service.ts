@@ -15,13 +15,9 @@ import { type HostPlatform, imageLocksOf } from "./host_platform.ts";
 import type { JournalStore } from "./hypervisor.ts";
 import { createLogger, type Logger } from "./log.ts";
 import { journalDirectory } from "./journal_directory.ts";
-import { imageContext, openDaemonDisk } from "./storage/daemon_disk.ts";
+import { LazyDaemonDisks } from "./storage/lazy_daemon_disks.ts";
 import { chooseFilters } from "./storage/filter/spec.ts";
-import { OrphanedDisks } from "./storage/orphans.ts";
-import { StorageDaemons } from "./storage/qemu/daemons.ts";
-import { daemonsDirectory } from "./storage/qemu/survey.ts";
 import { DEFAULT_PLUGIN_SETTINGS, type PluginSettings } from "./storage/plugin/settings.ts";
-import { openPluginDisk } from "./storage/plugin_disk.ts";
 import { IoPool } from "./storage/pool/pool.ts";
 import { type OpenContext, openDisk } from "./storage/open.ts";
 import { DisksInUse } from "./toolstack/disks_in_use.ts";
@@ -129,39 +125,30 @@ export interface RunningService {
   readonly images: ReadonlySet<AsyncDisposable>;
 }
 
-/** Storage daemons start with the first disk that needs one. Nothing: this host has none. */
-function startDaemons(
-  { platform, daemonPerDisk, daemonUser, writeLog }: ServiceOptions,
+/** Nothing: this host has no storage daemons. */
+function daemonDisks(
+  { platform, daemonPerDisk, daemonUser, writeLog = true }: ServiceOptions,
   journals: JournalStore,
   undo: AsyncDisposableStack,
   warn: (message: string) => void,
 ): Pick<OpenContext, "openByDaemon"> & Pick<BackendKindOptions, "endLeftovers"> {
   const { vhost, descriptor } = platform;
   if (vhost === undefined) return {};
-  const directory = journalDirectory((name) => Deno.env.get(name));
-  const daemons = undo.use(
-    new StorageDaemons({
-      directory: daemonsDirectory(directory),
-      locks: journals,
+  const disks = undo.use(
+    new LazyDaemonDisks({
+      directory: journalDirectory((name) => Deno.env.get(name)),
+      journals,
       vhost,
+      platform: descriptor,
+      writeLog,
+      warn,
       ...(daemonPerDisk === undefined ? {} : { perDisk: daemonPerDisk }),
       ...(daemonUser === undefined ? {} : { user: daemonUser }),
     }),
   );
-  const services = {
-    ...imageContext(),
-    daemons,
-    vhost,
-    platform: descriptor,
-    clock: SYSTEM_CLOCK,
-    directory,
-    ...(writeLog === false ? {} : { logs: journals }),
-  };
-  // An earlier process may have kept logs.
-  const orphans = undo.use(new OrphanedDisks({ ...services, logs: journals }, warn));
   return {
-    openByDaemon: (request) => openDaemonDisk(request, services, warn),
-    endLeftovers: (isGone) => orphans.end(isGone),
+    openByDaemon: (request) => disks.open(request),
+    endLeftovers: (isGone) => disks.endLeftovers(isGone),
   };
 }
 
@@ -170,7 +157,12 @@ function startPlugins({ platform, plugin }: ServiceOptions, logger: Logger): Pic
   const { plugins } = platform;
   if (plugins === undefined) return {};
   const services = { plugins, settings: { ...DEFAULT_PLUGIN_SETTINGS, ...plugin }, clock: SYSTEM_CLOCK, log: logger };
-  return { openPlugin: (request) => openPluginDisk(request, services) };
+  return {
+    openPlugin: async (request) => {
+      const { openPluginDisk } = await import("./storage/plugin_disk.ts");
+      return await openPluginDisk(request, services);
+    },
+  };
 }
 
 /** What opens the disks of a service, whoever serves them. */
@@ -182,7 +174,7 @@ function diskOpener(
 ): Pick<BackendKindOptions, "openDisk" | "endLeftovers"> {
   const warn = (message: string): void => logger.warning(message);
   const { files } = options.platform;
-  const { endLeftovers, ...daemons } = startDaemons(options, journals, undo, warn);
+  const { endLeftovers, ...daemons } = daemonDisks(options, journals, undo, warn);
   const native = files === undefined ? {} : { native: files };
   const context = { pool, warn, images, ...native, ...daemons, ...startPlugins(options, logger) };
   return {

@@ -63,6 +63,53 @@ export async function retryConflicts<T>(act: () => T, options: RetryOptions = {}
   }
 }
 
+/**
+ * The values of many nodes, read in their order, with one wait for all where the store can do that. In place of a value
+ * that cannot be read, as a guest's node that it hides, there is the error.
+ */
+export function tryReadAll(
+  store: XenstoreOperations,
+  paths: readonly string[],
+): (string | undefined | XenstoreError)[] {
+  if (store.readAll !== undefined) return store.readAll(paths);
+  return paths.map((path) => {
+    try {
+      return store.read(path);
+    } catch (error) {
+      if (error instanceof XenstoreError) return error;
+      throw error;
+    }
+  });
+}
+
+/** The same; throws the first error. */
+export function readAll(store: XenstoreOperations, paths: readonly string[]): (string | undefined)[] {
+  const values = tryReadAll(store, paths);
+  return values.map((value) => {
+    if (value instanceof XenstoreError) throw value;
+    return value;
+  });
+}
+
+/**
+ * Reads nodes below a directory: those that are named at once, others when they are asked for. A node that cannot be read
+ * throws its error when it is asked for.
+ */
+export function readerOf(
+  store: XenstoreOperations,
+  directory: string,
+  names: readonly string[],
+): (name: string) => string | undefined {
+  const values = tryReadAll(store, names.map((name) => `${directory}/${name}`));
+  const known = new Map(names.map((name, index) => [name, values[index]]));
+  return (name) => {
+    if (!known.has(name)) return store.read(`${directory}/${name}`);
+    const value = known.get(name);
+    if (value instanceof XenstoreError) throw value;
+    return value;
+  };
+}
+
 /** Whether an error says that the connection to xenstored is lost. */
 export function isDisconnection(error: unknown): boolean {
   return error instanceof XenstoreError && error.code === "EDISCONNECTED";

@@ -33,6 +33,7 @@ const SYMBOLS = {
     ],
     result: "usize",
   },
+  madvise: { parameters: ["usize", /* addr */ "usize", /* length */ "i32" /* advice */], result: "i32" },
   munmap: { parameters: ["usize", /* addr */ "usize" /* length */], result: "i32" },
   clock_gettime: { parameters: ["i32", /* clockid */ "pointer" /* tp */], result: "i32" },
   eventfd: { parameters: ["u32", /* initval */ "i32" /* flags */], result: "i32" },

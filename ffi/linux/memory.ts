@@ -10,6 +10,8 @@ import { errno, errnoText, libc, MAP_ANONYMOUS, MAP_PRIVATE, pointerTo, PROT_REA
 
 const MAP_FAILED = 0xFFFF_FFFF_FFFF_FFFFn;
 
+const MADV_DONTNEED = 4;
+
 /** The bytes at an address. */
 export function viewOf(address: number, lengthBytes: number): Uint8Array<ArrayBuffer> {
   return new Uint8Array(Deno.UnsafePointerView.getArrayBuffer(pointerTo(address), lengthBytes));
@@ -34,17 +36,32 @@ export class NativeMemory implements OwnedMemory {
   }
 }
 
+/** Memory of no file: its pages can be given back while it is in use. */
+class AnonymousMemory extends NativeMemory {
+  readonly #mappedBytes: bigint;
+
+  constructor(address: number, lengthBytes: number, mappedBytes: bigint) {
+    super(address, lengthBytes, () => {
+      libc().munmap(BigInt(address), mappedBytes);
+    });
+    this.#mappedBytes = mappedBytes;
+  }
+
+  /** If the kernel refuses, the pages stay as they are: memory that is locked. */
+  discard(): void {
+    if (this.view.byteLength > 0) libc().madvise(BigInt(this.address), this.#mappedBytes, MADV_DONTNEED);
+  }
+}
+
 /** Zeroed, page-aligned memory of at least `lengthBytes`. Throws RangeError when there is none left. */
-export function allocate(lengthBytes: number): NativeMemory {
+export function allocate(lengthBytes: number): AnonymousMemory {
   if (!Number.isSafeInteger(lengthBytes) || lengthBytes <= 0) {
     throw new RangeError(`Cannot allocate ${lengthBytes} bytes: not a positive whole number`);
   }
   const mapped = BigInt(Math.ceil(lengthBytes / PAGE_BYTES) * PAGE_BYTES);
   const address = libc().mmap(null, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0n);
   if (address === MAP_FAILED) throw new RangeError(`Cannot allocate ${lengthBytes} bytes: ${errnoText(errno())}`);
-  return new NativeMemory(Number(address), lengthBytes, () => {
-    libc().munmap(address, mapped);
-  });
+  return new AnonymousMemory(Number(address), lengthBytes, mapped);
 }
 
 /** The process's own memory as the seam sees it. */

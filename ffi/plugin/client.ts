@@ -3,7 +3,7 @@
  */
 
 import type { PluginClient, PluginOptions, PluginProcess } from "../../lib/storage/plugin/types.ts";
-import { NativePluginProcess, type PluginPatience } from "./process.ts";
+import type { PluginPatience } from "./process.ts";
 
 /** A start takes 0.3 s on an idle machine; the plugin may have to reach a server first. */
 const PATIENCE: PluginPatience = { startMs: 20_000, pauseMs: 10_000, closeMs: 5000 };
@@ -16,7 +16,9 @@ export class NativePluginClient implements PluginClient {
     this.#patience = { ...PATIENCE, ...patience };
   }
 
-  start(options: PluginOptions): Promise<PluginProcess> {
-    return NativePluginProcess.open(options, this.#patience);
+  /** What runs it is loaded with the first such disk. */
+  async start(options: PluginOptions): Promise<PluginProcess> {
+    const { NativePluginProcess } = await import("./process.ts");
+    return await NativePluginProcess.open(options, this.#patience);
   }
 }

@@ -3,7 +3,6 @@
  */
 
 import type { VhostClient, VhostDevice, VhostOptions } from "../../lib/storage/vhost.ts";
-import { NativeVhostDevice } from "./device.ts";
 import type { VhostPatience } from "./session.ts";
 
 /** A daemon that works answers within a millisecond; one whose machine is busy may take longer. */
@@ -17,7 +16,9 @@ export class NativeVhostClient implements VhostClient {
     this.#patience = { ...PATIENCE, ...patience };
   }
 
-  connect(options: VhostOptions): Promise<VhostDevice> {
-    return NativeVhostDevice.open(options, this.#patience);
+  /** The protocol is loaded with the first disk that a daemon serves. */
+  async connect(options: VhostOptions): Promise<VhostDevice> {
+    const { NativeVhostDevice } = await import("./device.ts");
+    return await NativeVhostDevice.open(options, this.#patience);
   }
 }

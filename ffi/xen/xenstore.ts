@@ -35,6 +35,14 @@ class StoreOperations implements XenstoreOperations {
     return value === undefined ? undefined : decodeText(value);
   }
 
+  readAll(paths: readonly string[]): (string | undefined | XenstoreError)[] {
+    const requests = paths.map((path) => checked({ type: XS.READ, action: "read", path, fields: [path] }));
+    return this.#connection.requestAll(requests, this.#transaction).map((reply) => {
+      if (!(reply instanceof XenstoreError)) return decodeText(reply);
+      return reply.code === "ENOENT" ? undefined : reply;
+    });
+  }
+
   list(path: string): string[] | undefined {
     try {
       const names = this.#find({ type: XS.DIRECTORY, action: "list", path, fields: [path] });
@@ -45,8 +53,11 @@ class StoreOperations implements XenstoreOperations {
     }
   }
 
+  /** In a transaction nobody needs to wait for it before the commit. */
   write(path: string, value: string): void {
-    this.#ask({ type: XS.WRITE, action: "write", path, fields: [path], rest: value });
+    const request = checked({ type: XS.WRITE, action: "write", path, fields: [path], rest: value });
+    if (this.#transaction === NO_TRANSACTION) this.#connection.request(request);
+    else this.#connection.post(request, this.#transaction);
   }
 
   makeDirectory(path: string): void {
@@ -110,10 +121,15 @@ class StoreOperations implements XenstoreOperations {
   }
 
   #ask(request: StoreRequest): Uint8Array {
-    const { action, path } = request;
-    if (!path.includes("\0")) return this.#connection.request(request, this.#transaction);
-    throw new XenstoreError(`Cannot ${action} ${JSON.stringify(path)}: not a valid xenstore path`, "EINVAL", path);
+    return this.#connection.request(checked(request), this.#transaction);
   }
+}
+
+/** A path that the protocol can carry. Throws XenstoreError. */
+function checked(request: StoreRequest): StoreRequest {
+  const { action, path } = request;
+  if (!path.includes("\0")) return request;
+  throw new XenstoreError(`Cannot ${action} ${JSON.stringify(path)}: not a valid xenstore path`, "EINVAL", path);
 }
 
 /** What one try of a transaction came to. */
@@ -125,6 +141,8 @@ type Attempt<T> =
 export class NativeXenstore extends StoreOperations implements Xenstore {
   readonly #connection: XenstoreConnection;
   readonly #dispatcher: WatchDispatcher;
+  /** xenstored makes them of the number alone. */
+  readonly #domainPaths = new Map<DomId, string>();
 
   /** Throws XenblkError of kind `hypervisor` if xenstored cannot be reached. */
   constructor() {
@@ -154,6 +172,12 @@ export class NativeXenstore extends StoreOperations implements Xenstore {
   }
 
   domainPath(domain: DomId): string {
+    const known = this.#domainPaths.get(domain) ?? this.#askDomainPath(domain);
+    this.#domainPaths.set(domain, known);
+    return known;
+  }
+
+  #askDomainPath(domain: DomId): string {
     const about = { action: "find the path", path: `of domain ${domain}` };
     return decodeText(this.#connection.request({ type: XS.GET_DOMAIN_PATH, ...about, fields: [String(domain)] }));
   }
@@ -194,7 +218,9 @@ export class NativeXenstore extends StoreOperations implements Xenstore {
     let value: T;
     try {
       value = body(new StoreOperations(this.#connection, transaction));
+      this.#connection.settle();
     } catch (error) {
+      this.#connection.forgetPosted();
       this.#connection.notify(end("F"), transaction);
       if (error instanceof XenstoreError && error.code === "EIO") return { committed: false, conflict: error };
       throw error;

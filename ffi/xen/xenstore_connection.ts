@@ -42,6 +42,9 @@ const LOSSES = new Set(["EBADF", "EPIPE", "ECONNRESET", "ECONNABORTED", "ENOTCON
 /** Request ids are 1 to this; 0 stands for none. */
 const LARGEST_ID = 0xFFFF_FFFF;
 
+/** Requests that are sent before their replies are waited for: both fit into the buffers of the socket. */
+const MOST_AT_ONCE = 64;
+
 /** Whether xenstored has let a request of this thread wait for too long, and has not answered any since. */
 let silent = false;
 
@@ -59,6 +62,12 @@ export interface StoreRequest {
   readonly rest?: string;
 }
 
+/** A request, and its number. */
+interface SentRequest {
+  readonly id: number;
+  readonly request: StoreRequest;
+}
+
 /** A connection to xenstored. Requests throw {@linkcode XenstoreError}, and TypeError once it is closed. */
 export class XenstoreConnection implements Disposable {
   /** Resolves with the reason when the connection is lost; not when it is closed here. */
@@ -68,6 +77,8 @@ export class XenstoreConnection implements Disposable {
   readonly #received = new MessageBuffer();
   /** Who waits for a reply without blocking, by the number of the request. */
   readonly #awaited = new Map<number, () => void>();
+  /** Requests that were posted, and whose replies nobody has waited for. */
+  #posted: SentRequest[] = [];
   #onEvent: (path: string, token: string) => void = () => {};
   #fd: number | undefined;
   #lossReason: string | undefined;
@@ -101,9 +112,43 @@ export class XenstoreConnection implements Disposable {
 
   /** Sends a request and waits for its reply's payload. Throws XenstoreError, also with the errno that xenstored said. */
   request(request: StoreRequest, transaction = 0): Uint8Array {
-    const reply = this.#roundTrip(request, transaction);
-    if (reply.type !== XS.ERROR) return reply.payload;
-    throw this.#refusal(request, decodeText(reply.payload));
+    this.settle();
+    const [reply] = this.#repliesTo([{ id: this.#send(request, transaction), request }]);
+    if (reply instanceof XenstoreError) throw reply;
+    return reply!;
+  }
+
+  /**
+   * Sends all requests before it waits, so that xenstored and this thread need not wait for each other each time. Returns
+   * the payloads of their replies; in place of one, what {@linkcode request} would throw because xenstored refused it.
+   */
+  requestAll(requests: readonly StoreRequest[], transaction = 0): (Uint8Array | XenstoreError)[] {
+    this.settle();
+    const replies: (Uint8Array | XenstoreError)[] = [];
+    for (let next = 0; next < requests.length; next += MOST_AT_ONCE) {
+      const sent = requests.slice(next, next + MOST_AT_ONCE)
+        .map((request) => ({ id: this.#send(request, transaction), request }));
+      replies.push(...this.#repliesTo(sent));
+    }
+    return replies;
+  }
+
+  /** Sends a request; the next request, or {@linkcode settle}, throws what xenstored refused it with. */
+  post(request: StoreRequest, transaction = 0): void {
+    if (this.#posted.length === MOST_AT_ONCE) this.settle();
+    this.#posted.push({ id: this.#send(request, transaction), request });
+  }
+
+  /** Waits for the replies to what was posted. Throws XenstoreError for the first of them that xenstored refused. */
+  settle(): void {
+    if (this.#posted.length === 0) return;
+    const refusal = this.#repliesTo(this.#posted.splice(0)).find((reply) => reply instanceof XenstoreError);
+    if (refusal !== undefined) throw refusal;
+  }
+
+  /** What was posted does not matter any more. */
+  forgetPosted(): void {
+    this.#posted = [];
   }
 
   /** Sends a request whose reply does not matter, and does not wait for it. Does nothing without a connection. */
@@ -149,10 +194,19 @@ export class XenstoreConnection implements Disposable {
     this.#polled[Symbol.dispose]();
   }
 
-  #roundTrip(request: StoreRequest, transaction: number): StoreMessage {
+  /** xenstored replies in the order of the requests. */
+  #repliesTo(sent: readonly SentRequest[]): (Uint8Array | XenstoreError)[] {
     const patienceMs = silent ? SILENT_PATIENCE_MS : PATIENCE_MS;
     const deadlineMs = performance.now() + patienceMs;
-    const requestId = this.#send(request, transaction);
+    const replies = sent.map(({ id, request }) => {
+      const { type, payload } = this.#replyTo(id, request, patienceMs, deadlineMs);
+      return type === XS.ERROR ? this.#refusal(request, decodeText(payload)) : payload;
+    });
+    this.#takeAll(); // the events behind the last reply
+    return replies;
+  }
+
+  #replyTo(requestId: number, request: StoreRequest, patienceMs: number, deadlineMs: number): StoreMessage {
     for (;;) {
       const reply = this.#takeAll(requestId, request.type);
       if (reply !== undefined) return reply;
@@ -198,25 +252,24 @@ export class XenstoreConnection implements Disposable {
   }
 
   /**
-   * Takes all messages that are complete: events go to their watches, the reply to `requestId` is returned. The kernel's
-   * device answers requests for watches itself, with the number 0.
+   * Takes all messages that are complete, or those up to the reply to `requestId`, which is returned: events go to their
+   * watches. The kernel's device answers requests for watches itself, with the number 0.
    */
   #takeAll(requestId?: number, type?: number): StoreMessage | undefined {
-    let reply: StoreMessage | undefined;
     try {
       for (let message; (message = this.#received.take()) !== undefined;) {
         if (message.type === XS.WATCH_EVENT) {
           const [path = "", token = ""] = decodeFields(message.payload);
           this.#onEvent(path, token);
         } else if (message.requestId === requestId || (message.requestId === 0 && message.type === type)) {
-          reply = message;
+          return message;
         } else this.#answered(message.requestId);
       }
     } catch (error) {
       if (!(error instanceof RangeError)) throw error;
       this.declareLost(`xenstored does not follow its protocol: ${error.message}`);
     }
-    return reply;
+    return undefined;
   }
 
   #answered(requestId: number): void {

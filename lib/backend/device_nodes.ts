@@ -15,15 +15,23 @@ import {
   MOST_RING_PAGE_ORDER,
   type NodeValue,
   type Offer,
+  OFFER_NODES,
   readOffer,
 } from "../xenbus/features.ts";
-import { type FrontendParameters, type NegotiationOptions, readFrontend } from "../xenbus/negotiate.ts";
+import {
+  type FrontendParameters,
+  type NegotiationOptions,
+  readFrontend,
+  type ReadNode,
+  USUAL_FRONTEND_NODES,
+} from "../xenbus/negotiate.ts";
 import { requestRemoval } from "../toolstack/removal.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../xenbus/paths.ts";
 import { parseResize, RESIZE_NODE } from "../xenbus/resize.ts";
 import { type ObservedState, parseState, XenbusState } from "../xenbus/states.ts";
 import type { Turns } from "../turns.ts";
-import { removeWithEmptyParents } from "../xenstore.ts";
+import { readAll, readerOf, removeWithEmptyParents, tryReadAll } from "../xenstore.ts";
+import { describe, DESCRIPTION_NODES, type DeviceDescription } from "./description.ts";
 import { ATTACHMENT_NODE } from "./device_latch.ts";
 import { NONCE_NODE } from "./journals.ts";
 
@@ -71,6 +79,15 @@ const ABSENT_IF_NOT_OFFERED = [
   IMAGE_MODE_NODE,
 ];
 
+/** Nodes that an offer removes or replaces, besides those that it writes. */
+const REPLACED_NODES = [...ABSENT_IF_NOT_OFFERED, "hotplug-status", NONCE_NODE];
+
+/** Nodes that say what is wrong. */
+const ERROR_NODES = ["error", "hotplug-error"];
+
+/** In the order in which {@linkcode DeviceNodes.observe} reads them. */
+const OBSERVED_NODES = ["state", "frontend", "online", RESIZE_NODE, "params", "state"];
+
 /** The nodes that decide a device's next step. */
 export interface Observation {
   /** Our own node, which the toolstack writes too. */
@@ -89,33 +106,6 @@ export interface Observation {
   readonly params: string | undefined;
   /** The guest keeps this process from reading its state, which is `invalid` then. */
   readonly hidden: boolean;
-}
-
-/** What a CD-ROM drive without a disc opens in place of an image. */
-export const NO_DISC = { format: "null", target: "0" } as const;
-
-/** What the toolstack says of the disk. */
-export interface DeviceDescription {
-  /** As a toolstack names an image: `format:target`, ..., see storage/image/spec.ts. */
-  readonly params: string;
-  /** `mode` does not allow writing. */
-  readonly readOnly: boolean;
-  /** `mode` is `w!`: others may write to the image too. */
-  readonly shared: boolean;
-  /** The backend's type as the toolstack calls it. */
-  readonly type: string;
-  /** The virtual device's name, such as `xvda`. */
-  readonly name: string;
-  /** `device-type` says so. */
-  readonly cdrom: boolean;
-  /** The node `removable` says 1. */
-  readonly removable: boolean;
-  /** The node `direct-io-safe` says 1: the device itself may read and write the guest's pages. */
-  readonly directIoSafe: boolean;
-  /** The node `discard-enable` does not say 0. */
-  readonly discardEnable: boolean;
-  /** The guest's UUID, as far as it is known. */
-  readonly guestUuid?: string;
 }
 
 /**
@@ -158,12 +148,13 @@ export class DeviceNodes {
 
   /** Writes it, unless the device is gone. */
   keepAttachmentNonce(nonce: string): void {
-    this.#fromState(undefined, (transaction) => transaction.write(`${this.#path}/${ATTACHMENT_NODE}`, nonce));
+    this.#fromState(undefined, [], (transaction) => transaction.write(`${this.#path}/${ATTACHMENT_NODE}`, nonce));
   }
 
   /** Writes nodes that must be there before rings are served, unless the device is gone. */
   prepare(nodes: readonly NodeValue[]): void {
-    if (nodes.length > 0) this.#fromState(undefined, (transaction) => void this.#update(transaction, nodes));
+    if (nodes.length === 0) return;
+    this.#fromState(undefined, namesOf(nodes), (transaction, read) => void this.#update(transaction, read, nodes));
   }
 
   /**
@@ -179,13 +170,14 @@ export class DeviceNodes {
 
   /** What the nodes say now. The state is read before and after the others, which so belong to one state. */
   async observe(): Promise<Observation> {
+    const usual = frontendPath(this.#address);
+    const ours = OBSERVED_NODES.map((name) => `${this.#path}/${name}`);
     for (;;) {
-      const [state, frontend, online, resize, params, after] = await this.#turns.map(
-        ["state", "frontend", "online", RESIZE_NODE, "params", "state"],
-        (name) => this.#store.read(`${this.#path}/${name}`),
-      );
+      const values = await this.#turns.run(() => tryReadAll(this.#store, [...ours, `${usual}/state`]));
+      const usualState = values.pop();
+      const [state, frontend, online, resize, params, after] = values.map(unlessError);
       if (state !== after) continue;
-      const path = frontend ?? frontendPath(this.#address);
+      const path = frontend ?? usual;
       const asked = parseResize(resize);
       return {
         backendState: parseState(state),
@@ -194,18 +186,13 @@ export class DeviceNodes {
         resizeAsked: asked !== undefined,
         ...(asked?.sizeBytes === undefined ? {} : { resizeTo: asked.sizeBytes }),
         params,
-        ...await this.#turns.run(() => this.#readGuestState(path)),
+        ...(path === usual ? guestState(usualState) : await this.#turns.run(() => this.#readGuestState(path))),
       };
     }
   }
 
   #readGuestState(frontend: string): Pick<Observation, "frontendState" | "hidden"> {
-    try {
-      return { frontendState: parseState(this.#store.read(`${frontend}/state`)), hidden: false };
-    } catch (error) {
-      if (isHidden(error)) return { frontendState: "invalid", hidden: true };
-      throw error;
-    }
+    return guestState(tryReadAll(this.#store, [`${frontend}/state`])[0]);
   }
 
   /**
@@ -217,7 +204,7 @@ export class DeviceNodes {
     const uuid = this.#guestUuid();
     try {
       return this.#store.transaction((transaction) => ({
-        ...this.#describe((name) => transaction.read(`${this.#path}/${name}`), image),
+        ...describe(this.#path, readerOf(transaction, this.#path, DESCRIPTION_NODES), image),
         ...uuid,
       }));
     } catch (error) {
@@ -225,34 +212,6 @@ export class DeviceNodes {
       if (error instanceof XenblkError && this.#store.read(`${this.#path}/state`) === undefined) return undefined;
       throw error;
     }
-  }
-
-  #describe(read: (name: string) => string | undefined, image: string | undefined): DeviceDescription {
-    const required = (name: string, value = read(name)): string => {
-      if (value !== undefined && value !== "") return value;
-      throw new XenblkError(`Cannot serve ${this.#path}: its node ${name} is ${value === "" ? "empty" : "missing"}`, {
-        remedy: name === "params" ? "let the toolstack write it, or give --image" : "let the toolstack write it",
-      });
-    };
-    const params = image ?? read("params");
-    const cdrom = required("device-type") === "cdrom";
-    const empty = params !== undefined && /^([a-z][a-z0-9]*:)?$/.test(params);
-    if (empty && !cdrom) {
-      throw new XenblkError(`Cannot serve ${this.#path}: its node params names no image, and it is no CD-ROM drive`, {
-        remedy: "attach it with an image, or with devtype=cdrom as an empty drive",
-      });
-    }
-    return {
-      params: empty ? `${NO_DISC.format}:${NO_DISC.target}` : required("params", params),
-      readOnly: !required("mode").includes("w"),
-      shared: required("mode").includes("!"),
-      type: required("type"),
-      name: required("dev"),
-      cdrom,
-      removable: read("removable") === "1",
-      directIoSafe: read("direct-io-safe") === "1",
-      discardEnable: read("discard-enable") !== "0",
-    };
   }
 
   /** A domain other than domain 0 may not be allowed to read it. */
@@ -270,9 +229,10 @@ export class DeviceNodes {
 
   /** What the frontend asks for. Throws {@linkcode XenblkError} naming the node that is wrong. */
   readFrontend(options: NegotiationOptions): FrontendParameters {
+    const read = readerOf(this.#store, options.frontendPath, USUAL_FRONTEND_NODES);
     return readFrontend((name) => {
       try {
-        return this.#store.read(`${options.frontendPath}/${name}`);
+        return read(name);
       } catch (error) {
         if (isHidden(error)) throw hiddenNode(`${options.frontendPath}/${name}`);
         throw error;
@@ -282,19 +242,20 @@ export class DeviceNodes {
 
   /** What is published, by this process or by the one before. */
   publishedOffer(): Offer {
-    return readOffer((name) => this.#store.read(`${this.#path}/${name}`));
+    return readOffer(readerOf(this.#store, this.#path, OFFER_NODES));
   }
 
   /** Whether the backend that connected the guest kept its writes from the image. */
   keptWrites(): boolean {
-    const isReadOnly = (Number(this.#store.read(`${this.#path}/info`) ?? INFO_READ_ONLY) & INFO_READ_ONLY) !== 0;
-    return !isReadOnly && this.#store.read(`${this.#path}/${IMAGE_MODE_NODE}`) === "r";
+    const [info, mode] = readAll(this.#store, [`${this.#path}/info`, `${this.#path}/${IMAGE_MODE_NODE}`]);
+    const isReadOnly = (Number(info ?? INFO_READ_ONLY) & INFO_READ_ONLY) !== 0;
+    return !isReadOnly && mode === "r";
   }
 
   /** The values of all nodes that others write, as one text, to see whether any has changed. */
   async fingerprint(seen: Observation): Promise<string> {
     const { maxQueues } = this.publishedOffer();
-    const asked = this.#readUnlessHidden(`${seen.frontendPath}/multi-queue-num-queues`) ?? "";
+    const asked = unlessHidden(tryReadAll(this.#store, [`${seen.frontendPath}/multi-queue-num-queues`])[0]) ?? "";
     // With another number than these, no queue's nodes are read.
     const length = parseDecimal(asked, 1, maxQueues) ?? 0;
     const ofQueues = Array.from({ length }, (_, queue) => RING_NODES.map((name) => `queue-${queue}/${name}`)).flat();
@@ -302,16 +263,7 @@ export class DeviceNodes {
       ...[...TOOLSTACK_NODES].map((name) => `${this.#path}/${name}`),
       ...[...FRONTEND_NODES, ...ofQueues].map((name) => `${seen.frontendPath}/${name}`),
     ];
-    return JSON.stringify(await this.#turns.map(paths, (path) => this.#readUnlessHidden(path)));
-  }
-
-  #readUnlessHidden(path: string): string | undefined {
-    try {
-      return this.#store.read(path);
-    } catch (error) {
-      if (isHidden(error)) return undefined;
-      throw error;
-    }
+    return JSON.stringify(await this.#turns.run(() => tryReadAll(this.#store, paths).map(unlessHidden)));
   }
 
   /**
@@ -319,21 +271,21 @@ export class DeviceNodes {
    * anything. False, with nothing written, if the state changed.
    */
   offer(from: ObservedState, features: readonly NodeValue[], error: string | undefined): boolean {
-    return this.#fromState(from, (transaction) => {
+    return this.#fromState(from, [...namesOf(features), ...REPLACED_NODES], (transaction, read) => {
       // A toolstack that waits for the image must not find how an earlier attempt ended.
-      if (this.#showError(transaction, error)) transaction.remove(`${this.#path}/hotplug-status`);
-      this.#writeFeatures(transaction, features);
-      transaction.remove(`${this.#path}/${NONCE_NODE}`); // what comes is another connection
+      if (this.#showError(transaction, read, error)) this.#removeNode(transaction, read, "hotplug-status");
+      this.#writeFeatures(transaction, read, features);
+      this.#removeNode(transaction, read, NONCE_NODE); // what comes is another connection
       transaction.write(`${this.#path}/state`, String(XenbusState.InitWait));
     });
   }
 
   /** The image is open: writes all features, and tells the toolstack. Otherwise as {@linkcode offer}. */
   opened(from: ObservedState, features: readonly NodeValue[], error: string | undefined): boolean {
-    return this.#fromState(from, (transaction) => {
-      this.#showError(transaction, error);
-      this.#writeFeatures(transaction, features);
-      this.#update(transaction, [["hotplug-status", "connected"]]);
+    return this.#fromState(from, [...namesOf(features), ...REPLACED_NODES], (transaction, read) => {
+      this.#showError(transaction, read, error);
+      this.#writeFeatures(transaction, read, features);
+      this.#update(transaction, read, [["hotplug-status", "connected"]]);
     });
   }
 
@@ -342,10 +294,10 @@ export class DeviceNodes {
    * Connected to us already has nothing to learn. Otherwise as {@linkcode offer}.
    */
   connect(from: ObservedState, nodes: readonly NodeValue[], error: string | undefined, quietly: boolean): boolean {
-    return this.#fromState(from, (transaction) => {
-      const changed = this.#update(transaction, nodes);
-      this.#showError(transaction, error);
-      this.#update(transaction, [["hotplug-status", "connected"]]);
+    return this.#fromState(from, [...namesOf(nodes), "hotplug-status"], (transaction, read) => {
+      const changed = this.#update(transaction, read, nodes);
+      this.#showError(transaction, read, error);
+      this.#update(transaction, read, [["hotplug-status", "connected"]]);
       if (changed || !quietly) transaction.write(`${this.#path}/state`, String(XenbusState.Connected));
     });
   }
@@ -355,17 +307,15 @@ export class DeviceNodes {
    * by Connected, written again.
    */
   answerResize(answer: string, sectors: number | undefined): void {
-    this.#fromState(undefined, (transaction) => {
-      const state = transaction.read(`${this.#path}/state`);
-      const node = `${this.#path}/sectors`;
-      const known = sectors === undefined || transaction.read(node) === String(sectors);
+    this.#fromState(undefined, ["sectors", RESIZE_NODE], (transaction, read) => {
+      const state = read("state");
+      const known = sectors === undefined || read("sectors") === String(sectors);
       if (!known && parseState(state) === XenbusState.Connected) {
-        transaction.write(node, String(sectors));
+        transaction.write(`${this.#path}/sectors`, String(sectors));
         transaction.write(`${this.#path}/state`, state!);
       }
       // The toolstack may have stopped waiting and removed its request.
-      const request = `${this.#path}/${RESIZE_NODE}`;
-      if (transaction.read(request) !== undefined) transaction.write(request, printable(answer));
+      if (read(RESIZE_NODE) !== undefined) transaction.write(`${this.#path}/${RESIZE_NODE}`, printable(answer));
     });
   }
 
@@ -376,7 +326,7 @@ export class DeviceNodes {
 
   /** Goes to another state. False, with nothing written, if the state changed. */
   switchState(from: ObservedState, to: XenbusState): boolean {
-    return this.#fromState(from, (transaction) => {
+    return this.#fromState(from, [], (transaction) => {
       if (from !== to) transaction.write(`${this.#path}/state`, String(to));
     });
   }
@@ -388,11 +338,10 @@ export class DeviceNodes {
    */
   showError(text: string | undefined, opening = false): void {
     const line = text === undefined ? undefined : printable(text);
-    const isShown = this.#store.read(`${this.#path}/error`) === line &&
-      (!opening || this.#store.read(`${this.#path}/hotplug-error`) === line);
-    if (isShown) return;
-    this.#fromState(undefined, (transaction) => {
-      this.#showError(transaction, text);
+    const [shown, toldToolstack] = readAll(this.#store, [`${this.#path}/error`, `${this.#path}/hotplug-error`]);
+    if (shown === line && (!opening || toldToolstack === line)) return;
+    this.#fromState(undefined, [], (transaction, read) => {
+      this.#showError(transaction, read, text);
       if (!opening || line === undefined) return;
       transaction.write(`${this.#path}/hotplug-error`, line);
       transaction.write(`${this.#path}/hotplug-status`, "error");
@@ -401,28 +350,30 @@ export class DeviceNodes {
 
   /** Removes what {@linkcode showError} wrote, also if the device's directory is gone. */
   clearError(): void {
-    this.#store.transaction((transaction) => void this.#showError(transaction, undefined));
+    this.#store.transaction((transaction) => {
+      this.#showError(transaction, readerOf(transaction, this.#path, ERROR_NODES), undefined);
+    });
   }
 
   /** True if the toolstack had been told that the image could not be opened. */
-  #showError(transaction: XenstoreOperations, text: string | undefined): boolean {
+  #showError(transaction: XenstoreOperations, read: ReadNode, text: string | undefined): boolean {
     if (text === undefined) {
-      transaction.remove(`${this.#path}/error`);
-      removeWithEmptyParents(transaction, this.#errorDirectory, `${this.#ownDomainPath}/error`);
+      this.#removeNode(transaction, read, "error");
+      if (transaction.read(this.#errorDirectory) !== undefined) {
+        removeWithEmptyParents(transaction, this.#errorDirectory, `${this.#ownDomainPath}/error`);
+      }
     } else {
       transaction.write(`${this.#path}/error`, printable(text));
       transaction.write(`${this.#errorDirectory}/error`, printable(text));
     }
-    return transaction.remove(`${this.#path}/hotplug-error`);
+    return this.#removeNode(transaction, read, "hotplug-error");
   }
 
   /** Features that an earlier backend published and that are not offered are removed or, in the list, 0. */
-  #writeFeatures(transaction: XenstoreOperations, features: readonly NodeValue[]): void {
-    const offered = new Set(features.map(([name]) => name));
-    for (const name of ABSENT_IF_NOT_OFFERED) {
-      if (!offered.has(name)) transaction.remove(`${this.#path}/${name}`);
-    }
-    this.#update(transaction, features);
+  #writeFeatures(transaction: XenstoreOperations, read: ReadNode, features: readonly NodeValue[]): void {
+    const offered = new Set(namesOf(features));
+    for (const name of ABSENT_IF_NOT_OFFERED) if (!offered.has(name)) this.#removeNode(transaction, read, name);
+    this.#update(transaction, read, features);
   }
 
   get #ownDomainPath(): string {
@@ -433,26 +384,52 @@ export class DeviceNodes {
     return `${this.#ownDomainPath}/error/${this.#path.slice(this.#ownDomainPath.length + 1)}`;
   }
 
-  /** Runs `body` if there is a state node and it says `from`; undefined stands for any state. */
-  #fromState(from: ObservedState | undefined, body: (transaction: XenstoreOperations) => void): boolean {
+  /**
+   * Runs `body` if there is a state node and it says `from`; undefined stands for any state. `body` can read what the nodes
+   * with these names said at the beginning, and those of errors.
+   */
+  #fromState(
+    from: ObservedState | undefined,
+    names: readonly string[],
+    body: (transaction: XenstoreOperations, read: ReadNode) => void,
+  ): boolean {
     return this.#store.transaction((transaction) => {
-      const text = transaction.read(`${this.#path}/state`);
+      const read = readerOf(transaction, this.#path, ["state", ...names, ...ERROR_NODES]);
+      const text = read("state");
       if (text === undefined || (from !== undefined && parseState(text) !== from)) return false;
-      body(transaction);
+      body(transaction, read);
       return true;
     });
   }
 
-  #update(transaction: XenstoreOperations, nodes: readonly NodeValue[]): boolean {
-    let changed = false;
-    for (const [name, value] of nodes) {
-      const path = `${this.#path}/${name}`;
-      if (transaction.read(path) === value) continue;
-      transaction.write(path, value);
-      changed = true;
-    }
-    return changed;
+  #update(transaction: XenstoreOperations, read: ReadNode, nodes: readonly NodeValue[]): boolean {
+    const changed = nodes.filter(([name, value]) => read(name) !== value);
+    for (const [name, value] of changed) transaction.write(`${this.#path}/${name}`, value);
+    return changed.length > 0;
   }
+
+  /** False if there was none. */
+  #removeNode(transaction: XenstoreOperations, read: ReadNode, name: string): boolean {
+    return read(name) !== undefined && transaction.remove(`${this.#path}/${name}`);
+  }
+}
+
+function namesOf(nodes: readonly NodeValue[]): string[] {
+  return nodes.map(([name]) => name);
+}
+
+function unlessError(value: string | undefined | XenstoreError): string | undefined {
+  if (value instanceof XenstoreError) throw value;
+  return value;
+}
+
+function unlessHidden(value: string | undefined | XenstoreError): string | undefined {
+  return isHidden(value) ? undefined : unlessError(value);
+}
+
+function guestState(value: string | undefined | XenstoreError): Pick<Observation, "frontendState" | "hidden"> {
+  if (isHidden(value)) return { frontendState: "invalid", hidden: true };
+  return { frontendState: parseState(unlessError(value)), hidden: false };
 }
 
 /** The frontend has published rings, or had them served. */

@@ -11,7 +11,7 @@ import { isFile } from "../storage/image/formats.ts";
 import { imageName, imageText, parseParams } from "../storage/image/spec.ts";
 import { literalPattern } from "../storage/qemu/allow.ts";
 import type { DeviceFilters } from "./device_filters.ts";
-import type { DeviceDescription } from "./device_nodes.ts";
+import type { DeviceDescription } from "./description.ts";
 import type { DeviceSettings } from "./settings.ts";
 
 /**

@@ -6,7 +6,7 @@
 import type { Disk, DiskRequest } from "../storage/disk.ts";
 import { nullAttachment } from "../storage/engine/null.ts";
 import { SECTOR_BYTES } from "../units.ts";
-import { NO_DISC } from "./device_nodes.ts";
+import { NO_DISC } from "./description.ts";
 
 /** Opens a drive without a disc, too. */
 export function withEmptyDrive(

@@ -9,7 +9,7 @@ import { newNonce, type Nonce, nonceText, parseNonce } from "../nonce.ts";
 import { journalBytes } from "../dataplane/journal.ts";
 import type { JournalSpec } from "../dataplane/types.ts";
 import type { JournalStore, OwnedMemory } from "../hypervisor.ts";
-import { writeLogName } from "../storage/daemon_disk.ts";
+import { writeLogName } from "../storage/write_log/name.ts";
 import { MOST_QUEUES, type NodeValue } from "../xenbus/features.ts";
 import type { DeviceAddress } from "../xenbus/paths.ts";
 

@@ -4,6 +4,7 @@
  */
 
 import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
+import type { Weight } from "../dataplane/fairness.ts";
 import type { DataPlane } from "../dataplane/types.ts";
 import { errorText } from "../errors.ts";
 import type { DomId, JournalStore, Xenstore, XenstoreWatch } from "../hypervisor.ts";
@@ -12,7 +13,14 @@ import { LogLimiter } from "../rate_limit.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
 import type { LiveFilter } from "../storage/filter/stack.ts";
 import type { ImageLocks } from "../storage/image/lock.ts";
-import { backendKindPath, backendPath, type DeviceAddress, parseBackendPath, parseDomId } from "../xenbus/paths.ts";
+import {
+  backendKindPath,
+  backendPath,
+  type DeviceAddress,
+  deviceDirectory,
+  parseBackendPath,
+  parseDomId,
+} from "../xenbus/paths.ts";
 import { Turns } from "../turns.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Backoff } from "./backoff.ts";
@@ -206,6 +214,11 @@ export class BackendKind {
     return this.#devices.get(backendPath(address))?.filters.filters ?? [];
   }
 
+  /** A device's share of its reactor, which can be changed. Undefined if there is no such device. */
+  weightOf(address: DeviceAddress): Weight | undefined {
+    return this.#devices.get(backendPath(address))?.weight;
+  }
+
   /** To be called every few seconds: devices whose storage has stopped answering report that. */
   checkProgress(): void {
     for (const device of this.#devices.values()) device.checkProgress();
@@ -344,12 +357,12 @@ export class BackendKind {
   /** Whether a store that was lost still has any device, or any guest's directory, that we know. */
   #keptItsContents(store: Xenstore): boolean {
     const known = [...this.#devices.values()];
-    if (known.length === 0) return true;
-    return known.some(({ path, address: { frontendDomain } }) =>
-      store.read(`${path}/state`) !== undefined ||
-      // Our own domain's directory is there even in an empty store.
-      (frontendDomain !== this.#domain && store.read(store.domainPath(frontendDomain)) !== undefined)
-    );
+    return known.length === 0 ||
+      known.some(({ path, address: { frontendDomain } }) =>
+        store.read(`${path}/state`) !== undefined ||
+        // Our own domain's directory is there even in an empty store.
+        (frontendDomain !== this.#domain && store.read(store.domainPath(frontendDomain)) !== undefined)
+      );
   }
 
   #follow(watch: XenstoreWatch, changed: (path: string) => void): void {
@@ -366,13 +379,14 @@ export class BackendKind {
 
   /** A node changed: pokes the devices at, above or below it, and looks for new ones. */
   #changed(path: string): void {
-    for (const device of this.#devices.values()) {
-      if (path === device.path || device.path.startsWith(`${path}/`)) device.poke();
-      else if (path.startsWith(`${device.path}/`)) {
-        if (TOOLSTACK_NODES.has(path.slice(device.path.length + 1))) device.poke();
-        return;
-      }
+    const directory = this.#options.only === undefined ? deviceDirectory(this.#root, path) : this.#root;
+    const device = directory === undefined ? undefined : this.#devices.get(directory);
+    if (device !== undefined && path !== directory) {
+      if (TOOLSTACK_NODES.has(path.slice(device.path.length + 1))) device.poke();
+      return;
     }
+    const below = directory === undefined ? this.#devices.values() : [];
+    for (const each of [device, ...below]) if (`${each?.path}/`.startsWith(`${path}/`)) each?.poke();
     void this.#discover(path);
   }
 
@@ -443,10 +457,12 @@ export class BackendKind {
   #adopt(store: Xenstore, address: DeviceAddress): void {
     const path = backendPath(address);
     if (this.#devices.has(path) || store.read(`${path}/state`) === undefined) return;
-    const { dataPlane, openDisk, imageLocks, journals, keepJournals, holds, findExcludingDisk } = this.#options;
+    const { dataPlane, openDisk, imageLocks, journals, keepJournals, holds, findExcludingDisk, guestFound } =
+      this.#options;
     const settings = this.#options.settingsFor?.(identifyDisk(store, address)) ?? this.#options.settings;
     const expected = this.#expected.get(path);
-    this.#nameGuest(store, address.frontendDomain);
+    const name = guestFound && guestName(store, address.frontendDomain);
+    if (name !== undefined) guestFound?.(address.frontendDomain, name);
     const logger = this.#limiter.forGuest(address.frontendDomain);
     const device = new BackendDevice(address, {
       dataPlane,
@@ -474,12 +490,6 @@ export class BackendKind {
     }
     device.gone.then(() => this.#drop(device));
     device.attachStore(store, true);
-  }
-
-  #nameGuest(store: Xenstore, domain: DomId): void {
-    const { guestFound } = this.#options;
-    const name = guestFound && guestName(store, domain);
-    if (name !== undefined) guestFound?.(domain, name);
   }
 
   /** The device's directory is gone; a new one may be in its place already. */

@@ -9,7 +9,7 @@ import type { JournalStore } from "../hypervisor.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
 import type { ImageLocks } from "../storage/image/lock.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
-import type { DeviceDescription } from "./device_nodes.ts";
+import type { DeviceDescription } from "./description.ts";
 import type { ConnectionIdentity } from "./journals.ts";
 import type { DeviceSettings } from "./settings.ts";
 

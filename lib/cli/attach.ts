@@ -3,7 +3,7 @@
  * image first. If it fails before the guest has connected, it leaves no nodes and no new image behind.
  */
 
-import { attachOn, DEFAULT_KIND } from "../attach.ts";
+import { attachOn } from "../attach.ts";
 import type { AttachedDisk, ServedDisk } from "../attached_disk.ts";
 import type { CloseOptions } from "../backend/device.ts";
 import { XenblkError } from "../errors.ts";
@@ -12,6 +12,7 @@ import { chooseFilters } from "../storage/filter/spec.ts";
 import { domainLabel } from "../toolstack/domains.ts";
 import { describeDevice } from "../toolstack/list.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
+import { DEFAULT_KIND } from "../xenbus/paths.ts";
 import { usageError } from "./args.ts";
 import { attachInBackground } from "./background.ts";
 import { COMPANION_OPTIONS, startCompanions } from "./companions.ts";

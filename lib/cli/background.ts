@@ -4,7 +4,6 @@
  */
 
 import { isAbort } from "../abort.ts";
-import { DEFAULT_KIND } from "../attach.ts";
 import { SYSTEM_CLOCK } from "../clock.ts";
 import { ControlClient, NoAnswerError } from "../control/client.ts";
 import type { Attached, AttachParams, SettingsParams } from "../control/protocol.ts";
@@ -14,6 +13,7 @@ import { type ImageName, imageName, imageText, paramsOf, parseImage } from "../s
 import { domainLabel } from "../toolstack/domains.ts";
 import { findDisk } from "../toolstack/detach.ts";
 import { describeDevice } from "../toolstack/list.ts";
+import { DEFAULT_KIND } from "../xenbus/paths.ts";
 import { usageError } from "./args.ts";
 import { loadConfig } from "./config/file.ts";
 import { COMPANION_OPTIONS } from "./companions.ts";

@@ -6,7 +6,7 @@
 import { errorText } from "../errors.ts";
 import { createLogger } from "../log.ts";
 import type { HttpAddress, MonitorOptions } from "../metrics/messages.ts";
-import { otlpOptions, shownUrl } from "../metrics/otlp.ts";
+import { otlpOptions, shownUrl } from "../metrics/otlp_options.ts";
 import type { Service } from "../service.ts";
 import { ownEnvironment } from "../systemd/environment.ts";
 import { optional, type OptionValues, path, repeated, text } from "./options.ts";

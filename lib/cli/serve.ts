@@ -4,14 +4,13 @@
  */
 
 import { isAbort } from "../abort.ts";
-import { DEFAULT_KIND } from "../attach.ts";
 import { ownDomain } from "../backend/kind.ts";
 import { checkDataPath, type NativePlatform } from "../host_platform.ts";
 import type { DomId } from "../hypervisor.ts";
 import { createLogger, type LogLevel } from "../log.ts";
 import { type Service, startService } from "../service.ts";
 import { chooseFilters } from "../storage/filter/spec.ts";
-import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
+import { DEFAULT_KIND, type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import { usageError } from "./args.ts";
 import { startCompanions } from "./companions.ts";
 import { loadConfig } from "./config/file.ts";

@@ -2,7 +2,7 @@
  * The options of `serve`. A configuration file sets the same ones.
  */
 
-import { DEFAULT_KIND } from "../attach.ts";
+import { DEFAULT_KIND } from "../xenbus/paths.ts";
 import { COMPANION_OPTIONS } from "./companions.ts";
 import { DEVICE_OPTIONS, KIND, TIMEOUT } from "./device_options.ts";
 import { choice, flag, optional, path } from "./options.ts";

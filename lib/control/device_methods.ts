@@ -1,16 +1,15 @@
 /**
- * The methods of the control socket that change disks: attach, detach, resize, and the limits of the filter throttle.
+ * The methods of the control socket that change disks: attach, detach, resize, weight, and the limits of the filter
+ * throttle. What carries them out is loaded with the first call.
  */
 
-import { attachTo } from "../attach_to.ts";
 import { deviceLabel } from "../backend/journals.ts";
 import { ABI_NAMES } from "../blkif/abi.ts";
+import { LEAST_WEIGHT, MOST_WEIGHT } from "../dataplane/fairness.ts";
 import { XenblkError } from "../errors.ts";
 import type { DomId } from "../hypervisor.ts";
 import type { Service } from "../service.ts";
 import type { LiveFilter } from "../storage/filter/stack.ts";
-import { detachDevice } from "../toolstack/detach.ts";
-import { resizeDevice } from "../toolstack/resize.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
@@ -30,6 +29,8 @@ const DOMAIN: Param<string | number> = {
 /** A number of bytes, or a text such as `10M`; the filter reads it. */
 const RATE: Param<string | number> = { ...DOMAIN, allowed: "a number of bytes, or a text such as 10M" };
 
+const WEIGHT = whole(LEAST_WEIGHT, MOST_WEIGHT);
+
 const ATTACH = {
   domain: DOMAIN,
   image: TEXT,
@@ -42,6 +43,7 @@ const ATTACH = {
   maxPersistentGrants: whole(1, 65_536),
   engine: word(["auto", "uring", "file", "qemu", "memory", "null"]),
   cache: word(["none", "writeback", "writethrough", "unsafe"]),
+  weight: WEIGHT,
   maxRequests: whole(1, 512),
   maxRingPageOrder: whole(0, MOST_RING_PAGE_ORDER),
   maxIndirectSegments: whole(0, MOST_INDIRECT_SEGMENTS),
@@ -63,6 +65,7 @@ export function deviceMethods(process: ControlledProcess): Handlers {
       const table = { device: TEXT, force: FLAG, timeoutMs: TIMEOUT };
       const { device, force = false, timeoutMs = DEFAULT_TIMEOUT_MS } = readParams("detach", table, params, ["device"]);
       const address = addressOf(service, device);
+      const { detachDevice } = await import("../toolstack/detach.ts");
       using store = process.platform.openXenstore();
       progress(`waiting until the guest has closed ${formatVdev(address.vdev)}`);
       await detachDevice(store, address, { timeoutMs, force, signal });
@@ -72,6 +75,7 @@ export function deviceMethods(process: ControlledProcess): Handlers {
       const table = { device: TEXT, sizeBytes: whole(512, Number.MAX_SAFE_INTEGER), timeoutMs: TIMEOUT };
       const { device, sizeBytes, timeoutMs = DEFAULT_TIMEOUT_MS } = readParams("resize", table, params, ["device"]);
       const address = addressOf(service, device);
+      const { resizeDevice } = await import("../toolstack/resize.ts");
       using store = process.platform.openXenstore();
       const size = sizeBytes === undefined ? {} : { sizeBytes };
       return await resizeDevice(store, address, { timeoutMs, signal, ...size });
@@ -81,6 +85,12 @@ export function deviceMethods(process: ControlledProcess): Handlers {
       const throttle = throttleOf(service, addressOf(service, device));
       if (limits !== undefined) throttle.set(limits);
       return { limits: limitsOf(throttle) };
+    },
+    weight: (params) => {
+      const { device, weight } = readParams("weight", { device: TEXT, weight: WEIGHT }, params, ["device"]);
+      const present = service.devices.weightOf(addressOf(service, device))!;
+      if (weight !== undefined) present.value = weight;
+      return { weight: present.value };
     },
   };
 }
@@ -92,6 +102,7 @@ async function attach(
 ): Promise<Attached> {
   const wanted = readParams("attach", ATTACH, params, ["domain", "image"]);
   progress("looking at the image");
+  const { attachTo } = await import("../attach_to.ts");
   const { address, guest, params: image } = await attachTo(service, platform, { ...wanted, kind, signal });
   return { device: deviceLabel(address), vdev: formatVdev(address.vdev), params: image, guest };
 }

@@ -2,7 +2,7 @@
  * What the main thread and the Worker of the metrics say to each other.
  */
 
-import type { OtlpOptions } from "./otlp.ts";
+import type { OtlpOptions } from "./otlp_options.ts";
 import type { View } from "./view.ts";
 
 /** Where a server listens. */

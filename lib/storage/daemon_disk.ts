@@ -27,6 +27,7 @@ import {
 import type { VhostClient } from "./vhost.ts";
 import { loggedAttachment } from "./write_log/channel.ts";
 import { KeptLog, MOST_PARTS } from "./write_log/kept_log.ts";
+import { writeLogName } from "./write_log/name.ts";
 import { replayLog, ReplayRefusedError } from "./write_log/replay.ts";
 
 /**
@@ -60,20 +61,9 @@ export function imageContext(): Omit<ChainContext, "allowImages"> {
   return { inspector: new QemuImg(), ...(credentialsDirectory === undefined ? {} : { credentialsDirectory }) };
 }
 
-/** The name of a device's write log in the journal store. */
-export function writeLogName(label: string): string {
-  return `${label.replaceAll("/", "-")}-writes`;
-}
-
 /** Where the header is that shows a snapshot inside a device's image. */
 function headerFileOf(label: string, { directory }: DaemonServices): string {
   return `${directory}/${label.replaceAll("/", "-")}-snapshot`;
-}
-
-/** The device of the write log with that name; undefined if it is another file. */
-export function writeLogOwner(name: string): string | undefined {
-  const [, kind, domain, vdev] = /^(.+)-(\d+)-(\d+)-writes$/.exec(name) ?? [];
-  return kind === undefined ? undefined : `${kind}/${domain}/${vdev}`;
 }
 
 /** What a daemon is to open for an image. Nothing is opened for writing. Rejects with {@linkcode XenblkError}. */

@@ -241,7 +241,10 @@ export interface ChannelOptions {
   readonly vectors: IoVectors;
   /** Turns any address in `vectors` into bytes. */
   readonly memory: MemorySpace;
-  /** Memory that lives as long as the channel. Pages outside it may come and go between operations (see views.ts). */
+  /**
+   * Memory that lives as long as the channel. Pages outside it may come and go between operations (see views.ts). After
+   * half a minute without operations its pages may be given back to the kernel, which breaks what was registered of them.
+   */
   readonly buffers?: Memory;
   /** Absent: the memory is private and stays, so everything is allowed. */
   readonly rule?: MemoryRule;

@@ -5,10 +5,11 @@
  */
 
 import { errorText } from "../errors.ts";
-import { type DaemonServices, writeLogAgain, writeLogName, writeLogOwner } from "./daemon_disk.ts";
+import { type DaemonServices, writeLogAgain } from "./daemon_disk.ts";
 import type { OrphanedDisk } from "./qemu/types.ts";
 import { KeptLog } from "./write_log/kept_log.ts";
 import type { LogContent } from "./write_log/log.ts";
+import { writeLogName, writeLogOwner } from "./write_log/name.ts";
 
 /** The waits before what could not be written is tried again. */
 const FIRST_WAIT_MS = 1_000;

@@ -8,9 +8,10 @@ import { XenblkError } from "../errors.ts";
 import type { DomId, XenstoreOperations } from "../hypervisor.ts";
 import { Turns } from "../turns.ts";
 import { IMAGE_MODE_NODE } from "../xenbus/features.ts";
-import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
+import type { DeviceAddress } from "../xenbus/paths.ts";
 import { parseState, XenbusState } from "../xenbus/states.ts";
-import { addressesIn } from "./list.ts";
+import { readAll } from "../xenstore.ts";
+import { addressAt, backendsByGuest } from "./list.ts";
 import { type Medium, mediumAt, type PathLookups } from "./medium.ts";
 
 /** A disk in xenstore whose image a backend has opened. */
@@ -37,6 +38,15 @@ const REMOTE = /^(?:[a-z][a-z0-9_-]*:)?(?:[a-z+]+:\/\/|rbd:|json:)/i;
 /** How long reading the nodes of all disks may take: a thousand disks take one second on a busy host. */
 const MOST_READING_MS = 10_000;
 
+/**
+ * After a reading, so many times its duration pass before the next one begins: a thousand disks that appear together would
+ * else each have all others read.
+ */
+const PAUSE_OF_READING = 4;
+const MOST_PAUSE_MS = 1_000;
+/** Disks whose nodes are read with one wait. */
+const DISKS_PER_STEP = 8;
+
 /** Reads the disks in use; searches of one store at the same time share their work. */
 export class DisksInUse {
   readonly #clock: Clock;
@@ -44,6 +54,8 @@ export class DisksInUse {
   #store: XenstoreOperations | undefined;
   #current: Promise<readonly DiskInUse[]> | undefined;
   #next: Promise<readonly DiskInUse[]> | undefined;
+  /** The next reading begins no sooner. */
+  #notBeforeMs = -Infinity;
 
   /** `clock`: for tests. */
   constructor(clock: Clock = SYSTEM_CLOCK) {
@@ -57,7 +69,7 @@ export class DisksInUse {
    */
   read(store: XenstoreOperations, backendDomain: DomId): Promise<readonly DiskInUse[]> {
     const begin = (): Promise<readonly DiskInUse[]> => {
-      const reading = this.#turns.collect(this.#steps(store, backendDomain));
+      const reading = this.#read(store, backendDomain);
       this.#current = reading;
       this.#next = undefined;
       const over = (): void => {
@@ -68,8 +80,29 @@ export class DisksInUse {
     };
     if (this.#store !== store) this.#current = this.#next = undefined;
     this.#store = store;
+    if (this.#current === undefined && this.#pauseLeftMs <= 0) return begin();
     // A disk that was read already may be opened by now: who comes later needs another reading.
-    return this.#current === undefined ? begin() : this.#next ??= this.#current.then(begin, begin);
+    return this.#next ??= this.#pause().then(begin);
+  }
+
+  get #pauseLeftMs(): number {
+    return this.#notBeforeMs - this.#clock.now();
+  }
+
+  /** Resolves when the next reading may begin. */
+  async #pause(): Promise<void> {
+    await this.#current?.catch(() => {}); // who asked for it is told
+    if (this.#pauseLeftMs > 0) await this.#clock.sleep(this.#pauseLeftMs);
+  }
+
+  async #read(store: XenstoreOperations, backendDomain: DomId): Promise<readonly DiskInUse[]> {
+    const beganMs = this.#clock.now();
+    try {
+      return await this.#turns.collect(this.#steps(store, backendDomain));
+    } finally {
+      const endMs = this.#clock.now();
+      this.#notBeforeMs = endMs + Math.min(PAUSE_OF_READING * (endMs - beganMs), MOST_PAUSE_MS);
+    }
   }
 
   *#steps(store: XenstoreOperations, backendDomain: DomId): Generator<DiskInUse | undefined> {
@@ -80,9 +113,12 @@ export class DisksInUse {
       machines.set(domain, known);
       return known;
     };
-    for (const device of addressesIn(store, backendDomain)) {
-      if (this.#clock.now() > endMs) throw tooSlow();
-      yield device && diskInUse(store, device, machine);
+    for (const paths of backendsByGuest(store, backendDomain)) {
+      for (let next = 0; next < paths.length; next += DISKS_PER_STEP) {
+        if (this.#clock.now() > endMs) throw tooSlow();
+        yield* disksAt(store, paths.slice(next, next + DISKS_PER_STEP), machine);
+      }
+      yield undefined;
     }
   }
 }
@@ -95,20 +131,32 @@ export function machineOf(store: XenstoreOperations, domain: DomId): Machine {
   return paths.map((path) => store.read(path)?.replace(/^(\/vm\/[0-9a-f-]{36})-[0-9]+$/i, "$1"));
 }
 
-function diskInUse(
+/** The nodes of a backend that decide, in the order in which {@linkcode diskInUse} takes their values. */
+const NODES = ["frontend", "params", "physical-device", "hotplug-status", "state", IMAGE_MODE_NODE, "mode"];
+
+function* disksAt(
   store: XenstoreOperations,
-  device: DeviceAddress,
+  paths: readonly string[],
+  machine: (domain: DomId) => Machine,
+): Generator<DiskInUse | undefined> {
+  const values = readAll(store, paths.flatMap((path) => NODES.map((name) => `${path}/${name}`)));
+  for (let disk = 0; disk < paths.length; disk++) {
+    yield diskInUse(paths[disk]!, values.slice(disk * NODES.length, (disk + 1) * NODES.length), machine);
+  }
+}
+
+function diskInUse(
+  backend: string,
+  [frontend, params, physical, hotplugStatus, state, imageMode, mode]: readonly (string | undefined)[],
   machine: (domain: DomId) => Machine,
 ): DiskInUse | undefined {
-  const read = (name: string): string | undefined => store.read(`${backendPath(device)}/${name}`);
-  const path = pathOfParams(read("params") ?? "");
-  if (path === undefined) return undefined;
-  const physical = read("physical-device");
-  if (!isInUse(physical, read)) return undefined;
+  const device = addressAt(backend, frontend);
+  const path = pathOfParams(params ?? "");
+  if (device === undefined || path === undefined || !isInUse(physical, hotplugStatus, state)) return undefined;
   let medium: Promise<Medium | undefined> | undefined;
   return {
     device,
-    mode: read(IMAGE_MODE_NODE) ?? read("mode") ?? "",
+    mode: imageMode ?? mode ?? "",
     path,
     physical,
     machine: machine(device.frontendDomain),
@@ -121,9 +169,12 @@ function diskInUse(
  * legitimate user from it: blkback's script writes physical-device and hotplug-status, this backend hotplug-status, and
  * QEMU goes to Connected.
  */
-function isInUse(physical: string | undefined, read: (name: string) => string | undefined): boolean {
-  return physical !== undefined || read("hotplug-status") === "connected" ||
-    parseState(read("state")) === XenbusState.Connected;
+function isInUse(
+  physical: string | undefined,
+  hotplugStatus: string | undefined,
+  state: string | undefined,
+): boolean {
+  return physical !== undefined || hotplugStatus === "connected" || parseState(state) === XenbusState.Connected;
 }
 
 /**

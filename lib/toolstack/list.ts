@@ -82,18 +82,28 @@ function* addresses(store: XenstoreOperations): Generator<DeviceAddress | undefi
 }
 
 /** The same for one backend domain. Undefined stands for a directory without a disk: each step takes a few store calls. */
-export function* addressesIn(store: XenstoreOperations, backendDomain: DomId): Generator<DeviceAddress | undefined> {
+function* addressesIn(store: XenstoreOperations, backendDomain: DomId): Generator<DeviceAddress | undefined> {
+  for (const paths of backendsByGuest(store, backendDomain)) {
+    for (const path of paths) yield addressOf(store, path);
+    yield undefined;
+  }
+}
+
+/** The directories of all backends of a domain, of whatever kind and device: those of one guest at a step. */
+export function* backendsByGuest(store: XenstoreOperations, backendDomain: DomId): Generator<string[]> {
   const children = (path: string): string[] => (store.list(path) ?? []).map((name) => `${path}/${name}`);
   for (const kind of children(`/local/domain/${backendDomain}/backend`)) {
-    for (const guest of children(kind)) {
-      for (const path of children(guest)) yield addressOf(store, path);
-      yield undefined;
-    }
+    for (const guest of children(kind)) yield children(guest);
   }
 }
 
 function addressOf(store: XenstoreOperations, path: string): DeviceAddress | undefined {
-  if (!/\/device\/vbd\/[0-9]+$/.test(store.read(`${path}/frontend`) ?? "")) return undefined;
+  return addressAt(path, store.read(`${path}/frontend`));
+}
+
+/** The disk whose backend has that directory and says that of its frontend; undefined if it is none. */
+export function addressAt(path: string, frontend: string | undefined): DeviceAddress | undefined {
+  if (!/\/device\/vbd\/[0-9]+$/.test(frontend ?? "")) return undefined;
   try {
     return parseBackendPath(path, 0 as DomId);
   } catch {

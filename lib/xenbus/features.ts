@@ -110,6 +110,20 @@ export function featureNodes(offer: Offer): NodeValue[] {
   ];
 }
 
+/** The nodes that {@linkcode readOffer} reads. */
+export const OFFER_NODES: readonly string[] = [
+  "discard-granularity",
+  "discard-alignment",
+  "discard-secure",
+  "feature-barrier",
+  "feature-flush-cache",
+  "feature-persistent",
+  "max-ring-page-order",
+  "multi-queue-max-queues",
+  "feature-max-indirect-segments",
+  "feature-discard",
+];
+
 /**
  * Reads what is published, perhaps by an earlier backend: a connected frontend relies on it. Nodes that are missing or
  * not valid offer nothing. `read` returns the value of a node below the backend's directory.

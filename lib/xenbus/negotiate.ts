@@ -35,6 +35,18 @@ export interface NegotiationOptions {
   readonly offer: Offer;
 }
 
+/** What {@linkcode readFrontend} reads of a frontend with one ring of one page. */
+export const USUAL_FRONTEND_NODES: readonly string[] = [
+  "protocol",
+  "feature-persistent",
+  "ring-page-order",
+  "num-ring-pages",
+  "multi-queue-num-queues",
+  "ring-ref",
+  "ring-ref0",
+  "event-channel",
+];
+
 /** The value of a node below the frontend's directory, or undefined if it is not there. */
 export type ReadNode = (name: string) => string | undefined;
 

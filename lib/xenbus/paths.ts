@@ -11,6 +11,9 @@ import { MAX_VDEV } from "./vdev.ts";
 /** The largest domain id that a domain can have (xen.h: DOMID_FIRST_RESERVED - 1). */
 export const MAX_DOMID = 0x7FEF;
 
+/** The kind of backend that is served and attached where nothing else is said. */
+export const DEFAULT_KIND = "vbd3";
+
 /** What names one disk of one guest in one backend. */
 export interface DeviceAddress {
   /** The domain that the backend runs in. */
@@ -85,4 +88,10 @@ export function parseBackendPath(path: string, ownDomain: DomId): DeviceAddress 
   const vdev = parseDecimal(vdevText, 0, MAX_VDEV);
   if (vdev === undefined) throw wrong(`device ${quoted(vdevText)} is not a number from 0 to ${MAX_VDEV}`);
   return { backendDomain, kind, frontendDomain, vdev };
+}
+
+/** The directory of a device in that of its kind which the path is, or which it lies in; undefined for a path above. */
+export function deviceDirectory(kindPath: string, path: string): string | undefined {
+  const [guest, vdev] = path.slice(kindPath.length + 1).split("/");
+  return vdev === undefined ? undefined : `${kindPath}/${guest}/${vdev}`;
 }

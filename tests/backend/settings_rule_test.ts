@@ -37,7 +37,7 @@ function withoutName(rig: Rig): Xenstore {
     return store.read(path);
   };
   return new Proxy(store, {
-    get: (target, key) => key === "read" ? read : Reflect.get(target, key).bind?.(target) ?? Reflect.get(target, key),
+    get: (target, key) => key === "read" ? read : Reflect.get(target, key)?.bind?.(target) ?? Reflect.get(target, key),
   });
 }
 

@@ -105,12 +105,14 @@ Deno.test("ratios to C, QEMU and fio stand in one row per cell, and what is no l
     limit: { counts: true, why: "0.50 of fio's IOPS" },
   });
   assertEquals([second!.ratios["p50/C"], second!.ratios["IOPS/QEMU"]], [undefined, undefined]);
-  const text = renderRatios(disk, { direct: "ext4, O_DIRECT" });
+  const text = renderRatios(disk, { direct: "ext4, O_DIRECT" }, true);
   assertMatch(text, /^xenblk BESIDE OTHERS +CASE +IOPS\/C +IOPS\/QEMU +IOPS\/fio +CPU\/C .* p99\/fio +C IS A LIMIT$/m);
   assertMatch(text, /^tmpfs +randread-4k-32 +1\.50 +3\.00 +0\.75 +1\.50 .* yes$/m);
   assertMatch(text, /^ext4, O_DIRECT +seqread-128k-8 +10\.00 +- +1\.00 .* no$/m);
   assertStringIncludes(text, "No limit: C reference, seqread-128k-8 on direct: 0.10 of fio's IOPS, less than 0.77\n");
-  assertEquals(renderRatios([disk[0]!], {}), "");
+  assertEquals(text.includes("Limits are doubtful"), false);
+  assertStringIncludes(renderRatios(disk, {}, false), "Limits are doubtful: the machine was not idle");
+  assertEquals(renderRatios([disk[0]!], {}, false), "");
 });
 
 Deno.test("a machine is idle if nothing else runs before the run and after it", () => {

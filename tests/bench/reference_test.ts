@@ -3,14 +3,16 @@
  * change nothing, and it ends with its frontend. Otherwise it would be no limit for others.
  */
 
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { startReference } from "../../bench/backends.ts";
 import { buildReference, type ReferenceDisk, ReferenceProcess } from "../../bench/reference.ts";
+import { XenblkError } from "../../lib/errors.ts";
 import type { DomId } from "../../lib/hypervisor.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../../lib/xenbus/paths.ts";
 import { nativeTest, NativeXen } from "../native/harness.ts";
 import { attach, nodeValue, sparseImage } from "../native/serve/backend.ts";
 import { type GuestDisk, GuestProcess, type RingShape } from "../native/serve/guest.ts";
-import { assertClean, DiskFolder, GUEST, received } from "../native/serve/scenes.ts";
+import { assertClean, assertProgress, DiskFolder, GUEST, received } from "../native/serve/scenes.ts";
 import { MIXED_LOAD } from "../../lib/guest/load_types.ts";
 
 const MIB = 2 ** 20;
@@ -87,6 +89,17 @@ nativeTest("large requests are indirect, and rings have several pages", async ()
   await assertVerified(disk, stage.image);
 });
 
+nativeTest("it ends when a toolstack asks for that, with every answered write in the image", async () => {
+  await using stage = await Stage.start();
+  const disk = await stage.connect();
+  await disk.startLoad(LOAD);
+  await assertProgress(disk, 200);
+  await stage.xen.run("xenstore-write", [`${backendPath(stage.device)}/state`, "5"]);
+  assertClean(received(await disk.finishLoad()), "a load that the end of the disk ends");
+  assertEquals(await stage.reference.ended(), { code: 0, messages: "" });
+  await assertVerified(disk, stage.image);
+});
+
 nativeTest("bad requests are answered with an error, change nothing, and the disk goes on", async () => {
   await using stage = await Stage.start();
   const disk = await stage.connect();
@@ -117,3 +130,18 @@ nativeTest("what it cannot serve ends it with one line", async () => {
   assertEquals(code, 1);
   assertMatch(messages, /^reference: Cannot bind the event channel: .*[^.\n]$/);
 });
+
+nativeTest(
+  "in the bench, a reference that ends before the guest has its disk is an error with its message",
+  async () => {
+    await using xen = await NativeXen.start();
+    await xen.createDomain(GUEST);
+    await using guest = new GuestProcess(xen, GUEST);
+    const disk = { key: "1", pages: 1, params: "aio:/nowhere/disk.img", directPath: undefined, shared: false };
+    await assertRejects(
+      () => startReference({ xen, guest }, [disk]),
+      XenblkError,
+      "Cannot measure the C reference: it ended with exit status 1: reference: Cannot open /nowhere/disk.img: No such file",
+    );
+  },
+);

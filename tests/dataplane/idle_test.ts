@@ -9,7 +9,7 @@ import { FrontRing, RequestFields } from "../../lib/blkif/front_ring.ts";
 import type { OpenRequest } from "../../lib/dataplane/connection.ts";
 import { Reactor } from "../../lib/dataplane/reactor.ts";
 import { createStats, readStats } from "../../lib/dataplane/stats.ts";
-import type { DomId, Parker } from "../../lib/hypervisor.ts";
+import type { DomId, OwnedMemory, Parker } from "../../lib/hypervisor.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import type { ChannelOpener } from "../../lib/storage/disk.ts";
@@ -27,6 +27,8 @@ class Rig implements Disposable {
   readonly parks: number[] = [];
   readonly reactor: Reactor;
   readonly stats = createStats();
+  /** How often memory was given back. */
+  discards = 0;
   readonly #front: FrontRing;
   readonly #notify: () => void;
   readonly #refs: readonly number[];
@@ -42,6 +44,10 @@ class Rig implements Disposable {
     this.#refs = shares.share(0 as DomId, PAGES, true).refs;
     const platform = openSimulatedPlatform(machine, 0);
     platform.now = (): number => this.nowMs;
+    const { memory } = platform;
+    const allocate = (lengthBytes: number): OwnedMemory =>
+      Object.assign(memory.allocate(lengthBytes), { discard: () => void this.discards++ });
+    Object.defineProperty(platform, "memory", { value: { allocate, view: memory.view.bind(memory) } });
     const parker: Parker = {
       watch: () => {},
       unwatch: () => {},
@@ -72,8 +78,8 @@ class Rig implements Disposable {
     return readStats(this.stats).persistentGrants;
   }
 
-  /** Reads into some of the guest's pages, one request a page. */
-  read(first: number, count: number): void {
+  /** Reads into some of the guest's pages, one request a page, so many at a time. */
+  read(first: number, count: number, together = 16): void {
     const fields = new RequestFields();
     for (let page = first; page < first + count; page++) {
       fields.operation = OP_READ;
@@ -82,7 +88,7 @@ class Rig implements Disposable {
       fields.lastSectors[0] = 7;
       this.#front.putRequest(fields);
       if (this.#front.push()) this.#notify();
-      if (page % 16 === 15 || page === first + count - 1) this.#serve();
+      if (page % together === together - 1 || page === first + count - 1) this.#serve();
     }
   }
 
@@ -136,6 +142,26 @@ Deno.test("a reactor that never sleeps gives idle pages back as well", () => {
     for (let turn = 0; turn < 3000; turn++) rig.reactor.turn();
   }
   assertEquals(rig.mapped, 0);
+});
+
+Deno.test("buffers of a ring that was loaded are given back when it was idle for two rounds, once", () => {
+  for (const grants of ["copy", "persistent"] as const) {
+    using rig = new Rig(grants);
+    rig.read(0, 32, 32);
+    assertEquals(rig.sleep(), 30_000);
+    rig.nowMs += 30_000;
+    assertEquals([rig.sleep(), rig.discards], [30_000, 0], "the first round: they were used in it");
+    rig.read(0, 1);
+    rig.nowMs += 30_000;
+    assertEquals([rig.sleep(), rig.discards], [30_000, 0], "the second: they were used since");
+    rig.nowMs += 30_000;
+    // In mode persistent nothing was copied: only mappings are released.
+    assertEquals([rig.sleep(), rig.discards], [-1, grants === "copy" ? 1 : 0]);
+    rig.read(0, 16);
+    assertEquals(rig.sleep(), grants === "copy" ? -1 : 30_000, "a few pages are kept");
+    rig.read(0, 32, 32);
+    assertEquals(rig.sleep(), 30_000, "and again from the start");
+  }
 });
 
 Deno.test("where no pages are kept, a sleep lasts as long as it may", () => {

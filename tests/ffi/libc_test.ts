@@ -36,6 +36,19 @@ Deno.test("disposed memory is unmapped, and only once", () => {
   assert(mappedPages() - before < large / 4096);
 });
 
+Deno.test("memory that is given back is zero when it is used again, and has no pages until then", () => {
+  const residentPages = (): number => Number(Deno.readTextFileSync("/proc/self/statm").split(" ")[1]);
+  const pages = 16_384;
+  using memory = allocate(pages * 4096);
+  memory.view.fill(77);
+  const before = residentPages();
+  memory.discard();
+  assert(before - residentPages() > pages / 2, `${before} pages before, ${residentPages()} after`);
+  assertEquals([memory.view[0], memory.view[4096 * pages - 1]], [0, 0]);
+  memory.view[5] = 1;
+  assertEquals(nativeMemory.view(memory.address, 8)[5], 1);
+});
+
 Deno.test("a view that outlives its memory is empty, and harmless", () => {
   const memory = allocate(4096);
   const words = new Uint32Array(memory.view.buffer);

@@ -127,7 +127,7 @@ export class StructuredRun implements Disposable {
     compareAnswers(batch.map((request) => expected(request, this.#facts)), answers);
     this.#model.apply(batch);
     this.#model.compare();
-    if (this.#random.chance(0.05)) world.connection.queue.keptGrants?.releaseIdle();
+    if (this.#random.chance(0.05)) world.connection.queue.releaseIdle();
   }
 
   [Symbol.dispose](): void {

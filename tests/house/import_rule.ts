@@ -223,7 +223,7 @@ export const ROOMS: readonly Room[] = [
     name: "cli.ts",
     floor: 15,
     files: ["cli.ts"],
-    mayImport: [...SERVING, "native.ts", "frame", "verbs", "catalogue"],
+    mayImport: [...SERVING, "frame", "verbs", "catalogue"],
     mayImportDynamically: FFI,
   },
   {

@@ -93,7 +93,11 @@ export function analyse(path: string, text: string): SourceFacts {
   const note = (specifier: string, kind: ImportFact["kind"]): void => void imports.push({ specifier, kind });
   const declared = (kind: string): ImportFact["kind"] => kind === "type" ? "type" : "static";
   const visitor: Deno.lint.LintVisitor = {
-    ImportDeclaration: (node) => note(node.source.value, declared(node.importKind)),
+    ImportDeclaration: ({ source, importKind, specifiers }) => {
+      const isOfTypes = specifiers.length > 0 &&
+        specifiers.every((each) => each.type === "ImportSpecifier" && each.importKind === "type");
+      note(source.value, declared(isOfTypes ? "type" : importKind));
+    },
     ExportAllDeclaration: (node) => note(node.source.value, declared(node.exportKind)),
     ExportNamedDeclaration: (node) => {
       if (node.source !== null && node.source !== undefined) note(node.source.value, declared(node.exportKind));

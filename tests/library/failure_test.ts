@@ -4,7 +4,7 @@
  */
 
 import { assertEquals, assertThrows } from "@std/assert";
-import { DEFAULT_KIND } from "../../lib/attach.ts";
+import { DEFAULT_KIND } from "../../lib/xenbus/paths.ts";
 import { ServedDisk } from "../../lib/attached_disk.ts";
 import { SYSTEM_CLOCK } from "../../lib/clock.ts";
 import { DeviceClaim, DeviceClaimedError } from "../../lib/backend/claim.ts";

@@ -73,6 +73,44 @@ function assertLost(store: Xenstore): void {
 }
 
 export const STORE_SCENARIOS: Scenarios = {
+  "many nodes are read with one wait, in order, also when events arrive between the replies": async () => {
+    using store = platform.openXenstore();
+    const paths = Array.from({ length: 200 }, (_, i) => `/many/${i}`);
+    paths.forEach((path, i) => i % 3 > 0 && store.write(path, String(i)));
+    using watch = store.watch("/many/1");
+    const reader = readerOf(watch);
+    assertEquals(await nextOf(reader), "/many/1");
+    store.transaction((transaction) => transaction.write("/many/1", "1")); // its event comes with what is read next
+    assertEquals(store.readAll!(paths), paths.map((_, i) => i % 3 > 0 ? String(i) : undefined));
+    assertEquals(await nextOf(reader), "/many/1");
+    assertEquals(store.readAll!([]), []);
+    assertEquals(codeOf(() => store.readAll!(["/many/1", "/\0"])), "EINVAL");
+    const [before, refused, after] = store.readAll!(["/many/1", "not a path!", "/many/2"]);
+    assertEquals([before, (refused as XenstoreError).code, after], ["1", "EINVAL", "2"]);
+  },
+
+  "a write that is refused in a transaction is thrown by what follows, and nothing is committed": () => {
+    using store = platform.openXenstore();
+    const refusedBy = (what: string): string =>
+      codeOf(() =>
+        store.transaction((transaction) => {
+          transaction.write("/posted/a", "1");
+          transaction.write("/posted/not a path!", "1");
+          if (what === "read") transaction.read("/posted/a");
+          if (what === "readAll") transaction.readAll!(["/posted/a"]);
+          if (what === "throw") throw new XenstoreError("given up", "EOTHER", "");
+        })
+      );
+    assertEquals(["read", "readAll", "commit"].map(refusedBy), ["EINVAL", "EINVAL", "EINVAL"]);
+    assertEquals(refusedBy("throw"), "EOTHER");
+    assertEquals(store.read("/posted"), undefined); // and no earlier refusal comes up
+    store.transaction((transaction) => {
+      for (let i = 0; i < 150; i++) transaction.write(`/posted/${i}`, String(i));
+      assertEquals(transaction.read("/posted/149"), "149");
+    });
+    assertEquals(store.list("/posted")?.length, 150);
+  },
+
   "nodes are written, read, listed and removed": () => {
     using store = platform.openXenstore();
     assertEquals([store.read("/t/a"), store.list("/t"), store.permissions("/t")], [undefined, undefined, undefined]);

@@ -9,7 +9,8 @@ import { XenblkError } from "../../lib/errors.ts";
 import type { Platform } from "../../lib/hypervisor.ts";
 import { parseNonce } from "../../lib/nonce.ts";
 import type { Disk } from "../../lib/storage/disk.ts";
-import { openDaemonDisk, writeLogName } from "../../lib/storage/daemon_disk.ts";
+import { openDaemonDisk } from "../../lib/storage/daemon_disk.ts";
+import { writeLogName } from "../../lib/storage/write_log/name.ts";
 import {
   type DaemonDisk,
   type DiskLoss,

@@ -5,7 +5,7 @@
 import { readToml, TomlError, type TomlTable } from "../../config/toml.ts";
 import { XenblkError } from "../../errors.ts";
 import { chooseFilters } from "../../storage/filter/spec.ts";
-import { DEVICE_OPTIONS, DISK_OPTIONS } from "../device_options.ts";
+import { DISK_OPTIONS } from "../device_options.ts";
 import type { OptionTable } from "../options.ts";
 import { SERVE_OPTIONS } from "../serve_options.ts";
 import { type DiskRule, NAMING_KEYS, readNaming } from "./disk_rule.ts";
@@ -121,9 +121,4 @@ async function checkFilters(tables: readonly Settings[], faults: Fault[]): Promi
       faults.push({ line: filter.line, message: error.message, remedy: error.remedy ?? "correct the filter" });
     }
   }
-}
-
-/** Whether a key of `[serve]` is also an option of `attach`. */
-export function concernsAttach(name: string): boolean {
-  return Object.hasOwn(DEVICE_OPTIONS, name) || name === "kind" || name === "timeout";
 }

@@ -8,10 +8,10 @@ import type { DeviceSettings } from "../../backend/settings.ts";
 import { errorText, XenblkError } from "../../errors.ts";
 import { createLogger } from "../../log.ts";
 import { usageError } from "../args.ts";
-import { DISK_OPTIONS, settingsOf } from "../device_options.ts";
+import { DEVICE_OPTIONS, DISK_OPTIONS, settingsOf } from "../device_options.ts";
 import type { OptionValues } from "../options.ts";
 import { CONFIG_FILE, type CONFIG_OPTIONS } from "../serve_options.ts";
-import { concernsAttach, type ConfigContent, readContent } from "./content.ts";
+import type { ConfigContent } from "./content.ts";
 import type { DiskRule } from "./disk_rule.ts";
 import { type Fault, faultError } from "./fault.ts";
 import type { Setting } from "./keys.ts";
@@ -129,7 +129,10 @@ function isReadable(path: string): boolean {
 /** Reads a file with its faults; undefined if there is none and it need not be there. */
 export async function readConfig(path: string, isNeeded: boolean): Promise<ReadFile | undefined> {
   const text = await readText(path);
-  if (text !== undefined) return { path, ...await readContent(text) };
+  if (text !== undefined) {
+    const { readContent } = await import("./content.ts"); // most hosts have no file
+    return { path, ...await readContent(text) };
+  }
   if (!isNeeded) return undefined;
   throw cannotRead(path, "there is no such file", "create it, or name another one");
 }
@@ -157,4 +160,9 @@ async function readText(path: string): Promise<string | undefined> {
 
 function cannotRead(path: string, why: string, remedy: string): XenblkError {
   return new XenblkError(`Cannot read configuration ${path}: ${why}`, { remedy });
+}
+
+/** Whether a key of `[serve]` is also an option of `attach`. */
+function concernsAttach(name: string): boolean {
+  return Object.hasOwn(DEVICE_OPTIONS, name) || name === "kind" || name === "timeout";
 }

@@ -2,7 +2,7 @@
  * The options of `attach` with what the configuration file says of its disk.
  */
 
-import { DEFAULT_KIND } from "../../attach.ts";
+import { DEFAULT_KIND } from "../../xenbus/paths.ts";
 import type { DiskIdentity } from "../../backend/disk_identity.ts";
 import type { HostPlatform } from "../../host_platform.ts";
 import { imageName, paramsOf, parseImage } from "../../storage/image/spec.ts";

@@ -2,7 +2,7 @@
  * `xenblk config show [DOMAIN VDEV]`: what holds for `serve`, or for one disk, and where each value comes from.
  */
 
-import { DEFAULT_KIND } from "../../attach.ts";
+import { DEFAULT_KIND } from "../../xenbus/paths.ts";
 import { type DiskIdentity, identifyDisk } from "../../backend/disk_identity.ts";
 import { XenblkError } from "../../errors.ts";
 import { findDisk } from "../../toolstack/detach.ts";

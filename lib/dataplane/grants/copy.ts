@@ -5,11 +5,14 @@
 
 import { OP_READ } from "../../blkif/abi.ts";
 import type { GrantCopyBatch, GrantTable, Memory, MemorySpace } from "../../hypervisor.ts";
-import { pagesOf, SECTOR_BYTES } from "../../units.ts";
+import { PAGE_BYTES, pagesOf, SECTOR_BYTES } from "../../units.ts";
 import type { SlotTable } from "../slot_table.ts";
 import { GRANT_FAILURE } from "./failure.ts";
 import { MOST_PAGES_PER_RING, PagePool } from "./page_pool.ts";
 import type { GrantStrategy } from "./strategy.ts";
+
+/** An idle ring keeps so many pages that it has used: giving back fewer is not worth being woken for. */
+const PAGES_WORTH_KEEPING = 16;
 
 /** The most copies of one call, unless a single request needs more. */
 const MOST_COPIES = 4096;
@@ -33,6 +36,8 @@ export class CopyStrategy implements GrantStrategy {
   /** By entry in the batch, of a request whose pages are in several ranges: its grant reference. */
   readonly #batchGrefs: Uint32Array;
   #batchLength = 0;
+  /** Since the last {@linkcode releaseBuffers}. */
+  #isUsed = false;
 
   /** Throws RangeError when there is no memory left. */
   constructor(slots: SlotTable, grants: GrantTable, memory: MemorySpace) {
@@ -57,7 +62,21 @@ export class CopyStrategy implements GrantStrategy {
     return this.#pool.memory;
   }
 
+  get bufferedBytes(): number {
+    const pages = this.#pool.touchedPages;
+    return pages > PAGES_WORTH_KEEPING ? pages * PAGE_BYTES : 0;
+  }
+
+  releaseBuffers(): void {
+    if (!this.#isUsed && this.#slots.inUse === 0 && this.bufferedBytes > 0) {
+      this.#dropIdle();
+      this.#pool.discard();
+    }
+    this.#isUsed = false;
+  }
+
   acquire(slot: number): boolean {
+    this.#isUsed = true;
     const slots = this.#slots;
     const lengthBytes = slots.lengthBytes[slot]!;
     const pages = pagesOf(lengthBytes);

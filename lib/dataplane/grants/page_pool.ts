@@ -21,6 +21,8 @@ export class PagePool implements Disposable {
   #freePages: number;
   /** No page below this one is free. */
   #lowest = 0;
+  /** No page from this one on was taken since the last {@linkcode discard}. */
+  #touched = 0;
 
   /** Throws RangeError when there is no memory left. */
   constructor(memory: MemorySpace, pages: number) {
@@ -36,6 +38,17 @@ export class PagePool implements Disposable {
 
   get freePages(): number {
     return this.#freePages;
+  }
+
+  /** Pages that may have memory behind them. */
+  get touchedPages(): number {
+    return this.#touched;
+  }
+
+  /** Gives the memory behind all pages back; nobody must use what they hold. They are as free or taken as they were. */
+  discard(): void {
+    this.#memory.discard?.();
+    this.#touched = 0;
   }
 
   /** Takes adjacent pages, at the lowest place where they fit, and returns their address; -1 if no free range fits. */
@@ -98,6 +111,7 @@ export class PagePool implements Disposable {
 
   #mark(page: number, count: number, state: number): void {
     this.#state.fill(state, page, page + count);
+    if (state === TAKEN && page + count > this.#touched) this.#touched = page + count;
     this.#freePages += state === FREE ? count : -count;
   }
 }

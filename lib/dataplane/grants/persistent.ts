@@ -68,6 +68,14 @@ export class PersistentStrategy implements GrantStrategy, KeptGrants {
     return this.#fallback.buffers;
   }
 
+  get bufferedBytes(): number {
+    return this.#fallback.bufferedBytes ?? 0;
+  }
+
+  releaseBuffers(): void {
+    this.#fallback.releaseBuffers?.();
+  }
+
   get kept(): KeptGrants {
     return this;
   }

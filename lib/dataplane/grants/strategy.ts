@@ -24,6 +24,10 @@ export interface GrantStrategy extends Disposable {
   transfer(): void;
   /** Mappings that outlive their requests; absent if the strategy has none. */
   readonly kept?: KeptGrants;
+  /** Bytes of buffers that have memory behind them, if that is worth giving back; absent if there are no buffers. */
+  readonly bufferedBytes?: number;
+  /** Gives that memory back, unless a request has used or uses it since the last call. */
+  releaseBuffers?(): void;
 }
 
 /** Mappings that are kept for later requests. */

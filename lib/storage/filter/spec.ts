@@ -50,7 +50,8 @@ export async function chooseFilters(choices: readonly FilterChoice[] = []): Prom
 async function choose(choice: FilterChoice): Promise<ChosenFilter> {
   const isText = typeof choice === "string";
   const { name, given } = isText ? parseText(choice) : parseObject(choice);
-  const { module, filter } = filterRow(name) ?? await outside(name);
+  const row = filterRow(name);
+  const { module, filter } = row === undefined ? await outside(name) : { module: row.module, filter: await row.load() };
   const values = readValues(name, filter, given, isText ? dashed : asItIs);
   await filter.check?.(values);
   return { name, module, definition: filter, values };

@@ -4,18 +4,11 @@
  */
 
 import type { FilterDefinition } from "./filter.ts";
-import * as cow from "./cow.ts";
 import type { CowOptions } from "./cow.ts";
-import * as delay from "./delay.ts";
 import type { DelayOptions } from "./delay.ts";
-import * as error from "./error.ts";
 import type { ErrorOptions } from "./error.ts";
-import * as hang from "./hang.ts";
 import type { HangOptions } from "./hang.ts";
-import * as log from "./log.ts";
 import type { LogOptions } from "./log.ts";
-import * as readonly from "./readonly.ts";
-import * as throttle from "./throttle.ts";
 import type { ThrottleOptions } from "./throttle.ts";
 
 export type { CowOptions, DelayOptions, ErrorOptions, HangOptions, LogOptions, ThrottleOptions };
@@ -24,8 +17,8 @@ export type { CowOptions, DelayOptions, ErrorOptions, HangOptions, LogOptions, T
 export interface FilterRow {
   /** The module's absolute URL. */
   readonly module: string;
-  /** What it exports. */
-  readonly filter: FilterDefinition;
+  /** Loads what the module exports: a process loads only the filters that its disks have. */
+  readonly load: () => Promise<FilterDefinition>;
 }
 
 /** The options of each filter, as programs give them. All are optional unless the filter needs one. */
@@ -51,13 +44,13 @@ export type FilterName = keyof FilterOptions;
 
 /** In the order of the documentation. */
 export const FILTERS: Readonly<Record<FilterName, FilterRow>> = {
-  throttle: row(new URL("./throttle.ts", import.meta.url), throttle),
-  delay: row(new URL("./delay.ts", import.meta.url), delay),
-  error: row(new URL("./error.ts", import.meta.url), error),
-  hang: row(new URL("./hang.ts", import.meta.url), hang),
-  cow: row(new URL("./cow.ts", import.meta.url), cow),
-  log: row(new URL("./log.ts", import.meta.url), log),
-  readonly: row(new URL("./readonly.ts", import.meta.url), readonly),
+  throttle: row(new URL("./throttle.ts", import.meta.url), () => import("./throttle.ts")),
+  delay: row(new URL("./delay.ts", import.meta.url), () => import("./delay.ts")),
+  error: row(new URL("./error.ts", import.meta.url), () => import("./error.ts")),
+  hang: row(new URL("./hang.ts", import.meta.url), () => import("./hang.ts")),
+  cow: row(new URL("./cow.ts", import.meta.url), () => import("./cow.ts")),
+  log: row(new URL("./log.ts", import.meta.url), () => import("./log.ts")),
+  readonly: row(new URL("./readonly.ts", import.meta.url), () => import("./readonly.ts")),
 };
 
 /** The row of a name, if it is one of this project's. */
@@ -66,6 +59,6 @@ export function filterRow(name: string): FilterRow | undefined {
 }
 
 /** The URL is written out in each row, so that a packager finds the module. */
-function row({ href }: URL, { filter }: { readonly filter: FilterDefinition }): FilterRow {
-  return { module: href, filter };
+function row({ href }: URL, load: () => Promise<{ readonly filter: FilterDefinition }>): FilterRow {
+  return { module: href, load: async () => (await load()).filter };
 }

@@ -33,11 +33,6 @@ export interface LostSeen {
   readonly tag?: string;
 }
 
-/** The folder of all daemons, below the directory of journals. */
-export function daemonsDirectory(journals: string): string {
-  return `${journals}/daemons`;
-}
-
 /** The daemons that have a record. Rejects with {@linkcode XenblkError} if the folder cannot be read. */
 export async function surveyDaemons(directory: string): Promise<DaemonSeen[]> {
   const seen: DaemonSeen[] = [];

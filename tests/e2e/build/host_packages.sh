@@ -11,7 +11,7 @@ free_mb="$(df --output=avail -BM "$1" | tail -1 | tr -dc 0-9)"
 memory_mb="$(awk '$1 == "MemAvailable:" { print int($2 / 1024) }' /proc/meminfo)"
 [ "$memory_mb" -ge 4500 ] || die "$memory_mb MB of memory are available, but the emulated machine needs 4500 MB"
 
-packages=(qemu-system-x86 mmdebstrap e2fsprogs cpio xz-utils kmod zstd gcc make libc6-dev debian-archive-keyring)
+packages=(qemu-system-x86 mmdebstrap e2fsprogs cpio xz-utils kmod zstd gcc make libc6-dev libxen-dev debian-archive-keyring)
 missing=()
 for package in "${packages[@]}"; do
   dpkg-query -W -f '${db:Status-Status}' "$package" 2>/dev/null | grep -qx installed || missing+=("$package")

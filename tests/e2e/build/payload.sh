@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Packs the files that a run takes into dom0: the checkout as it is, Deno's cache of npm dependencies, two Debian packages
-# of the checkout, the job's settings.
+# of the checkout, the bench's C reference, the job's settings.
 # Usage: payload.sh CACHE OUT JOB-CONF
 source "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
@@ -19,6 +19,8 @@ mkdir "$tree/project"
 mkdir "$tree/packages"
 (cd "$top" && DENO_NO_UPDATE_CHECK=1 "$cache/deno" run -A tests/e2e/build/packages.ts "$tree/packages") ||
   die "the Debian packages cannot be made"
+gcc -std=gnu11 -O2 -o "$tree/reference" "$top/bench/reference.c" -lxenstore -lxengnttab -lxenevtchn ||
+  die "the C reference does not build"
 cp "$conf" "$tree/job.conf"
 rm -f "$out"
 mke2fs -q -t ext4 -O ^has_journal -E root_owner=0:0 -d "$tree" "$out" 400M

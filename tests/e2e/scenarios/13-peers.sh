@@ -1,10 +1,10 @@
-# Compares the peers in one boot, on equal images: the kernel's blkback on a loop device, QEMU's qdisk, and this backend
-# in its grant modes. Each runs the same fio jobs, in alternating rounds after a warm-up round. The report shows medians
-# relative to blkback: requests per second, and dom0's CPU time per request. XENBLK_E2E_FULL=1 adds modes, jobs and
-# rounds.
+# Compares the peers in one boot, on equal images: the kernel's blkback on a loop device, QEMU's qdisk, the C reference of
+# the bench, and this backend in its grant modes. Each runs the same fio jobs, in alternating rounds after a warm-up
+# round. The report shows medians relative to blkback, and to the C reference: requests per second, and dom0's CPU time
+# per request. XENBLK_E2E_FULL=1 adds modes, jobs and rounds.
 # suites: trixie
 # short: none
-# timeout: 1500 s
+# timeout: 3600 s
 rounds=2 seconds=2
 ours="uring,copy uring,persistent"
 jobs="randread,4k,32 randwrite,4k,32"
@@ -25,9 +25,25 @@ guest_start alpha "disk = ['format=raw,vdev=xvdb,access=rw,backendtype=qdisk,tar
 id="$(domid alpha)"
 loop="$(losetup -f --show "$images/$E2E_NAME-blkback")"
 xl block-attach alpha "phy:$loop,xvdc,w"
-disks="xvdc xvdb"
-declare -A names=([xvdc]=blkback [xvdb]=qdisk)
-letters=defghi
+
+# The C reference, which serves one device. It reads and writes through the page cache, as ours does here.
+full_image reference
+reference="/local/domain/0/backend/vbdc/$id/$(vdev_number xvdd)"
+reference_connected() {
+  process_ended "$reference_pid" || { store_is "$reference/state" 4 && frontend_state_is "$id" xvdd 4; }
+}
+nodes_write alpha "$image" xvdd w vbdc
+background reference /payload/reference "$reference" "$image" cached
+reference_pid="$background_pid"
+wait_for 60 "the C reference to connect" reference_connected
+if process_ended "$reference_pid"; then
+  cat "$E2E_OUT/reference.err"
+  fail "the C reference ended early"
+fi
+
+disks="xvdc xvdb xvdd"
+declare -A names=([xvdc]=blkback [xvdb]=qdisk [xvdd]="C reference")
+letters=efghij
 pids=""
 for pair in $ours; do
   full_image "${pair/,/-}"
@@ -78,28 +94,35 @@ median() {
     sort -n | awk '{ v[NR] = $1 } END { print v[int((NR + 1) / 2)] }'
 }
 
-# table TITLE COLUMN: prints the medians, each with its ratio to blkback's.
+# table BASE TITLE COLUMN: prints the medians, each with its ratio to that of the disk BASE.
 table() {
   local disk job base value
-  printf '%-24s' "$1"
+  printf '%-24s' "$2"
   for disk in $disks; do printf '%23s' "${names[$disk]}"; done
   echo
   for job in $jobs; do
-    base="$(median "$job" xvdc "$2")"
+    base="$(median "$job" "$1" "$3")"
     printf '%-24s' "${job//,/ } deep"
     for disk in $disks; do
-      value="$(median "$job" "$disk" "$2")"
+      value="$(median "$job" "$disk" "$3")"
       awk -v v="$value" -v b="$base" 'BEGIN { printf "%14d (%6.2f)", v, (b > 0 ? v / b : 0) }'
     done
     echo
   done
 }
 {
-  table 'requests per second' 4
-  table 'dom0 CPU us per request' 5
+  for base in xvdc xvdd; do
+    echo "Medians, and their ratios to those of ${names[$base]}"
+    table "$base" 'requests per second' 4
+    table "$base" 'dom0 CPU us per request' 5
+  done
 } | tee "$E2E_OUT/report.txt"
 
 for pid in $pids; do kill -TERM "$pid"; done
 for pid in $pids; do process_ends "$pid" 60 0; done
+# As a toolstack asks for it: the guest closes, and the reference ends with it.
+xenstore-write "$reference/state" 5
+process_ends "$reference_pid" 60 0
+nodes_remove "$id" xvdd vbdc
 xl block-detach alpha xvdc
 guest_stop alpha

@@ -95,9 +95,17 @@ export class GuestProcess implements AsyncDisposable {
   readonly #reading: Promise<void>;
   #lastId = 0;
 
-  /** `confinement` is a program with arguments that executes Deno at its end, such as setpriv. */
-  constructor(xen: NativeXen, readonly domid: number, confinement: readonly string[] = []) {
-    const program = new URL("./guest_process.ts", import.meta.url).pathname;
+  /**
+   * `confinement` is a program with arguments that executes Deno at its end, such as setpriv. `entry` is the
+   * program, in this folder, that obeys the orders.
+   */
+  constructor(
+    xen: NativeXen,
+    readonly domid: number,
+    confinement: readonly string[] = [],
+    entry = "guest_process.ts",
+  ) {
+    const program = new URL(entry, import.meta.url).pathname;
     const [command, ...args] = [...confinement, Deno.execPath(), "run", "-A", "--no-check", program];
     this.#child = new Deno.Command(command!, {
       args,

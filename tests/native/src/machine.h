@@ -14,7 +14,7 @@
 #include <stdint.h>
 
 enum {
-    MAX_DOMAINS = 128,
+    MAX_DOMAINS = 256,
     MAX_PROCESSES = 512,
     MAX_HANDLES = 2048,
     MAX_PORTS = 4096,     /* of one domain, port 0 unused */

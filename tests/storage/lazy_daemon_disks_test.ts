@@ -1,0 +1,97 @@
+/**
+ * What serves the disks of storage daemons is loaded with the first such disk, or where an earlier process has left one.
+ */
+
+import { assertEquals, assertRejects } from "@std/assert";
+import type { DiskRequest } from "../../lib/storage/disk.ts";
+import { LazyDaemonDisks, type LoadedDaemonDisks } from "../../lib/storage/lazy_daemon_disks.ts";
+import { writeLogName } from "../../lib/storage/write_log/name.ts";
+import { createMachine } from "../../lib/sim/machine.ts";
+import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
+
+const REQUEST: DiskRequest = { format: "qcow2", target: "/a.qcow2", readOnly: true, engine: "qemu" };
+const OPENED = new Error("it was opened");
+
+/** The disks of a process, and what it asked of the loaded module. */
+class Stage implements AsyncDisposable {
+  readonly platform = openSimulatedPlatform(createMachine(), 0);
+  readonly directory = Deno.makeTempDirSync();
+  readonly calls: string[] = [];
+  /** The module is there once it is resolved. */
+  readonly loading = Promise.withResolvers<void>();
+  readonly disks: LazyDaemonDisks;
+
+  constructor() {
+    const options = {
+      directory: this.directory,
+      journals: this.platform.journals,
+      vhost: { connect: () => Promise.reject(new Error("there is no daemon")) },
+      platform: this.platform.descriptor,
+      writeLog: true,
+      warn: () => {},
+    };
+    this.disks = new LazyDaemonDisks(options, () => this.#load());
+  }
+
+  async #load(): Promise<LoadedDaemonDisks> {
+    this.calls.push("load");
+    await this.loading.promise;
+    const call = (name: string): void => void this.calls.push(name);
+    return {
+      open: () => (call("open"), Promise.reject(OPENED)),
+      endLeftovers: () => (call("endLeftovers"), Promise.resolve(["a line"])),
+      [Symbol.asyncDispose]: () => (call("dispose"), Promise.resolve()),
+    };
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.loading.resolve();
+    await this.disks[Symbol.asyncDispose]();
+    Deno.removeSync(this.directory, { recursive: true });
+  }
+}
+
+Deno.test("without a daemon nothing is loaded, with no directory and with an empty one", async () => {
+  await using stage = new Stage();
+  assertEquals(await stage.disks.endLeftovers(() => true), []);
+  Deno.mkdirSync(`${stage.directory}/daemons`);
+  stage.platform.journals.open("vbd3-1-51712-0", 4096);
+  assertEquals(await stage.disks.endLeftovers(() => true), []);
+  assertEquals(stage.calls, []);
+});
+
+Deno.test("the first disk loads it, once, and it is disposed", async () => {
+  await using stage = new Stage();
+  stage.loading.resolve();
+  for (let time = 0; time < 2; time++) await assertRejects(() => stage.disks.open(REQUEST), Error, OPENED.message);
+  assertEquals(await stage.disks.endLeftovers(() => true), ["a line"]);
+  await stage.disks[Symbol.asyncDispose]();
+  assertEquals(stage.calls, ["load", "open", "open", "endLeftovers", "dispose"]);
+  await assertRejects(() => stage.disks.open(REQUEST), Error, "this process ends");
+});
+
+Deno.test("what an earlier process left is looked at before a disk is opened", async () => {
+  const leave: Record<string, (stage: Stage) => void> = {
+    "a daemon": ({ directory }) => Deno.mkdirSync(`${directory}/daemons/5`, { recursive: true }),
+    "a write log": ({ platform }) => void platform.journals.open(writeLogName("vbd3/1/51712"), 4096),
+    "what is no folder": ({ directory }) => Deno.writeTextFileSync(`${directory}/daemons`, ""),
+  };
+  for (const [what, act] of Object.entries(leave)) {
+    await using stage = new Stage();
+    act(stage);
+    const ending = stage.disks.endLeftovers(() => true);
+    const opening = assertRejects(() => stage.disks.open(REQUEST), Error, OPENED.message);
+    stage.loading.resolve();
+    await opening;
+    assertEquals(await ending, ["a line"], what);
+    assertEquals(stage.calls, ["load", "endLeftovers", "open"], what);
+  }
+});
+
+Deno.test("a module that cannot be loaded refuses the disk, and is tried again", async () => {
+  await using stage = new Stage();
+  stage.loading.reject(new Error("no such file"));
+  await assertRejects(() => stage.disks.open(REQUEST), Error, "no such file");
+  await assertRejects(() => stage.disks.open(REQUEST), Error, "no such file");
+  assertEquals(stage.calls, ["load", "load"]);
+});
