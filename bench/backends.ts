@@ -59,10 +59,12 @@ export function missingQemu(): string | undefined {
 }
 
 /** A QEMU that was built for Xen, or undefined. */
-export function qemuPath(): string | undefined {
-  return QEMU_PATHS.find((path) => {
+export function qemuPath(paths: readonly string[] = QEMU_PATHS): string | undefined {
+  return paths.find((path) => {
     try {
-      return Deno.statSync(path).isFile;
+      // Debian 12 has a QEMU of that name that was built without Xen: it lacks the machine.
+      const command = new Deno.Command(path, { args: ["-M", "help"], stdin: "null", stderr: "null" });
+      return new TextDecoder().decode(command.outputSync().stdout).includes("xenpv");
     } catch {
       return false;
     }

@@ -31,8 +31,9 @@ const FACE = {
   name: "bench",
   summary: "Measure this backend on this machine, and compare it with C, QEMU and fio",
   description:
-    "First the ring alone with null I/O, and a C loop with the same algorithm. Then whole backends on a host without a " +
-    "hypervisor under one frontend, and fio on the same file, in alternating rounds. Then 64 disks of 16 guests at once. " +
+    "First the ring alone with null I/O, and a C loop with the same algorithm. Then whole backends (this one, a small one " +
+    "in C, QEMU's) on a host without a hypervisor under one frontend, and fio on the same file, in alternating rounds. " +
+    "Then 64 disks of 16 guests at once. " +
     "Then disks in TypeScript beside one in memory. What this machine cannot measure is left out and listed. " +
     "bench/README.md explains how to read the figures.",
   operands: [],

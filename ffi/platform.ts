@@ -10,6 +10,7 @@ import type { PluginClient } from "../lib/storage/plugin/types.ts";
 import type { VhostClient } from "../lib/storage/vhost.ts";
 import { sendDatagram } from "./linux/datagram.ts";
 import { NativeImageLocks } from "./linux/image_lock.ts";
+import { releaseUnused } from "./linux/resident.ts";
 import { NativePluginClient } from "./plugin/client.ts";
 import { ThreadPlatform } from "./thread_platform.ts";
 import { LinuxFiles } from "./uring/image_files.ts";
@@ -28,6 +29,8 @@ export class NativePlatform extends ThreadPlatform {
   readonly plugins: PluginClient = new NativePluginClient();
   /** Reaches the service manager and the system's log. */
   readonly sendDatagram: typeof sendDatagram = sendDatagram;
+  /** For once the process has started. */
+  readonly releaseUnused: typeof releaseUnused = releaseUnused;
 
   /** A connection of its own to xenstored. */
   openXenstore(): Xenstore {

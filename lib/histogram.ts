@@ -15,6 +15,9 @@ const SUM = 1;
 const LEAST = 2;
 const GREATEST = 3;
 
+/** What is being recorded: see {@linkcode Histogram.recordSpan}. */
+const SPAN = new Float64Array(1);
+
 /** Bytes of shared memory that a histogram takes. */
 export const HISTOGRAM_BYTES = (HEADER + BUCKETS) * Float64Array.BYTES_PER_ELEMENT;
 
@@ -64,18 +67,25 @@ export class Histogram {
 
   /** Records a duration in nanoseconds, `times` times; a negative one counts as 0. */
   record(ns: number, times = 1): void {
+    SPAN[0] = ns;
+    this.#recordSpan(times);
+  }
+
+  /** Records the time from `ms[from]` to `ms[to]`: a number that is passed may have to be allocated. */
+  recordSpan(ms: Float64Array, from: number, to: number, times: number): void {
+    SPAN[0] = (ms[to]! - ms[from]!) * 1e6;
+    this.#recordSpan(times);
+  }
+
+  #recordSpan(times: number): void {
     const values = this.#values;
+    const ns = SPAN[0]!;
     const value = ns > 0 ? ns : 0;
     values[HEADER + bucketOf(value)]! += times;
     if (values[COUNT] === 0 || value < values[LEAST]!) values[LEAST] = value;
     if (value > values[GREATEST]!) values[GREATEST] = value;
     values[SUM]! += value * times;
     values[COUNT]! += times;
-  }
-
-  /** Records the time from `ms[from]` to `ms[to]`: a number that is passed may have to be allocated. */
-  recordSpan(ms: Float64Array, from: number, to: number, times: number): void {
-    this.record((ms[to]! - ms[from]!) * 1e6, times);
   }
 
   /** Adds the durations of another histogram. */

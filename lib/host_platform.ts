@@ -38,6 +38,8 @@ export interface NativePlatform extends HostPlatform {
    * negative errno: EAGAIN if the receiver has no room for it now.
    */
   sendDatagram(socket: string, bytes: Uint8Array<ArrayBuffer>): number;
+  /** Gives back the memory that only the start of the process needed. */
+  releaseUnused(): void;
 }
 
 /** The locks among the disks of this process, by the platform that they are on. */

@@ -81,3 +81,9 @@ export class LogLimiter {
     allowance.suppressed = 0;
   }
 }
+
+/** A logger of warnings alone, written out here: the module of the log would load LogTape into every Worker. */
+export function warningsTo(warning: Logger["warning"]): Logger {
+  const drop = (): void => {};
+  return { debug: drop, info: drop, warning, error: drop };
+}

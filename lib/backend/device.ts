@@ -6,6 +6,7 @@
 
 import { isAbort, unlessAborted } from "../abort.ts";
 import type { Clock } from "../clock.ts";
+import type { Weight } from "../dataplane/fairness.ts";
 import { errorText } from "../errors.ts";
 import type { Xenstore } from "../hypervisor.ts";
 import { labelled, type Logger } from "../log.ts";
@@ -26,7 +27,7 @@ import { isDisconnection } from "../xenstore.ts";
 import { Attempts } from "./attempts.ts";
 import { type DeviceParts, reportLatch } from "./connect.ts";
 import type { ExcludingDiskFinder, Exclusion, ImageQuery } from "../toolstack/sharing.ts";
-import { DeviceActions } from "./device_actions.ts";
+import { CAN_BE_REFUSED, DeviceActions } from "./device_actions.ts";
 import { DeviceError } from "./device_error.ts";
 import type { DeviceFilters } from "./device_filters.ts";
 import { DeviceNodes, isRemoved, type Observation } from "./device_nodes.ts";
@@ -84,6 +85,8 @@ export class BackendDevice {
   readonly label: string;
   /** In front of its image. */
   readonly filters: DeviceFilters;
+  /** The disk's share of a reactor; a change holds until the process ends. */
+  readonly weight: Weight;
   /** Resolves when the toolstack's removal is carried out: Closed and not online, or the directory is gone. */
   readonly retired: Promise<void>;
   /** Resolves when the guest is found to have ended, while there is a store that knows. */
@@ -150,7 +153,7 @@ export class BackendDevice {
     const opening = { ...services, openDisk: withEmptyDrive(services.openDisk) };
     const resources = new DeviceResources(opening, this.label, address.frontendDomain, events, signal);
     this.#resources = resources;
-    this.filters = resources.filters;
+    ({ filters: this.filters, weight: this.weight } = resources);
     const findOtherGuest = async (query: ImageQuery): Promise<Exclusion | undefined> =>
       this.#store && services.findExcludingDisk &&
       await unlessAborted(services.findExcludingDisk(this.#store, address, query), signal);
@@ -227,6 +230,7 @@ export class BackendDevice {
       ...(error !== undefined && { error }),
       ...(waitsFor.length > 0 && { waitsFor }),
       latched: latch.tripped,
+      weight: this.weight.value,
     };
   }
 
@@ -493,6 +497,3 @@ export class BackendDevice {
     this.#watch = undefined;
   }
 }
-
-/** Actions after which the situation may be `refused` or `busy`. */
-const CAN_BE_REFUSED: ReadonlySet<Action["kind"]> = new Set(["offer", "open", "connect", "resume"]);

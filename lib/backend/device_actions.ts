@@ -17,6 +17,9 @@ import { type DeviceNodes, hiddenNode, type Observation } from "./device_nodes.t
 import { openImage } from "./open_image.ts";
 import { offerBeforeOpening } from "./settings.ts";
 
+/** Actions after which the situation may be `refused` or `busy`. */
+export const CAN_BE_REFUSED: ReadonlySet<Action["kind"]> = new Set(["offer", "open", "connect", "resume"]);
+
 /** The actions of one device. */
 export class DeviceActions {
   readonly #device: DeviceParts;

@@ -4,6 +4,7 @@
  */
 
 import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
+import type { Weight } from "../dataplane/fairness.ts";
 import type { DataPlane } from "../dataplane/types.ts";
 import { errorText } from "../errors.ts";
 import type { DomId, JournalStore, Xenstore, XenstoreWatch } from "../hypervisor.ts";
@@ -211,6 +212,11 @@ export class BackendKind {
    */
   filtersOf(address: DeviceAddress): readonly LiveFilter[] {
     return this.#devices.get(backendPath(address))?.filters.filters ?? [];
+  }
+
+  /** A device's share of its reactor, which can be changed. Undefined if there is no such device. */
+  weightOf(address: DeviceAddress): Weight | undefined {
+    return this.#devices.get(backendPath(address))?.weight;
   }
 
   /** To be called every few seconds: devices whose storage has stopped answering report that. */

@@ -6,6 +6,7 @@
 
 import { isAbort } from "../abort.ts";
 import { ABIS, ringSlots } from "../blkif/abi.ts";
+import { Weight } from "../dataplane/fairness.ts";
 import type { JournalSpec, QueueHandle } from "../dataplane/types.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { DomId } from "../hypervisor.ts";
@@ -45,6 +46,8 @@ export class DeviceResources {
   readonly waits: Waits;
   /** In front of the image. */
   readonly filters: DeviceFilters;
+  /** The disk's, which stays when the guest connects again. */
+  readonly weight: Weight;
   /** Of all rings that the device ever had. */
   readonly counters: DeviceCounters;
   readonly #services: ResourceServices;
@@ -84,6 +87,7 @@ export class DeviceResources {
     this.#signal = signal;
     const { journals, keepJournals, clock, dataPlane } = services;
     this.counters = new DeviceCounters(() => dataPlane.now?.() ?? clock.now());
+    this.weight = new Weight(services.settings.weight);
     this.waits = new Waits(clock, signal, events.answered);
     const release = (text: string, late: AsyncDisposable): void => {
       this.#letGo(text, late).catch(() => {}); // nobody has used it
@@ -343,6 +347,7 @@ export class DeviceResources {
       stats: this.counters.of(queue),
       busy: this.counters.busy,
       busyQueues: queues.length,
+      weight: this.weight.memory,
       latch: this.latch.address,
       moved: this.#events.ringMoved,
     }, signal);

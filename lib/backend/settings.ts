@@ -19,6 +19,8 @@ export interface DeviceSettings {
   readonly engine: EngineName;
   /** What stands between a completed write and the medium; absent: as the disk's nodes say. */
   readonly cache?: CacheMode;
+  /** The disk's share of a reactor beside others, 1 to 1000; absent: 100. */
+  readonly weight?: number;
   /** Most requests in flight per ring; absent: the ring's slots. */
   readonly maxRequests?: number;
   /** Log2 of the most pages that a ring may have, 0 to 4. */

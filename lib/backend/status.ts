@@ -44,6 +44,8 @@ export interface DeviceReport {
   readonly waitsFor?: readonly string[];
   /** A flush failed: writes are refused until the operator attaches the disk again. */
   readonly latched: boolean;
+  /** Its share of a reactor beside others, 1 to 1000. */
+  readonly weight: number;
 }
 
 /** A device at one moment. To make one takes some hundred microseconds: all its histograms are read. */

@@ -53,6 +53,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./limit.ts")).limit,
   },
   {
+    name: "weight",
+    summary: "Show or change a disk's share of its thread while its guest uses it",
+    load: async () => (await import("./weight.ts")).weight,
+  },
+  {
     name: "list",
     summary: "Show the disks of a guest, or of all guests",
     load: async () => (await import("./list.ts")).list,

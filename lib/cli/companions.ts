@@ -15,6 +15,9 @@ import { METRICS_OPTIONS, startMetrics } from "./metrics.ts";
 import type { OptionValues } from "./options.ts";
 import type { Context } from "./verb.ts";
 
+/** When what the start needed is over: the first guests have connected, and threads for opening images have ended. */
+const SETTLED_MS = 20_000;
+
 /** The options of companions, for the verbs that serve. */
 export const COMPANION_OPTIONS = { ...METRICS_OPTIONS } as const;
 
@@ -47,7 +50,20 @@ export async function startCompanions(serving: Serving): Promise<AsyncDisposable
   companions.use(tellServiceManager(serving));
   companions.use(control);
   companions.use(metrics);
+  companions.use(releaseOnceSettled(serving.platform));
   return companions;
+}
+
+/** A part of the process's memory was needed to load and compile; the process then serves for months. */
+function releaseOnceSettled(platform: NativePlatform): Disposable {
+  const timer = setTimeout(() => {
+    try {
+      platform.releaseUnused();
+    } catch (error) {
+      createLogger("memory").debug(`no memory of the start is given back: ${errorText(error)}`);
+    }
+  }, SETTLED_MS);
+  return { [Symbol.dispose]: () => clearTimeout(timer) };
 }
 
 /** Undefined if no service manager wants to know. */

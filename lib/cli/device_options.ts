@@ -3,6 +3,7 @@
  */
 
 import { DEFAULT_MOST_QUEUES, DEFAULT_SETTINGS, type DeviceSettings } from "../backend/settings.ts";
+import { DEFAULT_WEIGHT, LEAST_WEIGHT, MOST_WEIGHT } from "../dataplane/fairness.ts";
 import { DEFAULT_PERSISTENT_GRANTS } from "../dataplane/types.ts";
 import { FILTERS } from "../storage/filter/table.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
@@ -80,6 +81,15 @@ export const DISK_OPTIONS = {
   "cache": CACHE,
   "grants": GRANTS,
   "max-persistent-grants": MAX_PERSISTENT_GRANTS,
+  "weight": defaulting(
+    integer(
+      "The disk's share of the thread that serves it, against the weights of disks of other guests there; it counts " +
+        "only while they have requests that wait",
+      LEAST_WEIGHT,
+      MOST_WEIGHT,
+    ),
+    String(DEFAULT_WEIGHT),
+  ),
   "max-requests": optional(
     integer("Maximum number of requests in flight per ring, up to the slots of the ring", 1, 512),
   ),
@@ -165,6 +175,7 @@ export function settingsOf(options: OptionValues<typeof DISK_OPTIONS>, image?: s
     maxPersistentGrants: options["max-persistent-grants"],
     engine: options.engine,
     ...(options.cache === undefined ? {} : { cache: options.cache }),
+    weight: options.weight,
     ...(maxRequests === undefined ? {} : { maxRequests }),
     maxRingPageOrder: options["max-ring-page-order"],
     maxIndirectSegments: options["max-indirect-segments"],

@@ -7,7 +7,7 @@ import type { DeviceReport } from "../backend/status.ts";
 
 /** The member `live` of a disk in JSON. */
 export interface LiveMember
-  extends Pick<DeviceReport, "connected" | "latched" | "image" | "reactors" | "error" | "waitsFor"> {
+  extends Pick<DeviceReport, "connected" | "latched" | "image" | "reactors" | "error" | "waitsFor" | "weight"> {
   /** The process that serves it. */
   readonly pid: number;
   readonly verb: string;
@@ -18,7 +18,8 @@ export interface LiveMember
 /** The member `live`; none where no process of ours serves the disk. */
 export function liveMember(device: LiveDevice | undefined): { readonly live?: LiveMember } {
   if (device === undefined) return {};
-  const { hello: { pid, verb, version }, report: { connected, latched, image, reactors, error, waitsFor } } = device;
+  const { hello: { pid, verb, version }, report } = device;
+  const { connected, latched, image, reactors, error, waitsFor, weight } = report;
   return {
     live: {
       pid,
@@ -26,6 +27,7 @@ export function liveMember(device: LiveDevice | undefined): { readonly live?: Li
       version,
       connected,
       latched,
+      weight,
       ...(image === undefined ? {} : { image }),
       ...(reactors === undefined ? {} : { reactors }),
       ...(error === undefined ? {} : { error }),

@@ -63,6 +63,7 @@ export function renderDetails(disk: LiveDetails, terminalColumns = Infinity): st
     ["size", sizeText(disk)],
     ["backend", `${disk.backendState}${disk.online ? "" : ", to be removed"}: ${disk.backendPath}`],
     ["served by", live && `process ${live.pid} (xenblk ${live.verb}, version ${live.version})`],
+    ["weight", live && String(live.weight)],
     ["waits for", live?.waitsFor?.join("; ")],
     ["error", error ?? live?.error],
     ["writes", live?.latched ? "refused: a flush has failed; attach the disk again" : undefined],

@@ -1,10 +1,11 @@
 /**
- * The methods of the control socket that change disks: attach, detach, resize, and the limits of the filter throttle. What
- * carries them out is loaded with the first call.
+ * The methods of the control socket that change disks: attach, detach, resize, weight, and the limits of the filter
+ * throttle. What carries them out is loaded with the first call.
  */
 
 import { deviceLabel } from "../backend/journals.ts";
 import { ABI_NAMES } from "../blkif/abi.ts";
+import { LEAST_WEIGHT, MOST_WEIGHT } from "../dataplane/fairness.ts";
 import { XenblkError } from "../errors.ts";
 import type { DomId } from "../hypervisor.ts";
 import type { Service } from "../service.ts";
@@ -28,6 +29,8 @@ const DOMAIN: Param<string | number> = {
 /** A number of bytes, or a text such as `10M`; the filter reads it. */
 const RATE: Param<string | number> = { ...DOMAIN, allowed: "a number of bytes, or a text such as 10M" };
 
+const WEIGHT = whole(LEAST_WEIGHT, MOST_WEIGHT);
+
 const ATTACH = {
   domain: DOMAIN,
   image: TEXT,
@@ -40,6 +43,7 @@ const ATTACH = {
   maxPersistentGrants: whole(1, 65_536),
   engine: word(["auto", "uring", "file", "qemu", "memory", "null"]),
   cache: word(["none", "writeback", "writethrough", "unsafe"]),
+  weight: WEIGHT,
   maxRequests: whole(1, 512),
   maxRingPageOrder: whole(0, MOST_RING_PAGE_ORDER),
   maxIndirectSegments: whole(0, MOST_INDIRECT_SEGMENTS),
@@ -81,6 +85,12 @@ export function deviceMethods(process: ControlledProcess): Handlers {
       const throttle = throttleOf(service, addressOf(service, device));
       if (limits !== undefined) throttle.set(limits);
       return { limits: limitsOf(throttle) };
+    },
+    weight: (params) => {
+      const { device, weight } = readParams("weight", { device: TEXT, weight: WEIGHT }, params, ["device"]);
+      const present = service.devices.weightOf(addressOf(service, device))!;
+      if (weight !== undefined) present.value = weight;
+      return { weight: present.value };
     },
   };
 }

@@ -118,6 +118,11 @@ export interface Methods {
     readonly params: DeviceParams & { readonly limits?: Limits };
     readonly result: { readonly limits: Required<Limits> };
   };
+  /** Changes the disk's share of its thread, if one is given, and answers with the present one. */
+  readonly weight: {
+    readonly params: DeviceParams & { readonly weight?: number };
+    readonly result: { readonly weight: number };
+  };
   /** Sets the level of the process's own log if one is given, and answers with the present one. */
   readonly logLevel: { readonly params: { readonly level?: LogLevel }; readonly result: { readonly level: LogLevel } };
 }

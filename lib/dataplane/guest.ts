@@ -6,6 +6,7 @@
 import { type DomId, type EventChannels, EVENTS_OVERFLOWED, type EvtchnPort, type GrantTable } from "../hypervisor.ts";
 import type { Parker, Platform } from "../hypervisor.ts";
 import { GRANTS_PER_RING } from "./connection.ts";
+import { GuestShare } from "./fairness.ts";
 
 /** Ports taken from one guest's event queue per call. */
 const PORTS_PER_TAKE = 64;
@@ -30,6 +31,8 @@ export interface EventTarget {
 export class Guest<Ring extends EventTarget> implements Disposable {
   readonly events: EventChannels;
   readonly byPort = new Map<EvtchnPort, Ring>();
+  /** What its rings weigh. */
+  readonly share = new GuestShare();
   /** One of its rings was closed, and that ring's events may still wait to be taken. */
   hasClosed = false;
   readonly #platform: Platform;

@@ -9,6 +9,7 @@ import { OP_READ, RING_BROKEN } from "../blkif/abi.ts";
 import type { BackRing } from "../blkif/back_ring.ts";
 import type { IoChannel } from "../storage/disk.ts";
 import { errnoText } from "../storage/errno.ts";
+import { REQUEST_COST } from "./fairness.ts";
 import type { GrantStrategy, KeptGrants } from "./grants/strategy.ts";
 import type { IndirectPages } from "./indirect_pages.ts";
 import { type QueueParts, RequestSteps } from "./request_steps.ts";
@@ -26,6 +27,10 @@ const READ_BYTES_PER_PASS = 128 * 1024;
  * are carried out in the reactor's thread, and other guests wait for that.
  */
 const BYTES_PER_PASS = 256 * 1024;
+/** A barrier's two flushes. */
+const BARRIER_COST = 2 * REQUEST_COST;
+/** No ring has more. */
+const MOST_SLOTS = 512;
 
 /** Where a queue is in its life. */
 export type QueueState =
@@ -40,6 +45,8 @@ export type QueueState =
 export class Queue implements Disposable {
   /** Bytes of the reads that the last pass finished and the requests that it started. */
   movedBytes = 0;
+  /** What the last pass cost: see fairness.ts. */
+  cost = 0;
   readonly #parts: QueueParts;
   readonly #ring: BackRing;
   readonly #slots: SlotTable;
@@ -84,6 +91,11 @@ export class Queue implements Disposable {
     return this.#slots.inUse;
   }
 
+  /** Requests taken and not yet answered, and those on the ring. */
+  get unanswered(): number {
+    return this.inFlight + Math.max(0, this.#ring.unconsumed());
+  }
+
   /** Mappings that the queue keeps between requests, if its grant mode keeps any. */
   get keptGrants(): KeptGrants | undefined {
     return this.#grants.kept;
@@ -106,11 +118,19 @@ export class Queue implements Disposable {
     this.#steps.grow(sectors);
   }
 
-  /** One pass: every request that can makes its next step. True: call again, there may be more to do at once. */
-  step(): boolean {
+  /** There is a request on the ring that can be taken now; or the ring is broken, which a pass finds out. */
+  get hasRequest(): boolean {
+    return this.#slots.takenCount === 0 && this.#mayTake() && this.#ring.unconsumed() !== 0;
+  }
+
+  /**
+   * One pass: every request that can makes its next step. Takes `most` new ones at most. True: call again, there may be
+   * more to do at once.
+   */
+  step(most = MOST_SLOTS): boolean {
     this.#stats[STAT.passes]!++;
     const reaped = this.#reap();
-    const taken = this.#take();
+    const taken = this.#take(most);
     this.#steps.fetchSegments();
     const acquired = this.#acquire();
     this.#grants.transfer();
@@ -180,19 +200,23 @@ export class Queue implements Disposable {
     const { tags, results } = this.#channel;
     const { operation, lengthBytes } = this.#slots;
     let bytes = 0;
+    let cost = 0;
     for (; this.#reapedDone < this.#reapedCount && bytes < READ_BYTES_PER_PASS; this.#reapedDone++) {
       const slot = tags[this.#reapedDone]!;
       const result = results[this.#reapedDone]!;
-      if (operation[slot] === OP_READ) bytes += lengthBytes[slot]!;
+      const length = lengthBytes[slot]!;
+      cost += length;
+      if (operation[slot] === OP_READ) bytes += length;
       if (this.#finalFlush) this.#endDrain(result);
       else this.#steps.advance(slot, result);
     }
     this.movedBytes = bytes;
+    this.cost = cost;
     return this.#reapedDone - before;
   }
 
   /** Takes requests off the ring, as many as there are slots for. */
-  #take(): number {
+  #take(most: number): number {
     if (this.#slots.takenCount > 0) return 0; // those that wait for room come first
     if (this.#slots.replay.length > 0) return this.#takeAgain();
     let available = this.#mayTake() ? this.#ring.unconsumed() : 0;
@@ -202,7 +226,7 @@ export class Queue implements Disposable {
     }
     if (available > 0) this.#times.beginTaking();
     let taken = 0;
-    while (available > 0 && this.#hasRoom()) {
+    while (available > 0 && taken < most && this.#hasRoom()) {
       this.#steps.take();
       taken++;
       available--;
@@ -210,6 +234,7 @@ export class Queue implements Disposable {
     if (taken > 0) {
       this.#times.taken(this.#slots.taken, taken);
       this.#parts.journal.consumed(this.#ring.requestConsumer);
+      this.cost += taken * REQUEST_COST;
     }
     return taken;
   }
@@ -250,6 +275,7 @@ export class Queue implements Disposable {
       if (phase[slot] === PHASE_TAKEN && !this.#steps.acquire(slot)) break;
       leftBytes -= lengthBytes[slot]!;
     }
+    this.cost += BYTES_PER_PASS - leftBytes - this.movedBytes;
     this.movedBytes = BYTES_PER_PASS - leftBytes;
     slots.acquiredCount = next;
     return next - acquiredCount;
@@ -266,7 +292,9 @@ export class Queue implements Disposable {
     if (slots.acquiredCount < slots.takenCount) return;
     slots.takenCount = slots.acquiredCount = 0;
     const { barrier } = slots;
-    if (barrier !== NO_SLOT && slots.phase[barrier] === PHASE_TAKEN && this.#isAlone()) this.#steps.start(barrier);
+    if (barrier === NO_SLOT || slots.phase[barrier] !== PHASE_TAKEN || !this.#isAlone()) return;
+    this.#steps.start(barrier);
+    this.cost += BARRIER_COST;
   }
 
   /**

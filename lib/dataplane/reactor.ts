@@ -1,17 +1,18 @@
 /**
  * A reactor: one thread's share of the data plane. It hosts any number of queues of any guests, visits those that have
- * work, one or two bounded passes each, so that no guest starves another, and sleeps in one place. It is driven from outside:
- * turn, sleep.
+ * work, one or two bounded passes each, in the order that fairness.ts gives, and sleeps in one place. It is driven from
+ * outside: turn, sleep.
  */
 
 import type { DomId, Parker, Platform } from "../hypervisor.ts";
 import { errorText } from "../errors.ts";
-import { LogLimiter } from "../rate_limit.ts";
-import type { Logger } from "../log.ts";
+import { LogLimiter, warningsTo } from "../rate_limit.ts";
 import type { BufferOpener, ChannelOpener } from "../storage/disk.ts";
-import { type Connection, openConnection, type OpenRequest } from "./connection.ts";
-import { Guest, type GuestTable } from "./guest.ts";
+import { openConnection, type OpenRequest } from "./connection.ts";
+import { Fairness, FAULT_COST, QueueShare, Weight } from "./fairness.ts";
+import { Guest } from "./guest.ts";
 import { PollTime } from "./poll_time.ts";
+import { dueTime, isHeavyAndReady, isOver, isReady, type Served } from "./served.ts";
 
 /** Turns between two checks of idle queues' events and of due times, while there is always work. */
 const TURNS_PER_EVENT_CHECK = 4;
@@ -23,18 +24,17 @@ const TURNS_PER_CLOCK_CHECK = 1024;
 const LOOKS_PER_CLOCK_CHECK = 8;
 /** Below this depth a second pass is made at once; above it more work arrives while we submit. */
 const SEVERAL_IN_FLIGHT = 4;
-/** A visit that moves no more is light, if the queue has few requests in flight. */
-const LIGHT_BYTES = 32 * 1024;
-/** A round of visits that has moved so much ends, so that the light queues are visited again. */
-const BYTES_PER_ROUND = 256 * 1024;
-/** How much later a queue is due if its channel, once visited, still names a time that has passed. */
-const OVERDUE_MS = 1;
-
-/**
- * Turns for which a queue is skipped after a visit that met a bad request or a failure, while there is other work: a
- * guest that sends only bad requests must cost its neighbours little.
- */
-const TURNS_AFTER_FAULT = 32;
+/** A visit that costs no more is light, if the queue then has few requests in flight and on the ring: three small ones. */
+const LIGHT_COST = 128 * 1024;
+/** Turns for which a light queue's ring is looked at, without an event, after its last request. */
+const LOOKS_AT_LIGHT = 64;
+/** A turn that has cost so much ends, so that the light queues are visited again: with such queues, and without. */
+const COST_PER_TURN = 256 * 1024;
+const COST_PER_LONG_TURN = 512 * 1024;
+/** A pass takes so many requests, likewise; a queue that is alone takes all. */
+const REQUESTS_PER_PASS = 16;
+const REQUESTS_PER_LONG_PASS = 64;
+const MOST_REQUESTS = 512;
 
 /** How a reactor reaches disks, and how it waits. */
 export interface ReactorOptions {
@@ -64,33 +64,6 @@ export interface ReactorHost {
   debug(message: string): void;
 }
 
-/** A queue that is served here, and whether it has to be visited. */
-interface Served {
-  readonly id: number;
-  readonly connection: Connection;
-  readonly guest: Guest<Served>;
-  readonly table: GuestTable;
-  hasWork: boolean;
-  closing: boolean;
-  /** It leaves this reactor once nothing is in flight. */
-  leaving: boolean;
-  reportedBroken: boolean;
-  reportedLatched: boolean;
-  /** Bad requests and failures so far. */
-  readonly faults: { count: number };
-  /** Turns for which it is still skipped. */
-  skipTurns: number;
-  /** Bytes that its last visit moved. */
-  movedBytes: number;
-  /** It moved many bytes in its last visit, or has many requests in flight. */
-  isHeavy: boolean;
-  /** The round in which it was last visited before the heavy queues. */
-  round: number;
-  /** The due time for which the queue was last visited, and the time of that visit. */
-  visitedDueMs: number;
-  visitedMs: number;
-}
-
 /** One thread's queues, and how they are served in turns. */
 export class Reactor implements Disposable {
   readonly #platform: Platform;
@@ -108,10 +81,14 @@ export class Reactor implements Disposable {
   /** Events of a guest were left for the next turn: its event queue must be seen empty before the reactor sleeps. */
   #eventsLeft = false;
   #notedUnrestricted = false;
+  readonly #fairness = new Fairness();
+  /** Counts the rounds of visits. */
   #round = 0;
-  /** The queue that the next round begins with. */
+  /** The queue that the next round begins with, apart from light ones. */
   #next = 0;
   #turns = 0;
+  /** Light queues had requests a short time ago: turns and passes are short. */
+  #hasLight = false;
   /** Requests in flight in the queues that the last round visited. */
   #inFlight = 0;
   /** When the next round of releasing idle mappings is due; Infinity: no queue keeps any. */
@@ -160,9 +137,10 @@ export class Reactor implements Disposable {
         reportedBroken: false,
         reportedLatched: false,
         faults,
-        skipTurns: 0,
-        movedBytes: 0,
+        share: new QueueShare(guest.share, request.weight ?? new Weight().memory, request.busyQueues ?? 1),
+        cost: 0,
         isHeavy: false,
+        looks: 0,
         round: 0,
         visitedDueMs: -1,
         visitedMs: 0,
@@ -223,33 +201,64 @@ export class Reactor implements Disposable {
   }
 
   /**
-   * One round of visits, beginning where the last one ended. It ends early once it has moved so many bytes that other
+   * Visits queues that are due, beginning where the last turn ended. It ends early once that has cost so much that other
    * guests have waited long enough for the queues with little to do, and for their events.
    */
   #visitAll(): boolean {
-    this.#round = (this.#round + 1) | 0;
     this.#inFlight = 0;
+    const busy = this.#served.length === 1 ? this.#visitOnly(this.#served[0]!) : this.#visitInTurn();
+    if (busy || this.#eventsLeft) this.#parker.submit?.();
+    return busy;
+  }
+
+  /** There is nobody to be fair to. */
+  #visitOnly(served: Served): boolean {
+    const { queue } = served.connection;
+    const busy = isReady(served) && this.#visit(served, MOST_REQUESTS);
+    this.#inFlight = queue.inFlight;
+    if (isOver(served)) this.#finish(0);
+    return busy;
+  }
+
+  #visitInTurn(): boolean {
+    const fairness = this.#fairness;
+    this.#round = (this.#round + 1) | 0;
+    fairness.beginLook();
     let busy = this.#served.some(isHeavyAndReady) && this.#visitLight();
-    let movedBytes = 0;
+    const most = this.#hasLight ? REQUESTS_PER_PASS : REQUESTS_PER_LONG_PASS;
+    const mostCost = this.#hasLight ? COST_PER_TURN : COST_PER_LONG_TURN;
+    let cost = 0;
     for (let left = this.#served.length; left > 0; left--) {
-      if (this.#next >= this.#served.length) this.#next = 0;
+      if (this.#next >= this.#served.length) this.#endRound();
       const served = this.#served[this.#next]!;
       const { queue } = served.connection;
-      if (movedBytes >= BYTES_PER_ROUND) {
+      if (cost >= mostCost) {
         busy = true;
-        this.#turnsSinceEvents = 0;
         break;
       }
-      if (served.round !== this.#round && isReady(served)) {
-        if (this.#visitUnlessSkipped(served)) busy = true;
-        movedBytes += served.movedBytes;
+      const isDone = served.round === this.#round || !isReady(served);
+      if (!isDone && this.#mustWait(served)) fairness.waits(served.share);
+      else if (!isDone) {
+        if (this.#visit(served, most)) busy = true;
+        cost += served.cost;
       }
       this.#inFlight += queue.inFlight;
+      fairness.count(served.share, queue.inFlight > 0);
       if (isOver(served)) this.#finish(this.#next);
       else this.#next++;
     }
-    if (busy || this.#eventsLeft) this.#parker.submit?.();
-    return busy;
+    if (cost >= COST_PER_TURN) this.#turnsSinceEvents = 0;
+    return fairness.endLook() || busy;
+  }
+
+  #endRound(): void {
+    this.#next = 0;
+    this.#fairness.endRound(this.#guestList);
+  }
+
+  /** Others come first. A queue that has nothing to do is visited, which costs nothing: then it may sleep. */
+  #mustWait({ share, closing, leaving, connection: { queue } }: Served): boolean {
+    return !closing && !leaving && !this.#fairness.isDue(share) && (queue.inFlight > 0 || queue.hasRequest);
   }
 
   /**
@@ -258,14 +267,19 @@ export class Reactor implements Disposable {
    */
   #visitLight(): boolean {
     let busy = false;
+    this.#hasLight = false;
     for (let pass = 0; pass < 2; pass++) {
       let started = false;
       for (let i = 0; i < this.#served.length; i++) {
         const served = this.#served[i]!;
         const { queue } = served.connection;
-        if (served.isHeavy || (pass === 0 ? !isReady(served) : queue.inFlight === 0)) continue;
+        if (served.isHeavy || (pass === 0 ? !isReady(served) && !this.#looksAt(served) : queue.inFlight === 0)) {
+          continue;
+        }
+        this.#hasLight = true;
+        if (this.#mustWait(served)) continue;
         served.round = this.#round;
-        if (this.#visitUnlessSkipped(served)) busy = true;
+        if (this.#visit(served, REQUESTS_PER_PASS)) busy = true;
         if (queue.inFlight > 0) started = true;
       }
       if (!started || pass > 0) break;
@@ -274,12 +288,13 @@ export class Reactor implements Disposable {
     return busy;
   }
 
-  /** True: there may be more to do at once. */
-  #visitUnlessSkipped(served: Served): boolean {
-    if (served.skipTurns === 0 || served.closing) return this.#visit(served);
-    served.skipTurns--;
-    served.movedBytes = 0;
-    return true;
+  /** True: there is a request on the ring of a queue that has had some a short time ago. */
+  #looksAt(served: Served): boolean {
+    if (served.looks === 0) return false;
+    this.#hasLight = true;
+    served.looks--;
+    served.hasWork = served.connection.queue.hasRequest;
+    return served.hasWork;
   }
 
   /**
@@ -327,23 +342,34 @@ export class Reactor implements Disposable {
     while (this.#served.length > 0) this.#remove(this.#served.length - 1);
   }
 
-  #visit(served: Served): boolean {
+  /** True: there may be more to do at once. */
+  #visit(served: Served, most: number): boolean {
     const { queue } = served.connection;
     const faults = served.faults.count;
     const polled = this.#poll.nowMs > 0;
-    if (this.#served.length > 1) queue.interrupted();
-    let more = queue.step();
-    served.movedBytes = queue.movedBytes;
+    const alone = this.#served.length === 1;
+    if (!alone) queue.interrupted();
+    let more = queue.step(most);
+    let { cost } = queue;
     // With little in flight another pass mostly finds nothing; then parking submits, with the same call.
     const faulty = served.faults.count !== faults;
-    if (more && !faulty && queue.inFlight < SEVERAL_IN_FLIGHT) {
-      more = queue.step();
-      served.movedBytes += queue.movedBytes;
+    const short = alone || cost <= LIGHT_COST;
+    if (more && !faulty && short && queue.inFlight < SEVERAL_IN_FLIGHT) {
+      more = queue.step(most);
+      cost += queue.cost;
     }
     queue.settle();
     more ||= !polled && queue.rest();
-    served.isHeavy = served.movedBytes > LIGHT_BYTES || queue.inFlight >= SEVERAL_IN_FLIGHT;
-    if (served.faults.count !== faults) this.#noteFault(served);
+    if (served.faults.count !== faults) {
+      this.#noteLatch(served);
+      cost += (served.faults.count - faults) * FAULT_COST;
+    }
+    served.cost = cost;
+    if (cost > 0 && !alone) {
+      served.isHeavy = cost > LIGHT_COST || queue.unanswered >= SEVERAL_IN_FLIGHT;
+      served.looks = LOOKS_AT_LIGHT;
+      this.#fairness.charge(served.share, cost);
+    }
     if (this.#idleRoundMs === Infinity && queue.keepsMemory) this.#idleRoundMs = this.#platform.now() + IDLE_ROUND_MS;
     if (queue.broken !== undefined && !served.reportedBroken) {
       served.reportedBroken = true;
@@ -354,8 +380,7 @@ export class Reactor implements Disposable {
     return more;
   }
 
-  #noteFault(served: Served): void {
-    served.skipTurns = TURNS_AFTER_FAULT;
+  #noteLatch(served: Served): void {
     if (served.reportedLatched || !served.connection.latch.tripped) return;
     served.reportedLatched = true;
     this.#host.latched?.(served.id);
@@ -465,32 +490,6 @@ export class Reactor implements Disposable {
       this.#host.warn(errorText(error));
     }
   }
-}
-
-function isReady({ hasWork, connection }: Served): boolean {
-  return hasWork || connection.queue.inFlight > 0;
-}
-
-/** Nothing is left to do for it here. */
-function isOver({ closing, leaving, connection: { queue } }: Served): boolean {
-  return closing ? queue.state === "drained" : leaving && queue.inFlight === 0;
-}
-
-function isHeavyAndReady(served: Served): boolean {
-  return served.isHeavy && isReady(served);
-}
-
-/** A logger of warnings alone, written out here: the module of the log would load LogTape into every Worker. */
-function warningsTo(warning: Logger["warning"]): Logger {
-  const drop = (): void => {};
-  return { debug: drop, info: drop, warning, error: drop };
-}
-
-/** When a queue is due; Infinity: never. A time that has passed, and for which it was visited, is put off. */
-function dueTime({ connection, visitedDueMs, visitedMs }: Served): number {
-  const { dueMs } = connection.channel;
-  if (dueMs === undefined || Number.isNaN(dueMs)) return Infinity;
-  return dueMs === visitedDueMs ? visitedMs + OVERDUE_MS : dueMs;
 }
 
 /** The shorter of two timeouts; -1 means no timeout. */

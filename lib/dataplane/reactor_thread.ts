@@ -157,6 +157,11 @@ export class ReactorThread implements Site {
     return now - this.#askedMs;
   }
 
+  /** It has started, and has not died: it takes commands. */
+  get serves(): boolean {
+    return this.#isReady && this.#failure === undefined;
+  }
+
   /** It has an io_uring. Known once it is ready. */
   get hasUring(): boolean {
     return this.#uringRefusal === undefined;
@@ -167,7 +172,7 @@ export class ReactorThread implements Site {
    * more. Undefined: it is not known yet.
    */
   load(nowMs: number): number | undefined {
-    if (!this.#isReady || this.#failure !== undefined) return undefined;
+    if (!this.serves) return undefined;
     if (this.#load === undefined) {
       this.#load = new ReactorLoad(this.#loadMemory, this.#cpuClock());
       this.#say({ type: "ping" }); // one that sleeps has not noted since when

@@ -58,8 +58,10 @@ export interface QueueSpec {
   readonly stats: SharedArrayBuffer;
   /** Where the queues of the device note that one of them has work; see busy_time.ts. Absent: the queue has its own. */
   readonly busy?: SharedArrayBuffer;
-  /** Queues of the device that use that memory at a time. Absent: 1. */
+  /** Queues of the device that use that memory, and share its weight, at a time. Absent: 1. */
   readonly busyQueues?: number;
+  /** The memory of the disk's weight, which may change at any time; see fairness.ts. Absent: it has the default one. */
+  readonly weight?: SharedArrayBuffer;
   /**
    * Address of the device's latch, for all of its queues; see latch.ts. It stays mapped until the queue is closed.
    * Absent: the queue has its own.

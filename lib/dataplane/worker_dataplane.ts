@@ -212,7 +212,8 @@ export class WorkerDataPlane implements DataPlane {
   /** Between reactors without queues in common storage, a queue would make those of a lane wait for its own. */
   #canMove({ queue, storage }: LaneRing, to: Lane): boolean {
     const from = this.#lanes.find(({ number }) => number === queue?.reactor);
-    if (queue === undefined || from === undefined || from === to || !allWaitFor(to, storage)) return false;
+    if (queue === undefined || from === undefined || from === to || !to.reactor.serves) return false;
+    if (!allWaitFor(to, storage)) return false;
     return from.reactor.hasUring === to.reactor.hasUring && queue.canMoveTo(to.number);
   }
 

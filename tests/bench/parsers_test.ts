@@ -1,8 +1,9 @@
 /**
- * The bench reads V8's trace, fio's JSON and /proc.
+ * The bench reads V8's trace, fio's JSON and /proc, and what QEMU says of itself.
  */
 
 import { assertEquals, assertThrows } from "@std/assert";
+import { qemuPath } from "../../bench/backends.ts";
 import { sampleOf } from "../../bench/fio.ts";
 import { parseProcessorSeconds } from "../../bench/machine.ts";
 import { collectionsWatched } from "../../bench/ring.ts";
@@ -37,4 +38,20 @@ Deno.test("processor time is found behind any process name", () => {
   const fields = "S 1 2 3 4 5 6 7 8 9 10 150 250 0 0";
   assertEquals(parseProcessorSeconds(`42 (deno) ${fields}`), 4);
   assertEquals(parseProcessorSeconds(`42 (a) b (c 1 2) ${fields}`), 4);
+});
+
+Deno.test("a QEMU is used only if it was built for Xen", async () => {
+  const directory = await Deno.makeTempDir();
+  try {
+    const program = async (name: string, machines: string): Promise<string> => {
+      await Deno.writeTextFile(`${directory}/${name}`, `#!/bin/sh\necho '${machines}'\n`, { mode: 0o755 });
+      return `${directory}/${name}`;
+    };
+    const without = await program("without", "pc   Standard PC");
+    const built = await program("built", "xenpv   Xen Para-virtualized PC");
+    assertEquals(qemuPath([`${directory}/missing`, without, built]), built);
+    assertEquals(qemuPath([without]), undefined);
+  } finally {
+    await Deno.remove(directory, { recursive: true });
+  }
 });

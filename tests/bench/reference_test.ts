@@ -3,8 +3,10 @@
  * change nothing, and it ends with its frontend. Otherwise it would be no limit for others.
  */
 
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { startReference } from "../../bench/backends.ts";
 import { buildReference, type ReferenceDisk, ReferenceProcess } from "../../bench/reference.ts";
+import { XenblkError } from "../../lib/errors.ts";
 import type { DomId } from "../../lib/hypervisor.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../../lib/xenbus/paths.ts";
 import { nativeTest, NativeXen } from "../native/harness.ts";
@@ -128,3 +130,18 @@ nativeTest("what it cannot serve ends it with one line", async () => {
   assertEquals(code, 1);
   assertMatch(messages, /^reference: Cannot bind the event channel: .*[^.\n]$/);
 });
+
+nativeTest(
+  "in the bench, a reference that ends before the guest has its disk is an error with its message",
+  async () => {
+    await using xen = await NativeXen.start();
+    await xen.createDomain(GUEST);
+    await using guest = new GuestProcess(xen, GUEST);
+    const disk = { key: "1", pages: 1, params: "aio:/nowhere/disk.img", directPath: undefined, shared: false };
+    await assertRejects(
+      () => startReference({ xen, guest }, [disk]),
+      XenblkError,
+      "Cannot measure the C reference: it ended with exit status 1: reference: Cannot open /nowhere/disk.img: No such file",
+    );
+  },
+);

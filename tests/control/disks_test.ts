@@ -22,7 +22,7 @@ Deno.test("a disk is attached to a running service, grows, is limited and detach
   const progress: string[] = [];
   const image = rig.image();
   const filters = ["throttle,iops=100"];
-  const attached = await client.call("attach", { domain: "web", image, filters }, {
+  const attached = await client.call("attach", { domain: "web", image, filters, weight: 250 }, {
     ...PATIENT,
     progress: (text) => progress.push(text),
   });
@@ -40,6 +40,12 @@ Deno.test("a disk is attached to a running service, grows, is limited and detach
   assertEquals(limits, { iops: 100, iopsBurst: 0, bytesPerSecond: 0, bytesBurst: 0 });
   const raised = await client.call("limit", { device, limits: { iops: 0, bytesPerSecond: "10M" } });
   assertEquals(raised.limits, { iops: 0, iopsBurst: 0, bytesPerSecond: 10 * 2 ** 20, bytesBurst: 0 });
+  assertEquals([report?.weight, (await client.call("weight", { device })).weight], [250, 250]);
+  assertEquals(await client.call("weight", { device, weight: 40 }), { weight: 40 });
+  assertEquals((await client.call("status", { device })).devices[0]?.weight, 40);
+  for (const weight of [0, 1001, 1.5]) {
+    await assertRejects(() => client.call("weight", { device, weight }), XenblkError, "from 1 to 1000");
+  }
   assertEquals(await client.call("resize", { device, sizeBytes: 2 ** 21 }), { before: 2048, now: 4096 });
 
   assertEquals(await client.call("detach", { device }), {});

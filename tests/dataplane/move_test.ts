@@ -188,6 +188,18 @@ Deno.test("a data plane that ends while a queue moves releases it", async () => 
   assertEquals(machineUsage(rig.bench.machine).mappedPages, 0);
 });
 
+Deno.test("a queue does not move to a reactor that has not started, which then starts as ever", async () => {
+  await using bench = new Bench(2);
+  await using disk = await openMemoryDisk();
+  using guest = new Guest(bench.machine, 3 as DomId);
+  using other = new Guest(bench.machine, 4 as DomId);
+  const queue = await bench.plane.openQueue(guest.spec(disk));
+  const opening = bench.plane.openQueue(other.spec(disk));
+  assertStayed(await bench.plane.move(queue, 1), /not alike/);
+  assertEquals([(await opening).reactor, await other.request(OP_READ, 0)], [1, 0]);
+  assertEquals((await bench.plane.move(queue, 1)).moved, true);
+});
+
 Deno.test("writes go on in the order of the ring across a move", async () => {
   await using rig = await TwoReactors.open();
   for (let round = 0; round < 20; round++) {

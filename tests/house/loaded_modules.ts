@@ -70,6 +70,7 @@ export const PROGRAMS: readonly Program[] = [
     files: [
       ...COMMAND.files,
       "lib/systemd/environment.ts",
+      "lib/systemd/journal.ts",
       "lib/toolstack/domains.ts",
       "lib/toolstack/list.ts",
       "lib/xenbus/decimal.ts",

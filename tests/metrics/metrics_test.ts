@@ -83,6 +83,7 @@ Deno.test("what a guest can choose forges no line, and is cut", async () => {
     error: "no\x1b[31m",
     owned: true,
     latched: false,
+    weight: 100,
     totals: stats,
     queues: [stats],
     latency: { read: none, write: none, flush: none, discard: none },

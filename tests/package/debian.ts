@@ -153,7 +153,7 @@ async function upgradesUnderUse(root: BareRoot): Promise<void> {
 }
 
 /** Two disks of a guest as `xenblk list --json` prints them, one of them served by xenblk and connected. */
-const SERVED: LiveMember = { pid: 7, verb: "serve", version, connected: true, latched: false };
+const SERVED: LiveMember = { pid: 7, verb: "serve", version, connected: true, latched: false, weight: 100 };
 const LISTED: readonly (Partial<DeviceListing> & { readonly live?: LiveMember })[] = [
   { domainName: "web", name: "xvda", backendState: "Connected" },
   { domainName: "web", name: "xvdb", backendState: "Connected", live: SERVED },

@@ -73,6 +73,7 @@ function device(label: string, more: Partial<DeviceStatus> = {}): DeviceStatus {
     frontendState: "Connected",
     connected: true,
     latched: false,
+    weight: 100,
     owned: true,
   };
   return {

@@ -43,6 +43,13 @@ export const CASES: Readonly<Record<string, readonly string[]>> = {
     "limit web xvdb --bytes-per-second fast",
     "limit web xvdb --json",
   ],
+  "weight": [
+    "weight web",
+    "weight web xvdb",
+    "weight web xvdb 0",
+    "weight web xvdb 1001",
+    "weight web xvdb 200 --json",
+  ],
   "events": ["events now"],
   "list": ["list", "list web", "list --no-headings", "list nobody", "list nobody --json", "list web xvda"],
   "show": ["show", "show web xvda", "show web xvdb", "show db xvda", "show nobody xvda", "show web xvda --jsn"],

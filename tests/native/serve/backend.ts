@@ -27,11 +27,20 @@ export class BackendProcess implements AsyncDisposable {
   /** Its standard error so far. */
   messages = "";
 
-  /** `confinement` is a program with arguments that executes Deno at its end, such as setpriv. */
-  constructor(xen: NativeXen, args: readonly string[], confinement: readonly string[] = [], domid = 0) {
+  /**
+   * `confinement` is a program with arguments that executes Deno at its end, such as setpriv; `program` is run in place of
+   * the command.
+   */
+  constructor(
+    xen: NativeXen,
+    args: readonly string[],
+    confinement: readonly string[] = [],
+    domid = 0,
+    program = `${ROOT}cli.ts`,
+  ) {
     this.#xen = xen;
-    const [program, ...rest] = [...confinement, Deno.execPath(), "run", "-A", "--no-check", `${ROOT}cli.ts`, ...args];
-    this.#child = new Deno.Command(program!, {
+    const [first, ...rest] = [...confinement, Deno.execPath(), "run", "-A", "--no-check", program, ...args];
+    this.#child = new Deno.Command(first!, {
       args: rest,
       env: xen.env(domid),
       stdin: "null",

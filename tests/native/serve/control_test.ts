@@ -52,7 +52,7 @@ nativeTest("a disk is handed to a running serve, looked at, resized and detached
   const raw = await xenblk(xen, "attach", String(GUEST), qcow2, "xvdc", "-b", "--timeout=1");
   assertMatch(raw.stderr, /warning: image .*web\.qcow2: it begins like a qcow2 image, but is served as it is \(raw\)/);
 
-  const attached = xenblk(xen, ...attaching, "--grants=map", "--filter=throttle");
+  const attached = xenblk(xen, ...attaching, "--grants=map", "--filter=throttle", "--weight=250");
   const disk = await guest.disk(frontendPath(ADDRESS));
   await serve.says(/offering .*disk\.img/);
   await disk.connect();
@@ -70,6 +70,9 @@ nativeTest("a disk is handed to a running serve, looked at, resized and detached
     (await xenblk(xen, "limit", "7", "xvdb", "--iops=500")).stdout,
     /^iops +500\nbytes per second +no limit\n$/,
   );
+  assertMatch((await xenblk(xen, "show", "7", "xvdb")).stdout, /^weight +250$/m);
+  assertEquals((await xenblk(xen, "weight", "7", "xvdb", "40")).stdout, "weight  40\n");
+  assertEquals(JSON.parse((await xenblk(xen, "list", "--json")).stdout)[0].live.weight, 40);
   assertMatch((await xenblk(xen, "log-level", "debug")).stdout, new RegExp(`${serve.pid} +serve +vbd3 +debug`));
 
   // A guest that uses the disk keeps it: its driver says so.
@@ -168,6 +171,7 @@ nativeTest("a stopped serve is named by those who wait for it, instead of a star
     [1, "attach", "7", image, "xvdb", "--background"],
     [1, "log-level"],
     [1, "limit", "7", "xvda"],
+    [1, "weight", "7", "xvda"],
     [4, "resize", "7", "xvda", "--timeout=1"],
     [4, "detach", "7", "xvda", "--timeout=1"],
   ];
