@@ -6,6 +6,7 @@
 import { isDirect, isQcow2 } from "./cases.ts";
 import { describePattern, FIGURES_GOAL, type FiguresCost, shareOf } from "./figures.ts";
 import { limitOf } from "./limits.ts";
+import type { FairResult } from "./fair.ts";
 import type { ManyResult } from "./many.ts";
 import { ringRates, type RingResult } from "./ring.ts";
 import { counterpart, type Measurement, medianSample, type Sample } from "./samples.ts";
@@ -22,6 +23,8 @@ export interface Verdict {
 /** A ring without I/O reaches this many requests per second, or this share of C's. */
 const RING_PER_SECOND = 3e6;
 const RING_TO_C = 0.85;
+/** Two queues on two reactors, on two idle processors, reach this much of one queue's rate. */
+const PAIR_TO_ONE = 1.5;
 /** Allowed growth of the live heap over millions of requests; the JIT compiler keeps some memory. */
 const FLAT_BYTES = 256 * 1024;
 /** Allowed processor time of the process while all disks are idle. */
@@ -71,8 +74,21 @@ export function judgeMany(result: ManyResult | undefined): Verdict[] {
   ];
 }
 
+/** The goals of guests that share a reactor. */
+export function judgeFair(result: FairResult | undefined): Verdict[] {
+  if (result === undefined) return [];
+  const { alone, beside, weighted } = result;
+  const worst = Math.max(...beside.map(({ p99Us }) => p99Us / alone.p99Us));
+  const [small, large] = weighted as [typeof weighted[0], typeof weighted[0]];
+  return [
+    ...atLeast("depth 1 beside busy guests, of its fair share", Math.min(...beside.map(({ share }) => share)), 0.5),
+    { goal: "depth 1 beside busy guests: p99 of that alone at most 5", measured: worst.toFixed(2), met: worst <= 5 },
+    ...atLeast("weights 400 and 100: the ratio, of 4", large!.iops / small!.iops / 4, 0.8),
+  ];
+}
+
 function judgeRing(result: RingResult): Verdict[] {
-  const { typescript, ratio: toC } = ringRates(result);
+  const { typescript, ratio: toC, pairRatio } = ringRates(result);
   const { collections, heapGrowthBytes, requests } = result.steady;
   const ring = `null-I/O ring, ${result.segments} ${result.segments === 1 ? "segment" : "segments"}`;
   const rate = `${(typescript / 1e6).toFixed(1)} million/s` + (toC === undefined ? "" : `, ${toC.toFixed(2)} of C`);
@@ -87,6 +103,7 @@ function judgeRing(result: RingResult): Verdict[] {
       measured: `${collections} collections, ${(heapGrowthBytes / 1024).toFixed(1)} KiB`,
       met: collections === 0 && heapGrowthBytes < FLAT_BYTES,
     },
+    ...atLeast(`${ring}: two queues on two reactors, of one's rate`, pairRatio, PAIR_TO_ONE),
   ];
 }
 

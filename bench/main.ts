@@ -13,6 +13,7 @@ import { describeMachine } from "./machine.ts";
 import { benchHelp, type BenchOptions, parseBenchOptions } from "./options.ts";
 import { writePlot } from "./plot.ts";
 import { type BenchReport, failuresOf, jsonReport, renderReport } from "./report.ts";
+import { runFair } from "./fair.ts";
 import { runMany } from "./many.ts";
 import { runPlugin } from "./plugin.ts";
 import { runRing } from "./ring.ts";
@@ -55,5 +56,6 @@ async function measure(options: BenchOptions, signal: AbortSignal): Promise<Benc
     ? undefined
     : await runPlugin({ ...options.plugin, signal }, say);
   const load = { before, after: await readLoad() };
-  return { machine, load, ring, disk, many, plugin };
+  const fair = options.fair === undefined || signal.aborted ? undefined : await runFair(options.fair, say);
+  return { machine, load, ring, disk, many, plugin, fair };
 }

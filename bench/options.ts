@@ -18,6 +18,7 @@ import {
   USUAL_SUBJECTS,
 } from "./cases.ts";
 import type { DiskPlan } from "./disk.ts";
+import type { FairPlan } from "./fair.ts";
 import type { ManyPlan } from "./many.ts";
 import type { PluginPlan } from "./plugin.ts";
 import type { RingPlan } from "./ring.ts";
@@ -33,8 +34,8 @@ const FACE = {
   description:
     "First the ring alone with null I/O, and a C loop with the same algorithm. Then whole backends (this one, a small one " +
     "in C, QEMU's) on a host without a hypervisor under one frontend, and fio on the same file, in alternating rounds. " +
-    "Then 64 disks of 16 guests at once. " +
-    "Then disks in TypeScript beside one in memory. What this machine cannot measure is left out and listed. " +
+    "Then 64 disks of 16 guests at once. Then disks in TypeScript beside one in memory. Then guests that share one " +
+    "Worker. What this machine cannot measure is left out and listed. " +
     "bench/README.md explains how to read the figures.",
   operands: [],
   permissions: "all.",
@@ -47,7 +48,10 @@ const FACE = {
   ],
   options: {
     "quick": flag("A short run: less time, fewer rounds, a smaller image"),
-    "parts": defaulting(list(choice("What to run", ["ring", "disk", "many", "plugin"])), "ring,disk,many,plugin"),
+    "parts": defaulting(
+      list(choice("What to run", ["ring", "disk", "many", "plugin", "fair"])),
+      "ring,disk,many,plugin,fair",
+    ),
     "storage": defaulting(list(choice("Where the image is", STORAGES)), RAW_STORAGES.join(",")),
     "cases": optional(
       list({
@@ -77,6 +81,7 @@ export interface BenchOptions {
   readonly ring: RingPlan | undefined;
   readonly disk: Omit<DiskPlan, "signal"> | undefined;
   readonly many: ManyPlan | undefined;
+  readonly fair: FairPlan | undefined;
   readonly plugin: Omit<PluginPlan, "signal"> | undefined;
   readonly plot: string | undefined;
   readonly json: boolean;
@@ -99,6 +104,7 @@ export function parseBenchOptions(args: readonly string[]): BenchOptions {
   return {
     ring: parts.includes("ring") ? ringPlan(quick) : undefined,
     disk: parts.includes("disk") ? diskPlan(options) : undefined,
+    fair: parts.includes("fair") ? fairPlan(options) : undefined,
     many: parts.includes("many") ? manyPlan(options) : undefined,
     plugin: parts.includes("plugin") ? pluginPlan(options) : undefined,
     plot,
@@ -158,6 +164,10 @@ function manyPlan({ quick, serve }: Options): ManyPlan {
     loadMs: quick ? 1000 : 10_000,
     serveArguments: wordsOf(serve),
   };
+}
+
+function fairPlan({ quick, seconds, serve }: Options): FairPlan {
+  return { roundMs: (seconds ?? (quick ? 0.5 : 5)) * 1000, serveArguments: wordsOf(serve) };
 }
 
 function pluginPlan({ quick, rounds, seconds, serve }: Options): Omit<PluginPlan, "signal"> {

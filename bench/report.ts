@@ -7,9 +7,10 @@ import { renderTable } from "../lib/cli/table.ts";
 import type { StorageName } from "./cases.ts";
 import type { DiskReport } from "./disk.ts";
 import { describePattern, type FiguresCost, shareOf } from "./figures.ts";
-import { judge, judgeFigures, judgeMany, type Verdict } from "./goals.ts";
+import { judge, judgeFair, judgeFigures, judgeMany, type Verdict } from "./goals.ts";
 import { loadLine, type MachineLoad, wasIdle } from "./load.ts";
 import { type Machine, machineLine } from "./machine.ts";
+import type { FairReport, FairResult } from "./fair.ts";
 import type { ManyReport, ManyResult } from "./many.ts";
 import type { PluginReport } from "./plugin.ts";
 import { ratiosOf, renderRatios } from "./ratios.ts";
@@ -24,6 +25,7 @@ export interface BenchReport {
   readonly ring: RingReport | undefined;
   readonly disk: DiskReport | undefined;
   readonly many: ManyReport | undefined;
+  readonly fair?: FairReport | undefined;
   readonly plugin: PluginReport | undefined;
 }
 
@@ -48,7 +50,7 @@ export function failuresOf({ disk, plugin }: BenchReport): readonly string[] {
 
 /** The report as text. */
 export function renderReport(report: BenchReport): string {
-  const { machine, load, ring, disk, many, plugin } = report;
+  const { machine, load, ring, disk, many, plugin, fair } = report;
   const verdicts = verdictsOf(report);
   const goals = renderTable(
     [{ heading: "GOAL" }, right("MEASURED"), { heading: "MET" }],
@@ -61,6 +63,7 @@ export function renderReport(report: BenchReport): string {
     disk === undefined ? "" : renderRatios(disk.measurements, disk.storages, wasIdle(load)),
     ...(many?.result === undefined ? [] : [renderMany(many.result)]),
     ...(plugin === undefined || plugin.results.length === 0 ? [] : [renderPlugins(plugin)]),
+    ...(fair?.result === undefined ? [] : [renderFair(fair.result)]),
     ...(verdicts.length === 0 ? [] : [goals]),
     renderLines("Left out: ", leftOutOf(report)),
     renderLines("Failed: ", failuresOf(report)),
@@ -70,7 +73,7 @@ export function renderReport(report: BenchReport): string {
 
 /** The report as JSON: medians, and the figures of each round. */
 export function jsonReport(report: BenchReport): unknown {
-  const { machine, load, ring, disk, many, plugin } = report;
+  const { machine, load, ring, disk, many, plugin, fair } = report;
   return {
     machine: { ...machine, line: machineLine(machine) },
     load: { ...load, idle: wasIdle(load), line: loadLine(load) },
@@ -80,6 +83,7 @@ export function jsonReport(report: BenchReport): unknown {
     storages: disk?.storages,
     ratios: disk === undefined ? undefined : ratiosOf(disk.measurements),
     many: many?.result,
+    fair: fair?.result,
     plugin: plugin?.results.map((result) => ({ ...result, median: medianSample(result) })),
     goals: verdictsOf(report),
     leftOut: leftOutOf(report),
@@ -87,27 +91,41 @@ export function jsonReport(report: BenchReport): unknown {
   };
 }
 
-function verdictsOf({ ring, disk, many }: BenchReport): Verdict[] {
+function verdictsOf({ ring, disk, many, fair }: BenchReport): Verdict[] {
   const figures = judgeFigures(ring?.figures ?? []);
-  return [...judge(ring?.results ?? [], disk?.measurements ?? []), ...figures, ...judgeMany(many?.result)];
+  return [
+    ...judge(ring?.results ?? [], disk?.measurements ?? []),
+    ...figures,
+    ...judgeMany(many?.result),
+    ...judgeFair(fair?.result),
+  ];
 }
 
-function leftOutOf({ ring, disk, many, plugin }: BenchReport): string[] {
-  return [ring, disk, many, plugin].flatMap((part) => part?.leftOut ?? []);
+function leftOutOf({ ring, disk, many, plugin, fair }: BenchReport): string[] {
+  return [ring, disk, many, plugin, fair].flatMap((part) => part?.leftOut ?? []);
 }
 
-function named({ typescript, c, ratio }: ReturnType<typeof ringRates>): Record<string, number | undefined> {
-  return { typescriptPerSecond: typescript, cPerSecond: c, ratioToC: ratio };
+function named({ typescript, c, ratio, pairRatio }: ReturnType<typeof ringRates>): Record<string, number | undefined> {
+  return { typescriptPerSecond: typescript, cPerSecond: c, ratioToC: ratio, twoQueuesToOne: pairRatio };
 }
 
 function renderRing({ results }: RingReport): string {
   const columns = [
     { heading: "NULL-I/O RING" },
-    ...["REQUESTS/s", "ns/REQUEST", "C ns/REQUEST", "RATE OF C's", "COLLECTIONS", "HEAP GROWTH", "OVER REQUESTS"]
+    ...[
+      "REQUESTS/s",
+      "ns/REQUEST",
+      "C ns/REQUEST",
+      "RATE OF C's",
+      "TWO QUEUES",
+      "COLLECTIONS",
+      "HEAP GROWTH",
+      "OVER REQUESTS",
+    ]
       .map(right),
   ];
   const rows = results.map((result) => {
-    const { typescript, c, ratio } = ringRates(result);
+    const { typescript, c, ratio, pairRatio } = ringRates(result);
     const { collections, heapGrowthBytes, requests } = result.steady;
     return [
       `${result.segments} ${result.segments === 1 ? "segment" : "segments"}`,
@@ -115,6 +133,7 @@ function renderRing({ results }: RingReport): string {
       (1e9 / typescript).toFixed(0),
       c === undefined ? UNKNOWN : (1e9 / c).toFixed(0),
       decimals(ratio, 2),
+      decimals(pairRatio, 2),
       String(collections),
       `${(heapGrowthBytes / 1024).toFixed(1)} KiB`,
       String(requests),
@@ -162,6 +181,27 @@ function renderMany(
     ["processor time per read", `${cpuUs.toFixed(2)} µs`],
   ];
   return renderTable([{ heading: "MANY DISKS" }, right("MEASURED")], rows);
+}
+
+function renderFair({ alone, beside, weighted }: FairResult): string {
+  const columns = [
+    { heading: "ONE READ AT A TIME" },
+    ...["READS/s", "p99 µs", "OF FAIR SHARE", "p99 OF ALONE"].map(right),
+  ];
+  const rows = [
+    ["alone", alone.iops.toFixed(0), alone.p99Us.toFixed(0), "", ""],
+    ...beside.map(({ load, iops, p99Us, share }) => [
+      `beside ${load}`,
+      iops.toFixed(0),
+      p99Us.toFixed(0),
+      share.toFixed(2),
+      (p99Us / alone.p99Us).toFixed(2),
+    ]),
+    ...weighted.map((
+      { weight, iops },
+    ) => [`44 KiB reads, 128 in flight, weight ${weight}`, iops.toFixed(0), "", "", ""]),
+  ];
+  return renderTable(columns, rows);
 }
 
 function renderPlugins({ results }: PluginReport): string {

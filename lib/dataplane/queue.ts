@@ -224,9 +224,10 @@ export class Queue implements Disposable {
       this.#break();
       return 0;
     }
+    if (available > most) available = most;
     if (available > 0) this.#times.beginTaking();
     let taken = 0;
-    while (available > 0 && taken < most && this.#hasRoom()) {
+    while (available > 0 && this.#hasRoom()) {
       this.#steps.take();
       taken++;
       available--;

@@ -5,7 +5,7 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { type DiskCase, diskCase, type StorageName, type SubjectName } from "../../bench/cases.ts";
 import { undisturbed } from "../../bench/figures.ts";
-import { judge, judgeFigures } from "../../bench/goals.ts";
+import { judge, judgeFair, judgeFigures } from "../../bench/goals.ts";
 import { loadLine } from "../../bench/load.ts";
 import { machineLine } from "../../bench/machine.ts";
 import { curve, pictureOf, wrapAtCommas } from "../../bench/plot.ts";
@@ -41,6 +41,7 @@ const RING: RingResult = {
   segments: 1,
   requestsPerRound: 1000,
   typescriptNs: [250, 200, 9000],
+  pairNs: [250, 300],
   cNs: [100, 100, 100],
   steady: { requests: 1_000_000, collections: 0, heapGrowthBytes: 1024, residentGrowthBytes: 0 },
 };
@@ -140,7 +141,7 @@ Deno.test("the report names the machine's size and gives each subject's ratios",
   assertMatch(text, /slowest and of the fastest disk +1000, 2000/);
   assertMatch(text, /4 idle disks: less than 1 % of a processor +0\.2 % +yes/);
   assertMatch(text, /4 loaded disks: the slowest, of the fastest's IOPS, at least 0\.5 +0\.50 +yes/);
-  assertMatch(text, /1 segment +4000000 +250 +100 +0\.40 +0 +1\.0 KiB +1000000/);
+  assertMatch(text, /1 segment +4000000 +250 +100 +0\.40 +1\.82 +0 +1\.0 KiB +1000000/);
 });
 
 Deno.test("the report lists failures, and leaves out what was not measured", () => {
@@ -182,9 +183,9 @@ Deno.test("goals are judged against the figures of the same case and storage", (
 });
 
 Deno.test("the ring's goals are a rate or a ratio, and no collection at all", () => {
-  assertEquals(judge([RING], []).map(({ met }) => met), [true, true]);
-  const bad = { ...RING, typescriptNs: [500], steady: { ...RING.steady, collections: 1 } };
-  assertEquals(judge([bad], []).map(({ met }) => met), [false, false]);
+  assertEquals(judge([RING], []).map(({ met }) => met), [true, true, true]);
+  const bad = { ...RING, typescriptNs: [500], pairNs: [900], steady: { ...RING.steady, collections: 1 } };
+  assertEquals(judge([bad], []).map(({ met }) => met), [false, false, false]);
 });
 
 Deno.test("what figures cost is a share of a request, judged where one visit answers what was taken at once", () => {
@@ -217,4 +218,19 @@ Deno.test("a curve has one point for each depth of 4 KiB random reads, in order"
 Deno.test("small print is broken at commas", () => {
   assertEquals(wrapAtCommas("one, two, three, four", 10), "one, two,\nthree,\nfour");
   assertEquals(wrapAtCommas("alone", 2), "alone");
+});
+
+Deno.test("guests that share a Worker are judged by the worst of them", () => {
+  const beside = [{ load: "reads", iops: 4000, p99Us: 100, share: 2 }, {
+    load: "writes",
+    iops: 900,
+    p99Us: 600,
+    share: 0.45,
+  }];
+  const weighted = [{ weight: 100, iops: 1000 }, { weight: 400, iops: 3600 }];
+  const verdicts = judgeFair({ alone: { iops: 10_000, p99Us: 100 }, beside, weighted });
+  assertEquals(verdicts.map(({ measured, met }) => [measured, met]), [["0.45", false], ["6.00", false], [
+    "0.90",
+    true,
+  ]]);
 });

@@ -172,7 +172,7 @@ Deno.test("a ring with one request does not wait for rings that are full of larg
 Deno.test("rings that share a reactor allocate nothing per request", () => {
   using shared = new Shared(3);
   let answered = 0;
-  assertNoAllocation(40_000, (requests) => {
+  assertNoAllocation(60_000, (requests) => {
     for (const end = answered + requests; answered < end;) {
       if (shared.free(0) > 0) shared.request(0, 1, 1);
       shared.request(1, 1, shared.free(1));
