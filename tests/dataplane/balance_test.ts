@@ -72,6 +72,7 @@ Deno.test("an event says which ring has moved; rings that were opened anew have 
     owned: true,
     connected: true,
     latched: false,
+    weight: 100,
     ...(reactors && { reactors }),
   });
   const told = (before?: number[], now?: number[]) =>
