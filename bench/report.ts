@@ -105,18 +105,27 @@ function leftOutOf({ ring, disk, many, plugin, fair }: BenchReport): string[] {
   return [ring, disk, many, plugin, fair].flatMap((part) => part?.leftOut ?? []);
 }
 
-function named({ typescript, c, ratio }: ReturnType<typeof ringRates>): Record<string, number | undefined> {
-  return { typescriptPerSecond: typescript, cPerSecond: c, ratioToC: ratio };
+function named({ typescript, c, ratio, pairRatio }: ReturnType<typeof ringRates>): Record<string, number | undefined> {
+  return { typescriptPerSecond: typescript, cPerSecond: c, ratioToC: ratio, twoQueuesToOne: pairRatio };
 }
 
 function renderRing({ results }: RingReport): string {
   const columns = [
     { heading: "NULL-I/O RING" },
-    ...["REQUESTS/s", "ns/REQUEST", "C ns/REQUEST", "RATE OF C's", "COLLECTIONS", "HEAP GROWTH", "OVER REQUESTS"]
+    ...[
+      "REQUESTS/s",
+      "ns/REQUEST",
+      "C ns/REQUEST",
+      "RATE OF C's",
+      "TWO QUEUES",
+      "COLLECTIONS",
+      "HEAP GROWTH",
+      "OVER REQUESTS",
+    ]
       .map(right),
   ];
   const rows = results.map((result) => {
-    const { typescript, c, ratio } = ringRates(result);
+    const { typescript, c, ratio, pairRatio } = ringRates(result);
     const { collections, heapGrowthBytes, requests } = result.steady;
     return [
       `${result.segments} ${result.segments === 1 ? "segment" : "segments"}`,
@@ -124,6 +133,7 @@ function renderRing({ results }: RingReport): string {
       (1e9 / typescript).toFixed(0),
       c === undefined ? UNKNOWN : (1e9 / c).toFixed(0),
       decimals(ratio, 2),
+      decimals(pairRatio, 2),
       String(collections),
       `${(heapGrowthBytes / 1024).toFixed(1)} KiB`,
       String(requests),

@@ -11,6 +11,8 @@ import { median, ratio } from "./statistics.ts";
 export interface RingOrder {
   readonly segments: number;
   readonly requests: number;
+  /** Queues of one device that run so many requests each at the same time, each on a thread of its own. */
+  readonly queues: number;
   /** Collect garbage before and after, so that heap growth is due to the requests. */
   readonly watchMemory: boolean;
 }
@@ -40,6 +42,8 @@ export interface RingResult {
   readonly typescriptNs: readonly number[];
   /** Empty without a C compiler. */
   readonly cNs: readonly number[];
+  /** The same of two queues on two reactors: the time in which each has carried out one. Empty on one processor. */
+  readonly pairNs: readonly number[];
   readonly steady: SteadyState;
 }
 
@@ -64,14 +68,19 @@ export interface RingReport {
 /** V8 writes this in the trace line of a collection that the program requested. */
 const ASKED_FOR = /\btesting\b/;
 
-/** Requests per second (median), and the ratio to C's if C was measured. */
-export function ringRates(
-  result: RingResult,
-): { typescript: number; c: number | undefined; ratio: number | undefined } {
+/** Requests per second (median), the ratio to C's if C was measured, and that of two queues to one. */
+export function ringRates(result: RingResult): {
+  typescript: number;
+  c: number | undefined;
+  ratio: number | undefined;
+  pairRatio: number | undefined;
+} {
   const typescript = 1e9 / median(result.typescriptNs)!;
   const cNs = median(result.cNs);
   const c = cNs === undefined ? undefined : 1e9 / cNs;
-  return { typescript, c, ratio: ratio(typescript, c) };
+  const pairNs = median(result.pairNs);
+  const pair = pairNs === undefined ? undefined : 2e9 / pairNs;
+  return { typescript, c, ratio: ratio(typescript, c), pairRatio: ratio(pair, typescript) };
 }
 
 /**
@@ -94,10 +103,11 @@ export async function runRing(plan: RingPlan, progress: (text: string) => void):
     const program = await compile("ring.c", directory);
     const leftOut = program === undefined ? [`the C loop beside the null-I/O ring: ${MISSING_COMPILER}`] : [];
     await using typescript = new RingProcess();
+    await using pairs = new RingProcess(); // so that its collections do not count
     const measured = [];
     for (const segments of plan.segments) {
       progress(`null-I/O ring, ${segments} ${segments === 1 ? "segment" : "segments"}`);
-      measured.push(await measure(plan, segments, typescript, program));
+      measured.push(await measure(plan, segments, { typescript, pairs, program }));
     }
     const collections = collectionsWatched(await typescript.end());
     const results = measured.map(({ steady, ...rest }, i) => ({
@@ -111,27 +121,40 @@ export async function runRing(plan: RingPlan, progress: (text: string) => void):
   }
 }
 
+/** What is measured beside one another. */
+interface Programs {
+  readonly typescript: RingProcess;
+  /** Two queues at once. */
+  readonly pairs: RingProcess;
+  /** The C loop, if there is a compiler. */
+  readonly program: string | undefined;
+}
+
 type Uncounted = Omit<RingResult, "steady"> & { readonly steady: Omit<SteadyState, "collections"> };
 
 async function measure(
   plan: RingPlan,
   segments: number,
-  typescript: RingProcess,
-  program: string | undefined,
+  { typescript, pairs, program }: Programs,
 ): Promise<Uncounted> {
   const requests = plan.requestsPerRound;
-  const round = { segments, requests, watchMemory: false };
+  const round = { segments, requests, queues: 1, watchMemory: false };
+  const pair = { ...round, queues: 2 };
   await typescript.run(round); // compiles the loop
+  const several = navigator.hardwareConcurrency > 1;
+  if (several) await pairs.run({ ...pair, requests: requests / 4 }); // compiles it in its Workers
   const typescriptNs: number[] = [];
   const cNs: number[] = [];
+  const pairNs: number[] = [];
   for (let i = 0; i < plan.rounds; i++) {
     typescriptNs.push((await typescript.run(round)).ns / requests);
+    if (several) pairNs.push((await pairs.run(pair)).ns / requests);
     if (program !== undefined) cNs.push(await runC(program, segments, requests) / requests);
   }
-  const steadyOrder = { segments, requests: plan.steadyRequests, watchMemory: true };
+  const steadyOrder = { segments, requests: plan.steadyRequests, queues: 1, watchMemory: true };
   const { heapGrowthBytes, residentGrowthBytes } = await typescript.run(steadyOrder);
   const steady = { requests: plan.steadyRequests, heapGrowthBytes, residentGrowthBytes };
-  return { segments, requestsPerRound: requests, typescriptNs, cNs, steady };
+  return { segments, requestsPerRound: requests, typescriptNs, cNs, pairNs, steady };
 }
 
 async function runC(program: string, segments: number, requests: number): Promise<number> {

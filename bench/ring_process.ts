@@ -1,176 +1,16 @@
 /**
- * The data plane alone, in a process of its own: a frontend's ring and the product's queue on one thread over mmapped
- * memory, with a disk that does nothing and grant copies that move nothing. ring.ts sends commands as JSON lines on
- * standard input and reads the answers from standard error; V8's --trace-gc goes to standard output.
+ * The data plane alone, in a process of its own: rings whose both ends are on one thread (ring_loop.ts), one of them in
+ * this thread, or several queues of a device at once, each in a Worker. ring.ts sends commands as JSON lines on standard
+ * input and reads the answers from standard error; V8's --trace-gc goes to standard output.
  */
 
-import { PAGE_BYTES } from "../lib/units.ts";
-import { NativeGrantCopyBatch } from "../ffi/xen/grant_copy.ts";
-import { viewOf } from "../ffi/linux/memory.ts";
-import { openNativePlatform } from "../ffi/platform.ts";
-import { ABIS, OP_READ, STATUS_OKAY } from "../lib/blkif/abi.ts";
-import { FrontRing, RequestFields, ResponseFields } from "../lib/blkif/front_ring.ts";
-import { openConnection } from "../lib/dataplane/connection.ts";
-import type { Queue } from "../lib/dataplane/queue.ts";
-import { createStats } from "../lib/dataplane/stats.ts";
-import type {
-  DomId,
-  EventChannels,
-  EvtchnPort,
-  GrantCopyBatch,
-  GrantRef,
-  GrantTable,
-  OwnedMemory,
-} from "../lib/hypervisor.ts";
-import { nullAttachment, openChannel } from "../lib/storage/engine/null.ts";
+import { createBusyTime } from "../lib/dataplane/busy_time.ts";
 import type { RingAnswer, RingOrder } from "./ring.ts";
+import { RingLoop } from "./ring_loop.ts";
+import type { ThreadOrder } from "./ring_thread.ts";
 
-const GUEST = 5 as DomId;
-const DISK_SECTORS = 2 ** 21;
-/** Distance between two requests in sectors: the size of the largest request. */
-const STRIDE_SECTORS = 88;
-const COPY_STATUS_HALFWORD = 10;
-const COPY_HALFWORDS = 12;
-
-const platform = openNativePlatform();
-
-/** A guest's memory: its ring is mapped; its data pages are never read. */
-class NullGuest implements GrantTable {
-  constructor(readonly ring: OwnedMemory) {}
-
-  setMaxGrants(): void {}
-
-  mapPages(): OwnedMemory {
-    return { address: this.ring.address, view: this.ring.view, [Symbol.dispose]: () => {} };
-  }
-
-  map(): number {
-    return 0;
-  }
-
-  unmap(): number {
-    return 0;
-  }
-
-  /** Builds the batch as for the hypervisor. Every copy succeeds and moves nothing. */
-  createCopyBatch(capacity: number): GrantCopyBatch {
-    return new NativeGrantCopyBatch(GUEST, capacity, (address) => {
-      const { buffer } = viewOf(address, capacity * COPY_HALFWORDS * 2);
-      const halfwords = new Int16Array(buffer);
-      return (count) => {
-        for (let i = 0; i < count; i++) halfwords[i * COPY_HALFWORDS + COPY_STATUS_HALFWORD] = STATUS_OKAY;
-        return 0;
-      };
-    });
-  }
-
-  [Symbol.dispose](): void {}
-}
-
-/** Event channels within one thread: notifications wake no thread. */
-class NullEvents implements EventChannels {
-  readonly fd = 0;
-  notifications = 0;
-
-  fired(): void {}
-
-  bindInterdomain(): EvtchnPort {
-    return 1 as EvtchnPort;
-  }
-
-  bindUnbound(): EvtchnPort {
-    return 1 as EvtchnPort;
-  }
-
-  notify(): void {
-    this.notifications++;
-  }
-
-  unbind(): void {}
-
-  take(): number {
-    return 0;
-  }
-
-  [Symbol.dispose](): void {}
-}
-
-/** Both ends of one ring. */
-class Loop {
-  readonly #front: FrontRing;
-  readonly #queue: Queue;
-  readonly #fields = new RequestFields();
-  readonly #response = new ResponseFields();
-  #id = 0;
-  #sector = 0;
-
-  constructor(segments: number) {
-    const abi = ABIS["x86_64-abi"];
-    const ring = platform.memory.allocate(PAGE_BYTES);
-    this.#front = FrontRing.initialise(ring.view, abi);
-    const request = {
-      label: "bench",
-      guest: GUEST,
-      ringRefs: [1 as GrantRef],
-      eventChannel: 1 as EvtchnPort,
-      abi: abi.name,
-      attachment: nullAttachment(),
-      properties: { sectors: DISK_SECTORS, logicalSectorBytes: 512, physicalSectorBytes: 512, readOnly: false },
-      grants: "copy",
-      stats: createStats(),
-    } as const;
-    const complain = (line: string): never => {
-      throw new Error(line);
-    };
-    const handles = { grants: new NullGuest(ring), events: new NullEvents() };
-    this.#queue = openConnection(
-      request,
-      platform,
-      handles,
-      (_, options) => openChannel(nullAttachment(), options),
-      complain,
-    ).queue;
-    this.#fields.operation = OP_READ;
-    this.#fields.segmentCount = segments;
-    for (let i = 0; i < segments; i++) {
-      this.#fields.grefs[i] = 8 + i;
-      this.#fields.lastSectors[i] = 7;
-    }
-  }
-
-  run(requests: number): void {
-    for (let done = 0; done < requests;) {
-      this.#put(Math.min(this.#front.free(), requests - done));
-      this.#front.push();
-      while (this.#queue.step() || this.#queue.rest());
-      done += this.#takeResponses();
-    }
-  }
-
-  #put(count: number): void {
-    const fields = this.#fields;
-    for (let n = 0; n < count; n++) {
-      fields.idLow = this.#id;
-      fields.sectorLow = this.#sector;
-      this.#id = (this.#id + 1) >>> 0;
-      this.#sector = (this.#sector + STRIDE_SECTORS) & 0xF_FFFF;
-      this.#front.putRequest(fields);
-    }
-  }
-
-  #takeResponses(): number {
-    const count = this.#front.unconsumedResponses();
-    const response = this.#response;
-    for (let n = 0; n < count; n++) {
-      this.#front.takeResponse(response);
-      if (response.status !== STATUS_OKAY || response.operation !== OP_READ) throw new Error("a read failed");
-    }
-    this.#front.finalCheck();
-    return count;
-  }
-}
-
-const loops = new Map<number, Loop>();
+const threads: Worker[] = [];
+const loops = new Map<number, RingLoop>();
 
 /** Collects all garbage, which writes a line to the trace. Lines between two of these come from the loop. */
 function collectGarbage(): void {
@@ -178,7 +18,7 @@ function collectGarbage(): void {
 }
 
 function obey({ segments, requests, watchMemory }: RingOrder): RingAnswer {
-  const loop = loops.get(segments) ?? new Loop(segments);
+  const loop = loops.get(segments) ?? new RingLoop(segments);
   loops.set(segments, loop);
   if (watchMemory) collectGarbage();
   const before = Deno.memoryUsage();
@@ -195,11 +35,41 @@ function obey({ segments, requests, watchMemory }: RingOrder): RingAnswer {
   };
 }
 
+async function carryOut(order: RingOrder): Promise<RingAnswer> {
+  return order.queues === 1 ? obey(order) : await together(order);
+}
+
+/** As many queues of one device as the order says, each on a thread of its own. */
+async function together({ segments, requests, queues }: RingOrder): Promise<RingAnswer> {
+  const busy = createBusyTime();
+  while (threads.length < queues) {
+    threads.push(new Worker(new URL("./ring_thread.ts", import.meta.url), { type: "module" }));
+  }
+  const run = async (count: number): Promise<void> => {
+    await Promise.all(
+      threads.slice(0, queues).map((thread) => answerOf(thread, { segments, requests: count, busy, queues })),
+    );
+  };
+  await run(1); // opens the rings
+  const begin = performance.now();
+  await run(requests);
+  return { ns: (performance.now() - begin) * 1e6, heapGrowthBytes: 0, residentGrowthBytes: 0 };
+}
+
+function answerOf(thread: Worker, order: ThreadOrder): Promise<void> {
+  const { promise, resolve, reject } = Promise.withResolvers<void>();
+  thread.onmessage = () => resolve();
+  thread.onerror = (event) => reject(new Error(event.message));
+  thread.postMessage(order);
+  return promise;
+}
+
 let rest = "";
 for await (const text of Deno.stdin.readable.pipeThrough(new TextDecoderStream())) {
   const lines = (rest + text).split("\n");
   rest = lines.pop()!;
   for (const line of lines) {
-    Deno.stderr.writeSync(new TextEncoder().encode(`${JSON.stringify(obey(JSON.parse(line)))}\n`));
+    Deno.stderr.writeSync(new TextEncoder().encode(`${JSON.stringify(await carryOut(JSON.parse(line)))}\n`));
   }
 }
+for (const thread of threads) thread.terminate();

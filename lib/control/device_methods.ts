@@ -1,6 +1,7 @@
 /**
  * The methods of the control socket that change disks: attach, detach, resize, weight, and the limits of the filter
- * throttle. What carries them out is loaded with the first call.
+ * throttle. What attaches is loaded with the first call. What detaches and resizes is not: the program's files may have
+ * been replaced by then.
  */
 
 import { deviceLabel } from "../backend/journals.ts";
@@ -10,6 +11,8 @@ import { XenblkError } from "../errors.ts";
 import type { DomId } from "../hypervisor.ts";
 import type { Service } from "../service.ts";
 import type { LiveFilter } from "../storage/filter/stack.ts";
+import { detachDevice } from "../toolstack/detach.ts";
+import { resizeDevice } from "../toolstack/resize.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
@@ -65,7 +68,6 @@ export function deviceMethods(process: ControlledProcess): Handlers {
       const table = { device: TEXT, force: FLAG, timeoutMs: TIMEOUT };
       const { device, force = false, timeoutMs = DEFAULT_TIMEOUT_MS } = readParams("detach", table, params, ["device"]);
       const address = addressOf(service, device);
-      const { detachDevice } = await import("../toolstack/detach.ts");
       using store = process.platform.openXenstore();
       progress(`waiting until the guest has closed ${formatVdev(address.vdev)}`);
       await detachDevice(store, address, { timeoutMs, force, signal });
@@ -75,7 +77,6 @@ export function deviceMethods(process: ControlledProcess): Handlers {
       const table = { device: TEXT, sizeBytes: whole(512, Number.MAX_SAFE_INTEGER), timeoutMs: TIMEOUT };
       const { device, sizeBytes, timeoutMs = DEFAULT_TIMEOUT_MS } = readParams("resize", table, params, ["device"]);
       const address = addressOf(service, device);
-      const { resizeDevice } = await import("../toolstack/resize.ts");
       using store = process.platform.openXenstore();
       const size = sizeBytes === undefined ? {} : { sizeBytes };
       return await resizeDevice(store, address, { timeoutMs, signal, ...size });

@@ -15,7 +15,12 @@ import type { QueueHandle, QueueSpec } from "./types.ts";
 const RELEASE_LIMIT_MS = 100;
 /** How long the new reactor may take until it begins to open the ring: longer, and it is too busy to be given more. */
 const BEGIN_LIMIT_MS = 250;
-/** How often each reactor tries to open a ring that none serves, before its guest is told that it is stopped. */
+/** How long it may take to load what the disk needs. Its ring is served meanwhile, but a disk that grows waits for that. */
+const PREPARE_LIMIT_MS = 2_000;
+/**
+ * How often each reactor tries to open a ring that none serves, before its guest is told that it is stopped. The last try
+ * of the old one has no limit: a ring must not be stopped because its reactor is busy.
+ */
 const ROUNDS = 3;
 
 /** A reactor that died may have served the queue: it is not opened elsewhere. */
@@ -181,10 +186,7 @@ export class PlacedQueue implements QueueHandle, PlacedEvents {
       to.leave();
       return { moved: false, reason };
     };
-    const unprepared = await Promise.race([
-      to.site.prepare(attachment).then(() => undefined, errorText),
-      this.#closeAsked.promise.then(() => "it is being closed"),
-    ]);
+    const unprepared = await this.#prepare(to.site, attachment);
     if (unprepared !== undefined) return stay(unprepared);
     if (!await from.site.release(this.id, RELEASE_LIMIT_MS)) {
       return stay("what is in flight was not finished in time");
@@ -197,14 +199,30 @@ export class PlacedQueue implements QueueHandle, PlacedEvents {
     return { moved: true, pausedMs: this.#now() - sinceMs };
   }
 
+  /** Why the new reactor cannot open the ring now, if it cannot. */
+  async #prepare(site: Site, attachment: DiskAttachment): Promise<string | undefined> {
+    const late = Promise.withResolvers<string>();
+    const timer = setTimeout(
+      () => late.resolve("the thread was too busy to load its disk's modules"),
+      PREPARE_LIMIT_MS,
+    );
+    const closing = this.#closeAsked.promise.then(() => "it is being closed");
+    try {
+      return await Promise.race([site.prepare(attachment).then(() => undefined, errorText), closing, late.promise]);
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
   /** Opens the released ring at its new place, else at its old one. Returns why it is not at the new one, if it is not. */
   async #reopen(to: Place, attachment: DiskAttachment): Promise<string | undefined> {
     const old = { place: this.#place, attachment: this.#attachment };
     let reason = "";
     for (let attempt = 0; attempt < 2 * ROUNDS; attempt++) {
       const next = attempt % 2 === 0 ? { place: to, attachment } : old;
+      const limitMs = attempt === 2 * ROUNDS - 1 ? undefined : BEGIN_LIMIT_MS;
       try {
-        await next.place.site.open(this, this.#requestFor(next.attachment, true), undefined, BEGIN_LIMIT_MS);
+        await next.place.site.open(this, this.#requestFor(next.attachment, true), undefined, limitMs);
         this.#place = next.place;
         this.#attachment = next.attachment;
         return next.place === to ? undefined : reason;

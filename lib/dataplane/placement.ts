@@ -40,6 +40,7 @@ export interface ReactorView {
   readonly lane: number;
   /** From 0 to 1: the share of the time since the last look in which it was busy. Absent: not known. */
   readonly load?: number | undefined;
+  /** Empty unless it {@linkcode isFull}. */
   readonly queues: readonly QueueLoad[];
 }
 
@@ -47,6 +48,11 @@ export interface ReactorView {
 export interface Move {
   readonly id: number;
   readonly to: number;
+}
+
+/** Whether a reactor of that load may have to give a queue: the queues of others need not be looked at. */
+export function isFull(load: number | undefined): boolean {
+  return load !== undefined && load >= FULL;
 }
 
 /** What a queue has cost its reactor so far, from its counters: only good to compare queues with. */
@@ -71,7 +77,7 @@ export class Placement {
   look(reactors: readonly ReactorView[]): Move | undefined {
     this.#looks++;
     this.#forget(reactors);
-    for (const { lane, load = 0 } of reactors) this.#full.set(lane, load < FULL ? 0 : (this.#full.get(lane) ?? 0) + 1);
+    for (const { lane, load } of reactors) this.#full.set(lane, isFull(load) ? (this.#full.get(lane) ?? 0) + 1 : 0);
     if (this.#looks < this.#calmUntil) return undefined;
     const full = reactors.filter(({ lane }) => this.#full.get(lane)! >= FULL_LOOKS);
     const roomy = reactors.filter(({ load }) => load !== undefined && load <= ROOMY).sort(byLoad);

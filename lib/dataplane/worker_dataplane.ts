@@ -10,7 +10,7 @@ import type { Disk } from "../storage/disk.ts";
 import { endsWithin } from "../within.ts";
 import { memoryRule } from "./grants/memory_rule.ts";
 import { type MoveResult, type Place, PlacedQueue } from "./placed_queue.ts";
-import { Placement, type ReactorView, workOf } from "./placement.ts";
+import { isFull, Placement, type ReactorView, workOf } from "./placement.ts";
 import { CLOSED, ReactorThread, type ReactorThreadOptions } from "./reactor_thread.ts";
 import type { DataPlane, QueueHandle, QueueSpec } from "./types.ts";
 
@@ -218,7 +218,9 @@ export class WorkerDataPlane implements DataPlane {
   }
 
   #viewOf({ number, reactor, rings }: Lane, nowMs: number): ReactorView {
-    const queues = rings.flatMap((ring) => {
+    const load = reactor.load(nowMs);
+    // A thousand idle disks cost nothing each second.
+    const queues = (isFull(load) ? rings : []).flatMap((ring) => {
       const { queue } = ring;
       if (queue === undefined) return [];
       const before = ring.work;
@@ -227,7 +229,7 @@ export class WorkerDataPlane implements DataPlane {
         this.#lanes.some((to) => to.number === lane && this.#canMove(ring, to));
       return [{ id: queue.id, work: ring.work - before, canMoveTo }];
     });
-    return { lane: number, load: reactor.load(nowMs), queues };
+    return { lane: number, load, queues };
   }
 }
 

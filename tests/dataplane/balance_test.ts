@@ -70,6 +70,7 @@ Deno.test("an event says which ring has moved; rings that were opened anew have 
     backendState: "Connected",
     frontendState: "Connected",
     owned: true,
+    weight: 100,
     connected: true,
     latched: false,
     weight: 100,

@@ -48,7 +48,7 @@ const RUNS: readonly (readonly [document: string, text: string, run: Run])[] = [
   ["CONTRIBUTING.md", "task test:quick", { how: "elsewhere", by: ".ci/run" }],
   ["CONTRIBUTING.md", "tests/xenbus/", { how: "elsewhere", by: ".ci/run" }],
   ["docs/deploy.md", "xenblk install --dry-run", { how: "elsewhere", by: "tests/cli/install_test.ts" }],
-  ["docs/deploy.md", "XENBLK_GUEST=web", { how: "elsewhere", by: "tests/cli/log_writer_test.ts" }],
+  ["docs/deploy.md", "XENBLK_GUEST=web", { how: "elsewhere", by: "tests/e2e/scenarios/25-systemd.sh" }],
   ["docs/packaging.md", "deno task deb dist", { how: "elsewhere", by: "tests/package/debian.ts" }],
   ["docs/packaging.md", "deno install -g", { how: "elsewhere", by: "tests/package/package_test.ts" }],
   ["docs/packaging.md", "deno compile", { how: "not here", says: "This is a recipe that has not been tested" }],

@@ -16,7 +16,7 @@ const MAPS = `
 7f0000000000-7f0000028000 r--p 00000000 fe:01 99                         /usr/lib/x86_64-linux-gnu/libc.so.6
 7f0000028000-7f00001b0000 r-xp 00028000 fe:01 99                         /usr/lib/x86_64-linux-gnu/libc.so.6
 7f8000000000-7f8001000000 r-xp 00000000 00:00 0
-7f9000000000-7f9010000000 r--s 00000000 fe:01 55                         /root/a file with spaces
+7f9000000000-7f9010000000 r--s 00000000 fe:01 55                         /srv/a file with spaces
 7fff00000000-7fff00002000 r-xp 00000000 00:00 0                          [vdso]
 `;
 

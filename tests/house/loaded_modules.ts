@@ -91,6 +91,12 @@ export const PROGRAMS: readonly Program[] = [
       "lib/cli/config/fault.ts",
       "lib/cli/config/file.ts",
       "lib/backend/figures.ts",
+      // A disk must be detached even if an upgrade has replaced the program's files since the start.
+      "lib/toolstack/attach.ts",
+      "lib/toolstack/detach.ts",
+      "lib/toolstack/frontend_says.ts",
+      "lib/toolstack/resize.ts",
+      "lib/toolstack/wait.ts",
     ],
     packages: COMMAND.packages,
   },

@@ -3,7 +3,7 @@
  * package itself is tried by debian.ts.
  */
 
-import { assertEquals, assertThrows } from "@std/assert";
+import { assertEquals, assertStringIncludes, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import { DENO, lockedPackages } from "../../pack/deb/fetched.ts";
 import { readProject } from "../../pack/manifest.ts";
@@ -46,6 +46,18 @@ Deno.test("the shell finds no fault in the scripts of the package", async () => 
     const { code, stderr } = await new Deno.Command("sh", { args: ["-n", script] }).output();
     assertEquals([code, new TextDecoder().decode(stderr)], [0, ""], script);
   }
+});
+
+Deno.test("each launcher gives V8 the same flags, and Deno's V8 knows them", async () => {
+  const launchers = ["pack/deb/debian/launcher.sh", "pack/launcher.ts", "lib/cli/install/plan.ts"];
+  const flags = launchers.map((path) => /--v8-flags=[^\s"]+/.exec(Deno.readTextFileSync(ROOT + path))?.[0]);
+  assertEquals(new Set(flags).size, 1);
+  const run = async (flag: string): Promise<string> => {
+    const command = new Deno.Command(Deno.execPath(), { args: ["eval", flag, "0"], env: { NO_COLOR: "1" } });
+    return new TextDecoder().decode((await command.output()).stderr);
+  };
+  assertEquals(await run(flags[0]!), "");
+  assertStringIncludes(await run("--v8-flags=--no-such-flag"), "no-such-flag");
 });
 
 Deno.test("deno install -g in a checkout gives the command, and deno uninstall -g takes it away", async () => {

@@ -15,7 +15,7 @@ const IMAGE_BYTES = 2 ** 26;
 const PROGRAM = new URL("./moving_serve.ts", import.meta.url).pathname;
 const ORDERED: LoadSpec = { ...LOAD, flushEvery: 40, barrierEvery: 20 };
 const TWO_RINGS = { queues: 2, requests: 32 };
-const KILLS = FULL ? 20 : 5;
+const KILLS = FULL ? 10 : 3;
 
 function serve(xen: NativeXen, moves: number, ...args: string[]): BackendProcess {
   const rings = ["--queues", "2", "--workers", "2", "--no-balance"];
