@@ -200,18 +200,14 @@ export class Queue implements Disposable {
     const { tags, results } = this.#channel;
     const { operation, lengthBytes } = this.#slots;
     let bytes = 0;
-    let cost = 0;
     for (; this.#reapedDone < this.#reapedCount && bytes < READ_BYTES_PER_PASS; this.#reapedDone++) {
       const slot = tags[this.#reapedDone]!;
       const result = results[this.#reapedDone]!;
-      const length = lengthBytes[slot]!;
-      cost += length;
-      if (operation[slot] === OP_READ) bytes += length;
+      if (operation[slot] === OP_READ) bytes += lengthBytes[slot]!;
       if (this.#finalFlush) this.#endDrain(result);
       else this.#steps.advance(slot, result);
     }
-    this.movedBytes = bytes;
-    this.cost = cost;
+    this.cost = this.movedBytes = bytes;
     return this.#reapedDone - before;
   }
 

@@ -29,7 +29,7 @@ const LIGHT_COST = 128 * 1024;
 /** Turns for which a light queue's ring is looked at, without an event, after its last request. */
 const LOOKS_AT_LIGHT = 64;
 /** A turn that has cost so much ends, so that the light queues are visited again: with such queues, and without. */
-const COST_PER_TURN = 256 * 1024;
+const COST_PER_TURN = 64 * 1024;
 const COST_PER_LONG_TURN = 512 * 1024;
 /** A pass takes so many requests, likewise; a queue that is alone takes all. */
 const REQUESTS_PER_PASS = 16;
