@@ -4,7 +4,8 @@
  */
 
 import { unlessAborted } from "./abort.ts";
-import { BackendKind, type BackendKindOptions, type StuckDevice } from "./backend/kind.ts";
+import { BackendKind, type BackendKindOptions } from "./backend/kind.ts";
+import type { StuckDevice } from "./backend/status.ts";
 import type { CloseOptions } from "./backend/device.ts";
 import type { SettingsRule } from "./backend/disk_identity.ts";
 import { DEFAULT_SETTINGS, type DeviceSettings } from "./backend/settings.ts";

@@ -30,7 +30,7 @@ import { guestName, TOOLSTACK_NODES } from "./device_nodes.ts";
 import { identifyDisk, type SettingsRule } from "./disk_identity.ts";
 import { isDeviceGone, sweepLeftovers } from "./leftovers.ts";
 import type { DeviceSettings } from "./settings.ts";
-import type { DeviceReport, DeviceStatus } from "./status.ts";
+import type { DeviceReport, DeviceStatus, StuckDevice } from "./status.ts";
 import { StoreLink } from "./store_link.ts";
 
 /** What a set of devices is made of. */
@@ -81,14 +81,6 @@ export interface ExpectedDevice {
     /** Where the device's lock, which the claim holds, can be taken again. */
     readonly journals: JournalStore;
   };
-}
-
-/** A device that had not ended when its process stopped waiting for it. */
-export interface StuckDevice {
-  /** `vbd3/5/51712`: kind, domid, virtual device. */
-  readonly label: string;
-  /** What was not done, as after "Cannot": `close image /a.img: no answer for 20 s`. */
-  readonly reason: string;
 }
 
 /** How long devices that were given up may take to finish what their filters held. */

@@ -61,3 +61,11 @@ export interface DeviceStatus extends DeviceReport {
   /** When the counters were read: milliseconds of the data plane's clock. */
   readonly atMs: number;
 }
+
+/** A device that had not ended when its process stopped waiting for it. */
+export interface StuckDevice {
+  /** `vbd3/5/51712`: kind, domid, virtual device. */
+  readonly label: string;
+  /** What was not done, as after "Cannot": `close image /a.img: no answer for 20 s`. */
+  readonly reason: string;
+}

@@ -73,7 +73,6 @@ Deno.test("an event says which ring has moved; rings that were opened anew have 
     weight: 100,
     connected: true,
     latched: false,
-    weight: 100,
     ...(reactors && { reactors }),
   });
   const told = (before?: number[], now?: number[]) =>
