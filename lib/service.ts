@@ -9,6 +9,7 @@ import type { StuckDevice } from "./backend/status.ts";
 import type { CloseOptions } from "./backend/device.ts";
 import type { SettingsRule } from "./backend/disk_identity.ts";
 import { DEFAULT_SETTINGS, type DeviceSettings } from "./backend/settings.ts";
+import { balanceLoad } from "./dataplane/balance_load.ts";
 import { WorkerDataPlane } from "./dataplane/worker_dataplane.ts";
 import { type Clock, SYSTEM_CLOCK } from "./clock.ts";
 import { errorText, XenblkError } from "./errors.ts";
@@ -34,8 +35,6 @@ const GRACE_MS = 20_000;
 const GRACE_AFTER_FAILURE_MS = 2_000;
 /** How often devices are checked for requests that storage does not answer. It reads a few words for each. */
 const PROGRESS_LOOK_MS = 2_000;
-/** How often the load of the reactors is looked at: at most one ring moves each time. */
-const LOAD_LOOK_MS = 1_000;
 /** Devices are given up earlier if all that are left have requests in flight and none has answered any for so long. */
 const STALL_MS = 5_000;
 /** How long threads may take to end; one that the kernel holds ends with the process. */
@@ -286,26 +285,6 @@ function watchProgress(devices: BackendKind, clock: Clock): AbortController {
   };
   void watch();
   return end;
-}
-
-/** Looks at the load of the reactors until it is disposed. Who listens to the log learns of each move. */
-function balanceLoad(dataPlane: WorkerDataPlane, clock: Clock, logger: Logger): Disposable {
-  const end = new AbortController();
-  const look = async (): Promise<void> => {
-    while (!end.signal.aborted) {
-      await clock.sleep(LOAD_LOOK_MS, end.signal);
-      if (end.signal.aborted) return;
-      const move = await dataPlane.balance();
-      if (move === undefined) continue;
-      const { label, from, to } = move;
-      const what = `${label}: reactor ${from} is full, ${to} has room`;
-      logger.debug(
-        move.moved ? `${what}: moved, paused for ${move.pausedMs.toFixed(1)} ms` : `${what}, but: ${move.reason}`,
-      );
-    }
-  };
-  void look();
-  return { [Symbol.dispose]: () => end.abort() };
 }
 
 async function endThreads(threads: AsyncDisposable, warn: (message: string) => void): Promise<void> {

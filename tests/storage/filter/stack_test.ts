@@ -32,6 +32,7 @@ function fullDisk(): Disk & { readonly calls: string[] } {
     grow: (sizeBytes?: number) => Promise.resolve(void calls.push(`grow ${sizeBytes}`, `${sectors *= 2}`)),
     waitsFor: ({ direct }: { direct: boolean }) => `device ${direct}`,
     attachment: (lane: number) => Promise.resolve({ module: "file:///disk.ts", lane }),
+    reattach: (attachment: DiskAttachment, lane: number) => lane > 8 ? undefined : { ...attachment, lane },
     withoutUring: (lane: number) => Promise.resolve({ module: "file:///other.ts", lane }),
     [Symbol.asyncDispose]: () => Promise.resolve(void calls.push("closed")),
   };
@@ -42,6 +43,11 @@ function modulesOf({ module, inner }: DiskAttachment): string[] {
   return [module.replace(/.*\//, ""), ...(inner === undefined ? [] : modulesOf(inner as DiskAttachment))];
 }
 
+/** The reactors that an attachment is for. */
+function lanesOf({ lane, inner }: DiskAttachment): unknown[] {
+  return [...(lane === undefined ? [] : [lane]), ...(inner === undefined ? [] : lanesOf(inner as DiskAttachment))];
+}
+
 Deno.test("what a disk has goes through filters that change nothing", async () => {
   const disk = fullDisk();
   const filtered = filterDisk(disk, await chooseFilters(IDLE));
@@ -50,6 +56,9 @@ Deno.test("what a disk has goes through filters that change nothing", async () =
   assertEquals([failed === disk.failed, writesImage(filtered)], [true, true]);
   assertEquals(filtered.waitsFor!({ direct: true, asynchronous: true }), "device true");
   assertEquals(modulesOf(await filtered.attachment(7)), ["throttle.ts", "delay.ts", "error.ts", "disk.ts"]);
+  const moved = filtered.reattach!(await filtered.attachment(7), 8)!;
+  assertEquals(modulesOf(moved), ["throttle.ts", "delay.ts", "error.ts", "disk.ts"]);
+  assertEquals([lanesOf(moved), filtered.reattach!(moved, 9)], [[8], undefined]);
   const refusal = { reason: "it is off", remedy: "turn it on" };
   assertEquals(modulesOf(await filtered.withoutUring!(7, refusal)).at(-1), "other.ts");
   filtered.watchTrouble!(() => {})[Symbol.dispose]();
@@ -61,11 +70,12 @@ Deno.test("what a disk has goes through filters that change nothing", async () =
 Deno.test("what a disk lacks is absent behind filters, and without filters it is the disk itself", async () => {
   const { properties, description, attachment, [Symbol.asyncDispose]: dispose } = fullDisk();
   const bare: Disk = { properties, description, attachment, [Symbol.asyncDispose]: dispose };
-  const { image, files, failed, trouble, watchTrouble, grow, waitsFor, withoutUring, imageReadOnly } = filterDisk(
-    bare,
-    await chooseFilters(IDLE),
-  );
-  const optional = [image, files, failed, trouble, watchTrouble, grow, waitsFor, withoutUring, imageReadOnly];
+  const { image, files, failed, trouble, watchTrouble, grow, waitsFor, reattach, withoutUring, imageReadOnly } =
+    filterDisk(
+      bare,
+      await chooseFilters(IDLE),
+    );
+  const optional = [image, files, failed, trouble, watchTrouble, grow, waitsFor, reattach, withoutUring, imageReadOnly];
   assertEquals(new Set(optional), new Set([undefined]));
   assertEquals(filterDisk(bare, []), bare);
 });
