@@ -227,7 +227,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
   // Without I/O Workers devices say so themselves, and try again.
   const poolStarted = files === undefined || uring ? undefined : pool.start().catch((error) => warn(errorText(error)));
   await unlessAborted(Promise.all([dataPlane.start(), poolStarted]), options.signal);
-  const disks = new DisksInUse();
+  const disks = undo.use(new DisksInUse());
   const devices = new BackendKind({
     kind,
     ...(only === undefined ? {} : { only }),

@@ -47,8 +47,8 @@ const MOST_PAUSE_MS = 1_000;
 /** Disks whose nodes are read with one wait. */
 const DISKS_PER_STEP = 8;
 
-/** Reads the disks in use; searches of one store at the same time share their work. */
-export class DisksInUse {
+/** Reads the disks in use; searches of one store at the same time share their work. Disposing it ends a pause. */
+export class DisksInUse implements Disposable {
   readonly #clock: Clock;
   readonly #turns: Turns;
   #store: XenstoreOperations | undefined;
@@ -56,6 +56,7 @@ export class DisksInUse {
   #next: Promise<readonly DiskInUse[]> | undefined;
   /** The next reading begins no sooner. */
   #notBeforeMs = -Infinity;
+  readonly #over = new AbortController();
 
   /** `clock`: for tests. */
   constructor(clock: Clock = SYSTEM_CLOCK) {
@@ -85,6 +86,10 @@ export class DisksInUse {
     return this.#next ??= this.#pause().then(begin);
   }
 
+  [Symbol.dispose](): void {
+    this.#over.abort();
+  }
+
   get #pauseLeftMs(): number {
     return this.#notBeforeMs - this.#clock.now();
   }
@@ -92,7 +97,7 @@ export class DisksInUse {
   /** Resolves when the next reading may begin. */
   async #pause(): Promise<void> {
     await this.#current?.catch(() => {}); // who asked for it is told
-    if (this.#pauseLeftMs > 0) await this.#clock.sleep(this.#pauseLeftMs);
+    if (this.#pauseLeftMs > 0) await this.#clock.sleep(this.#pauseLeftMs, this.#over.signal);
   }
 
   async #read(store: XenstoreOperations, backendDomain: DomId): Promise<readonly DiskInUse[]> {

@@ -289,6 +289,7 @@ export class Rig implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const frontend of this.#frontends) frontend[Symbol.dispose]();
     for (const kind of this.#kinds) await kind.close({ leave: "connected", timeoutMs: 0 }, PATIENCE_MS);
+    await turn(); // a search for devices may have left the event loop its turn
   }
 
   get #logger(): Logger {

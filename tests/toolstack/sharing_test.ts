@@ -340,6 +340,21 @@ Deno.test("searches at the same time share their reads of the store, and each se
   assertEquals((await late)?.text, "xvdz of guest-119 (domain 119) uses it (vbd3, mode w)");
 });
 
+Deno.test("the pause before the next reading ends with its owner, whom a timer would keep alive", async () => {
+  await using scene = new Scene();
+  manyOthers(scene, 4);
+  const { store } = slowStore(scene, 1);
+  const sleep = (ms: number, signal?: AbortSignal): Promise<void> =>
+    signal === undefined
+      ? SYSTEM_CLOCK.sleep(ms)
+      : new Promise((resolve) => signal.aborted ? resolve() : signal.addEventListener("abort", () => resolve()));
+  const disks = new DisksInUse({ ...SYSTEM_CLOCK, sleep });
+  await disks.read(store, DOM0);
+  const next = disks.read(store, DOM0);
+  disks[Symbol.dispose]();
+  assertEquals((await next).length, 4);
+});
+
 Deno.test("a search that takes too long is refused with the reason", async () => {
   await using scene = new Scene();
   manyOthers(scene, 20);
