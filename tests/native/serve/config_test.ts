@@ -83,7 +83,7 @@ nativeTest("a configuration with a fault is refused before anything is served, w
   const config = `${xen.directory}/config.toml`;
   Deno.writeTextFileSync(config, "[serve]\nqueues = 99\n");
   await using serve = new BackendProcess(xen, ["serve", "--config", config]);
-  assertEquals(await serve.exited(), 1);
+  assertEquals(await serve.exited(), 2);
   assertMatch(
     serve.messages,
     /config\.toml:2: Cannot use queues = 99 in \[serve\]: it takes a whole number from 1 to 64/,
