@@ -50,7 +50,7 @@ export interface ManyReport {
 
 const IMAGE_BYTES = 16 * 2 ** 20;
 /** 4 KiB random reads, 32 in flight on each disk. */
-const LOAD: LoadSpec = {
+export const READS: LoadSpec = {
   seed: 1,
   pattern: "random",
   readShare: 1,
@@ -79,7 +79,7 @@ export async function runMany(plan: ManyPlan, progress: (text: string) => void):
     const guest = guests.use(new GuestProcess(xen, domain));
     for (let i = 0; i < plan.disksPerDomain; i++) disks.push(await connect(xen, guest, `${domain}-${i}.img`));
   }
-  await Promise.all(disks.map((disk) => disk.measure({ ...LOAD, requests: 10_000 }))); // compiles both ends
+  await Promise.all(disks.map((disk) => disk.measure({ ...READS, requests: 10_000 }))); // compiles both ends
   const connected = residentBytes(backend.pid);
   progress("many disks: idle");
   const idle = await watchIdle(backend.pid, plan.idleMs);
@@ -131,7 +131,7 @@ async function load(
   durationMs: number,
 ): Promise<Pick<ManyResult, "operations" | "iops" | "cpuUs">> {
   const before = processorSeconds(pid);
-  const outcomes = await Promise.all(disks.map((disk, seed) => disk.measure({ ...LOAD, seed, durationMs })));
+  const outcomes = await Promise.all(disks.map((disk, seed) => disk.measure({ ...READS, seed, durationMs })));
   const cpuSeconds = processorSeconds(pid) - before;
   const failed = outcomes.find(({ errors, protocolErrors }) => errors + protocolErrors > 0);
   if (failed !== undefined) throw new XenblkError("Cannot measure many disks: a request failed");

@@ -4,7 +4,6 @@
  * a restart keeps guests waiting, and whether the goals are reached. Figures go to stdout, progress to stderr.
  */
 
-import type { LoadSpec } from "../lib/guest/load_types.ts";
 import { Output } from "../lib/cli/output.ts";
 import { missingParts, NativeXen } from "../tests/native/harness.ts";
 import { BackendProcess } from "../tests/native/serve/backend.ts";
@@ -12,6 +11,7 @@ import { Crowd } from "../tests/native/serve/crowd.ts";
 import { GuestProcess } from "../tests/native/serve/guest.ts";
 import { newDisk } from "../tests/native/serve/scenes.ts";
 import { describeMachine, machineLine, processorSeconds, residentBytes } from "./machine.ts";
+import { READS } from "./many.ts";
 import { median } from "./statistics.ts";
 
 const [guests = 200, disksEach = 5] = Deno.args.map(Number);
@@ -23,15 +23,6 @@ const IDLE_MS = 60_000;
 const READ_EVERY_MS = 200;
 /** Disks that are loaded while one more is attached. */
 const LOADED = 4;
-const LOAD: LoadSpec = {
-  seed: 1,
-  pattern: "random",
-  readShare: 1,
-  blockBytes: [4096],
-  depth: 32,
-  flushEvery: 0,
-  barrierEvery: 0,
-};
 
 /** What a process has open and in memory. */
 interface Holding {
@@ -100,7 +91,7 @@ async function oneMore(xen: NativeXen, crowd: Crowd, folder: string): Promise<vo
     loaded.push(await newDisk(xen, guest, `load-${i}.img`, { folder, sizeBytes: 2 ** 24 }));
   }
   await Promise.all(loaded.map(({ disk }) => disk.connect()));
-  for (const { disk } of loaded) await disk.startMeasure({ ...LOAD, durationMs: 120_000 });
+  for (const { disk } of loaded) await disk.startMeasure({ ...READS, durationMs: 120_000 });
   await crowd.create(guests + 2, 1);
   const [offeredMs] = await crowd.attach(guests + 2, 1, 1, folder);
   const connectedMs = await crowd.connect();

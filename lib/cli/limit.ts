@@ -5,17 +5,13 @@
 
 import { deviceLabel } from "../backend/journals.ts";
 import type { Limits } from "../control/protocol.ts";
-import { clientOf } from "../control/serving.ts";
-import { XenblkError } from "../errors.ts";
 import { formatSize } from "../sizes.ts";
 import { findDisk } from "../toolstack/detach.ts";
-import { domainLabel } from "../toolstack/domains.ts";
-import { backendPath } from "../xenbus/paths.ts";
-import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
+import { parseVdev } from "../xenbus/vdev.ts";
 import { namedDisk } from "./disk_result.ts";
 import { type Description, flag, integer, optional, size } from "./options.ts";
-import { Silent } from "./silent.ts";
 import { renderFields } from "./table.ts";
+import { clientOfServing } from "./through_socket.ts";
 import { defineVerb } from "./verb.ts";
 
 const MOST_IOPS = 1e9;
@@ -48,16 +44,7 @@ export const limit = defineVerb({
   async run({ host, output }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
     const found = findDisk(store, operands["domain"]!, operands["vdev"]!);
-    const { guest, device } = found;
-    const silent = new Silent();
-    using client = await clientOf(backendPath(device), silent.note);
-    if (client === undefined) {
-      const what = `Cannot limit ${formatVdev(device.vdev)} of ${domainLabel(guest)}`;
-      if (!silent.isEmpty) throw silent.error(what);
-      throw new XenblkError(`${what}: no process of xenblk serves it`, {
-        remedy: "see `xenblk list`; the process may also belong to another user",
-      });
-    }
+    using client = await clientOfServing(found, "limit");
     const wanted = {
       iops: options.iops,
       iopsBurst: options["iops-burst"],
@@ -65,7 +52,7 @@ export const limit = defineVerb({
       bytesBurst: options["bytes-burst"],
     };
     const named: Limits = Object.fromEntries(Object.entries(wanted).filter(([, value]) => value !== undefined));
-    const { limits } = await client.call("limit", { device: deviceLabel(device), limits: named });
+    const { limits } = await client.call("limit", { device: deviceLabel(found.device), limits: named });
     if (options.json) output.json({ ...namedDisk(found), limits });
     else {
       const { iops, iopsBurst, bytesPerSecond, bytesBurst } = limits;

@@ -6,11 +6,26 @@
 import { ConnectionLostError, type ControlClient } from "../control/client.ts";
 import { clientOf } from "../control/serving.ts";
 import { XenblkError } from "../errors.ts";
+import type { FoundDisk } from "../toolstack/detach.ts";
+import { domainLabel } from "../toolstack/domains.ts";
 import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
+import { formatVdev } from "../xenbus/vdev.ts";
 import { Silent } from "./silent.ts";
 
 /** How much longer a call may take than what it waits for. */
 export const CALL_SLACK_MS = 10_000;
+
+/** A connection to the process that serves the disk. Throws {@linkcode XenblkError} if none does; `verb`: "weigh". */
+export async function clientOfServing({ guest, device }: FoundDisk, verb: string): Promise<ControlClient> {
+  const silent = new Silent();
+  const client = await clientOf(backendPath(device), silent.note);
+  if (client !== undefined) return client;
+  const what = `Cannot ${verb} ${formatVdev(device.vdev)} of ${domainLabel(guest)}`;
+  if (!silent.isEmpty) throw silent.error(what);
+  throw new XenblkError(`${what}: no process of xenblk serves it`, {
+    remedy: "see `xenblk list`; the process may also belong to another user",
+  });
+}
 
 /** The result of `asked`, or else of `direct`. */
 export async function throughSocket<T>(

@@ -3,17 +3,14 @@
  */
 
 import { deviceLabel } from "../backend/journals.ts";
-import { clientOf } from "../control/serving.ts";
 import { LEAST_WEIGHT, MOST_WEIGHT } from "../dataplane/fairness.ts";
 import { XenblkError } from "../errors.ts";
 import { findDisk } from "../toolstack/detach.ts";
-import { domainLabel } from "../toolstack/domains.ts";
-import { backendPath } from "../xenbus/paths.ts";
-import { formatVdev, parseVdev } from "../xenbus/vdev.ts";
+import { parseVdev } from "../xenbus/vdev.ts";
 import { namedDisk } from "./disk_result.ts";
 import { flag, integer } from "./options.ts";
-import { Silent } from "./silent.ts";
 import { renderFields } from "./table.ts";
+import { clientOfServing } from "./through_socket.ts";
 import { defineVerb } from "./verb.ts";
 
 const WEIGHT = integer("the new weight; default: only show it", LEAST_WEIGHT, MOST_WEIGHT);
@@ -38,19 +35,10 @@ export const weight = defineVerb({
   async run({ host, output }, options, operands): Promise<number> {
     using store = (await host.openNativePlatform()).openXenstore();
     const found = findDisk(store, operands["domain"]!, operands["vdev"]!);
-    const { guest, device } = found;
-    const silent = new Silent();
-    using client = await clientOf(backendPath(device), silent.note);
-    if (client === undefined) {
-      const what = `Cannot weigh ${formatVdev(device.vdev)} of ${domainLabel(guest)}`;
-      if (!silent.isEmpty) throw silent.error(what);
-      throw new XenblkError(`${what}: no process of xenblk serves it`, {
-        remedy: "see `xenblk list`; the process may also belong to another user",
-      });
-    }
+    using client = await clientOfServing(found, "weigh");
     const given = operands["weight"];
     const wanted = given === undefined ? {} : { weight: parseWeight(given) };
-    const answer = await client.call("weight", { device: deviceLabel(device), ...wanted });
+    const answer = await client.call("weight", { device: deviceLabel(found.device), ...wanted });
     if (options.json) output.json({ ...namedDisk(found), ...answer });
     else output.data(renderFields([["weight", String(answer.weight)]]));
     return 0;
