@@ -6,7 +6,7 @@
 # and no error. The journal has the level and the disk of each line. The removal of the package ends the service.
 # suites: trixie
 # init: systemd
-# short: trixie
+# short: none
 # timeout: 1500 s
 XENBLK=(/usr/bin/xenblk)
 unit=xenblk.service
