@@ -96,6 +96,9 @@ export { type ImageSpec, parseImage } from "./lib/storage/image/spec.ts";
 export * from "./lib/dataplane/types.ts";
 export { createStats, type QueueStats, STAT } from "./lib/dataplane/stats.ts";
 export { WorkerDataPlane, type WorkerDataPlaneOptions } from "./lib/dataplane/worker_dataplane.ts";
+export type { MoveResult } from "./lib/dataplane/placed_queue.ts";
+export type { ReactorThreadOptions } from "./lib/dataplane/reactor_thread.ts";
+export type { Weight } from "./lib/dataplane/fairness.ts";
 
 export { BackendKind, type BackendKindOptions, ownDomain } from "./lib/backend/kind.ts";
 export type { CloseOptions } from "./lib/backend/device.ts";

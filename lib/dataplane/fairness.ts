@@ -25,6 +25,7 @@ const PARTS = 64;
 
 /** The weight of a disk, in memory that its reactors look at: a change holds from their next visit on. */
 export class Weight {
+  /** What its reactors read it from: one 32-bit word. */
   readonly memory: SharedArrayBuffer = new SharedArrayBuffer(Int32Array.BYTES_PER_ELEMENT);
   readonly #words = new Int32Array(this.memory);
 
@@ -33,6 +34,7 @@ export class Weight {
     this.#words[0] = weight;
   }
 
+  /** As it is now, from 1 to 1000. */
   get value(): number {
     return this.#words[0]!;
   }
