@@ -3,6 +3,8 @@
  * They are measured without the rest of the data plane, since they are a small part of it.
  */
 
+import { V8_FLAGS } from "../lib/cli/install/plan.ts";
+
 /** Requests that are taken together: a ring of one page. */
 export const SLOTS = 32;
 
@@ -39,7 +41,7 @@ const MOST_SHARE = 0.02;
 /** Measures all patterns in a process of its own. Throws Error with its message if it fails. */
 export async function runFigures({ rounds, requestsPerRound }: FiguresPlan): Promise<FiguresCost[]> {
   const program = new URL("./figures_process.ts", import.meta.url).pathname;
-  const args = ["run", "-A", "--no-check", program, `${rounds}`, `${requestsPerRound}`];
+  const args = ["run", "-A", "--no-check", V8_FLAGS, program, `${rounds}`, `${requestsPerRound}`];
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), { args, stdin: "null" }).output();
   const [text, words] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
   if (!success) throw new Error(`Cannot measure the cost of figures: ${words!.trim()}`);

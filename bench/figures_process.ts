@@ -12,13 +12,14 @@ import { type FiguresCost, type FiguresPattern, PATTERNS, SLOTS, undisturbed } f
 /** One queue's times, and the requests of one take. */
 class Loop {
   readonly #times = new RequestTimes({ slots: SLOTS, stats: createStats(), platform: openNativePlatform() });
+  readonly #operations = new Uint8Array(SLOTS).fill(OP_READ);
   readonly #taken = Uint16Array.from({ length: SLOTS }, (_, slot) => slot);
   /** What each pass answers. */
   readonly #passes: readonly FinishedSlots[];
   readonly #settles: boolean;
 
   constructor({ passes, visits }: FiguresPattern) {
-    const responseOperation = new Uint8Array(SLOTS).fill(OP_READ);
+    const responseOperation = this.#operations;
     const status = new Int8Array(SLOTS).fill(STATUS_OKAY);
     this.#passes = Array.from({ length: passes }, (_, pass) => {
       const [first, end] = [pass, pass + 1].map((n) => Math.floor(n * SLOTS / passes));
@@ -35,7 +36,7 @@ class Loop {
     const times = this.#times;
     times.interrupted(); // so that the clock is read
     times.beginTaking();
-    times.taken(this.#taken, SLOTS);
+    times.taken({ taken: this.#taken, responseOperation: this.#operations }, SLOTS);
     for (let pass = 0; pass < this.#passes.length; pass++) {
       const finished = this.#passes[pass]!;
       times.beginAnswering();

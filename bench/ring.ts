@@ -3,6 +3,7 @@
  * alternating rounds. Then many requests, to count V8's garbage collections, and the cost of the data plane's figures.
  */
 
+import { V8_FLAGS } from "../lib/cli/install/plan.ts"; // as the installed command has them
 import { compile, MISSING_COMPILER } from "./compile.ts";
 import { type FiguresCost, type FiguresPlan, runFigures } from "./figures.ts";
 import { median, ratio } from "./statistics.ts";
@@ -176,7 +177,7 @@ class RingProcess implements AsyncDisposable {
   constructor() {
     const program = new URL("./ring_process.ts", import.meta.url).pathname;
     this.#child = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--no-check", "--v8-flags=--trace-gc,--expose-gc", program],
+      args: ["run", "-A", "--no-check", `${V8_FLAGS},--trace-gc,--expose-gc`, program],
       stdin: "piped",
       stdout: "piped",
       stderr: "piped",

@@ -136,15 +136,18 @@ export class Queue implements Disposable {
     this.#grants.transfer();
     this.#start(acquired);
     this.#channel.submit();
-    this.#times.beginAnswering();
-    this.#steps.answer(this.#broken !== undefined);
+    const isEmpty = reaped === 0 && taken === 0 && acquired === 0;
+    if (!isEmpty || this.#slots.finishedCount > 0) {
+      this.#times.beginAnswering();
+      this.#steps.answer(this.#broken !== undefined);
+    }
     // Not in answer(): the compiler would inline this there, and have no room left for what each request needs.
     if (this.inFlight === 0) this.#times.idle();
     this.#stats[STAT.inFlight] = this.inFlight;
     const flushing = this.#state === "draining" && this.#drain();
     // What was started may be complete already, and a request that failed at once has left room behind: nothing announces
     // either.
-    return reaped > 0 || taken > 0 || acquired > 0 || flushing;
+    return !isEmpty || flushing;
   }
 
   /**
@@ -163,7 +166,7 @@ export class Queue implements Disposable {
     this.#times.settle();
   }
 
-  /** The reactor has visited other queues since the last pass. */
+  /** The reactor has slept, or visited other queues, since the last pass. */
   interrupted(): void {
     this.#times.interrupted();
   }
@@ -229,7 +232,7 @@ export class Queue implements Disposable {
       available--;
     }
     if (taken > 0) {
-      this.#times.taken(this.#slots.taken, taken);
+      this.#times.taken(this.#slots, taken);
       this.#parts.journal.consumed(this.#ring.requestConsumer);
       this.cost += taken * REQUEST_COST;
     }
@@ -245,7 +248,7 @@ export class Queue implements Disposable {
       this.#steps.admit(replay.pop()!);
       taken++;
     }
-    this.#times.taken(this.#slots.taken, taken);
+    this.#times.taken(this.#slots, taken);
     return taken;
   }
 

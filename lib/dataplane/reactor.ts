@@ -12,7 +12,7 @@ import { openConnection, type OpenRequest } from "./connection.ts";
 import { Fairness, FAULT_COST, QueueShare, Weight } from "./fairness.ts";
 import { Guest } from "./guest.ts";
 import { PollTime } from "./poll_time.ts";
-import { dueTime, isHeavyAndReady, isOver, isReady, type Served } from "./served.ts";
+import { isHeavyAndReady, isOver, isReady, makeDueReady, type Served, sooner } from "./served.ts";
 
 /** Turns between two checks of idle queues' events and of due times, while there is always work. */
 const TURNS_PER_EVENT_CHECK = 4;
@@ -87,6 +87,8 @@ export class Reactor implements Disposable {
   /** The queue that the next round begins with, apart from light ones. */
   #next = 0;
   #turns = 0;
+  /** See {@linkcode waited}; since the last visit. */
+  #hasWaited = false;
   /** Light queues had requests a short time ago: turns and passes are short. */
   #hasLight = false;
   /** Requests in flight in the queues that the last round visited. */
@@ -190,11 +192,16 @@ export class Reactor implements Disposable {
     return true;
   }
 
+  /** Something else than turns has taken time. */
+  waited(): void {
+    this.#hasWaited = true;
+  }
+
   /** One visit to every queue that has work. True: there may be more at once; false: the reactor may sleep. */
   turn(): boolean {
     if (this.#turnsSinceEvents++ % TURNS_PER_EVENT_CHECK === 0) {
       this.#takeEvents();
-      if (this.#timed.length > 0) this.#findDue();
+      if (this.#timed.length > 0) makeDueReady(this.#timed, this.#platform);
     }
     if (++this.#turns % TURNS_PER_CLOCK_CHECK === 0) this.#releaseIdle();
     return this.#visitAll() || this.#eventsLeft;
@@ -302,13 +309,14 @@ export class Reactor implements Disposable {
    * sleeps after the last use of kept mappings end early, to release them; from then on nothing disturbs an idle reactor.
    */
   sleep(timeoutMs: number): void {
-    const dueMs = this.#timed.length > 0 ? this.#findDue() : -1;
+    const dueMs = this.#timed.length > 0 ? makeDueReady(this.#timed, this.#platform) : -1;
     const idleMs = sooner(this.#releaseIdle(), dueMs);
     this.#turnsSinceEvents = 0;
     if (idleMs === 0) return;
     const idle = this.#poll.mostMs > 0 && this.#inFlight === 0;
     const beganMs = idle ? this.#platform.now() : 0;
     if (this.#poll.nowMs > 0 && ((idle && this.#pollRings(beganMs)) || this.#restAll())) return this.#poll.found();
+    this.waited();
     this.#parker.park(sooner(timeoutMs, idleMs));
     if (idle) this.#poll.idled(this.#platform.now() - beganMs);
   }
@@ -319,6 +327,7 @@ export class Reactor implements Disposable {
     do {
       // Looking at the clock costs more than looking at a ring.
       for (let looks = 0; looks <= LOOKS_PER_CLOCK_CHECK; looks += 1 + this.#served.length) {
+        this.waited();
         if (this.#visitAll()) return true;
       }
     } while (this.#platform.now() < endMs);
@@ -348,7 +357,8 @@ export class Reactor implements Disposable {
     const faults = served.faults.count;
     const polled = this.#poll.nowMs > 0;
     const alone = this.#served.length === 1;
-    if (!alone) queue.interrupted();
+    if (!alone || this.#hasWaited) queue.interrupted();
+    this.#hasWaited = false;
     let more = queue.step(most);
     let { cost } = queue;
     // With little in flight another pass mostly finds nothing; then parking submits, with the same call.
@@ -384,34 +394,6 @@ export class Reactor implements Disposable {
     if (served.reportedLatched || !served.connection.latch.tripped) return;
     served.reportedLatched = true;
     this.#host.latched?.(served.id);
-  }
-
-  /** Makes the queues that are due be visited. Milliseconds until the next one is; 0: one is now, -1: none will be. */
-  #findDue(): number {
-    let dueMs = Infinity;
-    for (let i = 0; i < this.#timed.length; i++) {
-      dueMs = Math.min(dueMs, this.#timed[i]!.connection.channel.dueMs ?? Infinity);
-    }
-    if (dueMs === Infinity) return -1; // the clock need not be read
-    const now = this.#platform.now();
-    return dueMs > now ? dueMs - now : this.#visitDue(now);
-  }
-
-  /** The same, if a channel's time has passed, or is not a number. */
-  #visitDue(now: number): number {
-    let nextMs = -1;
-    for (const served of this.#timed) {
-      const leftMs = dueTime(served) - now;
-      if (leftMs > 0) {
-        if (leftMs !== Infinity) nextMs = sooner(nextMs, leftMs);
-        continue;
-      }
-      served.hasWork = true;
-      served.visitedDueMs = served.connection.channel.dueMs!;
-      served.visitedMs = now;
-      nextMs = 0;
-    }
-    return nextMs;
   }
 
   /** Continues a round that is due. Milliseconds until there is more to do; -1: nothing to wait for. */
@@ -490,9 +472,4 @@ export class Reactor implements Disposable {
       this.#host.warn(errorText(error));
     }
   }
-}
-
-/** The shorter of two timeouts; -1 means no timeout. */
-function sooner(oneMs: number, otherMs: number): number {
-  return oneMs < 0 || (otherMs >= 0 && otherMs < oneMs) ? otherMs : oneMs;
 }

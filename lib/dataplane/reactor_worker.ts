@@ -71,8 +71,10 @@ async function run(platform: Platform, parkerOfRun: Parker, { token, control, lo
   while (!commands.exiting) {
     const busy = reactor.turn();
     const count = Atomics.load(posted, CONTROL_POSTED);
-    if (count !== commands.handled) await eventLoopTurn(!busy && commands.onlyLoads(count) ? LOADING_TURN_MS : 0);
-    else if (!busy) {
+    if (count !== commands.handled) {
+      await eventLoopTurn(!busy && commands.onlyLoads(count) ? LOADING_TURN_MS : 0);
+      reactor.waited();
+    } else if (!busy) {
       meter.sleeps();
       reactor.sleep(-1);
       meter.wakes();

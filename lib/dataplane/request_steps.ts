@@ -265,7 +265,9 @@ export class RequestSteps {
         `: ${flushing ? "flush" : "I/O"} failed: ${errnoText(errno)}` +
         (flushing ? "; writes are refused from now on: check the image's storage, then reattach" : ""),
     );
-    this.#finish(slot, errno === -EOPNOTSUPP ? STATUS_EOPNOTSUPP : STATUS_ERROR);
+    const isOffered = errno !== -EOPNOTSUPP;
+    if (!isOffered) this.#times.tellApart();
+    this.#finish(slot, isOffered ? STATUS_ERROR : STATUS_EOPNOTSUPP);
   }
 
   #complainLatched(slot: number): void {

@@ -1,9 +1,9 @@
 /**
  * How long the requests of one queue take, from being taken off the ring to being answered: a time per slot, and
  * histograms in the memory of the counters. Reading the clock costs as much as a tenth of a request, so it is read at most
- * twice per pass: when requests are taken, and when some are answered. A pass that directly follows another one takes its
- * requests at the time of that one's answers. Requests that were taken together and are answered in one visit share one
- * entry into the histogram.
+ * twice per pass: when requests are taken, and when some are answered. If nothing was done between answers and the next
+ * taking, both have the same time. Requests that were taken together and are answered in one visit share one entry into the
+ * histogram; as long as no others are in flight, they need no look at each of them.
  */
 
 import {
@@ -40,7 +40,10 @@ export interface RequestTimesOptions {
   readonly platform: Pick<Platform, "now" | "readClock">;
 }
 
-/** What is known of slots whose requests are finished; see slot_table.ts. */
+/** What is known of slots whose requests were taken; see slot_table.ts. */
+export type TakenSlots = Pick<SlotTable, "taken" | "responseOperation">;
+
+/** The same of those that are finished. */
 export type FinishedSlots = Pick<SlotTable, "finished" | "responseOperation" | "status">;
 
 /** The times of one queue's requests. Disposing it ends the queue's part in the device's busy time. */
@@ -55,8 +58,10 @@ export class RequestTimes implements Disposable {
   #isBusy = false;
   /** {@linkcode ANSWER_MS} is of this pass. */
   #isTimed = false;
-  /** It is of this pass or the one directly before. */
+  /** Nothing was done since. */
   #isFresh = false;
+  /** All requests in flight are reads, or all are writes, and were taken together at {@linkcode RUN_MS}. */
+  #isUniform = false;
   /** Answered requests of one kind that were taken together, and are not recorded yet. */
   #runLength = 0;
   #runOperation = 0;
@@ -80,24 +85,40 @@ export class RequestTimes implements Disposable {
     const times = this.#times;
     if (this.#isFresh) times[TAKE_MS] = times[ANSWER_MS]!;
     else this.#readClock(times, TAKE_MS);
-    if (this.#isBusy) return;
-    this.#isBusy = true;
-    this.#busy.begin(this.#times, TAKE_MS);
+    if (this.#isBusy) return this.tellApart();
+    this.#isBusy = this.#isUniform = true;
+    this.#busy.begin(times, TAKE_MS);
   }
 
-  /** These slots hold them: the first `count` of `slots`. One call for all: see {@linkcode answered}. */
-  taken(slots: Uint16Array, count: number): void {
+  /** The first `count` of the taken slots hold them. One call for all: see {@linkcode answered}. */
+  taken({ taken, responseOperation }: TakenSlots, count: number): void {
     const times = this.#times;
     const takenMs = times[TAKE_MS]!;
-    for (let i = 0; i < count; i++) times[SLOT_MS + slots[i]!] = takenMs;
+    if (this.#isUniform) {
+      const first = responseOperation[taken[0]!]!;
+      let differing = first & ~OP_WRITE; // neither a read nor a write
+      for (let i = 1; i < count; i++) differing |= responseOperation[taken[i]!]! ^ first;
+      times[RUN_MS] = takenMs;
+      this.#runOperation = first;
+      if (differing === 0) return;
+      this.#isUniform = false;
+    }
+    for (let i = 0; i < count; i++) times[SLOT_MS + taken[i]!] = takenMs;
   }
 
-  /** Requests are about to be answered. */
+  /** The requests in flight do not have all the same time, or not all a duration. */
+  tellApart(): void {
+    if (!this.#isUniform) return;
+    this.#isUniform = false;
+    this.#times.fill(this.#times[RUN_MS]!, SLOT_MS);
+  }
+
+  /** This pass has done something, and requests are about to be answered. */
   beginAnswering(): void {
     this.#isTimed = this.#isFresh = false;
   }
 
-  /** Something else was done since the last pass. */
+  /** Time has passed since the last pass. */
   interrupted(): void {
     this.#isFresh = false;
   }
@@ -106,7 +127,12 @@ export class RequestTimes implements Disposable {
    * The first `count` of the finished slots are answered. One call for all of a pass: a call per request would be
    * inlined in the loops of the requests' own steps, where it costs several times as much.
    */
-  answered({ finished, responseOperation, status }: FinishedSlots, count: number): void {
+  answered(slots: FinishedSlots, count: number): void {
+    if (this.#isUniform) this.#runLength += count;
+    else this.#answeredApart(slots, count);
+  }
+
+  #answeredApart({ finished, responseOperation, status }: FinishedSlots, count: number): void {
     const times = this.#times;
     let runMs = times[RUN_MS]!;
     let runOperation = this.#runOperation;
@@ -132,7 +158,7 @@ export class RequestTimes implements Disposable {
   idle(): void {
     this.settle();
     if (!this.#isBusy) return;
-    this.#isBusy = false;
+    this.#isBusy = this.#isUniform = false;
     this.#lookAtClock();
     this.#busy.end(this.#times, ANSWER_MS, this.#stats, STAT.busyNs);
   }

@@ -1,7 +1,8 @@
 /**
- * What a reactor knows of each queue that it serves.
+ * What a reactor knows of each queue that it serves, and when one has to be visited.
  */
 
+import type { Platform } from "../hypervisor.ts";
 import type { Connection } from "./connection.ts";
 import type { QueueShare } from "./fairness.ts";
 import type { Guest, GuestTable } from "./guest.ts";
@@ -53,9 +54,40 @@ export function isHeavyAndReady(served: Served): boolean {
   return served.isHeavy && isReady(served);
 }
 
+/** Makes the queues that are due be visited. Milliseconds until the next one is; 0: one is now, -1: none will be. */
+export function makeDueReady(timed: readonly Served[], platform: Pick<Platform, "now">): number {
+  let dueMs = Infinity;
+  for (let i = 0; i < timed.length; i++) dueMs = Math.min(dueMs, timed[i]!.connection.channel.dueMs ?? Infinity);
+  if (dueMs === Infinity) return -1; // the clock need not be read
+  const now = platform.now();
+  return dueMs > now ? dueMs - now : makeReady(timed, now);
+}
+
+/** The same, if a channel's time has passed, or is not a number. */
+function makeReady(timed: readonly Served[], now: number): number {
+  let nextMs = -1;
+  for (const served of timed) {
+    const leftMs = dueTime(served) - now;
+    if (leftMs > 0) {
+      if (leftMs !== Infinity) nextMs = sooner(nextMs, leftMs);
+      continue;
+    }
+    served.hasWork = true;
+    served.visitedDueMs = served.connection.channel.dueMs!;
+    served.visitedMs = now;
+    nextMs = 0;
+  }
+  return nextMs;
+}
+
 /** When a queue is due; Infinity: never. A time that has passed, and for which it was visited, is put off. */
-export function dueTime({ connection, visitedDueMs, visitedMs }: Served): number {
+function dueTime({ connection, visitedDueMs, visitedMs }: Served): number {
   const { dueMs } = connection.channel;
   if (dueMs === undefined || Number.isNaN(dueMs)) return Infinity;
   return dueMs === visitedDueMs ? visitedMs + OVERDUE_MS : dueMs;
+}
+
+/** The shorter of two timeouts; -1 means no timeout. */
+export function sooner(oneMs: number, otherMs: number): number {
+  return oneMs < 0 || (otherMs >= 0 && otherMs < oneMs) ? otherMs : oneMs;
 }

@@ -5,6 +5,7 @@
 
 import { assertEquals } from "@std/assert";
 import { OP_DISCARD, OP_FLUSH_DISKCACHE, OP_WRITE, OP_WRITE_BARRIER } from "../../lib/blkif/abi.ts";
+import { EOPNOTSUPP } from "../../lib/errno.ts";
 import { BusyTime, createBusyTime } from "../../lib/dataplane/busy_time.ts";
 import { RequestTimes } from "../../lib/dataplane/request_times.ts";
 import { SlotTable } from "../../lib/dataplane/slot_table.ts";
@@ -57,6 +58,29 @@ Deno.test("requests that are taken apart and answered together have each their o
   assertEquals(rig.stats.busyNs, 10 * MS, "the time is counted once");
 });
 
+Deno.test("requests that were taken together are measured apart if others join them, differ, or are not offered", () => {
+  using rig = new Rig();
+  const send = (atMs: number, ...requests: TestRequest[]): void => {
+    rig.nowMs = atMs;
+    rig.send(...requests);
+    rig.stepUntilIdle();
+  };
+  send(10, READ_PAGE, READ_PAGE);
+  send(13, READ_PAGE);
+  rig.nowMs = 20;
+  rig.run();
+  assertEquals(durations(rig), { read: [3, 27, 10] }, "two reads since 10, one since 13");
+  send(30, READ_PAGE, WRITE_PAGE);
+  rig.nowMs = 32;
+  rig.run();
+  assertEquals(durations(rig), { read: [4, 29, 10], write: [1, 2, 2] });
+  send(40, READ_PAGE, READ_PAGE);
+  rig.nowMs = 45;
+  rig.channel.complete(-EOPNOTSUPP);
+  rig.run();
+  assertEquals(durations(rig), { read: [5, 34, 10], write: [1, 2, 2] }, "one read had no duration");
+});
+
 Deno.test("what is refused is measured, what is not offered is not, and a clock that goes back counts as no time", () => {
   using rig = new Rig({ limits: { readOnly: true } });
   serve(rig, 100, 0, WRITE_PAGE, { operation: 4 });
@@ -91,7 +115,7 @@ Deno.test("a broken ring answers nothing, and is busy no longer", () => {
   assertEquals([durations(rig), rig.stats.busyNs, rig.stats.inFlight], [{}, 4 * MS, 0]);
 });
 
-Deno.test("in a row of passes only answers look at the clock; after an interruption or a pass without answers, takings do", () => {
+Deno.test("after answers, takings look at the clock only if something was done since: by the pass, or by others", () => {
   let looks = 0;
   using times = new RequestTimes({ slots: 1, stats: createStats(), platform: { now: () => ++looks } });
   const slots = new SlotTable(1, 1);
@@ -99,7 +123,7 @@ Deno.test("in a row of passes only answers look at the clock; after an interrupt
   const pass = (answers = true): number => {
     const before = looks;
     times.beginTaking();
-    times.taken(slots.taken, 1);
+    times.taken(slots, 1);
     times.beginAnswering();
     if (answers) times.answered(slots, 1);
     times.settle();

@@ -344,6 +344,7 @@ export class Rig implements Disposable {
 
   /** Steps until there is nothing to do without a completion. */
   stepUntilIdle(): void {
+    this.queue.interrupted();
     for (let steps = 0; this.queue.step() || this.queue.rest(); steps++) {
       if (steps > 1000) throw new Error("the queue does not become idle");
     }
