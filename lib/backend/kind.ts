@@ -4,7 +4,6 @@
  */
 
 import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
-import type { Weight } from "../dataplane/fairness.ts";
 import type { DataPlane } from "../dataplane/types.ts";
 import { errorText } from "../errors.ts";
 import type { DomId, JournalStore, Xenstore, XenstoreWatch } from "../hypervisor.ts";
@@ -203,12 +202,12 @@ export class BackendKind {
    * was not opened yet.
    */
   filtersOf(address: DeviceAddress): readonly LiveFilter[] {
-    return this.#devices.get(backendPath(address))?.filters.filters ?? [];
+    return this.#devices.get(backendPath(address))?.held.filters.filters ?? [];
   }
 
-  /** A device's share of its reactor, which can be changed. Undefined if there is no such device. */
-  weightOf(address: DeviceAddress): Weight | undefined {
-    return this.#devices.get(backendPath(address))?.weight;
+  /** A device's weight, which can be changed, and its open image. Undefined if there is no such device. */
+  heldBy(address: DeviceAddress): BackendDevice["held"] | undefined {
+    return this.#devices.get(backendPath(address))?.held;
   }
 
   /** To be called every few seconds: devices whose storage has stopped answering report that. */
@@ -260,8 +259,8 @@ export class BackendKind {
 
   /** What filters hold goes on now, and may be all that a device had in flight. */
   async #giveUp(open: ReadonlySet<BackendDevice>, closing: Promise<unknown>): Promise<void> {
-    if (![...open].some(({ filters }) => filters.filters.length > 0)) return;
-    for (const device of open) device.filters.end();
+    if (![...open].some(({ held }) => held.filters.filters.length > 0)) return;
+    for (const device of open) device.held.filters.end();
     const over = new AbortController();
     await Promise.race([closing, this.#clock.sleep(FILTERS_MS, over.signal)]);
     over.abort();
