@@ -78,6 +78,10 @@ const SYMBOLS = {
     parameters: ["i32", /* fd */ "usize", /* iov */ "i32", /* iovcnt */ "i64" /* offset */],
     result: "i32",
   },
+  preadv2: {
+    parameters: ["i32", /* fd */ "usize", /* iov */ "i32", /* iovcnt */ "i64", /* offset */ "i32" /* flags */],
+    result: "i32",
+  },
   pwritev: {
     parameters: ["i32", /* fd */ "usize", /* iov */ "i32", /* iovcnt */ "i64" /* offset */],
     result: "i32",

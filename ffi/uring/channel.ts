@@ -4,7 +4,7 @@
  * it makes such calls. After a slow call it uses the ring for a while.
  */
 
-import { EIO, EOPNOTSUPP } from "../../lib/errno.ts";
+import { EAGAIN, EIO, EOPNOTSUPP } from "../../lib/errno.ts";
 import { type ChannelOptions, type IoVectors, type MemoryRule } from "../../lib/storage/disk.ts";
 import { isTransient } from "../../lib/storage/errno.ts";
 import { MOST_RETRIES, OPERATION } from "../../lib/storage/engine/executor.ts";
@@ -27,8 +27,14 @@ const TWO_32 = 2 ** 32;
 
 /** A synchronous call that took longer has waited for the device, and every disk of this reactor with it. */
 const SLOW_CALL_MS = 0.5;
-/** How many operations go to the ring after a slow call. */
+/** How many operations go to the ring after a slow call; and after a read of what is not in the page cache. */
 const OPERATIONS_AFTER_SLOW_CALL = 512;
+const OPERATIONS_AFTER_MISS = 32;
+/** A file system that does not know such reads is not asked again, for practical purposes. */
+const NO_MORE_CALLS = 2 ** 30 - 1;
+
+/** uio.h: a read that would wait fails with EAGAIN, at the first page that is not in the page cache. */
+const RWF_NOWAIT = 8;
 
 /**
  * Discards go in pieces: a piece holds the file's lock, and writes behind it wait. A piece that is done fast is followed
@@ -247,7 +253,8 @@ export class UringChannel extends TableChannel {
     else if (this.#callsPaused > 0) {
       this.#callsPaused--;
       this.#prepareTransfer(tag);
-    } else this.#callTransfer(tag);
+    } else if (route === "cached") this.#readCached(tag);
+    else this.#callTransfer(tag);
   }
 
   /** Writes the operation's vectors as iovecs, and joins those that are adjacent in memory. */
@@ -316,14 +323,27 @@ export class UringChannel extends TableChannel {
     if (this.#mayFallBack && performance.now() - begun > SLOW_CALL_MS) this.#callsPaused = OPERATIONS_AFTER_SLOW_CALL;
   }
 
-  #callOnce(tag: number): number {
+  /** Reads synchronously what is in the page cache, and the rest by the ring. */
+  #readCached(tag: number): void {
+    for (;;) {
+      const result = this.#callOnce(tag, RWF_NOWAIT);
+      if (result === -EAGAIN || result === -EOPNOTSUPP) {
+        this.#callsPaused = result === -EAGAIN ? OPERATIONS_AFTER_MISS : NO_MORE_CALLS;
+        return this.#prepareTransfer(tag);
+      }
+      if (!this.#advance(tag, result)) return;
+    }
+  }
+
+  /** `flags`: RWF_*, of reads. */
+  #callOnce(tag: number, flags = 0): number {
     const count = Math.min(this.table.count[tag]!, MOST_VECTORS);
     // Compiled code passes 64-bit values that it reads from memory without making objects of them.
     this.#setArgument(0, this.#iovecsAddress + this.table.first[tag]! * IOVEC_BYTES);
     this.#setArgument(1, this.table.offsetBytes[tag]!);
     const values = this.#argumentValues;
     const transferred = this.table.operation[tag] === OPERATION.read
-      ? libc().preadv(this.#fd, values[0]!, count, values[1]!)
+      ? libc().preadv2(this.#fd, values[0]!, count, values[1]!, flags)
       : libc().pwritev(this.#fd, values[0]!, count, values[1]!);
     return transferred < 0 ? -errno() : transferred;
   }

@@ -156,7 +156,7 @@ function routesOf(
 ): { reads: TransferRoute; writes: TransferRoute } {
   if (blockDevice === undefined && (type === TMPFS || type === RAMFS)) return { reads: "call", writes: "call" };
   const slowInRing = blockDevice !== undefined || type === EXT;
-  return { reads: "ring", writes: slowInRing && !waits ? "call" : "ring" };
+  return { reads: "cached", writes: slowInRing && !waits ? "call" : "ring" };
 }
 
 function fileSystemType(fd: number): number {

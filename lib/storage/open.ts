@@ -226,7 +226,8 @@ function serveByRing(
 ): ServedImage {
   const { routes } = medium;
   const channels = countChannels();
-  const ways = routes.direct ? "" : `, reads by ${routes.reads}, writes by ${routes.writes}`;
+  const reads = routes.reads === "cached" ? "call if cached" : routes.reads;
+  const ways = routes.direct ? "" : `, reads by ${reads}, writes by ${routes.writes}`;
   let fallback: Promise<ServedImage> | undefined;
   return {
     engine: `uring${ways}`,

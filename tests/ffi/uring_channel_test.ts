@@ -354,21 +354,83 @@ Deno.test("one flush at a time is with the kernel, so that a failure is reported
 
 Deno.test("writes that are durable when they are done go one at a time, beside reads; others do not wait", async () => {
   for (const [cache, at] of [["writethrough", [1, 0]], ["none", [0, 1, 2]]] as const) {
-    await withDetached((rig) => {
-      rig.channel.write(0, 0, 0, 1);
-      rig.channel.read(1, 4096, 1, 1);
-      rig.channel.write(2, 8192, 2, 1);
-      rig.channel.submit();
-      assertEquals(rig.take().map(({ tag }) => tag), [...at], cache);
-      const [first, last] = [rig.answer(0, 1024), rig.answer(0, 3072)];
-      assertEquals(first, [{ offset: 1024, length: 3072, tag: 0 }], "the rest of a short one is not another one");
-      assertEquals(last.map(({ tag }) => tag), cache === "none" ? [] : [2]);
-      rig.answer(1, 4096);
-      rig.answer(2, 4096);
-      assertEquals(rig.reap(), { 0: 0, 1: 0, 2: 0 });
-    }, cache);
+    await withDetached(
+      (rig) => {
+        rig.channel.write(0, 0, 0, 1);
+        rig.channel.read(1, 4096, 1, 1);
+        rig.channel.write(2, 8192, 2, 1);
+        rig.channel.submit();
+        assertEquals(rig.take().map(({ tag }) => tag), [...at], cache);
+        const [first, last] = [rig.answer(0, 1024), rig.answer(0, 3072)];
+        assertEquals(first, [{ offset: 1024, length: 3072, tag: 0 }], "the rest of a short one is not another one");
+        assertEquals(last.map(({ tag }) => tag), cache === "none" ? [] : [2]);
+        rig.answer(1, 4096);
+        rig.answer(2, 4096);
+        assertEquals(rig.reap(), { 0: 0, 1: 0, 2: 0 });
+      },
+      cache,
+      byRing,
+    );
   }
 });
+
+const disk = await attachmentOfTemporaryFile();
+const inMemory = disk.routes.reads === "call" ? " (the temporary folder is in memory)" : "";
+
+Deno.test({
+  name: `a read of what is in the page cache is a call, other reads go by the ring, as do the next ones${inMemory}`,
+  ignore: inMemory !== "",
+  fn: async () => {
+    using folder = new Folder();
+    using rig = new UringRig();
+    const path = folder.file("disk.img", 8 * MIB);
+    const image = Uint8Array.from({ length: 8 * MIB }, (_, i) => i >> 12);
+    Deno.writeFileSync(path, image);
+    await using disk = await rig.open(path, { cache: "writeback" });
+    using detached = new Detached(await disk.attachment(0) as UringAttachment);
+    const { channel, vectors } = detached;
+    const read = (tag: number, page: number, pages: number): Prepared[] => {
+      channel.read(tag, page * 4096, tag, pages);
+      channel.submit();
+      return detached.take();
+    };
+    await keepInPageCache(path, 1023);
+    assertEquals(read(0, 1023, 1), []);
+    assertEquals(detached.reap(), { 0: 0 });
+    assertEquals(nativeMemory.view(vectors.addresses[0]!, 4096), image.subarray(1023 * 4096, 1024 * 4096));
+    assertEquals(read(0, 1023, 2), [{ offset: 1024 * 4096, length: 4096, tag: 0 }], "what is not there");
+    assertEquals(detached.answer(0, 4096), []);
+    for (let i = 0; i < 32; i++) {
+      assertEquals(read(1, 1023, 1), [{ offset: 1023 * 4096, length: 4096, tag: 1 }], "looking in vain costs time");
+      detached.answer(1, 4096);
+      detached.reap();
+    }
+    assertEquals(read(2, 1023, 1), [], "it looks again");
+    assertEquals(detached.reap(), { 2: 0 });
+  },
+});
+
+/** Makes that page of the file the only one in the page cache. */
+async function keepInPageCache(path: string, page: number): Promise<void> {
+  const dd = ["dd", `if=${path}`, "of=/dev/null", "bs=4096", "status=none"];
+  for (
+    const [name, ...args] of [["sync", path], [...dd, "iflag=nocache", "count=0"], [...dd, `skip=${page}`, "count=1"]]
+  ) {
+    const { success } = await new Deno.Command(name!, { args }).output();
+    assertEquals(success, true, name);
+  }
+}
+
+async function attachmentOfTemporaryFile(): Promise<UringAttachment> {
+  using folder = new Folder();
+  using rig = new UringRig();
+  await using disk = await rig.open(folder.file("disk.img", MIB), { cache: "writeback" });
+  return await disk.attachment(0) as UringAttachment;
+}
+
+function byRing(attachment: UringAttachment): UringAttachment {
+  return { ...attachment, routes: { ...attachment.routes, reads: "ring" } };
+}
 
 Deno.test("a discard goes in pieces, one discard at a time, and a write meanwhile is no call", async () => {
   const punch = (attachment: UringAttachment): UringAttachment => ({

@@ -8,8 +8,11 @@ import type { DiscardProperties, DiskAttachment, MemoryRule } from "../disk.ts";
 import type { DescriptorLease } from "./descriptors.ts";
 import type { ImageFile } from "./file.ts";
 
-/** By the ring, asynchronously; or by a call that returns when it is done, which is faster where it never waits. */
-export type TransferRoute = "ring" | "call";
+/**
+ * By the ring, asynchronously; or by a call that returns when it is done, which is faster where it never waits. `cached`:
+ * by a call if that need not wait (RWF_NOWAIT), else by the ring; for reads only.
+ */
+export type TransferRoute = "ring" | "call" | "cached";
 
 /** How discards reach the medium: a hole in a file, a command in the ring, or a call that blocks. */
 export type DiscardRoute = "punch" | "command" | "call";

@@ -15,13 +15,13 @@ const IMAGE_BYTES = 2 ** 26;
 
 /** Arguments of `serve`, and its message about the disk. */
 const CASES: readonly (readonly [args: readonly string[], says: RegExp])[] = [
-  [["--engine", "uring"], /engine uring, reads by ring, writes by \w+, cache writeback\)/],
-  [["--engine", "uring", "--grants", "map"], /engine uring, reads by ring, writes by \w+, cache writeback\)/],
+  [["--engine", "uring"], /engine uring, reads by call if cached, writes by \w+, cache writeback\)/],
+  [["--engine", "uring", "--grants", "map"], /engine uring, reads by call if cached, writes by \w+, cache writeback\)/],
   [["--engine", "uring", "--cache", "none"], /engine uring, cache none\)/],
   [["--engine", "uring", "--cache", "none", "--grants", "persistent"], /grants copy in place of persistent/],
   [
     ["--engine", "uring", "--cache", "writethrough"],
-    /engine uring, reads by ring, writes by ring, cache writethrough\)/,
+    /engine uring, reads by call if cached, writes by ring, cache writethrough\)/,
   ],
   [["--engine", "uring", "--cache", "unsafe"], /cache unsafe: a crash of this machine loses or damages its data/],
   [["--engine", "file"], /engine file, cache writeback\)/],
