@@ -4,7 +4,7 @@
  * it has no effect any more, and the kernel releases what it held.
  */
 
-import type { CloseOptions } from "../../lib/backend/device.ts";
+import type { CloseOptions } from "../../lib/backend/close_options.ts";
 import { BackendKind } from "../../lib/backend/kind.ts";
 import type { DeviceStatus } from "../../lib/backend/status.ts";
 import type { DeviceSettings } from "../../lib/backend/settings.ts";
@@ -475,6 +475,13 @@ export class BackendProcess {
             return queue.inFlight;
           },
           grow: (sectors) => queue.grow(sectors),
+          start: () => queue.start(),
+          release: async (limitMs) => {
+            if (!await queue.release(limitMs)) return false;
+            this.#queues.delete(ring);
+            closed();
+            return true;
+          },
           close: () => {
             this.#queues.delete(ring);
             return closing ??= queue.close().then(closed);
