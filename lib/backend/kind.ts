@@ -4,7 +4,6 @@
  */
 
 import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
-import type { Weight } from "../dataplane/fairness.ts";
 import type { DataPlane } from "../dataplane/types.ts";
 import { errorText } from "../errors.ts";
 import type { DomId, JournalStore, Xenstore, XenstoreWatch } from "../hypervisor.ts";
@@ -25,7 +24,8 @@ import { Turns } from "../turns.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Backoff } from "./backoff.ts";
 import type { ExcludingDiskFinder } from "../toolstack/sharing.ts";
-import { BackendDevice, type CloseOptions } from "./device.ts";
+import type { CloseOptions } from "./close_options.ts";
+import { BackendDevice } from "./device.ts";
 import { guestName, TOOLSTACK_NODES } from "./device_nodes.ts";
 import { identifyDisk, type SettingsRule } from "./disk_identity.ts";
 import { isDeviceGone, sweepLeftovers } from "./leftovers.ts";
@@ -206,9 +206,9 @@ export class BackendKind {
     return this.#devices.get(backendPath(address))?.filters.filters ?? [];
   }
 
-  /** A device's share of its reactor, which can be changed. Undefined if there is no such device. */
-  weightOf(address: DeviceAddress): Weight | undefined {
-    return this.#devices.get(backendPath(address))?.weight;
+  /** A device, for what is asked of it alone. Undefined if there is no such device. */
+  find(address: DeviceAddress): Pick<BackendDevice, "exchange" | "weight"> | undefined {
+    return this.#devices.get(backendPath(address));
   }
 
   /** To be called every few seconds: devices whose storage has stopped answering report that. */
