@@ -6,7 +6,6 @@
 
 import { isAbort, unlessAborted } from "../abort.ts";
 import type { Clock } from "../clock.ts";
-import type { Weight } from "../dataplane/fairness.ts";
 import { errorText } from "../errors.ts";
 import type { Xenstore } from "../hypervisor.ts";
 import { labelled, type Logger } from "../log.ts";
@@ -30,7 +29,6 @@ import { type DeviceParts, reportLatch } from "./connect.ts";
 import type { ExcludingDiskFinder, Exclusion, ImageQuery } from "../toolstack/sharing.ts";
 import { CAN_BE_REFUSED, DeviceActions } from "./device_actions.ts";
 import { DeviceError } from "./device_error.ts";
-import type { DeviceFilters } from "./device_filters.ts";
 import { DeviceNodes, isRemoved, type Observation } from "./device_nodes.ts";
 import { withEmptyDrive } from "./empty_drive.ts";
 import type { Exchanged, ExchangeRequest } from "./exchange.ts";
@@ -74,10 +72,8 @@ export class BackendDevice {
   readonly path: string;
   /** `vbd3/5/51712`: kind, domid, virtual device. */
   readonly label: string;
-  /** In front of its image. */
-  readonly filters: DeviceFilters;
-  /** The disk's share of a reactor; a change holds until the process ends. */
-  readonly weight: Weight;
+  /** What is in front of its image, its share of a reactor (a change holds until the process ends), and its image. */
+  readonly held: Pick<DeviceResources, "filters" | "weight" | "image">;
   /** Resolves when the toolstack's removal is carried out: Closed and not online, or the directory is gone. */
   readonly retired: Promise<void>;
   /** Resolves when the guest is found to have ended, while there is a store that knows. */
@@ -144,8 +140,7 @@ export class BackendDevice {
     const events = { ringStopped: poke, ringMoved: poke, answered, warn: (message: string) => log.warning(message) };
     const opening = { ...services, openDisk: withEmptyDrive(services.openDisk) };
     const resources = new DeviceResources(opening, this.label, address.frontendDomain, events, signal);
-    this.#resources = resources;
-    ({ filters: this.filters, weight: this.weight } = resources);
+    this.held = this.#resources = resources;
     const findOtherGuest = async (query: ImageQuery): Promise<Exclusion | undefined> =>
       this.#store && services.findExcludingDisk &&
       await unlessAborted(services.findExcludingDisk(this.#store, address, query), signal);
@@ -223,7 +218,7 @@ export class BackendDevice {
       ...(error !== undefined && { error }),
       ...(waitsFor.length > 0 && { waitsFor }),
       latched: latch.tripped,
-      weight: this.weight.value,
+      weight: this.held.weight.value,
     };
   }
 
@@ -272,7 +267,7 @@ export class BackendDevice {
     await this.#working;
     this.#draining = true;
     // What filters hold would keep it from being closed.
-    if (leave === "detached" || await this.#isDetached()) this.filters.end();
+    if (leave === "detached" || await this.#isDetached()) this.held.filters.end();
     if (leave === "detached") await this.#detachNow();
     this.#unwatch();
     try {

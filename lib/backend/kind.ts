@@ -198,17 +198,19 @@ export class BackendKind {
     for (const listener of this.#listeners) listener(path);
   }
 
-  /**
-   * The filters in front of a device's disk, from the guest to the disk; none if the device is not served, or its image
-   * was not opened yet.
-   */
+  /** The filters in front of a device's disk, from the guest to the disk; none if its image was not opened yet. */
   filtersOf(address: DeviceAddress): readonly LiveFilter[] {
-    return this.#devices.get(backendPath(address))?.filters.filters ?? [];
+    return this.#devices.get(backendPath(address))?.held.filters.filters ?? [];
   }
 
-  /** A device, for what is asked of it alone. Undefined if there is no such device. */
-  find(address: DeviceAddress): Pick<BackendDevice, "exchange" | "weight"> | undefined {
+  /** A device, for an exchange of its image. Undefined if there is no such device. */
+  find(address: DeviceAddress): Pick<BackendDevice, "exchange"> | undefined {
     return this.#devices.get(backendPath(address));
+  }
+
+  /** A device's weight, which can be changed, and its open image. Undefined if there is no such device. */
+  heldBy(address: DeviceAddress): BackendDevice["held"] | undefined {
+    return this.#devices.get(backendPath(address))?.held;
   }
 
   /** To be called every few seconds: devices whose storage has stopped answering report that. */
@@ -260,8 +262,8 @@ export class BackendKind {
 
   /** What filters hold goes on now, and may be all that a device had in flight. */
   async #giveUp(open: ReadonlySet<BackendDevice>, closing: Promise<unknown>): Promise<void> {
-    if (![...open].some(({ filters }) => filters.filters.length > 0)) return;
-    for (const device of open) device.filters.end();
+    if (![...open].some(({ held }) => held.filters.filters.length > 0)) return;
+    for (const device of open) device.held.filters.end();
     const over = new AbortController();
     await Promise.race([closing, this.#clock.sleep(FILTERS_MS, over.signal)]);
     over.abort();

@@ -102,7 +102,7 @@ export function deviceMethods(process: ControlledProcess): Handlers {
     },
     weight: (params) => {
       const { device, weight } = readParams("weight", { device: TEXT, weight: WEIGHT }, params, ["device"]);
-      const present = service.devices.find(addressOf(service, device))!.weight;
+      const present = service.devices.heldBy(addressOf(service, device))!.weight;
       if (weight !== undefined) present.value = weight;
       return { weight: present.value };
     },

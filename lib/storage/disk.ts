@@ -150,6 +150,8 @@ export interface Disk extends AsyncDisposable {
   readonly trouble?: string | undefined;
   /** Calls back whenever {@linkcode trouble} changes, until disposed. Absent: there never is any. */
   watchTrouble?(listener: () => void): Disposable;
+  /** The storage daemon that serves it, for work beside the guest's. Absent: none does. */
+  readonly daemon?: DiskDaemon | undefined;
   /** The local files behind it, to find other users. Absent: `image`, if there is one. */
   readonly files?: readonly DiskFile[];
   /**
@@ -180,6 +182,35 @@ export interface Disk extends AsyncDisposable {
    * served without.
    */
   withoutUring?(lane: number, refusal: Refusal): Promise<DiskAttachment>;
+}
+
+/** A storage daemon (qemu-storage-daemon) that serves a disk, as those who copy, export or change the disk use it. */
+export interface DiskDaemon {
+  /** The node that has what the guest sees, and a start for the names of all that is added for this disk (`d51712-`). */
+  readonly top: string;
+  readonly prefix: string;
+  /**
+   * Carries out requests while nothing else about the guest's disks is changed: no disk of the guest is opened, closed or
+   * recovered before `call` has settled, so it must not wait for a job to end. Rejects as `call` does, and with
+   * {@linkcode XenblkError} if the disk has no daemon at present.
+   */
+  run<T>(call: (monitor: DaemonMonitor) => Promise<T>): Promise<T>;
+}
+
+/** A running storage daemon. */
+export interface DaemonMonitor {
+  /** For messages: `the storage daemon of domain 5 (process 123)`. */
+  readonly name: string;
+  /** QEMU's, such as `7.2.22`. */
+  readonly version: string;
+  /** The process: another one has none of what was added to this one. */
+  readonly pid: number;
+  /** Where it may create sockets, and finds them at the same path: a folder that only its user can enter. */
+  readonly sockets: string;
+  /** Carries out one request of QMP. Rejects with {@linkcode XenblkError}: a QmpError if the daemon refuses it. */
+  execute(command: string, args?: Readonly<Record<string, unknown>>, timeoutMs?: number): Promise<unknown>;
+  /** Lets it reach these files, which exist. Rejects with {@linkcode XenblkError}. */
+  allow(files: readonly DiskFile[]): Promise<void>;
 }
 
 /** What a disk loses with the process that serves it. */

@@ -5,7 +5,15 @@
 
 import type { LockableImage, Refusal } from "../../hypervisor.ts";
 import { XenblkError } from "../../errors.ts";
-import type { Disk, DiskAttachment, DiskFile, DiskProperties, MemoryRule, VolatileContent } from "../disk.ts";
+import type {
+  Disk,
+  DiskAttachment,
+  DiskDaemon,
+  DiskFile,
+  DiskProperties,
+  MemoryRule,
+  VolatileContent,
+} from "../disk.ts";
 import type { FilterAttachment, FilterPlace, FilterValue, FilterValues } from "./filter.ts";
 import { createLive, writeLive } from "./live.ts";
 import { changedValues, type ChosenFilter, liveOptions } from "./spec.ts";
@@ -269,6 +277,10 @@ class FilteredDisk implements Disk {
 
   get trouble(): string | undefined {
     return this.#disk.trouble;
+  }
+
+  get daemon(): DiskDaemon | undefined {
+    return this.#disk.daemon;
   }
 
   get description(): string {

@@ -12,7 +12,7 @@ import { LogLimiter } from "../../rate_limit.ts";
 import { endsWithin } from "../../within.ts";
 import type { VhostClient } from "../vhost.ts";
 import { type Confinement, probeConfinement } from "./confinement.ts";
-import { type DaemonEnvironment, StorageDaemon } from "./daemon.ts";
+import { StorageDaemon } from "./daemon.ts";
 import { endStrays, lostDisks } from "./leftovers.ts";
 import { checkUnwritten, forgetLost, type Orphan, orphansOf } from "./orphans.ts";
 import { type DiskPlan, planDisk } from "./plan.ts";
@@ -22,6 +22,7 @@ import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
 import { busy, notPermitted, processEnds } from "./refusals.ts";
 import { type DaemonRecord, directoryName, guestOfDirectory, RunDirectory } from "./record.ts";
 import { hasServers, renewSockets } from "./sockets.ts";
+import type { DaemonEnvironment } from "./start.ts";
 import { DaemonErrors } from "./stderr.ts";
 import { daemonNames } from "./survey.ts";
 import { type DaemonUser, daemonUser, userOf } from "./user.ts";
@@ -230,16 +231,23 @@ export class StorageDaemons implements ImageDaemons {
       release: async (settled) => await this.#inTurn(owner.guest, () => this.#release(owner, settled)),
       settle: async () => await this.#inTurn(owner.guest, () => this.#settle(owner)),
       exportAnew: async () =>
-        await this.#inTurn(owner.guest, async () => {
-          const held = this.#holderOf(owner) ?? fail(new XenblkError(`Cannot export ${name}: its daemon is not here`));
-          return await held.daemon.exportAnew(owner.device, plan);
-        }),
+        await this.#inTurn(owner.guest, async () => await this.#daemonWith(request).exportAnew(owner.device, plan)),
+      inDaemon: async (call) => await this.#inTurn(owner.guest, async () => await call(this.#daemonWith(request))),
       reopen: async () =>
         await this.#inTurn(owner.guest, async () => {
           const { daemon } = await this.#daemonFor(owner);
           return { daemon, socket: await daemon.add(owner.device, name, plan) };
         }),
     };
+  }
+
+  /** The daemon that has the disk open. Throws {@linkcode XenblkError} if there is none. */
+  #daemonWith({ name, owner }: QemuRequest): StorageDaemon {
+    const held = this.#holderOf(owner);
+    if (held?.daemon.record.disks[owner.device]?.exported === true) return held.daemon;
+    throw new XenblkError(`Cannot work on ${name}: no storage daemon has it open at present`, {
+      remedy: "look at the disk with `xenblk show`, and repeat this once it is served again",
+    });
   }
 
   /** The daemon of this process that has the device. */

@@ -9,7 +9,7 @@ import { lookWithin } from "../../path_lookup.ts";
 import { formatSize } from "../../sizes.ts";
 import { SECTOR_BYTES } from "../../units.ts";
 import { endsWithin } from "../../within.ts";
-import type { DiskAttachment, DiskFile, DiskProperties } from "../disk.ts";
+import type { DiskAttachment, DiskDaemon, DiskFile, DiskProperties } from "../disk.ts";
 import { cannotShrink } from "../image/grow.ts";
 import type { VhostDevice } from "../vhost.ts";
 import type { StorageDaemon } from "./daemon.ts";
@@ -31,6 +31,8 @@ export interface DiskKeeper {
   reopen(): Promise<{ readonly daemon: StorageDaemon; readonly socket: string }>;
   /** Exports the disk anew, where its daemon has it open; the socket's path. Rejects with XenblkError. */
   exportAnew(): Promise<string>;
+  /** Calls with the running daemon that has the disk, in turn. Rejects with XenblkError if there is none. */
+  inDaemon<T>(call: (daemon: StorageDaemon) => Promise<T>): Promise<T>;
   /** Answered writes of the disk were replayed. */
   settle(): Promise<void>;
   readonly logger: Logger;
@@ -96,6 +98,15 @@ export class QemuDisk implements DaemonDisk {
     await this.#device.refresh();
     // The exports of QEMU before 8.1 keep the size that they began with.
     if (this.#device.properties.sectors !== sectors) await (this.#renewal = this.#renewExport());
+  }
+
+  get daemon(): DiskDaemon {
+    const { name, graph: { top } } = this.#request;
+    return {
+      top,
+      prefix: top.slice(0, top.indexOf("-") + 1),
+      run: (call) => this.#keeper.inDaemon((daemon) => call(daemon.monitorOf(name))),
+    };
   }
 
   get tag(): string | undefined {
