@@ -476,12 +476,7 @@ export class BackendProcess {
           },
           grow: (sectors) => queue.grow(sectors),
           start: () => queue.start(),
-          release: async (limitMs) => {
-            if (!await queue.release(limitMs)) return false;
-            this.#queues.delete(ring);
-            closed();
-            return true;
-          },
+          release: () => Promise.reject(new Error("the simulation exchanges no image")),
           close: () => {
             this.#queues.delete(ring);
             return closing ??= queue.close().then(closed);
