@@ -46,6 +46,8 @@ export interface DiskRequest {
   readonly allowImages?: readonly string[];
   /** Whose disk it is; storage daemons ask for it. */
   readonly owner?: DiskOwner;
+  /** No other disk of the owner's device is open: what a storage daemon still has of one, since a crash, ends. */
+  readonly sole?: boolean;
   /** Opened for reading only. */
   readonly readOnly: boolean;
   /** Must fit the format, unless it is `auto`. */
