@@ -48,6 +48,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./resize.ts")).resize,
   },
   {
+    name: "swap",
+    summary: "Give a disk another image while its guest uses it",
+    load: async () => (await import("./swap.ts")).swap,
+  },
+  {
     name: "limit",
     summary: "Show or change the limits of a disk while its guest uses it",
     load: async () => (await import("./limit.ts")).limit,

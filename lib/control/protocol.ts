@@ -3,6 +3,7 @@
  * describes it for people, and docs/control.schema.json for programs.
  */
 
+import type { Exchanged } from "../backend/exchange.ts";
 import type { DeviceSettings } from "../backend/settings.ts";
 import type { DeviceReport } from "../backend/status.ts";
 import type { ErrorKind } from "../errors.ts";
@@ -113,6 +114,14 @@ export interface Methods {
   readonly resize: {
     readonly params: DeviceParams & { readonly sizeBytes?: number; readonly timeoutMs?: number };
     readonly result: { readonly before: number; readonly now: number };
+  };
+  /**
+   * Gives the disk another image under its guest, which must find the same data there. `before` and `now` describe the
+   * images for people; sizes in sectors of 512 bytes. Requests waited for `pausedMs`; absent for a disc.
+   */
+  readonly swap: {
+    readonly params: DeviceParams & { readonly image: string; readonly timeoutMs?: number };
+    readonly result: Exchanged;
   };
   /** Changes the limits that are named, and answers with all. */
   readonly limit: {
