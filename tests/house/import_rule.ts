@@ -208,7 +208,7 @@ export const ROOMS: readonly Room[] = [
     floor: 12,
     files: FRAME.map((name) => `lib/cli/${name}.ts`),
     mayImport: SERVING,
-    packages: ["@std/cli", "node:fs"],
+    packages: ["@std/cli"],
   },
   {
     name: "catalogue",
