@@ -103,6 +103,21 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./image/map.ts")).map,
   },
   {
+    name: "job list",
+    summary: "Show the jobs of live disks: backups and the like, and how far they are",
+    load: async () => (await import("./job/list.ts")).listJobs,
+  },
+  {
+    name: "job wait",
+    summary: "Show how far a job of a live disk is until it is over",
+    load: async () => (await import("./job/wait.ts")).waitForJob,
+  },
+  {
+    name: "job cancel",
+    summary: "End a job of a live disk",
+    load: async () => (await import("./job/cancel.ts")).cancelJob,
+  },
+  {
     name: "config check",
     summary: "Check a configuration file, and show all of its faults",
     load: async () => (await import("./config/check.ts")).check,

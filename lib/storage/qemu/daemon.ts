@@ -10,20 +10,12 @@ import { endsWithin } from "../../within.ts";
 import { basicEnvironment } from "./command.ts";
 import { type AllowedFile, placeFiles, startCommand, takeFiles } from "./confinement.ts";
 import { explainQmpError } from "./explain.ts";
-import {
-  closeDisk,
-  endExport,
-  type Execute,
-  exportAnew,
-  exportDisk,
-  nodeSize,
-  openDiskAsPermitted,
-  presentParts,
-} from "./graph_steps.ts";
+import { exportAnew, exportDisk, nodeSize, openDiskAsPermitted, presentParts } from "./graph_steps.ts";
 import type { DiskPlan } from "./plan.ts";
 import { hasEnded, identify, type ProcessIdentity, signal, statusText } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
 import { lostOfPlan, lostWith } from "./leftovers.ts";
+import { closeDisk, endExport, type Execute } from "./removal.ts";
 import {
   type DaemonRecord,
   type DiskRecord,
