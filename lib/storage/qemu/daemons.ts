@@ -238,8 +238,7 @@ export class StorageDaemons implements ImageDaemons {
       logger: this.#logger,
       release: async (settled) => await this.#inTurn(owner.guest, () => this.#release(owner, settled)),
       settle: async () => await this.#inTurn(owner.guest, () => this.#settle(owner)),
-      exportAnew: async () =>
-        await this.#inTurn(owner.guest, async () => await this.#daemonWith(request).exportAnew(owner.device, plan)),
+      exportAnew: async (daemon, change) => await daemon.exportAnew(owner.device, plan, change),
       inDaemon: async (call) => await this.#inTurn(owner.guest, async () => await call(this.#daemonWith(request))),
       reopen: async () =>
         await this.#inTurn(owner.guest, async () => {
