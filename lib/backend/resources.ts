@@ -85,20 +85,18 @@ export class DeviceResources {
     this.#guest = guest;
     this.#events = events;
     this.#signal = signal;
-    const { journals, keepJournals, clock, dataPlane } = services;
+    const { journals, keepJournals, clock, dataPlane, settings, chosen = {}, holds } = services;
+    const { filters, limits = {} } = settings;
     this.counters = new DeviceCounters(() => dataPlane.now?.() ?? clock.now());
     this.waits = new Waits(clock, signal, events.answered);
-    const release = (text: string, late: AsyncDisposable): void => {
-      this.#letGo(text, late).catch(() => {}); // nobody has used it
-    };
+    // Nobody has used what comes too late.
+    const release = (text: string, late: AsyncDisposable): void => void this.#letGo(text, late).catch(() => {});
     this.#openingDisk = new Acquisition<Disk>(this.waits, release);
     this.#locking = new Acquisition<AsyncDisposable>(this.waits, release);
     this.lock = new DeviceLock(journals, keptNames(label).lock);
     this.latch = new DeviceLatch(journals, keptNames(label).latch);
     this.journals = new DeviceJournals(journals, label, keepJournals);
-    const { settings, chosen = {}, holds } = services;
-    const place = { device: label, warn: events.warn };
-    this.filters = new DeviceFilters(settings.filters, settings.limits ?? {}, place, holds);
+    this.filters = new DeviceFilters(filters, limits, { device: label, warn: events.warn }, holds);
     this.live = new LiveSettings(settings, chosen, this.filters);
   }
 
