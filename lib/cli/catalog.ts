@@ -103,6 +103,16 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./image/map.ts")).map,
   },
   {
+    name: "backup verify",
+    summary: "Check a backup and all that it is based on",
+    load: async () => (await import("./backup/verify.ts")).verifyBackup,
+  },
+  {
+    name: "backup",
+    summary: "Back up a disk while its guest uses it, in full or what has changed",
+    load: async () => (await import("./backup/verb.ts")).backup,
+  },
+  {
     name: "job list",
     summary: "Show the jobs of live disks: backups and the like, and how far they are",
     load: async () => (await import("./job/list.ts")).listJobs,

@@ -14,7 +14,9 @@ import type { Service } from "../service.ts";
 import { parseBackendPath } from "../xenbus/paths.ts";
 
 /** By the names that their records have. */
-const KINDS: JobKinds = {};
+const KINDS: JobKinds = {
+  backup: async () => (await import("../backup/kind.ts")).backupKind,
+};
 
 /** What is known of a process. */
 export interface JobsPlace {

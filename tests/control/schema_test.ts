@@ -122,6 +122,8 @@ Deno.test("every method, event and error is as the schema says", async () => {
     await client.until("removed");
     await client.call("logLevel", { level: "warning" });
     assertEquals(await client.call("jobs", {}), { jobs: [] });
+    const target = rig.image("backup.qcow2");
+    assertEquals((await client.call("backup", { device, target, incremental: true }))["code"], -32003);
     assertEquals((await client.call("jobCancel", { id: "none" }))["code"], -32003);
     await broken.detach();
   }
