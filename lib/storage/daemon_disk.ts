@@ -9,7 +9,7 @@ import { errorText, XenblkError } from "../errors.ts";
 import { endsWithin } from "../within.ts";
 import type { JournalStore, PlatformDescriptor } from "../hypervisor.ts";
 import { newNonce, nonceText } from "../nonce.ts";
-import type { CacheMode, Disk, DiskAttachment, DiskFile, DiskProperties, DiskRequest } from "./disk.ts";
+import type { CacheMode, Disk, DiskAttachment, DiskDaemon, DiskFile, DiskProperties, DiskRequest } from "./disk.ts";
 import { imageLabel } from "./image/spec.ts";
 import { type ChainContext, type ImageGraph, imageGraph } from "./qemu/chain.ts";
 import { QemuImg } from "./qemu/image_info.ts";
@@ -198,6 +198,10 @@ class ServedDisk implements Disk {
 
   get files(): readonly DiskFile[] {
     return this.#disk.files ?? [];
+  }
+
+  get daemon(): DiskDaemon {
+    return this.#disk.daemon!;
   }
 
   async grow(sizeBytes?: number): Promise<void> {

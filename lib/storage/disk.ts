@@ -46,6 +46,8 @@ export interface DiskRequest {
   readonly allowImages?: readonly string[];
   /** Whose disk it is; storage daemons ask for it. */
   readonly owner?: DiskOwner;
+  /** No other disk of the owner's device is open: what a storage daemon still has of one, since a crash, ends. */
+  readonly sole?: boolean;
   /** Opened for reading only. */
   readonly readOnly: boolean;
   /** Must fit the format, unless it is `auto`. */
@@ -150,6 +152,8 @@ export interface Disk extends AsyncDisposable {
   readonly trouble?: string | undefined;
   /** Calls back whenever {@linkcode trouble} changes, until disposed. Absent: there never is any. */
   watchTrouble?(listener: () => void): Disposable;
+  /** The storage daemon that serves it, for work beside the guest's. Absent: none does. */
+  readonly daemon?: DiskDaemon | undefined;
   /** The local files behind it, to find other users. Absent: `image`, if there is one. */
   readonly files?: readonly DiskFile[];
   /**
@@ -180,6 +184,42 @@ export interface Disk extends AsyncDisposable {
    * served without.
    */
   withoutUring?(lane: number, refusal: Refusal): Promise<DiskAttachment>;
+}
+
+/** A storage daemon (qemu-storage-daemon) that serves a disk, as those who copy, export or change the disk use it. */
+export interface DiskDaemon {
+  /** The node that has what the guest sees, and a start for the names of all that is added for this disk (`d51712-`). */
+  readonly top: string;
+  readonly prefix: string;
+  /**
+   * Carries out requests while nothing else about the guest's disks is changed: no disk of the guest is opened, closed or
+   * recovered before `call` has settled, so it must not wait for a job to end. Rejects as `call` does, and with
+   * {@linkcode XenblkError} if the disk has no daemon at present.
+   */
+  run<T>(call: (monitor: DaemonMonitor) => Promise<T>): Promise<T>;
+}
+
+/** A running storage daemon. */
+export interface DaemonMonitor {
+  /** For messages: `the storage daemon of domain 5 (process 123)`. */
+  readonly name: string;
+  /** QEMU's, such as `7.2.22`. */
+  readonly version: string;
+  /** The process: another one has none of what was added to this one. */
+  readonly pid: number;
+  /** Where it may create sockets, and finds them at the same path: a folder that only its user can enter. */
+  readonly sockets: string;
+  /** Carries out one request of QMP. Rejects with {@linkcode XenblkError}: a QmpError if the daemon refuses it. */
+  execute(command: string, args?: Readonly<Record<string, unknown>>, timeoutMs?: number): Promise<unknown>;
+  /** Lets it reach these files, which exist. Rejects with {@linkcode XenblkError}. */
+  allow(files: readonly DiskFile[]): Promise<void>;
+  /**
+   * Has the guest's requests go to the node that `change` resolves with, such as a filter over {@linkcode DiskDaemon.top}.
+   * None is in flight while `change` is carried out: they wait. If it rejects, they go to `top`, so it takes back before
+   * what would keep them from there. Rejects as it does, and with {@linkcode XenblkError} if they cannot go on, as after
+   * the daemon's death.
+   */
+  reroute(change: () => Promise<string>): Promise<void>;
 }
 
 /** What a disk loses with the process that serves it. */

@@ -5,25 +5,17 @@
 
 import { errorText, XenblkError } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
+import type { DaemonMonitor } from "../disk.ts";
 import { endsWithin } from "../../within.ts";
 import { basicEnvironment } from "./command.ts";
-import { type AllowedFile, type Confinement, placeFiles, startCommand, takeFiles } from "./confinement.ts";
+import { type AllowedFile, placeFiles, startCommand, takeFiles } from "./confinement.ts";
 import { explainQmpError } from "./explain.ts";
-import {
-  closeDisk,
-  endExport,
-  type Execute,
-  exportAnew,
-  exportDisk,
-  nodeSize,
-  openDiskAsPermitted,
-  presentParts,
-} from "./graph_steps.ts";
-import type { AioModes, DiskPlan } from "./plan.ts";
-import type { DaemonProgram } from "./program.ts";
+import { exportAnew, exportDisk, nodeSize, openDiskAsPermitted, presentParts } from "./graph_steps.ts";
+import type { DiskPlan } from "./plan.ts";
 import { hasEnded, identify, type ProcessIdentity, signal, statusText } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
 import { lostOfPlan, lostWith } from "./leftovers.ts";
+import { closeDisk, endExport, type Execute, removeAdded } from "./removal.ts";
 import {
   type DaemonRecord,
   type DiskRecord,
@@ -32,6 +24,7 @@ import {
   type RunDirectory,
   withDisk,
 } from "./record.ts";
+import type { DaemonEnvironment, DaemonStart } from "./start.ts";
 import { DaemonErrors } from "./stderr.ts";
 
 /** How long a daemon may take to start: confined by a script of two dozen programs, on a host with busy processors. */
@@ -49,25 +42,6 @@ const PING_MS = 2_000;
 const SILENT_PING_MS = 100;
 /** How soon after its connection the process of a daemon that died is gone. */
 const DEATH_MS = 1_000;
-
-/** What daemons of this process have in common. */
-export interface DaemonEnvironment {
-  /** How the drivers make system calls; a refusal changes it for all. */
-  aio: AioModes;
-  /** Limits for tests. */
-  readonly startMs?: number;
-  readonly requestMs?: number;
-}
-
-/** A daemon that is about to be started. */
-export interface DaemonStart {
-  readonly program: DaemonProgram;
-  readonly confinement: Confinement;
-  readonly guest: number;
-  readonly uuid?: string;
-  /** Disks that an earlier daemon lost. */
-  readonly lost: Readonly<Record<string, LostDisk>>;
-}
 
 /** A running daemon, or one that ended. */
 export class StorageDaemon implements Disposable {
@@ -303,11 +277,23 @@ export class StorageDaemon implements Disposable {
     return await nodeSize(this.#execute, node);
   }
 
-  /** Exports a disk anew; its client loses its connection. Returns the socket's path. */
-  async exportAnew(device: string, plan: DiskPlan): Promise<string> {
+  /** Exports a disk anew, see there; its client loses its connection. Returns the socket's path. */
+  async exportAnew(device: string, plan: DiskPlan, change?: () => Promise<string>): Promise<string> {
     const socket = this.directory.socket(device);
-    await exportAnew(this.#execute, plan.export(socket));
+    await exportAnew(this.#execute, plan.export(socket), change);
     return socket;
+  }
+
+  /** For work on a disk beside its guest's; `name` is the disk's. */
+  monitorOf(name: string): Omit<DaemonMonitor, "reroute"> {
+    return {
+      name: this.name,
+      version: this.#record.qemu,
+      pid: this.process.pid,
+      sockets: this.directory.sockets,
+      execute: this.#execute,
+      allow: async (files) => await this.#place(name, files),
+    };
   }
 
   /** Passes on what it wrote to its standard error. */
@@ -456,7 +442,11 @@ export class StorageDaemon implements Disposable {
   async #takeOver(known: DiskRecord, plan: DiskPlan, socket: string): Promise<boolean> {
     const { nodes, exported } = await presentParts(this.#execute, plan);
     if (!nodes) return false;
-    if (!exported) await exportDisk(this.#execute, plan.export(socket));
+    if (!exported) {
+      // A process may have ended while it led the guest's requests elsewhere, or back.
+      await removeAdded(this.#execute, known);
+      await exportDisk(this.#execute, plan.export(socket));
+    }
     for (const file of known.files) {
       const now = await recordedFile(file);
       if (now.inode === file.inode && now.device === file.device) continue;

@@ -12,7 +12,7 @@ import { LogLimiter } from "../../rate_limit.ts";
 import { endsWithin } from "../../within.ts";
 import type { VhostClient } from "../vhost.ts";
 import { type Confinement, probeConfinement } from "./confinement.ts";
-import { type DaemonEnvironment, StorageDaemon } from "./daemon.ts";
+import { StorageDaemon } from "./daemon.ts";
 import { endStrays, lostDisks } from "./leftovers.ts";
 import { checkUnwritten, forgetLost, type Orphan, orphansOf } from "./orphans.ts";
 import { type DiskPlan, planDisk } from "./plan.ts";
@@ -20,8 +20,9 @@ import { identify, isAlive } from "./process.ts";
 import { type DaemonProgram, findProgram } from "./program.ts";
 import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
 import { busy, notPermitted, processEnds } from "./refusals.ts";
-import { type DaemonRecord, directoryName, guestOfDirectory, RunDirectory } from "./record.ts";
+import { directoryName, guestOfDirectory, isOtherGuest, mentions, RunDirectory } from "./record.ts";
 import { hasServers, renewSockets } from "./sockets.ts";
+import type { DaemonEnvironment } from "./start.ts";
 import { DaemonErrors } from "./stderr.ts";
 import { daemonNames } from "./survey.ts";
 import { type DaemonUser, daemonUser, userOf } from "./user.ts";
@@ -183,6 +184,14 @@ export class StorageDaemons implements ImageDaemons {
     });
   }
 
+  async discard(owner: DiskOwner): Promise<void> {
+    if (this.#holderOf(owner) !== undefined) {
+      return await this.#inTurn(owner.guest, () => this.#release({ ...owner, fragile: false }, true));
+    }
+    await this.sweep((device) => device === owner.device);
+    await this.forget(owner);
+  }
+
   async sweep(isGone: (device: string) => boolean): Promise<string[]> {
     const swept: string[] = [];
     for (const name of await daemonNames(this.#options.directory)) {
@@ -229,17 +238,23 @@ export class StorageDaemons implements ImageDaemons {
       logger: this.#logger,
       release: async (settled) => await this.#inTurn(owner.guest, () => this.#release(owner, settled)),
       settle: async () => await this.#inTurn(owner.guest, () => this.#settle(owner)),
-      exportAnew: async () =>
-        await this.#inTurn(owner.guest, async () => {
-          const held = this.#holderOf(owner) ?? fail(new XenblkError(`Cannot export ${name}: its daemon is not here`));
-          return await held.daemon.exportAnew(owner.device, plan);
-        }),
+      exportAnew: async (daemon, change) => await daemon.exportAnew(owner.device, plan, change),
+      inDaemon: async (call) => await this.#inTurn(owner.guest, async () => await call(this.#daemonWith(request))),
       reopen: async () =>
         await this.#inTurn(owner.guest, async () => {
           const { daemon } = await this.#daemonFor(owner);
           return { daemon, socket: await daemon.add(owner.device, name, plan) };
         }),
     };
+  }
+
+  /** The daemon that has the disk open. Throws {@linkcode XenblkError} if there is none. */
+  #daemonWith({ name, owner }: QemuRequest): StorageDaemon {
+    const held = this.#holderOf(owner);
+    if (held?.daemon.record.disks[owner.device]?.exported === true) return held.daemon;
+    throw new XenblkError(`Cannot work on ${name}: no storage daemon has it open at present`, {
+      remedy: "look at the disk with `xenblk show`, and repeat this once it is served again",
+    });
   }
 
   /** The daemon of this process that has the device. */
@@ -472,15 +487,6 @@ export class StorageDaemons implements ImageDaemons {
 /** The lock of a daemon, in the store of journals. */
 function lockName(directory: string): string {
   return `daemon.${directory}.lock`;
-}
-
-function mentions({ disks, lost }: DaemonRecord, device: string): boolean {
-  return disks[device] !== undefined || lost[device] !== undefined;
-}
-
-/** Whether the record is of an earlier guest with the same domid. */
-function isOtherGuest(record: DaemonRecord, { guest, uuid }: DiskOwner): boolean {
-  return record.guest !== guest || (uuid !== undefined && record.uuid !== undefined && uuid !== record.uuid);
 }
 
 function fail(error: Error): never {
