@@ -6,7 +6,7 @@
 import { unlessAborted } from "./abort.ts";
 import { BackendKind, type BackendKindOptions } from "./backend/kind.ts";
 import type { StuckDevice } from "./backend/status.ts";
-import type { CloseOptions } from "./backend/device.ts";
+import type { CloseOptions } from "./backend/close_options.ts";
 import type { SettingsRule } from "./backend/disk_identity.ts";
 import { DEFAULT_SETTINGS, type DeviceSettings } from "./backend/settings.ts";
 import { balanceLoad } from "./dataplane/balance_load.ts";
@@ -131,7 +131,7 @@ function daemonDisks(
   journals: JournalStore,
   undo: AsyncDisposableStack,
   warn: (message: string) => void,
-): Pick<OpenContext, "openByDaemon"> & Pick<BackendKindOptions, "endLeftovers"> {
+): Pick<OpenContext, "openByDaemon" | "endDaemonDisk"> & Pick<BackendKindOptions, "endLeftovers"> {
   const { vhost, descriptor } = platform;
   if (vhost === undefined) return {};
   const disks = undo.use(
@@ -148,6 +148,7 @@ function daemonDisks(
   );
   return {
     openByDaemon: (request) => disks.open(request),
+    endDaemonDisk: (owner) => disks.discard(owner),
     endLeftovers: (isGone) => disks.endLeftovers(isGone),
   };
 }

@@ -6,6 +6,7 @@ import { diskFigures } from "../backend/figures.ts";
 import type { DeviceReport } from "../backend/status.ts";
 import { XenblkError } from "../errors.ts";
 import type { HostPlatform } from "../host_platform.ts";
+import type { LazyJobs } from "../jobs/door.ts";
 import { LOG_LEVELS, type Logging } from "../log.ts";
 import type { Service } from "../service.ts";
 import type { Call, Handler } from "./connection.ts";
@@ -23,6 +24,8 @@ export interface ControlledProcess {
   /** Of xenblk. */
   readonly version: string;
   readonly logging: Logging;
+  /** Absent: its disks have none. */
+  readonly jobs?: LazyJobs;
 }
 
 /** The handlers by method; those that a process does not have are absent. */

@@ -10,20 +10,12 @@ import { endsWithin } from "../../within.ts";
 import { basicEnvironment } from "./command.ts";
 import { type AllowedFile, placeFiles, startCommand, takeFiles } from "./confinement.ts";
 import { explainQmpError } from "./explain.ts";
-import {
-  closeDisk,
-  endExport,
-  type Execute,
-  exportAnew,
-  exportDisk,
-  nodeSize,
-  openDiskAsPermitted,
-  presentParts,
-} from "./graph_steps.ts";
+import { exportAnew, exportDisk, nodeSize, openDiskAsPermitted, presentParts } from "./graph_steps.ts";
 import type { DiskPlan } from "./plan.ts";
 import { hasEnded, identify, type ProcessIdentity, signal, statusText } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
 import { lostOfPlan, lostWith } from "./leftovers.ts";
+import { closeDisk, endExport, type Execute, removeAdded } from "./removal.ts";
 import {
   type DaemonRecord,
   type DiskRecord,
@@ -285,15 +277,15 @@ export class StorageDaemon implements Disposable {
     return await nodeSize(this.#execute, node);
   }
 
-  /** Exports a disk anew; its client loses its connection. Returns the socket's path. */
-  async exportAnew(device: string, plan: DiskPlan): Promise<string> {
+  /** Exports a disk anew, see there; its client loses its connection. Returns the socket's path. */
+  async exportAnew(device: string, plan: DiskPlan, change?: () => Promise<string>): Promise<string> {
     const socket = this.directory.socket(device);
-    await exportAnew(this.#execute, plan.export(socket));
+    await exportAnew(this.#execute, plan.export(socket), change);
     return socket;
   }
 
   /** For work on a disk beside its guest's; `name` is the disk's. */
-  monitorOf(name: string): DaemonMonitor {
+  monitorOf(name: string): Omit<DaemonMonitor, "reroute"> {
     return {
       name: this.name,
       version: this.#record.qemu,
@@ -450,7 +442,11 @@ export class StorageDaemon implements Disposable {
   async #takeOver(known: DiskRecord, plan: DiskPlan, socket: string): Promise<boolean> {
     const { nodes, exported } = await presentParts(this.#execute, plan);
     if (!nodes) return false;
-    if (!exported) await exportDisk(this.#execute, plan.export(socket));
+    if (!exported) {
+      // A process may have ended while it led the guest's requests elsewhere, or back.
+      await removeAdded(this.#execute, known);
+      await exportDisk(this.#execute, plan.export(socket));
+    }
     for (const file of known.files) {
       const now = await recordedFile(file);
       if (now.inode === file.inode && now.device === file.device) continue;
