@@ -27,19 +27,17 @@ nativeTest(
     const backend = stage.serve();
     await disk.connect();
     await disk.startLoad(UNTIL_STOPPED);
-    const pausesMs: number[] = [];
     for (let round = 0; round < ROUNDS; round++) {
       for (const image of [one, two, raw]) {
         await assertProgress(disk, 200);
         const { now, pausedMs } = await stage.swap(backend, image);
         assert(now.startsWith(image), now);
-        pausesMs.push(pausedMs!);
+        assert(pausedMs! < 20_000);
         assertEquals(await stage.node("params"), image);
       }
     }
     await assertProgress(disk, 200);
     assertClean(received(await disk.stopLoad()), backend.messages);
-    console.log(`pauses in ms: ${pausesMs.map((ms) => ms.toFixed(1)).join(" ")}`);
     await stage.finish(backend);
   },
 );
@@ -94,9 +92,8 @@ nativeTest(
     await qemuImg("convert", "-U", "-f", "raw", "-O", "qcow2", raw.slice("raw:".length), copy);
     await disk.startLoad({ ...UNTIL_STOPPED, readShare: 1, flushEvery: 0, barrierEvery: 0 });
     await assertProgress(disk, 200);
-    const { pausedMs, before } = await stage.swap(backend, `qcow2:${copy}`);
+    const { before } = await stage.swap(backend, `qcow2:${copy}`);
     assertMatch(before, /engine uring/);
-    console.log(`pause: ${pausedMs!.toFixed(1)} ms`);
     await assertProgress(disk, 200);
     assertClean(received(await disk.stopLoad()), backend.messages);
     assertClean(received(await disk.load({ ...LOAD, requests: 2000 })), backend.messages);
