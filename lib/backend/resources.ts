@@ -85,8 +85,7 @@ export class DeviceResources {
     this.#guest = guest;
     this.#events = events;
     this.#signal = signal;
-    const { journals, keepJournals, clock, dataPlane, settings, chosen = {}, holds } = services;
-    const { filters, limits = {} } = settings;
+    const { journals, keepJournals, clock, dataPlane } = services;
     this.counters = new DeviceCounters(() => dataPlane.now?.() ?? clock.now());
     this.waits = new Waits(clock, signal, events.answered);
     // Nobody has used what comes too late.
@@ -96,8 +95,8 @@ export class DeviceResources {
     this.lock = new DeviceLock(journals, keptNames(label).lock);
     this.latch = new DeviceLatch(journals, keptNames(label).latch);
     this.journals = new DeviceJournals(journals, label, keepJournals);
-    this.filters = new DeviceFilters(filters, limits, { device: label, warn: events.warn }, holds);
-    this.live = new LiveSettings(settings, chosen, this.filters);
+    this.filters = new DeviceFilters(services.settings, { device: label, warn: events.warn }, services.holds);
+    this.live = new LiveSettings(services, this.filters);
   }
 
   /** The open image, if there is one. */

@@ -1,5 +1,6 @@
 /**
- * The methods of the control socket that change disks: attach, detach, resize, swap, limit and weight. What attaches is loaded with the first call. What detaches and resizes is not: the program's files may have
+ * The methods of the control socket that change disks: attach, detach, resize, swap, limit and weight. What attaches is
+ * loaded with the first call. What detaches and resizes is not: the program's files may have
  * been replaced by then.
  */
 
