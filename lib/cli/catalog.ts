@@ -53,6 +53,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./swap.ts")).swap,
   },
   {
+    name: "mirror",
+    summary: "Move a disk to another image while its guest uses it",
+    load: async () => (await import("./mirror.ts")).mirror,
+  },
+  {
     name: "limit",
     summary: "Show or change the limits of a disk while its guest uses it",
     load: async () => (await import("./limit.ts")).limit,

@@ -138,6 +138,18 @@ export interface Methods {
     readonly params: DeviceParams & { readonly image: string; readonly timeoutMs?: number };
     readonly result: Exchanged;
   };
+  /**
+   * Begins to copy the disk, which a storage daemon serves, to another image; once all is copied, the disk goes on with
+   * that one. At the switch-over requests wait for `timeoutMs` at most. Answers once it has begun: see `jobs`.
+   */
+  readonly mirror: {
+    readonly params: DeviceParams & {
+      readonly image: string;
+      readonly timeoutMs?: number;
+      readonly bytesPerSecond?: number;
+    };
+    readonly result: { readonly job: JobReport };
+  };
   /** Changes the limits that are named, keeps them for the next process, and answers with all. */
   readonly limit: {
     readonly params: DeviceParams & { readonly limits?: Limits };

@@ -114,6 +114,7 @@ Deno.test("every method, event and error is as the schema says", async () => {
     for (const method of ["status", "stats"]) await client.call(method, { device });
     await client.call("limit", { device, limits: { iops: 5, bytesPerSecond: "1M" } });
     await client.call("weight", { device, weight: 300 });
+    assertEquals((await client.call("mirror", { device, image: rig.image("third.img") }))["code"], -32001);
     await client.call("swap", { device, image: rig.image("third.img"), timeoutMs: 60_000 });
     await client.call("resize", { device, sizeBytes: 2 ** 22 });
     assertEquals((await client.call("attach", { ...attach, image: "/none" }))["code"], -32001);
