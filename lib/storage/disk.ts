@@ -195,7 +195,16 @@ export interface DiskDaemon {
    * {@linkcode XenblkError} if the disk has no daemon at present.
    */
   run<T>(call: (monitor: DaemonMonitor) => Promise<T>): Promise<T>;
+  /**
+   * Serves the guest from another node: its requests wait while `call` is carried out, in turn as by {@linkcode run}, and go
+   * on at the node that it resolves with. It gets the node that they are at now. Rejects as `call` does; they then go on
+   * where they were.
+   */
+  reroute(call: Reroute): Promise<void>;
 }
+
+/** Changes what the guest's requests go through; see {@linkcode DiskDaemon.reroute}. */
+export type Reroute = (monitor: DaemonMonitor, node: string) => Promise<string>;
 
 /** A running storage daemon. */
 export interface DaemonMonitor {
@@ -211,6 +220,8 @@ export interface DaemonMonitor {
   execute(command: string, args?: Readonly<Record<string, unknown>>, timeoutMs?: number): Promise<unknown>;
   /** Lets it reach these files, which exist. Rejects with {@linkcode XenblkError}. */
   allow(files: readonly DiskFile[]): Promise<void>;
+  /** Takes files that it was allowed, and has closed, out of its reach. Never rejects. */
+  withdraw(paths: readonly string[]): Promise<void>;
 }
 
 /** What a disk loses with the process that serves it. */

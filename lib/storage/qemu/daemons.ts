@@ -230,8 +230,8 @@ export class StorageDaemons implements ImageDaemons {
       logger: this.#logger,
       release: async (settled) => await this.#inTurn(owner.guest, () => this.#release(owner, settled)),
       settle: async () => await this.#inTurn(owner.guest, () => this.#settle(owner)),
-      exportAnew: async () =>
-        await this.#inTurn(owner.guest, async () => await this.#daemonWith(request).exportAnew(owner.device, plan)),
+      exportAnew: async (call) =>
+        await this.#inTurn(owner.guest, () => this.#daemonWith(request).exportAnew(owner.device, plan, call)),
       inDaemon: async (call) => await this.#inTurn(owner.guest, async () => await call(this.#daemonWith(request))),
       reopen: async () =>
         await this.#inTurn(owner.guest, async () => {

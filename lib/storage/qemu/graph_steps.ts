@@ -64,12 +64,20 @@ export async function exportDisk(execute: Execute, options: QmpObject): Promise<
 }
 
 /**
- * Exports the disk's top node anew, for an export that does not notice what has changed. Its client loses its connection;
- * the images stay open.
+ * Exports the disk anew, for an export that does not notice what has changed, or from the node that `call` resolves with. Its
+ * client loses its connection; the images stay open. `call` gets the node that is exported now: a job or a snapshot may have
+ * put another one in place of the disk's top node.
  */
-export async function exportAnew(execute: Execute, options: QmpObject): Promise<void> {
-  await endExport(execute, `${options.id}`);
-  await exportDisk(execute, options);
+export async function exportAnew(
+  execute: Execute,
+  options: QmpObject,
+  call: (node: string) => Promise<string> = (node) => Promise.resolve(node),
+): Promise<void> {
+  const id = `${options.id}`;
+  const present = (await exportsOf(execute)).find((known) => known.id === id);
+  const node = `${(present ?? options)["node-name"]}`;
+  await endExport(execute, id);
+  await exportDisk(execute, { ...options, "node-name": await call(node) });
 }
 
 /** The size of a node, in bytes. */
@@ -111,8 +119,12 @@ export async function endExport(execute: Execute, id: string): Promise<void> {
 }
 
 async function isExported(execute: Execute, id: string): Promise<boolean> {
-  const exports = await execute("query-block-exports") as readonly QmpObject[];
-  return exports.some((known) => known.id === id);
+  return (await exportsOf(execute)).some((known) => known.id === id);
+}
+
+/** All exports of the daemon. */
+export async function exportsOf(execute: Execute): Promise<readonly QmpObject[]> {
+  return await execute("query-block-exports") as readonly QmpObject[];
 }
 
 /** Resolves also if what a request is about is not there. */
