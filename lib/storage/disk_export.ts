@@ -11,6 +11,7 @@ import type { DaemonMonitor, DiskDaemon } from "./disk.ts";
 import {
   beginView,
   checkVersion,
+  closeScratch,
   describeNode,
   endReaders,
   exportView,
@@ -230,14 +231,15 @@ async function end(daemon: DiskDaemon, pid: number, { disk, warn }: DiskExportOp
       return true;
     });
     if (!isThere) return;
-    const closed: string[] = [];
     await daemon.reroute(async ({ execute, pid: present }, node) => {
       if (present !== pid) return node;
       const behind = await nodeBehind(execute, prefix, node);
-      closed.push(...await removeView(execute, prefix));
+      await removeView(execute, prefix);
       return behind;
     });
-    await daemon.run(({ withdraw }) => withdraw(closed));
+    await daemon.run(async ({ execute, withdraw, pid: present }) => {
+      if (present === pid) await withdraw(await closeScratch(execute, prefix));
+    });
   } catch (error) {
     warn(`cannot end the export of ${disk} yet: ${errorText(error)}; it ends with the disk, or its storage daemon`);
   }

@@ -104,28 +104,37 @@ export async function exportView(
 }
 
 /**
- * Removes whatever is there of a view; its readers lose their connections. Returns the paths of files that the daemon has
- * closed. Rejects while the guest is served through it: that goes first, by {@linkcode nodeBehind}.
+ * Removes what is there of a view, but for its scratch image; its readers lose their connections. Rejects while the guest is
+ * served through it: that goes first, by {@linkcode nodeBehind}.
  */
-export async function removeView(execute: Execute, prefix: string): Promise<string[]> {
-  const { file, bound, scratch, filter, view } = instantNames(prefix);
-  const present = new Map((await nodesOf(execute)).map((node) => [node["node-name"], node]));
+export async function removeView(execute: Execute, prefix: string): Promise<void> {
+  const { filter, view } = instantNames(prefix);
   await endReaders(execute, prefix);
-  const paths = present.has(file) ? [`${present.get(file)!["file"]}`] : [];
-  for (const name of [view, filter, scratch, bound, file]) {
-    if (present.has(name)) await execute("blockdev-del", { "node-name": name });
-  }
-  return paths;
+  await removeNodes(execute, [view, filter]);
 }
 
-/** Ends the export of a view, and the NBD server with the last one. */
+/** Closes the scratch image, if it is there, after {@linkcode removeView}. The path of its file. */
+export async function closeScratch(execute: Execute, prefix: string): Promise<string[]> {
+  const { file, bound, scratch } = instantNames(prefix);
+  const removed = await removeNodes(execute, [scratch, bound, file]);
+  return removed.filter((node) => node["node-name"] === file).map((node) => `${node["file"]}`);
+}
+
+/** Those that are there, in that order. */
+async function removeNodes(execute: Execute, names: readonly string[]): Promise<readonly QmpObject[]> {
+  const present = await nodesOf(execute);
+  const found = names.flatMap((name) => present.filter((node) => node["node-name"] === name));
+  for (const node of found) await execute("blockdev-del", { "node-name": node["node-name"] });
+  return found;
+}
+
+/**
+ * Ends the export of a view. The NBD server goes on without exports: QEMU 7.2 hangs in nbd-server-stop, with all of the
+ * guest's disks, if a reader connects at that moment.
+ */
 export async function endReaders(execute: Execute, prefix: string): Promise<void> {
   const { view } = instantNames(prefix);
-  const exports = await exportsOf(execute);
-  if (!exports.some(({ id }) => id === view)) return;
-  await endExport(execute, view);
-  const others = exports.filter(({ id, type }) => type === "nbd" && id !== view);
-  if (others.length === 0) await unless(/not running/, execute("nbd-server-stop"));
+  if ((await exportsOf(execute)).some(({ id }) => id === view)) await endExport(execute, view);
 }
 
 /** What the guest is to be served from once the view is gone: the node behind the filter, if it is served through that. */
@@ -139,11 +148,15 @@ export async function nodeBehind(execute: Execute, prefix: string, node: string)
   return behind;
 }
 
-/** Ends what an earlier process has begun, while nobody is connected to the disk's own export; see {@linkcode removeView}. */
+/**
+ * Ends what an earlier process has begun, while nobody is connected to the disk's own export. The path of the file that it
+ * closes.
+ */
 export async function endLeftView(execute: Execute, prefix: string, exportId: string): Promise<string[]> {
   const own = (await exportsOf(execute)).find(({ id }) => id === exportId);
   if (own?.["node-name"] === instantNames(prefix).filter) await endExport(execute, exportId);
-  return await removeView(execute, prefix);
+  await removeView(execute, prefix);
+  return await closeScratch(execute, prefix);
 }
 
 /** The size of a node, in bytes, and the bitmaps that it has. */
