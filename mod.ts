@@ -101,7 +101,7 @@ export type { ReactorThreadOptions } from "./lib/dataplane/reactor_thread.ts";
 export type { Weight } from "./lib/dataplane/fairness.ts";
 
 export { BackendKind, type BackendKindOptions, ownDomain } from "./lib/backend/kind.ts";
-export type { CloseOptions } from "./lib/backend/device.ts";
+export type { CloseOptions } from "./lib/backend/close_options.ts";
 export type { ExcludingDiskFinder } from "./lib/toolstack/sharing.ts";
 export type { Exclusion, ImageQuery, QueriedFile } from "./lib/toolstack/sharing.ts";
 export type { GrantChoice } from "./lib/backend/grant_choice.ts";

@@ -4,7 +4,7 @@
  */
 
 import type { DeviceClaim } from "./backend/claim.ts";
-import type { CloseOptions } from "./backend/device.ts";
+import type { CloseOptions } from "./backend/close_options.ts";
 import type { DeviceStatus } from "./backend/status.ts";
 import type { Clock } from "./clock.ts";
 import { type DiskStats, diskStats } from "./disk_stats.ts";

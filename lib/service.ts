@@ -6,7 +6,7 @@
 import { unlessAborted } from "./abort.ts";
 import { BackendKind, type BackendKindOptions } from "./backend/kind.ts";
 import type { StuckDevice } from "./backend/status.ts";
-import type { CloseOptions } from "./backend/device.ts";
+import type { CloseOptions } from "./backend/close_options.ts";
 import type { SettingsRule } from "./backend/disk_identity.ts";
 import { DEFAULT_SETTINGS, type DeviceSettings } from "./backend/settings.ts";
 import { balanceLoad } from "./dataplane/balance_load.ts";

@@ -24,12 +24,15 @@ import { formatVdev } from "../xenbus/vdev.ts";
 import type { Turns } from "../turns.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Attempts } from "./attempts.ts";
+import type { CloseOptions } from "./close_options.ts";
 import { type DeviceParts, reportLatch } from "./connect.ts";
 import type { ExcludingDiskFinder, Exclusion, ImageQuery } from "../toolstack/sharing.ts";
 import { CAN_BE_REFUSED, DeviceActions } from "./device_actions.ts";
 import { DeviceError } from "./device_error.ts";
 import { DeviceNodes, isRemoved, type Observation } from "./device_nodes.ts";
 import { withEmptyDrive } from "./empty_drive.ts";
+import type { Exchanged, ExchangeRequest } from "./exchange.ts";
+import { ExchangeSlot } from "./exchange_slot.ts";
 import { FrontendWatch } from "./frontend_watch.ts";
 import { deviceLabel } from "./journals.ts";
 import { Pacer } from "./pacer.ts";
@@ -52,18 +55,6 @@ export interface DeviceServices extends ResourceServices {
   readonly looked?: () => void;
   /** Searches the disks of other guests of this host; absent: whoever holds an image's lock is waited for. */
   readonly findExcludingDisk?: ExcludingDiskFinder;
-}
-
-/** How a device is left when its process stops serving it. */
-export interface CloseOptions {
-  /**
-   * `connected`: the nodes stay as they are; the next process takes over, and the guest only sees a pause.
-   * `detached`: the guest is asked to close the disk, and the device ends Closed. A device that another process owns is
-   * left alone.
-   */
-  readonly leave: "connected" | "detached";
-  /** How long the guest may take to close it. */
-  readonly timeoutMs: number;
 }
 
 /** Looks that may follow one another at once, and the time between further ones. */
@@ -100,6 +91,7 @@ export class BackendDevice {
   readonly #actions: DeviceActions;
   readonly #attempts: Attempts;
   readonly #ringInUse: RingInUse;
+  readonly #exchanges: ExchangeSlot;
   readonly #stop = new AbortController();
   readonly #retired = Promise.withResolvers<void>();
   readonly #guestGone = Promise.withResolvers<void>();
@@ -155,6 +147,7 @@ export class BackendDevice {
     this.#parts = { resources, settings, error, log, findOtherGuest, announced: undefined };
     this.#actions = new DeviceActions(this.#parts);
     this.#ringInUse = new RingInUse(this.#parts, clock, signal, poke);
+    this.#exchanges = new ExchangeSlot(clock, signal, poke);
     this.#attempts = new Attempts(clock, signal, () => {
       resources.lock.doubtOther();
       this.poke();
@@ -255,6 +248,11 @@ export class BackendDevice {
     const inFlight = connected ? this.#resources.counters.inFlight : 0;
     const name = image === undefined ? "its image" : image.disk.description;
     if (this.#stall.check(inFlight, this.progress, name, this.#clock.now())) this.poke();
+  }
+
+  /** Gives the disk another image under its guest; see exchange.ts. Rejects with XenblkError if it keeps the old one. */
+  exchange(request: ExchangeRequest): Promise<Exchanged> {
+    return this.#exchanges.ask(request);
   }
 
   /** Stops serving: finishes what is in flight and releases everything. The options of the first call count. */
@@ -361,7 +359,9 @@ export class BackendDevice {
       this.#log.debug(`frontend ${stateName(frontendState)}, backend ${stateName(backendState)}: ${action.kind}`);
       // Before it is tried: the nodes may have changed by the time it has failed.
       if (CAN_BE_REFUSED.has(action.kind)) fingerprint = await asText();
-      outcome = await this.#actions.perform(action, nodes, seen);
+      outcome = this.#exchanges.mayFollow(action)
+        ? await this.#exchanges.perform(this.#parts, nodes, seen)
+        : await this.#actions.perform(action, nodes, seen);
       if (action.kind === "request-removal" && outcome === "done") this.#removalAsked = true;
       if (outcome === "idle") this.#reportStanding(nodes, seen, ours);
       const waitsForOthers = action.kind === "wait" && action.for !== "retry";
@@ -380,6 +380,7 @@ export class BackendDevice {
 
   /** The nodes, and what they prove. */
   async #observe(nodes: DeviceNodes): Promise<Observation> {
+    this.#exchanges.settle(nodes);
     let seen = await nodes.observe();
     if (this.#guestReleased) {
       this.#guestReleased = !nodes.guestExists; // a new domain may have got the number

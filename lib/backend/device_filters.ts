@@ -49,6 +49,11 @@ export class DeviceFilters {
   }
 
   /** See FilterStack. */
+  get tied(): string | undefined {
+    return this.#stack?.tied;
+  }
+
+  /** See FilterStack. */
   end(): void {
     this.#stack?.end();
   }

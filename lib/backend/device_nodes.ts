@@ -34,6 +34,7 @@ import { readAll, readerOf, removeWithEmptyParents, tryReadAll } from "../xensto
 import { describe, DESCRIPTION_NODES, type DeviceDescription } from "./description.ts";
 import { ATTACHMENT_NODE } from "./device_latch.ts";
 import { NONCE_NODE } from "./journals.ts";
+import { type NamedImage, NAMING_NODES, writeImageName } from "./named_image.ts";
 
 /** Nodes of the backend directory that the toolstack writes and that a device reads. */
 export const TOOLSTACK_NODES: ReadonlySet<string> = new Set([
@@ -316,6 +317,30 @@ export class DeviceNodes {
       }
       // The toolstack may have stopped waiting and removed its request.
       if (read(RESIZE_NODE) !== undefined) transaction.write(`${this.#path}/${RESIZE_NODE}`, printable(answer));
+    });
+  }
+
+  /**
+   * Names another image in place of the one that was seen, and its size if the guest is to learn that. False, with nothing
+   * written, if the state or the image's name changed.
+   */
+  nameImage({ backendState, params: before }: Observation, image: NamedImage, sectors?: number): boolean {
+    let named = false;
+    this.#fromState(backendState, ["sectors", ...NAMING_NODES], (transaction, read) => {
+      named = read("params") === before;
+      if (!named) return;
+      writeImageName(transaction, this.#path, read, image);
+      if (sectors === undefined) return;
+      this.#update(transaction, read, [["sectors", String(sectors)]]);
+      transaction.write(`${this.#path}/state`, read("state")!);
+    });
+    return named;
+  }
+
+  /** Names the image `but` if the nodes name the other one. */
+  renameImage(not: string, but: string): void {
+    this.#fromState(undefined, ["params"], (transaction, read) => {
+      if (read("params") === not) transaction.write(`${this.#path}/params`, but);
     });
   }
 

@@ -24,7 +24,8 @@ import { Turns } from "../turns.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Backoff } from "./backoff.ts";
 import type { ExcludingDiskFinder } from "../toolstack/sharing.ts";
-import { BackendDevice, type CloseOptions } from "./device.ts";
+import type { CloseOptions } from "./close_options.ts";
+import { BackendDevice } from "./device.ts";
 import { guestName, TOOLSTACK_NODES } from "./device_nodes.ts";
 import { identifyDisk, type SettingsRule } from "./disk_identity.ts";
 import { isDeviceGone, sweepLeftovers } from "./leftovers.ts";
@@ -197,12 +198,14 @@ export class BackendKind {
     for (const listener of this.#listeners) listener(path);
   }
 
-  /**
-   * The filters in front of a device's disk, from the guest to the disk; none if the device is not served, or its image
-   * was not opened yet.
-   */
+  /** The filters in front of a device's disk, from the guest to the disk; none if its image was not opened yet. */
   filtersOf(address: DeviceAddress): readonly LiveFilter[] {
     return this.#devices.get(backendPath(address))?.held.filters.filters ?? [];
+  }
+
+  /** A device, for an exchange of its image. Undefined if there is no such device. */
+  find(address: DeviceAddress): Pick<BackendDevice, "exchange"> | undefined {
+    return this.#devices.get(backendPath(address));
   }
 
   /** A device's weight, which can be changed, and its open image. Undefined if there is no such device. */

@@ -85,8 +85,8 @@ async function isLocked(device: DeviceParts, nodes: DeviceNodes): Promise<boolea
   }
 }
 
-/** The image stays open: the next attempt only searches again. */
-async function refuseOtherGuest({ findOtherGuest }: DeviceParts, image: OpenImage): Promise<void> {
+/** Rejects with {@linkcode XenblkError} if another guest excludes the use. The image stays open. */
+export async function refuseOtherGuest({ findOtherGuest }: DeviceParts, image: OpenImage): Promise<void> {
   const { disk, description: { shared } } = image;
   const other = await findOtherGuest({ files: filesOf(disk), shared });
   if (other === undefined) return;

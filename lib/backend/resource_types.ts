@@ -51,6 +51,14 @@ export interface Connection {
   readonly maxIndirectSegments: number;
 }
 
+/** A ring of a connection, and the disk that it is to have. */
+export interface RingPlace {
+  /** Its number. */
+  readonly queue: number;
+  readonly disk: Disk;
+  readonly connection: Connection;
+}
+
 /** An image that is open, and what the toolstack says of it. */
 export interface OpenImage {
   readonly disk: Disk;

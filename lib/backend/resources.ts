@@ -5,7 +5,6 @@
  */
 
 import { isAbort } from "../abort.ts";
-import { ABIS, ringSlots } from "../blkif/abi.ts";
 import { Weight } from "../dataplane/fairness.ts";
 import type { JournalSpec, QueueHandle } from "../dataplane/types.ts";
 import { errorText, XenblkError } from "../errors.ts";
@@ -13,7 +12,6 @@ import type { DomId } from "../hypervisor.ts";
 import { type Disk, writesImage } from "../storage/disk.ts";
 import { checkNewSize } from "../storage/image/grow.ts";
 import { lockImage } from "../storage/image/lock.ts";
-import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { Ring } from "../xenbus/transitions.ts";
 import { DeviceCounters } from "./device_counters.ts";
 import { DeviceFilters } from "./device_filters.ts";
@@ -23,7 +21,8 @@ import type { DeviceDescription } from "./description.ts";
 import { openDescribed } from "./disk_request.ts";
 import { emptyDrive } from "./empty_drive.ts";
 import { DeviceJournals, keptNames } from "./journals.ts";
-import type { Connection, Growth, OpenImage, ResourceEvents, ResourceServices } from "./resource_types.ts";
+import type { Connection, Growth, OpenImage, ResourceEvents, ResourceServices, RingPlace } from "./resource_types.ts";
+import { openedOf, type RingExtras, ringSpec } from "./ring_spec.ts";
 import { Acquisition, type Operation, OverdueError, Waits } from "./waits.ts";
 
 /** Rings that are being opened. */
@@ -61,6 +60,7 @@ export class DeviceResources {
   /** Held as long as there are rings: a guest that migrates opens its image at both ends, and uses it at one. */
   #imageLock: AsyncDisposable | undefined;
   #rings: readonly QueueHandle[] = [];
+  #journalSpecs: readonly JournalSpec[] | undefined;
   #opening: RingsOpening | undefined;
   /** Until all rings are closed, `#rings`, `#ring` and the rest stay as they were. */
   #closing: Operation<void> | undefined;
@@ -132,17 +132,26 @@ export class DeviceResources {
 
   /** Opens the image that the description names, and closes another one first. Rejects with the reason. */
   async openImage(description: DeviceDescription): Promise<OpenImage> {
-    const { settings, openDisk } = this.#services;
     const key = this.#keyOf(description);
     if (this.#image?.key === key) return this.#image = { ...this.#image, description };
     await this.release();
-    const owner = { guest: this.#guest, device: this.#label };
-    const open = (): Promise<Disk> => openDescribed(description, settings, owner, this.filters, openDisk);
+    const open = (): Promise<Disk> => this.openOther(description);
     const disk = await this.#openingDisk.get(key, () => `open image ${description.params}`, open);
-    this.#image = { disk, description, key };
+    return this.#hold({ disk, description, key });
+  }
+
+  /** Opens the disk that a description names, beside the image that is open; the caller's. Rejects with the reason. */
+  async openOther(description: DeviceDescription): Promise<Disk> {
+    const { settings, openDisk } = this.#services;
+    const owner = { guest: this.#guest, device: this.#label };
+    return await openDescribed(description, settings, owner, this.filters, openDisk);
+  }
+
+  #hold(image: OpenImage & { readonly key: string }): OpenImage {
+    const { disk } = this.#image = image;
     disk.failed?.then((reason) => this.diskFailed(disk, reason));
     disk.watchTrouble?.(this.#events.ringStopped);
-    return this.#image;
+    return image;
   }
 
   /** Answered writes of the disk may be lost: as after a failed flush, nothing is written any more. */
@@ -184,15 +193,26 @@ export class DeviceResources {
   }
 
   async #lock(): Promise<AsyncDisposable | undefined> {
+    const opened = this.#image!;
+    const { image } = opened.disk;
+    if (this.#services.imageLocks === undefined || image === undefined) return undefined;
+    const lock = (signal: AbortSignal): Promise<AsyncDisposable> =>
+      this.lockOther(opened, AbortSignal.any([signal, this.#signal])).then((lock) => lock!);
+    return await this.#locking.get(image.path, () => `lock image ${image.path}`, lock);
+  }
+
+  /**
+   * Locks an image, also one beside that which is open; the caller's. Undefined: it has no lock of ours. Rejects as
+   * {@linkcode lockImage}, or with the signal's reason.
+   */
+  async lockOther(
+    { disk, description: { shared } }: OpenImage,
+    signal: AbortSignal,
+  ): Promise<AsyncDisposable | undefined> {
     const { imageLocks, clock } = this.#services;
-    const { disk, disk: { image }, description: { shared } } = this.#image!;
-    if (imageLocks === undefined || image === undefined) return undefined;
+    if (imageLocks === undefined || disk.image === undefined) return undefined;
     const use = { writes: writesImage(disk), shared, by: this.#label };
-    return await this.#locking.get(
-      image.path,
-      () => `lock image ${image.path}`,
-      (signal) => lockImage(imageLocks, image, use, clock, AbortSignal.any([signal, this.#signal])),
-    );
+    return await lockImage(imageLocks, disk.image, use, clock, signal);
   }
 
   #keyOf({ params, readOnly, shared, directIoSafe }: DeviceDescription): string {
@@ -211,8 +231,12 @@ export class DeviceResources {
   beginRings(disk: Disk, connection: Connection, journals: JournalSpec[] | undefined): void {
     const abandon = new AbortController();
     const signal = AbortSignal.any([this.#signal, abandon.signal]);
+    this.#journalSpecs = journals;
     const opening = Promise.allSettled(
-      connection.frontend.queues.map((_, queue) => this.#openRing(queue, disk, connection, journals?.[queue], signal)),
+      connection.frontend.queues.map((_, queue) => {
+        const journal = journals?.[queue];
+        return this.#openRing({ queue, disk, connection }, signal, journal && { journal });
+      }),
     );
     const operation = this.waits.begin(() => `open the rings on ${nameOf(disk)}`, opening);
     this.#opening = { connection, operation, abandon };
@@ -236,6 +260,53 @@ export class DeviceResources {
       remedy: `if the guest's driver has fewer than ${length} queues, an earlier one left multi-queue-num-queues: ` +
         "remove that node and the directories queue-N",
     });
+  }
+
+  /** Rings are being opened or closed, or the image is being resized, perhaps by a call that has stopped waiting. */
+  get changing(): boolean {
+    return this.#opening !== undefined || this.#closing !== undefined || this.#growing !== undefined;
+  }
+
+  /** The open rings, in order. Who replaces them tells {@linkcode setRings}. */
+  get rings(): readonly QueueHandle[] {
+    return this.#rings;
+  }
+
+  /** Opens a ring again that was released: on the disk that it had, or `held` on another one. Its journal goes on. */
+  async openRingAgain(place: RingPlace, signal: AbortSignal, held: boolean): Promise<QueueHandle> {
+    const journal = this.#journalSpecs?.[place.queue];
+    return await this.#openRing(place, signal, { ...(journal && { journal: { ...journal, resume: true } }), held });
+  }
+
+  /** These are the open rings of the connection from now on. */
+  setRings(rings: readonly QueueHandle[], connection: Connection): void {
+    this.#rings = rings;
+    this.#connection = connection;
+    this.#listen(rings);
+  }
+
+  /** All rings were released, and none is open: the frontend waits to be served again. */
+  ringsLost(): void {
+    this.#rings = [];
+    this.#connection = undefined;
+    this.#ring = "none";
+    this.journals.unmap();
+  }
+
+  /** The image's lock is the caller's from now on, and the image, too, unless it is to stay. */
+  take({ image }: { readonly image: boolean }): AsyncDisposable[] {
+    const taken = [this.#imageLock, image ? this.#image?.disk : undefined].filter((each) => each !== undefined);
+    this.#imageLock = undefined;
+    if (image) this.#image = undefined;
+    return taken;
+  }
+
+  /** Puts another open image, which is locked, in the place of this one; the old one is the caller's. */
+  exchangeImage(image: OpenImage, lock: AsyncDisposable | undefined): AsyncDisposable[] {
+    const old = this.take({ image: true });
+    this.#imageLock = lock;
+    this.#hold({ ...image, key: this.#keyOf(image.description) });
+    return old;
   }
 
   /** The frontend was told of the rings. */
@@ -321,36 +392,10 @@ export class DeviceResources {
     }
   }
 
-  #openRing(
-    queue: number,
-    disk: Disk,
-    { frontend: { abi, queues }, grants, directIoSafe, discard, maxIndirectSegments }: Connection,
-    journal: JournalSpec | undefined,
-    signal: AbortSignal,
-  ): Promise<QueueHandle> {
-    const { dataPlane, settings: { maxPersistentGrants, maxRequests } } = this.#services;
-    const { ringRefs, eventChannel } = queues[queue]!;
-    return dataPlane.openQueue({
-      label: `${this.#label} queue ${queue}`,
-      guest: this.#guest,
-      ringRefs,
-      eventChannel,
-      abi,
-      disk,
-      grants,
-      directIoSafe,
-      discard,
-      maxIndirectSegments,
-      ...(journal && { journal }),
-      ...(maxPersistentGrants !== undefined && { maxPersistentGrants }),
-      ...(maxRequests !== undefined && { maxRequests }),
-      stats: this.counters.of(queue),
-      busy: this.counters.busy,
-      busyQueues: queues.length,
-      weight: this.weight.memory,
-      latch: this.latch.address,
-      moved: this.#events.ringMoved,
-    }, signal);
+  #openRing(place: RingPlace, signal: AbortSignal, more: RingExtras | undefined): Promise<QueueHandle> {
+    const { dataPlane, settings } = this.#services;
+    const of = { label: this.#label, guest: this.#guest, moved: this.#events.ringMoved };
+    return dataPlane.openQueue({ ...ringSpec(place, settings, this, of), ...more }, signal);
   }
 
   #listen(rings: readonly QueueHandle[]): void {
@@ -427,6 +472,11 @@ export class DeviceResources {
     if (disk !== undefined) await this.#letGo(`close ${nameOf(disk)}`, disk);
   }
 
+  /** Disposes what came from {@linkcode exchangeImage}, or was opened and is not wanted. See `#letGo`. */
+  async dispose(text: string, resources: readonly AsyncDisposable[]): Promise<void> {
+    for (const resource of resources) await this.#letGo(text, resource);
+  }
+
   /** Disposes it. What takes too long goes on in the background: nothing of the guest's depends on it. */
   async #letGo(text: string, resource: AsyncDisposable): Promise<void> {
     const operation = this.waits.begin(() => text, resource[Symbol.asyncDispose]());
@@ -443,16 +493,7 @@ export class DeviceResources {
   }
 }
 
-function openedOf(results: readonly PromiseSettledResult<QueueHandle>[]): QueueHandle[] {
-  return results.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
-}
-
 /** For messages: the image's path, or what the disk is. */
 function nameOf({ image, description }: Disk): string {
   return image === undefined ? description : `image ${image.path}`;
-}
-
-/** How many slots each ring of the connection has. */
-export function slotsOf({ abi, queues }: FrontendParameters): number[] {
-  return queues.map(({ ringRefs }) => ringSlots(ABIS[abi], ringRefs.length));
 }

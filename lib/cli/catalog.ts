@@ -48,6 +48,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./resize.ts")).resize,
   },
   {
+    name: "swap",
+    summary: "Give a disk another image while its guest uses it",
+    load: async () => (await import("./swap.ts")).swap,
+  },
+  {
     name: "limit",
     summary: "Show or change the limits of a disk while its guest uses it",
     load: async () => (await import("./limit.ts")).limit,
@@ -101,6 +106,21 @@ export const CATALOG: readonly CatalogEntry[] = [
     name: "image map",
     summary: "Show which ranges of an image hold data, and where",
     load: async () => (await import("./image/map.ts")).map,
+  },
+  {
+    name: "job list",
+    summary: "Show the jobs of live disks: backups and the like, and how far they are",
+    load: async () => (await import("./job/list.ts")).listJobs,
+  },
+  {
+    name: "job wait",
+    summary: "Show how far a job of a live disk is until it is over",
+    load: async () => (await import("./job/wait.ts")).waitForJob,
+  },
+  {
+    name: "job cancel",
+    summary: "End a job of a live disk",
+    load: async () => (await import("./job/cancel.ts")).cancelJob,
   },
   {
     name: "config check",

@@ -49,6 +49,7 @@ async function candidates(
   if (valueOf !== undefined) return valueOf.kind === "value" && valueOf.isPath === true ? [FILES] : [];
   const operand = verb.operands[given.length];
   if (operand?.isPath) return [FILES];
+  if (operand?.name === "JOB") return await (await import("./job/host_jobs.ts")).jobNames();
   if (operand?.name !== "DOMAIN" && operand?.name !== "VDEV") return [];
   using store = (await host.openNativePlatform()).openXenstore();
   if (operand.name === "DOMAIN") return domainNames(store);

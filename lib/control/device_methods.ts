@@ -1,15 +1,17 @@
 /**
- * The methods of the control socket that change disks: attach, detach, resize, weight, and the limits of the filter
+ * The methods of the control socket that change disks: attach, detach, resize, swap, weight, and the limits of the filter
  * throttle. What attaches is loaded with the first call. What detaches and resizes is not: the program's files may have
  * been replaced by then.
  */
 
+import { unlessAborted } from "../abort.ts";
 import { deviceLabel } from "../backend/journals.ts";
 import { ABI_NAMES } from "../blkif/abi.ts";
 import { LEAST_WEIGHT, MOST_WEIGHT } from "../dataplane/fairness.ts";
 import { XenblkError } from "../errors.ts";
 import type { Service } from "../service.ts";
 import type { LiveFilter } from "../storage/filter/stack.ts";
+import { paramsOfText } from "../storage/image/spec.ts";
 import { detachDevice } from "../toolstack/detach.ts";
 import { resizeDevice } from "../toolstack/resize.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
@@ -23,6 +25,8 @@ import type { Attached, Limits } from "./protocol.ts";
 type Params = Readonly<Record<string, unknown>>;
 
 const DEFAULT_TIMEOUT_MS = 60_000;
+/** How long a guest's requests may wait for another image: less than it takes a guest to complain. */
+const SWAP_TIMEOUT_MS = 10_000;
 const TIMEOUT = whole(1, 86_400_000);
 const DOMAIN: Param<string | number> = {
   allowed: "a name, UUID or domid",
@@ -79,6 +83,15 @@ export function deviceMethods(process: ControlledProcess): Handlers {
       using store = process.platform.openXenstore();
       const size = sizeBytes === undefined ? {} : { sizeBytes };
       return await resizeDevice(store, address, { timeoutMs, signal, ...size });
+    },
+    swap: async (given, { signal, progress }) => {
+      const table = { device: TEXT, image: TEXT, timeoutMs: TIMEOUT };
+      const required = ["device", "image"] as const;
+      const { device, image, timeoutMs = SWAP_TIMEOUT_MS } = readParams("swap", table, given, required);
+      const served = service.devices.find(addressOf(service, device))!;
+      const params = await paramsOfText(image);
+      progress("opening the new image");
+      return await unlessAborted(served.exchange({ params, timeoutMs }), signal);
     },
     limit: (params) => {
       const { device, limits } = readParams("limit", { device: TEXT, limits: LIMITS }, params, ["device"]);

@@ -7,6 +7,7 @@ import type { DeviceReport } from "../backend/status.ts";
 import { XenblkError } from "../errors.ts";
 import type { HostPlatform } from "../host_platform.ts";
 import type { DomId } from "../hypervisor.ts";
+import type { LazyJobs } from "../jobs/door.ts";
 import { LOG_LEVELS, type Logging } from "../log.ts";
 import type { Service } from "../service.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
@@ -25,6 +26,8 @@ export interface ControlledProcess {
   /** Of xenblk. */
   readonly version: string;
   readonly logging: Logging;
+  /** Absent: its disks have none. */
+  readonly jobs?: LazyJobs;
 }
 
 /** The handlers by method; those that a process does not have are absent. */

@@ -3,10 +3,12 @@
  * describes it for people, and docs/control.schema.json for programs.
  */
 
+import type { Exchanged } from "../backend/exchange.ts";
 import type { DeviceSettings } from "../backend/settings.ts";
 import type { DeviceReport } from "../backend/status.ts";
 import type { ErrorKind } from "../errors.ts";
 import type { DiskFigures } from "../figures/figures.ts";
+import type { JobReport } from "../jobs/job.ts";
 import type { LogLevel } from "../log.ts";
 import type { ThrottleOptions } from "../storage/filter/table.ts";
 import type { DomainInfo } from "../toolstack/domains.ts";
@@ -131,6 +133,14 @@ export interface Methods {
     readonly params: DeviceParams & { readonly sizeBytes?: number; readonly timeoutMs?: number };
     readonly result: { readonly before: number; readonly now: number };
   };
+  /**
+   * Gives the disk another image under its guest, which must find the same data there. `before` and `now` describe the
+   * images for people; sizes in sectors of 512 bytes. Requests waited for `pausedMs`; absent for a disc.
+   */
+  readonly swap: {
+    readonly params: DeviceParams & { readonly image: string; readonly timeoutMs?: number };
+    readonly result: Exchanged;
+  };
   /** Changes the limits that are named, and answers with all. */
   readonly limit: {
     readonly params: DeviceParams & { readonly limits?: Limits };
@@ -153,6 +163,13 @@ export interface Methods {
   };
   /** Ends the export of the disk. */
   readonly endExport: { readonly params: DeviceParams; readonly result: Nothing };
+  /** The jobs of the process's disks, those that are over too; of one device, or the one of that id. */
+  readonly jobs: {
+    readonly params: DevicesParams & { readonly id?: string };
+    readonly result: { readonly jobs: readonly JobReport[] };
+  };
+  /** Ends a job, and answers with its end. */
+  readonly jobCancel: { readonly params: { readonly id: string }; readonly result: { readonly job: JobReport } };
   /** Sets the level of the process's own log if one is given, and answers with the present one. */
   readonly logLevel: { readonly params: { readonly level?: LogLevel }; readonly result: { readonly level: LogLevel } };
 }
@@ -177,6 +194,8 @@ export type ControlEvent =
   | (DeviceEventBase & { readonly event: "added"; readonly report: DeviceReport })
   | (DeviceEventBase & { readonly event: "state"; readonly backendState: string; readonly frontendState: string })
   | (DeviceEventBase & { readonly event: "error"; readonly error: string })
+  /** A job of the disk has begun, has come further, or is over. */
+  | (DeviceEventBase & { readonly event: "job"; readonly job: JobReport })
   /** Another reactor serves the ring of that number. */
   | (DeviceEventBase & {
     readonly event: "moved";

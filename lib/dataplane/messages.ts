@@ -45,9 +45,9 @@ export type ReactorCommand =
   | OpenCommand
   /** Load what the attachment needs. `id` is the number of the preparation. */
   | { readonly type: "prepare"; readonly id: number; readonly attachment: DiskAttachment }
-  /** Serve the queue no more, once nothing of it is in flight; flush nothing. */
-  | { readonly type: "release"; readonly id: number }
-  /** Go on with it after all, unless it was released. */
+  /** Serve the queue no more, once nothing of it is in flight; flush only if asked to. */
+  | { readonly type: "release"; readonly id: number; readonly flush: boolean }
+  /** Go on with it after all, unless it was released; or begin with one that was opened `held`. */
   | { readonly type: "keep"; readonly id: number }
   | { readonly type: "grow"; readonly id: number; readonly sectors: number }
   | { readonly type: "close"; readonly id: number }

@@ -147,6 +147,7 @@ export class Reactor implements Disposable {
         visitedDueMs: -1,
         visitedMs: 0,
       };
+      if (request.held === true) connection.queue.pause();
       guest.byPort.set(connection.port, served);
       this.#noteUnrestricted(guest);
       this.#served.push(served);
@@ -171,18 +172,20 @@ export class Reactor implements Disposable {
   }
 
   /**
-   * Serves a queue no more, once nothing is in flight, and flushes nothing: another reactor goes on with its ring.
-   * {@linkcode ReactorHost.released} reports the end. False: it is being closed, or its ring is broken.
+   * Serves a queue no more, once nothing is in flight: another reactor, or another disk, goes on with its ring. What was
+   * answered is flushed before if `flush`. {@linkcode ReactorHost.released} reports the end. False: it is being closed, or
+   * its ring is broken.
    */
-  release(id: number): boolean {
+  release(id: number, flush = false): boolean {
     const served = this.#served.find((served) => served.id === id);
     if (served === undefined || served.closing || served.connection.queue.state !== "serving") return false;
     served.leaving = true;
-    served.connection.queue.pause();
+    served.hasWork = true;
+    served.connection.queue.pause(flush);
     return true;
   }
 
-  /** Goes on with a queue that was to leave. False: it has left. */
+  /** Goes on with a queue that was to leave, or begins with one that was opened `held`. False: it has left. */
   keep(id: number): boolean {
     const served = this.#served.find((served) => served.id === id);
     if (served === undefined) return false;
@@ -342,7 +345,7 @@ export class Reactor implements Disposable {
       const { queue } = served.connection;
       served.hasWork = queue.rest();
       if (served.hasWork) more = true;
-      else served.hasWork = queue.state === "draining";
+      else served.hasWork = queue.isEnding;
     }
     return more;
   }
@@ -386,7 +389,7 @@ export class Reactor implements Disposable {
       this.#host.stopped(served.id, queue.broken);
     }
     // A drain ends with a flush that does not count as a request in flight: look until it is over.
-    served.hasWork = more || polled || queue.state === "draining";
+    served.hasWork = more || polled || queue.isEnding;
     return more;
   }
 

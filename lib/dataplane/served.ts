@@ -46,7 +46,7 @@ export function isReady({ hasWork, connection }: Served): boolean {
 
 /** Nothing is left to do for it here. */
 export function isOver({ closing, leaving, connection: { queue } }: Served): boolean {
-  return closing ? queue.state === "drained" : leaving && queue.inFlight === 0;
+  return closing ? queue.state === "drained" : leaving && queue.isQuiet;
 }
 
 /** The same of one with much to do. */

@@ -69,6 +69,8 @@ export interface QueueSpec {
   readonly latch?: number;
   /** Called when another reactor has begun to serve the ring. Absent: nobody needs to know. */
   readonly moved?: () => void;
+  /** No request is taken before {@linkcode QueueHandle.start}. Absent: all are, at once. */
+  readonly held?: boolean;
 }
 
 /** A ring that is served. */
@@ -86,6 +88,14 @@ export interface QueueHandle {
   readonly reactor?: number;
   /** The disk has so many sectors from now on; resolves when requests up to its new end are taken. */
   grow(sectors: number): Promise<void>;
+  /** Begins to take requests, after it was opened `held`. */
+  start(): void;
+  /**
+   * Takes no more requests, finishes those in flight, flushes, and then lets go of the ring, which can be opened again, on
+   * another disk as well. False: that was not done within the limit, and the ring is served as before. A flush that fails
+   * sets the latch. One that was opened `held` has nothing to flush.
+   */
+  release(limitMs: number): Promise<boolean>;
   /**
    * Stops taking requests, finishes those in flight, flushes, unbinds and unmaps. Safe to call twice. It stays pending as
    * long as the disk does not complete what is in flight; other queues, also of the same guest, close meanwhile.

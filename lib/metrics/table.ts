@@ -6,7 +6,7 @@
 
 import type { LatencyHistogram } from "../figures/figures.ts";
 import { SECTOR_BYTES } from "../units.ts";
-import type { DiskView, ErrorCounts, View } from "./view.ts";
+import type { DiskView, ErrorCounts, JobView, View } from "./view.ts";
 
 /** Labels of a sample. */
 export type Labels = Readonly<Record<string, string>>;
@@ -194,6 +194,51 @@ const STATES: readonly Metric[] = [
   ),
 ];
 
+const JOB_STATES = [
+  "running",
+  "ready",
+  "completed",
+  "failed",
+  "cancelled",
+] as const satisfies readonly JobView["state"][];
+
+function ofJobs(name: string, unit: Unit, help: string, value: (job: JobView) => number): Scalar {
+  return {
+    type: "gauge",
+    name,
+    unit,
+    help,
+    labelNames: [...DISK_LABELS, "job_kind"],
+    samples: ({ jobs }) => jobs.map((job) => ({ labels: jobLabels(job), value: value(job) })),
+  };
+}
+
+function jobLabels({ domain, domid, vdev, kind, job }: JobView): Labels {
+  return { domain, domid: String(domid), vdev, kind, job_kind: job };
+}
+
+const JOBS: readonly Metric[] = [
+  {
+    type: "gauge",
+    name: "xenblk_job_state",
+    unit: "1",
+    help: `1 for the state that the disk's last job of the kind is in: ${JOB_STATES.join(", ")}; 0 for the others`,
+    labelNames: [...DISK_LABELS, "job_kind", "state"],
+    samples: ({ jobs }) =>
+      jobs.flatMap((job) =>
+        JOB_STATES.map((state) => ({ labels: { ...jobLabels(job), state }, value: Number(job.state === state) }))
+      ),
+  },
+  ofJobs("xenblk_job_done_bytes", "By", "What the job has done", ({ doneBytes }) => doneBytes),
+  ofJobs("xenblk_job_total_bytes", "By", "What is known to be done by it", ({ totalBytes }) => totalBytes),
+  ofJobs(
+    "xenblk_job_ended_timestamp_seconds",
+    "s",
+    "When it ended, as Unix time; 0: it is not over",
+    ({ endedS }) => endedS,
+  ),
+];
+
 const PROCESS: readonly Metric[] = [
   {
     type: "gauge",
@@ -228,4 +273,4 @@ const PROCESS: readonly Metric[] = [
 ];
 
 /** All metrics, in the order of the exposition. */
-export const METRICS: readonly Metric[] = [...REQUESTS, ...STATES, ...PROCESS];
+export const METRICS: readonly Metric[] = [...REQUESTS, ...STATES, ...JOBS, ...PROCESS];

@@ -61,6 +61,10 @@ export class RecordedQueue implements QueueHandle {
   readonly latch: () => void;
   closed = false;
   inFlight = 0;
+  /** It takes requests. */
+  started: boolean;
+  /** Whether it can be released. */
+  mayRelease: (limitMs: number) => Promise<boolean> = () => Promise.resolve(true);
   /** Of its disk. */
   sectors: number;
 
@@ -72,11 +76,22 @@ export class RecordedQueue implements QueueHandle {
     this.latched = latched.promise;
     this.latch = latched.resolve;
     this.sectors = spec.disk.properties.sectors;
+    this.started = spec.held !== true;
   }
 
   grow(sectors: number): Promise<void> {
     this.sectors = sectors;
     return Promise.resolve();
+  }
+
+  start(): void {
+    this.started = true;
+  }
+
+  async release(limitMs: number): Promise<boolean> {
+    if (!await this.mayRelease(limitMs)) return false;
+    this.closed = true;
+    return true;
   }
 
   async close(): Promise<void> {

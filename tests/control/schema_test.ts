@@ -114,6 +114,7 @@ Deno.test("every method, event and error is as the schema says", async () => {
     for (const method of ["status", "stats"]) await client.call(method, { device });
     await client.call("limit", { device, limits: { iops: 5, bytesPerSecond: "1M" } });
     await client.call("weight", { device, weight: 300 });
+    await client.call("swap", { device, image: rig.image("third.img"), timeoutMs: 60_000 });
     await client.call("resize", { device, sizeBytes: 2 ** 22 });
     assertEquals((await client.call("export", { device }))["code"], -32001);
     for (const method of ["exportEnded", "endExport"]) {
@@ -124,11 +125,13 @@ Deno.test("every method, event and error is as the schema says", async () => {
     await client.call("detach", { device, force: true, timeoutMs: 60_000 });
     await client.until("removed");
     await client.call("logLevel", { level: "warning" });
+    assertEquals(await client.call("jobs", {}), { jobs: [] });
+    assertEquals((await client.call("jobCancel", { id: "none" }))["code"], -32003);
     await broken.detach();
   }
   await client.until("end");
-  // As "connected" in the schema, but a flush has to fail for them; and a ring moves only between busy reactors.
-  const latches = ["latched", "latch-cleared", "moved"];
+  // A flush has to fail for the first two; a ring moves only between busy reactors; a job needs a storage daemon.
+  const latches = ["latched", "latch-cleared", "moved", "job"];
   const events = ["added", "state", "error", "connected", "disconnected", "error-cleared", "removed", "log", "end"];
   assertEquals([...METHODS, ...events, "progress"].filter((name) => !client.seen.has(name)), []);
   const named = SCHEMA.$defs.event.oneOf.flatMap((each: { properties: { event: Json } }) => {

@@ -32,7 +32,7 @@ const LOG = "npm:@logtape/logtape@2.4.2";
 const COMMAND = {
   rooms: ["cli.ts", "catalogue", "frame", "log"],
   files: ["lib/cli/error_report.ts"],
-  packages: ["@std/cli", LOG, "node:fs"],
+  packages: ["@std/cli", LOG],
 };
 const NATIVE = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi"];
 const BACKEND = [...COMMAND.rooms, ...BASE, ...IMAGE, "blkif", "xenbus", "pool", "dataplane", "backend", "service"];
@@ -41,6 +41,9 @@ const DOORS = [
   "ffi/plugin/client.ts",
   "ffi/vhost/client.ts",
   "lib/figures/latency.ts",
+  "lib/jobs/door.ts",
+  "lib/jobs/job.ts",
+  "lib/jobs/records.ts",
   "lib/metrics/otlp_options.ts",
   "lib/storage/filter/live.ts",
   "lib/storage/filter/spec.ts",

@@ -125,6 +125,13 @@ export class FilterStack {
     return this.#filters.some(({ chosen }) => chosen.definition.readsOnly === true);
   }
 
+  /** The first filter that keeps the image's content, or something of its own, open with it: it stays with this image. */
+  get tied(): string | undefined {
+    return this.#filters.find(({ chosen: { definition: { readsOnly, keepsWrites, open } } }) =>
+      readsOnly === true || keepsWrites === true || open !== undefined
+    )?.name;
+  }
+
   /**
    * The disk behind the filters, which then belongs to the result. `key` names the image: what filters keep of it lasts
    * as long as the same is given. `readOnly`: the guest must not write, whatever the filters allow. `hold`: of {@linkcode

@@ -10,21 +10,13 @@ import { endsWithin } from "../../within.ts";
 import { basicEnvironment } from "./command.ts";
 import { type AllowedFile, placeFiles, startCommand, takeFiles } from "./confinement.ts";
 import { explainQmpError } from "./explain.ts";
-import {
-  closeDisk,
-  endExport,
-  type Execute,
-  exportAnew,
-  exportDisk,
-  nodeSize,
-  openDiskAsPermitted,
-  presentParts,
-} from "./graph_steps.ts";
+import { exportAnew, exportDisk, nodeSize, openDiskAsPermitted, presentParts } from "./graph_steps.ts";
 import { endLeftView, prefixOf } from "./instant.ts";
 import type { DiskPlan } from "./plan.ts";
 import { hasEnded, identify, type ProcessIdentity, signal, statusText } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
 import { lostOfPlan, lostWith } from "./leftovers.ts";
+import { closeDisk, endExport, type Execute } from "./removal.ts";
 import {
   type DaemonRecord,
   type DiskRecord,
@@ -443,10 +435,10 @@ export class StorageDaemon implements Disposable {
 
   /** Whether the disk that was left here can be used as it is; its export is added again if that is all that is missing. */
   async #takeOver(known: DiskRecord, plan: DiskPlan, socket: string): Promise<boolean> {
-    await this.#endView(known);
+    const node = await this.#endView(known);
     const { nodes, exported } = await presentParts(this.#execute, plan);
     if (!nodes) return false;
-    if (!exported) await exportDisk(this.#execute, plan.export(socket));
+    if (!exported) await exportDisk(this.#execute, { ...plan.export(socket), ...(node && { "node-name": node }) });
     for (const file of known.files) {
       const now = await recordedFile(file);
       if (now.inode === file.inode && now.device === file.device) continue;
@@ -469,10 +461,11 @@ export class StorageDaemon implements Disposable {
     });
   }
 
-  /** Of a disk that nobody is connected to. */
-  async #endView({ nodes, exportId }: DiskRecord): Promise<void> {
-    const paths = await endLeftView(this.#execute, prefixOf(nodes[0] ?? ""), exportId);
-    if (paths.length > 0) await this.#withdraw(paths);
+  /** Of a disk that nobody is connected to. See LeftOfView for the node. */
+  async #endView({ nodes, exportId }: DiskRecord): Promise<string | undefined> {
+    const { node, closed } = await endLeftView(this.#execute, prefixOf(nodes[0] ?? ""), exportId);
+    if (closed.length > 0) await this.#withdraw(closed);
+    return node;
   }
 
   /** Takes the files of a disk out of the daemon's root, except those of other disks. */

@@ -7,8 +7,9 @@
 
 import { XenblkError } from "../../errors.ts";
 import type { DaemonMonitor } from "../disk.ts";
-import { endExport, type Execute, exportsOf } from "./graph_steps.ts";
+
 import { QmpError, type QmpObject } from "./qmp.ts";
+import { endExport, type Execute, exportsOf } from "./removal.ts";
 import type { Scratch } from "./scratch.ts";
 
 /** How long a guest's write waits for the scratch file: then the view is given up. */
@@ -148,15 +149,22 @@ export async function nodeBehind(execute: Execute, prefix: string, node: string)
   return behind;
 }
 
-/**
- * Ends what an earlier process has begun, while nobody is connected to the disk's own export. The path of the file that it
- * closes.
- */
-export async function endLeftView(execute: Execute, prefix: string, exportId: string): Promise<string[]> {
-  const own = (await exportsOf(execute)).find(({ id }) => id === exportId);
-  if (own?.["node-name"] === instantNames(prefix).filter) await endExport(execute, exportId);
+/** What is left of a disk whose view was ended. */
+export interface LeftOfView {
+  /** The disk's own export went with the view: the node that it must be made from anew. */
+  readonly node?: string;
+  /** The path of the file that was closed. */
+  readonly closed: readonly string[];
+}
+
+/** Ends what an earlier process has begun, while nobody is connected to the disk's own export. */
+export async function endLeftView(execute: Execute, prefix: string, exportId: string): Promise<LeftOfView> {
+  const node = (await exportsOf(execute)).find(({ id }) => id === exportId)?.["node-name"];
+  const isThrough = node === instantNames(prefix).filter;
+  const behind = isThrough ? { node: await nodeBehind(execute, prefix, node) } : {};
+  if (isThrough) await endExport(execute, exportId);
   await removeView(execute, prefix);
-  return await closeScratch(execute, prefix);
+  return { ...behind, closed: await closeScratch(execute, prefix) };
 }
 
 /** The size of a node, in bytes, and the bitmaps that it has. */

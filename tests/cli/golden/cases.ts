@@ -36,6 +36,13 @@ export const CASES: Readonly<Record<string, readonly string[]>> = {
     "resize web xvdb --json",
     "resize web xvda 1G 2G",
   ],
+  "swap": [
+    "swap web xvda",
+    "swap web xvdz none.img",
+    "swap web xvdb none.img",
+    "swap web xvdb none.img --timeout 0",
+    "swap web xvdb none.img --json",
+  ],
   "limit": [
     "limit web",
     "limit web xvdb",

@@ -1,0 +1,55 @@
+/**
+ * What the data plane is asked for to serve one ring of a device.
+ */
+
+import type { Weight } from "../dataplane/fairness.ts";
+import type { QueueHandle, QueueSpec } from "../dataplane/types.ts";
+import type { DeviceCounters } from "./device_counters.ts";
+import type { RingPlace } from "./resource_types.ts";
+import type { DeviceSettings } from "./settings.ts";
+
+/** What depends on how the ring is opened: for the first time, or again. */
+export type RingExtras = Pick<QueueSpec, "journal" | "held">;
+
+/** What all rings of a device share. */
+interface Shared {
+  readonly counters: Pick<DeviceCounters, "of" | "busy">;
+  readonly weight: Pick<Weight, "memory">;
+  readonly latch: { readonly address: number };
+}
+
+/** The ring of that place, without what depends on how it is opened. */
+export function ringSpec(
+  { queue, disk, connection }: RingPlace,
+  { maxPersistentGrants, maxRequests }: DeviceSettings,
+  { counters, weight, latch }: Shared,
+  { label, guest, moved }: Pick<QueueSpec, "label" | "guest" | "moved">,
+): QueueSpec {
+  const { frontend: { abi, queues }, grants, directIoSafe, discard, maxIndirectSegments } = connection;
+  const { ringRefs, eventChannel } = queues[queue]!;
+  return {
+    label: `${label} queue ${queue}`,
+    guest,
+    ringRefs,
+    eventChannel,
+    abi,
+    disk,
+    grants,
+    directIoSafe,
+    discard,
+    maxIndirectSegments,
+    ...(maxPersistentGrants !== undefined && { maxPersistentGrants }),
+    ...(maxRequests !== undefined && { maxRequests }),
+    stats: counters.of(queue),
+    busy: counters.busy,
+    busyQueues: queues.length,
+    weight: weight.memory,
+    latch: latch.address,
+    ...(moved && { moved }),
+  };
+}
+
+/** The rings that were opened. */
+export function openedOf(results: readonly PromiseSettledResult<QueueHandle>[]): QueueHandle[] {
+  return results.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
+}
