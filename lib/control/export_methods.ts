@@ -79,6 +79,8 @@ class Exports {
   readonly #place: ExportPlace;
   /** By the device's label; also while they begin. */
   readonly #all = new Map<string, Promise<Exported>>();
+  /** How the last one of each device has ended: it may do so before anybody asks. */
+  readonly #ends = new Map<string, ExportEnd>();
 
   constructor(process: ControlledProcess, place: ExportPlace) {
     this.#process = process;
@@ -99,7 +101,11 @@ class Exports {
     this.#all.set(device, beginning);
     try {
       const { view, uri, ended } = await beginning;
-      void ended.then(() => this.#all.delete(device));
+      this.#ends.delete(device);
+      void ended.then((how) => {
+        this.#all.delete(device);
+        this.#ends.set(device, how);
+      });
       const leave = (): void => void view.close({ reason: "who has begun it is gone", failed: true });
       if (!stays && signal.aborted) leave();
       if (!stays) signal.addEventListener("abort", leave, { once: true });
@@ -110,8 +116,10 @@ class Exports {
     }
   }
 
-  /** How it has ended, once it has; the client may go away before. */
+  /** How it has ended, once it has, or how the last one has; the client may go away before. */
   async ended(device: string, signal: AbortSignal): Promise<ExportEnd> {
+    const known = this.#all.has(device) ? undefined : this.#ends.get(device);
+    if (known !== undefined) return known;
     const { ended } = await this.#present(device);
     const aborted = Promise.withResolvers<void>();
     if (signal.aborted) aborted.resolve();

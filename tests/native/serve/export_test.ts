@@ -210,7 +210,7 @@ nativeTest(
     await stage.disk.startLoad(UNTIL_STOPPED);
     await using verb = new Verb(stage, "export", "7", "xvda", "--scratch-dir", stage.folder, "--scratch-size", "1M");
     const uri = await verb.uri();
-    assertEquals(await verb.status(), 1);
+    assertEquals(await verb.status(), 1, verb.stderr);
     assertMatch(verb.stderr, /its scratch file is full \(its limit is 1\.0 MiB\), or failed; .*more --scratch-size/);
     await isGone(uri);
     await assertProgress(stage.disk, 100);
