@@ -131,7 +131,7 @@ function daemonDisks(
   journals: JournalStore,
   undo: AsyncDisposableStack,
   warn: (message: string) => void,
-): Pick<OpenContext, "openByDaemon"> & Pick<BackendKindOptions, "endLeftovers"> {
+): Pick<OpenContext, "openByDaemon" | "endDaemonDisk"> & Pick<BackendKindOptions, "endLeftovers"> {
   const { vhost, descriptor } = platform;
   if (vhost === undefined) return {};
   const disks = undo.use(
@@ -148,6 +148,7 @@ function daemonDisks(
   );
   return {
     openByDaemon: (request) => disks.open(request),
+    endDaemonDisk: (owner) => disks.discard(owner),
     endLeftovers: (isGone) => disks.endLeftovers(isGone),
   };
 }

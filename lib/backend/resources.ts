@@ -9,7 +9,7 @@ import { Weight } from "../dataplane/fairness.ts";
 import type { JournalSpec, QueueHandle } from "../dataplane/types.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { DomId } from "../hypervisor.ts";
-import { type Disk, writesImage } from "../storage/disk.ts";
+import { type Disk, type DiskRequest, writesImage } from "../storage/disk.ts";
 import { checkNewSize } from "../storage/image/grow.ts";
 import { lockImage } from "../storage/image/lock.ts";
 import type { Ring } from "../xenbus/transitions.ts";
@@ -135,16 +135,17 @@ export class DeviceResources {
     const key = this.#keyOf(description);
     if (this.#image?.key === key) return this.#image = { ...this.#image, description };
     await this.release();
-    const open = (): Promise<Disk> => this.openOther(description);
+    const open = (): Promise<Disk> => this.openOther(description, true);
     const disk = await this.#openingDisk.get(key, () => `open image ${description.params}`, open);
     return this.#hold({ disk, description, key });
   }
 
   /** Opens the disk that a description names, beside the image that is open; the caller's. Rejects with the reason. */
-  async openOther(description: DeviceDescription): Promise<Disk> {
+  async openOther(description: DeviceDescription, sole = false): Promise<Disk> {
     const { settings, openDisk } = this.#services;
     const owner = { guest: this.#guest, device: this.#label };
-    return await openDescribed(description, settings, owner, this.filters, openDisk);
+    const open = (request: DiskRequest): Promise<Disk> => openDisk(sole ? { ...request, sole } : request);
+    return await openDescribed(description, settings, owner, this.filters, open);
   }
 
   #hold(image: OpenImage & { readonly key: string }): OpenImage {

@@ -46,6 +46,8 @@ export interface DiskRequest {
   readonly allowImages?: readonly string[];
   /** Whose disk it is; storage daemons ask for it. */
   readonly owner?: DiskOwner;
+  /** No other disk of the owner's device is open: what a storage daemon still has of one, since a crash, ends. */
+  readonly sole?: boolean;
   /** Opened for reading only. */
   readonly readOnly: boolean;
   /** Must fit the format, unless it is `auto`. */
@@ -195,16 +197,7 @@ export interface DiskDaemon {
    * {@linkcode XenblkError} if the disk has no daemon at present.
    */
   run<T>(call: (monitor: DaemonMonitor) => Promise<T>): Promise<T>;
-  /**
-   * Serves the guest from another node: its requests wait while `call` is carried out, in turn as by {@linkcode run}, and go
-   * on at the node that it resolves with. It gets the node that they are at now. Rejects as `call` does; they then go on
-   * where they were.
-   */
-  reroute(call: Reroute): Promise<void>;
 }
-
-/** Changes what the guest's requests go through; see {@linkcode DiskDaemon.reroute}. */
-export type Reroute = (monitor: DaemonMonitor, node: string) => Promise<string>;
 
 /** A running storage daemon. */
 export interface DaemonMonitor {
@@ -222,7 +215,17 @@ export interface DaemonMonitor {
   allow(files: readonly DiskFile[]): Promise<void>;
   /** Takes files that it was allowed, and has closed, out of its reach. Never rejects. */
   withdraw(paths: readonly string[]): Promise<void>;
+  /**
+   * Has the guest's requests go to the node that `change` resolves with, such as a filter over {@linkcode DiskDaemon.top}.
+   * None is in flight while `change` is carried out: they wait. If it rejects, they go where they went, so it takes back
+   * before what would keep them from there. Rejects as it does, and with {@linkcode XenblkError} if they cannot go on, as
+   * after the daemon's death.
+   */
+  reroute(change: Reroute): Promise<void>;
 }
+
+/** See {@linkcode DaemonMonitor.reroute}. It gets the node that the requests went to. */
+export type Reroute = (node: string) => Promise<string>;
 
 /** What a disk loses with the process that serves it. */
 export interface VolatileContent {

@@ -16,6 +16,7 @@ import {
   endReaders,
   exportView,
   instantNames,
+  isViewed,
   nodeBehind,
   openScratch,
   removeView,
@@ -164,13 +165,17 @@ async function begin(daemon: DiskDaemon, options: DiskExportOptions): Promise<Be
     await daemon.run(sameDaemon(pid, what, (monitor) => openScratch(monitor, names, scratch)));
     await removeScratch(scratch);
     let taken = new Date();
-    await daemon.reroute((monitor, node) =>
-      sameDaemon(pid, what, (same) => {
+    await daemon.run(sameDaemon(pid, what, async (monitor) => {
+      await monitor.reroute(async (node) => {
+        checkFree(node, daemon.top, what);
         taken = new Date();
-        return beginView(same, names, { node, top: daemon.top, bitmap });
-      })(monitor)
-    );
-    await daemon.run(sameDaemon(pid, what, (monitor) => exportView(monitor, names, { socket, name, bitmap })));
+        return await beginView(monitor, names, { node, top: daemon.top, bitmap }).catch(async (error) => {
+          await removeView(monitor.execute, daemon.prefix);
+          throw error;
+        });
+      });
+      await exportView(monitor, names, { socket, name, bitmap });
+    }));
     return { socket, sizeBytes, taken, pid };
   } catch (error) {
     await withdraw(daemon, pid, options, scratch);
@@ -209,6 +214,17 @@ async function examine(
   return { sizeBytes, socket: socketPathBelow(`${monitor.sockets}/nbd`), pid: monitor.pid };
 }
 
+/** Refuses a disk whose requests are led elsewhere already, as by a backup: what began last would have to end first. */
+function checkFree(node: string, top: string, what: string): void {
+  if (node === top) return;
+  throw new XenblkError(
+    `${what}: other work on the disk, such as a backup, has to see the guest's writes (node ${node})`,
+    {
+      remedy: "wait for its end (`xenblk job list`)",
+    },
+  );
+}
+
 /** Refuses another daemon than the one that the export has begun in. */
 function sameDaemon<T>(
   pid: number,
@@ -225,20 +241,17 @@ function sameDaemon<T>(
 async function end(daemon: DiskDaemon, pid: number, { disk, warn }: DiskExportOptions): Promise<void> {
   const { prefix } = daemon;
   try {
-    const isThere = await daemon.run(async ({ execute, pid: present }) => {
-      if (present !== pid) return false;
+    await daemon.run(async ({ execute, reroute, withdraw, pid: present }) => {
+      if (present !== pid) return;
       await endReaders(execute, prefix); // the guest need not wait for these
-      return true;
-    });
-    if (!isThere) return;
-    await daemon.reroute(async ({ execute, pid: present }, node) => {
-      if (present !== pid) return node;
-      const behind = await nodeBehind(execute, prefix, node);
-      await removeView(execute, prefix);
-      return behind;
-    });
-    await daemon.run(async ({ execute, withdraw, pid: present }) => {
-      if (present === pid) await withdraw(await closeScratch(execute, prefix));
+      if (await isViewed(execute, prefix)) {
+        await reroute(async (node) => {
+          const behind = await nodeBehind(execute, prefix, node);
+          await removeView(execute, prefix);
+          return behind;
+        });
+      }
+      await withdraw(await closeScratch(execute, prefix));
     });
   } catch (error) {
     warn(`cannot end the export of ${disk} yet: ${errorText(error)}; it ends with the disk, or its storage daemon`);

@@ -16,7 +16,7 @@ import type { DiskPlan } from "./plan.ts";
 import { hasEnded, identify, type ProcessIdentity, signal, statusText } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
 import { lostOfPlan, lostWith } from "./leftovers.ts";
-import { closeDisk, endExport, type Execute } from "./removal.ts";
+import { closeDisk, endExport, type Execute, removeAdded } from "./removal.ts";
 import {
   type DaemonRecord,
   type DiskRecord,
@@ -278,16 +278,15 @@ export class StorageDaemon implements Disposable {
     return await nodeSize(this.#execute, node);
   }
 
-  /** Exports a disk anew, where `call` says; its client loses its connection. Returns the socket's path. */
-  async exportAnew(device: string, plan: DiskPlan, call?: Reroute): Promise<string> {
+  /** Exports a disk anew, see there; its client loses its connection. Returns the socket's path. */
+  async exportAnew(device: string, plan: DiskPlan, change?: Reroute): Promise<string> {
     const socket = this.directory.socket(device);
-    const monitor = this.monitorOf(this.#record.disks[device]!.name);
-    await exportAnew(this.#execute, plan.export(socket), call && ((node) => call(monitor, node)));
+    await exportAnew(this.#execute, plan.export(socket), change);
     return socket;
   }
 
   /** For work on a disk beside its guest's; `name` is the disk's. */
-  monitorOf(name: string): DaemonMonitor {
+  monitorOf(name: string): Omit<DaemonMonitor, "reroute"> {
     return {
       name: this.name,
       version: this.#record.qemu,
@@ -438,7 +437,11 @@ export class StorageDaemon implements Disposable {
     const node = await this.#endView(known);
     const { nodes, exported } = await presentParts(this.#execute, plan);
     if (!nodes) return false;
-    if (!exported) await exportDisk(this.#execute, { ...plan.export(socket), ...(node && { "node-name": node }) });
+    if (!exported) {
+      // A process may have ended while it led the guest's requests elsewhere, or back.
+      if (node === undefined) await removeAdded(this.#execute, known);
+      await exportDisk(this.#execute, { ...plan.export(socket), ...(node && { "node-name": node }) });
+    }
     for (const file of known.files) {
       const now = await recordedFile(file);
       if (now.inode === file.inode && now.device === file.device) continue;

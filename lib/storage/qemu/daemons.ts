@@ -20,7 +20,7 @@ import { identify, isAlive } from "./process.ts";
 import { type DaemonProgram, findProgram } from "./program.ts";
 import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
 import { busy, notPermitted, processEnds } from "./refusals.ts";
-import { type DaemonRecord, directoryName, guestOfDirectory, RunDirectory } from "./record.ts";
+import { directoryName, guestOfDirectory, isOtherGuest, mentions, RunDirectory } from "./record.ts";
 import { hasServers, renewSockets } from "./sockets.ts";
 import type { DaemonEnvironment } from "./start.ts";
 import { DaemonErrors } from "./stderr.ts";
@@ -184,6 +184,14 @@ export class StorageDaemons implements ImageDaemons {
     });
   }
 
+  async discard(owner: DiskOwner): Promise<void> {
+    if (this.#holderOf(owner) !== undefined) {
+      return await this.#inTurn(owner.guest, () => this.#release({ ...owner, fragile: false }, true));
+    }
+    await this.sweep((device) => device === owner.device);
+    await this.forget(owner);
+  }
+
   async sweep(isGone: (device: string) => boolean): Promise<string[]> {
     const swept: string[] = [];
     for (const name of await daemonNames(this.#options.directory)) {
@@ -230,8 +238,7 @@ export class StorageDaemons implements ImageDaemons {
       logger: this.#logger,
       release: async (settled) => await this.#inTurn(owner.guest, () => this.#release(owner, settled)),
       settle: async () => await this.#inTurn(owner.guest, () => this.#settle(owner)),
-      exportAnew: async (call) =>
-        await this.#inTurn(owner.guest, () => this.#daemonWith(request).exportAnew(owner.device, plan, call)),
+      exportAnew: async (daemon, change) => await daemon.exportAnew(owner.device, plan, change),
       inDaemon: async (call) => await this.#inTurn(owner.guest, async () => await call(this.#daemonWith(request))),
       reopen: async () =>
         await this.#inTurn(owner.guest, async () => {
@@ -480,15 +487,6 @@ export class StorageDaemons implements ImageDaemons {
 /** The lock of a daemon, in the store of journals. */
 function lockName(directory: string): string {
   return `daemon.${directory}.lock`;
-}
-
-function mentions({ disks, lost }: DaemonRecord, device: string): boolean {
-  return disks[device] !== undefined || lost[device] !== undefined;
-}
-
-/** Whether the record is of an earlier guest with the same domid. */
-function isOtherGuest(record: DaemonRecord, { guest, uuid }: DiskOwner): boolean {
-  return record.guest !== guest || (uuid !== undefined && record.uuid !== undefined && uuid !== record.uuid);
 }
 
 function fail(error: Error): never {

@@ -2,6 +2,7 @@
  * The QMP requests that open and export one disk of a daemon (QEMU: qapi/block-core.json, block-export.json).
  */
 
+import type { Reroute } from "../disk.ts";
 import { type AioModes, type DiskPlan, modesAfter } from "./plan.ts";
 import { QmpError, type QmpObject } from "./qmp.ts";
 import { closeDisk, endExport, type Execute, exportsOf, isExported } from "./removal.ts";
@@ -49,20 +50,15 @@ export async function exportDisk(execute: Execute, options: QmpObject): Promise<
 }
 
 /**
- * Exports the disk anew, for an export that does not notice what has changed, or from the node that `call` resolves with. Its
- * client loses its connection; the images stay open. `call` gets the node that is exported now: a job or a snapshot may have
- * put another one in place of the disk's top node.
+ * Exports the disk anew: the node that was exported, which a job or a snapshot may have put in place of the disk's top node, or
+ * the one that `change` resolves with while nobody uses the disk. Its client loses its connection; the images stay open.
  */
-export async function exportAnew(
-  execute: Execute,
-  options: QmpObject,
-  call: (node: string) => Promise<string> = (node) => Promise.resolve(node),
-): Promise<void> {
+export async function exportAnew(execute: Execute, options: QmpObject, change?: Reroute): Promise<void> {
   const id = `${options.id}`;
   const present = (await exportsOf(execute)).find((known) => known.id === id);
   const node = `${(present ?? options)["node-name"]}`;
   await endExport(execute, id);
-  await exportDisk(execute, { ...options, "node-name": await call(node) });
+  await exportDisk(execute, { ...options, "node-name": change === undefined ? node : await change(node) });
 }
 
 /** The size of a node, in bytes. */

@@ -114,6 +114,12 @@ export async function removeView(execute: Execute, prefix: string): Promise<void
   await removeNodes(execute, [view, filter]);
 }
 
+/** Whether the nodes of a view are there. */
+export async function isViewed(execute: Execute, prefix: string): Promise<boolean> {
+  const { filter, view } = instantNames(prefix);
+  return (await nodesOf(execute)).some((node) => node["node-name"] === filter || node["node-name"] === view);
+}
+
 /** Closes the scratch image, if it is there, after {@linkcode removeView}. The path of its file. */
 export async function closeScratch(execute: Execute, prefix: string): Promise<string[]> {
   const { file, bound, scratch } = instantNames(prefix);

@@ -29,8 +29,8 @@ export interface DiskKeeper {
   release(settled: boolean): Promise<void>;
   /** The disk, opened and exported by a daemon that runs: where, and by which. Rejects with XenblkError. */
   reopen(): Promise<{ readonly daemon: StorageDaemon; readonly socket: string }>;
-  /** Exports the disk anew, where its daemon has it open, or where `call` says; the socket's path. Rejects with XenblkError. */
-  exportAnew(call?: Reroute): Promise<string>;
+  /** Exports the disk anew, or another node of it, in a turn that `inDaemon` gives; the socket's path. Rejects with XenblkError. */
+  exportAnew(daemon: StorageDaemon, change?: Reroute): Promise<string>;
   /** Calls with the running daemon that has the disk, in turn. Rejects with XenblkError if there is none. */
   inDaemon<T>(call: (daemon: StorageDaemon) => Promise<T>): Promise<T>;
   /** Answered writes of the disk were replayed. */
@@ -49,8 +49,6 @@ export class QemuDisk implements DaemonDisk {
   #daemon: StorageDaemon;
   /** Set while the connection ends because the export is made anew. */
   #renewal: Promise<void> | undefined;
-  /** The last call that may make the export anew: one at a time. */
-  #change: Promise<unknown> = Promise.resolve();
   #closed: Promise<void> | undefined;
   #isSettled = false;
 
@@ -89,10 +87,6 @@ export class QemuDisk implements DaemonDisk {
   }
 
   async grow(growTo?: number): Promise<void> {
-    await this.#inOrder(() => this.#grow(growTo));
-  }
-
-  async #grow(growTo: number | undefined): Promise<void> {
     const { name, graph } = this.#request;
     const before = await this.#daemon.sizeOf(graph.top);
     const bytes = growTo ?? await rawSize(graph) ?? before;
@@ -103,7 +97,9 @@ export class QemuDisk implements DaemonDisk {
     const sectors = Math.floor(bytes / SECTOR_BYTES);
     await this.#device.refresh();
     // The exports of QEMU before 8.1 keep the size that they began with.
-    if (this.#device.properties.sectors !== sectors) await (this.#renewal = this.#renewExport());
+    if (this.#device.properties.sectors !== sectors) {
+      await this.#keeper.inDaemon((daemon) => this.#renew(daemon));
+    }
   }
 
   get daemon(): DiskDaemon {
@@ -111,8 +107,10 @@ export class QemuDisk implements DaemonDisk {
     return {
       top,
       prefix: top.slice(0, top.indexOf("-") + 1),
-      run: (call) => this.#keeper.inDaemon((daemon) => call(daemon.monitorOf(name))),
-      reroute: (call) => this.#inOrder(() => this.#reroute(call)),
+      run: (call) =>
+        this.#keeper.inDaemon((daemon) =>
+          call({ ...daemon.monitorOf(name), reroute: (change) => this.#reroute(daemon, change) })
+        ),
     };
   }
 
@@ -166,35 +164,41 @@ export class QemuDisk implements DaemonDisk {
     }
   }
 
+  async #reroute(daemon: StorageDaemon, change: Reroute): Promise<void> {
+    let failure: { readonly error: unknown } | undefined;
+    await this.#renew(daemon, async (node) => {
+      try {
+        return await change(node);
+      } catch (error) {
+        failure = { error };
+        return node;
+      }
+    });
+    if (failure !== undefined) throw failure.error;
+  }
+
+  /** In a turn. The loss of the connection is then no loss of the disk. */
+  async #renew(daemon: StorageDaemon, change?: Reroute): Promise<void> {
+    const renewal = this.#renewal = this.#renewExport(daemon, change);
+    try {
+      await renewal;
+    } catch (error) {
+      if (this.#renewal === renewal) this.#renewal = undefined;
+      throw error;
+    }
+  }
+
   /**
    * Operations in flight wait, and are carried out again. It ends with its daemon: the next one has another socket at the
    * same path, and gets no operation before the log was written again.
    */
-  async #renewExport(call?: Reroute): Promise<void> {
+  async #renewExport(daemon: StorageDaemon, change?: Reroute): Promise<void> {
     const ended = new AbortController();
     const { name } = this.#request;
-    void this.#daemon.died.then((reason) => ended.abort(new XenblkError(`Cannot export ${name} anew: ${reason}`)));
-    const socket = await this.#keeper.exportAnew(call);
+    void daemon.died.then((reason) => ended.abort(new XenblkError(`Cannot export ${name} anew: ${reason}`)));
+    const socket = await this.#keeper.exportAnew(daemon, change);
     await this.#device.lost;
     await this.#device.reconnect(socket, ended.signal);
-  }
-
-  /** What `call` rejects with is no failure of the renewal. */
-  async #reroute(call: Reroute): Promise<void> {
-    const failures: unknown[] = [];
-    const stayed = (node: string, error: unknown): string => {
-      failures.push(error);
-      return node;
-    };
-    this.#renewal = this.#renewExport((monitor, node) => call(monitor, node).catch((error) => stayed(node, error)));
-    await this.#renewal;
-    if (failures.length > 0) throw failures[0];
-  }
-
-  async #inOrder<T>(call: () => Promise<T>): Promise<T> {
-    const change = this.#change.then(call, call);
-    this.#change = change.catch(() => {});
-    return await change;
   }
 
   /** Whether the daemon, which has ended, can have lost answered writes. */

@@ -3,6 +3,7 @@
  * again. Nothing that the daemon itself can write to is believed: its sockets have a folder of their own.
  */
 
+import type { DiskOwner } from "../disk.ts";
 import { errorText } from "../../errors.ts";
 import { lookWithin } from "../../path_lookup.ts";
 import type { BlockGraph } from "./graph.ts";
@@ -214,4 +215,14 @@ export async function removeIfThere(path: string): Promise<void> {
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
+}
+
+/** A device has a disk in the daemon, or had one that was lost. */
+export function mentions({ disks, lost }: DaemonRecord, device: string): boolean {
+  return disks[device] !== undefined || lost[device] !== undefined;
+}
+
+/** Whether the record is of an earlier guest with the same domid. */
+export function isOtherGuest(record: DaemonRecord, { guest, uuid }: DiskOwner): boolean {
+  return record.guest !== guest || (uuid !== undefined && record.uuid !== undefined && uuid !== record.uuid);
 }

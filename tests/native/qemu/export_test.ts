@@ -294,3 +294,45 @@ daemonTest("the next process ends what a killed one has exported, and serves the
   assert(!names.includes("export"), names);
   assertEquals((await view.ended).failed, true);
 });
+
+daemonTest(
+  "work that sees the guest's writes already is not disturbed; what fails halfway leaves the guest its disk",
+  async () => {
+    await using rig = new EngineRig();
+    await using disk = await openDisk(rig);
+    const { run, top, prefix } = disk.disk.daemon!;
+    const filter = `${prefix}backup-filter`;
+    await pumped(
+      disk,
+      run(async ({ execute, reroute }) => {
+        await reroute(async () => {
+          await execute("blockdev-add", { driver: "raw", "node-name": filter, file: top });
+          return filter;
+        });
+      }),
+    );
+    const before = await nodesOf(disk);
+    const refused = await pumped(disk, rejection(DiskExport.open(disk.disk.daemon!, optionsOf(rig))));
+    assertMatch(
+      refused,
+      /^Cannot export xvdb: other work on the disk, such as a backup, has to see .*; wait for its end/,
+    );
+    assertEquals(await nodesOf(disk), before);
+    await pumped(
+      disk,
+      run(async ({ execute, reroute }) => {
+        await reroute(async () => {
+          await execute("blockdev-del", { "node-name": filter });
+          return top;
+        });
+      }),
+    );
+    const taken = { driver: "null-co", "node-name": `${prefix}export-view`, "read-zeroes": true };
+    await run(({ execute }) => execute("blockdev-add", taken));
+    const halfway = await pumped(disk, rejection(DiskExport.open(disk.disk.daemon!, optionsOf(rig))));
+    assertMatch(halfway, /^Cannot export xvdb: blockdev-add of d1-export-view: Duplicate nodes/);
+    assertEquals(await nodesOf(disk), before.filter((name) => name !== filter));
+    await disk.write(0, new Uint8Array(CLUSTER).fill(4));
+    assertEquals(differenceOf(await disk.read(0, CLUSTER), new Uint8Array(CLUSTER).fill(4)), undefined);
+  },
+);
