@@ -5,7 +5,6 @@
  */
 
 import { isAbort } from "../abort.ts";
-import { Weight } from "../dataplane/fairness.ts";
 import type { JournalSpec, QueueHandle } from "../dataplane/types.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { DomId } from "../hypervisor.ts";
@@ -21,6 +20,7 @@ import type { DeviceDescription } from "./description.ts";
 import { openDescribed } from "./disk_request.ts";
 import { emptyDrive } from "./empty_drive.ts";
 import { DeviceJournals, keptNames } from "./journals.ts";
+import { LiveSettings } from "./live_settings.ts";
 import type { Connection, Growth, OpenImage, ResourceEvents, ResourceServices, RingPlace } from "./resource_types.ts";
 import { openedOf, type RingExtras, ringSpec } from "./ring_spec.ts";
 import { Acquisition, type Operation, OverdueError, Waits } from "./waits.ts";
@@ -45,8 +45,8 @@ export class DeviceResources {
   readonly waits: Waits;
   /** In front of the image. */
   readonly filters: DeviceFilters;
-  /** The disk's, which stays when the guest connects again. */
-  readonly weight: Weight;
+  /** Weight and limits, which stay when the guest connects again. */
+  readonly live: LiveSettings;
   /** Of all rings that the device ever had. */
   readonly counters: DeviceCounters;
   readonly #services: ResourceServices;
@@ -87,7 +87,6 @@ export class DeviceResources {
     this.#signal = signal;
     const { journals, keepJournals, clock, dataPlane } = services;
     this.counters = new DeviceCounters(() => dataPlane.now?.() ?? clock.now());
-    this.weight = new Weight(services.settings.weight);
     this.waits = new Waits(clock, signal, events.answered);
     const release = (text: string, late: AsyncDisposable): void => {
       this.#letGo(text, late).catch(() => {}); // nobody has used it
@@ -97,7 +96,10 @@ export class DeviceResources {
     this.lock = new DeviceLock(journals, keptNames(label).lock);
     this.latch = new DeviceLatch(journals, keptNames(label).latch);
     this.journals = new DeviceJournals(journals, label, keepJournals);
-    this.filters = new DeviceFilters(services.settings.filters, { device: label, warn: events.warn }, services.holds);
+    const { settings, chosen = {}, holds } = services;
+    const place = { device: label, warn: events.warn };
+    this.filters = new DeviceFilters(settings.filters, settings.limits ?? {}, place, holds);
+    this.live = new LiveSettings(settings, chosen, this.filters);
   }
 
   /** The open image, if there is one. */

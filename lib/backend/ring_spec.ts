@@ -5,6 +5,7 @@
 import type { Weight } from "../dataplane/fairness.ts";
 import type { QueueHandle, QueueSpec } from "../dataplane/types.ts";
 import type { DeviceCounters } from "./device_counters.ts";
+import type { ThrottleMemory } from "../storage/filter/throttled_channel.ts";
 import type { RingPlace } from "./resource_types.ts";
 import type { DeviceSettings } from "./settings.ts";
 
@@ -14,7 +15,9 @@ export type RingExtras = Pick<QueueSpec, "journal" | "held">;
 /** What all rings of a device share. */
 interface Shared {
   readonly counters: Pick<DeviceCounters, "of" | "busy">;
-  readonly weight: Pick<Weight, "memory">;
+  readonly live: { readonly weight: Pick<Weight, "memory"> };
+  /** See DeviceFilters. */
+  readonly filters: { readonly memory: ThrottleMemory };
   readonly latch: { readonly address: number };
 }
 
@@ -22,7 +25,7 @@ interface Shared {
 export function ringSpec(
   { queue, disk, connection }: RingPlace,
   { maxPersistentGrants, maxRequests }: DeviceSettings,
-  { counters, weight, latch }: Shared,
+  { counters, live, filters, latch }: Shared,
   { label, guest, moved }: Pick<QueueSpec, "label" | "guest" | "moved">,
 ): QueueSpec {
   const { frontend: { abi, queues }, grants, directIoSafe, discard, maxIndirectSegments } = connection;
@@ -43,7 +46,8 @@ export function ringSpec(
     stats: counters.of(queue),
     busy: counters.busy,
     busyQueues: queues.length,
-    weight: weight.memory,
+    weight: live.weight.memory,
+    throttle: filters.memory,
     latch: latch.address,
     ...(moved && { moved }),
   };

@@ -10,6 +10,7 @@ import type { ErrorKind } from "../errors.ts";
 import type { DiskFigures } from "../figures/figures.ts";
 import type { JobReport } from "../jobs/job.ts";
 import type { LogLevel } from "../log.ts";
+import type { AllLimits } from "../storage/filter/limits.ts";
 import type { ThrottleOptions } from "../storage/filter/table.ts";
 import type { DomainInfo } from "../toolstack/domains.ts";
 
@@ -85,7 +86,7 @@ export interface Attached {
   readonly guest: DomainInfo;
 }
 
-/** Limits of the filter `throttle`, with all members in an answer. 0: none. */
+/** Limits of a disk. 0: none. */
 export type Limits = Pick<ThrottleOptions, "iops" | "iopsBurst" | "bytesPerSecond" | "bytesBurst">;
 
 /** A disk that is to be shown at one instant, over NBD. */
@@ -141,12 +142,13 @@ export interface Methods {
     readonly params: DeviceParams & { readonly image: string; readonly timeoutMs?: number };
     readonly result: Exchanged;
   };
-  /** Changes the limits that are named, and answers with all. */
+  /** Changes the limits that are named, keeps them for the next process, and answers with all. */
   readonly limit: {
     readonly params: DeviceParams & { readonly limits?: Limits };
-    readonly result: { readonly limits: Required<Limits> };
+    /** `by`: which of the disk's own filters has the limits, for people. Absent: they are in front of all filters. */
+    readonly result: { readonly limits: AllLimits; readonly by?: string };
   };
-  /** Changes the disk's share of its thread, if one is given, and answers with the present one. */
+  /** Changes the disk's share of its thread, if one is given, keeps it likewise, and answers with the present one. */
   readonly weight: {
     readonly params: DeviceParams & { readonly weight?: number };
     readonly result: { readonly weight: number };
