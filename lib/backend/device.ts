@@ -34,6 +34,7 @@ import { DeviceNodes, isRemoved, type Observation } from "./device_nodes.ts";
 import { withEmptyDrive } from "./empty_drive.ts";
 import { FrontendWatch } from "./frontend_watch.ts";
 import { deviceLabel } from "./journals.ts";
+import { imageSeen } from "./open_image.ts";
 import { Pacer } from "./pacer.ts";
 import type { ResourceServices } from "./resource_types.ts";
 import { DeviceResources } from "./resources.ts";
@@ -196,6 +197,12 @@ export class BackendDevice {
     this.#working ??= this.#work();
   }
 
+  /** A node that others write may have changed. */
+  touched(): void {
+    this.#attempts.touched();
+    this.poke();
+  }
+
   /** Some domain has ended. If it is this device's guest, what its nodes say no longer counts. */
   domainReleased(): void {
     try {
@@ -344,9 +351,10 @@ export class BackendDevice {
     this.#dirty = false;
     let action: Action | undefined;
     let outcome: Outcome | undefined;
-    let fingerprint = "";
+    let fingerprint: string | undefined;
     let trusted = "";
     try {
+      this.#attempts.begin();
       const seen = await this.#observe(nodes);
       // What the guest cannot write: it must not make a device that fails try again at once.
       trusted = JSON.stringify([seen.backendState, seen.online, seen.params, this.#guestReleased, this.#intent]);
@@ -356,7 +364,7 @@ export class BackendDevice {
         proven: this.#proven,
         owner: this.#resources.lock.owner,
         ring: this.#ringInUse.see(nodes, seen),
-        image: this.#image(seen),
+        image: imageSeen(this.#parts, seen),
         attempt,
         intent: this.#intent,
         removalAsked: this.#removalAsked,
@@ -365,7 +373,7 @@ export class BackendDevice {
       const { backendState, frontendState } = seen;
       this.#log.debug(`frontend ${stateName(frontendState)}, backend ${stateName(backendState)}: ${action.kind}`);
       // Before it is tried: the nodes may have changed by the time it has failed.
-      if (CAN_BE_REFUSED.has(action.kind)) fingerprint = await asText();
+      if (CAN_BE_REFUSED.has(action.kind)) fingerprint = await this.#attempts.situation(asText);
       outcome = await this.#actions.perform(action, nodes, seen);
       if (action.kind === "request-removal" && outcome === "done") this.#removalAsked = true;
       if (outcome === "idle") this.#reportStanding(nodes, seen, ours);
@@ -390,7 +398,8 @@ export class BackendDevice {
       this.#guestReleased = !nodes.guestExists; // a new domain may have got the number
       if (this.#guestReleased) seen = { ...seen, frontendState: "gone" };
     }
-    if (this.#seen?.backendState !== seen.backendState || this.#seen.frontendState !== seen.frontendState) {
+    // A guest that migrates gets its name late, but before it runs.
+    if (this.#seen?.backendState !== seen.backendState && seen.backendState !== XenbusState.InitWait) {
       this.#guestName = nodes.guestName;
     }
     this.#seen = seen;
@@ -400,16 +409,6 @@ export class BackendDevice {
     if (this.#guestReleased && this.#proven) this.#guestGone.resolve();
     if (seen.backendState !== "gone") this.#watchFrontend(seen.frontendPath);
     return seen;
-  }
-
-  /** The image, and whether the nodes name the same. */
-  #image({ params }: Observation): Image {
-    const disk = this.#resources.image?.disk;
-    if (disk === undefined) return "none";
-    const { announced, settings } = this.#parts;
-    return announced?.disk === disk && (settings.image !== undefined || announced.params === params)
-      ? "open"
-      : "changed";
   }
 
   /** What is true at rest. Throws if xenstore fails. */
@@ -487,7 +486,7 @@ export class BackendDevice {
     this.#unwatch();
     const changed = (node: string): void => {
       if (node !== `${path}/state`) this.#ringInUse.touched();
-      this.poke();
+      this.touched();
     };
     this.#watch = new FrontendWatch({ store: this.#store, path, clock: this.#clock, changed, log: this.#log });
   }

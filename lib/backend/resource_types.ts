@@ -8,6 +8,7 @@ import type { DataPlane, GrantMode } from "../dataplane/types.ts";
 import type { JournalStore } from "../hypervisor.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
 import type { ImageLocks } from "../storage/image/lock.ts";
+import type { Offer } from "../xenbus/features.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { DeviceDescription } from "./description.ts";
 import type { ConnectionIdentity } from "./journals.ts";
@@ -37,6 +38,8 @@ export interface ResourceServices {
 export interface Connection {
   /** What the frontend asked for. */
   readonly frontend: FrontendParameters;
+  /** What it could ask for. */
+  readonly offer: Offer;
   /** The mode that both sides agreed to. */
   readonly grants: GrantMode;
   /** Why that is not the mode of the settings. */
@@ -47,8 +50,6 @@ export interface Connection {
   readonly identity: ConnectionIdentity;
   /** Discards are carried out. */
   readonly discard: boolean;
-  /** Most segments of an indirect request; 0: indirect requests are refused. */
-  readonly maxIndirectSegments: number;
 }
 
 /** An image that is open, and what the toolstack says of it. */

@@ -110,6 +110,11 @@ export class DeviceResources {
     return this.#ring;
   }
 
+  /** Neither are rings open, nor are any being opened or left to be closed. */
+  get isUnused(): boolean {
+    return this.#ring === "none" && this.#connection === undefined && this.#opening === undefined;
+  }
+
   /** What was negotiated for the open rings. */
   get connection(): Connection | undefined {
     return this.#connection;
@@ -324,7 +329,7 @@ export class DeviceResources {
   #openRing(
     queue: number,
     disk: Disk,
-    { frontend: { abi, queues }, grants, directIoSafe, discard, maxIndirectSegments }: Connection,
+    { frontend: { abi, queues }, offer: { maxIndirectSegments }, grants, directIoSafe, discard }: Connection,
     journal: JournalSpec | undefined,
     signal: AbortSignal,
   ): Promise<QueueHandle> {
