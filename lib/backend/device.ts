@@ -22,7 +22,7 @@ import {
   type Owner,
 } from "../xenbus/transitions.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
-import type { Turns } from "../turns.ts";
+import { Place, type Turns } from "../turns.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Attempts } from "./attempts.ts";
 import { type DeviceParts, reportLatch } from "./connect.ts";
@@ -96,7 +96,7 @@ export class BackendDevice {
   readonly gone: Promise<void>;
 
   readonly #clock: Clock;
-  readonly #turns: Turns;
+  readonly #place: Place;
   readonly #log: Logger;
   readonly #pacer: Pacer;
   readonly #error: DeviceError;
@@ -141,7 +141,7 @@ export class BackendDevice {
     this.path = backendPath(address);
     this.label = deviceLabel(address);
     this.#clock = clock;
-    this.#turns = services.turns;
+    this.#place = new Place(services.turns);
     const log = this.#log = labelled(logger, this.label);
     this.#pacer = new Pacer(clock, LOOKS_AT_ONCE, LOOK_INTERVAL_MS);
     const poke = (): void => this.poke();
@@ -176,7 +176,7 @@ export class BackendDevice {
    */
   attachStore(store: Xenstore, trusted: boolean): void {
     this.#store = store;
-    this.#nodes = new DeviceNodes(store, this.address, this.#turns);
+    this.#nodes = new DeviceNodes(store, this.address, this.#place);
     this.#proven = trusted;
     this.#attempts.reset();
     this.poke();
@@ -337,11 +337,12 @@ export class BackendDevice {
   }
 
   async #work(): Promise<void> {
+    this.#place.renew();
     while (this.#dirty && this.#nodes !== undefined) {
-      await this.#pacer.admit(this.#stop.signal);
+      if (await this.#pacer.admit(this.#stop.signal)) this.#place.renew(); // a guest that keeps it busy
       if (this.#stop.signal.aborted || this.#nodes === undefined) break;
       const nodes = this.#nodes;
-      await this.#turns.run(() => this.#look(nodes));
+      await this.#place.run(() => this.#look(nodes));
     }
     this.#working = undefined;
   }

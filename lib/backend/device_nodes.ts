@@ -29,7 +29,7 @@ import { requestRemoval } from "../toolstack/removal.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../xenbus/paths.ts";
 import { parseResize, RESIZE_NODE } from "../xenbus/resize.ts";
 import { type ObservedState, parseState, XenbusState } from "../xenbus/states.ts";
-import type { Turns } from "../turns.ts";
+import type { Place } from "../turns.ts";
 import { readAll, readerOf, removeWithEmptyParents, tryReadAll } from "../xenstore.ts";
 import { describe, DESCRIPTION_NODES, type DeviceDescription } from "./description.ts";
 import { ATTACHMENT_NODE } from "./device_latch.ts";
@@ -116,14 +116,14 @@ export class DeviceNodes {
   readonly #store: Xenstore;
   readonly #address: DeviceAddress;
   readonly #path: string;
-  readonly #turns: Turns;
+  readonly #place: Place;
 
   /** Reads nothing yet. */
-  constructor(store: Xenstore, address: DeviceAddress, turns: Turns) {
+  constructor(store: Xenstore, address: DeviceAddress, place: Place) {
     this.#store = store;
     this.#address = address;
     this.#path = backendPath(address);
-    this.#turns = turns;
+    this.#place = place;
   }
 
   /** Whether xenstored knows the guest. */
@@ -168,7 +168,7 @@ export class DeviceNodes {
     const usual = frontendPath(this.#address);
     const ours = OBSERVED_NODES.map((name) => `${this.#path}/${name}`);
     for (;;) {
-      const values = await this.#turns.run(() => tryReadAll(this.#store, [...ours, `${usual}/state`]));
+      const values = await this.#place.run(() => tryReadAll(this.#store, [...ours, `${usual}/state`]));
       const usualState = values.pop();
       const [state, frontend, online, resize, params, after] = values.map(unlessError);
       if (state !== after) continue;
@@ -181,7 +181,7 @@ export class DeviceNodes {
         resizeAsked: asked !== undefined,
         ...(asked?.sizeBytes === undefined ? {} : { resizeTo: asked.sizeBytes }),
         params,
-        ...(path === usual ? guestState(usualState) : await this.#turns.run(() => this.#readGuestState(path))),
+        ...(path === usual ? guestState(usualState) : await this.#place.run(() => this.#readGuestState(path))),
       };
     }
   }
@@ -266,7 +266,7 @@ export class DeviceNodes {
       ...[...TOOLSTACK_NODES].map((name) => `${this.#path}/${name}`),
       ...[...FRONTEND_NODES, ...ofQueues].map((name) => `${seen.frontendPath}/${name}`),
     ];
-    return JSON.stringify(await this.#turns.run(() => tryReadAll(this.#store, paths).map(unlessHidden)));
+    return JSON.stringify(await this.#place.run(() => tryReadAll(this.#store, paths).map(unlessHidden)));
   }
 
   /**
