@@ -112,7 +112,7 @@ export class DisksInUse implements Disposable {
     };
     if (this.#store !== store) this.#current = this.#next = undefined;
     this.#store = store;
-    if (this.#current === undefined && this.#pauseLeftMs <= 0) return begin();
+    if (this.#next === undefined && this.#current === undefined && this.#pauseLeftMs <= 0) return begin();
     // A disk that was read already may be opened by now: who comes later needs another reading.
     return this.#next ??= this.#pause().then(begin);
   }
