@@ -88,18 +88,15 @@ export class DeviceResources {
     const { journals, keepJournals, clock, dataPlane } = services;
     this.counters = new DeviceCounters(() => dataPlane.now?.() ?? clock.now());
     this.waits = new Waits(clock, signal, events.answered);
-    const release = (text: string, late: AsyncDisposable): void => {
-      this.#letGo(text, late).catch(() => {}); // nobody has used it
-    };
+    // Nobody has used what comes too late.
+    const release = (text: string, late: AsyncDisposable): void => void this.#letGo(text, late).catch(() => {});
     this.#openingDisk = new Acquisition<Disk>(this.waits, release);
     this.#locking = new Acquisition<AsyncDisposable>(this.waits, release);
     this.lock = new DeviceLock(journals, keptNames(label).lock);
     this.latch = new DeviceLatch(journals, keptNames(label).latch);
     this.journals = new DeviceJournals(journals, label, keepJournals);
-    const { settings, chosen = {}, holds } = services;
-    const place = { device: label, warn: events.warn };
-    this.filters = new DeviceFilters(settings.filters, settings.limits ?? {}, place, holds);
-    this.live = new LiveSettings(settings, chosen, this.filters);
+    this.filters = new DeviceFilters(services.settings, { device: label, warn: events.warn }, services.holds);
+    this.live = new LiveSettings(services, this.filters);
   }
 
   /** The open image, if there is one. */
@@ -110,6 +107,11 @@ export class DeviceResources {
   /** Where the rings stand. */
   get ring(): Ring {
     return this.#ring;
+  }
+
+  /** Neither are rings open, nor are any being opened or left to be closed. */
+  get isUnused(): boolean {
+    return this.#ring === "none" && this.#connection === undefined && this.#opening === undefined;
   }
 
   /** What was negotiated for the open rings. */

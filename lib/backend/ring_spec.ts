@@ -2,10 +2,10 @@
  * What the data plane is asked for to serve one ring of a device, and what was opened of it.
  */
 
-import type { Weight } from "../dataplane/fairness.ts";
 import type { QueueHandle, QueueSpec } from "../dataplane/types.ts";
 import type { DeviceCounters } from "./device_counters.ts";
-import type { ThrottleMemory } from "../storage/filter/throttled_channel.ts";
+import type { DeviceFilters } from "./device_filters.ts";
+import type { LiveSettings } from "./live_settings.ts";
 import type { RingPlace } from "./resource_types.ts";
 import type { Disk } from "../storage/disk.ts";
 import type { DeviceSettings } from "./settings.ts";
@@ -16,9 +16,8 @@ export type RingExtras = Pick<QueueSpec, "journal" | "held">;
 /** What all rings of a device share. */
 interface Shared {
   readonly counters: Pick<DeviceCounters, "of" | "busy">;
-  readonly live: { readonly weight: Pick<Weight, "memory"> };
-  /** See DeviceFilters. */
-  readonly filters: { readonly memory: ThrottleMemory };
+  readonly live: Pick<LiveSettings, "weight">;
+  readonly filters: Pick<DeviceFilters, "memory">;
   readonly latch: { readonly address: number };
 }
 
@@ -29,7 +28,7 @@ export function ringSpec(
   { counters, live, filters, latch }: Shared,
   { label, guest, moved }: Pick<QueueSpec, "label" | "guest" | "moved">,
 ): QueueSpec {
-  const { frontend: { abi, queues }, grants, directIoSafe, discard, maxIndirectSegments } = connection;
+  const { frontend: { abi, queues }, offer: { maxIndirectSegments }, grants, directIoSafe, discard } = connection;
   const { ringRefs, eventChannel } = queues[queue]!;
   return {
     label: `${label} queue ${queue}`,

@@ -68,6 +68,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./weight.ts")).weight,
   },
   {
+    name: "export",
+    summary: "Show a disk at one instant over NBD, read-only, while its guest goes on",
+    load: async () => (await import("./export.ts")).exportDisk,
+  },
+  {
     name: "list",
     summary: "Show the disks of a guest, or of all guests",
     load: async () => (await import("./list.ts")).list,
@@ -106,6 +111,16 @@ export const CATALOG: readonly CatalogEntry[] = [
     name: "image map",
     summary: "Show which ranges of an image hold data, and where",
     load: async () => (await import("./image/map.ts")).map,
+  },
+  {
+    name: "backup verify",
+    summary: "Check a backup and all that it is based on",
+    load: async () => (await import("./backup/verify.ts")).verifyBackup,
+  },
+  {
+    name: "backup",
+    summary: "Back up a disk while its guest uses it, in full or what has changed",
+    load: async () => (await import("./backup/verb.ts")).backup,
   },
   {
     name: "job list",

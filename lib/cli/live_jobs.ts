@@ -44,7 +44,10 @@ function kindsOf(devices: BackendKind): JobKinds {
     },
   };
   let mirror: JobKind | undefined;
-  return { mirror: async () => mirror ??= (await import("../jobs/mirror.ts")).mirrorKind(disks) };
+  return {
+    backup: async () => (await import("../backup/kind.ts")).backupKind,
+    mirror: async () => mirror ??= (await import("../jobs/mirror.ts")).mirrorKind(disks),
+  };
 }
 
 /** What is known of a process. */

@@ -9,17 +9,14 @@ import { deviceLabel } from "../backend/journals.ts";
 import { ABI_NAMES } from "../blkif/abi.ts";
 import { LEAST_WEIGHT, MOST_WEIGHT } from "../dataplane/fairness.ts";
 import { XenblkError } from "../errors.ts";
-import type { DomId } from "../hypervisor.ts";
 import type { JobReport } from "../jobs/job.ts";
-import type { Service } from "../service.ts";
 import { paramsOfText } from "../storage/image/spec.ts";
 import { detachDevice } from "../toolstack/detach.ts";
 import { resizeDevice } from "../toolstack/resize.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
-import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import type { Call } from "./connection.ts";
-import { type ControlledProcess, type Handlers, ofLabel } from "./methods.ts";
+import { addressOf, type ControlledProcess, type Handlers } from "./methods.ts";
 import { FLAG, list, object, type Param, readParams, TEXT, whole, word } from "./params.ts";
 import type { Attached } from "./protocol.ts";
 
@@ -157,9 +154,4 @@ async function attach(
   const { attachTo } = await import("../attach_to.ts");
   const { address, guest, params: image } = await attachTo(service, platform, { ...wanted, kind, signal });
   return { device: deviceLabel(address), vdev: formatVdev(address.vdev), params: image, guest };
-}
-
-/** Throws {@linkcode XenblkError} (`not-found`). */
-function addressOf(service: Service, label: string): DeviceAddress {
-  return parseBackendPath(ofLabel(service.devices.reports(), label)[0]!.backendPath, 0 as DomId);
 }

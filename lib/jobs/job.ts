@@ -83,7 +83,7 @@ export interface JobKind {
   /**
    * Puts the result in place, or removes what there is of it. A process may be killed meanwhile: the next one calls it
    * again, with the same. Resolves with a note for the report, if there is one. Rejects with XenblkError if there is no
-   * result: the job has then failed, and nothing is left to do.
+   * result, with the reason that is told: the job has then failed, and nothing is left to do.
    */
   end(end: JobEnd): Promise<string | undefined>;
 }

@@ -207,9 +207,7 @@ export class Jobs implements AsyncDisposable {
   /** What is left of a job that could not begin is removed; the error to throw. */
   async #undone({ report: { id, device, kind }, details }: JobRecord, error: unknown): Promise<unknown> {
     // The daemon is in the middle of this call: what is added to it is removed by `begin` itself.
-    await this.#end(kind, { device, details, error: errorText(error) }).catch((also) =>
-      this.#options.logger.warning(errorText(also))
-    );
+    await this.#end(kind, { device, details, error: errorText(error) }).catch(() => {}); // it says the same
     await this.#records.remove(id);
     this.#past.delete(id);
     return error;
