@@ -22,7 +22,7 @@ import { emptyDrive } from "./empty_drive.ts";
 import { DeviceJournals, keptNames } from "./journals.ts";
 import { LiveSettings } from "./live_settings.ts";
 import type { Connection, Growth, OpenImage, ResourceEvents, ResourceServices, RingPlace } from "./resource_types.ts";
-import { openedOf, type RingExtras, ringSpec } from "./ring_spec.ts";
+import { nameOf, openedOf, type RingExtras, ringSpec } from "./ring_spec.ts";
 import { Acquisition, type Operation, OverdueError, Waits } from "./waits.ts";
 
 /** Rings that are being opened. */
@@ -88,18 +88,15 @@ export class DeviceResources {
     const { journals, keepJournals, clock, dataPlane } = services;
     this.counters = new DeviceCounters(() => dataPlane.now?.() ?? clock.now());
     this.waits = new Waits(clock, signal, events.answered);
-    const release = (text: string, late: AsyncDisposable): void => {
-      this.#letGo(text, late).catch(() => {}); // nobody has used it
-    };
+    // Nobody has used what comes too late.
+    const release = (text: string, late: AsyncDisposable): void => void this.#letGo(text, late).catch(() => {});
     this.#openingDisk = new Acquisition<Disk>(this.waits, release);
     this.#locking = new Acquisition<AsyncDisposable>(this.waits, release);
     this.lock = new DeviceLock(journals, keptNames(label).lock);
     this.latch = new DeviceLatch(journals, keptNames(label).latch);
     this.journals = new DeviceJournals(journals, label, keepJournals);
-    const { settings, chosen = {}, holds } = services;
-    const place = { device: label, warn: events.warn };
-    this.filters = new DeviceFilters(settings.filters, settings.limits ?? {}, place, holds);
-    this.live = new LiveSettings(settings, chosen, this.filters);
+    this.filters = new DeviceFilters(services.settings, { device: label, warn: events.warn }, services.holds);
+    this.live = new LiveSettings(services, this.filters);
   }
 
   /** The open image, if there is one. */
@@ -110,6 +107,11 @@ export class DeviceResources {
   /** Where the rings stand. */
   get ring(): Ring {
     return this.#ring;
+  }
+
+  /** Neither are rings open, nor are any being opened or left to be closed. */
+  get isUnused(): boolean {
+    return this.#ring === "none" && this.#connection === undefined && this.#opening === undefined;
   }
 
   /** What was negotiated for the open rings. */
@@ -494,9 +496,4 @@ export class DeviceResources {
       if (!(error instanceof OverdueError) && !isAbort(error)) throw error;
     }
   }
-}
-
-/** For messages: the image's path, or what the disk is. */
-function nameOf({ image, description }: Disk): string {
-  return image === undefined ? description : `image ${image.path}`;
 }

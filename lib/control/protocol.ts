@@ -86,6 +86,20 @@ export interface Attached {
   readonly guest: DomainInfo;
 }
 
+/** A backup of a disk. */
+export interface BackupParams extends DeviceParams {
+  /** A new file by its absolute path, a block device, or an `nbd://` URI. */
+  readonly target: string;
+  /** Absent: as the file's name says; of a device or a server, raw. */
+  readonly format?: "qcow2" | "raw";
+  /** Only what has changed since the last backup, if that is known. */
+  readonly incremental?: boolean;
+  /** The most that it copies. Absent, or 0: as fast as it goes. */
+  readonly bytesPerSecond?: number;
+  /** The directory of the scratch file. Absent: that of the disk's image. */
+  readonly scratch?: string;
+}
+
 /** Limits of a disk. 0: none. */
 export type Limits = Pick<ThrottleOptions, "iops" | "iopsBurst" | "bytesPerSecond" | "bytesBurst">;
 
@@ -142,6 +156,18 @@ export interface Methods {
     readonly params: DeviceParams & { readonly image: string; readonly timeoutMs?: number };
     readonly result: Exchanged;
   };
+  /**
+   * Begins to copy the disk, which a storage daemon serves, to another image; once all is copied, the disk goes on with
+   * that one. At the switch-over requests wait for `timeoutMs` at most. Answers once it has begun: see `jobs`.
+   */
+  readonly mirror: {
+    readonly params: DeviceParams & {
+      readonly image: string;
+      readonly timeoutMs?: number;
+      readonly bytesPerSecond?: number;
+    };
+    readonly result: { readonly job: JobReport };
+  };
   /** Changes the limits that are named, keeps them for the next process, and answers with all. */
   readonly limit: {
     readonly params: DeviceParams & { readonly limits?: Limits };
@@ -175,6 +201,8 @@ export interface Methods {
     readonly params: DevicesParams & { readonly id?: string };
     readonly result: { readonly jobs: readonly JobReport[] };
   };
+  /** Starts a backup, and answers once it has begun. */
+  readonly backup: { readonly params: BackupParams; readonly result: { readonly job: JobReport } };
   /** Ends a job, and answers with its end. */
   readonly jobCancel: { readonly params: { readonly id: string }; readonly result: { readonly job: JobReport } };
   /** Sets the level of the process's own log if one is given, and answers with the present one. */

@@ -57,6 +57,8 @@ const RUNS: readonly (readonly [document: string, text: string, run: Run])[] = [
   ["docs/plugins.md", "dry-run --write", { how: "elsewhere", by: "tests/library/plugin_test.ts" }],
   ["docs/plugins.md", "attach web 'plugin:./my_disk.ts?16'", { how: "elsewhere", by: "tests/library/plugin_test.ts" }],
   ["docs/plugins.md", "--plugin-allow", { how: "elsewhere", by: "tests/native/serve/plugin_test.ts" }],
+  ["docs/backup.md", "tuesday.qcow2 --incremental", { how: "on a host" }],
+  ["docs/backup.md", "qemu-img convert", { how: "on a host" }],
   ["docs/figures.md", "xenblk top --guests", { how: "elsewhere", by: "tests/native/serve/top_test.ts" }],
   ["docs/control.md", "socat", {
     how: "on a host",
