@@ -213,6 +213,8 @@ export interface DaemonMonitor {
   execute(command: string, args?: Readonly<Record<string, unknown>>, timeoutMs?: number): Promise<unknown>;
   /** Lets it reach these files, which exist. Rejects with {@linkcode XenblkError}. */
   allow(files: readonly DiskFile[]): Promise<void>;
+  /** Takes them away again, unless they are a disk's. What it has open stays open, and takes no room once that is closed. */
+  disallow(files: readonly DiskFile[]): Promise<void>;
   /**
    * Has the guest's requests go to the node that `change` resolves with, such as a filter over {@linkcode DiskDaemon.top}.
    * None is in flight while `change` is carried out: they wait. If it rejects, they go to `top`, so it takes back before

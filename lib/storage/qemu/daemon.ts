@@ -239,7 +239,7 @@ export class StorageDaemon implements Disposable {
     if (death === undefined) {
       await this.#execute("query-version", undefined, pingMs);
       await closeDisk(this.#execute, disk);
-      await this.#take(disk);
+      await this.#take(disk.files, Object.values(disks));
     }
     const lost = this.endedWell ? {} : lostWith({ [device]: disk }, death);
     this.#record = { ...this.#record, disks, lost: { ...lost, ...this.#record.lost } };
@@ -293,6 +293,7 @@ export class StorageDaemon implements Disposable {
       sockets: this.directory.sockets,
       execute: this.#execute,
       allow: async (files) => await this.#place(name, files),
+      disallow: async (files) => await this.#take(files, Object.values(this.#record.disks)),
     };
   }
 
@@ -469,11 +470,11 @@ export class StorageDaemon implements Disposable {
     });
   }
 
-  /** Takes the files of a disk out of the daemon's root, except those of other disks. */
-  async #take(disk: DiskRecord): Promise<void> {
+  /** Takes files out of the daemon's root, except those of some disks. */
+  async #take(files: readonly AllowedFile[], but: readonly DiskRecord[]): Promise<void> {
     if (!this.#record.rooted) return;
-    const others = Object.values(this.#record.disks).filter((other) => other !== disk).flatMap(({ files }) => files);
-    const paths = disk.files.map(({ path }) => path).filter((path) => !others.some((file) => file.path === path));
+    const others = but.flatMap((disk) => disk.files);
+    const paths = files.map(({ path }) => path).filter((path) => !others.some((file) => file.path === path));
     const reason = await takeFiles(this.process, this.directory.root, paths);
     if (reason !== undefined) this.#logger.warning(`it can still open ${paths.join(", ")}: ${reason}`);
   }
