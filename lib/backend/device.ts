@@ -33,6 +33,7 @@ import { DeviceNodes, isRemoved, type Observation } from "./device_nodes.ts";
 import { withEmptyDrive } from "./empty_drive.ts";
 import type { Exchanged, ExchangeRequest } from "./exchange.ts";
 import { ExchangeSlot } from "./exchange_slot.ts";
+import { followImage } from "./followed_image.ts";
 import { FrontendWatch } from "./frontend_watch.ts";
 import { deviceLabel } from "./journals.ts";
 import { Pacer } from "./pacer.ts";
@@ -340,7 +341,7 @@ export class BackendDevice {
     let fingerprint = "";
     let trusted = "";
     try {
-      const seen = await this.#observe(nodes);
+      const seen = followImage(this.#parts, nodes, await this.#observe(nodes));
       // What the guest cannot write: it must not make a device that fails try again at once.
       trusted = JSON.stringify([seen.backendState, seen.online, seen.params, this.#guestReleased, this.#intent]);
       const asText = async (): Promise<string> => JSON.stringify(seen) + await nodes.fingerprint(seen);

@@ -21,6 +21,7 @@ import type { DeviceDescription } from "./description.ts";
 import { openDescribed } from "./disk_request.ts";
 import { emptyDrive } from "./empty_drive.ts";
 import { DeviceJournals, keptNames } from "./journals.ts";
+import { nameOf } from "./named_image.ts";
 import type { Connection, Growth, OpenImage, ResourceEvents, ResourceServices, RingPlace } from "./resource_types.ts";
 import { openedOf, type RingExtras, ringSpec } from "./ring_spec.ts";
 import { Acquisition, type Operation, OverdueError, Waits } from "./waits.ts";
@@ -154,6 +155,12 @@ export class DeviceResources {
     return image;
   }
 
+  /** The open image is what `params` says now. */
+  imageRenamed(params: string): void {
+    const description = { ...this.#image!.description, params };
+    this.#image = { ...this.#image!, description, key: this.#keyOf(description) };
+  }
+
   /** Answered writes of the disk may be lost: as after a failed flush, nothing is written any more. */
   diskFailed(disk: Disk, reason: string): void {
     if (this.#image?.disk !== disk) return;
@@ -169,8 +176,7 @@ export class DeviceResources {
 
   /** A drive without a disc stands in for the image that the description names, as if that were open. */
   openEmptyDrive(description: DeviceDescription): OpenImage {
-    this.#image = { disk: emptyDrive(), description, key: this.#keyOf(description) };
-    return this.#image;
+    return this.#hold({ disk: emptyDrive(), description, key: this.#keyOf(description) });
   }
 
   /** Whether the image that the description names is open. */
@@ -491,9 +497,4 @@ export class DeviceResources {
       if (!(error instanceof OverdueError) && !isAbort(error)) throw error;
     }
   }
-}
-
-/** For messages: the image's path, or what the disk is. */
-function nameOf({ image, description }: Disk): string {
-  return image === undefined ? description : `image ${image.path}`;
 }

@@ -121,8 +121,8 @@ async function attach(
   return { device: deviceLabel(address), vdev: formatVdev(address.vdev), params: image, guest };
 }
 
-/** Throws {@linkcode XenblkError} (`not-found`). */
-function addressOf(service: Service, label: string): DeviceAddress {
+/** The address of a device that is served here. Throws {@linkcode XenblkError} (`not-found`). */
+export function addressOf(service: Service, label: string): DeviceAddress {
   return parseBackendPath(ofLabel(service.devices.reports(), label)[0]!.backendPath, 0 as DomId);
 }
 

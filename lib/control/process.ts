@@ -5,6 +5,7 @@
 import { LOG_LEVELS, type LogLevel } from "../log.ts";
 import type { ConnectionParts } from "./connection.ts";
 import { deviceMethods } from "./device_methods.ts";
+import { snapshotMethods } from "./snapshot_methods.ts";
 import { DeviceEvents, type TakeEvent } from "./events.ts";
 import { jobMethods } from "./job_methods.ts";
 import { basicMethods, type ControlledProcess } from "./methods.ts";
@@ -27,7 +28,12 @@ export async function startControl(options: ControlOptions): Promise<AsyncDispos
     await ControlServer.start({
       directory,
       pid: Deno.pid,
-      methods: { ...basicMethods(options), ...deviceMethods(options), ...jobMethods(options) },
+      methods: {
+        ...basicMethods(options),
+        ...deviceMethods(options),
+        ...jobMethods(options),
+        ...snapshotMethods(options),
+      },
       subscribed,
       warn,
     }),

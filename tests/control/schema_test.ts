@@ -116,6 +116,9 @@ Deno.test("every method, event and error is as the schema says", async () => {
     await client.call("weight", { device, weight: 300 });
     await client.call("swap", { device, image: rig.image("third.img"), timeoutMs: 60_000 });
     await client.call("resize", { device, sizeBytes: 2 ** 22 });
+    await client.call("snapshotCreate", { devices: [device], snapshot: "monday" });
+    await client.call("snapshots", { device });
+    await client.call("snapshotCommit", { device, snapshot: "monday", bytesPerSecond: 1000 });
     assertEquals((await client.call("attach", { ...attach, image: "/none" }))["code"], -32001);
     assertEquals((await client.call("nothing", {}))["code"], -32601);
     await client.call("detach", { device, force: true, timeoutMs: 60_000 });

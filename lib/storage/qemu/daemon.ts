@@ -8,9 +8,11 @@ import type { Logger } from "../../log.ts";
 import type { DaemonMonitor } from "../disk.ts";
 import { endsWithin } from "../../within.ts";
 import { basicEnvironment } from "./command.ts";
-import { type AllowedFile, placeFiles, startCommand, takeFiles } from "./confinement.ts";
+import { type AllowedFile, startCommand } from "./confinement.ts";
 import { explainQmpError } from "./explain.ts";
 import { exportAnew, exportDisk, nodeSize, openDiskAsPermitted, presentParts } from "./graph_steps.ts";
+import { endCommit } from "./commit_job.ts";
+import { place, type Placing, take } from "./placing.ts";
 import type { DiskPlan } from "./plan.ts";
 import { hasEnded, identify, type ProcessIdentity, signal, statusText } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
@@ -239,7 +241,7 @@ export class StorageDaemon implements Disposable {
     if (death === undefined) {
       await this.#execute("query-version", undefined, pingMs);
       await closeDisk(this.#execute, disk);
-      await this.#take(disk);
+      await this.#take(disk.files.map(({ path }) => path), disk);
     }
     const lost = this.endedWell ? {} : lostWith({ [device]: disk }, death);
     this.#record = { ...this.#record, disks, lost: { ...lost, ...this.#record.lost } };
@@ -280,12 +282,23 @@ export class StorageDaemon implements Disposable {
   /** Exports a disk anew; its client loses its connection. Returns the socket's path. */
   async exportAnew(device: string, plan: DiskPlan): Promise<string> {
     const socket = this.directory.socket(device);
-    await exportAnew(this.#execute, plan.export(socket));
+    await exportAnew(this.#execute, plan.export(socket, this.#record.disks[device]?.live?.top));
     return socket;
   }
 
+  /** Replaces what is recorded of disks, all at once. Rejects with {@linkcode XenblkError}; then the record is as before. */
+  async writeDisks(disks: readonly (readonly [string, DiskRecord])[]): Promise<void> {
+    await this.#write({ ...this.#record, disks: { ...this.#record.disks, ...Object.fromEntries(disks) } });
+  }
+
+  /** Ends it whatever it does: its disks go on with another one. */
+  async kill(): Promise<void> {
+    await signal(this.process, "SIGKILL");
+    await hasEnded(this.process, KILL_MS);
+  }
+
   /** For work on a disk beside its guest's; `name` is the disk's. */
-  monitorOf(name: string): DaemonMonitor {
+  monitorOf(name: string): Omit<DaemonMonitor, "changeTops"> {
     return {
       name: this.name,
       version: this.#record.qemu,
@@ -293,6 +306,7 @@ export class StorageDaemon implements Disposable {
       sockets: this.directory.sockets,
       execute: this.#execute,
       allow: async (files) => await this.#place(name, files),
+      disallow: async (paths) => await this.#take(paths),
     };
   }
 
@@ -318,9 +332,8 @@ export class StorageDaemon implements Disposable {
       isForced ||= name === "SIGKILL";
     }
     if (!await hasEnded(process, 0)) {
-      throw new XenblkError(`Cannot end ${this.name}: the kernel keeps it`, {
-        remedy: "look at the storage of its images: it ends when that answers",
-      });
+      const remedy = "look at the storage of its images: it ends when that answers";
+      throw new XenblkError(`Cannot end ${this.name}: the kernel keeps it`, { remedy });
     }
     await this.fate(0);
     this[Symbol.dispose]();
@@ -339,8 +352,7 @@ export class StorageDaemon implements Disposable {
     this.#ending = true;
     const exportId = this.#record.disks[device]?.exportId;
     if (exportId !== undefined) await endExport(this.#execute, exportId).catch((error) => this.#warn(error));
-    await signal(this.process, "SIGKILL");
-    await hasEnded(this.process, KILL_MS);
+    await this.kill();
   }
 
   /** Disconnects, and resolves when nothing of that goes on; the process does. */
@@ -380,13 +392,13 @@ export class StorageDaemon implements Disposable {
       if (ended !== undefined) {
         await this.#errors.look();
         await this.directory.checkRoom(); // without room it says nothing
-        throw new XenblkError(`Cannot start ${this.name}: ${statusText(ended)}${this.#errors.last}`, {
-          remedy: "start qemu-storage-daemon by hand to see what it lacks",
-        });
+        const remedy = "start qemu-storage-daemon by hand to see what it lacks";
+        throw new XenblkError(`Cannot start ${this.name}: ${statusText(ended)}${this.#errors.last}`, { remedy });
       }
       if (performance.now() >= deadline) {
-        throw new XenblkError(`Cannot start ${this.name}: it has not opened its socket for ${startMs / 1000} s`, {
-          remedy: "look at the host's load, and start qemu-storage-daemon by hand",
+        const remedy = "look at the host's load, and start qemu-storage-daemon by hand";
+        throw new XenblkError(`Cannot start ${this.name}: its socket is not open after ${startMs / 1000} s`, {
+          remedy,
         });
       }
       await new Promise((resolve) => setTimeout(resolve, START_LOOK_MS));
@@ -398,9 +410,8 @@ export class StorageDaemon implements Disposable {
     if (this.#qmp !== undefined) return this.#qmp;
     // Another daemon may listen at the path by now.
     if (this.#isOver) {
-      throw new QmpAbsentError(`Cannot reach ${this.name}: it has ended`, {
-        remedy: "repeat this once another daemon serves the disk",
-      });
+      const remedy = "repeat this once another daemon serves the disk";
+      throw new QmpAbsentError(`Cannot reach ${this.name}: it has ended`, { remedy });
     }
     const opening = this.#opening ??= this.#connect(timeoutMs);
     try {
@@ -440,9 +451,10 @@ export class StorageDaemon implements Disposable {
 
   /** Whether the disk that was left here can be used as it is; its export is added again if that is all that is missing. */
   async #takeOver(known: DiskRecord, plan: DiskPlan, socket: string): Promise<boolean> {
-    const { nodes, exported } = await presentParts(this.#execute, plan);
+    const { nodes, exported } = await presentParts(this.#execute, known);
     if (!nodes) return false;
-    if (!exported) await exportDisk(this.#execute, plan.export(socket));
+    await endCommit(this.#execute, known.nodes);
+    if (!exported) await exportDisk(this.#execute, plan.export(socket, known.live?.top));
     for (const file of known.files) {
       const now = await recordedFile(file);
       if (now.inode === file.inode && now.device === file.device) continue;
@@ -453,25 +465,16 @@ export class StorageDaemon implements Disposable {
   }
 
   async #place(name: string, files: readonly AllowedFile[]): Promise<void> {
-    if (!this.#record.rooted) return;
-    const present = Object.values(this.#record.disks).flatMap(({ files }) => files);
-    const missing = files.filter((file) =>
-      !present.some(({ path, writable }) => path === file.path && (writable || !file.writable))
-    );
-    const reason = await placeFiles(this.process, this.directory.root, missing, this.#environment.requestMs);
-    if (reason === undefined) return;
-    throw new XenblkError(`Cannot open ${name}: its files cannot be given to ${this.name}: ${reason}`, {
-      remedy: "check that their storage answers, and that this process may use mount namespaces (CAP_SYS_ADMIN)",
-    });
+    await place(this.#placing, name, files, this.#environment.requestMs);
   }
 
-  /** Takes the files of a disk out of the daemon's root, except those of other disks. */
-  async #take(disk: DiskRecord): Promise<void> {
-    if (!this.#record.rooted) return;
-    const others = Object.values(this.#record.disks).filter((other) => other !== disk).flatMap(({ files }) => files);
-    const paths = disk.files.map(({ path }) => path).filter((path) => !others.some((file) => file.path === path));
-    const reason = await takeFiles(this.process, this.directory.root, paths);
-    if (reason !== undefined) this.#logger.warning(`it can still open ${paths.join(", ")}: ${reason}`);
+  get #placing(): Placing {
+    return { record: this.#record, directory: this.directory, daemon: this.name };
+  }
+
+  async #take(paths: readonly string[], disk?: DiskRecord): Promise<void> {
+    const reason = await take(this.#placing, paths, disk);
+    if (reason !== undefined) this.#logger.warning(reason);
   }
 
   async #write(record: DaemonRecord): Promise<void> {
