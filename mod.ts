@@ -107,7 +107,7 @@ export type { Exclusion, ImageQuery, QueriedFile } from "./lib/toolstack/sharing
 export type { GrantChoice } from "./lib/backend/grant_choice.ts";
 export type { DiskIdentity, SettingsRule } from "./lib/backend/disk_identity.ts";
 export { DEFAULT_SETTINGS, type DeviceSettings } from "./lib/backend/settings.ts";
-export type { ExpectedDevice } from "./lib/backend/kind.ts";
+export type { ExpectedDevice } from "./lib/backend/claim.ts";
 export type { DeviceReport, DeviceStatus, StuckDevice } from "./lib/backend/status.ts";
 export { diskFigures } from "./lib/backend/figures.ts";
 export type { DiskFigures, LatencyHistogram } from "./lib/figures/figures.ts";

@@ -26,7 +26,7 @@ import { isDisconnection } from "../xenstore.ts";
 import { Attempts } from "./attempts.ts";
 import type { CloseOptions } from "./close_options.ts";
 import { type DeviceParts, reportLatch } from "./connect.ts";
-import type { ExcludingDiskFinder, Exclusion, ImageQuery } from "../toolstack/sharing.ts";
+import type { Exclusion, ImageQuery } from "../toolstack/sharing.ts";
 import { CAN_BE_REFUSED, DeviceActions } from "./device_actions.ts";
 import { DeviceError } from "./device_error.ts";
 import { DeviceNodes, isRemoved, type Observation } from "./device_nodes.ts";
@@ -36,27 +36,14 @@ import { ExchangeSlot } from "./exchange_slot.ts";
 import { followImage } from "./followed_image.ts";
 import { FrontendWatch } from "./frontend_watch.ts";
 import { deviceLabel } from "./journals.ts";
+import type { ChosenLive } from "./live_settings.ts";
 import { Pacer } from "./pacer.ts";
-import type { ResourceServices } from "./resource_types.ts";
+import type { DeviceServices } from "./resource_types.ts";
 import { DeviceResources } from "./resources.ts";
 import { RingInUse } from "./ring_in_use.ts";
 import { Stall } from "./stall.ts";
 import type { DeviceReport, DeviceStatus } from "./status.ts";
 import { OverdueError } from "./waits.ts";
-
-/** What a device uses of the rest of the process. */
-export interface DeviceServices extends ResourceServices {
-  /** For lines that the guest can cause: limited per guest. */
-  readonly logger: Logger;
-  /** For what happens at most once in an attachment and must not be missed: not limited. Absent: `logger`. */
-  readonly alarms?: Logger;
-  /** Shared by the devices of the process: their looks leave the thread to others. */
-  readonly turns: Turns;
-  /** Called after each look at the device. */
-  readonly looked?: () => void;
-  /** Searches the disks of other guests of this host; absent: whoever holds an image's lock is waited for. */
-  readonly findExcludingDisk?: ExcludingDiskFinder;
-}
 
 /** Looks that may follow one another at once, and the time between further ones. */
 const LOOKS_AT_ONCE = 30;
@@ -73,8 +60,8 @@ export class BackendDevice {
   readonly path: string;
   /** `vbd3/5/51712`: kind, domid, virtual device. */
   readonly label: string;
-  /** What is in front of its image, its share of a reactor (a change holds until the process ends), and its image. */
-  readonly held: Pick<DeviceResources, "filters" | "weight" | "image">;
+  /** What is in front of its image, what {@linkcode change} changes, and its image. */
+  readonly held: Pick<DeviceResources, "filters" | "live" | "image">;
   /** Resolves when the toolstack's removal is carried out: Closed and not online, or the directory is gone. */
   readonly retired: Promise<void>;
   /** Resolves when the guest is found to have ended, while there is a store that knows. */
@@ -196,6 +183,12 @@ export class BackendDevice {
     this.poke();
   }
 
+  /** Changes weight or limits, and keeps them for the next process. Throws {@linkcode XenblkError} (usage). */
+  change(changes: ChosenLive): void {
+    this.held.live.change(changes, this.#nodes);
+    this.poke();
+  }
+
   /** What the device looks like now. */
   report(): DeviceReport {
     const { kind, frontendDomain, vdev } = this.address;
@@ -219,7 +212,7 @@ export class BackendDevice {
       ...(error !== undefined && { error }),
       ...(waitsFor.length > 0 && { waitsFor }),
       latched: latch.tripped,
-      weight: this.held.weight.value,
+      ...this.held.live.report(),
     };
   }
 
@@ -342,6 +335,7 @@ export class BackendDevice {
     let trusted = "";
     try {
       const seen = followImage(this.#parts, nodes, await this.#observe(nodes));
+      this.held.live.keep(nodes);
       // What the guest cannot write: it must not make a device that fails try again at once.
       trusted = JSON.stringify([seen.backendState, seen.online, seen.params, this.#guestReleased, this.#intent]);
       const asText = async (): Promise<string> => JSON.stringify(seen) + await nodes.fingerprint(seen);

@@ -34,6 +34,7 @@ import { readAll, readerOf, removeWithEmptyParents, tryReadAll } from "../xensto
 import { describe, DESCRIPTION_NODES, type DeviceDescription } from "./description.ts";
 import { ATTACHMENT_NODE } from "./device_latch.ts";
 import { NONCE_NODE } from "./journals.ts";
+import { LIVE_NODE } from "./live_settings.ts";
 import { type NamedImage, NAMING_NODES, writeImageName } from "./named_image.ts";
 
 /** Nodes of the backend directory that the toolstack writes and that a device reads. */
@@ -150,6 +151,11 @@ export class DeviceNodes {
   /** Writes it, unless the device is gone. */
   keepAttachmentNonce(nonce: string): void {
     this.#fromState(undefined, [], (transaction) => transaction.write(`${this.#path}/${ATTACHMENT_NODE}`, nonce));
+  }
+
+  /** Writes what was chosen for this disk, unless the device is gone. */
+  keepLive(text: string): void {
+    this.#fromState(undefined, [], (transaction) => transaction.write(`${this.#path}/${LIVE_NODE}`, text));
   }
 
   /** Writes nodes that must be there before rings are served, unless the device is gone. */

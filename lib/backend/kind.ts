@@ -21,15 +21,17 @@ import {
   parseDomId,
 } from "../xenbus/paths.ts";
 import { Turns } from "../turns.ts";
-import { isDisconnection } from "../xenstore.ts";
+import { isDisconnection, readAll } from "../xenstore.ts";
 import { Backoff } from "./backoff.ts";
 import type { ExcludingDiskFinder } from "../toolstack/sharing.ts";
+import type { ExpectedDevice } from "./claim.ts";
 import type { CloseOptions } from "./close_options.ts";
 import { BackendDevice } from "./device.ts";
 import { guestName, TOOLSTACK_NODES } from "./device_nodes.ts";
 import { identifyDisk, type SettingsRule } from "./disk_identity.ts";
 import { isDeviceGone, sweepLeftovers } from "./leftovers.ts";
-import type { DeviceSettings } from "./settings.ts";
+import { type ChosenLive, LIVE_NODE, parseLive } from "./live_settings.ts";
+import { type DeviceSettings, withOwn } from "./settings.ts";
 import type { DeviceReport, DeviceStatus, StuckDevice } from "./status.ts";
 import { StoreLink } from "./store_link.ts";
 
@@ -70,17 +72,6 @@ export interface BackendKindOptions {
   readonly logger: Logger;
   /** Absent: this process's. */
   readonly clock?: Clock;
-}
-
-/** How one device is served that this process is about to attach. */
-export interface ExpectedDevice {
-  /** In place of those of the kind, but patterns of images are added. */
-  readonly settings: Partial<DeviceSettings>;
-  /** Keeps other processes from the device; it is released when the device is. */
-  readonly claim: Disposable & {
-    /** Where the device's lock, which the claim holds, can be taken again. */
-    readonly journals: JournalStore;
-  };
 }
 
 /** How long devices that were given up may take to finish what their filters held. */
@@ -208,7 +199,12 @@ export class BackendKind {
     return this.#devices.get(backendPath(address));
   }
 
-  /** A device's weight, which can be changed, and its open image. Undefined if there is no such device. */
+  /** Changes a device's weight or limits, if there is such a device. Throws {@linkcode XenblkError} (usage). */
+  change(address: DeviceAddress, changes: ChosenLive): void {
+    this.#devices.get(backendPath(address))?.change(changes);
+  }
+
+  /** A device's weight and limits, and its open image. Undefined if there is no such device. */
   heldBy(address: DeviceAddress): BackendDevice["held"] | undefined {
     return this.#devices.get(backendPath(address))?.held;
   }
@@ -262,7 +258,7 @@ export class BackendKind {
 
   /** What filters hold goes on now, and may be all that a device had in flight. */
   async #giveUp(open: ReadonlySet<BackendDevice>, closing: Promise<unknown>): Promise<void> {
-    if (![...open].some(({ held }) => held.filters.filters.length > 0)) return;
+    if (![...open].some(({ held }) => held.filters.mayHold)) return;
     for (const device of open) device.held.filters.end();
     const over = new AbortController();
     await Promise.race([closing, this.#clock.sleep(FILTERS_MS, over.signal)]);
@@ -450,11 +446,14 @@ export class BackendKind {
   /** Starts to serve a device, once it has a state. */
   #adopt(store: Xenstore, address: DeviceAddress): void {
     const path = backendPath(address);
-    if (this.#devices.has(path) || store.read(`${path}/state`) === undefined) return;
+    if (this.#devices.has(path)) return;
+    const [state, live] = readAll(store, [`${path}/state`, `${path}/${LIVE_NODE}`]);
+    if (state === undefined) return;
     const { dataPlane, openDisk, imageLocks, journals, keepJournals, holds, findExcludingDisk, guestFound } =
       this.#options;
-    const settings = this.#options.settingsFor?.(identifyDisk(store, address)) ?? this.#options.settings;
+    const general = this.#options.settingsFor?.(identifyDisk(store, address)) ?? this.#options.settings;
     const expected = this.#expected.get(path);
+    const chosen = parseLive(live);
     const name = guestFound && guestName(store, address.frontendDomain);
     if (name !== undefined) guestFound?.(address.frontendDomain, name);
     const logger = this.#limiter.forGuest(address.frontendDomain);
@@ -465,11 +464,8 @@ export class BackendKind {
       ...(holds && { holds }),
       journals: expected?.claim.journals ?? journals,
       keepJournals: keepJournals ?? true,
-      settings: expected === undefined ? settings : {
-        ...settings,
-        ...expected.settings,
-        allowImages: [...settings.allowImages, ...(expected.settings.allowImages ?? [])],
-      },
+      settings: withOwn(general, expected?.settings ?? {}, chosen),
+      chosen,
       logger,
       alarms: this.#options.logger,
       ...(findExcludingDisk && { findExcludingDisk }),

@@ -3,7 +3,6 @@
  */
 
 import type { XenstoreOperations } from "../hypervisor.ts";
-import type { Disk } from "../storage/disk.ts";
 import type { ReadNode } from "../xenbus/negotiate.ts";
 
 /** The numbers of a block device in hexadecimal, `fd:3`, and its path. Absent where no script has run. */
@@ -33,9 +32,4 @@ export function writeImageName(
     if (value === undefined) transaction.remove(`${path}/${name}`);
     else transaction.write(`${path}/${name}`, value);
   }
-}
-
-/** A disk in messages: its image's path, or what it is. */
-export function nameOf({ image, description }: Disk): string {
-  return image === undefined ? description : `image ${image.path}`;
 }

@@ -5,11 +5,10 @@
  */
 
 import { isAbort } from "../abort.ts";
-import { Weight } from "../dataplane/fairness.ts";
 import type { JournalSpec, QueueHandle } from "../dataplane/types.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { DomId } from "../hypervisor.ts";
-import { type Disk, writesImage } from "../storage/disk.ts";
+import { type Disk, type DiskRequest, writesImage } from "../storage/disk.ts";
 import { checkNewSize } from "../storage/image/grow.ts";
 import { lockImage } from "../storage/image/lock.ts";
 import type { Ring } from "../xenbus/transitions.ts";
@@ -21,9 +20,9 @@ import type { DeviceDescription } from "./description.ts";
 import { openDescribed } from "./disk_request.ts";
 import { emptyDrive } from "./empty_drive.ts";
 import { DeviceJournals, keptNames } from "./journals.ts";
-import { nameOf } from "./named_image.ts";
+import { LiveSettings } from "./live_settings.ts";
 import type { Connection, Growth, OpenImage, ResourceEvents, ResourceServices, RingPlace } from "./resource_types.ts";
-import { openedOf, type RingExtras, ringSpec } from "./ring_spec.ts";
+import { nameOf, openedOf, type RingExtras, ringSpec } from "./ring_spec.ts";
 import { Acquisition, type Operation, OverdueError, Waits } from "./waits.ts";
 
 /** Rings that are being opened. */
@@ -46,8 +45,8 @@ export class DeviceResources {
   readonly waits: Waits;
   /** In front of the image. */
   readonly filters: DeviceFilters;
-  /** The disk's, which stays when the guest connects again. */
-  readonly weight: Weight;
+  /** Weight and limits, which stay when the guest connects again. */
+  readonly live: LiveSettings;
   /** Of all rings that the device ever had. */
   readonly counters: DeviceCounters;
   readonly #services: ResourceServices;
@@ -88,17 +87,16 @@ export class DeviceResources {
     this.#signal = signal;
     const { journals, keepJournals, clock, dataPlane } = services;
     this.counters = new DeviceCounters(() => dataPlane.now?.() ?? clock.now());
-    this.weight = new Weight(services.settings.weight);
     this.waits = new Waits(clock, signal, events.answered);
-    const release = (text: string, late: AsyncDisposable): void => {
-      this.#letGo(text, late).catch(() => {}); // nobody has used it
-    };
+    // Nobody has used what comes too late.
+    const release = (text: string, late: AsyncDisposable): void => void this.#letGo(text, late).catch(() => {});
     this.#openingDisk = new Acquisition<Disk>(this.waits, release);
     this.#locking = new Acquisition<AsyncDisposable>(this.waits, release);
     this.lock = new DeviceLock(journals, keptNames(label).lock);
     this.latch = new DeviceLatch(journals, keptNames(label).latch);
     this.journals = new DeviceJournals(journals, label, keepJournals);
-    this.filters = new DeviceFilters(services.settings.filters, { device: label, warn: events.warn }, services.holds);
+    this.filters = new DeviceFilters(services.settings, { device: label, warn: events.warn }, services.holds);
+    this.live = new LiveSettings(services, this.filters);
   }
 
   /** The open image, if there is one. */
@@ -136,16 +134,17 @@ export class DeviceResources {
     const key = this.#keyOf(description);
     if (this.#image?.key === key) return this.#image = { ...this.#image, description };
     await this.release();
-    const open = (): Promise<Disk> => this.openOther(description);
+    const open = (): Promise<Disk> => this.openOther(description, true);
     const disk = await this.#openingDisk.get(key, () => `open image ${description.params}`, open);
     return this.#hold({ disk, description, key });
   }
 
   /** Opens the disk that a description names, beside the image that is open; the caller's. Rejects with the reason. */
-  async openOther(description: DeviceDescription): Promise<Disk> {
+  async openOther(description: DeviceDescription, sole = false): Promise<Disk> {
     const { settings, openDisk } = this.#services;
     const owner = { guest: this.#guest, device: this.#label };
-    return await openDescribed(description, settings, owner, this.filters, openDisk);
+    const open = (request: DiskRequest): Promise<Disk> => openDisk(sole ? { ...request, sole } : request);
+    return await openDescribed(description, settings, owner, this.filters, open);
   }
 
   #hold(image: OpenImage & { readonly key: string }): OpenImage {

@@ -1,11 +1,13 @@
 /**
- * What the data plane is asked for to serve one ring of a device.
+ * What the data plane is asked for to serve one ring of a device, and what was opened of it.
  */
 
-import type { Weight } from "../dataplane/fairness.ts";
 import type { QueueHandle, QueueSpec } from "../dataplane/types.ts";
 import type { DeviceCounters } from "./device_counters.ts";
+import type { DeviceFilters } from "./device_filters.ts";
+import type { LiveSettings } from "./live_settings.ts";
 import type { RingPlace } from "./resource_types.ts";
+import type { Disk } from "../storage/disk.ts";
 import type { DeviceSettings } from "./settings.ts";
 
 /** What depends on how the ring is opened: for the first time, or again. */
@@ -14,7 +16,8 @@ export type RingExtras = Pick<QueueSpec, "journal" | "held">;
 /** What all rings of a device share. */
 interface Shared {
   readonly counters: Pick<DeviceCounters, "of" | "busy">;
-  readonly weight: Pick<Weight, "memory">;
+  readonly live: Pick<LiveSettings, "weight">;
+  readonly filters: Pick<DeviceFilters, "memory">;
   readonly latch: { readonly address: number };
 }
 
@@ -22,7 +25,7 @@ interface Shared {
 export function ringSpec(
   { queue, disk, connection }: RingPlace,
   { maxPersistentGrants, maxRequests }: DeviceSettings,
-  { counters, weight, latch }: Shared,
+  { counters, live, filters, latch }: Shared,
   { label, guest, moved }: Pick<QueueSpec, "label" | "guest" | "moved">,
 ): QueueSpec {
   const { frontend: { abi, queues }, grants, directIoSafe, discard, maxIndirectSegments } = connection;
@@ -43,7 +46,8 @@ export function ringSpec(
     stats: counters.of(queue),
     busy: counters.busy,
     busyQueues: queues.length,
-    weight: weight.memory,
+    weight: live.weight.memory,
+    throttle: filters.memory,
     latch: latch.address,
     ...(moved && { moved }),
   };
@@ -52,4 +56,9 @@ export function ringSpec(
 /** The rings that were opened. */
 export function openedOf(results: readonly PromiseSettledResult<QueueHandle>[]): QueueHandle[] {
   return results.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
+}
+
+/** For messages: the image's path, or what the disk is. */
+export function nameOf({ image, description }: Disk): string {
+  return image === undefined ? description : `image ${image.path}`;
 }

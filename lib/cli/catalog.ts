@@ -53,6 +53,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./swap.ts")).swap,
   },
   {
+    name: "mirror",
+    summary: "Move a disk to another image while its guest uses it",
+    load: async () => (await import("./mirror.ts")).mirror,
+  },
+  {
     name: "limit",
     summary: "Show or change the limits of a disk while its guest uses it",
     load: async () => (await import("./limit.ts")).limit,
@@ -101,6 +106,16 @@ export const CATALOG: readonly CatalogEntry[] = [
     name: "image map",
     summary: "Show which ranges of an image hold data, and where",
     load: async () => (await import("./image/map.ts")).map,
+  },
+  {
+    name: "backup verify",
+    summary: "Check a backup and all that it is based on",
+    load: async () => (await import("./backup/verify.ts")).verifyBackup,
+  },
+  {
+    name: "backup",
+    summary: "Back up a disk while its guest uses it, in full or what has changed",
+    load: async () => (await import("./backup/verb.ts")).backup,
   },
   {
     name: "job list",

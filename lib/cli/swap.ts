@@ -21,7 +21,7 @@ export const swap = defineVerb({
   summary: "Give a disk another image while its guest uses it",
   description:
     "The process that serves the disk opens IMAGE, has the guest's requests wait, flushes the present image, and goes on " +
-    "with IMAGE. The guest sees a pause of milliseconds. It must find the same data in IMAGE: copy the image while nothing " +
+    "with IMAGE. The guest sees a pause. It must find the same data in IMAGE: copy the image while nothing " +
     "writes to it. Only a disc in a CD-ROM drive may have another content. IMAGE must be as large as the disk or larger, " +
     "and free; a larger one makes the disk larger. If anything fails, the guest goes on with the present image. The node " +
     "params names IMAGE from then on; the toolstack's own configuration of the guest does not, so change that, too.",

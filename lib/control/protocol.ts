@@ -12,6 +12,7 @@ import type { JobReport } from "../jobs/job.ts";
 import type { LogLevel } from "../log.ts";
 import type { SnapshotChain } from "../storage/qemu/overlay_chain.ts";
 import type { TakenSnapshot } from "../storage/qemu/overlay_create.ts";
+import type { AllLimits } from "../storage/filter/limits.ts";
 import type { ThrottleOptions } from "../storage/filter/table.ts";
 import type { DomainInfo } from "../toolstack/domains.ts";
 
@@ -87,7 +88,21 @@ export interface Attached {
   readonly guest: DomainInfo;
 }
 
-/** Limits of the filter `throttle`, with all members in an answer. 0: none. */
+/** A backup of a disk. */
+export interface BackupParams extends DeviceParams {
+  /** A new file by its absolute path, a block device, or an `nbd://` URI. */
+  readonly target: string;
+  /** Absent: as the file's name says; of a device or a server, raw. */
+  readonly format?: "qcow2" | "raw";
+  /** Only what has changed since the last backup, if that is known. */
+  readonly incremental?: boolean;
+  /** The most that it copies. Absent, or 0: as fast as it goes. */
+  readonly bytesPerSecond?: number;
+  /** The directory of the scratch file. Absent: that of the disk's image. */
+  readonly scratch?: string;
+}
+
+/** Limits of a disk. 0: none. */
 export type Limits = Pick<ThrottleOptions, "iops" | "iopsBurst" | "bytesPerSecond" | "bytesBurst">;
 
 /** The methods: their parameters and results. */
@@ -125,12 +140,25 @@ export interface Methods {
     readonly params: DeviceParams & { readonly image: string; readonly timeoutMs?: number };
     readonly result: Exchanged;
   };
-  /** Changes the limits that are named, and answers with all. */
+  /**
+   * Begins to copy the disk, which a storage daemon serves, to another image; once all is copied, the disk goes on with
+   * that one. At the switch-over requests wait for `timeoutMs` at most. Answers once it has begun: see `jobs`.
+   */
+  readonly mirror: {
+    readonly params: DeviceParams & {
+      readonly image: string;
+      readonly timeoutMs?: number;
+      readonly bytesPerSecond?: number;
+    };
+    readonly result: { readonly job: JobReport };
+  };
+  /** Changes the limits that are named, keeps them for the next process, and answers with all. */
   readonly limit: {
     readonly params: DeviceParams & { readonly limits?: Limits };
-    readonly result: { readonly limits: Required<Limits> };
+    /** `by`: which of the disk's own filters has the limits, for people. Absent: they are in front of all filters. */
+    readonly result: { readonly limits: AllLimits; readonly by?: string };
   };
-  /** Changes the disk's share of its thread, if one is given, and answers with the present one. */
+  /** Changes the disk's share of its thread, if one is given, keeps it likewise, and answers with the present one. */
   readonly weight: {
     readonly params: DeviceParams & { readonly weight?: number };
     readonly result: { readonly weight: number };
@@ -140,6 +168,8 @@ export interface Methods {
     readonly params: DevicesParams & { readonly id?: string };
     readonly result: { readonly jobs: readonly JobReport[] };
   };
+  /** Starts a backup, and answers once it has begun. */
+  readonly backup: { readonly params: BackupParams; readonly result: { readonly job: JobReport } };
   /** Ends a job, and answers with its end. */
   readonly jobCancel: { readonly params: { readonly id: string }; readonly result: { readonly job: JobReport } };
   /** Takes a snapshot of all of these disks at one instant; one storage daemon must have them. */

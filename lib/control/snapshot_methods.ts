@@ -8,8 +8,7 @@ import { createLogger } from "../log.ts";
 import type { Service } from "../service.ts";
 import type { SnapshotDisk } from "../storage/qemu/overlay_create.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
-import { addressOf } from "./device_methods.ts";
-import type { ControlledProcess, Handlers } from "./methods.ts";
+import { addressOf, type ControlledProcess, type Handlers } from "./methods.ts";
 import { list, readParams, TEXT, whole } from "./params.ts";
 import type { Methods } from "./protocol.ts";
 

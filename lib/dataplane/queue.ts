@@ -51,12 +51,13 @@ export class Queue implements Disposable {
   readonly #ring: BackRing;
   readonly #slots: SlotTable;
   readonly #grants: GrantStrategy;
-  readonly #channel: IoChannel;
+  #channel: IoChannel;
   readonly #indirect: IndirectPages | undefined;
   readonly #stats: Float64Array;
   readonly #steps: RequestSteps;
   readonly #times: RequestTimes;
-  /** Completions that the channel handed over, and how many of them are dealt with. */
+  /** The channel that handed over completions, and how many of them are dealt with. */
+  #reaped: IoChannel;
   #reapedCount = 0;
   #reapedDone = 0;
   #state: QueueState = "serving";
@@ -72,7 +73,7 @@ export class Queue implements Disposable {
     this.#ring = parts.ring;
     this.#slots = parts.slots;
     this.#grants = parts.grants;
-    this.#channel = parts.channel;
+    this.#channel = this.#reaped = parts.channel;
     this.#indirect = parts.indirect;
     this.#stats = new Float64Array(parts.stats);
     this.#steps = new RequestSteps(parts);
@@ -81,6 +82,11 @@ export class Queue implements Disposable {
 
   get state(): QueueState {
     return this.#state;
+  }
+
+  /** From now on operations go there, between two passes. The channel completes what is in flight, too. */
+  set channel(channel: IoChannel) {
+    this.#channel = this.#steps.channel = channel;
   }
 
   /** The reason if the frontend broke the ring; the queue then answers nothing more. */
@@ -211,10 +217,11 @@ export class Queue implements Disposable {
   #reap(): number {
     if (this.#reapedDone === this.#reapedCount) {
       this.#reapedDone = 0;
+      this.#reaped = this.#channel;
       this.#reapedCount = this.#channel.reap();
     }
     const before = this.#reapedDone;
-    const { tags, results } = this.#channel;
+    const { tags, results } = this.#reaped;
     const { operation, lengthBytes } = this.#slots;
     let bytes = 0;
     for (; this.#reapedDone < this.#reapedCount && bytes < READ_BYTES_PER_PASS; this.#reapedDone++) {

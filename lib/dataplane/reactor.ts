@@ -151,7 +151,7 @@ export class Reactor implements Disposable {
       guest.byPort.set(connection.port, served);
       this.#noteUnrestricted(guest);
       this.#served.push(served);
-      if (connection.channel.dueMs !== undefined) this.#timed.push(served);
+      this.#findTimed();
     } finally {
       this.#releaseGuest(guest);
     }
@@ -168,6 +168,7 @@ export class Reactor implements Disposable {
     if (served === undefined) return this.#host.closed(id);
     served.closing = true;
     served.hasWork = true;
+    served.connection.limiter.hurries = true;
     served.connection.queue.drain();
   }
 
@@ -181,6 +182,7 @@ export class Reactor implements Disposable {
     if (served === undefined || served.closing || served.connection.queue.state !== "serving") return false;
     served.leaving = true;
     served.hasWork = true;
+    served.connection.limiter.hurries = true;
     served.connection.queue.pause(flush);
     return true;
   }
@@ -191,6 +193,7 @@ export class Reactor implements Disposable {
     if (served === undefined) return false;
     served.leaving = false;
     served.hasWork = true;
+    served.connection.limiter.hurries = false;
     served.connection.queue.resume();
     return true;
   }
@@ -356,7 +359,8 @@ export class Reactor implements Disposable {
 
   /** True: there may be more to do at once. */
   #visit(served: Served, most: number): boolean {
-    const { queue } = served.connection;
+    const { queue, limiter } = served.connection;
+    if (limiter.isStale) this.#limit(served);
     const faults = served.faults.count;
     const polled = this.#poll.nowMs > 0;
     const alone = this.#served.length === 1;
@@ -391,6 +395,17 @@ export class Reactor implements Disposable {
     // A drain ends with a flush that does not count as a request in flight: look until it is over.
     served.hasWork = more || polled || queue.isEnding;
     return more;
+  }
+
+  /** The disk's limits have changed. */
+  #limit({ connection: { queue, limiter } }: Served): void {
+    limiter.adapt();
+    queue.channel = limiter.channel;
+    this.#findTimed();
+  }
+
+  #findTimed(): void {
+    this.#timed = this.#served.filter(({ connection }) => connection.limiter.channel.dueMs !== undefined);
   }
 
   #noteLatch(served: Served): void {
@@ -459,7 +474,7 @@ export class Reactor implements Disposable {
 
   #remove(index: number): void {
     const [served] = this.#served.splice(index, 1);
-    this.#timed = this.#timed.filter((timed) => timed !== served);
+    this.#findTimed();
     served!.guest.byPort.delete(served!.connection.port);
     served!.guest.hasClosed = true;
     this.#release(served!.connection);

@@ -6,6 +6,7 @@
 import type { AbiName } from "../blkif/abi.ts";
 import type { DomId, EvtchnPort, GrantRef } from "../hypervisor.ts";
 import type { Disk } from "../storage/disk.ts";
+import type { ThrottleMemory } from "../storage/filter/throttled_channel.ts";
 
 /**
  * How guest data reaches the disk: by grant copy, through pages that stay mapped because the frontend reuses its grants
@@ -62,6 +63,8 @@ export interface QueueSpec {
   readonly busyQueues?: number;
   /** The memory of the disk's weight, which may change at any time; see fairness.ts. Absent: it has the default one. */
   readonly weight?: SharedArrayBuffer;
+  /** The disk's limits, which may change at any time; see limiter.ts. Absent: it never has any. */
+  readonly throttle?: ThrottleMemory;
   /**
    * Address of the device's latch, for all of its queues; see latch.ts. It stays mapped until the queue is closed.
    * Absent: the queue has its own.

@@ -52,6 +52,10 @@ interface LiveJob {
   cancelling: boolean;
   /** Its end is being seen to. */
   ending: boolean;
+  /** Its kind was told that it is ready. */
+  toldReady: boolean;
+  /** Why it could not be completed. */
+  failure?: string;
 }
 
 /** The jobs of one process. */
@@ -187,7 +191,14 @@ export class Jobs implements AsyncDisposable {
 
   #add(record: JobRecord, held: boolean): LiveJob {
     const { id } = record.report;
-    const job = { record, over: Promise.withResolvers<JobReport>(), held, cancelling: false, ending: false };
+    const job = {
+      record,
+      over: Promise.withResolvers<JobReport>(),
+      held,
+      cancelling: false,
+      ending: false,
+      toldReady: false,
+    };
     this.#past.delete(id);
     this.#live.set(id, job);
     return job;
@@ -196,9 +207,7 @@ export class Jobs implements AsyncDisposable {
   /** What is left of a job that could not begin is removed; the error to throw. */
   async #undone({ report: { id, device, kind }, details }: JobRecord, error: unknown): Promise<unknown> {
     // The daemon is in the middle of this call: what is added to it is removed by `begin` itself.
-    await this.#end(kind, { device, details, error: errorText(error) }).catch((also) =>
-      this.#options.logger.warning(errorText(also))
-    );
+    await this.#end(kind, { device, details, error: errorText(error) }).catch(() => {}); // it says the same
     await this.#records.remove(id);
     this.#past.delete(id);
     return error;
@@ -265,14 +274,28 @@ export class Jobs implements AsyncDisposable {
     job.record = { ...job.record, report: now };
     if (state === "over") this.#over(job, found.error, true);
     else if (isNews) this.#tell(now);
+    if (state === "ready" && !job.toldReady) void this.#complete(job);
+  }
+
+  async #complete(job: LiveJob): Promise<void> {
+    const { report: { kind, device, id }, name, details } = job.record;
+    const daemon = this.#options.disks.daemonOf(device);
+    if (daemon === undefined) return;
+    job.toldReady = true;
+    try {
+      await (await this.#options.kinds[kind]?.())?.ready?.({ device, daemon, name, details });
+    } catch (error) {
+      job.failure = errorText(error);
+      if (this.#live.has(id) && !job.ending) await this.cancel(id).catch(() => {}); // it is over by now
+    }
   }
 
   #over(job: LiveJob, error: string | undefined, byDaemon = false): void {
     if (job.ending) return;
     job.ending = true;
-    const isCancelled = error !== undefined &&
+    const isCancelled = job.failure === undefined && error !== undefined &&
       (job.cancelling || error === CANCELLED || error === "its disk was closed");
-    void this.#finish(job, error, isCancelled, byDaemon);
+    void this.#finish(job, job.failure ?? error, isCancelled, byDaemon);
   }
 
   async #finish(job: LiveJob, error: string | undefined, isCancelled: boolean, byDaemon: boolean): Promise<void> {
@@ -283,7 +306,8 @@ export class Jobs implements AsyncDisposable {
     let note = job.record.report.note;
     try {
       const end = { device, details, ...(daemon && { daemon }), ...(error === undefined ? {} : { error }) };
-      note = await this.#end(kind, end) ?? note;
+      if (await (await this.#options.kinds[kind]?.())?.succeeded?.(end) === true) failure = undefined;
+      else note = await this.#end(kind, end) ?? note;
     } catch (also) {
       if (failure !== undefined) logger.warning(`${device}: ${kind}: ${errorText(also)}`);
       failure ??= errorText(also);

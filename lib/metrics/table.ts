@@ -21,7 +21,7 @@ interface Described {
   readonly name: string;
   readonly help: string;
   /** In the notation of UCUM, as OpenTelemetry has it. */
-  readonly unit: "s" | "By" | "1" | "{request}" | "{error}" | "{pass}" | "{event}";
+  readonly unit: "s" | "By" | "By/s" | "1" | "{request}/s" | "{request}" | "{error}" | "{pass}" | "{event}";
   /** The names of its labels. */
   readonly labelNames: readonly string[];
 }
@@ -171,6 +171,18 @@ const STATES: readonly Metric[] = [
     "1",
     "1: the disk waits for its storage to open, lock or close its image",
     ({ waitsFor }) => Number(waitsFor !== ""),
+  ),
+  gauge(
+    "xenblk_disk_limit_requests_per_second",
+    "{request}/s",
+    "Most reads, writes and discards per second; 0: no limit",
+    ({ iopsLimit }) => iopsLimit,
+  ),
+  gauge(
+    "xenblk_disk_limit_bytes_per_second",
+    "By/s",
+    "Most bytes read and written per second; 0: no limit",
+    ({ bytesPerSecondLimit }) => bytesPerSecondLimit,
   ),
   {
     type: "gauge",

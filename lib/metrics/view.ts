@@ -46,6 +46,9 @@ export interface DiskView {
   readonly waitsFor: string;
   /** A flush failed: writes are refused until the disk is attached again. */
   readonly latched: boolean;
+  /** 0: no limit. */
+  readonly iopsLimit: number;
+  readonly bytesPerSecondLimit: number;
   readonly errors: ErrorCounts;
   /** Times a reactor visited the disk's rings. */
   readonly passes: number;
@@ -115,8 +118,20 @@ function jobView({ kind: job, state, doneBytes, totalBytes, ended }: JobReport, 
 }
 
 function diskView(device: DeviceStatus): DiskView {
-  const { domain, name, kind, backendState, frontendState, connected, image, error, waitsFor, latched, totals } =
-    device;
+  const {
+    domain,
+    name,
+    kind,
+    backendState,
+    frontendState,
+    connected,
+    image,
+    error,
+    waitsFor,
+    latched,
+    totals,
+    limits,
+  } = device;
   const errors = {
     read: totals.readErrors,
     write: totals.writeErrors + totals.barrierErrors,
@@ -136,6 +151,8 @@ function diskView(device: DeviceStatus): DiskView {
     error: bounded(error ?? ""),
     waitsFor: bounded((waitsFor ?? []).join("; ")),
     latched,
+    iopsLimit: limits?.iops ?? 0,
+    bytesPerSecondLimit: limits?.bytesPerSecond ?? 0,
     errors: { ...errors, other: Math.max(0, totals.errors - named) },
     passes: totals.passes,
     notifications: totals.notificationsSent,

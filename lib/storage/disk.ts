@@ -46,6 +46,8 @@ export interface DiskRequest {
   readonly allowImages?: readonly string[];
   /** Whose disk it is; storage daemons ask for it. */
   readonly owner?: DiskOwner;
+  /** No other disk of the owner's device is open: what a storage daemon still has of one, since a crash, ends. */
+  readonly sole?: boolean;
   /** Opened for reading only. */
   readonly readOnly: boolean;
   /** Must fit the format, unless it is `auto`. */
@@ -224,6 +226,13 @@ export interface DaemonMonitor {
   execute(command: string, args?: Readonly<Record<string, unknown>>, timeoutMs?: number): Promise<unknown>;
   /** Lets it reach these files, which exist. Rejects with {@linkcode XenblkError}. */
   allow(files: readonly DiskFile[]): Promise<void>;
+  /**
+   * Has the guest's requests go to the node that `change` resolves with, such as a filter over {@linkcode DiskDaemon.top}.
+   * None is in flight while `change` is carried out: they wait. If it rejects, they go to `top`, so it takes back before
+   * what would keep them from there. Rejects as it does, and with {@linkcode XenblkError} if they cannot go on, as after
+   * the daemon's death.
+   */
+  reroute(change: () => Promise<string>): Promise<void>;
   /** Takes files from its reach that no disk of its has any more. */
   disallow(paths: readonly string[]): Promise<void>;
   /**

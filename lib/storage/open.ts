@@ -6,7 +6,7 @@
 import { SECTOR_BYTES } from "../units.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { Refusal } from "../hypervisor.ts";
-import type { Disk, DiskAttachment, DiskProperties, DiskRequest, MemoryRule } from "./disk.ts";
+import type { Disk, DiskAttachment, DiskOwner, DiskProperties, DiskRequest, MemoryRule } from "./disk.ts";
 import { fileDescriptor, inlineFileAttachment } from "./engine/file.ts";
 import { memoryAttachment } from "./engine/memory.ts";
 import { nullAttachment } from "./engine/null.ts";
@@ -49,6 +49,8 @@ export interface OpenContext extends ServingContext {
   readonly pool?: Pick<IoPool, "open">;
   /** Opens what needs a storage daemon. Absent: it is refused. */
   readonly openByDaemon?: (request: DiskRequest) => Promise<Disk>;
+  /** Ends what a storage daemon still has of a device. Absent: there are no daemons. */
+  readonly endDaemonDisk?: (owner: DiskOwner) => void;
   /** Opens a disk in TypeScript, in a process of its own. Absent: it is refused. */
   readonly openPlugin?: (request: DiskRequest) => Promise<Disk>;
   /** Has the image files that are open, for who must close them when a process ends without closing its disks. */
@@ -75,12 +77,14 @@ export async function openDisk(request: DiskRequest, context: OpenContext = {}):
       remedy: `use engine ${engines.join(" or ")}`,
     });
   }
+  const byDaemon = request.engine === "qemu" || needsDaemon(image);
+  if (!byDaemon && request.sole === true && request.owner !== undefined) context.endDaemonDisk?.(request.owner);
   if (isPlugin(image)) {
     if (request.allowImages !== undefined) checkName(image, request.allowImages);
     if (context.openPlugin === undefined) throw noPlugins(name);
     return await context.openPlugin(image);
   }
-  if (request.engine === "qemu" || needsDaemon(image)) {
+  if (byDaemon) {
     if (context.openByDaemon === undefined) throw noDaemon(name);
     return await context.openByDaemon(image);
   }

@@ -8,7 +8,9 @@ import type { BackendKind } from "../../lib/backend/kind.ts";
 import type { Exchanged } from "../../lib/backend/exchange.ts";
 import { errorText, XenblkError } from "../../lib/errors.ts";
 import { XenstoreError } from "../../lib/hypervisor.ts";
-import type { ImageLocks } from "../../lib/storage/image/lock.ts";
+import type { Disk, DiskRequest } from "../../lib/storage/disk.ts";
+import { type ImageLocks, ProcessImageLocks } from "../../lib/storage/image/lock.ts";
+import { openDisk } from "../../lib/storage/open.ts";
 import type { DeviceAddress } from "../../lib/xenbus/paths.ts";
 import { backendPath } from "../../lib/xenbus/paths.ts";
 import { Rig, RING_NODES, until } from "./rig.ts";
@@ -218,4 +220,85 @@ Deno.test("the nodes of a block device's script name the new image, or go", asyn
     undefined,
     undefined,
   ]);
+});
+
+Deno.test("one file by two names: the lock is let go and taken again, and the file stays open if the exchange fails", async () => {
+  await using rig = new Rig();
+  const path = Deno.makeTempFileSync({ prefix: "xenblk-exchange-" });
+  try {
+    Deno.truncateSync(path, 2 ** 20);
+    Deno.linkSync(path, `${path}.link`);
+    const imageLocks = new ProcessImageLocks(undefined, () => {});
+    const device = rig.attach({ params: path });
+    const kind = rig.serve({}, { imageLocks });
+    rig.guestWrites(device, { ...RING_NODES, state: "3" });
+    await rig.backendReaches(device, 4);
+    rig.guestWrites(device, { state: "4" });
+    await rig.idle(device);
+    const { beforeOpen } = rig;
+    rig.beforeOpen = () => {
+      assertEquals(ringsOf(rig), [], "the ring waits");
+      return Promise.reject(new Error("its disk is gone"));
+    };
+    await assertRejects(() => swap(kind, device, `${path}.link`), Error, "its disk is gone");
+    assertEquals([ringsOf(rig), rig.disks.length], [[`raw:${path}`], 1]);
+    const use = { writes: true, shared: false, by: "another" };
+    const { image } = rig.plane.open[0]!.spec.disk;
+    assertEquals(await imageLocks.tryLock(image!, use), "xenblk serves it to vbd3/5/51712");
+    rig.beforeOpen = beforeOpen;
+    assertMatch((await swap(kind, device, `${path}.link`)).now, /\.link /);
+    assertEquals(ringsOf(rig), [`raw:${path}.link`]);
+    assertEquals(await imageLocks.tryLock(image!, use), "xenblk serves it to vbd3/5/51712");
+  } finally {
+    for (const name of [path, `${path}.link`]) Deno.removeSync(name);
+  }
+});
+
+Deno.test("two images of one daemon: the old one is closed first, and opened again if the exchange fails", async () => {
+  await using rig = new Rig();
+  const open: string[] = [];
+  const openDaemonDisk = async ({ target }: DiskRequest): Promise<Disk> => {
+    if (target === "/broken") throw new XenblkError("Cannot open image qcow2:/broken: no such node");
+    assertEquals(open, [], "one at a time");
+    open.push(target);
+    const disk = await openDisk({ format: "null", target: "1M", readOnly: false, engine: "auto" });
+    return {
+      properties: disk.properties,
+      description: `qcow2:${target} (daemon)`,
+      attachment: (lane) => disk.attachment(lane),
+      [Symbol.asyncDispose]: () => Promise.resolve(void open.splice(open.indexOf(target), 1)),
+    };
+  };
+  const device = rig.attach({ params: "qcow2:/a" });
+  const kind = rig.serve({ maxQueues: 2 }, { openDisk: openDaemonDisk });
+  rig.guestWrites(device, { ...TWO_RINGS, state: "3" });
+  await rig.backendReaches(device, 4);
+  rig.guestWrites(device, { state: "4" });
+  await rig.idle(device);
+  await assertRejects(() => swap(kind, device, "qcow2:/broken"), XenblkError, "no such node");
+  await until("both rings are open", () => ringsOf(rig).length === 2);
+  await rig.idle(device);
+  assertEquals([ringsOf(rig), open, rig.backend(device, "params")], [["qcow2:/a", "qcow2:/a"], ["/a"], "qcow2:/a"]);
+  assertMatch((await swap(kind, device, "qcow2:/b")).now, /^qcow2:\/b/);
+  assertEquals([ringsOf(rig), open, rig.backend(device, "params")], [["qcow2:/b", "qcow2:/b"], ["/b"], "qcow2:/b"]);
+});
+
+Deno.test("what the guest was told must hold: sectors, flushes, rings and the right to write", async () => {
+  await using rig = new Rig();
+  const { kind, device } = await connected(rig);
+  for (
+    const [change, reason] of [
+      [{ logicalSectorBytes: 4096 }, /its sectors have 4096 bytes, and the guest was told 512/],
+      [{ readOnly: true }, /it is read-only, and the guest writes to the disk/],
+      [{ mostChannels: 1 }, /it takes 1 rings, and the guest has 2/],
+      [{ sectors: 100 }, /it has 50.0 KiB, and the disk has 1.0 MiB/],
+    ] as const
+  ) {
+    rig.changeProperties = change;
+    assertMatch(errorText(await assertRejects(() => swap(kind, device))), reason);
+  }
+  rig.changeProperties = {};
+  rig.toolstack.write(`${backendPath(device)}/feature-flush-cache`, "0");
+  assertMatch(errorText(await assertRejects(() => swap(kind, device))), /the guest was told that it need not flush/);
+  assertEquals([ringsOf(rig), rig.openDisks], [["null:1M", "null:1M"], 1]);
 });

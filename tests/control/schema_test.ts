@@ -114,6 +114,7 @@ Deno.test("every method, event and error is as the schema says", async () => {
     for (const method of ["status", "stats"]) await client.call(method, { device });
     await client.call("limit", { device, limits: { iops: 5, bytesPerSecond: "1M" } });
     await client.call("weight", { device, weight: 300 });
+    assertEquals((await client.call("mirror", { device, image: rig.image("third.img") }))["code"], -32001);
     await client.call("swap", { device, image: rig.image("third.img"), timeoutMs: 60_000 });
     await client.call("resize", { device, sizeBytes: 2 ** 22 });
     await client.call("snapshotCreate", { devices: [device], snapshot: "monday" });
@@ -125,6 +126,8 @@ Deno.test("every method, event and error is as the schema says", async () => {
     await client.until("removed");
     await client.call("logLevel", { level: "warning" });
     assertEquals(await client.call("jobs", {}), { jobs: [] });
+    const target = rig.image("backup.qcow2");
+    assertEquals((await client.call("backup", { device, target, incremental: true }))["code"], -32003);
     assertEquals((await client.call("jobCancel", { id: "none" }))["code"], -32003);
     await broken.detach();
   }

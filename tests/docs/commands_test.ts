@@ -53,9 +53,12 @@ const RUNS: readonly (readonly [document: string, text: string, run: Run])[] = [
   ["docs/packaging.md", "deno install -g", { how: "elsewhere", by: "tests/package/package_test.ts" }],
   ["docs/packaging.md", "deno compile", { how: "not here", says: "This is a recipe that has not been tested" }],
   ["docs/packaging.md", "deno task pack dist", { how: "elsewhere", by: "tests/pack/package_test.ts" }],
+  ["docs/limits.md", "xenblk limit web xvdb", { how: "on a host", before: "truncate -s 64M disk.img" }],
   ["docs/plugins.md", "dry-run --write", { how: "elsewhere", by: "tests/library/plugin_test.ts" }],
   ["docs/plugins.md", "attach web 'plugin:./my_disk.ts?16'", { how: "elsewhere", by: "tests/library/plugin_test.ts" }],
   ["docs/plugins.md", "--plugin-allow", { how: "elsewhere", by: "tests/native/serve/plugin_test.ts" }],
+  ["docs/backup.md", "tuesday.qcow2 --incremental", { how: "on a host" }],
+  ["docs/backup.md", "qemu-img convert", { how: "on a host" }],
   ["docs/figures.md", "xenblk top --guests", { how: "elsewhere", by: "tests/native/serve/top_test.ts" }],
   ["docs/control.md", "socat", {
     how: "on a host",

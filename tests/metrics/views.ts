@@ -27,6 +27,8 @@ export function diskView(changes: Partial<DiskView> = {}): DiskView {
     error: "",
     waitsFor: "",
     latched: false,
+    iopsLimit: 500,
+    bytesPerSecondLimit: 10_000,
     errors: { read: 1, write: 2, flush: 3, discard: 4, other: 5 },
     passes: 11,
     notifications: 12,

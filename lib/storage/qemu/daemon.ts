@@ -17,7 +17,7 @@ import type { DiskPlan } from "./plan.ts";
 import { hasEnded, identify, type ProcessIdentity, signal, statusText } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
 import { lostOfPlan, lostWith } from "./leftovers.ts";
-import { closeDisk, endExport, type Execute } from "./removal.ts";
+import { closeDisk, endExport, type Execute, removeAdded } from "./removal.ts";
 import {
   type DaemonRecord,
   type DiskRecord,
@@ -279,10 +279,10 @@ export class StorageDaemon implements Disposable {
     return await nodeSize(this.#execute, node);
   }
 
-  /** Exports a disk anew; its client loses its connection. Returns the socket's path. */
-  async exportAnew(device: string, plan: DiskPlan): Promise<string> {
+  /** Exports a disk anew, see there; its client loses its connection. Returns the socket's path. */
+  async exportAnew(device: string, plan: DiskPlan, change?: () => Promise<string>): Promise<string> {
     const socket = this.directory.socket(device);
-    await exportAnew(this.#execute, plan.export(socket, this.#record.disks[device]?.live?.top));
+    await exportAnew(this.#execute, plan.export(socket, this.#record.disks[device]?.live?.top), change);
     return socket;
   }
 
@@ -298,7 +298,7 @@ export class StorageDaemon implements Disposable {
   }
 
   /** For work on a disk beside its guest's; `name` is the disk's. */
-  monitorOf(name: string): Omit<DaemonMonitor, "changeTops"> {
+  monitorOf(name: string): Omit<DaemonMonitor, "changeTops" | "reroute"> {
     return {
       name: this.name,
       version: this.#record.qemu,
@@ -454,7 +454,11 @@ export class StorageDaemon implements Disposable {
     const { nodes, exported } = await presentParts(this.#execute, known);
     if (!nodes) return false;
     await endCommit(this.#execute, known.nodes);
-    if (!exported) await exportDisk(this.#execute, plan.export(socket, known.live?.top));
+    if (!exported) {
+      // A process may have ended while it led the guest's requests elsewhere, or back.
+      await removeAdded(this.#execute, known);
+      await exportDisk(this.#execute, plan.export(socket, known.live?.top));
+    }
     for (const file of known.files) {
       const now = await recordedFile(file);
       if (now.inode === file.inode && now.device === file.device) continue;

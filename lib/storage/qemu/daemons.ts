@@ -145,15 +145,8 @@ export class StorageDaemons implements ImageDaemons {
         const socket = await daemon.add(owner.device, name, plan);
         const warn = (message: string): void => this.#logger.warning(message);
         const writeThrough = request.cache === "writethrough";
-        const device = await this.#options.vhost.connect({
-          name,
-          socket,
-          readOnly,
-          queues: this.#queues,
-          writeThrough,
-          errorsLose: plan.fragile,
-          warn,
-        });
+        const use = { readOnly, queues: this.#queues, writeThrough, errorsLose: plan.fragile, warn };
+        const device = await this.#options.vhost.connect({ name, socket, ...use });
         if (this.#ends) {
           await device[Symbol.asyncDispose]();
           throw processEnds(name);
@@ -186,6 +179,14 @@ export class StorageDaemons implements ImageDaemons {
       }
       this.#notOrphaned(owner);
     });
+  }
+
+  async discard(owner: DiskOwner): Promise<void> {
+    if (this.#holderOf(owner) !== undefined) {
+      return await this.#inTurn(owner.guest, () => this.#release({ ...owner, fragile: false }, true));
+    }
+    await this.sweep((device) => device === owner.device);
+    await this.forget(owner);
   }
 
   async sweep(isGone: (device: string) => boolean): Promise<string[]> {
@@ -236,8 +237,7 @@ export class StorageDaemons implements ImageDaemons {
       planOf,
       release: async (settled) => await this.#inTurn(guest, () => this.#release(owner, settled)),
       settle: async () => await this.#inTurn(guest, () => this.#settle(owner)),
-      exportAnew: async () =>
-        await this.#inTurn(guest, async () => await this.#daemonWith(request).exportAnew(device, opened.plan)),
+      exportAnew: async (daemon, change) => await daemon.exportAnew(device, opened.plan, change),
       inDaemon: async (call) => await this.#inTurn(guest, async () => await call(this.#daemonWith(request))),
       reopen: async () =>
         await this.#inTurn(guest, async () => {

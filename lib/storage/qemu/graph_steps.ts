@@ -49,12 +49,13 @@ export async function exportDisk(execute: Execute, options: QmpObject): Promise<
 }
 
 /**
- * Exports the disk's top node anew, for an export that does not notice what has changed. Its client loses its connection;
- * the images stay open.
+ * Exports the disk anew: its top node, or the one that `change` resolves with while nobody uses the disk. Its client loses
+ * its connection; the images stay open.
  */
-export async function exportAnew(execute: Execute, options: QmpObject): Promise<void> {
+export async function exportAnew(execute: Execute, options: QmpObject, change?: () => Promise<string>): Promise<void> {
   await endExport(execute, `${options.id}`);
-  await exportDisk(execute, options);
+  const node = change === undefined ? {} : { "node-name": await change() };
+  await exportDisk(execute, { ...options, ...node });
 }
 
 /** The size of a node, in bytes. */

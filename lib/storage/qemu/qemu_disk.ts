@@ -38,8 +38,8 @@ export interface DiskKeeper {
   release(settled: boolean): Promise<void>;
   /** The disk, opened and exported by a daemon that runs: where, and by which. Rejects with XenblkError. */
   reopen(): Promise<{ readonly daemon: StorageDaemon; readonly socket: string }>;
-  /** Exports the disk anew, where its daemon has it open; the socket's path. Rejects with XenblkError. */
-  exportAnew(): Promise<string>;
+  /** Exports the disk anew, or another node of it, in a turn that `inDaemon` gives; the socket's path. Rejects with XenblkError. */
+  exportAnew(daemon: StorageDaemon, change?: () => Promise<string>): Promise<string>;
   /** Calls with the running daemon that has the disk, in turn. Rejects with XenblkError if there is none. */
   inDaemon<T>(call: (daemon: StorageDaemon) => Promise<T>): Promise<T>;
   /** The plan for a request of the same disk. */
@@ -112,7 +112,9 @@ export class QemuDisk implements DaemonDisk {
     const sectors = Math.floor(bytes / SECTOR_BYTES);
     await this.#device.refresh();
     // The exports of QEMU before 8.1 keep the size that they began with.
-    if (this.#device.properties.sectors !== sectors) await (this.#renewal = this.#renewExport());
+    if (this.#device.properties.sectors !== sectors) {
+      await this.#keeper.inDaemon((daemon) => this.#renew(daemon));
+    }
   }
 
   get daemon(): QemuDaemon {
@@ -152,6 +154,7 @@ export class QemuDisk implements DaemonDisk {
     return {
       ...daemon.monitorOf(this.#request.name),
       changeTops: async (changes, steps) => await changeTops(daemon, changes, steps),
+      reroute: async (change) => await this.#reroute(daemon, change),
     };
   }
 
@@ -205,15 +208,39 @@ export class QemuDisk implements DaemonDisk {
     }
   }
 
+  async #reroute(daemon: StorageDaemon, change: () => Promise<string>): Promise<void> {
+    let failure: { readonly error: unknown } | undefined;
+    await this.#renew(daemon, async () => {
+      try {
+        return await change();
+      } catch (error) {
+        failure = { error };
+        return this.#request.graph.top;
+      }
+    });
+    if (failure !== undefined) throw failure.error;
+  }
+
+  /** In a turn. The loss of the connection is then no loss of the disk. */
+  async #renew(daemon: StorageDaemon, change?: () => Promise<string>): Promise<void> {
+    const renewal = this.#renewal = this.#renewExport(daemon, change);
+    try {
+      await renewal;
+    } catch (error) {
+      if (this.#renewal === renewal) this.#renewal = undefined;
+      throw error;
+    }
+  }
+
   /**
    * Operations in flight wait, and are carried out again. It ends with its daemon: the next one has another socket at the
    * same path, and gets no operation before the log was written again.
    */
-  async #renewExport(): Promise<void> {
+  async #renewExport(daemon: StorageDaemon, change?: () => Promise<string>): Promise<void> {
     const ended = new AbortController();
     const { name } = this.#request;
-    void this.#daemon.died.then((reason) => ended.abort(new XenblkError(`Cannot export ${name} anew: ${reason}`)));
-    const socket = await this.#keeper.exportAnew();
+    void daemon.died.then((reason) => ended.abort(new XenblkError(`Cannot export ${name} anew: ${reason}`)));
+    const socket = await this.#keeper.exportAnew(daemon, change);
     await this.#device.lost;
     await this.#device.reconnect(socket, ended.signal);
   }

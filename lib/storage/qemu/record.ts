@@ -108,16 +108,6 @@ export function withDisk(record: DaemonRecord, device: string, disk: DiskRecord)
   return { ...record, disks: { ...record.disks, [device]: disk } };
 }
 
-/** Whether the device has a disk in the daemon, or had one in an earlier one. */
-export function mentions({ disks, lost }: DaemonRecord, device: string): boolean {
-  return disks[device] !== undefined || lost[device] !== undefined;
-}
-
-/** Whether the record is of an earlier guest with the same domid. */
-export function isOtherGuest(record: DaemonRecord, { guest, uuid }: DiskOwner): boolean {
-  return record.guest !== guest || (uuid !== undefined && record.uuid !== undefined && uuid !== record.uuid);
-}
-
 /** The name of a daemon's folder: of the guest, or of one of its devices. */
 export function directoryName(guest: number, device?: string): string {
   return device === undefined ? `${guest}` : `${guest}.${fileName(device)}`;
@@ -246,4 +236,14 @@ export async function removeIfThere(path: string): Promise<void> {
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
+}
+
+/** A device has a disk in the daemon, or had one that was lost. */
+export function mentions({ disks, lost }: DaemonRecord, device: string): boolean {
+  return disks[device] !== undefined || lost[device] !== undefined;
+}
+
+/** Whether the record is of an earlier guest with the same domid. */
+export function isOtherGuest(record: DaemonRecord, { guest, uuid }: DiskOwner): boolean {
+  return record.guest !== guest || (uuid !== undefined && record.uuid !== undefined && uuid !== record.uuid);
 }

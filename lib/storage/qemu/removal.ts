@@ -30,13 +30,20 @@ export interface DiskParts {
  */
 export async function closeDisk(execute: Execute, parts: DiskParts): Promise<void> {
   const { exportId, nodes, objects } = parts;
-  const first = nodes[0] ?? "";
-  const prefix = first.slice(0, first.indexOf("-") + 1);
+  const prefix = prefixOf(nodes);
   if (prefix !== "") await endAddedWork(execute, prefix, exportId);
   if (await isExported(execute, exportId)) await endExport(execute, exportId);
   if (prefix !== "") await removeAddedNodes(execute, prefix, nodes);
   for (const name of nodes.toReversed()) await ifPresent(execute("blockdev-del", { "node-name": name }));
   for (const id of objects.toReversed()) await ifPresent(execute("object-del", { id }));
+}
+
+/** Removes what was added for work beside the guest's, while nobody uses the disk. Rejects with {@linkcode XenblkError}. */
+export async function removeAdded(execute: Execute, { exportId, nodes }: DiskParts): Promise<void> {
+  const prefix = prefixOf(nodes);
+  if (prefix === "") return;
+  await endAddedWork(execute, prefix, exportId);
+  await removeAddedNodes(execute, prefix, nodes);
 }
 
 /** Ends an export once its requests have ended. Rejects with {@linkcode XenblkError} if they do not in time. */
@@ -53,6 +60,10 @@ export async function endExport(execute: Execute, id: string): Promise<void> {
 /** Whether there is an export of that name. */
 export async function isExported(execute: Execute, id: string): Promise<boolean> {
   return (await exportsOf(execute)).some((known) => known.id === id);
+}
+
+function prefixOf([first = ""]: readonly string[]): string {
+  return first.slice(0, first.indexOf("-") + 1);
 }
 
 async function endAddedWork(execute: Execute, prefix: string, exportId: string): Promise<void> {

@@ -113,6 +113,11 @@ export interface ImageDaemons extends AsyncDisposable {
    * have their images before they were opened and disposed, or forgotten. `isGone` judges a device by its label.
    */
   orphans(isGone: (device: string) => boolean): Promise<readonly OrphanedDisk[]>;
+  /**
+   * Removes the disk of a device that is served otherwise by now from the daemon that still has it. Nothing of it is to be
+   * written. Rejects with {@linkcode XenblkError}.
+   */
+  discard(owner: DiskOwner): Promise<void>;
   /** Whatever was lost of that disk matters no more. Rejects with {@linkcode XenblkError}. */
   forget(owner: DiskOwner): Promise<void>;
   /**

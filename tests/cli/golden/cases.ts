@@ -43,6 +43,7 @@ export const CASES: Readonly<Record<string, readonly string[]>> = {
     "swap web xvdb none.img --timeout 0",
     "swap web xvdb none.img --json",
   ],
+  "mirror": ["mirror web xvda", "mirror web xvdb none.img", "mirror web xvdb none.img --rate fast"],
   "limit": [
     "limit web",
     "limit web xvdb",
