@@ -109,6 +109,11 @@ export class DeviceResources {
     return this.#ring;
   }
 
+  /** Neither are rings open, nor are any being opened or left to be closed. */
+  get isUnused(): boolean {
+    return this.#ring === "none" && this.#connection === undefined && this.#opening === undefined;
+  }
+
   /** What was negotiated for the open rings. */
   get connection(): Connection | undefined {
     return this.#connection;
@@ -183,10 +188,7 @@ export class DeviceResources {
     return this.#image?.key === this.#keyOf(description);
   }
 
-  /**
-   * Locks the open image, unless it is locked: before anything is read or written, and before a killed process's requests
-   * are replayed.
-   */
+  /** Locks the open image, unless it is locked: before anything is read, written or replayed. */
   async lockImage(): Promise<void> {
     this.#imageLock ??= await this.#lock();
   }
@@ -320,9 +322,8 @@ export class DeviceResources {
   }
 
   /**
-   * Looks at the image's size again, or makes the image so large, and lets the rings take requests up to the new end.
-   * Returns both sizes in 512-byte sectors. Rejects with {@linkcode XenblkError} if no image is open, or it cannot change
-   * or became smaller.
+   * Looks at the image's size again, or makes the image so large, and lets the rings take requests up to the new end. Returns
+   * both sizes in 512-byte sectors. Rejects with {@linkcode XenblkError} if it cannot change, or became smaller.
    */
   async grow(sizeBytes?: number): Promise<Growth> {
     const disk = this.#image?.disk;

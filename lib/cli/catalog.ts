@@ -68,6 +68,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./weight.ts")).weight,
   },
   {
+    name: "export",
+    summary: "Show a disk at one instant over NBD, read-only, while its guest goes on",
+    load: async () => (await import("./export.ts")).exportDisk,
+  },
+  {
     name: "list",
     summary: "Show the disks of a guest, or of all guests",
     load: async () => (await import("./list.ts")).list,

@@ -7,6 +7,7 @@ import type { ConnectionParts } from "./connection.ts";
 import { deviceMethods } from "./device_methods.ts";
 import { snapshotMethods } from "./snapshot_methods.ts";
 import { DeviceEvents, type TakeEvent } from "./events.ts";
+import { exportMethods } from "./export_methods.ts";
 import { jobMethods } from "./job_methods.ts";
 import { basicMethods, type ControlledProcess } from "./methods.ts";
 import { ControlServer } from "./server.ts";
@@ -31,6 +32,7 @@ export async function startControl(options: ControlOptions): Promise<AsyncDispos
       methods: {
         ...basicMethods(options),
         ...deviceMethods(options),
+        ...exportMethods(options, options),
         ...jobMethods(options),
         ...snapshotMethods(options),
       },

@@ -120,6 +120,10 @@ Deno.test("every method, event and error is as the schema says", async () => {
     await client.call("snapshotCreate", { devices: [device], snapshot: "monday" });
     await client.call("snapshots", { device });
     await client.call("snapshotCommit", { device, snapshot: "monday", bytesPerSecond: 1000 });
+    assertEquals((await client.call("export", { device }))["code"], -32001);
+    for (const method of ["exportEnded", "endExport"]) {
+      assertEquals((await client.call(method, { device }))["code"], -32003);
+    }
     assertEquals((await client.call("attach", { ...attach, image: "/none" }))["code"], -32001);
     assertEquals((await client.call("nothing", {}))["code"], -32601);
     await client.call("detach", { device, force: true, timeoutMs: 60_000 });

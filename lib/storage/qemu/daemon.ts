@@ -5,14 +5,15 @@
 
 import { errorText, XenblkError } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
-import type { DaemonMonitor } from "../disk.ts";
+import type { DaemonMonitor, Reroute } from "../disk.ts";
 import { endsWithin } from "../../within.ts";
 import { basicEnvironment } from "./command.ts";
-import { type AllowedFile, startCommand } from "./confinement.ts";
+import { type AllowedFile, startCommand, takeFiles } from "./confinement.ts";
 import { explainQmpError } from "./explain.ts";
 import { exportAnew, exportDisk, nodeSize, openDiskAsPermitted, presentParts } from "./graph_steps.ts";
+import { endLeftView, prefixOf } from "./instant.ts";
 import { endCommit } from "./commit_job.ts";
-import { place, type Placing, take } from "./placing.ts";
+import { place } from "./placing.ts";
 import type { DiskPlan } from "./plan.ts";
 import { hasEnded, identify, type ProcessIdentity, signal, statusText } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
@@ -26,6 +27,7 @@ import {
   type RunDirectory,
   withDisk,
 } from "./record.ts";
+import { endedAtStart, keptByKernel, tooLateAtStart } from "./refusals.ts";
 import type { DaemonEnvironment, DaemonStart } from "./start.ts";
 import { DaemonErrors } from "./stderr.ts";
 
@@ -240,8 +242,9 @@ export class StorageDaemon implements Disposable {
     const death = await this.fate(0);
     if (death === undefined) {
       await this.#execute("query-version", undefined, pingMs);
+      await this.#endView(disk);
       await closeDisk(this.#execute, disk);
-      await this.#take(disk.files.map(({ path }) => path), disk);
+      await this.#take(disk);
     }
     const lost = this.endedWell ? {} : lostWith({ [device]: disk }, death);
     this.#record = { ...this.#record, disks, lost: { ...lost, ...this.#record.lost } };
@@ -267,11 +270,9 @@ export class StorageDaemon implements Disposable {
 
   /** Changes the size of a disk's top node. Rejects with {@linkcode XenblkError}. */
   async resize(name: string, top: string, sizeBytes: number): Promise<void> {
-    try {
-      await this.#execute("block_resize", { "node-name": top, size: sizeBytes });
-    } catch (error) {
+    await this.#execute("block_resize", { "node-name": top, size: sizeBytes }).catch((error) => {
       throw error instanceof QmpError ? explainQmpError(name, error) : error;
-    }
+    });
   }
 
   /** The size of a node, in bytes. */
@@ -280,7 +281,7 @@ export class StorageDaemon implements Disposable {
   }
 
   /** Exports a disk anew, see there; its client loses its connection. Returns the socket's path. */
-  async exportAnew(device: string, plan: DiskPlan, change?: () => Promise<string>): Promise<string> {
+  async exportAnew(device: string, plan: DiskPlan, change?: Reroute): Promise<string> {
     const socket = this.directory.socket(device);
     await exportAnew(this.#execute, plan.export(socket, this.#record.disks[device]?.live?.top), change);
     return socket;
@@ -306,7 +307,7 @@ export class StorageDaemon implements Disposable {
       sockets: this.directory.sockets,
       execute: this.#execute,
       allow: async (files) => await this.#place(name, files),
-      disallow: async (paths) => await this.#take(paths),
+      withdraw: async (paths) => await this.#withdraw(paths),
     };
   }
 
@@ -331,10 +332,7 @@ export class StorageDaemon implements Disposable {
       await hasEnded(process, timeoutMs);
       isForced ||= name === "SIGKILL";
     }
-    if (!await hasEnded(process, 0)) {
-      const remedy = "look at the storage of its images: it ends when that answers";
-      throw new XenblkError(`Cannot end ${this.name}: the kernel keeps it`, { remedy });
-    }
+    if (!await hasEnded(process, 0)) throw keptByKernel(this.name);
     await this.fate(0);
     this[Symbol.dispose]();
     const { disks, lost } = this.#record;
@@ -392,14 +390,10 @@ export class StorageDaemon implements Disposable {
       if (ended !== undefined) {
         await this.#errors.look();
         await this.directory.checkRoom(); // without room it says nothing
-        const remedy = "start qemu-storage-daemon by hand to see what it lacks";
-        throw new XenblkError(`Cannot start ${this.name}: ${statusText(ended)}${this.#errors.last}`, { remedy });
+        throw endedAtStart(this.name, `${statusText(ended)}${this.#errors.last}`);
       }
       if (performance.now() >= deadline) {
-        const remedy = "look at the host's load, and start qemu-storage-daemon by hand";
-        throw new XenblkError(`Cannot start ${this.name}: its socket is not open after ${startMs / 1000} s`, {
-          remedy,
-        });
+        throw tooLateAtStart(this.name, startMs);
       }
       await new Promise((resolve) => setTimeout(resolve, START_LOOK_MS));
     }
@@ -451,13 +445,14 @@ export class StorageDaemon implements Disposable {
 
   /** Whether the disk that was left here can be used as it is; its export is added again if that is all that is missing. */
   async #takeOver(known: DiskRecord, plan: DiskPlan, socket: string): Promise<boolean> {
+    const node = await this.#endView(known);
     const { nodes, exported } = await presentParts(this.#execute, known);
     if (!nodes) return false;
     await endCommit(this.#execute, known.nodes);
     if (!exported) {
       // A process may have ended while it led the guest's requests elsewhere, or back.
-      await removeAdded(this.#execute, known);
-      await exportDisk(this.#execute, plan.export(socket, known.live?.top));
+      if (node === undefined) await removeAdded(this.#execute, known);
+      await exportDisk(this.#execute, plan.export(socket, node ?? known.live?.top));
     }
     for (const file of known.files) {
       const now = await recordedFile(file);
@@ -469,16 +464,29 @@ export class StorageDaemon implements Disposable {
   }
 
   async #place(name: string, files: readonly AllowedFile[]): Promise<void> {
-    await place(this.#placing, name, files, this.#environment.requestMs);
+    const placing = { record: this.#record, directory: this.directory, daemon: this.name };
+    await place(placing, name, files, this.#environment.requestMs);
   }
 
-  get #placing(): Placing {
-    return { record: this.#record, directory: this.directory, daemon: this.name };
+  /** Of a disk that nobody is connected to. See LeftOfView for the node. */
+  async #endView({ nodes, exportId }: DiskRecord): Promise<string | undefined> {
+    const { node, closed } = await endLeftView(this.#execute, prefixOf(nodes[0] ?? ""), exportId);
+    if (closed.length > 0) await this.#withdraw(closed);
+    return node;
   }
 
-  async #take(paths: readonly string[], disk?: DiskRecord): Promise<void> {
-    const reason = await take(this.#placing, paths, disk);
-    if (reason !== undefined) this.#logger.warning(reason);
+  /** Takes the files of a disk out of the daemon's root, except those of other disks. */
+  async #take(disk: DiskRecord): Promise<void> {
+    const others = Object.values(this.#record.disks).filter((other) => other !== disk).flatMap(({ files }) => files);
+    await this.#withdraw(
+      disk.files.map(({ path }) => path).filter((path) => !others.some((file) => file.path === path)),
+    );
+  }
+
+  async #withdraw(paths: readonly string[]): Promise<void> {
+    if (!this.#record.rooted) return;
+    const reason = await takeFiles(this.process, this.directory.root, paths);
+    if (reason !== undefined) this.#logger.warning(`it can still open ${paths.join(", ")}: ${reason}`);
   }
 
   async #write(record: DaemonRecord): Promise<void> {

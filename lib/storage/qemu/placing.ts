@@ -3,8 +3,8 @@
  */
 
 import { XenblkError } from "../../errors.ts";
-import { type AllowedFile, placeFiles, takeFiles } from "./confinement.ts";
-import type { DaemonRecord, DiskRecord, RunDirectory } from "./record.ts";
+import { type AllowedFile, placeFiles } from "./confinement.ts";
+import type { DaemonRecord, RunDirectory } from "./record.ts";
 
 /** The daemon, and the disk that the files are for: by its name in messages. */
 export interface Placing {
@@ -33,19 +33,6 @@ export async function place(
   });
 }
 
-/** Takes files out of the daemon's root, except those of its disks, but for `disk`. The reason if it can still open them. */
-export async function take(
-  { record, directory }: Placing,
-  files: readonly string[],
-  disk?: DiskRecord,
-): Promise<string | undefined> {
-  if (!record.rooted) return undefined;
-  const others = filesOf(record, disk);
-  const paths = files.filter((path) => !others.some((file) => file.path === path));
-  const reason = await takeFiles(record.process, directory.root, paths);
-  return reason && `it can still open ${paths.join(", ")}: ${reason}`;
-}
-
-function filesOf({ disks }: DaemonRecord, except?: DiskRecord): readonly AllowedFile[] {
-  return Object.values(disks).filter((disk) => disk !== except).flatMap(({ files }) => files);
+function filesOf({ disks }: DaemonRecord): readonly AllowedFile[] {
+  return Object.values(disks).flatMap(({ files }) => files);
 }

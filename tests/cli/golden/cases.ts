@@ -51,6 +51,15 @@ export const CASES: Readonly<Record<string, readonly string[]>> = {
     "limit web xvdb --bytes-per-second fast",
     "limit web xvdb --json",
   ],
+  "export": [
+    "export web",
+    "export web xvdb",
+    "export web xvdb --json",
+    "export web xvdb --end --bitmap monday",
+    "export web xvdb --socket a.sock --listen 127.0.0.1:10809",
+    "export web xvdb --scratch-size 1",
+    "export web xvdz",
+  ],
   "weight": [
     "weight web",
     "weight web xvdb",
