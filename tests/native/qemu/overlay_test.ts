@@ -61,7 +61,7 @@ daemonTest("a snapshot holds one instant, and is merged while the guest writes; 
   assertEquals(await faultsOn(disk, atSnapshot), []);
 });
 
-/** In the short form: where something is known to one side only. `deno task deaths` has all. */
+/** In the short form: where something is known to one side only. `deno task snapshot-deaths` has all. */
 const SHORT: readonly string[] = [
   "create daemon transaction",
   "create daemon end",
