@@ -148,6 +148,26 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./job/cancel.ts")).cancelJob,
   },
   {
+    name: "snapshot create",
+    summary: "Take a snapshot of disks while their guest uses them, all at one instant",
+    load: async () => (await import("./snapshot/create.ts")).create,
+  },
+  {
+    name: "snapshot list",
+    summary: "Show the snapshots of a disk",
+    load: async () => (await import("./snapshot/list.ts")).list,
+  },
+  {
+    name: "snapshot commit",
+    summary: "Merge snapshots of a disk into the image below, while its guest uses it",
+    load: async () => (await import("./snapshot/commit.ts")).commit,
+  },
+  {
+    name: "snapshot revert",
+    summary: "Go back to a snapshot: give up what was written since, of a disk that no guest has",
+    load: async () => (await import("./snapshot/revert.ts")).revert,
+  },
+  {
     name: "config check",
     summary: "Check a configuration file, and show all of its faults",
     load: async () => (await import("./config/check.ts")).check,
