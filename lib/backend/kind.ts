@@ -27,7 +27,8 @@ import type { ExcludingDiskFinder } from "../toolstack/sharing.ts";
 import type { ExpectedDevice } from "./claim.ts";
 import type { CloseOptions } from "./close_options.ts";
 import { BackendDevice } from "./device.ts";
-import { guestName, TOOLSTACK_NODES } from "./device_nodes.ts";
+import { TOOLSTACK_NODES } from "./device_nodes.ts";
+import { guestName } from "./guest_nodes.ts";
 import { identifyDisk, type SettingsRule } from "./disk_identity.ts";
 import { isDeviceGone, sweepLeftovers } from "./leftovers.ts";
 import { type ChosenLive, LIVE_NODE, parseLive } from "./live_settings.ts";
@@ -372,11 +373,11 @@ export class BackendKind {
     const directory = this.#options.only === undefined ? deviceDirectory(this.#root, path) : this.#root;
     const device = directory === undefined ? undefined : this.#devices.get(directory);
     if (device !== undefined && path !== directory) {
-      if (TOOLSTACK_NODES.has(path.slice(device.path.length + 1))) device.poke();
+      if (TOOLSTACK_NODES.has(path.slice(device.path.length + 1))) device.touched();
       return;
     }
     const below = directory === undefined ? this.#devices.values() : [];
-    for (const each of [device, ...below]) if (`${each?.path}/`.startsWith(`${path}/`)) each?.poke();
+    for (const each of [device, ...below]) if (`${each?.path}/`.startsWith(`${path}/`)) each?.touched();
     void this.#discover(path);
   }
 

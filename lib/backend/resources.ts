@@ -109,6 +109,11 @@ export class DeviceResources {
     return this.#ring;
   }
 
+  /** Neither are rings open, nor are any being opened or left to be closed. */
+  get isUnused(): boolean {
+    return this.#ring === "none" && this.#connection === undefined && this.#opening === undefined;
+  }
+
   /** What was negotiated for the open rings. */
   get connection(): Connection | undefined {
     return this.#connection;

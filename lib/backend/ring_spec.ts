@@ -28,7 +28,7 @@ export function ringSpec(
   { counters, live, filters, latch }: Shared,
   { label, guest, moved }: Pick<QueueSpec, "label" | "guest" | "moved">,
 ): QueueSpec {
-  const { frontend: { abi, queues }, grants, directIoSafe, discard, maxIndirectSegments } = connection;
+  const { frontend: { abi, queues }, offer: { maxIndirectSegments }, grants, directIoSafe, discard } = connection;
   const { ringRefs, eventChannel } = queues[queue]!;
   return {
     label: `${label} queue ${queue}`,
