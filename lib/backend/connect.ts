@@ -19,9 +19,9 @@ import type { DeviceError } from "./device_error.ts";
 import { ATTACHMENT_NODE } from "./device_latch.ts";
 import type { DeviceNodes, Observation } from "./device_nodes.ts";
 import { grantModeOf } from "./grant_choice.ts";
-import { type ConnectionIdentity, resumedConnection } from "./journals.ts";
+import { type ConnectionIdentity, resumedConnection, slotsOf } from "./journals.ts";
 import type { Connection, OpenImage } from "./resource_types.ts";
-import { type DeviceResources, slotsOf } from "./resources.ts";
+import type { DeviceResources } from "./resources.ts";
 import { type DeviceSettings, offerOf } from "./settings.ts";
 import { OverdueError } from "./waits.ts";
 
@@ -168,14 +168,13 @@ interface RingChoices {
 function beginRings(device: DeviceParts, nodes: DeviceNodes, seen: Observation, choices: RingChoices): void {
   const { resources } = device;
   const { image, offer, frontend, identity } = choices;
-  const { mode: grants, reason: grantsReason } = chooseGrants(device, offer, frontend, image);
   const goesOn = identity.resume || seen.backendState === XenbusState.Connected;
   const lost = goesOn && nodes.keptWrites() ? resources.filters.takeOver() : undefined;
   if (lost !== undefined) resources.diskFailed(image.disk, lost);
   const latch = openLatch(device, nodes);
   writeIdentity(device, nodes, seen, { identity, latch });
   const journals = resources.journals.open(slotsOf(frontend), identity);
-  const connection = connectionOf(device, image, { frontend, offer, grants, grantsReason, identity });
+  const connection = connectionOn(device, offer, image, { frontend, identity });
   resources.beginRings(image.disk, connection, journals);
 }
 
@@ -262,13 +261,18 @@ function writeIdentity(
   }
 }
 
-function connectionOf(
-  { settings }: DeviceParts,
-  { disk, description: { directIoSafe, discardEnable } }: OpenImage,
-  chosen: Pick<Connection, "frontend" | "offer" | "grants" | "grantsReason" | "identity">,
+/** The connection of a frontend that was offered this, with its rings on that image. */
+export function connectionOn(
+  device: DeviceParts,
+  offer: Offer,
+  image: OpenImage,
+  { frontend, identity }: Pick<Connection, "frontend" | "identity">,
 ): Connection {
+  const { settings } = device;
+  const { disk, description: { directIoSafe, discardEnable } } = image;
+  const { mode: grants, reason: grantsReason } = chooseGrants(device, offer, frontend, image);
   const discard = offerOf(settings, disk.properties, discardEnable).discard !== undefined;
-  return { ...chosen, directIoSafe, discard };
+  return { frontend, offer, grants, grantsReason, identity, directIoSafe, discard };
 }
 
 /** The rings are served and the frontend knows it. */

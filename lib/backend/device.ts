@@ -6,7 +6,6 @@
 
 import { isAbort, unlessAborted } from "../abort.ts";
 import type { Clock } from "../clock.ts";
-import type { Weight } from "../dataplane/fairness.ts";
 import { errorText } from "../errors.ts";
 import type { Xenstore } from "../hypervisor.ts";
 import { labelled, type Logger } from "../log.ts";
@@ -22,52 +21,30 @@ import {
   type Owner,
 } from "../xenbus/transitions.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
-import { Place, type Turns } from "../turns.ts";
+import { Place } from "../turns.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Attempts } from "./attempts.ts";
+import type { CloseOptions } from "./close_options.ts";
 import { type DeviceParts, reportLatch } from "./connect.ts";
-import type { ExcludingDiskFinder, Exclusion, ImageQuery } from "../toolstack/sharing.ts";
+import type { Exclusion, ImageQuery } from "../toolstack/sharing.ts";
 import { CAN_BE_REFUSED, DeviceActions } from "./device_actions.ts";
 import { DeviceError } from "./device_error.ts";
-import type { DeviceFilters } from "./device_filters.ts";
 import { DeviceNodes, isRemoved, type Observation } from "./device_nodes.ts";
 import { withEmptyDrive } from "./empty_drive.ts";
+import type { Exchanged, ExchangeRequest } from "./exchange.ts";
+import { ExchangeSlot } from "./exchange_slot.ts";
+import { followImage } from "./followed_image.ts";
 import { FrontendWatch } from "./frontend_watch.ts";
 import { deviceLabel } from "./journals.ts";
+import type { ChosenLive } from "./live_settings.ts";
 import { imageSeen } from "./open_image.ts";
 import { Pacer } from "./pacer.ts";
-import type { ResourceServices } from "./resource_types.ts";
+import type { DeviceServices } from "./resource_types.ts";
 import { DeviceResources } from "./resources.ts";
 import { RingInUse } from "./ring_in_use.ts";
 import { Stall } from "./stall.ts";
 import type { DeviceReport, DeviceStatus } from "./status.ts";
 import { OverdueError } from "./waits.ts";
-
-/** What a device uses of the rest of the process. */
-export interface DeviceServices extends ResourceServices {
-  /** For lines that the guest can cause: limited per guest. */
-  readonly logger: Logger;
-  /** For what happens at most once in an attachment and must not be missed: not limited. Absent: `logger`. */
-  readonly alarms?: Logger;
-  /** Shared by the devices of the process: their looks leave the thread to others. */
-  readonly turns: Turns;
-  /** Called after each look at the device. */
-  readonly looked?: () => void;
-  /** Searches the disks of other guests of this host; absent: whoever holds an image's lock is waited for. */
-  readonly findExcludingDisk?: ExcludingDiskFinder;
-}
-
-/** How a device is left when its process stops serving it. */
-export interface CloseOptions {
-  /**
-   * `connected`: the nodes stay as they are; the next process takes over, and the guest only sees a pause.
-   * `detached`: the guest is asked to close the disk, and the device ends Closed. A device that another process owns is
-   * left alone.
-   */
-  readonly leave: "connected" | "detached";
-  /** How long the guest may take to close it. */
-  readonly timeoutMs: number;
-}
 
 /** Looks that may follow one another at once, and the time between further ones. */
 const LOOKS_AT_ONCE = 30;
@@ -84,10 +61,8 @@ export class BackendDevice {
   readonly path: string;
   /** `vbd3/5/51712`: kind, domid, virtual device. */
   readonly label: string;
-  /** In front of its image. */
-  readonly filters: DeviceFilters;
-  /** The disk's share of a reactor; a change holds until the process ends. */
-  readonly weight: Weight;
+  /** What is in front of its image, what {@linkcode change} changes, and its image. */
+  readonly held: Pick<DeviceResources, "filters" | "live" | "image">;
   /** Resolves when the toolstack's removal is carried out: Closed and not online, or the directory is gone. */
   readonly retired: Promise<void>;
   /** Resolves when the guest is found to have ended, while there is a store that knows. */
@@ -105,6 +80,7 @@ export class BackendDevice {
   readonly #actions: DeviceActions;
   readonly #attempts: Attempts;
   readonly #ringInUse: RingInUse;
+  readonly #exchanges: ExchangeSlot;
   readonly #stop = new AbortController();
   readonly #retired = Promise.withResolvers<void>();
   readonly #guestGone = Promise.withResolvers<void>();
@@ -153,14 +129,14 @@ export class BackendDevice {
     const events = { ringStopped: poke, ringMoved: poke, answered, warn: (message: string) => log.warning(message) };
     const opening = { ...services, openDisk: withEmptyDrive(services.openDisk) };
     const resources = new DeviceResources(opening, this.label, address.frontendDomain, events, signal);
-    this.#resources = resources;
-    ({ filters: this.filters, weight: this.weight } = resources);
+    this.held = this.#resources = resources;
     const findOtherGuest = async (query: ImageQuery): Promise<Exclusion | undefined> =>
       this.#store && services.findExcludingDisk &&
       await unlessAborted(services.findExcludingDisk(this.#store, address, query), signal);
     this.#parts = { resources, settings, error, log, findOtherGuest, announced: undefined };
     this.#actions = new DeviceActions(this.#parts);
     this.#ringInUse = new RingInUse(this.#parts, clock, signal, poke);
+    this.#exchanges = new ExchangeSlot(clock, signal, poke);
     this.#attempts = new Attempts(clock, signal, () => {
       resources.lock.doubtOther();
       this.poke();
@@ -214,6 +190,12 @@ export class BackendDevice {
     this.poke();
   }
 
+  /** Changes weight or limits, and keeps them for the next process. Throws {@linkcode XenblkError} (usage). */
+  change(changes: ChosenLive): void {
+    this.held.live.change(changes, this.#nodes);
+    this.poke();
+  }
+
   /** What the device looks like now. */
   report(): DeviceReport {
     const { kind, frontendDomain, vdev } = this.address;
@@ -237,7 +219,7 @@ export class BackendDevice {
       ...(error !== undefined && { error }),
       ...(waitsFor.length > 0 && { waitsFor }),
       latched: latch.tripped,
-      weight: this.weight.value,
+      ...this.held.live.report(),
     };
   }
 
@@ -269,6 +251,11 @@ export class BackendDevice {
     if (this.#stall.check(inFlight, this.progress, name, this.#clock.now())) this.poke();
   }
 
+  /** Gives the disk another image under its guest; see exchange.ts. Rejects with XenblkError if it keeps the old one. */
+  exchange(request: ExchangeRequest): Promise<Exchanged> {
+    return this.#exchanges.ask(request);
+  }
+
   /** Stops serving: finishes what is in flight and releases everything. The options of the first call count. */
   close(options: CloseOptions): Promise<void> {
     return this.#closing ??= this.#close(options);
@@ -281,7 +268,7 @@ export class BackendDevice {
     await this.#working;
     this.#draining = true;
     // What filters hold would keep it from being closed.
-    if (leave === "detached" || await this.#isDetached()) this.filters.end();
+    if (leave === "detached" || await this.#isDetached()) this.held.filters.end();
     if (leave === "detached") await this.#detachNow();
     this.#unwatch();
     try {
@@ -356,7 +343,8 @@ export class BackendDevice {
     let trusted = "";
     try {
       this.#attempts.begin();
-      const seen = await this.#observe(nodes);
+      const seen = followImage(this.#parts, nodes, await this.#observe(nodes));
+      this.held.live.keep(nodes);
       // What the guest cannot write: it must not make a device that fails try again at once.
       trusted = JSON.stringify([seen.backendState, seen.online, seen.params, this.#guestReleased, this.#intent]);
       const asText = async (): Promise<string> => JSON.stringify(seen) + await nodes.fingerprint(seen);
@@ -375,7 +363,9 @@ export class BackendDevice {
       this.#log.debug(`frontend ${stateName(frontendState)}, backend ${stateName(backendState)}: ${action.kind}`);
       // Before it is tried: the nodes may have changed by the time it has failed.
       if (CAN_BE_REFUSED.has(action.kind)) fingerprint = await this.#attempts.situation(asText);
-      outcome = await this.#actions.perform(action, nodes, seen);
+      outcome = this.#exchanges.mayFollow(action)
+        ? await this.#exchanges.perform(this.#parts, nodes, seen)
+        : await this.#actions.perform(action, nodes, seen);
       if (action.kind === "request-removal" && outcome === "done") this.#removalAsked = true;
       if (outcome === "idle") this.#reportStanding(nodes, seen, ours);
       const waitsForOthers = action.kind === "wait" && action.for !== "retry";
@@ -394,6 +384,7 @@ export class BackendDevice {
 
   /** The nodes, and what they prove. */
   async #observe(nodes: DeviceNodes): Promise<Observation> {
+    this.#exchanges.settle(nodes);
     let seen = await nodes.observe();
     if (this.#guestReleased) {
       this.#guestReleased = !nodes.guestExists; // a new domain may have got the number

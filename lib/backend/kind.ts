@@ -4,7 +4,6 @@
  */
 
 import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
-import type { Weight } from "../dataplane/fairness.ts";
 import type { DataPlane } from "../dataplane/types.ts";
 import { errorText } from "../errors.ts";
 import type { DomId, JournalStore, Xenstore, XenstoreWatch } from "../hypervisor.ts";
@@ -22,14 +21,18 @@ import {
   parseDomId,
 } from "../xenbus/paths.ts";
 import { Turns } from "../turns.ts";
-import { isDisconnection } from "../xenstore.ts";
+import { isDisconnection, readAll } from "../xenstore.ts";
 import { Backoff } from "./backoff.ts";
 import type { ExcludingDiskFinder } from "../toolstack/sharing.ts";
-import { BackendDevice, type CloseOptions } from "./device.ts";
-import { guestName, TOOLSTACK_NODES } from "./device_nodes.ts";
+import type { ExpectedDevice } from "./claim.ts";
+import type { CloseOptions } from "./close_options.ts";
+import { BackendDevice } from "./device.ts";
+import { TOOLSTACK_NODES } from "./device_nodes.ts";
+import { guestName } from "./guest_nodes.ts";
 import { identifyDisk, type SettingsRule } from "./disk_identity.ts";
 import { isDeviceGone, sweepLeftovers } from "./leftovers.ts";
-import type { DeviceSettings } from "./settings.ts";
+import { type ChosenLive, LIVE_NODE, parseLive } from "./live_settings.ts";
+import { type DeviceSettings, withOwn } from "./settings.ts";
 import type { DeviceReport, DeviceStatus, StuckDevice } from "./status.ts";
 import { StoreLink } from "./store_link.ts";
 
@@ -70,17 +73,6 @@ export interface BackendKindOptions {
   readonly logger: Logger;
   /** Absent: this process's. */
   readonly clock?: Clock;
-}
-
-/** How one device is served that this process is about to attach. */
-export interface ExpectedDevice {
-  /** In place of those of the kind, but patterns of images are added. */
-  readonly settings: Partial<DeviceSettings>;
-  /** Keeps other processes from the device; it is released when the device is. */
-  readonly claim: Disposable & {
-    /** Where the device's lock, which the claim holds, can be taken again. */
-    readonly journals: JournalStore;
-  };
 }
 
 /** How long devices that were given up may take to finish what their filters held. */
@@ -198,17 +190,24 @@ export class BackendKind {
     for (const listener of this.#listeners) listener(path);
   }
 
-  /**
-   * The filters in front of a device's disk, from the guest to the disk; none if the device is not served, or its image
-   * was not opened yet.
-   */
+  /** The filters in front of a device's disk, from the guest to the disk; none if its image was not opened yet. */
   filtersOf(address: DeviceAddress): readonly LiveFilter[] {
-    return this.#devices.get(backendPath(address))?.filters.filters ?? [];
+    return this.#devices.get(backendPath(address))?.held.filters.filters ?? [];
   }
 
-  /** A device's share of its reactor, which can be changed. Undefined if there is no such device. */
-  weightOf(address: DeviceAddress): Weight | undefined {
-    return this.#devices.get(backendPath(address))?.weight;
+  /** A device, for an exchange of its image. Undefined if there is no such device. */
+  find(address: DeviceAddress): Pick<BackendDevice, "exchange"> | undefined {
+    return this.#devices.get(backendPath(address));
+  }
+
+  /** Changes a device's weight or limits, if there is such a device. Throws {@linkcode XenblkError} (usage). */
+  change(address: DeviceAddress, changes: ChosenLive): void {
+    this.#devices.get(backendPath(address))?.change(changes);
+  }
+
+  /** A device's weight and limits, and its open image. Undefined if there is no such device. */
+  heldBy(address: DeviceAddress): BackendDevice["held"] | undefined {
+    return this.#devices.get(backendPath(address))?.held;
   }
 
   /** To be called every few seconds: devices whose storage has stopped answering report that. */
@@ -260,8 +259,8 @@ export class BackendKind {
 
   /** What filters hold goes on now, and may be all that a device had in flight. */
   async #giveUp(open: ReadonlySet<BackendDevice>, closing: Promise<unknown>): Promise<void> {
-    if (![...open].some(({ filters }) => filters.filters.length > 0)) return;
-    for (const device of open) device.filters.end();
+    if (![...open].some(({ held }) => held.filters.mayHold)) return;
+    for (const device of open) device.held.filters.end();
     const over = new AbortController();
     await Promise.race([closing, this.#clock.sleep(FILTERS_MS, over.signal)]);
     over.abort();
@@ -448,11 +447,14 @@ export class BackendKind {
   /** Starts to serve a device, once it has a state. */
   #adopt(store: Xenstore, address: DeviceAddress): void {
     const path = backendPath(address);
-    if (this.#devices.has(path) || store.read(`${path}/state`) === undefined) return;
+    if (this.#devices.has(path)) return;
+    const [state, live] = readAll(store, [`${path}/state`, `${path}/${LIVE_NODE}`]);
+    if (state === undefined) return;
     const { dataPlane, openDisk, imageLocks, journals, keepJournals, holds, findExcludingDisk, guestFound } =
       this.#options;
-    const settings = this.#options.settingsFor?.(identifyDisk(store, address)) ?? this.#options.settings;
+    const general = this.#options.settingsFor?.(identifyDisk(store, address)) ?? this.#options.settings;
     const expected = this.#expected.get(path);
+    const chosen = parseLive(live);
     const name = guestFound && guestName(store, address.frontendDomain);
     if (name !== undefined) guestFound?.(address.frontendDomain, name);
     const logger = this.#limiter.forGuest(address.frontendDomain);
@@ -463,11 +465,8 @@ export class BackendKind {
       ...(holds && { holds }),
       journals: expected?.claim.journals ?? journals,
       keepJournals: keepJournals ?? true,
-      settings: expected === undefined ? settings : {
-        ...settings,
-        ...expected.settings,
-        allowImages: [...settings.allowImages, ...(expected.settings.allowImages ?? [])],
-      },
+      settings: withOwn(general, expected?.settings ?? {}, chosen),
+      chosen,
       logger,
       alarms: this.#options.logger,
       ...(findExcludingDisk && { findExcludingDisk }),

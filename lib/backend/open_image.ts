@@ -3,6 +3,7 @@
  * toolstack waits for `hotplug-status`: it is written once the image is open, or once it is clear why it cannot be.
  */
 
+import { STAYS_EMPTY } from "../xenbus/disc.ts";
 import { isAbort } from "../abort.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import { XenstoreError } from "../hypervisor.ts";
@@ -56,7 +57,7 @@ async function changeDisc(
   } catch (reason) {
     const isTemporary = reason instanceof OverdueError || reason instanceof StorageSilentError || isAbort(reason);
     if (isTemporary || reason instanceof XenstoreError) throw reason;
-    error.report(nodes, "disc", `${errorText(reason)}; the drive is empty until its disc is changed again`);
+    error.report(nodes, "disc", `${errorText(reason)}; ${STAYS_EMPTY}`);
     return resources.openEmptyDrive(description);
   }
 }
@@ -92,8 +93,8 @@ async function isLocked(device: DeviceParts, nodes: DeviceNodes): Promise<boolea
   }
 }
 
-/** The image stays open: the next attempt only searches again. */
-async function refuseOtherGuest({ findOtherGuest }: DeviceParts, image: OpenImage): Promise<void> {
+/** Rejects with {@linkcode XenblkError} if another guest excludes the use. The image stays open. */
+export async function refuseOtherGuest({ findOtherGuest }: DeviceParts, image: OpenImage): Promise<void> {
   const { disk, description: { shared } } = image;
   const other = await findOtherGuest({ files: filesOf(disk), shared });
   if (other === undefined) return;

@@ -27,10 +27,10 @@ Deno.test("a weight that changes reaches rings that are open, and stays when the
   const device = rig.attach();
   const frontend = rig.frontend(device);
   await frontend.connect();
-  kind.weightOf(device)!.value = 900;
+  kind.change(device, { weight: 900 });
   assertEquals([weights(rig), kind.reports()[0]!.weight], [[900], 900]);
   await frontend.disconnect();
   await frontend.reconnect();
   assertEquals(weights(rig), [900, 900]);
-  assertEquals(kind.weightOf({ ...device, vdev: 1 }), undefined);
+  assertEquals(kind.heldBy({ ...device, vdev: 1 }), undefined);
 });

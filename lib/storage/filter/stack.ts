@@ -5,7 +5,15 @@
 
 import type { LockableImage, Refusal } from "../../hypervisor.ts";
 import { XenblkError } from "../../errors.ts";
-import type { Disk, DiskAttachment, DiskFile, DiskProperties, MemoryRule, VolatileContent } from "../disk.ts";
+import type {
+  Disk,
+  DiskAttachment,
+  DiskDaemon,
+  DiskFile,
+  DiskProperties,
+  MemoryRule,
+  VolatileContent,
+} from "../disk.ts";
 import type { FilterAttachment, FilterPlace, FilterValue, FilterValues } from "./filter.ts";
 import { createLive, writeLive } from "./live.ts";
 import { changedValues, type ChosenFilter, liveOptions } from "./spec.ts";
@@ -115,6 +123,13 @@ export class FilterStack {
   /** Whether a filter keeps writes from the image, so that it is opened for reading. */
   get readsOnly(): boolean {
     return this.#filters.some(({ chosen }) => chosen.definition.readsOnly === true);
+  }
+
+  /** The first filter that keeps the image's content, or something of its own, open with it: it stays with this image. */
+  get tied(): string | undefined {
+    return this.#filters.find(({ chosen: { definition: { readsOnly, keepsWrites, open } } }) =>
+      readsOnly === true || keepsWrites === true || open !== undefined
+    )?.name;
   }
 
   /**
@@ -262,6 +277,14 @@ class FilteredDisk implements Disk {
 
   get trouble(): string | undefined {
     return this.#disk.trouble;
+  }
+
+  get named(): string | undefined {
+    return this.#disk.named;
+  }
+
+  get daemon(): DiskDaemon | undefined {
+    return this.#disk.daemon;
   }
 
   get description(): string {
