@@ -279,6 +279,10 @@ class FilteredDisk implements Disk {
     return this.#disk.trouble;
   }
 
+  get named(): string | undefined {
+    return this.#disk.named;
+  }
+
   get daemon(): DiskDaemon | undefined {
     return this.#disk.daemon;
   }
