@@ -35,7 +35,7 @@ import { describe, DESCRIPTION_NODES, type DeviceDescription } from "./descripti
 import { ATTACHMENT_NODE } from "./device_latch.ts";
 import { guestName, hiddenNode, isHidden, unlessError, unlessHidden } from "./guest_nodes.ts";
 import { NONCE_NODE } from "./journals.ts";
-import { type NamedImage, NAMING_NODES, writeImageName } from "./named_image.ts";
+import { type NamedImage, writeImageName } from "./named_image.ts";
 
 /** Nodes of the backend directory that the toolstack writes and that a device reads. */
 export const TOOLSTACK_NODES: ReadonlySet<string> = new Set([
@@ -332,21 +332,22 @@ export class DeviceNodes {
    */
   nameImage({ backendState, params: before }: Observation, image: NamedImage, sectors?: number): boolean {
     let named = false;
-    this.#fromState(backendState, ["sectors", ...NAMING_NODES], (transaction, read) => {
-      named = read("params") === before;
+    this.#fromState(backendState, ["sectors"], (transaction, read, state) => {
+      named = transaction.read(`${this.#path}/params`) === before;
       if (!named) return;
-      writeImageName(transaction, this.#path, read, image);
+      writeImageName(transaction, this.#path, image);
       if (sectors === undefined) return;
       this.#update(transaction, read, [["sectors", String(sectors)]]);
-      transaction.write(`${this.#path}/state`, read("state")!);
+      transaction.write(`${this.#path}/state`, state);
     });
     return named;
   }
 
   /** Names the image `but` if the nodes name the other one. */
   renameImage(not: string, but: string): void {
-    this.#fromState(undefined, ["params"], (transaction, read) => {
-      if (read("params") === not) transaction.write(`${this.#path}/params`, but);
+    this.#fromState(undefined, [], (transaction) => {
+      const path = `${this.#path}/params`;
+      if (transaction.read(path) === not) transaction.write(path, but);
     });
   }
 

@@ -3,14 +3,10 @@
  */
 
 import type { XenstoreOperations } from "../hypervisor.ts";
-import type { ReadNode } from "../xenbus/negotiate.ts";
 
 /** The numbers of a block device in hexadecimal, `fd:3`, and its path. Absent where no script has run. */
 const NUMBERS_NODE = "physical-device";
 const PATH_NODE = "physical-device-path";
-
-/** The nodes that name an image. */
-export const NAMING_NODES: readonly string[] = ["params", NUMBERS_NODE, PATH_NODE];
 
 /** An image by its nodes. */
 export interface NamedImage {
@@ -19,17 +15,13 @@ export interface NamedImage {
   readonly physical?: { readonly numbers: string; readonly path: string };
 }
 
-/** Makes the nodes below `path` name the image; `read` reads {@linkcode NAMING_NODES}. A script's nodes are not created. */
-export function writeImageName(
-  transaction: XenstoreOperations,
-  path: string,
-  read: ReadNode,
-  { params, physical }: NamedImage,
-): void {
+/** Makes the nodes below `path` name the image. A script's nodes are not created. */
+export function writeImageName(transaction: XenstoreOperations, path: string, { params, physical }: NamedImage): void {
   transaction.write(`${path}/params`, params);
   for (const [name, value] of [[NUMBERS_NODE, physical?.numbers], [PATH_NODE, physical?.path]] as const) {
-    if (read(name) === undefined) continue;
-    if (value === undefined) transaction.remove(`${path}/${name}`);
-    else transaction.write(`${path}/${name}`, value);
+    const node = `${path}/${name}`;
+    if (transaction.read(node) === undefined) continue;
+    if (value === undefined) transaction.remove(node);
+    else transaction.write(node, value);
   }
 }
