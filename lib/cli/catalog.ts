@@ -68,6 +68,16 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./weight.ts")).weight,
   },
   {
+    name: "cd-eject",
+    summary: "Take the disc out of a guest's CD-ROM drive",
+    load: async () => (await import("./disc.ts")).cdEject,
+  },
+  {
+    name: "cd-insert",
+    summary: "Put a disc into a guest's CD-ROM drive",
+    load: async () => (await import("./disc.ts")).cdInsert,
+  },
+  {
     name: "export",
     summary: "Show a disk at one instant over NBD, read-only, while its guest goes on",
     load: async () => (await import("./export.ts")).exportDisk,

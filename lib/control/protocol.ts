@@ -181,6 +181,11 @@ export interface Methods {
     readonly params: DeviceParams & { readonly weight?: number };
     readonly result: { readonly weight: number };
   };
+  /** Empties a CD-ROM drive, then puts the disc in that `params` names, if it does. The time is for each. */
+  readonly disc: {
+    readonly params: DeviceParams & { readonly params?: string; readonly timeoutMs?: number };
+    readonly result: { readonly sectors?: number };
+  };
   /** Shows a disk as it is now, read-only, while the guest goes on. */
   readonly export: {
     readonly params: ExportParams;

@@ -51,6 +51,8 @@ export const CASES: Readonly<Record<string, readonly string[]>> = {
     "limit web xvdb --bytes-per-second fast",
     "limit web xvdb --json",
   ],
+  "cd-eject": ["cd-eject web", "cd-eject web xvdb", "cd-eject web xvdz", "cd-eject web xvdb --json"],
+  "cd-insert": ["cd-insert web xvdb", "cd-insert web xvdb none.iso", "cd-insert web xvdb none.iso --timeout 0"],
   "export": [
     "export web",
     "export web xvdb",
