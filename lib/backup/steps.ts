@@ -52,15 +52,20 @@ export function partsOf({ target, scratch }: BackupGraphs): BackupParts {
 }
 
 /** Opens target and scratch file. Rejects with XenblkError; then some may have been added. */
-export async function openGraphs({ execute, allow }: DaemonMonitor, graphs: BackupGraphs): Promise<void> {
+export async function openGraphs(
+  { execute, allow, disallow }: DaemonMonitor,
+  graphs: BackupGraphs,
+): Promise<void> {
   const { target, scratch } = graphs;
   const credentials = target.credentials ?? [];
   const directories = credentials.map(({ directory }) => ({ path: directory, writable: false }));
-  await allow([...target.files, ...scratch.files, ...directories]);
+  const files = [...target.files, ...scratch.files, ...directories];
+  await allow(files);
   for (const { id, directory } of credentials) {
     await execute("object-add", { "qom-type": "tls-creds-x509", id, dir: directory, endpoint: "client" });
   }
   for (const node of [...target.nodes, ...scratch.nodes]) await execute("blockdev-add", node);
+  await disallow(files.map(({ path }) => path));
 }
 
 /** Begins, between two requests of the guest. Rejects with XenblkError; then the guest's requests go where they went. */

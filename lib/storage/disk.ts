@@ -226,8 +226,11 @@ export interface DaemonMonitor {
   execute(command: string, args?: Readonly<Record<string, unknown>>, timeoutMs?: number): Promise<unknown>;
   /** Lets it reach these files, which exist. Rejects with {@linkcode XenblkError}. */
   allow(files: readonly DiskFile[]): Promise<void>;
-  /** Takes files that it was allowed, and has closed, out of its reach. Never rejects. */
-  withdraw(paths: readonly string[]): Promise<void>;
+  /**
+   * Takes files out of its reach again, unless they are a disk's. What it has open stays open, and takes no room once that
+   * is closed. Never rejects.
+   */
+  disallow(paths: readonly string[]): Promise<void>;
   /**
    * Has the guest's requests go to the node that `change` resolves with, such as a filter over {@linkcode DiskDaemon.top}.
    * None is in flight while `change` is carried out: they wait. If it rejects, they go where they went, so it takes back

@@ -244,7 +244,7 @@ export class StorageDaemon implements Disposable {
       await this.#execute("query-version", undefined, pingMs);
       await this.#endView(disk);
       await closeDisk(this.#execute, disk);
-      await this.#take(disk);
+      await this.#take(disk.files.map(({ path }) => path), Object.values(disks));
     }
     const lost = this.endedWell ? {} : lostWith({ [device]: disk }, death);
     this.#record = { ...this.#record, disks, lost: { ...lost, ...this.#record.lost } };
@@ -307,7 +307,7 @@ export class StorageDaemon implements Disposable {
       sockets: this.directory.sockets,
       execute: this.#execute,
       allow: async (files) => await this.#place(name, files),
-      withdraw: async (paths) => await this.#withdraw(paths),
+      disallow: async (paths) => await this.#take(paths, Object.values(this.#record.disks)),
     };
   }
 
@@ -471,22 +471,17 @@ export class StorageDaemon implements Disposable {
   /** Of a disk that nobody is connected to. See LeftOfView for the node. */
   async #endView({ nodes, exportId }: DiskRecord): Promise<string | undefined> {
     const { node, closed } = await endLeftView(this.#execute, prefixOf(nodes[0] ?? ""), exportId);
-    if (closed.length > 0) await this.#withdraw(closed);
+    if (closed.length > 0) await this.#take(closed, Object.values(this.#record.disks));
     return node;
   }
 
-  /** Takes the files of a disk out of the daemon's root, except those of other disks. */
-  async #take(disk: DiskRecord): Promise<void> {
-    const others = Object.values(this.#record.disks).filter((other) => other !== disk).flatMap(({ files }) => files);
-    await this.#withdraw(
-      disk.files.map(({ path }) => path).filter((path) => !others.some((file) => file.path === path)),
-    );
-  }
-
-  async #withdraw(paths: readonly string[]): Promise<void> {
+  /** Takes files out of the daemon's root, except those of some disks. */
+  async #take(paths: readonly string[], but: readonly DiskRecord[]): Promise<void> {
     if (!this.#record.rooted) return;
-    const reason = await takeFiles(this.process, this.directory.root, paths);
-    if (reason !== undefined) this.#logger.warning(`it can still open ${paths.join(", ")}: ${reason}`);
+    const others = but.flatMap(({ files }) => files);
+    const taken = paths.filter((path) => !others.some((file) => file.path === path));
+    const reason = await takeFiles(this.process, this.directory.root, taken);
+    if (reason !== undefined) this.#logger.warning(`it can still open ${taken.join(", ")}: ${reason}`);
   }
 
   async #write(record: DaemonRecord): Promise<void> {

@@ -31,6 +31,7 @@ const REMEDIES: readonly (readonly [RegExp, string])[] = [
     /does not support resize/,
     "detach the disk and convert the image (`xenblk image convert`): raw, qcow2 and luks images can grow",
   ],
+  [/unshared by node '[^']*-backup-/, "wait for the disk's backup, or cancel it: `xenblk job list` has its name"],
   [/(resize|grow) NBD nodes/, "detach the disk, and grow the export where its server has it"],
   [/multiple of|[Ss]hrink|must be/, "name a size that is larger and a multiple of 512 bytes"],
   [/Permission conflict/, "end what works on the disk first, such as an export: `xenblk export DOMAIN VDEV --end`"],

@@ -58,6 +58,9 @@ daemonTest(
     await rig.write(20);
     await rig.start(`${rig.folder}/cancelled.qcow2`, { incremental: true, bytesPerSecond: 4096 });
     await rig.write(20);
+    const resizing = assertRejects(() => rig.disk.disk.grow!(16 << 20), XenblkError, "Cannot resize");
+    assertStringIncludes((await rig.writeUntil(resizing)).remedy!, "wait for the disk's backup");
+    await rig.write(20);
     assertEquals((await rig.writeUntil(rig.jobs.jobs.cancel(JOB))).state, "cancelled");
     await rig.write(100);
     const scratch = rig.folder;

@@ -23,8 +23,18 @@ daemonTest("the daemon of an open disk carries out requests, and reaches files t
     assertMatch(name, new RegExp(`^the storage daemon of domain 5 \\(process ${pid}\\)$`));
     assertMatch(version, /^\d+\./);
     await allow([{ path: target, writable: true }]);
+    // Another file of that name is reached after the first one is gone, too.
+    for (let time = 0; time < 2; time++) {
+      await execute("blockdev-add", file);
+      await execute("blockdev-del", { "node-name": file["node-name"] });
+      Deno.removeSync(target);
+      await rig.image("target.qcow2");
+      await allow([{ path: target, writable: true }]);
+    }
     await execute("blockdev-add", file);
+    await monitor.disallow([target]);
     await execute("blockdev-del", { "node-name": file["node-name"] });
+    assertEquals(Deno.statSync(`/proc/${pid}/root${target}`).size, 0, "an empty place");
     await assertRejects(() => execute("blockdev-del", { "node-name": "none" }), QmpError);
   });
 });
