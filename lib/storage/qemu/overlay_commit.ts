@@ -233,11 +233,11 @@ class Merge {
     return { top: layers[this.base]!.image, layers: Object.fromEntries(rest), added: [], removed };
   }
 
-  async #removeNodes({ execute, withdraw }: DaemonMonitor, names: readonly string[]): Promise<void> {
+  async #removeNodes({ execute, disallow }: DaemonMonitor, names: readonly string[]): Promise<void> {
     for (const name of names) {
       await execute("blockdev-del", { "node-name": name }).catch(() => {}); // they end with the daemon
     }
-    await withdraw(this.#links.map(({ overlay }) => overlay));
+    await disallow(this.#links.map(({ overlay }) => overlay));
   }
 
   #checked(job: QemuJob | undefined): QemuJob {
