@@ -148,11 +148,11 @@ export async function activeImage<N extends ImageName>(name: N, writes: boolean)
   for (let notes = 0; notes < MOST_NOTES; notes++) {
     const note = await readNote(path);
     const isBase = note?.base === fileOf(path);
-    if (note === undefined || (isBase && !writes)) {
+    if (note === undefined || (isBase && !writes && await isThere(path))) {
       return path === first ? name : { ...name, format: found, target: path };
     }
     const next = `${directoryOf(path)}/${isBase ? note.overlay : note.base}`;
-    if (isBase) await checkOverlay(path, next, imageLabel(name));
+    if (isBase && !await isTurned(next)) await checkOverlay(path, next, imageLabel(name));
     [path, found] = [next, isBase ? "qcow2" : note.baseFormat];
   }
   throw new XenblkError(`Cannot open image ${imageLabel(name)}: the notes of its snapshots lead in circles`, {
@@ -191,6 +191,16 @@ export async function syncPath(path: string): Promise<void> {
 async function isOverlayOf(overlay: string, base: string): Promise<boolean> {
   const backing = await backingOf(overlay);
   return backing === base || backing === fileOf(base);
+}
+
+/** Whether an overlay counts no more: its content is in the image that its note leads to. */
+async function isTurned(overlay: string): Promise<boolean> {
+  const note = await readNote(overlay);
+  return note !== undefined && note.base !== fileOf(overlay);
+}
+
+async function isThere(path: string): Promise<boolean> {
+  return await lookWithin(path, () => Deno.stat(path).then(() => true, () => false));
 }
 
 async function checkOverlay(base: string, overlay: string, label: string): Promise<void> {

@@ -61,6 +61,76 @@ daemonTest("a snapshot holds one instant, and is merged while the guest writes; 
   assertEquals(await faultsOn(disk, atSnapshot), []);
 });
 
+daemonTest(
+  "two disks at one instant: no write is in the one that came after a write which the other lacks",
+  async () => {
+    await using rig = new EngineRig();
+    const bases = [await newImage(rig, "a.qcow2"), await newImage(rig, "b.img", "raw")];
+    const [one, other] = [await rig.open(`qcow2:${bases[0]}`), await rig.open(bases[1]!, { engine: "qemu" })];
+    let ends = false;
+    let count = 0;
+    const counting = (async () => {
+      for (; !ends; count++) await (count % 2 === 0 ? one : other).write(0, numbered(count));
+    })();
+    const reached = async (wanted: number): Promise<void> => {
+      while (count < wanted) await new Promise((done) => setTimeout(done, 1));
+    };
+    for (const snapshot of ["first", "second", "third"]) {
+      await reached(count + 50);
+      await takeSnapshot([one, other].map(snapshotDisk), { snapshot });
+    }
+    ends = true;
+    await counting;
+    for (const disk of [one, other]) await disk[Symbol.asyncDispose]();
+    for (
+      const name of [["a.qcow2", "b.img"], ["a.first.qcow2", "b.first.qcow2"], ["a.second.qcow2", "b.second.qcow2"]]
+    ) {
+      const [first, second] = await Promise.all(name.map((file) => numberIn(`${rig.folder}/${file}`)));
+      assert(Math.abs(first! - second!) === 1, `${name}: ${first} and ${second}`);
+    }
+  },
+);
+
+daemonTest(
+  "an overlay without room fails the guest's writes as a full disk does, and what was answered is there",
+  async () => {
+    const mount = Deno.makeTempDirSync({ prefix: "xenblk-full-" });
+    await command("mount", "-t", "tmpfs", "-o", "size=6m", "xenblk-test", mount);
+    try {
+      await using rig = new EngineRig();
+      const base = `${mount}/web.qcow2`;
+      await command("qemu-img", "create", "-q", "-f", "qcow2", base, "64M");
+      await using disk = await rig.open(`qcow2:${base}`);
+      const writer = new Writer(disk);
+      for (let writes = 0; writes < 100; writes++) await writer.write();
+      await takeSnapshot([snapshotDisk(disk)], { snapshot: "one" });
+      const far = 32 << 20;
+      let failed = 0;
+      for (let piece = 0; piece < 16 && failed === 0; piece++) {
+        failed = await disk.tryWrite(far + (piece << 20), new Uint8Array(1 << 20).fill(piece + 1));
+      }
+      assert(failed < 0, "the disk became full");
+      assertEquals(await faultsOn(disk, writer.count), []);
+    } finally {
+      await command("umount", mount);
+      Deno.removeSync(mount);
+    }
+  },
+);
+
+/** A block that holds the number. */
+function numbered(number: number): Uint8Array {
+  return new Uint8Array(new Uint32Array(1024).fill(number).buffer);
+}
+
+/** The number in an image's first block. */
+async function numberIn(path: string): Promise<number> {
+  const format = path.endsWith(".img") ? "raw" : "qcow2";
+  const raw = `${path}.raw`;
+  await command("qemu-img", "dd", "-f", format, "-O", "raw", "bs=4096", "count=1", `if=${path}`, `of=${raw}`);
+  return new Uint32Array(Deno.readFileSync(raw).buffer)[0]!;
+}
+
 /** In the short form: where something is known to one side only. `deno task snapshot-deaths` has all. */
 const SHORT: readonly string[] = [
   "create daemon transaction",
