@@ -21,7 +21,7 @@ import {
   type Owner,
 } from "../xenbus/transitions.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
-import type { Turns } from "../turns.ts";
+import { Place } from "../turns.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Attempts } from "./attempts.ts";
 import type { CloseOptions } from "./close_options.ts";
@@ -36,6 +36,7 @@ import { ExchangeSlot } from "./exchange_slot.ts";
 import { FrontendWatch } from "./frontend_watch.ts";
 import { deviceLabel } from "./journals.ts";
 import type { ChosenLive } from "./live_settings.ts";
+import { imageSeen } from "./open_image.ts";
 import { Pacer } from "./pacer.ts";
 import type { DeviceServices } from "./resource_types.ts";
 import { DeviceResources } from "./resources.ts";
@@ -69,7 +70,7 @@ export class BackendDevice {
   readonly gone: Promise<void>;
 
   readonly #clock: Clock;
-  readonly #turns: Turns;
+  readonly #place: Place;
   readonly #log: Logger;
   readonly #pacer: Pacer;
   readonly #error: DeviceError;
@@ -115,7 +116,7 @@ export class BackendDevice {
     this.path = backendPath(address);
     this.label = deviceLabel(address);
     this.#clock = clock;
-    this.#turns = services.turns;
+    this.#place = new Place(services.turns);
     const log = this.#log = labelled(logger, this.label);
     this.#pacer = new Pacer(clock, LOOKS_AT_ONCE, LOOK_INTERVAL_MS);
     const poke = (): void => this.poke();
@@ -150,7 +151,7 @@ export class BackendDevice {
    */
   attachStore(store: Xenstore, trusted: boolean): void {
     this.#store = store;
-    this.#nodes = new DeviceNodes(store, this.address, this.#turns);
+    this.#nodes = new DeviceNodes(store, this.address, this.#place);
     this.#proven = trusted;
     this.#attempts.reset();
     this.poke();
@@ -169,6 +170,12 @@ export class BackendDevice {
     if (this.#stop.signal.aborted || this.#nodes === undefined) return;
     this.#resources.waits.interrupt();
     this.#working ??= this.#work();
+  }
+
+  /** A node that others write may have changed. */
+  touched(): void {
+    this.#attempts.touched();
+    this.poke();
   }
 
   /** Some domain has ended. If it is this device's guest, what its nodes say no longer counts. */
@@ -316,11 +323,12 @@ export class BackendDevice {
   }
 
   async #work(): Promise<void> {
+    this.#place.renew();
     while (this.#dirty && this.#nodes !== undefined) {
-      await this.#pacer.admit(this.#stop.signal);
+      if (await this.#pacer.admit(this.#stop.signal)) this.#place.renew(); // a guest that keeps it busy
       if (this.#stop.signal.aborted || this.#nodes === undefined) break;
       const nodes = this.#nodes;
-      await this.#turns.run(() => this.#look(nodes));
+      await this.#place.run(() => this.#look(nodes));
     }
     this.#working = undefined;
   }
@@ -330,9 +338,10 @@ export class BackendDevice {
     this.#dirty = false;
     let action: Action | undefined;
     let outcome: Outcome | undefined;
-    let fingerprint = "";
+    let fingerprint: string | undefined;
     let trusted = "";
     try {
+      this.#attempts.begin();
       const seen = await this.#observe(nodes);
       this.held.live.keep(nodes);
       // What the guest cannot write: it must not make a device that fails try again at once.
@@ -343,7 +352,7 @@ export class BackendDevice {
         proven: this.#proven,
         owner: this.#resources.lock.owner,
         ring: this.#ringInUse.see(nodes, seen),
-        image: this.#image(seen),
+        image: imageSeen(this.#parts, seen),
         attempt,
         intent: this.#intent,
         removalAsked: this.#removalAsked,
@@ -352,7 +361,7 @@ export class BackendDevice {
       const { backendState, frontendState } = seen;
       this.#log.debug(`frontend ${stateName(frontendState)}, backend ${stateName(backendState)}: ${action.kind}`);
       // Before it is tried: the nodes may have changed by the time it has failed.
-      if (CAN_BE_REFUSED.has(action.kind)) fingerprint = await asText();
+      if (CAN_BE_REFUSED.has(action.kind)) fingerprint = await this.#attempts.situation(asText);
       outcome = this.#exchanges.mayFollow(action)
         ? await this.#exchanges.perform(this.#parts, nodes, seen)
         : await this.#actions.perform(action, nodes, seen);
@@ -380,7 +389,8 @@ export class BackendDevice {
       this.#guestReleased = !nodes.guestExists; // a new domain may have got the number
       if (this.#guestReleased) seen = { ...seen, frontendState: "gone" };
     }
-    if (this.#seen?.backendState !== seen.backendState || this.#seen.frontendState !== seen.frontendState) {
+    // A guest that migrates gets its name late, but before it runs.
+    if (this.#seen?.backendState !== seen.backendState && seen.backendState !== XenbusState.InitWait) {
       this.#guestName = nodes.guestName;
     }
     this.#seen = seen;
@@ -390,16 +400,6 @@ export class BackendDevice {
     if (this.#guestReleased && this.#proven) this.#guestGone.resolve();
     if (seen.backendState !== "gone") this.#watchFrontend(seen.frontendPath);
     return seen;
-  }
-
-  /** The image, and whether the nodes name the same. */
-  #image({ params }: Observation): Image {
-    const disk = this.#resources.image?.disk;
-    if (disk === undefined) return "none";
-    const { announced, settings } = this.#parts;
-    return announced?.disk === disk && (settings.image !== undefined || announced.params === params)
-      ? "open"
-      : "changed";
   }
 
   /** What is true at rest. Throws if xenstore fails. */
@@ -477,7 +477,7 @@ export class BackendDevice {
     this.#unwatch();
     const changed = (node: string): void => {
       if (node !== `${path}/state`) this.#ringInUse.touched();
-      this.poke();
+      this.touched();
     };
     this.#watch = new FrontendWatch({ store: this.#store, path, clock: this.#clock, changed, log: this.#log });
   }

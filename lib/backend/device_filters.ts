@@ -10,6 +10,7 @@ import { changedValues, chooseFilters, type ChosenFilter, type FilterChoice } fr
 import type { FilterPlace } from "../storage/filter/filter.ts";
 import { FilterStack, type LiveFilter } from "../storage/filter/stack.ts";
 import type { ThrottleOptions } from "../storage/filter/table.ts";
+import type { DeviceSettings } from "./settings.ts";
 
 /** The filter with limits; where a disk has it among its own, its limits are there. */
 const THROTTLE = "throttle";
@@ -25,18 +26,17 @@ export class DeviceFilters {
   #stack: FilterStack | undefined;
 
   /**
-   * `choices`: the first is nearest to the guest. `limits`: of the disk; if a filter `throttle` is among the filters, it
+   * `filters`: the first is nearest to the guest. `limits`: of the disk; if a filter `throttle` is among the filters, it
    * gets them. `holds` gets what filters hold open, while they do. Throws {@linkcode XenblkError} for a wrong limit.
    */
   constructor(
-    choices: readonly FilterChoice[],
-    limits: ThrottleOptions,
+    { filters, limits = {} }: Pick<DeviceSettings, "filters" | "limits">,
     place: FilterPlace,
     holds?: Set<AsyncDisposable>,
   ) {
-    this.#choices = choices;
+    this.#choices = filters;
     this.#wanted = limits;
-    this.#own = new DiskLimits(choices.some(isThrottle) ? {} : limits);
+    this.#own = new DiskLimits(filters.some(isThrottle) ? {} : limits);
     this.#place = place;
     this.#holds = holds;
   }

@@ -31,6 +31,11 @@ export interface ExchangeRequest {
   readonly params: string;
   /** How long opening the image may take, and then, once more, how long the guest's requests may wait. */
   readonly timeoutMs: number;
+  /**
+   * Called once nothing is in flight and the present image is flushed; only then the new one can be opened. Absent: it is
+   * opened before.
+   */
+  readonly finish?: (signal: AbortSignal) => Promise<void>;
 }
 
 /** What became of it. */
@@ -92,7 +97,8 @@ class Exchange {
 
   async run(): Promise<Exchanged> {
     const { device, clock } = this.#context;
-    const apart = await canBothBeOpen(this.#old, this.#request.params);
+    const { params, finish } = this.#request;
+    const apart = finish === undefined && await canBothBeOpen(this.#old, params);
     const named = await this.#nameOf();
     try {
       const first = apart
@@ -210,6 +216,7 @@ class Exchange {
       if (resources.latch.tripped) {
         throw new XenblkError("Cannot exchange the image: the last flush of the old one failed");
       }
+      await this.#request.finish?.(signal);
       if (this.#next === undefined) {
         // Where its own lock is all that is in the way, it stays open: it is the same file when it is locked again.
         const image = this.#old.disk.image === undefined;

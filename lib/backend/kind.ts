@@ -372,11 +372,11 @@ export class BackendKind {
     const directory = this.#options.only === undefined ? deviceDirectory(this.#root, path) : this.#root;
     const device = directory === undefined ? undefined : this.#devices.get(directory);
     if (device !== undefined && path !== directory) {
-      if (TOOLSTACK_NODES.has(path.slice(device.path.length + 1))) device.poke();
+      if (TOOLSTACK_NODES.has(path.slice(device.path.length + 1))) device.touched();
       return;
     }
     const below = directory === undefined ? this.#devices.values() : [];
-    for (const each of [device, ...below]) if (`${each?.path}/`.startsWith(`${path}/`)) each?.poke();
+    for (const each of [device, ...below]) if (`${each?.path}/`.startsWith(`${path}/`)) each?.touched();
     void this.#discover(path);
   }
 

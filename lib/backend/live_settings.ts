@@ -58,8 +58,11 @@ export class LiveSettings {
   #isKept = true;
 
   /** `chosen`: for this disk, before. The settings have it already. */
-  constructor({ weight }: Pick<DeviceSettings, "weight">, chosen: ChosenLive, filters: DeviceFilters) {
-    this.weight = new Weight(weight);
+  constructor(
+    { settings, chosen = {} }: { readonly settings: Pick<DeviceSettings, "weight">; readonly chosen?: ChosenLive },
+    filters: DeviceFilters,
+  ) {
+    this.weight = new Weight(settings.weight);
     this.#filters = filters;
     this.#chosen = chosen;
   }

@@ -11,7 +11,7 @@ import { StorageSilentError } from "../storage/image/file_threads.ts";
 import { ImageBusyError } from "../storage/image/lock.ts";
 import { featureNodes, imageModeNodes } from "../xenbus/features.ts";
 import { XenbusState } from "../xenbus/states.ts";
-import type { Outcome } from "../xenbus/transitions.ts";
+import type { Image, Outcome } from "../xenbus/transitions.ts";
 import { type DeviceParts, isOthers, refuse, waitsForImage } from "./connect.ts";
 import type { DeviceDescription } from "./description.ts";
 import type { DeviceNodes, Observation } from "./device_nodes.ts";
@@ -59,6 +59,13 @@ async function changeDisc(
     error.report(nodes, "disc", `${errorText(reason)}; the drive is empty until its disc is changed again`);
     return resources.openEmptyDrive(description);
   }
+}
+
+/** The image, and whether the nodes name the same. */
+export function imageSeen({ resources, announced, settings }: DeviceParts, { params }: Observation): Image {
+  const disk = resources.image?.disk;
+  if (disk === undefined) return "none";
+  return announced?.disk === disk && (settings.image !== undefined || announced.params === params) ? "open" : "changed";
 }
 
 /** The frontend has not been served yet. One that was relies on what it has read. */

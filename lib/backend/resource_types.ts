@@ -11,6 +11,7 @@ import type { Disk, DiskRequest } from "../storage/disk.ts";
 import type { ImageLocks } from "../storage/image/lock.ts";
 import type { ExcludingDiskFinder } from "../toolstack/sharing.ts";
 import type { Turns } from "../turns.ts";
+import type { Offer } from "../xenbus/features.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { DeviceDescription } from "./description.ts";
 import type { ConnectionIdentity } from "./journals.ts";
@@ -57,6 +58,8 @@ export interface DeviceServices extends ResourceServices {
 export interface Connection {
   /** What the frontend asked for. */
   readonly frontend: FrontendParameters;
+  /** What it could ask for. */
+  readonly offer: Offer;
   /** The mode that both sides agreed to. */
   readonly grants: GrantMode;
   /** Why that is not the mode of the settings. */
@@ -67,8 +70,6 @@ export interface Connection {
   readonly identity: ConnectionIdentity;
   /** Discards are carried out. */
   readonly discard: boolean;
-  /** Most segments of an indirect request; 0: indirect requests are refused. */
-  readonly maxIndirectSegments: number;
 }
 
 /** A ring of a connection, and the disk that it is to have. */

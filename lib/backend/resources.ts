@@ -22,7 +22,7 @@ import { emptyDrive } from "./empty_drive.ts";
 import { DeviceJournals, keptNames } from "./journals.ts";
 import { LiveSettings } from "./live_settings.ts";
 import type { Connection, Growth, OpenImage, ResourceEvents, ResourceServices, RingPlace } from "./resource_types.ts";
-import { openedOf, type RingExtras, ringSpec } from "./ring_spec.ts";
+import { nameOf, openedOf, type RingExtras, ringSpec } from "./ring_spec.ts";
 import { Acquisition, type Operation, OverdueError, Waits } from "./waits.ts";
 
 /** Rings that are being opened. */
@@ -85,8 +85,7 @@ export class DeviceResources {
     this.#guest = guest;
     this.#events = events;
     this.#signal = signal;
-    const { journals, keepJournals, clock, dataPlane, settings, chosen = {}, holds } = services;
-    const { filters, limits = {} } = settings;
+    const { journals, keepJournals, clock, dataPlane } = services;
     this.counters = new DeviceCounters(() => dataPlane.now?.() ?? clock.now());
     this.waits = new Waits(clock, signal, events.answered);
     // Nobody has used what comes too late.
@@ -96,8 +95,8 @@ export class DeviceResources {
     this.lock = new DeviceLock(journals, keptNames(label).lock);
     this.latch = new DeviceLatch(journals, keptNames(label).latch);
     this.journals = new DeviceJournals(journals, label, keepJournals);
-    this.filters = new DeviceFilters(filters, limits, { device: label, warn: events.warn }, holds);
-    this.live = new LiveSettings(settings, chosen, this.filters);
+    this.filters = new DeviceFilters(services.settings, { device: label, warn: events.warn }, services.holds);
+    this.live = new LiveSettings(services, this.filters);
   }
 
   /** The open image, if there is one. */
@@ -108,6 +107,11 @@ export class DeviceResources {
   /** Where the rings stand. */
   get ring(): Ring {
     return this.#ring;
+  }
+
+  /** Neither are rings open, nor are any being opened or left to be closed. */
+  get isUnused(): boolean {
+    return this.#ring === "none" && this.#connection === undefined && this.#opening === undefined;
   }
 
   /** What was negotiated for the open rings. */
@@ -492,9 +496,4 @@ export class DeviceResources {
       if (!(error instanceof OverdueError) && !isAbort(error)) throw error;
     }
   }
-}
-
-/** For messages: the image's path, or what the disk is. */
-function nameOf({ image, description }: Disk): string {
-  return image === undefined ? description : `image ${image.path}`;
 }

@@ -1,12 +1,13 @@
 /**
- * What the data plane is asked for to serve one ring of a device.
+ * What the data plane is asked for to serve one ring of a device, and what was opened of it.
  */
 
-import type { Weight } from "../dataplane/fairness.ts";
 import type { QueueHandle, QueueSpec } from "../dataplane/types.ts";
 import type { DeviceCounters } from "./device_counters.ts";
-import type { ThrottleMemory } from "../storage/filter/throttled_channel.ts";
+import type { DeviceFilters } from "./device_filters.ts";
+import type { LiveSettings } from "./live_settings.ts";
 import type { RingPlace } from "./resource_types.ts";
+import type { Disk } from "../storage/disk.ts";
 import type { DeviceSettings } from "./settings.ts";
 
 /** What depends on how the ring is opened: for the first time, or again. */
@@ -15,9 +16,8 @@ export type RingExtras = Pick<QueueSpec, "journal" | "held">;
 /** What all rings of a device share. */
 interface Shared {
   readonly counters: Pick<DeviceCounters, "of" | "busy">;
-  readonly live: { readonly weight: Pick<Weight, "memory"> };
-  /** See DeviceFilters. */
-  readonly filters: { readonly memory: ThrottleMemory };
+  readonly live: Pick<LiveSettings, "weight">;
+  readonly filters: Pick<DeviceFilters, "memory">;
   readonly latch: { readonly address: number };
 }
 
@@ -28,7 +28,7 @@ export function ringSpec(
   { counters, live, filters, latch }: Shared,
   { label, guest, moved }: Pick<QueueSpec, "label" | "guest" | "moved">,
 ): QueueSpec {
-  const { frontend: { abi, queues }, grants, directIoSafe, discard, maxIndirectSegments } = connection;
+  const { frontend: { abi, queues }, offer: { maxIndirectSegments }, grants, directIoSafe, discard } = connection;
   const { ringRefs, eventChannel } = queues[queue]!;
   return {
     label: `${label} queue ${queue}`,
@@ -56,4 +56,9 @@ export function ringSpec(
 /** The rings that were opened. */
 export function openedOf(results: readonly PromiseSettledResult<QueueHandle>[]): QueueHandle[] {
   return results.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
+}
+
+/** For messages: the image's path, or what the disk is. */
+export function nameOf({ image, description }: Disk): string {
+  return image === undefined ? description : `image ${image.path}`;
 }

@@ -53,6 +53,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./swap.ts")).swap,
   },
   {
+    name: "mirror",
+    summary: "Move a disk to another image while its guest uses it",
+    load: async () => (await import("./mirror.ts")).mirror,
+  },
+  {
     name: "limit",
     summary: "Show or change the limits of a disk while its guest uses it",
     load: async () => (await import("./limit.ts")).limit,
@@ -61,6 +66,11 @@ export const CATALOG: readonly CatalogEntry[] = [
     name: "weight",
     summary: "Show or change a disk's share of its thread while its guest uses it",
     load: async () => (await import("./weight.ts")).weight,
+  },
+  {
+    name: "export",
+    summary: "Show a disk at one instant over NBD, read-only, while its guest goes on",
+    load: async () => (await import("./export.ts")).exportDisk,
   },
   {
     name: "list",

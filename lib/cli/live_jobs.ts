@@ -3,20 +3,52 @@
  * its end.
  */
 
-import { errorText } from "../errors.ts";
+import { SYSTEM_CLOCK } from "../clock.ts";
+import type { BackendKind } from "../backend/kind.ts";
+import { errorText, XenblkError } from "../errors.ts";
 import type { DomId } from "../hypervisor.ts";
 import { LazyJobs } from "../jobs/door.ts";
-import type { JobKinds } from "../jobs/job.ts";
+import type { JobKind, JobKinds } from "../jobs/job.ts";
+import type { MirrorDisks } from "../jobs/mirror.ts";
 import { jobsDirectory } from "../jobs/records.ts";
 import { journalDirectory } from "../journal_directory.ts";
 import { createLogger } from "../log.ts";
 import type { Service } from "../service.ts";
-import { parseBackendPath } from "../xenbus/paths.ts";
+import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
+
+/** How long a disk that an earlier process has served may take to open, and between two looks. */
+const OPEN_MS = 30_000;
+const OPEN_LOOK_MS = 100;
 
 /** By the names that their records have. */
-const KINDS: JobKinds = {
-  backup: async () => (await import("../backup/kind.ts")).backupKind,
-};
+function kindsOf(devices: BackendKind): JobKinds {
+  const addressOf = (label: string): DeviceAddress | undefined => {
+    const report = devices.reports().find((report) => report.label === label);
+    return report === undefined ? undefined : parseBackendPath(report.backendPath, 0 as DomId);
+  };
+  const disks: MirrorDisks = {
+    exchange: async (label, switchover) => {
+      const address = addressOf(label);
+      const device = address && devices.find(address);
+      if (device === undefined) throw new XenblkError(`Cannot give ${label} its new image: it is gone`);
+      return await device.exchange(switchover);
+    },
+    paramsOf: async (label) => {
+      for (let lookMs = 0; lookMs < OPEN_MS; lookMs += OPEN_LOOK_MS) {
+        const address = addressOf(label);
+        const image = address && devices.heldBy(address)?.image;
+        if (address === undefined || image !== undefined) return image?.description.params;
+        await SYSTEM_CLOCK.sleep(OPEN_LOOK_MS);
+      }
+      return undefined;
+    },
+  };
+  let mirror: JobKind | undefined;
+  return {
+    backup: async () => (await import("../backup/kind.ts")).backupKind,
+    mirror: async () => mirror ??= (await import("../jobs/mirror.ts")).mirrorKind(disks),
+  };
+}
 
 /** What is known of a process. */
 export interface JobsPlace {
@@ -34,7 +66,7 @@ export function startJobs({ service: { devices }, kind, servesAll }: JobsPlace):
   const jobs = new LazyJobs({
     directory: jobsDirectory(journalDirectory((name) => Deno.env.get(name))),
     logger,
-    kinds: KINDS,
+    kinds: kindsOf(devices),
     disks: {
       daemonOf: (label) => {
         const report = reportOf(label);

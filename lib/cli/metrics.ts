@@ -76,7 +76,7 @@ function monitorOptions(options: MetricsOptions): MonitorOptions | undefined {
 }
 
 /** Undefined if it is not HOST:PORT, where HOST is not empty, and an IPv6 address is in brackets. */
-function parseAddress(value: string): HttpAddress | undefined {
+export function parseAddress(value: string): HttpAddress | undefined {
   const [, bracketed, plain, digits] = /^(?:\[([0-9a-fA-F:.]+)\]|([\w.-]+)):(\d{1,5})$/.exec(value) ?? [];
   const hostname = bracketed ?? plain;
   const port = Number(digits);

@@ -1,5 +1,6 @@
 /**
- * The methods of the control socket that change disks: attach, detach, resize, swap, limit and weight. What attaches is loaded with the first call. What detaches and resizes is not: the program's files may have
+ * The methods of the control socket that change disks: attach, detach, resize, swap, mirror, limit and weight. What
+ * attaches is loaded with the first call. What detaches and resizes is not: the program's files may have
  * been replaced by then.
  */
 
@@ -7,6 +8,8 @@ import { unlessAborted } from "../abort.ts";
 import { deviceLabel } from "../backend/journals.ts";
 import { ABI_NAMES } from "../blkif/abi.ts";
 import { LEAST_WEIGHT, MOST_WEIGHT } from "../dataplane/fairness.ts";
+import { XenblkError } from "../errors.ts";
+import type { JobReport } from "../jobs/job.ts";
 import { paramsOfText } from "../storage/image/spec.ts";
 import { detachDevice } from "../toolstack/detach.ts";
 import { resizeDevice } from "../toolstack/resize.ts";
@@ -84,10 +87,12 @@ export function deviceMethods(process: ControlledProcess): Handlers {
       const required = ["device", "image"] as const;
       const { device, image, timeoutMs = SWAP_TIMEOUT_MS } = readParams("swap", table, given, required);
       const served = service.devices.find(addressOf(service, device))!;
+      checkNoJob(process, device);
       const params = await paramsOfText(image);
       progress("opening the new image");
       return await unlessAborted(served.exchange({ params, timeoutMs }), signal);
     },
+    mirror: (given) => mirror(process, given),
     limit: (params) => {
       const { device, limits } = readParams("limit", { device: TEXT, limits: LIMITS }, params, ["device"]);
       const address = addressOf(service, device);
@@ -102,6 +107,41 @@ export function deviceMethods(process: ControlledProcess): Handlers {
       return { weight: service.devices.heldBy(address)!.live.weight.value };
     },
   };
+}
+
+async function mirror({ service, jobs }: ControlledProcess, given: Params): Promise<{ readonly job: JobReport }> {
+  const table = { device: TEXT, image: TEXT, timeoutMs: TIMEOUT, bytesPerSecond: whole(1, Number.MAX_SAFE_INTEGER) };
+  const required = ["device", "image"] as const;
+  const { device, image, timeoutMs = SWAP_TIMEOUT_MS, bytesPerSecond } = readParams("mirror", table, given, required);
+  const { devices } = service;
+  const daemon = devices.heldBy(addressOf(service, device))?.image?.disk.daemon;
+  if (daemon === undefined || jobs === undefined) {
+    throw new XenblkError(`Cannot mirror ${device}: no storage daemon serves it`, {
+      remedy:
+        "copy its image while nothing writes to it, then use `xenblk swap`; or let a daemon serve it, see `xenblk mirror --help`",
+    });
+  }
+  const params = await paramsOfText(image);
+  const { orderMirror } = await import("../jobs/mirror.ts");
+  const { allowImages } = devices.settings;
+  const order = await orderMirror({
+    device,
+    daemon,
+    params,
+    timeoutMs,
+    allowImages,
+    ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }),
+  });
+  return { job: await (await jobs.load()).start(order) };
+}
+
+/** Two at a time would each undo what the other does. */
+function checkNoJob({ jobs }: ControlledProcess, device: string): void {
+  const [job] = jobs?.active(device) ?? [];
+  if (job === undefined) return;
+  throw new XenblkError(`Cannot swap the image of ${device}: its ${job.kind} is running`, {
+    remedy: `wait for it (\`xenblk job wait ${job.id}\`), or cancel it (\`xenblk job cancel ${job.id}\`)`,
+  });
 }
 
 async function attach(

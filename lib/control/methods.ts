@@ -6,9 +6,9 @@ import { diskFigures } from "../backend/figures.ts";
 import type { DeviceReport } from "../backend/status.ts";
 import { XenblkError } from "../errors.ts";
 import type { HostPlatform } from "../host_platform.ts";
+import type { DomId } from "../hypervisor.ts";
 import type { LazyJobs } from "../jobs/door.ts";
 import { LOG_LEVELS, type Logging } from "../log.ts";
-import type { DomId } from "../hypervisor.ts";
 import type { Service } from "../service.ts";
 import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import type { Call, Handler } from "./connection.ts";
@@ -81,7 +81,7 @@ function ofLabel<D extends DeviceReport>(all: D[], label: string | undefined): D
   });
 }
 
-/** The device of that label. Throws {@linkcode XenblkError} (`not-found`). */
+/** The address of the device with that label. Throws {@linkcode XenblkError} (`not-found`). */
 export function addressOf(service: Service, label: string): DeviceAddress {
   return parseBackendPath(ofLabel(service.devices.reports(), label)[0]!.backendPath, 0 as DomId);
 }

@@ -6,6 +6,7 @@ import { LOG_LEVELS, type LogLevel } from "../log.ts";
 import type { ConnectionParts } from "./connection.ts";
 import { deviceMethods } from "./device_methods.ts";
 import { DeviceEvents, type TakeEvent } from "./events.ts";
+import { exportMethods } from "./export_methods.ts";
 import { jobMethods } from "./job_methods.ts";
 import { basicMethods, type ControlledProcess } from "./methods.ts";
 import { ControlServer } from "./server.ts";
@@ -27,7 +28,12 @@ export async function startControl(options: ControlOptions): Promise<AsyncDispos
     await ControlServer.start({
       directory,
       pid: Deno.pid,
-      methods: { ...basicMethods(options), ...deviceMethods(options), ...jobMethods(options) },
+      methods: {
+        ...basicMethods(options),
+        ...deviceMethods(options),
+        ...exportMethods(options, options),
+        ...jobMethods(options),
+      },
       subscribed,
       warn,
     }),

@@ -103,6 +103,24 @@ export interface BackupParams extends DeviceParams {
 /** Limits of a disk. 0: none. */
 export type Limits = Pick<ThrottleOptions, "iops" | "iopsBurst" | "bytesPerSecond" | "bytesBurst">;
 
+/** A disk that is to be shown at one instant, over NBD. */
+export interface ExportParams extends DeviceParams {
+  /** The Unix socket to make. Absent: one beside the control sockets. */
+  readonly socket?: string;
+  /** Listen there, by TCP, in place of a Unix socket. Port 0: one that is free. */
+  readonly listen?: { readonly hostname: string; readonly port: number };
+  /** A bitmap of the disk, shown as the context `qemu:dirty-bitmap:NAME`. */
+  readonly bitmap?: string;
+  /** Where what the guest overwrites is kept. Default /var/tmp. */
+  readonly scratchDirectory?: string;
+  /** The most of that. Default 10 GiB. */
+  readonly scratchBytes?: number;
+  /** Ends after so long. */
+  readonly limitMs?: number;
+  /** Until `endExport`. Else it ends with the connection, too. */
+  readonly stays?: boolean;
+}
+
 /** The methods: their parameters and results. */
 export interface Methods {
   /** Who answers. */
@@ -138,6 +156,18 @@ export interface Methods {
     readonly params: DeviceParams & { readonly image: string; readonly timeoutMs?: number };
     readonly result: Exchanged;
   };
+  /**
+   * Begins to copy the disk, which a storage daemon serves, to another image; once all is copied, the disk goes on with
+   * that one. At the switch-over requests wait for `timeoutMs` at most. Answers once it has begun: see `jobs`.
+   */
+  readonly mirror: {
+    readonly params: DeviceParams & {
+      readonly image: string;
+      readonly timeoutMs?: number;
+      readonly bytesPerSecond?: number;
+    };
+    readonly result: { readonly job: JobReport };
+  };
   /** Changes the limits that are named, keeps them for the next process, and answers with all. */
   readonly limit: {
     readonly params: DeviceParams & { readonly limits?: Limits };
@@ -149,6 +179,18 @@ export interface Methods {
     readonly params: DeviceParams & { readonly weight?: number };
     readonly result: { readonly weight: number };
   };
+  /** Shows a disk as it is now, read-only, while the guest goes on. */
+  readonly export: {
+    readonly params: ExportParams;
+    readonly result: { readonly uri: string; readonly sizeBytes: number; readonly taken: string };
+  };
+  /** Answers once the export of the disk has ended: why, and whether its readers can have lost something. */
+  readonly exportEnded: {
+    readonly params: DeviceParams;
+    readonly result: { readonly reason: string; readonly failed: boolean };
+  };
+  /** Ends the export of the disk. */
+  readonly endExport: { readonly params: DeviceParams; readonly result: Nothing };
   /** The jobs of the process's disks, those that are over too; of one device, or the one of that id. */
   readonly jobs: {
     readonly params: DevicesParams & { readonly id?: string };

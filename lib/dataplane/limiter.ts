@@ -23,6 +23,7 @@ export class Limiter implements Disposable {
   readonly #words: Int32Array;
   #seen = 0;
   #throttled: ThrottledChannel | undefined;
+  #hurries = false;
 
   /** `options` are those that the channel was opened with. Without `memory` nothing is ever limited. */
   constructor(inner: IoChannel, options: ChannelOptions, memory: ThrottleMemory | undefined, platform: Platform) {
@@ -52,8 +53,20 @@ export class Limiter implements Disposable {
     if (!this.#live.refresh() && this.#live.generation !== generation) return; // they are being written
     if (!isLimited(this.#live.numbers)) {
       if (!this.#takeAway()) return;
-    } else this.#throttled ??= new ThrottledChannel(this.#inner, this.#options, this.#memory, this.#platform);
+    } else {
+      this.#throttled ??= new ThrottledChannel(this.#inner, this.#options, this.#memory, this.#platform);
+      this.#throttled.hurries = this.#hurries;
+    }
     this.#seen = this.#live.generation;
+  }
+
+  /**
+   * True: what waits is started at the next pass, because the ring must be given up soon; the disk's later requests wait
+   * so much longer.
+   */
+  set hurries(hurries: boolean) {
+    this.#hurries = hurries;
+    if (this.#throttled !== undefined) this.#throttled.hurries = hurries;
   }
 
   [Symbol.dispose](): void {

@@ -168,6 +168,7 @@ export class Reactor implements Disposable {
     if (served === undefined) return this.#host.closed(id);
     served.closing = true;
     served.hasWork = true;
+    served.connection.limiter.hurries = true;
     served.connection.queue.drain();
   }
 
@@ -181,6 +182,7 @@ export class Reactor implements Disposable {
     if (served === undefined || served.closing || served.connection.queue.state !== "serving") return false;
     served.leaving = true;
     served.hasWork = true;
+    served.connection.limiter.hurries = true;
     served.connection.queue.pause(flush);
     return true;
   }
@@ -191,6 +193,7 @@ export class Reactor implements Disposable {
     if (served === undefined) return false;
     served.leaving = false;
     served.hasWork = true;
+    served.connection.limiter.hurries = false;
     served.connection.queue.resume();
     return true;
   }

@@ -62,8 +62,24 @@ export interface JobEnd {
   readonly error?: string;
 }
 
+/** A job that has copied all, and goes on until it is told to complete. */
+export interface ReadyJob {
+  readonly device: string;
+  readonly daemon: DiskDaemon;
+  /** The daemon's name for it. */
+  readonly name: string;
+  readonly details: unknown;
+}
+
 /** What a kind of job does. */
 export interface JobKind {
+  /**
+   * Completes a job that is ready; called once in each process. If it rejects, the job is cancelled. Absent: such a job
+   * waits for somebody else.
+   */
+  ready?(job: ReadyJob): Promise<void>;
+  /** Whether the work of a job is done although its daemon says otherwise. Absent: it is not. */
+  succeeded?(end: JobEnd): Promise<boolean>;
   /**
    * Puts the result in place, or removes what there is of it. A process may be killed meanwhile: the next one calls it
    * again, with the same. Resolves with a note for the report, if there is one. Rejects with XenblkError if there is no

@@ -52,6 +52,10 @@ interface LiveJob {
   cancelling: boolean;
   /** Its end is being seen to. */
   ending: boolean;
+  /** Its kind was told that it is ready. */
+  toldReady: boolean;
+  /** Why it could not be completed. */
+  failure?: string;
 }
 
 /** The jobs of one process. */
@@ -102,14 +106,16 @@ export class Jobs implements AsyncDisposable {
   }
 
   /**
-   * Starts a job; it goes on by itself. Rejects with {@linkcode XenblkError} if it cannot begin, or the disk has one of
-   * that kind; nothing is then left of it.
+   * Starts a job; it goes on by itself. Rejects with {@linkcode XenblkError} if it cannot begin, or the disk has another;
+   * nothing is then left of it.
    */
   async start<D>(order: JobOrder<D>): Promise<JobReport> {
     const { kind, device, daemon, target, note, details } = order;
     const id = `${device.replaceAll("/", "-")}-${kind}`;
-    if (this.#starting.has(id) || this.#live.has(id)) throw isRunning(kind, id);
-    this.#starting.add(id);
+    const others = [...this.#live.values()].map(({ record }) => record.report);
+    const other = others.find((report) => report.device === device);
+    if (other !== undefined || this.#starting.has(device)) throw isRunning(kind, other);
+    this.#starting.add(device);
     try {
       const report: JobReport = {
         id,
@@ -141,7 +147,7 @@ export class Jobs implements AsyncDisposable {
       this.#watch();
       return report;
     } finally {
-      this.#starting.delete(id);
+      this.#starting.delete(device);
     }
   }
 
@@ -187,7 +193,14 @@ export class Jobs implements AsyncDisposable {
 
   #add(record: JobRecord, held: boolean): LiveJob {
     const { id } = record.report;
-    const job = { record, over: Promise.withResolvers<JobReport>(), held, cancelling: false, ending: false };
+    const job = {
+      record,
+      over: Promise.withResolvers<JobReport>(),
+      held,
+      cancelling: false,
+      ending: false,
+      toldReady: false,
+    };
     this.#past.delete(id);
     this.#live.set(id, job);
     return job;
@@ -263,14 +276,28 @@ export class Jobs implements AsyncDisposable {
     job.record = { ...job.record, report: now };
     if (state === "over") this.#over(job, found.error, true);
     else if (isNews) this.#tell(now);
+    if (state === "ready" && !job.toldReady) void this.#complete(job);
+  }
+
+  async #complete(job: LiveJob): Promise<void> {
+    const { report: { kind, device, id }, name, details } = job.record;
+    const daemon = this.#options.disks.daemonOf(device);
+    if (daemon === undefined) return;
+    job.toldReady = true;
+    try {
+      await (await this.#options.kinds[kind]?.())?.ready?.({ device, daemon, name, details });
+    } catch (error) {
+      job.failure = errorText(error);
+      if (this.#live.has(id) && !job.ending) await this.cancel(id).catch(() => {}); // it is over by now
+    }
   }
 
   #over(job: LiveJob, error: string | undefined, byDaemon = false): void {
     if (job.ending) return;
     job.ending = true;
-    const isCancelled = error !== undefined &&
+    const isCancelled = job.failure === undefined && error !== undefined &&
       (job.cancelling || error === CANCELLED || error === "its disk was closed");
-    void this.#finish(job, error, isCancelled, byDaemon);
+    void this.#finish(job, job.failure ?? error, isCancelled, byDaemon);
   }
 
   async #finish(job: LiveJob, error: string | undefined, isCancelled: boolean, byDaemon: boolean): Promise<void> {
@@ -281,7 +308,8 @@ export class Jobs implements AsyncDisposable {
     let note = job.record.report.note;
     try {
       const end = { device, details, ...(daemon && { daemon }), ...(error === undefined ? {} : { error }) };
-      note = await this.#end(kind, end) ?? note;
+      if (await (await this.#options.kinds[kind]?.())?.succeeded?.(end) === true) failure = undefined;
+      else note = await this.#end(kind, end) ?? note;
     } catch (reason) {
       failure = errorText(reason);
     }
@@ -318,8 +346,9 @@ function toward({ target }: JobReport): string {
   return target === undefined ? "" : ` to ${target}`;
 }
 
-function isRunning(kind: string, id: string): XenblkError {
-  return new XenblkError(`Cannot start a ${kind}: the disk has one that is running`, {
+function isRunning(kind: string, other: JobReport | undefined): XenblkError {
+  const [what, id] = other === undefined ? ["job", "JOB"] : [other.kind, other.id];
+  return new XenblkError(`Cannot start a ${kind}: the disk has a ${what} that is running`, {
     remedy: `wait for it (\`xenblk job list\`), or end it with \`xenblk job cancel ${id}\``,
   });
 }

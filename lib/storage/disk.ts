@@ -213,16 +213,22 @@ export interface DaemonMonitor {
   execute(command: string, args?: Readonly<Record<string, unknown>>, timeoutMs?: number): Promise<unknown>;
   /** Lets it reach these files, which exist. Rejects with {@linkcode XenblkError}. */
   allow(files: readonly DiskFile[]): Promise<void>;
-  /** Takes them away again, unless they are a disk's. What it has open stays open, and takes no room once that is closed. */
-  disallow(files: readonly DiskFile[]): Promise<void>;
+  /**
+   * Takes files that it was allowed out of its reach. What it has open stays open, and takes no room once that is closed.
+   * Never rejects.
+   */
+  withdraw(paths: readonly string[]): Promise<void>;
   /**
    * Has the guest's requests go to the node that `change` resolves with, such as a filter over {@linkcode DiskDaemon.top}.
-   * None is in flight while `change` is carried out: they wait. If it rejects, they go to `top`, so it takes back before
-   * what would keep them from there. Rejects as it does, and with {@linkcode XenblkError} if they cannot go on, as after
-   * the daemon's death.
+   * None is in flight while `change` is carried out: they wait. If it rejects, they go where they went, so it takes back
+   * before what would keep them from there. Rejects as it does, and with {@linkcode XenblkError} if they cannot go on, as
+   * after the daemon's death.
    */
-  reroute(change: () => Promise<string>): Promise<void>;
+  reroute(change: Reroute): Promise<void>;
 }
+
+/** See {@linkcode DaemonMonitor.reroute}. It gets the node that the requests went to. */
+export type Reroute = (node: string) => Promise<string>;
 
 /** What a disk loses with the process that serves it. */
 export interface VolatileContent {

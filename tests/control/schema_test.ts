@@ -114,8 +114,13 @@ Deno.test("every method, event and error is as the schema says", async () => {
     for (const method of ["status", "stats"]) await client.call(method, { device });
     await client.call("limit", { device, limits: { iops: 5, bytesPerSecond: "1M" } });
     await client.call("weight", { device, weight: 300 });
+    assertEquals((await client.call("mirror", { device, image: rig.image("third.img") }))["code"], -32001);
     await client.call("swap", { device, image: rig.image("third.img"), timeoutMs: 60_000 });
     await client.call("resize", { device, sizeBytes: 2 ** 22 });
+    assertEquals((await client.call("export", { device }))["code"], -32001);
+    for (const method of ["exportEnded", "endExport"]) {
+      assertEquals((await client.call(method, { device }))["code"], -32003);
+    }
     assertEquals((await client.call("attach", { ...attach, image: "/none" }))["code"], -32001);
     assertEquals((await client.call("nothing", {}))["code"], -32601);
     await client.call("detach", { device, force: true, timeoutMs: 60_000 });

@@ -95,3 +95,21 @@ Deno.test("limits that begin while operations are in flight hold for the next on
   way.nowMs += 100;
   assertEquals([way.pass(), way.limiter.channel.inFlight], [[4], 0]);
 });
+
+Deno.test("a ring that must be given up starts what waits, and the disk pays for it later", () => {
+  using way = new Way();
+  way.limits.set({ iops: 10, iopsBurst: 1 });
+  way.pass();
+  way.queue(0, 1, 2, 3);
+  assertEquals(way.pass(), []);
+  way.limiter.hurries = true;
+  assertEquals(way.pass(), [0, 1, 2, 3]);
+  way.queue(4);
+  assertEquals(way.pass(), [4], "it had room for its data only now");
+  way.limiter.hurries = false;
+  way.queue(5);
+  way.nowMs += 590;
+  assertEquals(way.pass(), [], "five were started ahead of their time");
+  way.nowMs += 20;
+  assertEquals(way.pass(), [5]);
+});

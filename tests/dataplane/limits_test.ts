@@ -3,7 +3,7 @@
  * set, over rings of two reactors that share the limits, on a clock of the test's own.
  */
 
-import { assert, assertGreater } from "@std/assert";
+import { assert, assertEquals, assertGreater } from "@std/assert";
 import { ABIS, OP_READ } from "../../lib/blkif/abi.ts";
 import { FrontRing, RequestFields, ResponseFields } from "../../lib/blkif/front_ring.ts";
 import { Reactor } from "../../lib/dataplane/reactor.ts";
@@ -28,6 +28,8 @@ const TURNS = 6;
 class FullRing implements Disposable {
   readonly reactor: Reactor;
   answered = 0;
+  /** The reactor has given it up. */
+  isOver = false;
   /** What the reactor has asked for when it last wanted to sleep; -1: no end. */
   sleepMs = 0;
   readonly #front: FrontRing;
@@ -60,7 +62,8 @@ class FullRing implements Disposable {
     const fail = (text: unknown): never => {
       throw new Error(String(text));
     };
-    const host = { closed: fail, stopped: fail, warn: fail, debug: fail };
+    const over = (): void => void (this.isOver = true);
+    const host = { closed: over, released: over, stopped: fail, warn: fail, debug: fail };
     const open = {
       openChannel: (_: unknown, options: Parameters<typeof openChannel>[1]) => openChannel(nullAttachment(), options),
     };
@@ -165,6 +168,22 @@ Deno.test("a limit of bytes holds likewise, alone and beside one of requests", (
   for (let second = 1; second <= 3; second++) assertNearly(sum(disk.second()), 800, `second ${second}`);
   disk.limits.set({ iops: 300 });
   assertNearly(sum(disk.second()), 300, "the lower one counts");
+});
+
+Deno.test("a ring that waits for its limits leaves its reactor, or is closed, without waiting", () => {
+  for (const give of [(ring: FullRing) => ring.reactor.close(1), (ring: FullRing) => void ring.reactor.release(1)]) {
+    using disk = new LimitedDisk();
+    disk.limits.set({ iops: 1 });
+    const [ring, other] = disk.rings as [FullRing, FullRing];
+    for (const each of disk.rings) each.work();
+    assertEquals([ring.answered, ring.isOver], [0, false]);
+    give(ring);
+    ring.work(false);
+    assertEquals([ring.answered, ring.isOver, other.answered], [32, true, 0]);
+    disk.pass(20 * SECOND_MS);
+    other.work();
+    assertEquals(other.answered, 1, "the other ring pays for that, but for the one that was in line before");
+  }
 });
 
 Deno.test("rings whose disk has limits that are never reached allocate nothing per request", () => {

@@ -78,6 +78,7 @@ const RUNS: readonly (readonly [document: string, text: string, run: Run])[] = [
   ["docs/xl.md", "xl block-attach", { how: "elsewhere", by: "tests/e2e/scenarios/08-xl-disks.sh" }],
   ["docs/storage.md", "--backing qcow2:base.qcow2", { how: "on a host" }],
   ["docs/storage.md", "--overlay qcow2:base.qcow2", { how: "on a host" }],
+  ["docs/storage.md", "xenblk export web xvdb", { how: "elsewhere", by: "tests/native/serve/export_test.ts" }],
   ["docs/storage.md", "image create luks:", { how: "elsewhere", by: "tests/native/serve/daemon_attach_test.ts" }],
   ["docs/storage.md", "qemu-nbd --persistent", { how: "elsewhere", by: "tests/native/serve/nbd_test.ts" }],
   ["docs/storage.md", "--filter=retry ssh", { how: "not here", says: "This was run with the server killed" }],

@@ -101,7 +101,7 @@ export const ROOMS: readonly Room[] = [
     files: ["attach", "attach_to", "attached_disk", "disk_stats"].map((name) => `lib/${name}.ts`),
     mayImport: LIB.filter((name) => name !== "attach"),
   },
-  { name: "jobs", floor: 5, files: ["lib/jobs/"], mayImport: [...BASE, "disk", "qemu"] },
+  { name: "jobs", floor: 5, files: ["lib/jobs/"], mayImport: [...BASE, "disk", "image", "qemu"] },
   { name: "backup", floor: 6, files: ["lib/backup/"], mayImport: [...BASE, "disk", "qemu", "jobs"] },
   { name: "control", floor: 11, files: ["lib/control/"], mayImport: [...LIB, ...JOBS] },
   { name: "host", floor: 4, files: ["lib/host_platform.ts"], mayImport: [...BASE, "disk", "plugin", "image"] },

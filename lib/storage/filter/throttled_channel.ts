@@ -40,6 +40,8 @@ export function isLimited(numbers: Float64Array): boolean {
 /** One ring's operations, as far as the limits allow. */
 export class ThrottledChannel extends HoldingChannel {
   protected override passes = true;
+  /** Operations start at once, but take their tokens nevertheless: those that come later wait longer for that. */
+  hurries = false;
   readonly #platform: Platform;
   readonly #live: LiveValues;
   readonly #requests: TokenBucket;
@@ -91,11 +93,11 @@ export class ThrottledChannel extends HoldingChannel {
     this.#reservation[RESERVATION.nowMs] = nowMs;
     times[RECHECK_AT_MS] = nowMs + RECHECK_MS;
     for (let tag = this.#line.first; tag >= 0; tag = this.#line.first) {
-      if (times[START_MS]! < 0 && !this.#reserve(tag)) {
+      if (times[START_MS]! < 0 && !this.#reserve(tag) && !this.hurries) {
         times[RECHECK_AT_MS] = nowMs + BUSY_MS;
         break;
       }
-      if (times[START_MS]! > nowMs) break;
+      if (times[START_MS]! > nowMs && !this.hurries) break;
       this.#line.shift();
       this.held--;
       this.#forget();

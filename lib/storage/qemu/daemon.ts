@@ -5,12 +5,13 @@
 
 import { errorText, XenblkError } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
-import type { DaemonMonitor } from "../disk.ts";
+import type { DaemonMonitor, Reroute } from "../disk.ts";
 import { endsWithin } from "../../within.ts";
 import { basicEnvironment } from "./command.ts";
 import { type AllowedFile, placeFiles, startCommand, takeFiles } from "./confinement.ts";
 import { explainQmpError } from "./explain.ts";
 import { exportAnew, exportDisk, nodeSize, openDiskAsPermitted, presentParts } from "./graph_steps.ts";
+import { endLeftView, prefixOf } from "./instant.ts";
 import type { DiskPlan } from "./plan.ts";
 import { hasEnded, identify, type ProcessIdentity, signal, statusText } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
@@ -24,6 +25,7 @@ import {
   type RunDirectory,
   withDisk,
 } from "./record.ts";
+import { endedAtStart, keptByKernel, tooLateAtStart } from "./refusals.ts";
 import type { DaemonEnvironment, DaemonStart } from "./start.ts";
 import { DaemonErrors } from "./stderr.ts";
 
@@ -238,8 +240,9 @@ export class StorageDaemon implements Disposable {
     const death = await this.fate(0);
     if (death === undefined) {
       await this.#execute("query-version", undefined, pingMs);
+      await this.#endView(disk);
       await closeDisk(this.#execute, disk);
-      await this.#take(disk.files, Object.values(disks));
+      await this.#take(disk);
     }
     const lost = this.endedWell ? {} : lostWith({ [device]: disk }, death);
     this.#record = { ...this.#record, disks, lost: { ...lost, ...this.#record.lost } };
@@ -265,11 +268,9 @@ export class StorageDaemon implements Disposable {
 
   /** Changes the size of a disk's top node. Rejects with {@linkcode XenblkError}. */
   async resize(name: string, top: string, sizeBytes: number): Promise<void> {
-    try {
-      await this.#execute("block_resize", { "node-name": top, size: sizeBytes });
-    } catch (error) {
+    await this.#execute("block_resize", { "node-name": top, size: sizeBytes }).catch((error) => {
       throw error instanceof QmpError ? explainQmpError(name, error) : error;
-    }
+    });
   }
 
   /** The size of a node, in bytes. */
@@ -278,7 +279,7 @@ export class StorageDaemon implements Disposable {
   }
 
   /** Exports a disk anew, see there; its client loses its connection. Returns the socket's path. */
-  async exportAnew(device: string, plan: DiskPlan, change?: () => Promise<string>): Promise<string> {
+  async exportAnew(device: string, plan: DiskPlan, change?: Reroute): Promise<string> {
     const socket = this.directory.socket(device);
     await exportAnew(this.#execute, plan.export(socket), change);
     return socket;
@@ -293,7 +294,7 @@ export class StorageDaemon implements Disposable {
       sockets: this.directory.sockets,
       execute: this.#execute,
       allow: async (files) => await this.#place(name, files),
-      disallow: async (files) => await this.#take(files, Object.values(this.#record.disks)),
+      withdraw: async (paths) => await this.#withdraw(paths),
     };
   }
 
@@ -318,11 +319,7 @@ export class StorageDaemon implements Disposable {
       await hasEnded(process, timeoutMs);
       isForced ||= name === "SIGKILL";
     }
-    if (!await hasEnded(process, 0)) {
-      throw new XenblkError(`Cannot end ${this.name}: the kernel keeps it`, {
-        remedy: "look at the storage of its images: it ends when that answers",
-      });
-    }
+    if (!await hasEnded(process, 0)) throw keptByKernel(this.name);
     await this.fate(0);
     this[Symbol.dispose]();
     const { disks, lost } = this.#record;
@@ -381,14 +378,10 @@ export class StorageDaemon implements Disposable {
       if (ended !== undefined) {
         await this.#errors.look();
         await this.directory.checkRoom(); // without room it says nothing
-        throw new XenblkError(`Cannot start ${this.name}: ${statusText(ended)}${this.#errors.last}`, {
-          remedy: "start qemu-storage-daemon by hand to see what it lacks",
-        });
+        throw endedAtStart(this.name, `${statusText(ended)}${this.#errors.last}`);
       }
       if (performance.now() >= deadline) {
-        throw new XenblkError(`Cannot start ${this.name}: it has not opened its socket for ${startMs / 1000} s`, {
-          remedy: "look at the host's load, and start qemu-storage-daemon by hand",
-        });
+        throw tooLateAtStart(this.name, startMs);
       }
       await new Promise((resolve) => setTimeout(resolve, START_LOOK_MS));
     }
@@ -441,12 +434,13 @@ export class StorageDaemon implements Disposable {
 
   /** Whether the disk that was left here can be used as it is; its export is added again if that is all that is missing. */
   async #takeOver(known: DiskRecord, plan: DiskPlan, socket: string): Promise<boolean> {
+    const node = await this.#endView(known);
     const { nodes, exported } = await presentParts(this.#execute, plan);
     if (!nodes) return false;
     if (!exported) {
       // A process may have ended while it led the guest's requests elsewhere, or back.
-      await removeAdded(this.#execute, known);
-      await exportDisk(this.#execute, plan.export(socket));
+      if (node === undefined) await removeAdded(this.#execute, known);
+      await exportDisk(this.#execute, { ...plan.export(socket), ...(node && { "node-name": node }) });
     }
     for (const file of known.files) {
       const now = await recordedFile(file);
@@ -470,11 +464,23 @@ export class StorageDaemon implements Disposable {
     });
   }
 
-  /** Takes files out of the daemon's root, except those of some disks. */
-  async #take(files: readonly AllowedFile[], but: readonly DiskRecord[]): Promise<void> {
+  /** Of a disk that nobody is connected to. See LeftOfView for the node. */
+  async #endView({ nodes, exportId }: DiskRecord): Promise<string | undefined> {
+    const { node, closed } = await endLeftView(this.#execute, prefixOf(nodes[0] ?? ""), exportId);
+    if (closed.length > 0) await this.#withdraw(closed);
+    return node;
+  }
+
+  /** Takes the files of a disk out of the daemon's root, except those of other disks. */
+  async #take(disk: DiskRecord): Promise<void> {
+    const others = Object.values(this.#record.disks).filter((other) => other !== disk).flatMap(({ files }) => files);
+    await this.#withdraw(
+      disk.files.map(({ path }) => path).filter((path) => !others.some((file) => file.path === path)),
+    );
+  }
+
+  async #withdraw(paths: readonly string[]): Promise<void> {
     if (!this.#record.rooted) return;
-    const others = but.flatMap((disk) => disk.files);
-    const paths = files.map(({ path }) => path).filter((path) => !others.some((file) => file.path === path));
     const reason = await takeFiles(this.process, this.directory.root, paths);
     if (reason !== undefined) this.#logger.warning(`it can still open ${paths.join(", ")}: ${reason}`);
   }

@@ -34,6 +34,7 @@ const REMEDIES: readonly (readonly [RegExp, string])[] = [
   [/unshared by node '[^']*-backup-/, "wait for the disk's backup, or cancel it: `xenblk job list` has its name"],
   [/(resize|grow) NBD nodes/, "detach the disk, and grow the export where its server has it"],
   [/multiple of|[Ss]hrink|must be/, "name a size that is larger and a multiple of 512 bytes"],
+  [/Permission conflict/, "end what works on the disk first, such as an export: `xenblk export DOMAIN VDEV --end`"],
   [/No space left|Disk quota/, "free space where the image is"],
   [/corrupt|Refusing/, "check it with `qemu-img check FILE`, with a copy of it in reserve"],
   [SERVER_GONE, "check the server that has it"],

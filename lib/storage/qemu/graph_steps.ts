@@ -2,9 +2,10 @@
  * The QMP requests that open and export one disk of a daemon (QEMU: qapi/block-core.json, block-export.json).
  */
 
+import type { Reroute } from "../disk.ts";
 import { type AioModes, type DiskPlan, modesAfter } from "./plan.ts";
 import { QmpError, type QmpObject } from "./qmp.ts";
-import { closeDisk, endExport, type Execute, isExported } from "./removal.ts";
+import { closeDisk, endExport, type Execute, exportsOf, isExported } from "./removal.ts";
 import { repair, wasLeftOpen } from "./repair.ts";
 
 /**
@@ -49,13 +50,15 @@ export async function exportDisk(execute: Execute, options: QmpObject): Promise<
 }
 
 /**
- * Exports the disk anew: its top node, or the one that `change` resolves with while nobody uses the disk. Its client loses
- * its connection; the images stay open.
+ * Exports the disk anew: the node that was exported, which a job or a snapshot may have put in place of the disk's top node, or
+ * the one that `change` resolves with while nobody uses the disk. Its client loses its connection; the images stay open.
  */
-export async function exportAnew(execute: Execute, options: QmpObject, change?: () => Promise<string>): Promise<void> {
-  await endExport(execute, `${options.id}`);
-  const node = change === undefined ? {} : { "node-name": await change() };
-  await exportDisk(execute, { ...options, ...node });
+export async function exportAnew(execute: Execute, options: QmpObject, change?: Reroute): Promise<void> {
+  const id = `${options.id}`;
+  const present = (await exportsOf(execute)).find((known) => known.id === id);
+  const node = `${(present ?? options)["node-name"]}`;
+  await endExport(execute, id);
+  await exportDisk(execute, { ...options, "node-name": change === undefined ? node : await change(node) });
 }
 
 /** The size of a node, in bytes. */

@@ -9,7 +9,7 @@ import { lookWithin } from "../../path_lookup.ts";
 import { formatSize } from "../../sizes.ts";
 import { SECTOR_BYTES } from "../../units.ts";
 import { endsWithin } from "../../within.ts";
-import type { DiskAttachment, DiskDaemon, DiskFile, DiskProperties } from "../disk.ts";
+import type { DiskAttachment, DiskDaemon, DiskFile, DiskProperties, Reroute } from "../disk.ts";
 import { cannotShrink } from "../image/grow.ts";
 import type { VhostDevice } from "../vhost.ts";
 import type { StorageDaemon } from "./daemon.ts";
@@ -30,7 +30,7 @@ export interface DiskKeeper {
   /** The disk, opened and exported by a daemon that runs: where, and by which. Rejects with XenblkError. */
   reopen(): Promise<{ readonly daemon: StorageDaemon; readonly socket: string }>;
   /** Exports the disk anew, or another node of it, in a turn that `inDaemon` gives; the socket's path. Rejects with XenblkError. */
-  exportAnew(daemon: StorageDaemon, change?: () => Promise<string>): Promise<string>;
+  exportAnew(daemon: StorageDaemon, change?: Reroute): Promise<string>;
   /** Calls with the running daemon that has the disk, in turn. Rejects with XenblkError if there is none. */
   inDaemon<T>(call: (daemon: StorageDaemon) => Promise<T>): Promise<T>;
   /** Answered writes of the disk were replayed. */
@@ -164,21 +164,21 @@ export class QemuDisk implements DaemonDisk {
     }
   }
 
-  async #reroute(daemon: StorageDaemon, change: () => Promise<string>): Promise<void> {
+  async #reroute(daemon: StorageDaemon, change: Reroute): Promise<void> {
     let failure: { readonly error: unknown } | undefined;
-    await this.#renew(daemon, async () => {
+    await this.#renew(daemon, async (node) => {
       try {
-        return await change();
+        return await change(node);
       } catch (error) {
         failure = { error };
-        return this.#request.graph.top;
+        return node;
       }
     });
     if (failure !== undefined) throw failure.error;
   }
 
   /** In a turn. The loss of the connection is then no loss of the disk. */
-  async #renew(daemon: StorageDaemon, change?: () => Promise<string>): Promise<void> {
+  async #renew(daemon: StorageDaemon, change?: Reroute): Promise<void> {
     const renewal = this.#renewal = this.#renewExport(daemon, change);
     try {
       await renewal;
@@ -192,7 +192,7 @@ export class QemuDisk implements DaemonDisk {
    * Operations in flight wait, and are carried out again. It ends with its daemon: the next one has another socket at the
    * same path, and gets no operation before the log was written again.
    */
-  async #renewExport(daemon: StorageDaemon, change?: () => Promise<string>): Promise<void> {
+  async #renewExport(daemon: StorageDaemon, change?: Reroute): Promise<void> {
     const ended = new AbortController();
     const { name } = this.#request;
     void daemon.died.then((reason) => ended.abort(new XenblkError(`Cannot export ${name} anew: ${reason}`)));

@@ -107,7 +107,8 @@ async function removeAddedNodes(execute: Execute, prefix: string, own: readonly 
   }
 }
 
-async function exportsOf(execute: Execute): Promise<readonly QmpObject[]> {
+/** All exports of the daemon. */
+export async function exportsOf(execute: Execute): Promise<readonly QmpObject[]> {
   return await execute("query-block-exports") as readonly QmpObject[];
 }
 

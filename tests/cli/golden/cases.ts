@@ -43,12 +43,22 @@ export const CASES: Readonly<Record<string, readonly string[]>> = {
     "swap web xvdb none.img --timeout 0",
     "swap web xvdb none.img --json",
   ],
+  "mirror": ["mirror web xvda", "mirror web xvdb none.img", "mirror web xvdb none.img --rate fast"],
   "limit": [
     "limit web",
     "limit web xvdb",
     "limit web xvdb --iops many",
     "limit web xvdb --bytes-per-second fast",
     "limit web xvdb --json",
+  ],
+  "export": [
+    "export web",
+    "export web xvdb",
+    "export web xvdb --json",
+    "export web xvdb --end --bitmap monday",
+    "export web xvdb --socket a.sock --listen 127.0.0.1:10809",
+    "export web xvdb --scratch-size 1",
+    "export web xvdz",
   ],
   "weight": [
     "weight web",

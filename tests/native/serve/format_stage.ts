@@ -15,7 +15,7 @@ import { DiskFolder, GUEST } from "./scenes.ts";
 const SIZE = "64M";
 
 /** A daemon that was killed may leave clusters that nothing refers to, but nothing wrong. */
-async function assertSound(format: string, image: string): Promise<void> {
+export async function assertSound(format: string, image: string): Promise<void> {
   const { code, stdout, stderr } = await new Deno.Command("qemu-img", {
     args: ["check", "--output=json", "-f", format, image],
   }).output();

@@ -18,13 +18,20 @@ import { type GuestDisk, GuestProcess } from "./guest.ts";
 import { DiskFolder, GUEST } from "./scenes.ts";
 
 /** The command, which can be killed at a step of an exchange. */
-const PROGRAM = new URL("./swapping_serve.ts", import.meta.url).pathname;
+export const SWAPPING_SERVE = new URL("./swapping_serve.ts", import.meta.url).pathname;
 
 /** The values of `params`. */
 export interface SwapImages {
   readonly raw: string;
   readonly one: string;
   readonly two: string;
+}
+
+/** A client of a process. */
+export async function clientOf(xen: NativeXen, { pid }: BackendProcess): Promise<ControlClient> {
+  const client = await ControlClient.connect(socketPath(controlDirectory(`${xen.directory}/journals`), pid));
+  assert(client !== undefined, "the process has no socket");
+  return client;
 }
 
 /** A guest with a disk of two rings, which begins with the raw file. */
@@ -59,14 +66,12 @@ export class SwapStage implements AsyncDisposable {
   serve(environment: Readonly<Record<string, string>> = {}, ...args: string[]): BackendProcess {
     const variables = Object.entries(environment).map(([name, value]) => `${name}=${value}`);
     const all = ["serve", "--queues", "2", "--workers", "2", ...args];
-    return this.owned.use(new BackendProcess(this.xen, all, ["env", ...variables], 0, PROGRAM));
+    return this.owned.use(new BackendProcess(this.xen, all, ["env", ...variables], 0, SWAPPING_SERVE));
   }
 
   /** Asks a process to exchange the image. */
-  async swap({ pid }: BackendProcess, image: string, timeoutMs = 20_000): Promise<Exchanged> {
-    const path = socketPath(controlDirectory(`${this.xen.directory}/journals`), pid);
-    using client = await ControlClient.connect(path);
-    assert(client !== undefined, "the process has no socket");
+  async swap(backend: BackendProcess, image: string, timeoutMs = 20_000): Promise<Exchanged> {
+    using client = await clientOf(this.xen, backend);
     return await client.call("swap", { device: deviceLabel(this.device), image, timeoutMs }, { timeoutMs: 100_000 });
   }
 
