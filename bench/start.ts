@@ -89,7 +89,7 @@ async function install(folder: string): Promise<string[]> {
   const command = /^exec ([^]*) "\$@"$/m.exec(launcher)?.[1];
   if (command === undefined) throw new XenblkError("Cannot find the command in pack/deb/debian/launcher.sh");
   const words = command.replaceAll("\\\n", " ").replaceAll("@PROGRAM@", folder).split(/\s+/);
-  return ["env", `DENO_DIR=${folder}/cache`, ...words];
+  return ["env", `DENO_DIR=${folder}/cache`, "DENO_NO_UPDATE_CHECK=1", ...words];
 }
 
 /** Starts with warm files, then with cold ones. The first start of all fills caches and does not count. */

@@ -22,6 +22,7 @@ import { FilterStack } from "./storage/filter/stack.ts";
 import { checkFree } from "./storage/image/lock.ts";
 import { isPlugin, needsDaemon } from "./storage/image/formats.ts";
 import { findModule } from "./storage/image/plugin_name.ts";
+import { activeImage } from "./storage/image/overlay_note.ts";
 import { type ImageName, imageName, type ImageSpec, imageText, paramsOf, parseImage } from "./storage/image/spec.ts";
 import type { PluginSettings } from "./storage/plugin/settings.ts";
 import { literalPattern } from "./storage/qemu/allow.ts";
@@ -186,8 +187,9 @@ async function openWanted(
   { engine = "auto", cache, allowImages }: AttachOptions,
 ): Promise<LookedAt> {
   const readOnly = wanted.readOnly || wanted.readsOnly;
-  const name = imageName(image);
-  const allowed = { allowImages: allowedFor(name, allowImages) };
+  const given = imageName(image);
+  const allowed = { allowImages: allowedFor(given, allowImages) };
+  const name = await activeImage(given, !readOnly);
   const request = { ...name, ...allowed, readOnly, shared, engine, ...(cache === undefined ? {} : { cache }) };
   if (plugins !== undefined && engine === "auto" && isPlugin(name)) {
     await findModule(name.target);

@@ -33,6 +33,7 @@ import { DeviceNodes, isRemoved, type Observation } from "./device_nodes.ts";
 import { withEmptyDrive } from "./empty_drive.ts";
 import type { Exchanged, ExchangeRequest } from "./exchange.ts";
 import { ExchangeSlot } from "./exchange_slot.ts";
+import { followImage } from "./followed_image.ts";
 import { FrontendWatch } from "./frontend_watch.ts";
 import { deviceLabel } from "./journals.ts";
 import type { ChosenLive } from "./live_settings.ts";
@@ -342,7 +343,7 @@ export class BackendDevice {
     let trusted = "";
     try {
       this.#attempts.begin();
-      const seen = await this.#observe(nodes);
+      const seen = followImage(this.#parts, nodes, await this.#observe(nodes));
       this.held.live.keep(nodes);
       // What the guest cannot write: it must not make a device that fails try again at once.
       trusted = JSON.stringify([seen.backendState, seen.online, seen.params, this.#guestReleased, this.#intent]);

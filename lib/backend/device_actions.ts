@@ -13,7 +13,8 @@ import { quoted } from "../xenbus/decimal.ts";
 import { stateName, XenbusState } from "../xenbus/states.ts";
 import type { Action, Outcome } from "../xenbus/transitions.ts";
 import { connect, type DeviceParts, isOthers, publish, refuse, resume } from "./connect.ts";
-import { type DeviceNodes, hiddenNode, type Observation } from "./device_nodes.ts";
+import type { DeviceNodes, Observation } from "./device_nodes.ts";
+import { hiddenNode } from "./guest_nodes.ts";
 import { openImage } from "./open_image.ts";
 import { offerBeforeOpening } from "./settings.ts";
 

@@ -6,7 +6,7 @@
  */
 
 import { XenblkError } from "../errors.ts";
-import { type DomId, type Xenstore, XenstoreError, type XenstoreOperations } from "../hypervisor.ts";
+import { type Xenstore, XenstoreError, type XenstoreOperations } from "../hypervisor.ts";
 import { printable } from "../log.ts";
 import { parseDecimal } from "../xenbus/decimal.ts";
 import {
@@ -33,8 +33,8 @@ import type { Place } from "../turns.ts";
 import { readAll, readerOf, removeWithEmptyParents, tryReadAll } from "../xenstore.ts";
 import { describe, DESCRIPTION_NODES, type DeviceDescription } from "./description.ts";
 import { ATTACHMENT_NODE } from "./device_latch.ts";
+import { guestName, hiddenNode, isHidden, unlessError, unlessHidden } from "./guest_nodes.ts";
 import { NONCE_NODE } from "./journals.ts";
-import { LIVE_NODE } from "./live_settings.ts";
 import { type NamedImage, NAMING_NODES, writeImageName } from "./named_image.ts";
 
 /** Nodes of the backend directory that the toolstack writes and that a device reads. */
@@ -146,11 +146,6 @@ export class DeviceNodes {
   /** The nonce of this attachment of the disk; undefined until it was served. */
   attachmentNonce(): string | undefined {
     return this.#store.read(`${this.#path}/${ATTACHMENT_NODE}`);
-  }
-
-  /** Writes what was chosen for this disk, unless the device is gone. */
-  keepLive(text: string): void {
-    this.#fromState(undefined, [], (transaction) => transaction.write(`${this.#path}/${LIVE_NODE}`, text));
   }
 
   /** Writes nodes that must be there before rings are served, unless the device is gone. */
@@ -465,15 +460,6 @@ function namesOf(nodes: readonly NodeValue[]): string[] {
   return nodes.map(([name]) => name);
 }
 
-function unlessError(value: string | undefined | XenstoreError): string | undefined {
-  if (value instanceof XenstoreError) throw value;
-  return value;
-}
-
-function unlessHidden(value: string | undefined | XenstoreError): string | undefined {
-  return isHidden(value) ? undefined : unlessError(value);
-}
-
 function guestState(value: string | undefined | XenstoreError): Pick<Observation, "frontendState" | "hidden"> {
   if (isHidden(value)) return { frontendState: "invalid", hidden: true };
   return { frontendState: parseState(unlessError(value)), hidden: false };
@@ -482,28 +468,6 @@ function guestState(value: string | undefined | XenstoreError): Pick<Observation
 /** The frontend has published rings, or had them served. */
 function hasRings({ frontendState }: Observation): boolean {
   return frontendState === XenbusState.Initialised || frontendState === XenbusState.Connected;
-}
-
-/** The guest owns its nodes and can make them unreadable for a driver domain. */
-function isHidden(error: unknown): boolean {
-  return error instanceof XenstoreError && error.code === "EACCES";
-}
-
-/** The error for a guest's node that this process may not read. */
-export function hiddenNode(path: string): XenblkError {
-  return new XenblkError(`Cannot read ${path}: the guest does not permit it (EACCES)`, {
-    remedy: "let the guest's driver, or xenstore-chmod in domain 0, give this domain read access to that directory",
-  });
-}
-
-/** A guest's name, if its toolstack has named it and this domain may read it: a driver domain may not. */
-export function guestName(store: XenstoreOperations, domain: DomId): string | undefined {
-  try {
-    return store.read(`/local/domain/${domain}/name`) || undefined;
-  } catch (error) {
-    if (error instanceof XenstoreError && error.code === "EACCES") return undefined;
-    throw error;
-  }
 }
 
 /** The toolstack's request for removal is carried out. */

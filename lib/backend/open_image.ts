@@ -3,6 +3,7 @@
  * toolstack waits for `hotplug-status`: it is written once the image is open, or once it is clear why it cannot be.
  */
 
+import { STAYS_EMPTY } from "../xenbus/disc.ts";
 import { isAbort } from "../abort.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import { XenstoreError } from "../hypervisor.ts";
@@ -56,7 +57,7 @@ async function changeDisc(
   } catch (reason) {
     const isTemporary = reason instanceof OverdueError || reason instanceof StorageSilentError || isAbort(reason);
     if (isTemporary || reason instanceof XenstoreError) throw reason;
-    error.report(nodes, "disc", `${errorText(reason)}; the drive is empty until its disc is changed again`);
+    error.report(nodes, "disc", `${errorText(reason)}; ${STAYS_EMPTY}`);
     return resources.openEmptyDrive(description);
   }
 }

@@ -159,6 +159,12 @@ export class DeviceResources {
     return image;
   }
 
+  /** The open image is what `params` says now. */
+  imageRenamed(params: string): void {
+    const description = { ...this.#image!.description, params };
+    this.#image = { ...this.#image!, description, key: this.#keyOf(description) };
+  }
+
   /** Answered writes of the disk may be lost: as after a failed flush, nothing is written any more. */
   diskFailed(disk: Disk, reason: string): void {
     if (this.#image?.disk !== disk) return;
@@ -174,8 +180,7 @@ export class DeviceResources {
 
   /** A drive without a disc stands in for the image that the description names, as if that were open. */
   openEmptyDrive(description: DeviceDescription): OpenImage {
-    this.#image = { disk: emptyDrive(), description, key: this.#keyOf(description) };
-    return this.#image;
+    return this.#hold({ disk: emptyDrive(), description, key: this.#keyOf(description) });
   }
 
   /** Whether the image that the description names is open. */
@@ -183,10 +188,7 @@ export class DeviceResources {
     return this.#image?.key === this.#keyOf(description);
   }
 
-  /**
-   * Locks the open image, unless it is locked: before anything is read or written, and before a killed process's requests
-   * are replayed.
-   */
+  /** Locks the open image, unless it is locked: before anything is read, written or replayed. */
   async lockImage(): Promise<void> {
     this.#imageLock ??= await this.#lock();
   }
@@ -320,9 +322,8 @@ export class DeviceResources {
   }
 
   /**
-   * Looks at the image's size again, or makes the image so large, and lets the rings take requests up to the new end.
-   * Returns both sizes in 512-byte sectors. Rejects with {@linkcode XenblkError} if no image is open, or it cannot change
-   * or became smaller.
+   * Looks at the image's size again, or makes the image so large, and lets the rings take requests up to the new end. Returns
+   * both sizes in 512-byte sectors. Rejects with {@linkcode XenblkError} if it cannot change, or became smaller.
    */
   async grow(sizeBytes?: number): Promise<Growth> {
     const disk = this.#image?.disk;

@@ -54,7 +54,7 @@ export function partsOf({ target, scratch }: BackupGraphs): BackupParts {
 
 /** Opens target and scratch file. Rejects with XenblkError; then some may have been added. */
 export async function openGraphs(
-  { execute, allow, withdraw }: DaemonMonitor,
+  { execute, allow, disallow }: DaemonMonitor,
   graphs: BackupGraphs,
 ): Promise<void> {
   const { target, scratch } = graphs;
@@ -66,7 +66,7 @@ export async function openGraphs(
     await execute("object-add", { "qom-type": "tls-creds-x509", id, dir: directory, endpoint: "client" });
   }
   for (const node of [...target.nodes, ...scratch.nodes]) await execute("blockdev-add", node);
-  await withdraw(files.map(({ path }) => path));
+  await disallow(files.map(({ path }) => path));
 }
 
 /** Begins, between two requests of the guest. Rejects with XenblkError; then the guest's requests go where they went. */

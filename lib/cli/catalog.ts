@@ -68,6 +68,16 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./weight.ts")).weight,
   },
   {
+    name: "cd-eject",
+    summary: "Take the disc out of a guest's CD-ROM drive",
+    load: async () => (await import("./disc.ts")).cdEject,
+  },
+  {
+    name: "cd-insert",
+    summary: "Put a disc into a guest's CD-ROM drive",
+    load: async () => (await import("./disc.ts")).cdInsert,
+  },
+  {
     name: "export",
     summary: "Show a disk at one instant over NBD, read-only, while its guest goes on",
     load: async () => (await import("./export.ts")).exportDisk,
@@ -136,6 +146,26 @@ export const CATALOG: readonly CatalogEntry[] = [
     name: "job cancel",
     summary: "End a job of a live disk",
     load: async () => (await import("./job/cancel.ts")).cancelJob,
+  },
+  {
+    name: "snapshot create",
+    summary: "Take a snapshot of disks while their guest uses them, all at one instant",
+    load: async () => (await import("./snapshot/create.ts")).create,
+  },
+  {
+    name: "snapshot list",
+    summary: "Show the snapshots of a disk",
+    load: async () => (await import("./snapshot/list.ts")).list,
+  },
+  {
+    name: "snapshot commit",
+    summary: "Merge snapshots of a disk into the image below, while its guest uses it",
+    load: async () => (await import("./snapshot/commit.ts")).commit,
+  },
+  {
+    name: "snapshot revert",
+    summary: "Go back to a snapshot: give up what was written since, of a disk that no guest has",
+    load: async () => (await import("./snapshot/revert.ts")).revert,
   },
   {
     name: "config check",

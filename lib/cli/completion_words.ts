@@ -54,8 +54,8 @@ async function candidates(
   using store = (await host.openNativePlatform()).openXenstore();
   if (operand.name === "DOMAIN") return domainNames(store);
   const domain = given[verb.operands.findIndex(({ name }) => name === "DOMAIN")];
-  // With an image, VDEV is a name that the guest has not yet.
-  const isNew = verb.operands.some(({ name }) => name === "IMAGE");
+  // After an image, VDEV is a name that the guest has not yet.
+  const isNew = verb.operands.slice(0, given.length).some(({ name }) => name === "IMAGE");
   return domain === undefined || isNew ? [] : diskNames(store, resolveGuest(store, domain).domain);
 }
 

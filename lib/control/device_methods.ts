@@ -92,6 +92,16 @@ export function deviceMethods(process: ControlledProcess): Handlers {
       progress("opening the new image");
       return await unlessAborted(served.exchange({ params, timeoutMs }), signal);
     },
+    disc: async (params, { signal }) => {
+      const table = { device: TEXT, params: TEXT, timeoutMs: TIMEOUT };
+      const read = readParams("disc", table, params, ["device"]);
+      const { device, timeoutMs = DEFAULT_TIMEOUT_MS } = read;
+      const address = addressOf(service, device);
+      using store = process.platform.openXenstore();
+      const disc = read.params === undefined ? {} : { params: read.params };
+      const { changeDisc } = await import("../toolstack/disc.ts");
+      return await changeDisc(store, address, { timeoutMs, signal, ...disc });
+    },
     mirror: (given) => mirror(process, given),
     limit: (params) => {
       const { device, limits } = readParams("limit", { device: TEXT, limits: LIMITS }, params, ["device"]);

@@ -5,6 +5,7 @@
 import { LOG_LEVELS, type LogLevel } from "../log.ts";
 import type { ConnectionParts } from "./connection.ts";
 import { deviceMethods } from "./device_methods.ts";
+import { snapshotMethods } from "./snapshot_methods.ts";
 import { DeviceEvents, type TakeEvent } from "./events.ts";
 import { exportMethods } from "./export_methods.ts";
 import { jobMethods } from "./job_methods.ts";
@@ -33,6 +34,7 @@ export async function startControl(options: ControlOptions): Promise<AsyncDispos
         ...deviceMethods(options),
         ...exportMethods(options, options),
         ...jobMethods(options),
+        ...snapshotMethods(options),
       },
       subscribed,
       warn,

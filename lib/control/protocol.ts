@@ -10,6 +10,8 @@ import type { ErrorKind } from "../errors.ts";
 import type { DiskFigures } from "../figures/figures.ts";
 import type { JobReport } from "../jobs/job.ts";
 import type { LogLevel } from "../log.ts";
+import type { SnapshotChain } from "../storage/qemu/overlay_chain.ts";
+import type { TakenSnapshot } from "../storage/qemu/overlay_create.ts";
 import type { AllLimits } from "../storage/filter/limits.ts";
 import type { ThrottleOptions } from "../storage/filter/table.ts";
 import type { DomainInfo } from "../toolstack/domains.ts";
@@ -179,6 +181,11 @@ export interface Methods {
     readonly params: DeviceParams & { readonly weight?: number };
     readonly result: { readonly weight: number };
   };
+  /** Empties a CD-ROM drive, then puts the disc in that `params` names, if it does. The time is for each. */
+  readonly disc: {
+    readonly params: DeviceParams & { readonly params?: string; readonly timeoutMs?: number };
+    readonly result: { readonly sectors?: number };
+  };
   /** Shows a disk as it is now, read-only, while the guest goes on. */
   readonly export: {
     readonly params: ExportParams;
@@ -200,6 +207,24 @@ export interface Methods {
   readonly backup: { readonly params: BackupParams; readonly result: { readonly job: JobReport } };
   /** Ends a job, and answers with its end. */
   readonly jobCancel: { readonly params: { readonly id: string }; readonly result: { readonly job: JobReport } };
+  /** Takes a snapshot of all of these disks at one instant; one storage daemon must have them. */
+  readonly snapshotCreate: {
+    readonly params: { readonly devices: readonly string[]; readonly snapshot: string };
+    readonly result: {
+      readonly disks: readonly (DeviceParams & TakenSnapshot)[];
+      readonly pauseMs: number;
+    };
+  };
+  /** The snapshots of a disk, the newest first. */
+  readonly snapshots: { readonly params: DeviceParams; readonly result: SnapshotChain };
+  /**
+   * Begins to merge snapshots into the image below them: the newest one, or all from the newest to the one that is named.
+   * If the job fails, or is cancelled, all stay.
+   */
+  readonly snapshotCommit: {
+    readonly params: DeviceParams & { readonly snapshot?: string; readonly bytesPerSecond?: number };
+    readonly result: { readonly job: JobReport };
+  };
   /** Sets the level of the process's own log if one is given, and answers with the present one. */
   readonly logLevel: { readonly params: { readonly level?: LogLevel }; readonly result: { readonly level: LogLevel } };
 }

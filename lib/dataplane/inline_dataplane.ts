@@ -125,7 +125,7 @@ export class InlineDataPlane implements DataPlane, Site {
     return open.releasing.promise;
   }
 
-  keep(id: number): void {
+  begin(id: number): void {
     this.#reactor.keep(id);
     this.#waker.wake();
   }

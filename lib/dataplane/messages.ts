@@ -47,7 +47,9 @@ export type ReactorCommand =
   | { readonly type: "prepare"; readonly id: number; readonly attachment: DiskAttachment }
   /** Serve the queue no more, once nothing of it is in flight; flush only if asked to. */
   | { readonly type: "release"; readonly id: number; readonly flush: boolean }
-  /** Go on with it after all, unless it was released; or begin with one that was opened `held`. */
+  /** Take the requests of a queue that was opened `held`. Unlike `keep`, it has no answer. */
+  | { readonly type: "begin"; readonly id: number }
+  /** Go on with it after all, unless it was released. */
   | { readonly type: "keep"; readonly id: number }
   | { readonly type: "grow"; readonly id: number; readonly sectors: number }
   | { readonly type: "close"; readonly id: number }

@@ -57,7 +57,7 @@ export interface Site {
    */
   release(id: number, limitMs: number, flush?: boolean): Promise<boolean>;
   /** Begins to take the requests of a queue that was opened `held`. */
-  keep(id: number): void;
+  begin(id: number): void;
   grow(id: number, sectors: number): Promise<void>;
   close(id: number): Promise<void>;
 }
@@ -145,7 +145,7 @@ export class PlacedQueue implements QueueHandle, PlacedEvents {
 
   start(): void {
     this.#held = false;
-    this.#place.site.keep(this.id);
+    this.#place.site.begin(this.id);
   }
 
   async release(limitMs: number): Promise<boolean> {

@@ -230,8 +230,8 @@ export class ReactorThread implements Site {
     return true;
   }
 
-  keep(id: number): void {
-    if (this.#failure === undefined) this.#say({ type: "keep", id });
+  begin(id: number): void {
+    if (this.#failure === undefined) this.#say({ type: "begin", id });
   }
 
   async release(id: number, limitMs: number, flush = false): Promise<boolean> {

@@ -147,6 +147,8 @@ class Commands {
         return this.#open(command);
       case "release":
         return this.#reactor.release(command.id, command.flush) ? undefined : post({ type: "kept", id: command.id });
+      case "begin":
+        return void this.#reactor.keep(command.id);
       case "keep":
         return this.#reactor.keep(command.id) ? post({ type: "kept", id: command.id }) : undefined;
       case "grow":

@@ -241,7 +241,7 @@ function sameDaemon<T>(
 async function end(daemon: DiskDaemon, pid: number, { disk, warn }: DiskExportOptions): Promise<void> {
   const { prefix } = daemon;
   try {
-    await daemon.run(async ({ execute, reroute, withdraw, pid: present }) => {
+    await daemon.run(async ({ execute, reroute, disallow, pid: present }) => {
       if (present !== pid) return;
       await endReaders(execute, prefix); // the guest need not wait for these
       if (await isViewed(execute, prefix)) {
@@ -251,7 +251,7 @@ async function end(daemon: DiskDaemon, pid: number, { disk, warn }: DiskExportOp
           return behind;
         });
       }
-      await withdraw(await closeScratch(execute, prefix));
+      await disallow(await closeScratch(execute, prefix));
     });
   } catch (error) {
     warn(`cannot end the export of ${disk} yet: ${errorText(error)}; it ends with the disk, or its storage daemon`);

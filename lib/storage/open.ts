@@ -33,6 +33,7 @@ import {
 import { formatSize, parseSize } from "../sizes.ts";
 import { endsWithin } from "../within.ts";
 import { canonicalFormat, enginesFor, isPlugin, needsDaemon, unknownFormat } from "./image/formats.ts";
+import { activeImage } from "./image/overlay_note.ts";
 import { imageLabel } from "./image/spec.ts";
 import { checkName } from "./qemu/allow.ts";
 
@@ -66,7 +67,9 @@ export async function openDisk(request: DiskRequest, context: OpenContext = {}):
   const name = imageLabel(request);
   const format = canonicalFormat(request.format);
   if (format === undefined) throw unknownFormat(request.format, name);
-  const image = { ...request, format };
+  const asked = { ...request, format };
+  const image = await activeImage(asked, !request.readOnly);
+  if (image !== asked) return await openDisk({ ...image, led: true }, context);
   const engines = enginesFor(image);
   if (!engines.includes(request.engine)) {
     throw new XenblkError(`Cannot open image ${name}: engine ${request.engine} does not serve this format`, {

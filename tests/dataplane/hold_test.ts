@@ -4,8 +4,11 @@
  */
 
 import { assertEquals } from "@std/assert";
-import { OP_WRITE } from "../../lib/blkif/abi.ts";
+import { OP_READ, OP_WRITE } from "../../lib/blkif/abi.ts";
+import type { DomId } from "../../lib/hypervisor.ts";
+import { machineUsage } from "../../lib/sim/platform.ts";
 import { allOkay, READ_PAGE, Rig, type TestRequest } from "./rig.ts";
+import { Bench, Guest, openMemoryDisk } from "./worker_rig.ts";
 
 const WRITE: TestRequest = { operation: OP_WRITE, segments: [[0, 0, 7]] };
 
@@ -75,4 +78,34 @@ Deno.test("a ring of a read-only disk is let go without a flush", () => {
   rig.queue.pause(true);
   rig.stepUntilIdle();
   assertEquals([started(rig), rig.queue.isQuiet], [[], true]);
+});
+
+Deno.test("a ring in a Worker goes from disk to disk a hundred times, let go right after it was begun", async () => {
+  await using bench = new Bench();
+  await using one = await openMemoryDisk();
+  await using two = await openMemoryDisk();
+  using guest = new Guest(bench.machine, 3 as DomId);
+  const before = machineUsage(bench.machine);
+  let queue = await bench.plane.openQueue(guest.spec(one));
+  for (let turn = 0; turn < 100; turn++) {
+    assertEquals(await queue.release(60_000), true, `turn ${turn}`);
+    queue = await bench.plane.openQueue({ ...guest.spec(turn % 2 === 0 ? two : one), held: true });
+    queue.start();
+  }
+  assertEquals(await guest.request(OP_WRITE, 0), 0);
+  assertEquals(await queue.release(60_000), true);
+  queue = await bench.plane.openQueue({ ...guest.spec(two), held: true });
+  let isAnswered = false;
+  const answer = guest.request(OP_READ, 1).then((status) => {
+    isAnswered = true;
+    return status;
+  });
+  // The Worker has answered another queue's opening and closing by now, and took nothing of this one.
+  using other = new Guest(bench.machine, 4 as DomId);
+  await (await bench.plane.openQueue(other.spec(one))).close();
+  assertEquals(isAnswered, false);
+  queue.start();
+  assertEquals(await answer, 0);
+  await queue.close();
+  assertEquals(machineUsage(bench.machine).mappedPages, before.mappedPages);
 });

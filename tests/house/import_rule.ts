@@ -238,7 +238,13 @@ export const ROOMS: readonly Room[] = [
     mayImport: PRODUCT,
     packages: ["@std/assert", "@std/cli", "node:*"],
   },
-  { name: "bench", floor: 17, files: ["bench/*.ts"], mayImport: [...PRODUCT, "tests/native"], packages: ["node:*"] },
+  {
+    name: "bench",
+    floor: 17,
+    files: ["bench/*.ts"],
+    mayImport: [...PRODUCT, "pack", "tests/native"],
+    packages: ["node:*"],
+  },
   { name: "bench/plugins", floor: 16, files: ["bench/plugins/"], mayImport: ["mod.ts"] },
   { name: "bench/plot", floor: 18, files: ["bench/plot/"], mayImport: ["bench"], packages: ["echarts"] },
   {

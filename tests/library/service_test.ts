@@ -65,3 +65,21 @@ Deno.test("a service that is ended once it has connected leaves its devices to t
   assertEquals(next.devices.status().map(({ connected }) => connected), [true]);
   assertEquals(await next.close({ leave: "connected", timeoutMs: 0 }), { finished: true, stuck: [] });
 });
+
+Deno.test("a disk that a toolstack wrote is in InitWait before any thread is started", async () => {
+  using host = new SimulatedHost();
+  const { platform } = host;
+  using toolstack = platform.openXenstore();
+  const request = { domain: GUEST, backendDomain: 0 as DomId, kind: "vbd3", readOnly: false, cdrom: false };
+  const device = attachDevice(toolstack, { ...request, params: "memory:1M" });
+  const states: (string | undefined)[] = [];
+  const create = platform.createWakeToken.bind(platform);
+  const createWakeToken = (): ReturnType<typeof create> => {
+    states.push(toolstack.read(`/local/domain/0/backend/vbd3/${GUEST}/${device.vdev}/state`));
+    return create();
+  };
+  const watched = Object.assign(platform, { createWakeToken });
+  const service = await startService({ platform: watched, kind: "vbd3", workers: 1, logger: SILENT });
+  assertEquals(states, ["2"], "a reactor needs a token to be woken by");
+  await service.close({ leave: "connected", timeoutMs: 0 });
+});

@@ -6,9 +6,9 @@
 import type { LockableImage, Refusal } from "../../hypervisor.ts";
 import { XenblkError } from "../../errors.ts";
 import type {
+  ChainDaemon,
   Disk,
   DiskAttachment,
-  DiskDaemon,
   DiskFile,
   DiskProperties,
   MemoryRule,
@@ -279,7 +279,11 @@ class FilteredDisk implements Disk {
     return this.#disk.trouble;
   }
 
-  get daemon(): DiskDaemon | undefined {
+  get named(): string | undefined {
+    return this.#disk.named;
+  }
+
+  get daemon(): ChainDaemon | undefined {
     return this.#disk.daemon;
   }
 

@@ -50,6 +50,9 @@ export class ThrottledChannel extends HoldingChannel {
   /** What is reserved for the first in line. */
   #reservedRequests = 0;
   #reservedBytes = 0;
+  /** Bytes of all that waits, if {@linkcode #isCounted}: if they were limited when it came. */
+  #heldBytes = 0;
+  #isCounted = true;
   /** When that may start, and when to look again. Not in properties, which would be allocated anew with each change. */
   readonly #times = new Float64Array([NOT_RESERVED, 0]);
   readonly #reservation = createReservation();
@@ -79,11 +82,13 @@ export class ThrottledChannel extends HoldingChannel {
     if (this.operation[tag] === OPERATION.flush) return this.start(tag);
     this.#line.add(tag);
     this.held++;
+    if (this.#live.numbers[BYTES]! > 0) this.#heldBytes += this.#limitedBytes(tag);
   }
 
   protected override refresh(): void {
     if (!this.#live.refresh()) return;
     this.#unreserve(); // the first in line waits for what the new limits say
+    this.#isCounted = this.held === 0;
     this.#adapt();
   }
 
@@ -92,18 +97,25 @@ export class ThrottledChannel extends HoldingChannel {
     const times = this.#times;
     this.#reservation[RESERVATION.nowMs] = nowMs;
     times[RECHECK_AT_MS] = nowMs + RECHECK_MS;
+    const allAtOnce = times[START_MS]! < 0 && this.#isCounted && this.#takeAll();
     for (let tag = this.#line.first; tag >= 0; tag = this.#line.first) {
-      if (times[START_MS]! < 0 && !this.#reserve(tag) && !this.hurries) {
-        times[RECHECK_AT_MS] = nowMs + BUSY_MS;
-        break;
+      if (!allAtOnce) {
+        if (times[START_MS]! < 0 && !this.#reserve(tag) && !this.hurries) {
+          times[RECHECK_AT_MS] = nowMs + BUSY_MS;
+          break;
+        }
+        if (times[START_MS]! > nowMs && !this.hurries) break;
+        this.#heldBytes -= this.#reservedBytes;
+        this.#forget();
       }
-      if (times[START_MS]! > nowMs && !this.hurries) break;
       this.#line.shift();
       this.held--;
-      this.#forget();
       this.start(tag);
     }
-    if (this.held === 0) this.#adapt();
+    if (this.held > 0) return;
+    this.#heldBytes = 0;
+    this.#isCounted = true;
+    this.#adapt();
   }
 
   protected override nextMs(): number {
@@ -115,6 +127,27 @@ export class ThrottledChannel extends HoldingChannel {
   #adapt(): void {
     const { numbers } = this.#live;
     this.passes = !isLimited(numbers) && this.held === 0;
+  }
+
+  #limitedBytes(tag: number): number {
+    return this.operation[tag] === OPERATION.discard ? 0 : this.lengthOf(tag);
+  }
+
+  /** Takes the tokens of all that waits, if there are so many: then the buckets are looked at once, not for each. */
+  #takeAll(): boolean {
+    const { numbers } = this.#live;
+    const reservation = this.#reservation;
+    if (numbers[IOPS]! > 0) {
+      reservation[RESERVATION.perSecond] = numbers[IOPS]!;
+      reservation[RESERVATION.burst] = numbers[IOPS_BURST]!;
+      if (!this.#requests.takeThere(reservation, this.held)) return false;
+    }
+    if (numbers[BYTES]! === 0 || this.#heldBytes === 0) return true;
+    reservation[RESERVATION.perSecond] = numbers[BYTES]!;
+    reservation[RESERVATION.burst] = numbers[BYTES_BURST]!;
+    if (this.#bytes.takeThere(reservation, this.#heldBytes)) return true;
+    if (numbers[IOPS]! > 0) this.#requests.giveBack(this.held);
+    return false;
   }
 
   /** Reserves what the operation needs, for all limits. False: another thread has a bucket. */
@@ -130,8 +163,8 @@ export class ThrottledChannel extends HoldingChannel {
       this.#reservedRequests = 1;
       startMs = Math.max(startMs, reservation[RESERVATION.atMs]!);
     }
-    if (numbers[BYTES]! > 0 && this.operation[tag] !== OPERATION.discard) {
-      const bytes = this.lengthOf(tag);
+    const bytes = numbers[BYTES]! > 0 ? this.#limitedBytes(tag) : 0;
+    if (bytes > 0) {
       reservation[RESERVATION.perSecond] = numbers[BYTES]!;
       reservation[RESERVATION.burst] = numbers[BYTES_BURST]!;
       if (!this.#bytes.reserve(reservation, bytes)) {

@@ -57,23 +57,25 @@ export class TokenBucket {
    */
   reserve(reservation: Float64Array, amount: number): boolean {
     if (!this.#take()) return false;
-    const numbers = this.#numbers;
     const nowMs = reservation[RESERVATION.nowMs]!;
     const perSecond = reservation[RESERVATION.perSecond]!;
-    const burst = reservation[RESERVATION.burst]!;
-    const size = burst > 0 ? burst : Math.max(1, perSecond * DEFAULT_BURST_S);
-    const countedMs = numbers[COUNTED_MS]!;
-    const isNew = countedMs === NOT_COUNTED_MS;
-    const elapsedMs = isNew ? 0 : nowMs - countedMs;
-    let level = Math.min(numbers[LEVEL]!, size);
-    if (elapsedMs > 0) level = Math.min(size, level + elapsedMs * perSecond / 1000);
-    if (elapsedMs > 0 || elapsedMs < -MOST_SKEW_MS || isNew) numbers[COUNTED_MS] = nowMs;
-    level -= amount;
-    numbers[LEVEL] = level;
+    const size = sizeOf(reservation);
+    this.#fill(reservation, size);
+    const level = this.#numbers[LEVEL]! -= amount;
     this.#release();
     const missing = Math.min(0, size - amount) - level;
     reservation[RESERVATION.atMs] = missing > 0 ? nowMs + missing * 1000 / perSecond : nowMs;
     return true;
+  }
+
+  /** Takes tokens that are there and may be used at once; if there are fewer, or another thread has the bucket, none. */
+  takeThere(reservation: Float64Array, amount: number): boolean {
+    if (!this.#take()) return false;
+    this.#fill(reservation, sizeOf(reservation));
+    const isThere = this.#numbers[LEVEL]! >= amount;
+    if (isThere) this.#numbers[LEVEL]! -= amount;
+    this.#release();
+    return isThere;
   }
 
   /** Whoever reserves next finds no tokens: nothing is saved up of the time before. */
@@ -91,6 +93,18 @@ export class TokenBucket {
     this.#release();
   }
 
+  /** Counts what has flowed in since the last look. */
+  #fill(reservation: Float64Array, size: number): void {
+    const numbers = this.#numbers;
+    const nowMs = reservation[RESERVATION.nowMs]!;
+    const countedMs = numbers[COUNTED_MS]!;
+    const isNew = countedMs === NOT_COUNTED_MS;
+    const elapsedMs = isNew ? 0 : nowMs - countedMs;
+    const flowed = elapsedMs > 0 ? elapsedMs * reservation[RESERVATION.perSecond]! / 1000 : 0;
+    numbers[LEVEL] = Math.min(size, Math.min(numbers[LEVEL]!, size) + flowed);
+    if (elapsedMs > 0 || elapsedMs < -MOST_SKEW_MS || isNew) numbers[COUNTED_MS] = nowMs;
+  }
+
   #take(): boolean {
     for (let tries = 0; tries < MOST_TRIES; tries++) {
       if (Atomics.compareExchange(this.#lock, LOCK, 0, 1) === 0) return true;
@@ -101,4 +115,9 @@ export class TokenBucket {
   #release(): void {
     Atomics.store(this.#lock, LOCK, 0);
   }
+}
+
+function sizeOf(reservation: Float64Array): number {
+  const burst = reservation[RESERVATION.burst]!;
+  return burst > 0 ? burst : Math.max(1, reservation[RESERVATION.perSecond]! * DEFAULT_BURST_S);
 }

@@ -3,9 +3,9 @@
  * again. Nothing that the daemon itself can write to is believed: its sockets have a folder of their own.
  */
 
-import type { DiskOwner } from "../disk.ts";
 import { errorText } from "../../errors.ts";
 import { lookWithin } from "../../path_lookup.ts";
+import type { DiskOwner, LayerNodes } from "../disk.ts";
 import type { BlockGraph } from "./graph.ts";
 import type { ProcessIdentity } from "./process.ts";
 import type { DaemonUser } from "./user.ts";
@@ -19,6 +19,21 @@ export interface RecordedFile {
   /** Absent: it could not be looked at, or is a socket. */
   readonly device?: number;
   readonly inode?: number;
+}
+
+/** The names of a disk's nodes in a daemon where its images have changed since it was opened. */
+export interface LiveNames {
+  /** The node that is exported. */
+  readonly top: string;
+  /** The node of each image and that of its file, by the image's path. */
+  readonly layers: Readonly<Record<string, LayerNodes>>;
+}
+
+/** What a disk is opened as, if not as its record says: a change of its images was not finished. */
+export interface OtherImages {
+  readonly plan: string;
+  /** Those that it writes to. */
+  readonly files: readonly RecordedFile[];
 }
 
 /** One disk in a daemon. */
@@ -40,6 +55,10 @@ export interface DiskRecord {
   readonly tag?: string;
   /** What was opened, to open it again if its guest is gone. Absent: it is durable. */
   readonly graph?: BlockGraph;
+  /** Absent: the names are those of the plan. */
+  readonly live?: LiveNames;
+  /** Its images are being changed; what is in the daemon is not known to another process. Absent: they are not. */
+  readonly other?: OtherImages;
 }
 
 /** A disk of a daemon that died while no process of ours ran: what was not flushed may be lost. */
@@ -52,6 +71,8 @@ export interface LostDisk {
   readonly reason: string;
   /** Those that it wrote to. Absent: none, or an earlier version of xenblk wrote the record. */
   readonly files?: readonly RecordedFile[];
+  /** As in {@linkcode DiskRecord}. */
+  readonly other?: OtherImages;
 }
 
 /** A daemon and its disks. */

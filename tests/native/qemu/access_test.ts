@@ -32,7 +32,7 @@ daemonTest("the daemon of an open disk carries out requests, and reaches files t
       await allow([{ path: target, writable: true }]);
     }
     await execute("blockdev-add", file);
-    await monitor.withdraw([target]);
+    await monitor.disallow([target]);
     await execute("blockdev-del", { "node-name": file["node-name"] });
     assertEquals(Deno.statSync(`/proc/${pid}/root${target}`).size, 0, "an empty place");
     await assertRejects(() => execute("blockdev-del", { "node-name": "none" }), QmpError);

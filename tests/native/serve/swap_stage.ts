@@ -10,6 +10,7 @@ import { ControlClient } from "../../../lib/control/client.ts";
 import { controlDirectory, socketPath } from "../../../lib/control/directory.ts";
 import type { DomId } from "../../../lib/hypervisor.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../../../lib/xenbus/paths.ts";
+import { formatVdev } from "../../../lib/xenbus/vdev.ts";
 import { NativeXen } from "../harness.ts";
 import { qemuImg } from "../qemu_img.ts";
 import { attach, BackendProcess, detach, nodeValue } from "./backend.ts";
@@ -20,11 +21,15 @@ import { DiskFolder, GUEST } from "./scenes.ts";
 /** The command, which can be killed at a step of an exchange. */
 export const SWAPPING_SERVE = new URL("./swapping_serve.ts", import.meta.url).pathname;
 
+const CLI = new URL("../../../cli.ts", import.meta.url).pathname;
+
 /** The values of `params`. */
 export interface SwapImages {
   readonly raw: string;
   readonly one: string;
   readonly two: string;
+  /** The raw file, served by the daemon. */
+  readonly entered: string;
 }
 
 /** A client of a process. */
@@ -56,7 +61,9 @@ export class SwapStage implements AsyncDisposable {
       await qemuImg("create", "-q", "-f", "qcow2", "-o", shared, `${path}/${name}.qcow2`, "64M");
     }
     const [one, two] = [`qcow2:${path}/one.qcow2`, `qcow2:${path}/two.qcow2`];
-    const images = { raw: `raw:${path}/disk.raw`, one, two };
+    const file = { driver: "file", filename: `${path}/disk.raw` };
+    const entered = `json:${JSON.stringify({ driver: "raw", file })}`;
+    const images = { raw: `raw:${path}/disk.raw`, one, two, entered };
     const device = await attach(xen, { domain: GUEST as DomId, params: images.raw, readOnly: false });
     const disk = await guest.disk(frontendPath(device), undefined, {}, { queues: 2, requests: 32 });
     return new SwapStage(xen, path, images, device, disk, undo.move());
@@ -73,6 +80,18 @@ export class SwapStage implements AsyncDisposable {
   async swap(backend: BackendProcess, image: string, timeoutMs = 20_000): Promise<Exchanged> {
     using client = await clientOf(this.xen, backend);
     return await client.call("swap", { device: deviceLabel(this.device), image, timeoutMs }, { timeoutMs: 100_000 });
+  }
+
+  /** The same by the verb: what it prints with --json. */
+  async swapByVerb(image: string): Promise<Exchanged & { readonly sizeBytes: number }> {
+    const disk = [String(GUEST), formatVdev(this.device.vdev)];
+    const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-check", CLI, "swap", ...disk, image, "--json"],
+      env: { NO_COLOR: "1", ...this.xen.env() },
+      stdin: "null",
+    }).output();
+    assertEquals(code, 0, new TextDecoder().decode(stderr));
+    return JSON.parse(new TextDecoder().decode(stdout));
   }
 
   node(name: string): Promise<string> {

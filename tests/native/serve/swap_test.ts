@@ -11,7 +11,7 @@ import { assertClean, assertProgress, LOAD, received, UNTIL_STOPPED } from "./sc
 import { SwapStage } from "./swap_stage.ts";
 
 const FULL = Deno.env.get("XENBLK_NATIVE") === "full";
-const ROUNDS = FULL ? 10 : 2;
+const ROUNDS = FULL ? 10 : 1;
 /** With each of them, and each way from raw to qcow2, within the daemon, and back to raw. */
 const STEPS: Readonly<Record<"serve" | "daemon", readonly string[]>> = {
   serve: ["committed", "opened", "committed", "released", "started", "held", "releasing"],
@@ -20,11 +20,11 @@ const STEPS: Readonly<Record<"serve" | "daemon", readonly string[]>> = {
 const ALL_STEPS = ["opened", "releasing", "released", "held", "committed", "started"];
 
 nativeTest(
-  `a disk goes from raw to qcow2, to another one, and back, ${ROUNDS} times under a verified load`,
+  `a disk goes from raw to qcow2, to another one, back, and by another engine, ${ROUNDS} times under a verified load`,
   async () => {
     await using stage = await SwapStage.open();
-    const { disk, images: { raw, one, two } } = stage;
-    const backend = stage.serve();
+    const { disk, images: { raw, one, two, entered } } = stage;
+    const backend = stage.serve({}, "--allow-image", "json:**");
     await disk.connect();
     await disk.startLoad(UNTIL_STOPPED);
     for (let round = 0; round < ROUNDS; round++) {
@@ -36,6 +36,11 @@ nativeTest(
         assertEquals(await stage.node("params"), image);
       }
     }
+    // The same file, by another engine.
+    assertMatch((await stage.swap(backend, entered)).now, /^json:.*engine qemu/);
+    await assertProgress(disk, 200);
+    const { before, now, sizeBytes } = await stage.swapByVerb(raw);
+    assertMatch(`${before}; ${now}; ${sizeBytes}`, /^json:.*engine qemu.*; raw:.*engine uring.*; 67108864$/);
     await assertProgress(disk, 200);
     assertClean(received(await disk.stopLoad()), backend.messages);
     await stage.finish(backend);

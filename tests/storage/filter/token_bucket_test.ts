@@ -99,3 +99,12 @@ Deno.test("a bucket that was emptied fills from the first look on", () => {
   assertEquals(bucket.reserve(START_MS, 1, 100, 5), START_MS + 10);
   assertEquals(bucket.reserve(START_MS + 1000, 5, 100, 5), START_MS + 1000);
 });
+
+Deno.test("tokens that are there are taken at once, and none if there are fewer", () => {
+  const bucket = new Bucket(createBucket());
+  assertEquals(bucket.takeThere(START_MS, 4, 100, 5), true);
+  assertEquals(bucket.takeThere(START_MS, 2, 100, 5), false);
+  assertEquals(bucket.reserve(START_MS, 2, 100, 5), START_MS + 10, "one was left");
+  assertEquals(bucket.takeThere(START_MS + 19, 1, 100, 5), false);
+  assertEquals(bucket.takeThere(START_MS + 21, 1, 100, 5), true);
+});
