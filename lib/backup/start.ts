@@ -9,6 +9,7 @@ import type { Jobs } from "../jobs/jobs.ts";
 import { type Disk, type DiskDaemon, filesOf } from "../storage/disk.ts";
 import { lookWithin } from "../path_lookup.ts";
 import { type BlockGraph, graphOf } from "../storage/qemu/graph.ts";
+import { checkVersion } from "../storage/qemu/instant.ts";
 import { makeByQemuImg, qemuImgError } from "../storage/qemu/qemu_img.ts";
 import { QmpError } from "../storage/qemu/qmp.ts";
 import { SECTOR_BYTES } from "../units.ts";
@@ -109,7 +110,10 @@ async function plan(order: BackupOrder, daemon: DiskDaemon, target: BackupTarget
       remedy: "name a file, or make a full backup",
     });
   }
-  const node = await daemon.run((monitor) => topNode(monitor, daemon.top));
+  const node = await daemon.run((monitor) => {
+    checkVersion(monitor, `Cannot back up to ${target.name}`);
+    return topNode(monitor, daemon.top);
+  });
   const changes = isChain && node.keepsChanges ? changesText({ id, path: target.name }) : undefined;
   const start = changes === undefined ? {} : { changes };
   if (!incremental) {

@@ -6,6 +6,7 @@
  */
 
 import type { DaemonMonitor, DiskDaemon } from "../storage/disk.ts";
+import { XenblkError } from "../errors.ts";
 import type { BlockGraph } from "../storage/qemu/graph.ts";
 import { QmpError, type QmpObject } from "../storage/qemu/qmp.ts";
 
@@ -74,7 +75,8 @@ export async function beginJob(monitor: DaemonMonitor, daemon: DiskDaemon, steps
   const { graphs: { target, scratch }, name, changes, since, bytesPerSecond } = steps;
   const { filter, instant } = names(daemon);
   const { top } = daemon;
-  await monitor.reroute(async () => {
+  await monitor.reroute(async (node) => {
+    if (node !== top) throw isLed(node);
     try {
       if (changes !== undefined) {
         await execute("block-dirty-bitmap-add", { node: top, name: changes, persistent: true });
@@ -107,6 +109,13 @@ export async function beginJob(monitor: DaemonMonitor, daemon: DiskDaemon, steps
       throw error;
     }
     return filter;
+  });
+}
+
+/** What began last would have to end first. */
+function isLed(node: string): XenblkError {
+  return new XenblkError(`Cannot back up the disk: other work on it has to see the guest's writes (node ${node})`, {
+    remedy: "wait for the end of its export",
   });
 }
 

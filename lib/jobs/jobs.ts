@@ -106,14 +106,16 @@ export class Jobs implements AsyncDisposable {
   }
 
   /**
-   * Starts a job; it goes on by itself. Rejects with {@linkcode XenblkError} if it cannot begin, or the disk has one of
-   * that kind; nothing is then left of it.
+   * Starts a job; it goes on by itself. Rejects with {@linkcode XenblkError} if it cannot begin, or the disk has another;
+   * nothing is then left of it.
    */
   async start<D>(order: JobOrder<D>): Promise<JobReport> {
     const { kind, device, daemon, target, note, details } = order;
     const id = `${device.replaceAll("/", "-")}-${kind}`;
-    if (this.#starting.has(id) || this.#live.has(id)) throw isRunning(kind, id);
-    this.#starting.add(id);
+    const others = [...this.#live.values()].map(({ record }) => record.report);
+    const other = others.find((report) => report.device === device);
+    if (other !== undefined || this.#starting.has(device)) throw isRunning(kind, other);
+    this.#starting.add(device);
     try {
       const report: JobReport = {
         id,
@@ -145,7 +147,7 @@ export class Jobs implements AsyncDisposable {
       this.#watch();
       return report;
     } finally {
-      this.#starting.delete(id);
+      this.#starting.delete(device);
     }
   }
 
@@ -308,9 +310,8 @@ export class Jobs implements AsyncDisposable {
       const end = { device, details, ...(daemon && { daemon }), ...(error === undefined ? {} : { error }) };
       if (await (await this.#options.kinds[kind]?.())?.succeeded?.(end) === true) failure = undefined;
       else note = await this.#end(kind, end) ?? note;
-    } catch (also) {
-      if (failure !== undefined) logger.warning(`${device}: ${kind}: ${errorText(also)}`);
-      failure ??= errorText(also);
+    } catch (reason) {
+      failure = errorText(reason);
     }
     const report: JobReport = {
       ...job.record.report,
@@ -345,8 +346,9 @@ function toward({ target }: JobReport): string {
   return target === undefined ? "" : ` to ${target}`;
 }
 
-function isRunning(kind: string, id: string): XenblkError {
-  return new XenblkError(`Cannot start a ${kind}: the disk has one that is running`, {
+function isRunning(kind: string, other: JobReport | undefined): XenblkError {
+  const [what, id] = other === undefined ? ["job", "JOB"] : [other.kind, other.id];
+  return new XenblkError(`Cannot start a ${kind}: the disk has a ${what} that is running`, {
     remedy: `wait for it (\`xenblk job list\`), or end it with \`xenblk job cancel ${id}\``,
   });
 }

@@ -78,7 +78,10 @@ while [ $# -gt 0 ]; do
 done
 `;
 
-/** Arguments as above, without a command; what is mounted there is of an earlier file of that name. In the daemon's namespace, which the root's own `usr` tells from all others. */
+/**
+ * Arguments as above, without a command. What is mounted there is of an earlier file of that name. In the daemon's namespace,
+ * which the root's own `usr` tells from all others.
+ */
 const ADD_FILES = `set -eu
 root=$1; shift
 [ -d "$root/usr" ] || { echo "its root is gone" >&2; exit 1; }

@@ -94,12 +94,12 @@ daemonTest("a job tells how far it is, completes, and can be followed by the nex
   assertEquals([...Deno.readDirSync(directory)].map(({ name }) => name), [`${ID}.json`]);
 });
 
-daemonTest("a disk has one job of a kind; it is cancelled, and what cannot begin leaves nothing", async () => {
+daemonTest("a disk has one job; it is cancelled, and what cannot begin leaves nothing", async () => {
   await using copies = new Copies();
   await using disk = await copies.disk();
   const { jobs } = await copies.process([DISK, disk]);
   await jobs.start(copy(disk, DISK, 1 << 20));
-  await assertRejects(() => jobs.start(copy(disk)), XenblkError, "the disk has one that is running");
+  await assertRejects(() => jobs.start(copy(disk)), XenblkError, "the disk has a copy that is running");
   const { state, error, doneBytes } = await jobs.cancel(ID);
   assertEquals([state, error], ["cancelled", "Operation canceled"]);
   assertEquals(doneBytes < SIZE, true);
