@@ -35,7 +35,6 @@ import { describe, DESCRIPTION_NODES, type DeviceDescription } from "./descripti
 import { ATTACHMENT_NODE } from "./device_latch.ts";
 import { guestName, hiddenNode, isHidden, unlessError, unlessHidden } from "./guest_nodes.ts";
 import { NONCE_NODE } from "./journals.ts";
-import { LIVE_NODE } from "./live_settings.ts";
 import { type NamedImage, NAMING_NODES, writeImageName } from "./named_image.ts";
 
 /** Nodes of the backend directory that the toolstack writes and that a device reads. */
@@ -147,11 +146,6 @@ export class DeviceNodes {
   /** The nonce of this attachment of the disk; undefined until it was served. */
   attachmentNonce(): string | undefined {
     return this.#store.read(`${this.#path}/${ATTACHMENT_NODE}`);
-  }
-
-  /** Writes what was chosen for this disk, unless the device is gone. */
-  keepLive(text: string): void {
-    this.#fromState(undefined, [], (transaction) => transaction.write(`${this.#path}/${LIVE_NODE}`, text));
   }
 
   /** Writes nodes that must be there before rings are served, unless the device is gone. */

@@ -8,6 +8,7 @@ import { LEAST_WEIGHT, MOST_WEIGHT, Weight } from "../dataplane/fairness.ts";
 import { XenblkError } from "../errors.ts";
 import { type AllLimits, limitsAny, limitsIn, readLimits } from "../storage/filter/limits.ts";
 import type { ThrottleOptions } from "../storage/filter/table.ts";
+import type { NodeValue } from "../xenbus/features.ts";
 import type { DeviceFilters } from "./device_filters.ts";
 import type { DeviceSettings } from "./settings.ts";
 import type { DeviceReport } from "./status.ts";
@@ -46,7 +47,8 @@ export function parseLive(text: string | undefined): ChosenLive {
 
 /** Where it is kept: DeviceNodes. */
 interface Keeper {
-  keepLive(text: string): void;
+  /** Writes nodes, unless the device is gone. */
+  prepare(nodes: readonly NodeValue[]): void;
 }
 
 /** The weight and the limits of one disk. */
@@ -112,7 +114,7 @@ export class LiveSettings {
   /** Writes what was chosen, if it was not written since the last change. Throws what that throws. */
   keep(nodes: Keeper): void {
     const text = this.#isKept ? undefined : liveText(this.#chosen);
-    if (text !== undefined) nodes.keepLive(text);
+    if (text !== undefined) nodes.prepare([[LIVE_NODE, text]]);
     this.#isKept = true;
   }
 }

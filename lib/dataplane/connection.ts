@@ -26,7 +26,7 @@ import { Journal, journalBytes } from "./journal.ts";
 import { Limiter } from "./limiter.ts";
 import { Queue } from "./queue.ts";
 import { RequestTimes } from "./request_times.ts";
-import { SlotTable } from "./slot_table.ts";
+import { segmentTableBytes, SlotTable } from "./slot_table.ts";
 import { DEFAULT_PERSISTENT_GRANTS, type QueueSpec } from "./types.ts";
 
 /** What a reactor needs to open a queue: a QueueSpec in a form that can be posted to its Worker. */
@@ -72,7 +72,8 @@ export function openConnection(
   const inFlight = mostInFlight(request, ring, replay);
   const maxIndirectSegments = request.maxIndirectSegments ?? 0;
   const maxSegments = Math.max(MAX_SEGMENTS_PER_REQUEST, maxIndirectSegments);
-  const slots = new SlotTable(inFlight, maxSegments, maxIndirectSegments, replay);
+  const segments = undo.use(platform.memory.allocate(segmentTableBytes(inFlight, maxSegments)));
+  const slots = new SlotTable(inFlight, maxSegments, maxIndirectSegments, replay, segments.view);
   const memory = openBuffers(request, platform, undo, openMemory);
   const grants = undo.use(
     createGrantStrategy(request.grants, {

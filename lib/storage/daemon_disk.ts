@@ -11,10 +11,10 @@ import type { JournalStore, PlatformDescriptor } from "../hypervisor.ts";
 import { newNonce, nonceText } from "../nonce.ts";
 import type {
   CacheMode,
+  ChainDaemon,
   DaemonImage,
   Disk,
   DiskAttachment,
-  DiskDaemon,
   DiskFile,
   DiskProperties,
   DiskRequest,
@@ -231,7 +231,7 @@ class ServedDisk implements Disk {
     return this.#disk.files ?? [];
   }
 
-  get daemon(): DiskDaemon {
+  get daemon(): ChainDaemon {
     return { ...this.#disk.daemon, find: (image) => this.#find(image) };
   }
 

@@ -160,7 +160,7 @@ export interface Disk extends AsyncDisposable {
   /** Calls back whenever {@linkcode trouble} or {@linkcode named} changes, until disposed. Absent: neither does. */
   watchTrouble?(listener: () => void): Disposable;
   /** The storage daemon that serves it, for work beside the guest's. Absent: none does. */
-  readonly daemon?: DiskDaemon | undefined;
+  readonly daemon?: ChainDaemon | undefined;
   /** The local files behind it, to find other users. Absent: `image`, if there is one. */
   readonly files?: readonly DiskFile[];
   /**
@@ -202,14 +202,18 @@ export interface DiskDaemon {
   readonly image: DaemonImage | undefined;
   /** The nodes of each image of the chain, by the image's absolute path. */
   readonly layers: Readonly<Record<string, LayerNodes>>;
-  /** How the disk would be opened with another image on top, which exists. Rejects with {@linkcode XenblkError}. */
-  find(image: DaemonImage): Promise<FoundImage>;
   /**
    * Carries out requests while nothing else about the guest's disks is changed: no disk of the guest is opened, closed or
    * recovered before `call` has settled, so it must not wait for a job to end. Rejects as `call` does, and with
    * {@linkcode XenblkError} if the disk has no daemon at present.
    */
   run<T>(call: (monitor: DaemonMonitor) => Promise<T>): Promise<T>;
+}
+
+/** The daemon of an open disk, which can get other images on top. */
+export interface ChainDaemon extends DiskDaemon {
+  /** How the disk would be opened with another image on top, which exists. Rejects with {@linkcode XenblkError}. */
+  find(image: DaemonImage): Promise<FoundImage>;
 }
 
 /** A running storage daemon. */

@@ -165,6 +165,21 @@ Deno.test("limits that a filter has wait for the filters, others can be set what
   assertEquals([error.kind, kind.reports().map(({ limits }) => limits?.iops)], ["failed", [undefined, 5]]);
 });
 
+Deno.test("limits and weight stay when the disk gets another image under its guest", async () => {
+  await using rig = new Rig();
+  const kind = rig.serve();
+  const device = await connected(rig, { params: "null:1M" });
+  kind.change(device, { limits: { iops: 500 }, weight: 300 });
+  rig.guestWrites(device, { state: "4" });
+  await rig.idle(device);
+  const [before] = rig.plane.open;
+  await kind.find(device)!.exchange({ params: "memory:1M", timeoutMs: 30_000 });
+  const [after] = rig.plane.open;
+  assertEquals([after === before, after!.spec.weight === before!.spec.weight], [false, true]);
+  kind.change(device, { limits: { bytesPerSecond: 4096 } });
+  assertEquals([limitsOfRing(rig), reported(kind)[1]], [[500, 4096], 300]);
+});
+
 Deno.test("what is not allowed changes nothing", async () => {
   await using rig = new Rig();
   const kind = rig.serve();

@@ -6,9 +6,9 @@
 import type { LockableImage, Refusal } from "../../hypervisor.ts";
 import { XenblkError } from "../../errors.ts";
 import type {
+  ChainDaemon,
   Disk,
   DiskAttachment,
-  DiskDaemon,
   DiskFile,
   DiskProperties,
   MemoryRule,
@@ -283,7 +283,7 @@ class FilteredDisk implements Disk {
     return this.#disk.named;
   }
 
-  get daemon(): DiskDaemon | undefined {
+  get daemon(): ChainDaemon | undefined {
     return this.#disk.daemon;
   }
 

@@ -64,6 +64,8 @@ const DEFAULT_LIMITS: FileThreadLimits = {
 
 /** A timer that is later than this was kept from it by other work of its thread. */
 const BUSY_MS = 20;
+/** With so many threads, no more are started while calls are answered. */
+const MOST_WHILE_ANSWERED = 4;
 
 /** A call that waits for a thread, or is being made. */
 interface Job {
@@ -91,6 +93,7 @@ export class FileThreads {
   readonly #waiting: Job[] = [];
   /** Which threads are late was judged then, and will be next if calls wait. */
   #judgedMs = 0;
+  #answers = 0;
   #judgement: ReturnType<typeof setTimeout> | undefined;
   readonly #quiet = new Map<string, PromiseWithResolvers<void> & { waiting: number }>();
 
@@ -216,10 +219,13 @@ export class FileThreads {
 
   /** If this thread was busy then, answers may have arrived that it has not seen: it is judged once more. */
   #judgeAt(dueMs: number, again = false): ReturnType<typeof setTimeout> {
+    const answers = this.#answers;
     return setTimeout(() => {
       const now = performance.now();
-      if (now - dueMs > BUSY_MS && !again) {
-        this.#judgement = this.#judgeAt(now + this.#limits.promptMs, true);
+      const isBusy = now - dueMs > BUSY_MS && !again;
+      const goesOn = this.#answers !== answers && this.#threads.size >= MOST_WHILE_ANSWERED;
+      if (isBusy || goesOn) {
+        this.#judgement = this.#judgeAt(now + this.#limits.promptMs, isBusy);
         return;
       }
       this.#judgement = undefined;
@@ -246,6 +252,7 @@ export class FileThreads {
     if (answer === "idle") return; // it was, before it was given this call
     thread.job = undefined;
     thread.started = true;
+    this.#answers++;
     clearTimeout(job.timer);
     if ("failure" in answer) job.answer.reject(errorOf(answer.failure));
     else if (job.expired) job.options.late?.(answer.result);

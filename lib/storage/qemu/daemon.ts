@@ -3,7 +3,7 @@
  * change its disks are called one at a time.
  */
 
-import { errorText, XenblkError } from "../../errors.ts";
+import { errorText } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
 import type { DaemonMonitor, Reroute } from "../disk.ts";
 import { endsWithin } from "../../within.ts";

@@ -11,7 +11,7 @@
 
 import { errorText, XenblkError } from "../../errors.ts";
 import { lookWithin } from "../../path_lookup.ts";
-import type { DaemonImage, DaemonMonitor, DiskDaemon, FoundImage, TopChange } from "../disk.ts";
+import type { ChainDaemon, DaemonImage, DaemonMonitor, FoundImage, TopChange } from "../disk.ts";
 import { isFile } from "../image/formats.ts";
 import {
   directoryOf,
@@ -38,7 +38,7 @@ const NAME = /^[A-Za-z0-9_][A-Za-z0-9_.-]{0,63}$/;
 
 /** A disk of which a snapshot is taken. */
 export interface SnapshotDisk {
-  readonly daemon: DiskDaemon;
+  readonly daemon: ChainDaemon;
   /** For messages: `xvda of web (domain 5)`. */
   readonly name: string;
 }

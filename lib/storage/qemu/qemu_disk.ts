@@ -13,6 +13,7 @@ import type {
   ChangedNodes,
   DaemonMonitor,
   DiskAttachment,
+  DiskDaemon,
   DiskFile,
   DiskProperties,
   Reroute,
@@ -25,14 +26,7 @@ import type { BlockGraph } from "./graph.ts";
 import { type DiskPlan, isFragile } from "./plan.ts";
 import type { LiveNames } from "./record.ts";
 import { changeTops, layersOf, type OpenedDisk, PlannedChange } from "./top_change.ts";
-import {
-  type ChangedImage,
-  type DaemonDisk,
-  type DiskLoss,
-  LostForGoodError,
-  type QemuDaemon,
-  type QemuRequest,
-} from "./types.ts";
+import { type ChangedImage, type DaemonDisk, type DiskLoss, LostForGoodError, type QemuRequest } from "./types.ts";
 
 /** How long a disk's channels may take to close: their requests may wait for storage that does not answer. */
 const CLOSE_MS = 10_000;
@@ -125,7 +119,7 @@ export class QemuDisk implements DaemonDisk {
     }
   }
 
-  get daemon(): QemuDaemon {
+  get daemon(): DiskDaemon {
     const { graph, image } = this.#request;
     const { top, layers } = this.#names;
     return {

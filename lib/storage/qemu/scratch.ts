@@ -5,6 +5,7 @@
 
 import { errorText, XenblkError } from "../../errors.ts";
 import { qemuImgError, runQemuImg } from "./qemu_img.ts";
+import { identify } from "./process.ts";
 import { removeIfThere } from "./record.ts";
 
 /** What QEMU copies at a time, too. */
@@ -33,7 +34,8 @@ export interface Scratch {
 
 /** Makes one. Rejects with {@linkcode XenblkError}; then none is left. */
 export async function makeScratch({ what, directory, sizeBytes, limitBytes, pid }: ScratchRequest): Promise<Scratch> {
-  const path = `${directory}/xenblk-export-${crypto.randomUUID()}`;
+  const path = `${directory}/xenblk-export-${Deno.pid}-${crypto.randomUUID()}`;
+  await removeLeft(directory);
   try {
     using _new = await Deno.open(path, { write: true, createNew: true, mode: 0o600 });
   } catch (error) {
@@ -58,6 +60,17 @@ export async function makeScratch({ what, directory, sizeBytes, limitBytes, pid 
       remedy: "free space there, or name another directory with --scratch-dir",
     });
   }
+}
+
+/** A process that was killed between making one and removing its name has left it. */
+async function removeLeft(directory: string): Promise<void> {
+  try {
+    for await (const { name, isFile } of Deno.readDir(directory)) {
+      const pid = /^xenblk-export-(\d+)-/.exec(name)?.[1];
+      if (!isFile || pid === undefined || await identify(Number(pid)) !== undefined) continue;
+      await removeIfThere(`${directory}/${name}`);
+    }
+  } catch { /* making the next one says what is wrong there */ }
 }
 
 /** Removes its name. */

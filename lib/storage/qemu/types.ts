@@ -42,9 +42,6 @@ export interface DiskLoss {
   readonly writesLost: boolean;
 }
 
-/** What a daemon can say without knowing how images are found. */
-export type QemuDaemon = Omit<DiskDaemon, "find">;
-
 /** What a disk is to be opened as instead. */
 export type ChangedImage = Required<Pick<QemuRequest, "graph" | "image" | "name">>;
 
@@ -53,7 +50,7 @@ export type ChangedImage = Required<Pick<QemuRequest, "graph" | "image" | "name"
  * daemon of it lost, and nobody has seen to, is told to the one who opens the disk next.
  */
 export interface DaemonDisk extends Omit<Disk, "daemon"> {
-  readonly daemon: QemuDaemon;
+  readonly daemon: DiskDaemon;
   /** The change of it to another image on top. */
   changeTo(image: ChangedImage, nodes: ChangedNodes): TopChange;
   /**

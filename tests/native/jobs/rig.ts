@@ -5,7 +5,7 @@
 import { SYSTEM_CLOCK } from "../../../lib/clock.ts";
 import { Jobs } from "../../../lib/jobs/jobs.ts";
 import type { JobKinds, JobReport } from "../../../lib/jobs/job.ts";
-import type { Disk, DiskDaemon } from "../../../lib/storage/disk.ts";
+import type { DiskDaemon } from "../../../lib/storage/disk.ts";
 import { Lines, until } from "../qemu/rig.ts";
 
 /** A serving process, as its jobs see it. Disposing it ends them as its end does. */
@@ -13,7 +13,7 @@ export class JobsRig implements AsyncDisposable {
   readonly log = new Lines();
   readonly directory: string;
   /** By the label of their device. */
-  readonly disks = new Map<string, Pick<Disk, "daemon">>();
+  readonly disks = new Map<string, { readonly daemon?: DiskDaemon | undefined }>();
   /** Every report, in order. */
   readonly told: JobReport[] = [];
   /** How often the daemons were looked at. */
@@ -74,6 +74,6 @@ export function deviceOf(vdev: number): string {
 }
 
 /** The daemon of a disk that is open. */
-export function daemonOf(disk: Pick<Disk, "daemon">): DiskDaemon {
+export function daemonOf(disk: { readonly daemon?: DiskDaemon | undefined }): DiskDaemon {
   return disk.daemon!;
 }

@@ -131,7 +131,7 @@ async function numberIn(path: string): Promise<number> {
   return new Uint32Array(Deno.readFileSync(raw).buffer)[0]!;
 }
 
-/** In the short form: where something is known to one side only. `deno task deaths` has all. */
+/** In the short form: where something is known to one side only. `deno task snapshot-deaths` has all. */
 const SHORT: readonly string[] = [
   "create daemon transaction",
   "create daemon end",
