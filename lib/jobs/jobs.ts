@@ -248,7 +248,7 @@ export class Jobs implements AsyncDisposable {
       const found = present?.find((each) => each.id === name);
       if (found !== undefined) this.#take(job, found);
       else if (job.held && !isOpen) this.#over(job, "its disk was closed");
-      else if (isDead) this.#over(job, `its storage daemon (process ${process.pid}) died`);
+      else if (isDead) this.#over(job, deathOf(process.pid));
       else if (present !== undefined) this.#over(job, "its storage daemon knows nothing of it: the disk was closed");
       job.held ||= isOpen;
     }
@@ -311,7 +311,9 @@ export class Jobs implements AsyncDisposable {
       if (await (await this.#options.kinds[kind]?.())?.succeeded?.(end) === true) failure = undefined;
       else note = await this.#end(kind, end) ?? note;
     } catch (reason) {
-      failure = errorText(reason);
+      // Whatever was to be done in a daemon that died meanwhile says that it cannot be reached.
+      const { process } = job.record;
+      failure = !byDaemon || await isAlive(process) ? errorText(reason) : deathOf(process.pid);
     }
     const report: JobReport = {
       ...job.record.report,
@@ -340,6 +342,10 @@ export class Jobs implements AsyncDisposable {
   #tell(report: JobReport): void {
     for (const listener of this.#listeners) listener(report);
   }
+}
+
+function deathOf(pid: number): string {
+  return `its storage daemon (process ${pid}) died`;
 }
 
 function toward({ target }: JobReport): string {
