@@ -43,12 +43,12 @@ export const backup = defineVerb({
       choice("Format of TARGET", ["qcow2", "raw"]),
       "as a file's name ends: .qcow2, .raw, .img; else raw",
     ),
-    "bytes-per-second": optional(rate("The most that is copied"), "as fast as it goes"),
+    "rate": optional(rate("The most that is copied in a second"), "as fast as it goes"),
     "scratch": optional(
       path("DIRECTORY", "Where what the guest overwrites meanwhile is kept: storage as fast as the disk's"),
       "the directory of the disk's image",
     ),
-    "no-wait": flag("Return once it has begun; `job list` and `job wait` tell of the rest"),
+    "background": flag("Return once it has begun; `job list` and `job wait` tell of the rest", "b"),
     "json": flag("Print the backup's end as JSON", "J"),
   },
   permissions:
@@ -57,7 +57,7 @@ export const backup = defineVerb({
   examples: [
     "xenblk backup web xvda /backup/web-1.qcow2",
     "xenblk backup web xvda /backup/web-2.qcow2 --incremental",
-    "xenblk backup web xvda nbd://backup.example/web --bytes-per-second 50M",
+    "xenblk backup web xvda nbd://backup.example/web --rate 50M",
   ],
   async run(context, options, operands): Promise<number> {
     const { host, output, inform } = context;
@@ -65,7 +65,7 @@ export const backup = defineVerb({
     const found = findDisk(store, operands["domain"]!, operands["vdev"]!);
     using client = await clientOfServing(found, "back up");
     const { format, incremental, json } = options;
-    const bytesPerSecond = options["bytes-per-second"];
+    const bytesPerSecond = options.rate;
     const scratch = options.scratch === undefined ? undefined : fromRoot(options.scratch);
     const { job } = await client.call("backup", {
       device: deviceLabel(found.device),
@@ -75,7 +75,7 @@ export const backup = defineVerb({
       ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }),
       ...(scratch === undefined ? {} : { scratch }),
     }, { timeoutMs: BEGIN_MS });
-    if (!options["no-wait"]) return await followJob(context, client, job, { json, cancels: true });
+    if (!options.background) return await followJob(context, client, job, { json, cancels: true });
     if (json) output.json(job);
     else inform(jobText(job));
     return 0;

@@ -57,7 +57,7 @@ function xenblk(stage: FormatStage, ...args: string[]): Promise<string> {
 }
 
 async function begin(stage: FormatStage, target: string): Promise<void> {
-  const options = ["--incremental", "--no-wait", "--bytes-per-second", SPEED];
+  const options = ["--incremental", "--background", "--rate", SPEED];
   await xenblk(stage, "backup", `${GUEST}`, "xvda", target, ...options);
 }
 

@@ -38,7 +38,7 @@ nativeTest("backups of a loaded disk outlive the kill of serve, can be cancelled
   await stage.disk.startLoad(UNTIL_STOPPED);
   await assertProgress(stage.disk, 100);
   assertEquals((await backup(stage, "full.qcow2")).state, "completed");
-  const slow = ["--incremental", "--no-wait", "--bytes-per-second"];
+  const slow = ["--incremental", "--background", "--rate"];
   assertEquals((await backup(stage, "next.qcow2", ...slow, "8M")).note, `based on ${stage.folder}/full.qcow2`);
   await first.stop("SIGKILL");
   const second = stage.serve();
