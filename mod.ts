@@ -101,13 +101,13 @@ export type { ReactorThreadOptions } from "./lib/dataplane/reactor_thread.ts";
 export type { Weight } from "./lib/dataplane/fairness.ts";
 
 export { BackendKind, type BackendKindOptions, ownDomain } from "./lib/backend/kind.ts";
-export type { CloseOptions } from "./lib/backend/device.ts";
+export type { CloseOptions } from "./lib/backend/close_options.ts";
 export type { ExcludingDiskFinder } from "./lib/toolstack/sharing.ts";
 export type { Exclusion, ImageQuery, QueriedFile } from "./lib/toolstack/sharing.ts";
 export type { GrantChoice } from "./lib/backend/grant_choice.ts";
 export type { DiskIdentity, SettingsRule } from "./lib/backend/disk_identity.ts";
 export { DEFAULT_SETTINGS, type DeviceSettings } from "./lib/backend/settings.ts";
-export type { ExpectedDevice } from "./lib/backend/kind.ts";
+export type { ExpectedDevice } from "./lib/backend/claim.ts";
 export type { DeviceReport, DeviceStatus, StuckDevice } from "./lib/backend/status.ts";
 export { diskFigures } from "./lib/backend/figures.ts";
 export type { DiskFigures, LatencyHistogram } from "./lib/figures/figures.ts";

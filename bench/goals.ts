@@ -10,7 +10,8 @@ import type { FairResult } from "./fair.ts";
 import type { ManyResult } from "./many.ts";
 import { ringRates, type RingResult } from "./ring.ts";
 import { counterpart, type Measurement, medianSample, type Sample } from "./samples.ts";
-import { ratio } from "./statistics.ts";
+import type { StartResult } from "./start.ts";
+import { median, ratio } from "./statistics.ts";
 
 /** One goal and its measured figure. */
 export interface Verdict {
@@ -33,6 +34,11 @@ const IDLE_SHARE = 0.01;
 /** Of the C reference's, where that is a limit: processor time per request, and p50 with one request in flight. */
 const CPU_TO_C = 1.1;
 const P50_TO_C = 1.05;
+
+/** From the program's execution to InitWait, with its files in the page cache and without; a restart under load. */
+const WARM_MS = 150;
+const COLD_MS = 400;
+const PAUSE_MS = 150;
 
 /** All goals with figures. */
 export function judge(ring: readonly RingResult[], disk: readonly Measurement[]): Verdict[] {
@@ -84,6 +90,20 @@ export function judgeFair(result: FairResult | undefined): Verdict[] {
     ...atLeast("depth 1 beside busy guests, of its fair share", Math.min(...beside.map(({ share }) => share)), 0.5),
     { goal: "depth 1 beside busy guests: p99 of that alone at most 5", measured: worst.toFixed(2), met: worst <= 5 },
     ...atLeast("weights 400 and 100: the ratio, of 4", large!.iops / small!.iops / 4, 0.8),
+  ];
+}
+
+/** The goals of starts and restarts. */
+export function judgeStart(result: StartResult | undefined): Verdict[] {
+  if (result === undefined) return [];
+  const medianMs = (goal: string, values: readonly number[], most: number): Verdict => {
+    const measured = median(values) ?? NaN;
+    return { goal: `${goal}, at most ${most} ms`, measured: measured.toFixed(0), met: measured <= most };
+  };
+  return [
+    medianMs("start to InitWait, warm", result.warm.map(({ initWaitMs }) => initWaitMs), WARM_MS),
+    medianMs("start to InitWait, cold", result.cold.map(({ initWaitMs }) => initWaitMs), COLD_MS),
+    medianMs("pause of a restart under load", result.pausesMs, PAUSE_MS),
   ];
 }
 

@@ -17,6 +17,7 @@ import { runFair } from "./fair.ts";
 import { runMany } from "./many.ts";
 import { runPlugin } from "./plugin.ts";
 import { runRing } from "./ring.ts";
+import { runStart } from "./start.ts";
 
 const output = new Output();
 try {
@@ -57,5 +58,6 @@ async function measure(options: BenchOptions, signal: AbortSignal): Promise<Benc
     : await runPlugin({ ...options.plugin, signal }, say);
   const load = { before, after: await readLoad() };
   const fair = options.fair === undefined || signal.aborted ? undefined : await runFair(options.fair, say);
-  return { machine, load, ring, disk, many, plugin, fair };
+  const start = options.start === undefined || signal.aborted ? undefined : await runStart(options.start, say);
+  return { machine, load, ring, disk, many, plugin, fair, start };
 }

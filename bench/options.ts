@@ -22,6 +22,7 @@ import type { FairPlan } from "./fair.ts";
 import type { ManyPlan } from "./many.ts";
 import type { PluginPlan } from "./plugin.ts";
 import type { RingPlan } from "./ring.ts";
+import type { StartPlan } from "./start.ts";
 
 const COMMAND = "deno task bench";
 const CASE_NAME = /^(rand|seq)(read|write|alloc)-(\d{1,4})k-(\d{1,3})$/;
@@ -35,7 +36,7 @@ const FACE = {
     "First the ring alone with null I/O, and a C loop with the same algorithm. Then whole backends (this one, a small one " +
     "in C, QEMU's) on a host without a hypervisor under one frontend, and fio on the same file, in alternating rounds. " +
     "Then 64 disks of 16 guests at once. Then disks in TypeScript beside one in memory. Then guests that share one " +
-    "Worker. What this machine cannot measure is left out and listed. " +
+    "Worker. Then starts and restarts. What this machine cannot measure is left out and listed. " +
     "bench/README.md explains how to read the figures.",
   operands: [],
   permissions: "all.",
@@ -49,8 +50,8 @@ const FACE = {
   options: {
     "quick": flag("A short run: less time, fewer rounds, a smaller image"),
     "parts": defaulting(
-      list(choice("What to run", ["ring", "disk", "many", "plugin", "fair"])),
-      "ring,disk,many,plugin,fair",
+      list(choice("What to run", ["ring", "disk", "many", "plugin", "fair", "start"])),
+      "ring,disk,many,plugin,fair,start",
     ),
     "storage": defaulting(list(choice("Where the image is", STORAGES)), RAW_STORAGES.join(",")),
     "cases": optional(
@@ -83,6 +84,7 @@ export interface BenchOptions {
   readonly many: ManyPlan | undefined;
   readonly fair: FairPlan | undefined;
   readonly plugin: Omit<PluginPlan, "signal"> | undefined;
+  readonly start: StartPlan | undefined;
   readonly plot: string | undefined;
   readonly json: boolean;
   readonly quiet: boolean;
@@ -107,6 +109,7 @@ export function parseBenchOptions(args: readonly string[]): BenchOptions {
     fair: parts.includes("fair") ? fairPlan(options) : undefined,
     many: parts.includes("many") ? manyPlan(options) : undefined,
     plugin: parts.includes("plugin") ? pluginPlan(options) : undefined,
+    start: parts.includes("start") ? startPlan(options) : undefined,
     plot,
     json: options.json,
     quiet: common.quiet,
@@ -176,6 +179,11 @@ function pluginPlan({ quick, rounds, seconds, serve }: Options): Omit<PluginPlan
     roundMs: (seconds ?? (quick ? 0.3 : 1)) * 1000,
     serveArguments: wordsOf(serve),
   };
+}
+
+function startPlan({ quick, rounds, serve }: Options): StartPlan {
+  const runs = rounds ?? (quick ? 3 : 20);
+  return { warmStarts: runs, coldStarts: runs, restarts: runs, serveArguments: wordsOf(serve) };
 }
 
 function wordsOf(text = ""): string[] {

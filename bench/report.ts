@@ -7,7 +7,7 @@ import { renderTable } from "../lib/cli/table.ts";
 import type { StorageName } from "./cases.ts";
 import type { DiskReport } from "./disk.ts";
 import { describePattern, type FiguresCost, shareOf } from "./figures.ts";
-import { judge, judgeFair, judgeFigures, judgeMany, type Verdict } from "./goals.ts";
+import { judge, judgeFair, judgeFigures, judgeMany, judgeStart, type Verdict } from "./goals.ts";
 import { loadLine, type MachineLoad, wasIdle } from "./load.ts";
 import { type Machine, machineLine } from "./machine.ts";
 import type { FairReport, FairResult } from "./fair.ts";
@@ -16,7 +16,8 @@ import type { PluginReport } from "./plugin.ts";
 import { ratiosOf, renderRatios } from "./ratios.ts";
 import { ringRates, type RingReport } from "./ring.ts";
 import { counterpart, type Latency, type Measurement, medianSample } from "./samples.ts";
-import { ratio, spread } from "./statistics.ts";
+import type { Start, StartReport, StartResult } from "./start.ts";
+import { median, ratio, spread } from "./statistics.ts";
 
 /** The results of a run. Parts that were not chosen are undefined. */
 export interface BenchReport {
@@ -27,6 +28,7 @@ export interface BenchReport {
   readonly many: ManyReport | undefined;
   readonly fair?: FairReport | undefined;
   readonly plugin: PluginReport | undefined;
+  readonly start?: StartReport | undefined;
 }
 
 const UNKNOWN = "-";
@@ -50,7 +52,7 @@ export function failuresOf({ disk, plugin }: BenchReport): readonly string[] {
 
 /** The report as text. */
 export function renderReport(report: BenchReport): string {
-  const { machine, load, ring, disk, many, plugin, fair } = report;
+  const { machine, load, ring, disk, many, plugin, fair, start } = report;
   const verdicts = verdictsOf(report);
   const goals = renderTable(
     [{ heading: "GOAL" }, right("MEASURED"), { heading: "MET" }],
@@ -64,6 +66,7 @@ export function renderReport(report: BenchReport): string {
     ...(many?.result === undefined ? [] : [renderMany(many.result)]),
     ...(plugin === undefined || plugin.results.length === 0 ? [] : [renderPlugins(plugin)]),
     ...(fair?.result === undefined ? [] : [renderFair(fair.result)]),
+    ...(start?.result === undefined ? [] : [renderStart(start.result)]),
     ...(verdicts.length === 0 ? [] : [goals]),
     renderLines("Left out: ", leftOutOf(report)),
     renderLines("Failed: ", failuresOf(report)),
@@ -73,7 +76,7 @@ export function renderReport(report: BenchReport): string {
 
 /** The report as JSON: medians, and the figures of each round. */
 export function jsonReport(report: BenchReport): unknown {
-  const { machine, load, ring, disk, many, plugin, fair } = report;
+  const { machine, load, ring, disk, many, plugin, fair, start } = report;
   return {
     machine: { ...machine, line: machineLine(machine) },
     load: { ...load, idle: wasIdle(load), line: loadLine(load) },
@@ -84,6 +87,7 @@ export function jsonReport(report: BenchReport): unknown {
     ratios: disk === undefined ? undefined : ratiosOf(disk.measurements),
     many: many?.result,
     fair: fair?.result,
+    start: start?.result,
     plugin: plugin?.results.map((result) => ({ ...result, median: medianSample(result) })),
     goals: verdictsOf(report),
     leftOut: leftOutOf(report),
@@ -91,18 +95,19 @@ export function jsonReport(report: BenchReport): unknown {
   };
 }
 
-function verdictsOf({ ring, disk, many, fair }: BenchReport): Verdict[] {
+function verdictsOf({ ring, disk, many, fair, start }: BenchReport): Verdict[] {
   const figures = judgeFigures(ring?.figures ?? []);
   return [
     ...judge(ring?.results ?? [], disk?.measurements ?? []),
     ...figures,
     ...judgeMany(many?.result),
     ...judgeFair(fair?.result),
+    ...judgeStart(start?.result),
   ];
 }
 
-function leftOutOf({ ring, disk, many, plugin, fair }: BenchReport): string[] {
-  return [ring, disk, many, plugin, fair].flatMap((part) => part?.leftOut ?? []);
+function leftOutOf({ ring, disk, many, plugin, fair, start }: BenchReport): string[] {
+  return [ring, disk, many, plugin, fair, start].flatMap((part) => part?.leftOut ?? []);
 }
 
 function named({ typescript, c, ratio, pairRatio }: ReturnType<typeof ringRates>): Record<string, number | undefined> {
@@ -202,6 +207,27 @@ function renderFair({ alone, beside, weighted }: FairResult): string {
     ) => [`44 KiB reads, 128 in flight, weight ${weight}`, iops.toFixed(0), "", "", ""]),
   ];
   return renderTable(columns, rows);
+}
+
+function renderStart({ warm, cold, pausesMs }: StartResult): string {
+  const row = (
+    what: string,
+    values: readonly number[],
+  ): string[] => [
+    what,
+    ...[Math.min(...values), median(values) ?? NaN, Math.max(...values)].map((ms) => ms.toFixed(0)),
+  ];
+  const rows = (how: string, starts: readonly Start[]): string[][] => [
+    row(`${how}: to InitWait`, starts.map(({ initWaitMs }) => initWaitMs)),
+    row(`${how}: to an open image`, starts.map(({ openMs }) => openMs)),
+    row(`${how}: processor time until then`, starts.map(({ cpuMs }) => cpuMs)),
+  ];
+  const columns = [{ heading: "STARTS" }, ...["MIN ms", "MEDIAN ms", "MAX ms"].map(right)];
+  return renderTable(columns, [
+    ...rows("files in the page cache", warm),
+    ...rows("the program's files not in the page cache", cold),
+    row("pause of a guest under load at a restart", pausesMs),
+  ]);
 }
 
 function renderPlugins({ results }: PluginReport): string {

@@ -56,12 +56,17 @@ function spread(values: readonly number[]): string {
 }
 
 /** Disks that appear while the process runs, and what they cost once their guests use them. */
-async function appear(backend: BackendProcess, crowd: Crowd, folder: string): Promise<void> {
+async function appear(xen: NativeXen, backend: BackendProcess, crowd: Crowd, folder: string): Promise<void> {
   const before = holding(backend.pid);
+  const storeBefore = processorSeconds(xen.xenstoredPid!);
   const cpuBefore = processorSeconds(backend.pid);
   const waitedMs = await crowd.attach(1, guests, disksEach, folder);
   verdict("longest time from a disk's nodes to its open image", Math.max(...waitedMs) / 1000, "s", 10);
   say(`         connecting all: ${(await crowd.connect() / 1000).toFixed(1)} s`);
+  const storeMs = (processorSeconds(xen.xenstoredPid!) - storeBefore) * 1000 / disks;
+  say(
+    `         xenstored's own time: ${storeMs.toFixed(1)} ms a disk, for what toolstack, guest and backend ask of it`,
+  );
   await sleep(SETTLE_MS);
   const cpuMs = (processorSeconds(backend.pid) - cpuBefore) * 1000 / disks;
   const after = holding(backend.pid);
@@ -130,7 +135,7 @@ async function measure(xen: NativeXen, folder: string): Promise<void> {
   await using crowd = new Crowd(xen);
   await crowd.create(1, guests);
   await sleep(SETTLE_MS);
-  await appear(backend, crowd, folder);
+  await appear(xen, backend, crowd, folder);
   await idle(backend);
   await oneMore(xen, crowd, folder);
   for (const signal of ["SIGTERM", "SIGKILL"] as const) backend = await restart(xen, crowd, backend, signal);

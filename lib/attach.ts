@@ -7,8 +7,10 @@ import { unlessAborted } from "./abort.ts";
 import { ServedDisk } from "./attached_disk.ts";
 import { DeviceClaim, DeviceClaimedError } from "./backend/claim.ts";
 import { ownDomain } from "./backend/kind.ts";
+import { type ChosenLive, LIVE_NODE, liveText } from "./backend/live_settings.ts";
 import type { DeviceSettings } from "./backend/settings.ts";
 import { type Clock, SYSTEM_CLOCK } from "./clock.ts";
+import { DEFAULT_WEIGHT } from "./dataplane/fairness.ts";
 import { errorText, XenblkError } from "./errors.ts";
 import { checkDataPath, type HostPlatform, imageLocksOf } from "./host_platform.ts";
 import type { DomId, Xenstore } from "./hypervisor.ts";
@@ -20,6 +22,7 @@ import { FilterStack } from "./storage/filter/stack.ts";
 import { checkFree } from "./storage/image/lock.ts";
 import { isPlugin, needsDaemon } from "./storage/image/formats.ts";
 import { findModule } from "./storage/image/plugin_name.ts";
+import { activeImage } from "./storage/image/overlay_note.ts";
 import { type ImageName, imageName, type ImageSpec, imageText, paramsOf, parseImage } from "./storage/image/spec.ts";
 import type { PluginSettings } from "./storage/plugin/settings.ts";
 import { literalPattern } from "./storage/qemu/allow.ts";
@@ -88,7 +91,12 @@ export async function attachOn(platform: HostPlatform, options: AttachOptions): 
   using store = platform.openXenstore();
   await using undo = new AsyncDisposableStack();
   const claim = undo.use(new DeviceClaim(platform.journals));
-  const device = await attachClaimed(store, claim, prepared, { signal, clock });
+  const { limits, weight } = options;
+  const chosen = {
+    ...(limits === undefined ? {} : { limits }),
+    ...(weight === undefined || weight === DEFAULT_WEIGHT ? {} : { weight }),
+  };
+  const device = await attachClaimed(store, claim, prepared, { signal, clock, chosen });
   const { guest, params } = prepared;
   const disk = await serveUntilConnected({ platform, store, claim, device, guest, params, options });
   undo.move();
@@ -161,6 +169,7 @@ async function readOptions(options: AttachOptions): Promise<WantedDisk> {
       remedy: "attach it without --shared, or for writing",
     });
   }
+  liveText({ limits: options.limits ?? {} }); // a wrong limit is refused before anything is looked for
   const { readsOnly } = new FilterStack(await chooseFilters(options.filters));
   return { image, kind, readOnly, shared, cdrom, vdev, readsOnly };
 }
@@ -178,8 +187,9 @@ async function openWanted(
   { engine = "auto", cache, allowImages }: AttachOptions,
 ): Promise<LookedAt> {
   const readOnly = wanted.readOnly || wanted.readsOnly;
-  const name = imageName(image);
-  const allowed = { allowImages: allowedFor(name, allowImages) };
+  const given = imageName(image);
+  const allowed = { allowImages: allowedFor(given, allowImages) };
+  const name = await activeImage(given, !readOnly);
   const request = { ...name, ...allowed, readOnly, shared, engine, ...(cache === undefined ? {} : { cache }) };
   if (plugins !== undefined && engine === "auto" && isPlugin(name)) {
     await findModule(name.target);
@@ -231,6 +241,8 @@ async function checkUnused(
 interface ClaimOptions {
   readonly signal: AbortSignal | undefined;
   readonly clock: Clock;
+  /** What was chosen for this disk, and is kept with it. */
+  readonly chosen: ChosenLive;
   /** Called before others can see the nodes, with each device that is tried. */
   readonly claimed?: (device: DeviceAddress) => void;
 }
@@ -243,12 +255,14 @@ export async function attachClaimed(
   store: Xenstore,
   claim: DeviceClaim,
   prepared: PreparedAttach,
-  { signal, clock, claimed }: ClaimOptions,
+  { signal, clock, chosen, claimed }: ClaimOptions,
 ): Promise<DeviceAddress> {
   const { guest, backendDomain, params } = prepared;
   const { kind, readOnly, shared, cdrom, vdev } = prepared.wanted;
   const named = vdev === undefined ? {} : { vdev };
-  const request = { domain: guest.domain, backendDomain, kind, params, readOnly, shared, cdrom, ...named };
+  const text = liveText(chosen);
+  const kept = text === undefined ? {} : { kept: { [LIVE_NODE]: text } };
+  const request = { domain: guest.domain, backendDomain, kind, params, readOnly, shared, cdrom, ...named, ...kept };
   let wanted: DeviceAddress;
   const take = (device: DeviceAddress): void => {
     claim.take(wanted = device);

@@ -73,7 +73,9 @@ export async function attachTo(
     if (expected !== undefined) devices.forget(expected);
     devices.expect(expected = device, { settings: own, claim });
   };
-  const address = await attachClaimed(store, claim, prepared, { signal, clock, claimed });
+  const { limits, weight } = options;
+  const kept = { ...(limits === undefined ? {} : { limits }), ...(weight === undefined ? {} : { weight }) };
+  const address = await attachClaimed(store, claim, prepared, { signal, clock, chosen: kept, claimed });
   undo.defer(async () => {
     await removeNodes(platform, address, logger);
     await released(service, address);

@@ -4,7 +4,7 @@
  */
 
 import type { DeviceClaim } from "./backend/claim.ts";
-import type { CloseOptions } from "./backend/device.ts";
+import type { CloseOptions } from "./backend/close_options.ts";
 import type { DeviceStatus } from "./backend/status.ts";
 import type { Clock } from "./clock.ts";
 import { type DiskStats, diskStats } from "./disk_stats.ts";
@@ -67,7 +67,11 @@ export interface AttachedDisk extends AsyncDisposable {
   filter<N extends FilterName>(name: N): LiveFilter<FilterOptions[N]>;
   /** The same for a filter from outside: its path or URL, as it was named. */
   filter(name: string): LiveFilter;
-  /** Changes the limits of the filter `throttle`; those that are not named stay. Throws as {@linkcode filter} does. */
+  /**
+   * Changes the limits of the disk; those that are not named stay. They are in front of all filters; if a filter
+   * `throttle` is among these, it gets them. Throws {@linkcode XenblkError} (`usage`) for a value that is not allowed, and
+   * if the disk is not served any more.
+   */
   setLimits(limits: ThrottleOptions): void;
   /**
    * Tells the guest that the image has grown; `sizeBytes` makes it that large before. Rejects with {@linkcode
@@ -165,7 +169,11 @@ export class ServedDisk implements AttachedDisk {
   }
 
   setLimits(limits: ThrottleOptions): void {
-    this.filter("throttle").set(limits);
+    const { devices } = this.#parts.service;
+    if (devices.heldBy(this.address) === undefined) {
+      throw new XenblkError(`Cannot limit ${this.vdev}: it is not served any more`, { kind: "usage" });
+    }
+    devices.change(this.address, { limits });
   }
 
   async resize(options: Partial<ResizeOptions> = {}): Promise<Resized> {

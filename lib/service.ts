@@ -6,7 +6,7 @@
 import { unlessAborted } from "./abort.ts";
 import { BackendKind, type BackendKindOptions } from "./backend/kind.ts";
 import type { StuckDevice } from "./backend/status.ts";
-import type { CloseOptions } from "./backend/device.ts";
+import type { CloseOptions } from "./backend/close_options.ts";
 import type { SettingsRule } from "./backend/disk_identity.ts";
 import { DEFAULT_SETTINGS, type DeviceSettings } from "./backend/settings.ts";
 import { balanceLoad } from "./dataplane/balance_load.ts";
@@ -25,6 +25,7 @@ import { type OpenContext, openDisk } from "./storage/open.ts";
 import { DisksInUse } from "./toolstack/disks_in_use.ts";
 import { findExcludingDisk } from "./toolstack/sharing.ts";
 import type { DeviceAddress } from "./xenbus/paths.ts";
+import { endsWithin } from "./within.ts";
 
 /**
  * How long devices may take to finish what is in flight once they are closed. On a host with busy CPUs that can be many
@@ -39,6 +40,8 @@ const PROGRESS_LOOK_MS = 2_000;
 const STALL_MS = 5_000;
 /** How long threads may take to end; one that the kernel holds ends with the process. */
 const THREADS_MS = 2_000;
+/** How long a toolstack's new disks are offered before threads start. */
+const FIRST_LOOKS_MS = 20;
 /** Most reactors of a service. */
 const MOST_WORKERS = 64;
 
@@ -131,7 +134,7 @@ function daemonDisks(
   journals: JournalStore,
   undo: AsyncDisposableStack,
   warn: (message: string) => void,
-): Pick<OpenContext, "openByDaemon"> & Pick<BackendKindOptions, "endLeftovers"> {
+): Pick<OpenContext, "openByDaemon" | "endDaemonDisk"> & Pick<BackendKindOptions, "endLeftovers"> {
   const { vhost, descriptor } = platform;
   if (vhost === undefined) return {};
   const disks = undo.use(
@@ -148,6 +151,7 @@ function daemonDisks(
   );
   return {
     openByDaemon: (request) => disks.open(request),
+    endDaemonDisk: (owner) => disks.discard(owner),
     endLeftovers: (isGone) => disks.endLeftovers(isGone),
   };
 }
@@ -184,9 +188,9 @@ function diskOpener(
 }
 
 /**
- * Starts the threads that the first disk needs, connects to xenstore and begins to serve. Rejects with what
+ * Connects to xenstore, begins to serve, and starts the threads that the first disk needs. Rejects with what
  * `openXenstore` throws, with {@linkcode XenblkError} if a filter is wrong or a thread cannot be started, or with the
- * signal's reason; then nothing is left behind.
+ * signal's reason; then no thread is left behind, and devices are left as they were or offered to their guests.
  */
 export async function startService(options: ServiceOptions): Promise<Service> {
   return (await startRunning(options)).service;
@@ -197,7 +201,6 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
   const { platform, kind, only, journal, balance = true, logger = createLogger("backend"), clock = SYSTEM_CLOCK } =
     options;
   await chooseFilters(options.settings?.filters); // a wrong one is refused before any device is
-  const { files } = platform;
   const settings = { ...DEFAULT_SETTINGS, ...options.settings };
   const warn = (message: string): void => logger.warning(message);
   const failure = Promise.withResolvers<never>();
@@ -222,11 +225,7 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
   const journals = options.journals ?? platform.journals;
   const images = new Set<AsyncDisposable>();
   const opener = diskOpener(options, { pool, images, journals }, undo, logger);
-  // A toolstack waits ten seconds for its device, and threads can take several to start; simulated guests have time.
-  files?.prepare();
-  // Without I/O Workers devices say so themselves, and try again.
-  const poolStarted = files === undefined || uring ? undefined : pool.start().catch((error) => warn(errorText(error)));
-  await unlessAborted(Promise.all([dataPlane.start(), poolStarted]), options.signal);
+  options.signal?.throwIfAborted(); // nothing is connected then
   const disks = undo.use(new DisksInUse());
   const devices = new BackendKind({
     kind,
@@ -245,11 +244,44 @@ export async function startRunning(options: ServiceOptions): Promise<RunningServ
     logger,
     clock,
   });
+  const started = afterFirstLooks(devices).then(() => startThreads(options, { dataPlane, pool, uring, warn }));
+  await unlessAborted(started, options.signal).catch(async (error) => {
+    await devices.close({ leave: "connected", timeoutMs: 0 }, GRACE_AFTER_FAILURE_MS);
+    throw error;
+  });
   if (balance && workers > 1) undo.use(balanceLoad(dataPlane, clock, logger));
   const threads = undo.move();
   const close = closer(devices, threads, { clock, warn, graceMs: () => hasFailed ? GRACE_AFTER_FAILURE_MS : GRACE_MS });
   const silentMs = (): number => dataPlane.silentMs();
   return { service: { devices, failed: failure.promise, silentMs, close }, threads, images };
+}
+
+/**
+ * Resolves when devices that were there at the start have been looked at, so that they are offered to their guests:
+ * that needs no thread, and the start of each thread blocks this one for many milliseconds. Many disks are not waited
+ * for: guests whose disks were connected before need the threads.
+ */
+async function afterFirstLooks({ discovered }: BackendKind): Promise<void> {
+  await endsWithin(discovered, FIRST_LOOKS_MS);
+  // What follows from a look without waiting for anything has happened at the event loop's next turn.
+  await SYSTEM_CLOCK.sleep(0);
+}
+
+/** Those that the first disk needs. */
+async function startThreads(
+  { platform: { files }, signal }: ServiceOptions,
+  { dataPlane, pool, uring, warn }: {
+    dataPlane: WorkerDataPlane;
+    pool: IoPool;
+    uring: boolean;
+    warn: (message: string) => void;
+  },
+): Promise<void> {
+  signal?.throwIfAborted();
+  files?.prepare();
+  // Without I/O Workers devices say so themselves, and try again.
+  const poolStarted = files === undefined || uring ? undefined : pool.start().catch((error) => warn(errorText(error)));
+  await Promise.all([dataPlane.start(), poolStarted]);
 }
 
 /** Watches the progress of devices until the result is called, which closes them and then ends the threads. */

@@ -4,6 +4,7 @@
  */
 
 import { errorText, XenblkError } from "../lib/errors.ts";
+import { joinModules } from "./chunks.ts";
 import { emit, type Files } from "./emit.ts";
 import { filesBelow } from "./files.ts";
 import { checkVersion, COMMAND, manifest, type Project, readProject } from "./manifest.ts";
@@ -33,7 +34,7 @@ export async function pack(root: string, folder: string): Promise<Tarball> {
   const output = makeFolder(folder);
   const stage = await Deno.makeTempDir({ prefix: "xenblk-pack-" });
   try {
-    for (const [path, text] of packageFiles(root, project).files) write(`${stage}/package/${path}`, text);
+    for (const [path, text] of (await packageFiles(root, project)).files) write(`${stage}/package/${path}`, text);
     for (const path of DOCUMENTS.flatMap((name) => filesBelow(root, name))) {
       write(`${stage}/package/${path}`, Deno.readFileSync(root + path));
     }
@@ -51,8 +52,8 @@ export interface PackageFiles {
   readonly packages: Packages;
 }
 
-/** Emits the code of the checkout `root`, and adds the command and the manifest. */
-export function packageFiles(root: string, project: Project): PackageFiles {
+/** Emits the code of the checkout `root`, joins what a start needs, and adds the command and the manifest. */
+export async function packageFiles(root: string, project: Project): Promise<PackageFiles> {
   const specifiers = new Specifiers(project.imports);
   const roots = Object.values(project.exports).map((path) => path.replace(/^\.\//, ""));
   const sources = ["cli.ts", ...roots, ...filesBelow(root, "lib/"), ...filesBelow(root, "ffi/"), `${LAUNCHER}.ts`];
@@ -60,6 +61,7 @@ export function packageFiles(root: string, project: Project): PackageFiles {
   const launcher = files.get(`${LAUNCHER}.js`);
   if (launcher === undefined) throw new XenblkError(`Cannot pack ${root}: ${LAUNCHER}.ts was not emitted`);
   for (const end of [".js", ".d.ts"]) files.delete(LAUNCHER + end);
+  await joinModules(files, { packages: specifiers.packages, lock: `${root}deno.lock` });
   const deno = Deno.readTextFileSync(`${root}.dvmrc`).trim();
   // Beside the code are files that it imports as text.
   for (const path of filesBelow(root, "lib/").filter((path) => !path.endsWith(".ts"))) {

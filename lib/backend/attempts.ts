@@ -17,8 +17,14 @@ export class Attempts {
   readonly #retry: () => void;
   readonly #failures = new Backoff();
   readonly #refusals = new Backoff();
-  /** With the situation, as text, in which it was tried: another one is a fresh attempt. */
-  #last: { readonly attempt: Attempt; readonly situation: string } = FRESH;
+  /** With the situation, as text, in which it was tried: another one is a fresh attempt. Undefined: it was not read. */
+  #last: { readonly attempt: Attempt; readonly situation: string | undefined } = FRESH;
+  /** Nodes that others write may have changed so often; before the present look; and before the last attempt. */
+  #changes = 0;
+  #changesBefore = 0;
+  #changesTried = 0;
+  /** A refusal did not last, as a node had changed: from now on situations are read before an action. */
+  #reads = false;
   /** Ends the present wait, if there is one. */
   #wait: { readonly dueMs: number; readonly end: AbortController } | undefined;
 
@@ -29,6 +35,24 @@ export class Attempts {
     this.#retry = retry;
   }
 
+  /** A node that others write may have changed. */
+  touched(): void {
+    this.#changes++;
+  }
+
+  /** A look begins: what changes from now on may not be seen by it. */
+  begin(): void {
+    this.#changesBefore = this.#changes;
+  }
+
+  /**
+   * The situation with all nodes, which takes many requests, as {@linkcode ended} shall know it: of an action that may be
+   * refused. Undefined for the first one: should a node change after a refusal, it is tried once more for that.
+   */
+  async situation(fingerprint: () => Promise<string>): Promise<string | undefined> {
+    return this.#reads ? await fingerprint() : undefined;
+  }
+
   /**
    * How the last attempt ended, if that still counts. `fingerprint` is the situation with all nodes, and is called only
    * if it matters; `trusted` is what only the toolstack and this process can change, for an attempt that failed.
@@ -36,22 +60,30 @@ export class Attempts {
   async current(fingerprint: () => Promise<string>, trusted: string): Promise<Attempt> {
     const { attempt, situation } = this.#last;
     if (attempt === "fresh") return attempt;
+    if (situation === undefined) {
+      if (this.#changes === this.#changesTried) return attempt;
+      this.#reads = true;
+      this.reset();
+      return this.#last.attempt;
+    }
     const now = attempt === "failed" ? trusted : await fingerprint();
     if (now !== situation) this.reset();
     return this.#last.attempt;
   }
 
   /** How an action ended, and the situation in which it was tried: `trusted` for one that failed. */
-  ended(outcome: Outcome, situation: string): void {
+  ended(outcome: Outcome, situation: string | undefined): void {
     switch (outcome) {
       case "failed":
         this.#last = { attempt: outcome, situation };
         return this.#lookAfter(this.#wait === undefined ? this.#failures.next() : Infinity);
       case "refused":
         this.#last = { attempt: outcome, situation };
+        this.#changesTried = this.#changesBefore;
         return this.#lookAfter(this.#refusals.next());
       case "busy":
         this.#last = { attempt: outcome, situation };
+        this.#changesTried = this.#changesBefore;
         return;
       case "waiting":
         // After a failure the time to look again is set.
@@ -60,6 +92,7 @@ export class Attempts {
         return this.reset();
       case "idle":
         if (this.#last.attempt === "refused") return;
+        this.#reads = false;
         this.#failures.reset();
         this.#refusals.reset();
     }

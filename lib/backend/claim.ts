@@ -8,6 +8,18 @@ import type { JournalStore } from "../hypervisor.ts";
 import type { DeviceAddress } from "../xenbus/paths.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import { deviceLabel, keptNames } from "./journals.ts";
+import type { DeviceSettings } from "./settings.ts";
+
+/** How one device is served that this process is about to attach. */
+export interface ExpectedDevice {
+  /** In place of those of the kind, but patterns of images are added. */
+  readonly settings: Partial<DeviceSettings>;
+  /** Keeps other processes from the device; it is released when the device is. */
+  readonly claim: Disposable & {
+    /** Where the device's lock, which the claim holds, can be taken again. */
+    readonly journals: JournalStore;
+  };
+}
 
 /** Another process holds the lock of the device, perhaps of an earlier one under this name. */
 export class DeviceClaimedError extends XenblkError {}

@@ -9,18 +9,19 @@ import { XenstoreError } from "../hypervisor.ts";
 import type { Logger } from "../log.ts";
 import type { Disk } from "../storage/disk.ts";
 import { ImageBusyError } from "../storage/image/lock.ts";
-import { type DiskDescription, diskNodes, type Offer } from "../xenbus/features.ts";
+import { type DiskDescription, diskNodes, type NodeValue, type Offer } from "../xenbus/features.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import { XenbusState } from "../xenbus/states.ts";
 import type { Outcome } from "../xenbus/transitions.ts";
 import { isDisconnection } from "../xenstore.ts";
 import type { Exclusion, ImageQuery } from "../toolstack/sharing.ts";
 import type { DeviceError } from "./device_error.ts";
+import { ATTACHMENT_NODE } from "./device_latch.ts";
 import type { DeviceNodes, Observation } from "./device_nodes.ts";
 import { grantModeOf } from "./grant_choice.ts";
-import { type ConnectionIdentity, resumedConnection } from "./journals.ts";
+import { type ConnectionIdentity, resumedConnection, slotsOf } from "./journals.ts";
 import type { Connection, OpenImage } from "./resource_types.ts";
-import { type DeviceResources, slotsOf } from "./resources.ts";
+import type { DeviceResources } from "./resources.ts";
 import { type DeviceSettings, offerOf } from "./settings.ts";
 import { OverdueError } from "./waits.ts";
 
@@ -167,14 +168,13 @@ interface RingChoices {
 function beginRings(device: DeviceParts, nodes: DeviceNodes, seen: Observation, choices: RingChoices): void {
   const { resources } = device;
   const { image, offer, frontend, identity } = choices;
-  const { mode: grants, reason: grantsReason } = chooseGrants(device, offer, frontend, image);
   const goesOn = identity.resume || seen.backendState === XenbusState.Connected;
   const lost = goesOn && nodes.keptWrites() ? resources.filters.takeOver() : undefined;
   if (lost !== undefined) resources.diskFailed(image.disk, lost);
-  openLatch(device, nodes);
-  writeIdentity(device, nodes, seen, identity);
+  const latch = openLatch(device, nodes);
+  writeIdentity(device, nodes, seen, { identity, latch });
   const journals = resources.journals.open(slotsOf(frontend), identity);
-  const connection = connectionOf(device, image, offer, { frontend, grants, grantsReason, identity });
+  const connection = connectionOn(device, offer, image, { frontend, identity });
   resources.beginRings(image.disk, connection, journals);
 }
 
@@ -185,9 +185,9 @@ async function currentImage(
   seen: Observation,
 ): Promise<OpenImage | undefined> {
   const description = nodes.describe(settings.image);
-  if (description === undefined || !await nodes.isCurrent(seen)) return undefined;
+  if (description === undefined) return undefined;
   if (resources.holds(description)) return await resources.openImage(description);
-  await resources.release();
+  if (await nodes.isCurrent(seen)) await resources.release();
   return undefined;
 }
 
@@ -209,9 +209,9 @@ function stillAsksFor(frontend: FrontendParameters, negotiate: () => FrontendPar
 
 /** Whether the frontend has published other rings than those that are served. Throws if xenstore fails. */
 export function asksForOthers(device: DeviceParts, nodes: DeviceNodes, seen: Observation): boolean {
-  const { frontend } = device.resources.connection!;
+  const { frontend, offer } = device.resources.connection!;
   try {
-    return !isSame(negotiate(device, nodes, seen, nodes.publishedOffer()), frontend);
+    return !isSame(negotiate(device, nodes, seen, offer), frontend);
   } catch (error) {
     if (error instanceof XenstoreError) throw error;
     return false; // it relies on the rings that it has
@@ -233,41 +233,46 @@ function chooseGrants(
 
 /**
  * A flush that failed under an earlier process counts as if it had failed under this one; and so do writes that ended with
- * an earlier process.
+ * an earlier process. Returns what must be written before the rings are served.
  */
-function openLatch({ resources }: DeviceParts, nodes: DeviceNodes): void {
+function openLatch({ resources }: DeviceParts, nodes: DeviceNodes): NodeValue[] {
   const nonce = resources.latch.open(nodes.attachmentNonce());
-  if (nonce !== undefined) nodes.keepAttachmentNonce(nonce);
   const { volatile } = resources.image!.disk;
   if (volatile !== undefined && resources.latch.hold(volatile.loses)) volatile.giveUp(ENDED[volatile.loses]);
   if (resources.failure !== undefined) resources.latch.trip();
+  return nonce === undefined ? [] : [[ATTACHMENT_NODE, nonce]];
 }
 
 /**
  * The nonce is written before the rings are served: with it a process that takes over recognizes their journals. For a
- * guest that uses its rings already a failure does not stop the connection: the last step writes the nonce again.
+ * guest that uses its rings already a failure does not stop the connection, unless the `latch` needs its node: the last step
+ * writes the nonce again.
  */
 function writeIdentity(
   { resources }: DeviceParts,
   nodes: DeviceNodes,
   seen: Observation,
-  identity: ConnectionIdentity,
+  { identity, latch }: { readonly identity: ConnectionIdentity; readonly latch: readonly NodeValue[] },
 ): void {
   try {
-    nodes.prepare(resources.journals.identityNodes(identity));
+    nodes.prepare([...latch, ...resources.journals.identityNodes(identity)]);
   } catch (error) {
-    if (!isRunning(seen) || isDisconnection(error)) throw error;
+    if (!isRunning(seen) || isDisconnection(error) || latch.length > 0) throw error;
   }
 }
 
-function connectionOf(
-  { settings }: DeviceParts,
-  { disk, description: { directIoSafe, discardEnable } }: OpenImage,
-  { maxIndirectSegments }: Offer,
-  chosen: Pick<Connection, "frontend" | "grants" | "grantsReason" | "identity">,
+/** The connection of a frontend that was offered this, with its rings on that image. */
+export function connectionOn(
+  device: DeviceParts,
+  offer: Offer,
+  image: OpenImage,
+  { frontend, identity }: Pick<Connection, "frontend" | "identity">,
 ): Connection {
+  const { settings } = device;
+  const { disk, description: { directIoSafe, discardEnable } } = image;
+  const { mode: grants, reason: grantsReason } = chooseGrants(device, offer, frontend, image);
   const discard = offerOf(settings, disk.properties, discardEnable).discard !== undefined;
-  return { ...chosen, directIoSafe, discard, maxIndirectSegments };
+  return { frontend, offer, grants, grantsReason, identity, directIoSafe, discard };
 }
 
 /** The rings are served and the frontend knows it. */

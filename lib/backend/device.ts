@@ -21,50 +21,30 @@ import {
   type Owner,
 } from "../xenbus/transitions.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
-import type { Turns } from "../turns.ts";
+import { Place } from "../turns.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { Attempts } from "./attempts.ts";
+import type { CloseOptions } from "./close_options.ts";
 import { type DeviceParts, reportLatch } from "./connect.ts";
-import type { ExcludingDiskFinder, Exclusion, ImageQuery } from "../toolstack/sharing.ts";
+import type { Exclusion, ImageQuery } from "../toolstack/sharing.ts";
 import { CAN_BE_REFUSED, DeviceActions } from "./device_actions.ts";
 import { DeviceError } from "./device_error.ts";
 import { DeviceNodes, isRemoved, type Observation } from "./device_nodes.ts";
 import { withEmptyDrive } from "./empty_drive.ts";
+import type { Exchanged, ExchangeRequest } from "./exchange.ts";
+import { ExchangeSlot } from "./exchange_slot.ts";
+import { followImage } from "./followed_image.ts";
 import { FrontendWatch } from "./frontend_watch.ts";
 import { deviceLabel } from "./journals.ts";
+import type { ChosenLive } from "./live_settings.ts";
+import { imageSeen } from "./open_image.ts";
 import { Pacer } from "./pacer.ts";
-import type { ResourceServices } from "./resource_types.ts";
+import type { DeviceServices } from "./resource_types.ts";
 import { DeviceResources } from "./resources.ts";
 import { RingInUse } from "./ring_in_use.ts";
 import { Stall } from "./stall.ts";
 import type { DeviceReport, DeviceStatus } from "./status.ts";
 import { OverdueError } from "./waits.ts";
-
-/** What a device uses of the rest of the process. */
-export interface DeviceServices extends ResourceServices {
-  /** For lines that the guest can cause: limited per guest. */
-  readonly logger: Logger;
-  /** For what happens at most once in an attachment and must not be missed: not limited. Absent: `logger`. */
-  readonly alarms?: Logger;
-  /** Shared by the devices of the process: their looks leave the thread to others. */
-  readonly turns: Turns;
-  /** Called after each look at the device. */
-  readonly looked?: () => void;
-  /** Searches the disks of other guests of this host; absent: whoever holds an image's lock is waited for. */
-  readonly findExcludingDisk?: ExcludingDiskFinder;
-}
-
-/** How a device is left when its process stops serving it. */
-export interface CloseOptions {
-  /**
-   * `connected`: the nodes stay as they are; the next process takes over, and the guest only sees a pause.
-   * `detached`: the guest is asked to close the disk, and the device ends Closed. A device that another process owns is
-   * left alone.
-   */
-  readonly leave: "connected" | "detached";
-  /** How long the guest may take to close it. */
-  readonly timeoutMs: number;
-}
 
 /** Looks that may follow one another at once, and the time between further ones. */
 const LOOKS_AT_ONCE = 30;
@@ -81,8 +61,8 @@ export class BackendDevice {
   readonly path: string;
   /** `vbd3/5/51712`: kind, domid, virtual device. */
   readonly label: string;
-  /** What is in front of its image, its share of a reactor (a change holds until the process ends), and its image. */
-  readonly held: Pick<DeviceResources, "filters" | "weight" | "image">;
+  /** What is in front of its image, what {@linkcode change} changes, and its image. */
+  readonly held: Pick<DeviceResources, "filters" | "live" | "image">;
   /** Resolves when the toolstack's removal is carried out: Closed and not online, or the directory is gone. */
   readonly retired: Promise<void>;
   /** Resolves when the guest is found to have ended, while there is a store that knows. */
@@ -91,7 +71,7 @@ export class BackendDevice {
   readonly gone: Promise<void>;
 
   readonly #clock: Clock;
-  readonly #turns: Turns;
+  readonly #place: Place;
   readonly #log: Logger;
   readonly #pacer: Pacer;
   readonly #error: DeviceError;
@@ -100,6 +80,7 @@ export class BackendDevice {
   readonly #actions: DeviceActions;
   readonly #attempts: Attempts;
   readonly #ringInUse: RingInUse;
+  readonly #exchanges: ExchangeSlot;
   readonly #stop = new AbortController();
   readonly #retired = Promise.withResolvers<void>();
   readonly #guestGone = Promise.withResolvers<void>();
@@ -136,7 +117,7 @@ export class BackendDevice {
     this.path = backendPath(address);
     this.label = deviceLabel(address);
     this.#clock = clock;
-    this.#turns = services.turns;
+    this.#place = new Place(services.turns);
     const log = this.#log = labelled(logger, this.label);
     this.#pacer = new Pacer(clock, LOOKS_AT_ONCE, LOOK_INTERVAL_MS);
     const poke = (): void => this.poke();
@@ -155,6 +136,7 @@ export class BackendDevice {
     this.#parts = { resources, settings, error, log, findOtherGuest, announced: undefined };
     this.#actions = new DeviceActions(this.#parts);
     this.#ringInUse = new RingInUse(this.#parts, clock, signal, poke);
+    this.#exchanges = new ExchangeSlot(clock, signal, poke);
     this.#attempts = new Attempts(clock, signal, () => {
       resources.lock.doubtOther();
       this.poke();
@@ -170,7 +152,7 @@ export class BackendDevice {
    */
   attachStore(store: Xenstore, trusted: boolean): void {
     this.#store = store;
-    this.#nodes = new DeviceNodes(store, this.address, this.#turns);
+    this.#nodes = new DeviceNodes(store, this.address, this.#place);
     this.#proven = trusted;
     this.#attempts.reset();
     this.poke();
@@ -191,6 +173,12 @@ export class BackendDevice {
     this.#working ??= this.#work();
   }
 
+  /** A node that others write may have changed. */
+  touched(): void {
+    this.#attempts.touched();
+    this.poke();
+  }
+
   /** Some domain has ended. If it is this device's guest, what its nodes say no longer counts. */
   domainReleased(): void {
     try {
@@ -199,6 +187,12 @@ export class BackendDevice {
       // The look asks again, and is repeated if it fails.
     }
     this.#guestReleased = true;
+    this.poke();
+  }
+
+  /** Changes weight or limits, and keeps them for the next process. Throws {@linkcode XenblkError} (usage). */
+  change(changes: ChosenLive): void {
+    this.held.live.change(changes, this.#nodes);
     this.poke();
   }
 
@@ -225,7 +219,7 @@ export class BackendDevice {
       ...(error !== undefined && { error }),
       ...(waitsFor.length > 0 && { waitsFor }),
       latched: latch.tripped,
-      weight: this.held.weight.value,
+      ...this.held.live.report(),
     };
   }
 
@@ -255,6 +249,11 @@ export class BackendDevice {
     const inFlight = connected ? this.#resources.counters.inFlight : 0;
     const name = image === undefined ? "its image" : image.disk.description;
     if (this.#stall.check(inFlight, this.progress, name, this.#clock.now())) this.poke();
+  }
+
+  /** Gives the disk another image under its guest; see exchange.ts. Rejects with XenblkError if it keeps the old one. */
+  exchange(request: ExchangeRequest): Promise<Exchanged> {
+    return this.#exchanges.ask(request);
   }
 
   /** Stops serving: finishes what is in flight and releases everything. The options of the first call count. */
@@ -325,11 +324,12 @@ export class BackendDevice {
   }
 
   async #work(): Promise<void> {
+    this.#place.renew();
     while (this.#dirty && this.#nodes !== undefined) {
-      await this.#pacer.admit(this.#stop.signal);
+      if (await this.#pacer.admit(this.#stop.signal)) this.#place.renew(); // a guest that keeps it busy
       if (this.#stop.signal.aborted || this.#nodes === undefined) break;
       const nodes = this.#nodes;
-      await this.#turns.run(() => this.#look(nodes));
+      await this.#place.run(() => this.#look(nodes));
     }
     this.#working = undefined;
   }
@@ -339,10 +339,12 @@ export class BackendDevice {
     this.#dirty = false;
     let action: Action | undefined;
     let outcome: Outcome | undefined;
-    let fingerprint = "";
+    let fingerprint: string | undefined;
     let trusted = "";
     try {
-      const seen = await this.#observe(nodes);
+      this.#attempts.begin();
+      const seen = followImage(this.#parts, nodes, await this.#observe(nodes));
+      this.held.live.keep(nodes);
       // What the guest cannot write: it must not make a device that fails try again at once.
       trusted = JSON.stringify([seen.backendState, seen.online, seen.params, this.#guestReleased, this.#intent]);
       const asText = async (): Promise<string> => JSON.stringify(seen) + await nodes.fingerprint(seen);
@@ -351,7 +353,7 @@ export class BackendDevice {
         proven: this.#proven,
         owner: this.#resources.lock.owner,
         ring: this.#ringInUse.see(nodes, seen),
-        image: this.#image(seen),
+        image: imageSeen(this.#parts, seen),
         attempt,
         intent: this.#intent,
         removalAsked: this.#removalAsked,
@@ -360,8 +362,10 @@ export class BackendDevice {
       const { backendState, frontendState } = seen;
       this.#log.debug(`frontend ${stateName(frontendState)}, backend ${stateName(backendState)}: ${action.kind}`);
       // Before it is tried: the nodes may have changed by the time it has failed.
-      if (CAN_BE_REFUSED.has(action.kind)) fingerprint = await asText();
-      outcome = await this.#actions.perform(action, nodes, seen);
+      if (CAN_BE_REFUSED.has(action.kind)) fingerprint = await this.#attempts.situation(asText);
+      outcome = this.#exchanges.mayFollow(action)
+        ? await this.#exchanges.perform(this.#parts, nodes, seen)
+        : await this.#actions.perform(action, nodes, seen);
       if (action.kind === "request-removal" && outcome === "done") this.#removalAsked = true;
       if (outcome === "idle") this.#reportStanding(nodes, seen, ours);
       const waitsForOthers = action.kind === "wait" && action.for !== "retry";
@@ -380,12 +384,14 @@ export class BackendDevice {
 
   /** The nodes, and what they prove. */
   async #observe(nodes: DeviceNodes): Promise<Observation> {
+    this.#exchanges.settle(nodes);
     let seen = await nodes.observe();
     if (this.#guestReleased) {
       this.#guestReleased = !nodes.guestExists; // a new domain may have got the number
       if (this.#guestReleased) seen = { ...seen, frontendState: "gone" };
     }
-    if (this.#seen?.backendState !== seen.backendState || this.#seen.frontendState !== seen.frontendState) {
+    // A guest that migrates gets its name late, but before it runs.
+    if (this.#seen?.backendState !== seen.backendState && seen.backendState !== XenbusState.InitWait) {
       this.#guestName = nodes.guestName;
     }
     this.#seen = seen;
@@ -395,16 +401,6 @@ export class BackendDevice {
     if (this.#guestReleased && this.#proven) this.#guestGone.resolve();
     if (seen.backendState !== "gone") this.#watchFrontend(seen.frontendPath);
     return seen;
-  }
-
-  /** The image, and whether the nodes name the same. */
-  #image({ params }: Observation): Image {
-    const disk = this.#resources.image?.disk;
-    if (disk === undefined) return "none";
-    const { announced, settings } = this.#parts;
-    return announced?.disk === disk && (settings.image !== undefined || announced.params === params)
-      ? "open"
-      : "changed";
   }
 
   /** What is true at rest. Throws if xenstore fails. */
@@ -482,7 +478,7 @@ export class BackendDevice {
     this.#unwatch();
     const changed = (node: string): void => {
       if (node !== `${path}/state`) this.#ringInUse.touched();
-      this.poke();
+      this.touched();
     };
     this.#watch = new FrontendWatch({ store: this.#store, path, clock: this.#clock, changed, log: this.#log });
   }

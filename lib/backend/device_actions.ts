@@ -13,7 +13,8 @@ import { quoted } from "../xenbus/decimal.ts";
 import { stateName, XenbusState } from "../xenbus/states.ts";
 import type { Action, Outcome } from "../xenbus/transitions.ts";
 import { connect, type DeviceParts, isOthers, publish, refuse, resume } from "./connect.ts";
-import { type DeviceNodes, hiddenNode, type Observation } from "./device_nodes.ts";
+import type { DeviceNodes, Observation } from "./device_nodes.ts";
+import { hiddenNode } from "./guest_nodes.ts";
 import { openImage } from "./open_image.ts";
 import { offerBeforeOpening } from "./settings.ts";
 
@@ -92,10 +93,12 @@ export class DeviceActions {
   async #offer(nodes: DeviceNodes, seen: Observation): Promise<Outcome> {
     const { resources, settings, error } = this.#device;
     try {
-      if (isOthers(this.#device)) return "done";
       const standsIn = error.about("disc") !== undefined;
+      const isIdle = resources.lock.owner === "us" && resources.isUnused && !standsIn;
+      if (isOthers(this.#device)) return "done";
       await (standsIn ? resources.release() : resources.closeRings());
-      if (!await nodes.isCurrent(seen)) return "done";
+      // If there was nothing to wait for, the nodes were read a moment ago.
+      if (!isIdle && !await nodes.isCurrent(seen)) return "done";
       this.#device.announced = undefined;
       error.clear("disc");
       nodes.offer(seen.backendState, featureNodes(offerBeforeOpening(settings)), error.clear("attempt"));

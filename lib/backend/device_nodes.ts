@@ -6,7 +6,7 @@
  */
 
 import { XenblkError } from "../errors.ts";
-import { type DomId, type Xenstore, XenstoreError, type XenstoreOperations } from "../hypervisor.ts";
+import { type Xenstore, XenstoreError, type XenstoreOperations } from "../hypervisor.ts";
 import { printable } from "../log.ts";
 import { parseDecimal } from "../xenbus/decimal.ts";
 import {
@@ -29,11 +29,13 @@ import { requestRemoval } from "../toolstack/removal.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../xenbus/paths.ts";
 import { parseResize, RESIZE_NODE } from "../xenbus/resize.ts";
 import { type ObservedState, parseState, XenbusState } from "../xenbus/states.ts";
-import type { Turns } from "../turns.ts";
+import type { Place } from "../turns.ts";
 import { readAll, readerOf, removeWithEmptyParents, tryReadAll } from "../xenstore.ts";
 import { describe, DESCRIPTION_NODES, type DeviceDescription } from "./description.ts";
 import { ATTACHMENT_NODE } from "./device_latch.ts";
+import { guestName, hiddenNode, isHidden, unlessError, unlessHidden } from "./guest_nodes.ts";
 import { NONCE_NODE } from "./journals.ts";
+import { type NamedImage, writeImageName } from "./named_image.ts";
 
 /** Nodes of the backend directory that the toolstack writes and that a device reads. */
 export const TOOLSTACK_NODES: ReadonlySet<string> = new Set([
@@ -116,14 +118,14 @@ export class DeviceNodes {
   readonly #store: Xenstore;
   readonly #address: DeviceAddress;
   readonly #path: string;
-  readonly #turns: Turns;
+  readonly #place: Place;
 
   /** Reads nothing yet. */
-  constructor(store: Xenstore, address: DeviceAddress, turns: Turns) {
+  constructor(store: Xenstore, address: DeviceAddress, place: Place) {
     this.#store = store;
     this.#address = address;
     this.#path = backendPath(address);
-    this.#turns = turns;
+    this.#place = place;
   }
 
   /** Whether xenstored knows the guest. */
@@ -144,11 +146,6 @@ export class DeviceNodes {
   /** The nonce of this attachment of the disk; undefined until it was served. */
   attachmentNonce(): string | undefined {
     return this.#store.read(`${this.#path}/${ATTACHMENT_NODE}`);
-  }
-
-  /** Writes it, unless the device is gone. */
-  keepAttachmentNonce(nonce: string): void {
-    this.#fromState(undefined, [], (transaction) => transaction.write(`${this.#path}/${ATTACHMENT_NODE}`, nonce));
   }
 
   /** Writes nodes that must be there before rings are served, unless the device is gone. */
@@ -173,7 +170,7 @@ export class DeviceNodes {
     const usual = frontendPath(this.#address);
     const ours = OBSERVED_NODES.map((name) => `${this.#path}/${name}`);
     for (;;) {
-      const values = await this.#turns.run(() => tryReadAll(this.#store, [...ours, `${usual}/state`]));
+      const values = await this.#place.run(() => tryReadAll(this.#store, [...ours, `${usual}/state`]));
       const usualState = values.pop();
       const [state, frontend, online, resize, params, after] = values.map(unlessError);
       if (state !== after) continue;
@@ -186,7 +183,7 @@ export class DeviceNodes {
         resizeAsked: asked !== undefined,
         ...(asked?.sizeBytes === undefined ? {} : { resizeTo: asked.sizeBytes }),
         params,
-        ...(path === usual ? guestState(usualState) : await this.#turns.run(() => this.#readGuestState(path))),
+        ...(path === usual ? guestState(usualState) : await this.#place.run(() => this.#readGuestState(path))),
       };
     }
   }
@@ -200,17 +197,25 @@ export class DeviceNodes {
    * naming a node that is missing.
    */
   describe(image: string | undefined): DeviceDescription | undefined {
-    // Not within the transaction, which a node of the guest's directory could make fail.
-    const uuid = this.#guestUuid();
     try {
-      return this.#store.transaction((transaction) => ({
-        ...describe(this.#path, readerOf(transaction, this.#path, DESCRIPTION_NODES), image),
-        ...uuid,
-      }));
+      return { ...describe(this.#path, this.#readDescription(), image), ...this.#guestUuid() };
     } catch (error) {
       // Nodes that are removed all at once while they are read are not missing.
       if (error instanceof XenblkError && this.#store.read(`${this.#path}/state`) === undefined) return undefined;
       throw error;
+    }
+  }
+
+  /**
+   * A toolstack that changes a drive's disc writes `params` together with others, so it is read before and after them. A
+   * transaction would have xenstored copy each node that is read.
+   */
+  #readDescription(): ReadNode {
+    const paths = [...DESCRIPTION_NODES, "params"].map((name) => `${this.#path}/${name}`);
+    for (;;) {
+      const values = readAll(this.#store, paths);
+      if (values[DESCRIPTION_NODES.indexOf("params")] !== values.at(-1)) continue;
+      return (name) => values[DESCRIPTION_NODES.indexOf(name)];
     }
   }
 
@@ -263,7 +268,7 @@ export class DeviceNodes {
       ...[...TOOLSTACK_NODES].map((name) => `${this.#path}/${name}`),
       ...[...FRONTEND_NODES, ...ofQueues].map((name) => `${seen.frontendPath}/${name}`),
     ];
-    return JSON.stringify(await this.#turns.run(() => tryReadAll(this.#store, paths).map(unlessHidden)));
+    return JSON.stringify(await this.#place.run(() => tryReadAll(this.#store, paths).map(unlessHidden)));
   }
 
   /**
@@ -271,7 +276,9 @@ export class DeviceNodes {
    * anything. False, with nothing written, if the state changed.
    */
   offer(from: ObservedState, features: readonly NodeValue[], error: string | undefined): boolean {
+    const isStale = this.#store.read(this.#errorDirectory) !== undefined;
     return this.#fromState(from, [...namesOf(features), ...REPLACED_NODES], (transaction, read) => {
+      if (isStale) this.#clearErrorDirectory(transaction); // of an earlier attachment
       // A toolstack that waits for the image must not find how an earlier attempt ended.
       if (this.#showError(transaction, read, error)) this.#removeNode(transaction, read, "hotplug-status");
       this.#writeFeatures(transaction, read, features);
@@ -307,15 +314,40 @@ export class DeviceNodes {
    * by Connected, written again.
    */
   answerResize(answer: string, sectors: number | undefined): void {
-    this.#fromState(undefined, ["sectors", RESIZE_NODE], (transaction, read) => {
-      const state = read("state");
+    this.#fromState(undefined, ["sectors"], (transaction, read, state) => {
       const known = sectors === undefined || read("sectors") === String(sectors);
       if (!known && parseState(state) === XenbusState.Connected) {
         transaction.write(`${this.#path}/sectors`, String(sectors));
-        transaction.write(`${this.#path}/state`, state!);
+        transaction.write(`${this.#path}/state`, state);
       }
       // The toolstack may have stopped waiting and removed its request.
-      if (read(RESIZE_NODE) !== undefined) transaction.write(`${this.#path}/${RESIZE_NODE}`, printable(answer));
+      const request = `${this.#path}/${RESIZE_NODE}`;
+      if (transaction.read(request) !== undefined) transaction.write(request, printable(answer));
+    });
+  }
+
+  /**
+   * Names another image in place of the one that was seen, and its size if the guest is to learn that. False, with nothing
+   * written, if the state or the image's name changed.
+   */
+  nameImage({ backendState, params: before }: Observation, image: NamedImage, sectors?: number): boolean {
+    let named = false;
+    this.#fromState(backendState, ["sectors"], (transaction, read, state) => {
+      named = transaction.read(`${this.#path}/params`) === before;
+      if (!named) return;
+      writeImageName(transaction, this.#path, image);
+      if (sectors === undefined) return;
+      this.#update(transaction, read, [["sectors", String(sectors)]]);
+      transaction.write(`${this.#path}/state`, state);
+    });
+    return named;
+  }
+
+  /** Names the image `but` if the nodes name the other one. */
+  renameImage(not: string, but: string): void {
+    this.#fromState(undefined, [], (transaction) => {
+      const path = `${this.#path}/params`;
+      if (transaction.read(path) === not) transaction.write(path, but);
     });
   }
 
@@ -352,16 +384,19 @@ export class DeviceNodes {
   clearError(): void {
     this.#store.transaction((transaction) => {
       this.#showError(transaction, readerOf(transaction, this.#path, ERROR_NODES), undefined);
+      this.#clearErrorDirectory(transaction);
     });
+  }
+
+  #clearErrorDirectory(transaction: XenstoreOperations): void {
+    if (transaction.read(this.#errorDirectory) === undefined) return;
+    removeWithEmptyParents(transaction, this.#errorDirectory, `${this.#ownDomainPath}/error`);
   }
 
   /** True if the toolstack had been told that the image could not be opened. */
   #showError(transaction: XenstoreOperations, read: ReadNode, text: string | undefined): boolean {
     if (text === undefined) {
-      this.#removeNode(transaction, read, "error");
-      if (transaction.read(this.#errorDirectory) !== undefined) {
-        removeWithEmptyParents(transaction, this.#errorDirectory, `${this.#ownDomainPath}/error`);
-      }
+      if (this.#removeNode(transaction, read, "error")) this.#clearErrorDirectory(transaction);
     } else {
       transaction.write(`${this.#path}/error`, printable(text));
       transaction.write(`${this.#errorDirectory}/error`, printable(text));
@@ -386,20 +421,28 @@ export class DeviceNodes {
 
   /**
    * Runs `body` if there is a state node and it says `from`; undefined stands for any state. `body` can read what the nodes
-   * with these names said at the beginning, and those of errors.
+   * with these names said at the beginning, and those of errors. They are this backend's own, so they are read before the
+   * transaction, in which each read would be dearer, and only where there are such nodes.
    */
   #fromState(
     from: ObservedState | undefined,
     names: readonly string[],
-    body: (transaction: XenstoreOperations, read: ReadNode) => void,
+    body: (transaction: XenstoreOperations, read: ReadNode, state: string) => void,
   ): boolean {
+    const read = this.#readOwn([...names, ...ERROR_NODES]);
     return this.#store.transaction((transaction) => {
-      const read = readerOf(transaction, this.#path, ["state", ...names, ...ERROR_NODES]);
-      const text = read("state");
+      const text = transaction.read(`${this.#path}/state`);
       if (text === undefined || (from !== undefined && parseState(text) !== from)) return false;
-      body(transaction, read);
+      body(transaction, read, text);
       return true;
     });
+  }
+
+  #readOwn(names: readonly string[]): ReadNode {
+    const present = new Set(this.#store.list(this.#path));
+    const wanted = names.filter((name) => present.has(name));
+    const values = readAll(this.#store, wanted.map((name) => `${this.#path}/${name}`));
+    return (name) => values[wanted.indexOf(name)];
   }
 
   #update(transaction: XenstoreOperations, read: ReadNode, nodes: readonly NodeValue[]): boolean {
@@ -418,15 +461,6 @@ function namesOf(nodes: readonly NodeValue[]): string[] {
   return nodes.map(([name]) => name);
 }
 
-function unlessError(value: string | undefined | XenstoreError): string | undefined {
-  if (value instanceof XenstoreError) throw value;
-  return value;
-}
-
-function unlessHidden(value: string | undefined | XenstoreError): string | undefined {
-  return isHidden(value) ? undefined : unlessError(value);
-}
-
 function guestState(value: string | undefined | XenstoreError): Pick<Observation, "frontendState" | "hidden"> {
   if (isHidden(value)) return { frontendState: "invalid", hidden: true };
   return { frontendState: parseState(unlessError(value)), hidden: false };
@@ -435,28 +469,6 @@ function guestState(value: string | undefined | XenstoreError): Pick<Observation
 /** The frontend has published rings, or had them served. */
 function hasRings({ frontendState }: Observation): boolean {
   return frontendState === XenbusState.Initialised || frontendState === XenbusState.Connected;
-}
-
-/** The guest owns its nodes and can make them unreadable for a driver domain. */
-function isHidden(error: unknown): boolean {
-  return error instanceof XenstoreError && error.code === "EACCES";
-}
-
-/** The error for a guest's node that this process may not read. */
-export function hiddenNode(path: string): XenblkError {
-  return new XenblkError(`Cannot read ${path}: the guest does not permit it (EACCES)`, {
-    remedy: "let the guest's driver, or xenstore-chmod in domain 0, give this domain read access to that directory",
-  });
-}
-
-/** A guest's name, if its toolstack has named it and this domain may read it: a driver domain may not. */
-export function guestName(store: XenstoreOperations, domain: DomId): string | undefined {
-  try {
-    return store.read(`/local/domain/${domain}/name`) || undefined;
-  } catch (error) {
-    if (error instanceof XenstoreError && error.code === "EACCES") return undefined;
-    throw error;
-  }
 }
 
 /** The toolstack's request for removal is carried out. */

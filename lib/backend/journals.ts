@@ -5,12 +5,14 @@
  * /run, which waits for no disk.
  */
 
+import { ABIS, ringSlots } from "../blkif/abi.ts";
 import { newNonce, type Nonce, nonceText, parseNonce } from "../nonce.ts";
 import { journalBytes } from "../dataplane/journal.ts";
 import type { JournalSpec } from "../dataplane/types.ts";
 import type { JournalStore, OwnedMemory } from "../hypervisor.ts";
 import { writeLogName } from "../storage/write_log/name.ts";
 import { MOST_QUEUES, type NodeValue } from "../xenbus/features.ts";
+import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { DeviceAddress } from "../xenbus/paths.ts";
 
 /** The node of the backend's directory that holds the connection's nonce. */
@@ -95,4 +97,9 @@ export class DeviceJournals {
     this.unmap();
     for (let queue = 0; queue < MOST_QUEUES; queue++) this.#store.remove(this.#names.journal(queue));
   }
+}
+
+/** How many slots each ring of a connection has. */
+export function slotsOf({ abi, queues }: FrontendParameters): number[] {
+  return queues.map(({ ringRefs }) => ringSlots(ABIS[abi], ringRefs.length));
 }

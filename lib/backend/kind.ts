@@ -21,14 +21,18 @@ import {
   parseDomId,
 } from "../xenbus/paths.ts";
 import { Turns } from "../turns.ts";
-import { isDisconnection } from "../xenstore.ts";
+import { isDisconnection, readAll } from "../xenstore.ts";
 import { Backoff } from "./backoff.ts";
 import type { ExcludingDiskFinder } from "../toolstack/sharing.ts";
-import { BackendDevice, type CloseOptions } from "./device.ts";
-import { guestName, TOOLSTACK_NODES } from "./device_nodes.ts";
+import type { ExpectedDevice } from "./claim.ts";
+import type { CloseOptions } from "./close_options.ts";
+import { BackendDevice } from "./device.ts";
+import { TOOLSTACK_NODES } from "./device_nodes.ts";
+import { guestName } from "./guest_nodes.ts";
 import { identifyDisk, type SettingsRule } from "./disk_identity.ts";
 import { isDeviceGone, sweepLeftovers } from "./leftovers.ts";
-import type { DeviceSettings } from "./settings.ts";
+import { type ChosenLive, LIVE_NODE, parseLive } from "./live_settings.ts";
+import { type DeviceSettings, withOwn } from "./settings.ts";
 import type { DeviceReport, DeviceStatus, StuckDevice } from "./status.ts";
 import { StoreLink } from "./store_link.ts";
 
@@ -69,17 +73,6 @@ export interface BackendKindOptions {
   readonly logger: Logger;
   /** Absent: this process's. */
   readonly clock?: Clock;
-}
-
-/** How one device is served that this process is about to attach. */
-export interface ExpectedDevice {
-  /** In place of those of the kind, but patterns of images are added. */
-  readonly settings: Partial<DeviceSettings>;
-  /** Keeps other processes from the device; it is released when the device is. */
-  readonly claim: Disposable & {
-    /** Where the device's lock, which the claim holds, can be taken again. */
-    readonly journals: JournalStore;
-  };
 }
 
 /** How long devices that were given up may take to finish what their filters held. */
@@ -197,15 +190,22 @@ export class BackendKind {
     for (const listener of this.#listeners) listener(path);
   }
 
-  /**
-   * The filters in front of a device's disk, from the guest to the disk; none if the device is not served, or its image
-   * was not opened yet.
-   */
+  /** The filters in front of a device's disk, from the guest to the disk; none if its image was not opened yet. */
   filtersOf(address: DeviceAddress): readonly LiveFilter[] {
     return this.#devices.get(backendPath(address))?.held.filters.filters ?? [];
   }
 
-  /** A device's weight, which can be changed, and its open image. Undefined if there is no such device. */
+  /** A device, for an exchange of its image. Undefined if there is no such device. */
+  find(address: DeviceAddress): Pick<BackendDevice, "exchange"> | undefined {
+    return this.#devices.get(backendPath(address));
+  }
+
+  /** Changes a device's weight or limits, if there is such a device. Throws {@linkcode XenblkError} (usage). */
+  change(address: DeviceAddress, changes: ChosenLive): void {
+    this.#devices.get(backendPath(address))?.change(changes);
+  }
+
+  /** A device's weight and limits, and its open image. Undefined if there is no such device. */
   heldBy(address: DeviceAddress): BackendDevice["held"] | undefined {
     return this.#devices.get(backendPath(address))?.held;
   }
@@ -259,7 +259,7 @@ export class BackendKind {
 
   /** What filters hold goes on now, and may be all that a device had in flight. */
   async #giveUp(open: ReadonlySet<BackendDevice>, closing: Promise<unknown>): Promise<void> {
-    if (![...open].some(({ held }) => held.filters.filters.length > 0)) return;
+    if (![...open].some(({ held }) => held.filters.mayHold)) return;
     for (const device of open) device.held.filters.end();
     const over = new AbortController();
     await Promise.race([closing, this.#clock.sleep(FILTERS_MS, over.signal)]);
@@ -373,11 +373,11 @@ export class BackendKind {
     const directory = this.#options.only === undefined ? deviceDirectory(this.#root, path) : this.#root;
     const device = directory === undefined ? undefined : this.#devices.get(directory);
     if (device !== undefined && path !== directory) {
-      if (TOOLSTACK_NODES.has(path.slice(device.path.length + 1))) device.poke();
+      if (TOOLSTACK_NODES.has(path.slice(device.path.length + 1))) device.touched();
       return;
     }
     const below = directory === undefined ? this.#devices.values() : [];
-    for (const each of [device, ...below]) if (`${each?.path}/`.startsWith(`${path}/`)) each?.poke();
+    for (const each of [device, ...below]) if (`${each?.path}/`.startsWith(`${path}/`)) each?.touched();
     void this.#discover(path);
   }
 
@@ -447,11 +447,14 @@ export class BackendKind {
   /** Starts to serve a device, once it has a state. */
   #adopt(store: Xenstore, address: DeviceAddress): void {
     const path = backendPath(address);
-    if (this.#devices.has(path) || store.read(`${path}/state`) === undefined) return;
+    if (this.#devices.has(path)) return;
+    const [state, live] = readAll(store, [`${path}/state`, `${path}/${LIVE_NODE}`]);
+    if (state === undefined) return;
     const { dataPlane, openDisk, imageLocks, journals, keepJournals, holds, findExcludingDisk, guestFound } =
       this.#options;
-    const settings = this.#options.settingsFor?.(identifyDisk(store, address)) ?? this.#options.settings;
+    const general = this.#options.settingsFor?.(identifyDisk(store, address)) ?? this.#options.settings;
     const expected = this.#expected.get(path);
+    const chosen = parseLive(live);
     const name = guestFound && guestName(store, address.frontendDomain);
     if (name !== undefined) guestFound?.(address.frontendDomain, name);
     const logger = this.#limiter.forGuest(address.frontendDomain);
@@ -462,11 +465,8 @@ export class BackendKind {
       ...(holds && { holds }),
       journals: expected?.claim.journals ?? journals,
       keepJournals: keepJournals ?? true,
-      settings: expected === undefined ? settings : {
-        ...settings,
-        ...expected.settings,
-        allowImages: [...settings.allowImages, ...(expected.settings.allowImages ?? [])],
-      },
+      settings: withOwn(general, expected?.settings ?? {}, chosen),
+      chosen,
       logger,
       alarms: this.#options.logger,
       ...(findExcludingDisk && { findExcludingDisk }),

@@ -3,6 +3,7 @@
  * toolstack waits for `hotplug-status`: it is written once the image is open, or once it is clear why it cannot be.
  */
 
+import { STAYS_EMPTY } from "../xenbus/disc.ts";
 import { isAbort } from "../abort.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import { XenstoreError } from "../hypervisor.ts";
@@ -11,7 +12,7 @@ import { StorageSilentError } from "../storage/image/file_threads.ts";
 import { ImageBusyError } from "../storage/image/lock.ts";
 import { featureNodes, imageModeNodes } from "../xenbus/features.ts";
 import { XenbusState } from "../xenbus/states.ts";
-import type { Outcome } from "../xenbus/transitions.ts";
+import type { Image, Outcome } from "../xenbus/transitions.ts";
 import { type DeviceParts, isOthers, refuse, waitsForImage } from "./connect.ts";
 import type { DeviceDescription } from "./description.ts";
 import type { DeviceNodes, Observation } from "./device_nodes.ts";
@@ -56,9 +57,16 @@ async function changeDisc(
   } catch (reason) {
     const isTemporary = reason instanceof OverdueError || reason instanceof StorageSilentError || isAbort(reason);
     if (isTemporary || reason instanceof XenstoreError) throw reason;
-    error.report(nodes, "disc", `${errorText(reason)}; the drive is empty until its disc is changed again`);
+    error.report(nodes, "disc", `${errorText(reason)}; ${STAYS_EMPTY}`);
     return resources.openEmptyDrive(description);
   }
+}
+
+/** The image, and whether the nodes name the same. */
+export function imageSeen({ resources, announced, settings }: DeviceParts, { params }: Observation): Image {
+  const disk = resources.image?.disk;
+  if (disk === undefined) return "none";
+  return announced?.disk === disk && (settings.image !== undefined || announced.params === params) ? "open" : "changed";
 }
 
 /** The frontend has not been served yet. One that was relies on what it has read. */
@@ -85,8 +93,8 @@ async function isLocked(device: DeviceParts, nodes: DeviceNodes): Promise<boolea
   }
 }
 
-/** The image stays open: the next attempt only searches again. */
-async function refuseOtherGuest({ findOtherGuest }: DeviceParts, image: OpenImage): Promise<void> {
+/** Rejects with {@linkcode XenblkError} if another guest excludes the use. The image stays open. */
+export async function refuseOtherGuest({ findOtherGuest }: DeviceParts, image: OpenImage): Promise<void> {
   const { disk, description: { shared } } = image;
   const other = await findOtherGuest({ files: filesOf(disk), shared });
   if (other === undefined) return;

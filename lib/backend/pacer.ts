@@ -22,14 +22,16 @@ export class Pacer {
     this.#filledAtMs = clock.now();
   }
 
-  /** Resolves when it may happen once more, or early when the signal aborts. */
-  async admit(signal: AbortSignal): Promise<void> {
+  /** Resolves when it may happen once more, or early when the signal aborts; true if that took time. */
+  async admit(signal: AbortSignal): Promise<boolean> {
     this.#refill();
-    if (this.#tokens < 1) {
+    const waits = this.#tokens < 1;
+    if (waits) {
       await this.#clock.sleep((1 - this.#tokens) * this.#intervalMs, signal);
       this.#refill();
     }
     this.#tokens = Math.max(0, this.#tokens - 1);
+    return waits;
   }
 
   #refill(): void {

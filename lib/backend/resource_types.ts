@@ -1,16 +1,21 @@
 /**
- * The shapes of what a device holds (resources.ts): what that is made from, what was negotiated, the open image, and what
+ * The shapes of what a device holds (resources.ts): what that is made from, what the device itself uses beside it, what was negotiated, the open image, and what
  * the device is notified of.
  */
 
 import type { Clock } from "../clock.ts";
 import type { DataPlane, GrantMode } from "../dataplane/types.ts";
 import type { JournalStore } from "../hypervisor.ts";
+import type { Logger } from "../log.ts";
 import type { Disk, DiskRequest } from "../storage/disk.ts";
 import type { ImageLocks } from "../storage/image/lock.ts";
+import type { ExcludingDiskFinder } from "../toolstack/sharing.ts";
+import type { Turns } from "../turns.ts";
+import type { Offer } from "../xenbus/features.ts";
 import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { DeviceDescription } from "./description.ts";
 import type { ConnectionIdentity } from "./journals.ts";
+import type { ChosenLive } from "./live_settings.ts";
 import type { DeviceSettings } from "./settings.ts";
 
 /** What the resources of a device are made from. */
@@ -29,14 +34,32 @@ export interface ResourceServices {
   readonly keepJournals: boolean;
   /** How images are opened and rings are served. */
   readonly settings: DeviceSettings;
+  /** What was chosen for this disk, as the settings have it; see live_settings.ts. Absent: nothing. */
+  readonly chosen?: ChosenLive;
   /** Gets what filters hold open, while they do. */
   readonly holds?: Set<AsyncDisposable>;
+}
+
+/** What a device uses of the rest of the process. */
+export interface DeviceServices extends ResourceServices {
+  /** For lines that the guest can cause: limited per guest. */
+  readonly logger: Logger;
+  /** For what happens at most once in an attachment and must not be missed: not limited. Absent: `logger`. */
+  readonly alarms?: Logger;
+  /** Shared by the devices of the process: their looks leave the thread to others. */
+  readonly turns: Turns;
+  /** Called after each look at the device. */
+  readonly looked?: () => void;
+  /** Searches the disks of other guests of this host; absent: whoever holds an image's lock is waited for. */
+  readonly findExcludingDisk?: ExcludingDiskFinder;
 }
 
 /** What was negotiated for a connection. */
 export interface Connection {
   /** What the frontend asked for. */
   readonly frontend: FrontendParameters;
+  /** What it could ask for. */
+  readonly offer: Offer;
   /** The mode that both sides agreed to. */
   readonly grants: GrantMode;
   /** Why that is not the mode of the settings. */
@@ -47,8 +70,14 @@ export interface Connection {
   readonly identity: ConnectionIdentity;
   /** Discards are carried out. */
   readonly discard: boolean;
-  /** Most segments of an indirect request; 0: indirect requests are refused. */
-  readonly maxIndirectSegments: number;
+}
+
+/** A ring of a connection, and the disk that it is to have. */
+export interface RingPlace {
+  /** Its number. */
+  readonly queue: number;
+  readonly disk: Disk;
+  readonly connection: Connection;
 }
 
 /** An image that is open, and what the toolstack says of it. */

@@ -5,15 +5,12 @@
  */
 
 import { isAbort } from "../abort.ts";
-import { ABIS, ringSlots } from "../blkif/abi.ts";
-import { Weight } from "../dataplane/fairness.ts";
 import type { JournalSpec, QueueHandle } from "../dataplane/types.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { DomId } from "../hypervisor.ts";
-import { type Disk, writesImage } from "../storage/disk.ts";
+import { type Disk, type DiskRequest, writesImage } from "../storage/disk.ts";
 import { checkNewSize } from "../storage/image/grow.ts";
 import { lockImage } from "../storage/image/lock.ts";
-import type { FrontendParameters } from "../xenbus/negotiate.ts";
 import type { Ring } from "../xenbus/transitions.ts";
 import { DeviceCounters } from "./device_counters.ts";
 import { DeviceFilters } from "./device_filters.ts";
@@ -23,7 +20,9 @@ import type { DeviceDescription } from "./description.ts";
 import { openDescribed } from "./disk_request.ts";
 import { emptyDrive } from "./empty_drive.ts";
 import { DeviceJournals, keptNames } from "./journals.ts";
-import type { Connection, Growth, OpenImage, ResourceEvents, ResourceServices } from "./resource_types.ts";
+import { LiveSettings } from "./live_settings.ts";
+import type { Connection, Growth, OpenImage, ResourceEvents, ResourceServices, RingPlace } from "./resource_types.ts";
+import { nameOf, openedOf, type RingExtras, ringSpec } from "./ring_spec.ts";
 import { Acquisition, type Operation, OverdueError, Waits } from "./waits.ts";
 
 /** Rings that are being opened. */
@@ -46,8 +45,8 @@ export class DeviceResources {
   readonly waits: Waits;
   /** In front of the image. */
   readonly filters: DeviceFilters;
-  /** The disk's, which stays when the guest connects again. */
-  readonly weight: Weight;
+  /** Weight and limits, which stay when the guest connects again. */
+  readonly live: LiveSettings;
   /** Of all rings that the device ever had. */
   readonly counters: DeviceCounters;
   readonly #services: ResourceServices;
@@ -61,6 +60,7 @@ export class DeviceResources {
   /** Held as long as there are rings: a guest that migrates opens its image at both ends, and uses it at one. */
   #imageLock: AsyncDisposable | undefined;
   #rings: readonly QueueHandle[] = [];
+  #journalSpecs: readonly JournalSpec[] | undefined;
   #opening: RingsOpening | undefined;
   /** Until all rings are closed, `#rings`, `#ring` and the rest stay as they were. */
   #closing: Operation<void> | undefined;
@@ -87,17 +87,16 @@ export class DeviceResources {
     this.#signal = signal;
     const { journals, keepJournals, clock, dataPlane } = services;
     this.counters = new DeviceCounters(() => dataPlane.now?.() ?? clock.now());
-    this.weight = new Weight(services.settings.weight);
     this.waits = new Waits(clock, signal, events.answered);
-    const release = (text: string, late: AsyncDisposable): void => {
-      this.#letGo(text, late).catch(() => {}); // nobody has used it
-    };
+    // Nobody has used what comes too late.
+    const release = (text: string, late: AsyncDisposable): void => void this.#letGo(text, late).catch(() => {});
     this.#openingDisk = new Acquisition<Disk>(this.waits, release);
     this.#locking = new Acquisition<AsyncDisposable>(this.waits, release);
     this.lock = new DeviceLock(journals, keptNames(label).lock);
     this.latch = new DeviceLatch(journals, keptNames(label).latch);
     this.journals = new DeviceJournals(journals, label, keepJournals);
-    this.filters = new DeviceFilters(services.settings.filters, { device: label, warn: events.warn }, services.holds);
+    this.filters = new DeviceFilters(services.settings, { device: label, warn: events.warn }, services.holds);
+    this.live = new LiveSettings(services, this.filters);
   }
 
   /** The open image, if there is one. */
@@ -108,6 +107,11 @@ export class DeviceResources {
   /** Where the rings stand. */
   get ring(): Ring {
     return this.#ring;
+  }
+
+  /** Neither are rings open, nor are any being opened or left to be closed. */
+  get isUnused(): boolean {
+    return this.#ring === "none" && this.#connection === undefined && this.#opening === undefined;
   }
 
   /** What was negotiated for the open rings. */
@@ -132,17 +136,33 @@ export class DeviceResources {
 
   /** Opens the image that the description names, and closes another one first. Rejects with the reason. */
   async openImage(description: DeviceDescription): Promise<OpenImage> {
-    const { settings, openDisk } = this.#services;
     const key = this.#keyOf(description);
     if (this.#image?.key === key) return this.#image = { ...this.#image, description };
     await this.release();
-    const owner = { guest: this.#guest, device: this.#label };
-    const open = (): Promise<Disk> => openDescribed(description, settings, owner, this.filters, openDisk);
+    const open = (): Promise<Disk> => this.openOther(description, true);
     const disk = await this.#openingDisk.get(key, () => `open image ${description.params}`, open);
-    this.#image = { disk, description, key };
+    return this.#hold({ disk, description, key });
+  }
+
+  /** Opens the disk that a description names, beside the image that is open; the caller's. Rejects with the reason. */
+  async openOther(description: DeviceDescription, sole = false): Promise<Disk> {
+    const { settings, openDisk } = this.#services;
+    const owner = { guest: this.#guest, device: this.#label };
+    const open = (request: DiskRequest): Promise<Disk> => openDisk(sole ? { ...request, sole } : request);
+    return await openDescribed(description, settings, owner, this.filters, open);
+  }
+
+  #hold(image: OpenImage & { readonly key: string }): OpenImage {
+    const { disk } = this.#image = image;
     disk.failed?.then((reason) => this.diskFailed(disk, reason));
     disk.watchTrouble?.(this.#events.ringStopped);
-    return this.#image;
+    return image;
+  }
+
+  /** The open image is what `params` says now. */
+  imageRenamed(params: string): void {
+    const description = { ...this.#image!.description, params };
+    this.#image = { ...this.#image!, description, key: this.#keyOf(description) };
   }
 
   /** Answered writes of the disk may be lost: as after a failed flush, nothing is written any more. */
@@ -160,8 +180,7 @@ export class DeviceResources {
 
   /** A drive without a disc stands in for the image that the description names, as if that were open. */
   openEmptyDrive(description: DeviceDescription): OpenImage {
-    this.#image = { disk: emptyDrive(), description, key: this.#keyOf(description) };
-    return this.#image;
+    return this.#hold({ disk: emptyDrive(), description, key: this.#keyOf(description) });
   }
 
   /** Whether the image that the description names is open. */
@@ -169,10 +188,7 @@ export class DeviceResources {
     return this.#image?.key === this.#keyOf(description);
   }
 
-  /**
-   * Locks the open image, unless it is locked: before anything is read or written, and before a killed process's requests
-   * are replayed.
-   */
+  /** Locks the open image, unless it is locked: before anything is read, written or replayed. */
   async lockImage(): Promise<void> {
     this.#imageLock ??= await this.#lock();
   }
@@ -184,15 +200,26 @@ export class DeviceResources {
   }
 
   async #lock(): Promise<AsyncDisposable | undefined> {
+    const opened = this.#image!;
+    const { image } = opened.disk;
+    if (this.#services.imageLocks === undefined || image === undefined) return undefined;
+    const lock = (signal: AbortSignal): Promise<AsyncDisposable> =>
+      this.lockOther(opened, AbortSignal.any([signal, this.#signal])).then((lock) => lock!);
+    return await this.#locking.get(image.path, () => `lock image ${image.path}`, lock);
+  }
+
+  /**
+   * Locks an image, also one beside that which is open; the caller's. Undefined: it has no lock of ours. Rejects as
+   * {@linkcode lockImage}, or with the signal's reason.
+   */
+  async lockOther(
+    { disk, description: { shared } }: OpenImage,
+    signal: AbortSignal,
+  ): Promise<AsyncDisposable | undefined> {
     const { imageLocks, clock } = this.#services;
-    const { disk, disk: { image }, description: { shared } } = this.#image!;
-    if (imageLocks === undefined || image === undefined) return undefined;
+    if (imageLocks === undefined || disk.image === undefined) return undefined;
     const use = { writes: writesImage(disk), shared, by: this.#label };
-    return await this.#locking.get(
-      image.path,
-      () => `lock image ${image.path}`,
-      (signal) => lockImage(imageLocks, image, use, clock, AbortSignal.any([signal, this.#signal])),
-    );
+    return await lockImage(imageLocks, disk.image, use, clock, signal);
   }
 
   #keyOf({ params, readOnly, shared, directIoSafe }: DeviceDescription): string {
@@ -211,8 +238,12 @@ export class DeviceResources {
   beginRings(disk: Disk, connection: Connection, journals: JournalSpec[] | undefined): void {
     const abandon = new AbortController();
     const signal = AbortSignal.any([this.#signal, abandon.signal]);
+    this.#journalSpecs = journals;
     const opening = Promise.allSettled(
-      connection.frontend.queues.map((_, queue) => this.#openRing(queue, disk, connection, journals?.[queue], signal)),
+      connection.frontend.queues.map((_, queue) => {
+        const journal = journals?.[queue];
+        return this.#openRing({ queue, disk, connection }, signal, journal && { journal });
+      }),
     );
     const operation = this.waits.begin(() => `open the rings on ${nameOf(disk)}`, opening);
     this.#opening = { connection, operation, abandon };
@@ -238,15 +269,61 @@ export class DeviceResources {
     });
   }
 
+  /** Rings are being opened or closed, or the image is being resized, perhaps by a call that has stopped waiting. */
+  get changing(): boolean {
+    return this.#opening !== undefined || this.#closing !== undefined || this.#growing !== undefined;
+  }
+
+  /** The open rings, in order. Who replaces them tells {@linkcode setRings}. */
+  get rings(): readonly QueueHandle[] {
+    return this.#rings;
+  }
+
+  /** Opens a ring again that was released: on the disk that it had, or `held` on another one. Its journal goes on. */
+  async openRingAgain(place: RingPlace, signal: AbortSignal, held: boolean): Promise<QueueHandle> {
+    const journal = this.#journalSpecs?.[place.queue];
+    return await this.#openRing(place, signal, { ...(journal && { journal: { ...journal, resume: true } }), held });
+  }
+
+  /** These are the open rings of the connection from now on. */
+  setRings(rings: readonly QueueHandle[], connection: Connection): void {
+    this.#rings = rings;
+    this.#connection = connection;
+    this.#listen(rings);
+  }
+
+  /** All rings were released, and none is open: the frontend waits to be served again. */
+  ringsLost(): void {
+    this.#rings = [];
+    this.#connection = undefined;
+    this.#ring = "none";
+    this.journals.unmap();
+  }
+
+  /** The image's lock is the caller's from now on, and the image, too, unless it is to stay. */
+  take({ image }: { readonly image: boolean }): AsyncDisposable[] {
+    const taken = [this.#imageLock, image ? this.#image?.disk : undefined].filter((each) => each !== undefined);
+    this.#imageLock = undefined;
+    if (image) this.#image = undefined;
+    return taken;
+  }
+
+  /** Puts another open image, which is locked, in the place of this one; the old one is the caller's. */
+  exchangeImage(image: OpenImage, lock: AsyncDisposable | undefined): AsyncDisposable[] {
+    const old = this.take({ image: true });
+    this.#imageLock = lock;
+    this.#hold({ ...image, key: this.#keyOf(image.description) });
+    return old;
+  }
+
   /** The frontend was told of the rings. */
   ringTold(): void {
     if (this.#ring === "untold") this.#ring = "served";
   }
 
   /**
-   * Looks at the image's size again, or makes the image so large, and lets the rings take requests up to the new end.
-   * Returns both sizes in 512-byte sectors. Rejects with {@linkcode XenblkError} if no image is open, or it cannot change
-   * or became smaller.
+   * Looks at the image's size again, or makes the image so large, and lets the rings take requests up to the new end. Returns
+   * both sizes in 512-byte sectors. Rejects with {@linkcode XenblkError} if it cannot change, or became smaller.
    */
   async grow(sizeBytes?: number): Promise<Growth> {
     const disk = this.#image?.disk;
@@ -321,36 +398,10 @@ export class DeviceResources {
     }
   }
 
-  #openRing(
-    queue: number,
-    disk: Disk,
-    { frontend: { abi, queues }, grants, directIoSafe, discard, maxIndirectSegments }: Connection,
-    journal: JournalSpec | undefined,
-    signal: AbortSignal,
-  ): Promise<QueueHandle> {
-    const { dataPlane, settings: { maxPersistentGrants, maxRequests } } = this.#services;
-    const { ringRefs, eventChannel } = queues[queue]!;
-    return dataPlane.openQueue({
-      label: `${this.#label} queue ${queue}`,
-      guest: this.#guest,
-      ringRefs,
-      eventChannel,
-      abi,
-      disk,
-      grants,
-      directIoSafe,
-      discard,
-      maxIndirectSegments,
-      ...(journal && { journal }),
-      ...(maxPersistentGrants !== undefined && { maxPersistentGrants }),
-      ...(maxRequests !== undefined && { maxRequests }),
-      stats: this.counters.of(queue),
-      busy: this.counters.busy,
-      busyQueues: queues.length,
-      weight: this.weight.memory,
-      latch: this.latch.address,
-      moved: this.#events.ringMoved,
-    }, signal);
+  #openRing(place: RingPlace, signal: AbortSignal, more: RingExtras | undefined): Promise<QueueHandle> {
+    const { dataPlane, settings } = this.#services;
+    const of = { label: this.#label, guest: this.#guest, moved: this.#events.ringMoved };
+    return dataPlane.openQueue({ ...ringSpec(place, settings, this, of), ...more }, signal);
   }
 
   #listen(rings: readonly QueueHandle[]): void {
@@ -427,6 +478,11 @@ export class DeviceResources {
     if (disk !== undefined) await this.#letGo(`close ${nameOf(disk)}`, disk);
   }
 
+  /** Disposes what came from {@linkcode exchangeImage}, or was opened and is not wanted. See `#letGo`. */
+  async dispose(text: string, resources: readonly AsyncDisposable[]): Promise<void> {
+    for (const resource of resources) await this.#letGo(text, resource);
+  }
+
   /** Disposes it. What takes too long goes on in the background: nothing of the guest's depends on it. */
   async #letGo(text: string, resource: AsyncDisposable): Promise<void> {
     const operation = this.waits.begin(() => text, resource[Symbol.asyncDispose]());
@@ -441,18 +497,4 @@ export class DeviceResources {
       if (!(error instanceof OverdueError) && !isAbort(error)) throw error;
     }
   }
-}
-
-function openedOf(results: readonly PromiseSettledResult<QueueHandle>[]): QueueHandle[] {
-  return results.flatMap((result) => result.status === "fulfilled" ? [result.value] : []);
-}
-
-/** For messages: the image's path, or what the disk is. */
-function nameOf({ image, description }: Disk): string {
-  return image === undefined ? description : `image ${image.path}`;
-}
-
-/** How many slots each ring of the connection has. */
-export function slotsOf({ abi, queues }: FrontendParameters): number[] {
-  return queues.map(({ ringRefs }) => ringSlots(ABIS[abi], ringRefs.length));
 }

@@ -6,6 +6,7 @@
 import type { AbiName } from "../blkif/abi.ts";
 import type { CacheMode, DiskProperties, EngineName } from "../storage/disk.ts";
 import type { FilterChoice } from "../storage/filter/spec.ts";
+import type { ThrottleOptions } from "../storage/filter/table.ts";
 import { BASIC_OFFER, MOST_INDIRECT_SEGMENTS, MOST_RING_PAGE_ORDER, type Offer } from "../xenbus/features.ts";
 import { type GrantChoice, offersPersistent } from "./grant_choice.ts";
 
@@ -40,6 +41,8 @@ export interface DeviceSettings {
    * directory; see storage/qemu/allow.ts.
    */
   readonly allowImages: readonly string[];
+  /** Limits of the disk, in front of its filters; they can be changed while it is served. Absent: none. */
+  readonly limits?: ThrottleOptions;
   /** Filters in front of the disk, as `throttle,iops=500`; the first one is nearest to the guest. */
   readonly filters: readonly FilterChoice[];
   /** The ABI of a frontend that names none. */
@@ -64,6 +67,17 @@ export const DEFAULT_SETTINGS: DeviceSettings = {
   filters: [],
   defaultProtocol: Deno.build.arch === "aarch64" ? "arm-abi" : "x86_32-abi",
 };
+
+/** The settings of a disk with some of its own. Patterns of images are added; each limit counts for itself. */
+export function withOwn(
+  settings: DeviceSettings,
+  own: Partial<DeviceSettings>,
+  chosen: Pick<DeviceSettings, "weight" | "limits">,
+): DeviceSettings {
+  const allowImages = [...settings.allowImages, ...(own.allowImages ?? [])];
+  const limits = { ...settings.limits, ...own.limits, ...chosen.limits };
+  return { ...settings, ...own, ...chosen, allowImages, limits };
+}
 
 /**
  * What is offered to frontends of a disk under these settings; `discardEnable` is what the device's node says. Flushes

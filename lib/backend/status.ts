@@ -6,6 +6,7 @@
 import type { QueueStats } from "../dataplane/stats.ts";
 import type { DiskFigures } from "../figures/figures.ts";
 import type { DomId } from "../hypervisor.ts";
+import type { AllLimits } from "../storage/filter/limits.ts";
 
 /**
  * A device at one moment, without what it did: cheap to make, however busy it is. Clients of the control socket get it, so
@@ -46,6 +47,8 @@ export interface DeviceReport {
   readonly latched: boolean;
   /** Its share of a reactor beside others, 1 to 1000. */
   readonly weight: number;
+  /** What is limited, with all members, 0 for none. Absent: nothing is. */
+  readonly limits?: AllLimits;
 }
 
 /** A device at one moment. To make one takes some hundred microseconds: all its histograms are read. */

@@ -41,6 +41,9 @@ export class SnapshotMemory {
   }
 }
 
+/** What {@linkcode RequestSlots} takes for one segment: a grant reference, the first and the last sector. */
+export const SEGMENT_BYTES = 6;
+
 /**
  * The decoded requests of one ring, as arrays indexed by slot (a number that the owner chooses, not the request's id).
  */
@@ -60,9 +63,9 @@ export class RequestSlots {
   /** Length of all segments together, 0 without data; set by `validateRequest`. */
   readonly lengthBytes: Uint32Array<ArrayBuffer>;
   /** Segment i of a slot is at `slot * maxSegments + i`, here and in the next two. */
-  readonly grefs: Uint32Array<ArrayBuffer>;
-  readonly firstSector: Uint8Array<ArrayBuffer>;
-  readonly lastSector: Uint8Array<ArrayBuffer>;
+  readonly grefs: Uint32Array;
+  readonly firstSector: Uint8Array;
+  readonly lastSector: Uint8Array;
 
   /** Indirect requests: the inner operation from the wire. */
   readonly innerOperation: Uint8Array<ArrayBuffer>;
@@ -82,9 +85,15 @@ export class RequestSlots {
 
   /**
    * `maxSegments` is the room per request, `maxIndirectSegments` how many segments an indirect request may have (0:
-   * indirect requests are not supported). Throws RangeError if the latter do not fit.
+   * indirect requests are not supported). Throws RangeError if the latter do not fit. `memory` is for what there is by
+   * segment: zeroed, aligned to 4, with {@linkcode SEGMENT_BYTES} for each.
    */
-  constructor(readonly slots: number, readonly maxSegments: number, readonly maxIndirectSegments: number = 0) {
+  constructor(
+    readonly slots: number,
+    readonly maxSegments: number,
+    readonly maxIndirectSegments: number = 0,
+    { buffer, byteOffset }: Uint8Array = new Uint8Array(slots * maxSegments * SEGMENT_BYTES),
+  ) {
     const most = Math.min(maxSegments, MAX_INDIRECT_PAGES_PER_REQUEST * SEGMENTS_PER_INDIRECT_PAGE);
     if (maxIndirectSegments > most) {
       throw new RangeError(`Cannot hold ${maxIndirectSegments} segments: at most ${most}`);
@@ -98,9 +107,10 @@ export class RequestSlots {
     this.segmentCount = new Uint16Array(slots);
     this.offsetBytes = new Float64Array(slots);
     this.lengthBytes = new Uint32Array(slots);
-    this.grefs = new Uint32Array(slots * maxSegments);
-    this.firstSector = new Uint8Array(slots * maxSegments);
-    this.lastSector = new Uint8Array(slots * maxSegments);
+    const segments = slots * maxSegments;
+    this.grefs = new Uint32Array(buffer, byteOffset, segments);
+    this.firstSector = new Uint8Array(buffer, byteOffset + 4 * segments, segments);
+    this.lastSector = new Uint8Array(buffer, byteOffset + 5 * segments, segments);
     this.innerOperation = new Uint8Array(slots);
     this.indirectGrefs = new Uint32Array(slots * MAX_INDIRECT_PAGES_PER_REQUEST);
     this.hasIndirectSegments = new Uint8Array(slots);

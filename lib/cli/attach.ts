@@ -5,7 +5,7 @@
 
 import { attachOn } from "../attach.ts";
 import type { AttachedDisk, ServedDisk } from "../attached_disk.ts";
-import type { CloseOptions } from "../backend/device.ts";
+import type { CloseOptions } from "../backend/close_options.ts";
 import { XenblkError } from "../errors.ts";
 import type { NativePlatform } from "../host_platform.ts";
 import { chooseFilters } from "../storage/filter/spec.ts";

@@ -156,6 +156,10 @@ const SETTING_OF: Readonly<Record<string, string>> = {
   "queues": "maxQueues",
   "filter": "filters",
   "allow-image": "allowImages",
+  "iops": "limits",
+  "iops-burst": "limits",
+  "bytes-per-second": "limits",
+  "bytes-burst": "limits",
 };
 
 /** What the options that were given say: for the rest the serving process's settings hold. */

@@ -48,6 +48,16 @@ export const CATALOG: readonly CatalogEntry[] = [
     load: async () => (await import("./resize.ts")).resize,
   },
   {
+    name: "swap",
+    summary: "Give a disk another image while its guest uses it",
+    load: async () => (await import("./swap.ts")).swap,
+  },
+  {
+    name: "mirror",
+    summary: "Move a disk to another image while its guest uses it",
+    load: async () => (await import("./mirror.ts")).mirror,
+  },
+  {
     name: "limit",
     summary: "Show or change the limits of a disk while its guest uses it",
     load: async () => (await import("./limit.ts")).limit,
@@ -56,6 +66,21 @@ export const CATALOG: readonly CatalogEntry[] = [
     name: "weight",
     summary: "Show or change a disk's share of its thread while its guest uses it",
     load: async () => (await import("./weight.ts")).weight,
+  },
+  {
+    name: "cd-eject",
+    summary: "Take the disc out of a guest's CD-ROM drive",
+    load: async () => (await import("./disc.ts")).cdEject,
+  },
+  {
+    name: "cd-insert",
+    summary: "Put a disc into a guest's CD-ROM drive",
+    load: async () => (await import("./disc.ts")).cdInsert,
+  },
+  {
+    name: "export",
+    summary: "Show a disk at one instant over NBD, read-only, while its guest goes on",
+    load: async () => (await import("./export.ts")).exportDisk,
   },
   {
     name: "list",
@@ -96,6 +121,51 @@ export const CATALOG: readonly CatalogEntry[] = [
     name: "image map",
     summary: "Show which ranges of an image hold data, and where",
     load: async () => (await import("./image/map.ts")).map,
+  },
+  {
+    name: "backup verify",
+    summary: "Check a backup and all that it is based on",
+    load: async () => (await import("./backup/verify.ts")).verifyBackup,
+  },
+  {
+    name: "backup",
+    summary: "Back up a disk while its guest uses it, in full or what has changed",
+    load: async () => (await import("./backup/verb.ts")).backup,
+  },
+  {
+    name: "job list",
+    summary: "Show the jobs of live disks: backups and the like, and how far they are",
+    load: async () => (await import("./job/list.ts")).listJobs,
+  },
+  {
+    name: "job wait",
+    summary: "Show how far a job of a live disk is until it is over",
+    load: async () => (await import("./job/wait.ts")).waitForJob,
+  },
+  {
+    name: "job cancel",
+    summary: "End a job of a live disk",
+    load: async () => (await import("./job/cancel.ts")).cancelJob,
+  },
+  {
+    name: "snapshot create",
+    summary: "Take a snapshot of disks while their guest uses them, all at one instant",
+    load: async () => (await import("./snapshot/create.ts")).create,
+  },
+  {
+    name: "snapshot list",
+    summary: "Show the snapshots of a disk",
+    load: async () => (await import("./snapshot/list.ts")).list,
+  },
+  {
+    name: "snapshot commit",
+    summary: "Merge snapshots of a disk into the image below, while its guest uses it",
+    load: async () => (await import("./snapshot/commit.ts")).commit,
+  },
+  {
+    name: "snapshot revert",
+    summary: "Go back to a snapshot: give up what was written since, of a disk that no guest has",
+    load: async () => (await import("./snapshot/revert.ts")).revert,
   },
   {
     name: "config check",

@@ -11,6 +11,8 @@ import { createLogger } from "../log.ts";
 import type { Service } from "../service.ts";
 import { ownEnvironment, serviceManagerOf } from "../systemd/environment.ts";
 import { Notices } from "../systemd/notices.ts";
+import type { LazyJobs } from "../jobs/door.ts";
+import { startJobs } from "./live_jobs.ts";
 import { METRICS_OPTIONS, startMetrics } from "./metrics.ts";
 import type { OptionValues } from "./options.ts";
 import type { Context } from "./verb.ts";
@@ -42,13 +44,15 @@ export interface Serving {
  */
 export async function startCompanions(serving: Serving): Promise<AsyncDisposable> {
   const { context, service, options } = serving;
-  const control = await startControlSocket(serving);
-  const metrics = await startMetrics({ service, version: context.version, options });
+  const jobs = startJobs(serving);
+  const control = await startControlSocket(serving, jobs);
+  const metrics = await startMetrics({ service, jobs, version: context.version, options });
   // The first one is ended last: the service manager is told that the process lives as long as it does. It starts last,
   // since it says that the process serves.
   const companions = new AsyncDisposableStack();
   companions.use(tellServiceManager(serving));
   companions.use(control);
+  companions.use(jobs);
   companions.use(metrics);
   companions.use(releaseOnceSettled(serving.platform));
   return companions;
@@ -79,6 +83,7 @@ function tellServiceManager({ context, platform, service, kind, closingMs }: Ser
 /** The control socket. Disks are served without one if it cannot be made; the log says why. */
 async function startControlSocket(
   { context, platform, service, verb, servesAll, kind }: Serving,
+  jobs: LazyJobs,
 ): Promise<AsyncDisposable | undefined> {
   const { version, logging } = context;
   const logger = createLogger("control");
@@ -96,6 +101,7 @@ async function startControlSocket(
       kind,
       version,
       logging,
+      jobs,
       warn,
     });
   } catch (error) {

@@ -49,12 +49,13 @@ async function candidates(
   if (valueOf !== undefined) return valueOf.kind === "value" && valueOf.isPath === true ? [FILES] : [];
   const operand = verb.operands[given.length];
   if (operand?.isPath) return [FILES];
+  if (operand?.name === "JOB") return await (await import("./job/host_jobs.ts")).jobNames();
   if (operand?.name !== "DOMAIN" && operand?.name !== "VDEV") return [];
   using store = (await host.openNativePlatform()).openXenstore();
   if (operand.name === "DOMAIN") return domainNames(store);
   const domain = given[verb.operands.findIndex(({ name }) => name === "DOMAIN")];
-  // With an image, VDEV is a name that the guest has not yet.
-  const isNew = verb.operands.some(({ name }) => name === "IMAGE");
+  // After an image, VDEV is a name that the guest has not yet.
+  const isNew = verb.operands.slice(0, given.length).some(({ name }) => name === "IMAGE");
   return domain === undefined || isNew ? [] : diskNames(store, resolveGuest(store, domain).domain);
 }
 

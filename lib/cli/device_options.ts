@@ -5,11 +5,24 @@
 import { DEFAULT_MOST_QUEUES, DEFAULT_SETTINGS, type DeviceSettings } from "../backend/settings.ts";
 import { DEFAULT_WEIGHT, LEAST_WEIGHT, MOST_WEIGHT } from "../dataplane/fairness.ts";
 import { DEFAULT_PERSISTENT_GRANTS } from "../dataplane/types.ts";
+import type { AllLimits } from "../storage/filter/limits.ts";
 import { FILTERS } from "../storage/filter/table.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
 import { isBackendKind } from "../xenbus/paths.ts";
 import { PLUGIN_OPTIONS } from "./plugin_options.ts";
-import { choice, defaulting, flag, integer, optional, type OptionValues, repeated, text } from "./options.ts";
+import {
+  choice,
+  defaulting,
+  type Description,
+  flag,
+  integer,
+  optional,
+  type OptionValues,
+  repeated,
+  size,
+  text,
+  type Valued,
+} from "./options.ts";
 
 /** Longest `--timeout`. */
 const MOST_TIMEOUT_S = 86_400;
@@ -74,6 +87,49 @@ export const FILTER = repeated(
   ),
 );
 
+const MOST_IOPS = 1e9;
+const MOST_BYTES = 2 ** 50;
+
+function bytes(help: string): Description<number> {
+  return { ...size(help, 1, 0, MOST_BYTES), allowed: "a size such as 64K or 10M, or 0" };
+}
+
+/** The limits of a disk, over all its rings. */
+const LIMIT_DESCRIPTIONS = {
+  "iops": integer("Most reads, writes and discards per second; 0: no limit", 0, MOST_IOPS),
+  "iops-burst": integer("Most of them at once, after a pause; 0: what --iops allows in 0.1 s", 0, MOST_IOPS),
+  "bytes-per-second": bytes("Most bytes read and written per second; 0: no limit"),
+  "bytes-burst": bytes("Most of them at once, after a pause; 0: what --bytes-per-second allows in 0.1 s"),
+} as const;
+
+type LimitTable = { readonly [K in keyof typeof LIMIT_DESCRIPTIONS]: Valued<number, undefined> };
+
+/** The options of a disk's limits; the texts say what holds where one is not given. */
+function limitOptions(otherwise: string, otherBurst: string): LimitTable {
+  const { iops, "iops-burst": iopsBurst, "bytes-per-second": perSecond, "bytes-burst": bytesBurst } =
+    LIMIT_DESCRIPTIONS;
+  return {
+    "iops": optional(iops, otherwise),
+    "iops-burst": optional(iopsBurst, otherBurst),
+    "bytes-per-second": optional(perSecond, otherwise),
+    "bytes-burst": optional(bytesBurst, otherBurst),
+  };
+}
+
+/** Those that change the limits of a disk that is served. */
+export const LIMIT_CHANGES = limitOptions("as it is", "as it is");
+
+/** The limits among options; those that were not given are absent. */
+export function limitsOf(options: OptionValues<typeof LIMIT_CHANGES>): Partial<AllLimits> {
+  const { iops, "iops-burst": iopsBurst, "bytes-per-second": bytesPerSecond, "bytes-burst": bytesBurst } = options;
+  return {
+    ...(iops === undefined ? {} : { iops }),
+    ...(iopsBurst === undefined ? {} : { iopsBurst }),
+    ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }),
+    ...(bytesBurst === undefined ? {} : { bytesBurst }),
+  };
+}
+
 /** How one disk is served: a configuration file can set these for disks that it names. */
 export const DISK_OPTIONS = {
   "read-only": flag("Serve read-only, even if the device's nodes allow writes", "r"),
@@ -90,6 +146,7 @@ export const DISK_OPTIONS = {
     ),
     String(DEFAULT_WEIGHT),
   ),
+  ...limitOptions("no limit", "0"),
   "max-requests": optional(
     integer("Maximum number of requests in flight per ring, up to the slots of the ring", 1, 512),
   ),
@@ -170,12 +227,14 @@ export const KIND = {
 /** The settings that the options express. */
 export function settingsOf(options: OptionValues<typeof DISK_OPTIONS>, image?: string): DeviceSettings {
   const maxRequests = options["max-requests"];
+  const limits = limitsOf(options);
   return {
     grants: options.grants,
     maxPersistentGrants: options["max-persistent-grants"],
     engine: options.engine,
     ...(options.cache === undefined ? {} : { cache: options.cache }),
     weight: options.weight,
+    ...(Object.keys(limits).length === 0 ? {} : { limits }),
     ...(maxRequests === undefined ? {} : { maxRequests }),
     maxRingPageOrder: options["max-ring-page-order"],
     maxIndirectSegments: options["max-indirect-segments"],

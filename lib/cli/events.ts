@@ -9,6 +9,7 @@ import type { ControlEvent } from "../control/protocol.ts";
 import { servingProcesses } from "../control/serving.ts";
 import { SYSTEM_CLOCK } from "../clock.ts";
 import { LOG_LEVELS, type LogLevel, printable } from "../log.ts";
+import { jobText } from "./job/text.ts";
 import { choice, flag, optional } from "./options.ts";
 import { readableLine } from "./readable.ts";
 import { defineVerb } from "./verb.ts";
@@ -90,6 +91,8 @@ function eventText(event: ControlEvent): string {
       return `${event.device} backend ${event.backendState}, frontend ${event.frontendState}`;
     case "moved":
       return `${event.device} queue ${event.queue} moved from reactor ${event.from} to ${event.to}`;
+    case "job":
+      return `${event.device} ${jobText(event.job)}`;
     case "error":
       return `${event.device} error: ${event.error}`;
     default:

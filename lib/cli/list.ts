@@ -22,13 +22,19 @@ export const list = defineVerb({
     "serving process says: its errors, what it waits for, and rates over a short time (see docs/figures.md).",
   operands: [{ name: "DOMAIN", help: "the guest: a name, UUID or domid; default: all guests", required: false }],
   options: {
+    "jobs": flag("Show what is done on live disks beside their guests' requests, as `job list` does"),
     "json": flag("Print JSON", "J"),
     "no-headings": flag("Print the table without its headings"),
   },
   permissions: "--allow-ffi --allow-env; for what serving processes say also --allow-net, and --allow-read and " +
     "--allow-write of /run/xenblk.",
-  examples: ["xenblk list", "xenblk list web --json"],
-  async run({ host, signals, output, inform }, options, operands): Promise<number> {
+  examples: ["xenblk list", "xenblk list web --json", "xenblk list --jobs"],
+  async run(context, options, operands): Promise<number> {
+    const { host, signals, output, inform } = context;
+    if (options.jobs) {
+      const { showJobs } = await import("./job/list.ts");
+      return await showJobs(context, options.json, !options["no-headings"]);
+    }
     using store = (await host.openNativePlatform()).openXenstore();
     const domain = operands["domain"];
     const guest = domain === undefined ? undefined : resolveGuest(store, domain).domain;

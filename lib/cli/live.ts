@@ -4,10 +4,13 @@
 
 import type { LiveDevice } from "../control/serving.ts";
 import type { DeviceReport } from "../backend/status.ts";
+import { formatSize } from "../sizes.ts";
+import type { AllLimits } from "../storage/filter/limits.ts";
 
 /** The member `live` of a disk in JSON. */
 export interface LiveMember
-  extends Pick<DeviceReport, "connected" | "latched" | "image" | "reactors" | "error" | "waitsFor" | "weight"> {
+  extends
+    Pick<DeviceReport, "connected" | "latched" | "image" | "reactors" | "error" | "waitsFor" | "weight" | "limits"> {
   /** The process that serves it. */
   readonly pid: number;
   readonly verb: string;
@@ -19,7 +22,7 @@ export interface LiveMember
 export function liveMember(device: LiveDevice | undefined): { readonly live?: LiveMember } {
   if (device === undefined) return {};
   const { hello: { pid, verb, version }, report } = device;
-  const { connected, latched, image, reactors, error, waitsFor, weight } = report;
+  const { connected, latched, image, reactors, error, waitsFor, weight, limits } = report;
   return {
     live: {
       pid,
@@ -28,10 +31,22 @@ export function liveMember(device: LiveDevice | undefined): { readonly live?: Li
       connected,
       latched,
       weight,
+      ...(limits === undefined ? {} : { limits }),
       ...(image === undefined ? {} : { image }),
       ...(reactors === undefined ? {} : { reactors }),
       ...(error === undefined ? {} : { error }),
       ...(waitsFor === undefined ? {} : { waitsFor }),
     },
+  };
+}
+
+/** Limits for people, each with its burst; absent: there is none. */
+export function limitTexts(limits: AllLimits): { readonly iops?: string; readonly bytes?: string } {
+  const { iops, iopsBurst, bytesPerSecond, bytesBurst } = limits;
+  const text = (limit: string, burst: number, burstText: string): string =>
+    burst === 0 ? limit : `${limit}, ${burstText} at once`;
+  return {
+    ...(iops === 0 ? {} : { iops: text(String(iops), iopsBurst, String(iopsBurst)) }),
+    ...(bytesPerSecond === 0 ? {} : { bytes: text(formatSize(bytesPerSecond), bytesBurst, formatSize(bytesBurst)) }),
   };
 }

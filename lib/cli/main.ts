@@ -65,7 +65,7 @@ async function dispatch(args: readonly string[], host: Host, version: string, ou
     output.data(await completionWords(rest, await loadVerbs(), host));
     return 0;
   }
-  const group = verbsOf(first);
+  const group = verbsOf(first).filter(({ name }) => name === `${first} ${rest[0]}` || !isVerb(first));
   if (group.length === 0) return await runVerb(findVerb(first, CATALOG), rest, host, version, output);
   const [second, ...others] = rest;
   if (second === "-h" || second === "--help") {
@@ -109,6 +109,11 @@ async function runVerb(
 
 function loadVerbs(): Promise<readonly VerbFace[]> {
   return Promise.all(CATALOG.map((entry) => entry.load()));
+}
+
+/** A verb of one word may begin those of a group, too: `backup DOMAIN ...`, `backup verify ...`. */
+function isVerb(name: string): boolean {
+  return CATALOG.some((entry) => entry.name === name);
 }
 
 function findVerb(name: string, among: readonly CatalogEntry[]): CatalogEntry {

@@ -7,6 +7,7 @@ import { errorText } from "../errors.ts";
 import { createLogger } from "../log.ts";
 import type { HttpAddress, MonitorOptions } from "../metrics/messages.ts";
 import { otlpOptions, shownUrl } from "../metrics/otlp_options.ts";
+import type { LazyJobs } from "../jobs/door.ts";
 import type { Service } from "../service.ts";
 import { ownEnvironment } from "../systemd/environment.ts";
 import { optional, type OptionValues, path, repeated, text } from "./options.ts";
@@ -32,6 +33,7 @@ export type MetricsOptions = OptionValues<typeof METRICS_OPTIONS>;
 /** What the metrics are about. */
 export interface Measured {
   readonly service: Service;
+  readonly jobs: LazyJobs;
   /** Of xenblk. */
   readonly version: string;
   readonly options: MetricsOptions;
@@ -42,7 +44,7 @@ export interface Measured {
  * the log says what fails. Undefined if nothing is asked for.
  */
 export async function startMetrics(
-  { service, version, options }: Measured,
+  { service, jobs, version, options }: Measured,
 ): Promise<AsyncDisposable | undefined> {
   const wanted = monitorOptions(options);
   if (wanted === undefined) return undefined;
@@ -51,7 +53,7 @@ export async function startMetrics(
     const { takeView } = await import("../metrics/view.ts");
     const { Monitor } = await import("../metrics/monitor.ts");
     const monitor = new Monitor(wanted, (line) => logger.warning(line));
-    monitor.observe(() => takeView(service.devices.status(), version));
+    monitor.observe(() => takeView(service.devices.status(), version, jobs.reports()));
     void monitor.listening.then((url) => logger.info(`metrics and status page: ${url}`));
     if (wanted.otlp !== undefined) logger.info(`metrics are sent to ${shownUrl(wanted.otlp.url)}`);
     return monitor;
@@ -74,7 +76,7 @@ function monitorOptions(options: MetricsOptions): MonitorOptions | undefined {
 }
 
 /** Undefined if it is not HOST:PORT, where HOST is not empty, and an IPv6 address is in brackets. */
-function parseAddress(value: string): HttpAddress | undefined {
+export function parseAddress(value: string): HttpAddress | undefined {
   const [, bracketed, plain, digits] = /^(?:\[([0-9a-fA-F:.]+)\]|([\w.-]+)):(\d{1,5})$/.exec(value) ?? [];
   const hostname = bracketed ?? plain;
   const port = Number(digits);

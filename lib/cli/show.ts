@@ -12,7 +12,7 @@ import { type DeviceDetails, showDevice } from "../toolstack/show.ts";
 import { backendPath } from "../xenbus/paths.ts";
 import { parseVdev } from "../xenbus/vdev.ts";
 import { retryConflicts } from "../xenstore.ts";
-import { type LiveMember, liveMember } from "./live.ts";
+import { limitTexts, type LiveMember, liveMember } from "./live.ts";
 import { measureLive, type RateMembers, rateMembers, unattendedHint } from "./live_rates.ts";
 import { flag } from "./options.ts";
 import { renderFields } from "./table.ts";
@@ -64,6 +64,8 @@ export function renderDetails(disk: LiveDetails, terminalColumns = Infinity): st
     ["backend", `${disk.backendState}${disk.online ? "" : ", to be removed"}: ${disk.backendPath}`],
     ["served by", live && `process ${live.pid} (xenblk ${live.verb}, version ${live.version})`],
     ["weight", live && String(live.weight)],
+    ["iops limit", live?.limits && limitTexts(live.limits).iops],
+    ["bytes limit", live?.limits && limitTexts(live.limits).bytes],
     ["waits for", live?.waitsFor?.join("; ")],
     ["error", error ?? live?.error],
     ["writes", live?.latched ? "refused: a flush has failed; attach the disk again" : undefined],

@@ -22,8 +22,9 @@ export const weight = defineVerb({
   description:
     "Asks the process that serves the disk, by its control socket. Disks of different guests that one thread serves share " +
     "it in proportion to their weights while they have requests that wait; while nobody else has, a small weight costs " +
-    "nothing. A disk of a guest with several divides what that guest gets. A new weight holds at once, and until that " +
-    "process ends; --weight and the configuration file have the one that disks begin with.",
+    "nothing. A disk of a guest with several divides what that guest gets. A new weight holds at once, and until the " +
+    "disk is detached: a process that takes over finds it again. --weight and the configuration file have the one that " +
+    "disks begin with.",
   operands: [
     { name: "DOMAIN", help: "the guest: a name, UUID or domid", required: true },
     { name: "VDEV", help: "the virtual device, such as xvdb", required: true, check: parseVdev },

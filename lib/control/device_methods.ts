@@ -1,38 +1,40 @@
 /**
- * The methods of the control socket that change disks: attach, detach, resize, weight, and the limits of the filter
- * throttle. What attaches is loaded with the first call. What detaches and resizes is not: the program's files may have
+ * The methods of the control socket that change disks: attach, detach, resize, swap, mirror, limit and weight. What
+ * attaches is loaded with the first call. What detaches and resizes is not: the program's files may have
  * been replaced by then.
  */
 
+import { unlessAborted } from "../abort.ts";
 import { deviceLabel } from "../backend/journals.ts";
 import { ABI_NAMES } from "../blkif/abi.ts";
 import { LEAST_WEIGHT, MOST_WEIGHT } from "../dataplane/fairness.ts";
 import { XenblkError } from "../errors.ts";
-import type { DomId } from "../hypervisor.ts";
-import type { Service } from "../service.ts";
-import type { LiveFilter } from "../storage/filter/stack.ts";
+import type { JobReport } from "../jobs/job.ts";
+import { paramsOfText } from "../storage/image/spec.ts";
 import { detachDevice } from "../toolstack/detach.ts";
 import { resizeDevice } from "../toolstack/resize.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
-import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import type { Call } from "./connection.ts";
-import { type ControlledProcess, type Handlers, ofLabel } from "./methods.ts";
+import { addressOf, type ControlledProcess, type Handlers } from "./methods.ts";
 import { FLAG, list, object, type Param, readParams, TEXT, whole, word } from "./params.ts";
-import type { Attached, Limits } from "./protocol.ts";
+import type { Attached } from "./protocol.ts";
 
 type Params = Readonly<Record<string, unknown>>;
 
 const DEFAULT_TIMEOUT_MS = 60_000;
+/** How long a guest's requests may wait for another image: less than it takes a guest to complain. */
+const SWAP_TIMEOUT_MS = 10_000;
 const TIMEOUT = whole(1, 86_400_000);
 const DOMAIN: Param<string | number> = {
   allowed: "a name, UUID or domid",
   read: (value) => typeof value === "number" ? value : TEXT.read(value),
 };
-/** A number of bytes, or a text such as `10M`; the filter reads it. */
+/** A number of bytes, or a text such as `10M`; who sets the limits reads it. */
 const RATE: Param<string | number> = { ...DOMAIN, allowed: "a number of bytes, or a text such as 10M" };
 
 const WEIGHT = whole(LEAST_WEIGHT, MOST_WEIGHT);
+const LIMITS = object({ iops: whole(0, 1e9), iopsBurst: whole(0, 1e9), bytesPerSecond: RATE, bytesBurst: RATE });
 
 const ATTACH = {
   domain: DOMAIN,
@@ -47,6 +49,7 @@ const ATTACH = {
   engine: word(["auto", "uring", "file", "qemu", "memory", "null"]),
   cache: word(["none", "writeback", "writethrough", "unsafe"]),
   weight: WEIGHT,
+  limits: LIMITS,
   maxRequests: whole(1, 512),
   maxRingPageOrder: whole(0, MOST_RING_PAGE_ORDER),
   maxIndirectSegments: whole(0, MOST_INDIRECT_SEGMENTS),
@@ -56,8 +59,6 @@ const ATTACH = {
   filters: list(TEXT),
   defaultProtocol: word(ABI_NAMES),
 } as const;
-
-const LIMITS = object({ iops: whole(0, 1e9), iopsBurst: whole(0, 1e9), bytesPerSecond: RATE, bytesBurst: RATE });
 
 /** The methods by name. `attach` is among them where the process serves all devices of its kind. */
 export function deviceMethods(process: ControlledProcess): Handlers {
@@ -81,19 +82,76 @@ export function deviceMethods(process: ControlledProcess): Handlers {
       const size = sizeBytes === undefined ? {} : { sizeBytes };
       return await resizeDevice(store, address, { timeoutMs, signal, ...size });
     },
+    swap: async (given, { signal, progress }) => {
+      const table = { device: TEXT, image: TEXT, timeoutMs: TIMEOUT };
+      const required = ["device", "image"] as const;
+      const { device, image, timeoutMs = SWAP_TIMEOUT_MS } = readParams("swap", table, given, required);
+      const served = service.devices.find(addressOf(service, device))!;
+      checkNoJob(process, device);
+      const params = await paramsOfText(image);
+      progress("opening the new image");
+      return await unlessAborted(served.exchange({ params, timeoutMs }), signal);
+    },
+    disc: async (params, { signal }) => {
+      const table = { device: TEXT, params: TEXT, timeoutMs: TIMEOUT };
+      const read = readParams("disc", table, params, ["device"]);
+      const { device, timeoutMs = DEFAULT_TIMEOUT_MS } = read;
+      const address = addressOf(service, device);
+      using store = process.platform.openXenstore();
+      const disc = read.params === undefined ? {} : { params: read.params };
+      const { changeDisc } = await import("../toolstack/disc.ts");
+      return await changeDisc(store, address, { timeoutMs, signal, ...disc });
+    },
+    mirror: (given) => mirror(process, given),
     limit: (params) => {
       const { device, limits } = readParams("limit", { device: TEXT, limits: LIMITS }, params, ["device"]);
-      const throttle = throttleOf(service, addressOf(service, device));
-      if (limits !== undefined) throttle.set(limits);
-      return { limits: limitsOf(throttle) };
+      const address = addressOf(service, device);
+      if (limits !== undefined) service.devices.change(address, { limits });
+      const { limits: present, limitedBy } = service.devices.heldBy(address)!.live;
+      return { limits: present, ...(limitedBy === undefined ? {} : { by: limitedBy }) };
     },
     weight: (params) => {
       const { device, weight } = readParams("weight", { device: TEXT, weight: WEIGHT }, params, ["device"]);
-      const present = service.devices.heldBy(addressOf(service, device))!.weight;
-      if (weight !== undefined) present.value = weight;
-      return { weight: present.value };
+      const address = addressOf(service, device);
+      if (weight !== undefined) service.devices.change(address, { weight });
+      return { weight: service.devices.heldBy(address)!.live.weight.value };
     },
   };
+}
+
+async function mirror({ service, jobs }: ControlledProcess, given: Params): Promise<{ readonly job: JobReport }> {
+  const table = { device: TEXT, image: TEXT, timeoutMs: TIMEOUT, bytesPerSecond: whole(1, Number.MAX_SAFE_INTEGER) };
+  const required = ["device", "image"] as const;
+  const { device, image, timeoutMs = SWAP_TIMEOUT_MS, bytesPerSecond } = readParams("mirror", table, given, required);
+  const { devices } = service;
+  const daemon = devices.heldBy(addressOf(service, device))?.image?.disk.daemon;
+  if (daemon === undefined || jobs === undefined) {
+    throw new XenblkError(`Cannot mirror ${device}: no storage daemon serves it`, {
+      remedy:
+        "copy its image while nothing writes to it, then use `xenblk swap`; or let a daemon serve it, see `xenblk mirror --help`",
+    });
+  }
+  const params = await paramsOfText(image);
+  const { orderMirror } = await import("../jobs/mirror.ts");
+  const { allowImages } = devices.settings;
+  const order = await orderMirror({
+    device,
+    daemon,
+    params,
+    timeoutMs,
+    allowImages,
+    ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }),
+  });
+  return { job: await (await jobs.load()).start(order) };
+}
+
+/** Two at a time would each undo what the other does. */
+function checkNoJob({ jobs }: ControlledProcess, device: string): void {
+  const [job] = jobs?.active(device) ?? [];
+  if (job === undefined) return;
+  throw new XenblkError(`Cannot swap the image of ${device}: its ${job.kind} is running`, {
+    remedy: `wait for it (\`xenblk job wait ${job.id}\`), or cancel it (\`xenblk job cancel ${job.id}\`)`,
+  });
 }
 
 async function attach(
@@ -106,33 +164,4 @@ async function attach(
   const { attachTo } = await import("../attach_to.ts");
   const { address, guest, params: image } = await attachTo(service, platform, { ...wanted, kind, signal });
   return { device: deviceLabel(address), vdev: formatVdev(address.vdev), params: image, guest };
-}
-
-/** Throws {@linkcode XenblkError} (`not-found`). */
-function addressOf(service: Service, label: string): DeviceAddress {
-  return parseBackendPath(ofLabel(service.devices.reports(), label)[0]!.backendPath, 0 as DomId);
-}
-
-/** Throws {@linkcode XenblkError} if there is none. */
-function throttleOf({ devices }: Service, address: DeviceAddress): LiveFilter {
-  const throttle = devices.filtersOf(address).find(({ name }) => name === "throttle");
-  if (throttle !== undefined) return throttle;
-  throw new XenblkError(
-    `Cannot limit ${
-      formatVdev(address.vdev)
-    } of domain ${address.frontendDomain}: no filter throttle is in front of it`,
-    {
-      remedy: "attach it with --filter throttle; without limits it lets everything pass until they are set",
-    },
-  );
-}
-
-function limitsOf({ options }: LiveFilter): Required<Limits> {
-  const number = (name: string): number => Number(options[name] ?? 0);
-  return {
-    iops: number("iops"),
-    iopsBurst: number("iopsBurst"),
-    bytesPerSecond: number("bytesPerSecond"),
-    bytesBurst: number("bytesBurst"),
-  };
 }

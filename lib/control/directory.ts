@@ -21,6 +21,17 @@ export function socketPath(directory: string, pid: number): string {
   return `${directory}/${pid}.sock`;
 }
 
+/** Where readers of an export of that device connect. */
+export function exportSocket(directory: string, device: string): string {
+  return `${directory}/export-${device.replaceAll("/", "-")}.sock`;
+}
+
+/** The sockets of exports in the directory, which exists. */
+async function listExportSockets(directory: string): Promise<string[]> {
+  const names = await Array.fromAsync(Deno.readDir(directory), ({ name }) => name);
+  return names.filter((name) => /^export-.*\.sock$/.test(name)).map((name) => `${directory}/${name}`);
+}
+
 /** The sockets in the directory, those of dead processes among them, by path. None if there is no directory. */
 export async function listSockets(directory: string): Promise<{ readonly path: string; readonly pid: number }[]> {
   const sockets = [];
@@ -53,7 +64,8 @@ export async function prepareDirectory(directory: string, warn: (line: string) =
   if (!isDirectory) throw new Deno.errors.NotADirectory(`${directory} is not a directory`);
   // One that another umask or hand made.
   if (((mode ?? 0) & 0o777) !== 0o700) await Deno.chmod(directory, 0o700);
-  const silent = await silentOf((await listSockets(directory)).map(({ path }) => path));
+  const own = (await listSockets(directory)).map(({ path }) => path);
+  const silent = await silentOf([...own, ...await listExportSockets(directory)]);
   if (silent.length === 0) return;
   await SYSTEM_CLOCK.sleep(SETTLE_MS);
   for (const path of await silentOf(silent)) {

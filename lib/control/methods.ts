@@ -6,8 +6,11 @@ import { diskFigures } from "../backend/figures.ts";
 import type { DeviceReport } from "../backend/status.ts";
 import { XenblkError } from "../errors.ts";
 import type { HostPlatform } from "../host_platform.ts";
+import type { DomId } from "../hypervisor.ts";
+import type { LazyJobs } from "../jobs/door.ts";
 import { LOG_LEVELS, type Logging } from "../log.ts";
 import type { Service } from "../service.ts";
+import { type DeviceAddress, parseBackendPath } from "../xenbus/paths.ts";
 import type { Call, Handler } from "./connection.ts";
 import { readParams, TEXT, word } from "./params.ts";
 import { type Method, type Methods, PROTOCOL_VERSION, type ServingVerb } from "./protocol.ts";
@@ -23,6 +26,8 @@ export interface ControlledProcess {
   /** Of xenblk. */
   readonly version: string;
   readonly logging: Logging;
+  /** Absent: its disks have none. */
+  readonly jobs?: LazyJobs;
 }
 
 /** The handlers by method; those that a process does not have are absent. */
@@ -66,7 +71,7 @@ export function basicMethods(process: ControlledProcess): Handlers & Readonly<Re
 }
 
 /** The device of that label, or all. Throws {@linkcode XenblkError} (`not-found`). */
-export function ofLabel<D extends DeviceReport>(all: D[], label: string | undefined): D[] {
+function ofLabel<D extends DeviceReport>(all: D[], label: string | undefined): D[] {
   if (label === undefined) return all;
   const found = all.filter((status) => status.label === label);
   if (found.length > 0) return found;
@@ -74,4 +79,9 @@ export function ofLabel<D extends DeviceReport>(all: D[], label: string | undefi
     kind: "not-found",
     remedy: "see the method status",
   });
+}
+
+/** The address of the device with that label. Throws {@linkcode XenblkError} (`not-found`). */
+export function addressOf(service: Service, label: string): DeviceAddress {
+  return parseBackendPath(ofLabel(service.devices.reports(), label)[0]!.backendPath, 0 as DomId);
 }

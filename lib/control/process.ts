@@ -5,7 +5,10 @@
 import { LOG_LEVELS, type LogLevel } from "../log.ts";
 import type { ConnectionParts } from "./connection.ts";
 import { deviceMethods } from "./device_methods.ts";
+import { snapshotMethods } from "./snapshot_methods.ts";
 import { DeviceEvents, type TakeEvent } from "./events.ts";
+import { exportMethods } from "./export_methods.ts";
+import { jobMethods } from "./job_methods.ts";
 import { basicMethods, type ControlledProcess } from "./methods.ts";
 import { ControlServer } from "./server.ts";
 
@@ -26,7 +29,13 @@ export async function startControl(options: ControlOptions): Promise<AsyncDispos
     await ControlServer.start({
       directory,
       pid: Deno.pid,
-      methods: { ...basicMethods(options), ...deviceMethods(options) },
+      methods: {
+        ...basicMethods(options),
+        ...deviceMethods(options),
+        ...exportMethods(options, options),
+        ...jobMethods(options),
+        ...snapshotMethods(options),
+      },
       subscribed,
       warn,
     }),
@@ -36,10 +45,15 @@ export async function startControl(options: ControlOptions): Promise<AsyncDispos
 }
 
 /** What subscribes to events, and to lines of the log from a level on. */
-function followers(events: DeviceEvents, { logging }: ControlledProcess): ConnectionParts["subscribed"] {
+function followers(events: DeviceEvents, { logging, jobs }: ControlledProcess): ConnectionParts["subscribed"] {
   return (log: LogLevel | undefined, send: TakeEvent): Disposable => {
     const subscription = new DisposableStack();
     subscription.use(events.follow(send));
+    if (jobs !== undefined) {
+      subscription.use(jobs.onChange((job) => {
+        send({ event: "job", time: new Date().toISOString(), device: job.device, job });
+      }));
+    }
     if (log !== undefined) {
       const least = LOG_LEVELS.indexOf(log);
       subscription.use(logging.follow((level, line) => {

@@ -3,11 +3,16 @@
  * describes it for people, and docs/control.schema.json for programs.
  */
 
+import type { Exchanged } from "../backend/exchange.ts";
 import type { DeviceSettings } from "../backend/settings.ts";
 import type { DeviceReport } from "../backend/status.ts";
 import type { ErrorKind } from "../errors.ts";
 import type { DiskFigures } from "../figures/figures.ts";
+import type { JobReport } from "../jobs/job.ts";
 import type { LogLevel } from "../log.ts";
+import type { SnapshotChain } from "../storage/qemu/overlay_chain.ts";
+import type { TakenSnapshot } from "../storage/qemu/overlay_create.ts";
+import type { AllLimits } from "../storage/filter/limits.ts";
 import type { ThrottleOptions } from "../storage/filter/table.ts";
 import type { DomainInfo } from "../toolstack/domains.ts";
 
@@ -83,8 +88,40 @@ export interface Attached {
   readonly guest: DomainInfo;
 }
 
-/** Limits of the filter `throttle`, with all members in an answer. 0: none. */
+/** A backup of a disk. */
+export interface BackupParams extends DeviceParams {
+  /** A new file by its absolute path, a block device, or an `nbd://` URI. */
+  readonly target: string;
+  /** Absent: as the file's name says; of a device or a server, raw. */
+  readonly format?: "qcow2" | "raw";
+  /** Only what has changed since the last backup, if that is known. */
+  readonly incremental?: boolean;
+  /** The most that it copies. Absent, or 0: as fast as it goes. */
+  readonly bytesPerSecond?: number;
+  /** The directory of the scratch file. Absent: that of the disk's image. */
+  readonly scratch?: string;
+}
+
+/** Limits of a disk. 0: none. */
 export type Limits = Pick<ThrottleOptions, "iops" | "iopsBurst" | "bytesPerSecond" | "bytesBurst">;
+
+/** A disk that is to be shown at one instant, over NBD. */
+export interface ExportParams extends DeviceParams {
+  /** The Unix socket to make. Absent: one beside the control sockets. */
+  readonly socket?: string;
+  /** Listen there, by TCP, in place of a Unix socket. Port 0: one that is free. */
+  readonly listen?: { readonly hostname: string; readonly port: number };
+  /** A bitmap of the disk, shown as the context `qemu:dirty-bitmap:NAME`. */
+  readonly bitmap?: string;
+  /** Where what the guest overwrites is kept. Default /var/tmp. */
+  readonly scratchDirectory?: string;
+  /** The most of that. Default 10 GiB. */
+  readonly scratchBytes?: number;
+  /** Ends after so long. */
+  readonly limitMs?: number;
+  /** Until `endExport`. Else it ends with the connection, too. */
+  readonly stays?: boolean;
+}
 
 /** The methods: their parameters and results. */
 export interface Methods {
@@ -113,15 +150,80 @@ export interface Methods {
     readonly params: DeviceParams & { readonly sizeBytes?: number; readonly timeoutMs?: number };
     readonly result: { readonly before: number; readonly now: number };
   };
-  /** Changes the limits that are named, and answers with all. */
+  /**
+   * Gives the disk another image under its guest, which must find the same data there. `before` and `now` describe the
+   * images for people; sizes in sectors of 512 bytes. Requests waited for `pausedMs`; absent for a disc.
+   */
+  readonly swap: {
+    readonly params: DeviceParams & { readonly image: string; readonly timeoutMs?: number };
+    readonly result: Exchanged;
+  };
+  /**
+   * Begins to copy the disk, which a storage daemon serves, to another image; once all is copied, the disk goes on with
+   * that one. At the switch-over requests wait for `timeoutMs` at most. Answers once it has begun: see `jobs`.
+   */
+  readonly mirror: {
+    readonly params: DeviceParams & {
+      readonly image: string;
+      readonly timeoutMs?: number;
+      readonly bytesPerSecond?: number;
+    };
+    readonly result: { readonly job: JobReport };
+  };
+  /** Changes the limits that are named, keeps them for the next process, and answers with all. */
   readonly limit: {
     readonly params: DeviceParams & { readonly limits?: Limits };
-    readonly result: { readonly limits: Required<Limits> };
+    /** `by`: which of the disk's own filters has the limits, for people. Absent: they are in front of all filters. */
+    readonly result: { readonly limits: AllLimits; readonly by?: string };
   };
-  /** Changes the disk's share of its thread, if one is given, and answers with the present one. */
+  /** Changes the disk's share of its thread, if one is given, keeps it likewise, and answers with the present one. */
   readonly weight: {
     readonly params: DeviceParams & { readonly weight?: number };
     readonly result: { readonly weight: number };
+  };
+  /** Empties a CD-ROM drive, then puts the disc in that `params` names, if it does. The time is for each. */
+  readonly disc: {
+    readonly params: DeviceParams & { readonly params?: string; readonly timeoutMs?: number };
+    readonly result: { readonly sectors?: number };
+  };
+  /** Shows a disk as it is now, read-only, while the guest goes on. */
+  readonly export: {
+    readonly params: ExportParams;
+    readonly result: { readonly uri: string; readonly sizeBytes: number; readonly taken: string };
+  };
+  /** Answers once the export of the disk has ended: why, and whether its readers can have lost something. */
+  readonly exportEnded: {
+    readonly params: DeviceParams;
+    readonly result: { readonly reason: string; readonly failed: boolean };
+  };
+  /** Ends the export of the disk. */
+  readonly endExport: { readonly params: DeviceParams; readonly result: Nothing };
+  /** The jobs of the process's disks, those that are over too; of one device, or the one of that id. */
+  readonly jobs: {
+    readonly params: DevicesParams & { readonly id?: string };
+    readonly result: { readonly jobs: readonly JobReport[] };
+  };
+  /** Starts a backup, and answers once it has begun. */
+  readonly backup: { readonly params: BackupParams; readonly result: { readonly job: JobReport } };
+  /** Ends a job, and answers with its end. */
+  readonly jobCancel: { readonly params: { readonly id: string }; readonly result: { readonly job: JobReport } };
+  /** Takes a snapshot of all of these disks at one instant; one storage daemon must have them. */
+  readonly snapshotCreate: {
+    readonly params: { readonly devices: readonly string[]; readonly snapshot: string };
+    readonly result: {
+      readonly disks: readonly (DeviceParams & TakenSnapshot)[];
+      readonly pauseMs: number;
+    };
+  };
+  /** The snapshots of a disk, the newest first. */
+  readonly snapshots: { readonly params: DeviceParams; readonly result: SnapshotChain };
+  /**
+   * Begins to merge snapshots into the image below them: the newest one, or all from the newest to the one that is named.
+   * If the job fails, or is cancelled, all stay.
+   */
+  readonly snapshotCommit: {
+    readonly params: DeviceParams & { readonly snapshot?: string; readonly bytesPerSecond?: number };
+    readonly result: { readonly job: JobReport };
   };
   /** Sets the level of the process's own log if one is given, and answers with the present one. */
   readonly logLevel: { readonly params: { readonly level?: LogLevel }; readonly result: { readonly level: LogLevel } };
@@ -147,6 +249,8 @@ export type ControlEvent =
   | (DeviceEventBase & { readonly event: "added"; readonly report: DeviceReport })
   | (DeviceEventBase & { readonly event: "state"; readonly backendState: string; readonly frontendState: string })
   | (DeviceEventBase & { readonly event: "error"; readonly error: string })
+  /** A job of the disk has begun, has come further, or is over. */
+  | (DeviceEventBase & { readonly event: "job"; readonly job: JobReport })
   /** Another reactor serves the ring of that number. */
   | (DeviceEventBase & {
     readonly event: "moved";

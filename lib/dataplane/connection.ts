@@ -16,16 +16,17 @@ import type {
   Platform,
 } from "../hypervisor.ts";
 import { derivedNonce } from "../nonce.ts";
-import type { BufferOpener, ChannelOpener, DiskAttachment, DiskProperties, IoChannel } from "../storage/disk.ts";
+import type { BufferOpener, ChannelOpener, DiskAttachment, DiskProperties } from "../storage/disk.ts";
 import { createGrantStrategy } from "./grants/create.ts";
 import { memoryRule } from "./grants/memory_rule.ts";
 import { MOST_PAGES_PER_RING } from "./grants/page_pool.ts";
 import { IndirectPages } from "./indirect_pages.ts";
 import { Latch, LATCH_BYTES } from "./latch.ts";
 import { Journal, journalBytes } from "./journal.ts";
+import { Limiter } from "./limiter.ts";
 import { Queue } from "./queue.ts";
 import { RequestTimes } from "./request_times.ts";
-import { SlotTable } from "./slot_table.ts";
+import { segmentTableBytes, SlotTable } from "./slot_table.ts";
 import { DEFAULT_PERSISTENT_GRANTS, type QueueSpec } from "./types.ts";
 
 /** What a reactor needs to open a queue: a QueueSpec in a form that can be posted to its Worker. */
@@ -45,8 +46,8 @@ export interface GuestHandles {
 /** A queue that is tied to its guest. */
 export interface Connection extends Disposable {
   readonly queue: Queue;
-  /** The queue's way to the disk, which it owns. */
-  readonly channel: IoChannel;
+  /** The queue's way to the disk. */
+  readonly limiter: Limiter;
   /** The device's. */
   readonly latch: Latch;
   readonly guest: DomId;
@@ -71,7 +72,8 @@ export function openConnection(
   const inFlight = mostInFlight(request, ring, replay);
   const maxIndirectSegments = request.maxIndirectSegments ?? 0;
   const maxSegments = Math.max(MAX_SEGMENTS_PER_REQUEST, maxIndirectSegments);
-  const slots = new SlotTable(inFlight, maxSegments, maxIndirectSegments, replay);
+  const segments = undo.use(platform.memory.allocate(segmentTableBytes(inFlight, maxSegments)));
+  const slots = new SlotTable(inFlight, maxSegments, maxIndirectSegments, replay, segments.view);
   const memory = openBuffers(request, platform, undo, openMemory);
   const grants = undo.use(
     createGrantStrategy(request.grants, {
@@ -83,13 +85,10 @@ export function openConnection(
     }),
   );
   const indirect = maxIndirectSegments > 0 && undo.use(new IndirectPages(slots, handles.grants, platform.memory));
-  const channel = undo.use(openChannel(request.attachment, {
-    depth: inFlight,
-    vectors: slots.vectors,
-    memory,
-    ...(grants.buffers && { buffers: grants.buffers }),
-    rule: memoryRule(request.grants, request.directIoSafe ?? false),
-  }));
+  const rule = memoryRule(request.grants, request.directIoSafe ?? false);
+  const buffers = grants.buffers && { buffers: grants.buffers };
+  const options = { depth: inFlight, vectors: slots.vectors, memory, ...buffers, rule };
+  const limiter = undo.use(new Limiter(openChannel(request.attachment, options), options, request.throttle, platform));
   const deviceLatch = new Latch(undo.use(openLatch(request.latch, platform)).view);
   const port = handles.events.bindInterdomain(request.guest, request.eventChannel);
   undo.defer(() => handles.events.unbind(port));
@@ -100,8 +99,8 @@ export function openConnection(
     slots,
     grants,
     ...(indirect && { indirect }),
-    channel,
-    limits: request.discard === true ? request.properties : withoutDiscard(request.properties),
+    channel: limiter.channel,
+    limits: limitsOf(request),
     journal,
     stats: request.stats,
     times: new RequestTimes({ ...request, slots: inFlight, platform }),
@@ -112,7 +111,7 @@ export function openConnection(
   // The last process may have died after pushing responses, before notifying.
   if (request.journal !== undefined) notifyFrontend(handles.events, port, complain);
   const owned = undo.move();
-  return { queue, channel, latch: deviceLatch, guest: request.guest, port, [Symbol.dispose]: () => owned.dispose() };
+  return { queue, limiter, latch: deviceLatch, guest: request.guest, port, [Symbol.dispose]: () => owned.dispose() };
 }
 
 /** After a crash more may be in flight than the limit allows from now on. */
@@ -192,8 +191,11 @@ function checkNothingIsLost(ring: BackRing, complain: (line: string) => void): v
   complain("an earlier process left no journal, but the ring shows that no request is lost");
 }
 
-function withoutDiscard({ discard: _, ...properties }: DiskProperties): DiskProperties {
-  return properties;
+/** What requests are validated against. */
+function limitsOf({ discard: isOffered, properties }: OpenRequest): DiskProperties {
+  if (isOffered === true) return properties;
+  const { discard: _, ...others } = properties;
+  return others;
 }
 
 /** A guest that dies can take its end of the channel away: that is no reason to stop serving the others. */

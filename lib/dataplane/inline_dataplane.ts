@@ -117,12 +117,17 @@ export class InlineDataPlane implements DataPlane, Site {
   }
 
   /** The limit ends it in {@linkcode turn}. */
-  release(id: number, limitMs: number): Promise<boolean> {
+  release(id: number, limitMs: number, flush = false): Promise<boolean> {
     const open = this.#queues.get(id);
-    if (open === undefined || !this.#reactor.release(id)) return Promise.resolve(false);
+    if (open === undefined || !this.#reactor.release(id, flush)) return Promise.resolve(false);
     open.releasing = { ...Promise.withResolvers<boolean>(), endMs: this.now() + limitMs };
     this.#waker.wake();
     return open.releasing.promise;
+  }
+
+  begin(id: number): void {
+    this.#reactor.keep(id);
+    this.#waker.wake();
   }
 
   grow(id: number, sectors: number): Promise<void> {

@@ -45,8 +45,10 @@ export type ReactorCommand =
   | OpenCommand
   /** Load what the attachment needs. `id` is the number of the preparation. */
   | { readonly type: "prepare"; readonly id: number; readonly attachment: DiskAttachment }
-  /** Serve the queue no more, once nothing of it is in flight; flush nothing. */
-  | { readonly type: "release"; readonly id: number }
+  /** Serve the queue no more, once nothing of it is in flight; flush only if asked to. */
+  | { readonly type: "release"; readonly id: number; readonly flush: boolean }
+  /** Take the requests of a queue that was opened `held`. Unlike `keep`, it has no answer. */
+  | { readonly type: "begin"; readonly id: number }
   /** Go on with it after all, unless it was released. */
   | { readonly type: "keep"; readonly id: number }
   | { readonly type: "grow"; readonly id: number; readonly sectors: number }

@@ -52,10 +52,12 @@ export interface Site {
    */
   open(queue: PlacedEvents, request: OpenRequest, signal?: AbortSignal, limitMs?: number): Promise<void>;
   /**
-   * Serves the queue no more, once nothing is in flight; nothing is flushed. False: the reactor cannot, or not within the
-   * limit, and goes on to serve it.
+   * Serves the queue no more, once nothing is in flight, and what was answered was flushed if `flush`. False: the reactor
+   * cannot, or not within the limit, and goes on to serve it.
    */
-  release(id: number, limitMs: number): Promise<boolean>;
+  release(id: number, limitMs: number, flush?: boolean): Promise<boolean>;
+  /** Begins to take the requests of a queue that was opened `held`. */
+  begin(id: number): void;
   grow(id: number, sectors: number): Promise<void>;
   close(id: number): Promise<void>;
 }
@@ -87,12 +89,15 @@ export class PlacedQueue implements QueueHandle, PlacedEvents {
   readonly #closeAsked = Promise.withResolvers<void>();
   #place: Place;
   #attachment: DiskAttachment;
-  #moving: Promise<MoveResult> | undefined;
+  /** A move, or the release of the ring, is under way. */
+  #moving: Promise<unknown> | undefined;
   #closing: Promise<void> | undefined;
+  #held: boolean;
 
   /** {@linkcode open} is to be called next. */
   constructor(spec: QueueSpec, place: Place, attachment: DiskAttachment, now: () => number) {
     this.#spec = spec;
+    this.#held = spec.held === true;
     this.#place = place;
     this.#attachment = attachment;
     this.#now = now;
@@ -124,7 +129,8 @@ export class PlacedQueue implements QueueHandle, PlacedEvents {
 
   /** It is not being closed, and its disk can be served by that reactor, too. */
   canMoveTo(lane: number): boolean {
-    return this.#closing === undefined && this.#moving === undefined && this.#attachmentFor(lane) !== undefined;
+    const stays = this.#held || this.#closing !== undefined || this.#moving !== undefined;
+    return !stays && this.#attachmentFor(lane) !== undefined;
   }
 
   /** Rejects with the reason if it is refused. */
@@ -135,6 +141,23 @@ export class PlacedQueue implements QueueHandle, PlacedEvents {
   async grow(sectors: number): Promise<void> {
     if (this.#moving !== undefined) await this.#moving;
     await this.#place.site.grow(this.id, sectors);
+  }
+
+  start(): void {
+    this.#held = false;
+    this.#place.site.begin(this.id);
+  }
+
+  async release(limitMs: number): Promise<boolean> {
+    if (this.#moving !== undefined) await this.#moving;
+    if (this.#closing !== undefined) return false;
+    const releasing = this.#place.site.release(this.id, limitMs, !this.#held);
+    this.#moving = releasing;
+    const isReleased = await releasing.finally(() => this.#moving = undefined);
+    if (!isReleased) return false;
+    this.#closing ??= Promise.resolve(); // nothing is left to close
+    this.#place.leave();
+    return true;
   }
 
   close(): Promise<void> {
@@ -169,10 +192,11 @@ export class PlacedQueue implements QueueHandle, PlacedEvents {
   }
 
   #requestFor(attachment: DiskAttachment, moved: boolean): OpenRequest {
-    const { disk, moved: _moved, ...rest } = this.#spec;
+    const { disk, moved: _moved, held: _held, ...rest } = this.#spec;
     const { journal } = rest;
     return {
       ...rest,
+      ...(this.#held ? { held: true } : {}),
       ...(moved && journal !== undefined ? { journal: { ...journal, resume: true } } : {}),
       attachment,
       properties: disk.properties,

@@ -51,12 +51,13 @@ export class Queue implements Disposable {
   readonly #ring: BackRing;
   readonly #slots: SlotTable;
   readonly #grants: GrantStrategy;
-  readonly #channel: IoChannel;
+  #channel: IoChannel;
   readonly #indirect: IndirectPages | undefined;
   readonly #stats: Float64Array;
   readonly #steps: RequestSteps;
   readonly #times: RequestTimes;
-  /** Completions that the channel handed over, and how many of them are dealt with. */
+  /** The channel that handed over completions, and how many of them are dealt with. */
+  #reaped: IoChannel;
   #reapedCount = 0;
   #reapedDone = 0;
   #state: QueueState = "serving";
@@ -64,13 +65,15 @@ export class Queue implements Disposable {
   #broken: string | undefined;
   #finalFlush = false;
   #paused = false;
+  /** Once paused and idle, it flushes. */
+  #wantsFlush = false;
 
   constructor(parts: QueueParts) {
     this.#parts = parts;
     this.#ring = parts.ring;
     this.#slots = parts.slots;
     this.#grants = parts.grants;
-    this.#channel = parts.channel;
+    this.#channel = this.#reaped = parts.channel;
     this.#indirect = parts.indirect;
     this.#stats = new Float64Array(parts.stats);
     this.#steps = new RequestSteps(parts);
@@ -79,6 +82,11 @@ export class Queue implements Disposable {
 
   get state(): QueueState {
     return this.#state;
+  }
+
+  /** From now on operations go there, between two passes. The channel completes what is in flight, too. */
+  set channel(channel: IoChannel) {
+    this.#channel = this.#steps.channel = channel;
   }
 
   /** The reason if the frontend broke the ring; the queue then answers nothing more. */
@@ -144,7 +152,7 @@ export class Queue implements Disposable {
     // Not in answer(): the compiler would inline this there, and have no room left for what each request needs.
     if (this.inFlight === 0) this.#times.idle();
     this.#stats[STAT.inFlight] = this.inFlight;
-    const flushing = this.#state === "draining" && this.#drain();
+    const flushing = (this.#state === "draining" || this.#wantsFlush) && this.#flushLast();
     // What was started may be complete already, and a request that failed at once has left room behind: nothing announces
     // either.
     return !isEmpty || flushing;
@@ -176,14 +184,26 @@ export class Queue implements Disposable {
     if (this.#state === "serving") this.#state = "draining";
   }
 
-  /** Takes no more requests until {@linkcode resume}; those in flight are finished. */
-  pause(): void {
+  /** Takes no more requests until {@linkcode resume}; those in flight are finished, and then, if asked for, flushed. */
+  pause(flush = false): void {
     this.#paused = true;
+    this.#wantsFlush = flush;
   }
 
   /** Takes requests again: call step(). */
   resume(): void {
     this.#paused = false;
+    this.#wantsFlush = false;
+  }
+
+  /** Nothing is in flight, no flush either, and none is due. */
+  get isQuiet(): boolean {
+    return this.inFlight === 0 && !this.#finalFlush && !this.#wantsFlush;
+  }
+
+  /** It is to flush once nothing is in flight, or does: no request counts for that. */
+  get isEnding(): boolean {
+    return this.#state === "draining" || this.#finalFlush || this.#wantsFlush;
   }
 
   [Symbol.dispose](): void {
@@ -197,17 +217,18 @@ export class Queue implements Disposable {
   #reap(): number {
     if (this.#reapedDone === this.#reapedCount) {
       this.#reapedDone = 0;
+      this.#reaped = this.#channel;
       this.#reapedCount = this.#channel.reap();
     }
     const before = this.#reapedDone;
-    const { tags, results } = this.#channel;
+    const { tags, results } = this.#reaped;
     const { operation, lengthBytes } = this.#slots;
     let bytes = 0;
     for (; this.#reapedDone < this.#reapedCount && bytes < READ_BYTES_PER_PASS; this.#reapedDone++) {
       const slot = tags[this.#reapedDone]!;
       const result = results[this.#reapedDone]!;
       if (operation[slot] === OP_READ) bytes += lengthBytes[slot]!;
-      if (this.#finalFlush) this.#endDrain(result);
+      if (this.#finalFlush) this.#endLastFlush(result);
       else this.#steps.advance(slot, result);
     }
     this.cost = this.movedBytes = bytes;
@@ -253,7 +274,8 @@ export class Queue implements Disposable {
   }
 
   #mayTake(): boolean {
-    return this.#state === "serving" && !this.#paused && this.#broken === undefined && this.#hasRoom();
+    const mayTake = this.#state === "serving" && !this.#paused && !this.#finalFlush;
+    return mayTake && this.#broken === undefined && this.#hasRoom();
   }
 
   /** One more request can be taken. */
@@ -311,10 +333,10 @@ export class Queue implements Disposable {
   }
 
   /** Once nothing is in flight, one flush makes everything that was answered durable. */
-  #drain(): boolean {
+  #flushLast(): boolean {
     if (this.inFlight > 0 || this.#finalFlush) return false;
     if (this.#parts.limits.readOnly) {
-      this.#state = "drained";
+      this.#isFlushed();
       return false;
     }
     this.#finalFlush = true;
@@ -323,12 +345,17 @@ export class Queue implements Disposable {
     return true;
   }
 
-  #endDrain(result: number): void {
+  #endLastFlush(result: number): void {
     if (result < 0) {
       this.#parts.latch.trip();
       this.#parts.complain(`the last flush failed: ${errnoText(result)}: answered writes may be lost`);
     }
     this.#finalFlush = false;
-    this.#state = "drained";
+    this.#isFlushed();
+  }
+
+  #isFlushed(): void {
+    this.#wantsFlush = false;
+    if (this.#state === "draining") this.#state = "drained";
   }
 }

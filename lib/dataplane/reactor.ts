@@ -147,10 +147,11 @@ export class Reactor implements Disposable {
         visitedDueMs: -1,
         visitedMs: 0,
       };
+      if (request.held === true) connection.queue.pause();
       guest.byPort.set(connection.port, served);
       this.#noteUnrestricted(guest);
       this.#served.push(served);
-      if (connection.channel.dueMs !== undefined) this.#timed.push(served);
+      this.#findTimed();
     } finally {
       this.#releaseGuest(guest);
     }
@@ -167,27 +168,32 @@ export class Reactor implements Disposable {
     if (served === undefined) return this.#host.closed(id);
     served.closing = true;
     served.hasWork = true;
+    served.connection.limiter.hurries = true;
     served.connection.queue.drain();
   }
 
   /**
-   * Serves a queue no more, once nothing is in flight, and flushes nothing: another reactor goes on with its ring.
-   * {@linkcode ReactorHost.released} reports the end. False: it is being closed, or its ring is broken.
+   * Serves a queue no more, once nothing is in flight: another reactor, or another disk, goes on with its ring. What was
+   * answered is flushed before if `flush`. {@linkcode ReactorHost.released} reports the end. False: it is being closed, or
+   * its ring is broken.
    */
-  release(id: number): boolean {
+  release(id: number, flush = false): boolean {
     const served = this.#served.find((served) => served.id === id);
     if (served === undefined || served.closing || served.connection.queue.state !== "serving") return false;
     served.leaving = true;
-    served.connection.queue.pause();
+    served.hasWork = true;
+    served.connection.limiter.hurries = true;
+    served.connection.queue.pause(flush);
     return true;
   }
 
-  /** Goes on with a queue that was to leave. False: it has left. */
+  /** Goes on with a queue that was to leave, or begins with one that was opened `held`. False: it has left. */
   keep(id: number): boolean {
     const served = this.#served.find((served) => served.id === id);
     if (served === undefined) return false;
     served.leaving = false;
     served.hasWork = true;
+    served.connection.limiter.hurries = false;
     served.connection.queue.resume();
     return true;
   }
@@ -342,7 +348,7 @@ export class Reactor implements Disposable {
       const { queue } = served.connection;
       served.hasWork = queue.rest();
       if (served.hasWork) more = true;
-      else served.hasWork = queue.state === "draining";
+      else served.hasWork = queue.isEnding;
     }
     return more;
   }
@@ -353,7 +359,8 @@ export class Reactor implements Disposable {
 
   /** True: there may be more to do at once. */
   #visit(served: Served, most: number): boolean {
-    const { queue } = served.connection;
+    const { queue, limiter } = served.connection;
+    if (limiter.isStale) this.#limit(served);
     const faults = served.faults.count;
     const polled = this.#poll.nowMs > 0;
     const alone = this.#served.length === 1;
@@ -386,8 +393,19 @@ export class Reactor implements Disposable {
       this.#host.stopped(served.id, queue.broken);
     }
     // A drain ends with a flush that does not count as a request in flight: look until it is over.
-    served.hasWork = more || polled || queue.state === "draining";
+    served.hasWork = more || polled || queue.isEnding;
     return more;
+  }
+
+  /** The disk's limits have changed. */
+  #limit({ connection: { queue, limiter } }: Served): void {
+    limiter.adapt();
+    queue.channel = limiter.channel;
+    this.#findTimed();
+  }
+
+  #findTimed(): void {
+    this.#timed = this.#served.filter(({ connection }) => connection.limiter.channel.dueMs !== undefined);
   }
 
   #noteLatch(served: Served): void {
@@ -456,7 +474,7 @@ export class Reactor implements Disposable {
 
   #remove(index: number): void {
     const [served] = this.#served.splice(index, 1);
-    this.#timed = this.#timed.filter((timed) => timed !== served);
+    this.#findTimed();
     served!.guest.byPort.delete(served!.connection.port);
     served!.guest.hasClosed = true;
     this.#release(served!.connection);

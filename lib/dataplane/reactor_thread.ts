@@ -230,10 +230,14 @@ export class ReactorThread implements Site {
     return true;
   }
 
-  async release(id: number, limitMs: number): Promise<boolean> {
+  begin(id: number): void {
+    if (this.#failure === undefined) this.#say({ type: "begin", id });
+  }
+
+  async release(id: number, limitMs: number, flush = false): Promise<boolean> {
     if (this.#failure !== undefined) return false;
     const answer = this.#releasing.ask(id);
-    this.#say({ type: "release", id });
+    this.#say({ type: "release", id, flush });
     const late = setTimeout(() => this.#say({ type: "keep", id }), limitMs);
     const released = await answer;
     clearTimeout(late);

@@ -146,7 +146,9 @@ class Commands {
       case "open":
         return this.#open(command);
       case "release":
-        return this.#reactor.release(command.id) ? undefined : post({ type: "kept", id: command.id });
+        return this.#reactor.release(command.id, command.flush) ? undefined : post({ type: "kept", id: command.id });
+      case "begin":
+        return void this.#reactor.keep(command.id);
       case "keep":
         return this.#reactor.keep(command.id) ? post({ type: "kept", id: command.id }) : undefined;
       case "grow":

@@ -64,7 +64,8 @@ export class RequestSteps {
   readonly #slots: SlotTable;
   readonly #grants: GrantStrategy;
   readonly #indirect: IndirectPages | undefined;
-  readonly #channel: IoChannel;
+  /** Where operations go. */
+  channel: IoChannel;
   readonly #journal: Journal;
   readonly #latch: Latch;
   readonly #stats: Float64Array;
@@ -77,7 +78,7 @@ export class RequestSteps {
     this.#slots = parts.slots;
     this.#grants = parts.grants;
     this.#indirect = parts.indirect;
-    this.#channel = parts.channel;
+    this.channel = parts.channel;
     this.#journal = parts.journal;
     this.#latch = parts.latch;
     this.#stats = new Float64Array(parts.stats);
@@ -192,8 +193,8 @@ export class RequestSteps {
     const first = slot * slots.maxSegments;
     const count = slots.vectorCount[slot]!;
     const offsetBytes = slots.offsetBytes[slot]!;
-    if (slots.operation[slot] === OP_READ) this.#channel.read(slot, offsetBytes, first, count);
-    else this.#channel.write(slot, offsetBytes, first, count);
+    if (slots.operation[slot] === OP_READ) this.channel.read(slot, offsetBytes, first, count);
+    else this.channel.write(slot, offsetBytes, first, count);
   }
 
   #startDiscard(slot: number): void {
@@ -201,12 +202,12 @@ export class RequestSteps {
     if (lengthBytes === 0) return this.#finish(slot, STATUS_OKAY); // less than a granule
     this.#slots.phase[slot] = PHASE_DATA;
     const secure = isSecureDiscard(this.#slots, slot, this.#limits);
-    this.#channel.discard(slot, this.#slots.offsetBytes[slot]!, lengthBytes, secure);
+    this.channel.discard(slot, this.#slots.offsetBytes[slot]!, lengthBytes, secure);
   }
 
   #startFlush(slot: number, phase: number): void {
     this.#slots.phase[slot] = phase;
-    this.#channel.flush(slot);
+    this.channel.flush(slot);
   }
 
   /** I/O is over. The next transfer gives the data of a read to the guest; the response follows. */

@@ -46,7 +46,7 @@ export function isReady({ hasWork, connection }: Served): boolean {
 
 /** Nothing is left to do for it here. */
 export function isOver({ closing, leaving, connection: { queue } }: Served): boolean {
-  return closing ? queue.state === "drained" : leaving && queue.inFlight === 0;
+  return closing ? queue.state === "drained" : leaving && queue.isQuiet;
 }
 
 /** The same of one with much to do. */
@@ -57,7 +57,9 @@ export function isHeavyAndReady(served: Served): boolean {
 /** Makes the queues that are due be visited. Milliseconds until the next one is; 0: one is now, -1: none will be. */
 export function makeDueReady(timed: readonly Served[], platform: Pick<Platform, "now">): number {
   let dueMs = Infinity;
-  for (let i = 0; i < timed.length; i++) dueMs = Math.min(dueMs, timed[i]!.connection.channel.dueMs ?? Infinity);
+  for (let i = 0; i < timed.length; i++) {
+    dueMs = Math.min(dueMs, timed[i]!.connection.limiter.channel.dueMs ?? Infinity);
+  }
   if (dueMs === Infinity) return -1; // the clock need not be read
   const now = platform.now();
   return dueMs > now ? dueMs - now : makeReady(timed, now);
@@ -73,7 +75,7 @@ function makeReady(timed: readonly Served[], now: number): number {
       continue;
     }
     served.hasWork = true;
-    served.visitedDueMs = served.connection.channel.dueMs!;
+    served.visitedDueMs = served.connection.limiter.channel.dueMs!;
     served.visitedMs = now;
     nextMs = 0;
   }
@@ -82,7 +84,7 @@ function makeReady(timed: readonly Served[], now: number): number {
 
 /** When a queue is due; Infinity: never. A time that has passed, and for which it was visited, is put off. */
 function dueTime({ connection, visitedDueMs, visitedMs }: Served): number {
-  const { dueMs } = connection.channel;
+  const { dueMs } = connection.limiter.channel;
   if (dueMs === undefined || Number.isNaN(dueMs)) return Infinity;
   return dueMs === visitedDueMs ? visitedMs + OVERDUE_MS : dueMs;
 }

@@ -4,7 +4,7 @@
  * phase to phase; grant strategies fill in the vectors. Nothing is allocated after construction.
  */
 
-import { RequestSlots } from "../blkif/request.ts";
+import { RequestSlots, SEGMENT_BYTES } from "../blkif/request.ts";
 import type { IoVectors } from "../storage/disk.ts";
 import { type GrantFailure, NO_GRANT_FAILURE } from "./grants/failure.ts";
 
@@ -19,6 +19,17 @@ const PHASE_FINISHED = 6; // for its response to be put
 
 /** In place of a slot's number: there is none. */
 export const NO_SLOT = -1;
+
+/** A vector's address and length. */
+const VECTOR_BYTES = 12;
+
+/**
+ * How much memory a {@linkcode SlotTable} takes for what there is by segment. It is most of what a ring needs, and most of
+ * it is never used: few requests have so many segments, and slots that were free last are taken first.
+ */
+export function segmentTableBytes(count: number, maxSegments: number): number {
+  return count * maxSegments * (VECTOR_BYTES + SEGMENT_BYTES);
+}
 
 /** The decoded requests of a queue together with their state. */
 export class SlotTable extends RequestSlots {
@@ -54,16 +65,27 @@ export class SlotTable extends RequestSlots {
 
   /**
    * Like {@linkcode RequestSlots}; `replay`: slots whose requests a crashed process did not answer, the oldest first.
+   * `memory`: {@linkcode segmentTableBytes}, zeroed, aligned to 8, of which pages that are not used need not be there.
    */
-  constructor(count: number, maxSegments: number, maxIndirectSegments = 0, replay: readonly number[] = []) {
-    super(count, maxSegments, maxIndirectSegments);
+  constructor(
+    count: number,
+    maxSegments: number,
+    maxIndirectSegments = 0,
+    replay: readonly number[] = [],
+    memory: Uint8Array = new Uint8Array(segmentTableBytes(count, maxSegments)),
+  ) {
     const entries = count * maxSegments;
+    super(count, maxSegments, maxIndirectSegments, memory.subarray(entries * VECTOR_BYTES));
+    const { buffer, byteOffset } = memory;
     this.phase = new Uint8Array(count);
     this.status = new Int8Array(count);
     this.grantFailed = new Uint8Array(count);
     this.failedGref = new Uint32Array(count);
     this.failedStatus = new Int32Array(count);
-    this.vectors = { addresses: new Float64Array(entries), lengths: new Uint32Array(entries) };
+    this.vectors = {
+      addresses: new Float64Array(buffer, byteOffset, entries),
+      lengths: new Uint32Array(buffer, byteOffset + 8 * entries, entries),
+    };
     this.vectorCount = new Uint16Array(count);
     this.taken = new Uint16Array(count);
     this.finished = new Uint16Array(count);

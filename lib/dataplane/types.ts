@@ -6,6 +6,7 @@
 import type { AbiName } from "../blkif/abi.ts";
 import type { DomId, EvtchnPort, GrantRef } from "../hypervisor.ts";
 import type { Disk } from "../storage/disk.ts";
+import type { ThrottleMemory } from "../storage/filter/throttled_channel.ts";
 
 /**
  * How guest data reaches the disk: by grant copy, through pages that stay mapped because the frontend reuses its grants
@@ -62,6 +63,8 @@ export interface QueueSpec {
   readonly busyQueues?: number;
   /** The memory of the disk's weight, which may change at any time; see fairness.ts. Absent: it has the default one. */
   readonly weight?: SharedArrayBuffer;
+  /** The disk's limits, which may change at any time; see limiter.ts. Absent: it never has any. */
+  readonly throttle?: ThrottleMemory;
   /**
    * Address of the device's latch, for all of its queues; see latch.ts. It stays mapped until the queue is closed.
    * Absent: the queue has its own.
@@ -69,6 +72,8 @@ export interface QueueSpec {
   readonly latch?: number;
   /** Called when another reactor has begun to serve the ring. Absent: nobody needs to know. */
   readonly moved?: () => void;
+  /** No request is taken before {@linkcode QueueHandle.start}. Absent: all are, at once. */
+  readonly held?: boolean;
 }
 
 /** A ring that is served. */
@@ -86,6 +91,14 @@ export interface QueueHandle {
   readonly reactor?: number;
   /** The disk has so many sectors from now on; resolves when requests up to its new end are taken. */
   grow(sectors: number): Promise<void>;
+  /** Begins to take requests, after it was opened `held`. */
+  start(): void;
+  /**
+   * Takes no more requests, finishes those in flight, flushes, and then lets go of the ring, which can be opened again, on
+   * another disk as well. False: that was not done within the limit, and the ring is served as before. A flush that fails
+   * sets the latch. One that was opened `held` has nothing to flush.
+   */
+  release(limitMs: number): Promise<boolean>;
   /**
    * Stops taking requests, finishes those in flight, flushes, unbinds and unmaps. Safe to call twice. It stays pending as
    * long as the disk does not complete what is in flight; other queues, also of the same guest, close meanwhile.

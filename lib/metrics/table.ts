@@ -6,7 +6,7 @@
 
 import type { LatencyHistogram } from "../figures/figures.ts";
 import { SECTOR_BYTES } from "../units.ts";
-import type { DiskView, ErrorCounts, View } from "./view.ts";
+import type { DiskView, ErrorCounts, JobView, View } from "./view.ts";
 
 /** Labels of a sample. */
 export type Labels = Readonly<Record<string, string>>;
@@ -21,7 +21,7 @@ interface Described {
   readonly name: string;
   readonly help: string;
   /** In the notation of UCUM, as OpenTelemetry has it. */
-  readonly unit: "s" | "By" | "1" | "{request}" | "{error}" | "{pass}" | "{event}";
+  readonly unit: "s" | "By" | "By/s" | "1" | "{request}/s" | "{request}" | "{error}" | "{pass}" | "{event}";
   /** The names of its labels. */
   readonly labelNames: readonly string[];
 }
@@ -172,6 +172,18 @@ const STATES: readonly Metric[] = [
     "1: the disk waits for its storage to open, lock or close its image",
     ({ waitsFor }) => Number(waitsFor !== ""),
   ),
+  gauge(
+    "xenblk_disk_limit_requests_per_second",
+    "{request}/s",
+    "Most reads, writes and discards per second; 0: no limit",
+    ({ iopsLimit }) => iopsLimit,
+  ),
+  gauge(
+    "xenblk_disk_limit_bytes_per_second",
+    "By/s",
+    "Most bytes read and written per second; 0: no limit",
+    ({ bytesPerSecondLimit }) => bytesPerSecondLimit,
+  ),
   {
     type: "gauge",
     name: "xenblk_disk_info",
@@ -191,6 +203,51 @@ const STATES: readonly Metric[] = [
     "{event}",
     "Events sent to the guest for answered requests",
     ({ notifications }) => notifications,
+  ),
+];
+
+const JOB_STATES = [
+  "running",
+  "ready",
+  "completed",
+  "failed",
+  "cancelled",
+] as const satisfies readonly JobView["state"][];
+
+function ofJobs(name: string, unit: Unit, help: string, value: (job: JobView) => number): Scalar {
+  return {
+    type: "gauge",
+    name,
+    unit,
+    help,
+    labelNames: [...DISK_LABELS, "job_kind"],
+    samples: ({ jobs }) => jobs.map((job) => ({ labels: jobLabels(job), value: value(job) })),
+  };
+}
+
+function jobLabels({ domain, domid, vdev, kind, job }: JobView): Labels {
+  return { domain, domid: String(domid), vdev, kind, job_kind: job };
+}
+
+const JOBS: readonly Metric[] = [
+  {
+    type: "gauge",
+    name: "xenblk_job_state",
+    unit: "1",
+    help: `1 for the state that the disk's last job of the kind is in: ${JOB_STATES.join(", ")}; 0 for the others`,
+    labelNames: [...DISK_LABELS, "job_kind", "state"],
+    samples: ({ jobs }) =>
+      jobs.flatMap((job) =>
+        JOB_STATES.map((state) => ({ labels: { ...jobLabels(job), state }, value: Number(job.state === state) }))
+      ),
+  },
+  ofJobs("xenblk_job_done_bytes", "By", "What the job has done", ({ doneBytes }) => doneBytes),
+  ofJobs("xenblk_job_total_bytes", "By", "What is known to be done by it", ({ totalBytes }) => totalBytes),
+  ofJobs(
+    "xenblk_job_ended_timestamp_seconds",
+    "s",
+    "When it ended, as Unix time; 0: it is not over",
+    ({ endedS }) => endedS,
   ),
 ];
 
@@ -228,4 +285,4 @@ const PROCESS: readonly Metric[] = [
 ];
 
 /** All metrics, in the order of the exposition. */
-export const METRICS: readonly Metric[] = [...REQUESTS, ...STATES, ...PROCESS];
+export const METRICS: readonly Metric[] = [...REQUESTS, ...STATES, ...JOBS, ...PROCESS];

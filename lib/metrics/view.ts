@@ -7,6 +7,7 @@ import { cpuUsage } from "node:process";
 import { diskFigures } from "../backend/figures.ts";
 import type { DeviceStatus } from "../backend/status.ts";
 import type { DiskFigures } from "../figures/figures.ts";
+import type { JobReport } from "../jobs/job.ts";
 import { printable } from "../log.ts";
 
 /** Longest text in a view, in characters: a guest has a part in some of them. */
@@ -45,6 +46,9 @@ export interface DiskView {
   readonly waitsFor: string;
   /** A flush failed: writes are refused until the disk is attached again. */
   readonly latched: boolean;
+  /** 0: no limit. */
+  readonly iopsLimit: number;
+  readonly bytesPerSecondLimit: number;
   readonly errors: ErrorCounts;
   /** Times a reactor visited the disk's rings. */
   readonly passes: number;
@@ -52,6 +56,17 @@ export interface DiskView {
   readonly notifications: number;
   /** The disk's counters and latencies. */
   readonly figures: DiskFigures;
+}
+
+/** One job of a disk, running or over. */
+export interface JobView extends Pick<DiskView, "domain" | "domid" | "vdev" | "kind"> {
+  /** `backup`, ... */
+  readonly job: string;
+  readonly state: JobReport["state"];
+  readonly doneBytes: number;
+  readonly totalBytes: number;
+  /** Unix time, in seconds; 0: it is not over. */
+  readonly endedS: number;
 }
 
 /** The serving process. */
@@ -73,22 +88,50 @@ export interface View {
   readonly process: ProcessView;
   /** Those that this process has, by guest, then by virtual device. */
   readonly disks: readonly DiskView[];
+  /** Those of these disks. */
+  readonly jobs: readonly JobView[];
 }
 
 /** The view of this process. */
-export function takeView(devices: readonly DeviceStatus[], version: string): View {
+export function takeView(
+  devices: readonly DeviceStatus[],
+  version: string,
+  jobs: readonly JobReport[] = [],
+): View {
   const byGuest = (a: DeviceStatus, b: DeviceStatus): number => a.domain - b.domain || a.vdev - b.vdev;
   return {
     atMs: Date.now(),
     process: processView(version),
     // What another process serves is in the metrics of that process.
     disks: devices.filter(({ owned }) => owned).sort(byGuest).map(diskView),
+    jobs: jobs.flatMap((job) => {
+      const device = devices.find(({ label, owned }) => owned && label === job.device);
+      return device === undefined ? [] : [jobView(job, diskView(device))];
+    }),
   };
 }
 
+function jobView({ kind: job, state, doneBytes, totalBytes, ended }: JobReport, disk: DiskView): JobView {
+  const { domain, domid, vdev, kind } = disk;
+  const endedS = ended === undefined ? 0 : Date.parse(ended) / 1000;
+  return { domain, domid, vdev, kind, job, state, doneBytes, totalBytes, endedS };
+}
+
 function diskView(device: DeviceStatus): DiskView {
-  const { domain, name, kind, backendState, frontendState, connected, image, error, waitsFor, latched, totals } =
-    device;
+  const {
+    domain,
+    name,
+    kind,
+    backendState,
+    frontendState,
+    connected,
+    image,
+    error,
+    waitsFor,
+    latched,
+    totals,
+    limits,
+  } = device;
   const errors = {
     read: totals.readErrors,
     write: totals.writeErrors + totals.barrierErrors,
@@ -108,6 +151,8 @@ function diskView(device: DeviceStatus): DiskView {
     error: bounded(error ?? ""),
     waitsFor: bounded((waitsFor ?? []).join("; ")),
     latched,
+    iopsLimit: limits?.iops ?? 0,
+    bytesPerSecondLimit: limits?.bytesPerSecond ?? 0,
     errors: { ...errors, other: Math.max(0, totals.errors - named) },
     passes: totals.passes,
     notifications: totals.notificationsSent,

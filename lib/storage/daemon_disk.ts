@@ -9,8 +9,18 @@ import { errorText, XenblkError } from "../errors.ts";
 import { endsWithin } from "../within.ts";
 import type { JournalStore, PlatformDescriptor } from "../hypervisor.ts";
 import { newNonce, nonceText } from "../nonce.ts";
-import type { CacheMode, Disk, DiskAttachment, DiskDaemon, DiskFile, DiskProperties, DiskRequest } from "./disk.ts";
-import { imageLabel } from "./image/spec.ts";
+import type {
+  CacheMode,
+  ChainDaemon,
+  DaemonImage,
+  Disk,
+  DiskAttachment,
+  DiskFile,
+  DiskProperties,
+  DiskRequest,
+  FoundImage,
+} from "./disk.ts";
+import { imageLabel, imageText } from "./image/spec.ts";
 import { type ChainContext, type ImageGraph, imageGraph } from "./qemu/chain.ts";
 import { QemuImg } from "./qemu/image_info.ts";
 import { removeIfThere } from "./qemu/record.ts";
@@ -95,7 +105,11 @@ export async function openDaemonDisk(
   for (const caveat of caveatsOf(graph)) warn(`${name}: ${caveat}`);
   const cache = cacheFor(request, graph, services.logs !== undefined, name, warn);
   const tag = nonceText(newNonce());
-  return await serve({ graph, readOnly, ...(cache === undefined ? {} : { cache }), name, owner, tag }, services, warn);
+  const image = { format: request.format, target: request.target };
+  const wanted = { graph, image, readOnly, ...(cache === undefined ? {} : { cache }), name, owner, tag };
+  const again = async (other: DaemonImage): Promise<ImageGraph> =>
+    await findImage({ ...request, ...other }, { ...services, headerFile });
+  return await serve(wanted, services, warn, { led: request.led === true, find: again });
 }
 
 /**
@@ -115,6 +129,7 @@ async function serve(
   request: QemuRequest,
   services: DaemonServices,
   warn: (message: string) => void,
+  way: WayToImage = { led: false, find: noOther },
 ): Promise<ServedDisk> {
   const { graph, readOnly, cache, name, owner, tag } = request;
   await using undo = new AsyncDisposableStack();
@@ -126,7 +141,7 @@ async function serve(
   const log = isDurable || services.logs === undefined
     ? undefined
     : undo.use(new KeptLog(services.logs, writeLogName(owner.device)));
-  const served = new ServedDisk(disk, { name, services, log, warn, headerFile, fragile: isFragile(graph) });
+  const served = new ServedDisk(disk, { name, services, log, warn, headerFile, fragile: isFragile(graph), way });
   await served.begin(tag);
   undo.move();
   return served;
@@ -151,6 +166,18 @@ function cacheFor(
   return cache;
 }
 
+/** How the image was found. */
+interface WayToImage {
+  /** By notes of snapshots, from another one. */
+  readonly led: boolean;
+  /** How another image would be opened in its place. */
+  readonly find: (image: DaemonImage) => Promise<ImageGraph>;
+}
+
+function noOther(): Promise<never> {
+  return Promise.reject(new XenblkError("Cannot change the image of a disk that is only flushed"));
+}
+
 interface ServedDiskParts {
   readonly name: string;
   readonly services: DaemonServices;
@@ -160,12 +187,15 @@ interface ServedDiskParts {
   readonly headerFile: string;
   /** See DiskPlan. */
   readonly fragile: boolean;
+  readonly way: WayToImage;
 }
 
 /** A disk with its log, whichever daemon serves it. */
 class ServedDisk implements Disk {
   readonly failed: Promise<string>;
   readonly #disk: DaemonDisk;
+  /** What it was opened with. */
+  readonly #first: DaemonImage | undefined;
   readonly #parts: ServedDiskParts;
   readonly #fail: (reason: string) => void;
   readonly #closing = Promise.withResolvers<undefined>();
@@ -176,6 +206,7 @@ class ServedDisk implements Disk {
 
   constructor(disk: DaemonDisk, parts: ServedDiskParts) {
     this.#disk = disk;
+    this.#first = disk.daemon.image;
     this.#parts = parts;
     const { promise, resolve } = Promise.withResolvers<string>();
     this.failed = promise;
@@ -200,8 +231,17 @@ class ServedDisk implements Disk {
     return this.#disk.files ?? [];
   }
 
-  get daemon(): DiskDaemon {
-    return this.#disk.daemon!;
+  get daemon(): ChainDaemon {
+    return { ...this.#disk.daemon, find: (image) => this.#find(image) };
+  }
+
+  get named(): string | undefined {
+    const { image } = this.#disk.daemon;
+    return image !== undefined && (this.#parts.way.led || image !== this.#first) ? imageText(image) : undefined;
+  }
+
+  watchTrouble(listener: () => void): Disposable {
+    return this.#disk.watchTrouble?.(listener) ?? { [Symbol.dispose]: (): void => {} };
   }
 
   async grow(sizeBytes?: number): Promise<void> {
@@ -239,6 +279,12 @@ class ServedDisk implements Disk {
     log?.begin(this.#disk.tag);
     await this.#disk.settle(); // of another image, too, that the device had before
     this.#watching = this.#watch();
+  }
+
+  async #find(image: DaemonImage): Promise<FoundImage> {
+    const { graph } = await this.#parts.way.find(image);
+    const name = `image ${imageLabel(image)}`;
+    return { nodes: graph.nodes, change: (nodes) => this.#disk.changeTo({ graph, image, name }, nodes) };
   }
 
   /** Writes the log of an earlier process again if its daemon is dead, and flushes in any case. */

@@ -6,11 +6,13 @@
 import { type Clock, SYSTEM_CLOCK } from "../clock.ts";
 import type { JournalStore, PlatformDescriptor } from "../hypervisor.ts";
 import { type DaemonServices, imageContext, openDaemonDisk } from "./daemon_disk.ts";
-import type { Disk, DiskRequest } from "./disk.ts";
+import type { Disk, DiskOwner, DiskRequest } from "./disk.ts";
 import { OrphanedDisks } from "./orphans.ts";
 import { StorageDaemons } from "./qemu/daemons.ts";
 import { daemonsDirectory } from "./qemu/directory.ts";
 import type { VhostClient } from "./vhost.ts";
+import { KeptLog } from "./write_log/kept_log.ts";
+import { writeLogName } from "./write_log/name.ts";
 
 /** What daemons are started with. */
 export interface DaemonDisksOptions {
@@ -35,11 +37,13 @@ export class DaemonDisks implements AsyncDisposable {
   readonly #services: DaemonServices;
   readonly #orphans: OrphanedDisks;
   readonly #warn: (message: string) => void;
+  readonly #journals: JournalStore;
   readonly #owned = new AsyncDisposableStack();
 
   constructor(options: DaemonDisksOptions) {
     const { directory, journals, vhost, platform, perDisk, user, writeLog, warn, clock = SYSTEM_CLOCK } = options;
     this.#warn = warn;
+    this.#journals = journals;
     const daemons = this.#owned.use(
       new StorageDaemons({
         directory: daemonsDirectory(directory),
@@ -63,6 +67,19 @@ export class DaemonDisks implements AsyncDisposable {
   /** See {@linkcode OrphanedDisks.end}. */
   endLeftovers(isGone: (device: string) => boolean): Promise<string[]> {
     return this.#orphans.end(isGone);
+  }
+
+  /**
+   * Ends what a daemon still has of a device that an earlier process served by it, and that is served otherwise by now: it
+   * died while the image was exchanged. What is not in its image is kept, for whoever opens that again.
+   */
+  async discard(owner: DiskOwner): Promise<void> {
+    const name = writeLogName(owner.device);
+    if (this.#journals.names().includes(name)) {
+      using log = new KeptLog(this.#journals, name);
+      if (!log.isEmpty) return;
+    }
+    await this.#services.daemons.discard(owner);
   }
 
   async [Symbol.asyncDispose](): Promise<void> {

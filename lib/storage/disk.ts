@@ -46,6 +46,8 @@ export interface DiskRequest {
   readonly allowImages?: readonly string[];
   /** Whose disk it is; storage daemons ask for it. */
   readonly owner?: DiskOwner;
+  /** No other disk of the owner's device is open: what a storage daemon still has of one, since a crash, ends. */
+  readonly sole?: boolean;
   /** Opened for reading only. */
   readonly readOnly: boolean;
   /** Must fit the format, unless it is `auto`. */
@@ -54,6 +56,8 @@ export interface DiskRequest {
   readonly cache?: CacheMode;
   /** Others may use it at the same time (mode `w!`): a block device that the host has mounted is opened nevertheless. */
   readonly shared?: boolean;
+  /** Notes of snapshots have led here from the image that was asked for. */
+  readonly led?: boolean;
   /** The toolstack vouches that I/O past the page cache, right into the guest's pages, is safe on this storage. */
   readonly directIoSafe?: boolean;
 }
@@ -148,10 +152,15 @@ export interface Disk extends AsyncDisposable {
    * What is wrong at the moment, for people: requests wait, or fail, until it is over. Absent or undefined: nothing is.
    */
   readonly trouble?: string | undefined;
-  /** Calls back whenever {@linkcode trouble} changes, until disposed. Absent: there never is any. */
+  /**
+   * The image that has the disk's writes now, as the node `params` names it. Absent or undefined: the one that was asked
+   * for.
+   */
+  readonly named?: string | undefined;
+  /** Calls back whenever {@linkcode trouble} or {@linkcode named} changes, until disposed. Absent: neither does. */
   watchTrouble?(listener: () => void): Disposable;
   /** The storage daemon that serves it, for work beside the guest's. Absent: none does. */
-  readonly daemon?: DiskDaemon | undefined;
+  readonly daemon?: ChainDaemon | undefined;
   /** The local files behind it, to find other users. Absent: `image`, if there is one. */
   readonly files?: readonly DiskFile[];
   /**
@@ -189,12 +198,22 @@ export interface DiskDaemon {
   /** The node that has what the guest sees, and a start for the names of all that is added for this disk (`d51712-`). */
   readonly top: string;
   readonly prefix: string;
+  /** The image on top; another one after a snapshot or a commit, as `top` and `layers`: they are asked for anew then. */
+  readonly image: DaemonImage | undefined;
+  /** The nodes of each image of the chain, by the image's absolute path. */
+  readonly layers: Readonly<Record<string, LayerNodes>>;
   /**
    * Carries out requests while nothing else about the guest's disks is changed: no disk of the guest is opened, closed or
    * recovered before `call` has settled, so it must not wait for a job to end. Rejects as `call` does, and with
    * {@linkcode XenblkError} if the disk has no daemon at present.
    */
   run<T>(call: (monitor: DaemonMonitor) => Promise<T>): Promise<T>;
+}
+
+/** The daemon of an open disk, which can get other images on top. */
+export interface ChainDaemon extends DiskDaemon {
+  /** How the disk would be opened with another image on top, which exists. Rejects with {@linkcode XenblkError}. */
+  find(image: DaemonImage): Promise<FoundImage>;
 }
 
 /** A running storage daemon. */
@@ -211,7 +230,82 @@ export interface DaemonMonitor {
   execute(command: string, args?: Readonly<Record<string, unknown>>, timeoutMs?: number): Promise<unknown>;
   /** Lets it reach these files, which exist. Rejects with {@linkcode XenblkError}. */
   allow(files: readonly DiskFile[]): Promise<void>;
+  /**
+   * Takes files out of its reach again, unless they are a disk's. What it has open stays open, and takes no room once that
+   * is closed. Never rejects.
+   */
+  disallow(paths: readonly string[]): Promise<void>;
+  /**
+   * Has the guest's requests go to the node that `change` resolves with, such as a filter over {@linkcode DiskDaemon.top}.
+   * None is in flight while `change` is carried out: they wait. If it rejects, they go where they went, so it takes back
+   * before what would keep them from there. Rejects as it does, and with {@linkcode XenblkError} if they cannot go on, as
+   * after the daemon's death.
+   */
+  reroute(change: Reroute): Promise<void>;
+  /**
+   * Puts other images on top of disks of this daemon. Whatever dies meanwhile, the disks are opened again with the images
+   * of before, or, from {@linkcode TopSteps.note} on, with the others.
+   */
+  changeTops(changes: readonly TopChange[], steps: TopSteps): Promise<void>;
 }
+
+/** An image in a file, as a storage daemon serves it. */
+export type DaemonImage = Pick<DiskRequest, "format" | "target">;
+
+/** How an image is opened, as blockdev-add takes it: the last node is the image. Nothing is open yet. */
+export interface FoundImage {
+  readonly nodes: readonly {
+    readonly "node-name": string;
+    readonly driver: string;
+    readonly [option: string]: unknown;
+  }[];
+  /** The change of the disk to this image, for {@linkcode DaemonMonitor.changeTops}. */
+  change(nodes: ChangedNodes): TopChange;
+}
+
+/** The names of the nodes of an image in a daemon. */
+export interface LayerNodes {
+  /** What the image holds. */
+  readonly image: string;
+  /** Its file. */
+  readonly file: string;
+}
+
+/** What a daemon has of a disk after a change. */
+export interface ChangedNodes {
+  /** The node that is exported. */
+  readonly top: string;
+  /** The nodes of each image of the chain, by the path of the image. */
+  readonly layers: Readonly<Record<string, LayerNodes>>;
+  /** Nodes that the daemon gets for it, in the order in which they are added. */
+  readonly added: readonly string[];
+  /** Nodes that it has no more afterwards. */
+  readonly removed: readonly string[];
+}
+
+/** One disk's part of a change of images. */
+export interface TopChange {
+  /** The label of its device. */
+  readonly device: string;
+}
+
+/** The steps of a change; each rejects if it fails. */
+export interface TopSteps {
+  /** Before anything counts. If it fails, what it did is undone. */
+  prepare(): Promise<void>;
+  /** From now on the other images are the right ones to open. If it fails, they are not. */
+  note(): Promise<void>;
+  /**
+   * The guest's writes go to the other images. Resolves with the reason if they certainly do not; if it rejects, that is
+   * not known, and the daemon is killed: the next one opens the other images.
+   */
+  carryOut(): Promise<Error | undefined>;
+  /** Takes `note` and `prepare` back. */
+  undo(): Promise<void>;
+}
+
+/** See {@linkcode DaemonMonitor.reroute}. It gets the node that the requests went to. */
+export type Reroute = (node: string) => Promise<string>;
 
 /** What a disk loses with the process that serves it. */
 export interface VolatileContent {

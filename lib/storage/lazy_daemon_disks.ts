@@ -3,14 +3,14 @@
  * or if an earlier process has left one.
  */
 
-import { XenblkError } from "../errors.ts";
+import { errorText, XenblkError } from "../errors.ts";
 import type { DaemonDisks, DaemonDisksOptions } from "./daemon_disks.ts";
-import type { Disk, DiskRequest } from "./disk.ts";
+import type { Disk, DiskOwner, DiskRequest } from "./disk.ts";
 import { daemonsDirectory } from "./qemu/directory.ts";
 import { writeLogOwner } from "./write_log/name.ts";
 
 /** What is loaded. */
-export type LoadedDaemonDisks = Pick<DaemonDisks, "open" | "endLeftovers" | typeof Symbol.asyncDispose>;
+export type LoadedDaemonDisks = Pick<DaemonDisks, "open" | "endLeftovers" | "discard" | typeof Symbol.asyncDispose>;
 
 /** Loads {@linkcode DaemonDisks} when they are needed. */
 export class LazyDaemonDisks implements AsyncDisposable {
@@ -44,6 +44,26 @@ export class LazyDaemonDisks implements AsyncDisposable {
       return await ending;
     } finally {
       resolve();
+    }
+  }
+
+  /**
+   * See {@linkcode DaemonDisks.discard}. It is not waited for, but what is opened later waits. Loads nothing where the guest
+   * has no daemon.
+   */
+  discard(owner: DiskOwner): void {
+    const discarding = this.#discard(owner).catch((error) => {
+      if (error instanceof Deno.errors.NotFound || this.#ended) return; // no guest of this host has ever had one
+      this.#options.warn(`${owner.device}: cannot end what its storage daemon still has of it: ${errorText(error)}`);
+    });
+    this.#looked = Promise.all([this.#looked, discarding]).then(() => {});
+  }
+
+  async #discard(owner: DiskOwner): Promise<void> {
+    for await (const { name } of Deno.readDir(daemonsDirectory(this.#options.directory))) {
+      if (name === `${owner.guest}` || name.startsWith(`${owner.guest}.`)) {
+        return await (await this.#load()).discard(owner);
+      }
     }
   }
 

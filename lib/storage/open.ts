@@ -6,7 +6,7 @@
 import { SECTOR_BYTES } from "../units.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { Refusal } from "../hypervisor.ts";
-import type { Disk, DiskAttachment, DiskProperties, DiskRequest, MemoryRule } from "./disk.ts";
+import type { Disk, DiskAttachment, DiskOwner, DiskProperties, DiskRequest, MemoryRule } from "./disk.ts";
 import { fileDescriptor, inlineFileAttachment } from "./engine/file.ts";
 import { memoryAttachment } from "./engine/memory.ts";
 import { nullAttachment } from "./engine/null.ts";
@@ -33,6 +33,7 @@ import {
 import { formatSize, parseSize } from "../sizes.ts";
 import { endsWithin } from "../within.ts";
 import { canonicalFormat, enginesFor, isPlugin, needsDaemon, unknownFormat } from "./image/formats.ts";
+import { activeImage } from "./image/overlay_note.ts";
 import { imageLabel } from "./image/spec.ts";
 import { checkName } from "./qemu/allow.ts";
 
@@ -48,6 +49,8 @@ export interface OpenContext extends ServingContext {
   readonly pool?: Pick<IoPool, "open">;
   /** Opens what needs a storage daemon. Absent: it is refused. */
   readonly openByDaemon?: (request: DiskRequest) => Promise<Disk>;
+  /** Ends what a storage daemon still has of a device. Absent: there are no daemons. */
+  readonly endDaemonDisk?: (owner: DiskOwner) => void;
   /** Opens a disk in TypeScript, in a process of its own. Absent: it is refused. */
   readonly openPlugin?: (request: DiskRequest) => Promise<Disk>;
   /** Has the image files that are open, for who must close them when a process ends without closing its disks. */
@@ -64,7 +67,9 @@ export async function openDisk(request: DiskRequest, context: OpenContext = {}):
   const name = imageLabel(request);
   const format = canonicalFormat(request.format);
   if (format === undefined) throw unknownFormat(request.format, name);
-  const image = { ...request, format };
+  const asked = { ...request, format };
+  const image = await activeImage(asked, !request.readOnly);
+  if (image !== asked) return await openDisk({ ...image, led: true }, context);
   const engines = enginesFor(image);
   if (!engines.includes(request.engine)) {
     throw new XenblkError(`Cannot open image ${name}: engine ${request.engine} does not serve this format`, {
@@ -72,12 +77,14 @@ export async function openDisk(request: DiskRequest, context: OpenContext = {}):
       remedy: `use engine ${engines.join(" or ")}`,
     });
   }
+  const byDaemon = request.engine === "qemu" || needsDaemon(image);
+  if (!byDaemon && request.sole === true && request.owner !== undefined) context.endDaemonDisk?.(request.owner);
   if (isPlugin(image)) {
     if (request.allowImages !== undefined) checkName(image, request.allowImages);
     if (context.openPlugin === undefined) throw noPlugins(name);
     return await context.openPlugin(image);
   }
-  if (request.engine === "qemu" || needsDaemon(image)) {
+  if (byDaemon) {
     if (context.openByDaemon === undefined) throw noDaemon(name);
     return await context.openByDaemon(image);
   }

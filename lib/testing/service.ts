@@ -2,7 +2,7 @@
  * A service on a simulated host: a process that serves what toolstacks attach, and that a test can close or kill.
  */
 
-import type { CloseOptions } from "../backend/device.ts";
+import type { CloseOptions } from "../backend/close_options.ts";
 import type { SettingsRule } from "../backend/disk_identity.ts";
 import type { DeviceSettings } from "../backend/settings.ts";
 import type { DeviceStatus } from "../backend/status.ts";

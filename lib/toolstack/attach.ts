@@ -33,6 +33,8 @@ export interface AttachRequest {
   readonly vdev?: string;
   /** Written as the frontend's `protocol`. Default: x86_64 for a PV guest, else no node. */
   readonly protocol?: AbiName;
+  /** Further nodes of the backend's directory, which its backend reads. */
+  readonly kept?: Readonly<Record<string, string>>;
 }
 
 /** Letters tried for a free disk: a to z, then aa to zz. */
@@ -181,7 +183,8 @@ function writeNodes(store: XenstoreOperations, device: DeviceAddress, request: A
     "trusted": "1",
     ...(protocol === undefined ? {} : { protocol }),
   });
-  writeDirectory(store, backendPath(device), owned(backendDomain, frontendDomain), backend);
+  const kept = request.kept ?? {};
+  writeDirectory(store, backendPath(device), owned(backendDomain, frontendDomain), { ...backend, ...kept });
   writeDirectory(store, libxlPath(device), owned(0 as DomId), {
     ...backend,
     "frontend": frontendPath(device),

@@ -8,7 +8,7 @@ import { XenblkError } from "../errors.ts";
 import type { DomId, XenstoreOperations } from "../hypervisor.ts";
 import { Turns } from "../turns.ts";
 import { IMAGE_MODE_NODE } from "../xenbus/features.ts";
-import type { DeviceAddress } from "../xenbus/paths.ts";
+import { backendPath, type DeviceAddress } from "../xenbus/paths.ts";
 import { parseState, XenbusState } from "../xenbus/states.ts";
 import { readAll } from "../xenstore.ts";
 import { addressAt, backendsByGuest } from "./list.ts";
@@ -24,9 +24,33 @@ export interface DiskInUse {
   readonly physical: string | undefined;
   /** The virtual machine of its guest. */
   readonly machine: Machine;
-  /** What its path leads to; looked at once. */
+  /** What its path leads to; looked at once, and again if that was too long ago. */
   readonly medium: (lookups: PathLookups) => Promise<Medium | undefined>;
 }
+
+/** What was found at the path of a disk in use. */
+class DiskMedium {
+  #look: Promise<Medium | undefined> | undefined;
+  #lookedAtMs = -Infinity;
+
+  constructor(readonly path: string, readonly physical: string | undefined, readonly clock: Clock) {}
+
+  get isFresh(): boolean {
+    return this.clock.now() - this.#lookedAtMs < MEDIUM_MS;
+  }
+
+  async at(lookups: PathLookups): Promise<Medium | undefined> {
+    if (this.#look === undefined) {
+      this.#look = mediumAt(this.path, lookups);
+      this.#lookedAtMs = this.clock.now();
+      // What could not be looked at is looked at again by the next search.
+      if (await this.#look === undefined) this.#lookedAtMs = -Infinity;
+    }
+    return await this.#look;
+  }
+}
+
+type FoundDisk = Omit<DiskInUse, "medium">;
 
 /** The paths in xenstore of a domain's virtual machine, and of the one that it is the device model of. */
 export type Machine = readonly (string | undefined)[];
@@ -46,6 +70,11 @@ const PAUSE_OF_READING = 4;
 const MOST_PAUSE_MS = 1_000;
 /** Disks whose nodes are read with one wait. */
 const DISKS_PER_STEP = 8;
+/**
+ * So long what a path led to counts, while its disk is in use with the same nodes: its backend has opened the image before
+ * that. Else each reading had all paths looked at anew, each after a turn of a busy event loop.
+ */
+const MEDIUM_MS = 30_000;
 
 /** Reads the disks in use; searches of one store at the same time share their work. Disposing it ends a pause. */
 export class DisksInUse implements Disposable {
@@ -54,6 +83,8 @@ export class DisksInUse implements Disposable {
   #store: XenstoreOperations | undefined;
   #current: Promise<readonly DiskInUse[]> | undefined;
   #next: Promise<readonly DiskInUse[]> | undefined;
+  /** Of the disks of the last reading, by the backend's directory. */
+  #media = new Map<string, DiskMedium>();
   /** The next reading begins no sooner. */
   #notBeforeMs = -Infinity;
   readonly #over = new AbortController();
@@ -81,7 +112,7 @@ export class DisksInUse implements Disposable {
     };
     if (this.#store !== store) this.#current = this.#next = undefined;
     this.#store = store;
-    if (this.#current === undefined && this.#pauseLeftMs <= 0) return begin();
+    if (this.#next === undefined && this.#current === undefined && this.#pauseLeftMs <= 0) return begin();
     // A disk that was read already may be opened by now: who comes later needs another reading.
     return this.#next ??= this.#pause().then(begin);
   }
@@ -113,6 +144,7 @@ export class DisksInUse implements Disposable {
   *#steps(store: XenstoreOperations, backendDomain: DomId): Generator<DiskInUse | undefined> {
     const endMs = this.#clock.now() + MOST_READING_MS;
     const machines = new Map<DomId, Machine>();
+    const media = new Map<string, DiskMedium>();
     const machine = (domain: DomId): Machine => {
       const known = machines.get(domain) ?? machineOf(store, domain);
       machines.set(domain, known);
@@ -121,10 +153,23 @@ export class DisksInUse implements Disposable {
     for (const paths of backendsByGuest(store, backendDomain)) {
       for (let next = 0; next < paths.length; next += DISKS_PER_STEP) {
         if (this.#clock.now() > endMs) throw tooSlow();
-        yield* disksAt(store, paths.slice(next, next + DISKS_PER_STEP), machine);
+        for (const disk of disksAt(store, paths.slice(next, next + DISKS_PER_STEP), machine)) {
+          yield disk && { ...disk, medium: this.#medium(disk, media) };
+        }
       }
       yield undefined;
     }
+    this.#media = media;
+  }
+
+  /** The same as in the reading before, if its nodes are. */
+  #medium({ device, path, physical }: FoundDisk, media: Map<string, DiskMedium>): DiskInUse["medium"] {
+    const directory = backendPath(device);
+    const known = this.#media.get(directory);
+    const isSame = known?.isFresh && known.path === path && known.physical === physical;
+    const medium = isSame ? known : new DiskMedium(path, physical, this.#clock);
+    media.set(directory, medium);
+    return (lookups) => medium.at(lookups);
   }
 }
 
@@ -143,7 +188,7 @@ function* disksAt(
   store: XenstoreOperations,
   paths: readonly string[],
   machine: (domain: DomId) => Machine,
-): Generator<DiskInUse | undefined> {
+): Generator<FoundDisk | undefined> {
   const values = readAll(store, paths.flatMap((path) => NODES.map((name) => `${path}/${name}`)));
   for (let disk = 0; disk < paths.length; disk++) {
     yield diskInUse(paths[disk]!, values.slice(disk * NODES.length, (disk + 1) * NODES.length), machine);
@@ -154,18 +199,16 @@ function diskInUse(
   backend: string,
   [frontend, params, physical, hotplugStatus, state, imageMode, mode]: readonly (string | undefined)[],
   machine: (domain: DomId) => Machine,
-): DiskInUse | undefined {
+): FoundDisk | undefined {
   const device = addressAt(backend, frontend);
   const path = pathOfParams(params ?? "");
   if (device === undefined || path === undefined || !isInUse(physical, hotplugStatus, state)) return undefined;
-  let medium: Promise<Medium | undefined> | undefined;
   return {
     device,
     mode: imageMode ?? mode ?? "",
     path,
     physical,
     machine: machine(device.frontendDomain),
-    medium: (lookups) => medium ??= mediumAt(path, lookups),
   };
 }
 

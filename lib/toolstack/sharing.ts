@@ -51,7 +51,7 @@ export type ExcludingDiskFinder = (
 ) => Promise<Exclusion | undefined>;
 
 /** Looks in progress at one time. */
-const LOOKS_AT_ONCE = 4;
+const LOOKS_AT_ONCE = 8;
 /** How long looking at paths may take. What was not looked at by then is compared by name. */
 const MOST_LOOKS_MS = 5_000;
 

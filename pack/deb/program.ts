@@ -15,7 +15,7 @@ const NEEDED = /(\.([cm]?js|json|wasm|node)|(^|\/)(LICEN[CS]E|COPYING|NOTICE)[^/
 
 /** Puts the program below `folder` into the tree, and returns the npm packages that are in it. */
 export async function addProgram(root: string, folder: string, tree: Tree): Promise<Licensed[]> {
-  const { files, packages } = packageFiles(root, readProject(root));
+  const { files, packages } = await packageFiles(root, readProject(root));
   const encoder = new TextEncoder();
   for (const [path, text] of files) {
     if (path.endsWith(".d.ts") || path.startsWith("bin/")) continue;

@@ -38,7 +38,7 @@ Deno.test("no transaction reads what the guest writes, so the guest can make non
   await frontend.connect();
   await frontend.disconnect();
   await frontend.reconnect();
-  assert(inside.length > 10);
+  assert(inside.length > 0);
   assertEquals(inside.filter((path) => path.startsWith(`/local/domain/${GUEST}/`)), []);
 });
 
@@ -219,11 +219,9 @@ Deno.test("a device whose nodes vanish in one go while it is looked at is not re
   await using rig = new Rig();
   const device = rig.attach();
   let removed = false;
-  let reads = 0;
   const judge: Judge = ({ what, path }) => {
-    // In InitWait the node is read for the first time in a look, and for the second time to see what the disk is.
-    const counts = what === "read" && path.endsWith("/device-type") && rig.backend(device, "state") === "2";
-    if (counts && ++reads === 2) {
+    // In InitWait the node is read to see what the disk is.
+    if (what === "read" && path.endsWith("/device-type") && rig.backend(device, "state") === "2" && !removed) {
       removed = true;
       removeDevice(rig.toolstack, device);
     }

@@ -15,7 +15,7 @@ import { Frontend, type FrontendOptions } from "../../lib/guest/frontend.ts";
 import { createMachine } from "../../lib/sim/machine.ts";
 import { openSimulatedPlatform } from "../../lib/sim/platform.ts";
 import { SimulatedStore } from "../../lib/sim/xenstore.ts";
-import type { Disk, DiskRequest } from "../../lib/storage/disk.ts";
+import type { Disk, DiskProperties, DiskRequest } from "../../lib/storage/disk.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import { attachDevice, type AttachRequest } from "../../lib/toolstack/attach.ts";
 import { backendPath, type DeviceAddress, frontendPath } from "../../lib/xenbus/paths.ts";
@@ -61,6 +61,10 @@ export class RecordedQueue implements QueueHandle {
   readonly latch: () => void;
   closed = false;
   inFlight = 0;
+  /** It takes requests. */
+  started: boolean;
+  /** Whether it can be released. */
+  mayRelease: (limitMs: number) => Promise<boolean> = () => Promise.resolve(true);
   /** Of its disk. */
   sectors: number;
 
@@ -72,11 +76,22 @@ export class RecordedQueue implements QueueHandle {
     this.latched = latched.promise;
     this.latch = latched.resolve;
     this.sectors = spec.disk.properties.sectors;
+    this.started = spec.held !== true;
   }
 
   grow(sectors: number): Promise<void> {
     this.sectors = sectors;
     return Promise.resolve();
+  }
+
+  start(): void {
+    this.started = true;
+  }
+
+  async release(limitMs: number): Promise<boolean> {
+    if (!await this.mayRelease(limitMs)) return false;
+    this.closed = true;
+    return true;
   }
 
   async close(): Promise<void> {
@@ -168,6 +183,8 @@ export class Rig implements AsyncDisposable {
   beforeOpen: (request: DiskRequest) => Promise<void> = () => Promise.resolve();
   /** Replaces parts of a disk that was opened. */
   wrapDisk: (request: DiskRequest, disk: Disk) => Partial<Disk> = () => ({});
+  /** Of disks that are opened from now on. */
+  changeProperties: Partial<DiskProperties> = {};
   readonly #looks = new Map<string, number>();
   readonly #kinds: BackendKind[] = [];
   readonly #frontends: Frontend[] = [];
@@ -302,13 +319,14 @@ export class Rig implements AsyncDisposable {
     await this.beforeOpen(request);
     const disk = await openDisk(request);
     const changed = this.wrapDisk(request, disk);
+    const { changeProperties } = this;
     const { grow = disk.grow?.bind(disk), watchTrouble } = changed;
     const dispose = changed[Symbol.asyncDispose] ?? disk[Symbol.asyncDispose].bind(disk);
     const entry = { request, closed: false };
     this.disks.push(entry);
     return {
       get properties() {
-        return disk.properties;
+        return { ...disk.properties, ...changeProperties };
       },
       get description() {
         return disk.description;

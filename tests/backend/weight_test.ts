@@ -27,7 +27,7 @@ Deno.test("a weight that changes reaches rings that are open, and stays when the
   const device = rig.attach();
   const frontend = rig.frontend(device);
   await frontend.connect();
-  kind.heldBy(device)!.weight.value = 900;
+  kind.change(device, { weight: 900 });
   assertEquals([weights(rig), kind.reports()[0]!.weight], [[900], 900]);
   await frontend.disconnect();
   await frontend.reconnect();

@@ -5,13 +5,14 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { type DiskCase, diskCase, type StorageName, type SubjectName } from "../../bench/cases.ts";
 import { undisturbed } from "../../bench/figures.ts";
-import { judge, judgeFair, judgeFigures } from "../../bench/goals.ts";
+import { judge, judgeFair, judgeFigures, judgeStart } from "../../bench/goals.ts";
 import { loadLine } from "../../bench/load.ts";
 import { machineLine } from "../../bench/machine.ts";
 import { curve, pictureOf, wrapAtCommas } from "../../bench/plot.ts";
 import { type BenchReport, failuresOf, jsonReport, renderReport } from "../../bench/report.ts";
 import type { RingResult } from "../../bench/ring.ts";
 import { type Measurement, medianSample, type Sample } from "../../bench/samples.ts";
+import type { Start } from "../../bench/start.ts";
 
 const MACHINE = {
   processor: "Sample CPU",
@@ -233,4 +234,18 @@ Deno.test("guests that share a Worker are judged by the worst of them", () => {
     "0.90",
     true,
   ]]);
+});
+
+Deno.test("starts and restarts are judged by their medians, and the report has the shortest and the longest", () => {
+  const start = (initWaitMs: number): Start => ({ initWaitMs, openMs: initWaitMs + 30, cpuMs: 170 });
+  const result = { warm: [90, 100, 900].map(start), cold: [300, 500].map(start), pausesMs: [140, 150, 151, 700] };
+  assertEquals(judgeStart(result).map(({ measured, met }) => [measured, met]), [
+    ["100", true],
+    ["400", true],
+    ["151", false],
+  ]);
+  assertEquals(judgeStart(undefined), []);
+  const text = renderReport({ ...REPORT, start: { result, leftOut: [] } });
+  assertMatch(text, /^files in the page cache: to InitWait +90 +100 +900$/m);
+  assertMatch(text, /^pause of a guest under load at a restart +140 +151 +700$/m);
 });

@@ -69,6 +69,23 @@ Deno.test("rows are added up by guest, and sorted; keys change the view", async 
   assertEquals([viewAfter(VIEW, "r").reverse, viewAfter(VIEW, "g").byGuest, viewAfter(VIEW, "x")], [true, true, VIEW]);
 });
 
+Deno.test("a column has the limits where a disk has any, and JSON has them as numbers", async () => {
+  const limits = { iops: 500, iopsBurst: 0, bytesPerSecond: 10 * 2 ** 20, bytesBurst: 0 };
+  const reading = (atMs: number): LiveFigures[] =>
+    ["xvda", "xvdb"].map((name, i) => {
+      const live = disk(1, 5, name, atMs, atMs);
+      return i === 0 ? live : { ...live, report: { ...live.report, limits } };
+    });
+  const sampler = samplerOf(reading(0), reading(1000));
+  await sampler.sample();
+  const { disks, guests } = await sampler.sample();
+  assertEquals(disks.map((row) => row.limits), [undefined, limits]);
+  const [headings, ...rows] = renderRates(disks, VIEW, 250).trimEnd().split("\n");
+  assert(headings!.endsWith("  limit"));
+  assertEquals(rows.map((row) => /\S+(?: \S+)?$/.exec(row)![0]), ["-", "500/s 10.0MiB/s"]);
+  assert(!renderRates(guests, VIEW, 250).includes("limit"));
+});
+
 Deno.test("no line is wider than the terminal, and more rows than it has are counted", async () => {
   const reading = (atMs: number): LiveFigures[] =>
     Array.from({ length: 40 }, (_, i) => disk(1, i, "xvda", atMs, atMs * 1e6));

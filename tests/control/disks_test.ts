@@ -21,8 +21,8 @@ Deno.test("a disk is attached to a running service, grows, is limited and detach
   assertEquals(await follower.subscribe({}, events.take), { devices: [] });
   const progress: string[] = [];
   const image = rig.image();
-  const filters = ["throttle,iops=100"];
-  const attached = await client.call("attach", { domain: "web", image, filters, weight: 250 }, {
+  const limits = { iops: 100 };
+  const attached = await client.call("attach", { domain: "web", image, limits, weight: 250 }, {
     ...PATIENT,
     progress: (text) => progress.push(text),
   });
@@ -36,8 +36,8 @@ Deno.test("a disk is attached to a running service, grows, is limited and detach
   const { devices: [figures] } = await client.call("stats", {});
   assertEquals([figures?.device, figures?.figures.in_flight], [device, 0]);
 
-  const { limits } = await client.call("limit", { device });
-  assertEquals(limits, { iops: 100, iopsBurst: 0, bytesPerSecond: 0, bytesBurst: 0 });
+  const all = { iops: 100, iopsBurst: 0, bytesPerSecond: 0, bytesBurst: 0 };
+  assertEquals([await client.call("limit", { device }), report?.limits], [{ limits: all }, all]);
   const raised = await client.call("limit", { device, limits: { iops: 0, bytesPerSecond: "10M" } });
   assertEquals(raised.limits, { iops: 0, iopsBurst: 0, bytesPerSecond: 10 * 2 ** 20, bytesBurst: 0 });
   assertEquals([report?.weight, (await client.call("weight", { device })).weight], [250, 250]);
@@ -90,6 +90,8 @@ Deno.test("wrong requests are refused with what is allowed", async () => {
       [{ domain: "web", image: "/none.img" }, "failed", "there is no such file"],
       [{ domain: "web", image, grants: "fast" }, "usage", "grants takes one of auto, copy"],
       [{ domain: "web", image, filters: ["throttle,iops=x"] }, "usage", "iops takes"],
+      [{ domain: "web", image, limits: { iops: 1.5 } }, "usage", "limits takes"],
+      [{ domain: "web", image, limits: { bytesBurst: "x" } }, "usage", "Cannot use limits: bytesBurst takes a size"],
       [{ domain: "web", image, workers: 3 }, "usage", 'there is no parameter "workers"'],
       [{ domain: "web" }, "usage", "it needs image: a text"],
     ] as const
@@ -98,7 +100,8 @@ Deno.test("wrong requests are refused with what is allowed", async () => {
     assertEquals(error.kind, kind);
   }
   const { device } = await client.call("attach", { domain: "web", image }, PATIENT);
-  await assertRejects(() => client.call("limit", { device }), XenblkError, "no filter throttle is in front of it");
+  const limits = { bytesPerSecond: "fast" };
+  await assertRejects(() => client.call("limit", { device, limits }), XenblkError, "Cannot use limits: bytesPerSecond");
   await client.call("detach", { device });
   assertEquals(rig.host.holdings(), before);
 });

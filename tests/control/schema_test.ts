@@ -114,17 +114,31 @@ Deno.test("every method, event and error is as the schema says", async () => {
     for (const method of ["status", "stats"]) await client.call(method, { device });
     await client.call("limit", { device, limits: { iops: 5, bytesPerSecond: "1M" } });
     await client.call("weight", { device, weight: 300 });
+    assertEquals((await client.call("mirror", { device, image: rig.image("third.img") }))["code"], -32001);
+    await client.call("swap", { device, image: rig.image("third.img"), timeoutMs: 60_000 });
     await client.call("resize", { device, sizeBytes: 2 ** 22 });
+    await client.call("snapshotCreate", { devices: [device], snapshot: "monday" });
+    await client.call("snapshots", { device });
+    await client.call("snapshotCommit", { device, snapshot: "monday", bytesPerSecond: 1000 });
+    assertEquals((await client.call("export", { device }))["code"], -32001);
+    assertEquals((await client.call("disc", { device, params: "null:1M" }))["code"], -32001);
+    for (const method of ["exportEnded", "endExport"]) {
+      assertEquals((await client.call(method, { device }))["code"], -32003);
+    }
     assertEquals((await client.call("attach", { ...attach, image: "/none" }))["code"], -32001);
     assertEquals((await client.call("nothing", {}))["code"], -32601);
     await client.call("detach", { device, force: true, timeoutMs: 60_000 });
     await client.until("removed");
     await client.call("logLevel", { level: "warning" });
+    assertEquals(await client.call("jobs", {}), { jobs: [] });
+    const target = rig.image("backup.qcow2");
+    assertEquals((await client.call("backup", { device, target, incremental: true }))["code"], -32003);
+    assertEquals((await client.call("jobCancel", { id: "none" }))["code"], -32003);
     await broken.detach();
   }
   await client.until("end");
-  // As "connected" in the schema, but a flush has to fail for them; and a ring moves only between busy reactors.
-  const latches = ["latched", "latch-cleared", "moved"];
+  // A flush has to fail for the first two; a ring moves only between busy reactors; a job needs a storage daemon.
+  const latches = ["latched", "latch-cleared", "moved", "job"];
   const events = ["added", "state", "error", "connected", "disconnected", "error-cleared", "removed", "log", "end"];
   assertEquals([...METHODS, ...events, "progress"].filter((name) => !client.seen.has(name)), []);
   const named = SCHEMA.$defs.event.oneOf.flatMap((each: { properties: { event: Json } }) => {

@@ -38,6 +38,7 @@ function site(lane: number, change: Partial<Site> = {}): Site {
     prepare: () => Promise.resolve(),
     open: () => Promise.resolve(),
     release: () => Promise.resolve(true),
+    begin: () => {},
     grow: () => Promise.resolve(),
     close: () => Promise.resolve(),
     ...change,

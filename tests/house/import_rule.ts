@@ -35,8 +35,10 @@ const LIB = [
   "service",
   "attach",
 ];
+/** Work of storage daemons beside what guests ask for. */
+const JOBS = ["jobs", "backup"];
 /** What the verbs use beside LIB: the surroundings of a process that serves. */
-const SERVING = [...LIB, "config", "metrics", "systemd", "control"];
+const SERVING = [...LIB, ...JOBS, "config", "metrics", "systemd", "control"];
 const ROOTS = ["native.ts", "platform.ts", "mod.ts"];
 const FFI = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi/vhost", "ffi/plugin", "ffi"];
 const KIT = ["testing", "testing.ts"];
@@ -55,6 +57,7 @@ const FRAME = [
   "log_writer",
   "host",
   "live",
+  "live_jobs",
   "metrics",
   "options",
   "output",
@@ -98,7 +101,9 @@ export const ROOMS: readonly Room[] = [
     files: ["attach", "attach_to", "attached_disk", "disk_stats"].map((name) => `lib/${name}.ts`),
     mayImport: LIB.filter((name) => name !== "attach"),
   },
-  { name: "control", floor: 11, files: ["lib/control/"], mayImport: LIB },
+  { name: "jobs", floor: 5, files: ["lib/jobs/"], mayImport: [...BASE, "disk", "image", "qemu"] },
+  { name: "backup", floor: 6, files: ["lib/backup/"], mayImport: [...BASE, "disk", "qemu", "jobs"] },
+  { name: "control", floor: 11, files: ["lib/control/"], mayImport: [...LIB, ...JOBS] },
   { name: "host", floor: 4, files: ["lib/host_platform.ts"], mayImport: [...BASE, "disk", "plugin", "image"] },
   { name: "systemd", floor: 10, files: ["lib/systemd/"], mayImport: [...BASE, "host", "backend", "service"] },
   { name: "config", floor: 2, files: ["lib/config/"], mayImport: BASE, packages: ["npm:toml-eslint-parser@*"] },
@@ -196,7 +201,7 @@ export const ROOMS: readonly Room[] = [
     name: "metrics",
     floor: 9,
     files: ["lib/metrics/"],
-    mayImport: [...BASE, "figures", "backend"],
+    mayImport: [...BASE, "figures", "backend", "jobs"],
     packages: ["npm:prom-client@*", "node:*"],
   },
   {
@@ -204,7 +209,7 @@ export const ROOMS: readonly Room[] = [
     floor: 12,
     files: FRAME.map((name) => `lib/cli/${name}.ts`),
     mayImport: SERVING,
-    packages: ["@std/cli", "node:fs"],
+    packages: ["@std/cli"],
   },
   {
     name: "catalogue",
@@ -233,7 +238,13 @@ export const ROOMS: readonly Room[] = [
     mayImport: PRODUCT,
     packages: ["@std/assert", "@std/cli", "node:*"],
   },
-  { name: "bench", floor: 17, files: ["bench/*.ts"], mayImport: [...PRODUCT, "tests/native"], packages: ["node:*"] },
+  {
+    name: "bench",
+    floor: 17,
+    files: ["bench/*.ts"],
+    mayImport: [...PRODUCT, "pack", "tests/native"],
+    packages: ["node:*"],
+  },
   { name: "bench/plugins", floor: 16, files: ["bench/plugins/"], mayImport: ["mod.ts"] },
   { name: "bench/plot", floor: 18, files: ["bench/plot/"], mayImport: ["bench"], packages: ["echarts"] },
   {

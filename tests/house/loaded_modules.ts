@@ -32,7 +32,7 @@ const LOG = "npm:@logtape/logtape@2.4.2";
 const COMMAND = {
   rooms: ["cli.ts", "catalogue", "frame", "log"],
   files: ["lib/cli/error_report.ts"],
-  packages: ["@std/cli", LOG, "node:fs"],
+  packages: ["@std/cli", LOG],
 };
 const NATIVE = ["ffi/linux", "ffi/xen", "ffi/uring", "ffi"];
 const BACKEND = [...COMMAND.rooms, ...BASE, ...IMAGE, "blkif", "xenbus", "pool", "dataplane", "backend", "service"];
@@ -41,11 +41,20 @@ const DOORS = [
   "ffi/plugin/client.ts",
   "ffi/vhost/client.ts",
   "lib/figures/latency.ts",
+  "lib/jobs/door.ts",
+  "lib/jobs/job.ts",
+  "lib/jobs/records.ts",
   "lib/metrics/otlp_options.ts",
+  "lib/storage/filter/holding.ts",
+  "lib/storage/filter/limits.ts",
   "lib/storage/filter/live.ts",
+  "lib/storage/filter/options.ts",
   "lib/storage/filter/spec.ts",
   "lib/storage/filter/stack.ts",
   "lib/storage/filter/table.ts",
+  "lib/storage/filter/throttle.ts",
+  "lib/storage/filter/throttled_channel.ts",
+  "lib/storage/filter/token_bucket.ts",
   "lib/storage/lazy_daemon_disks.ts",
   "lib/storage/open.ts",
   "lib/storage/plugin/settings.ts",
@@ -104,6 +113,8 @@ export const PROGRAMS: readonly Program[] = [
     name: "a reactor",
     entries: ["lib/dataplane/reactor_worker.ts", "ffi/thread_platform.ts", "ffi/uring/disk.ts"],
     rooms: [...BASE, ...IMAGE, "blkif", "dataplane", ...NATIVE],
+    // A disk must be limited even if an upgrade has replaced the program's files since the start.
+    files: ["holding", "live", "throttled_channel", "token_bucket"].map((name) => `lib/storage/filter/${name}.ts`),
     packages: [],
   },
   {

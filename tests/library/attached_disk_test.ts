@@ -6,7 +6,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { openDisks, ServedDisk } from "../../lib/attached_disk.ts";
 import { SYSTEM_CLOCK } from "../../lib/clock.ts";
-import type { CloseOptions } from "../../lib/backend/device.ts";
+import type { CloseOptions } from "../../lib/backend/close_options.ts";
 import { DeviceClaim } from "../../lib/backend/claim.ts";
 import type { DeviceStatus } from "../../lib/backend/status.ts";
 import { createStats, durationsIn, readStats, STAT } from "../../lib/dataplane/stats.ts";

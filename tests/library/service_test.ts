@@ -4,7 +4,7 @@
  */
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
-import { attachDevice, detachDevice, type DomId, SILENT, startService } from "../../mod.ts";
+import { attachDevice, detachDevice, type DomId, SILENT, startService, type Xenstore } from "../../mod.ts";
 import { GUEST, SimulatedHost } from "./host.ts";
 
 Deno.test("a service serves what a toolstack attaches, and says what it serves", async () => {
@@ -44,4 +44,42 @@ Deno.test("a service that is ended while its threads start serves nothing, and l
   end.abort();
   await assertRejects(() => starting, DOMException);
   assertEquals(host.holdings(), before);
+});
+
+Deno.test("a service that is ended once it has connected leaves its devices to the next one, and no thread", async () => {
+  using host = new SimulatedHost();
+  const { platform } = host;
+  using toolstack = platform.openXenstore();
+  const request = { domain: GUEST, backendDomain: 0 as DomId, kind: "vbd3", readOnly: false, cdrom: false };
+  attachDevice(toolstack, { ...request, params: "memory:1M" });
+  const end = new AbortController();
+  const connect = platform.openXenstore.bind(platform);
+  const openXenstore = (): Xenstore => {
+    queueMicrotask(() => end.abort());
+    return connect();
+  };
+  const service = { platform: Object.assign(platform, { openXenstore }), kind: "vbd3", workers: 1, logger: SILENT };
+  await assertRejects(() => startService({ ...service, signal: end.signal }), DOMException);
+  const next = await startService(service);
+  await host.guest("xvda").connect();
+  assertEquals(next.devices.status().map(({ connected }) => connected), [true]);
+  assertEquals(await next.close({ leave: "connected", timeoutMs: 0 }), { finished: true, stuck: [] });
+});
+
+Deno.test("a disk that a toolstack wrote is in InitWait before any thread is started", async () => {
+  using host = new SimulatedHost();
+  const { platform } = host;
+  using toolstack = platform.openXenstore();
+  const request = { domain: GUEST, backendDomain: 0 as DomId, kind: "vbd3", readOnly: false, cdrom: false };
+  const device = attachDevice(toolstack, { ...request, params: "memory:1M" });
+  const states: (string | undefined)[] = [];
+  const create = platform.createWakeToken.bind(platform);
+  const createWakeToken = (): ReturnType<typeof create> => {
+    states.push(toolstack.read(`/local/domain/0/backend/vbd3/${GUEST}/${device.vdev}/state`));
+    return create();
+  };
+  const watched = Object.assign(platform, { createWakeToken });
+  const service = await startService({ platform: watched, kind: "vbd3", workers: 1, logger: SILENT });
+  assertEquals(states, ["2"], "a reactor needs a token to be woken by");
+  await service.close({ leave: "connected", timeoutMs: 0 });
 });

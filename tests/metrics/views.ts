@@ -27,6 +27,8 @@ export function diskView(changes: Partial<DiskView> = {}): DiskView {
     error: "",
     waitsFor: "",
     latched: false,
+    iopsLimit: 500,
+    bytesPerSecondLimit: 10_000,
     errors: { read: 1, write: 2, flush: 3, discard: 4, other: 5 },
     passes: 11,
     notifications: 12,
@@ -61,7 +63,7 @@ export function diskView(changes: Partial<DiskView> = {}): DiskView {
 /** A process with these disks. */
 export function viewOf(...disks: readonly DiskView[]): View {
   const process = { version: "1.2.3", deno: "2.0.0", pid: 42, startedS: 1.5e9, cpuS: 2.5, residentBytes: 1e8 };
-  return { atMs: 1.6e12, process, disks };
+  return { atMs: 1.6e12, process, disks, jobs: [] };
 }
 
 /** The text that Prometheus gets. */

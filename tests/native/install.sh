@@ -13,7 +13,7 @@ $SUDO env DEBIAN_FRONTEND=noninteractive $APT install -y --no-install-recommends
     gcc libc6-dev libxen-dev libxenstore4 libxengnttab1 libxenevtchn1 xenstore-utils qemu-utils qemu-system-common nbdkit openssl mount \
     chromium-headless-shell qemu-block-extra openssh-client libwrap0 libpam0g libaudit1 libibverbs1 librdmacm1 groff-base mandoc mmdebstrap debian-archive-keyring \
     systemd zsh fish \
-    curl socat
+    curl socat libnbd-bin
 
 # unpack NAME PACKAGE...: into build/NAME, all or nothing.
 mkdir -p build

@@ -8,6 +8,7 @@ import { XenblkError } from "../../lib/errors.ts";
 import { checkVersion, manifest, readProject } from "../../pack/manifest.ts";
 import { pack } from "../../pack/package.ts";
 import { Specifiers } from "../../pack/specifiers.ts";
+import { PROGRAMS } from "../house/loaded_modules.ts";
 import { ROOT } from "../house/source.ts";
 
 function rewritten(text: string, specifiers: Specifiers = new Specifiers({})): string {
@@ -80,10 +81,23 @@ class Checkout implements Disposable {
   readonly output = `${this.root}dist`;
 
   constructor(text: string) {
-    const named = ["deno.json", "CHANGELOG.md", "README.md", "LICENSE", "SECURITY.md", ".dvmrc", "pack/launcher.ts"];
+    const named = [
+      "deno.json",
+      "CHANGELOG.md",
+      "README.md",
+      "LICENSE",
+      "SECURITY.md",
+      ".dvmrc",
+      "deno.lock",
+      "pack/launcher.ts",
+    ];
     for (const folder of ["lib", "ffi", "docs", "examples", "contrib", "pack"]) Deno.mkdirSync(this.root + folder);
     for (const name of named) Deno.copyFileSync(ROOT + name, this.root + name);
     for (const name of ["cli.ts", "mod.ts", "testing.ts"]) Deno.writeTextFileSync(this.root + name, text);
+    for (const name of PROGRAMS.flatMap(({ entries }) => entries)) {
+      Deno.mkdirSync((this.root + name).replace(/[^/]+$/, ""), { recursive: true });
+      Deno.writeTextFileSync(this.root + name, text);
+    }
   }
 
   [Symbol.dispose](): void {

@@ -4,7 +4,7 @@
  * it has no effect any more, and the kernel releases what it held.
  */
 
-import type { CloseOptions } from "../../lib/backend/device.ts";
+import type { CloseOptions } from "../../lib/backend/close_options.ts";
 import { BackendKind } from "../../lib/backend/kind.ts";
 import type { DeviceStatus } from "../../lib/backend/status.ts";
 import type { DeviceSettings } from "../../lib/backend/settings.ts";
@@ -475,6 +475,8 @@ export class BackendProcess {
             return queue.inFlight;
           },
           grow: (sectors) => queue.grow(sectors),
+          start: () => queue.start(),
+          release: () => Promise.reject(new Error("the simulation exchanges no image")),
           close: () => {
             this.#queues.delete(ring);
             return closing ??= queue.close().then(closed);

@@ -128,6 +128,8 @@ class Stage {
     return {
       properties: { sectors: 64, logicalSectorBytes: SECTOR, physicalSectorBytes: 4096, readOnly: false },
       description: "pretended",
+      daemon: { top: "", prefix: "", layers: {}, image: undefined, run: unused },
+      changeTo: unused,
       get lost() {
         return opened.loss.promise;
       },
@@ -320,4 +322,8 @@ for (const [error, seconds] of [[XenblkError, 60], [RunDirectoryError, 600]] as 
     assert(nowMs >= seconds * 1000 && nowMs < seconds * 1000 + 10_000, `${nowMs}`);
     assertEquals(stage.messages.filter((message) => /trying again/.test(message)).length, 1, "it is said once");
   });
+}
+
+function unused(): never {
+  throw new Error("no test changes the image");
 }

@@ -18,7 +18,7 @@ class Rig implements AsyncDisposable {
   readonly late: unknown[] = [];
 
   constructor(limits: Partial<FileThreadLimits> = {}) {
-    this.threads = new FileThreads({ limitMs: 60_000, idleMs: 10, ...limits });
+    this.threads = new FileThreads({ limitMs: 60_000, idleMs: 10, promptMs: 0, startingMs: 0, ...limits });
   }
 
   run(path: string, call: Omit<BlockingCall, "module"> = {}, limitMs?: number): Promise<number> {
@@ -173,6 +173,24 @@ Deno.test("threads are used again, and end when they are idle", async () => {
   await short.run("/a");
   await eventually(() => short.threads.counts.threads === 0, "the idle thread ends");
   assertEquals(await short.run("/a"), 1, "in a new thread");
+});
+
+Deno.test("many calls at once that return soon share one thread", async () => {
+  await using rig = new Rig({ promptMs: 60_000, startingMs: 60_000, idleMs: 500 });
+  const calls = Promise.all(Array.from({ length: 100 }, (_, i) => rig.run(`/srv/${i}.img`)));
+  assertEquals(rig.threads.counts.threads, 1);
+  await calls;
+  assertEquals(rig.threads.counts.threads, 1);
+});
+
+Deno.test("calls that wait for a thread which does not answer get another one, and more the more do not answer", async () => {
+  await using rig = new Rig({ promptMs: 10, startingMs: 10, threads: 16 });
+  const hold = rig.hold();
+  const held = Array.from({ length: 12 }, (_, i) => rig.run(`/dead/${i}.img`, { hold }));
+  await rig.run("/local.img"); // behind all of them
+  assert(rig.threads.counts.threads > 12);
+  Deno.removeSync(hold);
+  await Promise.all(held);
 });
 
 Deno.test("what a call throws arrives: an expected error whole, a system call's with its code", async () => {

@@ -40,6 +40,7 @@ class Stage implements AsyncDisposable {
     return {
       open: () => (call("open"), Promise.reject(OPENED)),
       endLeftovers: () => (call("endLeftovers"), Promise.resolve(["a line"])),
+      discard: () => (call("discard"), Promise.resolve()),
       [Symbol.asyncDispose]: () => (call("dispose"), Promise.resolve()),
     };
   }
@@ -94,4 +95,21 @@ Deno.test("a module that cannot be loaded refuses the disk, and is tried again",
   await assertRejects(() => stage.disks.open(REQUEST), Error, "no such file");
   await assertRejects(() => stage.disks.open(REQUEST), Error, "no such file");
   assertEquals(stage.calls, ["load", "load"]);
+});
+
+Deno.test("what a daemon still has of a device is ended before a disk is opened", async () => {
+  await using stage = new Stage();
+  const owner = { guest: 5, device: "vbd3/5/51712" };
+  const open = (): Promise<unknown> =>
+    stage.disks.open({ format: "qcow2", target: "/a", readOnly: false, engine: "auto" }).catch(() => {});
+  stage.loading.resolve();
+  stage.disks.discard(owner);
+  await open();
+  Deno.mkdirSync(`${stage.directory}/daemons/55`, { recursive: true });
+  stage.disks.discard(owner);
+  await open();
+  Deno.mkdirSync(`${stage.directory}/daemons/5.vbd3-5-51712`);
+  stage.disks.discard(owner);
+  await open();
+  assertEquals(stage.calls, ["load", "open", "open", "discard", "open"]);
 });

@@ -340,6 +340,40 @@ Deno.test("searches at the same time share their reads of the store, and each se
   assertEquals((await late)?.text, "xvdz of guest-119 (domain 119) uses it (vbd3, mode w)");
 });
 
+Deno.test("what paths of other disks lead to is looked at once by many searches, and again if nodes change or time passes", async () => {
+  await using scene = new Scene();
+  manyOthers(scene, 20);
+  let skippedMs = 0;
+  const now = (): number => SYSTEM_CLOCK.now() + skippedMs;
+  const disks = new DisksInUse({ now, sleep: () => SYSTEM_CLOCK.sleep(0) });
+  const looked: string[] = [];
+  const wrong = "/images/7.img";
+  const there = await Deno.stat(scene.folder.path);
+  const stat = (path: string): Promise<Deno.FileInfo> => {
+    looked.push(path);
+    return path === wrong || path === scene.image ? NOWHERE.stat(path) : Promise.resolve(there);
+  };
+  const own = scene.folder.file("own.img", 4096);
+  const search = async (): Promise<string[]> => {
+    const query = { files: [{ path: scene.image, writable: true }, { path: own, writable: false }], shared: false };
+    const user = { backendDomain: DOM0, frontendDomain: GUEST };
+    const inode = { ...there, ino: 1 };
+    const lookups = { stat: (path: string) => path === own ? Promise.resolve(inode) : stat(path), timeoutMs: 1_000 };
+    looked.length = 0;
+    assertEquals(await findExcludingDisk(scene.rig.toolstack, user, query, { lookups, disks }), undefined);
+    return looked.filter((path) => path !== scene.image).toSorted();
+  };
+  assertEquals((await search()).length, 20);
+  assertEquals(await search(), [wrong], "only what could not be looked at");
+  scene.rig.toolstack.write(
+    `${backendPath(scene.others({ domain: 103 as DomId, vdev: "xvdb", params: "aio:/a" }))}/params`,
+    "aio:/b",
+  );
+  assertEquals(await search(), ["/b", wrong]);
+  skippedMs += 31_000;
+  assertEquals((await search()).length, 21);
+});
+
 Deno.test("the pause before the next reading ends with its owner, whom a timer would keep alive", async () => {
   await using scene = new Scene();
   manyOthers(scene, 4);

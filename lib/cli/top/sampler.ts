@@ -7,6 +7,7 @@ import { type LiveFigures, liveFigures } from "../../control/live_figures.ts";
 import type { NoteSilent } from "../../control/serving.ts";
 import { type DiskInterval, type DiskRates, intervalBetween, ratesOf } from "../../figures/rates.ts";
 import type { DomId } from "../../hypervisor.ts";
+import type { AllLimits } from "../../storage/filter/limits.ts";
 import { Silent } from "../silent.ts";
 
 /** What a row is about, and its rates. */
@@ -20,6 +21,8 @@ export interface RateRow {
   readonly vdev?: string;
   /** The process that serves it; absent likewise. */
   readonly pid?: number;
+  /** What is limited, if anything is; absent in a row of a whole guest, too. */
+  readonly limits?: AllLimits;
   readonly rates: DiskRates;
 }
 
@@ -83,11 +86,12 @@ function keyOf({ hello: { pid }, report: { backendPath } }: LiveFigures): string
 }
 
 function diskRows(measured: readonly Measured[], names: Names): RateRow[] {
-  return measured.map(({ device: { report: { domain, name }, hello: { pid } }, interval }) => ({
+  return measured.map(({ device: { report: { domain, name, limits }, hello: { pid } }, interval }) => ({
     disk_device: `${names.get(domain) ?? domain}/${name}`,
     ...guestOf(domain, names),
     vdev: name,
     pid,
+    ...(limits === undefined ? {} : { limits }),
     rates: ratesOf([interval]),
   }));
 }

@@ -3,6 +3,7 @@
  */
 
 import type { DiskRates } from "../../figures/rates.ts";
+import { formatSize } from "../../sizes.ts";
 import { type Column, renderTable } from "../table.ts";
 import type { RateRow, Sample } from "./sampler.ts";
 
@@ -74,13 +75,24 @@ export function renderRates(rows: readonly RateRow[], view: TopView, columns: nu
     const heading = (name === "util" ? "%util" : name) + (marked && name === view.sort ? mark : "");
     return { heading, align: "right", ...(place < 0 || name === view.sort ? {} : { leaveOut: place }) };
   });
+  const isLimited = rows.some(({ limits }) => limits !== undefined);
+  const limited: Column[] = isLimited ? [{ heading: "limit", align: "right", leaveOut: DISPENSABLE.length }] : [];
   const cells = sorted(rows, view).map((row) => [
     String(row.domain),
     row.domainName ?? "-",
     ...(view.byGuest ? [] : [row.vdev ?? "-"]),
     ...RATE_COLUMNS.map((name) => rateText(row.rates[name])),
+    ...(isLimited ? [limitText(row)] : []),
   ]);
-  return renderTable([...named, ...rated], cells, true, columns);
+  return renderTable([...named, ...rated, ...limited], cells, true, columns);
+}
+
+/** `500/s 10.0MiB/s`. */
+function limitText({ limits }: RateRow): string {
+  if (limits === undefined) return "-";
+  const { iops, bytesPerSecond } = limits;
+  const bytes = `${formatSize(bytesPerSecond).replace(" ", "")}/s`;
+  return [...(iops > 0 ? [`${iops}/s`] : []), ...(bytesPerSecond > 0 ? [bytes] : [])].join(" ");
 }
 
 /** Digits that matter, in a column that is not too wide. */

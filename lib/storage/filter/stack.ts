@@ -6,9 +6,9 @@
 import type { LockableImage, Refusal } from "../../hypervisor.ts";
 import { XenblkError } from "../../errors.ts";
 import type {
+  ChainDaemon,
   Disk,
   DiskAttachment,
-  DiskDaemon,
   DiskFile,
   DiskProperties,
   MemoryRule,
@@ -123,6 +123,13 @@ export class FilterStack {
   /** Whether a filter keeps writes from the image, so that it is opened for reading. */
   get readsOnly(): boolean {
     return this.#filters.some(({ chosen }) => chosen.definition.readsOnly === true);
+  }
+
+  /** The first filter that keeps the image's content, or something of its own, open with it: it stays with this image. */
+  get tied(): string | undefined {
+    return this.#filters.find(({ chosen: { definition: { readsOnly, keepsWrites, open } } }) =>
+      readsOnly === true || keepsWrites === true || open !== undefined
+    )?.name;
   }
 
   /**
@@ -272,7 +279,11 @@ class FilteredDisk implements Disk {
     return this.#disk.trouble;
   }
 
-  get daemon(): DiskDaemon | undefined {
+  get named(): string | undefined {
+    return this.#disk.named;
+  }
+
+  get daemon(): ChainDaemon | undefined {
     return this.#disk.daemon;
   }
 

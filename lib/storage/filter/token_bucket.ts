@@ -20,8 +20,19 @@ const MOST_SKEW_MS = 1000;
 /** The size of a bucket that is not given: what flows in during so many seconds. */
 const DEFAULT_BURST_S = 0.1;
 
-/** What {@linkcode TokenBucket.reserve} returns if another thread has the bucket: try again. */
-export const BUCKET_BUSY = -1;
+/** In place of the time when tokens were counted: there are none yet, and they are counted from the first look on. */
+const NOT_COUNTED_MS = -1;
+
+/**
+ * What a reservation is made with, and its outcome, by index into an array of numbers, because a number that is handed to
+ * a function may be allocated for that.
+ */
+export const RESERVATION = { nowMs: 0, perSecond: 1, burst: 2, atMs: 3 } as const;
+
+/** An array for reservations. */
+export function createReservation(): Float64Array {
+  return new Float64Array(4);
+}
 
 /** A new bucket. It is full, whatever its size will be. */
 export function createBucket(): SharedArrayBuffer {
@@ -39,23 +50,40 @@ export class TokenBucket {
   }
 
   /**
-   * Takes tokens out of the bucket, even if it then holds less than none. Returns when they may be used, on the clock of
-   * `nowMs`: at once if there were enough. More tokens than the bucket can hold may be used once it is full. `burst`: the
-   * size of the bucket; 0: what flows in during 0.1 s, and at least one. Or returns {@linkcode BUCKET_BUSY}.
+   * Takes tokens out of the bucket, even if it then holds less than none. Sets `atMs`, when they may be used, on the clock
+   * of `nowMs`: at once if there were enough. More tokens than the bucket can hold may be used once it is full. `burst`:
+   * the size of the bucket; 0: what flows in during 0.1 s, and at least one. False: another thread has the bucket, try
+   * again.
    */
-  reserve(nowMs: number, amount: number, perSecond: number, burst: number): number {
-    if (!this.#take()) return BUCKET_BUSY;
-    const size = burst > 0 ? burst : Math.max(1, perSecond * DEFAULT_BURST_S);
-    const numbers = this.#numbers;
-    const elapsedMs = nowMs - numbers[COUNTED_MS]!;
-    let level = Math.min(numbers[LEVEL]!, size);
-    if (elapsedMs > 0) level = Math.min(size, level + elapsedMs * perSecond / 1000);
-    if (elapsedMs > 0 || elapsedMs < -MOST_SKEW_MS) numbers[COUNTED_MS] = nowMs;
-    level -= amount;
-    numbers[LEVEL] = level;
+  reserve(reservation: Float64Array, amount: number): boolean {
+    if (!this.#take()) return false;
+    const nowMs = reservation[RESERVATION.nowMs]!;
+    const perSecond = reservation[RESERVATION.perSecond]!;
+    const size = sizeOf(reservation);
+    this.#fill(reservation, size);
+    const level = this.#numbers[LEVEL]! -= amount;
     this.#release();
     const missing = Math.min(0, size - amount) - level;
-    return missing > 0 ? nowMs + missing * 1000 / perSecond : nowMs;
+    reservation[RESERVATION.atMs] = missing > 0 ? nowMs + missing * 1000 / perSecond : nowMs;
+    return true;
+  }
+
+  /** Takes tokens that are there and may be used at once; if there are fewer, or another thread has the bucket, none. */
+  takeThere(reservation: Float64Array, amount: number): boolean {
+    if (!this.#take()) return false;
+    this.#fill(reservation, sizeOf(reservation));
+    const isThere = this.#numbers[LEVEL]! >= amount;
+    if (isThere) this.#numbers[LEVEL]! -= amount;
+    this.#release();
+    return isThere;
+  }
+
+  /** Whoever reserves next finds no tokens: nothing is saved up of the time before. */
+  empty(): void {
+    if (!this.#take()) return; // whoever has it begins with a full one
+    this.#numbers[LEVEL] = 0;
+    this.#numbers[COUNTED_MS] = NOT_COUNTED_MS;
+    this.#release();
   }
 
   /** Returns tokens that were reserved and not used. */
@@ -63,6 +91,18 @@ export class TokenBucket {
     if (!this.#take()) return; // the rate is a little lower then, for a moment
     this.#numbers[LEVEL]! += amount;
     this.#release();
+  }
+
+  /** Counts what has flowed in since the last look. */
+  #fill(reservation: Float64Array, size: number): void {
+    const numbers = this.#numbers;
+    const nowMs = reservation[RESERVATION.nowMs]!;
+    const countedMs = numbers[COUNTED_MS]!;
+    const isNew = countedMs === NOT_COUNTED_MS;
+    const elapsedMs = isNew ? 0 : nowMs - countedMs;
+    const flowed = elapsedMs > 0 ? elapsedMs * reservation[RESERVATION.perSecond]! / 1000 : 0;
+    numbers[LEVEL] = Math.min(size, Math.min(numbers[LEVEL]!, size) + flowed);
+    if (elapsedMs > 0 || elapsedMs < -MOST_SKEW_MS || isNew) numbers[COUNTED_MS] = nowMs;
   }
 
   #take(): boolean {
@@ -75,4 +115,9 @@ export class TokenBucket {
   #release(): void {
     Atomics.store(this.#lock, LOCK, 0);
   }
+}
+
+function sizeOf(reservation: Float64Array): number {
+  const burst = reservation[RESERVATION.burst]!;
+  return burst > 0 ? burst : Math.max(1, reservation[RESERVATION.perSecond]! * DEFAULT_BURST_S);
 }

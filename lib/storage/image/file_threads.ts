@@ -1,7 +1,7 @@
 /**
  * Calls on files that may never return (a dead file server, a hung FUSE mount) are made in Workers that may be lost. A
- * thread makes one call at a time; while it waits, calls on other images go to other threads. A thread costs 8 MiB, so it
- * starts on demand and ends when it is idle.
+ * thread makes one call at a time; while it waits, calls on other images go to other threads. A thread costs 8 MiB and
+ * tens of milliseconds, so another one starts only if those that there are do not answer soon, and ends when it is idle.
  *
  * Why not Deno's asynchronous file calls: all of them share one pool of at most 32 blocking threads, so a few hung calls
  * stop every file call of the process. Why not nonblocking FFI: it loses errno.
@@ -42,6 +42,12 @@ export interface FileThreadLimits {
    * retries for the images of one dead file server would take the rest.
    */
   readonly threadsPerImage: number;
+  /**
+   * A thread whose call takes longer is late: storage may not answer. And the same for its first call, as it has to start.
+   * Calls that wait get another thread only if the others are late. 0: they are at once.
+   */
+  readonly promptMs: number;
+  readonly startingMs: number;
   /** The threads' entry. */
   readonly entry: URL;
 }
@@ -51,8 +57,15 @@ const DEFAULT_LIMITS: FileThreadLimits = {
   idleMs: 3_000,
   threads: 32,
   threadsPerImage: 2,
+  promptMs: 100,
+  startingMs: 500,
   entry: new URL("./file_thread.ts", import.meta.url),
 };
+
+/** A timer that is later than this was kept from it by other work of its thread. */
+const BUSY_MS = 20;
+/** With so many threads, no more are started while calls are answered. */
+const MOST_WHILE_ANSWERED = 4;
 
 /** A call that waits for a thread, or is being made. */
 interface Job {
@@ -67,6 +80,10 @@ interface Job {
 interface Thread {
   readonly worker: Worker;
   job: Job | undefined;
+  /** When that is late. */
+  lateAtMs: number;
+  /** It has made a call. */
+  started: boolean;
 }
 
 /** The threads of one process. */
@@ -74,6 +91,10 @@ export class FileThreads {
   readonly #limits: FileThreadLimits;
   readonly #threads = new Set<Thread>();
   readonly #waiting: Job[] = [];
+  /** Which threads are late was judged then, and will be next if calls wait. */
+  #judgedMs = 0;
+  #answers = 0;
+  #judgement: ReturnType<typeof setTimeout> | undefined;
   readonly #quiet = new Map<string, PromiseWithResolvers<void> & { waiting: number }>();
 
   constructor(limits: Partial<FileThreadLimits> = {}) {
@@ -159,26 +180,63 @@ export class FileThreads {
     for (let at = 0; at < this.#waiting.length;) {
       const job = this.#waiting[at]!;
       const full = this.#callsOn(job.options.path).length >= this.#share;
-      const thread = full ? undefined : this.#idleThread(job);
-      if (thread === undefined) {
+      if (full) {
         at++;
         continue;
       }
+      const thread = this.#idleThread(job);
+      if (thread === undefined) break; // for nobody
       this.#waiting.splice(at, 1);
       thread.job = job;
+      const promptMs = thread.started ? this.#limits.promptMs : this.#limits.startingMs;
+      thread.lateAtMs = promptMs === 0 ? 0 : performance.now() + promptMs;
       thread.worker.postMessage({ call: job.call, idleMs: this.#limits.idleMs } satisfies FileOrder);
     }
+    if (this.#waiting.length > 0) return;
+    clearTimeout(this.#judgement);
+    this.#judgement = undefined;
   }
 
   #idleThread(job: Job): Thread | undefined {
     for (const thread of this.#threads) if (thread.job === undefined) return thread;
-    if (this.#threads.size >= this.#limits.threads) return undefined;
+    if (this.#threads.size >= this.#limits.threads || !this.#needsThread()) return undefined;
     return this.#start(`files of ${job.options.path}`);
+  }
+
+  /**
+   * Whether calls would wait for long without another thread: as many as are late may be expected to answer soon. So
+   * images that do not answer double their threads in half a second, and many that do need one.
+   */
+  #needsThread(): boolean {
+    const late = [...this.#threads].filter(({ job, lateAtMs }) => job !== undefined && lateAtMs <= this.#judgedMs);
+    if (this.#threads.size - late.length < Math.max(1, late.length)) return true;
+    this.#judgement ??= this.#judgeAt(Math.min(
+      ...[...this.#threads].map(({ lateAtMs }) => lateAtMs)
+        .filter((ms) => ms > this.#judgedMs),
+    ));
+    return false;
+  }
+
+  /** If this thread was busy then, answers may have arrived that it has not seen: it is judged once more. */
+  #judgeAt(dueMs: number, again = false): ReturnType<typeof setTimeout> {
+    const answers = this.#answers;
+    return setTimeout(() => {
+      const now = performance.now();
+      const isBusy = now - dueMs > BUSY_MS && !again;
+      const goesOn = this.#answers !== answers && this.#threads.size >= MOST_WHILE_ANSWERED;
+      if (isBusy || goesOn) {
+        this.#judgement = this.#judgeAt(now + this.#limits.promptMs, isBusy);
+        return;
+      }
+      this.#judgement = undefined;
+      this.#judgedMs = now;
+      this.#pump();
+    }, dueMs - performance.now());
   }
 
   #start(name: string): Thread {
     const worker = new Worker(this.#limits.entry, { type: "module", name });
-    const thread: Thread = { worker, job: undefined };
+    const thread: Thread = { worker, job: undefined, lateAtMs: 0, started: false };
     worker.onmessage = ({ data }: MessageEvent<FileAnswer>): void => this.#answered(thread, data);
     worker.onerror = (event): void => {
       event.preventDefault();
@@ -193,6 +251,8 @@ export class FileThreads {
     if (job === undefined) return this.#end(thread); // it is idle
     if (answer === "idle") return; // it was, before it was given this call
     thread.job = undefined;
+    thread.started = true;
+    this.#answers++;
     clearTimeout(job.timer);
     if ("failure" in answer) job.answer.reject(errorOf(answer.failure));
     else if (job.expired) job.options.late?.(answer.result);

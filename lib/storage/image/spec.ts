@@ -135,6 +135,20 @@ export async function paramsOf(name: ImageName): Promise<string> {
   return imageText({ ...name, target: target.startsWith("/") ? target : `${Deno.cwd()}/${target}` });
 }
 
+/** The value of the node `params` for an image as a person named it. Rejects with {@linkcode XenblkError}. */
+export async function paramsOfText(text: string): Promise<string> {
+  const name = imageName(await parseImage(text));
+  try {
+    return await paramsOf(name);
+  } catch (cause) {
+    if (!(cause instanceof Deno.errors.NotFound)) throw cause;
+    throw new XenblkError(`Cannot open image ${imageLabel(name)}: there is no such file`, {
+      cause,
+      remedy: "check the path",
+    });
+  }
+}
+
 /** The text with `***` in place of passwords. */
 export function withoutPasswords(text: string): string {
   return PASSWORDS.reduce((rest, pattern) => rest.replace(pattern, "$1***"), text);

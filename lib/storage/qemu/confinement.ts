@@ -78,23 +78,27 @@ while [ $# -gt 0 ]; do
 done
 `;
 
-/** Arguments as above, without a command; in the daemon's namespace, which the root's own `usr` tells from all others. */
+/**
+ * Arguments as above, without a command. What is mounted there is of an earlier file of that name. In the daemon's namespace,
+ * which the root's own `usr` tells from all others.
+ */
 const ADD_FILES = `set -eu
 root=$1; shift
 [ -d "$root/usr" ] || { echo "its root is gone" >&2; exit 1; }
 unshare --mount sh -c '${MAKE_PLACES}' xenblk "$root" "$@"
 while [ $# -gt 0 ]; do
+  while mountpoint -q "$root$2"; do umount --lazy "$root$2"; done
   [ ! -e "$2" ] || mount --bind -o "$1" "$2" "$root$2"
   shift 2
 done
 `;
 
-/** Arguments: the root, then paths. */
+/** Arguments: the root, then paths. What the daemon has open of them stays open. */
 const TAKE_FILES = `set -eu
 root=$1; shift
 [ -d "$root/usr" ] || exit 0
 for path; do
-  while mountpoint -q "$root$path"; do umount "$root$path"; done
+  while mountpoint -q "$root$path"; do umount --lazy "$root$path"; done
 done
 `;
 

@@ -3,27 +3,22 @@
  * change its disks are called one at a time.
  */
 
-import { errorText, XenblkError } from "../../errors.ts";
+import { errorText } from "../../errors.ts";
 import type { Logger } from "../../log.ts";
-import type { DaemonMonitor } from "../disk.ts";
+import type { DaemonMonitor, Reroute } from "../disk.ts";
 import { endsWithin } from "../../within.ts";
 import { basicEnvironment } from "./command.ts";
-import { type AllowedFile, placeFiles, startCommand, takeFiles } from "./confinement.ts";
+import { type AllowedFile, startCommand, takeFiles } from "./confinement.ts";
 import { explainQmpError } from "./explain.ts";
-import {
-  closeDisk,
-  endExport,
-  type Execute,
-  exportAnew,
-  exportDisk,
-  nodeSize,
-  openDiskAsPermitted,
-  presentParts,
-} from "./graph_steps.ts";
+import { exportAnew, exportDisk, nodeSize, openDiskAsPermitted, presentParts } from "./graph_steps.ts";
+import { endLeftView, prefixOf } from "./instant.ts";
+import { endCommit } from "./commit_job.ts";
+import { place } from "./placing.ts";
 import type { DiskPlan } from "./plan.ts";
 import { hasEnded, identify, type ProcessIdentity, signal, statusText } from "./process.ts";
 import { QmpAbsentError, QmpConnection, QmpError, type QmpObject, QmpSilentError } from "./qmp.ts";
 import { lostOfPlan, lostWith } from "./leftovers.ts";
+import { closeDisk, endExport, type Execute, removeAdded } from "./removal.ts";
 import {
   type DaemonRecord,
   type DiskRecord,
@@ -32,6 +27,7 @@ import {
   type RunDirectory,
   withDisk,
 } from "./record.ts";
+import { endedAtStart, keptByKernel, tooLateAtStart } from "./refusals.ts";
 import type { DaemonEnvironment, DaemonStart } from "./start.ts";
 import { DaemonErrors } from "./stderr.ts";
 
@@ -246,8 +242,9 @@ export class StorageDaemon implements Disposable {
     const death = await this.fate(0);
     if (death === undefined) {
       await this.#execute("query-version", undefined, pingMs);
+      await this.#endView(disk);
       await closeDisk(this.#execute, disk);
-      await this.#take(disk);
+      await this.#take(disk.files.map(({ path }) => path), Object.values(disks));
     }
     const lost = this.endedWell ? {} : lostWith({ [device]: disk }, death);
     this.#record = { ...this.#record, disks, lost: { ...lost, ...this.#record.lost } };
@@ -273,11 +270,9 @@ export class StorageDaemon implements Disposable {
 
   /** Changes the size of a disk's top node. Rejects with {@linkcode XenblkError}. */
   async resize(name: string, top: string, sizeBytes: number): Promise<void> {
-    try {
-      await this.#execute("block_resize", { "node-name": top, size: sizeBytes });
-    } catch (error) {
+    await this.#execute("block_resize", { "node-name": top, size: sizeBytes }).catch((error) => {
       throw error instanceof QmpError ? explainQmpError(name, error) : error;
-    }
+    });
   }
 
   /** The size of a node, in bytes. */
@@ -285,15 +280,26 @@ export class StorageDaemon implements Disposable {
     return await nodeSize(this.#execute, node);
   }
 
-  /** Exports a disk anew; its client loses its connection. Returns the socket's path. */
-  async exportAnew(device: string, plan: DiskPlan): Promise<string> {
+  /** Exports a disk anew, see there; its client loses its connection. Returns the socket's path. */
+  async exportAnew(device: string, plan: DiskPlan, change?: Reroute): Promise<string> {
     const socket = this.directory.socket(device);
-    await exportAnew(this.#execute, plan.export(socket));
+    await exportAnew(this.#execute, plan.export(socket, this.#record.disks[device]?.live?.top), change);
     return socket;
   }
 
+  /** Replaces what is recorded of disks, all at once. Rejects with {@linkcode XenblkError}; then the record is as before. */
+  async writeDisks(disks: readonly (readonly [string, DiskRecord])[]): Promise<void> {
+    await this.#write({ ...this.#record, disks: { ...this.#record.disks, ...Object.fromEntries(disks) } });
+  }
+
+  /** Ends it whatever it does: its disks go on with another one. */
+  async kill(): Promise<void> {
+    await signal(this.process, "SIGKILL");
+    await hasEnded(this.process, KILL_MS);
+  }
+
   /** For work on a disk beside its guest's; `name` is the disk's. */
-  monitorOf(name: string): DaemonMonitor {
+  monitorOf(name: string): Omit<DaemonMonitor, "changeTops" | "reroute"> {
     return {
       name: this.name,
       version: this.#record.qemu,
@@ -301,6 +307,7 @@ export class StorageDaemon implements Disposable {
       sockets: this.directory.sockets,
       execute: this.#execute,
       allow: async (files) => await this.#place(name, files),
+      disallow: async (paths) => await this.#take(paths, Object.values(this.#record.disks)),
     };
   }
 
@@ -325,11 +332,7 @@ export class StorageDaemon implements Disposable {
       await hasEnded(process, timeoutMs);
       isForced ||= name === "SIGKILL";
     }
-    if (!await hasEnded(process, 0)) {
-      throw new XenblkError(`Cannot end ${this.name}: the kernel keeps it`, {
-        remedy: "look at the storage of its images: it ends when that answers",
-      });
-    }
+    if (!await hasEnded(process, 0)) throw keptByKernel(this.name);
     await this.fate(0);
     this[Symbol.dispose]();
     const { disks, lost } = this.#record;
@@ -347,8 +350,7 @@ export class StorageDaemon implements Disposable {
     this.#ending = true;
     const exportId = this.#record.disks[device]?.exportId;
     if (exportId !== undefined) await endExport(this.#execute, exportId).catch((error) => this.#warn(error));
-    await signal(this.process, "SIGKILL");
-    await hasEnded(this.process, KILL_MS);
+    await this.kill();
   }
 
   /** Disconnects, and resolves when nothing of that goes on; the process does. */
@@ -388,14 +390,10 @@ export class StorageDaemon implements Disposable {
       if (ended !== undefined) {
         await this.#errors.look();
         await this.directory.checkRoom(); // without room it says nothing
-        throw new XenblkError(`Cannot start ${this.name}: ${statusText(ended)}${this.#errors.last}`, {
-          remedy: "start qemu-storage-daemon by hand to see what it lacks",
-        });
+        throw endedAtStart(this.name, `${statusText(ended)}${this.#errors.last}`);
       }
       if (performance.now() >= deadline) {
-        throw new XenblkError(`Cannot start ${this.name}: it has not opened its socket for ${startMs / 1000} s`, {
-          remedy: "look at the host's load, and start qemu-storage-daemon by hand",
-        });
+        throw tooLateAtStart(this.name, startMs);
       }
       await new Promise((resolve) => setTimeout(resolve, START_LOOK_MS));
     }
@@ -406,9 +404,8 @@ export class StorageDaemon implements Disposable {
     if (this.#qmp !== undefined) return this.#qmp;
     // Another daemon may listen at the path by now.
     if (this.#isOver) {
-      throw new QmpAbsentError(`Cannot reach ${this.name}: it has ended`, {
-        remedy: "repeat this once another daemon serves the disk",
-      });
+      const remedy = "repeat this once another daemon serves the disk";
+      throw new QmpAbsentError(`Cannot reach ${this.name}: it has ended`, { remedy });
     }
     const opening = this.#opening ??= this.#connect(timeoutMs);
     try {
@@ -448,9 +445,15 @@ export class StorageDaemon implements Disposable {
 
   /** Whether the disk that was left here can be used as it is; its export is added again if that is all that is missing. */
   async #takeOver(known: DiskRecord, plan: DiskPlan, socket: string): Promise<boolean> {
-    const { nodes, exported } = await presentParts(this.#execute, plan);
+    const node = await this.#endView(known);
+    const { nodes, exported } = await presentParts(this.#execute, known);
     if (!nodes) return false;
-    if (!exported) await exportDisk(this.#execute, plan.export(socket));
+    await endCommit(this.#execute, known.nodes);
+    if (!exported) {
+      // A process may have ended while it led the guest's requests elsewhere, or back.
+      if (node === undefined) await removeAdded(this.#execute, known);
+      await exportDisk(this.#execute, plan.export(socket, node ?? known.live?.top));
+    }
     for (const file of known.files) {
       const now = await recordedFile(file);
       if (now.inode === file.inode && now.device === file.device) continue;
@@ -461,25 +464,24 @@ export class StorageDaemon implements Disposable {
   }
 
   async #place(name: string, files: readonly AllowedFile[]): Promise<void> {
-    if (!this.#record.rooted) return;
-    const present = Object.values(this.#record.disks).flatMap(({ files }) => files);
-    const missing = files.filter((file) =>
-      !present.some(({ path, writable }) => path === file.path && (writable || !file.writable))
-    );
-    const reason = await placeFiles(this.process, this.directory.root, missing, this.#environment.requestMs);
-    if (reason === undefined) return;
-    throw new XenblkError(`Cannot open ${name}: its files cannot be given to ${this.name}: ${reason}`, {
-      remedy: "check that their storage answers, and that this process may use mount namespaces (CAP_SYS_ADMIN)",
-    });
+    const placing = { record: this.#record, directory: this.directory, daemon: this.name };
+    await place(placing, name, files, this.#environment.requestMs);
   }
 
-  /** Takes the files of a disk out of the daemon's root, except those of other disks. */
-  async #take(disk: DiskRecord): Promise<void> {
+  /** Of a disk that nobody is connected to. See LeftOfView for the node. */
+  async #endView({ nodes, exportId }: DiskRecord): Promise<string | undefined> {
+    const { node, closed } = await endLeftView(this.#execute, prefixOf(nodes[0] ?? ""), exportId);
+    if (closed.length > 0) await this.#take(closed, Object.values(this.#record.disks));
+    return node;
+  }
+
+  /** Takes files out of the daemon's root, except those of some disks. */
+  async #take(paths: readonly string[], but: readonly DiskRecord[]): Promise<void> {
     if (!this.#record.rooted) return;
-    const others = Object.values(this.#record.disks).filter((other) => other !== disk).flatMap(({ files }) => files);
-    const paths = disk.files.map(({ path }) => path).filter((path) => !others.some((file) => file.path === path));
-    const reason = await takeFiles(this.process, this.directory.root, paths);
-    if (reason !== undefined) this.#logger.warning(`it can still open ${paths.join(", ")}: ${reason}`);
+    const others = but.flatMap(({ files }) => files);
+    const taken = paths.filter((path) => !others.some((file) => file.path === path));
+    const reason = await takeFiles(this.process, this.directory.root, taken);
+    if (reason !== undefined) this.#logger.warning(`it can still open ${taken.join(", ")}: ${reason}`);
   }
 
   async #write(record: DaemonRecord): Promise<void> {

@@ -13,17 +13,18 @@ import { endsWithin } from "../../within.ts";
 import type { VhostClient } from "../vhost.ts";
 import { type Confinement, probeConfinement } from "./confinement.ts";
 import { StorageDaemon } from "./daemon.ts";
-import { endStrays, lostDisks } from "./leftovers.ts";
+import { endStrays, endUnfinished, lostDisks } from "./leftovers.ts";
 import { checkUnwritten, forgetLost, type Orphan, orphansOf } from "./orphans.ts";
 import { type DiskPlan, planDisk } from "./plan.ts";
 import { identify, isAlive } from "./process.ts";
 import { type DaemonProgram, findProgram } from "./program.ts";
 import { type DiskKeeper, QemuDisk } from "./qemu_disk.ts";
 import { busy, notPermitted, processEnds } from "./refusals.ts";
-import { type DaemonRecord, directoryName, guestOfDirectory, RunDirectory } from "./record.ts";
+import { directoryName, guestOfDirectory, isOtherGuest, mentions, RunDirectory } from "./record.ts";
 import { hasServers, renewSockets } from "./sockets.ts";
 import type { DaemonEnvironment } from "./start.ts";
 import { DaemonErrors } from "./stderr.ts";
+import type { OpenedDisk } from "./top_change.ts";
 import { daemonNames } from "./survey.ts";
 import { type DaemonUser, daemonUser, userOf } from "./user.ts";
 import type { DiskOwner } from "../disk.ts";
@@ -127,7 +128,9 @@ export class StorageDaemons implements ImageDaemons {
   async open(request: QemuRequest): Promise<DaemonDisk> {
     const { name, readOnly } = request;
     if (await identify(Deno.pid) === undefined) throw notPermitted(name);
-    const plan = planDisk(request, { queues: this.#queues, home: await this.#home() });
+    const home = await this.#home();
+    const planOf = (wanted: QemuRequest): DiskPlan => planDisk(wanted, { queues: this.#queues, home });
+    const plan = planOf(request);
     const owner = { ...request.owner, fragile: plan.fragile };
     await checkUnwritten(request, plan.files, await this.#orphans);
     return await this.#inTurn(owner.guest, async () => {
@@ -142,20 +145,14 @@ export class StorageDaemons implements ImageDaemons {
         const socket = await daemon.add(owner.device, name, plan);
         const warn = (message: string): void => this.#logger.warning(message);
         const writeThrough = request.cache === "writethrough";
-        const device = await this.#options.vhost.connect({
-          name,
-          socket,
-          readOnly,
-          queues: this.#queues,
-          writeThrough,
-          errorsLose: plan.fragile,
-          warn,
-        });
+        const use = { readOnly, queues: this.#queues, writeThrough, errorsLose: plan.fragile, warn };
+        const device = await this.#options.vhost.connect({ name, socket, ...use });
         if (this.#ends) {
           await device[Symbol.asyncDispose]();
           throw processEnds(name);
         }
-        return new QemuDisk(request, daemon, device, this.#keeper(request, plan), lostBefore);
+        const opened = { request, plan };
+        return new QemuDisk(opened, daemon, device, this.#keeper(opened, planOf), lostBefore);
       } catch (error) {
         await this.#release(owner).catch((also) => this.#logger.warning(errorText(also)));
         throw error;
@@ -182,6 +179,14 @@ export class StorageDaemons implements ImageDaemons {
       }
       this.#notOrphaned(owner);
     });
+  }
+
+  async discard(owner: DiskOwner): Promise<void> {
+    if (this.#holderOf(owner) !== undefined) {
+      return await this.#inTurn(owner.guest, () => this.#release({ ...owner, fragile: false }, true));
+    }
+    await this.sweep((device) => device === owner.device);
+    await this.forget(owner);
   }
 
   async sweep(isGone: (device: string) => boolean): Promise<string[]> {
@@ -223,20 +228,21 @@ export class StorageDaemons implements ImageDaemons {
   }
 
   /** What a disk asks for later. */
-  #keeper(request: QemuRequest, plan: DiskPlan): DiskKeeper {
-    const { name } = request;
-    const owner = { ...request.owner, fragile: plan.fragile };
+  #keeper(opened: OpenedDisk, planOf: DiskKeeper["planOf"]): DiskKeeper {
+    const { request } = opened;
+    const owner = { ...request.owner, fragile: opened.plan.fragile };
+    const { guest, device } = owner;
     return {
       logger: this.#logger,
-      release: async (settled) => await this.#inTurn(owner.guest, () => this.#release(owner, settled)),
-      settle: async () => await this.#inTurn(owner.guest, () => this.#settle(owner)),
-      exportAnew: async () =>
-        await this.#inTurn(owner.guest, async () => await this.#daemonWith(request).exportAnew(owner.device, plan)),
-      inDaemon: async (call) => await this.#inTurn(owner.guest, async () => await call(this.#daemonWith(request))),
+      planOf,
+      release: async (settled) => await this.#inTurn(guest, () => this.#release(owner, settled)),
+      settle: async () => await this.#inTurn(guest, () => this.#settle(owner)),
+      exportAnew: async (daemon, change) => await daemon.exportAnew(device, opened.plan, change),
+      inDaemon: async (call) => await this.#inTurn(guest, async () => await call(this.#daemonWith(request))),
       reopen: async () =>
-        await this.#inTurn(owner.guest, async () => {
+        await this.#inTurn(guest, async () => {
           const { daemon } = await this.#daemonFor(owner);
-          return { daemon, socket: await daemon.add(owner.device, name, plan) };
+          return { daemon, socket: await daemon.add(device, opened.request.name, opened.plan) };
         }),
     };
   }
@@ -310,6 +316,7 @@ export class StorageDaemons implements ImageDaemons {
     const record = await directory.read();
     if (record === undefined || !await isAlive(record.process)) return void await endStrays(directory, this.#logger);
     const logger = this.#loggerOf(record.guest);
+    if (await endUnfinished(record, logger)) return undefined;
     const isOther = isOtherGuest(record, owner);
     // What its store has lost while nobody watched it is not known.
     const isDoubtful = owner.fragile && Object.keys(record.disks).every((device) => device === owner.device);
@@ -480,15 +487,6 @@ export class StorageDaemons implements ImageDaemons {
 /** The lock of a daemon, in the store of journals. */
 function lockName(directory: string): string {
   return `daemon.${directory}.lock`;
-}
-
-function mentions({ disks, lost }: DaemonRecord, device: string): boolean {
-  return disks[device] !== undefined || lost[device] !== undefined;
-}
-
-/** Whether the record is of an earlier guest with the same domid. */
-function isOtherGuest(record: DaemonRecord, { guest, uuid }: DiskOwner): boolean {
-  return record.guest !== guest || (uuid !== undefined && record.uuid !== undefined && uuid !== record.uuid);
 }
 
 function fail(error: Error): never {

@@ -6,9 +6,11 @@ import { XenblkError } from "../../errors.ts";
 import { SERVER_GONE } from "./qemu_img.ts";
 import type { QmpError } from "./qmp.ts";
 
+const LOCKED = /Failed to get .*lock|is already in use/;
+
 /** What QEMU says, and what to do. */
 const REMEDIES: readonly (readonly [RegExp, string])[] = [
-  [/Failed to get .*lock|is already in use/, "end the other use first: `fuser -v FILE` names it"],
+  [LOCKED, "end the other use first: `fuser -v FILE` names it"],
   [/Failed to lock byte/, "its file system may have no locks: add locking=off by json:"],
   [/No such file or directory/, "check the path, and those of its backing files: `qemu-img info --backing-chain FILE`"],
   [
@@ -29,12 +31,19 @@ const REMEDIES: readonly (readonly [RegExp, string])[] = [
     /does not support resize/,
     "detach the disk and convert the image (`xenblk image convert`): raw, qcow2 and luks images can grow",
   ],
+  [/unshared by node '[^']*-backup-/, "wait for the disk's backup, or cancel it: `xenblk job list` has its name"],
   [/(resize|grow) NBD nodes/, "detach the disk, and grow the export where its server has it"],
   [/multiple of|[Ss]hrink|must be/, "name a size that is larger and a multiple of 512 bytes"],
+  [/Permission conflict/, "end what works on the disk first, such as an export: `xenblk export DOMAIN VDEV --end`"],
   [/No space left|Disk quota/, "free space where the image is"],
   [/corrupt|Refusing/, "check it with `qemu-img check FILE`, with a copy of it in reserve"],
   [SERVER_GONE, "check the server that has it"],
 ];
+
+/** Whether another user of the image, perhaps this process, keeps the daemon from it. */
+export function isLockRefusal(error: unknown): boolean {
+  return error instanceof XenblkError && LOCKED.test(error.message);
+}
 
 const OTHERWISE = "try `qemu-img info` on it, which opens it in the same way";
 

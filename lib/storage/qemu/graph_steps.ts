@@ -1,26 +1,12 @@
 /**
- * The QMP requests that open, export and close one disk of a daemon (QEMU: qapi/block-core.json, block-export.json).
+ * The QMP requests that open and export one disk of a daemon (QEMU: qapi/block-core.json, block-export.json).
  */
 
-import { XenblkError } from "../../errors.ts";
+import type { Reroute } from "../disk.ts";
 import { type AioModes, type DiskPlan, modesAfter } from "./plan.ts";
 import { QmpError, type QmpObject } from "./qmp.ts";
+import { closeDisk, type DiskParts, endExport, type Execute, exportsOf, isExported } from "./removal.ts";
 import { repair, wasLeftOpen } from "./repair.ts";
-
-/** How long an export may take to end: the requests of its client end before that. */
-const EXPORT_MS = 5_000;
-const FIRST_LOOK_MS = 2;
-const LONGEST_LOOK_MS = 100;
-
-/** Carries out one request. Rejects with {@linkcode QmpError} or {@linkcode QmpSilentError}. */
-export type Execute = (command: string, args?: QmpObject, timeoutMs?: number) => Promise<unknown>;
-
-/** The parts of a disk that are in a daemon, by name. */
-export interface DiskParts {
-  readonly exportId: string;
-  readonly nodes: readonly string[];
-  readonly objects: readonly string[];
-}
 
 /**
  * Adds the disk's objects and nodes; by other system calls where the host does not let the daemon have the fastest, for
@@ -64,12 +50,15 @@ export async function exportDisk(execute: Execute, options: QmpObject): Promise<
 }
 
 /**
- * Exports the disk's top node anew, for an export that does not notice what has changed. Its client loses its connection;
- * the images stay open.
+ * Exports the disk anew: the node that was exported, which a job or a snapshot may have put in place of the disk's top node, or
+ * the one that `change` resolves with while nobody uses the disk. Its client loses its connection; the images stay open.
  */
-export async function exportAnew(execute: Execute, options: QmpObject): Promise<void> {
-  await endExport(execute, `${options.id}`);
-  await exportDisk(execute, options);
+export async function exportAnew(execute: Execute, options: QmpObject, change?: Reroute): Promise<void> {
+  const id = `${options.id}`;
+  const present = (await exportsOf(execute)).find((known) => known.id === id);
+  const node = `${(present ?? options)["node-name"]}`;
+  await endExport(execute, id);
+  await exportDisk(execute, { ...options, "node-name": change === undefined ? node : await change(node) });
 }
 
 /** The size of a node, in bytes. */
@@ -82,45 +71,9 @@ export async function nodeSize(execute: Execute, name: string): Promise<number> 
 /** Which parts of a disk are there. */
 export async function presentParts(
   execute: Execute,
-  { nodeNames, exportId }: DiskPlan,
+  { nodes: wanted, exportId }: Pick<DiskParts, "nodes" | "exportId">,
 ): Promise<{ readonly nodes: boolean; readonly exported: boolean }> {
   const nodes = await execute("query-named-block-nodes", { flat: true }) as readonly QmpObject[];
   const names = new Set(nodes.map((node) => node["node-name"]));
-  return { nodes: nodeNames.every((name) => names.has(name)), exported: await isExported(execute, exportId) };
-}
-
-/** Removes whatever is there of a disk: its export with its client, then nodes and objects, the last ones first. */
-export async function closeDisk(execute: Execute, { exportId, nodes, objects }: DiskParts): Promise<void> {
-  if (await isExported(execute, exportId)) await endExport(execute, exportId);
-  for (const name of nodes.toReversed()) await ifPresent(execute("blockdev-del", { "node-name": name }));
-  for (const id of objects.toReversed()) await ifPresent(execute("object-del", { id }));
-}
-
-/** Ends an export once its requests have ended. Rejects with {@linkcode XenblkError} if they do not in time. */
-export async function endExport(execute: Execute, id: string): Promise<void> {
-  await ifPresent(execute("block-export-del", { id, mode: "hard" }));
-  const deadline = performance.now() + EXPORT_MS;
-  for (let waitMs = FIRST_LOOK_MS; await isExported(execute, id); waitMs = Math.min(2 * waitMs, LONGEST_LOOK_MS)) {
-    if (performance.now() >= deadline) {
-      throw new XenblkError(`Cannot remove the export ${id}: its requests have not ended for ${EXPORT_MS / 1000} s`, {
-        remedy: "look at the storage of the image: it does not answer",
-      });
-    }
-    await new Promise((resolve) => setTimeout(resolve, waitMs));
-  }
-}
-
-async function isExported(execute: Execute, id: string): Promise<boolean> {
-  const exports = await execute("query-block-exports") as readonly QmpObject[];
-  return exports.some((known) => known.id === id);
-}
-
-/** Resolves also if what a request is about is not there. */
-async function ifPresent(request: Promise<unknown>): Promise<void> {
-  try {
-    await request;
-  } catch (error) {
-    const absent = /Failed to find node|object '.*' not found|is not found|Export '.*' is not found/;
-    if (!(error instanceof QmpError) || !absent.test(error.description)) throw error;
-  }
+  return { nodes: wanted.every((name) => names.has(name)), exported: await isExported(execute, exportId) };
 }

@@ -29,9 +29,10 @@ export function lostWith(
 ): Readonly<Record<string, LostDisk>> {
   if (reason === undefined) return {};
   const died = Object.entries(disks).filter(([, { exported, durable }]) => exported && !durable);
-  return Object.fromEntries(died.map(([device, { name, plan, tag, graph, files }]) => {
+  return Object.fromEntries(died.map(([device, { name, plan, tag, graph, files, other }]) => {
     const written = files.filter(({ writable }) => writable);
-    return [device, { name, plan, ...(tag && { tag }), ...(graph && { graph }), reason, files: written }];
+    const kept = { ...(tag && { tag }), ...(graph && { graph }), ...(other && { other }) };
+    return [device, { name, plan, ...kept, reason, files: written }];
   }));
 }
 
@@ -41,6 +42,13 @@ export function lostWith(
  * image was lost.
  */
 export async function lostOfPlan(lost: LostDisk, plan: DiskPlan): Promise<LostDisk | undefined> {
+  const { other, ...before } = lost;
+  const found = await lostAs(before, plan);
+  if (other === undefined || (found !== undefined && found.tag === lost.tag)) return found;
+  return await lostAs({ ...before, ...other }, plan) ?? found;
+}
+
+async function lostAs(lost: LostDisk, plan: DiskPlan): Promise<LostDisk | undefined> {
   const files = await Promise.all(plan.files.filter(({ writable }) => writable).map(recordedFile));
   const { files: before = [], tag: _tag, ...rest } = lost;
   const isSamePlan = lost.plan === plan.identity;
@@ -50,6 +58,20 @@ export async function lostOfPlan(lost: LostDisk, plan: DiskPlan): Promise<LostDi
     before.every(({ device, inode }) => files.some((file) => file.device === device && file.inode === inode));
   if (isSame && (isSamePlan || files.length > 0)) return lost;
   return isSamePlan ? { ...rest, reason: `${lost.reason}, and its image file was replaced since` } : undefined;
+}
+
+/**
+ * Kills a daemon with a disk whose images were being changed when the process that did it ended: what is in the daemon is
+ * not known. The next daemon opens what is right by the images' notes, and the write logs have what was not flushed. False:
+ * there is no such disk.
+ */
+export async function endUnfinished({ process, disks }: DaemonRecord, logger: Logger): Promise<boolean> {
+  const unfinished = Object.entries(disks).find(([, { other }]) => other !== undefined);
+  if (unfinished === undefined) return false;
+  logger.warning(`the images of ${unfinished[0]} were being changed when its process ended: opening it anew`);
+  await signal(process, "SIGKILL");
+  await hasEnded(process, END_MS);
+  return true;
 }
 
 /**

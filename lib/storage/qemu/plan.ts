@@ -40,8 +40,8 @@ export interface DiskPlan {
   readonly nodes: (modes: AioModes) => readonly BlockNode[];
   readonly nodeNames: readonly string[];
   readonly exportId: string;
-  /** For block-export-add. */
-  readonly export: (socket: string) => QmpObject;
+  /** For block-export-add; `top` is the disk's node, if it is not the plan's. */
+  readonly export: (socket: string, top?: string) => QmpObject;
   /** See QemuRequest. */
   readonly tag?: string;
   /** What the daemon has to reach. */
@@ -91,7 +91,7 @@ export function planDisk(request: QemuRequest, { queues, home }: PlanContext): D
     nodes: (modes) => nodes.map((node) => withModes(node, modes)),
     nodeNames: nodes.map((node) => node["node-name"]),
     exportId,
-    export: (path) => ({ ...exported, addr: { type: "unix", path } }),
+    export: (path, node = top) => ({ ...exported, "node-name": node, addr: { type: "unix", path } }),
     files: [
       ...files,
       ...secrets.map(({ file }) => ({ path: file, writable: false })),
@@ -112,7 +112,8 @@ export function modesAfter(description: string, { aio, native }: AioModes): AioM
   return aio === "io_uring" && /io_uring/.test(description) ? { aio: "threads", native } : undefined;
 }
 
-function withModes(node: BlockNode, { aio, native }: AioModes): BlockNode {
+/** A node as the host lets daemons open it. */
+export function withModes(node: BlockNode, { aio, native }: AioModes): BlockNode {
   if (node.aio === "native" && !native) {
     return { ...node, aio, cache: { ...node["cache"] as Record<string, boolean>, direct: false } };
   }

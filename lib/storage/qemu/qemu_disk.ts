@@ -9,13 +9,24 @@ import { lookWithin } from "../../path_lookup.ts";
 import { formatSize } from "../../sizes.ts";
 import { SECTOR_BYTES } from "../../units.ts";
 import { endsWithin } from "../../within.ts";
-import type { DiskAttachment, DiskDaemon, DiskFile, DiskProperties } from "../disk.ts";
+import type {
+  ChangedNodes,
+  DaemonMonitor,
+  DiskAttachment,
+  DiskDaemon,
+  DiskFile,
+  DiskProperties,
+  Reroute,
+  TopChange,
+} from "../disk.ts";
 import { cannotShrink } from "../image/grow.ts";
 import type { VhostDevice } from "../vhost.ts";
 import type { StorageDaemon } from "./daemon.ts";
 import type { BlockGraph } from "./graph.ts";
-import { isFragile } from "./plan.ts";
-import { type DaemonDisk, type DiskLoss, LostForGoodError, type QemuRequest } from "./types.ts";
+import { type DiskPlan, isFragile } from "./plan.ts";
+import type { LiveNames } from "./record.ts";
+import { changeTops, layersOf, type OpenedDisk, PlannedChange } from "./top_change.ts";
+import { type ChangedImage, type DaemonDisk, type DiskLoss, LostForGoodError, type QemuRequest } from "./types.ts";
 
 /** How long a disk's channels may take to close: their requests may wait for storage that does not answer. */
 const CLOSE_MS = 10_000;
@@ -29,10 +40,12 @@ export interface DiskKeeper {
   release(settled: boolean): Promise<void>;
   /** The disk, opened and exported by a daemon that runs: where, and by which. Rejects with XenblkError. */
   reopen(): Promise<{ readonly daemon: StorageDaemon; readonly socket: string }>;
-  /** Exports the disk anew, where its daemon has it open; the socket's path. Rejects with XenblkError. */
-  exportAnew(): Promise<string>;
+  /** Exports the disk anew, or another node of it, in a turn that `inDaemon` gives; the socket's path. Rejects with XenblkError. */
+  exportAnew(daemon: StorageDaemon, change?: Reroute): Promise<string>;
   /** Calls with the running daemon that has the disk, in turn. Rejects with XenblkError if there is none. */
   inDaemon<T>(call: (daemon: StorageDaemon) => Promise<T>): Promise<T>;
+  /** The plan for a request of the same disk. */
+  planOf(request: QemuRequest): DiskPlan;
   /** Answered writes of the disk were replayed. */
   settle(): Promise<void>;
   readonly logger: Logger;
@@ -42,10 +55,10 @@ export interface DiskKeeper {
 export class QemuDisk implements DaemonDisk {
   lost: Promise<DiskLoss>;
   readonly lostBefore?: string;
-  readonly files: readonly DiskFile[];
-  readonly #request: QemuRequest;
+  readonly #opened: OpenedDisk;
   readonly #keeper: DiskKeeper;
   readonly #device: VhostDevice;
+  readonly #listeners = new Set<() => void>();
   #daemon: StorageDaemon;
   /** Set while the connection ends because the export is made anew. */
   #renewal: Promise<void> | undefined;
@@ -53,19 +66,22 @@ export class QemuDisk implements DaemonDisk {
   #isSettled = false;
 
   constructor(
-    request: QemuRequest,
+    opened: OpenedDisk,
     daemon: StorageDaemon,
     device: VhostDevice,
     keeper: DiskKeeper,
     lostBefore: string | undefined,
   ) {
-    this.#request = request;
-    this.files = request.graph.files;
+    this.#opened = opened;
     this.#daemon = daemon;
     this.#device = device;
     this.#keeper = keeper;
     if (lostBefore !== undefined) this.lostBefore = lostBefore;
     this.lost = this.#watch(daemon);
+  }
+
+  get files(): readonly DiskFile[] {
+    return this.#request.graph.files;
   }
 
   get properties(): DiskProperties {
@@ -88,24 +104,59 @@ export class QemuDisk implements DaemonDisk {
 
   async grow(growTo?: number): Promise<void> {
     const { name, graph } = this.#request;
-    const before = await this.#daemon.sizeOf(graph.top);
+    const { top } = this.#names;
+    const before = await this.#daemon.sizeOf(top);
     const bytes = growTo ?? await rawSize(graph) ?? before;
     if (bytes < before) throw cannotShrink(name, before, bytes);
     if (bytes > before && isFragile(graph)) throw nbdGrows(name);
     if (graph.nodes.some(({ driver }) => driver === "qed") && bytes > before) throw qedGrows(name);
-    if (bytes > before) await this.#daemon.resize(name, graph.top, bytes);
+    if (bytes > before) await this.#daemon.resize(name, top, bytes);
     const sectors = Math.floor(bytes / SECTOR_BYTES);
     await this.#device.refresh();
     // The exports of QEMU before 8.1 keep the size that they began with.
-    if (this.#device.properties.sectors !== sectors) await (this.#renewal = this.#renewExport());
+    if (this.#device.properties.sectors !== sectors) {
+      await this.#keeper.inDaemon((daemon) => this.#renew(daemon));
+    }
   }
 
   get daemon(): DiskDaemon {
-    const { name, graph: { top } } = this.#request;
+    const { graph, image } = this.#request;
+    const { top, layers } = this.#names;
     return {
       top,
-      prefix: top.slice(0, top.indexOf("-") + 1),
-      run: (call) => this.#keeper.inDaemon((daemon) => call(daemon.monitorOf(name))),
+      layers,
+      image,
+      prefix: graph.top.slice(0, graph.top.indexOf("-") + 1),
+      run: (call) => this.#keeper.inDaemon((daemon) => call(this.#monitorOf(daemon))),
+    };
+  }
+
+  changeTo(image: ChangedImage, nodes: ChangedNodes): TopChange {
+    const request = { ...this.#request, ...image };
+    const changed = (): void => this.#listeners.forEach((listener) => listener());
+    return new PlannedChange(this.#opened, { request, plan: this.#keeper.planOf(request) }, nodes, changed);
+  }
+
+  watchTrouble(listener: () => void): Disposable {
+    const own = (): void => listener();
+    this.#listeners.add(own);
+    return { [Symbol.dispose]: (): void => void this.#listeners.delete(own) };
+  }
+
+  get #request(): QemuRequest {
+    return this.#opened.request;
+  }
+
+  get #names(): LiveNames {
+    const { graph, owner } = this.#request;
+    return this.#daemon.record.disks[owner.device]?.live ?? { top: graph.top, layers: layersOf(graph) };
+  }
+
+  #monitorOf(daemon: StorageDaemon): DaemonMonitor {
+    return {
+      ...daemon.monitorOf(this.#request.name),
+      changeTops: async (changes, steps) => await changeTops(daemon, changes, steps),
+      reroute: async (change) => await this.#reroute(daemon, change),
     };
   }
 
@@ -159,15 +210,39 @@ export class QemuDisk implements DaemonDisk {
     }
   }
 
+  async #reroute(daemon: StorageDaemon, change: Reroute): Promise<void> {
+    let failure: { readonly error: unknown } | undefined;
+    await this.#renew(daemon, async (node) => {
+      try {
+        return await change(node);
+      } catch (error) {
+        failure = { error };
+        return node;
+      }
+    });
+    if (failure !== undefined) throw failure.error;
+  }
+
+  /** In a turn. The loss of the connection is then no loss of the disk. */
+  async #renew(daemon: StorageDaemon, change?: Reroute): Promise<void> {
+    const renewal = this.#renewal = this.#renewExport(daemon, change);
+    try {
+      await renewal;
+    } catch (error) {
+      if (this.#renewal === renewal) this.#renewal = undefined;
+      throw error;
+    }
+  }
+
   /**
    * Operations in flight wait, and are carried out again. It ends with its daemon: the next one has another socket at the
    * same path, and gets no operation before the log was written again.
    */
-  async #renewExport(): Promise<void> {
+  async #renewExport(daemon: StorageDaemon, change?: Reroute): Promise<void> {
     const ended = new AbortController();
     const { name } = this.#request;
-    void this.#daemon.died.then((reason) => ended.abort(new XenblkError(`Cannot export ${name} anew: ${reason}`)));
-    const socket = await this.#keeper.exportAnew();
+    void daemon.died.then((reason) => ended.abort(new XenblkError(`Cannot export ${name} anew: ${reason}`)));
+    const socket = await this.#keeper.exportAnew(daemon, change);
     await this.#device.lost;
     await this.#device.reconnect(socket, ended.signal);
   }

@@ -5,6 +5,7 @@
 
 import { errorText } from "../../errors.ts";
 import { lookWithin } from "../../path_lookup.ts";
+import type { DiskOwner, LayerNodes } from "../disk.ts";
 import type { BlockGraph } from "./graph.ts";
 import type { ProcessIdentity } from "./process.ts";
 import type { DaemonUser } from "./user.ts";
@@ -18,6 +19,21 @@ export interface RecordedFile {
   /** Absent: it could not be looked at, or is a socket. */
   readonly device?: number;
   readonly inode?: number;
+}
+
+/** The names of a disk's nodes in a daemon where its images have changed since it was opened. */
+export interface LiveNames {
+  /** The node that is exported. */
+  readonly top: string;
+  /** The node of each image and that of its file, by the image's path. */
+  readonly layers: Readonly<Record<string, LayerNodes>>;
+}
+
+/** What a disk is opened as, if not as its record says: a change of its images was not finished. */
+export interface OtherImages {
+  readonly plan: string;
+  /** Those that it writes to. */
+  readonly files: readonly RecordedFile[];
 }
 
 /** One disk in a daemon. */
@@ -39,6 +55,10 @@ export interface DiskRecord {
   readonly tag?: string;
   /** What was opened, to open it again if its guest is gone. Absent: it is durable. */
   readonly graph?: BlockGraph;
+  /** Absent: the names are those of the plan. */
+  readonly live?: LiveNames;
+  /** Its images are being changed; what is in the daemon is not known to another process. Absent: they are not. */
+  readonly other?: OtherImages;
 }
 
 /** A disk of a daemon that died while no process of ours ran: what was not flushed may be lost. */
@@ -51,6 +71,8 @@ export interface LostDisk {
   readonly reason: string;
   /** Those that it wrote to. Absent: none, or an earlier version of xenblk wrote the record. */
   readonly files?: readonly RecordedFile[];
+  /** As in {@linkcode DiskRecord}. */
+  readonly other?: OtherImages;
 }
 
 /** A daemon and its disks. */
@@ -214,4 +236,14 @@ export async function removeIfThere(path: string): Promise<void> {
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
   }
+}
+
+/** A device has a disk in the daemon, or had one that was lost. */
+export function mentions({ disks, lost }: DaemonRecord, device: string): boolean {
+  return disks[device] !== undefined || lost[device] !== undefined;
+}
+
+/** Whether the record is of an earlier guest with the same domid. */
+export function isOtherGuest(record: DaemonRecord, { guest, uuid }: DiskOwner): boolean {
+  return record.guest !== guest || (uuid !== undefined && record.uuid !== undefined && uuid !== record.uuid);
 }

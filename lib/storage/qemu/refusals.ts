@@ -27,3 +27,24 @@ export function busy({ guest, device }: DiskOwner, record?: DaemonRecord): Xenbl
 export function processEnds(name: string): XenblkError {
   return new XenblkError(`Cannot open ${name}: this process ends`);
 }
+
+/** A daemon ended before it could be asked anything. */
+export function endedAtStart(daemon: string, how: string): XenblkError {
+  return new XenblkError(`Cannot start ${daemon}: ${how}`, {
+    remedy: "start qemu-storage-daemon by hand to see what it lacks",
+  });
+}
+
+/** A daemon does not listen. */
+export function tooLateAtStart(daemon: string, startMs: number): XenblkError {
+  return new XenblkError(`Cannot start ${daemon}: it has not opened its socket for ${startMs / 1000} s`, {
+    remedy: "look at the host's load, and start qemu-storage-daemon by hand",
+  });
+}
+
+/** A daemon does not end. */
+export function keptByKernel(daemon: string): XenblkError {
+  return new XenblkError(`Cannot end ${daemon}: the kernel keeps it`, {
+    remedy: "look at the storage of its images: it ends when that answers",
+  });
+}

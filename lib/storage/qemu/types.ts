@@ -3,7 +3,7 @@
  * of them beyond a {@linkcode Disk}.
  */
 
-import type { CacheMode, Disk, DiskOwner } from "../disk.ts";
+import type { CacheMode, ChangedNodes, DaemonImage, Disk, DiskDaemon, DiskOwner, TopChange } from "../disk.ts";
 import { XenblkError } from "../../errors.ts";
 import type { BlockGraph } from "./graph.ts";
 
@@ -11,6 +11,8 @@ import type { BlockGraph } from "./graph.ts";
 export interface QemuRequest {
   /** What the daemon opens. */
   readonly graph: BlockGraph;
+  /** The image that the graph is of. Absent: the disk is opened to be flushed only. */
+  readonly image?: DaemonImage;
   /** Exported for reading only; as the graph has it. */
   readonly readOnly: boolean;
   /** As the graph has it. Default: `writeback`. */
@@ -40,11 +42,17 @@ export interface DiskLoss {
   readonly writesLost: boolean;
 }
 
+/** What a disk is to be opened as instead. */
+export type ChangedImage = Required<Pick<QemuRequest, "graph" | "image" | "name">>;
+
 /**
  * A disk that a daemon serves. Disposing it removes it from its daemon, and ends a daemon that has no other disk. What a
  * daemon of it lost, and nobody has seen to, is told to the one who opens the disk next.
  */
-export interface DaemonDisk extends Disk {
+export interface DaemonDisk extends Omit<Disk, "daemon"> {
+  readonly daemon: DiskDaemon;
+  /** The change of it to another image on top. */
+  changeTo(image: ChangedImage, nodes: ChangedNodes): TopChange;
   /**
    * Resolves, never rejects, when the disk was lost. Every operation then waits until {@linkcode fail} or
    * {@linkcode recover} is called. After a recovery it is a new promise.
@@ -102,6 +110,11 @@ export interface ImageDaemons extends AsyncDisposable {
    * have their images before they were opened and disposed, or forgotten. `isGone` judges a device by its label.
    */
   orphans(isGone: (device: string) => boolean): Promise<readonly OrphanedDisk[]>;
+  /**
+   * Removes the disk of a device that is served otherwise by now from the daemon that still has it. Nothing of it is to be
+   * written. Rejects with {@linkcode XenblkError}.
+   */
+  discard(owner: DiskOwner): Promise<void>;
   /** Whatever was lost of that disk matters no more. Rejects with {@linkcode XenblkError}. */
   forget(owner: DiskOwner): Promise<void>;
   /**

@@ -134,6 +134,22 @@ read-only = false
   assertEquals((await config("")).rule(command), undefined);
 });
 
+Deno.test("limits are keys of the file: each counts for itself", async () => {
+  const file = await config(`
+[serve]
+iops = 700
+bytes-per-second = "10M"
+[[disk]]
+domain = "web-*"
+iops = 50
+iops-burst = 80
+`);
+  const rule = file.rule(given())!;
+  assertEquals(rule(WEB).limits, { iops: 50, iopsBurst: 80, bytesPerSecond: 10 * 2 ** 20 });
+  assertEquals(rule({ ...WEB, domainName: "db" }).limits, { iops: 700, bytesPerSecond: 10 * 2 ** 20 });
+  assertEquals((await config('[[disk]]\nkind = "vbd3"\n')).rule(given())!(WEB).limits, undefined);
+});
+
 Deno.test("all rules that match a disk apply, key by key, and of two the later one counts", async () => {
   const file = await config(`
 disk = [{ kind = "vbd3", cache = "none", queues = 1 }, { vdev = "xvda", cache = "writeback" }]

@@ -12,6 +12,7 @@ import type { OwnedMemory, Parker } from "../../../lib/hypervisor.ts";
 import { DiskModules } from "../../../lib/storage/channel.ts";
 import { type DaemonServices, imageContext, openDaemonDisk } from "../../../lib/storage/daemon_disk.ts";
 import type { BufferSpace, Disk, DiskAttachment, DiskRequest, IoChannel } from "../../../lib/storage/disk.ts";
+import { activeImage } from "../../../lib/storage/image/overlay_note.ts";
 import { imageName, parseImage } from "../../../lib/storage/image/spec.ts";
 import { StorageDaemons } from "../../../lib/storage/qemu/daemons.ts";
 import type { DaemonRecord } from "../../../lib/storage/qemu/record.ts";
@@ -48,9 +49,13 @@ export class EngineRig implements AsyncDisposable {
   readonly #services: DaemonServices;
   #vdev = 0;
 
-  /** Its folder is made in that one, or where files for a short time are. `clientOf` may put a client before the real one. */
-  constructor(under?: string, clientOf: (real: VhostClient) => VhostClient = (real) => real) {
-    this.folder = Deno.makeTempDirSync({ prefix: "xenblk-engine-", ...(under === undefined ? {} : { dir: under }) });
+  /**
+   * Its folder is made in that one, or where files for a short time are; `folder`: it is that of another process's rig.
+   * `clientOf` may put a client before the real one.
+   */
+  constructor(under?: string, clientOf: (real: VhostClient) => VhostClient = (real) => real, folder?: string) {
+    const dir = under === undefined ? {} : { dir: under };
+    this.folder = folder ?? Deno.makeTempDirSync({ prefix: "xenblk-engine-", ...dir });
     const { descriptor } = this.#platform;
     const vhost = clientOf(this.#platform.vhost);
     const logs = new JournalFiles(`${this.folder}/run`);
@@ -71,7 +76,8 @@ export class EngineRig implements AsyncDisposable {
   /** Opens an image by the name that a person gives it. `vdev` tells the guest's disks apart. */
   async open(image: string, more: Partial<DiskRequest> = {}, vdev = ++this.#vdev): Promise<EngineDisk> {
     const owner = { guest: GUEST, uuid: "11111111-2222-3333-4444-555555555555", device: `vbd3/${GUEST}/${vdev}` };
-    const request = { ...imageName(await parseImage(image)), readOnly: false, engine: "auto", owner, ...more } as const;
+    const name = await activeImage(imageName(await parseImage(image)), more.readOnly !== true);
+    const request = { ...name, readOnly: false, engine: "auto", owner, ...more } as const;
     const disk = await openDaemonDisk(request, this.#services, (line) => this.warnings.push(line));
     try {
       const attachment = await disk.attachment(0);

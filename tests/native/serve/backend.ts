@@ -29,17 +29,18 @@ export class BackendProcess implements AsyncDisposable {
 
   /**
    * `confinement` is a program with arguments that executes Deno at its end, such as setpriv; `program` is run in place of
-   * the command.
+   * the command: a module, or another program with its arguments.
    */
   constructor(
     xen: NativeXen,
     args: readonly string[],
     confinement: readonly string[] = [],
     domid = 0,
-    program = `${ROOT}cli.ts`,
+    program: string | readonly string[] = `${ROOT}cli.ts`,
   ) {
     this.#xen = xen;
-    const [first, ...rest] = [...confinement, Deno.execPath(), "run", "-A", "--no-check", program, ...args];
+    const command = typeof program === "string" ? [Deno.execPath(), "run", "-A", "--no-check", program] : program;
+    const [first, ...rest] = [...confinement, ...command, ...args];
     this.#child = new Deno.Command(first!, {
       args: rest,
       env: xen.env(domid),

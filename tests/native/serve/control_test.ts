@@ -32,11 +32,14 @@ async function xenblk(xen: NativeXen, ...args: string[]): Promise<{ status: numb
 async function limitsAndWeight(xen: NativeXen): Promise<void> {
   assertMatch(
     (await xenblk(xen, "limit", "7", "xvdb", "--iops=500")).stdout,
-    /^iops +500\nbytes per second +no limit\n$/,
+    /^iops +500\nbytes per second +1\.0 GiB\n$/,
   );
+  assertMatch((await xenblk(xen, "show", "7", "xvdb")).stdout, /^iops limit +500\nbytes limit +1\.0 GiB$/m);
   assertMatch((await xenblk(xen, "show", "7", "xvdb")).stdout, /^weight +250$/m);
   assertEquals((await xenblk(xen, "weight", "7", "xvdb", "40")).stdout, "weight  40\n");
   assertEquals(JSON.parse((await xenblk(xen, "list", "--json")).stdout)[0].live.weight, 40);
+  const { limits } = JSON.parse((await xenblk(xen, "list", "--json")).stdout)[0].live;
+  assertEquals(limits, { iops: 500, iopsBurst: 0, bytesPerSecond: 2 ** 30, bytesBurst: 0 });
 }
 
 nativeTest("a disk is handed to a running serve, looked at, resized and detached by its control socket", async () => {
@@ -63,7 +66,7 @@ nativeTest("a disk is handed to a running serve, looked at, resized and detached
   const raw = await xenblk(xen, "attach", String(GUEST), qcow2, "xvdc", "-b", "--timeout=1");
   assertMatch(raw.stderr, /warning: image .*web\.qcow2: it begins like a qcow2 image, but is served as it is \(raw\)/);
 
-  const attached = xenblk(xen, ...attaching, "--grants=map", "--filter=throttle", "--weight=250");
+  const attached = xenblk(xen, ...attaching, "--grants=map", "--bytes-per-second=1G", "--weight=250");
   const disk = await guest.disk(frontendPath(ADDRESS));
   await serve.says(/offering .*disk\.img/);
   await disk.connect();

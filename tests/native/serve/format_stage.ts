@@ -15,7 +15,7 @@ import { DiskFolder, GUEST } from "./scenes.ts";
 const SIZE = "64M";
 
 /** A daemon that was killed may leave clusters that nothing refers to, but nothing wrong. */
-async function assertSound(format: string, image: string): Promise<void> {
+export async function assertSound(format: string, image: string): Promise<void> {
   const { code, stdout, stderr } = await new Deno.Command("qemu-img", {
     args: ["check", "--output=json", "-f", format, image],
   }).output();
@@ -37,7 +37,7 @@ export async function daemonsOf(xen: NativeXen): Promise<number[]> {
   return found;
 }
 
-/** What is kept in the run directory beside the locks of devices and sockets: journals, write logs, directories of daemons. */
+/** What is kept in the run directory beside the locks of devices, sockets and records of jobs: journals, write logs, directories of daemons. */
 export function leftovers(xen: NativeXen): string[] {
   const namesIn = (path: string): string[] => {
     try {
@@ -48,7 +48,7 @@ export function leftovers(xen: NativeXen): string[] {
   };
   const directory = `${xen.directory}/journals`;
   const daemons = namesIn(`${directory}/daemons`).filter((name) => name !== "probe");
-  return [...namesIn(directory).filter((name) => name !== "daemons" && name !== "control"), ...daemons];
+  return [...namesIn(directory).filter((name) => !["daemons", "control", "jobs"].includes(name)), ...daemons];
 }
 
 /** Waits until no daemon runs and nothing is kept. */

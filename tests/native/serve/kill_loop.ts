@@ -17,6 +17,8 @@ export interface KillLoop {
   readonly loading: Loading;
   /** Arguments of `serve` in addition to the loading's. */
   readonly args: readonly string[];
+  /** What is run, with its arguments. Absent: the checkout. */
+  readonly program?: readonly string[];
 }
 
 /** The result of a loop. */
@@ -47,14 +49,14 @@ const ENDS_SHARE = 0.1;
 const ENDS_MS = 60;
 
 /** Runs a loop. Rejects if a process does not serve, or the guest gets no response, within a minute. */
-export async function killAgainAndAgain({ signal, times, loading, args }: KillLoop): Promise<KillLoopResult> {
+export async function killAgainAndAgain({ signal, times, loading, args, program }: KillLoop): Promise<KillLoopResult> {
   await using xen = await NativeXen.start();
   await xen.createDomain(GUEST);
   await using guest = new GuestProcess(xen, GUEST);
   using folder = new DiskFolder();
   const options = { sizeBytes: IMAGE_BYTES, shape: loading.shape, folder: folder.path };
   const { disk, device, image } = await newDisk(xen, guest, "disk.img", options);
-  let backend = serve(xen, loading, args);
+  let backend = serve(xen, loading, args, program);
   try {
     await disk.connect();
     await disk.startLoad(loading.load);
@@ -77,7 +79,7 @@ export async function killAgainAndAgain({ signal, times, loading, args }: KillLo
       const status = await (whileEnding ? backend.killAsItEnds(Math.random() * ENDS_MS) : backend.stop(signal));
       if (signal === "SIGTERM" && status !== 0) throw new Error(`serve ended with ${status}: ${backend.messages}`);
       counts.recovered += recoveredBy(backend);
-      backend = serve(xen, loading, args);
+      backend = serve(xen, loading, args, program);
     }
     pauses[since === 1 ? "pausesMs" : "longerPausesMs"].push(await served(disk, backend));
     counts.recovered += recoveredBy(backend);
@@ -91,8 +93,13 @@ export async function killAgainAndAgain({ signal, times, loading, args }: KillLo
   }
 }
 
-function serve(xen: NativeXen, { args }: Loading, more: readonly string[]): BackendProcess {
-  return new BackendProcess(xen, ["serve", ...args, ...more]);
+function serve(
+  xen: NativeXen,
+  { args }: Loading,
+  more: readonly string[],
+  program: readonly string[] | undefined,
+): BackendProcess {
+  return new BackendProcess(xen, ["serve", ...args, ...more], [], 0, program);
 }
 
 /** Waits until the guest gets responses by this process. Returns its longest time without one since the last call. */

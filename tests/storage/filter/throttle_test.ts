@@ -106,3 +106,23 @@ Deno.test("a change of the limits renews what a ring has reserved, and does not 
   rig.advance(201);
   assertEquals([done(one), done(other)], [[0], [0]]);
 });
+
+Deno.test("what comes together starts together if there are tokens for all of it, else one after the other", async () => {
+  await using rig = await FilterRig.open(["throttle,iops=100,iops-burst=6,bytes-per-second=100K,bytes-burst=1K"]);
+  const { ring } = rig;
+  queue(ring, [0, 1]);
+  assertEquals(done(ring), [0, 1], "two requests, and all bytes");
+  queue(ring, [2, 3]);
+  assertEquals([done(ring), ring.channel.dueMs], [[], START_MS + 5], "there are requests, but no bytes");
+  rig.advance(5.1);
+  assertEquals(done(ring), [2]);
+  rig.advance(5.1);
+  assertEquals(done(ring), [3]);
+  rig.filter("throttle").set({ bytesPerSecond: 0 });
+  queue(ring, [4, 5, 6]);
+  assertEquals(done(ring), [4, 5, 6], "of six there were three left: none was taken that was not used");
+  queue(ring, [7]);
+  assertEquals(done(ring), []);
+  rig.advance(10);
+  assertEquals(done(ring), [7]);
+});

@@ -5,12 +5,13 @@
 
 import { assert, assertEquals } from "@std/assert";
 import fc from "fast-check";
-import { BUCKET_BUSY, createBucket, TokenBucket } from "../../../lib/storage/filter/token_bucket.ts";
+import { createBucket } from "../../../lib/storage/filter/token_bucket.ts";
+import { Bucket, BUCKET_BUSY } from "./bucket.ts";
 
 const START_MS = 5000;
 
 Deno.test("a full bucket grants its size at once, then the rate", () => {
-  const bucket = new TokenBucket(createBucket());
+  const bucket = new Bucket(createBucket());
   const times = Array.from({ length: 8 }, () => bucket.reserve(START_MS, 1, 100, 5) - START_MS);
   assertEquals(times, [0, 0, 0, 0, 0, 10, 20, 30]);
   assertEquals(bucket.reserve(START_MS + 1000, 1, 100, 5), START_MS + 1000, "it has filled, but not beyond its size");
@@ -18,21 +19,21 @@ Deno.test("a full bucket grants its size at once, then the rate", () => {
 });
 
 Deno.test("a bucket without a size holds what flows in during a tenth of a second, and at least one token", () => {
-  const [fast, slow] = [new TokenBucket(createBucket()), new TokenBucket(createBucket())];
-  const wait = (bucket: TokenBucket, rate: number): number => bucket.reserve(START_MS, 1, rate, 0) - START_MS;
+  const [fast, slow] = [new Bucket(createBucket()), new Bucket(createBucket())];
+  const wait = (bucket: Bucket, rate: number): number => bucket.reserve(START_MS, 1, rate, 0) - START_MS;
   assertEquals(Array.from({ length: 12 }, () => wait(fast, 100)), [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 10, 20]);
   assertEquals([wait(slow, 0.5), wait(slow, 0.5)], [0, 2000]);
 });
 
 Deno.test("what is larger than the bucket passes when it is full, and others wait until that is paid", () => {
-  const bucket = new TokenBucket(createBucket());
+  const bucket = new Bucket(createBucket());
   assertEquals(bucket.reserve(START_MS, 1000, 100, 10), START_MS, "it is full");
   assertEquals(bucket.reserve(START_MS, 1, 100, 10), START_MS + 9910, "1000 less 10, and 1");
   assertEquals(bucket.reserve(START_MS, 1000, 100, 10), START_MS + 10_010, "once it is full again");
 });
 
 Deno.test("tokens that are given back can be used by others", () => {
-  const bucket = new TokenBucket(createBucket());
+  const bucket = new Bucket(createBucket());
   bucket.reserve(START_MS, 10, 100, 10);
   assertEquals(bucket.reserve(START_MS, 10, 100, 10), START_MS + 100);
   bucket.giveBack(10);
@@ -40,7 +41,7 @@ Deno.test("tokens that are given back can be used by others", () => {
 });
 
 Deno.test("a clock that lags a little grants nothing twice, and one that was set back goes on", () => {
-  const bucket = new TokenBucket(createBucket());
+  const bucket = new Bucket(createBucket());
   bucket.reserve(START_MS, 10, 100, 10);
   assertEquals(bucket.reserve(START_MS - 5, 1, 100, 10), START_MS + 5);
   assertEquals(bucket.reserve(START_MS + 5, 1, 100, 10), START_MS + 20, "5 ms have passed since the first");
@@ -51,7 +52,7 @@ Deno.test("a clock that lags a little grants nothing twice, and one that was set
 Deno.test("over any time, no more is granted than the size and the rate allow", () => {
   const requests = fc.array(fc.tuple(fc.nat(30), fc.integer({ min: 1, max: 40 })), { minLength: 1, maxLength: 60 });
   fc.assert(fc.property(requests, fc.integer({ min: 1, max: 500 }), fc.nat(50), (all, rate, burst) => {
-    const bucket = new TokenBucket(createBucket());
+    const bucket = new Bucket(createBucket());
     const size = burst > 0 ? burst : Math.max(1, rate / 10);
     let nowMs = START_MS;
     let granted = 0;
@@ -85,9 +86,25 @@ Deno.test("threads that use a bucket at the same time get together what one woul
 Deno.test("a bucket that another thread does not let go of is busy, and nobody waits for it", () => {
   const memory = createBucket();
   new Int32Array(memory)[0] = 1;
-  const bucket = new TokenBucket(memory);
+  const bucket = new Bucket(memory);
   assertEquals(bucket.reserve(START_MS, 1, 100, 5), BUCKET_BUSY);
   bucket.giveBack(1);
   new Int32Array(memory)[0] = 0;
   assertEquals(bucket.reserve(START_MS, 5, 100, 5), START_MS);
+});
+
+Deno.test("a bucket that was emptied fills from the first look on", () => {
+  const bucket = new Bucket(createBucket());
+  bucket.empty();
+  assertEquals(bucket.reserve(START_MS, 1, 100, 5), START_MS + 10);
+  assertEquals(bucket.reserve(START_MS + 1000, 5, 100, 5), START_MS + 1000);
+});
+
+Deno.test("tokens that are there are taken at once, and none if there are fewer", () => {
+  const bucket = new Bucket(createBucket());
+  assertEquals(bucket.takeThere(START_MS, 4, 100, 5), true);
+  assertEquals(bucket.takeThere(START_MS, 2, 100, 5), false);
+  assertEquals(bucket.reserve(START_MS, 2, 100, 5), START_MS + 10, "one was left");
+  assertEquals(bucket.takeThere(START_MS + 19, 1, 100, 5), false);
+  assertEquals(bucket.takeThere(START_MS + 21, 1, 100, 5), true);
 });

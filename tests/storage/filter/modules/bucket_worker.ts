@@ -2,7 +2,7 @@
  * A thread that reserves tokens of a shared bucket as fast as it can, one at a time, all at the same moment of its clock.
  */
 
-import { BUCKET_BUSY, TokenBucket } from "../../../../lib/storage/filter/token_bucket.ts";
+import { Bucket, BUCKET_BUSY } from "../bucket.ts";
 
 interface Order {
   readonly bucket: SharedArrayBuffer;
@@ -16,7 +16,7 @@ const NOW_MS = 5000;
 const thread = self as unknown as { onmessage: (event: MessageEvent<Order>) => void; postMessage(ms: number): void };
 
 thread.onmessage = ({ data: { bucket, start, threads, each } }): void => {
-  const tokens = new TokenBucket(bucket);
+  const tokens = new Bucket(bucket);
   const ready = new Int32Array(start);
   Atomics.add(ready, 0, 1);
   while (Atomics.load(ready, 0) < threads);

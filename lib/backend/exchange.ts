@@ -1,0 +1,321 @@
+/**
+ * The exchange of a disk's image under its guest. The new image is opened, checked and locked. Then the rings take no more
+ * requests, finish those in flight, flush the old image and let go; they are opened on the new image, held; one transaction
+ * names that in xenstore; and the rings go on. That transaction is the commit: whoever serves the disk after a crash finds
+ * the old image, flushed and with all answered requests, before it, and the new one after it. No request is in flight then,
+ * so no journal holds one. Whatever fails before the commit leads back to the old image. Where both images cannot be open
+ * at a time, the old one is closed, and the new one opened, while the rings wait.
+ */
+
+import { unlessAborted } from "../abort.ts";
+import type { Clock } from "../clock.ts";
+import type { QueueHandle } from "../dataplane/types.ts";
+import { errorText, XenblkError } from "../errors.ts";
+import { isLockRefusal } from "../storage/qemu/explain.ts";
+import { isDisconnection } from "../xenstore.ts";
+import { connectionOn, type DeviceParts } from "./connect.ts";
+import type { DeviceDescription } from "./description.ts";
+import type { DeviceNodes, Observation } from "./device_nodes.ts";
+import { canBothBeOpen, checkExchangeable, checkFits, lacks, physicalDevice } from "./exchange_rules.ts";
+import type { NamedImage } from "./named_image.ts";
+import { refuseOtherGuest } from "./open_image.ts";
+import type { Connection, OpenImage, RingPlace } from "./resource_types.ts";
+import { openedOf } from "./ring_spec.ts";
+
+/** A ring that has taken nothing lets go of its disk at once, unless its thread is busy. */
+const UNUSED_MS = 60_000;
+
+/** What is asked for. */
+export interface ExchangeRequest {
+  /** The new value of the node `params`. */
+  readonly params: string;
+  /** How long opening the image may take, and then, once more, how long the guest's requests may wait. */
+  readonly timeoutMs: number;
+  /**
+   * Called once nothing is in flight and the present image is flushed; only then the new one can be opened. Absent: it is
+   * opened before.
+   */
+  readonly finish?: (signal: AbortSignal) => Promise<void>;
+}
+
+/** What became of it. */
+export interface Exchanged {
+  /** The images, described for people. */
+  readonly before: string;
+  readonly now: string;
+  /** The sizes in sectors of 512 bytes. */
+  readonly sectorsBefore: number;
+  readonly sectors: number;
+  /** How long requests waited on the rings. Absent for a disc, which the guest sees change. */
+  readonly pausedMs?: number;
+}
+
+/** How an exchange is carried out. */
+export interface ExchangeContext {
+  readonly device: DeviceParts;
+  readonly nodes: DeviceNodes;
+  readonly seen: Observation;
+  readonly clock: Clock;
+  /** The process ends. */
+  readonly signal: AbortSignal;
+  /** Nobody knows whether the commit reached xenstored: the disk goes on with the old image. */
+  readonly doubt: () => void;
+}
+
+/** Carries it out. Rejects with {@linkcode XenblkError}; the old image then serves the guest. */
+export async function exchangeImage(request: ExchangeRequest, context: ExchangeContext): Promise<Exchanged> {
+  const { device, nodes, seen } = context;
+  checkExchangeable(device, seen);
+  const description = nodes.describe(request.params);
+  if (description === undefined) throw new XenblkError("Cannot swap the image: the disk was removed");
+  const exchange = new Exchange(request, context, description);
+  return description.cdrom ? await exchange.changeDisc() : await exchange.run();
+}
+
+/** A new image that is open and fits. */
+interface Candidate {
+  readonly image: OpenImage;
+  readonly lock: AsyncDisposable | undefined;
+  readonly connection: Connection;
+}
+
+class Exchange {
+  readonly #request: ExchangeRequest;
+  readonly #context: ExchangeContext;
+  readonly #description: DeviceDescription;
+  readonly #old: OpenImage;
+  readonly #connection: Connection;
+  #next: Candidate | undefined;
+
+  constructor(request: ExchangeRequest, context: ExchangeContext, description: DeviceDescription) {
+    this.#request = request;
+    this.#context = context;
+    this.#description = description;
+    this.#old = context.device.resources.image!;
+    this.#connection = context.device.resources.connection!;
+  }
+
+  async run(): Promise<Exchanged> {
+    const { device, clock } = this.#context;
+    const { params, finish } = this.#request;
+    const apart = finish === undefined && await canBothBeOpen(this.#old, params);
+    const named = await this.#nameOf();
+    try {
+      const first = apart
+        ? await this.#within("open the image", (signal) => this.#openUnlessLocked(signal))
+        : undefined;
+      if (first !== undefined) this.#next = first;
+      const beganMs = clock.now();
+      await this.#within("exchange the image", (signal) => this.#whileRingsWait(named, signal));
+      const pausedMs = clock.now() - beganMs;
+      const result = { ...this.#result(this.#next!.image), pausedMs };
+      const pause = `requests waited for ${pausedMs.toFixed(1)} ms`;
+      device.log.info(`the image is now ${result.now}, no longer ${result.before}: ${pause}`);
+      return result;
+    } catch (error) {
+      const { image, lock } = this.#next ?? {};
+      const open = [lock, image?.disk].filter((each) => each !== undefined);
+      await device.resources.dispose("close the image that was not taken", open);
+      throw error;
+    }
+  }
+
+  /** The disc is opened once, to see that it can be; the device then opens what the node names. */
+  async changeDisc(): Promise<Exchanged> {
+    const { device: { resources, log }, nodes, seen } = this.#context;
+    const named = await this.#nameOf();
+    const disk = await this.#within("open the disc", (signal) => this.#opened(signal));
+    const result = this.#result({ disk, description: this.#description });
+    await resources.dispose("close the disc", [disk]);
+    if (!nodes.nameImage(seen, named)) throw changedMeanwhile();
+    log.info(`the drive changes from ${result.before} to ${result.now}`);
+    await resources.release();
+    return result;
+  }
+
+  #result({ disk }: OpenImage): Exchanged {
+    const { description: before, properties: { sectors: sectorsBefore } } = this.#old.disk;
+    return { before, now: disk.description, sectorsBefore, sectors: disk.properties.sectors };
+  }
+
+  async #nameOf(): Promise<NamedImage> {
+    const { params } = this.#request;
+    const physical = await physicalDevice(params);
+    return { params, ...(physical && { physical }) };
+  }
+
+  /** Runs the step until it ends; its signal aborts when the time is over or the process ends. */
+  async #within<T>(what: string, step: (signal: AbortSignal) => Promise<T>): Promise<T> {
+    const { clock, signal } = this.#context;
+    const { timeoutMs } = this.#request;
+    const late = new AbortController();
+    const over = new AbortController();
+    void clock.sleep(timeoutMs, over.signal).then(() => {
+      if (over.signal.aborted) return;
+      late.abort(
+        new XenblkError(`Cannot ${what}: that took longer than ${timeoutMs / 1000} s`, {
+          kind: "timeout",
+          remedy: "look at the storage of both images, or allow more time",
+        }),
+      );
+    });
+    try {
+      return await step(AbortSignal.any([late.signal, signal]));
+    } finally {
+      over.abort();
+    }
+  }
+
+  /** What comes too late is closed. */
+  async #orLate<T extends AsyncDisposable | undefined>(getting: Promise<T>, signal: AbortSignal): Promise<T> {
+    try {
+      return await unlessAborted(getting, signal);
+    } catch (error) {
+      if (signal.aborted) getting.then((late) => late?.[Symbol.asyncDispose]()).catch(() => {});
+      throw error;
+    }
+  }
+
+  async #opened(signal: AbortSignal): ReturnType<DeviceParts["resources"]["openOther"]> {
+    return await this.#orLate(this.#context.device.resources.openOther(this.#description), signal);
+  }
+
+  /** Undefined: the daemon finds a file of the image locked. The lock may be ours, on the old image behind the new one. */
+  async #openUnlessLocked(signal: AbortSignal): Promise<Candidate | undefined> {
+    try {
+      return await this.#open(signal);
+    } catch (error) {
+      if (this.#old.disk.image !== undefined && isLockRefusal(error)) return undefined;
+      throw error;
+    }
+  }
+
+  /** Opens the new image, checks that it fits, and locks it. */
+  async #open(signal: AbortSignal): Promise<Candidate> {
+    const { device, nodes } = this.#context;
+    const { frontend } = this.#connection;
+    await using undo = new AsyncDisposableStack();
+    const disk = undo.use(await this.#opened(signal));
+    const image = { disk, description: this.#description };
+    const offer = nodes.publishedOffer();
+    checkFits(this.#old, image, offer, frontend.queues.length);
+    await unlessAborted(refuseOtherGuest(device, image), signal);
+    const lock = await this.#orLate(device.resources.lockOther(image, signal), signal);
+    const lack = lacks(image, offer);
+    if (lack !== undefined) device.log.warning(`${disk.description}: ${lack}`);
+    undo.move();
+    return { image, lock, connection: connectionOn(device, offer, image, this.#connection) };
+  }
+
+  /** From the last request that the old image gets to the first one of the new image; or back. */
+  async #whileRingsWait(named: NamedImage, signal: AbortSignal): Promise<void> {
+    const { device, device: { resources } } = this.#context;
+    await this.#releaseRings();
+    let rings: readonly QueueHandle[] = [];
+    try {
+      if (resources.latch.tripped) {
+        throw new XenblkError("Cannot exchange the image: the last flush of the old one failed");
+      }
+      await this.#request.finish?.(signal);
+      if (this.#next === undefined) {
+        // Where its own lock is all that is in the way, it stays open: it is the same file when it is locked again.
+        const image = this.#old.disk.image === undefined;
+        await resources.dispose(`${image ? "close" : "unlock"} the old image`, resources.take({ image }));
+        this.#next = await this.#open(signal);
+      }
+      const { image: { disk }, connection } = this.#next;
+      rings = await this.#openRings({ disk, connection }, signal);
+      signal.throwIfAborted();
+      this.#commit(named);
+    } catch (error) {
+      await Promise.all(rings.map((ring) => ring.release(UNUSED_MS)));
+      await this.#goBack();
+      throw error;
+    }
+    const { image, lock, connection } = this.#next!;
+    const old = resources.exchangeImage(image, lock);
+    resources.setRings(rings, connection);
+    device.announced = { disk: image.disk, params: named.params };
+    for (const ring of rings) ring.start();
+    void resources.dispose(`close ${this.#old.disk.description}`, old).catch((error) => {
+      device.log.warning(`cannot close ${this.#old.disk.description}: ${errorText(error)}`);
+    });
+  }
+
+  /** All rings, or none: those that were released are opened again if another one is not. */
+  async #releaseRings(): Promise<void> {
+    const { resources } = this.#context.device;
+    const { rings } = resources;
+    const released = await Promise.all(rings.map((ring) => ring.release(this.#request.timeoutMs)));
+    if (!released.includes(false)) return;
+    await this.#goBack(released);
+    throw new XenblkError("Cannot exchange the image: the old one has not finished what is in flight in time", {
+      kind: "timeout",
+      remedy: "look at its storage, or allow more time; the guest goes on with it",
+    });
+  }
+
+  /** Opens all rings, which take no requests yet, or leaves none open. */
+  async #openRings(on: Pick<RingPlace, "disk" | "connection">, signal: AbortSignal): Promise<QueueHandle[]> {
+    const { resources } = this.#context.device;
+    const opening = await Promise.allSettled(
+      this.#connection.frontend.queues.map((_, queue) => resources.openRingAgain({ queue, ...on }, signal, true)),
+    );
+    const opened = openedOf(opening);
+    const failed = opening.find((result) => result.status === "rejected");
+    if (failed === undefined) return opened;
+    await Promise.all(opened.map((ring) => ring.release(UNUSED_MS)));
+    throw failed.reason;
+  }
+
+  /** Throws if the nodes have changed meanwhile, or xenstore fails. */
+  #commit(named: NamedImage): void {
+    const { nodes, seen, doubt } = this.#context;
+    const { sectors: before } = this.#old.disk.properties;
+    const { sectors } = this.#next!.image.disk.properties;
+    try {
+      if (!nodes.nameImage(seen, named, sectors > before ? sectors : undefined)) throw changedMeanwhile();
+    } catch (error) {
+      if (isDisconnection(error)) doubt();
+      throw error;
+    }
+  }
+
+  /**
+   * The old image serves the rings again. If it was closed, another process has its lock, or the rings cannot be opened,
+   * the device does that as after a restart, and tries until it succeeds.
+   */
+  async #goBack(released?: readonly boolean[]): Promise<void> {
+    const { device: { resources, log } } = this.#context;
+    const { disk } = this.#old;
+    if (resources.image?.disk !== disk) return resources.ringsLost();
+    try {
+      await resources.lockImage();
+    } catch (error) {
+      log.warning(`cannot go back to ${disk.description} at once: ${errorText(error)}`);
+      return await resources.closeRings();
+    }
+    const connection = this.#connection;
+    const never = new AbortController().signal;
+    const opening = await Promise.allSettled(
+      resources.rings.map((ring, queue) =>
+        released?.[queue] === false
+          ? Promise.resolve(ring)
+          : resources.openRingAgain({ queue, disk, connection }, never, false)
+      ),
+    );
+    resources.setRings(openedOf(opening), connection);
+    const failed = opening.find((result) => result.status === "rejected");
+    if (failed === undefined) return;
+    log.warning(
+      `cannot go back to ${disk.description} at once: ${errorText(failed.reason)}; its rings are opened anew`,
+    );
+    await resources.closeRings();
+  }
+}
+
+function changedMeanwhile(): XenblkError {
+  return new XenblkError("Cannot exchange the image: the disk's nodes have changed meanwhile", {
+    remedy: "look at the disk with `xenblk show`, and try it again",
+  });
+}

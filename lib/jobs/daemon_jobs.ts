@@ -1,0 +1,42 @@
+/**
+ * Jobs as a storage daemon tells of them (QEMU: qapi/job.json).
+ */
+
+import type { DaemonMonitor } from "../storage/disk.ts";
+import type { QmpObject } from "../storage/qemu/qmp.ts";
+import type { JobState } from "./job.ts";
+
+/** How long a daemon may take to say how far its jobs are. */
+const ASK_MS = 2_000;
+
+/** The error of a job that was cancelled. */
+export const CANCELLED = "Operation canceled";
+
+/** A job of a daemon. */
+export interface DaemonJob {
+  readonly id: string;
+  /** QEMU's JobStatus. */
+  readonly status: string;
+  readonly doneBytes: number;
+  readonly totalBytes: number;
+  /** Of one that is over: why it failed. */
+  readonly error?: string;
+}
+
+/** All jobs of a daemon. Rejects with XenblkError. */
+export async function jobsOf({ execute }: DaemonMonitor): Promise<readonly DaemonJob[]> {
+  const jobs = await execute("query-jobs", undefined, ASK_MS) as readonly QmpObject[];
+  return jobs.map((job) => ({
+    id: `${job.id}`,
+    status: `${job.status}`,
+    doneBytes: Number(job["current-progress"]),
+    totalBytes: Number(job["total-progress"]),
+    ...(job.error === undefined ? {} : { error: `${job.error}` }),
+  }));
+}
+
+/** What that means for those who wait for the job. */
+export function stateOf({ status }: Pick<DaemonJob, "status">): Extract<JobState, "running" | "ready"> | "over" {
+  if (status === "concluded" || status === "null") return "over";
+  return status === "ready" || status === "standby" ? "ready" : "running";
+}

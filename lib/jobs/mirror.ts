@@ -1,0 +1,156 @@
+/**
+ * Mirrors: a disk of a storage daemon is copied to another image while its guest writes, from then on to both; once all is
+ * copied, the disk goes on with that image, by the exchange of images that `swap` uses. Up to its commit the present image
+ * has everything, whoever dies.
+ */
+
+import { errorText, XenblkError } from "../errors.ts";
+import type { DaemonMonitor, DiskDaemon } from "../storage/disk.ts";
+import { imageName, parseParams, withoutPasswords } from "../storage/image/spec.ts";
+import { imageGraph } from "../storage/qemu/chain.ts";
+import { nodeSize } from "../storage/qemu/graph_steps.ts";
+import { QemuImg } from "../storage/qemu/image_info.ts";
+import { planDisk } from "../storage/qemu/plan.ts";
+import { jobsOf } from "./daemon_jobs.ts";
+import type { JobKind, JobOrder } from "./job.ts";
+
+/** Between two questions whether the daemon has let go of the target. */
+const LOOK_MS = 5;
+
+/** What is kept of a mirror. */
+export interface MirrorDetails {
+  /** The new value of the node `params`. */
+  readonly params: string;
+  /** How long the guest's requests may wait at the switch-over. */
+  readonly timeoutMs: number;
+}
+
+/** An exchange of images, as a mirror ends with it. */
+export interface Switchover extends MirrorDetails {
+  /** Called once nothing is in flight and the present image is flushed, before the new one is opened. */
+  readonly finish: (signal: AbortSignal) => Promise<void>;
+}
+
+/** The disks of a process, as mirrors change them. */
+export interface MirrorDisks {
+  /** Rejects with {@linkcode XenblkError}; the disk then has its image. */
+  exchange(device: string, switchover: Switchover): Promise<unknown>;
+  /** The image of a disk, once it is open, for which it waits a while; undefined if none is. */
+  paramsOf(device: string): Promise<string | undefined>;
+}
+
+/** What is wanted. */
+export interface MirrorRequest extends MirrorDetails {
+  readonly device: string;
+  readonly daemon: DiskDaemon;
+  /** What may be named, as in DiskRequest. */
+  readonly allowImages: readonly string[];
+  /** The most that is copied in a second, beside what the guest writes. Absent: as much as both images take. */
+  readonly bytesPerSecond?: number;
+}
+
+/** A mirror to start. Rejects with {@linkcode XenblkError} if its target cannot be one. */
+export async function orderMirror(
+  { device, daemon, params, timeoutMs, allowImages, bytesPerSecond = 0 }: MirrorRequest,
+): Promise<JobOrder<MirrorDetails>> {
+  const label = `image ${withoutPasswords(params)}`;
+  const { graph } = await imageGraph(imageName(await parseParams(params)), {
+    inspector: new QemuImg(),
+    allowImages,
+    prefix: `${daemon.prefix}mirror`,
+    readOnly: false,
+  });
+  const plan = planDisk({ graph, readOnly: false, name: label, owner: { guest: 0, device } }, {
+    queues: 1,
+    home: undefined,
+  });
+  const begin = async (monitor: DaemonMonitor, name: string): Promise<void> => {
+    const { execute } = monitor;
+    await monitor.allow(graph.files);
+    const nodes = plan.nodes({ aio: "threads", native: false });
+    try {
+      for (const object of plan.objects) await execute("object-add", object);
+      for (const node of nodes) await execute("blockdev-add", node);
+      const [have, need] = [await nodeSize(execute, graph.top), await nodeSize(execute, daemon.top)];
+      if (have < need) throw tooSmall(label, have, need);
+      await execute("blockdev-mirror", {
+        "job-id": name,
+        device: daemon.top,
+        target: graph.top,
+        sync: "full",
+        speed: bytesPerSecond,
+        "copy-mode": "write-blocking",
+        "auto-dismiss": false,
+      });
+    } catch (error) {
+      await removeTarget(monitor, daemon.prefix);
+      throw error;
+    }
+  };
+  return { kind: "mirror", device, daemon, target: withoutPasswords(params), details: { params, timeoutMs }, begin };
+}
+
+/** What a process does with its mirrors. */
+export function mirrorKind(disks: MirrorDisks): JobKind {
+  /** Switch-overs that are under way, by device. */
+  const switching = new Map<string, Promise<unknown>>();
+  /** Why the last one of a device failed. */
+  const failures = new Map<string, string>();
+  const isDone = async (device: string, details: unknown): Promise<boolean> =>
+    await disks.paramsOf(device) === detailsOf(details).params;
+  return {
+    async ready({ device, daemon, name, details }): Promise<void> {
+      const { params, timeoutMs } = detailsOf(details);
+      const finish = (signal: AbortSignal): Promise<void> => finishMirror(daemon, name, signal);
+      failures.delete(device);
+      const switchover = disks.exchange(device, { params, timeoutMs, finish }).catch((error) => {
+        failures.set(device, errorText(error));
+        throw error;
+      });
+      switching.set(device, switchover);
+      await switchover;
+    },
+    async succeeded({ device, details }): Promise<boolean> {
+      await switching.get(device)?.catch(() => {});
+      return await isDone(device, details);
+    },
+    async end({ device, daemon, error }): Promise<undefined> {
+      await daemon?.run((monitor) => removeTarget(monitor, daemon.prefix));
+      if (error !== undefined) return;
+      throw new XenblkError(failures.get(device) ?? "the process that was to switch the disk over has ended", {
+        remedy: "the disk keeps its image, and what is in the target is of no use: mirror it anew",
+      });
+    },
+  };
+}
+
+/** The daemon lets go of the target, which has all that the disk has: nothing is in flight. */
+async function finishMirror(daemon: DiskDaemon, name: string, signal: AbortSignal): Promise<void> {
+  await daemon.run(({ execute }) => execute("block-job-cancel", { device: name, force: false }));
+  for (;;) {
+    signal.throwIfAborted();
+    const job = (await daemon.run(jobsOf)).find(({ id }) => id === name);
+    if (job?.error !== undefined) throw new XenblkError(`Cannot complete the mirror: ${job.error}`);
+    if (job === undefined || job.status === "concluded") return;
+    await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
+  }
+}
+
+/** Removes the target's nodes, those that use others first. The daemon keeps what it does not let go of. */
+async function removeTarget({ execute }: DaemonMonitor, prefix: string): Promise<void> {
+  const nodes = await execute("query-named-block-nodes", { flat: true }) as readonly { "node-name": string }[];
+  const names = nodes.map((node) => node["node-name"]).filter((name) => name.startsWith(`${prefix}mirror`));
+  for (let left = names.length; left > 0; left--) {
+    for (const name of names) await execute("blockdev-del", { "node-name": name }).catch(() => {});
+  }
+}
+
+function detailsOf(details: unknown): MirrorDetails {
+  return details as MirrorDetails;
+}
+
+function tooSmall(label: string, have: number, need: number): XenblkError {
+  return new XenblkError(`Cannot mirror to ${label}: it has ${have} bytes, and the disk ${need}`, {
+    remedy: "create it as large as the disk, for instance with `xenblk image create`",
+  });
+}

@@ -1,0 +1,244 @@
+/**
+ * The note beside an image of which snapshots were taken: the file `IMAGE.xenblk-snapshot`, which says that all later
+ * writes are in a qcow2 overlay in the same directory. Whoever opens the image for writing is led on to the overlay, so
+ * the base is never written under it, whichever name a toolstack's configuration has. Once the overlay was merged or
+ * discarded, the same note, renamed to lie beside the overlay, leads back to the base: a rename is atomic.
+ *
+ * No process keeps the note open, and none writes it in place: a crash leaves the note as it was before or after.
+ */
+
+import { errorText, XenblkError } from "../../errors.ts";
+import { absolutePath, lookWithin } from "../../path_lookup.ts";
+import { shellWord } from "../../shell_word.ts";
+import { canonicalFormat, isFile } from "./formats.ts";
+import { imageLabel, type ImageName } from "./spec.ts";
+
+/** What a note says. Files are named without their directory. */
+export interface OverlayNote {
+  readonly version: 1;
+  /** The name of the snapshot: what the base held when the overlay was put on it. */
+  readonly snapshot: string;
+  /** When, in ISO 8601. */
+  readonly created: string;
+  readonly base: string;
+  readonly baseFormat: string;
+  readonly overlay: string;
+}
+
+const SUFFIX = ".xenblk-snapshot";
+/** A longer chain of notes is one that goes in circles. */
+const MOST_NOTES = 400;
+/** qcow2 keeps the name of its backing file within the first cluster, mostly in the first pages. */
+const HEADER_BYTES = 65_536;
+const QCOW2_MAGIC = 0x514649fb; // "QFI\xfb"
+const BACKING_AT = 8;
+const BACKING_BYTES_AT = 16;
+const LEAST_HEADER_BYTES = 72;
+
+/** The path of the note beside an image. */
+export function notePath(image: string): string {
+  return `${image}${SUFFIX}`;
+}
+
+/** A path without links, also of a file that is not there any more. */
+export async function realImagePath(path: string): Promise<string> {
+  try {
+    return await absolutePath(path);
+  } catch (error) {
+    if (!isNoNote(error)) throw error;
+  }
+  const absolute = path.startsWith("/") ? path : `${Deno.cwd()}/${path}`;
+  try {
+    return `${await absolutePath(directoryOf(absolute))}/${fileOf(absolute)}`;
+  } catch (error) {
+    if (isNoNote(error)) return absolute;
+    throw error;
+  }
+}
+
+/** The directory of an absolute path. */
+export function directoryOf(path: string): string {
+  return path.slice(0, path.lastIndexOf("/")) || "/";
+}
+
+/** The last part of a path. */
+export function fileOf(path: string): string {
+  return path.slice(path.lastIndexOf("/") + 1);
+}
+
+/** The note beside an image; undefined if there is none. Rejects with {@linkcode XenblkError} if it cannot be read. */
+export async function readNote(image: string): Promise<OverlayNote | undefined> {
+  const path = notePath(image);
+  try {
+    const text = await lookWithin(path, () => Deno.readTextFile(path));
+    return parseNote(text) ?? bad(path, "it is damaged");
+  } catch (error) {
+    if (error instanceof XenblkError) throw error;
+    return isNoNote(error) ? undefined : bad(path, errorText(error));
+  }
+}
+
+/** Writes the note beside the base, as a whole and durably. Rejects with {@linkcode XenblkError}; then there is none. */
+export async function writeNote(directory: string, note: OverlayNote): Promise<void> {
+  const path = notePath(`${directory}/${note.base}`);
+  try {
+    await lookWithin(path, async () => {
+      await Deno.writeTextFile(`${path}.new`, `${JSON.stringify(note)}\n`);
+      await syncPath(`${path}.new`);
+      await Deno.rename(`${path}.new`, path);
+      await syncPath(directory);
+    });
+  } catch (error) {
+    throw new XenblkError(`Cannot note the snapshot in ${path}: ${errorText(error)}`, {
+      cause: error,
+      remedy: "free space there and make the directory writable",
+    });
+  }
+}
+
+/** Removes the note beside an image, durably. No error if there is none. */
+export async function removeNote(image: string): Promise<void> {
+  const path = notePath(image);
+  await lookWithin(path, async () => {
+    await Deno.remove(path).catch((error) => {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    });
+    await syncPath(directoryOf(path));
+  });
+}
+
+/**
+ * The overlays between the base and `overlay` count no more: from now on every name of the chain above the base leads to
+ * the base. One rename in one directory, so it has happened or it has not.
+ */
+export async function turnNote(base: string, overlay: string): Promise<void> {
+  await moveNote(base, overlay);
+}
+
+/** Takes {@linkcode turnNote} back. */
+export async function turnNoteBack(base: string, overlay: string): Promise<void> {
+  await moveNote(overlay, base);
+}
+
+async function moveNote(from: string, to: string): Promise<void> {
+  const path = notePath(from);
+  try {
+    await lookWithin(path, async () => {
+      await Deno.rename(path, notePath(to));
+      await syncPath(directoryOf(path));
+    });
+  } catch (error) {
+    throw new XenblkError(`Cannot rename ${path}: ${errorText(error)}`, {
+      cause: error,
+      remedy: "make its directory writable",
+    });
+  }
+}
+
+/**
+ * The image that has the content of the one that is named: itself, or where notes lead. `writes`: it is to be written; an
+ * image that is only read is the snapshot, unless what was in it is in its base again. Rejects with
+ * {@linkcode XenblkError} if a note leads to something that is not the overlay which it speaks of.
+ */
+export async function activeImage<N extends ImageName>(name: N, writes: boolean): Promise<N> {
+  const format = canonicalFormat(name.format);
+  if (format === undefined || !isFile({ format, target: name.target }) || name.snapshot !== undefined) return name;
+  const first = await realImagePath(name.target);
+  let [path, found] = [first, format];
+  for (let notes = 0; notes < MOST_NOTES; notes++) {
+    const note = await readNote(path);
+    const isBase = note?.base === fileOf(path);
+    if (note === undefined || (isBase && !writes && await isThere(path))) {
+      return path === first ? name : { ...name, format: found, target: path };
+    }
+    const next = `${directoryOf(path)}/${isBase ? note.overlay : note.base}`;
+    if (isBase && !await isTurned(next)) await checkOverlay(path, next, imageLabel(name));
+    [path, found] = [next, isBase ? "qcow2" : note.baseFormat];
+  }
+  throw new XenblkError(`Cannot open image ${imageLabel(name)}: the notes of its snapshots lead in circles`, {
+    remedy: `look at the files ${shellWord(`${directoryOf(first)}/`)}*${SUFFIX}`,
+  });
+}
+
+/** The file name of the backing image in a qcow2 header, as it is written there; undefined: none, or no qcow2 image. */
+export async function backingOf(path: string): Promise<string | undefined> {
+  const header = await lookWithin(path, async () => {
+    using file = await Deno.open(path);
+    const bytes = new Uint8Array(HEADER_BYTES);
+    let length = 0;
+    while (length < bytes.length) {
+      const read = await file.read(bytes.subarray(length));
+      if (read === null) break;
+      length += read;
+    }
+    return bytes.subarray(0, length);
+  });
+  if (header.length < LEAST_HEADER_BYTES) return undefined;
+  const view = new DataView(header.buffer, header.byteOffset, header.length);
+  const offset = Number(view.getBigUint64(BACKING_AT));
+  const length = view.getUint32(BACKING_BYTES_AT);
+  if (view.getUint32(0) !== QCOW2_MAGIC || offset === 0 || offset + length > header.length) return undefined;
+  return new TextDecoder().decode(header.subarray(offset, offset + length));
+}
+
+/** Makes what was written to a file, or to a directory's names, durable. */
+export async function syncPath(path: string): Promise<void> {
+  using file = await Deno.open(path, { read: true });
+  await file.sync();
+}
+
+/** Whether the overlay's header names the base, by its path or beside itself. */
+async function isOverlayOf(overlay: string, base: string): Promise<boolean> {
+  const backing = await backingOf(overlay);
+  return backing === base || backing === fileOf(base);
+}
+
+/** Whether an overlay counts no more: its content is in the image that its note leads to. */
+async function isTurned(overlay: string): Promise<boolean> {
+  const note = await readNote(overlay);
+  return note !== undefined && note.base !== fileOf(overlay);
+}
+
+async function isThere(path: string): Promise<boolean> {
+  return await lookWithin(path, () => Deno.stat(path).then(() => true, () => false));
+}
+
+async function checkOverlay(base: string, overlay: string, label: string): Promise<void> {
+  const refusal = (why: string): XenblkError =>
+    new XenblkError(`Cannot open image ${label}: what was written since its snapshot is in ${overlay}, ${why}`, {
+      remedy: `put that file back, or give up what is in it: \`xenblk snapshot revert ${shellWord(base)}\``,
+    });
+  try {
+    if (!await isOverlayOf(overlay, base)) throw refusal(`which is no qcow2 image over ${base}`);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) throw refusal("which does not exist");
+    throw error;
+  }
+}
+
+/** There is none, or its name would be too long for one. A process that Deno keeps from looking there sees no notes. */
+function isNoNote(error: unknown): boolean {
+  const { NotFound, NotADirectory, NotCapable } = Deno.errors;
+  if ([NotFound, NotADirectory, NotCapable].some((kind) => error instanceof kind)) return true;
+  return error instanceof Error && "code" in error && error.code === "ENAMETOOLONG";
+}
+
+function parseNote(text: string): OverlayNote | undefined {
+  let value: Partial<Record<keyof OverlayNote, unknown>>;
+  try {
+    value = Object(JSON.parse(text));
+  } catch {
+    return undefined;
+  }
+  const { version, snapshot, created, base, baseFormat, overlay } = value;
+  const isName = (name: unknown): name is string => typeof name === "string" && name !== "" && !name.includes("/");
+  if (version !== 1 || typeof snapshot !== "string" || typeof created !== "string") return undefined;
+  if (!isName(base) || !isName(overlay) || typeof baseFormat !== "string") return undefined;
+  return { version, snapshot, created, base, baseFormat, overlay };
+}
+
+function bad(path: string, why: string): never {
+  throw new XenblkError(`Cannot read ${path}, which says where an image's later writes are: ${why}`, {
+    remedy: "make it readable, or restore it from a backup; without it the writes since the snapshot are not seen",
+  });
+}

@@ -1,0 +1,128 @@
+/**
+ * What the tests of snapshots share: a guest-like writer that knows what its disk must hold, and the cases in which
+ * something dies at a step. No test is in here.
+ */
+
+import { endCommit } from "../../../lib/storage/qemu/commit_job.ts";
+import {
+  COMMIT_STEPS,
+  type CommitOptions,
+  type Committed,
+  planMerge,
+} from "../../../lib/storage/qemu/overlay_commit.ts";
+import { SNAPSHOT_STEPS, type SnapshotDisk, takeSnapshot } from "../../../lib/storage/qemu/overlay_create.ts";
+import type { EngineDisk } from "./engine_rig.ts";
+
+const PIECE = 4096;
+const PIECES = 256;
+
+/** Who is killed. */
+export type Victim = "daemon" | "process" | "both";
+
+/** A death. */
+export interface DeathCase {
+  readonly work: "create" | "commit";
+  readonly step: string;
+  readonly victim: Victim;
+}
+
+/** All steps of both kinds of work with that victim. */
+export function casesOf(victim: Victim): DeathCase[] {
+  return [
+    ...SNAPSHOT_STEPS.map((step) => ({ work: "create" as const, step, victim })),
+    ...COMMIT_STEPS.map((step) => ({ work: "commit" as const, step, victim })),
+  ];
+}
+
+/** A disk, as snapshots are taken of it. */
+export function snapshotDisk({ disk }: EngineDisk): SnapshotDisk {
+  return { daemon: disk.daemon!, name: "xvda" };
+}
+
+/** Merges snapshots as a job of its own. */
+export async function merge(disk: EngineDisk, options: CommitOptions): Promise<Committed> {
+  const merge = await planMerge(snapshotDisk(disk), options);
+  const { daemon } = disk.disk;
+  await daemon!.run((monitor) => merge.begin(monitor));
+  try {
+    return await merge.follow();
+  } finally {
+    await daemon!.run(({ execute }) => endCommit(execute, [daemon!.prefix])).catch(() => {}); // it ends with its daemon
+  }
+}
+
+/** Writes pieces one after the other, each with a number that grows. */
+export class Writer {
+  readonly #disk: EngineDisk;
+  readonly #answered: (count: number) => void;
+  #count = 0;
+  #ends = false;
+  #running: Promise<void> = Promise.resolve();
+
+  /** `answered` is called with the number of writes that were answered. */
+  constructor(disk: EngineDisk, answered: (count: number) => void = () => {}) {
+    this.#disk = disk;
+    this.#answered = answered;
+  }
+
+  /** Writes that were answered. */
+  get count(): number {
+    return this.#count;
+  }
+
+  /** Writes until {@linkcode stop}. */
+  start(): void {
+    this.#ends = false;
+    this.#running = (async () => {
+      while (!this.#ends) await this.write();
+    })();
+  }
+
+  /** Ends, once the last write is answered. */
+  async stop(): Promise<void> {
+    this.#ends = true;
+    await this.#running;
+  }
+
+  /** One write, and now and then a flush. */
+  async write(): Promise<void> {
+    const number = this.#count + 1;
+    const data = new Uint8Array(new Uint32Array(PIECE / 4).fill(number).buffer);
+    await this.#disk.write(placeOf(number) * PIECE, data);
+    this.#count = number;
+    this.#answered(number);
+    if (number % 64 === 0) await this.#disk.flush();
+  }
+
+  /** Resolves once that many more writes were answered. */
+  async more(writes: number): Promise<void> {
+    for (const until = this.#count + writes; this.#count < until;) await new Promise((done) => setTimeout(done, 1));
+  }
+}
+
+/** What is wrong on a disk to which so many writes were answered; `inFlight`: one more may have been carried out. */
+export async function faultsOn(disk: EngineDisk, count: number, inFlight = false): Promise<string[]> {
+  const words = new Uint32Array((await disk.read(0, PIECES * PIECE)).buffer);
+  const wanted = new Array<number>(PIECES).fill(0);
+  for (let number = Math.max(1, count - PIECES + 1); number <= count; number++) wanted[placeOf(number)] = number;
+  return wanted.flatMap((number, piece) => {
+    const found = words[piece * PIECE / 4]!;
+    const isRight = found === number || (inFlight && found === count + 1 && placeOf(found) === piece);
+    return isRight ? [] : [`piece ${piece} has ${found}, not ${number}`];
+  });
+}
+
+/** 7 and the number of pieces have no common divisor: each piece is written once in a round. */
+function placeOf(number: number): number {
+  return (number * 7) % PIECES;
+}
+
+/** Takes a snapshot, or merges two, and calls `die` at the step. */
+export async function workUntil({ work, step }: DeathCase, disk: EngineDisk, die: () => Promise<void>): Promise<void> {
+  const at = async (reached: string): Promise<void> => {
+    if (reached === step) await die();
+  };
+  if (work === "create") return void await takeSnapshot([snapshotDisk(disk)], { snapshot: "one", at });
+  for (const snapshot of ["one", "two"]) await takeSnapshot([snapshotDisk(disk)], { snapshot });
+  await merge(disk, { snapshot: "one", at });
+}

@@ -1,0 +1,124 @@
+/**
+ * Where the notes of snapshots lead: to the overlay for those who write, back to the base once it counts no more, and
+ * nowhere if what they speak of is not there.
+ */
+
+import { assertEquals, assertRejects } from "@std/assert";
+import { XenblkError } from "../../../lib/errors.ts";
+import { activeImage, notePath, turnNote, turnNoteBack, writeNote } from "../../../lib/storage/image/overlay_note.ts";
+import { planReversal, revert } from "../../../lib/storage/qemu/overlay_revert.ts";
+
+/** A folder with a base and overlays on it, one on the other. */
+class Chain implements Disposable {
+  readonly folder = Deno.makeTempDirSync({ prefix: "xenblk-notes-" });
+  readonly base = `${this.folder}/web.img`;
+
+  constructor() {
+    Deno.writeTextFileSync(this.base, "raw");
+  }
+
+  path(name: string): string {
+    return `${this.folder}/web.${name}.qcow2`;
+  }
+
+  /** Only the header of an overlay. */
+  put(overlay: string, backing: string): void {
+    const header = new Uint8Array(512);
+    const view = new DataView(header.buffer);
+    view.setUint32(0, 0x514649fb);
+    view.setBigUint64(8, 128n);
+    view.setUint32(16, backing.length);
+    header.set(new TextEncoder().encode(backing), 128);
+    Deno.writeFileSync(overlay, header);
+  }
+
+  async snapshot(name: string, of: string, baseFormat: string): Promise<void> {
+    const base = of.slice(of.lastIndexOf("/") + 1);
+    this.put(this.path(name), base);
+    const overlay = `web.${name}.qcow2`;
+    const created = "2026-11-30T08:00:00.000Z";
+    await writeNote(this.folder, { version: 1, snapshot: name, created, base, baseFormat, overlay });
+  }
+
+  async led(path: string, writes = true, format = "raw"): Promise<string> {
+    const { format: found, target } = await activeImage({ format, target: path }, writes);
+    return `${found}:${target.slice(this.folder.length + 1)}`;
+  }
+
+  [Symbol.dispose](): void {
+    Deno.removeSync(this.folder, { recursive: true });
+  }
+}
+
+async function chainOfTwo(): Promise<Chain> {
+  const chain = new Chain();
+  await chain.snapshot("one", chain.base, "raw");
+  await chain.snapshot("two", chain.path("one"), "qcow2");
+  return chain;
+}
+
+Deno.test("who writes is led to the newest overlay by any name of the chain; who reads has what was named", async () => {
+  using chain = await chainOfTwo();
+  const [one, two] = [chain.path("one"), chain.path("two")];
+  assertEquals(await chain.led(chain.base), "qcow2:web.two.qcow2");
+  assertEquals(await chain.led(one, true, "qcow2"), "qcow2:web.two.qcow2");
+  assertEquals(await chain.led(two, true, "qcow2"), "qcow2:web.two.qcow2");
+  assertEquals(await chain.led(chain.base, false), "raw:web.img");
+  Deno.symlinkSync(chain.base, `${chain.folder}/link`);
+  assertEquals(await chain.led(`${chain.folder}/link`), "qcow2:web.two.qcow2");
+});
+
+Deno.test("a note that is turned leads every name to the base, also of overlays that are gone; and back", async () => {
+  using chain = await chainOfTwo();
+  const [one, two] = [chain.path("one"), chain.path("two")];
+  await turnNote(chain.base, two);
+  for (const path of [chain.base, one, two]) {
+    assertEquals(await chain.led(path, true, "qcow2"), path === chain.base ? "qcow2:web.img" : "raw:web.img");
+  }
+  await turnNoteBack(chain.base, two);
+  assertEquals(await chain.led(chain.base), "qcow2:web.two.qcow2");
+  await turnNote(chain.base, two);
+  for (const path of [one, two]) Deno.removeSync(path);
+  for (const path of [one, two]) {
+    for (const writes of [false, true]) assertEquals(await chain.led(path, writes, "qcow2"), "raw:web.img");
+  }
+});
+
+Deno.test("a base is not written if its overlay is missing, is another's, or its note cannot be read", async () => {
+  using chain = await chainOfTwo();
+  const refused = async (pattern: string): Promise<void> => {
+    const { remedy } = await assertRejects(() => chain.led(chain.base), XenblkError, pattern);
+    assertEquals(remedy !== undefined, true);
+  };
+  Deno.renameSync(chain.path("one"), `${chain.folder}/away`);
+  await refused("which does not exist");
+  chain.put(chain.path("one"), "other.img");
+  await refused("which is no qcow2 image over");
+  Deno.renameSync(`${chain.folder}/away`, chain.path("one"));
+  assertEquals(await chain.led(chain.base), "qcow2:web.two.qcow2");
+  Deno.writeTextFileSync(notePath(chain.base), `{"version":1,"overlay":"../x"}`);
+  await refused("it is damaged");
+});
+
+Deno.test("notes that lead in circles are refused", async () => {
+  using chain = new Chain();
+  await chain.snapshot("one", chain.base, "raw");
+  Deno.copyFileSync(notePath(chain.base), notePath(chain.path("one")));
+  await assertRejects(() => chain.led(chain.base), XenblkError, "lead in circles");
+});
+
+Deno.test("a disk goes back to its newest snapshot, or to an older one, or to what is left of it", async () => {
+  using chain = await chainOfTwo();
+  const [one, two] = [chain.path("one"), chain.path("two")];
+  assertEquals((await planReversal(chain.base, undefined)).overlays, [two]);
+  const older = await planReversal(two, "one");
+  assertEquals(older, { base: chain.base, image: `raw:${chain.base}`, overlays: [two, one] });
+  await assertRejects(() => planReversal(chain.base, "three"), XenblkError, "Cannot find snapshot");
+  await revert(await planReversal(chain.base, undefined));
+  assertEquals(await chain.led(chain.base), "qcow2:web.one.qcow2");
+  assertEquals(await chain.led(two, true, "qcow2"), "qcow2:web.one.qcow2");
+  Deno.removeSync(one); // what was written since is lost
+  await revert(await planReversal(chain.base, undefined));
+  assertEquals(await chain.led(chain.base), "raw:web.img");
+  await assertRejects(() => planReversal(chain.base, undefined), XenblkError, "it has none");
+});
