@@ -33,6 +33,11 @@ const OPERATIONS_AFTER_MISS = 32;
 /** A file system that does not know such reads is not asked again, for practical purposes. */
 const NO_MORE_CALLS = 2 ** 30 - 1;
 
+/**
+ * Reads that are submitted together go to the ring if they are more: one call for all then costs less than one for each.
+ */
+const MOST_READ_AT_ONCE = 2;
+
 /** uio.h: a read that would wait fails with EAGAIN, at the first page that is not in the page cache. */
 const RWF_NOWAIT = 8;
 
@@ -91,6 +96,8 @@ export class UringChannel extends TableChannel {
   #pieceBytes = FIRST_PIECE_BYTES;
   #pieceBegunMs = 0;
   #callsPaused = 0;
+  /** No more operations are submitted together than {@linkcode MOST_READ_AT_ONCE}. */
+  #isSingle = false;
   /** Arguments of calls, as 64-bit values and as words. */
   readonly #arguments: NativeMemory;
   readonly #argumentWords: Uint32Array;
@@ -146,6 +153,7 @@ export class UringChannel extends TableChannel {
   /** What this prepares reaches the kernel with the engine's next submit or park. */
   submit(): void {
     const { table } = this;
+    this.#isSingle = table.waitingCount <= MOST_READ_AT_ONCE;
     for (let tag = table.next; tag !== -1; tag = table.next) {
       table.shift();
       this.#retries[tag] = 0;
@@ -249,7 +257,7 @@ export class UringChannel extends TableChannel {
     const route = reading ? this.#reads : this.#writes;
     // A call would wait, with every disk of this reactor, for the lock that a discard of the file holds.
     const locked = !reading && this.#mayFallBack && this.#discards.underWay;
-    if (route === "ring" || locked) this.#prepareTransfer(tag);
+    if (route === "ring" || locked || (route === "cached" && !this.#isSingle)) this.#prepareTransfer(tag);
     else if (this.#callsPaused > 0) {
       this.#callsPaused--;
       this.#prepareTransfer(tag);

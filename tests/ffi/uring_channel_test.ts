@@ -398,6 +398,11 @@ Deno.test({
     assertEquals(read(0, 1023, 1), []);
     assertEquals(detached.reap(), { 0: 0 });
     assertEquals(nativeMemory.view(vectors.addresses[0]!, 4096), image.subarray(1023 * 4096, 1024 * 4096));
+    for (const tag of [0, 1, 2]) channel.read(tag, 1023 * 4096, tag, 1);
+    channel.submit();
+    assertEquals(detached.take().map(({ tag }) => tag), [0, 1, 2], "one call for all");
+    for (const tag of [0, 1, 2]) detached.answer(tag, 4096);
+    assertEquals(detached.reap(), { 0: 0, 1: 0, 2: 0 });
     assertEquals(read(0, 1023, 2), [{ offset: 1024 * 4096, length: 4096, tag: 0 }], "what is not there");
     assertEquals(detached.answer(0, 4096), []);
     for (let i = 0; i < 32; i++) {

@@ -10,7 +10,7 @@ import type { ImageFile } from "./file.ts";
 
 /**
  * By the ring, asynchronously; or by a call that returns when it is done, which is faster where it never waits. `cached`:
- * by a call if that need not wait (RWF_NOWAIT), else by the ring; for reads only.
+ * by a call for one or two reads that need not wait (RWF_NOWAIT), else by the ring; for reads only.
  */
 export type TransferRoute = "ring" | "call" | "cached";
 
