@@ -80,8 +80,8 @@ guest_initramfs() {
   local base="$1" version="$2" init="$3" fio="$4" tree="$5" out="$6" program
   base_tree "$tree" "$base/root"
   copy_modules "$base/unpacked" "$version" "$tree" xen-blkfront crc32c_generic ext4 dm-mirror
-  for program in /sbin/mke2fs /sbin/e2fsck /sbin/blkdiscard /sbin/blockdev /sbin/dmsetup /usr/bin/sha256sum /usr/bin/xenstore-read \
-    /usr/bin/xenstore-write /usr/bin/xenstore-watch /usr/bin/xenstore-rm; do
+  for program in /sbin/mke2fs /sbin/e2fsck /sbin/blkdiscard /sbin/blockdev /sbin/dmsetup /usr/bin/sha256sum /usr/bin/sqlite3 \
+    /usr/bin/xenstore-read /usr/bin/xenstore-write /usr/bin/xenstore-watch /usr/bin/xenstore-rm; do
     copy_program "$base/root" "$program" "$tree"
   done
   ln -sf mke2fs "$tree/sbin/mkfs.ext4"

@@ -14,7 +14,7 @@ xen_version_of() {
 root_packages() {
   local xen
   xen="$(xen_version_of "$1")"
-  echo "xen-utils-$xen xenstore-utils qemu-system-xen qemu-utils busybox-static e2fsprogs kmod procps strace dmsetup"
+  echo "xen-utils-$xen xenstore-utils qemu-system-xen qemu-utils busybox-static e2fsprogs kmod procps strace dmsetup sqlite3"
 }
 
 # Packages to unpack only: their maintainer scripts would make an initramfs and a boot loader menu. grub-xen-host has the
