@@ -99,6 +99,10 @@ export { WorkerDataPlane, type WorkerDataPlaneOptions } from "./lib/dataplane/wo
 export type { MoveResult } from "./lib/dataplane/placed_queue.ts";
 export type { ReactorThreadOptions } from "./lib/dataplane/reactor_thread.ts";
 export type { Weight } from "./lib/dataplane/fairness.ts";
+export type { Exchanged, ExchangeRequest, ExchangingDevice, HeldDevice } from "./lib/backend/exchange.ts";
+export type { ChosenLive } from "./lib/backend/live_settings.ts";
+export type { AllLimits } from "./lib/storage/filter/limits.ts";
+export type { ThrottleMemory, ThrottleState } from "./lib/storage/filter/throttled_channel.ts";
 
 export { BackendKind, type BackendKindOptions, ownDomain } from "./lib/backend/kind.ts";
 export type { CloseOptions } from "./lib/backend/close_options.ts";

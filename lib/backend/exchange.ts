@@ -11,6 +11,8 @@ import { unlessAborted } from "../abort.ts";
 import type { Clock } from "../clock.ts";
 import type { QueueHandle } from "../dataplane/types.ts";
 import { errorText, XenblkError } from "../errors.ts";
+import type { Disk } from "../storage/disk.ts";
+import type { AllLimits } from "../storage/filter/limits.ts";
 import { isLockRefusal } from "../storage/qemu/explain.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { connectionOn, type DeviceParts } from "./connect.ts";
@@ -38,13 +40,44 @@ export interface ExchangeRequest {
   readonly finish?: (signal: AbortSignal) => Promise<void>;
 }
 
+/** A device whose image can be exchanged. */
+export interface ExchangingDevice {
+  /** Rejects with {@linkcode XenblkError}; the guest is then served as before. */
+  exchange(request: ExchangeRequest): Promise<Exchanged>;
+}
+
+/** What a process holds for a device, as those who work on its disk see it. */
+export interface HeldDevice {
+  /** What can be changed of it at any time. */
+  readonly live: {
+    /** Its share of a reactor. */
+    readonly weight: { readonly value: number };
+    /** All of its limits; 0 is none. */
+    readonly limits: AllLimits;
+    /** Which of its own filters has them, for people; undefined: they are in front of all filters. */
+    readonly limitedBy: string | undefined;
+  };
+  /** Its open image, if there is one. */
+  readonly image: {
+    /** Behind its filters. */
+    readonly disk: Disk;
+    /** What the toolstack says of it. */
+    readonly description: {
+      /** The node of that name. */
+      readonly params: string;
+    };
+  } | undefined;
+}
+
 /** What became of it. */
 export interface Exchanged {
-  /** The images, described for people. */
+  /** The image that the disk had, described for people. */
   readonly before: string;
+  /** The one that it has. */
   readonly now: string;
-  /** The sizes in sectors of 512 bytes. */
+  /** The size that it had, in sectors of 512 bytes. */
   readonly sectorsBefore: number;
+  /** The size that it has. */
   readonly sectors: number;
   /** How long requests waited on the rings. Absent for a disc, which the guest sees change. */
   readonly pausedMs?: number;

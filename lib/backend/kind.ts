@@ -26,6 +26,7 @@ import { Backoff } from "./backoff.ts";
 import type { ExcludingDiskFinder } from "../toolstack/sharing.ts";
 import type { ExpectedDevice } from "./claim.ts";
 import type { CloseOptions } from "./close_options.ts";
+import type { ExchangingDevice, HeldDevice } from "./exchange.ts";
 import { BackendDevice } from "./device.ts";
 import { TOOLSTACK_NODES } from "./device_nodes.ts";
 import { guestName } from "./guest_nodes.ts";
@@ -196,7 +197,7 @@ export class BackendKind {
   }
 
   /** A device, for an exchange of its image. Undefined if there is no such device. */
-  find(address: DeviceAddress): Pick<BackendDevice, "exchange"> | undefined {
+  find(address: DeviceAddress): ExchangingDevice | undefined {
     return this.#devices.get(backendPath(address));
   }
 
@@ -206,7 +207,7 @@ export class BackendKind {
   }
 
   /** A device's weight and limits, and its open image. Undefined if there is no such device. */
-  heldBy(address: DeviceAddress): BackendDevice["held"] | undefined {
+  heldBy(address: DeviceAddress): HeldDevice | undefined {
     return this.#devices.get(backendPath(address))?.held;
   }
 

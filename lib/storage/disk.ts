@@ -195,8 +195,9 @@ export interface Disk extends AsyncDisposable {
 
 /** A storage daemon (qemu-storage-daemon) that serves a disk, as those who copy, export or change the disk use it. */
 export interface DiskDaemon {
-  /** The node that has what the guest sees, and a start for the names of all that is added for this disk (`d51712-`). */
+  /** The node that has what the guest sees. */
   readonly top: string;
+  /** The names of all that is added for this disk begin with it: `d51712-`. */
   readonly prefix: string;
   /** The image on top; another one after a snapshot or a commit, as `top` and `layers`: they are asked for anew then. */
   readonly image: DaemonImage | undefined;
@@ -254,6 +255,7 @@ export type DaemonImage = Pick<DiskRequest, "format" | "target">;
 
 /** How an image is opened, as blockdev-add takes it: the last node is the image. Nothing is open yet. */
 export interface FoundImage {
+  /** In the order in which blockdev-add must add them. */
   readonly nodes: readonly {
     readonly "node-name": string;
     readonly driver: string;

@@ -22,13 +22,17 @@ const BUSY_MS = 1;
 
 /** The buckets that all rings of a disk share. */
 export interface ThrottleState {
+  /** Of requests per second. */
   readonly requests: SharedArrayBuffer;
+  /** Of bytes per second. */
   readonly bytes: SharedArrayBuffer;
 }
 
 /** What the rings of a disk share: the live options and the buckets. */
 export interface ThrottleMemory {
+  /** The options: see live.ts. */
   readonly live: SharedArrayBuffer;
+  /** The buckets. */
   readonly state: ThrottleState;
 }
 
