@@ -3,7 +3,9 @@
  * a daemon that dies at any step leaves, and what an overlay without room does to the guest.
  */
 
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { XenblkError } from "../../../lib/errors.ts";
+import type { ChainDaemon } from "../../../lib/storage/disk.ts";
 import { activeImage } from "../../../lib/storage/image/overlay_note.ts";
 import { takeSnapshot } from "../../../lib/storage/qemu/overlay_create.ts";
 import { EngineRig } from "./engine_rig.ts";
@@ -59,6 +61,48 @@ daemonTest("a snapshot holds one instant, and is merged while the guest writes; 
   assertEquals(await checkChain(base), `${rig.folder}/web.two.qcow2`);
   await using disk = await rig.open(`qcow2:${base}`, {}, 1);
   assertEquals(await faultsOn(disk, atSnapshot), []);
+});
+
+daemonTest("of two snapshots at once one is refused, and nothing that is written later is lost", async () => {
+  await using rig = new EngineRig();
+  const base = await newImage(rig);
+  let written = 0;
+  {
+    await using disk = await rig.open(`qcow2:${base}`);
+    const writer = new Writer(disk);
+    writer.start();
+    await writer.more(100);
+    const both = ["one", "two"].map((snapshot) => takeSnapshot([snapshotDisk(disk)], { snapshot }));
+    const outcomes = await Promise.allSettled(both);
+    const refused = outcomes.flatMap((outcome) => outcome.status === "rejected" ? [`${outcome.reason}`] : []);
+    assertEquals([refused.length, refused[0]?.includes("has changed the disk's images meanwhile")], [1, true]);
+    await writer.more(100);
+    await writer.stop();
+    written = writer.count;
+  }
+  const overlays = [...Deno.readDirSync(rig.folder)].filter(({ name }) => /^web\..*\.qcow2$/.test(name));
+  assertEquals(overlays.length, 1, "that of the refused one is gone");
+  await using disk = await rig.open(`qcow2:${base}`, {}, 1);
+  assertEquals(await faultsOn(disk, written), []);
+});
+
+daemonTest("what was prepared for a disk is refused once its device has another image", async () => {
+  await using rig = new EngineRig();
+  await using _other = await rig.open(`qcow2:${await newImage(rig, "other.qcow2")}`); // keeps the daemon
+  const [before, after] = [await newImage(rig), await newImage(rig, "next.qcow2")];
+  let daemon: ChainDaemon;
+  {
+    await using disk = await rig.open(`qcow2:${before}`, {}, 7);
+    daemon = snapshotDisk(disk).daemon;
+  }
+  await using disk = await rig.open(`qcow2:${after}`, {}, 7);
+  assertEquals(disk.disk.daemon!.top, daemon.top, "the nodes' names are the same");
+  await assertRejects(
+    () => takeSnapshot([{ daemon, name: "xvda" }], { snapshot: "late" }),
+    XenblkError,
+    "has another image",
+  );
+  assertEquals(disk.disk.named, undefined);
 });
 
 daemonTest(
