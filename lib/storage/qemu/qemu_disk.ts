@@ -131,7 +131,8 @@ export class QemuDisk implements DaemonDisk {
       run: async (call) => {
         return await this.#keeper.inDaemon(async (daemon) => {
           // The device may have another image by now, whose nodes have the same names.
-          if (this.#closed !== undefined) throw isClosed(this.#request);
+          const { plan, request: { name, owner } } = this.#opened;
+          if (daemon.record.disks[owner.device]?.plan !== plan.identity) throw isClosed(name);
           return await call(this.#monitorOf(daemon));
         });
       },
@@ -289,8 +290,8 @@ async function rawSize({ nodes, files }: BlockGraph): Promise<number | undefined
   return (await lookWithin(path, () => Deno.stat(path))).size;
 }
 
-function isClosed({ name }: QemuRequest): XenblkError {
-  return new XenblkError(`Cannot work on ${name}: the disk has been closed, or has another image`, {
+function isClosed(name: string): XenblkError {
+  return new XenblkError(`Cannot work on ${name}: the disk was closed, and its device has another image`, {
     remedy: "look at the disk with `xenblk show`, and repeat this",
   });
 }

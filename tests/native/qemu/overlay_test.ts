@@ -100,7 +100,7 @@ daemonTest("what was prepared for a disk is refused once its device has another 
   await assertRejects(
     () => takeSnapshot([{ daemon, name: "xvda" }], { snapshot: "late" }),
     XenblkError,
-    "has another image",
+    "its device has another image",
   );
   assertEquals(disk.disk.named, undefined);
 });
