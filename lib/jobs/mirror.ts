@@ -11,6 +11,7 @@ import { imageName, parseParams, withoutPasswords } from "../storage/image/spec.
 import { imageGraph } from "../storage/qemu/chain.ts";
 import { nodeSize } from "../storage/qemu/graph_steps.ts";
 import { QemuImg } from "../storage/qemu/image_info.ts";
+import { removeNamed } from "../storage/qemu/removal.ts";
 import { planDisk } from "../storage/qemu/plan.ts";
 import { jobsOf } from "./daemon_jobs.ts";
 import type { JobKind, JobOrder } from "./job.ts";
@@ -70,7 +71,7 @@ export async function orderMirror(
   });
   const begin = async (monitor: DaemonMonitor, name: string): Promise<void> => {
     const { execute } = monitor;
-    await monitor.allow(graph.files);
+    await monitor.allow(plan.files);
     const nodes = plan.nodes({ aio: "threads", native: false });
     try {
       for (const object of plan.objects) await execute("object-add", object);
@@ -144,13 +145,9 @@ async function finishMirror(daemon: DiskDaemon, name: string, signal: AbortSigna
   }
 }
 
-/** Removes the target's nodes, those that use others first. The daemon keeps what it does not let go of. */
+/** Removes the target's nodes and secrets. The daemon keeps what it does not let go of. */
 async function removeTarget({ execute }: DaemonMonitor, prefix: string): Promise<void> {
-  const nodes = await execute("query-named-block-nodes", { flat: true }) as readonly { "node-name": string }[];
-  const names = nodes.map((node) => node["node-name"]).filter((name) => name.startsWith(`${prefix}mirror`));
-  for (let left = names.length; left > 0; left--) {
-    for (const name of names) await execute("blockdev-del", { "node-name": name }).catch(() => {});
-  }
+  await removeNamed(execute, `${prefix}mirror`).catch(() => {}); // they end with the disk
 }
 
 function detailsOf(details: unknown): MirrorDetails {

@@ -18,10 +18,8 @@ daemonTest("no mirror goes to an image that an overlay covers", async () => {
   await using rig = new EngineRig();
   const [source, target] = ["source", "target"].map((name) => `${rig.folder}/${name}.qcow2`);
   for (const path of [source!, target!]) await command("qemu-img", "create", "-q", "-f", "qcow2", path, "64M");
-  {
-    await using disk = await rig.open(`qcow2:${target}`);
-    await takeSnapshot([snapshotDisk(disk)], { snapshot: "one" });
-  }
+  await using other = await rig.open(`qcow2:${target}`);
+  await takeSnapshot([snapshotDisk(other)], { snapshot: "one" });
   await using disk = await rig.open(`qcow2:${source}`);
   const order = { device: DEVICE, daemon: disk.disk.daemon!, timeoutMs: 1000, allowImages: ["/**"] };
   await assertRejects(
@@ -29,6 +27,26 @@ daemonTest("no mirror goes to an image that an overlay covers", async () => {
     XenblkError,
     `goes on with ${rig.folder}/target.one.qcow2`,
   );
+});
+
+daemonTest("a mirror that cannot begin leaves nothing in the daemon, not even its secret", async () => {
+  await using rig = new EngineRig();
+  const [source, target, key] = ["source.qcow2", "target.luks", "key"].map((name) => `${rig.folder}/${name}`);
+  await command("qemu-img", "create", "-q", "-f", "qcow2", source!, "64M");
+  Deno.writeTextFileSync(key!, "secret");
+  const secret = ["--object", `secret,id=key,file=${key}`, "-o", "key-secret=key,iter-time=10"];
+  await command("qemu-img", "create", "-q", "-f", "luks", ...secret, target!, "32M");
+  await using disk = await rig.open(`qcow2:${source}`);
+  const daemon = disk.disk.daemon!;
+  const params = `format=luks,passphrase-file=${key},target=${target}`;
+  for (let time = 0; time < 2; time++) {
+    const order = await orderMirror({ device: DEVICE, daemon, timeoutMs: 1000, allowImages: ["/**"], params });
+    await assertRejects(
+      () => daemon.run((monitor) => order.begin(monitor, "d1-mirror")),
+      XenblkError,
+      "it has 33554432",
+    );
+  }
 });
 
 Deno.test("a mirror whose job is gone, as with its daemon, is not completed", async () => {
