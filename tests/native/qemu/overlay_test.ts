@@ -8,6 +8,7 @@ import { XenblkError } from "../../../lib/errors.ts";
 import type { ChainDaemon } from "../../../lib/storage/disk.ts";
 import { activeImage } from "../../../lib/storage/image/overlay_note.ts";
 import { takeSnapshot } from "../../../lib/storage/qemu/overlay_create.ts";
+import { planReversal } from "../../../lib/storage/qemu/overlay_revert.ts";
 import { EngineRig } from "./engine_rig.ts";
 import { casesOf, type DeathCase, faultsOn, merge, snapshotDisk, workUntil, Writer } from "./overlay_rig.ts";
 import { command, daemonTest } from "./rig.ts";
@@ -61,6 +62,28 @@ daemonTest("a snapshot holds one instant, and is merged while the guest writes; 
   assertEquals(await checkChain(base), `${rig.folder}/web.two.qcow2`);
   await using disk = await rig.open(`qcow2:${base}`, {}, 1);
   assertEquals(await faultsOn(disk, atSnapshot), []);
+});
+
+daemonTest("a merge that was ended leaves the disk, and no snapshot that shows a part of it", async () => {
+  await using rig = new EngineRig();
+  const base = await newImage(rig);
+  await using disk = await rig.open(`qcow2:${base}`);
+  await disk.write(0, new Uint8Array(16 << 20).fill(1));
+  await takeSnapshot([snapshotDisk(disk)], { snapshot: "one" });
+  await disk.write(0, new Uint8Array(16 << 20).fill(2));
+  const stop = new AbortController();
+  const onProgress = (done: number): void => {
+    if (done > 0) stop.abort(new Error("enough"));
+  };
+  await assertRejects(() => merge(disk, { bytesPerSecond: 4 << 20, signal: stop.signal, onProgress }), Error, "enough");
+  assertEquals(await disk.read(0, 4096), new Uint8Array(4096).fill(2));
+  const planned = (): Promise<unknown> => planReversal(base, "one");
+  await assertRejects(planned, XenblkError, "merged in part");
+  await assertRejects(() => activeImage({ format: "qcow2", target: base }, false), XenblkError, "merged in part");
+  await takeSnapshot([snapshotDisk(disk)], { snapshot: "two" });
+  assertEquals((await planReversal(base, "two")).base, `${rig.folder}/web.one.qcow2`);
+  await merge(disk, { snapshot: "one" });
+  assertEquals(await activeImage({ format: "qcow2", target: base }, false), { format: "qcow2", target: base });
 });
 
 daemonTest("of two snapshots at once one is refused, and nothing that is written later is lost", async () => {
