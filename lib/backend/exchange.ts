@@ -130,8 +130,9 @@ class Exchange {
 
   async run(): Promise<Exchanged> {
     const { device, clock } = this.#context;
-    const { params, finish } = this.#request;
-    const apart = finish === undefined && await canBothBeOpen(this.#old, params);
+    const { finish } = this.#request;
+    const { engine } = device.settings;
+    const apart = finish === undefined && await canBothBeOpen(this.#old, this.#description, engine);
     const named = await this.#nameOf();
     try {
       const first = apart

@@ -5,15 +5,17 @@
 
 import { XenblkError } from "../errors.ts";
 import { formatSize } from "../sizes.ts";
-import type { DiskProperties } from "../storage/disk.ts";
+import type { DiskProperties, EngineName } from "../storage/disk.ts";
 import { filesOf } from "../storage/disk.ts";
 import { isFile, needsDaemon } from "../storage/image/formats.ts";
-import { imageName, parseParams } from "../storage/image/spec.ts";
+import { activeImage } from "../storage/image/overlay_note.ts";
+import { type ImageName, imageName, parseParams } from "../storage/image/spec.ts";
 import { mediumAt, overlap, PATH_LOOKUPS } from "../toolstack/medium.ts";
 import { SECTOR_BYTES } from "../units.ts";
 import type { Offer } from "../xenbus/features.ts";
 import { XenbusState } from "../xenbus/states.ts";
 import type { DeviceParts } from "./connect.ts";
+import type { DeviceDescription } from "./description.ts";
 import type { Observation } from "./device_nodes.ts";
 import type { OpenImage } from "./resource_types.ts";
 
@@ -75,10 +77,15 @@ export function lacks(next: OpenImage, offer: Offer): string | undefined {
  * Whether both images can be open at a time: not two in the daemon of one device, and not one file or device twice, which
  * its lock forbids.
  */
-export async function canBothBeOpen(old: OpenImage, params: string): Promise<boolean> {
-  const next = imageName(await parseParams(params));
+export async function canBothBeOpen(
+  old: OpenImage,
+  { params, readOnly }: DeviceDescription,
+  engine: EngineName,
+): Promise<boolean> {
+  const next = await activeImage(imageName(await parseParams(params)), !readOnly);
   const present = imageName(await parseParams(old.description.params));
-  if (needsDaemon(present) && needsDaemon(next)) return false;
+  const isByDaemon = (image: ImageName): boolean => engine === "qemu" || needsDaemon(image);
+  if ((old.disk.daemon !== undefined || isByDaemon(present)) && isByDaemon(next)) return false;
   if (next.format === "json" || present.format === "json") return false; // it may name any file
   if (!isFile(next)) return true;
   const medium = await mediumAt(next.target, PATH_LOOKUPS);

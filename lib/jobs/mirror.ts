@@ -6,10 +6,12 @@
 
 import { errorText, XenblkError } from "../errors.ts";
 import type { DaemonMonitor, DiskDaemon } from "../storage/disk.ts";
+import { activeImage } from "../storage/image/overlay_note.ts";
 import { imageName, parseParams, withoutPasswords } from "../storage/image/spec.ts";
 import { imageGraph } from "../storage/qemu/chain.ts";
 import { nodeSize } from "../storage/qemu/graph_steps.ts";
 import { QemuImg } from "../storage/qemu/image_info.ts";
+import { removeNamed } from "../storage/qemu/removal.ts";
 import { planDisk } from "../storage/qemu/plan.ts";
 import { jobsOf } from "./daemon_jobs.ts";
 import type { JobKind, JobOrder } from "./job.ts";
@@ -54,7 +56,10 @@ export async function orderMirror(
   { device, daemon, params, timeoutMs, allowImages, bytesPerSecond = 0 }: MirrorRequest,
 ): Promise<JobOrder<MirrorDetails>> {
   const label = `image ${withoutPasswords(params)}`;
-  const { graph } = await imageGraph(imageName(await parseParams(params)), {
+  const name = imageName(await parseParams(params));
+  const active = await activeImage(name, true);
+  if (active !== name) throw isLedOn(label, active.target);
+  const { graph } = await imageGraph(name, {
     inspector: new QemuImg(),
     allowImages,
     prefix: `${daemon.prefix}mirror`,
@@ -66,7 +71,7 @@ export async function orderMirror(
   });
   const begin = async (monitor: DaemonMonitor, name: string): Promise<void> => {
     const { execute } = monitor;
-    await monitor.allow(graph.files);
+    await monitor.allow(plan.files);
     const nodes = plan.nodes({ aio: "threads", native: false });
     try {
       for (const object of plan.objects) await execute("object-add", object);
@@ -131,22 +136,29 @@ async function finishMirror(daemon: DiskDaemon, name: string, signal: AbortSigna
     signal.throwIfAborted();
     const job = (await daemon.run(jobsOf)).find(({ id }) => id === name);
     if (job?.error !== undefined) throw new XenblkError(`Cannot complete the mirror: ${job.error}`);
-    if (job === undefined || job.status === "concluded") return;
+    // Another daemon in its place knows nothing of it, nor of what the target still lacked.
+    if (job === undefined) {
+      throw new XenblkError("Cannot complete the mirror: its storage daemon has no such job any more");
+    }
+    if (job.status === "concluded") return;
     await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
   }
 }
 
-/** Removes the target's nodes, those that use others first. The daemon keeps what it does not let go of. */
+/** Removes the target's nodes and secrets. The daemon keeps what it does not let go of. */
 async function removeTarget({ execute }: DaemonMonitor, prefix: string): Promise<void> {
-  const nodes = await execute("query-named-block-nodes", { flat: true }) as readonly { "node-name": string }[];
-  const names = nodes.map((node) => node["node-name"]).filter((name) => name.startsWith(`${prefix}mirror`));
-  for (let left = names.length; left > 0; left--) {
-    for (const name of names) await execute("blockdev-del", { "node-name": name }).catch(() => {});
-  }
+  await removeNamed(execute, `${prefix}mirror`).catch(() => {}); // they end with the disk
 }
 
 function detailsOf(details: unknown): MirrorDetails {
   return details as MirrorDetails;
+}
+
+/** What the guest writes would be in a base that an overlay covers, and the disk would go on with the overlay. */
+function isLedOn(label: string, active: string): XenblkError {
+  return new XenblkError(`Cannot mirror to ${label}: it is of a chain of snapshots that goes on with ${active}`, {
+    remedy: "name a new image",
+  });
 }
 
 function tooSmall(label: string, have: number, need: number): XenblkError {

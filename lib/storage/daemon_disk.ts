@@ -232,7 +232,8 @@ class ServedDisk implements Disk {
   }
 
   get daemon(): ChainDaemon {
-    return { ...this.#disk.daemon, find: (image) => this.#find(image) };
+    const daemon = this.#disk.daemon;
+    return { ...daemon, find: (image) => this.#find(daemon.image, image) };
   }
 
   get named(): string | undefined {
@@ -281,10 +282,10 @@ class ServedDisk implements Disk {
     this.#watching = this.#watch();
   }
 
-  async #find(image: DaemonImage): Promise<FoundImage> {
+  async #find(from: DaemonImage | undefined, image: DaemonImage): Promise<FoundImage> {
     const { graph } = await this.#parts.way.find(image);
     const name = `image ${imageLabel(image)}`;
-    return { nodes: graph.nodes, change: (nodes) => this.#disk.changeTo({ graph, image, name }, nodes) };
+    return { nodes: graph.nodes, change: (nodes) => this.#disk.changeTo(from, { graph, image, name }, nodes) };
   }
 
   /** Writes the log of an earlier process again if its daemon is dead, and flushes in any case. */

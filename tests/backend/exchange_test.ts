@@ -10,6 +10,7 @@ import { errorText, XenblkError } from "../../lib/errors.ts";
 import { XenstoreError } from "../../lib/hypervisor.ts";
 import type { Disk, DiskRequest } from "../../lib/storage/disk.ts";
 import { type ImageLocks, ProcessImageLocks } from "../../lib/storage/image/lock.ts";
+import { writeNote } from "../../lib/storage/image/overlay_note.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import type { DeviceAddress } from "../../lib/xenbus/paths.ts";
 import { backendPath } from "../../lib/xenbus/paths.ts";
@@ -282,6 +283,56 @@ Deno.test("two images of one daemon: the old one is closed first, and opened aga
   assertMatch((await swap(kind, device, "qcow2:/b")).now, /^qcow2:\/b/);
   assertEquals([ringsOf(rig), open, rig.backend(device, "params")], [["qcow2:/b", "qcow2:/b"], ["/b"], "qcow2:/b"]);
 });
+
+for (const engine of ["auto", "qemu"] as const) {
+  Deno.test(`one daemon has one image of a device at a time, whatever names it: engine ${engine}`, async () => {
+    const folder = Deno.makeTempDirSync({ prefix: "xenblk-exchange-" });
+    try {
+      await using rig = new Rig();
+      // A raw base that leads to its overlay; with the engine of the daemon it needs no overlay.
+      const base = `${folder}/base.img`;
+      Deno.writeFileSync(base, new Uint8Array(1 << 20));
+      if (engine === "auto") await noteOverlay(folder);
+      const open: string[] = [];
+      const openDaemonDisk = async ({ target }: DiskRequest): Promise<Disk> => {
+        assertEquals(open, [], "one at a time");
+        open.push(target);
+        const disk = await openDisk({ format: "null", target: "1M", readOnly: false, engine: "auto" });
+        return {
+          properties: disk.properties,
+          description: `${target} (daemon)`,
+          attachment: (lane) => disk.attachment(lane),
+          [Symbol.asyncDispose]: () => Promise.resolve(void open.splice(open.indexOf(target), 1)),
+        };
+      };
+      const device = rig.attach({ params: engine === "auto" ? "qcow2:/a" : "/a" });
+      const kind = rig.serve({ engine }, { openDisk: openDaemonDisk });
+      rig.guestWrites(device, { ...RING_NODES, state: "3" });
+      await rig.backendReaches(device, 4);
+      rig.guestWrites(device, { state: "4" });
+      await rig.idle(device);
+      await swap(kind, device, base);
+      assertEquals([open, rig.backend(device, "params")], [[base], base]);
+    } finally {
+      Deno.removeSync(folder, { recursive: true });
+    }
+  });
+}
+
+/** A snapshot of `base.img`: an overlay beside it, of which a note tells. */
+async function noteOverlay(folder: string): Promise<void> {
+  const overlay = new Uint8Array(512);
+  const view = new DataView(overlay.buffer);
+  const [magic, backingAt, nameAt] = [0x514649fb, 8, 104];
+  view.setUint32(0, magic);
+  view.setBigUint64(backingAt, BigInt(nameAt));
+  view.setUint32(backingAt + 8, "base.img".length);
+  overlay.set(new TextEncoder().encode("base.img"), nameAt);
+  Deno.writeFileSync(`${folder}/base.one.qcow2`, overlay);
+  const created = new Date().toISOString();
+  const files = { base: "base.img", baseFormat: "raw", overlay: "base.one.qcow2" };
+  await writeNote(folder, { version: 1, snapshot: "one", created, ...files });
+}
 
 Deno.test("what the guest was told must hold: sectors, flushes, rings and the right to write", async () => {
   await using rig = new Rig();

@@ -23,6 +23,11 @@ export interface OverlayNote {
   readonly base: string;
   readonly baseFormat: string;
   readonly overlay: string;
+  /**
+   * When a merge of the overlay into an image below began, in ISO 8601: from then on what the base shows is no snapshot,
+   * even if the merge was ended. Absent: none has begun.
+   */
+  readonly merging?: string;
 }
 
 const SUFFIX = ".xenblk-snapshot";
@@ -149,6 +154,7 @@ export async function activeImage<N extends ImageName>(name: N, writes: boolean)
     const note = await readNote(path);
     const isBase = note?.base === fileOf(path);
     if (note === undefined || (isBase && !writes && await isThere(path))) {
+      if (note?.merging !== undefined) throw noSnapshot(imageLabel(name), note.snapshot);
       return path === first ? name : { ...name, format: found, target: path };
     }
     const next = `${directoryOf(path)}/${isBase ? note.overlay : note.base}`;
@@ -230,11 +236,19 @@ function parseNote(text: string): OverlayNote | undefined {
   } catch {
     return undefined;
   }
-  const { version, snapshot, created, base, baseFormat, overlay } = value;
+  const { version, snapshot, created, base, baseFormat, overlay, merging } = value;
   const isName = (name: unknown): name is string => typeof name === "string" && name !== "" && !name.includes("/");
   if (version !== 1 || typeof snapshot !== "string" || typeof created !== "string") return undefined;
   if (!isName(base) || !isName(overlay) || typeof baseFormat !== "string") return undefined;
-  return { version, snapshot, created, base, baseFormat, overlay };
+  const begun = typeof merging === "string" ? { merging } : {};
+  return { version, snapshot, created, base, baseFormat, overlay, ...begun };
+}
+
+/** The images below it may have a part of what was written later. */
+export function noSnapshot(image: string, snapshot: string): XenblkError {
+  return new XenblkError(`Cannot use snapshot ${snapshot} of image ${image}: it has been merged in part`, {
+    remedy: "merge it as a whole, with `xenblk snapshot commit`, while its guest uses the disk",
+  });
 }
 
 function bad(path: string, why: string): never {

@@ -11,11 +11,21 @@
 import { errorText, XenblkError } from "../../errors.ts";
 import { lookWithin } from "../../path_lookup.ts";
 import type { ChangedNodes, DaemonMonitor, TopChange } from "../disk.ts";
-import { realImagePath, turnNote, turnNoteBack } from "../image/overlay_note.ts";
+import {
+  directoryOf,
+  fileOf,
+  type OverlayNote,
+  readNote,
+  realImagePath,
+  turnNote,
+  turnNoteBack,
+  writeNote,
+} from "../image/overlay_note.ts";
 import { imageText } from "../image/spec.ts";
 import { commitJob, findJob, type QemuJob } from "./commit_job.ts";
 import type { Execute } from "./removal.ts";
 import { chainBelow, type ChainLink, linkNamed } from "./overlay_chain.ts";
+import { QmpError } from "./qmp.ts";
 import type { SnapshotDisk } from "./overlay_create.ts";
 
 /** How often the job is looked at. */
@@ -107,14 +117,34 @@ class Merge {
     if (below === undefined) throw this.#error(`its storage daemon has not opened ${this.base}`);
     await this.#at("copy");
     await allow([{ path: this.base, writable: true }]);
-    await execute("block-commit", {
-      "job-id": this.#job,
-      device: top,
-      "base-node": below.image,
-      "auto-finalize": false,
-      "auto-dismiss": false,
-      ...(bytesPerSecond === undefined ? {} : { speed: bytesPerSecond }),
-    });
+    const notes = await this.#markNotes();
+    try {
+      await execute("block-commit", {
+        "job-id": this.#job,
+        device: top,
+        "base-node": below.image,
+        "auto-finalize": false,
+        "auto-dismiss": false,
+        ...(bytesPerSecond === undefined ? {} : { speed: bytesPerSecond }),
+      });
+    } catch (error) {
+      // It has written nothing.
+      if (error instanceof QmpError) { for (const [directory, note] of notes) await writeNote(directory, note); }
+      throw error;
+    }
+  }
+
+  /** The images below will show no snapshot any more, however the merge ends. The notes as they were. */
+  async #markNotes(): Promise<(readonly [string, OverlayNote])[]> {
+    const notes: (readonly [string, OverlayNote])[] = [];
+    for (const { base, overlay } of this.#links) {
+      const note = await readNote(base);
+      if (note?.overlay !== fileOf(overlay)) throw this.#error("they are other ones by now");
+      notes.push([directoryOf(base), note]);
+    }
+    const merging = new Date().toISOString();
+    for (const [directory, note] of notes) await writeNote(directory, { ...note, merging });
+    return notes;
   }
 
   /** Sees to it that the job ends well. Rejects with {@linkcode XenblkError} if it does not: it is cancelled then. */
@@ -249,7 +279,8 @@ class Merge {
   #error(why: string): XenblkError {
     const { name } = this.#disk;
     return new XenblkError(`Cannot merge snapshots of ${name}: ${errorText(why)}`, {
-      remedy: "all snapshots are as they were: see `xenblk snapshot list`, and repeat it",
+      remedy:
+        "the disk is as it was: see `xenblk snapshot list`, and repeat it; nobody can go back to what was to be merged",
     });
   }
 }

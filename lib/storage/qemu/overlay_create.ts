@@ -16,7 +16,7 @@ import { isFile } from "../image/formats.ts";
 import {
   directoryOf,
   fileOf,
-  notePath,
+  readNote,
   realImagePath,
   removeNote,
   syncPath,
@@ -326,6 +326,6 @@ async function transact({ execute }: DaemonMonitor, placed: readonly PlacedOverl
 
 /** An overlay that no note speaks of. */
 async function removeUnused({ base, path }: Overlay): Promise<void> {
-  const isNoted = await lookWithin(base.target, () => Deno.lstat(notePath(base.target)).then(() => true, () => false));
+  const isNoted = await readNote(base.target).then((note) => note?.overlay === fileOf(path), () => true);
   if (!isNoted) await Deno.remove(path).catch(() => {}); // it is empty
 }

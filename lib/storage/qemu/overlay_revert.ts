@@ -5,7 +5,15 @@
 
 import { XenblkError } from "../../errors.ts";
 import { lookWithin } from "../../path_lookup.ts";
-import { directoryOf, fileOf, type OverlayNote, readNote, realImagePath, turnNote } from "../image/overlay_note.ts";
+import {
+  directoryOf,
+  fileOf,
+  noSnapshot,
+  type OverlayNote,
+  readNote,
+  realImagePath,
+  turnNote,
+} from "../image/overlay_note.ts";
 import { imageText } from "../image/spec.ts";
 import { chainBelow, linkNamed, MOST_OVERLAYS } from "./overlay_chain.ts";
 
@@ -44,6 +52,7 @@ export async function planReversal(path: string, snapshot: string | undefined): 
     });
   }
   const to = snapshot === undefined ? links[0]! : linkNamed(links, snapshot, path);
+  if ((await readNote(to.base))?.merging !== undefined) throw noSnapshot(path, to.snapshot);
   const overlays = links.slice(0, links.indexOf(to) + 1).map(({ overlay }) => overlay);
   return { base: to.base, image: imageText({ format: to.baseFormat, target: to.base }), overlays };
 }

@@ -11,6 +11,7 @@ import { SECTOR_BYTES } from "../../units.ts";
 import { endsWithin } from "../../within.ts";
 import type {
   ChangedNodes,
+  DaemonImage,
   DaemonMonitor,
   DiskAttachment,
   DiskDaemon,
@@ -127,14 +128,23 @@ export class QemuDisk implements DaemonDisk {
       layers,
       image,
       prefix: graph.top.slice(0, graph.top.indexOf("-") + 1),
-      run: (call) => this.#keeper.inDaemon((daemon) => call(this.#monitorOf(daemon))),
+      run: async (call) => {
+        return await this.#keeper.inDaemon(async (daemon) => {
+          // The device may have another image by now, whose nodes have the same names.
+          const { plan, request: { name, owner } } = this.#opened;
+          if (daemon.record.disks[owner.device]?.plan !== plan.identity) throw isClosed(name);
+          return await call(this.#monitorOf(daemon));
+        });
+      },
     };
   }
 
-  changeTo(image: ChangedImage, nodes: ChangedNodes): TopChange {
+  changeTo(from: DaemonImage | undefined, image: ChangedImage, nodes: ChangedNodes): TopChange {
     const request = { ...this.#request, ...image };
-    const changed = (): void => this.#listeners.forEach((listener) => listener());
-    return new PlannedChange(this.#opened, { request, plan: this.#keeper.planOf(request) }, nodes, changed);
+    return new PlannedChange(this.#opened, { request, plan: this.#keeper.planOf(request) }, nodes, {
+      isAsPlanned: () => this.#closed === undefined && this.#request.image === from,
+      changed: () => this.#listeners.forEach((listener) => listener()),
+    });
   }
 
   watchTrouble(listener: () => void): Disposable {
@@ -278,6 +288,12 @@ async function rawSize({ nodes, files }: BlockGraph): Promise<number | undefined
   if (!isWhole || raw["size"] !== undefined) return undefined;
   const { path } = files[0]!;
   return (await lookWithin(path, () => Deno.stat(path))).size;
+}
+
+function isClosed(name: string): XenblkError {
+  return new XenblkError(`Cannot work on ${name}: the disk was closed, and its device has another image`, {
+    remedy: "look at the disk with `xenblk show`, and repeat this",
+  });
 }
 
 /** What fails while QEMU changes the image would be the loss of the server, and no request would show it. */

@@ -33,17 +33,29 @@ export async function closeDisk(execute: Execute, parts: DiskParts): Promise<voi
   const prefix = prefixOf(nodes);
   if (prefix !== "") await endAddedWork(execute, prefix, exportId);
   if (await isExported(execute, exportId)) await endExport(execute, exportId);
-  if (prefix !== "") await removeAddedNodes(execute, prefix, nodes);
+  if (prefix !== "") await removeNamed(execute, prefix, parts);
   for (const name of nodes.toReversed()) await ifPresent(execute("blockdev-del", { "node-name": name }));
   for (const id of objects.toReversed()) await ifPresent(execute("object-del", { id }));
 }
 
 /** Removes what was added for work beside the guest's, while nobody uses the disk. Rejects with {@linkcode XenblkError}. */
-export async function removeAdded(execute: Execute, { exportId, nodes }: DiskParts): Promise<void> {
-  const prefix = prefixOf(nodes);
+export async function removeAdded(execute: Execute, parts: DiskParts): Promise<void> {
+  const prefix = prefixOf(parts.nodes);
   if (prefix === "") return;
-  await endAddedWork(execute, prefix, exportId);
+  await endAddedWork(execute, prefix, parts.exportId);
+  await removeNamed(execute, prefix, parts);
+}
+
+/** Removes nodes and objects whose names begin so, but for a disk's own; what is in use stays. Rejects as `execute` does. */
+export async function removeNamed(
+  execute: Execute,
+  prefix: string,
+  { nodes, objects }: Pick<DiskParts, "nodes" | "objects"> = { nodes: [], objects: [] },
+): Promise<void> {
   await removeAddedNodes(execute, prefix, nodes);
+  for (const id of await objectsOf(execute)) {
+    if (id.startsWith(prefix) && !objects.includes(id)) await unlessRefused(execute("object-del", { id }));
+  }
 }
 
 /** Ends an export once its requests have ended. Rejects with {@linkcode XenblkError} if they do not in time. */
@@ -104,6 +116,17 @@ async function removeAddedNodes(execute: Execute, prefix: string, own: readonly 
       if (!await unlessRefused(ifPresent(execute("blockdev-del", { "node-name": name })))) used.push(name);
     }
     left = used;
+  }
+}
+
+/** The objects of the daemon. It has no list of them before it had the first one. */
+async function objectsOf(execute: Execute): Promise<string[]> {
+  try {
+    const found = await execute("qom-list", { path: "/objects" }) as readonly QmpObject[];
+    return found.map(({ name }) => `${name}`);
+  } catch (error) {
+    if (!(error instanceof QmpError)) throw error;
+    return [];
   }
 }
 

@@ -18,14 +18,21 @@ export interface OpenedDisk {
   plan: DiskPlan;
 }
 
+/** What a change has to know of its disk. */
+export interface ChangingDisk {
+  /** The disk is open, with the image that the change was planned for. */
+  isAsPlanned(): boolean;
+  /** Called once the disk has the other image. */
+  changed(): void;
+}
+
 /** One disk that changes. */
 export class PlannedChange implements TopChange {
-  /** `changed` is called whenever the disk has another image. */
   constructor(
     readonly opened: OpenedDisk,
     readonly to: Readonly<OpenedDisk>,
     readonly nodes: ChangedNodes,
-    readonly changed: () => void,
+    readonly disk: ChangingDisk,
   ) {}
 
   get device(): string {
@@ -51,6 +58,8 @@ export async function changeTops(
   steps: TopSteps,
 ): Promise<void> {
   const changes = disks.filter((disk) => disk instanceof PlannedChange);
+  // What is noted beside an image that is not on top any more would lead past the later writes.
+  for (const { disk, opened } of changes) if (!disk.isAsPlanned()) throw changedBefore(opened);
   const before = recordsOf(daemon, changes);
   const states = await Promise.all(changes.map((change, at) => stateOf(change, before[at]![1])));
   await daemon.writeDisks(states.map(({ begun }, at) => [before[at]![0], begun]));
@@ -70,7 +79,7 @@ export async function changeTops(
     await takeBack();
     throw refusal;
   }
-  for (const { changed } of changes) changed();
+  for (const { disk } of changes) disk.changed();
   await daemon.writeDisks(states.map(({ done }, at) => [before[at]![0], done]));
 }
 
@@ -82,6 +91,12 @@ async function orElse<T>(promise: Promise<T>, undo: () => Promise<void>): Promis
     await undo();
     throw error;
   }
+}
+
+function changedBefore({ request: { name } }: OpenedDisk): XenblkError {
+  return new XenblkError(`Cannot change ${name}: something else has changed the disk's images meanwhile`, {
+    remedy: "see `xenblk snapshot list`, and repeat it",
+  });
 }
 
 function recordsOf(daemon: StorageDaemon, changes: readonly PlannedChange[]): (readonly [string, DiskRecord])[] {

@@ -51,8 +51,8 @@ export type ChangedImage = Required<Pick<QemuRequest, "graph" | "image" | "name"
  */
 export interface DaemonDisk extends Omit<Disk, "daemon"> {
   readonly daemon: DiskDaemon;
-  /** The change of it to another image on top. */
-  changeTo(image: ChangedImage, nodes: ChangedNodes): TopChange;
+  /** The change of it from the image that it has on top to another one. */
+  changeTo(from: DaemonImage | undefined, image: ChangedImage, nodes: ChangedNodes): TopChange;
   /**
    * Resolves, never rejects, when the disk was lost. Every operation then waits until {@linkcode fail} or
    * {@linkcode recover} is called. After a recovery it is a new promise.

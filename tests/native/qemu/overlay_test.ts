@@ -3,9 +3,12 @@
  * a daemon that dies at any step leaves, and what an overlay without room does to the guest.
  */
 
-import { assert, assertEquals } from "@std/assert";
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { XenblkError } from "../../../lib/errors.ts";
+import type { ChainDaemon } from "../../../lib/storage/disk.ts";
 import { activeImage } from "../../../lib/storage/image/overlay_note.ts";
 import { takeSnapshot } from "../../../lib/storage/qemu/overlay_create.ts";
+import { planReversal } from "../../../lib/storage/qemu/overlay_revert.ts";
 import { EngineRig } from "./engine_rig.ts";
 import { casesOf, type DeathCase, faultsOn, merge, snapshotDisk, workUntil, Writer } from "./overlay_rig.ts";
 import { command, daemonTest } from "./rig.ts";
@@ -59,6 +62,70 @@ daemonTest("a snapshot holds one instant, and is merged while the guest writes; 
   assertEquals(await checkChain(base), `${rig.folder}/web.two.qcow2`);
   await using disk = await rig.open(`qcow2:${base}`, {}, 1);
   assertEquals(await faultsOn(disk, atSnapshot), []);
+});
+
+daemonTest("a merge that was ended leaves the disk, and no snapshot that shows a part of it", async () => {
+  await using rig = new EngineRig();
+  const base = await newImage(rig);
+  await using disk = await rig.open(`qcow2:${base}`);
+  await disk.write(0, new Uint8Array(16 << 20).fill(1));
+  await takeSnapshot([snapshotDisk(disk)], { snapshot: "one" });
+  await disk.write(0, new Uint8Array(16 << 20).fill(2));
+  const stop = new AbortController();
+  const onProgress = (done: number): void => {
+    if (done > 0) stop.abort(new Error("enough"));
+  };
+  await assertRejects(() => merge(disk, { bytesPerSecond: 4 << 20, signal: stop.signal, onProgress }), Error, "enough");
+  assertEquals(await disk.read(0, 4096), new Uint8Array(4096).fill(2));
+  const planned = (): Promise<unknown> => planReversal(base, "one");
+  await assertRejects(planned, XenblkError, "merged in part");
+  await assertRejects(() => activeImage({ format: "qcow2", target: base }, false), XenblkError, "merged in part");
+  await takeSnapshot([snapshotDisk(disk)], { snapshot: "two" });
+  assertEquals((await planReversal(base, "two")).base, `${rig.folder}/web.one.qcow2`);
+  await merge(disk, { snapshot: "one" });
+  assertEquals(await activeImage({ format: "qcow2", target: base }, false), { format: "qcow2", target: base });
+});
+
+daemonTest("of two snapshots at once one is refused, and nothing that is written later is lost", async () => {
+  await using rig = new EngineRig();
+  const base = await newImage(rig);
+  let written = 0;
+  {
+    await using disk = await rig.open(`qcow2:${base}`);
+    const writer = new Writer(disk);
+    writer.start();
+    await writer.more(100);
+    const both = ["one", "two"].map((snapshot) => takeSnapshot([snapshotDisk(disk)], { snapshot }));
+    const outcomes = await Promise.allSettled(both);
+    const refused = outcomes.flatMap((outcome) => outcome.status === "rejected" ? [`${outcome.reason}`] : []);
+    assertEquals([refused.length, refused[0]?.includes("has changed the disk's images meanwhile")], [1, true]);
+    await writer.more(100);
+    await writer.stop();
+    written = writer.count;
+  }
+  const overlays = [...Deno.readDirSync(rig.folder)].filter(({ name }) => /^web\..*\.qcow2$/.test(name));
+  assertEquals(overlays.length, 1, "that of the refused one is gone");
+  await using disk = await rig.open(`qcow2:${base}`, {}, 1);
+  assertEquals(await faultsOn(disk, written), []);
+});
+
+daemonTest("what was prepared for a disk is refused once its device has another image", async () => {
+  await using rig = new EngineRig();
+  await using _other = await rig.open(`qcow2:${await newImage(rig, "other.qcow2")}`); // keeps the daemon
+  const [before, after] = [await newImage(rig), await newImage(rig, "next.qcow2")];
+  let daemon: ChainDaemon;
+  {
+    await using disk = await rig.open(`qcow2:${before}`, {}, 7);
+    daemon = snapshotDisk(disk).daemon;
+  }
+  await using disk = await rig.open(`qcow2:${after}`, {}, 7);
+  assertEquals(disk.disk.daemon!.top, daemon.top, "the nodes' names are the same");
+  await assertRejects(
+    () => takeSnapshot([{ daemon, name: "xvda" }], { snapshot: "late" }),
+    XenblkError,
+    "its device has another image",
+  );
+  assertEquals(disk.disk.named, undefined);
 });
 
 daemonTest(

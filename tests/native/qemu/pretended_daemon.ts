@@ -22,7 +22,7 @@ function delayMs(command: string): number {
 
 function answer(command: string, options: QmpObject): QmpObject {
   if (command === "query-block-exports") return { return: exports };
-  if (command === "query-jobs" || command === "query-named-block-nodes") return { return: [] };
+  if (["query-jobs", "query-named-block-nodes", "qom-list"].includes(command)) return { return: [] };
   if (command === "block-export-add") {
     exports.push(options);
     void acceptAll(Deno.listen({ transport: "unix", path: (options.addr as { path: string }).path }));
