@@ -8,7 +8,8 @@
 import type { DaemonMonitor, DiskDaemon } from "../storage/disk.ts";
 import { XenblkError } from "../errors.ts";
 import type { BlockGraph } from "../storage/qemu/graph.ts";
-import { QmpError, type QmpObject } from "../storage/qemu/qmp.ts";
+import { QmpError } from "../storage/qemu/qmp.ts";
+import { nodeNames } from "../storage/qemu/removal.ts";
 
 /** How long a write of the guest may wait until the earlier data is copied, in seconds. */
 const WAIT_S = 5;
@@ -126,8 +127,7 @@ export async function endJob(
   { nodes, objects }: BackupParts,
 ): Promise<void> {
   const { execute } = monitor;
-  const present = await execute("query-named-block-nodes", { flat: true }) as readonly QmpObject[];
-  if (present.some((node) => node["node-name"] === names(daemon).filter)) {
+  if ((await nodeNames(execute)).includes(names(daemon).filter)) {
     await monitor.reroute(async () => {
       await removeInstant(execute, daemon);
       return daemon.top;

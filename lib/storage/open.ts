@@ -64,12 +64,26 @@ export interface OpenContext extends ServingContext {
  * permitted, or of a format or with an engine that cannot serve it; nothing then stays open.
  */
 export async function openDisk(request: DiskRequest, context: OpenContext = {}): Promise<Disk> {
-  const name = imageLabel(request);
   const format = canonicalFormat(request.format);
-  if (format === undefined) throw unknownFormat(request.format, name);
+  if (format === undefined) throw unknownFormat(request.format, imageLabel(request));
   const asked = { ...request, format };
-  const image = await activeImage(asked, !request.readOnly);
-  if (image !== asked) return await openDisk({ ...image, led: true }, context);
+  const find = (): Promise<typeof asked> => activeImage(asked, !request.readOnly);
+  await using undo = new AsyncDisposableStack();
+  // Where no daemon opens it, a thread of its own finds out whether its storage answers; only then is a note looked for.
+  const disk = format === "raw" && request.engine !== "qemu" ? undo.use(await openNamed(asked, context)) : undefined;
+  const image = await find();
+  if (image !== asked) {
+    await undo.disposeAsync();
+    return await openDisk({ ...image, led: true }, context);
+  }
+  undo.move();
+  return disk ?? await openNamed(asked, context);
+}
+
+/** Opens the image that is named, whatever a note says. */
+async function openNamed<R extends DiskRequest>(image: R, context: OpenContext): Promise<Disk> {
+  const request: DiskRequest = image;
+  const name = imageLabel(image);
   const engines = enginesFor(image);
   if (!engines.includes(request.engine)) {
     throw new XenblkError(`Cannot open image ${name}: engine ${request.engine} does not serve this format`, {
@@ -88,7 +102,7 @@ export async function openDisk(request: DiskRequest, context: OpenContext = {}):
     if (context.openByDaemon === undefined) throw noDaemon(name);
     return await context.openByDaemon(image);
   }
-  return format === "raw" ? await openFileDisk(request, context) : openSizedDisk(format, request, context);
+  return image.format === "raw" ? await openFileDisk(image, context) : openSizedDisk(image.format, image, context);
 }
 
 function noPlugins(name: string): XenblkError {

@@ -143,17 +143,21 @@ export class StorageDaemon implements Disposable {
     return daemon;
   }
 
-  /**
-   * Finds a running daemon again. Rejects with {@linkcode QmpSilentError} if it does not answer; it is not touched then.
-   */
+  /** Finds a running one again; undefined: it was about to end. Rejects with QmpSilentError if it does not answer. */
   static async adopt(
     environment: DaemonEnvironment,
     directory: RunDirectory,
     logger: Logger,
     record: DaemonRecord,
-  ): Promise<StorageDaemon> {
+  ): Promise<StorageDaemon | undefined> {
     const daemon = StorageDaemon.recorded(environment, directory, logger, record);
-    await daemon.#monitor();
+    try {
+      await daemon.#monitor();
+    } catch (error) {
+      daemon[Symbol.dispose]();
+      if (!await hasEnded(record.process, DEATH_MS)) throw error;
+      return undefined;
+    }
     logger.info(`found again: QEMU ${record.qemu}, process ${record.process.pid}`);
     return daemon;
   }

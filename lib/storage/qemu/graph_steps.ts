@@ -5,7 +5,7 @@
 import type { Reroute } from "../disk.ts";
 import { type AioModes, type DiskPlan, modesAfter } from "./plan.ts";
 import { QmpError, type QmpObject } from "./qmp.ts";
-import { closeDisk, type DiskParts, endExport, type Execute, exportsOf, isExported } from "./removal.ts";
+import { closeDisk, type DiskParts, endExport, type Execute, exportsOf, isExported, nodeNames } from "./removal.ts";
 import { repair, wasLeftOpen } from "./repair.ts";
 
 /**
@@ -73,7 +73,6 @@ export async function presentParts(
   execute: Execute,
   { nodes: wanted, exportId }: Pick<DiskParts, "nodes" | "exportId">,
 ): Promise<{ readonly nodes: boolean; readonly exported: boolean }> {
-  const nodes = await execute("query-named-block-nodes", { flat: true }) as readonly QmpObject[];
-  const names = new Set(nodes.map((node) => node["node-name"]));
+  const names = new Set(await nodeNames(execute));
   return { nodes: wanted.every((name) => names.has(name)), exported: await isExported(execute, exportId) };
 }

@@ -106,9 +106,7 @@ async function endJobs(execute: Execute, prefix: string): Promise<void> {
 
 /** Those that use others first, whatever their order. Nodes that the disk's own use stay. */
 async function removeAddedNodes(execute: Execute, prefix: string, own: readonly string[]): Promise<void> {
-  const present = await execute("query-named-block-nodes", { flat: true }) as readonly QmpObject[];
-  const isAdded = (name: string): boolean => name.startsWith(prefix) && !own.includes(name);
-  let left = present.map((node) => `${node["node-name"]}`).filter(isAdded);
+  let left = (await nodeNames(execute)).filter((name) => name.startsWith(prefix) && !own.includes(name));
   for (let before = Infinity; left.length < before;) {
     before = left.length;
     const used: string[] = [];
@@ -127,6 +125,21 @@ async function objectsOf(execute: Execute): Promise<string[]> {
   } catch (error) {
     if (!(error instanceof QmpError)) throw error;
     return [];
+  }
+}
+
+/**
+ * The names of all nodes. The usual request fails as a whole while the image of one disk is marked as damaged: QEMU then has
+ * "ejected" it.
+ */
+export async function nodeNames(execute: Execute): Promise<string[]> {
+  try {
+    const nodes = await execute("query-named-block-nodes", { flat: true }) as readonly QmpObject[];
+    return nodes.map((node) => `${node["node-name"]}`);
+  } catch (error) {
+    if (!(error instanceof QmpError)) throw error;
+    const { nodes } = await execute("x-debug-query-block-graph") as { readonly nodes: readonly QmpObject[] };
+    return nodes.flatMap(({ name, type }) => type === "block-driver" ? [`${name}`] : []);
   }
 }
 
