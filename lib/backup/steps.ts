@@ -8,6 +8,7 @@
 import type { DaemonMonitor, DiskDaemon } from "../storage/disk.ts";
 import { XenblkError } from "../errors.ts";
 import type { BlockGraph } from "../storage/qemu/graph.ts";
+import { nodeBelow } from "../storage/qemu/instant.ts";
 import { QmpError, type QmpObject } from "../storage/qemu/qmp.ts";
 
 /** How long a write of the guest may wait until the earlier data is copied, in seconds. */
@@ -127,10 +128,13 @@ export async function endJob(
 ): Promise<void> {
   const { execute } = monitor;
   const present = await execute("query-named-block-nodes", { flat: true }) as readonly QmpObject[];
-  if (present.some((node) => node["node-name"] === names(daemon).filter)) {
-    await monitor.reroute(async () => {
+  const { filter } = names(daemon);
+  if (present.some((node) => node["node-name"] === filter)) {
+    await monitor.reroute(async (node) => {
+      // Not the daemon's top: a snapshot may have been taken since it was asked.
+      const below = node === filter ? await nodeBelow(execute, node) : node;
       await removeInstant(execute, daemon);
-      return daemon.top;
+      return below;
     });
   }
   await closeParts(execute, { nodes, objects });
