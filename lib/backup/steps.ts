@@ -8,6 +8,7 @@
 import type { DaemonMonitor, DiskDaemon } from "../storage/disk.ts";
 import { XenblkError } from "../errors.ts";
 import type { BlockGraph } from "../storage/qemu/graph.ts";
+import { nodeBelow } from "../storage/qemu/instant.ts";
 import { QmpError } from "../storage/qemu/qmp.ts";
 import { nodeNames } from "../storage/qemu/removal.ts";
 
@@ -127,10 +128,13 @@ export async function endJob(
   { nodes, objects }: BackupParts,
 ): Promise<void> {
   const { execute } = monitor;
-  if ((await nodeNames(execute)).includes(names(daemon).filter)) {
-    await monitor.reroute(async () => {
+  const { filter } = names(daemon);
+  if ((await nodeNames(execute)).includes(filter)) {
+    await monitor.reroute(async (node) => {
+      // Not the daemon's top: a snapshot may have been taken since it was asked.
+      const below = node === filter ? await nodeBelow(execute, node) : node;
       await removeInstant(execute, daemon);
-      return daemon.top;
+      return below;
     });
   }
   await closeParts(execute, { nodes, objects });

@@ -146,7 +146,11 @@ export async function endReaders(execute: Execute, prefix: string): Promise<void
 
 /** What the guest is to be served from once the view is gone: the node behind the filter, if it is served through that. */
 export async function nodeBehind(execute: Execute, prefix: string, node: string): Promise<string> {
-  if (node !== instantNames(prefix).filter) return node;
+  return node === instantNames(prefix).filter ? await nodeBelow(execute, node) : node;
+}
+
+/** The node that a filter stands over at present: another one than when it was added, if a snapshot was taken since. */
+export async function nodeBelow(execute: Execute, node: string): Promise<string> {
   const { nodes, edges } = await execute("x-debug-query-block-graph") as Graph;
   const parent = nodes.find(({ name }) => name === node)?.id;
   const child = edges.find((edge) => edge.parent === parent && edge.name === "file")?.child;

@@ -4,6 +4,7 @@
  */
 
 import { assert, assertEquals, assertRejects } from "@std/assert";
+import { endJob } from "../../../lib/backup/steps.ts";
 import { XenblkError } from "../../../lib/errors.ts";
 import type { ChainDaemon } from "../../../lib/storage/disk.ts";
 import { activeImage } from "../../../lib/storage/image/overlay_note.ts";
@@ -84,6 +85,31 @@ daemonTest("a merge that was ended leaves the disk, and no snapshot that shows a
   assertEquals((await planReversal(base, "two")).base, `${rig.folder}/web.one.qcow2`);
   await merge(disk, { snapshot: "one" });
   assertEquals(await activeImage({ format: "qcow2", target: base }, false), { format: "qcow2", target: base });
+});
+
+daemonTest("a backup that ends just after a snapshot leads the guest to the overlay", async () => {
+  await using rig = new EngineRig();
+  await using disk = await rig.open(`qcow2:${await newImage(rig)}`);
+  const { daemon } = snapshotDisk(disk);
+  const { prefix, top } = daemon;
+  const [scratch, filter] = [`${prefix}b-old`, `${prefix}backup-filter`];
+  const writer = new Writer(disk);
+  writer.start();
+  await daemon.run(async ({ execute, reroute }) => {
+    await execute("blockdev-add", { driver: "null-co", "node-name": scratch, size: 64 << 20 });
+    await reroute(async () => {
+      await execute("blockdev-add", { driver: "copy-before-write", "node-name": filter, file: top, target: scratch });
+      return filter;
+    });
+  });
+  await takeSnapshot([snapshotDisk(disk)], { snapshot: "one" });
+  await daemon.run((monitor) => endJob(monitor, daemon, { nodes: [scratch], objects: [] }));
+  const [exported] = await daemon.run(({ execute }) => execute("query-block-exports")) as { "node-name": string }[];
+  assertEquals(exported!["node-name"], snapshotDisk(disk).daemon.top);
+  await writer.more(100);
+  await writer.stop();
+  const lost = rig.warnings.filter((line) => line.includes("its requests wait"));
+  assertEquals([lost, await faultsOn(disk, writer.count)], [[], []]);
 });
 
 daemonTest("of two snapshots at once one is refused, and nothing that is written later is lost", async () => {
