@@ -48,7 +48,7 @@ export const backup = defineVerb({
       path("DIRECTORY", "Where what the guest overwrites meanwhile is kept: storage as fast as the disk's"),
       "the directory of the disk's image",
     ),
-    "background": flag("Return once it has begun; `job list` and `job wait` tell of the rest", "b"),
+    "background": flag("Return once it has begun; see `xenblk job`", "b"),
     "json": flag("Print the backup's end as JSON", "J"),
   },
   permissions:

@@ -70,8 +70,11 @@ export async function changeTops(
   changes.forEach(({ opened, to }) => Object.assign(opened, to));
   const takeBack = async (): Promise<void> => {
     changes.forEach(({ opened }, at) => Object.assign(opened, olds[at]));
-    await steps.undo();
-    await restore();
+    try {
+      await steps.undo();
+    } finally {
+      await restore();
+    }
   };
   await orElse(daemon.writeDisks(states.map(({ noted }, at) => [before[at]![0], noted])), takeBack);
   const refusal = await orElse(steps.carryOut(), () => daemon.kill());

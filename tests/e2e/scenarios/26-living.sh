@@ -122,12 +122,12 @@ loop="$(losetup -f --show "$(file device)")"
 xenblk mirror alpha xvdb "$loop"
 goes_on "the move to a block device"
 hold
-qemu-img convert -O qcow2 "$loop" "$(file back.qcow2)"
+qemu-img convert -U -f raw -O qcow2 "$loop" "$(file back.qcow2)"
 xenblk swap alpha xvdb "qcow2:$(file back.qcow2)"
 go_on
 goes_on "the move back to a qcow2"
 losetup -d "$loop"
-qemu-img convert -f raw -O qcow2 "$data" "$(file data.qcow2)"
+qemu-img convert -U -f raw -O qcow2 "$data" "$(file data.qcow2)"
 xenblk swap alpha xvdc "qcow2:$(file data.qcow2)"
 guest_run alpha "$(fio_verify xvdc --size=4M)" 120
 

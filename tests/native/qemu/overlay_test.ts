@@ -227,17 +227,9 @@ async function numberIn(path: string): Promise<number> {
 /** In the short form: where something is known to one side only. `deno task snapshot-deaths` has all. */
 const SHORT: readonly string[] = [
   "create daemon transaction",
-  "create daemon end",
-  "create process note",
-  "create process record",
-  "create both transaction",
   "create both end",
-  "commit daemon copy",
-  "commit daemon finalize",
-  "commit process catch-up",
   "commit process record",
   "commit both note",
-  "commit both end",
 ];
 const ALL = Deno.env.get("XENBLK_ALL_DEATHS") === "1";
 
