@@ -113,7 +113,7 @@ export class Browser implements AsyncDisposable {
     this.#child.kill("SIGKILL");
     await closed;
     await this.#child.status;
-    await Deno.remove(this.#profile, { recursive: true });
+    await removeProfile(this.#profile);
   }
 
   #take({ id, method, params = {}, result = {}, error }: Reply): void {
@@ -127,6 +127,18 @@ export class Browser implements AsyncDisposable {
     this.#waiting.delete(id);
     if (error === undefined) reply?.resolve(result);
     else reply?.reject(new Error(error.message));
+  }
+}
+
+/** The browser's other processes end after it, and write until then. */
+async function removeProfile(path: string): Promise<void> {
+  for (const end = performance.now() + 10_000;;) {
+    try {
+      return await Deno.remove(path, { recursive: true });
+    } catch (error) {
+      if (performance.now() > end) throw error;
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
   }
 }
 

@@ -31,6 +31,8 @@ export interface OverlayNote {
 }
 
 const SUFFIX = ".xenblk-snapshot";
+/** How long it may take to write one: it is made durable, while others write to the same file system. */
+const WRITE_MS = 60_000;
 /** A longer chain of notes is one that goes in circles. */
 const MOST_NOTES = 400;
 /** qcow2 keeps the name of its backing file within the first cluster, mostly in the first pages. */
@@ -92,7 +94,7 @@ export async function writeNote(directory: string, note: OverlayNote): Promise<v
       await syncPath(`${path}.new`);
       await Deno.rename(`${path}.new`, path);
       await syncPath(directory);
-    });
+    }, WRITE_MS);
   } catch (error) {
     throw new XenblkError(`Cannot note the snapshot in ${path}: ${errorText(error)}`, {
       cause: error,
@@ -109,7 +111,7 @@ export async function removeNote(image: string): Promise<void> {
       if (!(error instanceof Deno.errors.NotFound)) throw error;
     });
     await syncPath(directoryOf(path));
-  });
+  }, WRITE_MS);
 }
 
 /**
@@ -131,7 +133,7 @@ async function moveNote(from: string, to: string): Promise<void> {
     await lookWithin(path, async () => {
       await Deno.rename(path, notePath(to));
       await syncPath(directoryOf(path));
-    });
+    }, WRITE_MS);
   } catch (error) {
     throw new XenblkError(`Cannot rename ${path}: ${errorText(error)}`, {
       cause: error,
