@@ -9,7 +9,7 @@ import { XenblkError } from "../../errors.ts";
 import type { DaemonMonitor } from "../disk.ts";
 
 import { QmpError, type QmpObject } from "./qmp.ts";
-import { endExport, type Execute, exportsOf } from "./removal.ts";
+import { endExport, type Execute, exportsOf, nodeNames } from "./removal.ts";
 import type { Scratch } from "./scratch.ts";
 
 /** How long a guest's write waits for the scratch file: then the view is given up. */
@@ -117,22 +117,32 @@ export async function removeView(execute: Execute, prefix: string): Promise<void
 /** Whether the nodes of a view are there. */
 export async function isViewed(execute: Execute, prefix: string): Promise<boolean> {
   const { filter, view } = instantNames(prefix);
-  return (await nodesOf(execute)).some((node) => node["node-name"] === filter || node["node-name"] === view);
+  return (await nodeNames(execute)).some((name) => name === filter || name === view);
 }
 
 /** Closes the scratch image, if it is there, after {@linkcode removeView}. The path of its file. */
 export async function closeScratch(execute: Execute, prefix: string): Promise<string[]> {
   const { file, bound, scratch } = instantNames(prefix);
-  const removed = await removeNodes(execute, [scratch, bound, file]);
-  return removed.filter((node) => node["node-name"] === file).map((node) => `${node["file"]}`);
+  const path = await pathOf(execute, file);
+  await removeNodes(execute, [scratch, bound, file]);
+  return path === undefined ? [] : [path];
 }
 
 /** Those that are there, in that order. */
-async function removeNodes(execute: Execute, names: readonly string[]): Promise<readonly QmpObject[]> {
-  const present = await nodesOf(execute);
-  const found = names.flatMap((name) => present.filter((node) => node["node-name"] === name));
-  for (const node of found) await execute("blockdev-del", { "node-name": node["node-name"] });
-  return found;
+async function removeNodes(execute: Execute, names: readonly string[]): Promise<void> {
+  const present = await nodeNames(execute);
+  for (const name of names) if (present.includes(name)) await execute("blockdev-del", { "node-name": name });
+}
+
+/** The path of a node's file; undefined if there is no such node, or the daemon does not tell: see nodeNames. */
+async function pathOf(execute: Execute, name: string): Promise<string | undefined> {
+  if (!(await nodeNames(execute)).includes(name)) return undefined;
+  try {
+    return `${(await nodesOf(execute)).find((node) => node["node-name"] === name)?.["file"]}`;
+  } catch (error) {
+    if (!(error instanceof QmpError)) throw error;
+    return undefined;
+  }
 }
 
 /**
