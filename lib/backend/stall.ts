@@ -3,6 +3,8 @@
  * stands still; so people must be told.
  */
 
+import { PASSES } from "../xenbus/error_text.ts";
+
 /** Requests in flight of which none is answered for so long are reported. A flush of a slow disk takes seconds. */
 const STALL_MS = 10_000;
 
@@ -30,7 +32,7 @@ export class Stall {
     } else if (nowMs - this.#sinceMs >= STALL_MS) {
       const requests = inFlight === 1 ? "1 request" : `${inFlight} requests`;
       this.#text ??= `Cannot complete ${requests} of the guest on ${image}: no answer within ${STALL_MS / 1000} s; ` +
-        "check the storage behind it; this goes on by itself once it answers";
+        `check the storage behind it; ${PASSES}`;
     }
     return this.#text !== before;
   }

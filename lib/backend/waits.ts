@@ -5,6 +5,7 @@
  * the end of the process a device waits for the latter, too, so that an image that opens late is closed in order.
  */
 
+import { PASSES } from "../xenbus/error_text.ts";
 import type { Clock } from "../clock.ts";
 import { XenblkError } from "../errors.ts";
 
@@ -134,7 +135,7 @@ export class Waits {
 
   #overdue(operation: Operation<unknown>): OverdueError {
     return operation.overdue ??= new OverdueError(`Cannot ${operation.text()}: no answer within ${LIMIT_MS / 1000} s`, {
-      remedy: "check the storage behind it; this goes on by itself once it answers",
+      remedy: `check the storage behind it; ${PASSES}`,
     });
   }
 

@@ -3,6 +3,7 @@
  * transaction, waits for both ends to connect, and removes the nodes again.
  */
 
+import { PASSES } from "../xenbus/error_text.ts";
 import type { AbiName } from "../blkif/abi.ts";
 import { XenblkError } from "../errors.ts";
 import type { DomId, Xenstore, XenstoreOperations, XenstorePermission } from "../hypervisor.ts";
@@ -99,7 +100,7 @@ export async function waitForConnected(store: Xenstore, device: DeviceAddress, o
   };
   const look = (): true | undefined => {
     const error = store.read(`${backend}/error`);
-    if (error !== undefined) throw new XenblkError(`Cannot attach ${name}: ${error}`);
+    if (error !== undefined && !error.endsWith(PASSES)) throw new XenblkError(`Cannot attach ${name}: ${error}`);
     const state = parseState(store.read(`${backend}/state`));
     if (state === "gone") {
       throw new XenblkError(`Cannot attach ${name}: ${backend} was removed meanwhile`, { kind: "not-found" });
@@ -115,6 +116,8 @@ export async function waitForConnected(store: Xenstore, device: DeviceAddress, o
     return connected ? true : undefined;
   };
   if (await waitFor(store, [backend, frontend], look, options)) return;
+  const error = store.read(`${backend}/error`);
+  if (error !== undefined) throw new XenblkError(`Cannot attach ${name} in time: ${error}`, { kind: "timeout" });
   throw notConnected(store, device, name, states());
 }
 

@@ -6,6 +6,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
 import type { DomId, XenstoreOperations } from "../../lib/hypervisor.ts";
+import { PASSES } from "../../lib/xenbus/error_text.ts";
 import { removeDevice, waitForConnected } from "../../lib/toolstack/attach.ts";
 import { detachDevice, findDevice, findDisk } from "../../lib/toolstack/detach.ts";
 import { listDevices } from "../../lib/toolstack/list.ts";
@@ -148,6 +149,22 @@ Deno.test("waiting for a guest that does not connect ends in time, with both sta
   const wait = (): Promise<void> => waitForConnected(rig.toolstack, device, AT_ONCE);
   const error = await assertRejects(wait, XenblkError, "backend InitWait, frontend Initialising");
   assertEquals([error.kind, error.exitStatus], ["timeout", 4]);
+});
+
+Deno.test("waiting goes on while storage is slow to answer; if the time is over first, that is the reason", async () => {
+  await using rig = new Rig();
+  const device = rig.attach();
+  const node = `${backendPath(device)}/error`;
+  rig.toolstack.write(node, `Cannot open image: no answer within 10 s; check the storage behind it; ${PASSES}`);
+  const late = await assertRejects(
+    () => waitForConnected(rig.toolstack, device, AT_ONCE),
+    XenblkError,
+    "in time: Cannot",
+  );
+  assertEquals([late.kind, late.exitStatus], ["timeout", 4]);
+  const attaching = waitForConnected(rig.toolstack, device, SOON);
+  rig.toolstack.write(node, "Cannot open image: it is damaged");
+  await assertRejects(() => attaching, XenblkError, "it is damaged");
 });
 
 Deno.test("waiting for a guest that ends meanwhile ends at once, and says so", async () => {
