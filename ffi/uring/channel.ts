@@ -1,7 +1,8 @@
 /**
  * A guest ring's channel to its file through the reactor's io_uring: operations become submissions, completions become
  * results, and short transfers continue where they ended. If the routes say that synchronous calls serve the file better,
- * it makes such calls. After a slow call it uses the ring for a while.
+ * it makes such calls. After a slow call it uses the ring for a while. One or two reads of what is in the page cache are
+ * calls, too.
  */
 
 import { EAGAIN, EIO, EOPNOTSUPP } from "../../lib/errno.ts";
@@ -27,11 +28,12 @@ const TWO_32 = 2 ** 32;
 
 /** A synchronous call that took longer has waited for the device, and every disk of this reactor with it. */
 const SLOW_CALL_MS = 0.5;
-/** How many operations go to the ring after a slow call; and after a read of what is not in the page cache. */
+/** How many operations go to the ring after a slow call. */
 const OPERATIONS_AFTER_SLOW_CALL = 512;
-const OPERATIONS_AFTER_MISS = 32;
+/** How many reads do after one of what is not in the page cache. Writes go where they went. */
+const READS_AFTER_MISS = 32;
 /** A file system that does not know such reads is not asked again, for practical purposes. */
-const NO_MORE_CALLS = 2 ** 30 - 1;
+const NO_MORE_LOOKS = 2 ** 30 - 1;
 
 /**
  * Reads that are submitted together go to the ring if they are more: one call for all then costs less than one for each.
@@ -96,6 +98,8 @@ export class UringChannel extends TableChannel {
   #pieceBytes = FIRST_PIECE_BYTES;
   #pieceBegunMs = 0;
   #callsPaused = 0;
+  /** Reads that go to the ring without a look at the page cache. */
+  #looksPaused = 0;
   /** No more operations are submitted together than {@linkcode MOST_READ_AT_ONCE}. */
   #isSingle = false;
   /** Arguments of calls, as 64-bit values and as words. */
@@ -258,11 +262,11 @@ export class UringChannel extends TableChannel {
     // A call would wait, with every disk of this reactor, for the lock that a discard of the file holds.
     const locked = !reading && this.#mayFallBack && this.#discards.underWay;
     if (route === "ring" || locked || (route === "cached" && !this.#isSingle)) this.#prepareTransfer(tag);
+    else if (route === "cached") this.#readCached(tag);
     else if (this.#callsPaused > 0) {
       this.#callsPaused--;
       this.#prepareTransfer(tag);
-    } else if (route === "cached") this.#readCached(tag);
-    else this.#callTransfer(tag);
+    } else this.#callTransfer(tag);
   }
 
   /** Writes the operation's vectors as iovecs, and joins those that are adjacent in memory. */
@@ -333,10 +337,14 @@ export class UringChannel extends TableChannel {
 
   /** Reads synchronously what is in the page cache, and the rest by the ring. */
   #readCached(tag: number): void {
+    if (this.#looksPaused > 0) {
+      this.#looksPaused--;
+      return this.#prepareTransfer(tag);
+    }
     for (;;) {
       const result = this.#callOnce(tag, RWF_NOWAIT);
       if (result === -EAGAIN || result === -EOPNOTSUPP) {
-        this.#callsPaused = result === -EAGAIN ? OPERATIONS_AFTER_MISS : NO_MORE_CALLS;
+        this.#looksPaused = result === -EAGAIN ? READS_AFTER_MISS : NO_MORE_LOOKS;
         return this.#prepareTransfer(tag);
       }
       if (!this.#advance(tag, result)) return;

@@ -68,37 +68,62 @@ export async function openDisk(request: DiskRequest, context: OpenContext = {}):
   if (format === undefined) throw unknownFormat(request.format, imageLabel(request));
   const asked = { ...request, format };
   const find = (): Promise<typeof asked> => activeImage(asked, !request.readOnly);
+  if (format === "raw" && !isByDaemon(asked)) return await openUnlessLed(asked, find, context);
+  const image = await find();
+  if (image !== asked) return await openDisk({ ...image, led: true }, context);
+  if (!isByDaemon(asked)) endOther(asked, context);
+  return await openNamed(asked, context);
+}
+
+function isByDaemon(image: DiskRequest): boolean {
+  return image.engine === "qemu" || needsDaemon(image);
+}
+
+/** What a storage daemon still has of the device, which is now served without one. */
+function endOther({ sole, owner }: DiskRequest, { endDaemonDisk }: OpenContext): void {
+  if (sole === true && owner !== undefined) endDaemonDisk?.(owner);
+}
+
+/**
+ * Opens an image without a daemon: a thread of its own finds out whether its storage answers; only then is a note looked
+ * for.
+ */
+async function openUnlessLed(
+  asked: DiskRequest,
+  find: () => Promise<DiskRequest>,
+  context: OpenContext,
+): Promise<Disk> {
   await using undo = new AsyncDisposableStack();
-  // Where no daemon opens it, a thread of its own finds out whether its storage answers; only then is a note looked for.
-  const disk = format === "raw" && request.engine !== "qemu" ? undo.use(await openNamed(asked, context)) : undefined;
+  // An image that cannot be written to may be the base of one that can.
+  const opened = await openNamed(asked, context).then((disk) => undo.use(disk), (error: unknown) => ({ error }));
+  if ("error" in opened && opened.error instanceof StorageSilentError) throw opened.error;
   const image = await find();
   if (image !== asked) {
     await undo.disposeAsync();
     return await openDisk({ ...image, led: true }, context);
   }
+  if ("error" in opened) throw opened.error;
+  endOther(asked, context);
   undo.move();
-  return disk ?? await openNamed(asked, context);
+  return opened;
 }
 
 /** Opens the image that is named, whatever a note says. */
-async function openNamed<R extends DiskRequest>(image: R, context: OpenContext): Promise<Disk> {
-  const request: DiskRequest = image;
+async function openNamed(image: DiskRequest, context: OpenContext): Promise<Disk> {
   const name = imageLabel(image);
   const engines = enginesFor(image);
-  if (!engines.includes(request.engine)) {
-    throw new XenblkError(`Cannot open image ${name}: engine ${request.engine} does not serve this format`, {
+  if (!engines.includes(image.engine)) {
+    throw new XenblkError(`Cannot open image ${name}: engine ${image.engine} does not serve this format`, {
       kind: "usage",
       remedy: `use engine ${engines.join(" or ")}`,
     });
   }
-  const byDaemon = request.engine === "qemu" || needsDaemon(image);
-  if (!byDaemon && request.sole === true && request.owner !== undefined) context.endDaemonDisk?.(request.owner);
   if (isPlugin(image)) {
-    if (request.allowImages !== undefined) checkName(image, request.allowImages);
+    if (image.allowImages !== undefined) checkName(image, image.allowImages);
     if (context.openPlugin === undefined) throw noPlugins(name);
     return await context.openPlugin(image);
   }
-  if (byDaemon) {
+  if (isByDaemon(image)) {
     if (context.openByDaemon === undefined) throw noDaemon(name);
     return await context.openByDaemon(image);
   }

@@ -387,7 +387,8 @@ Deno.test({
     const image = Uint8Array.from({ length: 8 * MIB }, (_, i) => i >> 12);
     Deno.writeFileSync(path, image);
     await using disk = await rig.open(path, { cache: "writeback" });
-    using detached = new Detached(await disk.attachment(0) as UringAttachment);
+    const attachment = await disk.attachment(0) as UringAttachment;
+    using detached = new Detached({ ...attachment, routes: { ...attachment.routes, writes: "call" } });
     const { channel, vectors } = detached;
     const read = (tag: number, page: number, pages: number): Prepared[] => {
       channel.read(tag, page * 4096, tag, pages);
@@ -405,6 +406,10 @@ Deno.test({
     assertEquals(detached.reap(), { 0: 0, 1: 0, 2: 0 });
     assertEquals(read(0, 1023, 2), [{ offset: 1024 * 4096, length: 4096, tag: 0 }], "what is not there");
     assertEquals(detached.answer(0, 4096), []);
+    channel.write(3, 0, 3, 1);
+    channel.submit();
+    assertEquals(detached.take(), [], "writes are calls as before");
+    assertEquals(detached.reap(), { 0: 0, 3: 0 });
     for (let i = 0; i < 32; i++) {
       assertEquals(read(1, 1023, 1), [{ offset: 1023 * 4096, length: 4096, tag: 1 }], "looking in vain costs time");
       detached.answer(1, 4096);

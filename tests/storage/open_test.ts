@@ -6,7 +6,8 @@
 import { EIO } from "../../lib/errno.ts";
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { XenblkError } from "../../lib/errors.ts";
-import { type DiskRequest } from "../../lib/storage/disk.ts";
+import type { Disk, DiskOwner, DiskRequest } from "../../lib/storage/disk.ts";
+import { writeNote } from "../../lib/storage/image/overlay_note.ts";
 import { openDisk } from "../../lib/storage/open.ts";
 import { cannotOpen } from "../../lib/storage/image/explain.ts";
 import type { ImageOptions, OpenedImage } from "../../lib/storage/image/medium.ts";
@@ -19,6 +20,7 @@ import {
   PoolRig,
   pretendFiles,
   simulatedPlatform,
+  writeOverlayHeader,
 } from "./rig.ts";
 
 async function refusal(request: Partial<DiskRequest> & { target: string }): Promise<XenblkError> {
@@ -224,3 +226,39 @@ Deno.test("a closed disk takes no channel, and closing waits for the last one", 
   await closing;
   await assertRejects(() => disk.attachment(0), XenblkError, "it is closed");
 });
+
+Deno.test("a raw base leads to its overlay, also if it cannot be opened; only a raw disk ends what a daemon has", async () => {
+  await using rig = new PoolRig({ workers: 1 });
+  using folder = new Folder();
+  const asked: string[] = [];
+  const context = {
+    pool: rig.pool,
+    openByDaemon: ({ format, target, led }: DiskRequest): Promise<never> => {
+      asked.push(`${format} ${target} ${led}`);
+      return Promise.reject(new XenblkError("this test has no daemon"));
+    },
+    endDaemonDisk: ({ device }: DiskOwner): void => void asked.push(`end ${device}`),
+  };
+  const open = (target: string): Promise<Disk> => {
+    const owner = { guest: 5, device: "vbd3/5/51712" };
+    return openDisk({ format: "raw", target, readOnly: false, engine: "auto", sole: true, owner }, context);
+  };
+  const [plain, base, empty] = [folder.file("plain", 4096), folder.file("base", 4096), folder.file("empty", 0)];
+  await (await open(plain))[Symbol.asyncDispose]();
+  assertEquals(asked.splice(0), ["end vbd3/5/51712"]);
+  for (const image of [base, empty]) {
+    await noteOverlay(folder.path, image);
+    await assertRejects(() => open(image), XenblkError, "this test has no daemon");
+    assertEquals(asked.splice(0), [`qcow2 ${image}.one.qcow2 true`], "the daemon keeps what it has of the overlay");
+  }
+  assertEquals(openBelow(folder.path), 0);
+});
+
+/** An overlay over the image, and the note that leads there. */
+async function noteOverlay(folder: string, image: string): Promise<void> {
+  const base = image.slice(folder.length + 1);
+  writeOverlayHeader(`${image}.one.qcow2`, base);
+  const created = "2026-11-30T08:00:00.000Z";
+  const overlay = `${base}.one.qcow2`;
+  await writeNote(folder, { version: 1, snapshot: "one", created, base, baseFormat: "raw", overlay });
+}

@@ -183,6 +183,17 @@ export function openFile(path: string, context: OpenContext, readOnly = false): 
   return openDisk({ format: "raw", target: path, readOnly, engine: "auto" }, context);
 }
 
+/** Writes the header of a qcow2 image with that backing file, and nothing else of it. */
+export function writeOverlayHeader(path: string, backing: string): void {
+  const header = new Uint8Array(512);
+  const view = new DataView(header.buffer);
+  view.setUint32(0, 0x514649fb); // "QFI\xfb"
+  view.setBigUint64(8, 128n);
+  view.setUint32(16, backing.length);
+  header.set(new TextEncoder().encode(backing), 128);
+  Deno.writeFileSync(path, header);
+}
+
 /** A driver of a channel of storage's own engines, and of others; it also waits without the event loop. */
 export class ChannelRig extends ChannelDriver {
   constructor(

@@ -7,6 +7,7 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { XenblkError } from "../../../lib/errors.ts";
 import { activeImage, notePath, turnNote, turnNoteBack, writeNote } from "../../../lib/storage/image/overlay_note.ts";
 import { planReversal, revert } from "../../../lib/storage/qemu/overlay_revert.ts";
+import { writeOverlayHeader } from "../rig.ts";
 
 /** A folder with a base and overlays on it, one on the other. */
 class Chain implements Disposable {
@@ -21,20 +22,9 @@ class Chain implements Disposable {
     return `${this.folder}/web.${name}.qcow2`;
   }
 
-  /** Only the header of an overlay. */
-  put(overlay: string, backing: string): void {
-    const header = new Uint8Array(512);
-    const view = new DataView(header.buffer);
-    view.setUint32(0, 0x514649fb);
-    view.setBigUint64(8, 128n);
-    view.setUint32(16, backing.length);
-    header.set(new TextEncoder().encode(backing), 128);
-    Deno.writeFileSync(overlay, header);
-  }
-
   async snapshot(name: string, of: string, baseFormat: string): Promise<void> {
     const base = of.slice(of.lastIndexOf("/") + 1);
-    this.put(this.path(name), base);
+    writeOverlayHeader(this.path(name), base);
     const overlay = `web.${name}.qcow2`;
     const created = "2026-11-30T08:00:00.000Z";
     await writeNote(this.folder, { version: 1, snapshot: name, created, base, baseFormat, overlay });
@@ -92,7 +82,7 @@ Deno.test("a base is not written if its overlay is missing, is another's, or its
   };
   Deno.renameSync(chain.path("one"), `${chain.folder}/away`);
   await refused("which does not exist");
-  chain.put(chain.path("one"), "other.img");
+  writeOverlayHeader(chain.path("one"), "other.img");
   await refused("which is no qcow2 image over");
   Deno.renameSync(`${chain.folder}/away`, chain.path("one"));
   assertEquals(await chain.led(chain.base), "qcow2:web.two.qcow2");
