@@ -34,8 +34,11 @@ export const TAGS = SMALL_TAGS + LARGE_TAGS;
 const PIECES = LARGE_BYTES / PAGE_BYTES;
 /** How long a completion may take: a daemon may die and another take its place. */
 const PATIENCE_MS = 60_000;
-/** How long the thread sleeps before it lets promises be settled. */
-const SLEEP_MS = 5;
+/** How long the thread is kept before promises are settled and timers fire. */
+const TURN_MS = 1;
+
+/** When the event loop has its next turn; one thread has all disks. */
+let turnEndMs = 0;
 
 /** Opens disks of one guest, in daemons of its own. */
 export class EngineRig implements AsyncDisposable {
@@ -178,14 +181,15 @@ export class EngineDisk implements AsyncDisposable {
     const channel = this.#channel;
     channel.submit();
     for (const end = performance.now() + PATIENCE_MS;;) {
-      for (const turn = performance.now() + SLEEP_MS; performance.now() < turn;) {
-        const count = channel.reap();
-        for (let i = 0; i < count; i++) done(channel.tags[i]!, channel.results[i]!);
-        if (count > 0) return;
-        this.#parker.park((channel.dueMs ?? Infinity) <= 0 ? 0 : SLEEP_MS);
+      if (performance.now() > turnEndMs) { // also when each answer comes at once
+        await tick();
+        turnEndMs = performance.now() + TURN_MS;
       }
+      const count = channel.reap();
+      for (let i = 0; i < count; i++) done(channel.tags[i]!, channel.results[i]!);
+      if (count > 0) return;
       if (performance.now() > end) throw new Error(`no completion within ${PATIENCE_MS / 1000} s`);
-      await tick();
+      this.#parker.park((channel.dueMs ?? Infinity) <= 0 ? 0 : TURN_MS);
     }
   }
 

@@ -51,13 +51,14 @@ export async function merge(disk: EngineDisk, options: CommitOptions): Promise<C
   }
 }
 
-/** Writes pieces one after the other, each with a number that grows. */
-export class Writer {
+/** Writes pieces one after the other, each with a number that grows; ends before its disk, also in a test that fails. */
+export class Writer implements AsyncDisposable {
   readonly #disk: EngineDisk;
   readonly #answered: (count: number) => void;
   #count = 0;
   #ends = false;
   #running: Promise<void> = Promise.resolve();
+  #failed: unknown;
 
   /** `answered` is called with the number of writes that were answered. */
   constructor(disk: EngineDisk, answered: (count: number) => void = () => {}) {
@@ -76,12 +77,18 @@ export class Writer {
     this.#running = (async () => {
       while (!this.#ends) await this.write();
     })();
+    this.#running.catch((error) => this.#failed = error); // told by `more` and `stop`
   }
 
   /** Ends, once the last write is answered. */
   async stop(): Promise<void> {
     this.#ends = true;
     await this.#running;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#ends = true;
+    await this.#running.catch(() => {}); // the test's own error says more
   }
 
   /** One write, and now and then a flush. */
@@ -96,7 +103,10 @@ export class Writer {
 
   /** Resolves once that many more writes were answered. */
   async more(writes: number): Promise<void> {
-    for (const until = this.#count + writes; this.#count < until;) await new Promise((done) => setTimeout(done, 1));
+    for (const until = this.#count + writes; this.#count < until;) {
+      if (this.#failed !== undefined) throw this.#failed;
+      await new Promise((done) => setTimeout(done, 1));
+    }
   }
 }
 

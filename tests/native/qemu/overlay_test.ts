@@ -42,7 +42,7 @@ daemonTest("a snapshot holds one instant, and is merged while the guest writes; 
   let atSnapshot = 0;
   {
     await using disk = await rig.open(`qcow2:${base}`);
-    const writer = new Writer(disk);
+    await using writer = new Writer(disk);
     writer.start();
     await writer.more(100);
     const { disks } = await takeSnapshot([snapshotDisk(disk)], { snapshot: "one" });
@@ -93,7 +93,7 @@ daemonTest("a backup that ends just after a snapshot leads the guest to the over
   const { daemon } = snapshotDisk(disk);
   const { prefix, top } = daemon;
   const [scratch, filter] = [`${prefix}b-old`, `${prefix}backup-filter`];
-  const writer = new Writer(disk);
+  await using writer = new Writer(disk);
   writer.start();
   await daemon.run(async ({ execute, reroute }) => {
     await execute("blockdev-add", { driver: "null-co", "node-name": scratch, size: 64 << 20 });
@@ -118,7 +118,7 @@ daemonTest("of two snapshots at once one is refused, and nothing that is written
   let written = 0;
   {
     await using disk = await rig.open(`qcow2:${base}`);
-    const writer = new Writer(disk);
+    await using writer = new Writer(disk);
     writer.start();
     await writer.more(100);
     const both = ["one", "two"].map((snapshot) => takeSnapshot([snapshotDisk(disk)], { snapshot }));
@@ -194,7 +194,7 @@ daemonTest(
       const base = `${mount}/web.qcow2`;
       await command("qemu-img", "create", "-q", "-f", "qcow2", base, "64M");
       await using disk = await rig.open(`qcow2:${base}`);
-      const writer = new Writer(disk);
+      await using writer = new Writer(disk);
       for (let writes = 0; writes < 100; writes++) await writer.write();
       await takeSnapshot([snapshotDisk(disk)], { snapshot: "one" });
       const far = 32 << 20;
@@ -249,7 +249,7 @@ async function goOn(death: DeathCase): Promise<void> {
   let count = 0;
   {
     await using disk = await rig.open(`qcow2:${base}`);
-    const writer = new Writer(disk);
+    await using writer = new Writer(disk);
     writer.start();
     await writer.more(100);
     await workUntil(death, disk, async () => void await rig.killDaemon()).catch(() => {}); // it may be told
