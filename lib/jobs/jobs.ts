@@ -162,8 +162,11 @@ export class Jobs implements AsyncDisposable {
       });
     }
     job.cancelling = true;
+    const { record: { process, name, report: { kind, device } } } = job;
     await daemon.run(async (monitor) => {
-      if (monitor.pid === job.record.process.pid) await monitor.execute("job-cancel", { id: job.record.name });
+      if (monitor.pid !== process.pid) return;
+      const { cancel } = await this.#options.kinds[kind]?.() ?? {};
+      await (cancel?.(monitor, { device, daemon, name }) ?? monitor.execute("job-cancel", { id: name }));
     }).catch((error) => {
       if (this.#live.has(id) && !job.ending) throw error; // else it has just ended
     });
@@ -276,19 +279,26 @@ export class Jobs implements AsyncDisposable {
     job.record = { ...job.record, report: now };
     if (state === "over") this.#over(job, found.error, true);
     else if (isNews) this.#tell(now);
-    if (state === "ready" && !job.toldReady) void this.#complete(job);
+    if (found.stopped !== undefined && !job.cancelling) void this.#giveUp(job, found.stopped);
+    else if (state === "ready" && !job.toldReady) void this.#complete(job);
+  }
+
+  /** Ends a job that cannot be completed. */
+  async #giveUp(job: LiveJob, failure: string): Promise<void> {
+    const { id } = job.record.report;
+    job.failure = failure;
+    if (this.#live.has(id) && !job.ending) await this.cancel(id).catch(() => {}); // it is over by now
   }
 
   async #complete(job: LiveJob): Promise<void> {
-    const { report: { kind, device, id }, name, details } = job.record;
+    const { report: { kind, device }, name, details } = job.record;
     const daemon = this.#options.disks.daemonOf(device);
     if (daemon === undefined) return;
     job.toldReady = true;
     try {
       await (await this.#options.kinds[kind]?.())?.ready?.({ device, daemon, name, details });
     } catch (error) {
-      job.failure = errorText(error);
-      if (this.#live.has(id) && !job.ending) await this.cancel(id).catch(() => {}); // it is over by now
+      await this.#giveUp(job, errorText(error));
     }
   }
 
