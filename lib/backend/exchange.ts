@@ -14,6 +14,7 @@ import { errorText, XenblkError } from "../errors.ts";
 import type { Disk } from "../storage/disk.ts";
 import type { AllLimits } from "../storage/filter/limits.ts";
 import { isLockRefusal } from "../storage/qemu/explain.ts";
+import { workOn } from "../storage/qemu/instant.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { connectionOn, type DeviceParts } from "./connect.ts";
 import type { DeviceDescription } from "./description.ts";
@@ -42,6 +43,8 @@ export interface ExchangeRequest {
 
 /** A device whose image can be exchanged. */
 export interface ExchangingDevice {
+  /** One was asked for, and is not over. */
+  readonly isExchanging: boolean;
   /** Rejects with {@linkcode XenblkError}; the guest is then served as before. */
   exchange(request: ExchangeRequest): Promise<Exchanged>;
 }
@@ -131,6 +134,7 @@ class Exchange {
   async run(): Promise<Exchanged> {
     const { device, clock } = this.#context;
     const { finish } = this.#request;
+    await this.#checkNoWork();
     const { engine } = device.settings;
     const apart = finish === undefined && await canBothBeOpen(this.#old, this.#description, engine);
     const named = await this.#nameOf();
@@ -157,6 +161,7 @@ class Exchange {
   /** The disc is opened once, to see that it can be; the device then opens what the node names. */
   async changeDisc(): Promise<Exchanged> {
     const { device: { resources, log }, nodes, seen } = this.#context;
+    await this.#checkNoWork();
     const named = await this.#nameOf();
     const disk = await this.#within("open the disc", (signal) => this.#opened(signal));
     const result = this.#result({ disk, description: this.#description });
@@ -165,6 +170,20 @@ class Exchange {
     log.info(`the drive changes from ${result.before} to ${result.now}`);
     await resources.release();
     return result;
+  }
+
+  /** Refuses what would end with the old image. What begins later is refused by those who start it. */
+  async #checkNoWork(): Promise<void> {
+    const { daemon } = this.#old.disk;
+    if (daemon === undefined || this.#request.finish !== undefined) return;
+    // One that does not answer has to let go of the disk: that says more.
+    const work = await daemon.run(({ execute }) => workOn(execute, daemon.prefix)).catch(() => undefined);
+    if (work === undefined) return;
+    throw new XenblkError(`Cannot swap the image of this disk: its ${work} is running`, {
+      remedy: work === "export"
+        ? "end it (`xenblk export DOMAIN VDEV --end`), or wait for its end"
+        : "wait for it (`xenblk job list`), or cancel it (`xenblk job cancel`)",
+    });
   }
 
   #result({ disk }: OpenImage): Exchanged {

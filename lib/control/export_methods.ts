@@ -199,6 +199,11 @@ function daemonOf({ service }: ControlledProcess, address: DeviceAddress, name: 
       remedy: "export it in the guest, or attach it without that filter",
     });
   }
+  if (service.devices.find(address)?.isExchanging === true) {
+    throw new XenblkError(`Cannot export ${name}: the disk gets another image now`, {
+      remedy: "repeat it once that is over, see `xenblk show`",
+    });
+  }
   if (disk.daemon !== undefined) return disk.daemon;
   throw new XenblkError(`Cannot export ${name}: no storage daemon serves it: ${disk.description}`, {
     remedy: "attach an image file with --engine qemu; of a logical volume, take a snapshot of the volume (lvcreate -s)",

@@ -11,6 +11,7 @@ import { imageName, parseParams, withoutPasswords } from "../storage/image/spec.
 import { imageGraph } from "../storage/qemu/chain.ts";
 import { nodeSize } from "../storage/qemu/graph_steps.ts";
 import { QemuImg } from "../storage/qemu/image_info.ts";
+import { checkNotViewed } from "../storage/qemu/instant.ts";
 import { removeNamed } from "../storage/qemu/removal.ts";
 import { planDisk } from "../storage/qemu/plan.ts";
 import { QmpError } from "../storage/qemu/qmp.ts";
@@ -77,6 +78,7 @@ export async function orderMirror(
   const files = plan.files.map(({ path }) => path);
   const begin = async (monitor: DaemonMonitor, name: string): Promise<void> => {
     const { execute } = monitor;
+    await checkNotViewed(execute, daemon.prefix, `Cannot mirror to ${label}`);
     await monitor.allow(plan.files);
     const nodes = plan.nodes({ aio: "threads", native: false });
     try {

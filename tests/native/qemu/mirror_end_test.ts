@@ -65,7 +65,12 @@ class Mirrors implements AsyncDisposable {
     const jobs = owned.use(
       await Jobs.open({
         directory: `${rig.folder}/jobs`,
-        disks: { daemonOf: () => disk.disk.daemon, isForeign: () => false },
+        disks: {
+          daemonOf: () => disk.disk.daemon,
+          isForeign: () => false,
+          isWithoutDaemon: () => false,
+          isExchanging: () => false,
+        },
         kinds: { mirror: () => Promise.resolve(kind) },
         logger: { debug: () => {}, info: () => {}, warning: line, error: line },
       }),
