@@ -158,17 +158,26 @@ class Exchange {
     }
   }
 
-  /** The disc is opened once, to see that it can be; the device then opens what the node names. */
+  /**
+   * The disc is opened once, to see that it can be; the device then opens what the node names. A daemon has one disc of the
+   * device at a time: then the present one is closed first, and whatever fails has the device open that again. The guest's
+   * requests wait meanwhile.
+   */
   async changeDisc(): Promise<Exchanged> {
-    const { device: { resources, log }, nodes, seen } = this.#context;
+    const { device: { resources, log, settings: { engine } }, nodes, seen } = this.#context;
     await this.#checkNoWork();
     const named = await this.#nameOf();
-    const disk = await this.#within("open the disc", (signal) => this.#opened(signal));
+    const isAlone = this.#old.disk.daemon !== undefined && !await canBothBeOpen(this.#old, this.#description, engine);
+    if (isAlone) await resources.release();
+    const disk = await this.#within("open the disc", async (signal) => {
+      if (!isAlone) return await this.#opened(signal);
+      return (await unlessAborted(resources.openImage(this.#description), signal)).disk;
+    });
     const result = this.#result({ disk, description: this.#description });
-    await resources.dispose("close the disc", [disk]);
+    if (!isAlone) await resources.dispose("close the disc", [disk]);
     if (!nodes.nameImage(seen, named)) throw changedMeanwhile();
     log.info(`the drive changes from ${result.before} to ${result.now}`);
-    await resources.release();
+    if (!isAlone) await resources.release();
     return result;
   }
 
