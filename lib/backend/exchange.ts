@@ -18,7 +18,8 @@ import { isDisconnection } from "../xenstore.ts";
 import { connectionOn, type DeviceParts } from "./connect.ts";
 import type { DeviceDescription } from "./description.ts";
 import type { DeviceNodes, Observation } from "./device_nodes.ts";
-import { canBothBeOpen, checkExchangeable, checkFits, lacks, physicalDevice } from "./exchange_rules.ts";
+import { canBothBeOpen, checkExchangeable, checkFits, checkSameSize, lacks, physicalDevice } from "./exchange_rules.ts";
+import { StayingFile } from "./in_daemon.ts";
 import type { NamedImage } from "./named_image.ts";
 import { refuseOtherGuest } from "./open_image.ts";
 import type { Connection, OpenImage, RingPlace } from "./resource_types.ts";
@@ -29,8 +30,10 @@ const UNUSED_MS = 60_000;
 
 /** What is asked for. */
 export interface ExchangeRequest {
-  /** The new value of the node `params`. */
-  readonly params: string;
+  /** The new value of the node `params`. Absent: the image stays, and `daemon` says who serves it from now on. */
+  readonly params?: string;
+  /** The guest's storage daemon, or not: then the engine of the settings. Only of an image that stays. */
+  readonly daemon?: boolean;
   /** How long opening the image may take, and then, once more, how long the guest's requests may wait. */
   readonly timeoutMs: number;
   /**
@@ -62,10 +65,7 @@ export interface HeldDevice {
     /** Behind its filters. */
     readonly disk: Disk;
     /** What the toolstack says of it. */
-    readonly description: {
-      /** The node of that name. */
-      readonly params: string;
-    };
+    readonly description: Pick<DeviceDescription, "params" | "inDaemon" | "guestUuid">;
   } | undefined;
 }
 
@@ -92,15 +92,22 @@ export interface ExchangeContext {
   /** The process ends. */
   readonly signal: AbortSignal;
   /** Nobody knows whether the commit reached xenstored: the disk goes on with the old image. */
-  readonly doubt: () => void;
+  readonly doubt: (not: NamedImage, but: NamedImage) => void;
 }
 
 /** Carries it out. Rejects with {@linkcode XenblkError}; the old image then serves the guest. */
 export async function exchangeImage(request: ExchangeRequest, context: ExchangeContext): Promise<Exchanged> {
   const { device, nodes, seen } = context;
-  checkExchangeable(device, seen);
-  const description = nodes.describe(request.params);
-  if (description === undefined) throw new XenblkError("Cannot swap the image: the disk was removed");
+  checkExchangeable(device, seen, request);
+  const { params, daemon } = request;
+  const named = nodes.describe(params ?? device.settings.image);
+  if (named === undefined) throw new XenblkError("Cannot swap the image: the disk was removed");
+  const { inDaemon: _before, ...description } = named;
+  if (params === undefined) {
+    const file = await StayingFile.of(device.resources.image!);
+    const next = daemon === true ? { ...description, inDaemon: file.text } : description;
+    return await new Exchange(request, context, next, file).run();
+  }
   const exchange = new Exchange(request, context, description);
   return description.cdrom ? await exchange.changeDisc() : await exchange.run();
 }
@@ -118,12 +125,15 @@ class Exchange {
   readonly #description: DeviceDescription;
   readonly #old: OpenImage;
   readonly #connection: Connection;
+  /** Of an image that stays. */
+  readonly #file: StayingFile | undefined;
   #next: Candidate | undefined;
 
-  constructor(request: ExchangeRequest, context: ExchangeContext, description: DeviceDescription) {
+  constructor(request: ExchangeRequest, context: ExchangeContext, description: DeviceDescription, file?: StayingFile) {
     this.#request = request;
     this.#context = context;
     this.#description = description;
+    this.#file = file;
     this.#old = context.device.resources.image!;
     this.#connection = context.device.resources.connection!;
   }
@@ -132,7 +142,9 @@ class Exchange {
     const { device, clock } = this.#context;
     const { finish } = this.#request;
     const { engine } = device.settings;
-    const apart = finish === undefined && await canBothBeOpen(this.#old, this.#description, engine);
+    const isOther = finish === undefined && this.#file === undefined;
+    const apart = isOther && await canBothBeOpen(this.#old, this.#description, engine);
+    await this.#file?.check();
     const named = await this.#nameOf();
     try {
       const first = apart
@@ -173,9 +185,9 @@ class Exchange {
   }
 
   async #nameOf(): Promise<NamedImage> {
-    const { params } = this.#request;
+    const params = this.#request.params ?? this.#context.seen.params!;
     const physical = await physicalDevice(params);
-    return { params, ...(physical && { physical }) };
+    return { params, ...(physical && { physical }), inDaemon: this.#description.inDaemon };
   }
 
   /** Runs the step until it ends; its signal aborts when the time is over or the process ends. */
@@ -232,7 +244,9 @@ class Exchange {
     const disk = undo.use(await this.#opened(signal));
     const image = { disk, description: this.#description };
     const offer = nodes.publishedOffer();
+    await this.#file?.check(disk);
     checkFits(this.#old, image, offer, frontend.queues.length);
+    if (this.#description.inDaemon !== undefined) checkSameSize(this.#old, image);
     await unlessAborted(refuseOtherGuest(device, image), signal);
     const lock = await this.#orLate(device.resources.lockOther(image, signal), signal);
     const lack = lacks(image, offer);
@@ -251,6 +265,7 @@ class Exchange {
         throw new XenblkError("Cannot exchange the image: the last flush of the old one failed");
       }
       await this.#request.finish?.(signal);
+      await this.#file?.check();
       if (this.#next === undefined) {
         // Where its own lock is all that is in the way, it stays open: it is the same file when it is locked again.
         const image = this.#old.disk.image === undefined;
@@ -310,7 +325,8 @@ class Exchange {
     try {
       if (!nodes.nameImage(seen, named, sectors > before ? sectors : undefined)) throw changedMeanwhile();
     } catch (error) {
-      if (isDisconnection(error)) doubt();
+      const but = { params: seen.params!, inDaemon: this.#old.description.inDaemon };
+      if (isDisconnection(error)) doubt(named, but);
       throw error;
     }
   }
