@@ -83,14 +83,14 @@ export function deviceMethods(process: ControlledProcess): Handlers {
       return await resizeDevice(store, address, { timeoutMs, signal, ...size });
     },
     swap: async (given, { signal, progress }) => {
-      const table = { device: TEXT, image: TEXT, timeoutMs: TIMEOUT };
+      const table = { device: TEXT, image: TEXT, timeoutMs: TIMEOUT, releaseFirst: FLAG };
       const required = ["device", "image"] as const;
-      const { device, image, timeoutMs = SWAP_TIMEOUT_MS } = readParams("swap", table, given, required);
+      const { device, image, ...how } = readParams("swap", table, given, required);
       const served = service.devices.find(addressOf(service, device))!;
       checkNoJob(process, device);
       const params = await paramsOfText(image);
       progress("opening the new image");
-      return await unlessAborted(served.exchange({ params, timeoutMs }), signal);
+      return await unlessAborted(served.exchange({ timeoutMs: SWAP_TIMEOUT_MS, ...how, params }), signal);
     },
     disc: async (params, { signal }) => {
       const table = { device: TEXT, params: TEXT, timeoutMs: TIMEOUT };
@@ -124,7 +124,8 @@ async function mirror({ service, jobs }: ControlledProcess, given: Params): Prom
   const required = ["device", "image"] as const;
   const { device, image, timeoutMs = SWAP_TIMEOUT_MS, bytesPerSecond } = readParams("mirror", table, given, required);
   const { devices } = service;
-  const daemon = devices.heldBy(addressOf(service, device))?.image?.disk.daemon;
+  const held = devices.heldBy(addressOf(service, device));
+  const daemon = held?.image?.disk.daemon;
   if (daemon === undefined || jobs === undefined) {
     throw new XenblkError(`Cannot mirror ${device}: no storage daemon serves it`, {
       remedy:
@@ -137,6 +138,7 @@ async function mirror({ service, jobs }: ControlledProcess, given: Params): Prom
   const order = await orderMirror({
     device,
     daemon,
+    rings: held!.rings.length,
     params,
     timeoutMs,
     allowImages,
