@@ -4,7 +4,8 @@
  * names that in xenstore; and the rings go on. That transaction is the commit: whoever serves the disk after a crash finds
  * the old image, flushed and with all answered requests, before it, and the new one after it. No request is in flight then,
  * so no journal holds one. Whatever fails before the commit leads back to the old image. Where both images cannot be open
- * at a time, the old one is closed, and the new one opened, while the rings wait.
+ * at a time, the old one is closed, and the new one opened, while the rings wait: also if whoever serves the old one has the
+ * new one locked, and lets go of it once the old one is closed.
  */
 
 import { unlessAborted } from "../abort.ts";
@@ -13,12 +14,21 @@ import type { QueueHandle } from "../dataplane/types.ts";
 import { errorText, XenblkError } from "../errors.ts";
 import type { Disk } from "../storage/disk.ts";
 import type { AllLimits } from "../storage/filter/limits.ts";
+import { ImageBusyError } from "../storage/image/lock.ts";
 import { isLockRefusal } from "../storage/qemu/explain.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { connectionOn, type DeviceParts } from "./connect.ts";
 import type { DeviceDescription } from "./description.ts";
 import type { DeviceNodes, Observation } from "./device_nodes.ts";
-import { canBothBeOpen, checkExchangeable, checkFits, checkSameSize, lacks, physicalDevice } from "./exchange_rules.ts";
+import {
+  canBothBeOpen,
+  checkExchangeable,
+  checkFits,
+  checkHeader,
+  checkSameSize,
+  lacks,
+  physicalDevice,
+} from "./exchange_rules.ts";
 import { StayingFile } from "./in_daemon.ts";
 import type { NamedImage } from "./named_image.ts";
 import { refuseOtherGuest } from "./open_image.ts";
@@ -27,6 +37,8 @@ import { openedOf } from "./ring_spec.ts";
 
 /** A ring that has taken nothing lets go of its disk at once, unless its thread is busy. */
 const UNUSED_MS = 60_000;
+/** Between two attempts to open an image that others let go of. */
+const RETRY_MS = 20;
 
 /** What is asked for. */
 export interface ExchangeRequest {
@@ -36,6 +48,8 @@ export interface ExchangeRequest {
   readonly daemon?: boolean;
   /** How long opening the image may take, and then, once more, how long the guest's requests may wait. */
   readonly timeoutMs: number;
+  /** If others have the image locked, the present one is closed first, and then the lock is waited for. */
+  readonly releaseFirst?: boolean;
   /**
    * Called once nothing is in flight and the present image is flushed; only then the new one can be opened. Absent: it is
    * opened before.
@@ -67,6 +81,8 @@ export interface HeldDevice {
     /** What the toolstack says of it. */
     readonly description: Pick<DeviceDescription, "params" | "inDaemon" | "guestUuid">;
   } | undefined;
+  /** The open rings. */
+  readonly rings: readonly unknown[];
 }
 
 /** What became of it. */
@@ -140,7 +156,7 @@ class Exchange {
 
   async run(): Promise<Exchanged> {
     const { device, clock } = this.#context;
-    const { finish } = this.#request;
+    const { finish, releaseFirst = false } = this.#request;
     const { engine } = device.settings;
     const isOther = finish === undefined && this.#file === undefined;
     const apart = isOther && await canBothBeOpen(this.#old, this.#description, engine);
@@ -150,6 +166,8 @@ class Exchange {
       const first = apart
         ? await this.#within("open the image", (signal) => this.#openUnlessLocked(signal))
         : undefined;
+      // The present image may be gone for good once it is closed.
+      if (!apart && releaseFirst) await checkHeader(this.#old, this.#description, device.settings);
       if (first !== undefined) this.#next = first;
       const beganMs = clock.now();
       await this.#within("exchange the image", (signal) => this.#whileRingsWait(named, signal));
@@ -226,13 +244,32 @@ class Exchange {
     return await this.#orLate(this.#context.device.resources.openOther(this.#description), signal);
   }
 
-  /** Undefined: the daemon finds a file of the image locked. The lock may be ours, on the old image behind the new one. */
+  /**
+   * Undefined: the image is locked. Its lock may be ours, on the old image behind the new one; or its owner lets go of it once
+   * the old one is closed.
+   */
   async #openUnlessLocked(signal: AbortSignal): Promise<Candidate | undefined> {
     try {
       return await this.#open(signal);
     } catch (error) {
-      if (this.#old.disk.image !== undefined && isLockRefusal(error)) return undefined;
+      const isOurs = this.#old.disk.image !== undefined && isLockRefusal(error);
+      if (isOurs || this.#request.releaseFirst === true && isLocked(error)) return undefined;
       throw error;
+    }
+  }
+
+  /** Opens it as soon as it is not locked any more. Rejects with who has it when the time is over. */
+  async #openWhenFree(signal: AbortSignal): Promise<Candidate> {
+    for (let locked: unknown;;) {
+      try {
+        return await this.#open(signal);
+      } catch (error) {
+        if (signal.aborted) throw locked ?? error;
+        if (!isLocked(error)) throw error;
+        locked = stayedLocked(error);
+      }
+      await this.#context.clock.sleep(RETRY_MS, signal);
+      if (signal.aborted) throw locked;
     }
   }
 
@@ -267,10 +304,11 @@ class Exchange {
       await this.#request.finish?.(signal);
       await this.#file?.check();
       if (this.#next === undefined) {
+        const { releaseFirst = false } = this.#request;
         // Where its own lock is all that is in the way, it stays open: it is the same file when it is locked again.
-        const image = this.#old.disk.image === undefined;
+        const image = releaseFirst || this.#old.disk.image === undefined;
         await resources.dispose(`${image ? "close" : "unlock"} the old image`, resources.take({ image }));
-        this.#next = await this.#open(signal);
+        this.#next = releaseFirst ? await this.#openWhenFree(signal) : await this.#open(signal);
       }
       const { image: { disk }, connection } = this.#next;
       rings = await this.#openRings({ disk, connection }, signal);
@@ -362,6 +400,18 @@ class Exchange {
     );
     await resources.closeRings();
   }
+}
+
+/** Whether others have the image, of whichever engine. */
+function isLocked(error: unknown): error is XenblkError {
+  return error instanceof ImageBusyError || isLockRefusal(error);
+}
+
+function stayedLocked(error: XenblkError): XenblkError {
+  return new XenblkError(`${error.message}, and that has not ended although the present image was closed`, {
+    cause: error,
+    remedy: "end the server of the present image once nobody is connected to it any more, or allow more time",
+  });
 }
 
 function changedMeanwhile(): XenblkError {

@@ -84,15 +84,15 @@ export function deviceMethods(process: ControlledProcess): Handlers {
       return await resizeDevice(store, address, { timeoutMs, signal, ...size });
     },
     swap: async (given, { signal, progress }) => {
-      const table = { device: TEXT, image: TEXT, timeoutMs: TIMEOUT };
+      const table = { device: TEXT, image: TEXT, timeoutMs: TIMEOUT, releaseFirst: FLAG };
       const required = ["device", "image"] as const;
-      const { device, image, timeoutMs = SWAP_TIMEOUT_MS } = readParams("swap", table, given, required);
+      const { device, image, ...how } = readParams("swap", table, given, required);
       const served = service.devices.find(addressOf(service, device))!;
       checkNoJob(process, device);
       const params = await paramsOfText(image);
       await process.visits?.settled(device);
       progress("opening the new image");
-      return await unlessAborted(served.exchange({ params, timeoutMs }), signal);
+      return await unlessAborted(served.exchange({ timeoutMs: SWAP_TIMEOUT_MS, ...how, params }), signal);
     },
     disc: async (params, { signal }) => {
       const table = { device: TEXT, params: TEXT, timeoutMs: TIMEOUT };
@@ -143,7 +143,8 @@ async function startMirror(
   { timeoutMs = SWAP_TIMEOUT_MS, ...wanted }: MirrorParams,
 ): Promise<{ readonly job: JobReport }> {
   const { device } = wanted;
-  const daemon = devices.heldBy(addressOf(service, device))?.image?.disk.daemon;
+  const held = devices.heldBy(addressOf(service, device));
+  const daemon = held?.image?.disk.daemon;
   if (daemon === undefined || jobs === undefined) {
     throw new XenblkError(`Cannot mirror ${device}: no storage daemon serves it`, {
       remedy: "copy its image while nothing writes to it, then use `xenblk swap`",
@@ -151,7 +152,7 @@ async function startMirror(
   }
   const { orderMirror } = await import("../jobs/mirror.ts");
   const { allowImages } = devices.settings;
-  const order = await orderMirror({ ...wanted, daemon, timeoutMs, allowImages });
+  const order = await orderMirror({ ...wanted, daemon, rings: held!.rings.length, timeoutMs, allowImages });
   return { job: await (await jobs.load()).start(order) };
 }
 

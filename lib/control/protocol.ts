@@ -164,10 +164,15 @@ export interface Methods {
   };
   /**
    * Gives the disk another image under its guest, which must find the same data there. `before` and `now` describe the
-   * images for people; sizes in sectors of 512 bytes. Requests waited for `pausedMs`; absent for a disc.
+   * images for people; sizes in sectors of 512 bytes. Requests waited for `pausedMs`; absent for a disc. With `releaseFirst`
+   * the present image is closed first if the new one is locked, and then its lock is waited for.
    */
   readonly swap: {
-    readonly params: DeviceParams & { readonly image: string; readonly timeoutMs?: number };
+    readonly params: DeviceParams & {
+      readonly image: string;
+      readonly timeoutMs?: number;
+      readonly releaseFirst?: boolean;
+    };
     readonly result: Exchanged;
   };
   /**

@@ -9,8 +9,10 @@ import type { DaemonMonitor, DiskDaemon } from "../storage/disk.ts";
 import { activeImage } from "../storage/image/overlay_note.ts";
 import { imageName, parseParams, withoutPasswords } from "../storage/image/spec.ts";
 import { imageGraph } from "../storage/qemu/chain.ts";
+import { explainQmpError } from "../storage/qemu/explain.ts";
 import { nodeSize } from "../storage/qemu/graph_steps.ts";
 import { QemuImg } from "../storage/qemu/image_info.ts";
+import { QmpError } from "../storage/qemu/qmp.ts";
 import { removeNamed } from "../storage/qemu/removal.ts";
 import { planDisk } from "../storage/qemu/plan.ts";
 import { jobsOf } from "./daemon_jobs.ts";
@@ -45,6 +47,8 @@ export interface MirrorDisks {
 export interface MirrorRequest extends MirrorDetails {
   readonly device: string;
   readonly daemon: DiskDaemon;
+  /** Of the disk. */
+  readonly rings: number;
   /** What may be named, as in DiskRequest. */
   readonly allowImages: readonly string[];
   /** The most that is copied in a second, beside what the guest writes. Absent: as much as both images take. */
@@ -53,7 +57,7 @@ export interface MirrorRequest extends MirrorDetails {
 
 /** A mirror to start. Rejects with {@linkcode XenblkError} if its target cannot be one. */
 export async function orderMirror(
-  { device, daemon, params, timeoutMs, allowImages, bytesPerSecond = 0 }: MirrorRequest,
+  { device, daemon, rings, params, timeoutMs, allowImages, bytesPerSecond = 0 }: MirrorRequest,
 ): Promise<JobOrder<MirrorDetails>> {
   const label = `image ${withoutPasswords(params)}`;
   const name = imageName(await parseParams(params));
@@ -69,6 +73,7 @@ export async function orderMirror(
     queues: 1,
     home: undefined,
   });
+  if (plan.fragile && rings > 1) throw tooManyRings(label, rings);
   const begin = async (monitor: DaemonMonitor, name: string): Promise<void> => {
     const { execute } = monitor;
     await monitor.allow(plan.files);
@@ -89,7 +94,7 @@ export async function orderMirror(
       });
     } catch (error) {
       await removeTarget(monitor, daemon.prefix);
-      throw error;
+      throw error instanceof QmpError ? explainQmpError(label, error) : error;
     }
   };
   return { kind: "mirror", device, daemon, target: withoutPasswords(params), details: { params, timeoutMs }, begin };
@@ -159,6 +164,16 @@ function isLedOn(label: string, active: string): XenblkError {
   return new XenblkError(`Cannot mirror to ${label}: it is of a chain of snapshots that goes on with ${active}`, {
     remedy: "name a new image",
   });
+}
+
+/** The switch-over would refuse it when all is copied. */
+function tooManyRings(label: string, rings: number): XenblkError {
+  return new XenblkError(
+    `Cannot mirror to ${label}: a disk on an NBD server has one ring, and the guest has ${rings}`,
+    {
+      remedy: "attach the disk anew with one queue (`xenblk serve --queues 1`)",
+    },
+  );
 }
 
 function tooSmall(label: string, have: number, need: number): XenblkError {
