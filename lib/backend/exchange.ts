@@ -16,6 +16,7 @@ import type { Disk } from "../storage/disk.ts";
 import type { AllLimits } from "../storage/filter/limits.ts";
 import { ImageBusyError } from "../storage/image/lock.ts";
 import { isLockRefusal } from "../storage/qemu/explain.ts";
+import { workOn } from "../storage/qemu/instant.ts";
 import { isDisconnection } from "../xenstore.ts";
 import { connectionOn, type DeviceParts } from "./connect.ts";
 import type { DeviceDescription } from "./description.ts";
@@ -59,6 +60,8 @@ export interface ExchangeRequest {
 
 /** A device whose image can be exchanged. */
 export interface ExchangingDevice {
+  /** One was asked for, and is not over. */
+  readonly isExchanging: boolean;
   /** Rejects with {@linkcode XenblkError}; the guest is then served as before. */
   exchange(request: ExchangeRequest): Promise<Exchanged>;
 }
@@ -157,6 +160,7 @@ class Exchange {
   async run(): Promise<Exchanged> {
     const { device, clock } = this.#context;
     const { finish, releaseFirst = false } = this.#request;
+    await this.#checkNoWork();
     const { engine } = device.settings;
     const isOther = finish === undefined && this.#file === undefined;
     const apart = isOther && await canBothBeOpen(this.#old, this.#description, engine);
@@ -184,17 +188,41 @@ class Exchange {
     }
   }
 
-  /** The disc is opened once, to see that it can be; the device then opens what the node names. */
+  /**
+   * The disc is opened once, to see that it can be; the device then opens what the node names. A daemon has one disc of the
+   * device at a time: then the present one is closed first, and whatever fails has the device open that again. The guest's
+   * requests wait meanwhile.
+   */
   async changeDisc(): Promise<Exchanged> {
-    const { device: { resources, log }, nodes, seen } = this.#context;
+    const { device: { resources, log, settings: { engine } }, nodes, seen } = this.#context;
+    await this.#checkNoWork();
     const named = await this.#nameOf();
-    const disk = await this.#within("open the disc", (signal) => this.#opened(signal));
+    const isAlone = this.#old.disk.daemon !== undefined && !await canBothBeOpen(this.#old, this.#description, engine);
+    if (isAlone) await resources.release();
+    const disk = await this.#within("open the disc", async (signal) => {
+      if (!isAlone) return await this.#opened(signal);
+      return (await unlessAborted(resources.openImage(this.#description), signal)).disk;
+    });
     const result = this.#result({ disk, description: this.#description });
-    await resources.dispose("close the disc", [disk]);
+    if (!isAlone) await resources.dispose("close the disc", [disk]);
     if (!nodes.nameImage(seen, named)) throw changedMeanwhile();
     log.info(`the drive changes from ${result.before} to ${result.now}`);
-    await resources.release();
+    if (!isAlone) await resources.release();
     return result;
+  }
+
+  /** Refuses what would end with the old image. What begins later is refused by those who start it. */
+  async #checkNoWork(): Promise<void> {
+    const { daemon } = this.#old.disk;
+    if (daemon === undefined || this.#request.finish !== undefined) return;
+    // One that does not answer has to let go of the disk: that says more.
+    const work = await daemon.run(({ execute }) => workOn(execute, daemon.prefix)).catch(() => undefined);
+    if (work === undefined) return;
+    throw new XenblkError(`Cannot swap the image of this disk: its ${work} is running`, {
+      remedy: work === "export"
+        ? "end it (`xenblk export DOMAIN VDEV --end`), or wait for its end"
+        : "wait for it (`xenblk job list`), or cancel it (`xenblk job cancel`)",
+    });
   }
 
   #result({ disk }: OpenImage): Exchanged {

@@ -36,6 +36,11 @@ export class ExchangeSlot {
     this.#poke = poke;
   }
 
+  /** One was asked for, and is not over. */
+  get isBusy(): boolean {
+    return this.#busy;
+  }
+
   /** One was asked for, and the device has nothing to do that it must do first. */
   mayFollow({ kind }: Action): boolean {
     return this.#asked !== undefined && (kind === "none" || kind === "change-image");

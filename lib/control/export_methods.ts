@@ -217,6 +217,11 @@ function openDisk({ service }: ControlledProcess, address: DeviceAddress, name: 
       remedy: "export it in the guest, or attach it without that filter",
     });
   }
+  if (service.devices.find(address)?.isExchanging === true) {
+    throw new XenblkError(`Cannot export ${name}: the disk gets another image now`, {
+      remedy: "repeat it once that is over, see `xenblk show`",
+    });
+  }
   return disk;
 }
 
