@@ -9,6 +9,7 @@ import type { DaemonMonitor, DiskDaemon } from "../storage/disk.ts";
 import { activeImage } from "../storage/image/overlay_note.ts";
 import { imageName, parseParams, withoutPasswords } from "../storage/image/spec.ts";
 import { imageGraph } from "../storage/qemu/chain.ts";
+import { explainQmpError } from "../storage/qemu/explain.ts";
 import { nodeSize } from "../storage/qemu/graph_steps.ts";
 import { QemuImg } from "../storage/qemu/image_info.ts";
 import { checkNotViewed } from "../storage/qemu/instant.ts";
@@ -51,6 +52,8 @@ export interface MirrorDisks {
 export interface MirrorRequest extends Omit<MirrorDetails, "files"> {
   readonly device: string;
   readonly daemon: DiskDaemon;
+  /** Of the disk. */
+  readonly rings: number;
   /** What may be named, as in DiskRequest. */
   readonly allowImages: readonly string[];
   /** The most that is copied in a second, beside what the guest writes. Absent: as much as both images take. */
@@ -59,7 +62,7 @@ export interface MirrorRequest extends Omit<MirrorDetails, "files"> {
 
 /** A mirror to start. Rejects with {@linkcode XenblkError} if its target cannot be one. */
 export async function orderMirror(
-  { device, daemon, params, timeoutMs, allowImages, bytesPerSecond = 0 }: MirrorRequest,
+  { device, daemon, rings, params, timeoutMs, allowImages, bytesPerSecond = 0 }: MirrorRequest,
 ): Promise<JobOrder<MirrorDetails>> {
   const label = `image ${withoutPasswords(params)}`;
   const name = imageName(await parseParams(params));
@@ -75,6 +78,7 @@ export async function orderMirror(
     queues: 1,
     home: undefined,
   });
+  if (plan.fragile && rings > 1) throw tooManyRings(label, rings);
   const files = plan.files.map(({ path }) => path);
   const begin = async (monitor: DaemonMonitor, name: string): Promise<void> => {
     const { execute } = monitor;
@@ -100,7 +104,7 @@ export async function orderMirror(
       });
     } catch (error) {
       await removeTarget(monitor, daemon.prefix, files);
-      throw error;
+      throw error instanceof QmpError ? explainQmpError(label, error) : error;
     }
   };
   const details = { params, timeoutMs, files };
@@ -205,6 +209,16 @@ function isLedOn(label: string, active: string): XenblkError {
   return new XenblkError(`Cannot mirror to ${label}: it is of a chain of snapshots that goes on with ${active}`, {
     remedy: "name a new image",
   });
+}
+
+/** The switch-over would refuse it when all is copied. */
+function tooManyRings(label: string, rings: number): XenblkError {
+  return new XenblkError(
+    `Cannot mirror to ${label}: a disk on an NBD server has one ring, and the guest has ${rings}`,
+    {
+      remedy: "attach the disk anew with one queue (`xenblk serve --queues 1`)",
+    },
+  );
 }
 
 function tooSmall(label: string, have: number, need: number): XenblkError {
