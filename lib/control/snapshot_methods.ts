@@ -38,7 +38,10 @@ async function create(process: ControlledProcess, params: Params): Promise<Metho
   if (devices.length === 0 || new Set(devices).size < devices.length) {
     throw new XenblkError("Cannot take a snapshot: `devices` names no disk, or one twice", { kind: "usage" });
   }
-  for (const device of devices) openDiskOf(service, device);
+  for (const device of devices) {
+    await visits?.settled(device);
+    openDiskOf(service, device);
+  }
   const { takeSnapshot } = await import("../storage/qemu/overlay_create.ts");
   using held = new DisposableStack();
   const entered: (Pause | undefined)[] = [];
