@@ -5,8 +5,10 @@
 
 import { errorText, XenblkError } from "../errors.ts";
 import type { JobReport } from "../jobs/job.ts";
+import type { Pause } from "../jobs/visits.ts";
 import { createLogger, type Logger } from "../log.ts";
 import type { Service } from "../service.ts";
+import type { Disk } from "../storage/disk.ts";
 import type { SnapshotDisk } from "../storage/qemu/overlay_create.ts";
 import type { PlannedMerge } from "../storage/qemu/overlay_delete.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
@@ -46,28 +48,33 @@ export function snapshotMethods(process: ControlledProcess): Handlers {
 }
 
 async function create(process: ControlledProcess, params: Params): Promise<Methods["snapshotCreate"]["result"]> {
+  const { service, visits } = process;
   const table = { devices: list(TEXT), snapshot: TEXT, keep: ANY, bytesPerSecond: ANY };
-  const { devices, snapshot, ...wanted } = readParams("snapshotCreate", table, params, ["devices", "snapshot"]);
+  const { devices, snapshot, keep, ...rate } = readParams("snapshotCreate", table, params, ["devices", "snapshot"]);
   if (devices.length === 0 || new Set(devices).size < devices.length) {
     throw new XenblkError("Cannot take a snapshot: `devices` names no disk, or one twice", { kind: "usage" });
   }
-  const disks = devices.map((device) => diskOf(process.service, device));
   for (const device of devices) checkIdle(process, device);
   const { takeSnapshot } = await import("../storage/qemu/overlay_create.ts");
-  const taken = await takeSnapshot(disks, { snapshot });
-  const result = { ...taken, disks: taken.disks.map((disk, at) => ({ device: devices[at]!, ...disk })) };
-  const { keep, ...rate } = wanted;
-  return {
-    ...result,
-    ...(keep === undefined ? { jobs: [], warnings: [] } : await shorten(process, devices, keep, rate)),
-  };
+  using held = new DisposableStack();
+  const entered: (Pause | undefined)[] = [];
+  for (const device of devices) {
+    entered.push(held.use(await visits?.enter(device, `take a snapshot of ${device}`))?.entered);
+  }
+  const taken = await takeSnapshot(devices.map((device) => diskOf(service, device)), { snapshot });
+  const disks = taken.disks.map((disk, at) => {
+    const pause = entered[at];
+    return { device: devices[at]!, ...disk, ...(pause === undefined ? {} : { entered: pause }) };
+  });
+  const shortened = keep === undefined ? { jobs: [], warnings: [] } : await shorten(process, devices, keep, rate);
+  return { ...taken, disks, ...shortened };
 }
 
 /** QEMU refuses an overlay while it merges others. */
 function checkIdle({ service, jobs }: ControlledProcess, device: string): void {
+  const { name } = openDiskOf(service, device);
   const job = jobs?.active(device).find(({ kind }) => kind === "commit");
   if (job === undefined) return;
-  const { name } = diskOf(service, device);
   throw new XenblkError(`Cannot take a snapshot of ${name}: its snapshots are being merged`, {
     remedy: `wait for that (\`xenblk job wait ${job.id}\`), or end it (\`xenblk job cancel ${job.id}\`)`,
   });
@@ -154,23 +161,31 @@ function logger(): Logger {
   return createLogger("jobs");
 }
 
-/** Throws {@linkcode XenblkError} if no storage daemon serves it, or it cannot be written to. */
-function diskOf(service: Service, device: string): SnapshotDisk {
+/** An open disk that can be written to, and its name. */
+interface OpenDisk {
+  readonly disk: Disk;
+  readonly name: string;
+}
+
+/** Throws {@linkcode XenblkError} if it is not open, or cannot be written to. */
+function openDiskOf(service: Service, device: string): OpenDisk {
   const address = addressOf(service, device);
   const name = `${formatVdev(address.vdev)} of domain ${address.frontendDomain}`;
-  const refusal = (why: string, remedy: string): XenblkError =>
-    new XenblkError(`Cannot use snapshots of ${name}: ${why}`, { remedy });
   const disk = service.devices.heldBy(address)?.image?.disk;
-  if (disk === undefined) throw refusal("its image is not open", "see `xenblk show`");
-  const { daemon, properties, imageReadOnly } = disk;
-  if (daemon === undefined) {
-    throw refusal(
-      `no storage daemon serves ${disk.description}`,
-      'attach it with --engine qemu (or engine = "qemu" in the configuration file), or use a qcow2 image',
-    );
+  if (disk === undefined) throw refusal(name, "its image is not open", "see `xenblk show`");
+  if (disk.properties.readOnly || disk.imageReadOnly === true) {
+    throw refusal(name, "its guest's writes do not reach the image", "copy the image itself: nothing changes it");
   }
-  if (properties.readOnly || imageReadOnly === true) {
-    throw refusal("its guest's writes do not reach the image", "copy the image itself: nothing changes it");
-  }
-  return { daemon, name };
+  return { disk, name };
+}
+
+/** The same; throws also if no storage daemon serves it. */
+function diskOf(service: Service, device: string): SnapshotDisk {
+  const { disk: { daemon, description }, name } = openDiskOf(service, device);
+  if (daemon !== undefined) return { daemon, name };
+  throw refusal(name, `no storage daemon serves ${description}`, "take one first: `xenblk snapshot create`");
+}
+
+function refusal(name: string, why: string, remedy: string): XenblkError {
+  return new XenblkError(`Cannot use snapshots of ${name}: ${why}`, { remedy });
 }

@@ -7,6 +7,7 @@ import { errorText, XenblkError } from "../../errors.ts";
 import type { DaemonMonitor, DiskDaemon } from "../disk.ts";
 import { directoryOf, fileOf, type OverlayNote, readNote, writeNote } from "../image/overlay_note.ts";
 import { commitJob, findJob, type QemuJob } from "./commit_job.ts";
+import { checkNotViewed } from "./instant.ts";
 import type { ChainLink } from "./overlay_chain.ts";
 import { QmpError, type QmpObject } from "./qmp.ts";
 import type { Execute } from "./removal.ts";
@@ -58,6 +59,8 @@ export class MergeJob {
   /** Starts it, with the further arguments of block-commit. The notes of the links say from then on that they are merged. */
   async begin({ execute }: DaemonMonitor, links: readonly ChainLink[], more: QmpObject): Promise<void> {
     const { bytesPerSecond } = this.#options;
+    const { daemon: { prefix }, name } = this.#disk;
+    await checkNotViewed(execute, prefix, `Cannot merge snapshots of ${name}`);
     const notes = await this.#markNotes(links);
     try {
       await execute("block-commit", {
