@@ -109,6 +109,11 @@ class Merge {
     return this.#link.base;
   }
 
+  /** The path of the newest of them. */
+  get newest(): string {
+    return this.#links[0]!.overlay;
+  }
+
   /** Starts the job {@linkcode commitJob}. */
   async begin({ execute, allow }: DaemonMonitor): Promise<void> {
     const { layers, top } = this.#disk.daemon;
