@@ -52,19 +52,22 @@ async function commit(
   if (jobs === undefined) throw new XenblkError("Cannot merge snapshots: this process has no jobs");
   const { planMerge } = await import("../storage/qemu/overlay_commit.ts");
   const merge = await planMerge(disk, wanted);
+  const logger = createLogger("jobs");
   const job = await (await jobs.load()).start({
     kind: "commit",
     device,
     daemon: disk.daemon,
     target: merge.base,
-    details: {},
+    details: { base: merge.base, overlay: merge.newest },
     begin: async (monitor) => await merge.begin(monitor),
+    follow: async () => {
+      await merge.follow().then(
+        ({ image, pauseMs }) =>
+          logger.info(`${device}: its image is ${image}; requests waited ${Math.ceil(pauseMs)} ms`),
+        (error) => logger.warning(errorText(error)),
+      );
+    },
   });
-  const logger = createLogger("jobs");
-  void merge.follow().then(
-    ({ image, pauseMs }) => logger.info(`${device}: its image is ${image}; requests waited ${Math.ceil(pauseMs)} ms`),
-    (error) => logger.warning(errorText(error)),
-  );
   return { job };
 }
 
