@@ -59,5 +59,6 @@ const VERBS: ReadonlyMap<string, string> = new Map([
   ["blockdev-add", "open"],
   ["object-add", "open"],
   ["block-export-add", "export"],
+  ["blockdev-mirror", "mirror to"],
   ["block_resize", "resize"],
 ]);

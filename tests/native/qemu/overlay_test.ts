@@ -125,6 +125,9 @@ daemonTest("of two snapshots at once one is refused, and nothing that is written
     const outcomes = await Promise.allSettled(both);
     const refused = outcomes.flatMap((outcome) => outcome.status === "rejected" ? [`${outcome.reason}`] : []);
     assertEquals([refused.length, refused[0]?.includes("has changed the disk's images meanwhile")], [1, true]);
+    const path = `${rig.folder}/web.${outcomes[0]!.status === "rejected" ? "one" : "two"}.qcow2`;
+    const mounts = Deno.readTextFileSync(`/proc/${rig.daemon}/mountinfo`);
+    assertEquals([mounts.includes(base), mounts.includes(path)], [true, false], "what the daemon can reach");
     await writer.more(100);
     await writer.stop();
     written = writer.count;
