@@ -65,7 +65,7 @@ nativeTest(
     const second = stage.serve();
     await second.says(/connected:/);
     await assertRejects(() => xenblk(stage, "job", "wait", `vbd3-${GUEST}-51712-commit`), Error, "job");
-  assertEquals(await names(stage), "five four three one!");
+    assertEquals(await names(stage), "five four three one!");
     await snapshot(stage, "create", "--name", "six", "--keep", "2");
     await untilNames(stage, "six five");
     await assertProgress(disk, 200);
