@@ -54,7 +54,10 @@ async function create(process: ControlledProcess, params: Params): Promise<Metho
   if (devices.length === 0 || new Set(devices).size < devices.length) {
     throw new XenblkError("Cannot take a snapshot: `devices` names no disk, or one twice", { kind: "usage" });
   }
-  for (const device of devices) checkIdle(process, device);
+  for (const device of devices) {
+    await visits?.settled(device);
+    checkIdle(process, device);
+  }
   const { takeSnapshot } = await import("../storage/qemu/overlay_create.ts");
   using held = new DisposableStack();
   const entered: (Pause | undefined)[] = [];
@@ -138,23 +141,31 @@ async function begin(
 ): Promise<BegunMerge> {
   if (jobs === undefined) throw new XenblkError("Cannot merge snapshots: this process has no jobs");
   const loaded = await jobs.load();
+  let merged = false;
   const job = await loaded.start({
     kind: "commit",
     device,
     daemon,
     target: merge.base,
-    details: {},
+    details: { base: merge.base, overlay: merge.overlay },
     begin: async (monitor) => await merge.begin(monitor),
+    follow: async () => {
+      merged = await merge.follow().then(({ image, pauseMs }) => {
+        logger().info(`${device}: its image is ${image}; requests waited ${Math.ceil(pauseMs)} ms`);
+        return true;
+      }, (error) => {
+        logger().warning(errorText(error));
+        return false;
+      });
+    },
   });
   const ended = loaded.ended(job.id).then(({ state }) => state === "completed", () => true); // it is over already
-  const merged = merge.follow().then(({ image, pauseMs }) => {
-    logger().info(`${device}: its image is ${image}; requests waited ${Math.ceil(pauseMs)} ms`);
-    return true;
-  }, (error) => {
-    logger().warning(errorText(error));
-    return false;
-  });
-  return { job, succeeded: Promise.all([merged, ended]).then((all) => !all.includes(false)) };
+  const succeeded = async (): Promise<boolean> => {
+    const completed = await ended;
+    await merge.tidy();
+    return completed && merged;
+  };
+  return { job, succeeded: succeeded() };
 }
 
 function logger(): Logger {

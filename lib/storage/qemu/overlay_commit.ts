@@ -76,6 +76,11 @@ class Merge {
     return this.#link.base;
   }
 
+  /** The path of the newest of them. */
+  get overlay(): string {
+    return this.#links[0]!.overlay;
+  }
+
   /** Starts the job. */
   async begin(monitor: DaemonMonitor): Promise<void> {
     const { layers, top } = this.#disk.daemon;
@@ -100,6 +105,11 @@ class Merge {
     await this.#at("remove");
     const { base, baseFormat } = this.#link;
     return { image: imageText({ format: baseFormat, target: base }), removed: await this.#removeFiles(), pauseMs };
+  }
+
+  /** The nodes went with the change. */
+  tidy(): Promise<void> {
+    return Promise.resolve();
   }
 
   get #link(): ChainLink {

@@ -22,7 +22,6 @@ import {
   writeNote,
 } from "../image/overlay_note.ts";
 import { imageText } from "../image/spec.ts";
-import { findJob } from "./commit_job.ts";
 import { flushNode } from "./flush_node.ts";
 import { type Committed, MergeJob, type MergeOptions } from "./merge_job.ts";
 import { chainBelow, type ChainLink, linkNamed } from "./overlay_chain.ts";
@@ -32,9 +31,6 @@ import { settleDeletion, settleDeletions } from "./overlay_settle.ts";
 
 /** How long what was copied may take to be durable, before the daemon flushes the rest; the guest does not wait. */
 const SYNC_MS = 600_000;
-/** How long the job may take to be forgotten once it is over. */
-const FORGET_MS = 10_000;
-const LOOK_MS = 50;
 
 /** How a snapshot is given up. */
 export interface DeleteOptions extends MergeOptions {
@@ -64,10 +60,14 @@ export type DeleteStep = typeof DELETE_STEPS[number];
 export interface PlannedMerge {
   /** The path of the image that is merged into. */
   readonly base: string;
+  /** The path of the newest overlay that is merged: the note beside it leads to the base once that has everything. */
+  readonly overlay: string;
   /** Starts the job. */
   begin(monitor: DaemonMonitor): Promise<void>;
   /** Sees to it that the job ends well. Rejects with {@linkcode XenblkError} if it does not: it is cancelled then. */
   follow(): Promise<Committed>;
+  /** Removes what the daemon keeps as long as it knows the job. To be called once the job is dismissed; never rejects. */
+  tidy(): Promise<void>;
 }
 
 /**
@@ -102,6 +102,8 @@ class Deletion implements PlannedMerge {
   readonly #subject: Subject;
   readonly #options: DeleteOptions;
   readonly #job: MergeJob;
+  /** The nodes that the daemon keeps as long as it knows the job. */
+  #kept: readonly string[] = [];
 
   constructor(subject: Subject, options: DeleteOptions) {
     this.#subject = subject;
@@ -111,6 +113,10 @@ class Deletion implements PlannedMerge {
 
   get base(): string {
     return this.#subject.link.base;
+  }
+
+  get overlay(): string {
+    return this.#subject.link.overlay;
   }
 
   async begin(monitor: DaemonMonitor): Promise<void> {
@@ -142,7 +148,6 @@ class Deletion implements PlannedMerge {
       throw error;
     }
     await this.#at("remove");
-    await this.#removeNodes();
     return { image: imageText(image), removed: [overlay], pauseMs };
   }
 
@@ -155,7 +160,9 @@ class Deletion implements PlannedMerge {
     const { disk: { daemon }, image, link: { overlay }, above } = this.#subject;
     // Another object, so that what was planned for the chain with the overlay is refused from then on.
     const found = await daemon.find({ ...image }, overlay);
-    const change = found.change(this.#nodesAfter());
+    const nodes = this.#nodesAfter();
+    this.#kept = nodes.removed;
+    const change = found.change(nodes);
     return await daemon.run(async (monitor) => {
       await this.#job.present(monitor.execute);
       const startMs = performance.now();
@@ -205,18 +212,12 @@ class Deletion implements PlannedMerge {
     return { top, layers: rest, added: [], removed: gone === undefined ? [] : [gone.image, gone.file] };
   }
 
-  /** Those of the overlay. The job keeps them as long as the daemon knows it; otherwise they end with the daemon. */
-  async #removeNodes(): Promise<void> {
+  /** The nodes of the overlay. Where they stay, they end with the daemon. */
+  async tidy(): Promise<void> {
     const { disk: { daemon }, link: { overlay } } = this.#subject;
-    const removed = async (): Promise<boolean> =>
-      await daemon.run(async ({ execute, disallow }) => {
-        if (await findJob(execute, this.#job.id) !== undefined) return false;
-        for (const name of this.#nodesAfter().removed) await execute("blockdev-del", { "node-name": name });
-        await disallow([overlay]);
-        return true;
-      }).catch(() => true);
-    for (const deadline = performance.now() + FORGET_MS; !await removed() && performance.now() < deadline;) {
-      await new Promise((resolve) => setTimeout(resolve, LOOK_MS));
-    }
+    await daemon.run(async ({ execute, disallow }) => {
+      for (const name of this.#kept) await execute("blockdev-del", { "node-name": name });
+      await disallow([overlay]);
+    }).catch(() => {});
   }
 }

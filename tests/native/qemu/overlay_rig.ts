@@ -75,6 +75,7 @@ async function carryOut({ disk }: EngineDisk, planned: PlannedMerge): Promise<Co
     ends = true;
     await dismissing;
     await run(({ execute }) => endCommit(execute, [prefix])).catch(() => {});
+    await planned.tidy();
   }
 }
 

@@ -174,3 +174,18 @@ Deno.test("what a deletion has left is done as a whole, and once", async () => {
   assertEquals(await chain.led(one, true, "qcow2"), "qcow2:web.two.qcow2");
   await assertRejects(() => settleDeletion({ base, merged: one, overlay: two }), XenblkError, "other ones by now");
 });
+
+Deno.test({
+  name: "who may not look for a note does not write to the image; who only reads has what was named",
+  permissions: { read: false },
+  async fn(): Promise<void> {
+    const name = { format: "raw", target: "/srv/some.img" };
+    const error = await assertRejects(() => activeImage(name, true), XenblkError);
+    assertEquals(
+      error.line,
+      "Cannot look for /srv/some.img.xenblk-snapshot, which says where an image's later writes are: Deno was started " +
+        "without the permission; run deno with --allow-read=/srv",
+    );
+    assertEquals(await activeImage(name, false), name);
+  },
+});
