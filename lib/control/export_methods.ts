@@ -149,6 +149,7 @@ class Exports {
 
   /** The disk is in its daemon for as long. */
   async #begin(params: ExportParams, address: DeviceAddress, disk: string): Promise<Exported> {
+    await this.#process.visits?.settled(params.device);
     openDisk(this.#process, address, disk);
     const visit = await this.#process.visits?.enter(params.device, `export ${params.device}`);
     try {
@@ -217,17 +218,17 @@ function openDisk({ service }: ControlledProcess, address: DeviceAddress, name: 
       remedy: "export it in the guest, or attach it without that filter",
     });
   }
-  if (service.devices.find(address)?.isExchanging === true) {
-    throw new XenblkError(`Cannot export ${name}: the disk gets another image now`, {
-      remedy: "repeat it once that is over, see `xenblk show`",
-    });
-  }
   return disk;
 }
 
 /** The same; throws also if no storage daemon serves it. */
 function daemonOf(process: ControlledProcess, address: DeviceAddress, name: string): DiskDaemon {
   const disk = openDisk(process, address, name);
+  if (process.service.devices.find(address)?.isExchanging === true) {
+    throw new XenblkError(`Cannot export ${name}: the disk gets another image now`, {
+      remedy: "repeat it once that is over, see `xenblk show`",
+    });
+  }
   if (disk.daemon !== undefined) return disk.daemon;
   throw new XenblkError(`Cannot export ${name}: no storage daemon serves it: ${disk.description}`, {
     remedy: "attach an image file with --engine qemu; of a logical volume, take a snapshot of the volume (lvcreate -s)",

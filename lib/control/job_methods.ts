@@ -32,10 +32,10 @@ export function jobMethods(process: ControlledProcess): Handlers {
     },
     backup: async (params) => {
       const { device, ...wanted } = readParams("backup", BACKUP, params, ["device", "target"]);
-      const { jobs } = diskOf(process, device);
+      addressOf(process.service, device);
       const { startBackup } = await import("../backup/start.ts");
       return await inDaemon(process, device, `back up ${device}`, async () => {
-        const { disk } = diskOf(process, device);
+        const { disk, jobs } = diskOf(process, device);
         return { job: await startBackup(await jobs.load(), { device, disk, ...wanted }) };
       });
     },

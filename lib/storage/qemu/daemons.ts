@@ -163,7 +163,10 @@ export class StorageDaemons implements ImageDaemons {
     undo.defer(() => this.#inTurn(guest, () => this.#endUnused(guest)));
     const kept = undo.adopt({ guest }, (kept) => void this.#kept.delete(kept));
     this.#kept.add(kept);
-    await this.#inTurn(guest, () => this.#daemonFor({ ...owner, fragile: false }));
+    await this.#inTurn(guest, async () => {
+      if (this.#ends) throw processEnds(`the storage daemon of ${owner.device}`);
+      await this.#daemonFor({ ...owner, fragile: false });
+    });
     return undo.move();
   }
 

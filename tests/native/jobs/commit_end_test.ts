@@ -37,7 +37,7 @@ for (const [step, state] of [["catch-up", "failed"], ["begin", "completed"], ["f
       kind: "commit",
       device: DEVICE,
       daemon: disk.disk.daemon!,
-      details: { base: merge.base, overlay: merge.newest },
+      details: { base: merge.base, overlay: merge.overlay },
       begin: (monitor) => merge.begin(monitor),
       follow: () => merge.follow(),
     });

@@ -159,7 +159,7 @@ function merged(extents: readonly (readonly number[])[]): number[][] {
   return all;
 }
 
-daemonTest("a bitmap is shown as it was at the instant, by its name", async () => {
+daemonTest("a bitmap is shown as it was at the instant, by its name, and two readers of it agree", async () => {
   await using rig = new EngineRig();
   await using disk = await openDisk(rig);
   const { run, top } = disk.disk.daemon!;
@@ -175,6 +175,20 @@ daemonTest("a bitmap is shown as it was at the instant, by its name", async () =
   const map = ["nbdinfo", "--map=qemu:dirty-bitmap:monday", "--json", uriOf(view)] as const;
   const dirty = (JSON.parse(await command(...map)) as LibnbdExtent[]).filter(({ type }) => type === 1);
   assertEquals(dirty.map(({ offset, length }) => [offset, length]), [[CLUSTER, CLUSTER]]);
+  // With this option QEMU's NBD client shows the bitmap in place of the allocation: what is dirty as if it were not there.
+  const server = { type: "unix", path: view.socket };
+  const node = { driver: "nbd", server, export: "xvdb", "x-dirty-bitmap": "qemu:dirty-bitmap:monday" };
+  const asked = ["qemu-img", "map", "--output=json", `json:${JSON.stringify(node)}`] as const;
+  const byQemu = JSON.parse(await command(...asked)) as Extent[];
+  const shown = byQemu.filter((extent) => !extent.data).map(({ start, length }) => [start, length]);
+  assertEquals(shown, [[CLUSTER, CLUSTER]]);
+  // What a backup program does with both: it reads what is dirty, and nothing else.
+  const copy = `${rig.folder}/copy.raw`;
+  await command("nbdcopy", uriOf(view), copy);
+  assertEquals(
+    differenceOf(Deno.readFileSync(copy).slice(CLUSTER, 2 * CLUSTER), new Uint8Array(CLUSTER).fill(9)),
+    undefined,
+  );
   await pumped(disk, view.close({ reason: "asked to", failed: false }));
   const bitmaps = await run(async ({ execute }) =>
     JSON.stringify(await execute("query-named-block-nodes", { flat: true }))
@@ -291,7 +305,6 @@ daemonTest(
     const disk = await openDisk(rig);
     const nowhere = { scratchDirectory: `${rig.folder}/none` };
     const refused = await pumped(disk, rejection(DiskExport.open(disk.disk.daemon!, optionsOf(rig, nowhere))));
-    Deno.writeTextFileSync(`${rig.folder}/xenblk-export-4194999-of-a-process-that-was-killed`, "");
     assertMatch(refused, /^Cannot export xvdb: no scratch file can be made in .*none: .*; name another directory with/);
     const view = await pumped(disk, DiskExport.open(disk.disk.daemon!, optionsOf(rig)));
     await disk[Symbol.asyncDispose]();

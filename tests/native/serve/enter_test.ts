@@ -85,7 +85,7 @@ nativeTest("a raw disk enters its daemon for each kind of work and leaves it aft
 nativeTest("a raw disk stays in its daemon for its snapshots, and leaves when the last one is merged", async () => {
   await using stage = await EnterStage.open();
   const { disk } = stage;
-  const backend = stage.serve();
+  let backend = stage.serve();
   await disk.connect();
   await disk.startLoad(UNTIL_STOPPED);
   await assertProgress(disk, 200);
@@ -99,6 +99,25 @@ nativeTest("a raw disk stays in its daemon for its snapshots, and leaves when th
   assertEquals((await stage.jobOver(backend, "commit")).state, "completed", backend.messages);
   await stage.outside(backend);
   assertEquals(await stage.node("params"), `raw:${stage.image}`);
+  await assertProgress(disk, 200);
+  assertEquals(await backend.stop(), 0, backend.messages);
+
+  backend = stage.serve("--engine", "qemu");
+  await backend.says(/connected:/);
+  assertEquals((await stage.snapshot(backend, "three")).disks[0]!.entered, undefined, "it is there for good");
+  await stage.call(backend, "snapshotCommit", {});
+  assertEquals((await stage.jobOver(backend, "commit")).state, "completed", backend.messages);
+  assertEquals([await stage.visit(backend), await stage.node("in-daemon")], [{ visits: false }, ""]);
+  assertMatch(await stage.served(backend), /engine qemu/);
+  await stage.snapshot(backend, "four");
+  await assertProgress(disk, 200);
+  assertEquals(await backend.stop(), 0, backend.messages);
+
+  backend = stage.serve();
+  await backend.says(/connected:/);
+  await stage.call(backend, "snapshotCommit", {});
+  assertEquals((await stage.jobOver(backend, "commit")).state, "completed", backend.messages);
+  await stage.outside(backend); // its name is that of a raw file now
   await assertProgress(disk, 200);
   assertClean(received(await disk.stopLoad()), backend.messages);
   await stage.finish(backend);
