@@ -101,7 +101,9 @@ export function targetTree({ kind, name, format }: BackupTarget, sizeBytes: numb
     : { driver: kind === "device" ? "host_device" : "file", filename: kind === "file" ? partialOf(name) : name };
   // With anything in place of its base, QEMU writes zeroes where the base may have data.
   const backing = isIncremental ? { backing: { driver: "null-co", size: sizeBytes } } : {};
-  return { driver: format, file, ...backing };
+  // QEMU wants a target that is as large as the disk: of a larger one, the first part.
+  const size = kind !== "file" && format === "raw" ? { size: sizeBytes } : {};
+  return { driver: format, file, ...backing, ...size };
 }
 
 async function checkFree(path: string, cannot: string, kind: BackupTarget["kind"]): Promise<void> {

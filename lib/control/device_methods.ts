@@ -16,6 +16,7 @@ import { resizeDevice } from "../toolstack/resize.ts";
 import { MOST_INDIRECT_SEGMENTS, MOST_QUEUES, MOST_RING_PAGE_ORDER } from "../xenbus/features.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
 import type { Call } from "./connection.ts";
+import { deviceCheck } from "./device_check.ts";
 import { addressOf, type ControlledProcess, type Handlers } from "./methods.ts";
 import { FLAG, list, object, type Param, readParams, TEXT, whole, word } from "./params.ts";
 import type { Attached } from "./protocol.ts";
@@ -119,7 +120,10 @@ export function deviceMethods(process: ControlledProcess): Handlers {
   };
 }
 
-async function mirror({ service, jobs }: ControlledProcess, given: Params): Promise<{ readonly job: JobReport }> {
+async function mirror(
+  { service, jobs, platform }: ControlledProcess,
+  given: Params,
+): Promise<{ readonly job: JobReport }> {
   const table = { device: TEXT, image: TEXT, timeoutMs: TIMEOUT, bytesPerSecond: whole(1, Number.MAX_SAFE_INTEGER) };
   const required = ["device", "image"] as const;
   const { device, image, timeoutMs = SWAP_TIMEOUT_MS, bytesPerSecond } = readParams("mirror", table, given, required);
@@ -142,6 +146,7 @@ async function mirror({ service, jobs }: ControlledProcess, given: Params): Prom
     params,
     timeoutMs,
     allowImages,
+    checkDevice: deviceCheck(platform, `the mirror of ${device}`),
     ...(bytesPerSecond === undefined ? {} : { bytesPerSecond }),
   });
   return { job: await (await jobs.load()).start(order) };

@@ -5,6 +5,7 @@
 
 import { XenblkError } from "../errors.ts";
 import { formatVdev } from "../xenbus/vdev.ts";
+import { deviceCheck } from "./device_check.ts";
 import { addressOf, type ControlledProcess, type Handlers } from "./methods.ts";
 import { FLAG, readParams, TEXT, whole, word } from "./params.ts";
 
@@ -18,7 +19,7 @@ const BACKUP = {
 } as const;
 
 /** The methods by name. */
-export function jobMethods({ jobs, service }: ControlledProcess): Handlers {
+export function jobMethods({ jobs, service, platform }: ControlledProcess): Handlers {
   return {
     jobs: (params) => {
       const { device, id } = readParams("jobs", { device: TEXT, id: TEXT }, params);
@@ -36,7 +37,8 @@ export function jobMethods({ jobs, service }: ControlledProcess): Handlers {
         });
       }
       const { startBackup } = await import("../backup/start.ts");
-      return { job: await startBackup(await jobs.load(), { device, disk, ...wanted }) };
+      const checkDevice = deviceCheck(platform, `the backup of ${device}`);
+      return { job: await startBackup(await jobs.load(), { device, disk, ...wanted, checkDevice }) };
     },
     jobCancel: async (params) => {
       const { id } = readParams("jobCancel", { id: TEXT }, params, ["id"]);

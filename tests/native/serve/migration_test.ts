@@ -8,12 +8,12 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { deviceLabel } from "../../../lib/backend/journals.ts";
 import type { Exchanged } from "../../../lib/backend/exchange.ts";
 import { XenblkError } from "../../../lib/errors.ts";
-import { isActive, type JobReport } from "../../../lib/jobs/job.ts";
 import { nativeTest } from "../harness.ts";
 import { qemuImg } from "../qemu_img.ts";
 import { type BackendProcess, detach } from "./backend.ts";
 import { assertSound, untilNothingIsLeft } from "./format_stage.ts";
 import { type Host, MigrationStage } from "./migration_stage.ts";
+import { mirrorBegins, mirrored, mirrorEnds } from "./mirroring.ts";
 import { assertClean, assertProgress, received, UNTIL_STOPPED } from "./scenes.ts";
 import { clientOf } from "./swap_stage.ts";
 
@@ -61,32 +61,6 @@ async function swapped(host: Host, by: BackendProcess, image: string, timeoutMs 
   return await client.call("swap", { device: deviceLabel(host.device), image, timeoutMs, releaseFirst: true }, PATIENT);
 }
 
-async function mirrorBegins(
-  { from, server }: MigrationStage,
-  by: BackendProcess,
-  bytesPerSecond: number,
-): Promise<void> {
-  using client = await clientOf(from.xen, by);
-  await client.call("mirror", { device: deviceLabel(from.device), image: server.name, bytesPerSecond }, PATIENT);
-}
-
-/** The mirror once it is over. */
-async function mirrorEnds({ from }: MigrationStage, by: BackendProcess): Promise<JobReport> {
-  using client = await clientOf(from.xen, by);
-  for (const end = performance.now() + 60_000;;) {
-    const [job] = (await client.call("jobs", { device: deviceLabel(from.device) }, PATIENT)).jobs;
-    if (job !== undefined && !isActive(job)) return job;
-    assert(performance.now() < end, `the job does not end: ${JSON.stringify(job)}; ${by.messages}`);
-    await new Promise((resolve) => setTimeout(resolve, 50));
-  }
-}
-
-async function mirrored(stage: MigrationStage, by: BackendProcess): Promise<void> {
-  await mirrorBegins(stage, by, 2 ** 40);
-  const { state, error } = await mirrorEnds(stage, by);
-  assertEquals([state, error, await stage.from.params()], ["completed", undefined, stage.server.name], by.messages);
-}
-
 for (const format of ["qcow2", "raw"]) {
   nativeTest(`a guest moves to another host with its disk, which becomes a local ${format} there`, async () => {
     await using stage = await MigrationStage.open(format);
@@ -96,7 +70,7 @@ for (const format of ["qcow2", "raw"]) {
     await from.disk.startLoad(UNTIL_STOPPED);
     await assertProgress(from.disk, 2000);
     await server.start();
-    await mirrored(stage, onA);
+    await mirrored(from, onA, server.name);
     await assertProgress(from.disk, 200);
     const onB = await moves(stage, onA);
     await server.isLast();
@@ -124,23 +98,23 @@ nativeTest(
       await assertProgress(from.disk, 200);
     };
     const refused = "Cannot open image nbd+unix:///web";
-    await assertRejects(() => mirrorBegins(stage, onA, SLOW), XenblkError, refused);
+    await assertRejects(() => mirrorBegins(from, onA, server.name, SLOW), XenblkError, refused);
     await keepsImage();
     await server.start();
-    await mirrorBegins(stage, onA, SLOW);
+    await mirrorBegins(from, onA, server.name, SLOW);
     await server.kill("SIGKILL");
-    const lost = await mirrorEnds(stage, onA);
+    const lost = await mirrorEnds(from, onA);
     assertEquals([lost.state, lost.error], ["failed", "Input/output error"]);
     await keepsImage();
     await server.listens();
-    await mirrorBegins(stage, onA, SLOW);
+    await mirrorBegins(from, onA, server.name, SLOW);
     await Promise.all([onA.stop("SIGKILL"), from.killDaemons()]);
     onA = from.serve();
     await onA.says(/connected:/);
-    assertMatch((await mirrorEnds(stage, onA)).error!, /died/);
+    assertMatch((await mirrorEnds(from, onA)).error!, /died/);
     await keepsImage();
     await server.listens();
-    await mirrored(stage, onA);
+    await mirrored(from, onA, server.name);
     assertEquals(await from.params(), server.name);
     await server.kill("SIGKILL");
     await onA.says(/served again after/);
@@ -165,7 +139,7 @@ nativeTest(
     await from.disk.startLoad(UNTIL_STOPPED);
     await assertProgress(from.disk, 200);
     await server.start();
-    await mirrored(stage, onA);
+    await mirrored(from, onA, server.name);
     const first = await moves(stage, onA);
     const keepsServer = async (): Promise<void> => {
       assertEquals(await to.params(), server.name);
